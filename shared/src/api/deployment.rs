@@ -1,0 +1,111 @@
+//! MachineDeployment: rolling updates of MachineSets.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use kube_core::ObjectMeta;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::MachineTemplate;
+
+/// A MachineDeployment keeps a number of Machines and rolls them when the template changes.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct MachineDeployment {
+    /// Standard object metadata.
+    #[serde(default)]
+    #[schemars(skip)]
+    pub metadata: ObjectMeta,
+    /// How many Machines, of which template, and how they are rolled.
+    #[serde(default)]
+    pub spec: MachineDeploymentSpec,
+    /// What has been observed of the Machines.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<MachineDeploymentStatus>,
+}
+super::resource!(MachineDeployment, "machinedeployments");
+
+/// How many Machines, of which template, and how they are rolled.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct MachineDeploymentSpec {
+    /// How many Machines. Default 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replicas: Option<i32>,
+    /// Which Machines belong to it; must match the template's labels.
+    #[serde(default)]
+    #[schemars(with = "Value")]
+    pub selector: Option<LabelSelector>,
+    /// The Machine to make.
+    #[serde(default)]
+    pub template: MachineTemplate,
+    /// How Machines are replaced when the template changes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub strategy: Option<MachineDeploymentStrategy>,
+    /// Seconds that a Node must be Ready before its Machine counts as available. Default 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_ready_seconds: Option<i32>,
+    /// How many old MachineSets to keep. Default 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision_history_limit: Option<i32>,
+    /// While true no rollout step is taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused: Option<bool>,
+    /// Seconds without progress after which a rollout counts as failed. Default 600.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress_deadline_seconds: Option<i32>,
+}
+
+/// How Machines are replaced when the template changes.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct MachineDeploymentStrategy {
+    /// `RollingUpdate`, the default.
+    #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
+    pub type_: Option<String>,
+    /// Limits of a rolling update.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rolling_update: Option<RollingUpdate>,
+}
+
+/// Limits of a rolling update.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RollingUpdate {
+    /// Machines that may be missing during the update, a number or a percentage. Default 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Value")]
+    pub max_unavailable: Option<IntOrString>,
+    /// Machines that may be made beyond `replicas` during the update, a number or a percentage. Default 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Value")]
+    pub max_surge: Option<IntOrString>,
+}
+
+/// What has been observed of a MachineDeployment's Machines.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct MachineDeploymentStatus {
+    /// The generation that this status describes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Machines that exist.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replicas: Option<i32>,
+    /// Machines of the current template.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub updated_replicas: Option<i32>,
+    /// Machines whose Node is Ready.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready_replicas: Option<i32>,
+    /// Machines whose Node has been Ready for `minReadySeconds`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub available_replicas: Option<i32>,
+    /// Machines still missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unavailable_replicas: Option<i32>,
+    /// The selector as text, for `/scale`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label_selector: Option<String>,
+}

@@ -1,0 +1,124 @@
+//! Machine: one node-to-be.
+
+use k8s_openapi::api::core::v1::{NodeAddress, NodeCondition, ObjectReference, Taint};
+use kube_core::ObjectMeta;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// A Machine is one node of the cluster: a virtual machine whose kubelet joins as a Node of the same name.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Machine {
+    /// Standard object metadata.
+    #[serde(default)]
+    #[schemars(skip)]
+    pub metadata: ObjectMeta,
+    /// What the Machine shall be. Immutable once admitted.
+    #[serde(default)]
+    pub spec: MachineSpec,
+    /// What has been observed of the Machine. Written by the controller.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<MachineStatus>,
+}
+super::resource!(Machine, "machines");
+
+/// What a Machine shall be.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct MachineSpec {
+    /// Labels and annotations for the Node, added where the Node lacks the key. `name` is always the Machine's own name.
+    #[serde(default)]
+    #[schemars(with = "std::collections::BTreeMap<String, Value>")]
+    pub metadata: Option<ObjectMeta>,
+    /// Taints of the Node, there before anything can be scheduled onto it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub taints: Option<Vec<Taint>>,
+    /// Which provider makes the machine, and how.
+    #[serde(default)]
+    pub provider_spec: Option<ProviderSpec>,
+    /// Versions to install.
+    #[serde(default)]
+    pub versions: Option<MachineVersions>,
+    /// Not supported by any kubelet since 1.24; must be absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config_source: Option<Value>,
+    /// Identity of the machine, equal to the Node's `spec.providerID`. Written by the controller unless an external cloud controller manager runs.
+    #[serde(default, rename = "providerID", skip_serializing_if = "Option::is_none")]
+    pub provider_id: Option<String>,
+}
+
+/// Which provider makes the machine, and how.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ProviderSpec {
+    /// Provider, operating system, SSH keys and the provider's own part, decoded strictly at admission. Stored as written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value: Option<Value>,
+    /// Never read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value_from: Option<Value>,
+}
+
+/// Versions to install.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct MachineVersions {
+    /// Version of the kubelet, like `1.33.4`. Required.
+    #[serde(default)]
+    pub kubelet: Option<String>,
+    /// Never read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub control_plane: Option<String>,
+}
+
+/// What has been observed of a Machine.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct MachineStatus {
+    /// The Node that this Machine became. Absent until it has joined.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_ref: Option<ObjectReference>,
+    /// Versions that the Node reports.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub versions: Option<VersionsStatus>,
+    /// Addresses of the machine's own interfaces.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub addresses: Option<Vec<NodeAddress>>,
+    /// One condition per question, each with a reason from a closed list and a message for a person. `Ready` sums them up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conditions: Option<Vec<NodeCondition>>,
+    /// Reason of the error that keeps the Machine from becoming a Node, until it is mended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error_reason: Option<String>,
+    /// That error for a person.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error_message: Option<String>,
+    /// That error again, where the cluster-autoscaler looks for it. Set only with phase `Failed`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure_message: Option<String>,
+    /// When the status last changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_updated: Option<Value>,
+    /// Where the VM was put and which it is: the controller's record.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provider_status: Option<Value>,
+    /// Never written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_operation: Option<Value>,
+    /// `Pending`, `Provisioning`, `Running`, `Deleting` or `Failed` (cannot heal).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phase: Option<String>,
+}
+
+/// Versions that the Node reports.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct VersionsStatus {
+    /// Version of the kubelet, with a leading `v`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kubelet: Option<String>,
+    /// Never written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub control_plane: Option<String>,
+}

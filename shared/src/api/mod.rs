@@ -1,0 +1,47 @@
+//! The API types of `cluster.k8s.io/v1alpha1`, as users write and tools read them.
+//!
+//! `providerSpec.value` stays raw JSON: what a person wrote is what is stored. The doc comments here are what
+//! `kubectl explain` prints.
+
+mod deployment;
+mod machine;
+mod set;
+
+pub use deployment::{MachineDeployment, MachineDeploymentSpec, MachineDeploymentStatus, MachineDeploymentStrategy, RollingUpdate};
+pub use machine::{
+    Machine, MachineSpec, MachineStatus, MachineVersions, ProviderSpec, VersionsStatus,
+};
+pub use set::{MachineSet, MachineSetSpec, MachineSetStatus, MachineTemplate};
+
+/// Implements `kube_core::Resource` for one of our namespaced kinds.
+macro_rules! resource {
+    ($type:ident, $plural:literal) => {
+        impl kube_core::Resource for $type {
+            type DynamicType = ();
+            type Scope = k8s_openapi::NamespaceResourceScope;
+
+            fn kind(_: &()) -> std::borrow::Cow<'_, str> {
+                stringify!($type).into()
+            }
+            fn group(_: &()) -> std::borrow::Cow<'_, str> {
+                crate::names::GROUP.into()
+            }
+            fn version(_: &()) -> std::borrow::Cow<'_, str> {
+                crate::names::VERSION.into()
+            }
+            fn api_version(_: &()) -> std::borrow::Cow<'_, str> {
+                crate::names::API_VERSION.into()
+            }
+            fn plural(_: &()) -> std::borrow::Cow<'_, str> {
+                $plural.into()
+            }
+            fn meta(&self) -> &kube_core::ObjectMeta {
+                &self.metadata
+            }
+            fn meta_mut(&mut self) -> &mut kube_core::ObjectMeta {
+                &mut self.metadata
+            }
+        }
+    };
+}
+pub(crate) use resource;

@@ -1,0 +1,91 @@
+//! MachineSet: so many Machines of one template.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use kube_core::ObjectMeta;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::MachineSpec;
+
+/// A MachineSet keeps a number of Machines of one template.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct MachineSet {
+    /// Standard object metadata.
+    #[serde(default)]
+    #[schemars(skip)]
+    pub metadata: ObjectMeta,
+    /// How many Machines, and of which template.
+    #[serde(default)]
+    pub spec: MachineSetSpec,
+    /// What has been observed of the Machines.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<MachineSetStatus>,
+}
+super::resource!(MachineSet, "machinesets");
+
+/// How many Machines, and of which template.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct MachineSetSpec {
+    /// How many Machines. Required.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replicas: Option<i32>,
+    /// Seconds that a Node must be Ready before its Machine counts as available.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_ready_seconds: Option<i32>,
+    /// Which Machines go first when scaling down: `Random` (default), `Newest` or `Oldest`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delete_policy: Option<String>,
+    /// Which Machines are counted; must match the template's labels.
+    #[serde(default)]
+    #[schemars(with = "Value")]
+    pub selector: Option<LabelSelector>,
+    /// The Machine to make.
+    #[serde(default)]
+    pub template: MachineTemplate,
+}
+
+/// A Machine to be made.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct MachineTemplate {
+    /// Metadata of the Machines (not of their Nodes, which is `spec.metadata`).
+    #[serde(default)]
+    #[schemars(with = "std::collections::BTreeMap<String, Value>")]
+    pub metadata: Option<ObjectMeta>,
+    /// Spec of the Machines.
+    #[serde(default)]
+    pub spec: MachineSpec,
+}
+
+/// What has been observed of a MachineSet's Machines.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct MachineSetStatus {
+    /// Machines that exist.
+    #[serde(default)]
+    pub replicas: Option<i32>,
+    /// Machines that carry every label of the template.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fully_labeled_replicas: Option<i32>,
+    /// Machines whose Node is Ready.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready_replicas: Option<i32>,
+    /// Machines whose Node has been Ready for `minReadySeconds`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub available_replicas: Option<i32>,
+    /// The generation that this status describes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// The selector as text, for `/scale`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label_selector: Option<String>,
+    /// Never written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error_reason: Option<String>,
+    /// Never written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error_message: Option<String>,
+}

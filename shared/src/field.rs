@@ -1,0 +1,172 @@
+//! Field errors: what is wrong, where, and what to write instead. Collected, never thrown one by one.
+
+use std::fmt;
+
+/// Path of a field as a person would write it: `spec.providerSpec.value.cloudProviderSpec.auth`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct FieldPath(String);
+
+impl FieldPath {
+    /// A path of one or more dotted names.
+    pub fn new(root: &str) -> Self {
+        Self(root.to_owned())
+    }
+
+    /// `self.name`; a name that is not a plain identifier is written as `self[name]`, as Kubernetes does.
+    #[must_use]
+    pub fn child(&self, name: &str) -> Self {
+        let plain = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+        match (self.0.is_empty(), plain) {
+            (true, true) => Self(name.to_owned()),
+            (false, true) => Self(format!("{}.{name}", self.0)),
+            (_, false) => Self(format!("{}[{name}]", self.0)),
+        }
+    }
+
+    /// `self[index]`.
+    #[must_use]
+    pub fn index(&self, index: usize) -> Self {
+        Self(format!("{}[{index}]", self.0))
+    }
+}
+
+impl fmt::Display for FieldPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Kind of a field error; the text is the `reason` of a `metav1.StatusCause`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ErrorKind {
+    /// The value is malformed or out of range.
+    Invalid,
+    /// The value is not of the JSON type that the field takes.
+    Type,
+    /// The value is missing.
+    Required,
+    /// The value is not one of a closed set.
+    NotSupported,
+    /// The field must not be set, or not be changed.
+    Forbidden,
+    /// The value names something that does not exist.
+    NotFound,
+}
+
+impl ErrorKind {
+    /// `reason` of the `StatusCause`.
+    pub fn cause_reason(self) -> &'static str {
+        match self {
+            Self::Invalid => "FieldValueInvalid",
+            Self::Type => "FieldValueTypeInvalid",
+            Self::Required => "FieldValueRequired",
+            Self::NotSupported => "FieldValueNotSupported",
+            Self::Forbidden => "FieldValueForbidden",
+            Self::NotFound => "FieldValueNotFound",
+        }
+    }
+}
+
+/// One thing that is wrong with an object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FieldError {
+    /// Where.
+    pub path: FieldPath,
+    /// What kind of wrong.
+    pub kind: ErrorKind,
+    /// What is wrong and what to do, for a person. Never holds a secret.
+    pub message: String,
+}
+
+impl fmt::Display for FieldError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.path, self.message)
+    }
+}
+
+/// Everything found wrong (errors) or odd (warnings) in one object.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Reasons to refuse.
+    pub errors: Vec<FieldError>,
+    /// Shown to the person by kubectl, refuse nothing.
+    pub warnings: Vec<String>,
+}
+
+impl Report {
+    /// An empty report.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Whether nothing speaks against the object.
+    pub fn is_ok(&self) -> bool {
+        self.errors.is_empty()
+    }
+
+    /// Adds an error.
+    pub fn error(&mut self, path: &FieldPath, kind: ErrorKind, message: impl Into<String>) {
+        self.errors.push(FieldError { path: path.clone(), kind, message: message.into() });
+    }
+
+    /// Adds [`ErrorKind::Invalid`].
+    pub fn invalid(&mut self, path: &FieldPath, message: impl Into<String>) {
+        self.error(path, ErrorKind::Invalid, message);
+    }
+
+    /// Adds [`ErrorKind::Required`].
+    pub fn required(&mut self, path: &FieldPath, message: impl Into<String>) {
+        self.error(path, ErrorKind::Required, message);
+    }
+
+    /// Adds [`ErrorKind::Forbidden`].
+    pub fn forbidden(&mut self, path: &FieldPath, message: impl Into<String>) {
+        self.error(path, ErrorKind::Forbidden, message);
+    }
+
+    /// Adds [`ErrorKind::NotSupported`] naming the allowed values, and the nearest of them.
+    pub fn not_supported(&mut self, path: &FieldPath, got: &str, allowed: &[&str]) {
+        let list = allowed.iter().map(|a| format!("{a:?}")).collect::<Vec<_>>().join(", ");
+        let hint = did_you_mean(got, allowed.iter().copied());
+        self.error(path, ErrorKind::NotSupported, format!("{got:?} is not supported; allowed: {list}{hint}"));
+    }
+
+    /// Adds a warning about a field.
+    pub fn warn(&mut self, path: &FieldPath, message: impl fmt::Display) {
+        self.warnings.push(format!("{path}: {message}"));
+    }
+}
+
+/// `; did you mean "x"?` for the candidate nearest to `got`, or nothing if none is near.
+pub fn did_you_mean<'a>(got: &str, candidates: impl IntoIterator<Item = &'a str>) -> String {
+    nearest(got, candidates).map_or_else(String::new, |best| format!("; did you mean {best:?}?"))
+}
+
+/// The candidate nearest to `got`, letter case ignored, if it is near enough to be a typo.
+pub fn nearest<'a>(got: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let got = got.to_lowercase();
+    candidates
+        .into_iter()
+        .map(|c| (strsim::damerau_levenshtein(&got, &c.to_lowercase()), c))
+        .filter(|(distance, c)| *distance <= 1 + c.len() / 5 && *distance < c.len())
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, c)| c)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_read_as_kubernetes_writes_them() {
+        let path = FieldPath::new("spec").child("metadata").child("annotations").child("a.b/c");
+        assert_eq!(path.to_string(), "spec.metadata.annotations[a.b/c]");
+        assert_eq!(FieldPath::new("spec").child("taints").index(2).to_string(), "spec.taints[2]");
+    }
+
+    #[test]
+    fn a_typo_finds_its_word_and_nonsense_finds_none() {
+        assert_eq!(did_you_mean("kubvirt", ["kubevirt", "aws"]), "; did you mean \"kubevirt\"?");
+        assert_eq!(did_you_mean("zzzzzz", ["kubevirt", "aws"]), "");
+    }
+}

@@ -1,0 +1,7 @@
+//! What both servers agree on: the API types of `cluster.k8s.io/v1alpha1`, its names, and the pure half of
+//! the providers. Nothing here does I/O, reads a clock or draws a random number.
+
+pub mod api;
+pub mod decode;
+pub mod field;
+pub mod names;

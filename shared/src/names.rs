@@ -1,0 +1,112 @@
+//! Every name of the API in one place: labels, annotations, finalizers, condition types and their reasons.
+//!
+//! Names without a remark are machine-controller's and part of the contract with its users. Names below
+//! [`PREFIX`] are our own (ADR 001).
+
+/// API group of Machine, MachineSet and MachineDeployment.
+pub const GROUP: &str = "cluster.k8s.io";
+/// The one served and stored version.
+pub const VERSION: &str = "v1alpha1";
+/// `apiVersion` of all our kinds.
+pub const API_VERSION: &str = "cluster.k8s.io/v1alpha1";
+/// Prefix of our own labels and annotations (ADR 001).
+pub const PREFIX: &str = "machinist.dev";
+
+/// The Lease that both machine-controller and we take, so that both never run at once.
+pub const LEASE: &str = "machine-controller";
+/// Field manager and user agent of the controller.
+pub const CONTROLLER: &str = "machinist-controller";
+
+/// Finalizers on Machines.
+pub mod finalizer {
+    /// The VM may still exist.
+    pub const VM: &str = "machine-delete-finalizer";
+    /// The Node may still exist.
+    pub const NODE: &str = "machine-node-delete-finalizer";
+    /// Left by machine-controller on rhel Machines.
+    pub const RED_HAT_SUBSCRIPTION: &str = "kubermatic.io/red-hat-subscription";
+}
+
+/// Labels.
+pub mod label {
+    /// On a Machine: selects the controller instance (`--name`).
+    pub const CONTROLLER_NAME: &str = "machine.k8s.io/controller";
+    /// On a Node: UID of its Machine.
+    pub const OWNED_BY: &str = "machine-controller/owned-by";
+    /// In `spec.metadata.labels` (so on the Node): the operating system.
+    pub const OPERATING_SYSTEM: &str = "v1.machine-controller.kubermatic.io/operating-system";
+    /// On VMs: the VM's name. KubeVirt's own convention.
+    pub const KUBEVIRT_VM: &str = "kubevirt.io/vm";
+    /// On VMs: the MachineDeployment's name.
+    pub const MACHINE_DEPLOYMENT: &str = "md";
+    /// On VMs: the cluster's name.
+    pub const CLUSTER_NAME: &str = "cluster.x-k8s.io/cluster-name";
+    /// On VMs: always [`ROLE_WORKER`].
+    pub const ROLE: &str = "cluster.x-k8s.io/role";
+    /// Value of [`ROLE`].
+    pub const ROLE_WORKER: &str = "worker";
+    /// On VMs: the project's ID.
+    pub const PROJECT_ID: &str = "kubermatic.k8c.io/project-id";
+    /// On VMs: the cluster's name again.
+    pub const CLUSTER_ID: &str = "kubermatic.k8c.io/cluster-id";
+    /// Region, on VMs and Nodes.
+    pub const REGION: &str = "topology.kubernetes.io/region";
+    /// Zone, on VMs and Nodes.
+    pub const ZONE: &str = "topology.kubernetes.io/zone";
+
+    /// Ours, on VMs, Secrets of user data and bootstrap tokens: UID of the Machine.
+    pub const MACHINE_UID: &str = "machinist.dev/machine-uid";
+    /// Ours, on VMs and Secrets of user data: UID of the user cluster's kube-system namespace.
+    pub const CLUSTER_UID: &str = "machinist.dev/cluster-uid";
+}
+
+/// Annotations.
+pub mod annotation {
+    /// On a Machine: `true` lets one spec change through; removed by the webhook on use.
+    pub const BYPASS_IMMUTABILITY: &str = "kubermatic.io/bypass-no-spec-mutation-requirement";
+    /// On a Machine: any text makes every controller leave it alone.
+    pub const INITIALIZERS: &str = "machine-controller.kubermatic.io/initializers";
+    /// On a Node: `<namespace>/<name>` of its Machine.
+    pub const MACHINE: &str = "cluster.k8s.io/machine";
+    /// In `spec.metadata.annotations`: namespace of the VMs on the infra cluster.
+    pub const CLUSTER_NAMESPACE: &str = "cluster.x-k8s.io/cluster-namespace";
+    /// Prefix, on a Machine: kubelet feature gates as the webhook was told.
+    pub const KUBELET_FEATURE_GATES: &str = "v1.kubelet-featuregates.machine-controller.kubermatic.io/";
+    /// On a Machine: whether an external cloud controller manager runs.
+    pub const EXTERNAL_CLOUD_PROVIDER: &str =
+        "v1.kubelet-flags.machine-controller.kubermatic.io/ExternalCloudProvider";
+    /// Prefix of annotations that go to the primary DataVolume instead of the VM.
+    pub const CDI_PREFIX: &str = "cdi.kubevirt.io";
+
+    /// Ours, on a Machine: `metadata.uid` of a stranger's VM that this Machine shall take.
+    pub const ADOPT_VM: &str = "machinist.dev/adopt-vm-uid";
+    /// Ours, on a deleting Machine: UID of the VM that an admin gives up on.
+    pub const ABANDON_VM: &str = "machinist.dev/abandon-vm-uid";
+    /// Ours, on a Machine: namespace UID or server of the new infra after [`super::reason::INFRASTRUCTURE_CHANGED`].
+    pub const ACCEPT_INFRASTRUCTURE: &str = "machinist.dev/accept-infrastructure";
+    /// Ours, on a Machine: bootstrap mode of this object (`auto`, `osm`, `builtin`).
+    pub const BOOTSTRAP: &str = "machinist.dev/bootstrap";
+}
+
+/// Group of our bootstrap tokens: bound to `system:node-bootstrapper`, never to `…:nodeclient`.
+pub const TOKEN_GROUP: &str = "system:bootstrappers:machinist:machine";
+/// Type of bootstrap token Secrets.
+pub const TOKEN_SECRET_TYPE: &str = "bootstrap.kubernetes.io/token";
+/// providerID without an external CCM is this and the Machine's UID.
+pub const PROVIDER_ID_PREFIX: &str = "kubermatic://kubevirt/";
+
+/// Condition types on a Machine. They keep the core/v1 NodeCondition shape.
+pub mod condition {
+    /// Summary of the others.
+    pub const READY: &str = "Ready";
+    /// VM, disks, scheduling: the root cause.
+    pub const INFRASTRUCTURE_READY: &str = "InfrastructureReady";
+    /// The infra cluster answers.
+    pub const INFRASTRUCTURE_REACHABLE: &str = "InfrastructureReachable";
+    /// Token and user data are in place.
+    pub const BOOTSTRAP_READY: &str = "BootstrapReady";
+    /// The Node has joined and is Ready.
+    pub const NODE_READY: &str = "NodeReady";
+    /// Present while deleting: what is being waited for.
+    pub const DELETING: &str = "Deleting";
+}
