@@ -1,1 +1,29 @@
-//! placeholder
+//! A real control plane for tests and for people: etcd, kube-apiserver and kube-controller-manager on loopback, with
+//! KubeVirt's own CRDs, from package registries alone.
+//!
+//! ```no_run
+//! # async fn example() -> anyhow::Result<()> {
+//! use testbed::{ControlPlane, control_plane::Options};
+//!
+//! let infra = ControlPlane::start(Options::infra()).await?;
+//! let version = infra.client().apiserver_version().await?;
+//! println!("{} at {}", version.git_version, infra.server());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Every process it starts ends when its owner is dropped, and with this process, however that ends. Logs stay in
+//! `target/testbed`.
+
+pub mod control_plane;
+pub mod crds;
+mod flags;
+pub mod kubeconfig;
+pub mod paths;
+pub mod pki;
+pub mod ports;
+pub mod process;
+pub mod runs;
+pub mod tools;
+
+pub use control_plane::ControlPlane;

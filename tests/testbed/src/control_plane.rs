@@ -1,0 +1,473 @@
+//! One real control plane: etcd, kube-apiserver and kube-controller-manager on loopback.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Output, Stdio},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use k8s_openapi::{
+    api::{
+        authentication::v1::{TokenRequest, TokenRequestSpec},
+        core::v1::{ConfigMap, Namespace, ServiceAccount},
+        rbac::v1::{Role, RoleBinding},
+    },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+use kube::{
+    Api, Client,
+    api::{Patch, PatchParams, PostParams},
+    config::KubeConfigOptions,
+};
+use serde_json::json;
+use tokio::io::AsyncWriteExt as _;
+
+use crate::{
+    crds, flags, kubeconfig,
+    pki::{self, Ca},
+    ports::Port,
+    process::{Process, Program},
+    runs,
+    tools::Tools,
+};
+
+/// How long a server may take from its start to its first `/readyz`.
+const START_PATIENCE: Duration = Duration::from_mins(2);
+/// How often a starting server is asked.
+const ASK_AGAIN: Duration = Duration::from_millis(50);
+
+/// What a control plane shall be like.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Names the folder of its logs and the context of its kubeconfigs.
+    pub name: String,
+    /// Folder of logs, keys and data; a new one below `target/testbed` if absent.
+    pub dir: Option<PathBuf>,
+    /// Whether KubeVirt's and CDI's CRDs are installed.
+    pub kubevirt: bool,
+    /// Whether the controller-manager runs.
+    pub controller_manager: bool,
+    /// Whether every request is written to `audit.log`.
+    pub audit: bool,
+}
+
+impl Options {
+    /// A plain cluster, like a user cluster.
+    pub fn user() -> Self {
+        Self {
+            name: "user".into(),
+            dir: None,
+            kubevirt: false,
+            controller_manager: true,
+            audit: false,
+        }
+    }
+
+    /// A cluster with KubeVirt's CRDs.
+    pub fn infra() -> Self {
+        Self {
+            name: "infra".into(),
+            kubevirt: true,
+            ..Self::user()
+        }
+    }
+}
+
+/// A running control plane. Its processes end when this is dropped, or with this process.
+pub struct ControlPlane {
+    options: Options,
+    tools: Tools,
+    dir: PathBuf,
+    ca: Ca,
+    server: String,
+    admin_token: String,
+    client: Client,
+    // Dropped in this order: clients first, storage last.
+    controller_manager: Mutex<Option<Process>>,
+    apiserver: Mutex<Process>,
+    _etcd: Process,
+    _data: DataDir,
+    _ports: [Port; 3],
+    controller_manager_port: Port,
+}
+
+impl ControlPlane {
+    /// Starts everything and returns when it is ready for use.
+    pub async fn start(options: Options) -> Result<Self> {
+        let tools = tokio::task::spawn_blocking(Tools::find).await??;
+        let crds = if options.kubevirt {
+            tokio::task::spawn_blocking(crds::kubevirt).await??
+        } else {
+            Vec::new()
+        };
+        let dir = match &options.dir {
+            Some(dir) => dir.clone(),
+            None => runs::new(&options.name)?.join(&options.name),
+        };
+        let [etcd_port, peer_port, secure_port] = [Port::reserve()?, Port::reserve()?, Port::reserve()?];
+        let data = DataDir::create(&dir)?;
+        let ca = Ca::new(&format!("{}-ca", options.name))?;
+        let admin_token = write_keys(&dir, &ca)?;
+        let server = format!("https://{}", secure_port.address());
+
+        let etcd = Program::new("etcd", &tools.etcd, &dir)
+            .args(flags::etcd(&data.0, &etcd_port.address(), &peer_port.address()))
+            .spawn()?;
+        let apiserver = Program::new("kube-apiserver", &tools.kube_apiserver, &dir)
+            .args(flags::apiserver(
+                &dir,
+                &etcd_port.address(),
+                secure_port.number(),
+                options.audit,
+            ))
+            .spawn()?;
+        let admin = kubeconfig::with_token(&options.name, &server, &ca.base64(), &admin_token);
+        write_secret(&dir.join("admin.kubeconfig"), &admin)?;
+        let client = kubeconfig::client(&admin).await?;
+
+        let plane = Self {
+            options,
+            tools,
+            dir,
+            ca,
+            server,
+            admin_token,
+            client,
+            controller_manager: Mutex::new(None),
+            apiserver: Mutex::new(apiserver),
+            _etcd: etcd,
+            _data: data,
+            _ports: [etcd_port, peer_port, secure_port],
+            controller_manager_port: Port::reserve()?,
+        };
+        plane.await_apiserver().await?;
+        plane.publish_cluster_info().await?;
+        // Before the controller-manager: its garbage collector looks for new kinds only every 30 seconds.
+        crds::install(&plane.client, &crds).await?;
+        if plane.options.controller_manager {
+            plane.start_controller_manager().await?;
+        }
+        Ok(plane)
+    }
+
+    /// Starts the controller-manager if it does not run, and waits until it is healthy.
+    pub async fn start_controller_manager(&self) -> Result<()> {
+        if lock(&self.controller_manager)
+            .as_ref()
+            .is_some_and(|process| process.exited().is_none())
+        {
+            return Ok(());
+        }
+        let token = fs::read_to_string(self.dir.join("controller-manager.token"))?;
+        let config = kubeconfig::with_token("controller-manager", &self.server, &self.ca.base64(), &token);
+        write_secret(&self.dir.join("controller-manager.kubeconfig"), &config)?;
+        let port = &self.controller_manager_port;
+        let process = Program::new(
+            "kube-controller-manager",
+            &self.tools.kube_controller_manager,
+            &self.dir,
+        )
+        .args(flags::controller_manager(&self.dir, port.number()))
+        .spawn()?;
+        *lock(&self.controller_manager) = Some(process);
+        let server = format!("https://{}", port.address());
+        let config = kubeconfig::with_token("controller-manager", &server, &self.ca.base64(), &token);
+        let client = impatient(&config).await?;
+        answers_ok(&client, "/healthz", || {
+            lock(&self.controller_manager)
+                .as_ref()
+                .map_or(Ok(()), Process::check_alive)
+        })
+        .await
+    }
+
+    /// Kills the API server with SIGKILL and starts it again on the same port, with the same data.
+    pub async fn restart_apiserver(&self) -> Result<()> {
+        {
+            let mut apiserver = lock(&self.apiserver);
+            apiserver.kill();
+            *apiserver = apiserver.program().clone().spawn()?;
+        }
+        self.await_apiserver().await
+    }
+
+    /// The name from its options.
+    pub fn name(&self) -> &str {
+        &self.options.name
+    }
+
+    /// Folder of its logs and keys.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// URL of the API server itself, without the fault proxy.
+    pub fn server(&self) -> &str {
+        &self.server
+    }
+
+    /// Signs serving certificates and, through the controller-manager, CSRs; one CA as kubeadm has it.
+    pub fn ca(&self) -> &Ca {
+        &self.ca
+    }
+
+    /// A client in `system:masters`.
+    pub fn client(&self) -> Client {
+        self.client.clone()
+    }
+
+    /// The programs it runs with.
+    pub fn tools(&self) -> &Tools {
+        &self.tools
+    }
+
+    /// Kubeconfig of the admin (`system:masters`), on disk.
+    pub fn admin_kubeconfig_path(&self) -> PathBuf {
+        self.dir.join("admin.kubeconfig")
+    }
+
+    /// Kubeconfig of the admin for another URL, such as a fault proxy's.
+    pub fn admin_kubeconfig_for(&self, server: &str) -> String {
+        kubeconfig::with_token(self.name(), server, &self.ca.base64(), &self.admin_token)
+    }
+
+    /// The audit log, if it was asked for.
+    pub fn audit_log(&self) -> PathBuf {
+        self.dir.join("audit.log")
+    }
+
+    /// A token of a ServiceAccount, valid for a day.
+    pub async fn service_account_token(&self, namespace: &str, name: &str) -> Result<String> {
+        let api: Api<ServiceAccount> = Api::namespaced(self.client(), namespace);
+        let request = TokenRequest {
+            metadata: ObjectMeta::default(),
+            spec: TokenRequestSpec {
+                audiences: Vec::new(),
+                expiration_seconds: Some(24 * 60 * 60),
+                bound_object_ref: None,
+            },
+            status: None,
+        };
+        let answer = api
+            .create_token_request(name, &PostParams::default(), &request)
+            .await
+            .with_context(|| format!("asking for a token of ServiceAccount {namespace}/{name}"))?;
+        Ok(answer.status.context("a TokenRequest without status")?.token)
+    }
+
+    /// A kubeconfig with a token of a ServiceAccount, for `server`.
+    pub async fn service_account_kubeconfig(
+        &self,
+        namespace: &str,
+        name: &str,
+        server: &str,
+    ) -> Result<String> {
+        let token = self.service_account_token(namespace, name).await?;
+        Ok(kubeconfig::with_token(name, server, &self.ca.base64(), &token))
+    }
+
+    /// Creates a namespace unless it exists.
+    pub async fn ensure_namespace(&self, name: &str) -> Result<()> {
+        let api: Api<Namespace> = Api::all(self.client());
+        let namespace = Namespace {
+            metadata: ObjectMeta {
+                name: Some(name.into()),
+                ..ObjectMeta::default()
+            },
+            ..Namespace::default()
+        };
+        match api.create(&PostParams::default(), &namespace).await {
+            Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
+            other => other
+                .map(drop)
+                .with_context(|| format!("creating namespace {name}")),
+        }
+    }
+
+    /// Runs kubectl as the admin, with `stdin`, whatever its exit code.
+    pub async fn kubectl(&self, args: &[&str], stdin: &str) -> Result<Output> {
+        let mut child = tokio::process::Command::new(&self.tools.kubectl)
+            .arg("--kubeconfig")
+            .arg(self.admin_kubeconfig_path())
+            // Nothing of the person who runs the tests: neither plugins' settings nor aliases.
+            .env("KUBECTL_KUBERC", "false")
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .context("starting kubectl")?;
+        if let Some(mut pipe) = child.stdin.take() {
+            // kubectl may end before it has read everything; its exit code tells.
+            let _ = pipe.write_all(stdin.as_bytes()).await;
+        }
+        Ok(child.wait_with_output().await?)
+    }
+
+    /// Runs kubectl as the admin; its standard output, or an error with what it wrote to standard error.
+    pub async fn kubectl_ok(&self, args: &[&str], stdin: &str) -> Result<String> {
+        let output = self.kubectl(args, stdin).await?;
+        if !output.status.success() {
+            bail!(
+                "kubectl {}: {}",
+                args.join(" "),
+                String::from_utf8_lossy(&output.stderr)
+            );
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    async fn await_apiserver(&self) -> Result<()> {
+        let admin = self.admin_kubeconfig_for(&self.server);
+        answers_ok(&impatient(&admin).await?, "/readyz", || {
+            lock(&self.apiserver).check_alive()
+        })
+        .await
+    }
+
+    /// What kubeadm publishes for joining nodes, and what machine controllers read the cluster's address and CA from.
+    async fn publish_cluster_info(&self) -> Result<()> {
+        for namespace in ["kube-public", "kube-system", "default"] {
+            // The API server makes them, too, but a little later.
+            self.ensure_namespace(namespace).await?;
+        }
+        let name = "cluster-info";
+        let metadata = json!({"name": name, "namespace": "kube-public"});
+        let kubeconfig = format!(
+            "apiVersion: v1
+kind: Config
+clusters:
+- name: \"\"
+  cluster:
+    server: {}
+    certificate-authority-data: {}
+contexts: []
+users: []
+current-context: \"\"
+",
+            self.server,
+            self.ca.base64()
+        );
+        let params = PatchParams::apply("testbed").force();
+        let config_map = json!({
+            "apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {"kubeconfig": kubeconfig},
+        });
+        let role = json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": metadata,
+            "rules": [{"apiGroups": [""], "resources": ["configmaps"], "resourceNames": [name], "verbs": ["get"]}],
+        });
+        let binding = json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": metadata,
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": name},
+            "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "system:anonymous"}],
+        });
+        let config_maps: Api<ConfigMap> = Api::namespaced(self.client(), "kube-public");
+        let roles: Api<Role> = Api::namespaced(self.client(), "kube-public");
+        let bindings: Api<RoleBinding> = Api::namespaced(self.client(), "kube-public");
+        config_maps
+            .patch(name, &params, &Patch::Apply(config_map))
+            .await?;
+        roles.patch(name, &params, &Patch::Apply(role)).await?;
+        bindings.patch(name, &params, &Patch::Apply(binding)).await?;
+        Ok(())
+    }
+}
+
+/// etcd's data: of no use once etcd has ended.
+struct DataDir(PathBuf);
+
+impl DataDir {
+    fn create(parent: &Path) -> Result<Self> {
+        let dir = parent.join(runs::DATA);
+        let _ = fs::remove_dir_all(&dir);
+        fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
+        Ok(Self(dir))
+    }
+}
+
+impl Drop for DataDir {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Writes all keys, certificates and tokens that the flags name; returns the admin's token.
+fn write_keys(dir: &Path, ca: &Ca) -> Result<String> {
+    ca.write(dir)?;
+    ca.serving(
+        "kube-apiserver",
+        &["kubernetes", "kubernetes.default", "kubernetes.default.svc"],
+    )?
+    .write(dir, "apiserver")?;
+    ca.serving("kube-controller-manager", &[])?
+        .write(dir, "controller-manager")?;
+    pki::write_signing_key(dir, "service-account")?;
+    let admin = random_token()?;
+    let controller_manager = random_token()?;
+    let tokens = format!(
+        "{admin},admin,admin,system:masters\n{controller_manager},system:kube-controller-manager,kcm,system:masters\n"
+    );
+    write_secret(&dir.join("tokens.csv"), &tokens)?;
+    write_secret(&dir.join("controller-manager.token"), &controller_manager)?;
+    let policy = "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\nrules: [{level: Metadata}]\n";
+    fs::write(dir.join("audit-policy.yaml"), policy)?;
+    Ok(admin)
+}
+
+/// A token of 128 random bits.
+fn random_token() -> Result<String> {
+    let mut bytes = [0; 16];
+    let provider = rustls::crypto::aws_lc_rs::default_provider();
+    provider
+        .secure_random
+        .fill(&mut bytes)
+        .map_err(|_| anyhow::anyhow!("no randomness"))?;
+    Ok(URL_SAFE_NO_PAD.encode(bytes))
+}
+
+/// Writes a file that only this user may read.
+fn write_secret(path: &Path, text: &str) -> Result<()> {
+    use std::{io::Write as _, os::unix::fs::OpenOptionsExt as _};
+    let mut file = fs::OpenOptions::new()
+        .create(true)
+        .write(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)?;
+    file.write_all(text.as_bytes())
+        .with_context(|| format!("writing {}", path.display()))
+}
+
+/// A client that asks once: whoever awaits a start asks again by itself.
+async fn impatient(kubeconfig: &str) -> Result<Client> {
+    kubeconfig::install_crypto();
+    let kubeconfig = kube::config::Kubeconfig::from_yaml(kubeconfig)?;
+    let mut config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+    config.default_retry = false;
+    config.read_timeout = Some(Duration::from_secs(5));
+    Ok(Client::try_from(config)?)
+}
+
+async fn answers_ok(client: &Client, path: &str, alive: impl Fn() -> Result<()>) -> Result<()> {
+    let deadline = Instant::now() + START_PATIENCE;
+    loop {
+        alive()?;
+        let request = http::Request::get(path).body(Vec::new())?;
+        let Err(problem) = client.request_text(request).await else {
+            return Ok(());
+        };
+        if Instant::now() > deadline {
+            bail!("{path} was not ok within {START_PATIENCE:?}: {problem}");
+        }
+        tokio::time::sleep(ASK_AGAIN).await;
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

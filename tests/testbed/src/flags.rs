@@ -1,0 +1,98 @@
+//! The command lines of etcd, kube-apiserver and kube-controller-manager.
+
+use std::path::Path;
+
+/// Controllers that a cluster of Machines needs. Left out is what would need nodes that run pods, volumes or a cloud:
+/// it would only cost CPU.
+const CONTROLLERS: &[&str] = &[
+    // CSRs: its own approver runs, as the proof that it does not approve our tokens' requests.
+    "certificatesigningrequest-approving-controller",
+    "certificatesigningrequest-cleaner-controller",
+    "certificatesigningrequest-signing-controller",
+    "clusterrole-aggregation-controller",
+    "disruption-controller",
+    "garbage-collector-controller",
+    "namespace-controller",
+    "node-lifecycle-controller",
+    // The API server adds the finalizer that this one removes.
+    "persistentvolumeclaim-protection-controller",
+    "pod-garbage-collector-controller",
+    "root-ca-certificate-publisher-controller",
+    "serviceaccount-controller",
+    "taint-eviction-controller",
+    // Off by default, but kubeadm turns it on: expired bootstrap tokens go.
+    "token-cleaner-controller",
+    "validatingadmissionpolicy-status-controller",
+];
+
+pub(crate) fn etcd(data: &Path, client: &str, peer: &str) -> Vec<String> {
+    vec![
+        "--name=default".into(),
+        format!("--data-dir={}", data.join("etcd").display()),
+        format!("--listen-client-urls=http://{client}"),
+        format!("--advertise-client-urls=http://{client}"),
+        format!("--listen-peer-urls=http://{peer}"),
+        format!("--initial-advertise-peer-urls=http://{peer}"),
+        format!("--initial-cluster=default=http://{peer}"),
+        // Nothing here must survive a power cut.
+        "--unsafe-no-fsync".into(),
+        "--log-level=warn".into(),
+    ]
+}
+
+pub(crate) fn apiserver(dir: &Path, etcd: &str, port: u16, audit: bool) -> Vec<String> {
+    let file = |name: &str| dir.join(name).display().to_string();
+    let mut flags = vec![
+        format!("--etcd-servers=http://{etcd}"),
+        "--bind-address=127.0.0.1".into(),
+        format!("--secure-port={port}"),
+        // Endpoints must not be loopback addresses, so there are none for the Service `kubernetes`.
+        "--endpoint-reconciler-type=none".into(),
+        format!("--cert-dir={}", file("certs")),
+        format!("--tls-cert-file={}", file("apiserver.crt")),
+        format!("--tls-private-key-file={}", file("apiserver.key")),
+        format!("--client-ca-file={}", file("ca.crt")),
+        format!("--token-auth-file={}", file("tokens.csv")),
+        "--enable-bootstrap-token-auth=true".into(),
+        "--authorization-mode=Node,RBAC".into(),
+        "--enable-admission-plugins=NodeRestriction".into(),
+        "--service-account-issuer=https://kubernetes.default.svc".into(),
+        format!("--service-account-key-file={}", file("service-account.pub")),
+        format!(
+            "--service-account-signing-key-file={}",
+            file("service-account.key")
+        ),
+        "--service-cluster-ip-range=10.96.0.0/16".into(),
+        "--allow-privileged=true".into(),
+        "--profiling=false".into(),
+    ];
+    if audit {
+        flags.push(format!("--audit-policy-file={}", file("audit-policy.yaml")));
+        flags.push(format!("--audit-log-path={}", file("audit.log")));
+    }
+    flags
+}
+
+pub(crate) fn controller_manager(dir: &Path, port: u16) -> Vec<String> {
+    let file = |name: &str| dir.join(name).display().to_string();
+    vec![
+        format!("--kubeconfig={}", file("controller-manager.kubeconfig")),
+        format!("--controllers={}", CONTROLLERS.join(",")),
+        "--leader-elect=false".into(),
+        "--bind-address=127.0.0.1".into(),
+        format!("--secure-port={port}"),
+        format!("--tls-cert-file={}", file("controller-manager.crt")),
+        format!("--tls-private-key-file={}", file("controller-manager.key")),
+        format!("--root-ca-file={}", file("ca.crt")),
+        format!(
+            "--service-account-private-key-file={}",
+            file("service-account.key")
+        ),
+        format!("--cluster-signing-cert-file={}", file("ca.crt")),
+        format!("--cluster-signing-key-file={}", file("ca.key")),
+        "--kube-api-qps=100".into(),
+        "--kube-api-burst=200".into(),
+        "--min-resync-period=1h".into(),
+        "--profiling=false".into(),
+    ]
+}
