@@ -21,7 +21,6 @@ use k8s_openapi::{
 use kube::{
     Api, Client,
     api::{Patch, PatchParams, PostParams},
-    config::KubeConfigOptions,
 };
 use serde_json::json;
 use tokio::io::AsyncWriteExt as _;
@@ -85,7 +84,7 @@ pub struct ControlPlane {
     ca: Ca,
     server: String,
     admin_token: String,
-    client: Client,
+    config: kube::Config,
     // Dropped in this order: clients first, storage last.
     controller_manager: Mutex<Option<Process>>,
     apiserver: Mutex<Process>,
@@ -127,7 +126,7 @@ impl ControlPlane {
             .spawn()?;
         let admin = kubeconfig::with_token(&options.name, &server, &ca.base64(), &admin_token);
         write_secret(&dir.join("admin.kubeconfig"), &admin)?;
-        let client = kubeconfig::client(&admin).await?;
+        let config = kubeconfig::config(&admin).await?;
 
         let plane = Self {
             options,
@@ -136,7 +135,7 @@ impl ControlPlane {
             ca,
             server,
             admin_token,
-            client,
+            config,
             controller_manager: Mutex::new(None),
             apiserver: Mutex::new(apiserver),
             _etcd: etcd,
@@ -147,7 +146,7 @@ impl ControlPlane {
         plane.await_apiserver().await?;
         plane.publish_cluster_info().await?;
         // Before the controller-manager: its garbage collector looks for new kinds only every 30 seconds.
-        crds::install(&plane.client, &crds).await?;
+        crds::install(&plane.client(), &crds).await?;
         if plane.options.controller_manager {
             plane.start_controller_manager().await?;
         }
@@ -215,9 +214,14 @@ impl ControlPlane {
         &self.ca
     }
 
-    /// A client in `system:masters`.
+    /// A new client in `system:masters`, for the current runtime: a client serves only the runtime that made it, and
+    /// a control plane may be shared by tests with a runtime each.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
     pub fn client(&self) -> Client {
-        self.client.clone()
+        // The same configuration made a client when the control plane started.
+        Client::try_from(self.config.clone()).unwrap_or_else(|error| panic!("no client: {error}"))
     }
 
     /// The programs it runs with.
@@ -445,9 +449,7 @@ fn write_secret(path: &Path, text: &str) -> Result<()> {
 
 /// A client that asks once: whoever awaits a start asks again by itself.
 async fn impatient(kubeconfig: &str) -> Result<Client> {
-    kubeconfig::install_crypto();
-    let kubeconfig = kube::config::Kubeconfig::from_yaml(kubeconfig)?;
-    let mut config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+    let mut config = kubeconfig::config(kubeconfig).await?;
     config.default_retry = false;
     config.read_timeout = Some(Duration::from_secs(5));
     Ok(Client::try_from(config)?)

@@ -32,10 +32,14 @@ current-context: {name}
 
 /// A client for a kubeconfig.
 pub async fn client(kubeconfig: &str) -> Result<Client> {
+    Ok(Client::try_from(config(kubeconfig).await?)?)
+}
+
+/// The configuration of a client for a kubeconfig.
+pub async fn config(kubeconfig: &str) -> Result<Config> {
     install_crypto();
     let kubeconfig = Kubeconfig::from_yaml(kubeconfig)?;
-    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
-    Ok(Client::try_from(config)?)
+    Ok(Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?)
 }
 
 /// Makes aws-lc-rs the process's TLS provider, once; another call, or another's choice, is fine.

@@ -23,7 +23,9 @@ pub mod paths;
 pub mod pki;
 pub mod ports;
 pub mod process;
+pub mod proxy;
 pub mod runs;
 pub mod tools;
 
 pub use control_plane::ControlPlane;
+pub use proxy::FaultProxy;

@@ -45,6 +45,7 @@ fn crds() -> serde_json::Result<Vec<Value>> {
 }
 
 /// Where a kind's status is written.
+#[derive(Clone, Copy)]
 enum Status {
     Subresource,
     InObject,

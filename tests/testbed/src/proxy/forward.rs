@@ -1,0 +1,232 @@
+//! Passing requests and answers on, frame by frame, through one client's faults.
+
+use std::{convert::Infallible, io, sync::Arc, time::Instant};
+
+use anyhow::{Context as _, Result};
+use bytes::Bytes;
+use futures::stream;
+use http::{HeaderName, Response, StatusCode, Uri, header, uri::Authority};
+use http_body_util::{BodyExt as _, Full, StreamBody, combinators::BoxBody};
+use hyper::{
+    body::{Frame, Incoming},
+    service::service_fn,
+};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::{TokioExecutor, TokioIo},
+    server::conn::auto,
+};
+use rustls::pki_types::CertificateDer;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{mpsc, watch},
+};
+use tokio_rustls::TlsAcceptor;
+
+use super::{
+    fault::Faults,
+    request::{Request, Target},
+};
+
+type Body = BoxBody<Bytes, io::Error>;
+
+/// The API server, over pooled HTTP/1.1 connections.
+#[derive(Clone)]
+pub(super) struct Upstream {
+    authority: Authority,
+    client: Client<HttpsConnector<HttpConnector>, Incoming>,
+}
+
+impl Upstream {
+    pub(super) fn new(server: &str, ca: CertificateDer<'static>) -> Result<Self> {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(ca)?;
+        let tls = rustls::ClientConfig::builder()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let mut http = HttpConnector::new();
+        http.enforce_http(false);
+        http.set_nodelay(true);
+        let connector = HttpsConnectorBuilder::new()
+            .with_tls_config(tls)
+            .https_only()
+            .enable_http1()
+            .wrap_connector(http);
+        let authority = server.parse::<Uri>()?.authority().cloned();
+        Ok(Self {
+            authority: authority.with_context(|| format!("{server} names no host"))?,
+            client: Client::builder(TokioExecutor::new()).build(connector),
+        })
+    }
+}
+
+/// One client's way to the API server.
+#[derive(Clone)]
+pub(super) struct Way {
+    pub(super) client: String,
+    pub(super) faults: watch::Sender<Faults>,
+    pub(super) upstream: Upstream,
+    pub(super) requests: watch::Sender<Vec<Request>>,
+}
+
+/// Serves one client's port until the runtime ends.
+pub(super) async fn serve(listener: TcpListener, acceptor: TlsAcceptor, way: Way) {
+    loop {
+        // Running out of file descriptors passes; the others of `accept` are a single connection's.
+        let Ok((stream, _)) = listener.accept().await else {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            continue;
+        };
+        tokio::spawn(connection(stream, acceptor.clone(), way.clone()));
+    }
+}
+
+async fn connection(stream: TcpStream, acceptor: TlsAcceptor, way: Way) {
+    if way.faults.borrow().refuse {
+        return;
+    }
+    passable(&way.faults).await;
+    let _ = stream.set_nodelay(true);
+    let Ok(stream) = acceptor.accept(stream).await else {
+        return;
+    };
+    let way = Arc::new(way);
+    let service = service_fn(move |request| {
+        let way = Arc::clone(&way);
+        async move { exchange(&way, request).await }
+    });
+    // A client that goes away is no error of the proxy.
+    let _ = auto::Builder::new(TokioExecutor::new())
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
+}
+
+/// Returns when no black hole is in the way.
+async fn passable(faults: &watch::Sender<Faults>) {
+    // The sender is at hand, so it is not closed.
+    let _ = faults.subscribe().wait_for(|faults| !faults.black_hole).await;
+}
+
+/// Headers that belong to one connection, not to the request.
+const HOP_BY_HOP: [HeaderName; 6] = [
+    header::CONNECTION,
+    header::HOST,
+    header::TE,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    HeaderName::from_static("keep-alive"),
+];
+
+/// One request and its answer. An error closes the client's connection without an answer.
+async fn exchange(way: &Way, request: hyper::Request<Incoming>) -> io::Result<Response<Body>> {
+    let (at, start) = (jiff::Timestamp::now(), Instant::now());
+    passable(&way.faults).await;
+    let (refuse, delay, cuts) = {
+        let faults = way.faults.borrow();
+        (faults.refuse, faults.delay, faults.cuts)
+    };
+    if refuse {
+        return Err(io::ErrorKind::ConnectionReset.into());
+    }
+    tokio::time::sleep(delay).await;
+
+    let target = Target::parse(request.method(), request.uri());
+    let header = request.headers().get(header::USER_AGENT);
+    let user_agent = header
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default()
+        .to_owned();
+    let (mut parts, body) = request.into_parts();
+    let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
+    let uri = Uri::builder()
+        .scheme("https")
+        .authority(way.upstream.authority.clone())
+        .path_and_query(path);
+    parts.uri = uri.build().map_err(io::Error::other)?;
+    parts.version = http::Version::HTTP_11;
+    for name in &HOP_BY_HOP {
+        parts.headers.remove(name);
+    }
+    let answer = match way
+        .upstream
+        .client
+        .request(hyper::Request::from_parts(parts, body))
+        .await
+    {
+        Ok(answer) => answer,
+        Err(error) => return Ok(bad_gateway(&error)),
+    };
+
+    let watching = target.verb == "watch";
+    let record = Request {
+        client: way.client.clone(),
+        user_agent,
+        target,
+        status: answer.status().as_u16(),
+        at,
+        took: start.elapsed(),
+    };
+    let written = record.is_successful_write();
+    way.requests.send_modify(|requests| requests.push(record));
+    let fuse = way.faults.borrow().fuse.clone();
+    if written && fuse.is_some_and(|fuse| fuse.burn()) {
+        return Err(io::ErrorKind::ConnectionAborted.into());
+    }
+    // The API server has done it; a black hole that opened meanwhile swallows only the news.
+    passable(&way.faults).await;
+
+    let (mut head, body) = answer.into_parts();
+    for name in &HOP_BY_HOP {
+        head.headers.remove(name);
+    }
+    let (frames, received) = mpsc::channel(16);
+    tokio::spawn(pump(body, frames, way.faults.clone(), watching.then_some(cuts)));
+    let body = stream::unfold(received, async |mut received| {
+        let frame: io::Result<Frame<Bytes>> = received.recv().await?;
+        Some((frame, received))
+    });
+    Ok(Response::from_parts(head, StreamBody::new(body).boxed()))
+}
+
+/// Copies the frames of an answer's body. `watching` is the number of cuts when the watch was opened.
+async fn pump(
+    mut body: Incoming,
+    frames: mpsc::Sender<io::Result<Frame<Bytes>>>,
+    faults: watch::Sender<Faults>,
+    watching: Option<u64>,
+) {
+    let mut changes = faults.subscribe();
+    let cut = |faults: &Faults| watching.is_some_and(|cuts| faults.cuts != cuts);
+    let held = |faults: &Faults| faults.black_hole || (watching.is_some() && faults.freeze_watches);
+    loop {
+        let frame = tokio::select! {
+            frame = body.frame() => frame,
+            () = frames.closed() => return,
+            _ = changes.wait_for(cut) => None,
+        };
+        let waited = tokio::select! {
+            waited = changes.wait_for(|faults| cut(faults) || !held(faults)) => waited.is_ok_and(|faults| cut(&faults)),
+            () = frames.closed() => return,
+        };
+        let frame = match frame {
+            _ if waited => Err(io::ErrorKind::ConnectionReset.into()),
+            None => return,
+            Some(frame) => frame.map_err(io::Error::other),
+        };
+        let broken = frame.is_err();
+        if frames.send(frame).await.is_err() || broken {
+            return;
+        }
+    }
+}
+
+fn bad_gateway(error: &dyn std::error::Error) -> Response<Body> {
+    let text = format!("the proxy cannot reach the API server: {error}");
+    let body = Full::new(Bytes::from(text))
+        .map_err(|never: Infallible| match never {})
+        .boxed();
+    let mut response = Response::new(body);
+    *response.status_mut() = StatusCode::BAD_GATEWAY;
+    response
+}
