@@ -15,7 +15,10 @@ impl FieldPath {
     /// `self.name`; a name that is not a plain identifier is written as `self[name]`, as Kubernetes does.
     #[must_use]
     pub fn child(&self, name: &str) -> Self {
-        let plain = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+        let plain = !name.is_empty()
+            && name
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
         match (self.0.is_empty(), plain) {
             (true, true) => Self(name.to_owned()),
             (false, true) => Self(format!("{}.{name}", self.0)),
@@ -104,9 +107,24 @@ impl Report {
         self.errors.is_empty()
     }
 
+    /// Whether an error has been reported for exactly this field, so that a later rule need not judge it again.
+    pub fn blames(&self, path: &FieldPath) -> bool {
+        self.errors.iter().any(|error| error.path == *path)
+    }
+
+    /// Adds everything that `other` has found.
+    pub fn extend(&mut self, other: Self) {
+        self.errors.extend(other.errors);
+        self.warnings.extend(other.warnings);
+    }
+
     /// Adds an error.
     pub fn error(&mut self, path: &FieldPath, kind: ErrorKind, message: impl Into<String>) {
-        self.errors.push(FieldError { path: path.clone(), kind, message: message.into() });
+        self.errors.push(FieldError {
+            path: path.clone(),
+            kind,
+            message: message.into(),
+        });
     }
 
     /// Adds [`ErrorKind::Invalid`].
@@ -126,9 +144,17 @@ impl Report {
 
     /// Adds [`ErrorKind::NotSupported`] naming the allowed values, and the nearest of them.
     pub fn not_supported(&mut self, path: &FieldPath, got: &str, allowed: &[&str]) {
-        let list = allowed.iter().map(|a| format!("{a:?}")).collect::<Vec<_>>().join(", ");
+        let list = allowed
+            .iter()
+            .map(|a| format!("{a:?}"))
+            .collect::<Vec<_>>()
+            .join(", ");
         let hint = did_you_mean(got, allowed.iter().copied());
-        self.error(path, ErrorKind::NotSupported, format!("{got:?} is not supported; allowed: {list}{hint}"));
+        self.error(
+            path,
+            ErrorKind::NotSupported,
+            format!("{got:?} is not supported; allowed: {list}{hint}"),
+        );
     }
 
     /// Adds a warning about a field.
@@ -159,14 +185,23 @@ mod tests {
 
     #[test]
     fn paths_read_as_kubernetes_writes_them() {
-        let path = FieldPath::new("spec").child("metadata").child("annotations").child("a.b/c");
+        let path = FieldPath::new("spec")
+            .child("metadata")
+            .child("annotations")
+            .child("a.b/c");
         assert_eq!(path.to_string(), "spec.metadata.annotations[a.b/c]");
-        assert_eq!(FieldPath::new("spec").child("taints").index(2).to_string(), "spec.taints[2]");
+        assert_eq!(
+            FieldPath::new("spec").child("taints").index(2).to_string(),
+            "spec.taints[2]"
+        );
     }
 
     #[test]
     fn a_typo_finds_its_word_and_nonsense_finds_none() {
-        assert_eq!(did_you_mean("kubvirt", ["kubevirt", "aws"]), "; did you mean \"kubevirt\"?");
+        assert_eq!(
+            did_you_mean("kubvirt", ["kubevirt", "aws"]),
+            "; did you mean \"kubevirt\"?"
+        );
         assert_eq!(did_you_mean("zzzzzz", ["kubevirt", "aws"]), "");
     }
 }

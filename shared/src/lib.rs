@@ -2,6 +2,7 @@
 //! the providers. Nothing here does I/O, reads a clock or draws a random number.
 
 pub mod api;
+pub mod config_var;
 pub mod decode;
 pub mod field;
 pub mod names;
