@@ -15,6 +15,8 @@
 //! Every process it starts ends when its owner is dropped, and with this process, however that ends. Logs stay in
 //! `target/testbed`.
 
+pub mod bed;
+pub mod binaries;
 pub mod control_plane;
 pub mod crds;
 mod flags;
@@ -25,7 +27,11 @@ pub mod ports;
 pub mod process;
 pub mod proxy;
 pub mod runs;
+pub mod seed;
+pub mod server;
 pub mod tools;
 
+pub use bed::{Cluster, Testbed};
 pub use control_plane::ControlPlane;
 pub use proxy::FaultProxy;
+pub use server::Server;

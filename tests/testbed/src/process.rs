@@ -61,10 +61,15 @@ impl Program {
         self
     }
 
+    /// Where its standard output and error go.
+    pub fn log(&self) -> PathBuf {
+        self.dir.join(format!("{}.log", self.name))
+    }
+
     /// Starts it. The child is killed when this process dies, however it dies.
     pub fn spawn(&self) -> Result<Process> {
         fs::create_dir_all(&self.dir).with_context(|| format!("creating {}", self.dir.display()))?;
-        let log = self.dir.join(format!("{}.log", self.name));
+        let log = self.log();
         let open = || fs::OpenOptions::new().create(true).append(true).open(&log);
         let logged = || format!("opening {}", log.display());
         // `setpriv` sets PR_SET_PDEATHSIG and becomes the program: same pid, and no unsafe code here.
@@ -167,7 +172,7 @@ impl Process {
     }
 
     /// A handle that kills it with SIGKILL and returns at once, to be fired from anywhere.
-    pub fn killer(&self) -> impl Fn() + Send + Sync + 'static {
+    pub fn killer(&self) -> impl Fn() + Send + Sync + use<> {
         let target = pid(self.pid);
         move || {
             let _ = kill(target, Signal::SIGKILL);

@@ -1,0 +1,417 @@
+//! The whole bed: user and infra cluster, fault proxies, simulated KubeVirt, the chart and our two servers.
+
+use std::{
+    fs,
+    ops::Deref,
+    path::{Path, PathBuf},
+    process::Stdio,
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::{Value, json};
+
+use crate::{
+    ControlPlane, FaultProxy, binaries,
+    control_plane::Options as PlaneOptions,
+    paths,
+    pki::Ca,
+    ports::Port,
+    process::{Process, Program},
+    runs,
+    seed::{self, INFRA_ACCOUNT, INFRA_NAMESPACE},
+    server::Server,
+};
+
+/// Namespace of the Helm release on the user cluster.
+pub const SYSTEM_NAMESPACE: &str = "machinist-system";
+/// Name of the Helm release.
+pub const RELEASE: &str = "machinist";
+
+/// The controller's name at the user cluster's proxy.
+pub const CONTROLLER: &str = "controller";
+/// The webhook's name at the user cluster's proxy.
+pub const WEBHOOK: &str = "webhook";
+/// Name at the infra cluster's proxy of everyone who uses the kubeconfig that Machines carry.
+pub const MACHINES: &str = "machines";
+
+/// How much of Machinist is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Machinist {
+    /// Neither chart nor servers.
+    Absent,
+    /// The chart: CRDs, RBAC, policies and webhook configurations, but nobody who answers.
+    Chart,
+    /// The chart and a webhook.
+    Webhook,
+    /// The chart, a webhook and a controller.
+    Whole,
+}
+
+/// What the bed shall be like.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Folder of logs and keys; a new one below `target/testbed` if absent.
+    pub dir: Option<PathBuf>,
+    /// Both roles on one control plane.
+    pub one_cluster: bool,
+    /// Whether the API servers write audit logs.
+    pub audit: bool,
+    /// How long a simulated guest boots; `None`: no simulator.
+    pub boot: Option<Duration>,
+    /// How much of Machinist is there.
+    pub machinist: Machinist,
+    /// Merged over the values that the testbed gives to the chart.
+    pub chart_values: Value,
+    /// More flags for the webhook.
+    pub webhook_args: Vec<String>,
+    /// More flags for the controllers.
+    pub controller_args: Vec<String>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            dir: None,
+            one_cluster: false,
+            audit: false,
+            boot: Some(Duration::from_millis(200)),
+            machinist: Machinist::Whole,
+            chart_values: json!({}),
+            webhook_args: Vec::new(),
+            controller_args: Vec::new(),
+        }
+    }
+}
+
+/// A control plane with its fault proxy.
+pub struct Cluster {
+    plane: ControlPlane,
+    proxy: FaultProxy,
+}
+
+impl Cluster {
+    /// The proxy before its API server.
+    pub fn proxy(&self) -> &FaultProxy {
+        &self.proxy
+    }
+}
+
+impl Deref for Cluster {
+    type Target = ControlPlane;
+
+    fn deref(&self) -> &ControlPlane {
+        &self.plane
+    }
+}
+
+/// The running bed. Everything ends when it is dropped.
+pub struct Testbed {
+    // Dropped in this order: whoever asks goes before whoever answers.
+    controller: Option<Server>,
+    webhook: Option<Server>,
+    simulator: Option<Process>,
+    user: Arc<Cluster>,
+    infra: Arc<Cluster>,
+    options: Options,
+    dir: PathBuf,
+    webhook_ca: Ca,
+}
+
+impl Testbed {
+    /// Starts everything and returns when all of it is ready.
+    pub async fn start(options: Options) -> Result<Self> {
+        if options.boot.is_some() || options.machinist >= Machinist::Webhook {
+            tokio::task::spawn_blocking(binaries::folder).await??;
+        }
+        let dir = match &options.dir {
+            Some(dir) => dir.clone(),
+            None => runs::new("bed")?,
+        };
+        let (user, infra) = clusters(&options, &dir).await?;
+        let mut bed = Self {
+            controller: None,
+            webhook: None,
+            simulator: None,
+            user,
+            infra,
+            options,
+            dir,
+            webhook_ca: Ca::new("machinist-webhook-ca")?,
+        };
+        bed.seed().await?;
+        if bed.options.boot.is_some() {
+            bed.simulator = Some(bed.start_simulator().await?);
+        }
+        if bed.options.machinist >= Machinist::Chart {
+            let port = Port::reserve()?;
+            bed.install_chart(&port).await?;
+            // After the chart: the garbage collector looks for new kinds only every 30 seconds.
+            bed.user.start_controller_manager().await?;
+            bed.start_machinist(port).await?;
+        }
+        bed.user.start_controller_manager().await?;
+        Ok(bed)
+    }
+
+    /// The cluster of Machines and Nodes.
+    pub fn user(&self) -> &Cluster {
+        &self.user
+    }
+
+    /// The cluster of VMs.
+    pub fn infra(&self) -> &Cluster {
+        &self.infra
+    }
+
+    /// The controller.
+    ///
+    /// # Panics
+    /// If the options left it out.
+    pub fn controller(&self) -> &Server {
+        self.controller
+            .as_ref()
+            .unwrap_or_else(|| panic!("this bed has no controller"))
+    }
+
+    /// The webhook.
+    ///
+    /// # Panics
+    /// If the options left it out.
+    pub fn webhook(&self) -> &Server {
+        self.webhook
+            .as_ref()
+            .unwrap_or_else(|| panic!("this bed has no webhook"))
+    }
+
+    /// The simulated KubeVirt, if there is one.
+    pub fn simulator(&self) -> Option<&Process> {
+        self.simulator.as_ref()
+    }
+
+    /// Folder of all logs.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Signs the webhook's serving certificate; the chart's `caBundle`.
+    pub fn webhook_ca(&self) -> &Ca {
+        &self.webhook_ca
+    }
+
+    /// Folder of the webhook's `tls.crt` and `tls.key`.
+    pub fn webhook_cert_dir(&self) -> PathBuf {
+        self.dir.join("webhook-cert")
+    }
+
+    /// A controller that does not run yet, with a name and ports of its own: a second one is a standby.
+    pub async fn new_controller(&self, client: &str, more_args: &[&str]) -> Result<Server> {
+        let kubeconfig = self.kubeconfig_of("machinist-controller", client).await?;
+        let ports = vec![Port::reserve()?, Port::reserve()?];
+        let (metrics, health) = (ports[0].address(), ports[1].address());
+        let program = self
+            .machinist_program(client, "machinist-controller")?
+            .arg(format!("--kubeconfig={}", kubeconfig.display()))
+            .arg(format!("--metrics-address={metrics}"))
+            .arg(format!("--health-probe-address={health}"))
+            // Guests have client certificates, which end at a proxy that ends TLS.
+            .arg(format!(
+                "--override-bootstrap-kubelet-apiserver={}",
+                self.user.server()
+            ))
+            .args(self.options.controller_args.iter().map(String::as_str))
+            .args(more_args.iter().copied());
+        Ok(Server::new(client, program, health, metrics, ports))
+    }
+
+    /// Ends our servers with SIGTERM and then everything else.
+    pub async fn shut_down(mut self) -> Result<()> {
+        for server in [self.controller.take(), self.webhook.take()]
+            .into_iter()
+            .flatten()
+        {
+            if server.is_running() {
+                server.terminate().await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs `helm upgrade --install` again with these values over those of the start.
+    pub async fn upgrade_chart(&self, values: &Value) -> Result<()> {
+        let port = self.webhook().ports().next().context("the webhook has no port")?;
+        let mut merged = self.values(&format!("127.0.0.1:{port}"));
+        merge(&mut merged, values);
+        self.helm(&merged).await
+    }
+
+    async fn seed(&self) -> Result<()> {
+        if self.options.machinist == Machinist::Absent {
+            return seed::objects(&self.infra).await;
+        }
+        seed::infra(&self.infra).await?;
+        let server = self.infra.proxy().listen_as(MACHINES)?;
+        let kubeconfig = self
+            .infra
+            .service_account_kubeconfig(INFRA_NAMESPACE, INFRA_ACCOUNT, &server)
+            .await?;
+        fs::write(self.dir.join("machines.kubeconfig"), &kubeconfig)?;
+        seed::infra_secret(&self.user, &kubeconfig).await
+    }
+
+    async fn start_simulator(&self) -> Result<Process> {
+        let boot = self.options.boot.unwrap_or_default();
+        let simulator = Program::new("kubevirt-sim", binaries::find("kubevirt-sim")?, &self.dir)
+            .arg(format!(
+                "--kubeconfig={}",
+                self.infra.admin_kubeconfig_path().display()
+            ))
+            .arg(format!("--namespace={INFRA_NAMESPACE}"))
+            .arg(format!("--boot-seconds={}", boot.as_secs_f64()))
+            .arg("--webhook-listen=127.0.0.1:0")
+            .spawn()?;
+        simulator.logged("ready", Duration::from_mins(1)).await?;
+        Ok(simulator)
+    }
+
+    async fn install_chart(&self, webhook_port: &Port) -> Result<()> {
+        self.webhook_ca
+            .serving("machinist-webhook", &[])?
+            .write(&self.webhook_cert_dir(), "tls")?;
+        let mut values = self.values(&webhook_port.address());
+        merge(&mut values, &self.options.chart_values);
+        self.helm(&values).await
+    }
+
+    fn values(&self, webhook: &str) -> Value {
+        json!({
+            "webhook": {"url": format!("https://{webhook}"), "caBundle": self.webhook_ca.base64()},
+            "infra": {"namespace": INFRA_NAMESPACE},
+        })
+    }
+
+    async fn helm(&self, values: &Value) -> Result<()> {
+        let file = self.dir.join("values.json");
+        fs::write(&file, serde_json::to_vec_pretty(values)?)?;
+        let home = self.dir.join("helm");
+        let output = tokio::process::Command::new(&self.user.tools().helm)
+            .args(["upgrade", "--install", RELEASE])
+            .arg(paths::chart())
+            .args([
+                "--namespace",
+                SYSTEM_NAMESPACE,
+                "--create-namespace",
+                "--kubeconfig",
+            ])
+            .arg(self.user.admin_kubeconfig_path())
+            .arg("--values")
+            .arg(&file)
+            // Nothing of the person who runs the tests.
+            .envs(["CACHE", "CONFIG", "DATA"].map(|kind| (format!("HELM_{kind}_HOME"), home.join(kind))))
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .output()
+            .await
+            .context("starting helm")?;
+        if !output.status.success() {
+            bail!(
+                "helm upgrade --install: {}",
+                String::from_utf8_lossy(&output.stderr)
+            );
+        }
+        Ok(())
+    }
+
+    async fn start_machinist(&mut self, webhook_port: Port) -> Result<()> {
+        if self.options.machinist >= Machinist::Webhook {
+            self.webhook = Some(self.new_webhook(webhook_port).await?);
+        }
+        if self.options.machinist >= Machinist::Whole {
+            self.controller = Some(self.new_controller(CONTROLLER, &[]).await?);
+        }
+        let servers = [&self.webhook, &self.controller];
+        for server in servers.into_iter().flatten() {
+            server.launch()?;
+        }
+        for server in servers.into_iter().flatten() {
+            server.ready().await?;
+        }
+        Ok(())
+    }
+
+    async fn new_webhook(&self, port: Port) -> Result<Server> {
+        let kubeconfig = self.kubeconfig_of("machinist-webhook", WEBHOOK).await?;
+        let ports = vec![port, Port::reserve()?];
+        let ops = ports[1].address();
+        let certs = self.webhook_cert_dir();
+        let program = self
+            .machinist_program(WEBHOOK, "machinist-webhook")?
+            .arg(format!("--kubeconfig={}", kubeconfig.display()))
+            .arg(format!("--listen-address={}", ports[0].address()))
+            .arg(format!("--ops-address={ops}"))
+            .arg(format!("--tls-cert-path={}", certs.join("tls.crt").display()))
+            .arg(format!("--tls-key-path={}", certs.join("tls.key").display()))
+            .args(self.options.webhook_args.iter().map(String::as_str));
+        Ok(Server::new(WEBHOOK, program, ops.clone(), ops, ports))
+    }
+
+    /// What both servers have in common.
+    fn machinist_program(&self, client: &str, binary: &str) -> Result<Program> {
+        Ok(Program::new(client, binaries::find(binary)?, &self.dir)
+            .env("POD_NAMESPACE", INFRA_NAMESPACE)
+            .arg("--infra-allow-loopback=true"))
+    }
+
+    /// A kubeconfig with the token of a ServiceAccount of the chart, through its own port of the proxy.
+    async fn kubeconfig_of(&self, account: &str, client: &str) -> Result<PathBuf> {
+        let server = self.user.proxy().listen_as(client)?;
+        let kubeconfig = self
+            .user
+            .service_account_kubeconfig(SYSTEM_NAMESPACE, account, &server)
+            .await?;
+        let path = self.dir.join(format!("{client}.kubeconfig"));
+        fs::write(&path, kubeconfig)?;
+        Ok(path)
+    }
+}
+
+/// Starts the control planes with their proxies; the user cluster's controller-manager waits for the chart.
+async fn clusters(options: &Options, dir: &Path) -> Result<(Arc<Cluster>, Arc<Cluster>)> {
+    let cluster = async |plane: PlaneOptions| {
+        let dir = Some(dir.join(&plane.name));
+        let plane = ControlPlane::start(PlaneOptions {
+            dir,
+            audit: options.audit,
+            ..plane
+        })
+        .await?;
+        let proxy = FaultProxy::start(&plane)?;
+        anyhow::Ok(Arc::new(Cluster { plane, proxy }))
+    };
+    let user = PlaneOptions {
+        controller_manager: false,
+        ..PlaneOptions::user()
+    };
+    if options.one_cluster {
+        let both = cluster(PlaneOptions {
+            kubevirt: true,
+            ..user
+        })
+        .await?;
+        return Ok((Arc::clone(&both), both));
+    }
+    tokio::try_join!(cluster(user), cluster(PlaneOptions::infra()))
+}
+
+/// Puts `over` over `base`, object by object.
+fn merge(base: &mut Value, over: &Value) {
+    match (base, over) {
+        (Value::Object(base), Value::Object(over)) => {
+            for (key, value) in over {
+                merge(base.entry(key).or_insert(Value::Null), value);
+            }
+        }
+        (base, over) => *base = over.clone(),
+    }
+}

@@ -1,0 +1,136 @@
+//! `demo`: a Machine becomes a Node, and a bad Machine is refused, with the commands that a person would type.
+
+use std::{
+    process::{Command, Output, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail};
+use testbed::{paths, seed::INFRA_NAMESPACE};
+
+use super::state::State;
+
+const GOOD: &str = "examples/kubevirt-machine.yaml";
+const BAD: &str = "examples/bad-machine.yaml";
+/// For `kubectl wait`: from the VM's creation to the Node's first Ready.
+const TIMEOUT: &str = "--timeout=180s";
+
+/// Shows it all; fails if the Node does not become Ready or the bad Machine is taken.
+pub(crate) fn run(state: &State) -> Result<()> {
+    let kubectl = Kubectl { state };
+    say("A Machine is applied; Machinist makes a VM of it, and the VM's kubelet joins as a Node.");
+    kubectl.shown(&["apply", "-f", GOOD])?;
+    let read = |template: &str| kubectl.read(&["get", "-f", GOOD, "-o", &format!("jsonpath={template}")]);
+    // The Node bears the Machine's name.
+    let (name, namespace) = (read("{.metadata.name}")?, read("{.metadata.namespace}")?);
+    {
+        let _progress = kubectl.watching(&["get", "machine", &name, "--namespace", &namespace, "--watch"])?;
+        kubectl.quiet(&["wait", "--for=create", &format!("node/{name}"), TIMEOUT])?;
+        kubectl.quiet(&["wait", "--for=condition=Ready", &format!("node/{name}"), TIMEOUT])?;
+        // One more line of the watch: the Machine that knows its Node.
+        let node = "--for=jsonpath={.status.nodeRef.name}";
+        kubectl.quiet(&[
+            "wait",
+            node,
+            &format!("machine/{name}"),
+            "--namespace",
+            &namespace,
+            TIMEOUT,
+        ])?;
+        std::thread::sleep(Duration::from_millis(300));
+    }
+    kubectl.shown(&["get", "nodes"])?;
+    say("What it is made of, on the infra cluster:");
+    let infra = state.infra_kubeconfig().display().to_string();
+    kubectl.shown(&[
+        "--kubeconfig",
+        &infra,
+        "get",
+        "vm,vmi,dv",
+        "--namespace",
+        INFRA_NAMESPACE,
+    ])?;
+
+    say("A Machine with five mistakes is refused before anything is stored, each mistake named:");
+    let refusal = kubectl.output(&["apply", "-f", BAD])?;
+    if refusal.status.success() {
+        bail!("{BAD} was taken");
+    }
+    println!("{}", String::from_utf8_lossy(&refusal.stderr).trim_end());
+
+    say("It stays up. To go on:");
+    println!("{}", state.hints().trim_end());
+    println!("  .testbed/bin/kubectl delete -f {GOOD}     # takes the VM, its disk and the Node down again");
+    Ok(())
+}
+
+fn say(text: &str) {
+    println!("\n# {text}");
+}
+
+/// kubectl with the user cluster's admin, run in the root of the checkout so that paths are short.
+struct Kubectl<'a> {
+    state: &'a State,
+}
+
+impl Kubectl<'_> {
+    /// Prints the command and what it says; fails if it fails.
+    fn shown(&self, args: &[&str]) -> Result<()> {
+        println!("$ kubectl {}", args.join(" "));
+        let status = self.command(args).status().context("starting kubectl")?;
+        if !status.success() {
+            bail!("kubectl {} ended with {status}", args.join(" "));
+        }
+        println!();
+        Ok(())
+    }
+
+    /// Prints the command and runs it to the end, whatever its exit code.
+    fn output(&self, args: &[&str]) -> Result<Output> {
+        println!("$ kubectl {}", args.join(" "));
+        self.command(args).output().context("starting kubectl")
+    }
+
+    /// What a command prints; fails if it fails.
+    fn read(&self, args: &[&str]) -> Result<String> {
+        let output = self.command(args).output().context("starting kubectl")?;
+        if !output.status.success() {
+            bail!(
+                "kubectl {}: {}",
+                args.join(" "),
+                String::from_utf8_lossy(&output.stderr)
+            );
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    fn quiet(&self, args: &[&str]) -> Result<()> {
+        self.read(args).map(drop)
+    }
+
+    /// Prints the command and lets it print until the returned value is dropped.
+    fn watching(&self, args: &[&str]) -> Result<impl Drop + use<>> {
+        println!("$ kubectl {}", args.join(" "));
+        Ok(Running(self.command(args).spawn().context("starting kubectl")?))
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(self.state.bin().join("kubectl"));
+        command
+            .current_dir(paths::workspace())
+            .env("KUBECONFIG", self.state.kubeconfig())
+            .args(args);
+        command.stdin(Stdio::null());
+        command
+    }
+}
+
+struct Running(std::process::Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+        println!();
+    }
+}

@@ -1,0 +1,188 @@
+//! The commands, and what they print.
+
+mod demo;
+mod serve;
+mod state;
+
+use std::{
+    os::unix::process::CommandExt as _,
+    path::PathBuf,
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+use clap::{Args, Parser, Subcommand};
+use nix::sys::signal::Signal;
+use testbed::{binaries, crds, paths, process::signal_pid, tools::Tools};
+
+use self::state::State;
+
+/// How long a start may take once everything is built.
+const START_PATIENCE: Duration = Duration::from_mins(3);
+/// How long everything may take to end after SIGTERM.
+const END_PATIENCE: Duration = Duration::from_mins(1);
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+/// A user cluster, an infra cluster with a simulated KubeVirt, and Machinist, on this machine.
+#[derive(Debug, Parser)]
+#[command(name = "testbed", version)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    command: Task,
+    /// Folder of kubeconfigs, programs and logs.
+    #[arg(long, global = true)]
+    dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Start everything, apply nothing. Says so if it is up already.
+    Up(Shape),
+    /// Start everything, make a Machine into a Node, and have a bad one refused.
+    Demo(Shape),
+    /// End everything.
+    Down,
+    /// Say what runs.
+    Status,
+    /// Run in the foreground until SIGTERM; `up` starts this.
+    #[command(hide = true)]
+    Serve(Shape),
+}
+
+/// What shall be started.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Shape {
+    /// Use one cluster for Machines and for VMs.
+    #[arg(long)]
+    one_cluster: bool,
+    /// How long a simulated guest boots.
+    #[arg(long, default_value_t = 2)]
+    boot_seconds: u64,
+    /// Only the control planes with KubeVirt's CRDs: no simulator, no Machinist.
+    #[arg(long)]
+    bare: bool,
+}
+
+/// Carries a command out.
+pub(crate) fn run(cli: Cli) -> Result<()> {
+    let state = State::new(&cli.dir.unwrap_or_else(|| paths::workspace().join(".testbed")))?;
+    match cli.command {
+        Task::Up(shape) => up(&state, &shape),
+        Task::Demo(shape) => {
+            up(&state, &shape)?;
+            demo::run(&state)
+        }
+        Task::Down => down(&state),
+        Task::Status => status(&state),
+        Task::Serve(shape) => serve::run(&state, &shape),
+    }
+}
+
+fn up(state: &State, shape: &Shape) -> Result<()> {
+    if state.supervisor().is_some() {
+        if !state.is_ready() {
+            await_start(state)?;
+        }
+        println!("The testbed is up already.");
+        return Ok(());
+    }
+    build(shape)?;
+    println!("Starting {} ...", describe(shape));
+    state.clear()?;
+    let log = state.supervisor_log()?;
+    let mut serve = Command::new(std::env::current_exe()?);
+    serve.arg("serve").arg("--dir").arg(state.dir());
+    serve.args(["--boot-seconds", &shape.boot_seconds.to_string()]);
+    serve
+        .args(shape.one_cluster.then_some("--one-cluster"))
+        .args(shape.bare.then_some("--bare"));
+    let child = serve
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        .process_group(0)
+        .spawn()
+        .context("starting the supervisor")?;
+    state.write_supervisor(child.id())?;
+    let start = Instant::now();
+    await_start(state)?;
+    println!("Up after {:.1} s.", start.elapsed().as_secs_f64());
+    print!("{}", state.hints());
+    Ok(())
+}
+
+/// Builds in the foreground, where progress shows, what the supervisor needs.
+fn build(shape: &Shape) -> Result<()> {
+    Tools::find()?;
+    crds::kubevirt()?;
+    if !shape.bare {
+        binaries::folder()?;
+    }
+    Ok(())
+}
+
+fn describe(shape: &Shape) -> &'static str {
+    match (shape.bare, shape.one_cluster) {
+        (true, true) => "one control plane",
+        (true, false) => "two control planes",
+        (false, true) => "one control plane, the simulated KubeVirt and Machinist",
+        (false, false) => "two control planes, the simulated KubeVirt and Machinist",
+    }
+}
+
+fn await_start(state: &State) -> Result<()> {
+    let deadline = Instant::now() + START_PATIENCE;
+    while !state.is_ready() {
+        if state.supervisor().is_none() {
+            bail!("the testbed did not start; end of its log:\n{}", state.log_tail());
+        }
+        if Instant::now() > deadline {
+            bail!(
+                "not up within {START_PATIENCE:?}; logs are in {}",
+                state.dir().display()
+            );
+        }
+        std::thread::sleep(LOOK_AGAIN);
+    }
+    Ok(())
+}
+
+fn down(state: &State) -> Result<()> {
+    let Some(supervisor) = state.supervisor() else {
+        println!("The testbed is not up.");
+        return Ok(());
+    };
+    signal_pid(supervisor, Signal::SIGTERM)?;
+    let deadline = Instant::now() + END_PATIENCE;
+    while state.supervisor().is_some() {
+        if Instant::now() > deadline {
+            // Its children end with it.
+            signal_pid(supervisor, Signal::SIGKILL)?;
+            break;
+        }
+        std::thread::sleep(LOOK_AGAIN);
+    }
+    state.forget_supervisor()?;
+    println!("The testbed is down. Logs are in {}.", state.dir().display());
+    Ok(())
+}
+
+fn status(state: &State) -> Result<()> {
+    if state.supervisor().is_none() {
+        println!("The testbed is not up.");
+        return Ok(());
+    }
+    println!(
+        "The testbed is {}.",
+        if state.is_ready() { "up" } else { "starting" }
+    );
+    for (name, pid, runs) in state.processes()? {
+        println!(
+            "  {name:<40} {pid:>8}  {}",
+            if runs { "runs" } else { "has ended" }
+        );
+    }
+    print!("{}", state.hints());
+    Ok(())
+}

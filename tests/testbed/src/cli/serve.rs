@@ -1,0 +1,70 @@
+//! The supervisor: owns all processes until it is told to end.
+
+use std::{fs, path::Path, time::Duration};
+
+use anyhow::{Context as _, Result};
+use testbed::{
+    Testbed,
+    bed::{Machinist, Options},
+};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{Shape, state::State};
+
+/// Starts everything, says so, and ends it all at SIGTERM or Ctrl-C.
+pub(crate) fn run(state: &State, shape: &Shape) -> Result<()> {
+    // Away from the terminal, whose end shall not end the testbed. Fails only for the leader of a process group, which
+    // is then in the foreground of a person.
+    let _ = nix::unistd::setsid();
+    tokio::runtime::Runtime::new()?.block_on(serve(state, shape))
+}
+
+async fn serve(state: &State, shape: &Shape) -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let stop = async {
+        tokio::select! { _ = terminate.recv() => (), _ = interrupt.recv() => () }
+    };
+    tokio::pin!(stop);
+    let bed = tokio::select! {
+        bed = Testbed::start(options(state, shape)) => bed?,
+        () = &mut stop => return Ok(()),
+    };
+    publish(state, &bed)?;
+    state.mark_ready()?;
+    stop.await;
+    bed.shut_down().await
+}
+
+fn options(state: &State, shape: &Shape) -> Options {
+    Options {
+        dir: Some(state.run_dir()),
+        one_cluster: shape.one_cluster,
+        boot: (!shape.bare).then_some(Duration::from_secs(shape.boot_seconds)),
+        machinist: if shape.bare {
+            Machinist::Absent
+        } else {
+            Machinist::Whole
+        },
+        ..Options::default()
+    }
+}
+
+/// Puts kubeconfigs and programs where people look for them.
+fn publish(state: &State, bed: &Testbed) -> Result<()> {
+    fs::create_dir_all(state.bin())?;
+    let tools = bed.user().tools();
+    for (name, program) in [("kubectl", &tools.kubectl), ("helm", &tools.helm)] {
+        let program = program
+            .canonicalize()
+            .with_context(|| format!("finding {}", program.display()))?;
+        link(&program, &state.bin().join(name))?;
+    }
+    link(&bed.user().admin_kubeconfig_path(), &state.kubeconfig())?;
+    link(&bed.infra().admin_kubeconfig_path(), &state.infra_kubeconfig())
+}
+
+fn link(target: &Path, link: &Path) -> Result<()> {
+    let _ = fs::remove_file(link);
+    std::os::unix::fs::symlink(target, link).with_context(|| format!("linking {}", link.display()))
+}
