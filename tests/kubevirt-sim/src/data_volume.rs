@@ -1,0 +1,367 @@
+//! CDI: DataVolumes and their claims, phase by phase.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use kube::ResourceExt as _;
+use kube::api::DynamicObject;
+use serde_json::{Value, json};
+
+use crate::faults::Faults;
+use crate::instancetype::quantity;
+use crate::objects::{Kind, controlled_by, controller_of, deleting, list, object, stamp, text};
+use crate::plan::{Clock, Plan, Write};
+
+/// Keeps a claim while a pod uses it.
+const PVC_PROTECTION: &str = "kubernetes.io/pvc-protection";
+/// Part of the import before its first byte.
+const SCHEDULING: f64 = 0.2;
+/// Progress is told this often.
+const STEPS: u32 = 4;
+
+/// What a DataVolume depends on.
+#[derive(Debug)]
+pub struct Seen<'a> {
+    /// The DataVolume.
+    pub data_volume: &'a DynamicObject,
+    /// The claim of its name.
+    pub claim: Option<&'a DynamicObject>,
+    /// Whether the source of a clone exists; true for any other source.
+    pub source_exists: bool,
+    /// Faults of the VM, or of the DataVolume itself.
+    pub faults: &'a Faults,
+    /// How long an import takes.
+    pub import: Duration,
+}
+
+/// Whether KubeVirt starts a VM on this DataVolume.
+pub fn ready(data_volume: &DynamicObject) -> bool {
+    matches!(
+        text(data_volume, "/status/phase"),
+        Some("Succeeded" | "WaitForFirstConsumer" | "PendingPopulation")
+    )
+}
+
+/// Whether KubeVirt calls this a DataVolumeError.
+pub fn in_error(data_volume: &DynamicObject) -> bool {
+    let running = crate::objects::find_condition(list(data_volume, "/status/conditions"), "Running");
+    text(data_volume, "/status/phase") == Some("Failed")
+        || running.is_some_and(|condition| {
+            condition["status"] == "False"
+                && matches!(condition["reason"].as_str(), Some("Error" | "ImagePullFailed"))
+        })
+}
+
+/// CDI's next step.
+pub fn sync(seen: &Seen, clock: &mut Clock, now: Timestamp) -> Plan {
+    let data_volume = seen.data_volume;
+    let phase = text(data_volume, "/status/phase").unwrap_or_default();
+    if deleting(data_volume) || phase == "Succeeded" {
+        return Plan::idle();
+    }
+    let Some(claim) = seen.claim else {
+        return Plan::one(Write::Create(Kind::Pvc, claim_for(data_volume)));
+    };
+    let owned = controller_of(claim).is_some_and(|owner| Some(&owner.uid) == data_volume.uid().as_ref());
+    if deleting(claim) || !owned {
+        return Plan::idle();
+    }
+    let status = |step: &Step| json_status(data_volume, step, now);
+    let write = |step: &Step, otherwise: Plan| {
+        Plan::status_or(Kind::DataVolume, data_volume, status(step), otherwise)
+    };
+    if phase == "Failed" || seen.faults.import_failed {
+        return write(&Step::Failed, Plan::idle());
+    }
+    if seen.faults.pvc_pending || !seen.source_exists {
+        clock.since("pending");
+        let pending = json!({"phase": "Pending"});
+        return write(
+            &Step::Pending,
+            Plan::status_or(Kind::Pvc, claim, pending, Plan::idle()),
+        );
+    }
+    let bound = bound_claim(claim);
+    if text(claim, "/status/phase") != Some("Bound") {
+        return Plan::status_or(Kind::Pvc, claim, bound, Plan::idle());
+    }
+    if let Some(message) = &seen.faults.import_failing {
+        clock.since("failing");
+        return write(&Step::Failing(message.clone()), Plan::idle());
+    }
+    let passed = clock.since("importing").as_secs_f64();
+    let whole = seen.import.as_secs_f64().max(0.001);
+    let (step, next) = progress(passed / whole);
+    let wait = Duration::from_secs_f64((next * whole - passed).max(0.001));
+    write(
+        &step,
+        if step == Step::Succeeded {
+            Plan::idle()
+        } else {
+            Plan::after(wait)
+        },
+    )
+}
+
+/// The step at a fraction of the import's time, and the fraction at which the next one is due.
+fn progress(fraction: f64) -> (Step, f64) {
+    if fraction < SCHEDULING {
+        return (Step::Scheduled, SCHEDULING);
+    }
+    if fraction >= 1.0 {
+        return (Step::Succeeded, 1.0);
+    }
+    let per_step = (1.0 - SCHEDULING) / f64::from(STEPS);
+    let due = |step: u32| SCHEDULING + per_step * f64::from(step);
+    let step = (1..STEPS).rev().find(|step| fraction >= due(*step)).unwrap_or(0);
+    (Step::InProgress(100 * step / STEPS), due(step + 1))
+}
+
+/// Lets a claim go that nobody uses any more.
+pub fn release_claim(claim: &DynamicObject, used: bool) -> Plan {
+    if used || !deleting(claim) || !claim.finalizers().iter().any(|name| name == PVC_PROTECTION) {
+        return Plan::idle();
+    }
+    let mut released = claim.clone();
+    released.finalizers_mut().retain(|name| name != PVC_PROTECTION);
+    Plan::one(Write::Update(Kind::Pvc, released))
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Step {
+    Pending,
+    Scheduled,
+    InProgress(u32),
+    Failing(String),
+    Failed,
+    Succeeded,
+}
+
+fn json_status(data_volume: &DynamicObject, step: &Step, now: Timestamp) -> Value {
+    let name = data_volume.name_any();
+    let clone = data_volume.data.pointer("/spec/source/pvc").is_some();
+    let verb = if clone { "Clone" } else { "Import" };
+    let bound = ("Bound", "True", "Bound".to_owned(), format!("PVC {name} Bound"));
+    let ready = |status: &'static str, reason: &str| ("Ready", status, reason.to_owned(), String::new());
+    let running = |status: &'static str, reason: &str, message: &str| {
+        ("Running", status, reason.to_owned(), message.to_owned())
+    };
+    let (phase, progress, conditions) = match step {
+        Step::Pending => (
+            "Pending".to_owned(),
+            "N/A".to_owned(),
+            [
+                (
+                    "Bound",
+                    "False",
+                    "Pending".to_owned(),
+                    format!("PVC {name} Pending"),
+                ),
+                ready("False", ""),
+                running("False", "", ""),
+            ],
+        ),
+        Step::Scheduled => (
+            format!("{verb}Scheduled"),
+            "N/A".to_owned(),
+            [
+                bound,
+                ready("False", "TransferRunning"),
+                running("False", "ContainerCreating", ""),
+            ],
+        ),
+        Step::InProgress(percent) => (
+            format!("{verb}InProgress"),
+            format!("{percent}.00%"),
+            [
+                bound,
+                ready("False", "TransferRunning"),
+                running("True", "Pod is running", ""),
+            ],
+        ),
+        Step::Failing(message) => (
+            format!("{verb}InProgress"),
+            "N/A".to_owned(),
+            [
+                bound,
+                ready("False", "TransferRunning"),
+                running("False", "Error", message),
+            ],
+        ),
+        Step::Failed => (
+            "Failed".to_owned(),
+            "N/A".to_owned(),
+            [
+                bound,
+                ready("False", "Error"),
+                running("False", "Error", "Unable to process data"),
+            ],
+        ),
+        Step::Succeeded => (
+            "Succeeded".to_owned(),
+            "100.0%".to_owned(),
+            [
+                bound,
+                ready("True", ""),
+                running("False", "Completed", &format!("{verb} Complete")),
+            ],
+        ),
+    };
+    let before = list(data_volume, "/status/conditions");
+    let conditions: Vec<Value> = conditions
+        .into_iter()
+        .map(|(kind, status, reason, message)| condition(before, kind, status, &reason, &message, now))
+        .collect();
+    let mut status =
+        json!({"claimName": name, "phase": phase, "progress": progress, "conditions": conditions});
+    let restarts = data_volume
+        .data
+        .pointer("/status/restartCount")
+        .and_then(Value::as_u64)
+        .unwrap_or(0);
+    if restarts > 0 || matches!(step, Step::Failing(_)) {
+        status["restartCount"] = json!(restarts.max(1));
+    }
+    status
+}
+
+fn condition(
+    before: &[Value],
+    kind: &str,
+    status: &str,
+    reason: &str,
+    message: &str,
+    now: Timestamp,
+) -> Value {
+    let mut value = json!({"type": kind, "status": status, "reason": reason, "message": message});
+    let old = crate::objects::find_condition(before, kind);
+    let unchanged =
+        old.filter(|old| old["status"] == status && old["reason"] == reason && old["message"] == message);
+    if let Some(old) = unchanged {
+        return old.clone();
+    }
+    value["lastTransitionTime"] = match old.filter(|old| old["status"] == status) {
+        Some(old) => old["lastTransitionTime"].clone(),
+        None => json!(stamp(now)),
+    };
+    value["lastHeartbeatTime"] = json!(stamp(now));
+    value
+}
+
+fn wanted(data_volume: &DynamicObject, field: &str) -> Value {
+    let at = |part: &str| data_volume.data.pointer(&format!("/spec/{part}/{field}"));
+    at("pvc").or_else(|| at("storage")).cloned().unwrap_or_default()
+}
+
+fn claim_for(data_volume: &DynamicObject) -> DynamicObject {
+    let mut spec = json!({"resources": wanted(data_volume, "resources")});
+    let modes = wanted(data_volume, "accessModes");
+    spec["accessModes"] = if modes.is_null() {
+        json!(["ReadWriteOnce"])
+    } else {
+        modes
+    };
+    for field in ["storageClassName", "volumeMode"] {
+        let value = wanted(data_volume, field);
+        if !value.is_null() {
+            spec[field] = value;
+        }
+    }
+    let mut claim = object(Kind::Pvc, &data_volume.name_any(), json!({"spec": spec}));
+    claim.metadata.labels = Some([("app".to_owned(), "containerized-data-importer".to_owned())].into());
+    claim.metadata.owner_references = Some(vec![controlled_by(Kind::DataVolume, data_volume)]);
+    claim
+}
+
+fn bound_claim(claim: &DynamicObject) -> Value {
+    json!({
+        "phase": "Bound",
+        "accessModes": claim.data.pointer("/spec/accessModes"),
+        "capacity": claim.data.pointer("/spec/resources/requests"),
+    })
+}
+
+/// What CDI's admission says against a DataVolume, in its words.
+pub fn refusal(template: &Value) -> Option<String> {
+    let source = template.pointer("/spec/source").and_then(Value::as_object);
+    let has_reference = template.pointer("/spec/sourceRef").is_some();
+    let problem = match source.and_then(|source| source.iter().next()) {
+        None if !has_reference => Some(" spec.source Missing Data volume source".to_owned()),
+        Some((kind, source)) => source_refusal(kind, source),
+        None => None,
+    };
+    let size = ["pvc", "storage"].iter().find_map(|part| {
+        template
+            .pointer(&format!("/spec/{part}/resources/requests/storage"))?
+            .as_str()
+    });
+    problem.or_else(|| match size.map(quantity) {
+        None => Some(" spec.PVC.resources.requests PVC size is missing".to_owned()),
+        Some(size) if size.is_none() || size <= quantity("0") => {
+            Some(" spec.PVC.resources.requests.storage PVC size can't be equal or less than zero".to_owned())
+        }
+        Some(_) => None,
+    })
+}
+
+fn source_refusal(kind: &str, source: &Value) -> Option<String> {
+    let url = source.get("url").and_then(Value::as_str).unwrap_or_default();
+    let scheme = url
+        .split_once("://")
+        .map(|(scheme, rest)| (scheme.to_lowercase(), rest));
+    match (kind, scheme) {
+        ("http", None) => Some(format!(" spec.source Invalid source URL: {url}")),
+        ("http", Some((scheme, rest))) => match scheme.as_str() {
+            "http" | "https" if !rest.is_empty() => None,
+            "http" | "https" => Some(format!(" spec.source Invalid source URL: {url}")),
+            _ => Some(format!(" spec.source Invalid source URL scheme: {url}")),
+        },
+        ("registry", scheme) if !url.is_empty() || source.get("imageStream").is_none() => {
+            match scheme.as_ref().map(|(scheme, _)| scheme.as_str()) {
+                Some("docker" | "oci-archive") => {
+                    let method = source.get("pullMethod").and_then(Value::as_str).unwrap_or("pod");
+                    (!matches!(method, "node" | "pod")).then(|| {
+                        " spec.source.registry.pullMethod Source registry pullMethod should be node or pod".to_owned()
+                    })
+                }
+                _ => Some(format!(" spec.source Invalid source URL: {url}")),
+            }
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    fn template(source: &Value, size: &str) -> Value {
+        json!({"spec": {"source": source, "storage": {"resources": {"requests": {"storage": size}}}}})
+    }
+
+    #[rstest]
+    #[case::http(json!({"http": {"url": "http://a/b.img"}}), "1Gi", None)]
+    #[case::registry(json!({"registry": {"url": "docker://a/b", "pullMethod": "node"}}), "1Gi", None)]
+    #[case::clone(json!({"pvc": {"name": "a"}}), "1Gi", None)]
+    #[case::blank(json!({"blank": {}}), "1Gi", None)]
+    #[case::no_url(json!({"http": {"url": "ubuntu.img"}}), "1Gi", Some(" spec.source Invalid source URL: ubuntu.img"))]
+    #[case::scheme(json!({"http": {"url": "ftp://a/b"}}), "1Gi", Some(" spec.source Invalid source URL scheme: ftp://a/b"))]
+    #[case::registry_scheme(json!({"registry": {"url": "http://a"}}), "1Gi", Some(" spec.source Invalid source URL: http://a"))]
+    #[case::no_size(json!({"blank": {}}), "0", Some(" spec.PVC.resources.requests.storage PVC size can't be equal or less than zero"))]
+    #[case::no_source(json!({}), "1Gi", Some(" spec.source Missing Data volume source"))]
+    fn cdi_judges_a_data_volume(#[case] source: Value, #[case] size: &str, #[case] expected: Option<&str>) {
+        assert_eq!(refusal(&template(&source, size)).as_deref(), expected);
+    }
+
+    #[rstest]
+    #[case(0.0, Step::Scheduled)]
+    #[case(0.2, Step::InProgress(0))]
+    #[case(0.41, Step::InProgress(25))]
+    #[case(0.81, Step::InProgress(75))]
+    #[case(1.0, Step::Succeeded)]
+    fn an_import_passes_through_its_phases(#[case] fraction: f64, #[case] expected: Step) {
+        assert_eq!(progress(fraction).0, expected);
+    }
+}

@@ -1,0 +1,168 @@
+//! The guests of all running VMIs: starts one when a VMI runs, ends it when the VMI does not any more.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use kube::ResourceExt as _;
+use kube::api::DynamicObject;
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+
+use crate::faults::Faults;
+use crate::guest::node::Machine;
+use crate::guest::{Guest, GuestState};
+use crate::instance;
+use crate::lock;
+use crate::objects::{Kind, list, text};
+use crate::vm::phase;
+use crate::world::{World, claim_names};
+
+/// All guests, by the name of their VM.
+#[derive(Debug)]
+pub(crate) struct Guests {
+    running: Mutex<HashMap<String, Running>>,
+    states: Arc<Mutex<HashMap<String, GuestState>>>,
+    disks: PathBuf,
+    boot: Duration,
+    kubelet_version: String,
+}
+
+#[derive(Debug)]
+struct Running {
+    uid: String,
+    stop: CancellationToken,
+}
+
+impl Guests {
+    pub(crate) fn new(disks: PathBuf, boot: Duration, kubelet_version: String) -> Self {
+        Self {
+            running: Mutex::default(),
+            states: Arc::default(),
+            disks,
+            boot,
+            kubelet_version,
+        }
+    }
+
+    /// What has become of the guest of a VM.
+    pub(crate) fn state(&self, vm: &str) -> Option<GuestState> {
+        lock(&self.states).get(vm).cloned()
+    }
+
+    /// Brings the guest in line with its VMI.
+    pub(crate) fn tend(&self, stop: &CancellationToken, world: &World, vmi: &DynamicObject, faults: &Faults) {
+        let name = vmi.name_any();
+        let uid = vmi.uid().unwrap_or_default();
+        let address: Option<IpAddr> =
+            text(vmi, "/status/interfaces/0/ipAddress").and_then(|text| text.parse().ok());
+        let running = lock(&self.running).get(&name).map(|running| running.uid.clone());
+        if phase(vmi) != "Running" || faults.never_joins {
+            if running.is_some() {
+                self.stop(&name);
+            }
+            return;
+        }
+        if running.as_ref() == Some(&uid) {
+            return;
+        }
+        // Without an address the guest has no network, and its kubelet gets nowhere.
+        let (Some(address), Some(user_data)) = (address, user_data(world, vmi)) else {
+            return;
+        };
+        let disk = disk_id(world, vmi).unwrap_or_else(|| uid.clone());
+        let (cpus, memory) = instance::size(vmi);
+        let guest = Guest {
+            vm: name.clone(),
+            disk: self.folder(vm_uid(vmi).unwrap_or(&uid)).join(disk),
+            hostname: text(vmi, "/spec/hostname").unwrap_or(&name).to_owned(),
+            user_data,
+            machine: Machine {
+                address,
+                system_uuid: text(vmi, "/spec/domain/firmware/uuid").unwrap_or(&uid).to_owned(),
+                boot_id: crate::admission::mutate::random_uuid(),
+                kubelet_version: self.kubelet_version.clone(),
+                cpus,
+                memory,
+            },
+            boot: self.boot,
+        };
+        self.start(stop.child_token(), uid, guest);
+    }
+
+    fn start(&self, stop: CancellationToken, uid: String, guest: Guest) {
+        let (name, states) = (guest.vm.clone(), Arc::clone(&self.states));
+        let running = Running {
+            uid,
+            stop: stop.clone(),
+        };
+        if let Some(old) = lock(&self.running).insert(name.clone(), running) {
+            old.stop.cancel();
+        }
+        tokio::spawn(async move {
+            let report = |state| drop(lock(&states).insert(name.clone(), state));
+            stop.run_until_cancelled(Box::pin(guest.run(report))).await;
+        });
+    }
+
+    /// Power off.
+    pub(crate) fn stop(&self, vm: &str) {
+        if let Some(running) = lock(&self.running).remove(vm) {
+            running.stop.cancel();
+        }
+    }
+
+    /// The VM is gone, with its disks.
+    pub(crate) fn forget(&self, vm: &str, uid: Option<&str>) {
+        self.stop(vm);
+        lock(&self.states).remove(vm);
+        if let Some(uid) = uid {
+            crate::runner::remove(&self.folder(uid));
+        }
+    }
+
+    fn folder(&self, vm_uid: &str) -> PathBuf {
+        self.disks.join(vm_uid)
+    }
+}
+
+fn vm_uid(vmi: &DynamicObject) -> Option<&str> {
+    vmi.owner_references().first().map(|owner| owner.uid.as_str())
+}
+
+/// A disk is its claim: it survives a restart of the VM, not a new DataVolume.
+fn disk_id(world: &World, vmi: &DynamicObject) -> Option<String> {
+    world.get(Kind::Pvc, claim_names(vmi).next()?)?.uid()
+}
+
+/// The cloud-init volume's source.
+fn cloud_init(vmi: &DynamicObject) -> Option<&Value> {
+    list(vmi, "/spec/volumes").iter().find_map(|volume| {
+        volume
+            .get("cloudInitNoCloud")
+            .or_else(|| volume.get("cloudInitConfigDrive"))
+    })
+}
+
+/// Name of the Secret that holds the user data, if it is in one.
+pub(crate) fn secret_name(vmi: &DynamicObject) -> Option<&str> {
+    cloud_init(vmi)?.pointer("/secretRef/name")?.as_str()
+}
+
+fn user_data(world: &World, vmi: &DynamicObject) -> Option<Vec<u8>> {
+    let source = cloud_init(vmi)?;
+    if let Some(name) = secret_name(vmi) {
+        let secret = world.get(Kind::Secret, name)?;
+        let encoded = text(secret, "/data/userdata").or_else(|| text(secret, "/data/userData"))?;
+        return STANDARD.decode(encoded).ok();
+    }
+    let plain = source.get("userData").and_then(Value::as_str);
+    let encoded = source.get("userDataBase64").and_then(Value::as_str);
+    plain
+        .map(|text| text.as_bytes().to_vec())
+        .or_else(|| STANDARD.decode(encoded?).ok())
+}

@@ -1,0 +1,427 @@
+//! Carries out what the components plan: one task per VM, VMI, DataVolume and claim, woken by watches and timers.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fs;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use futures::StreamExt as _;
+use jiff::Timestamp;
+use kube::api::{DeleteParams, DynamicObject, PostParams, Preconditions};
+use kube::core::TypeMeta;
+use kube::runtime::{WatchStreamExt as _, watcher};
+use kube::{Api, Client, ResourceExt as _};
+use tokio::sync::{Notify, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use crate::faults::Faults;
+use crate::guests::Guests;
+use crate::instancetype;
+use crate::objects::{Kind, StatusIn, list, object, stamp, text};
+use crate::options::Options;
+use crate::plan::{self, Clock, Plan, Write};
+use crate::world::{Key, World, claim_names};
+use crate::{data_volume, lock, vm, vmi};
+
+/// Pause after a write that lost against someone else's.
+const CONFLICT: Duration = Duration::from_millis(20);
+/// Pause after a write that failed otherwise.
+const FAILURE: Duration = Duration::from_millis(500);
+
+/// The simulated components.
+pub(crate) struct Runner {
+    pub(crate) client: Client,
+    pub(crate) options: Options,
+    pub(crate) world: Arc<Mutex<World>>,
+    pub(crate) guests: Guests,
+    pub(crate) stop: CancellationToken,
+    actors: Mutex<HashMap<Key, Arc<Notify>>>,
+}
+
+/// What one task remembers; of one object only, not of its successor of the same name.
+struct Actor {
+    uid: Option<String>,
+    clock: Clock,
+    memory: vm::Memory,
+    address: Option<String>,
+}
+
+impl Runner {
+    pub(crate) fn new(
+        client: Client,
+        options: Options,
+        world: Arc<Mutex<World>>,
+        guests: Guests,
+    ) -> Arc<Self> {
+        let (stop, actors) = (CancellationToken::new(), Mutex::default());
+        Arc::new(Self {
+            client,
+            options,
+            world,
+            guests,
+            stop,
+            actors,
+        })
+    }
+
+    fn api(&self, kind: Kind) -> Api<DynamicObject> {
+        if kind.namespaced() {
+            Api::namespaced_with(self.client.clone(), &self.options.namespace, &kind.resource())
+        } else {
+            Api::all_with(self.client.clone(), &kind.resource())
+        }
+    }
+
+    /// Watches a kind for ever; `synced` fires when the first list is in.
+    pub(crate) async fn watch(self: Arc<Self>, kind: Kind, synced: oneshot::Sender<()>) {
+        let mut synced = Some(synced);
+        let mut listed = BTreeSet::new();
+        let changes = watcher(self.api(kind), watcher::Config::default()).default_backoff();
+        let mut changes = std::pin::pin!(changes);
+        while let Some(change) = self.stop.run_until_cancelled(changes.next()).await.flatten() {
+            match change {
+                Ok(watcher::Event::Init) => listed.clear(),
+                Ok(watcher::Event::InitApply(object)) => {
+                    listed.insert(object.name_any());
+                    self.learn(kind, object);
+                }
+                Ok(watcher::Event::InitDone) => {
+                    let gone = lock(&self.world).retain(kind, &listed);
+                    for name in &gone {
+                        self.changed(kind, name);
+                    }
+                    if let Some(synced) = synced.take() {
+                        // Nobody waits any more if the start was given up.
+                        let _ = synced.send(());
+                    }
+                }
+                Ok(watcher::Event::Apply(object)) => self.learn(kind, object),
+                Ok(watcher::Event::Delete(object)) => {
+                    let name = object.name_any();
+                    let before = {
+                        let mut world = lock(&self.world);
+                        let before = world.concerned(kind, &name);
+                        world.forget(kind, &name, object.uid().as_deref());
+                        before
+                    };
+                    for key in &before {
+                        self.wake(key);
+                    }
+                    self.changed(kind, &name);
+                }
+                Err(error) => tracing::debug!(?kind, %error, "watch"),
+            }
+        }
+    }
+
+    fn learn(self: &Arc<Self>, kind: Kind, mut object: DynamicObject) {
+        let name = object.name_any();
+        prepare(kind, &mut object);
+        if lock(&self.world).learn(kind, object) {
+            self.changed(kind, &name);
+        }
+    }
+
+    fn changed(self: &Arc<Self>, kind: Kind, name: &str) {
+        let concerned = lock(&self.world).concerned(kind, name);
+        for key in &concerned {
+            self.wake(key);
+        }
+    }
+
+    fn wake(self: &Arc<Self>, key: &Key) {
+        let mut actors = lock(&self.actors);
+        if let Some(notify) = actors.get(key) {
+            notify.notify_one();
+        } else if lock(&self.world).get(key.0, &key.1).is_some() {
+            let notify = Arc::new(Notify::new());
+            actors.insert(key.clone(), Arc::clone(&notify));
+            let runner = Arc::clone(self);
+            let key = key.clone();
+            tokio::spawn(async move {
+                let stop = runner.stop.clone();
+                stop.run_until_cancelled(runner.act(key, &notify)).await;
+            });
+        }
+    }
+
+    async fn act(self: Arc<Self>, key: Key, notify: &Notify) {
+        let mut actor = Actor::new(None);
+        loop {
+            let Some(plan) = self.plan(&key, &mut actor) else {
+                if self.retire(&key, &actor) {
+                    return;
+                }
+                continue;
+            };
+            if plan.writes.is_empty() {
+                match plan.again {
+                    // Woken or due: either way it is time to look.
+                    Some(wait) => drop(tokio::time::timeout(wait, notify.notified()).await),
+                    None => notify.notified().await,
+                }
+                continue;
+            }
+            for write in plan.writes {
+                if let Err(error) = self.perform(write).await {
+                    let conflict =
+                        matches!(&error, kube::Error::Api(status) if matches!(status.code, 404 | 409));
+                    if !conflict {
+                        tracing::warn!(kind = ?key.0, name = key.1, %error, "write failed");
+                    }
+                    tokio::time::sleep(if conflict { CONFLICT } else { FAILURE }).await;
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Ends the task of an object that is gone; false if it has come back in the meantime.
+    fn retire(&self, key: &Key, actor: &Actor) -> bool {
+        let mut actors = lock(&self.actors);
+        if lock(&self.world).get(key.0, &key.1).is_some() {
+            return false;
+        }
+        actors.remove(key);
+        drop(actors);
+        match key.0 {
+            Kind::Vmi => self.guests.stop(&key.1),
+            Kind::Vm => self.guests.forget(&key.1, actor.uid.as_deref()),
+            _ => {}
+        }
+        true
+    }
+
+    /// What the component responsible for this object wants; nothing if the object is gone.
+    fn plan(&self, key: &Key, actor: &mut Actor) -> Option<Plan> {
+        let now = Timestamp::now();
+        let mut world = lock(&self.world);
+        let (kind, name) = (key.0, &key.1);
+        let object = Arc::clone(world.get(kind, name)?);
+        if actor.uid != object.uid() {
+            if kind == Kind::Vm && actor.uid.is_some() {
+                self.guests.forget(name, actor.uid.as_deref());
+            }
+            *actor = Actor::new(object.uid());
+        }
+        actor.clock.tick(Instant::now());
+        Some(match kind {
+            Kind::Vm => Self::plan_vm(&world, &object, actor, now),
+            Kind::Vmi => {
+                let address = actor.address.get_or_insert_with(|| world.fresh_address()).clone();
+                self.plan_vmi(&world, &object, actor, &address, now)
+            }
+            Kind::DataVolume => {
+                let faults = Faults::of(world.vm_of(&object).unwrap_or(&object));
+                let source = text(&object, "/spec/source/pvc/name");
+                let elsewhere = text(&object, "/spec/source/pvc/namespace")
+                    .is_some_and(|namespace| namespace != self.options.namespace);
+                let seen = data_volume::Seen {
+                    data_volume: &object,
+                    claim: world.get(Kind::Pvc, name).map(AsRef::as_ref),
+                    source_exists: elsewhere
+                        || source.is_none_or(|name| world.get(Kind::Pvc, name).is_some()),
+                    faults: &faults,
+                    import: self.options.import,
+                };
+                data_volume::sync(&seen, &mut actor.clock, now)
+            }
+            Kind::Pvc => {
+                let used = world
+                    .all(Kind::Vmi)
+                    .any(|vmi| claim_names(vmi).any(|claim| claim == name));
+                data_volume::release_claim(&object, used)
+            }
+            _ => Plan::idle(),
+        })
+    }
+
+    fn plan_vm(world: &World, object: &DynamicObject, actor: &mut Actor, now: Timestamp) -> Plan {
+        let disks = list(object, "/spec/dataVolumeTemplates").iter().map(|template| {
+            let name = template
+                .pointer("/metadata/name")
+                .and_then(serde_json::Value::as_str)
+                .unwrap_or_default();
+            (template, world.get(Kind::DataVolume, name).cloned())
+        });
+        let own = |vmi: &&Arc<DynamicObject>| {
+            vmi.owner_references()
+                .iter()
+                .any(|owner| Some(&owner.uid) == object.metadata.uid.as_ref())
+        };
+        let seen = vm::Seen {
+            vm: object,
+            vmi: world
+                .get(Kind::Vmi, &object.name_any())
+                .filter(own)
+                .map(AsRef::as_ref),
+            disks: disks.collect(),
+            found: instancetype::find(world, object),
+        };
+        vm::sync(&seen, &mut actor.memory, now)
+    }
+
+    fn plan_vmi(
+        &self,
+        world: &World,
+        object: &DynamicObject,
+        actor: &mut Actor,
+        address: &str,
+        now: Timestamp,
+    ) -> Plan {
+        let name = object.name_any();
+        let faults = world
+            .get(Kind::Vm, &name)
+            .map(|vm| Faults::of(vm))
+            .unwrap_or_default();
+        let seen = vmi::Seen {
+            vmi: object,
+            disks: disks(world, object),
+            secret: crate::guests::secret_name(object)
+                .is_none_or(|name| world.get(Kind::Secret, name).is_some()),
+            faults: &faults,
+            options: &self.options,
+            address,
+        };
+        self.guests.tend(&self.stop, world, object, &faults);
+        vmi::sync(&seen, &mut actor.clock, now)
+    }
+
+    async fn perform(self: &Arc<Self>, write: Write) -> Result<(), kube::Error> {
+        let params = PostParams::default();
+        let (kind, written) = match write {
+            Write::Create(kind, object) => match self.api(kind).create(&params, &object).await {
+                Err(kube::Error::Api(status)) if kind == Kind::Revision && status.code == 409 => {
+                    return Ok(());
+                }
+                other => {
+                    let created = other?;
+                    if Kind::WATCHED.contains(&kind) {
+                        self.learn(kind, created);
+                    }
+                    return Ok(());
+                }
+            },
+            Write::Event {
+                kind,
+                about,
+                class,
+                reason,
+                message,
+            } => {
+                let content = plan::event(kind, &about, class, reason, &message, &stamp(Timestamp::now()));
+                let mut event = object(Kind::Event, "", content);
+                event.metadata.name = None;
+                event.metadata.generate_name = Some(format!("{}.", about.name_any()));
+                // As in KubeVirt, a lost event stops nothing.
+                if let Err(error) = self.api(Kind::Event).create(&params, &event).await {
+                    tracing::debug!(%error, "event lost");
+                }
+                return Ok(());
+            }
+            Write::Update(kind, object) => (kind, self.put(kind, object, StatusIn::Object).await),
+            Write::Status(kind, object) => (kind, self.put(kind, object, kind.status_in()).await),
+            Write::Delete(kind, object) => {
+                let only_this = Preconditions {
+                    uid: object.uid(),
+                    resource_version: None,
+                };
+                let params = DeleteParams::default().preconditions(only_this);
+                let name = object.name_any();
+                match self.api(kind).delete(&name, &params).await {
+                    Ok(answer) => {
+                        if let Some(object) = answer.left() {
+                            self.relearn(kind, object);
+                        }
+                        return Ok(());
+                    }
+                    Err(error) => (kind, Err((error, name, object.uid()))),
+                }
+            }
+        };
+        match written {
+            Ok(object) => self.relearn(kind, object),
+            Err((error, name, uid)) => {
+                if matches!(&error, kube::Error::Api(status) if status.code == 404) {
+                    lock(&self.world).forget(kind, &name, uid.as_deref());
+                    self.changed(kind, &name);
+                }
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    async fn put(
+        &self,
+        kind: Kind,
+        object: DynamicObject,
+        place: StatusIn,
+    ) -> Result<DynamicObject, (kube::Error, String, Option<String>)> {
+        let (name, api, params) = (object.name_any(), self.api(kind), PostParams::default());
+        let answer = match place {
+            StatusIn::Subresource => api.replace_status(&name, &params, &object).await,
+            StatusIn::Object => api.replace(&name, &params, &object).await,
+        };
+        answer.map_err(|error| (error, name, object.uid()))
+    }
+
+    /// Takes in the answer to a write, unless the watch has already said that the object is gone.
+    fn relearn(self: &Arc<Self>, kind: Kind, object: DynamicObject) {
+        let known = lock(&self.world).get(kind, &object.name_any()).is_some();
+        if known {
+            self.learn(kind, object);
+        }
+    }
+}
+
+impl Actor {
+    fn new(uid: Option<String>) -> Self {
+        Self {
+            uid,
+            clock: Clock::new(Instant::now()),
+            memory: vm::Memory::default(),
+            address: None,
+        }
+    }
+}
+
+/// Objects out of lists have no type, and nobody here looks at managed fields.
+fn prepare(kind: Kind, object: &mut DynamicObject) {
+    let resource = kind.resource();
+    object.types = Some(TypeMeta {
+        api_version: resource.api_version,
+        kind: resource.kind,
+    });
+    object.metadata.managed_fields = None;
+}
+
+fn disks(world: &World, vmi: &DynamicObject) -> Vec<vmi::Disk> {
+    let volumes = list(vmi, "/spec/volumes").iter().filter_map(|volume| {
+        let data_volume = volume
+            .pointer("/dataVolume/name")
+            .and_then(serde_json::Value::as_str);
+        let claim = volume
+            .pointer("/persistentVolumeClaim/claimName")
+            .and_then(serde_json::Value::as_str);
+        let name = data_volume.or(claim)?;
+        Some(vmi::Disk {
+            volume: volume["name"].as_str()?.to_owned(),
+            claim: name.to_owned(),
+            is_data_volume: data_volume.is_some(),
+            data_volume: world.get(Kind::DataVolume, name).cloned(),
+            pvc: world.get(Kind::Pvc, name).cloned(),
+        })
+    });
+    volumes.collect()
+}
+
+/// Removes a folder of guests' disks; what cannot be removed is left to the operating system.
+pub(crate) fn remove(folder: &PathBuf) {
+    if let Err(error) = fs::remove_dir_all(folder)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        tracing::debug!(folder = %folder.display(), %error, "disk not removed");
+    }
+}

@@ -1,0 +1,278 @@
+//! virt-controller's VMI controller and virt-handler: an instance from Pending to its end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use kube::ResourceExt as _;
+use kube::api::DynamicObject;
+
+use crate::data_volume;
+use crate::faults::{Crash, Faults};
+use crate::instance::{CONTROLLER_FINALIZER, FOREGROUND_FINALIZER};
+use crate::objects::{Kind, deleting, list, text};
+use crate::options::Options;
+use crate::plan::{Clock, Plan, Write};
+use crate::vm::phase;
+use crate::vmi_status::{self, Change, Ready};
+
+/// The node of the infra cluster that every launcher is scheduled to.
+pub const NODE: &str = "node1";
+/// Where a migrated VM goes.
+pub const OTHER_NODE: &str = "node2";
+/// From Running to Ready.
+const READY_AFTER: Duration = Duration::from_millis(30);
+/// From Ready to the end of a guest that shall end.
+const ENDS_AFTER: Duration = Duration::from_millis(200);
+/// How long a live migration takes.
+const MIGRATION: Duration = Duration::from_millis(500);
+
+/// What a VMI depends on.
+#[derive(Debug)]
+pub struct Seen<'a> {
+    /// The VMI.
+    pub vmi: &'a DynamicObject,
+    /// Per claim of its volumes: name, DataVolume, PVC.
+    pub disks: Vec<Disk>,
+    /// Whether the Secret of its cloud-init volume is there (true without one).
+    pub secret: bool,
+    /// Faults of the VM.
+    pub faults: &'a Faults,
+    /// Timing.
+    pub options: &'a Options,
+    /// Address for the guest's interface.
+    pub address: &'a str,
+}
+
+/// A claim that a VMI uses.
+#[derive(Debug, Clone)]
+pub struct Disk {
+    /// Name of the volume.
+    pub volume: String,
+    /// Name of the claim.
+    pub claim: String,
+    /// Whether the volume names a DataVolume.
+    pub is_data_volume: bool,
+    /// The DataVolume, if there is one.
+    pub data_volume: Option<Arc<DynamicObject>>,
+    /// The claim itself, if it exists.
+    pub pvc: Option<Arc<DynamicObject>>,
+}
+
+/// The next step of a VMI.
+pub fn sync(seen: &Seen, clock: &mut Clock, now: Timestamp) -> Plan {
+    let change = |change: Change| {
+        Plan::status_or(
+            Kind::Vmi,
+            seen.vmi,
+            vmi_status::after(seen, &change, now),
+            Plan::idle(),
+        )
+    };
+    let phase = phase(seen.vmi);
+    if matches!(phase, "Succeeded" | "Failed") {
+        return end(seen, clock, now);
+    }
+    if deleting(seen.vmi) && phase != "Running" {
+        return change(Change::phase("Failed").ready(Ready::GuestNotRunning));
+    }
+    match phase {
+        "" => change(Change::phase("Pending")),
+        "Pending" => pending(seen, now),
+        "Scheduling" => scheduling(seen, clock, now),
+        "Scheduled" => scheduled(seen, clock, now),
+        _ => running(seen, clock, now),
+    }
+}
+
+/// Writes the change if it is one, else waits.
+fn change_or(seen: &Seen, change: &Change, now: Timestamp, otherwise: Plan) -> Plan {
+    Plan::status_or(
+        Kind::Vmi,
+        seen.vmi,
+        vmi_status::after(seen, change, now),
+        otherwise,
+    )
+}
+
+fn pending(seen: &Seen, now: Timestamp) -> Plan {
+    let missing = seen.disks.iter().find(|disk| disk.pvc.is_none());
+    if let Some(disk) = missing {
+        let namespace = seen.vmi.namespace().unwrap_or_default();
+        let message = format!(
+            "PVC {namespace}/{} does not exist, waiting for it to appear",
+            disk.claim
+        );
+        return change_or(
+            seen,
+            &Change::phase("Pending").missing_claim(message),
+            now,
+            Plan::idle(),
+        );
+    }
+    let filled = seen
+        .disks
+        .iter()
+        .all(|disk| disk.data_volume.as_deref().is_none_or(data_volume::ready));
+    if !filled {
+        return change_or(seen, &Change::phase("Pending"), now, Plan::idle());
+    }
+    change_or(
+        seen,
+        &Change::phase("Scheduling").ready(Ready::GuestNotRunning),
+        now,
+        Plan::idle(),
+    )
+}
+
+fn scheduling(seen: &Seen, clock: &mut Clock, now: Timestamp) -> Plan {
+    let here = Change::phase("Scheduling").ready(Ready::GuestNotRunning);
+    if let Some(message) = &seen.faults.unschedulable {
+        clock.since("unschedulable");
+        return change_or(seen, &here.unschedulable(message.clone()), now, Plan::idle());
+    }
+    if let Some(message) = &seen.faults.image_pull {
+        clock.since("image pull");
+        return change_or(seen, &here.image_pull(message.clone()), now, Plan::idle());
+    }
+    if !seen.secret {
+        // The pod hangs in ContainerCreating, and KubeVirt says nothing.
+        clock.since("no secret");
+        return change_or(seen, &here, now, Plan::idle());
+    }
+    match clock.left("scheduling", seen.options.boot / 2) {
+        Some(wait) => change_or(seen, &here, now, Plan::after(wait)),
+        None => change_or(
+            seen,
+            &Change::phase("Scheduled").ready(Ready::GuestNotRunning),
+            now,
+            Plan::idle(),
+        ),
+    }
+}
+
+fn scheduled(seen: &Seen, clock: &mut Clock, now: Timestamp) -> Plan {
+    if seen.faults.crash == Some(Crash::BeforeRunning) {
+        return change_or(
+            seen,
+            &Change::phase("Failed").ready(Ready::GuestNotRunning),
+            now,
+            Plan::idle(),
+        );
+    }
+    match clock.left("scheduled", seen.options.boot / 2) {
+        Some(wait) => Plan::after(wait),
+        None => change_or(
+            seen,
+            &Change::phase("Running").ready(Ready::GuestNotRunning),
+            now,
+            Plan::idle(),
+        ),
+    }
+}
+
+fn running(seen: &Seen, clock: &mut Clock, now: Timestamp) -> Plan {
+    if deleting(seen.vmi) {
+        let stopping = Change::phase("Running").ready(Ready::PodTerminating);
+        let patience = seen.faults.slow_delete.unwrap_or(seen.options.shutdown);
+        return match clock.left("stopping", patience) {
+            Some(wait) => change_or(seen, &stopping, now, Plan::after(wait)),
+            None => change_or(
+                seen,
+                &Change::phase("Succeeded").ready(Ready::PodTerminating),
+                now,
+                Plan::idle(),
+            ),
+        };
+    }
+    let ready = Change::phase("Running").ready(Ready::Yes);
+    if vmi_status::ready(seen.vmi) != Some(true)
+        && let Some(wait) = clock.left("running", READY_AFTER)
+    {
+        return Plan::after(wait);
+    }
+    if let Some(plan) = evacuation(seen, &ready, clock, now) {
+        return plan;
+    }
+    let end = match (seen.faults.crash, seen.faults.power_off) {
+        (Some(Crash::Running), _) => "Failed",
+        (_, true) => "Succeeded",
+        _ => {
+            clock.since("ready");
+            return change_or(seen, &ready, now, Plan::idle());
+        }
+    };
+    match clock.left("ending", ENDS_AFTER) {
+        Some(wait) => change_or(seen, &ready, now, Plan::after(wait)),
+        None => change_or(
+            seen,
+            &Change::phase(end).ready(Ready::GuestNotRunning),
+            now,
+            Plan::idle(),
+        ),
+    }
+}
+
+/// The launcher's pod is evicted from its node: what follows depends on the VMI's eviction strategy.
+fn evacuation(seen: &Seen, ready: &Change, clock: &mut Clock, now: Timestamp) -> Option<Plan> {
+    if !seen.faults.evacuate {
+        return None;
+    }
+    let migratable = vmi_status::migratable(seen);
+    let strategy = text(seen.vmi, "/spec/evictionStrategy").unwrap_or("None");
+    match strategy {
+        "External" => Some(change_or(seen, &ready.clone().evacuating(), now, Plan::idle())),
+        "LiveMigrate" | "LiveMigrateIfPossible" if migratable => {
+            if text(seen.vmi, "/status/nodeName") != Some(NODE) {
+                return Some(change_or(seen, &ready.clone().on(OTHER_NODE), now, Plan::idle()));
+            }
+            Some(match clock.left("migrating", MIGRATION) {
+                Some(wait) => change_or(
+                    seen,
+                    &ready.clone().evacuating().migrating(),
+                    now,
+                    Plan::after(wait),
+                ),
+                None => change_or(seen, &ready.clone().on(OTHER_NODE), now, Plan::idle()),
+            })
+        }
+        // The eviction is refused and nothing marks the VMI.
+        "LiveMigrate" => None,
+        // The eviction is allowed: the pod is gone.
+        _ => Some(change_or(
+            seen,
+            &Change::phase("Failed").ready(Ready::PodNotExists),
+            now,
+            Plan::idle(),
+        )),
+    }
+}
+
+/// The guest has ended: the pod terminates, then the finalizers go one by one. Without a deletion the object stays.
+fn end(seen: &Seen, clock: &mut Clock, now: Timestamp) -> Plan {
+    let reason = vmi_status::ready_reason(seen.vmi);
+    if reason == Some("GuestNotRunning")
+        && list(seen.vmi, "/status/phaseTransitionTimestamps")
+            .iter()
+            .any(|passed| passed["phase"] == "Running")
+    {
+        if let Some(wait) = clock.left("ended", READY_AFTER) {
+            return Plan::after(wait);
+        }
+        let change = Change::phase(phase(seen.vmi)).ready(Ready::PodTerminating);
+        return change_or(seen, &change, now, Plan::idle());
+    }
+    let next = [CONTROLLER_FINALIZER, FOREGROUND_FINALIZER]
+        .into_iter()
+        .find(|name| seen.vmi.finalizers().iter().any(|finalizer| finalizer == name));
+    match next {
+        // The pod takes a moment to be gone.
+        Some(FOREGROUND_FINALIZER) if clock.left("pod", READY_AFTER).is_some() => Plan::after(READY_AFTER),
+        Some(name) => {
+            let mut vmi = seen.vmi.clone();
+            vmi.finalizers_mut().retain(|finalizer| finalizer != name);
+            Plan::one(Write::Update(Kind::Vmi, vmi))
+        }
+        None => Plan::idle(),
+    }
+}

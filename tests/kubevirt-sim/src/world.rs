@@ -1,0 +1,229 @@
+//! What the simulator knows of the cluster: every watched object, kept up to date by watches and its own writes.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use kube::ResourceExt as _;
+use kube::api::DynamicObject;
+
+use crate::objects::{Kind, controller_of, list, text};
+
+/// An object of the world, by kind and name; there is one namespace.
+pub type Key = (Kind, String);
+
+/// All watched objects.
+#[derive(Debug, Default)]
+pub struct World {
+    objects: HashMap<Kind, HashMap<String, Arc<DynamicObject>>>,
+    addresses: u32,
+}
+
+fn version(object: &DynamicObject) -> u64 {
+    object
+        .resource_version()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or_default()
+}
+
+impl World {
+    /// An object as last seen.
+    pub fn get(&self, kind: Kind, name: &str) -> Option<&Arc<DynamicObject>> {
+        self.objects.get(&kind)?.get(name)
+    }
+
+    /// All objects of a kind.
+    pub fn all(&self, kind: Kind) -> impl Iterator<Item = &Arc<DynamicObject>> {
+        self.objects.get(&kind).into_iter().flat_map(HashMap::values)
+    }
+
+    /// Takes in what a watch or a write returned, unless something newer is known. Tells whether it was news.
+    pub fn learn(&mut self, kind: Kind, object: DynamicObject) -> bool {
+        let name = object.name_any();
+        let kept = self.objects.entry(kind).or_default();
+        if kept
+            .get(&name)
+            .is_some_and(|known| version(known) >= version(&object))
+        {
+            return false;
+        }
+        kept.insert(name, Arc::new(object));
+        true
+    }
+
+    /// Forgets an object; one of the same name with another UID is another object and stays.
+    pub fn forget(&mut self, kind: Kind, name: &str, uid: Option<&str>) {
+        if let Some(kept) = self.objects.get_mut(&kind)
+            && kept
+                .get(name)
+                .is_some_and(|known| uid.is_none() || known.uid().as_deref() == uid)
+        {
+            kept.remove(name);
+        }
+    }
+
+    /// Forgets what a complete list no longer has; returns the names.
+    pub fn retain(&mut self, kind: Kind, listed: &BTreeSet<String>) -> Vec<String> {
+        let kept = self.objects.entry(kind).or_default();
+        let gone: Vec<String> = kept
+            .keys()
+            .filter(|name| !listed.contains(*name))
+            .cloned()
+            .collect();
+        kept.retain(|name, _| listed.contains(name));
+        gone
+    }
+
+    /// The VM that a DataVolume belongs to.
+    pub fn vm_of(&self, data_volume: &DynamicObject) -> Option<&Arc<DynamicObject>> {
+        let owner = controller_of(data_volume).filter(|owner| owner.kind == "VirtualMachine")?;
+        self.get(Kind::Vm, &owner.name)
+            .filter(|vm| vm.uid().as_deref() == Some(&owner.uid))
+    }
+
+    /// An address that no VMI has: 10.200.0.0/16 and up.
+    pub fn fresh_address(&mut self) -> String {
+        loop {
+            self.addresses += 1;
+            let [_, high, middle, low] = self.addresses.to_be_bytes();
+            let address = format!("10.{}.{middle}.{low}", 200 + high % 50);
+            let used =
+                |vmi: &Arc<DynamicObject>| text(vmi, "/status/interfaces/0/ipAddress") == Some(&address);
+            // .0 and .255 are fine as addresses, but look wrong to people.
+            if !matches!(low, 0 | 255) && !self.all(Kind::Vmi).any(used) {
+                return address;
+            }
+        }
+    }
+
+    /// The parts of the simulator that must look again when this object has changed.
+    pub fn concerned(&self, kind: Kind, name: &str) -> Vec<Key> {
+        let vmis_with = |found: &dyn Fn(&DynamicObject) -> bool| -> Vec<Key> {
+            self.all(Kind::Vmi)
+                .filter(|vmi| found(vmi))
+                .map(|vmi| (Kind::Vmi, vmi.name_any()))
+                .collect()
+        };
+        match kind {
+            Kind::Vm => {
+                let mut keys = vec![(Kind::Vm, name.to_owned()), (Kind::Vmi, name.to_owned())];
+                if let Some(vm) = self.get(Kind::Vm, name) {
+                    keys.extend(template_names(vm).map(|name| (Kind::DataVolume, name.to_owned())));
+                }
+                keys
+            }
+            Kind::Vmi => vec![(Kind::Vmi, name.to_owned()), (Kind::Vm, name.to_owned())],
+            Kind::DataVolume | Kind::Pvc => {
+                let mut keys = vec![(Kind::DataVolume, name.to_owned())];
+                if kind == Kind::Pvc {
+                    keys.push((Kind::Pvc, name.to_owned()));
+                }
+                match self
+                    .get(Kind::DataVolume, name)
+                    .and_then(|data_volume| self.vm_of(data_volume))
+                {
+                    Some(vm) => keys.extend([(Kind::Vm, vm.name_any()), (Kind::Vmi, vm.name_any())]),
+                    None => keys.extend(self.waiting_for_disk(name)),
+                }
+                keys
+            }
+            Kind::Secret => vmis_with(&|vmi| {
+                list(vmi, "/spec/volumes").iter().any(|volume| {
+                    volume
+                        .pointer("/cloudInitNoCloud/secretRef/name")
+                        .and_then(serde_json::Value::as_str)
+                        == Some(name)
+                })
+            }),
+            Kind::Instancetype | Kind::ClusterInstancetype | Kind::Preference | Kind::ClusterPreference => {
+                let waiting = |vm: &&Arc<DynamicObject>| {
+                    text(vm, "/spec/instancetype/name") == Some(name)
+                        || text(vm, "/spec/preference/name") == Some(name)
+                };
+                self.all(Kind::Vm)
+                    .filter(waiting)
+                    .map(|vm| (Kind::Vm, vm.name_any()))
+                    .collect()
+            }
+            Kind::Revision | Kind::Event => Vec::new(),
+        }
+    }
+
+    /// Who may wait for a disk that no VM owns: clones of it, VMs with a template of its name, VMIs that use it.
+    fn waiting_for_disk(&self, name: &str) -> Vec<Key> {
+        let clones = self
+            .all(Kind::DataVolume)
+            .filter(|clone| text(clone, "/spec/source/pvc/name") == Some(name))
+            .map(|clone| (Kind::DataVolume, clone.name_any()));
+        let machines = self
+            .all(Kind::Vm)
+            .filter(|vm| template_names(vm).any(|template| template == name))
+            .map(|vm| (Kind::Vm, vm.name_any()));
+        let instances = self
+            .all(Kind::Vmi)
+            .filter(|vmi| claim_names(vmi).any(|claim| claim == name))
+            .map(|vmi| (Kind::Vmi, vmi.name_any()));
+        clones.chain(machines).chain(instances).collect()
+    }
+}
+
+/// Names of a VM's DataVolume templates.
+pub fn template_names(vm: &DynamicObject) -> impl Iterator<Item = &str> {
+    list(vm, "/spec/dataVolumeTemplates")
+        .iter()
+        .filter_map(|template| template.pointer("/metadata/name")?.as_str())
+}
+
+/// Names of the claims that a VMI's volumes use.
+pub fn claim_names(vmi: &DynamicObject) -> impl Iterator<Item = &str> {
+    list(vmi, "/spec/volumes").iter().filter_map(|volume| {
+        volume
+            .pointer("/dataVolume/name")
+            .or_else(|| volume.pointer("/persistentVolumeClaim/claimName"))
+            .and_then(serde_json::Value::as_str)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::objects::object;
+
+    fn at(name: &str, uid: &str, version: &str) -> DynamicObject {
+        let mut object = object(Kind::Vm, name, json!({}));
+        object.metadata.uid = Some(uid.to_owned());
+        object.metadata.resource_version = Some(version.to_owned());
+        object
+    }
+
+    #[test]
+    fn an_older_view_never_replaces_a_newer_one() {
+        let mut world = World::default();
+        assert!(world.learn(Kind::Vm, at("a", "u", "10")));
+        assert!(!world.learn(Kind::Vm, at("a", "u", "9")));
+        assert_eq!(
+            world.get(Kind::Vm, "a").unwrap().resource_version().as_deref(),
+            Some("10")
+        );
+    }
+
+    #[test]
+    fn the_end_of_an_object_does_not_end_its_successor() {
+        let mut world = World::default();
+        world.learn(Kind::Vm, at("a", "new", "10"));
+        world.forget(Kind::Vm, "a", Some("old"));
+        assert!(world.get(Kind::Vm, "a").is_some());
+        world.forget(Kind::Vm, "a", Some("new"));
+        assert!(world.get(Kind::Vm, "a").is_none());
+    }
+
+    #[test]
+    fn addresses_are_not_given_twice() {
+        let mut world = World::default();
+        let used = json!({"status": {"interfaces": [{"ipAddress": "10.200.0.2"}]}});
+        world.learn(Kind::Vmi, object(Kind::Vmi, "a", used));
+        assert_eq!(world.fresh_address(), "10.200.0.1");
+        assert_eq!(world.fresh_address(), "10.200.0.3");
+    }
+}
