@@ -1,1 +1,26 @@
-//! placeholder
+//! What end-to-end cases have in common: a bed, manifests, waiting by watch, request budgets and the leak checker.
+//!
+//! A case starts a [`Case`], works through the API as a person would, and ends with [`Case::finish`], which fails if
+//! anything was left behind:
+//!
+//! ```no_run
+//! # async fn example() -> anyhow::Result<()> {
+//! use e2e::{Case, manifest};
+//!
+//! let case = Case::start().await?;
+//! case.apply(&manifest::machine("worker-1")).await?;
+//! case.node_ready("worker-1").await?;
+//! case.delete_machine("worker-1").await?;
+//! case.finish(&[]).await
+//! # }
+//! ```
+
+pub mod budget;
+pub mod case;
+pub mod leaks;
+pub mod lives;
+pub mod manifest;
+pub mod objects;
+pub mod wait;
+
+pub use case::Case;

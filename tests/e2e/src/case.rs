@@ -1,0 +1,151 @@
+//! One end-to-end case on a bed of its own.
+
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use k8s_openapi::api::core::v1::{Node, Secret};
+use kube::{Api, api::DeleteParams, core::DynamicObject};
+use machinist_shared::api::Machine;
+use serde_json::Value;
+use testbed::{Testbed, bed::Options, seed::INFRA_NAMESPACE};
+
+use crate::{leaks, lives::Lives, manifest::NAMESPACE, objects, wait};
+
+/// From `kubectl apply` to a Ready Node, and from `kubectl delete` to nothing, on a busy machine.
+pub const PATIENCE: Duration = Duration::from_mins(1);
+
+/// A bed with Machinist, and a record of all its VMs.
+pub struct Case {
+    /// The clusters and servers.
+    pub bed: Testbed,
+    /// Every VM that ever was.
+    pub lives: Lives,
+}
+
+impl Case {
+    /// A bed with everything.
+    pub async fn start() -> Result<Self> {
+        Self::start_with(Options::default()).await
+    }
+
+    /// A bed of another shape.
+    pub async fn start_with(options: Options) -> Result<Self> {
+        let bed = Testbed::start(options).await?;
+        let lives = Lives::record(bed.infra().client());
+        Ok(Self { bed, lives })
+    }
+
+    /// Fails if anything but the strangers (`Kind/name`) is left on either cluster, then ends everything.
+    pub async fn finish(self, strangers: &[&str]) -> Result<()> {
+        leaks::check(&self.bed, strangers).await?;
+        self.bed.shut_down().await
+    }
+
+    /// `kubectl apply`; its output, or an error with what the person would read.
+    pub async fn apply(&self, manifest: &Value) -> Result<String> {
+        self.bed
+            .user()
+            .kubectl_ok(&["apply", "-f", "-"], &manifest.to_string())
+            .await
+    }
+
+    /// `kubectl apply` of what must be refused; what the person reads.
+    pub async fn refused(&self, manifest: &Value) -> Result<String> {
+        let output = self
+            .bed
+            .user()
+            .kubectl(&["apply", "-f", "-"], &manifest.to_string())
+            .await?;
+        if output.status.success() {
+            bail!("this was taken: {manifest:#}");
+        }
+        Ok(String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+
+    /// `kubectl describe machine`.
+    pub async fn describe(&self, machine: &str) -> Result<String> {
+        self.bed
+            .user()
+            .kubectl_ok(&["describe", "machine", machine, "--namespace", NAMESPACE], "")
+            .await
+    }
+
+    /// The Machines.
+    pub fn machines(&self) -> Api<Machine> {
+        Api::namespaced(self.bed.user().client(), NAMESPACE)
+    }
+
+    /// The Nodes.
+    pub fn nodes(&self) -> Api<Node> {
+        Api::all(self.bed.user().client())
+    }
+
+    /// The VMs.
+    pub fn vms(&self) -> Api<DynamicObject> {
+        objects::infra(self.bed.infra().client(), &objects::virtual_machine())
+    }
+
+    /// The disks.
+    pub fn data_volumes(&self) -> Api<DynamicObject> {
+        objects::infra(self.bed.infra().client(), &objects::data_volume())
+    }
+
+    /// The Secrets with user data.
+    pub fn infra_secrets(&self) -> Api<Secret> {
+        Api::namespaced(self.bed.infra().client(), INFRA_NAMESPACE)
+    }
+
+    /// Waits until the Machine's Node is Ready and the Machine knows it; the Machine then.
+    pub async fn node_ready(&self, name: &str) -> Result<Machine> {
+        wait::for_state(&self.nodes(), name, "Ready", PATIENCE, is_ready).await?;
+        let knows = |machine: &Machine| {
+            machine
+                .status
+                .as_ref()
+                .is_some_and(|status| status.node_ref.is_some())
+        };
+        wait::for_state(&self.machines(), name, "joined to its Node", PATIENCE, knows).await
+    }
+
+    /// Waits until a condition of the Machine has this reason; its message then.
+    pub async fn condition(&self, name: &str, condition: &str, reason: &str) -> Result<String> {
+        let found = |machine: &Machine| message(machine, condition, reason);
+        let what = format!("{condition}/{reason}");
+        let machine = wait::for_state(&self.machines(), name, &what, PATIENCE, |machine| {
+            found(machine).is_some()
+        })
+        .await?;
+        Ok(found(&machine).unwrap_or_default())
+    }
+
+    /// `kubectl delete machine` without waiting.
+    pub async fn begin_deletion(&self, name: &str) -> Result<()> {
+        self.machines().delete(name, &DeleteParams::default()).await?;
+        Ok(())
+    }
+
+    /// Deletes the Machine and waits until it is gone.
+    pub async fn delete_machine(&self, name: &str) -> Result<()> {
+        self.begin_deletion(name).await?;
+        wait::for_absence(&self.machines(), name, PATIENCE).await
+    }
+}
+
+/// Whether a Node's kubelet says that it is Ready.
+pub fn is_ready(node: &Node) -> bool {
+    let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
+    conditions
+        .into_iter()
+        .flatten()
+        .any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}
+
+/// The message of a condition if it has this reason.
+fn message(machine: &Machine, condition: &str, reason: &str) -> Option<String> {
+    let status = serde_json::to_value(machine.status.as_ref()?).ok()?;
+    let conditions = status.get("conditions")?.as_array()?;
+    let found = conditions
+        .iter()
+        .find(|found| found["type"] == condition && found["reason"] == reason)?;
+    Some(found["message"].as_str().unwrap_or_default().to_owned())
+}

@@ -1,0 +1,117 @@
+//! What no case may leave behind.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use k8s_openapi::api::{
+    certificates::v1::CertificateSigningRequest,
+    core::v1::{Node, PersistentVolumeClaim, Secret},
+};
+use kube::{
+    Api, Resource, ResourceExt as _,
+    api::ListParams,
+    core::{ApiResource, DynamicObject},
+};
+use machinist_shared::{api::Machine, names};
+use serde::de::DeserializeOwned;
+use testbed::{Testbed, seed::INFRA_NAMESPACE};
+
+use crate::objects;
+
+/// Garbage collection of disks follows the end of their VM.
+const PATIENCE: Duration = Duration::from_secs(20);
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// Fails if anything is left after a while, but for the `strangers`, each `Kind/name`: those must all still be there.
+pub async fn check(bed: &Testbed, strangers: &[&str]) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let found = leftovers(bed).await?;
+        let missing: Vec<_> = strangers
+            .iter()
+            .filter(|name| !found.iter().any(|left| left == *name))
+            .collect();
+        if !missing.is_empty() {
+            bail!("strangers are gone that should have been left alone: {missing:?}");
+        }
+        let leaked: Vec<_> = found
+            .iter()
+            .filter(|left| !strangers.iter().any(|name| name == left))
+            .collect();
+        if leaked.is_empty() {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            bail!("left behind: {leaked:?}");
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
+
+/// Everything on both clusters that a Machine may have caused, as `Kind/name`.
+pub async fn leftovers(bed: &Testbed) -> Result<Vec<String>> {
+    let (user, infra) = (bed.user().client(), bed.infra().client());
+    let mut found = Vec::new();
+    for resource in [
+        objects::virtual_machine(),
+        objects::virtual_machine_instance(),
+        objects::data_volume(),
+    ] {
+        found.extend(dynamic(&objects::infra(infra.clone(), &resource), &resource).await?);
+    }
+    found.extend(
+        names(
+            &Api::<PersistentVolumeClaim>::namespaced(infra.clone(), INFRA_NAMESPACE),
+            |_| true,
+        )
+        .await?,
+    );
+    // Tokens of ServiceAccounts would be somebody else's; everything else in there is user data.
+    let ours = |secret: &Secret| secret.type_.as_deref() != Some("kubernetes.io/service-account-token");
+    found.extend(names(&Api::<Secret>::namespaced(infra, INFRA_NAMESPACE), ours).await?);
+
+    let token = |secret: &Secret| secret.type_.as_deref() == Some(names::TOKEN_SECRET_TYPE);
+    found.extend(names(&Api::<Secret>::namespaced(user.clone(), "kube-system"), token).await?);
+    found.extend(names(&Api::<Machine>::all(user.clone()), |_| true).await?);
+    found.extend(names(&Api::<Node>::all(user.clone()), |_| true).await?);
+    found.extend(names(&Api::<CertificateSigningRequest>::all(user), is_undecided).await?);
+    Ok(found)
+}
+
+fn is_undecided(request: &CertificateSigningRequest) -> bool {
+    let conditions = request
+        .status
+        .as_ref()
+        .and_then(|status| status.conditions.as_ref());
+    !conditions
+        .into_iter()
+        .flatten()
+        .any(|condition| matches!(condition.type_.as_str(), "Approved" | "Denied"))
+}
+
+async fn names<K>(api: &Api<K>, counts: impl Fn(&K) -> bool) -> Result<Vec<String>>
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug,
+{
+    let kind = K::kind(&());
+    match api.list(&ListParams::default()).await {
+        // Without the chart, nobody serves Machines.
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(Vec::new()),
+        listed => {
+            let named = |object: &K| format!("{kind}/{}", object.name_any());
+            Ok(listed?
+                .iter()
+                .filter(|object| counts(object))
+                .map(named)
+                .collect())
+        }
+    }
+}
+
+async fn dynamic(api: &Api<DynamicObject>, resource: &ApiResource) -> Result<Vec<String>> {
+    let listed = api.list(&ListParams::default()).await?;
+    Ok(listed
+        .iter()
+        .map(|object| format!("{}/{}", resource.kind, object.name_any()))
+        .collect())
+}

@@ -1,0 +1,63 @@
+//! Records every VM that ever was: an undisturbed Machine has one VM in its life, under crashes, too.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use futures::StreamExt as _;
+use kube::{
+    Client, ResourceExt as _,
+    runtime::{WatchStreamExt as _, watcher},
+};
+use tokio::task::JoinHandle;
+
+use crate::objects;
+
+type Seen = Arc<Mutex<BTreeMap<String, Vec<String>>>>;
+
+/// A running record of the VMs on an infra cluster. It ends when it is dropped.
+pub struct Lives {
+    seen: Seen,
+    task: JoinHandle<()>,
+}
+
+impl Lives {
+    /// Begins to record.
+    pub fn record(infra: Client) -> Self {
+        let seen = Seen::default();
+        let record = Arc::clone(&seen);
+        let task = tokio::spawn(async move {
+            let vms = objects::infra(infra, &objects::virtual_machine());
+            let mut events = watcher(vms, watcher::Config::default()).default_backoff().boxed();
+            while let Some(event) = events.next().await {
+                let Ok(watcher::Event::Apply(vm) | watcher::Event::InitApply(vm)) = event else {
+                    continue;
+                };
+                let mut seen = record.lock().unwrap_or_else(PoisonError::into_inner);
+                let uids = seen.entry(vm.name_any()).or_default();
+                let uid = vm.uid().unwrap_or_default();
+                if !uids.contains(&uid) {
+                    uids.push(uid);
+                }
+            }
+        });
+        Self { seen, task }
+    }
+
+    /// UIDs of all VMs that ever bore this name, oldest first.
+    pub fn uids(&self, name: &str) -> Vec<String> {
+        self.seen
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(name)
+            .cloned()
+            .unwrap_or_default()
+    }
+}
+
+impl Drop for Lives {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}

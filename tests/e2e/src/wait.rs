@@ -1,0 +1,73 @@
+//! Waiting for a state of an object by watching it.
+
+use std::{fmt::Debug, time::Duration};
+
+use anyhow::{Result, bail};
+use futures::StreamExt as _;
+use kube::{
+    Api, Resource,
+    runtime::{WatchStreamExt as _, watcher},
+};
+use serde::{Serialize, de::DeserializeOwned};
+
+/// Waits until `fits` holds for the object, `None` while it does not exist; the error shows its last state.
+pub async fn until<K>(
+    api: &Api<K>,
+    name: &str,
+    what: &str,
+    patience: Duration,
+    fits: impl Fn(Option<&K>) -> bool,
+) -> Result<Option<K>>
+where
+    K: Resource + Clone + DeserializeOwned + Serialize + Debug + Send + 'static,
+{
+    let mut last = None;
+    let watched = async {
+        let mut states = watcher::watch_object(api.clone(), name).default_backoff().boxed();
+        while let Some(state) = states.next().await {
+            // Broken watches are opened again.
+            let Ok(state) = state else { continue };
+            last = Some(state.clone());
+            if fits(state.as_ref()) {
+                return Some(state);
+            }
+        }
+        None
+    };
+    if let Ok(Some(state)) = tokio::time::timeout(patience, watched).await {
+        return Ok(state);
+    }
+    let shown = match last {
+        None => "it was never seen".to_owned(),
+        Some(None) => "it does not exist".to_owned(),
+        Some(Some(object)) => serde_json::to_string_pretty(&object)?,
+    };
+    bail!("{name} was not {what} within {patience:?}: {shown}")
+}
+
+/// Waits until the object exists and `fits` holds for it.
+pub async fn for_state<K>(
+    api: &Api<K>,
+    name: &str,
+    what: &str,
+    patience: Duration,
+    fits: impl Fn(&K) -> bool,
+) -> Result<K>
+where
+    K: Resource + Clone + DeserializeOwned + Serialize + Debug + Send + 'static,
+{
+    match until(api, name, what, patience, |object| object.is_some_and(&fits)).await? {
+        Some(object) => Ok(object),
+        None => bail!("{name} is gone"),
+    }
+}
+
+/// Waits until the object is gone.
+pub async fn for_absence<K>(api: &Api<K>, name: &str, patience: Duration) -> Result<()>
+where
+    K: Resource + Clone + DeserializeOwned + Serialize + Debug + Send + 'static,
+{
+    until(api, name, "gone", patience, |object| object.is_none())
+        .await
+        .map(drop)
+}

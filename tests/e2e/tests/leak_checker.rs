@@ -1,0 +1,86 @@
+//! The leak checker finds each kind of leftover, and spares what a case declares to be a stranger's.
+
+use anyhow::Result;
+use e2e::leaks;
+use k8s_openapi::{ByteString, api::certificates::v1::CertificateSigningRequest};
+use kube::{Api, api::PostParams};
+use testbed::{
+    Testbed,
+    bed::{Machinist, Options},
+};
+
+/// One of each, and next to them what is nobody's leak.
+const INFRA: &str = r#"
+{"apiVersion":"v1","kind":"List","items":[
+ {"apiVersion":"kubevirt.io/v1","kind":"VirtualMachine","metadata":{"name":"vm"},
+  "spec":{"runStrategy":"Once","template":{"spec":{"domain":{"devices":{}}}}}},
+ {"apiVersion":"kubevirt.io/v1","kind":"VirtualMachineInstance","metadata":{"name":"vmi"},
+  "spec":{"domain":{"devices":{}}}},
+ {"apiVersion":"cdi.kubevirt.io/v1beta1","kind":"DataVolume","metadata":{"name":"dv"},"spec":{}},
+ {"apiVersion":"v1","kind":"PersistentVolumeClaim","metadata":{"name":"pvc"},
+  "spec":{"accessModes":["ReadWriteOnce"],"resources":{"requests":{"storage":"1Gi"}}}},
+ {"apiVersion":"v1","kind":"Secret","metadata":{"name":"user-data"}}
+]}"#;
+const USER: &str = r#"
+{"apiVersion":"v1","kind":"List","items":[
+ {"apiVersion":"v1","kind":"Secret","metadata":{"name":"bootstrap-token-abcdef","namespace":"kube-system"},
+  "type":"bootstrap.kubernetes.io/token",
+  "stringData":{"token-id":"abcdef","token-secret":"0123456789abcdef"}},
+ {"apiVersion":"v1","kind":"Secret","metadata":{"name":"somebody-elses","namespace":"kube-system"}},
+ {"apiVersion":"v1","kind":"Node","metadata":{"name":"cp-1"}}
+]}"#;
+
+/// A request that nobody decides: no approver knows its signer.
+fn signing_request() -> Result<CertificateSigningRequest> {
+    let key = rcgen::KeyPair::generate()?;
+    let pem = rcgen::CertificateParams::default()
+        .serialize_request(&key)?
+        .pem()?;
+    let mut request = CertificateSigningRequest::default();
+    request.metadata.name = Some("undecided".into());
+    request.spec.signer_name = "example.com/nobody".into();
+    request.spec.usages = Some(vec!["client auth".into()]);
+    request.spec.request = ByteString(pem.into_bytes());
+    Ok(request)
+}
+
+#[tokio::test]
+async fn every_kind_of_leftover_is_found_and_strangers_are_spared() -> Result<()> {
+    let options = Options {
+        machinist: Machinist::Absent,
+        boot: None,
+        ..Options::default()
+    };
+    let bed = Testbed::start(options).await?;
+    leaks::check(&bed, &[]).await?;
+
+    bed.infra()
+        .kubectl_ok(&["create", "--namespace", "machinist-infra", "-f", "-"], INFRA)
+        .await?;
+    bed.user().kubectl_ok(&["create", "-f", "-"], USER).await?;
+    let requests: Api<CertificateSigningRequest> = Api::all(bed.user().client());
+    requests
+        .create(&PostParams::default(), &signing_request()?)
+        .await?;
+    let mut found = leaks::leftovers(&bed).await?;
+    found.sort();
+    let expected = [
+        "CertificateSigningRequest/undecided",
+        "DataVolume/dv",
+        "Node/cp-1",
+        "PersistentVolumeClaim/pvc",
+        "Secret/bootstrap-token-abcdef",
+        "Secret/user-data",
+        "VirtualMachine/vm",
+        "VirtualMachineInstance/vmi",
+    ];
+    assert_eq!(found, expected);
+    leaks::check(&bed, &expected).await?;
+
+    bed.user().kubectl_ok(&["delete", "node", "cp-1"], "").await?;
+    let error = leaks::check(&bed, &expected)
+        .await
+        .expect_err("a stranger was harmed");
+    assert!(error.to_string().contains("Node/cp-1"), "{error}");
+    bed.shut_down().await
+}
