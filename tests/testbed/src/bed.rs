@@ -64,6 +64,8 @@ pub struct Options {
     pub machinist: Machinist,
     /// Merged over the values that the testbed gives to the chart.
     pub chart_values: Value,
+    /// More flags for the simulator.
+    pub simulator_args: Vec<String>,
     /// More flags for the webhook.
     pub webhook_args: Vec<String>,
     /// More flags for the controllers.
@@ -79,9 +81,29 @@ impl Default for Options {
             boot: Some(Duration::from_millis(200)),
             machinist: Machinist::Whole,
             chart_values: json!({}),
+            simulator_args: ["import", "kubelet", "shutdown"]
+                .map(|what| format!("--{what}-seconds=0.1"))
+                .into(),
             webhook_args: Vec::new(),
             controller_args: Vec::new(),
         }
+    }
+}
+
+impl Options {
+    /// The programs of ours that this bed runs.
+    pub fn programs(&self) -> Vec<&'static str> {
+        let mut programs = Vec::new();
+        if self.boot.is_some() {
+            programs.push(binaries::SIMULATOR);
+        }
+        if self.machinist >= Machinist::Webhook {
+            programs.push(binaries::WEBHOOK);
+        }
+        if self.machinist >= Machinist::Whole {
+            programs.push(binaries::CONTROLLER);
+        }
+        programs
     }
 }
 
@@ -122,9 +144,8 @@ pub struct Testbed {
 impl Testbed {
     /// Starts everything and returns when all of it is ready.
     pub async fn start(options: Options) -> Result<Self> {
-        if options.boot.is_some() || options.machinist >= Machinist::Webhook {
-            tokio::task::spawn_blocking(binaries::folder).await??;
-        }
+        let programs = options.programs();
+        tokio::task::spawn_blocking(move || binaries::build(&programs)).await??;
         let dir = match &options.dir {
             Some(dir) => dir.clone(),
             None => runs::new("bed")?,
@@ -147,11 +168,13 @@ impl Testbed {
         if bed.options.machinist >= Machinist::Chart {
             let port = Port::reserve()?;
             bed.install_chart(&port).await?;
-            // After the chart: the garbage collector looks for new kinds only every 30 seconds.
+            // Its controller-manager starts after the chart: the garbage collector looks for new kinds only every 30
+            // seconds.
+            let user = Arc::clone(&bed.user);
+            tokio::try_join!(user.start_controller_manager(), bed.start_machinist(port))?;
+        } else {
             bed.user.start_controller_manager().await?;
-            bed.start_machinist(port).await?;
         }
-        bed.user.start_controller_manager().await?;
         Ok(bed)
     }
 
@@ -207,11 +230,11 @@ impl Testbed {
 
     /// A controller that does not run yet, with a name and ports of its own: a second one is a standby.
     pub async fn new_controller(&self, client: &str, more_args: &[&str]) -> Result<Server> {
-        let kubeconfig = self.kubeconfig_of("machinist-controller", client).await?;
+        let kubeconfig = self.kubeconfig_of(binaries::CONTROLLER, client).await?;
         let ports = vec![Port::reserve()?, Port::reserve()?];
         let (metrics, health) = (ports[0].address(), ports[1].address());
         let program = self
-            .machinist_program(client, "machinist-controller")?
+            .machinist_program(client, binaries::CONTROLLER)?
             .arg(format!("--kubeconfig={}", kubeconfig.display()))
             .arg(format!("--metrics-address={metrics}"))
             .arg(format!("--health-probe-address={health}"))
@@ -262,7 +285,7 @@ impl Testbed {
 
     async fn start_simulator(&self) -> Result<Process> {
         let boot = self.options.boot.unwrap_or_default();
-        let simulator = Program::new("kubevirt-sim", binaries::find("kubevirt-sim")?, &self.dir)
+        let simulator = Program::new("kubevirt-sim", binaries::find(binaries::SIMULATOR)?, &self.dir)
             .arg(format!(
                 "--kubeconfig={}",
                 self.infra.admin_kubeconfig_path().display()
@@ -270,6 +293,8 @@ impl Testbed {
             .arg(format!("--namespace={INFRA_NAMESPACE}"))
             .arg(format!("--boot-seconds={}", boot.as_secs_f64()))
             .arg("--webhook-listen=127.0.0.1:0")
+            .arg(format!("--disks={}", self.dir.join("guests").display()))
+            .args(self.options.simulator_args.iter().map(String::as_str))
             .spawn()?;
         simulator.logged("ready", Duration::from_mins(1)).await?;
         Ok(simulator)
@@ -341,12 +366,12 @@ impl Testbed {
     }
 
     async fn new_webhook(&self, port: Port) -> Result<Server> {
-        let kubeconfig = self.kubeconfig_of("machinist-webhook", WEBHOOK).await?;
+        let kubeconfig = self.kubeconfig_of(binaries::WEBHOOK, WEBHOOK).await?;
         let ports = vec![port, Port::reserve()?];
         let ops = ports[1].address();
         let certs = self.webhook_cert_dir();
         let program = self
-            .machinist_program(WEBHOOK, "machinist-webhook")?
+            .machinist_program(WEBHOOK, binaries::WEBHOOK)?
             .arg(format!("--kubeconfig={}", kubeconfig.display()))
             .arg(format!("--listen-address={}", ports[0].address()))
             .arg(format!("--ops-address={ops}"))

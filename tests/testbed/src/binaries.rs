@@ -1,38 +1,58 @@
 //! Our own programs, as cargo built them.
 
 use std::{
+    collections::BTreeSet,
     env,
+    io::IsTerminal as _,
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    sync::OnceLock,
+    sync::{Mutex, PoisonError},
 };
 
 use anyhow::{Context as _, Result, bail};
 
 use crate::paths;
 
-/// Packages whose programs the testbed runs.
-const PACKAGES: [&str; 3] = ["machinist-controller", "machinist-webhook", "kubevirt-sim"];
+/// The simulated KubeVirt.
+pub const SIMULATOR: &str = "kubevirt-sim";
+/// The controller.
+pub const CONTROLLER: &str = "machinist-controller";
+/// The webhook.
+pub const WEBHOOK: &str = "machinist-webhook";
 
-/// What came of building them, once per process; the lock of cargo keeps processes apart.
-static BUILT: OnceLock<Result<(), String>> = OnceLock::new();
-
-/// The folder with our programs: `MACHINIST_BIN_DIR` if it is set (nothing is built then), else cargo's, after
-/// `cargo build` has made them current.
-pub fn folder() -> Result<PathBuf> {
-    if let Some(dir) = env::var_os("MACHINIST_BIN_DIR") {
-        return Ok(PathBuf::from(dir));
+/// Makes these programs current with `cargo build`, unless `MACHINIST_BIN_DIR` says where they are.
+pub fn build(packages: &[&str]) -> Result<()> {
+    if given().is_some() || packages.is_empty() {
+        return Ok(());
     }
-    BUILT
-        .get_or_init(|| build().map_err(|error| format!("{error:#}")))
-        .as_ref()
-        .map_err(|error| anyhow::anyhow!("{error}"))?;
-    Ok(target_folder())
+    // Once per process; the lock of cargo keeps processes apart.
+    let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
+    if packages.iter().all(|package| built.contains(*package)) {
+        return Ok(());
+    }
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or("cargo".into()));
+    command.current_dir(paths::workspace()).args(["build", "--bins"]);
+    command.args(packages.iter().flat_map(|package| ["--package", package]));
+    if target_folder().ends_with("release") {
+        command.arg("--release");
+    }
+    // Cargo's own progress tells a person best; nobody reads it in a log.
+    if !std::io::stderr().is_terminal() {
+        command.arg("--quiet");
+    }
+    let status = command.stdin(Stdio::null()).status().context("starting cargo")?;
+    if !status.success() {
+        bail!("cargo build of {} ended with {status}", packages.join(", "));
+    }
+    built.extend(packages.iter().map(ToString::to_string));
+    Ok(())
 }
 
-/// A program of ours.
+static BUILT: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+
+/// A program of ours: in `MACHINIST_BIN_DIR`, else where cargo puts it.
 pub fn find(name: &str) -> Result<PathBuf> {
-    let path = folder()?.join(name);
+    let path = given().unwrap_or_else(target_folder).join(name);
     if !path.is_file() {
         bail!(
             "{} is missing: cargo build --bins --package {name}",
@@ -42,21 +62,9 @@ pub fn find(name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-fn build() -> Result<()> {
-    let packages = PACKAGES.iter().flat_map(|package| ["--package", package]);
-    let mut command = Command::new(env::var_os("CARGO").unwrap_or("cargo".into()));
-    command
-        .current_dir(paths::workspace())
-        .args(["build", "--quiet", "--bins"])
-        .args(packages);
-    if target_folder().ends_with("release") {
-        command.arg("--release");
-    }
-    let status = command.stdin(Stdio::null()).status().context("starting cargo")?;
-    if !status.success() {
-        bail!("cargo build of {} ended with {status}", PACKAGES.join(", "));
-    }
-    Ok(())
+/// Tests run in the folder of their crate, people and make in the root: a relative path means the latter.
+fn given() -> Option<PathBuf> {
+    env::var_os("MACHINIST_BIN_DIR").map(|dir| paths::workspace().join(dir))
 }
 
 /// `target/PROFILE` of the running program, which is there itself or in `deps`.

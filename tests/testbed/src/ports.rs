@@ -22,7 +22,9 @@ impl Port {
     /// Reserves a free port. The lock on its file ends with this process at the latest.
     pub fn reserve() -> Result<Self> {
         static NEXT: AtomicU16 = AtomicU16::new(0);
-        let dir = std::env::temp_dir().join("machinist-testbed-ports");
+        // Of each user, as nobody can write into another's folder.
+        let user = std::env::var("USER").unwrap_or_default();
+        let dir = std::env::temp_dir().join(format!("machinist-testbed-ports-{user}"));
         std::fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
         // Spread the processes over the range, so that they seldom try each other's ports.
         let width = RANGE.end - RANGE.start;

@@ -87,7 +87,7 @@ fn up(state: &State, shape: &Shape) -> Result<()> {
         println!("The testbed is up already.");
         return Ok(());
     }
-    build(shape)?;
+    build(state, shape)?;
     println!("Starting {} ...", describe(shape));
     state.clear()?;
     let log = state.supervisor_log()?;
@@ -113,13 +113,10 @@ fn up(state: &State, shape: &Shape) -> Result<()> {
 }
 
 /// Builds in the foreground, where progress shows, what the supervisor needs.
-fn build(shape: &Shape) -> Result<()> {
+fn build(state: &State, shape: &Shape) -> Result<()> {
     Tools::find()?;
     crds::kubevirt()?;
-    if !shape.bare {
-        binaries::folder()?;
-    }
-    Ok(())
+    binaries::build(&serve::options(state, shape).programs())
 }
 
 fn describe(shape: &Shape) -> &'static str {

@@ -36,11 +36,14 @@ async fn serve(state: &State, shape: &Shape) -> Result<()> {
     bed.shut_down().await
 }
 
-fn options(state: &State, shape: &Shape) -> Options {
+/// What this shape means for the bed.
+pub(crate) fn options(state: &State, shape: &Shape) -> Options {
     Options {
         dir: Some(state.run_dir()),
         one_cluster: shape.one_cluster,
         boot: (!shape.bare).then_some(Duration::from_secs(shape.boot_seconds)),
+        // The simulator's own pace, at which a person can follow.
+        simulator_args: Vec::new(),
         machinist: if shape.bare {
             Machinist::Absent
         } else {
