@@ -177,6 +177,11 @@ impl FaultProxy {
         self.change(client, |faults| faults.fuse = Some(Arc::clone(fuse)));
     }
 
+    /// Takes the client's fuse away, burnt or not.
+    pub fn disarm(&self, client: &str) {
+        self.change(client, |faults| faults.fuse = None);
+    }
+
     /// Runs `kill` after the client's `nth` write (from 1) was stored and before it is answered.
     pub fn kill_after_write(
         &self,

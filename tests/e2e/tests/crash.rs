@@ -1,0 +1,99 @@
+//! The controller killed with SIGKILL after each of its writes, and started again: the same end, and one VM only.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Result;
+use e2e::{Case, manifest, wait};
+use testbed::{
+    bed::{CONTROLLER, MACHINES, Options},
+    proxy::WriteFuse,
+};
+
+/// More writes than a Machine's life has on either way: then the fuse does not fire, and the loop ends.
+const AT_MOST: usize = 20;
+
+#[tokio::test]
+async fn a_controller_killed_after_any_write_of_a_machines_making_leaves_one_vm_and_one_node() -> Result<()> {
+    let case = start().await?;
+    for nth in 1..=AT_MOST {
+        let name = format!("made-{nth}");
+        let fuse = arm(&case, nth)?;
+        case.apply(&manifest::machine(&name)).await?;
+        let fired = tokio::select! {
+            () = fuse.fired() => true,
+            ready = case.node_ready(&name) => { ready?; false }
+        };
+        if fired {
+            restart(&case).await?;
+        }
+        case.node_ready(&name).await?;
+        assert_eq!(case.lives.uids(&name).len(), 1, "killed after write {nth}");
+        disarm(&case);
+        case.delete_machine(&name).await?;
+        if !fired {
+            println!("a Machine is made with {} writes", nth - 1);
+            break;
+        }
+    }
+    case.finish(&[]).await
+}
+
+#[tokio::test]
+async fn a_controller_killed_after_any_write_of_a_machines_deletion_leaves_nothing() -> Result<()> {
+    let case = start().await?;
+    for nth in 1..=AT_MOST {
+        let name = format!("deleted-{nth}");
+        case.apply(&manifest::machine(&name)).await?;
+        case.node_ready(&name).await?;
+        // Whatever still follows the join comes before the first write of the deletion.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let fuse = arm(&case, nth)?;
+        case.begin_deletion(&name).await?;
+        let machines = case.machines();
+        let fired = tokio::select! {
+            () = fuse.fired() => true,
+            gone = wait::for_absence(&machines, &name, e2e::case::PATIENCE) => { gone?; false }
+        };
+        if fired {
+            restart(&case).await?;
+        }
+        wait::for_absence(&machines, &name, e2e::case::PATIENCE).await?;
+        e2e::leaks::check(&case.bed, &[]).await?;
+        assert_eq!(case.lives.uids(&name).len(), 1, "killed after write {nth}");
+        disarm(&case);
+        if !fired {
+            println!("a Machine is deleted with {} writes", nth - 1);
+            break;
+        }
+    }
+    case.finish(&[]).await
+}
+
+/// Without a Lease to wait out after each SIGKILL.
+async fn start() -> Result<Case> {
+    let controller_args = vec!["--enable-leader-election=false".to_owned()];
+    Case::start_with(Options {
+        controller_args,
+        ..Options::default()
+    })
+    .await
+}
+
+/// SIGKILL at the n-th write, counted over both clusters.
+fn arm(case: &Case, nth: usize) -> Result<Arc<WriteFuse>> {
+    let fuse = WriteFuse::after(nth, case.bed.controller().killer()?);
+    case.bed.user().proxy().arm(CONTROLLER, &fuse);
+    case.bed.infra().proxy().arm(MACHINES, &fuse);
+    Ok(fuse)
+}
+
+fn disarm(case: &Case) {
+    case.bed.user().proxy().disarm(CONTROLLER);
+    case.bed.infra().proxy().disarm(MACHINES);
+}
+
+async fn restart(case: &Case) -> Result<()> {
+    // The kernel may still be ending it.
+    case.bed.controller().kill();
+    case.bed.controller().start().await
+}

@@ -1,0 +1,136 @@
+//! The first Machine, end to end: applied, joined, deleted, with every request of the controller counted.
+
+use anyhow::{Context as _, Result};
+use e2e::{Case, budget, manifest, wait};
+use kube::ResourceExt as _;
+
+/// Requests of one standalone Machine from `kubectl apply` to its Node, and from `kubectl delete` to its end.
+const CREATE_BUDGET: usize = 12;
+const DELETE_BUDGET: usize = 8;
+
+#[tokio::test]
+async fn a_machine_becomes_a_node_within_its_budget_and_leaves_nothing() -> Result<()> {
+    let case = Case::start().await?;
+    // The first one opens the infra cluster and the referenced Secret.
+    case.apply(&manifest::machine("worker-0")).await?;
+    case.node_ready("worker-0").await?;
+
+    budget::forget(&case.bed);
+    case.apply(&manifest::machine("worker-1")).await?;
+    let machine = case.node_ready("worker-1").await?;
+    settled(&case).await;
+    let created = budget::Ledger::of_controller(&case.bed);
+    println!("From apply to Node:\n{}", created.table());
+
+    // The Node is what the Machine asked for.
+    let node = case.nodes().get("worker-1").await?;
+    assert_eq!(node.labels().get("pool").map(String::as_str), Some("workers"));
+    let taints = node
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.taints.clone())
+        .unwrap_or_default();
+    assert!(
+        taints
+            .iter()
+            .any(|taint| taint.key == "dedicated" && taint.effect == "NoSchedule"),
+        "{taints:?}"
+    );
+    let provider_id = node.spec.as_ref().and_then(|spec| spec.provider_id.clone());
+    assert!(provider_id.is_some(), "the Node has no providerID");
+    assert_eq!(
+        machine.spec.provider_id, provider_id,
+        "the Machine and its Node are known by one providerID"
+    );
+    assert_eq!(
+        node.annotations()
+            .get("cluster.k8s.io/machine")
+            .map(String::as_str),
+        Some("kube-system/worker-1")
+    );
+
+    budget::forget(&case.bed);
+    case.delete_machine("worker-1").await?;
+    settled(&case).await;
+    let deleted = budget::Ledger::of_controller(&case.bed);
+    println!("From delete to nothing:\n{}", deleted.table());
+    wait::for_absence(&case.nodes(), "worker-1", e2e::case::PATIENCE).await?;
+
+    assert_eq!(
+        created.reads(),
+        0,
+        "reads in the steady state:\n{}",
+        created.table()
+    );
+    assert_eq!(
+        deleted.reads(),
+        0,
+        "reads in the steady state:\n{}",
+        deleted.table()
+    );
+    assert!(
+        created.total() <= CREATE_BUDGET,
+        "over budget:\n{}",
+        created.table()
+    );
+    assert!(
+        deleted.total() <= DELETE_BUDGET,
+        "over budget:\n{}",
+        deleted.table()
+    );
+    assert_eq!(case.lives.uids("worker-1").len(), 1, "one VM in a Machine's life");
+
+    case.delete_machine("worker-0").await?;
+    case.finish(&[]).await
+}
+
+#[tokio::test]
+async fn trouble_on_the_infra_cluster_shows_in_kubectl_describe() -> Result<()> {
+    let case = Case::start().await?;
+    for (name, fault, cause) in [
+        (
+            "crowded",
+            "sim.kubevirt.io/unschedulable",
+            "0/3 nodes are available: 3 Insufficient memory.",
+        ),
+        (
+            "no-image",
+            "sim.kubevirt.io/import-failing",
+            "expected status code 200, got 404. Status: 404 Not Found",
+        ),
+    ] {
+        let mut machine = manifest::machine(name);
+        machine["metadata"]["annotations"] = serde_json::json!({fault: cause});
+        case.apply(&machine).await?;
+        let told = |machine: &machinist_shared::api::Machine| {
+            let status = serde_json::to_string(&machine.status).unwrap_or_default();
+            status.contains(cause)
+        };
+        wait::for_state(
+            &case.machines(),
+            name,
+            "told the cause",
+            e2e::case::PATIENCE,
+            told,
+        )
+        .await?;
+        let described = case.describe(name).await?;
+        let line = cause.split(' ').next().context("no cause")?;
+        assert!(described.contains(line), "{described}");
+        case.delete_machine(name).await?;
+    }
+    case.finish(&[]).await
+}
+
+/// Returns when the controller has written nothing for a while: what follows the join belongs to the Machine's budget.
+async fn settled(case: &Case) {
+    let mut count = usize::MAX;
+    loop {
+        let now = budget::Ledger::of_controller(&case.bed).entries.len();
+        if now == count {
+            return;
+        }
+        count = now;
+        tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    }
+}

@@ -1,0 +1,108 @@
+//! What is not the Machine's is left alone, and said so.
+
+use anyhow::Result;
+use e2e::{Case, manifest, wait};
+use serde_json::json;
+
+#[tokio::test]
+async fn a_strangers_vm_and_disk_of_the_machines_name_are_untouched_and_reported() -> Result<()> {
+    let case = Case::start().await?;
+    let infra = case.bed.infra();
+    let create = ["create", "--namespace", "machinist-infra", "-f", "-"];
+    let vm = json!({
+        "apiVersion": "kubevirt.io/v1", "kind": "VirtualMachine", "metadata": {"name": "taken-vm"},
+        "spec": {"runStrategy": "Halted", "template": {"spec": {"domain": {"devices": {}, "memory": {"guest": "1Gi"}}}}},
+    });
+    let disk = json!({
+        "apiVersion": "cdi.kubevirt.io/v1beta1", "kind": "DataVolume", "metadata": {"name": "taken-disk"},
+        "spec": {"source": {"blank": {}}, "storage": {"storageClassName": "standard", "resources": {"requests": {"storage": "1Gi"}}}},
+    });
+    infra.kubectl_ok(&create, &vm.to_string()).await?;
+    infra.kubectl_ok(&create, &disk.to_string()).await?;
+    let vm_before = case.vms().get("taken-vm").await?;
+    let disk_before = case.data_volumes().get("taken-disk").await?;
+
+    for name in ["taken-vm", "taken-disk"] {
+        // Refused at once or reported in the status: either way the person learns the name.
+        let machine = manifest::machine(name);
+        let output = case
+            .bed
+            .user()
+            .kubectl(&["apply", "-f", "-"], &machine.to_string())
+            .await?;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(said.contains(name), "{said}");
+            continue;
+        }
+        let told = |machine: &machinist_shared::api::Machine| {
+            let status = serde_json::to_value(&machine.status).unwrap_or_default();
+            let conditions = status["conditions"].as_array().cloned().unwrap_or_default();
+            conditions.iter().any(|condition| {
+                condition["message"]
+                    .as_str()
+                    .is_some_and(|text| text.contains(name))
+            })
+        };
+        wait::for_state(
+            &case.machines(),
+            name,
+            "told of the stranger",
+            e2e::case::PATIENCE,
+            told,
+        )
+        .await?;
+        case.delete_machine(name).await?;
+    }
+
+    let vm_after = case.vms().get("taken-vm").await?;
+    assert_eq!(vm_after.metadata.uid, vm_before.metadata.uid);
+    assert_eq!(
+        (&vm_after.metadata.labels, &vm_after.data["spec"]),
+        (&vm_before.metadata.labels, &vm_before.data["spec"])
+    );
+    let disk_after = case.data_volumes().get("taken-disk").await?;
+    assert_eq!(disk_after.metadata.uid, disk_before.metadata.uid);
+    assert_eq!(disk_after.metadata.owner_references, None, "nobody adopted it");
+    let mut strangers = vec!["VirtualMachine/taken-vm", "DataVolume/taken-disk"];
+    let claims = e2e::leaks::leftovers(&case.bed).await?;
+    strangers.extend(
+        claims
+            .iter()
+            .map(String::as_str)
+            .filter(|name| name.starts_with("PersistentVolumeClaim/")),
+    );
+    case.finish(&strangers).await
+}
+
+#[tokio::test]
+async fn a_machine_named_like_a_foreign_node_gets_no_vm_and_no_certificate() -> Result<()> {
+    let case = Case::start().await?;
+    let node =
+        json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "cp-1", "labels": {"mine": "yes"}}});
+    case.bed
+        .user()
+        .kubectl_ok(&["create", "-f", "-"], &node.to_string())
+        .await?;
+    let before = case.nodes().get("cp-1").await?;
+
+    let said = case.refused(&manifest::machine("cp-1")).await?;
+    assert!(said.contains("cp-1"), "{said}");
+
+    // Had it slipped past admission (a webhook that was off), the controller would not touch the Node either.
+    let server = ["validatingwebhookconfiguration", "mutatingwebhookconfiguration"];
+    for kind in server {
+        case.bed.user().kubectl_ok(&["delete", kind, "--all"], "").await?;
+    }
+    case.apply(&manifest::machine("cp-1")).await?;
+    let told = |machine: &machinist_shared::api::Machine| machine.status.is_some();
+    wait::for_state(&case.machines(), "cp-1", "judged", e2e::case::PATIENCE, told).await?;
+    assert_eq!(case.lives.uids("cp-1"), Vec::<String>::new(), "no VM was made");
+    case.delete_machine("cp-1").await?;
+    let after = case.nodes().get("cp-1").await?;
+    assert_eq!(
+        (after.metadata.uid, after.metadata.labels),
+        (before.metadata.uid, before.metadata.labels)
+    );
+    case.finish(&["Node/cp-1"]).await
+}
