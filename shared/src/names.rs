@@ -84,6 +84,9 @@ pub mod annotation {
     pub const ABANDON_VM: &str = "machinist.dev/abandon-vm-uid";
     /// Ours, on a Machine: namespace UID or server of the new infra after [`super::reason::INFRASTRUCTURE_CHANGED`].
     pub const ACCEPT_INFRASTRUCTURE: &str = "machinist.dev/accept-infrastructure";
+    /// Ours, on a Machine: digest of the one spec change that [`BYPASS_IMMUTABILITY`] let through last; opens nothing
+    /// but that change.
+    pub const SPEC_CHANGE: &str = "machinist.dev/spec-change";
     /// Ours, on a Machine: bootstrap mode of this object (`auto`, `osm`, `builtin`).
     pub const BOOTSTRAP: &str = "machinist.dev/bootstrap";
 }
