@@ -1,0 +1,303 @@
+//! A certificate with its key, read from files and checked before anything is served with it.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rustls::crypto::aws_lc_rs;
+use rustls::sign::CertifiedKey;
+use rustls_pki_types::pem::{self, PemObject as _};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use x509_parser::prelude::{FromDer as _, X509Certificate};
+
+/// Where the serving certificate and its key are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CertificateFiles {
+    /// The certificate, followed by its intermediates: PEM.
+    pub certificate: PathBuf,
+    /// Its private key: PEM.
+    pub key: PathBuf,
+}
+
+impl CertificateFiles {
+    /// These two files.
+    pub fn new(certificate: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
+        Self {
+            certificate: certificate.into(),
+            key: key.into(),
+        }
+    }
+
+    /// The directories that hold them, each once.
+    pub(crate) fn directories(&self) -> Vec<&Path> {
+        let mut found = Vec::with_capacity(2);
+        for file in [&self.certificate, &self.key] {
+            let directory = match file.parent() {
+                Some(parent) if !parent.as_os_str().is_empty() => parent,
+                _ => Path::new("."),
+            };
+            if !found.contains(&directory) {
+                found.push(directory);
+            }
+        }
+        found
+    }
+}
+
+/// Why a certificate cannot be served with.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// A file cannot be read.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A file holds no usable PEM.
+    #[error("{path} holds no {what}: {source}")]
+    Pem {
+        /// The file.
+        path: PathBuf,
+        /// What was looked for.
+        what: &'static str,
+        /// Why.
+        source: pem::Error,
+    },
+    /// The certificate is no X.509.
+    #[error("{path} holds no X.509 certificate: {reason}")]
+    Certificate {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// The key does not belong to the certificate, or is of a kind that TLS does not know.
+    #[error("the key in {key} does not fit the certificate in {certificate}: {source}")]
+    Mismatch {
+        /// The certificate's file.
+        certificate: PathBuf,
+        /// The key's file.
+        key: PathBuf,
+        /// Why.
+        source: rustls::Error,
+    },
+    /// The certificate is no longer valid, or not yet.
+    #[error("the certificate in {path} is valid from {from} to {until} only; renew it, or mend the clock")]
+    NotValid {
+        /// The file.
+        path: PathBuf,
+        /// Begin of its validity.
+        from: String,
+        /// End of its validity.
+        until: String,
+    },
+    /// The directory cannot be watched.
+    #[error("cannot watch {path} for changes: {source}")]
+    Watch {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+/// A certificate chain with its key, ready to be served with.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    certified: Arc<CertifiedKey>,
+    expires: SystemTime,
+}
+
+impl Identity {
+    /// Reads and checks the files; `now` must lie within the certificate's validity.
+    pub fn load(files: &CertificateFiles, now: SystemTime) -> Result<Self, LoadError> {
+        let read = |path: &Path| {
+            std::fs::read(path).map_err(|source| LoadError::Read {
+                path: path.to_owned(),
+                source,
+            })
+        };
+        Self::from_pem(files, &read(&files.certificate)?, &read(&files.key)?, now)
+    }
+
+    fn from_pem(
+        files: &CertificateFiles,
+        certificate: &[u8],
+        key: &[u8],
+        now: SystemTime,
+    ) -> Result<Self, LoadError> {
+        let no_pem = |path: &Path, what| {
+            let path = path.to_owned();
+            move |source| LoadError::Pem { path, what, source }
+        };
+        let chain = CertificateDer::pem_slice_iter(certificate)
+            .collect::<Result<Vec<_>, _>>()
+            .and_then(|chain| {
+                if chain.is_empty() {
+                    Err(pem::Error::NoItemsFound)
+                } else {
+                    Ok(chain)
+                }
+            })
+            .map_err(no_pem(&files.certificate, "certificate"))?;
+        let key = PrivateKeyDer::from_pem_slice(key).map_err(no_pem(&files.key, "private key"))?;
+        let expires = check_validity(&files.certificate, chain.first(), now)?;
+        let certified =
+            CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider()).map_err(|source| {
+                LoadError::Mismatch {
+                    certificate: files.certificate.clone(),
+                    key: files.key.clone(),
+                    source,
+                }
+            })?;
+        Ok(Self {
+            certified: Arc::new(certified),
+            expires,
+        })
+    }
+
+    /// When the certificate ends to be valid.
+    pub fn expires(&self) -> SystemTime {
+        self.expires
+    }
+
+    /// What rustls serves with.
+    pub(crate) fn certified(&self) -> Arc<CertifiedKey> {
+        self.certified.clone()
+    }
+
+    /// Whether both serve with the same certificate chain.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.certified.cert == other.certified.cert
+    }
+}
+
+fn check_validity(
+    path: &Path,
+    certificate: Option<&CertificateDer<'_>>,
+    now: SystemTime,
+) -> Result<SystemTime, LoadError> {
+    let der = certificate.map(AsRef::as_ref).unwrap_or_default();
+    let (_, parsed) = X509Certificate::from_der(der).map_err(|error| LoadError::Certificate {
+        path: path.to_owned(),
+        reason: error.to_string(),
+    })?;
+    let validity = parsed.validity();
+    let now = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let seconds = |time: i64| u64::try_from(time).unwrap_or(0);
+    if now < seconds(validity.not_before.timestamp()) || now > seconds(validity.not_after.timestamp()) {
+        return Err(LoadError::NotValid {
+            path: path.to_owned(),
+            from: validity.not_before.to_string(),
+            until: validity.not_after.to_string(),
+        });
+    }
+    Ok(UNIX_EPOCH + Duration::from_secs(seconds(validity.not_after.timestamp())))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use rstest::rstest;
+
+    use super::*;
+    use crate::{DevelopmentCa, Leaf};
+
+    const DAY: Duration = Duration::from_hours(24);
+
+    fn leaf() -> Leaf {
+        DevelopmentCa::new("test")
+            .unwrap()
+            .serving(&["localhost", "127.0.0.1", "::1"], DAY)
+            .unwrap()
+    }
+
+    fn load(certificate: &str, key: &str, now: SystemTime) -> Result<Identity, LoadError> {
+        let files = CertificateFiles::new("tls.crt", "tls.key");
+        Identity::from_pem(&files, certificate.as_bytes(), key.as_bytes(), now)
+    }
+
+    #[test]
+    fn a_leaf_of_the_development_ca_is_served_with() {
+        let leaf = leaf();
+        let identity = load(&leaf.certificate, &leaf.key, SystemTime::now()).unwrap();
+        let left = identity.expires().duration_since(SystemTime::now()).unwrap();
+        assert!(left <= DAY && left > Duration::from_hours(23));
+    }
+
+    #[rstest]
+    #[case::no_certificate("", None, "tls.crt holds no certificate")]
+    #[case::no_key("own", Some(""), "tls.key holds no private key")]
+    #[case::garbage(
+        "-----BEGIN CERTIFICATE-----\naGk=\n-----END CERTIFICATE-----\n",
+        None,
+        "tls.crt holds no X.509 certificate"
+    )]
+    #[case::anothers_key("own", Some("other"), "the key in tls.key does not fit")]
+    fn what_cannot_be_served_is_refused(
+        #[case] certificate: &str,
+        #[case] key: Option<&str>,
+        #[case] want: &str,
+    ) {
+        let (own, other) = (leaf(), leaf());
+        let certificate = if certificate == "own" {
+            &own.certificate
+        } else {
+            certificate
+        };
+        let key = match key {
+            Some("other") => &other.key,
+            Some(text) => text,
+            None => &own.key,
+        };
+        let error = load(certificate, key, SystemTime::now()).unwrap_err().to_string();
+        assert!(error.starts_with(want), "{error}");
+    }
+
+    #[rstest]
+    #[case::expired(SystemTime::now() + 2 * DAY)]
+    #[case::not_yet_valid(SystemTime::now() - DAY)]
+    fn a_certificate_is_not_served_outside_its_validity(#[case] now: SystemTime) {
+        let leaf = leaf();
+        let error = load(&leaf.certificate, &leaf.key, now).unwrap_err();
+        assert!(matches!(error, LoadError::NotValid { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_missing_file_is_named() {
+        let error = Identity::load(
+            &CertificateFiles::new("/no/tls.crt", "/no/tls.key"),
+            SystemTime::now(),
+        );
+        assert!(
+            error
+                .unwrap_err()
+                .to_string()
+                .starts_with("cannot read /no/tls.crt: ")
+        );
+    }
+
+    #[rstest]
+    #[case("/a/tls.crt", "/a/tls.key", &["/a"])]
+    #[case("/a/tls.crt", "/b/tls.key", &["/a", "/b"])]
+    #[case("tls.crt", "tls.key", &["."])]
+    fn each_directory_is_watched_once(#[case] certificate: &str, #[case] key: &str, #[case] want: &[&str]) {
+        let files = CertificateFiles::new(certificate, key);
+        assert_eq!(
+            files.directories(),
+            want.iter().map(Path::new).collect::<Vec<_>>()
+        );
+    }
+
+    #[test]
+    fn the_key_is_not_shown() {
+        let leaf = leaf();
+        let identity = load(&leaf.certificate, &leaf.key, SystemTime::now()).unwrap();
+        let line = leaf.key.lines().nth(1).unwrap();
+        assert!(!format!("{leaf:?}").contains(line));
+        assert!(!format!("{identity:?}").contains(line));
+    }
+}
