@@ -90,6 +90,7 @@ fn kubevirt<K: CustomResourceExt>(
     let version = &mut crd["spec"]["versions"][0];
     drop_null_from_enums(&mut version["schema"]);
     kubevirt_conditions(&mut version["schema"]);
+    keep_what_is_free(&mut version["schema"]);
     version["subresources"] = match status {
         Status::Subresource => json!({"status": {}}),
         Status::InObject => json!({}),
@@ -149,6 +150,22 @@ fn kubevirt_conditions(schema: &mut Value) {
         },
         "required": ["status", "type"],
     });
+}
+
+/// `additionalProperties: true` keeps the keys of a template's metadata, but prunes what is below them, labels and
+/// annotations included; KubeVirt's CRDs preserve all of it.
+fn keep_what_is_free(schema: &mut Value) {
+    match schema {
+        Value::Object(map) => {
+            if map.get("additionalProperties") == Some(&Value::Bool(true)) {
+                map.remove("additionalProperties");
+                map.insert("x-kubernetes-preserve-unknown-fields".into(), Value::Bool(true));
+            }
+            map.values_mut().for_each(keep_what_is_free);
+        }
+        Value::Array(items) => items.iter_mut().for_each(keep_what_is_free),
+        _ => {}
+    }
 }
 
 /// schemars lists `null` among the values of an optional enum; a CRD must not, it says `nullable` beside.
