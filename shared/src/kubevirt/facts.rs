@@ -1,0 +1,103 @@
+//! What must be known of the infra cluster before a VM can be rendered.
+
+use std::collections::BTreeMap;
+
+use super::resolved::ResolvedSpec;
+
+/// Kind of a namespaced instancetype.
+pub const INSTANCETYPE: &str = "VirtualMachineInstancetype";
+/// Kind of a cluster-wide instancetype.
+pub const CLUSTER_INSTANCETYPE: &str = "VirtualMachineClusterInstancetype";
+
+/// What must be asked.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FactsNeeded {
+    /// The StorageClass of the primary disk, for its topology.
+    pub storage_class: String,
+    /// StorageProfiles, for access modes that the spec leaves open.
+    pub storage_profiles: Vec<String>,
+    /// Name of an instancetype whose kind the spec leaves open.
+    pub instancetype: Option<String>,
+    /// Secret with headers for the image's download.
+    pub extra_headers_secret: Option<String>,
+}
+
+/// What was answered.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// Region of the primary disk's StorageClass, if it has exactly one.
+    pub region: Option<String>,
+    /// Zone of it, likewise.
+    pub zone: Option<String>,
+    /// Access mode to use, by StorageClass.
+    pub access_modes: BTreeMap<String, String>,
+    /// Kind of the instancetype.
+    pub instancetype_kind: Option<String>,
+    /// Headers for the image's download, sorted.
+    pub extra_headers: Vec<String>,
+}
+
+/// What must be asked to render this spec.
+pub fn facts_needed(spec: &ResolvedSpec) -> FactsNeeded {
+    let disks = std::iter::once(&spec.primary_disk).chain(&spec.secondary_disks);
+    let mut storage_profiles: Vec<String> =
+        disks.filter(|disk| disk.access_mode.is_empty()).map(|disk| disk.storage_class.clone()).collect();
+    storage_profiles.sort();
+    storage_profiles.dedup();
+    let by_name = spec.instancetype.as_ref().filter(|it| it.kind.is_empty() && !it.name.is_empty());
+    FactsNeeded {
+        storage_class: spec.primary_disk.storage_class.clone(),
+        storage_profiles,
+        instancetype: by_name.map(|it| it.name.clone()),
+        extra_headers_secret: Some(spec.image.extra_headers_secret.clone()).filter(|name| !name.is_empty()),
+    }
+}
+
+/// Region and zone of a StorageClass, from `allowedTopologies[].matchLabelExpressions[]`: a key with exactly one value
+/// counts; one of these keys with none or several stops the scan.
+pub fn topology<'a>(
+    expressions: impl IntoIterator<Item = (&'a str, &'a [String])>,
+) -> (Option<String>, Option<String>) {
+    let (mut region, mut zone) = (None, None);
+    for (key, values) in expressions {
+        let found = match key {
+            crate::names::label::REGION => &mut region,
+            crate::names::label::ZONE => &mut zone,
+            _ => continue,
+        };
+        match values {
+            [one] => *found = Some(one.clone()),
+            _ => break,
+        }
+    }
+    (region, zone)
+}
+
+/// Access mode that a StorageProfile offers: ReadWriteMany if any claim property set has it.
+pub fn access_mode<'a>(offered: impl IntoIterator<Item = &'a str>) -> &'static str {
+    if offered.into_iter().any(|mode| mode == "ReadWriteMany") { "ReadWriteMany" } else { "ReadWriteOnce" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_with_one_value_counts_and_one_with_several_stops() {
+        let one = vec!["a".to_owned()];
+        let two = vec!["a".to_owned(), "b".to_owned()];
+        let (region, zone) = topology([
+            ("topology.kubernetes.io/region", one.as_slice()),
+            ("other", two.as_slice()),
+            ("topology.kubernetes.io/zone", two.as_slice()),
+            ("topology.kubernetes.io/zone", one.as_slice()),
+        ]);
+        assert_eq!((region.as_deref(), zone), (Some("a"), None));
+    }
+
+    #[test]
+    fn many_writers_are_preferred() {
+        assert_eq!(access_mode(["ReadWriteOnce", "ReadWriteMany"]), "ReadWriteMany");
+        assert_eq!(access_mode([]), "ReadWriteOnce");
+    }
+}

@@ -1,0 +1,9 @@
+//! The KubeVirt provider's pure half: what a spec means, and the VirtualMachine that follows from it.
+
+pub mod facts;
+pub mod observed;
+pub mod render;
+pub mod resolved;
+pub mod root_cause;
+pub mod spec;
+pub mod validate;

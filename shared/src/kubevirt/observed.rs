@@ -1,0 +1,153 @@
+//! Statuses as KubeVirt and CDI write them, projected to the fields that say what keeps a VM from running.
+//!
+//! Fields that are false or empty are absent there, never `false`; absent and null read as the default here.
+
+use serde::{Deserialize, Deserializer};
+
+fn nullable<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+/// A condition of a VM, VMI or DataVolume.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct Condition {
+    /// Type.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// True, False or Unknown.
+    pub status: String,
+    /// CamelCase, or empty.
+    #[serde(deserialize_with = "nullable")]
+    pub reason: String,
+    /// For a person.
+    #[serde(deserialize_with = "nullable")]
+    pub message: String,
+}
+
+/// The condition of that type and status.
+pub fn find<'a>(conditions: &'a [Condition], kind: &str, status: &str) -> Option<&'a Condition> {
+    conditions.iter().find(|c| c.kind == kind && c.status == status)
+}
+
+/// `status` of a VirtualMachine.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct VmStatus {
+    /// One word for people; `Stopped` is also the first that is ever written.
+    #[serde(deserialize_with = "nullable")]
+    pub printable_status: String,
+    /// Conditions, the VMI's mirrored among them.
+    #[serde(deserialize_with = "nullable")]
+    pub conditions: Vec<Condition>,
+    /// A VMI exists.
+    #[serde(deserialize_with = "nullable")]
+    pub created: bool,
+    /// Set while starts fail.
+    #[serde(deserialize_with = "nullable")]
+    pub start_failure: Option<StartFailure>,
+}
+
+/// `status.startFailure` of a VirtualMachine.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct StartFailure {
+    /// How many starts in a row failed.
+    #[serde(deserialize_with = "nullable")]
+    pub consecutive_fail_count: i64,
+}
+
+/// `status` of a VirtualMachineInstance.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct VmiStatus {
+    /// Pending, Scheduling, Scheduled, Running, Succeeded, Failed, Unknown or empty.
+    #[serde(deserialize_with = "nullable")]
+    pub phase: String,
+    /// CamelCase, for phase Failed.
+    #[serde(deserialize_with = "nullable")]
+    pub reason: String,
+    /// Conditions.
+    #[serde(deserialize_with = "nullable")]
+    pub conditions: Vec<Condition>,
+    /// Network interfaces, the guest's own inventions among them.
+    #[serde(deserialize_with = "nullable")]
+    pub interfaces: Vec<Interface>,
+}
+
+/// A network interface of a VMI.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Interface {
+    /// Name of the network in the spec; empty for interfaces that only the guest knows.
+    #[serde(deserialize_with = "nullable")]
+    pub name: String,
+    /// First address.
+    #[serde(deserialize_with = "nullable")]
+    pub ip_address: String,
+    /// All addresses.
+    #[serde(deserialize_with = "nullable")]
+    pub ip_addresses: Vec<String>,
+}
+
+impl VmiStatus {
+    /// Addresses of the VM's own interfaces, in order, without prefix lengths and duplicates. Interfaces that only the
+    /// guest agent reports (bridges, overlays) are left out.
+    pub fn addresses(&self) -> Vec<String> {
+        let mut addresses: Vec<String> = Vec::new();
+        for interface in self.interfaces.iter().filter(|interface| !interface.name.is_empty()) {
+            for address in std::iter::once(&interface.ip_address).chain(&interface.ip_addresses) {
+                let address = address.split('/').next().unwrap_or_default();
+                if !address.is_empty() && !addresses.iter().any(|a| a == address) {
+                    addresses.push(address.to_owned());
+                }
+            }
+        }
+        addresses
+    }
+
+    /// The guest has ended.
+    pub fn is_final(&self) -> bool {
+        matches!(self.phase.as_str(), "Succeeded" | "Failed")
+    }
+}
+
+/// `status` of a DataVolume.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct DataVolumeStatus {
+    /// Phase, or empty.
+    #[serde(deserialize_with = "nullable")]
+    pub phase: String,
+    /// `N/A` or `42.31%`.
+    #[serde(deserialize_with = "nullable")]
+    pub progress: String,
+    /// How often the importer was restarted.
+    #[serde(deserialize_with = "nullable")]
+    pub restart_count: i64,
+    /// Conditions.
+    #[serde(deserialize_with = "nullable")]
+    pub conditions: Vec<Condition>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn only_the_vms_own_interfaces_count() {
+        let status: VmiStatus = serde_json::from_value(json!({"interfaces": [
+            {"name": "default", "ipAddress": "10.1.0.5", "ipAddresses": ["10.1.0.5", "fd00::5/64"]},
+            {"interfaceName": "docker0", "ipAddress": "172.17.0.1", "infoSource": "guest-agent"},
+        ]}))
+        .unwrap();
+        assert_eq!(status.addresses(), ["10.1.0.5", "fd00::5"]);
+    }
+
+    #[test]
+    fn nulls_read_as_absent() {
+        let status: VmStatus = serde_json::from_value(json!({"conditions": null, "created": null})).unwrap();
+        assert_eq!(status, VmStatus::default());
+    }
+}

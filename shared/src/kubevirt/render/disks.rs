@@ -1,0 +1,126 @@
+//! Disks, volumes and the DataVolume templates behind them.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value, json};
+
+use super::RenderInput;
+use crate::kubevirt::resolved::{Disk, Image, ResolvedSpec};
+
+const PRIMARY: &str = "datavolumedisk";
+const CLOUD_INIT: &str = "cloudinitdisk";
+
+fn secondary(name: &str, index: usize) -> String {
+    format!("{name}-secondarydisk{index}")
+}
+
+/// Names of the DataVolumes, and so of the claims, of a Machine's VM.
+pub fn disk_names(name: &str, spec: &ResolvedSpec) -> Vec<String> {
+    let further = (0..spec.secondary_disks.len()).map(|index| secondary(name, index));
+    std::iter::once(name.to_owned()).chain(further).collect()
+}
+
+pub(super) fn disks(input: &RenderInput<'_>) -> Value {
+    let further = (0..input.spec.secondary_disks.len()).map(|index| secondary(input.name, index));
+    let names = [PRIMARY.to_owned(), CLOUD_INIT.to_owned()].into_iter().chain(further);
+    names.map(|name| json!({"name": name, "disk": {"bus": "virtio"}})).collect()
+}
+
+pub(super) fn volumes(input: &RenderInput<'_>) -> Value {
+    let primary = json!({"name": PRIMARY, "dataVolume": {"name": input.name}});
+    let cloud_init =
+        json!({"name": CLOUD_INIT, "cloudInitNoCloud": {"secretRef": {"name": input.user_data_secret}}});
+    let further = (0..input.spec.secondary_disks.len()).map(|index| {
+        let name = secondary(input.name, index);
+        json!({"name": name, "dataVolume": {"name": name}})
+    });
+    [primary, cloud_init].into_iter().chain(further).collect()
+}
+
+pub(super) fn data_volume_templates(input: &RenderInput<'_>, annotations: &BTreeMap<String, String>) -> Value {
+    let spec = input.spec;
+    let mut metadata = json!({"name": input.name});
+    if !annotations.is_empty() {
+        metadata["annotations"] = json!(annotations);
+    }
+    let target = if spec.storage_target_pvc { "pvc" } else { "storage" };
+    let primary = json!({
+        "metadata": metadata,
+        "spec": {"source": source(input), target: claim(input, &spec.primary_disk)},
+    });
+    let further = spec.secondary_disks.iter().enumerate().map(|(index, disk)| {
+        json!({
+            "metadata": {"name": secondary(input.name, index)},
+            "spec": {"source": {"blank": {}}, "pvc": claim(input, disk)},
+        })
+    });
+    std::iter::once(primary).chain(further).collect()
+}
+
+fn claim(input: &RenderInput<'_>, disk: &Disk) -> Value {
+    let known = input.facts.access_modes.get(&disk.storage_class).map_or("ReadWriteOnce", String::as_str);
+    let mode = if disk.access_mode.is_empty() { known } else { &disk.access_mode };
+    json!({
+        "storageClassName": disk.storage_class,
+        "accessModes": [mode],
+        "resources": {"requests": {"storage": disk.size}},
+    })
+}
+
+/// What an image is taken from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SourceKind {
+    Http,
+    Registry,
+    Claim,
+}
+
+/// As the spec says; else guessed: a URI is a registry's or a web server's, anything else a claim.
+pub(crate) fn source_kind(image: &Image) -> SourceKind {
+    match image.source.as_str() {
+        "http" => return SourceKind::Http,
+        "registry" => return SourceKind::Registry,
+        "pvc" => return SourceKind::Claim,
+        _ => {}
+    }
+    if image.location.starts_with('/') {
+        return SourceKind::Http;
+    }
+    match image.location.split_once(':') {
+        Some(("docker" | "oci-archive", _)) => SourceKind::Registry,
+        Some((scheme, _)) if is_scheme(scheme) => SourceKind::Http,
+        _ => SourceKind::Claim,
+    }
+}
+
+fn is_scheme(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_alphabetic())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.'))
+}
+
+fn source(input: &RenderInput<'_>) -> Value {
+    let image = &input.spec.image;
+    match source_kind(image) {
+        SourceKind::Http => {
+            let mut http = Map::from_iter([("url".to_owned(), json!(image.location))]);
+            let headers = if image.extra_headers.is_empty() { &input.facts.extra_headers } else { &image.extra_headers };
+            if !headers.is_empty() {
+                http.insert("extraHeaders".to_owned(), json!(headers));
+            }
+            if !image.secret.is_empty() {
+                http.insert("secretRef".to_owned(), json!(image.secret));
+            }
+            json!({"http": http})
+        }
+        SourceKind::Registry => {
+            let pull_method = if image.pull_method.is_empty() { "node" } else { &image.pull_method };
+            json!({"registry": {"url": image.location, "pullMethod": pull_method}})
+        }
+        SourceKind::Claim => {
+            let mut parts = image.location.split('/');
+            let (first, second) = (parts.next().unwrap_or_default(), parts.next());
+            let (namespace, name) = second.map_or((input.namespace, first), |name| (first, name));
+            json!({"pvc": {"namespace": namespace, "name": name}})
+        }
+    }
+}
