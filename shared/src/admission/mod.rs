@@ -1,0 +1,34 @@
+//! Admission, as pure functions of raw JSON: defaults, verdicts, and the patch between.
+//!
+//! ```
+//! use machinist_shared::admission::{AdmissionSettings, Author, mutate_create, patch, validate_create};
+//! let machine = serde_json::json!({"metadata": {"name": "m"}, "spec": {"providerSpec": {"value": {}}}});
+//! let settings = AdmissionSettings::default();
+//! let stored = mutate_create(&machine, &settings);
+//! assert_eq!(patch(&machine, &stored).0[0].path().to_string(), "/metadata/annotations");
+//! let report = validate_create(&stored, Author::Person, &settings);
+//! assert!(report.errors.iter().any(|e| e.path.to_string() == "spec.providerSpec.value.cloudProvider"));
+//! ```
+
+mod bypass;
+mod deployment;
+mod mutate;
+mod raw;
+mod selector;
+mod settings;
+mod shape;
+mod update;
+mod validate;
+
+pub use deployment::{mutate_deployment, validate_deployment};
+pub use mutate::{mutate_create, mutate_update};
+pub use settings::{AdmissionSettings, Author, FeatureGateError, parse_feature_gates};
+pub use update::validate_update;
+pub use validate::validate_create;
+
+use serde_json::Value;
+
+/// JSON Patch that turns `before` into `after`: raw against raw, only what changed. Empty if nothing did.
+pub fn patch(before: &Value, after: &Value) -> json_patch::Patch {
+    json_patch::diff(before, after)
+}

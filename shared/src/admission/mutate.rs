@@ -1,0 +1,234 @@
+//! Defaults. Nothing is refused here: what cannot be read is left alone, and told by the validating step.
+//!
+//! Only what must change is changed, and in the raw object: kubectl leaves out parents such as `spec.metadata`, and a
+//! patch computed from a typed copy would add below a parent that is not there.
+
+use serde_json::{Value, json};
+
+use super::raw::{self, Object, child, object_at, object_at_mut, text};
+use super::{AdmissionSettings, bypass};
+use crate::names::{annotation, label};
+use crate::operating_system::OperatingSystem;
+use crate::provider_spec::{CloudProvider, DNS_KEYS, KEYS, NETWORK_KEYS};
+
+/// A Machine as it is to be stored when it is made.
+pub fn mutate_create(raw: &Value, settings: &AdmissionSettings) -> Value {
+    let mut machine = raw.clone();
+    for key in [annotation::BYPASS_IMMUTABILITY, annotation::SPEC_CHANGE] {
+        bypass::remove(&mut machine, key);
+    }
+    default_node_name(&mut machine);
+    let Some(root) = machine.as_object_mut() else {
+        return machine;
+    };
+    let Some(spec) = object_at_mut(root, &["spec"]) else {
+        return machine;
+    };
+    let had_labels = has_own_labels(spec);
+    let os = default_spec(spec);
+    if is_kubevirt(spec) {
+        default_cluster_namespace(spec, &settings.infra_namespace);
+        if had_labels {
+            default_topology(spec);
+        }
+    }
+    if let Some(os) = os {
+        let labels = child(spec, "metadata").and_then(|metadata| child(metadata, "labels"));
+        if let Some(labels) = labels {
+            labels
+                .entry(label::OPERATING_SYSTEM)
+                .or_insert_with(|| json!(os.as_str()));
+        }
+    }
+    let annotations = child(root, "metadata").and_then(|metadata| child(metadata, "annotations"));
+    if let Some(annotations) = annotations {
+        for (gate, on) in &settings.feature_gates {
+            annotations.insert(
+                format!("{}{gate}", annotation::KUBELET_FEATURE_GATES),
+                json!(on.to_string()),
+            );
+        }
+        let external = settings.external_cloud_provider.to_string();
+        annotations.insert(annotation::EXTERNAL_CLOUD_PROVIDER.to_owned(), json!(external));
+    }
+    machine
+}
+
+/// A Machine as it is to be stored when it is updated: defaults never come later, so this only names the Node where an
+/// older Machine does not, and uses up the way around immutability (see [`bypass`]).
+pub fn mutate_update(old: &Value, raw: &Value) -> Value {
+    let mut machine = raw.clone();
+    default_node_name(&mut machine);
+    bypass::mutate(old, &mut machine);
+    machine
+}
+
+/// The Node is named like the Machine. Names that the API server is yet to make are not known here.
+fn default_node_name(machine: &mut Value) {
+    let name = machine
+        .pointer("/metadata/name")
+        .and_then(Value::as_str)
+        .unwrap_or_default()
+        .to_owned();
+    let Some(spec) = machine
+        .as_object_mut()
+        .and_then(|root| object_at_mut(root, &["spec"]))
+    else {
+        return;
+    };
+    if name.is_empty() || object_at(spec, &["metadata"]).is_some_and(|metadata| text_exact(metadata, "name"))
+    {
+        return;
+    }
+    let Some(metadata) = child(spec, "metadata") else {
+        return;
+    };
+    if metadata
+        .get("name")
+        .is_none_or(|n| n.is_null() || n.as_str() == Some(""))
+    {
+        metadata.insert("name".to_owned(), json!(name));
+    }
+}
+
+fn text_exact(object: &Object, key: &str) -> bool {
+    object
+        .get(key)
+        .and_then(Value::as_str)
+        .is_some_and(|text| !text.is_empty())
+}
+
+/// The defaults of every Machine spec, in templates as well; gives the operating system if one is named.
+pub(super) fn default_spec(spec: &mut Object) -> Option<OperatingSystem> {
+    let value = object_at_mut(spec, &["providerSpec", "value"])?;
+    raw::spell(value, &KEYS);
+    if let Some(network) = object_at_mut(value, &["network"]) {
+        raw::spell(network, &NETWORK_KEYS);
+        if let Some(dns) = object_at_mut(network, &["dns"]) {
+            raw::spell(dns, &DNS_KEYS);
+        }
+    }
+    let os = OperatingSystem::parse(text(value, "operatingSystem")?)?;
+    if let Some(spec) = os.default_spec(value.get("operatingSystemSpec")) {
+        value.insert("operatingSystemSpec".to_owned(), spec);
+    }
+    Some(os)
+}
+
+/// Whether the spec names KubeVirt as its provider.
+pub(super) fn is_kubevirt(spec: &Object) -> bool {
+    let value = object_at(spec, &["providerSpec", "value"]);
+    value
+        .and_then(|value| text(value, "cloudProvider"))
+        .and_then(CloudProvider::parse)
+        .is_some()
+}
+
+/// Notes on the Node where its VM is.
+pub(super) fn default_cluster_namespace(spec: &mut Object, namespace: &str) {
+    let annotations = child(spec, "metadata").and_then(|metadata| child(metadata, "annotations"));
+    if let Some(annotations) = annotations {
+        annotations.insert(annotation::CLUSTER_NAMESPACE.to_owned(), json!(namespace));
+    }
+}
+
+/// Whether `spec.metadata.labels` is there, even if empty. Topology labels have always been added only then. A map with
+/// nothing but the operating system in it does not count: it may be our own work, and defaulting twice must not add
+/// more than defaulting once.
+pub(super) fn has_own_labels(spec: &Object) -> bool {
+    object_at(spec, &["metadata", "labels"])
+        .is_some_and(|labels| labels.is_empty() || labels.keys().any(|key| key != label::OPERATING_SYSTEM))
+}
+
+/// Labels of the Node from `virtualMachine.location`.
+pub(super) fn default_topology(spec: &mut Object) {
+    let found = object_at(spec, &["providerSpec", "value", "cloudProviderSpec"])
+        .and_then(|cloud| raw::any_case(cloud, "virtualMachine")?.as_object())
+        .and_then(|vm| raw::any_case(vm, "location")?.as_object())
+        .map(|location| ["region", "zone"].map(|key| text(location, key).map(str::to_owned)));
+    let Some([region, zone]) = found else { return };
+    let Some(labels) = object_at_mut(spec, &["metadata", "labels"]) else {
+        return;
+    };
+    for (key, value) in [(label::REGION, region), (label::ZONE, zone)] {
+        if let Some(value) = value {
+            labels.insert(key.to_owned(), json!(value));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    fn created(machine: &Value) -> Value {
+        mutate_create(machine, &AdmissionSettings::default())
+    }
+
+    #[test]
+    fn a_machine_as_kubectl_sends_it_is_completed() {
+        let machine = json!({
+            "metadata": {"name": "m"},
+            "spec": {"providerSpec": {"value": {"cloudProvider": "kubevirt", "operatingSystem": "ubuntu"}}},
+        });
+        let want = json!({
+            "metadata": {"name": "m", "annotations": {
+                "v1.kubelet-featuregates.machine-controller.kubermatic.io/RotateKubeletServerCertificate": "true",
+                "v1.kubelet-flags.machine-controller.kubermatic.io/ExternalCloudProvider": "false",
+            }},
+            "spec": {
+                "metadata": {
+                    "name": "m",
+                    "annotations": {"cluster.x-k8s.io/cluster-namespace": "kube-system"},
+                    "labels": {"v1.machine-controller.kubermatic.io/operating-system": "ubuntu"},
+                },
+                "providerSpec": {"value": {
+                    "cloudProvider": "kubevirt",
+                    "operatingSystem": "ubuntu",
+                    "operatingSystemSpec": {"distUpgradeOnBoot": false},
+                }},
+            },
+        });
+        assert_eq!(created(&machine), want);
+        assert_eq!(created(&want), want);
+    }
+
+    #[rstest]
+    #[case(json!(null))]
+    #[case(json!([1]))]
+    #[case(json!({"spec": "x"}))]
+    #[case(json!({"metadata": {"name": 1}, "spec": null}))]
+    fn what_cannot_be_read_is_left_alone(#[case] machine: Value) {
+        assert_eq!(created(&machine), machine);
+    }
+
+    #[test]
+    fn topology_labels_come_only_where_labels_are() {
+        let machine = |labels: Value| {
+            created(&json!({"metadata": {}, "spec": {
+                "metadata": {"labels": labels},
+                "providerSpec": {"value": {"cloudProvider": "kubevirt", "operatingSystem": "rhel", "cloudProviderSpec": {
+                    "virtualMachine": {"location": {"region": "r", "zone": ""}}}}},
+            }}))
+        };
+        let labels = |machine: &Value| machine.pointer("/spec/metadata/labels").unwrap().clone();
+        let os = "v1.machine-controller.kubermatic.io/operating-system";
+        assert_eq!(labels(&machine(json!(null))), json!({os: "rhel"}));
+        assert_eq!(
+            labels(&machine(json!({}))),
+            json!({os: "rhel", "topology.kubernetes.io/region": "r"})
+        );
+        let twice = created(&machine(json!(null)));
+        assert_eq!(labels(&twice), json!({os: "rhel"}));
+    }
+
+    #[test]
+    fn an_update_names_the_node_and_defaults_nothing() {
+        let machine = json!({"metadata": {"name": "m"}, "spec": {"providerSpec": {"value": {"operatingSystem": "flatcar"}}}});
+        let mut want = machine.clone();
+        want["spec"]["metadata"] = json!({"name": "m"});
+        assert_eq!(mutate_update(&machine, &machine), want);
+    }
+}

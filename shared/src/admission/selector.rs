@@ -1,0 +1,111 @@
+//! Label selectors: whether one is well formed, and whether it matches.
+
+use serde_json::Value;
+
+use super::raw::{Object, object_at};
+use crate::field::{FieldPath, Report};
+use crate::syntax;
+
+const OPERATORS: [&str; 4] = ["In", "NotIn", "Exists", "DoesNotExist"];
+
+/// Judges the selector in `spec`; gives whether it matches `labels`, or nothing if that cannot be told.
+pub(super) fn validate(
+    spec: &Object,
+    labels: Option<&Object>,
+    path: &FieldPath,
+    report: &mut Report,
+) -> Option<bool> {
+    let faults = report.errors.len();
+    let selector = object_at(spec, &["selector"]);
+    let match_labels = selector
+        .and_then(|s| s.get("matchLabels")?.as_object())
+        .into_iter()
+        .flatten();
+    let expressions = selector
+        .and_then(|s| s.get("matchExpressions")?.as_array())
+        .into_iter()
+        .flatten();
+    let (mut matches, mut empty) = (true, true);
+    for (key, value) in match_labels {
+        empty = false;
+        let path = path.child("matchLabels");
+        let value = value.as_str().unwrap_or_default();
+        if let Err(why) = syntax::qualified_name(key) {
+            report.invalid(&path, format!("label key {key:?}: {why}"));
+        }
+        if let Err(why) = syntax::label_value(value) {
+            report.invalid(&path, format!("label value {value:?}: {why}"));
+        }
+        matches &= label(labels, key) == Some(value);
+    }
+    for (i, expression) in expressions.enumerate() {
+        empty = false;
+        matches &= validate_expression(
+            expression,
+            labels,
+            &path.child("matchExpressions").index(i),
+            report,
+        );
+    }
+    if empty {
+        report.invalid(
+            path,
+            "must not be empty, or it would select every Machine of the namespace",
+        );
+    }
+    (report.errors.len() == faults).then_some(matches)
+}
+
+fn validate_expression(
+    expression: &Value,
+    labels: Option<&Object>,
+    path: &FieldPath,
+    report: &mut Report,
+) -> bool {
+    let text = |key: &str| expression.get(key).and_then(Value::as_str).unwrap_or_default();
+    let values = expression
+        .get("values")
+        .and_then(Value::as_array)
+        .map_or(&[][..], Vec::as_slice);
+    let (key, operator) = (text("key"), text("operator"));
+    if let Err(why) = syntax::qualified_name(key) {
+        report.invalid(&path.child("key"), format!("label key {key:?}: {why}"));
+    }
+    for (i, value) in values.iter().enumerate() {
+        if let Err(why) = syntax::label_value(value.as_str().unwrap_or_default()) {
+            report.invalid(&path.child("values").index(i), why);
+        }
+    }
+    let found = label(labels, key);
+    let listed = || found.is_some_and(|found| values.iter().any(|v| v.as_str().unwrap_or_default() == found));
+    match operator {
+        "In" | "NotIn" => {
+            if values.is_empty() {
+                report.required(
+                    &path.child("values"),
+                    format!("must be set with operator {operator}"),
+                );
+            }
+            listed() == (operator == "In")
+        }
+        "Exists" | "DoesNotExist" => {
+            if !values.is_empty() {
+                report.forbidden(
+                    &path.child("values"),
+                    format!("must not be set with operator {operator}"),
+                );
+            }
+            found.is_some() == (operator == "Exists")
+        }
+        _ => {
+            report.not_supported(&path.child("operator"), operator, &OPERATORS);
+            false
+        }
+    }
+}
+
+fn label<'a>(labels: Option<&'a Object>, key: &str) -> Option<&'a str> {
+    let value = labels?.get(key)?;
+    // A typed client reads `null` as the empty string.
+    if value.is_null() { Some("") } else { value.as_str() }
+}

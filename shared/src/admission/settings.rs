@@ -1,0 +1,107 @@
+//! What admission is told from outside: flags and environment.
+
+use std::collections::BTreeMap;
+
+use crate::kubelet_version::VersionConstraint;
+
+/// What admission is told from outside. The controller must be told the same.
+#[derive(Debug, Clone)]
+pub struct AdmissionSettings {
+    /// Namespace of the VMs on the infra cluster (`POD_NAMESPACE`, default `kube-system`).
+    pub infra_namespace: String,
+    /// Kubelet feature gates to note on every Machine (`--node-kubelet-feature-gates`).
+    pub feature_gates: BTreeMap<String, bool>,
+    /// Whether an external cloud controller manager runs (`--node-external-cloud-provider`).
+    pub external_cloud_provider: bool,
+    /// Which kubelet versions are allowed (`--kubernetes-version-constraints`).
+    pub version_constraint: VersionConstraint,
+    /// Users that our MachineSet controller goes by (`--controller-user`).
+    pub controller_users: Vec<String>,
+}
+
+impl Default for AdmissionSettings {
+    /// The defaults of the flags, without any controller user.
+    fn default() -> Self {
+        Self {
+            infra_namespace: "kube-system".to_owned(),
+            feature_gates: BTreeMap::from([(ROTATE_SERVER_CERTIFICATE.to_owned(), true)]),
+            external_cloud_provider: false,
+            version_constraint: VersionConstraint::default(),
+            controller_users: Vec::new(),
+        }
+    }
+}
+
+/// The feature gate that is always noted: without it a kubelet asks for no serving certificate.
+const ROTATE_SERVER_CERTIFICATE: &str = "RotateKubeletServerCertificate";
+
+/// Text of `--node-kubelet-feature-gates` that cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a feature gate; write them like Gate=true,OtherGate=false")]
+pub struct FeatureGateError(String);
+
+/// Reads `Gate=true,OtherGate=false`; adds `RotateKubeletServerCertificate=true` if it is missing.
+pub fn parse_feature_gates(text: &str) -> Result<BTreeMap<String, bool>, FeatureGateError> {
+    let mut gates = BTreeMap::new();
+    for item in text.split(',') {
+        let parsed = item.split_once('=').and_then(|(name, value)| {
+            let name = Some(name.trim()).filter(|name| !name.is_empty())?;
+            Some((
+                name.to_owned(),
+                <bool as crate::config_var::ConfigValue>::of_text(value.trim().to_owned())?,
+            ))
+        });
+        gates.extend([parsed.ok_or_else(|| FeatureGateError(item.to_owned()))?]);
+    }
+    gates.entry(ROTATE_SERVER_CERTIFICATE.to_owned()).or_insert(true);
+    Ok(gates)
+}
+
+/// Who wrote an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Author {
+    /// A person, or a program on behalf of one.
+    Person,
+    /// Our MachineSet controller: its Machines are refused only for what cannot be rendered, or a pool that was taken
+    /// over could not heal.
+    SetController,
+}
+
+impl AdmissionSettings {
+    /// Who the user of a request is. Told from the authenticated user, never from an ownerReference, which anyone
+    /// can write.
+    pub fn author(&self, username: &str) -> Author {
+        if self.controller_users.iter().any(|user| user == username) {
+            Author::SetController
+        } else {
+            Author::Person
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rotation_gate_is_always_there() {
+        let gates = parse_feature_gates("A=true, B=false").unwrap();
+        assert_eq!(
+            gates,
+            BTreeMap::from(
+                [("A", true), ("B", false), (ROTATE_SERVER_CERTIFICATE, true)]
+                    .map(|(k, v)| (k.to_owned(), v))
+            )
+        );
+        assert!(
+            !parse_feature_gates("RotateKubeletServerCertificate=false").unwrap()[ROTATE_SERVER_CERTIFICATE]
+        );
+    }
+
+    #[test]
+    fn malformed_gates_are_refused() {
+        for text in ["", "A", "A=yes", "=true", "A=true,"] {
+            assert!(parse_feature_gates(text).is_err(), "{text:?}");
+        }
+    }
+}

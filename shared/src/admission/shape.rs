@@ -1,0 +1,354 @@
+//! The shape of Machine objects outside `providerSpec.value`: which keys there are, and of which JSON types.
+//!
+//! A value of a wrong type is an error, as no typed client could read the object. An unknown or miscased key is only a
+//! warning: such objects have always been accepted, and the key ignored.
+
+use jiff::Timestamp;
+use serde_json::Value;
+
+use crate::decode::json_type;
+use crate::field::{ErrorKind, FieldPath, Report, did_you_mean};
+
+/// What a value may be; `null` always may be.
+#[derive(Debug)]
+pub(crate) enum Shape {
+    /// Anything; compared as it is.
+    Any,
+    /// A string.
+    Text,
+    /// A boolean.
+    Flag,
+    /// An integer of 32 bits.
+    Int32,
+    /// An integer of 64 bits.
+    Int64,
+    /// An integer of 32 bits, or a string.
+    IntOrString,
+    /// A time after RFC 3339.
+    Time,
+    /// An object with free keys and values of one shape.
+    Map(&'static Shape),
+    /// A list.
+    List(&'static Shape),
+    /// An object with known keys.
+    Object(&'static [(&'static str, &'static Shape)]),
+}
+
+use Shape::{Any, Flag, Int32, Int64, IntOrString, List, Map, Object, Text, Time};
+
+const TEXTS: Shape = Map(&Text);
+const OWNER: Shape = Object(&[
+    ("apiVersion", &Text),
+    ("kind", &Text),
+    ("name", &Text),
+    ("uid", &Text),
+    ("controller", &Flag),
+    ("blockOwnerDeletion", &Flag),
+]);
+/// `metav1.ObjectMeta`.
+pub(crate) static OBJECT_META: Shape = Object(&[
+    ("name", &Text),
+    ("generateName", &Text),
+    ("namespace", &Text),
+    ("selfLink", &Text),
+    ("uid", &Text),
+    ("resourceVersion", &Text),
+    ("generation", &Int64),
+    ("creationTimestamp", &Time),
+    ("deletionTimestamp", &Time),
+    ("deletionGracePeriodSeconds", &Int64),
+    ("labels", &TEXTS),
+    ("annotations", &TEXTS),
+    ("ownerReferences", &List(&OWNER)),
+    ("finalizers", &List(&Text)),
+    ("managedFields", &List(&Any)),
+]);
+const TAINT: Shape = Object(&[
+    ("key", &Text),
+    ("value", &Text),
+    ("effect", &Text),
+    ("timeAdded", &Time),
+]);
+const REFERENCE_KEYS: &[(&str, &Shape)] = &[
+    ("kind", &Text),
+    ("namespace", &Text),
+    ("name", &Text),
+    ("uid", &Text),
+    ("apiVersion", &Text),
+    ("resourceVersion", &Text),
+    ("fieldPath", &Text),
+];
+const MACHINE_CLASS: Shape = Object(&[
+    ("kind", &Text),
+    ("namespace", &Text),
+    ("name", &Text),
+    ("uid", &Text),
+    ("apiVersion", &Text),
+    ("resourceVersion", &Text),
+    ("fieldPath", &Text),
+    ("provider", &Text),
+]);
+const VERSIONS: Shape = Object(&[("kubelet", &Text), ("controlPlane", &Text)]);
+const CONFIG_MAP_SOURCE: Shape = Object(&[
+    ("namespace", &Text),
+    ("name", &Text),
+    ("uid", &Text),
+    ("resourceVersion", &Text),
+    ("kubeletConfigKey", &Text),
+]);
+/// `spec` of a Machine.
+pub(crate) static MACHINE_SPEC: Shape = Object(&[
+    ("metadata", &OBJECT_META),
+    ("taints", &List(&TAINT)),
+    (
+        "providerSpec",
+        &Object(&[
+            ("value", &Any),
+            ("valueFrom", &Object(&[("machineClass", &MACHINE_CLASS)])),
+        ]),
+    ),
+    ("versions", &VERSIONS),
+    ("configSource", &Object(&[("configMap", &CONFIG_MAP_SOURCE)])),
+    ("providerID", &Text),
+]);
+const ADDRESS: Shape = Object(&[("type", &Text), ("address", &Text)]);
+const CONDITION: Shape = Object(&[
+    ("type", &Text),
+    ("status", &Text),
+    ("lastHeartbeatTime", &Time),
+    ("lastTransitionTime", &Time),
+    ("reason", &Text),
+    ("message", &Text),
+]);
+const OPERATION: Shape = Object(&[
+    ("description", &Text),
+    ("lastUpdated", &Time),
+    ("state", &Text),
+    ("type", &Text),
+]);
+/// `status` of a Machine.
+pub(crate) static MACHINE_STATUS: Shape = Object(&[
+    ("nodeRef", &Object(REFERENCE_KEYS)),
+    ("versions", &VERSIONS),
+    ("addresses", &List(&ADDRESS)),
+    ("conditions", &List(&CONDITION)),
+    ("errorReason", &Text),
+    ("errorMessage", &Text),
+    ("failureMessage", &Text),
+    ("lastUpdated", &Time),
+    ("providerStatus", &Any),
+    ("lastOperation", &OPERATION),
+    ("phase", &Text),
+]);
+/// A Machine. Its metadata is the API server's to judge.
+pub(crate) static MACHINE: Shape = Object(&[
+    ("apiVersion", &Text),
+    ("kind", &Text),
+    ("metadata", &Any),
+    ("spec", &MACHINE_SPEC),
+    ("status", &MACHINE_STATUS),
+]);
+
+const EXPRESSION: Shape = Object(&[("key", &Text), ("operator", &Text), ("values", &List(&Text))]);
+/// `spec.template` of a MachineDeployment.
+pub(crate) static TEMPLATE: Shape = Object(&[("metadata", &OBJECT_META), ("spec", &MACHINE_SPEC)]);
+/// `spec` of a MachineDeployment.
+static DEPLOYMENT_SPEC: Shape = Object(&[
+    ("replicas", &Int32),
+    (
+        "selector",
+        &Object(&[("matchLabels", &TEXTS), ("matchExpressions", &List(&EXPRESSION))]),
+    ),
+    ("template", &TEMPLATE),
+    (
+        "strategy",
+        &Object(&[
+            ("type", &Text),
+            (
+                "rollingUpdate",
+                &Object(&[("maxUnavailable", &IntOrString), ("maxSurge", &IntOrString)]),
+            ),
+        ]),
+    ),
+    ("minReadySeconds", &Int32),
+    ("revisionHistoryLimit", &Int32),
+    ("paused", &Flag),
+    ("progressDeadlineSeconds", &Int32),
+]);
+/// A MachineDeployment. Its metadata and status are the API server's to judge.
+pub(crate) static DEPLOYMENT: Shape = Object(&[
+    ("apiVersion", &Text),
+    ("kind", &Text),
+    ("metadata", &Any),
+    ("spec", &DEPLOYMENT_SPEC),
+    ("status", &Any),
+]);
+
+impl Shape {
+    /// Reports every value of a wrong type as an error, every unknown key as a warning.
+    pub(crate) fn check(&self, value: &Value, path: &FieldPath, report: &mut Report) {
+        let wrong = |want: &str, report: &mut Report| {
+            report.error(
+                path,
+                ErrorKind::Type,
+                format!("must be {want}, not {}", json_type(value)),
+            );
+        };
+        match (self, value) {
+            (Any, _) | (_, Value::Null) | (Text | IntOrString, Value::String(_)) | (Flag, Value::Bool(_)) => {
+            }
+            (Int32 | IntOrString, Value::Number(n))
+                if n.as_i64().is_some_and(|n| i32::try_from(n).is_ok()) => {}
+            (Int64, Value::Number(n)) if n.as_i64().is_some() => {}
+            (Int32 | Int64, _) => {
+                let size = if matches!(self, Int32) { 32 } else { 64 };
+                let got = if value.is_number() {
+                    value.to_string()
+                } else {
+                    json_type(value).to_owned()
+                };
+                report.error(
+                    path,
+                    ErrorKind::Type,
+                    format!("must be an integer of {size} bits, not {got}"),
+                );
+            }
+            (Time, Value::String(text)) => {
+                if text.parse::<Timestamp>().is_err() {
+                    report.invalid(
+                        path,
+                        format!("{text:?} is not a time; write it like 2006-01-02T15:04:05Z"),
+                    );
+                }
+            }
+            (Map(item), Value::Object(map)) => {
+                for (key, value) in map {
+                    item.check(value, &path.child(key), report);
+                }
+            }
+            (List(item), Value::Array(items)) => {
+                for (i, value) in items.iter().enumerate() {
+                    item.check(value, &path.index(i), report);
+                }
+            }
+            (Object(keys), Value::Object(map)) => {
+                for (key, value) in map {
+                    let path = path.child(key);
+                    if let Some(shape) = lookup(keys, key) {
+                        shape.check(value, &path, report);
+                    } else {
+                        let hint = did_you_mean(key, keys.iter().map(|(known, _)| *known));
+                        report.warn(&path, format!("unknown field {key:?}, ignored{hint}"));
+                    }
+                }
+            }
+            (Text | Time, _) => wrong("a string", report),
+            (Flag, _) => wrong("a boolean", report),
+            (IntOrString, _) => wrong("an integer of 32 bits or a string", report),
+            (List(_), _) => wrong("a list", report),
+            (Map(_) | Object(_), _) => wrong("an object", report),
+        }
+    }
+
+    /// The value as a typed client would see it: `null`, zero values and empty containers of known fields are absent,
+    /// unknown keys are gone, times are of one form. Values of [`Shape::Any`] are kept as they are.
+    pub(crate) fn normal(&self, value: &Value) -> Value {
+        match (self, value) {
+            (Time, Value::String(text)) => text
+                .parse::<Timestamp>()
+                .map_or_else(|_| value.clone(), |time| Value::String(time.to_string())),
+            (Map(item), Value::Object(map)) => map
+                .iter()
+                .map(|(key, value)| (key.clone(), item.normal_item(value)))
+                .collect(),
+            (List(item), Value::Array(items)) => items.iter().map(|value| item.normal_item(value)).collect(),
+            (Object(keys), Value::Object(map)) => {
+                let known = map.iter().filter_map(|(key, value)| {
+                    let shape = lookup(keys, key)?;
+                    let value = shape.normal(value);
+                    (!shape.is_zero(&value)).then(|| (key.clone(), value))
+                });
+                known.collect()
+            }
+            (Object(_) | Map(_), Value::Null) => Value::Object(serde_json::Map::new()),
+            _ => value.clone(),
+        }
+    }
+
+    /// Items of lists and maps stay even if they are zero; `null` is the zero value there.
+    fn normal_item(&self, value: &Value) -> Value {
+        match (self, value) {
+            (Text, Value::Null) => Value::String(String::new()),
+            _ => self.normal(value),
+        }
+    }
+
+    fn is_zero(&self, value: &Value) -> bool {
+        match value {
+            Value::Null => true,
+            _ if matches!(self, Any) => false,
+            // An int-or-string is a pointer in Go: set to zero is not the same as unset.
+            Value::Number(n) => !matches!(self, IntOrString) && n.as_i64() == Some(0),
+            Value::Bool(flag) => !flag,
+            Value::String(text) => !matches!(self, IntOrString) && text.is_empty(),
+            Value::Array(items) => items.is_empty(),
+            Value::Object(map) => map.is_empty(),
+        }
+    }
+}
+
+fn lookup(keys: &[(&'static str, &'static Shape)], key: &str) -> Option<&'static Shape> {
+    keys.iter()
+        .find(|(known, _)| *known == key)
+        .map(|(_, shape)| *shape)
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+    use serde_json::json;
+
+    use super::*;
+
+    #[rstest]
+    #[case::a_taint_list_that_is_an_object(json!({"taints": {}}), "spec.taints: must be a list, not an object")]
+    #[case::a_label_that_is_a_number(json!({"metadata": {"labels": {"a": 1}}}), "spec.metadata.labels.a: must be a string, not a number")]
+    #[case::a_version_that_is_a_number(json!({"versions": {"kubelet": 1.33}}), "spec.versions.kubelet: must be a string, not a number")]
+    #[case::a_fraction_for_an_integer(json!({"metadata": {"generation": 1.5}}), "spec.metadata.generation: must be an integer of 64 bits, not 1.5")]
+    #[case::a_bad_time(json!({"taints": [{"timeAdded": "noon"}]}), "spec.taints[0].timeAdded: \"noon\" is not a time; write it like 2006-01-02T15:04:05Z")]
+    #[case::text_for_an_object(json!("x"), "spec: must be an object, not a string")]
+    fn a_wrong_type_is_an_error(#[case] spec: Value, #[case] want: &str) {
+        let mut report = Report::new();
+        MACHINE_SPEC.check(&spec, &FieldPath::new("spec"), &mut report);
+        assert_eq!(report.errors[0].to_string(), want);
+    }
+
+    #[rstest]
+    #[case::unknown(json!({"foo": 1}), "spec.foo: unknown field \"foo\", ignored")]
+    #[case::miscased(json!({"Taints": 1}), "spec.Taints: unknown field \"Taints\", ignored; did you mean \"taints\"?")]
+    #[case::misspelt(json!({"versions": {"kublet": "1"}}), "spec.versions.kublet: unknown field \"kublet\", ignored; did you mean \"kubelet\"?")]
+    fn an_unknown_key_is_a_warning(#[case] spec: Value, #[case] want: &str) {
+        let mut report = Report::new();
+        MACHINE_SPEC.check(&spec, &FieldPath::new("spec"), &mut report);
+        assert_eq!((report.errors.len(), report.warnings), (0, vec![want.to_owned()]));
+    }
+
+    #[rstest]
+    #[case::null_and_absent(json!({"taints": null, "metadata": {"creationTimestamp": null}}), json!({}))]
+    #[case::empty_containers(json!({"taints": [], "metadata": {"labels": {}}, "versions": {}}), json!({}))]
+    #[case::empty_text(json!({"versions": {"kubelet": ""}, "providerID": ""}), json!({}))]
+    #[case::unknown_keys(json!({"foo": 1}), json!({}))]
+    #[case::instants(json!({"taints": [{"key": "a", "timeAdded": "2026-01-01T01:00:00+01:00"}]}), json!({"taints": [{"key": "a", "timeAdded": "2026-01-01T00:00:00Z"}]}))]
+    #[case::null_in_a_map(json!({"metadata": {"labels": {"a": null}}}), json!({"metadata": {"labels": {"a": ""}}}))]
+    fn typed_clients_see_no_difference(#[case] a: Value, #[case] b: Value) {
+        assert_eq!(MACHINE_SPEC.normal(&a), MACHINE_SPEC.normal(&b));
+    }
+
+    #[rstest]
+    #[case::a_label(json!({"metadata": {"labels": {"a": ""}}}), json!({"metadata": {}}))]
+    #[case::null_inside_the_value(json!({"providerSpec": {"value": {"network": null}}}), json!({"providerSpec": {"value": {}}}))]
+    #[case::an_empty_taint(json!({"taints": [{}]}), json!({}))]
+    fn typed_clients_see_a_difference(#[case] a: Value, #[case] b: Value) {
+        assert_ne!(MACHINE_SPEC.normal(&a), MACHINE_SPEC.normal(&b));
+    }
+}

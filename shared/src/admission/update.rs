@@ -1,0 +1,224 @@
+//! What may change in a Machine: its metadata and status freely, its spec not.
+
+use serde_json::Value;
+
+use super::shape::{MACHINE, Shape};
+use super::validate::inspect_spec;
+use super::{AdmissionSettings, bypass};
+use crate::field::{ErrorKind, FieldPath, Report};
+
+/// Judges the update of the Machine `old` to `new`, after [`super::mutate_update`].
+///
+/// Only what changes is judged: what has been stored is never a reason to refuse, nor is the Machine that is being
+/// deleted. The spec must stay what typed clients see of it (`null`, absent, empty and zero are the same outside of
+/// `providerSpec.value`, and differ inside), with three exceptions: a providerID is set where none was, the Node is
+/// named like the Machine, or the way around immutability is used, which opens everything but a providerID.
+pub fn validate_update(old: &Value, new: &Value, settings: &AdmissionSettings) -> Report {
+    let mut report = Report::new();
+    if !new.is_object() {
+        report.error(&FieldPath::new("<object>"), ErrorKind::Type, "must be an object");
+        return report;
+    }
+    if !is_deleting(new) {
+        report.extend(new_faults(&MACHINE, old, new));
+    }
+    validate_spec_change(old, new, settings, &mut report);
+    report
+}
+
+/// Whether an object is being deleted.
+pub(super) fn is_deleting(object: &Value) -> bool {
+    object
+        .pointer("/metadata/deletionTimestamp")
+        .is_some_and(|time| !time.is_null())
+}
+
+/// What is wrong with the shape of `new` and was not with `old`.
+pub(super) fn new_faults(shape: &Shape, old: &Value, new: &Value) -> Report {
+    let (mut before, mut after) = (Report::new(), Report::new());
+    shape.check(old, &FieldPath::default(), &mut before);
+    shape.check(new, &FieldPath::default(), &mut after);
+    after.errors.retain(|error| !before.errors.contains(error));
+    after
+        .warnings
+        .retain(|warning| !before.warnings.contains(warning));
+    after
+}
+
+fn validate_spec_change(old: &Value, new: &Value, settings: &AdmissionSettings, report: &mut Report) {
+    let (mut before, mut after) = (bypass::spec(old), bypass::spec(new));
+    let path = FieldPath::new("spec");
+    let id = |spec: &Value| spec.get("providerID").cloned();
+    match (id(&before), id(&after)) {
+        (Some(was), Some(is)) if was != is => {
+            report.forbidden(&path.child("providerID"), "is immutable once set");
+            // Told; not to be told again as a change.
+            forget(&mut before, &["providerID"]);
+            forget(&mut after, &["providerID"]);
+        }
+        (None, Some(_)) => forget(&mut after, &["providerID"]),
+        _ => {}
+    }
+    let name = new.pointer("/metadata/name").filter(|name| name.is_string());
+    if name.is_some() && after.pointer("/metadata/name") == name {
+        forget(&mut before, &["metadata", "name"]);
+        forget(&mut after, &["metadata", "name"]);
+    }
+    if before == after {
+        return;
+    }
+    if bypass::permits(old, new) {
+        // The author insists; the author shall know.
+        let faults = inspect_spec(new.get("spec"), settings);
+        report
+            .warnings
+            .extend(faults.errors.iter().map(ToString::to_string));
+        report.warnings.extend(faults.warnings);
+        return;
+    }
+    let mut changed = Vec::new();
+    differences(&before, &after, &path, &mut changed);
+    for path in changed {
+        report.forbidden(
+            &path,
+            "a Machine's spec is immutable; make a new Machine, or change its MachineDeployment",
+        );
+    }
+}
+
+/// Takes a key out of a normalised spec, and the object around it if it was the last one.
+fn forget(spec: &mut Value, path: &[&str]) {
+    let Some(((key, rest), map)) = path.split_first().zip(spec.as_object_mut()) else {
+        return;
+    };
+    if rest.is_empty() {
+        map.remove(*key);
+    } else if let Some(inner) = map.get_mut(*key) {
+        forget(inner, rest);
+        if inner.as_object().is_some_and(serde_json::Map::is_empty) {
+            map.remove(*key);
+        }
+    }
+}
+
+/// Paths of the deepest fields in which two values differ; a list counts as one field.
+fn differences(old: &Value, new: &Value, path: &FieldPath, found: &mut Vec<FieldPath>) {
+    let (Value::Object(before), Value::Object(after)) = (old, new) else {
+        if old != new {
+            found.push(path.clone());
+        }
+        return;
+    };
+    let gone = before.keys().filter(|key| !after.contains_key(*key));
+    found.extend(gone.map(|key| path.child(key)));
+    for (key, value) in after {
+        match before.get(key) {
+            Some(was) => differences(was, value, &path.child(key), found),
+            None => found.push(path.child(key)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+    use serde_json::json;
+
+    use super::super::mutate_update;
+    use super::*;
+    use crate::names::annotation::{BYPASS_IMMUTABILITY, SPEC_CHANGE};
+
+    fn machine(spec: &Value, annotations: &Value) -> Value {
+        json!({"metadata": {"name": "m", "uid": "u", "annotations": annotations}, "spec": spec})
+    }
+
+    /// Through both steps, as the API server does; what is stored, and the errors' paths.
+    fn update(old: &Value, new: &Value) -> (Value, Vec<String>) {
+        let stored = mutate_update(old, new);
+        let report = validate_update(old, &stored, &AdmissionSettings::default());
+        (stored, report.errors.iter().map(|e| e.path.to_string()).collect())
+    }
+
+    #[rstest]
+    #[case::nothing(json!({"versions": {"kubelet": "1"}}), &[])]
+    #[case::another_version(json!({"versions": {"kubelet": "2"}}), &["spec.versions.kubelet"])]
+    #[case::a_version_gone(json!({}), &["spec.versions"])]
+    #[case::null_for_absent(json!({"versions": {"kubelet": "1"}, "taints": null}), &[])]
+    #[case::an_unknown_key(json!({"versions": {"kubelet": "1"}, "foo": 1}), &[])]
+    #[case::a_provider_id(json!({"versions": {"kubelet": "1"}, "providerID": "x"}), &[])]
+    #[case::the_nodes_name(json!({"versions": {"kubelet": "1"}, "metadata": {"name": "m"}}), &[])]
+    #[case::another_name(json!({"versions": {"kubelet": "1"}, "metadata": {"name": "n"}}), &["spec.metadata"])]
+    #[case::a_wrong_type(json!({"versions": {"kubelet": "1"}, "taints": "x"}), &["spec.taints", "spec.taints"])]
+    fn a_spec_may_change_in_few_ways(#[case] spec: Value, #[case] want: &[&str]) {
+        let old = machine(&json!({"versions": {"kubelet": "1"}}), &json!(null));
+        assert_eq!(update(&old, &machine(&spec, &json!(null))).1, want);
+    }
+
+    #[rstest]
+    #[case::another_id(json!({"providerID": "y"}), true, &["spec.providerID"])]
+    #[case::no_id(json!({}), false, &["spec.providerID"])]
+    #[case::no_id_with_bypass(json!({}), true, &[])]
+    fn a_provider_id_stays(#[case] spec: Value, #[case] bypass: bool, #[case] want: &[&str]) {
+        let annotations = if bypass {
+            json!({BYPASS_IMMUTABILITY: "true"})
+        } else {
+            json!({})
+        };
+        let old = machine(&json!({"providerID": "x"}), &json!(null));
+        assert_eq!(update(&old, &machine(&spec, &annotations)).1, want);
+    }
+
+    #[test]
+    fn the_way_around_opens_one_change_once() {
+        let [a, b] = ["1", "2"].map(|v| json!({"versions": {"kubelet": v}}));
+        let bypass = json!({BYPASS_IMMUTABILITY: "true"});
+        let (stored, errors) = update(&machine(&a, &json!({})), &machine(&b, &bypass));
+        assert!(errors.is_empty());
+        let annotations = stored.pointer("/metadata/annotations").unwrap().clone();
+        assert_eq!(
+            annotations.as_object().unwrap().keys().collect::<Vec<_>>(),
+            [SPEC_CHANGE]
+        );
+
+        // The trace is used up: neither the way back nor another change goes through with it.
+        let (_, errors) = update(&stored, &machine(&a, &annotations));
+        assert_eq!(errors, ["spec.versions.kubelet"]);
+        // And any other write removes it.
+        let (stored, errors) = update(&stored, &machine(&b, &annotations));
+        assert!(errors.is_empty());
+        assert_eq!(stored.pointer("/metadata/annotations"), Some(&json!({})));
+    }
+
+    #[test]
+    fn only_true_opens_and_any_value_goes() {
+        let old = machine(&json!({"versions": {"kubelet": "1"}}), &json!({}));
+        let new = machine(
+            &json!({"versions": {"kubelet": "2"}}),
+            &json!({BYPASS_IMMUTABILITY: "True"}),
+        );
+        let (stored, errors) = update(&old, &new);
+        assert_eq!(errors, ["spec.versions.kubelet"]);
+        assert_eq!(stored.pointer("/metadata/annotations"), Some(&json!({})));
+    }
+
+    #[test]
+    fn what_is_stored_is_no_reason_to_refuse() {
+        let old = machine(&json!({"taints": "x"}), &json!({}));
+        let new = machine(&json!({"taints": "x"}), &json!({"a": "b"}));
+        assert_eq!(update(&old, &new).1, [""; 0]);
+    }
+
+    #[test]
+    fn a_deleting_machine_passes_unless_its_spec_changes() {
+        let deleting = |mut machine: Value, status: Value| {
+            machine["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+            machine["status"] = status;
+            machine
+        };
+        let old = machine(&json!({"versions": {"kubelet": "1"}}), &json!({}));
+        let passes = deleting(old.clone(), json!("nonsense"));
+        assert_eq!(update(&old, &passes).1, [""; 0]);
+        let changed = deleting(machine(&json!({}), &json!({})), json!({}));
+        assert_eq!(update(&old, &changed).1, ["spec.versions"]);
+    }
+}

@@ -1,0 +1,223 @@
+//! What a Machine must be to be made: everything that can be told without asking the infra cluster, all at once.
+
+use serde_json::Value;
+
+use super::raw::{Object, object_at};
+use super::shape::{MACHINE, MACHINE_SPEC};
+use super::{AdmissionSettings, Author};
+use crate::field::{ErrorKind, FieldPath, Report};
+use crate::kubelet_version;
+use crate::kubevirt::validate;
+use crate::provider_spec::ProviderConfig;
+use crate::syntax;
+
+/// Judges a Machine that is to be made, after its defaults are in.
+pub fn validate_create(raw: &Value, author: Author, settings: &AdmissionSettings) -> Report {
+    let mut report = Report::new();
+    let root = FieldPath::default();
+    if !raw.is_object() {
+        report.error(&FieldPath::new("<object>"), ErrorKind::Type, "must be an object");
+        return report;
+    }
+    MACHINE.check(raw, &root, &mut report);
+    let mut policy = Report::new();
+    let name = raw
+        .pointer("/metadata/name")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
+    validate_name(name, &mut report);
+    validate_node_name(name, raw, &mut policy);
+    let spec = FieldPath::new("spec");
+    validate_spec(raw.get("spec"), &spec, settings, &mut report, &mut policy);
+    merge(report, policy, author)
+}
+
+/// Judges the spec of a Machine, found at `path`, in a template as well. Shapes are judged before, into `report`.
+/// What keeps the spec from being rendered goes to `report`, other reasons to refuse it to `policy`.
+pub(super) fn validate_spec(
+    spec: Option<&Value>,
+    path: &FieldPath,
+    settings: &AdmissionSettings,
+    report: &mut Report,
+    policy: &mut Report,
+) {
+    let empty = Object::new();
+    let spec = match spec {
+        None | Some(Value::Null) => &empty,
+        Some(Value::Object(spec)) => spec,
+        // Of a wrong type, which has been told.
+        Some(_) => return,
+    };
+    validate_provider(spec, &path.child("providerSpec"), report, policy);
+    validate_version(
+        spec,
+        &path.child("versions").child("kubelet"),
+        settings,
+        report,
+        policy,
+    );
+    if spec.get("configSource").is_some_and(|source| !source.is_null()) {
+        policy.forbidden(
+            &path.child("configSource"),
+            "must not be set: no supported kubelet reads it",
+        );
+    }
+    warn_taints(spec, &path.child("taints"), report);
+    warn_metadata(spec, &path.child("metadata"), report);
+}
+
+/// What the author's kind makes of reasons that are not about rendering.
+pub(super) fn merge(mut report: Report, policy: Report, author: Author) -> Report {
+    match author {
+        Author::Person => report.extend(policy),
+        Author::SetController => {
+            report
+                .warnings
+                .extend(policy.errors.iter().map(ToString::to_string));
+            report.warnings.extend(policy.warnings);
+        }
+    }
+    report
+}
+
+/// Virtual machine and Node bear the Machine's name, and labels carry it.
+fn validate_name(name: &str, report: &mut Report) {
+    if name.len() > syntax::LABEL_MAX {
+        let path = FieldPath::new("metadata").child("name");
+        report.invalid(
+            &path,
+            "must be no more than 63 characters, as labels of the virtual machine carry it",
+        );
+    }
+}
+
+fn validate_node_name(name: &str, raw: &Value, policy: &mut Report) {
+    let node = raw
+        .pointer("/spec/metadata/name")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
+    if !node.is_empty() && node != name {
+        let path = FieldPath::new("spec").child("metadata").child("name");
+        policy.invalid(
+            &path,
+            format!("{node:?} must be the Machine's own name, or be left out"),
+        );
+    }
+}
+
+fn validate_provider(spec: &Object, path: &FieldPath, report: &mut Report, policy: &mut Report) {
+    let provider = match spec.get("providerSpec") {
+        None | Some(Value::Null) => None,
+        Some(Value::Object(provider)) => Some(provider),
+        Some(_) => return,
+    };
+    if provider.is_some_and(|p| p.get("valueFrom").is_some_and(|from| !from.is_null())) {
+        report.warn(&path.child("valueFrom"), "has no effect; use value");
+    }
+    let value_path = path.child("value");
+    let config = ProviderConfig::decode(provider.and_then(|p| p.get("value")), &value_path, report);
+    config.validate_ssh_keys(&value_path, policy);
+    if let Some(cloud) = &config.cloud_provider_spec {
+        validate::validate(cloud, &value_path.child("cloudProviderSpec"), report);
+    }
+}
+
+fn validate_version(
+    spec: &Object,
+    path: &FieldPath,
+    settings: &AdmissionSettings,
+    report: &mut Report,
+    policy: &mut Report,
+) {
+    let found = spec.get("versions").and_then(|versions| versions.get("kubelet"));
+    let text = match found {
+        _ if spec
+            .get("versions")
+            .is_some_and(|v| !v.is_object() && !v.is_null()) =>
+        {
+            return;
+        }
+        None | Some(Value::Null) => "",
+        Some(Value::String(text)) => text,
+        Some(_) => return,
+    };
+    if text.is_empty() {
+        report.required(path, "must be set, like 1.33.4");
+        return;
+    }
+    match kubelet_version::parse(text) {
+        Err(error) => report.invalid(path, error.to_string()),
+        Ok(version) if !settings.version_constraint.allows(&version) => {
+            let hint = if version.pre.is_empty() {
+                ""
+            } else {
+                "; pre-releases need a constraint that names one"
+            };
+            policy.invalid(
+                path,
+                format!(
+                    "{text:?} does not satisfy {:?}{hint}",
+                    settings.version_constraint.to_string()
+                ),
+            );
+        }
+        Ok(_) => {}
+    }
+}
+
+/// Taints that no Node takes have always been admitted; the person should know.
+fn warn_taints(spec: &Object, path: &FieldPath, report: &mut Report) {
+    let taints = spec.get("taints").and_then(Value::as_array);
+    for (i, taint) in taints.into_iter().flatten().enumerate() {
+        let text = |key: &str| taint.get(key).and_then(Value::as_str).unwrap_or_default();
+        let path = path.index(i);
+        if let Err(why) = syntax::qualified_name(text("key")) {
+            report.warn(&path.child("key"), format!("no Node takes this taint: {why}"));
+        }
+        if let Err(why) = syntax::label_value(text("value")) {
+            report.warn(&path.child("value"), format!("no Node takes this taint: {why}"));
+        }
+        let effects = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
+        if !effects.contains(&text("effect")) {
+            let hint = crate::field::did_you_mean(text("effect"), effects);
+            report.warn(
+                &path.child("effect"),
+                format!(
+                    "no Node takes this taint: must be one of {}{hint}",
+                    effects.join(", ")
+                ),
+            );
+        }
+    }
+}
+
+/// So have labels and annotations.
+fn warn_metadata(spec: &Object, path: &FieldPath, report: &mut Report) {
+    for (key, value) in object_at(spec, &["metadata", "labels"]).into_iter().flatten() {
+        let path = path.child("labels").child(key);
+        if let Err(why) =
+            syntax::qualified_name(key).and(syntax::label_value(value.as_str().unwrap_or_default()))
+        {
+            report.warn(&path, format!("no Node takes this label: {why}"));
+        }
+    }
+    for (key, _) in object_at(spec, &["metadata", "annotations"])
+        .into_iter()
+        .flatten()
+    {
+        if let Err(why) = syntax::qualified_name(&key.to_lowercase()) {
+            report.warn(
+                &path.child("annotations").child(key),
+                format!("no Node takes this annotation: {why}"),
+            );
+        }
+    }
+}
+
+/// Judges a whole spec without a Machine around it, as for a bypassed change.
+pub(super) fn inspect_spec(spec: Option<&Value>, settings: &AdmissionSettings) -> Report {
+    let (mut report, mut policy, path) = (Report::new(), Report::new(), FieldPath::new("spec"));
+    MACHINE_SPEC.check(spec.unwrap_or(&Value::Null), &path, &mut report);
+    validate_spec(spec, &path, settings, &mut report, &mut policy);
+    merge(report, policy, Author::Person)
+}

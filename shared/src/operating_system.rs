@@ -1,0 +1,146 @@
+//! Operating systems, and what `operatingSystemSpec` is when a person leaves it out.
+
+use std::fmt;
+
+use serde_json::{Value, json};
+
+/// An operating system that user data can be made for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum OperatingSystem {
+    /// Ubuntu.
+    Ubuntu,
+    /// Amazon Linux 2. Known to the API, but no image of it runs on KubeVirt.
+    AmazonLinux2,
+    /// Red Hat Enterprise Linux.
+    Rhel,
+    /// Flatcar Container Linux.
+    Flatcar,
+    /// Rocky Linux.
+    RockyLinux,
+}
+
+impl OperatingSystem {
+    /// All of them.
+    pub const ALL: [Self; 5] = [
+        Self::Ubuntu,
+        Self::AmazonLinux2,
+        Self::Rhel,
+        Self::Flatcar,
+        Self::RockyLinux,
+    ];
+    /// Names of those that run on KubeVirt.
+    pub const ON_KUBEVIRT: [&str; 4] = ["ubuntu", "rhel", "flatcar", "rockylinux"];
+
+    /// The one of that exact name.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|os| os.as_str() == name)
+    }
+
+    /// Its name in the API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ubuntu => "ubuntu",
+            Self::AmazonLinux2 => "amzn2",
+            Self::Rhel => "rhel",
+            Self::Flatcar => "flatcar",
+            Self::RockyLinux => "rockylinux",
+        }
+    }
+
+    /// What `operatingSystemSpec` becomes at admission; `None` if it stays as it is.
+    ///
+    /// An object, even an empty one, stays as written, except on Flatcar: there it is always completed, and keys that
+    /// mean nothing there are dropped.
+    pub fn default_spec(self, current: Option<&Value>) -> Option<Value> {
+        let absent = current.is_none_or(Value::is_null);
+        let spec = match self {
+            Self::Flatcar => flatcar_spec(current),
+            _ if !absent => return None,
+            Self::Ubuntu | Self::RockyLinux | Self::AmazonLinux2 => json!({ "distUpgradeOnBoot": false }),
+            Self::Rhel => json!({
+                "distUpgradeOnBoot": false,
+                "attachSubscription": false,
+                "rhelUseSatelliteServer": false,
+                "rhelSatelliteServer": "",
+                "rhelOrganizationName": "",
+                "rhelActivationKey": "",
+            }),
+        };
+        (current != Some(&spec)).then_some(spec)
+    }
+}
+
+impl fmt::Display for OperatingSystem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Values of a wrong type are taken as unset, as machine-controller does.
+fn flatcar_spec(current: Option<&Value>) -> Value {
+    let get = |key: &str| {
+        let map = current?.as_object()?;
+        map.get(key).or_else(|| {
+            map.iter()
+                .find(|(k, _)| k.eq_ignore_ascii_case(key))
+                .map(|(_, v)| v)
+        })
+    };
+    let flag = |key: &str| get(key).and_then(Value::as_bool).unwrap_or(false);
+    let utility = get("provisioningUtility")
+        .and_then(Value::as_str)
+        .filter(|text| !text.is_empty());
+    json!({
+        "disableAutoUpdate": flag("disableAutoUpdate"),
+        "disableLocksmithD": flag("disableLocksmithD"),
+        "disableUpdateEngine": flag("disableUpdateEngine"),
+        "provisioningUtility": utility.unwrap_or("ignition"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case::ubuntu_gets_one_flag("ubuntu", None, Some(json!({"distUpgradeOnBoot": false})))]
+    #[case::null_is_absent("rockylinux", Some(json!(null)), Some(json!({"distUpgradeOnBoot": false})))]
+    #[case::an_empty_object_is_present("ubuntu", Some(json!({})), None)]
+    #[case::unknown_keys_stay("amzn2", Some(json!({"x": 1})), None)]
+    #[case::rhel_keeps_what_is_there("rhel", Some(json!({"distUpgradeOnBoot": true})), None)]
+    #[case::flatcar_is_completed("flatcar", Some(json!({"disableAutoUpdate": true, "distUpgradeOnBoot": true})),
+        Some(json!({"disableAutoUpdate": true, "disableLocksmithD": false, "disableUpdateEngine": false, "provisioningUtility": "ignition"})))]
+    #[case::flatcar_of_a_wrong_type_is_replaced("flatcar", Some(json!("x")),
+        Some(json!({"disableAutoUpdate": false, "disableLocksmithD": false, "disableUpdateEngine": false, "provisioningUtility": "ignition"})))]
+    #[case::a_complete_flatcar_spec_stays("flatcar",
+        Some(json!({"disableAutoUpdate": false, "disableLocksmithD": false, "disableUpdateEngine": false, "provisioningUtility": "cloud-init"})), None)]
+    fn the_spec_is_defaulted_by_operating_system(
+        #[case] os: &str,
+        #[case] current: Option<Value>,
+        #[case] want: Option<Value>,
+    ) {
+        assert_eq!(
+            OperatingSystem::parse(os).unwrap().default_spec(current.as_ref()),
+            want
+        );
+    }
+
+    #[test]
+    fn rhel_gets_its_six_fields() {
+        let spec = OperatingSystem::Rhel.default_spec(None).unwrap();
+        assert_eq!(spec.as_object().unwrap().len(), 6);
+        assert_eq!(OperatingSystem::Rhel.default_spec(Some(&spec)), None);
+    }
+
+    #[test]
+    fn names_are_exact() {
+        assert_eq!(OperatingSystem::parse("Ubuntu"), None);
+        assert!(
+            OperatingSystem::ON_KUBEVIRT
+                .iter()
+                .all(|name| OperatingSystem::parse(name).is_some())
+        );
+    }
+}
