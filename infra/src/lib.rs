@@ -1,1 +1,9 @@
-//! placeholder
+//! The provider's I/O half: from a kubeconfig in a spec to a pooled client, and what is watched through it.
+
+pub mod client;
+pub mod facts;
+pub mod kubeconfig;
+pub mod objects;
+pub mod pool;
+pub mod reflect;
+pub mod store;

@@ -1,0 +1,291 @@
+//! Clients that cannot hang: no retries inside the client, a timeout on everything but watches, a limit of requests in
+//! flight, no redirects, no proxy, and no connection to an address that is not allowed.
+
+use std::future::Future;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::{Method, Request, Response};
+use http_body_util::BodyExt;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::connect::dns::Name;
+use hyper_util::rt::TokioExecutor;
+use kube::client::{Body, ClientBuilder, ConfigExt};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::runtime::watcher;
+use kube::{Client, Config};
+use tower::limit::ConcurrencyLimitLayer;
+use tower::{BoxError, Layer, Service, ServiceBuilder};
+use tower_http::timeout::TimeoutBody;
+
+use crate::kubeconfig::{AddressPolicy, InfraKubeconfig};
+
+/// Limits of a client.
+#[derive(Debug, Clone)]
+pub struct ClientOptions {
+    /// How long connecting may take.
+    pub connect: Duration,
+    /// How long a read other than a watch may take.
+    pub read: Duration,
+    /// How long a write may take: shorter than the time between the last renewal of the Lease and its loss.
+    pub write: Duration,
+    /// How many requests may be in flight.
+    pub in_flight: usize,
+    /// Where connections may lead.
+    pub addresses: AddressPolicy,
+    /// `User-Agent`.
+    pub user_agent: String,
+}
+
+impl Default for ClientOptions {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(3),
+            read: Duration::from_secs(10),
+            write: Duration::from_secs(3),
+            in_flight: 64,
+            addresses: AddressPolicy::default(),
+            user_agent: concat!("machinist/", env!("CARGO_PKG_VERSION")).to_owned(),
+        }
+    }
+}
+
+/// Why a client could not be made. Never holds a secret.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The kubeconfig cannot be used.
+    #[error("the kubeconfig cannot be used: {0}")]
+    Kubeconfig(String),
+    /// TLS could not be set up: the CA or client certificate is bad.
+    #[error("TLS cannot be set up from the kubeconfig; check certificate-authority-data and client-certificate-data")]
+    Tls,
+}
+
+/// A client of the infra cluster of a spec's kubeconfig.
+pub async fn infra_client(kubeconfig: &InfraKubeconfig, options: &ClientOptions) -> Result<Client, ClientError> {
+    let config = Config::from_custom_kubeconfig(kubeconfig.config.clone(), &KubeConfigOptions::default()).await;
+    let mut config = config.map_err(|_| ClientError::Tls)?;
+    // Never from the environment.
+    config.proxy_url = None;
+    let resolver = Resolver { policy: Some(kubeconfig.policy) };
+    build(config, resolver, options)
+}
+
+/// A client of the user cluster: of the kubeconfig at `path`, or of the pod's ServiceAccount. It is the admin's own, so
+/// it may be anything that a kubeconfig can be.
+pub async fn user_cluster_client(path: Option<&Path>, options: &ClientOptions) -> Result<Client, ClientError> {
+    let config = match path {
+        Some(path) => {
+            let kubeconfig = Kubeconfig::read_from(path).map_err(|e| ClientError::Kubeconfig(e.to_string()))?;
+            Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+                .await
+                .map_err(|e| ClientError::Kubeconfig(e.to_string()))?
+        }
+        None => Config::incluster().map_err(|e| ClientError::Kubeconfig(e.to_string()))?,
+    };
+    build(config, Resolver { policy: None }, options)
+}
+
+fn build(mut config: Config, resolver: Resolver, options: &ClientOptions) -> Result<Client, ClientError> {
+    config.default_retry = false;
+    let user_agent = http::HeaderValue::from_str(&options.user_agent).map_err(|_| ClientError::Tls)?;
+    config.headers.push((http::header::USER_AGENT, user_agent));
+    let mut connector = HttpConnector::new_with_resolver(resolver);
+    connector.enforce_http(false);
+    connector.set_nodelay(true);
+    connector.set_connect_timeout(Some(options.connect));
+    let https = config.rustls_https_connector_with_connector(connector).map_err(|_| ClientError::Tls)?;
+    let client: hyper_util::client::legacy::Client<_, Body> =
+        hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build(https);
+    let auth = config.auth_layer().map_err(|_| ClientError::Tls)?;
+    let headers = config.extra_headers_layer().map_err(|_| ClientError::Tls)?;
+    let service = ServiceBuilder::new()
+        .layer(ConcurrencyLimitLayer::new(options.in_flight))
+        .layer(Deadlines { read: options.read, write: options.write })
+        .layer(config.base_uri_layer())
+        .option_layer(auth)
+        .layer(headers)
+        .map_err(BoxError::from)
+        .service(client);
+    Ok(ClientBuilder::new(service, config.default_namespace).build())
+}
+
+/// Resolves names, and refuses addresses that a spec's kubeconfig may not lead to.
+#[derive(Debug, Clone)]
+struct Resolver {
+    policy: Option<AddressPolicy>,
+}
+
+impl Service<Name> for Resolver {
+    type Response = std::vec::IntoIter<SocketAddr>;
+    type Error = std::io::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, name: Name) -> Self::Future {
+        let policy = self.policy;
+        Box::pin(async move {
+            let found: Vec<SocketAddr> = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
+            let allowed = |address: IpAddr| policy.is_none_or(|policy| policy.allows(address));
+            let (allowed, refused): (Vec<_>, Vec<_>) = found.into_iter().partition(|found| allowed(found.ip()));
+            if allowed.is_empty() && !refused.is_empty() {
+                let message = "the server's name resolves to a loopback or link-local address only";
+                return Err(std::io::Error::new(std::io::ErrorKind::PermissionDenied, message));
+            }
+            Ok(allowed.into_iter())
+        })
+    }
+}
+
+type AnyBody = http_body_util::combinators::UnsyncBoxBody<bytes::Bytes, BoxError>;
+
+/// A timeout on every request but watches, whose streams live as long as they are read.
+#[derive(Debug, Clone, Copy)]
+struct Deadlines {
+    read: Duration,
+    write: Duration,
+}
+
+impl<S> Layer<S> for Deadlines {
+    type Service = WithDeadline<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        WithDeadline { inner, deadlines: *self }
+    }
+}
+
+#[derive(Debug, Clone)]
+struct WithDeadline<S> {
+    inner: S,
+    deadlines: Deadlines,
+}
+
+/// The request was not answered in time.
+#[derive(Debug, thiserror::Error)]
+#[error("no answer within {0:?}")]
+struct Elapsed(Duration);
+
+impl<S, B> Service<Request<Body>> for WithDeadline<S>
+where
+    S: Service<Request<Body>, Response = Response<B>, Error = BoxError>,
+    S::Future: Send + 'static,
+    B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    type Response = Response<AnyBody>;
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, BoxError>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let is_watch = request.uri().query().is_some_and(|query| {
+            query.split('&').any(|pair| matches!(pair, "watch=true" | "watch=1" | "watch"))
+        });
+        let limit = if request.method() == Method::GET { self.deadlines.read } else { self.deadlines.write };
+        let answer = self.inner.call(request);
+        Box::pin(async move {
+            let response = tokio::time::timeout(limit, answer).await.map_err(|_| Elapsed(limit))??;
+            Ok(response.map(|body| {
+                let body = body.map_err(Into::into);
+                if is_watch { body.boxed_unsync() } else { TimeoutBody::new(limit, body).boxed_unsync() }
+            }))
+        })
+    }
+}
+
+/// What may be shown of a remote error: a decoded `Status`, or the kind of trouble; never a body or a header.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{text}")]
+pub struct RemoteError {
+    text: String,
+    code: Option<u16>,
+}
+
+/// How much of a remote message is shown.
+const MAX_MESSAGE: usize = 1024;
+
+impl RemoteError {
+    /// HTTP status code, where the API server answered at all.
+    pub fn code(&self) -> Option<u16> {
+        self.code
+    }
+
+    /// An error of our own words.
+    pub fn other(text: impl Into<String>) -> Self {
+        Self { text: text.into(), code: None }
+    }
+
+    /// What may be shown of a watch's error.
+    pub fn from_watch(error: &watcher::Error) -> Self {
+        match error {
+            watcher::Error::InitialListFailed(error)
+            | watcher::Error::WatchStartFailed(error)
+            | watcher::Error::WatchFailed(error) => Self::from(error),
+            watcher::Error::WatchError(status) => Self::from_status(status),
+            watcher::Error::NoResourceVersion => Self::other("the watch failed"),
+        }
+    }
+
+    fn from_status(status: &kube::core::Status) -> Self {
+        let mut text = if status.message.is_empty() { format!("HTTP {}", status.code) } else { status.message.clone() };
+        if text.len() > MAX_MESSAGE {
+            let end = (0..=MAX_MESSAGE).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
+            text.truncate(end);
+            text.push('…');
+        }
+        Self { text, code: Some(status.code) }
+    }
+}
+
+impl From<&kube::Error> for RemoteError {
+    fn from(error: &kube::Error) -> Self {
+        match error {
+            kube::Error::Api(status) => Self::from_status(status),
+            kube::Error::SerdeError(_) | kube::Error::FromUtf8(_) => Self::other("the answer is not what a Kubernetes API gives"),
+            kube::Error::Auth(_) => Self::other("the kubeconfig's credential cannot be used"),
+            other => Self::other(transport(other)),
+        }
+    }
+}
+
+/// The kind of a transport error, from the innermost cause that says something.
+fn transport(error: &kube::Error) -> String {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    let mut text = "the API server cannot be reached".to_owned();
+    while let Some(error) = cause {
+        if let Some(elapsed) = error.downcast_ref::<Elapsed>() {
+            return elapsed.to_string();
+        }
+        if let Some(io) = error.downcast_ref::<std::io::Error>() {
+            text = match io.kind() {
+                std::io::ErrorKind::ConnectionRefused => "connection refused".to_owned(),
+                std::io::ErrorKind::TimedOut => "connecting timed out".to_owned(),
+                std::io::ErrorKind::ConnectionReset => "connection reset".to_owned(),
+                std::io::ErrorKind::PermissionDenied => io.to_string(),
+                _ => text,
+            };
+        }
+        if let Some(tls) = error.downcast_ref::<rustls::Error>() {
+            return format!("TLS: {tls}");
+        }
+        if let Some(own) = error.downcast_ref::<Shown>() {
+            return own.0.clone();
+        }
+        cause = error.source();
+    }
+    text
+}
+
+/// An error whose text may be shown as it is.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Shown(pub String);

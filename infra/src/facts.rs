@@ -1,0 +1,130 @@
+//! Facts about an infra cluster that rendering needs, asked once and kept for some minutes.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::storage::v1::StorageClass;
+use kube::api::{ApiResource, DynamicObject, GroupVersionKind};
+use kube::{Api, Client};
+use machinist_shared::kubevirt::facts::{
+    CLUSTER_INSTANCETYPE, Facts, FactsNeeded, INSTANCETYPE, access_mode, topology,
+};
+use serde_json::Value;
+use tokio::time::Instant;
+
+use crate::client::RemoteError;
+
+/// How long an answer is used.
+const TTL: Duration = Duration::from_mins(5);
+
+/// Why a fact could not be had.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FactError {
+    /// It names something that does not exist.
+    #[error("{kind} {name} does not exist on the infra cluster")]
+    NotFound {
+        /// Kind.
+        kind: &'static str,
+        /// Name.
+        name: String,
+    },
+    /// It could not be asked for.
+    #[error("{kind} {name} cannot be read from the infra cluster: {error}")]
+    Remote {
+        /// Kind.
+        kind: &'static str,
+        /// Name.
+        name: String,
+        /// Why.
+        error: RemoteError,
+    },
+}
+
+/// Answers of one infra cluster, by what was asked. Only what exists is kept, so that a missing object that appears is
+/// seen at once.
+#[derive(Debug, Default)]
+pub struct FactsCache {
+    answers: Mutex<HashMap<String, (Instant, Facts)>>,
+}
+
+impl FactsCache {
+    /// The facts, from memory or by asking with `client`.
+    pub async fn get(&self, client: &Client, namespace: &str, needed: &FactsNeeded) -> Result<Facts, FactError> {
+        let key = format!("{needed:?}");
+        let known = self.lock().get(&key).filter(|(asked, _)| asked.elapsed() < TTL).map(|(_, facts)| facts.clone());
+        if let Some(facts) = known {
+            return Ok(facts);
+        }
+        let facts = ask(client, namespace, needed).await?;
+        self.lock().insert(key, (Instant::now(), facts.clone()));
+        Ok(facts)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, (Instant, Facts)>> {
+        // Every change is one insert.
+        self.answers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn ask(client: &Client, namespace: &str, needed: &FactsNeeded) -> Result<Facts, FactError> {
+    let mut facts = Facts::default();
+    let classes: Api<StorageClass> = Api::all(client.clone());
+    let class = found("StorageClass", &needed.storage_class, classes.get(&needed.storage_class).await)?;
+    let terms = class.allowed_topologies.unwrap_or_default();
+    let expressions = terms.iter().flat_map(|term| term.match_label_expressions.iter().flatten());
+    (facts.region, facts.zone) = topology(expressions.map(|e| (e.key.as_str(), e.values.as_slice())));
+    for name in &needed.storage_profiles {
+        facts.access_modes.insert(name.clone(), profile(client, name).await?);
+    }
+    if let Some(name) = &needed.instancetype {
+        facts.instancetype_kind = Some(instancetype_kind(client, namespace, name).await?);
+    }
+    if let Some(name) = &needed.extra_headers_secret {
+        let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
+        let secret = found("Secret", name, secrets.get(name).await)?;
+        let data: BTreeMap<_, _> = secret.data.unwrap_or_default();
+        facts.extra_headers = data
+            .into_iter()
+            .map(|(key, value)| {
+                let text = String::from_utf8_lossy(&value.0).into_owned();
+                format!("{key}: {}", text.strip_suffix('\n').unwrap_or(&text))
+            })
+            .collect();
+    }
+    Ok(facts)
+}
+
+async fn profile(client: &Client, name: &str) -> Result<String, FactError> {
+    let profiles = Api::<DynamicObject>::all_with(client.clone(), &resource("cdi.kubevirt.io", "v1beta1", "StorageProfile"));
+    let profile = found("StorageProfile", name, profiles.get(name).await)?;
+    let sets = profile.data.pointer("/status/claimPropertySets").and_then(Value::as_array);
+    let modes = sets.into_iter().flatten().filter_map(|set| set["accessModes"].as_array()).flatten();
+    Ok(access_mode(modes.filter_map(Value::as_str)).to_owned())
+}
+
+/// The namespaced instancetype of that name, else the cluster-wide one.
+async fn instancetype_kind(client: &Client, namespace: &str, name: &str) -> Result<String, FactError> {
+    let resource = |kind| resource("instancetype.kubevirt.io", "v1beta1", kind);
+    let namespaced = Api::<DynamicObject>::namespaced_with(client.clone(), namespace, &resource(INSTANCETYPE));
+    match found(INSTANCETYPE, name, namespaced.get(name).await) {
+        Ok(_) => return Ok(INSTANCETYPE.to_owned()),
+        Err(FactError::NotFound { .. }) => {}
+        Err(error) => return Err(error),
+    }
+    let cluster = Api::<DynamicObject>::all_with(client.clone(), &resource(CLUSTER_INSTANCETYPE));
+    found("instancetype", name, cluster.get(name).await)?;
+    Ok(CLUSTER_INSTANCETYPE.to_owned())
+}
+
+fn resource(group: &str, version: &str, kind: &str) -> ApiResource {
+    ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind))
+}
+
+fn found<T>(kind: &'static str, name: &str, answer: Result<T, kube::Error>) -> Result<T, FactError> {
+    answer.map_err(|error| match error {
+        kube::Error::Api(status) if status.code == 404 => FactError::NotFound { kind, name: name.to_owned() },
+        error => FactError::Remote { kind, name: name.to_owned(), error: RemoteError::from(&error) },
+    })
+}

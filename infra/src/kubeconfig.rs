@@ -1,0 +1,293 @@
+//! Kubeconfigs that people write into specs: inline credentials only, and only to addresses that are allowed.
+//!
+//! Whoever may write a Machine chooses the kubeconfig, so nothing in it may make this process run a program, read a
+//! file, or talk to its own host.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use kube::config::{AuthInfo, Cluster, Kubeconfig};
+use secrecy::ExposeSecret;
+use sha2::{Digest, Sha256};
+
+/// Where kubeconfigs in specs may lead.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct AddressPolicy {
+    /// Loopback and link-local addresses, too.
+    pub allow_loopback: bool,
+}
+
+impl AddressPolicy {
+    /// Whether a connection to `address` is allowed.
+    pub fn allows(self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        if self.allow_loopback {
+            return !address.is_unspecified();
+        }
+        let link_local = match address {
+            IpAddr::V4(v4) => v4.is_link_local(),
+            IpAddr::V6(v6) => v6.is_unicast_link_local(),
+        };
+        !(address.is_loopback() || address.is_unspecified() || address.is_multicast() || link_local)
+    }
+}
+
+/// Why a kubeconfig is refused. Never holds any of its secrets.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum KubeconfigError {
+    /// It cannot be read.
+    #[error("the kubeconfig is neither YAML nor JSON of the kind Config")]
+    Undecodable,
+    /// It is larger than any kubeconfig.
+    #[error("the kubeconfig has {0} bytes; the limit is {MAX_BYTES}")]
+    TooLarge(usize),
+    /// Something is missing.
+    #[error("the kubeconfig has no {0}")]
+    Missing(String),
+    /// Something must not be in it.
+    #[error("{field} is not allowed in a spec's kubeconfig; {instead}")]
+    Forbidden {
+        /// The field.
+        field: &'static str,
+        /// What to write instead.
+        instead: &'static str,
+    },
+    /// It leads to an address that is not allowed.
+    #[error("the server {0} is a loopback or link-local address, which --infra-allow-loopback would allow")]
+    Address(String),
+    /// The server's URL is none.
+    #[error("the server {0:?} is not an https:// URL")]
+    Server(String),
+    /// Data that should be base64 of PEM is not.
+    #[error("{0} is not base64")]
+    NotBase64(&'static str),
+}
+
+const MAX_BYTES: usize = 256 * 1024;
+
+/// A kubeconfig that may be used.
+#[derive(Clone)]
+pub struct InfraKubeconfig {
+    server: String,
+    ca_digest: String,
+    credential_digest: String,
+    /// With one context, one cluster and one user, all inline.
+    pub(crate) config: Kubeconfig,
+    pub(crate) policy: AddressPolicy,
+}
+
+impl fmt::Debug for InfraKubeconfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("InfraKubeconfig").field("server", &self.server).finish_non_exhaustive()
+    }
+}
+
+impl InfraKubeconfig {
+    /// Reads a kubeconfig and refuses what must not be in a spec's.
+    pub fn parse(text: &str, policy: AddressPolicy) -> Result<Self, KubeconfigError> {
+        if text.len() > MAX_BYTES {
+            return Err(KubeconfigError::TooLarge(text.len()));
+        }
+        let mut config = Kubeconfig::from_yaml(text).map_err(|_| KubeconfigError::Undecodable)?;
+        let missing = |what: String| KubeconfigError::Missing(what);
+        let current = config.current_context.clone().filter(|name| !name.is_empty());
+        let current = current.ok_or_else(|| missing("current-context".to_owned()))?;
+        let context = config.contexts.iter().find(|named| named.name == current).and_then(|named| named.context.clone());
+        let context = context.ok_or_else(|| missing(format!("context {current:?}")))?;
+        config.clusters.retain(|named| named.name == context.cluster);
+        let user = context.user.clone().unwrap_or_default();
+        config.auth_infos.retain(|named| named.name == user);
+        let cluster = config.clusters.first().and_then(|named| named.cluster.as_ref());
+        let cluster = cluster.ok_or_else(|| missing(format!("cluster {:?}", context.cluster)))?;
+        let auth = config.auth_infos.first().and_then(|named| named.auth_info.as_ref());
+        let auth = auth.ok_or_else(|| missing(format!("user {user:?}")))?;
+
+        check_cluster(cluster)?;
+        check_user(auth)?;
+        let server = server(cluster, policy)?;
+        let ca_digest = ca_digest(cluster)?;
+        let credential_digest = credential_digest(&server, &ca_digest, auth);
+        Ok(Self { server, ca_digest, credential_digest, config, policy })
+    }
+
+    /// URL of the API server, without a trailing slash.
+    pub fn server(&self) -> &str {
+        &self.server
+    }
+
+    /// SHA-256 of the CA, `system` without one, `insecure` where it is not verified.
+    pub fn ca_digest(&self) -> String {
+        self.ca_digest.clone()
+    }
+
+    /// SHA-256 of server, CA and credential: equal only for the same rights at the same place.
+    pub fn credential_digest(&self) -> String {
+        self.credential_digest.clone()
+    }
+}
+
+fn forbid(present: bool, field: &'static str, instead: &'static str) -> Result<(), KubeconfigError> {
+    if present { Err(KubeconfigError::Forbidden { field, instead }) } else { Ok(()) }
+}
+
+fn check_cluster(cluster: &Cluster) -> Result<(), KubeconfigError> {
+    forbid(cluster.certificate_authority.is_some(), "certificate-authority", "write the CA into certificate-authority-data")?;
+    forbid(cluster.proxy_url.is_some(), "proxy-url", "the infra cluster must be reached directly")
+}
+
+fn check_user(auth: &AuthInfo) -> Result<(), KubeconfigError> {
+    let inline = "use a token or a client certificate, inline";
+    forbid(auth.exec.is_some(), "exec", inline)?;
+    forbid(auth.auth_provider.is_some(), "auth-provider", inline)?;
+    forbid(auth.token_file.is_some(), "tokenFile", "write the token into token")?;
+    forbid(auth.client_certificate.is_some(), "client-certificate", "write it into client-certificate-data")?;
+    forbid(auth.client_key.is_some(), "client-key", "write it into client-key-data")?;
+    let impersonates = auth.impersonate.is_some()
+        || auth.impersonate_uid.is_some()
+        || auth.impersonate_groups.is_some()
+        || auth.impersonate_user_extra.is_some();
+    forbid(impersonates, "impersonation (as, as-groups …)", "use the credential of that user itself")?;
+    for (field, data) in [
+        ("client-certificate-data", auth.client_certificate_data.as_deref()),
+        ("client-key-data", auth.client_key_data.as_ref().map(ExposeSecret::expose_secret)),
+    ] {
+        if data.is_some_and(|data| STANDARD.decode(data).is_err()) {
+            return Err(KubeconfigError::NotBase64(field));
+        }
+    }
+    Ok(())
+}
+
+fn server(cluster: &Cluster, policy: AddressPolicy) -> Result<String, KubeconfigError> {
+    let url = cluster.server.as_deref().filter(|url| !url.is_empty());
+    let url = url.ok_or_else(|| KubeconfigError::Missing("server".to_owned()))?.trim_end_matches('/');
+    let parsed: http::Uri = url.parse().map_err(|_| KubeconfigError::Server(url.to_owned()))?;
+    let authority = parsed.authority().filter(|a| !a.as_str().contains('@'));
+    let (Some("https"), Some(authority)) = (parsed.scheme_str(), authority) else {
+        return Err(KubeconfigError::Server(url.to_owned()));
+    };
+    let host = authority.host().trim_start_matches('[').trim_end_matches(']');
+    let refused = match host.parse::<IpAddr>() {
+        Ok(address) => !policy.allows(address),
+        // Names are judged again after resolution; this one always means this host.
+        Err(_) => !policy.allow_loopback && (host == "localhost" || host.ends_with(".localhost")),
+    };
+    if refused {
+        return Err(KubeconfigError::Address(url.to_owned()));
+    }
+    Ok(url.to_owned())
+}
+
+fn ca_digest(cluster: &Cluster) -> Result<String, KubeconfigError> {
+    if cluster.insecure_skip_tls_verify == Some(true) {
+        return Ok("insecure".to_owned());
+    }
+    let Some(data) = &cluster.certificate_authority_data else { return Ok("system".to_owned()) };
+    let pem = STANDARD.decode(data).map_err(|_| KubeconfigError::NotBase64("certificate-authority-data"))?;
+    Ok(hex(&Sha256::digest(pem)))
+}
+
+fn credential_digest(server: &str, ca: &str, auth: &AuthInfo) -> String {
+    let secret = |s: &Option<secrecy::SecretString>| s.as_ref().map(|s| s.expose_secret().to_owned()).unwrap_or_default();
+    let parts = [
+        server.to_owned(),
+        ca.to_owned(),
+        auth.username.clone().unwrap_or_default(),
+        secret(&auth.password),
+        secret(&auth.token),
+        auth.client_certificate_data.clone().unwrap_or_default(),
+        secret(&auth.client_key_data),
+    ];
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part);
+    }
+    hex(&hash.finalize())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // Writing into a String cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+
+    fn text(cluster: &str, user: &str) -> String {
+        format!(
+            "apiVersion: v1\nkind: Config\ncurrent-context: c\ncontexts:\n- name: c\n  context: {{cluster: c, user: u}}\n\
+             clusters:\n- name: c\n  cluster: {{{cluster}}}\nusers:\n- name: u\n  user: {{{user}}}\n"
+        )
+    }
+
+    const SERVER: &str = "server: 'https://infra.example:6443'";
+
+    #[rstest]
+    #[case::token(SERVER, "token: t")]
+    #[case::basic(SERVER, "username: a, password: b")]
+    #[case::certificate(SERVER, "client-certificate-data: YQ==, client-key-data: YQ==")]
+    #[case::insecure("server: 'https://10.0.0.1', insecure-skip-tls-verify: true", "token: t")]
+    fn inline_credentials_are_taken(#[case] cluster: &str, #[case] user: &str) {
+        InfraKubeconfig::parse(&text(cluster, user), AddressPolicy::default()).unwrap();
+    }
+
+    #[rstest]
+    #[case::exec(SERVER, "exec: {apiVersion: client.authentication.k8s.io/v1, command: /bin/sh}", "exec")]
+    #[case::auth_provider(SERVER, "auth-provider: {name: gcp, config: {}}", "auth-provider")]
+    #[case::token_file(SERVER, "tokenFile: /var/run/secrets/token", "tokenFile")]
+    #[case::certificate_file(SERVER, "client-certificate: /etc/passwd", "client-certificate")]
+    #[case::key_file(SERVER, "client-key: /etc/shadow", "client-key")]
+    #[case::ca_file("server: 'https://a', certificate-authority: /etc/passwd", "token: t", "certificate-authority")]
+    #[case::proxy("server: 'https://a', proxy-url: 'http://p'", "token: t", "proxy-url")]
+    #[case::impersonation(SERVER, "token: t, as: admin", "impersonation")]
+    #[case::plain_http("server: 'http://a'", "token: t", "https://")]
+    #[case::no_server("", "token: t", "no server")]
+    #[case::loopback("server: 'https://127.0.0.1:6443'", "token: t", "loopback")]
+    #[case::loopback_v6("server: 'https://[::1]:6443'", "token: t", "loopback")]
+    #[case::mapped_loopback("server: 'https://[::ffff:127.0.0.1]:6443'", "token: t", "loopback")]
+    #[case::localhost("server: 'https://localhost:6443'", "token: t", "loopback")]
+    #[case::metadata_service("server: 'https://169.254.169.254'", "token: t", "loopback")]
+    #[case::any("server: 'https://0.0.0.0'", "token: t", "loopback")]
+    #[case::bad_key(SERVER, "client-key-data: '%%'", "client-key-data")]
+    fn what_could_harm_is_refused_by_name(#[case] cluster: &str, #[case] user: &str, #[case] named: &str) {
+        let error = InfraKubeconfig::parse(&text(cluster, user), AddressPolicy::default()).unwrap_err().to_string();
+        assert!(error.contains(named), "{error}");
+    }
+
+    #[test]
+    fn loopback_is_taken_where_it_is_allowed() {
+        let policy = AddressPolicy { allow_loopback: true };
+        let parsed = InfraKubeconfig::parse(&text("server: 'https://127.0.0.1:6443/'", "token: t"), policy).unwrap();
+        assert_eq!(parsed.server(), "https://127.0.0.1:6443");
+    }
+
+    #[rstest]
+    #[case("")]
+    #[case("{}")]
+    #[case("a: &a [*a, *a]")]
+    #[case("\u{0}")]
+    #[case("current-context: nowhere")]
+    fn what_is_no_kubeconfig_is_an_error(#[case] text: &str) {
+        assert!(InfraKubeconfig::parse(text, AddressPolicy::default()).is_err());
+    }
+
+    #[test]
+    fn nothing_shows_the_credential_and_another_credential_has_another_digest() {
+        let parse = |token: &str| {
+            InfraKubeconfig::parse(&text(SERVER, &format!("token: {token}")), AddressPolicy::default()).unwrap()
+        };
+        let (a, b) = (parse("hush"), parse("psst"));
+        assert!(!format!("{a:?}").contains("hush"));
+        assert_ne!(a.credential_digest(), b.credential_digest());
+        assert_eq!(a.ca_digest(), b.ca_digest());
+    }
+}

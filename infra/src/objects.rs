@@ -1,0 +1,194 @@
+//! KubeVirt's and CDI's objects, projected to the fields that we use.
+//!
+//! We never write them from these types: a VirtualMachine is created from rendered JSON and otherwise only patched.
+
+use std::borrow::Cow;
+
+use kube::core::ObjectMeta;
+use machinist_shared::kubevirt::observed::{DataVolumeStatus, VmStatus, VmiStatus};
+use serde::{Deserialize, Deserializer, Serialize};
+
+fn nullable<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+fn metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
+    let mut metadata = ObjectMeta::deserialize(deserializer)?;
+    metadata.managed_fields = None;
+    Ok(metadata)
+}
+
+/// Implements `kube::Resource` for a projected, namespaced kind. Serialising gives the metadata only, because these
+/// types are read, not written.
+macro_rules! projected {
+    ($type:ident, $kind:literal, $group:literal, $version:literal, $plural:literal) => {
+        impl kube::Resource for $type {
+            type DynamicType = ();
+            type Scope = k8s_openapi::NamespaceResourceScope;
+
+            fn kind(_: &()) -> Cow<'_, str> {
+                $kind.into()
+            }
+            fn group(_: &()) -> Cow<'_, str> {
+                $group.into()
+            }
+            fn version(_: &()) -> Cow<'_, str> {
+                $version.into()
+            }
+            fn plural(_: &()) -> Cow<'_, str> {
+                $plural.into()
+            }
+            fn meta(&self) -> &ObjectMeta {
+                &self.metadata
+            }
+            fn meta_mut(&mut self) -> &mut ObjectMeta {
+                &mut self.metadata
+            }
+        }
+
+        impl Serialize for $type {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                self.metadata.serialize(serializer)
+            }
+        }
+    };
+}
+
+/// A VirtualMachine.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct Vm {
+    /// Metadata.
+    #[serde(deserialize_with = "metadata")]
+    pub metadata: ObjectMeta,
+    /// Spec.
+    #[serde(default, deserialize_with = "nullable")]
+    pub spec: VmSpec,
+    /// Status.
+    #[serde(default, deserialize_with = "nullable")]
+    pub status: VmStatus,
+}
+projected!(Vm, "VirtualMachine", "kubevirt.io", "v1", "virtualmachines");
+
+/// What we read of a VirtualMachine's spec.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct VmSpec {
+    #[serde(deserialize_with = "nullable")]
+    template: Template,
+    /// `Once`, `Always` …
+    #[serde(rename = "runStrategy")]
+    pub run_strategy: Option<String>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct Template {
+    #[serde(deserialize_with = "nullable")]
+    spec: TemplateSpec,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct TemplateSpec {
+    #[serde(deserialize_with = "nullable")]
+    domain: Domain,
+    #[serde(deserialize_with = "nullable")]
+    volumes: Vec<Volume>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct Domain {
+    #[serde(deserialize_with = "nullable")]
+    firmware: Firmware,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct Firmware {
+    uuid: Option<String>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Volume {
+    cloud_init_no_cloud: Option<CloudInit>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct CloudInit {
+    secret_ref: Option<SecretRef>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct SecretRef {
+    name: String,
+}
+
+impl Vm {
+    /// UUID of the firmware, which the guest's kubelet reports as its system UUID.
+    pub fn firmware_uuid(&self) -> Option<&str> {
+        self.spec.template.spec.domain.firmware.uuid.as_deref()
+    }
+
+    /// Name of the Secret with the user data.
+    pub fn user_data_secret(&self) -> Option<&str> {
+        let volumes = self.spec.template.spec.volumes.iter();
+        volumes.filter_map(|v| v.cloud_init_no_cloud.as_ref()?.secret_ref.as_ref()).map(|s| s.name.as_str()).next()
+    }
+}
+
+/// A VirtualMachineInstance.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct Vmi {
+    /// Metadata.
+    #[serde(deserialize_with = "metadata")]
+    pub metadata: ObjectMeta,
+    /// Status.
+    #[serde(default, deserialize_with = "nullable")]
+    pub status: VmiStatus,
+}
+projected!(Vmi, "VirtualMachineInstance", "kubevirt.io", "v1", "virtualmachineinstances");
+
+/// A DataVolume.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct DataVolume {
+    /// Metadata.
+    #[serde(deserialize_with = "metadata")]
+    pub metadata: ObjectMeta,
+    /// Status.
+    #[serde(default, deserialize_with = "nullable")]
+    pub status: DataVolumeStatus,
+}
+projected!(DataVolume, "DataVolume", "cdi.kubevirt.io", "v1beta1", "datavolumes");
+
+/// A PersistentVolumeClaim, of which we read the metadata only.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct Claim {
+    /// Metadata.
+    #[serde(deserialize_with = "metadata")]
+    pub metadata: ObjectMeta,
+}
+projected!(Claim, "PersistentVolumeClaim", "", "v1", "persistentvolumeclaims");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_vm_is_read_as_kubevirt_writes_it() {
+        let vm: Vm = serde_json::from_value(serde_json::json!({
+            "metadata": {"name": "a", "managedFields": [{"manager": "x"}]},
+            "spec": {"runStrategy": "Once", "template": {"spec": {
+                "domain": {"firmware": {"uuid": "u-1", "serial": "s"}},
+                "volumes": [{"name": "d", "dataVolume": {"name": "a"}}, {"name": "c", "cloudInitNoCloud": {"secretRef": {"name": "s"}}}],
+            }}},
+            "status": null,
+        }))
+        .unwrap();
+        assert_eq!((vm.firmware_uuid(), vm.user_data_secret()), (Some("u-1"), Some("s")));
+        assert!(vm.metadata.managed_fields.is_none());
+    }
+}

@@ -1,0 +1,304 @@
+//! An in-memory view of one kind, fed by a watch and by the answers to our own writes.
+//!
+//! It never goes back: an object is replaced only by one with a higher resourceVersion, and a deleted object is not
+//! brought back by a late answer to an earlier write. So a decision always sees what we ourselves wrote before it.
+
+use std::collections::{HashMap, HashSet};
+use std::hash::Hash;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use kube::runtime::watcher::Event;
+use kube::{Resource, ResourceExt};
+
+/// Namespace (empty for cluster-scoped kinds) and name of an object.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Key {
+    /// Namespace; empty for cluster-scoped kinds.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+}
+
+impl Key {
+    /// The key of `namespace/name`.
+    pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
+        Self { namespace: namespace.into(), name: name.into() }
+    }
+
+    /// The key of an object.
+    pub fn of<K: Resource>(object: &K) -> Self {
+        Self::new(object.meta().namespace.clone().unwrap_or_default(), object.name_any())
+    }
+}
+
+impl std::fmt::Display for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.namespace.is_empty() { f.write_str(&self.name) } else { write!(f, "{}/{}", self.namespace, self.name) }
+    }
+}
+
+/// How many deletions are remembered, so that late answers to writes do not bring an object back.
+const TOMBSTONES: usize = 4096;
+
+struct Inner<K> {
+    objects: HashMap<Key, Arc<K>>,
+    /// Secondary index: value → keys.
+    index: HashMap<String, HashSet<Key>>,
+    tombstones: HashMap<Key, u64>,
+    /// Keys of a running (re-)list: whatever is not among them at its end is gone.
+    listing: Option<HashSet<Key>>,
+    synced: bool,
+}
+
+/// The objects of one kind, by key and by one secondary index.
+pub struct Store<K> {
+    inner: RwLock<Inner<K>>,
+    index_of: fn(&K) -> Vec<String>,
+}
+
+impl<K> std::fmt::Debug for Store<K> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store").finish_non_exhaustive()
+    }
+}
+
+/// What an event changed: the object before and after.
+#[derive(Debug)]
+pub struct Change<K> {
+    /// The object before; `None` if it is new.
+    pub before: Option<Arc<K>>,
+    /// The object now; `None` if it is gone.
+    pub after: Option<Arc<K>>,
+}
+
+impl<K> Change<K> {
+    /// Before and after, whichever exist.
+    pub fn versions(&self) -> impl Iterator<Item = &Arc<K>> {
+        self.before.iter().chain(self.after.iter())
+    }
+}
+
+impl<K: Resource> Store<K> {
+    /// An empty store whose secondary index holds each object under `index_of(object)`.
+    pub fn new(index_of: fn(&K) -> Vec<String>) -> Self {
+        let inner = Inner {
+            objects: HashMap::new(),
+            index: HashMap::new(),
+            tombstones: HashMap::new(),
+            listing: None,
+            synced: false,
+        };
+        Self { inner: RwLock::new(inner), index_of }
+    }
+
+    /// Whether the first list is complete.
+    pub fn is_synced(&self) -> bool {
+        self.read().synced
+    }
+
+    /// The object of that key.
+    pub fn get(&self, key: &Key) -> Option<Arc<K>> {
+        self.read().objects.get(key).cloned()
+    }
+
+    /// All objects.
+    pub fn all(&self) -> Vec<Arc<K>> {
+        self.read().objects.values().cloned().collect()
+    }
+
+    /// The objects with that index value.
+    pub fn by_index(&self, value: &str) -> Vec<Arc<K>> {
+        let inner = self.read();
+        let keys = inner.index.get(value).into_iter().flatten();
+        keys.filter_map(|key| inner.objects.get(key).cloned()).collect()
+    }
+
+    /// Takes a watch event in; gives what it changed.
+    pub fn apply(&self, event: Event<K>) -> Vec<Change<K>> {
+        let mut inner = self.write();
+        match event {
+            Event::Init => {
+                inner.listing = Some(HashSet::new());
+                Vec::new()
+            }
+            Event::InitApply(object) => {
+                if let Some(listing) = &mut inner.listing {
+                    listing.insert(Key::of(&object));
+                }
+                self.put(&mut inner, object, Source::List).into_iter().collect()
+            }
+            Event::InitDone => {
+                let listed = inner.listing.take().unwrap_or_default();
+                inner.synced = true;
+                let gone: Vec<Key> = inner.objects.keys().filter(|key| !listed.contains(key)).cloned().collect();
+                gone.into_iter().filter_map(|key| self.remove(&mut inner, &key)).collect()
+            }
+            Event::Apply(object) => self.put(&mut inner, object, Source::Watch).into_iter().collect(),
+            Event::Delete(object) => {
+                let key = Key::of(&object);
+                if inner.objects.get(&key).is_some_and(|old| old.uid() != object.uid()) {
+                    return Vec::new();
+                }
+                let version = version(&object).unwrap_or(u64::MAX);
+                if inner.tombstones.len() >= TOMBSTONES {
+                    inner.tombstones.clear();
+                }
+                inner.tombstones.insert(key.clone(), version);
+                self.remove(&mut inner, &key).into_iter().collect()
+            }
+        }
+    }
+
+    /// Takes in the object that the API server answered to a write of ours.
+    pub fn written(&self, object: K) {
+        let mut inner = self.write();
+        self.put(&mut inner, object, Source::Write);
+    }
+
+    /// Takes in that a delete of ours removed the object of that UID at once.
+    pub fn deleted(&self, key: &Key, uid: &str) {
+        let mut inner = self.write();
+        let Some(object) = inner.objects.get(key).filter(|object| object.uid().as_deref() == Some(uid)) else { return };
+        let version = version(object.as_ref()).unwrap_or_default();
+        inner.tombstones.insert(key.clone(), version);
+        self.remove(&mut inner, key);
+    }
+
+    fn put(&self, inner: &mut Inner<K>, object: K, source: Source) -> Option<Change<K>> {
+        let key = Key::of(&object);
+        let new = version(&object);
+        if source == Source::Write && inner.tombstones.get(&key).is_some_and(|dead| new.is_none_or(|v| v <= *dead)) {
+            return None;
+        }
+        let old = inner.objects.get(&key).cloned();
+        if let Some(old) = &old
+            && old.uid() == object.uid()
+            && let (Some(had), Some(new)) = (version(old.as_ref()), new)
+            && (new < had || (new == had && source != Source::Watch))
+        {
+            return None;
+        }
+        if let Some(old) = &old {
+            self.unindex(inner, &key, old);
+        }
+        let object = Arc::new(object);
+        for value in (self.index_of)(&object) {
+            inner.index.entry(value).or_default().insert(key.clone());
+        }
+        inner.tombstones.remove(&key);
+        inner.objects.insert(key, object.clone());
+        Some(Change { before: old, after: Some(object) })
+    }
+
+    fn remove(&self, inner: &mut Inner<K>, key: &Key) -> Option<Change<K>> {
+        let old = inner.objects.remove(key)?;
+        self.unindex(inner, key, &old);
+        Some(Change { before: Some(old), after: None })
+    }
+
+    fn unindex(&self, inner: &mut Inner<K>, key: &Key, old: &K) {
+        for value in (self.index_of)(old) {
+            if let Some(keys) = inner.index.get_mut(&value) {
+                keys.remove(key);
+                if keys.is_empty() {
+                    inner.index.remove(&value);
+                }
+            }
+        }
+    }
+
+    fn read(&self) -> std::sync::RwLockReadGuard<'_, Inner<K>> {
+        // A panic while the lock was held left the maps as they were: every change is a single insert or remove.
+        self.inner.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> std::sync::RwLockWriteGuard<'_, Inner<K>> {
+        self.inner.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    List,
+    Watch,
+    Write,
+}
+
+/// resourceVersions of one kind are comparable decimal numbers (KEP-5504).
+fn version<K: Resource>(object: &K) -> Option<u64> {
+    object.meta().resource_version.as_deref()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::api::core::v1::ConfigMap;
+    use kube::core::ObjectMeta;
+
+    fn object(uid: &str, version: &str) -> ConfigMap {
+        ConfigMap {
+            metadata: ObjectMeta {
+                name: Some("a".into()),
+                namespace: Some("ns".into()),
+                uid: Some(uid.into()),
+                resource_version: Some(version.into()),
+                ..ObjectMeta::default()
+            },
+            ..ConfigMap::default()
+        }
+    }
+
+    fn store() -> Store<ConfigMap> {
+        Store::new(|o| o.metadata.uid.clone().into_iter().collect())
+    }
+
+    fn version_in(store: &Store<ConfigMap>) -> Option<String> {
+        store.get(&Key::new("ns", "a")).and_then(|o| o.resource_version())
+    }
+
+    #[test]
+    fn an_older_event_does_not_undo_our_own_write() {
+        let store = store();
+        store.apply(Event::Apply(object("u", "5")));
+        store.written(object("u", "9"));
+        assert!(store.apply(Event::Apply(object("u", "7"))).is_empty());
+        assert_eq!(version_in(&store).as_deref(), Some("9"));
+    }
+
+    #[test]
+    fn the_watch_event_of_our_own_write_still_reports_a_change() {
+        let store = store();
+        store.written(object("u", "9"));
+        assert_eq!(store.apply(Event::Apply(object("u", "9"))).len(), 1);
+    }
+
+    #[test]
+    fn a_late_answer_does_not_bring_a_deleted_object_back() {
+        let store = store();
+        store.apply(Event::Apply(object("u", "5")));
+        store.apply(Event::Delete(object("u", "8")));
+        store.written(object("u", "7"));
+        assert_eq!(version_in(&store), None);
+        store.apply(Event::Apply(object("v", "9")));
+        assert_eq!(version_in(&store).as_deref(), Some("9"));
+    }
+
+    #[test]
+    fn a_relist_drops_what_is_no_longer_there_and_keeps_the_index_true() {
+        let store = store();
+        store.apply(Event::Apply(object("u", "5")));
+        assert_eq!(store.by_index("u").len(), 1);
+        store.apply(Event::Init);
+        let gone = store.apply(Event::InitDone);
+        assert_eq!(gone.len(), 1);
+        assert!(store.by_index("u").is_empty() && store.is_synced());
+    }
+
+    #[test]
+    fn a_deletion_of_an_earlier_incarnation_leaves_the_new_one() {
+        let store = store();
+        store.apply(Event::Apply(object("new", "9")));
+        assert!(store.apply(Event::Delete(object("old", "8"))).is_empty());
+        assert!(version_in(&store).is_some());
+    }
+}
