@@ -20,6 +20,8 @@ pub enum Crash {
 
 /// What shall go wrong. Messages are the annotation's value, unless that is `true`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
+// Each one is a switch of its own; they combine freely.
+#[allow(clippy::struct_excessive_bools)]
 pub struct Faults {
     /// `unschedulable`: the scheduler's message.
     pub unschedulable: Option<String>,
@@ -86,7 +88,7 @@ impl Faults {
         };
         match name {
             "unschedulable" => {
-                self.unschedulable = message("0/1 nodes are available: 1 Insufficient memory.")
+                self.unschedulable = message("0/1 nodes are available: 1 Insufficient memory.");
             }
             "image-pull" => self.image_pull = message("rpc error: not found"),
             "import-failing" => {
@@ -103,10 +105,8 @@ impl Faults {
             "paused" => self.paused = message("PausedByUser"),
             "evacuate" => self.evacuate = true,
             "slow-delete" => {
-                self.slow_delete = value
-                    .parse()
-                    .ok()
-                    .and_then(|s| Duration::try_from_secs_f64(s).ok())
+                let seconds: Option<f64> = value.parse().ok();
+                self.slow_delete = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
             }
             "no-ip" => self.no_ip = true,
             _ => tracing::warn!(fault = name, "unknown fault"),

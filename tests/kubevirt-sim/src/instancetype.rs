@@ -205,7 +205,7 @@ mod tests {
         world
     }
 
-    fn vm(spec: Value) -> DynamicObject {
+    fn vm(spec: &Value) -> DynamicObject {
         object(Kind::Vm, "a", json!({"spec": spec}))
     }
 
@@ -216,7 +216,7 @@ mod tests {
     fn an_unknown_instancetype_is_named_as_kubevirt_names_it(#[case] kind: &str, #[case] plural: &str) {
         let error = find(
             &world(),
-            &vm(json!({"instancetype": {"name": "nope", "kind": kind}})),
+            &vm(&json!({"instancetype": {"name": "nope", "kind": kind}})),
         )
         .unwrap_err();
         assert_eq!(
@@ -228,7 +228,7 @@ mod tests {
 
     #[test]
     fn fields_that_the_instancetype_decides_conflict() {
-        let vm = vm(json!({
+        let vm = vm(&json!({
             "instancetype": {"name": "small", "kind": "VirtualMachineInstancetype"},
             "template": {"spec": {"domain": {"cpu": {"cores": 2}, "resources": {"requests": {"memory": "1Gi"}}}}},
         }));
@@ -242,7 +242,7 @@ mod tests {
 
     #[test]
     fn a_preference_may_want_more_than_the_instancetype_gives() {
-        let vm = vm(json!({
+        let vm = vm(&json!({
             "instancetype": {"name": "small", "kind": "VirtualMachineInstancetype"},
             "preference": {"name": "big", "kind": "VirtualMachinePreference"},
         }));

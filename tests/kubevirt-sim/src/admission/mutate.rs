@@ -36,17 +36,17 @@ fn set_if_absent(object: &mut Value, pointer: &str, value: Value) {
 
 /// A random UUID (version 4).
 pub fn random_uuid() -> String {
-    let mut bytes: [u8; 16] = rand::random();
-    bytes[6] = bytes[6] & 0x0f | 0x40;
-    bytes[8] = bytes[8] & 0x3f | 0x80;
-    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let [head, tail]: [u64; 2] = rand::random();
+    let head = head & !0xf000 | 0x4000;
+    let tail = tail & !(0b11 << 62) | 0b10 << 62;
+    let (head, tail) = (format!("{head:016x}"), format!("{tail:016x}"));
     format!(
         "{}-{}-{}-{}-{}",
-        &hex[..8],
-        &hex[8..12],
-        &hex[12..16],
-        &hex[16..20],
-        &hex[20..]
+        &head[..8],
+        &head[8..12],
+        &head[12..],
+        &tail[..4],
+        &tail[4..]
     )
 }
 

@@ -346,7 +346,7 @@ mod tests {
 
     use super::*;
 
-    fn vm(change: Value) -> Value {
+    fn vm(change: &Value) -> Value {
         let mut vm = json!({"spec": {
             "runStrategy": "Once",
             "dataVolumeTemplates": [{"metadata": {"name": "a"}}],
@@ -366,33 +366,33 @@ mod tests {
         vm
     }
 
-    fn spec(change: Value) -> Value {
-        vm(json!({"template": {"spec": change}}))
+    fn spec(change: &Value) -> Value {
+        vm(&json!({"template": {"spec": change}}))
     }
 
     #[test]
     fn an_ordinary_vm_is_admitted() {
-        assert_eq!(causes(&vm(json!({})), &Found::default()), []);
+        assert_eq!(causes(&vm(&json!({})), &Found::default()), []);
     }
 
     #[rstest]
-    #[case::reserved_label(vm(json!({"template": {"metadata": {"labels": {"kubevirt.io/created-by": "x"}}}})), "creation of the following reserved kubevirt.io/ labels on a VMI object is prohibited")]
-    #[case::ignition(vm(json!({"template": {"metadata": {"annotations": {"kubevirt.io/ignitiondata": "{}"}}}})), "ExperimentalIgnitionSupport feature gate is not enabled")]
-    #[case::dns_none(spec(json!({"dnsPolicy": "None"})), "must provide `dnsConfig` when `dnsPolicy` is None")]
-    #[case::dns_none_without_servers(spec(json!({"dnsPolicy": "None", "dnsConfig": {}})), "must provide at least one DNS nameserver")]
-    #[case::four_servers(spec(json!({"dnsConfig": {"nameservers": ["1.1.1.1", "1.1.1.2", "1.1.1.3", "1.1.1.4"]}})), "more than 3 nameservers")]
-    #[case::disk_without_volume(spec(json!({"domain": {"devices": {"disks": [{"name": "x"}]}}})), "spec.template.spec.domain.devices.disks[0].Name 'x' not found.")]
-    #[case::interface_without_network(spec(json!({"networks": []})), "spec.template.spec.domain.devices.interfaces[0].name 'default' not found.")]
-    #[case::same_disk_twice(spec(json!({"domain": {"devices": {"disks": [{"name": "d"}, {"name": "d"}]}}})), "disks[1] and spec.template.spec.domain.devices.disks[0] must not have the same Name.")]
-    #[case::empty_when(spec(json!({"topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "a", "whenUnsatisfiable": ""}]})), "whenUnsatisfiable: Unsupported value: \"\"")]
-    #[case::no_skew(spec(json!({"topologySpreadConstraints": [{"maxSkew": 0, "topologyKey": "a", "whenUnsatisfiable": "DoNotSchedule"}]})), "must be greater than zero")]
-    #[case::no_key(spec(json!({"topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "", "whenUnsatisfiable": "DoNotSchedule"}]})), "topologyKey: Required value")]
-    #[case::eviction(spec(json!({"evictionStrategy": "Sometimes"})), "is set with an unrecognized option: Sometimes")]
-    #[case::requests(spec(json!({"domain": {"resources": {"requests": {"memory": "3Gi"}}}})), "requests.memory '3Gi' is greater than spec.template.spec.domain.resources.limits.memory '2Gi'")]
-    #[case::unused_template(vm(json!({"dataVolumeTemplates": [{"metadata": {"name": "b"}}]})), "DataVolumeTemplate entry spec.dataVolumeTemplate[0] must be referenced")]
-    #[case::no_strategy(vm(json!({"runStrategy": null})), "One of Running or RunStrategy must be specified")]
-    #[case::strategy(vm(json!({"runStrategy": "Perhaps"})), "Invalid RunStrategy (Perhaps)")]
-    #[case::both(vm(json!({"running": true})), "mutually exclusive")]
+    #[case::reserved_label(vm(&json!({"template": {"metadata": {"labels": {"kubevirt.io/created-by": "x"}}}})), "creation of the following reserved kubevirt.io/ labels on a VMI object is prohibited")]
+    #[case::ignition(vm(&json!({"template": {"metadata": {"annotations": {"kubevirt.io/ignitiondata": "{}"}}}})), "ExperimentalIgnitionSupport feature gate is not enabled")]
+    #[case::dns_none(spec(&json!({"dnsPolicy": "None"})), "must provide `dnsConfig` when `dnsPolicy` is None")]
+    #[case::dns_none_without_servers(spec(&json!({"dnsPolicy": "None", "dnsConfig": {}})), "must provide at least one DNS nameserver")]
+    #[case::four_servers(spec(&json!({"dnsConfig": {"nameservers": ["1.1.1.1", "1.1.1.2", "1.1.1.3", "1.1.1.4"]}})), "more than 3 nameservers")]
+    #[case::disk_without_volume(spec(&json!({"domain": {"devices": {"disks": [{"name": "x"}]}}})), "spec.template.spec.domain.devices.disks[0].Name 'x' not found.")]
+    #[case::interface_without_network(spec(&json!({"networks": []})), "spec.template.spec.domain.devices.interfaces[0].name 'default' not found.")]
+    #[case::same_disk_twice(spec(&json!({"domain": {"devices": {"disks": [{"name": "d"}, {"name": "d"}]}}})), "disks[1] and spec.template.spec.domain.devices.disks[0] must not have the same Name.")]
+    #[case::empty_when(spec(&json!({"topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "a", "whenUnsatisfiable": ""}]})), "whenUnsatisfiable: Unsupported value: \"\"")]
+    #[case::no_skew(spec(&json!({"topologySpreadConstraints": [{"maxSkew": 0, "topologyKey": "a", "whenUnsatisfiable": "DoNotSchedule"}]})), "must be greater than zero")]
+    #[case::no_key(spec(&json!({"topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "", "whenUnsatisfiable": "DoNotSchedule"}]})), "topologyKey: Required value")]
+    #[case::eviction(spec(&json!({"evictionStrategy": "Sometimes"})), "is set with an unrecognized option: Sometimes")]
+    #[case::requests(spec(&json!({"domain": {"resources": {"requests": {"memory": "3Gi"}}}})), "requests.memory '3Gi' is greater than spec.template.spec.domain.resources.limits.memory '2Gi'")]
+    #[case::unused_template(vm(&json!({"dataVolumeTemplates": [{"metadata": {"name": "b"}}]})), "DataVolumeTemplate entry spec.dataVolumeTemplate[0] must be referenced")]
+    #[case::no_strategy(vm(&json!({"runStrategy": null})), "One of Running or RunStrategy must be specified")]
+    #[case::strategy(vm(&json!({"runStrategy": "Perhaps"})), "Invalid RunStrategy (Perhaps)")]
+    #[case::both(vm(&json!({"running": true})), "mutually exclusive")]
     fn what_kubevirt_refuses_is_refused_for_one_cause(#[case] vm: Value, #[case] message: &str) {
         let causes = causes(&vm, &Found::default());
         assert_eq!(causes.len(), 1, "{causes:?}");
@@ -402,7 +402,7 @@ mod tests {
     #[test]
     fn the_same_constraint_twice_is_refused() {
         let one = json!({"maxSkew": 1, "topologyKey": "a", "whenUnsatisfiable": "DoNotSchedule"});
-        let vm = spec(json!({"topologySpreadConstraints": [one, one]}));
+        let vm = spec(&json!({"topologySpreadConstraints": [one, one]}));
         assert!(
             causes(&vm, &Found::default())[0]
                 .message
@@ -412,7 +412,7 @@ mod tests {
 
     #[test]
     fn negative_cores_do_not_decode() {
-        let vm = spec(json!({"domain": {"cpu": {"cores": -2}}}));
+        let vm = spec(&json!({"domain": {"cpu": {"cores": -2}}}));
         assert!(
             undecodable(&vm)
                 .unwrap()

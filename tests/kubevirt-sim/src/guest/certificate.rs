@@ -130,8 +130,13 @@ pub async fn request(
 
 /// 43 characters that stand for the public key.
 fn digest(key: &KeyPair) -> String {
+    use base64::Engine as _;
     let hash = Sha256::digest(key.public_key_raw());
-    hash.iter().map(|byte| format!("{byte:02x}")).collect::<String>()[..43].to_owned()
+    let text = base64::engine::general_purpose::URL_SAFE_NO_PAD
+        .encode(hash)
+        .to_lowercase();
+    // Names of objects have neither `_` nor a `-` at their end.
+    text.replace(['_', '-'], "0")
 }
 
 async fn issued(api: Api<CertificateSigningRequest>, name: &str) -> Result<String, CertificateError> {

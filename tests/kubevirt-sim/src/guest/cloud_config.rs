@@ -116,10 +116,9 @@ fn write_file(item: &Value) -> Result<WriteFile, String> {
     let mode = match item.get("permissions") {
         None | Some(Value::Null) => 0o644,
         Some(Value::String(text)) => octal(text).ok_or(format!("permissions {text:?} of {path}"))?,
-        // YAML 1.1 reads an unquoted 0600 as octal; what is left of it here are its digits.
-        Some(Value::Number(number)) => {
-            octal(&number.to_string()).ok_or(format!("permissions {number} of {path}"))?
-        }
+        // YAML 1.1 reads an unquoted 0600 as octal; what is left of it here are its digits, perhaps as a float.
+        Some(Value::Number(number)) => octal(number.to_string().trim_end_matches(".0"))
+            .ok_or(format!("permissions {number} of {path}"))?,
         Some(_) => return Err(format!("permissions of {path} are neither text nor a number")),
     };
     let append = item.get("append").and_then(Value::as_bool).unwrap_or(false);

@@ -306,3 +306,111 @@ impl Guest<'_> {
         Ok(Box::new(kubeconfig))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+    use crate::guest::cloud_config::{CloudConfig, WriteFile};
+
+    const UNIT_FILE: &str = "/etc/systemd/system/kubelet.service";
+    const COMMAND: &str = "/usr/bin/kubelet --bootstrap-kubeconfig=/b --kubeconfig=/k --config=/c";
+    const KUBECONFIG_FILE: &str = "{clusters: [{name: c, cluster: {server: 'https://a', certificate-authority: /ca}}], \
+        users: [{name: c, user: {tokenFile: /token}}], contexts: [{name: c, context: {cluster: c, user: c}}], current-context: c}";
+    const CONFIG: &str = "{apiVersion: kubelet.config.k8s.io/v1beta1, kind: KubeletConfiguration, \
+        serverTLSBootstrap: true, nodeLeaseDurationSeconds: 20, registerWithTaints: [{key: c, effect: NoSchedule}], \
+        authentication: {x509: {clientCAFile: /ca}}}";
+
+    /// A guest's disk with these files besides the usual ones; an empty text takes a file away.
+    fn kubelet(changes: &[(&str, &str)]) -> Result<Kubelet, KubeletError> {
+        let unit = format!("[Service]\nExecStart={COMMAND}\n");
+        let usual = [
+            (UNIT_FILE, unit.as_str()),
+            ("/b", KUBECONFIG_FILE),
+            ("/c", CONFIG),
+            ("/ca", "-----BEGIN CERTIFICATE-----"),
+            ("/token", "t.s\n"),
+        ];
+        let files: BTreeMap<&str, &str> = usual.into_iter().chain(changes.iter().copied()).collect();
+        let files = files
+            .into_iter()
+            .filter(|(_, text)| !text.is_empty())
+            .map(|(path, text)| WriteFile {
+                path: path.to_owned(),
+                content: text.as_bytes().to_vec(),
+                mode: 0o600,
+                append: false,
+            });
+        let disk = tempfile::tempdir().unwrap();
+        CloudConfig {
+            hostname: None,
+            files: files.collect(),
+        }
+        .install(disk.path())
+        .unwrap();
+        Kubelet::read(disk.path(), "Host-1")
+    }
+
+    fn unit(flags: &str) -> String {
+        format!("[Service]\nExecStart={COMMAND} {flags}\n")
+    }
+
+    #[test]
+    fn everything_comes_from_the_files() {
+        let kubelet = kubelet(&[]).unwrap();
+        assert_eq!(kubelet.node_name, "host-1", "the host name in lower case");
+        assert!(kubelet.serving_certificate);
+        assert_eq!((kubelet.lease_seconds, kubelet.taints[0].key.as_str()), (20, "c"));
+        let Access::Bootstrap(config) = kubelet.access else {
+            panic!("bootstraps")
+        };
+        let cluster = config.clusters[0].cluster.as_ref().unwrap();
+        assert!(cluster.certificate_authority.is_none() && cluster.certificate_authority_data.is_some());
+        let user = config.auth_infos[0].auth_info.as_ref().unwrap();
+        assert!(user.token.is_some() && user.token_file.is_none());
+    }
+
+    #[test]
+    fn flags_win_over_the_configuration() {
+        let unit = unit(
+            "--hostname-override=n1 --register-with-taints=f:NoExecute --rotate-server-certificates=false",
+        );
+        let kubelet = kubelet(&[(UNIT_FILE, &unit)]).unwrap();
+        assert_eq!(
+            (kubelet.node_name.as_str(), kubelet.taints[0].key.as_str()),
+            ("n1", "f")
+        );
+        assert!(!kubelet.serving_certificate);
+    }
+
+    #[test]
+    fn a_drop_in_adds_flags() {
+        let drop_in = format!("[Service]\nExecStart=\nExecStart={COMMAND} --provider-id=x://y\n");
+        let kubelet = kubelet(&[("/etc/systemd/system/kubelet.service.d/10-x.conf", &drop_in)]).unwrap();
+        assert_eq!(kubelet.provider_id.as_deref(), Some("x://y"));
+    }
+
+    #[test]
+    fn a_kubeconfig_on_disk_makes_the_bootstrap_superfluous() {
+        let kubelet = kubelet(&[("/k", KUBECONFIG_FILE), ("/b", "")]).unwrap();
+        assert!(matches!(kubelet.access, Access::Joined(_)));
+    }
+
+    #[rstest]
+    #[case::no_unit(&[(UNIT_FILE, "")], "Unit kubelet.service not found")]
+    #[case::another_program(&[(UNIT_FILE, "[Service]\nExecStart=/bin/sh -c kubelet\n")], "not the kubelet")]
+    #[case::no_bootstrap_file(&[("/b", "")], "--bootstrap-kubeconfig: open /b: no such file")]
+    #[case::no_config(&[("/c", "")], "--config: open /c: no such file")]
+    #[case::no_client_ca(&[("/ca", "")], "clientCAFile: open /ca: no such file")]
+    #[case::empty_client_ca(&[("/ca", "nothing")], "any valid RSA or ECDSA certificates")]
+    #[case::no_token(&[("/token", "")], "kubeconfig: open /token: no such file")]
+    #[case::wrong_kind(&[("/c", "{kind: KubeletConfiguration}")], "no kubelet.config.k8s.io/v1beta1 KubeletConfiguration")]
+    #[case::no_yaml(&[("/b", "clusters: [")], "kubelet: /b: ")]
+    #[case::standalone(&[(UNIT_FILE, "[Service]\nExecStart=/usr/bin/kubelet\n")], "runs standalone")]
+    #[case::not_registering(&[("/c", "{apiVersion: kubelet.config.k8s.io/v1beta1, kind: KubeletConfiguration, registerNode: false}")], "--register-node=false")]
+    fn what_keeps_a_kubelet_from_joining_is_told(#[case] changes: &[(&str, &str)], #[case] why: &str) {
+        let error = kubelet(changes).unwrap_err().to_string();
+        assert!(error.contains(why), "{error}");
+    }
+}

@@ -1,0 +1,331 @@
+//! What the simulator writes, compared with what KubeVirt was recorded writing: order and whole status objects.
+
+// A test that cannot go on has failed; helpers outside of test functions are no exception.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use common::recorded::assert_recorded;
+use common::{Scene, Seen, course, diskless, spec};
+use kube::ResourceExt as _;
+use kubevirt_sim::objects::{Kind, find_condition, list, text};
+use serde_json::json;
+
+fn is_phase(name: &'static str, phase: &'static str) -> impl Fn(&Seen) -> bool {
+    move |seen| {
+        seen.kind == Kind::Vmi
+            && seen.object.name_any() == name
+            && text(&seen.object, "/status/phase") == Some(phase)
+    }
+}
+
+fn ready(seen: &Seen) -> bool {
+    find_condition(list(&seen.object, "/status/conditions"), "Ready")
+        .is_some_and(|ready| ready["status"] == "True")
+}
+
+// One life, told in one go.
+#[allow(clippy::too_many_lines)]
+#[tokio::test]
+async fn a_vm_comes_up_and_goes_down_as_recorded() {
+    let scene = Scene::start("seq-once").await;
+    let secret = json!({"stringData": {"userdata": "#cloud-config\n"}});
+    scene.create(Kind::Secret, "userdata", secret).await.unwrap();
+    let vm = scene.create_vm("once", spec("once", Some("userdata"))).await;
+    let template = &vm.data["spec"]["template"];
+    assert_eq!(template["spec"]["architecture"], "amd64");
+    assert_eq!(template["spec"]["domain"]["machine"]["type"], "q35");
+    assert_eq!(
+        template["spec"]["domain"]["firmware"]["uuid"]
+            .as_str()
+            .unwrap()
+            .len(),
+        36
+    );
+    assert_eq!(
+        template["metadata"]["annotations"]["kubevirt.io/pci-topology-version"],
+        "v3"
+    );
+
+    let running = scene
+        .saw("a ready VM", |seen| seen.kind == Kind::Vm && ready(seen))
+        .await;
+    assert_recorded(&running.status(), "vm-running");
+    let changes = scene.seen(Kind::Vm, "once");
+    let first = changes
+        .iter()
+        .find(|seen| seen.object.data.get("status").is_some())
+        .unwrap();
+    assert_eq!(
+        first.status(),
+        json!({"printableStatus": "Stopped"}),
+        "the first status KubeVirt writes"
+    );
+    let order = ["", "Stopped", "Provisioning", "Starting", "Running"];
+    assert_eq!(course(&changes, "/status/printableStatus"), order);
+    assert_recorded(
+        &scene.saw_vm("once", "Provisioning").await.status(),
+        "vm-provisioning",
+    );
+    let starting = scene
+        .saw("a VM whose VMI is scheduling", |seen| {
+            text(&seen.object, "/status/printableStatus") == Some("Starting")
+                && list(&seen.object, "/status/conditions").len() == 2
+        })
+        .await;
+    assert_recorded(&starting.status(), "vm-starting");
+    for seen in &changes {
+        let status = seen.status();
+        assert_ne!(status.get("created"), Some(&json!(false)), "absent, never false");
+        assert_ne!(status.get("ready"), Some(&json!(false)), "absent, never false");
+        let printed = text(&seen.object, "/status/printableStatus");
+        if matches!(printed, Some("Stopped" | "Provisioning")) {
+            assert!(
+                status.get("created").is_none() && status.get("runStrategy").is_none(),
+                "{status:#}"
+            );
+        }
+    }
+    // Starting is first written without `created`; Running first without `ready`.
+    let first_of = |printed: &str| {
+        changes
+            .iter()
+            .find(|seen| text(&seen.object, "/status/printableStatus") == Some(printed))
+            .unwrap()
+            .status()
+    };
+    assert!(first_of("Starting").get("created").is_none());
+    assert!(first_of("Running").get("ready").is_none());
+
+    let instances = scene.seen(Kind::Vmi, "once");
+    let order = ["", "Pending", "Scheduling", "Scheduled", "Running"];
+    assert_eq!(course(&instances, "/status/phase"), order);
+    assert_recorded(
+        &scene.saw("pending", is_phase("once", "Pending")).await.status(),
+        "vmi-pending",
+    );
+    assert_recorded(
+        &scene
+            .saw("scheduling", is_phase("once", "Scheduling"))
+            .await
+            .status(),
+        "vmi-scheduling",
+    );
+    assert_recorded(
+        &scene
+            .saw("scheduled", is_phase("once", "Scheduled"))
+            .await
+            .status(),
+        "vmi-scheduled",
+    );
+    let up = scene
+        .saw("a ready VMI", |seen| seen.kind == Kind::Vmi && ready(seen))
+        .await;
+    assert_recorded(&up.status(), "vmi-running");
+
+    let disk = scene.seen(Kind::DataVolume, "once");
+    let phases = course(&disk, "/status/phase");
+    assert_eq!(phases, ["", "ImportScheduled", "ImportInProgress", "Succeeded"]);
+    let progress = course(&disk, "/status/progress");
+    assert!(
+        progress.contains(&"25.00%".to_owned()) && progress.last().unwrap() == "100.0%",
+        "{progress:?}"
+    );
+    let owner = &disk[0].object.owner_references()[0];
+    assert_eq!(
+        (owner.kind.as_str(), owner.controller),
+        ("VirtualMachine", Some(true))
+    );
+    let claim = scene.seen(Kind::Pvc, "once");
+    assert_eq!(claim[0].object.owner_references()[0].kind, "DataVolume");
+
+    scene.delete(Kind::Vm, "once").await;
+    scene.gone(Kind::Vm, "once").await;
+    scene.gone(Kind::DataVolume, "once").await;
+    scene.gone(Kind::Pvc, "once").await;
+    deletion_went_as_recorded(&scene).await;
+    scene.stop().await;
+}
+
+async fn deletion_went_as_recorded(scene: &Scene) {
+    scene
+        .saw("the claim go", |seen| seen.kind == Kind::Pvc && seen.gone)
+        .await;
+    let record = scene.record();
+    let gone = record.iter().filter(|seen| seen.gone).map(|seen| seen.kind);
+    let (mut own, mut disks): (Vec<Kind>, Vec<Kind>) = (Vec::new(), Vec::new());
+    for kind in gone {
+        if matches!(kind, Kind::Vm | Kind::Vmi) {
+            own.push(kind);
+        } else {
+            disks.push(kind);
+        }
+    }
+    assert_eq!(own, [Kind::Vmi, Kind::Vm], "the VM goes after its VMI");
+    assert_eq!(
+        disks,
+        [Kind::DataVolume, Kind::Pvc],
+        "the claim goes after its DataVolume"
+    );
+    let mut dying = scene.seen(Kind::Vm, "once");
+    dying.retain(|seen| seen.object.metadata.deletion_timestamp.is_some());
+    let course_of_vm = course(&dying, "/status/printableStatus");
+    assert_eq!(
+        course_of_vm,
+        ["Running", "Terminating"],
+        "the first change still shows the old status"
+    );
+    let mut dying = scene.seen(Kind::Vmi, "once");
+    dying.retain(|seen| seen.object.metadata.deletion_timestamp.is_some());
+    assert_eq!(course(&dying, "/status/phase"), ["Running", "Succeeded"]);
+    let terminating = |seen: &Seen| {
+        find_condition(list(&seen.object, "/status/conditions"), "Ready")
+            .is_some_and(|ready| ready["reason"] == "PodTerminating")
+    };
+    assert!(
+        dying
+            .iter()
+            .any(|seen| terminating(seen) && text(&seen.object, "/status/phase") == Some("Running"))
+    );
+    let finalizers: Vec<usize> = dying.iter().map(|seen| seen.object.finalizers().len()).collect();
+    assert!(
+        finalizers.windows(2).all(|pair| pair[0] >= pair[1]),
+        "{finalizers:?}"
+    );
+    let last = dying.iter().rfind(|seen| seen.object.finalizers().len() == 1);
+    let last = last.map(|seen| seen.object.finalizers());
+    assert_eq!(
+        last,
+        Some(["foregroundDeleteVirtualMachine".to_owned()].as_slice())
+    );
+}
+
+#[tokio::test]
+async fn a_vm_deleted_while_provisioning_is_gone_at_once() {
+    let scene = Scene::start("seq-early").await;
+    let mut spec = spec("early", None);
+    spec["template"]["metadata"]["annotations"] = json!({"sim.kubevirt.io/pvc-pending": "true"});
+    scene.create_vm("early", spec).await;
+    scene.saw_vm("early", "Provisioning").await;
+    scene
+        .saw("a pending claim", |seen| {
+            seen.kind == Kind::DataVolume && text(&seen.object, "/status/phase") == Some("Pending")
+        })
+        .await;
+    scene.delete(Kind::Vm, "early").await;
+    scene.gone(Kind::Vm, "early").await;
+    scene.gone(Kind::Pvc, "early").await;
+    assert!(
+        !course(&scene.seen(Kind::Vm, "early"), "/status/printableStatus")
+            .contains(&"Terminating".to_owned())
+    );
+    assert!(scene.seen(Kind::Vmi, "early").is_empty());
+    scene.stop().await;
+}
+
+#[tokio::test]
+async fn a_missing_claim_is_told_as_recorded_and_heals() {
+    let scene = Scene::start("seq-pvc").await;
+    let mut spec = diskless("Once");
+    spec["template"]["spec"]["volumes"] =
+        json!([{"name": "datavolumedisk", "persistentVolumeClaim": {"claimName": "nopvc"}}]);
+    scene.create_vm("g", spec).await;
+    assert_recorded(
+        &scene.vm_is("g", "ErrorPvcNotFound").await.data["status"],
+        "vm-pvc-not-found",
+    );
+    let vmi = scene.api(Kind::Vmi).get("g").await.unwrap();
+    assert_recorded(&vmi.data["status"], "vmi-pvc-missing");
+    let claim =
+        json!({"spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}});
+    scene.create(Kind::Pvc, "nopvc", claim).await.unwrap();
+    scene.vm_is("g", "Running").await;
+    scene.stop().await;
+}
+
+#[tokio::test]
+async fn an_unknown_instancetype_is_told_as_recorded_and_heals() {
+    let scene = Scene::start("seq-type").await;
+    let mut spec = diskless("Once");
+    spec["instancetype"] = json!({"name": "nope", "kind": "VirtualMachineInstancetype"});
+    spec["template"]["spec"]["domain"]
+        .as_object_mut()
+        .unwrap()
+        .remove("resources");
+    scene.create_vm("typed", spec).await;
+    let vm = scene
+        .is(Kind::Vm, "typed", "failing", |vm| {
+            find_condition(list(vm, "/status/conditions"), "Failure").is_some()
+        })
+        .await;
+    assert_recorded(&vm.data["status"], "vm-no-instancetype");
+    let content = json!({"spec": {"cpu": {"guest": 3}, "memory": {"guest": "3Gi"}}});
+    scene.create(Kind::Instancetype, "nope", content).await.unwrap();
+    let vm = scene.vm_is("typed", "Running").await;
+    assert!(find_condition(list(&vm, "/status/conditions"), "Failure").is_none());
+    assert_eq!(vm.data["status"]["instancetypeRef"]["name"], "nope");
+    let vmi = scene.api(Kind::Vmi).get("typed").await.unwrap();
+    assert_eq!(vmi.data["spec"]["domain"]["cpu"]["sockets"], 3);
+    assert_eq!(vmi.annotations()["kubevirt.io/instancetype-name"], "nope");
+    scene.stop().await;
+}
+
+#[tokio::test]
+async fn what_virt_api_and_cdi_refuse_later_shows_as_a_failure() {
+    let scene = Scene::start("seq-refused").await;
+    let mut memoryless = diskless("Once");
+    memoryless["template"]["spec"]["domain"]["resources"] = json!({"requests": {"memory": "0"}});
+    scene.create_vm("memoryless", memoryless).await;
+    let mut bad_url = spec("bad-url", None);
+    bad_url["dataVolumeTemplates"][0]["spec"]["source"] = json!({"http": {"url": "ubuntu.img"}});
+    scene.create_vm("bad-url", bad_url).await;
+    for (name, file) in [
+        ("memoryless", "vm-vmi-refused"),
+        ("bad-url", "vm-data-volume-refused"),
+    ] {
+        let failing = |vm: &kube::api::DynamicObject| {
+            find_condition(list(vm, "/status/conditions"), "Failure").is_some()
+        };
+        let vm = scene.is(Kind::Vm, name, "failing", failing).await;
+        assert_recorded(&vm.data["status"], file);
+    }
+    scene.stop().await;
+}
+
+#[tokio::test]
+async fn a_data_volume_that_nobody_owns_is_adopted_and_dies_with_the_vm() {
+    let scene = Scene::start("seq-adopt").await;
+    let template = spec("adopted", None)["dataVolumeTemplates"][0]["spec"].clone();
+    scene
+        .create(Kind::DataVolume, "adopted", json!({"spec": template}))
+        .await
+        .unwrap();
+    let done = |disk: &kube::api::DynamicObject| text(disk, "/status/phase") == Some("Succeeded");
+    let before = scene.is(Kind::DataVolume, "adopted", "Succeeded", done).await;
+    scene.create_vm("adopted", spec("adopted", None)).await;
+    scene.vm_is("adopted", "Running").await;
+    let after = scene.api(Kind::DataVolume).get("adopted").await.unwrap();
+    assert_eq!(after.uid(), before.uid());
+    assert_eq!(after.owner_references()[0].kind, "VirtualMachine");
+    scene.delete(Kind::Vm, "adopted").await;
+    scene.gone(Kind::DataVolume, "adopted").await;
+    scene.stop().await;
+}
+
+#[tokio::test]
+async fn a_missing_cloud_init_secret_is_left_unsaid() {
+    let scene = Scene::start("seq-secret").await;
+    scene.create_vm("silent", spec("silent", Some("not-there"))).await;
+    scene.saw("scheduling", is_phase("silent", "Scheduling")).await;
+    tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
+    let vm = scene.vm_is("silent", "Starting").await;
+    let kinds: Vec<&str> = list(&vm, "/status/conditions")
+        .iter()
+        .map(|condition| condition["type"].as_str().unwrap())
+        .collect();
+    assert_eq!(kinds, ["Ready", "DataVolumesReady"], "no condition says why");
+    let secret = json!({"stringData": {"userdata": "#cloud-config\n"}});
+    scene.create(Kind::Secret, "not-there", secret).await.unwrap();
+    scene.vm_is("silent", "Running").await;
+    scene.stop().await;
+}
