@@ -515,3 +515,52 @@ async fn a_guest_told_never_to_join_joins_once_that_is_taken_back() {
     approver.abort();
     scene.stop().await;
 }
+
+#[tokio::test]
+async fn a_hundred_guests_join_on_one_thread() {
+    let client = client().await;
+    let token = token(&client, "many00").await;
+    let approver = approver(client.clone(), "many00", "many-");
+    let scene = Scene::start("join-many").await;
+    for number in 0..100 {
+        let name = format!("many-{number}");
+        let user_data = UserData::good(&name, &token).await.render();
+        scene
+            .create(
+                Kind::Secret,
+                &name,
+                json!({"stringData": {"userdata": user_data}}),
+            )
+            .await
+            .unwrap();
+        scene.create_vm(&name, spec(&name, Some(&name))).await;
+    }
+    let threads = || std::fs::read_dir("/proc/self/task").unwrap().count();
+    let nodes: Api<Node> = Api::all(client.clone());
+    let joined = async || {
+        let nodes = nodes.list(&ListParams::default()).await.unwrap();
+        nodes
+            .iter()
+            .filter(|node| node.name_any().starts_with("many-") && is_ready(node))
+            .count()
+    };
+    let deadline = tokio::time::Instant::now() + 2 * PATIENCE;
+    while joined().await < 100 {
+        assert!(
+            tokio::time::Instant::now() < deadline,
+            "only {} have joined",
+            joined().await
+        );
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    assert!(threads() < 100, "{} threads", threads());
+    for number in 0..100 {
+        scene.delete(Kind::Vm, &format!("many-{number}")).await;
+    }
+    for number in 0..100 {
+        scene.gone(Kind::Vm, &format!("many-{number}")).await;
+        scene.gone(Kind::Pvc, &format!("many-{number}")).await;
+    }
+    approver.abort();
+    scene.stop().await;
+}
