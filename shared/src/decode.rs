@@ -31,8 +31,16 @@ impl<'a> Fields<'a> {
     /// The fields of `value`; `null` has none; anything but an object is reported and gives `None`.
     pub fn of(value: &'a Value, path: FieldPath, report: &mut Report) -> Option<Self> {
         match value {
-            Value::Null => Some(Self { path, map: None, known: Vec::new() }),
-            Value::Object(map) => Some(Self { path, map: Some(map), known: Vec::new() }),
+            Value::Null => Some(Self {
+                path,
+                map: None,
+                known: Vec::new(),
+            }),
+            Value::Object(map) => Some(Self {
+                path,
+                map: Some(map),
+                known: Vec::new(),
+            }),
             other => {
                 wrong_type(&path, other, "an object", report);
                 None
@@ -49,10 +57,14 @@ impl<'a> Fields<'a> {
     pub fn take(&mut self, key: &'static str) -> Field<'a> {
         self.known.push(key);
         let found = self.map.and_then(|map| {
-            map.get_key_value(key).or_else(|| map.iter().find(|(k, _)| k.eq_ignore_ascii_case(key)))
+            map.get_key_value(key)
+                .or_else(|| map.iter().find(|(k, _)| k.eq_ignore_ascii_case(key)))
         });
         let path = self.path.child(key);
-        Field { path, value: found.map(|(_, v)| v).filter(|v| !v.is_null()) }
+        Field {
+            path,
+            value: found.map(|(_, v)| v).filter(|v| !v.is_null()),
+        }
     }
 
     /// Reports every key that was not taken as an error.
@@ -115,7 +127,10 @@ impl<'a> Field<'a> {
     /// The items of a list, each with its path. Items may be `null`: their value is then absent.
     pub fn items(&self, report: &mut Report) -> Option<Vec<Field<'a>>> {
         let items = self.typed("a list", report, |v| v.as_array())?;
-        let item = |(i, v): (usize, &'a Value)| Field { path: self.path.index(i), value: Some(v).filter(|v| !v.is_null()) };
+        let item = |(i, v): (usize, &'a Value)| Field {
+            path: self.path.index(i),
+            value: Some(v).filter(|v| !v.is_null()),
+        };
         Some(items.iter().enumerate().map(item).collect())
     }
 
@@ -125,7 +140,12 @@ impl<'a> Field<'a> {
         Some(items.iter().filter_map(|item| item.string(report)).collect())
     }
 
-    fn typed<T>(&self, what: &str, report: &mut Report, read: impl FnOnce(&'a Value) -> Option<T>) -> Option<T> {
+    fn typed<T>(
+        &self,
+        what: &str,
+        report: &mut Report,
+        read: impl FnOnce(&'a Value) -> Option<T>,
+    ) -> Option<T> {
         let value = self.value?;
         let typed = read(value);
         if typed.is_none() {
@@ -148,5 +168,9 @@ pub fn json_type(value: &Value) -> &'static str {
 }
 
 fn wrong_type(path: &FieldPath, got: &Value, want: &str, report: &mut Report) {
-    report.error(path, ErrorKind::Type, format!("must be {want}, not {}", json_type(got)));
+    report.error(
+        path,
+        ErrorKind::Type,
+        format!("must be {want}, not {}", json_type(got)),
+    );
 }

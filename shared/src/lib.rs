@@ -4,6 +4,7 @@
 pub mod admission;
 pub mod api;
 pub mod config_var;
+pub mod crd;
 pub mod decode;
 pub mod field;
 pub mod kubelet_version;

@@ -61,8 +61,8 @@ fn check_blob(encoded: &str) -> Result<(), String> {
         .map_err(|e| format!("the key is not base64: {e}"))?;
     match split_certificate(&blob) {
         None => check_plain(&blob),
-        Some(Some((key, signer))) => check_plain(&key).and_then(|()| check_plain(signer)),
-        Some(None) => Err("the certificate is cut off or too long".to_owned()),
+        Some(Ok(found)) => check_plain(&found.key).and_then(|()| check_plain(found.signer)),
+        Some(Err(Malformed)) => Err("the certificate is cut off or too long".to_owned()),
     }
 }
 
@@ -70,19 +70,33 @@ fn check_plain(blob: &[u8]) -> Result<(), String> {
     check_key(PublicKey::from_bytes(blob).map_err(|e| e.to_string())?.key_data())
 }
 
-/// The key in an OpenSSH certificate, as a blob of its own, and its signer's key. `None` if the blob is none,
-/// `Some(None)` if it is a broken one. (The crate's own reader refuses certificates that never expire.)
-fn split_certificate(blob: &[u8]) -> Option<Option<(Vec<u8>, &[u8])>> {
+/// A certificate that is cut off, too long, or of an unknown type.
+struct Malformed;
+
+/// What of a certificate is judged.
+struct Certificate<'a> {
+    /// The certified key, as a blob of its own.
+    key: Vec<u8>,
+    /// The signer's key.
+    signer: &'a [u8],
+}
+
+/// The key in an OpenSSH certificate, as a blob of its own, and its signer's key. `None` if the blob is
+/// none. (The crate's own reader refuses certificates that never expire.)
+fn split_certificate(blob: &[u8]) -> Option<Result<Certificate<'_>, Malformed>> {
     let mut rest = blob;
     let name = text(&mut rest)?.strip_suffix(b"-cert-v01@openssh.com")?;
     // Key fields between the nonce and the serial number (PROTOCOL.certkeys); all of them start with their length.
     let fields = match name {
-        b"ssh-rsa" | b"sk-ssh-ed25519" => 2,
-        b"ssh-dss" => 4,
-        b"ecdsa-sha2-nistp256" | b"ecdsa-sha2-nistp384" | b"ecdsa-sha2-nistp521" => 2,
         b"ssh-ed25519" => 1,
+        b"ssh-rsa"
+        | b"sk-ssh-ed25519"
+        | b"ecdsa-sha2-nistp256"
+        | b"ecdsa-sha2-nistp384"
+        | b"ecdsa-sha2-nistp521" => 2,
         b"sk-ecdsa-sha2-nistp256" => 3,
-        _ => return Some(None),
+        b"ssh-dss" => 4,
+        _ => return Some(Err(Malformed)),
     };
     let suffix: &[u8] = if name.starts_with(b"sk-") {
         b"@openssh.com"
@@ -107,9 +121,9 @@ fn split_certificate(blob: &[u8]) -> Option<Option<(Vec<u8>, &[u8])>> {
         }
         let signer = text(&mut rest)?;
         text(&mut rest)?;
-        rest.is_empty().then_some((key, signer))
+        rest.is_empty().then_some(Certificate { key, signer })
     };
-    Some(read())
+    Some(read().ok_or(Malformed))
 }
 
 /// Takes bytes that start with their length.

@@ -5,20 +5,20 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube_core::ObjectMeta;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use super::MachineTemplate;
+use super::lenient::{null_default, without_nulls};
 
 /// A MachineDeployment keeps a number of Machines and rolls them when the template changes.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct MachineDeployment {
     /// Standard object metadata.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_default")]
     #[schemars(skip)]
     pub metadata: ObjectMeta,
     /// How many Machines, of which template, and how they are rolled.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_default")]
     pub spec: MachineDeploymentSpec,
     /// What has been observed of the Machines.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -34,11 +34,14 @@ pub struct MachineDeploymentSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replicas: Option<i32>,
     /// Which Machines belong to it; must match the template's labels.
-    #[serde(default)]
-    #[schemars(with = "Value")]
+    #[serde(
+        default,
+        deserialize_with = "without_nulls",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub selector: Option<LabelSelector>,
     /// The Machine to make.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_default")]
     pub template: MachineTemplate,
     /// How Machines are replaced when the template changes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -75,11 +78,9 @@ pub struct MachineDeploymentStrategy {
 pub struct RollingUpdate {
     /// Machines that may be missing during the update, a number or a percentage. Default 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Value")]
     pub max_unavailable: Option<IntOrString>,
     /// Machines that may be made beyond `replicas` during the update, a number or a percentage. Default 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Value")]
     pub max_surge: Option<IntOrString>,
 }
 

@@ -6,16 +6,19 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::explain::{NodeMetadata, ProviderSpecValue};
+use super::lenient::{null_default, without_nulls};
+
 /// A Machine is one node of the cluster: a virtual machine whose kubelet joins as a Node of the same name.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Machine {
     /// Standard object metadata.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_default")]
     #[schemars(skip)]
     pub metadata: ObjectMeta,
     /// What the Machine shall be. Immutable once admitted.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_default")]
     pub spec: MachineSpec,
     /// What has been observed of the Machine. Written by the controller.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -28,17 +31,25 @@ super::resource!(Machine, "machines");
 #[serde(rename_all = "camelCase")]
 pub struct MachineSpec {
     /// Labels and annotations for the Node, added where the Node lacks the key. `name` is always the Machine's own name.
-    #[serde(default)]
-    #[schemars(with = "std::collections::BTreeMap<String, Value>")]
+    #[serde(
+        default,
+        deserialize_with = "without_nulls",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schemars(with = "NodeMetadata")]
     pub metadata: Option<ObjectMeta>,
     /// Taints of the Node, there before anything can be scheduled onto it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "without_nulls",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub taints: Option<Vec<Taint>>,
     /// Which provider makes the machine, and how.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub provider_spec: Option<ProviderSpec>,
     /// Versions to install.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub versions: Option<MachineVersions>,
     /// Not supported by any kubelet since 1.24; must be absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -54,6 +65,7 @@ pub struct MachineSpec {
 pub struct ProviderSpec {
     /// Provider, operating system, SSH keys and the provider's own part, decoded strictly at admission. Stored as written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "ProviderSpecValue")]
     pub value: Option<Value>,
     /// Never read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -65,7 +77,7 @@ pub struct ProviderSpec {
 #[serde(rename_all = "camelCase")]
 pub struct MachineVersions {
     /// Version of the kubelet, like `1.33.4`. Required.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kubelet: Option<String>,
     /// Never read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -77,16 +89,28 @@ pub struct MachineVersions {
 #[serde(rename_all = "camelCase")]
 pub struct MachineStatus {
     /// The Node that this Machine became. Absent until it has joined.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "without_nulls",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub node_ref: Option<ObjectReference>,
     /// Versions that the Node reports.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub versions: Option<VersionsStatus>,
     /// Addresses of the machine's own interfaces.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "without_nulls",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub addresses: Option<Vec<NodeAddress>>,
     /// One condition per question, each with a reason from a closed list and a message for a person. `Ready` sums them up.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "without_nulls",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub conditions: Option<Vec<NodeCondition>>,
     /// Reason of the error that keeps the Machine from becoming a Node, until it is mended.
     #[serde(default, skip_serializing_if = "Option::is_none")]

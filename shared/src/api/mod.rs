@@ -4,6 +4,8 @@
 //! `kubectl explain` prints.
 
 mod deployment;
+mod explain;
+mod lenient;
 mod machine;
 mod set;
 

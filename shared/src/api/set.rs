@@ -4,20 +4,21 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube_core::ObjectMeta;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use super::MachineSpec;
+use super::explain::TemplateMetadata;
+use super::lenient::{null_default, without_nulls};
 
 /// A MachineSet keeps a number of Machines of one template.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct MachineSet {
     /// Standard object metadata.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_default")]
     #[schemars(skip)]
     pub metadata: ObjectMeta,
     /// How many Machines, and of which template.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_default")]
     pub spec: MachineSetSpec,
     /// What has been observed of the Machines.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -39,11 +40,14 @@ pub struct MachineSetSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delete_policy: Option<String>,
     /// Which Machines are counted; must match the template's labels.
-    #[serde(default)]
-    #[schemars(with = "Value")]
+    #[serde(
+        default,
+        deserialize_with = "without_nulls",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub selector: Option<LabelSelector>,
     /// The Machine to make.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_default")]
     pub template: MachineTemplate,
 }
 
@@ -52,11 +56,15 @@ pub struct MachineSetSpec {
 #[serde(rename_all = "camelCase")]
 pub struct MachineTemplate {
     /// Metadata of the Machines (not of their Nodes, which is `spec.metadata`).
-    #[serde(default)]
-    #[schemars(with = "std::collections::BTreeMap<String, Value>")]
+    #[serde(
+        default,
+        deserialize_with = "without_nulls",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schemars(with = "TemplateMetadata")]
     pub metadata: Option<ObjectMeta>,
     /// Spec of the Machines.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_default")]
     pub spec: MachineSpec,
 }
 
@@ -65,7 +73,7 @@ pub struct MachineTemplate {
 #[serde(rename_all = "camelCase")]
 pub struct MachineSetStatus {
     /// Machines that exist.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replicas: Option<i32>,
     /// Machines that carry every label of the template.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -1,0 +1,54 @@
+//! What `kubectl explain` says of fields that are raw JSON or far larger in Rust. Only their schemas are used.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde_json::Value;
+
+/// Labels and annotations for the Node.
+#[derive(JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[expect(dead_code, reason = "only its schema is used")]
+pub(super) struct NodeMetadata {
+    /// The Machine's own name, which is also the Node's. May be left out.
+    name: Option<String>,
+    /// Labels of the Node, added where the Node lacks the key.
+    labels: Option<BTreeMap<String, String>>,
+    /// Annotations of the Node, added where the Node lacks the key.
+    annotations: Option<BTreeMap<String, String>>,
+}
+
+/// Metadata of the Machines.
+#[derive(JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[expect(dead_code, reason = "only its schema is used")]
+pub(super) struct TemplateMetadata {
+    /// Labels of the Machines; the selector must match them.
+    labels: Option<BTreeMap<String, String>>,
+    /// Annotations of the Machines.
+    annotations: Option<BTreeMap<String, String>>,
+}
+
+/// Provider, operating system, SSH keys and the provider's own part. No types are given: admission judges all of it at
+/// once, and tells more than a schema could.
+#[derive(JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[expect(dead_code, reason = "only its schema is used")]
+pub(super) struct ProviderSpecValue {
+    /// SSH public keys that may log in to the machine, each as a line of `authorized_keys`.
+    ssh_public_keys: Value,
+    /// Public key of an SSH certificate authority. Only the maker of user data reads it.
+    ca_public_key: Value,
+    /// Who makes the machine: `kubevirt`. Required.
+    cloud_provider: Value,
+    /// The provider's own part. For `kubevirt`: `auth.kubeconfig` (of the infra cluster; base64, or a `secretKeyRef`), `clusterName`, `virtualMachine` (`instancetype`, `preference`, `template` with `cpus`, `memory` and `primaryDisk`), `affinity`, `topologySpreadConstraints`. Most strings may be taken from a Secret or ConfigMap: `{secretKeyRef: {namespace, name, key}}`, `{configMapKeyRef: …}`.
+    cloud_provider_spec: Value,
+    /// Operating system: `ubuntu`, `rhel`, `flatcar` or `rockylinux`. Required.
+    operating_system: Value,
+    /// Settings of the operating system, such as `distUpgradeOnBoot`. Defaulted by operating system.
+    operating_system_spec: Value,
+    /// Static network settings (`cidr`, `gateway`, `dns.servers`, `ipFamily`). Of no effect on KubeVirt.
+    network: Value,
+    /// Cloud config for the kubelet. Only the maker of user data reads it.
+    overwrite_cloud_config: Value,
+}
