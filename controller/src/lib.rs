@@ -1,1 +1,16 @@
-//! placeholder
+//! The controller: makes Machines into Nodes, and takes them down again.
+
+pub mod bootstrap;
+pub mod context;
+pub mod csr;
+pub mod events;
+pub mod flags;
+pub mod leader;
+pub mod logs;
+pub mod machine;
+pub mod metrics;
+pub mod queue;
+pub mod reconcile;
+pub mod run;
+pub mod server;
+pub mod user;

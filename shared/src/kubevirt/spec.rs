@@ -157,7 +157,7 @@ impl CloudProviderSpec {
         let secondary = vm.secondary_disks.iter().flat_map(|d| [&d.size, &d.storage_class, &d.access_mode]);
         let spread = self.topology_spread.iter().flat_map(|t| [&t.max_skew, &t.topology_key, &t.when_unsatisfiable]);
         let strings = strings.into_iter().chain(secondary).chain(spread).chain(&self.node_affinity.values);
-        strings.flat_map(|var| var.references()).chain(vm.network_multi_queue.references()).collect()
+        strings.flat_map(ConfigVarString::references).chain(vm.network_multi_queue.references()).collect()
     }
 }
 

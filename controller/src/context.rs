@@ -1,0 +1,167 @@
+//! What every pass works with.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use kube::Client;
+use machinist_infra::kubeconfig::AddressPolicy;
+use machinist_infra::pool::InfraPool;
+use machinist_infra::store::Key;
+use machinist_shared::kubevirt::resolved::Env;
+
+use crate::bootstrap::ClusterAccess;
+use crate::events::Events;
+use crate::leader::Fence;
+use crate::machine::observed::{Concern, Failure, Settings};
+use crate::metrics::Metrics;
+use crate::queue::Queue;
+use crate::user::{References, Stores};
+
+/// What every pass works with.
+pub struct Context {
+    /// Client of the user cluster.
+    pub client: Client,
+    /// Its objects.
+    pub stores: Arc<Stores>,
+    /// Referenced Secrets and ConfigMaps.
+    pub references: References,
+    /// Infra clusters.
+    pub infra: InfraPool,
+    /// Machines to look at.
+    pub queue: Arc<Queue<Key>>,
+    /// What holds for all Machines.
+    pub settings: Arc<Settings>,
+    /// The environment that specs may fall back to.
+    pub env: Env,
+    /// Where kubeconfigs may lead.
+    pub addresses: AddressPolicy,
+    /// How kubelets reach the user cluster.
+    pub access: ClusterAccess,
+    /// Writes Events.
+    pub events: Events,
+    /// Counts.
+    pub metrics: Metrics,
+    /// Says whether this process may still write.
+    pub fence: Fence,
+    /// Writes that failed, by Machine.
+    pub failures: Failures,
+}
+
+impl std::fmt::Debug for Context {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Context").finish_non_exhaustive()
+    }
+}
+
+impl Context {
+    /// The time.
+    pub fn now(&self) -> Timestamp {
+        Timestamp::now()
+    }
+
+    /// Whether a write may start now.
+    pub fn may_write(&self) -> bool {
+        self.fence.may_write()
+    }
+}
+
+/// First and longest pause after a failed write.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(300));
+
+/// Writes that failed, by Machine, with a pause that doubles.
+#[derive(Debug, Default)]
+pub struct Failures {
+    by_machine: Mutex<HashMap<Key, (Failure, u32)>>,
+    /// UIDs of adopted VMs that we were not allowed to label; asked again after a restart.
+    unlabelled: Mutex<HashSet<String>>,
+}
+
+impl Failures {
+    /// The failure that still holds its Machine back at `now`.
+    pub fn pending(&self, machine: &Key, now: Timestamp) -> Option<Failure> {
+        let failures = self.by_machine.lock().unwrap_or_else(PoisonError::into_inner);
+        failures
+            .get(machine)
+            .filter(|(failure, _)| failure.until > now)
+            .map(|(failure, _)| failure.clone())
+    }
+
+    /// A write failed.
+    pub fn add(&self, machine: &Key, concerns: Concern, message: String, now: Timestamp) {
+        let mut failures = self.by_machine.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = failures.get(machine).map_or(0, |(_, count)| count + 1);
+        let pause = BACKOFF.0.saturating_mul(1 << count.min(16)).min(BACKOFF.1);
+        let until = now
+            .saturating_add(SignedDuration::try_from(pause).unwrap_or(SignedDuration::MAX))
+            .unwrap_or(Timestamp::MAX);
+        failures.insert(
+            machine.clone(),
+            (
+                Failure {
+                    concerns,
+                    message,
+                    until,
+                },
+                count,
+            ),
+        );
+    }
+
+    /// The credential may not label the VM of that UID.
+    pub fn forbid_labelling(&self, vm_uid: &str) {
+        self.unlabelled
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(vm_uid.to_owned());
+    }
+
+    /// Whether labelling the VM of that UID has been tried and forbidden.
+    pub fn may_label(&self, vm_uid: &str) -> bool {
+        !self
+            .unlabelled
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .contains(vm_uid)
+    }
+
+    /// All went well.
+    pub fn clear(&self, machine: &Key) {
+        self.by_machine
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(machine);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pause_doubles_and_ends_with_success() {
+        let (failures, key) = (Failures::default(), Key::new("ns", "a"));
+        let now = Timestamp::from_second(1_800_000_000).unwrap();
+        let pause = |failures: &Failures| {
+            failures.add(&key, Concern::Infrastructure, "no".into(), now);
+            failures
+                .pending(&key, now)
+                .unwrap()
+                .until
+                .duration_since(now)
+                .as_millis()
+        };
+        assert_eq!(
+            [pause(&failures), pause(&failures), pause(&failures)],
+            [500, 1000, 2000]
+        );
+        for _ in 0..40 {
+            pause(&failures);
+        }
+        assert_eq!(pause(&failures), 300_000);
+        failures.clear(&key);
+        assert_eq!(failures.pending(&key, now), None);
+        assert_eq!(pause(&failures), 500);
+    }
+}

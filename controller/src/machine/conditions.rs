@@ -1,0 +1,352 @@
+//! Conditions of a Machine: one per question, each with a reason from a closed list and a message for a person.
+
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::NodeCondition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use machinist_shared::names::condition;
+
+/// Why a condition has its status. The texts are part of the API; KubeVirt's root causes are in
+/// `machinist_shared::kubevirt::root_cause`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[allow(missing_docs)] // The names are the texts.
+pub enum Reason {
+    // Ready
+    NodeReady,
+    NotReady,
+    Deleting,
+    // InfrastructureReachable
+    Reachable,
+    Connecting,
+    Unreachable,
+    // InfrastructureReady
+    NameTaken,
+    NodeNameTaken,
+    VMNameTaken,
+    DiskNameTaken,
+    WaitingForDisks,
+    InvalidSpec,
+    ReferenceNotFound,
+    WaitingForReference,
+    WaitingForInfrastructure,
+    InfrastructureChanged,
+    PlacementUnknown,
+    FactsUnavailable,
+    Creating,
+    CreateFailed,
+    VMTerminating,
+    VMVanished,
+    // BootstrapReady
+    DataReady,
+    Joined,
+    WaitingForVM,
+    BootstrapFailed,
+    BootstrapTokenExpired,
+    // NodeReady
+    NodeNotReady,
+    NodeDeleted,
+    WaitingForNode,
+    JoinTimeout,
+    DecorationFailed,
+    // Deleting
+    WaitingForVMDeletion,
+    DeletingNode,
+    DeletionBlocked,
+    DeleteFailed,
+}
+
+impl Reason {
+    /// The text in `reason`.
+    pub fn text(self) -> String {
+        format!("{self:?}")
+    }
+}
+
+/// Status of a condition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    /// Yes.
+    True,
+    /// No.
+    False,
+    /// Nobody can tell.
+    Unknown,
+}
+
+impl Status {
+    fn text(self) -> &'static str {
+        match self {
+            Self::True => "True",
+            Self::False => "False",
+            Self::Unknown => "Unknown",
+        }
+    }
+}
+
+/// How soon a changed condition must be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Urgency {
+    /// Mere progress: with the next write, or after [`LAZY`].
+    Lazy,
+    /// At once.
+    Now,
+}
+
+/// Progress is written at most this often.
+pub const LAZY: Duration = Duration::from_secs(3);
+
+/// A condition as it should be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Condition {
+    /// Type, from [`condition`].
+    pub kind: &'static str,
+    /// Status.
+    pub status: Status,
+    /// Reason, CamelCase.
+    pub reason: String,
+    /// For a person. Never holds a secret.
+    pub message: String,
+    /// How soon a change of it must be written.
+    pub urgency: Urgency,
+}
+
+impl Condition {
+    /// A condition to be written at once when it changes.
+    pub fn new(kind: &'static str, status: Status, reason: Reason, message: impl Into<String>) -> Self {
+        Self {
+            kind,
+            status,
+            reason: reason.text(),
+            message: message.into(),
+            urgency: Urgency::Now,
+        }
+    }
+
+    /// The same, as mere progress.
+    #[must_use]
+    pub fn lazy(mut self) -> Self {
+        self.urgency = Urgency::Lazy;
+        self
+    }
+}
+
+/// Adds the summary `Ready`: what the first of the others that is not True says.
+pub fn with_summary(mut conditions: Vec<Condition>) -> Vec<Condition> {
+    let order = [
+        condition::DELETING,
+        condition::INFRASTRUCTURE_REACHABLE,
+        condition::INFRASTRUCTURE_READY,
+        condition::BOOTSTRAP_READY,
+        condition::NODE_READY,
+    ];
+    let blocking = order.iter().find_map(|kind| {
+        let found = conditions.iter().find(|c| c.kind == *kind)?;
+        let blocks = if *kind == condition::DELETING {
+            found.status == Status::True
+        } else {
+            found.status != Status::True
+        };
+        blocks.then_some(found)
+    });
+    let ready = match blocking {
+        None => Condition::new(condition::READY, Status::True, Reason::NodeReady, ""),
+        Some(cause) => Condition {
+            kind: condition::READY,
+            status: Status::False,
+            reason: if cause.kind == condition::DELETING {
+                Reason::Deleting.text()
+            } else {
+                cause.reason.clone()
+            },
+            message: cause.message.clone(),
+            urgency: cause.urgency,
+        },
+    };
+    conditions.insert(0, ready);
+    conditions
+}
+
+/// What writing conditions comes to.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Change {
+    /// They are as they should be.
+    None,
+    /// Only progress changed; the earliest time to write it.
+    Later(Vec<NodeCondition>, Timestamp),
+    /// To be written now.
+    Now(Vec<NodeCondition>),
+}
+
+/// Compares the stored conditions with the wanted ones. Conditions of types that are not ours are kept.
+pub fn change(stored: &[NodeCondition], wanted: &[Condition], now: Timestamp) -> Change {
+    let mut urgency = None;
+    let mut list: Vec<NodeCondition> = Vec::with_capacity(wanted.len());
+    for want in wanted {
+        let old = stored.iter().find(|c| c.type_ == want.kind);
+        let same_status = old.is_some_and(|c| c.status == want.status.text());
+        let same = same_status
+            && old.is_some_and(|c| {
+                c.reason.as_deref().unwrap_or_default() == want.reason
+                    && c.message.as_deref().unwrap_or_default() == want.message
+            });
+        if same && let Some(old) = old {
+            list.push(old.clone());
+            continue;
+        }
+        // A new condition that says "not yet" is progress; a new verdict is not.
+        urgency = urgency.max(Some(want.urgency));
+        list.push(NodeCondition {
+            type_: want.kind.to_owned(),
+            status: want.status.text().to_owned(),
+            reason: Some(want.reason.clone()),
+            message: Some(want.message.clone()),
+            last_heartbeat_time: Some(Time(now)),
+            last_transition_time: match old {
+                Some(old) if same_status && old.last_transition_time.is_some() => {
+                    old.last_transition_time.clone()
+                }
+                _ => Some(Time(now)),
+            },
+        });
+    }
+    let foreign = stored.iter().filter(|c| !is_ours(&c.type_));
+    let dropped = stored
+        .iter()
+        .any(|c| is_ours(&c.type_) && !wanted.iter().any(|w| w.kind == c.type_));
+    list.extend(foreign.cloned());
+    if dropped {
+        urgency = Some(Urgency::Now);
+    }
+    match urgency {
+        None => Change::None,
+        Some(Urgency::Now) => Change::Now(list),
+        Some(Urgency::Lazy) => {
+            let written = stored
+                .iter()
+                .filter_map(|c| c.last_heartbeat_time.as_ref())
+                .map(|t| t.0)
+                .max();
+            let due = written.map_or(now, |written| {
+                written + SignedDuration::try_from(LAZY).unwrap_or(SignedDuration::ZERO)
+            });
+            if due <= now {
+                Change::Now(list)
+            } else {
+                Change::Later(list, due)
+            }
+        }
+    }
+}
+
+fn is_ours(kind: &str) -> bool {
+    [
+        condition::READY,
+        condition::INFRASTRUCTURE_READY,
+        condition::INFRASTRUCTURE_REACHABLE,
+        condition::BOOTSTRAP_READY,
+        condition::NODE_READY,
+        condition::DELETING,
+    ]
+    .contains(&kind)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(1_800_000_000 + second).unwrap()
+    }
+
+    fn progress(message: &str) -> Condition {
+        Condition::new(
+            condition::INFRASTRUCTURE_READY,
+            Status::False,
+            Reason::Creating,
+            message,
+        )
+        .lazy()
+    }
+
+    fn stored(change: Change) -> Vec<NodeCondition> {
+        match change {
+            Change::Now(list) | Change::Later(list, _) => list,
+            Change::None => panic!("nothing changed"),
+        }
+    }
+
+    #[test]
+    fn what_is_stored_is_not_written_again() {
+        let list = stored(change(&[], &[progress("a")], at(0)));
+        assert_eq!(change(&list, &[progress("a")], at(9)), Change::None);
+    }
+
+    #[test]
+    fn progress_waits_three_seconds_after_the_last_write_and_a_cause_does_not() {
+        let list = stored(change(&[], &[progress("a")], at(0)));
+        assert!(matches!(change(&list, &[progress("b")], at(1)), Change::Later(_, due) if due == at(3)));
+        assert!(matches!(change(&list, &[progress("b")], at(3)), Change::Now(_)));
+        let cause = Condition::new(
+            condition::INFRASTRUCTURE_READY,
+            Status::False,
+            Reason::CreateFailed,
+            "quota",
+        );
+        assert!(matches!(change(&list, &[cause], at(1)), Change::Now(_)));
+    }
+
+    #[test]
+    fn the_transition_time_is_that_of_the_status() {
+        let list = stored(change(&[], &[progress("a")], at(0)));
+        let list = stored(change(&list, &[progress("b")], at(5)));
+        assert_eq!(list[0].last_transition_time, Some(Time(at(0))));
+        assert_eq!(list[0].last_heartbeat_time, Some(Time(at(5))));
+    }
+
+    #[test]
+    fn conditions_of_others_are_kept_and_our_own_leftovers_go() {
+        let foreign = NodeCondition {
+            type_: "Theirs".into(),
+            status: "True".into(),
+            ..NodeCondition::default()
+        };
+        let ours = NodeCondition {
+            type_: condition::DELETING.into(),
+            status: "True".into(),
+            ..NodeCondition::default()
+        };
+        let list = stored(change(&[foreign, ours], &[progress("a")], at(0)));
+        let types: Vec<_> = list.iter().map(|c| c.type_.as_str()).collect();
+        assert_eq!(types, [condition::INFRASTRUCTURE_READY, "Theirs"]);
+    }
+
+    #[test]
+    fn the_summary_says_what_the_first_trouble_says() {
+        let all = with_summary(vec![
+            Condition::new(
+                condition::INFRASTRUCTURE_REACHABLE,
+                Status::True,
+                Reason::Reachable,
+                "",
+            ),
+            Condition::new(
+                condition::INFRASTRUCTURE_READY,
+                Status::False,
+                Reason::DiskNameTaken,
+                "disk",
+            ),
+            Condition::new(
+                condition::NODE_READY,
+                Status::False,
+                Reason::WaitingForNode,
+                "node",
+            ),
+        ]);
+        assert_eq!(
+            (all[0].kind, all[0].status, all[0].message.as_str()),
+            (condition::READY, Status::False, "disk")
+        );
+        assert_eq!(all[0].reason, "DiskNameTaken");
+    }
+}

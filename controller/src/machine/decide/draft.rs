@@ -1,0 +1,431 @@
+//! A plan in the making: the status as it should be, and the steps so far.
+
+use k8s_openapi::api::core::v1::{NodeAddress, NodeCondition, ObjectReference};
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use machinist_shared::api::VersionsStatus;
+use machinist_shared::names::{condition, finalizer};
+use serde_json::{Map, Value, json};
+
+use super::super::conditions::{self, Change, Condition, Reason, Status, Urgency};
+use super::super::observed::{Concern, Observed};
+use super::super::plan::{Event, Plan, Step};
+use super::super::record::{CredentialSource, FormerVm, Infrastructure, Record};
+
+/// A plan in the making.
+pub(super) struct Draft<'a> {
+    pub(super) observed: &'a Observed,
+    pub(super) now: Timestamp,
+    pub(super) plan: Plan,
+    conditions: Vec<Condition>,
+    kept: bool,
+    error: Option<(&'static str, String)>,
+    failed: bool,
+    finalizers: Option<Vec<String>>,
+    pub(super) provider_id: Option<String>,
+    pub(super) addresses: Option<Vec<String>>,
+    pub(super) node_ref: Option<Option<ObjectReference>>,
+    pub(super) kubelet_version: Option<String>,
+    pub(super) record: Option<Record>,
+    after_patch: Vec<Event>,
+    patched: bool,
+}
+
+impl<'a> Draft<'a> {
+    pub(super) fn new(observed: &'a Observed, now: Timestamp) -> Self {
+        Self {
+            observed,
+            now,
+            plan: Plan::default(),
+            conditions: Vec::new(),
+            kept: false,
+            error: None,
+            failed: false,
+            finalizers: None,
+            provider_id: None,
+            addresses: None,
+            node_ref: None,
+            kubelet_version: None,
+            record: observed.machine.record.clone(),
+            after_patch: Vec::new(),
+            patched: false,
+        }
+    }
+
+    /// Answers one question of the status; the first answer to a question stays.
+    pub(super) fn condition(&mut self, condition: Condition) {
+        if !self.conditions.iter().any(|c| c.kind == condition.kind) {
+            self.conditions.push(condition);
+        }
+    }
+
+    /// Answers `InfrastructureReady`.
+    pub(super) fn infrastructure(&mut self, status: Status, reason: Reason, message: impl Into<String>) {
+        self.condition(Condition::new(
+            condition::INFRASTRUCTURE_READY,
+            status,
+            reason,
+            message,
+        ));
+    }
+
+    /// Questions not answered this time keep their stored answers.
+    pub(super) fn keep_conditions(&mut self) {
+        self.kept = true;
+    }
+
+    /// Sets `errorReason` and `errorMessage`.
+    pub(super) fn error(&mut self, reason: &'static str, message: impl Into<String>) {
+        self.error = Some((reason, message.into()));
+    }
+
+    /// Sets them, and phase `Failed`: it cannot heal.
+    pub(super) fn fail(&mut self, reason: &'static str, message: impl Into<String>) {
+        self.error(reason, message);
+        self.failed = true;
+    }
+
+    /// An Event, recorded once the status is written.
+    pub(super) fn tell_after_patch(
+        &mut self,
+        warning: bool,
+        reason: &'static str,
+        message: impl Into<String>,
+    ) {
+        self.after_patch.push(Event {
+            warning,
+            reason,
+            message: message.into(),
+        });
+    }
+
+    /// Adds our finalizers.
+    pub(super) fn finalizers(&mut self, add: &[&str]) {
+        let stored = self
+            .observed
+            .machine
+            .metadata
+            .finalizers
+            .clone()
+            .unwrap_or_default();
+        let mut list = stored.clone();
+        list.extend(
+            add.iter()
+                .filter(|f| !stored.iter().any(|s| s == *f))
+                .map(|f| (*f).to_owned()),
+        );
+        if list != stored {
+            self.finalizers = Some(list);
+        }
+    }
+
+    /// Removes our finalizers: the Machine may go.
+    pub(super) fn release(&mut self) {
+        let stored = self
+            .observed
+            .machine
+            .metadata
+            .finalizers
+            .clone()
+            .unwrap_or_default();
+        self.finalizers = Some(
+            stored
+                .into_iter()
+                .filter(|f| f != finalizer::VM && f != finalizer::NODE)
+                .collect(),
+        );
+    }
+
+    /// Records facets of the infra cluster that were not known before.
+    pub(super) fn learn(&mut self, seen: &Infrastructure) {
+        if let Some(record) = &mut self.record {
+            let namespace_uid = seen
+                .namespace_uid
+                .clone()
+                .or(record.infrastructure.namespace_uid.take());
+            record.infrastructure = Infrastructure {
+                namespace_uid,
+                ..seen.clone()
+            };
+        }
+    }
+
+    /// Records that the Machine lives on another infra cluster from now on.
+    pub(super) fn move_to(&mut self, infrastructure: &Infrastructure) {
+        if let Some(record) = &mut self.record {
+            *record = Record {
+                infrastructure: infrastructure.clone(),
+                credential: record.credential.clone(),
+                failure_domain: record.failure_domain.clone(),
+                ..Record::default()
+            };
+        }
+    }
+
+    /// Records a VM that we did not make as this Machine's.
+    pub(super) fn adopt(
+        &mut self,
+        credential: Option<CredentialSource>,
+        infra: &Infrastructure,
+        vm_uid: &str,
+    ) {
+        let former = self.record.take().unwrap_or_default();
+        self.record = Some(Record {
+            infrastructure: infra.clone(),
+            credential: credential.or(former.credential),
+            failure_domain: former.failure_domain,
+            vm_uid: Some(vm_uid.to_owned()),
+            node_uid: former.node_uid,
+            ..Record::default()
+        });
+    }
+
+    /// Records that the VM has to be made anew under the same Machine.
+    pub(super) fn replace_vm(&mut self, uid: &str, why: &str) {
+        if let Some(record) = &mut self.record {
+            record.vm_uid = None;
+            record.token_id = None;
+            record.node_uid = None;
+            record.former = Some(FormerVm {
+                uid: uid.to_owned(),
+                why: why.to_owned(),
+            });
+        }
+        self.node_ref = Some(None);
+    }
+
+    /// Writes the Machine at this point of the plan instead of at its end.
+    pub(super) fn patch_now(&mut self) {
+        if let Some(patch) = self.machine_patch() {
+            self.plan.push(Step::PatchMachine(patch));
+        }
+        self.patched = true;
+    }
+
+    /// The finished plan.
+    pub(super) fn finish(mut self) -> Plan {
+        if let Some(failure) = &self.observed.failure {
+            let wait = self.until(failure.until);
+            self.plan.look_again(wait);
+            self.plan.steps.clear();
+            self.patched = false;
+            // The record must not run ahead of the writes that it describes.
+            self.record.clone_from(&self.observed.machine.record);
+            self.finalizers = None;
+            self.after_patch.clear();
+            self.node_ref = None;
+            let (kind, reason) = match failure.concerns {
+                Concern::Machine => return self.plan,
+                Concern::Infrastructure if self.observed.machine.is_deleting() => {
+                    (condition::DELETING, Reason::DeleteFailed)
+                }
+                Concern::Node if self.observed.machine.is_deleting() => {
+                    (condition::DELETING, Reason::DeleteFailed)
+                }
+                Concern::Infrastructure => (condition::INFRASTRUCTURE_READY, Reason::CreateFailed),
+                Concern::Bootstrap => (condition::BOOTSTRAP_READY, Reason::BootstrapFailed),
+                Concern::Node => (condition::NODE_READY, Reason::DecorationFailed),
+            };
+            let status = if kind == condition::DELETING {
+                Status::True
+            } else {
+                Status::False
+            };
+            self.conditions.retain(|c| c.kind != kind);
+            self.condition(Condition::new(kind, status, reason, failure.message.clone()));
+        }
+        if !self.patched {
+            self.patch_now();
+        }
+        for event in std::mem::take(&mut self.after_patch) {
+            self.plan.push(Step::Event(event));
+        }
+        self.plan
+    }
+
+    /// How long until `instant`; at least 10 ms, so that a plan never looks again without end.
+    pub(super) fn until(&self, instant: Timestamp) -> std::time::Duration {
+        let wait = instant
+            .duration_since(self.now)
+            .max(SignedDuration::from_millis(10));
+        wait.try_into().unwrap_or_default()
+    }
+
+    fn machine_patch(&mut self) -> Option<Value> {
+        let machine = &self.observed.machine;
+        let stored = &machine.status;
+        let mut status = Map::new();
+        let mut differs = |key: &str, old: Value, new: Value| {
+            if old != new {
+                status.insert(key.to_owned(), new);
+            }
+        };
+        if let Some(addresses) = &self.addresses {
+            let mut sorted = addresses.clone();
+            sorted.sort();
+            let new: Vec<NodeAddress> = sorted
+                .into_iter()
+                .map(|address| NodeAddress {
+                    type_: "InternalIP".to_owned(),
+                    address,
+                })
+                .collect();
+            differs(
+                "addresses",
+                json!(stored.addresses.clone().unwrap_or_default()),
+                json!(new),
+            );
+        }
+        if let Some(node_ref) = &self.node_ref {
+            let uid = |r: &Option<ObjectReference>| r.as_ref().and_then(|r| r.uid.clone());
+            if uid(&stored.node_ref) != uid(node_ref) {
+                differs("nodeRef", json!(stored.node_ref), json!(node_ref));
+            }
+        }
+        if let Some(kubelet) = &self.kubelet_version {
+            let new = VersionsStatus {
+                kubelet: Some(kubelet.clone()),
+                control_plane: None,
+            };
+            differs("versions", json!(stored.versions), json!(new));
+        }
+        let (reason, message) = self.error.clone().unzip();
+        differs("errorReason", json!(stored.error_reason), json!(reason));
+        differs("errorMessage", json!(stored.error_message), json!(message));
+        let failure = message.filter(|_| self.failed);
+        differs("failureMessage", json!(stored.failure_message), json!(failure));
+        differs("phase", json!(stored.phase), json!(self.phase()));
+        if self.record != machine.record {
+            differs(
+                "providerStatus",
+                json!(machine.record),
+                with_removals(machine.record.as_ref(), self.record.as_ref()),
+            );
+        }
+
+        let old = stored.conditions.clone().unwrap_or_default();
+        let wanted = self.wanted(&old);
+        let listed = match conditions::change(&old, &wanted, self.now) {
+            Change::None => None,
+            Change::Now(list) => Some(list),
+            Change::Later(list, due) => {
+                let due_now = !status.is_empty() || self.finalizers.is_some();
+                if !due_now {
+                    let wait = self.until(due);
+                    self.plan.look_again(wait);
+                }
+                due_now.then_some(list)
+            }
+        };
+        if let Some(list) = listed {
+            self.tell_of_trouble(&old, &wanted);
+            status.insert("conditions".to_owned(), json!(list));
+        }
+
+        let mut patch = Map::new();
+        if !status.is_empty() {
+            patch.insert("status".to_owned(), Value::Object(status));
+        }
+        if let Some(finalizers) = &self.finalizers {
+            patch.insert("metadata".to_owned(), json!({"finalizers": finalizers}));
+        }
+        if let Some(provider_id) = &self.provider_id {
+            patch.insert("spec".to_owned(), json!({"providerID": provider_id}));
+        }
+        (!patch.is_empty()).then_some(Value::Object(patch))
+    }
+
+    /// The conditions to write: those answered this time, the kept ones, and the summary.
+    fn wanted(&self, stored: &[NodeCondition]) -> Vec<Condition> {
+        let mut wanted = self.conditions.clone();
+        if self.kept {
+            for kind in [
+                condition::INFRASTRUCTURE_READY,
+                condition::BOOTSTRAP_READY,
+                condition::NODE_READY,
+            ] {
+                if let Some(old) = stored.iter().find(|c| c.type_ == kind)
+                    && !wanted.iter().any(|c| c.kind == kind)
+                {
+                    wanted.push(kept(kind, old));
+                }
+            }
+        }
+        conditions::with_summary(wanted)
+    }
+
+    /// An Event for a cause that a person should look at, when it is new.
+    fn tell_of_trouble(&mut self, stored: &[NodeCondition], wanted: &[Condition]) {
+        for want in wanted {
+            let trouble =
+                want.status == Status::False && want.urgency == Urgency::Now && want.kind != condition::READY;
+            let known = stored
+                .iter()
+                .any(|c| c.type_ == want.kind && c.reason.as_deref() == Some(&want.reason));
+            if trouble && !known && is_cause(&want.reason) {
+                let message = format!("{}: {}", want.reason, want.message);
+                self.after_patch.push(Event {
+                    warning: true,
+                    reason: "ReconcilingError",
+                    message,
+                });
+            }
+        }
+    }
+
+    fn phase(&self) -> &'static str {
+        let running = |c: &Condition| c.kind == condition::NODE_READY && c.status == Status::True;
+        if self.observed.machine.is_deleting() {
+            "Deleting"
+        } else if self.failed {
+            "Failed"
+        } else if self.conditions.iter().any(running) {
+            "Running"
+        } else if self.record.as_ref().is_some_and(|record| record.vm_uid.is_some()) {
+            "Provisioning"
+        } else {
+            "Pending"
+        }
+    }
+}
+
+/// Whether a reason names a cause, not a stage that every Machine passes.
+fn is_cause(reason: &str) -> bool {
+    let stages = [
+        Reason::Creating,
+        Reason::WaitingForNode,
+        Reason::WaitingForVM,
+        Reason::WaitingForReference,
+        Reason::WaitingForInfrastructure,
+        Reason::WaitingForDisks,
+        Reason::NodeNotReady,
+        Reason::VMVanished,
+    ];
+    !stages.iter().any(|stage| stage.text() == reason)
+}
+
+fn kept(kind: &'static str, old: &NodeCondition) -> Condition {
+    let status = match old.status.as_str() {
+        "True" => Status::True,
+        "False" => Status::False,
+        _ => Status::Unknown,
+    };
+    Condition {
+        kind,
+        status,
+        reason: old.reason.clone().unwrap_or_default(),
+        message: old.message.clone().unwrap_or_default(),
+        urgency: Urgency::Lazy,
+    }
+}
+
+/// The new record as a merge patch of the old one: what is gone is null.
+fn with_removals(old: Option<&Record>, new: Option<&Record>) -> Value {
+    let Some(new) = new else { return Value::Null };
+    let mut patch = json!(new);
+    if let (Value::Object(old), Value::Object(patch)) = (json!(old), &mut patch) {
+        for key in old.keys() {
+            patch.entry(key.clone()).or_insert(Value::Null);
+        }
+    }
+    patch
+}

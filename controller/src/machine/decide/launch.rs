@@ -1,0 +1,208 @@
+//! While there is no VM: whether one may be made, where, and with what.
+
+use machinist_shared::names::{annotation, condition, finalizer, label};
+
+use super::super::conditions::{Condition, Reason, Status};
+use super::super::observed::{Facts, Open, Usable};
+use super::super::ownership::{
+    DiskVerdict, NodeClaim, NodeVerdict, disk_verdict, node_verdict, provider_id_of,
+};
+use super::super::plan::Step;
+use super::super::record::{FailureDomain, Record};
+use super::draft::Draft;
+
+/// Name of the Secret with the user data: bound to one Machine and one token, so that an existing Secret of this
+/// name can only be our own.
+pub fn user_data_secret_name(machine_uid: &str, token_id: &str) -> String {
+    format!("userdata-{machine_uid}-{token_id}")
+}
+
+pub(super) fn decide(draft: &mut Draft<'_>, usable: &Usable, open: &Open) {
+    let machine = &draft.observed.machine;
+    if let Some(uid) = draft.record.as_ref().and_then(|record| record.vm_uid.clone()) {
+        vanished(draft, open, &uid);
+        return;
+    }
+    if draft.record.is_none() && machine.has_finalizer(finalizer::VM) && has_node(draft) {
+        let message = format!(
+            "the Machine has a Node, but neither a VM in namespace {} of {} nor a record of where its VM is; no second VM is made. \
+             Check that POD_NAMESPACE (chart value infra.namespace) and the kubeconfig are those that made it",
+            open.infrastructure.namespace, open.infrastructure.server
+        );
+        draft.infrastructure(Status::False, Reason::PlacementUnknown, message);
+        return;
+    }
+    if let Some(why) = foreign_node(draft) {
+        let name = machine.name();
+        let message = format!(
+            "a Node {name} exists that is not this Machine's: {why}. No VM is made and the Node is left alone; give the Machine another name"
+        );
+        draft.infrastructure(Status::False, Reason::NodeNameTaken, message);
+        return;
+    }
+    if !disks_are_free(draft, usable, open) {
+        return;
+    }
+    let failure_domain = match &open.facts {
+        Facts::Known(domain) => domain,
+        Facts::NotNeeded => {
+            // The snapshot was taken while the VM was still there.
+            draft.plan.look_again(std::time::Duration::from_millis(10));
+            draft.keep_conditions();
+            return;
+        }
+        Facts::Unavailable(why) => {
+            draft.infrastructure(Status::False, Reason::FactsUnavailable, why.clone());
+            draft.error("CreateError", why.clone());
+            return;
+        }
+    };
+    create(draft, usable, open, failure_domain);
+}
+
+/// Record where, then token, then VM. The user data follows once the VM's UID is known, because the VM owns it.
+fn create(draft: &mut Draft<'_>, usable: &Usable, open: &Open, domain: &FailureDomain) {
+    let name = draft.observed.machine.name().to_owned();
+    let former = draft.record.as_ref().and_then(|record| record.former.clone());
+    let message = match &former {
+        Some(former) => format!("the VM {name} is being made anew: {}", former.why),
+        None => format!(
+            "the VM {name} is being made in namespace {}",
+            open.infrastructure.namespace
+        ),
+    };
+    draft.infrastructure(Status::False, Reason::Creating, message);
+    let node =
+        |reason| Condition::new(condition::NODE_READY, Status::False, reason, "there is no VM yet").lazy();
+    draft.condition(node(Reason::WaitingForVM));
+    let bootstrap = Condition::new(
+        condition::BOOTSTRAP_READY,
+        Status::False,
+        Reason::WaitingForVM,
+        "follows the VM",
+    );
+    draft.condition(bootstrap.lazy());
+    draft.record = Some(Record {
+        infrastructure: open.infrastructure.clone(),
+        credential: usable.credential.clone(),
+        failure_domain: (*domain != FailureDomain::default()).then(|| domain.clone()),
+        former,
+        ..Record::default()
+    });
+    draft.finalizers(&[finalizer::VM, finalizer::NODE]);
+    draft.patch_now();
+    if draft.observed.token.is_none() {
+        draft.plan.push(Step::CreateToken);
+    }
+    draft.plan.push(Step::CreateVm);
+}
+
+/// The recorded VM is gone, and it was not us.
+fn vanished(draft: &mut Draft<'_>, open: &Open, uid: &str) {
+    let machine = &draft.observed.machine;
+    let name = machine.name();
+    let why = format!(
+        "the VM {name} ({uid}) is gone from namespace {} without our doing",
+        open.infrastructure.namespace
+    );
+    if machine.machine_set().is_some() {
+        draft.infrastructure(
+            Status::False,
+            Reason::VMVanished,
+            format!("{why}; the MachineSet replaces the Machine"),
+        );
+        draft.tell_after_patch(true, "VMVanished", why);
+        draft.patch_now();
+        draft.plan.push(Step::DeleteMachine);
+        return;
+    }
+    if let Some(node) = own_node(draft) {
+        draft.plan.push(Step::DeleteNode { uid: node });
+    }
+    if draft.observed.token.is_some() {
+        draft.plan.push(Step::DeleteToken);
+    }
+    draft.infrastructure(
+        Status::False,
+        Reason::VMVanished,
+        format!("{why}; it is being made anew"),
+    );
+    draft.replace_vm(uid, &why);
+    draft.tell_after_patch(true, "VMVanished", why);
+}
+
+/// Whether the Node of the Machine's name says that it is this Machine's.
+fn has_node(draft: &Draft<'_>) -> bool {
+    let machine = &draft.observed.machine;
+    let own = format!("{}/{}", machine.namespace(), machine.name());
+    draft.observed.node.as_ref().is_some_and(|node| {
+        node.annotation(annotation::MACHINE) == Some(&own)
+            || node.label(label::OWNED_BY) == Some(machine.uid())
+            || node.spec.provider_id.as_deref() == Some(&provider_id_of(machine))
+    })
+}
+
+/// Why the Node of the Machine's name is a stranger, if it is.
+fn foreign_node(draft: &Draft<'_>) -> Option<String> {
+    let node = draft.observed.node.as_ref()?;
+    let claim = NodeClaim {
+        machine: &draft.observed.machine,
+        node,
+        firmware_uuid: None,
+        addresses: &[],
+    };
+    match node_verdict(claim) {
+        NodeVerdict::Ours => None,
+        NodeVerdict::Stranger(why) => Some(why),
+    }
+}
+
+/// UID of the Machine's own Node, if there is one.
+fn own_node(draft: &Draft<'_>) -> Option<String> {
+    let node = draft.observed.node.as_ref()?;
+    foreign_node(draft).is_none().then(|| node.uid().to_owned())
+}
+
+/// Whether nothing bears the names of the Machine's disks: KubeVirt adopts an existing DataVolume of the template's
+/// name and deletes it with the VM, and someone's data with it.
+fn disks_are_free(draft: &mut Draft<'_>, usable: &Usable, open: &Open) -> bool {
+    let former = draft
+        .record
+        .as_ref()
+        .and_then(|record| record.former.as_ref())
+        .map(|former| former.uid.clone());
+    let mut owners: Vec<&str> = former.iter().map(String::as_str).collect();
+    let of_former: Vec<&str> = open
+        .disks
+        .iter()
+        .filter(|disk| {
+            disk.kind == "DataVolume" && disk_verdict(&disk.metadata, &owners) != DiskVerdict::Stranger
+        })
+        .filter_map(|disk| disk.metadata.uid.as_deref())
+        .collect();
+    owners.extend(of_former);
+    for disk in open.disks.iter().filter(|disk| {
+        disk.metadata
+            .name
+            .as_ref()
+            .is_some_and(|n| usable.disks.contains(n))
+    }) {
+        let name = disk.metadata.name.as_deref().unwrap_or_default();
+        match disk_verdict(&disk.metadata, &owners) {
+            DiskVerdict::Ours | DiskVerdict::OursTerminating => {
+                let message = format!("waiting for the former VM's {} {name} to go", disk.kind);
+                draft.infrastructure(Status::False, Reason::WaitingForDisks, message);
+            }
+            DiskVerdict::Stranger => {
+                let message = format!(
+                    "a {} {name} exists in namespace {} that is not this Machine's. No VM is made, because KubeVirt would take it and \
+                     delete it with the VM. Rename the Machine, or remove the {} if nobody needs its data",
+                    disk.kind, open.infrastructure.namespace, disk.kind
+                );
+                draft.infrastructure(Status::False, Reason::DiskNameTaken, message);
+            }
+        }
+        return false;
+    }
+    true
+}

@@ -1,0 +1,217 @@
+//! While there is a VM that is the Machine's: its record, its user data, and what keeps it from running.
+
+use std::time::Duration;
+
+use machinist_infra::objects::Vm;
+use machinist_shared::names::{condition, finalizer, label};
+
+use super::super::conditions::{Condition, Reason, Status};
+use super::super::observed::{Open, Usable};
+use super::super::plan::Step;
+use super::super::record::Record;
+use super::draft::Draft;
+use super::{join, launch};
+
+pub(super) fn decide(draft: &mut Draft<'_>, usable: &Usable, open: &Open, vm: &Vm) {
+    let uid = vm.metadata.uid.clone().unwrap_or_default();
+    let terminating = vm.metadata.deletion_timestamp.is_some();
+    let former = draft.record.as_ref().and_then(|record| record.former.clone());
+    if former.as_ref().is_some_and(|former| former.uid == uid) {
+        if !terminating {
+            draft.plan.push(Step::DeleteVm { uid });
+        }
+        draft.infrastructure(
+            Status::False,
+            Reason::VMTerminating,
+            "the former VM is on its way out",
+        );
+        return;
+    }
+    if terminating {
+        let message = format!(
+            "the VM {} ({uid}) is being deleted, not by us",
+            draft.observed.machine.name()
+        );
+        draft.infrastructure(Status::False, Reason::VMTerminating, message);
+        draft.keep_conditions();
+        return;
+    }
+    if !record_vm(draft, usable, open, vm, &uid) {
+        return;
+    }
+    if open.may_label
+        && vm
+            .metadata
+            .labels
+            .as_ref()
+            .is_none_or(|labels| !labels.contains_key(label::MACHINE_UID))
+    {
+        let resource_version = vm.metadata.resource_version.clone().unwrap_or_default();
+        draft.plan.push(Step::LabelVm {
+            uid: uid.clone(),
+            resource_version,
+        });
+    }
+    state(draft, open);
+    draft.addresses = Some(open.addresses.clone());
+    let machine = &draft.observed.machine;
+    if !open.addresses.is_empty() && !draft.observed.settings.external_cloud_provider {
+        let has_one = match &draft.observed.machine.spec {
+            crate::user::SpecState::Decoded(spec) => {
+                spec.provider_id.as_deref().is_some_and(|id| !id.is_empty())
+            }
+            crate::user::SpecState::Undecodable(_) => true,
+        };
+        if !has_one {
+            draft.provider_id = Some(super::super::ownership::provider_id_of(machine));
+        }
+    }
+    let joined = join::node(draft, usable, open);
+    bootstrap(draft, open, &uid, joined);
+}
+
+/// Makes the user data and records the VM, if it is not recorded; `false` if the VM has to be made anew.
+fn record_vm(draft: &mut Draft<'_>, usable: &Usable, open: &Open, vm: &Vm, uid: &str) -> bool {
+    draft.finalizers(&[finalizer::VM, finalizer::NODE]);
+    if draft
+        .record
+        .as_ref()
+        .is_some_and(|record| record.vm_uid.is_some())
+    {
+        return true;
+    }
+    let token_id = draft.observed.token.as_ref().map(|token| token.id.to_string());
+    let secret = token_id
+        .as_deref()
+        .map(|id| launch::user_data_secret_name(draft.observed.machine.uid(), id));
+    let former = draft.record.take();
+    draft.record = Some(Record {
+        infrastructure: open.infrastructure.clone(),
+        credential: usable.credential.clone(),
+        vm_uid: Some(uid.to_owned()),
+        token_id,
+        node_uid: None,
+        ..former.unwrap_or_default()
+    });
+    if secret.is_none() || vm.user_data_secret() != secret.as_deref() {
+        let why = "its bootstrap token is gone before its guest was started";
+        draft.replace_vm(uid, why);
+        draft.infrastructure(
+            Status::False,
+            Reason::Creating,
+            format!("the VM is being made anew: {why}"),
+        );
+        return false;
+    }
+    draft.plan.push(Step::CreateUserData {
+        vm_uid: uid.to_owned(),
+    });
+    draft.tell_after_patch(
+        false,
+        "Created",
+        format!(
+            "Created VirtualMachine {}/{}",
+            open.infrastructure.namespace,
+            draft.observed.machine.name()
+        ),
+    );
+    true
+}
+
+/// Answers `InfrastructureReady` with the root cause.
+fn state(draft: &mut Draft<'_>, open: &Open) {
+    let state = &open.state;
+    let status = if state.ready { Status::True } else { Status::False };
+    let former = draft
+        .record
+        .as_ref()
+        .and_then(|record| record.former.as_ref())
+        .map(|former| former.why.clone());
+    let message = match former {
+        Some(why) if !state.ready => format!("{} (made anew: {why})", state.message),
+        _ => state.message.clone(),
+    };
+    let condition = Condition {
+        kind: condition::INFRASTRUCTURE_READY,
+        status,
+        reason: state.reason.clone(),
+        message: message.clone(),
+        urgency: super::super::conditions::Urgency::Now,
+    };
+    draft.condition(if state.progress {
+        condition.lazy()
+    } else {
+        condition
+    });
+    if state.ready
+        && let Some(record) = &mut draft.record
+    {
+        record.former = None;
+    }
+    if state.terminal {
+        draft.fail("CreateError", format!("{}: {message}", state.reason));
+    }
+}
+
+/// Bootstrap tokens are extended when they have this long to live.
+const HALF_LIFE: Duration = Duration::from_secs(15 * 60);
+
+/// Answers `BootstrapReady`, and keeps the token alive until the join and no longer.
+fn bootstrap(draft: &mut Draft<'_>, open: &Open, vm_uid: &str, joined: bool) {
+    let answer =
+        |status, reason, message: &str| Condition::new(condition::BOOTSTRAP_READY, status, reason, message);
+    if joined {
+        if draft.observed.token.is_some() {
+            draft.plan.push(Step::DeleteToken);
+        }
+        draft.condition(
+            answer(
+                Status::True,
+                Reason::Joined,
+                "the kubelet has joined; its token is gone",
+            )
+            .lazy(),
+        );
+        return;
+    }
+    let ours = draft.record.as_ref().and_then(|record| record.token_id.clone());
+    let Some(ours) = ours else {
+        draft.condition(answer(Status::True, Reason::DataReady, "the VM came with its user data").lazy());
+        return;
+    };
+    let token = draft
+        .observed
+        .token
+        .as_ref()
+        .filter(|token| token.id.to_string() == ours);
+    match token {
+        Some(token) if token.expiration > draft.now => {
+            let left = draft.until(token.expiration);
+            if left <= HALF_LIFE {
+                draft.plan.push(Step::ExtendToken);
+            } else {
+                draft.plan.look_again(left.saturating_sub(HALF_LIFE));
+            }
+            draft.condition(
+                answer(
+                    Status::True,
+                    Reason::DataReady,
+                    "token and user data are in place",
+                )
+                .lazy(),
+            );
+        }
+        _ if open.guest_exists => {
+            let message = "the bootstrap token is gone or expired before the kubelet joined; delete the Machine to have it made anew";
+            draft.condition(answer(Status::False, Reason::BootstrapTokenExpired, message));
+        }
+        _ => {
+            let why = "its bootstrap token expired before its guest was started";
+            draft.condition(answer(Status::False, Reason::BootstrapTokenExpired, why));
+            if draft.observed.token.is_some() {
+                draft.plan.push(Step::DeleteToken);
+            }
+            draft.replace_vm(vm_uid, why);
+        }
+    }
+}

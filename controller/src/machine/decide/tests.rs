@@ -1,0 +1,689 @@
+//! The decisions of a Machine's life, as tables of snapshots and what follows from them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::jiff::Timestamp;
+use machinist_infra::objects::Vm;
+use rstest::rstest;
+use serde_json::{Value, json};
+
+use super::super::observed::{
+    Concern, Disk, Facts, Failure, Infra, Observed, Open, Settings, Spec, Usable, VmState,
+};
+use super::super::plan::{Plan, Step};
+use super::super::record::{FailureDomain, Infrastructure};
+use super::decide;
+use crate::bootstrap::token::TokenView;
+use crate::user::{Node, StoredMachine};
+
+const NOW: &str = "2026-01-01T12:00:00Z";
+
+fn now() -> Timestamp {
+    NOW.parse().unwrap()
+}
+
+fn machine(extra: &Value) -> StoredMachine {
+    let mut machine = json!({
+        "metadata": {"name": "web-1", "namespace": "kube-system", "uid": "m1", "resourceVersion": "7",
+            "creationTimestamp": "2026-01-01T11:59:00Z"},
+        "spec": {"versions": {"kubelet": "1.33.4"}},
+    });
+    json_patch::merge(&mut machine, extra);
+    serde_json::from_value(machine).unwrap()
+}
+
+fn infrastructure() -> Infrastructure {
+    Infrastructure {
+        namespace: "vms".into(),
+        namespace_uid: Some("n1".into()),
+        server: "https://infra".into(),
+        ca_digest: "ca".into(),
+    }
+}
+
+fn placed(extra: &Value) -> Value {
+    let mut placed = json!({
+        "metadata": {"finalizers": ["machine-delete-finalizer", "machine-node-delete-finalizer"]},
+        "status": {"providerStatus": {"infrastructure": {"namespace": "vms", "namespaceUID": "n1", "server": "https://infra", "caDigest": "ca"}}},
+    });
+    json_patch::merge(&mut placed, extra);
+    placed
+}
+
+fn recorded() -> Value {
+    placed(&json!({"status": {"providerStatus": {"vmUID": "v1", "tokenID": "abcdef"}}}))
+}
+
+fn open() -> Open {
+    Open {
+        infrastructure: infrastructure(),
+        trouble: None,
+        vm: None,
+        may_label: true,
+        labelled_machine_exists: false,
+        guest_exists: false,
+        firmware_uuid: None,
+        addresses: Vec::new(),
+        state: VmState {
+            progress: true,
+            reason: "VMStarting".into(),
+            ..VmState::default()
+        },
+        disks: Vec::new(),
+        facts: Facts::Known(FailureDomain::default()),
+    }
+}
+
+fn vm(extra: &Value) -> Arc<Vm> {
+    let mut vm = json!({
+        "metadata": {"name": "web-1", "namespace": "vms", "uid": "v1", "creationTimestamp": NOW, "resourceVersion": "1",
+            "labels": {"machinist.dev/machine-uid": "m1", "machinist.dev/cluster-uid": "c1"}},
+        "spec": {"template": {"spec": {"volumes": [{"cloudInitNoCloud": {"secretRef": {"name": "userdata-m1-abcdef"}}}]}}},
+    });
+    json_patch::merge(&mut vm, extra);
+    Arc::new(serde_json::from_value(vm).unwrap())
+}
+
+fn running() -> Open {
+    Open {
+        vm: Some(vm(&json!({}))),
+        guest_exists: true,
+        addresses: vec!["10.0.0.7".into()],
+        state: VmState {
+            ready: true,
+            reason: "VMRunning".into(),
+            ..VmState::default()
+        },
+        facts: Facts::NotNeeded,
+        ..open()
+    }
+}
+
+fn token() -> TokenView {
+    TokenView::for_test("abcdef", "m1", "2026-01-01T12:30:00Z".parse().unwrap())
+}
+
+fn node(extra: &Value) -> Arc<Node> {
+    let mut node = json!({
+        "metadata": {"name": "web-1", "uid": "node-1", "resourceVersion": "3"},
+        "spec": {"providerID": "kubermatic://kubevirt/m1"},
+        "status": {"conditions": [{"type": "Ready", "status": "True"}], "nodeInfo": {"kubeletVersion": "v1.33.4"}},
+    });
+    json_patch::merge(&mut node, extra);
+    Arc::new(serde_json::from_value(node).unwrap())
+}
+
+fn observed(machine: StoredMachine, open: Open) -> Observed {
+    Observed {
+        machine: Arc::new(machine),
+        settings: Arc::new(Settings {
+            name: String::new(),
+            join_timeout: None,
+            external_cloud_provider: false,
+            cluster_uid: "c1".into(),
+        }),
+        name_winner: None,
+        spec: Spec::Usable(Box::new(Usable {
+            cluster_name: "c".into(),
+            disks: vec!["web-1".into()],
+            ..Usable::default()
+        })),
+        infra: Infra::Open(Box::new(open)),
+        node: None,
+        token: None,
+        failure: None,
+    }
+}
+
+fn verbs(plan: &Plan) -> Vec<&'static str> {
+    plan.steps.iter().map(Step::verb).collect()
+}
+
+fn patch(plan: &Plan) -> &Value {
+    plan.steps
+        .iter()
+        .find_map(|s| {
+            if let Step::PatchMachine(p) = s {
+                Some(p)
+            } else {
+                None
+            }
+        })
+        .expect("a Machine patch")
+}
+
+fn condition<'a>(plan: &'a Plan, kind: &str) -> &'a Value {
+    let conditions = patch(plan)["status"]["conditions"].as_array().unwrap();
+    conditions
+        .iter()
+        .find(|c| c["type"] == kind)
+        .unwrap_or_else(|| panic!("no {kind}"))
+}
+
+const CREATE: [&str; 3] = [
+    "patch the Machine",
+    "create the bootstrap token",
+    "create the VirtualMachine",
+];
+
+/// Steps that would make, change or remove something of value.
+fn touches_nothing(plan: &Plan) -> bool {
+    plan.steps
+        .iter()
+        .all(|s| matches!(s, Step::PatchMachine(_) | Step::Event(_)))
+}
+
+#[test]
+fn where_the_vm_goes_is_recorded_before_it_is_made() {
+    let plan = decide(&observed(machine(&json!({})), open()), now());
+    assert_eq!(verbs(&plan), CREATE);
+    let patch = patch(&plan);
+    assert_eq!(
+        patch["status"]["providerStatus"]["infrastructure"]["server"],
+        "https://infra"
+    );
+    assert_eq!(
+        patch["metadata"]["finalizers"],
+        json!(["machine-delete-finalizer", "machine-node-delete-finalizer"])
+    );
+}
+
+#[test]
+fn a_token_that_is_there_is_used() {
+    let mut o = observed(machine(&placed(&json!({}))), open());
+    o.token = Some(token());
+    assert!(!verbs(&decide(&o, now())).contains(&"create the bootstrap token"));
+}
+
+#[test]
+fn the_user_data_follows_the_vm_and_then_its_uid_is_recorded() {
+    let mut o = observed(
+        machine(&placed(&json!({}))),
+        Open {
+            vm: Some(vm(&json!({}))),
+            ..open()
+        },
+    );
+    o.token = Some(token());
+    let plan = decide(&o, now());
+    assert_eq!(
+        verbs(&plan),
+        [
+            "create the user-data Secret",
+            "patch the Machine",
+            "record an Event"
+        ]
+    );
+    assert_eq!(patch(&plan)["status"]["providerStatus"]["vmUID"], "v1");
+}
+
+#[test]
+fn a_recorded_vm_that_runs_needs_no_write_twice() {
+    let mut o = observed(machine(&recorded()), running());
+    o.token = Some(token());
+    let plan = decide(&o, now());
+    assert_eq!(
+        patch(&plan)["status"]["addresses"],
+        json!([{"type": "InternalIP", "address": "10.0.0.7"}])
+    );
+    assert_eq!(patch(&plan)["spec"]["providerID"], "kubermatic://kubevirt/m1");
+    let mut written = recorded();
+    json_patch::merge(&mut written, patch(&plan));
+    o.machine = Arc::new(machine(&written));
+    let again = decide(&o, now());
+    assert_eq!(again.steps, [], "nothing changed");
+    assert!(
+        again.again.is_some_and(|d| d <= Duration::from_secs(15 * 60)),
+        "the token's half-life"
+    );
+}
+
+#[test]
+fn a_node_that_joined_is_decorated_then_linked_and_its_token_deleted() {
+    let mut o = observed(machine(&recorded()), running());
+    o.token = Some(token());
+    o.node = Some(node(&json!({})));
+    let plan = decide(&o, now());
+    assert_eq!(
+        verbs(&plan),
+        [
+            "patch the Node",
+            "delete the bootstrap token",
+            "patch the Machine"
+        ]
+    );
+    assert_eq!(patch(&plan)["status"]["nodeRef"]["uid"], "node-1");
+    assert_eq!(patch(&plan)["status"]["phase"], "Running");
+    assert_eq!(condition(&plan, "Ready")["status"], "True");
+}
+
+#[rstest]
+#[case::a_stranger_of_the_machines_name(json!({"spec": {"providerID": "other://x"}}))]
+#[case::a_control_plane_node(json!({"metadata": {"labels": {"node-role.kubernetes.io/control-plane": ""}}, "spec": {"providerID": null}}))]
+#[case::another_machines_node(json!({"metadata": {"annotations": {"cluster.k8s.io/machine": "other/web-1"}}}))]
+fn a_strangers_node_gets_no_vm_and_is_left_alone(#[case] extra: Value) {
+    let mut o = observed(machine(&json!({})), open());
+    o.node = Some(node(&extra));
+    let plan = decide(&o, now());
+    assert!(touches_nothing(&plan), "{:?}", verbs(&plan));
+    assert_eq!(condition(&plan, "InfrastructureReady")["reason"], "NodeNameTaken");
+}
+
+#[test]
+fn a_node_ref_written_by_hand_deletes_no_node() {
+    let deleting = json!({
+        "metadata": {"deletionTimestamp": NOW, "finalizers": ["machine-node-delete-finalizer", "machine-delete-finalizer"]},
+        "status": {"nodeRef": {"kind": "Node", "name": "web-1", "uid": "node-1"}},
+    });
+    let mut o = observed(machine(&deleting), open());
+    o.node = Some(node(&json!({"spec": {"providerID": "other://x"}})));
+    assert_eq!(verbs(&decide(&o, now())), ["patch the Machine"]);
+}
+
+#[test]
+fn a_strangers_vm_is_reported_and_left_alone() {
+    let theirs = vm(&json!({"metadata": {"labels": null, "creationTimestamp": "2020-01-01T00:00:00Z"}}));
+    let plan = decide(
+        &observed(
+            machine(&json!({})),
+            Open {
+                vm: Some(theirs.clone()),
+                ..open()
+            },
+        ),
+        now(),
+    );
+    assert!(touches_nothing(&plan));
+    assert_eq!(condition(&plan, "InfrastructureReady")["reason"], "VMNameTaken");
+    let deleting = placed(&json!({"metadata": {"deletionTimestamp": NOW}}));
+    let plan = decide(
+        &observed(
+            machine(&deleting),
+            Open {
+                vm: Some(theirs),
+                ..open()
+            },
+        ),
+        now(),
+    );
+    assert!(touches_nothing(&plan), "{:?}", verbs(&plan));
+    assert_eq!(patch(&plan)["metadata"]["finalizers"], json!([]));
+}
+
+#[test]
+fn a_strangers_disk_keeps_the_vm_from_being_made() {
+    let disk = Disk {
+        kind: "DataVolume",
+        metadata: serde_json::from_value(json!({"name": "web-1", "uid": "d1"})).unwrap(),
+    };
+    let plan = decide(
+        &observed(
+            machine(&json!({})),
+            Open {
+                disks: vec![disk],
+                ..open()
+            },
+        ),
+        now(),
+    );
+    assert!(touches_nothing(&plan));
+    assert_eq!(condition(&plan, "InfrastructureReady")["reason"], "DiskNameTaken");
+}
+
+#[test]
+fn the_former_vms_disk_is_waited_for() {
+    let owned = json!({"name": "web-1", "uid": "d1", "deletionTimestamp": NOW, "ownerReferences": [
+        {"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachine", "name": "web-1", "uid": "v0", "controller": true}]});
+    let disk = Disk {
+        kind: "DataVolume",
+        metadata: serde_json::from_value(owned).unwrap(),
+    };
+    let former = placed(&json!({"status": {"providerStatus": {"former": {"uid": "v0", "why": "gone"}}}}));
+    let plan = decide(
+        &observed(
+            machine(&former),
+            Open {
+                disks: vec![disk],
+                ..open()
+            },
+        ),
+        now(),
+    );
+    assert!(touches_nothing(&plan));
+    assert_eq!(
+        condition(&plan, "InfrastructureReady")["reason"],
+        "WaitingForDisks"
+    );
+}
+
+#[test]
+fn a_vanished_vm_of_a_standalone_machine_is_made_anew_with_its_cause_on_record() {
+    let mut o = observed(machine(&recorded()), open());
+    o.node = Some(node(&json!({})));
+    let plan = decide(&o, now());
+    assert_eq!(
+        verbs(&plan),
+        ["delete the Node", "patch the Machine", "record an Event"]
+    );
+    assert_eq!(condition(&plan, "InfrastructureReady")["reason"], "VMVanished");
+    assert_eq!(patch(&plan)["status"]["providerStatus"]["vmUID"], Value::Null);
+    assert_eq!(patch(&plan)["status"]["providerStatus"]["former"]["uid"], "v1");
+    let mut written = recorded();
+    json_patch::merge(&mut written, patch(&plan));
+    let again = decide(&observed(machine(&written), open()), now());
+    assert_eq!(verbs(&again), CREATE);
+    assert!(
+        condition(&again, "InfrastructureReady")["message"]
+            .as_str()
+            .unwrap()
+            .contains("without our doing")
+    );
+}
+
+#[test]
+fn a_vanished_vm_of_a_set_is_replaced_with_its_machine() {
+    let mut owned = recorded();
+    json_patch::merge(
+        &mut owned,
+        &json!({"metadata": {"ownerReferences": [
+        {"apiVersion": "cluster.k8s.io/v1alpha1", "kind": "MachineSet", "name": "web", "uid": "s1", "controller": true}]}}),
+    );
+    let plan = decide(&observed(machine(&owned), open()), now());
+    assert!(verbs(&plan).contains(&"delete the Machine"));
+}
+
+#[rstest]
+#[case::unreachable(Infra::Unreachable("refused".into()))]
+#[case::connecting(Infra::Connecting)]
+#[case::stale(Infra::Open(Box::new(Open { trouble: Some("timeout".into()), ..open() })))]
+#[case::no_credential(Infra::NoCredential("no key".into()))]
+fn an_infra_cluster_that_does_not_answer_loses_nothing(#[case] infra: Infra) {
+    for extra in [recorded(), placed(&json!({})), json!({})] {
+        for deleting in [json!({}), json!({"metadata": {"deletionTimestamp": NOW}})] {
+            let mut extra = extra.clone();
+            json_patch::merge(&mut extra, &deleting);
+            let had_finalizers = extra["metadata"]["finalizers"].is_array();
+            let mut o = observed(machine(&extra), open());
+            o.infra = infra.clone();
+            o.node = Some(node(&json!({})));
+            let plan = decide(&o, now());
+            assert!(touches_nothing(&plan), "{:?}", verbs(&plan));
+            let released = plan
+                .steps
+                .iter()
+                .any(|s| matches!(s, Step::PatchMachine(p) if p["metadata"]["finalizers"].is_array()));
+            assert!(!(had_finalizers && released), "the finalizers stay");
+        }
+    }
+}
+
+#[test]
+fn another_infra_cluster_than_recorded_gets_nothing_and_loses_nothing() {
+    let moved = Infrastructure {
+        namespace_uid: Some("n2".into()),
+        ..infrastructure()
+    };
+    for deleting in [json!({}), json!({"metadata": {"deletionTimestamp": NOW}})] {
+        let mut extra = recorded();
+        json_patch::merge(&mut extra, &deleting);
+        let plan = decide(
+            &observed(
+                machine(&extra),
+                Open {
+                    infrastructure: moved.clone(),
+                    ..open()
+                },
+            ),
+            now(),
+        );
+        assert!(touches_nothing(&plan));
+        assert!(patch(&plan)["metadata"].is_null());
+    }
+    let mut accepted = recorded();
+    json_patch::merge(
+        &mut accepted,
+        &json!({"metadata": {"annotations": {"machinist.dev/accept-infrastructure": "n2"}}}),
+    );
+    let plan = decide(
+        &observed(
+            machine(&accepted),
+            Open {
+                infrastructure: moved,
+                ..open()
+            },
+        ),
+        now(),
+    );
+    assert_eq!(verbs(&plan), CREATE);
+}
+
+#[test]
+fn a_lost_record_makes_no_second_vm() {
+    let lost = json!({"metadata": {"finalizers": ["machine-delete-finalizer"]}});
+    let mut o = observed(machine(&lost), open());
+    o.node = Some(node(&json!({})));
+    let plan = decide(&o, now());
+    assert!(touches_nothing(&plan));
+    assert_eq!(
+        condition(&plan, "InfrastructureReady")["reason"],
+        "PlacementUnknown"
+    );
+}
+
+#[test]
+fn a_deletion_goes_vm_then_node_then_token_then_finalizers() {
+    let mut deleting = recorded();
+    json_patch::merge(&mut deleting, &json!({"metadata": {"deletionTimestamp": NOW}}));
+    let mut o = observed(machine(&deleting), running());
+    o.node = Some(node(&json!({})));
+    o.token = Some(token());
+    let plan = decide(&o, now());
+    assert_eq!(verbs(&plan), ["patch the Machine", "delete the VirtualMachine"]);
+    o.infra = Infra::Open(Box::new(Open {
+        vm: Some(vm(&json!({"metadata": {"deletionTimestamp": NOW}}))),
+        ..running()
+    }));
+    assert!(touches_nothing(&decide(&o, now())), "it is on its way out");
+    o.infra = Infra::Open(Box::new(open()));
+    let plan = decide(&o, now());
+    assert_eq!(
+        verbs(&plan),
+        [
+            "delete the Node",
+            "delete the bootstrap token",
+            "patch the Machine"
+        ]
+    );
+    assert_eq!(patch(&plan)["metadata"]["finalizers"], json!([]));
+}
+
+#[test]
+fn machine_controllers_vm_is_recorded_before_it_is_deleted() {
+    let deleting =
+        json!({"metadata": {"deletionTimestamp": NOW, "finalizers": ["machine-delete-finalizer"]}});
+    let theirs = vm(
+        &json!({"metadata": {"labels": {"machinist.dev/machine-uid": null, "machinist.dev/cluster-uid": null,
+        "kubevirt.io/vm": "web-1", "cluster.x-k8s.io/role": "worker", "cluster.x-k8s.io/cluster-name": "c"}}}),
+    );
+    let plan = decide(
+        &observed(
+            machine(&deleting),
+            Open {
+                vm: Some(theirs),
+                ..open()
+            },
+        ),
+        now(),
+    );
+    assert_eq!(verbs(&plan), ["patch the Machine", "record an Event"]);
+    assert_eq!(patch(&plan)["status"]["providerStatus"]["vmUID"], "v1");
+}
+
+#[test]
+fn an_undecodable_machine_goes_by_its_record_or_at_once_if_it_never_had_a_vm() {
+    let mut deleting = recorded();
+    json_patch::merge(&mut deleting, &json!({"metadata": {"deletionTimestamp": NOW}}));
+    let mut o = observed(machine(&deleting), running());
+    o.spec = Spec::Invalid("broken".into());
+    assert!(verbs(&decide(&o, now())).contains(&"delete the VirtualMachine"));
+    let never = json!({"metadata": {"deletionTimestamp": NOW}});
+    let mut o = observed(machine(&never), open());
+    o.spec = Spec::Invalid("broken".into());
+    o.infra = Infra::NoCredential("none".into());
+    assert!(touches_nothing(&decide(&o, now())));
+}
+
+#[test]
+fn an_admin_may_give_up_on_a_vm_by_naming_it() {
+    let mut deleting = recorded();
+    json_patch::merge(
+        &mut deleting,
+        &json!({"metadata": {"deletionTimestamp": NOW, "annotations": {"machinist.dev/abandon-vm-uid": "v1"}}}),
+    );
+    let mut o = observed(machine(&deleting), open());
+    o.infra = Infra::Unreachable("gone for good".into());
+    assert_eq!(patch(&decide(&o, now()))["metadata"]["finalizers"], json!([]));
+    json_patch::merge(
+        &mut deleting,
+        &json!({"metadata": {"annotations": {"machinist.dev/abandon-vm-uid": "v9"}}}),
+    );
+    o.machine = Arc::new(machine(&deleting));
+    assert!(
+        patch(&decide(&o, now()))["metadata"].is_null(),
+        "another VM's UID"
+    );
+}
+
+#[test]
+fn an_expired_token_remakes_a_vm_that_never_started_and_reports_one_that_did() {
+    let late: Timestamp = "2026-01-01T13:00:00Z".parse().unwrap();
+    let mut o = observed(
+        machine(&recorded()),
+        Open {
+            guest_exists: false,
+            state: VmState::default(),
+            ..running()
+        },
+    );
+    o.token = Some(token());
+    let plan = decide(&o, late);
+    assert!(verbs(&plan).contains(&"delete the bootstrap token"));
+    assert_eq!(patch(&plan)["status"]["providerStatus"]["former"]["uid"], "v1");
+    let mut written = recorded();
+    json_patch::merge(&mut written, patch(&plan));
+    o.machine = Arc::new(machine(&written));
+    o.token = None;
+    assert!(verbs(&decide(&o, late)).contains(&"delete the VirtualMachine"));
+
+    let started = observed(machine(&recorded()), running());
+    let plan = decide(&started, late);
+    assert!(touches_nothing(&plan));
+    assert_eq!(
+        condition(&plan, "BootstrapReady")["reason"],
+        "BootstrapTokenExpired"
+    );
+}
+
+#[test]
+fn a_token_is_extended_at_half_life() {
+    let mut o = observed(machine(&recorded()), running());
+    o.token = Some(token());
+    assert!(!verbs(&decide(&o, now())).contains(&"extend the bootstrap token"));
+    let half: Timestamp = "2026-01-01T12:15:01Z".parse().unwrap();
+    assert!(verbs(&decide(&o, half)).contains(&"extend the bootstrap token"));
+}
+
+#[test]
+fn a_machine_that_does_not_join_in_time_says_so_and_a_set_replaces_it() {
+    let mut o = observed(machine(&recorded()), running());
+    o.token = Some(token());
+    let settings = Settings {
+        join_timeout: Some(Duration::from_secs(600)),
+        ..o.settings.as_ref().clone()
+    };
+    o.settings = Arc::new(settings);
+    assert!(
+        decide(&o, now())
+            .again
+            .is_some_and(|d| d <= Duration::from_secs(540))
+    );
+    let late: Timestamp = "2026-01-01T12:10:00Z".parse().unwrap();
+    let plan = decide(&o, late);
+    assert_eq!(condition(&plan, "NodeReady")["reason"], "JoinTimeout");
+    assert_eq!(patch(&plan)["status"]["phase"], "Failed");
+    assert!(!verbs(&plan).contains(&"delete the Machine"));
+}
+
+#[test]
+fn a_failed_write_is_shown_and_holds_the_next_try_back() {
+    let mut o = observed(machine(&json!({})), open());
+    let until = "2026-01-01T12:00:04Z".parse().unwrap();
+    o.failure = Some(Failure {
+        concerns: Concern::Infrastructure,
+        message: "cannot create: quota".into(),
+        until,
+    });
+    let plan = decide(&o, now());
+    assert!(touches_nothing(&plan), "{:?}", verbs(&plan));
+    assert_eq!(plan.again, Some(Duration::from_secs(4)));
+    assert_eq!(
+        condition(&plan, "InfrastructureReady")["message"],
+        "cannot create: quota"
+    );
+    assert!(
+        patch(&plan)["metadata"].is_null(),
+        "finalizers and record wait for the write that they belong to"
+    );
+}
+
+#[test]
+fn two_machines_of_one_name_get_one_vm() {
+    let mut o = observed(machine(&json!({})), open());
+    o.name_winner = Some("other/web-1".into());
+    let plan = decide(&o, now());
+    assert!(touches_nothing(&plan));
+    assert_eq!(condition(&plan, "InfrastructureReady")["reason"], "NameTaken");
+}
+
+#[rstest]
+#[case::another_controllers(json!({"metadata": {"labels": {"machine.k8s.io/controller": "other"}}}))]
+#[case::initializers(json!({"metadata": {"annotations": {"machine-controller.kubermatic.io/initializers": "x"}}}))]
+fn a_machine_that_is_not_for_us_is_not_touched(#[case] extra: Value) {
+    assert_eq!(decide(&observed(machine(&extra), open()), now()), Plan::default());
+}
+
+#[test]
+fn taints_and_labels_that_are_there_are_never_overwritten() {
+    let mut o = observed(machine(&recorded()), running());
+    let usable = Usable {
+        node_metadata: serde_json::from_value(json!({"labels": {"a": "new", "b": "new"}, "annotations": {"c": "d"}})).unwrap(),
+        taints: serde_json::from_value(json!([{"key": "k", "value": "new", "effect": "NoSchedule"}, {"key": "k", "effect": "NoExecute"}])).unwrap(),
+        ..Usable::default()
+    };
+    o.spec = Spec::Usable(Box::new(usable));
+    o.node = Some(node(
+        &json!({"metadata": {"labels": {"a": "old"}}, "spec": {"taints": [{"key": "k", "value": "old", "effect": "NoSchedule"}]}}),
+    ));
+    let plan = decide(&o, now());
+    let Some(Step::PatchNode { patch, .. }) = plan.steps.first() else {
+        panic!("{:?}", verbs(&plan))
+    };
+    assert_eq!(
+        patch["metadata"]["labels"],
+        json!({"b": "new", "machine-controller/owned-by": "m1"})
+    );
+    assert_eq!(
+        patch["metadata"]["annotations"],
+        json!({"c": "d", "cluster.k8s.io/machine": "kube-system/web-1"})
+    );
+    assert_eq!(patch["spec"]["taints"].as_array().unwrap().len(), 2);
+    assert_eq!(patch["spec"]["taints"][0]["value"], "old");
+    assert_eq!(
+        (
+            patch["metadata"]["uid"].as_str(),
+            patch["metadata"]["resourceVersion"].as_str()
+        ),
+        (Some("node-1"), Some("3"))
+    );
+}

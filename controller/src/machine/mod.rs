@@ -1,0 +1,14 @@
+//! A Machine's life: observe → decide → act.
+//!
+//! - [`observe`] takes a snapshot of everything that is known of one Machine;
+//! - [`decide`] is a pure function from the snapshot to a plan;
+//! - [`act`] carries the plan out, write by write.
+
+pub mod act;
+pub mod conditions;
+pub mod decide;
+pub mod observe;
+pub mod observed;
+pub mod ownership;
+pub mod plan;
+pub mod record;

@@ -1,0 +1,174 @@
+//! The snapshot that a decision is made from: everything known of one Machine, taken from memory.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Taint;
+use k8s_openapi::jiff::Timestamp;
+use kube::core::ObjectMeta;
+use machinist_infra::objects::Vm;
+
+use super::record::{CredentialSource, FailureDomain, Infrastructure};
+use crate::bootstrap::token::TokenView;
+use crate::user::{Node, StoredMachine};
+
+/// What holds for all Machines.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Only Machines with this controller label are handled.
+    pub name: String,
+    /// How long a Machine may take to join; `None` for ever.
+    pub join_timeout: Option<Duration>,
+    /// An external cloud controller manager gives Nodes their providerID.
+    pub external_cloud_provider: bool,
+    /// UID of the user cluster's kube-system namespace.
+    pub cluster_uid: String,
+}
+
+/// Everything known of one Machine.
+#[derive(Debug, Clone)]
+pub struct Observed {
+    /// The Machine.
+    pub machine: Arc<StoredMachine>,
+    /// What holds for all Machines.
+    pub settings: Arc<Settings>,
+    /// The Machine that wins the name, if it is another.
+    pub name_winner: Option<String>,
+    /// What its spec asks for.
+    pub spec: Spec,
+    /// Its infra cluster.
+    pub infra: Infra,
+    /// The Node of its name.
+    pub node: Option<Arc<Node>>,
+    /// Its bootstrap token.
+    pub token: Option<TokenView>,
+    /// The last write that failed, until it may be tried again.
+    pub failure: Option<Failure>,
+}
+
+/// What a Machine's spec asks for.
+#[derive(Debug, Clone)]
+pub enum Spec {
+    /// It can be rendered.
+    Usable(Box<Usable>),
+    /// A referenced object is not yet known.
+    Waiting(String),
+    /// A referenced object or key does not exist; which.
+    ReferenceNotFound(String),
+    /// It cannot be rendered; why.
+    Invalid(String),
+}
+
+/// The parts of a usable spec that decisions need.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Usable {
+    /// Value of the cluster-name label.
+    pub cluster_name: String,
+    /// Names of the disks that the VM will have.
+    pub disks: Vec<String>,
+    /// Where the credential comes from.
+    pub credential: Option<CredentialSource>,
+    /// Labels and annotations for the Node.
+    pub node_metadata: ObjectMeta,
+    /// Taints for the Node.
+    pub taints: Vec<Taint>,
+}
+
+/// A Machine's infra cluster.
+#[derive(Debug, Clone)]
+pub enum Infra {
+    /// There is no credential to reach one; what is missing.
+    NoCredential(String),
+    /// Being connected to.
+    Connecting,
+    /// It does not answer, or refuses the credential; how.
+    Unreachable(String),
+    /// Open.
+    Open(Box<Open>),
+}
+
+/// An infra cluster that answers.
+#[derive(Debug, Clone)]
+pub struct Open {
+    /// Which cluster and namespace it is.
+    pub infrastructure: Infrastructure,
+    /// The watches are failing: what is in memory may be old.
+    pub trouble: Option<String>,
+    /// The VM of the Machine's name.
+    pub vm: Option<Arc<Vm>>,
+    /// The credential is not known to be forbidden to label the VM.
+    pub may_label: bool,
+    /// The Machine that the VM's label names exists, and is another.
+    pub labelled_machine_exists: bool,
+    /// A guest was started: there is a VMI.
+    pub guest_exists: bool,
+    /// UUID of the VM's firmware.
+    pub firmware_uuid: Option<String>,
+    /// Addresses of the VMI's own interfaces.
+    pub addresses: Vec<String>,
+    /// The root cause of what keeps the VM from running.
+    pub state: VmState,
+    /// DataVolumes and claims that bear the names of the Machine's disks.
+    pub disks: Vec<Disk>,
+    /// What rendering needs to know of the cluster; only asked for when the VM is to be made.
+    pub facts: Facts,
+}
+
+/// What keeps a VM from running.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct VmState {
+    /// It runs.
+    pub ready: bool,
+    /// It cannot heal.
+    pub terminal: bool,
+    /// Mere progress.
+    pub progress: bool,
+    /// CamelCase reason.
+    pub reason: String,
+    /// For a person.
+    pub message: String,
+}
+
+/// A DataVolume or claim of the name of a Machine's disk.
+#[derive(Debug, Clone)]
+pub struct Disk {
+    /// `DataVolume` or `PersistentVolumeClaim`.
+    pub kind: &'static str,
+    /// Its metadata.
+    pub metadata: ObjectMeta,
+}
+
+/// What rendering needs to know of the infra cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Facts {
+    /// Not asked for: the VM is there.
+    NotNeeded,
+    /// Known.
+    Known(FailureDomain),
+    /// They could not be had; why.
+    Unavailable(String),
+}
+
+/// A write that failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// Which question of the status it concerns.
+    pub concerns: Concern,
+    /// What was tried and what the answer was, for a person.
+    pub message: String,
+    /// Not to be tried again before.
+    pub until: Timestamp,
+}
+
+/// Which question of the status a failed write concerns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Concern {
+    /// The VM.
+    Infrastructure,
+    /// Token and user data.
+    Bootstrap,
+    /// The Node.
+    Node,
+    /// The Machine itself.
+    Machine,
+}

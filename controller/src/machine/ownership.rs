@@ -1,0 +1,343 @@
+//! Whose VM, whose disk, whose Node: decided from what is observed, never from a Machine's status alone.
+//!
+//! What is a stranger's is left alone: not decorated, drained, changed or deleted.
+
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use kube::core::ObjectMeta;
+use machinist_infra::objects::Vm;
+use machinist_shared::names::{PROVIDER_ID_PREFIX, annotation, finalizer, label};
+
+use crate::user::{Node, StoredMachine};
+
+/// Whose VM it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum VmVerdict {
+    /// The Machine's.
+    Ours,
+    /// The Machine's by the rule for VMs that machine-controller made, or because an admin said so: to be recorded
+    /// and labelled first.
+    Adopt,
+    /// Somebody else's; why.
+    Stranger(String),
+}
+
+/// What the verdict on a VM is made from.
+#[derive(Debug, Clone, Copy)]
+pub struct VmClaim<'a> {
+    /// The Machine.
+    pub machine: &'a StoredMachine,
+    /// The VM of its name in the namespace that it renders to.
+    pub vm: &'a Vm,
+    /// UID of the user cluster.
+    pub cluster_uid: &'a str,
+    /// The cluster-name label that the Machine renders to; `None` if its spec cannot be decoded.
+    pub cluster_name: Option<&'a str>,
+    /// UID of another Machine that the VM's label names exists.
+    pub labelled_machine_exists: bool,
+}
+
+/// A VM may look this much older than its Machine: two clusters, two clocks.
+const CLOCK_TOLERANCE: SignedDuration = SignedDuration::from_mins(5);
+
+/// Whose VM it is.
+pub fn vm_verdict(claim: VmClaim<'_>) -> VmVerdict {
+    let VmClaim { machine, vm, .. } = claim;
+    let uid = vm.metadata.uid.as_deref().unwrap_or_default();
+    let recorded = machine
+        .record
+        .as_ref()
+        .and_then(|record| record.vm_uid.as_deref());
+    let named_by_admin = machine.annotation(annotation::ADOPT_VM) == Some(uid);
+    let labels = vm.metadata.labels.as_ref();
+    let labelled = |key: &str| labels.and_then(|l| l.get(key)).map(String::as_str);
+
+    match labelled(label::MACHINE_UID) {
+        Some(owner) if owner == machine.uid() => {
+            if labelled(label::CLUSTER_UID).is_some_and(|cluster| cluster != claim.cluster_uid) {
+                return stranger("it belongs to another user cluster");
+            }
+            match recorded {
+                Some(recorded) if recorded != uid && named_by_admin => VmVerdict::Adopt,
+                Some(recorded) if recorded != uid => stranger(format!(
+                    "its UID {uid} is not the recorded {recorded} (restored from a backup?)"
+                )),
+                _ => VmVerdict::Ours,
+            }
+        }
+        Some(owner) if named_by_admin && !claim.labelled_machine_exists => {
+            tracing::debug!(vm = uid, former = owner, "an admin named this VM");
+            VmVerdict::Adopt
+        }
+        Some(owner) => stranger(format!("it is labelled as the Machine with UID {owner}")),
+        None if recorded == Some(uid) => VmVerdict::Ours,
+        None if named_by_admin => VmVerdict::Adopt,
+        None => unlabelled(claim, &labelled),
+    }
+}
+
+/// The rule for VMs without our label, as machine-controller makes them.
+fn unlabelled<'a>(claim: VmClaim<'a>, labelled: &dyn Fn(&str) -> Option<&'a str>) -> VmVerdict {
+    let VmClaim { machine, vm, .. } = claim;
+    if let Some(recorded) = machine.record.as_ref().and_then(|r| r.vm_uid.as_deref()) {
+        return stranger(format!("the recorded VM has the UID {recorded}"));
+    }
+    if !machine.has_finalizer(finalizer::VM) {
+        return stranger("it was there before this Machine");
+    }
+    if labelled(label::KUBEVIRT_VM) != Some(machine.name())
+        || labelled(label::ROLE) != Some(label::ROLE_WORKER)
+    {
+        return stranger("it does not bear the labels of a Machine's VM");
+    }
+    if claim.cluster_name.is_none() || labelled(label::CLUSTER_NAME) != claim.cluster_name {
+        return stranger("it bears another cluster's name");
+    }
+    match (created(&vm.metadata), created(&machine.metadata)) {
+        (Some(vm), Some(machine)) if vm + CLOCK_TOLERANCE >= machine => VmVerdict::Adopt,
+        _ => stranger("it is older than this Machine"),
+    }
+}
+
+fn stranger(why: impl Into<String>) -> VmVerdict {
+    VmVerdict::Stranger(why.into())
+}
+
+fn created(metadata: &ObjectMeta) -> Option<Timestamp> {
+    metadata.creation_timestamp.as_ref().map(|time| time.0)
+}
+
+/// Whose DataVolume or PersistentVolumeClaim it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DiskVerdict {
+    /// The recorded VM's, and it lives.
+    Ours,
+    /// A former VM's of this Machine, on its way out.
+    OursTerminating,
+    /// Somebody else's.
+    Stranger,
+}
+
+/// Whose disk it is: its controller must be the recorded VM, or a DataVolume that is the recorded VM's.
+pub fn disk_verdict(disk: &ObjectMeta, owners: &[&str]) -> DiskVerdict {
+    let controller = disk
+        .owner_references
+        .iter()
+        .flatten()
+        .find(|owner| owner.controller == Some(true));
+    let ours = controller.is_some_and(|owner| owners.contains(&owner.uid.as_str()));
+    match (ours, disk.deletion_timestamp.is_some()) {
+        (true, false) => DiskVerdict::Ours,
+        (true, true) => DiskVerdict::OursTerminating,
+        (false, _) => DiskVerdict::Stranger,
+    }
+}
+
+/// Whose Node it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NodeVerdict {
+    /// The Machine's.
+    Ours,
+    /// Somebody else's; why.
+    Stranger(String),
+}
+
+/// What the verdict on the Node of a Machine's name is made from.
+#[derive(Debug, Clone, Copy)]
+pub struct NodeClaim<'a> {
+    /// The Machine.
+    pub machine: &'a StoredMachine,
+    /// The Node of its name.
+    pub node: &'a Node,
+    /// UUID of the observed VM's firmware.
+    pub firmware_uuid: Option<&'a str>,
+    /// Addresses of the observed VMI.
+    pub addresses: &'a [String],
+}
+
+/// Whose Node it is: the machine annotation must name the Machine or be absent, *and* something that was observed
+/// must tie it to the Machine's VM.
+pub fn node_verdict(claim: NodeClaim<'_>) -> NodeVerdict {
+    let NodeClaim { machine, node, .. } = claim;
+    let own = format!("{}/{}", machine.namespace(), machine.name());
+    if let Some(other) = node.annotation(annotation::MACHINE).filter(|other| *other != own) {
+        return NodeVerdict::Stranger(format!("it belongs to the Machine {other}"));
+    }
+    let provider_id = node.spec.provider_id.as_deref();
+    let by_provider_id = provider_id == Some(&provider_id_of(machine));
+    let by_firmware = claim
+        .firmware_uuid
+        .is_some_and(|uuid| uuid.eq_ignore_ascii_case(&node.status.node_info.system_uuid));
+    let by_address = node
+        .status
+        .addresses
+        .iter()
+        .any(|a| a.type_ != "Hostname" && claim.addresses.contains(&a.address));
+    // After the VM is gone nothing of it can be observed any more: then the owner label, which only we write, and the
+    // record of having seen this very Node to be ours must agree.
+    let recorded = machine
+        .record
+        .as_ref()
+        .and_then(|record| record.node_uid.as_deref());
+    let by_record = recorded == Some(node.uid()) && node.label(label::OWNED_BY) == Some(machine.uid());
+    if by_provider_id || by_firmware || by_address || by_record {
+        NodeVerdict::Ours
+    } else {
+        NodeVerdict::Stranger("neither its providerID nor its system UUID nor an address is the VM's".into())
+    }
+}
+
+/// The providerID of a Machine's Node without an external CCM.
+pub fn provider_id_of(machine: &StoredMachine) -> String {
+    format!("{PROVIDER_ID_PREFIX}{}", machine.uid())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+    use serde_json::{Value, json};
+
+    fn machine(extra: &Value) -> StoredMachine {
+        let mut machine = json!({
+            "metadata": {"name": "web-1", "namespace": "kube-system", "uid": "m1", "creationTimestamp": "2026-01-01T12:00:00Z",
+                "finalizers": ["machine-delete-finalizer"]},
+        });
+        json_patch::merge(&mut machine, extra);
+        serde_json::from_value(machine).unwrap()
+    }
+
+    fn vm(uid: &str, created: &str, labels: &Value) -> Vm {
+        serde_json::from_value(json!({
+            "metadata": {"name": "web-1", "namespace": "vms", "uid": uid, "creationTimestamp": created, "labels": labels},
+        }))
+        .unwrap()
+    }
+
+    fn peer_labels() -> Value {
+        json!({"kubevirt.io/vm": "web-1", "cluster.x-k8s.io/role": "worker", "cluster.x-k8s.io/cluster-name": "c"})
+    }
+
+    fn recorded(uid: &str) -> Value {
+        json!({"status": {"providerStatus": {"infrastructure": {"server": "https://a", "namespace": "vms"}, "vmUID": uid}}})
+    }
+
+    fn judge(machine: &StoredMachine, vm: &Vm) -> &'static str {
+        let claim = VmClaim {
+            machine,
+            vm,
+            cluster_uid: "c1",
+            cluster_name: Some("c"),
+            labelled_machine_exists: false,
+        };
+        match vm_verdict(claim) {
+            VmVerdict::Ours => "ours",
+            VmVerdict::Adopt => "adopt",
+            VmVerdict::Stranger(_) => "stranger",
+        }
+    }
+
+    const LATER: &str = "2026-01-01T12:00:30Z";
+
+    #[rstest]
+    #[case::our_label_before_the_uid_is_recorded(json!({}), vm("v1", LATER, &json!({"machinist.dev/machine-uid": "m1"})), "ours")]
+    #[case::our_label_and_the_recorded_uid(recorded("v1"), vm("v1", LATER, &json!({"machinist.dev/machine-uid": "m1"})), "ours")]
+    #[case::our_label_but_another_uid_than_recorded(recorded("v1"), vm("v2", LATER, &json!({"machinist.dev/machine-uid": "m1"})), "stranger")]
+    #[case::our_label_from_another_user_cluster(json!({}), vm("v1", LATER, &json!({"machinist.dev/machine-uid": "m1", "machinist.dev/cluster-uid": "c2"})), "stranger")]
+    #[case::another_machines_label(json!({}), vm("v1", LATER, &json!({"machinist.dev/machine-uid": "m2"})), "stranger")]
+    #[case::machine_controllers_vm(json!({}), vm("v1", LATER, &peer_labels()), "adopt")]
+    #[case::machine_controllers_vm_made_by_a_slow_clock(json!({}), vm("v1", "2026-01-01T11:56:00Z", &peer_labels()), "adopt")]
+    #[case::a_vm_much_older_than_the_machine(json!({}), vm("v1", "2026-01-01T11:50:00Z", &peer_labels()), "stranger")]
+    #[case::machine_controllers_vm_of_another_cluster(json!({}), vm("v1", LATER, &json!({"kubevirt.io/vm": "web-1", "cluster.x-k8s.io/role": "worker", "cluster.x-k8s.io/cluster-name": "d"})), "stranger")]
+    #[case::a_vm_without_any_label(json!({}), vm("v1", LATER, &json!({})), "stranger")]
+    #[case::no_finalizer_so_nobody_made_a_vm_for_it(json!({"metadata": {"finalizers": null}}), vm("v1", LATER, &peer_labels()), "stranger")]
+    #[case::adopted_but_not_labelled_yet(recorded("v1"), vm("v1", LATER, &peer_labels()), "ours")]
+    #[case::another_unlabelled_vm_than_recorded(recorded("v1"), vm("v2", LATER, &peer_labels()), "stranger")]
+    #[case::a_stranger_that_an_admin_named(json!({"metadata": {"annotations": {"machinist.dev/adopt-vm-uid": "v9"}}}), vm("v9", "2020-01-01T00:00:00Z", &json!({})), "adopt")]
+    #[case::a_restored_backup_that_an_admin_named(json!({"metadata": {"annotations": {"machinist.dev/adopt-vm-uid": "v9"}}}), vm("v9", LATER, &json!({"machinist.dev/machine-uid": "gone"})), "adopt")]
+    fn a_vm_is_ours_by_the_rule_only(#[case] extra: Value, #[case] vm: Vm, #[case] verdict: &str) {
+        assert_eq!(judge(&machine(&extra), &vm), verdict);
+    }
+
+    #[test]
+    fn an_admin_cannot_take_the_vm_of_a_machine_that_exists() {
+        let machine = machine(&json!({"metadata": {"annotations": {"machinist.dev/adopt-vm-uid": "v9"}}}));
+        let vm = vm("v9", LATER, &json!({"machinist.dev/machine-uid": "m2"}));
+        let claim = VmClaim {
+            machine: &machine,
+            vm: &vm,
+            cluster_uid: "c1",
+            cluster_name: Some("c"),
+            labelled_machine_exists: true,
+        };
+        assert!(matches!(vm_verdict(claim), VmVerdict::Stranger(_)));
+    }
+
+    #[rstest]
+    #[case::of_our_vm(json!({"ownerReferences": [{"uid": "v1", "controller": true, "kind": "VirtualMachine", "name": "a", "apiVersion": "v"}]}), DiskVerdict::Ours)]
+    #[case::of_our_vm_and_terminating(json!({"deletionTimestamp": LATER, "ownerReferences": [{"uid": "v1", "controller": true, "kind": "VirtualMachine", "name": "a", "apiVersion": "v"}]}), DiskVerdict::OursTerminating)]
+    #[case::owned_without_control(json!({"ownerReferences": [{"uid": "v1", "kind": "VirtualMachine", "name": "a", "apiVersion": "v"}]}), DiskVerdict::Stranger)]
+    #[case::of_another_vm(json!({"ownerReferences": [{"uid": "v2", "controller": true, "kind": "VirtualMachine", "name": "a", "apiVersion": "v"}]}), DiskVerdict::Stranger)]
+    #[case::nobodys(json!({}), DiskVerdict::Stranger)]
+    fn a_disk_is_ours_by_its_controller_only(#[case] metadata: Value, #[case] verdict: DiskVerdict) {
+        assert_eq!(
+            disk_verdict(&serde_json::from_value(metadata).unwrap(), &["v1"]),
+            verdict
+        );
+    }
+
+    #[rstest]
+    #[case::by_provider_id(json!({"spec": {"providerID": "kubermatic://kubevirt/m1"}}), true)]
+    #[case::by_address(json!({"status": {"addresses": [{"type": "InternalIP", "address": "10.0.0.7"}]}}), true)]
+    #[case::by_system_uuid_in_any_case(json!({"status": {"nodeInfo": {"systemUUID": "ABC-1"}}}), true)]
+    #[case::an_equal_hostname_is_no_address(json!({"status": {"addresses": [{"type": "Hostname", "address": "10.0.0.7"}]}}), false)]
+    #[case::only_the_name(json!({}), false)]
+    #[case::only_the_annotation_and_label(json!({"metadata": {"annotations": {"cluster.k8s.io/machine": "kube-system/web-1"}, "labels": {"machine-controller/owned-by": "m1"}}}), false)]
+    #[case::another_machines_annotation_beats_an_address(json!({"metadata": {"annotations": {"cluster.k8s.io/machine": "other/web-1"}}, "status": {"addresses": [{"type": "InternalIP", "address": "10.0.0.7"}]}}), false)]
+    fn a_node_is_ours_by_what_is_observed(#[case] extra: Value, #[case] ours: bool) {
+        let mut node = json!({"metadata": {"name": "web-1", "uid": "n1"}});
+        json_patch::merge(&mut node, &extra);
+        let (node, machine) = (serde_json::from_value(node).unwrap(), machine(&json!({})));
+        let addresses = ["10.0.0.7".to_owned()];
+        let claim = NodeClaim {
+            machine: &machine,
+            node: &node,
+            firmware_uuid: Some("abc-1"),
+            addresses: &addresses,
+        };
+        assert_eq!(node_verdict(claim) == NodeVerdict::Ours, ours);
+    }
+
+    #[test]
+    fn a_hand_written_node_ref_makes_no_node_ours() {
+        let machine =
+            machine(&json!({"status": {"nodeRef": {"kind": "Node", "name": "web-1", "uid": "n1"}}}));
+        let node = serde_json::from_value(json!({"metadata": {"name": "web-1", "uid": "n1"}})).unwrap();
+        let claim = NodeClaim {
+            machine: &machine,
+            node: &node,
+            firmware_uuid: None,
+            addresses: &[],
+        };
+        assert!(matches!(node_verdict(claim), NodeVerdict::Stranger(_)));
+    }
+
+    #[test]
+    fn after_the_vm_is_gone_the_record_and_the_owner_label_must_agree() {
+        let record = json!({"status": {"providerStatus": {"infrastructure": {"server": "https://a", "namespace": "vms"}, "nodeUID": "n1"}}});
+        let node = |label: &str| {
+            serde_json::from_value::<Node>(json!({"metadata": {"name": "web-1", "uid": "n1", "labels": {"machine-controller/owned-by": label}}}))
+                .unwrap()
+        };
+        let machine = machine(&record);
+        for (label, verdict) in [("m1", true), ("m2", false)] {
+            let node = node(label);
+            let claim = NodeClaim {
+                machine: &machine,
+                node: &node,
+                firmware_uuid: None,
+                addresses: &[],
+            };
+            assert_eq!(node_verdict(claim) == NodeVerdict::Ours, verdict);
+        }
+    }
+}

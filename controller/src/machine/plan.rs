@@ -1,0 +1,114 @@
+//! A plan: which writes to make, in order, and when to look again.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+/// One write. Each is safe to repeat, and guarded by the UID or resourceVersion of what it was decided from.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Step {
+    /// Merge-patch the Machine, on condition of its resourceVersion.
+    PatchMachine(Value),
+    /// Make the Machine's bootstrap token.
+    CreateToken,
+    /// Give the bootstrap token more time.
+    ExtendToken,
+    /// Delete the bootstrap token.
+    DeleteToken,
+    /// Create the VirtualMachine.
+    CreateVm,
+    /// Create the Secret with the user data, owned by the VM of that UID.
+    CreateUserData {
+        /// UID of the VM.
+        vm_uid: String,
+    },
+    /// Put our labels onto an adopted VM, on condition of its resourceVersion.
+    LabelVm {
+        /// UID of the VM.
+        uid: String,
+        /// resourceVersion of the VM.
+        resource_version: String,
+    },
+    /// Delete the VM of that UID.
+    DeleteVm {
+        /// UID of the VM.
+        uid: String,
+    },
+    /// Merge-patch the Node of that UID.
+    PatchNode {
+        /// UID of the Node.
+        uid: String,
+        /// The patch.
+        patch: Value,
+    },
+    /// Delete the Node of that UID.
+    DeleteNode {
+        /// UID of the Node.
+        uid: String,
+    },
+    /// Delete the Machine itself, for its MachineSet to replace it.
+    DeleteMachine,
+    /// Tell a person.
+    Event(Event),
+}
+
+impl Step {
+    /// What it does, for logs and messages.
+    pub fn verb(&self) -> &'static str {
+        match self {
+            Self::PatchMachine(_) => "patch the Machine",
+            Self::CreateToken => "create the bootstrap token",
+            Self::ExtendToken => "extend the bootstrap token",
+            Self::DeleteToken => "delete the bootstrap token",
+            Self::CreateVm => "create the VirtualMachine",
+            Self::CreateUserData { .. } => "create the user-data Secret",
+            Self::LabelVm { .. } => "label the adopted VirtualMachine",
+            Self::DeleteVm { .. } => "delete the VirtualMachine",
+            Self::PatchNode { .. } => "patch the Node",
+            Self::DeleteNode { .. } => "delete the Node",
+            Self::DeleteMachine => "delete the Machine",
+            Self::Event(_) => "record an Event",
+        }
+    }
+}
+
+/// Something that a person would want to know, said once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// Whether it is trouble.
+    pub warning: bool,
+    /// CamelCase reason.
+    pub reason: &'static str,
+    /// For a person. Never holds a secret.
+    pub message: String,
+}
+
+/// What to do for one Machine.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Plan {
+    /// Writes, in order; the first that fails ends the plan.
+    pub steps: Vec<Step>,
+    /// When to look again, if nothing happens before.
+    pub again: Option<Duration>,
+}
+
+impl Plan {
+    /// Adds a step.
+    pub fn push(&mut self, step: Step) {
+        self.steps.push(step);
+    }
+
+    /// Tells a person something.
+    pub fn tell(&mut self, warning: bool, reason: &'static str, message: impl Into<String>) {
+        self.steps.push(Step::Event(Event {
+            warning,
+            reason,
+            message: message.into(),
+        }));
+    }
+
+    /// Looks again after `delay`, unless that is planned earlier anyway.
+    pub fn look_again(&mut self, delay: Duration) {
+        self.again = Some(self.again.map_or(delay, |planned| planned.min(delay)));
+    }
+}

@@ -1,0 +1,180 @@
+//! The record in `status.providerStatus`: where the VM was put, written before it is made, and which VM it is.
+//!
+//! It says *where*, never *whose*: ownership is decided from what is observed (see [`super::ownership`]).
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// Where a Machine's VM was put, and which it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Record {
+    /// The infra cluster and namespace.
+    pub infrastructure: Infrastructure,
+    /// Where the credential came from; never the credential.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credential: Option<CredentialSource>,
+    /// Region and zone, as the VM's labels have them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure_domain: Option<FailureDomain>,
+    /// `metadata.uid` of the VM; absent until it is made.
+    #[serde(default, rename = "vmUID", skip_serializing_if = "Option::is_none")]
+    pub vm_uid: Option<String>,
+    /// ID of the bootstrap token in the VM's user data; absent for VMs that we did not make.
+    #[serde(default, rename = "tokenID", skip_serializing_if = "Option::is_none")]
+    pub token_id: Option<String>,
+    /// The VM before this one, which vanished or had to be made anew; kept until the new one runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub former: Option<FormerVm>,
+    /// `metadata.uid` of the Node that the VM became, once it was seen to be this Machine's.
+    #[serde(default, rename = "nodeUID", skip_serializing_if = "Option::is_none")]
+    pub node_uid: Option<String>,
+}
+
+/// An infra cluster and namespace, by every facet known of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Infrastructure {
+    /// Namespace of the VM.
+    pub namespace: String,
+    /// UID of that namespace, where it may be read.
+    #[serde(default, rename = "namespaceUID", skip_serializing_if = "Option::is_none")]
+    pub namespace_uid: Option<String>,
+    /// URL of the API server.
+    pub server: String,
+    /// SHA-256 of its CA.
+    #[serde(default)]
+    pub ca_digest: String,
+}
+
+impl Infrastructure {
+    /// Whether both are the same namespace of the same cluster: equal namespace UIDs where both know it, else an
+    /// equal server or CA (one of them may have been rotated).
+    pub fn is_same(&self, other: &Self) -> bool {
+        if self.namespace != other.namespace {
+            return false;
+        }
+        match (&self.namespace_uid, &other.namespace_uid) {
+            (Some(ours), Some(theirs)) => ours == theirs,
+            _ => {
+                self.server == other.server
+                    || (!self.ca_digest.is_empty() && self.ca_digest == other.ca_digest)
+            }
+        }
+    }
+}
+
+/// Where a credential came from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", tag = "source")]
+pub enum CredentialSource {
+    /// A Secret of the user cluster.
+    #[serde(rename_all = "camelCase")]
+    SecretKeyRef {
+        /// Namespace of the Secret.
+        namespace: String,
+        /// Name of the Secret.
+        name: String,
+        /// Key in it.
+        key: String,
+    },
+    /// A ConfigMap of the user cluster.
+    #[serde(rename_all = "camelCase")]
+    ConfigMapKeyRef {
+        /// Namespace of the ConfigMap.
+        namespace: String,
+        /// Name of the ConfigMap.
+        name: String,
+        /// Key in it.
+        key: String,
+    },
+    /// The spec itself.
+    Inline,
+    /// The controller's environment.
+    Environment,
+}
+
+/// A VM that is to be, or was, replaced in place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FormerVm {
+    /// `metadata.uid` of it.
+    pub uid: String,
+    /// Why it is replaced, for a person.
+    pub why: String,
+}
+
+/// Region and zone.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FailureDomain {
+    /// Region.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
+    /// Zone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zone: Option<String>,
+}
+
+impl Record {
+    /// Reads a record; anything that is none is no record.
+    pub fn read(value: &Value) -> Option<Self> {
+        let record = Self::deserialize(value).ok()?;
+        (!record.infrastructure.server.is_empty()).then_some(record)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+
+    fn infra(uid: Option<&str>, server: &str, ca: &str) -> Infrastructure {
+        Infrastructure {
+            namespace: "vms".into(),
+            namespace_uid: uid.map(str::to_owned),
+            server: server.into(),
+            ca_digest: ca.into(),
+        }
+    }
+
+    #[rstest]
+    #[case::equal_uid_beats_a_new_server_and_ca(infra(Some("u"), "a", "1"), infra(Some("u"), "b", "2"), true)]
+    #[case::another_uid_beats_an_equal_server(infra(Some("u"), "a", "1"), infra(Some("v"), "a", "1"), false)]
+    #[case::unknown_uid_and_equal_server(infra(None, "a", "1"), infra(Some("v"), "a", "2"), true)]
+    #[case::unknown_uid_and_equal_ca(infra(None, "a", "1"), infra(None, "b", "1"), true)]
+    #[case::nothing_equal(infra(None, "a", "1"), infra(None, "b", "2"), false)]
+    #[case::no_ca_is_not_an_equal_ca(infra(None, "a", ""), infra(None, "b", ""), false)]
+    fn the_same_infra_is_told_by_its_facets(
+        #[case] a: Infrastructure,
+        #[case] b: Infrastructure,
+        #[case] same: bool,
+    ) {
+        assert_eq!(a.is_same(&b), same);
+        assert_eq!(b.is_same(&a), same);
+    }
+
+    #[test]
+    fn a_record_survives_the_round_trip() {
+        let record = Record {
+            infrastructure: infra(Some("u"), "https://a", "1"),
+            credential: Some(CredentialSource::SecretKeyRef {
+                namespace: "n".into(),
+                name: "s".into(),
+                key: "k".into(),
+            }),
+            vm_uid: Some("v".into()),
+            ..Record::default()
+        };
+        assert_eq!(
+            Record::read(&serde_json::to_value(&record).unwrap()),
+            Some(record)
+        );
+    }
+
+    #[test]
+    fn what_machine_controller_or_a_person_wrote_there_is_no_record() {
+        assert_eq!(Record::read(&serde_json::json!({"state": "running"})), None);
+        assert_eq!(Record::read(&serde_json::json!("x")), None);
+    }
+}

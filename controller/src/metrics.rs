@@ -1,0 +1,55 @@
+//! What the controller counts. No label takes a value whose number grows with the cluster.
+
+use prometheus::{Histogram, HistogramOpts, IntCounterVec, IntGauge, Opts, Registry};
+
+/// The controller's metrics.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    /// 1 while this process is the leader.
+    pub leader: IntGauge,
+    /// Machines waiting to be worked on.
+    pub queue_depth: IntGauge,
+    /// Passes over one Machine, by result: `ok` or `error`.
+    pub reconciles: IntCounterVec,
+    /// Writes, by what they do and their result.
+    pub writes: IntCounterVec,
+    /// Seconds of one pass over one Machine.
+    pub reconcile_seconds: Histogram,
+}
+
+impl Metrics {
+    /// Registers all metrics.
+    pub fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let metrics = Self {
+            leader: IntGauge::new("machinist_leader", "1 while this process is the leader.")?,
+            queue_depth: IntGauge::new("machinist_queue_depth", "Machines waiting to be worked on.")?,
+            reconciles: IntCounterVec::new(
+                Opts::new(
+                    "machinist_reconciles_total",
+                    "Passes over one Machine, by result.",
+                ),
+                &["result"],
+            )?,
+            writes: IntCounterVec::new(
+                Opts::new(
+                    "machinist_writes_total",
+                    "Writes to either cluster, by what they do and their result.",
+                ),
+                &["step", "result"],
+            )?,
+            reconcile_seconds: Histogram::with_opts(
+                HistogramOpts::new(
+                    "machinist_reconcile_seconds",
+                    "Seconds of one pass over one Machine.",
+                )
+                .buckets(vec![0.001, 0.005, 0.02, 0.1, 0.5, 2.0, 10.0]),
+            )?,
+        };
+        registry.register(Box::new(metrics.leader.clone()))?;
+        registry.register(Box::new(metrics.queue_depth.clone()))?;
+        registry.register(Box::new(metrics.reconciles.clone()))?;
+        registry.register(Box::new(metrics.writes.clone()))?;
+        registry.register(Box::new(metrics.reconcile_seconds.clone()))?;
+        Ok(metrics)
+    }
+}

@@ -1,0 +1,86 @@
+//! `/healthz`, `/readyz` and `/metrics` over plain HTTP.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use prometheus::{Encoder, TextEncoder};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+/// What the probes tell.
+#[derive(Debug, Default)]
+pub struct Health {
+    ready: AtomicBool,
+}
+
+impl Health {
+    /// The caches are synced, or no longer.
+    pub fn set_ready(&self, ready: bool) {
+        self.ready.store(ready, Ordering::Release);
+    }
+}
+
+/// Serves the probes until `stop`.
+pub async fn probes(
+    address: SocketAddr,
+    health: Arc<Health>,
+    stop: CancellationToken,
+) -> std::io::Result<()> {
+    // Liveness never fails for someone else's outage: if this answers, the process lives.
+    let router = Router::new()
+        .route("/healthz", get(|| async { "ok" }))
+        .route("/readyz", get(ready))
+        .with_state(health);
+    serve(address, router, stop).await
+}
+
+/// Serves the metrics until `stop`.
+pub async fn metrics(
+    address: SocketAddr,
+    registry: prometheus::Registry,
+    stop: CancellationToken,
+) -> std::io::Result<()> {
+    let router = Router::new().route("/metrics", get(scrape)).with_state(registry);
+    serve(address, router, stop).await
+}
+
+async fn serve(address: SocketAddr, router: Router, stop: CancellationToken) -> std::io::Result<()> {
+    let listener = TcpListener::bind(address).await?;
+    axum::serve(listener, router)
+        .with_graceful_shutdown(stop.cancelled_owned())
+        .await
+}
+
+async fn ready(State(health): State<Arc<Health>>) -> (StatusCode, &'static str) {
+    if health.ready.load(Ordering::Acquire) {
+        (StatusCode::OK, "ok")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "the caches are not synced yet")
+    }
+}
+
+async fn scrape(State(registry): State<prometheus::Registry>) -> impl IntoResponse {
+    let encoder = TextEncoder::new();
+    let mut body = Vec::new();
+    match encoder.encode(&registry.gather(), &mut body) {
+        Ok(()) => (
+            StatusCode::OK,
+            [(header::CONTENT_TYPE, encoder.format_type().to_owned())],
+            body,
+        ),
+        Err(error) => {
+            let text = [(header::CONTENT_TYPE, "text/plain".to_owned())];
+            (
+                StatusCode::INTERNAL_SERVER_ERROR,
+                text,
+                error.to_string().into_bytes(),
+            )
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! A Machine as stored: decoded as far as it can be, so that one bad object stops no other.
+
+use std::borrow::Cow;
+
+use kube::core::ObjectMeta;
+use machinist_shared::api::{MachineSpec, MachineStatus};
+use machinist_shared::names;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::machine::record::Record;
+
+/// The spec of a stored Machine.
+#[derive(Debug, Clone, PartialEq)]
+pub enum SpecState {
+    /// It has the shape of a Machine's spec (its providerSpec may still be wrong).
+    Decoded(Box<MachineSpec>),
+    /// It does not even have that; why.
+    Undecodable(String),
+}
+
+/// A Machine as stored.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(from = "Raw")]
+pub struct StoredMachine {
+    /// Metadata.
+    pub metadata: ObjectMeta,
+    /// Spec, if it can be decoded.
+    pub spec: SpecState,
+    /// Status; what cannot be decoded counts as absent.
+    pub status: MachineStatus,
+    /// Our record in `status.providerStatus`.
+    pub record: Option<Record>,
+}
+
+#[derive(Deserialize)]
+struct Raw {
+    metadata: ObjectMeta,
+    #[serde(default)]
+    spec: Value,
+    #[serde(default)]
+    status: Value,
+}
+
+impl From<Raw> for StoredMachine {
+    fn from(raw: Raw) -> Self {
+        let mut metadata = raw.metadata;
+        metadata.managed_fields = None;
+        let spec = match raw.spec {
+            Value::Null => Ok(MachineSpec::default()),
+            spec => serde_json::from_value(spec),
+        };
+        let spec = match spec {
+            Ok(spec) => SpecState::Decoded(Box::new(spec)),
+            Err(error) => SpecState::Undecodable(error.to_string()),
+        };
+        let record = raw.status.get("providerStatus").and_then(Record::read);
+        let status = serde_json::from_value::<Option<MachineStatus>>(raw.status)
+            .ok()
+            .flatten()
+            .unwrap_or_default();
+        Self {
+            metadata,
+            spec,
+            status,
+            record,
+        }
+    }
+}
+
+impl StoredMachine {
+    /// Name, which is also the VM's and the Node's.
+    pub fn name(&self) -> &str {
+        self.metadata.name.as_deref().unwrap_or_default()
+    }
+
+    /// Namespace.
+    pub fn namespace(&self) -> &str {
+        self.metadata.namespace.as_deref().unwrap_or_default()
+    }
+
+    /// UID.
+    pub fn uid(&self) -> &str {
+        self.metadata.uid.as_deref().unwrap_or_default()
+    }
+
+    /// Whether it is being deleted.
+    pub fn is_deleting(&self) -> bool {
+        self.metadata.deletion_timestamp.is_some()
+    }
+
+    /// Whether it bears that finalizer.
+    pub fn has_finalizer(&self, finalizer: &str) -> bool {
+        self.metadata.finalizers.iter().flatten().any(|f| f == finalizer)
+    }
+
+    /// An annotation's text.
+    pub fn annotation(&self, key: &str) -> Option<&str> {
+        self.metadata.annotations.as_ref()?.get(key).map(String::as_str)
+    }
+
+    /// Name of the MachineSet that controls it.
+    pub fn machine_set(&self) -> Option<&str> {
+        let owners = self.metadata.owner_references.iter().flatten();
+        owners
+            .filter(|o| o.kind == "MachineSet")
+            .map(|o| o.name.as_str())
+            .next()
+    }
+
+    /// Whether this controller instance leaves it alone: another `--name`, or the initializers annotation.
+    pub fn is_ignored(&self, controller_name: &str) -> bool {
+        let labels = self.metadata.labels.as_ref();
+        let label = labels
+            .and_then(|l| l.get(names::label::CONTROLLER_NAME))
+            .map_or("", String::as_str);
+        let paused = self
+            .annotation(names::annotation::INITIALIZERS)
+            .is_some_and(|text| !text.is_empty());
+        label != controller_name || paused
+    }
+}
+
+impl kube::Resource for StoredMachine {
+    type DynamicType = ();
+    type Scope = k8s_openapi::NamespaceResourceScope;
+
+    fn kind(_: &()) -> Cow<'_, str> {
+        "Machine".into()
+    }
+    fn group(_: &()) -> Cow<'_, str> {
+        names::GROUP.into()
+    }
+    fn version(_: &()) -> Cow<'_, str> {
+        names::VERSION.into()
+    }
+    fn plural(_: &()) -> Cow<'_, str> {
+        "machines".into()
+    }
+    fn meta(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.metadata
+    }
+}
+
+/// Only so that a kube `Api` can be made for it: a Machine is patched, never written whole.
+impl Serialize for StoredMachine {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.metadata.serialize(serializer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_machine_whose_spec_is_no_spec_is_kept_with_the_reason() {
+        let machine: StoredMachine =
+            serde_json::from_value(json!({"metadata": {"name": "a"}, "spec": {"taints": "no list"}}))
+                .unwrap();
+        assert!(matches!(machine.spec, SpecState::Undecodable(why) if why.contains("no list")));
+    }
+
+    #[test]
+    fn a_record_is_read_even_when_spec_and_status_are_damaged() {
+        let machine: StoredMachine = serde_json::from_value(json!({
+            "metadata": {"name": "a"}, "spec": [],
+            "status": {"addresses": 7, "providerStatus": {"infrastructure": {"server": "https://a", "namespace": "n"}}},
+        }))
+        .unwrap();
+        assert_eq!(machine.record.unwrap().infrastructure.server, "https://a");
+    }
+}

@@ -1,0 +1,135 @@
+//! A Node, projected to the fields that we use.
+
+use std::borrow::Cow;
+
+use k8s_openapi::api::core::v1::{NodeAddress, Taint};
+use kube::core::ObjectMeta;
+use serde::{Deserialize, Deserializer, Serialize};
+
+/// A Node.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Node {
+    /// Metadata.
+    pub metadata: ObjectMeta,
+    /// Spec.
+    #[serde(default)]
+    pub spec: NodeSpec,
+    /// Status.
+    #[serde(default)]
+    pub status: NodeStatus,
+}
+
+/// Spec of a Node.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct NodeSpec {
+    /// Identity given by the kubelet, a CCM or us.
+    #[serde(rename = "providerID")]
+    pub provider_id: Option<String>,
+    /// Taints.
+    #[serde(deserialize_with = "nullable")]
+    pub taints: Vec<Taint>,
+}
+
+/// Status of a Node.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct NodeStatus {
+    /// Addresses.
+    #[serde(deserialize_with = "nullable")]
+    pub addresses: Vec<NodeAddress>,
+    /// Conditions, without their heartbeat times.
+    #[serde(deserialize_with = "nullable")]
+    pub conditions: Vec<NodeCondition>,
+    /// What the kubelet says of its machine.
+    #[serde(deserialize_with = "nullable")]
+    pub node_info: NodeInfo,
+}
+
+/// A Node's condition without its heartbeat, so that heartbeats change nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct NodeCondition {
+    /// Type.
+    #[serde(rename = "type")]
+    pub type_: String,
+    /// True, False or Unknown.
+    pub status: String,
+    /// Reason.
+    pub reason: Option<String>,
+    /// Message.
+    pub message: Option<String>,
+}
+
+/// What a kubelet says of its machine.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct NodeInfo {
+    /// Version, with a leading `v`.
+    pub kubelet_version: String,
+    /// UUID of the machine's firmware.
+    #[serde(rename = "systemUUID")]
+    pub system_uuid: String,
+}
+
+fn nullable<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
+    deserializer: D,
+) -> Result<T, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+impl Node {
+    /// Name.
+    pub fn name(&self) -> &str {
+        self.metadata.name.as_deref().unwrap_or_default()
+    }
+
+    /// UID.
+    pub fn uid(&self) -> &str {
+        self.metadata.uid.as_deref().unwrap_or_default()
+    }
+
+    /// An annotation's text.
+    pub fn annotation(&self, key: &str) -> Option<&str> {
+        self.metadata.annotations.as_ref()?.get(key).map(String::as_str)
+    }
+
+    /// A label's text.
+    pub fn label(&self, key: &str) -> Option<&str> {
+        self.metadata.labels.as_ref()?.get(key).map(String::as_str)
+    }
+
+    /// Its Ready condition.
+    pub fn ready(&self) -> Option<&NodeCondition> {
+        self.status.conditions.iter().find(|c| c.type_ == "Ready")
+    }
+
+    /// Whether it is Ready.
+    pub fn is_ready(&self) -> bool {
+        self.ready().is_some_and(|c| c.status == "True")
+    }
+}
+
+impl kube::Resource for Node {
+    type DynamicType = ();
+    type Scope = k8s_openapi::ClusterResourceScope;
+
+    fn kind(_: &()) -> Cow<'_, str> {
+        "Node".into()
+    }
+    fn group(_: &()) -> Cow<'_, str> {
+        "".into()
+    }
+    fn version(_: &()) -> Cow<'_, str> {
+        "v1".into()
+    }
+    fn plural(_: &()) -> Cow<'_, str> {
+        "nodes".into()
+    }
+    fn meta(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.metadata
+    }
+}

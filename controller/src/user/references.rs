@@ -1,0 +1,168 @@
+//! Secrets and ConfigMaps that specs refer to: one watch per referenced object, for as long as somebody needs it.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use kube::runtime::watcher;
+use kube::{Api, Client};
+use machinist_infra::reflect::{Signal, reflect};
+use machinist_infra::store::{Key, Store};
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+
+/// What kind of object is referred to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ReferenceKind {
+    /// A Secret.
+    Secret,
+    /// A ConfigMap.
+    ConfigMap,
+}
+
+/// A referenced object of the user cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Reference {
+    /// Secret or ConfigMap.
+    pub kind: ReferenceKind,
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+}
+
+/// What is known of a referenced object.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Looked {
+    /// Not yet known; the Machine is told when it is.
+    Pending,
+    /// It does not exist.
+    Absent,
+    /// Its data, as text; keys that are no text are left out.
+    Found(BTreeMap<String, String>),
+}
+
+struct Watch {
+    store: Stored,
+    users: HashSet<Key>,
+    task: AbortHandle,
+}
+
+#[derive(Clone)]
+enum Stored {
+    Secret(Arc<Store<Secret>>),
+    ConfigMap(Arc<Store<ConfigMap>>),
+}
+
+/// The watches of referenced objects.
+pub struct References {
+    client: Client,
+    changed: mpsc::UnboundedSender<Key>,
+    watches: Arc<Mutex<HashMap<Reference, Watch>>>,
+}
+
+impl std::fmt::Debug for References {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("References").finish_non_exhaustive()
+    }
+}
+
+impl References {
+    /// No watches yet; whenever a referenced object changes, its Machines' keys are sent to `changed`.
+    pub fn new(client: Client, changed: mpsc::UnboundedSender<Key>) -> Self {
+        Self {
+            client,
+            changed,
+            watches: Arc::default(),
+        }
+    }
+
+    /// What is known of `reference`, on behalf of the Machine `user`; opens the watch if there is none.
+    pub fn look(&self, reference: &Reference, user: &Key) -> Looked {
+        let mut watches = self.watches.lock().unwrap_or_else(PoisonError::into_inner);
+        let watch = watches
+            .entry(reference.clone())
+            .or_insert_with(|| self.open(reference));
+        watch.users.insert(user.clone());
+        let key = Key::new(&reference.namespace, &reference.name);
+        match &watch.store {
+            Stored::Secret(store) if store.is_synced() => store.get(&key).map_or(Looked::Absent, |secret| {
+                let data = secret.data.iter().flatten();
+                Looked::Found(
+                    data.filter_map(|(k, v)| Some((k.clone(), String::from_utf8(v.0.clone()).ok()?)))
+                        .collect(),
+                )
+            }),
+            Stored::ConfigMap(store) if store.is_synced() => store.get(&key).map_or(Looked::Absent, |map| {
+                Looked::Found(map.data.clone().unwrap_or_default())
+            }),
+            _ => Looked::Pending,
+        }
+    }
+
+    /// The Machine `user` now needs `references` only; watches that nobody needs any more end.
+    pub fn keep(&self, user: &Key, references: &HashSet<Reference>) {
+        let mut watches = self.watches.lock().unwrap_or_else(PoisonError::into_inner);
+        watches.retain(|reference, watch| {
+            if !references.contains(reference) {
+                watch.users.remove(user);
+            }
+            if watch.users.is_empty() {
+                watch.task.abort();
+            }
+            !watch.users.is_empty()
+        });
+    }
+
+    fn open(&self, reference: &Reference) -> Watch {
+        let config = watcher::Config::default().fields(&format!("metadata.name={}", reference.name));
+        let (client, namespace) = (self.client.clone(), reference.namespace.as_str());
+        let (store, task) = match reference.kind {
+            ReferenceKind::Secret => {
+                let store = Arc::new(Store::new(|_: &Secret| Vec::new()));
+                let run = reflect(
+                    Api::namespaced(client, namespace),
+                    config,
+                    store.clone(),
+                    self.tell(reference),
+                );
+                (Stored::Secret(store), tokio::spawn(run))
+            }
+            ReferenceKind::ConfigMap => {
+                let store = Arc::new(Store::new(|_: &ConfigMap| Vec::new()));
+                let run = reflect(
+                    Api::namespaced(client, namespace),
+                    config,
+                    store.clone(),
+                    self.tell(reference),
+                );
+                (Stored::ConfigMap(store), tokio::spawn(run))
+            }
+        };
+        Watch {
+            store,
+            users: HashSet::new(),
+            task: task.abort_handle(),
+        }
+    }
+
+    fn tell<K>(&self, reference: &Reference) -> impl FnMut(Signal<'_, K>) + Send + use<K> {
+        let (watches, changed, reference) = (
+            Arc::downgrade(&self.watches),
+            self.changed.clone(),
+            reference.clone(),
+        );
+        move |signal| {
+            if let Signal::Failed(error) = &signal {
+                tracing::warn!(namespace = reference.namespace, name = reference.name, %error, "watch of a referenced object failed");
+                return;
+            }
+            let Some(watches) = watches.upgrade() else { return };
+            let watches = watches.lock().unwrap_or_else(PoisonError::into_inner);
+            for user in watches.get(&reference).into_iter().flat_map(|watch| &watch.users) {
+                // Nobody listens any more only when the process is ending.
+                let _ = changed.send(user.clone());
+            }
+        }
+    }
+}
