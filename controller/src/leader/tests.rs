@@ -188,3 +188,17 @@ async fn a_fence_does_not_rely_on_the_renewing_task() {
     tokio::time::timeout(SOON, leadership.lost()).await.unwrap();
     assert_eq!(server.lock().unwrap().version, 1, "woken late, it writes nothing");
 }
+
+#[tokio::test]
+async fn a_lease_that_changed_since_the_last_renewal_is_released_all_the_same() {
+    let server = Shared::default();
+    let leadership = elector(&server, "a").acquire().await;
+    {
+        let mut server = server.lock().unwrap();
+        server.version += 1;
+        let version = server.version.to_string();
+        server.lease.as_mut().unwrap()["metadata"]["resourceVersion"] = json!(version);
+    }
+    leadership.release().await;
+    assert_eq!(holder(&server), "");
+}
