@@ -16,8 +16,8 @@ use crate::plan::{Clock, Plan, Write};
 const PVC_PROTECTION: &str = "kubernetes.io/pvc-protection";
 /// Part of the import before its first byte.
 const SCHEDULING: f64 = 0.2;
-/// Progress is told this often.
-const STEPS: u32 = 4;
+/// Progress is told about this often, and between twice and ten times per import.
+const STEP: Duration = Duration::from_millis(150);
 
 /// What a DataVolume depends on.
 #[derive(Debug)]
@@ -91,7 +91,7 @@ pub fn sync(seen: &Seen, clock: &mut Clock, now: Timestamp) -> Plan {
     }
     let passed = clock.since("importing").as_secs_f64();
     let whole = seen.import.as_secs_f64().max(0.001);
-    let (step, next) = progress(passed / whole);
+    let (step, next) = progress(passed / whole, steps(seen.import));
     let wait = Duration::from_secs_f64((next * whole - passed).max(0.001));
     write(
         &step,
@@ -103,18 +103,24 @@ pub fn sync(seen: &Seen, clock: &mut Clock, now: Timestamp) -> Plan {
     )
 }
 
+fn steps(import: Duration) -> u32 {
+    u32::try_from(import.as_millis() / STEP.as_millis())
+        .unwrap_or(u32::MAX)
+        .clamp(2, 10)
+}
+
 /// The step at a fraction of the import's time, and the fraction at which the next one is due.
-fn progress(fraction: f64) -> (Step, f64) {
+fn progress(fraction: f64, steps: u32) -> (Step, f64) {
     if fraction < SCHEDULING {
         return (Step::Scheduled, SCHEDULING);
     }
     if fraction >= 1.0 {
         return (Step::Succeeded, 1.0);
     }
-    let per_step = (1.0 - SCHEDULING) / f64::from(STEPS);
+    let per_step = (1.0 - SCHEDULING) / f64::from(steps);
     let due = |step: u32| SCHEDULING + per_step * f64::from(step);
-    let step = (1..STEPS).rev().find(|step| fraction >= due(*step)).unwrap_or(0);
-    (Step::InProgress(100 * step / STEPS), due(step + 1))
+    let step = (1..steps).rev().find(|step| fraction >= due(*step)).unwrap_or(0);
+    (Step::InProgress(100 * step / steps), due(step + 1))
 }
 
 /// Lets a claim go that nobody uses any more.
@@ -362,6 +368,6 @@ mod tests {
     #[case(0.81, Step::InProgress(75))]
     #[case(1.0, Step::Succeeded)]
     fn an_import_passes_through_its_phases(#[case] fraction: f64, #[case] expected: Step) {
-        assert_eq!(progress(fraction).0, expected);
+        assert_eq!(progress(fraction, 4).0, expected);
     }
 }

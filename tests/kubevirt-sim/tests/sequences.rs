@@ -128,7 +128,7 @@ async fn a_vm_comes_up_and_goes_down_as_recorded() {
     assert_eq!(phases, ["", "ImportScheduled", "ImportInProgress", "Succeeded"]);
     let progress = course(&disk, "/status/progress");
     assert!(
-        progress.contains(&"25.00%".to_owned()) && progress.last().unwrap() == "100.0%",
+        progress.contains(&"50.00%".to_owned()) && progress.last().unwrap() == "100.0%",
         "{progress:?}"
     );
     let owner = &disk[0].object.owner_references()[0];

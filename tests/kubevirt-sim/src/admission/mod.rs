@@ -114,6 +114,11 @@ impl Admission {
                     "operations": operations, "scope": "Namespaced",
                 }],
                 "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}},
+                // Both look at the spec alone; finalizers and annotations change more often.
+                "matchConditions": [{
+                    "name": "spec-changes",
+                    "expression": "request.operation == 'CREATE' || object.spec != oldObject.spec",
+                }],
                 "failurePolicy": "Fail", "sideEffects": "None", "admissionReviewVersions": ["v1"],
                 "timeoutSeconds": 10,
             })
