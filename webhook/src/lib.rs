@@ -1,1 +1,13 @@
-//! placeholder
+//! The admission webhook: HTTP, AdmissionReview, JSON Patch and warnings around the pure rules in `machinist-shared`.
+
+pub mod admit;
+pub mod flags;
+mod handler;
+mod kubeconfig;
+pub mod logs;
+pub mod metrics;
+mod ops;
+mod refusal;
+mod review;
+pub mod run;
+pub mod server;

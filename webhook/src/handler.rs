@@ -1,0 +1,98 @@
+//! `/mutate` and `/validate`: a review in, a review out.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use http::StatusCode;
+
+use crate::admit::Admission;
+use crate::metrics::{Metrics, Step};
+use crate::refusal::Status;
+use crate::review::{self, ReviewError, Verdict};
+use crate::server::{json_body, json_response};
+
+/// What every request is answered with.
+#[derive(Debug)]
+struct Answers {
+    admission: Admission,
+    metrics: Metrics,
+    body_limit: usize,
+}
+
+/// The two routes.
+pub(crate) fn router(admission: Admission, metrics: Metrics, body_limit: usize) -> Router {
+    let answers = Arc::new(Answers {
+        admission,
+        metrics,
+        body_limit,
+    });
+    Router::new()
+        .route("/mutate", post(mutate))
+        .route("/validate", post(validate))
+        .with_state(answers)
+}
+
+async fn mutate(State(answers): State<Arc<Answers>>, request: Request) -> Response {
+    answers.answer(Step::Mutate, request).await
+}
+
+async fn validate(State(answers): State<Arc<Answers>>, request: Request) -> Response {
+    answers.answer(Step::Validate, request).await
+}
+
+impl Answers {
+    async fn answer(&self, step: Step, request: Request) -> Response {
+        match json_body(request, self.body_limit).await {
+            Ok(body) => self.review(step, &body),
+            Err(response) => response,
+        }
+    }
+
+    fn review(&self, step: Step, body: &[u8]) -> Response {
+        let start = Instant::now();
+        let (version, request) = match review::read(body) {
+            Ok(review) => review,
+            Err(error) => {
+                self.metrics.unreadable(step);
+                return unreadable(step, error);
+            }
+        };
+        let verdict = match step {
+            Step::Mutate => self.admission.mutate(&request),
+            Step::Validate => self.admission.validate(&request),
+        };
+        let answer = review::write(version, &request.uid, &verdict);
+        let (kind, operation) = (request.kind(), request.operation());
+        self.metrics
+            .answered(step, kind, operation, &verdict, start.elapsed());
+        tracing::debug!(
+            step = ?step, uid = %request.uid, user = request.username(), kind = ?kind, operation = ?operation,
+            refused = verdict.refusal.is_some(), operations = verdict.patch.0.len(), warnings = verdict.warnings.len(),
+            "admission"
+        );
+        json_response(answer)
+    }
+}
+
+fn unreadable(step: Step, error: ReviewError) -> Response {
+    let text = error.to_string();
+    tracing::debug!(step = ?step, error = text, "unreadable review");
+    match error {
+        // Mutating never refuses; the validating step will.
+        ReviewError::Object { version, uid, .. } if step == Step::Mutate => {
+            json_response(review::write(version, &uid, &Verdict::default()))
+        }
+        ReviewError::Object { version, uid, .. } => {
+            let verdict = Verdict {
+                refusal: Some(Status::unreadable(text)),
+                ..Verdict::default()
+            };
+            json_response(review::write(version, &uid, &verdict))
+        }
+        _ => (StatusCode::BAD_REQUEST, text).into_response(),
+    }
+}

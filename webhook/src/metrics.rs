@@ -1,0 +1,147 @@
+//! What the webhook counts. No label takes a value whose number grows with the cluster.
+
+use std::time::Duration;
+
+use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry};
+
+use crate::review::{Kind, Operation, Verdict};
+
+/// Which of the two questions was asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// `/mutate`.
+    Mutate,
+    /// `/validate`.
+    Validate,
+}
+
+impl Step {
+    fn label(self) -> &'static str {
+        match self {
+            Self::Mutate => "mutate",
+            Self::Validate => "validate",
+        }
+    }
+}
+
+/// The webhook's metrics.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    admissions: IntCounterVec,
+    unreadable: IntCounterVec,
+    mutate_seconds: Histogram,
+    validate_seconds: Histogram,
+    /// When the serving certificate ends to be valid, in seconds since 1970.
+    pub certificate_expires: IntGauge,
+}
+
+impl Metrics {
+    /// Registers all metrics.
+    pub fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let seconds = HistogramVec::new(
+            HistogramOpts::new(
+                "machinist_admission_seconds",
+                "Seconds of one admission, without its transport.",
+            )
+            .buckets(vec![
+                25e-6, 50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 5e-3, 25e-3, 0.1, 0.5, 2.5,
+            ]),
+            &["step"],
+        )?;
+        let metrics = Self {
+            admissions: IntCounterVec::new(
+                Opts::new(
+                    "machinist_admissions_total",
+                    "Answered reviews, by what was asked and what was answered.",
+                ),
+                &["step", "resource", "operation", "verdict"],
+            )?,
+            unreadable: IntCounterVec::new(
+                Opts::new(
+                    "machinist_admissions_unreadable_total",
+                    "Reviews that could not be read.",
+                ),
+                &["step"],
+            )?,
+            mutate_seconds: seconds.with_label_values(&[Step::Mutate.label()]),
+            validate_seconds: seconds.with_label_values(&[Step::Validate.label()]),
+            certificate_expires: IntGauge::new(
+                "machinist_serving_certificate_expires_timestamp_seconds",
+                "When the serving certificate ends to be valid, in seconds since 1970.",
+            )?,
+        };
+        registry.register(Box::new(metrics.admissions.clone()))?;
+        registry.register(Box::new(metrics.unreadable.clone()))?;
+        registry.register(Box::new(seconds))?;
+        registry.register(Box::new(metrics.certificate_expires.clone()))?;
+        Ok(metrics)
+    }
+
+    /// A review was answered.
+    pub(crate) fn answered(
+        &self,
+        step: Step,
+        kind: Kind,
+        operation: Operation,
+        verdict: &Verdict,
+        took: Duration,
+    ) {
+        let kind = match kind {
+            Kind::Machine => "machines",
+            Kind::Other => "other",
+        };
+        let operation = match operation {
+            Operation::Create => "CREATE",
+            Operation::Update => "UPDATE",
+            Operation::Other => "other",
+        };
+        let verdict = match verdict {
+            Verdict { refusal: Some(_), .. } => "refused",
+            Verdict { patch, .. } if !patch.0.is_empty() => "patched",
+            _ => "allowed",
+        };
+        self.admissions
+            .with_label_values(&[step.label(), kind, operation, verdict])
+            .inc();
+        let seconds = match step {
+            Step::Mutate => &self.mutate_seconds,
+            Step::Validate => &self.validate_seconds,
+        };
+        seconds.observe(took.as_secs_f64());
+    }
+
+    /// A review could not be read.
+    pub(crate) fn unreadable(&self, step: Step) {
+        self.unreadable.with_label_values(&[step.label()]).inc();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prometheus::TextEncoder;
+
+    use super::*;
+
+    #[test]
+    fn what_was_answered_is_counted_by_closed_lists() {
+        let registry = Registry::new();
+        let metrics = Metrics::new(&registry).unwrap();
+        let took = Duration::from_micros(30);
+        metrics.answered(
+            Step::Validate,
+            Kind::Machine,
+            Operation::Create,
+            &Verdict::default(),
+            took,
+        );
+        metrics.unreadable(Step::Mutate);
+        let text = TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
+        for line in [
+            r#"machinist_admissions_total{operation="CREATE",resource="machines",step="validate",verdict="allowed"} 1"#,
+            r#"machinist_admissions_unreadable_total{step="mutate"} 1"#,
+            r#"machinist_admission_seconds_bucket{step="validate",le="0.00005"} 1"#,
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! A refusal as `metav1.Status`: what kubectl shows as a list of causes, and Helm and Argo as one message.
+
+use machinist_shared::field::{FieldError, Report};
+use serde::Serialize;
+
+/// Why a request is refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Status {
+    #[serde(rename = "status")]
+    outcome: &'static str,
+    code: u16,
+    reason: &'static str,
+    message: String,
+    details: Details,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct Details {
+    #[serde(skip_serializing_if = "String::is_empty")]
+    name: String,
+    group: &'static str,
+    kind: &'static str,
+    causes: Vec<Cause>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct Cause {
+    reason: &'static str,
+    message: String,
+    field: String,
+}
+
+impl Status {
+    /// The refusal of the Machine `name` for all errors of a report; nothing if there is none.
+    ///
+    /// Code 422 and reason `Invalid`, because the API server turns a refusal without them into a 400 with no reason,
+    /// and kubectl lists the causes only of this reason.
+    pub(crate) fn of_machine(name: &str, report: &Report) -> Option<Self> {
+        if report.is_ok() {
+            return None;
+        }
+        let cause = |error: &FieldError| Cause {
+            reason: error.kind.cause_reason(),
+            message: error.message.clone(),
+            field: error.path.to_string(),
+        };
+        Some(Self::invalid(
+            name,
+            message(&report.errors),
+            report.errors.iter().map(cause).collect(),
+        ))
+    }
+
+    /// The refusal of an object that cannot even be read.
+    pub(crate) fn unreadable(message: String) -> Self {
+        Self::invalid("", message, Vec::new())
+    }
+
+    fn invalid(name: &str, message: String, causes: Vec<Cause>) -> Self {
+        Self {
+            outcome: "Failure",
+            code: 422,
+            reason: "Invalid",
+            message,
+            details: Details {
+                name: name.to_owned(),
+                group: machinist_shared::names::GROUP,
+                kind: "Machine",
+                causes,
+            },
+        }
+    }
+}
+
+/// Each error as `field: text`; several have a line each.
+fn message(errors: &[FieldError]) -> String {
+    if let [only] = errors {
+        return only.to_string();
+    }
+    let mut message = format!("{} errors:", errors.len());
+    for error in errors {
+        message.push_str("\n  ");
+        message.push_str(&error.to_string());
+    }
+    message
+}
+
+#[cfg(test)]
+mod tests {
+    use machinist_shared::field::FieldPath;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn every_cause_is_in_the_list_and_in_the_message() {
+        let mut report = Report::new();
+        report.required(&FieldPath::new("spec.a"), "must be set");
+        report.invalid(&FieldPath::new("spec.b"), "\"x\" is no number");
+        let status = serde_json::to_value(Status::of_machine("m", &report)).unwrap();
+        let want = json!({
+            "status": "Failure", "code": 422, "reason": "Invalid",
+            "message": "2 errors:\n  spec.a: must be set\n  spec.b: \"x\" is no number",
+            "details": {"name": "m", "group": "cluster.k8s.io", "kind": "Machine", "causes": [
+                {"reason": "FieldValueRequired", "message": "must be set", "field": "spec.a"},
+                {"reason": "FieldValueInvalid", "message": "\"x\" is no number", "field": "spec.b"},
+            ]},
+        });
+        assert_eq!(status, want);
+    }
+
+    #[test]
+    fn one_cause_is_the_message() {
+        let mut report = Report::new();
+        report.required(&FieldPath::new("spec.a"), "must be set");
+        assert_eq!(
+            Status::of_machine("", &report).unwrap().message,
+            "spec.a: must be set"
+        );
+    }
+
+    #[test]
+    fn nothing_wrong_is_no_refusal() {
+        assert_eq!(Status::of_machine("m", &Report::new()), None);
+    }
+}

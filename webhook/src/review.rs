@@ -1,0 +1,340 @@
+//! AdmissionReview on the wire: read once, borrowing from the body; written without a tree in between.
+
+use std::borrow::Cow;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use json_patch::Patch;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use crate::refusal::Status;
+
+/// Versions of AdmissionReview that are answered, each in its own.
+const VERSIONS: [&str; 2] = ["admission.k8s.io/v1", "admission.k8s.io/v1beta1"];
+
+/// A review as the API server sends it; `O` is how its objects are read.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", bound = "O: Deserialize<'de>")]
+pub(crate) struct Review<'a, O> {
+    #[serde(borrow, default)]
+    api_version: Cow<'a, str>,
+    #[serde(borrow, default)]
+    kind: Cow<'a, str>,
+    #[serde(borrow, bound = "O: Deserialize<'de>")]
+    request: Option<Request<'a, O>>,
+}
+
+/// What is asked.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", bound = "O: Deserialize<'de>")]
+pub(crate) struct Request<'a, O> {
+    /// To be echoed.
+    #[serde(borrow)]
+    pub(crate) uid: Cow<'a, str>,
+    #[serde(borrow, default)]
+    resource: Resource<'a>,
+    #[serde(borrow, default)]
+    sub_resource: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    operation: Cow<'a, str>,
+    #[serde(borrow, default)]
+    user_info: UserInfo<'a>,
+    /// The object, absent on DELETE.
+    #[serde(default)]
+    pub(crate) object: Option<O>,
+    /// What is stored, absent on CREATE.
+    #[serde(default)]
+    pub(crate) old_object: Option<O>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Resource<'a> {
+    #[serde(borrow)]
+    group: Cow<'a, str>,
+    #[serde(borrow)]
+    resource: Cow<'a, str>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct UserInfo<'a> {
+    #[serde(borrow)]
+    username: Cow<'a, str>,
+}
+
+/// Which of our kinds a request is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A Machine.
+    Machine,
+    /// Anything else: let through.
+    Other,
+}
+
+/// What is done to the object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operation {
+    /// It is made.
+    Create,
+    /// It is changed.
+    Update,
+    /// Anything else: let through.
+    Other,
+}
+
+impl<O> Request<'_, O> {
+    /// Which of our kinds it is about; subresources are nobody's business here.
+    pub(crate) fn kind(&self) -> Kind {
+        let main = self.sub_resource.as_deref().is_none_or(str::is_empty);
+        let (group, resource) = (self.resource.group.as_ref(), self.resource.resource.as_ref());
+        if main && (group, resource) == (machinist_shared::names::GROUP, "machines") {
+            Kind::Machine
+        } else {
+            Kind::Other
+        }
+    }
+
+    /// What is done.
+    pub(crate) fn operation(&self) -> Operation {
+        match self.operation.as_ref() {
+            "CREATE" => Operation::Create,
+            "UPDATE" => Operation::Update,
+            _ => Operation::Other,
+        }
+    }
+
+    /// Who asks, as authenticated.
+    pub(crate) fn username(&self) -> &str {
+        &self.user_info.username
+    }
+}
+
+/// Why a body is no review.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ReviewError {
+    /// It is no JSON of that shape.
+    #[error("the body is no AdmissionReview: {0}")]
+    Malformed(serde_json::Error),
+    /// It is something else, or of a version from the future.
+    #[error("{0:?} of {1:?} is not answered here; send an AdmissionReview of admission.k8s.io/v1")]
+    Unknown(String, String),
+    /// Nothing is asked.
+    #[error("the AdmissionReview has no request")]
+    NoRequest,
+    /// The object in a well-formed review cannot be held, because it is nested too deeply, for one.
+    #[error("the object cannot be read: {reason}")]
+    Object {
+        /// Why.
+        reason: serde_json::Error,
+        /// Version to answer in.
+        version: &'static str,
+        /// UID to answer to.
+        uid: String,
+    },
+}
+
+/// Reads a review: the version to answer in, and what is asked.
+pub(crate) fn read(body: &[u8]) -> Result<(&'static str, Request<'_, Value>), ReviewError> {
+    match serde_json::from_slice::<Review<'_, Value>>(body) {
+        Ok(review) => checked(review),
+        // Perhaps only the object is at fault; then the review can be answered.
+        Err(reason) => match serde_json::from_slice::<Review<'_, &RawValue>>(body).map(checked) {
+            Ok(Ok((version, request))) => Err(ReviewError::Object {
+                reason,
+                version,
+                uid: request.uid.into_owned(),
+            }),
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(ReviewError::Malformed(reason)),
+        },
+    }
+}
+
+fn checked<O>(review: Review<'_, O>) -> Result<(&'static str, Request<'_, O>), ReviewError> {
+    let version = VERSIONS
+        .into_iter()
+        .find(|version| *version == review.api_version);
+    let (Some(version), "AdmissionReview") = (version, review.kind.as_ref()) else {
+        return Err(ReviewError::Unknown(
+            review.kind.into_owned(),
+            review.api_version.into_owned(),
+        ));
+    };
+    Ok((version, review.request.ok_or(ReviewError::NoRequest)?))
+}
+
+/// The answer to a review.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Answer<'a> {
+    api_version: &'a str,
+    kind: &'a str,
+    response: Response<'a>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Response<'a> {
+    uid: &'a str,
+    allowed: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<&'a Status>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    patch_type: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    patch: Option<String>,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    warnings: &'a [String],
+}
+
+/// What is decided.
+#[derive(Debug, Default)]
+pub struct Verdict {
+    /// What to change; nothing if empty.
+    pub patch: Patch,
+    /// Why it is refused, if it is.
+    pub refusal: Option<Status>,
+    /// What kubectl shall tell.
+    pub warnings: Vec<String>,
+}
+
+/// Writes the answer to the review of that version and UID.
+pub(crate) fn write(version: &str, uid: &str, verdict: &Verdict) -> Vec<u8> {
+    let patch = (!verdict.patch.0.is_empty()).then(|| STANDARD.encode(json(&verdict.patch)));
+    json(&Answer {
+        api_version: version,
+        kind: "AdmissionReview",
+        response: Response {
+            uid,
+            allowed: verdict.refusal.is_none(),
+            status: verdict.refusal.as_ref(),
+            patch_type: patch.is_some().then_some("JSONPatch"),
+            patch,
+            warnings: &verdict.warnings,
+        },
+    })
+}
+
+fn json(value: &impl Serialize) -> Vec<u8> {
+    // Writing into memory cannot fail, nor can types whose map keys are all strings.
+    serde_json::to_vec(value).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+    use serde_json::json;
+
+    use super::*;
+
+    fn review(object: &Value) -> Vec<u8> {
+        json!({
+            "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview",
+            "request": {"uid": "u", "resource": {"group": "cluster.k8s.io", "version": "v1alpha1", "resource": "machines"},
+                "operation": "CREATE", "userInfo": {"username": "a\"b", "groups": ["g"]}, "object": object, "oldObject": null},
+        })
+        .to_string()
+        .into_bytes()
+    }
+
+    #[test]
+    fn a_review_is_read() {
+        let body = review(&json!({"a": 1}));
+        let (version, request) = read(&body).unwrap();
+        assert_eq!((version, request.uid.as_ref()), ("admission.k8s.io/v1", "u"));
+        assert_eq!(
+            (request.kind(), request.operation()),
+            (Kind::Machine, Operation::Create)
+        );
+        assert_eq!(request.username(), "a\"b");
+        assert_eq!(
+            (request.object, request.old_object),
+            (Some(json!({"a": 1})), None)
+        );
+    }
+
+    #[rstest]
+    #[case::no_json("}", "the body is no AdmissionReview")]
+    #[case::a_list("[]", "the body is no AdmissionReview")]
+    #[case::another_kind(
+        r#"{"apiVersion":"v1","kind":"Pod"}"#,
+        "\"Pod\" of \"v1\" is not answered here"
+    )]
+    #[case::a_version_from_the_future(
+        r#"{"apiVersion":"admission.k8s.io/v2","kind":"AdmissionReview"}"#,
+        "\"AdmissionReview\" of"
+    )]
+    #[case::no_request(
+        r#"{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview"}"#,
+        "the AdmissionReview has no request"
+    )]
+    #[case::no_uid(
+        r#"{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{}}"#,
+        "the body is no AdmissionReview"
+    )]
+    #[case::a_key_twice(r#"{"apiVersion":"v1","apiVersion":"v1"}"#, "the body is no AdmissionReview")]
+    fn what_is_no_review_is_told(#[case] body: &str, #[case] want: &str) {
+        let error = read(body.as_bytes()).unwrap_err().to_string();
+        assert!(error.starts_with(want), "{error}");
+    }
+
+    #[test]
+    fn an_object_that_cannot_be_held_is_told_to_its_uid() {
+        let deep = format!("{}{}", "[".repeat(10_000), "]".repeat(10_000));
+        let body = String::from_utf8(review(&json!("DEEP")))
+            .unwrap()
+            .replace("\"DEEP\"", &deep);
+        let error = read(body.as_bytes()).unwrap_err();
+        assert!(
+            matches!(&error, ReviewError::Object { uid, .. } if uid == "u"),
+            "{error}"
+        );
+    }
+
+    #[rstest]
+    #[case("cluster.k8s.io", "machines", "", Kind::Machine)]
+    #[case("cluster.k8s.io", "machines", "status", Kind::Other)]
+    #[case("cluster.k8s.io", "machinedeployments", "", Kind::Other)]
+    #[case("", "machines", "", Kind::Other)]
+    fn only_machines_are_judged(
+        #[case] group: &str,
+        #[case] resource: &str,
+        #[case] sub: &str,
+        #[case] want: Kind,
+    ) {
+        let body = json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview",
+            "request": {"uid": "", "subResource": sub, "resource": {"group": group, "resource": resource}}})
+        .to_string();
+        assert_eq!(read(body.as_bytes()).unwrap().1.kind(), want);
+    }
+
+    #[test]
+    fn an_answer_is_written_as_the_api_server_reads_it() {
+        let patch = serde_json::from_value(json!([{"op": "add", "path": "/a", "value": 1}])).unwrap();
+        let verdict = Verdict {
+            patch,
+            refusal: None,
+            warnings: vec!["w".to_owned()],
+        };
+        let answer: Value =
+            serde_json::from_slice(&write("admission.k8s.io/v1beta1", "u", &verdict)).unwrap();
+        let encoded = answer["response"]["patch"].as_str().unwrap().to_owned();
+        let want = json!({"apiVersion": "admission.k8s.io/v1beta1", "kind": "AdmissionReview", "response": {
+            "uid": "u", "allowed": true, "patchType": "JSONPatch", "patch": encoded, "warnings": ["w"]}});
+        assert_eq!(answer, want);
+        assert_eq!(
+            STANDARD.decode(encoded).unwrap(),
+            br#"[{"op":"add","path":"/a","value":1}]"#
+        );
+    }
+
+    #[test]
+    fn nothing_to_say_is_one_word() {
+        let answer: Value =
+            serde_json::from_slice(&write("admission.k8s.io/v1", "u", &Verdict::default())).unwrap();
+        assert_eq!(answer["response"], json!({"uid": "u", "allowed": true}));
+    }
+}

@@ -1,0 +1,154 @@
+//! Wires the webhook: certificate, the two servers, and an orderly end.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use machinist_certs::{CertificateFiles, Reloader, server_config};
+use machinist_infra::kubeconfig::AddressPolicy;
+use machinist_shared::kubevirt::resolved::Env;
+use tokio::task::JoinSet;
+
+use crate::admit::Admission;
+use crate::flags::Flags;
+use crate::metrics::Metrics;
+use crate::ops::Ops;
+use crate::server::{self, Draining, Handle, Limits};
+use crate::{handler, ops};
+
+/// How long requests are still served after the end was announced: endpoints and API servers take a while to notice.
+const NOTICE: Duration = Duration::from_secs(10);
+/// How long the last requests may take after that.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// Runs the webhook until it is told to stop.
+pub fn start(flags: &Flags) -> anyhow::Result<()> {
+    hide_panic_messages();
+    rustls::crypto::aws_lc_rs::default_provider()
+        .install_default()
+        .map_err(|_| anyhow::anyhow!("a TLS provider is installed already"))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut signals = Signals::new()?;
+        let webhook = Webhook::start(
+            flags,
+            &Env::new(|name| std::env::var(name).ok()),
+            Limits::default(),
+        )?;
+        tracing::info!(address = %webhook.address, ops = %webhook.ops_address, "serving");
+        webhook.run(signals.received(), NOTICE).await
+    })
+}
+
+/// A panic's message may quote what it was working on, secrets included: only its place is logged.
+fn hide_panic_messages() {
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        tracing::error!(place, "panicked");
+    }));
+}
+
+/// A running webhook.
+#[derive(Debug)]
+pub struct Webhook {
+    /// Where `/mutate` and `/validate` are, with TLS.
+    pub address: SocketAddr,
+    /// Where `/healthz`, `/readyz` and `/metrics` are.
+    pub ops_address: SocketAddr,
+    draining: Draining,
+    handle: Handle,
+    serving: JoinSet<io::Result<()>>,
+    beside: JoinSet<io::Result<()>>,
+}
+
+impl Webhook {
+    /// Starts both servers; they answer from now on.
+    pub fn start(flags: &Flags, env: &Env, limits: Limits) -> anyhow::Result<Self> {
+        let (certificate, reloader) =
+            Reloader::start(CertificateFiles::new(&flags.tls_cert_path, &flags.tls_key_path))?;
+        let registry = prometheus::Registry::new();
+        let (metrics, draining) = (Metrics::new(&registry)?, Draining::default());
+        let policy = AddressPolicy {
+            allow_loopback: flags.infra_allow_loopback,
+        };
+        let admission = Admission::new(flags.settings(env), policy, !env.kubeconfig.is_empty());
+        let (listener, address) = listen(flags.listen_address)?;
+        let (ops_listener, ops_address) = listen(flags.ops_address)?;
+
+        let handle = Handle::new();
+        let tls = server_config(certificate.clone())?;
+        let router = handler::router(admission, metrics.clone(), limits.body);
+        let router = server::limited(router, &limits, draining.clone());
+        let ops = ops::router(Ops {
+            draining: draining.clone(),
+            certificate,
+            registry,
+            metrics,
+        });
+        let (mut serving, mut beside) = (JoinSet::new(), JoinSet::new());
+        beside.spawn(reloader.run());
+        beside.spawn({
+            let limits = limits.clone();
+            async move { server::serve_plain(ops_listener, ops, &limits, Handle::new()).await }
+        });
+        serving.spawn({
+            let handle = handle.clone();
+            async move { server::serve_tls(listener, tls, router, &limits, handle).await }
+        });
+        Ok(Self {
+            address,
+            ops_address,
+            draining,
+            handle,
+            serving,
+            beside,
+        })
+    }
+
+    /// Serves until `stop`, then for `notice` more while readiness fails, then until the last request is answered.
+    pub async fn run(mut self, stop: impl Future<Output = ()>, notice: Duration) -> anyhow::Result<()> {
+        tokio::select! {
+            () = stop => {}
+            Some(ended) = self.serving.join_next() => return ended?.context("the server ended"),
+            Some(ended) = self.beside.join_next() => return ended?.context("the probes' server or the certificate's watch ended"),
+        }
+        tracing::info!("shutting down");
+        self.draining.begin();
+        tokio::time::sleep(notice).await;
+        self.handle.graceful_shutdown(Some(DRAIN));
+        while let Some(ended) = self.serving.join_next().await {
+            ended??;
+        }
+        tracing::info!("done");
+        Ok(())
+    }
+}
+
+fn listen(address: SocketAddr) -> anyhow::Result<(std::net::TcpListener, SocketAddr)> {
+    let listener = server::bind(address).with_context(|| format!("cannot listen on {address}"))?;
+    let address = listener.local_addr()?;
+    Ok((listener, address))
+}
+
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn received(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

@@ -1,0 +1,341 @@
+//! The rules of the transport, and what hostile clients get.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::time::Duration;
+
+use common::{Server, machine, request, review};
+use http::StatusCode;
+use http_body_util::{BodyExt as _, Full};
+use machinist_webhook::server::Limits;
+use rstest::rstest;
+use serde_json::Value;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout};
+
+fn body() -> String {
+    review("CREATE", &machine(), &Value::Null).to_string()
+}
+
+#[rstest]
+#[case::a_charset("POST", "/validate", "application/json; charset=utf-8", 200)]
+#[case::another_case("POST", "/mutate", "Application/JSON", 200)]
+#[case::text("POST", "/validate", "text/plain", 415)]
+#[case::no_content_type("POST", "/validate", "", 415)]
+#[case::the_wrong_method("GET", "/validate", "application/json", 405)]
+#[case::an_unknown_path("POST", "/machines", "application/json", 404)]
+#[case::a_path_below("POST", "/validate/x", "application/json", 404)]
+#[tokio::test]
+async fn what_does_not_fit_is_told_by_its_status(
+    #[case] method: &str,
+    #[case] path: &str,
+    #[case] content_type: &str,
+    #[case] want: u16,
+) {
+    let server = Server::start();
+    let answer = server
+        .client()
+        .await
+        .send(request(method, path, content_type, body()))
+        .await;
+    assert_eq!(answer.status.as_u16(), want);
+}
+
+#[rstest]
+#[case::nothing(b"")]
+#[case::no_json(b"hello")]
+#[case::half_a_review(br#"{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{"#)]
+#[case::no_request(br#"{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview"}"#)]
+#[case::a_future_version(
+    br#"{"apiVersion":"admission.k8s.io/v9","kind":"AdmissionReview","request":{"uid":"u"}}"#
+)]
+#[case::another_kind(br#"{"apiVersion":"v1","kind":"Pod"}"#)]
+#[case::no_utf8(b"{\"apiVersion\":\"\xff\xfe\"}")]
+#[case::a_key_twice(br#"{"kind":"AdmissionReview","kind":"AdmissionReview"}"#)]
+#[tokio::test]
+async fn what_is_no_review_is_a_bad_request(#[case] body: &'static [u8]) {
+    let server = Server::start();
+    let mut client = server.client().await;
+    for path in ["/mutate", "/validate"] {
+        let answer = client.post(path, body).await;
+        assert_eq!(answer.status, StatusCode::BAD_REQUEST);
+        assert!(!answer.body.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn an_object_nested_without_end_is_refused_by_its_uid() {
+    let server = Server::start();
+    let mut client = server.client().await;
+    let deep = format!("{}{}", "[".repeat(1_000_000), "]".repeat(1_000_000));
+    let body = body().replace("\"2\"", &deep);
+    let response = client.post("/validate", body.clone()).await.json();
+    assert_eq!(
+        response["response"]["uid"],
+        "705ab4f5-6393-11e8-b7cc-42010a800002"
+    );
+    assert_eq!(response["response"]["allowed"], false);
+    assert_eq!(response["response"]["status"]["code"], 422);
+    assert_eq!(
+        client.post("/mutate", body).await.json()["response"]["allowed"],
+        true
+    );
+}
+
+#[tokio::test]
+async fn a_body_up_to_the_limit_is_read_and_one_beyond_is_not() {
+    let server = Server::with(
+        Limits {
+            request: Duration::from_secs(30),
+            ..Limits::default()
+        },
+        Duration::ZERO,
+    );
+    let (limit, body) = (7 * 1024 * 1024, body());
+    let padded = |length: usize| format!("{body}{}", " ".repeat(length - body.len()));
+    let answer = server.client().await.post("/validate", padded(limit)).await;
+    assert_eq!(answer.status, StatusCode::OK);
+
+    // Told by its length, before any of it is sent.
+    let mut stream = server.raw().await;
+    let head = format!(
+        "POST /validate HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+        limit + 1
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    assert!(read_some(&mut stream).await.starts_with("HTTP/1.1 413"));
+
+    // Told when it is passed, if no length was given.
+    let mut stream = server.raw().await;
+    stream.write_all(b"POST /validate HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n").await.unwrap();
+    let chunk = format!("{:x}\r\n{}\r\n", 64 * 1024, " ".repeat(64 * 1024));
+    for _ in 0..=limit / (64 * 1024) {
+        if stream.write_all(chunk.as_bytes()).await.is_err() {
+            break;
+        }
+    }
+    assert!(read_some(&mut stream).await.starts_with("HTTP/1.1 413"));
+}
+
+async fn read_some(stream: &mut (impl tokio::io::AsyncRead + Unpin)) -> String {
+    let mut buffer = vec![0; 4096];
+    let read = timeout(Duration::from_secs(5), stream.read(&mut buffer))
+        .await
+        .expect("an answer")
+        .unwrap_or(0);
+    String::from_utf8_lossy(&buffer[..read]).into_owned()
+}
+
+/// Reads until the server closes.
+async fn closed_within(stream: &mut (impl tokio::io::AsyncRead + Unpin), limit: Duration) -> String {
+    let mut text = Vec::new();
+    let _ = timeout(limit, stream.read_to_end(&mut text))
+        .await
+        .expect("the server closes");
+    String::from_utf8_lossy(&text).into_owned()
+}
+
+#[rstest]
+#[case::nothing_at_all("")]
+#[case::half_a_head("POST /validate HTTP/1.1\r\nhost: x\r\ncontent-ty")]
+#[case::garbage("\u{16}\u{3}\u{1}garbage\r\n\r\n")]
+#[case::a_head_without_end(&"x".repeat(1 << 20))]
+#[tokio::test]
+async fn a_client_that_never_asks_is_hung_up_on(#[case] sent: &str) {
+    let server = Server::start();
+    let mut stream = server.raw().await;
+    let _ = stream.write_all(sent.as_bytes()).await;
+    let answer = closed_within(&mut stream, Duration::from_secs(3)).await;
+    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_body_that_never_comes_is_given_up_on() {
+    let server = Server::start();
+    let mut stream = server.raw().await;
+    let head = "POST /validate HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let answer = closed_within(&mut stream, Duration::from_secs(3)).await;
+    assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_client_without_tls_is_hung_up_on() {
+    let server = Server::start();
+    let mut silent = TcpStream::connect(server.address).await.unwrap();
+    let mut plain = TcpStream::connect(server.address).await.unwrap();
+    plain
+        .write_all(b"POST /validate HTTP/1.1\r\nhost: x\r\n\r\n")
+        .await
+        .unwrap();
+    assert!(
+        !closed_within(&mut plain, Duration::from_secs(3))
+            .await
+            .starts_with("HTTP")
+    );
+    assert_eq!(closed_within(&mut silent, Duration::from_secs(3)).await, "");
+}
+
+#[tokio::test]
+async fn both_versions_of_tls_and_of_http_are_spoken() {
+    let server = Server::start();
+    let mut old = server.raw_tls12().await;
+    old.write_all(b"GET /validate HTTP/1.1\r\nhost: x\r\n\r\n")
+        .await
+        .unwrap();
+    assert!(read_some(&mut old).await.starts_with("HTTP/1.1 405"));
+
+    let mut client = server.client2().await;
+    let mut request = request("POST", "/validate", "application/json", body());
+    *request.uri_mut() = "https://localhost/validate".parse().unwrap();
+    request.headers_mut().remove("host");
+    let response = client.send_request(request).await.unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(
+        serde_json::from_slice::<Value>(&body).unwrap()["response"]["allowed"],
+        true
+    );
+}
+
+#[tokio::test]
+async fn too_many_requests_at_once_are_turned_away_and_the_rest_is_served() {
+    let limits = Limits {
+        in_flight: 2,
+        request: Duration::from_secs(5),
+        ..Limits::default()
+    };
+    let server = Server::with(limits, Duration::ZERO);
+    let mut busy = Vec::new();
+    for _ in 0..2 {
+        let mut stream = server.raw().await;
+        let head = "POST /validate HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{";
+        stream.write_all(head.as_bytes()).await.unwrap();
+        busy.push(stream);
+    }
+    let mut client = server.client().await;
+    let shed = async {
+        while client.post("/validate", body()).await.status != StatusCode::SERVICE_UNAVAILABLE {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(Duration::from_secs(3), shed)
+        .await
+        .expect("the third is turned away");
+    for stream in &mut busy {
+        stream.write_all(b"}").await.unwrap();
+        assert!(read_some(stream).await.starts_with("HTTP/1.1 400"));
+    }
+    assert_eq!(client.post("/validate", body()).await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn the_end_is_announced_and_no_request_is_lost() {
+    let mut server = Server::with(Limits::default(), Duration::from_secs(1));
+    let (mut early, mut idle) = (server.client().await, server.client().await);
+    assert_eq!(
+        idle.post("/validate", body()).await.headers.get("connection"),
+        None
+    );
+    assert_eq!(server.ops("/readyz").await, (200, "ok".to_owned()));
+    server.terminate();
+    let start = Instant::now();
+    while server.ops("/readyz").await.0 != 503 {
+        assert!(
+            start.elapsed() < Duration::from_millis(500),
+            "readiness fails at once"
+        );
+    }
+    assert_eq!(server.ops("/healthz").await.0, 200);
+    // Old and new connections are served, and asked to go elsewhere next time.
+    for client in [&mut early, &mut server.client().await] {
+        let answer = client.post("/validate", body()).await;
+        assert_eq!(
+            (answer.status, answer.headers["connection"].as_bytes()),
+            (StatusCode::OK, b"close".as_slice())
+        );
+    }
+    let ended = timeout(Duration::from_secs(5), &mut server.task)
+        .await
+        .expect("the webhook ends")
+        .unwrap();
+    assert!(ended.is_ok(), "{ended:?}");
+    assert!(start.elapsed() >= Duration::from_millis(900));
+    assert!(TcpStream::connect(server.address).await.is_err());
+}
+
+#[tokio::test]
+async fn what_was_answered_is_counted() {
+    let server = Server::start();
+    let mut client = server.client().await;
+    client.post("/validate", body()).await;
+    client.post("/mutate", body()).await;
+    client.post("/mutate", "{}").await;
+    let (status, text) = server.ops("/metrics").await;
+    assert_eq!(status, 200);
+    for line in [
+        "machinist_admissions_total{operation=\"CREATE\",resource=\"machines\",step=\"validate\",verdict=\"allowed\"} 1",
+        "machinist_admissions_total{operation=\"CREATE\",resource=\"machines\",step=\"mutate\",verdict=\"patched\"} 1",
+        "machinist_admissions_unreadable_total{step=\"mutate\"} 1",
+        "machinist_admission_seconds_count{step=\"validate\"} 1",
+        "machinist_serving_certificate_expires_timestamp_seconds ",
+    ] {
+        assert!(text.contains(line), "{line} is not in\n{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_new_certificate_is_served_while_requests_run() {
+    let server = Server::start();
+    let mut old = server.client().await;
+    server.rotate();
+    let deadline = Instant::now() + Duration::from_secs(5);
+    let mut rotations = 0;
+    while Instant::now() < deadline && rotations < 3 {
+        // Every one of these must be answered, whichever certificate its connection has.
+        assert_eq!(old.post("/validate", body()).await.status, StatusCode::OK);
+        assert_eq!(
+            server.client().await.post("/validate", body()).await.status,
+            StatusCode::OK
+        );
+        server.rotate();
+        rotations += 1;
+        tokio::time::sleep(Duration::from_millis(120)).await;
+    }
+    assert_eq!(rotations, 3);
+}
+
+#[tokio::test]
+async fn requests_on_one_connection_do_not_mix() {
+    let server = Server::start();
+    let mut client = server.client2().await;
+    let mut answers = Vec::new();
+    for i in 0..50 {
+        let uid = format!("uid-{i}");
+        let body = body().replace("705ab4f5-6393-11e8-b7cc-42010a800002", &uid);
+        let request =
+            http::Request::post("https://localhost/validate").header("content-type", "application/json");
+        client.ready().await.unwrap();
+        answers.push((
+            uid,
+            client.send_request(request.body(Full::new(body.into())).unwrap()),
+        ));
+    }
+    for (uid, answer) in answers {
+        let body = answer
+            .await
+            .unwrap()
+            .into_body()
+            .collect()
+            .await
+            .unwrap()
+            .to_bytes();
+        assert_eq!(
+            serde_json::from_slice::<Value>(&body).unwrap()["response"]["uid"],
+            uid
+        );
+    }
+}
