@@ -6,9 +6,9 @@ use super::mutate::{default_cluster_namespace, default_spec, default_topology, h
 use super::raw::{self, Object, child, object_at, object_at_mut};
 use super::shape::{DEPLOYMENT, TEMPLATE};
 use super::update::{is_deleting, new_faults};
-use super::validate::{merge, validate_spec};
+use super::validate::{merge, not_an_object, validate_spec};
 use super::{AdmissionSettings, Author, selector};
-use crate::field::{ErrorKind, FieldPath, Report};
+use crate::field::{FieldPath, Report};
 use crate::names::{annotation, label};
 
 /// A MachineDeployment as it is to be stored; `old` is what is stored now, if it is an update. One that is being
@@ -136,6 +136,9 @@ pub fn validate_deployment(old: Option<&Value>, new: &Value, settings: &Admissio
     if is_deleting(new) {
         return Report::new();
     }
+    if !new.is_object() {
+        return not_an_object();
+    }
     let mut report = judge(new, settings, template_changed(old, new));
     if let Some(old) = old {
         let before = judge(old, settings, true);
@@ -165,10 +168,6 @@ fn judge(object: &Value, settings: &AdmissionSettings, with_template: bool) -> R
     let (mut report, mut policy, path) = (Report::new(), Report::new(), FieldPath::new("spec"));
     let empty = Object::new();
     let spec = match object.get("spec") {
-        _ if !object.is_object() => {
-            report.error(&FieldPath::new("<object>"), ErrorKind::Type, "must be an object");
-            return report;
-        }
         None | Some(Value::Null) => &empty,
         Some(Value::Object(spec)) => spec,
         Some(_) => return report,

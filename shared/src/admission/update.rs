@@ -3,9 +3,9 @@
 use serde_json::Value;
 
 use super::shape::{MACHINE, Shape};
-use super::validate::inspect_spec;
+use super::validate::{inspect_spec, not_an_object};
 use super::{AdmissionSettings, bypass};
-use crate::field::{ErrorKind, FieldPath, Report};
+use crate::field::{FieldPath, Report};
 
 /// Judges the update of the Machine `old` to `new`, after [`super::mutate_update`].
 ///
@@ -14,11 +14,10 @@ use crate::field::{ErrorKind, FieldPath, Report};
 /// `providerSpec.value`, and differ inside), with three exceptions: a providerID is set where none was, the Node is
 /// named like the Machine, or the way around immutability is used, which opens everything but a providerID.
 pub fn validate_update(old: &Value, new: &Value, settings: &AdmissionSettings) -> Report {
-    let mut report = Report::new();
     if !new.is_object() {
-        report.error(&FieldPath::new("<object>"), ErrorKind::Type, "must be an object");
-        return report;
+        return not_an_object();
     }
+    let mut report = Report::new();
     if !is_deleting(new) {
         report.extend(new_faults(&MACHINE, old, new));
     }

@@ -13,12 +13,10 @@ use crate::syntax;
 
 /// Judges a Machine that is to be made, after its defaults are in.
 pub fn validate_create(raw: &Value, author: Author, settings: &AdmissionSettings) -> Report {
-    let mut report = Report::new();
-    let root = FieldPath::default();
     if !raw.is_object() {
-        report.error(&FieldPath::new("<object>"), ErrorKind::Type, "must be an object");
-        return report;
+        return not_an_object();
     }
+    let (mut report, root) = (Report::new(), FieldPath::default());
     MACHINE.check(raw, &root, &mut report);
     let mut policy = Report::new();
     let name = raw
@@ -64,6 +62,13 @@ pub(super) fn validate_spec(
     }
     warn_taints(spec, &path.child("taints"), report);
     warn_metadata(spec, &path.child("metadata"), report);
+}
+
+/// The report on something that has no fields to blame.
+pub(super) fn not_an_object() -> Report {
+    let mut report = Report::new();
+    report.error(&FieldPath::new("<object>"), ErrorKind::Type, "must be an object");
+    report
 }
 
 /// What the author's kind makes of reasons that are not about rendering.
