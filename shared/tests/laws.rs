@@ -95,7 +95,7 @@ fn broken_machine() -> impl Strategy<Value = Value> {
 /// A machine that differs from another one only in what no typed client can tell.
 fn noisy(machine: &Value, holes: [bool; 6]) -> Value {
     let mut noisy = machine.clone();
-    let noise = [
+    let additions = [
         ("/spec", "taints", json!([])),
         ("/spec", "configSource", json!(null)),
         ("/spec/metadata", "creationTimestamp", json!(null)),
@@ -103,7 +103,7 @@ fn noisy(machine: &Value, holes: [bool; 6]) -> Value {
         ("/spec/versions", "controlPlane", json!("")),
         ("/spec", "unknown", json!({"x": 1})),
     ];
-    for ((place, key, value), on) in noise.into_iter().zip(holes) {
+    for ((place, key, value), on) in additions.into_iter().zip(holes) {
         if let Some(object) = noisy
             .pointer_mut(place)
             .and_then(Value::as_object_mut)

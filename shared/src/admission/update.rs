@@ -100,7 +100,8 @@ fn forget(spec: &mut Value, path: &[&str]) {
     }
 }
 
-/// Paths of the deepest fields in which two values differ; a list counts as one field.
+/// Paths of the deepest fields in which two values differ. A list counts as one field, and so does an object of
+/// several fields that came or went as a whole.
 fn differences(old: &Value, new: &Value, path: &FieldPath, found: &mut Vec<FieldPath>) {
     let (Value::Object(before), Value::Object(after)) = (old, new) else {
         if old != new {
@@ -108,13 +109,23 @@ fn differences(old: &Value, new: &Value, path: &FieldPath, found: &mut Vec<Field
         }
         return;
     };
-    let gone = before.keys().filter(|key| !after.contains_key(*key));
-    found.extend(gone.map(|key| path.child(key)));
+    for (key, value) in before.iter().filter(|(key, _)| !after.contains_key(*key)) {
+        found.push(only_field(value, path.child(key)));
+    }
     for (key, value) in after {
         match before.get(key) {
             Some(was) => differences(was, value, &path.child(key), found),
-            None => found.push(path.child(key)),
+            None => found.push(only_field(value, path.child(key))),
         }
+    }
+}
+
+/// Leads into objects that have but one field.
+fn only_field(value: &Value, path: FieldPath) -> FieldPath {
+    let mut fields = value.as_object().into_iter().flatten();
+    match (fields.next(), fields.next()) {
+        (Some((key, value)), None) => only_field(value, path.child(key)),
+        _ => path,
     }
 }
 
@@ -141,12 +152,12 @@ mod tests {
     #[rstest]
     #[case::nothing(json!({"versions": {"kubelet": "1"}}), &[])]
     #[case::another_version(json!({"versions": {"kubelet": "2"}}), &["spec.versions.kubelet"])]
-    #[case::a_version_gone(json!({}), &["spec.versions"])]
+    #[case::a_version_gone(json!({}), &["spec.versions.kubelet"])]
     #[case::null_for_absent(json!({"versions": {"kubelet": "1"}, "taints": null}), &[])]
     #[case::an_unknown_key(json!({"versions": {"kubelet": "1"}, "foo": 1}), &[])]
     #[case::a_provider_id(json!({"versions": {"kubelet": "1"}, "providerID": "x"}), &[])]
     #[case::the_nodes_name(json!({"versions": {"kubelet": "1"}, "metadata": {"name": "m"}}), &[])]
-    #[case::another_name(json!({"versions": {"kubelet": "1"}, "metadata": {"name": "n"}}), &["spec.metadata"])]
+    #[case::another_name(json!({"versions": {"kubelet": "1"}, "metadata": {"name": "n"}}), &["spec.metadata.name"])]
     #[case::a_wrong_type(json!({"versions": {"kubelet": "1"}, "taints": "x"}), &["spec.taints", "spec.taints"])]
     fn a_spec_may_change_in_few_ways(#[case] spec: Value, #[case] want: &[&str]) {
         let old = machine(&json!({"versions": {"kubelet": "1"}}), &json!(null));
@@ -218,6 +229,6 @@ mod tests {
         let passes = deleting(old.clone(), json!("nonsense"));
         assert_eq!(update(&old, &passes).1, [""; 0]);
         let changed = deleting(machine(&json!({}), &json!({})), json!({}));
-        assert_eq!(update(&old, &changed).1, ["spec.versions"]);
+        assert_eq!(update(&old, &changed).1, ["spec.versions.kubelet"]);
     }
 }

@@ -21,6 +21,7 @@ pub mod leaks;
 pub mod lives;
 pub mod manifest;
 pub mod objects;
+pub mod rules;
 pub mod wait;
 
 pub use case::Case;

@@ -1,0 +1,200 @@
+//! A Machine is changed (3.4).
+
+use serde_json::json;
+
+use super::base::{Edit, VALUE, annotated, machine};
+use super::{Keeper, Row};
+
+const BYPASS: &str = "kubermatic.io/bypass-no-spec-mutation-requirement";
+const BYPASS_AT: &str = "/metadata/annotations/kubermatic.io~1bypass-no-spec-mutation-requirement";
+const VERSION: &str = "spec.versions.kubelet";
+const VERSION_AT: &str = "/spec/versions/kubelet";
+
+pub(super) fn rows() -> Vec<Row> {
+    [immutability(), exceptions(), provider_ids(), leniency()].concat()
+}
+
+fn immutability() -> Vec<Row> {
+    let newer = || machine().with(VERSION_AT, json!("1.34.0"));
+    vec![
+        Row::update("3.4/no-change", machine(), machine()),
+        Row::update(
+            "3.4/metadata",
+            machine(),
+            annotated(machine(), "a", "b").with("/metadata/labels/c", json!("d")),
+        ),
+        Row::update(
+            "3.4/status",
+            machine(),
+            machine().with("/status/phase", json!("Running")),
+        ),
+        Row::update("3.4/version", machine(), newer()).blames(&[VERSION]),
+        Row::update(
+            "3.4/taints",
+            machine(),
+            machine().with("/spec/taints", json!([{"key": "a", "effect": "NoSchedule"}])),
+        )
+        .blames(&["spec.taints"]),
+        Row::update(
+            "3.4/inside-the-value",
+            machine(),
+            machine().with(&format!("{VALUE}/caPublicKey"), json!("")),
+        )
+        .blames(&["spec.providerSpec.value.caPublicKey"]),
+        Row::update(
+            "3.4/null-inside-the-value",
+            machine(),
+            machine().with(&format!("{VALUE}/network"), json!(null)),
+        )
+        .blames(&["spec.providerSpec.value.network"]),
+        Row::update(
+            "3.4/several-changes",
+            machine(),
+            newer().with("/spec/metadata/labels/a", json!("b")),
+        )
+        .blames(&[VERSION, "spec.metadata.labels.a"]),
+        Row::update(
+            "3.4/null-and-absent-are-equal",
+            machine().with("/spec/taints", json!(null)),
+            machine(),
+        ),
+        Row::update(
+            "3.4/empty-and-absent-are-equal",
+            machine().with("/spec/taints", json!([])),
+            machine(),
+        ),
+        Row::update(
+            "3.4/creationTimestamp-null",
+            machine().with("/spec/metadata/creationTimestamp", json!(null)),
+            machine(),
+        ),
+        Row::update(
+            "3.4/instants-are-equal",
+            machine().with(
+                "/spec/taints",
+                json!([{"key": "a", "effect": "NoSchedule", "timeAdded": "2026-01-01T01:00:00+01:00"}]),
+            ),
+            machine().with(
+                "/spec/taints",
+                json!([{"key": "a", "effect": "NoSchedule", "timeAdded": "2026-01-01T00:00:00Z"}]),
+            ),
+        ),
+        Row::update(
+            "3.4/unknown-fields-are-not-compared",
+            machine(),
+            machine().with("/spec/unknown", json!(1)),
+        ),
+    ]
+}
+
+fn exceptions() -> Vec<Row> {
+    let newer = || machine().with(VERSION_AT, json!("1.34.0"));
+    let named = |name: &str| machine().with("/spec/metadata/name", json!(name));
+    vec![
+        Row::update("3.4/name-becomes-the-machines", named("old"), named("m")),
+        Row::update("3.4/name-becomes-another", named("m"), named("other")).blames(&["spec.metadata.name"]),
+        Row::update("3.4/name-is-filled-in", machine(), machine()).stores("/spec/metadata/name", json!("m")),
+        Row::update("3.4/another-stored-name-stays", named("old"), named("old"))
+            .stores("/spec/metadata/name", json!("old")),
+        Row::update("3.4/bypass", machine(), annotated(newer(), BYPASS, "true"))
+            .stores(VERSION_AT, json!("1.34.0"))
+            .stores(BYPASS_AT, json!(null)),
+        Row::update(
+            "3.4/bypass-must-be-true",
+            machine(),
+            annotated(newer(), BYPASS, "True"),
+        )
+        .blames(&[VERSION]),
+        Row::update(
+            "3.4/bypass-is-removed-unused",
+            machine(),
+            annotated(machine(), BYPASS, "true"),
+        )
+        .stores(BYPASS_AT, json!(null)),
+        Row::update(
+            "3.4/bypass-does-not-stay",
+            annotated(machine(), BYPASS, "true"),
+            newer(),
+        )
+        .blames(&[VERSION]),
+        Row::update(
+            "3.4/a-forged-trace-opens-nothing",
+            machine(),
+            annotated(newer(), "machinist.dev/spec-change", &"0".repeat(64)),
+        )
+        .blames(&[VERSION]),
+        Row::update(
+            "3.4/bypass-judges-nothing-but-warns",
+            machine(),
+            annotated(machine().with(VERSION_AT, json!("x")), BYPASS, "true"),
+        )
+        .warns("spec.versions.kubelet: \"x\" is not a version"),
+    ]
+}
+
+fn provider_ids() -> Vec<Row> {
+    let id = |id: &str| machine().with("/spec/providerID", json!(id));
+    vec![
+        Row::update("3.4/providerID-is-set", machine(), id("kubevirt://m"))
+            .stores("/spec/providerID", json!("kubevirt://m")),
+        Row::update("3.4/providerID-is-changed", id("a"), id("b")).blames(&["spec.providerID"]),
+        Row::update(
+            "3.4/providerID-is-changed-with-bypass",
+            id("a"),
+            annotated(id("b"), BYPASS, "true"),
+        )
+        .blames(&["spec.providerID"]),
+        Row::update("3.4/providerID-is-unset", id("a"), machine()).blames(&["spec.providerID"]),
+        Row::update(
+            "3.4/providerID-is-unset-with-bypass",
+            id("a"),
+            annotated(machine(), BYPASS, "true"),
+        ),
+    ]
+}
+
+fn leniency() -> Vec<Row> {
+    let broken = || {
+        machine()
+            .with(VALUE, json!({"cloudProvider": "aws", "foo": 1}))
+            .without("/spec/versions")
+    };
+    let deleting = || {
+        machine()
+            .with("/metadata/deletionTimestamp", json!("2026-01-01T00:00:00Z"))
+            .with("/metadata/finalizers", json!(["a/b"]))
+    };
+    vec![
+        Row::update(
+            "3.4/nothing-is-validated",
+            broken(),
+            annotated(broken(), "a", "b"),
+        ),
+        Row::update("3.4/nothing-is-defaulted", machine(), machine())
+            .stores("/spec/metadata/labels", json!(null))
+            .stores("/spec/metadata/annotations", json!(null))
+            .stores("/spec/providerSpec/value/operatingSystemSpec", json!(null))
+            .stores("/metadata/annotations", json!(null)),
+        Row::update(
+            "3.4/types-of-a-change",
+            machine(),
+            machine().with("/spec/versions/kubelet", json!(1)),
+        )
+        .blames(&[VERSION]),
+        Row::update(
+            "3.4/deleting-metadata-and-status",
+            deleting(),
+            deleting()
+                .with("/metadata/finalizers", json!([]))
+                .with("/status/phase", json!(1)),
+        )
+        .kept_by(Keeper::Functions),
+        Row::update(
+            "3.4/deleting-spec",
+            deleting(),
+            deleting().with(VERSION_AT, json!("1.34.0")),
+        )
+        .kept_by(Keeper::Functions)
+        .blames(&[VERSION]),
+    ]
+}

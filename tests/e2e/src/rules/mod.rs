@@ -1,0 +1,211 @@
+//! The rules of admission as a table: one row per rule, with an input and what must come of it.
+//!
+//! The rows are data. They are run against the pure functions, in no time, and through a real API server with the real
+//! webhook, by which they are known to hold for people.
+
+mod base;
+mod config_vars;
+mod deployment;
+mod machine_create;
+mod machine_update;
+mod operating_system;
+mod patch;
+mod run;
+mod ssh;
+mod value;
+
+pub use base::{INFRA_NAMESPACE, machine};
+pub use run::{Outcome, in_process};
+
+use machinist_shared::admission::Author;
+use serde_json::Value;
+
+/// What a row is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A Machine.
+    Machine,
+    /// A MachineDeployment.
+    Deployment,
+}
+
+/// By whom a rule is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keeper {
+    /// The pure functions, and so the webhook.
+    Everyone,
+    /// The webhook alone, which knows its environment.
+    Webhook,
+    /// The pure functions; a case that cannot be brought about through an API server.
+    Functions,
+}
+
+/// One rule.
+#[derive(Debug, Clone)]
+pub struct Row {
+    /// Unique: section of the contract with machine-controller's users, and a word.
+    pub id: &'static str,
+    /// What the object is.
+    pub kind: Kind,
+    /// Who keeps the rule.
+    pub keeper: Keeper,
+    /// Who writes the object.
+    pub author: Author,
+    /// What is stored before, if it is an update.
+    pub old: Option<Value>,
+    /// What is written.
+    pub object: Value,
+    /// Fields blamed by the refusal; none if it is admitted.
+    pub blamed: Vec<&'static str>,
+    /// JSON pointers, and what is stored there; `null` is nothing.
+    pub stored: Vec<(&'static str, Value)>,
+    /// Parts of warnings.
+    pub warned: Vec<&'static str>,
+}
+
+impl Row {
+    fn new(id: &'static str, kind: Kind, object: Value) -> Self {
+        let (keeper, author) = (Keeper::Everyone, Author::Person);
+        let (blamed, stored, warned) = (Vec::new(), Vec::new(), Vec::new());
+        Self {
+            id,
+            kind,
+            keeper,
+            author,
+            old: None,
+            object,
+            blamed,
+            stored,
+            warned,
+        }
+    }
+
+    /// A Machine is made.
+    fn create(id: &'static str, machine: Value) -> Self {
+        Self::new(id, Kind::Machine, machine)
+    }
+
+    /// A Machine is changed.
+    fn update(id: &'static str, old: Value, new: Value) -> Self {
+        Self {
+            old: Some(old),
+            ..Self::new(id, Kind::Machine, new)
+        }
+    }
+
+    /// A MachineDeployment is made.
+    fn roll_out(id: &'static str, deployment: Value) -> Self {
+        Self::new(id, Kind::Deployment, deployment)
+    }
+
+    /// It is refused, for these fields and no others.
+    fn blames(mut self, fields: &[&'static str]) -> Self {
+        self.blamed.extend(fields);
+        self
+    }
+
+    /// It is admitted, and this is stored at that pointer.
+    fn stores(mut self, pointer: &'static str, value: Value) -> Self {
+        self.stored.push((pointer, value));
+        self
+    }
+
+    /// It warns of this.
+    fn warns(mut self, part: &'static str) -> Self {
+        self.warned.push(part);
+        self
+    }
+
+    fn kept_by(mut self, keeper: Keeper) -> Self {
+        self.keeper = keeper;
+        self
+    }
+
+    fn written_by(mut self, author: Author) -> Self {
+        self.author = author;
+        self
+    }
+
+    /// What of an outcome is not as the row says.
+    pub fn judge(&self, outcome: &Outcome) -> Result<(), String> {
+        let mut blamed = outcome.blamed.iter().map(String::as_str).collect::<Vec<_>>();
+        blamed.sort_unstable();
+        blamed.dedup();
+        let mut want = self.blamed.clone();
+        want.sort_unstable();
+        if blamed != want {
+            return Err(format!(
+                "{}: blamed {blamed:?}, not {want:?}; {}",
+                self.id, outcome.message
+            ));
+        }
+        for (pointer, want) in &self.stored {
+            let got = outcome.stored.pointer(pointer).unwrap_or(&Value::Null);
+            if got != want {
+                return Err(format!("{}: {pointer} is {got}, not {want}", self.id));
+            }
+        }
+        for part in &self.warned {
+            if !outcome.warnings.iter().any(|warning| warning.contains(part)) {
+                return Err(format!(
+                    "{}: no warning has {part:?}: {:?}",
+                    self.id, outcome.warnings
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// All rows.
+pub fn all() -> Vec<Row> {
+    [
+        value::rows(),
+        config_vars::rows(),
+        operating_system::rows(),
+        ssh::rows(),
+        machine_create::rows(),
+        machine_update::rows(),
+        deployment::rows(),
+        patch::rows(),
+    ]
+    .concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use super::*;
+
+    #[test]
+    fn every_row_holds_for_the_functions() {
+        let rows = all();
+        let judged = rows.iter().filter(|row| row.keeper != Keeper::Webhook);
+        let wrong = judged
+            .filter_map(|row| row.judge(&in_process(row)).err())
+            .collect::<Vec<_>>();
+        assert!(
+            wrong.is_empty(),
+            "{} of {} rules are broken:\n{}",
+            wrong.len(),
+            rows.len(),
+            wrong.join("\n")
+        );
+    }
+
+    #[test]
+    fn every_section_has_rows_and_ids_are_unique() {
+        let rows = all();
+        let ids = rows.iter().map(|row| row.id).collect::<BTreeSet<_>>();
+        assert_eq!(ids.len(), rows.len());
+        let mut sections = BTreeMap::new();
+        for id in ids {
+            *sections.entry(id.split('/').next().unwrap()).or_insert(0) += 1;
+        }
+        let want = [
+            "2.1", "2.2", "2.3", "2.4", "2.5", "2.6", "3.3", "3.4", "3.5", "3.6", "3.7",
+        ];
+        assert_eq!(sections.keys().copied().collect::<Vec<_>>(), want);
+    }
+}

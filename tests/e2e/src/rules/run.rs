@@ -1,0 +1,78 @@
+//! Rows run against the pure functions, in the order in which an API server calls the webhook.
+
+use machinist_shared::admission::{
+    AdmissionSettings, mutate_create, mutate_deployment, mutate_update, validate_create, validate_deployment,
+    validate_update,
+};
+use machinist_shared::field::Report;
+use serde_json::{Value, json};
+
+use super::{INFRA_NAMESPACE, Kind, Row};
+
+/// What came of a row.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// Fields that the refusal blames; none if it was admitted.
+    pub blamed: Vec<String>,
+    /// What is stored, or would have been.
+    pub stored: Value,
+    /// Warnings.
+    pub warnings: Vec<String>,
+    /// The refusal, for a person.
+    pub message: String,
+}
+
+/// Runs a row against the pure functions.
+pub fn in_process(row: &Row) -> Outcome {
+    let settings = AdmissionSettings {
+        infra_namespace: INFRA_NAMESPACE.to_owned(),
+        ..AdmissionSettings::default()
+    };
+    let object = &row.object;
+    let (stored, report) = match (row.kind, &row.old) {
+        (Kind::Machine, None) => {
+            let stored = named(mutate_create(object, &settings));
+            let report = validate_create(&stored, row.author, &settings);
+            (stored, report)
+        }
+        (Kind::Machine, Some(old)) => {
+            let stored = mutate_update(old, object);
+            let report = validate_update(old, &stored, &settings);
+            (stored, report)
+        }
+        (Kind::Deployment, old) => {
+            let stored = mutate_deployment(old.as_ref(), object, &settings);
+            let report = validate_deployment(old.as_ref(), &stored, &settings);
+            (stored, report)
+        }
+    };
+    outcome(stored, report)
+}
+
+fn outcome(stored: Value, report: Report) -> Outcome {
+    let message = report
+        .errors
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join("; ");
+    let blamed = report.errors.iter().map(|error| error.path.to_string()).collect();
+    Outcome {
+        blamed,
+        stored,
+        warnings: report.warnings,
+        message,
+    }
+}
+
+/// The API server makes names between the mutating and the validating step.
+fn named(mut object: Value) -> Value {
+    let base = object
+        .pointer("/metadata/generateName")
+        .and_then(Value::as_str)
+        .map(str::to_owned);
+    if let (Some(base), None) = (base, object.pointer("/metadata/name")) {
+        object["metadata"]["name"] = json!(format!("{base}x7x9z"));
+    }
+    object
+}
