@@ -14,6 +14,7 @@ async fn a_machine_becomes_a_node_within_its_budget_and_leaves_nothing() -> Resu
     // The first one opens the infra cluster and the referenced Secret.
     case.apply(&manifest::machine("worker-0")).await?;
     case.node_ready("worker-0").await?;
+    settled(&case).await;
 
     budget::forget(&case.bed);
     case.apply(&manifest::machine("worker-1")).await?;
