@@ -9,10 +9,11 @@ mod lenient;
 mod machine;
 mod set;
 
-pub use deployment::{MachineDeployment, MachineDeploymentSpec, MachineDeploymentStatus, MachineDeploymentStrategy, RollingUpdate};
-pub use machine::{
-    Machine, MachineSpec, MachineStatus, MachineVersions, ProviderSpec, VersionsStatus,
+pub use deployment::{
+    MachineDeployment, MachineDeploymentSpec, MachineDeploymentStatus, MachineDeploymentStrategy,
+    RollingUpdate,
 };
+pub use machine::{Machine, MachineSpec, MachineStatus, MachineVersions, ProviderSpec, VersionsStatus};
 pub use set::{MachineSet, MachineSetSpec, MachineSetStatus, MachineTemplate};
 
 /// Implements `kube_core::Resource` for one of our namespaced kinds.

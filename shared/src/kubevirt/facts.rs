@@ -40,11 +40,16 @@ pub struct Facts {
 /// What must be asked to render this spec.
 pub fn facts_needed(spec: &ResolvedSpec) -> FactsNeeded {
     let disks = std::iter::once(&spec.primary_disk).chain(&spec.secondary_disks);
-    let mut storage_profiles: Vec<String> =
-        disks.filter(|disk| disk.access_mode.is_empty()).map(|disk| disk.storage_class.clone()).collect();
+    let mut storage_profiles: Vec<String> = disks
+        .filter(|disk| disk.access_mode.is_empty())
+        .map(|disk| disk.storage_class.clone())
+        .collect();
     storage_profiles.sort();
     storage_profiles.dedup();
-    let by_name = spec.instancetype.as_ref().filter(|it| it.kind.is_empty() && !it.name.is_empty());
+    let by_name = spec
+        .instancetype
+        .as_ref()
+        .filter(|it| it.kind.is_empty() && !it.name.is_empty());
     FactsNeeded {
         storage_class: spec.primary_disk.storage_class.clone(),
         storage_profiles,
@@ -75,7 +80,11 @@ pub fn topology<'a>(
 
 /// Access mode that a StorageProfile offers: ReadWriteMany if any claim property set has it.
 pub fn access_mode<'a>(offered: impl IntoIterator<Item = &'a str>) -> &'static str {
-    if offered.into_iter().any(|mode| mode == "ReadWriteMany") { "ReadWriteMany" } else { "ReadWriteOnce" }
+    if offered.into_iter().any(|mode| mode == "ReadWriteMany") {
+        "ReadWriteMany"
+    } else {
+        "ReadWriteOnce"
+    }
 }
 
 #[cfg(test)]

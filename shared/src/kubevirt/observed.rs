@@ -4,7 +4,9 @@
 
 use serde::{Deserialize, Deserializer};
 
-fn nullable<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
+fn nullable<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
+    deserializer: D,
+) -> Result<T, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
@@ -95,7 +97,11 @@ impl VmiStatus {
     /// guest agent reports (bridges, overlays) are left out.
     pub fn addresses(&self) -> Vec<String> {
         let mut addresses: Vec<String> = Vec::new();
-        for interface in self.interfaces.iter().filter(|interface| !interface.name.is_empty()) {
+        for interface in self
+            .interfaces
+            .iter()
+            .filter(|interface| !interface.name.is_empty())
+        {
             for address in std::iter::once(&interface.ip_address).chain(&interface.ip_addresses) {
                 let address = address.split('/').next().unwrap_or_default();
                 if !address.is_empty() && !addresses.iter().any(|a| a == address) {

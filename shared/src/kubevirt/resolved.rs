@@ -41,7 +41,11 @@ impl Env {
             cluster_id: text("CLUSTER_ID"),
             project_id: text("PROJECT_ID"),
             kubeconfig: text("KUBEVIRT_KUBECONFIG"),
-            infra_namespace: if namespace.is_empty() { "kube-system".to_owned() } else { namespace },
+            infra_namespace: if namespace.is_empty() {
+                "kube-system".to_owned()
+            } else {
+                namespace
+            },
         }
     }
 }
@@ -100,7 +104,9 @@ pub enum Unresolved {
         error: ResolveError,
     },
     /// An inline kubeconfig must be base64.
-    #[error("auth.kubeconfig: the inline value is not base64; encode the kubeconfig with `base64 -w0`, or refer to a Secret")]
+    #[error(
+        "auth.kubeconfig: the inline value is not base64; encode the kubeconfig with `base64 -w0`, or refer to a Secret"
+    )]
     KubeconfigNotBase64,
     /// No kubeconfig anywhere.
     #[error("auth.kubeconfig: there is none in the spec and none in the environment (KUBEVIRT_KUBECONFIG)")]
@@ -192,14 +198,19 @@ fn value<T: ConfigValue>(
     var: &ConfigVar<T>,
     lookup: &Lookup<'_>,
 ) -> Result<Option<T>, Unresolved> {
-    var.resolve(lookup).map_err(|error| Unresolved::Reference { field, error })
+    var.resolve(lookup)
+        .map_err(|error| Unresolved::Reference { field, error })
 }
 
 /// Resolves everything but the kubeconfig.
 pub fn resolve(spec: &CloudProviderSpec, env: &Env, lookup: &Lookup<'_>) -> Result<ResolvedSpec, Unresolved> {
     let text = |field, var: &ConfigVar<String>| Ok(value(field, var, lookup)?.unwrap_or_default());
     let or_env = |env: &str, field, var: &ConfigVar<String>| {
-        if env.is_empty() { text(field, var) } else { Ok(env.to_owned()) }
+        if env.is_empty() {
+            text(field, var)
+        } else {
+            Ok(env.to_owned())
+        }
     };
     let vm = &spec.virtual_machine;
     let disk = &vm.primary_disk;
@@ -232,13 +243,18 @@ pub fn resolve(spec: &CloudProviderSpec, env: &Env, lookup: &Lookup<'_>) -> Resu
             extra_headers_secret: text("primaryDisk.extraHeadersSecretRef", &disk.extra_headers_secret)?,
         },
         storage_target_pvc: text("primaryDisk.storageTarget", &disk.storage_target)? == "pvc",
-        secondary_disks: vm.secondary_disks.iter().map(secondary).collect::<Result<_, _>>()?,
+        secondary_disks: vm
+            .secondary_disks
+            .iter()
+            .map(secondary)
+            .collect::<Result<_, _>>()?,
         dns_policy: text("dnsPolicy", &vm.dns_policy)?,
         dns_config: vm.dns_config.clone(),
         region: vm.region.clone(),
         zone: vm.zone.clone(),
         subnet: vm.subnet.clone(),
-        network_multi_queue: value("enableNetworkMultiQueue", &vm.network_multi_queue, lookup)?.unwrap_or(true),
+        network_multi_queue: value("enableNetworkMultiQueue", &vm.network_multi_queue, lookup)?
+            .unwrap_or(true),
         eviction_strategy: vm.eviction_strategy.clone(),
         node_affinity: text("nodeAffinityPreset.type", &spec.node_affinity.kind)?.to_lowercase(),
         node_affinity_key: text("nodeAffinityPreset.key", &spec.node_affinity.key)?,
@@ -255,7 +271,10 @@ pub fn resolve(spec: &CloudProviderSpec, env: &Env, lookup: &Lookup<'_>) -> Resu
                 Ok((
                     text("topologySpreadConstraints.maxSkew", &t.max_skew)?,
                     text("topologySpreadConstraints.topologyKey", &t.topology_key)?,
-                    text("topologySpreadConstraints.whenUnsatisfiable", &t.when_unsatisfiable)?,
+                    text(
+                        "topologySpreadConstraints.whenUnsatisfiable",
+                        &t.when_unsatisfiable,
+                    )?,
                 ))
             })
             .collect::<Result<_, Unresolved>>()?,
@@ -264,27 +283,32 @@ pub fn resolve(spec: &CloudProviderSpec, env: &Env, lookup: &Lookup<'_>) -> Resu
 
 /// The kubeconfig of a spec. An inline value wins over a reference and must be base64; what a reference or the
 /// environment holds may be raw or base64. A reference that fails is an error and never falls through.
-pub fn kubeconfig(
-    var: &ConfigVar<String>,
-    env: &Env,
-    lookup: &Lookup<'_>,
-) -> Result<Kubeconfig, Unresolved> {
+pub fn kubeconfig(var: &ConfigVar<String>, env: &Env, lookup: &Lookup<'_>) -> Result<Kubeconfig, Unresolved> {
     if let Some(inline) = var.value.as_deref().filter(|text| !text.is_empty()) {
         let text = decode_base64(inline).ok_or(Unresolved::KubeconfigNotBase64)?;
-        return Ok(Kubeconfig { text: Secret(text), source: KubeconfigSource::Inline });
+        return Ok(Kubeconfig {
+            text: Secret(text),
+            source: KubeconfigSource::Inline,
+        });
     }
     if let Some(reference) = var.reference() {
         let text = value("auth.kubeconfig", var, lookup)?.unwrap_or_default();
         if !text.is_empty() {
             let source = KubeconfigSource::Reference(reference.clone());
-            return Ok(Kubeconfig { text: Secret(raw_or_base64(text)), source });
+            return Ok(Kubeconfig {
+                text: Secret(raw_or_base64(text)),
+                source,
+            });
         }
     }
     if env.kubeconfig.is_empty() {
         return Err(Unresolved::NoKubeconfig);
     }
     let text = raw_or_base64(env.kubeconfig.clone());
-    Ok(Kubeconfig { text: Secret(text), source: KubeconfigSource::Environment })
+    Ok(Kubeconfig {
+        text: Secret(text),
+        source: KubeconfigSource::Environment,
+    })
 }
 
 /// Decodes a text that is base64 for certain.
@@ -304,7 +328,12 @@ mod tests {
     use crate::config_var::RefKind;
 
     fn reference() -> KeyRef {
-        KeyRef { kind: RefKind::Secret, namespace: "n".into(), name: "s".into(), key: "k".into() }
+        KeyRef {
+            kind: RefKind::Secret,
+            namespace: "n".into(),
+            name: "s".into(),
+            key: "k".into(),
+        }
     }
 
     fn env(kubeconfig: &str) -> Env {
@@ -313,27 +342,50 @@ mod tests {
 
     #[test]
     fn an_inline_kubeconfig_wins_and_must_be_base64() {
-        let var = ConfigVar { value: Some("YWJj\n".to_owned()), secret_ref: Some(reference()), config_map_ref: None };
+        let var = ConfigVar {
+            value: Some("YWJj\n".to_owned()),
+            secret_ref: Some(reference()),
+            config_map_ref: None,
+        };
         let found = kubeconfig(&var, &env("other"), &|_| Ok("secret".into())).unwrap();
-        assert_eq!((found.text.expose(), found.source), ("abc", KubeconfigSource::Inline));
+        assert_eq!(
+            (found.text.expose(), found.source),
+            ("abc", KubeconfigSource::Inline)
+        );
         let raw = ConfigVar::literal("apiVersion: v1".to_owned());
-        assert_eq!(kubeconfig(&raw, &env(""), &|_| Ok(String::new())), Err(Unresolved::KubeconfigNotBase64));
+        assert_eq!(
+            kubeconfig(&raw, &env(""), &|_| Ok(String::new())),
+            Err(Unresolved::KubeconfigNotBase64)
+        );
     }
 
     #[test]
     fn a_reference_may_be_raw_or_base64_and_never_falls_through_when_it_fails() {
-        let var = ConfigVar { value: None, secret_ref: Some(reference()), config_map_ref: None };
+        let var = ConfigVar {
+            value: None,
+            secret_ref: Some(reference()),
+            config_map_ref: None,
+        };
         let raw = kubeconfig(&var, &env(""), &|_| Ok("apiVersion: v1".into())).unwrap();
         assert_eq!(raw.text.expose(), "apiVersion: v1");
         let encoded = kubeconfig(&var, &env(""), &|_| Ok("YWJj".into())).unwrap();
         assert_eq!(encoded.text.expose(), "abc");
         let lost = kubeconfig(&var, &env("fallback"), &|_| Err(LookupError::NoObject));
-        assert!(matches!(lost, Err(Unresolved::Reference { field: "auth.kubeconfig", .. })));
+        assert!(matches!(
+            lost,
+            Err(Unresolved::Reference {
+                field: "auth.kubeconfig",
+                ..
+            })
+        ));
     }
 
     #[test]
     fn without_one_the_environment_is_used_and_nothing_shows_it() {
-        let found = kubeconfig(&ConfigVar::default(), &env("apiVersion: v1"), &|_| Ok(String::new())).unwrap();
+        let found = kubeconfig(&ConfigVar::default(), &env("apiVersion: v1"), &|_| {
+            Ok(String::new())
+        })
+        .unwrap();
         assert_eq!(found.source, KubeconfigSource::Environment);
         assert!(!format!("{found:?} {:?}", env("hush")).contains("apiVersion"));
         assert!(!format!("{:?}", env("hush")).contains("hush"));
@@ -341,10 +393,16 @@ mod tests {
 
     #[test]
     fn the_environment_wins_over_the_cluster_name() {
-        let spec = CloudProviderSpec { cluster_name: ConfigVar::literal("spec".into()), ..CloudProviderSpec::default() };
+        let spec = CloudProviderSpec {
+            cluster_name: ConfigVar::literal("spec".into()),
+            ..CloudProviderSpec::default()
+        };
         let env = Env::new(|name| (name == "CLUSTER_ID").then(|| "env".to_owned()));
         let resolved = resolve(&spec, &env, &|_| Ok(String::new())).unwrap();
-        assert_eq!((resolved.cluster_name.as_str(), resolved.network_multi_queue), ("env", true));
+        assert_eq!(
+            (resolved.cluster_name.as_str(), resolved.network_multi_queue),
+            ("env", true)
+        );
         assert_eq!(env.infra_namespace, "kube-system");
     }
 }

@@ -46,7 +46,10 @@ pub struct InfraState {
 
 impl InfraState {
     fn new(reason: Reason, message: impl Into<String>) -> Self {
-        Self { reason, message: message.into() }
+        Self {
+            reason,
+            message: message.into(),
+        }
     }
 
     /// It runs.
@@ -63,7 +66,11 @@ impl InfraState {
     pub fn is_progress(&self) -> bool {
         matches!(
             self.reason,
-            Reason::VMStarting | Reason::ImportingDisk | Reason::WaitingForDisk | Reason::WaitingForAddress | Reason::VMStopping
+            Reason::VMStarting
+                | Reason::ImportingDisk
+                | Reason::WaitingForDisk
+                | Reason::WaitingForAddress
+                | Reason::VMStopping
         )
     }
 }
@@ -103,7 +110,10 @@ fn said(condition: &Condition) -> String {
 
 fn vm_failure(sight: Sight<'_>) -> Option<InfraState> {
     let failure = find(&sight.vm.conditions, "Failure", "True")?;
-    Some(InfraState::new(Reason::VMFailure, format!("VirtualMachine {}: {}", sight.name, said(failure))))
+    Some(InfraState::new(
+        Reason::VMFailure,
+        format!("VirtualMachine {}: {}", sight.name, said(failure)),
+    ))
 }
 
 /// Under Once nothing restarts a guest that has ended; so it is the end of the VM.
@@ -112,8 +122,16 @@ fn guest_ended(sight: Sight<'_>) -> Option<InfraState> {
     if sight.run_strategy == "Always" || !vmi.is_final() {
         return None;
     }
-    let how = if vmi.phase == "Succeeded" { "the guest shut itself down" } else { "the guest crashed or its host was lost" };
-    let why = if vmi.reason.is_empty() { String::new() } else { format!(" ({})", vmi.reason) };
+    let how = if vmi.phase == "Succeeded" {
+        "the guest shut itself down"
+    } else {
+        "the guest crashed or its host was lost"
+    };
+    let why = if vmi.reason.is_empty() {
+        String::new()
+    } else {
+        format!(" ({})", vmi.reason)
+    };
     let message = format!(
         "VirtualMachineInstance {} is {}: {how}{why}; under runStrategy {} nothing starts it again",
         sight.name, vmi.phase, sight.run_strategy
@@ -122,31 +140,58 @@ fn guest_ended(sight: Sight<'_>) -> Option<InfraState> {
 }
 
 fn disks(sight: Sight<'_>) -> Option<InfraState> {
-    let trouble = sight.disks.iter().find_map(|(name, status)| disk_trouble(name, status));
+    let trouble = sight
+        .disks
+        .iter()
+        .find_map(|(name, status)| disk_trouble(name, status));
     trouble.or_else(|| {
         let (name, status) = sight.disks.iter().find(|(_, status)| is_importing(status))?;
         let progress = match status.progress.as_str() {
             "" | "N/A" => String::new(),
             progress => format!(", {} done", tens(progress)),
         };
-        let phase = if status.phase.is_empty() { "Pending" } else { &status.phase };
+        let phase = if status.phase.is_empty() {
+            "Pending"
+        } else {
+            &status.phase
+        };
         let moving = phase.ends_with("InProgress") || phase.ends_with("Scheduled");
-        let reason = if moving { Reason::ImportingDisk } else { Reason::WaitingForDisk };
-        Some(InfraState::new(reason, format!("DataVolume {name} is {phase}{progress}")))
+        let reason = if moving {
+            Reason::ImportingDisk
+        } else {
+            Reason::WaitingForDisk
+        };
+        Some(InfraState::new(
+            reason,
+            format!("DataVolume {name} is {phase}{progress}"),
+        ))
     })
 }
 
 fn disk_trouble(name: &str, status: &DataVolumeStatus) -> Option<InfraState> {
     let running = find(&status.conditions, "Running", "False");
     if status.phase == "Failed" {
-        let why = running.map(said).filter(|why| !why.is_empty()).map(|why| format!(": {why}")).unwrap_or_default();
-        return Some(InfraState::new(Reason::DiskFailed, format!("DataVolume {name} has failed for good{why}")));
+        let why = running
+            .map(said)
+            .filter(|why| !why.is_empty())
+            .map(|why| format!(": {why}"))
+            .unwrap_or_default();
+        return Some(InfraState::new(
+            Reason::DiskFailed,
+            format!("DataVolume {name} has failed for good{why}"),
+        ));
     }
     let quota = ["Bound", "Running"].into_iter().find_map(|kind| {
-        status.conditions.iter().find(|c| c.kind == kind && c.status != "True" && c.reason == "ErrExceededQuota")
+        status
+            .conditions
+            .iter()
+            .find(|c| c.kind == kind && c.status != "True" && c.reason == "ErrExceededQuota")
     });
     if let Some(quota) = quota {
-        return Some(InfraState::new(Reason::DiskQuotaExceeded, format!("DataVolume {name}: {}", said(quota))));
+        return Some(InfraState::new(
+            Reason::DiskQuotaExceeded,
+            format!("DataVolume {name}: {}", said(quota)),
+        ));
     }
     if let Some(running) = running {
         let reason = match running.reason.as_str() {
@@ -160,16 +205,29 @@ fn disk_trouble(name: &str, status: &DataVolumeStatus) -> Option<InfraState> {
                 0 => String::new(),
                 count => format!(" (restarted {count} times)"),
             };
-            return Some(InfraState::new(reason, format!("DataVolume {name}: {}{retries}", said(running))));
+            return Some(InfraState::new(
+                reason,
+                format!("DataVolume {name}: {}{retries}", said(running)),
+            ));
         }
     }
-    let bound = find(&status.conditions, "Bound", "False")
-        .filter(|bound| !matches!(bound.reason.as_str(), "" | "Pending" | "Claim Pending" | "NotFound"))?;
-    Some(InfraState::new(Reason::DiskImportFailing, format!("DataVolume {name}: {}", said(bound))))
+    let bound = find(&status.conditions, "Bound", "False").filter(|bound| {
+        !matches!(
+            bound.reason.as_str(),
+            "" | "Pending" | "Claim Pending" | "NotFound"
+        )
+    })?;
+    Some(InfraState::new(
+        Reason::DiskImportFailing,
+        format!("DataVolume {name}: {}", said(bound)),
+    ))
 }
 
 fn is_importing(status: &DataVolumeStatus) -> bool {
-    !matches!(status.phase.as_str(), "Succeeded" | "WaitForFirstConsumer" | "PendingPopulation")
+    !matches!(
+        status.phase.as_str(),
+        "Succeeded" | "WaitForFirstConsumer" | "PendingPopulation"
+    )
 }
 
 /// `42.31%` → `40 %`: progress is told in steps of ten.
@@ -179,7 +237,10 @@ fn tens(progress: &str) -> String {
 }
 
 fn launcher(sight: Sight<'_>) -> Option<InfraState> {
-    let (vm, vmi) = (&sight.vm.conditions, sight.vmi.map(|vmi| vmi.conditions.as_slice()).unwrap_or_default());
+    let (vm, vmi) = (
+        &sight.vm.conditions,
+        sight.vmi.map(|vmi| vmi.conditions.as_slice()).unwrap_or_default(),
+    );
     let seen = |kind: &str| find(vmi, kind, "False").or_else(|| find(vm, kind, "False"));
     if let Some(synchronized) = seen("Synchronized") {
         let reason = match synchronized.reason.as_str() {
@@ -191,55 +252,94 @@ fn launcher(sight: Sight<'_>) -> Option<InfraState> {
         return Some(InfraState::new(reason, message));
     }
     let unscheduled = seen("PodScheduled").filter(|c| c.reason == "Unschedulable")?;
-    Some(InfraState::new(Reason::Unschedulable, format!("VirtualMachineInstance {}: {}", sight.name, unscheduled.message)))
+    Some(InfraState::new(
+        Reason::Unschedulable,
+        format!("VirtualMachineInstance {}: {}", sight.name, unscheduled.message),
+    ))
 }
 
 fn paused(sight: Sight<'_>) -> Option<InfraState> {
     let conditions = sight.vmi.map(|vmi| vmi.conditions.as_slice()).unwrap_or_default();
-    let paused = find(conditions, "Paused", "True").or_else(|| find(&sight.vm.conditions, "Paused", "True"))?;
-    Some(InfraState::new(Reason::VMPaused, format!("VirtualMachineInstance {} is paused: {}", sight.name, said(paused))))
+    let paused =
+        find(conditions, "Paused", "True").or_else(|| find(&sight.vm.conditions, "Paused", "True"))?;
+    Some(InfraState::new(
+        Reason::VMPaused,
+        format!(
+            "VirtualMachineInstance {} is paused: {}",
+            sight.name,
+            said(paused)
+        ),
+    ))
 }
 
 fn stage(sight: Sight<'_>) -> InfraState {
     let name = sight.name;
     if let Some(vmi) = sight.vmi {
         return match vmi.phase.as_str() {
-            "Running" if vmi.addresses().is_empty() => {
-                InfraState::new(Reason::WaitingForAddress, format!("VirtualMachineInstance {name} runs, without an address yet"))
-            }
+            "Running" if vmi.addresses().is_empty() => InfraState::new(
+                Reason::WaitingForAddress,
+                format!("VirtualMachineInstance {name} runs, without an address yet"),
+            ),
             "Running" => InfraState::new(Reason::VMRunning, format!("VirtualMachineInstance {name} runs")),
-            "Unknown" => {
-                InfraState::new(Reason::VMUnknown, format!("the host of VirtualMachineInstance {name} cannot be reached"))
-            }
-            "Succeeded" | "Failed" => {
-                InfraState::new(Reason::StartFailing, format!("VirtualMachineInstance {name} is {}; it is started again", vmi.phase))
-            }
+            "Unknown" => InfraState::new(
+                Reason::VMUnknown,
+                format!("the host of VirtualMachineInstance {name} cannot be reached"),
+            ),
+            "Succeeded" | "Failed" => InfraState::new(
+                Reason::StartFailing,
+                format!(
+                    "VirtualMachineInstance {name} is {}; it is started again",
+                    vmi.phase
+                ),
+            ),
             phase => {
                 let phase = if phase.is_empty() { "Pending" } else { phase };
-                InfraState::new(Reason::VMStarting, format!("VirtualMachineInstance {name} is {phase}"))
+                InfraState::new(
+                    Reason::VMStarting,
+                    format!("VirtualMachineInstance {name} is {phase}"),
+                )
             }
         };
     }
     let status = sight.vm.printable_status.as_str();
-    let failures = sight.vm.start_failure.as_ref().map_or(0, |failure| failure.consecutive_fail_count);
+    let failures = sight
+        .vm
+        .start_failure
+        .as_ref()
+        .map_or(0, |failure| failure.consecutive_fail_count);
     match status {
-        "CrashLoopBackOff" => {
-            InfraState::new(Reason::StartFailing, format!("VirtualMachine {name} failed to start {failures} times"))
+        "CrashLoopBackOff" => InfraState::new(
+            Reason::StartFailing,
+            format!("VirtualMachine {name} failed to start {failures} times"),
+        ),
+        "DataVolumeError" => InfraState::new(
+            Reason::DiskImportFailing,
+            format!("VirtualMachine {name} reports DataVolumeError"),
+        ),
+        "ErrorUnschedulable" => InfraState::new(
+            Reason::Unschedulable,
+            format!("VirtualMachine {name} cannot be scheduled"),
+        ),
+        "ErrorPvcNotFound" => InfraState::new(
+            Reason::DiskNotFound,
+            format!("a disk of VirtualMachine {name} does not exist"),
+        ),
+        "ErrImagePull" | "ImagePullBackOff" => InfraState::new(
+            Reason::LauncherImageFailed,
+            format!("VirtualMachine {name} reports {status}"),
+        ),
+        "Stopping" | "Terminating" => {
+            InfraState::new(Reason::VMStopping, format!("VirtualMachine {name} is {status}"))
         }
-        "DataVolumeError" => {
-            InfraState::new(Reason::DiskImportFailing, format!("VirtualMachine {name} reports DataVolumeError"))
-        }
-        "ErrorUnschedulable" => InfraState::new(Reason::Unschedulable, format!("VirtualMachine {name} cannot be scheduled")),
-        "ErrorPvcNotFound" => InfraState::new(Reason::DiskNotFound, format!("a disk of VirtualMachine {name} does not exist")),
-        "ErrImagePull" | "ImagePullBackOff" => {
-            InfraState::new(Reason::LauncherImageFailed, format!("VirtualMachine {name} reports {status}"))
-        }
-        "Stopping" | "Terminating" => InfraState::new(Reason::VMStopping, format!("VirtualMachine {name} is {status}")),
-        "Unknown" => InfraState::new(Reason::VMUnknown, format!("nobody knows the state of VirtualMachine {name}")),
+        "Unknown" => InfraState::new(
+            Reason::VMUnknown,
+            format!("nobody knows the state of VirtualMachine {name}"),
+        ),
         // The first status that KubeVirt ever writes is Stopped: with a guest that is to run, it means "not yet".
-        _ if sight.run_strategy == "Halted" => {
-            InfraState::new(Reason::VMHalted, format!("VirtualMachine {name} was halted (runStrategy Halted)"))
-        }
+        _ if sight.run_strategy == "Halted" => InfraState::new(
+            Reason::VMHalted,
+            format!("VirtualMachine {name} was halted (runStrategy Halted)"),
+        ),
         "" | "Stopped" => InfraState::new(Reason::VMStarting, format!("VirtualMachine {name} was accepted")),
         status => InfraState::new(Reason::VMStarting, format!("VirtualMachine {name} is {status}")),
     }
@@ -257,7 +357,13 @@ mod tests {
         let vmi: Option<VmiStatus> = serde_json::from_value(vmi).unwrap();
         let disk: Option<DataVolumeStatus> = serde_json::from_value(disk).unwrap();
         let disks: Vec<_> = disk.iter().map(|status| ("web-1", status)).collect();
-        root_cause(Sight { name: "web-1", run_strategy: strategy, vm: &vm, vmi: vmi.as_ref(), disks: &disks })
+        root_cause(Sight {
+            name: "web-1",
+            run_strategy: strategy,
+            vm: &vm,
+            vmi: vmi.as_ref(),
+            disks: &disks,
+        })
     }
 
     fn condition(kind: &str, status: &str, reason: &str, message: &str) -> Value {
@@ -265,7 +371,10 @@ mod tests {
     }
 
     fn with(mut value: Value, more: &Value) -> Value {
-        value.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        value
+            .as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
         value
     }
 
@@ -297,7 +406,12 @@ mod tests {
     #[case::host_unknown(json!({}), json!({"phase": "Unknown"}), json!(null), Reason::VMUnknown)]
     #[case::crash_loop(json!({"printableStatus": "CrashLoopBackOff", "startFailure": {"consecutiveFailCount": 3}}), json!(null), json!(null), Reason::StartFailing)]
     #[case::terminating(json!({"printableStatus": "Terminating"}), json!(null), json!(null), Reason::VMStopping)]
-    fn each_state_has_its_reason(#[case] vm: Value, #[case] vmi: Value, #[case] disk: Value, #[case] reason: Reason) {
+    fn each_state_has_its_reason(
+        #[case] vm: Value,
+        #[case] vmi: Value,
+        #[case] disk: Value,
+        #[case] reason: Reason,
+    ) {
         assert_eq!(judge("Once", vm, vmi, disk).reason, reason);
     }
 
@@ -309,13 +423,23 @@ mod tests {
 
     #[test]
     fn progress_is_told_in_steps_of_ten() {
-        let state = judge("Once", json!({}), json!(null), json!({"phase": "ImportInProgress", "progress": "42.31%"}));
+        let state = judge(
+            "Once",
+            json!({}),
+            json!(null),
+            json!({"phase": "ImportInProgress", "progress": "42.31%"}),
+        );
         assert_eq!(state.message, "DataVolume web-1 is ImportInProgress, 40 % done");
     }
 
     #[test]
     fn the_schedulers_words_reach_the_person() {
-        let vm = condition("PodScheduled", "False", "Unschedulable", "0/1 nodes are available: 1 Insufficient memory.");
+        let vm = condition(
+            "PodScheduled",
+            "False",
+            "Unschedulable",
+            "0/1 nodes are available: 1 Insufficient memory.",
+        );
         let state = judge("Once", vm, json!({"phase": "Scheduling"}), json!(null));
         assert!(state.message.contains("Insufficient memory"), "{}", state.message);
     }

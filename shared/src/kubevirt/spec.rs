@@ -154,10 +154,23 @@ impl CloudProviderSpec {
             &self.node_affinity.kind,
             &self.node_affinity.key,
         ];
-        let secondary = vm.secondary_disks.iter().flat_map(|d| [&d.size, &d.storage_class, &d.access_mode]);
-        let spread = self.topology_spread.iter().flat_map(|t| [&t.max_skew, &t.topology_key, &t.when_unsatisfiable]);
-        let strings = strings.into_iter().chain(secondary).chain(spread).chain(&self.node_affinity.values);
-        strings.flat_map(ConfigVarString::references).chain(vm.network_multi_queue.references()).collect()
+        let secondary = vm
+            .secondary_disks
+            .iter()
+            .flat_map(|d| [&d.size, &d.storage_class, &d.access_mode]);
+        let spread = self
+            .topology_spread
+            .iter()
+            .flat_map(|t| [&t.max_skew, &t.topology_key, &t.when_unsatisfiable]);
+        let strings = strings
+            .into_iter()
+            .chain(secondary)
+            .chain(spread)
+            .chain(&self.node_affinity.values);
+        strings
+            .flat_map(ConfigVarString::references)
+            .chain(vm.network_multi_queue.references())
+            .collect()
     }
 }
 
@@ -184,8 +197,14 @@ pub fn decode(field: &Field<'_>, report: &mut Report) -> Option<CloudProviderSpe
     if let Some(affinity) = nested(&mut fields, "affinity", report) {
         spec.node_affinity = affinity_presets(affinity, report);
     }
-    let spread = fields.take("topologySpreadConstraints").items(report).unwrap_or_default();
-    spec.topology_spread = spread.iter().filter_map(|item| topology_spread(item, report)).collect();
+    let spread = fields
+        .take("topologySpreadConstraints")
+        .items(report)
+        .unwrap_or_default();
+    spec.topology_spread = spread
+        .iter()
+        .filter_map(|item| topology_spread(item, report))
+        .collect();
     fields.deny_unknown(report);
     Some(spec)
 }
@@ -197,7 +216,10 @@ fn nested<'a>(fields: &mut Fields<'a>, key: &'static str, report: &mut Report) -
 fn virtual_machine(mut fields: Fields<'_>, report: &mut Report) -> VirtualMachine {
     let flavor = fields.take("flavor");
     if flavor.value.is_some() {
-        report.warn(&flavor.path, "is deprecated and has no effect; use virtualMachine.instancetype");
+        report.warn(
+            &flavor.path,
+            "is deprecated and has no effect; use virtualMachine.instancetype",
+        );
         decode_flavor(&flavor, report);
     }
     let mut vm = VirtualMachine {
@@ -254,7 +276,9 @@ fn decode_template(vm: &mut VirtualMachine, mut fields: Fields<'_>, report: &mut
     }
     let disks = fields.take("secondaryDisks").items(report).unwrap_or_default();
     for item in disks {
-        let Some(mut disk) = Fields::of(item.value.unwrap_or(&Value::Null), item.path.clone(), report) else { continue };
+        let Some(mut disk) = Fields::of(item.value.unwrap_or(&Value::Null), item.path.clone(), report) else {
+            continue;
+        };
         vm.secondary_disks.push(SecondaryDisk {
             size: ConfigVarString::decode(&disk.take("size"), report),
             storage_class: ConfigVarString::decode(&disk.take("storageClassName"), report),
@@ -287,7 +311,8 @@ fn primary_disk(mut fields: Fields<'_>, report: &mut Report) -> PrimaryDisk {
 fn matcher(field: &Field<'_>, report: &mut Report) -> Option<Matcher> {
     field.value?;
     let mut fields = field.object(report)?;
-    let mut text = |key: &'static str, report: &mut Report| fields.take(key).string(report).unwrap_or_default();
+    let mut text =
+        |key: &'static str, report: &mut Report| fields.take(key).string(report).unwrap_or_default();
     let matcher = Matcher {
         name: text("name", report),
         kind: text("kind", report),
@@ -310,7 +335,9 @@ fn dns_config(field: &Field<'_>, report: &mut Report) -> Option<PodDNSConfig> {
     if let Some(items) = fields.take("options").items(report) {
         let mut options = Vec::new();
         for item in items {
-            let Some(mut option) = item.object(report) else { continue };
+            let Some(mut option) = item.object(report) else {
+                continue;
+            };
             options.push(k8s_openapi::api::core::v1::PodDNSConfigOption {
                 name: option.take("name").string(report),
                 value: option.take("value").string(report),
@@ -327,7 +354,10 @@ fn affinity_presets(mut fields: Fields<'_>, report: &mut Report) -> NodeAffinity
     for key in ["podAffinityPreset", "podAntiAffinityPreset"] {
         let preset = fields.take(key);
         if preset.value.is_some() {
-            report.warn(&preset.path, "is deprecated and has no effect; use topologySpreadConstraints");
+            report.warn(
+                &preset.path,
+                "is deprecated and has no effect; use topologySpreadConstraints",
+            );
             ConfigVarString::decode(&preset, report);
         }
     }
@@ -336,7 +366,10 @@ fn affinity_presets(mut fields: Fields<'_>, report: &mut Report) -> NodeAffinity
         preset.kind = ConfigVarString::decode(&node.take("type"), report);
         preset.key = ConfigVarString::decode(&node.take("key"), report);
         let values = node.take("values").items(report).unwrap_or_default();
-        preset.values = values.iter().map(|value| ConfigVarString::decode(value, report)).collect();
+        preset.values = values
+            .iter()
+            .map(|value| ConfigVarString::decode(value, report))
+            .collect();
         node.deny_unknown(report);
     }
     fields.deny_unknown(report);
@@ -356,5 +389,7 @@ fn topology_spread(item: &Field<'_>, report: &mut Report) -> Option<TopologySpre
 
 /// Path of `cloudProviderSpec` below a Machine's spec at `spec`.
 pub fn path(spec: &FieldPath) -> FieldPath {
-    spec.child("providerSpec").child("value").child("cloudProviderSpec")
+    spec.child("providerSpec")
+        .child("value")
+        .child("cloudProviderSpec")
 }

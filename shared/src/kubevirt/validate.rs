@@ -29,7 +29,10 @@ pub fn validate(spec: &CloudProviderSpec, path: &FieldPath, report: &mut Report)
         && literal(&spec.node_affinity.kind).is_some_and(|kind| !kind.is_empty())
         && spec.node_affinity.key.is_unset()
     {
-        report.required(&affinity.child("key"), "is required with a type; name the label of the infra nodes");
+        report.required(
+            &affinity.child("key"),
+            "is required with a type; name the label of the infra nodes",
+        );
     }
     for (index, constraint) in spec.topology_spread.iter().enumerate() {
         let path = path.child("topologySpreadConstraints").index(index);
@@ -41,8 +44,12 @@ pub fn validate(spec: &CloudProviderSpec, path: &FieldPath, report: &mut Report)
         {
             report.invalid(&skew, format!("{text:?} is not a whole number from 1 on"));
         }
-        if literal(&constraint.topology_key).is_some_and(str::is_empty) || constraint.topology_key.is_unset() {
-            report.required(&path.child("topologyKey"), "is required, like kubernetes.io/hostname; KubeVirt refuses a VM without it");
+        if literal(&constraint.topology_key).is_some_and(str::is_empty) || constraint.topology_key.is_unset()
+        {
+            report.required(
+                &path.child("topologyKey"),
+                "is required, like kubernetes.io/hostname; KubeVirt refuses a VM without it",
+            );
         }
         let when = path.child("whenUnsatisfiable");
         match literal(&constraint.when_unsatisfiable).unwrap_or_default() {
@@ -53,17 +60,25 @@ pub fn validate(spec: &CloudProviderSpec, path: &FieldPath, report: &mut Report)
             other => report.not_supported(&when, other, &["DoNotSchedule", "ScheduleAnyway"]),
         }
         let same = |other: &&super::spec::TopologySpread| {
-            other.topology_key == constraint.topology_key && other.when_unsatisfiable == constraint.when_unsatisfiable
+            other.topology_key == constraint.topology_key
+                && other.when_unsatisfiable == constraint.when_unsatisfiable
         };
         if spec.topology_spread[..index].iter().any(|other| same(&other)) {
-            report.invalid(&path, "repeats topologyKey and whenUnsatisfiable of an earlier item, which KubeVirt refuses");
+            report.invalid(
+                &path,
+                "repeats topologyKey and whenUnsatisfiable of an earlier item, which KubeVirt refuses",
+            );
         }
     }
 }
 
 /// The text of a value that is written down and not overridden by a reference.
 fn literal(var: &ConfigVarString) -> Option<&str> {
-    if var.reference().is_some() { None } else { var.value.as_deref() }
+    if var.reference().is_some() {
+        None
+    } else {
+        var.value.as_deref()
+    }
 }
 
 fn label_value(var: &ConfigVarString, path: &FieldPath, report: &mut Report) {
@@ -72,15 +87,26 @@ fn label_value(var: &ConfigVarString, path: &FieldPath, report: &mut Report) {
     let edge = |b: Option<&u8>| b.is_none_or(u8::is_ascii_alphanumeric);
     let bytes = text.as_bytes();
     if bytes.len() > 63 {
-        report.invalid(path, format!("becomes a label value, so it may have 63 characters, not {}", bytes.len()));
+        report.invalid(
+            path,
+            format!(
+                "becomes a label value, so it may have 63 characters, not {}",
+                bytes.len()
+            ),
+        );
     } else if !bytes.iter().all(|b| inner(*b)) || !edge(bytes.first()) || !edge(bytes.last()) {
         let rule = "letters, digits, '-', '_' and '.', beginning and ending with a letter or digit";
-        report.invalid(path, format!("{text:?} becomes a label value, which may have {rule}"));
+        report.invalid(
+            path,
+            format!("{text:?} becomes a label value, which may have {rule}"),
+        );
     }
 }
 
 fn kubeconfig(var: &ConfigVarString, path: &FieldPath, report: &mut Report) {
-    let Some(inline) = var.value.as_deref().filter(|text| !text.is_empty()) else { return };
+    let Some(inline) = var.value.as_deref().filter(|text| !text.is_empty()) else {
+        return;
+    };
     if super::resolved::decode_base64(inline).is_none() {
         report.invalid(path, "the inline value is not base64; encode the kubeconfig with `base64 -w0`, or refer to a Secret by secretKeyRef");
     }
@@ -92,29 +118,54 @@ fn virtual_machine(vm: &VirtualMachine, path: &FieldPath, report: &mut Report) {
         let path = path.child("instancetype");
         let infers = !instancetype.infer_from_volume.is_empty();
         if instancetype.name.is_empty() && !infers {
-            report.required(&path.child("name"), "names a VirtualMachineInstancetype or VirtualMachineClusterInstancetype");
+            report.required(
+                &path.child("name"),
+                "names a VirtualMachineInstancetype or VirtualMachineClusterInstancetype",
+            );
         }
-        matcher_kind(&instancetype.kind, &["VirtualMachineInstancetype", "VirtualMachineClusterInstancetype"], &path, report);
+        matcher_kind(
+            &instancetype.kind,
+            &["VirtualMachineInstancetype", "VirtualMachineClusterInstancetype"],
+            &path,
+            report,
+        );
     } else {
         sizes(vm, &template, report);
     }
     if let Some(preference) = &vm.preference {
         let path = path.child("preference");
-        matcher_kind(&preference.kind, &["VirtualMachinePreference", "VirtualMachineClusterPreference"], &path, report);
+        matcher_kind(
+            &preference.kind,
+            &["VirtualMachinePreference", "VirtualMachineClusterPreference"],
+            &path,
+            report,
+        );
     }
     if vm.vcpu_cores < 0 || vm.vcpu_cores > i64::from(u32::MAX) {
-        report.invalid(&template.child("vcpus").child("cores"), format!("{} is no number of cores", vm.vcpu_cores));
+        report.invalid(
+            &template.child("vcpus").child("cores"),
+            format!("{} is no number of cores", vm.vcpu_cores),
+        );
     }
     primary_disk(vm, &template.child("primaryDisk"), report);
     for (index, disk) in vm.secondary_disks.iter().enumerate() {
         let path = template.child("secondaryDisks").index(index);
         required_size(&disk.size, &path.child("size"), report);
-        required(&disk.storage_class, &path.child("storageClassName"), "names a StorageClass of the infra cluster", report);
+        required(
+            &disk.storage_class,
+            &path.child("storageClassName"),
+            "names a StorageClass of the infra cluster",
+            report,
+        );
         access_mode(&disk.access_mode, &path.child("storageAccessType"), report);
     }
     dns(vm, path, report);
     if !["", "External", "LiveMigrate"].contains(&vm.eviction_strategy.as_str()) {
-        report.not_supported(&path.child("evictionStrategy"), &vm.eviction_strategy, &["External", "LiveMigrate"]);
+        report.not_supported(
+            &path.child("evictionStrategy"),
+            &vm.eviction_strategy,
+            &["External", "LiveMigrate"],
+        );
     }
 }
 
@@ -128,7 +179,10 @@ fn matcher_kind(kind: &str, allowed: &[&str], path: &FieldPath, report: &mut Rep
 /// CPUs and memory, which an instancetype would bring.
 fn sizes(vm: &VirtualMachine, template: &FieldPath, report: &mut Report) {
     if vm.memory.is_unset() {
-        report.required(&template.child("memory"), "is required without an instancetype, like 4Gi");
+        report.required(
+            &template.child("memory"),
+            "is required without an instancetype, like 4Gi",
+        );
     } else if let Some(text) = literal(&vm.memory) {
         positive(text, &template.child("memory"), report);
     }
@@ -137,7 +191,10 @@ fn sizes(vm: &VirtualMachine, template: &FieldPath, report: &mut Report) {
             report.warn(&template.child("cpus"), "has no effect beside vcpus.cores");
         }
     } else if vm.cpus.is_unset() {
-        report.required(&template.child("cpus"), "no CPUs configured: set cpus or vcpus.cores, or an instancetype");
+        report.required(
+            &template.child("cpus"),
+            "no CPUs configured: set cpus or vcpus.cores, or an instancetype",
+        );
     } else if let Some(text) = literal(&vm.cpus) {
         positive(text, &template.child("cpus"), report);
     }
@@ -146,8 +203,18 @@ fn sizes(vm: &VirtualMachine, template: &FieldPath, report: &mut Report) {
 fn primary_disk(vm: &VirtualMachine, path: &FieldPath, report: &mut Report) {
     let disk = &vm.primary_disk;
     required_size(&disk.size, &path.child("size"), report);
-    required(&disk.storage_class, &path.child("storageClassName"), "names a StorageClass of the infra cluster", report);
-    required(&disk.os_image, &path.child("osImage"), "names the image to boot: a URL, a registry image or a PVC", report);
+    required(
+        &disk.storage_class,
+        &path.child("storageClassName"),
+        "names a StorageClass of the infra cluster",
+        report,
+    );
+    required(
+        &disk.os_image,
+        &path.child("osImage"),
+        "names the image to boot: a URL, a registry image or a PVC",
+        report,
+    );
     access_mode(&disk.access_mode, &path.child("storageAccessType"), report);
     if let Some(method) = literal(&disk.pull_method)
         && !["", "node", "pod"].contains(&method)
@@ -157,18 +224,34 @@ fn primary_disk(vm: &VirtualMachine, path: &FieldPath, report: &mut Report) {
     if let Some(source) = literal(&disk.source)
         && !["", "http", "registry", "pvc"].contains(&source)
     {
-        report.warn(&path.child("source"), format!("{source:?} is none of http, registry, pvc; the source is guessed from osImage"));
+        report.warn(
+            &path.child("source"),
+            format!("{source:?} is none of http, registry, pvc; the source is guessed from osImage"),
+        );
     }
     if let Some(target) = literal(&disk.storage_target)
         && !["", "pvc", "storage"].contains(&target)
     {
-        report.warn(&path.child("storageTarget"), format!("{target:?} is neither pvc nor storage; storage is used"));
+        report.warn(
+            &path.child("storageTarget"),
+            format!("{target:?} is neither pvc nor storage; storage is used"),
+        );
     }
     if !disk.extra_headers.is_empty() && !disk.extra_headers_secret.is_unset() {
-        report.forbidden(&path.child("extraHeadersSecretRef"), "is mutually exclusive with extraHeaders; keep one of them");
+        report.forbidden(
+            &path.child("extraHeadersSecretRef"),
+            "is mutually exclusive with extraHeaders; keep one of them",
+        );
     }
-    let (Some(location), source) = (literal(&disk.os_image), literal(&disk.source).unwrap_or_default()) else { return };
-    let image = Image { location: location.to_owned(), source: source.to_owned(), ..Image::default() };
+    let (Some(location), source) = (literal(&disk.os_image), literal(&disk.source).unwrap_or_default())
+    else {
+        return;
+    };
+    let image = Image {
+        location: location.to_owned(),
+        source: source.to_owned(),
+        ..Image::default()
+    };
     let legal = match source_kind(&image) {
         SourceKind::Http => location.starts_with("http://") || location.starts_with("https://"),
         SourceKind::Registry => location.starts_with("docker://") || location.starts_with("oci-archive://"),
@@ -176,13 +259,20 @@ fn primary_disk(vm: &VirtualMachine, path: &FieldPath, report: &mut Report) {
     };
     if !legal && !location.is_empty() && disk.source.reference().is_none() {
         let want = "http://…, https://…, docker://…, oci-archive://… or the name of a PVC";
-        report.invalid(&path.child("osImage"), format!("{location:?} is no source that CDI can import; write {want}"));
+        report.invalid(
+            &path.child("osImage"),
+            format!("{location:?} is no source that CDI can import; write {want}"),
+        );
     }
 }
 
 fn dns(vm: &VirtualMachine, path: &FieldPath, report: &mut Report) {
     const POLICIES: [&str; 4] = ["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"];
-    let nameservers = vm.dns_config.as_ref().and_then(|config| config.nameservers.as_ref()).map_or(0, Vec::len);
+    let nameservers = vm
+        .dns_config
+        .as_ref()
+        .and_then(|config| config.nameservers.as_ref())
+        .map_or(0, Vec::len);
     if let Some(policy) = literal(&vm.dns_policy).filter(|policy| !policy.is_empty()) {
         if !POLICIES.contains(&policy) {
             report.not_supported(&path.child("dnsPolicy"), policy, &POLICIES);
@@ -193,12 +283,20 @@ fn dns(vm: &VirtualMachine, path: &FieldPath, report: &mut Report) {
     }
     if nameservers > 3 {
         let path = path.child("dnsConfig").child("nameservers");
-        report.invalid(&path, format!("KubeVirt takes at most 3 nameservers, not {nameservers}"));
+        report.invalid(
+            &path,
+            format!("KubeVirt takes at most 3 nameservers, not {nameservers}"),
+        );
     }
 }
 
 fn access_mode(var: &ConfigVarString, path: &FieldPath, report: &mut Report) {
-    const MODES: [&str; 4] = ["ReadWriteOnce", "ReadWriteMany", "ReadOnlyMany", "ReadWriteOncePod"];
+    const MODES: [&str; 4] = [
+        "ReadWriteOnce",
+        "ReadWriteMany",
+        "ReadOnlyMany",
+        "ReadWriteOncePod",
+    ];
     if let Some(mode) = literal(var)
         && !mode.is_empty()
         && !MODES.contains(&mode)
@@ -224,7 +322,10 @@ fn required_size(var: &ConfigVarString, path: &FieldPath, report: &mut Report) {
 /// A Kubernetes quantity above zero.
 fn positive(text: &str, path: &FieldPath, report: &mut Report) {
     match ParsedQuantity::try_from(text) {
-        Err(_) => report.invalid(path, format!("{text:?} is not a quantity; write one like 2, 500m, 4Gi or 10G")),
+        Err(_) => report.invalid(
+            path,
+            format!("{text:?} is not a quantity; write one like 2, 500m, 4Gi or 10G"),
+        ),
         Ok(quantity) if quantity.to_bytes_f64().is_none_or(|amount| amount <= 0.0) => {
             report.invalid(path, format!("{text:?} must be more than zero"));
         }

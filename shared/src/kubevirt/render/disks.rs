@@ -22,8 +22,12 @@ pub fn disk_names(name: &str, spec: &ResolvedSpec) -> Vec<String> {
 
 pub(super) fn disks(input: &RenderInput<'_>) -> Value {
     let further = (0..input.spec.secondary_disks.len()).map(|index| secondary(input.name, index));
-    let names = [PRIMARY.to_owned(), CLOUD_INIT.to_owned()].into_iter().chain(further);
-    names.map(|name| json!({"name": name, "disk": {"bus": "virtio"}})).collect()
+    let names = [PRIMARY.to_owned(), CLOUD_INIT.to_owned()]
+        .into_iter()
+        .chain(further);
+    names
+        .map(|name| json!({"name": name, "disk": {"bus": "virtio"}}))
+        .collect()
 }
 
 pub(super) fn volumes(input: &RenderInput<'_>) -> Value {
@@ -37,7 +41,10 @@ pub(super) fn volumes(input: &RenderInput<'_>) -> Value {
     [primary, cloud_init].into_iter().chain(further).collect()
 }
 
-pub(super) fn data_volume_templates(input: &RenderInput<'_>, annotations: &BTreeMap<String, String>) -> Value {
+pub(super) fn data_volume_templates(
+    input: &RenderInput<'_>,
+    annotations: &BTreeMap<String, String>,
+) -> Value {
     let spec = input.spec;
     let mut metadata = json!({"name": input.name});
     if !annotations.is_empty() {
@@ -58,8 +65,16 @@ pub(super) fn data_volume_templates(input: &RenderInput<'_>, annotations: &BTree
 }
 
 fn claim(input: &RenderInput<'_>, disk: &Disk) -> Value {
-    let known = input.facts.access_modes.get(&disk.storage_class).map_or("ReadWriteOnce", String::as_str);
-    let mode = if disk.access_mode.is_empty() { known } else { &disk.access_mode };
+    let known = input
+        .facts
+        .access_modes
+        .get(&disk.storage_class)
+        .map_or("ReadWriteOnce", String::as_str);
+    let mode = if disk.access_mode.is_empty() {
+        known
+    } else {
+        &disk.access_mode
+    };
     json!({
         "storageClassName": disk.storage_class,
         "accessModes": [mode],
@@ -95,7 +110,9 @@ pub(crate) fn source_kind(image: &Image) -> SourceKind {
 
 fn is_scheme(text: &str) -> bool {
     text.starts_with(|c: char| c.is_ascii_alphabetic())
-        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.'))
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.'))
 }
 
 fn source(input: &RenderInput<'_>) -> Value {
@@ -103,7 +120,11 @@ fn source(input: &RenderInput<'_>) -> Value {
     match source_kind(image) {
         SourceKind::Http => {
             let mut http = Map::from_iter([("url".to_owned(), json!(image.location))]);
-            let headers = if image.extra_headers.is_empty() { &input.facts.extra_headers } else { &image.extra_headers };
+            let headers = if image.extra_headers.is_empty() {
+                &input.facts.extra_headers
+            } else {
+                &image.extra_headers
+            };
             if !headers.is_empty() {
                 http.insert("extraHeaders".to_owned(), json!(headers));
             }
@@ -113,7 +134,11 @@ fn source(input: &RenderInput<'_>) -> Value {
             json!({"http": http})
         }
         SourceKind::Registry => {
-            let pull_method = if image.pull_method.is_empty() { "node" } else { &image.pull_method };
+            let pull_method = if image.pull_method.is_empty() {
+                "node"
+            } else {
+                &image.pull_method
+            };
             json!({"registry": {"url": image.location, "pullMethod": pull_method}})
         }
         SourceKind::Claim => {

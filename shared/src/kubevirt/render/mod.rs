@@ -80,7 +80,11 @@ pub fn render(input: &RenderInput<'_>) -> Value {
         "dataVolumeTemplates": disks::data_volume_templates(input, &disk_annotations),
     });
     if let Some(instancetype) = &spec.instancetype {
-        let found = input.facts.instancetype_kind.as_deref().unwrap_or(CLUSTER_INSTANCETYPE);
+        let found = input
+            .facts
+            .instancetype_kind
+            .as_deref()
+            .unwrap_or(CLUSTER_INSTANCETYPE);
         vm_spec["instancetype"] = matcher(instancetype, Some(found));
     }
     if let Some(preference) = &spec.preference {
@@ -108,13 +112,24 @@ fn resources(spec: &ResolvedSpec) -> Value {
 }
 
 fn matcher(matcher: &Matcher, found_kind: Option<&str>) -> Value {
-    let kind = if matcher.kind.is_empty() { found_kind.unwrap_or_default() } else { &matcher.kind };
+    let kind = if matcher.kind.is_empty() {
+        found_kind.unwrap_or_default()
+    } else {
+        &matcher.kind
+    };
     let fields = [
         ("name", matcher.name.as_str()),
         ("kind", kind),
         ("revisionName", &matcher.revision_name),
         ("inferFromVolume", &matcher.infer_from_volume),
-        ("inferFromVolumeFailurePolicy", &matcher.infer_from_volume_failure_policy),
+        (
+            "inferFromVolumeFailurePolicy",
+            &matcher.infer_from_volume_failure_policy,
+        ),
     ];
-    fields.into_iter().filter(|(_, text)| !text.is_empty()).map(|(key, text)| (key.to_owned(), json!(text))).collect()
+    fields
+        .into_iter()
+        .filter(|(_, text)| !text.is_empty())
+        .map(|(key, text)| (key.to_owned(), json!(text)))
+        .collect()
 }

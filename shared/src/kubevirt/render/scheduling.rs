@@ -24,7 +24,8 @@ pub(super) fn affinity(spec: &ResolvedSpec) -> Value {
 /// The given constraints, or one that spreads over hosts. KubeVirt refuses an empty `whenUnsatisfiable`, for which
 /// there is one sensible reading.
 pub(super) fn topology_spread(spec: &ResolvedSpec, machine_deployment: Option<&str>) -> Value {
-    let selector = json!({"matchLabels": {label::MACHINE_DEPLOYMENT: machine_deployment.unwrap_or_default()}});
+    let selector =
+        json!({"matchLabels": {label::MACHINE_DEPLOYMENT: machine_deployment.unwrap_or_default()}});
     let constraint = |skew: i32, key: &str, when: &str| {
         let when = if when.is_empty() { "ScheduleAnyway" } else { when };
         json!({"maxSkew": skew, "topologyKey": key, "whenUnsatisfiable": when, "labelSelector": selector})
@@ -33,5 +34,7 @@ pub(super) fn topology_spread(spec: &ResolvedSpec, machine_deployment: Option<&s
         return json!([constraint(1, "kubernetes.io/hostname", "")]);
     }
     let given = spec.topology_spread.iter();
-    given.map(|(skew, key, when)| constraint(skew.parse().unwrap_or(1), key, when)).collect()
+    given
+        .map(|(skew, key, when)| constraint(skew.parse().unwrap_or(1), key, when))
+        .collect()
 }

@@ -17,10 +17,16 @@ fn vm_of(spec: &Value, facts: &Facts) -> Value {
     let mut fields = Fields::of(&object, FieldPath::default(), &mut report).unwrap();
     let decoded = decode(&fields.take("s"), &mut report).unwrap();
     assert!(report.is_ok(), "{:?}", report.errors);
-    let env = Env { infra_namespace: "vms".into(), ..Env::default() };
+    let env = Env {
+        infra_namespace: "vms".into(),
+        ..Env::default()
+    };
     let spec = resolve(&decoded, &env, &|_| Err(LookupError::NoObject)).unwrap();
     let annotations = BTreeMap::from([
-        ("cdi.kubevirt.io/storage.bind.immediate.requested".to_owned(), "true".to_owned()),
+        (
+            "cdi.kubevirt.io/storage.bind.immediate.requested".to_owned(),
+            "true".to_owned(),
+        ),
         ("note".to_owned(), "n".to_owned()),
     ]);
     let labels = BTreeMap::from([
@@ -60,7 +66,10 @@ fn spec(extra: &Value) -> Value {
 #[case::secondary_disks_and_a_registry("disks", spec(&json!({"virtualMachine": {"template": {
     "primaryDisk": {"osImage": "docker://quay.io/x:1"}, "secondaryDisks": [{"size": "5Gi", "storageClassName": "fast"}]}}})))]
 fn whole_virtual_machines(#[case] name: &str, #[case] spec: Value) {
-    let facts = Facts { access_modes: BTreeMap::from([("standard".to_owned(), "ReadWriteMany".to_owned())]), ..Facts::default() };
+    let facts = Facts {
+        access_modes: BTreeMap::from([("standard".to_owned(), "ReadWriteMany".to_owned())]),
+        ..Facts::default()
+    };
     insta::assert_json_snapshot!(name, vm_of(&spec, &facts));
 }
 
