@@ -1,8 +1,9 @@
 //! Values that are written down or taken from a Secret or ConfigMap (2.3).
 
-use serde_json::json;
+use k8s_openapi::ByteString;
+use serde_json::{Value, json};
 
-use super::base::{Edit, cloud, template};
+use super::base::{cloud, template};
 use super::{Keeper, Row};
 
 const CPUS: &str = "spec.providerSpec.value.cloudProviderSpec.virtualMachine.template.cpus";
@@ -44,7 +45,8 @@ fn strings() -> Vec<Row> {
             "2.3/a-number-in-the-object",
             template("cpus", json!({"value": 2})),
         )
-        .blames(&[CPUS, CPUS_VALUE]),
+        .blames(&[CPUS, CPUS_VALUE])
+        .says("must be a string, not a number"),
         Row::create(
             "2.3/a-secret",
             template("cpus", json!({"secretKeyRef": complete})),
@@ -52,6 +54,18 @@ fn strings() -> Vec<Row> {
         Row::create(
             "2.3/a-config-map",
             template("cpus", json!({"configMapKeyRef": complete})),
+        ),
+        Row::create(
+            "2.3/both-references",
+            template(
+                "cpus",
+                json!({"secretKeyRef": complete, "configMapKeyRef": complete}),
+            ),
+        ),
+        Row::create("2.3/an-empty-object", template("cpus", json!({}))).blames(&[CPUS]),
+        Row::create(
+            "2.3/a-null-reference",
+            template("cpus", json!({"value": "2", "secretKeyRef": null})),
         ),
         Row::create(
             "2.3/all-keys-of-a-reference",
@@ -109,6 +123,7 @@ fn booleans() -> Vec<Row> {
             "2.3/bool-behind-a-reference",
             queues(json!({"configMapKeyRef": {"namespace": "a", "name": "b", "key": "c"}})),
         ),
+        Row::create("2.3/bool-empty-object", queues(json!({}))),
         Row::create("2.3/bool-quoted", queues(json!("true"))).blames(&[QUEUES]),
         Row::create("2.3/bool-number", queues(json!(1))).blames(&[QUEUES]),
         Row::create("2.3/bool-quoted-in-the-object", queues(json!({"value": "true"})))
@@ -125,10 +140,42 @@ fn kubeconfigs() -> Vec<Row> {
         )
         .blames(&[KUBECONFIG]),
         Row::create(
-            "2.3/kubeconfig-nowhere",
-            cloud("auth", json!({})).without("/none"),
+            "2.3/kubeconfig-raw-behind-a-reference",
+            cloud(
+                "auth/kubeconfig",
+                json!({"configMapKeyRef": {"namespace": "a", "name": "b", "key": "c"}}),
+            ),
+        ),
+        Row::create("2.3/kubeconfig-nowhere", cloud("auth", json!({})))
+            .kept_by(Keeper::Webhook)
+            .blames(&[KUBECONFIG])
+            .says("there is none in the environment"),
+        Row::create(
+            "2.3/kubeconfig-inline",
+            cloud("auth/kubeconfig", inline("token: t")),
+        )
+        .kept_by(Keeper::Webhook),
+        Row::create(
+            "2.3/kubeconfig-that-runs-a-program",
+            cloud("auth/kubeconfig", inline("exec: {command: sh}")),
+        )
+        .kept_by(Keeper::Webhook)
+        .blames(&[KUBECONFIG])
+        .says("exec"),
+        Row::create(
+            "2.3/kubeconfig-of-nothing",
+            cloud("auth/kubeconfig", json!("bm90aGluZw==")),
         )
         .kept_by(Keeper::Webhook)
         .blames(&[KUBECONFIG]),
     ]
+}
+
+/// A kubeconfig with such a user, inline.
+fn inline(user: &str) -> Value {
+    let text = format!(
+        "apiVersion: v1\nkind: Config\ncurrent-context: c\ncontexts: [{{name: c, context: {{cluster: c, user: u}}}}]\n\
+         clusters: [{{name: c, cluster: {{server: 'https://infra.example'}}}}]\nusers: [{{name: u, user: {{{user}}}}}]\n"
+    );
+    json!(ByteString(text.into_bytes()))
 }

@@ -8,12 +8,23 @@ use super::{Keeper, Kind, Row};
 const ROLLING: &str = "/spec/strategy/rollingUpdate";
 const NAMESPACE_AT: &str = "/spec/template/spec/metadata/annotations/cluster.x-k8s.io~1cluster-namespace";
 
+const VALUE: &str = "/spec/template/spec/providerSpec/value";
+const REGION_AT: &str = "/spec/template/spec/metadata/labels/topology.kubernetes.io~1region";
+
 pub(super) fn rows() -> Vec<Row> {
     [defaults(), selectors(), rollouts(), templates(), updates()].concat()
 }
 
 fn with(pointer: &str, value: Value) -> Value {
     deployment().with(pointer, value)
+}
+
+/// In a region.
+fn located() -> Value {
+    with(
+        &format!("{VALUE}/cloudProviderSpec/virtualMachine/location"),
+        json!({"region": "r"}),
+    )
 }
 
 fn change(id: &'static str, old: Value, new: Value) -> Row {
@@ -34,6 +45,19 @@ fn defaults() -> Vec<Row> {
                 "/spec/strategy",
                 json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}),
             ),
+        Row::roll_out(
+            "3.5/null-is-defaulted",
+            with("/spec/replicas", json!(null))
+                .with("/spec/strategy", json!({"type": "", "rollingUpdate": null})),
+        )
+        .stores("/spec/replicas", json!(1))
+        .stores(
+            "/spec/strategy",
+            json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}),
+        ),
+        Row::roll_out("3.5/paused-stays", with("/spec/paused", json!(true)))
+            .stores("/spec/paused", json!(true)),
+        Row::roll_out("3.5/paused-is-not-written", deployment()).stores("/spec/paused", json!(null)),
         Row::roll_out("3.5/zero-replicas-stay", with("/spec/replicas", json!(0)))
             .stores("/spec/replicas", json!(0)),
         Row::roll_out(
@@ -64,6 +88,19 @@ fn selectors() -> Vec<Row> {
             with("/spec/selector/matchLabels/a b", json!("x")),
         )
         .blames(&["spec.selector.matchLabels"]),
+        Row::roll_out(
+            "3.5/selector-expression-bad-key",
+            with(
+                "/spec/selector/matchExpressions",
+                json!([{"key": "a b", "operator": "DoesNotExist"}]),
+            ),
+        )
+        .blames(&["spec.selector.matchExpressions[0].key"]),
+        Row::roll_out(
+            "3.5/template-without-labels",
+            deployment().without("/spec/template/metadata"),
+        )
+        .blames(&["spec.template.metadata.labels"]),
         Row::roll_out(
             "3.5/selector-bad-value",
             with("/spec/selector/matchLabels/name", json!("a b")),
@@ -112,15 +149,28 @@ fn rollouts() -> Vec<Row> {
         Row::roll_out("3.5/negative-unavailable", rolling(json!(-1), json!(1))).blames(&[unavailable]),
         Row::roll_out("3.5/negative-surge", rolling(json!(1), json!(-1))).blames(&[surge]),
         Row::roll_out("3.5/nonsense-surge", rolling(json!(1), json!("many"))).blames(&[surge]),
+        Row::roll_out("3.5/nonsense-unavailable", rolling(json!("x%"), json!(1))).blames(&[unavailable]),
+        Row::roll_out("3.5/all", rolling(json!("100%"), json!(1))),
+        Row::roll_out("3.5/a-surge-has-no-bound", rolling(json!(0), json!("200%"))),
         Row::roll_out("3.5/more-than-all", rolling(json!("101%"), json!(1))).blames(&[unavailable]),
         Row::roll_out("3.5/a-number-has-no-bound", rolling(json!(101), json!(1))),
         Row::roll_out("3.5/text-is-a-percentage", rolling(json!("50"), json!(0))),
+        Row::roll_out("3.5/text-beyond-a-percentage", rolling(json!("101"), json!(1))).blames(&[unavailable]),
+        Row::roll_out("3.5/types", with("/spec/replicas", json!("3"))).blames(&["spec.replicas"]),
         Row::roll_out("3.5/both-zero", rolling(json!(0), json!("0%"))).blames(&[unavailable]),
         Row::roll_out(
             "3.5/negative-times-are-not-judged",
-            with("/spec/minReadySeconds", json!(-1)),
+            with("/spec/minReadySeconds", json!(-1))
+                .with("/spec/revisionHistoryLimit", json!(-1))
+                .with("/spec/progressDeadlineSeconds", json!(-1)),
         )
-        .stores("/spec/minReadySeconds", json!(-1)),
+        .stores("/spec/minReadySeconds", json!(-1))
+        .stores("/spec/revisionHistoryLimit", json!(-1))
+        .stores("/spec/progressDeadlineSeconds", json!(-1)),
+        Row::roll_out(
+            "3.5/names-are-not-judged",
+            with("/metadata/name", json!("d".repeat(80))),
+        ),
     ]
 }
 
@@ -143,6 +193,52 @@ fn templates() -> Vec<Row> {
         )
         .blames(&["spec.template.spec.providerSpec.value.foo"]),
         Row::roll_out(
+            "3.5/template-has-all-shared-steps",
+            with("/spec/template/spec/versions/kubelet", json!("1.34.0-rc.1"))
+                .with("/spec/template/spec/configSource", json!({}))
+                .with(&format!("{VALUE}/cloudProvider"), json!("aws"))
+                .with(&format!("{VALUE}/operatingSystem"), json!("windows"))
+                .with(&format!("{VALUE}/sshPublicKeys"), json!(["x"])),
+        )
+        .blames(&[
+            "spec.template.spec.configSource",
+            "spec.template.spec.providerSpec.value.cloudProvider",
+            "spec.template.spec.providerSpec.value.operatingSystem",
+            "spec.template.spec.providerSpec.value.sshPublicKeys[0]",
+            "spec.template.spec.versions.kubelet",
+        ]),
+        Row::roll_out(
+            "3.5/template-provider-validates",
+            with(
+                &format!("{VALUE}/cloudProviderSpec/virtualMachine/evictionStrategy"),
+                json!("Never"),
+            ),
+        )
+        .blames(&["spec.template.spec.providerSpec.value.cloudProviderSpec.virtualMachine.evictionStrategy"]),
+        Row::roll_out(
+            "3.5/template-kubeconfig-nowhere",
+            with(&format!("{VALUE}/cloudProviderSpec/auth"), json!({})),
+        )
+        .kept_by(Keeper::Webhook)
+        .blames(&["spec.template.spec.providerSpec.value.cloudProviderSpec.auth.kubeconfig"]),
+        Row::roll_out(
+            "3.5/template-miscased-keys-are-respelt",
+            with(&format!("{VALUE}/CAPublicKey"), json!("x")),
+        )
+        .stores("/spec/template/spec/providerSpec/value/caPublicKey", json!("x"))
+        .stores("/spec/template/spec/providerSpec/value/CAPublicKey", json!(null)),
+        Row::roll_out(
+            "3.5/template-topology",
+            located().with("/spec/template/spec/metadata/labels", json!({})),
+        )
+        .stores(REGION_AT, json!("r")),
+        Row::roll_out("3.5/template-topology-without-labels", located()).stores(REGION_AT, json!(null)),
+        Row::roll_out(
+            "3.5/template-unknown-key-elsewhere",
+            with("/spec/template/spec/taint", json!([])),
+        )
+        .warns("spec.template.spec.taint: unknown field"),
+        Row::roll_out(
             "3.5/all-errors-at-once",
             with("/spec/replicas", json!(-1))
                 .with("/spec/selector", json!({}))
@@ -159,8 +255,12 @@ fn templates() -> Vec<Row> {
 fn updates() -> Vec<Row> {
     let broken = || deployment().without("/spec/template/spec/versions");
     let elsewhere = || with(NAMESPACE_AT, json!("elsewhere"));
-    let deleting =
-        |deployment: Value| deployment.with("/metadata/deletionTimestamp", json!("2026-01-01T00:00:00Z"));
+    let nowhere = || with(&format!("{VALUE}/cloudProviderSpec/auth"), json!({}));
+    let deleting = |deployment: Value| {
+        deployment
+            .with("/metadata/deletionTimestamp", json!("2026-01-01T00:00:00Z"))
+            .with("/metadata/finalizers", json!(["a/b"]))
+    };
     vec![
         change(
             "3.5/unchanged-template-is-not-judged",
@@ -174,9 +274,39 @@ fn updates() -> Vec<Row> {
         )
         .blames(&["spec.template.spec.versions.kubelet"]),
         change(
+            "3.5/defaults-on-update",
+            deployment(),
+            with("/spec/paused", json!(true)),
+        )
+        .stores("/spec/replicas", json!(1)),
+        change(
+            "3.5/what-was-stored-is-no-reason",
+            with("/spec/replicas", json!(-1)),
+            with("/spec/replicas", json!(-1)).with("/spec/paused", json!(true)),
+        ),
+        change(
+            "3.5/a-kubeconfig-that-stays-nowhere",
+            nowhere(),
+            nowhere().with("/spec/template/metadata/labels/a", json!("b")),
+        ),
+        change(
+            "3.5/absent-topology-stays-absent",
+            located().with("/spec/template/spec/metadata/labels", json!({})),
+            located()
+                .with("/spec/template/spec/metadata/labels", json!({}))
+                .with("/spec/paused", json!(true)),
+        )
+        .stores(REGION_AT, json!(null)),
+        change(
+            "3.5/another-location-is-followed",
+            deployment(),
+            located().with("/spec/template/spec/metadata/labels", json!({})),
+        )
+        .stores(REGION_AT, json!("r")),
+        change(
             "3.5/absent-cluster-namespace-stays-absent",
             deployment(),
-            deployment(),
+            with("/spec/replicas", json!(3)),
         )
         .stores(NAMESPACE_AT, json!(null)),
         change("3.5/cluster-namespace-is-copied", elsewhere(), deployment())
@@ -189,10 +319,9 @@ fn updates() -> Vec<Row> {
         .blames(&["spec.replicas"]),
         change(
             "3.5/deleting-passes",
-            deployment(),
+            deleting(deployment()),
             deleting(with("/spec/replicas", json!(-1))),
         )
-        .kept_by(Keeper::Functions)
         .stores("/spec/strategy", json!(null)),
     ]
 }

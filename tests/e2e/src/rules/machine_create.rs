@@ -4,7 +4,7 @@ use machinist_shared::admission::Author;
 use serde_json::{Value, json};
 
 use super::Row;
-use super::base::{Edit, INFRA_NAMESPACE, annotated, cloud, machine, value};
+use super::base::{CLOUD, Edit, INFRA_NAMESPACE, TEMPLATE, annotated, cloud, machine, value};
 
 const BYPASS: &str = "kubermatic.io/bypass-no-spec-mutation-requirement";
 const GATE: &str = "v1.kubelet-featuregates.machine-controller.kubermatic.io/RotateKubeletServerCertificate";
@@ -21,7 +21,7 @@ const ZONE_AT: &str = "/spec/metadata/labels/topology.kubernetes.io~1zone";
 const VERSION: &str = "spec.versions.kubelet";
 
 pub(super) fn rows() -> Vec<Row> {
-    [steps(), defaults(), versions(), shapes()].concat()
+    [steps(), defaults(), provider(), versions(), shapes()].concat()
 }
 
 fn steps() -> Vec<Row> {
@@ -86,6 +86,7 @@ fn steps() -> Vec<Row> {
             ),
         )
         .stores(OS_AT, json!("mine")),
+        Row::create("3.3/os-label-empty-is-kept", machine().with(OS_AT, json!(""))).stores(OS_AT, json!("")),
         Row::create("3.3/os-label-is-not-the-objects", machine()).stores("/metadata/labels", json!(null)),
     ]
 }
@@ -101,6 +102,11 @@ fn defaults() -> Vec<Row> {
                 "/spec/metadata/annotations/cluster.x-k8s.io~1cluster-namespace",
                 json!("mine"),
             ),
+        )
+        .stores(NAMESPACE_AT, json!(INFRA_NAMESPACE)),
+        Row::create(
+            "3.6/metadata-annotations-null",
+            machine().with("/spec/metadata/annotations", json!(null)),
         )
         .stores(NAMESPACE_AT, json!(INFRA_NAMESPACE)),
         Row::create("3.6/location-without-labels", located.clone()).stores(REGION_AT, json!(null)),
@@ -138,11 +144,6 @@ fn defaults() -> Vec<Row> {
         ),
         Row::create("3.6/ssh-keys", value("sshPublicKeys", json!(["x"])))
             .blames(&["spec.providerSpec.value.sshPublicKeys[0]"]),
-        Row::create(
-            "3.6/provider-validates",
-            cloud("virtualMachine/evictionStrategy", json!("Never")),
-        )
-        .blames(&["spec.providerSpec.value.cloudProviderSpec.virtualMachine.evictionStrategy"]),
         Row::create("3.6/all-errors-at-once", all_wrong()).blames(&[
             "spec.configSource",
             "spec.providerSpec.value.cloudProvider",
@@ -166,6 +167,43 @@ fn defaults() -> Vec<Row> {
     ]
 }
 
+/// What the provider says, as far as it needs no infra cluster.
+fn provider() -> Vec<Row> {
+    vec![
+        Row::create(
+            "3.6/provider-wants-cpus",
+            machine().without(&format!("{TEMPLATE}/cpus")),
+        )
+        .blames(&["spec.providerSpec.value.cloudProviderSpec.virtualMachine.template.cpus"]),
+        Row::create(
+            "3.6/provider-takes-cores-for-cpus",
+            machine()
+                .without(&format!("{TEMPLATE}/cpus"))
+                .with(&format!("{TEMPLATE}/vcpus/cores"), json!(2)),
+        ),
+        Row::create(
+            "3.6/provider-wants-a-nameserver",
+            cloud("virtualMachine/dnsPolicy", json!("None")),
+        )
+        .blames(&["spec.providerSpec.value.cloudProviderSpec.virtualMachine.dnsConfig.nameservers"]),
+        Row::create(
+            "3.6/provider-takes-an-instancetype-for-sizes",
+            machine()
+                .without(&format!("{TEMPLATE}/cpus"))
+                .without(&format!("{TEMPLATE}/memory"))
+                .with(
+                    &format!("{CLOUD}/virtualMachine/instancetype"),
+                    json!({"name": "standard-2"}),
+                ),
+        ),
+        Row::create(
+            "3.6/provider-validates",
+            cloud("virtualMachine/evictionStrategy", json!("Never")),
+        )
+        .blames(&["spec.providerSpec.value.cloudProviderSpec.virtualMachine.evictionStrategy"]),
+    ]
+}
+
 fn all_wrong() -> Value {
     value("foo", json!(1))
         .with("/spec/providerSpec/value/cloudProvider", json!("aws"))
@@ -185,12 +223,19 @@ fn versions() -> Vec<Row> {
             machine().with("/spec/versions/kubelet", json!(1.33)),
         )
         .blames(&[VERSION]),
-        Row::create("3.6/version-nonsense", version("latest")).blames(&[VERSION]),
+        Row::create("3.6/version-nonsense", version("latest"))
+            .blames(&[VERSION])
+            .says("\"latest\""),
+        Row::create("3.6/version-four-parts", version("1.33.4.5")).blames(&[VERSION]),
+        Row::create("3.6/version-capital-V", version("V1.33.4")).blames(&[VERSION]),
+        Row::create("3.6/version-major", version("1")),
         Row::create("3.6/version-leading-v", version("v1.33.4")),
         Row::create("3.6/version-without-patch", version("1.33")),
         Row::create("3.6/version-leading-zero", version("1.033.4")),
         Row::create("3.6/version-build", version("1.33.4+k3s1")),
-        Row::create("3.6/version-pre-release", version("1.34.0-rc.1")).blames(&[VERSION]),
+        Row::create("3.6/version-pre-release", version("1.34.0-rc.1"))
+            .blames(&[VERSION])
+            .says("\">=0.0.0\""),
     ]
 }
 

@@ -1,9 +1,9 @@
 //! A Machine is changed (3.4).
 
-use serde_json::json;
+use serde_json::{Value, json};
 
+use super::Row;
 use super::base::{Edit, VALUE, annotated, machine};
-use super::{Keeper, Row};
 
 const BYPASS: &str = "kubermatic.io/bypass-no-spec-mutation-requirement";
 const BYPASS_AT: &str = "/metadata/annotations/kubermatic.io~1bypass-no-spec-mutation-requirement";
@@ -12,6 +12,11 @@ const VERSION_AT: &str = "/spec/versions/kubelet";
 
 pub(super) fn rows() -> Vec<Row> {
     [immutability(), exceptions(), provider_ids(), leniency()].concat()
+}
+
+/// The Machine with a change that nobody compares.
+fn touched(machine: Value) -> Value {
+    machine.with("/spec/unknown", json!(1))
 }
 
 fn immutability() -> Vec<Row> {
@@ -28,7 +33,9 @@ fn immutability() -> Vec<Row> {
             machine(),
             machine().with("/status/phase", json!("Running")),
         ),
-        Row::update("3.4/version", machine(), newer()).blames(&[VERSION]),
+        Row::update("3.4/version", machine(), newer())
+            .blames(&[VERSION])
+            .says("a Machine's spec is immutable"),
         Row::update(
             "3.4/taints",
             machine(),
@@ -92,8 +99,11 @@ fn exceptions() -> Vec<Row> {
     let named = |name: &str| machine().with("/spec/metadata/name", json!(name));
     vec![
         Row::update("3.4/name-becomes-the-machines", named("old"), named("m")),
+        Row::update("3.4/name-is-removed", named("m"), machine()),
         Row::update("3.4/name-becomes-another", named("m"), named("other")).blames(&["spec.metadata.name"]),
-        Row::update("3.4/name-is-filled-in", machine(), machine()).stores("/spec/metadata/name", json!("m")),
+        // A write that touches the spec, as others do not come to the webhook.
+        Row::update("3.4/name-is-filled-in", machine(), touched(machine()))
+            .stores("/spec/metadata/name", json!("m")),
         Row::update("3.4/another-stored-name-stays", named("old"), named("old"))
             .stores("/spec/metadata/name", json!("old")),
         Row::update("3.4/bypass", machine(), annotated(newer(), BYPASS, "true"))
@@ -137,6 +147,7 @@ fn provider_ids() -> Vec<Row> {
     vec![
         Row::update("3.4/providerID-is-set", machine(), id("kubevirt://m"))
             .stores("/spec/providerID", json!("kubevirt://m")),
+        Row::update("3.4/providerID-empty-is-unset", id(""), id("kubevirt://m")),
         Row::update("3.4/providerID-is-changed", id("a"), id("b")).blames(&["spec.providerID"]),
         Row::update(
             "3.4/providerID-is-changed-with-bypass",
@@ -170,9 +181,28 @@ fn leniency() -> Vec<Row> {
             broken(),
             annotated(broken(), "a", "b"),
         ),
-        Row::update("3.4/nothing-is-defaulted", machine(), machine())
-            .stores("/spec/metadata/labels", json!(null))
-            .stores("/spec/metadata/annotations", json!(null))
+        Row::update(
+            "3.4/nothing-is-validated-where-the-spec-is-touched",
+            broken(),
+            touched(broken()),
+        ),
+        Row::update(
+            "3.4/without-a-spec",
+            machine().without("/spec"),
+            annotated(machine().without("/spec"), "a", "b"),
+        ),
+        Row::update(
+            "3.4/a-null-spec",
+            machine().with("/spec", json!(null)),
+            annotated(machine().with("/spec", json!(null)), "a", "b"),
+        ),
+        Row::update(
+            "3.4/a-null-status",
+            machine().with("/status", json!(null)),
+            annotated(machine().with("/status", json!(null)), "a", "b"),
+        ),
+        Row::update("3.4/nothing-is-defaulted", machine(), touched(machine()))
+            .stores("/spec/metadata", json!({"name": "m"}))
             .stores("/spec/providerSpec/value/operatingSystemSpec", json!(null))
             .stores("/metadata/annotations", json!(null)),
         Row::update(
@@ -186,15 +216,19 @@ fn leniency() -> Vec<Row> {
             deleting(),
             deleting()
                 .with("/metadata/finalizers", json!([]))
-                .with("/status/phase", json!(1)),
-        )
-        .kept_by(Keeper::Functions),
+                .with("/status/phase", json!("Deleting")),
+        ),
         Row::update(
             "3.4/deleting-spec",
             deleting(),
             deleting().with(VERSION_AT, json!("1.34.0")),
         )
-        .kept_by(Keeper::Functions)
         .blames(&[VERSION]),
+        Row::update(
+            "3.4/deleting-spec-with-bypass",
+            deleting(),
+            annotated(deleting().with(VERSION_AT, json!("1.34.0")), BYPASS, "true"),
+        )
+        .stores(VERSION_AT, json!("1.34.0")),
     ]
 }

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::Row;
-use super::base::{on, value};
+use super::base::{machine, on, value};
 
 const OS: &str = "spec.providerSpec.value.operatingSystem";
 const SPEC: &str = "/spec/providerSpec/value/operatingSystemSpec";
@@ -22,7 +22,13 @@ pub(super) fn rows() -> Vec<Row> {
     let upgrade = json!({"distUpgradeOnBoot": false});
     let kept = json!({"rhelOrganizationName": "x", "disableAutoUpdate": true});
     vec![
-        Row::create("2.4/unknown", value("operatingSystem", json!("debian"))).blames(&[OS]),
+        Row::create("2.4/unknown", value("operatingSystem", json!("debian")))
+            .blames(&[OS])
+            .says("\"debian\"")
+            .says("\"rockylinux\""),
+        Row::create("2.4/misspelt", value("operatingSystem", json!("ubunut")))
+            .blames(&[OS])
+            .says("did you mean \"ubuntu\"?"),
         Row::create("2.4/exact", value("operatingSystem", json!("Ubuntu"))).blames(&[OS]),
         Row::create("2.4/empty", value("operatingSystem", json!(""))).blames(&[OS]),
         Row::create("2.4/type", value("operatingSystem", json!(1))).blames(&[OS]),
@@ -31,11 +37,14 @@ pub(super) fn rows() -> Vec<Row> {
             value("operatingSystem", json!("amzn2")),
         )
         .blames(&[OS]),
+        Row::create("2.4/absent", machine()).stores(SPEC, upgrade.clone()),
         Row::create("2.4/ubuntu", on("ubuntu", json!(null))).stores(SPEC, upgrade.clone()),
         Row::create("2.4/rockylinux", on("rockylinux", json!(null))).stores(SPEC, upgrade),
         Row::create("2.4/rhel", on("rhel", json!(null))).stores(SPEC, rhel),
         Row::create("2.4/flatcar", on("flatcar", json!(null))).stores(SPEC, flatcar("ignition", false)),
         Row::create("2.4/an-empty-spec-stays", on("ubuntu", json!({}))).stores(SPEC, json!({})),
+        Row::create("2.4/an-empty-spec-of-rhel-stays", on("rhel", json!({}))).stores(SPEC, json!({})),
+        Row::create("2.4/a-spec-of-any-type-stays", on("rockylinux", json!("x"))).stores(SPEC, json!("x")),
         Row::create("2.4/a-spec-stays-verbatim", on("ubuntu", kept.clone())).stores(SPEC, kept.clone()),
         Row::create("2.4/a-spec-of-rhel-stays-verbatim", on("rhel", kept.clone())).stores(SPEC, kept),
         Row::create(
@@ -51,6 +60,29 @@ pub(super) fn rows() -> Vec<Row> {
         Row::create(
             "2.4/flatcar-ignores-what-it-cannot-decode",
             on("flatcar", json!({"disableAutoUpdate": "yes"})),
+        )
+        .stores(SPEC, flatcar("ignition", false)),
+        Row::create(
+            "2.4/flatcar-keeps-what-it-can-decode",
+            on(
+                "flatcar",
+                json!({"disableAutoUpdate": "yes", "provisioningUtility": "cloud-init"}),
+            ),
+        )
+        .stores(SPEC, flatcar("cloud-init", false)),
+        Row::create(
+            "2.4/flatcar-rewrites-a-spec-of-any-type",
+            on("flatcar", json!("x")),
+        )
+        .stores(SPEC, flatcar("ignition", false)),
+        Row::create(
+            "2.4/flatcar-reads-keys-of-any-letter-case",
+            on("flatcar", json!({"DisableAutoUpdate": true})),
+        )
+        .stores(SPEC, flatcar("ignition", true)),
+        Row::create(
+            "2.4/flatcar-takes-an-empty-utility-for-none",
+            on("flatcar", json!({"provisioningUtility": ""})),
         )
         .stores(SPEC, flatcar("ignition", false)),
         Row::create(

@@ -3,12 +3,28 @@
 use serde_json::json;
 
 use super::Row;
-use super::base::{Edit, machine};
+use super::base::{Edit, deployment, machine};
 
 pub(super) fn rows() -> Vec<Row> {
     vec![
         Row::create("3.7/no-spec-metadata", machine().without("/spec/metadata"))
             .stores("/spec/metadata/name", json!("m")),
+        Row::roll_out(
+            "3.7/no-metadata-in-the-template",
+            deployment().without("/spec/template/spec/metadata"),
+        )
+        .stores(
+            "/spec/template/spec/metadata",
+            json!({"annotations": {"cluster.x-k8s.io/cluster-namespace": super::INFRA_NAMESPACE}}),
+        ),
+        Row::roll_out(
+            "3.7/null-metadata-in-the-template",
+            deployment().with("/spec/template/spec/metadata", json!(null)),
+        )
+        .stores(
+            "/spec/template/spec/metadata",
+            json!({"annotations": {"cluster.x-k8s.io/cluster-namespace": super::INFRA_NAMESPACE}}),
+        ),
         Row::create(
             "3.7/empty-spec-metadata",
             machine().with("/spec/metadata", json!({})),

@@ -1,5 +1,6 @@
 //! SSH public keys (2.6).
 
+use k8s_openapi::ByteString;
 use serde_json::{Value, json};
 
 use super::Row;
@@ -48,29 +49,114 @@ pub(super) fn rows() -> Vec<Row> {
             keys(&["ssh-rsa AAAAB3NzaC1yc2EAAAABBAAAAAQBAAAB"]),
         )
         .blames(&[key("0")]),
-        Row::create("2.6/an-rsa-key-too-long", keys(&[&rsa(1025)])).blames(&[key("0")]),
-        Row::create("2.6/the-longest-rsa-key", keys(&[&rsa(1024)])),
+        Row::create("2.6/an-rsa-key-too-long", keys(&[&rsa(1025, &[1, 0, 1])])).blames(&[key("0")]),
+        Row::create("2.6/the-longest-rsa-key", keys(&[&rsa(1024, &[1, 0, 1])])),
+        Row::create("2.6/the-smallest-exponent", keys(&[&rsa(256, &[3])])),
+        Row::create("2.6/an-exponent-of-one", keys(&[&rsa(256, &[1])])).blames(&[key("0")]),
+        Row::create(
+            "2.6/an-exponent-of-24-bits",
+            keys(&[&rsa(256, &[0, 0xff, 0xff, 0xff])]),
+        ),
+        Row::create("2.6/an-exponent-of-25-bits", keys(&[&rsa(256, &[1, 0, 0, 1])])).blames(&[key("0")]),
+        Row::create("2.6/a-dsa-key", keys(&[&line(&dsa(128))])),
+        Row::create("2.6/a-dsa-key-of-another-size", keys(&[&line(&dsa(256))])).blames(&[key("0")]),
+        Row::create(
+            "2.6/keys-on-tokens",
+            keys(&[&line(&sk_ed25519()), &line(&sk_ecdsa())]),
+        ),
+        Row::create(
+            "2.6/a-certificate-of-every-type",
+            keys(&certificates().iter().map(String::as_str).collect::<Vec<_>>()),
+        ),
+        Row::create(
+            "2.6/a-refusal-quotes-the-entry-and-the-last-error",
+            keys(&["ssh-ed25519 AAAA me@home"]),
+        )
+        .blames(&[key("0")])
+        .says("ssh-ed25519 AAAA me@home")
+        .says("no SSH public key in it: "),
     ]
 }
 
-/// An RSA key with a modulus of that many bytes and the exponent 65537.
-fn rsa(modulus: usize) -> String {
-    let number = [&[0][..], &vec![0xff; modulus]].concat();
-    let parts: [&[u8]; 3] = [b"ssh-rsa", &[1, 0, 1], &number];
-    let blob = parts.iter().flat_map(|part| {
-        let length = u32::try_from(part.len()).unwrap_or(u32::MAX);
-        length
-            .to_be_bytes()
-            .into_iter()
-            .chain(part.iter().copied())
-            .collect::<Vec<_>>()
-    });
-    format!("ssh-rsa {}", base64(&blob.collect::<Vec<_>>()))
+/// A field of a key: its length and its bytes.
+fn field(bytes: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+    [&length.to_be_bytes(), bytes].concat()
+}
+
+fn fields(parts: &[&[u8]]) -> Vec<u8> {
+    parts.iter().flat_map(|part| field(part)).collect()
+}
+
+/// A positive number of that many bytes.
+fn number(bytes: usize) -> Vec<u8> {
+    [&[0][..], &vec![0xff; bytes]].concat()
+}
+
+/// A line with this key; the word before it is never read.
+fn line(blob: &[u8]) -> String {
+    format!("key {}", base64(blob))
+}
+
+/// An RSA key with a modulus of that many bytes.
+fn rsa(modulus: usize, exponent: &[u8]) -> String {
+    line(&fields(&[b"ssh-rsa", exponent, &number(modulus)]))
+}
+
+/// A DSA key with a prime of that many bytes.
+fn dsa(prime: usize) -> Vec<u8> {
+    fields(&[b"ssh-dss", &number(prime), &number(20), &[2], &[4]])
+}
+
+fn sk_ed25519() -> Vec<u8> {
+    fields(&[b"sk-ssh-ed25519@openssh.com", &[7; 32], b"ssh:"])
+}
+
+fn sk_ecdsa() -> Vec<u8> {
+    // A point of the curve, from the first key of the file.
+    let plain = KEYS.lines().next().map(blob).unwrap_or_default();
+    let point = &plain[plain.len() - 65..];
+    fields(&[b"sk-ecdsa-sha2-nistp256@openssh.com", b"nistp256", point, b"ssh:"])
+}
+
+/// A certificate of each plain key that there is.
+fn certificates() -> Vec<String> {
+    let plain = KEYS.lines().filter(|line| !line.contains("-cert-")).map(blob);
+    let others = [dsa(128), sk_ed25519(), sk_ecdsa()];
+    plain.chain(others).map(|key| line(&certificate(&key))).collect()
+}
+
+/// The key in an OpenSSH certificate that never expires (PROTOCOL.certkeys).
+fn certificate(key: &[u8]) -> Vec<u8> {
+    let length = key
+        .iter()
+        .take(4)
+        .fold(0, |sum, byte| sum * 256 + usize::from(*byte));
+    let (name, rest) = key[4..].split_at(length);
+    let name = String::from_utf8_lossy(name).replace("@openssh.com", "");
+    let signer = fields(&[b"ssh-ed25519", &[7; 32]]);
+    let signature = fields(&[b"ssh-ed25519", &[7; 64]]);
+    [
+        fields(&[format!("{name}-cert-v01@openssh.com").as_bytes(), &[7; 32]]),
+        rest.to_vec(),
+        // Serial number and type, ID and principals, validity.
+        [[0; 8].as_slice(), &[0, 0, 0, 1]].concat(),
+        fields(&[b"id", b""]),
+        [[0; 8], [0xff; 8]].concat(),
+        // Options, extensions, a reserved field.
+        fields(&[b"", b"", b"", &signer, &signature]),
+    ]
+    .concat()
+}
+
+fn blob(line: &str) -> Vec<u8> {
+    let encoded = line.split(' ').nth(1).unwrap_or_default();
+    serde_json::from_value(json!(encoded)).map_or_else(|_| Vec::new(), |ByteString(bytes)| bytes)
 }
 
 fn base64(bytes: &[u8]) -> String {
     // Kubernetes writes bytes as base64.
-    let text = serde_json::to_value(k8s_openapi::ByteString(bytes.to_vec()));
+    let text = serde_json::to_value(ByteString(bytes.to_vec()));
     text.ok()
         .and_then(|text| text.as_str().map(str::to_owned))
         .unwrap_or_default()

@@ -1,0 +1,116 @@
+//! `cloudProviderSpec` is decoded strictly, at every level that is no value from elsewhere (2.2).
+
+use serde_json::json;
+
+use super::Row;
+use super::base::cloud;
+
+/// A row that puts this at that place of `cloudProviderSpec`, and blames the field behind it.
+macro_rules! unknown {
+    ($id:literal, $at:literal, $value:tt, $blamed:literal) => {
+        Row::create(concat!("2.2/strict-in-", $id), cloud($at, json!($value)))
+            .blames(&[concat!("spec.providerSpec.value.cloudProviderSpec.", $blamed)])
+    };
+}
+
+pub(super) fn rows() -> Vec<Row> {
+    vec![
+        unknown!("the-spec", "clusterNam", "c", "clusterNam").says("did you mean \"clusterName\"?"),
+        unknown!("auth", "auth/token", "x", "auth.token"),
+        unknown!(
+            "virtualMachine",
+            "virtualMachine/evictionStrateg",
+            "x",
+            "virtualMachine.evictionStrateg"
+        ),
+        unknown!(
+            "instancetype",
+            "virtualMachine/instancetype",
+            {"name": "a", "nam": "b"},
+            "virtualMachine.instancetype.nam"
+        ),
+        unknown!(
+            "preference",
+            "virtualMachine/preference",
+            {"name": "a", "kid": "b"},
+            "virtualMachine.preference.kid"
+        ),
+        unknown!("flavor", "virtualMachine/flavor", {"size": "b"}, "virtualMachine.flavor.size"),
+        unknown!(
+            "dnsConfig",
+            "virtualMachine/dnsConfig",
+            {"nameserver": []},
+            "virtualMachine.dnsConfig.nameserver"
+        ),
+        unknown!(
+            "dnsConfig-options",
+            "virtualMachine/dnsConfig",
+            {"options": [{"name": "a", "vlaue": "b"}]},
+            "virtualMachine.dnsConfig.options[0].vlaue"
+        ),
+        unknown!("location", "virtualMachine/location", {"regoin": "r"}, "virtualMachine.location.regoin"),
+        unknown!(
+            "providerNetwork",
+            "virtualMachine/providerNetwork",
+            {"nmae": "x"},
+            "virtualMachine.providerNetwork.nmae"
+        ),
+        unknown!(
+            "vpc",
+            "virtualMachine/providerNetwork",
+            {"vpc": {"subnets": {}}},
+            "virtualMachine.providerNetwork.vpc.subnets"
+        ),
+        unknown!(
+            "subnet",
+            "virtualMachine/providerNetwork",
+            {"vpc": {"subnet": {"nme": "x"}}},
+            "virtualMachine.providerNetwork.vpc.subnet.nme"
+        ),
+        unknown!(
+            "template",
+            "virtualMachine/template/cpu",
+            "2",
+            "virtualMachine.template.cpu"
+        ),
+        unknown!(
+            "vcpus",
+            "virtualMachine/template/vcpus",
+            {"cores": 2, "sockets": 1},
+            "virtualMachine.template.vcpus.sockets"
+        )
+        .warns("template.cpus: has no effect beside vcpus.cores"),
+        unknown!(
+            "primaryDisk",
+            "virtualMachine/template/primaryDisk/sise",
+            "1Gi",
+            "virtualMachine.template.primaryDisk.sise"
+        ),
+        unknown!(
+            "secondaryDisks",
+            "virtualMachine/template/secondaryDisks",
+            [{"size": "1Gi", "storageClassName": "standard", "osImage": "x"}],
+            "virtualMachine.template.secondaryDisks[0].osImage"
+        ),
+        unknown!("affinity", "affinity", {"nodeAffinity": {}}, "affinity.nodeAffinity"),
+        unknown!(
+            "nodeAffinityPreset",
+            "affinity",
+            {"nodeAffinityPreset": {"weight": 1}},
+            "affinity.nodeAffinityPreset.weight"
+        ),
+        unknown!(
+            "topologySpreadConstraints",
+            "topologySpreadConstraints",
+            [{"maxSkew": 1, "topologyKey": "a", "whenUnsatisfiable": "DoNotSchedule", "minDomains": 1}],
+            "topologySpreadConstraints[0].minDomains"
+        ),
+        Row::create(
+            "2.2/miscased-keys-at-every-level",
+            cloud(
+                "Affinity",
+                json!({"NodeAffinityPreset": {"Type": "Hard", "KEY": "a", "Values": [1]}}),
+            ),
+        ),
+    ]
+}

@@ -1,0 +1,65 @@
+//! Every rule of admission: in process, in no time; and through a real API server with the real webhook, as people
+//! meet it.
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+use e2e::rules::{self, Api, Keeper, Row};
+use testbed::{
+    Testbed,
+    bed::{Machinist, Options},
+};
+
+#[test]
+fn every_rule_holds_for_the_functions() {
+    let rows = rules::all();
+    let judged = rows.iter().filter(|row| row.keeper == Keeper::Everyone);
+    none_is_broken(judged.map(|row| (row, row.judge(&rules::in_process(row)))));
+}
+
+#[tokio::test]
+async fn every_rule_holds_through_the_api_server() -> Result<()> {
+    let bed = Testbed::start(Options {
+        one_cluster: true,
+        boot: None,
+        // No controller: a Machine of a row is not to become a virtual machine.
+        machinist: Machinist::Webhook,
+        ..Options::default()
+    })
+    .await?;
+    let api = Api::open(&bed).await?;
+    let rows = rules::all();
+    let mut verdicts = Vec::new();
+    // One by one: most Machines have the same name, and no two may.
+    for row in &rows {
+        let verdict = match api.run(row).await {
+            Ok(outcome) => row.judge(&outcome),
+            Err(error) => Err(format!("{}: {error:#}", row.id)),
+        };
+        verdicts.push((row, verdict));
+    }
+    none_is_broken(verdicts.into_iter());
+    bed.shut_down().await
+}
+
+/// Tells how many rows of each section hold, and fails with all that do not.
+fn none_is_broken<'a>(verdicts: impl Iterator<Item = (&'a Row, Result<(), String>)>) {
+    let (mut held, mut broken) = (BTreeMap::<_, usize>::new(), Vec::new());
+    for (row, verdict) in verdicts {
+        match verdict {
+            Ok(()) => {
+                *held
+                    .entry(row.id.split('/').next().unwrap_or_default())
+                    .or_default() += 1;
+            }
+            Err(why) => broken.push(why),
+        }
+    }
+    println!("rules that hold: {held:?}");
+    assert!(
+        broken.is_empty(),
+        "{} rules are broken:\n{}",
+        broken.len(),
+        broken.join("\n")
+    );
+}
