@@ -2,12 +2,14 @@
 
 use machinist_infra::kubeconfig::AddressPolicy;
 use machinist_shared::admission::{
-    AdmissionSettings, Author, mutate_create, mutate_update, patch, validate_create, validate_update,
+    AdmissionSettings, Author, mutate_create, mutate_deployment, mutate_update, patch, validate_create,
+    validate_deployment, validate_update,
 };
 use machinist_shared::field::{ErrorKind, FieldPath, Report};
 use serde_json::Value;
 
 use crate::kubeconfig::Verdicts;
+use crate::names::{Names, Newcomer};
 use crate::refusal::Status;
 use crate::review::Request;
 pub use crate::review::{Kind, Operation, Verdict};
@@ -19,28 +21,39 @@ pub struct Admission {
     kubeconfigs: Verdicts,
     /// Specs may leave the kubeconfig to the environment.
     environment_has_kubeconfig: bool,
+    /// Absent where there is no cluster to ask.
+    names: Option<Names>,
 }
 
 impl Admission {
     /// Admission under these settings; kubeconfigs in specs may lead where `policy` says, and may be absent if the
     /// environment has one.
-    pub fn new(settings: AdmissionSettings, policy: AddressPolicy, environment_has_kubeconfig: bool) -> Self {
+    pub fn new(
+        settings: AdmissionSettings,
+        policy: AddressPolicy,
+        environment_has_kubeconfig: bool,
+        names: Option<Names>,
+    ) -> Self {
         Self {
             settings,
             kubeconfigs: Verdicts::new(policy),
             environment_has_kubeconfig,
+            names,
         }
     }
 
     /// Defaults: a patch, never a refusal.
     pub(crate) fn mutate(&self, request: &Request<'_, Value>) -> Verdict {
-        let (Kind::Machine, Some(object)) = (request.kind(), &request.object) else {
+        let Some(object) = &request.object else {
             return Verdict::default();
         };
-        let mutated = match request.operation() {
-            Operation::Create => mutate_create(object, &self.settings),
-            Operation::Update => mutate_update(request.old_object.as_ref().unwrap_or(&Value::Null), object),
-            Operation::Other => return Verdict::default(),
+        let old = request.old_object.as_ref();
+        let mutated = match (request.kind(), request.operation()) {
+            (Kind::Machine, Operation::Create) => mutate_create(object, &self.settings),
+            (Kind::Machine, Operation::Update) => mutate_update(old.unwrap_or(&Value::Null), object),
+            (Kind::MachineDeployment, Operation::Create) => mutate_deployment(None, object, &self.settings),
+            (Kind::MachineDeployment, Operation::Update) => mutate_deployment(old, object, &self.settings),
+            (Kind::Other, _) | (_, Operation::Other) => return Verdict::default(),
         };
         Verdict {
             patch: patch(object, &mutated),
@@ -49,37 +62,70 @@ impl Admission {
     }
 
     /// The verdict: refused with every reason, or allowed, with warnings either way.
-    pub(crate) fn validate(&self, request: &Request<'_, Value>) -> Verdict {
-        let (Kind::Machine, Some(object)) = (request.kind(), &request.object) else {
+    pub(crate) async fn validate(&self, request: &Request<'_, Value>) -> Verdict {
+        let Some(object) = &request.object else {
             return Verdict::default();
         };
-        let report = match request.operation() {
-            Operation::Create => self.validate_create(object, self.settings.author(request.username())),
-            Operation::Update => validate_update(
-                request.old_object.as_ref().unwrap_or(&Value::Null),
-                object,
-                &self.settings,
-            ),
-            Operation::Other => return Verdict::default(),
-        };
-        let name = object
-            .pointer("/metadata/name")
-            .and_then(Value::as_str)
-            .unwrap_or_default();
+        let mut report = self.judge(request, object);
+        if let (Some(names), Some(newcomer)) = (&self.names, self.newcomer(request, object)) {
+            report.extend(names.judge(&newcomer).await);
+        }
         Verdict {
-            refusal: Status::of_machine(name, &report),
+            refusal: Status::of(request.kind(), text(object, "/metadata/name"), &report),
             warnings: report.warnings,
             ..Verdict::default()
         }
     }
 
-    fn validate_create(&self, object: &Value, author: Author) -> Report {
-        let mut report = validate_create(object, author, &self.settings);
-        let Some(found) = Kubeconfig::of(object) else {
-            return report;
+    /// Everything that needs nobody else.
+    fn judge(&self, request: &Request<'_, Value>, object: &Value) -> Report {
+        let old = request.old_object.as_ref();
+        match (request.kind(), request.operation()) {
+            (Kind::Machine, Operation::Create) => {
+                let author = self.settings.author(request.username());
+                let mut report = validate_create(object, author, &self.settings);
+                self.judge_kubeconfig(object, &SPEC, author, &mut report);
+                report
+            }
+            (Kind::Machine, Operation::Update) => {
+                validate_update(old.unwrap_or(&Value::Null), object, &self.settings)
+            }
+            (Kind::MachineDeployment, Operation::Create | Operation::Update) => {
+                let old = old.filter(|_| request.operation() == Operation::Update);
+                let mut report = validate_deployment(old, object, &self.settings);
+                let kubeconfig = |object| Kubeconfig::of(object, &TEMPLATE);
+                // What is stored already is no reason to refuse.
+                if old.is_none_or(|old| kubeconfig(old) != kubeconfig(object)) && !is_deleting(object) {
+                    self.judge_kubeconfig(object, &TEMPLATE, Author::Person, &mut report);
+                }
+                report
+            }
+            (Kind::Other, _) | (_, Operation::Other) => Report::new(),
+        }
+    }
+
+    /// The Machine whose name is to be asked for: one that a person makes.
+    fn newcomer(&self, request: &Request<'_, Value>, object: &Value) -> Option<Newcomer> {
+        let (name, namespace) = (
+            text(object, "/metadata/name"),
+            text(object, "/metadata/namespace"),
+        );
+        let asked = request.kind() == Kind::Machine
+            && request.operation() == Operation::Create
+            && self.settings.author(request.username()) == Author::Person
+            && !name.is_empty();
+        asked.then(|| Newcomer {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+        })
+    }
+
+    fn judge_kubeconfig(&self, object: &Value, at: &SpecAt, author: Author, report: &mut Report) {
+        let Some(found) = Kubeconfig::of(object, at) else {
+            return;
         };
         let path = || {
-            let value = FieldPath::new("spec").child("providerSpec").child("value");
+            let value = FieldPath::new(at.path).child("providerSpec").child("value");
             value.child("cloudProviderSpec").child("auth").child("kubeconfig")
         };
         let wrong = match found {
@@ -100,8 +146,39 @@ impl Admission {
             (Some((kind, why)), Author::Person) => report.error(&path(), kind, why),
             (Some((_, why)), Author::SetController) => report.warn(&path(), why),
         }
-        report
     }
+}
+
+/// Where the spec of a Machine is.
+struct SpecAt {
+    /// For people.
+    path: &'static str,
+    /// JSON pointer to `providerSpec.value`.
+    value: &'static str,
+}
+
+/// In a Machine.
+const SPEC: SpecAt = SpecAt {
+    path: "spec",
+    value: "/spec/providerSpec/value",
+};
+/// In a MachineDeployment.
+const TEMPLATE: SpecAt = SpecAt {
+    path: "spec.template.spec",
+    value: "/spec/template/spec/providerSpec/value",
+};
+
+fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
+    object
+        .pointer(pointer)
+        .and_then(Value::as_str)
+        .unwrap_or_default()
+}
+
+fn is_deleting(object: &Value) -> bool {
+    object
+        .pointer("/metadata/deletionTimestamp")
+        .is_some_and(|time| !time.is_null())
 }
 
 /// Where a spec's kubeconfig is.
@@ -116,9 +193,9 @@ enum Kubeconfig<'a> {
 }
 
 impl<'a> Kubeconfig<'a> {
-    /// Reads it from a Machine; nothing if there is no spec of ours to have one.
-    fn of(machine: &'a Value) -> Option<Self> {
-        let value = machine.pointer("/spec/providerSpec/value")?;
+    /// Reads it from an object; nothing if there is no spec of ours to have one.
+    fn of(object: &'a Value, at: &SpecAt) -> Option<Self> {
+        let value = object.pointer(at.value)?;
         if any_case(value, "cloudProvider")?.as_str() != Some("kubevirt") {
             return None;
         }
@@ -191,14 +268,14 @@ mod tests {
     #[case::no_auth(json!(null), Kubeconfig::Absent)]
     #[case::a_list_is_someone_elses_error(json!({"kubeconfig": []}), Kubeconfig::Elsewhere)]
     fn a_kubeconfig_is_found_where_the_decoder_finds_it(#[case] auth: Value, #[case] want: Kubeconfig<'_>) {
-        assert_eq!(Kubeconfig::of(&machine(&auth)), Some(want));
+        assert_eq!(Kubeconfig::of(&machine(&auth), &SPEC), Some(want));
     }
 
     #[test]
     fn another_providers_spec_has_none() {
         let mut machine = machine(&json!({"kubeconfig": "x"}));
         machine["spec"]["providerSpec"]["value"]["cloudProvider"] = json!("aws");
-        assert_eq!(Kubeconfig::of(&machine), None);
+        assert_eq!(Kubeconfig::of(&machine, &SPEC), None);
     }
 
     #[test]
@@ -209,8 +286,10 @@ mod tests {
                 AdmissionSettings::default(),
                 AddressPolicy::default(),
                 environment,
+                None,
             );
-            let report = admission.validate_create(&machine(&json!({})), author);
+            let mut report = Report::new();
+            admission.judge_kubeconfig(&machine(&json!({})), &SPEC, author, &mut report);
             (
                 report.blames(&FieldPath::new(path)),
                 report.warnings.iter().any(|w| w.starts_with(path)),

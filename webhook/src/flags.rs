@@ -12,8 +12,8 @@ use machinist_shared::kubevirt::resolved::Env;
 #[derive(Debug, Clone, Parser)]
 #[command(name = "machinist-webhook", version)]
 pub struct Flags {
-    /// Kubeconfig of the user cluster; without it, the ServiceAccount of the pod. Accepted for the sake of one set of
-    /// flags; no admission rule asks the cluster anything.
+    /// Kubeconfig of the user cluster; without it, the ServiceAccount of the pod. Asked whether the names of
+    /// new Machines are free; with neither, nobody is asked.
     #[arg(long, default_value = "")]
     pub kubeconfig: String,
     /// Address of `/mutate` and `/validate`, with TLS: `host:port`, or `:port` for all addresses.

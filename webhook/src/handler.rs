@@ -47,12 +47,12 @@ async fn validate(State(answers): State<Arc<Answers>>, request: Request) -> Resp
 impl Answers {
     async fn answer(&self, step: Step, request: Request) -> Response {
         match json_body(request, self.body_limit).await {
-            Ok(body) => self.review(step, &body),
+            Ok(body) => self.review(step, &body).await,
             Err(response) => response,
         }
     }
 
-    fn review(&self, step: Step, body: &[u8]) -> Response {
+    async fn review(&self, step: Step, body: &[u8]) -> Response {
         let start = Instant::now();
         let (version, request) = match review::read(body) {
             Ok(review) => review,
@@ -63,7 +63,7 @@ impl Answers {
         };
         let verdict = match step {
             Step::Mutate => self.admission.mutate(&request),
-            Step::Validate => self.admission.validate(&request),
+            Step::Validate => self.admission.validate(&request).await,
         };
         let answer = review::write(version, &request.uid, &verdict);
         let (kind, operation) = (request.kind(), request.operation());
@@ -86,9 +86,9 @@ fn unreadable(step: Step, error: ReviewError) -> Response {
         ReviewError::Object { version, uid, .. } if step == Step::Mutate => {
             json_response(review::write(version, &uid, &Verdict::default()))
         }
-        ReviewError::Object { version, uid, .. } => {
+        ReviewError::Object { version, uid, of, .. } => {
             let verdict = Verdict {
-                refusal: Some(Status::unreadable(text)),
+                refusal: Some(Status::unreadable(of, text)),
                 ..Verdict::default()
             };
             json_response(review::write(version, &uid, &verdict))

@@ -6,6 +6,7 @@ mod handler;
 mod kubeconfig;
 pub mod logs;
 pub mod metrics;
+pub mod names;
 mod ops;
 mod refusal;
 mod review;

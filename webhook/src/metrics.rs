@@ -88,6 +88,7 @@ impl Metrics {
     ) {
         let kind = match kind {
             Kind::Machine => "machines",
+            Kind::MachineDeployment => "machinedeployments",
             Kind::Other => "other",
         };
         let operation = match operation {

@@ -3,6 +3,8 @@
 use machinist_shared::field::{FieldError, Report};
 use serde::Serialize;
 
+use crate::review::Kind;
+
 /// Why a request is refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Status {
@@ -31,11 +33,11 @@ struct Cause {
 }
 
 impl Status {
-    /// The refusal of the Machine `name` for all errors of a report; nothing if there is none.
+    /// The refusal of an object for all errors of a report; nothing if there is none.
     ///
     /// Code 422 and reason `Invalid`, because the API server turns a refusal without them into a 400 with no reason,
     /// and kubectl lists the causes only of this reason.
-    pub(crate) fn of_machine(name: &str, report: &Report) -> Option<Self> {
+    pub(crate) fn of(kind: Kind, name: &str, report: &Report) -> Option<Self> {
         if report.is_ok() {
             return None;
         }
@@ -45,6 +47,7 @@ impl Status {
             field: error.path.to_string(),
         };
         Some(Self::invalid(
+            kind,
             name,
             message(&report.errors),
             report.errors.iter().map(cause).collect(),
@@ -52,11 +55,11 @@ impl Status {
     }
 
     /// The refusal of an object that cannot even be read.
-    pub(crate) fn unreadable(message: String) -> Self {
-        Self::invalid("", message, Vec::new())
+    pub(crate) fn unreadable(kind: Kind, message: String) -> Self {
+        Self::invalid(kind, "", message, Vec::new())
     }
 
-    fn invalid(name: &str, message: String, causes: Vec<Cause>) -> Self {
+    fn invalid(kind: Kind, name: &str, message: String, causes: Vec<Cause>) -> Self {
         Self {
             outcome: "Failure",
             code: 422,
@@ -65,7 +68,10 @@ impl Status {
             details: Details {
                 name: name.to_owned(),
                 group: machinist_shared::names::GROUP,
-                kind: "Machine",
+                kind: match kind {
+                    Kind::MachineDeployment => "MachineDeployment",
+                    Kind::Machine | Kind::Other => "Machine",
+                },
                 causes,
             },
         }
@@ -97,7 +103,7 @@ mod tests {
         let mut report = Report::new();
         report.required(&FieldPath::new("spec.a"), "must be set");
         report.invalid(&FieldPath::new("spec.b"), "\"x\" is no number");
-        let status = serde_json::to_value(Status::of_machine("m", &report)).unwrap();
+        let status = serde_json::to_value(Status::of(Kind::Machine, "m", &report)).unwrap();
         let want = json!({
             "status": "Failure", "code": 422, "reason": "Invalid",
             "message": "2 errors:\n  spec.a: must be set\n  spec.b: \"x\" is no number",
@@ -114,13 +120,13 @@ mod tests {
         let mut report = Report::new();
         report.required(&FieldPath::new("spec.a"), "must be set");
         assert_eq!(
-            Status::of_machine("", &report).unwrap().message,
+            Status::of(Kind::Machine, "", &report).unwrap().message,
             "spec.a: must be set"
         );
     }
 
     #[test]
     fn nothing_wrong_is_no_refusal() {
-        assert_eq!(Status::of_machine("m", &Report::new()), None);
+        assert_eq!(Status::of(Kind::Machine, "m", &Report::new()), None);
     }
 }

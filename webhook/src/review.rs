@@ -70,6 +70,8 @@ struct UserInfo<'a> {
 pub enum Kind {
     /// A Machine.
     Machine,
+    /// A MachineDeployment.
+    MachineDeployment,
     /// Anything else: let through.
     Other,
 }
@@ -89,11 +91,13 @@ impl<O> Request<'_, O> {
     /// Which of our kinds it is about; subresources are nobody's business here.
     pub(crate) fn kind(&self) -> Kind {
         let main = self.sub_resource.as_deref().is_none_or(str::is_empty);
-        let (group, resource) = (self.resource.group.as_ref(), self.resource.resource.as_ref());
-        if main && (group, resource) == (machinist_shared::names::GROUP, "machines") {
-            Kind::Machine
-        } else {
-            Kind::Other
+        if !main || self.resource.group != machinist_shared::names::GROUP {
+            return Kind::Other;
+        }
+        match self.resource.resource.as_ref() {
+            "machines" => Kind::Machine,
+            "machinedeployments" => Kind::MachineDeployment,
+            _ => Kind::Other,
         }
     }
 
@@ -133,6 +137,8 @@ pub(crate) enum ReviewError {
         version: &'static str,
         /// UID to answer to.
         uid: String,
+        /// What the object is.
+        of: Kind,
     },
 }
 
@@ -145,6 +151,7 @@ pub(crate) fn read(body: &[u8]) -> Result<(&'static str, Request<'_, Value>), Re
             Ok(Ok((version, request))) => Err(ReviewError::Object {
                 reason,
                 version,
+                of: request.kind(),
                 uid: request.uid.into_owned(),
             }),
             Ok(Err(error)) => Err(error),
@@ -297,9 +304,10 @@ mod tests {
     #[rstest]
     #[case("cluster.k8s.io", "machines", "", Kind::Machine)]
     #[case("cluster.k8s.io", "machines", "status", Kind::Other)]
-    #[case("cluster.k8s.io", "machinedeployments", "", Kind::Other)]
+    #[case("cluster.k8s.io", "machinedeployments", "", Kind::MachineDeployment)]
+    #[case("cluster.k8s.io", "machinesets", "", Kind::Other)]
     #[case("", "machines", "", Kind::Other)]
-    fn only_machines_are_judged(
+    fn machines_and_their_deployments_are_judged(
         #[case] group: &str,
         #[case] resource: &str,
         #[case] sub: &str,

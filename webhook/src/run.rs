@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 use crate::admit::Admission;
 use crate::flags::Flags;
 use crate::metrics::Metrics;
+use crate::names::Names;
 use crate::ops::Ops;
 use crate::server::{self, Draining, Handle, Limits};
 use crate::{handler, ops};
@@ -31,10 +32,18 @@ pub fn start(flags: &Flags) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         let mut signals = Signals::new()?;
+        let in_cluster = std::env::var_os("KUBERNETES_SERVICE_HOST").is_some();
+        let names = Names::connect(&flags.kubeconfig, in_cluster).await?;
+        if names.is_none() {
+            tracing::warn!(
+                "neither --kubeconfig nor a ServiceAccount: nobody can tell whether a Machine's name is free"
+            );
+        }
         let webhook = Webhook::start(
             flags,
             &Env::new(|name| std::env::var(name).ok()),
             Limits::default(),
+            names,
         )?;
         tracing::info!(address = %webhook.address, ops = %webhook.ops_address, "serving");
         webhook.run(signals.received(), NOTICE).await
@@ -64,7 +73,7 @@ pub struct Webhook {
 
 impl Webhook {
     /// Starts both servers; they answer from now on.
-    pub fn start(flags: &Flags, env: &Env, limits: Limits) -> anyhow::Result<Self> {
+    pub fn start(flags: &Flags, env: &Env, limits: Limits, names: Option<Names>) -> anyhow::Result<Self> {
         let (certificate, reloader) =
             Reloader::start(CertificateFiles::new(&flags.tls_cert_path, &flags.tls_key_path))?;
         let registry = prometheus::Registry::new();
@@ -72,7 +81,7 @@ impl Webhook {
         let policy = AddressPolicy {
             allow_loopback: flags.infra_allow_loopback,
         };
-        let admission = Admission::new(flags.settings(env), policy, !env.kubeconfig.is_empty());
+        let admission = Admission::new(flags.settings(env), policy, !env.kubeconfig.is_empty(), names);
         let (listener, address) = listen(flags.listen_address)?;
         let (ops_listener, ops_address) = listen(flags.ops_address)?;
 

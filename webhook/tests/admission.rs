@@ -165,7 +165,6 @@ async fn unknown_keys_outside_the_strict_part_are_warned_of() {
 
 #[rstest]
 #[case::a_deletion("DELETE", "machines", json!(null))]
-#[case::a_deployment("CREATE", "machinedeployments", json!({"spec": 1}))]
 #[case::a_set("UPDATE", "machinesets", json!({"spec": 1}))]
 #[case::an_unknown_operation("CONNECT", "machines", json!({}))]
 #[tokio::test]
@@ -181,6 +180,56 @@ async fn what_is_not_ours_to_judge_passes(
         let response = server.client().await.review(path, &review).await;
         assert_eq!(response, json!({"uid": response["uid"], "allowed": true}));
     }
+}
+
+#[tokio::test]
+async fn a_deployment_is_defaulted_and_judged_by_its_template() {
+    let server = Server::start();
+    let mut client = server.client().await;
+    let labels = json!({"pool": "a"});
+    let mut deployment = json!({
+        "apiVersion": "cluster.k8s.io/v1alpha1", "kind": "MachineDeployment",
+        "metadata": {"name": "pool", "namespace": "kube-system"},
+        "spec": {
+            "selector": {"matchLabels": labels},
+            "template": {"metadata": {"labels": labels}, "spec": machine()["spec"]},
+        },
+    });
+    let ask = |operation, object: &Value, old: &Value| {
+        let mut review = review(operation, object, old);
+        review["request"]["resource"]["resource"] = json!("machinedeployments");
+        review
+    };
+    let response = client
+        .review("/mutate", &ask("CREATE", &deployment, &Value::Null))
+        .await;
+    json_patch::patch(&mut deployment, &patch(&response)).unwrap();
+    assert_eq!(deployment["spec"]["replicas"], 1);
+    let response = client
+        .review("/validate", &ask("CREATE", &deployment, &Value::Null))
+        .await;
+    assert_eq!(response["allowed"], true, "{response}");
+
+    let kubeconfig = "/spec/template/spec/providerSpec/value/cloudProviderSpec/auth/kubeconfig";
+    let mut bad = deployment.clone();
+    *bad.pointer_mut(kubeconfig).unwrap() = json!("bm90aGluZw==");
+    let blamed = &["spec.template.spec.providerSpec.value.cloudProviderSpec.auth.kubeconfig"];
+    for old in [&Value::Null, &deployment] {
+        let operation = if old.is_null() { "CREATE" } else { "UPDATE" };
+        let response = client.review("/validate", &ask(operation, &bad, old)).await;
+        assert_eq!(response["status"]["details"]["kind"], "MachineDeployment");
+        let causes = response["status"]["details"]["causes"].as_array().unwrap();
+        let fields: Vec<_> = causes
+            .iter()
+            .map(|cause| cause["field"].as_str().unwrap())
+            .collect();
+        assert_eq!(fields, blamed);
+    }
+    // What is stored already is no reason to refuse.
+    let mut scaled = bad.clone();
+    scaled["spec"]["replicas"] = json!(3);
+    let response = client.review("/validate", &ask("UPDATE", &scaled, &bad)).await;
+    assert_eq!(response["allowed"], true, "{response}");
 }
 
 #[tokio::test]

@@ -80,7 +80,7 @@ impl Server {
             format!("--tls-key-path={}", certificates.path().join("tls.key").display()),
         ]);
         let env = Env::new(|name| (name == "POD_NAMESPACE").then(|| "vms".to_owned()));
-        let webhook = Webhook::start(&flags, &env, limits).unwrap();
+        let webhook = Webhook::start(&flags, &env, limits, None).unwrap();
         let (stop, stopped) = oneshot::channel();
         Self {
             address: webhook.address,

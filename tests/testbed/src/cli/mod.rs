@@ -82,7 +82,7 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
 fn up(state: &State, shape: &Shape) -> Result<()> {
     if state.supervisor().is_some() {
         if !state.is_ready() {
-            await_start(state)?;
+            await_start(state, || state.supervisor().is_some())?;
         }
         println!("The testbed is up already.");
         return Ok(());
@@ -97,7 +97,7 @@ fn up(state: &State, shape: &Shape) -> Result<()> {
     serve
         .args(shape.one_cluster.then_some("--one-cluster"))
         .args(shape.bare.then_some("--bare"));
-    let child = serve
+    let mut child = serve
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
         .stderr(log)
@@ -106,7 +106,8 @@ fn up(state: &State, shape: &Shape) -> Result<()> {
         .context("starting the supervisor")?;
     state.write_supervisor(child.id())?;
     let start = Instant::now();
-    await_start(state)?;
+    // Asked of the child itself: its command line, by which others know it, shows up a moment after it was started.
+    await_start(state, || matches!(child.try_wait(), Ok(None)))?;
     println!("Up after {:.1} s.", start.elapsed().as_secs_f64());
     print!("{}", state.hints());
     Ok(())
@@ -128,10 +129,10 @@ fn describe(shape: &Shape) -> &'static str {
     }
 }
 
-fn await_start(state: &State) -> Result<()> {
+fn await_start(state: &State, mut runs: impl FnMut() -> bool) -> Result<()> {
     let deadline = Instant::now() + START_PATIENCE;
     while !state.is_ready() {
-        if state.supervisor().is_none() {
+        if !runs() {
             bail!("the testbed did not start; end of its log:\n{}", state.log_tail());
         }
         if Instant::now() > deadline {

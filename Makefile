@@ -1,0 +1,70 @@
+# Everything a person or CI does here. `make` alone lists it.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+TESTBED := cargo run --package testbed --bin testbed --
+# Where `make deploy` installs.
+NAMESPACE ?= machinist-system
+# More flags for Helm, like --values my-values.yaml.
+HELM_ARGS ?=
+# Seconds of fuzzing in `make test` and `make fuzz`.
+FUZZ_SECONDS ?= 60
+
+.PHONY: help
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
+
+##@ Try it
+
+.PHONY: up
+up: ## Start two control planes, a simulated KubeVirt and Machinist on this machine
+	$(TESTBED) up
+
+.PHONY: demo
+demo: ## The same, then a Machine becomes a Node and a bad one is refused
+	$(TESTBED) demo
+
+.PHONY: down
+down: ## End what `up` and `demo` started
+	$(TESTBED) down
+
+##@ Use it
+
+.PHONY: deploy
+deploy: ## Install into the cluster of the current kubeconfig, with Helm
+	helm upgrade --install machinist charts/machinist --namespace $(NAMESPACE) --create-namespace $(HELM_ARGS)
+
+##@ Work on it
+
+.PHONY: build
+build: ## Build all programs, for debugging
+	cargo build --workspace --bins
+
+.PHONY: crds
+crds: ## Write the chart's CRDs anew from the Rust types
+	cargo run --package machinist-shared --example crds
+
+.PHONY: lint
+lint: ## Formatting, clippy, licences and sources of dependencies, scripts, and the user data of guests
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	hack/install-tools.sh
+	hack/deny.sh
+	hack/lint-user-data.sh
+
+.PHONY: test
+test: build fuzz ## Every test, on real control planes
+	hack/install-tools.sh
+	hack/lint-user-data.sh
+	MACHINIST_BIN_DIR=target/debug cargo test --workspace --locked --no-fail-fast
+
+.PHONY: fuzz
+fuzz: ## Fuzz admission for FUZZ_SECONDS
+	hack/fuzz.sh $(FUZZ_SECONDS)
+
+.PHONY: bench
+bench: ## Admission throughput, latency and memory beside a floor
+	cargo build --release --locked --package machinist-webhook --package bench
+	target/release/bench

@@ -1,0 +1,171 @@
+//! Whether the name of a new Machine is free. Its VM and its Node bear it, so it is taken by any Machine of any
+//! namespace and by a Node that is not this Machine's, a control plane's, for one.
+//!
+//! Asked once per Machine that a person makes, of the user cluster, and within a bound: whoever slips through, because
+//! the API server did not answer or two were made at once, is told the same by the controller and gets no VM.
+
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Node;
+use kube::api::ListParams;
+use kube::{Api, Client};
+use machinist_infra::client::{ClientError, ClientOptions, user_cluster_client};
+use machinist_shared::api::Machine;
+use machinist_shared::field::{FieldPath, Report};
+use machinist_shared::names::annotation;
+
+/// How long both questions together may take.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// A Machine that is to be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Newcomer {
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+}
+
+/// Knows which names are taken.
+#[derive(Clone)]
+pub struct Names {
+    client: Client,
+}
+
+impl std::fmt::Debug for Names {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Names").finish_non_exhaustive()
+    }
+}
+
+impl Names {
+    /// Asks the cluster of the kubeconfig at this path, or that of the pod; nothing outside a cluster without a
+    /// kubeconfig.
+    pub(crate) async fn connect(kubeconfig: &str, in_cluster: bool) -> Result<Option<Self>, ClientError> {
+        if kubeconfig.is_empty() && !in_cluster {
+            return Ok(None);
+        }
+        let path = (!kubeconfig.is_empty()).then(|| kubeconfig.as_ref());
+        let options = ClientOptions {
+            connect: PATIENCE,
+            read: PATIENCE,
+            user_agent: concat!("machinist-webhook/", env!("CARGO_PKG_VERSION")).to_owned(),
+            ..ClientOptions::default()
+        };
+        let client = user_cluster_client(path, &options).await?;
+        Ok(Some(Self { client }))
+    }
+
+    /// An error at `metadata.name` if it is taken; a warning if that could not be found out in time.
+    pub(crate) async fn judge(&self, newcomer: &Newcomer) -> Report {
+        let mut report = Report::new();
+        let path = FieldPath::new("metadata").child("name");
+        match tokio::time::timeout(PATIENCE, self.taken(newcomer)).await {
+            Ok(Ok(None)) => {}
+            Ok(Ok(Some(why))) => report.invalid(&path, why),
+            Ok(Err(error)) => report.warn(&path, unknown(&reason(&error))),
+            Err(_) => report.warn(&path, unknown(&format!("no answer within {PATIENCE:?}"))),
+        }
+        report
+    }
+
+    /// By whom, for a person.
+    async fn taken(&self, newcomer: &Newcomer) -> kube::Result<Option<String>> {
+        let nodes = Api::<Node>::all(self.client.clone());
+        let machines = Api::<Machine>::all(self.client.clone());
+        let named = ListParams::default().fields(&format!("metadata.name={}", newcomer.name));
+        let node = async {
+            match nodes.get_metadata(&newcomer.name).await {
+                Ok(node) => Ok(Some(node.metadata)),
+                Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
+                Err(error) => Err(error),
+            }
+        };
+        let (machines, node) = tokio::try_join!(machines.list_metadata(&named), node)?;
+        let namespaces = machines
+            .items
+            .into_iter()
+            .filter_map(|machine| machine.metadata.namespace);
+        if let Some(why) = by_machine(newcomer, namespaces) {
+            return Ok(Some(why));
+        }
+        let machine =
+            |node: kube::core::ObjectMeta| node.annotations.unwrap_or_default().remove(annotation::MACHINE);
+        Ok(node.and_then(|node| by_node(newcomer, machine(node).as_deref())))
+    }
+}
+
+/// Whether another Machine bears the name. One in the same namespace is the API server's own affair.
+fn by_machine(newcomer: &Newcomer, namespaces: impl IntoIterator<Item = String>) -> Option<String> {
+    let other = namespaces
+        .into_iter()
+        .find(|namespace| *namespace != newcomer.namespace)?;
+    Some(format!(
+        "{:?} is the name of a Machine in namespace {other} already; VM and Node bear the Machine's name, so it must \
+         be unique in the cluster: choose another",
+        newcomer.name
+    ))
+}
+
+/// Whether the Node of that name belongs to someone else; `machine` is whose Node it says it is. One that names this
+/// very Machine is let through: Machines come back from backups.
+fn by_node(newcomer: &Newcomer, machine: Option<&str>) -> Option<String> {
+    if machine == Some(&format!("{}/{}", newcomer.namespace, newcomer.name)) {
+        return None;
+    }
+    let whose = machine.map_or_else(
+        || "belongs to no Machine".to_owned(),
+        |other| format!("belongs to Machine {other}"),
+    );
+    Some(format!(
+        "a Node named {:?} exists and {whose}; the Machine's Node would bear the same name: choose another",
+        newcomer.name
+    ))
+}
+
+fn unknown(why: &str) -> String {
+    format!(
+        "could not find out whether the name is free ({why}); if it is taken, the Machine will get no VM and say so"
+    )
+}
+
+/// Without addresses or bodies of answers.
+fn reason(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => format!("the API server answered {} {}", status.code, status.reason),
+        _ => "the API server cannot be reached".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn newcomer() -> Newcomer {
+        Newcomer {
+            namespace: "kube-system".into(),
+            name: "w".into(),
+        }
+    }
+
+    #[test]
+    fn a_machine_of_another_namespace_takes_the_name() {
+        let why = by_machine(&newcomer(), ["kube-system".into(), "other".into()]).unwrap();
+        assert!(why.contains("in namespace other"), "{why}");
+        assert_eq!(by_machine(&newcomer(), ["kube-system".into()]), None);
+        assert_eq!(by_machine(&newcomer(), []), None);
+    }
+
+    #[test]
+    fn a_node_that_is_not_the_machines_takes_the_name() {
+        assert!(
+            by_node(&newcomer(), None)
+                .unwrap()
+                .contains("belongs to no Machine")
+        );
+        assert!(
+            by_node(&newcomer(), Some("kube-system/x"))
+                .unwrap()
+                .contains("belongs to Machine kube-system/x")
+        );
+        assert_eq!(by_node(&newcomer(), Some("kube-system/w")), None);
+    }
+}
