@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Judges the licences, versions and sources of everything that is linked in, after deny.toml. Needs no network once the
+# tool is there; `hack/deny.sh advisories` also asks the advisory database, where that can be reached.
+set -euo pipefail
+
+cd "$(dirname "$0")/.."
+version=0.20.2
+if [[ ! -x target/tools/bin/cargo-deny ]]; then
+    cargo install --locked --root target/tools "cargo-deny@$version"
+fi
+# Duplicate versions are warnings, and not shown here.
+target/tools/bin/cargo-deny --log-level error --locked check bans licenses sources "$@"
