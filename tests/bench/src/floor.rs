@@ -1,0 +1,67 @@
+//! The floor: the webhook's own server around a handler that only reads.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use axum::Router;
+use axum::extract::Request;
+use axum::routing::post;
+use clap::Args;
+use machinist_certs::{CertificateFiles, Reloader, server_config};
+use machinist_webhook::server::{
+    Draining, Handle, Limits, bind, json_body, json_response, limited, serve_tls,
+};
+
+/// Flags of the floor.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// Address to listen on.
+    #[arg(long)]
+    listen_address: SocketAddr,
+    /// Serving certificate.
+    #[arg(long)]
+    tls_cert_path: PathBuf,
+    /// Its key.
+    #[arg(long)]
+    tls_key_path: PathBuf,
+    /// File with the bytes to answer.
+    #[arg(long)]
+    answer: PathBuf,
+}
+
+/// Serves until killed.
+pub(crate) fn serve(options: &Options) -> anyhow::Result<()> {
+    let answer = std::fs::read(&options.answer)?;
+    let limits = Limits::default();
+    let handler = move |request: Request| {
+        let answer = answer.clone();
+        async move {
+            match json_body(request, Limits::default().body).await {
+                Ok(body) => {
+                    std::hint::black_box(&body);
+                    json_response(answer)
+                }
+                Err(response) => response,
+            }
+        }
+    };
+    let router = Router::new()
+        .route("/mutate", post(handler.clone()))
+        .route("/validate", post(handler));
+    let router = limited(router, &limits, Draining::default());
+    // The runtime is the webhook's, too.
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let files = CertificateFiles::new(&options.tls_cert_path, &options.tls_key_path);
+        let (certificate, _reloader) = Reloader::start(files)?;
+        let listener = bind(options.listen_address)?;
+        Ok(serve_tls(
+            listener,
+            server_config(certificate)?,
+            router,
+            &limits,
+            Handle::new(),
+        )
+        .await?)
+    })
+}
