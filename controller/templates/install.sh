@@ -1,9 +1,10 @@
 #!/bin/bash
 # Finds or installs containerd and the kubelet, and starts them. Usage: install.sh KUBELET_VERSION (like 1.33.4).
-# Every step may be repeated: a guest that was stopped half-way goes on at its next boot.
+# Run by machinist-install.service until it has succeeded once, at later boots too; so every step may be repeated.
 set -euo pipefail
 
 version="$1"
+done_mark=/var/lib/machinist/installed
 minor="$(cut -d. -f1-2 <<<"$version")"
 repository="https://pkgs.k8s.io/core:/stable:/v${minor}"
 
@@ -19,10 +20,12 @@ retry() {
   return 1
 }
 
+# Waits for the image's own unattended upgrades, and keeps the files written at first boot where a package ships its own.
 apt_install() {
   export DEBIAN_FRONTEND=noninteractive
-  retry apt-get update
-  retry apt-get install --yes --no-install-recommends "$@"
+  retry apt-get -o DPkg::Lock::Timeout=300 update
+  retry apt-get -o DPkg::Lock::Timeout=300 -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold \
+    install --yes --no-install-recommends --allow-change-held-packages --allow-downgrades "$@"
 }
 
 has_kubelet() {
@@ -63,8 +66,18 @@ EOF
 }
 
 modprobe --all overlay br_netfilter
-sysctl --system >/dev/null
+# Only our own settings: what is wrong with the image's stops no node. --ignore skips IPv6 keys where the kernel has none.
+sysctl --ignore --quiet --load=/etc/sysctl.d/99-kubernetes.conf
 swapoff --all
+systemctl mask swap.target
+
+# What pods get as their resolv.conf: not the stub of systemd-resolved, which listens on the guest's loopback, where no
+# pod reaches it.
+if [ -e /run/systemd/resolve/resolv.conf ]; then
+  ln -sfn /run/systemd/resolve/resolv.conf /etc/kubernetes/resolv.conf
+else
+  ln -sfn /etc/resolv.conf /etc/kubernetes/resolv.conf
+fi
 
 if ! command -v containerd >/dev/null || ! has_kubelet; then
   if command -v apt-get >/dev/null; then
@@ -80,3 +93,4 @@ fi
 systemctl daemon-reload
 systemctl enable containerd.service kubelet.service
 systemctl restart containerd.service kubelet.service
+install -D -m 0644 /dev/null "$done_mark"

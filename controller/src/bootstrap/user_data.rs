@@ -18,7 +18,15 @@ use serde_json::{Value, json};
 /// The script that finds or installs containerd and the kubelet.
 pub const INSTALL_SCRIPT: &str = include_str!("../../templates/install.sh");
 const UNIT: &str = include_str!("../../templates/kubelet.service.j2");
+const INSTALL_UNIT: &str = include_str!("../../templates/install.service.j2");
 const CONTAINERD: &str = include_str!("../../templates/containerd.toml");
+const MODULES: &str = "overlay\nbr_netfilter\n";
+const SYSCTL: &str = include_str!("../../templates/sysctl.conf");
+const NO_KUBEADM: &str =
+    "# Hides the drop-in of kubeadm's package, which would replace the flags of kubelet.service.\n";
+
+/// The operating systems whose images take a cloud-config and have apt-get or dnf.
+pub const OPERATING_SYSTEMS: [&str; 3] = ["ubuntu", "rockylinux", "rhel"];
 
 /// Paths in the guest.
 const BOOTSTRAP_KUBECONFIG: &str = "/etc/kubernetes/bootstrap-kubelet.conf";
@@ -26,8 +34,13 @@ const KUBECONFIG: &str = "/var/lib/kubelet/kubeconfig";
 const KUBELET_CONFIG: &str = "/etc/kubernetes/kubelet-config.yaml";
 const CA: &str = "/etc/kubernetes/pki/ca.crt";
 const SCRIPT: &str = "/opt/machinist/install.sh";
+/// Its unit: cloud-init runs commands once, whether they succeed or not; systemd runs it until it has succeeded.
+const INSTALL_SERVICE: &str = "machinist-install.service";
+/// Link made by the script, for only the guest knows which file has the real name servers.
+const RESOLV_CONF: &str = "/etc/kubernetes/resolv.conf";
 
 /// What user data is made from.
+#[derive(Clone, Copy)]
 pub struct UserDataInput<'a> {
     /// Operating system of the image.
     pub operating_system: &'a str,
@@ -88,25 +101,28 @@ pub enum UserDataError {
 
 /// Renders the cloud-config.
 pub fn render(input: &UserDataInput<'_>) -> Result<String, UserDataError> {
-    if !["ubuntu", "rockylinux", "rhel"].contains(&input.operating_system) {
+    if !OPERATING_SYSTEMS.contains(&input.operating_system) {
         return Err(UserDataError::UnsupportedOperatingSystem(
             input.operating_system.to_owned(),
         ));
     }
-    let unit = unit(input)?;
     let json = |value: &Value| format!("{value:#}\n");
-    let modules = "overlay\nbr_netfilter\n";
-    let sysctls = "net.bridge.bridge-nf-call-iptables = 1\nnet.bridge.bridge-nf-call-ip6tables = 1\nnet.ipv4.ip_forward = 1\n\
-                   net.ipv6.conf.all.forwarding = 1\nvm.overcommit_memory = 1\nkernel.panic = 10\nkernel.panic_on_oops = 1\n";
+    let install_path = format!("/etc/systemd/system/{INSTALL_SERVICE}");
     let files = [
-        ("/etc/modules-load.d/kubernetes.conf", "0644", modules.to_owned()),
-        ("/etc/sysctl.d/99-kubernetes.conf", "0644", sysctls.to_owned()),
+        ("/etc/modules-load.d/kubernetes.conf", "0644", MODULES.to_owned()),
+        ("/etc/sysctl.d/99-kubernetes.conf", "0644", SYSCTL.to_owned()),
         ("/etc/containerd/config.toml", "0644", CONTAINERD.to_owned()),
         (CA, "0644", input.ca_pem.to_owned()),
         (BOOTSTRAP_KUBECONFIG, "0600", json(&bootstrap_kubeconfig(input))),
         (KUBELET_CONFIG, "0644", json(&kubelet_config(input))),
-        ("/etc/systemd/system/kubelet.service", "0644", unit),
+        ("/etc/systemd/system/kubelet.service", "0644", unit(input)?),
+        (
+            "/etc/systemd/system/kubelet.service.d/10-kubeadm.conf",
+            "0644",
+            NO_KUBEADM.to_owned(),
+        ),
         (SCRIPT, "0755", INSTALL_SCRIPT.to_owned()),
+        (&install_path, "0644", install_unit(input)?),
     ];
     let write_files: Vec<Value> = files
         .into_iter()
@@ -121,7 +137,7 @@ pub fn render(input: &UserDataInput<'_>) -> Result<String, UserDataError> {
         "manage_etc_hosts": true,
         "ssh_pwauth": false,
         "write_files": write_files,
-        "runcmd": [[SCRIPT, version(input)]],
+        "runcmd": [["systemctl", "enable", "--now", "--no-block", INSTALL_SERVICE]],
     });
     if !input.ssh_keys.is_empty() {
         config["ssh_authorized_keys"] = json!(input.ssh_keys);
@@ -132,10 +148,6 @@ pub fn render(input: &UserDataInput<'_>) -> Result<String, UserDataError> {
     }
     // JSON is YAML, so no quoting rule of YAML can go wrong.
     Ok(format!("#cloud-config\n{config:#}\n"))
-}
-
-fn version<'a>(input: &UserDataInput<'a>) -> &'a str {
-    input.kubelet_version.trim_start_matches('v')
 }
 
 fn bootstrap_kubeconfig(input: &UserDataInput<'_>) -> Value {
@@ -164,7 +176,7 @@ fn kubelet_config(input: &UserDataInput<'_>) -> Value {
         "containerRuntimeEndpoint": "unix:///run/containerd/containerd.sock",
         "failSwapOn": false,
         "rotateCertificates": true,
-        "resolvConf": "/run/systemd/resolve/resolv.conf",
+        "resolvConf": RESOLV_CONF,
         "staticPodPath": "/etc/kubernetes/manifests",
     })
 }
@@ -209,11 +221,20 @@ fn unit(input: &UserDataInput<'_>) -> Result<String, UserDataError> {
         .iter()
         .map(|flag| systemd_word(flag))
         .collect::<Result<_, _>>()?;
+    fill(UNIT, &context! { flags })
+}
+
+fn install_unit(input: &UserDataInput<'_>) -> Result<String, UserDataError> {
+    let version = systemd_word(input.kubelet_version.trim_start_matches('v'))?;
+    fill(INSTALL_UNIT, &context! { version })
+}
+
+fn fill(template: &str, values: &minijinja::Value) -> Result<String, UserDataError> {
     let mut environment = Environment::new();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
-    let unit = environment.render_str(UNIT, context! { flags });
+    let text = environment.render_str(template, values);
     // The engine drops the template's last line break.
-    unit.map(|unit| unit + "\n")
+    text.map(|text| text + "\n")
         .map_err(|error| UserDataError::Template(error.to_string()))
 }
 
@@ -317,6 +338,42 @@ mod tests {
         assert_eq!(kubeconfig["users"][0]["user"]["token"], "abcdef.0123456789abcdef");
         assert_eq!(kubeconfig["clusters"][0]["cluster"]["server"], "https://api:6443");
         insta::assert_snapshot!(file(&user_data, "/etc/systemd/system/kubelet.service"));
+    }
+
+    #[test]
+    fn cloud_init_starts_a_unit_that_runs_the_script_with_the_version() {
+        let (token, labels) = (SecretString::from("t"), BTreeMap::new());
+        let mut input = input(&token, &[], &labels);
+        input.kubelet_version = "v1.33.4";
+        let user_data = render(&input).unwrap();
+        let config: Value = serde_json::from_str(user_data.strip_prefix("#cloud-config\n").unwrap()).unwrap();
+        let service = config["runcmd"][0].as_array().unwrap().last().unwrap();
+        let unit = file(
+            &user_data,
+            &format!("/etc/systemd/system/{}", service.as_str().unwrap()),
+        );
+        assert!(
+            unit.contains(&format!("\nExecStart={SCRIPT} \"1.33.4\"\n")),
+            "{unit}"
+        );
+        let mark = unit
+            .lines()
+            .find_map(|line| line.strip_prefix("ConditionPathExists=!"))
+            .unwrap();
+        assert!(file(&user_data, SCRIPT).contains(&format!("\ndone_mark={mark}\n")));
+    }
+
+    #[test]
+    fn the_kubelet_reads_the_name_servers_that_the_script_links() {
+        let (token, labels) = (SecretString::from("t"), BTreeMap::new());
+        let user_data = render(&input(&token, &[], &labels)).unwrap();
+        let config: Value = serde_json::from_str(&file(&user_data, KUBELET_CONFIG)).unwrap();
+        assert_eq!(config["resolvConf"], RESOLV_CONF);
+        let script = file(&user_data, SCRIPT);
+        let link = |target: &str| format!("ln -sfn {target} {RESOLV_CONF}\n");
+        for target in ["/run/systemd/resolve/resolv.conf", "/etc/resolv.conf"] {
+            assert!(script.contains(&link(target)), "{target}");
+        }
     }
 
     #[rstest]

@@ -14,7 +14,6 @@ use machinist_shared::names::condition;
 pub enum Reason {
     // Ready
     NodeReady,
-    NotReady,
     Deleting,
     // InfrastructureReachable
     Reachable,

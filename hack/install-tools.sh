@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+# Installs what the checks need and the machine lacks, from Debian's packages: cloud-init and shellcheck.
+# Says nothing when there is nothing to do.
+set -euo pipefail
+
+packages=(cloud-init shellcheck)
+missing=()
+for package in "${packages[@]}"; do
+  # Each package bears the name of its program.
+  command -v "$package" >/dev/null || missing+=("$package")
+done
+if [ "${#missing[@]}" -eq 0 ]; then
+  exit 0
+fi
+
+if ! command -v apt-get >/dev/null; then
+  echo "install-tools: these programs are missing, and there is no apt-get to install them with: ${missing[*]}" >&2
+  exit 1
+fi
+if [ "$(id -u)" -ne 0 ]; then
+  echo "install-tools: these programs are missing: ${missing[*]}; as root, run" >&2
+  echo "  apt-get update && apt-get install --no-install-recommends ${missing[*]}" >&2
+  exit 1
+fi
+
+log="$(mktemp)"
+trap 'rm -f "$log"' EXIT
+run() {
+  local try
+  for try in 1 2 3; do
+    "$@" </dev/null >"$log" 2>&1 && return 0
+    sleep "$((try * 2))"
+  done
+  cat "$log" >&2
+  echo "install-tools: failed three times: $*" >&2
+  return 1
+}
+
+echo "install-tools: installing ${missing[*]}"
+export DEBIAN_FRONTEND=noninteractive
+# The package enables cloud-init's services: without this file they would set up this machine anew at its next boot.
+if [[ " ${missing[*]} " == *" cloud-init "* ]]; then
+  install -D -m 0644 /dev/null /etc/cloud/cloud-init.disabled
+fi
+# A second run beside this one holds apt's lock for a while.
+run apt-get -o DPkg::Lock::Timeout=300 update
+run apt-get -o DPkg::Lock::Timeout=300 install --yes --no-install-recommends "${missing[@]}"
