@@ -95,8 +95,14 @@ impl Api {
         };
         let stored = self.store(row.kind, old).await?;
         let mut new = row.object.clone();
-        forget_deletion(&mut new);
-        new["metadata"]["resourceVersion"] = stored["metadata"]["resourceVersion"].clone();
+        let mut known = vec!["resourceVersion"];
+        if forget_deletion(&mut new) {
+            known.extend(["deletionTimestamp", "deletionGracePeriodSeconds"]);
+        }
+        for key in known {
+            // Whoever writes an object back sends what was read.
+            new["metadata"][key] = stored["metadata"][key].clone();
+        }
         let path = format!("{path}/{}", name(&stored)?);
         self.send(Method::PUT, &path, &new, author).await
     }
@@ -245,7 +251,8 @@ impl Answer {
                 message.contains(&format!("{field}: {text}")),
                 "{field}: {text} is not in the message: {message}"
             );
-            fields.push(field.to_owned());
+            // As the API server itself writes the path of a wrong scale.
+            fields.push(field.trim_start_matches('.').to_owned());
         }
         ensure!(!fields.is_empty(), "a refusal without causes: {body}");
         Ok(fields)

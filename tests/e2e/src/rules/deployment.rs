@@ -140,6 +140,7 @@ fn rollouts() -> Vec<Row> {
         "spec.strategy.rollingUpdate.maxSurge",
     );
     vec![
+        // The API server's own scale subresource says so before any webhook, and says only this.
         Row::roll_out("3.5/replicas-negative", with("/spec/replicas", json!(-1))).blames(&["spec.replicas"]),
         Row::roll_out(
             "3.5/strategy-type",
@@ -240,12 +241,12 @@ fn templates() -> Vec<Row> {
         .warns("spec.template.spec.taint: unknown field"),
         Row::roll_out(
             "3.5/all-errors-at-once",
-            with("/spec/replicas", json!(-1))
+            with("/spec/strategy/type", json!("Recreate"))
                 .with("/spec/selector", json!({}))
                 .without("/spec/template/spec/versions"),
         )
         .blames(&[
-            "spec.replicas",
+            "spec.strategy.Type",
             "spec.selector",
             "spec.template.spec.versions.kubelet",
         ]),
@@ -255,6 +256,7 @@ fn templates() -> Vec<Row> {
 fn updates() -> Vec<Row> {
     let broken = || deployment().without("/spec/template/spec/versions");
     let elsewhere = || with(NAMESPACE_AT, json!("elsewhere"));
+    let recreated = || with("/spec/strategy/type", json!("Recreate"));
     let nowhere = || with(&format!("{VALUE}/cloudProviderSpec/auth"), json!({}));
     let deleting = |deployment: Value| {
         deployment
@@ -281,8 +283,8 @@ fn updates() -> Vec<Row> {
         .stores("/spec/replicas", json!(1)),
         change(
             "3.5/what-was-stored-is-no-reason",
-            with("/spec/replicas", json!(-1)),
-            with("/spec/replicas", json!(-1)).with("/spec/paused", json!(true)),
+            recreated(),
+            recreated().with("/spec/paused", json!(true)),
         ),
         change(
             "3.5/a-kubeconfig-that-stays-nowhere",
@@ -311,17 +313,14 @@ fn updates() -> Vec<Row> {
         .stores(NAMESPACE_AT, json!(null)),
         change("3.5/cluster-namespace-is-copied", elsewhere(), deployment())
             .stores(NAMESPACE_AT, json!("elsewhere")),
-        change(
-            "3.5/a-rollout-is-judged-on-update",
-            deployment(),
-            with("/spec/replicas", json!(-1)),
-        )
-        .blames(&["spec.replicas"]),
+        change("3.5/a-rollout-is-judged-on-update", deployment(), recreated())
+            .blames(&["spec.strategy.Type"]),
         change(
             "3.5/deleting-passes",
             deleting(deployment()),
-            deleting(with("/spec/replicas", json!(-1))),
+            deleting(recreated()),
         )
-        .stores("/spec/strategy", json!(null)),
+        .stores("/spec/strategy", json!({"type": "Recreate"}))
+        .stores("/spec/minReadySeconds", json!(null)),
     ]
 }
