@@ -53,6 +53,7 @@ lint: ## Formatting, clippy, licences and sources of dependencies, scripts, and 
 	hack/install-tools.sh
 	hack/deny.sh
 	hack/lint-user-data.sh
+	hack/check-docs.sh
 
 .PHONY: test
 test: build fuzz ## Every test, on real control planes
