@@ -345,12 +345,10 @@ impl T {
                 "{path}: {}",
                 printed.out
             );
-            // What kubectl prints where a description is missing.
-            ensure!(
-                !printed.out.contains("<no description>"),
-                "{path}: {}",
-                printed.out
-            );
+            // What kubectl prints where a description of a field or of the whole is missing.
+            for missing in ["<no description>", "<empty>"] {
+                ensure!(!printed.out.contains(missing), "{path}: {}", printed.out);
+            }
         }
         Ok(())
     }

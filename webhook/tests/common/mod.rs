@@ -21,7 +21,7 @@ use machinist_shared::kubevirt::resolved::Env;
 use machinist_webhook::flags::Flags;
 use machinist_webhook::run::Webhook;
 use machinist_webhook::server::Limits;
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
 use serde_json::{Value, json};
@@ -113,19 +113,14 @@ impl Server {
         versions: &[&'static SupportedProtocolVersion],
         alpn: &[&[u8]],
     ) -> std::io::Result<TlsStream<TcpStream>> {
-        let mut roots = RootCertStore::empty();
-        roots.add(self.ca.der()).unwrap();
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let mut config = ClientConfig::builder_with_provider(provider)
-            .with_protocol_versions(versions)
-            .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
-        let tcp = TcpStream::connect(self.address).await?;
-        TlsConnector::from(Arc::new(config))
-            .connect(ServerName::try_from("localhost").unwrap(), tcp)
-            .await
+        tls(self.address, &self.ca, versions, alpn).await
+    }
+
+    /// The certificate that a new connection is shown.
+    pub async fn served(&self) -> CertificateDer<'static> {
+        let stream = self.raw().await;
+        let (_, session) = stream.get_ref();
+        session.peer_certificates().unwrap()[0].clone()
     }
 
     /// A bare TLS connection, to be misused.
@@ -139,10 +134,7 @@ impl Server {
 
     /// An HTTP/1.1 client on a connection of its own.
     pub async fn client(&self) -> Client {
-        let io = TokioIo::new(self.tls(&[&TLS13], &[b"http/1.1"]).await.unwrap());
-        let (sender, connection) = http1::handshake(io).await.unwrap();
-        tokio::spawn(connection);
-        Client { sender }
+        Client::connect(self.address, &self.ca).await
     }
 
     /// An HTTP/2 client, as Go's clients are.
@@ -158,17 +150,43 @@ impl Server {
 
     /// The whole answer to a GET on the port without TLS: status and body.
     pub async fn ops(&self, path: &str) -> (u16, String) {
-        let mut stream = TcpStream::connect(self.ops_address).await.unwrap();
-        let head = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
-        stream.write_all(head.as_bytes()).await.unwrap();
-        let mut text = String::new();
-        stream.read_to_string(&mut text).await.unwrap();
-        let (head, body) = text.split_once("\r\n\r\n").unwrap();
-        (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+        get(self.ops_address, path).await
     }
 }
 
-fn write(directory: &Path, leaf: &Leaf) {
+/// The whole answer to a GET without TLS: status and body.
+pub async fn get(address: SocketAddr, path: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let head = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.unwrap();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap();
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+}
+
+async fn tls(
+    address: SocketAddr,
+    ca: &DevelopmentCa,
+    versions: &[&'static SupportedProtocolVersion],
+    alpn: &[&[u8]],
+) -> std::io::Result<TlsStream<TcpStream>> {
+    let mut roots = RootCertStore::empty();
+    roots.add(ca.der()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(versions)
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+    let tcp = TcpStream::connect(address).await?;
+    TlsConnector::from(Arc::new(config))
+        .connect(ServerName::try_from("localhost").unwrap(), tcp)
+        .await
+}
+
+pub fn write(directory: &Path, leaf: &Leaf) {
     std::fs::write(directory.join("tls.crt"), &leaf.certificate).unwrap();
     std::fs::write(directory.join("tls.key"), &leaf.key).unwrap();
 }
@@ -202,6 +220,14 @@ pub fn request(method: &str, path: &str, content_type: &str, body: impl Into<Byt
 }
 
 impl Client {
+    /// An HTTP/1.1 client on a connection of its own.
+    pub async fn connect(address: SocketAddr, ca: &DevelopmentCa) -> Self {
+        let io = TokioIo::new(tls(address, ca, &[&TLS13], &[b"http/1.1"]).await.unwrap());
+        let (sender, connection) = http1::handshake(io).await.unwrap();
+        tokio::spawn(connection);
+        Self { sender }
+    }
+
     pub async fn send(&mut self, request: Request<Full<Bytes>>) -> Answer {
         self.sender.ready().await.unwrap();
         let (head, body) = self.sender.send_request(request).await.unwrap().into_parts();
