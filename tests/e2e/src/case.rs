@@ -9,10 +9,13 @@ use machinist_shared::api::Machine;
 use serde_json::Value;
 use testbed::{Testbed, bed::Options, seed::INFRA_NAMESPACE};
 
-use crate::{leaks, lives::Lives, manifest::NAMESPACE, objects, wait};
+use crate::{budget, leaks, lives::Lives, manifest::NAMESPACE, objects, wait};
 
 /// From `kubectl apply` to a Ready Node, and from `kubectl delete` to nothing, on a busy machine.
 pub const PATIENCE: Duration = Duration::from_mins(1);
+
+/// After this long without a write, none is due: progress is told every 3 seconds.
+const QUIET: Duration = Duration::from_secs(4);
 
 /// A bed with Machinist, and a record of all its VMs.
 pub struct Case {
@@ -108,14 +111,23 @@ impl Case {
     }
 
     /// Waits until a condition of the Machine has this reason; its message then.
-    pub async fn condition(&self, name: &str, condition: &str, reason: &str) -> Result<String> {
-        let found = |machine: &Machine| message(machine, condition, reason);
-        let what = format!("{condition}/{reason}");
-        let machine = wait::for_state(&self.machines(), name, &what, PATIENCE, |machine| {
-            found(machine).is_some()
-        })
-        .await?;
-        Ok(found(&machine).unwrap_or_default())
+    pub async fn condition(&self, name: &str, reason: &str) -> Result<String> {
+        let found = |machine: &Machine| message(machine, reason).is_some();
+        let machine = wait::for_state(&self.machines(), name, reason, PATIENCE, found).await?;
+        Ok(message(&machine, reason).unwrap_or_default())
+    }
+
+    /// Returns when the controller has written nothing for a while: what follows the join belongs to it, too.
+    pub async fn settled(&self) {
+        let mut before = usize::MAX;
+        loop {
+            let now = budget::Ledger::of_controller(&self.bed).entries.len();
+            if now == before {
+                return;
+            }
+            before = now;
+            tokio::time::sleep(QUIET).await;
+        }
     }
 
     /// `kubectl delete machine` without waiting.
@@ -140,12 +152,12 @@ pub fn is_ready(node: &Node) -> bool {
         .any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
-/// The message of a condition if it has this reason.
-fn message(machine: &Machine, condition: &str, reason: &str) -> Option<String> {
+/// The message of the condition that has this reason, other than the summary.
+pub fn message(machine: &Machine, reason: &str) -> Option<String> {
     let status = serde_json::to_value(machine.status.as_ref()?).ok()?;
     let conditions = status.get("conditions")?.as_array()?;
     let found = conditions
         .iter()
-        .find(|found| found["type"] == condition && found["reason"] == reason)?;
+        .find(|found| found["type"] != "Ready" && found["reason"] == reason)?;
     Some(found["message"].as_str().unwrap_or_default().to_owned())
 }

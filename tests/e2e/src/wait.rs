@@ -71,3 +71,25 @@ where
         .await
         .map(drop)
 }
+
+/// Waits until any object of the collection fits.
+pub async fn any<K>(api: &Api<K>, what: &str, patience: Duration, fits: impl Fn(&K) -> bool) -> Result<()>
+where
+    K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+{
+    let watched = async {
+        let mut events = watcher(api.clone(), watcher::Config::default())
+            .default_backoff()
+            .applied_objects()
+            .boxed();
+        while let Some(object) = events.next().await {
+            if object.is_ok_and(|object| fits(&object)) {
+                return;
+            }
+        }
+    };
+    if tokio::time::timeout(patience, watched).await.is_err() {
+        bail!("there was no {what} within {patience:?}");
+    }
+    Ok(())
+}

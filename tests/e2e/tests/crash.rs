@@ -1,6 +1,6 @@
 //! The controller killed with SIGKILL after each of its writes, and started again: the same end, and one VM only.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use anyhow::Result;
 use e2e::{Case, manifest, wait};
@@ -21,7 +21,7 @@ async fn a_controller_killed_after_any_write_of_a_machines_making_leaves_one_vm_
         case.apply(&manifest::machine(&name)).await?;
         let fired = tokio::select! {
             () = fuse.fired() => true,
-            ready = case.node_ready(&name) => { ready?; false }
+            made = made(&case, &name) => { made?; false }
         };
         if fired {
             restart(&case).await?;
@@ -46,7 +46,7 @@ async fn a_controller_killed_after_any_write_of_a_machines_deletion_leaves_nothi
         case.apply(&manifest::machine(&name)).await?;
         case.node_ready(&name).await?;
         // Whatever still follows the join comes before the first write of the deletion.
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        case.settled().await;
         let fuse = arm(&case, nth)?;
         case.begin_deletion(&name).await?;
         let machines = case.machines();
@@ -67,6 +67,13 @@ async fn a_controller_killed_after_any_write_of_a_machines_deletion_leaves_nothi
         }
     }
     case.finish(&[]).await
+}
+
+/// Returns when the Machine has its Node and no write is due any more.
+async fn made(case: &Case, name: &str) -> Result<()> {
+    case.node_ready(name).await?;
+    case.settled().await;
+    Ok(())
 }
 
 /// Without a Lease to wait out after each SIGKILL.

@@ -1,6 +1,6 @@
 //! The first Machine, end to end: applied, joined, deleted, with every request of the controller counted.
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use e2e::{Case, budget, manifest, wait};
 use kube::ResourceExt as _;
 
@@ -14,12 +14,12 @@ async fn a_machine_becomes_a_node_within_its_budget_and_leaves_nothing() -> Resu
     // The first one opens the infra cluster and the referenced Secret.
     case.apply(&manifest::machine("worker-0")).await?;
     case.node_ready("worker-0").await?;
-    settled(&case).await;
+    case.settled().await;
 
     budget::forget(&case.bed);
     case.apply(&manifest::machine("worker-1")).await?;
     let machine = case.node_ready("worker-1").await?;
-    settled(&case).await;
+    case.settled().await;
     let created = budget::Ledger::of_controller(&case.bed);
     println!("From apply to Node:\n{}", created.table());
 
@@ -52,7 +52,7 @@ async fn a_machine_becomes_a_node_within_its_budget_and_leaves_nothing() -> Resu
 
     budget::forget(&case.bed);
     case.delete_machine("worker-1").await?;
-    settled(&case).await;
+    case.settled().await;
     let deleted = budget::Ledger::of_controller(&case.bed);
     println!("From delete to nothing:\n{}", deleted.table());
     wait::for_absence(&case.nodes(), "worker-1", e2e::case::PATIENCE).await?;
@@ -83,55 +83,4 @@ async fn a_machine_becomes_a_node_within_its_budget_and_leaves_nothing() -> Resu
 
     case.delete_machine("worker-0").await?;
     case.finish(&[]).await
-}
-
-#[tokio::test]
-async fn trouble_on_the_infra_cluster_shows_in_kubectl_describe() -> Result<()> {
-    let case = Case::start().await?;
-    for (name, fault, cause) in [
-        (
-            "crowded",
-            "sim.kubevirt.io/unschedulable",
-            "0/3 nodes are available: 3 Insufficient memory.",
-        ),
-        (
-            "no-image",
-            "sim.kubevirt.io/import-failing",
-            "expected status code 200, got 404. Status: 404 Not Found",
-        ),
-    ] {
-        let mut machine = manifest::machine(name);
-        machine["metadata"]["annotations"] = serde_json::json!({fault: cause});
-        case.apply(&machine).await?;
-        let told = |machine: &machinist_shared::api::Machine| {
-            let status = serde_json::to_string(&machine.status).unwrap_or_default();
-            status.contains(cause)
-        };
-        wait::for_state(
-            &case.machines(),
-            name,
-            "told the cause",
-            e2e::case::PATIENCE,
-            told,
-        )
-        .await?;
-        let described = case.describe(name).await?;
-        let line = cause.split(' ').next().context("no cause")?;
-        assert!(described.contains(line), "{described}");
-        case.delete_machine(name).await?;
-    }
-    case.finish(&[]).await
-}
-
-/// Returns when the controller has written nothing for a while: what follows the join belongs to the Machine's budget.
-async fn settled(case: &Case) {
-    let mut count = usize::MAX;
-    loop {
-        let now = budget::Ledger::of_controller(&case.bed).entries.len();
-        if now == count {
-            return;
-        }
-        count = now;
-        tokio::time::sleep(std::time::Duration::from_secs(2)).await;
-    }
 }

@@ -106,3 +106,56 @@ async fn a_machine_named_like_a_foreign_node_gets_no_vm_and_no_certificate() -> 
     );
     case.finish(&["Node/cp-1"]).await
 }
+
+#[tokio::test]
+async fn a_node_ref_written_by_hand_takes_no_node_along() -> Result<()> {
+    let case = Case::start().await?;
+    let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "cp-1"}});
+    case.bed
+        .user()
+        .kubectl_ok(&["create", "-f", "-"], &node.to_string())
+        .await?;
+    let before = case.nodes().get("cp-1").await?;
+    let mut machine = manifest::machine("forger");
+    machine["metadata"]["annotations"] = json!({"sim.kubevirt.io/never-joins": "true"});
+    case.apply(&machine).await?;
+    case.condition("forger", "WaitingForNode").await?;
+
+    // By someone whom the policy lets, machine-controller before a cluster moved over.
+    let forged = json!({"status": {"nodeRef": {"kind": "Node", "name": "cp-1", "uid": before.metadata.uid}}})
+        .to_string();
+    let patch = [
+        "patch",
+        "machine",
+        "forger",
+        "--namespace",
+        manifest::NAMESPACE,
+        "--type=merge",
+    ];
+    let peer = [
+        "--as=system:serviceaccount:kube-system:machine-controller",
+        "--as-group=system:masters",
+        "--patch",
+        &forged,
+    ];
+    case.bed
+        .user()
+        .kubectl_ok(&[&patch[..], &peer[..]].concat(), "")
+        .await?;
+    case.settled().await;
+    case.delete_machine("forger").await?;
+    let after = case.nodes().get("cp-1").await?;
+    assert_eq!(
+        (
+            after.metadata.uid,
+            after.metadata.labels,
+            after.metadata.annotations
+        ),
+        (
+            before.metadata.uid,
+            before.metadata.labels,
+            before.metadata.annotations
+        )
+    );
+    case.finish(&["Node/cp-1"]).await
+}

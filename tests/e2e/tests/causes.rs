@@ -1,0 +1,179 @@
+//! What goes wrong on the infra cluster is told by the Machine, in the words of its cause: in a condition and in
+//! `kubectl describe`. Prints how long each took from the event on the infra cluster.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use e2e::{
+    Case,
+    case::{PATIENCE, message},
+    manifest, objects, wait,
+};
+use k8s_openapi::jiff::Timestamp;
+use kube::{Api, api::DeleteParams, core::DynamicObject};
+use serde_json::json;
+use testbed::bed::Options;
+
+/// How long a guest may take to join in these cases.
+const JOIN_TIMEOUT: Duration = Duration::from_secs(8);
+
+#[tokio::test]
+async fn an_unschedulable_vm() -> Result<()> {
+    const CAUSE: &str = "0/3 nodes are available: 3 Insufficient memory.";
+    let case = start().await?;
+    let vmis = objects::infra(case.bed.infra().client(), &objects::virtual_machine_instance());
+    apply_with(&case, "crowded", "unschedulable", CAUSE).await?;
+    told(
+        &case,
+        "crowded",
+        event(&vmis, "crowded", CAUSE),
+        "Unschedulable",
+        CAUSE,
+    )
+    .await?;
+    case.delete_machine("crowded").await?;
+    case.finish(&[]).await
+}
+
+#[tokio::test]
+async fn a_failing_import() -> Result<()> {
+    const CAUSE: &str = "expected status code 200, got 404. Status: 404 Not Found";
+    let case = start().await?;
+    apply_with(&case, "no-image", "import-failing", CAUSE).await?;
+    let disks = case.data_volumes();
+    let failing = async {
+        wait::any(&disks, "a failing import", PATIENCE, |disk| {
+            disk.data["status"]["conditions"].to_string().contains(CAUSE)
+        })
+        .await
+    };
+    told(&case, "no-image", failing, "DiskImportFailing", CAUSE).await?;
+    case.delete_machine("no-image").await?;
+    case.finish(&[]).await
+}
+
+#[tokio::test]
+async fn a_guest_that_never_joins() -> Result<()> {
+    let case = start().await?;
+    apply_with(&case, "silent", "never-joins", "true").await?;
+    // Its time runs from its creation, which the API server tells to the second.
+    let created = case
+        .machines()
+        .get("silent")
+        .await?
+        .metadata
+        .creation_timestamp
+        .context("no age")?;
+    let left = created.0 + JOIN_TIMEOUT - Timestamp::now();
+    let overdue = async {
+        tokio::time::sleep(left.try_into()?).await;
+        Ok(())
+    };
+    told(
+        &case,
+        "silent",
+        overdue,
+        "JoinTimeout",
+        "the VM runs, but its kubelet did not register",
+    )
+    .await?;
+    // One that stands alone is left to a person, who can look into the guest.
+    let machine = case.machines().get("silent").await?;
+    assert_eq!(machine.metadata.deletion_timestamp, None);
+    assert_eq!(case.lives.uids("silent").len(), 1);
+    case.delete_machine("silent").await?;
+    case.finish(&[]).await
+}
+
+#[tokio::test]
+async fn a_vm_deleted_behind_the_machines_back() -> Result<()> {
+    let case = start().await?;
+    case.apply(&manifest::machine("robbed")).await?;
+    let machine = case.node_ready("robbed").await?;
+    let node_uid = case.nodes().get("robbed").await?.metadata.uid;
+    let vms = case.vms();
+    let gone = async {
+        vms.delete("robbed", &DeleteParams::default()).await?;
+        let first = case.lives.uids("robbed");
+        wait::until(&vms, "robbed", "gone", PATIENCE, |vm| {
+            vm.is_none_or(|vm| !first.contains(vm.metadata.uid.as_ref().unwrap_or(&String::new())))
+        })
+        .await?;
+        Ok(())
+    };
+    told(&case, "robbed", gone, "VMVanished", "is gone").await?;
+
+    // It stands alone, so it gets another VM, and with it another Node.
+    let joined_anew = |machine: &machinist_shared::api::Machine| {
+        let uid = machine
+            .status
+            .as_ref()
+            .and_then(|status| status.node_ref.as_ref()?.uid.clone());
+        uid.is_some() && uid != node_uid
+    };
+    let anew = wait::for_state(&case.machines(), "robbed", "joined anew", PATIENCE, joined_anew).await?;
+    assert_eq!(anew.metadata.uid, machine.metadata.uid);
+    assert_eq!(case.lives.uids("robbed").len(), 2);
+    case.delete_machine("robbed").await?;
+    case.finish(&[]).await
+}
+
+async fn start() -> Result<Case> {
+    let controller_args = vec![format!("--join-cluster-timeout={}s", JOIN_TIMEOUT.as_secs())];
+    Case::start_with(Options {
+        controller_args,
+        ..Options::default()
+    })
+    .await
+}
+
+/// Applies a Machine whose VM suffers from `fault`.
+async fn apply_with(case: &Case, name: &str, fault: &str, value: &str) -> Result<()> {
+    let mut machine = manifest::machine(name);
+    machine["metadata"]["annotations"] = json!({format!("sim.kubevirt.io/{fault}"): value});
+    case.apply(&machine).await?;
+    Ok(())
+}
+
+/// Returns when the object says this.
+async fn event(api: &Api<DynamicObject>, name: &str, text: &str) -> Result<()> {
+    wait::for_state(api, name, text, PATIENCE, |object| {
+        object.data.to_string().contains(text)
+    })
+    .await?;
+    Ok(())
+}
+
+/// Waits for the infra cluster's event and for a condition with this reason, whose message has the cause; both are seen
+/// by watches, and `kubectl describe` shows it, too.
+async fn told(
+    case: &Case,
+    name: &str,
+    event: impl Future<Output = Result<()>>,
+    reason: &str,
+    text: &str,
+) -> Result<()> {
+    let machines = case.machines();
+    let condition = async {
+        let found = |machine: &machinist_shared::api::Machine| {
+            message(machine, reason).is_some_and(|message| message.contains(text))
+        };
+        wait::for_state(&machines, name, reason, PATIENCE, found).await?;
+        Ok::<_, anyhow::Error>(Instant::now())
+    };
+    let happened = async {
+        event.await?;
+        Ok::<_, anyhow::Error>(Instant::now())
+    };
+    let (happened, told) = tokio::try_join!(happened, condition)?;
+    println!(
+        "{reason}: told {:.0} ms after the infra event",
+        told.saturating_duration_since(happened).as_secs_f64() * 1e3
+    );
+    let described = case.describe(name).await?;
+    // `kubectl describe` breaks no lines, but shows each field on its own.
+    let line = described.lines().find(|line| line.contains(text));
+    line.with_context(|| format!("not in kubectl describe: {described}"))?;
+    anyhow::ensure!(described.contains(reason), "no {reason} in: {described}");
+    Ok(())
+}

@@ -1,0 +1,204 @@
+//! The chart's two policies: what our ServiceAccount may do with Secrets, and who may write what only the controller
+//! knows of a Machine.
+
+use anyhow::{Result, bail};
+use e2e::{Case, manifest, manifest::NAMESPACE};
+use rstest::rstest;
+use serde_json::{Value, json};
+use testbed::bed::{Machinist, Options};
+
+const CONTROLLER: &str = "system:serviceaccount:machinist-system:machinist-controller";
+const PEER: &str = "system:serviceaccount:kube-system:machine-controller";
+const GROUP: &str = "system:bootstrappers:machinist:machine";
+
+#[tokio::test]
+async fn our_service_account_writes_no_secrets_but_its_tokens() -> Result<()> {
+    let case = start().await?;
+    let own = token("aaaaaa", |_| {});
+    assert_eq!(
+        try_as(&case, CONTROLLER, "create", &own).await?,
+        None,
+        "its own tokens"
+    );
+
+    for (what, secret) in [
+        (
+            "another group as well",
+            token("bbbbbb", |token| {
+                token["stringData"]["auth-extra-groups"] =
+                    json!(format!("{GROUP},system:bootstrappers:kubeadm"));
+            }),
+        ),
+        (
+            "another group",
+            token("bbbbbb", |token| {
+                token["stringData"]["auth-extra-groups"] = json!("system:bootstrappers:kubeadm");
+            }),
+        ),
+        (
+            "no label",
+            token("bbbbbb", |token| token["metadata"]["labels"] = json!({})),
+        ),
+        (
+            "a token that signs",
+            token("bbbbbb", |token| {
+                token["stringData"]["usage-bootstrap-signing"] = json!("true");
+            }),
+        ),
+        (
+            "another type",
+            token("bbbbbb", |token| token["type"] = json!("Opaque")),
+        ),
+        (
+            "a ServiceAccount's token",
+            token("bbbbbb", |token| {
+                token["type"] = json!("kubernetes.io/service-account-token");
+                token["metadata"]["annotations"] = json!({"kubernetes.io/service-account.name": "default"});
+            }),
+        ),
+        (
+            "another namespace",
+            token("bbbbbb", |token| {
+                token["metadata"]["namespace"] = json!("default");
+            }),
+        ),
+    ] {
+        let said = try_as(&case, CONTROLLER, "create", &secret).await?;
+        refused(what, said.as_deref(), "machinist-secrets")?;
+    }
+
+    // Nor does it change or delete somebody else's, or turn its own into something else.
+    let foreign = token("cccccc", |token| {
+        token["stringData"]["auth-extra-groups"] = json!("system:bootstrappers:kubeadm");
+    });
+    case.bed
+        .user()
+        .kubectl_ok(&["create", "-f", "-"], &foreign.to_string())
+        .await?;
+    for (what, verb, secret) in [
+        ("changing another's", "replace", token("cccccc", |_| {})),
+        ("deleting another's", "delete", foreign),
+        (
+            "turning its own",
+            "replace",
+            token("aaaaaa", |token| {
+                token["stringData"]["auth-extra-groups"] = json!("system:bootstrappers:kubeadm");
+            }),
+        ),
+    ] {
+        let said = try_as(&case, CONTROLLER, verb, &secret).await?;
+        refused(what, said.as_deref(), "machinist-secrets")?;
+    }
+    assert_eq!(
+        try_as(&case, CONTROLLER, "delete", &own).await?,
+        None,
+        "it deletes its own"
+    );
+    Ok(())
+}
+
+#[rstest]
+#[case::node_ref("nodeRef", json!({"kind": "Node", "name": "cp-1"}))]
+#[case::record("providerStatus", json!({"vmUID": "1"}))]
+#[tokio::test]
+async fn nobody_writes_for_the_controller(#[case] field: &str, #[case] value: Value) -> Result<()> {
+    let case = start().await?;
+    let mut machine = manifest::machine("m");
+    machine["status"] = json!({field: value});
+    let said = try_as(&case, "admin", "create", &machine).await?;
+    refused("creating", said.as_deref(), "machinist-machine-status")?;
+
+    machine["status"] = json!({"phase": "Running"});
+    case.bed
+        .user()
+        .kubectl_ok(&["create", "-f", "-"], &machine.to_string())
+        .await?;
+    let forged = json!({"status": {field: value}}).to_string();
+    refused(
+        "patching",
+        patch_as(&case, "admin", &forged).await?.as_deref(),
+        "machinist-machine-status",
+    )?;
+    // Anything else of the object is anybody's who may write it.
+    let harmless = json!({"metadata": {"labels": {"a": "b"}}, "status": {"phase": "Failed"}}).to_string();
+    assert_eq!(patch_as(&case, "admin", &harmless).await?, None);
+    for controller in [CONTROLLER, PEER] {
+        assert_eq!(patch_as(&case, controller, &forged).await?, None, "{controller}");
+    }
+    // And stays anybody's beside what the controller wrote.
+    let harmless = json!({"metadata": {"labels": {"a": "c"}}}).to_string();
+    assert_eq!(patch_as(&case, "admin", &harmless).await?, None);
+    let erased = json!({"status": {field: null}}).to_string();
+    refused(
+        "erasing",
+        patch_as(&case, "admin", &erased).await?.as_deref(),
+        "machinist-machine-status",
+    )?;
+    Ok(())
+}
+
+/// The chart, and nobody who would act on what is written.
+async fn start() -> Result<Case> {
+    Case::start_with(Options {
+        machinist: Machinist::Webhook,
+        boot: None,
+        ..Options::default()
+    })
+    .await
+}
+
+/// A bootstrap token as the controller makes them, changed.
+fn token(id: &str, change: impl FnOnce(&mut Value)) -> Value {
+    let mut token = json!({
+        "apiVersion": "v1", "kind": "Secret", "type": "bootstrap.kubernetes.io/token",
+        "metadata": {
+            "name": format!("bootstrap-token-{id}"), "namespace": "kube-system",
+            "labels": {"machinist.dev/machine-uid": "0"},
+        },
+        "stringData": {
+            "token-id": id, "token-secret": "0123456789abcdef", "usage-bootstrap-authentication": "true",
+            "auth-extra-groups": GROUP,
+        },
+    });
+    change(&mut token);
+    token
+}
+
+/// What the API server says to `verb` of an object by a user whom RBAC would let; nothing if it is done.
+async fn try_as(case: &Case, user: &str, verb: &str, object: &Value) -> Result<Option<String>> {
+    let user = format!("--as={user}");
+    said(
+        case,
+        &[verb, &user, "--as-group=system:masters", "-f", "-"],
+        &object.to_string(),
+    )
+    .await
+}
+
+async fn patch_as(case: &Case, user: &str, patch: &str) -> Result<Option<String>> {
+    let user = format!("--as={user}");
+    let target = ["patch", "machine", "m", "--namespace", NAMESPACE, "--type=merge"];
+    said(
+        case,
+        &[
+            &target[..],
+            &[&user, "--as-group=system:masters", "--patch", patch],
+        ]
+        .concat(),
+        "",
+    )
+    .await
+}
+
+async fn said(case: &Case, args: &[&str], stdin: &str) -> Result<Option<String>> {
+    let output = case.bed.user().kubectl(args, stdin).await?;
+    Ok((!output.status.success()).then(|| String::from_utf8_lossy(&output.stderr).into_owned()))
+}
+
+fn refused(what: &str, said: Option<&str>, policy: &str) -> Result<()> {
+    match said {
+        Some(said) if said.contains(policy) => Ok(()),
+        Some(said) => bail!("{what}: refused by somebody else: {said}"),
+        None => bail!("{what}: taken"),
+    }
+}

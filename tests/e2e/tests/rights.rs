@@ -1,0 +1,166 @@
+//! What the chart grants is what the servers use: a missing rule shows as a 403, an excessive one here.
+
+use std::collections::BTreeSet;
+
+use anyhow::Result;
+use e2e::{Case, manifest};
+use k8s_openapi::api::rbac::v1::{ClusterRole, PolicyRule, Role};
+use kube::{Api, Client, ResourceExt as _, api::ListParams};
+use serde_json::json;
+use testbed::{
+    bed::{CONTROLLER, MACHINES, WEBHOOK},
+    proxy::Request,
+};
+
+/// Granted for what one undisturbed life does not need: verb, resource, and when it is used.
+const RARE: &[(&str, &str, &str)] = &[
+    (
+        "delete",
+        "machines.cluster.k8s.io",
+        "a set's Machine whose VM vanished is deleted, and so replaced",
+    ),
+    (
+        "delete",
+        "nodes",
+        "the Node of a vanished VM; else the Node is gone with its Machine's deletion",
+    ),
+    (
+        "patch",
+        "secrets",
+        "a token that is half-way to its expiry is extended",
+    ),
+    (
+        "patch",
+        "events.events.k8s.io",
+        "an Event that is repeated becomes a series",
+    ),
+    (
+        "approve",
+        "signers.certificates.k8s.io",
+        "asked by the API server at an approval, no request of its own",
+    ),
+    (
+        "patch",
+        "virtualmachines.kubevirt.io",
+        "a VM of machine-controller's making gets our label",
+    ),
+    (
+        "create",
+        "leases.coordination.k8s.io",
+        "the first start in a cluster only",
+    ),
+    (
+        "get",
+        "namespaces",
+        "the identities of both clusters, read once at the start",
+    ),
+];
+
+#[tokio::test]
+async fn nothing_is_refused_and_nothing_is_granted_for_nothing() -> Result<()> {
+    let case = Case::start().await?;
+    case.apply(&manifest::machine("worker")).await?;
+    case.node_ready("worker").await?;
+    let images = json!({
+        "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "images", "namespace": manifest::NAMESPACE},
+        "data": {"ubuntu": "https://images.example.com/ubuntu-24.04.img"},
+    });
+    case.bed
+        .user()
+        .kubectl_ok(&["create", "-f", "-"], &images.to_string())
+        .await?;
+    let mut machine = manifest::machine("referring");
+    manifest::virtual_machine(&mut machine)["template"]["primaryDisk"]["osImage"] =
+        json!({"configMapKeyRef": {"namespace": manifest::NAMESPACE, "name": "images", "key": "ubuntu"}});
+    case.apply(&machine).await?;
+    case.node_ready("referring").await?;
+    case.delete_machine("referring").await?;
+    case.delete_machine("worker").await?;
+    case.bed.controller().terminate().await?;
+
+    let user = case.bed.user().client();
+    let mut wrong = Vec::new();
+    for (prefix, client, requests) in [
+        (
+            "machinist-controller",
+            user.clone(),
+            case.bed.user().proxy().requests_of(CONTROLLER),
+        ),
+        (
+            "machinist-webhook",
+            user,
+            case.bed.user().proxy().requests_of(WEBHOOK),
+        ),
+        (
+            "machinist",
+            case.bed.infra().client(),
+            case.bed.infra().proxy().requests_of(MACHINES),
+        ),
+    ] {
+        let refused = requests.iter().filter(|request| request.status == 403);
+        wrong.extend(refused.map(|request| format!("{prefix} was refused {:?}", request.target)));
+        let exercised: BTreeSet<_> = requests.iter().map(right).collect();
+        for granted in rights_of(client, prefix).await? {
+            let rare = RARE
+                .iter()
+                .any(|(verb, resource, _)| (*verb, *resource) == (&granted.0, &granted.1));
+            if !exercised.contains(&granted) && !rare {
+                wrong.push(format!("{prefix} may {} {} and never does", granted.0, granted.1));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    case.finish(&[]).await
+}
+
+/// Verb and resource.
+type Right = (String, String);
+
+fn right(request: &Request) -> Right {
+    let target = &request.target;
+    let resource = [target.resource.as_str(), target.subresource.as_str()];
+    let resource = resource
+        .into_iter()
+        .filter(|part| !part.is_empty())
+        .collect::<Vec<_>>()
+        .join("/");
+    (target.verb.to_owned(), full_name(&resource, &target.group))
+}
+
+fn full_name(resource: &str, group: &str) -> String {
+    if group.is_empty() {
+        resource.to_owned()
+    } else {
+        format!("{resource}.{group}")
+    }
+}
+
+/// By all roles whose name begins like this and which the chart, or the example for infra clusters, made.
+async fn rights_of(client: Client, prefix: &str) -> Result<BTreeSet<Right>> {
+    let all = ListParams::default();
+    let mut rules = Vec::new();
+    for role in Api::<ClusterRole>::all(client.clone()).list(&all).await? {
+        if role.name_any().starts_with(prefix) {
+            rules.extend(role.rules.unwrap_or_default());
+        }
+    }
+    for role in Api::<Role>::all(client).list(&all).await? {
+        if role.name_any().starts_with(prefix) {
+            rules.extend(role.rules.unwrap_or_default());
+        }
+    }
+    anyhow::ensure!(!rules.is_empty(), "there is no role {prefix}");
+    Ok(rules.iter().flat_map(rights).collect())
+}
+
+fn rights(rule: &PolicyRule) -> Vec<Right> {
+    let mut rights = Vec::new();
+    for group in rule.api_groups.iter().flatten() {
+        for resource in rule.resources.iter().flatten() {
+            for verb in &rule.verbs {
+                rights.push((verb.clone(), full_name(resource, group)));
+            }
+        }
+    }
+    rights
+}
