@@ -170,6 +170,13 @@ fn leniency() -> Vec<Row> {
             .with(VALUE, json!({"cloudProvider": "aws", "foo": 1}))
             .without("/spec/versions")
     };
+    // Of types that the CRD leaves open.
+    let mistyped = || {
+        machine().with("/spec/metadata/labels", json!({"a": 1})).with(
+            "/spec/taints",
+            json!([{"key": "a", "effect": "NoSchedule", "timeAdded": "noon"}]),
+        )
+    };
     let deleting = || {
         machine()
             .with("/metadata/deletionTimestamp", json!("2026-01-01T00:00:00Z"))
@@ -185,6 +192,11 @@ fn leniency() -> Vec<Row> {
             "3.4/nothing-is-validated-where-the-spec-is-touched",
             broken(),
             touched(broken()),
+        ),
+        Row::update(
+            "3.4/types-are-not-judged-where-they-were-stored",
+            mistyped(),
+            touched(mistyped()),
         ),
         Row::update(
             "3.4/without-a-spec",
