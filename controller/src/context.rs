@@ -68,7 +68,7 @@ impl Context {
 }
 
 /// First and longest pause after a failed write.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(300));
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_mins(5));
 
 /// Writes that failed, by Machine, with a pause that doubles.
 #[derive(Debug, Default)]

@@ -6,6 +6,7 @@ use clap::{Parser, ValueEnum};
 
 /// Makes Kubernetes nodes out of Machines on KubeVirt.
 #[derive(Debug, Clone, Parser)]
+#[allow(clippy::struct_excessive_bools)] // Each is a flag of its own.
 #[command(name = "machinist-controller", version)]
 pub struct Flags {
     /// Kubeconfig of the user cluster; without it, the ServiceAccount of the pod.
@@ -88,11 +89,11 @@ mod tests {
     fn durations_are_read_as_go_writes_them() {
         assert_eq!(
             duration("25m"),
-            Ok(OptionalDuration(Some(Duration::from_secs(1500))))
+            Ok(OptionalDuration(Some(Duration::from_mins(25))))
         );
         assert_eq!(
             duration("1h30m"),
-            Ok(OptionalDuration(Some(Duration::from_secs(5400))))
+            Ok(OptionalDuration(Some(Duration::from_mins(90))))
         );
         assert_eq!(duration(""), Ok(OptionalDuration(None)));
         assert!(duration("soon").unwrap_err().contains("25m"));
@@ -107,7 +108,7 @@ mod tests {
             "--cluster-dns=10.10.10.10",
             "--log-format=JSON",
         ]);
-        assert_eq!(flags.join_cluster_timeout.0, Some(Duration::from_secs(1500)));
+        assert_eq!(flags.join_cluster_timeout.0, Some(Duration::from_mins(25)));
         assert_eq!(flags.log_format, LogFormat::Json);
     }
 }

@@ -80,7 +80,7 @@ impl<K: Clone + Eq + Hash> Queue<K> {
                     self.wake.notify_one();
                     return None;
                 }
-                self.promote(&mut state);
+                Self::promote(&mut state);
                 if let Some(key) = state.ready.pop_front() {
                     state.waiting.remove(&key);
                     state.working.insert(key.clone());
@@ -124,7 +124,7 @@ impl<K: Clone + Eq + Hash> Queue<K> {
         self.lock().ready.len()
     }
 
-    fn promote(&self, state: &mut State<K>) {
+    fn promote(state: &mut State<K>) {
         let now = Instant::now();
         let due: Vec<K> = state
             .later
@@ -169,18 +169,18 @@ mod tests {
     #[tokio::test]
     async fn a_delayed_key_comes_when_it_is_due_and_the_earliest_wish_wins() {
         let queue = Queue::default();
-        queue.add_after("a", Duration::from_secs(60));
+        queue.add_after("a", Duration::from_mins(1));
         queue.add_after("a", Duration::from_millis(50));
-        queue.add_after("a", Duration::from_secs(600));
+        queue.add_after("a", Duration::from_mins(10));
         let start = Instant::now();
         assert_eq!(queue.next().await, Some("a"));
-        assert!(start.elapsed() >= Duration::from_millis(50) && start.elapsed() < Duration::from_secs(60));
+        assert!(start.elapsed() >= Duration::from_millis(50) && start.elapsed() < Duration::from_mins(1));
     }
 
     #[tokio::test]
     async fn an_event_overtakes_a_delay() {
         let queue = Queue::default();
-        queue.add_after("a", Duration::from_secs(600));
+        queue.add_after("a", Duration::from_mins(10));
         queue.add("a");
         assert_eq!(queue.next().await, Some("a"));
     }

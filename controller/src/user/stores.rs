@@ -184,7 +184,7 @@ impl Stores {
             }
             Signal::Synced => stores.changed.notify_waiters(),
             Signal::Failed(error) => {
-                tracing::warn!(kind = %K::kind(&()), %error, "watch of the user cluster failed")
+                tracing::warn!(kind = %K::kind(&()), %error, "watch of the user cluster failed");
             }
         };
         Box::pin(reflect(api, config, store.clone(), on))

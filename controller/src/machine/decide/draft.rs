@@ -23,11 +23,22 @@ pub(super) struct Draft<'a> {
     finalizers: Option<Vec<String>>,
     pub(super) provider_id: Option<String>,
     pub(super) addresses: Option<Vec<String>>,
-    pub(super) node_ref: Option<Option<ObjectReference>>,
+    pub(super) node_ref: Field<ObjectReference>,
     pub(super) kubelet_version: Option<String>,
     pub(super) record: Option<Record>,
     after_patch: Vec<Event>,
     patched: bool,
+}
+
+/// What becomes of a field of the status.
+#[derive(Debug)]
+pub(super) enum Field<T> {
+    /// It stays as it is.
+    Keep,
+    /// It goes.
+    Remove,
+    /// It becomes this.
+    Set(T),
 }
 
 impl<'a> Draft<'a> {
@@ -43,7 +54,7 @@ impl<'a> Draft<'a> {
             finalizers: None,
             provider_id: None,
             addresses: None,
-            node_ref: None,
+            node_ref: Field::Keep,
             kubelet_version: None,
             record: observed.machine.record.clone(),
             after_patch: Vec::new(),
@@ -190,7 +201,7 @@ impl<'a> Draft<'a> {
                 why: why.to_owned(),
             });
         }
-        self.node_ref = Some(None);
+        self.node_ref = Field::Remove;
     }
 
     /// Writes the Machine at this point of the plan instead of at its end.
@@ -212,13 +223,10 @@ impl<'a> Draft<'a> {
             self.record.clone_from(&self.observed.machine.record);
             self.finalizers = None;
             self.after_patch.clear();
-            self.node_ref = None;
+            self.node_ref = Field::Keep;
             let (kind, reason) = match failure.concerns {
                 Concern::Machine => return self.plan,
-                Concern::Infrastructure if self.observed.machine.is_deleting() => {
-                    (condition::DELETING, Reason::DeleteFailed)
-                }
-                Concern::Node if self.observed.machine.is_deleting() => {
+                Concern::Infrastructure | Concern::Node if self.observed.machine.is_deleting() => {
                     (condition::DELETING, Reason::DeleteFailed)
                 }
                 Concern::Infrastructure => (condition::INFRASTRUCTURE_READY, Reason::CreateFailed),
@@ -275,9 +283,14 @@ impl<'a> Draft<'a> {
                 json!(new),
             );
         }
-        if let Some(node_ref) = &self.node_ref {
-            let uid = |r: &Option<ObjectReference>| r.as_ref().and_then(|r| r.uid.clone());
-            if uid(&stored.node_ref) != uid(node_ref) {
+        let node_ref = match &self.node_ref {
+            Field::Keep => None,
+            Field::Remove => Some(None),
+            Field::Set(node_ref) => Some(Some(node_ref)),
+        };
+        if let Some(node_ref) = node_ref {
+            let uid = |of: Option<&ObjectReference>| of.and_then(|of| of.uid.clone());
+            if uid(stored.node_ref.as_ref()) != uid(node_ref) {
                 differs("nodeRef", json!(stored.node_ref), json!(node_ref));
             }
         }

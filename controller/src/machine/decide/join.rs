@@ -10,7 +10,7 @@ use super::super::conditions::{Condition, Reason, Status};
 use super::super::observed::{Open, Usable};
 use super::super::ownership::{NodeClaim, NodeVerdict, node_verdict, provider_id_of};
 use super::super::plan::Step;
-use super::draft::Draft;
+use super::draft::{Draft, Field};
 use crate::user::{Node, StoredMachine};
 
 /// Answers `NodeReady`, links and decorates the Node. Whether the Machine has joined.
@@ -22,7 +22,7 @@ pub(super) fn node(draft: &mut Draft<'_>, usable: &Usable, open: &Open) -> bool 
         .as_ref()
         .is_some_and(|record| record.node_uid.is_some());
     let Some(node) = draft.observed.node.clone() else {
-        draft.node_ref = Some(None);
+        draft.node_ref = Field::Remove;
         if joined_before {
             let message = "the Node was deleted; it comes back when its kubelet registers again".to_owned();
             draft.condition(answer(Status::False, Reason::NodeDeleted, message));
@@ -60,14 +60,14 @@ pub(super) fn node(draft: &mut Draft<'_>, usable: &Usable, open: &Open) -> bool 
     if let Some(record) = &mut draft.record {
         record.node_uid = Some(node.uid().to_owned());
     }
-    draft.node_ref = Some(Some(ObjectReference {
+    draft.node_ref = Field::Set(ObjectReference {
         kind: Some("Node".to_owned()),
         api_version: Some("v1".to_owned()),
         name: Some(node.name().to_owned()),
         uid: Some(node.uid().to_owned()),
         resource_version: node.metadata.resource_version.clone(),
         ..ObjectReference::default()
-    }));
+    });
     draft.kubelet_version = Some(node.status.node_info.kubelet_version.clone()).filter(|v| !v.is_empty());
     if node.is_ready() {
         draft.condition(answer(Status::True, Reason::NodeReady, String::new()));

@@ -3,7 +3,7 @@
 use machinist_shared::names::{annotation, condition, finalizer, label};
 
 use super::super::conditions::{Condition, Reason, Status};
-use super::super::observed::{Facts, Open, Usable};
+use super::super::observed::{Disk, Facts, Open, Usable};
 use super::super::ownership::{
     DiskVerdict, NodeClaim, NodeVerdict, disk_verdict, node_verdict, provider_id_of,
 };
@@ -181,28 +181,26 @@ fn disks_are_free(draft: &mut Draft<'_>, usable: &Usable, open: &Open) -> bool {
         .filter_map(|disk| disk.metadata.uid.as_deref())
         .collect();
     owners.extend(of_former);
-    for disk in open.disks.iter().filter(|disk| {
-        disk.metadata
-            .name
-            .as_ref()
-            .is_some_and(|n| usable.disks.contains(n))
-    }) {
-        let name = disk.metadata.name.as_deref().unwrap_or_default();
-        match disk_verdict(&disk.metadata, &owners) {
-            DiskVerdict::Ours | DiskVerdict::OursTerminating => {
-                let message = format!("waiting for the former VM's {} {name} to go", disk.kind);
-                draft.infrastructure(Status::False, Reason::WaitingForDisks, message);
-            }
-            DiskVerdict::Stranger => {
-                let message = format!(
-                    "a {} {name} exists in namespace {} that is not this Machine's. No VM is made, because KubeVirt would take it and \
-                     delete it with the VM. Rename the Machine, or remove the {} if nobody needs its data",
-                    disk.kind, open.infrastructure.namespace, disk.kind
-                );
-                draft.infrastructure(Status::False, Reason::DiskNameTaken, message);
-            }
-        }
-        return false;
+    let in_the_way = open.disks.iter().filter(|disk| {
+        let name = disk.metadata.name.as_ref();
+        name.is_some_and(|name| usable.disks.contains(name))
+    });
+    let (strangers, former): (Vec<_>, Vec<_>) =
+        in_the_way.partition(|disk| disk_verdict(&disk.metadata, &owners) == DiskVerdict::Stranger);
+    let name = |disk: &Disk| disk.metadata.name.clone().unwrap_or_default();
+    if let Some(disk) = strangers.first() {
+        let message = format!(
+            "a {} {} exists in namespace {} that is not this Machine's. No VM is made, because KubeVirt would take it and \
+             delete it with the VM. Rename the Machine, or remove the {} if nobody needs its data",
+            disk.kind,
+            name(disk),
+            open.infrastructure.namespace,
+            disk.kind
+        );
+        draft.infrastructure(Status::False, Reason::DiskNameTaken, message);
+    } else if let Some(disk) = former.first() {
+        let message = format!("waiting for the former VM's {} {} to go", disk.kind, name(disk));
+        draft.infrastructure(Status::False, Reason::WaitingForDisks, message);
     }
-    true
+    strangers.is_empty() && former.is_empty()
 }

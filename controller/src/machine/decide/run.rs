@@ -154,7 +154,7 @@ fn state(draft: &mut Draft<'_>, open: &Open) {
 }
 
 /// Bootstrap tokens are extended when they have this long to live.
-const HALF_LIFE: Duration = Duration::from_secs(15 * 60);
+const HALF_LIFE: Duration = Duration::from_mins(15);
 
 /// Answers `BootstrapReady`, and keeps the token alive until the join and no longer.
 fn bootstrap(draft: &mut Draft<'_>, open: &Open, vm_uid: &str, joined: bool) {

@@ -234,7 +234,7 @@ fn a_recorded_vm_that_runs_needs_no_write_twice() {
     let again = decide(&o, now());
     assert_eq!(again.steps, [], "nothing changed");
     assert!(
-        again.again.is_some_and(|d| d <= Duration::from_secs(15 * 60)),
+        again.again.is_some_and(|d| d <= Duration::from_mins(15)),
         "the token's half-life"
     );
 }
@@ -599,14 +599,14 @@ fn a_machine_that_does_not_join_in_time_says_so_and_a_set_replaces_it() {
     let mut o = observed(machine(&recorded()), running());
     o.token = Some(token());
     let settings = Settings {
-        join_timeout: Some(Duration::from_secs(600)),
+        join_timeout: Some(Duration::from_mins(10)),
         ..o.settings.as_ref().clone()
     };
     o.settings = Arc::new(settings);
     assert!(
         decide(&o, now())
             .again
-            .is_some_and(|d| d <= Duration::from_secs(540))
+            .is_some_and(|d| d <= Duration::from_mins(9))
     );
     let late: Timestamp = "2026-01-01T12:10:00Z".parse().unwrap();
     let plan = decide(&o, late);
