@@ -60,26 +60,38 @@ pub enum ClientError {
     #[error("the kubeconfig cannot be used: {0}")]
     Kubeconfig(String),
     /// TLS could not be set up: the CA or client certificate is bad.
-    #[error("TLS cannot be set up from the kubeconfig; check certificate-authority-data and client-certificate-data")]
+    #[error(
+        "TLS cannot be set up from the kubeconfig; check certificate-authority-data and client-certificate-data"
+    )]
     Tls,
 }
 
 /// A client of the infra cluster of a spec's kubeconfig.
-pub async fn infra_client(kubeconfig: &InfraKubeconfig, options: &ClientOptions) -> Result<Client, ClientError> {
-    let config = Config::from_custom_kubeconfig(kubeconfig.config.clone(), &KubeConfigOptions::default()).await;
+pub async fn infra_client(
+    kubeconfig: &InfraKubeconfig,
+    options: &ClientOptions,
+) -> Result<Client, ClientError> {
+    let config =
+        Config::from_custom_kubeconfig(kubeconfig.config.clone(), &KubeConfigOptions::default()).await;
     let mut config = config.map_err(|_| ClientError::Tls)?;
     // Never from the environment.
     config.proxy_url = None;
-    let resolver = Resolver { policy: Some(kubeconfig.policy) };
+    let resolver = Resolver {
+        policy: Some(kubeconfig.policy),
+    };
     build(config, resolver, options)
 }
 
 /// A client of the user cluster: of the kubeconfig at `path`, or of the pod's ServiceAccount. It is the admin's own, so
 /// it may be anything that a kubeconfig can be.
-pub async fn user_cluster_client(path: Option<&Path>, options: &ClientOptions) -> Result<Client, ClientError> {
+pub async fn user_cluster_client(
+    path: Option<&Path>,
+    options: &ClientOptions,
+) -> Result<Client, ClientError> {
     let config = match path {
         Some(path) => {
-            let kubeconfig = Kubeconfig::read_from(path).map_err(|e| ClientError::Kubeconfig(e.to_string()))?;
+            let kubeconfig =
+                Kubeconfig::read_from(path).map_err(|e| ClientError::Kubeconfig(e.to_string()))?;
             Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
                 .await
                 .map_err(|e| ClientError::Kubeconfig(e.to_string()))?
@@ -97,14 +109,19 @@ fn build(mut config: Config, resolver: Resolver, options: &ClientOptions) -> Res
     connector.enforce_http(false);
     connector.set_nodelay(true);
     connector.set_connect_timeout(Some(options.connect));
-    let https = config.rustls_https_connector_with_connector(connector).map_err(|_| ClientError::Tls)?;
+    let https = config
+        .rustls_https_connector_with_connector(connector)
+        .map_err(|_| ClientError::Tls)?;
     let client: hyper_util::client::legacy::Client<_, Body> =
         hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build(https);
     let auth = config.auth_layer().map_err(|_| ClientError::Tls)?;
     let headers = config.extra_headers_layer().map_err(|_| ClientError::Tls)?;
     let service = ServiceBuilder::new()
         .layer(ConcurrencyLimitLayer::new(options.in_flight))
-        .layer(Deadlines { read: options.read, write: options.write })
+        .layer(Deadlines {
+            read: options.read,
+            write: options.write,
+        })
         .layer(config.base_uri_layer())
         .option_layer(auth)
         .layer(headers)
@@ -133,7 +150,8 @@ impl Service<Name> for Resolver {
         Box::pin(async move {
             let found: Vec<SocketAddr> = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
             let allowed = |address: IpAddr| policy.is_none_or(|policy| policy.allows(address));
-            let (allowed, refused): (Vec<_>, Vec<_>) = found.into_iter().partition(|found| allowed(found.ip()));
+            let (allowed, refused): (Vec<_>, Vec<_>) =
+                found.into_iter().partition(|found| allowed(found.ip()));
             if allowed.is_empty() && !refused.is_empty() {
                 let message = "the server's name resolves to a loopback or link-local address only";
                 return Err(std::io::Error::new(std::io::ErrorKind::PermissionDenied, message));
@@ -156,7 +174,10 @@ impl<S> Layer<S> for Deadlines {
     type Service = WithDeadline<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        WithDeadline { inner, deadlines: *self }
+        WithDeadline {
+            inner,
+            deadlines: *self,
+        }
     }
 }
 
@@ -188,15 +209,27 @@ where
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let is_watch = request.uri().query().is_some_and(|query| {
-            query.split('&').any(|pair| matches!(pair, "watch=true" | "watch=1" | "watch"))
+            query
+                .split('&')
+                .any(|pair| matches!(pair, "watch=true" | "watch=1" | "watch"))
         });
-        let limit = if request.method() == Method::GET { self.deadlines.read } else { self.deadlines.write };
+        let limit = if request.method() == Method::GET {
+            self.deadlines.read
+        } else {
+            self.deadlines.write
+        };
         let answer = self.inner.call(request);
         Box::pin(async move {
-            let response = tokio::time::timeout(limit, answer).await.map_err(|_| Elapsed(limit))??;
+            let response = tokio::time::timeout(limit, answer)
+                .await
+                .map_err(|_| Elapsed(limit))??;
             Ok(response.map(|body| {
                 let body = body.map_err(Into::into);
-                if is_watch { body.boxed_unsync() } else { TimeoutBody::new(limit, body).boxed_unsync() }
+                if is_watch {
+                    body.boxed_unsync()
+                } else {
+                    TimeoutBody::new(limit, body).boxed_unsync()
+                }
             }))
         })
     }
@@ -221,7 +254,10 @@ impl RemoteError {
 
     /// An error of our own words.
     pub fn other(text: impl Into<String>) -> Self {
-        Self { text: text.into(), code: None }
+        Self {
+            text: text.into(),
+            code: None,
+        }
     }
 
     /// What may be shown of a watch's error.
@@ -236,13 +272,23 @@ impl RemoteError {
     }
 
     fn from_status(status: &kube::core::Status) -> Self {
-        let mut text = if status.message.is_empty() { format!("HTTP {}", status.code) } else { status.message.clone() };
+        let mut text = if status.message.is_empty() {
+            format!("HTTP {}", status.code)
+        } else {
+            status.message.clone()
+        };
         if text.len() > MAX_MESSAGE {
-            let end = (0..=MAX_MESSAGE).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
+            let end = (0..=MAX_MESSAGE)
+                .rev()
+                .find(|i| text.is_char_boundary(*i))
+                .unwrap_or(0);
             text.truncate(end);
             text.push('…');
         }
-        Self { text, code: Some(status.code) }
+        Self {
+            text,
+            code: Some(status.code),
+        }
     }
 }
 
@@ -250,7 +296,9 @@ impl From<&kube::Error> for RemoteError {
     fn from(error: &kube::Error) -> Self {
         match error {
             kube::Error::Api(status) => Self::from_status(status),
-            kube::Error::SerdeError(_) | kube::Error::FromUtf8(_) => Self::other("the answer is not what a Kubernetes API gives"),
+            kube::Error::SerdeError(_) | kube::Error::FromUtf8(_) => {
+                Self::other("the answer is not what a Kubernetes API gives")
+            }
             kube::Error::Auth(_) => Self::other("the kubeconfig's credential cannot be used"),
             other => Self::other(transport(other)),
         }

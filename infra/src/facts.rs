@@ -51,9 +51,18 @@ pub struct FactsCache {
 
 impl FactsCache {
     /// The facts, from memory or by asking with `client`.
-    pub async fn get(&self, client: &Client, namespace: &str, needed: &FactsNeeded) -> Result<Facts, FactError> {
+    pub async fn get(
+        &self,
+        client: &Client,
+        namespace: &str,
+        needed: &FactsNeeded,
+    ) -> Result<Facts, FactError> {
         let key = format!("{needed:?}");
-        let known = self.lock().get(&key).filter(|(asked, _)| asked.elapsed() < TTL).map(|(_, facts)| facts.clone());
+        let known = self
+            .lock()
+            .get(&key)
+            .filter(|(asked, _)| asked.elapsed() < TTL)
+            .map(|(_, facts)| facts.clone());
         if let Some(facts) = known {
             return Ok(facts);
         }
@@ -71,12 +80,20 @@ impl FactsCache {
 async fn ask(client: &Client, namespace: &str, needed: &FactsNeeded) -> Result<Facts, FactError> {
     let mut facts = Facts::default();
     let classes: Api<StorageClass> = Api::all(client.clone());
-    let class = found("StorageClass", &needed.storage_class, classes.get(&needed.storage_class).await)?;
+    let class = found(
+        "StorageClass",
+        &needed.storage_class,
+        classes.get(&needed.storage_class).await,
+    )?;
     let terms = class.allowed_topologies.unwrap_or_default();
-    let expressions = terms.iter().flat_map(|term| term.match_label_expressions.iter().flatten());
+    let expressions = terms
+        .iter()
+        .flat_map(|term| term.match_label_expressions.iter().flatten());
     (facts.region, facts.zone) = topology(expressions.map(|e| (e.key.as_str(), e.values.as_slice())));
     for name in &needed.storage_profiles {
-        facts.access_modes.insert(name.clone(), profile(client, name).await?);
+        facts
+            .access_modes
+            .insert(name.clone(), profile(client, name).await?);
     }
     if let Some(name) = &needed.instancetype {
         facts.instancetype_kind = Some(instancetype_kind(client, namespace, name).await?);
@@ -97,17 +114,28 @@ async fn ask(client: &Client, namespace: &str, needed: &FactsNeeded) -> Result<F
 }
 
 async fn profile(client: &Client, name: &str) -> Result<String, FactError> {
-    let profiles = Api::<DynamicObject>::all_with(client.clone(), &resource("cdi.kubevirt.io", "v1beta1", "StorageProfile"));
+    let profiles = Api::<DynamicObject>::all_with(
+        client.clone(),
+        &resource("cdi.kubevirt.io", "v1beta1", "StorageProfile"),
+    );
     let profile = found("StorageProfile", name, profiles.get(name).await)?;
-    let sets = profile.data.pointer("/status/claimPropertySets").and_then(Value::as_array);
-    let modes = sets.into_iter().flatten().filter_map(|set| set["accessModes"].as_array()).flatten();
+    let sets = profile
+        .data
+        .pointer("/status/claimPropertySets")
+        .and_then(Value::as_array);
+    let modes = sets
+        .into_iter()
+        .flatten()
+        .filter_map(|set| set["accessModes"].as_array())
+        .flatten();
     Ok(access_mode(modes.filter_map(Value::as_str)).to_owned())
 }
 
 /// The namespaced instancetype of that name, else the cluster-wide one.
 async fn instancetype_kind(client: &Client, namespace: &str, name: &str) -> Result<String, FactError> {
     let resource = |kind| resource("instancetype.kubevirt.io", "v1beta1", kind);
-    let namespaced = Api::<DynamicObject>::namespaced_with(client.clone(), namespace, &resource(INSTANCETYPE));
+    let namespaced =
+        Api::<DynamicObject>::namespaced_with(client.clone(), namespace, &resource(INSTANCETYPE));
     match found(INSTANCETYPE, name, namespaced.get(name).await) {
         Ok(_) => return Ok(INSTANCETYPE.to_owned()),
         Err(FactError::NotFound { .. }) => {}
@@ -124,7 +152,14 @@ fn resource(group: &str, version: &str, kind: &str) -> ApiResource {
 
 fn found<T>(kind: &'static str, name: &str, answer: Result<T, kube::Error>) -> Result<T, FactError> {
     answer.map_err(|error| match error {
-        kube::Error::Api(status) if status.code == 404 => FactError::NotFound { kind, name: name.to_owned() },
-        error => FactError::Remote { kind, name: name.to_owned(), error: RemoteError::from(&error) },
+        kube::Error::Api(status) if status.code == 404 => FactError::NotFound {
+            kind,
+            name: name.to_owned(),
+        },
+        error => FactError::Remote {
+            kind,
+            name: name.to_owned(),
+            error: RemoteError::from(&error),
+        },
     })
 }

@@ -80,7 +80,9 @@ pub struct InfraKubeconfig {
 
 impl fmt::Debug for InfraKubeconfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("InfraKubeconfig").field("server", &self.server).finish_non_exhaustive()
+        f.debug_struct("InfraKubeconfig")
+            .field("server", &self.server)
+            .finish_non_exhaustive()
     }
 }
 
@@ -94,14 +96,21 @@ impl InfraKubeconfig {
         let missing = |what: String| KubeconfigError::Missing(what);
         let current = config.current_context.clone().filter(|name| !name.is_empty());
         let current = current.ok_or_else(|| missing("current-context".to_owned()))?;
-        let context = config.contexts.iter().find(|named| named.name == current).and_then(|named| named.context.clone());
+        let context = config
+            .contexts
+            .iter()
+            .find(|named| named.name == current)
+            .and_then(|named| named.context.clone());
         let context = context.ok_or_else(|| missing(format!("context {current:?}")))?;
         config.clusters.retain(|named| named.name == context.cluster);
         let user = context.user.clone().unwrap_or_default();
         config.auth_infos.retain(|named| named.name == user);
         let cluster = config.clusters.first().and_then(|named| named.cluster.as_ref());
         let cluster = cluster.ok_or_else(|| missing(format!("cluster {:?}", context.cluster)))?;
-        let auth = config.auth_infos.first().and_then(|named| named.auth_info.as_ref());
+        let auth = config
+            .auth_infos
+            .first()
+            .and_then(|named| named.auth_info.as_ref());
         let auth = auth.ok_or_else(|| missing(format!("user {user:?}")))?;
 
         check_cluster(cluster)?;
@@ -109,7 +118,13 @@ impl InfraKubeconfig {
         let server = server(cluster, policy)?;
         let ca_digest = ca_digest(cluster)?;
         let credential_digest = credential_digest(&server, &ca_digest, auth);
-        Ok(Self { server, ca_digest, credential_digest, config, policy })
+        Ok(Self {
+            server,
+            ca_digest,
+            credential_digest,
+            config,
+            policy,
+        })
     }
 
     /// URL of the API server, without a trailing slash.
@@ -129,29 +144,60 @@ impl InfraKubeconfig {
 }
 
 fn forbid(present: bool, field: &'static str, instead: &'static str) -> Result<(), KubeconfigError> {
-    if present { Err(KubeconfigError::Forbidden { field, instead }) } else { Ok(()) }
+    if present {
+        Err(KubeconfigError::Forbidden { field, instead })
+    } else {
+        Ok(())
+    }
 }
 
 fn check_cluster(cluster: &Cluster) -> Result<(), KubeconfigError> {
-    forbid(cluster.certificate_authority.is_some(), "certificate-authority", "write the CA into certificate-authority-data")?;
-    forbid(cluster.proxy_url.is_some(), "proxy-url", "the infra cluster must be reached directly")
+    forbid(
+        cluster.certificate_authority.is_some(),
+        "certificate-authority",
+        "write the CA into certificate-authority-data",
+    )?;
+    forbid(
+        cluster.proxy_url.is_some(),
+        "proxy-url",
+        "the infra cluster must be reached directly",
+    )
 }
 
 fn check_user(auth: &AuthInfo) -> Result<(), KubeconfigError> {
     let inline = "use a token or a client certificate, inline";
     forbid(auth.exec.is_some(), "exec", inline)?;
     forbid(auth.auth_provider.is_some(), "auth-provider", inline)?;
-    forbid(auth.token_file.is_some(), "tokenFile", "write the token into token")?;
-    forbid(auth.client_certificate.is_some(), "client-certificate", "write it into client-certificate-data")?;
-    forbid(auth.client_key.is_some(), "client-key", "write it into client-key-data")?;
+    forbid(
+        auth.token_file.is_some(),
+        "tokenFile",
+        "write the token into token",
+    )?;
+    forbid(
+        auth.client_certificate.is_some(),
+        "client-certificate",
+        "write it into client-certificate-data",
+    )?;
+    forbid(
+        auth.client_key.is_some(),
+        "client-key",
+        "write it into client-key-data",
+    )?;
     let impersonates = auth.impersonate.is_some()
         || auth.impersonate_uid.is_some()
         || auth.impersonate_groups.is_some()
         || auth.impersonate_user_extra.is_some();
-    forbid(impersonates, "impersonation (as, as-groups …)", "use the credential of that user itself")?;
+    forbid(
+        impersonates,
+        "impersonation (as, as-groups …)",
+        "use the credential of that user itself",
+    )?;
     for (field, data) in [
         ("client-certificate-data", auth.client_certificate_data.as_deref()),
-        ("client-key-data", auth.client_key_data.as_ref().map(ExposeSecret::expose_secret)),
+        (
+            "client-key-data",
+            auth.client_key_data.as_ref().map(ExposeSecret::expose_secret),
+        ),
     ] {
         if data.is_some_and(|data| STANDARD.decode(data).is_err()) {
             return Err(KubeconfigError::NotBase64(field));
@@ -162,7 +208,9 @@ fn check_user(auth: &AuthInfo) -> Result<(), KubeconfigError> {
 
 fn server(cluster: &Cluster, policy: AddressPolicy) -> Result<String, KubeconfigError> {
     let url = cluster.server.as_deref().filter(|url| !url.is_empty());
-    let url = url.ok_or_else(|| KubeconfigError::Missing("server".to_owned()))?.trim_end_matches('/');
+    let url = url
+        .ok_or_else(|| KubeconfigError::Missing("server".to_owned()))?
+        .trim_end_matches('/');
     let parsed: http::Uri = url.parse().map_err(|_| KubeconfigError::Server(url.to_owned()))?;
     let authority = parsed.authority().filter(|a| !a.as_str().contains('@'));
     let (Some("https"), Some(authority)) = (parsed.scheme_str(), authority) else {
@@ -184,13 +232,21 @@ fn ca_digest(cluster: &Cluster) -> Result<String, KubeconfigError> {
     if cluster.insecure_skip_tls_verify == Some(true) {
         return Ok("insecure".to_owned());
     }
-    let Some(data) = &cluster.certificate_authority_data else { return Ok("system".to_owned()) };
-    let pem = STANDARD.decode(data).map_err(|_| KubeconfigError::NotBase64("certificate-authority-data"))?;
+    let Some(data) = &cluster.certificate_authority_data else {
+        return Ok("system".to_owned());
+    };
+    let pem = STANDARD
+        .decode(data)
+        .map_err(|_| KubeconfigError::NotBase64("certificate-authority-data"))?;
     Ok(hex(&Sha256::digest(pem)))
 }
 
 fn credential_digest(server: &str, ca: &str, auth: &AuthInfo) -> String {
-    let secret = |s: &Option<secrecy::SecretString>| s.as_ref().map(|s| s.expose_secret().to_owned()).unwrap_or_default();
+    let secret = |s: &Option<secrecy::SecretString>| {
+        s.as_ref()
+            .map(|s| s.expose_secret().to_owned())
+            .unwrap_or_default()
+    };
     let parts = [
         server.to_owned(),
         ca.to_owned(),
@@ -241,12 +297,20 @@ mod tests {
     }
 
     #[rstest]
-    #[case::exec(SERVER, "exec: {apiVersion: client.authentication.k8s.io/v1, command: /bin/sh}", "exec")]
+    #[case::exec(
+        SERVER,
+        "exec: {apiVersion: client.authentication.k8s.io/v1, command: /bin/sh}",
+        "exec"
+    )]
     #[case::auth_provider(SERVER, "auth-provider: {name: gcp, config: {}}", "auth-provider")]
     #[case::token_file(SERVER, "tokenFile: /var/run/secrets/token", "tokenFile")]
     #[case::certificate_file(SERVER, "client-certificate: /etc/passwd", "client-certificate")]
     #[case::key_file(SERVER, "client-key: /etc/shadow", "client-key")]
-    #[case::ca_file("server: 'https://a', certificate-authority: /etc/passwd", "token: t", "certificate-authority")]
+    #[case::ca_file(
+        "server: 'https://a', certificate-authority: /etc/passwd",
+        "token: t",
+        "certificate-authority"
+    )]
     #[case::proxy("server: 'https://a', proxy-url: 'http://p'", "token: t", "proxy-url")]
     #[case::impersonation(SERVER, "token: t, as: admin", "impersonation")]
     #[case::plain_http("server: 'http://a'", "token: t", "https://")]
@@ -259,14 +323,17 @@ mod tests {
     #[case::any("server: 'https://0.0.0.0'", "token: t", "loopback")]
     #[case::bad_key(SERVER, "client-key-data: '%%'", "client-key-data")]
     fn what_could_harm_is_refused_by_name(#[case] cluster: &str, #[case] user: &str, #[case] named: &str) {
-        let error = InfraKubeconfig::parse(&text(cluster, user), AddressPolicy::default()).unwrap_err().to_string();
+        let error = InfraKubeconfig::parse(&text(cluster, user), AddressPolicy::default())
+            .unwrap_err()
+            .to_string();
         assert!(error.contains(named), "{error}");
     }
 
     #[test]
     fn loopback_is_taken_where_it_is_allowed() {
         let policy = AddressPolicy { allow_loopback: true };
-        let parsed = InfraKubeconfig::parse(&text("server: 'https://127.0.0.1:6443/'", "token: t"), policy).unwrap();
+        let parsed =
+            InfraKubeconfig::parse(&text("server: 'https://127.0.0.1:6443/'", "token: t"), policy).unwrap();
         assert_eq!(parsed.server(), "https://127.0.0.1:6443");
     }
 
@@ -283,7 +350,11 @@ mod tests {
     #[test]
     fn nothing_shows_the_credential_and_another_credential_has_another_digest() {
         let parse = |token: &str| {
-            InfraKubeconfig::parse(&text(SERVER, &format!("token: {token}")), AddressPolicy::default()).unwrap()
+            InfraKubeconfig::parse(
+                &text(SERVER, &format!("token: {token}")),
+                AddressPolicy::default(),
+            )
+            .unwrap()
         };
         let (a, b) = (parse("hush"), parse("psst"));
         assert!(!format!("{a:?}").contains("hush"));

@@ -8,7 +8,9 @@ use kube::core::ObjectMeta;
 use machinist_shared::kubevirt::observed::{DataVolumeStatus, VmStatus, VmiStatus};
 use serde::{Deserialize, Deserializer, Serialize};
 
-fn nullable<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
+fn nullable<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
+    deserializer: D,
+) -> Result<T, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
@@ -136,7 +138,10 @@ impl Vm {
     /// Name of the Secret with the user data.
     pub fn user_data_secret(&self) -> Option<&str> {
         let volumes = self.spec.template.spec.volumes.iter();
-        volumes.filter_map(|v| v.cloud_init_no_cloud.as_ref()?.secret_ref.as_ref()).map(|s| s.name.as_str()).next()
+        volumes
+            .filter_map(|v| v.cloud_init_no_cloud.as_ref()?.secret_ref.as_ref())
+            .map(|s| s.name.as_str())
+            .next()
     }
 }
 
@@ -150,7 +155,13 @@ pub struct Vmi {
     #[serde(default, deserialize_with = "nullable")]
     pub status: VmiStatus,
 }
-projected!(Vmi, "VirtualMachineInstance", "kubevirt.io", "v1", "virtualmachineinstances");
+projected!(
+    Vmi,
+    "VirtualMachineInstance",
+    "kubevirt.io",
+    "v1",
+    "virtualmachineinstances"
+);
 
 /// A DataVolume.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -162,7 +173,13 @@ pub struct DataVolume {
     #[serde(default, deserialize_with = "nullable")]
     pub status: DataVolumeStatus,
 }
-projected!(DataVolume, "DataVolume", "cdi.kubevirt.io", "v1beta1", "datavolumes");
+projected!(
+    DataVolume,
+    "DataVolume",
+    "cdi.kubevirt.io",
+    "v1beta1",
+    "datavolumes"
+);
 
 /// A PersistentVolumeClaim, of which we read the metadata only.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -188,7 +205,10 @@ mod tests {
             "status": null,
         }))
         .unwrap();
-        assert_eq!((vm.firmware_uuid(), vm.user_data_secret()), (Some("u-1"), Some("s")));
+        assert_eq!(
+            (vm.firmware_uuid(), vm.user_data_secret()),
+            (Some("u-1"), Some("s"))
+        );
         assert!(vm.metadata.managed_fields.is_none());
     }
 }

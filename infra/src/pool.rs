@@ -69,7 +69,9 @@ pub struct OpenInfra {
 
 impl std::fmt::Debug for OpenInfra {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("OpenInfra").field("key", &self.entry.key).finish_non_exhaustive()
+        f.debug_struct("OpenInfra")
+            .field("key", &self.entry.key)
+            .finish_non_exhaustive()
     }
 }
 
@@ -116,7 +118,11 @@ impl OpenInfra {
 
     /// The last watch failure, while it lasts: the stores may be behind.
     pub fn trouble(&self) -> Option<RemoteError> {
-        self.entry.trouble.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.entry
+            .trouble
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 }
 
@@ -136,7 +142,9 @@ struct Entry {
 
 impl std::fmt::Debug for Entry {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Entry").field("key", &self.key).finish_non_exhaustive()
+        f.debug_struct("Entry")
+            .field("key", &self.key)
+            .finish_non_exhaustive()
     }
 }
 
@@ -166,7 +174,11 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_
 impl InfraPool {
     /// An empty pool that tells of everything through `events`.
     pub fn new(options: ClientOptions, events: mpsc::UnboundedSender<InfraEvent>) -> Self {
-        Self { options, events, entries: Mutex::new(HashMap::new()) }
+        Self {
+            options,
+            events,
+            entries: Mutex::new(HashMap::new()),
+        }
     }
 
     /// The infra cluster of `kubeconfig`, as far as its credential is known to work. Never blocks: what is not known
@@ -181,18 +193,30 @@ impl InfraPool {
         let digest = kubeconfig.credential_digest();
         let mut credentials = entry.credentials.lock().unwrap_or_else(PoisonError::into_inner);
         match credentials.get(&digest) {
-            Some(Credential::Works(client)) if entry.is_synced() => {
-                Access::Open(OpenInfra { entry: entry.clone(), client: client.clone() })
-            }
+            Some(Credential::Works(client)) if entry.is_synced() => Access::Open(OpenInfra {
+                entry: entry.clone(),
+                client: client.clone(),
+            }),
             Some(Credential::Failed(error)) => Access::Failed(error.clone()),
-            Some(_) => match entry.trouble.read().unwrap_or_else(PoisonError::into_inner).clone() {
+            Some(_) => match entry
+                .trouble
+                .read()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clone()
+            {
                 Some(error) => Access::Failed(error),
                 None => Access::Opening,
             },
             None => {
                 credentials.insert(digest.clone(), Credential::Checking);
                 drop(credentials);
-                let task = open(entry.clone(), kubeconfig.clone(), digest, self.options.clone(), self.events.clone());
+                let task = open(
+                    entry.clone(),
+                    kubeconfig.clone(),
+                    digest,
+                    self.options.clone(),
+                    self.events.clone(),
+                );
                 entry.spawn(task);
                 Access::Opening
             }
@@ -222,15 +246,24 @@ impl InfraPool {
 
 impl Entry {
     fn is_synced(&self) -> bool {
-        self.vms.is_synced() && self.vmis.is_synced() && self.data_volumes.is_synced() && self.claims.is_synced()
+        self.vms.is_synced()
+            && self.vmis.is_synced()
+            && self.data_volumes.is_synced()
+            && self.claims.is_synced()
     }
 
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).spawn(task);
+        self.tasks
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .spawn(task);
     }
 
     fn set_credential(&self, digest: &str, state: Credential) {
-        self.credentials.lock().unwrap_or_else(PoisonError::into_inner).insert(digest.to_owned(), state);
+        self.credentials
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(digest.to_owned(), state);
     }
 
     fn set_trouble(&self, trouble: Option<RemoteError>) -> bool {
@@ -259,13 +292,17 @@ async fn open(
                     watch_all(&entry, &client, &events);
                 }
                 // Nobody listens any more only when the process is ending.
-                let _ = events.send(InfraEvent::State { key: entry.key.clone() });
+                let _ = events.send(InfraEvent::State {
+                    key: entry.key.clone(),
+                });
                 return;
             }
             Err(error) => {
                 tracing::warn!(server = entry.key.server, namespace = entry.key.namespace, %error, "infra cluster cannot be opened");
                 entry.set_credential(&digest, Credential::Failed(error));
-                let _ = events.send(InfraEvent::State { key: entry.key.clone() });
+                let _ = events.send(InfraEvent::State {
+                    key: entry.key.clone(),
+                });
             }
         }
         tokio::time::sleep(pause).await;
@@ -274,10 +311,18 @@ async fn open(
 }
 
 /// One small request with the credential itself; what it may do beyond that shows when it is done.
-async fn check(entry: &Entry, kubeconfig: &InfraKubeconfig, options: &ClientOptions) -> Result<Client, RemoteError> {
-    let client = infra_client(kubeconfig, options).await.map_err(|error| RemoteError::other(error.to_string()))?;
+async fn check(
+    entry: &Entry,
+    kubeconfig: &InfraKubeconfig,
+    options: &ClientOptions,
+) -> Result<Client, RemoteError> {
+    let client = infra_client(kubeconfig, options)
+        .await
+        .map_err(|error| RemoteError::other(error.to_string()))?;
     let vms: Api<Vm> = Api::namespaced(client.clone(), &entry.key.namespace);
-    vms.list_metadata(&ListParams::default().limit(1)).await.map_err(|error| RemoteError::from(&error))?;
+    vms.list_metadata(&ListParams::default().limit(1))
+        .await
+        .map_err(|error| RemoteError::from(&error))?;
     if entry.namespace_uid.get().is_none() {
         let namespaces: Api<Namespace> = Api::all(client.clone());
         // Not every credential may read it; the server and CA then tell clusters apart.
@@ -291,13 +336,30 @@ async fn check(entry: &Entry, kubeconfig: &InfraKubeconfig, options: &ClientOpti
 }
 
 fn watch_all(entry: &Arc<Entry>, client: &Client, events: &mpsc::UnboundedSender<InfraEvent>) {
-    watch(entry, client, entry.vms.clone(), events, |vm: &Vm| vm.metadata.name.clone());
-    watch(entry, client, entry.vmis.clone(), events, |vmi: &Vmi| vmi.metadata.name.clone());
-    watch(entry, client, entry.data_volumes.clone(), events, |dv: &DataVolume| {
-        dv.metadata.name.as_deref().map(|name| vm_of_disk(name).to_owned())
+    watch(entry, client, entry.vms.clone(), events, |vm: &Vm| {
+        vm.metadata.name.clone()
     });
+    watch(entry, client, entry.vmis.clone(), events, |vmi: &Vmi| {
+        vmi.metadata.name.clone()
+    });
+    watch(
+        entry,
+        client,
+        entry.data_volumes.clone(),
+        events,
+        |dv: &DataVolume| {
+            dv.metadata
+                .name
+                .as_deref()
+                .map(|name| vm_of_disk(name).to_owned())
+        },
+    );
     watch(entry, client, entry.claims.clone(), events, |claim: &Claim| {
-        claim.metadata.name.as_deref().map(|name| vm_of_disk(name).to_owned())
+        claim
+            .metadata
+            .name
+            .as_deref()
+            .map(|name| vm_of_disk(name).to_owned())
     });
 }
 
@@ -323,8 +385,13 @@ fn watch<K>(
         let Some(entry) = owner.upgrade() else { return };
         match signal {
             Signal::Changed(change) => {
-                let Some(name) = change.versions().find_map(|object| name(object)) else { return };
-                let _ = events.send(InfraEvent::Vm { key: key.clone(), name });
+                let Some(name) = change.versions().find_map(|object| name(object)) else {
+                    return;
+                };
+                let _ = events.send(InfraEvent::Vm {
+                    key: key.clone(),
+                    name,
+                });
             }
             Signal::Synced => {
                 entry.set_trouble(None);

@@ -62,6 +62,8 @@ where
 
 /// Between 0.9 and 1, different for every watch, so that re-lists do not come together.
 fn jitter() -> f64 {
-    let nanos = std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |d| d.subsec_nanos());
+    let nanos = std::time::SystemTime::UNIX_EPOCH
+        .elapsed()
+        .map_or(0, |d| d.subsec_nanos());
     1.0 - f64::from(nanos % 1000) / 10_000.0
 }

@@ -22,18 +22,28 @@ pub struct Key {
 impl Key {
     /// The key of `namespace/name`.
     pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
-        Self { namespace: namespace.into(), name: name.into() }
+        Self {
+            namespace: namespace.into(),
+            name: name.into(),
+        }
     }
 
     /// The key of an object.
     pub fn of<K: Resource>(object: &K) -> Self {
-        Self::new(object.meta().namespace.clone().unwrap_or_default(), object.name_any())
+        Self::new(
+            object.meta().namespace.clone().unwrap_or_default(),
+            object.name_any(),
+        )
     }
 }
 
 impl std::fmt::Display for Key {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        if self.namespace.is_empty() { f.write_str(&self.name) } else { write!(f, "{}/{}", self.namespace, self.name) }
+        if self.namespace.is_empty() {
+            f.write_str(&self.name)
+        } else {
+            write!(f, "{}/{}", self.namespace, self.name)
+        }
     }
 }
 
@@ -88,7 +98,10 @@ impl<K: Resource> Store<K> {
             listing: None,
             synced: false,
         };
-        Self { inner: RwLock::new(inner), index_of }
+        Self {
+            inner: RwLock::new(inner),
+            index_of,
+        }
     }
 
     /// Whether the first list is complete.
@@ -130,13 +143,24 @@ impl<K: Resource> Store<K> {
             Event::InitDone => {
                 let listed = inner.listing.take().unwrap_or_default();
                 inner.synced = true;
-                let gone: Vec<Key> = inner.objects.keys().filter(|key| !listed.contains(key)).cloned().collect();
-                gone.into_iter().filter_map(|key| self.remove(&mut inner, &key)).collect()
+                let gone: Vec<Key> = inner
+                    .objects
+                    .keys()
+                    .filter(|key| !listed.contains(key))
+                    .cloned()
+                    .collect();
+                gone.into_iter()
+                    .filter_map(|key| self.remove(&mut inner, &key))
+                    .collect()
             }
             Event::Apply(object) => self.put(&mut inner, object, Source::Watch).into_iter().collect(),
             Event::Delete(object) => {
                 let key = Key::of(&object);
-                if inner.objects.get(&key).is_some_and(|old| old.uid() != object.uid()) {
+                if inner
+                    .objects
+                    .get(&key)
+                    .is_some_and(|old| old.uid() != object.uid())
+                {
                     return Vec::new();
                 }
                 let version = version(&object).unwrap_or(u64::MAX);
@@ -158,7 +182,13 @@ impl<K: Resource> Store<K> {
     /// Takes in that a delete of ours removed the object of that UID at once.
     pub fn deleted(&self, key: &Key, uid: &str) {
         let mut inner = self.write();
-        let Some(object) = inner.objects.get(key).filter(|object| object.uid().as_deref() == Some(uid)) else { return };
+        let Some(object) = inner
+            .objects
+            .get(key)
+            .filter(|object| object.uid().as_deref() == Some(uid))
+        else {
+            return;
+        };
         let version = version(object.as_ref()).unwrap_or_default();
         inner.tombstones.insert(key.clone(), version);
         self.remove(&mut inner, key);
@@ -167,7 +197,12 @@ impl<K: Resource> Store<K> {
     fn put(&self, inner: &mut Inner<K>, object: K, source: Source) -> Option<Change<K>> {
         let key = Key::of(&object);
         let new = version(&object);
-        if source == Source::Write && inner.tombstones.get(&key).is_some_and(|dead| new.is_none_or(|v| v <= *dead)) {
+        if source == Source::Write
+            && inner
+                .tombstones
+                .get(&key)
+                .is_some_and(|dead| new.is_none_or(|v| v <= *dead))
+        {
             return None;
         }
         let old = inner.objects.get(&key).cloned();
@@ -187,13 +222,19 @@ impl<K: Resource> Store<K> {
         }
         inner.tombstones.remove(&key);
         inner.objects.insert(key, object.clone());
-        Some(Change { before: old, after: Some(object) })
+        Some(Change {
+            before: old,
+            after: Some(object),
+        })
     }
 
     fn remove(&self, inner: &mut Inner<K>, key: &Key) -> Option<Change<K>> {
         let old = inner.objects.remove(key)?;
         self.unindex(inner, key, &old);
-        Some(Change { before: Some(old), after: None })
+        Some(Change {
+            before: Some(old),
+            after: None,
+        })
     }
 
     fn unindex(&self, inner: &mut Inner<K>, key: &Key, old: &K) {
