@@ -6,10 +6,10 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Server, machine, request, review};
+use common::{Server, get, machine, request, review};
 use http::StatusCode;
 use http_body_util::{BodyExt as _, Full};
-use machinist_webhook::server::Limits;
+use machinist_webhook::server::{self, Draining, Handle, Limits};
 use rstest::rstest;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
@@ -108,7 +108,7 @@ async fn an_object_that_cannot_be_held_is_refused_by_its_uid(#[case] hostile: &s
 #[case::a_number_that_is_almost_zero("1e-400")]
 #[case::minus_zero("-0")]
 #[case::a_list_of_a_million(&format!("[{}0]", "0,".repeat(1_000_000)))]
-#[case::a_hundred_thousand_keys(&format!("{{{}\"k\":0}}", (0..100_000).map(|i| format!("\"k{i}\":0,")).collect::<String>()))]
+#[case::a_hundred_thousand_keys(&format!("{{{}}}", (0..100_000).map(|i| format!("\"k{i}\":0")).collect::<Vec<_>>().join(",")))]
 #[case::control_characters(r#""\u0000\u001b[2J\r\n""#)]
 #[tokio::test]
 async fn an_object_full_of_nonsense_is_refused_for_its_field(#[case] hostile: &str) {
@@ -305,6 +305,25 @@ async fn too_many_requests_at_once_are_turned_away_and_the_rest_is_served() {
         assert!(read_some(stream).await.starts_with("HTTP/1.1 400"));
     }
     assert_eq!(client.post("/validate", body()).await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_panic_ends_one_request_and_tells_nothing() {
+    async fn trap() -> &'static str {
+        panic!("sesame")
+    }
+    let router = axum::Router::new()
+        .route("/trap", axum::routing::get(trap))
+        .route("/fine", axum::routing::get(|| async { "fine" }));
+    let limits = Limits::default();
+    let router = server::limited(router, &limits, Draining::default());
+    let listener = server::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = listener.local_addr().unwrap();
+    let serving =
+        tokio::spawn(async move { server::serve_plain(listener, router, &limits, Handle::new()).await });
+    assert_eq!(get(address, "/trap").await, (500, "internal error".to_owned()));
+    assert_eq!(get(address, "/fine").await, (200, "fine".to_owned()));
+    serving.abort();
 }
 
 #[tokio::test]

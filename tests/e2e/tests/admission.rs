@@ -135,6 +135,14 @@ impl T {
         ] {
             let path = paths::examples().join(file);
             let args = ["apply", "-f", &path.to_string_lossy()];
+            let tried = self
+                .kubectl(&[&args[..], &["--dry-run=server"]].concat(), "")
+                .await?;
+            ensure!(
+                tried.success && tried.out.contains("(server dry run)"),
+                "{file}: {}",
+                tried.err
+            );
             let first = self.kubectl(&args, "").await?;
             ensure!(first.success && first.err.is_empty(), "{file}: {}", first.err);
             ensure!(first.out.contains("created"), "{file}: {}", first.out);

@@ -39,6 +39,8 @@ async fn every_rule_holds_through_the_api_server() -> Result<()> {
         verdicts.push((row, verdict));
     }
     none_is_broken(verdicts.into_iter());
+    let log = std::fs::read_to_string(bed.webhook().log())?;
+    assert!(!log.contains("panicked"), "{log}");
     bed.shut_down().await
 }
 

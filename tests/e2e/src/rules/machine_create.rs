@@ -255,6 +255,12 @@ fn shapes() -> Vec<Row> {
             .warns("spec.taints[0].effect: no Node takes this taint: must be one of NoSchedule, PreferNoSchedule, NoExecute; did you mean \"NoSchedule\"?"),
         Row::create("3.3/valueFrom-is-not-read", machine().with("/spec/providerSpec/valueFrom", json!({})))
             .warns("spec.providerSpec.valueFrom: has no effect"),
+        Row::create(
+            "3.3/deprecated-presets",
+            cloud("affinity", json!({"podAffinityPreset": "soft", "podAntiAffinityPreset": "hard"})),
+        )
+        .warns("affinity.podAffinityPreset: is deprecated and has no effect")
+        .warns("affinity.podAntiAffinityPreset: is deprecated and has no effect"),
         Row::create("3.3/deprecated-flavor", cloud("virtualMachine/flavor", json!({"name": "small"})))
             .warns("virtualMachine.flavor: is deprecated"),
     ]
