@@ -4,7 +4,9 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
-TESTBED := cargo run --package testbed --bin testbed --
+# The programs that `make build` made, which are all of one build.
+export MACHINIST_BIN_DIR := target/debug
+TESTBED := target/debug/testbed
 # Where `make deploy` installs.
 NAMESPACE ?= machinist-system
 # More flags for Helm, like --values my-values.yaml.
@@ -19,16 +21,16 @@ help: ## List the targets
 ##@ Try it
 
 .PHONY: up
-up: ## Start two control planes, a simulated KubeVirt and Machinist on this machine
+up: build ## Start two control planes, a simulated KubeVirt and Machinist on this machine
 	$(TESTBED) up
 
 .PHONY: demo
-demo: ## The same, then a Machine becomes a Node and a bad one is refused
+demo: build ## The same, then a Machine becomes a Node and a bad one is refused
 	$(TESTBED) demo
 
 .PHONY: down
 down: ## End what `up` and `demo` started
-	$(TESTBED) down
+	if [ -x $(TESTBED) ]; then $(TESTBED) down; fi
 
 ##@ Use it
 
@@ -59,7 +61,7 @@ lint: ## Formatting, clippy, licences and sources of dependencies, scripts, and 
 test: build fuzz ## Every test, on real control planes
 	hack/install-tools.sh
 	hack/lint-user-data.sh
-	MACHINIST_BIN_DIR=target/debug cargo test --workspace --locked --no-fail-fast
+	cargo test --workspace --locked --no-fail-fast
 
 .PHONY: fuzz
 fuzz: ## Fuzz admission for FUZZ_SECONDS

@@ -52,3 +52,28 @@ runAsGroup: 65532
 seccompProfile:
   type: RuntimeDefault
 {{- end }}
+
+{{/* Whether the chart itself makes the webhook's certificate: nobody else was named to do so. */}}
+{{- define "machinist.makesCertificate" -}}
+{{- if not (or .Values.webhook.url .Values.webhook.caBundle .Values.webhook.certificate.injectCAFrom) }}true{{ end -}}
+{{- end }}
+
+{{/*
+The webhook's certificate of the chart's own making, as the data of its Secret. Made once for all templates of a run, and
+kept from one upgrade to the next.
+*/}}
+{{- define "machinist.certificate" -}}
+{{- if not (hasKey .Values.webhook.certificate "made") -}}
+  {{- $stored := lookup "v1" "Secret" .Release.Namespace .Values.webhook.certificate.secretName -}}
+  {{- if and $stored (index $stored.data "ca.crt") -}}
+    {{- $_ := set .Values.webhook.certificate "made" $stored.data -}}
+  {{- else -}}
+    {{- $names := list (printf "machinist-webhook.%s.svc" .Release.Namespace) -}}
+    {{- $ca := genCA "machinist-webhook" 3650 -}}
+    {{- $leaf := genSignedCert (first $names) nil $names 3650 $ca -}}
+    {{- $made := dict "ca.crt" (b64enc $ca.Cert) "tls.crt" (b64enc $leaf.Cert) "tls.key" (b64enc $leaf.Key) -}}
+    {{- $_ := set .Values.webhook.certificate "made" $made -}}
+  {{- end -}}
+{{- end -}}
+{{- toJson .Values.webhook.certificate.made -}}
+{{- end }}

@@ -17,7 +17,7 @@ use kube::{
     runtime::wait::{await_condition, conditions},
 };
 
-use crate::paths;
+use crate::{binaries, paths};
 
 /// The CRDs of KubeVirt and CDI that machines need. Compiles their printer first where that is needed.
 pub fn kubevirt() -> Result<Vec<CustomResourceDefinition>> {
@@ -73,15 +73,14 @@ fn cached() -> Result<PathBuf> {
         return Ok(file);
     }
     eprintln!("Printing KubeVirt's CRDs (compiles about 3 minutes the first time) ...");
-    let printed = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()))
-        .current_dir(paths::workspace())
-        .args(["run", "--quiet", "--package", "kubevirt-crds"])
+    binaries::build(&["kubevirt-crds"])?;
+    let printed = Command::new(binaries::find("kubevirt-crds")?)
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())
         .output()
-        .context("starting cargo")?;
+        .context("starting kubevirt-crds")?;
     if !printed.status.success() {
-        bail!("cargo run --package kubevirt-crds ended with {}", printed.status);
+        bail!("kubevirt-crds ended with {}", printed.status);
     }
     fs::write(&file, printed.stdout)?;
     fs::write(&stamp_file, stamp)?;

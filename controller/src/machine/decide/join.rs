@@ -70,7 +70,11 @@ pub(super) fn node(draft: &mut Draft<'_>, usable: &Usable, open: &Open) -> bool 
     });
     draft.kubelet_version = Some(node.status.node_info.kubelet_version.clone()).filter(|v| !v.is_empty());
     if node.is_ready() {
-        draft.condition(answer(Status::True, Reason::NodeReady, String::new()));
+        draft.condition(answer(
+            Status::True,
+            Reason::NodeReady,
+            format!("Node {} is Ready", node.name()),
+        ));
     } else {
         let said = node
             .ready()

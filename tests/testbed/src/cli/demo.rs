@@ -41,7 +41,13 @@ pub(crate) fn run(state: &State) -> Result<()> {
     }
     kubectl.shown(&["get", "nodes"])?;
     say("What it is made of, on the infra cluster:");
-    let infra = state.infra_kubeconfig().display().to_string();
+    // kubectl runs in the root of the checkout.
+    let infra = state.infra_kubeconfig();
+    let infra = infra
+        .strip_prefix(paths::workspace())
+        .unwrap_or(&infra)
+        .display()
+        .to_string();
     kubectl.shown(&[
         "--kubeconfig",
         &infra,
