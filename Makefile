@@ -67,6 +67,10 @@ test: build fuzz ## Every test, on real control planes
 fuzz: ## Fuzz admission for FUZZ_SECONDS
 	hack/fuzz.sh $(FUZZ_SECONDS)
 
+.PHONY: requests
+requests: build ## Print every API request of one Machine's life, held against its budget
+	cargo test --quiet --locked --package e2e --test machine -- --nocapture
+
 .PHONY: bench
 bench: ## Admission throughput, latency and memory beside a floor
 	cargo build --release --locked --package machinist-webhook --package bench

@@ -72,6 +72,8 @@ async fn nothing_is_refused_and_nothing_is_granted_for_nothing() -> Result<()> {
     let mut machine = manifest::machine("referring");
     manifest::virtual_machine(&mut machine)["template"]["primaryDisk"]["osImage"] =
         json!({"configMapKeyRef": {"namespace": manifest::NAMESPACE, "name": "images", "key": "ubuntu"}});
+    // Whose kind is to be found out.
+    manifest::virtual_machine(&mut machine)["instancetype"] = json!({"name": "standard-2"});
     case.apply(&machine).await?;
     case.node_ready("referring").await?;
     case.delete_machine("referring").await?;
