@@ -2,12 +2,13 @@
 
 use machinist_infra::kubeconfig::AddressPolicy;
 use machinist_shared::admission::{
-    AdmissionSettings, Author, mutate_create, mutate_deployment, mutate_update, patch, validate_create,
-    validate_deployment, validate_update,
+    AdmissionSettings, Author, ValueAt, mutate_create, mutate_deployment, mutate_update, new_references,
+    patch, validate_create, validate_deployment, validate_update,
 };
 use machinist_shared::field::{ErrorKind, FieldPath, Report};
 use serde_json::Value;
 
+use crate::access::Access;
 use crate::kubeconfig::Verdicts;
 use crate::names::{Names, Newcomer};
 use crate::refusal::Status;
@@ -21,8 +22,16 @@ pub struct Admission {
     kubeconfigs: Verdicts,
     /// Specs may leave the kubeconfig to the environment.
     environment_has_kubeconfig: bool,
-    /// Absent where there is no cluster to ask.
-    names: Option<Names>,
+    cluster: Cluster,
+}
+
+/// What is asked of the user cluster; nothing where there is none to ask.
+#[derive(Debug, Default)]
+pub struct Cluster {
+    /// Whether names are free.
+    pub names: Option<Names>,
+    /// What authors may read.
+    pub access: Option<Access>,
 }
 
 impl Admission {
@@ -32,13 +41,13 @@ impl Admission {
         settings: AdmissionSettings,
         policy: AddressPolicy,
         environment_has_kubeconfig: bool,
-        names: Option<Names>,
+        cluster: Cluster,
     ) -> Self {
         Self {
             settings,
             kubeconfigs: Verdicts::new(policy),
             environment_has_kubeconfig,
-            names,
+            cluster,
         }
     }
 
@@ -53,7 +62,7 @@ impl Admission {
             (Kind::Machine, Operation::Update) => mutate_update(old.unwrap_or(&Value::Null), object),
             (Kind::MachineDeployment, Operation::Create) => mutate_deployment(None, object, &self.settings),
             (Kind::MachineDeployment, Operation::Update) => mutate_deployment(old, object, &self.settings),
-            (Kind::Other, _) | (_, Operation::Other) => return Verdict::default(),
+            (Kind::MachineSet | Kind::Other, _) | (_, Operation::Other) => return Verdict::default(),
         };
         Verdict {
             patch: patch(object, &mutated),
@@ -67,9 +76,12 @@ impl Admission {
             return Verdict::default();
         };
         let mut report = self.judge(request, object);
-        if let (Some(names), Some(newcomer)) = (&self.names, self.newcomer(request, object)) {
-            report.extend(names.judge(&newcomer).await);
-        }
+        let (name, references) = tokio::join!(
+            self.ask_for_name(request, object),
+            self.ask_for_rights(request, object)
+        );
+        report.extend(name);
+        report.extend(references);
         Verdict {
             refusal: Status::of(request.kind(), text(object, "/metadata/name"), &report),
             warnings: report.warnings,
@@ -100,7 +112,38 @@ impl Admission {
                 }
                 report
             }
-            (Kind::Other, _) | (_, Operation::Other) => Report::new(),
+            // Sets come from deployments, or from people who know what they do; their Machines are judged one by one.
+            (Kind::MachineSet | Kind::Other, _) | (_, Operation::Other) => Report::new(),
+        }
+    }
+
+    async fn ask_for_name(&self, request: &Request<'_, Value>, object: &Value) -> Report {
+        match (&self.cluster.names, self.newcomer(request, object)) {
+            (Some(names), Some(newcomer)) => names.judge(&newcomer).await,
+            _ => Report::new(),
+        }
+    }
+
+    /// Whether the author may read what the object refers to and did not before. The set controller's Machines have
+    /// the references of a set whose author was asked for.
+    async fn ask_for_rights(&self, request: &Request<'_, Value>, object: &Value) -> Report {
+        let at = match request.kind() {
+            Kind::Machine => ValueAt::MACHINE,
+            Kind::MachineSet | Kind::MachineDeployment => ValueAt::TEMPLATE,
+            Kind::Other => return Report::new(),
+        };
+        let old = match request.operation() {
+            Operation::Create => None,
+            Operation::Update => request.old_object.as_ref(),
+            Operation::Other => return Report::new(),
+        };
+        match &self.cluster.access {
+            Some(access) if self.settings.author(request.username()) == Author::Person => {
+                access
+                    .judge(request.user(), &new_references(old, object, at))
+                    .await
+            }
+            _ => Report::new(),
         }
     }
 
@@ -286,7 +329,7 @@ mod tests {
                 AdmissionSettings::default(),
                 AddressPolicy::default(),
                 environment,
-                None,
+                Cluster::default(),
             );
             let mut report = Report::new();
             admission.judge_kubeconfig(&machine(&json!({})), &SPEC, author, &mut report);

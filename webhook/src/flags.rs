@@ -13,7 +13,7 @@ use machinist_shared::kubevirt::resolved::Env;
 #[command(name = "machinist-webhook", version)]
 pub struct Flags {
     /// Kubeconfig of the user cluster; without it, the ServiceAccount of the pod. Asked whether the names of
-    /// new Machines are free; with neither, nobody is asked.
+    /// new Machines are free, and what authors may read; with neither, nobody is asked.
     #[arg(long, default_value = "")]
     pub kubeconfig: String,
     /// Address of `/mutate` and `/validate`, with TLS: `host:port`, or `:port` for all addresses.
@@ -43,6 +43,9 @@ pub struct Flags {
     /// Feature gates of the kubelets, like `Gate=true,OtherGate=false`.
     #[arg(long, default_value = "RotateKubeletServerCertificate=true", value_parser = feature_gates)]
     pub node_kubelet_feature_gates: FeatureGates,
+    /// What comes of authors who may not read the Secrets and ConfigMaps that they refer to.
+    #[arg(long, default_value = "enforce", ignore_case = true)]
+    pub reference_access_check: crate::access::Mode,
     /// Kubeconfigs in specs may lead to loopback and link-local addresses.
     #[arg(long, default_value_t = false, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     pub infra_allow_loopback: bool,

@@ -1,5 +1,6 @@
 //! The admission webhook: HTTP, AdmissionReview, JSON Patch and warnings around the pure rules in `machinist-shared`.
 
+pub mod access;
 pub mod admit;
 pub mod flags;
 mod handler;

@@ -89,6 +89,7 @@ impl Metrics {
         let kind = match kind {
             Kind::Machine => "machines",
             Kind::MachineDeployment => "machinedeployments",
+            Kind::MachineSet => "machinesets",
             Kind::Other => "other",
         };
         let operation = match operation {

@@ -9,7 +9,6 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Node;
 use kube::api::ListParams;
 use kube::{Api, Client};
-use machinist_infra::client::{ClientError, ClientOptions, user_cluster_client};
 use machinist_shared::api::Machine;
 use machinist_shared::field::{FieldPath, Report};
 use machinist_shared::names::annotation;
@@ -37,21 +36,9 @@ impl std::fmt::Debug for Names {
 }
 
 impl Names {
-    /// Asks the cluster of the kubeconfig at this path, or that of the pod; nothing outside a cluster without a
-    /// kubeconfig.
-    pub(crate) async fn connect(kubeconfig: &str, in_cluster: bool) -> Result<Option<Self>, ClientError> {
-        if kubeconfig.is_empty() && !in_cluster {
-            return Ok(None);
-        }
-        let path = (!kubeconfig.is_empty()).then(|| kubeconfig.as_ref());
-        let options = ClientOptions {
-            connect: PATIENCE,
-            read: PATIENCE,
-            user_agent: concat!("machinist-webhook/", env!("CARGO_PKG_VERSION")).to_owned(),
-            ..ClientOptions::default()
-        };
-        let client = user_cluster_client(path, &options).await?;
-        Ok(Some(Self { client }))
+    /// Asks the cluster of this client.
+    pub fn new(client: Client) -> Self {
+        Self { client }
     }
 
     /// An error at `metadata.name` if it is taken; a warning if that could not be found out in time.

@@ -70,6 +70,7 @@ impl Status {
                 group: machinist_shared::names::GROUP,
                 kind: match kind {
                     Kind::MachineDeployment => "MachineDeployment",
+                    Kind::MachineSet => "MachineSet",
                     Kind::Machine | Kind::Other => "Machine",
                 },
                 causes,

@@ -40,7 +40,7 @@ pub(crate) struct Request<'a, O> {
     #[serde(borrow, default)]
     operation: Cow<'a, str>,
     #[serde(borrow, default)]
-    user_info: UserInfo<'a>,
+    user_info: User<'a>,
     /// The object, absent on DELETE.
     #[serde(default)]
     pub(crate) object: Option<O>,
@@ -58,11 +58,19 @@ struct Resource<'a> {
     resource: Cow<'a, str>,
 }
 
+/// Who asks, as authenticated.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-struct UserInfo<'a> {
+pub(crate) struct User<'a> {
     #[serde(borrow)]
-    username: Cow<'a, str>,
+    pub(crate) username: Cow<'a, str>,
+    #[serde(borrow)]
+    pub(crate) uid: Cow<'a, str>,
+    /// Read only when somebody asks for rights.
+    #[serde(borrow)]
+    pub(crate) groups: Option<&'a RawValue>,
+    #[serde(borrow)]
+    pub(crate) extra: Option<&'a RawValue>,
 }
 
 /// Which of our kinds a request is about.
@@ -72,6 +80,8 @@ pub enum Kind {
     Machine,
     /// A MachineDeployment.
     MachineDeployment,
+    /// A MachineSet.
+    MachineSet,
     /// Anything else: let through.
     Other,
 }
@@ -97,6 +107,7 @@ impl<O> Request<'_, O> {
         match self.resource.resource.as_ref() {
             "machines" => Kind::Machine,
             "machinedeployments" => Kind::MachineDeployment,
+            "machinesets" => Kind::MachineSet,
             _ => Kind::Other,
         }
     }
@@ -110,7 +121,12 @@ impl<O> Request<'_, O> {
         }
     }
 
-    /// Who asks, as authenticated.
+    /// Who asks.
+    pub(crate) fn user(&self) -> &User<'_> {
+        &self.user_info
+    }
+
+    /// By which name.
     pub(crate) fn username(&self) -> &str {
         &self.user_info.username
     }
@@ -305,7 +321,7 @@ mod tests {
     #[case("cluster.k8s.io", "machines", "", Kind::Machine)]
     #[case("cluster.k8s.io", "machines", "status", Kind::Other)]
     #[case("cluster.k8s.io", "machinedeployments", "", Kind::MachineDeployment)]
-    #[case("cluster.k8s.io", "machinesets", "", Kind::Other)]
+    #[case("cluster.k8s.io", "machinesets", "", Kind::MachineSet)]
     #[case("", "machines", "", Kind::Other)]
     fn machines_and_their_deployments_are_judged(
         #[case] group: &str,

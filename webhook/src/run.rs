@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use machinist_certs::{CertificateFiles, Reloader, server_config};
+use machinist_infra::client::{ClientOptions, user_cluster_client};
 use machinist_infra::kubeconfig::AddressPolicy;
 use machinist_shared::kubevirt::resolved::Env;
 use tokio::task::JoinSet;
 
-use crate::admit::Admission;
+use crate::access::Access;
+use crate::admit::{Admission, Cluster};
 use crate::flags::Flags;
 use crate::metrics::Metrics;
 use crate::names::Names;
@@ -22,6 +24,8 @@ use crate::{handler, ops};
 const NOTICE: Duration = Duration::from_secs(10);
 /// How long the last requests may take after that.
 const DRAIN: Duration = Duration::from_secs(5);
+/// How long a question to the user cluster may take.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Runs the webhook until it is told to stop.
 pub fn start(flags: &Flags) -> anyhow::Result<()> {
@@ -32,21 +36,40 @@ pub fn start(flags: &Flags) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         let mut signals = Signals::new()?;
-        let in_cluster = std::env::var_os("KUBERNETES_SERVICE_HOST").is_some();
-        let names = Names::connect(&flags.kubeconfig, in_cluster).await?;
-        if names.is_none() {
-            tracing::warn!(
-                "neither --kubeconfig nor a ServiceAccount: nobody can tell whether a Machine's name is free"
-            );
-        }
+        let cluster = connect(flags).await?;
         let webhook = Webhook::start(
             flags,
             &Env::new(|name| std::env::var(name).ok()),
             Limits::default(),
-            names,
+            cluster,
         )?;
         tracing::info!(address = %webhook.address, ops = %webhook.ops_address, "serving");
         webhook.run(signals.received(), NOTICE).await
+    })
+}
+
+/// The user cluster: of the kubeconfig, or that of the pod. Outside of a cluster and without a kubeconfig there is
+/// nobody to ask.
+async fn connect(flags: &Flags) -> anyhow::Result<Cluster> {
+    let in_cluster = std::env::var_os("KUBERNETES_SERVICE_HOST").is_some();
+    if flags.kubeconfig.is_empty() && !in_cluster {
+        tracing::warn!(
+            "neither --kubeconfig nor a ServiceAccount: nobody can tell whether names are free and what authors may read"
+        );
+        return Ok(Cluster::default());
+    }
+    let path = (!flags.kubeconfig.is_empty()).then(|| flags.kubeconfig.as_ref());
+    let options = ClientOptions {
+        connect: PATIENCE,
+        read: PATIENCE,
+        write: PATIENCE,
+        user_agent: concat!("machinist-webhook/", env!("CARGO_PKG_VERSION")).to_owned(),
+        ..ClientOptions::default()
+    };
+    let client = user_cluster_client(path, &options).await?;
+    Ok(Cluster {
+        names: Some(Names::new(client.clone())),
+        access: Access::new(client, flags.reference_access_check),
     })
 }
 
@@ -73,7 +96,7 @@ pub struct Webhook {
 
 impl Webhook {
     /// Starts both servers; they answer from now on.
-    pub fn start(flags: &Flags, env: &Env, limits: Limits, names: Option<Names>) -> anyhow::Result<Self> {
+    pub fn start(flags: &Flags, env: &Env, limits: Limits, cluster: Cluster) -> anyhow::Result<Self> {
         let (certificate, reloader) =
             Reloader::start(CertificateFiles::new(&flags.tls_cert_path, &flags.tls_key_path))?;
         let registry = prometheus::Registry::new();
@@ -81,7 +104,7 @@ impl Webhook {
         let policy = AddressPolicy {
             allow_loopback: flags.infra_allow_loopback,
         };
-        let admission = Admission::new(flags.settings(env), policy, !env.kubeconfig.is_empty(), names);
+        let admission = Admission::new(flags.settings(env), policy, !env.kubeconfig.is_empty(), cluster);
         let (listener, address) = listen(flags.listen_address)?;
         let (ops_listener, ops_address) = listen(flags.ops_address)?;
 

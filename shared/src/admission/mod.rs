@@ -14,6 +14,7 @@ mod bypass;
 mod deployment;
 mod mutate;
 mod raw;
+mod references;
 mod selector;
 mod settings;
 mod shape;
@@ -22,6 +23,7 @@ mod validate;
 
 pub use deployment::{mutate_deployment, validate_deployment};
 pub use mutate::{mutate_create, mutate_update};
+pub use references::{Reference, ValueAt, new_references};
 pub use settings::{AdmissionSettings, Author, FeatureGateError, parse_feature_gates};
 pub use update::validate_update;
 pub use validate::validate_create;

@@ -18,6 +18,7 @@ use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use machinist_certs::{DevelopmentCa, Leaf};
 use machinist_shared::kubevirt::resolved::Env;
+use machinist_webhook::admit::Cluster;
 use machinist_webhook::flags::Flags;
 use machinist_webhook::run::Webhook;
 use machinist_webhook::server::Limits;
@@ -80,7 +81,7 @@ impl Server {
             format!("--tls-key-path={}", certificates.path().join("tls.key").display()),
         ]);
         let env = Env::new(|name| (name == "POD_NAMESPACE").then(|| "vms".to_owned()));
-        let webhook = Webhook::start(&flags, &env, limits, None).unwrap();
+        let webhook = Webhook::start(&flags, &env, limits, Cluster::default()).unwrap();
         let (stop, stopped) = oneshot::channel();
         Self {
             address: webhook.address,

@@ -1,0 +1,176 @@
+//! Who writes a reference to a Secret must be allowed to read it, because the controller will.
+
+use anyhow::Result;
+use e2e::{Case, manifest, manifest::NAMESPACE};
+use serde_json::{Value, json};
+use testbed::bed::{Machinist, Options};
+
+#[tokio::test]
+async fn authors_refer_only_to_what_they_may_read() -> Result<()> {
+    let case = start().await?;
+    for object in [
+        machine("machine"),
+        templated("MachineSet", "set"),
+        templated("MachineDeployment", "deployment"),
+    ] {
+        let said = as_jane(&case, "create", &object).await?.unwrap_or_default();
+        let at = if object["kind"] == "Machine" {
+            "spec"
+        } else {
+            "spec.template.spec"
+        };
+        let field = format!("{at}.providerSpec.value.cloudProviderSpec.clusterName.secretKeyRef");
+        assert!(said.contains(&field), "{said}");
+        assert!(
+            said.contains("user \"jane\" may not get Secret kube-system/treasure"),
+            "{said}"
+        );
+        // The same refusal whether it exists or not.
+        assert!(!said.contains("not found"), "{said}");
+    }
+
+    // By somebody who may; then she may use what is there, but not move or add to it.
+    let mut deployment = templated("MachineDeployment", "shared");
+    case.bed
+        .user()
+        .kubectl_ok(&["create", "-f", "-"], &deployment.to_string())
+        .await?;
+    deployment["spec"]["replicas"] = json!(3);
+    assert_eq!(
+        as_jane(&case, "replace", &deployment).await?,
+        None,
+        "she may scale it"
+    );
+    let spec = &mut deployment["spec"]["template"]["spec"]["providerSpec"]["value"]["cloudProviderSpec"];
+    spec["projectID"] = spec["clusterName"].clone();
+    let said = as_jane(&case, "replace", &deployment).await?.unwrap_or_default();
+    assert!(
+        said.contains("cloudProviderSpec.projectID.secretKeyRef"),
+        "{said}"
+    );
+    assert!(!said.contains("clusterName"), "{said}");
+
+    // No annotation gets around it.
+    let mut machine = machine("machine");
+    let reference = machine["spec"]["providerSpec"]["value"]["cloudProviderSpec"]["clusterName"].take();
+    machine["spec"]["providerSpec"]["value"]["cloudProviderSpec"]["clusterName"] = json!("plain");
+    assert_eq!(
+        as_jane(&case, "create", &machine).await?,
+        None,
+        "without the reference she may"
+    );
+    machine["spec"]["providerSpec"]["value"]["cloudProviderSpec"]["clusterName"] = reference;
+    machine["metadata"]["annotations"] = json!({"kubermatic.io/bypass-no-spec-mutation-requirement": "true"});
+    let said = as_jane(&case, "replace", &machine).await?.unwrap_or_default();
+    assert!(said.contains("may not get Secret kube-system/treasure"), "{said}");
+
+    // With the right to read it, all is well.
+    grant(
+        &case,
+        "read-treasure",
+        &["--verb=get", "--resource=secrets", "--resource-name=treasure"],
+    )
+    .await?;
+    assert_eq!(as_jane(&case, "replace", &machine).await?, None);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_taken_over_cluster_is_only_warned() -> Result<()> {
+    let case = Case::start_with(Options {
+        machinist: Machinist::Webhook,
+        boot: None,
+        webhook_args: vec!["--reference-access-check=warn".to_owned()],
+        ..Options::default()
+    })
+    .await?;
+    let_jane_write(&case).await?;
+    let output = case
+        .bed
+        .user()
+        .kubectl(
+            &["create", "--as=jane", "-f", "-"],
+            &machine("machine").to_string(),
+        )
+        .await?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    assert!(
+        said.contains("Warning: ") && said.contains("may not get Secret"),
+        "{said}"
+    );
+    Ok(())
+}
+
+async fn start() -> Result<Case> {
+    let options = Options {
+        machinist: Machinist::Webhook,
+        boot: None,
+        ..Options::default()
+    };
+    let case = Case::start_with(options).await?;
+    let_jane_write(&case).await?;
+    Ok(case)
+}
+
+/// Jane may write Machines and read the kubeconfig's Secret, and nothing else.
+async fn let_jane_write(case: &Case) -> Result<()> {
+    let kinds =
+        "--resource=machines.cluster.k8s.io,machinesets.cluster.k8s.io,machinedeployments.cluster.k8s.io";
+    grant(case, "write-machines", &["--verb=get,create,update", kinds]).await?;
+    let secret = format!("--resource-name={}", testbed::seed::INFRA_SECRET);
+    grant(
+        case,
+        "read-kubeconfig",
+        &["--verb=get", "--resource=secrets", &secret],
+    )
+    .await
+}
+
+async fn grant(case: &Case, name: &str, rights: &[&str]) -> Result<()> {
+    let user = case.bed.user();
+    let role = ["create", "role", name, "--namespace", NAMESPACE];
+    user.kubectl_ok(&[&role[..], rights].concat(), "").await?;
+    let role = format!("--role={name}");
+    let binding = [
+        "create",
+        "rolebinding",
+        name,
+        "--namespace",
+        NAMESPACE,
+        "--user=jane",
+        &role,
+    ];
+    user.kubectl_ok(&binding, "").await?;
+    Ok(())
+}
+
+/// One whose VM would get a Secret's content as a label.
+fn machine(name: &str) -> Value {
+    let mut machine = manifest::machine(name);
+    machine["spec"]["providerSpec"]["value"]["cloudProviderSpec"]["clusterName"] =
+        json!({"secretKeyRef": {"namespace": NAMESPACE, "name": "treasure", "key": "gold"}});
+    machine
+}
+
+fn templated(kind: &str, name: &str) -> Value {
+    let labels = json!({"pool": name});
+    json!({
+        "apiVersion": "cluster.k8s.io/v1alpha1", "kind": kind,
+        "metadata": {"name": name, "namespace": NAMESPACE},
+        "spec": {
+            "replicas": 1, "selector": {"matchLabels": labels},
+            "template": {"metadata": {"labels": labels}, "spec": machine(name)["spec"]},
+        },
+    })
+}
+
+/// What the API server says to her; nothing if it is done.
+async fn as_jane(case: &Case, verb: &str, object: &Value) -> Result<Option<String>> {
+    let output = case
+        .bed
+        .user()
+        .kubectl(&[verb, "--as=jane", "-f", "-"], &object.to_string())
+        .await?;
+    Ok((!output.status.success()).then(|| String::from_utf8_lossy(&output.stderr).into_owned()))
+}

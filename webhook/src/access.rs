@@ -1,0 +1,194 @@
+//! Whether the author of an object may read what it refers to.
+//!
+//! The controller reads any Secret that a spec names. So whoever writes a reference is asked for: a
+//! SubjectAccessReview (verb `get`) for each Secret or ConfigMap that the stored object does not refer to already.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use futures::future;
+use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec};
+use kube::api::PostParams;
+use kube::{Api, Client};
+use machinist_shared::admission::Reference;
+use machinist_shared::config_var::{KeyRef, RefKind};
+use machinist_shared::field::{ErrorKind, Report};
+
+use crate::review::User;
+
+/// How long all questions together may take.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// What comes of an author who may not read what the object refers to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Mode {
+    /// The object is refused; also if nobody could be asked.
+    Enforce,
+    /// A warning.
+    Warn,
+    /// Nobody is asked.
+    Off,
+}
+
+/// Asks for the rights of authors.
+#[derive(Clone)]
+pub struct Access {
+    client: Client,
+    mode: Mode,
+}
+
+impl std::fmt::Debug for Access {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Access")
+            .field("mode", &self.mode)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A Secret or ConfigMap: rights are not given to single keys.
+type Named<'a> = (RefKind, &'a str, &'a str);
+
+impl Access {
+    /// Asks the cluster of this client; nothing if nobody is to be asked.
+    pub fn new(client: Client, mode: Mode) -> Option<Self> {
+        (mode != Mode::Off).then_some(Self { client, mode })
+    }
+
+    /// Each reference that `author` may not read, by its field.
+    pub(crate) async fn judge(&self, author: &User<'_>, references: &[Reference]) -> Report {
+        let mut report = Report::new();
+        if references.is_empty() {
+            return report;
+        }
+        let author = subject(author);
+        let mut objects: Vec<Named<'_>> = references.iter().map(|reference| named(&reference.key)).collect();
+        objects.sort_unstable();
+        objects.dedup();
+        let asked = future::join_all(objects.iter().map(|object| self.may_read(&author, *object)));
+        let answers: BTreeMap<Named<'_>, Answer> = match tokio::time::timeout(PATIENCE, asked).await {
+            Ok(answers) => objects.into_iter().zip(answers).collect(),
+            Err(_) => BTreeMap::new(),
+        };
+        for reference in references {
+            let why = match answers.get(&named(&reference.key)) {
+                Some(Answer::Yes) => continue,
+                Some(Answer::No) => denied(author.user.as_deref().unwrap_or_default(), &reference.key),
+                Some(Answer::Unknown) | None => unknown(&reference.key),
+            };
+            match self.mode {
+                Mode::Enforce => report.error(&reference.path, ErrorKind::Forbidden, why),
+                Mode::Warn | Mode::Off => report.warn(&reference.path, why),
+            }
+        }
+        report
+    }
+
+    async fn may_read(&self, author: &SubjectAccessReviewSpec, (kind, namespace, name): Named<'_>) -> Answer {
+        let resource = match kind {
+            RefKind::Secret => "secrets",
+            RefKind::ConfigMap => "configmaps",
+        };
+        let review = SubjectAccessReview {
+            spec: SubjectAccessReviewSpec {
+                resource_attributes: Some(ResourceAttributes {
+                    verb: Some("get".to_owned()),
+                    version: Some("v1".to_owned()),
+                    resource: Some(resource.to_owned()),
+                    namespace: Some(namespace.to_owned()),
+                    name: Some(name.to_owned()),
+                    ..ResourceAttributes::default()
+                }),
+                ..author.clone()
+            },
+            ..SubjectAccessReview::default()
+        };
+        let api = Api::<SubjectAccessReview>::all(self.client.clone());
+        match api
+            .create(&PostParams::default(), &review)
+            .await
+            .map(|answer| answer.status)
+        {
+            Ok(Some(status)) if status.allowed => Answer::Yes,
+            Ok(Some(_)) => Answer::No,
+            Ok(None) => Answer::Unknown,
+            Err(error) => {
+                tracing::warn!(code = ?code(&error), "cannot ask for the rights of an author");
+                Answer::Unknown
+            }
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Answer {
+    Yes,
+    No,
+    Unknown,
+}
+
+fn named(key: &KeyRef) -> Named<'_> {
+    (key.kind, &key.namespace, &key.name)
+}
+
+/// Of an answer, if there was one; nothing else of it is shown.
+fn code(error: &kube::Error) -> Option<u16> {
+    match error {
+        kube::Error::Api(status) => Some(status.code),
+        _ => None,
+    }
+}
+
+fn subject(user: &User<'_>) -> SubjectAccessReviewSpec {
+    SubjectAccessReviewSpec {
+        user: Some(user.username.to_string()),
+        uid: (!user.uid.is_empty()).then(|| user.uid.to_string()),
+        // The API server wrote them; without groups, an author can only lose rights.
+        groups: user
+            .groups
+            .and_then(|groups| serde_json::from_str(groups.get()).ok()),
+        extra: user
+            .extra
+            .and_then(|extra| serde_json::from_str(extra.get()).ok()),
+        ..SubjectAccessReviewSpec::default()
+    }
+}
+
+fn denied(user: &str, key: &KeyRef) -> String {
+    format!(
+        "user {user:?} may not get {} {}/{}, which this has Machinist read: use one that they may get, or let them get it",
+        key.kind, key.namespace, key.name
+    )
+}
+
+fn unknown(key: &KeyRef) -> String {
+    format!(
+        "could not find out whether you may get {} {}/{}, which this has Machinist read: try again",
+        key.kind, key.namespace, key.name
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use serde_json::value::RawValue;
+
+    use super::*;
+
+    #[test]
+    fn the_author_is_asked_for_as_they_were_authenticated() {
+        let groups = RawValue::from_string(json!(["a", "b"]).to_string()).unwrap();
+        let extra = RawValue::from_string(json!({"scopes.example.com": ["x"]}).to_string()).unwrap();
+        let user = User {
+            username: "jane".into(),
+            uid: "7".into(),
+            groups: Some(&groups),
+            extra: Some(&extra),
+        };
+        let want =
+            json!({"user": "jane", "uid": "7", "groups": ["a", "b"], "extra": {"scopes.example.com": ["x"]}});
+        assert_eq!(serde_json::to_value(subject(&user)).unwrap(), want);
+        let bare = serde_json::to_value(subject(&User::default())).unwrap();
+        assert_eq!(bare, json!({"user": ""}));
+    }
+}
