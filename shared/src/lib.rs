@@ -13,5 +13,6 @@ pub mod names;
 pub mod network;
 pub mod operating_system;
 pub mod provider_spec;
+pub mod quantity;
 pub mod ssh;
 pub mod syntax;

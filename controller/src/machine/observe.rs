@@ -329,7 +329,7 @@ fn unresolved(error: &Unresolved) -> Spec {
     match error {
         error if is_pending(error) => Spec::Waiting("a referenced Secret or ConfigMap".to_owned()),
         Unresolved::Reference { .. } | Unresolved::NoKubeconfig => Spec::ReferenceNotFound(error.to_string()),
-        Unresolved::KubeconfigNotBase64 => Spec::Invalid(error.to_string()),
+        Unresolved::KubeconfigNotBase64 | Unresolved::Unusable { .. } => Spec::Invalid(error.to_string()),
     }
 }
 

@@ -35,6 +35,6 @@ pub(super) fn topology_spread(spec: &ResolvedSpec, machine_deployment: Option<&s
     }
     let given = spec.topology_spread.iter();
     given
-        .map(|(skew, key, when)| constraint(skew.parse().unwrap_or(1), key, when))
+        .map(|spread| constraint(spread.max_skew, &spread.topology_key, &spread.when_unsatisfiable))
         .collect()
 }

@@ -1,0 +1,44 @@
+//! The part of a process's environment that specs may fall back to.
+
+use std::fmt;
+
+/// The part of a process's environment that specs may fall back to. Webhook and controller must agree on it.
+#[derive(Clone, Default)]
+pub struct Env {
+    /// `CLUSTER_ID`: wins over `clusterName` when not empty.
+    pub cluster_id: String,
+    /// `PROJECT_ID`: wins over `projectID` when not empty.
+    pub project_id: String,
+    /// `KUBEVIRT_KUBECONFIG`: used when the spec has no kubeconfig.
+    pub kubeconfig: String,
+    /// `POD_NAMESPACE`: namespace of the VMs on the infra cluster.
+    pub infra_namespace: String,
+}
+
+impl fmt::Debug for Env {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Env")
+            .field("cluster_id", &self.cluster_id)
+            .field("project_id", &self.project_id)
+            .field("infra_namespace", &self.infra_namespace)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Env {
+    /// Takes the environment from `variable`, a look-up by name such as `|name| std::env::var(name).ok()`.
+    pub fn new(variable: impl Fn(&str) -> Option<String>) -> Self {
+        let text = |name: &str| variable(name).unwrap_or_default();
+        let namespace = text("POD_NAMESPACE");
+        Self {
+            cluster_id: text("CLUSTER_ID"),
+            project_id: text("PROJECT_ID"),
+            kubeconfig: text("KUBEVIRT_KUBECONFIG"),
+            infra_namespace: if namespace.is_empty() {
+                "kube-system".to_owned()
+            } else {
+                namespace
+            },
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! The kubeconfig of a spec: inline, behind a reference, or from the environment.
+
+use std::fmt;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
+use super::{Env, Lookup, Unresolved, value};
+use crate::config_var::{ConfigVar, KeyRef};
+
+/// Text that must not be shown.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Hides a text.
+    pub fn new(text: String) -> Self {
+        Self(text)
+    }
+
+    /// Shows it; to be used, not printed.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[hidden]")
+    }
+}
+
+/// Where a kubeconfig came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KubeconfigSource {
+    /// Written into the spec.
+    Inline,
+    /// A Secret's or ConfigMap's key.
+    Reference(KeyRef),
+    /// The process's environment.
+    Environment,
+}
+
+/// A kubeconfig and where it came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kubeconfig {
+    /// The kubeconfig, YAML or JSON.
+    pub text: Secret,
+    /// Where it came from.
+    pub source: KubeconfigSource,
+}
+
+/// The kubeconfig of a spec. An inline value wins over a reference and must be base64; what a reference or the
+/// environment holds may be raw or base64. A reference that fails is an error and never falls through.
+pub fn kubeconfig(var: &ConfigVar<String>, env: &Env, lookup: &Lookup<'_>) -> Result<Kubeconfig, Unresolved> {
+    if let Some(inline) = var.value.as_deref().filter(|text| !text.is_empty()) {
+        let text = decode_base64(inline).ok_or(Unresolved::KubeconfigNotBase64)?;
+        return Ok(Kubeconfig {
+            text: Secret(text),
+            source: KubeconfigSource::Inline,
+        });
+    }
+    if let Some(reference) = var.reference() {
+        let text = value("auth.kubeconfig", var, lookup)?.unwrap_or_default();
+        if !text.is_empty() {
+            let source = KubeconfigSource::Reference(reference.clone());
+            return Ok(Kubeconfig {
+                text: Secret(raw_or_base64(text)),
+                source,
+            });
+        }
+    }
+    if env.kubeconfig.is_empty() {
+        return Err(Unresolved::NoKubeconfig);
+    }
+    let text = raw_or_base64(env.kubeconfig.clone());
+    Ok(Kubeconfig {
+        text: Secret(text),
+        source: KubeconfigSource::Environment,
+    })
+}
+
+/// Decodes a text that is base64 for certain.
+pub fn decode_base64(text: &str) -> Option<String> {
+    let decoded = if text.contains(['\r', '\n']) {
+        STANDARD.decode(text.replace(['\r', '\n'], ""))
+    } else {
+        STANDARD.decode(text)
+    };
+    String::from_utf8(decoded.ok()?).ok()
+}
+
+/// A text that may be base64 or not.
+pub fn raw_or_base64(text: String) -> String {
+    decode_base64(&text).unwrap_or(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config_var::{LookupError, RefKind};
+
+    fn reference() -> KeyRef {
+        KeyRef {
+            kind: RefKind::Secret,
+            namespace: "n".into(),
+            name: "s".into(),
+            key: "k".into(),
+        }
+    }
+
+    fn env(kubeconfig: &str) -> Env {
+        Env::new(|name| (name == "KUBEVIRT_KUBECONFIG").then(|| kubeconfig.to_owned()))
+    }
+
+    #[test]
+    fn an_inline_kubeconfig_wins_and_must_be_base64() {
+        let var = ConfigVar {
+            value: Some("YWJj\n".to_owned()),
+            secret_ref: Some(reference()),
+            config_map_ref: None,
+        };
+        let found = kubeconfig(&var, &env("other"), &|_| Ok("secret".into())).unwrap();
+        assert_eq!(
+            (found.text.expose(), found.source),
+            ("abc", KubeconfigSource::Inline)
+        );
+        let raw = ConfigVar::literal("apiVersion: v1".to_owned());
+        assert_eq!(
+            kubeconfig(&raw, &env(""), &|_| Ok(String::new())),
+            Err(Unresolved::KubeconfigNotBase64)
+        );
+    }
+
+    #[test]
+    fn a_reference_may_be_raw_or_base64_and_never_falls_through_when_it_fails() {
+        let var = ConfigVar {
+            value: None,
+            secret_ref: Some(reference()),
+            config_map_ref: None,
+        };
+        let raw = kubeconfig(&var, &env(""), &|_| Ok("apiVersion: v1".into())).unwrap();
+        assert_eq!(raw.text.expose(), "apiVersion: v1");
+        let encoded = kubeconfig(&var, &env(""), &|_| Ok("YWJj".into())).unwrap();
+        assert_eq!(encoded.text.expose(), "abc");
+        let lost = kubeconfig(&var, &env("fallback"), &|_| Err(LookupError::NoObject));
+        assert!(matches!(
+            lost,
+            Err(Unresolved::Reference {
+                field: "auth.kubeconfig",
+                ..
+            })
+        ));
+    }
+
+    #[test]
+    fn without_one_the_environment_is_used_and_nothing_shows_it() {
+        let found = kubeconfig(&ConfigVar::default(), &env("apiVersion: v1"), &|_| {
+            Ok(String::new())
+        })
+        .unwrap();
+        assert_eq!(found.source, KubeconfigSource::Environment);
+        assert!(!format!("{found:?} {:?}", env("hush")).contains("apiVersion"));
+        assert!(!format!("{:?}", env("hush")).contains("hush"));
+    }
+}

@@ -1,0 +1,310 @@
+//! A spec whose every value is known: references looked up, environment applied, defaults of the provider filled in.
+
+mod env;
+mod kubeconfig;
+mod usable;
+
+use k8s_openapi::api::core::v1::PodDNSConfig;
+
+pub use env::Env;
+pub use kubeconfig::{Kubeconfig, KubeconfigSource, Secret, decode_base64, kubeconfig, raw_or_base64};
+
+use super::spec::{CloudProviderSpec, Matcher};
+use crate::config_var::{ConfigValue, ConfigVar, KeyRef, LookupError, ResolveError};
+
+/// Why a spec could not be resolved.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unresolved {
+    /// A reference leads nowhere.
+    #[error("{field}: {error}")]
+    Reference {
+        /// The field.
+        field: &'static str,
+        /// What is wrong.
+        error: ResolveError,
+    },
+    /// An inline kubeconfig must be base64.
+    #[error(
+        "auth.kubeconfig: the inline value is not base64; encode the kubeconfig with `base64 -w0`, or refer to a Secret"
+    )]
+    KubeconfigNotBase64,
+    /// No kubeconfig anywhere.
+    #[error("auth.kubeconfig: there is none in the spec and none in the environment (KUBEVIRT_KUBECONFIG)")]
+    NoKubeconfig,
+    /// A value, most often one behind a reference, is not of the form that the field takes. It is not shown.
+    #[error("{field}: {why}")]
+    Unusable {
+        /// The field.
+        field: &'static str,
+        /// What it must be.
+        why: &'static str,
+    },
+}
+
+/// A spec whose every value is known.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ResolvedSpec {
+    /// Value of the cluster-name labels.
+    pub cluster_name: String,
+    /// Value of the project label.
+    pub project_id: String,
+    /// Instancetype.
+    pub instancetype: Option<Matcher>,
+    /// Preference.
+    pub preference: Option<Matcher>,
+    /// vCPUs as cores, or 0.
+    pub vcpu_cores: i64,
+    /// CPUs, a quantity or empty.
+    pub cpus: String,
+    /// Memory, a quantity or empty.
+    pub memory: String,
+    /// The disk with the operating system.
+    pub primary_disk: Disk,
+    /// Its image.
+    pub image: Image,
+    /// Use `spec.pvc` instead of `spec.storage`.
+    pub storage_target_pvc: bool,
+    /// Further disks.
+    pub secondary_disks: Vec<Disk>,
+    /// DNS policy, or empty.
+    pub dns_policy: String,
+    /// DNS configuration.
+    pub dns_config: Option<PodDNSConfig>,
+    /// Region, or empty.
+    pub region: String,
+    /// Zone, or empty.
+    pub zone: String,
+    /// Subnet, or empty.
+    pub subnet: String,
+    /// Several queues per network interface.
+    pub network_multi_queue: bool,
+    /// Eviction strategy, or empty.
+    pub eviction_strategy: String,
+    /// Kind of the node affinity, lower case: `hard`, `soft` or empty.
+    pub node_affinity: String,
+    /// Its label key.
+    pub node_affinity_key: String,
+    /// Its label values.
+    pub node_affinity_values: Vec<String>,
+    /// Topology spread.
+    pub topology_spread: Vec<Spread>,
+}
+
+/// A topology spread constraint.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Spread {
+    /// By how many the VMs of two domains may differ.
+    pub max_skew: i32,
+    /// Label that tells domains apart.
+    pub topology_key: String,
+    /// `DoNotSchedule`, `ScheduleAnyway`, or empty.
+    pub when_unsatisfiable: String,
+}
+
+/// A disk.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Disk {
+    /// Size, a quantity.
+    pub size: String,
+    /// StorageClass.
+    pub storage_class: String,
+    /// Access mode, or empty: from the StorageProfile.
+    pub access_mode: String,
+}
+
+/// Where the operating system comes from.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Image {
+    /// URL, image or claim.
+    pub location: String,
+    /// `http`, `registry`, `pvc`, or anything else: guessed.
+    pub source: String,
+    /// `node`, `pod` or empty.
+    pub pull_method: String,
+    /// Secret on the infra cluster, or empty.
+    pub secret: String,
+    /// Headers.
+    pub extra_headers: Vec<String>,
+    /// Secret on the infra cluster with headers, or empty.
+    pub extra_headers_secret: String,
+}
+
+/// Looks a reference up.
+pub type Lookup<'a> = dyn Fn(&KeyRef) -> Result<String, LookupError> + 'a;
+
+fn value<T: ConfigValue>(
+    field: &'static str,
+    var: &ConfigVar<T>,
+    lookup: &Lookup<'_>,
+) -> Result<Option<T>, Unresolved> {
+    var.resolve(lookup)
+        .map_err(|error| Unresolved::Reference { field, error })
+}
+
+/// Resolves everything but the kubeconfig. What machine-controller cannot use either is an error; what KubeVirt refuses
+/// is left to it, so that no spec that has a VM fails here.
+pub fn resolve(spec: &CloudProviderSpec, env: &Env, lookup: &Lookup<'_>) -> Result<ResolvedSpec, Unresolved> {
+    let text = |field, var: &ConfigVar<String>| Ok(value(field, var, lookup)?.unwrap_or_default());
+    let or_env = |env: &str, field, var: &ConfigVar<String>| {
+        if env.is_empty() {
+            text(field, var)
+        } else {
+            Ok(env.to_owned())
+        }
+    };
+    let vm = &spec.virtual_machine;
+    let disk = &vm.primary_disk;
+    let secondary = |d: &super::spec::SecondaryDisk| {
+        Ok(Disk {
+            size: text("secondaryDisks.size", &d.size)?,
+            storage_class: text("secondaryDisks.storageClassName", &d.storage_class)?,
+            access_mode: text("secondaryDisks.storageAccessType", &d.access_mode)?,
+        })
+    };
+    let resolved = ResolvedSpec {
+        cluster_name: or_env(&env.cluster_id, "clusterName", &spec.cluster_name)?,
+        project_id: or_env(&env.project_id, "projectID", &spec.project_id)?,
+        instancetype: vm.instancetype.clone(),
+        preference: vm.preference.clone(),
+        vcpu_cores: vm.vcpu_cores,
+        cpus: text("cpus", &vm.cpus)?,
+        memory: text("memory", &vm.memory)?,
+        primary_disk: Disk {
+            size: text("primaryDisk.size", &disk.size)?,
+            storage_class: text("primaryDisk.storageClassName", &disk.storage_class)?,
+            access_mode: text("primaryDisk.storageAccessType", &disk.access_mode)?,
+        },
+        image: Image {
+            location: text("primaryDisk.osImage", &disk.os_image)?,
+            source: text("primaryDisk.source", &disk.source)?,
+            pull_method: text("primaryDisk.pullMethod", &disk.pull_method)?,
+            secret: text("primaryDisk.dataVolumeSecretRef", &disk.data_volume_secret)?,
+            extra_headers: disk.extra_headers.clone(),
+            extra_headers_secret: text("primaryDisk.extraHeadersSecretRef", &disk.extra_headers_secret)?,
+        },
+        storage_target_pvc: text("primaryDisk.storageTarget", &disk.storage_target)? == "pvc",
+        secondary_disks: vm
+            .secondary_disks
+            .iter()
+            .map(secondary)
+            .collect::<Result<_, _>>()?,
+        dns_policy: text("dnsPolicy", &vm.dns_policy)?,
+        dns_config: vm.dns_config.clone(),
+        region: vm.region.clone(),
+        zone: vm.zone.clone(),
+        subnet: vm.subnet.clone(),
+        network_multi_queue: value("enableNetworkMultiQueue", &vm.network_multi_queue, lookup)?
+            .unwrap_or(true),
+        eviction_strategy: vm.eviction_strategy.clone(),
+        node_affinity: text("nodeAffinityPreset.type", &spec.node_affinity.kind)?.to_lowercase(),
+        node_affinity_key: text("nodeAffinityPreset.key", &spec.node_affinity.key)?,
+        node_affinity_values: spec
+            .node_affinity
+            .values
+            .iter()
+            .map(|var| text("nodeAffinityPreset.values", var))
+            .collect::<Result<_, _>>()?,
+        topology_spread: spec
+            .topology_spread
+            .iter()
+            .map(|t| {
+                Ok(Spread {
+                    max_skew: usable::whole_number(
+                        "topologySpreadConstraints.maxSkew",
+                        &text("topologySpreadConstraints.maxSkew", &t.max_skew)?,
+                    )?,
+                    topology_key: text("topologySpreadConstraints.topologyKey", &t.topology_key)?,
+                    when_unsatisfiable: text(
+                        "topologySpreadConstraints.whenUnsatisfiable",
+                        &t.when_unsatisfiable,
+                    )?,
+                })
+            })
+            .collect::<Result<_, Unresolved>>()?,
+    };
+    usable::check(&resolved)?;
+    Ok(resolved)
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::decode::Fields;
+    use crate::field::{FieldPath, Report};
+
+    /// A usable spec, with a change merged over it. References lead to what is written in their key.
+    fn resolved(change: &Value) -> Result<ResolvedSpec, Unresolved> {
+        let mut spec = json!({"clusterName": "spec", "virtualMachine": {"template": {
+            "cpus": "2", "memory": "4Gi",
+            "primaryDisk": {"osImage": "http://x/ubuntu.img", "size": "10Gi", "storageClassName": "standard"},
+        }}});
+        json_patch::merge(&mut spec, change);
+        let (object, mut report) = (json!({"s": spec}), Report::new());
+        let mut fields = Fields::of(&object, FieldPath::default(), &mut report).unwrap();
+        let spec = super::super::spec::decode(&fields.take("s"), &mut report).unwrap();
+        assert!(report.is_ok(), "{:?}", report.errors);
+        let env = Env::new(|name| (name == "CLUSTER_ID").then(|| "env".to_owned()));
+        resolve(&spec, &env, &|key| Ok(key.key.clone()))
+    }
+
+    fn behind(text: &str) -> Value {
+        json!({"secretKeyRef": {"namespace": "a", "name": "b", "key": text}})
+    }
+
+    #[test]
+    fn the_environment_wins_over_the_cluster_name() {
+        let resolved = resolved(&json!({})).unwrap();
+        assert_eq!(
+            (resolved.cluster_name.as_str(), resolved.network_multi_queue),
+            ("env", true)
+        );
+    }
+
+    #[test]
+    fn a_value_behind_a_reference_is_used() {
+        let resolved = resolved(&json!({
+            "projectID": behind("p"),
+            "virtualMachine": {"enableNetworkMultiQueue": behind("F"), "template": {"cpus": behind("500m")}},
+            "topologySpreadConstraints": [{"maxSkew": behind("2"), "topologyKey": "k", "whenUnsatisfiable": "DoNotSchedule"}],
+        }))
+        .unwrap();
+        let skew = resolved.topology_spread[0].max_skew;
+        assert_eq!(
+            (
+                resolved.project_id.as_str(),
+                resolved.cpus.as_str(),
+                resolved.network_multi_queue,
+                skew
+            ),
+            ("p", "500m", false, 2)
+        );
+    }
+
+    #[rstest]
+    #[case::memory(json!({"virtualMachine": {"template": {"memory": behind("sesame")}}}), "memory")]
+    #[case::cpus(json!({"virtualMachine": {"template": {"cpus": behind("sesame")}}}), "cpus")]
+    #[case::size(json!({"virtualMachine": {"template": {"primaryDisk": {"size": behind("sesame")}}}}), "primaryDisk.size")]
+    #[case::secondary(json!({"virtualMachine": {"template": {"secondaryDisks": [{"size": behind("sesame")}]}}}), "secondaryDisks.size")]
+    #[case::pull_method(json!({"virtualMachine": {"template": {"primaryDisk": {"pullMethod": behind("sesame")}}}}), "primaryDisk.pullMethod")]
+    #[case::dns_policy(json!({"virtualMachine": {"dnsPolicy": behind("sesame")}}), "dnsPolicy")]
+    #[case::affinity(json!({"affinity": {"nodeAffinityPreset": {"type": behind("sesame")}}}), "nodeAffinityPreset.type")]
+    #[case::skew(json!({"topologySpreadConstraints": [{"maxSkew": behind("sesame")}]}), "topologySpreadConstraints.maxSkew")]
+    #[case::headers(json!({"virtualMachine": {"template": {"primaryDisk": {"extraHeaders": ["a: b"], "extraHeadersSecretRef": behind("sesame")}}}}), "primaryDisk.extraHeadersSecretRef")]
+    fn what_a_reference_holds_must_be_usable_and_is_not_shown(#[case] change: Value, #[case] blamed: &str) {
+        let error = resolved(&change).unwrap_err();
+        assert!(
+            matches!(error, Unresolved::Unusable { field, .. } if field == blamed),
+            "{error}"
+        );
+        assert!(!error.to_string().contains("sesame"), "{error}");
+    }
+
+    #[test]
+    fn beside_an_instancetype_cpus_and_memory_are_not_read() {
+        let change = json!({"virtualMachine": {"instancetype": {"name": "i"}, "template": {"cpus": "x", "memory": "y"}}});
+        assert!(resolved(&change).is_ok());
+    }
+}
