@@ -39,7 +39,7 @@ impl<'a> Fields<'a> {
             Value::Object(map) => Some(Self {
                 path,
                 map: Some(map),
-                known: Vec::new(),
+                known: Vec::with_capacity(12),
             }),
             other => {
                 wrong_type(&path, other, "an object", report);
@@ -55,15 +55,18 @@ impl<'a> Fields<'a> {
 
     /// The field `key`, which from now on counts as known.
     pub fn take(&mut self, key: &'static str) -> Field<'a> {
-        self.known.push(key);
         let found = self.map.and_then(|map| {
-            map.get_key_value(key)
-                .or_else(|| map.iter().find(|(k, _)| k.eq_ignore_ascii_case(key)))
+            // Without an object there are no unknown keys either.
+            self.known.push(key);
+            map.get(key).or_else(|| {
+                let mut entries = map.iter();
+                entries.find(|(k, _)| k.eq_ignore_ascii_case(key)).map(|(_, v)| v)
+            })
         });
         let path = self.path.child(key);
         Field {
             path,
-            value: found.map(|(_, v)| v).filter(|v| !v.is_null()),
+            value: found.filter(|v| !v.is_null()),
         }
     }
 

@@ -19,11 +19,20 @@ impl FieldPath {
             && name
                 .bytes()
                 .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
-        match (self.0.is_empty(), plain) {
-            (true, true) => Self(name.to_owned()),
-            (false, true) => Self(format!("{}.{name}", self.0)),
-            (_, false) => Self(format!("{}[{name}]", self.0)),
+        // Paths are made by the hundred for every object that is judged, so each is allocated but once.
+        let mut path = String::with_capacity(self.0.len() + name.len() + 2);
+        path.push_str(&self.0);
+        if plain {
+            if !path.is_empty() {
+                path.push('.');
+            }
+            path.push_str(name);
+        } else {
+            path.push('[');
+            path.push_str(name);
+            path.push(']');
         }
+        Self(path)
     }
 
     /// `self[index]`.

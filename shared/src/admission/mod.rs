@@ -13,6 +13,7 @@
 mod bypass;
 mod deployment;
 mod mutate;
+mod patch;
 mod raw;
 mod references;
 mod selector;
@@ -23,14 +24,8 @@ mod validate;
 
 pub use deployment::{mutate_deployment, validate_deployment};
 pub use mutate::{mutate_create, mutate_update};
+pub use patch::patch;
 pub use references::{Reference, ValueAt, new_references};
 pub use settings::{AdmissionSettings, Author, FeatureGateError, parse_feature_gates};
 pub use update::validate_update;
 pub use validate::validate_create;
-
-use serde_json::Value;
-
-/// JSON Patch that turns `before` into `after`: raw against raw, only what changed. Empty if nothing did.
-pub fn patch(before: &Value, after: &Value) -> json_patch::Patch {
-    json_patch::diff(before, after)
-}

@@ -184,12 +184,34 @@ pub(crate) static DEPLOYMENT: Shape = Object(&[
     ("status", &Any),
 ]);
 
+/// Where a value is: steps from a root, written out as a path only for what is reported.
+#[derive(Debug, Clone, Copy)]
+enum At<'a> {
+    Root(&'a FieldPath),
+    Key(&'a At<'a>, &'a str),
+    Index(&'a At<'a>, usize),
+}
+
+impl At<'_> {
+    fn path(&self) -> FieldPath {
+        match self {
+            Self::Root(path) => (*path).clone(),
+            Self::Key(parent, key) => parent.path().child(key),
+            Self::Index(parent, index) => parent.path().index(*index),
+        }
+    }
+}
+
 impl Shape {
     /// Reports every value of a wrong type as an error, every unknown key as a warning.
     pub(crate) fn check(&self, value: &Value, path: &FieldPath, report: &mut Report) {
+        self.check_at(value, At::Root(path), report);
+    }
+
+    fn check_at(&self, value: &Value, at: At<'_>, report: &mut Report) {
         let wrong = |want: &str, report: &mut Report| {
             report.error(
-                path,
+                &at.path(),
                 ErrorKind::Type,
                 format!("must be {want}, not {}", json_type(value)),
             );
@@ -208,7 +230,7 @@ impl Shape {
                     json_type(value).to_owned()
                 };
                 report.error(
-                    path,
+                    &at.path(),
                     ErrorKind::Type,
                     format!("must be an integer of {size} bits, not {got}"),
                 );
@@ -216,29 +238,29 @@ impl Shape {
             (Time, Value::String(text)) => {
                 if text.parse::<Timestamp>().is_err() {
                     report.invalid(
-                        path,
+                        &at.path(),
                         format!("{text:?} is not a time; write it like 2006-01-02T15:04:05Z"),
                     );
                 }
             }
             (Map(item), Value::Object(map)) => {
                 for (key, value) in map {
-                    item.check(value, &path.child(key), report);
+                    item.check_at(value, At::Key(&at, key), report);
                 }
             }
             (List(item), Value::Array(items)) => {
                 for (i, value) in items.iter().enumerate() {
-                    item.check(value, &path.index(i), report);
+                    item.check_at(value, At::Index(&at, i), report);
                 }
             }
             (Object(keys), Value::Object(map)) => {
                 for (key, value) in map {
-                    let path = path.child(key);
+                    let at = At::Key(&at, key);
                     if let Some(shape) = lookup(keys, key) {
-                        shape.check(value, &path, report);
+                        shape.check_at(value, at, report);
                     } else {
                         let hint = did_you_mean(key, keys.iter().map(|(known, _)| *known));
-                        report.warn(&path, format!("unknown field {key:?}, ignored{hint}"));
+                        report.warn(&at.path(), format!("unknown field {key:?}, ignored{hint}"));
                     }
                 }
             }
