@@ -8,6 +8,7 @@ mod kubeconfig;
 pub mod logs;
 pub mod metrics;
 pub mod names;
+mod object;
 mod ops;
 mod refusal;
 mod review;

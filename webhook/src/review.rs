@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use crate::object::Object;
 use crate::refusal::Status;
 
 /// Versions of AdmissionReview that are answered, each in its own.
@@ -160,8 +161,8 @@ pub(crate) enum ReviewError {
 
 /// Reads a review: the version to answer in, and what is asked.
 pub(crate) fn read(body: &[u8]) -> Result<(&'static str, Request<'_, Value>), ReviewError> {
-    match serde_json::from_slice::<Review<'_, Value>>(body) {
-        Ok(review) => checked(review),
+    match serde_json::from_slice::<Review<'_, Object>>(body) {
+        Ok(review) => checked(review).map(|(version, request)| (version, values(request))),
         // Perhaps only the object is at fault; then the review can be answered.
         Err(reason) => match serde_json::from_slice::<Review<'_, &RawValue>>(body).map(checked) {
             Ok(Ok((version, request))) => Err(ReviewError::Object {
@@ -173,6 +174,18 @@ pub(crate) fn read(body: &[u8]) -> Result<(&'static str, Request<'_, Value>), Re
             Ok(Err(error)) => Err(error),
             Err(_) => Err(ReviewError::Malformed(reason)),
         },
+    }
+}
+
+fn values(request: Request<'_, Object>) -> Request<'_, Value> {
+    Request {
+        object: request.object.map(|object| object.0),
+        old_object: request.old_object.map(|object| object.0),
+        uid: request.uid,
+        resource: request.resource,
+        sub_resource: request.sub_resource,
+        operation: request.operation,
+        user_info: request.user_info,
     }
 }
 
