@@ -10,6 +10,7 @@ use super::validate::{merge, not_an_object, validate_spec};
 use super::{AdmissionSettings, Author, selector};
 use crate::field::{FieldPath, Report};
 use crate::names::{annotation, label};
+use crate::{kubevirt, syntax};
 
 /// A MachineDeployment as it is to be stored; `old` is what is stored now, if it is an update. One that is being
 /// deleted stays as it is.
@@ -177,12 +178,23 @@ fn judge(object: &Value, settings: &AdmissionSettings, with_template: bool) -> R
         let labels = path.child("template").child("metadata").child("labels");
         report.invalid(&labels, "the selector does not match them");
     }
+    let name = object.pointer("/metadata/name").and_then(Value::as_str);
+    if name.is_some_and(|name| name.len() > syntax::LABEL_MAX) {
+        let why =
+            "is longer than 63 characters; no infra cluster takes it as a label of the virtual machines";
+        report.warn(&FieldPath::new("metadata.name"), why);
+    }
     validate_replicas(spec, &path.child("replicas"), &mut report);
     validate_strategy(spec, &path.child("strategy"), &mut report);
     if with_template {
         let template = object_at(spec, &["template"]).and_then(|template| template.get("spec"));
-        let path = path.child("template").child("spec");
-        validate_spec(template, &path, settings, &mut report, &mut policy);
+        let path = path.child("template");
+        validate_spec(template, &path.child("spec"), settings, &mut report, &mut policy);
+        kubevirt::validate::labels(
+            labels.into_iter().flatten().map(|(key, _)| key.as_str()),
+            &path.child("metadata").child("labels"),
+            &mut report,
+        );
     }
     merge(report, policy, Author::Person)
 }

@@ -7,6 +7,7 @@ use super::shape::{MACHINE, MACHINE_SPEC};
 use super::{AdmissionSettings, Author};
 use crate::field::{ErrorKind, FieldPath, Report};
 use crate::kubelet_version;
+use crate::kubevirt::spec::CloudProviderSpec;
 use crate::kubevirt::validate;
 use crate::provider_spec::ProviderConfig;
 use crate::syntax;
@@ -26,27 +27,38 @@ pub fn validate_create(raw: &Value, author: Author, settings: &AdmissionSettings
     validate_name(name, &mut report);
     validate_node_name(name, raw, &mut policy);
     let spec = FieldPath::new("spec");
-    validate_spec(raw.get("spec"), &spec, settings, &mut report, &mut policy);
+    let cloud = validate_spec(raw.get("spec"), &spec, settings, &mut report, &mut policy);
+    let metadata = FieldPath::new("metadata");
+    if let Some(cloud) = cloud {
+        validate::name(name, &cloud, &metadata.child("name"), &mut report);
+    }
+    let labels = raw.pointer("/metadata/labels").and_then(Value::as_object);
+    validate::labels(
+        labels.into_iter().flatten().map(|(key, _)| key.as_str()),
+        &metadata.child("labels"),
+        &mut report,
+    );
     merge(report, policy, author)
 }
 
 /// Judges the spec of a Machine, found at `path`, in a template as well. Shapes are judged before, into `report`.
-/// What keeps the spec from being rendered goes to `report`, other reasons to refuse it to `policy`.
+/// What keeps the spec from being rendered goes to `report`, other reasons to refuse it to `policy`. The provider's part,
+/// as far as it could be read.
 pub(super) fn validate_spec(
     spec: Option<&Value>,
     path: &FieldPath,
     settings: &AdmissionSettings,
     report: &mut Report,
     policy: &mut Report,
-) {
+) -> Option<CloudProviderSpec> {
     let empty = Object::new();
     let spec = match spec {
         None | Some(Value::Null) => &empty,
         Some(Value::Object(spec)) => spec,
         // Of a wrong type, which has been told.
-        Some(_) => return,
+        Some(_) => return None,
     };
-    validate_provider(spec, &path.child("providerSpec"), report, policy);
+    let cloud = validate_provider(spec, &path.child("providerSpec"), report, policy);
     validate_version(
         spec,
         &path.child("versions").child("kubelet"),
@@ -62,6 +74,7 @@ pub(super) fn validate_spec(
     }
     warn_taints(spec, &path.child("taints"), report);
     warn_metadata(spec, &path.child("metadata"), report);
+    cloud
 }
 
 /// The report on something that has no fields to blame.
@@ -110,11 +123,16 @@ fn validate_node_name(name: &str, raw: &Value, policy: &mut Report) {
     }
 }
 
-fn validate_provider(spec: &Object, path: &FieldPath, report: &mut Report, policy: &mut Report) {
+fn validate_provider(
+    spec: &Object,
+    path: &FieldPath,
+    report: &mut Report,
+    policy: &mut Report,
+) -> Option<CloudProviderSpec> {
     let provider = match spec.get("providerSpec") {
         None | Some(Value::Null) => None,
         Some(Value::Object(provider)) => Some(provider),
-        Some(_) => return,
+        Some(_) => return None,
     };
     if provider.is_some_and(|p| p.get("valueFrom").is_some_and(|from| !from.is_null())) {
         report.warn(&path.child("valueFrom"), "has no effect; use value");
@@ -125,6 +143,7 @@ fn validate_provider(spec: &Object, path: &FieldPath, report: &mut Report, polic
     if let Some(cloud) = &config.cloud_provider_spec {
         validate::validate(cloud, &value_path.child("cloudProviderSpec"), report);
     }
+    config.cloud_provider_spec
 }
 
 fn validate_version(

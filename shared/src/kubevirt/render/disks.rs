@@ -7,22 +7,24 @@ use serde_json::{Map, Value, json};
 use super::RenderInput;
 use crate::kubevirt::resolved::{Disk, Image, ResolvedSpec};
 
-const PRIMARY: &str = "datavolumedisk";
+/// Name of the volume with the operating system.
+pub(crate) const PRIMARY_DISK: &str = "datavolumedisk";
 const CLOUD_INIT: &str = "cloudinitdisk";
 
-fn secondary(name: &str, index: usize) -> String {
+/// Name of a further disk: of its volume, its DataVolume and its claim.
+pub(crate) fn secondary_disk(name: &str, index: usize) -> String {
     format!("{name}-secondarydisk{index}")
 }
 
 /// Names of the DataVolumes, and so of the claims, of a Machine's VM.
 pub fn disk_names(name: &str, spec: &ResolvedSpec) -> Vec<String> {
-    let further = (0..spec.secondary_disks.len()).map(|index| secondary(name, index));
+    let further = (0..spec.secondary_disks.len()).map(|index| secondary_disk(name, index));
     std::iter::once(name.to_owned()).chain(further).collect()
 }
 
 pub(super) fn disks(input: &RenderInput<'_>) -> Value {
-    let further = (0..input.spec.secondary_disks.len()).map(|index| secondary(input.name, index));
-    let names = [PRIMARY.to_owned(), CLOUD_INIT.to_owned()]
+    let further = (0..input.spec.secondary_disks.len()).map(|index| secondary_disk(input.name, index));
+    let names = [PRIMARY_DISK.to_owned(), CLOUD_INIT.to_owned()]
         .into_iter()
         .chain(further);
     names
@@ -31,11 +33,11 @@ pub(super) fn disks(input: &RenderInput<'_>) -> Value {
 }
 
 pub(super) fn volumes(input: &RenderInput<'_>) -> Value {
-    let primary = json!({"name": PRIMARY, "dataVolume": {"name": input.name}});
+    let primary = json!({"name": PRIMARY_DISK, "dataVolume": {"name": input.name}});
     let cloud_init =
         json!({"name": CLOUD_INIT, "cloudInitNoCloud": {"secretRef": {"name": input.user_data_secret}}});
     let further = (0..input.spec.secondary_disks.len()).map(|index| {
-        let name = secondary(input.name, index);
+        let name = secondary_disk(input.name, index);
         json!({"name": name, "dataVolume": {"name": name}})
     });
     [primary, cloud_init].into_iter().chain(further).collect()
@@ -57,7 +59,7 @@ pub(super) fn data_volume_templates(
     });
     let further = spec.secondary_disks.iter().enumerate().map(|(index, disk)| {
         json!({
-            "metadata": {"name": secondary(input.name, index)},
+            "metadata": {"name": secondary_disk(input.name, index)},
             "spec": {"source": {"blank": {}}, "pvc": claim(input, disk)},
         })
     });
@@ -82,6 +84,9 @@ fn claim(input: &RenderInput<'_>, disk: &Disk) -> Value {
     })
 }
 
+/// Schemes of images in registries.
+pub(crate) const REGISTRIES: [&str; 2] = ["docker", "oci-archive"];
+
 /// What an image is taken from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SourceKind {
@@ -102,7 +107,9 @@ pub(crate) fn source_kind(image: &Image) -> SourceKind {
         return SourceKind::Http;
     }
     match image.location.split_once(':') {
-        Some(("docker" | "oci-archive", _)) => SourceKind::Registry,
+        Some((scheme, _)) if REGISTRIES.iter().any(|known| known.eq_ignore_ascii_case(scheme)) => {
+            SourceKind::Registry
+        }
         Some((scheme, _)) if is_scheme(scheme) => SourceKind::Http,
         _ => SourceKind::Claim,
     }

@@ -7,6 +7,16 @@ use crate::names::{annotation, label};
 
 type Map = BTreeMap<String, String>;
 
+/// Labels that KubeVirt refuses on a template. A Machine may have them, its VM not.
+pub(crate) const RESERVED_LABELS: [&str; 6] = [
+    "kubevirt.io/created-by",
+    "kubevirt.io/migrationJobUID",
+    "kubevirt.io/nodeName",
+    "kubevirt.io/migrationTargetNodeName",
+    "kubevirt.io/schedulable",
+    "kubevirt.io/install-strategy",
+];
+
 /// Labels of the VM and of its template; later ones overwrite earlier ones, so a Machine's labels cannot change whose
 /// VM it is.
 pub(super) fn labels(input: &RenderInput<'_>) -> Map {
@@ -19,7 +29,8 @@ pub(super) fn labels(input: &RenderInput<'_>) -> Map {
             set(key, value);
         }
     }
-    for (key, value) in input.labels {
+    let allowed = |key: &str| !RESERVED_LABELS.contains(&key);
+    for (key, value) in input.labels.iter().filter(|(key, _)| allowed(key)) {
         set(key, value);
     }
     set(label::KUBEVIRT_VM, input.name);

@@ -15,7 +15,8 @@ use super::resolved::ResolvedSpec;
 use super::spec::Matcher;
 
 pub use disks::disk_names;
-pub(crate) use disks::{SourceKind, source_kind};
+pub(crate) use disks::{PRIMARY_DISK, REGISTRIES, SourceKind, secondary_disk, source_kind};
+pub(crate) use labels::RESERVED_LABELS;
 
 /// What a VirtualMachine is rendered from.
 #[derive(Debug, Clone, Copy)]

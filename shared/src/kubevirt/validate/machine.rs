@@ -1,0 +1,39 @@
+//! What a spec asks of the Machine around it: its name and its labels become those of objects on the infra cluster.
+
+use crate::field::{FieldPath, Report};
+use crate::kubevirt::render::RESERVED_LABELS;
+use crate::kubevirt::render::secondary_disk;
+use crate::kubevirt::spec::CloudProviderSpec;
+use crate::syntax::{LABEL_MAX, dns_subdomain};
+
+/// Judges the name of a Machine: further disks bear it, and volumes of a pod are no longer than labels and have no dots.
+pub fn name(name: &str, spec: &CloudProviderSpec, path: &FieldPath, report: &mut Report) {
+    let Some(last) = spec.virtual_machine.secondary_disks.len().checked_sub(1) else {
+        return;
+    };
+    let disk = secondary_disk(name, last);
+    if disk.len() > LABEL_MAX {
+        let most = LABEL_MAX - (disk.len() - name.len());
+        report.invalid(
+            path,
+            format!("must be no more than {most} characters with secondaryDisks: {disk} becomes a volume"),
+        );
+    } else if name.contains('.') && dns_subdomain(name).is_ok() {
+        report.invalid(
+            path,
+            format!("must have no dots with secondaryDisks: {disk} becomes a volume"),
+        );
+    }
+}
+
+/// Judges the labels of a Machine, which become the VM's.
+pub fn labels<'a>(keys: impl IntoIterator<Item = &'a str>, path: &FieldPath, report: &mut Report) {
+    for key in keys {
+        if RESERVED_LABELS.contains(&key) {
+            report.warn(
+                &path.child(key),
+                "is reserved for KubeVirt, and left out of the VM's labels",
+            );
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! Each rule has a spec that breaks it alone.
+
+use rstest::rstest;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::decode::Fields;
+
+fn good() -> Value {
+    json!({
+        "clusterName": "c",
+        "virtualMachine": {
+            "instancetype": {"name": "standard-2"},
+            "template": {"primaryDisk": {"osImage": "http://x/ubuntu.img", "size": "10Gi", "storageClassName": "standard"}},
+        },
+    })
+}
+
+fn judge(extra: &Value) -> Report {
+    let mut spec = good();
+    json_patch::merge(&mut spec, extra);
+    let (object, mut report) = (json!({"s": spec}), Report::new());
+    let mut fields = Fields::of(&object, FieldPath::default(), &mut report).unwrap();
+    if let Some(spec) = super::super::spec::decode(&fields.take("s"), &mut report) {
+        validate(&spec, &FieldPath::new("s"), &mut report);
+    }
+    report
+}
+
+fn vm(extra: &Value) -> Value {
+    json!({"virtualMachine": extra})
+}
+
+#[test]
+fn a_plain_spec_is_fine() {
+    assert_eq!(judge(&json!({})), Report::new());
+}
+
+#[rstest]
+#[case::unknown_key(vm(&json!({"instancetyp": {}})), "s.virtualMachine.instancetyp")]
+#[case::no_size(vm(&json!({"template": {"primaryDisk": {"size": null}}})), "s.virtualMachine.template.primaryDisk.size")]
+#[case::bad_size(vm(&json!({"template": {"primaryDisk": {"size": "10Gb"}}})), "s.virtualMachine.template.primaryDisk.size")]
+#[case::zero_size(vm(&json!({"template": {"primaryDisk": {"size": "0"}}})), "s.virtualMachine.template.primaryDisk.size")]
+#[case::no_class(vm(&json!({"template": {"primaryDisk": {"storageClassName": ""}}})), "s.virtualMachine.template.primaryDisk.storageClassName")]
+#[case::no_memory(vm(&json!({"instancetype": null, "template": {"cpus": 2}})), "s.virtualMachine.template.memory")]
+#[case::no_cpus(vm(&json!({"instancetype": null, "template": {"memory": "1Gi"}})), "s.virtualMachine.template.cpus")]
+#[case::negative_memory(vm(&json!({"instancetype": null, "template": {"cpus": 2, "memory": "-1Gi"}})), "s.virtualMachine.template.memory")]
+#[case::negative_cores(vm(&json!({"template": {"vcpus": {"cores": -2}}})), "s.virtualMachine.template.vcpus.cores")]
+#[case::eviction(vm(&json!({"evictionStrategy": "LiveMigrat"})), "s.virtualMachine.evictionStrategy")]
+#[case::dns_policy(vm(&json!({"dnsPolicy": "none"})), "s.virtualMachine.dnsPolicy")]
+#[case::dns_none(vm(&json!({"dnsPolicy": "None"})), "s.virtualMachine.dnsConfig.nameservers")]
+#[case::headers_twice(vm(&json!({"template": {"primaryDisk": {"extraHeaders": ["a: b"], "extraHeadersSecretRef": "s"}}})), "s.virtualMachine.template.primaryDisk.extraHeadersSecretRef")]
+#[case::pull_method(vm(&json!({"template": {"primaryDisk": {"pullMethod": "host"}}})), "s.virtualMachine.template.primaryDisk.pullMethod")]
+#[case::image_scheme(vm(&json!({"template": {"primaryDisk": {"osImage": "ftp://x/y"}}})), "s.virtualMachine.template.primaryDisk.osImage")]
+#[case::affinity(json!({"affinity": {"nodeAffinityPreset": {"type": "hrd", "key": "k"}}}), "s.affinity.nodeAffinityPreset.type")]
+#[case::skew(json!({"topologySpreadConstraints": [{"maxSkew": "0", "topologyKey": "k"}]}), "s.topologySpreadConstraints[0].maxSkew")]
+#[case::cluster_name(json!({"clusterName": "a b"}), "s.clusterName")]
+#[case::kubeconfig(json!({"auth": {"kubeconfig": "apiVersion: v1"}}), "s.auth.kubeconfig")]
+fn each_mistake_is_told_with_its_field(#[case] extra: Value, #[case] path: &str) {
+    let report = judge(&extra);
+    let paths: Vec<String> = report.errors.iter().map(|error| error.path.to_string()).collect();
+    assert_eq!(paths, [path]);
+}
+
+#[test]
+fn the_shipped_example_of_machine_controller_passes_with_a_warning() {
+    let report = judge(&json!({
+        "topologySpreadConstraints": [{"maxSkew": "1", "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": ""}],
+        "affinity": {"nodeAffinityPreset": {"type": "", "key": "", "values": []}},
+    }));
+    assert!(report.is_ok(), "{:?}", report.errors);
+    assert_eq!(report.warnings.len(), 1);
+}
+
+#[rstest]
+#[case::sizes_beside_an_instancetype(vm(&json!({"template": {"memory": "1Gi"}})), "s.virtualMachine.template.memory: has no effect beside an instancetype")]
+#[case::inference_beside_a_name(vm(&json!({"instancetype": {"inferFromVolume": "datavolumedisk"}})), "s.virtualMachine.instancetype.inferFromVolume: has no effect beside name")]
+#[case::a_flavor(vm(&json!({"flavor": {"name": "x"}})), "s.virtualMachine.flavor: is deprecated and has no effect; use virtualMachine.instancetype")]
+#[case::a_pod_preset(json!({"affinity": {"podAffinityPreset": "soft"}}), "s.affinity.podAffinityPreset: is deprecated and has no effect; use topologySpreadConstraints")]
+#[case::an_affinity_without_type(json!({"affinity": {"nodeAffinityPreset": {"key": "zone"}}}), "s.affinity.nodeAffinityPreset: has no effect without type; write hard or soft")]
+#[case::an_empty_action(json!({"topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "k", "whenUnsatisfiable": ""}]}), "s.topologySpreadConstraints[0].whenUnsatisfiable: is empty, which KubeVirt refuses; ScheduleAnyway is used")]
+#[case::a_secret_for_a_registry(vm(&json!({"template": {"primaryDisk": {"osImage": "docker://x", "dataVolumeSecretRef": "s"}}})), "s.virtualMachine.template.primaryDisk.dataVolumeSecretRef: has no effect; it is for http sources")]
+#[case::a_pull_method_for_http(vm(&json!({"template": {"primaryDisk": {"pullMethod": "pod"}}})), "s.virtualMachine.template.primaryDisk.pullMethod: has no effect; it is for registry sources")]
+#[case::a_header_without_value(vm(&json!({"template": {"primaryDisk": {"extraHeaders": ["token"]}}})), "s.virtualMachine.template.primaryDisk.extraHeaders[0]: has no effect: a header is written as `Name: value`")]
+#[case::a_claim_of_three_parts(vm(&json!({"template": {"primaryDisk": {"osImage": "a/b/c"}}})), "s.virtualMachine.template.primaryDisk.osImage: \"a/b/c\" is read as PVC b in namespace a; the rest has no effect")]
+#[case::an_unknown_target(vm(&json!({"template": {"primaryDisk": {"storageTarget": "PVC"}}})), "s.virtualMachine.template.primaryDisk.storageTarget: \"PVC\" is neither pvc nor storage; storage is used")]
+#[case::no_migration(vm(&json!({"evictionStrategy": "LiveMigrate", "template": {"primaryDisk": {"storageAccessType": "ReadWriteOnce"}}})), "s.virtualMachine.evictionStrategy: a VM with a disk that is ReadWriteOnce cannot migrate; draining its host will hang")]
+#[case::a_value_beside_a_reference(json!({"auth": {"kubeconfig": {"value": "YQ==", "secretKeyRef": {"namespace": "a", "name": "b", "key": "c"}}}}), "s.auth.kubeconfig: has a value and a reference; the value is used, unlike elsewhere")]
+fn what_has_no_effect_is_a_warning(#[case] extra: Value, #[case] warning: &str) {
+    let report = judge(&extra);
+    assert!(report.is_ok(), "{:?}", report.errors);
+    assert_eq!(report.warnings, [warning]);
+}
+
+#[rstest]
+#[case::no_further_disk(0, "a.b", None)]
+#[case::a_plain_name(1, "web-1", None)]
+#[case::a_dot(
+    1,
+    "a.b",
+    Some("must have no dots with secondaryDisks: a.b-secondarydisk0 becomes a volume")
+)]
+#[case::as_long_as_can_be(1, "a123456789b123456789c123456789d123456789e1234567", None)]
+#[case::too_long_for_eleven(
+    11,
+    "a123456789b123456789c123456789d123456789e1234567",
+    Some(
+        "must be no more than 47 characters with secondaryDisks: a123456789b123456789c123456789d123456789e1234567-secondarydisk10 becomes a volume"
+    )
+)]
+fn the_name_must_do_for_the_disks(#[case] disks: usize, #[case] machine: &str, #[case] want: Option<&str>) {
+    let mut spec = CloudProviderSpec::default();
+    spec.virtual_machine
+        .secondary_disks
+        .resize(disks, crate::kubevirt::spec::SecondaryDisk::default());
+    let mut report = Report::new();
+    name(machine, &spec, &FieldPath::new("metadata.name"), &mut report);
+    let messages: Vec<_> = report.errors.iter().map(|error| error.message.as_str()).collect();
+    assert_eq!(messages, Vec::from_iter(want));
+}

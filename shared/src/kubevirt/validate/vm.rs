@@ -1,0 +1,239 @@
+//! The VM itself: its size, its disks, its DNS.
+
+use k8s_openapi::api::core::v1::PodDNSConfig;
+
+use super::{image, is_empty, label_value, literal, object_name, positive, text};
+use crate::config_var::ConfigVarString;
+use crate::field::{FieldPath, Report};
+use crate::kubevirt::render::PRIMARY_DISK;
+use crate::kubevirt::spec::{Matcher, VirtualMachine};
+use crate::syntax;
+
+const INSTANCETYPES: [&str; 2] = ["VirtualMachineInstancetype", "VirtualMachineClusterInstancetype"];
+const PREFERENCES: [&str; 2] = ["VirtualMachinePreference", "VirtualMachineClusterPreference"];
+
+/// Judges `virtualMachine`.
+pub(super) fn validate(vm: &VirtualMachine, path: &FieldPath, report: &mut Report) {
+    let template = path.child("template");
+    if let Some(instancetype) = &vm.instancetype {
+        let path = path.child("instancetype");
+        matcher(instancetype, &INSTANCETYPES, vm, &path, report);
+        if !instancetype.name.is_empty() && !instancetype.infer_from_volume.is_empty() {
+            report.warn(&path.child("inferFromVolume"), "has no effect beside name");
+        }
+        warn_sizes(vm, &template, report);
+    } else {
+        sizes(vm, &template, report);
+    }
+    if let Some(preference) = &vm.preference {
+        matcher(preference, &PREFERENCES, vm, &path.child("preference"), report);
+    }
+    if vm.vcpu_cores < 0 || vm.vcpu_cores > i64::from(u32::MAX) {
+        report.invalid(
+            &template.child("vcpus").child("cores"),
+            format!("{} is no number of cores", vm.vcpu_cores),
+        );
+    }
+    disks(vm, &template, report);
+    dns(vm, path, report);
+    let location = path.child("location");
+    label_value(Some(&vm.region), &location.child("region"), report);
+    label_value(Some(&vm.zone), &location.child("zone"), report);
+    eviction(vm, path, report);
+}
+
+fn matcher(matcher: &Matcher, kinds: &[&str], vm: &VirtualMachine, path: &FieldPath, report: &mut Report) {
+    if matcher.name.is_empty() && matcher.infer_from_volume.is_empty() {
+        report.required(&path.child("name"), format!("names a {}", kinds.join(" or ")));
+    }
+    object_name(Some(&matcher.name), &path.child("name"), report);
+    object_name(Some(&matcher.revision_name), &path.child("revisionName"), report);
+    // KubeVirt takes the kind in any letter case.
+    if !matcher.kind.is_empty() && !kinds.iter().any(|kind| kind.eq_ignore_ascii_case(&matcher.kind)) {
+        report.not_supported(&path.child("kind"), &matcher.kind, kinds);
+    }
+    let volume = matcher.infer_from_volume.as_str();
+    if !volume.is_empty() && !is_disk(volume, vm.secondary_disks.len()) {
+        report.invalid(
+            &path.child("inferFromVolume"),
+            format!("{volume:?} is no disk of the VM; the one with the operating system is {PRIMARY_DISK}"),
+        );
+    }
+    let policy = matcher.infer_from_volume_failure_policy.as_str();
+    if !["", "Reject", "Ignore"].contains(&policy) {
+        let path = path.child("inferFromVolumeFailurePolicy");
+        report.not_supported(&path, policy, &["Reject", "Ignore"]);
+    }
+}
+
+/// Further disks bear the Machine's name, which may not be known yet.
+fn is_disk(volume: &str, further: usize) -> bool {
+    volume == PRIMARY_DISK
+        || volume
+            .rsplit_once("-secondarydisk")
+            .is_some_and(|(_, index)| index.parse::<usize>().is_ok_and(|index| index < further))
+}
+
+/// CPUs and memory, which an instancetype would bring.
+fn sizes(vm: &VirtualMachine, template: &FieldPath, report: &mut Report) {
+    if vm.memory.is_unset() {
+        report.required(
+            &template.child("memory"),
+            "is required without an instancetype, like 4Gi",
+        );
+    } else if let Some(text) = literal(&vm.memory) {
+        positive(text, &template.child("memory"), report);
+    }
+    if vm.vcpu_cores != 0 {
+        if !vm.cpus.is_unset() {
+            report.warn(&template.child("cpus"), "has no effect beside vcpus.cores");
+        }
+    } else if vm.cpus.is_unset() {
+        report.required(
+            &template.child("cpus"),
+            "no CPUs configured: set cpus or vcpus.cores, or an instancetype",
+        );
+    } else if let Some(text) = literal(&vm.cpus) {
+        positive(text, &template.child("cpus"), report);
+    }
+}
+
+fn warn_sizes(vm: &VirtualMachine, template: &FieldPath, report: &mut Report) {
+    let set = [
+        ("vcpus", vm.vcpu_cores != 0),
+        ("cpus", !is_empty(&vm.cpus)),
+        ("memory", !is_empty(&vm.memory)),
+    ];
+    for (key, _) in set.into_iter().filter(|(_, set)| *set) {
+        report.warn(&template.child(key), "has no effect beside an instancetype");
+    }
+}
+
+fn disks(vm: &VirtualMachine, template: &FieldPath, report: &mut Report) {
+    let (disk, path) = (&vm.primary_disk, template.child("primaryDisk"));
+    size(&disk.size, &path, report);
+    storage_class(&disk.storage_class, &path, report);
+    if is_empty(&disk.os_image) {
+        report.required(
+            &path.child("osImage"),
+            "is required; names the image to boot: a URL, a registry image or a PVC",
+        );
+    }
+    access_mode(&disk.access_mode, &path, report);
+    if let Some(target) = literal(&disk.storage_target)
+        && !["", "pvc", "storage"].contains(&target)
+    {
+        report.warn(
+            &path.child("storageTarget"),
+            format!("{target:?} is neither pvc nor storage; storage is used"),
+        );
+    }
+    image::validate(disk, &path, report);
+    for (index, disk) in vm.secondary_disks.iter().enumerate() {
+        let path = template.child("secondaryDisks").index(index);
+        size(&disk.size, &path, report);
+        storage_class(&disk.storage_class, &path, report);
+        access_mode(&disk.access_mode, &path, report);
+    }
+}
+
+fn size(var: &ConfigVarString, disk: &FieldPath, report: &mut Report) {
+    let path = disk.child("size");
+    if var.is_unset() {
+        report.required(&path, "is required, a quantity like 10Gi");
+    } else if let Some(text) = literal(var) {
+        positive(text, &path, report);
+    }
+}
+
+fn storage_class(var: &ConfigVarString, disk: &FieldPath, report: &mut Report) {
+    let path = disk.child("storageClassName");
+    if is_empty(var) {
+        report.required(&path, "is required; names a StorageClass of the infra cluster");
+    }
+    object_name(literal(var), &path, report);
+}
+
+fn access_mode(var: &ConfigVarString, disk: &FieldPath, report: &mut Report) {
+    const MODES: [&str; 4] = [
+        "ReadWriteOnce",
+        "ReadWriteMany",
+        "ReadOnlyMany",
+        "ReadWriteOncePod",
+    ];
+    if let Some(mode) = text(var)
+        && !MODES.contains(&mode)
+    {
+        report.not_supported(&disk.child("storageAccessType"), mode, &MODES);
+    }
+}
+
+fn eviction(vm: &VirtualMachine, path: &FieldPath, report: &mut Report) {
+    let (path, strategy) = (path.child("evictionStrategy"), vm.eviction_strategy.as_str());
+    if !["", "External", "LiveMigrate"].contains(&strategy) {
+        report.not_supported(&path, strategy, &["External", "LiveMigrate"]);
+    }
+    let disks = vm.secondary_disks.iter().map(|disk| &disk.access_mode);
+    let mut modes = std::iter::once(&vm.primary_disk.access_mode).chain(disks);
+    if strategy == "LiveMigrate"
+        && let Some(mode) = modes.find_map(|mode| text(mode).filter(|mode| *mode != "ReadWriteMany"))
+    {
+        let drain = "draining its host will hang";
+        report.warn(
+            &path,
+            format!("a VM with a disk that is {mode} cannot migrate; {drain}"),
+        );
+    }
+}
+
+/// The pod's rules for DNS, which KubeVirt keeps.
+fn dns(vm: &VirtualMachine, path: &FieldPath, report: &mut Report) {
+    const POLICIES: [&str; 4] = ["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"];
+    let none = PodDNSConfig::default();
+    let config = vm.dns_config.as_ref().unwrap_or(&none);
+    let list = |list: &'_ Option<Vec<String>>| list.clone().unwrap_or_default();
+    let (nameservers, searches) = (list(&config.nameservers), list(&config.searches));
+    if let Some(policy) = text(&vm.dns_policy) {
+        if !POLICIES.contains(&policy) {
+            report.not_supported(&path.child("dnsPolicy"), policy, &POLICIES);
+        } else if policy == "None" && nameservers.is_empty() {
+            let path = path.child("dnsConfig").child("nameservers");
+            report.required(&path, "at least one nameserver is required with dnsPolicy None");
+        }
+    }
+    if vm.dns_config.is_none() {
+        return;
+    }
+    let path = path.child("dnsConfig");
+    if nameservers.len() > 3 {
+        report.invalid(
+            &path.child("nameservers"),
+            format!("KubeVirt takes at most 3 nameservers, not {}", nameservers.len()),
+        );
+    }
+    for (index, server) in nameservers.iter().enumerate() {
+        if server.parse::<std::net::IpAddr>().is_err() {
+            report.invalid(
+                &path.child("nameservers").index(index),
+                format!("{server:?} is no IP address"),
+            );
+        }
+    }
+    for (index, search) in searches.iter().enumerate() {
+        let domain = search.strip_suffix('.').unwrap_or(search);
+        if search != "." && syntax::dns_subdomain(domain).is_err() {
+            report.invalid(
+                &path.child("searches").index(index),
+                format!("{search:?} is no DNS domain"),
+            );
+        }
+    }
+    for (index, option) in config.options.iter().flatten().enumerate() {
+        if option.name.as_deref().is_none_or(str::is_empty) {
+            report.required(
+                &path.child("options").index(index).child("name"),
+                "is required, like ndots",
+            );
+        }
+    }
+}
