@@ -78,6 +78,12 @@ pub mod annotation {
     /// Prefix of annotations that go to the primary DataVolume instead of the VM.
     pub const CDI_PREFIX: &str = "cdi.kubevirt.io";
 
+    /// kubectl's copy of the whole manifest, which may hold a kubeconfig.
+    pub const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+
+    /// Ours, on a Machine: `copy` fills its secondary disks with the image of the operating system, as machine-controller
+    /// does, instead of leaving them blank.
+    pub const SECONDARY_DISKS: &str = "machinist.dev/secondary-disks";
     /// Ours, on a Machine: `metadata.uid` of a stranger's VM that this Machine shall take.
     pub const ADOPT_VM: &str = "machinist.dev/adopt-vm-uid";
     /// Ours, on a deleting Machine: UID of the VM that an admin gives up on.

@@ -1,7 +1,10 @@
 //! What must be known of the infra cluster before a VM can be rendered.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use serde_json::Value;
+
+use super::render::{SourceKind, source_kind};
 use super::resolved::ResolvedSpec;
 
 /// Kind of a namespaced instancetype.
@@ -31,6 +34,8 @@ pub struct Facts {
     pub zone: Option<String>,
     /// Access mode to use, by StorageClass.
     pub access_modes: BTreeMap<String, String>,
+    /// StorageClasses that offer this access mode for block devices only.
+    pub block_only: BTreeSet<String>,
     /// Kind of the instancetype.
     pub instancetype_kind: Option<String>,
     /// Headers for the image's download, sorted.
@@ -54,7 +59,8 @@ pub fn facts_needed(spec: &ResolvedSpec) -> FactsNeeded {
         storage_class: spec.primary_disk.storage_class.clone(),
         storage_profiles,
         instancetype: by_name.map(|it| it.name.clone()),
-        extra_headers_secret: Some(spec.image.extra_headers_secret.clone()).filter(|name| !name.is_empty()),
+        extra_headers_secret: Some(spec.image.extra_headers_secret.clone())
+            .filter(|name| !name.is_empty() && source_kind(&spec.image) == SourceKind::Http),
     }
 }
 
@@ -87,8 +93,44 @@ pub fn access_mode<'a>(offered: impl IntoIterator<Item = &'a str>) -> &'static s
     }
 }
 
+/// What a StorageProfile offers for disks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Offer {
+    /// The access mode to use.
+    pub access_mode: &'static str,
+    /// It is there for block devices only: a claim that does not say so is never bound.
+    pub block_only: bool,
+}
+
+/// What `status.claimPropertySets` of a StorageProfile offers.
+pub fn offer(claim_property_sets: Option<&Value>) -> Offer {
+    let sets = claim_property_sets
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten();
+    let modes = |set: &'_ Value| -> Vec<String> {
+        let modes = set["accessModes"].as_array().into_iter().flatten();
+        modes.filter_map(Value::as_str).map(str::to_owned).collect()
+    };
+    let sets: Vec<_> = sets
+        .map(|set| (modes(set), set["volumeMode"] == "Block"))
+        .collect();
+    let access_mode = access_mode(sets.iter().flat_map(|(modes, _)| modes).map(String::as_str));
+    let mut with_it = sets
+        .iter()
+        .filter(|(modes, _)| modes.iter().any(|mode| mode == access_mode))
+        .peekable();
+    Offer {
+        access_mode,
+        block_only: with_it.peek().is_some() && with_it.all(|(_, block)| *block),
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use rstest::rstest;
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -104,9 +146,16 @@ mod tests {
         assert_eq!((region.as_deref(), zone), (Some("a"), None));
     }
 
-    #[test]
-    fn many_writers_are_preferred() {
-        assert_eq!(access_mode(["ReadWriteOnce", "ReadWriteMany"]), "ReadWriteMany");
-        assert_eq!(access_mode([]), "ReadWriteOnce");
+    #[rstest]
+    #[case::nothing(json!(null), "ReadWriteOnce", false)]
+    #[case::an_empty_list(json!([]), "ReadWriteOnce", false)]
+    #[case::no_modes(json!([{"volumeMode": "Block"}]), "ReadWriteOnce", false)]
+    #[case::one_writer(json!([{"accessModes": ["ReadWriteOnce"], "volumeMode": "Filesystem"}]), "ReadWriteOnce", false)]
+    #[case::many_writers_are_preferred(json!([{"accessModes": ["ReadWriteOnce"]}, {"accessModes": ["ReadWriteMany"]}]), "ReadWriteMany", false)]
+    #[case::many_writers_on_blocks_only(json!([{"accessModes": ["ReadWriteMany"], "volumeMode": "Block"}, {"accessModes": ["ReadWriteOnce"], "volumeMode": "Filesystem"}]), "ReadWriteMany", true)]
+    #[case::many_writers_on_both(json!([{"accessModes": ["ReadWriteMany"], "volumeMode": "Block"}, {"accessModes": ["ReadWriteMany"], "volumeMode": "Filesystem"}]), "ReadWriteMany", false)]
+    fn what_a_profile_offers(#[case] sets: Value, #[case] access_mode: &str, #[case] block_only: bool) {
+        let got = offer(Some(&sets));
+        assert_eq!((got.access_mode, got.block_only), (access_mode, block_only));
     }
 }

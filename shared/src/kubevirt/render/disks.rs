@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::RenderInput;
 use crate::kubevirt::resolved::{Disk, Image, ResolvedSpec};
+use crate::names::annotation;
 
 /// Name of the volume with the operating system.
 pub(crate) const PRIMARY_DISK: &str = "datavolumedisk";
@@ -52,36 +53,70 @@ pub(super) fn data_volume_templates(
     if !annotations.is_empty() {
         metadata["annotations"] = json!(annotations);
     }
-    let target = if spec.storage_target_pvc { "pvc" } else { "storage" };
+    let target = if spec.storage_target_pvc {
+        Target::Pvc
+    } else {
+        Target::Storage
+    };
     let primary = json!({
         "metadata": metadata,
-        "spec": {"source": source(input), target: claim(input, &spec.primary_disk)},
+        "spec": {"source": source(input), target.key(): claim(input, &spec.primary_disk, target)},
     });
+    let copies = input
+        .annotations
+        .get(annotation::SECONDARY_DISKS)
+        .map(String::as_str)
+        == Some("copy");
+    let content = if copies {
+        source(input)
+    } else {
+        json!({"blank": {}})
+    };
     let further = spec.secondary_disks.iter().enumerate().map(|(index, disk)| {
         json!({
             "metadata": {"name": secondary_disk(input.name, index)},
-            "spec": {"source": {"blank": {}}, "pvc": claim(input, disk)},
+            "spec": {"source": content, Target::Pvc.key(): claim(input, disk, Target::Pvc)},
         })
     });
     std::iter::once(primary).chain(further).collect()
 }
 
-fn claim(input: &RenderInput<'_>, disk: &Disk) -> Value {
+/// Which field of a DataVolume says what claim is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Target {
+    /// CDI fills in the volume mode that fits the access mode.
+    Storage,
+    /// Taken as it is.
+    Pvc,
+}
+
+impl Target {
+    fn key(self) -> &'static str {
+        match self {
+            Self::Storage => "storage",
+            Self::Pvc => "pvc",
+        }
+    }
+}
+
+fn claim(input: &RenderInput<'_>, disk: &Disk, target: Target) -> Value {
     let known = input
         .facts
         .access_modes
         .get(&disk.storage_class)
         .map_or("ReadWriteOnce", String::as_str);
-    let mode = if disk.access_mode.is_empty() {
-        known
-    } else {
-        &disk.access_mode
-    };
-    json!({
+    let from_profile = disk.access_mode.is_empty();
+    let mode = if from_profile { known } else { &disk.access_mode };
+    let mut claim = json!({
         "storageClassName": disk.storage_class,
         "accessModes": [mode],
         "resources": {"requests": {"storage": disk.size}},
-    })
+    });
+    // Without it the claim is one for a file system, which the class cannot give with this access mode.
+    if target == Target::Pvc && from_profile && input.facts.block_only.contains(&disk.storage_class) {
+        claim["volumeMode"] = json!("Block");
+    }
+    claim
 }
 
 /// Schemes of images in registries.

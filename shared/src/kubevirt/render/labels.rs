@@ -72,7 +72,7 @@ pub(super) fn annotations(input: &RenderInput<'_>) -> (Map, Map) {
     for (key, value) in input.annotations {
         if key.starts_with(annotation::CDI_PREFIX) {
             disk.insert(key.clone(), value.clone());
-        } else {
+        } else if key != annotation::LAST_APPLIED {
             set(key, value);
         }
     }

@@ -112,25 +112,29 @@ fn resources(spec: &ResolvedSpec) -> Value {
     json!({"requests": amounts, "limits": amounts})
 }
 
+/// As written. An instancetype's name without a kind gets the kind that was found, and beside a name there is nothing
+/// to infer.
 fn matcher(matcher: &Matcher, found_kind: Option<&str>) -> Value {
-    let kind = if matcher.kind.is_empty() {
-        found_kind.unwrap_or_default()
-    } else {
-        &matcher.kind
+    let named = !matcher.name.is_empty();
+    let kind = match (matcher.kind.as_str(), found_kind) {
+        ("", Some(found)) if named => found,
+        (kind, _) => kind,
     };
+    let infers = !named || found_kind.is_none();
     let fields = [
-        ("name", matcher.name.as_str()),
-        ("kind", kind),
-        ("revisionName", &matcher.revision_name),
-        ("inferFromVolume", &matcher.infer_from_volume),
+        ("name", matcher.name.as_str(), true),
+        ("kind", kind, true),
+        ("revisionName", &matcher.revision_name, true),
+        ("inferFromVolume", &matcher.infer_from_volume, infers),
         (
             "inferFromVolumeFailurePolicy",
             &matcher.infer_from_volume_failure_policy,
+            infers,
         ),
     ];
     fields
         .into_iter()
-        .filter(|(_, text)| !text.is_empty())
-        .map(|(key, text)| (key.to_owned(), json!(text)))
+        .filter(|(_, text, written)| *written && !text.is_empty())
+        .map(|(key, text, _)| (key.to_owned(), json!(text)))
         .collect()
 }
