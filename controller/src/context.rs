@@ -14,6 +14,7 @@ use machinist_shared::kubevirt::resolved::Env;
 use crate::bootstrap::ClusterAccess;
 use crate::events::Events;
 use crate::leader::Fence;
+use crate::machine::brake::Brakes;
 use crate::machine::observed::{Concern, Failure, Settings};
 use crate::metrics::Metrics;
 use crate::queue::Queue;
@@ -29,6 +30,8 @@ pub struct Context {
     pub references: References,
     /// Infra clusters.
     pub infra: InfraPool,
+    /// What has vanished from them.
+    pub brakes: Brakes,
     /// Machines to look at.
     pub queue: Arc<Queue<Key>>,
     /// What holds for all Machines.
@@ -59,6 +62,19 @@ impl Context {
     /// The time.
     pub fn now(&self) -> Timestamp {
         Timestamp::now()
+    }
+
+    /// Counts the infra clusters by their state.
+    pub fn count_infra(&self) {
+        let (used, unreachable) = self.infra.count();
+        let set = |state: &str, count: usize| {
+            // The number of infra clusters is far below the limit.
+            let count = i64::try_from(count).unwrap_or(i64::MAX);
+            self.metrics.infra_clusters.with_label_values(&[state]).set(count);
+        };
+        set("used", used);
+        set("unreachable", unreachable);
+        set("braked", self.brakes.engaged());
     }
 
     /// Whether a write may start now.

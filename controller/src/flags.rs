@@ -27,7 +27,7 @@ pub struct Flags {
     /// Handle only Machines whose label `machine.k8s.io/controller` has this value.
     #[arg(long, default_value = "")]
     pub name: String,
-    /// How many Machines are worked on at a time.
+    /// How many Machines of one infra cluster are worked on at a time.
     #[arg(long, default_value_t = 16)]
     pub worker_count: usize,
     /// A Machine that has not joined after this long counts as failed and, in a MachineSet, is replaced: `25m`, `1h30m`.

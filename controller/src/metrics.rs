@@ -1,6 +1,6 @@
 //! What the controller counts. No label takes a value whose number grows with the cluster.
 
-use prometheus::{Histogram, HistogramOpts, IntCounterVec, IntGauge, Opts, Registry};
+use prometheus::{Histogram, HistogramOpts, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
 /// The controller's metrics.
 #[derive(Debug, Clone)]
@@ -15,6 +15,8 @@ pub struct Metrics {
     pub writes: IntCounterVec,
     /// Seconds of one pass over one Machine.
     pub reconcile_seconds: Histogram,
+    /// Infra clusters (server, CA and namespace), by state: `used`, and of these `unreachable` or `braked`.
+    pub infra_clusters: IntGaugeVec,
 }
 
 impl Metrics {
@@ -44,8 +46,16 @@ impl Metrics {
                 )
                 .buckets(vec![0.001, 0.005, 0.02, 0.1, 0.5, 2.0, 10.0]),
             )?,
+            infra_clusters: IntGaugeVec::new(
+                Opts::new(
+                    "machinist_infra_clusters",
+                    "Infra clusters and namespaces in use, and those of them that do not answer or have lost many VMs at once.",
+                ),
+                &["state"],
+            )?,
         };
         registry.register(Box::new(metrics.leader.clone()))?;
+        registry.register(Box::new(metrics.infra_clusters.clone()))?;
         registry.register(Box::new(metrics.queue_depth.clone()))?;
         registry.register(Box::new(metrics.reconciles.clone()))?;
         registry.register(Box::new(metrics.writes.clone()))?;

@@ -119,6 +119,11 @@ impl<K: Clone + Eq + Hash> Queue<K> {
         self.wake.notify_one();
     }
 
+    /// Whether it has been closed.
+    pub fn is_closed(&self) -> bool {
+        self.lock().closed
+    }
+
     /// How many keys are waiting to be worked on now.
     pub fn depth(&self) -> usize {
         self.lock().ready.len()

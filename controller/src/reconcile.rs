@@ -4,23 +4,63 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use machinist_infra::store::Key;
+use tokio::task::JoinSet;
 
 use crate::context::Context;
 use crate::machine::act::{Outcome, act};
 use crate::machine::decide::decide;
 use crate::machine::observe::observe;
 
-/// Works on Machines until the queue is closed.
+/// Works on Machines until the queue is closed. Each waits in its infra cluster's own lane: a cluster that is slow or gone
+/// holds back its own Machines only.
 pub async fn work(context: Arc<Context>) {
-    while let Some(key) = context.queue.next().await {
+    let mut passes = JoinSet::new();
+    loop {
+        let key = tokio::select! {
+            key = context.queue.next() => key,
+            Some(_) = passes.join_next() => continue,
+        };
+        let Some(key) = key else { break };
         #[allow(clippy::cast_possible_wrap)] // The number of Machines is far below the limit.
         context.metrics.queue_depth.set(context.queue.depth() as i64);
-        let timer = context.metrics.reconcile_seconds.start_timer();
-        let result = if pass(&context, &key).await { "ok" } else { "error" };
-        timer.observe_duration();
-        context.metrics.reconciles.with_label_values(&[result]).inc();
-        context.queue.done(&key);
+        let working = Working {
+            context: Arc::clone(&context),
+            key,
+        };
+        passes.spawn(in_lane(working));
     }
+    while passes.join_next().await.is_some() {}
+}
+
+/// A Machine that is being worked on, until this is dropped.
+struct Working {
+    context: Arc<Context>,
+    key: Key,
+}
+
+impl Drop for Working {
+    fn drop(&mut self) {
+        self.context.queue.done(&self.key);
+    }
+}
+
+async fn in_lane(working: Working) {
+    let Working { context, key } = &working;
+    let lane = context.infra.lane(key);
+    // Nobody closes a lane.
+    let Ok(_permit) = lane.acquire().await else { return };
+    if context.queue.is_closed() {
+        return;
+    }
+    let timer = context.metrics.reconcile_seconds.start_timer();
+    // On the heap only while it runs: thousands may be waiting for their lane.
+    let result = if Box::pin(pass(context, key)).await {
+        "ok"
+    } else {
+        "error"
+    };
+    timer.observe_duration();
+    context.metrics.reconciles.with_label_values(&[result]).inc();
 }
 
 /// After a write that met somebody else's, the watch tells; should it be silent, look again.
@@ -33,6 +73,7 @@ async fn pass(context: &Context, key: &Key) -> bool {
             .references
             .keep(key, &std::collections::HashSet::default());
         context.failures.clear(key);
+        context.infra.release(key);
         return true;
     };
     if !context.may_write() {
@@ -42,7 +83,8 @@ async fn pass(context: &Context, key: &Key) -> bool {
     let (observed, hands) = observe(context, key, &machine, now).await;
     let plan = decide(&observed, now);
     tracing::debug!(machine = %key, steps = ?plan.steps, again = ?plan.again, "decided");
-    let (again, writes) = (plan.again, !plan.steps.is_empty());
+    let again = plan.again.into_iter().chain(hands.look_again).min();
+    let writes = !plan.steps.is_empty();
     match act(context, &machine, &hands, plan).await {
         Outcome::Done => {
             if observed.failure.is_none() {
@@ -63,6 +105,11 @@ async fn pass(context: &Context, key: &Key) -> bool {
         }
         Outcome::Failed(error) => {
             tracing::warn!(machine = %key, %error, "a write failed");
+            if error.error.code() == Some(401)
+                && let Some(open) = &hands.open
+            {
+                open.doubt();
+            }
             context.failures.add(key, error.concerns, error.to_string(), now);
             context.queue.add(key.clone());
             false

@@ -20,6 +20,7 @@ use crate::context::{Context, Failures};
 use crate::events::Events;
 use crate::flags::Flags;
 use crate::leader::{Elector, ElectorConfig, Fence};
+use crate::machine::brake::Brakes;
 use crate::machine::observed::Settings;
 use crate::metrics::Metrics;
 use crate::queue::Queue;
@@ -104,9 +105,7 @@ async fn run(flags: Flags) -> anyhow::Result<()> {
     metrics.leader.set(1);
     tracing::info!(identity, "leading");
     let mut workers = JoinSet::new();
-    for _ in 0..flags.worker_count.max(1) {
-        workers.spawn(reconcile::work(shared.context.clone()));
-    }
+    workers.spawn(reconcile::work(shared.context.clone()));
     workers.spawn(csr::approve::work(shared.context.clone(), requests.clone()));
     // Whatever came in before is decided now.
     for machine in shared.context.stores.machines.all() {
@@ -180,7 +179,8 @@ async fn prepare(
     };
     let context = Context {
         references: References::new(client.clone(), changed),
-        infra: InfraPool::new(options, events),
+        infra: InfraPool::new(options, flags.worker_count.max(1), events),
+        brakes: Brakes::default(),
         stores: Arc::new(Stores::default()),
         queue: Arc::new(Queue::default()),
         settings: Arc::new(Settings {
@@ -215,15 +215,15 @@ async fn forward(
         tokio::select! {
             Some(machine) = machines.recv() => context.queue.add(machine),
             Some(event) = infra.recv() => match event {
-                InfraEvent::Vm { name, .. } => {
+                InfraEvent::Vm { name } => {
                     for machine in context.stores.machines.by_index(&name) {
                         context.queue.add(Key::of(machine.as_ref()));
                     }
                 }
-                // Rare: an infra cluster came, went, or a credential's rights became known.
-                InfraEvent::State { .. } => {
-                    for machine in context.stores.machines.all() {
-                        context.queue.add(Key::of(machine.as_ref()));
+                InfraEvent::State { machines } => {
+                    context.count_infra();
+                    for machine in machines {
+                        context.queue.add(machine);
                     }
                 }
             },

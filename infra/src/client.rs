@@ -5,6 +5,7 @@ use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -17,10 +18,11 @@ use kube::client::{Body, ClientBuilder, ConfigExt};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::runtime::watcher;
 use kube::{Client, Config};
-use tower::limit::ConcurrencyLimitLayer;
+use tower::limit::GlobalConcurrencyLimitLayer;
 use tower::{BoxError, Layer, Service, ServiceBuilder};
 use tower_http::timeout::TimeoutBody;
 
+use crate::breaker::{Breaker, BreakerLayer};
 use crate::kubeconfig::{AddressPolicy, InfraKubeconfig};
 
 /// Limits of a client.
@@ -71,6 +73,17 @@ pub async fn infra_client(
     kubeconfig: &InfraKubeconfig,
     options: &ClientOptions,
 ) -> Result<Client, ClientError> {
+    let breaker = Arc::new(Breaker::new(options.in_flight));
+    infra_client_through(kubeconfig, options, &breaker).await
+}
+
+/// A client of the infra cluster of a spec's kubeconfig, which shares its limits and `breaker` with those of other
+/// credentials.
+pub async fn infra_client_through(
+    kubeconfig: &InfraKubeconfig,
+    options: &ClientOptions,
+    breaker: &Arc<Breaker>,
+) -> Result<Client, ClientError> {
     let config =
         Config::from_custom_kubeconfig(kubeconfig.config.clone(), &KubeConfigOptions::default()).await;
     let mut config = config.map_err(|_| ClientError::Tls)?;
@@ -79,7 +92,7 @@ pub async fn infra_client(
     let resolver = Resolver {
         policy: Some(kubeconfig.policy),
     };
-    build(config, resolver, options)
+    build(config, resolver, options, breaker)
 }
 
 /// A client of the user cluster: of the kubeconfig at `path`, or of the pod's ServiceAccount. It is the admin's own, so
@@ -98,10 +111,21 @@ pub async fn user_cluster_client(
         }
         None => Config::incluster().map_err(|e| ClientError::Kubeconfig(e.to_string()))?,
     };
-    build(config, Resolver { policy: None }, options)
+    // Nobody probes it, so it never opens: whoever cannot reach the user cluster has nothing else to do.
+    let breaker = Arc::new(Breaker::new(options.in_flight));
+    build(config, Resolver { policy: None }, options, &breaker)
 }
 
-fn build(mut config: Config, resolver: Resolver, options: &ClientOptions) -> Result<Client, ClientError> {
+/// A connection that says nothing for this long is asked for a sign of life by the kernel, every 5 seconds, three times:
+/// so a watch ends whose server is gone without a word.
+const KEEPALIVE: Duration = Duration::from_secs(15);
+
+fn build(
+    mut config: Config,
+    resolver: Resolver,
+    options: &ClientOptions,
+    breaker: &Arc<Breaker>,
+) -> Result<Client, ClientError> {
     config.default_retry = false;
     let user_agent = http::HeaderValue::from_str(&options.user_agent).map_err(|_| ClientError::Tls)?;
     config.headers.push((http::header::USER_AGENT, user_agent));
@@ -109,6 +133,9 @@ fn build(mut config: Config, resolver: Resolver, options: &ClientOptions) -> Res
     connector.enforce_http(false);
     connector.set_nodelay(true);
     connector.set_connect_timeout(Some(options.connect));
+    connector.set_keepalive(Some(KEEPALIVE));
+    connector.set_keepalive_interval(Some(Duration::from_secs(5)));
+    connector.set_keepalive_retries(Some(3));
     let https = config
         .rustls_https_connector_with_connector(connector)
         .map_err(|_| ClientError::Tls)?;
@@ -117,7 +144,10 @@ fn build(mut config: Config, resolver: Resolver, options: &ClientOptions) -> Res
     let auth = config.auth_layer().map_err(|_| ClientError::Tls)?;
     let headers = config.extra_headers_layer().map_err(|_| ClientError::Tls)?;
     let service = ServiceBuilder::new()
-        .layer(ConcurrencyLimitLayer::new(options.in_flight))
+        .layer(GlobalConcurrencyLimitLayer::with_semaphore(Arc::clone(
+            &breaker.in_flight,
+        )))
+        .layer(BreakerLayer(Arc::clone(breaker)))
         .layer(Deadlines {
             read: options.read,
             write: options.write,
@@ -241,6 +271,7 @@ where
 pub struct RemoteError {
     text: String,
     code: Option<u16>,
+    lost: bool,
 }
 
 /// How much of a remote message is shown.
@@ -257,7 +288,26 @@ impl RemoteError {
         Self {
             text: text.into(),
             code: None,
+            lost: false,
         }
+    }
+
+    /// What may be shown of a request that got no answer.
+    pub fn from_transport(error: &(dyn std::error::Error + 'static)) -> Self {
+        Self {
+            lost: true,
+            ..Self::other(transport(error))
+        }
+    }
+
+    /// Whether there was no answer at all.
+    pub fn is_lost(&self) -> bool {
+        self.lost
+    }
+
+    /// Whether the API server answered, but will not serve this credential.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self.code, Some(401 | 403))
     }
 
     /// What may be shown of a watch's error.
@@ -288,6 +338,7 @@ impl RemoteError {
         Self {
             text,
             code: Some(status.code),
+            lost: false,
         }
     }
 }
@@ -300,13 +351,13 @@ impl From<&kube::Error> for RemoteError {
                 Self::other("the answer is not what a Kubernetes API gives")
             }
             kube::Error::Auth(_) => Self::other("the kubeconfig's credential cannot be used"),
-            other => Self::other(transport(other)),
+            other => Self::from_transport(other),
         }
     }
 }
 
 /// The kind of a transport error, from the innermost cause that says something.
-fn transport(error: &kube::Error) -> String {
+fn transport(error: &(dyn std::error::Error + 'static)) -> String {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     let mut text = "the API server cannot be reached".to_owned();
     while let Some(error) = cause {

@@ -9,9 +9,8 @@ use k8s_openapi::api::storage::v1::StorageClass;
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::{Api, Client};
 use machinist_shared::kubevirt::facts::{
-    CLUSTER_INSTANCETYPE, Facts, FactsNeeded, INSTANCETYPE, access_mode, topology,
+    CLUSTER_INSTANCETYPE, Facts, FactsNeeded, INSTANCETYPE, Offer, offer, topology,
 };
-use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::client::RemoteError;
@@ -42,22 +41,23 @@ pub enum FactError {
     },
 }
 
-/// Answers of one infra cluster, by what was asked. Only what exists is kept, so that a missing object that appears is
-/// seen at once.
+/// Answers of one infra cluster, by who asked and what was asked: rights are not shared. Only what exists is kept, so that
+/// a missing object that appears is seen at once.
 #[derive(Debug, Default)]
 pub struct FactsCache {
     answers: Mutex<HashMap<String, (Instant, Facts)>>,
 }
 
 impl FactsCache {
-    /// The facts, from memory or by asking with `client`.
+    /// The facts, from memory or by asking with `client`, whose credential has that digest.
     pub async fn get(
         &self,
+        credential: &str,
         client: &Client,
         namespace: &str,
         needed: &FactsNeeded,
     ) -> Result<Facts, FactError> {
-        let key = format!("{needed:?}");
+        let key = format!("{credential} {needed:?}");
         let known = self
             .lock()
             .get(&key)
@@ -67,8 +67,16 @@ impl FactsCache {
             return Ok(facts);
         }
         let facts = ask(client, namespace, needed).await?;
-        self.lock().insert(key, (Instant::now(), facts.clone()));
+        let mut answers = self.lock();
+        answers.retain(|_, (asked, _)| asked.elapsed() < TTL);
+        answers.insert(key, (Instant::now(), facts.clone()));
+        drop(answers);
         Ok(facts)
+    }
+
+    /// Forgets everything.
+    pub fn clear(&self) {
+        self.lock().clear();
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, (Instant, Facts)>> {
@@ -91,9 +99,13 @@ async fn ask(client: &Client, namespace: &str, needed: &FactsNeeded) -> Result<F
         .flat_map(|term| term.match_label_expressions.iter().flatten());
     (facts.region, facts.zone) = topology(expressions.map(|e| (e.key.as_str(), e.values.as_slice())));
     for name in &needed.storage_profiles {
+        let offer = profile(client, name).await?;
         facts
             .access_modes
-            .insert(name.clone(), profile(client, name).await?);
+            .insert(name.clone(), offer.access_mode.to_owned());
+        if offer.block_only {
+            facts.block_only.insert(name.clone());
+        }
     }
     if let Some(name) = &needed.instancetype {
         facts.instancetype_kind = Some(instancetype_kind(client, namespace, name).await?);
@@ -113,22 +125,13 @@ async fn ask(client: &Client, namespace: &str, needed: &FactsNeeded) -> Result<F
     Ok(facts)
 }
 
-async fn profile(client: &Client, name: &str) -> Result<String, FactError> {
+async fn profile(client: &Client, name: &str) -> Result<Offer, FactError> {
     let profiles = Api::<DynamicObject>::all_with(
         client.clone(),
         &resource("cdi.kubevirt.io", "v1beta1", "StorageProfile"),
     );
     let profile = found("StorageProfile", name, profiles.get(name).await)?;
-    let sets = profile
-        .data
-        .pointer("/status/claimPropertySets")
-        .and_then(Value::as_array);
-    let modes = sets
-        .into_iter()
-        .flatten()
-        .filter_map(|set| set["accessModes"].as_array())
-        .flatten();
-    Ok(access_mode(modes.filter_map(Value::as_str)).to_owned())
+    Ok(offer(profile.data.pointer("/status/claimPropertySets")))
 }
 
 /// The namespaced instancetype of that name, else the cluster-wide one.

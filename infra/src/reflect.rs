@@ -4,7 +4,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
+use futures::{Stream, StreamExt};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Resource};
 use serde::de::DeserializeOwned;
@@ -35,35 +35,65 @@ where
 {
     loop {
         let stream = watcher(api.clone(), config.clone()).default_backoff();
-        let mut stream = std::pin::pin!(stream);
-        let relist = tokio::time::sleep(RELIST.mul_f64(jitter()));
-        let mut relist = std::pin::pin!(relist);
-        loop {
-            let event = tokio::select! {
-                () = &mut relist => break,
-                event = stream.next() => event,
-            };
-            match event {
-                Some(Ok(event)) => {
-                    let done = matches!(event, watcher::Event::InitDone);
-                    for change in store.apply(event) {
-                        on(Signal::Changed(&change));
-                    }
-                    if done {
-                        on(Signal::Synced);
-                    }
+        // Failures end nothing here: the stream itself tries again.
+        round(stream, &store, &mut on, |_| false).await;
+    }
+}
+
+/// One round of [`reflect`] that ends with the first failure, for whoever has to decide how to go on; `None` when the
+/// list is due to be taken anew.
+pub async fn follow<K, F>(api: Api<K>, store: &Store<K>, mut on: F) -> Option<watcher::Error>
+where
+    K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+    F: FnMut(Signal<'_, K>) + Send,
+{
+    let stream = watcher(api, watcher::Config::default());
+    round(stream, store, &mut on, |_| true).await
+}
+
+/// Takes a stream in until the list is due to be taken anew, or a failure that ends it.
+async fn round<K, F>(
+    stream: impl Stream<Item = watcher::Result<watcher::Event<K>>> + Send,
+    store: &Store<K>,
+    on: &mut F,
+    ends: fn(&watcher::Error) -> bool,
+) -> Option<watcher::Error>
+where
+    K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+    F: FnMut(Signal<'_, K>) + Send,
+{
+    let mut stream = std::pin::pin!(stream);
+    let relist = tokio::time::sleep(RELIST.mul_f64(0.9 + jitter() / 10.0));
+    let mut relist = std::pin::pin!(relist);
+    loop {
+        let event = tokio::select! {
+            () = &mut relist => return None,
+            event = stream.next() => event?,
+        };
+        match event {
+            Ok(event) => {
+                let done = matches!(event, watcher::Event::InitDone);
+                for change in store.apply(event) {
+                    on(Signal::Changed(&change));
                 }
-                Some(Err(error)) => on(Signal::Failed(&error)),
-                None => break,
+                if done {
+                    on(Signal::Synced);
+                }
+            }
+            Err(error) => {
+                on(Signal::Failed(&error));
+                if ends(&error) {
+                    return Some(error);
+                }
             }
         }
     }
 }
 
-/// Between 0.9 and 1, different for every watch, so that re-lists do not come together.
-fn jitter() -> f64 {
+/// Between 0 and 1, different at every call, so that what many do does not come together.
+pub fn jitter() -> f64 {
     let nanos = std::time::SystemTime::UNIX_EPOCH
         .elapsed()
         .map_or(0, |d| d.subsec_nanos());
-    1.0 - f64::from(nanos % 1000) / 10_000.0
+    f64::from(nanos % 1000) / 1000.0
 }

@@ -58,6 +58,7 @@ struct Inner<K> {
     /// Keys of a running (re-)list: whatever is not among them at its end is gone.
     listing: Option<HashSet<Key>>,
     synced: bool,
+    removals: u64,
 }
 
 /// The objects of one kind, by key and by one secondary index.
@@ -97,6 +98,7 @@ impl<K: Resource> Store<K> {
             tombstones: HashMap::new(),
             listing: None,
             synced: false,
+            removals: 0,
         };
         Self {
             inner: RwLock::new(inner),
@@ -107,6 +109,11 @@ impl<K: Resource> Store<K> {
     /// Whether the first list is complete.
     pub fn is_synced(&self) -> bool {
         self.read().synced
+    }
+
+    /// How many objects have gone so far: while it is the same, whatever was there still is.
+    pub fn removals(&self) -> u64 {
+        self.read().removals
     }
 
     /// The object of that key.
@@ -173,6 +180,15 @@ impl<K: Resource> Store<K> {
         }
     }
 
+    /// Takes in what a GET of the object of that key answered; gives what it changed.
+    pub fn looked(&self, key: &Key, found: Option<K>) -> Option<Change<K>> {
+        let mut inner = self.write();
+        match found {
+            Some(object) => self.put(&mut inner, object, Source::List),
+            None => self.remove(&mut inner, key),
+        }
+    }
+
     /// Takes in the object that the API server answered to a write of ours.
     pub fn written(&self, object: K) {
         let mut inner = self.write();
@@ -230,6 +246,7 @@ impl<K: Resource> Store<K> {
 
     fn remove(&self, inner: &mut Inner<K>, key: &Key) -> Option<Change<K>> {
         let old = inner.objects.remove(key)?;
+        inner.removals += 1;
         self.unindex(inner, key, &old);
         Some(Change {
             before: Some(old),
@@ -333,6 +350,18 @@ mod tests {
         let gone = store.apply(Event::InitDone);
         assert_eq!(gone.len(), 1);
         assert!(store.by_index("u").is_empty() && store.is_synced());
+    }
+
+    #[test]
+    fn what_was_looked_up_comes_and_goes_and_removals_are_counted() {
+        let (store, key) = (store(), Key::new("ns", "a"));
+        store.looked(&key, Some(object("u", "5")));
+        store.looked(&key, Some(object("u", "4")));
+        assert_eq!((version_in(&store).as_deref(), store.removals()), (Some("5"), 0));
+        store.looked(&key, None);
+        assert_eq!((version_in(&store), store.removals()), (None, 1));
+        store.looked(&key, None);
+        assert_eq!(store.removals(), 1);
     }
 
     #[test]

@@ -19,6 +19,7 @@ pub enum Reason {
     Reachable,
     Connecting,
     Unreachable,
+    WatchForbidden,
     // InfrastructureReady
     NameTaken,
     NodeNameTaken,

@@ -5,6 +5,7 @@
 //! - [`act`] carries the plan out, write by write.
 
 pub mod act;
+pub mod brake;
 pub mod conditions;
 pub mod decide;
 pub mod observe;

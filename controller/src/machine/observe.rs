@@ -2,6 +2,7 @@
 //! cached facts.
 
 use std::collections::{BTreeMap, HashSet};
+use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
 use machinist_infra::client::Shown;
@@ -20,7 +21,8 @@ use machinist_shared::operating_system::OperatingSystem;
 use machinist_shared::provider_spec::ProviderConfig;
 use serde_json::Value;
 
-use super::observed::{Disk, Facts, Infra, Observed, Open, Spec, Usable, VmState};
+use super::brake;
+use super::observed::{Disk, Facts, Infra, Observed, Open, Spec, Unwatched, Usable, VmState};
 use super::ownership::provider_id_of;
 use super::record::{CredentialSource, FailureDomain, Infrastructure};
 use crate::bootstrap::token::TokenView;
@@ -35,9 +37,14 @@ pub struct Hands {
     pub open: Option<OpenInfra>,
     /// The Machine's bootstrap token.
     pub token: Option<TokenView>,
+    /// When to look again at what no watch tells of.
+    pub look_again: Option<Duration>,
     spec: Option<Decoded>,
     facts: Option<InfraFacts>,
 }
+
+/// The end of an outage is told; whether there is another credential by now is looked at this often.
+const UNREACHABLE: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]
 struct Decoded {
@@ -122,30 +129,17 @@ pub async fn observe(
     machine: &std::sync::Arc<StoredMachine>,
     now: Timestamp,
 ) -> (Observed, Hands) {
-    let mut references = HashSet::new();
     let sources = Sources {
         context,
         key,
-        references: std::cell::RefCell::new(&mut references),
+        references: std::cell::RefCell::default(),
     };
     let (spec, decoded) = sources.spec(machine);
     let kubeconfig = sources.kubeconfig(machine);
-    context.references.keep(key, &references);
+    let access = access(&sources, machine, kubeconfig);
+    context.infra.settle(key);
+    context.references.keep(key, &sources.references.into_inner());
 
-    let namespace = machine
-        .record
-        .as_ref()
-        .map_or(&context.env.infra_namespace, |r| &r.infrastructure.namespace)
-        .clone();
-    let access = kubeconfig.and_then(|kubeconfig| {
-        let parsed = InfraKubeconfig::parse(kubeconfig.text.expose(), context.addresses);
-        let parsed = parsed.map_err(|error| Infra::NoCredential(format!("auth.kubeconfig: {error}")))?;
-        match context.infra.access(&parsed, &namespace) {
-            Access::Open(open) => Ok(open),
-            Access::Opening => Err(Infra::Connecting),
-            Access::Failed(error) => Err(Infra::Unreachable(format!("{}: {error}", parsed.server()))),
-        }
-    });
     let tokens = context.stores.tokens.by_index(machine.uid());
     let token = tokens
         .iter()
@@ -155,15 +149,21 @@ pub async fn observe(
         token: token.clone(),
         spec: decoded,
         facts: None,
+        look_again: None,
     };
     let infra = match access {
         Err(infra) => infra,
-        Ok(open) => {
-            let view = look(context, machine, &open, &mut hands).await;
-            hands.open = Some(open);
-            Infra::Open(Box::new(view))
-        }
+        Ok(open) => match look(context, machine, &open, &mut hands, now).await {
+            Ok(view) => {
+                hands.open = Some(open);
+                Infra::Open(Box::new(view))
+            }
+            Err(infra) => infra,
+        },
     };
+    if let Infra::Unreachable(_) = infra {
+        hands.look_again.get_or_insert(UNREACHABLE);
+    }
     let observed = Observed {
         machine: machine.clone(),
         settings: context.settings.clone(),
@@ -177,11 +177,69 @@ pub async fn observe(
     (observed, hands)
 }
 
+/// The infra cluster, through the Machine's own credential; or, where that is refused though the Machine has a VM there,
+/// through a newer one of its MachineDeployment, so that a rotated kubeconfig strands no Machine, whose spec is immutable.
+fn access(
+    sources: &Sources<'_>,
+    machine: &StoredMachine,
+    kubeconfig: Result<Kubeconfig, Infra>,
+) -> Result<OpenInfra, Infra> {
+    let context = sources.context;
+    let namespace = machine
+        .record
+        .as_ref()
+        .map_or(&context.env.infra_namespace, |r| &r.infrastructure.namespace);
+    let through = |kubeconfig: &Kubeconfig| {
+        let parsed = InfraKubeconfig::parse(kubeconfig.text.expose(), context.addresses);
+        let parsed =
+            parsed.map_err(|error| (Infra::NoCredential(format!("auth.kubeconfig: {error}")), true))?;
+        match context.infra.access(sources.key, &parsed, namespace) {
+            Access::Open(open) => Ok(open),
+            Access::Opening => Err((Infra::Connecting, false)),
+            Access::Failed(error) => Err((
+                Infra::Unreachable(format!("{}: {error}", parsed.server())),
+                error.is_refusal(),
+            )),
+        }
+    };
+    let (own, refused) = match kubeconfig {
+        Ok(kubeconfig) => match through(&kubeconfig) {
+            Ok(open) => return Ok(open),
+            Err(failed) => failed,
+        },
+        Err(missing) => {
+            let refused = matches!(missing, Infra::NoCredential(_));
+            (missing, refused)
+        }
+    };
+    // Only what we have recorded shows that its own credential has worked there before: an owner can be claimed by anyone.
+    let has_vm = machine
+        .record
+        .as_ref()
+        .is_some_and(|record| record.vm_uid.is_some());
+    if !(refused && has_vm) {
+        return Err(own);
+    }
+    let newer = context.stores.newer_machine_sets(machine).into_iter();
+    let newer = newer.filter_map(|set| {
+        resolved::kubeconfig(&set.kubeconfig, &context.env, &|key| sources.lookup(key)).ok()
+    });
+    let mut last = own;
+    for kubeconfig in newer {
+        match through(&kubeconfig) {
+            Ok(open) => return Ok(open),
+            Err((Infra::Connecting, _)) => last = Infra::Connecting,
+            Err(_) => {}
+        }
+    }
+    Err(last)
+}
+
 /// Looks up what the spec refers to, and notes it, so that its watches stay open.
 struct Sources<'a> {
     context: &'a Context,
     key: &'a Key,
-    references: std::cell::RefCell<&'a mut HashSet<Reference>>,
+    references: std::cell::RefCell<HashSet<Reference>>,
 }
 
 /// Text of [`LookupError::Unavailable`] for an object that is not yet known.
@@ -356,15 +414,22 @@ fn source(source: &KubeconfigSource) -> CredentialSource {
 }
 
 /// The VM of the Machine's name, its disks, and what is known of the cluster.
-async fn look(context: &Context, machine: &StoredMachine, open: &OpenInfra, hands: &mut Hands) -> Open {
+async fn look(
+    context: &Context,
+    machine: &StoredMachine,
+    open: &OpenInfra,
+    hands: &mut Hands,
+    now: Timestamp,
+) -> Result<Open, Infra> {
     let infra = open.key();
-    let key = Key::new(&infra.namespace, machine.name());
-    let vm = open.vms().get(&key);
-    let vmi = open.vmis().get(&key);
     let names = match &hands.spec {
         Some(spec) => disk_names(machine.name(), &spec.resolved),
         None => vec![machine.name().to_owned()],
     };
+    let unwatched = unwatched(machine, open, hands, &names).await?;
+    let key = Key::new(&infra.namespace, machine.name());
+    let vm = open.vms().get(&key);
+    let vmi = open.vmis().get(&key);
     let at = |name: &String| Key::new(&infra.namespace, name);
     let volumes: Vec<_> = names
         .iter()
@@ -403,14 +468,28 @@ async fn look(context: &Context, machine: &StoredMachine, open: &OpenInfra, hand
     let labels = vm.as_ref().and_then(|vm| vm.metadata.labels.as_ref());
     let owner = labels.and_then(|labels| labels.get(label::MACHINE_UID));
     let owner = owner.filter(|owner| *owner != machine.uid());
-    Open {
-        infrastructure: Infrastructure {
-            namespace: infra.namespace.clone(),
-            namespace_uid: open.namespace_uid(),
-            server: infra.server.clone(),
-            ca_digest: infra.ca_digest.clone(),
-        },
-        trouble: open.trouble().map(|error| error.to_string()),
+    let infrastructure = Infrastructure {
+        namespace: infra.namespace.clone(),
+        namespace_uid: open.namespace_uid(),
+        server: infra.server.clone(),
+        ca_digest: infra.ca_digest.clone(),
+    };
+    let question = brake::Question {
+        stores: &context.stores,
+        open,
+        infrastructure: &infrastructure,
+        machine,
+    };
+    let (brake, released) = context.brakes.ask(question, now);
+    if released {
+        for other in context.infra.users(infra) {
+            context.queue.add(other);
+        }
+    }
+    Ok(Open {
+        infrastructure,
+        unwatched,
+        brake,
         may_label: vm
             .as_ref()
             .and_then(|vm| vm.metadata.uid.as_deref())
@@ -428,6 +507,31 @@ async fn look(context: &Context, machine: &StoredMachine, open: &OpenInfra, hand
         vm,
         state,
         disks,
+    })
+}
+
+/// Looks at what the credential may not watch, if anything.
+async fn unwatched(
+    machine: &StoredMachine,
+    open: &OpenInfra,
+    hands: &mut Hands,
+    disks: &[String],
+) -> Result<Option<Unwatched>, Infra> {
+    if open.missing().is_empty() {
+        return Ok(None);
+    }
+    let (seen, next) = open.look(machine.name(), disks).await;
+    hands.look_again = Some(next);
+    match seen {
+        Ok(seen) => Ok(Some(Unwatched {
+            missing: open.missing().to_string(),
+            unseen_disks: seen.unseen_disks,
+        })),
+        Err(error) => Err(Infra::Unreachable(format!(
+            "{}: the credential may neither watch ({}) nor look: {error}",
+            open.key().server,
+            open.missing()
+        ))),
     }
 }
 
@@ -438,6 +542,7 @@ async fn facts(open: &OpenInfra, hands: &mut Hands) -> Facts {
     match open
         .facts()
         .get(
+            open.credential_digest(),
             open.client(),
             &open.key().namespace,
             &facts_needed(&spec.resolved),

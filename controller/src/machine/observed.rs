@@ -92,8 +92,10 @@ pub enum Infra {
 pub struct Open {
     /// Which cluster and namespace it is.
     pub infrastructure: Infrastructure,
-    /// The watches are failing: what is in memory may be old.
-    pub trouble: Option<String>,
+    /// What the credential may not watch, so that the Machine is looked at every 30 seconds instead.
+    pub unwatched: Option<Unwatched>,
+    /// Whether too many VMs have vanished at once to believe it.
+    pub brake: Brake,
     /// The VM of the Machine's name.
     pub vm: Option<Arc<Vm>>,
     /// The credential is not known to be forbidden to label the VM.
@@ -112,6 +114,31 @@ pub struct Open {
     pub disks: Vec<Disk>,
     /// What rendering needs to know of the cluster; only asked for when the VM is to be made.
     pub facts: Facts,
+}
+
+/// What a credential may not watch.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Unwatched {
+    /// The missing verbs, by resource.
+    pub missing: String,
+    /// Kinds of disks that it may not even get: nobody can tell whether a VM's disks would be somebody's.
+    pub unseen_disks: Vec<&'static str>,
+}
+
+/// Whether too many VMs have vanished at once to believe it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Brake {
+    /// No.
+    Released,
+    /// Not known yet: others have to be looked at first.
+    Settling,
+    /// Yes.
+    Engaged {
+        /// How many had vanished.
+        vanished: usize,
+        /// Of how many on record.
+        recorded: usize,
+    },
 }
 
 /// What keeps a VM from running.

@@ -8,7 +8,7 @@ use machinist_shared::names;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::machine::record::Record;
+use crate::machine::record::{Infrastructure, Record};
 
 /// The spec of a stored Machine.
 #[derive(Debug, Clone, PartialEq)]
@@ -106,6 +106,14 @@ impl StoredMachine {
             .filter(|o| o.kind == "MachineSet")
             .map(|o| o.name.as_str())
             .next()
+    }
+
+    /// Whether an admin has said that this is where the Machine lives from now on.
+    pub fn accepts(&self, infrastructure: &Infrastructure) -> bool {
+        let accepted = self.annotation(names::annotation::ACCEPT_INFRASTRUCTURE);
+        accepted.is_some_and(|accepted| {
+            Some(accepted) == infrastructure.namespace_uid.as_deref() || accepted == infrastructure.server
+        })
     }
 
     /// Whether this controller instance leaves it alone: another `--name`, or the initializers annotation.

@@ -83,6 +83,31 @@ impl Stores {
         set.machine_deployment().map(str::to_owned)
     }
 
+    /// MachineSets of the Machine's MachineDeployment that are newer than its own, the newest first.
+    pub fn newer_machine_sets(&self, machine: &StoredMachine) -> Vec<Arc<MachineSetMeta>> {
+        let own = machine.metadata.owner_references.iter().flatten();
+        let own = own.filter(|owner| owner.kind == "MachineSet").find_map(|owner| {
+            let set = self
+                .machine_sets
+                .get(&Key::new(machine.namespace(), &owner.name))?;
+            (set.metadata.uid.as_deref() == Some(&owner.uid)).then_some(set)
+        });
+        let Some(own) = own else { return Vec::new() };
+        let Some(deployment) = own.machine_deployment_uid() else {
+            return Vec::new();
+        };
+        let created = |set: &MachineSetMeta| set.metadata.creation_timestamp.as_ref().map(|time| time.0);
+        let mut sets = self.machine_sets.all();
+        sets.retain(|set| {
+            set.machine_deployment_uid() == Some(deployment)
+                && set.metadata.namespace == own.metadata.namespace
+                && set.metadata.uid != own.metadata.uid
+                && created(set) >= created(&own)
+        });
+        sets.sort_by_key(|set| std::cmp::Reverse(created(set)));
+        sets
+    }
+
     /// Runs the watches; `machines` is told which Machines, `requests` which signing requests to look at.
     pub fn watches(
         self: &Arc<Self>,

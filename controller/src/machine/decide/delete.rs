@@ -53,10 +53,7 @@ fn vm_is_gone(draft: &mut Draft<'_>) -> bool {
         return true;
     }
     let open = match &draft.observed.infra {
-        Infra::Open(open) if open.trouble.is_none() => open,
-        Infra::Open(open) => {
-            return blocked(draft, &unreachable(open.trouble.as_deref().unwrap_or_default()));
-        }
+        Infra::Open(open) => open,
         Infra::Unreachable(how) => return blocked(draft, &unreachable(how)),
         Infra::Connecting => {
             deleting(
@@ -75,6 +72,9 @@ fn vm_is_gone(draft: &mut Draft<'_>) -> bool {
             "the VM is in namespace {} of {}, but the kubeconfig now leads to {}",
             record.infrastructure.namespace, record.infrastructure.server, open.infrastructure.server
         );
+        return blocked(draft, &why);
+    }
+    if let Some(why) = super::disbelief(draft, open) {
         return blocked(draft, &why);
     }
     match &open.vm {

@@ -369,8 +369,11 @@ impl<'a> Draft<'a> {
     /// An Event for a cause that a person should look at, when it is new.
     fn tell_of_trouble(&mut self, stored: &[NodeCondition], wanted: &[Condition]) {
         for want in wanted {
-            let trouble =
-                want.status == Status::False && want.urgency == Urgency::Now && want.kind != condition::READY;
+            // It works, but somebody should mend it.
+            let imperfect = want.reason == Reason::WatchForbidden.text();
+            let trouble = (want.status == Status::False || imperfect)
+                && want.urgency == Urgency::Now
+                && want.kind != condition::READY;
             let known = stored
                 .iter()
                 .any(|c| c.type_ == want.kind && c.reason.as_deref() == Some(&want.reason));

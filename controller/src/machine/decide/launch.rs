@@ -40,6 +40,16 @@ pub(super) fn decide(draft: &mut Draft<'_>, usable: &Usable, open: &Open) {
         draft.infrastructure(Status::False, Reason::NodeNameTaken, message);
         return;
     }
+    if let Some(unwatched) = open.unwatched.as_ref().filter(|u| !u.unseen_disks.is_empty()) {
+        let message = format!(
+            "the credential may neither watch nor get {} in namespace {}, so nobody can tell whether a disk of this Machine's name is \
+             somebody's, which KubeVirt would take and delete with the VM. No VM is made until it may get them",
+            unwatched.unseen_disks.join(" and "),
+            open.infrastructure.namespace
+        );
+        draft.infrastructure(Status::False, Reason::WatchForbidden, message);
+        return;
+    }
     if !disks_are_free(draft, usable, open) {
         return;
     }

@@ -11,14 +11,17 @@ mod run;
 #[cfg(test)]
 mod tests;
 
+use std::time::Duration;
+
 use k8s_openapi::jiff::Timestamp;
-use machinist_shared::names::{condition, finalizer};
+use machinist_shared::names::{annotation, condition, finalizer};
 
 use self::draft::Draft;
 use super::conditions::{Condition, Reason, Status};
-use super::observed::{Infra, Observed, Open, Spec, Usable};
+use super::observed::{Brake, Infra, Observed, Open, Spec, Usable};
 use super::ownership::{VmClaim, VmVerdict, vm_verdict};
 use super::plan::Plan;
+use super::record::Infrastructure;
 
 pub use self::launch::user_data_secret_name;
 
@@ -68,6 +71,7 @@ fn live(draft: &mut Draft<'_>) {
     };
     if let Some(open) = reachable(draft)
         && placed(draft, open)
+        && believed(draft, open)
     {
         machine_of(draft, usable, open);
     }
@@ -76,18 +80,27 @@ fn live(draft: &mut Draft<'_>) {
 /// The infra cluster, if it answers; else says why not, and keeps what was known.
 fn reachable<'a>(draft: &mut Draft<'a>) -> Option<&'a Open> {
     let (status, reason, message) = match &draft.observed.infra {
-        Infra::Open(open) => match &open.trouble {
-            None => {
-                draft.condition(Condition::new(
-                    condition::INFRASTRUCTURE_REACHABLE,
-                    Status::True,
-                    Reason::Reachable,
-                    format!("{} answers", open.infrastructure.server),
-                ));
-                return Some(open);
-            }
-            Some(trouble) => (Status::False, Reason::Unreachable, trouble.clone()),
-        },
+        Infra::Open(open) => {
+            let server = &open.infrastructure.server;
+            let (reason, message) = match &open.unwatched {
+                None => (Reason::Reachable, format!("{server} answers")),
+                Some(unwatched) => (
+                    Reason::WatchForbidden,
+                    format!(
+                        "{server} answers, but in namespace {} the credential may not {}; the Machine is looked at every 30 s \
+                         instead. Grant these verbs (examples/infra-rbac.yaml)",
+                        open.infrastructure.namespace, unwatched.missing
+                    ),
+                ),
+            };
+            draft.condition(Condition::new(
+                condition::INFRASTRUCTURE_REACHABLE,
+                Status::True,
+                reason,
+                message,
+            ));
+            return Some(open);
+        }
         Infra::Connecting => (
             Status::Unknown,
             Reason::Connecting,
@@ -116,32 +129,80 @@ fn placed(draft: &mut Draft<'_>, open: &Open) -> bool {
         draft.learn(&open.infrastructure);
         return true;
     }
-    let accepted = machine.annotation(machinist_shared::names::annotation::ACCEPT_INFRASTRUCTURE);
     let infrastructure = &open.infrastructure;
-    if accepted.is_some()
-        && (accepted == infrastructure.namespace_uid.as_deref()
-            || accepted == Some(infrastructure.server.as_str()))
-    {
+    if machine.accepts(infrastructure) {
         draft.move_to(infrastructure);
         return true;
     }
     let message = format!(
         "the VM was put into namespace {} of {}, but the kubeconfig now leads to namespace {} of {}, another cluster; nothing is \
-         created or deleted there. Mend the kubeconfig, or annotate the Machine with {}={}",
+         created or deleted there. Mend the kubeconfig, or annotate the Machine with {}",
         record.infrastructure.namespace,
         record.infrastructure.server,
         infrastructure.namespace,
         infrastructure.server,
-        machinist_shared::names::annotation::ACCEPT_INFRASTRUCTURE,
-        infrastructure
-            .namespace_uid
-            .as_deref()
-            .unwrap_or(&infrastructure.server),
+        acceptance(infrastructure),
     );
     draft.infrastructure(Status::False, Reason::InfrastructureChanged, message);
     draft.keep_conditions();
     false
 }
+
+/// The annotation that accepts an infra cluster.
+fn acceptance(infrastructure: &Infrastructure) -> String {
+    let name = infrastructure
+        .namespace_uid
+        .as_deref()
+        .unwrap_or(&infrastructure.server);
+    format!("{}={name}", annotation::ACCEPT_INFRASTRUCTURE)
+}
+
+/// Whether what the infra cluster shows can be believed: not if too many VMs have vanished at once.
+fn believed(draft: &mut Draft<'_>, open: &Open) -> bool {
+    let machine = &draft.observed.machine;
+    let recorded = machine
+        .record
+        .as_ref()
+        .and_then(|record| record.vm_uid.as_deref());
+    let seen = open.vm.as_ref().and_then(|vm| vm.metadata.uid.as_deref());
+    if recorded.is_some() && recorded == seen {
+        return true;
+    }
+    let Some(why) = disbelief(draft, open) else {
+        return true;
+    };
+    draft.infrastructure(Status::False, Reason::InfrastructureChanged, why);
+    draft.keep_conditions();
+    false
+}
+
+/// Why nothing is created or deleted on an infra cluster that has lost many VMs at once, if that is so.
+fn disbelief(draft: &mut Draft<'_>, open: &Open) -> Option<String> {
+    let infrastructure = &open.infrastructure;
+    match open.brake {
+        Brake::Released => None,
+        _ if draft.observed.machine.accepts(infrastructure) => None,
+        Brake::Settling => {
+            draft.plan.look_again(SETTLING);
+            Some("the VM is not there; whether others have vanished, too, is being looked at".to_owned())
+        }
+        Brake::Engaged { vanished, recorded } => {
+            draft.plan.look_again(BRAKED);
+            Some(format!(
+                "{vanished} of the {recorded} VMs on record in namespace {} of {} vanished within 60 s and not by us: rather another \
+                 cluster answers there than that they are gone. Nothing is created or deleted there until they are back. If they \
+                 are gone for good, annotate the Machines with {}",
+                infrastructure.namespace,
+                infrastructure.server,
+                acceptance(infrastructure),
+            ))
+        }
+    }
+}
+
+/// How often a VM that is not believed to be gone is looked at, should nothing tell of it.
+const SETTLING: Duration = Duration::from_secs(5);
+const BRAKED: Duration = Duration::from_secs(30);
 
 /// The VM of the Machine's name, by whose it is.
 fn machine_of(draft: &mut Draft<'_>, usable: &Usable, open: &Open) {
@@ -174,7 +235,7 @@ fn machine_of(draft: &mut Draft<'_>, usable: &Usable, open: &Open) {
                  Machine, delete that VM, or annotate the Machine with {}={uid} to take it",
                 machine.name(),
                 open.infrastructure.namespace,
-                machinist_shared::names::annotation::ADOPT_VM,
+                annotation::ADOPT_VM,
             );
             draft.infrastructure(Status::False, Reason::VMNameTaken, message);
         }

@@ -9,7 +9,7 @@ use rstest::rstest;
 use serde_json::{Value, json};
 
 use super::super::observed::{
-    Concern, Disk, Facts, Failure, Infra, Observed, Open, Settings, Spec, Usable, VmState,
+    Brake, Concern, Disk, Facts, Failure, Infra, Observed, Open, Settings, Spec, Unwatched, Usable, VmState,
 };
 use super::super::plan::{Plan, Step};
 use super::super::record::{FailureDomain, Infrastructure};
@@ -58,7 +58,8 @@ fn recorded() -> Value {
 fn open() -> Open {
     Open {
         infrastructure: infrastructure(),
-        trouble: None,
+        unwatched: None,
+        brake: Brake::Released,
         vm: None,
         may_label: true,
         labelled_machine_exists: false,
@@ -396,7 +397,6 @@ fn a_vanished_vm_of_a_set_is_replaced_with_its_machine() {
 #[rstest]
 #[case::unreachable(Infra::Unreachable("refused".into()))]
 #[case::connecting(Infra::Connecting)]
-#[case::stale(Infra::Open(Box::new(Open { trouble: Some("timeout".into()), ..open() })))]
 #[case::no_credential(Infra::NoCredential("no key".into()))]
 fn an_infra_cluster_that_does_not_answer_loses_nothing(#[case] infra: Infra) {
     for extra in [recorded(), placed(&json!({})), json!({})] {
@@ -686,4 +686,125 @@ fn taints_and_labels_that_are_there_are_never_overwritten() {
         ),
         (Some("node-1"), Some("3"))
     );
+}
+
+const ENGAGED: Brake = Brake::Engaged {
+    vanished: 6,
+    recorded: 10,
+};
+
+#[rstest]
+#[case::braked(ENGAGED)]
+#[case::settling(Brake::Settling)]
+fn vms_that_vanish_all_at_once_are_not_believed_to_be_gone(#[case] brake: Brake) {
+    for extra in [
+        recorded(),
+        placed(&json!({})),
+        json!({}),
+        json!({"metadata": {"ownerReferences": [{"kind": "MachineSet", "name": "s", "uid": "s1", "apiVersion": "v"}]}}),
+    ] {
+        let empty = Open { brake, ..open() };
+        let mut o = observed(machine(&extra), empty);
+        o.node = Some(node(&json!({})));
+        let plan = decide(&o, now());
+        assert!(touches_nothing(&plan), "{:?}", verbs(&plan));
+        assert_eq!(
+            condition(&plan, "InfrastructureReady")["reason"],
+            "InfrastructureChanged"
+        );
+        assert!(plan.again.is_some(), "it is looked at again");
+
+        let mut deleting = extra.clone();
+        json_patch::merge(
+            &mut deleting,
+            &json!({"metadata": {"deletionTimestamp": NOW, "finalizers": ["machine-delete-finalizer"]}}),
+        );
+        let plan = decide(&observed(machine(&deleting), Open { brake, ..open() }), now());
+        assert!(touches_nothing(&plan), "{:?}", verbs(&plan));
+        assert_eq!(condition(&plan, "Deleting")["reason"], "DeletionBlocked");
+        assert_eq!(patch(&plan)["metadata"]["finalizers"], Value::Null, "they stay");
+    }
+}
+
+#[rstest]
+#[case::by_the_namespaces_uid("n1")]
+#[case::by_its_server("https://infra")]
+fn an_admin_can_say_that_they_are_gone(#[case] accepted: &str) {
+    let mut extra = placed(&json!({}));
+    json_patch::merge(
+        &mut extra,
+        &json!({"metadata": {"annotations": {"machinist.dev/accept-infrastructure": accepted}}}),
+    );
+    let braked = Open {
+        brake: ENGAGED,
+        ..open()
+    };
+    assert_eq!(
+        verbs(&decide(&observed(machine(&extra), braked), now()))[1..],
+        CREATE[1..]
+    );
+}
+
+#[test]
+fn a_vm_that_is_there_lives_on_under_the_brake() {
+    let o = observed(
+        machine(&recorded()),
+        Open {
+            brake: ENGAGED,
+            ..running()
+        },
+    );
+    let plan = decide(&o, now());
+    assert_eq!(condition(&plan, "InfrastructureReady")["reason"], "VMRunning");
+}
+
+#[test]
+fn what_may_not_be_watched_is_named_and_changes_nothing_else() {
+    let unwatched = Some(Unwatched {
+        missing: "list, watch virtualmachines.kubevirt.io".into(),
+        unseen_disks: Vec::new(),
+    });
+    let plan = decide(
+        &observed(
+            machine(&recorded()),
+            Open {
+                unwatched: unwatched.clone(),
+                ..running()
+            },
+        ),
+        now(),
+    );
+    let reachable = condition(&plan, "InfrastructureReachable");
+    assert_eq!(
+        (&reachable["status"], &reachable["reason"]),
+        (&json!("True"), &json!("WatchForbidden"))
+    );
+    assert!(
+        reachable["message"]
+            .as_str()
+            .unwrap()
+            .contains("list, watch virtualmachines")
+    );
+    assert!(verbs(&plan).contains(&"record an Event"), "a person is told");
+    let plan = decide(
+        &observed(machine(&json!({})), Open { unwatched, ..open() }),
+        now(),
+    );
+    assert_eq!(verbs(&plan)[1..3], CREATE[1..]);
+}
+
+#[test]
+fn no_vm_is_made_where_nobody_can_tell_whose_the_disks_are() {
+    let blind = Open {
+        unwatched: Some(Unwatched {
+            missing: "list, watch datavolumes.cdi.kubevirt.io".into(),
+            unseen_disks: vec!["datavolumes.cdi.kubevirt.io"],
+        }),
+        ..open()
+    };
+    let plan = decide(&observed(machine(&json!({})), blind), now());
+    assert!(touches_nothing(&plan), "{:?}", verbs(&plan));
+    let ready = condition(&plan, "InfrastructureReady");
+    assert_eq!(ready["reason"], "WatchForbidden");
+    assert!(ready["message"].as_str().unwrap().contains("datavolumes.cdi"));
 }
