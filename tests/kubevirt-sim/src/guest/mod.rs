@@ -96,6 +96,8 @@ fn chain(error: &dyn std::error::Error) -> String {
 
 /// Marks a disk on which cloud-init has run, for it runs once per instance.
 const PROVISIONED: &str = "var/lib/cloud/instance/boot-finished";
+/// Installs the kubelet of the version that is its only argument.
+const INSTALLER: &str = "etc/systemd/system/machinist-install.service";
 /// Where the kubelet keeps the key of a certificate that is not issued yet.
 const PENDING_KEY: &str = "/var/lib/kubelet/pki/kubelet-client.key.tmp";
 
@@ -110,7 +112,7 @@ impl Guest {
                 Ok(joined) => {
                     report(GuestState::Joined(joined.kubelet.node_name.clone()));
                     tracing::info!(vm = self.vm, node = joined.kubelet.node_name, "joined");
-                    Box::pin(joined.stay(&self.machine)).await;
+                    Box::pin(joined.stay()).await;
                     return;
                 }
                 Err(error) => error,
@@ -137,14 +139,31 @@ impl Guest {
             Access::Bootstrap(bootstrap) => Box::new(self.bootstrap(&kubelet, bootstrap).await?),
         };
         let client = client(&kubeconfig).await?;
-        let node = node::register(&client, &kubelet, &self.machine)
+        let machine = Machine {
+            kubelet_version: self
+                .installed_version()
+                .unwrap_or_else(|| self.machine.kubelet_version.clone()),
+            ..self.machine.clone()
+        };
+        let node = node::register(&client, &kubelet, &machine)
             .await
             .map_err(GuestError::Register)?;
         Ok(Joined {
             client,
             kubelet,
             node,
+            machine,
         })
+    }
+
+    /// The kubelet that the user data has installed; nothing where it relies on the image's own.
+    fn installed_version(&self) -> Option<String> {
+        let unit = fs::read_to_string(self.disk.join(INSTALLER)).ok()?;
+        let command = unit::parse([unit.as_str()])
+            .ok()?
+            .command(&self.hostname, |_| None)
+            .ok()?;
+        Some(format!("v{}", command.get(1)?))
     }
 
     /// TLS bootstrap: from a token to a kubeconfig with a client certificate, which is kept on the disk.
@@ -187,10 +206,12 @@ struct Joined {
     client: Client,
     kubelet: Kubelet,
     node: k8s_openapi::api::core::v1::Node,
+    machine: Machine,
 }
 
 impl Joined {
-    async fn stay(&self, machine: &Machine) {
+    async fn stay(&self) {
+        let machine = &self.machine;
         let serving = async {
             if self.kubelet.serving_certificate {
                 self.serve(machine).await;
