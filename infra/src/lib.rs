@@ -3,6 +3,7 @@
 pub mod breaker;
 pub mod client;
 pub mod facts;
+pub mod inquiry;
 pub mod kubeconfig;
 pub mod objects;
 pub mod pool;

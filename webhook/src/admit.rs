@@ -1,5 +1,7 @@
 //! From a request to a verdict: which rule is asked, and what its answer means to the API server.
 
+use std::time::Duration;
+
 use machinist_infra::kubeconfig::AddressPolicy;
 use machinist_shared::admission::{
     AdmissionSettings, Author, ValueAt, mutate_create, mutate_deployment, mutate_update, new_references,
@@ -7,8 +9,10 @@ use machinist_shared::admission::{
 };
 use machinist_shared::field::{ErrorKind, FieldPath, Report};
 use serde_json::Value;
+use tokio::time::Instant;
 
 use crate::access::Access;
+use crate::infra::{Asked, Infra};
 use crate::kubeconfig::Verdicts;
 use crate::names::{Names, Newcomer};
 use crate::refusal::Status;
@@ -32,7 +36,12 @@ pub struct Cluster {
     pub names: Option<Names>,
     /// What authors may read.
     pub access: Option<Access>,
+    /// What the infra clusters of specs say.
+    pub infra: Option<Infra>,
 }
+
+/// Everything that is asked, of whomever, is answered by then.
+const PATIENCE: Duration = Duration::from_millis(1900);
 
 impl Admission {
     /// Admission under these settings; kubeconfigs in specs may lead where `policy` says, and may be absent if the
@@ -75,13 +84,22 @@ impl Admission {
         let Some(object) = &request.object else {
             return Verdict::default();
         };
+        let deadline = Instant::now() + PATIENCE;
         let mut report = self.judge(request, object);
         let (name, references) = tokio::join!(
             self.ask_for_name(request, object),
             self.ask_for_rights(request, object)
         );
         report.extend(name);
+        // Nothing is looked up for who may not, not even where that is only a warning.
+        let may_read = references.is_ok() && references.warnings.is_empty();
         report.extend(references);
+        let asked = self
+            .placed(request, object)
+            .filter(|_| may_read && report.is_ok());
+        if let (Some(infra), Some(asked)) = (&self.cluster.infra, asked) {
+            report.extend(infra.judge(asked, deadline).await);
+        }
         Verdict {
             refusal: Status::of(request.kind(), text(object, "/metadata/name"), &report),
             warnings: report.warnings,
@@ -115,6 +133,25 @@ impl Admission {
             // Sets come from deployments, or from people who know what they do; their Machines are judged one by one.
             (Kind::MachineSet | Kind::Other, _) | (_, Operation::Other) => Report::new(),
         }
+    }
+
+    /// What its infra cluster is to be asked for: a Machine that a person makes, a deployment whose Machines are new or
+    /// will be others.
+    fn placed<'a>(&self, request: &Request<'_, Value>, object: &'a Value) -> Option<Asked<'a>> {
+        if self.settings.author(request.username()) != Author::Person || is_deleting(object) {
+            return None;
+        }
+        let at = match (request.kind(), request.operation()) {
+            (Kind::Machine, Operation::Create) => ValueAt::MACHINE,
+            (Kind::MachineDeployment, Operation::Create) => ValueAt::TEMPLATE,
+            (Kind::MachineDeployment, Operation::Update) => {
+                let template = |object: &Value| object.pointer("/spec/template").cloned();
+                (request.old_object.as_ref().map(template) != Some(template(object)))
+                    .then_some(ValueAt::TEMPLATE)?
+            }
+            _ => return None,
+        };
+        Some(Asked { object, at })
     }
 
     async fn ask_for_name(&self, request: &Request<'_, Value>, object: &Value) -> Report {

@@ -46,6 +46,9 @@ pub struct Flags {
     /// What comes of authors who may not read the Secrets and ConfigMaps that they refer to.
     #[arg(long, default_value = "enforce", ignore_case = true)]
     pub reference_access_check: crate::access::Mode,
+    /// What comes of an infra cluster that cannot be asked within 2 s whether a new Machine is to its liking.
+    #[arg(long, default_value = "warn", ignore_case = true)]
+    pub infra_unreachable: crate::infra::Unreachable,
     /// Kubeconfigs in specs may lead to loopback and link-local addresses.
     #[arg(long, default_value_t = false, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     pub infra_allow_loopback: bool,

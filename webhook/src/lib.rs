@@ -4,6 +4,7 @@ pub mod access;
 pub mod admit;
 pub mod flags;
 mod handler;
+pub mod infra;
 mod kubeconfig;
 pub mod logs;
 pub mod metrics;

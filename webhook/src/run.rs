@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 use crate::access::Access;
 use crate::admit::{Admission, Cluster};
 use crate::flags::Flags;
+use crate::infra::Infra;
 use crate::metrics::Metrics;
 use crate::names::Names;
 use crate::ops::Ops;
@@ -36,13 +37,9 @@ pub fn start(flags: &Flags) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         let mut signals = Signals::new()?;
-        let cluster = connect(flags).await?;
-        let webhook = Webhook::start(
-            flags,
-            &Env::new(|name| std::env::var(name).ok()),
-            Limits::default(),
-            cluster,
-        )?;
+        let env = Env::new(|name| std::env::var(name).ok());
+        let cluster = connect(flags, &env).await?;
+        let webhook = Webhook::start(flags, &env, Limits::default(), cluster)?;
         tracing::info!(address = %webhook.address, ops = %webhook.ops_address, "serving");
         webhook.run(signals.received(), NOTICE).await
     })
@@ -50,7 +47,7 @@ pub fn start(flags: &Flags) -> anyhow::Result<()> {
 
 /// The user cluster: of the kubeconfig, or that of the pod. Outside of a cluster and without a kubeconfig there is
 /// nobody to ask.
-async fn connect(flags: &Flags) -> anyhow::Result<Cluster> {
+async fn connect(flags: &Flags, env: &Env) -> anyhow::Result<Cluster> {
     let in_cluster = std::env::var_os("KUBERNETES_SERVICE_HOST").is_some();
     if flags.kubeconfig.is_empty() && !in_cluster {
         tracing::warn!(
@@ -67,10 +64,28 @@ async fn connect(flags: &Flags) -> anyhow::Result<Cluster> {
         ..ClientOptions::default()
     };
     let client = user_cluster_client(path, &options).await?;
+    let policy = address_policy(flags);
+    let infra_options = ClientOptions {
+        addresses: policy,
+        ..options
+    };
     Ok(Cluster {
+        infra: Infra::new(
+            client.clone(),
+            infra_options,
+            env.clone(),
+            policy,
+            flags.infra_unreachable,
+        ),
         names: Some(Names::new(client.clone())),
         access: Access::new(client, flags.reference_access_check),
     })
+}
+
+fn address_policy(flags: &Flags) -> AddressPolicy {
+    AddressPolicy {
+        allow_loopback: flags.infra_allow_loopback,
+    }
 }
 
 /// A panic's message may quote what it was working on, secrets included: only its place is logged.
@@ -101,10 +116,12 @@ impl Webhook {
             Reloader::start(CertificateFiles::new(&flags.tls_cert_path, &flags.tls_key_path))?;
         let registry = prometheus::Registry::new();
         let (metrics, draining) = (Metrics::new(&registry)?, Draining::default());
-        let policy = AddressPolicy {
-            allow_loopback: flags.infra_allow_loopback,
-        };
-        let admission = Admission::new(flags.settings(env), policy, !env.kubeconfig.is_empty(), cluster);
+        let admission = Admission::new(
+            flags.settings(env),
+            address_policy(flags),
+            !env.kubeconfig.is_empty(),
+            cluster,
+        );
         let (listener, address) = listen(flags.listen_address)?;
         let (ops_listener, ops_address) = listen(flags.ops_address)?;
 

@@ -17,7 +17,9 @@ async fn a_machine_becomes_a_node_within_its_budget_and_leaves_nothing() -> Resu
     case.settled().await;
 
     budget::forget(&case.bed);
-    case.apply(&manifest::machine("worker-1")).await?;
+    let mut worker = manifest::machine("worker-1");
+    worker["spec"]["versions"]["kubelet"] = "1.35.2".into();
+    case.apply(&worker).await?;
     let machine = case.node_ready("worker-1").await?;
     case.settled().await;
     let created = budget::Ledger::of_controller(&case.bed);
@@ -37,6 +39,8 @@ async fn a_machine_becomes_a_node_within_its_budget_and_leaves_nothing() -> Resu
             .any(|taint| taint.key == "dedicated" && taint.effect == "NoSchedule"),
         "{taints:?}"
     );
+    let info = node.status.as_ref().and_then(|status| status.node_info.as_ref());
+    assert_eq!(info.map(|info| info.kubelet_version.as_str()), Some("v1.35.2"));
     let provider_id = node.spec.as_ref().and_then(|spec| spec.provider_id.clone());
     assert!(provider_id.is_some(), "the Node has no providerID");
     assert_eq!(

@@ -77,6 +77,15 @@ async fn nothing_is_refused_and_nothing_is_granted_for_nothing() -> Result<()> {
     case.apply(&machine).await?;
     case.node_ready("referring").await?;
     case.delete_machine("referring").await?;
+    // What is there instead of what is not.
+    for kind in ["Cluster", ""] {
+        let mut machine = manifest::machine("mistaken");
+        let vm = manifest::virtual_machine(&mut machine);
+        vm["instancetype"] = json!({"name": "none", "kind": format!("VirtualMachine{kind}Instancetype")});
+        vm["preference"] = json!({"name": "none", "kind": format!("VirtualMachine{kind}Preference")});
+        vm["template"]["primaryDisk"]["storageClassName"] = json!("none");
+        case.refused(&machine).await?;
+    }
     case.delete_machine("worker").await?;
     case.bed.controller().terminate().await?;
 

@@ -1,0 +1,167 @@
+//! Whether the namespace's ResourceQuotas leave room for the VMs: a warning, for both may change before they start.
+
+use k8s_openapi::api::core::v1::ResourceQuota;
+use kube::ResourceExt as _;
+use machinist_shared::field::Report;
+use machinist_shared::kubevirt::resolved::ResolvedSpec;
+use machinist_shared::quantity;
+
+use super::Question;
+use super::existence::Found;
+
+/// What one VM takes at least; what KubeVirt itself needs for it comes on top.
+#[derive(Debug, Default, Clone, PartialEq)]
+pub(super) struct Needed {
+    memory: f64,
+    storage: f64,
+    claims: f64,
+}
+
+impl Needed {
+    pub(super) fn of(spec: &ResolvedSpec, found: &Found) -> Self {
+        let of_type = found.instancetype["memory"]["guest"].as_str().unwrap_or_default();
+        let memory = if spec.instancetype.is_some() {
+            of_type
+        } else {
+            &spec.memory
+        };
+        let disks = || std::iter::once(&spec.primary_disk).chain(&spec.secondary_disks);
+        Self {
+            memory: quantity::parse(memory).unwrap_or_default(),
+            storage: disks().filter_map(|disk| quantity::parse(&disk.size)).sum(),
+            claims: disks().map(|_| 1.0).sum(),
+        }
+    }
+
+    /// How much of a quota's resource one VM takes.
+    fn amount(&self, resource: &str) -> Option<f64> {
+        match resource {
+            "memory" | "requests.memory" | "limits.memory" => Some(self.memory),
+            "requests.storage" => Some(self.storage),
+            "persistentvolumeclaims" | "count/persistentvolumeclaims" => Some(self.claims),
+            "pods"
+            | "count/pods"
+            | "count/virtualmachines.kubevirt.io"
+            | "count/virtualmachineinstances.kubevirt.io" => Some(1.0),
+            _ => None,
+        }
+    }
+}
+
+/// A warning for each quota that does not leave room for all of them.
+pub(super) fn judge(quotas: &[ResourceQuota], needed: &Needed, question: &Question<'_>, report: &mut Report) {
+    for quota in quotas {
+        let status = quota.status.clone().unwrap_or_default();
+        for (resource, hard) in status.hard.iter().flatten() {
+            let Some(one) = needed.amount(resource).filter(|one| *one > 0.0) else {
+                continue;
+            };
+            let used = status.used.as_ref().and_then(|used| used.get(resource));
+            let used_text = used.map_or("0", |used| used.0.as_str());
+            let (Some(most), Some(used)) = (quantity::parse(&hard.0), quantity::parse(used_text)) else {
+                continue;
+            };
+            // As many as fit; the sizes are far below where a float loses a byte.
+            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+            let fitting = ((most - used) / one).max(0.0) as u64;
+            if fitting < question.replicas {
+                report.warn(
+                    &question.path.child("virtualMachine"),
+                    format!(
+                        "ResourceQuota {} of namespace {} allows {resource} {}, of which {used_text} is used: there is room \
+                         for {fitting} of {} VMs",
+                        quota.name_any(),
+                        question.namespace,
+                        hard.0,
+                        question.replicas
+                    ),
+                );
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use k8s_openapi::api::core::v1::ResourceQuotaStatus;
+    use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+    use machinist_shared::field::FieldPath;
+    use machinist_shared::kubevirt::resolved::Disk;
+    use serde_json::json;
+
+    use super::*;
+    use crate::kubeconfig::{AddressPolicy, InfraKubeconfig};
+
+    fn quota(resource: &str, hard: &str, used: &str) -> ResourceQuota {
+        let amounts = |text: &str| Some([(resource.to_owned(), Quantity(text.to_owned()))].into());
+        ResourceQuota {
+            status: Some(ResourceQuotaStatus {
+                hard: amounts(hard),
+                used: amounts(used),
+            }),
+            ..ResourceQuota::default()
+        }
+    }
+
+    fn warnings(quota: ResourceQuota, replicas: u64) -> usize {
+        let kubeconfig = "{apiVersion: v1, kind: Config, current-context: c, contexts: [{name: c, context: {cluster: c, user: u}}], \
+             clusters: [{name: c, cluster: {server: 'https://infra.example'}}], users: [{name: u, user: {token: t}}]}";
+        let kubeconfig = InfraKubeconfig::parse(kubeconfig, AddressPolicy::default()).unwrap();
+        let spec = ResolvedSpec {
+            memory: "2Gi".to_owned(),
+            primary_disk: Disk {
+                size: "10Gi".to_owned(),
+                ..Disk::default()
+            },
+            ..ResolvedSpec::default()
+        };
+        let none = BTreeMap::new();
+        let question = Question {
+            kubeconfig: &kubeconfig,
+            namespace: "vms",
+            name: "m",
+            labels: &none,
+            annotations: &none,
+            machine_deployment: None,
+            spec: &spec,
+            replicas,
+            path: FieldPath::new("c"),
+        };
+        let mut report = Report::new();
+        judge(
+            &[quota],
+            &Needed::of(&spec, &Found::default()),
+            &question,
+            &mut report,
+        );
+        report.warnings.len()
+    }
+
+    #[test]
+    fn room_is_counted_for_all_replicas() {
+        assert_eq!(warnings(quota("requests.memory", "8Gi", "4Gi"), 2), 0);
+        assert_eq!(warnings(quota("requests.memory", "8Gi", "4Gi"), 3), 1);
+        assert_eq!(warnings(quota("requests.storage", "25Gi", "0"), 3), 1);
+        assert_eq!(warnings(quota("pods", "3", "0"), 3), 0);
+        assert_eq!(warnings(quota("pods", "3", "1"), 3), 1);
+        assert_eq!(
+            warnings(quota("requests.cpu", "1", "1"), 3),
+            0,
+            "nobody knows what KubeVirt makes of it"
+        );
+    }
+
+    #[test]
+    fn an_instancetypes_memory_counts() {
+        let spec = ResolvedSpec {
+            instancetype: Some(machinist_shared::kubevirt::spec::Matcher::default()),
+            ..ResolvedSpec::default()
+        };
+        let found = Found {
+            instancetype: json!({"memory": {"guest": "4Gi"}}),
+        };
+        assert!((Needed::of(&spec, &found).memory - 4.0 * 1024.0 * 1024.0 * 1024.0).abs() < 1.0);
+    }
+}

@@ -1,0 +1,228 @@
+//! What only the infra cluster knows is asked at `kubectl apply`, so that the person there reads it then, and not an
+//! hour later in a VM that hangs. Prints how long the answers took.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use e2e::{Case, manifest, manifest::NAMESPACE};
+use serde_json::{Value, json};
+use testbed::{
+    bed::{MACHINES, Machinist, Options},
+    seed::INFRA_NAMESPACE,
+};
+
+const CLOUD: &str = "providerSpec.value.cloudProviderSpec";
+
+#[tokio::test]
+async fn what_does_not_exist_is_told_with_what_does() -> Result<()> {
+    let case = start(&[]).await?;
+    let mut machine = manifest::machine("hopeful");
+    let vm = manifest::virtual_machine(&mut machine);
+    vm["instancetype"]["name"] = json!("standrad-2");
+    vm["preference"]["name"] = json!("socket-advantage");
+    vm["template"]["primaryDisk"]["storageClassName"] = json!("standart");
+    let said = refused(&case, &machine).await?;
+    for text in [
+        format!(
+            "spec.{CLOUD}.virtualMachine.instancetype.name: \"standrad-2\": there is no VirtualMachineClusterInstancetype"
+        ),
+        "did you mean \"standard-2\"?".to_owned(),
+        format!("spec.{CLOUD}.virtualMachine.preference.name: \"socket-advantage\""),
+        "did you mean \"sockets-advantage\"?".to_owned(),
+        format!("spec.{CLOUD}.virtualMachine.template.primaryDisk.storageClassName: \"standart\""),
+        "did you mean \"standard\"?".to_owned(),
+    ] {
+        assert!(said.contains(&text), "no {text:?} in: {said}");
+    }
+
+    // The same for a deployment, by the fields of its template.
+    let deployment = deployment("pool", &machine);
+    let said = refused(&case, &deployment).await?;
+    assert!(
+        said.contains(&format!(
+            "spec.template.spec.{CLOUD}.virtualMachine.instancetype.name"
+        )),
+        "{said}"
+    );
+
+    let mut machine = manifest::machine("unkeyed");
+    let kubeconfig = &mut machine["spec"]["providerSpec"]["value"]["cloudProviderSpec"]["auth"]["kubeconfig"];
+    kubeconfig["secretKeyRef"]["name"] = json!("nowhere");
+    let said = refused(&case, &machine).await?;
+    assert!(said.contains(&format!("spec.{CLOUD}.auth.kubeconfig: cannot read key \"kubeconfig\" of Secret kube-system/nowhere: it does not exist")), "{said}");
+
+    let mut machine = manifest::machine("cloned");
+    let disk = &mut manifest::virtual_machine(&mut machine)["template"]["primaryDisk"];
+    disk["source"] = json!("pvc");
+    disk["osImage"] = json!("golden");
+    let said = refused(&case, &machine).await?;
+    assert!(
+        said.contains("\"golden\": there is no PersistentVolumeClaim of that name"),
+        "{said}"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn kubevirts_own_verdict_is_told_by_our_fields() -> Result<()> {
+    let case = start(&[]).await?;
+    let mut machine = manifest::machine("twice");
+    let constraint = json!({"maxSkew": "1", "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule"});
+    machine["spec"]["providerSpec"]["value"]["cloudProviderSpec"]["topologySpreadConstraints"] =
+        json!([constraint, constraint]);
+    let said = refused(&case, &machine).await?;
+    assert!(
+        said.contains(&format!("spec.{CLOUD}.topologySpreadConstraints")),
+        "{said}"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_quota_without_room_is_warned_of() -> Result<()> {
+    let case = start(&[]).await?;
+    let infra = case.bed.infra();
+    let quota = json!({
+        "apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "team", "namespace": INFRA_NAMESPACE},
+        "spec": {"hard": {"requests.memory": "10Gi"}},
+    });
+    infra
+        .kubectl_ok(&["create", "-f", "-"], &quota.to_string())
+        .await?;
+    // Its controller does not run here.
+    let status = json!({"status": {"hard": {"requests.memory": "10Gi"}, "used": {"requests.memory": "1Gi"}}})
+        .to_string();
+    let patch = [
+        "patch",
+        "resourcequota",
+        "team",
+        "--namespace",
+        INFRA_NAMESPACE,
+        "--subresource=status",
+        "--type=merge",
+    ];
+    infra
+        .kubectl_ok(&[&patch[..], &["--patch", &status]].concat(), "")
+        .await?;
+
+    let mut wanted = deployment("pool", &manifest::machine("pool"));
+    wanted["spec"]["replicas"] = json!(3);
+    let output = case
+        .bed
+        .user()
+        .kubectl(&["apply", "-f", "-"], &wanted.to_string())
+        .await?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    assert!(
+        said.contains("ResourceQuota team") && said.contains("room for 2 of 3 VMs"),
+        "{said}"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_warm_admission_asks_infra_once_and_a_scaled_deployment_never() -> Result<()> {
+    let case = start(&[]).await?;
+    case.apply(&manifest::machine("first")).await?;
+    case.bed.infra().proxy().clear_requests();
+    case.apply(&manifest::machine("second")).await?;
+    let asked: Vec<_> = questions(&case);
+    assert_eq!(asked, ["create virtualmachines"], "the dry-run alone");
+
+    case.apply(&deployment("pool", &manifest::machine("pool")))
+        .await?;
+    case.bed.infra().proxy().clear_requests();
+    case.bed
+        .user()
+        .kubectl_ok(
+            &[
+                "scale",
+                "machinedeployment",
+                "pool",
+                "--replicas=5",
+                "--namespace",
+                NAMESPACE,
+            ],
+            "",
+        )
+        .await?;
+    let label = json!({"metadata": {"labels": {"a": "b"}}, "spec": {"replicas": 6}}).to_string();
+    let patch = [
+        "patch",
+        "machinedeployment",
+        "pool",
+        "--namespace",
+        NAMESPACE,
+        "--type=merge",
+        "--patch",
+        &label,
+    ];
+    case.bed.user().kubectl_ok(&patch, "").await?;
+    assert_eq!(questions(&case), Vec::<String>::new());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_silent_infra_cluster_is_told_in_time() -> Result<()> {
+    for mode in ["warn", "refuse"] {
+        let case = start(&[&format!("--infra-unreachable={mode}")]).await?;
+        case.bed.infra().proxy().black_hole(MACHINES);
+        let begun = Instant::now();
+        let machine = manifest::machine("patient");
+        let output = case
+            .bed
+            .user()
+            .kubectl(&["apply", "-f", "-"], &machine.to_string())
+            .await?;
+        let took = begun.elapsed();
+        let said = String::from_utf8_lossy(&output.stderr);
+        println!("{mode}: answered after {:.1} s: {said}", took.as_secs_f64());
+        assert_eq!(output.status.success(), mode == "warn", "{said}");
+        assert!(said.contains("the infra cluster could not be asked"), "{said}");
+        // Not after the API server's own patience, which would tell another reason.
+        assert!(took < Duration::from_secs(5), "{took:?}");
+    }
+    Ok(())
+}
+
+/// The webhook alone: nothing that is taken becomes a VM. KubeVirt is there to be asked.
+async fn start(webhook_args: &[&str]) -> Result<Case> {
+    Case::start_with(Options {
+        machinist: Machinist::Webhook,
+        webhook_args: webhook_args.iter().map(ToString::to_string).collect(),
+        ..Options::default()
+    })
+    .await
+}
+
+async fn refused(case: &Case, object: &Value) -> Result<String> {
+    let begun = Instant::now();
+    let said = case.refused(object).await?;
+    println!(
+        "refused after {} ms, kubectl's start included",
+        begun.elapsed().as_millis()
+    );
+    Ok(said)
+}
+
+fn deployment(name: &str, machine: &Value) -> Value {
+    let labels = json!({"pool": name});
+    json!({
+        "apiVersion": "cluster.k8s.io/v1alpha1", "kind": "MachineDeployment",
+        "metadata": {"name": name, "namespace": NAMESPACE},
+        "spec": {
+            "replicas": 1, "selector": {"matchLabels": labels},
+            "template": {"metadata": {"labels": labels}, "spec": machine["spec"]},
+        },
+    })
+}
+
+/// What the infra cluster was asked since the proxy forgot.
+fn questions(case: &Case) -> Vec<String> {
+    let requests = case.bed.infra().proxy().requests_of(MACHINES);
+    requests
+        .iter()
+        .map(|request| format!("{} {}", request.target.verb, request.target.resource))
+        .collect()
+}

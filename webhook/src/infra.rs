@@ -1,0 +1,280 @@
+//! What the infra cluster says of a spec: asked once everything that can be known without it is right, and only of what
+//! a person makes or changes.
+
+use std::collections::BTreeMap;
+
+use clap::ValueEnum;
+use futures::future;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use kube::{Api, Client};
+use machinist_infra::client::{ClientOptions, RemoteError};
+use machinist_infra::inquiry::{Answer, Inquiry, Question};
+use machinist_infra::kubeconfig::{AddressPolicy, InfraKubeconfig};
+use machinist_shared::admission::ValueAt;
+use machinist_shared::config_var::{KeyRef, LookupError, RefKind};
+use machinist_shared::field::{ErrorKind, FieldPath, Report};
+use machinist_shared::kubevirt::resolved::{self, Env, Unresolved};
+use machinist_shared::kubevirt::spec::CloudProviderSpec;
+use machinist_shared::provider_spec::ProviderConfig;
+use serde_json::Value;
+use tokio::time::{Instant, timeout_at};
+
+/// What comes of an infra cluster that cannot be asked in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Unreachable {
+    /// A warning.
+    Warn,
+    /// The object is refused.
+    Refuse,
+    /// No infra cluster is ever asked.
+    Off,
+}
+
+/// Asks the infra clusters of specs.
+pub struct Infra {
+    /// Of the user cluster, for what specs refer to.
+    client: Client,
+    inquiry: Inquiry,
+    env: Env,
+    policy: AddressPolicy,
+    unreachable: Unreachable,
+}
+
+impl std::fmt::Debug for Infra {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Infra")
+            .field("unreachable", &self.unreachable)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What is to be made.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Asked<'a> {
+    pub(crate) object: &'a Value,
+    pub(crate) at: ValueAt,
+}
+
+/// A spec that can be asked for.
+struct Usable {
+    spec: resolved::ResolvedSpec,
+    kubeconfig: InfraKubeconfig,
+}
+
+/// Why it cannot.
+enum Unusable {
+    /// The author can mend it.
+    Wrong(FieldPath, ErrorKind, String),
+    /// Nobody knows; what was to be read.
+    Unknown(String),
+}
+
+impl Infra {
+    /// Asks with clients of these options; nothing if nobody is to be asked.
+    pub fn new(
+        client: Client,
+        options: ClientOptions,
+        env: Env,
+        policy: AddressPolicy,
+        unreachable: Unreachable,
+    ) -> Option<Self> {
+        (unreachable != Unreachable::Off).then(|| Self {
+            client,
+            inquiry: Inquiry::new(options),
+            env,
+            policy,
+            unreachable,
+        })
+    }
+
+    /// Errors and warnings of the infra cluster, by the fields of the spec, before `deadline`.
+    pub(crate) async fn judge(&self, asked: Asked<'_>, deadline: Instant) -> Report {
+        let path = FieldPath::new(asked.at.path).child("cloudProviderSpec");
+        match timeout_at(deadline, self.ask(asked, &path)).await {
+            Ok(Ok(report)) => report,
+            Ok(Err(why)) => self.unreachable(&path, &why),
+            Err(_) => self.unreachable(&path, "no answer in time"),
+        }
+    }
+
+    fn unreachable(&self, path: &FieldPath, why: &str) -> Report {
+        let mut report = Report::new();
+        let path = path.child("auth").child("kubeconfig");
+        let text = format!(
+            "the infra cluster could not be asked ({why}), so it is not known whether what is named there exists"
+        );
+        match self.unreachable {
+            Unreachable::Refuse => report.error(&path, ErrorKind::Invalid, format!("{text}; try again")),
+            Unreachable::Warn | Unreachable::Off => report.warn(&path, text),
+        }
+        report
+    }
+
+    async fn ask(&self, asked: Asked<'_>, path: &FieldPath) -> Result<Report, String> {
+        let value = asked.object.pointer(asked.at.pointer);
+        // What is wrong with it was told.
+        let config = ProviderConfig::decode(value, &FieldPath::new(asked.at.path), &mut Report::new());
+        let Some(cloud) = config.cloud_provider_spec else {
+            return Ok(Report::new());
+        };
+        let usable = match self.usable(&cloud, path).await {
+            Ok(usable) => usable,
+            Err(Unusable::Wrong(path, kind, why)) => {
+                let mut report = Report::new();
+                report.error(&path, kind, why);
+                return Ok(report);
+            }
+            Err(Unusable::Unknown(why)) => return Err(why),
+        };
+        let machine = asked.at == ValueAt::MACHINE;
+        let metadata = if machine {
+            "/metadata"
+        } else {
+            "/spec/template/metadata"
+        };
+        let texts = |field: &str| string_map(asked.object.pointer(&format!("{metadata}/{field}")));
+        let (labels, annotations) = (texts("labels"), texts("annotations"));
+        let name = asked
+            .object
+            .pointer("/metadata/name")
+            .and_then(Value::as_str)
+            .unwrap_or("machine");
+        let replicas = asked.object.pointer("/spec/replicas").and_then(Value::as_u64);
+        let question = Question {
+            kubeconfig: &usable.kubeconfig,
+            namespace: &self.env.infra_namespace,
+            name,
+            labels: &labels,
+            annotations: &annotations,
+            machine_deployment: (!machine).then_some(name),
+            spec: &usable.spec,
+            replicas: if machine { 1 } else { replicas.unwrap_or(1) },
+            path: path.clone(),
+        };
+        match self.inquiry.ask(&question).await {
+            Answer::Judged(report) => Ok(report),
+            Answer::Unreachable(why) => Err(format!("{}: {why}", usable.kubeconfig.server())),
+        }
+    }
+
+    async fn usable(&self, cloud: &CloudProviderSpec, path: &FieldPath) -> Result<Usable, Unusable> {
+        let references = self.read(cloud.references()).await;
+        let lookup = |key: &KeyRef| match references.get(&named(key)) {
+            Some(Ok(data)) => data.get(&key.key).cloned().ok_or(LookupError::NoKey),
+            Some(Err(error)) => Err(error.clone()),
+            None => Err(LookupError::Unavailable("it was not read".to_owned())),
+        };
+        let unusable = |error: Unresolved| {
+            use machinist_shared::config_var::ResolveError;
+            match &error {
+                Unresolved::Reference {
+                    error:
+                        ResolveError::Lookup {
+                            cause: LookupError::Unavailable(_),
+                            ..
+                        },
+                    ..
+                } => Unusable::Unknown(error.to_string()),
+                Unresolved::Reference { field, error } => {
+                    Unusable::Wrong(field_path(path, field), ErrorKind::NotFound, error.to_string())
+                }
+                Unresolved::Unusable { field, why } => Unusable::Wrong(
+                    field_path(path, field),
+                    ErrorKind::Invalid,
+                    format!("the value {why}"),
+                ),
+                // Told where values are judged.
+                other => Unusable::Wrong(path.clone(), ErrorKind::Invalid, other.to_string()),
+            }
+        };
+        let spec = resolved::resolve(cloud, &self.env, &lookup).map_err(unusable)?;
+        let found = resolved::kubeconfig(&cloud.kubeconfig, &self.env, &lookup).map_err(unusable)?;
+        let kubeconfig = InfraKubeconfig::parse(found.text.expose(), self.policy).map_err(|error| {
+            Unusable::Wrong(
+                field_path(path, "auth.kubeconfig"),
+                ErrorKind::Invalid,
+                error.to_string(),
+            )
+        })?;
+        Ok(Usable { spec, kubeconfig })
+    }
+
+    /// What the spec refers to, each object read once. Its author may read it: that was asked before.
+    async fn read(&self, keys: Vec<&KeyRef>) -> BTreeMap<Object, Result<Data, LookupError>> {
+        let mut objects: Vec<Object> = keys.into_iter().map(named).collect();
+        objects.sort();
+        objects.dedup();
+        let data = future::join_all(objects.iter().map(|object| self.read_one(object))).await;
+        objects.into_iter().zip(data).collect()
+    }
+
+    async fn read_one(&self, (kind, namespace, name): &Object) -> Result<Data, LookupError> {
+        let read = match kind {
+            RefKind::Secret => {
+                let api = Api::<Secret>::namespaced(self.client.clone(), namespace);
+                let texts = |secret: Secret| {
+                    let data = secret.data.unwrap_or_default().into_iter();
+                    data.map(|(key, value)| (key, String::from_utf8_lossy(&value.0).into_owned()))
+                        .collect()
+                };
+                api.get(name).await.map(texts)
+            }
+            RefKind::ConfigMap => {
+                let api = Api::<ConfigMap>::namespaced(self.client.clone(), namespace);
+                let texts = |map: ConfigMap| map.data.unwrap_or_default().into_iter().collect();
+                api.get(name).await.map(texts)
+            }
+        };
+        read.map_err(|error| match error {
+            kube::Error::Api(status) if status.code == 404 => LookupError::NoObject,
+            error => LookupError::Unavailable(RemoteError::from(&error).to_string()),
+        })
+    }
+}
+
+/// A Secret or ConfigMap: kind, namespace, name.
+type Object = (RefKind, String, String);
+type Data = BTreeMap<String, String>;
+
+fn named(key: &KeyRef) -> Object {
+    (key.kind, key.namespace.clone(), key.name.clone())
+}
+
+fn string_map(value: Option<&Value>) -> BTreeMap<String, String> {
+    let fields = value.and_then(Value::as_object).into_iter().flatten();
+    fields
+        .filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())))
+        .collect()
+}
+
+/// The path of a field that resolving names in short.
+fn field_path(spec: &FieldPath, field: &str) -> FieldPath {
+    let of_vm = ["dnsPolicy", "dnsConfig", "enableNetworkMultiQueue"];
+    let of_template = ["primaryDisk", "secondaryDisks", "cpus", "memory", "vcpus"];
+    let first = field.split('.').next().unwrap_or_default();
+    let base = if of_template.contains(&first) {
+        spec.child("virtualMachine").child("template")
+    } else if of_vm.contains(&first) {
+        spec.child("virtualMachine")
+    } else {
+        spec.clone()
+    };
+    field.split('.').fold(base, |path, part| path.child(part))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_short_name_leads_to_the_field() {
+        let path = |field| field_path(&FieldPath::new("c"), field).to_string();
+        assert_eq!(path("auth.kubeconfig"), "c.auth.kubeconfig");
+        assert_eq!(path("clusterName"), "c.clusterName");
+        assert_eq!(
+            path("primaryDisk.size"),
+            "c.virtualMachine.template.primaryDisk.size"
+        );
+        assert_eq!(path("dnsPolicy"), "c.virtualMachine.dnsPolicy");
+    }
+}
