@@ -48,6 +48,10 @@ build: ## Build all programs, for debugging
 crds: ## Write the chart's CRDs anew from the Rust types
 	cargo run --package machinist-shared --example crds
 
+.PHONY: fields
+fields: ## Write docs/kubevirt-fields.md anew from the table of fields
+	cargo run --package e2e --example fields
+
 .PHONY: lint
 lint: ## Formatting, clippy, licences and sources of dependencies, scripts, and the user data of guests
 	cargo fmt --all --check

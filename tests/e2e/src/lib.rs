@@ -17,6 +17,7 @@
 
 pub mod budget;
 pub mod case;
+pub mod fields;
 pub mod leaks;
 pub mod lives;
 pub mod manifest;
