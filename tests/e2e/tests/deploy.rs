@@ -1,0 +1,108 @@
+//! What `make deploy` does: the chart as it comes, installed by Helm and upgraded.
+
+use std::{path::PathBuf, process::Stdio};
+
+use anyhow::{Context as _, Result, ensure};
+use e2e::Case;
+use k8s_openapi::api::{
+    admissionregistration::v1::{MutatingWebhookConfiguration, ValidatingWebhookConfiguration},
+    core::v1::Secret,
+};
+use kube::Api;
+use testbed::bed::{Machinist, Options};
+use tokio::process::Command;
+
+const NAMESPACE: &str = "machinist-system";
+
+#[tokio::test]
+async fn the_webhooks_certificate_is_made_once_and_trusted() -> Result<()> {
+    let case = Case::start_with(Options {
+        machinist: Machinist::Absent,
+        boot: None,
+        ..Options::default()
+    })
+    .await?;
+    deploy(&case).await?;
+    let made = certificate(&case).await?;
+    assert_eq!(
+        trusted(&case).await?,
+        vec![made.ca.clone(); 5],
+        "every webhook trusts it"
+    );
+    assert!(made.leaf != made.ca);
+
+    // An upgrade that made another would break the webhook until its pods have it.
+    deploy(&case).await?;
+    assert_eq!(certificate(&case).await?, made);
+    assert_eq!(trusted(&case).await?, vec![made.ca; 5]);
+    case.finish(&[]).await
+}
+
+async fn deploy(case: &Case) -> Result<()> {
+    let user = case.bed.user();
+    let chart = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../charts/machinist");
+    let output = Command::new(&user.tools().helm)
+        .args(["upgrade", "--install", "machinist"])
+        .arg(chart)
+        .args(["--namespace", NAMESPACE, "--create-namespace"])
+        .env("KUBECONFIG", user.admin_kubeconfig_path())
+        .stdin(Stdio::null())
+        .output()
+        .await?;
+    ensure!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(())
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Made {
+    ca: Vec<u8>,
+    leaf: Vec<u8>,
+}
+
+async fn certificate(case: &Case) -> Result<Made> {
+    let secrets = Api::<Secret>::namespaced(case.bed.user().client(), NAMESPACE);
+    let mut data = secrets
+        .get("machinist-webhook-cert")
+        .await?
+        .data
+        .unwrap_or_default();
+    let mut take = |key: &str| {
+        data.remove(key)
+            .map(|bytes| bytes.0)
+            .with_context(|| format!("no {key}"))
+    };
+    take("tls.key")?;
+    Ok(Made {
+        ca: take("ca.crt")?,
+        leaf: take("tls.crt")?,
+    })
+}
+
+/// The CAs of all our webhooks.
+async fn trusted(case: &Case) -> Result<Vec<Vec<u8>>> {
+    let client = case.bed.user().client();
+    let mutating = Api::<MutatingWebhookConfiguration>::all(client.clone())
+        .get("machinist")
+        .await?;
+    let validating = Api::<ValidatingWebhookConfiguration>::all(client)
+        .get("machinist")
+        .await?;
+    let mutating = mutating
+        .webhooks
+        .into_iter()
+        .flatten()
+        .map(|webhook| webhook.client_config);
+    let validating = validating
+        .webhooks
+        .into_iter()
+        .flatten()
+        .map(|webhook| webhook.client_config);
+    Ok(mutating
+        .chain(validating)
+        .filter_map(|config| Some(config.ca_bundle?.0))
+        .collect())
+}
