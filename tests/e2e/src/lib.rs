@@ -18,6 +18,7 @@
 pub mod budget;
 pub mod case;
 pub mod fields;
+pub mod infra;
 pub mod leaks;
 pub mod lives;
 pub mod manifest;

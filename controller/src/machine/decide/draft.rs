@@ -79,6 +79,20 @@ impl<'a> Draft<'a> {
         ));
     }
 
+    /// Answers a question as it is stored, if it is.
+    pub(super) fn keep_condition(&mut self, kind: &'static str) -> bool {
+        let stored = self.observed.machine.status.conditions.iter().flatten();
+        let old = stored
+            .filter(|c| c.type_ == kind)
+            .map(|old| kept(kind, old))
+            .next();
+        let known = old.is_some();
+        if let Some(old) = old {
+            self.condition(old);
+        }
+        known
+    }
+
     /// Questions not answered this time keep their stored answers.
     pub(super) fn keep_conditions(&mut self) {
         self.kept = true;

@@ -101,6 +101,11 @@ fn reachable<'a>(draft: &mut Draft<'a>) -> Option<&'a Open> {
             ));
             return Some(open);
         }
+        // What is being found out unsays nothing: the answer follows within seconds.
+        Infra::Connecting if draft.keep_condition(condition::INFRASTRUCTURE_REACHABLE) => {
+            draft.keep_conditions();
+            return None;
+        }
         Infra::Connecting => (
             Status::Unknown,
             Reason::Connecting,

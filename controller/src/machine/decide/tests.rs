@@ -808,3 +808,26 @@ fn no_vm_is_made_where_nobody_can_tell_whose_the_disks_are() {
     assert_eq!(ready["reason"], "WatchForbidden");
     assert!(ready["message"].as_str().unwrap().contains("datavolumes.cdi"));
 }
+
+#[test]
+fn connecting_anew_unsays_nothing() {
+    let connecting = |machine| {
+        let mut o = observed(machine, open());
+        o.infra = Infra::Connecting;
+        decide(&o, now())
+    };
+    let first = connecting(machine(&json!({})));
+    assert_eq!(
+        condition(&first, "InfrastructureReachable")["reason"],
+        "Connecting"
+    );
+    let mut o = observed(machine(&recorded()), running());
+    o.token = Some(token());
+    let known = patch(&decide(&o, now()))["status"].clone();
+    let mut extra = recorded();
+    json_patch::merge(&mut extra, &json!({"status": known}));
+    let later = now() + Duration::from_hours(1);
+    let mut o = observed(machine(&extra), open());
+    o.infra = Infra::Connecting;
+    assert_eq!(verbs(&decide(&o, later)), Vec::<&str>::new());
+}

@@ -1,0 +1,190 @@
+//! Credentials of the infra cluster, and what a Machine says of that cluster.
+
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use k8s_openapi::{ByteString, api::core::v1::Secret, api::rbac::v1::Role, jiff::Timestamp};
+use kube::{
+    Api, Client,
+    api::{ListParams, Patch, PatchParams},
+    core::ObjectMeta,
+};
+use machinist_shared::{api::Machine, names::condition};
+use serde_json::{Value, json};
+use testbed::{kubeconfig, seed::INFRA_ACCOUNT, seed::INFRA_NAMESPACE};
+
+use crate::{Case, case::PATIENCE, manifest, manifest::NAMESPACE, objects, wait};
+
+/// A new ServiceAccount with all the rights of the example, and its kubeconfig through the proxy's port of `client`.
+pub async fn account(case: &Case, name: &str, client: &str) -> Result<String> {
+    nobody(case, name).await?;
+    let infra = case.bed.infra();
+    let subject = json!([{"kind": "ServiceAccount", "name": name, "namespace": INFRA_NAMESPACE}]);
+    for (kind, binding, role) in [
+        (
+            "RoleBinding",
+            INFRA_ACCOUNT,
+            json!({"kind": "Role", "name": INFRA_ACCOUNT}),
+        ),
+        (
+            "ClusterRoleBinding",
+            INFRA_NAMESPACE,
+            json!({"kind": "ClusterRole", "name": INFRA_NAMESPACE}),
+        ),
+    ] {
+        let mut role = role;
+        role["apiGroup"] = json!("rbac.authorization.k8s.io");
+        let object = json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": kind, "subjects": subject, "roleRef": role,
+            "metadata": {"name": format!("{binding}-{name}"), "namespace": INFRA_NAMESPACE},
+        });
+        infra
+            .kubectl_ok(&["create", "-f", "-"], &object.to_string())
+            .await?;
+    }
+    kubeconfig_of(case, name, client).await
+}
+
+/// A new ServiceAccount without any rights.
+pub async fn nobody(case: &Case, name: &str) -> Result<()> {
+    let create = ["create", "serviceaccount", name, "--namespace", INFRA_NAMESPACE];
+    case.bed.infra().kubectl_ok(&create, "").await?;
+    Ok(())
+}
+
+/// A kubeconfig of a ServiceAccount, through the proxy's port of `client`.
+pub async fn kubeconfig_of(case: &Case, account: &str, client: &str) -> Result<String> {
+    let infra = case.bed.infra();
+    let server = infra.proxy().listen_as(client)?;
+    infra
+        .service_account_kubeconfig(INFRA_NAMESPACE, account, &server)
+        .await
+}
+
+/// Deletes a ServiceAccount and returns when its kubeconfig is not taken any more.
+pub async fn revoke(case: &Case, account: &str, text: &str) -> Result<()> {
+    let delete = [
+        "delete",
+        "serviceaccount",
+        account,
+        "--namespace",
+        INFRA_NAMESPACE,
+    ];
+    case.bed.infra().kubectl_ok(&delete, "").await?;
+    let vms = objects::infra(kubeconfig::client(text).await?, &objects::virtual_machine());
+    // The API server remembers for ten seconds whom it knows, and tells nobody when it forgets.
+    for _ in 0..300 {
+        match vms.list(&ListParams::default().limit(1)).await {
+            Err(kube::Error::Api(status)) if status.code == 401 => return Ok(()),
+            _ => tokio::time::sleep(Duration::from_millis(100)).await,
+        }
+    }
+    bail!("the token of {account} is still taken")
+}
+
+/// Stores a kubeconfig in a Secret of the user cluster.
+pub async fn store(user: Client, secret: &str, kubeconfig: &str) -> Result<()> {
+    let object = Secret {
+        metadata: ObjectMeta {
+            name: Some(secret.into()),
+            ..ObjectMeta::default()
+        },
+        data: Some([("kubeconfig".to_owned(), ByteString(kubeconfig.into()))].into()),
+        ..Secret::default()
+    };
+    let api: Api<Secret> = Api::namespaced(user, NAMESPACE);
+    let params = PatchParams::apply("testbed").force();
+    api.patch(secret, &params, &Patch::Apply(object)).await?;
+    Ok(())
+}
+
+/// A Machine whose kubeconfig is in that Secret.
+pub fn machine(name: &str, secret: &str) -> Value {
+    let mut machine = manifest::machine(name);
+    kubeconfig_in(&mut machine)["secretKeyRef"]["name"] = json!(secret);
+    machine
+}
+
+/// `auth.kubeconfig` of a Machine, to change before it is applied.
+pub fn kubeconfig_in(machine: &mut Value) -> &mut Value {
+    &mut machine["spec"]["providerSpec"]["value"]["cloudProviderSpec"]["auth"]["kubeconfig"]
+}
+
+/// Gives the example's Role these verbs on what is watched, and all others as they are.
+pub async fn allow(case: &Case, verbs: impl Fn(&str) -> Vec<&'static str>) -> Result<()> {
+    let roles: Api<Role> = Api::namespaced(case.bed.infra().client(), INFRA_NAMESPACE);
+    let mut role = roles.get(INFRA_ACCOUNT).await?;
+    let looks = ["get", "list", "watch"];
+    for rule in role.rules.iter_mut().flatten() {
+        let resource = rule
+            .resources
+            .iter()
+            .flatten()
+            .next()
+            .cloned()
+            .unwrap_or_default();
+        if [
+            "virtualmachines",
+            "virtualmachineinstances",
+            "datavolumes",
+            "persistentvolumeclaims",
+        ]
+        .contains(&resource.as_str())
+        {
+            rule.verbs.retain(|verb| !looks.contains(&verb.as_str()));
+            rule.verbs.extend(verbs(&resource).into_iter().map(str::to_owned));
+            // Which grants nothing: a rule needs a verb.
+            rule.verbs.push("deletecollection".to_owned());
+        }
+    }
+    let patch = json!({"rules": role.rules});
+    roles
+        .patch(INFRA_ACCOUNT, &PatchParams::default(), &Patch::Merge(patch))
+        .await?;
+    Ok(())
+}
+
+/// Status, reason, message and time of transition of a condition.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Said {
+    /// `True`, `False` or `Unknown`.
+    pub status: String,
+    /// CamelCase.
+    pub reason: String,
+    /// For a person.
+    pub message: String,
+    /// When the status last changed.
+    pub since: Option<Timestamp>,
+}
+
+/// What a condition of the Machine says.
+pub fn said(machine: &Machine, kind: &str) -> Said {
+    let conditions = machine
+        .status
+        .as_ref()
+        .and_then(|status| status.conditions.as_ref());
+    let found = conditions.into_iter().flatten().find(|c| c.type_ == kind);
+    found.map_or_else(Said::default, |c| Said {
+        status: c.status.clone(),
+        reason: c.reason.clone().unwrap_or_default(),
+        message: c.message.clone().unwrap_or_default(),
+        since: c.last_transition_time.as_ref().map(|time| time.0),
+    })
+}
+
+/// Waits until `InfrastructureReachable` has this reason.
+pub async fn reachable(case: &Case, name: &str, reason: &str) -> Result<Said> {
+    about(case, name, condition::INFRASTRUCTURE_REACHABLE, reason).await
+}
+
+/// Waits until `InfrastructureReady` has this reason.
+pub async fn ready(case: &Case, name: &str, reason: &str) -> Result<Said> {
+    about(case, name, condition::INFRASTRUCTURE_READY, reason).await
+}
+
+async fn about(case: &Case, name: &str, kind: &str, reason: &str) -> Result<Said> {
+    let what = format!("{kind} {reason}");
+    let fits = |machine: &Machine| said(machine, kind).reason == reason;
+    let machine = wait::for_state(&case.machines(), name, &what, PATIENCE, fits).await?;
+    Ok(said(&machine, kind))
+}
