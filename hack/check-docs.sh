@@ -38,7 +38,7 @@ at_least() {
 
 controller_reasons="$(reasons_in controller/src/machine/conditions.rs | sort -u)"
 at_least 20 "reasons of the controller" "$controller_reasons"
-vm_reasons="$(reasons_in shared/src/kubevirt/root_cause.rs | sort -u)"
+vm_reasons="$(reasons_in shared/src/kubevirt/root_cause/mod.rs | sort -u)"
 at_least 10 "reasons of a VM's state" "$vm_reasons"
 # Rows of the tables between the headings "Conditions of a Machine" and the next.
 documented="$(awk '/^## / { inside = ($0 == "## Conditions of a Machine") } inside' docs/troubleshooting.md |

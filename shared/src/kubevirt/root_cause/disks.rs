@@ -1,0 +1,120 @@
+//! DataVolumes: what keeps them from being filled, and how far they are.
+
+use super::{InfraState, Reason, Sight, is_about_quota, said};
+use crate::kubevirt::observed::{Condition, DataVolumeStatus, find};
+
+/// An importer that was started again this often is failing, even while it runs.
+const RESTARTS: i64 = 3;
+
+/// The first disk with trouble; one that has failed for good before all others.
+pub(super) fn trouble(sight: Sight<'_>) -> Option<InfraState> {
+    let failed = sight.disks.iter().find(|(_, status)| status.phase == "Failed");
+    if let Some((name, status)) = failed {
+        let why = find(&status.conditions, "Running", "False")
+            .or_else(|| find(&status.conditions, "Bound", "False"))
+            .map(said)
+            .filter(|why| !why.is_empty())
+            .map(|why| format!(": {why}"))
+            .unwrap_or_default();
+        return Some(InfraState::new(
+            Reason::DiskFailed,
+            format!("DataVolume {name} has failed for good{why}"),
+        ));
+    }
+    sight.disks.iter().find_map(|(name, status)| heals(name, status))
+}
+
+/// Trouble that CDI goes on trying to overcome.
+fn heals(name: &str, status: &DataVolumeStatus) -> Option<InfraState> {
+    let restarts = match status.restart_count {
+        0 => String::new(),
+        1 => " (the importer was restarted once)".to_owned(),
+        count => format!(" (the importer was restarted {count} times)"),
+    };
+    let tell = |reason, what: &str| {
+        Some(InfraState::new(
+            reason,
+            format!("DataVolume {name}: {what}{restarts}"),
+        ))
+    };
+    let not_true = |kind: &str| {
+        let conditions = status.conditions.iter();
+        let mut found = conditions.filter(|c| c.kind == kind && c.status != "True");
+        found.next()
+    };
+    let (bound, running) = (not_true("Bound"), not_true("Running"));
+    if let Some(quota) = [bound, running].into_iter().flatten().find(|c| is_about_quota(c)) {
+        return tell(Reason::DiskQuotaExceeded, &said(quota));
+    }
+    if let Some((reason, running)) = running.and_then(|c| Some((importer(c)?, c))) {
+        return tell(reason, &said(running));
+    }
+    let pending = ["", "Pending", "Claim Pending", "NotFound"];
+    if let Some(bound) = bound.filter(|c| c.status == "False" && !pending.contains(&c.reason.as_str())) {
+        return tell(Reason::DiskClaimFailing, &said(bound));
+    }
+    if status.restart_count >= RESTARTS && is_on_the_way(status) {
+        return tell(Reason::DiskImportFailing, &format!("is {}", phase(status)));
+    }
+    None
+}
+
+/// What is wrong with the importer's pod, if it is that.
+fn importer(running: &Condition) -> Option<Reason> {
+    match running.reason.as_str() {
+        "Error" | "ChecksumError" | "OOMKilled" => Some(Reason::DiskImportFailing),
+        "ImagePullFailed" => Some(Reason::DiskImageNotFound),
+        "Unschedulable" => Some(Reason::DiskUnschedulable),
+        _ => None,
+    }
+}
+
+/// The first disk that is not there yet. One that waits for its VM is the VM's to wait for.
+pub(super) fn progress(sight: Sight<'_>) -> Option<InfraState> {
+    if sight.is_running() {
+        return None;
+    }
+    let (name, status) = sight.disks.iter().find(|(_, status)| is_on_the_way(status))?;
+    let phase = phase(status);
+    let done = match status.progress.as_str() {
+        "" | "N/A" => String::new(),
+        progress => format!(", {} done", tens(progress)),
+    };
+    let moving = phase.ends_with("InProgress") || phase.ends_with("Scheduled");
+    if moving {
+        return Some(InfraState::new(
+            Reason::ImportingDisk,
+            format!("DataVolume {name} is {phase}{done}"),
+        ));
+    }
+    let claim = find(&status.conditions, "Bound", "False")
+        .map(said)
+        .filter(|said| !said.is_empty())
+        .map(|said| format!(": {said}"))
+        .unwrap_or_default();
+    Some(InfraState::new(
+        Reason::WaitingForDisk,
+        format!("DataVolume {name} is {phase}{claim}"),
+    ))
+}
+
+fn is_on_the_way(status: &DataVolumeStatus) -> bool {
+    !matches!(
+        status.phase.as_str(),
+        "Succeeded" | "WaitForFirstConsumer" | "PendingPopulation"
+    )
+}
+
+fn phase(status: &DataVolumeStatus) -> &str {
+    if status.phase.is_empty() {
+        "Pending"
+    } else {
+        &status.phase
+    }
+}
+
+/// `42.31%` → `40 %`: progress is told in steps of ten.
+fn tens(progress: &str) -> String {
+    let percent: f64 = progress.trim_end_matches('%').parse().unwrap_or_default();
+    format!("{:.0} %", (percent / 10.0).floor() * 10.0)
+}

@@ -1,0 +1,181 @@
+//! Why a VM does not run: one reason from a closed list, and a message for a person.
+//!
+//! The order is that of a search for the root cause: the VM's own failure, its disks, the launcher pod, the guest. The
+//! first that has something to say speaks, in the words of the object that it speaks of. A transient cause heals when its
+//! own cause goes away; a terminal one does not.
+
+mod disks;
+mod guest;
+mod launcher;
+mod stage;
+#[cfg(test)]
+mod tests;
+
+use super::observed::{Condition, DataVolumeStatus, VmStatus, VmiStatus, find};
+
+/// Why a VM does not run, or that it does. The names are the texts of the API.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[allow(missing_docs)]
+pub enum Reason {
+    VMRunning,
+    // On the way.
+    VMStarting,
+    ImportingDisk,
+    WaitingForDisk,
+    WaitingForAddress,
+    VMStopping,
+    // In the way, but it can heal.
+    VMFailure,
+    InstancetypeNotFound,
+    PreferenceNotFound,
+    QuotaExceeded,
+    VMRecoveryRequired,
+    DiskImportFailing,
+    DiskImageNotFound,
+    DiskQuotaExceeded,
+    DiskUnschedulable,
+    DiskClaimFailing,
+    Unschedulable,
+    DiskNotFound,
+    LauncherImageFailed,
+    LauncherFailed,
+    StartFailing,
+    VMPaused,
+    GuestAgentUnsupported,
+    VMUnknown,
+    VMHalted,
+    // For good.
+    DiskFailed,
+    GuestEnded,
+}
+
+/// What a VM's state comes to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InfraState {
+    /// Which of the closed list.
+    pub reason: Reason,
+    /// For a person: the object, and its own words.
+    pub message: String,
+}
+
+impl InfraState {
+    fn new(reason: Reason, message: impl Into<String>) -> Self {
+        Self {
+            reason,
+            message: message.into(),
+        }
+    }
+
+    /// It runs.
+    pub fn is_ready(&self) -> bool {
+        self.reason == Reason::VMRunning
+    }
+
+    /// It cannot heal.
+    pub fn is_terminal(&self) -> bool {
+        matches!(self.reason, Reason::DiskFailed | Reason::GuestEnded)
+    }
+
+    /// A stage that every VM passes.
+    pub fn is_progress(&self) -> bool {
+        matches!(
+            self.reason,
+            Reason::VMStarting
+                | Reason::ImportingDisk
+                | Reason::WaitingForDisk
+                | Reason::WaitingForAddress
+                | Reason::VMStopping
+        )
+    }
+}
+
+/// What is observed of a VM.
+#[derive(Debug, Clone, Copy)]
+pub struct Sight<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// `spec.runStrategy`.
+    pub run_strategy: &'a str,
+    /// The VM's status.
+    pub vm: &'a VmStatus,
+    /// The VMI's status, if there is a VMI.
+    pub vmi: Option<&'a VmiStatus>,
+    /// Its DataVolumes, by name.
+    pub disks: &'a [(&'a str, &'a DataVolumeStatus)],
+}
+
+impl<'a> Sight<'a> {
+    /// The condition of that type and status, on the VMI or mirrored on the VM.
+    fn condition(&self, kind: &str, status: &str) -> Option<&'a Condition> {
+        let conditions = self.vmi.map(|vmi| vmi.conditions.as_slice()).unwrap_or_default();
+        find(conditions, kind, status).or_else(|| find(&self.vm.conditions, kind, status))
+    }
+
+    fn is_running(&self) -> bool {
+        self.vmi.is_some_and(|vmi| vmi.phase == "Running")
+    }
+}
+
+/// The root cause of what keeps a VM from running.
+pub fn root_cause(sight: Sight<'_>) -> InfraState {
+    if let Some(stopping) = stage::stopping(sight) {
+        return stopping;
+    }
+    let in_the_way = vm_failure(sight)
+        .or_else(|| disks::trouble(sight))
+        .or_else(|| disks::progress(sight))
+        .or_else(|| launcher::trouble(sight));
+    if let Some(end) = guest::ended(sight) {
+        // Nothing heals any more, whatever else is wrong; but that may be why.
+        return match in_the_way.filter(|cause| !cause.is_progress()) {
+            Some(cause) if cause.is_terminal() => cause,
+            Some(cause) => InfraState::new(
+                end.reason,
+                format!("{}; before that, {}", end.message, cause.message),
+            ),
+            None => end,
+        };
+    }
+    in_the_way
+        .or_else(|| guest::paused(sight))
+        .unwrap_or_else(|| stage::stage(sight))
+}
+
+/// A condition's reason and message.
+fn said(condition: &Condition) -> String {
+    match (condition.reason.as_str(), condition.message.as_str()) {
+        ("", message) => message.to_owned(),
+        (reason, "") => reason.to_owned(),
+        (reason, message) => format!("{reason}: {message}"),
+    }
+}
+
+/// The API server's words for a ResourceQuota, wherever they are passed on.
+fn is_about_quota(condition: &Condition) -> bool {
+    condition.reason == "ErrExceededQuota" || condition.message.contains("exceeded quota")
+}
+
+fn vm_failure(sight: Sight<'_>) -> Option<InfraState> {
+    let conditions = &sight.vm.conditions;
+    let (condition, reason) = match find(conditions, "Failure", "True") {
+        Some(failure) => {
+            let reason = match failure.reason.as_str() {
+                "FailedFindInstancetype" => Reason::InstancetypeNotFound,
+                "FailedFindPreference" => Reason::PreferenceNotFound,
+                _ if is_about_quota(failure) => Reason::QuotaExceeded,
+                _ => Reason::VMFailure,
+            };
+            (failure, reason)
+        }
+        // It keeps a VM from starting, not from running.
+        None if sight.is_running() => return None,
+        None => (
+            find(conditions, "ManualRecoveryRequired", "True")?,
+            Reason::VMRecoveryRequired,
+        ),
+    };
+    Some(InfraState::new(
+        reason,
+        format!("VirtualMachine {}: {}", sight.name, said(condition)),
+    ))
+}

@@ -1,0 +1,116 @@
+//! How far a VM is that nothing is known to be in the way of.
+
+use super::{InfraState, Reason, Sight};
+use crate::kubevirt::observed::VmiStatus;
+
+/// A VM that is to end: what is wrong with it does not matter any more.
+pub(super) fn stopping(sight: Sight<'_>) -> Option<InfraState> {
+    let (name, status) = (sight.name, sight.vm.printable_status.as_str());
+    matches!(status, "Stopping" | "Terminating")
+        .then(|| InfraState::new(Reason::VMStopping, format!("VirtualMachine {name} is {status}")))
+}
+
+/// The stage; the VM's one-word status where there is nothing better.
+pub(super) fn stage(sight: Sight<'_>) -> InfraState {
+    let name = sight.name;
+    let Some(vmi) = sight.vmi else {
+        return without_instance(sight);
+    };
+    match vmi.phase.as_str() {
+        "Running" => running(sight, vmi),
+        "Unknown" => InfraState::new(
+            Reason::VMUnknown,
+            format!("the host of VirtualMachineInstance {name} cannot be reached"),
+        ),
+        "Succeeded" | "Failed" if sight.run_strategy == "Halted" => halted(name),
+        "Succeeded" | "Failed" => InfraState::new(
+            Reason::StartFailing,
+            format!(
+                "VirtualMachineInstance {name} is {}; it is started again",
+                vmi.phase
+            ),
+        ),
+        phase => printed(sight).unwrap_or_else(|| {
+            let phase = if phase.is_empty() { "Pending" } else { phase };
+            InfraState::new(
+                Reason::VMStarting,
+                format!("VirtualMachineInstance {name} is {phase}"),
+            )
+        }),
+    }
+}
+
+fn running(sight: Sight<'_>, vmi: &VmiStatus) -> InfraState {
+    let name = sight.name;
+    if !vmi.addresses().is_empty() {
+        return InfraState::new(Reason::VMRunning, format!("VirtualMachineInstance {name} runs"));
+    }
+    if let Some(agent) = sight.condition("AgentVersionNotSupported", "True") {
+        let said = super::said(agent);
+        return InfraState::new(
+            Reason::GuestAgentUnsupported,
+            format!(
+                "VirtualMachineInstance {name} runs without an address, and its guest agent is of no use: {said}"
+            ),
+        );
+    }
+    let agent = if sight.condition("AgentConnected", "True").is_some() {
+        "its guest agent reports none"
+    } else {
+        "no guest agent is connected"
+    };
+    InfraState::new(
+        Reason::WaitingForAddress,
+        format!("VirtualMachineInstance {name} runs, without an address yet; {agent}"),
+    )
+}
+
+fn without_instance(sight: Sight<'_>) -> InfraState {
+    let (name, status) = (sight.name, sight.vm.printable_status.as_str());
+    printed(sight).unwrap_or_else(|| match status {
+        "CrashLoopBackOff" => {
+            let failure = sight.vm.start_failure.as_ref();
+            let failures = failure.map_or(0, |failure| failure.consecutive_fail_count);
+            InfraState::new(
+                Reason::StartFailing,
+                format!("VirtualMachine {name} failed to start {failures} times; it is tried again"),
+            )
+        }
+        "Unknown" => InfraState::new(
+            Reason::VMUnknown,
+            format!("nobody knows the state of VirtualMachine {name}"),
+        ),
+        "Provisioning" => InfraState::new(
+            Reason::WaitingForDisk,
+            format!("VirtualMachine {name} is Provisioning: its disks are being made"),
+        ),
+        _ if sight.run_strategy == "Halted" => halted(name),
+        // The first status that KubeVirt ever writes is Stopped: with a guest that is to run, it means "not yet".
+        "" | "Stopped" => InfraState::new(Reason::VMStarting, format!("VirtualMachine {name} was accepted")),
+        status => InfraState::new(Reason::VMStarting, format!("VirtualMachine {name} is {status}")),
+    })
+}
+
+fn halted(name: &str) -> InfraState {
+    InfraState::new(
+        Reason::VMHalted,
+        format!("VirtualMachine {name} was halted (runStrategy Halted)"),
+    )
+}
+
+/// What a status says that has a reason of its own, though no condition was found that explains it.
+fn printed(sight: Sight<'_>) -> Option<InfraState> {
+    let status = sight.vm.printable_status.as_str();
+    let reason = match status {
+        "ErrorPvcNotFound" => Reason::DiskNotFound,
+        "DataVolumeError" => Reason::DiskImportFailing,
+        "ErrorUnschedulable" => Reason::Unschedulable,
+        "WaitingForVolumeBinding" => Reason::WaitingForDisk,
+        "ErrImagePull" | "ImagePullBackOff" => Reason::LauncherImageFailed,
+        _ => return None,
+    };
+    Some(InfraState::new(
+        reason,
+        format!("VirtualMachine {} is {status}", sight.name),
+    ))
+}

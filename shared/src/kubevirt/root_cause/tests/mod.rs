@@ -1,0 +1,254 @@
+//! Every row of KubeVirt's and CDI's tables of states (contract sections 11.1 to 11.5) has its reason.
+
+mod tables;
+
+use std::collections::BTreeSet;
+
+use rstest::rstest;
+use serde_json::{Value, json};
+
+use super::*;
+use tables::{TABLES, rows};
+
+/// A state, and what it comes to.
+struct Row {
+    /// Table, and row of it.
+    id: &'static str,
+    strategy: &'static str,
+    vm: Value,
+    vmi: Value,
+    disk: Value,
+    reason: Reason,
+}
+
+fn judge(strategy: &str, vm: &Value, vmi: &Value, disk: &Value) -> InfraState {
+    let vm: VmStatus = serde_json::from_value(vm.clone()).unwrap();
+    let vmi: Option<VmiStatus> = serde_json::from_value(vmi.clone()).unwrap();
+    let disk: Option<DataVolumeStatus> = serde_json::from_value(disk.clone()).unwrap();
+    let disks: Vec<_> = disk.iter().map(|status| ("web-1", status)).collect();
+    root_cause(Sight {
+        name: "web-1",
+        run_strategy: strategy,
+        vm: &vm,
+        vmi: vmi.as_ref(),
+        disks: &disks,
+    })
+}
+
+/// `status.printableStatus` of a VM.
+fn printed(status: &str) -> Value {
+    json!({"printableStatus": status})
+}
+
+/// A phase of a VMI or DataVolume.
+fn phase(phase: &str) -> Value {
+    json!({"phase": phase})
+}
+
+fn running() -> Value {
+    json!({"phase": "Running", "interfaces": [{"name": "default", "ipAddress": "10.0.0.7"}]})
+}
+
+trait With {
+    /// With one more condition.
+    fn with(self, kind: &str, status: &str, reason: &str, message: &str) -> Self;
+}
+
+impl With for Value {
+    fn with(mut self, kind: &str, status: &str, reason: &str, message: &str) -> Self {
+        let condition = json!({"type": kind, "status": status, "reason": reason, "message": message});
+        match self["conditions"].as_array_mut() {
+            Some(conditions) => conditions.push(condition),
+            None => self["conditions"] = json!([condition]),
+        }
+        self
+    }
+}
+
+fn row(id: &'static str, vm: Value, vmi: Value, disk: Value, reason: Reason) -> Row {
+    Row {
+        id,
+        strategy: "Once",
+        vm,
+        vmi,
+        disk,
+        reason,
+    }
+}
+
+fn always(row: Row) -> Row {
+    Row {
+        strategy: "Always",
+        ..row
+    }
+}
+
+impl Row {
+    /// With one more condition of the VMI that is False.
+    fn also(mut self, kind: &str, reason: &str) -> Self {
+        self.vmi = self.vmi.with(kind, "False", reason, "");
+        self
+    }
+}
+
+#[test]
+fn each_row_of_each_table_has_its_reason() {
+    for row in rows() {
+        let state = judge(row.strategy, &row.vm, &row.vmi, &row.disk);
+        assert_eq!(state.reason, row.reason, "{}: {}", row.id, state.message);
+        let terminal = [
+            "11.1/CrashLoopBackOff-Once",
+            "11.1/Stopped-after-a-run",
+            "11.3/Succeeded-Once",
+            "11.3/Failed-Once",
+            "11.5/Failed",
+        ];
+        assert_eq!(state.is_terminal(), terminal.contains(&row.id), "{}", row.id);
+        assert!(state.message.contains("web-1"), "{}: {}", row.id, state.message);
+    }
+}
+
+#[test]
+fn no_row_of_the_tables_is_missing() {
+    let rows = rows();
+    let have: BTreeSet<String> = rows.iter().map(|row| row.id.to_owned()).collect();
+    assert_eq!(have.len(), rows.len(), "an id is there twice");
+    let want: BTreeSet<String> = TABLES
+        .iter()
+        .flat_map(|(table, ids)| ids.iter().map(move |id| format!("{table}/{id}")))
+        .collect();
+    assert_eq!(have, want);
+}
+
+/// Section 11.6: with everything wrong at once, the first step speaks; take its cause away, and the next one does.
+#[test]
+fn the_earlier_step_speaks() {
+    let mut vm = printed("Running").with("Failure", "True", "FailedCreate", "no");
+    let mut vmi = phase("Running")
+        .with("Synchronized", "False", "FailedCreate", "no")
+        .with("PodScheduled", "False", "Unschedulable", "no")
+        .with("Paused", "True", "PausedByUser", "");
+    let mut disk = phase("Failed").with("Running", "False", "Error", "no");
+    let mut order = Vec::new();
+    let heal = |status: &mut Value, kind: &str| {
+        let conditions = status["conditions"].as_array_mut().unwrap();
+        conditions.retain(|condition| condition["type"] != kind);
+    };
+    let mut note = |vm: &Value, vmi: &Value, disk: &Value| order.push(judge("Once", vm, vmi, disk).reason);
+    note(&vm, &vmi, &disk);
+    heal(&mut vm, "Failure");
+    note(&vm, &vmi, &disk);
+    disk["phase"] = json!("ImportInProgress");
+    note(&vm, &vmi, &disk);
+    heal(&mut disk, "Running");
+    vmi["phase"] = json!("Scheduling");
+    note(&vm, &vmi, &disk);
+    disk["phase"] = json!("Succeeded");
+    note(&vm, &vmi, &disk);
+    heal(&mut vmi, "Synchronized");
+    note(&vm, &vmi, &disk);
+    heal(&mut vmi, "PodScheduled");
+    vmi["phase"] = json!("Failed");
+    note(&vm, &vmi, &disk);
+    vmi["phase"] = json!("Running");
+    note(&vm, &vmi, &disk);
+    heal(&mut vmi, "Paused");
+    note(&vm, &vmi, &disk);
+    vmi["interfaces"] = running()["interfaces"].clone();
+    note(&vm, &vmi, &disk);
+    assert_eq!(
+        order,
+        [
+            Reason::VMFailure,
+            Reason::DiskFailed,
+            Reason::DiskImportFailing,
+            Reason::ImportingDisk,
+            Reason::LauncherFailed,
+            Reason::Unschedulable,
+            Reason::GuestEnded,
+            Reason::VMPaused,
+            Reason::WaitingForAddress,
+            Reason::VMRunning,
+        ]
+    );
+}
+
+#[test]
+fn an_end_is_the_end_and_tells_what_was_wrong_before() {
+    let vmi = phase("Failed").with(
+        "Synchronized",
+        "False",
+        "FailedGuaranteeResources",
+        "no huge pages",
+    );
+    let state = judge("Once", &json!({}), &vmi, &json!(null));
+    assert!(state.is_terminal());
+    assert_eq!(
+        state.message,
+        "VirtualMachineInstance web-1 is Failed: the guest crashed or its host was lost; under runStrategy Once nothing \
+         starts it again; before that, VirtualMachineInstance web-1: FailedGuaranteeResources: no huge pages"
+    );
+}
+
+#[rstest]
+#[case("Once", "Succeeded", Reason::GuestEnded)]
+#[case("Once", "Failed", Reason::GuestEnded)]
+#[case("Manual", "Failed", Reason::GuestEnded)]
+#[case("RerunOnFailure", "Succeeded", Reason::GuestEnded)]
+#[case("RerunOnFailure", "Failed", Reason::StartFailing)]
+#[case("Always", "Succeeded", Reason::StartFailing)]
+#[case("Halted", "Failed", Reason::VMHalted)]
+fn the_run_strategy_decides_what_an_end_means(
+    #[case] strategy: &str,
+    #[case] end: &str,
+    #[case] reason: Reason,
+) {
+    assert_eq!(
+        judge(strategy, &json!({}), &phase(end), &json!(null)).reason,
+        reason
+    );
+}
+
+#[rstest]
+#[case::import(json!({"phase": "ImportInProgress", "progress": "42.31%"}), "DataVolume web-1 is ImportInProgress, 40 % done")]
+#[case::no_progress_yet(json!({"phase": "ImportScheduled", "progress": "N/A"}), "DataVolume web-1 is ImportScheduled")]
+#[case::claim(phase("Pending").with("Bound", "False", "Pending", "no volume yet"), "DataVolume web-1 is Pending: Pending: no volume yet")]
+#[case::restarts(json!({"phase": "ImportInProgress", "restartCount": 4}), "DataVolume web-1: is ImportInProgress (the importer was restarted 4 times)")]
+#[case::for_good(phase("Failed").with("Running", "False", "ChecksumError", "want a, got b"), "DataVolume web-1 has failed for good: ChecksumError: want a, got b")]
+fn disks_are_told_in_their_own_words(#[case] disk: Value, #[case] message: &str) {
+    let state = judge("Once", &printed("Provisioning"), &json!(null), &disk);
+    assert_eq!(state.message, message);
+}
+
+#[test]
+fn the_schedulers_words_reach_the_person() {
+    let vm = json!({}).with(
+        "PodScheduled",
+        "False",
+        "Unschedulable",
+        "0/1 nodes are available: 1 Insufficient memory.",
+    );
+    let state = judge("Once", &vm, &phase("Scheduling"), &json!(null));
+    assert_eq!(
+        state.message,
+        "VirtualMachineInstance web-1: 0/1 nodes are available: 1 Insufficient memory."
+    );
+}
+
+#[test]
+fn a_failed_disk_is_told_before_one_that_can_heal() {
+    let failing: DataVolumeStatus =
+        serde_json::from_value(phase("ImportInProgress").with("Running", "False", "Error", "404")).unwrap();
+    let failed: DataVolumeStatus = serde_json::from_value(phase("Failed")).unwrap();
+    let state = root_cause(Sight {
+        name: "web-1",
+        run_strategy: "Once",
+        vm: &VmStatus::default(),
+        vmi: None,
+        disks: &[("web-1", &failing), ("web-1-secondarydisk0", &failed)],
+    });
+    assert_eq!(
+        state.message,
+        "DataVolume web-1-secondarydisk0 has failed for good"
+    );
+}
