@@ -97,8 +97,8 @@ pub(crate) struct Report<'a> {
 impl Report<'_> {
     /// Names of the columns.
     pub(crate) const HEAD: &'static str = "\
-| review                        | bytes | floor/s | webhook/s | ratio | p50 ms | p99 ms | floor p50/p99 | CPU us webhook/floor | busy | samples |
-|-------------------------------|-------|---------|-----------|-------|--------|--------|---------------|----------------------|------|---------|";
+| review                  | bytes | floor/s | webhook/s | ratio | p50 ms | p99 ms | floor p50/p99 | CPU us: webhook / floor | CPU ratio | busy: webhook / floor | samples |
+|-------------------------|-------|---------|-----------|-------|--------|--------|---------------|-------------------------|-----------|-----------------------|---------|";
 }
 
 impl fmt::Display for Report<'_> {
@@ -106,7 +106,7 @@ impl fmt::Display for Report<'_> {
         let (floor, webhook) = (&self.floor, &self.webhook);
         write!(
             f,
-            "| {:<29} | {:>5} | {:>7.0} | {:>9.0} | {:>5.2} | {:>6.3} | {:>6.3} | {:>5.3} / {:>5.3} | {:>8.1} / {:>9.1} | {:>3.0}% | {:>7} |",
+            "| {:<23} | {:>5} | {:>7.0} | {:>9.0} | {:>5.2} | {:>6.3} | {:>6.3} | {:>5.3} / {:>5.3} | {:>15.1} / {:>5.1} | {:>9.2} | {:>13.0}% / {:>3.0}% | {:>7} |",
             self.scenario,
             self.bytes,
             floor.throughput(),
@@ -118,7 +118,9 @@ impl fmt::Display for Report<'_> {
             floor.percentile(0.99),
             webhook.cpu_per_answer(),
             floor.cpu_per_answer(),
+            floor.cpu_per_answer() / webhook.cpu_per_answer(),
             webhook.busy() * 100.0,
+            floor.busy() * 100.0,
             webhook.latencies.len(),
         )
     }
