@@ -1,4 +1,8 @@
 //! Bootstrap data: the token bound to one Machine, and the user data that lets its guest join with it.
+//!
+//! Where user data comes from is known to [`user_data`] alone: `decide` orders a token and a Secret, `act` puts what it is
+//! given into that Secret. Another source (the Secrets of operating-system-manager) is another module beside it, chosen
+//! where `machine::observe` asks for the user data.
 
 pub mod access;
 mod secret;
