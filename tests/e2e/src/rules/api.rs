@@ -236,7 +236,12 @@ impl Answer {
     /// Fields that the refusal blames. An error if it is no refusal as people are promised it: 422, `Invalid`, and each
     /// cause in the message as well.
     pub fn blamed(&self) -> Result<Vec<String>> {
-        let (body, mut fields) = (&self.body, Vec::new());
+        Ok(self.causes()?.into_iter().map(|(field, _)| field).collect())
+    }
+
+    /// The same with the message about each field.
+    pub fn causes(&self) -> Result<Vec<(String, String)>> {
+        let (body, mut found) = (&self.body, Vec::new());
         let message = body["message"].as_str().unwrap_or_default();
         ensure!(
             self.code == StatusCode::UNPROCESSABLE_ENTITY
@@ -252,22 +257,23 @@ impl Answer {
                 "{field}: {text} is not in the message: {message}"
             );
             // As the API server itself writes the path of a wrong scale.
-            fields.push(field.trim_start_matches('.').to_owned());
+            found.push((field.trim_start_matches('.').to_owned(), text.to_owned()));
         }
-        ensure!(!fields.is_empty(), "a refusal without causes: {body}");
-        Ok(fields)
+        ensure!(!found.is_empty(), "a refusal without causes: {body}");
+        Ok(found)
     }
 }
 
 fn outcome(answer: &Answer) -> Result<Outcome> {
     let admitted = answer.code.is_success();
-    let (blamed, stored) = if admitted {
+    let (causes, stored) = if admitted {
         (Vec::new(), answer.body.clone())
     } else {
-        (answer.blamed()?, Value::Null)
+        (answer.causes()?, Value::Null)
     };
     Ok(Outcome {
-        blamed,
+        blamed: causes.iter().map(|(field, _)| field.clone()).collect(),
+        causes,
         stored,
         warnings: answer.warnings.clone(),
         message: answer.body["message"].as_str().unwrap_or_default().to_owned(),

@@ -4,6 +4,7 @@
 //! webhook, by which they are known to hold for people.
 
 mod api;
+mod bad_specs;
 mod base;
 mod config_vars;
 mod deployment;
@@ -60,6 +61,8 @@ pub struct Row {
     pub object: Value,
     /// Fields blamed by the refusal; none if it is admitted.
     pub blamed: Vec<&'static str>,
+    /// All causes of the refusal, if the row is exact: field and message.
+    pub causes: Vec<(&'static str, &'static str)>,
     /// JSON pointers, and what is stored there; `null` is nothing.
     pub stored: Vec<(&'static str, Value)>,
     /// Parts of warnings.
@@ -80,6 +83,7 @@ impl Row {
             old: None,
             object,
             blamed,
+            causes: Vec::new(),
             stored,
             warned,
             said,
@@ -108,6 +112,15 @@ impl Row {
     fn blames(mut self, fields: &[&'static str]) -> Self {
         self.blamed.extend(fields);
         self
+    }
+
+    /// It is refused, for exactly these causes.
+    fn causes(mut self, causes: &[(&'static str, &'static str)]) -> Self {
+        self.causes.extend(causes);
+        let mut fields = causes.iter().map(|(field, _)| *field).collect::<Vec<_>>();
+        fields.sort_unstable();
+        fields.dedup();
+        self.blames(&fields)
     }
 
     /// It is admitted, and this is stored at that pointer.
@@ -151,6 +164,14 @@ impl Row {
                 self.id, outcome.message
             ));
         }
+        let mut causes = outcome.causes.clone();
+        causes.sort_unstable();
+        let mut want = self.causes.clone();
+        want.sort_unstable();
+        let same = causes.iter().map(|(field, text)| (field.as_str(), text.as_str()));
+        if !want.is_empty() && !same.eq(want.iter().copied()) {
+            return Err(format!("{}: the causes are {causes:#?}, not {want:#?}", self.id));
+        }
         for (pointer, want) in &self.stored {
             let got = outcome.stored.pointer(pointer).unwrap_or(&Value::Null);
             if got != want {
@@ -189,6 +210,7 @@ pub fn all() -> Vec<Row> {
         machine_update::rows(),
         deployment::rows(),
         patch::rows(),
+        bad_specs::rows(),
     ]
     .concat()
 }
@@ -209,9 +231,15 @@ mod tests {
             *sections.entry(id.split('/').next().unwrap()).or_insert(0) += 1;
         }
         let want = [
-            "2.1", "2.2", "2.3", "2.4", "2.5", "2.6", "3.3", "3.4", "3.5", "3.6", "3.7",
+            "2.1", "2.2", "2.3", "2.4", "2.5", "2.6", "3.3", "3.4", "3.5", "3.6", "3.7", "kubevirt",
         ];
         assert_eq!(sections.keys().copied().collect::<Vec<_>>(), want);
+    }
+
+    #[test]
+    fn at_least_sixty_bad_specs_are_told_with_their_exact_causes() {
+        let exact = all().into_iter().filter(|row| !row.causes.is_empty()).count();
+        assert!(exact >= 60, "{exact}");
     }
 
     #[test]

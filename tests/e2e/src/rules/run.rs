@@ -14,6 +14,8 @@ use super::{INFRA_NAMESPACE, Kind, Row};
 pub struct Outcome {
     /// Fields that the refusal blames; none if it was admitted.
     pub blamed: Vec<String>,
+    /// All causes of the refusal: field and message.
+    pub causes: Vec<(String, String)>,
     /// What is stored, or would have been.
     pub stored: Value,
     /// Warnings.
@@ -56,9 +58,14 @@ fn outcome(stored: Value, report: Report) -> Outcome {
         .map(ToString::to_string)
         .collect::<Vec<_>>()
         .join("; ");
-    let blamed = report.errors.iter().map(|error| error.path.to_string()).collect();
+    let causes: Vec<_> = report
+        .errors
+        .iter()
+        .map(|error| (error.path.to_string(), error.message.clone()))
+        .collect();
     Outcome {
-        blamed,
+        blamed: causes.iter().map(|(field, _)| field.clone()).collect(),
+        causes,
         stored,
         warnings: report.warnings,
         message,
