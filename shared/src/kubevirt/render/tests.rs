@@ -13,6 +13,10 @@ use crate::kubevirt::resolved::{Env, resolve};
 use crate::kubevirt::spec::decode;
 
 fn vm_of(spec: &Value, facts: &Facts) -> Value {
+    vm_with(spec, facts, None)
+}
+
+fn vm_with(spec: &Value, facts: &Facts, ignition: Option<&str>) -> Value {
     let (object, mut report) = (json!({"s": spec}), Report::new());
     let mut fields = Fields::of(&object, FieldPath::default(), &mut report).unwrap();
     let decoded = decode(&fields.take("s"), &mut report).unwrap();
@@ -44,7 +48,7 @@ fn vm_of(spec: &Value, facts: &Facts) -> Value {
         spec: &spec,
         facts,
         user_data_secret: "userdata-m1-abcdef",
-        ignition: None,
+        ignition,
     })
 }
 
@@ -65,12 +69,35 @@ fn spec(extra: &Value) -> Value {
 #[case::instancetype_and_preference("instancetype", spec(&json!({"virtualMachine": {"instancetype": {"name": "standard-2"}, "preference": {"name": "sockets-advantage"}}})))]
 #[case::secondary_disks_and_a_registry("disks", spec(&json!({"virtualMachine": {"template": {
     "primaryDisk": {"osImage": "docker://quay.io/x:1"}, "secondaryDisks": [{"size": "5Gi", "storageClassName": "fast"}]}}})))]
+#[case::cores_and_scheduling("scheduling", spec(&json!({
+    "affinity": {"nodeAffinityPreset": {"type": "soft", "key": "pool", "values": ["a", "b"]}},
+    "topologySpreadConstraints": [{"maxSkew": 2, "topologyKey": "rack", "whenUnsatisfiable": "DoNotSchedule"}],
+    "virtualMachine": {"evictionStrategy": "LiveMigrate", "template": {"vcpus": {"cores": 4}, "cpus": null}}})))]
+#[case::a_network_of_its_own("network", spec(&json!({"virtualMachine": {
+    "dnsPolicy": "None", "dnsConfig": {"nameservers": ["1.1.1.1"], "searches": ["example.com"], "options": [{"name": "ndots", "value": "2"}]},
+    "enableNetworkMultiQueue": false, "location": {"region": "north", "zone": "north-1"},
+    "providerNetwork": {"name": "kubeovn", "vpc": {"name": "v", "subnet": {"name": "s"}}}}})))]
+#[case::claims("claims", spec(&json!({"virtualMachine": {"template": {
+    "primaryDisk": {"osImage": "images/ubuntu", "storageTarget": "pvc", "storageAccessType": "ReadWriteOnce"},
+    "secondaryDisks": [{"size": "5Gi", "storageClassName": "blocks"}]}}})))]
+#[case::headers_and_a_secret("http", spec(&json!({"virtualMachine": {"template": {"primaryDisk": {
+    "dataVolumeSecretRef": "keys", "extraHeaders": ["A: b"]}}}})))]
 fn whole_virtual_machines(#[case] name: &str, #[case] spec: Value) {
     let facts = Facts {
-        access_modes: BTreeMap::from([("standard".to_owned(), "ReadWriteMany".to_owned())]),
+        access_modes: ["standard", "blocks"]
+            .map(|class| (class.to_owned(), "ReadWriteMany".to_owned()))
+            .into(),
+        block_only: ["blocks".to_owned()].into(),
         ..Facts::default()
     };
     insta::assert_json_snapshot!(name, vm_of(&spec, &facts));
+}
+
+#[test]
+fn a_whole_virtual_machine_that_boots_by_ignition() {
+    let ignition = r#"{"ignition":{"version":"3.3.0"}}"#;
+    let vm = vm_with(&spec(&json!({})), &Facts::default(), Some(ignition));
+    insta::assert_json_snapshot!("ignition", vm);
 }
 
 #[rstest]

@@ -34,12 +34,6 @@ pub(super) fn validate(disk: &PrimaryDisk, path: &FieldPath, report: &mut Report
             report.warn(&path, "has no effect: a header is written as `Name: value`");
         }
     }
-    for (key, var) in [
-        ("dataVolumeSecretRef", &disk.data_volume_secret),
-        ("extraHeadersSecretRef", &disk.extra_headers_secret),
-    ] {
-        object_name(literal(var), &path.child(key), report);
-    }
     if disk.source.reference().is_none()
         && let Some(location) = text(&disk.os_image)
     {
@@ -50,7 +44,7 @@ pub(super) fn validate(disk: &PrimaryDisk, path: &FieldPath, report: &mut Report
         };
         let kind = source_kind(&image);
         of_kind(kind, location, &path.child("osImage"), report);
-        warn_idle(kind, disk, path, report);
+        companions(kind, disk, path, report);
     }
 }
 
@@ -111,15 +105,22 @@ fn claim(location: &str, path: &FieldPath, report: &mut Report) {
     }
 }
 
-/// Tells what another kind of source would need.
-fn warn_idle(kind: SourceKind, disk: &PrimaryDisk, path: &FieldPath, report: &mut Report) {
+/// Judges what belongs to the kind of source, and tells what another kind would need.
+fn companions(kind: SourceKind, disk: &PrimaryDisk, path: &FieldPath, report: &mut Report) {
     let idle = |key: &str, only: &str, report: &mut Report| {
         report.warn(
             &path.child(key),
             format!("has no effect; it is for {only} sources"),
         );
     };
-    if kind != SourceKind::Http {
+    if kind == SourceKind::Http {
+        for (key, var) in [
+            ("dataVolumeSecretRef", &disk.data_volume_secret),
+            ("extraHeadersSecretRef", &disk.extra_headers_secret),
+        ] {
+            object_name(literal(var), &path.child(key), report);
+        }
+    } else {
         if !is_empty(&disk.data_volume_secret) {
             idle("dataVolumeSecretRef", "http", report);
         }

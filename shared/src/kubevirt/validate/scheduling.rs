@@ -13,21 +13,28 @@ pub(super) fn affinity(preset: &NodeAffinityPreset, path: &FieldPath, report: &m
     {
         report.not_supported(&path.child("type"), kind, &["hard", "soft"]);
     }
-    if !unset && is_empty(&preset.key) {
+    if unset {
+        // What is not used was never judged.
+        if !is_empty(&preset.key) || !preset.values.is_empty() {
+            report.warn(path, "has no effect without type; write hard or soft");
+        }
+        return;
+    }
+    if is_empty(&preset.key) {
         report.required(
             &path.child("key"),
             "is required with a type; name the label of the infra nodes",
         );
-    } else if unset && (!is_empty(&preset.key) || !preset.values.is_empty()) {
-        report.warn(path, "has no effect without type; write hard or soft");
     }
     label_key(text(&preset.key), &path.child("key"), report);
     for (index, value) in preset.values.iter().enumerate() {
-        let path = path.child("values").index(index);
         if let Some(text) = literal(value)
             && let Err(why) = syntax::label_value(text)
         {
-            report.invalid(&path, format!("{text:?} is no value of a label: {why}"));
+            report.invalid(
+                &path.child("values").index(index),
+                format!("{text:?} is no value of a label: {why}"),
+            );
         }
     }
 }

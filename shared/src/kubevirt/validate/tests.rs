@@ -78,6 +78,8 @@ fn the_shipped_example_of_machine_controller_passes_with_a_warning() {
 #[case::a_flavor(vm(&json!({"flavor": {"name": "x"}})), "s.virtualMachine.flavor: is deprecated and has no effect; use virtualMachine.instancetype")]
 #[case::a_pod_preset(json!({"affinity": {"podAffinityPreset": "soft"}}), "s.affinity.podAffinityPreset: is deprecated and has no effect; use topologySpreadConstraints")]
 #[case::an_affinity_without_type(json!({"affinity": {"nodeAffinityPreset": {"key": "zone"}}}), "s.affinity.nodeAffinityPreset: has no effect without type; write hard or soft")]
+#[case::an_unused_affinity_is_not_judged(json!({"affinity": {"nodeAffinityPreset": {"key": "my zone", "values": ["b c"]}}}), "s.affinity.nodeAffinityPreset: has no effect without type; write hard or soft")]
+#[case::an_unused_secret_is_not_judged(vm(&json!({"template": {"primaryDisk": {"osImage": "docker://x", "extraHeadersSecretRef": "A B"}}})), "s.virtualMachine.template.primaryDisk.extraHeadersSecretRef: has no effect; it is for http sources")]
 #[case::an_empty_action(json!({"topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "k", "whenUnsatisfiable": ""}]}), "s.topologySpreadConstraints[0].whenUnsatisfiable: is empty, which KubeVirt refuses; ScheduleAnyway is used")]
 #[case::a_secret_for_a_registry(vm(&json!({"template": {"primaryDisk": {"osImage": "docker://x", "dataVolumeSecretRef": "s"}}})), "s.virtualMachine.template.primaryDisk.dataVolumeSecretRef: has no effect; it is for http sources")]
 #[case::a_pull_method_for_http(vm(&json!({"template": {"primaryDisk": {"pullMethod": "pod"}}})), "s.virtualMachine.template.primaryDisk.pullMethod: has no effect; it is for registry sources")]
