@@ -7,6 +7,8 @@ use anyhow::{Context as _, Result};
 use e2e::fields::{self, CONTRACT, Form, VARS};
 use http::{Request, header::CONTENT_TYPE};
 use kube::client::Body;
+use kubevirt_sim::admission::validate;
+use kubevirt_sim::instancetype::Found;
 use serde_json::{Value, json};
 use testbed::{ControlPlane, control_plane::Options};
 
@@ -81,6 +83,22 @@ fn every_form_of_a_value_gives_the_same_virtual_machine() {
         }
     }
     assert_eq!(seen, VARS.iter().copied().collect());
+}
+
+#[test]
+fn kubevirts_admission_refuses_none_but_for_a_feature_gate() {
+    for row in fields::all() {
+        let causes = validate::causes(&row.render(Form::Literal).unwrap(), &Found::default());
+        let messages: Vec<_> = causes.iter().map(|cause| cause.message.as_str()).collect();
+        if row.ignition.is_some() {
+            assert!(
+                messages.concat().contains("ExperimentalIgnitionSupport"),
+                "{messages:?}"
+            );
+        } else {
+            assert!(messages.is_empty(), "{}: {messages:?}", row.id);
+        }
+    }
 }
 
 #[test]
