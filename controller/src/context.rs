@@ -10,6 +10,7 @@ use machinist_infra::kubeconfig::AddressPolicy;
 use machinist_infra::pool::InfraPool;
 use machinist_infra::store::Key;
 use machinist_shared::kubevirt::resolved::Env;
+use tokio::sync::Semaphore;
 
 use crate::bootstrap::ClusterAccess;
 use crate::events::Events;
@@ -32,6 +33,8 @@ pub struct Context {
     pub infra: InfraPool,
     /// What has vanished from them.
     pub brakes: Brakes,
+    /// The lane of Machines whose infra cluster is not known.
+    pub antechamber: Arc<Semaphore>,
     /// Machines to look at.
     pub queue: Arc<Queue<Key>>,
     /// What holds for all Machines.

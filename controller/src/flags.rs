@@ -45,6 +45,9 @@ pub struct Flags {
     /// Domain of the cluster's DNS.
     #[arg(long, default_value = "cluster.local")]
     pub cluster_domain: String,
+    /// How often a Machine is looked at whose kubeconfig may not watch the infra cluster.
+    #[arg(long, default_value = "30s", value_parser = duration)]
+    pub infra_look_every: OptionalDuration,
     /// Kubeconfigs in specs may lead to loopback and link-local addresses.
     #[arg(long, default_value_t = false, action = clap::ArgAction::Set)]
     pub infra_allow_loopback: bool,

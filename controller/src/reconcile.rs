@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use crate::context::Context;
 use crate::machine::act::{Outcome, act};
 use crate::machine::decide::decide;
-use crate::machine::observe::observe;
+use crate::machine::observe::{observe, place};
 
 /// Works on Machines until the queue is closed. Each waits in its infra cluster's own lane: a cluster that is slow or gone
 /// holds back its own Machines only.
@@ -46,7 +46,13 @@ impl Drop for Working {
 
 async fn in_lane(working: Working) {
     let Working { context, key } = &working;
-    let lane = context.infra.lane(key);
+    let lane = context.infra.lane(key).unwrap_or_else(|| {
+        if let Some(machine) = context.stores.machines.get(key) {
+            place(context, key, &machine);
+        }
+        let antechamber = || Arc::clone(&context.antechamber);
+        context.infra.lane(key).unwrap_or_else(antechamber)
+    });
     // Nobody closes a lane.
     let Ok(_permit) = lane.acquire().await else { return };
     if context.queue.is_closed() {

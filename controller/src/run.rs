@@ -8,10 +8,10 @@ use k8s_openapi::api::core::v1::Namespace;
 use kube::{Api, Client};
 use machinist_infra::client::{ClientOptions, user_cluster_client};
 use machinist_infra::kubeconfig::AddressPolicy;
-use machinist_infra::pool::{InfraEvent, InfraPool};
+use machinist_infra::pool::{InfraEvent, InfraPool, PoolOptions};
 use machinist_infra::store::Key;
 use machinist_shared::kubevirt::resolved::Env;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -30,6 +30,9 @@ use crate::{csr, reconcile};
 
 /// How long the workers may take to finish their writes at the end.
 const DRAIN: Duration = Duration::from_secs(5);
+
+/// How often a Machine is looked at whose kubeconfig may not watch, if the flag is empty.
+const LOOK_EVERY: Duration = Duration::from_secs(30);
 
 /// Runs the controller until it is told to stop or loses its leadership.
 pub fn start(flags: Flags) -> anyhow::Result<()> {
@@ -173,14 +176,19 @@ async fn prepare(
     let addresses = AddressPolicy {
         allow_loopback: flags.infra_allow_loopback,
     };
-    let options = ClientOptions {
-        addresses,
-        ..ClientOptions::default()
+    let options = PoolOptions {
+        client: ClientOptions {
+            addresses,
+            ..ClientOptions::default()
+        },
+        lane: flags.worker_count.max(1),
+        look_every: flags.infra_look_every.0.unwrap_or(LOOK_EVERY),
     };
     let context = Context {
         references: References::new(client.clone(), changed),
-        infra: InfraPool::new(options, flags.worker_count.max(1), events),
+        infra: InfraPool::new(options, events),
         brakes: Brakes::default(),
+        antechamber: Arc::new(Semaphore::new(flags.worker_count.max(1))),
         stores: Arc::new(Stores::default()),
         queue: Arc::new(Queue::default()),
         settings: Arc::new(Settings {
@@ -188,6 +196,7 @@ async fn prepare(
             join_timeout: flags.join_cluster_timeout.0,
             external_cloud_provider: flags.node_external_cloud_provider,
             cluster_uid,
+            look_every: flags.infra_look_every.0.unwrap_or(LOOK_EVERY),
         }),
         env: Env::new(|name| std::env::var(name).ok()),
         addresses,

@@ -67,6 +67,11 @@ pub enum KubeconfigError {
 
 const MAX_BYTES: usize = 256 * 1024;
 
+/// In place of a CA's digest: the certificate is verified with the CAs that the world trusts.
+pub const CA_SYSTEM: &str = "system";
+/// In place of a CA's digest: the certificate is not verified.
+pub const CA_INSECURE: &str = "insecure";
+
 /// A kubeconfig that may be used.
 #[derive(Clone)]
 pub struct InfraKubeconfig {
@@ -132,7 +137,7 @@ impl InfraKubeconfig {
         &self.server
     }
 
-    /// SHA-256 of the CA, `system` without one, `insecure` where it is not verified.
+    /// SHA-256 of the CA, [`CA_SYSTEM`] without one, [`CA_INSECURE`] where it is not verified.
     pub fn ca_digest(&self) -> String {
         self.ca_digest.clone()
     }
@@ -230,10 +235,10 @@ fn server(cluster: &Cluster, policy: AddressPolicy) -> Result<String, Kubeconfig
 
 fn ca_digest(cluster: &Cluster) -> Result<String, KubeconfigError> {
     if cluster.insecure_skip_tls_verify == Some(true) {
-        return Ok("insecure".to_owned());
+        return Ok(CA_INSECURE.to_owned());
     }
     let Some(data) = &cluster.certificate_authority_data else {
-        return Ok("system".to_owned());
+        return Ok(CA_SYSTEM.to_owned());
     };
     let pem = STANDARD
         .decode(data)

@@ -3,9 +3,10 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
-use machinist_infra::pool::{InfraKey, OpenInfra};
+use machinist_infra::pool::{InfraKey, InfraPool, OpenInfra};
 use machinist_infra::store::Key;
 
 use super::observed::Brake;
@@ -18,8 +19,6 @@ const WINDOW: SignedDuration = SignedDuration::from_secs(60);
 const AT_LEAST: usize = 5;
 /// No more than one in so many (20 %) are believed.
 const ONE_IN: usize = 5;
-/// Where VMs are looked at one by one, every 33 seconds at the latest, one that has vanished is believed after this time.
-const SETTLE: SignedDuration = SignedDuration::from_secs(40);
 
 /// The VMs of one infra cluster that Machines have on record, and are not being deleted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -69,11 +68,12 @@ impl Vanished {
         }
     }
 
-    /// Whether the VM of that UID was missed only just now.
-    fn is_fresh(&self, uid: &str, now: Timestamp) -> bool {
+    /// Whether the VM of that UID was missed only so lately.
+    fn is_fresh(&self, uid: &str, settle: Duration, now: Timestamp) -> bool {
+        let settle = SignedDuration::try_from(settle).unwrap_or(SignedDuration::MAX);
         self.since
             .get(uid)
-            .is_some_and(|since| now.duration_since(*since) < SETTLE)
+            .is_some_and(|since| now.duration_since(*since) < settle)
     }
 }
 
@@ -105,12 +105,17 @@ const FRESH: SignedDuration = SignedDuration::from_secs(1);
 pub struct Question<'a> {
     /// All Machines.
     pub stores: &'a Stores,
+    /// All infra clusters.
+    pub pool: &'a InfraPool,
     /// The infra cluster, seen by the Machine's credential.
     pub open: &'a OpenInfra,
     /// The same, as records have it.
     pub infrastructure: &'a Infrastructure,
     /// The Machine.
     pub machine: &'a StoredMachine,
+    /// Where VMs are looked at one by one, one that has vanished is believed after this time: all others have been looked
+    /// at by then.
+    pub settle: Duration,
 }
 
 impl Brakes {
@@ -142,7 +147,7 @@ impl Brakes {
         });
         kept.taken = Some(taken);
         let released = was_engaged && taken.brake == Brake::Released;
-        let is_fresh = lost.is_some_and(|uid| kept.vanished.is_fresh(uid, now));
+        let is_fresh = lost.is_some_and(|uid| kept.vanished.is_fresh(uid, question.settle, now));
         match taken.brake {
             Brake::Released if is_fresh && !open.missing().is_empty() => (Brake::Settling, released),
             brake => (brake, released),
@@ -176,7 +181,12 @@ fn census(question: Question<'_>) -> Census {
             continue;
         }
         census.recorded += 1;
-        if !is_there(question.open, machine.name(), uid) && !machine.accepts(question.infrastructure) {
+        let user = Key::new(machine.namespace(), machine.name());
+        let is_missing = !is_there(question.open, machine.name(), uid)
+            && !machine.accepts(question.infrastructure)
+            // One address of a cluster may be behind another, and see less.
+            && !question.pool.sees_elsewhere(&user, question.open.key(), uid);
+        if is_missing {
             census.missing.insert(uid.clone());
         }
     }

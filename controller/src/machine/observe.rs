@@ -43,8 +43,8 @@ pub struct Hands {
     facts: Option<InfraFacts>,
 }
 
-/// The end of an outage is told; whether there is another credential by now is looked at this often.
-const UNREACHABLE: Duration = Duration::from_secs(30);
+/// How often it is looked whether there is another credential for a Machine whose own is refused.
+const REFUSED: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]
 struct Decoded {
@@ -122,6 +122,18 @@ impl Hands {
     }
 }
 
+/// Finds out which infra cluster a Machine is on, as far as is known without asking anybody.
+pub fn place(context: &Context, key: &Key, machine: &StoredMachine) {
+    let sources = Sources {
+        context,
+        key,
+        references: std::cell::RefCell::default(),
+    };
+    // What is still missing is found out by the pass that follows.
+    let _ = access(&sources, machine, sources.kubeconfig(machine));
+    context.infra.settle(key);
+}
+
 /// Takes the snapshot.
 pub async fn observe(
     context: &Context,
@@ -136,7 +148,10 @@ pub async fn observe(
     };
     let (spec, decoded) = sources.spec(machine);
     let kubeconfig = sources.kubeconfig(machine);
-    let access = access(&sources, machine, kubeconfig);
+    let (access, look_again) = match access(&sources, machine, kubeconfig) {
+        Ok(open) => (Ok(open), None),
+        Err((infra, look_again)) => (Err(infra), look_again),
+    };
     context.infra.settle(key);
     context.references.keep(key, &sources.references.into_inner());
 
@@ -149,7 +164,7 @@ pub async fn observe(
         token: token.clone(),
         spec: decoded,
         facts: None,
-        look_again: None,
+        look_again,
     };
     let infra = match access {
         Err(infra) => infra,
@@ -161,9 +176,6 @@ pub async fn observe(
             Err(infra) => infra,
         },
     };
-    if let Infra::Unreachable(_) = infra {
-        hands.look_again.get_or_insert(UNREACHABLE);
-    }
     let observed = Observed {
         machine: machine.clone(),
         settings: context.settings.clone(),
@@ -183,7 +195,7 @@ fn access(
     sources: &Sources<'_>,
     machine: &StoredMachine,
     kubeconfig: Result<Kubeconfig, Infra>,
-) -> Result<OpenInfra, Infra> {
+) -> Result<OpenInfra, (Infra, Option<Duration>)> {
     let context = sources.context;
     let namespace = machine
         .record
@@ -218,7 +230,7 @@ fn access(
         .as_ref()
         .is_some_and(|record| record.vm_uid.is_some());
     if !(refused && has_vm) {
-        return Err(own);
+        return Err((own, None));
     }
     let newer = context.stores.newer_machine_sets(machine).into_iter();
     let newer = newer.filter_map(|set| {
@@ -232,7 +244,7 @@ fn access(
             Err(_) => {}
         }
     }
-    Err(last)
+    Err((last, Some(REFUSED)))
 }
 
 /// Looks up what the spec refers to, and notes it, so that its watches stay open.
@@ -476,9 +488,11 @@ async fn look(
     };
     let question = brake::Question {
         stores: &context.stores,
+        pool: &context.infra,
         open,
         infrastructure: &infrastructure,
         machine,
+        settle: context.settings.look_every.mul_f64(1.3),
     };
     let (brake, released) = context.brakes.ask(question, now);
     if released {

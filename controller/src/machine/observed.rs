@@ -23,6 +23,8 @@ pub struct Settings {
     pub external_cloud_provider: bool,
     /// UID of the user cluster's kube-system namespace.
     pub cluster_uid: String,
+    /// How often a Machine is looked at whose credential may not watch.
+    pub look_every: Duration,
 }
 
 /// Everything known of one Machine.
@@ -92,7 +94,7 @@ pub enum Infra {
 pub struct Open {
     /// Which cluster and namespace it is.
     pub infrastructure: Infrastructure,
-    /// What the credential may not watch, so that the Machine is looked at every 30 seconds instead.
+    /// What the credential may not watch, so that the Machine is looked at now and then instead.
     pub unwatched: Option<Unwatched>,
     /// Whether too many VMs have vanished at once to believe it.
     pub brake: Brake,

@@ -2,6 +2,7 @@
 //!
 //! It says *where*, never *whose*: ownership is decided from what is observed (see [`super::ownership`]).
 
+use machinist_infra::kubeconfig::{CA_INSECURE, CA_SYSTEM};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -48,6 +49,11 @@ pub struct Infrastructure {
 }
 
 impl Infrastructure {
+    /// Whether its CA tells it from other clusters: the world's CAs, or none at all, do not.
+    fn has_own_ca(&self) -> bool {
+        !["", CA_SYSTEM, CA_INSECURE].contains(&self.ca_digest.as_str())
+    }
+
     /// Whether both are the same namespace of the same cluster: equal namespace UIDs where both know it, else an
     /// equal server or CA (one of them may have been rotated).
     pub fn is_same(&self, other: &Self) -> bool {
@@ -56,10 +62,7 @@ impl Infrastructure {
         }
         match (&self.namespace_uid, &other.namespace_uid) {
             (Some(ours), Some(theirs)) => ours == theirs,
-            _ => {
-                self.server == other.server
-                    || (!self.ca_digest.is_empty() && self.ca_digest == other.ca_digest)
-            }
+            _ => self.server == other.server || (self.has_own_ca() && self.ca_digest == other.ca_digest),
         }
     }
 }
@@ -144,6 +147,12 @@ mod tests {
     #[case::unknown_uid_and_equal_server(infra(None, "a", "1"), infra(Some("v"), "a", "2"), true)]
     #[case::unknown_uid_and_equal_ca(infra(None, "a", "1"), infra(None, "b", "1"), true)]
     #[case::nothing_equal(infra(None, "a", "1"), infra(None, "b", "2"), false)]
+    #[case::the_worlds_cas_are_not_an_equal_ca(infra(None, "a", "system"), infra(None, "b", "system"), false)]
+    #[case::an_unverified_ca_is_not_an_equal_ca(
+        infra(None, "a", "insecure"),
+        infra(None, "b", "insecure"),
+        false
+    )]
     #[case::no_ca_is_not_an_equal_ca(infra(None, "a", ""), infra(None, "b", ""), false)]
     fn the_same_infra_is_told_by_its_facets(
         #[case] a: Infrastructure,

@@ -38,18 +38,18 @@ pub(super) struct Credential {
     pub(super) looks: Looks,
 }
 
-/// First and longest pause before a refused credential is tried again, and how often missing rights are.
+/// First and longest pause before a refused credential is tried again.
 const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 
 impl Credential {
-    pub(super) fn new(kubeconfig: InfraKubeconfig) -> Self {
+    pub(super) fn new(kubeconfig: InfraKubeconfig, look_every: Duration) -> Self {
         Self {
             digest: kubeconfig.credential_digest(),
             kubeconfig,
             client: OnceLock::new(),
             standing: Mutex::new(Standing::Checking),
             doubted: Notify::new(),
-            looks: Looks::default(),
+            looks: Looks::every(look_every),
         }
     }
 
@@ -94,14 +94,15 @@ impl Credential {
 
 /// Finds out whether a credential works, and again whenever that is in doubt, until it is no longer used.
 pub(super) async fn check(entry: Arc<Entry>, credential: Arc<Credential>) {
-    let client = match infra_client_through(&credential.kubeconfig, &entry.options, &entry.breaker).await {
-        Ok(client) => client,
-        Err(error) => {
-            credential.stands(Standing::Refused(RemoteError::other(error.to_string())));
-            entry.tell_of(&credential);
-            return;
-        }
-    };
+    let client =
+        match infra_client_through(&credential.kubeconfig, &entry.options.client, &entry.breaker).await {
+            Ok(client) => client,
+            Err(error) => {
+                credential.stands(Standing::Refused(RemoteError::other(error.to_string())));
+                entry.tell_of(&credential);
+                return;
+            }
+        };
     let _ = credential.client.set(client.clone());
     entry.credentials_changed();
     let mut pause = RETRY.0;
@@ -109,7 +110,7 @@ pub(super) async fn check(entry: Arc<Entry>, credential: Arc<Credential>) {
         entry.breaker.closed().await;
         let (standing, wait) = match rights(&entry, &client).await {
             Ok(missing) if missing.is_empty() => (Standing::Works(Arc::new(missing)), None),
-            Ok(missing) => (Standing::Works(Arc::new(missing)), Some(RETRY.1)),
+            Ok(missing) => (Standing::Works(Arc::new(missing)), Some(entry.options.look_every)),
             Err(error) if error.is_lost() => {
                 // The breaker knows by now; whether it is broken is told by its probe, not by this.
                 tokio::time::sleep(RETRY.0).await;

@@ -14,9 +14,9 @@ use tokio::time::Instant;
 
 use super::credential::{Credential, check};
 use super::kind::{Kind, Missing, Objects};
-use super::{InfraEvent, InfraKey, watches};
+use super::{InfraEvent, InfraKey, PoolOptions, watches};
 use crate::breaker::{Breaker, PROBES, Probe};
-use crate::client::{ClientOptions, RemoteError};
+use crate::client::RemoteError;
 use crate::facts::FactsCache;
 use crate::kubeconfig::InfraKubeconfig;
 use crate::objects::Vm;
@@ -48,7 +48,7 @@ pub(super) struct Entry {
     pub(super) objects: Objects,
     pub(super) facts: FactsCache,
     pub(super) breaker: Arc<Breaker>,
-    pub(super) options: ClientOptions,
+    pub(super) options: PoolOptions,
     /// How many Machines of this cluster are worked on at a time.
     pub(super) lane: Arc<Semaphore>,
     namespace_uid: RwLock<Option<String>>,
@@ -76,17 +76,16 @@ impl Entry {
     /// A new one, with its watches and its probe waiting for a credential.
     pub(super) fn start(
         key: InfraKey,
-        options: ClientOptions,
-        lane: usize,
+        options: PoolOptions,
         events: mpsc::UnboundedSender<InfraEvent>,
     ) -> Arc<Self> {
         let entry = Arc::new(Self {
             key,
             objects: Objects::default(),
             facts: FactsCache::default(),
-            breaker: Arc::new(Breaker::new(options.in_flight)),
+            breaker: Arc::new(Breaker::new(options.client.in_flight)),
+            lane: Arc::new(Semaphore::new(options.lane)),
             options,
-            lane: Arc::new(Semaphore::new(lane)),
             namespace_uid: RwLock::new(None),
             truth: Mutex::new(Kind::ALL.map(|kind| (kind, Truth::Syncing)).into()),
             held: Mutex::default(),
@@ -119,7 +118,7 @@ impl Entry {
         *lock(&self.idle_since) = None;
         let mut held = lock(&self.held);
         let found = held.entry(kubeconfig.credential_digest()).or_insert_with(|| {
-            let credential = Arc::new(Credential::new(kubeconfig.clone()));
+            let credential = Arc::new(Credential::new(kubeconfig.clone(), self.options.look_every));
             Held {
                 check: tokio::spawn(check(Arc::clone(self), Arc::clone(&credential))).abort_handle(),
                 credential,

@@ -15,12 +15,11 @@ use crate::client::RemoteError;
 use crate::reflect::jitter;
 use crate::store::{Key, Store};
 
-/// How often a Machine is looked at, jittered by a tenth either way.
-const EVERY: Duration = Duration::from_secs(30);
-
 /// What was looked up, and when.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Looks {
+    /// How often a Machine is looked at, jittered by a tenth either way.
+    every: Duration,
     pub(super) objects: Objects,
     taken: Mutex<HashMap<String, Look>>,
 }
@@ -52,6 +51,14 @@ pub(super) struct Sight<'a> {
 }
 
 impl Looks {
+    pub(super) fn every(every: Duration) -> Self {
+        Self {
+            every,
+            objects: Objects::default(),
+            taken: Mutex::default(),
+        }
+    }
+
     /// Looks, unless that has been done lately; gives also how long until the next look is due.
     pub(super) async fn take(&self, sight: Sight<'_>) -> (Result<Seen, RemoteError>, Duration) {
         let now = Instant::now();
@@ -67,16 +74,16 @@ impl Looks {
         // What got no answer is no look; the breaker says when to try again.
         let lost = matches!(&seen, Err(error) if error.is_lost());
         let pause = if lost {
-            Duration::from_secs(1)
+            Duration::from_secs(1).min(self.every)
         } else {
-            EVERY.mul_f64(0.9 + 0.2 * jitter())
+            self.every.mul_f64(0.9 + 0.2 * jitter())
         };
         let look = Look {
             until: Instant::now() + pause,
             seen: seen.clone(),
         };
         let mut taken = self.lock();
-        taken.retain(|_, look| look.until + 2 * EVERY > now);
+        taken.retain(|_, look| look.until + 2 * self.every > now);
         taken.insert(sight.name.to_owned(), look);
         (seen, pause)
     }

@@ -115,7 +115,7 @@ impl OpenInfra {
     }
 
     /// Looks at the VM of that name, its instance and disks, where they may not be watched, unless that has been done
-    /// within 30 seconds; gives also how long until the next look is due.
+    /// lately; gives also how long until the next look is due.
     pub async fn look(&self, name: &str, disks: &[String]) -> (Result<Seen, RemoteError>, Duration) {
         let sight = Sight {
             client: &self.client,
@@ -177,13 +177,20 @@ struct Places {
     now: Vec<Place>,
 }
 
+/// What holds for all infra clusters.
+#[derive(Debug, Clone)]
+pub struct PoolOptions {
+    /// Limits of each client.
+    pub client: ClientOptions,
+    /// How many Machines of one infra cluster are worked on at a time.
+    pub lane: usize,
+    /// How often a Machine is looked at whose credential may not watch, and whether it may by now.
+    pub look_every: Duration,
+}
+
 /// All infra clusters in use.
 pub struct InfraPool {
-    options: ClientOptions,
-    /// How many Machines of one infra cluster are worked on at a time.
-    lane: usize,
-    /// For Machines whose infra cluster is not known yet.
-    antechamber: Arc<Semaphore>,
+    options: PoolOptions,
     events: mpsc::UnboundedSender<InfraEvent>,
     entries: Mutex<HashMap<InfraKey, Arc<Entry>>>,
     places: Mutex<HashMap<Key, Places>>,
@@ -199,13 +206,10 @@ impl std::fmt::Debug for InfraPool {
 const IDLE: Duration = Duration::from_mins(5);
 
 impl InfraPool {
-    /// An empty pool that tells of everything through `events`, and lets `lane` Machines of each infra cluster be worked
-    /// on at a time.
-    pub fn new(options: ClientOptions, lane: usize, events: mpsc::UnboundedSender<InfraEvent>) -> Self {
+    /// An empty pool that tells of everything through `events`.
+    pub fn new(options: PoolOptions, events: mpsc::UnboundedSender<InfraEvent>) -> Self {
         Self {
             options,
-            lane,
-            antechamber: Arc::new(Semaphore::new(lane)),
             events,
             entries: Mutex::default(),
             places: Mutex::default(),
@@ -271,20 +275,37 @@ impl InfraPool {
         self.give_up(user, places.settled.into_iter().chain(places.now).collect());
     }
 
-    /// The lane of the Machine `user`: each infra cluster has its own, so that one that is slow slows nobody else's.
-    pub fn lane(&self, user: &Key) -> Arc<Semaphore> {
-        let key = lock(&self.places)
-            .get(user)
-            .and_then(|places| places.settled.first())
-            .map(|(key, _)| key.clone());
-        let entry = key.and_then(|key| lock(&self.entries).get(&key).cloned());
-        entry.map_or_else(|| Arc::clone(&self.antechamber), |entry| Arc::clone(&entry.lane))
+    /// The lane of the Machine `user`, if its infra cluster is known: each has its own, so that one that is slow slows
+    /// nobody else's.
+    pub fn lane(&self, user: &Key) -> Option<Arc<Semaphore>> {
+        let (key, _) = lock(&self.places).get(user)?.settled.first()?.clone();
+        let entry = lock(&self.entries).get(&key).cloned()?;
+        Some(Arc::clone(&entry.lane))
     }
 
     /// The Machines that use that infra cluster.
     pub fn users(&self, key: &InfraKey) -> Vec<Key> {
         let entry = lock(&self.entries).get(key).cloned();
         entry.map(|entry| entry.users()).unwrap_or_default()
+    }
+
+    /// Whether the Machine `user` works with another entry than `but`, perhaps the same cluster by another address, and its
+    /// VM of that UID is there.
+    pub fn sees_elsewhere(&self, user: &Key, but: &InfraKey, vm_uid: &str) -> bool {
+        let settled = lock(&self.places)
+            .get(user)
+            .map(|places| places.settled.clone())
+            .unwrap_or_default();
+        let others = settled.iter().map(|(key, _)| key).filter(|key| *key != but);
+        others.into_iter().any(|key| {
+            let entry = lock(&self.entries).get(key).cloned();
+            entry.is_some_and(|entry| {
+                let usable =
+                    entry.breaker.cause().is_none() && entry.truth(&Missing::default()) == Truth::Current;
+                let vm = entry.objects.vms.get(&Key::new(&key.namespace, &user.name));
+                usable && vm.is_some_and(|vm| vm.metadata.uid.as_deref() == Some(vm_uid))
+            })
+        })
     }
 
     /// How many infra clusters are in use, and how many of them do not answer.
@@ -313,7 +334,7 @@ impl InfraPool {
 
     fn entry(&self, key: &InfraKey) -> Arc<Entry> {
         let mut entries = lock(&self.entries);
-        let new = || Entry::start(key.clone(), self.options.clone(), self.lane, self.events.clone());
+        let new = || Entry::start(key.clone(), self.options.clone(), self.events.clone());
         Arc::clone(entries.entry(key.clone()).or_insert_with(new))
     }
 }

@@ -87,9 +87,9 @@ fn reachable<'a>(draft: &mut Draft<'a>) -> Option<&'a Open> {
                 Some(unwatched) => (
                     Reason::WatchForbidden,
                     format!(
-                        "{server} answers, but in namespace {} the credential may not {}; the Machine is looked at every 30 s \
-                         instead. Grant these verbs (examples/infra-rbac.yaml)",
-                        open.infrastructure.namespace, unwatched.missing
+                        "{server} answers, but in namespace {} the credential may not {}; the Machine is looked at every \
+                         {:?} instead. Grant these verbs (examples/infra-rbac.yaml)",
+                        open.infrastructure.namespace, unwatched.missing, draft.observed.settings.look_every
                     ),
                 ),
             };

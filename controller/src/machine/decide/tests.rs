@@ -123,6 +123,7 @@ fn observed(machine: StoredMachine, open: Open) -> Observed {
             join_timeout: None,
             external_cloud_provider: false,
             cluster_uid: "c1".into(),
+            look_every: Duration::from_secs(30),
         }),
         name_winner: None,
         spec: Spec::Usable(Box::new(Usable {

@@ -1,0 +1,146 @@
+//! An infra cluster that suddenly is another one, or has lost everything: nothing is created there, nothing is deleted.
+
+use anyhow::Result;
+use e2e::{Case, infra, manifest, objects, wait};
+use futures::future::try_join_all;
+use kube::api::{DeleteParams, ListParams};
+use machinist_shared::names::annotation::ACCEPT_INFRASTRUCTURE;
+use testbed::{
+    ControlPlane,
+    bed::MACHINES,
+    control_plane,
+    seed::{self, INFRA_ACCOUNT, INFRA_NAMESPACE, INFRA_SECRET},
+};
+
+#[tokio::test]
+async fn a_kubeconfig_that_points_to_an_empty_cluster_creates_and_deletes_nothing() -> Result<()> {
+    let case = Case::start().await?;
+    let names = ["first", "second"];
+    for name in names {
+        case.apply(&manifest::machine(name)).await?;
+        case.node_ready(name).await?;
+    }
+    let user = case.bed.user().client();
+    let right = infra::kubeconfig_of(&case, INFRA_ACCOUNT, MACHINES).await?;
+    let empty = ControlPlane::start(control_plane::Options {
+        dir: Some(case.bed.dir().join("empty")),
+        ..control_plane::Options::infra()
+    })
+    .await?;
+    seed::infra(&empty).await?;
+    let wrong = empty
+        .service_account_kubeconfig(INFRA_NAMESPACE, INFRA_ACCOUNT, empty.server())
+        .await?;
+
+    infra::store(user.clone(), INFRA_SECRET, &wrong).await?;
+    for name in names {
+        let said = infra::ready(&case, name, "InfrastructureChanged").await?;
+        assert!(said.message.contains("another cluster"), "{}", said.message);
+        assert!(said.message.contains(ACCEPT_INFRASTRUCTURE), "{}", said.message);
+    }
+    case.begin_deletion("second").await?;
+    let blocked = case.condition("second", "DeletionBlocked").await?;
+    assert!(blocked.contains("now leads to"), "{blocked}");
+    case.settled().await;
+    for kind in [objects::virtual_machine(), objects::data_volume()] {
+        let there = objects::infra(empty.client(), &kind)
+            .list(&ListParams::default())
+            .await?;
+        assert_eq!(
+            there.items.len(),
+            0,
+            "nothing is made in a cluster that is another"
+        );
+    }
+    for name in names {
+        let vm = case.vms().get(name).await?;
+        assert_eq!(vm.metadata.deletion_timestamp, None, "nothing is deleted");
+        case.nodes().get(name).await?;
+    }
+
+    infra::store(user, INFRA_SECRET, &right).await?;
+    infra::ready(&case, "first", "VMRunning").await?;
+    wait::for_absence(&case.machines(), "second", e2e::case::PATIENCE).await?;
+    for name in names {
+        assert_eq!(case.lives.uids(name).len(), 1, "one VM in a Machine's life");
+    }
+    case.delete_machine("first").await?;
+    case.finish(&[]).await
+}
+
+#[tokio::test]
+async fn many_vms_that_vanish_at_once_are_not_believed_to_be_gone() -> Result<()> {
+    let case = Case::start().await?;
+    let names: Vec<String> = (0..6).map(|n| format!("worker-{n}")).collect();
+    for name in &names {
+        case.apply(&manifest::machine(name)).await?;
+    }
+    try_join_all(names.iter().map(|name| case.node_ready(name))).await?;
+    case.settled().await;
+
+    // As after the restore of a backup that is older than the VMs: same address, same namespace, no VMs.
+    let proxy = case.bed.infra().proxy();
+    proxy.refuse(MACHINES);
+    infra::reachable(&case, &names[0], "Unreachable").await?;
+    case.vms()
+        .delete_collection(&DeleteParams::default(), &ListParams::default())
+        .await?;
+    for name in &names {
+        wait::for_absence(&case.vms(), name, e2e::case::PATIENCE).await?;
+    }
+    proxy.heal(MACHINES);
+    for name in &names {
+        let said = infra::ready(&case, name, "InfrastructureChanged").await?;
+        assert!(
+            said.message.contains("6 of the 6 VMs on record"),
+            "{}",
+            said.message
+        );
+    }
+    case.apply(&manifest::machine("new")).await?;
+    infra::ready(&case, "new", "InfrastructureChanged").await?;
+    case.begin_deletion(&names[5]).await?;
+    case.condition(&names[5], "DeletionBlocked").await?;
+    case.settled().await;
+    let there = case.vms().list(&ListParams::default()).await?;
+    assert_eq!(there.items.len(), 0, "nothing is created");
+    for name in &names {
+        case.nodes().get(name).await?;
+        assert_eq!(case.lives.uids(name).len(), 1, "nothing is made anew");
+    }
+
+    // One after the other is said to be gone for good; with the last, the brake is released for whoever is left.
+    let uid = infra_namespace(&case).await?;
+    for name in &names {
+        let annotation = format!("{ACCEPT_INFRASTRUCTURE}={uid}");
+        let annotate = [
+            "annotate",
+            "machine",
+            name,
+            "--namespace",
+            manifest::NAMESPACE,
+            &annotation,
+        ];
+        case.bed.user().kubectl_ok(&annotate, "").await?;
+    }
+    wait::for_absence(&case.machines(), &names[5], e2e::case::PATIENCE).await?;
+    case.node_ready("new").await?;
+    for name in &names[..5] {
+        infra::ready(&case, name, "VMRunning").await?;
+        assert_eq!(case.lives.uids(name).len(), 2, "made anew once");
+    }
+    let left = names[..5].iter().map(String::as_str).chain(["new"]);
+    try_join_all(left.map(|name| case.delete_machine(name))).await?;
+    case.finish(&[]).await
+}
+
+async fn infra_namespace(case: &Case) -> Result<String> {
+    let get = [
+        "get",
+        "namespace",
+        INFRA_NAMESPACE,
+        "--output",
+        "jsonpath={.metadata.uid}",
+    ];
+    case.bed.infra().kubectl_ok(&get, "").await
+}
