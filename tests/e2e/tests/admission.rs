@@ -21,6 +21,8 @@ async fn admission_is_as_promised() -> Result<()> {
         one_cluster: true,
         boot: None,
         machinist: Machinist::Webhook,
+        // Of what needs no infra cluster; `asked.rs` has the rest.
+        webhook_args: vec!["--infra-unreachable=off".to_owned()],
         ..Options::default()
     })
     .await?;
