@@ -54,7 +54,6 @@ async fn a_kubeconfig_in_a_secret_is_rotated_under_running_machines() -> Result<
     // Watches are what tells of this.
     case.vms().delete("running", &DeleteParams::default()).await?;
     case.condition("running", "VMVanished").await?;
-    case.node_ready("running").await?;
     assert_eq!(case.lives.uids("second").len(), 1, "one VM in a Machine's life");
     for name in ["running", "second"] {
         case.delete_machine(name).await?;
