@@ -1,6 +1,6 @@
 //! What every pass works with.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -93,8 +93,8 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::fro
 #[derive(Debug, Default)]
 pub struct Failures {
     by_machine: Mutex<HashMap<Key, (Failure, u32)>>,
-    /// UIDs of adopted VMs that we were not allowed to label; asked again after a restart.
-    unlabelled: Mutex<HashSet<String>>,
+    /// UIDs of adopted VMs that we were not allowed to label, and when that was.
+    unlabelled: Mutex<HashMap<String, Timestamp>>,
 }
 
 impl Failures {
@@ -129,20 +129,18 @@ impl Failures {
     }
 
     /// The credential may not label the VM of that UID.
-    pub fn forbid_labelling(&self, vm_uid: &str) {
-        self.unlabelled
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(vm_uid.to_owned());
+    pub fn forbid_labelling(&self, vm_uid: &str, now: Timestamp) {
+        let mut unlabelled = self.unlabelled.lock().unwrap_or_else(PoisonError::into_inner);
+        unlabelled.retain(|_, tried| !may_try_again(*tried, now));
+        unlabelled.insert(vm_uid.to_owned(), now);
     }
 
-    /// Whether labelling the VM of that UID has been tried and forbidden.
-    pub fn may_label(&self, vm_uid: &str) -> bool {
-        !self
-            .unlabelled
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .contains(vm_uid)
+    /// Whether labelling the VM of that UID has not just been forbidden: rights may have been granted since.
+    pub fn may_label(&self, vm_uid: &str, now: Timestamp) -> bool {
+        let unlabelled = self.unlabelled.lock().unwrap_or_else(PoisonError::into_inner);
+        unlabelled
+            .get(vm_uid)
+            .is_none_or(|tried| may_try_again(*tried, now))
     }
 
     /// All went well.
@@ -154,9 +152,28 @@ impl Failures {
     }
 }
 
+/// After how long a forbidden label is tried again.
+pub const LABEL_AGAIN: Duration = Duration::from_mins(30);
+
+fn may_try_again(tried: Timestamp, now: Timestamp) -> bool {
+    now.duration_since(tried).unsigned_abs() >= LABEL_AGAIN
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_label_that_was_forbidden_is_tried_again_after_a_while() {
+        let (failures, now) = (
+            Failures::default(),
+            Timestamp::from_second(1_800_000_000).unwrap(),
+        );
+        assert!(failures.may_label("v1", now));
+        failures.forbid_labelling("v1", now);
+        assert!(!failures.may_label("v1", now) && failures.may_label("v2", now));
+        assert!(failures.may_label("v1", now + LABEL_AGAIN));
+    }
 
     #[test]
     fn the_pause_doubles_and_ends_with_success() {

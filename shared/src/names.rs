@@ -88,6 +88,8 @@ pub mod annotation {
     pub const ADOPT_VM: &str = "machinist.dev/adopt-vm-uid";
     /// Ours, on a deleting Machine: UID of the VM that an admin gives up on.
     pub const ABANDON_VM: &str = "machinist.dev/abandon-vm-uid";
+    /// Value of [`ABANDON_VM`] where no VM is on record.
+    pub const ABANDON_UNKNOWN: &str = "unknown";
     /// Ours, on a Machine: namespace UID or server of the new infra after [`super::reason::INFRASTRUCTURE_CHANGED`].
     pub const ACCEPT_INFRASTRUCTURE: &str = "machinist.dev/accept-infrastructure";
     /// Ours, on a Machine: digest of the one spec change that [`BYPASS_IMMUTABILITY`] let through last; opens nothing

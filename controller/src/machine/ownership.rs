@@ -7,6 +7,7 @@ use kube::core::ObjectMeta;
 use machinist_infra::objects::Vm;
 use machinist_shared::names::{PROVIDER_ID_PREFIX, annotation, finalizer, label};
 
+use super::observed::ClusterName;
 use crate::user::{Node, StoredMachine};
 
 /// Whose VM it is.
@@ -19,6 +20,8 @@ pub enum VmVerdict {
     Adopt,
     /// Somebody else's; why.
     Stranger(String),
+    /// Nobody can tell yet; what is missing.
+    Undecided(String),
 }
 
 /// What the verdict on a VM is made from.
@@ -30,10 +33,12 @@ pub struct VmClaim<'a> {
     pub vm: &'a Vm,
     /// UID of the user cluster.
     pub cluster_uid: &'a str,
-    /// The cluster-name label that the Machine renders to; `None` if its spec cannot be decoded.
-    pub cluster_name: Option<&'a str>,
+    /// The cluster-name label that the Machine renders to.
+    pub cluster_name: &'a ClusterName,
     /// UID of another Machine that the VM's label names exists.
     pub labelled_machine_exists: bool,
+    /// Another Machine of this name that comes first: it has the VM on record, or wins the name.
+    pub rival: Option<&'a str>,
 }
 
 /// A VM may look this much older than its Machine: two clusters, two clocks.
@@ -89,12 +94,20 @@ fn unlabelled<'a>(claim: VmClaim<'a>, labelled: &dyn Fn(&str) -> Option<&'a str>
     {
         return stranger("it does not bear the labels of a Machine's VM");
     }
-    if claim.cluster_name.is_none() || labelled(label::CLUSTER_NAME) != claim.cluster_name {
-        return stranger("it bears another cluster's name");
+    if let Some(rival) = claim.rival {
+        return stranger(format!("the Machine {rival} of the same name comes first"));
     }
     match (created(&vm.metadata), created(&machine.metadata)) {
-        (Some(vm), Some(machine)) if vm + CLOCK_TOLERANCE >= machine => VmVerdict::Adopt,
-        _ => stranger("it is older than this Machine"),
+        (Some(vm), Some(machine)) if vm + CLOCK_TOLERANCE >= machine => {}
+        _ => return stranger("it is older than this Machine"),
+    }
+    match claim.cluster_name {
+        ClusterName::Known(name) if labelled(label::CLUSTER_NAME) == Some(name) => VmVerdict::Adopt,
+        ClusterName::Known(_) => stranger("it bears another cluster's name"),
+        ClusterName::Pending => {
+            VmVerdict::Undecided("the object that clusterName refers to is being read".to_owned())
+        }
+        ClusterName::Unreadable(why) => VmVerdict::Undecided(format!("clusterName cannot be read: {why}")),
     }
 }
 
@@ -222,17 +235,28 @@ mod tests {
     }
 
     fn judge(machine: &StoredMachine, vm: &Vm) -> &'static str {
+        judge_with(machine, vm, &ClusterName::Known("c".into()), None)
+    }
+
+    fn judge_with(
+        machine: &StoredMachine,
+        vm: &Vm,
+        cluster_name: &ClusterName,
+        rival: Option<&str>,
+    ) -> &'static str {
         let claim = VmClaim {
             machine,
             vm,
             cluster_uid: "c1",
-            cluster_name: Some("c"),
+            cluster_name,
             labelled_machine_exists: false,
+            rival,
         };
         match vm_verdict(claim) {
             VmVerdict::Ours => "ours",
             VmVerdict::Adopt => "adopt",
             VmVerdict::Stranger(_) => "stranger",
+            VmVerdict::Undecided(_) => "undecided",
         }
     }
 
@@ -258,6 +282,32 @@ mod tests {
         assert_eq!(judge(&machine(&extra), &vm), verdict);
     }
 
+    #[rstest]
+    #[case::while_its_reference_is_read(ClusterName::Pending)]
+    #[case::that_cannot_be_read(ClusterName::Unreadable("no such Secret".into()))]
+    fn nothing_is_said_of_an_unlabelled_vm_without_the_clusters_name(#[case] name: ClusterName) {
+        let (theirs, ours) = (peer_labels(), json!({"machinist.dev/machine-uid": "m1"}));
+        assert_eq!(
+            judge_with(&machine(&json!({})), &vm("v1", LATER, &theirs), &name, None),
+            "undecided"
+        );
+        assert_eq!(
+            judge_with(&machine(&recorded("v1")), &vm("v1", LATER, &theirs), &name, None),
+            "ours"
+        );
+        assert_eq!(
+            judge_with(&machine(&json!({})), &vm("v1", LATER, &ours), &name, None),
+            "ours"
+        );
+    }
+
+    #[test]
+    fn a_namesake_that_comes_first_keeps_its_unlabelled_vm() {
+        let (machine, name) = (machine(&json!({})), ClusterName::Known("c".into()));
+        let vm = vm("v1", LATER, &peer_labels());
+        assert_eq!(judge_with(&machine, &vm, &name, Some("other/web-1")), "stranger");
+    }
+
     #[test]
     fn an_admin_cannot_take_the_vm_of_a_machine_that_exists() {
         let machine = machine(&json!({"metadata": {"annotations": {"machinist.dev/adopt-vm-uid": "v9"}}}));
@@ -266,8 +316,9 @@ mod tests {
             machine: &machine,
             vm: &vm,
             cluster_uid: "c1",
-            cluster_name: Some("c"),
+            cluster_name: &ClusterName::Known("c".into()),
             labelled_machine_exists: true,
+            rival: None,
         };
         assert!(matches!(vm_verdict(claim), VmVerdict::Stranger(_)));
     }

@@ -221,8 +221,9 @@ fn machine_of(draft: &mut Draft<'_>, usable: &Usable, open: &Open) {
         machine,
         vm,
         cluster_uid: &observed.settings.cluster_uid,
-        cluster_name: Some(&usable.cluster_name),
+        cluster_name: &observed.cluster_name,
         labelled_machine_exists: open.labelled_machine_exists,
+        rival: open.recorded_by.as_deref(),
     };
     let uid = vm.metadata.uid.clone().unwrap_or_default();
     match vm_verdict(claim) {
@@ -233,6 +234,13 @@ fn machine_of(draft: &mut Draft<'_>, usable: &Usable, open: &Open) {
             draft.finalizers(&[finalizer::VM, finalizer::NODE]);
             draft.infrastructure(Status::False, Reason::Creating, message.clone());
             draft.tell_after_patch(false, "Adopted", message);
+        }
+        VmVerdict::Undecided(what) => {
+            let message = format!(
+                "a VirtualMachine {} ({uid}) exists, and nobody can tell whose it is: {what}",
+                machine.name()
+            );
+            draft.infrastructure(Status::Unknown, Reason::WaitingForReference, message);
         }
         VmVerdict::Stranger(why) => {
             let message = format!(
