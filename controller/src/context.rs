@@ -19,7 +19,7 @@ use crate::machine::brake::Brakes;
 use crate::machine::observed::{Concern, Failure, Settings};
 use crate::metrics::Metrics;
 use crate::queue::Queue;
-use crate::user::{References, Stores};
+use crate::user::{References, StoredMachine, Stores};
 
 /// What every pass works with.
 pub struct Context {
@@ -92,39 +92,51 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::fro
 /// Writes that failed, by Machine, with a pause that doubles.
 #[derive(Debug, Default)]
 pub struct Failures {
-    by_machine: Mutex<HashMap<Key, (Failure, u32)>>,
+    by_machine: Mutex<HashMap<Key, Failed>>,
     /// UIDs of adopted VMs that we were not allowed to label, and when that was.
     unlabelled: Mutex<HashMap<String, Timestamp>>,
 }
 
+#[derive(Debug)]
+struct Failed {
+    failure: Failure,
+    /// How many there were before it, one after the other.
+    before: u32,
+    at: Timestamp,
+}
+
 impl Failures {
-    /// The failure that still holds its Machine back at `now`.
-    pub fn pending(&self, machine: &Key, now: Timestamp) -> Option<Failure> {
+    /// The failure that still holds its Machine back at `now`. What failed before the Machine was deleted does not hold
+    /// back its deletion.
+    pub fn pending(&self, key: &Key, machine: &StoredMachine, now: Timestamp) -> Option<Failure> {
         let failures = self.by_machine.lock().unwrap_or_else(PoisonError::into_inner);
+        let deleted = machine.metadata.deletion_timestamp.as_ref().map(|time| time.0);
         failures
-            .get(machine)
-            .filter(|(failure, _)| failure.until > now)
-            .map(|(failure, _)| failure.clone())
+            .get(key)
+            .filter(|failed| failed.failure.until > now)
+            .filter(|failed| deleted.is_none_or(|deleted| failed.at > deleted))
+            .map(|failed| failed.failure.clone())
     }
 
     /// A write failed.
     pub fn add(&self, machine: &Key, concerns: Concern, message: String, now: Timestamp) {
         let mut failures = self.by_machine.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = failures.get(machine).map_or(0, |(_, count)| count + 1);
-        let pause = BACKOFF.0.saturating_mul(1 << count.min(16)).min(BACKOFF.1);
+        let before = failures.get(machine).map_or(0, |failed| failed.before + 1);
+        let pause = BACKOFF.0.saturating_mul(1 << before.min(16)).min(BACKOFF.1);
         let until = now
             .saturating_add(SignedDuration::try_from(pause).unwrap_or(SignedDuration::MAX))
             .unwrap_or(Timestamp::MAX);
         failures.insert(
             machine.clone(),
-            (
-                Failure {
+            Failed {
+                failure: Failure {
                     concerns,
                     message,
                     until,
                 },
-                count,
-            ),
+                before,
+                at: now,
+            },
         );
     }
 
@@ -162,6 +174,8 @@ fn may_try_again(tried: Timestamp, now: Timestamp) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+    use serde_json::json;
 
     #[test]
     fn a_label_that_was_forbidden_is_tried_again_after_a_while() {
@@ -179,10 +193,12 @@ mod tests {
     fn the_pause_doubles_and_ends_with_success() {
         let (failures, key) = (Failures::default(), Key::new("ns", "a"));
         let now = Timestamp::from_second(1_800_000_000).unwrap();
+        let mut machine: StoredMachine = serde_json::from_value(json!({"metadata": {"name": "a"}})).unwrap();
+        let alive = machine.clone();
         let pause = |failures: &Failures| {
             failures.add(&key, Concern::Infrastructure, "no".into(), now);
             failures
-                .pending(&key, now)
+                .pending(&key, &alive, now)
                 .unwrap()
                 .until
                 .duration_since(now)
@@ -196,8 +212,15 @@ mod tests {
             pause(&failures);
         }
         assert_eq!(pause(&failures), 300_000);
+        machine.metadata.deletion_timestamp = Some(Time(now - Duration::from_secs(1)));
+        assert!(
+            failures.pending(&key, &machine, now).is_some(),
+            "a failed deletion"
+        );
+        machine.metadata.deletion_timestamp = Some(Time(now + Duration::from_secs(1)));
+        assert_eq!(failures.pending(&key, &machine, now), None, "deleted since");
         failures.clear(&key);
-        assert_eq!(failures.pending(&key, now), None);
+        assert_eq!(failures.pending(&key, &machine, now), None);
         assert_eq!(pause(&failures), 500);
     }
 }

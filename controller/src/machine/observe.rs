@@ -191,7 +191,7 @@ pub async fn observe(
         infra,
         node: context.stores.nodes.get(&Key::new("", machine.name())),
         token,
-        failure: context.failures.pending(key, now),
+        failure: context.failures.pending(key, machine, now),
     };
     (observed, hands)
 }
@@ -301,11 +301,15 @@ impl Sources<'_> {
             Ok(resolved) => resolved,
             Err(error) => return (unresolved(&error), None),
         };
-        let credential =
-            match resolved::kubeconfig(&cloud.kubeconfig, &self.context.env, &|key| self.lookup(key)) {
-                Ok(found) => Some(source(&found.source)),
-                Err(error) => return (unresolved(&error), None),
-            };
+        let kubeconfig = resolved::kubeconfig(&cloud.kubeconfig, &self.context.env, &|key| self.lookup(key));
+        let credential = match kubeconfig {
+            Ok(found) => Some(source(&found.source)),
+            // A Machine with a VM may be reached through a newer credential of its MachineDeployment.
+            Err(error) => match unresolved(&error) {
+                Spec::ReferenceNotFound(_) => None,
+                other => return (other, None),
+            },
+        };
         let usable = Usable {
             cluster_name: resolved.cluster_name.clone(),
             disks: disk_names(machine.name(), &resolved),

@@ -74,9 +74,9 @@ fn vm_is_gone(draft: &mut Draft<'_>) -> bool {
         return blocked(draft, &why);
     }
     match &open.vm {
-        None if machine.record.is_none() && runs_elsewhere(draft) => {
+        None if machine.record.is_none() && launch::has_node(draft) => {
             let why = format!(
-                "the Machine's Node is Ready, but there is neither a VM in namespace {} of {} nor a record of where its VM is. Check \
+                "the Machine has a Node, but there is neither a VM in namespace {} of {} nor a record of where its VM is. Check \
                  that POD_NAMESPACE (chart value infra.namespace) and the kubeconfig are those that made it",
                 open.infrastructure.namespace, open.infrastructure.server
             );
@@ -85,11 +85,6 @@ fn vm_is_gone(draft: &mut Draft<'_>) -> bool {
         None => true,
         Some(vm) => delete_vm(draft, open, vm),
     }
-}
-
-/// Whether the Machine's Node shows that its VM runs, though not where we look.
-fn runs_elsewhere(draft: &Draft<'_>) -> bool {
-    launch::has_node(draft) && draft.observed.node.as_ref().is_some_and(|node| node.is_ready())
 }
 
 fn delete_vm(draft: &mut Draft<'_>, open: &Open, vm: &Vm) -> bool {
@@ -112,6 +107,7 @@ fn delete_vm(draft: &mut Draft<'_>, open: &Open, vm: &Vm) -> bool {
     let uid = vm.metadata.uid.clone().unwrap_or_default();
     match vm_verdict(claim) {
         VmVerdict::Ours => {
+            record_node(draft);
             let name = machine.name();
             deleting(
                 draft,
@@ -126,14 +122,8 @@ fn delete_vm(draft: &mut Draft<'_>, open: &Open, vm: &Vm) -> bool {
         }
         VmVerdict::Adopt => {
             let credential = usable.and_then(|usable| usable.credential.clone());
-            let node = own_node(draft);
             draft.adopt(credential, &open.infrastructure, &uid);
-            // Once the VM is gone, nothing else ties its Node to it.
-            if let Some(record) = &mut draft.record
-                && node.is_some()
-            {
-                record.node_uid = node;
-            }
+            record_node(draft);
             deleting(
                 draft,
                 Reason::WaitingForVMDeletion,
@@ -167,6 +157,16 @@ fn delete_vm(draft: &mut Draft<'_>, open: &Open, vm: &Vm) -> bool {
             draft.tell_after_patch(true, "VMLeftAlone", message);
             true
         }
+    }
+}
+
+/// Records the Machine's Node while its VM can be observed: afterwards nothing else may tie the two together.
+fn record_node(draft: &mut Draft<'_>) {
+    let node = own_node(draft);
+    if let Some(record) = &mut draft.record
+        && node.is_some()
+    {
+        record.node_uid = node;
     }
 }
 

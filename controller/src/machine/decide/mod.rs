@@ -50,6 +50,12 @@ fn live(draft: &mut Draft<'_>) {
     }
     let usable = match &observed.spec {
         Spec::Usable(usable) => usable,
+        // After a restart everything is read anew: what is stored still holds.
+        Spec::Waiting(_) if draft.keep_condition(condition::INFRASTRUCTURE_READY) => {
+            draft.keep_condition(condition::INFRASTRUCTURE_REACHABLE);
+            draft.keep_status();
+            return;
+        }
         Spec::Waiting(what) => {
             draft.infrastructure(
                 Status::Unknown,
@@ -103,7 +109,7 @@ fn reachable<'a>(draft: &mut Draft<'a>) -> Option<&'a Open> {
         }
         // What is being found out unsays nothing: the answer follows within seconds.
         Infra::Connecting if draft.keep_condition(condition::INFRASTRUCTURE_REACHABLE) => {
-            draft.keep_conditions();
+            draft.keep_status();
             return None;
         }
         Infra::Connecting => (
@@ -120,7 +126,13 @@ fn reachable<'a>(draft: &mut Draft<'a>) -> Option<&'a Open> {
     } else {
         condition
     });
-    draft.keep_conditions();
+    if let Infra::NoCredential(what) = &draft.observed.infra
+        && draft.record.as_ref().is_none_or(|record| record.vm_uid.is_none())
+    {
+        draft.infrastructure(Status::False, Reason::ReferenceNotFound, what.clone());
+        draft.error("CreateError", what.clone());
+    }
+    draft.keep_status();
     None
 }
 

@@ -825,15 +825,87 @@ fn connecting_anew_unsays_nothing() {
         condition(&first, "InfrastructureReachable")["reason"],
         "Connecting"
     );
+    // One that has joined: conditions, phase and all.
     let mut o = observed(machine(&recorded()), running());
-    o.token = Some(token());
+    o.node = Some(node(&json!({})));
     let known = patch(&decide(&o, now()))["status"].clone();
+    assert_eq!(known["phase"], "Running");
     let mut extra = recorded();
     json_patch::merge(&mut extra, &json!({"status": known}));
     let later = now() + Duration::from_hours(1);
     let mut o = observed(machine(&extra), open());
     o.infra = Infra::Connecting;
     assert_eq!(verbs(&decide(&o, later)), Vec::<&str>::new());
+    o.spec = Spec::Waiting("a referenced Secret".into());
+    assert_eq!(
+        verbs(&decide(&o, later)),
+        Vec::<&str>::new(),
+        "nor does a reference that is read anew"
+    );
+
+    // What does not answer is told, and changes nothing of what was known.
+    let mut o = observed(machine(&extra), open());
+    o.infra = Infra::Unreachable("timed out".into());
+    let plan = decide(&o, later);
+    assert_eq!(condition(&plan, "InfrastructureReachable")["status"], "False");
+    assert_eq!(condition(&plan, "NodeReady")["status"], "True");
+    assert_eq!(patch(&plan)["status"].get("phase"), None);
+}
+
+#[test]
+fn a_failure_is_not_forgotten_while_its_infra_cluster_is_away() {
+    let failed = json!({"status": {"phase": "Failed", "errorReason": "CreateError", "errorMessage": "GuestEnded", "failureMessage": "GuestEnded"}});
+    let mut extra = recorded();
+    json_patch::merge(&mut extra, &failed);
+    let mut o = observed(machine(&extra), open());
+    o.infra = Infra::Unreachable("timed out".into());
+    let plan = decide(&o, now());
+    let status = &patch(&plan)["status"];
+    assert_eq!(
+        [
+            status.get("phase"),
+            status.get("errorReason"),
+            status.get("failureMessage")
+        ],
+        [None; 3]
+    );
+}
+
+#[rstest]
+#[case::before_there_is_a_vm(placed(&json!({})), "ReferenceNotFound")]
+#[case::of_a_machine_with_a_vm(recorded(), "VMRunning")]
+fn a_missing_credential_is_an_error_only_where_it_keeps_a_vm_from_being_made(
+    #[case] extra: Value,
+    #[case] reason: &str,
+) {
+    let mut known = extra;
+    json_patch::merge(
+        &mut known,
+        &json!({"status": {"conditions": [
+        {"type": "InfrastructureReady", "status": "True", "reason": "VMRunning", "message": ""}]}}),
+    );
+    let mut o = observed(machine(&known), open());
+    o.infra = Infra::NoCredential("there is no Secret".into());
+    let plan = decide(&o, now());
+    assert_eq!(
+        condition(&plan, "InfrastructureReachable")["reason"],
+        "ReferenceNotFound"
+    );
+    assert_eq!(condition(&plan, "InfrastructureReady")["reason"], reason);
+    let errs = patch(&plan)["status"]["errorReason"] == "CreateError";
+    assert_eq!(errs, reason == "ReferenceNotFound");
+}
+
+#[test]
+fn a_node_is_recorded_before_the_vm_that_ties_it_is_deleted() {
+    let mut deleting = recorded();
+    json_patch::merge(&mut deleting, &json!({"metadata": {"deletionTimestamp": NOW}}));
+    let mut o = observed(machine(&deleting), running());
+    o.node = Some(node(&json!({"spec": {"providerID": "kubevirt://web-1"},
+        "status": {"addresses": [{"type": "InternalIP", "address": "10.0.0.7"}]}})));
+    let plan = decide(&o, now());
+    assert_eq!(verbs(&plan), ["patch the Machine", "delete the VirtualMachine"]);
+    assert_eq!(patch(&plan)["status"]["providerStatus"]["nodeUID"], "node-1");
 }
 
 /// A deleting Machine as machine-controller leaves it: its finalizers, and no record.
@@ -905,14 +977,6 @@ fn a_vm_that_runs_somewhere_unknown_is_not_taken_for_gone() {
     let plan = decide(&o, now());
     assert_eq!(verbs(&plan), ["patch the Machine"]);
     assert_eq!(condition(&plan, "Deleting")["reason"], "DeletionBlocked");
-
-    o.node = Some(node(
-        &json!({"status": {"conditions": [{"type": "Ready", "status": "Unknown"}]}}),
-    ));
-    assert!(
-        verbs(&decide(&o, now())).contains(&"delete the Node"),
-        "its kubelet is gone, too"
-    );
 
     let mut given_up = taken_over_deleting();
     let annotations = [("machinist.dev/abandon-vm-uid".to_owned(), "unknown".to_owned())];
