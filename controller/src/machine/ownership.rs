@@ -69,6 +69,10 @@ pub fn vm_verdict(claim: VmClaim<'_>) -> VmVerdict {
                 _ => VmVerdict::Ours,
             }
         }
+        // On record already; our label follows.
+        Some(_) if named_by_admin && !claim.labelled_machine_exists && recorded == Some(uid) => {
+            VmVerdict::Ours
+        }
         Some(owner) if named_by_admin && !claim.labelled_machine_exists => {
             tracing::debug!(vm = uid, former = owner, "an admin named this VM");
             VmVerdict::Adopt
@@ -278,6 +282,8 @@ mod tests {
     #[case::another_unlabelled_vm_than_recorded(recorded("v1"), vm("v2", LATER, &peer_labels()), "stranger")]
     #[case::a_stranger_that_an_admin_named(json!({"metadata": {"annotations": {"machinist.dev/adopt-vm-uid": "v9"}}}), vm("v9", "2020-01-01T00:00:00Z", &json!({})), "adopt")]
     #[case::a_restored_backup_that_an_admin_named(json!({"metadata": {"annotations": {"machinist.dev/adopt-vm-uid": "v9"}}}), vm("v9", LATER, &json!({"machinist.dev/machine-uid": "gone"})), "adopt")]
+    #[case::a_restored_backup_that_an_admin_named_and_that_is_on_record(json!({"metadata": {"annotations": {"machinist.dev/adopt-vm-uid": "v1"}}, "status": recorded("v1")["status"]}), vm("v1", LATER, &json!({"machinist.dev/machine-uid": "gone"})), "ours")]
+    #[case::a_restored_backup_on_record_that_nobody_named(recorded("v1"), vm("v1", LATER, &json!({"machinist.dev/machine-uid": "gone"})), "stranger")]
     fn a_vm_is_ours_by_the_rule_only(#[case] extra: Value, #[case] vm: Vm, #[case] verdict: &str) {
         assert_eq!(judge(&machine(&extra), &vm), verdict);
     }

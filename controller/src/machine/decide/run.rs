@@ -40,11 +40,12 @@ pub(super) fn decide(draft: &mut Draft<'_>, usable: &Usable, open: &Open, vm: &V
     if !record_vm(draft, usable, open, vm, &uid) {
         return;
     }
-    let unlabelled = vm
+    let owner = vm
         .metadata
         .labels
         .as_ref()
-        .is_none_or(|labels| !labels.contains_key(label::MACHINE_UID));
+        .and_then(|labels| labels.get(label::MACHINE_UID));
+    let unlabelled = owner.is_none_or(|owner| owner != draft.observed.machine.uid());
     if unlabelled && open.may_label {
         let resource_version = vm.metadata.resource_version.clone().unwrap_or_default();
         draft.plan.push(Step::LabelVm {
