@@ -56,16 +56,21 @@ async fn a_set_is_scaled_adopts_lets_go_and_takes_its_machines_with_it() -> Resu
     ready(&case, "workers", 4).await?;
     assert_eq!(made.of("workers").len(), 5, "nothing was made instead");
 
-    // A Machine that nobody controls is taken, and as it is one too many, one goes: the one that says so.
+    // A paused set makes none; resumed, it takes the one that nobody controls instead of making one.
     let mut orphan = manifest::machine("orphan");
     orphan["metadata"]["labels"] = json!({"set": "workers"});
-    orphan["metadata"]["annotations"] = json!({annotation::DELETE_MACHINE: "me"});
+    let pause = |text: Value| json!({"metadata": {"annotations": {annotation::PAUSED: text}}});
+    patch_set(&case, "workers", pause("".into())).await?;
     scale(&case, "workers", 5).await?;
     case.apply(&orphan).await?;
-    wait::for_state(&case.machines(), "orphan", "adopted", PATIENCE, |machine| {
-        owner(machine) == Some("workers")
-    })
-    .await?;
+    case.node_ready("orphan").await?;
+    assert_eq!(of_set(&case, "workers").await?.len(), 4);
+    patch_set(&case, "workers", pause(Value::Null)).await?;
+    ready(&case, "workers", 5).await?;
+    assert_eq!(owner(&case.machines().get("orphan").await?), Some("workers"));
+    assert_eq!(made.of("workers").len(), 5, "none was made");
+    let mark = json!({"metadata": {"annotations": {annotation::DELETE_MACHINE: "me"}}});
+    patch(&case, "orphan", mark).await?;
     scale(&case, "workers", 4).await?;
     wait::for_absence(&case.machines(), "orphan", PATIENCE).await?;
     ready(&case, "workers", 4).await?;
@@ -272,7 +277,12 @@ async fn ready(case: &Case, name: &str, count: i32) -> Result<MachineSetStatus> 
     };
     let what = format!("ready with {count} Machines");
     let set = wait::for_state(&sets(case), name, &what, PATIENCE * 2, fits).await?;
-    let there = of_set(case, name).await?.len();
+    // A status may be of a moment before.
+    let there = of_set(case, name).await?;
+    for machine in &there {
+        case.node_ready(&machine.name_any()).await?;
+    }
+    let there = there.len();
     anyhow::ensure!(
         usize::try_from(count)? == there,
         "{there} Machines are there, not {count}"
