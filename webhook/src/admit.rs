@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use machinist_infra::kubeconfig::AddressPolicy;
 use machinist_shared::admission::{
-    AdmissionSettings, Author, ValueAt, mutate_create, mutate_deployment, mutate_update, new_references,
-    patch, validate_create, validate_deployment, validate_update,
+    AdmissionSettings, Author, ValueAt, mutate_create, mutate_deployment, mutate_set, mutate_update,
+    new_references, patch, validate_create, validate_deployment, validate_set, validate_update,
 };
 use machinist_shared::field::{ErrorKind, FieldPath, Report};
+use machinist_shared::template;
 use serde_json::Value;
 use tokio::time::Instant;
 
@@ -65,13 +66,18 @@ impl Admission {
         let Some(object) = &request.object else {
             return Verdict::default();
         };
-        let old = request.old_object.as_ref();
-        let mutated = match (request.kind(), request.operation()) {
-            (Kind::Machine, Operation::Create) => mutate_create(object, &self.settings),
-            (Kind::Machine, Operation::Update) => mutate_update(old.unwrap_or(&Value::Null), object),
-            (Kind::MachineDeployment, Operation::Create) => mutate_deployment(None, object, &self.settings),
-            (Kind::MachineDeployment, Operation::Update) => mutate_deployment(old, object, &self.settings),
-            (Kind::MachineSet | Kind::Other, _) | (_, Operation::Other) => return Verdict::default(),
+        let old = match request.operation() {
+            Operation::Create => None,
+            Operation::Update => Some(request.old_object.as_ref().unwrap_or(&Value::Null)),
+            Operation::Other => return Verdict::default(),
+        };
+        let author = self.settings.author(request.username());
+        let mutated = match (request.kind(), old) {
+            (Kind::Machine, None) => mutate_create(object, &self.settings),
+            (Kind::Machine, Some(old)) => mutate_update(old, object),
+            (Kind::MachineSet, old) => mutate_set(old, object, author, &self.settings),
+            (Kind::MachineDeployment, old) => mutate_deployment(old, object, &self.settings),
+            (Kind::Other, _) => return Verdict::default(),
         };
         Verdict {
             patch: patch(object, &mutated),
@@ -120,34 +126,38 @@ impl Admission {
             (Kind::Machine, Operation::Update) => {
                 validate_update(old.unwrap_or(&Value::Null), object, &self.settings)
             }
-            (Kind::MachineDeployment, Operation::Create | Operation::Update) => {
+            (kind @ (Kind::MachineSet | Kind::MachineDeployment), Operation::Create | Operation::Update) => {
                 let old = old.filter(|_| request.operation() == Operation::Update);
-                let mut report = validate_deployment(old, object, &self.settings);
+                let (author, mut report) = if kind == Kind::MachineSet {
+                    let author = self.settings.author(request.username());
+                    (author, validate_set(old, object, author, &self.settings))
+                } else {
+                    (Author::Person, validate_deployment(old, object, &self.settings))
+                };
                 let kubeconfig = |object| Kubeconfig::of(object, &TEMPLATE);
                 // What is stored already is no reason to refuse.
                 if old.is_none_or(|old| kubeconfig(old) != kubeconfig(object)) && !is_deleting(object) {
-                    self.judge_kubeconfig(object, &TEMPLATE, Author::Person, &mut report);
+                    self.judge_kubeconfig(object, &TEMPLATE, author, &mut report);
                 }
                 report
             }
-            // Sets come from deployments, or from people who know what they do; their Machines are judged one by one.
-            (Kind::MachineSet | Kind::Other, _) | (_, Operation::Other) => Report::new(),
+            (Kind::Other, _) | (_, Operation::Other) => Report::new(),
         }
     }
 
-    /// What its infra cluster is to be asked for: a Machine that a person makes, a deployment whose Machines are new or
-    /// will be others.
+    /// What its infra cluster is to be asked for: a Machine that a person makes, a set or a deployment whose Machines are
+    /// new or will be others.
     fn placed<'a>(&self, request: &Request<'_, Value>, object: &'a Value) -> Option<Asked<'a>> {
         if self.settings.author(request.username()) != Author::Person || is_deleting(object) {
             return None;
         }
         let at = match (request.kind(), request.operation()) {
             (Kind::Machine, Operation::Create) => ValueAt::MACHINE,
-            (Kind::MachineDeployment, Operation::Create) => ValueAt::TEMPLATE,
-            (Kind::MachineDeployment, Operation::Update) => {
-                let template = |object: &Value| object.pointer("/spec/template").cloned();
-                (request.old_object.as_ref().map(template) != Some(template(object)))
-                    .then_some(ValueAt::TEMPLATE)?
+            (Kind::MachineSet | Kind::MachineDeployment, Operation::Create) => ValueAt::TEMPLATE,
+            (Kind::MachineSet | Kind::MachineDeployment, Operation::Update) => {
+                let template = |object: &Value| object.pointer("/spec/template").cloned().unwrap_or_default();
+                let same = |old: &Value| template::equal_in_place(&template(old), &template(object));
+                (!request.old_object.as_ref().is_some_and(same)).then_some(ValueAt::TEMPLATE)?
             }
             _ => return None,
         };
@@ -242,7 +252,7 @@ const SPEC: SpecAt = SpecAt {
     path: "spec",
     value: "/spec/providerSpec/value",
 };
-/// In a MachineDeployment.
+/// In a MachineSet or MachineDeployment.
 const TEMPLATE: SpecAt = SpecAt {
     path: "spec.template.spec",
     value: "/spec/template/spec/providerSpec/value",

@@ -107,11 +107,12 @@ fn validate_strategy(spec: &Object, path: &FieldPath, report: &mut Report) {
     let Some(strategy) = object_at(spec, &["strategy"]) else {
         return;
     };
-    let kind = strategy.get("type").and_then(Value::as_str).unwrap_or_default();
-    if kind != "RollingUpdate" {
+    match strategy.get("type").and_then(Value::as_str).unwrap_or_default() {
+        "RollingUpdate" => {}
+        // Nothing rolls, so it may be of any pace.
+        "OnDelete" => return,
         // The path as it has always been reported, capital T.
-        report.not_supported(&path.child("Type"), kind, &["RollingUpdate"]);
-        return;
+        kind => return report.not_supported(&path.child("Type"), kind, &["RollingUpdate", "OnDelete"]),
     }
     let path = path.child("rollingUpdate");
     let Some(rolling) = object_at(strategy, &["rollingUpdate"]) else {
