@@ -8,9 +8,9 @@ use machinist_shared::admission::{
     new_references, patch, validate_create, validate_deployment, validate_set, validate_update,
 };
 use machinist_shared::field::{ErrorKind, FieldPath, Report};
-use machinist_shared::template;
+use machinist_shared::{autoscaler, template};
 use serde_json::Value;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use crate::access::Access;
 use crate::infra::{Asked, Infra};
@@ -44,6 +44,9 @@ pub struct Cluster {
 /// Everything that is asked, of whomever, is answered by then.
 const PATIENCE: Duration = Duration::from_millis(1900);
 
+/// The same where all that is asked for is a default that an object can do without.
+const PATIENCE_FOR_DEFAULTS: Duration = Duration::from_millis(900);
+
 impl Admission {
     /// Admission under these settings; kubeconfigs in specs may lead where `policy` says, and may be absent if the
     /// environment has one.
@@ -62,7 +65,7 @@ impl Admission {
     }
 
     /// Defaults: a patch, never a refusal.
-    pub(crate) fn mutate(&self, request: &Request<'_, Value>) -> Verdict {
+    pub(crate) async fn mutate(&self, request: &Request<'_, Value>) -> Verdict {
         let Some(object) = &request.object else {
             return Verdict::default();
         };
@@ -79,9 +82,41 @@ impl Admission {
             (Kind::MachineDeployment, old) => mutate_deployment(old, object, &self.settings),
             (Kind::Other, _) => return Verdict::default(),
         };
+        let mutated = self.with_capacity(request, old, mutated).await;
         Verdict {
             patch: patch(object, &mutated),
             ..Verdict::default()
+        }
+    }
+
+    /// The object with the capacity of its instancetype, if it is a node group of the cluster-autoscaler whose capacity is
+    /// not known otherwise. What cannot be had in time is left out: the object is good without it, and a warning tells.
+    async fn with_capacity(&self, request: &Request<'_, Value>, old: Option<&Value>, object: Value) -> Value {
+        let set = matches!(request.kind(), Kind::MachineSet | Kind::MachineDeployment);
+        let person = self.settings.author(request.username()) == Author::Person;
+        let Some(infra) = self.cluster.infra.as_ref().filter(|_| set && person) else {
+            return object;
+        };
+        if is_deleting(&object) {
+            return object;
+        }
+        let Some(wanted) = autoscaler::instancetype_needed(old, &object) else {
+            return object;
+        };
+        let deadline = Instant::now() + PATIENCE_FOR_DEFAULTS;
+        // Nothing is looked up for who may not.
+        let rights = timeout_at(deadline, self.ask_for_rights(request, &object)).await;
+        if !rights.is_ok_and(|report| report.is_ok() && report.warnings.is_empty()) {
+            return object;
+        }
+        let asked = Asked {
+            object: &object,
+            at: ValueAt::TEMPLATE,
+        };
+        let found = infra.instancetype(asked, &wanted, deadline).await;
+        match found {
+            Some(spec) => autoscaler::write(old, object, Some(&spec)),
+            None => object,
         }
     }
 

@@ -8,6 +8,7 @@ use super::template::{default_template, judge_replicas, judge_selector, judge_te
 use super::update::{is_deleting, only_new};
 use super::validate::{merge, not_an_object};
 use super::{AdmissionSettings, Author};
+use crate::autoscaler;
 use crate::field::{FieldPath, Report};
 
 const POLICIES: [&str; 3] = ["Random", "Newest", "Oldest"];
@@ -38,7 +39,7 @@ pub fn mutate_set(old: Option<&Value>, raw: &Value, author: Author, settings: &A
     if let Some(template) = object_at_mut(spec, &["template", "spec"]) {
         default_template(old, template, settings);
     }
-    set
+    autoscaler::write(old, set, None)
 }
 
 /// Judges a MachineSet after [`mutate_set`]; `old` is what is stored now, if it is an update. One that is being deleted
@@ -84,6 +85,7 @@ fn judge(object: &Value, author: Author, settings: &AdmissionSettings, with_temp
             format!("{seconds} must not be negative"),
         );
     }
+    autoscaler::judge(object, &mut policy);
     if with_template {
         judge_template(spec, &path.child("template"), settings, &mut report, &mut policy);
     }

@@ -4,6 +4,7 @@
 //! webhook, by which they are known to hold for people.
 
 mod api;
+mod autoscaler;
 mod bad_specs;
 mod base;
 mod config_vars;
@@ -213,6 +214,7 @@ pub fn all() -> Vec<Row> {
         machine_update::rows(),
         deployment::rows(),
         machine_set::rows(),
+        autoscaler::rows(),
         patch::rows(),
         bad_specs::rows(),
     ]
@@ -247,6 +249,7 @@ mod tests {
             "3.6",
             "3.7",
             "4",
+            "autoscaler",
             "kubevirt",
         ];
         assert_eq!(sections.keys().copied().collect::<Vec<_>>(), want);
