@@ -44,6 +44,7 @@ fn main() -> anyhow::Result<()> {
             taints: &[],
             labels: &none,
             provider_id: Some("kubermatic://kubevirt/6ee4b1a0-30a9-4d4c-a9a7-1f6f9c2f6d51"),
+            serving_certificate: true,
             ssh_keys: &[],
             upgrade: false,
         };

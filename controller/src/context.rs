@@ -13,6 +13,7 @@ use machinist_shared::kubevirt::resolved::Env;
 use tokio::sync::Semaphore;
 
 use crate::bootstrap::ClusterAccess;
+use crate::csr::told::Told;
 use crate::events::Events;
 use crate::leader::Fence;
 use crate::machine::brake::Brakes;
@@ -60,6 +61,8 @@ pub struct Context {
     pub fence: Fence,
     /// Writes that failed, by Machine.
     pub failures: Failures,
+    /// Refusals of signing requests that were told.
+    pub told: Told,
 }
 
 impl std::fmt::Debug for Context {

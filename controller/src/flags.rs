@@ -33,6 +33,13 @@ pub struct Flags {
     /// A Machine that has not joined after this long counts as failed and, in a MachineSet, is replaced: `25m`, `1h30m`.
     #[arg(long, default_value = "", value_parser = duration)]
     pub join_cluster_timeout: OptionalDuration,
+    /// A VM that does not run after this long, importing and scheduling included, counts as failed and, in a MachineSet,
+    /// its Machine is replaced. The annotation `machinist.dev/provisioning-timeout` of a Machine goes before it.
+    #[arg(long, default_value = "", value_parser = duration)]
+    pub provisioning_timeout: OptionalDuration,
+    /// Approve the serving certificates of our Machines' kubelets, and have kubelets ask for them.
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
+    pub node_csr_approver: bool,
     /// An external cloud controller manager gives Nodes their providerID.
     #[arg(long, default_value_t = false, action = clap::ArgAction::Set)]
     pub node_external_cloud_provider: bool,
@@ -73,7 +80,7 @@ pub enum LogFormat {
 pub struct OptionalDuration(pub Option<Duration>);
 
 /// Parses Go's durations (`25m`, `1h30m`, `90s`); the empty text is none.
-fn duration(text: &str) -> Result<OptionalDuration, String> {
+pub(crate) fn duration(text: &str) -> Result<OptionalDuration, String> {
     if text.is_empty() {
         return Ok(OptionalDuration(None));
     }

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::bootstrap;
 use crate::context::{Context, Failures};
+use crate::csr::told::Told;
 use crate::events::Events;
 use crate::flags::Flags;
 use crate::leader::{Elector, ElectorConfig, Fence};
@@ -201,6 +202,8 @@ async fn prepare(
             external_cloud_provider: flags.node_external_cloud_provider,
             cluster_uid,
             look_every: flags.infra_look_every.0.unwrap_or(LOOK_EVERY),
+            provisioning_timeout: flags.provisioning_timeout.0,
+            approves_serving: flags.node_csr_approver,
         }),
         env: Env::new(|name| std::env::var(name).ok()),
         addresses,
@@ -209,6 +212,7 @@ async fn prepare(
         metrics,
         fence,
         failures: Failures::default(),
+        told: Told::default(),
         client,
     };
     Ok(Shared {

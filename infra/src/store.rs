@@ -142,6 +142,11 @@ impl<K: Resource> Store<K> {
         keys.filter_map(|key| inner.objects.get(key).cloned()).collect()
     }
 
+    /// Whether any object has that index value.
+    pub fn has_index(&self, value: &str) -> bool {
+        self.read().index.get(value).is_some_and(|keys| !keys.is_empty())
+    }
+
     /// Whether everything that a list showed is known here: what was there in that version or a later one, or gone since;
     /// and of what was not there, nothing older than the list.
     pub fn knows(&self, listed: &Listed) -> bool {

@@ -111,6 +111,8 @@ pub mod annotation {
     /// Ours, on a Machine: digest of the one spec change that [`BYPASS_IMMUTABILITY`] let through last; opens nothing
     /// but that change.
     pub const SPEC_CHANGE: &str = "machinist.dev/spec-change";
+    /// Ours, on a Machine: how long its VM may take to run (`45m`); `off` for ever.
+    pub const PROVISIONING_TIMEOUT: &str = "machinist.dev/provisioning-timeout";
     /// Ours, on a Machine: bootstrap mode of this object (`auto`, `osm`, `builtin`).
     pub const BOOTSTRAP: &str = "machinist.dev/bootstrap";
 }
@@ -151,6 +153,8 @@ pub mod condition {
     pub const BOOTSTRAP_READY: &str = "BootstrapReady";
     /// The Node has joined and is Ready.
     pub const NODE_READY: &str = "NodeReady";
+    /// Present while the kubelet's request for a serving certificate is pending: why. It does not count for [`READY`].
+    pub const SERVING_CERTIFICATE: &str = "ServingCertificate";
     /// Present while deleting: what is being waited for.
     pub const DELETING: &str = "Deleting";
 }

@@ -19,6 +19,22 @@ pub struct ClusterAccess {
     pub domain: String,
 }
 
+impl ClusterAccess {
+    /// The API server's address, if its URL has one and not a name.
+    pub fn address(&self) -> Option<IpAddr> {
+        let (_, rest) = self.server.split_once("://")?;
+        let authority = rest.split('/').next()?;
+        if let Ok(with_port) = authority.parse::<std::net::SocketAddr>() {
+            return Some(with_port.ip());
+        }
+        authority
+            .trim_start_matches('[')
+            .trim_end_matches(']')
+            .parse()
+            .ok()
+    }
+}
+
 /// Why nobody can tell kubelets where the API server is.
 #[derive(Debug, thiserror::Error)]
 pub enum AccessError {

@@ -64,6 +64,8 @@ pub struct UserDataInput<'a> {
     pub labels: &'a BTreeMap<String, String>,
     /// providerID that the node registers with; `None` where an external CCM gives it.
     pub provider_id: Option<&'a str>,
+    /// Have the kubelet ask for a serving certificate of the cluster's: somebody approves them.
+    pub serving_certificate: bool,
     /// SSH keys of the image's default user.
     pub ssh_keys: &'a [String],
     /// Upgrade all packages at the first boot.
@@ -176,6 +178,7 @@ fn kubelet_config(input: &UserDataInput<'_>) -> Value {
         "containerRuntimeEndpoint": "unix:///run/containerd/containerd.sock",
         "failSwapOn": false,
         "rotateCertificates": true,
+        "serverTLSBootstrap": input.serving_certificate,
         "resolvConf": RESOLV_CONF,
         "staticPodPath": "/etc/kubernetes/manifests",
     })
@@ -306,6 +309,7 @@ mod tests {
             taints,
             labels,
             provider_id: Some("kubermatic://kubevirt/m1"),
+            serving_certificate: true,
             ssh_keys: &[],
             upgrade: false,
         }

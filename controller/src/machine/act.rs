@@ -1,6 +1,8 @@
 //! Carries a plan out, write by write. Every write is fenced by leadership, guarded by UID or resourceVersion, and
 //! taken into the stores at once, so that the next decision sees it.
 
+use std::sync::Arc;
+
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::core::DynamicObject;
@@ -18,6 +20,7 @@ use super::observed::Concern;
 use super::plan::{Plan, Step};
 use crate::bootstrap::{self, token::TokenView};
 use crate::context::Context;
+use crate::csr::{approve, request::StoredRequest, serving};
 use crate::user::{Node, StoredMachine, TOKEN_NAMESPACE};
 
 /// How carrying out a plan ended.
@@ -60,11 +63,14 @@ pub async fn act(context: &Context, machine: &StoredMachine, hands: &Hands, plan
         }
         let verb = step.verb();
         let result = run.step(&step).await;
-        context
-            .metrics
-            .writes
-            .with_label_values(&[verb, if result.is_ok() { "ok" } else { "error" }])
-            .inc();
+        // What is done about signing requests is counted where it is done.
+        if !matches!(step, Step::ApproveServing { .. } | Step::RefuseServing { .. }) {
+            context
+                .metrics
+                .writes
+                .with_label_values(&[verb, if result.is_ok() { "ok" } else { "error" }])
+                .inc();
+        }
         match result {
             Ok(Progress::Next) => {
                 tracing::info!(machine = %machine.name(), namespace = %machine.namespace(), uid = %machine.uid(), "{verb}");
@@ -120,6 +126,20 @@ impl Run<'_> {
             Step::DeleteVm { uid } => self.delete_vm(uid).await,
             Step::PatchNode { uid: _, patch } => self.patch_node(patch).await,
             Step::DeleteNode { uid } => self.delete_node(uid).await,
+            Step::ApproveServing { name, uid } => self.approve_serving(name, uid).await,
+            Step::RefuseServing { name, uid, reason } => {
+                if let Some(request) = self.request(name, uid) {
+                    approve::tell(
+                        self.context,
+                        Some(self.machine),
+                        approve::Purpose::Serving,
+                        &request,
+                        reason,
+                    )
+                    .await;
+                }
+                Ok(Progress::Next)
+            }
             Step::DeleteMachine => self.delete_machine().await,
             Step::Event(event) => {
                 self.context.events.publish(self.machine, event).await?;
@@ -305,6 +325,27 @@ impl Run<'_> {
         }
     }
 
+    /// The pending request of that name and UID.
+    fn request(&self, name: &str, uid: &str) -> Option<Arc<StoredRequest>> {
+        let request = self.context.stores.serving.get(&Key::new("", name))?;
+        (request.uid() == uid && !request.decided).then_some(request)
+    }
+
+    async fn approve_serving(&self, name: &str, uid: &str) -> Result<Progress, kube::Error> {
+        let Some(request) = self.request(name, uid) else {
+            return Ok(Progress::Next);
+        };
+        let approval = serving::approval(&request.object);
+        let approved = approve::put(self.context, &approval, approve::Purpose::Serving).await?;
+        match approved {
+            Some(approved) => {
+                self.context.stores.serving.written(approved);
+                Ok(Progress::Next)
+            }
+            None => Ok(Progress::Wait),
+        }
+    }
+
     async fn delete_machine(&mut self) -> Result<Progress, kube::Error> {
         let api: Api<StoredMachine> = Api::namespaced(self.context.client.clone(), self.machine.namespace());
         gone(
@@ -369,6 +410,7 @@ fn concern(step: &Step) -> Concern {
             Concern::Bootstrap
         }
         Step::PatchNode { .. } | Step::DeleteNode { .. } => Concern::Node,
+        Step::ApproveServing { .. } | Step::RefuseServing { .. } => Concern::Certificate,
         Step::PatchMachine(_) | Step::DeleteMachine | Step::Event(_) => Concern::Machine,
     }
 }

@@ -49,6 +49,11 @@ pub enum Reason {
     WaitingForNode,
     JoinTimeout,
     DecorationFailed,
+    ProvisioningTimeout,
+    // ServingCertificate
+    CertificatePending,
+    CertificateRefused,
+    ApprovalFailed,
     // Deleting
     WaitingForVMDeletion,
     DeletingNode,
@@ -246,6 +251,7 @@ fn is_ours(kind: &str) -> bool {
         condition::INFRASTRUCTURE_REACHABLE,
         condition::BOOTSTRAP_READY,
         condition::NODE_READY,
+        condition::SERVING_CERTIFICATE,
         condition::DELETING,
     ]
     .contains(&kind)

@@ -2,6 +2,7 @@
 //! cached facts.
 
 use std::collections::{BTreeMap, HashSet};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
@@ -24,12 +25,15 @@ use machinist_shared::provider_spec::ProviderConfig;
 use serde_json::Value;
 
 use super::brake;
-use super::observed::{ClusterName, Disk, Facts, Infra, Observed, Open, Spec, Unwatched, Usable, VmState};
+use super::observed::{
+    Asked, ClusterName, Disk, Facts, Infra, Observed, Open, Spec, Unwatched, Usable, VmState,
+};
 use super::ownership::provider_id_of;
 use super::record::{CredentialSource, FailureDomain, Infrastructure};
 use crate::bootstrap::token::TokenView;
 use crate::bootstrap::user_data::{self, UserDataInput};
 use crate::context::Context;
+use crate::csr::serving::Contested;
 use crate::user::{Looked, Reference, ReferenceKind, SpecState, StoredMachine};
 
 /// What carrying out a plan needs besides the snapshot.
@@ -117,6 +121,7 @@ impl Hands {
             taints: spec.machine.taints.as_deref().unwrap_or_default(),
             labels: metadata.and_then(|m| m.labels.as_ref()).unwrap_or(&none),
             provider_id: provider_id.as_deref(),
+            serving_certificate: context.settings.approves_serving,
             ssh_keys: &spec.config.ssh_public_keys,
             upgrade,
         })
@@ -191,6 +196,7 @@ pub async fn observe(
         infra,
         node: context.stores.nodes.get(&Key::new("", machine.name())),
         token,
+        requests: asked(context, machine),
         failure: context.failures.pending(key, machine, now),
     };
     (observed, hands)
@@ -468,6 +474,10 @@ async fn look(
     let key = Key::new(&infra.namespace, machine.name());
     let vm = open.vms().get(&key);
     let vmi = open.vmis().get(&key);
+    let addresses = vmi
+        .as_ref()
+        .map(|vmi| vmi.status.addresses())
+        .unwrap_or_default();
     let at = |name: &String| Key::new(&infra.namespace, name);
     let volumes: Vec<_> = names
         .iter()
@@ -540,8 +550,13 @@ async fn look(
             .as_ref()
             .and_then(|vm| recorded_by(context, machine, vm.metadata.uid.as_deref()?)),
         guest_exists: vmi.is_some(),
+        contested: if context.stores.serving_requests(machine.name()).is_empty() {
+            Vec::new()
+        } else {
+            contested(context, machine, open, &addresses)
+        },
         firmware_uuid: vm.as_ref().and_then(|vm| vm.firmware_uuid()).map(str::to_owned),
-        addresses: vmi.map(|vmi| vmi.status.addresses()).unwrap_or_default(),
+        addresses,
         facts: if vm.is_some() || machine.is_deleting() {
             Facts::NotNeeded
         } else {
@@ -551,6 +566,51 @@ async fn look(
         state,
         disks,
     })
+}
+
+/// The pending requests for the serving certificate of the Machine's node.
+fn asked(context: &Context, machine: &StoredMachine) -> Vec<Asked> {
+    if !context.settings.approves_serving {
+        return Vec::new();
+    }
+    let pending = context.stores.serving_requests(machine.name()).into_iter();
+    let asked = pending.map(|request| Asked {
+        told: context.told.of(request.uid()),
+        request,
+    });
+    asked.collect()
+}
+
+/// Which addresses of the VM somebody else has, too: another Node, another VM beside it, or the API server.
+fn contested(
+    context: &Context,
+    machine: &StoredMachine,
+    open: &OpenInfra,
+    addresses: &[String],
+) -> Vec<Contested> {
+    let mut contested = Vec::new();
+    for text in addresses {
+        let Ok(address) = text.parse::<IpAddr>() else {
+            continue;
+        };
+        let nodes = context.stores.nodes.by_index(text).into_iter();
+        let nodes = nodes
+            .filter(|node| node.name() != machine.name())
+            .map(|node| format!("Node {}", node.name()));
+        let vms = open.vmis().by_index(text).into_iter();
+        let vms = vms
+            .filter_map(|vmi| vmi.metadata.name.clone())
+            .filter(|name| name != machine.name())
+            .map(|name| format!("the VM {name}"));
+        let api_server = (context.access.address() == Some(address)).then(|| "the API server".to_owned());
+        if let Some(by) = api_server.into_iter().chain(nodes).chain(vms).next() {
+            contested.push(Contested {
+                address: address.to_canonical(),
+                by,
+            });
+        }
+    }
+    contested
 }
 
 /// Looks at what the credential may not watch, if anything.

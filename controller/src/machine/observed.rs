@@ -10,6 +10,8 @@ use machinist_infra::objects::Vm;
 
 use super::record::{CredentialSource, FailureDomain, Infrastructure};
 use crate::bootstrap::token::TokenView;
+use crate::csr::request::StoredRequest;
+use crate::csr::serving::Contested;
 use crate::user::{Node, StoredMachine};
 
 /// What holds for all Machines.
@@ -25,6 +27,10 @@ pub struct Settings {
     pub cluster_uid: String,
     /// How often a Machine is looked at whose credential may not watch.
     pub look_every: Duration,
+    /// How long a VM may take to run; `None` for ever. A Machine's annotation may say otherwise.
+    pub provisioning_timeout: Option<Duration>,
+    /// Whether requests for serving certificates are approved.
+    pub approves_serving: bool,
 }
 
 /// Everything known of one Machine.
@@ -46,8 +52,19 @@ pub struct Observed {
     pub node: Option<Arc<Node>>,
     /// Its bootstrap token.
     pub token: Option<TokenView>,
+    /// Pending requests for its node's serving certificate, the newest first.
+    pub requests: Vec<Asked>,
     /// The last write that failed, until it may be tried again.
     pub failure: Option<Failure>,
+}
+
+/// A pending signing request.
+#[derive(Debug, Clone)]
+pub struct Asked {
+    /// The request.
+    pub request: Arc<StoredRequest>,
+    /// What was told of it: these reasons not to approve it are known already.
+    pub told: Vec<String>,
 }
 
 /// What a Machine's spec asks for.
@@ -125,6 +142,8 @@ pub struct Open {
     pub firmware_uuid: Option<String>,
     /// Addresses of the VMI's own interfaces.
     pub addresses: Vec<String>,
+    /// Those of them that somebody else has, too; only looked for while a serving certificate is asked for.
+    pub contested: Vec<Contested>,
     /// The root cause of what keeps the VM from running.
     pub state: VmState,
     /// DataVolumes and claims that bear the names of the Machine's disks.
@@ -215,6 +234,8 @@ pub enum Concern {
     Bootstrap,
     /// The Node.
     Node,
+    /// Certificates of the Node.
+    Certificate,
     /// The Machine itself.
     Machine,
 }

@@ -46,6 +46,22 @@ pub enum Step {
         /// UID of the Node.
         uid: String,
     },
+    /// Approve the request of that name and UID for the Node's serving certificate.
+    ApproveServing {
+        /// Name of the request.
+        name: String,
+        /// UID of the request.
+        uid: String,
+    },
+    /// Tell once why that request is not approved.
+    RefuseServing {
+        /// Name of the request.
+        name: String,
+        /// UID of the request.
+        uid: String,
+        /// Why, for a person.
+        reason: String,
+    },
     /// Delete the Machine itself, for its MachineSet to replace it.
     DeleteMachine,
     /// Tell a person.
@@ -66,6 +82,8 @@ impl Step {
             Self::DeleteVm { .. } => "delete the VirtualMachine",
             Self::PatchNode { .. } => "patch the Node",
             Self::DeleteNode { .. } => "delete the Node",
+            Self::ApproveServing { .. } => "approve a signing request",
+            Self::RefuseServing { .. } => "tell of a signing request",
             Self::DeleteMachine => "delete the Machine",
             Self::Event(_) => "record an Event",
         }

@@ -27,6 +27,9 @@ pub struct Record {
     /// The VM before this one, which vanished or had to be made anew; kept until the new one runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub former: Option<FormerVm>,
+    /// A former VM of this Machine had become a Node: there is no hurry for this one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub joined: bool,
     /// `metadata.uid` of the Node that the VM became, once it was seen to be this Machine's.
     #[serde(default, rename = "nodeUID", skip_serializing_if = "Option::is_none")]
     pub node_uid: Option<String>,

@@ -86,6 +86,7 @@ pub(super) fn decide(draft: &mut Draft<'_>, usable: &Usable, open: &Open) {
 fn create(draft: &mut Draft<'_>, usable: &Usable, open: &Open, domain: &FailureDomain) {
     let name = draft.observed.machine.name().to_owned();
     let former = draft.record.as_ref().and_then(|record| record.former.clone());
+    let joined = draft.has_joined_once();
     let message = match &former {
         Some(former) => format!("the VM {name} is being made anew: {}", former.why),
         None => format!(
@@ -109,6 +110,7 @@ fn create(draft: &mut Draft<'_>, usable: &Usable, open: &Open, domain: &FailureD
         credential: usable.credential.clone(),
         failure_domain: (*domain != FailureDomain::default()).then(|| domain.clone()),
         former,
+        joined,
         ..Record::default()
     });
     draft.finalizers(&[finalizer::VM, finalizer::NODE]);

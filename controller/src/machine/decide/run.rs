@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use machinist_infra::objects::Vm;
-use machinist_shared::names::{condition, finalizer, label};
+use machinist_shared::names::{annotation, condition, finalizer, label};
 
 use super::super::conditions::{Condition, Reason, Status};
 use super::super::observed::{Open, Usable};
@@ -12,6 +12,7 @@ use super::super::record::Record;
 use super::draft::Draft;
 use super::{join, launch};
 use crate::context::LABEL_AGAIN;
+use crate::flags::OptionalDuration;
 
 pub(super) fn decide(draft: &mut Draft<'_>, usable: &Usable, open: &Open, vm: &Vm) {
     let uid = vm.metadata.uid.clone().unwrap_or_default();
@@ -55,6 +56,9 @@ pub(super) fn decide(draft: &mut Draft<'_>, usable: &Usable, open: &Open, vm: &V
     } else if unlabelled {
         draft.plan.look_again(LABEL_AGAIN);
     }
+    if provisioning_timed_out(draft, open, vm) {
+        return;
+    }
     state(draft, open);
     draft.addresses = Some(open.addresses.clone());
     let machine = &draft.observed.machine;
@@ -69,7 +73,7 @@ pub(super) fn decide(draft: &mut Draft<'_>, usable: &Usable, open: &Open, vm: &V
             draft.provider_id = Some(super::super::ownership::provider_id_of(machine));
         }
     }
-    let joined = join::node(draft, usable, open);
+    let joined = join::node(draft, usable, open, vm);
     bootstrap(draft, open, &uid, joined);
 }
 
@@ -121,6 +125,51 @@ fn record_vm(draft: &mut Draft<'_>, usable: &Usable, open: &Open, vm: &Vm, uid: 
     true
 }
 
+/// Whether the VM has taken too long to run and the Machine is being replaced for it.
+fn provisioning_timed_out(draft: &mut Draft<'_>, open: &Open, vm: &Vm) -> bool {
+    // A node that has joined once and is being made anew in place is worth waiting for.
+    if open.state.ready || draft.has_joined_once() {
+        return false;
+    }
+    let machine = &draft.observed.machine;
+    let Ok(timeout) = provisioning_timeout(draft) else {
+        return false;
+    };
+    let Some((timeout, deadline)) =
+        timeout.and_then(|timeout| Some((timeout, join::deadline(draft, vm, timeout)?)))
+    else {
+        return false;
+    };
+    if deadline > draft.now {
+        let wait = draft.until(deadline);
+        draft.plan.look_again(wait);
+        return false;
+    }
+    let message = format!(
+        "the VM {} does not run after {} s; it hangs at {}: {}",
+        machine.name(),
+        timeout.as_secs(),
+        open.state.reason,
+        open.state.message
+    );
+    draft.infrastructure(Status::False, Reason::ProvisioningTimeout, message.clone());
+    draft.fail("CreateError", message.clone());
+    draft.replaced_by_set("ProvisioningTimeout", &message)
+}
+
+/// How long the VM may take to run: as the Machine's annotation says, else as the flag does. `Err` if the annotation
+/// cannot be read.
+fn provisioning_timeout(draft: &Draft<'_>) -> Result<Option<Duration>, ()> {
+    match draft.observed.machine.annotation(annotation::PROVISIONING_TIMEOUT) {
+        None => Ok(draft.observed.settings.provisioning_timeout),
+        Some("off") => Ok(None),
+        Some(text) => match crate::flags::duration(text) {
+            Ok(OptionalDuration(Some(timeout))) => Ok(Some(timeout)),
+            _ => Err(()),
+        },
+    }
+}
+
 /// Answers `InfrastructureReady` with the root cause.
 fn state(draft: &mut Draft<'_>, open: &Open) {
     let state = &open.state;
@@ -133,6 +182,14 @@ fn state(draft: &mut Draft<'_>, open: &Open) {
     let message = match former {
         Some(why) if !state.ready => format!("{} (made anew: {why})", state.message),
         _ => state.message.clone(),
+    };
+    let message = if !state.ready && provisioning_timeout(draft).is_err() {
+        format!(
+            "{message} (the annotation {} is neither a duration like 45m nor off, and is ignored)",
+            annotation::PROVISIONING_TIMEOUT
+        )
+    } else {
+        message
     };
     let condition = Condition {
         kind: condition::INFRASTRUCTURE_READY,

@@ -68,6 +68,7 @@ fn open() -> Open {
         guest_exists: false,
         firmware_uuid: None,
         addresses: Vec::new(),
+        contested: Vec::new(),
         state: VmState {
             progress: true,
             reason: "VMStarting".into(),
@@ -126,6 +127,8 @@ fn observed(machine: StoredMachine, open: Open) -> Observed {
             external_cloud_provider: false,
             cluster_uid: "c1".into(),
             look_every: Duration::from_secs(30),
+            provisioning_timeout: None,
+            approves_serving: true,
         }),
         name_winner: None,
         spec: Spec::Usable(Box::new(Usable {
@@ -137,6 +140,7 @@ fn observed(machine: StoredMachine, open: Open) -> Observed {
         infra: Infra::Open(Box::new(open)),
         node: None,
         token: None,
+        requests: Vec::new(),
         failure: None,
     }
 }
