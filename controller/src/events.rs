@@ -45,6 +45,22 @@ impl Events {
             uid: metadata.uid.clone(),
             ..ObjectReference::default()
         };
+        self.record(&about, event).await
+    }
+
+    /// Writes one Event about the cluster as a whole: about its namespace kube-system.
+    pub async fn publish_about_cluster(&self, uid: &str, event: &Event) -> Result<(), kube::Error> {
+        let about = ObjectReference {
+            api_version: Some("v1".to_owned()),
+            kind: Some("Namespace".to_owned()),
+            name: Some("kube-system".to_owned()),
+            uid: Some(uid.to_owned()),
+            ..ObjectReference::default()
+        };
+        self.record(&about, event).await
+    }
+
+    async fn record(&self, about: &ObjectReference, event: &Event) -> Result<(), kube::Error> {
         let event = KubeEvent {
             type_: if event.warning {
                 EventType::Warning
@@ -56,6 +72,6 @@ impl Events {
             action: event.reason.to_owned(),
             secondary: None,
         };
-        self.recorder.publish(&event, &about).await
+        self.recorder.publish(&event, about).await
     }
 }

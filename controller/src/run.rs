@@ -111,6 +111,13 @@ async fn run(flags: Flags) -> anyhow::Result<()> {
         shared.context.clone(),
         queues.requests.clone(),
     ));
+    tasks.spawn({
+        let context = shared.context.clone();
+        async move {
+            csr::bindings::check(&context).await;
+            Ok(())
+        }
+    });
     // Whatever came in before is decided now.
     for machine in shared.context.stores.machines.all() {
         shared.context.queue.add(Key::of(machine.as_ref()));

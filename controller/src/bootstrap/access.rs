@@ -103,6 +103,22 @@ fn parse(text: &str) -> Result<(String, String), String> {
 mod tests {
     use super::parse;
 
+    #[rstest::rstest]
+    #[case::with_a_port("https://10.0.0.1:6443", Some("10.0.0.1"))]
+    #[case::without("https://10.0.0.1/prefix", Some("10.0.0.1"))]
+    #[case::ipv6("https://[fd00::1]:6443", Some("fd00::1"))]
+    #[case::ipv6_without_a_port("https://[fd00::1]", Some("fd00::1"))]
+    #[case::a_name("https://api.example.com:6443", None)]
+    fn the_address_of_a_url_is_known_if_it_has_one(#[case] server: &str, #[case] address: Option<&str>) {
+        let access = ClusterAccess {
+            server: server.to_owned(),
+            ca_pem: String::new(),
+            dns: Vec::new(),
+            domain: String::new(),
+        };
+        assert_eq!(access.address(), address.map(|address| address.parse().unwrap()));
+    }
+
     #[test]
     fn server_and_ca_are_read_as_kubeadm_writes_them() {
         let text = "apiVersion: v1\nkind: Config\nclusters:\n- name: \"\"\n  cluster:\n    server: https://a:6443\n    certificate-authority-data: Q0E=\n";

@@ -82,7 +82,9 @@ pub fn approval(request: &CertificateSigningRequest) -> CertificateSigningReques
     request::approval(
         request,
         REASON,
-        format!("first client certificate of the node of Machine {machine}, asked for with its own bootstrap token"),
+        format!(
+            "first client certificate of the node of Machine {machine}, asked for with its own bootstrap token"
+        ),
     )
 }
 
@@ -116,7 +118,9 @@ fn check(case: &Case<'_>, id: &TokenId) -> Result<(), String> {
     check_expiration(spec.expiration_seconds)?;
     let wanted = request::read(case.request)?;
     if wanted.has_names {
-        return Err("its request has the extension 2.5.29.17: a client certificate has no other names".to_owned());
+        return Err(
+            "its request has the extension 2.5.29.17: a client certificate has no other names".to_owned(),
+        );
     }
     if wanted.node != machine.name {
         return Err(format!(

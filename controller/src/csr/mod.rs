@@ -5,6 +5,7 @@
 //! What a request asks for is read by [`request`], for both.
 
 pub mod approve;
+pub mod bindings;
 pub mod client;
 pub mod request;
 pub mod serving;

@@ -212,7 +212,9 @@ fn add(wanted: &mut Wanted, name: &GeneralName<'_>) -> Result<(), String> {
             let address = address(bytes).ok_or("it asks for an IP address of a strange length")?;
             wanted.addresses.push(address);
         }
-        GeneralName::RFC822Name(name) => return Err(format!("it asks for the e-mail address {}", shown(name))),
+        GeneralName::RFC822Name(name) => {
+            return Err(format!("it asks for the e-mail address {}", shown(name)));
+        }
         GeneralName::URI(uri) => return Err(format!("it asks for the URI {}", shown(uri))),
         _ => {
             return Err("it asks for a name that is neither a DNS name nor an IP address".to_owned());

@@ -101,10 +101,7 @@ pub fn judge(case: &Case<'_>) -> Verdict {
     }
     match case.vm {
         VmState::Unseen(why) => Verdict::Waiting(format!("the VM's addresses cannot be seen: {why}")),
-        VmState::Seen {
-            addresses,
-            contested,
-        } => own_addresses(&wanted, addresses, contested),
+        VmState::Seen { addresses, contested } => own_addresses(&wanted, addresses, contested),
     }
 }
 

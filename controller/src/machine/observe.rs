@@ -474,10 +474,7 @@ async fn look(
     let key = Key::new(&infra.namespace, machine.name());
     let vm = open.vms().get(&key);
     let vmi = open.vmis().get(&key);
-    let addresses = vmi
-        .as_ref()
-        .map(|vmi| vmi.status.addresses())
-        .unwrap_or_default();
+    let addresses = vmi.as_ref().map(|vmi| vmi.status.addresses()).unwrap_or_default();
     let at = |name: &String| Key::new(&infra.namespace, name);
     let volumes: Vec<_> = names
         .iter()

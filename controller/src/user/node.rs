@@ -95,7 +95,8 @@ impl Node {
 
     /// Its addresses, each as [`IpAddr`] writes it; without names.
     pub fn own_addresses(&self) -> Vec<String> {
-        let is_address = |address: &&NodeAddress| matches!(address.type_.as_str(), "InternalIP" | "ExternalIP");
+        let is_address =
+            |address: &&NodeAddress| matches!(address.type_.as_str(), "InternalIP" | "ExternalIP");
         let own = self.status.addresses.iter().filter(is_address);
         own.filter_map(|address| address.address.parse::<IpAddr>().ok())
             .map(|address| address.to_canonical().to_string())

@@ -17,6 +17,7 @@
 
 pub mod budget;
 pub mod case;
+pub mod certificates;
 pub mod fields;
 pub mod infra;
 pub mod leaks;

@@ -282,7 +282,15 @@ fn nobodys_text_makes_a_message_long() {
 fn an_approval_is_not_approved_again() {
     let mut scene = honest();
     scene.request = approval(&scene.request);
-    let condition = scene.request.status.as_ref().unwrap().conditions.as_ref().unwrap()[0].clone();
+    let condition = scene
+        .request
+        .status
+        .as_ref()
+        .unwrap()
+        .conditions
+        .as_ref()
+        .unwrap()[0]
+        .clone();
     assert_eq!(condition.reason.as_deref(), Some("MachinistApproved"));
     assert!(condition.message.unwrap().contains("Machine worker-1"));
     assert_eq!(scene.judge(), Verdict::NotOurs);

@@ -160,7 +160,11 @@ fn provisioning_timed_out(draft: &mut Draft<'_>, open: &Open, vm: &Vm) -> bool {
 /// How long the VM may take to run: as the Machine's annotation says, else as the flag does. `Err` if the annotation
 /// cannot be read.
 fn provisioning_timeout(draft: &Draft<'_>) -> Result<Option<Duration>, ()> {
-    match draft.observed.machine.annotation(annotation::PROVISIONING_TIMEOUT) {
+    match draft
+        .observed
+        .machine
+        .annotation(annotation::PROVISIONING_TIMEOUT)
+    {
         None => Ok(draft.observed.settings.provisioning_timeout),
         Some("off") => Ok(None),
         Some(text) => match crate::flags::duration(text) {

@@ -79,8 +79,14 @@ fn judged(draft: &Draft<'_>, request: &StoredRequest) -> Verdict {
             };
             (node, seen)
         }
-        (_, Infra::Open(_)) => (&NodeState::Linked, VmState::Unseen("the Machine has no VM that runs")),
-        (_, Infra::Connecting) => (&NodeState::Linked, VmState::Unseen("connecting to the infra cluster")),
+        (_, Infra::Open(_)) => (
+            &NodeState::Linked,
+            VmState::Unseen("the Machine has no VM that runs"),
+        ),
+        (_, Infra::Connecting) => (
+            &NodeState::Linked,
+            VmState::Unseen("connecting to the infra cluster"),
+        ),
         (_, Infra::Unreachable(how) | Infra::NoCredential(how)) => {
             (&NodeState::Linked, VmState::Unseen(how.as_str()))
         }

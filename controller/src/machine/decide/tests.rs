@@ -603,27 +603,6 @@ fn a_token_is_extended_at_half_life() {
 }
 
 #[test]
-fn a_machine_that_does_not_join_in_time_says_so_and_a_set_replaces_it() {
-    let mut o = observed(machine(&recorded()), running());
-    o.token = Some(token());
-    let settings = Settings {
-        join_timeout: Some(Duration::from_mins(10)),
-        ..o.settings.as_ref().clone()
-    };
-    o.settings = Arc::new(settings);
-    assert!(
-        decide(&o, now())
-            .again
-            .is_some_and(|d| d <= Duration::from_mins(9))
-    );
-    let late: Timestamp = "2026-01-01T12:10:00Z".parse().unwrap();
-    let plan = decide(&o, late);
-    assert_eq!(condition(&plan, "NodeReady")["reason"], "JoinTimeout");
-    assert_eq!(patch(&plan)["status"]["phase"], "Failed");
-    assert!(!verbs(&plan).contains(&"delete the Machine"));
-}
-
-#[test]
 fn a_failed_write_is_shown_and_holds_the_next_try_back() {
     let mut o = observed(machine(&json!({})), open());
     let until = "2026-01-01T12:00:04Z".parse().unwrap();
@@ -1012,3 +991,6 @@ fn a_fact_is_asked_for_again_and_an_outage_is_no_error(#[case] facts: Facts, #[c
         &error
     );
 }
+
+mod joining;
+mod serving;
