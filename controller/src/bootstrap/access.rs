@@ -101,7 +101,7 @@ fn parse(text: &str) -> Result<(String, String), String> {
 
 #[cfg(test)]
 mod tests {
-    use super::parse;
+    use super::{ClusterAccess, parse};
 
     #[rstest::rstest]
     #[case::with_a_port("https://10.0.0.1:6443", Some("10.0.0.1"))]

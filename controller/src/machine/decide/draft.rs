@@ -30,6 +30,8 @@ pub(super) struct Draft<'a> {
     pub(super) record: Option<Record>,
     /// The Node of the Machine's name, if the VM was found to be the Machine's own.
     pub(super) own_node: Option<NodeState>,
+    /// The time to join is over: the token lives on no longer than it does anyway.
+    pub(super) gave_up: bool,
     /// What is done about signing requests: after everything else.
     pub(super) on_requests: Vec<Step>,
     after_patch: Vec<Event>,
@@ -65,6 +67,7 @@ impl<'a> Draft<'a> {
             kubelet_version: None,
             record: observed.machine.record.clone(),
             own_node: None,
+            gave_up: false,
             on_requests: Vec::new(),
             after_patch: Vec::new(),
             patched: false,

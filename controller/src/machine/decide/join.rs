@@ -10,7 +10,7 @@ use machinist_shared::names::{annotation, condition, label};
 use serde_json::{Map, Value, json};
 
 use super::super::conditions::{Condition, Reason, Status};
-use super::super::observed::{Open, Usable};
+use super::super::observed::{Concern, Open, Usable};
 use super::super::ownership::{NodeClaim, NodeVerdict, node_verdict, provider_id_of};
 use super::super::plan::Step;
 use super::draft::{Draft, Field};
@@ -64,8 +64,9 @@ pub(super) fn node(draft: &mut Draft<'_>, usable: &Usable, open: &Open, vm: &Vm)
         });
     }
     let linked_before = recorded_node(machine) == Some(node.uid());
-    // A failed write holds the others back, and the record with them.
-    let is_linked = linked_before || draft.observed.failure.is_none();
+    // A failed write holds the others back, and the record with them; but for a failed approval.
+    let failure = draft.observed.failure.as_ref();
+    let is_linked = linked_before || failure.is_none_or(|f| f.concerns == Concern::Certificate);
     draft.own_node = Some(if is_linked {
         NodeState::Linked
     } else {
@@ -192,6 +193,7 @@ fn timed_out(draft: &mut Draft<'_>, open: &Open, timeout: std::time::Duration) {
         message.clone(),
     ));
     draft.fail("JoinClusterTimeoutError", message.clone());
+    draft.gave_up = true;
     draft.replaced_by_set("JoinTimeout", &message);
 }
 

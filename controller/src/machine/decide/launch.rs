@@ -115,8 +115,11 @@ fn create(draft: &mut Draft<'_>, usable: &Usable, open: &Open, domain: &FailureD
     });
     draft.finalizers(&[finalizer::VM, finalizer::NODE]);
     draft.patch_now();
-    if draft.observed.token.is_none() {
-        draft.plan.push(Step::CreateToken);
+    match &draft.observed.token {
+        Some(token) if token.expiration > draft.now => {}
+        // Left from before the controller was away.
+        Some(_) => draft.plan.steps.extend([Step::DeleteToken, Step::CreateToken]),
+        None => draft.plan.push(Step::CreateToken),
     }
     draft.plan.push(Step::CreateVm);
 }

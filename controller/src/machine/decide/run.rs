@@ -251,7 +251,9 @@ fn bootstrap(draft: &mut Draft<'_>, open: &Open, vm_uid: &str, joined: bool) {
     match token {
         Some(token) if token.expiration > draft.now => {
             let left = draft.until(token.expiration);
-            if left <= HALF_LIFE {
+            if draft.gave_up {
+                draft.plan.look_again(left);
+            } else if left <= HALF_LIFE {
                 draft.plan.push(Step::ExtendToken);
             } else {
                 draft.plan.look_again(left.saturating_sub(HALF_LIFE));
@@ -268,6 +270,9 @@ fn bootstrap(draft: &mut Draft<'_>, open: &Open, vm_uid: &str, joined: bool) {
         _ if open.guest_exists => {
             let message = "the bootstrap token is gone or expired before the kubelet joined; delete the Machine to have it made anew";
             draft.condition(answer(Status::False, Reason::BootstrapTokenExpired, message));
+            if draft.observed.token.is_some() {
+                draft.plan.push(Step::DeleteToken);
+            }
         }
         _ => {
             let why = "its bootstrap token expired before its guest was started";

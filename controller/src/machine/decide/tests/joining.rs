@@ -194,6 +194,41 @@ fn a_vm_that_does_not_run_in_time_is_replaced(
 }
 
 #[test]
+fn a_token_is_not_extended_beyond_the_time_to_join_and_goes_when_it_expires() {
+    let mut o = limited(&recorded(), running());
+    let after_half_life: Timestamp = "2026-01-01T12:20:00Z".parse().unwrap();
+    let plan = decide(&o, after_half_life);
+    assert_eq!(condition(&plan, "NodeReady")["reason"], "JoinTimeout");
+    assert!(!verbs(&plan).contains(&"extend the bootstrap token"));
+    assert!(plan.again.is_some_and(|again| again <= Duration::from_mins(10)));
+    let plan = decide(&o, "2026-01-01T12:30:00Z".parse().unwrap());
+    assert_eq!(
+        condition(&plan, "BootstrapReady")["reason"],
+        "BootstrapTokenExpired"
+    );
+    assert!(verbs(&plan).contains(&"delete the bootstrap token"));
+
+    o.settings = Arc::new(Settings {
+        join_timeout: None,
+        ..o.settings.as_ref().clone()
+    });
+    assert!(verbs(&decide(&o, after_half_life)).contains(&"extend the bootstrap token"));
+}
+
+#[test]
+fn a_token_that_expired_before_there_was_a_vm_is_made_anew_with_it() {
+    let mut o = observed(machine(&placed(&json!({}))), open());
+    o.token = Some(token());
+    let plan = decide(&o, "2026-01-01T13:00:00Z".parse().unwrap());
+    let steps = [
+        "delete the bootstrap token",
+        "create the bootstrap token",
+        "create the VirtualMachine",
+    ];
+    assert!(verbs(&plan).ends_with(&steps), "{:?}", verbs(&plan));
+}
+
+#[test]
 fn a_vm_that_is_made_anew_in_place_is_not_replaced_for_its_import() {
     let mut extra = owned(recorded());
     json_patch::merge(
