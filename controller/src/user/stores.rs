@@ -209,10 +209,7 @@ impl Stores {
             let metadata = &request.object.metadata;
             let created = metadata.creation_timestamp.as_ref().map(|time| time.0);
             let version = metadata.resource_version.as_ref();
-            (
-                created,
-                version.and_then(|version| version.parse::<u64>().ok()),
-            )
+            (created, version.and_then(|version| version.parse::<u64>().ok()))
         };
         pending.sort_by_cached_key(|request| std::cmp::Reverse(age(request)));
         pending
@@ -307,5 +304,49 @@ impl Stores {
             }
         };
         Box::pin(reflect(api, config, store.clone(), on))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kube::runtime::watcher::Event;
+    use serde_json::json;
+
+    fn request(name: &str, created: &str, version: &str, status: &serde_json::Value) -> StoredRequest {
+        serde_json::from_value(json!({
+            "metadata": {"name": name, "uid": name, "creationTimestamp": created, "resourceVersion": version},
+            "spec": {"request": "AAAA", "signerName": serving::SIGNER, "username": "system:node:a"}, "status": status,
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn the_newest_pending_requests_of_a_node_come_first_also_within_a_second() {
+        let stores = Stores::default();
+        let (early, late) = ("2026-01-01T12:00:00Z", "2026-01-01T12:00:01Z");
+        for (name, created, version) in [("c", early, "9"), ("b", late, "10"), ("a", late, "8")] {
+            let pending = request(name, created, version, &json!({}));
+            stores.serving.apply(Event::Apply(pending));
+        }
+        let approved = json!({"conditions": [{"type": "Approved", "status": "True"}], "certificate": "AAAA"});
+        stores
+            .serving
+            .apply(Event::Apply(request("d", late, "11", &approved)));
+        let names: Vec<_> = stores
+            .serving_requests("a")
+            .iter()
+            .map(|request| request.name().to_owned())
+            .collect();
+        assert_eq!(names, ["b", "a", "c"]);
+    }
+
+    #[test]
+    fn of_a_decided_request_no_certificate_is_kept() {
+        let approved = json!({"conditions": [{"type": "Approved", "status": "True"}], "certificate": "AAAA"});
+        let stored = request("d", "2026-01-01T12:00:00Z", "1", &approved);
+        assert!(stored.decided && stored.object.status.is_none());
+        assert!(stored.object.spec.request.0.is_empty());
+        assert_eq!(stored.username(), "system:node:a", "whose it was is still known");
     }
 }

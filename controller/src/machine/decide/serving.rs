@@ -17,7 +17,7 @@ use crate::csr::{Verdict, request::StoredRequest};
 
 /// At most so many requests of one node are looked at, the newest: a kubelet has one, and whoever makes more of them in
 /// its name shall not keep us busy.
-const AT_MOST: usize = 8;
+const AT_MOST: usize = 32;
 
 /// How often it is looked whether an address that somebody else has, too, is free: nothing tells of it.
 const CONTESTED: Duration = Duration::from_secs(30);
