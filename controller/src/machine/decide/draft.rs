@@ -13,6 +13,7 @@ use super::super::record::{CredentialSource, FormerVm, Infrastructure, Record};
 use crate::csr::serving::NodeState;
 
 /// A plan in the making.
+#[allow(clippy::struct_excessive_bools)] // Each is a switch of its own.
 pub(super) struct Draft<'a> {
     pub(super) observed: &'a Observed,
     pub(super) now: Timestamp,
