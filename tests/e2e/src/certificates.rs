@@ -108,6 +108,26 @@ pub fn dns(name: &str) -> SanType {
     SanType::DnsName(name.try_into().unwrap_or_else(|error| panic!("{name}: {error}")))
 }
 
+/// A URI.
+///
+/// # Panics
+/// If it is not ASCII.
+pub fn uri(uri: &str) -> SanType {
+    SanType::URI(uri.try_into().unwrap_or_else(|error| panic!("{uri}: {error}")))
+}
+
+/// An e-mail address.
+///
+/// # Panics
+/// If it is not ASCII.
+pub fn email(address: &str) -> SanType {
+    SanType::Rfc822Name(
+        address
+            .try_into()
+            .unwrap_or_else(|error| panic!("{address}: {error}")),
+    )
+}
+
 /// An address.
 ///
 /// # Panics

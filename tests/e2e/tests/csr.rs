@@ -69,24 +69,20 @@ fn by_the_node(own: &str, victims: &str) -> Vec<Forged> {
             &san(ip(victims)),
         ),
         forged("loopback", Told("not the VM's"), &san(ip("127.0.0.1"))),
-        forged(
-            "a URI",
-            Told("URI"),
-            &san(SanType::URI("spiffe://honest".try_into().unwrap())),
-        ),
+        forged("a URI", Told("URI"), &san(certificates::uri("spiffe://honest"))),
         forged(
             "an e-mail address",
             Told("e-mail"),
-            &san(SanType::Rfc822Name("a@b.example".try_into().unwrap())),
+            &san(certificates::email("a@b.example")),
         ),
         forged("no name at all", Told("neither"), &|ask| {
-            ask.params.subject_alt_names.clear()
+            ask.params.subject_alt_names.clear();
         }),
         forged("both usages", Told("usages"), &|ask| {
             ask.usages(&["digital signature", "server auth", "client auth"]);
         }),
         forged("no server auth", Told("usages"), &|ask| {
-            ask.usages(&["digital signature"])
+            ask.usages(&["digital signature"]);
         }),
         forged("to be a CA", Told("2.5.29.19"), &to_be_a_ca),
         forged(
@@ -98,10 +94,10 @@ fn by_the_node(own: &str, victims: &str) -> Vec<Forged> {
             ask.spec.expiration_seconds = Some(10 * 31_536_000);
         }),
         forged("another PEM block, too", Told("PEM"), &|ask| {
-            ask.pem = |pem| format!("{pem}{pem}")
+            ask.pem = |pem| format!("{pem}{pem}");
         }),
         forged("with bytes after the end", Told("PEM"), &|ask| {
-            ask.pem = |pem| format!("{pem}trailing")
+            ask.pem = |pem| format!("{pem}trailing");
         }),
         forged("the whole certificate of another node", NotTaken, &|ask| {
             ask.params.distinguished_name = subject("system:nodes", "system:node:victim");
@@ -145,7 +141,7 @@ fn by_the_token() -> Vec<Forged> {
             ask.usages(&["digital signature", "client auth", "server auth"]);
         }),
         forged("two requests in one", Told("PEM"), &|ask| {
-            ask.pem = |pem| format!("{pem}{pem}")
+            ask.pem = |pem| format!("{pem}{pem}");
         }),
         forged("a client certificate for ten years", Told("a year"), &|ask| {
             ask.spec.expiration_seconds = Some(10 * 31_536_000);
@@ -203,7 +199,7 @@ async fn no_forged_request_is_approved_and_each_honest_one_is_issued() -> Result
     for (who, Forged { what, ask, end }) in &forgeries {
         match (ask.post(who).await, end) {
             (Err(kube::Error::Api(status)), End::NotTaken) => {
-                println!("{what}: not taken: {}", status.message)
+                println!("{what}: not taken: {}", status.message);
             }
             (Ok(name), End::NotTaken) => anyhow::bail!("{what}: {name} was taken"),
             (Ok(name), end) => {
