@@ -194,7 +194,8 @@ mod tests {
         stores
             .requests
             .apply(Event::Apply(request_of("system:bootstrap:abcdef")));
-        let of_machine = json!({"namespace": "kube-system", "labels": {"machinist.dev/machine-uid": "uid-m"}});
+        let of_machine =
+            json!({"namespace": "kube-system", "labels": {"machinist.dev/machine-uid": "uid-m"}});
         let secret = object::<Secret>("bootstrap-token-abcdef", &of_machine, Value::Null);
         token(&secret, &stores, &queues);
         assert_eq!(drained(&queues.requests).await, ["csr"], "its token");
@@ -210,7 +211,11 @@ mod tests {
             &stores,
             &queues,
         );
-        assert_eq!(drained(&queues.requests).await, ["csr"], "a Node of its Machine's name");
+        assert_eq!(
+            drained(&queues.requests).await,
+            ["csr"],
+            "a Node of its Machine's name"
+        );
     }
 
     #[tokio::test]
