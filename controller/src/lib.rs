@@ -14,3 +14,4 @@ pub mod reconcile;
 pub mod run;
 pub mod server;
 pub mod user;
+pub mod worker;

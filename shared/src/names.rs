@@ -25,6 +25,8 @@ pub mod finalizer {
     pub const NODE: &str = "machine-node-delete-finalizer";
     /// Left by machine-controller on rhel Machines.
     pub const RED_HAT_SUBSCRIPTION: &str = "kubermatic.io/red-hat-subscription";
+    /// On MachineSets and MachineDeployments: garbage collection deletes what they own first, and then takes it away.
+    pub const FOREGROUND_DELETION: &str = "foregroundDeletion";
 }
 
 /// Labels.
@@ -64,8 +66,12 @@ pub mod label {
 pub mod annotation {
     /// On a Machine: `true` lets one spec change through; removed by the webhook on use.
     pub const BYPASS_IMMUTABILITY: &str = "kubermatic.io/bypass-no-spec-mutation-requirement";
-    /// On a Machine: any text makes every controller leave it alone.
+    /// On a Machine or MachineSet: any text makes every controller leave it alone.
     pub const INITIALIZERS: &str = "machine-controller.kubermatic.io/initializers";
+    /// On a MachineSet: there at all, it is left alone. Cluster API's name; the cluster-autoscaler reads it, too.
+    pub const PAUSED: &str = "cluster.x-k8s.io/paused";
+    /// On a Machine: any text makes it the first to go when its set is scaled down. The cluster-autoscaler writes it.
+    pub const DELETE_MACHINE: &str = "cluster.k8s.io/delete-machine";
     /// On a Node: `<namespace>/<name>` of its Machine.
     pub const MACHINE: &str = "cluster.k8s.io/machine";
     /// In `spec.metadata.annotations`: namespace of the VMs on the infra cluster.

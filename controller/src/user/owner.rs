@@ -1,0 +1,18 @@
+//! Who controls an object, and what of its metadata is not kept.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use kube::core::ObjectMeta;
+use machinist_shared::names::annotation;
+
+/// The reference to whoever controls it: there is at most one.
+pub fn controller(metadata: &ObjectMeta) -> Option<&OwnerReference> {
+    let mut owners = metadata.owner_references.iter().flatten();
+    owners.find(|owner| owner.controller == Some(true))
+}
+
+/// Forgets kubectl's copy of the whole manifest, which may hold a credential and doubles what is kept.
+pub(super) fn forget_manifest(metadata: &mut ObjectMeta) {
+    if let Some(annotations) = &mut metadata.annotations {
+        annotations.remove(annotation::LAST_APPLIED);
+    }
+}
