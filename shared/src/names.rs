@@ -78,6 +78,8 @@ pub mod annotation {
     pub const CLUSTER_NAMESPACE: &str = "cluster.x-k8s.io/cluster-namespace";
     /// Prefix, on a Machine: kubelet feature gates as the webhook was told.
     pub const KUBELET_FEATURE_GATES: &str = "v1.kubelet-featuregates.machine-controller.kubermatic.io/";
+    /// Prefix, on a Machine: settings of its kubelet (`kubelet_settings::KEYS`).
+    pub const KUBELET_CONFIG: &str = "v1.kubelet-config.machine-controller.kubermatic.io/";
     /// On a Machine: whether an external cloud controller manager runs.
     pub const EXTERNAL_CLOUD_PROVIDER: &str =
         "v1.kubelet-flags.machine-controller.kubermatic.io/ExternalCloudProvider";
@@ -101,6 +103,13 @@ pub mod annotation {
     /// Ours, on a Machine: digest of the one spec change that [`BYPASS_IMMUTABILITY`] let through last; opens nothing
     /// but that change.
     pub const SPEC_CHANGE: &str = "machinist.dev/spec-change";
+    /// On a MachineDeployment, operating-system-manager's: the profile that it makes user data by. Not empty, it makes
+    /// *osm* the bootstrap mode of `auto`.
+    pub const OPERATING_SYSTEM_PROFILE: &str = "k8c.io/operating-system-profile";
+    /// On a bootstrap Secret, operating-system-manager's: [`REVISION`] of the MachineDeployment that it was made for.
+    pub const BOOTSTRAP_REVISION: &str = "k8c.io/machine-deployment-revision";
+    /// On a MachineSet and a MachineDeployment: number of the rollout.
+    pub const REVISION: &str = "machinedeployment.clusters.k8s.io/revision";
     /// Ours, on a Machine: bootstrap mode of this object (`auto`, `osm`, `builtin`).
     pub const BOOTSTRAP: &str = "machinist.dev/bootstrap";
 }

@@ -16,7 +16,7 @@ use super::decide::user_data_secret_name;
 use super::observe::Hands;
 use super::observed::Concern;
 use super::plan::{Plan, Step};
-use crate::bootstrap::{self, token::TokenView};
+use crate::bootstrap::{self, token::TokenView, user_data::UserData};
 use crate::context::Context;
 use crate::user::{Node, StoredMachine, TOKEN_NAMESPACE};
 
@@ -53,6 +53,7 @@ pub async fn act(context: &Context, machine: &StoredMachine, hands: &Hands, plan
         hands,
         resource_version: machine.metadata.resource_version.clone(),
         token: hands.token.clone(),
+        user_data: None,
     };
     for step in plan.steps {
         if !context.may_write() {
@@ -102,6 +103,7 @@ struct Run<'a> {
     /// The Machine's, after our last patch of it.
     resource_version: Option<String>,
     token: Option<TokenView>,
+    user_data: Option<UserData>,
 }
 
 impl Run<'_> {
@@ -111,6 +113,7 @@ impl Run<'_> {
             Step::CreateToken => self.create_token().await,
             Step::ExtendToken => self.extend_token().await,
             Step::DeleteToken => self.delete_token().await,
+            Step::RenderUserData => self.render_user_data(),
             Step::CreateVm => self.create_vm().await,
             Step::CreateUserData { vm_uid } => self.create_user_data(vm_uid).await,
             Step::LabelVm {
@@ -184,12 +187,22 @@ impl Run<'_> {
         result
     }
 
+    fn render_user_data(&mut self) -> Result<Progress, kube::Error> {
+        let Some(token) = &self.token else {
+            return Ok(Progress::Wait);
+        };
+        let user_data = self.hands.user_data(self.context, self.machine, token);
+        self.user_data = Some(user_data.map_err(|why| kube::Error::Service(why.into()))?);
+        Ok(Progress::Next)
+    }
+
     async fn create_vm(&mut self) -> Result<Progress, kube::Error> {
-        let (Some(open), Some(token)) = (&self.hands.open, &self.token) else {
+        let (Some(open), Some(token), Some(user_data)) = (&self.hands.open, &self.token, &self.user_data)
+        else {
             return Ok(Progress::Wait);
         };
         let secret = user_data_secret_name(self.machine.uid(), &token.id.to_string());
-        let Some(vm) = self.hands.render(self.context, self.machine, &secret) else {
+        let Some(vm) = self.hands.render(self.context, self.machine, &secret, user_data) else {
             return Ok(Progress::Wait);
         };
         let resource = kube::core::ApiResource::erase::<Vm>(&());
@@ -206,12 +219,9 @@ impl Run<'_> {
     }
 
     async fn create_user_data(&mut self, vm_uid: &str) -> Result<Progress, kube::Error> {
-        let (Some(open), Some(token)) = (&self.hands.open, &self.token) else {
+        let (Some(open), Some(token), Some(user_data)) = (&self.hands.open, &self.token, &self.user_data)
+        else {
             return Ok(Progress::Wait);
-        };
-        let user_data = match self.hands.user_data(self.context, self.machine, token) {
-            Ok(user_data) => user_data,
-            Err(why) => return Err(kube::Error::Service(why.into())),
         };
         let secret = bootstrap::user_data_secret(&bootstrap::UserDataSecret {
             name: &user_data_secret_name(self.machine.uid(), &token.id.to_string()),
@@ -219,7 +229,7 @@ impl Run<'_> {
             cluster_uid: &self.context.settings.cluster_uid,
             vm_name: self.machine.name(),
             vm_uid,
-            user_data: &user_data,
+            user_data: user_data.bytes(),
         });
         let api: Api<Secret> = Api::namespaced(open.client().clone(), &open.key().namespace);
         match api.create(&PostParams::default(), &secret).await {
@@ -363,9 +373,11 @@ fn is_conflict(error: &kube::Error) -> bool {
 fn concern(step: &Step) -> Concern {
     match step {
         Step::CreateVm | Step::LabelVm { .. } | Step::DeleteVm { .. } => Concern::Infrastructure,
-        Step::CreateToken | Step::ExtendToken | Step::DeleteToken | Step::CreateUserData { .. } => {
-            Concern::Bootstrap
-        }
+        Step::CreateToken
+        | Step::ExtendToken
+        | Step::DeleteToken
+        | Step::RenderUserData
+        | Step::CreateUserData { .. } => Concern::Bootstrap,
         Step::PatchNode { .. } | Step::DeleteNode { .. } => Concern::Node,
         Step::PatchMachine(_) | Step::DeleteMachine | Step::Event(_) => Concern::Machine,
     }

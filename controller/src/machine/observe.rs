@@ -19,7 +19,6 @@ use machinist_shared::kubevirt::resolved::{self, Kubeconfig, KubeconfigSource, R
 use machinist_shared::kubevirt::root_cause::{Sight, root_cause};
 use machinist_shared::kubevirt::spec::CloudProviderSpec;
 use machinist_shared::names::label;
-use machinist_shared::operating_system::OperatingSystem;
 use machinist_shared::provider_spec::ProviderConfig;
 use serde_json::Value;
 
@@ -28,7 +27,7 @@ use super::observed::{ClusterName, Disk, Facts, Infra, Observed, Open, Spec, Unw
 use super::ownership::provider_id_of;
 use super::record::{CredentialSource, FailureDomain, Infrastructure};
 use crate::bootstrap::token::TokenView;
-use crate::bootstrap::user_data::{self, UserDataInput};
+use crate::bootstrap::user_data::{self, UserData, UserDataInput};
 use crate::context::Context;
 use crate::user::{Looked, Reference, ReferenceKind, SpecState, StoredMachine};
 
@@ -62,6 +61,7 @@ impl Hands {
         context: &Context,
         machine: &StoredMachine,
         user_data_secret: &str,
+        user_data: &UserData,
     ) -> Option<Value> {
         let (open, spec, facts) = (self.open.as_ref()?, self.spec.as_ref()?, self.facts.as_ref()?);
         let none = BTreeMap::new();
@@ -77,7 +77,7 @@ impl Hands {
             spec: &spec.resolved,
             facts,
             user_data_secret,
-            ignition: None,
+            ignition: user_data.ignition(),
         }))
     }
 
@@ -87,28 +87,20 @@ impl Hands {
         context: &Context,
         machine: &StoredMachine,
         token: &TokenView,
-    ) -> Result<String, Shown> {
-        let spec = self
-            .spec
-            .as_ref()
-            .ok_or_else(|| Shown("the spec cannot be read any more".to_owned()))?;
+    ) -> Result<UserData, Shown> {
+        let unreadable = || Shown("the spec cannot be read any more".to_owned());
+        let spec = self.spec.as_ref().ok_or_else(unreadable)?;
+        let (config, resolved) = (&spec.config, &spec.resolved);
+        let cloud = config.cloud_provider_spec.as_ref().ok_or_else(unreadable)?;
         let provider_id = (!context.settings.external_cloud_provider).then(|| provider_id_of(machine));
         let none = BTreeMap::new();
         let metadata = spec.machine.metadata.as_ref();
-        let upgrade = spec
-            .config
-            .operating_system_spec
-            .as_ref()
-            .is_some_and(|os| os["distUpgradeOnBoot"] == true);
+        let versions = spec.machine.versions.as_ref();
         user_data::render(&UserDataInput {
-            operating_system: spec.config.operating_system.map_or("", OperatingSystem::as_str),
+            operating_system: config.operating_system.ok_or_else(unreadable)?,
+            operating_system_spec: config.operating_system_spec.as_ref().unwrap_or(&Value::Null),
             node_name: machine.name(),
-            kubelet_version: spec
-                .machine
-                .versions
-                .as_ref()
-                .and_then(|v| v.kubelet.as_deref())
-                .unwrap_or_default(),
+            kubelet_version: versions.and_then(|v| v.kubelet.as_deref()).unwrap_or_default(),
             server: &context.access.server,
             ca_pem: &context.access.ca_pem,
             token: &token.bootstrap_token(),
@@ -117,8 +109,14 @@ impl Hands {
             taints: spec.machine.taints.as_deref().unwrap_or_default(),
             labels: metadata.and_then(|m| m.labels.as_ref()).unwrap_or(&none),
             provider_id: provider_id.as_deref(),
-            ssh_keys: &spec.config.ssh_public_keys,
-            upgrade,
+            ssh_keys: &config.ssh_public_keys,
+            ssh_ca: &config.ca_public_key,
+            annotations: machine.metadata.annotations.as_ref().unwrap_or(&none),
+            network: config.network.as_ref(),
+            overwrite_cloud_config: config.overwrite_cloud_config.as_deref(),
+            machinist: &cloud.machinist,
+            registry_credentials: &resolved.registry_credentials,
+            ca_bundle: &resolved.ca_bundle,
         })
         .map_err(|error| Shown(error.to_string()))
     }

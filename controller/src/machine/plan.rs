@@ -15,6 +15,8 @@ pub enum Step {
     ExtendToken,
     /// Delete the bootstrap token.
     DeleteToken,
+    /// Render the user data, so that nothing is made for a guest that could not be given any.
+    RenderUserData,
     /// Create the VirtualMachine.
     CreateVm,
     /// Create the Secret with the user data, owned by the VM of that UID.
@@ -60,6 +62,7 @@ impl Step {
             Self::CreateToken => "create the bootstrap token",
             Self::ExtendToken => "extend the bootstrap token",
             Self::DeleteToken => "delete the bootstrap token",
+            Self::RenderUserData => "render the user data",
             Self::CreateVm => "create the VirtualMachine",
             Self::CreateUserData { .. } => "create the user-data Secret",
             Self::LabelVm { .. } => "label the adopted VirtualMachine",

@@ -116,6 +116,7 @@ fn create(draft: &mut Draft<'_>, usable: &Usable, open: &Open, domain: &FailureD
     if draft.observed.token.is_none() {
         draft.plan.push(Step::CreateToken);
     }
+    draft.plan.push(Step::RenderUserData);
     draft.plan.push(Step::CreateVm);
 }
 

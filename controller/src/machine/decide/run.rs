@@ -105,6 +105,7 @@ fn record_vm(draft: &mut Draft<'_>, usable: &Usable, open: &Open, vm: &Vm, uid: 
         );
         return false;
     }
+    draft.plan.push(Step::RenderUserData);
     draft.plan.push(Step::CreateUserData {
         vm_uid: uid.to_owned(),
     });
