@@ -175,7 +175,9 @@ fn pairs<'a>(
 fn amount(text: &str) -> Result<&str, String> {
     match quantity::parse(text) {
         Some(amount) if amount >= 0.0 => Ok(text),
-        _ => Err(format!("{text:?} is not a quantity; write one like 200m, 200Mi or 1Gi")),
+        _ => Err(format!(
+            "{text:?} is not a quantity; write one like 200m, 200Mi or 1Gi"
+        )),
     }
 }
 
@@ -217,7 +219,10 @@ mod tests {
     use super::*;
 
     fn config(key: &str, text: &str) -> (Map<String, Value>, Vec<SettingError>) {
-        read(&BTreeMap::from([(format!("{KUBELET_CONFIG}{key}"), text.to_owned())]))
+        read(&BTreeMap::from([(
+            format!("{KUBELET_CONFIG}{key}"),
+            text.to_owned(),
+        )]))
     }
 
     #[rstest]
@@ -250,7 +255,11 @@ mod tests {
     #[case::one_log_file("ContainerLogMaxFiles", "1", "from 2 on")]
     #[case::no_pods("MaxPods", "0", "from 1 to")]
     #[case::many_percent("ImageGCHighThresholdPercent", "101", "from 0 to 100")]
-    #[case::low_above_high("ImageGCLowThresholdPercent", "90", "must be less than the high threshold, 85")]
+    #[case::low_above_high(
+        "ImageGCLowThresholdPercent",
+        "90",
+        "must be less than the high threshold, 85"
+    )]
     #[case::no_unit("ImageMinimumGCAge", "120", "no duration")]
     #[case::an_unknown_unit("ImageMinimumGCAge", "1d", "no duration")]
     #[case::a_negative_age("ImageMaximumGCAge", "-1h", "no duration")]
@@ -258,7 +267,10 @@ mod tests {
         let (config, errors) = config(key, text);
         let told = errors.iter().map(ToString::to_string).collect::<Vec<_>>();
         assert_eq!(told.len(), 1, "{told:?}, {config:?}");
-        assert!(told[0].contains(why) && told[0].contains(KUBELET_CONFIG), "{told:?}");
+        assert!(
+            told[0].contains(why) && told[0].contains(KUBELET_CONFIG),
+            "{told:?}"
+        );
     }
 
     #[rstest]

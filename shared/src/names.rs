@@ -114,6 +114,14 @@ pub mod annotation {
     pub const BOOTSTRAP: &str = "machinist.dev/bootstrap";
 }
 
+/// What operating-system-manager hands user data over by.
+pub mod osm {
+    /// Namespace of its Secrets.
+    pub const NAMESPACE: &str = "cloud-init-settings";
+    /// Key in the bootstrap Secret.
+    pub const KEY: &str = "cloud-config";
+}
+
 /// Group of our bootstrap tokens: bound to `system:node-bootstrapper`, never to `…:nodeclient`.
 pub const TOKEN_GROUP: &str = "system:bootstrappers:machinist:machine";
 /// Type of bootstrap token Secrets.

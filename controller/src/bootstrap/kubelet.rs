@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::Taint;
-use machinist_shared::kubelet_settings;
+use machinist_shared::{kubelet_settings, syntax};
 use minijinja::context;
 use serde_json::{Value, json};
 
@@ -29,11 +29,7 @@ const NO_KUBEADM: &str =
 pub(super) fn files(input: &UserDataInput<'_>, program: &str) -> Result<Vec<File>, UserDataError> {
     let mut files = vec![
         File::new(CA, mode::PUBLIC, input.ca_pem),
-        File::json(
-            BOOTSTRAP_KUBECONFIG,
-            mode::SECRET,
-            &bootstrap_kubeconfig(input),
-        ),
+        File::json(BOOTSTRAP_KUBECONFIG, mode::SECRET, &bootstrap_kubeconfig(input)),
         File::json(KUBELET_CONFIG, mode::PUBLIC, &configuration(input)?),
         File::new(
             "/etc/systemd/system/kubelet.service",
@@ -119,13 +115,13 @@ fn unit(input: &UserDataInput<'_>, program: &str) -> Result<String, UserDataErro
         "--cert-dir=/var/lib/kubelet/pki".to_owned(),
         format!("--hostname-override={}", input.node_name),
     ];
-    if !input.taints.is_empty() {
-        flags.push(format!(
-            "--register-with-taints={}",
-            list(input.taints.iter().map(taint))
-        ));
+    // A kubelet does not start with a taint or a label that no Node takes; of those, admission has warned.
+    let taints = list(input.taints.iter().filter(|t| is_taint(t)).map(taint));
+    if !taints.is_empty() {
+        flags.push(format!("--register-with-taints={taints}"));
     }
-    let labels = input.labels.iter().filter(|(key, _)| may_set_itself(key));
+    let labels = input.labels.iter();
+    let labels = labels.filter(|(key, value)| is_label(key, value) && may_set_itself(key));
     let labels = list(labels.map(|(key, value)| format!("{key}={value}")));
     if !labels.is_empty() {
         flags.push(format!("--node-labels={labels}"));
@@ -155,6 +151,15 @@ fn unit(input: &UserDataInput<'_>, program: &str) -> Result<String, UserDataErro
             node_ip_file => network::NODE_IP_FILE,
         },
     )
+}
+
+fn is_label(key: &str, value: &str) -> bool {
+    syntax::qualified_name(key).is_ok() && syntax::label_value(value).is_ok()
+}
+
+fn is_taint(taint: &Taint) -> bool {
+    is_label(&taint.key, taint.value.as_deref().unwrap_or_default())
+        && ["NoSchedule", "PreferNoSchedule", "NoExecute"].contains(&taint.effect.as_str())
 }
 
 fn taint(taint: &Taint) -> String {

@@ -59,14 +59,22 @@ pub(super) fn files(network: Option<&Network>) -> Result<Vec<File>, UserDataErro
     let (ip, prefix) = network
         .cidr
         .split_once('/')
-        .and_then(|(ip, prefix)| Some((ip.trim().parse::<IpAddr>().ok()?, prefix.trim().parse::<u8>().ok()?)))
+        .and_then(|(ip, prefix)| {
+            Some((
+                ip.trim().parse::<IpAddr>().ok()?,
+                prefix.trim().parse::<u8>().ok()?,
+            ))
+        })
         .filter(|(ip, prefix)| *prefix <= if ip.is_ipv4() { 32 } else { 128 })
         .ok_or_else(|| wrong("cidr", &network.cidr))?;
     let gateway = match network.gateway.as_str() {
         "" => None,
         text => Some(address("gateway", text)?),
     };
-    let servers = network.dns_servers.iter().map(|text| address("dns.servers", text));
+    let servers = network
+        .dns_servers
+        .iter()
+        .map(|text| address("dns.servers", text));
     let servers = servers.collect::<Result<Vec<_>, _>>()?;
     Ok(vec![
         File::new(
@@ -108,9 +116,9 @@ fn network_manager(ip: IpAddr, prefix: u8, gateway: Option<IpAddr>, servers: &[I
             text.push_str("method=auto\nmay-fail=true\n");
         }
         let of_family = servers.iter().filter(|s| s.is_ipv4() == (family == "ipv4"));
-        let servers: String = of_family.map(|server| format!("{server};")).collect();
+        let servers: Vec<String> = of_family.map(ToString::to_string).collect();
         if !servers.is_empty() {
-            let _ = writeln!(text, "dns={servers}");
+            let _ = writeln!(text, "dns={};", servers.join(";"));
         }
         text
     };
@@ -153,7 +161,12 @@ mod tests {
 
     #[test]
     fn a_static_address_is_written_for_both_network_services() {
-        let files = files(Some(&network("10.0.0.5/24", "10.0.0.1", &["10.0.0.2", "fd00::2"]))).unwrap();
+        let files = files(Some(&network(
+            "10.0.0.5/24",
+            "10.0.0.1",
+            &["10.0.0.2", "fd00::2"],
+        )))
+        .unwrap();
         let [networkd, manager] = files.as_slice() else {
             panic!("{} files", files.len());
         };
@@ -180,6 +193,9 @@ mod tests {
         #[case] blamed: &str,
     ) {
         let error = files(Some(&network(cidr, gateway, dns))).err().unwrap();
-        assert!(error.to_string().contains(&format!("network.{blamed}")), "{error}");
+        assert!(
+            error.to_string().contains(&format!("network.{blamed}")),
+            "{error}"
+        );
     }
 }

@@ -18,7 +18,11 @@ pub(super) fn files(
     }
     let no = exceptions(proxy, server, domain);
     let mut text = "[Service]\n".to_owned();
-    for (name, value) in [("HTTP_PROXY", &proxy.http), ("HTTPS_PROXY", &proxy.https), ("NO_PROXY", &no)] {
+    for (name, value) in [
+        ("HTTP_PROXY", &proxy.http),
+        ("HTTPS_PROXY", &proxy.https),
+        ("NO_PROXY", &no),
+    ] {
         if !value.is_empty() {
             text.push_str(&systemd::assignment(name, value)?);
             // curl reads no HTTP_PROXY in capitals, and other programs no other.
@@ -83,6 +87,10 @@ mod tests {
 
     #[test]
     fn without_a_proxy_there_is_nothing() {
-        assert!(files(&Proxy::default(), "https://a", "b", &["c"]).unwrap().is_empty());
+        assert!(
+            files(&Proxy::default(), "https://a", "b", &["c"])
+                .unwrap()
+                .is_empty()
+        );
     }
 }

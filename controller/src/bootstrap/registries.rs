@@ -25,7 +25,12 @@ pub(super) fn files(
 ) -> Result<Vec<File>, UserDataError> {
     let credentials = self::credentials(credentials)?;
     let mut config = CONFIG.to_owned();
-    for Credential { registry, user, password } in &credentials {
+    for Credential {
+        registry,
+        user,
+        password,
+    } in &credentials
+    {
         // Writing to memory does not fail.
         let _ = write!(
             config,
@@ -197,9 +202,8 @@ mod tests {
         let files = with(&[], &config.to_string()).unwrap();
         let config = of(&files, CONFIG_PATH);
         assert_eq!(config.mode, 0o600);
-        let want = format!(
-            "registry.configs.\"{host}\".auth]\nusername = \"me\"\npassword = \"se\\\"same\"\n"
-        );
+        let want =
+            format!("registry.configs.\"{host}\".auth]\nusername = \"me\"\npassword = \"se\\\"same\"\n");
         assert!(config.content.ends_with(&want), "{}", config.content);
     }
 

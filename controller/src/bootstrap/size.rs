@@ -78,6 +78,9 @@ mod tests {
         let error = cloud_config(noise(2 * SECRET)).unwrap_err();
         assert!(error.to_string().contains("1047552"), "{error}");
         let error = ignition("a".repeat(ANNOTATION + 1)).unwrap_err();
-        assert!(error.to_string().contains("196609") && error.to_string().contains("196608"), "{error}");
+        assert!(
+            error.to_string().contains("196609") && error.to_string().contains("196608"),
+            "{error}"
+        );
     }
 }

@@ -59,7 +59,10 @@ mod tests {
     fn each_certificate_of_a_bundle_gets_its_file() {
         let bundle = format!("# a\n{BEGIN}\nMA==\n{END}\ntext\n{BEGIN}\nMQ==\n{END}\n");
         let files = certificates(&bundle, OperatingSystem::Rhel).unwrap();
-        let found: Vec<_> = files.iter().map(|f| (f.path.as_str(), f.content.as_str())).collect();
+        let found: Vec<_> = files
+            .iter()
+            .map(|f| (f.path.as_str(), f.content.as_str()))
+            .collect();
         let want = [
             (
                 "/etc/pki/ca-trust/source/anchors/machinist-0.pem",
@@ -70,7 +73,10 @@ mod tests {
                 format!("{BEGIN}\nMQ==\n{END}\n"),
             ),
         ];
-        assert_eq!(found, want.iter().map(|(p, c)| (*p, c.as_str())).collect::<Vec<_>>());
+        assert_eq!(
+            found,
+            want.iter().map(|(p, c)| (*p, c.as_str())).collect::<Vec<_>>()
+        );
     }
 
     #[test]

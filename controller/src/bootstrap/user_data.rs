@@ -132,7 +132,9 @@ impl UserData {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UserDataError {
     /// The operating system is not known here.
-    #[error("the operating system {0} cannot be bootstrapped by Machinist itself; use ubuntu, rockylinux, rhel or flatcar")]
+    #[error(
+        "the operating system {0} cannot be bootstrapped by Machinist itself; use ubuntu, rockylinux, rhel or flatcar"
+    )]
     UnsupportedOperatingSystem(OperatingSystem),
     /// A text would end its line.
     #[error("{field} holds a control character, which it cannot")]
@@ -144,7 +146,9 @@ pub enum UserDataError {
     #[error("the kubelet would not start: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Settings(Vec<SettingError>),
     /// The static address is of no use.
-    #[error("network.{field}: {text:?} is of no use; with a static address cidr is one like 10.0.0.5/24, and gateway and dns.servers are addresses")]
+    #[error(
+        "network.{field}: {text:?} is of no use; with a static address cidr is one like 10.0.0.5/24, and gateway and dns.servers are addresses"
+    )]
     Network {
         /// Which field.
         field: &'static str,
@@ -152,13 +156,17 @@ pub enum UserDataError {
         text: String,
     },
     /// The credentials of registries are of no use.
-    #[error("machinist.registries.credentials {0}; it is a docker configuration with auths, as in .dockerconfigjson")]
+    #[error(
+        "machinist.registries.credentials {0}; it is a docker configuration with auths, as in .dockerconfigjson"
+    )]
     Credentials(&'static str),
     /// The CAs are of no use.
     #[error("machinist.caBundle holds no PEM certificate")]
     CaBundle,
     /// It is too large.
-    #[error("the user data has {bytes} bytes, and {what} holds {limit}; put less into machinist.files, or into the image")]
+    #[error(
+        "the user data has {bytes} bytes, and {what} holds {limit}; put less into machinist.files, or into the image"
+    )]
     TooLarge {
         /// Where it would be stored.
         what: &'static str,
@@ -187,7 +195,8 @@ pub fn render(input: &UserDataInput<'_>) -> Result<UserData, UserDataError> {
         upgrade: input.operating_system_spec["distUpgradeOnBoot"] == true,
     };
     if os != OperatingSystem::Flatcar {
-        return size::cloud_config(cloud_config::render(&guest, Reader::CloudInit)).map(UserData::CloudConfig);
+        return size::cloud_config(cloud_config::render(&guest, Reader::CloudInit))
+            .map(UserData::CloudConfig);
     }
     if input.operating_system_spec["provisioningUtility"] == "cloud-init" {
         return size::cloud_config(cloud_config::render(&guest, Reader::CoreOs)).map(UserData::CloudConfig);

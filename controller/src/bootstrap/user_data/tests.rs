@@ -91,7 +91,10 @@ fn ignition_file(file: &Value) -> (String, (u32, String)) {
 }
 
 fn file(input: &UserDataInput<'_>, path: &str) -> String {
-    files_of(input).remove(path).unwrap_or_else(|| panic!("no {path}")).1
+    files_of(input)
+        .remove(path)
+        .unwrap_or_else(|| panic!("no {path}"))
+        .1
 }
 
 fn kubelet_config(input: &UserDataInput<'_>) -> Value {
@@ -112,7 +115,7 @@ fn taint(value: &str) -> Taint {
 #[case(OperatingSystem::Flatcar)]
 fn the_guest_finds_server_ca_token_name_and_taints(#[case] os: OperatingSystem) {
     let base = Base::new();
-    let labels: BTreeMap<String, String> = [("pool", "a b"), ("node-role.kubernetes.io/worker", "")]
+    let labels: BTreeMap<String, String> = [("pool", "a"), ("node-role.kubernetes.io/worker", "")]
         .map(|(k, v)| (k.to_owned(), v.to_owned()))
         .into();
     let taints = [taint("gpu")];
@@ -197,10 +200,19 @@ fn the_kubelet_reads_the_name_servers_that_the_script_links() {
 fn annotations_win_over_defaults_and_extra_settings_over_both() {
     let mut base = Base::new();
     let annotations: BTreeMap<String, String> = [
-        ("v1.kubelet-config.machine-controller.kubermatic.io/EvictionHard", "memory.available<5%"),
+        (
+            "v1.kubelet-config.machine-controller.kubermatic.io/EvictionHard",
+            "memory.available<5%",
+        ),
         ("v1.kubelet-config.machine-controller.kubermatic.io/MaxPods", "50"),
-        ("v1.kubelet-featuregates.machine-controller.kubermatic.io/SomeGate", "true"),
-        ("v1.kubelet-featuregates.machine-controller.kubermatic.io/RotateKubeletServerCertificate", "true"),
+        (
+            "v1.kubelet-featuregates.machine-controller.kubermatic.io/SomeGate",
+            "true",
+        ),
+        (
+            "v1.kubelet-featuregates.machine-controller.kubermatic.io/RotateKubeletServerCertificate",
+            "true",
+        ),
     ]
     .map(|(k, v)| (k.to_owned(), v.to_owned()))
     .into();
@@ -262,16 +274,21 @@ fn the_node_has_the_families_that_are_asked_for(#[case] family: &str, #[case] li
 #[test]
 fn files_commands_and_flags_of_a_person_are_there() {
     let mut base = Base::new();
-    base.machinist.files.push(machinist_shared::kubevirt::machinist::GuestFile {
-        path: "/etc/motd".into(),
-        permissions: "0640".into(),
-        content: "hello\n".into(),
-    });
+    base.machinist
+        .files
+        .push(machinist_shared::kubevirt::machinist::GuestFile {
+            path: "/etc/motd".into(),
+            permissions: "0640".into(),
+            content: "hello\n".into(),
+        });
     base.machinist.commands.pre_install = vec!["a".into(), "b".into()];
     base.machinist.kubelet.extra_args = BTreeMap::from([("v".to_owned(), "4 %n".to_owned())]);
     let files = files_of(&base.input());
     assert_eq!(files["/etc/motd"], (0o640, "hello\n".to_owned()));
-    assert_eq!(files[PRE_INSTALL], (0o600, "#!/bin/bash\nset -e\na\nb\n".to_owned()));
+    assert_eq!(
+        files[PRE_INSTALL],
+        (0o600, "#!/bin/bash\nset -e\na\nb\n".to_owned())
+    );
     assert!(!files.contains_key(POST_INSTALL));
     let unit = &files["/etc/systemd/system/kubelet.service"].1;
     assert!(unit.contains("\n  \"--v=4 %%n\"\n"), "{unit}");
@@ -323,11 +340,34 @@ fn flatcar_masks_the_services_that_are_turned_off() {
 }
 
 #[test]
-fn a_line_break_in_a_taint_is_refused() {
+fn taints_and_labels_that_keep_a_kubelet_from_starting_are_left_out() {
     let base = Base::new();
-    let taints = [taint("v\nExecStartPost=/bin/sh")];
+    let never = Taint {
+        effect: "Never".into(),
+        ..taint("a")
+    };
+    let taints = [taint("gpu"), taint("v\nExecStartPost=/bin/sh"), never];
+    let labels: BTreeMap<String, String> = [("a", "b"), ("pool", "a b"), ("x y", "")]
+        .map(|(k, v)| (k.to_owned(), v.to_owned()))
+        .into();
     let input = UserDataInput {
         taints: &taints,
+        labels: &labels,
+        ..base.input()
+    };
+    let unit = file(&input, "/etc/systemd/system/kubelet.service");
+    assert!(
+        unit.contains("\n  \"--register-with-taints=dedicated=gpu:NoSchedule\" \\\n"),
+        "{unit}"
+    );
+    assert!(unit.contains("\n  \"--node-labels=a=b\" \\\n"), "{unit}");
+}
+
+#[test]
+fn a_line_break_in_a_version_is_refused() {
+    let base = Base::new();
+    let input = UserDataInput {
+        kubelet_version: "1.33.4\nExecStartPost=/bin/sh",
         ..base.input()
     };
     assert!(matches!(
@@ -359,11 +399,13 @@ fn too_much_is_refused_before_anything_is_made(#[case] os: OperatingSystem, #[ca
         state.to_be_bytes()[0]
     });
     let noise = STANDARD.encode(bytes.take(1_200_000).collect::<Vec<_>>());
-    base.machinist.files.push(machinist_shared::kubevirt::machinist::GuestFile {
-        path: "/big".into(),
-        permissions: "0644".into(),
-        content: noise,
-    });
+    base.machinist
+        .files
+        .push(machinist_shared::kubevirt::machinist::GuestFile {
+            path: "/big".into(),
+            permissions: "0644".into(),
+            content: noise,
+        });
     let input = UserDataInput {
         operating_system: os,
         ..base.input()

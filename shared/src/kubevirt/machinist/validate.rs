@@ -70,9 +70,12 @@ const FOLDERS_OF_OURS: [&str; 8] = [
 pub fn is_reserved(path: &str) -> bool {
     PATHS_OF_OURS.contains(&path)
         || path == "/var/lib/kubelet/kubeconfig"
-        || FOLDERS_OF_OURS
-            .iter()
-            .any(|folder| path == *folder || path.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/')))
+        || FOLDERS_OF_OURS.iter().any(|folder| {
+            path == *folder
+                || path
+                    .strip_prefix(folder)
+                    .is_some_and(|rest| rest.starts_with('/'))
+        })
 }
 
 /// Judges the object found at `path`.
@@ -118,7 +121,10 @@ pub fn validate(machinist: &Machinist, path: &FieldPath, report: &mut Report) {
 fn file(file: &GuestFile, path: &FieldPath, report: &mut Report) {
     let at = path.child("path");
     let text = file.path.as_str();
-    let clean = text.split('/').skip(1).all(|part| !matches!(part, "" | "." | ".."));
+    let clean = text
+        .split('/')
+        .skip(1)
+        .all(|part| !matches!(part, "" | "." | ".."));
     if text.is_empty() {
         report.required(&at, "is required, like /etc/motd");
     } else if !text.starts_with('/') || !clean || text.chars().any(char::is_control) {
@@ -133,11 +139,17 @@ fn file(file: &GuestFile, path: &FieldPath, report: &mut Report) {
         );
     }
     let octal = (3..=4).contains(&file.permissions.len())
-        && file.permissions.bytes().all(|digit| (b'0'..=b'7').contains(&digit));
+        && file
+            .permissions
+            .bytes()
+            .all(|digit| (b'0'..=b'7').contains(&digit));
     if !octal {
         report.invalid(
             &path.child("permissions"),
-            format!("{:?} are no permissions; write them in octal, like 0644", file.permissions),
+            format!(
+                "{:?} are no permissions; write them in octal, like 0644",
+                file.permissions
+            ),
         );
     }
 }
@@ -152,7 +164,10 @@ fn kubelet(machinist: &Machinist, path: &FieldPath, report: &mut Report) {
         if !well_formed {
             report.invalid(&path, "is no flag; write it without leading dashes, like v");
         } else if FLAGS_OF_OURS.contains(&name.as_str()) {
-            report.forbidden(&path, "is given by Machinist, and the node could not join with another one");
+            report.forbidden(
+                &path,
+                "is given by Machinist, and the node could not join with another one",
+            );
         } else if value.chars().any(char::is_control) {
             report.invalid(&path, "holds a control character, which no kubelet flag can");
         }
@@ -160,7 +175,10 @@ fn kubelet(machinist: &Machinist, path: &FieldPath, report: &mut Report) {
     for name in machinist.kubelet.extra_config.keys() {
         let path = path.child("extraConfig").child(name);
         if SETTINGS_OF_OURS.contains(&name.as_str()) {
-            report.forbidden(&path, "is set by Machinist, and the node could not join with another one");
+            report.forbidden(
+                &path,
+                "is set by Machinist, and the node could not join with another one",
+            );
         } else if !KUBELET_SETTINGS.contains(&name.as_str()) {
             let hint = did_you_mean(name, KUBELET_SETTINGS.iter().copied());
             report.warn(
@@ -174,7 +192,9 @@ fn kubelet(machinist: &Machinist, path: &FieldPath, report: &mut Report) {
 fn registries(machinist: &Machinist, path: &FieldPath, report: &mut Report) {
     for (registry, mirrors) in &machinist.registries.mirrors {
         let path = path.child("mirrors").child(registry);
-        let host = registry.rsplit_once(':').map_or(registry.as_str(), |(host, _)| host);
+        let host = registry
+            .rsplit_once(':')
+            .map_or(registry.as_str(), |(host, _)| host);
         if registry != "*" && !is_host(host) {
             report.invalid(&path, "is no host of a registry, like docker.io, or *");
         }
@@ -213,7 +233,11 @@ fn proxy(machinist: &Machinist, path: &FieldPath, report: &mut Report) {
         report.warn(&path.child("no"), "has no effect without http or https");
     }
     for (index, host) in machinist.proxy.no.iter().enumerate() {
-        if host.is_empty() || host.chars().any(|c| c.is_whitespace() || c.is_control() || c == ',') {
+        if host.is_empty()
+            || host
+                .chars()
+                .any(|c| c.is_whitespace() || c.is_control() || c == ',')
+        {
             report.invalid(
                 &path.child("no").index(index),
                 format!("{host:?} is no host, domain or network"),
@@ -238,7 +262,9 @@ fn is_host(text: &str) -> bool {
 
 /// `http` or `https`, a host, and nothing that could end a line or a word of a configuration.
 fn is_url(text: &str) -> bool {
-    let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
+    let rest = text
+        .strip_prefix("http://")
+        .or_else(|| text.strip_prefix("https://"));
     rest.is_some_and(|rest| {
         !rest.is_empty()
             && !rest.starts_with('/')
@@ -455,7 +481,11 @@ mod tests {
     fn an_unknown_setting_of_the_kubelet_is_a_warning() {
         let report = judge(&json!({"kubelet": {"extraConfig": {"maxPodz": 50}}}));
         assert!(report.is_ok());
-        assert!(report.warnings[0].contains("did you mean \"maxPods\"?"), "{:?}", report.warnings);
+        assert!(
+            report.warnings[0].contains("did you mean \"maxPods\"?"),
+            "{:?}",
+            report.warnings
+        );
     }
 
     #[test]
