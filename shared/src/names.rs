@@ -114,6 +114,9 @@ pub mod annotation {
     pub const BOOTSTRAP: &str = "machinist.dev/bootstrap";
 }
 
+/// Values of [`annotation::BOOTSTRAP`].
+pub const BOOTSTRAP_MODES: [&str; 3] = ["auto", "osm", "builtin"];
+
 /// What operating-system-manager hands user data over by.
 pub mod osm {
     /// Namespace of its Secrets.

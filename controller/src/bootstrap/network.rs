@@ -3,12 +3,10 @@
 //! KubeVirt gives a guest its address by DHCP; a static one is for networks whose addresses somebody else plans.
 
 use std::fmt::Write as _;
-use std::net::IpAddr;
 
-use machinist_shared::network::Network;
+use machinist_shared::network::{Network, StaticAddress};
 
 use super::guest::{File, mode};
-use super::user_data::UserDataError;
 
 /// IP families of a Node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,66 +42,52 @@ pub(super) fn node_ip_script() -> File {
 }
 
 /// The files that give the guest a static address, for systemd-networkd and for NetworkManager: the one that the image
-/// has reads its own.
-pub(super) fn files(network: Option<&Network>) -> Result<Vec<File>, UserDataError> {
-    let Some(network) = network.filter(|network| network.is_static()) else {
-        return Ok(Vec::new());
+/// has reads its own. One that is of no use has never been refused, and is left out; admission has warned.
+pub(super) fn files(network: Option<&Network>) -> Vec<File> {
+    let address = network.and_then(|network| network.static_address().ok().flatten());
+    let Some(address) = address else {
+        return Vec::new();
     };
-    let wrong = |what: &'static str, text: &str| UserDataError::Network {
-        field: what,
-        text: text.to_owned(),
-    };
-    let address = |what, text: &str| -> Result<IpAddr, UserDataError> {
-        text.trim().parse().map_err(|_| wrong(what, text))
-    };
-    let (ip, prefix) = network
-        .cidr
-        .split_once('/')
-        .and_then(|(ip, prefix)| {
-            Some((
-                ip.trim().parse::<IpAddr>().ok()?,
-                prefix.trim().parse::<u8>().ok()?,
-            ))
-        })
-        .filter(|(ip, prefix)| *prefix <= if ip.is_ipv4() { 32 } else { 128 })
-        .ok_or_else(|| wrong("cidr", &network.cidr))?;
-    let gateway = match network.gateway.as_str() {
-        "" => None,
-        text => Some(address("gateway", text)?),
-    };
-    let servers = network
-        .dns_servers
-        .iter()
-        .map(|text| address("dns.servers", text));
-    let servers = servers.collect::<Result<Vec<_>, _>>()?;
-    Ok(vec![
+    vec![
         File::new(
             "/etc/systemd/network/05-machinist.network",
             mode::PUBLIC,
-            networkd(ip, prefix, gateway, &servers),
+            networkd(&address),
         ),
         File::new(
             "/etc/NetworkManager/system-connections/machinist.nmconnection",
             mode::SECRET,
-            network_manager(ip, prefix, gateway, &servers),
+            network_manager(&address),
         ),
-    ])
+    ]
 }
 
 /// Real interfaces only: those of pods are virtual, and have a kind.
-fn networkd(ip: IpAddr, prefix: u8, gateway: Option<IpAddr>, servers: &[IpAddr]) -> String {
+fn networkd(address: &StaticAddress) -> String {
+    let StaticAddress {
+        ip,
+        prefix,
+        gateway,
+        name_servers,
+    } = address;
     let mut text = format!("[Match]\nType=ether\nKind=!*\n\n[Network]\nDHCP=no\nAddress={ip}/{prefix}\n");
     if let Some(gateway) = gateway {
         // Writing to memory does not fail.
         let _ = writeln!(text, "Gateway={gateway}");
     }
-    for server in servers {
+    for server in name_servers {
         let _ = writeln!(text, "DNS={server}");
     }
     text
 }
 
-fn network_manager(ip: IpAddr, prefix: u8, gateway: Option<IpAddr>, servers: &[IpAddr]) -> String {
+fn network_manager(address: &StaticAddress) -> String {
+    let StaticAddress {
+        ip,
+        prefix,
+        gateway,
+        name_servers,
+    } = address;
     let section = |family: &str, own: bool| {
         let mut text = format!("\n[{family}]\n");
         if own {
@@ -115,7 +99,7 @@ fn network_manager(ip: IpAddr, prefix: u8, gateway: Option<IpAddr>, servers: &[I
             // The other family stays as the network offers it.
             text.push_str("method=auto\nmay-fail=true\n");
         }
-        let of_family = servers.iter().filter(|s| s.is_ipv4() == (family == "ipv4"));
+        let of_family = name_servers.iter().filter(|s| s.is_ipv4() == (family == "ipv4"));
         let servers: Vec<String> = of_family.map(ToString::to_string).collect();
         if !servers.is_empty() {
             let _ = writeln!(text, "dns={};", servers.join(";"));
@@ -165,8 +149,7 @@ mod tests {
             "10.0.0.5/24",
             "10.0.0.1",
             &["10.0.0.2", "fd00::2"],
-        )))
-        .unwrap();
+        )));
         let [networkd, manager] = files.as_slice() else {
             panic!("{} files", files.len());
         };
@@ -179,23 +162,9 @@ mod tests {
         assert_eq!(manager.mode, 0o600, "NetworkManager reads no other");
     }
 
-    #[rstest]
-    #[case::no_prefix("10.0.0.5", "", &[], "cidr")]
-    #[case::a_long_prefix("10.0.0.5/33", "", &[], "cidr")]
-    #[case::only_name_servers("", "", &["10.0.0.2"], "cidr")]
-    #[case::a_gateway("10.0.0.5/24", "gw", &[], "gateway")]
-    #[case::two_lines("10.0.0.5/24", "10.0.0.1\nDHCP=yes", &[], "gateway")]
-    #[case::a_name_server("10.0.0.5/24", "", &["dns"], "dns.servers")]
-    fn what_no_guest_could_use_is_refused(
-        #[case] cidr: &str,
-        #[case] gateway: &str,
-        #[case] dns: &[&str],
-        #[case] blamed: &str,
-    ) {
-        let error = files(Some(&network(cidr, gateway, dns))).err().unwrap();
-        assert!(
-            error.to_string().contains(&format!("network.{blamed}")),
-            "{error}"
-        );
+    #[test]
+    fn an_address_that_is_of_no_use_is_left_out() {
+        assert!(files(Some(&network("10.0.0.5", "", &[]))).is_empty());
+        assert!(files(None).is_empty());
     }
 }

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use machinist_shared::names::BOOTSTRAP_MODES;
+
 /// Bootstrap mode, of the controller and of one Machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Mode {
@@ -13,11 +15,6 @@ pub enum Mode {
     Osm,
     /// Machinist's own user data, with a token for that Machine alone.
     Builtin,
-}
-
-impl Mode {
-    /// Names of all of them.
-    pub const NAMES: [&str; 3] = ["auto", "osm", "builtin"];
 }
 
 /// Text that names no mode.
@@ -40,7 +37,7 @@ impl FromStr for Mode {
 
 impl fmt::Display for Mode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [auto, osm, builtin] = Self::NAMES;
+        let [auto, osm, builtin] = BOOTSTRAP_MODES;
         f.write_str(match self {
             Self::Auto => auto,
             Self::Osm => osm,
@@ -140,7 +137,7 @@ mod tests {
 
     #[test]
     fn modes_are_told_by_their_names_and_no_other() {
-        for text in Mode::NAMES {
+        for text in BOOTSTRAP_MODES {
             assert_eq!(text.parse::<Mode>().unwrap().to_string(), text);
         }
         assert!("OSM".parse::<Mode>().unwrap_err().to_string().contains("builtin"));

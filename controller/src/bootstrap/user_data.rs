@@ -145,16 +145,6 @@ pub enum UserDataError {
     /// Settings of the kubelet are of no use.
     #[error("the kubelet would not start: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Settings(Vec<SettingError>),
-    /// The static address is of no use.
-    #[error(
-        "network.{field}: {text:?} is of no use; with a static address cidr is one like 10.0.0.5/24, and gateway and dns.servers are addresses"
-    )]
-    Network {
-        /// Which field.
-        field: &'static str,
-        /// What is there.
-        text: String,
-    },
     /// The credentials of registries are of no use.
     #[error(
         "machinist.registries.credentials {0}; it is a docker configuration with auths, as in .dockerconfigjson"
@@ -236,7 +226,7 @@ fn files(input: &UserDataInput<'_>) -> Result<Vec<File>, UserDataError> {
     )?);
     files.extend(trust::certificates(input.ca_bundle.expose(), os)?);
     files.extend(trust::ssh_ca(input.ssh_ca)?);
-    files.extend(network::files(input.network)?);
+    files.extend(network::files(input.network));
     match os {
         OperatingSystem::Rhel => files.extend(subscription::files(input.operating_system_spec)),
         OperatingSystem::Flatcar => {

@@ -6,7 +6,7 @@ use super::mutate::{default_cluster_namespace, default_spec, default_topology, h
 use super::raw::{self, Object, child, object_at, object_at_mut};
 use super::shape::{DEPLOYMENT, TEMPLATE};
 use super::update::{is_deleting, new_faults};
-use super::validate::{merge, not_an_object, validate_spec};
+use super::validate::{merge, not_an_object, validate_spec, warn_annotations};
 use super::{AdmissionSettings, Author, selector};
 use crate::field::{FieldPath, Report};
 use crate::names::{annotation, label};
@@ -193,6 +193,11 @@ fn judge(object: &Value, settings: &AdmissionSettings, with_template: bool) -> R
         kubevirt::validate::labels(
             labels.into_iter().flatten().map(|(key, _)| key.as_str()),
             &path.child("metadata").child("labels"),
+            &mut report,
+        );
+        warn_annotations(
+            object.pointer("/spec/template/metadata/annotations"),
+            &path.child("metadata"),
             &mut report,
         );
     }
