@@ -201,6 +201,7 @@ async fn prepare(
             external_cloud_provider: flags.node_external_cloud_provider,
             cluster_uid,
             look_every: flags.infra_look_every.0.unwrap_or(LOOK_EVERY),
+            bootstrap: flags.bootstrap,
         }),
         env: Env::new(|name| std::env::var(name).ok()),
         addresses,

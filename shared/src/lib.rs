@@ -8,6 +8,7 @@ pub mod config_var;
 pub mod crd;
 pub mod decode;
 pub mod field;
+pub mod kubelet_settings;
 pub mod kubelet_version;
 pub mod kubevirt;
 pub mod names;

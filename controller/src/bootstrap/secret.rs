@@ -22,7 +22,7 @@ pub struct UserDataSecret<'a> {
     /// UID of that VM.
     pub vm_uid: &'a str,
     /// The user data.
-    pub user_data: &'a str,
+    pub user_data: &'a [u8],
 }
 
 /// The Secret. It goes with its VM, by the API server's garbage collection.
@@ -47,7 +47,7 @@ pub fn user_data_secret(from: &UserDataSecret<'_>) -> Secret {
         },
         data: Some(BTreeMap::from([(
             "userdata".to_owned(),
-            ByteString(from.user_data.as_bytes().to_vec()),
+            ByteString(from.user_data.to_vec()),
         )])),
         ..Secret::default()
     }

@@ -15,8 +15,8 @@ use serde_json::{Value, json};
 use super::decide::user_data_secret_name;
 use super::observe::Hands;
 use super::observed::Concern;
-use super::plan::{Plan, Step};
-use crate::bootstrap::{self, token::TokenView};
+use super::plan::{Plan, Step, UserDataSource};
+use crate::bootstrap::{self, token::TokenView, user_data::UserData};
 use crate::context::Context;
 use crate::user::{Node, StoredMachine, TOKEN_NAMESPACE};
 
@@ -53,6 +53,7 @@ pub async fn act(context: &Context, machine: &StoredMachine, hands: &Hands, plan
         hands,
         resource_version: machine.metadata.resource_version.clone(),
         token: hands.token.clone(),
+        user_data: None,
     };
     for step in plan.steps {
         if !context.may_write() {
@@ -102,6 +103,8 @@ struct Run<'a> {
     /// The Machine's, after our last patch of it.
     resource_version: Option<String>,
     token: Option<TokenView>,
+    /// Name of the Secret with the user data, and the user data.
+    user_data: Option<(String, UserData)>,
 }
 
 impl Run<'_> {
@@ -111,6 +114,7 @@ impl Run<'_> {
             Step::CreateToken => self.create_token().await,
             Step::ExtendToken => self.extend_token().await,
             Step::DeleteToken => self.delete_token().await,
+            Step::RenderUserData(source) => self.render_user_data(source),
             Step::CreateVm => self.create_vm().await,
             Step::CreateUserData { vm_uid } => self.create_user_data(vm_uid).await,
             Step::LabelVm {
@@ -184,12 +188,25 @@ impl Run<'_> {
         result
     }
 
+    fn render_user_data(&mut self, source: &UserDataSource) -> Result<Progress, kube::Error> {
+        let (id, user_data) = match (source, &self.token, &self.hands.osm) {
+            (UserDataSource::Token, Some(token), _) => {
+                let user_data = self.hands.user_data(self.context, self.machine, token);
+                let user_data = user_data.map_err(|why| kube::Error::Service(why.into()))?;
+                (token.id.as_str(), user_data)
+            }
+            (UserDataSource::BootstrapSecret(id), _, Some(user_data)) => (id.as_str(), user_data.clone()),
+            _ => return Ok(Progress::Wait),
+        };
+        self.user_data = Some((user_data_secret_name(self.machine.uid(), id), user_data));
+        Ok(Progress::Next)
+    }
+
     async fn create_vm(&mut self) -> Result<Progress, kube::Error> {
-        let (Some(open), Some(token)) = (&self.hands.open, &self.token) else {
+        let (Some(open), Some((secret, user_data))) = (&self.hands.open, &self.user_data) else {
             return Ok(Progress::Wait);
         };
-        let secret = user_data_secret_name(self.machine.uid(), &token.id.to_string());
-        let Some(vm) = self.hands.render(self.context, self.machine, &secret) else {
+        let Some(vm) = self.hands.render(self.context, self.machine, secret, user_data) else {
             return Ok(Progress::Wait);
         };
         let resource = kube::core::ApiResource::erase::<Vm>(&());
@@ -206,24 +223,20 @@ impl Run<'_> {
     }
 
     async fn create_user_data(&mut self, vm_uid: &str) -> Result<Progress, kube::Error> {
-        let (Some(open), Some(token)) = (&self.hands.open, &self.token) else {
+        let (Some(open), Some((name, user_data))) = (&self.hands.open, &self.user_data) else {
             return Ok(Progress::Wait);
         };
-        let user_data = match self.hands.user_data(self.context, self.machine, token) {
-            Ok(user_data) => user_data,
-            Err(why) => return Err(kube::Error::Service(why.into())),
-        };
         let secret = bootstrap::user_data_secret(&bootstrap::UserDataSecret {
-            name: &user_data_secret_name(self.machine.uid(), &token.id.to_string()),
+            name,
             machine_uid: self.machine.uid(),
             cluster_uid: &self.context.settings.cluster_uid,
             vm_name: self.machine.name(),
             vm_uid,
-            user_data: &user_data,
+            user_data: user_data.bytes(),
         });
         let api: Api<Secret> = Api::namespaced(open.client().clone(), &open.key().namespace);
         match api.create(&PostParams::default(), &secret).await {
-            // The name holds the Machine's UID and the token's ID: it can only be our own, from before a crash.
+            // The name holds the Machine's UID and an ID of this VM's user data: it can only be our own, from before a crash.
             Err(kube::Error::Api(status)) if status.code == 409 => Ok(Progress::Next),
             other => other.map(|_| Progress::Next),
         }
@@ -365,9 +378,11 @@ fn is_conflict(error: &kube::Error) -> bool {
 fn concern(step: &Step) -> Concern {
     match step {
         Step::CreateVm | Step::LabelVm { .. } | Step::DeleteVm { .. } => Concern::Infrastructure,
-        Step::CreateToken | Step::ExtendToken | Step::DeleteToken | Step::CreateUserData { .. } => {
-            Concern::Bootstrap
-        }
+        Step::CreateToken
+        | Step::ExtendToken
+        | Step::DeleteToken
+        | Step::RenderUserData(_)
+        | Step::CreateUserData { .. } => Concern::Bootstrap,
         Step::PatchNode { .. } | Step::DeleteNode { .. } => Concern::Node,
         Step::PatchMachine(_) | Step::DeleteMachine | Step::Event(_) => Concern::Machine,
     }

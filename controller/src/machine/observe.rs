@@ -1,11 +1,12 @@
 //! Takes the snapshot of one Machine: from the stores, and, only when its VM is to be made, from the infra cluster's
 //! cached facts.
 
+mod bootstrap;
+
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
-use machinist_infra::client::Shown;
 use machinist_infra::facts::FactError;
 use machinist_infra::kubeconfig::InfraKubeconfig;
 use machinist_infra::pool::{Access, OpenInfra};
@@ -19,16 +20,14 @@ use machinist_shared::kubevirt::resolved::{self, Kubeconfig, KubeconfigSource, R
 use machinist_shared::kubevirt::root_cause::{Sight, root_cause};
 use machinist_shared::kubevirt::spec::CloudProviderSpec;
 use machinist_shared::names::label;
-use machinist_shared::operating_system::OperatingSystem;
 use machinist_shared::provider_spec::ProviderConfig;
 use serde_json::Value;
 
 use super::brake;
 use super::observed::{ClusterName, Disk, Facts, Infra, Observed, Open, Spec, Unwatched, Usable, VmState};
-use super::ownership::provider_id_of;
 use super::record::{CredentialSource, FailureDomain, Infrastructure};
 use crate::bootstrap::token::TokenView;
-use crate::bootstrap::user_data::{self, UserDataInput};
+use crate::bootstrap::user_data::UserData;
 use crate::context::Context;
 use crate::user::{Looked, Reference, ReferenceKind, SpecState, StoredMachine};
 
@@ -39,6 +38,8 @@ pub struct Hands {
     pub open: Option<OpenInfra>,
     /// The Machine's bootstrap token.
     pub token: Option<TokenView>,
+    /// The user data that operating-system-manager made for it, where that is what the guest gets.
+    pub osm: Option<UserData>,
     /// When to look again at what no watch tells of.
     pub look_again: Option<Duration>,
     spec: Option<Decoded>,
@@ -62,6 +63,7 @@ impl Hands {
         context: &Context,
         machine: &StoredMachine,
         user_data_secret: &str,
+        user_data: &UserData,
     ) -> Option<Value> {
         let (open, spec, facts) = (self.open.as_ref()?, self.spec.as_ref()?, self.facts.as_ref()?);
         let none = BTreeMap::new();
@@ -77,50 +79,8 @@ impl Hands {
             spec: &spec.resolved,
             facts,
             user_data_secret,
-            ignition: None,
+            ignition: user_data.ignition(),
         }))
-    }
-
-    /// The user data that the guest joins with.
-    pub fn user_data(
-        &self,
-        context: &Context,
-        machine: &StoredMachine,
-        token: &TokenView,
-    ) -> Result<String, Shown> {
-        let spec = self
-            .spec
-            .as_ref()
-            .ok_or_else(|| Shown("the spec cannot be read any more".to_owned()))?;
-        let provider_id = (!context.settings.external_cloud_provider).then(|| provider_id_of(machine));
-        let none = BTreeMap::new();
-        let metadata = spec.machine.metadata.as_ref();
-        let upgrade = spec
-            .config
-            .operating_system_spec
-            .as_ref()
-            .is_some_and(|os| os["distUpgradeOnBoot"] == true);
-        user_data::render(&UserDataInput {
-            operating_system: spec.config.operating_system.map_or("", OperatingSystem::as_str),
-            node_name: machine.name(),
-            kubelet_version: spec
-                .machine
-                .versions
-                .as_ref()
-                .and_then(|v| v.kubelet.as_deref())
-                .unwrap_or_default(),
-            server: &context.access.server,
-            ca_pem: &context.access.ca_pem,
-            token: &token.bootstrap_token(),
-            cluster_dns: &context.access.dns,
-            cluster_domain: &context.access.domain,
-            taints: spec.machine.taints.as_deref().unwrap_or_default(),
-            labels: metadata.and_then(|m| m.labels.as_ref()).unwrap_or(&none),
-            provider_id: provider_id.as_deref(),
-            ssh_keys: &spec.config.ssh_public_keys,
-            upgrade,
-        })
-        .map_err(|error| Shown(error.to_string()))
     }
 }
 
@@ -154,6 +114,7 @@ pub async fn observe(
         _ => sources.cluster_name(machine),
     };
     let kubeconfig = sources.kubeconfig(machine);
+    let (bootstrap, osm) = sources.bootstrap(machine);
     let (access, look_again) = match access(&sources, machine, kubeconfig) {
         Ok(open) => (Ok(open), None),
         Err((infra, look_again)) => (Err(infra), look_again),
@@ -168,6 +129,7 @@ pub async fn observe(
     let mut hands = Hands {
         open: None,
         token: token.clone(),
+        osm,
         spec: decoded,
         facts: None,
         look_again,
@@ -190,6 +152,7 @@ pub async fn observe(
         cluster_name,
         infra,
         node: context.stores.nodes.get(&Key::new("", machine.name())),
+        bootstrap,
         token,
         failure: context.failures.pending(key, machine, now),
     };

@@ -9,6 +9,7 @@ use kube::core::ObjectMeta;
 use machinist_infra::objects::Vm;
 
 use super::record::{CredentialSource, FailureDomain, Infrastructure};
+use crate::bootstrap::Mode;
 use crate::bootstrap::token::TokenView;
 use crate::user::{Node, StoredMachine};
 
@@ -25,6 +26,8 @@ pub struct Settings {
     pub cluster_uid: String,
     /// How often a Machine is looked at whose credential may not watch.
     pub look_every: Duration,
+    /// Where user data comes from, unless a Machine says otherwise.
+    pub bootstrap: Mode,
 }
 
 /// Everything known of one Machine.
@@ -44,10 +47,27 @@ pub struct Observed {
     pub infra: Infra,
     /// The Node of its name.
     pub node: Option<Arc<Node>>,
+    /// Where its user data comes from.
+    pub bootstrap: Bootstrap,
     /// Its bootstrap token.
     pub token: Option<TokenView>,
     /// The last write that failed, until it may be tried again.
     pub failure: Option<Failure>,
+}
+
+/// Where a Machine's user data comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Bootstrap {
+    /// From us, with a token of its own.
+    Builtin,
+    /// From operating-system-manager, whose Secret is there; its revision, or empty.
+    Osm(String),
+    /// From operating-system-manager, whose Secret is not there or of no use; or nobody can tell yet. Why.
+    Waiting(String),
+    /// From operating-system-manager, whose Secret is of another revision; which.
+    OtherRevision(String),
+    /// Nobody can ever tell; why.
+    Invalid(String),
 }
 
 /// What a Machine's spec asks for.

@@ -47,9 +47,11 @@ pub(super) fn node(node: &Node, stores: &Stores, queues: &Queues) {
     }
 }
 
-/// A set: itself and its deployment; every deployment that may adopt it, if nobody controls it.
+/// A set: itself and its deployment; every deployment that may adopt it, if nobody controls it; and its Machines that
+/// wait for their user data.
 pub(super) fn machine_set(set: &StoredMachineSet, stores: &Stores, queues: &Queues) {
     queues.sets.add(Key::of(set));
+    waiting_machines(set, stores, queues);
     match owner::controller(&set.metadata) {
         Some(owner) if owner.kind == "MachineDeployment" => {
             queues.deployments.add(Key::new(set.namespace(), &owner.name));
@@ -66,9 +68,26 @@ pub(super) fn machine_set(set: &StoredMachineSet, stores: &Stores, queues: &Queu
     }
 }
 
-/// A deployment: itself.
-pub(super) fn machine_deployment(deployment: &StoredMachineDeployment, _: &Stores, queues: &Queues) {
+/// Machines of a set that have no VM yet: the set's revision and the deployment's operating system profile say where
+/// their user data comes from.
+fn waiting_machines(set: &StoredMachineSet, stores: &Stores, queues: &Queues) {
+    for machine in stores.machines_of(set.uid()) {
+        if machine
+            .record
+            .as_ref()
+            .is_none_or(|record| record.vm_uid.is_none())
+        {
+            queues.machines.add(Key::of(machine.as_ref()));
+        }
+    }
+}
+
+/// A deployment: itself, and the Machines of its sets that wait for their user data.
+pub(super) fn machine_deployment(deployment: &StoredMachineDeployment, stores: &Stores, queues: &Queues) {
     queues.deployments.add(Key::of(deployment));
+    for set in stores.machine_sets_of(deployment.uid()) {
+        waiting_machines(&set, stores, queues);
+    }
 }
 
 /// A bootstrap token: its Machine.
@@ -166,5 +185,32 @@ mod tests {
         node(&ready, &stores, &queues);
         assert_eq!(drained(&queues.sets).await, ["owner"]);
         assert_eq!(drained(&queues.machines).await, ["m"]);
+    }
+
+    #[tokio::test]
+    async fn a_set_and_a_deployment_concern_the_machines_that_have_no_vm_yet() {
+        let (stores, queues) = (stores(), Queues::default());
+        let owned = owned_by("MachineSet");
+        let mut placed = serde_json::to_value(json!({"metadata": {"namespace": "ns", "name": "placed", "uid": "uid-placed"},
+            "status": {"providerStatus": {"infrastructure": {"server": "https://a", "namespace": "n"}, "vmUID": "v"}}}))
+        .unwrap();
+        json_patch::merge(&mut placed["metadata"], &owned);
+        stores
+            .machines
+            .apply(Event::Apply(serde_json::from_value(placed).unwrap()));
+        stores
+            .machines
+            .apply(Event::Apply(object("waiting", &owned, json!({}))));
+        // The one that owns them.
+        let mut set = owned_by("MachineDeployment");
+        set["uid"] = json!("uid-owner");
+        let set: StoredMachineSet = object("s", &set, json!({}));
+        stores.machine_sets.apply(Event::Apply(set.clone()));
+        machine_set(&set, &stores, &queues);
+        assert_eq!(drained(&queues.machines).await, ["waiting"]);
+        let deployment = object("d", &json!({"uid": "uid-owner"}), json!({}));
+        let queues = Queues::default();
+        machine_deployment(&deployment, &stores, &queues);
+        assert_eq!(drained(&queues.machines).await, ["waiting"]);
     }
 }

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::mutate::{default_cluster_namespace, default_spec, default_topology, has_own_labels, is_kubevirt};
 use super::raw::{self, Object, object_at, object_at_mut};
-use super::validate::validate_spec;
+use super::validate::{validate_spec, warn_annotations};
 use super::{AdmissionSettings, selector};
 use crate::field::{FieldPath, Report};
 use crate::names::{annotation, label};
@@ -121,6 +121,11 @@ pub(super) fn judge_template(
     kubevirt::validate::labels(
         labels.into_iter().flatten().map(|(key, _)| key.as_str()),
         &path.child("metadata").child("labels"),
+        report,
+    );
+    warn_annotations(
+        template.and_then(|template| template.get("metadata")?.get("annotations")),
+        &path.child("metadata"),
         report,
     );
 }

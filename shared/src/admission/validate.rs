@@ -1,16 +1,19 @@
 //! What a Machine must be to be made: everything that can be told without asking the infra cluster, all at once.
 
+use std::collections::BTreeMap;
+
 use serde_json::Value;
 
 use super::raw::{Object, object_at};
 use super::shape::{MACHINE, MACHINE_SPEC};
 use super::{AdmissionSettings, Author};
 use crate::field::{ErrorKind, FieldPath, Report};
-use crate::kubelet_version;
 use crate::kubevirt::spec::CloudProviderSpec;
 use crate::kubevirt::validate;
+use crate::names::{self, annotation};
 use crate::provider_spec::ProviderConfig;
 use crate::syntax;
+use crate::{kubelet_settings, kubelet_version};
 
 /// Judges a Machine that is to be made, after its defaults are in.
 pub fn validate_create(raw: &Value, author: Author, settings: &AdmissionSettings) -> Report {
@@ -38,7 +41,32 @@ pub fn validate_create(raw: &Value, author: Author, settings: &AdmissionSettings
         &metadata.child("labels"),
         &mut report,
     );
+    warn_annotations(raw.pointer("/metadata/annotations"), &metadata, &mut report);
     merge(report, policy, author)
+}
+
+/// Annotations that the built-in bootstrap reads and could not use: found below the metadata at `path`, of a template as
+/// well. They have never been refused.
+pub(super) fn warn_annotations(annotations: Option<&Value>, path: &FieldPath, report: &mut Report) {
+    let annotations = annotations.and_then(Value::as_object).into_iter().flatten();
+    let annotations: BTreeMap<String, String> = annotations
+        .filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())))
+        .collect();
+    let path = path.child("annotations");
+    for error in kubelet_settings::read(&annotations).1 {
+        let why = format!(
+            "the node is not made with this setting of its kubelet: {}",
+            error.why
+        );
+        report.warn(&path.child(&error.annotation), why);
+    }
+    if let Some(mode) = annotations.get(annotation::BOOTSTRAP)
+        && !mode.is_empty()
+        && !names::BOOTSTRAP_MODES.contains(&mode.as_str())
+    {
+        let why = format!("{mode:?} is none of {}", names::BOOTSTRAP_MODES.join(", "));
+        report.warn(&path.child(annotation::BOOTSTRAP), why);
+    }
 }
 
 /// Judges the spec of a Machine, found at `path`, in a template as well. Shapes are judged before, into `report`.

@@ -2,6 +2,7 @@
 
 pub mod cloud_config;
 pub mod facts;
+pub mod machinist;
 pub mod observed;
 pub mod render;
 pub mod resolved;

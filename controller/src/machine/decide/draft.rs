@@ -217,6 +217,7 @@ impl<'a> Draft<'a> {
         if let Some(record) = &mut self.record {
             record.vm_uid = None;
             record.token_id = None;
+            record.bootstrap_secret = None;
             record.node_uid = None;
             record.former = Some(FormerVm {
                 uid: uid.to_owned(),
@@ -439,6 +440,8 @@ fn is_cause(reason: &str) -> bool {
         Reason::WaitingForReference,
         Reason::WaitingForInfrastructure,
         Reason::WaitingForDisks,
+        Reason::WaitingForBootstrapSecret,
+        Reason::BootstrapSecretRevision,
         Reason::NodeNotReady,
         Reason::VMVanished,
     ];
