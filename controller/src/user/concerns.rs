@@ -92,7 +92,7 @@ mod tests {
     use rstest::rstest;
     use serde_json::{Value, json};
 
-    fn object<K: serde::de::DeserializeOwned>(name: &str, metadata: &Value, spec: Value) -> K {
+    fn object<K: serde::de::DeserializeOwned>(name: &str, metadata: &Value, spec: &Value) -> K {
         let mut object = json!({"metadata": {
             "namespace": "ns", "name": name, "uid": format!("uid-{name}"), "resourceVersion": "1"}, "spec": spec});
         json_patch::merge(&mut object["metadata"], metadata);
@@ -109,10 +109,10 @@ mod tests {
         for (name, spec) in [("fits", spec()), ("other", json!({}))] {
             stores
                 .machine_sets
-                .apply(Event::Apply(object(name, &json!({}), spec.clone())));
+                .apply(Event::Apply(object(name, &json!({}), &spec)));
             stores
                 .machine_deployments
-                .apply(Event::Apply(object(name, &json!({}), spec)));
+                .apply(Event::Apply(object(name, &json!({}), &spec)));
         }
         stores
     }
@@ -139,7 +139,7 @@ mod tests {
     #[tokio::test]
     async fn a_machine(#[case] metadata: Value, #[case] sets: &[&str]) {
         let (stores, queues) = (stores(), Queues::default());
-        machine(&object("m", &metadata, json!({})), &stores, &queues);
+        machine(&object("m", &metadata, &json!({})), &stores, &queues);
         assert_eq!(drained(&queues.sets).await, sets);
         assert_eq!(drained(&queues.machines).await, ["m"]);
     }
@@ -151,7 +151,7 @@ mod tests {
     #[tokio::test]
     async fn a_set(#[case] metadata: Value, #[case] deployments: &[&str]) {
         let (stores, queues) = (stores(), Queues::default());
-        machine_set(&object("s", &metadata, json!({})), &stores, &queues);
+        machine_set(&object("s", &metadata, &json!({})), &stores, &queues);
         assert_eq!(drained(&queues.deployments).await, deployments);
         assert_eq!(drained(&queues.sets).await, ["s"]);
     }
@@ -161,7 +161,7 @@ mod tests {
         let (stores, queues) = (stores(), Queues::default());
         stores
             .machines
-            .apply(Event::Apply(object("m", &owned_by("MachineSet"), json!({}))));
+            .apply(Event::Apply(object("m", &owned_by("MachineSet"), &json!({}))));
         let ready: Node = serde_json::from_value(json!({"metadata": {"name": "m"}})).unwrap();
         node(&ready, &stores, &queues);
         assert_eq!(drained(&queues.sets).await, ["owner"]);
