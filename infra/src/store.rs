@@ -216,6 +216,10 @@ impl<K: Resource> Store<K> {
     /// Takes in the object that the API server answered to a write of ours.
     pub fn written(&self, object: K) {
         let mut inner = self.write();
+        // A list that is under way may be from before the write.
+        if let Some(listing) = &mut inner.listing {
+            listing.insert(Key::of(&object));
+        }
         self.put(&mut inner, object, Source::Write);
     }
 
@@ -380,6 +384,21 @@ mod tests {
         let gone = store.apply(Event::InitDone);
         assert_eq!(gone.len(), 1);
         assert!(store.by_index("u").is_empty() && store.is_synced());
+    }
+
+    #[test]
+    fn what_we_wrote_during_a_list_is_not_taken_for_gone() {
+        let store = store();
+        store.apply(Event::Init);
+        store.written(object("u", "9"));
+        assert!(store.apply(Event::InitDone).is_empty());
+        assert_eq!(version_in(&store).as_deref(), Some("9"));
+        store.apply(Event::Init);
+        assert_eq!(
+            store.apply(Event::InitDone).len(),
+            1,
+            "the next list is from after it"
+        );
     }
 
     #[test]

@@ -244,7 +244,7 @@ impl Run<'_> {
         {
             // The kubeconfig's rights may not allow it; the record suffices until they do.
             Err(kube::Error::Api(status)) if status.code == 403 => {
-                self.context.failures.forbid_labelling(uid);
+                self.context.failures.forbid_labelling(uid, self.context.now());
                 Ok(Progress::Next)
             }
             Err(error) => Err(error),

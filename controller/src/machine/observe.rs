@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
 use machinist_infra::client::Shown;
+use machinist_infra::facts::FactError;
 use machinist_infra::kubeconfig::InfraKubeconfig;
 use machinist_infra::pool::{Access, OpenInfra};
 use machinist_infra::store::Key;
@@ -16,13 +17,14 @@ use machinist_shared::kubevirt::facts::{Facts as InfraFacts, facts_needed};
 use machinist_shared::kubevirt::render::{RenderInput, disk_names, render};
 use machinist_shared::kubevirt::resolved::{self, Kubeconfig, KubeconfigSource, ResolvedSpec, Unresolved};
 use machinist_shared::kubevirt::root_cause::{Sight, root_cause};
+use machinist_shared::kubevirt::spec::CloudProviderSpec;
 use machinist_shared::names::label;
 use machinist_shared::operating_system::OperatingSystem;
 use machinist_shared::provider_spec::ProviderConfig;
 use serde_json::Value;
 
 use super::brake;
-use super::observed::{Disk, Facts, Infra, Observed, Open, Spec, Unwatched, Usable, VmState};
+use super::observed::{ClusterName, Disk, Facts, Infra, Observed, Open, Spec, Unwatched, Usable, VmState};
 use super::ownership::provider_id_of;
 use super::record::{CredentialSource, FailureDomain, Infrastructure};
 use crate::bootstrap::token::TokenView;
@@ -147,6 +149,10 @@ pub async fn observe(
         references: std::cell::RefCell::default(),
     };
     let (spec, decoded) = sources.spec(machine);
+    let cluster_name = match &spec {
+        Spec::Usable(usable) => ClusterName::Known(usable.cluster_name.clone()),
+        _ => sources.cluster_name(machine),
+    };
     let kubeconfig = sources.kubeconfig(machine);
     let (access, look_again) = match access(&sources, machine, kubeconfig) {
         Ok(open) => (Ok(open), None),
@@ -181,10 +187,11 @@ pub async fn observe(
         settings: context.settings.clone(),
         name_winner: name_winner(context, machine),
         spec,
+        cluster_name,
         infra,
         node: context.stores.nodes.get(&Key::new("", machine.name())),
         token,
-        failure: context.failures.pending(key, now),
+        failure: context.failures.pending(key, machine, now),
     };
     (observed, hands)
 }
@@ -294,11 +301,15 @@ impl Sources<'_> {
             Ok(resolved) => resolved,
             Err(error) => return (unresolved(&error), None),
         };
-        let credential =
-            match resolved::kubeconfig(&cloud.kubeconfig, &self.context.env, &|key| self.lookup(key)) {
-                Ok(found) => Some(source(&found.source)),
-                Err(error) => return (unresolved(&error), None),
-            };
+        let kubeconfig = resolved::kubeconfig(&cloud.kubeconfig, &self.context.env, &|key| self.lookup(key));
+        let credential = match kubeconfig {
+            Ok(found) => Some(source(&found.source)),
+            // A Machine with a VM may be reached through a newer credential of its MachineDeployment.
+            Err(error) => match unresolved(&error) {
+                Spec::ReferenceNotFound(_) => None,
+                other => return (other, None),
+            },
+        };
         let usable = Usable {
             cluster_name: resolved.cluster_name.clone(),
             disks: disk_names(machine.name(), &resolved),
@@ -314,6 +325,18 @@ impl Sources<'_> {
                 resolved,
             }),
         )
+    }
+
+    /// The cluster name alone, for a spec that cannot be used.
+    fn cluster_name(&self, machine: &StoredMachine) -> ClusterName {
+        let var = cloud_spec_of(machine)
+            .map(|cloud| cloud.cluster_name)
+            .unwrap_or_default();
+        match resolved::cluster_name(&var, &self.context.env, &|key| self.lookup(key)) {
+            Ok(name) => ClusterName::Known(name),
+            Err(error) if is_pending(&error) => ClusterName::Pending,
+            Err(error) => ClusterName::Unreadable(error.to_string()),
+        }
     }
 
     /// The credential: of the spec; for a deleting Machine first from where the record says, read leniently, because a
@@ -380,13 +403,16 @@ fn provider_config(spec: &MachineSpec, report: &mut Report) -> ProviderConfig {
     ProviderConfig::decode(value, &FieldPath::new("spec.providerSpec.value"), report)
 }
 
-/// `auth.kubeconfig` of a spec, whatever else is wrong with it.
-fn kubeconfig_of(machine: &StoredMachine) -> ConfigVarString {
+/// The provider's part of a spec as far as it can be decoded, whatever else is wrong with it.
+fn cloud_spec_of(machine: &StoredMachine) -> Option<CloudProviderSpec> {
     let SpecState::Decoded(spec) = &machine.spec else {
-        return ConfigVarString::default();
+        return None;
     };
-    provider_config(spec, &mut Report::new())
-        .cloud_provider_spec
+    provider_config(spec, &mut Report::new()).cloud_provider_spec
+}
+
+fn kubeconfig_of(machine: &StoredMachine) -> ConfigVarString {
+    cloud_spec_of(machine)
         .map(|cloud| cloud.kubeconfig)
         .unwrap_or_default()
 }
@@ -507,9 +533,12 @@ async fn look(
         may_label: vm
             .as_ref()
             .and_then(|vm| vm.metadata.uid.as_deref())
-            .is_none_or(|uid| context.failures.may_label(uid)),
+            .is_none_or(|uid| context.failures.may_label(uid, now)),
         labelled_machine_exists: owner
             .is_some_and(|owner| !context.stores.machines.by_index(owner).is_empty()),
+        recorded_by: vm
+            .as_ref()
+            .and_then(|vm| recorded_by(context, machine, vm.metadata.uid.as_deref()?)),
         guest_exists: vmi.is_some(),
         firmware_uuid: vm.as_ref().and_then(|vm| vm.firmware_uuid()).map(str::to_owned),
         addresses: vmi.map(|vmi| vmi.status.addresses()).unwrap_or_default(),
@@ -572,18 +601,30 @@ async fn facts(open: &OpenInfra, hands: &mut Hands) -> Facts {
             hands.facts = Some(facts);
             Facts::Known(domain)
         }
-        Err(error) => Facts::Unavailable(error.to_string()),
+        Err(error @ FactError::NotFound { .. }) => Facts::Missing(error.to_string()),
+        Err(error @ FactError::Remote { .. }) => Facts::Unavailable(error.to_string()),
     }
 }
 
-/// The Machine that wins a name that two Machines have: the one with a VM on record, else the older, else the one with
-/// the smaller UID.
+/// Another Machine of this name that has that VM on record.
+fn recorded_by(context: &Context, machine: &StoredMachine, vm_uid: &str) -> Option<String> {
+    let namesakes = context.stores.machines.by_index(machine.name());
+    let other = namesakes.iter().find(|m| {
+        m.name() == machine.name()
+            && m.uid() != machine.uid()
+            && m.record.as_ref().and_then(|record| record.vm_uid.as_deref()) == Some(vm_uid)
+    })?;
+    Some(format!("{}/{}", other.namespace(), other.name()))
+}
+
+/// The Machine that wins a name that two Machines have: the one with a VM on record, else the one that may have one, else
+/// the older, else the one with the smaller UID.
 fn name_winner(context: &Context, machine: &StoredMachine) -> Option<String> {
     let rank = |m: &StoredMachine| {
-        let placed = m.record.as_ref().is_some_and(|record| record.vm_uid.is_some())
-            || m.has_finalizer(machinist_shared::names::finalizer::VM);
+        let recorded = m.record.as_ref().is_some_and(|record| record.vm_uid.is_some());
         (
-            !placed,
+            !recorded,
+            !m.has_finalizer(machinist_shared::names::finalizer::VM),
             m.metadata.creation_timestamp.as_ref().map(|t| t.0),
             m.uid().to_owned(),
         )

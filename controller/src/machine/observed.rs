@@ -38,6 +38,8 @@ pub struct Observed {
     pub name_winner: Option<String>,
     /// What its spec asks for.
     pub spec: Spec,
+    /// The cluster name that it renders to, whatever else is wrong with its spec.
+    pub cluster_name: ClusterName,
     /// Its infra cluster.
     pub infra: Infra,
     /// The Node of its name.
@@ -59,6 +61,17 @@ pub enum Spec {
     ReferenceNotFound(String),
     /// It cannot be rendered; why.
     Invalid(String),
+}
+
+/// The cluster name that a Machine renders to: VMs of machine-controller are known by it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ClusterName {
+    /// It is this.
+    Known(String),
+    /// The object that it is in is being read.
+    Pending,
+    /// It cannot be read; why.
+    Unreadable(String),
 }
 
 /// The parts of a usable spec that decisions need.
@@ -104,6 +117,8 @@ pub struct Open {
     pub may_label: bool,
     /// The Machine that the VM's label names exists, and is another.
     pub labelled_machine_exists: bool,
+    /// Another Machine of this name that has the VM on record.
+    pub recorded_by: Option<String>,
     /// A guest was started: there is a VMI.
     pub guest_exists: bool,
     /// UUID of the VM's firmware.
@@ -174,6 +189,8 @@ pub enum Facts {
     NotNeeded,
     /// Known.
     Known(FailureDomain),
+    /// They name something that does not exist; what.
+    Missing(String),
     /// They could not be had; why.
     Unavailable(String),
 }

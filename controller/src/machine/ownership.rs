@@ -7,6 +7,7 @@ use kube::core::ObjectMeta;
 use machinist_infra::objects::Vm;
 use machinist_shared::names::{PROVIDER_ID_PREFIX, annotation, finalizer, label};
 
+use super::observed::ClusterName;
 use crate::user::{Node, StoredMachine};
 
 /// Whose VM it is.
@@ -19,6 +20,8 @@ pub enum VmVerdict {
     Adopt,
     /// Somebody else's; why.
     Stranger(String),
+    /// Nobody can tell yet; what is missing.
+    Undecided(String),
 }
 
 /// What the verdict on a VM is made from.
@@ -30,10 +33,12 @@ pub struct VmClaim<'a> {
     pub vm: &'a Vm,
     /// UID of the user cluster.
     pub cluster_uid: &'a str,
-    /// The cluster-name label that the Machine renders to; `None` if its spec cannot be decoded.
-    pub cluster_name: Option<&'a str>,
+    /// The cluster-name label that the Machine renders to.
+    pub cluster_name: &'a ClusterName,
     /// UID of another Machine that the VM's label names exists.
     pub labelled_machine_exists: bool,
+    /// Another Machine of this name that comes first: it has the VM on record, or wins the name.
+    pub rival: Option<&'a str>,
 }
 
 /// A VM may look this much older than its Machine: two clusters, two clocks.
@@ -64,6 +69,10 @@ pub fn vm_verdict(claim: VmClaim<'_>) -> VmVerdict {
                 _ => VmVerdict::Ours,
             }
         }
+        // On record already; our label follows.
+        Some(_) if named_by_admin && !claim.labelled_machine_exists && recorded == Some(uid) => {
+            VmVerdict::Ours
+        }
         Some(owner) if named_by_admin && !claim.labelled_machine_exists => {
             tracing::debug!(vm = uid, former = owner, "an admin named this VM");
             VmVerdict::Adopt
@@ -89,12 +98,20 @@ fn unlabelled<'a>(claim: VmClaim<'a>, labelled: &dyn Fn(&str) -> Option<&'a str>
     {
         return stranger("it does not bear the labels of a Machine's VM");
     }
-    if claim.cluster_name.is_none() || labelled(label::CLUSTER_NAME) != claim.cluster_name {
-        return stranger("it bears another cluster's name");
+    if let Some(rival) = claim.rival {
+        return stranger(format!("the Machine {rival} of the same name comes first"));
     }
     match (created(&vm.metadata), created(&machine.metadata)) {
-        (Some(vm), Some(machine)) if vm + CLOCK_TOLERANCE >= machine => VmVerdict::Adopt,
-        _ => stranger("it is older than this Machine"),
+        (Some(vm), Some(machine)) if vm + CLOCK_TOLERANCE >= machine => {}
+        _ => return stranger("it is older than this Machine"),
+    }
+    match claim.cluster_name {
+        ClusterName::Known(name) if labelled(label::CLUSTER_NAME) == Some(name) => VmVerdict::Adopt,
+        ClusterName::Known(_) => stranger("it bears another cluster's name"),
+        ClusterName::Pending => {
+            VmVerdict::Undecided("the object that clusterName refers to is being read".to_owned())
+        }
+        ClusterName::Unreadable(why) => VmVerdict::Undecided(format!("clusterName cannot be read: {why}")),
     }
 }
 
@@ -222,17 +239,28 @@ mod tests {
     }
 
     fn judge(machine: &StoredMachine, vm: &Vm) -> &'static str {
+        judge_with(machine, vm, &ClusterName::Known("c".into()), None)
+    }
+
+    fn judge_with(
+        machine: &StoredMachine,
+        vm: &Vm,
+        cluster_name: &ClusterName,
+        rival: Option<&str>,
+    ) -> &'static str {
         let claim = VmClaim {
             machine,
             vm,
             cluster_uid: "c1",
-            cluster_name: Some("c"),
+            cluster_name,
             labelled_machine_exists: false,
+            rival,
         };
         match vm_verdict(claim) {
             VmVerdict::Ours => "ours",
             VmVerdict::Adopt => "adopt",
             VmVerdict::Stranger(_) => "stranger",
+            VmVerdict::Undecided(_) => "undecided",
         }
     }
 
@@ -254,8 +282,36 @@ mod tests {
     #[case::another_unlabelled_vm_than_recorded(recorded("v1"), vm("v2", LATER, &peer_labels()), "stranger")]
     #[case::a_stranger_that_an_admin_named(json!({"metadata": {"annotations": {"machinist.dev/adopt-vm-uid": "v9"}}}), vm("v9", "2020-01-01T00:00:00Z", &json!({})), "adopt")]
     #[case::a_restored_backup_that_an_admin_named(json!({"metadata": {"annotations": {"machinist.dev/adopt-vm-uid": "v9"}}}), vm("v9", LATER, &json!({"machinist.dev/machine-uid": "gone"})), "adopt")]
+    #[case::a_restored_backup_that_an_admin_named_and_that_is_on_record(json!({"metadata": {"annotations": {"machinist.dev/adopt-vm-uid": "v1"}}, "status": recorded("v1")["status"]}), vm("v1", LATER, &json!({"machinist.dev/machine-uid": "gone"})), "ours")]
+    #[case::a_restored_backup_on_record_that_nobody_named(recorded("v1"), vm("v1", LATER, &json!({"machinist.dev/machine-uid": "gone"})), "stranger")]
     fn a_vm_is_ours_by_the_rule_only(#[case] extra: Value, #[case] vm: Vm, #[case] verdict: &str) {
         assert_eq!(judge(&machine(&extra), &vm), verdict);
+    }
+
+    #[rstest]
+    #[case::while_its_reference_is_read(ClusterName::Pending)]
+    #[case::that_cannot_be_read(ClusterName::Unreadable("no such Secret".into()))]
+    fn nothing_is_said_of_an_unlabelled_vm_without_the_clusters_name(#[case] name: ClusterName) {
+        let (theirs, ours) = (peer_labels(), json!({"machinist.dev/machine-uid": "m1"}));
+        assert_eq!(
+            judge_with(&machine(&json!({})), &vm("v1", LATER, &theirs), &name, None),
+            "undecided"
+        );
+        assert_eq!(
+            judge_with(&machine(&recorded("v1")), &vm("v1", LATER, &theirs), &name, None),
+            "ours"
+        );
+        assert_eq!(
+            judge_with(&machine(&json!({})), &vm("v1", LATER, &ours), &name, None),
+            "ours"
+        );
+    }
+
+    #[test]
+    fn a_namesake_that_comes_first_keeps_its_unlabelled_vm() {
+        let (machine, name) = (machine(&json!({})), ClusterName::Known("c".into()));
+        let vm = vm("v1", LATER, &peer_labels());
+        assert_eq!(judge_with(&machine, &vm, &name, Some("other/web-1")), "stranger");
     }
 
     #[test]
@@ -266,8 +322,9 @@ mod tests {
             machine: &machine,
             vm: &vm,
             cluster_uid: "c1",
-            cluster_name: Some("c"),
+            cluster_name: &ClusterName::Known("c".into()),
             labelled_machine_exists: true,
+            rival: None,
         };
         assert!(matches!(vm_verdict(claim), VmVerdict::Stranger(_)));
     }

@@ -1,5 +1,7 @@
 //! While there is no VM: whether one may be made, where, and with what.
 
+use std::time::Duration;
+
 use machinist_shared::names::{annotation, condition, finalizer, label};
 
 use super::super::conditions::{Condition, Reason, Status};
@@ -10,6 +12,9 @@ use super::super::ownership::{
 use super::super::plan::Step;
 use super::super::record::{FailureDomain, Record};
 use super::draft::Draft;
+
+/// What a VM is made from is not watched: StorageClasses, StorageProfiles and instancetypes are asked for again so often.
+const FACTS_AGAIN: Duration = Duration::from_secs(10);
 
 /// Name of the Secret with the user data: bound to one Machine and one token, so that an existing Secret of this
 /// name can only be our own.
@@ -57,13 +62,20 @@ pub(super) fn decide(draft: &mut Draft<'_>, usable: &Usable, open: &Open) {
         Facts::Known(domain) => domain,
         Facts::NotNeeded => {
             // The snapshot was taken while the VM was still there.
-            draft.plan.look_again(std::time::Duration::from_millis(10));
+            draft.plan.look_again(Duration::from_millis(10));
             draft.keep_conditions();
             return;
         }
+        Facts::Missing(what) => {
+            draft.infrastructure(Status::False, Reason::FactsUnavailable, what.clone());
+            draft.error("CreateError", what.clone());
+            draft.plan.look_again(FACTS_AGAIN);
+            return;
+        }
+        // The infra cluster's trouble is not the Machine's error.
         Facts::Unavailable(why) => {
             draft.infrastructure(Status::False, Reason::FactsUnavailable, why.clone());
-            draft.error("CreateError", why.clone());
+            draft.plan.look_again(FACTS_AGAIN);
             return;
         }
     };
@@ -142,7 +154,7 @@ fn vanished(draft: &mut Draft<'_>, open: &Open, uid: &str) {
 }
 
 /// Whether the Node of the Machine's name says that it is this Machine's.
-fn has_node(draft: &Draft<'_>) -> bool {
+pub(super) fn has_node(draft: &Draft<'_>) -> bool {
     let machine = &draft.observed.machine;
     let own = format!("{}/{}", machine.namespace(), machine.name());
     draft.observed.node.as_ref().is_some_and(|node| {

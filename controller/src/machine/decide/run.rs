@@ -11,6 +11,7 @@ use super::super::plan::Step;
 use super::super::record::Record;
 use super::draft::Draft;
 use super::{join, launch};
+use crate::context::LABEL_AGAIN;
 
 pub(super) fn decide(draft: &mut Draft<'_>, usable: &Usable, open: &Open, vm: &Vm) {
     let uid = vm.metadata.uid.clone().unwrap_or_default();
@@ -39,18 +40,20 @@ pub(super) fn decide(draft: &mut Draft<'_>, usable: &Usable, open: &Open, vm: &V
     if !record_vm(draft, usable, open, vm, &uid) {
         return;
     }
-    if open.may_label
-        && vm
-            .metadata
-            .labels
-            .as_ref()
-            .is_none_or(|labels| !labels.contains_key(label::MACHINE_UID))
-    {
+    let owner = vm
+        .metadata
+        .labels
+        .as_ref()
+        .and_then(|labels| labels.get(label::MACHINE_UID));
+    let unlabelled = owner.is_none_or(|owner| owner != draft.observed.machine.uid());
+    if unlabelled && open.may_label {
         let resource_version = vm.metadata.resource_version.clone().unwrap_or_default();
         draft.plan.push(Step::LabelVm {
             uid: uid.clone(),
             resource_version,
         });
+    } else if unlabelled {
+        draft.plan.look_again(LABEL_AGAIN);
     }
     state(draft, open);
     draft.addresses = Some(open.addresses.clone());
