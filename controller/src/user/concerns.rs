@@ -111,7 +111,7 @@ mod tests {
     use rstest::rstest;
     use serde_json::{Value, json};
 
-    fn object<K: serde::de::DeserializeOwned>(name: &str, metadata: &Value, spec: Value) -> K {
+    fn object<K: serde::de::DeserializeOwned>(name: &str, metadata: &Value, spec: &Value) -> K {
         let mut object = json!({"metadata": {
             "namespace": "ns", "name": name, "uid": format!("uid-{name}"), "resourceVersion": "1"}, "spec": spec});
         json_patch::merge(&mut object["metadata"], metadata);
@@ -128,10 +128,10 @@ mod tests {
         for (name, spec) in [("fits", spec()), ("other", json!({}))] {
             stores
                 .machine_sets
-                .apply(Event::Apply(object(name, &json!({}), spec.clone())));
+                .apply(Event::Apply(object(name, &json!({}), &spec)));
             stores
                 .machine_deployments
-                .apply(Event::Apply(object(name, &json!({}), spec)));
+                .apply(Event::Apply(object(name, &json!({}), &spec)));
         }
         stores
     }
@@ -158,7 +158,7 @@ mod tests {
     #[tokio::test]
     async fn a_machine(#[case] metadata: Value, #[case] sets: &[&str]) {
         let (stores, queues) = (stores(), Queues::default());
-        machine(&object("m", &metadata, json!({})), &stores, &queues);
+        machine(&object("m", &metadata, &json!({})), &stores, &queues);
         assert_eq!(drained(&queues.sets).await, sets);
         assert_eq!(drained(&queues.machines).await, ["m"]);
     }
@@ -170,7 +170,7 @@ mod tests {
     #[tokio::test]
     async fn a_set(#[case] metadata: Value, #[case] deployments: &[&str]) {
         let (stores, queues) = (stores(), Queues::default());
-        machine_set(&object("s", &metadata, json!({})), &stores, &queues);
+        machine_set(&object("s", &metadata, &json!({})), &stores, &queues);
         assert_eq!(drained(&queues.deployments).await, deployments);
         assert_eq!(drained(&queues.sets).await, ["s"]);
     }
@@ -180,7 +180,7 @@ mod tests {
         let (stores, queues) = (stores(), Queues::default());
         stores
             .machines
-            .apply(Event::Apply(object("m", &owned_by("MachineSet"), json!({}))));
+            .apply(Event::Apply(object("m", &owned_by("MachineSet"), &json!({}))));
         let ready: Node = serde_json::from_value(json!({"metadata": {"name": "m"}})).unwrap();
         node(&ready, &stores, &queues);
         assert_eq!(drained(&queues.sets).await, ["owner"]);
