@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use crate::admission::raw;
 use crate::decode::{Field, Fields};
 use crate::field::{FieldPath, Report};
 use crate::kubevirt::spec::{self, CloudProviderSpec};
@@ -35,6 +36,19 @@ pub enum CloudProvider {
 impl CloudProvider {
     /// Names of all of them.
     pub const NAMES: [&str; 1] = ["kubevirt"];
+
+    /// The one that `providerSpec.value` names, whatever else is in there.
+    pub fn of(value: Option<&Value>) -> Option<Self> {
+        let name = raw::any_case(value?.as_object()?, "cloudProvider")?;
+        Self::parse(name.as_str()?)
+    }
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::KubeVirt => Self::NAMES[0],
+        }
+    }
 
     /// The one of that exact name.
     pub fn parse(name: &str) -> Option<Self> {

@@ -1,5 +1,6 @@
 //! The KubeVirt provider's pure half: what a spec means, and the VirtualMachine that follows from it.
 
+mod blueprint;
 pub mod cloud_config;
 pub mod facts;
 pub mod machinist;
