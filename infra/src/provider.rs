@@ -274,13 +274,13 @@ impl Providers {
 
     /// The one that `cloudProvider` calls so. Where nobody can tell what it says, the first: only what is being deleted
     /// gets so far, and must be looked for somewhere.
-    pub fn get(&self, name: Option<&str>) -> Option<&dyn Provider> {
+    pub fn get(&self, name: Option<&str>) -> Option<Arc<dyn Provider>> {
         let mut all = self.0.iter();
         let found = match name {
             Some(name) => all.find(|provider| provider.name() == name),
             None => all.next(),
         };
-        found.map(AsRef::as_ref)
+        found.cloned()
     }
 
     /// See [`Provider::settle`].
