@@ -14,11 +14,10 @@ use machinist_infra::store::Key;
 use machinist_shared::api::MachineSpec;
 use machinist_shared::config_var::{ConfigVarString, KeyRef, LookupError, RefKind, ResolveError};
 use machinist_shared::field::{FieldPath, Report};
-use machinist_shared::kubevirt::resolved::{self, Kubeconfig, KubeconfigSource, ResolvedSpec, Unresolved};
-use machinist_shared::kubevirt::spec::CloudProviderSpec;
+use machinist_shared::kubevirt::resolved::{self, Kubeconfig, KubeconfigSource};
 use machinist_shared::names::label;
-use machinist_shared::provider::{Blueprint as _, Opaque, Order};
-use machinist_shared::provider_spec::{CloudProvider, ProviderConfig};
+use machinist_shared::provider::{self, Blueprint, Opaque, Order, Provider, Unresolved};
+use machinist_shared::provider_spec::ProviderConfig;
 use serde_json::Value;
 
 use super::brake;
@@ -51,7 +50,7 @@ const REFUSED: Duration = Duration::from_secs(30);
 struct Decoded {
     machine: MachineSpec,
     config: ProviderConfig,
-    resolved: ResolvedSpec,
+    resolved: Arc<dyn Blueprint>,
 }
 
 impl Hands {
@@ -256,11 +255,11 @@ impl Sources<'_> {
             let causes: Vec<String> = report.errors.iter().map(ToString::to_string).collect();
             return (Spec::Invalid(causes.join("; ")), None);
         };
-        let resolved = match resolved::resolve(cloud, &self.context.env, &|key| self.lookup(key)) {
+        let resolved = match cloud.resolve(&self.context.env, &|key| self.lookup(key)) {
             Ok(resolved) => resolved,
             Err(error) => return (unresolved(&error), None),
         };
-        let kubeconfig = resolved::kubeconfig(&cloud.kubeconfig, &self.context.env, &|key| self.lookup(key));
+        let kubeconfig = resolved::kubeconfig(cloud.credential(), &self.context.env, &|key| self.lookup(key));
         let credential = match kubeconfig {
             Ok(found) => Some(source(&found.source)),
             // A Machine with a VM may be reached through a newer credential of its MachineDeployment.
@@ -270,7 +269,7 @@ impl Sources<'_> {
             },
         };
         let usable = Usable {
-            cluster_name: resolved.cluster_name.clone(),
+            cluster_name: resolved.cluster_name().to_owned(),
             disks: resolved.disks(machine.name()),
             credential,
             node_metadata: spec.metadata.clone().unwrap_or_default(),
@@ -288,10 +287,12 @@ impl Sources<'_> {
 
     /// The cluster name alone, for a spec that cannot be used.
     fn cluster_name(&self, machine: &StoredMachine) -> ClusterName {
-        let var = cloud_spec_of(machine)
-            .map(|cloud| cloud.cluster_name)
-            .unwrap_or_default();
-        match resolved::cluster_name(&var, &self.context.env, &|key| self.lookup(key)) {
+        let env = &self.context.env;
+        let name = cloud_spec_of(machine).map_or_else(
+            || Ok(env.cluster_id.clone()),
+            |cloud| cloud.cluster_name(env, &|key| self.lookup(key)),
+        );
+        match name {
             Ok(name) => ClusterName::Known(name),
             Err(error) if is_pending(&error) => ClusterName::Pending,
             Err(error) => ClusterName::Unreadable(error.to_string()),
@@ -363,7 +364,7 @@ fn provider_config(spec: &MachineSpec, report: &mut Report) -> ProviderConfig {
 }
 
 /// The provider's part of a spec as far as it can be decoded, whatever else is wrong with it.
-fn cloud_spec_of(machine: &StoredMachine) -> Option<CloudProviderSpec> {
+fn cloud_spec_of(machine: &StoredMachine) -> Option<Arc<dyn provider::Spec>> {
     let SpecState::Decoded(spec) = &machine.spec else {
         return None;
     };
@@ -375,12 +376,12 @@ fn provider_of(machine: &StoredMachine) -> Option<&'static str> {
     let SpecState::Decoded(spec) = &machine.spec else {
         return None;
     };
-    CloudProvider::of(spec.provider_spec.as_ref()?.value.as_ref()).map(CloudProvider::name)
+    provider::of(spec.provider_spec.as_ref()?.value.as_ref()).map(Provider::name)
 }
 
 fn kubeconfig_of(machine: &StoredMachine) -> ConfigVarString {
     cloud_spec_of(machine)
-        .map(|cloud| cloud.kubeconfig)
+        .map(|cloud| cloud.credential().clone())
         .unwrap_or_default()
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use machinist_infra::provider::{InfraEvent, Provider};
-use machinist_shared::provider::{Blueprint, Secret};
+use machinist_shared::provider::Secret;
 use serde_json::Value;
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -37,8 +37,11 @@ pub trait Bed: Sync {
     /// Namespace of the instances.
     fn namespace(&self) -> &str;
 
-    /// An instance with one disk.
-    fn blueprint(&self) -> Arc<dyn Blueprint>;
+    /// The pure half.
+    fn pure(&self) -> &'static dyn machinist_shared::provider::Provider;
+
+    /// `cloudProviderSpec` of an instance with one disk, in the cluster [`PEER`], without references but the credential's.
+    fn written(&self) -> Value;
 
     /// Makes something of that name.
     fn make(&self, name: &str, what: Foreign) -> impl Future<Output = Result<()>> + Send;

@@ -6,6 +6,7 @@ use machinist_infra::provider::{Delivery, Disk, Sight, Watched};
 
 use crate::Bed;
 use crate::bed::{Foreign, PEER};
+use crate::pure;
 use crate::subject::{CLUSTER, MACHINE, Subject, labelling, owner, uid, user_data_name};
 
 /// A UID that nothing has.
@@ -15,6 +16,13 @@ const NOBODYS: &str = "00000000-0000-4000-8000-000000000000";
 pub async fn run<B: Bed>(bed: &B) -> Result<()> {
     let new = || Subject::new(bed);
     let mut report = Report::default();
+    report.add("a spec that is right passes", pure::right(bed));
+    report.add("a mistake is told with its field", pure::mistake(bed));
+    report.add("defaults twice are defaults once", pure::defaults_twice(bed));
+    report.add(
+        "defaults from outside do not change what is stored",
+        pure::stored_stays(bed),
+    );
     report.add("equal orders are equal instances", equal_orders(new()).await);
     report.add("created twice is one instance", created_twice(new()).await);
     report.add(
@@ -85,9 +93,9 @@ async fn equal_orders<B: Bed>(mut subject: Subject<'_, B>) -> Result<()> {
     let first = subject.rendered(place.as_ref(), "equal").await?;
     let second = subject.rendered(place.as_ref(), "equal").await?;
     ensure!(first == second, "{first:#} and {second:#}");
-    let disks = subject.bed.blueprint().disks("equal");
+    let disks = subject.blueprint()?.disks("equal");
     ensure!(
-        disks.len() == 1 && disks == subject.bed.blueprint().disks("equal"),
+        disks.len() == 1 && disks == subject.blueprint()?.disks("equal"),
         "the bed's blueprint has one disk, not {disks:?}"
     );
     Ok(())
@@ -181,7 +189,7 @@ async fn foreign_instance<B: Bed>(mut subject: Subject<'_, B>) -> Result<()> {
 }
 
 async fn foreign_disk<B: Bed>(mut subject: Subject<'_, B>) -> Result<()> {
-    let disks = subject.bed.blueprint().disks("data");
+    let disks = subject.blueprint()?.disks("data");
     let disk = disks.first().context("the bed's blueprint has no disk")?;
     subject.bed.make(disk, Foreign::Disk).await?;
     let shown = |sight: &Sight| {

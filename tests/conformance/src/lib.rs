@@ -7,6 +7,7 @@
 pub mod bed;
 mod cases;
 pub mod directory;
+mod pure;
 mod subject;
 
 pub use bed::Bed;

@@ -8,11 +8,11 @@ use anyhow::{Context as _, Result, bail};
 use machinist_infra::provider::{InfraEvent, Instance, Labelling, Place, Provider, Sight, Watched};
 use machinist_infra::store::Key;
 use machinist_shared::names::label;
-use machinist_shared::provider::Order;
+use machinist_shared::provider::{Blueprint, Order};
 use serde_json::Value;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-use crate::Bed;
+use crate::{Bed, pure};
 
 /// Longer than anything takes on a busy machine.
 const PATIENCE: Duration = Duration::from_mins(2);
@@ -41,6 +41,11 @@ impl<'a, B: Bed> Subject<'a, B> {
             events,
             user: Key::new("kube-system", "conformance"),
         }
+    }
+
+    /// What the bed's spec comes to.
+    pub fn blueprint(&self) -> Result<Arc<dyn Blueprint>> {
+        pure::blueprint(self.bed)
     }
 
     /// What is known of the place, by that credential.
@@ -100,7 +105,7 @@ impl<'a, B: Bed> Subject<'a, B> {
 
     /// What is seen under a name.
     pub async fn see(&self, place: &dyn Place, name: &str) -> Result<Sight> {
-        let disks = self.bed.blueprint().disks(name);
+        let disks = self.blueprint()?.disks(name);
         let seen = place.get(name, &disks).await;
         seen.map_err(|blind| anyhow::anyhow!("{name} cannot be seen: {}", blind.why))
     }
@@ -115,7 +120,7 @@ impl<'a, B: Bed> Subject<'a, B> {
 
     /// The instance that the Machine asks for, as the pure half renders it.
     pub async fn rendered(&self, place: &dyn Place, name: &str) -> Result<Value> {
-        let blueprint = self.bed.blueprint();
+        let blueprint = self.blueprint()?;
         let facts = place.facts(&blueprint.facts_needed()).await?;
         let none = BTreeMap::new();
         let order = Order {

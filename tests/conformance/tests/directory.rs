@@ -8,10 +8,10 @@ use anyhow::{Context as _, Result};
 use conformance::Bed;
 use conformance::bed::{Foreign, PEER};
 use conformance::directory::files::{self, DISKS, GUEST, INSTANCE, KEY, Stored};
-use conformance::directory::{Directories, Plot};
+use conformance::directory::{Directories, Directory};
 use k8s_openapi::jiff::Timestamp;
 use machinist_infra::provider::{InfraEvent, Provider};
-use machinist_shared::provider::{Blueprint, Secret};
+use machinist_shared::provider::Secret;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::mpsc::UnboundedSender;
@@ -66,8 +66,13 @@ impl Bed for Temporary {
         NAMESPACE
     }
 
-    fn blueprint(&self) -> Arc<dyn Blueprint> {
-        Arc::new(Plot { disks: 1 })
+    fn pure(&self) -> &'static dyn machinist_shared::provider::Provider {
+        &Directory
+    }
+
+    fn written(&self) -> Value {
+        let reference = json!({"namespace": "kube-system", "name": "place", "key": "credential"});
+        json!({"clusterName": PEER, "auth": {"secretKeyRef": reference}, "disks": 1})
     }
 
     async fn make(&self, name: &str, what: Foreign) -> Result<()> {

@@ -4,19 +4,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use conformance::Bed;
 use conformance::bed::{Foreign, PEER};
 use machinist_infra::client::ClientOptions;
 use machinist_infra::kubeconfig::AddressPolicy;
 use machinist_infra::pool::PoolOptions;
 use machinist_infra::provider::{InfraEvent, Provider, shipped};
-use machinist_shared::config_var::LookupError;
-use machinist_shared::decode::Fields;
-use machinist_shared::field::{FieldPath, Report};
-use machinist_shared::kubevirt::resolved::{Env, ResolvedSpec, resolve};
-use machinist_shared::kubevirt::spec;
-use machinist_shared::provider::{Blueprint, Secret};
+use machinist_shared::provider::{Secret, find};
 use serde_json::{Value, json};
 use testbed::bed::{MACHINES, Machinist, Options};
 use testbed::seed::{self, INFRA_ACCOUNT, INFRA_NAMESPACE};
@@ -26,7 +21,6 @@ use tokio::sync::mpsc::UnboundedSender;
 struct OnTestbed {
     bed: Testbed,
     kubeconfig: String,
-    spec: ResolvedSpec,
 }
 
 impl OnTestbed {
@@ -43,11 +37,7 @@ impl OnTestbed {
             .infra()
             .service_account_kubeconfig(INFRA_NAMESPACE, INFRA_ACCOUNT, &server)
             .await?;
-        Ok(Self {
-            bed,
-            kubeconfig,
-            spec: resolved()?,
-        })
+        Ok(Self { bed, kubeconfig })
     }
 
     fn infra(&self) -> &Cluster {
@@ -58,23 +48,6 @@ impl OnTestbed {
         let all = [args, &["--namespace", INFRA_NAMESPACE]].concat();
         self.infra().kubectl_ok(&all, input).await
     }
-}
-
-fn resolved() -> Result<ResolvedSpec> {
-    let object = json!({"spec": {"clusterName": PEER, "virtualMachine": {
-        "instancetype": {"name": "standard-2"},
-        "template": {"primaryDisk": {
-            "osImage": "https://images.example.com/ubuntu-24.04.img", "source": "http", "size": "20Gi",
-            "storageClassName": "standard",
-        }},
-    }}});
-    let mut report = Report::new();
-    let mut fields = Fields::of(&object, FieldPath::default(), &mut report).context("it is no object")?;
-    let decoded = spec::decode(&fields.take("spec"), &mut report).context("it is no spec")?;
-    anyhow::ensure!(report.is_ok(), "{:?}", report.errors);
-    Ok(resolve(&decoded, &Env::new(|_| None), &|_| {
-        Err(LookupError::NoObject)
-    })?)
 }
 
 impl Bed for OnTestbed {
@@ -104,8 +77,19 @@ impl Bed for OnTestbed {
         INFRA_NAMESPACE
     }
 
-    fn blueprint(&self) -> Arc<dyn Blueprint> {
-        Arc::new(self.spec.clone())
+    fn pure(&self) -> &'static dyn machinist_shared::provider::Provider {
+        find("kubevirt").unwrap_or_else(|| panic!("KubeVirt is not registered"))
+    }
+
+    fn written(&self) -> Value {
+        let reference = json!({"namespace": "kube-system", "name": "infra", "key": "kubeconfig"});
+        json!({"clusterName": PEER, "auth": {"kubeconfig": {"secretKeyRef": reference}}, "virtualMachine": {
+            "instancetype": {"name": "standard-2"},
+            "template": {"primaryDisk": {
+                "osImage": "https://images.example.com/ubuntu-24.04.img", "source": "http", "size": "20Gi",
+                "storageClassName": "standard",
+            }},
+        }})
     }
 
     async fn make(&self, name: &str, what: Foreign) -> Result<()> {

@@ -10,4 +10,4 @@ pub mod provider;
 pub mod spec;
 
 pub use provider::Directories;
-pub use spec::Plot;
+pub use spec::Directory;

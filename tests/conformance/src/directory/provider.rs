@@ -15,9 +15,7 @@ use tokio::task::AbortHandle;
 
 use super::files::{self, Contents};
 use super::place::Opened;
-
-/// What `cloudProvider` would call it.
-pub const NAME: &str = "directory";
+use super::spec::NAME;
 
 /// A credential: where, and what opens it.
 #[derive(Deserialize)]
