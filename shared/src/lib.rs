@@ -14,6 +14,7 @@ pub mod kubevirt;
 pub mod names;
 pub mod network;
 pub mod operating_system;
+pub mod provider;
 pub mod provider_spec;
 pub mod quantity;
 pub mod ssh;

@@ -14,7 +14,6 @@ pub mod osm;
 mod proxy;
 mod registries;
 pub mod samples;
-mod secret;
 mod size;
 pub mod source;
 mod subscription;
@@ -29,7 +28,6 @@ use k8s_openapi::jiff::Timestamp;
 use crate::user::StoredMachine;
 
 pub use access::ClusterAccess;
-pub use secret::{UserDataSecret, user_data_secret};
 pub use source::Mode;
 
 /// A new token for `machine`, to be created in kube-system.

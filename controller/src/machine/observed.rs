@@ -6,7 +6,8 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Taint;
 use k8s_openapi::jiff::Timestamp;
 use kube::core::ObjectMeta;
-use machinist_infra::objects::Vm;
+use machinist_infra::provider::Instance;
+pub use machinist_infra::provider::{Disk, State as VmState, Unwatched};
 
 use super::record::{CredentialSource, FailureDomain, Infrastructure};
 use crate::bootstrap::Mode;
@@ -132,7 +133,7 @@ pub struct Open {
     /// Whether too many VMs have vanished at once to believe it.
     pub brake: Brake,
     /// The VM of the Machine's name.
-    pub vm: Option<Arc<Vm>>,
+    pub vm: Option<Arc<Instance>>,
     /// The credential is not known to be forbidden to label the VM.
     pub may_label: bool,
     /// The Machine that the VM's label names exists, and is another.
@@ -153,15 +154,6 @@ pub struct Open {
     pub facts: Facts,
 }
 
-/// What a credential may not watch.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Unwatched {
-    /// The missing verbs, by resource.
-    pub missing: String,
-    /// Kinds of disks that it may not even get: nobody can tell whether a VM's disks would be somebody's.
-    pub unseen_disks: Vec<&'static str>,
-}
-
 /// Whether too many VMs have vanished at once to believe it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Brake {
@@ -176,30 +168,6 @@ pub enum Brake {
         /// Of how many on record.
         recorded: usize,
     },
-}
-
-/// What keeps a VM from running.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct VmState {
-    /// It runs.
-    pub ready: bool,
-    /// It cannot heal.
-    pub terminal: bool,
-    /// Mere progress.
-    pub progress: bool,
-    /// CamelCase reason.
-    pub reason: String,
-    /// For a person.
-    pub message: String,
-}
-
-/// A DataVolume or claim of the name of a Machine's disk.
-#[derive(Debug, Clone)]
-pub struct Disk {
-    /// `DataVolume` or `PersistentVolumeClaim`.
-    pub kind: &'static str,
-    /// Its metadata.
-    pub metadata: ObjectMeta,
 }
 
 /// What rendering needs to know of the infra cluster.

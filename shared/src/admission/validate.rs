@@ -1,6 +1,7 @@
 //! What a Machine must be to be made: everything that can be told without asking the infra cluster, all at once.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde_json::Value;
 
@@ -8,9 +9,8 @@ use super::raw::{Object, object_at};
 use super::shape::{MACHINE, MACHINE_SPEC};
 use super::{AdmissionSettings, Author};
 use crate::field::{ErrorKind, FieldPath, Report};
-use crate::kubevirt::spec::CloudProviderSpec;
-use crate::kubevirt::validate;
 use crate::names::{self, annotation};
+use crate::provider::{self, Spec};
 use crate::provider_spec::ProviderConfig;
 use crate::syntax;
 use crate::{kubelet_settings, kubelet_version};
@@ -33,11 +33,12 @@ pub fn validate_create(raw: &Value, author: Author, settings: &AdmissionSettings
     let cloud = validate_spec(raw.get("spec"), &spec, settings, &mut report, &mut policy);
     let metadata = FieldPath::new("metadata");
     if let Some(cloud) = cloud {
-        validate::name(name, &cloud, &metadata.child("name"), &mut report);
+        cloud.validate_name(name, &metadata.child("name"), &mut report);
     }
     let labels = raw.pointer("/metadata/labels").and_then(Value::as_object);
-    validate::labels(
-        labels.into_iter().flatten().map(|(key, _)| key.as_str()),
+    let provider = provider::of(raw.pointer("/spec/providerSpec/value"));
+    provider.unwrap_or(provider::DEFAULT).validate_labels(
+        &mut labels.into_iter().flatten().map(|(key, _)| key.as_str()),
         &metadata.child("labels"),
         &mut report,
     );
@@ -78,7 +79,7 @@ pub(super) fn validate_spec(
     settings: &AdmissionSettings,
     report: &mut Report,
     policy: &mut Report,
-) -> Option<CloudProviderSpec> {
+) -> Option<Arc<dyn Spec>> {
     let empty = Object::new();
     let spec = match spec {
         None | Some(Value::Null) => &empty,
@@ -156,7 +157,7 @@ fn validate_provider(
     path: &FieldPath,
     report: &mut Report,
     policy: &mut Report,
-) -> Option<CloudProviderSpec> {
+) -> Option<Arc<dyn Spec>> {
     let provider = match spec.get("providerSpec") {
         None | Some(Value::Null) => None,
         Some(Value::Object(provider)) => Some(provider),
@@ -169,7 +170,7 @@ fn validate_provider(
     let config = ProviderConfig::decode(provider.and_then(|p| p.get("value")), &value_path, report);
     config.validate_ssh_keys(&value_path, policy);
     if let Some(cloud) = &config.cloud_provider_spec {
-        validate::validate(cloud, &value_path.child("cloudProviderSpec"), report);
+        cloud.validate(&value_path.child("cloudProviderSpec"), report);
     }
     config.cloud_provider_spec
 }

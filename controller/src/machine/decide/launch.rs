@@ -257,9 +257,7 @@ fn disks_are_free(draft: &mut Draft<'_>, usable: &Usable, open: &Open) -> bool {
     let of_former: Vec<&str> = open
         .disks
         .iter()
-        .filter(|disk| {
-            disk.kind == "DataVolume" && disk_verdict(&disk.metadata, &owners) != DiskVerdict::Stranger
-        })
+        .filter(|disk| disk_verdict(&disk.metadata, &owners) != DiskVerdict::Stranger)
         .filter_map(|disk| disk.metadata.uid.as_deref())
         .collect();
     owners.extend(of_former);

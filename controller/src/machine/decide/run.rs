@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use machinist_infra::objects::Vm;
+use machinist_infra::provider::Instance;
 use machinist_shared::names::{condition, finalizer, label};
 
 use super::super::conditions::{Condition, Reason, Status};
@@ -13,7 +13,7 @@ use super::draft::Draft;
 use super::{join, launch};
 use crate::context::LABEL_AGAIN;
 
-pub(super) fn decide(draft: &mut Draft<'_>, usable: &Usable, open: &Open, vm: &Vm) {
+pub(super) fn decide(draft: &mut Draft<'_>, usable: &Usable, open: &Open, vm: &Instance) {
     let uid = vm.metadata.uid.clone().unwrap_or_default();
     let terminating = vm.metadata.deletion_timestamp.is_some();
     let former = draft.record.as_ref().and_then(|record| record.former.clone());
@@ -74,7 +74,7 @@ pub(super) fn decide(draft: &mut Draft<'_>, usable: &Usable, open: &Open, vm: &V
 }
 
 /// Makes the user data and records the VM, if it is not recorded; `false` if the VM has to be made anew.
-fn record_vm(draft: &mut Draft<'_>, usable: &Usable, open: &Open, vm: &Vm, uid: &str) -> bool {
+fn record_vm(draft: &mut Draft<'_>, usable: &Usable, open: &Open, vm: &Instance, uid: &str) -> bool {
     draft.finalizers(&[finalizer::VM, finalizer::NODE]);
     if draft
         .record
@@ -105,7 +105,7 @@ fn record_vm(draft: &mut Draft<'_>, usable: &Usable, open: &Open, vm: &Vm, uid: 
         node_uid: None,
         ..former.unwrap_or_default()
     });
-    let source = source.filter(|_| vm.user_data_secret() == secret.as_deref());
+    let source = source.filter(|_| vm.user_data == secret);
     let Some(source) = source else {
         draft.replace_vm(uid, why);
         draft.infrastructure(

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
-use machinist_infra::objects::Vm;
+use machinist_infra::kubevirt::instance;
+use machinist_infra::provider::Instance;
 use rstest::rstest;
 use serde_json::{Value, json};
 
@@ -79,14 +80,14 @@ fn open() -> Open {
     }
 }
 
-fn vm(extra: &Value) -> Arc<Vm> {
+fn vm(extra: &Value) -> Arc<Instance> {
     let mut vm = json!({
         "metadata": {"name": "web-1", "namespace": "vms", "uid": "v1", "creationTimestamp": NOW, "resourceVersion": "1",
             "labels": {"machinist.dev/machine-uid": "m1", "machinist.dev/cluster-uid": "c1"}},
         "spec": {"template": {"spec": {"volumes": [{"cloudInitNoCloud": {"secretRef": {"name": "userdata-m1-abcdef"}}}]}}},
     });
     json_patch::merge(&mut vm, extra);
-    Arc::new(serde_json::from_value(vm).unwrap())
+    Arc::new(instance(&serde_json::from_value(vm).unwrap(), None, &[]))
 }
 
 fn running() -> Open {
@@ -921,7 +922,7 @@ fn taken_over_deleting() -> StoredMachine {
     }}))
 }
 
-fn peers_vm() -> Arc<Vm> {
+fn peers_vm() -> Arc<Instance> {
     let labels = json!({"machinist.dev/machine-uid": null, "machinist.dev/cluster-uid": null,
         "kubevirt.io/vm": "web-1", "cluster.x-k8s.io/role": "worker", "cluster.x-k8s.io/cluster-name": "c"});
     vm(&json!({"metadata": {"labels": labels}}))
