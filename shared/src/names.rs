@@ -113,6 +113,13 @@ pub mod annotation {
     pub const SPEC_CHANGE: &str = "machinist.dev/spec-change";
     /// Ours, on a Machine: how long its VM may take to run (`45m`); `off` for ever.
     pub const PROVISIONING_TIMEOUT: &str = "machinist.dev/provisioning-timeout";
+    /// On a MachineDeployment, operating-system-manager's: the profile that it makes user data by. Not empty, it makes
+    /// *osm* the bootstrap mode of `auto`.
+    pub const OPERATING_SYSTEM_PROFILE: &str = "k8c.io/operating-system-profile";
+    /// On a bootstrap Secret, operating-system-manager's: [`REVISION`] of the MachineDeployment that it was made for.
+    pub const BOOTSTRAP_REVISION: &str = "k8c.io/machine-deployment-revision";
+    /// On a MachineSet and a MachineDeployment: number of the rollout.
+    pub const REVISION: &str = "machinedeployment.clusters.k8s.io/revision";
     /// Ours, on a Machine: bootstrap mode of this object (`auto`, `osm`, `builtin`).
     pub const BOOTSTRAP: &str = "machinist.dev/bootstrap";
 }
@@ -132,6 +139,17 @@ pub mod autoscaler {
     pub const CAPACITY: &str = "capacity.cluster-autoscaler.kubernetes.io/";
     /// Ours: which annotations below [`CAPACITY`] we wrote, and what, as JSON. Others are the user's.
     pub const WRITTEN: &str = "machinist.dev/autoscaler-capacity";
+}
+
+/// Values of [`annotation::BOOTSTRAP`].
+pub const BOOTSTRAP_MODES: [&str; 3] = ["auto", "osm", "builtin"];
+
+/// What operating-system-manager hands user data over by.
+pub mod osm {
+    /// Namespace of its Secrets.
+    pub const NAMESPACE: &str = "cloud-init-settings";
+    /// Key in the bootstrap Secret.
+    pub const KEY: &str = "cloud-config";
 }
 
 /// Group of our bootstrap tokens: bound to `system:node-bootstrapper`, never to `…:nodeclient`.

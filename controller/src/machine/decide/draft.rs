@@ -233,6 +233,7 @@ impl<'a> Draft<'a> {
             record.joined |= record.node_uid.is_some();
             record.vm_uid = None;
             record.token_id = None;
+            record.bootstrap_secret = None;
             record.node_uid = None;
             record.former = Some(FormerVm {
                 uid: uid.to_owned(),
@@ -503,6 +504,8 @@ fn is_cause(reason: &str) -> bool {
         Reason::WaitingForReference,
         Reason::WaitingForInfrastructure,
         Reason::WaitingForDisks,
+        Reason::WaitingForBootstrapSecret,
+        Reason::BootstrapSecretRevision,
         Reason::NodeNotReady,
         Reason::VMVanished,
         // Told by Events of their own.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::jiff::Timestamp;
 use kube::core::ObjectMeta;
-use machinist_infra::objects::Vm;
+use machinist_infra::provider::Instance;
 use machinist_shared::names::{annotation, condition, label};
 use serde_json::{Map, Value, json};
 
@@ -18,7 +18,7 @@ use crate::csr::serving::NodeState;
 use crate::user::{Node, StoredMachine};
 
 /// Answers `NodeReady`, links and decorates the Node. Whether the Machine has joined.
-pub(super) fn node(draft: &mut Draft<'_>, usable: &Usable, open: &Open, vm: &Vm) -> bool {
+pub(super) fn node(draft: &mut Draft<'_>, usable: &Usable, open: &Open, vm: &Instance) -> bool {
     let answer =
         |status, reason, message: String| Condition::new(condition::NODE_READY, status, reason, message);
     let joined_before = draft
@@ -130,7 +130,7 @@ fn elsewhere(node: &Node, open: &Open) -> String {
 }
 
 /// No Node yet: what is being waited for, and until when.
-fn waiting(draft: &mut Draft<'_>, open: &Open, vm: &Vm) {
+fn waiting(draft: &mut Draft<'_>, open: &Open, vm: &Instance) {
     let machine = draft.observed.machine.clone();
     let mut waiting_for_vm = None;
     if !open.state.ready {
@@ -199,7 +199,7 @@ fn timed_out(draft: &mut Draft<'_>, open: &Open, timeout: std::time::Duration) {
 
 /// When `timeout` is over: counted from the later of the Machine's and the VM's creation, so that neither a VM that could
 /// not be made for long nor one that is made anew has less time than others.
-pub(super) fn deadline(draft: &Draft<'_>, vm: &Vm, timeout: std::time::Duration) -> Option<Timestamp> {
+pub(super) fn deadline(draft: &Draft<'_>, vm: &Instance, timeout: std::time::Duration) -> Option<Timestamp> {
     let created = |metadata: &ObjectMeta| metadata.creation_timestamp.as_ref().map(|time| time.0);
     // Two clusters, two clocks: nothing was made in the future.
     let vm = created(&vm.metadata).map(|vm| vm.min(draft.now));

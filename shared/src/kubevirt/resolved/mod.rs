@@ -88,6 +88,10 @@ pub struct ResolvedSpec {
     pub node_affinity_values: Vec<String>,
     /// Topology spread.
     pub topology_spread: Vec<Spread>,
+    /// `machinist.registries.credentials`, or empty.
+    pub registry_credentials: Secret,
+    /// `machinist.caBundle`, PEM, or empty.
+    pub ca_bundle: Secret,
 }
 
 /// A topology spread constraint.
@@ -226,6 +230,11 @@ pub fn resolve(spec: &CloudProviderSpec, env: &Env, lookup: &Lookup<'_>) -> Resu
                 })
             })
             .collect::<Result<_, Unresolved>>()?,
+        registry_credentials: Secret::new(text(
+            "machinist.registries.credentials",
+            &spec.machinist.registries.credentials,
+        )?),
+        ca_bundle: Secret::new(text("machinist.caBundle", &spec.machinist.ca_bundle)?),
     };
     usable::check(&resolved)?;
     Ok(resolved)
