@@ -113,6 +113,8 @@ build_image() {
     --essential-hook="printf '$initramfs' >\"\$1/etc/initramfs-tools/conf.d/guest\"" \
     "$suite" "$root" "$mirror"
 
+  # What mmdebstrap copies from this machine.
+  rm -f "$root/etc/hostname" "$root/etc/resolv.conf" "$root/var/lib/dbus/machine-id"
   cp -a --no-preserve=ownership "$sources/rootfs/." "$root/"
   printf 'virtio_pci\nvirtio_blk\next4\n' >>"$root/etc/initramfs-tools/modules"
   quietly chroot "$root" update-initramfs -u
@@ -123,7 +125,6 @@ build_image() {
   quietly chroot "$root" systemctl mask apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer \
     fstrim.timer e2scrub_reap.service
   : >"$root/etc/machine-id"
-  rm -f "$root/etc/hostname" "$root/etc/resolv.conf" "$root/var/lib/dbus/machine-id"
   echo '/dev/vda / ext4 defaults 0 1' >"$root/etc/fstab"
 
   install -m 0755 "$out/kubelet" "$root/usr/bin/kubelet"
