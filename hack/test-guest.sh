@@ -10,4 +10,5 @@ if ! problem="$(unshare --net true 2>&1)"; then
 fi
 hack/install-tools.sh guest
 hack/guest-image.sh
-MACHINIST_GUEST=1 cargo test --locked --package e2e --test real_guest -- --nocapture
+export MACHINIST_GUEST=1
+cargo test --locked --package kubevirt-sim --package e2e --test real_guest -- --nocapture
