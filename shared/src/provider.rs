@@ -16,6 +16,7 @@ use crate::admission::raw::any_case;
 use crate::config_var::{ConfigVarString, KeyRef};
 use crate::decode::Field;
 use crate::field::{FieldPath, Report};
+pub use crate::kubevirt::machinist::Machinist;
 use crate::kubevirt::provider::KubeVirt;
 pub use crate::kubevirt::resolved::{Env, Lookup, Secret, Unresolved};
 
@@ -105,6 +106,9 @@ pub trait Spec: Any + Debug + Send + Sync {
     /// Looks every reference up but the credential's.
     fn resolve(&self, env: &Env, lookup: &Lookup<'_>) -> Result<Arc<dyn Blueprint>, Unresolved>;
 
+    /// `cloudProviderSpec.machinist`: what the built-in bootstrap does besides, whatever the provider.
+    fn machinist(&self) -> &Machinist;
+
     /// What a node of it will have, by the keys of the cluster-autoscaler's annotations; nothing at a key is that there is
     /// none, and a key that is not there is not known. `instancetype` is the `spec` of what it names as its size.
     fn capacity(&self, lookup: &Lookup<'_>, instancetype: Option<&Value>) -> Amounts;
@@ -124,6 +128,12 @@ pub type Amounts = BTreeMap<&'static str, Option<String>>;
 pub trait Blueprint: Any + Debug + Send + Sync {
     /// Name of the cluster, which the instance bears as a label.
     fn cluster_name(&self) -> &str;
+
+    /// `machinist.registries.credentials`, or empty.
+    fn registry_credentials(&self) -> &Secret;
+
+    /// `machinist.caBundle`, PEM, or empty.
+    fn ca_bundle(&self) -> &Secret;
 
     /// Names of the disks that the instance of the Machine of that name will have: what bears them and is a stranger's is
     /// in the way.

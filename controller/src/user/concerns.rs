@@ -274,15 +274,15 @@ mod tests {
             .apply(Event::Apply(serde_json::from_value(placed).unwrap()));
         stores
             .machines
-            .apply(Event::Apply(object("waiting", &owned, json!({}))));
+            .apply(Event::Apply(object("waiting", &owned, &json!({}))));
         // The one that owns them.
         let mut set = owned_by("MachineDeployment");
         set["uid"] = json!("uid-owner");
-        let set: StoredMachineSet = object("s", &set, json!({}));
+        let set: StoredMachineSet = object("s", &set, &json!({}));
         stores.machine_sets.apply(Event::Apply(set.clone()));
         machine_set(&set, &stores, &queues);
         assert_eq!(drained(&queues.machines).await, ["waiting"]);
-        let deployment = object("d", &json!({"uid": "uid-owner"}), json!({}));
+        let deployment = object("d", &json!({"uid": "uid-owner"}), &json!({}));
         let queues = Queues::default();
         machine_deployment(&deployment, &stores, &queues);
         assert_eq!(drained(&queues.machines).await, ["waiting"]);

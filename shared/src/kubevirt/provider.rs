@@ -14,7 +14,7 @@ use crate::admission::AdmissionSettings;
 use crate::config_var::{ConfigVarString, KeyRef};
 use crate::decode::Field;
 use crate::field::{FieldPath, Report};
-use crate::provider::{Amounts, Blueprint, Cloud, FailureDomain, Opaque, Order, Provider, Spec};
+use crate::provider::{Amounts, Blueprint, Cloud, FailureDomain, Machinist, Opaque, Order, Provider, Spec};
 
 /// What `cloudProvider` calls it.
 pub const NAME: &str = "kubevirt";
@@ -88,6 +88,10 @@ impl Spec for CloudProviderSpec {
         Ok(Arc::new(resolved::resolve(self, env, lookup)?))
     }
 
+    fn machinist(&self) -> &Machinist {
+        &self.machinist
+    }
+
     fn capacity(&self, lookup: &Lookup<'_>, instancetype: Option<&Value>) -> Amounts {
         capacity::capacity(&self.virtual_machine, lookup, instancetype)
     }
@@ -96,6 +100,14 @@ impl Spec for CloudProviderSpec {
 impl Blueprint for ResolvedSpec {
     fn cluster_name(&self) -> &str {
         &self.cluster_name
+    }
+
+    fn registry_credentials(&self) -> &Secret {
+        &self.registry_credentials
+    }
+
+    fn ca_bundle(&self) -> &Secret {
+        &self.ca_bundle
     }
 
     fn disks(&self, machine: &str) -> Vec<String> {

@@ -52,9 +52,9 @@ impl Hands {
             annotations: machine.metadata.annotations.as_ref().unwrap_or(&none),
             network: config.network.as_ref(),
             overwrite_cloud_config: config.overwrite_cloud_config.as_deref(),
-            machinist: &cloud.machinist,
-            registry_credentials: &resolved.registry_credentials,
-            ca_bundle: &resolved.ca_bundle,
+            machinist: cloud.machinist(),
+            registry_credentials: resolved.registry_credentials(),
+            ca_bundle: resolved.ca_bundle(),
         })
         .map_err(|error| Shown(error.to_string()))
     }

@@ -11,9 +11,11 @@ use machinist_shared::admission::AdmissionSettings;
 use machinist_shared::config_var::{ConfigVarString, KeyRef};
 use machinist_shared::decode::Field;
 use machinist_shared::field::{FieldPath, Report};
+use machinist_shared::kubevirt::machinist;
 use machinist_shared::names::label;
 use machinist_shared::provider::{
-    Amounts, Blueprint, Cloud, Env, FailureDomain, Lookup, Opaque, Order, Provider, Secret, Spec, Unresolved,
+    Amounts, Blueprint, Cloud, Env, FailureDomain, Lookup, Machinist, Opaque, Order, Provider, Secret, Spec,
+    Unresolved,
 };
 use serde_json::{Map, Value, json};
 
@@ -32,13 +34,16 @@ pub struct Site {
     auth: ConfigVarString,
     cluster_name: ConfigVarString,
     disks: i64,
+    machinist: Machinist,
 }
 
 /// An instance that is wanted.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default)]
 pub struct Plot {
     cluster_name: String,
     disks: usize,
+    registry_credentials: Secret,
+    ca_bundle: Secret,
 }
 
 /// What the place says of itself.
@@ -80,6 +85,7 @@ impl Provider for Directory {
             auth: ConfigVarString::decode(&fields.take("auth"), report),
             cluster_name: ConfigVarString::decode(&fields.take("clusterName"), report),
             disks: fields.take("disks").integer(report).unwrap_or_default(),
+            machinist: machinist::decode(&fields.take("machinist"), report),
         };
         fields.deny_unknown(report);
         Some(Arc::new(site))
@@ -100,6 +106,7 @@ impl Provider for Directory {
 
 impl Spec for Site {
     fn validate(&self, path: &FieldPath, report: &mut Report) {
+        machinist::validate(&self.machinist, &path.child("machinist"), report);
         if !(0..=8).contains(&self.disks) {
             report.invalid(
                 &path.child("disks"),
@@ -115,10 +122,8 @@ impl Spec for Site {
     }
 
     fn references(&self) -> Vec<&KeyRef> {
-        self.auth
-            .references()
-            .chain(self.cluster_name.references())
-            .collect()
+        let own = self.auth.references().chain(self.cluster_name.references());
+        own.chain(self.machinist.references()).collect()
     }
 
     fn credential(&self) -> &ConfigVarString {
@@ -130,10 +135,25 @@ impl Spec for Site {
     }
 
     fn resolve(&self, env: &Env, lookup: &Lookup<'_>) -> Result<Arc<dyn Blueprint>, Unresolved> {
+        let secret = |field, var: &ConfigVarString| {
+            let found = var
+                .resolve(lookup)
+                .map_err(|error| Unresolved::Reference { field, error });
+            Ok(Secret::new(found?.unwrap_or_default()))
+        };
         Ok(Arc::new(Plot {
             cluster_name: self.cluster_name(env, lookup)?,
             disks: usize::try_from(self.disks).unwrap_or_default(),
+            registry_credentials: secret(
+                "machinist.registries.credentials",
+                &self.machinist.registries.credentials,
+            )?,
+            ca_bundle: secret("machinist.caBundle", &self.machinist.ca_bundle)?,
         }))
+    }
+
+    fn machinist(&self) -> &Machinist {
+        &self.machinist
     }
 
     fn capacity(&self, _lookup: &Lookup<'_>, _instancetype: Option<&Value>) -> Amounts {
@@ -144,6 +164,14 @@ impl Spec for Site {
 impl Blueprint for Plot {
     fn cluster_name(&self) -> &str {
         &self.cluster_name
+    }
+
+    fn registry_credentials(&self) -> &Secret {
+        &self.registry_credentials
+    }
+
+    fn ca_bundle(&self) -> &Secret {
+        &self.ca_bundle
     }
 
     fn disks(&self, machine: &str) -> Vec<String> {
