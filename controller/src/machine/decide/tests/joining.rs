@@ -223,6 +223,7 @@ fn a_token_that_expired_before_there_was_a_vm_is_made_anew_with_it() {
     let steps = [
         "delete the bootstrap token",
         "create the bootstrap token",
+        "render the user data",
         "create the VirtualMachine",
     ];
     assert!(verbs(&plan).ends_with(&steps), "{:?}", verbs(&plan));
