@@ -11,4 +11,5 @@ fi
 hack/install-tools.sh guest
 hack/guest-image.sh
 export MACHINIST_GUEST=1
-cargo test --locked --package kubevirt-sim --package e2e --test real_guest -- --nocapture
+# The whole workspace, as in `make test`: with other features, dependencies would be compiled again.
+cargo test --workspace --locked --test real_guest -- --nocapture

@@ -108,8 +108,8 @@ async fn a_guest_whose_process_is_killed_or_whose_kernel_panics_fails_its_vmi() 
     let Some(place) = Place::find() else { return };
     let scene = Scene::with(place.options("real-ends")).await;
     scene.create_vm("killed", vm("256Mi")).await;
-    // No kernel unpacks the initrd into so little.
-    scene.create_vm("panics", vm("40Mi")).await;
+    // Enough for the kernel, but not for what the initrd has in it.
+    scene.create_vm("panics", vm("80Mi")).await;
     let running = |vmi: &DynamicObject| text(vmi, "/status/phase") == Some("Running");
     let vmi = scene.is(Kind::Vmi, "killed", "Running", running).await;
     let pid = eventually("no QEMU has the VMI's UUID", || process_with(&uuid(&vmi))).await;
