@@ -84,8 +84,13 @@ fuzz: ## Fuzz admission for FUZZ_SECONDS
 	hack/fuzz.sh $(FUZZ_SECONDS)
 
 .PHONY: requests
-requests: build ## Print every API request of one Machine's life, held against its budget
+requests: build ## Print every API request of one Machine's life and of its admission, held against its budget
 	cargo test --quiet --locked --package e2e --test machine -- --nocapture
+	cargo test --quiet --locked --package e2e --test asked warm -- --nocapture
+
+.PHONY: outage
+outage: build ## 200 Machines on two infra clusters, one of them cut off for a minute: what the other's take with and without
+	OUTAGE_MACHINES=100 OUTAGE_SECONDS=60 cargo test --quiet --locked --package e2e --test infra_outage cut_off -- --nocapture
 
 .PHONY: bench
 bench: ## Admission throughput, latency and memory beside a floor

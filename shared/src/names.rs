@@ -66,6 +66,8 @@ pub mod label {
 
 /// Annotations.
 pub mod annotation {
+    /// On a VM's template: the subnet of Kube-OVN.
+    pub const OVN_LOGICAL_SWITCH: &str = "ovn.kubernetes.io/logical_switch";
     /// On a Machine: `true` lets one spec change through; removed by the webhook on use.
     pub const BYPASS_IMMUTABILITY: &str = "kubermatic.io/bypass-no-spec-mutation-requirement";
     /// On a Machine or MachineSet: any text makes every controller leave it alone.

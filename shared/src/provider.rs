@@ -86,6 +86,15 @@ pub struct Cloud<'a> {
     pub external: bool,
 }
 
+/// What makes Machines and gives them its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Maker {
+    /// A MachineSet.
+    Set,
+    /// A MachineDeployment, through its sets.
+    Deployment,
+}
+
 /// The provider's part of a spec, read. References lead where they lead.
 pub trait Spec: Any + Debug + Send + Sync {
     /// `Validate`: everything that is wrong in itself, at once, each with its field below `path`.
@@ -93,6 +102,9 @@ pub trait Spec: Any + Debug + Send + Sync {
 
     /// Judges the name of the Machine around it.
     fn validate_name(&self, name: &str, path: &FieldPath, report: &mut Report);
+
+    /// Judges the name of what makes such Machines and gives them its name.
+    fn validate_name_of_maker(&self, _name: &str, _maker: Maker, _path: &FieldPath, _report: &mut Report) {}
 
     /// All references to Secrets and ConfigMaps.
     fn references(&self) -> Vec<&KeyRef>;

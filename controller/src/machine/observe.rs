@@ -321,7 +321,7 @@ impl Sources<'_> {
         };
         let found = resolved::kubeconfig(&var, &self.context.env, &|key| self.lookup(key));
         let fallback = |error: Unresolved| {
-            let own = machine.is_deleting() && !self.context.env.kubeconfig.is_empty();
+            let own = machine.is_deleting() && !self.context.env.kubeconfig.is_empty() && !is_pending(&error);
             let default = ConfigVarString::default();
             if own {
                 resolved::kubeconfig(&default, &self.context.env, &|_| Err(LookupError::NoObject))

@@ -1,5 +1,7 @@
 //! What MachineSets and MachineDeployments have in common: a template, and a selector that must match it.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 
 use super::mutate::{default_spec, provider_of};
@@ -7,6 +9,7 @@ use super::raw::{Object, object_at};
 use super::validate::{validate_spec, warn_annotations};
 use super::{AdmissionSettings, selector};
 use crate::field::{FieldPath, Report};
+use crate::provider::{Maker, Spec};
 use crate::{provider, template};
 
 /// Fills in the spec of a template; `old` is the object that is stored now, if it is an update.
@@ -48,17 +51,17 @@ pub(super) fn judge_replicas(spec: &Object, path: &FieldPath, report: &mut Repor
     }
 }
 
-/// Judges the template in `spec` as a Machine of its would be.
+/// Judges the template in `spec` as a Machine of its would be. The provider's part, as far as it could be read.
 pub(super) fn judge_template(
     spec: &Object,
     path: &FieldPath,
     settings: &AdmissionSettings,
     report: &mut Report,
     policy: &mut Report,
-) {
+) -> Option<Arc<dyn Spec>> {
     let template = object_at(spec, &["template"]);
     let of_machine = template.and_then(|template| template.get("spec"));
-    validate_spec(of_machine, &path.child("spec"), settings, report, policy);
+    let cloud = validate_spec(of_machine, &path.child("spec"), settings, report, policy);
     let labels = template.and_then(|template| object_at(template, &["metadata", "labels"]));
     let provider = of_machine.and_then(Value::as_object).and_then(provider_of);
     provider.unwrap_or(provider::DEFAULT).validate_labels(
@@ -71,4 +74,14 @@ pub(super) fn judge_template(
         &path.child("metadata"),
         report,
     );
+    cloud
+}
+
+/// Judges the name of what makes Machines of that template.
+pub(super) fn judge_name(object: &Value, maker: Maker, cloud: Option<&dyn Spec>, report: &mut Report) {
+    let name = object.pointer("/metadata/name").and_then(Value::as_str);
+    if let (Some(name), Some(cloud)) = (name, cloud) {
+        let path = FieldPath::new("metadata").child("name");
+        cloud.validate_name_of_maker(name, maker, &path, report);
+    }
 }

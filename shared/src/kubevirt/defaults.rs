@@ -63,7 +63,8 @@ fn keep(stored: &Object, template: &mut Object, settings: &AdmissionSettings) {
         [label::REGION, label::ZONE].map(|key| (key, kept.and_then(|labels| labels.get(key)).cloned()));
     if let Some(labels) = object_at_mut(template, &["metadata", "labels"]) {
         for (key, value) in kept {
-            if let Some(value) = value {
+            // What the author writes counts; what nobody writes stays as it is stored.
+            if let (Some(value), true) = (value, labels.get(key).is_none_or(Value::is_null)) {
                 labels.insert(key.to_owned(), value);
             }
         }

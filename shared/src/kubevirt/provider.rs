@@ -14,7 +14,9 @@ use crate::admission::AdmissionSettings;
 use crate::config_var::{ConfigVarString, KeyRef};
 use crate::decode::Field;
 use crate::field::{FieldPath, Report};
-use crate::provider::{Amounts, Blueprint, Cloud, FailureDomain, Machinist, Opaque, Order, Provider, Spec};
+use crate::provider::{
+    Amounts, Blueprint, Cloud, FailureDomain, Machinist, Maker, Opaque, Order, Provider, Spec,
+};
 
 /// What `cloudProvider` calls it.
 pub const NAME: &str = "kubevirt";
@@ -70,6 +72,10 @@ impl Spec for CloudProviderSpec {
 
     fn validate_name(&self, name: &str, path: &FieldPath, report: &mut Report) {
         validate::name(name, self, path, report);
+    }
+
+    fn validate_name_of_maker(&self, name: &str, maker: Maker, path: &FieldPath, report: &mut Report) {
+        validate::name_of_maker(name, maker, self, path, report);
     }
 
     fn references(&self) -> Vec<&KeyRef> {

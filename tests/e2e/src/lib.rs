@@ -15,11 +15,13 @@
 //! # }
 //! ```
 
+pub mod asked;
 pub mod budget;
 pub mod case;
 pub mod certificates;
 pub mod fields;
 pub mod infra;
+pub mod joins;
 pub mod leaks;
 pub mod lives;
 pub mod manifest;

@@ -118,6 +118,13 @@ pub struct Cluster {
 }
 
 impl Cluster {
+    /// Starts both.
+    pub(crate) async fn start(options: PlaneOptions) -> Result<Self> {
+        let plane = ControlPlane::start(options).await?;
+        let proxy = FaultProxy::start(&plane)?;
+        Ok(Self { plane, proxy })
+    }
+
     /// The proxy before its API server.
     pub fn proxy(&self) -> &FaultProxy {
         &self.proxy
@@ -174,7 +181,7 @@ impl Testbed {
         };
         bed.seed().await?;
         if bed.options.boot.is_some() {
-            bed.simulator = Some(bed.start_simulator().await?);
+            bed.simulator = Some(bed.simulate(&bed.infra, "kubevirt-sim").await?);
         }
         if bed.options.machinist >= Machinist::Chart {
             let port = Port::reserve()?;
@@ -299,7 +306,8 @@ impl Testbed {
         consoles(&self.dir)
     }
 
-    async fn start_simulator(&self) -> Result<Process> {
+    /// A simulated KubeVirt on that cluster, whose log has this name.
+    pub(crate) async fn simulate(&self, infra: &Cluster, name: &str) -> Result<Process> {
         let boot = self.options.boot.unwrap_or_default();
         let mut real_guests = Vec::new();
         if let Some(network) = &self.guest_network {
@@ -307,15 +315,18 @@ impl Testbed {
             real_guests.push(format!("--guest-network={}", network.path().display()));
             real_guests.push(format!("--consoles={}", self.consoles().display()));
         }
-        let simulator = Program::new("kubevirt-sim", binaries::find(binaries::SIMULATOR)?, &self.dir)
+        let simulator = Program::new(name, binaries::find(binaries::SIMULATOR)?, &self.dir)
             .arg(format!(
                 "--kubeconfig={}",
-                self.infra.admin_kubeconfig_path().display()
+                infra.admin_kubeconfig_path().display()
             ))
             .arg(format!("--namespace={INFRA_NAMESPACE}"))
             .arg(format!("--boot-seconds={}", boot.as_secs_f64()))
             .arg("--webhook-listen=127.0.0.1:0")
-            .arg(format!("--disks={}", self.dir.join("guests").display()))
+            .arg(format!(
+                "--disks={}",
+                self.dir.join("guests").join(name).display()
+            ))
             .args(real_guests)
             .args(self.options.simulator_args.iter().map(String::as_str))
             .spawn()?;
@@ -437,14 +448,12 @@ async fn clusters(
 ) -> Result<(Arc<Cluster>, Arc<Cluster>)> {
     let cluster = async |plane: PlaneOptions| {
         let dir = Some(dir.join(&plane.name));
-        let plane = ControlPlane::start(PlaneOptions {
+        let options = PlaneOptions {
             dir,
             audit: options.audit,
             ..plane
-        })
-        .await?;
-        let proxy = FaultProxy::start(&plane)?;
-        anyhow::Ok(Arc::new(Cluster { plane, proxy }))
+        };
+        anyhow::Ok(Arc::new(Cluster::start(options).await?))
     };
     let user = PlaneOptions {
         controller_manager: false,

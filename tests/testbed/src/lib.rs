@@ -15,6 +15,7 @@
 //! Every process it starts ends when its owner is dropped, and with this process, however that ends. Logs stay in
 //! `target/testbed`.
 
+pub mod another_infra;
 pub mod bed;
 pub mod binaries;
 pub mod control_plane;
@@ -32,6 +33,7 @@ pub mod seed;
 pub mod server;
 pub mod tools;
 
+pub use another_infra::AnotherInfra;
 pub use bed::{Cluster, Testbed};
 pub use control_plane::ControlPlane;
 pub use guest_network::GuestNetwork;

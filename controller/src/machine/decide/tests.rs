@@ -1120,5 +1120,65 @@ fn a_guest_of_operating_system_manager_needs_no_token_of_ours() {
     assert!(!verbs(&plan).iter().any(|verb| verb.contains("token")));
 }
 
+#[rstest]
+#[case::the_guest("GuestEnded", "the guest has shut itself down, and nothing starts it again")]
+#[case::a_disk("DiskFailed", "DataVolume web-1: checksum mismatch")]
+fn what_cannot_heal_fails_the_machine_and_is_told_once_and_is_taken_back_when_it_is_gone(
+    #[case] reason: &str,
+    #[case] message: &str,
+) {
+    let ended = Open {
+        state: VmState {
+            terminal: true,
+            reason: reason.into(),
+            message: message.into(),
+            ..VmState::default()
+        },
+        addresses: Vec::new(),
+        ..running()
+    };
+    let events = |plan: &Plan| {
+        plan.steps
+            .iter()
+            .filter(|step| matches!(step, Step::Event(_)))
+            .count()
+    };
+    let mut o = observed(machine(&recorded()), ended);
+    let failed = decide(&o, now());
+    let (status, text) = (&patch(&failed)["status"], format!("{reason}: {message}"));
+    assert_eq!(
+        (
+            &status["phase"],
+            &status["errorReason"],
+            &status["errorMessage"],
+            &status["failureMessage"]
+        ),
+        (
+            &json!("Failed"),
+            &json!("CreateError"),
+            &json!(text),
+            &json!(text)
+        )
+    );
+    assert_eq!(condition(&failed, "InfrastructureReady")["reason"], reason);
+    assert_eq!(events(&failed), 1);
+    assert!(touches_nothing(&failed), "{:?}", verbs(&failed));
+
+    let mut written = recorded();
+    json_patch::merge(&mut written, patch(&failed));
+    o.machine = Arc::new(machine(&written));
+    assert_eq!(decide(&o, now()).steps, [], "told once");
+
+    // Somebody started it again, or mended the disk.
+    o.infra = Infra::Open(Box::new(running()));
+    let healed = decide(&o, now());
+    let status = &patch(&healed)["status"];
+    for gone in ["errorReason", "errorMessage", "failureMessage"] {
+        assert_eq!(status.get(gone), Some(&Value::Null), "{gone}");
+    }
+    assert_eq!(status["phase"], "Provisioned");
+    assert_eq!(events(&healed), 0);
+}
+
 mod joining;
 mod serving;

@@ -17,7 +17,7 @@ use crate::config_var::ConfigVarString;
 use crate::field::{FieldPath, Report};
 use crate::{quantity, syntax};
 
-pub use machine::{labels, name};
+pub use machine::{labels, name, name_of_maker};
 
 /// Operating systems that this provider can boot.
 pub const OPERATING_SYSTEMS: [&str; 4] = ["ubuntu", "rhel", "flatcar", "rockylinux"];
