@@ -2,10 +2,9 @@
 
 use serde_json::{Value, json};
 
-use super::mutate::{has_own_labels, is_kubevirt, located};
 use super::raw::{Object, object_at, object_at_mut};
 use super::references::ValueAt;
-use super::template::topology_source;
+use crate::kubevirt::defaults::{has_own_labels, is_kubevirt, located, topology_source};
 use crate::names::label;
 
 /// Where the spec of a Machine is.

@@ -13,7 +13,7 @@ macro_rules! hidden {
 
 mod capacity;
 pub mod cloud_config;
-mod defaults;
+pub(crate) mod defaults;
 pub mod facts;
 pub mod kinds;
 pub mod machinist;
