@@ -14,7 +14,9 @@ use crate::admission::AdmissionSettings;
 use crate::config_var::{ConfigVarString, KeyRef};
 use crate::decode::Field;
 use crate::field::{FieldPath, Report};
-use crate::provider::{Amounts, Blueprint, Cloud, FailureDomain, Machinist, Maker, Opaque, Order, Provider, Spec};
+use crate::provider::{
+    Amounts, Blueprint, Cloud, FailureDomain, Machinist, Maker, Opaque, Order, Provider, Spec,
+};
 
 /// What `cloudProvider` calls it.
 pub const NAME: &str = "kubevirt";
