@@ -13,7 +13,7 @@ macro_rules! hidden {
 
 mod capacity;
 pub mod cloud_config;
-pub(crate) mod defaults;
+mod defaults;
 pub mod facts;
 pub mod kinds;
 pub mod machinist;
@@ -23,4 +23,5 @@ pub mod render;
 pub mod resolved;
 pub mod root_cause;
 pub mod spec;
+pub mod topology;
 pub mod validate;
