@@ -10,7 +10,7 @@ mod machine;
 mod set;
 
 pub use deployment::{
-    MachineDeployment, MachineDeploymentSpec, MachineDeploymentStatus, MachineDeploymentStrategy,
+    MachineDeployment, MachineDeploymentCondition, MachineDeploymentSpec, MachineDeploymentStatus, MachineDeploymentStrategy,
     RollingUpdate,
 };
 pub use machine::{Machine, MachineSpec, MachineStatus, MachineVersions, ProviderSpec, VersionsStatus};
