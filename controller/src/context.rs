@@ -37,6 +37,10 @@ pub struct Context {
     pub antechamber: Arc<Semaphore>,
     /// Machines to look at.
     pub queue: Arc<Queue<Key>>,
+    /// MachineSets to look at.
+    pub sets: Arc<Queue<Key>>,
+    /// MachineDeployments to look at.
+    pub deployments: Arc<Queue<Key>>,
     /// What holds for all Machines.
     pub settings: Arc<Settings>,
     /// The environment that specs may fall back to.

@@ -15,3 +15,4 @@ pub mod reconcile;
 pub mod run;
 pub mod server;
 pub mod user;
+pub mod worker;

@@ -9,7 +9,7 @@ pub struct Metrics {
     pub leader: IntGauge,
     /// Machines waiting to be worked on.
     pub queue_depth: IntGauge,
-    /// Passes over one Machine, by result: `ok` or `error`.
+    /// Passes over one object, by controller (`machine`, …) and result: `ok` or `error`.
     pub reconciles: IntCounterVec,
     /// Writes, by what they do and their result.
     pub writes: IntCounterVec,
@@ -28,9 +28,9 @@ impl Metrics {
             reconciles: IntCounterVec::new(
                 Opts::new(
                     "machinist_reconciles_total",
-                    "Passes over one Machine, by result.",
+                    "Passes over one object, by controller and result.",
                 ),
-                &["result"],
+                &["controller", "result"],
             )?,
             writes: IntCounterVec::new(
                 Opts::new(

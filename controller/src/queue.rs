@@ -1,6 +1,6 @@
 //! The work queue: each key waits at most once, is worked on by one worker at a time, and can be due later.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::hash::Hash;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -17,9 +17,42 @@ struct State<K> {
     working: HashSet<K>,
     /// Keys that were added while being worked on: due again at once afterwards.
     again: HashSet<K>,
-    /// Keys due later, at the earliest instant asked for.
-    later: HashMap<K, Instant>,
+    /// Keys due later, at the earliest instant asked for, and the ticket that tells those of one instant apart.
+    later: HashMap<K, (Instant, u64)>,
+    /// The same, by what is due first.
+    due: BTreeMap<(Instant, u64), K>,
+    tickets: u64,
     closed: bool,
+}
+
+impl<K: Clone + Eq + Hash> State<K> {
+    fn delay(&mut self, key: K, at: Instant) {
+        self.cancel(&key);
+        self.tickets += 1;
+        self.later.insert(key.clone(), (at, self.tickets));
+        self.due.insert((at, self.tickets), key);
+    }
+
+    fn cancel(&mut self, key: &K) {
+        if let Some(due) = self.later.remove(key) {
+            self.due.remove(&due);
+        }
+    }
+
+    /// Lets whatever is due at `now` wait no longer. Costs nothing while nothing is.
+    fn promote(&mut self, now: Instant) {
+        while let Some(first) = self.due.first_entry()
+            && first.key().0 <= now
+        {
+            let key = first.remove();
+            self.later.remove(&key);
+            if self.working.contains(&key) {
+                self.again.insert(key);
+            } else if self.waiting.insert(key.clone()) {
+                self.ready.push_back(key);
+            }
+        }
+    }
 }
 
 /// A de-duplicating queue with delays.
@@ -27,6 +60,7 @@ struct State<K> {
 pub struct Queue<K> {
     state: Mutex<State<K>>,
     wake: Notify,
+    ended: Notify,
 }
 
 impl<K: Clone + Eq + Hash> Default for Queue<K> {
@@ -37,11 +71,14 @@ impl<K: Clone + Eq + Hash> Default for Queue<K> {
             working: HashSet::new(),
             again: HashSet::new(),
             later: HashMap::new(),
+            due: BTreeMap::new(),
+            tickets: 0,
             closed: false,
         };
         Self {
             state: Mutex::new(state),
             wake: Notify::new(),
+            ended: Notify::new(),
         }
     }
 }
@@ -50,7 +87,7 @@ impl<K: Clone + Eq + Hash> Queue<K> {
     /// Asks for `key` to be worked on now.
     pub fn add(&self, key: K) {
         let mut state = self.lock();
-        state.later.remove(&key);
+        state.cancel(&key);
         if state.working.contains(&key) {
             state.again.insert(key);
         } else if state.waiting.insert(key.clone()) {
@@ -63,9 +100,9 @@ impl<K: Clone + Eq + Hash> Queue<K> {
     pub fn add_after(&self, key: K, delay: Duration) {
         let due = Instant::now() + delay;
         let mut state = self.lock();
-        let earlier = state.later.get(&key).is_some_and(|at| *at <= due);
+        let earlier = state.later.get(&key).is_some_and(|(at, _)| *at <= due);
         if !earlier && !state.waiting.contains(&key) {
-            state.later.insert(key, due);
+            state.delay(key, due);
             self.wake.notify_one();
         }
     }
@@ -80,7 +117,7 @@ impl<K: Clone + Eq + Hash> Queue<K> {
                     self.wake.notify_one();
                     return None;
                 }
-                Self::promote(&mut state);
+                state.promote(Instant::now());
                 if let Some(key) = state.ready.pop_front() {
                     state.waiting.remove(&key);
                     state.working.insert(key.clone());
@@ -89,7 +126,7 @@ impl<K: Clone + Eq + Hash> Queue<K> {
                     }
                     return Some(key);
                 }
-                state.later.values().min().copied()
+                state.due.first_key_value().map(|((at, _), _)| *at)
             };
             match sleep_until {
                 Some(at) => {
@@ -115,6 +152,7 @@ impl<K: Clone + Eq + Hash> Queue<K> {
     /// Lets every [`Queue::next`] return `None` from now on.
     pub fn close(&self) {
         self.lock().closed = true;
+        self.ended.notify_waiters();
         self.wake.notify_waiters();
         self.wake.notify_one();
     }
@@ -124,27 +162,20 @@ impl<K: Clone + Eq + Hash> Queue<K> {
         self.lock().closed
     }
 
+    /// Returns when it has been closed.
+    pub async fn closed(&self) {
+        loop {
+            let ended = self.ended.notified();
+            if self.is_closed() {
+                return;
+            }
+            ended.await;
+        }
+    }
+
     /// How many keys are waiting to be worked on now.
     pub fn depth(&self) -> usize {
         self.lock().ready.len()
-    }
-
-    fn promote(state: &mut State<K>) {
-        let now = Instant::now();
-        let due: Vec<K> = state
-            .later
-            .iter()
-            .filter(|(_, at)| **at <= now)
-            .map(|(key, _)| key.clone())
-            .collect();
-        for key in due {
-            state.later.remove(&key);
-            if state.working.contains(&key) {
-                state.again.insert(key);
-            } else if state.waiting.insert(key.clone()) {
-                state.ready.push_back(key);
-            }
-        }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State<K>> {
@@ -183,6 +214,35 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn delayed_keys_come_in_the_order_in_which_they_are_due_and_each_once() {
+        let queue = Queue::default();
+        for (key, delay) in [("c", 30), ("a", 10), ("b", 20), ("a", 40), ("c", 15)] {
+            queue.add_after(key, Duration::from_millis(delay));
+        }
+        let mut came = Vec::new();
+        for _ in 0..3 {
+            let key = queue.next().await.unwrap();
+            queue.done(&key);
+            came.push(key);
+        }
+        assert_eq!(came, ["a", "c", "b"]);
+        let state = queue.lock();
+        assert!(state.later.is_empty() && state.due.is_empty() && state.ready.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_key_that_is_due_while_it_is_worked_on_comes_again_afterwards() {
+        let queue = Queue::default();
+        queue.add("a");
+        assert_eq!(queue.next().await, Some("a"));
+        queue.add_after("a", Duration::ZERO);
+        queue.lock().promote(Instant::now() + Duration::from_secs(1));
+        assert_eq!(queue.depth(), 0);
+        queue.done(&"a");
+        assert_eq!(queue.next().await, Some("a"));
+    }
+
+    #[tokio::test]
     async fn an_event_overtakes_a_delay() {
         let queue = Queue::default();
         queue.add_after("a", Duration::from_mins(10));
@@ -197,8 +257,14 @@ mod tests {
             let queue = queue.clone();
             async move { queue.next().await }
         });
+        let waiter = tokio::spawn({
+            let queue = queue.clone();
+            async move { queue.closed().await }
+        });
         tokio::task::yield_now().await;
         queue.close();
         assert_eq!(worker.await.unwrap(), None);
+        waiter.await.unwrap();
+        queue.closed().await;
     }
 }

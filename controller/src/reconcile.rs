@@ -66,7 +66,8 @@ async fn in_lane(working: Working) {
         "error"
     };
     timer.observe_duration();
-    context.metrics.reconciles.with_label_values(&[result]).inc();
+    let labels = ["machine", result];
+    context.metrics.reconciles.with_label_values(&labels).inc();
 }
 
 /// After a write that met somebody else's, the watch tells; should it be silent, look again.

@@ -23,9 +23,8 @@ use crate::leader::{Elector, ElectorConfig, Fence};
 use crate::machine::brake::Brakes;
 use crate::machine::observed::Settings;
 use crate::metrics::Metrics;
-use crate::queue::Queue;
 use crate::server::{self, Health};
-use crate::user::{References, Stores};
+use crate::user::{Queues, References, Stores};
 use crate::{csr, reconcile};
 
 /// How long the workers may take to finish their writes at the end.
@@ -78,12 +77,8 @@ async fn run(flags: Flags) -> anyhow::Result<()> {
         Fence::open()
     };
     let shared = prepare(&flags, client.clone(), metrics.clone(), fence, &identity).await?;
-    let requests = Arc::new(Queue::<Key>::default());
-    for watch in shared
-        .context
-        .stores
-        .watches(&client, &shared.context.queue, &requests)
-    {
+    let queues = shared.queues.clone();
+    for watch in shared.context.stores.watches(&client, &queues) {
         tasks.spawn(async move {
             watch.await;
             Ok(())
@@ -109,7 +104,10 @@ async fn run(flags: Flags) -> anyhow::Result<()> {
     tracing::info!(identity, "leading");
     let mut workers = JoinSet::new();
     workers.spawn(reconcile::work(shared.context.clone()));
-    workers.spawn(csr::approve::work(shared.context.clone(), requests.clone()));
+    workers.spawn(csr::approve::work(
+        shared.context.clone(),
+        queues.requests.clone(),
+    ));
     // Whatever came in before is decided now.
     for machine in shared.context.stores.machines.all() {
         shared.context.queue.add(Key::of(machine.as_ref()));
@@ -126,8 +124,7 @@ async fn run(flags: Flags) -> anyhow::Result<()> {
         () = lost => true,
     };
     health.set_ready(false);
-    shared.context.queue.close();
-    requests.close();
+    queues.close();
     if lost {
         tracing::error!("leadership is lost; this process ends");
         return Ok(());
@@ -144,6 +141,7 @@ async fn run(flags: Flags) -> anyhow::Result<()> {
 
 struct Shared {
     context: Arc<Context>,
+    queues: Queues,
     machines: mpsc::UnboundedReceiver<Key>,
     infra: mpsc::UnboundedReceiver<InfraEvent>,
 }
@@ -184,13 +182,16 @@ async fn prepare(
         lane: flags.worker_count.max(1),
         look_every: flags.infra_look_every.0.unwrap_or(LOOK_EVERY),
     };
+    let queues = Queues::default();
     let context = Context {
         references: References::new(client.clone(), changed),
         infra: InfraPool::new(options, events),
         brakes: Brakes::default(),
         antechamber: Arc::new(Semaphore::new(flags.worker_count.max(1))),
         stores: Arc::new(Stores::default()),
-        queue: Arc::new(Queue::default()),
+        queue: queues.machines.clone(),
+        sets: queues.sets.clone(),
+        deployments: queues.deployments.clone(),
         settings: Arc::new(Settings {
             name: flags.name.clone(),
             join_timeout: flags.join_cluster_timeout.0,
@@ -209,6 +210,7 @@ async fn prepare(
     };
     Ok(Shared {
         context: Arc::new(context),
+        queues,
         machines,
         infra,
     })

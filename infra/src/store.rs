@@ -89,6 +89,15 @@ impl<K> Change<K> {
     }
 }
 
+/// All objects of a kind as a consistent list showed them.
+#[derive(Debug, Clone, Default)]
+pub struct Listed {
+    /// resourceVersion of the list.
+    pub at: u64,
+    /// resourceVersions of its objects.
+    pub versions: HashMap<Key, u64>,
+}
+
 impl<K: Resource> Store<K> {
     /// An empty store whose secondary index holds each object under `index_of(object)`.
     pub fn new(index_of: fn(&K) -> Vec<String>) -> Self {
@@ -131,6 +140,21 @@ impl<K: Resource> Store<K> {
         let inner = self.read();
         let keys = inner.index.get(value).into_iter().flatten();
         keys.filter_map(|key| inner.objects.get(key).cloned()).collect()
+    }
+
+    /// Whether everything that a list showed is known here: what was there in that version or a later one, or gone since;
+    /// and of what was not there, nothing older than the list.
+    pub fn knows(&self, listed: &Listed) -> bool {
+        let inner = self.read();
+        let known = |key: &Key, listed: u64| match inner.objects.get(key) {
+            Some(object) => version(object.as_ref()).is_none_or(|had| had >= listed),
+            None => inner.tombstones.get(key).is_some_and(|dead| *dead >= listed),
+        };
+        let past = |key: &Key, object: &K| {
+            version(object).is_some_and(|had| had <= listed.at) && !listed.versions.contains_key(key)
+        };
+        listed.versions.iter().all(|(key, version)| known(key, *version))
+            && !inner.objects.iter().any(|(key, object)| past(key, object))
     }
 
     /// Takes a watch event in; gives what it changed.
@@ -213,13 +237,19 @@ impl<K: Resource> Store<K> {
     fn put(&self, inner: &mut Inner<K>, object: K, source: Source) -> Option<Change<K>> {
         let key = Key::of(&object);
         let new = version(&object);
-        if source == Source::Write
-            && inner
-                .tombstones
-                .get(&key)
-                .is_some_and(|dead| new.is_none_or(|v| v <= *dead))
+        // Also what a list or watch says that lags behind our own delete.
+        if inner
+            .tombstones
+            .get(&key)
+            .is_some_and(|dead| new.is_none_or(|v| v <= *dead))
         {
             return None;
+        }
+        // A list that began before our write knows nothing of it, and must not end it.
+        if source == Source::Write
+            && let Some(listing) = &mut inner.listing
+        {
+            listing.insert(key.clone());
         }
         let old = inner.objects.get(&key).cloned();
         if let Some(old) = &old
@@ -362,6 +392,49 @@ mod tests {
         assert_eq!((version_in(&store), store.removals()), (None, 1));
         store.looked(&key, None);
         assert_eq!(store.removals(), 1);
+    }
+
+    #[test]
+    fn a_store_knows_a_list_once_it_has_seen_all_of_it_and_lost_what_was_gone() {
+        let store = store();
+        let listed = |versions: &[u64]| Listed {
+            at: 8,
+            versions: versions.iter().map(|v| (Key::new("ns", "a"), *v)).collect(),
+        };
+        assert!(store.knows(&listed(&[])));
+        assert!(!store.knows(&listed(&[5])), "it has not come yet");
+        store.apply(Event::Apply(object("u", "5")));
+        assert!(store.knows(&listed(&[5])));
+        assert!(!store.knows(&listed(&[6])), "it has changed since");
+        assert!(!store.knows(&listed(&[])), "its end has not come yet");
+        store.apply(Event::Apply(object("u", "9")));
+        assert!(store.knows(&listed(&[6])), "it is newer");
+        assert!(store.knows(&listed(&[])), "it was made later than the list");
+        store.apply(Event::Delete(object("u", "11")));
+        assert!(store.knows(&listed(&[6])) && store.knows(&listed(&[])));
+    }
+
+    #[test]
+    fn a_list_that_began_before_our_write_does_not_end_what_we_wrote() {
+        let store = store();
+        store.apply(Event::Init);
+        store.written(object("u", "9"));
+        assert!(store.apply(Event::InitDone).is_empty());
+        assert_eq!(version_in(&store).as_deref(), Some("9"));
+    }
+
+    #[test]
+    fn what_we_deleted_is_not_brought_back_by_a_list_or_watch_that_lags() {
+        let store = store();
+        store.apply(Event::Apply(object("u", "5")));
+        store.deleted(&Key::new("ns", "a"), "u");
+        store.apply(Event::Init);
+        store.apply(Event::InitApply(object("u", "5")));
+        store.apply(Event::InitDone);
+        store.apply(Event::Apply(object("u", "4")));
+        assert_eq!(version_in(&store), None);
+        store.apply(Event::Apply(object("v", "9")));
+        assert_eq!(version_in(&store).as_deref(), Some("9"));
     }
 
     #[test]

@@ -70,7 +70,7 @@ pub mod label {
 pub mod annotation {
     /// On a Machine: `true` lets one spec change through; removed by the webhook on use.
     pub const BYPASS_IMMUTABILITY: &str = "kubermatic.io/bypass-no-spec-mutation-requirement";
-    /// On a Machine: any text makes every controller leave it alone.
+    /// On a Machine or MachineSet: any text makes every controller leave it alone.
     pub const INITIALIZERS: &str = "machine-controller.kubermatic.io/initializers";
     /// On a MachineDeployment or MachineSet: there at all, it is left alone. Cluster API's name; the cluster-autoscaler
     /// reads it, too.
@@ -96,6 +96,8 @@ pub mod annotation {
     pub const MACHINE_FAILED: &str = "machinist.dev/machine-failed";
     /// On a MachineSet of an older template (strategy OnDelete): it makes no Machines. Cluster API's name.
     pub const NO_NEW_MACHINES: &str = "cluster.x-k8s.io/disable-machine-create";
+    /// On a Machine: any text makes it the first to go when its set is scaled down. The cluster-autoscaler writes it.
+    pub const DELETE_MACHINE: &str = "cluster.k8s.io/delete-machine";
     /// On a Node: `<namespace>/<name>` of its Machine.
     pub const MACHINE: &str = "cluster.k8s.io/machine";
     /// In `spec.metadata.annotations`: namespace of the VMs on the infra cluster.

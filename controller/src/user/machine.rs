@@ -8,6 +8,7 @@ use machinist_shared::names;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::owner;
 use crate::machine::record::{Infrastructure, Record};
 
 /// The spec of a stored Machine.
@@ -106,6 +107,11 @@ impl StoredMachine {
             .filter(|o| o.kind == "MachineSet")
             .map(|o| o.name.as_str())
             .next()
+    }
+
+    /// UID of whoever controls it.
+    pub fn controller_uid(&self) -> Option<&str> {
+        owner::controller(&self.metadata).map(|owner| owner.uid.as_str())
     }
 
     /// Whether an admin has said that this is where the Machine lives from now on.

@@ -1,13 +1,23 @@
 //! What the controller watches in the user cluster, projected to the fields that it uses.
 
+mod catch_up;
+mod concerns;
 mod machine;
+mod machine_deployment;
+mod machine_set;
 mod node;
-mod owner;
+pub mod owner;
 mod references;
+mod selection;
+mod spec;
 mod stores;
 
+pub use catch_up::catch_up;
 pub use machine::{SpecState, StoredMachine};
+pub use machine_deployment::StoredMachineDeployment;
+pub use machine_set::StoredMachineSet;
 pub use node::{Node, NodeSpec, NodeStatus};
-pub use owner::MachineSetMeta;
 pub use references::{Looked, Reference, ReferenceKind, References};
-pub use stores::{Stores, TOKEN_NAMESPACE};
+pub use selection::{Labels, Selection};
+pub use spec::Template;
+pub use stores::{Queues, Stores, TOKEN_NAMESPACE};

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use k8s_openapi::api::core::v1::{NodeAddress, Taint};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::core::ObjectMeta;
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -59,6 +60,8 @@ pub struct NodeCondition {
     pub reason: Option<String>,
     /// Message.
     pub message: Option<String>,
+    /// Since when the status is what it is.
+    pub last_transition_time: Option<Time>,
 }
 
 /// What a kubelet says of its machine.

@@ -1,4 +1,4 @@
-//! The controller's view of the user cluster, and which Machines an event there concerns.
+//! The controller's view of the user cluster.
 
 use std::sync::Arc;
 
@@ -12,8 +12,7 @@ use machinist_infra::store::{Key, Store};
 use machinist_shared::names::{self, label};
 use tokio::sync::Notify;
 
-use super::owner::MachineSetMeta;
-use super::{Node, StoredMachine};
+use super::{Node, StoredMachine, StoredMachineDeployment, StoredMachineSet, concerns, owner};
 use crate::queue::Queue;
 
 /// Namespace of bootstrap tokens.
@@ -22,12 +21,14 @@ pub const TOKEN_NAMESPACE: &str = "kube-system";
 /// The controller's view of the user cluster.
 #[derive(Debug)]
 pub struct Stores {
-    /// Machines, indexed by name and by UID.
+    /// Machines, indexed by name, UID, and whoever controls them.
     pub machines: Arc<Store<StoredMachine>>,
     /// Nodes.
     pub nodes: Arc<Store<Node>>,
-    /// MachineSets.
-    pub machine_sets: Arc<Store<MachineSetMeta>>,
+    /// MachineSets, indexed by namespace and whoever controls them.
+    pub machine_sets: Arc<Store<StoredMachineSet>>,
+    /// MachineDeployments, indexed by namespace.
+    pub machine_deployments: Arc<Store<StoredMachineDeployment>>,
     /// Our bootstrap tokens, indexed by the UID of their Machine.
     pub tokens: Arc<Store<Secret>>,
     /// Signing requests of kubelets, indexed by requester.
@@ -35,14 +36,67 @@ pub struct Stores {
     changed: Notify,
 }
 
+/// What there is to do: the keys of the objects to look at.
+#[derive(Debug, Clone, Default)]
+pub struct Queues {
+    /// Machines.
+    pub machines: Arc<Queue<Key>>,
+    /// MachineSets.
+    pub sets: Arc<Queue<Key>>,
+    /// MachineDeployments.
+    pub deployments: Arc<Queue<Key>>,
+    /// Signing requests.
+    pub requests: Arc<Queue<Key>>,
+}
+
+impl Queues {
+    /// Lets all workers end.
+    pub fn close(&self) {
+        for queue in [&self.machines, &self.sets, &self.deployments, &self.requests] {
+            queue.close();
+        }
+    }
+}
+
+// Values of one index must not collide: no name, namespace or UID has a colon.
+
+fn controlled_by(uid: &str) -> String {
+    format!("controller:{uid}")
+}
+
+/// Where whatever nobody controls is indexed.
+fn orphan_in(namespace: &str) -> String {
+    format!("orphan:{namespace}")
+}
+
+fn within(namespace: &str) -> String {
+    format!("namespace:{namespace}")
+}
+
+fn by_controller(metadata: &kube::core::ObjectMeta) -> String {
+    owner::controller(metadata).map_or_else(
+        || orphan_in(metadata.namespace.as_deref().unwrap_or_default()),
+        |owner| controlled_by(&owner.uid),
+    )
+}
+
 impl Default for Stores {
     fn default() -> Self {
         Self {
             machines: Arc::new(Store::new(|m: &StoredMachine| {
-                vec![m.name().to_owned(), m.uid().to_owned()]
+                vec![
+                    m.name().to_owned(),
+                    m.uid().to_owned(),
+                    by_controller(&m.metadata),
+                ]
             })),
             nodes: Arc::new(Store::new(|_| Vec::new())),
-            machine_sets: Arc::new(Store::new(|_| Vec::new())),
+            machine_sets: Arc::new(Store::new(|s: &StoredMachineSet| {
+                vec![within(s.namespace()), by_controller(&s.metadata)]
+            })),
+            machine_deployments: Arc::new(Store::new(|d: &StoredMachineDeployment| {
+                vec![within(d.namespace())]
+            })),
             tokens: Arc::new(Store::new(|s: &Secret| {
                 s.labels().get(label::MACHINE_UID).cloned().into_iter().collect()
             })),
@@ -60,6 +114,7 @@ impl Stores {
         self.machines.is_synced()
             && self.nodes.is_synced()
             && self.machine_sets.is_synced()
+            && self.machine_deployments.is_synced()
             && self.tokens.is_synced()
             && self.requests.is_synced()
     }
@@ -75,6 +130,31 @@ impl Stores {
         }
     }
 
+    /// Machines that the owner of that UID controls.
+    pub fn machines_of(&self, owner_uid: &str) -> Vec<Arc<StoredMachine>> {
+        self.machines.by_index(&controlled_by(owner_uid))
+    }
+
+    /// Machines of a namespace that nobody controls.
+    pub fn orphaned_machines_in(&self, namespace: &str) -> Vec<Arc<StoredMachine>> {
+        self.machines.by_index(&orphan_in(namespace))
+    }
+
+    /// MachineSets of a namespace.
+    pub fn machine_sets_in(&self, namespace: &str) -> Vec<Arc<StoredMachineSet>> {
+        self.machine_sets.by_index(&within(namespace))
+    }
+
+    /// MachineSets that the owner of that UID controls.
+    pub fn machine_sets_of(&self, owner_uid: &str) -> Vec<Arc<StoredMachineSet>> {
+        self.machine_sets.by_index(&controlled_by(owner_uid))
+    }
+
+    /// MachineDeployments of a namespace.
+    pub fn machine_deployments_in(&self, namespace: &str) -> Vec<Arc<StoredMachineDeployment>> {
+        self.machine_deployments.by_index(&within(namespace))
+    }
+
     /// Name of the MachineDeployment above a Machine.
     pub fn machine_deployment(&self, machine: &StoredMachine) -> Option<String> {
         let set = self
@@ -84,7 +164,7 @@ impl Stores {
     }
 
     /// MachineSets of the Machine's MachineDeployment that are newer than its own, the newest first.
-    pub fn newer_machine_sets(&self, machine: &StoredMachine) -> Vec<Arc<MachineSetMeta>> {
+    pub fn newer_machine_sets(&self, machine: &StoredMachine) -> Vec<Arc<StoredMachineSet>> {
         let own = machine.metadata.owner_references.iter().flatten();
         let own = own.filter(|owner| owner.kind == "MachineSet").find_map(|owner| {
             let set = self
@@ -96,7 +176,7 @@ impl Stores {
         let Some(deployment) = own.machine_deployment_uid() else {
             return Vec::new();
         };
-        let created = |set: &MachineSetMeta| set.metadata.creation_timestamp.as_ref().map(|time| time.0);
+        let created = |set: &StoredMachineSet| set.metadata.creation_timestamp.as_ref().map(|time| time.0);
         let mut sets = self.machine_sets.all();
         sets.retain(|set| {
             set.machine_deployment_uid() == Some(deployment)
@@ -108,72 +188,44 @@ impl Stores {
         sets
     }
 
-    /// Runs the watches; `machines` is told which Machines, `requests` which signing requests to look at.
-    pub fn watches(
-        self: &Arc<Self>,
-        client: &Client,
-        machines: &Arc<Queue<Key>>,
-        requests: &Arc<Queue<Key>>,
-    ) -> Vec<BoxFuture<'static, ()>> {
+    /// Runs the watches; `queues` are told what to look at.
+    pub fn watches(self: &Arc<Self>, client: &Client, queues: &Queues) -> Vec<BoxFuture<'static, ()>> {
         let kubelet_signer = format!(
             "spec.signerName={}",
             "kubernetes.io/kube-apiserver-client-kubelet"
         );
         let token_type = format!("type={}", names::TOKEN_SECRET_TYPE);
-        let by_name = |name: &str, stores: &Self, queue: &Queue<Key>| {
-            for machine in stores.machines.by_index(name) {
-                queue.add(Key::of(machine.as_ref()));
-            }
-        };
+        let all = || client.clone();
         vec![
+            self.watch(Api::all(all()), "", &self.machines, queues, concerns::machine),
+            self.watch(Api::all(all()), "", &self.nodes, queues, concerns::node),
             self.watch(
-                Api::all(client.clone()),
-                "",
-                &self.machines,
-                machines,
-                |m: &StoredMachine, stores, queue| {
-                    // Namesakes too: one of them may now win or lose the name.
-                    for namesake in stores.machines.by_index(m.name()) {
-                        queue.add(Key::of(namesake.as_ref()));
-                    }
-                    queue.add(Key::of(m));
-                },
-            ),
-            self.watch(
-                Api::all(client.clone()),
-                "",
-                &self.nodes,
-                machines,
-                move |node: &Node, stores, queue| {
-                    by_name(node.name(), stores, queue);
-                },
-            ),
-            self.watch(
-                Api::all(client.clone()),
+                Api::all(all()),
                 "",
                 &self.machine_sets,
-                machines,
-                |_: &MachineSetMeta, _, _| {},
+                queues,
+                concerns::machine_set,
+            ),
+            self.watch(
+                Api::all(all()),
+                "",
+                &self.machine_deployments,
+                queues,
+                concerns::machine_deployment,
             ),
             self.watch(
                 Api::namespaced(client.clone(), TOKEN_NAMESPACE),
                 &token_type,
                 &self.tokens,
-                machines,
-                |token: &Secret, stores, queue| {
-                    if let Some(uid) = token.labels().get(label::MACHINE_UID) {
-                        for machine in stores.machines.by_index(uid) {
-                            queue.add(Key::of(machine.as_ref()));
-                        }
-                    }
-                },
+                queues,
+                concerns::token,
             ),
             self.watch(
-                Api::all(client.clone()),
+                Api::all(all()),
                 &kubelet_signer,
                 &self.requests,
-                requests,
-                |request: &CertificateSigningRequest, _, queue| queue.add(Key::of(request)),
+                queues,
+                concerns::request,
             ),
         ]
     }
@@ -183,8 +235,8 @@ impl Stores {
         api: Api<K>,
         fields: &str,
         store: &Arc<Store<K>>,
-        queue: &Arc<Queue<Key>>,
-        concerns: impl Fn(&K, &Self, &Queue<Key>) + Send + 'static,
+        queues: &Queues,
+        concerns: fn(&K, &Self, &Queues),
     ) -> BoxFuture<'static, ()>
     where
         K: kube::Resource<DynamicType = ()>
@@ -195,7 +247,7 @@ impl Stores {
             + Sync
             + 'static,
     {
-        let (stores, queue) = (self.clone(), queue.clone());
+        let (stores, queues) = (self.clone(), queues.clone());
         let config = if fields.is_empty() {
             watcher::Config::default()
         } else {
@@ -204,7 +256,7 @@ impl Stores {
         let on = move |signal: Signal<'_, K>| match signal {
             Signal::Changed(change) => {
                 for object in change.versions() {
-                    concerns(object, &stores, &queue);
+                    concerns(object, &stores, &queues);
                 }
             }
             Signal::Synced => stores.changed.notify_waiters(),

@@ -16,7 +16,7 @@ mod mutate;
 mod patch;
 mod raw;
 mod references;
-mod selector;
+pub mod selector;
 mod settings;
 mod shape;
 mod update;

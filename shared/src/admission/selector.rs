@@ -1,6 +1,6 @@
 //! Label selectors: whether one is well formed, and whether it matches.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::raw::{Object, object_at};
 use crate::field::{FieldPath, Report};
@@ -8,10 +8,11 @@ use crate::syntax;
 
 const OPERATORS: [&str; 4] = ["In", "NotIn", "Exists", "DoesNotExist"];
 
-/// Judges the selector in `spec`; gives whether it matches `labels`, or nothing if that cannot be told.
-pub(super) fn validate(
-    spec: &Object,
-    labels: Option<&Object>,
+/// Judges the selector in `spec` (of a set, too, which has no admission); gives whether it matches `labels`, or nothing if
+/// that cannot be told.
+pub fn validate(
+    spec: &Map<String, Value>,
+    labels: Option<&Map<String, Value>>,
     path: &FieldPath,
     report: &mut Report,
 ) -> Option<bool> {

@@ -1,0 +1,79 @@
+//! Makes sure that a store knows the past: a new leader's cache may lag behind what the leader before it wrote.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use kube::api::ListParams;
+use kube::{Api, Client};
+use machinist_infra::client::RemoteError;
+use machinist_infra::store::{Key, Listed, Store};
+use serde::de::DeserializeOwned;
+
+/// Objects on one page of a list.
+const PAGE: u32 = 500;
+
+/// How long the watch gets to bring what a list has shown, before the list is taken anew.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How often it is looked whether the watch has.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Returns once `store` knows of every write to its kind that had been answered before this was called.
+///
+/// The list is consistent (KEP-2340), and of metadata only. That the numbers of its objects can be compared with those in
+/// the store is KEP-5504.
+pub async fn catch_up<K>(client: &Client, store: &Store<K>)
+where
+    K: kube::Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug,
+{
+    let api = Api::<K>::all(client.clone());
+    loop {
+        match list(&api).await {
+            Ok(listed) => {
+                if tokio::time::timeout(PATIENCE, until_known(store, &listed))
+                    .await
+                    .is_ok()
+                {
+                    return;
+                }
+                tracing::warn!(kind = %K::kind(&()), "the watch lags behind; waiting before anything is made or deleted");
+            }
+            Err(error) => {
+                let error = RemoteError::from(&error);
+                tracing::warn!(kind = %K::kind(&()), %error, "cannot list; waiting before anything is made or deleted");
+                tokio::time::sleep(PATIENCE).await;
+            }
+        }
+    }
+}
+
+async fn until_known<K: kube::Resource>(store: &Store<K>, listed: &Listed) {
+    while !store.knows(listed) {
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+async fn list<K>(api: &Api<K>) -> Result<Listed, kube::Error>
+where
+    K: kube::Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug,
+{
+    let mut params = ListParams::default().limit(PAGE);
+    let (mut at, mut versions) = (None, HashMap::new());
+    loop {
+        let page = api.list_metadata(&params).await?;
+        // All pages show one instant. One that cannot be told apart from later ones shows nothing to be gone.
+        at = at.or_else(|| page.metadata.resource_version.as_deref()?.parse().ok());
+        for object in &page.items {
+            let version = object.metadata.resource_version.as_deref();
+            versions.insert(Key::of(object), version.and_then(|v| v.parse().ok()).unwrap_or(0));
+        }
+        match page.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => params = params.continue_token(&token),
+            None => break,
+        }
+    }
+    Ok(Listed {
+        at: at.unwrap_or(0),
+        versions,
+    })
+}

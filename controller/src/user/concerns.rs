@@ -1,0 +1,170 @@
+//! Which objects an event in the user cluster concerns.
+
+use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
+use k8s_openapi::api::core::v1::Secret;
+use kube::ResourceExt;
+use machinist_infra::store::Key;
+use machinist_shared::names::label;
+
+use super::owner;
+use super::stores::{Queues, Stores};
+use super::{Node, StoredMachine, StoredMachineDeployment, StoredMachineSet};
+
+/// A Machine, before and after: its namesakes, one of which may now win or lose the name; and its set.
+pub(super) fn machine(machine: &StoredMachine, stores: &Stores, queues: &Queues) {
+    for namesake in stores.machines.by_index(machine.name()) {
+        queues.machines.add(Key::of(namesake.as_ref()));
+    }
+    queues.machines.add(Key::of(machine));
+    sets_of(machine, stores, queues);
+}
+
+/// The set that controls a Machine; every set that may adopt it, if nobody does.
+fn sets_of(machine: &StoredMachine, stores: &Stores, queues: &Queues) {
+    match owner::controller(&machine.metadata) {
+        Some(owner) if owner.kind == "MachineSet" => {
+            queues.sets.add(Key::new(machine.namespace(), &owner.name));
+        }
+        Some(_) => {}
+        None => {
+            let labels = machine.metadata.labels.as_ref();
+            for set in stores.machine_sets_in(machine.namespace()) {
+                if set.selector.matches(labels) {
+                    queues.sets.add(Key::of(set.as_ref()));
+                }
+            }
+        }
+    }
+}
+
+/// A Node: the Machines of its name, and their sets.
+pub(super) fn node(node: &Node, stores: &Stores, queues: &Queues) {
+    for machine in stores.machines.by_index(node.name()) {
+        queues.machines.add(Key::of(machine.as_ref()));
+        if machine.controller_uid().is_some() {
+            sets_of(&machine, stores, queues);
+        }
+    }
+}
+
+/// A set: itself and its deployment; every deployment that may adopt it, if nobody controls it.
+pub(super) fn machine_set(set: &StoredMachineSet, stores: &Stores, queues: &Queues) {
+    queues.sets.add(Key::of(set));
+    match owner::controller(&set.metadata) {
+        Some(owner) if owner.kind == "MachineDeployment" => {
+            queues.deployments.add(Key::new(set.namespace(), &owner.name));
+        }
+        Some(_) => {}
+        None => {
+            let labels = set.metadata.labels.as_ref();
+            for deployment in stores.machine_deployments_in(set.namespace()) {
+                if deployment.selector.matches(labels) {
+                    queues.deployments.add(Key::of(deployment.as_ref()));
+                }
+            }
+        }
+    }
+}
+
+/// A deployment: itself.
+pub(super) fn machine_deployment(deployment: &StoredMachineDeployment, _: &Stores, queues: &Queues) {
+    queues.deployments.add(Key::of(deployment));
+}
+
+/// A bootstrap token: its Machine.
+pub(super) fn token(token: &Secret, stores: &Stores, queues: &Queues) {
+    if let Some(uid) = token.labels().get(label::MACHINE_UID) {
+        for machine in stores.machines.by_index(uid) {
+            queues.machines.add(Key::of(machine.as_ref()));
+        }
+    }
+}
+
+/// A signing request: itself.
+pub(super) fn request(request: &CertificateSigningRequest, _: &Stores, queues: &Queues) {
+    queues.requests.add(Key::of(request));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kube::runtime::watcher::Event;
+    use rstest::rstest;
+    use serde_json::{Value, json};
+
+    fn object<K: serde::de::DeserializeOwned>(name: &str, metadata: &Value, spec: Value) -> K {
+        let mut object = json!({"metadata": {
+            "namespace": "ns", "name": name, "uid": format!("uid-{name}"), "resourceVersion": "1"}, "spec": spec});
+        json_patch::merge(&mut object["metadata"], metadata);
+        serde_json::from_value(object).unwrap()
+    }
+
+    fn spec() -> Value {
+        let labels = json!({"app": "a"});
+        json!({"selector": {"matchLabels": labels}, "template": {"metadata": {"labels": labels}}})
+    }
+
+    fn stores() -> Stores {
+        let stores = Stores::default();
+        for (name, spec) in [("fits", spec()), ("other", json!({}))] {
+            stores
+                .machine_sets
+                .apply(Event::Apply(object(name, &json!({}), spec.clone())));
+            stores
+                .machine_deployments
+                .apply(Event::Apply(object(name, &json!({}), spec)));
+        }
+        stores
+    }
+
+    async fn drained(queue: &crate::queue::Queue<Key>) -> Vec<String> {
+        let mut keys = Vec::new();
+        while queue.depth() > 0 {
+            keys.extend(queue.next().await.map(|key| key.name));
+        }
+        keys.sort();
+        keys
+    }
+
+    fn owned_by(kind: &str) -> Value {
+        json!({"labels": {"app": "a"}, "ownerReferences": [
+            {"apiVersion": "v1", "kind": kind, "name": "owner", "uid": "uid-owner", "controller": true}]})
+    }
+
+    #[rstest]
+    #[case::a_controlled_one_concerns_its_set(owned_by("MachineSet"), &["owner"])]
+    #[case::one_that_something_else_controls_concerns_none(owned_by("Other"), &[])]
+    #[case::an_orphan_concerns_every_set_that_selects_it(json!({"labels": {"app": "a"}}), &["fits"])]
+    #[case::an_orphan_without_the_labels_concerns_none(json!({"labels": {"app": "b"}}), &[])]
+    #[tokio::test]
+    async fn a_machine(#[case] metadata: Value, #[case] sets: &[&str]) {
+        let (stores, queues) = (stores(), Queues::default());
+        machine(&object("m", &metadata, json!({})), &stores, &queues);
+        assert_eq!(drained(&queues.sets).await, sets);
+        assert_eq!(drained(&queues.machines).await, ["m"]);
+    }
+
+    #[rstest]
+    #[case::a_controlled_one_concerns_its_deployment(owned_by("MachineDeployment"), &["owner"])]
+    #[case::an_orphan_concerns_every_deployment_that_selects_it(json!({"labels": {"app": "a"}}), &["fits"])]
+    #[case::an_orphan_without_the_labels_concerns_none(json!({}), &[])]
+    #[tokio::test]
+    async fn a_set(#[case] metadata: Value, #[case] deployments: &[&str]) {
+        let (stores, queues) = (stores(), Queues::default());
+        machine_set(&object("s", &metadata, json!({})), &stores, &queues);
+        assert_eq!(drained(&queues.deployments).await, deployments);
+        assert_eq!(drained(&queues.sets).await, ["s"]);
+    }
+
+    #[tokio::test]
+    async fn a_node_concerns_its_machine_and_the_set_of_that() {
+        let (stores, queues) = (stores(), Queues::default());
+        stores
+            .machines
+            .apply(Event::Apply(object("m", &owned_by("MachineSet"), json!({}))));
+        let ready: Node = serde_json::from_value(json!({"metadata": {"name": "m"}})).unwrap();
+        node(&ready, &stores, &queues);
+        assert_eq!(drained(&queues.sets).await, ["owner"]);
+        assert_eq!(drained(&queues.machines).await, ["m"]);
+    }
+}

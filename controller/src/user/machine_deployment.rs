@@ -1,0 +1,191 @@
+//! A MachineDeployment as stored: decoded as far as it can be, so that one bad object stops no other.
+
+use std::borrow::Cow;
+
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use kube::core::ObjectMeta;
+use machinist_shared::api::MachineDeploymentStatus;
+use machinist_shared::names;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::owner;
+use super::selection::Selection;
+use super::spec::{Fields, Template};
+
+/// A MachineDeployment as stored; what is absent is absent here, too: its controller knows the defaults.
+#[derive(Clone, Deserialize)]
+#[serde(from = "Raw")]
+pub struct StoredMachineDeployment {
+    /// Metadata.
+    pub metadata: ObjectMeta,
+    /// How many Machines.
+    pub replicas: Option<i32>,
+    /// Which MachineSets are its own.
+    pub selector: Selection,
+    /// The selector as it is written.
+    pub raw_selector: Value,
+    /// The Machine to make.
+    pub template: Template,
+    /// How Machines are replaced when the template changes.
+    pub strategy: Option<String>,
+    /// Machines that may be made beyond `replicas` during a rollout.
+    pub max_surge: Option<IntOrString>,
+    /// Machines that may be missing during a rollout.
+    pub max_unavailable: Option<IntOrString>,
+    /// Seconds that a Node must be Ready before its Machine counts as available.
+    pub min_ready_seconds: Option<i32>,
+    /// How many old MachineSets to keep.
+    pub revision_history_limit: Option<i32>,
+    /// While true no rollout step is taken.
+    pub paused: bool,
+    /// Seconds without progress after which a rollout counts as failed.
+    pub progress_deadline_seconds: Option<i32>,
+    /// What was written last; what cannot be decoded counts as absent.
+    pub status: MachineDeploymentStatus,
+    /// `status.conditions` as stored.
+    pub conditions: Value,
+    /// What of the spec cannot be decoded.
+    pub undecodable: Option<String>,
+}
+
+/// Without the template and its credential.
+impl std::fmt::Debug for StoredMachineDeployment {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StoredMachineDeployment")
+            .field("namespace", &self.metadata.namespace)
+            .field("name", &self.metadata.name)
+            .field("replicas", &self.replicas)
+            .field("paused", &self.paused)
+            .field("status", &self.status)
+            .finish_non_exhaustive()
+    }
+}
+
+#[derive(Deserialize)]
+struct Raw {
+    metadata: ObjectMeta,
+    #[serde(default)]
+    spec: Value,
+    #[serde(default)]
+    status: Value,
+}
+
+impl From<Raw> for StoredMachineDeployment {
+    fn from(raw: Raw) -> Self {
+        let mut metadata = raw.metadata;
+        metadata.managed_fields = None;
+        owner::forget_manifest(&mut metadata);
+        let mut fields = Fields::of(&raw.spec);
+        let conditions = raw.status.get("conditions").cloned().unwrap_or_default();
+        let status = serde_json::from_value::<Option<MachineDeploymentStatus>>(raw.status);
+        Self {
+            metadata,
+            replicas: fields.read("/replicas"),
+            selector: Selection::of(&raw.spec),
+            raw_selector: raw.spec.get("selector").cloned().unwrap_or_default(),
+            template: Template::of(&raw.spec),
+            strategy: fields.read("/strategy/type"),
+            max_surge: fields.read("/strategy/rollingUpdate/maxSurge"),
+            max_unavailable: fields.read("/strategy/rollingUpdate/maxUnavailable"),
+            min_ready_seconds: fields.read("/minReadySeconds"),
+            revision_history_limit: fields.read("/revisionHistoryLimit"),
+            paused: fields.read("/paused").unwrap_or_default(),
+            progress_deadline_seconds: fields.read("/progressDeadlineSeconds"),
+            status: status.ok().flatten().unwrap_or_default(),
+            conditions,
+            undecodable: fields.mistakes(),
+        }
+    }
+}
+
+impl StoredMachineDeployment {
+    /// Name.
+    pub fn name(&self) -> &str {
+        self.metadata.name.as_deref().unwrap_or_default()
+    }
+
+    /// Namespace.
+    pub fn namespace(&self) -> &str {
+        self.metadata.namespace.as_deref().unwrap_or_default()
+    }
+
+    /// UID.
+    pub fn uid(&self) -> &str {
+        self.metadata.uid.as_deref().unwrap_or_default()
+    }
+
+    /// Whether it is being deleted.
+    pub fn is_deleting(&self) -> bool {
+        self.metadata.deletion_timestamp.is_some()
+    }
+
+    /// An annotation's text.
+    pub fn annotation(&self, key: &str) -> Option<&str> {
+        self.metadata.annotations.as_ref()?.get(key).map(String::as_str)
+    }
+}
+
+impl kube::Resource for StoredMachineDeployment {
+    type DynamicType = ();
+    type Scope = k8s_openapi::NamespaceResourceScope;
+
+    fn kind((): &()) -> Cow<'_, str> {
+        "MachineDeployment".into()
+    }
+    fn group((): &()) -> Cow<'_, str> {
+        names::GROUP.into()
+    }
+    fn version((): &()) -> Cow<'_, str> {
+        names::VERSION.into()
+    }
+    fn plural((): &()) -> Cow<'_, str> {
+        "machinedeployments".into()
+    }
+    fn meta(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.metadata
+    }
+}
+
+/// Only so that a kube `Api` can be made for it: a MachineDeployment is patched, never written whole.
+impl Serialize for StoredMachineDeployment {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.metadata.serialize(serializer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn what_is_written_is_read_and_what_is_not_is_absent() {
+        let deployment: StoredMachineDeployment = serde_json::from_value(json!({
+            "metadata": {"name": "a"},
+            "spec": {"replicas": 3, "paused": null, "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": "25%"}}},
+            "status": {"replicas": 2, "conditions": [{"type": "Available"}]},
+        }))
+        .unwrap();
+        assert_eq!(deployment.undecodable, None);
+        assert_eq!((deployment.replicas, deployment.paused), (Some(3), false));
+        assert_eq!(deployment.max_surge, Some(IntOrString::String("25%".into())));
+        assert_eq!(deployment.max_unavailable, None);
+        assert_eq!(deployment.status.replicas, Some(2));
+        assert_eq!(deployment.conditions[0]["type"], "Available");
+    }
+
+    #[test]
+    fn the_template_is_kept_and_never_shown() {
+        let deployment: StoredMachineDeployment = serde_json::from_value(json!({
+            "metadata": {"name": "a"}, "spec": {"replicas": [], "template": {"spec": {"secret": "aHVzaA"}}},
+        }))
+        .unwrap();
+        assert_eq!(deployment.template["spec"]["secret"], "aHVzaA");
+        assert!(!format!("{deployment:?} {:?}", deployment.template).contains("aHVzaA"));
+        assert!(deployment.undecodable.unwrap().starts_with("spec.replicas: "));
+    }
+}
