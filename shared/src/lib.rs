@@ -16,3 +16,4 @@ pub mod provider_spec;
 pub mod quantity;
 pub mod ssh;
 pub mod syntax;
+pub mod template;

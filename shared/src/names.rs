@@ -31,6 +31,8 @@ pub mod finalizer {
 pub mod label {
     /// On a Machine: selects the controller instance (`--name`).
     pub const CONTROLLER_NAME: &str = "machine.k8s.io/controller";
+    /// On a MachineSet of a MachineDeployment, on its Machines and in its selector: number of the template.
+    pub const TEMPLATE_HASH: &str = "machine-template-hash";
     /// On a Node: UID of its Machine.
     pub const OWNED_BY: &str = "machine-controller/owned-by";
     /// In `spec.metadata.labels` (so on the Node): the operating system.
@@ -72,6 +74,14 @@ pub mod annotation {
     pub const CLUSTER_NAMESPACE: &str = "cluster.x-k8s.io/cluster-namespace";
     /// Prefix, on a Machine: kubelet feature gates as the webhook was told.
     pub const KUBELET_FEATURE_GATES: &str = "v1.kubelet-featuregates.machine-controller.kubermatic.io/";
+    /// Prefixes of everything that the maker of user data reads from annotations: feature gates, flags, configuration.
+    pub const OF_THE_KUBELET: [&str; 3] = [
+        KUBELET_FEATURE_GATES,
+        "v1.kubelet-flags.machine-controller.kubermatic.io/",
+        KUBELET_CONFIG,
+    ];
+    /// Prefix, on a Machine: settings of the kubelet, like `MaxPods`.
+    pub const KUBELET_CONFIG: &str = "v1.kubelet-config.machine-controller.kubermatic.io/";
     /// On a Machine: whether an external cloud controller manager runs.
     pub const EXTERNAL_CLOUD_PROVIDER: &str =
         "v1.kubelet-flags.machine-controller.kubermatic.io/ExternalCloudProvider";

@@ -12,13 +12,14 @@
 
 mod bypass;
 mod deployment;
-mod mutate;
+pub(crate) mod mutate;
 mod patch;
-mod raw;
+pub(crate) mod raw;
 mod references;
 mod selector;
 mod settings;
-mod shape;
+pub(crate) mod shape;
+mod template;
 mod update;
 mod validate;
 

@@ -150,15 +150,13 @@ pub(crate) static MACHINE: Shape = Object(&[
 ]);
 
 const EXPRESSION: Shape = Object(&[("key", &Text), ("operator", &Text), ("values", &List(&Text))]);
-/// `spec.template` of a MachineDeployment.
+/// `spec.template` of a MachineSet or MachineDeployment.
 pub(crate) static TEMPLATE: Shape = Object(&[("metadata", &OBJECT_META), ("spec", &MACHINE_SPEC)]);
+const SELECTOR: Shape = Object(&[("matchLabels", &TEXTS), ("matchExpressions", &List(&EXPRESSION))]);
 /// `spec` of a MachineDeployment.
 static DEPLOYMENT_SPEC: Shape = Object(&[
     ("replicas", &Int32),
-    (
-        "selector",
-        &Object(&[("matchLabels", &TEXTS), ("matchExpressions", &List(&EXPRESSION))]),
-    ),
+    ("selector", &SELECTOR),
     ("template", &TEMPLATE),
     (
         "strategy",
