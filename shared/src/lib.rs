@@ -3,6 +3,7 @@
 
 pub mod admission;
 pub mod api;
+pub mod autoscaler;
 pub mod config_var;
 pub mod crd;
 pub mod decode;

@@ -107,6 +107,23 @@ pub mod annotation {
     pub const BOOTSTRAP: &str = "machinist.dev/bootstrap";
 }
 
+/// What the cluster-autoscaler (provider `clusterapi`, `CAPI_GROUP=cluster.k8s.io`) reads of MachineDeployments and of
+/// MachineSets that stand alone: annotations.
+pub mod autoscaler {
+    /// Fewest Machines.
+    pub const MIN_SIZE: &str = "cluster.k8s.io/cluster-api-autoscaler-node-group-min-size";
+    /// Most Machines; without it, or with 0, the object is no node group.
+    pub const MAX_SIZE: &str = "cluster.k8s.io/cluster-api-autoscaler-node-group-max-size";
+    /// Prefix of those two, without the group.
+    pub const SIZES: &str = "/cluster-api-autoscaler-node-group-";
+    /// Prefix of settings of one node group.
+    pub const OPTIONS: &str = "cluster.k8s.io/autoscaling-options-";
+    /// Prefix of what a node of the group will have, known before there is one.
+    pub const CAPACITY: &str = "capacity.cluster-autoscaler.kubernetes.io/";
+    /// Ours: which annotations below [`CAPACITY`] we wrote, and what, as JSON. Others are the user's.
+    pub const WRITTEN: &str = "machinist.dev/autoscaler-capacity";
+}
+
 /// Group of our bootstrap tokens: bound to `system:node-bootstrapper`, never to `…:nodeclient`.
 pub const TOKEN_GROUP: &str = "system:bootstrappers:machinist:machine";
 /// Type of bootstrap token Secrets.

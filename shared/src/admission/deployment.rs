@@ -9,7 +9,7 @@ use super::update::{is_deleting, only_new};
 use super::validate::{merge, not_an_object};
 use super::{AdmissionSettings, Author};
 use crate::field::{FieldPath, Report};
-use crate::syntax;
+use crate::{autoscaler, syntax};
 
 /// A MachineDeployment as it is to be stored; `old` is what is stored now, if it is an update. One that is being
 /// deleted stays as it is.
@@ -28,7 +28,7 @@ pub fn mutate_deployment(old: Option<&Value>, raw: &Value, settings: &AdmissionS
     if let Some(template) = object_at_mut(spec, &["template", "spec"]) {
         default_template(old, template, settings);
     }
-    deployment
+    autoscaler::write(old, deployment, None)
 }
 
 fn default_rollout(spec: &mut Object) {
@@ -96,6 +96,7 @@ fn judge(object: &Value, settings: &AdmissionSettings, with_template: bool) -> R
         report.warn(&FieldPath::new("metadata.name"), why);
     }
     judge_replicas(spec, &path.child("replicas"), &mut report);
+    autoscaler::judge(object, &mut report);
     validate_strategy(spec, &path.child("strategy"), &mut report);
     if with_template {
         judge_template(spec, &path.child("template"), settings, &mut report, &mut policy);
@@ -107,11 +108,12 @@ fn validate_strategy(spec: &Object, path: &FieldPath, report: &mut Report) {
     let Some(strategy) = object_at(spec, &["strategy"]) else {
         return;
     };
-    let kind = strategy.get("type").and_then(Value::as_str).unwrap_or_default();
-    if kind != "RollingUpdate" {
+    match strategy.get("type").and_then(Value::as_str).unwrap_or_default() {
+        "RollingUpdate" => {}
+        // Nothing rolls, so it may be of any pace.
+        "OnDelete" => return,
         // The path as it has always been reported, capital T.
-        report.not_supported(&path.child("Type"), kind, &["RollingUpdate"]);
-        return;
+        kind => return report.not_supported(&path.child("Type"), kind, &["RollingUpdate", "OnDelete"]),
     }
     let path = path.child("rollingUpdate");
     let Some(rolling) = object_at(strategy, &["rollingUpdate"]) else {
