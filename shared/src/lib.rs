@@ -3,6 +3,7 @@
 
 pub mod admission;
 pub mod api;
+pub mod autoscaler;
 pub mod config_var;
 pub mod crd;
 pub mod decode;
@@ -16,3 +17,4 @@ pub mod provider_spec;
 pub mod quantity;
 pub mod ssh;
 pub mod syntax;
+pub mod template;

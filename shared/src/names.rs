@@ -104,6 +104,14 @@ pub mod annotation {
     pub const CLUSTER_NAMESPACE: &str = "cluster.x-k8s.io/cluster-namespace";
     /// Prefix, on a Machine: kubelet feature gates as the webhook was told.
     pub const KUBELET_FEATURE_GATES: &str = "v1.kubelet-featuregates.machine-controller.kubermatic.io/";
+    /// Prefixes of everything that the maker of user data reads from annotations: feature gates, flags, configuration.
+    pub const OF_THE_KUBELET: [&str; 3] = [
+        KUBELET_FEATURE_GATES,
+        "v1.kubelet-flags.machine-controller.kubermatic.io/",
+        KUBELET_CONFIG,
+    ];
+    /// Prefix, on a Machine: settings of the kubelet, like `MaxPods`.
+    pub const KUBELET_CONFIG: &str = "v1.kubelet-config.machine-controller.kubermatic.io/";
     /// On a Machine: whether an external cloud controller manager runs.
     pub const EXTERNAL_CLOUD_PROVIDER: &str =
         "v1.kubelet-flags.machine-controller.kubermatic.io/ExternalCloudProvider";
@@ -127,6 +135,23 @@ pub mod annotation {
     pub const SPEC_CHANGE: &str = "machinist.dev/spec-change";
     /// Ours, on a Machine: bootstrap mode of this object (`auto`, `osm`, `builtin`).
     pub const BOOTSTRAP: &str = "machinist.dev/bootstrap";
+}
+
+/// What the cluster-autoscaler (provider `clusterapi`, `CAPI_GROUP=cluster.k8s.io`) reads of MachineDeployments and of
+/// MachineSets that stand alone: annotations.
+pub mod autoscaler {
+    /// Fewest Machines.
+    pub const MIN_SIZE: &str = "cluster.k8s.io/cluster-api-autoscaler-node-group-min-size";
+    /// Most Machines; without it, or with 0, the object is no node group.
+    pub const MAX_SIZE: &str = "cluster.k8s.io/cluster-api-autoscaler-node-group-max-size";
+    /// Prefix of those two, without the group.
+    pub const SIZES: &str = "/cluster-api-autoscaler-node-group-";
+    /// Prefix of settings of one node group.
+    pub const OPTIONS: &str = "cluster.k8s.io/autoscaling-options-";
+    /// Prefix of what a node of the group will have, known before there is one.
+    pub const CAPACITY: &str = "capacity.cluster-autoscaler.kubernetes.io/";
+    /// Ours: which annotations below [`CAPACITY`] we wrote, and what, as JSON. Others are the user's.
+    pub const WRITTEN: &str = "machinist.dev/autoscaler-capacity";
 }
 
 /// Group of our bootstrap tokens: bound to `system:node-bootstrapper`, never to `…:nodeclient`.

@@ -2,9 +2,11 @@
 //! of a valid object is valid, patches lead where they say, and writing nothing is never a change.
 
 use machinist_shared::admission::{
-    AdmissionSettings, Author, mutate_create, mutate_deployment, mutate_update, patch, validate_create,
-    validate_deployment, validate_update,
+    AdmissionSettings, Author, mutate_create, mutate_deployment, mutate_set, mutate_update, patch,
+    validate_create, validate_deployment, validate_set, validate_update,
 };
+use machinist_shared::autoscaler;
+use machinist_shared::template::{equal, equal_in_place, hash};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -115,6 +117,47 @@ fn noisy(machine: &Value, holes: [bool; 6]) -> Value {
     noisy
 }
 
+/// A template that differs from another one only in how it is written; each number of `ways` stands for one way.
+fn rewritten(template: &Value, ways: &[usize]) -> Value {
+    let vm = "/spec/providerSpec/value/cloudProviderSpec/virtualMachine";
+    let vm_template = format!("{vm}/template");
+    let edits = [
+        ("/metadata", "creationTimestamp", json!(null)),
+        ("/metadata/labels", "machine-template-hash", json!("1")),
+        ("/spec", "taints", json!(null)),
+        ("/spec", "unknown", json!({"x": 1})),
+        ("/spec/versions", "controlPlane", json!("")),
+        ("/spec/providerSpec", "valueFrom", json!({})),
+        ("/spec/providerSpec/value", "caPublicKey", json!("")),
+        (
+            "/spec/providerSpec/value",
+            "network",
+            json!({"dns": {"servers": null}}),
+        ),
+        (
+            "/spec/providerSpec/value",
+            "operatingSystemSpec",
+            json!({"distUpgradeOnBoot": false}),
+        ),
+        (
+            "/spec/providerSpec/value/cloudProviderSpec",
+            "clusterName",
+            json!({"value": "c"}),
+        ),
+        (vm, "enableNetworkMultiQueue", json!({"value": true})),
+        (vm_template.as_str(), "cpus", json!("2000m")),
+        (vm_template.as_str(), "memory", json!({"value": "4096Mi"})),
+    ];
+    let mut template = template.clone();
+    for way in ways {
+        let (place, key, value) = &edits[way % edits.len()];
+        if let Some(object) = template.pointer_mut(place).and_then(Value::as_object_mut) {
+            object.insert((*key).to_owned(), value.clone());
+        }
+    }
+    template
+}
+
 fn pointers(value: &Value, at: &str) -> Vec<String> {
     let mut found = vec![at.to_owned()];
     match value {
@@ -160,6 +203,39 @@ fn machine() -> Value {
     })
 }
 
+/// Annotations that the cluster-autoscaler reads, of whatever texts.
+fn annotations() -> impl Strategy<Value = Value> {
+    const KEYS: [&str; 7] = [
+        "cluster.k8s.io/cluster-api-autoscaler-node-group-min-size",
+        "cluster.k8s.io/cluster-api-autoscaler-node-group-max-size",
+        "capacity.cluster-autoscaler.kubernetes.io/cpu",
+        "capacity.cluster-autoscaler.kubernetes.io/memory",
+        "capacity.cluster-autoscaler.kubernetes.io/labels",
+        "machinist.dev/autoscaler-capacity",
+        "x",
+    ];
+    const TEXTS: [&str; 8] = [
+        "",
+        "0",
+        "5",
+        "x",
+        "4Gi",
+        "a=b",
+        "{\"cpu\":\"5\",\"x\":\"y\"}",
+        "{",
+    ];
+    let texts = (
+        proptest::sample::select(&KEYS[..]),
+        proptest::sample::select(&TEXTS[..]),
+    );
+    let texts = proptest::collection::vec(texts, 0..5);
+    (any::<bool>(), texts).prop_map(|(group, texts)| {
+        let sized = group.then_some((KEYS[1], TEXTS[2]));
+        let texts = texts.into_iter().chain(sized);
+        texts.map(|(key, text)| (key.to_owned(), json!(text))).collect()
+    })
+}
+
 fn deployment(template: &Value) -> Value {
     json!({
         "metadata": {"name": "d"},
@@ -180,7 +256,9 @@ proptest! {
             let created = validate_create(&mutate_create(new, &settings), Author::Person, &settings);
             let updated = validate_update(old, &mutate_update(old, new), &settings);
             let rolled = validate_deployment(Some(old), &mutate_deployment(Some(old), new, &settings), &settings);
-            for error in created.errors.iter().chain(&updated.errors).chain(&rolled.errors) {
+            let set = mutate_set(Some(old), new, Author::Person, &settings);
+            let kept = validate_set(Some(old), &set, Author::Person, &settings);
+            for error in created.errors.iter().chain(&updated.errors).chain(&rolled.errors).chain(&kept.errors) {
                 prop_assert!(!error.path.to_string().is_empty(), "{error}");
             }
         }
@@ -195,6 +273,30 @@ proptest! {
         prop_assert_eq!(&mutate_deployment(None, &once, &settings), &once);
         // What is stored stays stored: an update that changes nothing changes nothing.
         prop_assert_eq!(&mutate_deployment(Some(&once), &once, &settings), &once);
+        let once = mutate_set(None, &deployment(&machine), Author::Person, &settings);
+        prop_assert_eq!(&mutate_set(None, &once, Author::Person, &settings), &once);
+        prop_assert_eq!(&mutate_set(Some(&once), &once, Author::Person, &settings), &once);
+    }
+
+    #[test]
+    fn what_is_written_of_capacity_settles(
+        machine in broken_machine(), annotations in annotations(), later in annotations(), instancetype in any_json(),
+    ) {
+        let settings = AdmissionSettings::default();
+        let annotated = |annotations: &Value| {
+            let mut object = deployment(&machine);
+            object["metadata"]["annotations"] = annotations.clone();
+            object
+        };
+        let once = mutate_deployment(None, &annotated(&annotations), &settings);
+        prop_assert_eq!(&mutate_deployment(None, &once, &settings), &once);
+        prop_assert_eq!(&mutate_deployment(Some(&once), &once, &settings), &once);
+        let known = autoscaler::write(None, once.clone(), Some(&instancetype));
+        prop_assert_eq!(&autoscaler::write(Some(&once), known.clone(), Some(&instancetype)), &known);
+        // Not knowing it any more takes nothing away.
+        prop_assert_eq!(&autoscaler::write(Some(&known), known.clone(), None), &known);
+        let updated = mutate_deployment(Some(&known), &annotated(&later), &settings);
+        prop_assert_eq!(&mutate_deployment(Some(&known), &updated, &settings), &updated);
     }
 
     #[test]
@@ -221,6 +323,9 @@ proptest! {
         let stored = deployment(&machine);
         let report = validate_deployment(Some(&stored), &mutate_deployment(Some(&stored), &stored, &settings), &settings);
         prop_assert!(report.is_ok(), "{:?}", report.errors);
+        let written = mutate_set(Some(&stored), &stored, Author::Person, &settings);
+        let report = validate_set(Some(&stored), &written, Author::Person, &settings);
+        prop_assert!(report.is_ok(), "{:?}", report.errors);
     }
 
     #[test]
@@ -233,11 +338,62 @@ proptest! {
     }
 
     #[test]
+    fn what_admission_fills_in_is_no_other_template(machine in broken_machine(), later in broken_machine()) {
+        let settings = AdmissionSettings::default();
+        let written = deployment(&machine);
+        let stored = mutate_deployment(None, &written, &settings);
+        prop_assert!(equal(&written["spec"]["template"], &stored["spec"]["template"]));
+        let written = deployment(&later);
+        let updated = mutate_deployment(Some(&stored), &written, &settings);
+        let at_once = mutate_deployment(None, &written, &settings);
+        // What is kept of the stored labels may be what the author wrote once, and is there to stay.
+        if updated["spec"]["template"]["spec"]["metadata"]["labels"] == at_once["spec"]["template"]["spec"]["metadata"]["labels"] {
+            prop_assert!(equal(&written["spec"]["template"], &updated["spec"]["template"]));
+        }
+    }
+
+    #[test]
+    fn equality_of_templates_is_one(
+        bases in proptest::collection::vec(broken_machine(), 2),
+        picks in proptest::collection::vec((0..2_usize, proptest::collection::vec(any::<usize>(), 0..6)), 3),
+    ) {
+        let templates = picks.iter().map(|(base, ways)| {
+            rewritten(&deployment(&bases[*base])["spec"]["template"], ways)
+        });
+        let templates = templates.collect::<Vec<_>>();
+        let [a, b, c] = &templates[..] else { unreachable!() };
+        for one in &templates {
+            prop_assert!(equal(one, &one.clone()));
+            for other in &templates {
+                prop_assert_eq!(equal(one, other), equal(other, one));
+                prop_assert!(!equal(one, other) || (hash(one) == hash(other) && equal_in_place(one, other)));
+            }
+        }
+        prop_assert!(!(equal(a, b) && equal(b, c)) || equal(a, c));
+        prop_assert!(!(equal_in_place(a, b) && equal_in_place(b, c)) || equal_in_place(a, c));
+    }
+
+    #[test]
+    fn how_a_template_is_written_is_no_difference(ways in proptest::collection::vec(any::<usize>(), 0..13)) {
+        let mut machine = machine();
+        machine["spec"].as_object_mut().unwrap().remove("taints");
+        let template = deployment(&machine)["spec"]["template"].clone();
+        let other = rewritten(&template, &ways);
+        prop_assert!(equal(&template, &other), "{other:#}");
+        prop_assert_eq!(hash(&template), hash(&other));
+    }
+
+    #[test]
     fn our_set_controller_is_refused_for_less(machine in broken_machine()) {
         let settings = AdmissionSettings::default();
         let person = validate_create(&machine, Author::Person, &settings);
         let controller = validate_create(&machine, Author::SetController, &settings);
         prop_assert!(controller.errors.iter().all(|error| person.errors.contains(error)));
+        let set = deployment(&machine);
+        let person = validate_set(None, &set, Author::Person, &settings);
+        let controller = validate_set(None, &set, Author::SetController, &settings);
+        prop_assert!(controller.errors.iter().all(|error| person.errors.contains(error)));
+        prop_assert_eq!(&mutate_set(None, &set, Author::SetController, &settings), &set);
     }
 }
 

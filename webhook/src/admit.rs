@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use machinist_infra::kubeconfig::AddressPolicy;
 use machinist_shared::admission::{
-    AdmissionSettings, Author, ValueAt, mutate_create, mutate_deployment, mutate_update, new_references,
-    patch, validate_create, validate_deployment, validate_update,
+    AdmissionSettings, Author, ValueAt, mutate_create, mutate_deployment, mutate_set, mutate_update,
+    new_references, patch, validate_create, validate_deployment, validate_set, validate_update,
 };
 use machinist_shared::field::{ErrorKind, FieldPath, Report};
+use machinist_shared::{autoscaler, template};
 use serde_json::Value;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use crate::access::Access;
 use crate::infra::{Asked, Infra};
@@ -43,6 +44,9 @@ pub struct Cluster {
 /// Everything that is asked, of whomever, is answered by then.
 const PATIENCE: Duration = Duration::from_millis(1900);
 
+/// The same where all that is asked for is a default that an object can do without.
+const PATIENCE_FOR_DEFAULTS: Duration = Duration::from_millis(900);
+
 impl Admission {
     /// Admission under these settings; kubeconfigs in specs may lead where `policy` says, and may be absent if the
     /// environment has one.
@@ -61,21 +65,58 @@ impl Admission {
     }
 
     /// Defaults: a patch, never a refusal.
-    pub(crate) fn mutate(&self, request: &Request<'_, Value>) -> Verdict {
+    pub(crate) async fn mutate(&self, request: &Request<'_, Value>) -> Verdict {
         let Some(object) = &request.object else {
             return Verdict::default();
         };
-        let old = request.old_object.as_ref();
-        let mutated = match (request.kind(), request.operation()) {
-            (Kind::Machine, Operation::Create) => mutate_create(object, &self.settings),
-            (Kind::Machine, Operation::Update) => mutate_update(old.unwrap_or(&Value::Null), object),
-            (Kind::MachineDeployment, Operation::Create) => mutate_deployment(None, object, &self.settings),
-            (Kind::MachineDeployment, Operation::Update) => mutate_deployment(old, object, &self.settings),
-            (Kind::MachineSet | Kind::Other, _) | (_, Operation::Other) => return Verdict::default(),
+        let old = match request.operation() {
+            Operation::Create => None,
+            Operation::Update => Some(request.old_object.as_ref().unwrap_or(&Value::Null)),
+            Operation::Other => return Verdict::default(),
         };
+        let author = self.settings.author(request.username());
+        let mutated = match (request.kind(), old) {
+            (Kind::Machine, None) => mutate_create(object, &self.settings),
+            (Kind::Machine, Some(old)) => mutate_update(old, object),
+            (Kind::MachineSet, old) => mutate_set(old, object, author, &self.settings),
+            (Kind::MachineDeployment, old) => mutate_deployment(old, object, &self.settings),
+            (Kind::Other, _) => return Verdict::default(),
+        };
+        let mutated = self.with_capacity(request, old, mutated).await;
         Verdict {
             patch: patch(object, &mutated),
             ..Verdict::default()
+        }
+    }
+
+    /// The object with the capacity of its instancetype, if it is a node group of the cluster-autoscaler whose capacity is
+    /// not known otherwise. What cannot be had in time is left out: the object is good without it, and a warning tells.
+    async fn with_capacity(&self, request: &Request<'_, Value>, old: Option<&Value>, object: Value) -> Value {
+        let set = matches!(request.kind(), Kind::MachineSet | Kind::MachineDeployment);
+        let person = self.settings.author(request.username()) == Author::Person;
+        let Some(infra) = self.cluster.infra.as_ref().filter(|_| set && person) else {
+            return object;
+        };
+        if is_deleting(&object) {
+            return object;
+        }
+        let Some(wanted) = autoscaler::instancetype_needed(old, &object) else {
+            return object;
+        };
+        let deadline = Instant::now() + PATIENCE_FOR_DEFAULTS;
+        // Nothing is looked up for who may not.
+        let rights = timeout_at(deadline, self.ask_for_rights(request, &object)).await;
+        if !rights.is_ok_and(|report| report.is_ok() && report.warnings.is_empty()) {
+            return object;
+        }
+        let asked = Asked {
+            object: &object,
+            at: ValueAt::TEMPLATE,
+        };
+        let found = infra.instancetype(asked, &wanted, deadline).await;
+        match found {
+            Some(spec) => autoscaler::write(old, object, Some(&spec)),
+            None => object,
         }
     }
 
@@ -120,34 +161,38 @@ impl Admission {
             (Kind::Machine, Operation::Update) => {
                 validate_update(old.unwrap_or(&Value::Null), object, &self.settings)
             }
-            (Kind::MachineDeployment, Operation::Create | Operation::Update) => {
+            (kind @ (Kind::MachineSet | Kind::MachineDeployment), Operation::Create | Operation::Update) => {
                 let old = old.filter(|_| request.operation() == Operation::Update);
-                let mut report = validate_deployment(old, object, &self.settings);
+                let (author, mut report) = if kind == Kind::MachineSet {
+                    let author = self.settings.author(request.username());
+                    (author, validate_set(old, object, author, &self.settings))
+                } else {
+                    (Author::Person, validate_deployment(old, object, &self.settings))
+                };
                 let kubeconfig = |object| Kubeconfig::of(object, &TEMPLATE);
                 // What is stored already is no reason to refuse.
                 if old.is_none_or(|old| kubeconfig(old) != kubeconfig(object)) && !is_deleting(object) {
-                    self.judge_kubeconfig(object, &TEMPLATE, Author::Person, &mut report);
+                    self.judge_kubeconfig(object, &TEMPLATE, author, &mut report);
                 }
                 report
             }
-            // Sets come from deployments, or from people who know what they do; their Machines are judged one by one.
-            (Kind::MachineSet | Kind::Other, _) | (_, Operation::Other) => Report::new(),
+            (Kind::Other, _) | (_, Operation::Other) => Report::new(),
         }
     }
 
-    /// What its infra cluster is to be asked for: a Machine that a person makes, a deployment whose Machines are new or
-    /// will be others.
+    /// What its infra cluster is to be asked for: a Machine that a person makes, a set or a deployment whose Machines are
+    /// new or will be others.
     fn placed<'a>(&self, request: &Request<'_, Value>, object: &'a Value) -> Option<Asked<'a>> {
         if self.settings.author(request.username()) != Author::Person || is_deleting(object) {
             return None;
         }
         let at = match (request.kind(), request.operation()) {
             (Kind::Machine, Operation::Create) => ValueAt::MACHINE,
-            (Kind::MachineDeployment, Operation::Create) => ValueAt::TEMPLATE,
-            (Kind::MachineDeployment, Operation::Update) => {
-                let template = |object: &Value| object.pointer("/spec/template").cloned();
-                (request.old_object.as_ref().map(template) != Some(template(object)))
-                    .then_some(ValueAt::TEMPLATE)?
+            (Kind::MachineSet | Kind::MachineDeployment, Operation::Create) => ValueAt::TEMPLATE,
+            (Kind::MachineSet | Kind::MachineDeployment, Operation::Update) => {
+                let template = |object: &Value| object.pointer("/spec/template").cloned().unwrap_or_default();
+                let same = |old: &Value| template::equal_in_place(&template(old), &template(object));
+                (!request.old_object.as_ref().is_some_and(same)).then_some(ValueAt::TEMPLATE)?
             }
             _ => return None,
         };
@@ -242,7 +287,7 @@ const SPEC: SpecAt = SpecAt {
     path: "spec",
     value: "/spec/providerSpec/value",
 };
-/// In a MachineDeployment.
+/// In a MachineSet or MachineDeployment.
 const TEMPLATE: SpecAt = SpecAt {
     path: "spec.template.spec",
     value: "/spec/template/spec/providerSpec/value",

@@ -62,7 +62,7 @@ impl Answers {
             }
         };
         let verdict = match step {
-            Step::Mutate => self.admission.mutate(&request),
+            Step::Mutate => self.admission.mutate(&request).await,
             Step::Validate => self.admission.validate(&request).await,
         };
         let answer = review::write(version, &request.uid, &verdict);

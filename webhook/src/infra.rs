@@ -14,7 +14,7 @@ use machinist_shared::admission::ValueAt;
 use machinist_shared::config_var::{KeyRef, LookupError, RefKind};
 use machinist_shared::field::{ErrorKind, FieldPath, Report};
 use machinist_shared::kubevirt::resolved::{self, Env, Unresolved};
-use machinist_shared::kubevirt::spec::CloudProviderSpec;
+use machinist_shared::kubevirt::spec::{CloudProviderSpec, Matcher};
 use machinist_shared::provider_spec::ProviderConfig;
 use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
@@ -97,6 +97,28 @@ impl Infra {
         }
     }
 
+    /// `spec` of an instancetype that the object names, before `deadline`; nothing if it is not to be had.
+    pub(crate) async fn instancetype(
+        &self,
+        asked: Asked<'_>,
+        wanted: &Matcher,
+        deadline: Instant,
+    ) -> Option<Value> {
+        let ask = async {
+            let path = FieldPath::new(asked.at.path).child("cloudProviderSpec");
+            let cloud = cloud_provider_spec(asked)?;
+            // What is wrong with it will be told.
+            let usable = self.usable(&cloud, &path).await.ok()?;
+            let namespace = &self.env.infra_namespace;
+            let found = self
+                .inquiry
+                .instancetype(&usable.kubeconfig, namespace, wanted)
+                .await;
+            found.ok()?
+        };
+        timeout_at(deadline, ask).await.ok()?
+    }
+
     fn unreachable(&self, path: &FieldPath, why: &str) -> Report {
         let mut report = Report::new();
         let path = path.child("auth").child("kubeconfig");
@@ -111,10 +133,7 @@ impl Infra {
     }
 
     async fn ask(&self, asked: Asked<'_>, path: &FieldPath) -> Result<Report, String> {
-        let value = asked.object.pointer(asked.at.pointer);
-        // What is wrong with it was told.
-        let config = ProviderConfig::decode(value, &FieldPath::new(asked.at.path), &mut Report::new());
-        let Some(cloud) = config.cloud_provider_spec else {
+        let Some(cloud) = cloud_provider_spec(asked) else {
             return Ok(Report::new());
         };
         let usable = match self.usable(&cloud, path).await {
@@ -139,6 +158,9 @@ impl Infra {
             .pointer("/metadata/name")
             .and_then(Value::as_str)
             .unwrap_or("machine");
+        let set = asked.object.pointer("/kind").and_then(Value::as_str) == Some("MachineSet");
+        // Machines of a set bear its name, as far as the API server lets them.
+        let name = if set { start_of(name, GENERATED) } else { name };
         let replicas = asked.object.pointer("/spec/replicas").and_then(Value::as_u64);
         let question = Question {
             kubeconfig: &usable.kubeconfig,
@@ -146,7 +168,7 @@ impl Infra {
             name,
             labels: &labels,
             annotations: &annotations,
-            machine_deployment: (!machine).then_some(name),
+            machine_deployment: (!machine && !set).then_some(name),
             spec: &usable.spec,
             replicas: if machine { 1 } else { replicas.unwrap_or(1) },
             path: path.clone(),
@@ -230,6 +252,20 @@ impl Infra {
             error => LookupError::Unavailable(RemoteError::from(&error).to_string()),
         })
     }
+}
+
+/// How much of a `generateName` the API server keeps.
+const GENERATED: usize = 58;
+
+/// At most `length` bytes, of a name that is ASCII.
+fn start_of(name: &str, length: usize) -> &str {
+    name.get(..length).unwrap_or(name)
+}
+
+fn cloud_provider_spec(asked: Asked<'_>) -> Option<CloudProviderSpec> {
+    let value = asked.object.pointer(asked.at.pointer);
+    // What is wrong with it is told elsewhere.
+    ProviderConfig::decode(value, &FieldPath::new(asked.at.path), &mut Report::new()).cloud_provider_spec
 }
 
 /// A Secret or ConfigMap: kind, namespace, name.

@@ -10,6 +10,7 @@ use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams};
 use kube::{Api, Client, ResourceExt};
 use machinist_shared::field::{ErrorKind, FieldPath, Report, did_you_mean};
 use machinist_shared::kubevirt::facts::{CLUSTER_INSTANCETYPE, INSTANCETYPE};
+use machinist_shared::kubevirt::spec::Matcher;
 use serde_json::Value;
 use tokio::time::Instant;
 
@@ -96,12 +97,11 @@ fn wanted(question: &Question<'_>) -> Vec<Wanted> {
         }
     };
     if let Some(it) = &question.spec.instancetype {
-        let kinds = match it.kind.as_str() {
-            "" => vec![Kind::Instancetype, Kind::ClusterInstancetype],
-            INSTANCETYPE => vec![Kind::Instancetype],
-            _ => vec![Kind::ClusterInstancetype],
-        };
-        want(vm.child("instancetype").child("name"), kinds, &it.name);
+        want(
+            vm.child("instancetype").child("name"),
+            instancetype_kinds(it),
+            &it.name,
+        );
     }
     if let Some(it) = &question.spec.preference {
         let kinds = match it.kind.as_str() {
@@ -127,7 +127,31 @@ fn wanted(question: &Question<'_>) -> Vec<Wanted> {
     wanted
 }
 
+fn instancetype_kinds(matcher: &Matcher) -> Vec<Kind> {
+    match matcher.kind.as_str() {
+        "" => vec![Kind::Instancetype, Kind::ClusterInstancetype],
+        INSTANCETYPE => vec![Kind::Instancetype],
+        _ => vec![Kind::ClusterInstancetype],
+    }
+}
+
 impl Existence {
+    /// `spec` of an instancetype, if the credential sees one.
+    pub(super) async fn instancetype(
+        &self,
+        client: &Client,
+        namespace: &str,
+        matcher: &Matcher,
+    ) -> Result<Option<Value>, RemoteError> {
+        for kind in instancetype_kinds(matcher) {
+            match self.get(client, namespace, kind, &matcher.name).await? {
+                Get::There(spec) => return Ok(Some(spec)),
+                Get::Missing | Get::Hidden => {}
+            }
+        }
+        Ok(None)
+    }
+
     /// An error for each name that nothing bears.
     pub(super) async fn judge(
         &self,
@@ -168,23 +192,11 @@ impl Existence {
     async fn look(&self, client: &Client, namespace: &str, wanted: &Wanted) -> Result<Look, RemoteError> {
         let mut hidden = false;
         for kind in &wanted.kinds {
-            let named = Named {
-                kind: *kind,
-                name: wanted.name.clone(),
-            };
-            if let Some(spec) = self.known(&named) {
-                return Ok(Look::There(spec));
-            }
-            match kind.api(client, namespace).get(&wanted.name).await {
-                Ok(object) => {
-                    let spec = object.data.get("spec").cloned().unwrap_or_default();
-                    self.learn(named, spec.clone());
-                    return Ok(Look::There(spec));
-                }
-                Err(kube::Error::Api(status)) if status.code == 404 => {}
+            match self.get(client, namespace, *kind, &wanted.name).await? {
+                Get::There(spec) => return Ok(Look::There(spec)),
+                Get::Missing => {}
                 // Not every credential may look; KubeVirt will.
-                Err(kube::Error::Api(status)) if status.code == 403 => hidden = true,
-                Err(error) => return Err(RemoteError::from(&error)),
+                Get::Hidden => hidden = true,
             }
         }
         if hidden {
@@ -202,6 +214,32 @@ impl Existence {
             }
         }
         Ok(Look::Missing(others))
+    }
+
+    async fn get(
+        &self,
+        client: &Client,
+        namespace: &str,
+        kind: Kind,
+        name: &str,
+    ) -> Result<Get, RemoteError> {
+        let named = Named {
+            kind,
+            name: name.to_owned(),
+        };
+        if let Some(spec) = self.known(&named) {
+            return Ok(Get::There(spec));
+        }
+        match kind.api(client, namespace).get(name).await {
+            Ok(object) => {
+                let spec = object.data.get("spec").cloned().unwrap_or_default();
+                self.learn(named, spec.clone());
+                Ok(Get::There(spec))
+            }
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(Get::Missing),
+            Err(kube::Error::Api(status)) if status.code == 403 => Ok(Get::Hidden),
+            Err(error) => Err(RemoteError::from(&error)),
+        }
     }
 
     fn known(&self, named: &Named) -> Option<Value> {
@@ -229,6 +267,15 @@ impl Existence {
         *lock() = Some((Instant::now(), quotas.clone()));
         quotas
     }
+}
+
+/// What came of one request.
+enum Get {
+    /// With its `spec`.
+    There(Value),
+    Missing,
+    /// The credential may not look.
+    Hidden,
 }
 
 enum Look {

@@ -19,6 +19,7 @@ use machinist_shared::field::{ErrorKind, FieldPath, Report};
 use machinist_shared::kubevirt::facts::facts_needed;
 use machinist_shared::kubevirt::render::{RenderInput, render};
 use machinist_shared::kubevirt::resolved::ResolvedSpec;
+use machinist_shared::kubevirt::spec::Matcher;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -107,6 +108,20 @@ impl Inquiry {
             Ok(report) => Answer::Judged(report),
             Err(Unreachable(why)) => Answer::Unreachable(why),
         }
+    }
+
+    /// `spec` of an instancetype; nothing if there is none of that name, or the credential may not look.
+    pub async fn instancetype(
+        &self,
+        kubeconfig: &InfraKubeconfig,
+        namespace: &str,
+        wanted: &Matcher,
+    ) -> Result<Option<Value>, String> {
+        let cluster = self.cluster(kubeconfig).await.map_err(|Unreachable(why)| why)?;
+        let found = cluster
+            .existence
+            .instancetype(&cluster.client.0, namespace, wanted);
+        found.await.map_err(|error| error.to_string())
     }
 
     async fn try_ask(&self, question: &Question<'_>) -> Result<Report, Unreachable> {

@@ -2,22 +2,17 @@
 
 use serde_json::{Value, json};
 
-use super::mutate::{default_cluster_namespace, default_spec, default_topology, has_own_labels, is_kubevirt};
-use super::raw::{self, Object, child, object_at, object_at_mut};
-use super::shape::{DEPLOYMENT, TEMPLATE};
-use super::update::{is_deleting, new_faults};
-use super::validate::{merge, not_an_object, validate_spec};
-use super::{AdmissionSettings, Author, selector};
+use super::raw::{Object, child, object_at, object_at_mut};
+use super::shape::DEPLOYMENT;
+use super::template::{default_template, judge_replicas, judge_selector, judge_template, template_changed};
+use super::update::{is_deleting, only_new};
+use super::validate::{merge, not_an_object};
+use super::{AdmissionSettings, Author};
 use crate::field::{FieldPath, Report};
-use crate::names::{annotation, label};
-use crate::{kubevirt, syntax};
+use crate::{autoscaler, syntax};
 
 /// A MachineDeployment as it is to be stored; `old` is what is stored now, if it is an update. One that is being
 /// deleted stays as it is.
-///
-/// Defaults that come from outside (the namespace of the VMs, topology) are part of the template, and a template that
-/// changes rolls every Machine. So on an update they are taken from `old`, absent staying absent, unless the fields
-/// that they follow from have changed.
 pub fn mutate_deployment(old: Option<&Value>, raw: &Value, settings: &AdmissionSettings) -> Value {
     let mut deployment = raw.clone();
     if is_deleting(raw) {
@@ -30,22 +25,10 @@ pub fn mutate_deployment(old: Option<&Value>, raw: &Value, settings: &AdmissionS
         return deployment;
     };
     default_rollout(spec);
-    let Some(template) = object_at_mut(spec, &["template", "spec"]) else {
-        return deployment;
-    };
-    default_spec(template);
-    let stored = old.and_then(|old| object_at(old.as_object()?, &["spec", "template", "spec"]));
-    match stored {
-        Some(stored) => keep_outside_defaults(stored, template, settings),
-        None if is_kubevirt(template) => {
-            default_cluster_namespace(template, &settings.infra_namespace);
-            if has_own_labels(template) {
-                default_topology(template);
-            }
-        }
-        None => {}
+    if let Some(template) = object_at_mut(spec, &["template", "spec"]) {
+        default_template(old, template, settings);
     }
-    deployment
+    autoscaler::write(old, deployment, None)
 }
 
 fn default_rollout(spec: &mut Object) {
@@ -81,56 +64,6 @@ fn default_rollout(spec: &mut Object) {
     }
 }
 
-fn keep_outside_defaults(stored: &Object, template: &mut Object, settings: &AdmissionSettings) {
-    if !is_kubevirt(template) {
-        return;
-    }
-    if !is_kubevirt(stored) {
-        default_cluster_namespace(template, &settings.infra_namespace);
-    } else if let Some(namespace) = object_at(stored, &["metadata", "annotations"])
-        .and_then(|annotations| annotations.get(annotation::CLUSTER_NAMESPACE)?.as_str())
-    {
-        default_cluster_namespace(template, namespace);
-    } else if let Some(annotations) = object_at_mut(template, &["metadata", "annotations"])
-        && annotations.contains_key(annotation::CLUSTER_NAMESPACE)
-    {
-        annotations.insert(
-            annotation::CLUSTER_NAMESPACE.to_owned(),
-            json!(settings.infra_namespace),
-        );
-    }
-    if !has_own_labels(template) {
-        return;
-    }
-    if topology_source(stored) != topology_source(template) {
-        default_topology(template);
-        return;
-    }
-    let kept = object_at(stored, &["metadata", "labels"]);
-    let kept =
-        [label::REGION, label::ZONE].map(|key| (key, kept.and_then(|labels| labels.get(key)).cloned()));
-    if let Some(labels) = object_at_mut(template, &["metadata", "labels"]) {
-        for (key, value) in kept {
-            if let Some(value) = value {
-                labels.insert(key.to_owned(), value);
-            }
-        }
-    }
-}
-
-/// The fields that topology labels follow from: the location, and the StorageClass of the primary disk.
-fn topology_source(spec: &Object) -> [Option<&Value>; 2] {
-    let vm = object_at(spec, &["providerSpec", "value", "cloudProviderSpec"])
-        .and_then(|cloud| raw::any_case(cloud, "virtualMachine")?.as_object());
-    let disk = vm
-        .and_then(|vm| raw::any_case(vm, "template")?.as_object())
-        .and_then(|template| raw::any_case(template, "primaryDisk")?.as_object());
-    [
-        vm.and_then(|vm| raw::any_case(vm, "location")),
-        disk.and_then(|disk| raw::any_case(disk, "storageClassName")),
-    ]
-}
-
 /// Judges a MachineDeployment after [`mutate_deployment`]; `old` is what is stored now, if it is an update. One that
 /// is being deleted always passes, and what is stored already is no reason to refuse.
 pub fn validate_deployment(old: Option<&Value>, new: &Value, settings: &AdmissionSettings) -> Report {
@@ -140,28 +73,10 @@ pub fn validate_deployment(old: Option<&Value>, new: &Value, settings: &Admissio
     if !new.is_object() {
         return not_an_object();
     }
-    let mut report = judge(new, settings, template_changed(old, new));
-    if let Some(old) = old {
-        let before = judge(old, settings, true);
-        report.errors.retain(|error| !before.errors.contains(error));
-        report
-            .warnings
-            .retain(|warning| !before.warnings.contains(warning));
-        let shape = new_faults(&DEPLOYMENT, old, new);
-        report.errors.splice(0..0, shape.errors);
-        report.warnings.splice(0..0, shape.warnings);
-    } else {
-        let mut shape = Report::new();
-        DEPLOYMENT.check(new, &FieldPath::default(), &mut shape);
-        shape.extend(report);
-        report = shape;
-    }
-    report
-}
-
-fn template_changed(old: Option<&Value>, new: &Value) -> bool {
-    let template = |object: &Value| TEMPLATE.normal(object.pointer("/spec/template").unwrap_or(&Value::Null));
-    old.is_none_or(|old| template(old) != template(new))
+    let with_template = template_changed(old, new);
+    only_new(&DEPLOYMENT, old, new, |object| {
+        judge(object, settings, with_template)
+    })
 }
 
 /// Everything but shapes.
@@ -173,51 +88,32 @@ fn judge(object: &Value, settings: &AdmissionSettings, with_template: bool) -> R
         Some(Value::Object(spec)) => spec,
         Some(_) => return report,
     };
-    let labels = object_at(spec, &["template", "metadata", "labels"]);
-    if selector::validate(spec, labels, &path.child("selector"), &mut report) == Some(false) {
-        let labels = path.child("template").child("metadata").child("labels");
-        report.invalid(&labels, "the selector does not match them");
-    }
+    judge_selector(spec, &path, &mut report);
     let name = object.pointer("/metadata/name").and_then(Value::as_str);
     if name.is_some_and(|name| name.len() > syntax::LABEL_MAX) {
         let why =
             "is longer than 63 characters; no infra cluster takes it as a label of the virtual machines";
         report.warn(&FieldPath::new("metadata.name"), why);
     }
-    validate_replicas(spec, &path.child("replicas"), &mut report);
+    judge_replicas(spec, &path.child("replicas"), &mut report);
+    autoscaler::judge(object, &mut report);
     validate_strategy(spec, &path.child("strategy"), &mut report);
     if with_template {
-        let template = object_at(spec, &["template"]).and_then(|template| template.get("spec"));
-        let path = path.child("template");
-        validate_spec(template, &path.child("spec"), settings, &mut report, &mut policy);
-        kubevirt::validate::labels(
-            labels.into_iter().flatten().map(|(key, _)| key.as_str()),
-            &path.child("metadata").child("labels"),
-            &mut report,
-        );
+        judge_template(spec, &path.child("template"), settings, &mut report, &mut policy);
     }
     merge(report, policy, Author::Person)
-}
-
-fn validate_replicas(spec: &Object, path: &FieldPath, report: &mut Report) {
-    match spec.get("replicas") {
-        None | Some(Value::Null) => report.required(path, "must be set"),
-        Some(replicas) if replicas.as_i64().is_some_and(|n| n < 0) => {
-            report.invalid(path, format!("{replicas} must not be negative"));
-        }
-        Some(_) => {}
-    }
 }
 
 fn validate_strategy(spec: &Object, path: &FieldPath, report: &mut Report) {
     let Some(strategy) = object_at(spec, &["strategy"]) else {
         return;
     };
-    let kind = strategy.get("type").and_then(Value::as_str).unwrap_or_default();
-    if kind != "RollingUpdate" {
+    match strategy.get("type").and_then(Value::as_str).unwrap_or_default() {
+        "RollingUpdate" => {}
+        // Nothing rolls, so it may be of any pace.
+        "OnDelete" => return,
         // The path as it has always been reported, capital T.
-        report.not_supported(&path.child("Type"), kind, &["RollingUpdate"]);
-        return;
+        kind => return report.not_supported(&path.child("Type"), kind, &["RollingUpdate", "OnDelete"]),
     }
     let path = path.child("rollingUpdate");
     let Some(rolling) = object_at(strategy, &["rollingUpdate"]) else {

@@ -12,13 +12,15 @@
 
 mod bypass;
 mod deployment;
-mod mutate;
+pub(crate) mod mutate;
 mod patch;
-mod raw;
+pub(crate) mod raw;
 mod references;
 pub mod selector;
+mod set;
 mod settings;
-mod shape;
+pub(crate) mod shape;
+mod template;
 mod update;
 mod validate;
 
@@ -26,6 +28,7 @@ pub use deployment::{mutate_deployment, validate_deployment};
 pub use mutate::{mutate_create, mutate_update};
 pub use patch::patch;
 pub use references::{Reference, ValueAt, new_references};
+pub use set::{mutate_set, validate_set};
 pub use settings::{AdmissionSettings, Author, FeatureGateError, parse_feature_gates};
 pub use update::validate_update;
 pub use validate::validate_create;

@@ -99,7 +99,7 @@ fn text_exact(object: &Object, key: &str) -> bool {
 }
 
 /// The defaults of every Machine spec, in templates as well; gives the operating system if one is named.
-pub(super) fn default_spec(spec: &mut Object) -> Option<OperatingSystem> {
+pub(crate) fn default_spec(spec: &mut Object) -> Option<OperatingSystem> {
     let value = object_at_mut(spec, &["providerSpec", "value"])?;
     raw::spell(value, &KEYS);
     if let Some(network) = object_at_mut(value, &["network"]) {
@@ -116,7 +116,7 @@ pub(super) fn default_spec(spec: &mut Object) -> Option<OperatingSystem> {
 }
 
 /// Whether the spec names KubeVirt as its provider.
-pub(super) fn is_kubevirt(spec: &Object) -> bool {
+pub(crate) fn is_kubevirt(spec: &Object) -> bool {
     let value = object_at(spec, &["providerSpec", "value"]);
     value
         .and_then(|value| text(value, "cloudProvider"))
@@ -140,13 +140,19 @@ pub(super) fn has_own_labels(spec: &Object) -> bool {
         .is_some_and(|labels| labels.is_empty() || labels.keys().any(|key| key != label::OPERATING_SYSTEM))
 }
 
-/// Labels of the Node from `virtualMachine.location`.
-pub(super) fn default_topology(spec: &mut Object) {
-    let found = object_at(spec, &["providerSpec", "value", "cloudProviderSpec"])
+/// Region and zone that the spec itself names.
+pub(crate) fn located(spec: &Object) -> [Option<String>; 2] {
+    object_at(spec, &["providerSpec", "value"])
+        .and_then(|value| raw::any_case(value, "cloudProviderSpec")?.as_object())
         .and_then(|cloud| raw::any_case(cloud, "virtualMachine")?.as_object())
         .and_then(|vm| raw::any_case(vm, "location")?.as_object())
-        .map(|location| ["region", "zone"].map(|key| text(location, key).map(str::to_owned)));
-    let Some([region, zone]) = found else { return };
+        .map(|location| ["region", "zone"].map(|key| text(location, key).map(str::to_owned)))
+        .unwrap_or_default()
+}
+
+/// Labels of the Node from `virtualMachine.location`.
+pub(super) fn default_topology(spec: &mut Object) {
+    let [region, zone] = located(spec);
     let Some(labels) = object_at_mut(spec, &["metadata", "labels"]) else {
         return;
     };

@@ -150,15 +150,30 @@ pub(crate) static MACHINE: Shape = Object(&[
 ]);
 
 const EXPRESSION: Shape = Object(&[("key", &Text), ("operator", &Text), ("values", &List(&Text))]);
-/// `spec.template` of a MachineDeployment.
+/// `spec.template` of a MachineSet or MachineDeployment.
 pub(crate) static TEMPLATE: Shape = Object(&[("metadata", &OBJECT_META), ("spec", &MACHINE_SPEC)]);
+const SELECTOR: Shape = Object(&[("matchLabels", &TEXTS), ("matchExpressions", &List(&EXPRESSION))]);
+/// A MachineSet. Its metadata and status are the API server's to judge.
+pub(crate) static SET: Shape = Object(&[
+    ("apiVersion", &Text),
+    ("kind", &Text),
+    ("metadata", &Any),
+    (
+        "spec",
+        &Object(&[
+            ("replicas", &Int32),
+            ("minReadySeconds", &Int32),
+            ("deletePolicy", &Text),
+            ("selector", &SELECTOR),
+            ("template", &TEMPLATE),
+        ]),
+    ),
+    ("status", &Any),
+]);
 /// `spec` of a MachineDeployment.
 static DEPLOYMENT_SPEC: Shape = Object(&[
     ("replicas", &Int32),
-    (
-        "selector",
-        &Object(&[("matchLabels", &TEXTS), ("matchExpressions", &List(&EXPRESSION))]),
-    ),
+    ("selector", &SELECTOR),
     ("template", &TEMPLATE),
     (
         "strategy",

@@ -33,7 +33,7 @@ pub(super) fn is_deleting(object: &Value) -> bool {
 }
 
 /// What is wrong with the shape of `new` and was not with `old`.
-pub(super) fn new_faults(shape: &Shape, old: &Value, new: &Value) -> Report {
+fn new_faults(shape: &Shape, old: &Value, new: &Value) -> Report {
     let (mut before, mut after) = (Report::new(), Report::new());
     shape.check(old, &FieldPath::default(), &mut before);
     shape.check(new, &FieldPath::default(), &mut after);
@@ -42,6 +42,30 @@ pub(super) fn new_faults(shape: &Shape, old: &Value, new: &Value) -> Report {
         .warnings
         .retain(|warning| !before.warnings.contains(warning));
     after
+}
+
+/// The shape and the `judge`ment of `new`, without what is as wrong with `old`, if there is one: what is stored is no
+/// reason to refuse.
+pub(super) fn only_new(
+    shape: &Shape,
+    old: Option<&Value>,
+    new: &Value,
+    judge: impl Fn(&Value) -> Report,
+) -> Report {
+    let mut judged = judge(new);
+    let mut report = Report::new();
+    if let Some(old) = old {
+        let before = judge(old);
+        judged.errors.retain(|error| !before.errors.contains(error));
+        judged
+            .warnings
+            .retain(|warning| !before.warnings.contains(warning));
+        report = new_faults(shape, old, new);
+    } else {
+        shape.check(new, &FieldPath::default(), &mut report);
+    }
+    report.extend(judged);
+    report
 }
 
 fn validate_spec_change(old: &Value, new: &Value, settings: &AdmissionSettings, report: &mut Report) {

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use e2e::{Case, manifest, manifest::NAMESPACE};
+use machinist_shared::names::autoscaler::{CAPACITY, MAX_SIZE, MIN_SIZE};
 use serde_json::{Value, json};
 use testbed::{
     bed::{MACHINES, Machinist, Options},
@@ -160,6 +161,53 @@ async fn a_warm_admission_asks_infra_once_and_a_scaled_deployment_never() -> Res
     ];
     case.bed.user().kubectl_ok(&patch, "").await?;
     assert_eq!(questions(&case), Vec::<String>::new());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_node_group_is_told_what_its_instancetype_has() -> Result<()> {
+    let case = start(&[]).await?;
+    let mut group = deployment("group", &manifest::machine("group"));
+    group["spec"]["replicas"] = json!(0);
+    group["metadata"]["annotations"] = json!({MIN_SIZE: "0", MAX_SIZE: "5"});
+    let capacity = |stored: &Value| {
+        let of = |key| stored["metadata"]["annotations"][format!("{CAPACITY}{key}")].clone();
+        [of("cpu"), of("memory"), of("ephemeral-disk")]
+    };
+    let create = ["create", "-o", "json", "-f", "-"];
+    let stored = case.bed.user().kubectl_ok(&create, &group.to_string()).await?;
+    assert_eq!(
+        capacity(&serde_json::from_str(&stored)?),
+        [json!("2"), json!("4Gi"), json!("20Gi")]
+    );
+
+    // Once is enough.
+    case.bed.infra().proxy().clear_requests();
+    let larger = json!({"metadata": {"annotations": {MAX_SIZE: "6"}}}).to_string();
+    let patch = [
+        "patch",
+        "machinedeployment",
+        "group",
+        "--namespace",
+        NAMESPACE,
+        "--type=merge",
+        "--patch",
+        &larger,
+    ];
+    case.bed.user().kubectl_ok(&patch, "").await?;
+    assert_eq!(questions(&case), Vec::<String>::new());
+
+    // An infra cluster that does not answer refuses nothing, and takes nothing away.
+    case.bed.infra().proxy().black_hole(MACHINES);
+    group["metadata"]["name"] = json!("later");
+    let spec = &mut group["spec"]["template"]["spec"]["providerSpec"]["value"]["cloudProviderSpec"];
+    spec["virtualMachine"]["instancetype"]["name"] = json!("never-asked-for");
+    let output = case.bed.user().kubectl(&create, &group.to_string()).await?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("cpu]: is not known yet"), "{said}");
+    let stored: Value = serde_json::from_slice(&output.stdout)?;
+    assert_eq!(capacity(&stored), [json!(null), json!(null), json!("20Gi")]);
     Ok(())
 }
 

@@ -1,4 +1,4 @@
-//! The way of a Machine and of a MachineDeployment through admission, for whatever bytes come: decode, default, judge,
+//! The way of a Machine, of a MachineSet and of a MachineDeployment through admission, for whatever bytes come: decode, default, judge,
 //! patch, render. The input is one JSON value, the object; a second one behind it is what is stored already.
 //!
 //! The laws are those of the properties in `shared/tests/laws.rs`; here, coverage leads the way to their corners.
@@ -8,14 +8,15 @@ use std::collections::BTreeMap;
 
 use libfuzzer_sys::{Corpus, fuzz_target};
 use machinist_shared::admission::{
-    AdmissionSettings, Author, mutate_create, mutate_deployment, mutate_update, patch, validate_create,
-    validate_deployment, validate_update,
+    AdmissionSettings, Author, mutate_create, mutate_deployment, mutate_set, mutate_update, patch,
+    validate_create, validate_deployment, validate_set, validate_update,
 };
 use machinist_shared::field::{FieldPath, Report};
 use machinist_shared::kubevirt::facts::{Facts, facts_needed};
 use machinist_shared::kubevirt::render::{RenderInput, render};
 use machinist_shared::kubevirt::resolved::{Env, resolve};
 use machinist_shared::provider_spec::ProviderConfig;
+use machinist_shared::template::{equal, equal_in_place, hash};
 use serde_json::{Deserializer, Value};
 
 fuzz_target!(|data: &[u8]| -> Corpus {
@@ -31,6 +32,7 @@ fuzz_target!(|data: &[u8]| -> Corpus {
     let settings = AdmissionSettings::default();
     create(&object, &settings);
     deployment(old.as_ref(), &object, &settings);
+    set(old.as_ref(), &object, &settings);
     if let Some(old) = &old {
         update(old, &object, &settings);
     }
@@ -103,6 +105,52 @@ fn deployment(old: Option<&Value>, new: &Value, settings: &AdmissionSettings) {
         "refused what is stored: {:?}",
         report.errors
     );
+}
+
+fn set(old: Option<&Value>, new: &Value, settings: &AdmissionSettings) {
+    let person = Author::Person;
+    let stored = mutate_set(old, new, person, settings);
+    leads(new, &stored);
+    assert_eq!(
+        mutate_set(old, &stored, person, settings),
+        stored,
+        "defaulting twice is not defaulting once"
+    );
+    assert_eq!(
+        mutate_set(Some(&stored), &stored, person, settings),
+        stored,
+        "an update that changes nothing changes something"
+    );
+    assert_eq!(
+        &mutate_set(old, new, Author::SetController, settings),
+        new,
+        "our own controller's bytes are changed"
+    );
+    let judged = validate_set(old, &stored, person, settings);
+    places(&judged);
+    let controller = validate_set(old, &stored, Author::SetController, settings);
+    assert!(
+        controller.errors.iter().all(|error| judged.errors.contains(error)),
+        "our set controller is refused for more"
+    );
+    let report = validate_set(Some(&stored), &stored, person, settings);
+    assert!(
+        report.is_ok() || !new.is_object(),
+        "refused what is stored: {:?}",
+        report.errors
+    );
+    alike(new, &stored);
+}
+
+/// Equal templates are equal in every respect.
+fn alike(written: &Value, stored: &Value) {
+    let (Some(written), Some(stored)) = (written.pointer("/spec/template"), stored.pointer("/spec/template")) else {
+        return;
+    };
+    if equal(written, stored) {
+        assert_eq!(hash(written), hash(stored), "equal templates of another number");
+        assert!(equal_in_place(written, stored), "equal templates, and others in place");
+    }
 }
 
 /// A patch leads where it says.

@@ -128,9 +128,9 @@ impl Api {
         Ok(deleted)
     }
 
-    /// Deletes all Machines and MachineDeployments.
+    /// Deletes all Machines, MachineSets and MachineDeployments.
     pub async fn clear(&self) -> Result<()> {
-        for plural in ["machines", "machinedeployments"] {
+        for plural in ["machines", "machinesets", "machinedeployments"] {
             let path = collection(plural);
             let list = self.send(Method::GET, &path, &json!({}), As::Past).await?.ok()?;
             for item in list["items"].as_array().into_iter().flatten() {
@@ -295,6 +295,7 @@ fn name(object: &Value) -> Result<&str> {
 fn plural(kind: Kind) -> &'static str {
     match kind {
         Kind::Machine => "machines",
+        Kind::Set => "machinesets",
         Kind::Deployment => "machinedeployments",
     }
 }

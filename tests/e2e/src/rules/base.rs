@@ -39,6 +39,17 @@ pub(super) fn deployment() -> Value {
     })
 }
 
+/// A MachineSet that breaks no rule, as kubectl sends it.
+pub(super) fn set() -> Value {
+    let deployment = deployment();
+    json!({
+        "apiVersion": "cluster.k8s.io/v1alpha1",
+        "kind": "MachineSet",
+        "metadata": {"name": "s", "namespace": "kube-system"},
+        "spec": deployment["spec"],
+    })
+}
+
 fn spec() -> Value {
     json!({
         "versions": {"kubelet": "1.33.4"},

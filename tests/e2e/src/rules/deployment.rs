@@ -147,6 +147,27 @@ fn rollouts() -> Vec<Row> {
             with("/spec/strategy/type", json!("Recreate")),
         )
         .blames(&["spec.strategy.Type"]),
+        Row::roll_out(
+            "3.5/strategy-misspelt",
+            with("/spec/strategy/type", json!("OnDelet")),
+        )
+        .causes(&[(
+            "spec.strategy.Type",
+            "\"OnDelet\" is not supported; allowed: \"RollingUpdate\", \"OnDelete\"; did you mean \"OnDelete\"?",
+        )]),
+        Row::roll_out(
+            "3.5/on-delete-rolls-nothing",
+            with(
+                "/spec/strategy",
+                json!({"type": "OnDelete", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 0}}),
+            ),
+        )
+        .stores("/spec/strategy/type", json!("OnDelete")),
+        Row::roll_out(
+            "3.5/on-delete-has-no-pace",
+            with("/spec/strategy", json!({"type": "OnDelete"})),
+        )
+        .stores("/spec/strategy", json!({"type": "OnDelete"})),
         Row::roll_out("3.5/negative-unavailable", rolling(json!(-1), json!(1))).blames(&[unavailable]),
         Row::roll_out("3.5/negative-surge", rolling(json!(1), json!(-1))).blames(&[surge]),
         Row::roll_out("3.5/nonsense-surge", rolling(json!(1), json!("many"))).blames(&[surge]),

@@ -4,12 +4,14 @@
 //! webhook, by which they are known to hold for people.
 
 mod api;
+mod autoscaler;
 mod bad_specs;
 mod base;
 mod config_vars;
 mod deployment;
 mod elsewhere;
 mod machine_create;
+mod machine_set;
 mod machine_update;
 mod operating_system;
 mod patch;
@@ -31,6 +33,8 @@ use serde_json::Value;
 pub enum Kind {
     /// A Machine.
     Machine,
+    /// A MachineSet.
+    Set,
     /// A MachineDeployment.
     Deployment,
 }
@@ -209,6 +213,8 @@ pub fn all() -> Vec<Row> {
         machine_create::rows(),
         machine_update::rows(),
         deployment::rows(),
+        machine_set::rows(),
+        autoscaler::rows(),
         patch::rows(),
         bad_specs::rows(),
     ]
@@ -231,7 +237,20 @@ mod tests {
             *sections.entry(id.split('/').next().unwrap()).or_insert(0) += 1;
         }
         let want = [
-            "2.1", "2.2", "2.3", "2.4", "2.5", "2.6", "3.3", "3.4", "3.5", "3.6", "3.7", "kubevirt",
+            "2.1",
+            "2.2",
+            "2.3",
+            "2.4",
+            "2.5",
+            "2.6",
+            "3.3",
+            "3.4",
+            "3.5",
+            "3.6",
+            "3.7",
+            "4",
+            "autoscaler",
+            "kubevirt",
         ];
         assert_eq!(sections.keys().copied().collect::<Vec<_>>(), want);
     }

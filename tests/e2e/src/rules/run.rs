@@ -1,8 +1,8 @@
 //! Rows run against the pure functions, in the order in which an API server calls the webhook.
 
 use machinist_shared::admission::{
-    AdmissionSettings, mutate_create, mutate_deployment, mutate_update, validate_create, validate_deployment,
-    validate_update,
+    AdmissionSettings, mutate_create, mutate_deployment, mutate_set, mutate_update, validate_create,
+    validate_deployment, validate_set, validate_update,
 };
 use machinist_shared::field::Report;
 use serde_json::{Value, json};
@@ -40,6 +40,11 @@ pub fn in_process(row: &Row) -> Outcome {
         (Kind::Machine, Some(old)) => {
             let stored = mutate_update(old, object);
             let report = validate_update(old, &stored, &settings);
+            (stored, report)
+        }
+        (Kind::Set, old) => {
+            let stored = mutate_set(old.as_ref(), object, row.author, &settings);
+            let report = validate_set(old.as_ref(), &stored, row.author, &settings);
             (stored, report)
         }
         (Kind::Deployment, old) => {

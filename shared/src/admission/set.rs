@@ -1,0 +1,93 @@
+//! MachineSets: defaults and verdicts as on a MachineDeployment, as far as a set has the fields.
+
+use serde_json::{Value, json};
+
+use super::raw::{Object, object_at_mut};
+use super::shape::SET;
+use super::template::{default_template, judge_replicas, judge_selector, judge_template, template_changed};
+use super::update::{is_deleting, only_new};
+use super::validate::{merge, not_an_object};
+use super::{AdmissionSettings, Author};
+use crate::autoscaler;
+use crate::field::{FieldPath, Report};
+
+const POLICIES: [&str; 3] = ["Random", "Newest", "Oldest"];
+
+/// A MachineSet as it is to be stored; `old` is what is stored now, if it is an update. One that is being deleted stays
+/// as it is.
+///
+/// So does what our own controller writes: the template of a deployment, which has its defaults or shall do without.
+/// A set without a number that is stored already stays without one: nobody knows how many Machines it has.
+pub fn mutate_set(old: Option<&Value>, raw: &Value, author: Author, settings: &AdmissionSettings) -> Value {
+    let mut set = raw.clone();
+    if is_deleting(raw) || author == Author::SetController {
+        return set;
+    }
+    let Some(spec) = set
+        .as_object_mut()
+        .and_then(|root| object_at_mut(root, &["spec"]))
+    else {
+        return set;
+    };
+    let counted = |set: &Value| set.pointer("/spec/replicas").is_some_and(|n| !n.is_null());
+    if old.is_none_or(counted) {
+        let replicas = spec.entry("replicas").or_insert(Value::Null);
+        if replicas.is_null() {
+            *replicas = json!(1);
+        }
+    }
+    if let Some(template) = object_at_mut(spec, &["template", "spec"]) {
+        default_template(old, template, settings);
+    }
+    autoscaler::write(old, set, None)
+}
+
+/// Judges a MachineSet after [`mutate_set`]; `old` is what is stored now, if it is an update. One that is being deleted
+/// always passes, and what is stored already is no reason to refuse. Our own controller is refused only for what
+/// no Machine could be made of, or a pool that was taken over could not heal.
+pub fn validate_set(
+    old: Option<&Value>,
+    new: &Value,
+    author: Author,
+    settings: &AdmissionSettings,
+) -> Report {
+    if is_deleting(new) {
+        return Report::new();
+    }
+    if !new.is_object() {
+        return not_an_object();
+    }
+    let with_template = template_changed(old, new);
+    only_new(&SET, old, new, |object| {
+        judge(object, author, settings, with_template)
+    })
+}
+
+/// Everything but shapes.
+fn judge(object: &Value, author: Author, settings: &AdmissionSettings, with_template: bool) -> Report {
+    let (mut report, mut policy, path) = (Report::new(), Report::new(), FieldPath::new("spec"));
+    let empty = Object::new();
+    let spec = match object.get("spec") {
+        None | Some(Value::Null) => &empty,
+        Some(Value::Object(spec)) => spec,
+        Some(_) => return report,
+    };
+    judge_selector(spec, &path, &mut report);
+    judge_replicas(spec, &path.child("replicas"), &mut report);
+    let delete_policy = spec.get("deletePolicy").and_then(Value::as_str);
+    if let Some(found) = delete_policy.filter(|text| !text.is_empty() && !POLICIES.contains(text)) {
+        policy.not_supported(&path.child("deletePolicy"), found, &POLICIES);
+    }
+    let ready = spec.get("minReadySeconds").and_then(Value::as_i64);
+    if let Some(seconds) = ready.filter(|seconds| *seconds < 0) {
+        policy.invalid(
+            &path.child("minReadySeconds"),
+            format!("{seconds} must not be negative"),
+        );
+    }
+    autoscaler::judge(object, &mut policy);
+    if with_template {
+        judge_template(spec, &path.child("template"), settings, &mut report, &mut policy);
+    }
+    merge(report, policy, author)
+}

@@ -1,0 +1,172 @@
+//! What a node of a template will have.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use crate::admission::raw::{Object, object_at};
+use crate::config_var::{ConfigVarString, KeyRef, LookupError};
+use crate::field::{FieldPath, Report};
+use crate::kubevirt::spec::{Matcher, VirtualMachine};
+use crate::names::annotation::KUBELET_CONFIG;
+use crate::names::label;
+use crate::operating_system::OperatingSystem;
+use crate::provider_spec::ProviderConfig;
+use crate::{quantity, syntax};
+
+/// Keys that follow from an instancetype if there is one.
+pub(super) const OF_THE_INSTANCETYPE: [&str; 4] = ["cpu", "memory", "gpu-count", "gpu-type"];
+
+/// What is known of a node: by key, as the autoscaler reads it; nothing at a key is that there is none. A key that is
+/// not there is not known.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Capacity(pub(super) BTreeMap<&'static str, Option<String>>);
+
+impl Capacity {
+    /// What is known to be there.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let known = self.0.iter();
+        known.filter_map(|(key, value)| Some((*key, value.as_deref()?)))
+    }
+}
+
+/// Capacity of the nodes of `spec.template` of a MachineDeployment or MachineSet. `lookup` gives what the template refers
+/// to (at admission nothing: its author may not be allowed to read it), `instancetype` is the `spec` of the template's
+/// instancetype, if that is known.
+pub fn capacity(
+    object: &Value,
+    lookup: &dyn Fn(&KeyRef) -> Result<String, LookupError>,
+    instancetype: Option<&Value>,
+) -> Capacity {
+    let mut capacity = Capacity::default();
+    let Some(spec) = template_spec(object) else {
+        return capacity;
+    };
+    let known = &mut capacity.0;
+    let config = config(spec);
+    known.insert("labels", labels(spec, config.operating_system));
+    known.insert("taints", taints(spec));
+    known.insert("maxPods", max_pods(object));
+    let Some(cloud) = config.cloud_provider_spec else {
+        return capacity;
+    };
+    let vm = &cloud.virtual_machine;
+    let amount = |var: &ConfigVarString| {
+        let text = var.resolve(lookup).ok()??;
+        quantity::parse(&text)
+            .is_some_and(|amount| amount > 0.0)
+            .then_some(text)
+    };
+    if let Some(size) = amount(&vm.primary_disk.size) {
+        known.insert("ephemeral-disk", Some(size));
+    }
+    if vm.instancetype.is_none() {
+        let cpu = cores(vm, &amount);
+        let found = [("cpu", cpu), ("memory", amount(&vm.memory))];
+        known.extend(found.into_iter().filter(|(_, found)| found.is_some()));
+        known.extend([("gpu-count", None), ("gpu-type", None)]);
+    } else if let Some(found) = instancetype {
+        known.extend(of_instancetype(found));
+    }
+    capacity
+}
+
+/// The instancetype of the template, if it names one.
+pub fn instancetype(object: &Value) -> Option<Matcher> {
+    let cloud = config(template_spec(object)?).cloud_provider_spec?;
+    let found = cloud.virtual_machine.instancetype?;
+    (!found.name.is_empty()).then_some(found)
+}
+
+fn template_spec(object: &Value) -> Option<&Object> {
+    object_at(object.as_object()?, &["spec", "template", "spec"])
+}
+
+fn config(spec: &Object) -> ProviderConfig {
+    let value = object_at(spec, &["providerSpec"]).and_then(|provider| provider.get("value"));
+    // What is wrong with it is told elsewhere.
+    ProviderConfig::decode(value, &FieldPath::default(), &mut Report::new())
+}
+
+/// The guest's CPUs: a fraction of one is one more.
+fn cores(vm: &VirtualMachine, amount: &dyn Fn(&ConfigVarString) -> Option<String>) -> Option<String> {
+    if vm.vcpu_cores > 0 {
+        return Some(vm.vcpu_cores.to_string());
+    }
+    let cpus = quantity::parse(&amount(&vm.cpus)?)?;
+    Some(format!("{:.0}", cpus.ceil()))
+}
+
+fn of_instancetype(spec: &Value) -> [(&'static str, Option<String>); 4] {
+    let cpu = spec.pointer("/cpu/guest").and_then(Value::as_u64);
+    let memory = spec.pointer("/memory/guest").and_then(Value::as_str);
+    let gpus = spec.pointer("/gpus").and_then(Value::as_array);
+    let gpus = gpus.filter(|gpus| !gpus.is_empty());
+    // The devices of the infra cluster have names of their own; in the guest, the vendor's plugin has but one.
+    let vendor = gpus
+        .and_then(|gpus| gpus.first()?.get("deviceName")?.as_str()?.split_once('/'))
+        .map(|(vendor, _)| vendor)
+        .filter(|vendor| ["nvidia.com", "amd.com"].contains(vendor));
+    [
+        ("cpu", cpu.filter(|n| *n > 0).map(|n| n.to_string())),
+        (
+            "memory",
+            memory
+                .filter(|text| quantity::parse(text).is_some())
+                .map(str::to_owned),
+        ),
+        (
+            "gpu-count",
+            gpus.filter(|_| vendor.is_some())
+                .map(|gpus| gpus.len().to_string()),
+        ),
+        ("gpu-type", vendor.map(|vendor| format!("{vendor}/gpu"))),
+    ]
+}
+
+/// Labels of the Node that a Machine's spec asks for.
+fn labels(spec: &Object, os: Option<OperatingSystem>) -> Option<String> {
+    let own = object_at(spec, &["metadata", "labels"]).into_iter().flatten();
+    let mut labels: BTreeMap<&str, &str> = own
+        .filter_map(|(key, value)| Some((key.as_str(), value.as_str()?)))
+        .collect();
+    if let Some(os) = os {
+        labels.entry(label::OPERATING_SYSTEM).or_insert(os.as_str());
+    }
+    let valid = |(key, value): &(&str, &str)| {
+        syntax::qualified_name(key).is_ok() && syntax::label_value(value).is_ok()
+    };
+    let labels = labels.into_iter().filter(valid);
+    list(labels.map(|(key, value)| format!("{key}={value}")))
+}
+
+fn taints(spec: &Object) -> Option<String> {
+    let taints = spec.get("taints").and_then(Value::as_array).into_iter().flatten();
+    list(taints.filter_map(|taint| {
+        let text = |key: &str| taint.get(key).and_then(Value::as_str).unwrap_or_default();
+        let (key, value, effect) = (text("key"), text("value"), text("effect"));
+        let valid = syntax::qualified_name(key).is_ok() && syntax::label_value(value).is_ok();
+        let equals = if value.is_empty() { "" } else { "=" };
+        (valid && !effect.is_empty()).then(|| format!("{key}{equals}{value}:{effect}"))
+    }))
+}
+
+/// As the maker of user data is told.
+fn max_pods(object: &Value) -> Option<String> {
+    let key = format!("{KUBELET_CONFIG}MaxPods");
+    let of = |object: &Value| {
+        let mut found = super::annotations(object).filter(|(found, _)| *found == key);
+        found.next().map(|(_, text)| text.to_owned())
+    };
+    let text = object
+        .pointer("/spec/template")
+        .and_then(of)
+        .or_else(|| of(object))?;
+    text.parse::<u32>().ok().filter(|pods| *pods > 0)?;
+    Some(text)
+}
+
+fn list(items: impl Iterator<Item = String>) -> Option<String> {
+    let items = items.collect::<Vec<_>>();
+    (!items.is_empty()).then(|| items.join(","))
+}

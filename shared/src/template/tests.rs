@@ -1,0 +1,167 @@
+use rstest::rstest;
+use serde_json::json;
+
+use super::*;
+
+const CLOUD: &str = "/spec/providerSpec/value/cloudProviderSpec";
+const VM: &str = "/spec/providerSpec/value/cloudProviderSpec/virtualMachine";
+
+fn template() -> Value {
+    json!({
+        "metadata": {"labels": {"name": "foo"}},
+        "spec": {
+            "metadata": {"labels": {"a": "b"}, "annotations": {"c": "d"}},
+            "taints": [{"key": "a", "value": "b", "effect": "NoSchedule"}],
+            "versions": {"kubelet": "1.33.4"},
+            "providerSpec": {"value": {
+                "cloudProvider": "kubevirt",
+                "operatingSystem": "ubuntu",
+                "cloudProviderSpec": {
+                    "auth": {"kubeconfig": {"secretKeyRef": {"namespace": "a", "name": "b", "key": "c"}}},
+                    "clusterName": "c",
+                    "virtualMachine": {"template": {
+                        "cpus": "2",
+                        "memory": "4Gi",
+                        "primaryDisk": {"osImage": "http://images/ubuntu.img", "size": "10Gi", "storageClassName": "s"},
+                    }},
+                },
+            }},
+        },
+    })
+}
+
+/// The template with a value at a pointer whose parent is there, or is made.
+fn with(pointer: &str, value: Value) -> Value {
+    let mut template = template();
+    let mut place = &mut template;
+    for key in pointer.split('/').skip(1) {
+        place = &mut place[key.replace("~1", "/")];
+    }
+    *place = value;
+    template
+}
+
+#[rstest]
+#[case::the_hash_of_its_set("/metadata/labels/machine-template-hash", json!("1234"))]
+#[case::no_time_of_creation("/metadata/creationTimestamp", json!(null))]
+#[case::no_time_of_creation_of_the_node("/spec/metadata/creationTimestamp", json!(null))]
+#[case::an_unknown_key("/spec/foo", json!(1))]
+#[case::a_miscased_key("/spec/Taints", json!([]))]
+#[case::where_its_machines_are("/spec/metadata/annotations/cluster.x-k8s.io~1cluster-namespace", json!("vms"))]
+#[case::no_ssh_keys("/spec/providerSpec/value/sshPublicKeys", json!(null))]
+#[case::an_empty_list_of_ssh_keys("/spec/providerSpec/value/sshPublicKeys", json!([]))]
+#[case::no_authority("/spec/providerSpec/value/caPublicKey", json!(""))]
+#[case::no_network("/spec/providerSpec/value/network", json!({"cidr": "", "gateway": "", "dns": {"servers": null}}))]
+#[case::no_cloud_config("/spec/providerSpec/value/overwriteCloudConfig", json!(null))]
+#[case::the_default_of_its_system("/spec/providerSpec/value/operatingSystemSpec", json!({"distUpgradeOnBoot": false}))]
+#[case::an_empty_spec_of_its_system("/spec/providerSpec/value/operatingSystemSpec", json!({}))]
+#[case::no_affinity(&format!("{CLOUD}/affinity"), json!({"nodeAffinityPreset": {"type": "", "values": []}}))]
+#[case::no_project(&format!("{CLOUD}/projectID"), json!({"value": ""}))]
+#[case::another_case(&format!("{CLOUD}/ClusterName"), json!("ignored beside the exact key"))]
+#[case::an_object_for_text(&format!("{CLOUD}/clusterName"), json!({"value": "c"}))]
+#[case::half_a_reference(&format!("{CLOUD}/clusterName"), json!({"value": "c", "secretKeyRef": {"name": "x"}}))]
+#[case::more_of_a_reference(&format!("{CLOUD}/auth/kubeconfig/secretKeyRef/kind"), json!("Secret"))]
+#[case::a_number_of_cpus(&format!("{VM}/template/cpus"), json!(2))]
+#[case::cpus_in_thousandths(&format!("{VM}/template/cpus"), json!({"Value": "2000m"}))]
+#[case::memory_in_a_smaller_unit(&format!("{VM}/template/memory"), json!("4096Mi"))]
+#[case::bytes_of_a_disk(&format!("{VM}/template/primaryDisk/size"), json!(10_737_418_240_u64))]
+#[case::no_further_disks(&format!("{VM}/template/secondaryDisks"), json!([]))]
+#[case::no_cores(&format!("{VM}/template/vcpus"), json!({"cores": 0}))]
+#[case::queues_as_by_default(&format!("{VM}/enableNetworkMultiQueue"), json!(true))]
+#[case::nowhere(&format!("{VM}/location"), json!({"region": ""}))]
+fn how_it_is_written_is_no_difference(#[case] pointer: &str, #[case] value: Value) {
+    let other = with(pointer, value);
+    assert!(
+        equal(&template(), &other),
+        "{:#}\n{:#}",
+        normal(&template()),
+        normal(&other)
+    );
+    assert!(equal_in_place(&template(), &other));
+    assert_eq!(hash(&template()), hash(&other));
+}
+
+#[rstest]
+#[case::a_label("/metadata/labels/x", json!(""))]
+#[case::an_annotation("/metadata/annotations/x", json!("y"))]
+#[case::a_version("/spec/versions/kubelet", json!("1.33.5"))]
+#[case::an_unknown_key_of_the_value("/spec/providerSpec/value/foo", json!(1))]
+#[case::an_ssh_key("/spec/providerSpec/value/sshPublicKeys", json!(["x"]))]
+#[case::another_system("/spec/providerSpec/value/operatingSystem", json!("flatcar"))]
+#[case::an_upgrade_on_boot("/spec/providerSpec/value/operatingSystemSpec", json!({"distUpgradeOnBoot": true}))]
+#[case::an_empty_cloud_config("/spec/providerSpec/value/overwriteCloudConfig", json!(""))]
+#[case::another_secret(&format!("{CLOUD}/auth/kubeconfig/secretKeyRef/key"), json!("d"))]
+#[case::a_config_map(&format!("{CLOUD}/auth/kubeconfig"), json!({"configMapKeyRef": {"namespace": "a", "name": "b", "key": "c"}}))]
+#[case::a_value_beside_it(&format!("{CLOUD}/auth/kubeconfig/value"), json!("x"))]
+#[case::another_cluster(&format!("{CLOUD}/clusterName"), json!("d"))]
+#[case::more_cpus(&format!("{VM}/template/cpus"), json!("3"))]
+#[case::another_unit_of_memory(&format!("{VM}/template/memory"), json!("4G"))]
+#[case::a_byte_of_a_disk(&format!("{VM}/template/primaryDisk/size"), json!("10737418241"))]
+#[case::a_disk(&format!("{VM}/template/secondaryDisks"), json!([{}]))]
+#[case::cores(&format!("{VM}/template/vcpus"), json!({"cores": 2}))]
+#[case::one_queue(&format!("{VM}/enableNetworkMultiQueue"), json!(false))]
+#[case::an_instancetype(&format!("{VM}/instancetype"), json!({"name": "x"}))]
+#[case::a_zone(&format!("{VM}/location"), json!({"zone": "z"}))]
+#[case::a_zone_of_the_node("/spec/metadata/labels/topology.kubernetes.io~1zone", json!("z"))]
+#[case::a_setting_of_the_kubelet("/spec/metadata/annotations/v1.kubelet-config.machine-controller.kubermatic.io~1MaxPods", json!("50"))]
+fn another_machine_is_a_difference(#[case] pointer: &str, #[case] value: Value) {
+    let other = with(pointer, value);
+    assert!(!equal(&template(), &other));
+    assert!(!equal_in_place(&template(), &other));
+    assert_ne!(hash(&template()), hash(&other));
+}
+
+#[rstest]
+#[case::another_label("/spec/metadata/labels/a", json!("c"))]
+#[case::no_labels("/spec/metadata/labels", json!(null))]
+#[case::an_annotation("/spec/metadata/annotations/kubermatic.io~1skip-eviction", json!("x"))]
+#[case::no_taints("/spec/taints", json!([]))]
+#[case::another_taint("/spec/taints", json!([{"key": "x", "effect": "NoExecute"}]))]
+fn what_is_only_on_the_node_needs_no_other_machine(#[case] pointer: &str, #[case] value: Value) {
+    let other = with(pointer, value);
+    assert!(!equal(&template(), &other));
+    assert!(equal_in_place(&template(), &other));
+}
+
+#[test]
+fn topology_that_admission_repeats_is_no_difference() {
+    let located = with(&format!("{VM}/location"), json!({"region": "r"}));
+    let mut labelled = located.clone();
+    labelled["spec"]["metadata"]["labels"]["topology.kubernetes.io/region"] = json!("r");
+    assert!(equal(&located, &labelled));
+    labelled["spec"]["metadata"]["labels"]["topology.kubernetes.io/zone"] = json!("z");
+    assert!(!equal(&located, &labelled), "no location says the zone");
+}
+
+#[test]
+fn keys_of_the_value_match_in_any_letter_case() {
+    let mut shouted = template();
+    let value = shouted.pointer_mut("/spec/providerSpec/value").unwrap();
+    let spec = value.as_object_mut().unwrap();
+    for (key, other) in [
+        ("cloudProvider", "CloudProvider"),
+        ("cloudProviderSpec", "CLOUDPROVIDERSPEC"),
+    ] {
+        let value = spec.remove(key).unwrap();
+        spec.insert(other.to_owned(), value);
+    }
+    assert!(equal(&template(), &shouted));
+}
+
+#[rstest]
+#[case(json!(null))]
+#[case(json!("x"))]
+#[case(json!({"spec": {"providerSpec": {"value": []}}}))]
+#[case(json!({"spec": [], "metadata": 1}))]
+fn what_is_no_template_equals_itself_only(#[case] nonsense: Value) {
+    assert!(equal(&nonsense, &nonsense.clone()));
+    assert!(!equal(&nonsense, &template()) && !equal_in_place(&nonsense, &template()));
+}
+
+#[rstest]
+#[case(0, "4")]
+#[case(1_234_567_890, "56789bcdf4")]
+#[case(u32::MAX, "86f8fbc6f9")]
+fn a_names_end_is_the_hash_in_other_characters(#[case] hash: u32, #[case] want: &str) {
+    assert_eq!(name_suffix(hash), want);
+}
