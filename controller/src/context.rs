@@ -17,6 +17,7 @@ use crate::events::Events;
 use crate::leader::Fence;
 use crate::machine::brake::Brakes;
 use crate::machine::observed::{Concern, Failure, Settings};
+use crate::machine_set::memory::Memories;
 use crate::metrics::Metrics;
 use crate::queue::Queue;
 use crate::user::{References, Stores};
@@ -39,6 +40,8 @@ pub struct Context {
     pub queue: Arc<Queue<Key>>,
     /// MachineSets to look at.
     pub sets: Arc<Queue<Key>>,
+    /// What is remembered of MachineSets.
+    pub set_memories: Memories,
     /// MachineDeployments to look at.
     pub deployments: Arc<Queue<Key>>,
     /// What holds for all Machines.

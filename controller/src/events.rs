@@ -1,14 +1,12 @@
-//! Events about Machines, for `kubectl describe`.
+//! Events about our objects, for `kubectl describe`.
 
 use k8s_openapi::api::core::v1::ObjectReference;
-use kube::Client;
 use kube::runtime::events::{Event as KubeEvent, EventType, Recorder, Reporter};
-use machinist_shared::names;
+use kube::{Client, Resource};
 
 use crate::machine::plan::Event;
-use crate::user::StoredMachine;
 
-/// Writes Events about Machines.
+/// Writes Events.
 #[derive(Clone)]
 pub struct Events {
     recorder: Recorder,
@@ -32,14 +30,19 @@ impl Events {
         }
     }
 
-    /// Writes one Event about a Machine. Equal Events of the last minutes are counted up, not repeated.
-    pub async fn publish(&self, machine: &StoredMachine, event: &Event) -> Result<(), kube::Error> {
+    /// Writes one Event about an object of ours. Equal Events of the last minutes are counted up, not repeated.
+    pub async fn publish<K: Resource<DynamicType = ()>>(
+        &self,
+        object: &K,
+        event: &Event,
+    ) -> Result<(), kube::Error> {
+        let metadata = object.meta();
         let about = ObjectReference {
-            api_version: Some(names::API_VERSION.to_owned()),
-            kind: Some("Machine".to_owned()),
-            name: machine.metadata.name.clone(),
-            namespace: machine.metadata.namespace.clone(),
-            uid: machine.metadata.uid.clone(),
+            api_version: Some(K::api_version(&()).into_owned()),
+            kind: Some(K::kind(&()).into_owned()),
+            name: metadata.name.clone(),
+            namespace: metadata.namespace.clone(),
+            uid: metadata.uid.clone(),
             ..ObjectReference::default()
         };
         let event = KubeEvent {

@@ -22,10 +22,11 @@ use crate::flags::Flags;
 use crate::leader::{Elector, ElectorConfig, Fence};
 use crate::machine::brake::Brakes;
 use crate::machine::observed::Settings;
+use crate::machine_set::memory::Memories;
 use crate::metrics::Metrics;
 use crate::server::{self, Health};
 use crate::user::{Queues, References, Stores};
-use crate::{csr, reconcile};
+use crate::{csr, machine_set, reconcile};
 
 /// How long the workers may take to finish their writes at the end.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -104,6 +105,7 @@ async fn run(flags: Flags) -> anyhow::Result<()> {
     tracing::info!(identity, "leading");
     let mut workers = JoinSet::new();
     workers.spawn(reconcile::work(shared.context.clone()));
+    workers.spawn(machine_set::work(shared.context.clone()));
     workers.spawn(csr::approve::work(
         shared.context.clone(),
         queues.requests.clone(),
@@ -191,6 +193,7 @@ async fn prepare(
         stores: Arc::new(Stores::default()),
         queue: queues.machines.clone(),
         sets: queues.sets.clone(),
+        set_memories: Memories::default(),
         deployments: queues.deployments.clone(),
         settings: Arc::new(Settings {
             name: flags.name.clone(),

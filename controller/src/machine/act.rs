@@ -329,14 +329,16 @@ fn take_in(open: &OpenInfra, created: &DynamicObject) {
     }
 }
 
-fn patch_params() -> PatchParams {
+/// Patches are ours.
+pub(crate) fn patch_params() -> PatchParams {
     PatchParams {
         field_manager: Some(CONTROLLER.to_owned()),
         ..PatchParams::default()
     }
 }
 
-fn with_uid(uid: &str) -> DeleteParams {
+/// Deletes only the object of that UID.
+pub(crate) fn with_uid(uid: &str) -> DeleteParams {
     let preconditions = Preconditions {
         uid: Some(uid.to_owned()),
         resource_version: None,

@@ -1,0 +1,156 @@
+//! Makes Machines, slowly at first, and never one under a second name while it is unknown whether the first was taken.
+
+use futures::future::join_all;
+use kube::Resource;
+use kube::api::PostParams;
+use kube::core::Request;
+use machinist_shared::names::CONTROLLER;
+
+use super::{Refused, Run, named, worst};
+use crate::machine_set::new_machine;
+use crate::user::StoredMachine;
+
+/// The largest batch; after it the server has shown that it takes them.
+const MAX_BATCH: usize = 32;
+
+/// What is known of a Machine that was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    /// It exists.
+    Made,
+    /// It does not, and will not.
+    Refused,
+    /// The name is somebody else's.
+    Taken,
+    /// Nobody knows: the answer was lost. It may exist, or come to exist yet.
+    Unknown,
+}
+
+/// What an answer to a create says. An error of the server may come from behind the write.
+fn fate(answer: Result<(), &kube::Error>) -> Fate {
+    match answer {
+        Ok(()) => Fate::Made,
+        Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => Fate::Taken,
+        Err(kube::Error::Api(status)) if status.code < 500 => Fate::Refused,
+        Err(_) => Fate::Unknown,
+    }
+}
+
+impl Run<'_> {
+    /// Makes `count` Machines in batches of 1, 2, 4, …, so that a template that is refused is refused once. The first
+    /// failure ends it.
+    pub(super) async fn create(&self, count: usize) -> Result<(), Refused> {
+        // Whatever has become of these, asking under the same name makes no second one.
+        let mut lost = self.context.set_memories.unresolved(self.key);
+        lost.truncate(count);
+        let mut missing = count - lost.len();
+        self.batch(lost).await?;
+        let mut size = 1;
+        while missing > 0 && self.is_still_wanted() {
+            let names = (0..size.min(missing))
+                .map(|_| new_machine::name(self.set.name(), rand::random()))
+                .collect::<Vec<_>>();
+            missing -= names.len();
+            self.batch(names).await?;
+            size = (size * 2).min(MAX_BATCH);
+        }
+        Ok(())
+    }
+
+    async fn batch(&self, names: Vec<String>) -> Result<(), Refused> {
+        worst(join_all(names.iter().map(|name| self.create_one(name))).await)
+    }
+
+    /// Nobody has changed or deleted the set since the decision.
+    fn is_still_wanted(&self) -> bool {
+        self.context.stores.machine_sets.get(self.key).is_some_and(|set| {
+            set.uid() == self.set.uid()
+                && !set.is_deleting()
+                && set.metadata.generation == self.set.metadata.generation
+        })
+    }
+
+    async fn create_one(&self, name: &str) -> Result<(), Refused> {
+        let memories = &self.context.set_memories;
+        let params = PostParams {
+            field_manager: Some(CONTROLLER.to_owned()),
+            ..PostParams::default()
+        };
+        let body = new_machine::body(self.set, name).to_string().into_bytes();
+        let url = StoredMachine::url_path(&(), Some(self.set.namespace()));
+        let request = Request::new(url)
+            .create(&params, body)
+            .map_err(|error| Refused::Error(kube::Error::BuildRequest(error)))?;
+        memories.begin(self.key, name);
+        let write = self.context.client.request::<StoredMachine>(request);
+        match self.write("create the Machine", name, write).await {
+            Ok(machine) => {
+                self.context.stores.machines.written(machine);
+                memories.resolve(self.key, name);
+                Ok(())
+            }
+            Err(Refused::Error(error)) => match fate(Err(&error)) {
+                Fate::Taken => self.who_has(name).await,
+                Fate::Unknown => Err(Refused::Error(error)),
+                Fate::Made | Fate::Refused => {
+                    memories.resolve(self.key, name);
+                    Err(Refused::Error(error))
+                }
+            },
+            Err(Refused::Stale) => {
+                memories.resolve(self.key, name);
+                Err(Refused::Stale)
+            }
+            Err(Refused::NotLeader) => Err(Refused::NotLeader),
+        }
+    }
+
+    /// Somebody has that name: it is ours if it was made by a request whose answer was lost.
+    async fn who_has(&self, name: &str) -> Result<(), Refused> {
+        let found = self.machines().list(&named(name)).await;
+        let found = found.map_err(Refused::Error)?.items.into_iter().next();
+        self.context.set_memories.resolve(self.key, name);
+        match found {
+            Some(machine) if machine.controller_uid() == Some(self.set.uid()) => {
+                self.context.stores.machines.written(machine);
+                Ok(())
+            }
+            _ => Err(Refused::Stale),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+
+    #[rstest]
+    #[case::refused_by_admission(422, "Invalid", Fate::Refused)]
+    #[case::too_many_requests(429, "TooManyRequests", Fate::Refused)]
+    #[case::the_name_is_taken(409, "AlreadyExists", Fate::Taken)]
+    #[case::another_conflict(409, "Conflict", Fate::Refused)]
+    #[case::the_server_gave_up_waiting_for_its_storage(500, "InternalError", Fate::Unknown)]
+    #[case::a_proxy_gave_up_waiting_for_the_server(504, "Timeout", Fate::Unknown)]
+    fn an_answer_tells_whether_the_machine_exists(
+        #[case] code: u16,
+        #[case] reason: &str,
+        #[case] expected: Fate,
+    ) {
+        let status = kube::core::Status {
+            code,
+            reason: reason.to_owned(),
+            ..Default::default()
+        };
+        assert_eq!(fate(Err(&kube::Error::Api(Box::new(status)))), expected);
+    }
+
+    #[test]
+    fn without_an_answer_nothing_is_known() {
+        assert_eq!(
+            fate(Err(&kube::Error::Service("timed out".into()))),
+            Fate::Unknown
+        );
+        assert_eq!(fate(Ok(())), Fate::Made);
+    }
+}

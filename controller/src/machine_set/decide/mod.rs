@@ -1,0 +1,134 @@
+//! What to do for a MachineSet: a pure function of what is observed and the time.
+
+mod members;
+mod scale;
+mod status;
+
+#[cfg(test)]
+mod laws;
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use machinist_shared::names::finalizer;
+use serde_json::{Value, json};
+
+use self::members::Members;
+use super::observed::Observed;
+use super::plan::{Plan, Step};
+use crate::machine::plan::Event;
+use crate::user::StoredMachineSet;
+
+/// Something wrong, as the status shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Trouble {
+    reason: &'static str,
+    message: String,
+}
+
+/// `status.errorReason` of a spec that cannot be obeyed.
+const INVALID_CONFIGURATION: &str = "InvalidConfiguration";
+
+/// What to do for the set, at `now`.
+pub fn decide(observed: &Observed, now: Timestamp) -> Plan {
+    let set = &observed.set;
+    // Its Machines belong to garbage collection now.
+    if set.is_deleting() {
+        return Plan::default();
+    }
+    let members = Members::of(observed);
+    let mut plan = Plan::default();
+    let mut trouble = invalid(set);
+    if trouble.is_none() && set.paused_by().is_none() {
+        trouble = work(observed, &members, &mut plan).err();
+    }
+    match &observed.failure {
+        Some(_) if plan.steps.is_empty() => plan.forgive = true,
+        Some(failure) => {
+            trouble = trouble.or_else(|| {
+                Some(Trouble {
+                    reason: failure.reason,
+                    message: failure.message.clone(),
+                })
+            });
+            if failure.until > now {
+                plan.steps.clear();
+                plan.more = false;
+                plan.look_again(until(now, failure.until));
+            }
+        }
+        None => {}
+    }
+    let counts = status::count(set, &members.active, now);
+    if let Some(at) = counts.next_available {
+        plan.look_again(until(now, at));
+    }
+    if plan.steps.is_empty() || observed.status_overdue {
+        tell(set, &counts, trouble, &mut plan);
+    }
+    plan
+}
+
+/// Why the spec cannot be obeyed.
+fn invalid(set: &StoredMachineSet) -> Option<Trouble> {
+    let message = match (&set.undecodable, set.selector.fault(), set.replicas) {
+        (Some(why), ..) => why.clone(),
+        (None, Some(why), _) => why.to_owned(),
+        (None, None, None) => "spec.replicas: is required".to_owned(),
+        (None, None, Some(replicas)) if replicas < 0 => {
+            format!("spec.replicas: {replicas} is negative")
+        }
+        (None, None, Some(_)) => return None,
+    };
+    Some(Trouble {
+        reason: INVALID_CONFIGURATION,
+        message,
+    })
+}
+
+/// What changes Machines, and the set itself.
+fn work(observed: &Observed, members: &Members<'_>, plan: &mut Plan) -> Result<(), Trouble> {
+    let set = &observed.set;
+    if let Some(patch) = finalizer_patch(set) {
+        plan.steps.push(Step::PatchSet(patch));
+    }
+    if !members.strayed.is_empty() {
+        plan.steps.push(Step::Release(members.strayed.clone()));
+    }
+    if !observed.orphans.is_empty() {
+        plan.steps.push(Step::Adopt(observed.orphans.clone()));
+    }
+    scale::scale(observed, &members.active, plan)
+}
+
+fn finalizer_patch(set: &StoredMachineSet) -> Option<Value> {
+    let mut finalizers = set.metadata.finalizers.clone().unwrap_or_default();
+    if finalizers.iter().any(|f| f == finalizer::FOREGROUND_DELETION) {
+        return None;
+    }
+    finalizers.push(finalizer::FOREGROUND_DELETION.to_owned());
+    Some(json!({"metadata": {"finalizers": finalizers}}))
+}
+
+/// Writes the status if it says something new, and an Event about trouble that is new.
+fn tell(set: &StoredMachineSet, counts: &status::Counts, trouble: Option<Trouble>, plan: &mut Plan) {
+    let Some(patch) = status::patch(set, counts, trouble.as_ref()) else {
+        return;
+    };
+    plan.steps.push(Step::Status(patch));
+    if let Some(trouble) = trouble
+        && set.status.error_message.as_ref() != Some(&trouble.message)
+    {
+        plan.steps.push(Step::Event(Event {
+            warning: true,
+            reason: trouble.reason,
+            message: trouble.message,
+        }));
+    }
+}
+
+fn until(now: Timestamp, at: Timestamp) -> Duration {
+    Duration::try_from(at.duration_since(now)).unwrap_or_default()
+}

@@ -1,0 +1,122 @@
+//! How many Machines to make or delete, and which go first.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::{INVALID_CONFIGURATION, Trouble};
+use crate::machine_set::observed::{Member, NodeState, Observed};
+use crate::machine_set::plan::{Plan, Step};
+use crate::user::StoredMachine;
+
+/// Machines that one plan makes or deletes at most: in between, a new number of replicas is heard, and the status told.
+const AT_ONCE: usize = 250;
+
+/// Which of the healthy go first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum DeletePolicy {
+    Random,
+    Newest,
+    Oldest,
+}
+
+impl DeletePolicy {
+    fn parse(text: &str) -> Option<Self> {
+        match text {
+            "" | "Random" => Some(Self::Random),
+            "Newest" => Some(Self::Newest),
+            "Oldest" => Some(Self::Oldest),
+            _ => None,
+        }
+    }
+}
+
+/// Plans to make what is missing, or to delete what is too much. Orphans count when something is missing, for they
+/// will be ours; and not when something is too much, for they are not yet.
+pub(super) fn scale(observed: &Observed, active: &[&Member], plan: &mut Plan) -> Result<(), Trouble> {
+    let set = &observed.set;
+    let policy = DeletePolicy::parse(&set.delete_policy).ok_or_else(|| Trouble {
+        reason: INVALID_CONFIGURATION,
+        message: format!(
+            "spec.deletePolicy: {:?} is not one of \"Random\", \"Newest\", \"Oldest\"; nothing is scaled down",
+            set.delete_policy
+        ),
+    });
+    // A missing number is reported by the caller.
+    let wanted = set.replicas.and_then(|replicas| usize::try_from(replicas).ok());
+    let Some(wanted) = wanted else { return Ok(()) };
+    let missing = wanted.saturating_sub(active.len() + observed.orphans.len());
+    if missing > 0 {
+        plan.steps.push(Step::Create(missing.min(AT_ONCE)));
+        plan.more = missing > AT_ONCE;
+    }
+    let policy = policy?;
+    // One of those that are about to be taken may be missed less. Should they not let themselves be taken, it is not waited
+    // for.
+    let waits = !observed.orphans.is_empty() && observed.failure.is_none();
+    let surplus = active.len().saturating_sub(wanted);
+    if surplus > 0 && !waits {
+        plan.steps
+            .push(Step::Delete(first_to_go(active, policy, surplus.min(AT_ONCE))));
+        plan.more = surplus > AT_ONCE;
+    }
+    Ok(())
+}
+
+/// The `count` Machines that are missed least.
+fn first_to_go(active: &[&Member], policy: DeletePolicy, count: usize) -> Vec<Arc<StoredMachine>> {
+    let mut candidates: Vec<_> = active.to_vec();
+    candidates.sort_by_cached_key(|member| {
+        let machine = &member.machine;
+        let created = machine.metadata.creation_timestamp.as_ref();
+        let created = created.map_or(Timestamp::MIN, |time| time.0);
+        // Seconds since 1970: far from the limits.
+        let age_order = match policy {
+            DeletePolicy::Random => 0,
+            DeletePolicy::Newest => -created.as_second(),
+            DeletePolicy::Oldest => created.as_second(),
+        };
+        let arbitrary = if policy == DeletePolicy::Random {
+            hash(machine.uid())
+        } else {
+            0
+        };
+        (class(member), age_order, arbitrary, machine.name().to_owned())
+    });
+    candidates
+        .into_iter()
+        .take(count)
+        .map(|member| member.machine.clone())
+        .collect()
+}
+
+/// What is missed least comes first, whatever the policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Class {
+    Marked,
+    Failed,
+    WithoutNode,
+    NotReady,
+    Healthy,
+}
+
+fn class(member: &Member) -> Class {
+    if member.is_marked() {
+        Class::Marked
+    } else if member.has_failed() {
+        Class::Failed
+    } else {
+        match member.node {
+            NodeState::Absent => Class::WithoutNode,
+            NodeState::NotReady => Class::NotReady,
+            NodeState::Ready { .. } => Class::Healthy,
+        }
+    }
+}
+
+/// FNV-1a: arbitrary, and the same every time, so that two looks at one state choose the same Machines.
+fn hash(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}

@@ -1,0 +1,434 @@
+//! Each rule of a MachineSet as a case.
+
+use std::sync::Arc;
+
+use rstest::rstest;
+use serde_json::json;
+
+use super::*;
+use crate::machine_set::observed::{Failure, Member, NodeState};
+use crate::user::StoredMachine;
+
+/// 2027-01-15T08:00:00Z.
+fn now() -> Timestamp {
+    Timestamp::from_second(1_800_000_000).unwrap()
+}
+
+fn ago(seconds: i64) -> Timestamp {
+    Timestamp::from_second(1_800_000_000 - seconds).unwrap()
+}
+
+/// A set of `replicas` whose spec and metadata are changed by `change`.
+fn set(replicas: i32, change: Value) -> Arc<StoredMachineSet> {
+    let labels = json!({"app": "a"});
+    let mut set = json!({
+        "metadata": {
+            "name": "workers", "namespace": "ns", "uid": "set", "resourceVersion": "7", "generation": 3,
+            "finalizers": ["foregroundDeletion"],
+        },
+        "spec": {"replicas": replicas, "selector": {"matchLabels": labels}, "template": {"metadata": {"labels": labels}}},
+    });
+    json_patch::merge(&mut set, &change);
+    Arc::new(serde_json::from_value(set).unwrap())
+}
+
+fn machine(name: &str, change: &Value) -> Arc<StoredMachine> {
+    let mut machine = json!({
+        "metadata": {
+            "name": name, "namespace": "ns", "uid": format!("uid-{name}"), "resourceVersion": "1",
+            "creationTimestamp": "2027-01-15T07:00:00Z", "labels": {"app": "a"},
+        },
+    });
+    json_patch::merge(&mut machine, change);
+    Arc::new(serde_json::from_value(machine).unwrap())
+}
+
+const READY: NodeState = NodeState::Ready { since: None };
+
+fn member(name: &str, node: NodeState, change: Value) -> Member {
+    Member {
+        machine: machine(name, &change),
+        node,
+    }
+}
+
+fn ready(name: &str) -> Member {
+    member(name, READY, json!({}))
+}
+
+fn observed(set: Arc<StoredMachineSet>, machines: Vec<Member>) -> Observed {
+    Observed {
+        set,
+        machines,
+        orphans: Vec::new(),
+        failure: None,
+        status_overdue: false,
+    }
+}
+
+/// Steps in a few words.
+fn steps(plan: &Plan) -> Vec<String> {
+    let names = |machines: &[Arc<StoredMachine>]| {
+        let mut names: Vec<&str> = machines.iter().map(|m| m.name()).collect();
+        names.sort_unstable();
+        names.join(",")
+    };
+    plan.steps
+        .iter()
+        .map(|step| match step {
+            Step::PatchSet(patch) => format!("patch {}", patch["metadata"]["finalizers"]),
+            Step::Release(machines) => format!("release {}", names(machines)),
+            Step::Adopt(machines) => format!("adopt {}", names(machines)),
+            Step::Create(count) => format!("create {count}"),
+            Step::Delete(machines) => format!("delete {}", names(machines)),
+            Step::Status(_) => "status".to_owned(),
+            Step::Event(event) => format!("event {}", event.reason),
+        })
+        .collect()
+}
+
+fn status_of(plan: &Plan) -> Value {
+    let found = plan.steps.iter().find_map(|step| match step {
+        Step::Status(patch) => Some(patch["status"].clone()),
+        _ => None,
+    });
+    found.unwrap_or_else(|| panic!("no status in {plan:?}"))
+}
+
+#[rstest]
+#[case::what_is_missing_is_made(3, 1, &["create 2"])]
+#[case::what_is_too_much_is_deleted(1, 3, &["delete 1 2"])]
+#[case::enough_is_left_alone_and_told(2, 2, &["status"])]
+#[case::none_are_wanted_and_none_are_there(0, 0, &["status"])]
+#[case::no_plan_makes_more_than_250(1000, 0, &["create 250"])]
+fn the_number_of_machines_is_kept(#[case] wanted: i32, #[case] there: usize, #[case] expected: &[&str]) {
+    let machines = (0..there).map(|i| ready(&format!("m-{i}"))).collect();
+    let plan = decide(&observed(set(wanted, json!({})), machines), now());
+    let said = match &plan.steps[..] {
+        [Step::Delete(victims)] => vec![format!("delete {wanted} {}", victims.len())],
+        _ => steps(&plan),
+    };
+    assert_eq!(said, expected);
+    assert_eq!(plan.more, wanted == 1000);
+}
+
+#[test]
+fn a_set_that_is_being_deleted_is_left_to_garbage_collection() {
+    let deleting = set(
+        5,
+        json!({"metadata": {"deletionTimestamp": "2027-01-15T07:59:00Z", "finalizers": []}}),
+    );
+    let mut observed = observed(deleting, vec![ready("m")]);
+    observed.orphans.push(machine("o", &json!({})));
+    observed.status_overdue = true;
+    let plan = decide(&observed, now());
+    assert!(plan.steps.is_empty() && plan.again.is_none());
+}
+
+#[test]
+fn the_finalizer_is_added_to_others() {
+    let bare = set(1, json!({"metadata": {"finalizers": ["a/b"]}}));
+    let plan = decide(&observed(bare, vec![ready("m")]), now());
+    assert_eq!(steps(&plan), ["patch [\"a/b\",\"foregroundDeletion\"]"]);
+}
+
+#[test]
+fn a_machine_that_is_being_deleted_does_not_count_and_is_replaced() {
+    let dying = member(
+        "dying",
+        READY,
+        json!({"metadata": {"deletionTimestamp": "2027-01-15T07:59:00Z"}}),
+    );
+    let plan = decide(&observed(set(2, json!({})), vec![ready("m"), dying]), now());
+    assert_eq!(steps(&plan), ["create 1"]);
+}
+
+#[test]
+fn an_orphan_is_taken_instead_of_making_another() {
+    let mut observed = observed(set(2, json!({})), vec![ready("m")]);
+    observed.orphans.push(machine("o", &json!({})));
+    assert_eq!(steps(&decide(&observed, now())), ["adopt o"]);
+}
+
+#[test]
+fn an_orphan_too_many_is_taken_before_anything_is_deleted() {
+    let mut observed = observed(set(1, json!({})), vec![ready("m"), ready("n")]);
+    observed.orphans.push(machine("o", &json!({})));
+    assert_eq!(steps(&decide(&observed, now())), ["adopt o"]);
+    // Unless it does not let itself be taken.
+    observed.failure = Some(Failure {
+        reason: "UpdateError",
+        message: "cannot adopt the Machine".into(),
+        until: now(),
+    });
+    let steps = steps(&decide(&observed, now()));
+    assert!(steps.len() == 2 && steps[1].starts_with("delete "), "{steps:?}");
+}
+
+#[test]
+fn a_machine_whose_labels_no_longer_match_is_let_go_and_replaced() {
+    let strayed = member("strayed", READY, json!({"metadata": {"labels": {"app": "b"}}}));
+    let plan = decide(&observed(set(2, json!({})), vec![ready("m"), strayed]), now());
+    assert_eq!(steps(&plan), ["release strayed", "create 1"]);
+}
+
+#[test]
+fn a_machine_that_is_being_deleted_is_not_let_go() {
+    let change = json!({"metadata": {"labels": null, "deletionTimestamp": "2027-01-15T07:59:00Z"}});
+    let plan = decide(
+        &observed(
+            set(1, json!({})),
+            vec![ready("m"), member("dying", READY, change)],
+        ),
+        now(),
+    );
+    assert_eq!(steps(&plan), ["status"]);
+}
+
+#[rstest]
+#[case::paused(json!({"cluster.x-k8s.io/paused": ""}), false)]
+#[case::initializers(json!({"machine-controller.kubermatic.io/initializers": "x"}), false)]
+#[case::empty_initializers_pause_nothing(json!({"machine-controller.kubermatic.io/initializers": ""}), true)]
+fn a_paused_set_changes_no_machine_and_tells_its_status(#[case] annotations: Value, #[case] works: bool) {
+    for (wanted, there) in [(3, 1), (0, 1)] {
+        let set = set(
+            wanted,
+            json!({"metadata": {"annotations": annotations, "finalizers": []}}),
+        );
+        let machines = (0..there).map(|i| ready(&format!("m-{i}"))).collect();
+        let mut observed = observed(set, machines);
+        observed.orphans.push(machine("o", &json!({})));
+        let plan = decide(&observed, now());
+        assert_eq!(plan.steps.iter().any(Step::is_work), works);
+        if !works {
+            assert_eq!(steps(&plan), ["status"]);
+        }
+    }
+}
+
+#[rstest]
+#[case::no_selector(json!({"spec": {"selector": null}}), "must not be empty")]
+#[case::a_selector_that_misses_its_own_template(
+    json!({"spec": {"selector": {"matchLabels": {"app": "other"}}}}), "does not match")]
+#[case::no_number(json!({"spec": {"replicas": null}}), "spec.replicas: is required")]
+#[case::a_negative_number(json!({"spec": {"replicas": -1}}), "spec.replicas: -1 is negative")]
+#[case::a_number_that_is_text(json!({"spec": {"replicas": "3"}}), "spec.replicas: invalid type")]
+fn a_spec_that_cannot_be_obeyed_touches_no_machine_and_says_why(#[case] change: Value, #[case] why: &str) {
+    let mut observed = observed(set(3, change), vec![ready("m")]);
+    observed.orphans.push(machine("o", &json!({})));
+    let plan = decide(&observed, now());
+    assert_eq!(steps(&plan), ["status", "event InvalidConfiguration"]);
+    let status = status_of(&plan);
+    assert_eq!(status["errorReason"], "InvalidConfiguration");
+    assert!(status["errorMessage"].as_str().unwrap().contains(why), "{status}");
+    assert_eq!(status["replicas"], 1, "what is there still counts");
+}
+
+#[test]
+fn trouble_is_told_by_one_event_and_taken_back_when_it_is_mended() {
+    let status = json!({"replicas": 1, "observedGeneration": 3, "labelSelector": "app=a", "readyReplicas": 1,
+        "availableReplicas": 1, "fullyLabeledReplicas": 1,
+        "errorReason": "InvalidConfiguration", "errorMessage": "spec.replicas: is required"});
+    let known = set(1, json!({"spec": {"replicas": null}, "status": status}));
+    assert!(decide(&observed(known, vec![ready("m")]), now()).steps.is_empty());
+    let mended = set(1, json!({"status": status}));
+    let plan = decide(&observed(mended, vec![ready("m")]), now());
+    assert_eq!(steps(&plan), ["status"]);
+    assert_eq!(status_of(&plan)["errorReason"], Value::Null);
+}
+
+#[test]
+fn an_unknown_delete_policy_makes_machines_and_deletes_none() {
+    let policy = json!({"spec": {"deletePolicy": "Biggest"}});
+    let plan = decide(
+        &observed(set(1, policy.clone()), vec![ready("a"), ready("b")]),
+        now(),
+    );
+    assert_eq!(steps(&plan), ["status", "event InvalidConfiguration"]);
+    assert!(
+        status_of(&plan)["errorMessage"]
+            .as_str()
+            .unwrap()
+            .contains("\"Biggest\"")
+    );
+    let plan = decide(&observed(set(3, policy), vec![ready("a")]), now());
+    assert_eq!(steps(&plan), ["create 2"]);
+}
+
+/// One of each class; the first letter is the order in which they must go.
+fn one_of_each() -> Vec<Member> {
+    let marked = json!({"metadata": {"annotations": {"cluster.k8s.io/delete-machine": "2027-01-15"}}});
+    vec![
+        member(
+            "f-healthy",
+            READY,
+            json!({"metadata": {"annotations": {"cluster.k8s.io/delete-machine": ""}}}),
+        ),
+        member("e-not-ready", NodeState::NotReady, json!({})),
+        member("d-without-node", NodeState::Absent, json!({})),
+        member("c-failed", READY, json!({"status": {"phase": "Failed"}})),
+        member(
+            "b-in-error",
+            READY,
+            json!({"status": {"errorReason": "CreateError"}}),
+        ),
+        member("a-marked", READY, marked),
+    ]
+}
+
+#[rstest]
+fn the_annotated_go_first_then_failed_then_without_node_then_not_ready(
+    #[values("", "Random", "Newest", "Oldest")] policy: &str,
+    #[values(1, 3, 4, 5, 6)] count: usize,
+) {
+    let machines = one_of_each();
+    let wanted = i32::try_from(machines.len() - count).unwrap();
+    let set = set(wanted, json!({"spec": {"deletePolicy": policy}}));
+    let plan = decide(&observed(set, machines), now());
+    let mut expected = [
+        "a-marked",
+        "b-in-error",
+        "c-failed",
+        "d-without-node",
+        "e-not-ready",
+        "f-healthy",
+    ];
+    expected[..count].sort_unstable();
+    assert_eq!(steps(&plan), [format!("delete {}", expected[..count].join(","))]);
+}
+
+#[rstest]
+#[case::newest("Newest", "young")]
+#[case::oldest("Oldest", "aged")]
+fn the_policy_orders_the_healthy(#[case] policy: &str, #[case] expected: &str) {
+    let made = |name: &str, time: &str| member(name, READY, json!({"metadata": {"creationTimestamp": time}}));
+    let machines = vec![
+        made("middle", "2027-01-15T07:30:00Z"),
+        made("young", "2027-01-15T07:59:00Z"),
+        made("aged", "2027-01-14T07:00:00Z"),
+    ];
+    let plan = decide(
+        &observed(set(2, json!({"spec": {"deletePolicy": policy}})), machines),
+        now(),
+    );
+    assert_eq!(steps(&plan), [format!("delete {expected}")]);
+}
+
+#[rstest]
+fn of_equals_the_same_go_every_time_and_whatever_the_order_they_are_seen_in(
+    #[values("Random", "Newest", "Oldest")] policy: &str,
+) {
+    let names = ["a", "b", "c", "d", "e"];
+    let chosen = |names: Vec<&str>| {
+        let machines = names.into_iter().map(ready).collect();
+        let set = set(2, json!({"spec": {"deletePolicy": policy}}));
+        steps(&decide(&observed(set, machines), now()))
+    };
+    let forwards = chosen(names.to_vec());
+    assert_eq!(forwards, chosen(names.into_iter().rev().collect()));
+    if policy != "Random" {
+        assert_eq!(forwards, ["delete a,b,c"], "by name");
+    }
+}
+
+#[test]
+fn the_status_counts() {
+    let unlabelled = json!({"spec": {"template": {"metadata": {"labels": {"more": "b"}}}}});
+    let machines = vec![
+        ready("ready"),
+        member(
+            "labelled",
+            NodeState::NotReady,
+            json!({"metadata": {"labels": {"more": "b"}}}),
+        ),
+        member("joining", NodeState::Absent, json!({})),
+        member(
+            "dying",
+            READY,
+            json!({"metadata": {"deletionTimestamp": "2027-01-15T07:59:00Z"}}),
+        ),
+    ];
+    let plan = decide(&observed(set(3, unlabelled), machines), now());
+    let expected = json!({
+        "replicas": 3, "fullyLabeledReplicas": 1, "readyReplicas": 1, "availableReplicas": 1,
+        "observedGeneration": 3, "labelSelector": "app=a", "errorReason": null, "errorMessage": null,
+    });
+    assert_eq!(status_of(&plan), expected);
+}
+
+#[rstest]
+#[case::as_we_wrote_it(json!({"replicas": 0, "fullyLabeledReplicas": 0, "readyReplicas": 0, "availableReplicas": 0}))]
+#[case::as_machine_controller_wrote_it(json!({"replicas": 0}))]
+fn a_status_that_says_so_already_is_not_written(#[case] status: Value) {
+    let mut change = json!({"status": status});
+    json_patch::merge(
+        &mut change,
+        &json!({"status": {"observedGeneration": 3, "labelSelector": "app=a"}}),
+    );
+    assert!(decide(&observed(set(0, change), vec![]), now()).steps.is_empty());
+}
+
+#[test]
+fn a_machine_is_available_min_ready_seconds_after_its_node_is_ready_and_that_is_waited_for() {
+    let since = |seconds: i64| NodeState::Ready {
+        since: Some(ago(seconds)),
+    };
+    let machines = vec![
+        member("long", since(60), json!({})),
+        member("just", since(30), json!({})),
+        member("soon", since(10), json!({})),
+        member("later", since(5), json!({})),
+        member("unknown", READY, json!({})),
+    ];
+    let set = set(5, json!({"spec": {"minReadySeconds": 30}}));
+    let plan = decide(&observed(set, machines), now());
+    let status = status_of(&plan);
+    assert_eq!(
+        (&status["readyReplicas"], &status["availableReplicas"]),
+        (&json!(5), &json!(2))
+    );
+    assert_eq!(plan.again, Some(Duration::from_secs(20)));
+}
+
+#[test]
+fn a_failed_write_is_shown_and_tried_again_when_its_time_has_come() {
+    let failure = |until| Failure {
+        reason: "CreateError",
+        message: "cannot create the Machine: quota".into(),
+        until,
+    };
+    let mut observed = observed(set(2, json!({})), vec![ready("m")]);
+    observed.failure = Some(failure(ago(-5)));
+    let plan = decide(&observed, now());
+    assert_eq!(steps(&plan), ["status", "event CreateError"]);
+    assert_eq!(
+        status_of(&plan)["errorMessage"],
+        "cannot create the Machine: quota"
+    );
+    assert_eq!(plan.again, Some(Duration::from_secs(5)));
+    assert!(!plan.forgive);
+
+    observed.failure = Some(failure(now()));
+    assert_eq!(steps(&decide(&observed, now())), ["create 1"]);
+}
+
+#[test]
+fn a_failure_of_what_is_no_longer_wanted_is_forgotten() {
+    let mut observed = observed(set(1, json!({})), vec![ready("m")]);
+    observed.failure = Some(Failure {
+        reason: "CreateError",
+        message: "no".into(),
+        until: ago(-5),
+    });
+    let plan = decide(&observed, now());
+    assert!(plan.forgive);
+    assert_eq!(status_of(&plan)["errorReason"], Value::Null);
+}
+
+#[test]
+fn a_status_waits_for_the_machines_to_settle_but_not_for_long() {
+    let mut observed = observed(set(3, json!({})), vec![ready("m")]);
+    assert_eq!(steps(&decide(&observed, now())), ["create 2"]);
+    observed.status_overdue = true;
+    assert_eq!(steps(&decide(&observed, now())), ["create 2", "status"]);
+}

@@ -1,0 +1,228 @@
+//! What a process remembers of its MachineSets between passes, and the API server does not know.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use machinist_infra::store::Key;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+use super::observed::Failure;
+use crate::user::StoredMachineSet;
+
+/// Between two passes over a set whose spec is the same: what a burst of Machines and Nodes changes is told together.
+const PACE: Duration = Duration::from_millis(200);
+
+/// How long a status may wait for the Machines to settle.
+const OVERDUE: Duration = Duration::from_secs(1);
+
+/// First and longest pause after a failed write.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_mins(5));
+
+/// Writes in flight at once, of all sets together: half of what the client allows, for Machines have writes, too.
+const IN_FLIGHT: usize = 32;
+
+/// What is remembered of all sets.
+#[derive(Debug)]
+pub struct Memories {
+    sets: Mutex<HashMap<Key, Memory>>,
+    /// Writes of Machines that may be in flight.
+    pub in_flight: Semaphore,
+}
+
+impl Default for Memories {
+    fn default() -> Self {
+        Self {
+            sets: Mutex::default(),
+            in_flight: Semaphore::new(IN_FLIGHT),
+        }
+    }
+}
+
+/// What is remembered of one set.
+#[derive(Debug, Default)]
+struct Memory {
+    uid: String,
+    /// Names under which Machines were asked for, and no answer said whether they exist.
+    unresolved: BTreeSet<String>,
+    failure: Option<(Failure, u32)>,
+    /// When the last pass began, and what of the set it saw.
+    passed: Option<(Instant, Seen)>,
+    /// When the status was last known to be true.
+    told: Option<Instant>,
+}
+
+/// What of a set makes a pass urgent when it changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Seen {
+    generation: Option<i64>,
+    paused: bool,
+    deleting: bool,
+}
+
+impl Memories {
+    /// How long a pass over the set has to wait; if it need not, the pass begins with this.
+    pub fn pace(&self, key: &Key, set: &StoredMachineSet, now: Instant) -> Option<Duration> {
+        let seen = Seen {
+            generation: set.metadata.generation,
+            paused: set.paused_by().is_some(),
+            deleting: set.is_deleting(),
+        };
+        let mut sets = self.lock();
+        let memory = sets.entry(key.clone()).or_default();
+        if memory.uid != set.uid() {
+            *memory = Memory {
+                uid: set.uid().to_owned(),
+                told: Some(now),
+                ..Memory::default()
+            };
+        }
+        if let Some((at, before)) = &memory.passed
+            && *before == seen
+            && let Some(wait) = PACE.checked_sub(now.saturating_duration_since(*at))
+            && !wait.is_zero()
+        {
+            return Some(wait);
+        }
+        memory.passed = Some((now, seen));
+        None
+    }
+
+    /// Lets the next pass begin at once.
+    pub fn hurry(&self, key: &Key) {
+        self.of(key, |memory| memory.passed = None);
+    }
+
+    /// The set is gone.
+    pub fn forget(&self, key: &Key) {
+        self.lock().remove(key);
+    }
+
+    /// The status says what is so.
+    pub fn told(&self, key: &Key, now: Instant) {
+        self.of(key, |memory| memory.told = Some(now));
+    }
+
+    /// Whether the status has not been known to be true for long.
+    pub fn is_overdue(&self, key: &Key, now: Instant) -> bool {
+        let told = self.of(key, |memory| memory.told).flatten();
+        told.is_some_and(|told| now.saturating_duration_since(told) > OVERDUE)
+    }
+
+    /// The write that failed last.
+    pub fn failure(&self, key: &Key) -> Option<Failure> {
+        let failure = self.of(key, |memory| memory.failure.clone()).flatten();
+        failure.map(|(failure, _)| failure)
+    }
+
+    /// A write failed; the pause doubles from one time to the next.
+    pub fn fail(&self, key: &Key, reason: &'static str, message: String, now: Timestamp) {
+        self.of(key, |memory| {
+            let count = memory.failure.as_ref().map_or(0, |(_, count)| count + 1);
+            let pause = BACKOFF.0.saturating_mul(1 << count.min(16)).min(BACKOFF.1);
+            let until = now
+                .saturating_add(SignedDuration::try_from(pause).unwrap_or(SignedDuration::MAX))
+                .unwrap_or(Timestamp::MAX);
+            let failure = Failure {
+                reason,
+                message,
+                until,
+            };
+            memory.failure = Some((failure, count));
+        });
+    }
+
+    /// All went well, or what failed is not wanted any more.
+    pub fn forgive(&self, key: &Key) {
+        self.of(key, |memory| memory.failure = None);
+    }
+
+    /// A Machine is about to be asked for under this name.
+    pub fn begin(&self, key: &Key, name: &str) {
+        self.of(key, |memory| memory.unresolved.insert(name.to_owned()));
+    }
+
+    /// It is known what has become of that name.
+    pub fn resolve(&self, key: &Key, name: &str) {
+        self.of(key, |memory| memory.unresolved.remove(name));
+    }
+
+    /// Names of which it is not known whether a Machine bears them.
+    pub fn unresolved(&self, key: &Key) -> Vec<String> {
+        let names = self.of(key, |memory| memory.unresolved.iter().cloned().collect());
+        names.unwrap_or_default()
+    }
+
+    fn of<T>(&self, key: &Key, change: impl FnOnce(&mut Memory) -> T) -> Option<T> {
+        self.lock().get_mut(key).map(change)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Memory>> {
+        // Every change is complete before anything can panic.
+        self.sets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn set(uid: &str, generation: i64) -> StoredMachineSet {
+        serde_json::from_value(json!({"metadata": {"name": "a", "uid": uid, "generation": generation}}))
+            .unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_burst_makes_one_pass_and_a_changed_spec_another_at_once() {
+        let (memories, key, start) = (Memories::default(), Key::new("ns", "a"), Instant::now());
+        let at = |ms: u64| start + Duration::from_millis(ms);
+        let pace = |set: &StoredMachineSet, ms| memories.pace(&key, set, at(ms));
+        assert_eq!(pace(&set("u", 1), 0), None, "the first at once");
+        assert_eq!(pace(&set("u", 1), 50), Some(Duration::from_millis(150)));
+        assert_eq!(pace(&set("u", 2), 60), None, "another spec");
+        assert_eq!(pace(&set("u", 2), 70), Some(Duration::from_millis(190)));
+        memories.hurry(&key);
+        assert_eq!(pace(&set("u", 2), 80), None, "there is more to do");
+        assert_eq!(pace(&set("u", 2), 280), None, "long enough after the last");
+        assert_eq!(pace(&set("v", 2), 290), None, "another set of that name");
+    }
+
+    #[tokio::test]
+    async fn a_status_is_overdue_only_when_it_has_not_been_told_for_long() {
+        let (memories, key, start) = (Memories::default(), Key::new("ns", "a"), Instant::now());
+        memories.pace(&key, &set("u", 1), start);
+        assert!(!memories.is_overdue(&key, start + OVERDUE));
+        let late = start + OVERDUE * 2;
+        assert!(memories.is_overdue(&key, late));
+        memories.told(&key, late);
+        assert!(!memories.is_overdue(&key, late));
+    }
+
+    #[test]
+    fn pauses_double_until_all_goes_well_and_names_are_kept_until_resolved() {
+        let (memories, key) = (Memories::default(), Key::new("ns", "a"));
+        memories.pace(&key, &set("u", 1), Instant::now());
+        let now = Timestamp::from_second(1_800_000_000).unwrap();
+        let pause = || {
+            memories.fail(&key, "CreateError", "no".into(), now);
+            memories
+                .failure(&key)
+                .unwrap()
+                .until
+                .duration_since(now)
+                .as_millis()
+        };
+        assert_eq!([pause(), pause(), pause()], [500, 1000, 2000]);
+        memories.forgive(&key);
+        assert_eq!(memories.failure(&key), None);
+        memories.begin(&key, "a-1");
+        memories.begin(&key, "a-2");
+        memories.resolve(&key, "a-1");
+        assert_eq!(memories.unresolved(&key), ["a-2"]);
+        memories.forget(&key);
+        assert!(memories.unresolved(&key).is_empty());
+    }
+}

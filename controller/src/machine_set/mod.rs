@@ -1,0 +1,14 @@
+//! Keeps a MachineSet's number of Machines: observe, decide, act.
+//!
+//! [`observe`] takes a snapshot from the stores, the pure [`decide`] says what to do, [`act`] does it.
+
+mod act;
+pub mod decide;
+pub mod memory;
+mod new_machine;
+mod observe;
+pub mod observed;
+mod pass;
+pub mod plan;
+
+pub use pass::work;

@@ -1,0 +1,114 @@
+//! A new Machine of a set.
+
+use machinist_shared::names::API_VERSION;
+use serde_json::{Value, json};
+
+use crate::user::StoredMachineSet;
+
+/// Kubernetes' own alphabet for generated names: no vowels, so no words.
+const ALPHABET: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
+
+/// How much of the set's name is in its Machines': with a dash and five characters, a label and a host name hold it.
+const MAX_BASE: usize = 57;
+
+/// A name for a Machine of the set called `set`.
+pub(super) fn name(set: &str, random: [u8; 5]) -> String {
+    // Names of objects are ASCII.
+    let base: String = set.chars().take(MAX_BASE).collect();
+    let base = base.trim_end_matches(['-', '.']);
+    let suffix = random.map(|byte| char::from(ALPHABET[usize::from(byte) % ALPHABET.len()]));
+    format!("{base}-{}", String::from_iter(suffix))
+}
+
+/// The reference by which the set controls its Machines.
+pub(super) fn owner_reference(set: &StoredMachineSet) -> Value {
+    json!({
+        "apiVersion": API_VERSION,
+        "kind": "MachineSet",
+        "name": set.name(),
+        "uid": set.uid(),
+        "controller": true,
+        "blockOwnerDeletion": true,
+    })
+}
+
+/// A Machine of the set's template. What of the template's metadata names one certain object is left out.
+pub(super) fn body(set: &StoredMachineSet, name: &str) -> Value {
+    let mut metadata = json!({
+        "name": name,
+        "namespace": set.namespace(),
+        "ownerReferences": [owner_reference(set)],
+    });
+    for field in ["labels", "annotations", "finalizers"] {
+        let copied = set.template.pointer(&format!("/metadata/{field}"));
+        if let Some(copied) = copied.filter(|value| !value.is_null()) {
+            metadata[field] = copied.clone();
+        }
+    }
+    json!({
+        "apiVersion": API_VERSION,
+        "kind": "Machine",
+        "metadata": metadata,
+        "spec": set.template.get("spec").filter(|spec| !spec.is_null()).unwrap_or(&json!({})),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+
+    #[rstest]
+    #[case::a_short_one("workers", "workers-bcdfg")]
+    #[case::a_long_one_is_cut(
+        "a234567890123456789012345678901234567890123456789012345678901234567890",
+        "a23456789012345678901234567890123456789012345678901234567-bcdfg"
+    )]
+    #[case::and_never_ends_in_a_dot(
+        "a2345678901234567890123456789012345678901234567890123456.8",
+        "a2345678901234567890123456789012345678901234567890123456-bcdfg"
+    )]
+    fn a_name_fits_a_label_and_a_host(#[case] set: &str, #[case] expected: &str) {
+        let name = name(set, [0, 1, 2, 3, 4]);
+        assert_eq!(name, expected);
+        assert!(name.len() <= 63);
+    }
+
+    #[test]
+    fn a_machine_gets_labels_annotations_finalizers_and_spec_of_the_template_and_nothing_else() {
+        let set: StoredMachineSet = serde_json::from_value(json!({
+            "metadata": {"name": "workers", "namespace": "ns", "uid": "u", "annotations": {"not": "copied"}},
+            "spec": {"template": {
+                "metadata": {
+                    "name": "x", "generateName": "y", "uid": "z", "resourceVersion": "7", "creationTimestamp": null,
+                    "namespace": "elsewhere", "ownerReferences": [{"kind": "Other", "uid": "o"}],
+                    "labels": {"a": "b"}, "annotations": {"c": "d"}, "finalizers": ["e/f"],
+                },
+                "spec": {"unknown": [1, null]},
+            }},
+        }))
+        .unwrap();
+        let owner = json!([{
+            "apiVersion": "cluster.k8s.io/v1alpha1", "kind": "MachineSet", "name": "workers", "uid": "u",
+            "controller": true, "blockOwnerDeletion": true,
+        }]);
+        let expected = json!({
+            "apiVersion": "cluster.k8s.io/v1alpha1", "kind": "Machine",
+            "metadata": {
+                "name": "workers-x", "namespace": "ns", "ownerReferences": owner,
+                "labels": {"a": "b"}, "annotations": {"c": "d"}, "finalizers": ["e/f"],
+            },
+            "spec": {"unknown": [1, null]},
+        });
+        assert_eq!(body(&set, "workers-x"), expected);
+    }
+
+    #[test]
+    fn a_template_without_metadata_and_spec_makes_a_machine_for_admission_to_refuse() {
+        let set: StoredMachineSet = serde_json::from_value(json!({
+            "metadata": {"name": "workers", "namespace": "ns", "uid": "u"}, "spec": {"template": {"spec": null}},
+        }))
+        .unwrap();
+        assert_eq!(body(&set, "workers-x")["spec"], json!({}));
+    }
+}

@@ -1,0 +1,95 @@
+//! Takes the snapshot of a MachineSet from the stores.
+
+use std::sync::Arc;
+
+use machinist_infra::store::Key;
+use tokio::time::Instant;
+
+use super::observed::{Member, NodeState, Observed};
+use crate::context::Context;
+use crate::user::{StoredMachine, StoredMachineSet, Stores};
+
+/// Everything known of the set, and of nothing else: the cost grows with its own Machines and the orphans only.
+pub(super) fn observe(context: &Context, key: &Key, set: &Arc<StoredMachineSet>, now: Instant) -> Observed {
+    let stores = &context.stores;
+    // What has come by watch meanwhile is no question any more.
+    for name in context.set_memories.unresolved(key) {
+        let found = stores.machines.get(&Key::new(set.namespace(), &name));
+        if found.is_some_and(|machine| machine.controller_uid() == Some(set.uid())) {
+            context.set_memories.resolve(key, &name);
+        }
+    }
+    let machines = stores.machines_of(set.uid()).into_iter();
+    let machines = machines.filter(|machine| machine.namespace() == set.namespace());
+    let machines = machines.map(|machine| Member {
+        node: node_state(stores, &machine),
+        machine,
+    });
+    let orphans = stores.orphaned_machines_in(set.namespace()).into_iter();
+    let orphans = orphans
+        .filter(|machine| !machine.is_deleting() && set.selector.matches(machine.metadata.labels.as_ref()));
+    Observed {
+        set: set.clone(),
+        machines: machines.collect(),
+        orphans: orphans.collect(),
+        failure: context.set_memories.failure(key),
+        status_overdue: context.set_memories.is_overdue(key, now),
+    }
+}
+
+/// The state of the Node that the Machine has joined as, as the Node itself says.
+fn node_state(stores: &Stores, machine: &StoredMachine) -> NodeState {
+    let Some(joined) = &machine.status.node_ref else {
+        return NodeState::Absent;
+    };
+    let name = joined.name.as_deref().unwrap_or_default();
+    let Some(node) = stores.nodes.get(&Key::new("", name)) else {
+        return NodeState::Absent;
+    };
+    if joined.uid.as_deref().is_some_and(|uid| uid != node.uid()) {
+        return NodeState::Absent;
+    }
+    if node.is_ready() {
+        let since = node.ready().and_then(|ready| ready.last_transition_time.as_ref());
+        NodeState::Ready {
+            since: since.map(|time| time.0),
+        }
+    } else {
+        NodeState::NotReady
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kube::runtime::watcher::Event;
+    use rstest::rstest;
+    use serde_json::{Value, json};
+
+    fn node(uid: &str, ready: &str) -> Value {
+        json!({"metadata": {"name": "n", "uid": uid, "resourceVersion": "1"}, "status": {"conditions": [
+            {"type": "Ready", "status": ready, "lastTransitionTime": "2027-01-01T00:00:00Z"}]}})
+    }
+
+    #[rstest]
+    #[case::ready(json!({"name": "n", "uid": "u"}), node("u", "True"),
+        NodeState::Ready { since: Some("2027-01-01T00:00:00Z".parse().unwrap()) })]
+    #[case::not_ready(json!({"name": "n", "uid": "u"}), node("u", "Unknown"), NodeState::NotReady)]
+    #[case::another_node_of_that_name(json!({"name": "n", "uid": "u"}), node("v", "True"), NodeState::Absent)]
+    #[case::gone(json!({"name": "m", "uid": "u"}), node("u", "True"), NodeState::Absent)]
+    #[case::not_joined(Value::Null, node("u", "True"), NodeState::Absent)]
+    fn the_node_says_itself_whether_it_is_ready(
+        #[case] node_ref: Value,
+        #[case] node: Value,
+        #[case] expected: NodeState,
+    ) {
+        let stores = Stores::default();
+        stores
+            .nodes
+            .apply(Event::Apply(serde_json::from_value(node).unwrap()));
+        let machine: StoredMachine =
+            serde_json::from_value(json!({"metadata": {"name": "n"}, "status": {"nodeRef": node_ref}}))
+                .unwrap();
+        assert_eq!(node_state(&stores, &machine), expected);
+    }
+}

@@ -1,0 +1,93 @@
+//! Everything known of a MachineSet and its Machines, and nothing else: what a decision is made from.
+
+use std::sync::Arc;
+
+use jiff::{SignedDuration, Timestamp};
+use machinist_shared::names::annotation;
+
+use crate::user::{StoredMachine, StoredMachineSet};
+
+/// A MachineSet and its Machines.
+#[derive(Debug, Clone)]
+pub struct Observed {
+    /// The set.
+    pub set: Arc<StoredMachineSet>,
+    /// Machines that it controls.
+    pub machines: Vec<Member>,
+    /// Machines of its namespace that nobody controls and that its selector selects.
+    pub orphans: Vec<Arc<StoredMachine>>,
+    /// The write that failed last, unless one of the same kind has succeeded since.
+    pub failure: Option<Failure>,
+    /// Whether its status has not been told for so long that it cannot wait for the Machines to settle.
+    pub status_overdue: bool,
+}
+
+/// A Machine of the set.
+#[derive(Debug, Clone)]
+pub struct Member {
+    /// The Machine.
+    pub machine: Arc<StoredMachine>,
+    /// Its Node.
+    pub node: NodeState,
+}
+
+/// A Machine's Node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NodeState {
+    /// None has joined, or it is gone.
+    Absent,
+    /// It is there and not Ready.
+    NotReady,
+    /// It is Ready.
+    Ready {
+        /// Since when, if its kubelet says so.
+        since: Option<Timestamp>,
+    },
+}
+
+/// A write that failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// As `status.errorReason` shows it.
+    pub reason: &'static str,
+    /// What was tried and what the answer was.
+    pub message: String,
+    /// Not to be tried again before.
+    pub until: Timestamp,
+}
+
+impl Member {
+    /// Whether somebody has asked for this one to go first. The cluster-autoscaler does.
+    pub fn is_marked(&self) -> bool {
+        self.machine
+            .annotation(annotation::DELETE_MACHINE)
+            .is_some_and(|text| !text.is_empty())
+    }
+
+    /// Whether it has failed for good.
+    pub fn has_failed(&self) -> bool {
+        let status = &self.machine.status;
+        let said = [
+            &status.error_reason,
+            &status.error_message,
+            &status.failure_message,
+        ];
+        said.into_iter().flatten().any(|text| !text.is_empty()) || status.phase.as_deref() == Some("Failed")
+    }
+
+    /// Whether its Node is Ready.
+    pub fn is_ready(&self) -> bool {
+        matches!(self.node, NodeState::Ready { .. })
+    }
+
+    /// From when on it counts as available; nothing if that cannot be told.
+    pub fn available_at(&self, min_ready_seconds: i32) -> Option<Timestamp> {
+        match self.node {
+            NodeState::Ready { .. } if min_ready_seconds <= 0 => Some(Timestamp::MIN),
+            NodeState::Ready { since } => since?
+                .checked_add(SignedDuration::from_secs(min_ready_seconds.into()))
+                .ok(),
+            NodeState::Absent | NodeState::NotReady => None,
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! One pass over one MachineSet; and the worker that does it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use machinist_infra::store::Key;
+use tokio::time::Instant;
+
+use super::act::{Outcome, act};
+use super::decide::decide;
+use super::observe::observe;
+use super::plan::Step;
+use crate::context::Context;
+use crate::user::catch_up;
+use crate::worker;
+
+/// Sets that are worked on at once.
+const AT_ONCE: usize = 16;
+
+/// After a write that met somebody else's, the watch tells; should it be silent, look again.
+const STALE: Duration = Duration::from_secs(1);
+
+/// Works on MachineSets until their queue is closed. Nothing is made or deleted before the stores know what earlier
+/// leaders wrote.
+pub async fn work(context: Arc<Context>) {
+    tokio::select! {
+        () = catch_up(&context.client, &context.stores.machines) => {}
+        () = context.sets.closed() => return,
+    }
+    tokio::select! {
+        () = catch_up(&context.client, &context.stores.machine_sets) => {}
+        () = context.sets.closed() => return,
+    }
+    for set in context.stores.machine_sets.all() {
+        context.sets.add(Key::of(set.as_ref()));
+    }
+    let queue = context.sets.clone();
+    worker::work(queue, AT_ONCE, move |key| {
+        let context = context.clone();
+        async move { counted(&context, &key).await }
+    })
+    .await;
+}
+
+async fn counted(context: &Context, key: &Key) {
+    if let Some(ok) = pass(context, key).await {
+        let labels = ["machineset", if ok { "ok" } else { "error" }];
+        context.metrics.reconciles.with_label_values(&labels).inc();
+    }
+}
+
+/// One pass; whether every write succeeded, or nothing if it has to wait.
+async fn pass(context: &Context, key: &Key) -> Option<bool> {
+    let memories = &context.set_memories;
+    let Some(set) = context.stores.machine_sets.get(key) else {
+        memories.forget(key);
+        return Some(true);
+    };
+    if !context.may_write() {
+        return Some(true);
+    }
+    let started = Instant::now();
+    if let Some(wait) = memories.pace(key, &set, started) {
+        context.sets.add_after(key.clone(), wait);
+        return None;
+    }
+    let now = context.now();
+    let observed = observe(context, key, &set, started);
+    let plan = decide(&observed, now);
+    tracing::debug!(set = %key, steps = ?plan.steps.iter().map(Step::verb).collect::<Vec<_>>(), again = ?plan.again, "decided");
+    let (again, more) = (plan.again, plan.more);
+    if plan.forgive {
+        memories.forgive(key);
+    }
+    let works = plan.steps.iter().any(Step::is_work);
+    let tells = !works || observed.status_overdue;
+    match act(context, key, &set, plan).await {
+        Outcome::Done => {
+            if works {
+                memories.forgive(key);
+            }
+            if tells {
+                memories.told(key, Instant::now());
+            }
+            if more {
+                memories.hurry(key);
+            }
+            // What was written is in the stores already; decide the next step from it without waiting for the watch.
+            if works {
+                context.sets.add(key.clone());
+            } else if let Some(delay) = again {
+                context.sets.add_after(key.clone(), delay);
+            }
+            Some(true)
+        }
+        Outcome::Stale => {
+            context.sets.add_after(key.clone(), STALE);
+            Some(true)
+        }
+        Outcome::Failed(error) => {
+            tracing::warn!(set = %key, %error, "a write failed");
+            memories.fail(key, error.reason, error.to_string(), now);
+            context.sets.add(key.clone());
+            Some(false)
+        }
+        Outcome::NotLeader => Some(true),
+    }
+}
