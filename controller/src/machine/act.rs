@@ -9,7 +9,7 @@ use machinist_infra::client::RemoteError;
 use machinist_infra::objects::Vm;
 use machinist_infra::pool::OpenInfra;
 use machinist_infra::store::Key;
-use machinist_shared::names::{CONTROLLER, label};
+use machinist_shared::names::{CONTROLLER, annotation, label};
 use serde_json::{Value, json};
 
 use super::decide::user_data_secret_name;
@@ -18,7 +18,7 @@ use super::observed::Concern;
 use super::plan::{Plan, Step};
 use crate::bootstrap::{self, token::TokenView};
 use crate::context::Context;
-use crate::user::{Node, StoredMachine, TOKEN_NAMESPACE};
+use crate::user::{Node, StoredMachine, StoredMachineSet, TOKEN_NAMESPACE};
 
 /// How carrying out a plan ended.
 #[derive(Debug)]
@@ -120,6 +120,7 @@ impl Run<'_> {
             Step::DeleteVm { uid } => self.delete_vm(uid).await,
             Step::PatchNode { uid: _, patch } => self.patch_node(patch).await,
             Step::DeleteNode { uid } => self.delete_node(uid).await,
+            Step::NoteFailure { set, uid, message } => self.note_failure(set, uid, message).await,
             Step::DeleteMachine => self.delete_machine().await,
             Step::Event(event) => {
                 self.context.events.publish(self.machine, event).await?;
@@ -305,6 +306,18 @@ impl Run<'_> {
         }
     }
 
+    async fn note_failure(&self, set: &str, uid: &str, message: &str) -> Result<Progress, kube::Error> {
+        let api: Api<StoredMachineSet> = Api::namespaced(self.context.client.clone(), self.machine.namespace());
+        let patch = json!({"metadata": {"uid": uid, "annotations": {annotation::MACHINE_FAILED: message}}});
+        match api.patch(set, &patch_params(), &Patch::Merge(&patch)).await {
+            Ok(written) => self.context.stores.machine_sets.written(written),
+            // The set is gone, or another of that name: nobody is left to be told.
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
+            Err(error) => return Err(error),
+        }
+        Ok(Progress::Next)
+    }
+
     async fn delete_machine(&mut self) -> Result<Progress, kube::Error> {
         let api: Api<StoredMachine> = Api::namespaced(self.context.client.clone(), self.machine.namespace());
         gone(
@@ -369,7 +382,7 @@ fn concern(step: &Step) -> Concern {
             Concern::Bootstrap
         }
         Step::PatchNode { .. } | Step::DeleteNode { .. } => Concern::Node,
-        Step::PatchMachine(_) | Step::DeleteMachine | Step::Event(_) => Concern::Machine,
+        Step::PatchMachine(_) | Step::NoteFailure { .. } | Step::DeleteMachine | Step::Event(_) => Concern::Machine,
     }
 }
 

@@ -46,6 +46,16 @@ pub enum Step {
         /// UID of the Node.
         uid: String,
     },
+    /// Note on the MachineSet of that UID that this Machine did not join: its MachineDeployment must know that after the
+    /// Machine is gone.
+    NoteFailure {
+        /// Name of the set.
+        set: String,
+        /// UID of the set.
+        uid: String,
+        /// Why, for a person.
+        message: String,
+    },
     /// Delete the Machine itself, for its MachineSet to replace it.
     DeleteMachine,
     /// Tell a person.
@@ -66,6 +76,7 @@ impl Step {
             Self::DeleteVm { .. } => "delete the VirtualMachine",
             Self::PatchNode { .. } => "patch the Node",
             Self::DeleteNode { .. } => "delete the Node",
+            Self::NoteFailure { .. } => "note the failure on the MachineSet",
             Self::DeleteMachine => "delete the Machine",
             Self::Event(_) => "record an Event",
         }

@@ -4,7 +4,13 @@
 //! - [`decide`] is a pure function from the snapshot to a plan;
 //! - [`act`] carries the plan out, write by write.
 
+mod act;
 pub mod conditions;
 pub mod decide;
+pub mod memory;
+mod observe;
 pub mod observed;
 pub mod plan;
+mod work;
+
+pub use work::work;

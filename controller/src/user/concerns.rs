@@ -17,6 +17,12 @@ pub(super) fn machine(machine: &StoredMachine, stores: &Stores, queues: &Queues)
     }
     queues.machines.add(Key::of(machine));
     sets_of(machine, stores, queues);
+    // Its counts say nothing of this; and one of a template that fails is enough to stop a rollout.
+    if machine.status.phase.as_deref() == Some("Failed")
+        && let Some(deployment) = stores.machine_deployment(machine)
+    {
+        queues.deployments.add(Key::new(machine.namespace(), deployment));
+    }
 }
 
 /// The set that controls a Machine; every set that may adopt it, if nobody does.

@@ -11,7 +11,7 @@ use super::super::observed::{Open, Usable};
 use super::super::ownership::{NodeClaim, NodeVerdict, node_verdict, provider_id_of};
 use super::super::plan::Step;
 use super::draft::{Draft, Field};
-use crate::user::{Node, StoredMachine};
+use crate::user::{Node, StoredMachine, owner};
 
 /// Answers `NodeReady`, links and decorates the Node. Whether the Machine has joined.
 pub(super) fn node(draft: &mut Draft<'_>, usable: &Usable, open: &Open) -> bool {
@@ -150,7 +150,20 @@ fn timed_out(draft: &mut Draft<'_>, open: &Open, timeout: std::time::Duration) {
             format!("{message}; the MachineSet replaces the Machine"),
         );
         draft.patch_now();
+        note_failure(draft, &message);
         draft.plan.push(Step::DeleteMachine);
+    }
+}
+
+fn note_failure(draft: &mut Draft<'_>, message: &str) {
+    let machine = draft.observed.machine.clone();
+    let owner = owner::controller(&machine.metadata).filter(|owner| owner.kind == "MachineSet");
+    if let Some(owner) = owner {
+        draft.plan.push(Step::NoteFailure {
+            set: owner.name.clone(),
+            uid: owner.uid.clone(),
+            message: format!("Machine {}: {message}", machine.name()),
+        });
     }
 }
 

@@ -27,7 +27,7 @@ mod tests;
 
 use k8s_openapi::jiff::Timestamp;
 
-pub use new_set::with_hash;
+pub use new_set::{likeness_of, with_hash};
 
 use super::observed::{Observed, Strategy};
 use super::plan::Plan;

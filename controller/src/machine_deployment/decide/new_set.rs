@@ -106,6 +106,24 @@ pub fn with_hash(template: &Value, hash: &str) -> Template {
     Template::from(template)
 }
 
+/// How a set's template compares with the deployment's.
+pub fn likeness_of(set: &Set, deployment: &Deployment) -> Likeness {
+    let template = &deployment.template;
+    let identical = match hash_of(set) {
+        Some(hash) => with_hash(template, &hash) == set.template,
+        None => *template == set.template,
+    };
+    if identical {
+        Likeness::Identical
+    } else if template::equal(template, &set.template) {
+        Likeness::Equal
+    } else if deployment.in_place() && template::equal_in_place(template, &set.template) {
+        Likeness::InPlace
+    } else {
+        Likeness::Different
+    }
+}
+
 /// The hash label of a set, in its template or on itself.
 pub(crate) fn hash_of(set: &Set) -> Option<String> {
     let labels = set.template.pointer("/metadata/labels");
