@@ -307,7 +307,8 @@ impl Run<'_> {
     }
 
     async fn note_failure(&self, set: &str, uid: &str, message: &str) -> Result<Progress, kube::Error> {
-        let api: Api<StoredMachineSet> = Api::namespaced(self.context.client.clone(), self.machine.namespace());
+        let api: Api<StoredMachineSet> =
+            Api::namespaced(self.context.client.clone(), self.machine.namespace());
         let patch = json!({"metadata": {"uid": uid, "annotations": {annotation::MACHINE_FAILED: message}}});
         match api.patch(set, &patch_params(), &Patch::Merge(&patch)).await {
             Ok(written) => self.context.stores.machine_sets.written(written),
@@ -382,7 +383,9 @@ fn concern(step: &Step) -> Concern {
             Concern::Bootstrap
         }
         Step::PatchNode { .. } | Step::DeleteNode { .. } => Concern::Node,
-        Step::PatchMachine(_) | Step::NoteFailure { .. } | Step::DeleteMachine | Step::Event(_) => Concern::Machine,
+        Step::PatchMachine(_) | Step::NoteFailure { .. } | Step::DeleteMachine | Step::Event(_) => {
+            Concern::Machine
+        }
     }
 }
 

@@ -129,7 +129,10 @@ impl Run<'_> {
     }
 
     async fn roll_back(&mut self, template: &Value) -> Result<(), kube::Error> {
-        let asked = format!("/metadata/annotations/{}", annotation::ROLLBACK_TO.replace('/', "~1"));
+        let asked = format!(
+            "/metadata/annotations/{}",
+            annotation::ROLLBACK_TO.replace('/', "~1")
+        );
         let patch = json_patch_of(&[
             json!({"op": "replace", "path": "/metadata/resourceVersion", "value": self.resource_version}),
             json!({"op": "replace", "path": "/spec/template", "value": template}),
@@ -147,7 +150,9 @@ impl Run<'_> {
         let written = api
             .patch_status(self.deployment.name(), &patch_params(), &Patch::Merge(&patch))
             .await?;
-        self.context.deployment_memories.told(self.key, self.context.now());
+        self.context
+            .deployment_memories
+            .told(self.key, self.context.now());
         self.taken_in(written);
         Ok(())
     }

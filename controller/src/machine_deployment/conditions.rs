@@ -111,10 +111,7 @@ pub fn put(
             Some(updated) => Some(Time(updated)),
             None => kept(old.and_then(|old| old.last_update_time.as_ref()), same),
         },
-        last_transition_time: kept(
-            old.and_then(|old| old.last_transition_time.as_ref()),
-            same_status,
-        ),
+        last_transition_time: kept(old.and_then(|old| old.last_transition_time.as_ref()), same_status),
     };
     match conditions.iter_mut().find(|condition| condition.type_ == kind) {
         Some(slot) => *slot = new,

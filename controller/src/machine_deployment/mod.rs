@@ -11,6 +11,8 @@ pub mod memory;
 mod observe;
 pub mod observed;
 pub mod plan;
+#[cfg(test)]
+mod take_over;
 mod work;
 
 pub use work::work;

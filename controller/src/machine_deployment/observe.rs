@@ -45,7 +45,7 @@ pub(super) fn observe(
     (observed, ours)
 }
 
-fn deployment(stored: &StoredMachineDeployment) -> Deployment {
+pub(super) fn deployment(stored: &StoredMachineDeployment) -> Deployment {
     let or = |number: &Option<IntOrString>, default| number.clone().unwrap_or(IntOrString::Int(default));
     let strategy = match stored.strategy.as_deref() {
         None | Some("" | "RollingUpdate") => Ok(Strategy::RollingUpdate),
@@ -109,7 +109,12 @@ fn status(stored: &StoredMachineDeployment) -> Status {
     }
 }
 
-fn set_of(stores: &Stores, deployment: &Deployment, stored: &StoredMachineSet, matches: bool) -> Set {
+pub(super) fn set_of(
+    stores: &Stores,
+    deployment: &Deployment,
+    stored: &StoredMachineSet,
+    matches: bool,
+) -> Set {
     let status = &stored.status;
     let existing = status.replicas.unwrap_or_default();
     let mut set = Set {
@@ -151,13 +156,18 @@ fn machines(machines: &[Arc<StoredMachine>]) -> Machines {
 
 fn failed(machine: &StoredMachine) -> Option<Trouble> {
     let status = &machine.status;
-    let message = status.failure_message.as_ref().or(status.error_message.as_ref())?;
+    let message = status
+        .failure_message
+        .as_ref()
+        .or(status.error_message.as_ref())?;
     (status.phase.as_deref() == Some("Failed")).then(|| trouble(machine, message))
 }
 
 fn blocking(machine: &StoredMachine) -> Option<Trouble> {
     let conditions = machine.status.conditions.iter().flatten();
-    let ready = conditions.into_iter().find(|condition| condition.type_ == "Ready")?;
+    let ready = conditions
+        .into_iter()
+        .find(|condition| condition.type_ == "Ready")?;
     let message = ready.message.as_deref().unwrap_or_default();
     (ready.status != "True").then(|| trouble(machine, message))
 }
@@ -185,8 +195,14 @@ mod tests {
     #[test]
     fn what_is_absent_is_as_admission_would_have_it() {
         let deployment = deployment(&stored(json!({}), json!({})));
-        assert_eq!((deployment.replicas, deployment.strategy), (1, Strategy::RollingUpdate));
-        assert_eq!((deployment.max_surge, deployment.max_unavailable), (IntOrString::Int(1), IntOrString::Int(0)));
+        assert_eq!(
+            (deployment.replicas, deployment.strategy),
+            (1, Strategy::RollingUpdate)
+        );
+        assert_eq!(
+            (deployment.max_surge, deployment.max_unavailable),
+            (IntOrString::Int(1), IntOrString::Int(0))
+        );
         assert_eq!(deployment.progress_deadline, SignedDuration::from_secs(600));
         assert_eq!((deployment.revision_history_limit, deployment.fault), (1, None));
     }
@@ -205,18 +221,22 @@ mod tests {
     #[case::any_text(json!({"machine-controller.kubermatic.io/initializers": "x"}), Some(annotation::INITIALIZERS))]
     #[case::no_text(json!({"machine-controller.kubermatic.io/initializers": ""}), None)]
     fn annotations_hold_it(#[case] annotations: Value, #[case] want: Option<&str>) {
-        assert_eq!(held_by(&stored(json!({"annotations": annotations}), json!({}))), want);
+        assert_eq!(
+            held_by(&stored(json!({"annotations": annotations}), json!({}))),
+            want
+        );
     }
 
     #[test]
     fn the_oldest_machine_that_is_not_ready_is_what_blocks() {
-        let machine = |name: &str, second: u8, status: &str, phase: &str| -> Arc<StoredMachine> {
-            Arc::new(serde_json::from_value(json!({
+        let machine =
+            |name: &str, second: u8, status: &str, phase: &str| -> Arc<StoredMachine> {
+                Arc::new(serde_json::from_value(json!({
                 "metadata": {"name": name, "creationTimestamp": format!("2027-01-01T00:00:0{second}Z")},
                 "status": {"phase": phase, "failureMessage": (phase == "Failed").then_some("ended"),
                     "conditions": [{"type": "Ready", "status": status, "message": name}]},
             })).unwrap())
-        };
+            };
         let mut going = (*machine("going", 0, "False", "Deleting")).clone();
         going.metadata.deletion_timestamp = going.metadata.creation_timestamp.clone();
         let found = machines(&[

@@ -217,6 +217,16 @@ impl Set {
         self.available.clamp(0, self.replicas.max(0))
     }
 
+    /// The same, if the status is about the size that is asked for now; else none are sure: between two sizes, any may
+    /// have gone.
+    pub fn surely_available(&self) -> i32 {
+        if self.observed_generation >= self.generation {
+            self.available()
+        } else {
+            0
+        }
+    }
+
     /// Older than another: by age, then by name.
     pub fn age_order(&self) -> (Option<Timestamp>, &str) {
         (self.created, &self.name)

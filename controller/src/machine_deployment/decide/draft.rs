@@ -200,11 +200,21 @@ impl<'a> Draft<'a> {
         (!metadata.is_empty()).then(|| Step::PatchDeployment(json!({ "metadata": metadata })))
     }
 
-    /// The writes that make the stored sets what they shall be: the new one first, then the old ones by age.
+    /// The writes that make the stored sets what they shall be. A set is made before another shrinks for it: it may be
+    /// refused. What shrinks comes before what grows, so that there are never too many in between.
     fn set_steps(&mut self) {
         let mut order: Vec<usize> = (0..self.sets.len()).collect();
         order.retain(|index| !self.deleted.contains(index));
-        order.sort_by_key(|index| (Some(*index) != self.new, self.sets[*index].age_order()));
+        order.sort_by_key(|&index| {
+            let set = &self.sets[index];
+            let stored = self.observed.sets.get(index);
+            let rank = match stored {
+                None => 0,
+                Some(stored) if set.replicas < stored.replicas => 1,
+                Some(_) => 2,
+            };
+            (rank, Some(index) != self.new, set.age_order())
+        });
         for index in order {
             let set = &self.sets[index];
             let Some(stored) = self.observed.sets.get(index) else {
@@ -348,7 +358,11 @@ fn status_patch(old: &Status, new: &Status) -> Option<Value> {
         json!(old.unavailable),
         json!(new.unavailable),
     );
-    differs("labelSelector", json!(old.label_selector), json!(new.label_selector));
+    differs(
+        "labelSelector",
+        json!(old.label_selector),
+        json!(new.label_selector),
+    );
     differs("conditions", json!(old.conditions), json!(new.conditions));
     (!status.is_empty()).then(|| json!({ "status": status }))
 }

@@ -8,9 +8,7 @@ use machinist_shared::names::{annotation, finalizer, label};
 use machinist_shared::template;
 use serde_json::{Value, json};
 
-use super::super::observed::{
-    Deployment, Likeness, Machines, Observed, Set, Status, Strategy, Texts,
-};
+use super::super::observed::{Deployment, Likeness, Machines, Observed, Set, Status, Strategy, Texts};
 use super::select::owner;
 use super::with_hash;
 use crate::user::Template;

@@ -30,11 +30,6 @@ impl Limits {
             least_available: desired - unavailable.min(desired),
         }
     }
-
-    /// Machines that may be made beyond `replicas`.
-    pub(super) fn surge(self) -> i32 {
-        self.most - self.desired
-    }
 }
 
 #[derive(Clone, Copy)]

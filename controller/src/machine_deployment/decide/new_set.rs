@@ -165,7 +165,10 @@ mod tests {
         let (first, _) = free_name(&deployment, |_| false);
         let (second, hash) = free_name(&deployment, |name| name == first);
         assert_ne!(first, second);
-        assert_eq!(free_name(&deployment, |name| name == first), (second.clone(), hash.clone()));
+        assert_eq!(
+            free_name(&deployment, |name| name == first),
+            (second.clone(), hash.clone())
+        );
         assert!(second.ends_with(&template::name_suffix(hash.parse().unwrap())));
     }
 

@@ -11,6 +11,10 @@ pub(super) fn decide(draft: &mut Draft<'_>) {
     let old = draft.old_indexes();
     for &index in &old {
         let set = &draft.sets[index];
+        // A new set that may yet be refused takes nobody's place.
+        if draft.is_creating() {
+            break;
+        }
         // What has gone does not come back from the old template. Before its set knows that, it may still be making some.
         if set.annotations.contains_key(annotation::NO_NEW_MACHINES) {
             let left = set.replicas.min(set.existing.max(set.machines.alive));

@@ -31,7 +31,8 @@ pub(super) fn of(set: &Set) -> i64 {
 }
 
 fn text(set: &Set) -> Option<&str> {
-    set.annotation(annotation::REVISION).filter(|text| !text.is_empty())
+    set.annotation(annotation::REVISION)
+        .filter(|text| !text.is_empty())
 }
 
 /// Copies the deployment's annotations and gives the new set its revision: higher than that of all old ones, and never
@@ -98,7 +99,10 @@ fn revise(set: &mut Set, before: &Texts, newest: i64) {
 
 /// Notes the size of the whole deployment on a set that is scaled: proportional scaling starts from it.
 pub(super) fn replicas(annotations: &mut Texts, limits: Limits) {
-    annotations.insert(annotation::DESIRED_REPLICAS.to_owned(), limits.desired.to_string());
+    annotations.insert(
+        annotation::DESIRED_REPLICAS.to_owned(),
+        limits.desired.to_string(),
+    );
     annotations.insert(annotation::MAX_REPLICAS.to_owned(), limits.most.to_string());
 }
 

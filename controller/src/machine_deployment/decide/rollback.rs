@@ -53,7 +53,13 @@ pub(super) fn decide(draft: &mut Draft<'_>) -> bool {
     };
     draft.tell(answer.status == "False", "Rollback", answer.message.clone());
     let mut status = draft.observed.deployment.status.clone();
-    conditions::put(&mut status.conditions, ROLLED_BACK, &answer, Some(draft.now), draft.now);
+    conditions::put(
+        &mut status.conditions,
+        ROLLED_BACK,
+        &answer,
+        Some(draft.now),
+        draft.now,
+    );
     draft.status = Some(status);
     true
 }

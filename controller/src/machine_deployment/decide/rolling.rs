@@ -34,7 +34,7 @@ fn shrink(draft: &mut Draft<'_>, limits: Limits) {
     }
     let new_unavailable = draft
         .new_set()
-        .map_or(0, |set| set.replicas - set.available());
+        .map_or(0, |set| set.replicas - set.surely_available());
     let mut most = draft.spec_sum() - limits.least_available - new_unavailable;
     if draft.halted.is_some() {
         // Fewer may be wanted; but none is given up for a template that fails.
@@ -53,7 +53,8 @@ fn shrink(draft: &mut Draft<'_>, limits: Limits) {
             draft.scale(index, draft.sets[index].replicas - less, limits);
         }
     }
-    let available: i32 = draft.members().map(|(_, set)| set.available()).sum();
+    // Only what is sure: a set that has just got another size may tell of Machines that go.
+    let available: i32 = draft.members().map(|(_, set)| set.surely_available()).sum();
     let mut budget = available - limits.least_available;
     if draft.halted.is_some() {
         budget = budget.min(most - given_up);

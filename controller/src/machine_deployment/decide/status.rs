@@ -14,10 +14,8 @@ pub(super) fn decide(draft: &mut Draft<'_>) -> bool {
     let complete = [status.replicas, status.updated, status.available]
         .iter()
         .all(|count| *count == limits.desired);
-    let complete = complete
-        && draft.new.is_some()
-        && !draft.is_creating()
-        && draft.old().all(|set| set.replicas == 0);
+    let complete =
+        complete && draft.new.is_some() && !draft.is_creating() && draft.old().all(|set| set.replicas == 0);
     let now = draft.now;
     let verdict = available(&status, limits);
     conditions::put(&mut status.conditions, AVAILABLE, &verdict, None, now);
@@ -75,7 +73,11 @@ fn progressing(draft: &mut Draft<'_>, status: &Status, complete: bool) -> (Verdi
         return since(Verdict::new("Unknown", Reason::DeploymentPaused, message));
     }
     if let Some(failure) = &draft.observed.failure {
-        return since(Verdict::new("False", Reason::WriteFailed, failure.message.clone()));
+        return since(Verdict::new(
+            "False",
+            Reason::WriteFailed,
+            failure.message.clone(),
+        ));
     }
     if deployment.paused {
         let message = "paused by spec.paused: it is scaled, but nothing is rolled";
@@ -100,7 +102,8 @@ fn progressing(draft: &mut Draft<'_>, status: &Status, complete: bool) -> (Verdi
     );
     let waiting = draft.spec_sum() == status.available && draft.old().any(|set| set.replicas > 0);
     if deployment.strategy == Strategy::OnDelete && waiting {
-        let message = format!("{so_far}; each of the others is replaced when it is deleted (strategy OnDelete)");
+        let message =
+            format!("{so_far}; each of the others is replaced when it is deleted (strategy OnDelete)");
         return since(Verdict::new("True", Reason::WaitingForDeletion, message));
     }
     if draft.is_creating() {
@@ -134,7 +137,10 @@ fn still(draft: &mut Draft<'_>, so_far: String, last: Timestamp) -> (Verdict, Ti
     if due <= draft.now || is(Reason::ProgressDeadlineExceeded) {
         let cause = blocking(draft).map_or_else(String::new, |trouble| format!("; {trouble}"));
         let message = format!("no progress for {} s: {so_far}{cause}", deadline.as_secs());
-        return (Verdict::new("False", Reason::ProgressDeadlineExceeded, message), last);
+        return (
+            Verdict::new("False", Reason::ProgressDeadlineExceeded, message),
+            last,
+        );
     }
     let reason = if is(Reason::NewMachineSetCreated) {
         Reason::NewMachineSetCreated

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::fixtures::{at, deployment, observed, set, set_with};
 use super::*;
-use crate::machine_deployment::conditions::{self, AVAILABLE, PROGRESSING, ROLLED_BACK};
+use crate::machine_deployment::conditions::{AVAILABLE, PROGRESSING, ROLLED_BACK};
 use crate::machine_deployment::observed::{Deployment, Failure, Likeness, Set, Trouble};
 use crate::machine_deployment::plan::Step;
 
@@ -43,7 +43,9 @@ fn deployment_patch(plan: &Plan) -> Option<&Value> {
 /// The condition that the plan writes: status, reason, message.
 fn said(plan: &Plan, kind: &str) -> Option<(String, String, String)> {
     plan.steps.iter().find_map(|step| {
-        let Step::PatchStatus(patch) = step else { return None };
+        let Step::PatchStatus(patch) = step else {
+            return None;
+        };
         let conditions = patch.pointer("/status/conditions")?.as_array()?;
         let found = conditions.iter().find(|condition| condition["type"] == kind)?;
         let text = |key: &str| found[key].as_str().unwrap_or_default().to_owned();
@@ -64,17 +66,17 @@ fn with_status(mut deployment: Deployment, plan: &Plan) -> Deployment {
     for step in &plan.steps {
         if let Step::PatchStatus(patch) = step {
             let status = &patch["status"];
-            let number = |key: &str, old: i32| {
-                status[key].as_i64().map_or(old, |n| i32::try_from(n).unwrap())
-            };
+            let number =
+                |key: &str, old: i32| status[key].as_i64().map_or(old, |n| i32::try_from(n).unwrap());
             let old = deployment.status.clone();
             deployment.status.replicas = number("replicas", old.replicas);
             deployment.status.updated = number("updatedReplicas", old.updated);
             deployment.status.ready = number("readyReplicas", old.ready);
             deployment.status.available = number("availableReplicas", old.available);
             deployment.status.unavailable = number("unavailableReplicas", old.unavailable);
-            deployment.status.observed_generation =
-                status["observedGeneration"].as_i64().unwrap_or(old.observed_generation);
+            deployment.status.observed_generation = status["observedGeneration"]
+                .as_i64()
+                .unwrap_or(old.observed_generation);
             if let Some(text) = status["labelSelector"].as_str() {
                 deployment.status.label_selector = Some(text.to_owned());
             }
@@ -110,6 +112,8 @@ fn rolled(replicas: i32, surge: i32, unavailable: i32) -> Deployment {
 #[case::healthy_ones_as_far_as_enough_stay(rolled(4, 2, 0), vec![set(1, 3), set(3, 1), set(2, 2)], &["d-1=1"])]
 #[case::a_size_of_none_takes_all_away(rolled(0, 1, 0), vec![set(1, 2), set(2, 1)], &["d-2=0", "d-1=0"])]
 #[case::sets_of_others_count_for_nothing(rolled(2, 1, 0), vec![foreign(set(1, 9)), set(2, 1)], &["d-2=2"])]
+#[case::a_status_of_another_size_frees_nothing(
+    rolled(2, 2, 1), vec![set(1, 1), Set { generation: 2, ..set(2, 2) }], &[])]
 #[case::a_status_that_lags_behind_a_smaller_size_frees_nothing(
     rolled(5, 0, 2), vec![Set { replicas: 3, ..set(1, 5) }, set_with(2, 2, 0)], &[])]
 fn rolling_updates_follow_the_arithmetic(
@@ -145,8 +149,10 @@ fn noted(mut set: Set, max: i32) -> Set {
 #[case::else_the_newest_old_one(paused(2, 1), vec![set(1, 0), set(3, 0)], &["d-3=2"])]
 #[case::several_grow_in_proportion(paused(20, 0), vec![noted(set(1, 6), 10), noted(set(2, 4), 10)], &["d-2=8", "d-1=12"])]
 #[case::and_shrink_in_proportion(paused(5, 0), vec![noted(set(1, 6), 10), noted(set(2, 4), 10)], &["d-2=2", "d-1=3"])]
+#[case::the_newest_old_one_first_until_nothing_is_left(
+    paused(11, 0), vec![noted(set(1, 3), 9), noted(set(3, 3), 9), noted(set(2, 3), 9)], &["d-1=4", "d-3=4"])]
 #[case::the_left_over_goes_to_the_newest_old_one(
-    paused(11, 0), vec![noted(set(1, 3), 9), noted(set(3, 3), 9), noted(set(2, 3), 9)], &["d-2=4", "d-1=4"])]
+    paused(10, 0), vec![noted(set(1, 3), 9), noted(set(3, 3), 9), noted(set(2, 3), 9)], &["d-3=4"])]
 #[case::surge_counts(paused(10, 2), vec![noted(set(1, 5), 6), noted(set(2, 1), 6)], &["d-2=2", "d-1=10"])]
 #[case::to_none(paused(0, 1), vec![noted(set(1, 5), 6), noted(set(2, 1), 6)], &["d-2=0", "d-1=0"])]
 fn a_paused_deployment_is_scaled_and_not_rolled(
@@ -182,7 +188,7 @@ fn marked(mut set: Set, left: i32) -> Set {
 
 #[rstest]
 #[case::nothing_goes_by_itself(vec![set(1, 3)], &["+=0"])]
-#[case::what_was_deleted_comes_back_new(vec![marked(set(1, 3), 2), set(2, 0)], &["d-2=1", "d-1=2"])]
+#[case::what_was_deleted_comes_back_new(vec![marked(set(1, 3), 2), set(2, 0)], &["d-1=2", "d-2=1"])]
 #[case::an_old_set_that_does_not_know_yet_is_waited_for(vec![Set { existing: 2, ..set(1, 3) }, set(2, 0)], &[])]
 #[case::fewer_wanted_are_taken_from_the_old(vec![marked(set(1, 3), 3), set(2, 2)], &["d-1=1"])]
 fn with_on_delete_people_decide_when(#[case] sets: Vec<Set>, #[case] want: &[&str]) {
@@ -193,10 +199,19 @@ fn with_on_delete_people_decide_when(#[case] sets: Vec<Set>, #[case] want: &[&st
 #[test]
 fn old_sets_make_no_machines_under_on_delete_and_do_again_when_they_are_new() {
     let plan = decide(&observed(on_delete(3), vec![set(1, 3), set(2, 0)]), at(99));
-    let mark = format!("/metadata/annotations/{}", annotation::NO_NEW_MACHINES.replace('/', "~1"));
-    assert_eq!(patch_of(&plan, "d-1").unwrap().pointer(&mark), Some(&json!("true")));
+    let mark = format!(
+        "/metadata/annotations/{}",
+        annotation::NO_NEW_MACHINES.replace('/', "~1")
+    );
+    assert_eq!(
+        patch_of(&plan, "d-1").unwrap().pointer(&mark),
+        Some(&json!("true"))
+    );
     assert_eq!(patch_of(&plan, "d-2"), None);
-    let plan = decide(&observed(deployment(3), vec![set(2, 0), marked(set(1, 3), 3)]), at(99));
+    let plan = decide(
+        &observed(deployment(3), vec![set(2, 0), marked(set(1, 3), 3)]),
+        at(99),
+    );
     assert_eq!(patch_of(&plan, "d-1").unwrap().pointer(&mark), Some(&Value::Null));
 }
 
@@ -213,12 +228,16 @@ fn the_first_set_is_made_with_everything_that_others_read() {
         deployment.annotations.insert(key.to_owned(), value.to_owned());
     }
     let plan = decide(&observed(deployment, vec![]), at(99));
-    let Step::PatchDeployment(patch) = &plan.steps[0] else { panic!("{:?}", plan.steps) };
+    let Step::PatchDeployment(patch) = &plan.steps[0] else {
+        panic!("{:?}", plan.steps)
+    };
     assert_eq!(
         *patch,
         json!({"metadata": {"finalizers": ["foregroundDeletion"], "annotations": {annotation::REVISION: "1"}}})
     );
-    let Step::CreateSet(set) = &plan.steps[1] else { panic!("{:?}", plan.steps) };
+    let Step::CreateSet(set) = &plan.steps[1] else {
+        panic!("{:?}", plan.steps)
+    };
     insta::assert_json_snapshot!(json!({
         "name": set.name, "labels": set.labels, "annotations": set.annotations, "selector": set.selector,
         "template": *set.template, "replicas": set.replicas, "minReadySeconds": set.min_ready_seconds,
@@ -242,7 +261,11 @@ fn a_name_that_a_stranger_or_another_template_has_is_not_fought_for() {
     clash.names.insert(taken.clone());
     let (other, other_hash) = name(&decide(&clash, at(99))).unwrap();
     assert!(other != taken && other_hash != hash, "{other}");
-    assert_eq!(name(&decide(&clash, at(100))), Some((other, other_hash)), "the same in every pass");
+    assert_eq!(
+        name(&decide(&clash, at(100))),
+        Some((other, other_hash)),
+        "the same in every pass"
+    );
 }
 
 #[rstest]
@@ -269,7 +292,10 @@ fn the_new_set_is_the_oldest_equal_one(#[case] sets: Vec<(i64, bool)>, #[case] w
 fn an_equal_template_is_copied_byte_for_byte_and_nothing_rolls() {
     let mut equal = set(2, 3);
     equal.likeness = Likeness::Equal;
-    equal.template = with_hash(&json!({"metadata": {"labels": {"pool": "a"}}, "spec": {"number": 2, "x": null}}), "77");
+    equal.template = with_hash(
+        &json!({"metadata": {"labels": {"pool": "a"}}, "spec": {"number": 2, "x": null}}),
+        "77",
+    );
     let plan = decide(&observed(deployment(3), vec![equal]), at(99));
     let copied = plan.steps.iter().find_map(|step| match step {
         Step::CopyTemplate { template, .. } => Some(template.clone()),
@@ -294,7 +320,10 @@ fn what_needs_no_new_vm_is_no_rollout_where_that_is_allowed(#[case] allowed: boo
     let mut current = set(3, 3);
     current.likeness = Likeness::InPlace;
     let plan = decide(&observed(deployment, vec![older, current]), at(99));
-    let created = plan.steps.iter().filter(|step| matches!(step, Step::CreateSet(_)));
+    let created = plan
+        .steps
+        .iter()
+        .filter(|step| matches!(step, Step::CreateSet(_)));
     assert_eq!(created.count(), made);
     let copied: Vec<_> = plan
         .steps
@@ -309,11 +338,26 @@ fn what_needs_no_new_vm_is_no_rollout_where_that_is_allowed(#[case] allowed: boo
 
 #[test]
 fn sets_are_taken_and_let_go_by_their_own_labels() {
-    let orphan = Set { owners: vec![], ..set(1, 1) };
-    let lost = Set { matches: false, ..set(3, 1) };
-    let deleting = Set { deleting: true, owners: vec![], ..set(4, 1) };
-    let plan = decide(&observed(deployment(2), vec![orphan, lost, deleting, set(2, 1)]), at(99));
-    let owners = |name: &str| patch_of(&plan, name).and_then(|patch| patch.pointer("/metadata/ownerReferences").cloned());
+    let orphan = Set {
+        owners: vec![],
+        ..set(1, 1)
+    };
+    let lost = Set {
+        matches: false,
+        ..set(3, 1)
+    };
+    let deleting = Set {
+        deleting: true,
+        owners: vec![],
+        ..set(4, 1)
+    };
+    let plan = decide(
+        &observed(deployment(2), vec![orphan, lost, deleting, set(2, 1)]),
+        at(99),
+    );
+    let owners = |name: &str| {
+        patch_of(&plan, name).and_then(|patch| patch.pointer("/metadata/ownerReferences").cloned())
+    };
     assert_eq!(owners("d-1"), Some(json!([super::select::owner(&deployment(2))])));
     assert_eq!(owners("d-3"), Some(json!([])));
     assert_eq!(owners("d-4"), None);
@@ -324,14 +368,20 @@ fn sets_are_taken_and_let_go_by_their_own_labels() {
 #[test]
 fn a_revision_rises_and_the_one_before_is_kept() {
     let mut back = set(2, 0);
-    back.annotations.insert(annotation::REVISION_HISTORY.to_owned(), "1".to_owned());
-    back.annotations.insert(annotation::MACHINE_FAILED.to_owned(), "m: no".to_owned());
+    back.annotations
+        .insert(annotation::REVISION_HISTORY.to_owned(), "1".to_owned());
+    back.annotations
+        .insert(annotation::MACHINE_FAILED.to_owned(), "m: no".to_owned());
     let plan = decide(&observed(deployment(1), vec![set(5, 1), back]), at(99));
     let annotations = &patch_of(&plan, "d-2").unwrap()["metadata"]["annotations"];
     assert_eq!(annotations[annotation::REVISION], "6");
     assert_eq!(annotations[annotation::ROLLOUT_GUARD], "6");
     assert_eq!(annotations[annotation::REVISION_HISTORY], "1,2");
-    assert_eq!(annotations[annotation::MACHINE_FAILED], Value::Null, "it is tried anew");
+    assert_eq!(
+        annotations[annotation::MACHINE_FAILED],
+        Value::Null,
+        "it is tried anew"
+    );
     let patch = deployment_patch(&plan).unwrap();
     assert_eq!(patch["metadata"]["annotations"][annotation::REVISION], "6");
 }
@@ -341,9 +391,12 @@ fn a_revision_rises_and_the_one_before_is_kept() {
 #[case::no_number_is_left_alone("nine", "nine")]
 fn a_revision_that_is_higher_or_foreign_stays(#[case] revision: &str, #[case] want: &str) {
     let mut odd = set(2, 1);
-    odd.annotations.insert(annotation::REVISION.to_owned(), revision.to_owned());
+    odd.annotations
+        .insert(annotation::REVISION.to_owned(), revision.to_owned());
     let mut deployment = deployment(1);
-    deployment.annotations.insert("note".to_owned(), "copied".to_owned());
+    deployment
+        .annotations
+        .insert("note".to_owned(), "copied".to_owned());
     let plan = decide(&observed(deployment, vec![set(1, 0), odd]), at(99));
     let patch = deployment_patch(&plan).unwrap();
     assert_eq!(patch["metadata"]["annotations"][annotation::REVISION], want);
@@ -371,16 +424,19 @@ fn nothing_is_written_twice() {
     let first = observed(deployment(3), vec![set(1, 0), set(2, 3)]);
     let plan = decide(&first, at(0));
     let mut later = with_status(deployment(3), &plan);
-    later.annotations.insert(annotation::REVISION.to_owned(), "2".to_owned());
+    later
+        .annotations
+        .insert(annotation::REVISION.to_owned(), "2".to_owned());
     let plan = decide(&observed(later, vec![set(1, 0), set(2, 3)]), at(5000));
     assert_eq!(plan, Plan::default());
 }
 
 fn failing() -> Vec<Set> {
     let mut failing = set_with(2, 1, 0);
-    failing
-        .annotations
-        .insert(annotation::MACHINE_FAILED.to_owned(), "Machine m: no Node within 600 s".to_owned());
+    failing.annotations.insert(
+        annotation::MACHINE_FAILED.to_owned(),
+        "Machine m: no Node within 600 s".to_owned(),
+    );
     vec![set(1, 5), failing]
 }
 
@@ -399,7 +455,10 @@ fn a_template_whose_machines_fail_to_join_stops_the_rollout_and_says_why() {
 #[test]
 fn a_machine_that_cannot_heal_stops_the_rollout_too() {
     let mut failing = set_with(2, 1, 0);
-    failing.machines.failed = Some(Trouble { machine: "m".to_owned(), message: "the guest ended".to_owned() });
+    failing.machines.failed = Some(Trouble {
+        machine: "m".to_owned(),
+        message: "the guest ended".to_owned(),
+    });
     let plan = decide(&observed(rolled(5, 3, 2), vec![set(1, 5), failing]), at(99));
     assert_eq!(said(&plan, PROGRESSING).unwrap().1, "RolloutHalted");
 }
@@ -414,16 +473,29 @@ fn a_machine_that_cannot_heal_stops_the_rollout_too() {
 fn the_brake_is_released_for_good_by(#[case] new: Set) {
     let plan = decide(&observed(rolled(5, 3, 2), vec![set(1, 5), new]), at(99));
     assert_ne!(said(&plan, PROGRESSING).unwrap().1, "RolloutHalted");
-    assert!(sizes(&plan).iter().any(|size| size.starts_with("d-2=")), "{:?}", sizes(&plan));
+    assert!(
+        sizes(&plan).iter().any(|size| size.starts_with("d-2=")),
+        "{:?}",
+        sizes(&plan)
+    );
 }
 
 #[test]
 fn under_the_brake_a_smaller_size_is_still_obeyed_and_a_first_template_needs_no_brake() {
     let mut sets = failing();
-    assert_eq!(sizes(&decide(&observed(rolled(3, 1, 0), sets.clone()), at(99))), ["d-1=3"]);
-    assert_eq!(sizes(&decide(&observed(rolled(0, 1, 0), sets.clone()), at(99))), ["d-2=0", "d-1=0"]);
+    assert_eq!(
+        sizes(&decide(&observed(rolled(3, 1, 0), sets.clone()), at(99))),
+        ["d-1=3"]
+    );
+    assert_eq!(
+        sizes(&decide(&observed(rolled(0, 1, 0), sets.clone()), at(99))),
+        ["d-2=0", "d-1=0"]
+    );
     sets[0].replicas = 0;
-    assert_eq!(sizes(&decide(&observed(rolled(5, 1, 0), sets), at(99))), ["d-2=5"]);
+    assert_eq!(
+        sizes(&decide(&observed(rolled(5, 1, 0), sets), at(99))),
+        ["d-2=5"]
+    );
 }
 
 #[test]
@@ -439,7 +511,10 @@ fn success_is_noted_on_the_set() {
 #[test]
 fn a_deadline_is_waited_for_and_then_said_with_the_cause() {
     let mut stuck = set_with(2, 1, 0);
-    stuck.machines.blocking = Some(Trouble { machine: "m".to_owned(), message: "no room".to_owned() });
+    stuck.machines.blocking = Some(Trouble {
+        machine: "m".to_owned(),
+        message: "no room".to_owned(),
+    });
     let sets = vec![set(1, 5), stuck];
     let plan = decide(&observed(rolled(5, 1, 0), sets.clone()), at(0));
     assert_eq!(said(&plan, PROGRESSING).unwrap().1, "MachineSetUpdated");
@@ -450,7 +525,10 @@ fn a_deadline_is_waited_for_and_then_said_with_the_cause() {
     assert_eq!(said(&plan, PROGRESSING), None, "nothing to write");
     let plan = decide(&observed(stored.clone(), sets.clone()), at(600));
     let (status, reason, message) = said(&plan, PROGRESSING).unwrap();
-    assert_eq!((status.as_str(), reason.as_str()), ("False", "ProgressDeadlineExceeded"));
+    assert_eq!(
+        (status.as_str(), reason.as_str()),
+        ("False", "ProgressDeadlineExceeded")
+    );
     assert!(message.contains("Machine m: no room"), "{message}");
     assert!(events(&plan).contains(&"ProgressDeadlineExceeded"));
     // The first sign of life takes it back.
@@ -464,10 +542,18 @@ fn a_rollout_that_is_done_stays_done_when_a_machine_is_lost() {
     let plan = decide(&observed(deployment(3), vec![set(2, 3)]), at(0));
     assert_eq!(said(&plan, PROGRESSING).unwrap().1, "NewMachineSetAvailable");
     let stored = with_status(deployment(3), &plan);
-    let lost = Set { existing: 2, ready: 2, available: 2, ..set(2, 3) };
+    let lost = Set {
+        existing: 2,
+        ready: 2,
+        available: 2,
+        ..set(2, 3)
+    };
     let plan = decide(&observed(stored, vec![lost]), at(5000));
     let (status, reason, message) = said(&plan, PROGRESSING).unwrap();
-    assert_eq!((status.as_str(), reason.as_str()), ("True", "NewMachineSetAvailable"));
+    assert_eq!(
+        (status.as_str(), reason.as_str()),
+        ("True", "NewMachineSetAvailable")
+    );
     assert!(message.starts_with("2 of 3"), "{message}");
     assert_eq!(said(&plan, AVAILABLE).unwrap().0, "False");
 }
@@ -477,7 +563,11 @@ fn the_status_counts_and_is_written_at_most_every_200_ms() {
     let sets = vec![set(1, 3), set_with(2, 2, 1)];
     let mut observed = observed(deployment(4), sets);
     let plan = decide(&observed, at(0));
-    let Some(Step::PatchStatus(patch)) = plan.steps.iter().find(|step| matches!(step, Step::PatchStatus(_))) else {
+    let Some(Step::PatchStatus(patch)) = plan
+        .steps
+        .iter()
+        .find(|step| matches!(step, Step::PatchStatus(_)))
+    else {
         panic!("{:?}", plan.steps)
     };
     let mut counts = patch["status"].clone();
@@ -517,7 +607,9 @@ fn old_sets_go_once_a_rollout_is_done(#[case] limit: i32, #[case] mut sets: Vec<
 
 fn rolling_back(to: &str) -> Deployment {
     let mut deployment = deployment(2);
-    deployment.annotations.insert(annotation::ROLLBACK_TO.to_owned(), to.to_owned());
+    deployment
+        .annotations
+        .insert(annotation::ROLLBACK_TO.to_owned(), to.to_owned());
     deployment
 }
 
@@ -529,10 +621,18 @@ fn rolling_back(to: &str) -> Deployment {
 #[case::the_current_one("4", None, "True")]
 #[case::one_that_is_not_kept("9", None, "False")]
 #[case::no_number("last", None, "False")]
-fn a_rollback_brings_a_template_back_once(#[case] to: &str, #[case] template: Option<i32>, #[case] status: &str) {
+fn a_rollback_brings_a_template_back_once(
+    #[case] to: &str,
+    #[case] template: Option<i32>,
+    #[case] status: &str,
+) {
     let mut sets = vec![set(1, 0), set(3, 0), set(2, 2)];
-    sets[0].annotations.insert(annotation::REVISION_HISTORY.to_owned(), "7".to_owned());
-    sets[2].annotations.insert(annotation::REVISION.to_owned(), "4".to_owned());
+    sets[0]
+        .annotations
+        .insert(annotation::REVISION_HISTORY.to_owned(), "7".to_owned());
+    sets[2]
+        .annotations
+        .insert(annotation::REVISION.to_owned(), "4".to_owned());
     let plan = decide(&observed(rolling_back(to), sets), at(99));
     let rolled = plan.steps.iter().find_map(|step| match step {
         Step::RollBack(template) => Some((**template).clone()),
@@ -541,7 +641,10 @@ fn a_rollback_brings_a_template_back_once(#[case] to: &str, #[case] template: Op
     assert_eq!(rolled, template.map(super::fixtures::template));
     if template.is_none() {
         let patch = deployment_patch(&plan).unwrap();
-        assert_eq!(*patch, json!({"metadata": {"annotations": {annotation::ROLLBACK_TO: null}}}));
+        assert_eq!(
+            *patch,
+            json!({"metadata": {"annotations": {annotation::ROLLBACK_TO: null}}})
+        );
     }
     assert_eq!(said(&plan, ROLLED_BACK).unwrap().0, status);
     assert_eq!(events(&plan), ["Rollback"]);
@@ -552,7 +655,10 @@ fn a_rollback_brings_a_template_back_once(#[case] to: &str, #[case] template: Op
 fn a_deployment_that_is_deleted_is_left_alone() {
     let mut deployment = rolled(5, 1, 0);
     deployment.deleting = true;
-    assert_eq!(decide(&observed(deployment, vec![set(1, 3)]), at(99)), Plan::default());
+    assert_eq!(
+        decide(&observed(deployment, vec![set(1, 3)]), at(99)),
+        Plan::default()
+    );
 }
 
 #[test]
@@ -560,11 +666,22 @@ fn one_that_is_held_gets_its_status_and_nothing_else() {
     let mut deployment = rolled(5, 1, 0);
     deployment.held_by = Some(annotation::PAUSED);
     deployment.finalizers.clear();
-    let orphan = Set { owners: vec![], ..set(3, 1) };
-    let plan = decide(&observed(deployment, vec![set(1, 3), orphan, set_with(2, 1, 0)]), at(99));
-    let [Step::PatchStatus(_)] = plan.steps.as_slice() else { panic!("{:?}", plan.steps) };
+    let orphan = Set {
+        owners: vec![],
+        ..set(3, 1)
+    };
+    let plan = decide(
+        &observed(deployment, vec![set(1, 3), orphan, set_with(2, 1, 0)]),
+        at(99),
+    );
+    let [Step::PatchStatus(_)] = plan.steps.as_slice() else {
+        panic!("{:?}", plan.steps)
+    };
     let (status, reason, message) = said(&plan, PROGRESSING).unwrap();
-    assert_eq!((status.as_str(), reason.as_str()), ("Unknown", "DeploymentPaused"));
+    assert_eq!(
+        (status.as_str(), reason.as_str()),
+        ("Unknown", "DeploymentPaused")
+    );
     assert!(message.contains(annotation::PAUSED), "{message}");
 }
 
@@ -583,7 +700,10 @@ fn one_that_cannot_be_read_says_so_and_changes_nothing() {
 #[test]
 fn a_failed_write_holds_the_others_back_and_is_told() {
     let mut observed = observed(rolled(5, 1, 0), vec![set(1, 5)]);
-    observed.failure = Some(Failure { message: "cannot create the MachineSet: forbidden".to_owned(), until: at(104) });
+    observed.failure = Some(Failure {
+        message: "cannot create the MachineSet: forbidden".to_owned(),
+        until: at(104),
+    });
     let plan = decide(&observed, at(99));
     assert_eq!(sizes(&plan), Vec::<String>::new());
     assert_eq!(plan.again, Some(std::time::Duration::from_secs(5)));
