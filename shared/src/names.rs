@@ -88,8 +88,6 @@ pub mod annotation {
     pub const ROLLOUT_GUARD: &str = "machinedeployment.clusters.x-k8s.io/revision";
     /// Ours, on a MachineDeployment: the revision to go back to; empty or `0` is the one before. Removed when done.
     pub const ROLLBACK_TO: &str = "machinist.dev/rollback-to";
-    /// Ours, on a MachineDeployment: `true` changes labels, annotations and taints of Nodes without new VMs.
-    pub const IN_PLACE_UPDATES: &str = "machinist.dev/in-place-updates";
     /// Ours, on a MachineSet: one of its Machines has been available.
     pub const PROVEN: &str = "machinist.dev/proven";
     /// Ours, on a MachineSet: the last of its Machines that ran out of time to join, and why.

@@ -6,7 +6,6 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use machinist_shared::api::MachineDeploymentCondition;
-use machinist_shared::names;
 
 use crate::user::Template;
 
@@ -151,8 +150,6 @@ pub struct Set {
 pub enum Likeness {
     /// Another one.
     Different,
-    /// Machines of one can become those of the other without another VM.
-    InPlace,
     /// The same, written differently.
     Equal,
     /// The same, byte for byte.
@@ -195,11 +192,6 @@ pub struct Failure {
 }
 
 impl Deployment {
-    /// Whether Nodes get new labels, annotations and taints without a new VM.
-    pub fn in_place(&self) -> bool {
-        self.annotation(names::annotation::IN_PLACE_UPDATES) == Some("true")
-    }
-
     /// An annotation's text.
     pub fn annotation(&self, key: &str) -> Option<&str> {
         self.annotations.get(key).map(String::as_str)

@@ -6,13 +6,11 @@ use serde_json::{Map, Value, json};
 
 use super::super::observed::{Deployment, Likeness, Machines, Set, Texts};
 use super::draft::Draft;
-use super::revision;
 use crate::user::Template;
 
 /// Finds the new set: the oldest of the same template, however that is written. One that is being deleted comes last.
 ///
-/// Where a deployment allows updates in place, the latest set that differs in nothing that needs a new VM is as good.
-/// In both cases the deployment's template is copied into the set, byte for byte: machine-controller compares bytes, and
+/// The deployment's template is copied into the set, byte for byte: machine-controller compares bytes, and
 /// would roll the pool on the way back.
 pub(super) fn find(draft: &mut Draft<'_>) {
     let deployment = &draft.observed.deployment;
@@ -20,13 +18,7 @@ pub(super) fn find(draft: &mut Draft<'_>) {
         .members()
         .filter(|(_, set)| set.likeness >= Likeness::Equal)
         .min_by_key(|(_, set)| (set.deleting, set.age_order()));
-    let in_place = || {
-        draft
-            .members()
-            .filter(|(_, set)| deployment.in_place() && set.likeness == Likeness::InPlace && !set.deleting)
-            .max_by_key(|(_, set)| (revision::of(set), set.age_order()))
-    };
-    let Some(index) = equal.or_else(in_place).map(|(index, _)| index) else {
+    let Some(index) = equal.map(|(index, _)| index) else {
         return;
     };
     draft.new = Some(index);
@@ -117,8 +109,6 @@ pub fn likeness_of(set: &Set, deployment: &Deployment) -> Likeness {
         Likeness::Identical
     } else if template::equal(template, &set.template) {
         Likeness::Equal
-    } else if deployment.in_place() && template::equal_in_place(template, &set.template) {
-        Likeness::InPlace
     } else {
         Likeness::Different
     }

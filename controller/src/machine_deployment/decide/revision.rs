@@ -11,7 +11,7 @@ use super::limits::Limits;
 const HISTORY: usize = 2000;
 
 /// Annotations of the deployment that its sets do not get.
-const NOT_COPIED: [&str; 10] = [
+const NOT_COPIED: [&str; 9] = [
     annotation::LAST_APPLIED,
     annotation::REVISION,
     annotation::REVISION_HISTORY,
@@ -22,7 +22,6 @@ const NOT_COPIED: [&str; 10] = [
     annotation::PAUSED,
     annotation::INITIALIZERS,
     annotation::ROLLBACK_TO,
-    annotation::IN_PLACE_UPDATES,
 ];
 
 /// The revision of a set; 0 if it has none that is a number.

@@ -305,37 +305,6 @@ fn an_equal_template_is_copied_byte_for_byte_and_nothing_rolls() {
     assert_eq!(sizes(&plan), Vec::<String>::new());
 }
 
-#[rstest]
-#[case::with_the_opt_in(true, 0)]
-#[case::without_it(false, 1)]
-fn what_needs_no_new_vm_is_no_rollout_where_that_is_allowed(#[case] allowed: bool, #[case] made: usize) {
-    let mut deployment = deployment(3);
-    if allowed {
-        deployment
-            .annotations
-            .insert(annotation::IN_PLACE_UPDATES.to_owned(), "true".to_owned());
-    }
-    let mut older = set(1, 0);
-    older.likeness = Likeness::InPlace;
-    let mut current = set(3, 3);
-    current.likeness = Likeness::InPlace;
-    let plan = decide(&observed(deployment, vec![older, current]), at(99));
-    let created = plan
-        .steps
-        .iter()
-        .filter(|step| matches!(step, Step::CreateSet(_)));
-    assert_eq!(created.count(), made);
-    let copied: Vec<_> = plan
-        .steps
-        .iter()
-        .filter_map(|step| match step {
-            Step::CopyTemplate { name, .. } => Some(name.as_str()),
-            _ => None,
-        })
-        .collect();
-    assert_eq!(copied, if allowed { vec!["d-3"] } else { vec![] });
-}
-
 #[test]
 fn sets_are_taken_and_let_go_by_their_own_labels() {
     let orphan = Set {
