@@ -60,6 +60,8 @@ async fn a_pool_is_rolled_within_its_limits_scaled_paused_and_taken_down() -> Re
         }
     );
     assert_eq!(revision(&case).await?, "2");
+    // Those that are no longer counted still have VMs to take down.
+    case.settled().await;
     let after = case.machine_uids().await?;
     assert!(
         after.len() == 3 && after.keys().all(|name| !before.contains_key(name)),
@@ -88,10 +90,10 @@ async fn a_pool_is_rolled_within_its_limits_scaled_paused_and_taken_down() -> Re
     .await?;
     case.kubectl(&["scale", "md/pool", "--replicas=2"]).await?;
     case.rollout(POOL, "NewMachineSetAvailable").await?;
+    case.settled().await;
     assert_eq!(case.machine_uids().await?.len(), 2);
     assert_eq!(revision(&case).await?, "3");
     // One old set is kept.
-    case.settled().await;
     assert_eq!(sets(&case).await?, 2);
 
     case.delete_deployment(POOL).await?;
