@@ -1,13 +1,12 @@
 //! What every pass works with.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::Client;
-use machinist_infra::kubeconfig::AddressPolicy;
-use machinist_infra::pool::InfraPool;
+use machinist_infra::provider::Providers;
 use machinist_infra::store::Key;
 use machinist_shared::kubevirt::resolved::Env;
 use tokio::sync::Semaphore;
@@ -21,7 +20,7 @@ use crate::machine_deployment::memory::Memories as DeploymentMemories;
 use crate::machine_set::memory::Memories;
 use crate::metrics::Metrics;
 use crate::queue::Queue;
-use crate::user::{References, Stores};
+use crate::user::{References, StoredMachine, Stores};
 
 /// What every pass works with.
 pub struct Context {
@@ -32,7 +31,7 @@ pub struct Context {
     /// Referenced Secrets and ConfigMaps.
     pub references: References,
     /// Infra clusters.
-    pub infra: InfraPool,
+    pub infra: Providers,
     /// What has vanished from them.
     pub brakes: Brakes,
     /// The lane of Machines whose infra cluster is not known.
@@ -51,8 +50,6 @@ pub struct Context {
     pub settings: Arc<Settings>,
     /// The environment that specs may fall back to.
     pub env: Env,
-    /// Where kubeconfigs may lead.
-    pub addresses: AddressPolicy,
     /// How kubelets reach the user cluster.
     pub access: ClusterAccess,
     /// Writes Events.
@@ -102,57 +99,67 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::fro
 /// Writes that failed, by Machine, with a pause that doubles.
 #[derive(Debug, Default)]
 pub struct Failures {
-    by_machine: Mutex<HashMap<Key, (Failure, u32)>>,
-    /// UIDs of adopted VMs that we were not allowed to label; asked again after a restart.
-    unlabelled: Mutex<HashSet<String>>,
+    by_machine: Mutex<HashMap<Key, Failed>>,
+    /// UIDs of adopted VMs that we were not allowed to label, and when that was.
+    unlabelled: Mutex<HashMap<String, Timestamp>>,
+}
+
+#[derive(Debug)]
+struct Failed {
+    failure: Failure,
+    /// How many there were before it, one after the other.
+    before: u32,
+    at: Timestamp,
 }
 
 impl Failures {
-    /// The failure that still holds its Machine back at `now`.
-    pub fn pending(&self, machine: &Key, now: Timestamp) -> Option<Failure> {
+    /// The failure that still holds its Machine back at `now`. What failed before the Machine was deleted does not hold
+    /// back its deletion.
+    pub fn pending(&self, key: &Key, machine: &StoredMachine, now: Timestamp) -> Option<Failure> {
         let failures = self.by_machine.lock().unwrap_or_else(PoisonError::into_inner);
+        let deleted = machine.metadata.deletion_timestamp.as_ref().map(|time| time.0);
         failures
-            .get(machine)
-            .filter(|(failure, _)| failure.until > now)
-            .map(|(failure, _)| failure.clone())
+            .get(key)
+            .filter(|failed| failed.failure.until > now)
+            .filter(|failed| deleted.is_none_or(|deleted| failed.at > deleted))
+            .map(|failed| failed.failure.clone())
     }
 
     /// A write failed.
     pub fn add(&self, machine: &Key, concerns: Concern, message: String, now: Timestamp) {
         let mut failures = self.by_machine.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = failures.get(machine).map_or(0, |(_, count)| count + 1);
-        let pause = BACKOFF.0.saturating_mul(1 << count.min(16)).min(BACKOFF.1);
+        let before = failures.get(machine).map_or(0, |failed| failed.before + 1);
+        let pause = BACKOFF.0.saturating_mul(1 << before.min(16)).min(BACKOFF.1);
         let until = now
             .saturating_add(SignedDuration::try_from(pause).unwrap_or(SignedDuration::MAX))
             .unwrap_or(Timestamp::MAX);
         failures.insert(
             machine.clone(),
-            (
-                Failure {
+            Failed {
+                failure: Failure {
                     concerns,
                     message,
                     until,
                 },
-                count,
-            ),
+                before,
+                at: now,
+            },
         );
     }
 
     /// The credential may not label the VM of that UID.
-    pub fn forbid_labelling(&self, vm_uid: &str) {
-        self.unlabelled
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(vm_uid.to_owned());
+    pub fn forbid_labelling(&self, vm_uid: &str, now: Timestamp) {
+        let mut unlabelled = self.unlabelled.lock().unwrap_or_else(PoisonError::into_inner);
+        unlabelled.retain(|_, tried| !may_try_again(*tried, now));
+        unlabelled.insert(vm_uid.to_owned(), now);
     }
 
-    /// Whether labelling the VM of that UID has been tried and forbidden.
-    pub fn may_label(&self, vm_uid: &str) -> bool {
-        !self
-            .unlabelled
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .contains(vm_uid)
+    /// Whether labelling the VM of that UID has not just been forbidden: rights may have been granted since.
+    pub fn may_label(&self, vm_uid: &str, now: Timestamp) -> bool {
+        let unlabelled = self.unlabelled.lock().unwrap_or_else(PoisonError::into_inner);
+        unlabelled
+            .get(vm_uid)
+            .is_none_or(|tried| may_try_again(*tried, now))
     }
 
     /// All went well.
@@ -164,18 +171,41 @@ impl Failures {
     }
 }
 
+/// After how long a forbidden label is tried again.
+pub const LABEL_AGAIN: Duration = Duration::from_mins(30);
+
+fn may_try_again(tried: Timestamp, now: Timestamp) -> bool {
+    now.duration_since(tried).unsigned_abs() >= LABEL_AGAIN
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+    use serde_json::json;
+
+    #[test]
+    fn a_label_that_was_forbidden_is_tried_again_after_a_while() {
+        let (failures, now) = (
+            Failures::default(),
+            Timestamp::from_second(1_800_000_000).unwrap(),
+        );
+        assert!(failures.may_label("v1", now));
+        failures.forbid_labelling("v1", now);
+        assert!(!failures.may_label("v1", now) && failures.may_label("v2", now));
+        assert!(failures.may_label("v1", now + LABEL_AGAIN));
+    }
 
     #[test]
     fn the_pause_doubles_and_ends_with_success() {
         let (failures, key) = (Failures::default(), Key::new("ns", "a"));
         let now = Timestamp::from_second(1_800_000_000).unwrap();
+        let mut machine: StoredMachine = serde_json::from_value(json!({"metadata": {"name": "a"}})).unwrap();
+        let alive = machine.clone();
         let pause = |failures: &Failures| {
             failures.add(&key, Concern::Infrastructure, "no".into(), now);
             failures
-                .pending(&key, now)
+                .pending(&key, &alive, now)
                 .unwrap()
                 .until
                 .duration_since(now)
@@ -189,8 +219,15 @@ mod tests {
             pause(&failures);
         }
         assert_eq!(pause(&failures), 300_000);
+        machine.metadata.deletion_timestamp = Some(Time(now - Duration::from_secs(1)));
+        assert!(
+            failures.pending(&key, &machine, now).is_some(),
+            "a failed deletion"
+        );
+        machine.metadata.deletion_timestamp = Some(Time(now + Duration::from_secs(1)));
+        assert_eq!(failures.pending(&key, &machine, now), None, "deleted since");
         failures.clear(&key);
-        assert_eq!(failures.pending(&key, now), None);
+        assert_eq!(failures.pending(&key, &machine, now), None);
         assert_eq!(pause(&failures), 500);
     }
 }

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 
+use crate::bootstrap::Mode;
+
 /// Makes Kubernetes nodes out of Machines on KubeVirt.
 #[derive(Debug, Clone, Parser)]
 #[allow(clippy::struct_excessive_bools)] // Each is a flag of its own.
@@ -36,6 +38,11 @@ pub struct Flags {
     /// An external cloud controller manager gives Nodes their providerID.
     #[arg(long, default_value_t = false, action = clap::ArgAction::Set)]
     pub node_external_cloud_provider: bool,
+    /// Where user data comes from: *osm*, operating-system-manager's Secrets; *builtin*, Machinist; *auto*, osm if and only
+    /// if the MachineDeployment has the annotation `k8c.io/operating-system-profile`. A Machine's annotation
+    /// `machinist.dev/bootstrap` wins.
+    #[arg(long, default_value_t = Mode::Auto, value_parser = mode)]
+    pub bootstrap: Mode,
     /// URL of the API server for the kubelets; without it, that of `kube-public/cluster-info`.
     #[arg(long, default_value = "")]
     pub override_bootstrap_kubelet_apiserver: String,
@@ -71,6 +78,11 @@ pub enum LogFormat {
 /// A duration, or none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct OptionalDuration(pub Option<Duration>);
+
+fn mode(text: &str) -> Result<Mode, String> {
+    text.parse()
+        .map_err(|error: crate::bootstrap::source::ModeError| error.to_string())
+}
 
 /// Parses Go's durations (`25m`, `1h30m`, `90s`); the empty text is none.
 fn duration(text: &str) -> Result<OptionalDuration, String> {

@@ -8,7 +8,8 @@ use k8s_openapi::api::core::v1::Namespace;
 use kube::{Api, Client};
 use machinist_infra::client::{ClientOptions, user_cluster_client};
 use machinist_infra::kubeconfig::AddressPolicy;
-use machinist_infra::pool::{InfraEvent, InfraPool, PoolOptions};
+use machinist_infra::pool::PoolOptions;
+use machinist_infra::provider::{self, InfraEvent};
 use machinist_infra::store::Key;
 use machinist_shared::kubevirt::resolved::Env;
 use tokio::sync::{Semaphore, mpsc};
@@ -189,7 +190,7 @@ async fn prepare(
     let queues = Queues::default();
     let context = Context {
         references: References::new(client.clone(), changed),
-        infra: InfraPool::new(options, events),
+        infra: provider::shipped(options, events),
         brakes: Brakes::default(),
         antechamber: Arc::new(Semaphore::new(flags.worker_count.max(1))),
         stores: Arc::new(Stores::default()),
@@ -204,9 +205,9 @@ async fn prepare(
             external_cloud_provider: flags.node_external_cloud_provider,
             cluster_uid,
             look_every: flags.infra_look_every.0.unwrap_or(LOOK_EVERY),
+            bootstrap: flags.bootstrap,
         }),
         env: Env::new(|name| std::env::var(name).ok()),
-        addresses,
         access,
         events: Events::new(client.clone(), identity),
         metrics,

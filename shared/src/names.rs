@@ -126,11 +126,18 @@ pub mod annotation {
     pub const ADOPT_VM: &str = "machinist.dev/adopt-vm-uid";
     /// Ours, on a deleting Machine: UID of the VM that an admin gives up on.
     pub const ABANDON_VM: &str = "machinist.dev/abandon-vm-uid";
+    /// Value of [`ABANDON_VM`] where no VM is on record.
+    pub const ABANDON_UNKNOWN: &str = "unknown";
     /// Ours, on a Machine: namespace UID or server of the new infra after [`super::reason::INFRASTRUCTURE_CHANGED`].
     pub const ACCEPT_INFRASTRUCTURE: &str = "machinist.dev/accept-infrastructure";
     /// Ours, on a Machine: digest of the one spec change that [`BYPASS_IMMUTABILITY`] let through last; opens nothing
     /// but that change.
     pub const SPEC_CHANGE: &str = "machinist.dev/spec-change";
+    /// On a MachineDeployment, operating-system-manager's: the profile that it makes user data by. Not empty, it makes
+    /// *osm* the bootstrap mode of `auto`.
+    pub const OPERATING_SYSTEM_PROFILE: &str = "k8c.io/operating-system-profile";
+    /// On a bootstrap Secret, operating-system-manager's: [`REVISION`] of the MachineDeployment that it was made for.
+    pub const BOOTSTRAP_REVISION: &str = "k8c.io/machine-deployment-revision";
     /// Ours, on a Machine: bootstrap mode of this object (`auto`, `osm`, `builtin`).
     pub const BOOTSTRAP: &str = "machinist.dev/bootstrap";
 }
@@ -150,6 +157,17 @@ pub mod autoscaler {
     pub const CAPACITY: &str = "capacity.cluster-autoscaler.kubernetes.io/";
     /// Ours: which annotations below [`CAPACITY`] we wrote, and what, as JSON. Others are the user's.
     pub const WRITTEN: &str = "machinist.dev/autoscaler-capacity";
+}
+
+/// Values of [`annotation::BOOTSTRAP`].
+pub const BOOTSTRAP_MODES: [&str; 3] = ["auto", "osm", "builtin"];
+
+/// What operating-system-manager hands user data over by.
+pub mod osm {
+    /// Namespace of its Secrets.
+    pub const NAMESPACE: &str = "cloud-init-settings";
+    /// Key in the bootstrap Secret.
+    pub const KEY: &str = "cloud-config";
 }
 
 /// Group of our bootstrap tokens: bound to `system:node-bootstrapper`, never to `…:nodeclient`.

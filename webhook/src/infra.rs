@@ -265,7 +265,9 @@ fn start_of(name: &str, length: usize) -> &str {
 fn cloud_provider_spec(asked: Asked<'_>) -> Option<CloudProviderSpec> {
     let value = asked.object.pointer(asked.at.pointer);
     // What is wrong with it is told elsewhere.
-    ProviderConfig::decode(value, &FieldPath::new(asked.at.path), &mut Report::new()).cloud_provider_spec
+    let config = ProviderConfig::decode(value, &FieldPath::new(asked.at.path), &mut Report::new());
+    // Other providers are not asked at admission.
+    config.cloud_provider_spec?.of().cloned()
 }
 
 /// A Secret or ConfigMap: kind, namespace, name.

@@ -41,6 +41,8 @@ pub enum Reason {
     DataReady,
     Joined,
     WaitingForVM,
+    WaitingForBootstrapSecret,
+    BootstrapSecretRevision,
     BootstrapFailed,
     BootstrapTokenExpired,
     // NodeReady

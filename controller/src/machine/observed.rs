@@ -6,9 +6,11 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Taint;
 use k8s_openapi::jiff::Timestamp;
 use kube::core::ObjectMeta;
-use machinist_infra::objects::Vm;
+use machinist_infra::provider::Instance;
+pub use machinist_infra::provider::{Disk, State as VmState, Unwatched};
 
 use super::record::{CredentialSource, FailureDomain, Infrastructure};
+use crate::bootstrap::Mode;
 use crate::bootstrap::token::TokenView;
 use crate::user::{Node, StoredMachine};
 
@@ -25,6 +27,8 @@ pub struct Settings {
     pub cluster_uid: String,
     /// How often a Machine is looked at whose credential may not watch.
     pub look_every: Duration,
+    /// Where user data comes from, unless a Machine says otherwise.
+    pub bootstrap: Mode,
 }
 
 /// Everything known of one Machine.
@@ -38,14 +42,33 @@ pub struct Observed {
     pub name_winner: Option<String>,
     /// What its spec asks for.
     pub spec: Spec,
+    /// The cluster name that it renders to, whatever else is wrong with its spec.
+    pub cluster_name: ClusterName,
     /// Its infra cluster.
     pub infra: Infra,
     /// The Node of its name.
     pub node: Option<Arc<Node>>,
+    /// Where its user data comes from.
+    pub bootstrap: Bootstrap,
     /// Its bootstrap token.
     pub token: Option<TokenView>,
     /// The last write that failed, until it may be tried again.
     pub failure: Option<Failure>,
+}
+
+/// Where a Machine's user data comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Bootstrap {
+    /// From us, with a token of its own.
+    Builtin,
+    /// From operating-system-manager, whose Secret is there; its revision, or empty.
+    Osm(String),
+    /// From operating-system-manager, whose Secret is not there or of no use; or nobody can tell yet. Why.
+    Waiting(String),
+    /// From operating-system-manager, whose Secret is of another revision; which.
+    OtherRevision(String),
+    /// Nobody can ever tell; why.
+    Invalid(String),
 }
 
 /// What a Machine's spec asks for.
@@ -59,6 +82,17 @@ pub enum Spec {
     ReferenceNotFound(String),
     /// It cannot be rendered; why.
     Invalid(String),
+}
+
+/// The cluster name that a Machine renders to: VMs of machine-controller are known by it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ClusterName {
+    /// It is this.
+    Known(String),
+    /// The object that it is in is being read.
+    Pending,
+    /// It cannot be read; why.
+    Unreadable(String),
 }
 
 /// The parts of a usable spec that decisions need.
@@ -99,11 +133,13 @@ pub struct Open {
     /// Whether too many VMs have vanished at once to believe it.
     pub brake: Brake,
     /// The VM of the Machine's name.
-    pub vm: Option<Arc<Vm>>,
+    pub vm: Option<Arc<Instance>>,
     /// The credential is not known to be forbidden to label the VM.
     pub may_label: bool,
     /// The Machine that the VM's label names exists, and is another.
     pub labelled_machine_exists: bool,
+    /// Another Machine of this name that has the VM on record.
+    pub recorded_by: Option<String>,
     /// A guest was started: there is a VMI.
     pub guest_exists: bool,
     /// UUID of the VM's firmware.
@@ -116,15 +152,6 @@ pub struct Open {
     pub disks: Vec<Disk>,
     /// What rendering needs to know of the cluster; only asked for when the VM is to be made.
     pub facts: Facts,
-}
-
-/// What a credential may not watch.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Unwatched {
-    /// The missing verbs, by resource.
-    pub missing: String,
-    /// Kinds of disks that it may not even get: nobody can tell whether a VM's disks would be somebody's.
-    pub unseen_disks: Vec<&'static str>,
 }
 
 /// Whether too many VMs have vanished at once to believe it.
@@ -143,30 +170,6 @@ pub enum Brake {
     },
 }
 
-/// What keeps a VM from running.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct VmState {
-    /// It runs.
-    pub ready: bool,
-    /// It cannot heal.
-    pub terminal: bool,
-    /// Mere progress.
-    pub progress: bool,
-    /// CamelCase reason.
-    pub reason: String,
-    /// For a person.
-    pub message: String,
-}
-
-/// A DataVolume or claim of the name of a Machine's disk.
-#[derive(Debug, Clone)]
-pub struct Disk {
-    /// `DataVolume` or `PersistentVolumeClaim`.
-    pub kind: &'static str,
-    /// Its metadata.
-    pub metadata: ObjectMeta,
-}
-
 /// What rendering needs to know of the infra cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Facts {
@@ -174,6 +177,8 @@ pub enum Facts {
     NotNeeded,
     /// Known.
     Known(FailureDomain),
+    /// They name something that does not exist; what.
+    Missing(String),
     /// They could not be had; why.
     Unavailable(String),
 }

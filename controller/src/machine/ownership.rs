@@ -4,9 +4,10 @@
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::core::ObjectMeta;
-use machinist_infra::objects::Vm;
+use machinist_infra::provider::Instance;
 use machinist_shared::names::{PROVIDER_ID_PREFIX, annotation, finalizer, label};
 
+use super::observed::ClusterName;
 use crate::user::{Node, StoredMachine};
 
 /// Whose VM it is.
@@ -19,6 +20,8 @@ pub enum VmVerdict {
     Adopt,
     /// Somebody else's; why.
     Stranger(String),
+    /// Nobody can tell yet; what is missing.
+    Undecided(String),
 }
 
 /// What the verdict on a VM is made from.
@@ -27,13 +30,15 @@ pub struct VmClaim<'a> {
     /// The Machine.
     pub machine: &'a StoredMachine,
     /// The VM of its name in the namespace that it renders to.
-    pub vm: &'a Vm,
+    pub vm: &'a Instance,
     /// UID of the user cluster.
     pub cluster_uid: &'a str,
-    /// The cluster-name label that the Machine renders to; `None` if its spec cannot be decoded.
-    pub cluster_name: Option<&'a str>,
+    /// The cluster-name label that the Machine renders to.
+    pub cluster_name: &'a ClusterName,
     /// UID of another Machine that the VM's label names exists.
     pub labelled_machine_exists: bool,
+    /// Another Machine of this name that comes first: it has the VM on record, or wins the name.
+    pub rival: Option<&'a str>,
 }
 
 /// A VM may look this much older than its Machine: two clusters, two clocks.
@@ -64,6 +69,10 @@ pub fn vm_verdict(claim: VmClaim<'_>) -> VmVerdict {
                 _ => VmVerdict::Ours,
             }
         }
+        // On record already; our label follows.
+        Some(_) if named_by_admin && !claim.labelled_machine_exists && recorded == Some(uid) => {
+            VmVerdict::Ours
+        }
         Some(owner) if named_by_admin && !claim.labelled_machine_exists => {
             tracing::debug!(vm = uid, former = owner, "an admin named this VM");
             VmVerdict::Adopt
@@ -71,12 +80,12 @@ pub fn vm_verdict(claim: VmClaim<'_>) -> VmVerdict {
         Some(owner) => stranger(format!("it is labelled as the Machine with UID {owner}")),
         None if recorded == Some(uid) => VmVerdict::Ours,
         None if named_by_admin => VmVerdict::Adopt,
-        None => unlabelled(claim, &labelled),
+        None => unlabelled(claim),
     }
 }
 
 /// The rule for VMs without our label, as machine-controller makes them.
-fn unlabelled<'a>(claim: VmClaim<'a>, labelled: &dyn Fn(&str) -> Option<&'a str>) -> VmVerdict {
+fn unlabelled(claim: VmClaim<'_>) -> VmVerdict {
     let VmClaim { machine, vm, .. } = claim;
     if let Some(recorded) = machine.record.as_ref().and_then(|r| r.vm_uid.as_deref()) {
         return stranger(format!("the recorded VM has the UID {recorded}"));
@@ -84,17 +93,23 @@ fn unlabelled<'a>(claim: VmClaim<'a>, labelled: &dyn Fn(&str) -> Option<&'a str>
     if !machine.has_finalizer(finalizer::VM) {
         return stranger("it was there before this Machine");
     }
-    if labelled(label::KUBEVIRT_VM) != Some(machine.name())
-        || labelled(label::ROLE) != Some(label::ROLE_WORKER)
-    {
+    let Some(made_for) = &vm.made_by_peer_for else {
         return stranger("it does not bear the labels of a Machine's VM");
-    }
-    if claim.cluster_name.is_none() || labelled(label::CLUSTER_NAME) != claim.cluster_name {
-        return stranger("it bears another cluster's name");
+    };
+    if let Some(rival) = claim.rival {
+        return stranger(format!("the Machine {rival} of the same name comes first"));
     }
     match (created(&vm.metadata), created(&machine.metadata)) {
-        (Some(vm), Some(machine)) if vm + CLOCK_TOLERANCE >= machine => VmVerdict::Adopt,
-        _ => stranger("it is older than this Machine"),
+        (Some(vm), Some(machine)) if vm + CLOCK_TOLERANCE >= machine => {}
+        _ => return stranger("it is older than this Machine"),
+    }
+    match claim.cluster_name {
+        ClusterName::Known(name) if made_for == name => VmVerdict::Adopt,
+        ClusterName::Known(_) => stranger("it bears another cluster's name"),
+        ClusterName::Pending => {
+            VmVerdict::Undecided("the object that clusterName refers to is being read".to_owned())
+        }
+        ClusterName::Unreadable(why) => VmVerdict::Undecided(format!("clusterName cannot be read: {why}")),
     }
 }
 
@@ -206,11 +221,11 @@ mod tests {
         serde_json::from_value(machine).unwrap()
     }
 
-    fn vm(uid: &str, created: &str, labels: &Value) -> Vm {
-        serde_json::from_value(json!({
+    fn vm(uid: &str, created: &str, labels: &Value) -> Instance {
+        let vm = serde_json::from_value(json!({
             "metadata": {"name": "web-1", "namespace": "vms", "uid": uid, "creationTimestamp": created, "labels": labels},
-        }))
-        .unwrap()
+        }));
+        machinist_infra::kubevirt::instance(&vm.unwrap(), None, &[])
     }
 
     fn peer_labels() -> Value {
@@ -221,18 +236,29 @@ mod tests {
         json!({"status": {"providerStatus": {"infrastructure": {"server": "https://a", "namespace": "vms"}, "vmUID": uid}}})
     }
 
-    fn judge(machine: &StoredMachine, vm: &Vm) -> &'static str {
+    fn judge(machine: &StoredMachine, vm: &Instance) -> &'static str {
+        judge_with(machine, vm, &ClusterName::Known("c".into()), None)
+    }
+
+    fn judge_with(
+        machine: &StoredMachine,
+        vm: &Instance,
+        cluster_name: &ClusterName,
+        rival: Option<&str>,
+    ) -> &'static str {
         let claim = VmClaim {
             machine,
             vm,
             cluster_uid: "c1",
-            cluster_name: Some("c"),
+            cluster_name,
             labelled_machine_exists: false,
+            rival,
         };
         match vm_verdict(claim) {
             VmVerdict::Ours => "ours",
             VmVerdict::Adopt => "adopt",
             VmVerdict::Stranger(_) => "stranger",
+            VmVerdict::Undecided(_) => "undecided",
         }
     }
 
@@ -254,8 +280,36 @@ mod tests {
     #[case::another_unlabelled_vm_than_recorded(recorded("v1"), vm("v2", LATER, &peer_labels()), "stranger")]
     #[case::a_stranger_that_an_admin_named(json!({"metadata": {"annotations": {"machinist.dev/adopt-vm-uid": "v9"}}}), vm("v9", "2020-01-01T00:00:00Z", &json!({})), "adopt")]
     #[case::a_restored_backup_that_an_admin_named(json!({"metadata": {"annotations": {"machinist.dev/adopt-vm-uid": "v9"}}}), vm("v9", LATER, &json!({"machinist.dev/machine-uid": "gone"})), "adopt")]
-    fn a_vm_is_ours_by_the_rule_only(#[case] extra: Value, #[case] vm: Vm, #[case] verdict: &str) {
+    #[case::a_restored_backup_that_an_admin_named_and_that_is_on_record(json!({"metadata": {"annotations": {"machinist.dev/adopt-vm-uid": "v1"}}, "status": recorded("v1")["status"]}), vm("v1", LATER, &json!({"machinist.dev/machine-uid": "gone"})), "ours")]
+    #[case::a_restored_backup_on_record_that_nobody_named(recorded("v1"), vm("v1", LATER, &json!({"machinist.dev/machine-uid": "gone"})), "stranger")]
+    fn a_vm_is_ours_by_the_rule_only(#[case] extra: Value, #[case] vm: Instance, #[case] verdict: &str) {
         assert_eq!(judge(&machine(&extra), &vm), verdict);
+    }
+
+    #[rstest]
+    #[case::while_its_reference_is_read(ClusterName::Pending)]
+    #[case::that_cannot_be_read(ClusterName::Unreadable("no such Secret".into()))]
+    fn nothing_is_said_of_an_unlabelled_vm_without_the_clusters_name(#[case] name: ClusterName) {
+        let (theirs, ours) = (peer_labels(), json!({"machinist.dev/machine-uid": "m1"}));
+        assert_eq!(
+            judge_with(&machine(&json!({})), &vm("v1", LATER, &theirs), &name, None),
+            "undecided"
+        );
+        assert_eq!(
+            judge_with(&machine(&recorded("v1")), &vm("v1", LATER, &theirs), &name, None),
+            "ours"
+        );
+        assert_eq!(
+            judge_with(&machine(&json!({})), &vm("v1", LATER, &ours), &name, None),
+            "ours"
+        );
+    }
+
+    #[test]
+    fn a_namesake_that_comes_first_keeps_its_unlabelled_vm() {
+        let (machine, name) = (machine(&json!({})), ClusterName::Known("c".into()));
+        let vm = vm("v1", LATER, &peer_labels());
+        assert_eq!(judge_with(&machine, &vm, &name, Some("other/web-1")), "stranger");
     }
 
     #[test]
@@ -266,8 +320,9 @@ mod tests {
             machine: &machine,
             vm: &vm,
             cluster_uid: "c1",
-            cluster_name: Some("c"),
+            cluster_name: &ClusterName::Known("c".into()),
             labelled_machine_exists: true,
+            rival: None,
         };
         assert!(matches!(vm_verdict(claim), VmVerdict::Stranger(_)));
     }

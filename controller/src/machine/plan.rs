@@ -15,6 +15,8 @@ pub enum Step {
     ExtendToken,
     /// Delete the bootstrap token.
     DeleteToken,
+    /// Render the user data, so that nothing is made for a guest that could not be given any.
+    RenderUserData(UserDataSource),
     /// Create the VirtualMachine.
     CreateVm,
     /// Create the Secret with the user data, owned by the VM of that UID.
@@ -62,6 +64,15 @@ pub enum Step {
     Event(Event),
 }
 
+/// What user data is made from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum UserDataSource {
+    /// Our own template and the Machine's token.
+    Token,
+    /// operating-system-manager's Secret, for the VM whose user data has this ID.
+    BootstrapSecret(String),
+}
+
 impl Step {
     /// What it does, for logs and messages.
     pub fn verb(&self) -> &'static str {
@@ -70,6 +81,7 @@ impl Step {
             Self::CreateToken => "create the bootstrap token",
             Self::ExtendToken => "extend the bootstrap token",
             Self::DeleteToken => "delete the bootstrap token",
+            Self::RenderUserData(_) => "render the user data",
             Self::CreateVm => "create the VirtualMachine",
             Self::CreateUserData { .. } => "create the user-data Secret",
             Self::LabelVm { .. } => "label the adopted VirtualMachine",

@@ -224,7 +224,8 @@ impl Run<'_> {
             match api.delete(name, &params).await {
                 // What is gone need not be deleted.
                 Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
-                result => result.map(|either| either.left()),
+                Ok(either) => Ok(either.left()),
+                Err(error) => Err(error),
             }
         };
         match self.write("delete the Machine", name, write).await? {

@@ -53,9 +53,11 @@ pub(super) fn node(node: &Node, stores: &Stores, queues: &Queues) {
     }
 }
 
-/// A set: itself and its deployment; every deployment that may adopt it, if nobody controls it.
+/// A set: itself and its deployment; every deployment that may adopt it, if nobody controls it; and its Machines that
+/// wait for their user data.
 pub(super) fn machine_set(set: &StoredMachineSet, stores: &Stores, queues: &Queues) {
     queues.sets.add(Key::of(set));
+    waiting_machines(set, stores, queues);
     match owner::controller(&set.metadata) {
         Some(owner) if owner.kind == "MachineDeployment" => {
             queues.deployments.add(Key::new(set.namespace(), &owner.name));
@@ -72,9 +74,26 @@ pub(super) fn machine_set(set: &StoredMachineSet, stores: &Stores, queues: &Queu
     }
 }
 
-/// A deployment: itself.
-pub(super) fn machine_deployment(deployment: &StoredMachineDeployment, _: &Stores, queues: &Queues) {
+/// Machines of a set that have no VM yet: the set's revision and the deployment's operating system profile say where
+/// their user data comes from.
+fn waiting_machines(set: &StoredMachineSet, stores: &Stores, queues: &Queues) {
+    for machine in stores.machines_of(set.uid()) {
+        if machine
+            .record
+            .as_ref()
+            .is_none_or(|record| record.vm_uid.is_none())
+        {
+            queues.machines.add(Key::of(machine.as_ref()));
+        }
+    }
+}
+
+/// A deployment: itself, and the Machines of its sets that wait for their user data.
+pub(super) fn machine_deployment(deployment: &StoredMachineDeployment, stores: &Stores, queues: &Queues) {
     queues.deployments.add(Key::of(deployment));
+    for set in stores.machine_sets_of(deployment.uid()) {
+        waiting_machines(&set, stores, queues);
+    }
 }
 
 /// A bootstrap token: its Machine.
@@ -98,7 +117,7 @@ mod tests {
     use rstest::rstest;
     use serde_json::{Value, json};
 
-    fn object<K: serde::de::DeserializeOwned>(name: &str, metadata: &Value, spec: Value) -> K {
+    fn object<K: serde::de::DeserializeOwned>(name: &str, metadata: &Value, spec: &Value) -> K {
         let mut object = json!({"metadata": {
             "namespace": "ns", "name": name, "uid": format!("uid-{name}"), "resourceVersion": "1"}, "spec": spec});
         json_patch::merge(&mut object["metadata"], metadata);
@@ -115,10 +134,10 @@ mod tests {
         for (name, spec) in [("fits", spec()), ("other", json!({}))] {
             stores
                 .machine_sets
-                .apply(Event::Apply(object(name, &json!({}), spec.clone())));
+                .apply(Event::Apply(object(name, &json!({}), &spec)));
             stores
                 .machine_deployments
-                .apply(Event::Apply(object(name, &json!({}), spec)));
+                .apply(Event::Apply(object(name, &json!({}), &spec)));
         }
         stores
     }
@@ -145,7 +164,7 @@ mod tests {
     #[tokio::test]
     async fn a_machine(#[case] metadata: Value, #[case] sets: &[&str]) {
         let (stores, queues) = (stores(), Queues::default());
-        machine(&object("m", &metadata, json!({})), &stores, &queues);
+        machine(&object("m", &metadata, &json!({})), &stores, &queues);
         assert_eq!(drained(&queues.sets).await, sets);
         assert_eq!(drained(&queues.machines).await, ["m"]);
     }
@@ -157,7 +176,7 @@ mod tests {
     #[tokio::test]
     async fn a_set(#[case] metadata: Value, #[case] deployments: &[&str]) {
         let (stores, queues) = (stores(), Queues::default());
-        machine_set(&object("s", &metadata, json!({})), &stores, &queues);
+        machine_set(&object("s", &metadata, &json!({})), &stores, &queues);
         assert_eq!(drained(&queues.deployments).await, deployments);
         assert_eq!(drained(&queues.sets).await, ["s"]);
     }
@@ -167,10 +186,37 @@ mod tests {
         let (stores, queues) = (stores(), Queues::default());
         stores
             .machines
-            .apply(Event::Apply(object("m", &owned_by("MachineSet"), json!({}))));
+            .apply(Event::Apply(object("m", &owned_by("MachineSet"), &json!({}))));
         let ready: Node = serde_json::from_value(json!({"metadata": {"name": "m"}})).unwrap();
         node(&ready, &stores, &queues);
         assert_eq!(drained(&queues.sets).await, ["owner"]);
         assert_eq!(drained(&queues.machines).await, ["m"]);
+    }
+
+    #[tokio::test]
+    async fn a_set_and_a_deployment_concern_the_machines_that_have_no_vm_yet() {
+        let (stores, queues) = (stores(), Queues::default());
+        let owned = owned_by("MachineSet");
+        let mut placed = serde_json::to_value(json!({"metadata": {"namespace": "ns", "name": "placed", "uid": "uid-placed"},
+            "status": {"providerStatus": {"infrastructure": {"server": "https://a", "namespace": "n"}, "vmUID": "v"}}}))
+        .unwrap();
+        json_patch::merge(&mut placed["metadata"], &owned);
+        stores
+            .machines
+            .apply(Event::Apply(serde_json::from_value(placed).unwrap()));
+        stores
+            .machines
+            .apply(Event::Apply(object("waiting", &owned, &json!({}))));
+        // The one that owns them.
+        let mut set = owned_by("MachineDeployment");
+        set["uid"] = json!("uid-owner");
+        let set: StoredMachineSet = object("s", &set, &json!({}));
+        stores.machine_sets.apply(Event::Apply(set.clone()));
+        machine_set(&set, &stores, &queues);
+        assert_eq!(drained(&queues.machines).await, ["waiting"]);
+        let deployment = object("d", &json!({"uid": "uid-owner"}), &json!({}));
+        let queues = Queues::default();
+        machine_deployment(&deployment, &stores, &queues);
+        assert_eq!(drained(&queues.machines).await, ["waiting"]);
     }
 }

@@ -90,10 +90,10 @@ pub struct MachineSetStatus {
     /// The selector as text, for `/scale`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label_selector: Option<String>,
-    /// Never written.
+    /// What kind of trouble there is: `InvalidConfiguration`, `CreateError`, `UpdateError` or `DeleteError`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error_reason: Option<String>,
-    /// Never written.
+    /// What is wrong, and what the API server answered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error_message: Option<String>,
 }

@@ -23,6 +23,7 @@ pub mod leaks;
 pub mod lives;
 pub mod manifest;
 pub mod objects;
+pub mod osm;
 pub mod rollout;
 pub mod rules;
 pub mod wait;

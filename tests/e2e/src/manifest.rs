@@ -41,6 +41,21 @@ pub fn machine(name: &str) -> Value {
     })
 }
 
+/// A MachineSet of so many Machines like [`machine`], told by the label `set`.
+pub fn machine_set(name: &str, replicas: u32) -> Value {
+    let labels = json!({"set": name});
+    json!({
+        "apiVersion": "cluster.k8s.io/v1alpha1",
+        "kind": "MachineSet",
+        "metadata": {"name": name, "namespace": NAMESPACE},
+        "spec": {
+            "replicas": replicas,
+            "selector": {"matchLabels": labels},
+            "template": {"metadata": {"labels": labels}, "spec": machine(name)["spec"]},
+        },
+    })
+}
+
 /// The VM's template of a Machine, to change before it is applied.
 pub fn virtual_machine(machine: &mut Value) -> &mut Value {
     &mut machine["spec"]["providerSpec"]["value"]["cloudProviderSpec"]["virtualMachine"]

@@ -1,6 +1,8 @@
 //! The chart's two policies: what our ServiceAccount may do with Secrets, and who may write what only the controller
 //! knows of a Machine.
 
+use std::time::Duration;
+
 use anyhow::{Result, bail};
 use e2e::{Case, manifest, manifest::NAMESPACE};
 use rstest::rstest;
@@ -139,12 +141,30 @@ async fn nobody_writes_for_the_controller(#[case] field: &str, #[case] value: Va
 
 /// The chart, and nobody who would act on what is written.
 async fn start() -> Result<Case> {
-    Case::start_with(Options {
+    let case = Case::start_with(Options {
         machinist: Machinist::Webhook,
         boot: None,
         ..Options::default()
     })
-    .await
+    .await?;
+    // The API server takes a moment to learn of new policies, and tells nobody when it has.
+    let forbidden = token("aaaaaa", |token| token["metadata"]["labels"] = json!({})).to_string();
+    let user = format!("--as={CONTROLLER}");
+    let probe = [
+        "create",
+        "--dry-run=server",
+        &user,
+        "--as-group=system:masters",
+        "-f",
+        "-",
+    ];
+    for _ in 0..300 {
+        if said(&case, &probe, &forbidden).await?.is_some() {
+            return Ok(case);
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    bail!("the policies are not in force")
 }
 
 /// A bootstrap token as the controller makes them, changed.

@@ -3,9 +3,13 @@
 use std::collections::BTreeSet;
 
 use anyhow::Result;
-use e2e::{Case, manifest};
+use e2e::{Case, case::PATIENCE, manifest, wait};
 use k8s_openapi::api::rbac::v1::{ClusterRole, PolicyRule, Role};
-use kube::{Api, Client, ResourceExt as _, api::ListParams};
+use kube::{
+    Api, Client, ResourceExt as _,
+    api::{DeleteParams, ListParams},
+};
+use machinist_shared::api::MachineSet;
 use serde_json::json;
 use testbed::{
     bed::{CONTROLLER, MACHINES, WEBHOOK},
@@ -43,6 +47,11 @@ const RARE: &[(&str, &str, &str)] = &[
         "patch",
         "virtualmachines.kubevirt.io",
         "a VM of machine-controller's making gets our label",
+    ),
+    (
+        "update",
+        "machinesets/finalizers.cluster.k8s.io",
+        "asked by an admission plugin at a write of an owner reference, no request of its own",
     ),
     (
         "create",
@@ -87,6 +96,17 @@ async fn nothing_is_refused_and_nothing_is_granted_for_nothing() -> Result<()> {
         case.refused(&machine).await?;
     }
     case.delete_machine("worker").await?;
+    // Whose Machine is made, and whose status is told.
+    case.apply(&manifest::machine_set("set", 1)).await?;
+    let sets: Api<MachineSet> = Api::namespaced(case.bed.user().client(), manifest::NAMESPACE);
+    let ready = |set: &MachineSet| {
+        set.status
+            .as_ref()
+            .is_some_and(|status| status.ready_replicas == Some(1))
+    };
+    wait::for_state(&sets, "set", "ready", PATIENCE, ready).await?;
+    sets.delete("set", &DeleteParams::default()).await?;
+    wait::for_absence(&sets, "set", PATIENCE).await?;
     case.bed.controller().terminate().await?;
 
     let user = case.bed.user().client();

@@ -1,7 +1,7 @@
 //! What is not the Machine's is left alone, and said so.
 
 use anyhow::Result;
-use e2e::{Case, manifest, wait};
+use e2e::{Case, manifest};
 use serde_json::json;
 
 #[tokio::test]
@@ -22,36 +22,20 @@ async fn a_strangers_vm_and_disk_of_the_machines_name_are_untouched_and_reported
     let vm_before = case.vms().get("taken-vm").await?;
     let disk_before = case.data_volumes().get("taken-disk").await?;
 
-    for name in ["taken-vm", "taken-disk"] {
+    for (name, reason) in [("taken-vm", "VMNameTaken"), ("taken-disk", "DiskNameTaken")] {
         // Refused at once or reported in the status: either way the person learns the name.
-        let machine = manifest::machine(name);
         let output = case
             .bed
             .user()
-            .kubectl(&["apply", "-f", "-"], &machine.to_string())
+            .kubectl(&["apply", "-f", "-"], &manifest::machine(name).to_string())
             .await?;
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr).into_owned();
             assert!(said.contains(name), "{said}");
             continue;
         }
-        let told = |machine: &machinist_shared::api::Machine| {
-            let status = serde_json::to_value(&machine.status).unwrap_or_default();
-            let conditions = status["conditions"].as_array().cloned().unwrap_or_default();
-            conditions.iter().any(|condition| {
-                condition["message"]
-                    .as_str()
-                    .is_some_and(|text| text.contains(name))
-            })
-        };
-        wait::for_state(
-            &case.machines(),
-            name,
-            "told of the stranger",
-            e2e::case::PATIENCE,
-            told,
-        )
-        .await?;
+        let said = case.condition(name, reason).await?;
+        assert!(said.contains(name), "{said}");
         case.delete_machine(name).await?;
     }
 
@@ -95,8 +79,11 @@ async fn a_machine_named_like_a_foreign_node_gets_no_vm_and_no_certificate() -> 
         case.bed.user().kubectl_ok(&["delete", kind, "--all"], "").await?;
     }
     case.apply(&manifest::machine("cp-1")).await?;
-    let told = |machine: &machinist_shared::api::Machine| machine.status.is_some();
-    wait::for_state(&case.machines(), "cp-1", "judged", e2e::case::PATIENCE, told).await?;
+    case.condition("cp-1", "NodeNameTaken").await?;
+    // A nodeRef that somebody wrote proves nothing.
+    let forged = json!({"status": {"nodeRef": {"kind": "Node", "name": "cp-1", "uid": before.metadata.uid}}});
+    as_the_peer(&case, "cp-1", &forged).await?;
+    case.settled().await;
     assert_eq!(case.lives.uids("cp-1"), Vec::<String>::new(), "no VM was made");
     case.delete_machine("cp-1").await?;
     let after = case.nodes().get("cp-1").await?;
@@ -122,26 +109,8 @@ async fn a_node_ref_written_by_hand_takes_no_node_along() -> Result<()> {
     case.condition("forger", "WaitingForNode").await?;
 
     // By someone whom the policy lets, machine-controller before a cluster moved over.
-    let forged = json!({"status": {"nodeRef": {"kind": "Node", "name": "cp-1", "uid": before.metadata.uid}}})
-        .to_string();
-    let patch = [
-        "patch",
-        "machine",
-        "forger",
-        "--namespace",
-        manifest::NAMESPACE,
-        "--type=merge",
-    ];
-    let peer = [
-        "--as=system:serviceaccount:kube-system:machine-controller",
-        "--as-group=system:masters",
-        "--patch",
-        &forged,
-    ];
-    case.bed
-        .user()
-        .kubectl_ok(&[&patch[..], &peer[..]].concat(), "")
-        .await?;
+    let forged = json!({"status": {"nodeRef": {"kind": "Node", "name": "cp-1", "uid": before.metadata.uid}}});
+    as_the_peer(&case, "forger", &forged).await?;
     case.settled().await;
     case.delete_machine("forger").await?;
     let after = case.nodes().get("cp-1").await?;
@@ -158,4 +127,23 @@ async fn a_node_ref_written_by_hand_takes_no_node_along() -> Result<()> {
         )
     );
     case.finish(&["Node/cp-1"]).await
+}
+
+/// Patches a Machine as somebody whom the policy lets.
+async fn as_the_peer(case: &Case, machine: &str, patch: &serde_json::Value) -> Result<()> {
+    let patch = patch.to_string();
+    let args = [
+        "patch",
+        "machine",
+        machine,
+        "--namespace",
+        manifest::NAMESPACE,
+        "--type=merge",
+        "--as=system:serviceaccount:kube-system:machine-controller",
+        "--as-group=system:masters",
+        "--patch",
+        &patch,
+    ];
+    case.bed.user().kubectl_ok(&args, "").await?;
+    Ok(())
 }

@@ -20,6 +20,7 @@ pub mod binaries;
 pub mod control_plane;
 pub mod crds;
 mod flags;
+pub mod guest_network;
 pub mod kubeconfig;
 pub mod paths;
 pub mod pki;
@@ -33,5 +34,6 @@ pub mod tools;
 
 pub use bed::{Cluster, Testbed};
 pub use control_plane::ControlPlane;
+pub use guest_network::GuestNetwork;
 pub use proxy::FaultProxy;
 pub use server::Server;

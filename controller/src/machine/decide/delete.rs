@@ -1,13 +1,14 @@
 //! The way down: the VM verified gone, then the Node, then the token, then the finalizers.
 
-use machinist_infra::objects::Vm;
+use machinist_infra::provider::Instance;
 use machinist_shared::names::{annotation, condition, finalizer};
 
 use super::super::conditions::{Condition, Reason, Status};
-use super::super::observed::{Infra, Open, Spec};
+use super::super::observed::{ClusterName, Infra, Open, Spec};
 use super::super::ownership::{NodeClaim, NodeVerdict, VmClaim, VmVerdict, node_verdict, vm_verdict};
 use super::super::plan::Step;
 use super::draft::Draft;
+use super::launch;
 
 pub(super) fn decide(draft: &mut Draft<'_>) {
     let machine = &draft.observed.machine;
@@ -41,15 +42,10 @@ fn vm_is_gone(draft: &mut Draft<'_>) -> bool {
         .record
         .as_ref()
         .and_then(|record| record.vm_uid.as_deref());
-    if recorded.is_some() && machine.annotation(annotation::ABANDON_VM) == recorded {
-        draft.plan.tell(
-            true,
-            "VMAbandoned",
-            format!(
-                "the VM {} is left behind, as annotated",
-                recorded.unwrap_or_default()
-            ),
-        );
+    let abandoned = recorded.unwrap_or(annotation::ABANDON_UNKNOWN);
+    if machine.annotation(annotation::ABANDON_VM) == Some(abandoned) {
+        let message = format!("the VM (UID {abandoned}) is left behind, as annotated");
+        draft.plan.tell(true, "VMAbandoned", message);
         return true;
     }
     let open = match &draft.observed.infra {
@@ -78,12 +74,20 @@ fn vm_is_gone(draft: &mut Draft<'_>) -> bool {
         return blocked(draft, &why);
     }
     match &open.vm {
+        None if machine.record.is_none() && launch::has_node(draft) => {
+            let why = format!(
+                "the Machine has a Node, but there is neither a VM in namespace {} of {} nor a record of where its VM is. Check \
+                 that POD_NAMESPACE (chart value infra.namespace) and the kubeconfig are those that made it",
+                open.infrastructure.namespace, open.infrastructure.server
+            );
+            blocked(draft, &why)
+        }
         None => true,
         Some(vm) => delete_vm(draft, open, vm),
     }
 }
 
-fn delete_vm(draft: &mut Draft<'_>, open: &Open, vm: &Vm) -> bool {
+fn delete_vm(draft: &mut Draft<'_>, open: &Open, vm: &Instance) -> bool {
     let machine = draft.observed.machine.clone();
     let usable = match &draft.observed.spec {
         Spec::Usable(usable) => Some(usable),
@@ -93,12 +97,17 @@ fn delete_vm(draft: &mut Draft<'_>, open: &Open, vm: &Vm) -> bool {
         machine: &machine,
         vm,
         cluster_uid: &draft.observed.settings.cluster_uid,
-        cluster_name: usable.map(|usable| usable.cluster_name.as_str()),
+        cluster_name: &draft.observed.cluster_name,
         labelled_machine_exists: open.labelled_machine_exists,
+        rival: open
+            .recorded_by
+            .as_deref()
+            .or(draft.observed.name_winner.as_deref()),
     };
     let uid = vm.metadata.uid.clone().unwrap_or_default();
     match vm_verdict(claim) {
         VmVerdict::Ours => {
+            record_node(draft);
             let name = machine.name();
             deleting(
                 draft,
@@ -114,6 +123,7 @@ fn delete_vm(draft: &mut Draft<'_>, open: &Open, vm: &Vm) -> bool {
         VmVerdict::Adopt => {
             let credential = usable.and_then(|usable| usable.credential.clone());
             draft.adopt(credential, &open.infrastructure, &uid);
+            record_node(draft);
             deleting(
                 draft,
                 Reason::WaitingForVMDeletion,
@@ -126,6 +136,19 @@ fn delete_vm(draft: &mut Draft<'_>, open: &Open, vm: &Vm) -> bool {
             );
             false
         }
+        VmVerdict::Undecided(what) if draft.observed.cluster_name == ClusterName::Pending => {
+            deleting(draft, Reason::WaitingForReference, &what);
+            false
+        }
+        VmVerdict::Undecided(what) => {
+            let why = format!(
+                "nobody can tell whether the VM {} ({uid}) is this Machine's: {what}. To say that it is, annotate the Machine with \
+                 {}={uid}",
+                machine.name(),
+                annotation::ADOPT_VM
+            );
+            blocked(draft, &why)
+        }
         VmVerdict::Stranger(why) => {
             let message = format!(
                 "the VM {} ({uid}) is not this Machine's ({why}) and is left alone",
@@ -137,24 +160,31 @@ fn delete_vm(draft: &mut Draft<'_>, open: &Open, vm: &Vm) -> bool {
     }
 }
 
+/// Records the Machine's Node while its VM can be observed: afterwards nothing else may tie the two together.
+fn record_node(draft: &mut Draft<'_>) {
+    let node = own_node(draft);
+    if let Some(record) = &mut draft.record
+        && node.is_some()
+    {
+        record.node_uid = node;
+    }
+}
+
 fn unreachable(how: &str) -> String {
     format!("the infra cluster does not answer, so nobody can tell whether the VM is gone: {how}")
 }
 
 fn blocked(draft: &mut Draft<'_>, why: &str) -> bool {
     let machine = &draft.observed.machine;
-    let way_out = match machine
+    let recorded = machine
         .record
         .as_ref()
-        .and_then(|record| record.vm_uid.as_deref())
-    {
-        Some(uid) => format!(
-            ". To leave the VM behind on purpose, annotate the Machine with {}={uid}",
-            annotation::ABANDON_VM
-        ),
-        None => String::new(),
-    };
-    let message = format!("{why}{way_out}");
+        .and_then(|record| record.vm_uid.as_deref());
+    let message = format!(
+        "{why}. To leave the VM behind on purpose, annotate the Machine with {}={}",
+        annotation::ABANDON_VM,
+        recorded.unwrap_or(annotation::ABANDON_UNKNOWN)
+    );
     draft.error("DeleteError", message.clone());
     deleting(draft, Reason::DeletionBlocked, &message);
     false

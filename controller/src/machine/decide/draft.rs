@@ -18,6 +18,7 @@ pub(super) struct Draft<'a> {
     pub(super) plan: Plan,
     conditions: Vec<Condition>,
     kept: bool,
+    unsaid: bool,
     error: Option<(&'static str, String)>,
     failed: bool,
     finalizers: Option<Vec<String>>,
@@ -49,6 +50,7 @@ impl<'a> Draft<'a> {
             plan: Plan::default(),
             conditions: Vec::new(),
             kept: false,
+            unsaid: false,
             error: None,
             failed: false,
             finalizers: None,
@@ -96,6 +98,12 @@ impl<'a> Draft<'a> {
     /// Questions not answered this time keep their stored answers.
     pub(super) fn keep_conditions(&mut self) {
         self.kept = true;
+    }
+
+    /// Nothing new is known: conditions not answered this time, errors and phase stay as they are stored.
+    pub(super) fn keep_status(&mut self) {
+        self.kept = true;
+        self.unsaid = true;
     }
 
     /// Sets `errorReason` and `errorMessage`.
@@ -209,6 +217,7 @@ impl<'a> Draft<'a> {
         if let Some(record) = &mut self.record {
             record.vm_uid = None;
             record.token_id = None;
+            record.bootstrap_secret = None;
             record.node_uid = None;
             record.former = Some(FormerVm {
                 uid: uid.to_owned(),
@@ -315,12 +324,18 @@ impl<'a> Draft<'a> {
             };
             differs("versions", json!(stored.versions), json!(new));
         }
-        let (reason, message) = self.error.clone().unzip();
-        differs("errorReason", json!(stored.error_reason), json!(reason));
-        differs("errorMessage", json!(stored.error_message), json!(message));
-        let failure = message.filter(|_| self.failed);
-        differs("failureMessage", json!(stored.failure_message), json!(failure));
-        differs("phase", json!(stored.phase), json!(self.phase()));
+        let old = stored.conditions.clone().unwrap_or_default();
+        let wanted = self.wanted(&old);
+        if self.error.is_some() || !self.unsaid {
+            let (reason, message) = self.error.clone().unzip();
+            differs("errorReason", json!(stored.error_reason), json!(reason));
+            differs("errorMessage", json!(stored.error_message), json!(message));
+            let failure = message.filter(|_| self.failed);
+            differs("failureMessage", json!(stored.failure_message), json!(failure));
+        }
+        if stored.phase.is_none() || !self.unsaid {
+            differs("phase", json!(stored.phase), json!(self.phase(&wanted)));
+        }
         if self.record != machine.record {
             differs(
                 "providerStatus",
@@ -329,8 +344,6 @@ impl<'a> Draft<'a> {
             );
         }
 
-        let old = stored.conditions.clone().unwrap_or_default();
-        let wanted = self.wanted(&old);
         let listed = match conditions::change(&old, &wanted, self.now) {
             Change::None => None,
             Change::Now(list) => Some(list),
@@ -402,13 +415,13 @@ impl<'a> Draft<'a> {
         }
     }
 
-    fn phase(&self) -> &'static str {
+    fn phase(&self, wanted: &[Condition]) -> &'static str {
         let running = |c: &Condition| c.kind == condition::NODE_READY && c.status == Status::True;
         if self.observed.machine.is_deleting() {
             "Deleting"
         } else if self.failed {
             "Failed"
-        } else if self.conditions.iter().any(running) {
+        } else if wanted.iter().any(running) {
             "Running"
         } else if self.record.as_ref().is_some_and(|record| record.vm_uid.is_some()) {
             "Provisioning"
@@ -427,6 +440,8 @@ fn is_cause(reason: &str) -> bool {
         Reason::WaitingForReference,
         Reason::WaitingForInfrastructure,
         Reason::WaitingForDisks,
+        Reason::WaitingForBootstrapSecret,
+        Reason::BootstrapSecretRevision,
         Reason::NodeNotReady,
         Reason::VMVanished,
     ];

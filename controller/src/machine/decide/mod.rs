@@ -50,6 +50,12 @@ fn live(draft: &mut Draft<'_>) {
     }
     let usable = match &observed.spec {
         Spec::Usable(usable) => usable,
+        // After a restart everything is read anew: what is stored still holds.
+        Spec::Waiting(_) if draft.keep_condition(condition::INFRASTRUCTURE_READY) => {
+            draft.keep_condition(condition::INFRASTRUCTURE_REACHABLE);
+            draft.keep_status();
+            return;
+        }
         Spec::Waiting(what) => {
             draft.infrastructure(
                 Status::Unknown,
@@ -103,7 +109,7 @@ fn reachable<'a>(draft: &mut Draft<'a>) -> Option<&'a Open> {
         }
         // What is being found out unsays nothing: the answer follows within seconds.
         Infra::Connecting if draft.keep_condition(condition::INFRASTRUCTURE_REACHABLE) => {
-            draft.keep_conditions();
+            draft.keep_status();
             return None;
         }
         Infra::Connecting => (
@@ -120,7 +126,13 @@ fn reachable<'a>(draft: &mut Draft<'a>) -> Option<&'a Open> {
     } else {
         condition
     });
-    draft.keep_conditions();
+    if let Infra::NoCredential(what) = &draft.observed.infra
+        && draft.record.as_ref().is_none_or(|record| record.vm_uid.is_none())
+    {
+        draft.infrastructure(Status::False, Reason::ReferenceNotFound, what.clone());
+        draft.error("CreateError", what.clone());
+    }
+    draft.keep_status();
     None
 }
 
@@ -221,8 +233,9 @@ fn machine_of(draft: &mut Draft<'_>, usable: &Usable, open: &Open) {
         machine,
         vm,
         cluster_uid: &observed.settings.cluster_uid,
-        cluster_name: Some(&usable.cluster_name),
+        cluster_name: &observed.cluster_name,
         labelled_machine_exists: open.labelled_machine_exists,
+        rival: open.recorded_by.as_deref(),
     };
     let uid = vm.metadata.uid.clone().unwrap_or_default();
     match vm_verdict(claim) {
@@ -233,6 +246,13 @@ fn machine_of(draft: &mut Draft<'_>, usable: &Usable, open: &Open) {
             draft.finalizers(&[finalizer::VM, finalizer::NODE]);
             draft.infrastructure(Status::False, Reason::Creating, message.clone());
             draft.tell_after_patch(false, "Adopted", message);
+        }
+        VmVerdict::Undecided(what) => {
+            let message = format!(
+                "a VirtualMachine {} ({uid}) exists, and nobody can tell whose it is: {what}",
+                machine.name()
+            );
+            draft.infrastructure(Status::Unknown, Reason::WaitingForReference, message);
         }
         VmVerdict::Stranger(why) => {
             let message = format!(

@@ -2,17 +2,18 @@
 
 use std::time::Duration;
 
-use machinist_infra::objects::Vm;
+use machinist_infra::provider::Instance;
 use machinist_shared::names::{condition, finalizer, label};
 
 use super::super::conditions::{Condition, Reason, Status};
-use super::super::observed::{Open, Usable};
-use super::super::plan::Step;
+use super::super::observed::{Bootstrap, Open, Usable};
+use super::super::plan::{Step, UserDataSource};
 use super::super::record::Record;
 use super::draft::Draft;
 use super::{join, launch};
+use crate::context::LABEL_AGAIN;
 
-pub(super) fn decide(draft: &mut Draft<'_>, usable: &Usable, open: &Open, vm: &Vm) {
+pub(super) fn decide(draft: &mut Draft<'_>, usable: &Usable, open: &Open, vm: &Instance) {
     let uid = vm.metadata.uid.clone().unwrap_or_default();
     let terminating = vm.metadata.deletion_timestamp.is_some();
     let former = draft.record.as_ref().and_then(|record| record.former.clone());
@@ -39,18 +40,20 @@ pub(super) fn decide(draft: &mut Draft<'_>, usable: &Usable, open: &Open, vm: &V
     if !record_vm(draft, usable, open, vm, &uid) {
         return;
     }
-    if open.may_label
-        && vm
-            .metadata
-            .labels
-            .as_ref()
-            .is_none_or(|labels| !labels.contains_key(label::MACHINE_UID))
-    {
+    let owner = vm
+        .metadata
+        .labels
+        .as_ref()
+        .and_then(|labels| labels.get(label::MACHINE_UID));
+    let unlabelled = owner.is_none_or(|owner| owner != draft.observed.machine.uid());
+    if unlabelled && open.may_label {
         let resource_version = vm.metadata.resource_version.clone().unwrap_or_default();
         draft.plan.push(Step::LabelVm {
             uid: uid.clone(),
             resource_version,
         });
+    } else if unlabelled {
+        draft.plan.look_again(LABEL_AGAIN);
     }
     state(draft, open);
     draft.addresses = Some(open.addresses.clone());
@@ -71,7 +74,7 @@ pub(super) fn decide(draft: &mut Draft<'_>, usable: &Usable, open: &Open, vm: &V
 }
 
 /// Makes the user data and records the VM, if it is not recorded; `false` if the VM has to be made anew.
-fn record_vm(draft: &mut Draft<'_>, usable: &Usable, open: &Open, vm: &Vm, uid: &str) -> bool {
+fn record_vm(draft: &mut Draft<'_>, usable: &Usable, open: &Open, vm: &Instance, uid: &str) -> bool {
     draft.finalizers(&[finalizer::VM, finalizer::NODE]);
     if draft
         .record
@@ -80,10 +83,19 @@ fn record_vm(draft: &mut Draft<'_>, usable: &Usable, open: &Open, vm: &Vm, uid: 
     {
         return true;
     }
-    let token_id = draft.observed.token.as_ref().map(|token| token.id.to_string());
-    let secret = token_id
+    let (source, id, why) = match user_data_source(draft) {
+        UserDataIs::Here(source, id) => (Some(source), Some(id), "its user data is of another make"),
+        UserDataIs::Gone(why) => (None, None, why),
+        UserDataIs::Awaited => {
+            launch::bootstrap_waits(draft);
+            return false;
+        }
+    };
+    let machine_uid = draft.observed.machine.uid();
+    let secret = id
         .as_deref()
-        .map(|id| launch::user_data_secret_name(draft.observed.machine.uid(), id));
+        .map(|id| launch::user_data_secret_name(machine_uid, id));
+    let token_id = id.filter(|_| source == Some(UserDataSource::Token));
     let former = draft.record.take();
     draft.record = Some(Record {
         infrastructure: open.infrastructure.clone(),
@@ -93,8 +105,8 @@ fn record_vm(draft: &mut Draft<'_>, usable: &Usable, open: &Open, vm: &Vm, uid: 
         node_uid: None,
         ..former.unwrap_or_default()
     });
-    if secret.is_none() || vm.user_data_secret() != secret.as_deref() {
-        let why = "its bootstrap token is gone before its guest was started";
+    let source = source.filter(|_| vm.user_data == secret);
+    let Some(source) = source else {
         draft.replace_vm(uid, why);
         draft.infrastructure(
             Status::False,
@@ -102,7 +114,8 @@ fn record_vm(draft: &mut Draft<'_>, usable: &Usable, open: &Open, vm: &Vm, uid: 
             format!("the VM is being made anew: {why}"),
         );
         return false;
-    }
+    };
+    draft.plan.push(Step::RenderUserData(source));
     draft.plan.push(Step::CreateUserData {
         vm_uid: uid.to_owned(),
     });
@@ -116,6 +129,42 @@ fn record_vm(draft: &mut Draft<'_>, usable: &Usable, open: &Open, vm: &Vm, uid: 
         ),
     );
     true
+}
+
+/// What has become of the user data of a VM that is not recorded yet.
+enum UserDataIs {
+    /// It can be given; and the ID in the name of its Secret.
+    Here(UserDataSource, String),
+    /// It is gone, why, and the VM with it: its guest was never started.
+    Gone(&'static str),
+    /// It may come back.
+    Awaited,
+}
+
+fn user_data_source(draft: &Draft<'_>) -> UserDataIs {
+    let begun = draft
+        .record
+        .as_ref()
+        .and_then(|record| record.bootstrap_secret.as_ref());
+    match (begun, &draft.observed.bootstrap) {
+        (None, _) => match &draft.observed.token {
+            Some(token) => UserDataIs::Here(UserDataSource::Token, token.id.to_string()),
+            None => UserDataIs::Gone("its bootstrap token is gone before its guest was started"),
+        },
+        (Some(begun), Bootstrap::Osm(revision)) if begun.revision == *revision => UserDataIs::Here(
+            UserDataSource::BootstrapSecret(begun.id.clone()),
+            begun.id.clone(),
+        ),
+        (Some(_), Bootstrap::Osm(_)) => {
+            UserDataIs::Gone("its bootstrap Secret was replaced before its guest was started")
+        }
+        (Some(_), Bootstrap::Builtin) => {
+            UserDataIs::Gone("its bootstrap mode was changed before its guest was started")
+        }
+        (Some(_), Bootstrap::Waiting(_) | Bootstrap::OtherRevision(_) | Bootstrap::Invalid(_)) => {
+            UserDataIs::Awaited
+        }
+    }
 }
 
 /// Answers `InfrastructureReady` with the root cause.
@@ -160,18 +209,27 @@ const HALF_LIFE: Duration = Duration::from_mins(15);
 fn bootstrap(draft: &mut Draft<'_>, open: &Open, vm_uid: &str, joined: bool) {
     let answer =
         |status, reason, message: &str| Condition::new(condition::BOOTSTRAP_READY, status, reason, message);
+    let osm = draft
+        .record
+        .as_ref()
+        .and_then(|record| record.bootstrap_secret.clone());
     if joined {
         if draft.observed.token.is_some() {
             draft.plan.push(Step::DeleteToken);
         }
-        draft.condition(
-            answer(
-                Status::True,
-                Reason::Joined,
-                "the kubelet has joined; its token is gone",
-            )
-            .lazy(),
+        let message = match &osm {
+            Some(_) => "the kubelet has joined",
+            None => "the kubelet has joined; its token is gone",
+        };
+        draft.condition(answer(Status::True, Reason::Joined, message).lazy());
+        return;
+    }
+    if let Some(osm) = osm {
+        let message = format!(
+            "operating-system-manager's user data of revision {} is in place",
+            osm.revision
         );
+        draft.condition(answer(Status::True, Reason::DataReady, &message).lazy());
         return;
     }
     let ours = draft.record.as_ref().and_then(|record| record.token_id.clone());

@@ -4,16 +4,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
-use machinist_infra::objects::Vm;
+use machinist_infra::kubevirt::instance;
+use machinist_infra::provider::Instance;
 use rstest::rstest;
 use serde_json::{Value, json};
 
 use super::super::observed::{
-    Brake, Concern, Disk, Facts, Failure, Infra, Observed, Open, Settings, Spec, Unwatched, Usable, VmState,
+    Bootstrap, Brake, ClusterName, Concern, Disk, Facts, Failure, Infra, Observed, Open, Settings, Spec,
+    Unwatched, Usable, VmState,
 };
-use super::super::plan::{Plan, Step};
+use super::super::plan::{Plan, Step, UserDataSource};
 use super::super::record::{FailureDomain, Infrastructure};
 use super::decide;
+use crate::bootstrap::Mode;
 use crate::bootstrap::token::TokenView;
 use crate::user::{Node, StoredMachine};
 
@@ -63,6 +66,7 @@ fn open() -> Open {
         vm: None,
         may_label: true,
         labelled_machine_exists: false,
+        recorded_by: None,
         guest_exists: false,
         firmware_uuid: None,
         addresses: Vec::new(),
@@ -76,14 +80,14 @@ fn open() -> Open {
     }
 }
 
-fn vm(extra: &Value) -> Arc<Vm> {
+fn vm(extra: &Value) -> Arc<Instance> {
     let mut vm = json!({
         "metadata": {"name": "web-1", "namespace": "vms", "uid": "v1", "creationTimestamp": NOW, "resourceVersion": "1",
             "labels": {"machinist.dev/machine-uid": "m1", "machinist.dev/cluster-uid": "c1"}},
         "spec": {"template": {"spec": {"volumes": [{"cloudInitNoCloud": {"secretRef": {"name": "userdata-m1-abcdef"}}}]}}},
     });
     json_patch::merge(&mut vm, extra);
-    Arc::new(serde_json::from_value(vm).unwrap())
+    Arc::new(instance(&serde_json::from_value(vm).unwrap(), None, &[]))
 }
 
 fn running() -> Open {
@@ -124,6 +128,7 @@ fn observed(machine: StoredMachine, open: Open) -> Observed {
             external_cloud_provider: false,
             cluster_uid: "c1".into(),
             look_every: Duration::from_secs(30),
+            bootstrap: Mode::Auto,
         }),
         name_winner: None,
         spec: Spec::Usable(Box::new(Usable {
@@ -131,8 +136,10 @@ fn observed(machine: StoredMachine, open: Open) -> Observed {
             disks: vec!["web-1".into()],
             ..Usable::default()
         })),
+        cluster_name: ClusterName::Known("c".into()),
         infra: Infra::Open(Box::new(open)),
         node: None,
+        bootstrap: Bootstrap::Builtin,
         token: None,
         failure: None,
     }
@@ -163,9 +170,10 @@ fn condition<'a>(plan: &'a Plan, kind: &str) -> &'a Value {
         .unwrap_or_else(|| panic!("no {kind}"))
 }
 
-const CREATE: [&str; 3] = [
+const CREATE: [&str; 4] = [
     "patch the Machine",
     "create the bootstrap token",
+    "render the user data",
     "create the VirtualMachine",
 ];
 
@@ -212,6 +220,7 @@ fn the_user_data_follows_the_vm_and_then_its_uid_is_recorded() {
     assert_eq!(
         verbs(&plan),
         [
+            "render the user data",
             "create the user-data Secret",
             "patch the Machine",
             "record an Event"
@@ -791,7 +800,7 @@ fn what_may_not_be_watched_is_named_and_changes_nothing_else() {
         &observed(machine(&json!({})), Open { unwatched, ..open() }),
         now(),
     );
-    assert_eq!(verbs(&plan)[1..3], CREATE[1..]);
+    assert_eq!(verbs(&plan)[1..4], CREATE[1..]);
 }
 
 #[test]
@@ -822,13 +831,308 @@ fn connecting_anew_unsays_nothing() {
         condition(&first, "InfrastructureReachable")["reason"],
         "Connecting"
     );
+    // One that has joined: conditions, phase and all.
     let mut o = observed(machine(&recorded()), running());
-    o.token = Some(token());
+    o.node = Some(node(&json!({})));
     let known = patch(&decide(&o, now()))["status"].clone();
+    assert_eq!(known["phase"], "Running");
     let mut extra = recorded();
     json_patch::merge(&mut extra, &json!({"status": known}));
     let later = now() + Duration::from_hours(1);
     let mut o = observed(machine(&extra), open());
     o.infra = Infra::Connecting;
     assert_eq!(verbs(&decide(&o, later)), Vec::<&str>::new());
+    o.spec = Spec::Waiting("a referenced Secret".into());
+    assert_eq!(
+        verbs(&decide(&o, later)),
+        Vec::<&str>::new(),
+        "nor does a reference that is read anew"
+    );
+
+    // What does not answer is told, and changes nothing of what was known.
+    let mut o = observed(machine(&extra), open());
+    o.infra = Infra::Unreachable("timed out".into());
+    let plan = decide(&o, later);
+    assert_eq!(condition(&plan, "InfrastructureReachable")["status"], "False");
+    assert_eq!(condition(&plan, "NodeReady")["status"], "True");
+    assert_eq!(patch(&plan)["status"].get("phase"), None);
+}
+
+#[test]
+fn a_failure_is_not_forgotten_while_its_infra_cluster_is_away() {
+    let failed = json!({"status": {"phase": "Failed", "errorReason": "CreateError", "errorMessage": "GuestEnded", "failureMessage": "GuestEnded"}});
+    let mut extra = recorded();
+    json_patch::merge(&mut extra, &failed);
+    let mut o = observed(machine(&extra), open());
+    o.infra = Infra::Unreachable("timed out".into());
+    let plan = decide(&o, now());
+    let status = &patch(&plan)["status"];
+    assert_eq!(
+        [
+            status.get("phase"),
+            status.get("errorReason"),
+            status.get("failureMessage")
+        ],
+        [None; 3]
+    );
+}
+
+#[rstest]
+#[case::before_there_is_a_vm(placed(&json!({})), "ReferenceNotFound")]
+#[case::of_a_machine_with_a_vm(recorded(), "VMRunning")]
+fn a_missing_credential_is_an_error_only_where_it_keeps_a_vm_from_being_made(
+    #[case] extra: Value,
+    #[case] reason: &str,
+) {
+    let mut known = extra;
+    json_patch::merge(
+        &mut known,
+        &json!({"status": {"conditions": [
+        {"type": "InfrastructureReady", "status": "True", "reason": "VMRunning", "message": ""}]}}),
+    );
+    let mut o = observed(machine(&known), open());
+    o.infra = Infra::NoCredential("there is no Secret".into());
+    let plan = decide(&o, now());
+    assert_eq!(
+        condition(&plan, "InfrastructureReachable")["reason"],
+        "ReferenceNotFound"
+    );
+    assert_eq!(condition(&plan, "InfrastructureReady")["reason"], reason);
+    let errs = patch(&plan)["status"]["errorReason"] == "CreateError";
+    assert_eq!(errs, reason == "ReferenceNotFound");
+}
+
+#[test]
+fn a_node_is_recorded_before_the_vm_that_ties_it_is_deleted() {
+    let mut deleting = recorded();
+    json_patch::merge(&mut deleting, &json!({"metadata": {"deletionTimestamp": NOW}}));
+    let mut o = observed(machine(&deleting), running());
+    o.node = Some(node(&json!({"spec": {"providerID": "kubevirt://web-1"},
+        "status": {"addresses": [{"type": "InternalIP", "address": "10.0.0.7"}]}})));
+    let plan = decide(&o, now());
+    assert_eq!(verbs(&plan), ["patch the Machine", "delete the VirtualMachine"]);
+    assert_eq!(patch(&plan)["status"]["providerStatus"]["nodeUID"], "node-1");
+}
+
+/// A deleting Machine as machine-controller leaves it: its finalizers, and no record.
+fn taken_over_deleting() -> StoredMachine {
+    machine(&json!({"metadata": {
+        "deletionTimestamp": NOW,
+        "finalizers": ["machine-node-delete-finalizer", "machine-delete-finalizer"],
+    }}))
+}
+
+fn peers_vm() -> Arc<Instance> {
+    let labels = json!({"machinist.dev/machine-uid": null, "machinist.dev/cluster-uid": null,
+        "kubevirt.io/vm": "web-1", "cluster.x-k8s.io/role": "worker", "cluster.x-k8s.io/cluster-name": "c"});
+    vm(&json!({"metadata": {"labels": labels}}))
+}
+
+fn with_peers_vm() -> Open {
+    Open {
+        vm: Some(peers_vm()),
+        ..running()
+    }
+}
+
+#[test]
+fn a_vm_taken_over_while_deleting_is_recorded_with_its_node_before_it_is_deleted() {
+    let mut o = observed(taken_over_deleting(), with_peers_vm());
+    o.node = Some(node(&json!({})));
+    let plan = decide(&o, now());
+    assert_eq!(verbs(&plan), ["patch the Machine", "record an Event"]);
+    let record = &patch(&plan)["status"]["providerStatus"];
+    assert_eq!(
+        (&record["vmUID"], &record["nodeUID"]),
+        (&json!("v1"), &json!("node-1"))
+    );
+}
+
+#[rstest]
+#[case::its_reference_is_being_read(ClusterName::Pending, "WaitingForReference")]
+#[case::its_reference_is_gone(ClusterName::Unreadable("there is no Secret".into()), "DeletionBlocked")]
+fn a_vm_that_may_be_the_machines_is_not_forgotten(#[case] name: ClusterName, #[case] reason: &str) {
+    let mut o = observed(taken_over_deleting(), with_peers_vm());
+    (o.spec, o.cluster_name) = (Spec::Invalid("unreadable".into()), name);
+    let plan = decide(&o, now());
+    assert_eq!(verbs(&plan), ["patch the Machine"]);
+    assert_eq!(patch(&plan).pointer("/metadata/finalizers"), None);
+    assert_eq!(condition(&plan, "Deleting")["reason"], reason);
+}
+
+#[rstest]
+#[case::that_wins_the_name(Some("other/web-1"), None)]
+#[case::that_has_the_vm_on_record(None, Some("other/web-1"))]
+fn a_deleting_namesake_leaves_the_vm_to_the_machine(
+    #[case] winner: Option<&str>,
+    #[case] recorded: Option<&str>,
+) {
+    let mut open = with_peers_vm();
+    open.recorded_by = recorded.map(str::to_owned);
+    let mut o = observed(taken_over_deleting(), open);
+    o.name_winner = winner.map(str::to_owned);
+    let plan = decide(&o, now());
+    assert!(touches_nothing(&plan), "{:?}", verbs(&plan));
+    assert_eq!(patch(&plan)["metadata"]["finalizers"], json!([]));
+}
+
+#[test]
+fn a_vm_that_runs_somewhere_unknown_is_not_taken_for_gone() {
+    let mut o = observed(taken_over_deleting(), open());
+    o.node = Some(node(&json!({})));
+    let plan = decide(&o, now());
+    assert_eq!(verbs(&plan), ["patch the Machine"]);
+    assert_eq!(condition(&plan, "Deleting")["reason"], "DeletionBlocked");
+
+    let mut given_up = taken_over_deleting();
+    let annotations = [("machinist.dev/abandon-vm-uid".to_owned(), "unknown".to_owned())];
+    given_up.metadata.annotations = Some(annotations.into());
+    o.machine = Arc::new(given_up);
+    o.node = Some(node(&json!({})));
+    let plan = decide(&o, now());
+    assert_eq!(
+        verbs(&plan),
+        ["record an Event", "delete the Node", "patch the Machine"]
+    );
+}
+
+#[rstest]
+#[case::that_is_missing(Facts::Missing("StorageClass a does not exist".into()), json!("CreateError"))]
+#[case::that_cannot_be_asked_for(Facts::Unavailable("timed out".into()), Value::Null)]
+fn a_fact_is_asked_for_again_and_an_outage_is_no_error(#[case] facts: Facts, #[case] error: Value) {
+    let plan = decide(&observed(machine(&json!({})), Open { facts, ..open() }), now());
+    assert_eq!(
+        condition(&plan, "InfrastructureReady")["reason"],
+        "FactsUnavailable"
+    );
+    assert!(
+        plan.again.is_some_and(|again| again <= Duration::from_secs(30)),
+        "nothing tells of it"
+    );
+    assert_eq!(
+        patch(&plan)["status"].get("errorReason").unwrap_or(&Value::Null),
+        &error
+    );
+}
+
+/// The record of a VM whose user data is operating-system-manager's.
+fn osm_record(revision: &str) -> Value {
+    placed(&json!({"status": {"providerStatus": {"bootstrapSecret": {"revision": revision, "id": "osm-1"}}}}))
+}
+
+/// The VM that was made with it, and is not recorded yet.
+fn osm_vm() -> Open {
+    let volume = json!([{"cloudInitNoCloud": {"secretRef": {"name": "userdata-m1-osm-1"}}}]);
+    Open {
+        vm: Some(vm(&json!({"spec": {"template": {"spec": {"volumes": volume}}}}))),
+        facts: Facts::NotNeeded,
+        ..open()
+    }
+}
+
+#[test]
+fn with_user_data_of_operating_system_manager_no_token_is_made() {
+    let mut o = observed(machine(&json!({})), open());
+    o.bootstrap = Bootstrap::Osm("3".into());
+    let plan = decide(&o, now());
+    assert_eq!(
+        verbs(&plan),
+        [
+            "patch the Machine",
+            "render the user data",
+            "create the VirtualMachine"
+        ]
+    );
+    let id = format!("osm-{:x}", now().as_millisecond());
+    assert_eq!(
+        patch(&plan)["status"]["providerStatus"]["bootstrapSecret"],
+        json!({"revision": "3", "id": id})
+    );
+    assert!(
+        plan.steps
+            .contains(&Step::RenderUserData(UserDataSource::BootstrapSecret(id)))
+    );
+}
+
+#[rstest]
+#[case::the_same_revision("3", "osm-1")]
+#[case::another_one("4", "osm-19b796dd600")]
+fn what_was_begun_goes_on_under_its_name(#[case] revision: &str, #[case] id: &str) {
+    let mut o = observed(machine(&osm_record("3")), open());
+    o.bootstrap = Bootstrap::Osm(revision.into());
+    let plan = decide(&o, now());
+    let source = UserDataSource::BootstrapSecret(id.into());
+    assert!(
+        plan.steps.contains(&Step::RenderUserData(source)),
+        "{:?}",
+        plan.steps
+    );
+}
+
+#[rstest]
+#[case::not_there(Bootstrap::Waiting("not there".into()), "WaitingForBootstrapSecret")]
+#[case::of_another_revision(Bootstrap::OtherRevision("old".into()), "BootstrapSecretRevision")]
+#[case::never(Bootstrap::Invalid("no mode".into()), "BootstrapFailed")]
+fn without_user_data_no_vm_is_made(#[case] bootstrap: Bootstrap, #[case] reason: &str) {
+    let mut o = observed(machine(&json!({})), open());
+    o.bootstrap = bootstrap;
+    let plan = decide(&o, now());
+    assert!(touches_nothing(&plan), "{:?}", plan.steps);
+    for kind in ["BootstrapReady", "InfrastructureReady", "Ready"] {
+        assert_eq!(condition(&plan, kind)["reason"], reason);
+    }
+    assert_eq!(patch(&plan)["status"].get("providerStatus"), None);
+}
+
+#[test]
+fn the_vm_gets_the_user_data_of_the_revision_that_it_was_made_for() {
+    let mut o = observed(machine(&osm_record("3")), osm_vm());
+    o.bootstrap = Bootstrap::Osm("3".into());
+    let plan = decide(&o, now());
+    assert_eq!(
+        verbs(&plan)[..2],
+        ["render the user data", "create the user-data Secret"]
+    );
+    let record = &patch(&plan)["status"]["providerStatus"];
+    assert_eq!(record["vmUID"], "v1");
+    assert_eq!(record.get("tokenID"), None);
+}
+
+#[rstest]
+#[case::remade_for_a_newer_one(Bootstrap::Osm("4".into()))]
+#[case::the_mode_was_changed(Bootstrap::Builtin)]
+fn a_vm_whose_user_data_was_replaced_before_its_guest_got_it_is_made_anew(#[case] bootstrap: Bootstrap) {
+    let mut o = observed(machine(&osm_record("3")), osm_vm());
+    o.bootstrap = bootstrap;
+    let plan = decide(&o, now());
+    let record = &patch(&plan)["status"]["providerStatus"];
+    assert_eq!(record["former"]["uid"], "v1");
+    assert_eq!(record["bootstrapSecret"], Value::Null);
+    assert!(!verbs(&plan).contains(&"create the user-data Secret"));
+}
+
+#[rstest]
+#[case::remade_right_now(Bootstrap::Waiting("not there".into()), "WaitingForBootstrapSecret")]
+#[case::of_another_revision(Bootstrap::OtherRevision("old".into()), "BootstrapSecretRevision")]
+fn a_vm_waits_for_user_data_that_may_come_back(#[case] bootstrap: Bootstrap, #[case] reason: &str) {
+    let mut o = observed(machine(&osm_record("3")), osm_vm());
+    o.bootstrap = bootstrap;
+    let plan = decide(&o, now());
+    assert!(touches_nothing(&plan), "{:?}", plan.steps);
+    assert_eq!(condition(&plan, "BootstrapReady")["reason"], reason);
+    assert_eq!(patch(&plan)["status"].get("providerStatus"), None);
+}
+
+#[test]
+fn a_guest_of_operating_system_manager_needs_no_token_of_ours() {
+    let mut record = osm_record("3");
+    json_patch::merge(
+        &mut record,
+        &json!({"status": {"providerStatus": {"vmUID": "v1"}}}),
+    );
+    let plan = decide(&observed(machine(&record), running()), now());
+    let bootstrap = condition(&plan, "BootstrapReady");
+    assert_eq!(bootstrap["reason"], "DataReady");
+    assert!(bootstrap["message"].as_str().unwrap().contains("revision 3"));
+    assert!(!verbs(&plan).iter().any(|verb| verb.contains("token")));
 }

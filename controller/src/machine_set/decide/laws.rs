@@ -55,6 +55,7 @@ fn happens() -> impl Strategy<Value = Happens> {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools)] // They are independent of each other.
 struct Thing {
     ours: bool,
     fits: bool,
@@ -176,19 +177,16 @@ impl World {
             marked: false,
             version: self.version,
         };
-        match self.lose.take() {
-            Some(made) => {
-                if made && !self.truth.contains_key(&name) {
-                    self.truth.insert(name.clone(), new);
-                    self.events.push((name.clone(), self.version, Some(new)));
-                }
-                self.unresolved = Some(name);
+        if let Some(made) = self.lose.take() {
+            if made && !self.truth.contains_key(&name) {
+                self.truth.insert(name.clone(), new);
+                self.events.push((name.clone(), self.version, Some(new)));
             }
-            None => {
-                // AlreadyExists under this name is our own, and is looked up.
-                let thing = *self.truth.entry(name.clone()).or_insert(new);
-                self.cache.insert(name, thing);
-            }
+            self.unresolved = Some(name);
+        } else {
+            // AlreadyExists under this name is our own, and is looked up.
+            let thing = *self.truth.entry(name.clone()).or_insert(new);
+            self.cache.insert(name, thing);
         }
     }
 

@@ -19,7 +19,7 @@ fn ago(seconds: i64) -> Timestamp {
 }
 
 /// A set of `replicas` whose spec and metadata are changed by `change`.
-fn set(replicas: i32, change: Value) -> Arc<StoredMachineSet> {
+fn set(replicas: i32, change: &Value) -> Arc<StoredMachineSet> {
     let labels = json!({"app": "a"});
     let mut set = json!({
         "metadata": {
@@ -28,7 +28,7 @@ fn set(replicas: i32, change: Value) -> Arc<StoredMachineSet> {
         },
         "spec": {"replicas": replicas, "selector": {"matchLabels": labels}, "template": {"metadata": {"labels": labels}}},
     });
-    json_patch::merge(&mut set, &change);
+    json_patch::merge(&mut set, change);
     Arc::new(serde_json::from_value(set).unwrap())
 }
 
@@ -45,15 +45,15 @@ fn machine(name: &str, change: &Value) -> Arc<StoredMachine> {
 
 const READY: NodeState = NodeState::Ready { since: None };
 
-fn member(name: &str, node: NodeState, change: Value) -> Member {
+fn member(name: &str, node: NodeState, change: &Value) -> Member {
     Member {
-        machine: machine(name, &change),
+        machine: machine(name, change),
         node,
     }
 }
 
 fn ready(name: &str) -> Member {
-    member(name, READY, json!({}))
+    member(name, READY, &json!({}))
 }
 
 fn observed(set: Arc<StoredMachineSet>, machines: Vec<Member>) -> Observed {
@@ -103,7 +103,7 @@ fn status_of(plan: &Plan) -> Value {
 #[case::no_plan_makes_more_than_250(1000, 0, &["create 250"])]
 fn the_number_of_machines_is_kept(#[case] wanted: i32, #[case] there: usize, #[case] expected: &[&str]) {
     let machines = (0..there).map(|i| ready(&format!("m-{i}"))).collect();
-    let plan = decide(&observed(set(wanted, json!({})), machines), now());
+    let plan = decide(&observed(set(wanted, &json!({})), machines), now());
     let said = match &plan.steps[..] {
         [Step::Delete(victims)] => vec![format!("delete {wanted} {}", victims.len())],
         _ => steps(&plan),
@@ -116,7 +116,7 @@ fn the_number_of_machines_is_kept(#[case] wanted: i32, #[case] there: usize, #[c
 fn a_set_that_is_being_deleted_is_left_to_garbage_collection() {
     let deleting = set(
         5,
-        json!({"metadata": {"deletionTimestamp": "2027-01-15T07:59:00Z", "finalizers": []}}),
+        &json!({"metadata": {"deletionTimestamp": "2027-01-15T07:59:00Z", "finalizers": []}}),
     );
     let mut observed = observed(deleting, vec![ready("m")]);
     observed.orphans.push(machine("o", &json!({})));
@@ -127,7 +127,7 @@ fn a_set_that_is_being_deleted_is_left_to_garbage_collection() {
 
 #[test]
 fn the_finalizer_is_added_to_others() {
-    let bare = set(1, json!({"metadata": {"finalizers": ["a/b"]}}));
+    let bare = set(1, &json!({"metadata": {"finalizers": ["a/b"]}}));
     let plan = decide(&observed(bare, vec![ready("m")]), now());
     assert_eq!(steps(&plan), ["patch [\"a/b\",\"foregroundDeletion\"]"]);
 }
@@ -137,22 +137,22 @@ fn a_machine_that_is_being_deleted_does_not_count_and_is_replaced() {
     let dying = member(
         "dying",
         READY,
-        json!({"metadata": {"deletionTimestamp": "2027-01-15T07:59:00Z"}}),
+        &json!({"metadata": {"deletionTimestamp": "2027-01-15T07:59:00Z"}}),
     );
-    let plan = decide(&observed(set(2, json!({})), vec![ready("m"), dying]), now());
+    let plan = decide(&observed(set(2, &json!({})), vec![ready("m"), dying]), now());
     assert_eq!(steps(&plan), ["create 1"]);
 }
 
 #[test]
 fn an_orphan_is_taken_instead_of_making_another() {
-    let mut observed = observed(set(2, json!({})), vec![ready("m")]);
+    let mut observed = observed(set(2, &json!({})), vec![ready("m")]);
     observed.orphans.push(machine("o", &json!({})));
     assert_eq!(steps(&decide(&observed, now())), ["adopt o"]);
 }
 
 #[test]
 fn an_orphan_too_many_is_taken_before_anything_is_deleted() {
-    let mut observed = observed(set(1, json!({})), vec![ready("m"), ready("n")]);
+    let mut observed = observed(set(1, &json!({})), vec![ready("m"), ready("n")]);
     observed.orphans.push(machine("o", &json!({})));
     assert_eq!(steps(&decide(&observed, now())), ["adopt o"]);
     // Unless it does not let itself be taken.
@@ -167,8 +167,8 @@ fn an_orphan_too_many_is_taken_before_anything_is_deleted() {
 
 #[test]
 fn a_machine_whose_labels_no_longer_match_is_let_go_and_replaced() {
-    let strayed = member("strayed", READY, json!({"metadata": {"labels": {"app": "b"}}}));
-    let plan = decide(&observed(set(2, json!({})), vec![ready("m"), strayed]), now());
+    let strayed = member("strayed", READY, &json!({"metadata": {"labels": {"app": "b"}}}));
+    let plan = decide(&observed(set(2, &json!({})), vec![ready("m"), strayed]), now());
     assert_eq!(steps(&plan), ["release strayed", "create 1"]);
 }
 
@@ -177,8 +177,8 @@ fn a_machine_that_is_being_deleted_is_not_let_go() {
     let change = json!({"metadata": {"labels": null, "deletionTimestamp": "2027-01-15T07:59:00Z"}});
     let plan = decide(
         &observed(
-            set(1, json!({})),
-            vec![ready("m"), member("dying", READY, change)],
+            set(1, &json!({})),
+            vec![ready("m"), member("dying", READY, &change)],
         ),
         now(),
     );
@@ -193,7 +193,7 @@ fn a_paused_set_changes_no_machine_and_tells_its_status(#[case] annotations: Val
     for (wanted, there) in [(3, 1), (0, 1)] {
         let set = set(
             wanted,
-            json!({"metadata": {"annotations": annotations, "finalizers": []}}),
+            &json!({"metadata": {"annotations": annotations, "finalizers": []}}),
         );
         let machines = (0..there).map(|i| ready(&format!("m-{i}"))).collect();
         let mut observed = observed(set, machines);
@@ -214,7 +214,7 @@ fn a_paused_set_changes_no_machine_and_tells_its_status(#[case] annotations: Val
 #[case::a_negative_number(json!({"spec": {"replicas": -1}}), "spec.replicas: -1 is negative")]
 #[case::a_number_that_is_text(json!({"spec": {"replicas": "3"}}), "spec.replicas: invalid type")]
 fn a_spec_that_cannot_be_obeyed_touches_no_machine_and_says_why(#[case] change: Value, #[case] why: &str) {
-    let mut observed = observed(set(3, change), vec![ready("m")]);
+    let mut observed = observed(set(3, &change), vec![ready("m")]);
     observed.orphans.push(machine("o", &json!({})));
     let plan = decide(&observed, now());
     assert_eq!(steps(&plan), ["status", "event InvalidConfiguration"]);
@@ -229,9 +229,9 @@ fn trouble_is_told_by_one_event_and_taken_back_when_it_is_mended() {
     let status = json!({"replicas": 1, "observedGeneration": 3, "labelSelector": "app=a", "readyReplicas": 1,
         "availableReplicas": 1, "fullyLabeledReplicas": 1,
         "errorReason": "InvalidConfiguration", "errorMessage": "spec.replicas: is required"});
-    let known = set(1, json!({"spec": {"replicas": null}, "status": status}));
+    let known = set(1, &json!({"spec": {"replicas": null}, "status": status}));
     assert!(decide(&observed(known, vec![ready("m")]), now()).steps.is_empty());
-    let mended = set(1, json!({"status": status}));
+    let mended = set(1, &json!({"status": status}));
     let plan = decide(&observed(mended, vec![ready("m")]), now());
     assert_eq!(steps(&plan), ["status"]);
     assert_eq!(status_of(&plan)["errorReason"], Value::Null);
@@ -240,10 +240,7 @@ fn trouble_is_told_by_one_event_and_taken_back_when_it_is_mended() {
 #[test]
 fn an_unknown_delete_policy_makes_machines_and_deletes_none() {
     let policy = json!({"spec": {"deletePolicy": "Biggest"}});
-    let plan = decide(
-        &observed(set(1, policy.clone()), vec![ready("a"), ready("b")]),
-        now(),
-    );
+    let plan = decide(&observed(set(1, &policy), vec![ready("a"), ready("b")]), now());
     assert_eq!(steps(&plan), ["status", "event InvalidConfiguration"]);
     assert!(
         status_of(&plan)["errorMessage"]
@@ -251,7 +248,7 @@ fn an_unknown_delete_policy_makes_machines_and_deletes_none() {
             .unwrap()
             .contains("\"Biggest\"")
     );
-    let plan = decide(&observed(set(3, policy), vec![ready("a")]), now());
+    let plan = decide(&observed(set(3, &policy), vec![ready("a")]), now());
     assert_eq!(steps(&plan), ["create 2"]);
 }
 
@@ -262,17 +259,17 @@ fn one_of_each() -> Vec<Member> {
         member(
             "f-healthy",
             READY,
-            json!({"metadata": {"annotations": {"cluster.k8s.io/delete-machine": ""}}}),
+            &json!({"metadata": {"annotations": {"cluster.k8s.io/delete-machine": ""}}}),
         ),
-        member("e-not-ready", NodeState::NotReady, json!({})),
-        member("d-without-node", NodeState::Absent, json!({})),
-        member("c-failed", READY, json!({"status": {"phase": "Failed"}})),
+        member("e-not-ready", NodeState::NotReady, &json!({})),
+        member("d-without-node", NodeState::Absent, &json!({})),
+        member("c-failed", READY, &json!({"status": {"phase": "Failed"}})),
         member(
             "b-in-error",
             READY,
-            json!({"status": {"errorReason": "CreateError"}}),
+            &json!({"status": {"errorReason": "CreateError"}}),
         ),
-        member("a-marked", READY, marked),
+        member("a-marked", READY, &marked),
     ]
 }
 
@@ -283,7 +280,7 @@ fn the_annotated_go_first_then_failed_then_without_node_then_not_ready(
 ) {
     let machines = one_of_each();
     let wanted = i32::try_from(machines.len() - count).unwrap();
-    let set = set(wanted, json!({"spec": {"deletePolicy": policy}}));
+    let set = set(wanted, &json!({"spec": {"deletePolicy": policy}}));
     let plan = decide(&observed(set, machines), now());
     let mut expected = [
         "a-marked",
@@ -301,14 +298,15 @@ fn the_annotated_go_first_then_failed_then_without_node_then_not_ready(
 #[case::newest("Newest", "young")]
 #[case::oldest("Oldest", "aged")]
 fn the_policy_orders_the_healthy(#[case] policy: &str, #[case] expected: &str) {
-    let made = |name: &str, time: &str| member(name, READY, json!({"metadata": {"creationTimestamp": time}}));
+    let made =
+        |name: &str, time: &str| member(name, READY, &json!({"metadata": {"creationTimestamp": time}}));
     let machines = vec![
         made("middle", "2027-01-15T07:30:00Z"),
         made("young", "2027-01-15T07:59:00Z"),
         made("aged", "2027-01-14T07:00:00Z"),
     ];
     let plan = decide(
-        &observed(set(2, json!({"spec": {"deletePolicy": policy}})), machines),
+        &observed(set(2, &json!({"spec": {"deletePolicy": policy}})), machines),
         now(),
     );
     assert_eq!(steps(&plan), [format!("delete {expected}")]);
@@ -321,7 +319,7 @@ fn of_equals_the_same_go_every_time_and_whatever_the_order_they_are_seen_in(
     let names = ["a", "b", "c", "d", "e"];
     let chosen = |names: Vec<&str>| {
         let machines = names.into_iter().map(ready).collect();
-        let set = set(2, json!({"spec": {"deletePolicy": policy}}));
+        let set = set(2, &json!({"spec": {"deletePolicy": policy}}));
         steps(&decide(&observed(set, machines), now()))
     };
     let forwards = chosen(names.to_vec());
@@ -339,16 +337,16 @@ fn the_status_counts() {
         member(
             "labelled",
             NodeState::NotReady,
-            json!({"metadata": {"labels": {"more": "b"}}}),
+            &json!({"metadata": {"labels": {"more": "b"}}}),
         ),
-        member("joining", NodeState::Absent, json!({})),
+        member("joining", NodeState::Absent, &json!({})),
         member(
             "dying",
             READY,
-            json!({"metadata": {"deletionTimestamp": "2027-01-15T07:59:00Z"}}),
+            &json!({"metadata": {"deletionTimestamp": "2027-01-15T07:59:00Z"}}),
         ),
     ];
-    let plan = decide(&observed(set(3, unlabelled), machines), now());
+    let plan = decide(&observed(set(3, &unlabelled), machines), now());
     let expected = json!({
         "replicas": 3, "fullyLabeledReplicas": 1, "readyReplicas": 1, "availableReplicas": 1,
         "observedGeneration": 3, "labelSelector": "app=a", "errorReason": null, "errorMessage": null,
@@ -365,7 +363,7 @@ fn a_status_that_says_so_already_is_not_written(#[case] status: Value) {
         &mut change,
         &json!({"status": {"observedGeneration": 3, "labelSelector": "app=a"}}),
     );
-    assert!(decide(&observed(set(0, change), vec![]), now()).steps.is_empty());
+    assert!(decide(&observed(set(0, &change), vec![]), now()).steps.is_empty());
 }
 
 #[test]
@@ -374,13 +372,13 @@ fn a_machine_is_available_min_ready_seconds_after_its_node_is_ready_and_that_is_
         since: Some(ago(seconds)),
     };
     let machines = vec![
-        member("long", since(60), json!({})),
-        member("just", since(30), json!({})),
-        member("soon", since(10), json!({})),
-        member("later", since(5), json!({})),
-        member("unknown", READY, json!({})),
+        member("long", since(60), &json!({})),
+        member("just", since(30), &json!({})),
+        member("soon", since(10), &json!({})),
+        member("later", since(5), &json!({})),
+        member("unknown", READY, &json!({})),
     ];
-    let set = set(5, json!({"spec": {"minReadySeconds": 30}}));
+    let set = set(5, &json!({"spec": {"minReadySeconds": 30}}));
     let plan = decide(&observed(set, machines), now());
     let status = status_of(&plan);
     assert_eq!(
@@ -397,7 +395,7 @@ fn a_failed_write_is_shown_and_tried_again_when_its_time_has_come() {
         message: "cannot create the Machine: quota".into(),
         until,
     };
-    let mut observed = observed(set(2, json!({})), vec![ready("m")]);
+    let mut observed = observed(set(2, &json!({})), vec![ready("m")]);
     observed.failure = Some(failure(ago(-5)));
     let plan = decide(&observed, now());
     assert_eq!(steps(&plan), ["status", "event CreateError"]);
@@ -414,7 +412,7 @@ fn a_failed_write_is_shown_and_tried_again_when_its_time_has_come() {
 
 #[test]
 fn a_failure_of_what_is_no_longer_wanted_is_forgotten() {
-    let mut observed = observed(set(1, json!({})), vec![ready("m")]);
+    let mut observed = observed(set(1, &json!({})), vec![ready("m")]);
     observed.failure = Some(Failure {
         reason: "CreateError",
         message: "no".into(),
@@ -427,7 +425,7 @@ fn a_failure_of_what_is_no_longer_wanted_is_forgotten() {
 
 #[test]
 fn a_status_waits_for_the_machines_to_settle_but_not_for_long() {
-    let mut observed = observed(set(3, json!({})), vec![ready("m")]);
+    let mut observed = observed(set(3, &json!({})), vec![ready("m")]);
     assert_eq!(steps(&decide(&observed, now())), ["create 2"]);
     observed.status_overdue = true;
     assert_eq!(steps(&decide(&observed, now())), ["create 2", "status"]);

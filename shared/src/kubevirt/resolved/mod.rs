@@ -88,6 +88,10 @@ pub struct ResolvedSpec {
     pub node_affinity_values: Vec<String>,
     /// Topology spread.
     pub topology_spread: Vec<Spread>,
+    /// `machinist.registries.credentials`, or empty.
+    pub registry_credentials: Secret,
+    /// `machinist.caBundle`, PEM, or empty.
+    pub ca_bundle: Secret,
 }
 
 /// A topology spread constraint.
@@ -141,17 +145,18 @@ fn value<T: ConfigValue>(
         .map_err(|error| Unresolved::Reference { field, error })
 }
 
+/// Resolves the cluster's name alone: the environment's, else the spec's.
+pub fn cluster_name(var: &ConfigVar<String>, env: &Env, lookup: &Lookup<'_>) -> Result<String, Unresolved> {
+    if !env.cluster_id.is_empty() {
+        return Ok(env.cluster_id.clone());
+    }
+    Ok(value("clusterName", var, lookup)?.unwrap_or_default())
+}
+
 /// Resolves everything but the kubeconfig. What machine-controller cannot use either is an error; what KubeVirt refuses
 /// is left to it, so that no spec that has a VM fails here.
 pub fn resolve(spec: &CloudProviderSpec, env: &Env, lookup: &Lookup<'_>) -> Result<ResolvedSpec, Unresolved> {
     let text = |field, var: &ConfigVar<String>| Ok(value(field, var, lookup)?.unwrap_or_default());
-    let or_env = |env: &str, field, var: &ConfigVar<String>| {
-        if env.is_empty() {
-            text(field, var)
-        } else {
-            Ok(env.to_owned())
-        }
-    };
     let vm = &spec.virtual_machine;
     let disk = &vm.primary_disk;
     let secondary = |d: &super::spec::SecondaryDisk| {
@@ -162,8 +167,12 @@ pub fn resolve(spec: &CloudProviderSpec, env: &Env, lookup: &Lookup<'_>) -> Resu
         })
     };
     let resolved = ResolvedSpec {
-        cluster_name: or_env(&env.cluster_id, "clusterName", &spec.cluster_name)?,
-        project_id: or_env(&env.project_id, "projectID", &spec.project_id)?,
+        cluster_name: cluster_name(&spec.cluster_name, env, lookup)?,
+        project_id: if env.project_id.is_empty() {
+            text("projectID", &spec.project_id)?
+        } else {
+            env.project_id.clone()
+        },
         instancetype: vm.instancetype.clone(),
         preference: vm.preference.clone(),
         vcpu_cores: vm.vcpu_cores,
@@ -221,6 +230,11 @@ pub fn resolve(spec: &CloudProviderSpec, env: &Env, lookup: &Lookup<'_>) -> Resu
                 })
             })
             .collect::<Result<_, Unresolved>>()?,
+        registry_credentials: Secret::new(text(
+            "machinist.registries.credentials",
+            &spec.machinist.registries.credentials,
+        )?),
+        ca_bundle: Secret::new(text("machinist.caBundle", &spec.machinist.ca_bundle)?),
     };
     usable::check(&resolved)?;
     Ok(resolved)

@@ -11,6 +11,7 @@ mod scheduling;
 mod tests;
 mod vm;
 
+use super::machinist;
 use super::spec::CloudProviderSpec;
 use crate::config_var::ConfigVarString;
 use crate::field::{FieldPath, Report};
@@ -37,6 +38,7 @@ pub fn validate(spec: &CloudProviderSpec, path: &FieldPath, report: &mut Report)
         &path.child("topologySpreadConstraints"),
         report,
     );
+    machinist::validate(&spec.machinist, &path.child("machinist"), report);
 }
 
 /// The text of a value that is written down and not overridden by a reference.

@@ -1,0 +1,323 @@
+//! MachineSets on real control planes: scaled, adopted from, let go of, deleted, and never one Machine too many.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use anyhow::{Context as _, Result};
+use e2e::{Case, case::PATIENCE, manifest, wait};
+use futures::StreamExt as _;
+use kube::{
+    Api, ResourceExt as _,
+    api::{ListParams, Patch, PatchParams},
+    runtime::{WatchStreamExt as _, watcher},
+};
+use machinist_shared::{
+    api::{Machine, MachineSet, MachineSetStatus},
+    names::annotation,
+};
+use serde_json::{Value, json};
+use testbed::{
+    bed::{CONTROLLER, Options},
+    proxy::WriteFuse,
+};
+
+const STANDBY: &str = "standby";
+
+#[tokio::test]
+async fn a_set_is_scaled_adopts_lets_go_and_takes_its_machines_with_it() -> Result<()> {
+    let case = Case::start().await?;
+    let made = Made::record(&case);
+    case.apply(&manifest::machine_set("workers", 3)).await?;
+    let told = ready(&case, "workers", 3).await?;
+    assert_eq!(told.label_selector.as_deref(), Some("set=workers"));
+    assert_eq!(
+        (told.fully_labeled_replicas, told.available_replicas),
+        (Some(3), Some(3))
+    );
+    assert_eq!(made.of("workers").len(), 3);
+
+    // Up, as an autoscaler does it.
+    scale(&case, "workers", 5).await?;
+    ready(&case, "workers", 5).await?;
+    assert_eq!(made.of("workers").len(), 5);
+
+    // Down: the annotated one goes.
+    let marked = of_set(&case, "workers").await?[2].name_any();
+    patch(
+        &case,
+        &marked,
+        json!({"metadata": {"annotations": {annotation::DELETE_MACHINE: "now"}}}),
+    )
+    .await?;
+    scale(&case, "workers", 4).await?;
+    wait::for_absence(&case.machines(), &marked, PATIENCE).await?;
+    ready(&case, "workers", 4).await?;
+    assert_eq!(made.of("workers").len(), 5, "nothing was made instead");
+
+    // A paused set makes none; resumed, it takes the one that nobody controls instead of making one.
+    let mut orphan = manifest::machine("orphan");
+    orphan["metadata"]["labels"] = json!({"set": "workers"});
+    let pause = |text: Value| json!({"metadata": {"annotations": {annotation::PAUSED: text}}});
+    patch_set(&case, "workers", pause("".into())).await?;
+    scale(&case, "workers", 5).await?;
+    case.apply(&orphan).await?;
+    case.node_ready("orphan").await?;
+    assert_eq!(of_set(&case, "workers").await?.len(), 4);
+    patch_set(&case, "workers", pause(Value::Null)).await?;
+    ready(&case, "workers", 5).await?;
+    assert_eq!(owner(&case.machines().get("orphan").await?), Some("workers"));
+    assert_eq!(made.of("workers").len(), 5, "none was made");
+    let mark = json!({"metadata": {"annotations": {annotation::DELETE_MACHINE: "me"}}});
+    patch(&case, "orphan", mark).await?;
+    scale(&case, "workers", 4).await?;
+    wait::for_absence(&case.machines(), "orphan", PATIENCE).await?;
+    ready(&case, "workers", 4).await?;
+
+    // One whose labels no longer match is let go, lives on, and is replaced.
+    let strayed = of_set(&case, "workers").await?[0].name_any();
+    let before = made.of("workers");
+    patch(&case, &strayed, json!({"metadata": {"labels": {"set": "other"}}})).await?;
+    let free = |machine: &Machine| machine.owner_references().is_empty();
+    wait::for_state(&case.machines(), &strayed, "let go", PATIENCE, free).await?;
+    let new = |machine: &Machine| owner(machine) == Some("workers") && !before.contains(&machine.name_any());
+    wait::any(&case.machines(), "made instead", PATIENCE, new).await?;
+    ready(&case, "workers", 4).await?;
+    assert_eq!(made.of("workers").len(), before.len() + 1);
+    assert_eq!(case.lives.uids(&strayed).len(), 1);
+    case.delete_machine(&strayed).await?;
+
+    // What cannot be obeyed is said, and taken back.
+    patch_set(
+        &case,
+        "workers",
+        json!({"spec": {"deletePolicy": "Biggest", "replicas": 1}}),
+    )
+    .await?;
+    let says = |set: &MachineSet| status(set).error_reason.as_deref() == Some("InvalidConfiguration");
+    wait::for_state(&sets(&case), "workers", "refused", PATIENCE, says).await?;
+    assert_eq!(of_set(&case, "workers").await?.len(), 4, "nothing is scaled down");
+    patch_set(
+        &case,
+        "workers",
+        json!({"spec": {"deletePolicy": "Newest", "replicas": 4}}),
+    )
+    .await?;
+    let mended = |set: &MachineSet| status(set).error_reason.is_none();
+    wait::for_state(&sets(&case), "workers", "mended", PATIENCE, mended).await?;
+
+    case.bed
+        .user()
+        .kubectl_ok(
+            &[
+                "delete",
+                "machineset",
+                "workers",
+                "--namespace",
+                manifest::NAMESPACE,
+            ],
+            "",
+        )
+        .await?;
+    gone(&case, "workers").await?;
+    case.finish(&[]).await
+}
+
+#[tokio::test]
+async fn a_controller_killed_while_it_makes_five_machines_makes_five() -> Result<()> {
+    let controller_args = vec!["--enable-leader-election=false".to_owned()];
+    let case = Case::start_with(Options {
+        controller_args,
+        ..Options::default()
+    })
+    .await?;
+    let made = Made::record(&case);
+    // The first write is the finalizer's; then come batches of 1, 2 and 2.
+    for nth in 1..=7 {
+        let name = format!("killed-{nth}");
+        let fuse = WriteFuse::after(nth, case.bed.controller().killer()?);
+        case.bed.user().proxy().arm(CONTROLLER, &fuse);
+        case.apply(&manifest::machine_set(&name, 5)).await?;
+        fuse.fired().await;
+        // The kernel may still be ending it.
+        case.bed.controller().kill();
+        case.bed.controller().start().await?;
+        ready(&case, &name, 5).await?;
+        case.settled().await;
+        let machines = made.of(&name);
+        assert_eq!(machines.len(), 5, "killed after write {nth}: {machines:?}");
+        for machine in &machines {
+            assert_eq!(
+                case.lives.uids(machine).len(),
+                1,
+                "{machine}, killed after write {nth}"
+            );
+        }
+        case.bed.user().proxy().disarm(CONTROLLER);
+        sets(&case)
+            .delete(&name, &kube::api::DeleteParams::default())
+            .await?;
+        gone(&case, &name).await?;
+    }
+    case.finish(&[]).await
+}
+
+#[tokio::test]
+async fn a_new_leader_whose_cache_is_behind_makes_none_too_many() -> Result<()> {
+    let case = Case::start().await?;
+    let made = Made::record(&case);
+    let standby = case.bed.new_controller(STANDBY, &[]).await?;
+    standby.launch()?;
+    // It has seen this set without Machines, and sees no more.
+    let mut paused = manifest::machine_set("workers", 3);
+    paused["metadata"]["annotations"] = json!({annotation::PAUSED: ""});
+    case.apply(&paused).await?;
+    let told = |set: &MachineSet| status(set).replicas == Some(0);
+    wait::for_state(&sets(&case), "workers", "told", PATIENCE, told).await?;
+    patch_set(
+        &case,
+        "workers",
+        json!({"metadata": {"annotations": {annotation::PAUSED: null}}}),
+    )
+    .await?;
+    wait::any(&case.machines(), "of the set", PATIENCE, |machine: &Machine| {
+        owner(machine) == Some("workers")
+    })
+    .await?;
+    case.bed.user().proxy().freeze_watches(STANDBY);
+    scale(&case, "workers", 5).await?;
+    ready(&case, "workers", 5).await?;
+    let listed = |request: &testbed::proxy::Request| {
+        request.client == STANDBY && request.target.verb == "list" && request.target.resource == "machines"
+    };
+    case.bed.user().proxy().clear_requests();
+    case.bed.controller().terminate().await?;
+    // The new leader asks what it does not know, and waits for it.
+    case.bed.user().proxy().seen(listed).await;
+    case.settled().await;
+    assert_eq!(made.of("workers").len(), 5, "none was made while it was blind");
+    assert_eq!(of_set(&case, "workers").await?.len(), 5, "and none deleted");
+
+    case.bed.user().proxy().heal(STANDBY);
+    scale(&case, "workers", 6).await?;
+    ready(&case, "workers", 6).await?;
+    assert_eq!(made.of("workers").len(), 6);
+    sets(&case)
+        .delete("workers", &kube::api::DeleteParams::default())
+        .await?;
+    gone(&case, "workers").await?;
+    standby.terminate().await?;
+    case.finish(&[]).await
+}
+
+/// Names of all Machines that sets ever made, by set.
+struct Made(Arc<Mutex<BTreeMap<String, BTreeSet<String>>>>);
+
+impl Made {
+    fn record(case: &Case) -> Self {
+        let (made, machines) = (Arc::default(), case.machines());
+        let record: Arc<Mutex<BTreeMap<String, BTreeSet<String>>>> = Arc::clone(&made);
+        // Ends with the test's runtime.
+        tokio::spawn(async move {
+            let mut events = watcher(machines, watcher::Config::default())
+                .default_backoff()
+                .boxed();
+            while let Some(event) = events.next().await {
+                let Ok(watcher::Event::Apply(machine) | watcher::Event::InitApply(machine)) = event else {
+                    continue;
+                };
+                if let Some(set) = owner(&machine)
+                    && machine.name_any().starts_with(set)
+                {
+                    let mut made = record.lock().unwrap_or_else(PoisonError::into_inner);
+                    made.entry(set.to_owned()).or_default().insert(machine.name_any());
+                }
+            }
+        });
+        Self(made)
+    }
+
+    fn of(&self, set: &str) -> BTreeSet<String> {
+        let made = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        made.get(set).cloned().unwrap_or_default()
+    }
+}
+
+fn sets(case: &Case) -> Api<MachineSet> {
+    Api::namespaced(case.bed.user().client(), manifest::NAMESPACE)
+}
+
+fn status(set: &MachineSet) -> MachineSetStatus {
+    set.status.clone().unwrap_or_default()
+}
+
+fn owner(machine: &Machine) -> Option<&str> {
+    machine
+        .owner_references()
+        .iter()
+        .find(|owner| owner.controller == Some(true))
+        .map(|owner| owner.name.as_str())
+}
+
+/// The set's Machines that are not being deleted.
+async fn of_set(case: &Case, set: &str) -> Result<Vec<Machine>> {
+    let mut machines = case.machines().list(&ListParams::default()).await?.items;
+    machines.retain(|machine| owner(machine) == Some(set) && machine.metadata.deletion_timestamp.is_none());
+    Ok(machines)
+}
+
+/// Waits until the status tells of exactly so many Machines, all Ready, of the spec as it is; and holds it to the truth.
+async fn ready(case: &Case, name: &str, count: i32) -> Result<MachineSetStatus> {
+    let fits = |set: &MachineSet| {
+        let status = status(set);
+        set.spec.replicas == Some(count)
+            && status.observed_generation == set.metadata.generation
+            && (status.replicas, status.ready_replicas) == (Some(count), Some(count))
+    };
+    let what = format!("ready with {count} Machines");
+    let set = wait::for_state(&sets(case), name, &what, PATIENCE * 2, fits).await?;
+    // A status may be of a moment before.
+    let there = of_set(case, name).await?;
+    for machine in &there {
+        case.node_ready(&machine.name_any()).await?;
+    }
+    let there = there.len();
+    anyhow::ensure!(
+        usize::try_from(count)? == there,
+        "{there} Machines are there, not {count}"
+    );
+    Ok(status(&set))
+}
+
+async fn scale(case: &Case, name: &str, replicas: i32) -> Result<()> {
+    let patch = json!({"spec": {"replicas": replicas}});
+    sets(case)
+        .patch_scale(name, &PatchParams::default(), &Patch::Merge(&patch))
+        .await
+        .context("cannot write /scale")?;
+    Ok(())
+}
+
+async fn patch_set(case: &Case, name: &str, patch: Value) -> Result<()> {
+    sets(case)
+        .patch(name, &PatchParams::default(), &Patch::Merge(&patch))
+        .await?;
+    Ok(())
+}
+
+async fn patch(case: &Case, machine: &str, patch: Value) -> Result<()> {
+    case.machines()
+        .patch(machine, &PatchParams::default(), &Patch::Merge(&patch))
+        .await?;
+    Ok(())
+}
+
+/// Waits until the set and all that it had is gone.
+async fn gone(case: &Case, name: &str) -> Result<()> {
+    wait::for_absence(&sets(case), name, PATIENCE * 2).await?;
+    for machine in of_set(case, name).await? {
+        wait::for_absence(&case.machines(), &machine.name_any(), PATIENCE).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,217 @@
+//! Machines and VMs as machine-controller leaves them are taken over by the rule on whose VM it is, and strangers are not.
+
+use anyhow::Result;
+use e2e::{Case, case::PATIENCE, infra, manifest, wait};
+use k8s_openapi::api::rbac::v1::Role;
+use kube::{
+    Api, ResourceExt as _,
+    api::{DeleteParams, Patch, PatchParams},
+    core::DynamicObject,
+};
+use machinist_shared::names::{annotation, label};
+use serde_json::{Value, json};
+use testbed::{
+    bed::Options,
+    seed::{INFRA_ACCOUNT, INFRA_NAMESPACE},
+};
+
+const PEER: &str = "--as=system:serviceaccount:kube-system:machine-controller";
+
+#[tokio::test]
+async fn what_machine_controller_leaves_is_adopted_and_no_node_rolls() -> Result<()> {
+    let case = start().await?;
+    let names = ["stays", "goes", "unlabelled"];
+    for name in names {
+        case.apply(&manifest::machine(name)).await?;
+    }
+    for name in names {
+        case.node_ready(name).await?;
+    }
+    case.settled().await;
+    case.bed.controller().kill();
+    let mut before = Vec::new();
+    for name in names {
+        leave_as_the_peer_does(&case, name).await?;
+        before.push(case.nodes().get(name).await?.uid());
+    }
+    case.begin_deletion("goes").await?;
+    // A kubeconfig as machine-controller has it: VMs are made and deleted, never patched.
+    let granted = may_patch_vms(&case, false).await?;
+
+    case.bed.controller().start().await?;
+    wait::for_absence(&case.machines(), "goes", PATIENCE).await?;
+    wait::for_absence(&case.nodes(), "goes", PATIENCE).await?;
+    for name in ["stays", "unlabelled"] {
+        let machine = wait::for_state(&case.machines(), name, "on record", PATIENCE, |machine| {
+            recorded_vm(machine).is_some()
+        })
+        .await?;
+        let vm = case.vms().get(name).await?;
+        assert_eq!(recorded_vm(&machine), vm.uid(), "the record says which VM it is");
+        assert_eq!(vm.labels().get(label::MACHINE_UID), None, "nobody may patch it");
+        infra::ready(&case, name, "VMRunning").await?;
+        let said = case.describe(name).await?;
+        assert!(said.contains("Adopted"), "{said}");
+    }
+
+    // Deleted with no more than the record.
+    case.delete_machine("unlabelled").await?;
+    may_patch_vms(&case, granted).await?;
+    case.bed.controller().kill();
+    case.bed.controller().start().await?;
+    wait::for_state(
+        &case.vms(),
+        "stays",
+        "labelled",
+        PATIENCE,
+        |vm: &DynamicObject| vm.labels().contains_key(label::MACHINE_UID),
+    )
+    .await?;
+    case.settled().await;
+    assert_eq!(
+        case.nodes().get("stays").await?.uid(),
+        before[0],
+        "its Node stays"
+    );
+    for name in names {
+        assert_eq!(case.lives.uids(name).len(), 1, "one VM in the life of {name}");
+    }
+    case.delete_machine("stays").await?;
+    case.finish(&[]).await
+}
+
+#[tokio::test]
+async fn restored_backups_and_terminating_disks_each_take_their_path() -> Result<()> {
+    let case = start().await?;
+    for name in ["restored", "anew"] {
+        case.apply(&manifest::machine(name)).await?;
+        case.node_ready(name).await?;
+    }
+    case.settled().await;
+
+    // A backup of the user cluster: the Machine has another UID than the one that the VM is labelled with.
+    case.bed.controller().kill();
+    leave_as_the_peer_does(&case, "restored").await?;
+    label_vm(&case, "restored", &json!("00000000-0000-0000-0000-000000000000")).await?;
+    case.bed.controller().start().await?;
+    let said = infra::ready(&case, "restored", "VMNameTaken").await?;
+    let vm = case.vms().get("restored").await?;
+    let uid = vm.uid().unwrap_or_default();
+    assert!(
+        said.message.contains(&format!("{}={uid}", annotation::ADOPT_VM)),
+        "{}",
+        said.message
+    );
+    assert_eq!(vm.metadata.deletion_timestamp, None, "it is left alone");
+    let adopt = format!("{}={uid}", annotation::ADOPT_VM);
+    let annotate = [
+        "annotate",
+        "machine",
+        "restored",
+        "--namespace",
+        manifest::NAMESPACE,
+        &adopt,
+    ];
+    case.bed.user().kubectl_ok(&annotate, "").await?;
+    infra::ready(&case, "restored", "VMRunning").await?;
+    assert_eq!(case.lives.uids("restored").len(), 1);
+
+    // The VM is deleted behind our back, and its disk is slow to go: it is waited for, not taken.
+    hold_disk(&case, "anew", &json!(["example.com/slow"])).await?;
+    case.vms().delete("anew", &DeleteParams::default()).await?;
+    let said = infra::ready(&case, "anew", "WaitingForDisks").await?;
+    assert!(said.message.contains("anew"), "{}", said.message);
+    assert_eq!(
+        case.lives.uids("anew").len(),
+        1,
+        "no VM is made beside the old disk"
+    );
+    hold_disk(&case, "anew", &Value::Null).await?;
+    infra::ready(&case, "anew", "VMRunning").await?;
+    assert_eq!(case.lives.uids("anew").len(), 2, "made anew once");
+    for name in ["restored", "anew"] {
+        case.delete_machine(name).await?;
+    }
+    case.finish(&[]).await
+}
+
+/// Without a Lease to wait out after each SIGKILL.
+async fn start() -> Result<Case> {
+    let controller_args = vec!["--enable-leader-election=false".to_owned()];
+    Case::start_with(Options {
+        controller_args,
+        ..Options::default()
+    })
+    .await
+}
+
+fn recorded_vm(machine: &machinist_shared::api::Machine) -> Option<String> {
+    let status = serde_json::to_value(&machine.status).ok()?;
+    status
+        .pointer("/providerStatus/vmUID")?
+        .as_str()
+        .map(str::to_owned)
+}
+
+/// What only Machinist writes goes: record, conditions and phase on the Machine, our labels on the VM.
+async fn leave_as_the_peer_does(case: &Case, name: &str) -> Result<()> {
+    let status = json!({"status": {"providerStatus": null, "phase": null,
+        "conditions": [{"type": "Ready", "status": "True", "lastHeartbeatTime": null, "lastTransitionTime": null}]}})
+    .to_string();
+    let patch = [
+        "patch",
+        "machine",
+        name,
+        "--namespace",
+        manifest::NAMESPACE,
+        "--type=merge",
+        PEER,
+        "--as-group=system:masters",
+        "--patch",
+        &status,
+    ];
+    case.bed.user().kubectl_ok(&patch, "").await?;
+    label_vm(case, name, &Value::Null).await
+}
+
+async fn label_vm(case: &Case, name: &str, machine_uid: &Value) -> Result<()> {
+    let labels = json!({"metadata": {"labels": {label::MACHINE_UID: machine_uid, label::CLUSTER_UID: null}}});
+    case.vms()
+        .patch(name, &PatchParams::default(), &Patch::Merge(labels))
+        .await?;
+    Ok(())
+}
+
+async fn hold_disk(case: &Case, name: &str, finalizers: &Value) -> Result<()> {
+    let patch = json!({"metadata": {"finalizers": finalizers}});
+    case.data_volumes()
+        .patch(name, &PatchParams::default(), &Patch::Merge(patch))
+        .await?;
+    Ok(())
+}
+
+/// Whether the Role of the Machines' kubeconfig lets VMs be patched from now on; whether it did before.
+async fn may_patch_vms(case: &Case, may: bool) -> Result<bool> {
+    let roles: Api<Role> = Api::namespaced(case.bed.infra().client(), INFRA_NAMESPACE);
+    let mut role = roles.get(INFRA_ACCOUNT).await?;
+    let mut might = false;
+    for rule in role.rules.iter_mut().flatten() {
+        let about_vms = rule
+            .resources
+            .iter()
+            .flatten()
+            .any(|resource| resource == "virtualmachines");
+        if about_vms {
+            might |= rule.verbs.iter().any(|verb| verb == "patch");
+            rule.verbs.retain(|verb| verb != "patch");
+            if may {
+                rule.verbs.push("patch".to_owned());
+            }
+        }
+    }
+    let patch = json!({"rules": role.rules});
+    roles
+        .patch(INFRA_ACCOUNT, &PatchParams::default(), &Patch::Merge(patch))
+        .await?;
+    Ok(might)
+}
