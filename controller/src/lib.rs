@@ -8,6 +8,7 @@ pub mod flags;
 pub mod leader;
 pub mod logs;
 pub mod machine;
+pub mod machine_deployment;
 pub mod machine_set;
 pub mod metrics;
 pub mod queue;

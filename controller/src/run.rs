@@ -24,11 +24,12 @@ use crate::flags::Flags;
 use crate::leader::{Elector, ElectorConfig, Fence};
 use crate::machine::brake::Brakes;
 use crate::machine::observed::Settings;
+use crate::machine_deployment::memory::Memories as DeploymentMemories;
 use crate::machine_set::memory::Memories;
 use crate::metrics::Metrics;
 use crate::server::{self, Health};
 use crate::user::{Queues, References, Stores};
-use crate::{csr, machine_set, reconcile};
+use crate::{csr, machine_deployment, machine_set, reconcile};
 
 /// How long the workers may take to finish their writes at the end.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -108,6 +109,7 @@ async fn run(flags: Flags) -> anyhow::Result<()> {
     let mut workers = JoinSet::new();
     workers.spawn(reconcile::work(shared.context.clone()));
     workers.spawn(machine_set::work(shared.context.clone()));
+    workers.spawn(machine_deployment::work(shared.context.clone()));
     workers.spawn(csr::approve::work(
         shared.context.clone(),
         queues.requests.clone(),
@@ -204,6 +206,7 @@ async fn prepare(
         sets: queues.sets.clone(),
         set_memories: Memories::default(),
         deployments: queues.deployments.clone(),
+        deployment_memories: DeploymentMemories::default(),
         settings: Arc::new(Settings {
             name: flags.name.clone(),
             join_timeout: flags.join_cluster_timeout.0,

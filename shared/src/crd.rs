@@ -58,7 +58,16 @@ fn machine_deployment() -> Value {
     let mut columns = replica_columns();
     columns.extend(template_columns());
     columns.extend(template_tail());
+    // Ours, behind the columns that scripts know by their place: done, going or stuck, and on what.
+    columns.push(column("Rollout", "string", &progressing("reason")));
+    let mut message = column("Message", "string", &progressing("message"));
+    message["priority"] = json!(1);
+    columns.push(message);
     definition::<MachineDeployment>("MachineDeployment", "md", &columns, &scalable())
+}
+
+fn progressing(field: &str) -> String {
+    format!(r#".status.conditions[?(@.type=="Progressing")].{field}"#)
 }
 
 fn replica_columns() -> Vec<Value> {
@@ -278,7 +287,7 @@ mod tests {
     #[rstest]
     #[case(0, &["Provider", "OS", "Node", "Kubelet", "Address", "Age", "Deleted", "Phase"])]
     #[case(1, &["Replicas", "Available-Replicas", "Provider", "OS", "MachineDeployment", "Kubelet", "Age", "Deleted"])]
-    #[case(2, &["Replicas", "Available-Replicas", "Provider", "OS", "Kubelet", "Age", "Deleted"])]
+    #[case(2, &["Replicas", "Available-Replicas", "Provider", "OS", "Kubelet", "Age", "Deleted", "Rollout", "Message"])]
     fn columns_are_where_scripts_expect_them(#[case] index: usize, #[case] want: &[&str]) {
         let crd = &all()[index];
         let columns = crd

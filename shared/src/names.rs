@@ -35,6 +35,8 @@ pub mod label {
     pub const CONTROLLER_NAME: &str = "machine.k8s.io/controller";
     /// On a MachineSet of a MachineDeployment, on its Machines and in its selector: number of the template.
     pub const TEMPLATE_HASH: &str = "machine-template-hash";
+    /// On a MachineSet: name of its MachineDeployment. The cluster-autoscaler finds the sets of a pool by it.
+    pub const DEPLOYMENT_NAME: &str = "cluster.x-k8s.io/deployment-name";
     /// On a Node: UID of its Machine.
     pub const OWNED_BY: &str = "machine-controller/owned-by";
     /// In `spec.metadata.labels` (so on the Node): the operating system.
@@ -72,8 +74,28 @@ pub mod annotation {
     pub const BYPASS_IMMUTABILITY: &str = "kubermatic.io/bypass-no-spec-mutation-requirement";
     /// On a Machine or MachineSet: any text makes every controller leave it alone.
     pub const INITIALIZERS: &str = "machine-controller.kubermatic.io/initializers";
-    /// On a MachineSet: there at all, it is left alone. Cluster API's name; the cluster-autoscaler reads it, too.
+    /// On a MachineDeployment or MachineSet: there at all, it is left alone. Cluster API's name; the cluster-autoscaler
+    /// reads it, too.
     pub const PAUSED: &str = "cluster.x-k8s.io/paused";
+    /// On a MachineDeployment and its MachineSets: number of the template.
+    pub const REVISION: &str = "machinedeployment.clusters.k8s.io/revision";
+    /// On a MachineSet: numbers that its template had before, with commas between.
+    pub const REVISION_HISTORY: &str = "machinedeployment.clusters.k8s.io/revision-history";
+    /// On a MachineSet: `replicas` of the MachineDeployment when the set was scaled last.
+    pub const DESIRED_REPLICAS: &str = "machinedeployment.clusters.k8s.io/desired-replicas";
+    /// On a MachineSet: the same and `maxSurge`.
+    pub const MAX_REPLICAS: &str = "machinedeployment.clusters.k8s.io/max-replicas";
+    /// On a MachineSet: [`REVISION`] again, where the cluster-autoscaler looks for it. It removes no node of a pool that is
+    /// being rolled.
+    pub const ROLLOUT_GUARD: &str = "machinedeployment.clusters.x-k8s.io/revision";
+    /// Ours, on a MachineDeployment: the revision to go back to; empty or `0` is the one before. Removed when done.
+    pub const ROLLBACK_TO: &str = "machinist.dev/rollback-to";
+    /// Ours, on a MachineSet: one of its Machines has been available.
+    pub const PROVEN: &str = "machinist.dev/proven";
+    /// Ours, on a MachineSet: the last of its Machines that ran out of time to join, and why.
+    pub const MACHINE_FAILED: &str = "machinist.dev/machine-failed";
+    /// On a MachineSet of an older template (strategy OnDelete): it makes no Machines. Cluster API's name.
+    pub const NO_NEW_MACHINES: &str = "cluster.x-k8s.io/disable-machine-create";
     /// On a Machine: any text makes it the first to go when its set is scaled down. The cluster-autoscaler writes it.
     pub const DELETE_MACHINE: &str = "cluster.k8s.io/delete-machine";
     /// On a Node: `<namespace>/<name>` of its Machine.
@@ -120,8 +142,6 @@ pub mod annotation {
     pub const OPERATING_SYSTEM_PROFILE: &str = "k8c.io/operating-system-profile";
     /// On a bootstrap Secret, operating-system-manager's: [`REVISION`] of the MachineDeployment that it was made for.
     pub const BOOTSTRAP_REVISION: &str = "k8c.io/machine-deployment-revision";
-    /// On a MachineSet and a MachineDeployment: number of the rollout.
-    pub const REVISION: &str = "machinedeployment.clusters.k8s.io/revision";
     /// Ours, on a Machine: bootstrap mode of this object (`auto`, `osm`, `builtin`).
     pub const BOOTSTRAP: &str = "machinist.dev/bootstrap";
 }

@@ -9,7 +9,7 @@ use kube::{Api, ResourceExt};
 use machinist_infra::client::RemoteError;
 use machinist_infra::provider::{Delivery, Labelling};
 use machinist_infra::store::Key;
-use machinist_shared::names::{CONTROLLER, label};
+use machinist_shared::names::{CONTROLLER, annotation, label};
 use serde_json::{Value, json};
 
 use super::decide::user_data_secret_name;
@@ -19,7 +19,7 @@ use super::plan::{Plan, Step, UserDataSource};
 use crate::bootstrap::{self, token::TokenView, user_data::UserData};
 use crate::context::Context;
 use crate::csr::{approve, request::StoredRequest, serving};
-use crate::user::{Node, StoredMachine, TOKEN_NAMESPACE};
+use crate::user::{Node, StoredMachine, StoredMachineSet, TOKEN_NAMESPACE};
 
 /// How carrying out a plan ended.
 #[derive(Debug)]
@@ -142,6 +142,7 @@ impl Run<'_> {
                 }
                 Ok(Progress::Next)
             }
+            Step::NoteFailure { set, uid, message } => self.note_failure(set, uid, message).await,
             Step::DeleteMachine => self.delete_machine().await,
             Step::Event(event) => {
                 self.context.events.publish(self.machine, event).await?;
@@ -330,6 +331,19 @@ impl Run<'_> {
         }
     }
 
+    async fn note_failure(&self, set: &str, uid: &str, message: &str) -> Result<Progress, RemoteError> {
+        let api: Api<StoredMachineSet> =
+            Api::namespaced(self.context.client.clone(), self.machine.namespace());
+        let patch = json!({"metadata": {"uid": uid, "annotations": {annotation::MACHINE_FAILED: message}}});
+        match api.patch(set, &patch_params(), &Patch::Merge(&patch)).await {
+            Ok(written) => self.context.stores.machine_sets.written(written),
+            // The set is gone, or another of that name: nobody is left to be told.
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
+            Err(error) => return Err(RemoteError::from(&error)),
+        }
+        Ok(Progress::Next)
+    }
+
     async fn delete_machine(&mut self) -> Result<Progress, RemoteError> {
         let api: Api<StoredMachine> = Api::namespaced(self.context.client.clone(), self.machine.namespace());
         gone(
@@ -378,7 +392,9 @@ fn concern(step: &Step) -> Concern {
         | Step::CreateUserData { .. } => Concern::Bootstrap,
         Step::PatchNode { .. } | Step::DeleteNode { .. } => Concern::Node,
         Step::ApproveServing { .. } | Step::RefuseServing { .. } => Concern::Certificate,
-        Step::PatchMachine(_) | Step::DeleteMachine | Step::Event(_) => Concern::Machine,
+        Step::PatchMachine(_) | Step::NoteFailure { .. } | Step::DeleteMachine | Step::Event(_) => {
+            Concern::Machine
+        }
     }
 }
 

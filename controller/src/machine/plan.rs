@@ -64,6 +64,16 @@ pub enum Step {
         /// Why, for a person.
         reason: String,
     },
+    /// Note on the MachineSet of that UID that this Machine did not join: its MachineDeployment must know that after the
+    /// Machine is gone.
+    NoteFailure {
+        /// Name of the set.
+        set: String,
+        /// UID of the set.
+        uid: String,
+        /// Why, for a person.
+        message: String,
+    },
     /// Delete the Machine itself, for its MachineSet to replace it.
     DeleteMachine,
     /// Tell a person.
@@ -96,6 +106,7 @@ impl Step {
             Self::DeleteNode { .. } => "delete the Node",
             Self::ApproveServing { .. } => "approve a signing request",
             Self::RefuseServing { .. } => "tell of a signing request",
+            Self::NoteFailure { .. } => "note the failure on the MachineSet",
             Self::DeleteMachine => "delete the Machine",
             Self::Event(_) => "record an Event",
         }

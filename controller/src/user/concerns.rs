@@ -18,6 +18,12 @@ pub(super) fn machine(machine: &StoredMachine, stores: &Stores, queues: &Queues)
     }
     queues.machines.add(Key::of(machine));
     sets_of(machine, stores, queues);
+    // Its counts say nothing of this; and one of a template that fails is enough to stop a rollout.
+    if machine.status.phase.as_deref() == Some("Failed")
+        && let Some(deployment) = stores.machine_deployment(machine)
+    {
+        queues.deployments.add(Key::new(machine.namespace(), deployment));
+    }
     requests_of(machine, stores, queues);
 }
 

@@ -1,6 +1,6 @@
 //! MachineDeployment: rolling updates of MachineSets.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, Time};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube_core::ObjectMeta;
 use schemars::JsonSchema;
@@ -64,7 +64,7 @@ pub struct MachineDeploymentSpec {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct MachineDeploymentStrategy {
-    /// `RollingUpdate`, the default.
+    /// `RollingUpdate`, the default, replaces Machines step by step; `OnDelete` replaces a Machine of an older template when a person deletes it.
     #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
     pub type_: Option<String>,
     /// Limits of a rolling update.
@@ -109,4 +109,37 @@ pub struct MachineDeploymentStatus {
     /// The selector as text, for `/scale`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label_selector: Option<String>,
+    /// `Available`: enough Machines are. `Progressing`: the rollout goes on or is done; `False` if it is stuck, and on what.
+    #[serde(
+        default,
+        deserialize_with = "without_nulls",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub conditions: Option<Vec<MachineDeploymentCondition>>,
+}
+
+/// One question about a MachineDeployment, answered.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct MachineDeploymentCondition {
+    /// What is asked: `Available`, `Progressing` or `RolledBack`.
+    #[serde(default, rename = "type")]
+    pub type_: String,
+    /// `True`, `False` or `Unknown`.
+    #[serde(default)]
+    pub status: String,
+    /// Why, in one word.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Why, for a person.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// When the rollout last made progress; for other types, when the answer last changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub last_update_time: Option<Time>,
+    /// When `status` last changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub last_transition_time: Option<Time>,
 }

@@ -10,8 +10,8 @@ mod machine;
 mod set;
 
 pub use deployment::{
-    MachineDeployment, MachineDeploymentSpec, MachineDeploymentStatus, MachineDeploymentStrategy,
-    RollingUpdate,
+    MachineDeployment, MachineDeploymentCondition, MachineDeploymentSpec, MachineDeploymentStatus,
+    MachineDeploymentStrategy, RollingUpdate,
 };
 pub use machine::{Machine, MachineSpec, MachineStatus, MachineVersions, ProviderSpec, VersionsStatus};
 pub use set::{MachineSet, MachineSetSpec, MachineSetStatus, MachineTemplate};

@@ -27,6 +27,7 @@ pub mod lives;
 pub mod manifest;
 pub mod objects;
 pub mod osm;
+pub mod rollout;
 pub mod rules;
 pub mod wait;
 

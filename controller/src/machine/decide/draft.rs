@@ -11,6 +11,7 @@ use super::super::observed::{Concern, Observed};
 use super::super::plan::{Event, Plan, Step};
 use super::super::record::{CredentialSource, FormerVm, Infrastructure, Record};
 use crate::csr::serving::NodeState;
+use crate::user::owner;
 
 /// A plan in the making.
 #[allow(clippy::struct_excessive_bools)] // Each is a switch of its own.
@@ -269,8 +270,22 @@ impl<'a> Draft<'a> {
             format!("{message}; the MachineSet replaces the Machine"),
         );
         self.patch_now();
+        self.note_failure(message);
         self.plan.push(Step::DeleteMachine);
         true
+    }
+
+    /// Notes on the MachineSet what became of the Machine: its MachineDeployment stops a rollout by that.
+    fn note_failure(&mut self, message: &str) {
+        let machine = self.observed.machine.clone();
+        let owner = owner::controller(&machine.metadata).filter(|owner| owner.kind == "MachineSet");
+        if let Some(owner) = owner {
+            self.plan.push(Step::NoteFailure {
+                set: owner.name.clone(),
+                uid: owner.uid.clone(),
+                message: format!("Machine {}: {message}", machine.name()),
+            });
+        }
     }
 
     /// The finished plan.

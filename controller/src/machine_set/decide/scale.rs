@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use machinist_shared::names::annotation;
 
 use super::{INVALID_CONFIGURATION, Trouble};
 use crate::machine_set::observed::{Member, NodeState, Observed};
@@ -46,7 +47,8 @@ pub(super) fn scale(observed: &Observed, active: &[&Member], plan: &mut Plan) ->
     let wanted = set.replicas.and_then(|replicas| usize::try_from(replicas).ok());
     let Some(wanted) = wanted else { return Ok(()) };
     let missing = wanted.saturating_sub(active.len() + observed.orphans.len());
-    if missing > 0 {
+    // Under the strategy OnDelete, what a person takes from an older template comes back from the newer one.
+    if missing > 0 && set.annotation(annotation::NO_NEW_MACHINES) != Some("true") {
         plan.steps.push(Step::Create(missing.min(AT_ONCE)));
         plan.more = missing > AT_ONCE;
     }

@@ -1,0 +1,258 @@
+//! Carries a plan out, write by write. Every write is fenced by leadership, guarded by resourceVersion and UID, and taken
+//! into the stores at once, so that the next decision sees it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use kube::Api;
+use kube::Resource;
+use kube::api::{DeleteParams, Patch, PostParams, Preconditions};
+use kube::core::Request;
+use machinist_infra::client::RemoteError;
+use machinist_infra::store::Key;
+use machinist_shared::names::{API_VERSION, CONTROLLER, annotation, finalizer};
+use serde_json::{Value, json};
+
+use super::plan::{NewSet, Plan, Step};
+use crate::context::Context;
+use crate::machine::act::patch_params;
+use crate::user::{StoredMachineDeployment, StoredMachineSet};
+
+/// How carrying out a plan ended.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    /// Every write succeeded.
+    Done,
+    /// Something had changed meanwhile: decide again when it shows.
+    Stale,
+    /// A write failed.
+    Failed(StepError),
+    /// This process may not write any more.
+    NotLeader,
+}
+
+/// A write that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {verb}: {error}")]
+pub(super) struct StepError {
+    /// What was tried.
+    verb: &'static str,
+    /// What the answer was.
+    error: RemoteError,
+}
+
+/// Carries out `plan`, which was decided from `deployment` and `sets`.
+pub(super) async fn act(
+    context: &Context,
+    key: &Key,
+    deployment: &StoredMachineDeployment,
+    sets: &[Arc<StoredMachineSet>],
+    plan: Plan,
+) -> Outcome {
+    let version = |set: &Arc<StoredMachineSet>| {
+        let version = set.metadata.resource_version.clone().unwrap_or_default();
+        (set.uid().to_owned(), version)
+    };
+    let mut run = Run {
+        context,
+        key,
+        deployment,
+        resource_version: deployment.metadata.resource_version.clone().unwrap_or_default(),
+        set_versions: sets.iter().map(version).collect(),
+    };
+    for step in plan.steps {
+        if !context.may_write() {
+            return Outcome::NotLeader;
+        }
+        let verb = step.verb();
+        let result = run.step(&step).await;
+        let label = if result.is_ok() { "ok" } else { "error" };
+        context.metrics.writes.with_label_values(&[verb, label]).inc();
+        match result {
+            Ok(()) => tracing::info!(deployment = %key, "{verb}"),
+            // An Event is for people; a failed one stops nothing.
+            Err(error) if matches!(step, Step::Event(_)) => {
+                tracing::warn!(deployment = %key, error = %RemoteError::from(&error), "cannot record an Event");
+            }
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => return Outcome::Stale,
+            Err(error) => {
+                let error = RemoteError::from(&error);
+                return Outcome::Failed(StepError { verb, error });
+            }
+        }
+    }
+    Outcome::Done
+}
+
+struct Run<'a> {
+    context: &'a Context,
+    key: &'a Key,
+    deployment: &'a StoredMachineDeployment,
+    /// The deployment's, after our last patch of it.
+    resource_version: String,
+    /// The sets', by UID, after our last patch of each.
+    set_versions: HashMap<String, String>,
+}
+
+impl Run<'_> {
+    async fn step(&mut self, step: &Step) -> Result<(), kube::Error> {
+        match step {
+            Step::PatchDeployment(patch) => self.patch_deployment(patch).await,
+            Step::RollBack(template) => self.roll_back(template).await,
+            Step::PatchStatus(patch) => self.patch_status(patch).await,
+            Step::CreateSet(set) => self.create(set).await,
+            Step::PatchSet { name, uid, patch } => {
+                let patch = guarded(patch, uid, &self.set_version(uid));
+                self.patch_set(name, uid, &Patch::Merge(patch)).await
+            }
+            Step::CopyTemplate { name, uid, template } => {
+                // A merge patch would lose each `null`, and with it the bytes.
+                let patch = [
+                    json!({"op": "replace", "path": "/metadata/resourceVersion", "value": self.set_version(uid)}),
+                    json!({"op": "replace", "path": "/spec/template", "value": **template}),
+                ];
+                self.patch_set(name, uid, &json_patch_of(&patch)?).await
+            }
+            Step::DeleteSet { name, uid } => self.delete(name, uid).await,
+            Step::Event(event) => self.context.events.publish(self.deployment, event).await,
+        }
+    }
+
+    async fn patch_deployment(&mut self, patch: &Value) -> Result<(), kube::Error> {
+        let patch = guarded(patch, self.deployment.uid(), &self.resource_version);
+        let api = self.deployments();
+        let written = api
+            .patch(self.deployment.name(), &patch_params(), &Patch::Merge(&patch))
+            .await?;
+        self.taken_in(written);
+        Ok(())
+    }
+
+    async fn roll_back(&mut self, template: &Value) -> Result<(), kube::Error> {
+        let asked = format!(
+            "/metadata/annotations/{}",
+            annotation::ROLLBACK_TO.replace('/', "~1")
+        );
+        let patch = json_patch_of(&[
+            json!({"op": "replace", "path": "/metadata/resourceVersion", "value": self.resource_version}),
+            json!({"op": "replace", "path": "/spec/template", "value": template}),
+            json!({"op": "remove", "path": asked}),
+        ])?;
+        let api = self.deployments();
+        let written = api.patch(self.deployment.name(), &patch_params(), &patch).await?;
+        self.taken_in(written);
+        Ok(())
+    }
+
+    async fn patch_status(&mut self, patch: &Value) -> Result<(), kube::Error> {
+        let patch = guarded(patch, self.deployment.uid(), &self.resource_version);
+        let api = self.deployments();
+        let written = api
+            .patch_status(self.deployment.name(), &patch_params(), &Patch::Merge(&patch))
+            .await?;
+        self.context
+            .deployment_memories
+            .told(self.key, self.context.now());
+        self.taken_in(written);
+        Ok(())
+    }
+
+    /// Its name is the same in every pass: if it is there already, the watch shows whose it is.
+    async fn create(&self, set: &NewSet) -> Result<(), kube::Error> {
+        let body = body(self.deployment, set).to_string().into_bytes();
+        let params = PostParams {
+            field_manager: Some(CONTROLLER.to_owned()),
+            ..PostParams::default()
+        };
+        let url = StoredMachineSet::url_path(&(), Some(self.deployment.namespace()));
+        let request = Request::new(url).create(&params, body);
+        let request = request.map_err(kube::Error::BuildRequest)?;
+        let written = self.context.client.request::<StoredMachineSet>(request).await?;
+        self.context.stores.machine_sets.written(written);
+        Ok(())
+    }
+
+    async fn patch_set(&mut self, name: &str, uid: &str, patch: &Patch<Value>) -> Result<(), kube::Error> {
+        let written = self.sets().patch(name, &patch_params(), patch).await?;
+        let version = written.metadata.resource_version.clone().unwrap_or_default();
+        self.set_versions.insert(uid.to_owned(), version);
+        self.context.stores.machine_sets.written(written);
+        Ok(())
+    }
+
+    async fn delete(&self, name: &str, uid: &str) -> Result<(), kube::Error> {
+        let params = DeleteParams {
+            preconditions: Some(Preconditions {
+                uid: Some(uid.to_owned()),
+                resource_version: Some(self.set_version(uid)),
+            }),
+            ..DeleteParams::default()
+        };
+        match self.sets().delete(name, &params).await?.left() {
+            Some(left) if left.is_deleting() => self.context.stores.machine_sets.written(left),
+            _ => self
+                .context
+                .stores
+                .machine_sets
+                .deleted(&Key::new(self.deployment.namespace(), name), uid),
+        }
+        Ok(())
+    }
+
+    fn set_version(&self, uid: &str) -> String {
+        self.set_versions.get(uid).cloned().unwrap_or_default()
+    }
+
+    fn taken_in(&mut self, written: StoredMachineDeployment) {
+        self.resource_version = written.metadata.resource_version.clone().unwrap_or_default();
+        self.context.stores.machine_deployments.written(written);
+    }
+
+    fn deployments(&self) -> Api<StoredMachineDeployment> {
+        Api::namespaced(self.context.client.clone(), self.deployment.namespace())
+    }
+
+    fn sets(&self) -> Api<StoredMachineSet> {
+        Api::namespaced(self.context.client.clone(), self.deployment.namespace())
+    }
+}
+
+fn guarded(patch: &Value, uid: &str, resource_version: &str) -> Value {
+    let mut patch = patch.clone();
+    let guard = json!({"metadata": {"uid": uid, "resourceVersion": resource_version}});
+    json_patch::merge(&mut patch, &guard);
+    patch
+}
+
+fn json_patch_of(operations: &[Value]) -> Result<Patch<Value>, kube::Error> {
+    let patch = serde_json::from_value(json!(operations)).map_err(kube::Error::SerdeError)?;
+    Ok(Patch::Json(patch))
+}
+
+fn body(deployment: &StoredMachineDeployment, set: &NewSet) -> Value {
+    json!({
+        "apiVersion": API_VERSION,
+        "kind": "MachineSet",
+        "metadata": {
+            "name": set.name,
+            "namespace": deployment.namespace(),
+            "labels": set.labels,
+            "annotations": set.annotations,
+            "finalizers": [finalizer::FOREGROUND_DELETION],
+            "ownerReferences": [{
+                "apiVersion": API_VERSION,
+                "kind": "MachineDeployment",
+                "name": deployment.name(),
+                "uid": deployment.uid(),
+                "controller": true,
+                "blockOwnerDeletion": true,
+            }],
+        },
+        "spec": {
+            "replicas": set.replicas,
+            "minReadySeconds": set.min_ready_seconds,
+            "selector": set.selector,
+            "template": *set.template,
+        },
+    })
+}

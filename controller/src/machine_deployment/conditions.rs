@@ -1,0 +1,120 @@
+//! Conditions of a MachineDeployment: whether it has what it needs, and how its rollout goes.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
+use machinist_shared::api::MachineDeploymentCondition;
+
+/// Enough Machines are available.
+pub const AVAILABLE: &str = "Available";
+/// The rollout goes on, or is done.
+pub const PROGRESSING: &str = "Progressing";
+/// How the last rollback that was asked for ended.
+pub const ROLLED_BACK: &str = "RolledBack";
+
+/// Why a condition has its status. The texts are part of the API.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// At least `replicas` less `maxUnavailable` are available.
+    MinimumReplicasAvailable,
+    /// Fewer are.
+    MinimumReplicasUnavailable,
+    /// A set for the template has been made.
+    NewMachineSetCreated,
+    /// Machines come and go.
+    MachineSetUpdated,
+    /// All Machines are of the template, and available.
+    NewMachineSetAvailable,
+    /// Nothing has moved for `progressDeadlineSeconds`.
+    ProgressDeadlineExceeded,
+    /// `spec.paused`.
+    DeploymentPaused,
+    /// Machines of the template fail to join and none ever has: nothing more is replaced.
+    RolloutHalted,
+    /// Machines of older templates wait to be deleted by a person (strategy OnDelete).
+    WaitingForDeletion,
+    /// Nothing can be decided from the spec.
+    InvalidSpec,
+    /// A write was refused or failed.
+    WriteFailed,
+    /// The template of that revision is back.
+    RevisionRestored,
+    /// There is no such revision.
+    RevisionNotFound,
+}
+
+impl Reason {
+    /// The text in `reason`.
+    pub fn text(self) -> String {
+        format!("{self:?}")
+    }
+}
+
+/// A condition as it should be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verdict {
+    /// `True`, `False` or `Unknown`.
+    pub status: &'static str,
+    /// Why.
+    pub reason: Reason,
+    /// For a person. Never holds a secret.
+    pub message: String,
+}
+
+impl Verdict {
+    /// A condition as it should be.
+    pub fn new(status: &'static str, reason: Reason, message: impl Into<String>) -> Self {
+        Self {
+            status,
+            reason,
+            message: message.into(),
+        }
+    }
+}
+
+/// The condition of that type.
+pub fn find<'a>(
+    conditions: &'a [MachineDeploymentCondition],
+    kind: &str,
+) -> Option<&'a MachineDeploymentCondition> {
+    conditions.iter().find(|condition| condition.type_ == kind)
+}
+
+/// Whether the condition of that type has this reason.
+pub fn has_reason(conditions: &[MachineDeploymentCondition], kind: &str, reason: Reason) -> bool {
+    find(conditions, kind).is_some_and(|condition| condition.reason.as_deref() == Some(&reason.text()))
+}
+
+/// Puts a verdict into the conditions. `updated` is when something last happened that it tells of; by default, the time at
+/// which status, reason or message changed.
+pub fn put(
+    conditions: &mut Vec<MachineDeploymentCondition>,
+    kind: &str,
+    verdict: &Verdict,
+    updated: Option<Timestamp>,
+    now: Timestamp,
+) {
+    let old = find(conditions, kind).cloned();
+    let same_status = old.as_ref().is_some_and(|old| old.status == verdict.status);
+    let same = same_status
+        && old.as_ref().is_some_and(|old| {
+            old.reason.as_deref() == Some(&verdict.reason.text())
+                && old.message.as_deref().unwrap_or_default() == verdict.message
+        });
+    let kept = |time: Option<&Time>, keep: bool| time.filter(|_| keep).cloned().or(Some(Time(now)));
+    let old = old.as_ref();
+    let new = MachineDeploymentCondition {
+        type_: kind.to_owned(),
+        status: verdict.status.to_owned(),
+        reason: Some(verdict.reason.text()),
+        message: Some(verdict.message.clone()),
+        last_update_time: match updated {
+            Some(updated) => Some(Time(updated)),
+            None => kept(old.and_then(|old| old.last_update_time.as_ref()), same),
+        },
+        last_transition_time: kept(old.and_then(|old| old.last_transition_time.as_ref()), same_status),
+    };
+    match conditions.iter_mut().find(|condition| condition.type_ == kind) {
+        Some(slot) => *slot = new,
+        None => conditions.push(new),
+    }
+}

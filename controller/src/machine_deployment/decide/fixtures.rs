@@ -1,0 +1,111 @@
+//! Deployments and sets for tests.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use machinist_shared::names::{annotation, finalizer, label};
+use machinist_shared::template;
+use serde_json::{Value, json};
+
+use super::super::observed::{Deployment, Likeness, Machines, Observed, Set, Status, Strategy, Texts};
+use super::select::owner;
+use super::with_hash;
+use crate::user::Template;
+
+pub(super) fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(1_800_000_000 + second).unwrap()
+}
+
+/// The template of that number.
+pub(super) fn template(number: i32) -> Value {
+    json!({"metadata": {"labels": {"pool": "a"}}, "spec": {"number": number}})
+}
+
+/// The deployment `d` of the template 2.
+pub(super) fn deployment(replicas: i32) -> Deployment {
+    let template = template(2);
+    Deployment {
+        name: "d".to_owned(),
+        uid: "uid-d".to_owned(),
+        generation: 1,
+        deleting: false,
+        annotations: Texts::new(),
+        finalizers: vec![finalizer::FOREGROUND_DELETION.to_owned()],
+        replicas,
+        hash: template::hash(&template),
+        template: Template::from(template),
+        selector: json!({"matchLabels": {"pool": "a"}}),
+        selector_text: Some("pool=a".to_owned()),
+        strategy: Strategy::RollingUpdate,
+        max_surge: IntOrString::Int(1),
+        max_unavailable: IntOrString::Int(0),
+        min_ready_seconds: 0,
+        revision_history_limit: 1,
+        progress_deadline: SignedDuration::from_secs(600),
+        paused: false,
+        held_by: None,
+        fault: None,
+        status: Status::default(),
+    }
+}
+
+/// The set of the template of that number, which is its revision and its age, too; all its Machines are available.
+pub(super) fn set(number: i32, size: i32) -> Set {
+    let revision = number.to_string();
+    let hash = template::hash(&template(number)).to_string();
+    let labels = |name: &str| (name.to_owned(), "d".to_owned());
+    Set {
+        name: format!("d-{number}"),
+        uid: format!("uid-{number}"),
+        created: Some(at(i64::from(number))),
+        generation: 1,
+        deleting: false,
+        owners: vec![owner(&deployment(0))],
+        matches: true,
+        likeness: if number == 2 {
+            Likeness::Identical
+        } else {
+            Likeness::Different
+        },
+        template: with_hash(&template(number), &hash),
+        replicas: size,
+        min_ready_seconds: 0,
+        labels: BTreeMap::from([labels(label::DEPLOYMENT_NAME)]),
+        annotations: [annotation::REVISION, annotation::ROLLOUT_GUARD]
+            .into_iter()
+            .map(|key| (key.to_owned(), revision.clone()))
+            .chain([(annotation::PROVEN.to_owned(), "true".to_owned())])
+            .collect(),
+        existing: size,
+        ready: size,
+        available: size,
+        observed_generation: 1,
+        machines: Machines {
+            alive: size,
+            ..Machines::default()
+        },
+    }
+}
+
+/// The same, of whose Machines only so many are available, and that has never had one if that is none.
+pub(super) fn set_with(number: i32, size: i32, available: i32) -> Set {
+    let mut set = set(number, size);
+    set.ready = available;
+    set.available = available;
+    if available == 0 {
+        set.annotations.remove(annotation::PROVEN);
+    }
+    set
+}
+
+pub(super) fn observed(deployment: Deployment, sets: Vec<Set>) -> Observed {
+    let names: BTreeSet<String> = sets.iter().map(|set| set.name.clone()).collect();
+    Observed {
+        deployment,
+        sets,
+        names,
+        failure: None,
+        status_written: None,
+    }
+}

@@ -1,0 +1,520 @@
+//! Laws of rollouts, held over random histories: a small world of sets and Machines, in which people scale, change
+//! templates, pause and delete, Machines fail, and every controller acts whenever it happens to.
+
+use std::collections::BTreeSet;
+
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use machinist_shared::names::annotation;
+use machinist_shared::template;
+use proptest::prelude::*;
+use proptest::strategy::Strategy as Strategy2;
+use serde_json::Value;
+
+use super::decide;
+use super::fixtures::{at, deployment, observed, template as numbered};
+use super::limits::Limits;
+use super::new_set::hash_of;
+use super::with_hash;
+use crate::machine_deployment::observed::{Deployment, Likeness, Machines, Observed, Set, Strategy};
+use crate::machine_deployment::plan::{NewSet, Step};
+use crate::user::Template;
+
+/// What happens in the world.
+#[derive(Debug, Clone)]
+enum Happening {
+    /// A person scales.
+    Scale(i32),
+    /// A person writes another template.
+    Template(i32),
+    /// A person pauses or resumes.
+    Pause(bool),
+    /// A person goes back to the revision before.
+    RollBack,
+    /// A person deletes a Machine of that set.
+    Delete(usize),
+    /// Guests of that template never join from now on.
+    Break(i32),
+    /// They do again.
+    Mend,
+    /// A Node of that set is lost.
+    Lose(usize),
+    /// The deployment's controller looks; so many of its writes succeed before it is killed.
+    Look(usize),
+    /// The set's controller looks.
+    LookAtSet(usize),
+    /// A Machine of that set has had its time: it becomes available, or fails to join.
+    Join(usize),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Machine {
+    Booting,
+    Available,
+    Lost,
+}
+
+#[derive(Debug, Clone)]
+struct Member {
+    set: Set,
+    machines: Vec<Machine>,
+}
+
+struct World {
+    deployment: Deployment,
+    sets: Vec<Member>,
+    broken: BTreeSet<i32>,
+    time: i64,
+    /// How many sets there have been.
+    born: u32,
+}
+
+impl World {
+    fn new(replicas: i32, surge: i32, unavailable: i32, strategy: Strategy) -> Self {
+        let mut deployment = deployment(replicas);
+        deployment.max_surge = IntOrString::Int(surge);
+        deployment.max_unavailable = IntOrString::Int(unavailable);
+        deployment.strategy = strategy;
+        Self {
+            deployment,
+            sets: Vec::new(),
+            broken: BTreeSet::new(),
+            time: 0,
+            born: 0,
+        }
+    }
+
+    fn observe(&self) -> Observed {
+        let mut sets: Vec<Set> = self.sets.iter().map(|member| member.set.clone()).collect();
+        for (set, member) in sets.iter_mut().zip(&self.sets) {
+            set.machines = Machines {
+                alive: i32::try_from(member.machines.len()).unwrap(),
+                ..Machines::default()
+            };
+            let same =
+                hash_of(set).is_some_and(|hash| with_hash(&self.deployment.template, &hash) == set.template);
+            set.likeness = if same {
+                Likeness::Identical
+            } else {
+                Likeness::Different
+            };
+        }
+        observed(self.deployment.clone(), sets)
+    }
+
+    /// The deployment's controller looks, and is killed after so many writes.
+    fn look(&mut self, writes: usize) {
+        let before = self.observe();
+        let plan = decide(&before, at(self.time));
+        let limits = Limits::of(&self.deployment);
+        let mut writes_left = writes;
+        for step in plan.steps {
+            if matches!(step, Step::Event(_)) {
+                continue;
+            }
+            if writes_left == 0 {
+                break;
+            }
+            writes_left -= 1;
+            let (total, kept) = (self.total(), self.kept());
+            self.apply(step);
+            assert!(
+                self.total() <= total.max(limits.most),
+                "we raised {total} to {} with at most {} allowed",
+                self.total(),
+                limits.most
+            );
+            // A paused one keeps proportions instead: it may shrink where most are available.
+            assert!(
+                self.deployment.paused || self.kept() >= kept.min(limits.least_available),
+                "we gave up {kept} available Machines down to {}, with at least {} wanted",
+                self.kept(),
+                limits.least_available
+            );
+            self.assert_one_set_for_a_template();
+        }
+        for old in &before.sets {
+            let now = self.sets.iter().find(|member| member.set.uid == old.uid);
+            let lower = now.is_some_and(|now| super::revision::of(&now.set) < super::revision::of(old));
+            assert!(!lower, "a revision went down");
+        }
+    }
+
+    fn assert_one_set_for_a_template(&self) {
+        let templates: BTreeSet<i32> = self
+            .sets
+            .iter()
+            .map(|member| number(&member.set.template))
+            .collect();
+        assert_eq!(templates.len(), self.sets.len(), "two sets for one template");
+    }
+
+    fn total(&self) -> i32 {
+        self.sets.iter().map(|member| member.set.replicas).sum()
+    }
+
+    /// Machines that are known to be available, and stay at the sizes that are asked for.
+    fn kept(&self) -> i32 {
+        self.sets.iter().map(|member| member.set.available()).sum()
+    }
+
+    fn available(&self) -> i32 {
+        self.sets
+            .iter()
+            .map(|member| count(member, Machine::Available))
+            .sum()
+    }
+
+    fn apply(&mut self, step: Step) {
+        match step {
+            Step::CreateSet(new) => self.create(*new),
+            Step::PatchSet { name, patch, .. } => {
+                let member = self
+                    .sets
+                    .iter_mut()
+                    .find(|member| member.set.name == name)
+                    .unwrap();
+                patch_set(&mut member.set, &patch);
+            }
+            Step::DeleteSet { name, .. } => {
+                let member = self.sets.iter().find(|member| member.set.name == name).unwrap();
+                assert!(member.machines.is_empty(), "a set was deleted that has Machines");
+                self.sets.retain(|member| member.set.name != name);
+            }
+            Step::PatchDeployment(patch) => patch_texts(
+                &mut self.deployment.annotations,
+                &patch["metadata"]["annotations"],
+            ),
+            Step::RollBack(template) => {
+                self.deployment.annotations.remove(annotation::ROLLBACK_TO);
+                self.set_template((*template).clone());
+            }
+            Step::PatchStatus(patch) => self.patch_status(&patch["status"]),
+            Step::CopyTemplate { .. } => panic!("every template here is written in one way"),
+            Step::Event(_) => {}
+        }
+    }
+
+    fn create(&mut self, new: NewSet) {
+        assert!(
+            self.sets.iter().all(|member| member.set.name != new.name),
+            "the name is taken"
+        );
+        self.born += 1;
+        let set = Set {
+            name: new.name,
+            uid: format!("uid-{}", self.born),
+            created: Some(at(self.time)),
+            owners: vec![super::select::owner(&self.deployment)],
+            labels: new.labels,
+            annotations: new.annotations,
+            template: new.template,
+            replicas: new.replicas,
+            existing: 0,
+            ready: 0,
+            available: 0,
+            observed_generation: 0,
+            ..super::fixtures::set(1, 0)
+        };
+        self.sets.push(Member {
+            set,
+            machines: Vec::new(),
+        });
+    }
+
+    fn patch_status(&mut self, patch: &Value) {
+        let status = &mut self.deployment.status;
+        for (key, field) in [
+            ("replicas", &mut status.replicas),
+            ("updatedReplicas", &mut status.updated),
+            ("readyReplicas", &mut status.ready),
+            ("availableReplicas", &mut status.available),
+            ("unavailableReplicas", &mut status.unavailable),
+        ] {
+            if let Some(number) = patch[key].as_i64() {
+                *field = i32::try_from(number).unwrap();
+            }
+        }
+        if let Some(generation) = patch["observedGeneration"].as_i64() {
+            status.observed_generation = generation;
+        }
+        if let Some(text) = patch["labelSelector"].as_str() {
+            status.label_selector = Some(text.to_owned());
+        }
+        if !patch["conditions"].is_null() {
+            status.conditions = serde_json::from_value(patch["conditions"].clone()).unwrap();
+        }
+    }
+
+    /// The set's controller looks: it makes or deletes Machines, those that are not available first, and tells.
+    fn look_at_set(&mut self, index: usize) {
+        let Some(member) = member(&mut self.sets, index) else {
+            return;
+        };
+        let wanted = usize::try_from(member.set.replicas).unwrap();
+        let stopped = member.set.annotations.contains_key(annotation::NO_NEW_MACHINES);
+        member
+            .machines
+            .sort_by_key(|machine| *machine != Machine::Available);
+        member.machines.truncate(wanted);
+        if !stopped {
+            member.machines.resize(wanted, Machine::Booting);
+        }
+        member.set.existing = i32::try_from(member.machines.len()).unwrap();
+        member.set.available = count(member, Machine::Available);
+        member.set.ready = member.set.available;
+        member.set.observed_generation = member.set.generation;
+    }
+
+    fn join(&mut self, index: usize) {
+        let broken = self.broken.clone();
+        let Some(member) = member(&mut self.sets, index) else {
+            return;
+        };
+        let template = number(&member.set.template);
+        let Some(machine) = member
+            .machines
+            .iter()
+            .position(|machine| *machine == Machine::Booting)
+        else {
+            return;
+        };
+        if broken.contains(&template) {
+            member.machines.remove(machine);
+            member.set.annotations.insert(
+                annotation::MACHINE_FAILED.to_owned(),
+                "Machine m: no Node".to_owned(),
+            );
+        } else {
+            member.machines[machine] = Machine::Available;
+        }
+    }
+
+    fn set_template(&mut self, template: Value) {
+        if template != *self.deployment.template {
+            self.deployment.hash = template::hash(&template);
+            self.deployment.template = Template::from(template);
+            self.deployment.generation += 1;
+        }
+    }
+
+    fn happen(&mut self, happening: &Happening) {
+        self.time += 1;
+        match happening {
+            Happening::Scale(replicas) => {
+                self.deployment.replicas = *replicas;
+                self.deployment.generation += 1;
+            }
+            Happening::Template(number) => self.set_template(numbered(*number)),
+            Happening::Pause(paused) => {
+                self.deployment.paused = *paused;
+                self.deployment.generation += 1;
+            }
+            Happening::RollBack => {
+                self.deployment
+                    .annotations
+                    .insert(annotation::ROLLBACK_TO.to_owned(), "0".to_owned());
+            }
+            Happening::Delete(index) => {
+                if let Some(member) = member(&mut self.sets, *index) {
+                    member.machines.pop();
+                }
+            }
+            Happening::Break(number) => drop(self.broken.insert(*number)),
+            Happening::Mend => self.broken.clear(),
+            Happening::Lose(index) => {
+                if let Some(member) = member(&mut self.sets, *index)
+                    && let Some(machine) = member
+                        .machines
+                        .iter_mut()
+                        .find(|machine| **machine == Machine::Available)
+                {
+                    *machine = Machine::Lost;
+                }
+            }
+            Happening::Look(writes) => self.look(*writes),
+            Happening::LookAtSet(index) => self.look_at_set(*index),
+            Happening::Join(index) => self.join(*index),
+        }
+    }
+
+    /// Everybody acts, in turn.
+    fn round(&mut self) {
+        self.time += 1;
+        self.look(usize::MAX);
+        for index in 0..self.sets.len() {
+            self.look_at_set(index);
+            for _ in 0..self.sets[index].machines.len() {
+                self.join(index);
+            }
+            // What is lost comes back, as a Node does whose kubelet is started again.
+            for machine in &mut self.sets[index].machines {
+                if *machine == Machine::Lost {
+                    *machine = Machine::Available;
+                }
+            }
+            self.look_at_set(index);
+        }
+    }
+
+    fn settle(&mut self) {
+        for _ in 0..200 {
+            self.round();
+            if self.is_done() {
+                return;
+            }
+        }
+        panic!("it does not converge: {:?}", self.deployment.status);
+    }
+
+    fn is_done(&self) -> bool {
+        let wanted = self.deployment.replicas;
+        let plan = decide(&self.observe(), at(self.time));
+        let new = self
+            .sets
+            .iter()
+            .filter(|member| number(&member.set.template) == number(&self.deployment.template))
+            .map(|member| count(member, Machine::Available))
+            .sum::<i32>();
+        plan.steps.is_empty() && new == wanted && self.available() == wanted && self.total() == wanted
+    }
+}
+
+fn member(sets: &mut [Member], index: usize) -> Option<&mut Member> {
+    let len = sets.len();
+    (len > 0).then(|| &mut sets[index % len])
+}
+
+fn count(member: &Member, state: Machine) -> i32 {
+    let machines = member.machines.iter().filter(|machine| **machine == state);
+    i32::try_from(machines.count()).unwrap()
+}
+
+fn number(template: &Value) -> i32 {
+    i32::try_from(template["spec"]["number"].as_i64().unwrap()).unwrap()
+}
+
+fn patch_set(set: &mut Set, patch: &Value) {
+    patch_texts(&mut set.labels, &patch["metadata"]["labels"]);
+    patch_texts(&mut set.annotations, &patch["metadata"]["annotations"]);
+    if let Some(size) = patch.pointer("/spec/replicas").and_then(Value::as_i64) {
+        set.replicas = i32::try_from(size).unwrap();
+        set.generation += 1;
+    }
+}
+
+fn patch_texts(texts: &mut std::collections::BTreeMap<String, String>, patch: &Value) {
+    for (key, value) in patch.as_object().into_iter().flatten() {
+        match value.as_str() {
+            Some(value) => drop(texts.insert(key.clone(), value.to_owned())),
+            None => drop(texts.remove(key)),
+        }
+    }
+}
+
+/// The controllers at work.
+fn work() -> impl Strategy2<Value = Happening> {
+    prop_oneof![
+        4 => (0usize..4).prop_map(Happening::Look),
+        2 => Just(Happening::Look(usize::MAX)),
+        4 => (0usize..4).prop_map(Happening::LookAtSet),
+        4 => (0usize..4).prop_map(Happening::Join),
+    ]
+}
+
+/// That, and everything that people do and that goes wrong.
+fn anything() -> impl Strategy2<Value = Happening> {
+    prop_oneof![
+        8 => work(),
+        1 => (0i32..9).prop_map(Happening::Scale),
+        1 => (1i32..5).prop_map(Happening::Template),
+        1 => any::<bool>().prop_map(Happening::Pause),
+        1 => Just(Happening::RollBack),
+        1 => (0usize..4).prop_map(Happening::Delete),
+        1 => (1i32..5).prop_map(Happening::Break),
+        1 => Just(Happening::Mend),
+        1 => (0usize..4).prop_map(Happening::Lose),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    /// The limits hold at every single write, whatever happens and wherever the controller is killed; and once people and
+    /// faults stop, the deployment gets what it asks for, and then nothing is written any more.
+    #[test]
+    fn rollouts_keep_their_limits_and_converge(
+        replicas in 0i32..9, surge in 0i32..4, unavailable in 0i32..4,
+        happenings in prop::collection::vec(anything(), 0..120),
+    ) {
+        let mut world = World::new(replicas, surge, unavailable, Strategy::RollingUpdate);
+        for happening in &happenings {
+            world.happen(happening);
+        }
+        world.broken.clear();
+        world.deployment.paused = false;
+        world.settle();
+    }
+
+    /// Where people only change the template, there are never fewer available Machines than the strategy allows, whatever
+    /// the controllers know of each other's doing.
+    #[test]
+    fn a_change_of_template_never_costs_more_than_is_allowed(
+        replicas in 1i32..9, surge in 0i32..4, unavailable in 0i32..4, broken in prop::collection::btree_set(3i32..6, 0..2),
+        happenings in prop::collection::vec(prop_oneof![9 => work(), 1 => (3i32..6).prop_map(Happening::Template)], 0..150),
+    ) {
+        let mut world = World::new(replicas, surge, unavailable, Strategy::RollingUpdate);
+        world.settle();
+        world.broken = broken;
+        let limits = Limits::of(&world.deployment);
+        for happening in &happenings {
+            world.happen(happening);
+            prop_assert!(world.available() >= limits.least_available);
+        }
+    }
+
+    /// A template whose Machines never join costs nothing that has joined before, beyond what may be missing; and the way
+    /// back makes no Machine anew.
+    #[test]
+    fn a_template_that_fails_stops_and_the_way_back_is_free(
+        replicas in 1i32..9, surge in 1i32..4,
+    ) {
+        let mut world = World::new(replicas, surge, 0, Strategy::RollingUpdate);
+        world.settle();
+        world.broken.insert(3);
+        world.happen(&Happening::Template(3));
+        for _ in 0..50 {
+            world.round();
+        }
+        prop_assert_eq!(world.available(), replicas);
+        prop_assert!(world.total() <= replicas + surge);
+        world.happen(&Happening::RollBack);
+        world.round();
+        world.round();
+        prop_assert_eq!(world.available(), replicas);
+        world.settle();
+        let old = &world.sets[0];
+        prop_assert_eq!((number(&old.set.template), old.set.replicas), (2, replicas));
+    }
+
+    /// With OnDelete no Machine goes that nobody deleted, as long as no fewer are wanted.
+    #[test]
+    fn on_delete_replaces_what_people_delete(
+        replicas in 1i32..9,
+        happenings in prop::collection::vec(
+            prop_oneof![9 => work(), 1 => (3i32..6).prop_map(Happening::Template), 1 => (0usize..4).prop_map(Happening::Delete)],
+            0..120,
+        ),
+    ) {
+        let mut world = World::new(replicas, 1, 0, Strategy::OnDelete);
+        for _ in 0..5 { world.round(); }
+        prop_assert_eq!(world.available(), replicas);
+        for happening in &happenings {
+            let before = world.available();
+            world.happen(happening);
+            prop_assert!(world.available() >= before || matches!(happening, Happening::Delete(_)), "{:?}", happening);
+            prop_assert!(world.total() <= replicas);
+        }
+        for _ in 0..20 { world.round(); }
+        prop_assert_eq!(world.available(), replicas);
+    }
+}

@@ -1,0 +1,177 @@
+//! The new set: the one of the deployment's template.
+
+use machinist_shared::names::label;
+use machinist_shared::template;
+use serde_json::{Map, Value, json};
+
+use super::super::observed::{Deployment, Likeness, Machines, Set, Texts};
+use super::draft::Draft;
+use crate::user::Template;
+
+/// Finds the new set: the oldest of the same template, however that is written. One that is being deleted comes last.
+///
+/// The deployment's template is copied into the set, byte for byte: machine-controller compares bytes, and
+/// would roll the pool on the way back.
+pub(super) fn find(draft: &mut Draft<'_>) {
+    let deployment = &draft.observed.deployment;
+    let equal = draft
+        .members()
+        .filter(|(_, set)| set.likeness >= Likeness::Equal)
+        .min_by_key(|(_, set)| (set.deleting, set.age_order()));
+    let Some(index) = equal.map(|(index, _)| index) else {
+        return;
+    };
+    draft.new = Some(index);
+    let set = &mut draft.sets[index];
+    if set.likeness != Likeness::Identical && !set.deleting {
+        set.template = match hash_of(set) {
+            Some(hash) => with_hash(&deployment.template, &hash),
+            None => deployment.template.clone(),
+        };
+        set.likeness = Likeness::Identical;
+    }
+}
+
+/// Plans a new set of size 0, unless there is one.
+pub(super) fn create(draft: &mut Draft<'_>) {
+    if draft.new.is_some() {
+        return;
+    }
+    let deployment = &draft.observed.deployment;
+    let (name, hash) = free_name(deployment, |name| draft.observed.names.contains(name));
+    let template = with_hash(&deployment.template, &hash);
+    let set = Set {
+        name,
+        uid: String::new(),
+        created: None,
+        generation: 0,
+        deleting: false,
+        owners: vec![super::select::owner(deployment)],
+        matches: true,
+        likeness: Likeness::Identical,
+        labels: labels_of(&template),
+        template,
+        replicas: 0,
+        min_ready_seconds: deployment.min_ready_seconds,
+        annotations: Texts::new(),
+        existing: 0,
+        ready: 0,
+        available: 0,
+        observed_generation: 0,
+        machines: Machines::default(),
+    };
+    draft.new = Some(draft.sets.len());
+    draft.sets.push(set);
+}
+
+/// A name that no set bears, and the hash that it is made of. It is the same in every pass until the set is there, so a
+/// crash or a stale view makes no second one: the API server knows the name. Only if another template's or a stranger's
+/// set bears it, the next one is tried.
+fn free_name(deployment: &Deployment, taken: impl Fn(&str) -> bool) -> (String, String) {
+    // A step that reaches every number before it comes back to one.
+    const STEP: u32 = 0x9E37_79B1;
+    let mut hash = deployment.hash;
+    loop {
+        let name = format!("{}-{}", deployment.name, template::name_suffix(hash));
+        if !taken(&name) {
+            return (name, hash.to_string());
+        }
+        hash = hash.wrapping_add(STEP);
+    }
+}
+
+/// The template of a set with that hash: the deployment's, and the label that tells its Machines from other sets'.
+pub fn with_hash(template: &Value, hash: &str) -> Template {
+    let mut template = template.clone();
+    if !template.is_object() {
+        template = json!({});
+    }
+    let mut at = &mut template;
+    for key in ["metadata", "labels"] {
+        let child = &mut at[key];
+        if !child.is_object() {
+            *child = Value::Object(Map::new());
+        }
+        at = child;
+    }
+    at[label::TEMPLATE_HASH] = json!(hash);
+    Template::from(template)
+}
+
+/// How a set's template compares with the deployment's.
+pub fn likeness_of(set: &Set, deployment: &Deployment) -> Likeness {
+    let template = &deployment.template;
+    let identical = match hash_of(set) {
+        Some(hash) => with_hash(template, &hash) == set.template,
+        None => *template == set.template,
+    };
+    if identical {
+        Likeness::Identical
+    } else if template::equal(template, &set.template) {
+        Likeness::Equal
+    } else {
+        Likeness::Different
+    }
+}
+
+/// The hash label of a set, in its template or on itself.
+pub(crate) fn hash_of(set: &Set) -> Option<String> {
+    let labels = set.template.pointer("/metadata/labels");
+    let hash = labels.and_then(|labels| labels.get(label::TEMPLATE_HASH)?.as_str());
+    hash.map(str::to_owned)
+        .or_else(|| set.labels.get(label::TEMPLATE_HASH).cloned())
+}
+
+/// The selector of a new set: the deployment's, and the hash label.
+pub(super) fn selector(selector: &Value, hash: &str) -> Value {
+    let mut selector = selector.clone();
+    if !selector.is_object() {
+        selector = json!({});
+    }
+    let labels = &mut selector["matchLabels"];
+    if !labels.is_object() {
+        *labels = json!({});
+    }
+    labels[label::TEMPLATE_HASH] = json!(hash);
+    selector
+}
+
+fn labels_of(template: &Value) -> Texts {
+    let labels = template.pointer("/metadata/labels").and_then(Value::as_object);
+    let texts = labels.into_iter().flatten();
+    texts
+        .filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixtures;
+    use super::*;
+
+    #[test]
+    fn a_taken_name_leads_to_the_next_and_always_to_the_same() {
+        let deployment = fixtures::deployment(1);
+        let (first, _) = free_name(&deployment, |_| false);
+        let (second, hash) = free_name(&deployment, |name| name == first);
+        assert_ne!(first, second);
+        assert_eq!(
+            free_name(&deployment, |name| name == first),
+            (second.clone(), hash.clone())
+        );
+        assert!(second.ends_with(&template::name_suffix(hash.parse().unwrap())));
+    }
+
+    #[test]
+    fn the_hash_goes_into_template_labels_and_selector_and_nothing_else_changes() {
+        let template = json!({"metadata": {"labels": {"a": "b"}, "name": null}, "spec": {"taints": null}});
+        assert_eq!(
+            *with_hash(&template, "7"),
+            json!({"metadata": {"labels": {"a": "b", "machine-template-hash": "7"}, "name": null}, "spec": {"taints": null}})
+        );
+        assert_eq!(
+            selector(&json!({"matchExpressions": []}), "7"),
+            json!({"matchExpressions": [], "matchLabels": {"machine-template-hash": "7"}})
+        );
+    }
+}

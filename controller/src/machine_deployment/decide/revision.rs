@@ -1,0 +1,122 @@
+//! Revisions: which template came when. Written as machine-controller writes them, and again under the names that the
+//! cluster-autoscaler looks for.
+
+use machinist_shared::names::{annotation, label};
+
+use super::super::observed::{Set, Texts};
+use super::draft::Draft;
+use super::limits::Limits;
+
+/// No more of the history is kept than fits into this many bytes.
+const HISTORY: usize = 2000;
+
+/// Annotations of the deployment that its sets do not get.
+const NOT_COPIED: [&str; 9] = [
+    annotation::LAST_APPLIED,
+    annotation::REVISION,
+    annotation::REVISION_HISTORY,
+    annotation::DESIRED_REPLICAS,
+    annotation::MAX_REPLICAS,
+    annotation::ROLLOUT_GUARD,
+    // These speak to the deployment alone.
+    annotation::PAUSED,
+    annotation::INITIALIZERS,
+    annotation::ROLLBACK_TO,
+];
+
+/// The revision of a set; 0 if it has none that is a number.
+pub(super) fn of(set: &Set) -> i64 {
+    text(set).and_then(|text| text.parse().ok()).unwrap_or(0)
+}
+
+fn text(set: &Set) -> Option<&str> {
+    set.annotation(annotation::REVISION)
+        .filter(|text| !text.is_empty())
+}
+
+/// Copies the deployment's annotations and gives the new set its revision: higher than that of all old ones, and never
+/// lower than before.
+pub(super) fn decide(draft: &mut Draft<'_>) {
+    let deployment = &draft.observed.deployment;
+    let newest = draft.old().map(of).max().unwrap_or(0).saturating_add(1);
+    let limits = Limits::of(deployment);
+    let min_ready_seconds = deployment.min_ready_seconds;
+    let creating = draft.is_creating();
+    if let Some(set) = draft.new_set_mut() {
+        let before = set.annotations.clone();
+        set.min_ready_seconds = min_ready_seconds;
+        copy(&deployment.annotations, &mut set.annotations);
+        revise(set, &before, newest);
+        if creating {
+            replicas(&mut set.annotations, limits);
+        }
+        let revision = text(set).map(str::to_owned);
+        if let Some(revision) = revision {
+            draft.annotations.insert(annotation::REVISION, revision);
+        }
+    }
+    guard(draft);
+}
+
+fn copy(from: &Texts, to: &mut Texts) {
+    for (key, value) in from {
+        if !NOT_COPIED.contains(&key.as_str()) {
+            to.insert(key.clone(), value.clone());
+        }
+    }
+}
+
+fn revise(set: &mut Set, before: &Texts, newest: i64) {
+    let had = text(set).map(str::to_owned);
+    if had.as_ref().is_some_and(|had| had.parse::<i64>().is_err()) {
+        // Somebody else's numbering: nothing here would be right.
+        set.annotations.clone_from(before);
+        return;
+    }
+    if of(set) < newest {
+        set.annotations
+            .insert(annotation::REVISION.to_owned(), newest.to_string());
+        // It is tried anew: what failed before says nothing.
+        set.annotations.remove(annotation::MACHINE_FAILED);
+    }
+    if let Some(had) = had
+        && set.annotations != *before
+    {
+        let history = set.annotations.entry(annotation::REVISION_HISTORY.to_owned());
+        let history = history.or_default();
+        if !history.is_empty() {
+            history.push(',');
+        }
+        history.push_str(&had);
+        while history.len() > HISTORY
+            && let Some((_, later)) = history.split_once(',')
+        {
+            *history = later.to_owned();
+        }
+    }
+}
+
+/// Notes the size of the whole deployment on a set that is scaled: proportional scaling starts from it.
+pub(super) fn replicas(annotations: &mut Texts, limits: Limits) {
+    annotations.insert(
+        annotation::DESIRED_REPLICAS.to_owned(),
+        limits.desired.to_string(),
+    );
+    annotations.insert(annotation::MAX_REPLICAS.to_owned(), limits.most.to_string());
+}
+
+/// Marks every set for the cluster-autoscaler, which removes no node of a pool that is being rolled. It needs the label
+/// and the annotation on every set, or neither: a set with the label alone would count as old for ever.
+fn guard(draft: &mut Draft<'_>) {
+    const LONGEST_LABEL: usize = 63;
+    let name = draft.observed.deployment.name.clone();
+    if name.len() > LONGEST_LABEL {
+        return;
+    }
+    for (_, set) in draft.members_mut() {
+        let revision = of(set).to_string();
+        set.labels.insert(label::DEPLOYMENT_NAME.to_owned(), name.clone());
+        set.annotations
+            .insert(annotation::ROLLOUT_GUARD.to_owned(), revision);
+    }
+}

@@ -1,0 +1,190 @@
+//! What the status says: counts, whether enough Machines are available, and how the rollout goes.
+
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+
+use super::super::conditions::{self, AVAILABLE, PROGRESSING, Reason, Verdict};
+use super::super::observed::{Status, Strategy, Trouble};
+use super::draft::Draft;
+use super::limits::Limits;
+
+/// Decides the status; whether the rollout is complete.
+pub(super) fn decide(draft: &mut Draft<'_>) -> bool {
+    let mut status = counts(draft);
+    let limits = Limits::of(&draft.observed.deployment);
+    let complete = [status.replicas, status.updated, status.available]
+        .iter()
+        .all(|count| *count == limits.desired);
+    let complete =
+        complete && draft.new.is_some() && !draft.is_creating() && draft.old().all(|set| set.replicas == 0);
+    let now = draft.now;
+    let verdict = available(&status, limits);
+    conditions::put(&mut status.conditions, AVAILABLE, &verdict, None, now);
+    let (verdict, updated) = progressing(draft, &status, complete);
+    conditions::put(&mut status.conditions, PROGRESSING, &verdict, Some(updated), now);
+    draft.status = Some(status);
+    complete
+}
+
+fn counts(draft: &Draft<'_>) -> Status {
+    let deployment = &draft.observed.deployment;
+    let mut status = Status {
+        observed_generation: deployment.generation,
+        updated: draft.new_set().map_or(0, |set| set.existing),
+        label_selector: deployment.selector_text.clone(),
+        conditions: deployment.status.conditions.clone(),
+        ..Status::default()
+    };
+    for (_, set) in draft.members() {
+        status.replicas += set.existing;
+        status.ready += set.ready;
+        status.available += set.available;
+    }
+    status.unavailable = (draft.spec_sum() - status.available).max(0);
+    status
+}
+
+fn available(status: &Status, limits: Limits) -> Verdict {
+    let (have, desired, least) = (status.available, limits.desired, limits.least_available);
+    let message = format!("{have} of {desired} Machines are available; at least {least} must be");
+    if have >= least {
+        Verdict::new("True", Reason::MinimumReplicasAvailable, message)
+    } else {
+        Verdict::new("False", Reason::MinimumReplicasUnavailable, message)
+    }
+}
+
+/// How the rollout goes, and when it last made progress.
+fn progressing(draft: &mut Draft<'_>, status: &Status, complete: bool) -> (Verdict, Timestamp) {
+    let now = draft.now;
+    let deployment = &draft.observed.deployment;
+    let stored = conditions::find(&deployment.status.conditions, PROGRESSING);
+    let last = stored.and_then(|stored| stored.last_update_time.as_ref());
+    let last = last.map_or(now, |time| time.0);
+    // The time at which this was first said.
+    let since = |verdict: Verdict| {
+        let said = stored.and_then(|stored| stored.reason.as_deref()) == Some(&verdict.reason.text());
+        (verdict, if said { last } else { now })
+    };
+    if let Some(fault) = &deployment.fault {
+        return since(Verdict::new("False", Reason::InvalidSpec, fault.clone()));
+    }
+    if let Some(annotation) = deployment.held_by {
+        let message = format!("left alone because of the annotation {annotation}");
+        return since(Verdict::new("Unknown", Reason::DeploymentPaused, message));
+    }
+    if let Some(failure) = &draft.observed.failure {
+        return since(Verdict::new(
+            "False",
+            Reason::WriteFailed,
+            failure.message.clone(),
+        ));
+    }
+    if deployment.paused {
+        let message = "paused by spec.paused: it is scaled, but nothing is rolled";
+        return since(Verdict::new("Unknown", Reason::DeploymentPaused, message));
+    }
+    let desired = deployment.replicas.max(0);
+    if complete {
+        let message = format!("all {desired} Machines are of the current template and available");
+        return since(Verdict::new("True", Reason::NewMachineSetAvailable, message));
+    }
+    if let Some(cause) = &draft.halted {
+        let set = draft.new_set().map(|set| set.name.clone()).unwrap_or_default();
+        let message = format!(
+            "no Machine of MachineSet {set} has become available, and nothing more is replaced until one does: {cause}. Mend the \
+             template, or go back with the annotation machinist.dev/rollback-to"
+        );
+        return since(Verdict::new("False", Reason::RolloutHalted, message));
+    }
+    let so_far = format!(
+        "{} of {desired} Machines are of the current template, {} available",
+        status.updated, status.available
+    );
+    let waiting = draft.spec_sum() == status.available && draft.old().any(|set| set.replicas > 0);
+    if deployment.strategy == Strategy::OnDelete && waiting {
+        let message =
+            format!("{so_far}; each of the others is replaced when it is deleted (strategy OnDelete)");
+        return since(Verdict::new("True", Reason::WaitingForDeletion, message));
+    }
+    if draft.is_creating() {
+        return (Verdict::new("True", Reason::NewMachineSetCreated, so_far), now);
+    }
+    if moved(&deployment.status, status) || !is_running(draft) {
+        // A rollout that was done stays done when a Machine is lost: only a changed spec starts another.
+        let done = conditions::has_reason(
+            &deployment.status.conditions,
+            PROGRESSING,
+            Reason::NewMachineSetAvailable,
+        );
+        if !(done && deployment.status.observed_generation == deployment.generation) {
+            let verdict = Verdict::new("True", Reason::MachineSetUpdated, so_far);
+            draft.plan.look_again(std_duration(deployment.progress_deadline));
+            return (verdict, now);
+        }
+    }
+    still(draft, so_far, last)
+}
+
+/// Nothing has moved in this pass.
+fn still(draft: &mut Draft<'_>, so_far: String, last: Timestamp) -> (Verdict, Timestamp) {
+    let deployment = &draft.observed.deployment;
+    let is = |reason| conditions::has_reason(&deployment.status.conditions, PROGRESSING, reason);
+    if is(Reason::NewMachineSetAvailable) {
+        return (Verdict::new("True", Reason::NewMachineSetAvailable, so_far), last);
+    }
+    let deadline = deployment.progress_deadline;
+    let due = last.checked_add(deadline).unwrap_or(Timestamp::MAX);
+    if due <= draft.now || is(Reason::ProgressDeadlineExceeded) {
+        let cause = blocking(draft).map_or_else(String::new, |trouble| format!("; {trouble}"));
+        let message = format!("no progress for {} s: {so_far}{cause}", deadline.as_secs());
+        return (
+            Verdict::new("False", Reason::ProgressDeadlineExceeded, message),
+            last,
+        );
+    }
+    let reason = if is(Reason::NewMachineSetCreated) {
+        Reason::NewMachineSetCreated
+    } else {
+        Reason::MachineSetUpdated
+    };
+    let wait = draft.until(due);
+    draft.plan.look_again(wait);
+    (Verdict::new("True", reason, so_far), last)
+}
+
+/// Whether there is more of what is wanted, or less of what is not, than the stored status tells; or something else is
+/// wanted.
+fn moved(old: &Status, new: &Status) -> bool {
+    let outdated = |status: &Status| status.replicas - status.updated;
+    old.observed_generation != new.observed_generation
+        || new.updated > old.updated
+        || outdated(new) < outdated(old)
+        || new.ready > old.ready
+        || new.available > old.available
+}
+
+/// Whether the stored condition tells of a rollout that was going on.
+fn is_running(draft: &Draft<'_>) -> bool {
+    let stored = &draft.observed.deployment.status.conditions;
+    [
+        Reason::NewMachineSetCreated,
+        Reason::MachineSetUpdated,
+        Reason::NewMachineSetAvailable,
+        Reason::ProgressDeadlineExceeded,
+    ]
+    .iter()
+    .any(|reason| conditions::has_reason(stored, PROGRESSING, *reason))
+}
+
+/// The Machine that keeps the rollout: one of the new set, else one of any.
+fn blocking(draft: &Draft<'_>) -> Option<Trouble> {
+    let trouble = |machines: &super::super::observed::Machines| {
+        machines.failed.clone().or_else(|| machines.blocking.clone())
+    };
+    let new = draft.new_set().and_then(|set| trouble(&set.machines));
+    new.or_else(|| draft.old().find_map(|set| trouble(&set.machines)))
+}
+
+fn std_duration(duration: SignedDuration) -> std::time::Duration {
+    duration.try_into().unwrap_or_default()
+}

@@ -1,0 +1,18 @@
+//! A MachineDeployment's rollouts: observe → decide → act.
+//!
+//! - [`observe`] takes a snapshot of the deployment, its MachineSets and what their Machines say;
+//! - [`decide`] is a pure function from the snapshot to a plan;
+//! - [`act`] carries the plan out, write by write.
+
+mod act;
+pub mod conditions;
+pub mod decide;
+pub mod memory;
+mod observe;
+pub mod observed;
+pub mod plan;
+#[cfg(test)]
+mod take_over;
+mod work;
+
+pub use work::work;

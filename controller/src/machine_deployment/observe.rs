@@ -1,0 +1,252 @@
+//! Takes the snapshot of a MachineDeployment from the stores.
+
+use std::sync::Arc;
+
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use machinist_infra::store::Key;
+use machinist_shared::names::annotation;
+use machinist_shared::template;
+
+use super::decide::likeness_of;
+use super::observed::{Deployment, Machines, Observed, Set, Status, Strategy, Trouble};
+use crate::context::Context;
+use crate::user::{StoredMachine, StoredMachineDeployment, StoredMachineSet, Stores, owner};
+
+/// Everything known of the deployment, and the sets that it was taken from.
+pub(super) fn observe(
+    context: &Context,
+    key: &Key,
+    stored: &StoredMachineDeployment,
+    now: Timestamp,
+) -> (Observed, Vec<Arc<StoredMachineSet>>) {
+    let all = context.stores.machine_sets_in(stored.namespace());
+    let names = all.iter().map(|set| set.name().to_owned()).collect();
+    let deployment = deployment(stored);
+    let mut ours = all;
+    ours.retain(|set| {
+        let matches = stored.selector.matches(set.metadata.labels.as_ref());
+        match owner::controller(&set.metadata) {
+            None => matches,
+            Some(owner) => owner.uid == deployment.uid,
+        }
+    });
+    let sets = ours.iter().map(|set| {
+        let matches = stored.selector.matches(set.metadata.labels.as_ref());
+        set_of(&context.stores, &deployment, set, matches)
+    });
+    let observed = Observed {
+        sets: sets.collect(),
+        names,
+        failure: context.deployment_memories.pending(key, now),
+        status_written: context.deployment_memories.status_written(key),
+        deployment,
+    };
+    (observed, ours)
+}
+
+pub(super) fn deployment(stored: &StoredMachineDeployment) -> Deployment {
+    let or = |number: &Option<IntOrString>, default| number.clone().unwrap_or(IntOrString::Int(default));
+    let strategy = match stored.strategy.as_deref() {
+        None | Some("" | "RollingUpdate") => Ok(Strategy::RollingUpdate),
+        Some("OnDelete") => Ok(Strategy::OnDelete),
+        Some(other) => Err(format!(
+            "spec.strategy.type: {other:?} is not one of \"RollingUpdate\", \"OnDelete\""
+        )),
+    };
+    let fault = stored
+        .undecodable
+        .clone()
+        .or_else(|| stored.selector.fault().map(str::to_owned))
+        .or_else(|| strategy.clone().err());
+    Deployment {
+        name: stored.name().to_owned(),
+        uid: stored.uid().to_owned(),
+        generation: stored.metadata.generation.unwrap_or_default(),
+        deleting: stored.is_deleting(),
+        annotations: stored.metadata.annotations.clone().unwrap_or_default(),
+        finalizers: stored.metadata.finalizers.clone().unwrap_or_default(),
+        replicas: stored.replicas.unwrap_or(1),
+        template: stored.template.clone(),
+        hash: template::hash(&stored.template),
+        selector: stored.raw_selector.clone(),
+        selector_text: stored.selector.text(),
+        strategy: strategy.unwrap_or(Strategy::RollingUpdate),
+        max_surge: or(&stored.max_surge, 1),
+        max_unavailable: or(&stored.max_unavailable, 0),
+        min_ready_seconds: stored.min_ready_seconds.unwrap_or_default(),
+        revision_history_limit: stored.revision_history_limit.unwrap_or(1),
+        progress_deadline: SignedDuration::from_secs(stored.progress_deadline_seconds.unwrap_or(600).into()),
+        paused: stored.paused,
+        held_by: held_by(stored),
+        fault,
+        status: status(stored),
+    }
+}
+
+fn held_by(stored: &StoredMachineDeployment) -> Option<&'static str> {
+    let initializers = stored.annotation(annotation::INITIALIZERS);
+    if stored.annotation(annotation::PAUSED).is_some() {
+        Some(annotation::PAUSED)
+    } else {
+        initializers
+            .is_some_and(|text| !text.is_empty())
+            .then_some(annotation::INITIALIZERS)
+    }
+}
+
+fn status(stored: &StoredMachineDeployment) -> Status {
+    let status = &stored.status;
+    Status {
+        observed_generation: status.observed_generation.unwrap_or_default(),
+        replicas: status.replicas.unwrap_or_default(),
+        updated: status.updated_replicas.unwrap_or_default(),
+        ready: status.ready_replicas.unwrap_or_default(),
+        available: status.available_replicas.unwrap_or_default(),
+        unavailable: status.unavailable_replicas.unwrap_or_default(),
+        label_selector: status.label_selector.clone(),
+        conditions: status.conditions.clone().unwrap_or_default(),
+    }
+}
+
+pub(super) fn set_of(
+    stores: &Stores,
+    deployment: &Deployment,
+    stored: &StoredMachineSet,
+    matches: bool,
+) -> Set {
+    let status = &stored.status;
+    let existing = status.replicas.unwrap_or_default();
+    let mut set = Set {
+        name: stored.name().to_owned(),
+        uid: stored.uid().to_owned(),
+        created: stored.metadata.creation_timestamp.as_ref().map(|time| time.0),
+        generation: stored.metadata.generation.unwrap_or_default(),
+        deleting: stored.is_deleting(),
+        owners: stored.metadata.owner_references.clone().unwrap_or_default(),
+        matches,
+        likeness: super::observed::Likeness::Different,
+        template: stored.template.clone(),
+        // Without a number, it has as many as it has.
+        replicas: stored.replicas.unwrap_or(existing),
+        min_ready_seconds: stored.min_ready_seconds,
+        labels: stored.metadata.labels.clone().unwrap_or_default(),
+        annotations: stored.metadata.annotations.clone().unwrap_or_default(),
+        existing,
+        ready: status.ready_replicas.unwrap_or_default(),
+        available: status.available_replicas.unwrap_or_default(),
+        observed_generation: status.observed_generation.unwrap_or_default(),
+        machines: Machines::default(),
+    };
+    set.likeness = likeness_of(&set, deployment);
+    set.machines = machines(&stores.machines_of(stored.uid()));
+    set
+}
+
+/// What the Machines of a set say.
+fn machines(machines: &[Arc<StoredMachine>]) -> Machines {
+    let mut alive: Vec<_> = machines.iter().filter(|machine| !machine.is_deleting()).collect();
+    alive.sort_by_key(|machine| machine.metadata.creation_timestamp.as_ref().map(|time| time.0));
+    Machines {
+        alive: i32::try_from(alive.len()).unwrap_or(i32::MAX),
+        failed: alive.iter().find_map(|machine| failed(machine)),
+        blocking: alive.iter().find_map(|machine| blocking(machine)),
+    }
+}
+
+fn failed(machine: &StoredMachine) -> Option<Trouble> {
+    let status = &machine.status;
+    let message = status
+        .failure_message
+        .as_ref()
+        .or(status.error_message.as_ref())?;
+    (status.phase.as_deref() == Some("Failed")).then(|| trouble(machine, message))
+}
+
+fn blocking(machine: &StoredMachine) -> Option<Trouble> {
+    let conditions = machine.status.conditions.iter().flatten();
+    let ready = conditions
+        .into_iter()
+        .find(|condition| condition.type_ == "Ready")?;
+    let message = ready.message.as_deref().unwrap_or_default();
+    (ready.status != "True").then(|| trouble(machine, message))
+}
+
+fn trouble(machine: &StoredMachine, message: &str) -> Trouble {
+    Trouble {
+        machine: machine.name().to_owned(),
+        message: message.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+    use serde_json::{Value, json};
+
+    fn stored(metadata: Value, spec: Value) -> StoredMachineDeployment {
+        let mut object = json!({"metadata": {"name": "d"}, "spec": {
+            "selector": {"matchLabels": {"a": "b"}}, "template": {"metadata": {"labels": {"a": "b"}}}}});
+        json_patch::merge(&mut object, &json!({"metadata": metadata, "spec": spec}));
+        serde_json::from_value(object).unwrap()
+    }
+
+    #[test]
+    fn what_is_absent_is_as_admission_would_have_it() {
+        let deployment = deployment(&stored(json!({}), json!({})));
+        assert_eq!(
+            (deployment.replicas, deployment.strategy),
+            (1, Strategy::RollingUpdate)
+        );
+        assert_eq!(
+            (deployment.max_surge, deployment.max_unavailable),
+            (IntOrString::Int(1), IntOrString::Int(0))
+        );
+        assert_eq!(deployment.progress_deadline, SignedDuration::from_secs(600));
+        assert_eq!((deployment.revision_history_limit, deployment.fault), (1, None));
+    }
+
+    #[rstest]
+    #[case::a_strategy_that_does_not_exist(json!({"strategy": {"type": "Recreate"}}), "spec.strategy.type")]
+    #[case::a_number_that_is_none(json!({"replicas": "3"}), "spec.replicas")]
+    #[case::a_selector_that_misses_the_template(json!({"selector": {"matchLabels": {"a": "c"}}}), "spec.selector")]
+    fn what_nothing_can_be_decided_from_is_a_fault(#[case] spec: Value, #[case] fault: &str) {
+        let found = deployment(&stored(json!({}), spec)).fault.unwrap();
+        assert!(found.starts_with(fault), "{found}");
+    }
+
+    #[rstest]
+    #[case::there_at_all(json!({"cluster.x-k8s.io/paused": ""}), Some(annotation::PAUSED))]
+    #[case::any_text(json!({"machine-controller.kubermatic.io/initializers": "x"}), Some(annotation::INITIALIZERS))]
+    #[case::no_text(json!({"machine-controller.kubermatic.io/initializers": ""}), None)]
+    fn annotations_hold_it(#[case] annotations: Value, #[case] want: Option<&str>) {
+        assert_eq!(
+            held_by(&stored(json!({"annotations": annotations}), json!({}))),
+            want
+        );
+    }
+
+    #[test]
+    fn the_oldest_machine_that_is_not_ready_is_what_blocks() {
+        let machine =
+            |name: &str, second: u8, status: &str, phase: &str| -> Arc<StoredMachine> {
+                Arc::new(serde_json::from_value(json!({
+                "metadata": {"name": name, "creationTimestamp": format!("2027-01-01T00:00:0{second}Z")},
+                "status": {"phase": phase, "failureMessage": (phase == "Failed").then_some("ended"),
+                    "conditions": [{"type": "Ready", "status": status, "message": name}]},
+            })).unwrap())
+            };
+        let mut going = (*machine("going", 0, "False", "Deleting")).clone();
+        going.metadata.deletion_timestamp = going.metadata.creation_timestamp.clone();
+        let found = machines(&[
+            machine("late", 5, "False", "Failed"),
+            machine("ready", 1, "True", "Running"),
+            machine("early", 3, "False", "Provisioning"),
+            Arc::new(going),
+        ]);
+        assert_eq!(found.alive, 3);
+        assert_eq!(found.blocking.unwrap().to_string(), "Machine early: early");
+        assert_eq!(found.failed.unwrap().to_string(), "Machine late: ended");
+    }
+}

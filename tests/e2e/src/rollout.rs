@@ -1,0 +1,183 @@
+//! MachineDeployments in cases: manifests, what a person reads, and what a rollout costs while it goes on.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::{Context as _, Result};
+use futures::StreamExt as _;
+use kube::runtime::{WatchStreamExt as _, watcher};
+use kube::{Api, ResourceExt as _};
+use machinist_shared::api::{Machine, MachineDeployment, MachineSet};
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+
+use crate::{Case, case::PATIENCE, manifest, wait};
+
+/// A pool of Machines like [`manifest::machine`].
+pub fn deployment(name: &str, replicas: i32) -> Value {
+    let machine = manifest::machine(name);
+    let labels = json!({"pool": name});
+    json!({
+        "apiVersion": "cluster.k8s.io/v1alpha1",
+        "kind": "MachineDeployment",
+        "metadata": {"name": name, "namespace": manifest::NAMESPACE},
+        "spec": {
+            "replicas": replicas,
+            "selector": {"matchLabels": labels},
+            "template": {"metadata": {"labels": labels}, "spec": machine["spec"]},
+        },
+    })
+}
+
+impl Case {
+    /// The MachineDeployments.
+    pub fn deployments(&self) -> Api<MachineDeployment> {
+        Api::namespaced(self.bed.user().client(), manifest::NAMESPACE)
+    }
+
+    /// The MachineSets.
+    pub fn machine_sets(&self) -> Api<MachineSet> {
+        Api::namespaced(self.bed.user().client(), manifest::NAMESPACE)
+    }
+
+    /// Waits until the deployment's `Progressing` has this reason for its current spec; its message then.
+    pub async fn rollout(&self, name: &str, reason: &str) -> Result<String> {
+        let found = |deployment: &MachineDeployment| progress(deployment, reason).is_some();
+        let deployment = wait::for_state(&self.deployments(), name, reason, PATIENCE * 2, found).await?;
+        Ok(progress(&deployment, reason).unwrap_or_default())
+    }
+
+    /// kubectl, in the namespace of the Machines.
+    pub async fn kubectl(&self, args: &[&str]) -> Result<String> {
+        let mut all = vec!["--namespace", manifest::NAMESPACE];
+        all.extend(args);
+        self.bed.user().kubectl_ok(&all, "").await
+    }
+
+    /// UIDs of the Machines that are there, by name.
+    pub async fn machine_uids(&self) -> Result<HashMap<String, String>> {
+        let machines = self.machines().list(&kube::api::ListParams::default()).await?;
+        let uids = machines.items.into_iter();
+        uids.map(|machine| {
+            Ok((
+                machine.name_any(),
+                machine.uid().context("a Machine without UID")?,
+            ))
+        })
+        .collect()
+    }
+
+    /// Deletes the deployment as kubectl does, and waits until its Machines are gone.
+    pub async fn delete_deployment(&self, name: &str) -> Result<()> {
+        self.kubectl(&["delete", "md", name, "--wait=false"]).await?;
+        wait::for_absence(&self.deployments(), name, PATIENCE * 2).await?;
+        for machine in self.machine_uids().await?.keys() {
+            wait::for_absence(&self.machines(), machine, PATIENCE).await?;
+        }
+        Ok(())
+    }
+}
+
+fn progress(deployment: &MachineDeployment, reason: &str) -> Option<String> {
+    let status = deployment.status.as_ref()?;
+    if status.observed_generation != deployment.metadata.generation {
+        return None;
+    }
+    let conditions = status.conditions.iter().flatten();
+    let found = conditions
+        .into_iter()
+        .find(|found| found.type_ == "Progressing" && found.reason.as_deref() == Some(reason))?;
+    Some(found.message.clone().unwrap_or_default())
+}
+
+/// The extremes of a rollout, as somebody sees them who watches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extremes {
+    /// Most Machines that all sets together asked for at one time.
+    pub most_wanted: i32,
+    /// Fewest Machines that had a Node and were not being deleted at one time.
+    pub least_joined: usize,
+}
+
+/// Watches a rollout until it is stopped.
+pub struct Watched {
+    extremes: Arc<Mutex<Extremes>>,
+    tasks: [JoinHandle<()>; 2],
+}
+
+impl Watched {
+    /// Watches from now on.
+    pub fn start(case: &Case) -> Self {
+        let extremes = Arc::new(Mutex::new(Extremes {
+            most_wanted: 0,
+            least_joined: usize::MAX,
+        }));
+        let wanted = follow(
+            case.machine_sets(),
+            |set: &MachineSet| set.spec.replicas.unwrap_or_default(),
+            {
+                let extremes = extremes.clone();
+                move |sizes| {
+                    let mut extremes = extremes.lock().unwrap_or_else(PoisonError::into_inner);
+                    extremes.most_wanted = extremes.most_wanted.max(sizes.sum::<i32>());
+                }
+            },
+        );
+        let joined = follow(case.machines(), has_joined, {
+            let extremes = extremes.clone();
+            move |joined| {
+                let mut extremes = extremes.lock().unwrap_or_else(PoisonError::into_inner);
+                extremes.least_joined = extremes.least_joined.min(joined.filter(|joined| *joined).count());
+            }
+        });
+        Self {
+            extremes,
+            tasks: [tokio::spawn(wanted), tokio::spawn(joined)],
+        }
+    }
+
+    /// What has been seen.
+    pub fn stop(self) -> Extremes {
+        for task in &self.tasks {
+            task.abort();
+        }
+        *self.extremes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn has_joined(machine: &Machine) -> bool {
+    let joined = machine
+        .status
+        .as_ref()
+        .is_some_and(|status| status.node_ref.is_some());
+    joined && machine.metadata.deletion_timestamp.is_none()
+}
+
+/// Keeps what `fact` says of each object, and tells `on` of all of them after every event.
+async fn follow<K, T>(api: Api<K>, fact: impl Fn(&K) -> T, on: impl Fn(&mut dyn Iterator<Item = T>))
+where
+    K: kube::Resource + Clone + serde::de::DeserializeOwned + std::fmt::Debug + Send + 'static,
+    T: Copy,
+{
+    let mut facts: HashMap<String, T> = HashMap::new();
+    let mut listing = true;
+    let mut events = watcher(api, watcher::Config::default()).default_backoff().boxed();
+    while let Some(event) = events.next().await {
+        match event {
+            Ok(watcher::Event::Init) => {
+                listing = true;
+                facts.clear();
+            }
+            Ok(watcher::Event::InitDone) => listing = false,
+            Ok(watcher::Event::InitApply(object) | watcher::Event::Apply(object)) => {
+                facts.insert(object.name_any(), fact(&object));
+            }
+            Ok(watcher::Event::Delete(object)) => drop(facts.remove(&object.name_any())),
+            // Broken watches are opened again.
+            Err(_) => continue,
+        }
+        if !listing {
+            on(&mut facts.values().copied());
+        }
+    }
+}
