@@ -11,6 +11,8 @@ TESTBED := target/debug/testbed
 NAMESPACE ?= machinist-system
 # More flags for Helm, like --values my-values.yaml.
 HELM_ARGS ?=
+# `real`: the demo's VM is a Linux with a real kubelet, under emulation (root on Debian, x86_64).
+GUEST ?= simulated
 # Seconds of fuzzing in `make test` and `make fuzz`.
 FUZZ_SECONDS ?= 60
 
@@ -25,8 +27,8 @@ up: build ## Start two control planes, a simulated KubeVirt and Machinist on thi
 	$(TESTBED) up
 
 .PHONY: demo
-demo: build ## The same, then a Machine becomes a Node and a bad one is refused
-	$(TESTBED) demo
+demo: build $(if $(filter real,$(GUEST)),guest-image) ## The same, then a Machine becomes a Node and a bad one is refused
+	$(TESTBED) demo --guest $(GUEST)
 
 .PHONY: down
 down: ## End what `up` and `demo` started
@@ -66,14 +68,29 @@ test: build fuzz ## Every test, on real control planes
 	hack/install-tools.sh
 	hack/lint-user-data.sh
 	cargo test --workspace --locked --no-fail-fast
+	$(MAKE) test-guest
+
+.PHONY: test-guest
+test-guest: build ## Machines become Linux VMs with real kubelets, under emulation
+	hack/test-guest.sh
+
+.PHONY: guest-image
+guest-image: ## Build what real guests boot from, and their QEMU, into target/guest
+	hack/install-tools.sh guest
+	hack/guest-image.sh
 
 .PHONY: fuzz
 fuzz: ## Fuzz admission for FUZZ_SECONDS
 	hack/fuzz.sh $(FUZZ_SECONDS)
 
 .PHONY: requests
-requests: build ## Print every API request of one Machine's life, held against its budget
+requests: build ## Print every API request of one Machine's life and of its admission, held against its budget
 	cargo test --quiet --locked --package e2e --test machine -- --nocapture
+	cargo test --quiet --locked --package e2e --test asked warm -- --nocapture
+
+.PHONY: outage
+outage: build ## 200 Machines on two infra clusters, one of them cut off for a minute: what the other's take with and without
+	OUTAGE_MACHINES=100 OUTAGE_SECONDS=60 cargo test --quiet --locked --package e2e --test infra_outage cut_off -- --nocapture
 
 .PHONY: bench
 bench: ## Admission throughput, latency and memory beside a floor

@@ -1,13 +1,22 @@
 #!/usr/bin/env bash
-# Installs what the checks need and the machine lacks, from Debian's packages: cloud-init and shellcheck.
-# Says nothing when there is nothing to do.
+# Installs what is needed and the machine lacks, from Debian's packages: for the checks cloud-init and shellcheck, or,
+# with the argument `guest`, what builds and runs real guests. Says nothing when there is nothing to do.
 set -euo pipefail
 
-packages=(cloud-init shellcheck)
+# A program of each package.
+declare -A programs
+case "${1:-checks}" in
+  checks) programs=([cloud-init]=cloud-init [shellcheck]=shellcheck) ;;
+  guest) programs=([mmdebstrap]=mmdebstrap [genisoimage]=genisoimage [iproute2]=ip [dnsmasq-base]=dnsmasq [e2fsprogs]=mke2fs) ;;
+  *)
+    echo "usage: install-tools.sh [guest]" >&2
+    exit 2
+    ;;
+esac
 missing=()
-for package in "${packages[@]}"; do
-  # Each package bears the name of its program.
-  command -v "$package" >/dev/null || missing+=("$package")
+for package in "${!programs[@]}"; do
+  # The folders of administrators are not in everybody's path.
+  PATH="$PATH:/usr/sbin:/sbin" command -v "${programs[$package]}" >/dev/null || missing+=("$package")
 done
 if [ "${#missing[@]}" -eq 0 ]; then
   exit 0

@@ -1,7 +1,10 @@
 #!/usr/bin/env bash
-# Checks what guests are given, and our own scripts: the user data of the built-in bootstrap, for every operating system
-# and setting, against cloud-init's schema; the shell scripts in it, hack/*.sh and .ci/run with bash -n and shellcheck.
-# Needs cloud-init and shellcheck (hack/install-tools.sh). Says nothing but a last line when all is well.
+# Checks what guests are given, and our own scripts. The user data of the built-in bootstrap, for every operating system in
+# every setting: cloud-configs against cloud-init's schema, Ignition by its own validator, the scripts in them with bash -n
+# and shellcheck (Python with its compiler), the kubelet's configuration and flags by the real kubelet. hack/*.sh and
+# .ci/run with bash -n and shellcheck.
+# Needs cloud-init and shellcheck (hack/install-tools.sh), Go for the validator and the kubelet (built once into
+# target/lint), and openssl. Says nothing but a last line when all is well.
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
@@ -9,56 +12,89 @@ work="$(mktemp -d)"
 trap 'rm -rf "$work"' EXIT
 failures=0
 
+complain() {
+  failures=$((failures + 1))
+  echo "lint-user-data: $*" >&2
+}
+
 # Runs a check, quietly unless it fails.
 check() {
   local what="$1"
   shift
   if ! "$@" >"$work/output" 2>&1; then
-    failures=$((failures + 1))
-    echo "lint-user-data: $what: failed: $*" >&2
+    complain "$what: failed: $*"
     cat "$work/output" >&2
   fi
 }
 
 check_script() {
   local what="$1" script="$2"
-  check "$what" bash -n "$script"
-  check "$what" shellcheck --severity=style "$script"
+  if head -n 1 "$script" | grep -q python; then
+    check "$what" python3 -c 'import sys; compile(open(sys.argv[1]).read(), sys.argv[1], "exec")' "$script"
+  else
+    check "$what" bash -n "$script"
+    check "$what" shellcheck --severity=style "$script"
+  fi
 }
 
-for tool in cloud-init shellcheck; do
+for tool in cloud-init shellcheck go openssl python3; do
   if ! command -v "$tool" >/dev/null; then
     echo "lint-user-data: $tool is missing; run hack/install-tools.sh" >&2
     exit 1
   fi
 done
 
-# Writes the files of a cloud-config with a shebang to a folder, and its commands as one script.
-cat >"$work/extract.py" <<'PYTHON'
-import base64, json, pathlib, shlex, sys
+# build MODULE PACKAGE PROGRAM: from the Go module proxy, unless the versions are those that it was built with.
+build() {
+  local module="$1" package="$2" program="target/lint/$3" stamp
+  stamp="$(cat "$module/go.mod" "$module/go.sum" | sha256sum)"
+  if [ ! -x "$program" ] || [ "$(cat "$program.stamp" 2>/dev/null)" != "$stamp" ]; then
+    mkdir -p target/lint
+    echo "lint-user-data: building $3 (minutes the first time, seconds when Go's build cache is warm)"
+    # What the module proxy cannot tell the linker: the kubelet judges its feature gates by its version.
+    CGO_ENABLED=0 go -C "$module" build -o "$PWD/$program" \
+      -ldflags "-s -w -X k8s.io/component-base/version.gitVersion=v1.36.3" "$package"
+    echo "$stamp" >"$program.stamp"
+  fi
+}
+build tests/tools/ignition github.com/coreos/ignition/v2/validate ignition-validate
+build tests/tools k8s.io/kubernetes/cmd/kubelet kubelet
 
-source, folder = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])
-# The user data is JSON below its first line, which is YAML, too.
-config = json.loads(source.read_text().split("\n", 1)[1])
-folder.mkdir(parents=True)
-commands = ["#!/bin/sh"]
-commands += [c if isinstance(c, str) else shlex.join(c) for c in config.get("runcmd", [])]
-(folder / "runcmd").write_text("\n".join(commands) + "\n")
-for file in config["write_files"]:
-    content = base64.b64decode(file["content"], validate=True)
-    if content.startswith(b"#!"):
-        (folder / file["path"].strip("/").replace("/", "_")).write_bytes(content)
-PYTHON
+# The real kubelet with a command line, one word a line. There is no container runtime and no cluster here: it has come as
+# far as it can, past its flags and its configuration, when it misses the kubeconfig that we take away.
+kubelet_starts() {
+  local root="$1" command_line="$2" words
+  mapfile -t words <"$command_line"
+  rm -f "$root/etc/kubernetes/bootstrap-kubelet.conf"
+  timeout 60 target/lint/kubelet "${words[@]}" --root-dir="$root/root" >"$work/kubelet-log" 2>&1 || true
+  grep -q 'unable to load bootstrap kubeconfig' "$work/kubelet-log" && ! grep -q 'unknown field' "$work/kubelet-log"
+}
+check_kubelet() {
+  local what="$1"
+  shift
+  if ! kubelet_starts "$@"; then
+    complain "$what: the kubelet does not start:"
+    grep -v '^I' "$work/kubelet-log" | tail -n 5 >&2
+  fi
+}
+openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=ca -keyout /dev/null -out "$work/ca.crt" 2>/dev/null
 
 cargo run --quiet --package machinist-controller --example render-user-data "$work/user-data"
 rendered=0
 scripts=0
-for file in "$work"/user-data/*.yaml; do
+kubelets=0
+for file in "$work"/user-data/*; do
   name="$(basename "$file")"
   rendered=$((rendered + 1))
-  check "$name" cloud-init schema --config-file "$file"
-  check "$name" python3 "$work/extract.py" "$file" "$work/scripts/$name"
-  for script in "$work/scripts/$name"/*; do
+  case "$name" in
+    # Flatcar's coreos-cloudinit has keys of its own.
+    flatcar-*.yaml) ;;
+    *.yaml) check "$name" cloud-init schema --config-file "$file" ;;
+    *.ign) check "$name" target/lint/ignition-validate "$file" ;;
+  esac
+  root="$work/root/$name"
+  check "$name" python3 hack/read-user-data.py "$file" "$work/parts/$name" "$root"
+  for script in "$work/parts/$name/scripts"/*; do
     # The same script is in nearly all of them, and read once.
     digest="$(sha256sum "$script" | cut -d' ' -f1)"
     if [ ! -e "$work/seen-$digest" ]; then
@@ -67,11 +103,25 @@ for file in "$work"/user-data/*.yaml; do
       check_script "$name: $(basename "$script")" "$script"
     fi
   done
+  # So are the kubelet's configuration and flags.
+  digest="$(cat "$root/etc/kubernetes/kubelet-config.yaml" "$work/parts/$name/kubelet" | sed "s|$root||g" | sha256sum | cut -d' ' -f1)"
+  if [ ! -e "$work/seen-$digest" ]; then
+    touch "$work/seen-$digest"
+    kubelets=$((kubelets + 1))
+    mkdir -p "$root/etc/kubernetes/pki"
+    cp "$work/ca.crt" "$root/etc/kubernetes/pki/ca.crt"
+    check_kubelet "$name" "$root" "$work/parts/$name/kubelet"
+  fi
 done
 # Fewer would mean that nothing was rendered or extracted, not that all is well.
-if [ "$rendered" -lt 3 ] || [ "$scripts" -lt 2 ]; then
-  echo "lint-user-data: only $rendered user data and $scripts scripts in them were found" >&2
-  exit 1
+if [ "$rendered" -lt 40 ] || [ "$scripts" -lt 6 ] || [ "$kubelets" -lt 6 ]; then
+  complain "only $rendered user data, $scripts scripts and $kubelets kubelets in them were found"
+fi
+# Nor would a kubelet that takes anything tell us something.
+root="$work/root/ubuntu-plain.yaml"
+sed -i 's/"failSwapOn"/"failSwapOnn"/' "$root/etc/kubernetes/kubelet-config.yaml"
+if kubelet_starts "$root" "$work/parts/ubuntu-plain.yaml/kubelet"; then
+  complain "the kubelet starts with an unknown field in its configuration, so it proves nothing"
 fi
 
 own=0
@@ -86,4 +136,4 @@ if [ "$failures" -ne 0 ]; then
   echo "lint-user-data: $failures checks failed" >&2
   exit 1
 fi
-echo "lint-user-data: $rendered user data, $scripts scripts in them and $own of our own are well"
+echo "lint-user-data: $rendered user data, $scripts scripts and $kubelets kubelets in them and $own scripts of our own are well"

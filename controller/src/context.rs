@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::Client;
-use machinist_infra::kubeconfig::AddressPolicy;
-use machinist_infra::pool::InfraPool;
+use machinist_infra::provider::Providers;
 use machinist_infra::store::Key;
 use machinist_shared::kubevirt::resolved::Env;
 use tokio::sync::Semaphore;
 
 use crate::bootstrap::ClusterAccess;
+use crate::csr::told::Told;
 use crate::events::Events;
 use crate::leader::Fence;
 use crate::machine::brake::Brakes;
@@ -31,7 +31,7 @@ pub struct Context {
     /// Referenced Secrets and ConfigMaps.
     pub references: References,
     /// Infra clusters.
-    pub infra: InfraPool,
+    pub infra: Providers,
     /// What has vanished from them.
     pub brakes: Brakes,
     /// The lane of Machines whose infra cluster is not known.
@@ -48,8 +48,6 @@ pub struct Context {
     pub settings: Arc<Settings>,
     /// The environment that specs may fall back to.
     pub env: Env,
-    /// Where kubeconfigs may lead.
-    pub addresses: AddressPolicy,
     /// How kubelets reach the user cluster.
     pub access: ClusterAccess,
     /// Writes Events.
@@ -60,6 +58,8 @@ pub struct Context {
     pub fence: Fence,
     /// Writes that failed, by Machine.
     pub failures: Failures,
+    /// Refusals of signing requests that were told.
+    pub told: Told,
 }
 
 impl std::fmt::Debug for Context {

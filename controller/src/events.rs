@@ -1,5 +1,7 @@
 //! Events about our objects, for `kubectl describe`.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::runtime::events::{Event as KubeEvent, EventType, Recorder, Reporter};
 use kube::{Client, Resource};
@@ -45,6 +47,22 @@ impl Events {
             uid: metadata.uid.clone(),
             ..ObjectReference::default()
         };
+        self.record(&about, event).await
+    }
+
+    /// Writes one Event about the cluster as a whole: about its namespace kube-system.
+    pub async fn publish_about_cluster(&self, uid: &str, event: &Event) -> Result<(), kube::Error> {
+        let about = ObjectReference {
+            api_version: Some("v1".to_owned()),
+            kind: Some("Namespace".to_owned()),
+            name: Some("kube-system".to_owned()),
+            uid: Some(uid.to_owned()),
+            ..ObjectReference::default()
+        };
+        self.record(&about, event).await
+    }
+
+    async fn record(&self, about: &ObjectReference, event: &Event) -> Result<(), kube::Error> {
         let event = KubeEvent {
             type_: if event.warning {
                 EventType::Warning
@@ -53,9 +71,34 @@ impl Events {
             },
             reason: event.reason.to_owned(),
             note: Some(event.message.chars().take(1000).collect()),
-            action: event.reason.to_owned(),
+            action: action(event),
             secondary: None,
         };
-        self.recorder.publish(&event, &about).await
+        self.recorder.publish(&event, about).await
+    }
+}
+
+/// What an Event's field `action` says. The recorder counts up what agrees in it, whatever the messages are, and shows the
+/// first message only; so Events that say different things must differ in it.
+fn action(event: &Event) -> String {
+    let mut hasher = DefaultHasher::new();
+    event.message.hash(&mut hasher);
+    format!("{}-{:016x}", event.reason, hasher.finish())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_events_that_say_the_same_are_counted_as_one() {
+        let event = |message: &str| Event {
+            warning: true,
+            reason: "SigningRequestNotApproved",
+            message: message.to_owned(),
+        };
+        assert_eq!(action(&event("a")), action(&event("a")));
+        assert_ne!(action(&event("a")), action(&event("b")));
+        assert!(action(&event("a")).len() <= 128, "what the API server takes");
     }
 }

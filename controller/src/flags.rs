@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 
+use crate::bootstrap::Mode;
+
 /// Makes Kubernetes nodes out of Machines on KubeVirt.
 #[derive(Debug, Clone, Parser)]
 #[allow(clippy::struct_excessive_bools)] // Each is a flag of its own.
@@ -33,9 +35,21 @@ pub struct Flags {
     /// A Machine that has not joined after this long counts as failed and, in a MachineSet, is replaced: `25m`, `1h30m`.
     #[arg(long, default_value = "", value_parser = duration)]
     pub join_cluster_timeout: OptionalDuration,
+    /// A VM that does not run after this long, importing and scheduling included, counts as failed and, in a MachineSet,
+    /// its Machine is replaced. The annotation `machinist.dev/provisioning-timeout` of a Machine goes before it.
+    #[arg(long, default_value = "", value_parser = duration)]
+    pub provisioning_timeout: OptionalDuration,
+    /// Approve the serving certificates of our Machines' kubelets, and have kubelets ask for them.
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
+    pub node_csr_approver: bool,
     /// An external cloud controller manager gives Nodes their providerID.
     #[arg(long, default_value_t = false, action = clap::ArgAction::Set)]
     pub node_external_cloud_provider: bool,
+    /// Where user data comes from: *osm*, operating-system-manager's Secrets; *builtin*, Machinist; *auto*, osm if and only
+    /// if the MachineDeployment has the annotation `k8c.io/operating-system-profile`. A Machine's annotation
+    /// `machinist.dev/bootstrap` wins.
+    #[arg(long, default_value_t = Mode::Auto, value_parser = mode)]
+    pub bootstrap: Mode,
     /// URL of the API server for the kubelets; without it, that of `kube-public/cluster-info`.
     #[arg(long, default_value = "")]
     pub override_bootstrap_kubelet_apiserver: String,
@@ -72,8 +86,13 @@ pub enum LogFormat {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct OptionalDuration(pub Option<Duration>);
 
+fn mode(text: &str) -> Result<Mode, String> {
+    text.parse()
+        .map_err(|error: crate::bootstrap::source::ModeError| error.to_string())
+}
+
 /// Parses Go's durations (`25m`, `1h30m`, `90s`); the empty text is none.
-fn duration(text: &str) -> Result<OptionalDuration, String> {
+pub(crate) fn duration(text: &str) -> Result<OptionalDuration, String> {
     if text.is_empty() {
         return Ok(OptionalDuration(None));
     }

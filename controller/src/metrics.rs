@@ -15,6 +15,10 @@ pub struct Metrics {
     pub writes: IntCounterVec,
     /// Seconds of one pass over one Machine.
     pub reconcile_seconds: Histogram,
+    /// Signing requests of kubelets that were decided, by `purpose` and `verdict`.
+    pub requests: IntCounterVec,
+    /// 1 where the cluster's role bindings make certificates unsafe or let them end, by what is `wrong`.
+    pub bindings: IntGaugeVec,
     /// Infra clusters (server, CA and namespace), by state: `used`, and of these `unreachable` or `braked`.
     pub infra_clusters: IntGaugeVec,
 }
@@ -46,6 +50,20 @@ impl Metrics {
                 )
                 .buckets(vec![0.001, 0.005, 0.02, 0.1, 0.5, 2.0, 10.0]),
             )?,
+            requests: IntCounterVec::new(
+                Opts::new(
+                    "machinist_signing_requests_total",
+                    "Signing requests of kubelets that were approved, and reasons told not to approve one.",
+                ),
+                &["purpose", "verdict"],
+            )?,
+            bindings: IntGaugeVec::new(
+                Opts::new(
+                    "machinist_certificate_bindings_wrong",
+                    "1 where role bindings of the cluster make bootstrap tokens good for any node, or keep nodes from renewing their certificates.",
+                ),
+                &["wrong"],
+            )?,
             infra_clusters: IntGaugeVec::new(
                 Opts::new(
                     "machinist_infra_clusters",
@@ -56,10 +74,17 @@ impl Metrics {
         };
         registry.register(Box::new(metrics.leader.clone()))?;
         registry.register(Box::new(metrics.infra_clusters.clone()))?;
+        registry.register(Box::new(metrics.requests.clone()))?;
+        registry.register(Box::new(metrics.bindings.clone()))?;
         registry.register(Box::new(metrics.queue_depth.clone()))?;
         registry.register(Box::new(metrics.reconciles.clone()))?;
         registry.register(Box::new(metrics.writes.clone()))?;
         registry.register(Box::new(metrics.reconcile_seconds.clone()))?;
         Ok(metrics)
+    }
+
+    /// A signing request was decided.
+    pub fn count_request(&self, purpose: &str, verdict: &str) {
+        self.requests.with_label_values(&[purpose, verdict]).inc();
     }
 }

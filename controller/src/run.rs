@@ -8,7 +8,8 @@ use k8s_openapi::api::core::v1::Namespace;
 use kube::{Api, Client};
 use machinist_infra::client::{ClientOptions, user_cluster_client};
 use machinist_infra::kubeconfig::AddressPolicy;
-use machinist_infra::pool::{InfraEvent, InfraPool, PoolOptions};
+use machinist_infra::pool::PoolOptions;
+use machinist_infra::provider::{self, InfraEvent};
 use machinist_infra::store::Key;
 use machinist_shared::kubevirt::resolved::Env;
 use tokio::sync::{Semaphore, mpsc};
@@ -17,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::bootstrap;
 use crate::context::{Context, Failures};
+use crate::csr::told::Told;
 use crate::events::Events;
 use crate::flags::Flags;
 use crate::leader::{Elector, ElectorConfig, Fence};
@@ -110,6 +112,13 @@ async fn run(flags: Flags) -> anyhow::Result<()> {
         shared.context.clone(),
         queues.requests.clone(),
     ));
+    tasks.spawn({
+        let context = shared.context.clone();
+        async move {
+            csr::bindings::check(&context).await;
+            Ok(())
+        }
+    });
     // Whatever came in before is decided now.
     for machine in shared.context.stores.machines.all() {
         shared.context.queue.add(Key::of(machine.as_ref()));
@@ -187,7 +196,7 @@ async fn prepare(
     let queues = Queues::default();
     let context = Context {
         references: References::new(client.clone(), changed),
-        infra: InfraPool::new(options, events),
+        infra: provider::shipped(options, events),
         brakes: Brakes::default(),
         antechamber: Arc::new(Semaphore::new(flags.worker_count.max(1))),
         stores: Arc::new(Stores::default()),
@@ -201,14 +210,17 @@ async fn prepare(
             external_cloud_provider: flags.node_external_cloud_provider,
             cluster_uid,
             look_every: flags.infra_look_every.0.unwrap_or(LOOK_EVERY),
+            provisioning_timeout: flags.provisioning_timeout.0,
+            approves_serving: flags.node_csr_approver,
+            bootstrap: flags.bootstrap,
         }),
         env: Env::new(|name| std::env::var(name).ok()),
-        addresses,
         access,
         events: Events::new(client.clone(), identity),
         metrics,
         fence,
         failures: Failures::default(),
+        told: Told::default(),
         client,
     };
     Ok(Shared {

@@ -1,12 +1,15 @@
 #!/bin/bash
-# Finds or installs containerd and the kubelet, and starts them. Usage: install.sh KUBELET_VERSION (like 1.33.4).
-# Run by machinist-install.service until it has succeeded once, at later boots too; so every step may be repeated.
+# Finds or installs containerd and the kubelet, and starts them. Usage: install.sh KUBELET_VERSION KUBELET_PATH (like
+# 1.33.4 /usr/bin/kubelet). Run by machinist-install.service until it has succeeded once, at later boots too; so every
+# step may be repeated.
 set -euo pipefail
 
 version="$1"
+kubelet="$2"
 done_mark=/var/lib/machinist/installed
 minor="$(cut -d. -f1-2 <<<"$version")"
 repository="https://pkgs.k8s.io/core:/stable:/v${minor}"
+cni_plugins=1.7.1
 
 say() { echo "machinist: $*" >&2; }
 
@@ -29,7 +32,7 @@ apt_install() {
 }
 
 has_kubelet() {
-  [ -x /usr/bin/kubelet ] && /usr/bin/kubelet --version | grep -qx "Kubernetes v${version}"
+  [ -x "$kubelet" ] && "$kubelet" --version | grep -qx "Kubernetes v${version}"
 }
 
 install_with_apt() {
@@ -65,6 +68,97 @@ EOF
   fi
 }
 
+# Fetches URL to FILE, if its SHA-256 is that in the file at SUM_URL.
+fetch() {
+  local url="$1" sum_url="$2" file="$3" sum
+  retry curl -fsSL -o "${file}.sum" "$sum_url"
+  retry curl -fsSL -o "${file}.part" "$url"
+  read -r sum _ <"${file}.sum"
+  echo "${sum}  ${file}.part" | sha256sum --check --status || {
+    say "the checksum of $url is wrong"
+    return 1
+  }
+  mv -f "${file}.part" "$file"
+}
+
+# For an operating system without packages, which comes with containerd.
+install_binaries() {
+  local arch base folder
+  command -v containerd >/dev/null || {
+    say "neither apt-get nor dnf is here, and the image has no containerd"
+    return 1
+  }
+  case "$(uname -m)" in
+    x86_64) arch=amd64 ;;
+    aarch64) arch=arm64 ;;
+    *)
+      say "there is no kubelet for $(uname -m)"
+      return 1
+      ;;
+  esac
+  folder="$(dirname "$kubelet")"
+  mkdir -p "$folder" /opt/cni/bin
+  if [ ! -x /opt/cni/bin/loopback ]; then
+    base="https://github.com/containernetworking/plugins/releases/download/v${cni_plugins}"
+    base="${base}/cni-plugins-linux-${arch}-v${cni_plugins}.tgz"
+    fetch "$base" "${base}.sha256" /opt/cni/plugins.tgz
+    tar -xzf /opt/cni/plugins.tgz -C /opt/cni/bin
+  fi
+  base="https://dl.k8s.io/release/v${version}/bin/linux/${arch}/kubelet"
+  fetch "$base" "${base}.sha256" "${folder}/kubelet.new"
+  chmod 0755 "${folder}/kubelet.new"
+  mv -f "${folder}/kubelet.new" "$kubelet"
+}
+
+# Takes the CAs that the user data brought into the system's bundle.
+trust() {
+  local certificate
+  for certificate in /usr/local/share/ca-certificates/machinist-*.crt \
+    /etc/pki/ca-trust/source/anchors/machinist-*.pem /etc/ssl/certs/machinist-*.pem; do
+    [ -e "$certificate" ] || continue
+    if command -v update-ca-certificates >/dev/null; then
+      update-ca-certificates
+    else
+      update-ca-trust extract
+    fi
+    return
+  done
+}
+
+# Gives the interface the static address that the user data brought.
+address() {
+  if [ ! -e /etc/systemd/network/05-machinist.network ]; then
+    return
+  fi
+  if systemctl is-active --quiet NetworkManager.service; then
+    nmcli connection reload
+    nmcli connection up machinist
+  else
+    networkctl reload
+  fi
+}
+
+# Runs a script that the user data may have brought.
+hook() {
+  if [ -e "$1" ]; then
+    bash "$1"
+  fi
+}
+
+address
+trust
+# sshd reads whom it trusts when it starts.
+if [ -e /etc/ssh/sshd_config.d/40-machinist.conf ]; then
+  systemctl try-reload-or-restart sshd.service ssh.service || say "sshd could not be told of its CA"
+fi
+if [ -e /opt/machinist/masked-units ]; then
+  xargs --no-run-if-empty systemctl mask --now </opt/machinist/masked-units
+fi
+if [ -e /opt/machinist/subscribe.py ]; then
+  retry /opt/machinist/subscribe.py
+fi
+hook /opt/machinist/pre-install.sh
+
 modprobe --all overlay br_netfilter
 # Only our own settings: what is wrong with the image's stops no node. --ignore skips IPv6 keys where the kernel has none.
 sysctl --ignore --quiet --load=/etc/sysctl.d/99-kubernetes.conf
@@ -79,18 +173,23 @@ else
   ln -sfn /etc/resolv.conf /etc/kubernetes/resolv.conf
 fi
 
+# An image may bring its own below /usr.
+if [ ! -e "$kubelet" ] && [ -x /usr/bin/kubelet ]; then
+  mkdir -p "$(dirname "$kubelet")"
+  ln -sfn /usr/bin/kubelet "$kubelet"
+fi
 if ! command -v containerd >/dev/null || ! has_kubelet; then
   if command -v apt-get >/dev/null; then
     install_with_apt
   elif command -v dnf >/dev/null; then
     install_with_dnf
   else
-    say "neither apt-get nor dnf is here, and the image has no containerd with kubelet ${version}"
-    exit 1
+    install_binaries
   fi
 fi
 
 systemctl daemon-reload
 systemctl enable containerd.service kubelet.service
 systemctl restart containerd.service kubelet.service
+hook /opt/machinist/post-install.sh
 install -D -m 0644 /dev/null "$done_mark"

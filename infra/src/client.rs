@@ -300,6 +300,19 @@ impl RemoteError {
         }
     }
 
+    /// Somebody else wrote first, or it is not what it was taken for: to be decided again.
+    pub fn conflict(text: impl Into<String>) -> Self {
+        Self {
+            code: Some(409),
+            ..Self::other(text)
+        }
+    }
+
+    /// Whether a write met somebody else's.
+    pub fn is_conflict(&self) -> bool {
+        self.code == Some(409)
+    }
+
     /// Whether there was no answer at all.
     pub fn is_lost(&self) -> bool {
         self.lost
@@ -353,6 +366,12 @@ impl From<&kube::Error> for RemoteError {
             kube::Error::Auth(_) => Self::other("the kubeconfig's credential cannot be used"),
             other => Self::from_transport(other),
         }
+    }
+}
+
+impl From<kube::Error> for RemoteError {
+    fn from(error: kube::Error) -> Self {
+        Self::from(&error)
     }
 }
 

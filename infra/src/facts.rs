@@ -8,9 +8,8 @@ use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::{Api, Client};
-use machinist_shared::kubevirt::facts::{
-    CLUSTER_INSTANCETYPE, Facts, FactsNeeded, INSTANCETYPE, Offer, offer, topology,
-};
+use machinist_shared::kubevirt::facts::{Facts, FactsNeeded, NamedInstancetype, Offer, offer, topology};
+use machinist_shared::kubevirt::kinds::{CLUSTER_INSTANCETYPE, instancetypes};
 use tokio::time::Instant;
 
 use crate::client::RemoteError;
@@ -41,11 +40,14 @@ pub enum FactError {
     },
 }
 
+/// By whom, by digest, and what.
+type Asked = (String, FactsNeeded);
+
 /// Answers of one infra cluster, by who asked and what was asked: rights are not shared. Only what exists is kept, so that
 /// a missing object that appears is seen at once.
 #[derive(Debug, Default)]
 pub struct FactsCache {
-    answers: Mutex<HashMap<String, (Instant, Facts)>>,
+    answers: Mutex<HashMap<Asked, (Instant, Facts)>>,
 }
 
 impl FactsCache {
@@ -57,7 +59,7 @@ impl FactsCache {
         namespace: &str,
         needed: &FactsNeeded,
     ) -> Result<Facts, FactError> {
-        let key = format!("{credential} {needed:?}");
+        let key = (credential.to_owned(), needed.clone());
         let known = self
             .lock()
             .get(&key)
@@ -79,7 +81,7 @@ impl FactsCache {
         self.lock().clear();
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, (Instant, Facts)>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Asked, (Instant, Facts)>> {
         // Every change is one insert.
         self.answers.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -107,8 +109,8 @@ async fn ask(client: &Client, namespace: &str, needed: &FactsNeeded) -> Result<F
             facts.block_only.insert(name.clone());
         }
     }
-    if let Some(name) = &needed.instancetype {
-        facts.instancetype_kind = Some(instancetype_kind(client, namespace, name).await?);
+    if let Some(wanted) = &needed.instancetype {
+        facts.instancetype_kind = Some(instancetype_kind(client, namespace, wanted).await?);
     }
     if let Some(name) = &needed.extra_headers_secret {
         let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
@@ -134,19 +136,38 @@ async fn profile(client: &Client, name: &str) -> Result<Offer, FactError> {
     Ok(offer(profile.data.pointer("/status/claimPropertySets")))
 }
 
-/// The namespaced instancetype of that name, else the cluster-wide one.
-async fn instancetype_kind(client: &Client, namespace: &str, name: &str) -> Result<String, FactError> {
-    let resource = |kind| resource("instancetype.kubevirt.io", "v1beta1", kind);
-    let namespaced =
-        Api::<DynamicObject>::namespaced_with(client.clone(), namespace, &resource(INSTANCETYPE));
-    match found(INSTANCETYPE, name, namespaced.get(name).await) {
-        Ok(_) => return Ok(INSTANCETYPE.to_owned()),
-        Err(FactError::NotFound { .. }) => {}
-        Err(error) => return Err(error),
+/// The kind of the instancetype of that name: the one that the spec asks for, else the other. What the credential may not
+/// get counts as absent, but if nothing is found, the spec is believed.
+async fn instancetype_kind(
+    client: &Client,
+    namespace: &str,
+    wanted: &NamedInstancetype,
+) -> Result<String, FactError> {
+    let mut refused = None;
+    for kind in instancetypes(&wanted.kind) {
+        let resource = resource("instancetype.kubevirt.io", "v1beta1", kind);
+        let api: Api<DynamicObject> = if kind == CLUSTER_INSTANCETYPE {
+            Api::all_with(client.clone(), &resource)
+        } else {
+            Api::namespaced_with(client.clone(), namespace, &resource)
+        };
+        match found("instancetype", &wanted.name, api.get(&wanted.name).await) {
+            Ok(_) => return Ok(kind.to_owned()),
+            Err(FactError::NotFound { .. }) => {}
+            Err(FactError::Remote { kind, name, error }) if error.code() == Some(403) => {
+                refused = Some(FactError::Remote { kind, name, error });
+            }
+            Err(error) => return Err(error),
+        }
     }
-    let cluster = Api::<DynamicObject>::all_with(client.clone(), &resource(CLUSTER_INSTANCETYPE));
-    found("instancetype", name, cluster.get(name).await)?;
-    Ok(CLUSTER_INSTANCETYPE.to_owned())
+    match refused {
+        Some(_) if !wanted.kind.is_empty() => Ok(wanted.kind.clone()),
+        Some(error) => Err(error),
+        None => Err(FactError::NotFound {
+            kind: "instancetype",
+            name: wanted.name.clone(),
+        }),
+    }
 }
 
 fn resource(group: &str, version: &str, kind: &str) -> ApiResource {

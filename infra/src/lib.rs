@@ -1,11 +1,15 @@
-//! The provider's I/O half: from a kubeconfig in a spec to a pooled client, and what is watched through it.
+//! The providers' I/O half: [`provider`] is what the controller knows of them; the other modules are KubeVirt's, from a
+//! kubeconfig in a spec to a pooled client, and what is watched through it.
 
 pub mod breaker;
 pub mod client;
 pub mod facts;
 pub mod inquiry;
 pub mod kubeconfig;
+pub mod kubevirt;
 pub mod objects;
 pub mod pool;
+pub mod provider;
 pub mod reflect;
 pub mod store;
+mod user_data;

@@ -211,4 +211,20 @@ mod tests {
         );
         assert!(vm.metadata.managed_fields.is_none());
     }
+
+    #[test]
+    fn metadata_is_all_that_a_projected_kind_writes() {
+        let meta = ObjectMeta {
+            name: Some("a".into()),
+            ..ObjectMeta::default()
+        };
+        let vm = Vm {
+            metadata: meta,
+            ..Vm::default()
+        };
+        assert_eq!(
+            serde_json::to_value(&vm).unwrap(),
+            serde_json::json!({"name": "a"})
+        );
+    }
 }

@@ -66,6 +66,8 @@ pub mod label {
 
 /// Annotations.
 pub mod annotation {
+    /// On a VM's template: the subnet of Kube-OVN.
+    pub const OVN_LOGICAL_SWITCH: &str = "ovn.kubernetes.io/logical_switch";
     /// On a Machine: `true` lets one spec change through; removed by the webhook on use.
     pub const BYPASS_IMMUTABILITY: &str = "kubermatic.io/bypass-no-spec-mutation-requirement";
     /// On a Machine or MachineSet: any text makes every controller leave it alone.
@@ -111,6 +113,15 @@ pub mod annotation {
     /// Ours, on a Machine: digest of the one spec change that [`BYPASS_IMMUTABILITY`] let through last; opens nothing
     /// but that change.
     pub const SPEC_CHANGE: &str = "machinist.dev/spec-change";
+    /// Ours, on a Machine: how long its VM may take to run (`45m`); `off` for ever.
+    pub const PROVISIONING_TIMEOUT: &str = "machinist.dev/provisioning-timeout";
+    /// On a MachineDeployment, operating-system-manager's: the profile that it makes user data by. Not empty, it makes
+    /// *osm* the bootstrap mode of `auto`.
+    pub const OPERATING_SYSTEM_PROFILE: &str = "k8c.io/operating-system-profile";
+    /// On a bootstrap Secret, operating-system-manager's: [`REVISION`] of the MachineDeployment that it was made for.
+    pub const BOOTSTRAP_REVISION: &str = "k8c.io/machine-deployment-revision";
+    /// On a MachineSet and a MachineDeployment: number of the rollout.
+    pub const REVISION: &str = "machinedeployment.clusters.k8s.io/revision";
     /// Ours, on a Machine: bootstrap mode of this object (`auto`, `osm`, `builtin`).
     pub const BOOTSTRAP: &str = "machinist.dev/bootstrap";
 }
@@ -132,6 +143,17 @@ pub mod autoscaler {
     pub const WRITTEN: &str = "machinist.dev/autoscaler-capacity";
 }
 
+/// Values of [`annotation::BOOTSTRAP`].
+pub const BOOTSTRAP_MODES: [&str; 3] = ["auto", "osm", "builtin"];
+
+/// What operating-system-manager hands user data over by.
+pub mod osm {
+    /// Namespace of its Secrets.
+    pub const NAMESPACE: &str = "cloud-init-settings";
+    /// Key in the bootstrap Secret.
+    pub const KEY: &str = "cloud-config";
+}
+
 /// Group of our bootstrap tokens: bound to `system:node-bootstrapper`, never to `…:nodeclient`.
 pub const TOKEN_GROUP: &str = "system:bootstrappers:machinist:machine";
 /// Type of bootstrap token Secrets.
@@ -151,6 +173,8 @@ pub mod condition {
     pub const BOOTSTRAP_READY: &str = "BootstrapReady";
     /// The Node has joined and is Ready.
     pub const NODE_READY: &str = "NodeReady";
+    /// Present while the kubelet's request for a serving certificate is pending: why. It does not count for [`READY`].
+    pub const SERVING_CERTIFICATE: &str = "ServingCertificate";
     /// Present while deleting: what is being waited for.
     pub const DELETING: &str = "Deleting";
 }

@@ -1,12 +1,14 @@
 //! `providerSpec.value`: what every provider's spec has in common, decoded strictly, with every mistake reported.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 
 use crate::decode::{Field, Fields};
 use crate::field::{FieldPath, Report};
-use crate::kubevirt::spec::{self, CloudProviderSpec};
 use crate::network::Network;
 use crate::operating_system::OperatingSystem;
+use crate::provider::{self, Provider, Spec};
 use crate::ssh;
 
 /// Keys of `providerSpec.value`.
@@ -25,34 +27,17 @@ pub const NETWORK_KEYS: [&str; 4] = ["cidr", "gateway", "dns", "ipFamily"];
 /// Keys of `providerSpec.value.network.dns`.
 pub const DNS_KEYS: [&str; 1] = ["servers"];
 
-/// Who makes the machines.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum CloudProvider {
-    /// KubeVirt.
-    KubeVirt,
-}
-
-impl CloudProvider {
-    /// Names of all of them.
-    pub const NAMES: [&str; 1] = ["kubevirt"];
-
-    /// The one of that exact name.
-    pub fn parse(name: &str) -> Option<Self> {
-        (name == "kubevirt").then_some(Self::KubeVirt)
-    }
-}
-
 /// `providerSpec.value`. What could not be read is absent, and reported.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default)]
 pub struct ProviderConfig {
     /// Keys that may log in.
     pub ssh_public_keys: Vec<String>,
     /// Key of an SSH certificate authority; only the maker of user data reads it.
     pub ca_public_key: String,
     /// Who makes the machine.
-    pub cloud_provider: Option<CloudProvider>,
+    pub cloud_provider: Option<&'static dyn Provider>,
     /// The provider's own part.
-    pub cloud_provider_spec: Option<CloudProviderSpec>,
+    pub cloud_provider_spec: Option<Arc<dyn Spec>>,
     /// Operating system.
     pub operating_system: Option<OperatingSystem>,
     /// Settings of the operating system, as written.
@@ -81,21 +66,28 @@ impl ProviderConfig {
             ca_public_key: fields.take("caPublicKey").string(report).unwrap_or_default(),
             cloud_provider: choice(
                 &fields.take("cloudProvider"),
-                &CloudProvider::NAMES,
-                CloudProvider::parse,
+                &provider::names(),
+                provider::find,
                 report,
             ),
             ..Self::default()
         };
         let cloud_provider_spec = fields.take("cloudProviderSpec");
-        config.operating_system = operating_system(&fields.take("operatingSystem"), report);
+        config.operating_system = operating_system(
+            &fields.take("operatingSystem"),
+            config
+                .cloud_provider
+                .unwrap_or(provider::DEFAULT)
+                .operating_systems(),
+            report,
+        );
         config.operating_system_spec = fields.take("operatingSystemSpec").value.cloned();
         config.network = Network::decode(&fields.take("network"), report);
         config.overwrite_cloud_config = fields.take("overwriteCloudConfig").string(report);
         fields.deny_unknown(report);
         // Another provider's part would only be a heap of unknown keys.
-        if let Some(CloudProvider::KubeVirt) = config.cloud_provider {
-            config.cloud_provider_spec = spec::decode(&cloud_provider_spec, report);
+        if let Some(provider) = config.cloud_provider {
+            config.cloud_provider_spec = provider.decode(&cloud_provider_spec, report);
         }
         config
     }
@@ -126,15 +118,10 @@ fn ssh_public_keys(field: &Field<'_>, report: &mut Report) -> Vec<String> {
         .collect()
 }
 
-fn operating_system(field: &Field<'_>, report: &mut Report) -> Option<OperatingSystem> {
-    let os = choice(
-        field,
-        &OperatingSystem::ON_KUBEVIRT,
-        OperatingSystem::parse,
-        report,
-    )?;
-    if !OperatingSystem::ON_KUBEVIRT.contains(&os.as_str()) {
-        report.not_supported(&field.path, os.as_str(), &OperatingSystem::ON_KUBEVIRT);
+fn operating_system(field: &Field<'_>, allowed: &[&str], report: &mut Report) -> Option<OperatingSystem> {
+    let os = choice(field, allowed, OperatingSystem::parse, report)?;
+    if !allowed.contains(&os.as_str()) {
+        report.not_supported(&field.path, os.as_str(), allowed);
     }
     Some(os)
 }

@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
+use machinist_infra::inquiry::Secrets;
 use machinist_infra::kubeconfig::AddressPolicy;
 use machinist_shared::admission::{
     AdmissionSettings, Author, ValueAt, mutate_create, mutate_deployment, mutate_set, mutate_update,
-    new_references, patch, validate_create, validate_deployment, validate_set, validate_update,
+    new_references, patch, topology_known, topology_needed, validate_create, validate_deployment,
+    validate_set, validate_update, write_topology,
 };
 use machinist_shared::field::{ErrorKind, FieldPath, Report};
+use machinist_shared::kubevirt::spec::Matcher;
 use machinist_shared::{autoscaler, template};
 use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
@@ -82,25 +85,23 @@ impl Admission {
             (Kind::MachineDeployment, old) => mutate_deployment(old, object, &self.settings),
             (Kind::Other, _) => return Verdict::default(),
         };
-        let mutated = self.with_capacity(request, old, mutated).await;
+        let mutated = self.with_outside_defaults(request, old, mutated).await;
         Verdict {
             patch: patch(object, &mutated),
             ..Verdict::default()
         }
     }
 
-    /// The object with the capacity of its instancetype, if it is a node group of the cluster-autoscaler whose capacity is
-    /// not known otherwise. What cannot be had in time is left out: the object is good without it, and a warning tells.
-    async fn with_capacity(&self, request: &Request<'_, Value>, old: Option<&Value>, object: Value) -> Value {
-        let set = matches!(request.kind(), Kind::MachineSet | Kind::MachineDeployment);
-        let person = self.settings.author(request.username()) == Author::Person;
-        let Some(infra) = self.cluster.infra.as_ref().filter(|_| set && person) else {
-            return object;
-        };
-        if is_deleting(&object) {
-            return object;
-        }
-        let Some(wanted) = autoscaler::instancetype_needed(old, &object) else {
+    /// The object with what only the infra cluster knows: region and zone of its disk, and the capacity of its instancetype,
+    /// if it is a node group of the cluster-autoscaler whose capacity is not known otherwise. What cannot be had in time
+    /// is left out, and told when the object is judged.
+    async fn with_outside_defaults(
+        &self,
+        request: &Request<'_, Value>,
+        old: Option<&Value>,
+        object: Value,
+    ) -> Value {
+        let (Some(infra), Some(wanted)) = (&self.cluster.infra, self.outside_defaults(request, old)) else {
             return object;
         };
         let deadline = Instant::now() + PATIENCE_FOR_DEFAULTS;
@@ -111,13 +112,53 @@ impl Admission {
         }
         let asked = Asked {
             object: &object,
-            at: ValueAt::TEMPLATE,
+            old,
+            at: wanted.at,
+            secrets: Secrets::Untold,
+            must: false,
         };
-        let found = infra.instancetype(asked, &wanted, deadline).await;
-        match found {
+        let topology = async {
+            if wanted.topology {
+                Box::pin(infra.topology(asked, deadline)).await
+            } else {
+                None
+            }
+        };
+        let instancetype = wanted.instancetype(old, &object);
+        let instancetype = async {
+            match &instancetype {
+                Some(wanted) => Box::pin(infra.instancetype(asked, wanted, deadline)).await,
+                None => None,
+            }
+        };
+        let (topology, instancetype) = tokio::join!(topology, instancetype);
+        let object = match topology {
+            Some(found) => write_topology(object, wanted.at, found),
+            None => object,
+        };
+        match instancetype {
             Some(spec) => autoscaler::write(old, object, Some(&spec)),
             None => object,
         }
+    }
+
+    /// Which defaults of an object come from its infra cluster; nothing if none does. Machines of our own set controller
+    /// have those of their set.
+    fn outside_defaults(&self, request: &Request<'_, Value>, old: Option<&Value>) -> Option<OutsideDefaults> {
+        let object = request.object.as_ref()?;
+        if self.settings.author(request.username()) != Author::Person || is_deleting(object) {
+            return None;
+        }
+        let at = match (request.kind(), old) {
+            (Kind::Machine, None) => ValueAt::MACHINE,
+            (Kind::MachineSet | Kind::MachineDeployment, _) => ValueAt::TEMPLATE,
+            (Kind::Machine, Some(_)) | (Kind::Other, _) => return None,
+        };
+        let wanted = OutsideDefaults {
+            at,
+            topology: topology_needed(old, object, at),
+        };
+        (wanted.topology || wanted.instancetype(old, object).is_some()).then_some(wanted)
     }
 
     /// The verdict: refused with every reason, or allowed, with warnings either way.
@@ -125,7 +166,16 @@ impl Admission {
         let Some(object) = &request.object else {
             return Verdict::default();
         };
-        let deadline = Instant::now() + PATIENCE;
+        let old = request
+            .old_object
+            .as_ref()
+            .filter(|_| request.operation() == Operation::Update);
+        // Both steps together take no longer than one does alone.
+        let spent = match self.outside_defaults(request, old) {
+            Some(_) => PATIENCE_FOR_DEFAULTS,
+            None => Duration::ZERO,
+        };
+        let deadline = Instant::now() + PATIENCE.saturating_sub(spent);
         let mut report = self.judge(request, object);
         let (name, references) = tokio::join!(
             self.ask_for_name(request, object),
@@ -182,7 +232,7 @@ impl Admission {
 
     /// What its infra cluster is to be asked for: a Machine that a person makes, a set or a deployment whose Machines are
     /// new or will be others.
-    fn placed<'a>(&self, request: &Request<'_, Value>, object: &'a Value) -> Option<Asked<'a>> {
+    fn placed<'a>(&self, request: &'a Request<'_, Value>, object: &'a Value) -> Option<Asked<'a>> {
         if self.settings.author(request.username()) != Author::Person || is_deleting(object) {
             return None;
         }
@@ -196,7 +246,34 @@ impl Admission {
             }
             _ => return None,
         };
-        Some(Asked { object, at })
+        let old = request
+            .old_object
+            .as_ref()
+            .filter(|_| request.operation() == Operation::Update);
+        Some(Asked {
+            object,
+            old,
+            at,
+            secrets: self.secrets(old, object, at),
+            must: old.is_none() && topology_needed(None, object, at) && !topology_known(object, at),
+        })
+    }
+
+    /// Whether the author may read the kubeconfig: one that is in the spec for sure, one behind a reference if that was
+    /// asked for just now.
+    fn secrets(&self, old: Option<&Value>, object: &Value, at: ValueAt) -> Secrets {
+        let spec = if at == ValueAt::MACHINE { &SPEC } else { &TEMPLATE };
+        let may_read = match Kubeconfig::of(object, spec) {
+            Some(Kubeconfig::Inline(_)) => true,
+            Some(Kubeconfig::Elsewhere) => {
+                let new = new_references(old, object, at);
+                let field = format!("{}.cloudProviderSpec.auth.kubeconfig.", at.path).to_lowercase();
+                let asked = |path: String| path.to_lowercase().starts_with(&field);
+                self.cluster.access.is_some() && new.iter().any(|it| asked(it.path.to_string()))
+            }
+            Some(Kubeconfig::Absent) | None => false,
+        };
+        if may_read { Secrets::Told } else { Secrets::Untold }
     }
 
     async fn ask_for_name(&self, request: &Request<'_, Value>, object: &Value) -> Report {
@@ -271,6 +348,23 @@ impl Admission {
             (Some((kind, why)), Author::Person) => report.error(&path(), kind, why),
             (Some((_, why)), Author::SetController) => report.warn(&path(), why),
         }
+    }
+}
+
+/// What of an object only its infra cluster knows.
+#[derive(Debug, Clone, Copy)]
+struct OutsideDefaults {
+    at: ValueAt,
+    /// Region and zone of the StorageClass.
+    topology: bool,
+}
+
+impl OutsideDefaults {
+    /// The instancetype whose capacity a node group has.
+    fn instancetype(self, old: Option<&Value>, object: &Value) -> Option<Matcher> {
+        let set = self.at == ValueAt::TEMPLATE;
+        set.then(|| autoscaler::instancetype_needed(old, object))
+            .flatten()
     }
 }
 
@@ -361,7 +455,7 @@ fn refers(value: &Value) -> bool {
 }
 
 /// The value at `key`, in any letter case if the exact key is absent, as everywhere in provider specs.
-fn any_case<'a>(object: &'a Value, key: &str) -> Option<&'a Value> {
+pub(crate) fn any_case<'a>(object: &'a Value, key: &str) -> Option<&'a Value> {
     let map = object.as_object()?;
     map.get(key).or_else(|| {
         map.iter()

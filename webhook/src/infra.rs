@@ -8,16 +8,18 @@ use futures::future;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::{Api, Client};
 use machinist_infra::client::{ClientOptions, RemoteError};
-use machinist_infra::inquiry::{Answer, Inquiry, Question};
+use machinist_infra::inquiry::{Inquiry, Question, Secrets};
 use machinist_infra::kubeconfig::{AddressPolicy, InfraKubeconfig};
 use machinist_shared::admission::ValueAt;
 use machinist_shared::config_var::{KeyRef, LookupError, RefKind};
 use machinist_shared::field::{ErrorKind, FieldPath, Report};
-use machinist_shared::kubevirt::resolved::{self, Env, Unresolved};
+use machinist_shared::kubevirt::resolved::{self, Env, KubeconfigSource, Unresolved};
 use machinist_shared::kubevirt::spec::{CloudProviderSpec, Matcher};
 use machinist_shared::provider_spec::ProviderConfig;
 use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
+
+use crate::{pool, stored};
 
 /// What comes of an infra cluster that cannot be asked in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -52,13 +54,20 @@ impl std::fmt::Debug for Infra {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Asked<'a> {
     pub(crate) object: &'a Value,
+    /// What is stored now, if it is an update.
+    pub(crate) old: Option<&'a Value>,
     pub(crate) at: ValueAt,
+    /// Whether the author may read the kubeconfig.
+    pub(crate) secrets: Secrets,
+    /// Whether the infra cluster must be asked, or the object lacks something that belongs to it.
+    pub(crate) must: bool,
 }
 
 /// A spec that can be asked for.
 struct Usable {
     spec: resolved::ResolvedSpec,
     kubeconfig: InfraKubeconfig,
+    source: KubeconfigSource,
 }
 
 /// Why it cannot.
@@ -90,11 +99,33 @@ impl Infra {
     /// Errors and warnings of the infra cluster, by the fields of the spec, before `deadline`.
     pub(crate) async fn judge(&self, asked: Asked<'_>, deadline: Instant) -> Report {
         let path = FieldPath::new(asked.at.path).child("cloudProviderSpec");
-        match timeout_at(deadline, self.ask(asked, &path)).await {
-            Ok(Ok(report)) => report,
-            Ok(Err(why)) => self.unreachable(&path, &why),
-            Err(_) => self.unreachable(&path, "no answer in time"),
+        let (report, unreachable) = self.ask(asked, &path, deadline).await;
+        let mut report = match asked.old {
+            Some(old) => stored::downgrade(report, old, asked.object),
+            None => report,
+        };
+        if let Some(why) = unreachable {
+            report.extend(self.unreachable(asked, &path, &why));
         }
+        report
+    }
+
+    /// Region and zone of the StorageClass that the object names, before `deadline`; nothing if they are not to be had.
+    pub(crate) async fn topology(
+        &self,
+        asked: Asked<'_>,
+        deadline: Instant,
+    ) -> Option<(Option<String>, Option<String>)> {
+        let path = FieldPath::new(asked.at.path).child("cloudProviderSpec");
+        let cloud = cloud_provider_spec(asked)?;
+        // What is wrong with it will be told.
+        let usable = timeout_at(deadline, self.usable(&cloud, &path))
+            .await
+            .ok()?
+            .ok()?;
+        let class = &usable.spec.primary_disk.storage_class;
+        let found = self.inquiry.topology(&usable.kubeconfig, class, deadline).await;
+        found.ok()
     }
 
     /// `spec` of an instancetype that the object names, before `deadline`; nothing if it is not to be had.
@@ -104,54 +135,68 @@ impl Infra {
         wanted: &Matcher,
         deadline: Instant,
     ) -> Option<Value> {
-        let ask = async {
-            let path = FieldPath::new(asked.at.path).child("cloudProviderSpec");
-            let cloud = cloud_provider_spec(asked)?;
-            // What is wrong with it will be told.
-            let usable = self.usable(&cloud, &path).await.ok()?;
-            let namespace = &self.env.infra_namespace;
-            let found = self
-                .inquiry
-                .instancetype(&usable.kubeconfig, namespace, wanted)
-                .await;
-            found.ok()?
-        };
-        timeout_at(deadline, ask).await.ok()?
+        let path = FieldPath::new(asked.at.path).child("cloudProviderSpec");
+        let cloud = cloud_provider_spec(asked)?;
+        // What is wrong with it will be told.
+        let usable = timeout_at(deadline, self.usable(&cloud, &path))
+            .await
+            .ok()?
+            .ok()?;
+        let namespace = &self.env.infra_namespace;
+        let found = self
+            .inquiry
+            .instancetype(&usable.kubeconfig, namespace, wanted, deadline);
+        found.await.ok()?
     }
 
-    fn unreachable(&self, path: &FieldPath, why: &str) -> Report {
+    fn unreachable(&self, asked: Asked<'_>, path: &FieldPath, why: &str) -> Report {
         let mut report = Report::new();
         let path = path.child("auth").child("kubeconfig");
         let text = format!(
             "the infra cluster could not be asked ({why}), so it is not known whether what is named there exists"
         );
         match self.unreachable {
+            _ if asked.must => {
+                let text = format!(
+                    "{text}, nor in which region and zone its disks are; try again, or write both down in \
+                     virtualMachine.location"
+                );
+                report.error(&path, ErrorKind::Invalid, text);
+            }
             Unreachable::Refuse => report.error(&path, ErrorKind::Invalid, format!("{text}; try again")),
             Unreachable::Warn | Unreachable::Off => report.warn(&path, text),
         }
         report
     }
 
-    async fn ask(&self, asked: Asked<'_>, path: &FieldPath) -> Result<Report, String> {
+    /// What is known by `deadline`, and why that is not all.
+    async fn ask(&self, asked: Asked<'_>, path: &FieldPath, deadline: Instant) -> (Report, Option<String>) {
+        let mut report = Report::new();
         let Some(cloud) = cloud_provider_spec(asked) else {
-            return Ok(Report::new());
+            return (report, None);
         };
-        let usable = match self.usable(&cloud, path).await {
-            Ok(usable) => usable,
-            Err(Unusable::Wrong(path, kind, why)) => {
-                let mut report = Report::new();
+        let usable = match timeout_at(deadline, self.usable(&cloud, path)).await {
+            Ok(Ok(usable)) => usable,
+            Ok(Err(Unusable::Wrong(path, kind, why))) => {
                 report.error(&path, kind, why);
-                return Ok(report);
+                return (report, None);
             }
-            Err(Unusable::Unknown(why)) => return Err(why),
+            Ok(Err(Unusable::Unknown(why))) => return (report, Some(why)),
+            Err(_) => {
+                return (
+                    report,
+                    Some("what it refers to could not be read in time".to_owned()),
+                );
+            }
         };
         let machine = asked.at == ValueAt::MACHINE;
         let metadata = if machine {
-            "/metadata"
+            "metadata"
         } else {
-            "/spec/template/metadata"
+            "spec.template.metadata"
         };
-        let texts = |field: &str| string_map(asked.object.pointer(&format!("{metadata}/{field}")));
+        let pointer = format!("/{}", metadata.replace('.', "/"));
+        let texts = |field: &str| string_map(asked.object.pointer(&format!("{pointer}/{field}")));
         let (labels, annotations) = (texts("labels"), texts("annotations"));
         let name = asked
             .object
@@ -161,7 +206,6 @@ impl Infra {
         let set = asked.object.pointer("/kind").and_then(Value::as_str) == Some("MachineSet");
         // Machines of a set bear its name, as far as the API server lets them.
         let name = if set { start_of(name, GENERATED) } else { name };
-        let replicas = asked.object.pointer("/spec/replicas").and_then(Value::as_u64);
         let question = Question {
             kubeconfig: &usable.kubeconfig,
             namespace: &self.env.infra_namespace,
@@ -170,13 +214,25 @@ impl Infra {
             annotations: &annotations,
             machine_deployment: (!machine && !set).then_some(name),
             spec: &usable.spec,
-            replicas: if machine { 1 } else { replicas.unwrap_or(1) },
+            replicas: if machine {
+                1
+            } else {
+                pool::added(asked.old, asked.object)
+            },
+            secrets: match usable.source {
+                // It is nobody's who writes specs.
+                KubeconfigSource::Environment => Secrets::Untold,
+                _ => asked.secrets,
+            },
             path: path.clone(),
+            metadata: FieldPath::new(metadata),
         };
-        match self.inquiry.ask(&question).await {
-            Answer::Judged(report) => Ok(report),
-            Answer::Unreachable(why) => Err(format!("{}: {why}", usable.kubeconfig.server())),
-        }
+        let answer = self.inquiry.ask(&question, deadline).await;
+        let server = usable.kubeconfig.server();
+        (
+            answer.report,
+            answer.unreachable.map(|why| format!("{server}: {why}")),
+        )
     }
 
     async fn usable(&self, cloud: &CloudProviderSpec, path: &FieldPath) -> Result<Usable, Unusable> {
@@ -218,7 +274,11 @@ impl Infra {
                 error.to_string(),
             )
         })?;
-        Ok(Usable { spec, kubeconfig })
+        Ok(Usable {
+            spec,
+            kubeconfig,
+            source: found.source,
+        })
     }
 
     /// What the spec refers to, each object read once. Its author may read it: that was asked before.
@@ -265,7 +325,9 @@ fn start_of(name: &str, length: usize) -> &str {
 fn cloud_provider_spec(asked: Asked<'_>) -> Option<CloudProviderSpec> {
     let value = asked.object.pointer(asked.at.pointer);
     // What is wrong with it is told elsewhere.
-    ProviderConfig::decode(value, &FieldPath::new(asked.at.path), &mut Report::new()).cloud_provider_spec
+    let config = ProviderConfig::decode(value, &FieldPath::new(asked.at.path), &mut Report::new());
+    // Other providers are not asked at admission.
+    config.cloud_provider_spec?.of().cloned()
 }
 
 /// A Secret or ConfigMap: kind, namespace, name.

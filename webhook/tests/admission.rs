@@ -165,7 +165,7 @@ async fn unknown_keys_outside_the_strict_part_are_warned_of() {
 
 #[rstest]
 #[case::a_deletion("DELETE", "machines", json!(null))]
-#[case::a_set("UPDATE", "machinesets", json!({"spec": 1}))]
+#[case::a_kind_without_rules("UPDATE", "machineclasses", json!({"spec": 1}))]
 #[case::an_unknown_operation("CONNECT", "machines", json!({}))]
 #[tokio::test]
 async fn what_is_not_ours_to_judge_passes(
@@ -180,6 +180,27 @@ async fn what_is_not_ours_to_judge_passes(
         let response = server.client().await.review(path, &review).await;
         assert_eq!(response, json!({"uid": response["uid"], "allowed": true}));
     }
+}
+
+#[tokio::test]
+async fn a_set_is_defaulted_and_judged() {
+    let server = Server::start();
+    let mut client = server.client().await;
+    let mut set = json!({"metadata": {"name": "s"}, "spec": {"deletePolicy": "None"}});
+    let mut reviewed = review("CREATE", &set, &Value::Null);
+    reviewed["request"]["resource"]["resource"] = json!("machinesets");
+    let response = client.review("/mutate", &reviewed).await;
+    json_patch::patch(&mut set, &patch(&response)).unwrap();
+    assert_eq!(set["spec"]["replicas"], 1);
+
+    let refused = client.review("/validate", &reviewed).await;
+    let status = &refused["status"];
+    assert_eq!(status["details"]["kind"], "MachineSet");
+    let message = status["message"].as_str().unwrap();
+    assert!(
+        message.contains("spec.deletePolicy: \"None\" is not supported"),
+        "{message}"
+    );
 }
 
 #[tokio::test]

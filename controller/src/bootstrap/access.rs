@@ -19,6 +19,22 @@ pub struct ClusterAccess {
     pub domain: String,
 }
 
+impl ClusterAccess {
+    /// The API server's address, if its URL has one and not a name.
+    pub fn address(&self) -> Option<IpAddr> {
+        let (_, rest) = self.server.split_once("://")?;
+        let authority = rest.split('/').next()?;
+        if let Ok(with_port) = authority.parse::<std::net::SocketAddr>() {
+            return Some(with_port.ip());
+        }
+        authority
+            .trim_start_matches('[')
+            .trim_end_matches(']')
+            .parse()
+            .ok()
+    }
+}
+
 /// Why nobody can tell kubelets where the API server is.
 #[derive(Debug, thiserror::Error)]
 pub enum AccessError {
@@ -85,7 +101,23 @@ fn parse(text: &str) -> Result<(String, String), String> {
 
 #[cfg(test)]
 mod tests {
-    use super::parse;
+    use super::{ClusterAccess, parse};
+
+    #[rstest::rstest]
+    #[case::with_a_port("https://10.0.0.1:6443", Some("10.0.0.1"))]
+    #[case::without("https://10.0.0.1/prefix", Some("10.0.0.1"))]
+    #[case::ipv6("https://[fd00::1]:6443", Some("fd00::1"))]
+    #[case::ipv6_without_a_port("https://[fd00::1]", Some("fd00::1"))]
+    #[case::a_name("https://api.example.com:6443", None)]
+    fn the_address_of_a_url_is_known_if_it_has_one(#[case] server: &str, #[case] address: Option<&str>) {
+        let access = ClusterAccess {
+            server: server.to_owned(),
+            ca_pem: String::new(),
+            dns: Vec::new(),
+            domain: String::new(),
+        };
+        assert_eq!(access.address(), address.map(|address| address.parse().unwrap()));
+    }
 
     #[test]
     fn server_and_ca_are_read_as_kubeadm_writes_them() {

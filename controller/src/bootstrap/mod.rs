@@ -1,12 +1,25 @@
 //! Bootstrap data: the token bound to one Machine, and the user data that lets its guest join with it.
 //!
-//! Where user data comes from is known to [`user_data`] alone: `decide` orders a token and a Secret, `act` puts what it is
-//! given into that Secret. Another source (the Secrets of operating-system-manager) is another module beside it, chosen
-//! where `machine::observe` asks for the user data.
+//! [`source`] chooses who makes a Machine's user data. [`osm`] reads what operating-system-manager made; else
+//! [`user_data`] puts together what a guest is to become, from a file for each concern beside it, and has it told to
+//! cloud-init or Ignition.
 
 pub mod access;
-mod secret;
+mod cloud_config;
+mod guest;
+mod ignition;
+mod kubelet;
+mod network;
+pub mod osm;
+mod proxy;
+mod registries;
+pub mod samples;
+mod size;
+pub mod source;
+mod subscription;
+mod systemd;
 pub mod token;
+mod trust;
 pub mod user_data;
 
 use k8s_openapi::api::core::v1::Secret;
@@ -15,7 +28,7 @@ use k8s_openapi::jiff::Timestamp;
 use crate::user::StoredMachine;
 
 pub use access::ClusterAccess;
-pub use secret::{UserDataSecret, user_data_secret};
+pub use source::Mode;
 
 /// A new token for `machine`, to be created in kube-system.
 pub fn new_token(machine: &StoredMachine, now: Timestamp) -> Secret {

@@ -1,19 +1,44 @@
-//! Approves the client certificates of our own Machines' kubelets, as the pure [`super::judge`] says.
+//! Approves signing requests, and tells of those that are not approved: the first client certificates of our own Machines'
+//! kubelets as [`super::client`] says. Those for serving certificates are decided with their Machine.
 
 use std::sync::Arc;
 
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
+use kube::Api;
 use kube::api::PostParams;
-use kube::{Api, ResourceExt};
 use machinist_infra::client::RemoteError;
 use machinist_infra::store::Key;
 
-use super::judge::{Case, MachineFacts, Verdict, approval, judge, token_id};
+use super::Verdict;
+use super::client::{Case, MachineFacts, approval, judge, token_id};
+use super::request::StoredRequest;
 use crate::bootstrap::token::TokenView;
 use crate::context::Context;
 use crate::machine::ownership::{NodeClaim, NodeVerdict, node_verdict};
+use crate::machine::plan::Event;
 use crate::queue::Queue;
 use crate::user::{StoredMachine, TOKEN_NAMESPACE};
+
+/// Reason of the Event that tells of a request that is not approved.
+pub const NOT_APPROVED: &str = "SigningRequestNotApproved";
+
+/// Which certificate a request is for, in metrics.
+#[derive(Debug, Clone, Copy)]
+pub enum Purpose {
+    /// The first client certificate.
+    Client,
+    /// A serving certificate.
+    Serving,
+}
+
+impl Purpose {
+    fn label(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Serving => "serving",
+        }
+    }
+}
 
 /// Judges signing requests until the queue is closed.
 pub async fn work(context: Arc<Context>, requests: Arc<Queue<Key>>) {
@@ -25,8 +50,13 @@ pub async fn work(context: Arc<Context>, requests: Arc<Queue<Key>>) {
     }
 }
 
-async fn consider(context: &Context, request: &CertificateSigningRequest) {
-    let Some(id) = token_id(request) else { return };
+async fn consider(context: &Context, request: &StoredRequest) {
+    if request.decided || !context.may_write() {
+        return;
+    }
+    let Some(id) = token_id(&request.object) else {
+        return;
+    };
     let secret = context
         .stores
         .tokens
@@ -38,61 +68,76 @@ async fn consider(context: &Context, request: &CertificateSigningRequest) {
             .into_iter()
             .find(|machine| machine.uid() == token.machine_uid)
     });
-    let facts = machine.as_deref().map(|machine| MachineFacts {
-        name: machine.name(),
-        uid: machine.uid(),
-        deleting: machine.is_deleting(),
-        joined: machine
-            .record
-            .as_ref()
-            .is_some_and(|record| record.node_uid.is_some()),
-        node_is_stranger: node_is_stranger(context, machine),
-    });
+    let facts = match (machine.as_deref(), token.as_ref()) {
+        (Some(machine), Some(token)) => Some(facts(context, machine, token)),
+        _ => None,
+    };
     let case = Case {
-        request,
+        request: &request.object,
         token: token.as_ref(),
         machine: facts,
         now: context.now(),
     };
     match judge(&case) {
-        Verdict::NotOurs => {}
-        Verdict::Undecided(reason) => {
-            tracing::warn!(
-                request = request.name_any(),
-                reason,
-                "a signing request is not approved"
-            );
+        Verdict::NotOurs | Verdict::Waiting(_) => {}
+        Verdict::Refused(reason) => {
+            tell(context, machine.as_deref(), Purpose::Client, request, &reason).await;
         }
-        Verdict::Approve => approve(context, request).await,
+        Verdict::Approve => {
+            let approval = approval(&request.object);
+            match put(context, &approval, Purpose::Client).await {
+                Ok(Some(approved)) => context.stores.requests.written(approved),
+                // Somebody else wrote, or it is gone; the watch tells.
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::warn!(request = request.name(), error = %RemoteError::from(&error), "cannot approve");
+                }
+            }
+        }
     }
 }
 
-/// Whether a Node of the Machine's name exists that is not known to be its own. A Node that is the Machine's from
-/// before its VM was made anew is its own.
-fn node_is_stranger(context: &Context, machine: &StoredMachine) -> bool {
-    context
-        .stores
-        .nodes
-        .get(&Key::new("", machine.name()))
-        .is_some_and(|node| {
-            let claim = NodeClaim {
-                machine,
-                node: &node,
-                firmware_uuid: None,
-                addresses: &[],
-            };
-            node_verdict(claim) != NodeVerdict::Ours
-        })
+/// What counts of a Machine.
+fn facts<'a>(context: &Context, machine: &'a StoredMachine, token: &TokenView) -> MachineFacts<'a> {
+    let recorded = machine
+        .record
+        .as_ref()
+        .is_some_and(|record| record.node_uid.is_some());
+    let node = context.stores.nodes.get(&Key::new("", machine.name()));
+    let node_is_stranger = node.as_ref().is_some_and(|node| {
+        let claim = NodeClaim {
+            machine,
+            node,
+            firmware_uuid: None,
+            addresses: &[],
+        };
+        node_verdict(claim) != NodeVerdict::Ours
+    });
+    // A Node of the Machine's own from before its VM was made anew is older than the new VM's token. One that is younger
+    // has joined with this very token, whether that is recorded yet or not.
+    let is_younger = node.as_ref().is_some_and(|node| {
+        let created = node.metadata.creation_timestamp.as_ref();
+        created.is_none_or(|created| created.0 >= token.created)
+    });
+    MachineFacts {
+        name: machine.name(),
+        uid: machine.uid(),
+        deleting: machine.is_deleting(),
+        joined: recorded || (is_younger && !node_is_stranger),
+        node_is_stranger,
+    }
 }
 
-async fn approve(context: &Context, request: &CertificateSigningRequest) {
-    if !context.may_write() {
-        return;
-    }
+/// Writes an approval; `None` if the request has changed or is gone.
+pub async fn put(
+    context: &Context,
+    approval: &CertificateSigningRequest,
+    purpose: Purpose,
+) -> Result<Option<StoredRequest>, kube::Error> {
     let api: Api<CertificateSigningRequest> = Api::all(context.client.clone());
-    let name = request.name_any();
+    let name = approval.metadata.name.as_deref().unwrap_or_default();
     let answer = api
-        .replace_subresource("approval", &name, &PostParams::default(), &approval(request))
+        .replace_subresource("approval", name, &PostParams::default(), approval)
         .await;
     let result = if answer.is_ok() { "ok" } else { "error" };
     context
@@ -102,11 +147,47 @@ async fn approve(context: &Context, request: &CertificateSigningRequest) {
         .inc();
     match answer {
         Ok(approved) => {
-            tracing::info!(request = name, "approved");
-            context.stores.requests.written(approved);
+            context.metrics.count_request(purpose.label(), "approved");
+            tracing::info!(request = name, purpose = purpose.label(), "approved");
+            Ok(Some(approved.into()))
         }
-        // Somebody else wrote; the watch brings it back.
-        Err(kube::Error::Api(status)) if status.code == 409 => {}
-        Err(error) => tracing::warn!(request = name, error = %RemoteError::from(&error), "cannot approve"),
+        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(None),
+        Err(error) => Err(error),
     }
+}
+
+/// Tells, once for each request and reason, why a request is not approved.
+pub async fn tell(
+    context: &Context,
+    machine: Option<&StoredMachine>,
+    purpose: Purpose,
+    request: &StoredRequest,
+    reason: &str,
+) {
+    let stores = &context.stores;
+    let is_pending = |uid: &str| stores.requests.has_index(uid) || stores.serving.has_index(uid);
+    if !context.told.note(request.uid(), reason, is_pending) {
+        return;
+    }
+    context.metrics.count_request(purpose.label(), "not_approved");
+    tracing::warn!(
+        request = request.name(),
+        purpose = purpose.label(),
+        reason,
+        "a signing request is not approved"
+    );
+    let Some(machine) = machine else { return };
+    let event = Event {
+        warning: true,
+        reason: NOT_APPROVED,
+        message: not_approved(request.name(), reason),
+    };
+    if let Err(error) = context.events.publish(machine, &event).await {
+        tracing::warn!(machine = machine.name(), error = %RemoteError::from(&error), "cannot record an Event");
+    }
+}
+
+/// For a person.
+pub fn not_approved(request: &str, reason: &str) -> String {
+    format!("certificate signing request {request} is not approved: {reason}")
 }

@@ -1,4 +1,26 @@
 //! Certificate signing requests of kubelets: which ones are approved, and by what rules.
+//!
+//! [`client`] judges the first client certificate, asked for with a bootstrap token, and [`approve`] carries that out;
+//! [`serving`] judges serving certificates, as a part of deciding for the Machine whose node asks (`machine::decide`).
+//! What a request asks for is read by [`request`], for both.
 
 pub mod approve;
-pub mod judge;
+pub mod bindings;
+pub mod client;
+pub mod request;
+pub mod serving;
+pub mod told;
+
+/// What becomes of a request. Nothing is ever denied: a request that does not satisfy us may be somebody else's to
+/// approve.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// It satisfies every rule.
+    Approve,
+    /// It is not ours to decide, or it is decided already.
+    NotOurs,
+    /// It breaks no rule, but something that every node passes through has to happen first; what.
+    Waiting(String),
+    /// It does not satisfy this rule, perhaps not yet.
+    Refused(String),
+}

@@ -1,13 +1,13 @@
 //! Carries a plan out, write by write. Every write is fenced by leadership, guarded by UID or resourceVersion, and
 //! taken into the stores at once, so that the next decision sees it.
 
+use std::sync::Arc;
+
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
-use kube::core::DynamicObject;
 use kube::{Api, ResourceExt};
 use machinist_infra::client::RemoteError;
-use machinist_infra::objects::Vm;
-use machinist_infra::pool::OpenInfra;
+use machinist_infra::provider::{Delivery, Labelling};
 use machinist_infra::store::Key;
 use machinist_shared::names::{CONTROLLER, label};
 use serde_json::{Value, json};
@@ -15,9 +15,10 @@ use serde_json::{Value, json};
 use super::decide::user_data_secret_name;
 use super::observe::Hands;
 use super::observed::Concern;
-use super::plan::{Plan, Step};
-use crate::bootstrap::{self, token::TokenView};
+use super::plan::{Plan, Step, UserDataSource};
+use crate::bootstrap::{self, token::TokenView, user_data::UserData};
 use crate::context::Context;
+use crate::csr::{approve, request::StoredRequest, serving};
 use crate::user::{Node, StoredMachine, TOKEN_NAMESPACE};
 
 /// How carrying out a plan ended.
@@ -53,6 +54,7 @@ pub async fn act(context: &Context, machine: &StoredMachine, hands: &Hands, plan
         hands,
         resource_version: machine.metadata.resource_version.clone(),
         token: hands.token.clone(),
+        user_data: None,
     };
     for step in plan.steps {
         if !context.may_write() {
@@ -60,23 +62,26 @@ pub async fn act(context: &Context, machine: &StoredMachine, hands: &Hands, plan
         }
         let verb = step.verb();
         let result = run.step(&step).await;
-        context
-            .metrics
-            .writes
-            .with_label_values(&[verb, if result.is_ok() { "ok" } else { "error" }])
-            .inc();
+        // What is done about signing requests is counted where it is done.
+        if !matches!(step, Step::ApproveServing { .. } | Step::RefuseServing { .. }) {
+            context
+                .metrics
+                .writes
+                .with_label_values(&[verb, if result.is_ok() { "ok" } else { "error" }])
+                .inc();
+        }
         match result {
             Ok(Progress::Next) => {
                 tracing::info!(machine = %machine.name(), namespace = %machine.namespace(), uid = %machine.uid(), "{verb}");
             }
             Ok(Progress::Wait) => return Outcome::Stale,
-            Err(error) if is_conflict(&error) => return Outcome::Stale,
+            // Somebody else wrote meanwhile: decide again from what they wrote.
+            Err(error) if error.is_conflict() => return Outcome::Stale,
             // An Event is for people; a failed one stops nothing.
             Err(error) if matches!(step, Step::Event(_)) => {
-                tracing::warn!(machine = %machine.name(), error = %RemoteError::from(&error), "cannot record an Event");
+                tracing::warn!(machine = %machine.name(), %error, "cannot record an Event");
             }
             Err(error) => {
-                let error = RemoteError::from(&error);
                 return Outcome::Failed(StepError {
                     concerns: concern(&step),
                     verb,
@@ -102,15 +107,18 @@ struct Run<'a> {
     /// The Machine's, after our last patch of it.
     resource_version: Option<String>,
     token: Option<TokenView>,
+    /// Name of the Secret with the user data, and the user data.
+    user_data: Option<(String, UserData)>,
 }
 
 impl Run<'_> {
-    async fn step(&mut self, step: &Step) -> Result<Progress, kube::Error> {
+    async fn step(&mut self, step: &Step) -> Result<Progress, RemoteError> {
         match step {
             Step::PatchMachine(patch) => self.patch_machine(patch).await,
             Step::CreateToken => self.create_token().await,
             Step::ExtendToken => self.extend_token().await,
             Step::DeleteToken => self.delete_token().await,
+            Step::RenderUserData(source) => self.render_user_data(source),
             Step::CreateVm => self.create_vm().await,
             Step::CreateUserData { vm_uid } => self.create_user_data(vm_uid).await,
             Step::LabelVm {
@@ -120,6 +128,20 @@ impl Run<'_> {
             Step::DeleteVm { uid } => self.delete_vm(uid).await,
             Step::PatchNode { uid: _, patch } => self.patch_node(patch).await,
             Step::DeleteNode { uid } => self.delete_node(uid).await,
+            Step::ApproveServing { name, uid } => self.approve_serving(name, uid).await,
+            Step::RefuseServing { name, uid, reason } => {
+                if let Some(request) = self.request(name, uid) {
+                    approve::tell(
+                        self.context,
+                        Some(self.machine),
+                        approve::Purpose::Serving,
+                        &request,
+                        reason,
+                    )
+                    .await;
+                }
+                Ok(Progress::Next)
+            }
             Step::DeleteMachine => self.delete_machine().await,
             Step::Event(event) => {
                 self.context.events.publish(self.machine, event).await?;
@@ -128,7 +150,7 @@ impl Run<'_> {
         }
     }
 
-    async fn patch_machine(&mut self, patch: &Value) -> Result<Progress, kube::Error> {
+    async fn patch_machine(&mut self, patch: &Value) -> Result<Progress, RemoteError> {
         let mut patch = patch.clone();
         let guard =
             json!({"metadata": {"uid": self.machine.uid(), "resourceVersion": self.resource_version}});
@@ -143,7 +165,7 @@ impl Run<'_> {
         Ok(Progress::Next)
     }
 
-    async fn create_token(&mut self) -> Result<Progress, kube::Error> {
+    async fn create_token(&mut self) -> Result<Progress, RemoteError> {
         let api: Api<Secret> = Api::namespaced(self.context.client.clone(), TOKEN_NAMESPACE);
         let secret = bootstrap::new_token(self.machine, self.context.now());
         let written = api.create(&PostParams::default(), &secret).await?;
@@ -152,7 +174,7 @@ impl Run<'_> {
         Ok(Progress::Next)
     }
 
-    async fn extend_token(&mut self) -> Result<Progress, kube::Error> {
+    async fn extend_token(&mut self) -> Result<Progress, RemoteError> {
         let Some(token) = &self.token else {
             return Ok(Progress::Wait);
         };
@@ -165,7 +187,7 @@ impl Run<'_> {
         Ok(Progress::Next)
     }
 
-    async fn delete_token(&mut self) -> Result<Progress, kube::Error> {
+    async fn delete_token(&mut self) -> Result<Progress, RemoteError> {
         let Some(token) = self.token.take() else {
             return Ok(Progress::Next);
         };
@@ -184,96 +206,78 @@ impl Run<'_> {
         result
     }
 
-    async fn create_vm(&mut self) -> Result<Progress, kube::Error> {
-        let (Some(open), Some(token)) = (&self.hands.open, &self.token) else {
-            return Ok(Progress::Wait);
+    fn render_user_data(&mut self, source: &UserDataSource) -> Result<Progress, RemoteError> {
+        let (id, user_data) = match (source, &self.token, &self.hands.osm) {
+            (UserDataSource::Token, Some(token), _) => {
+                let user_data = self.hands.user_data(self.context, self.machine, token);
+                let user_data = user_data.map_err(|why| kube::Error::Service(why.into()))?;
+                (token.id.as_str(), user_data)
+            }
+            (UserDataSource::BootstrapSecret(id), _, Some(user_data)) => (id.as_str(), user_data.clone()),
+            _ => return Ok(Progress::Wait),
         };
-        let secret = user_data_secret_name(self.machine.uid(), &token.id.to_string());
-        let Some(vm) = self.hands.render(self.context, self.machine, &secret) else {
-            return Ok(Progress::Wait);
-        };
-        let resource = kube::core::ApiResource::erase::<Vm>(&());
-        let api: Api<DynamicObject> =
-            Api::namespaced_with(open.client().clone(), &open.key().namespace, &resource);
-        let object: DynamicObject = serde_json::from_value(vm).map_err(kube::Error::SerdeError)?;
-        let params = PostParams {
-            field_manager: Some(CONTROLLER.to_owned()),
-            ..PostParams::default()
-        };
-        let written = api.create(&params, &object).await?;
-        take_in(open, &written);
+        self.user_data = Some((user_data_secret_name(self.machine.uid(), id), user_data));
         Ok(Progress::Next)
     }
 
-    async fn create_user_data(&mut self, vm_uid: &str) -> Result<Progress, kube::Error> {
-        let (Some(open), Some(token)) = (&self.hands.open, &self.token) else {
+    async fn create_vm(&mut self) -> Result<Progress, RemoteError> {
+        let (Some(open), Some((secret, user_data))) = (&self.hands.open, &self.user_data) else {
             return Ok(Progress::Wait);
         };
-        let user_data = match self.hands.user_data(self.context, self.machine, token) {
-            Ok(user_data) => user_data,
-            Err(why) => return Err(kube::Error::Service(why.into())),
+        let Some(vm) = self.hands.render(self.context, self.machine, secret, user_data) else {
+            return Ok(Progress::Wait);
         };
-        let secret = bootstrap::user_data_secret(&bootstrap::UserDataSecret {
-            name: &user_data_secret_name(self.machine.uid(), &token.id.to_string()),
+        open.create(vm).await?;
+        Ok(Progress::Next)
+    }
+
+    async fn create_user_data(&mut self, vm_uid: &str) -> Result<Progress, RemoteError> {
+        let (Some(open), Some((name, user_data))) = (&self.hands.open, &self.user_data) else {
+            return Ok(Progress::Wait);
+        };
+        let delivery = Delivery {
+            name,
+            instance: self.machine.name(),
+            uid: vm_uid,
             machine_uid: self.machine.uid(),
             cluster_uid: &self.context.settings.cluster_uid,
-            vm_name: self.machine.name(),
-            vm_uid,
-            user_data: &user_data,
-        });
-        let api: Api<Secret> = Api::namespaced(open.client().clone(), &open.key().namespace);
-        match api.create(&PostParams::default(), &secret).await {
-            // The name holds the Machine's UID and the token's ID: it can only be our own, from before a crash.
-            Err(kube::Error::Api(status)) if status.code == 409 => Ok(Progress::Next),
-            other => other.map(|_| Progress::Next),
-        }
+            data: user_data.bytes(),
+        };
+        open.deliver(delivery).await?;
+        Ok(Progress::Next)
     }
 
-    async fn label_vm(&mut self, uid: &str, resource_version: &str) -> Result<Progress, kube::Error> {
+    async fn label_vm(&mut self, uid: &str, resource_version: &str) -> Result<Progress, RemoteError> {
         let Some(open) = &self.hands.open else {
             return Ok(Progress::Wait);
         };
-        let patch = json!({"metadata": {
-            "uid": uid,
-            "resourceVersion": resource_version,
-            "labels": {label::MACHINE_UID: self.machine.uid(), label::CLUSTER_UID: self.context.settings.cluster_uid},
-        }});
-        match vms(open)
-            .patch(self.machine.name(), &patch_params(), &Patch::Merge(&patch))
-            .await
-        {
+        let labelling = Labelling {
+            uid,
+            resource_version,
+            labels: &[
+                (label::MACHINE_UID, self.machine.uid()),
+                (label::CLUSTER_UID, &self.context.settings.cluster_uid),
+            ],
+        };
+        match open.label(self.machine.name(), labelling).await {
             // The kubeconfig's rights may not allow it; the record suffices until they do.
-            Err(kube::Error::Api(status)) if status.code == 403 => {
+            Err(error) if error.code() == Some(403) => {
                 self.context.failures.forbid_labelling(uid, self.context.now());
-                Ok(Progress::Next)
             }
-            Err(error) => Err(error),
-            Ok(vm) => {
-                open.vms().written(vm);
-                Ok(Progress::Next)
-            }
+            other => other?,
         }
+        Ok(Progress::Next)
     }
 
-    async fn delete_vm(&mut self, uid: &str) -> Result<Progress, kube::Error> {
+    async fn delete_vm(&mut self, uid: &str) -> Result<Progress, RemoteError> {
         let Some(open) = &self.hands.open else {
             return Ok(Progress::Wait);
         };
-        match vms(open).delete(self.machine.name(), &with_uid(uid)).await {
-            Ok(either) => {
-                match either.left() {
-                    Some(vm) if vm.metadata.deletion_timestamp.is_some() => open.vms().written(vm),
-                    _ => open
-                        .vms()
-                        .deleted(&Key::new(&open.key().namespace, self.machine.name()), uid),
-                }
-                Ok(Progress::Next)
-            }
-            Err(error) => gone(Err(error)),
-        }
+        open.delete(self.machine.name(), uid).await?;
+        Ok(Progress::Next)
     }
 
-    async fn patch_node(&mut self, patch: &Value) -> Result<Progress, kube::Error> {
+    async fn patch_node(&mut self, patch: &Value) -> Result<Progress, RemoteError> {
         let api: Api<Node> = Api::all(self.context.client.clone());
         let written = api
             .patch(self.machine.name(), &patch_params(), &Patch::Merge(patch))
@@ -282,7 +286,7 @@ impl Run<'_> {
         Ok(Progress::Next)
     }
 
-    async fn delete_node(&mut self, uid: &str) -> Result<Progress, kube::Error> {
+    async fn delete_node(&mut self, uid: &str) -> Result<Progress, RemoteError> {
         let api: Api<Node> = Api::all(self.context.client.clone());
         match api.delete(self.machine.name(), &with_uid(uid)).await {
             // Somebody's finalizer holds it: the Machine goes when the Node is gone.
@@ -305,27 +309,34 @@ impl Run<'_> {
         }
     }
 
-    async fn delete_machine(&mut self) -> Result<Progress, kube::Error> {
+    /// The pending request of that name and UID.
+    fn request(&self, name: &str, uid: &str) -> Option<Arc<StoredRequest>> {
+        let request = self.context.stores.serving.get(&Key::new("", name))?;
+        (request.uid() == uid && !request.decided).then_some(request)
+    }
+
+    async fn approve_serving(&self, name: &str, uid: &str) -> Result<Progress, RemoteError> {
+        let Some(request) = self.request(name, uid) else {
+            return Ok(Progress::Next);
+        };
+        let approval = serving::approval(&request.object);
+        let approved = approve::put(self.context, &approval, approve::Purpose::Serving).await?;
+        match approved {
+            Some(approved) => {
+                self.context.stores.serving.written(approved);
+                Ok(Progress::Next)
+            }
+            None => Ok(Progress::Wait),
+        }
+    }
+
+    async fn delete_machine(&mut self) -> Result<Progress, RemoteError> {
         let api: Api<StoredMachine> = Api::namespaced(self.context.client.clone(), self.machine.namespace());
         gone(
             api.delete(self.machine.name(), &with_uid(self.machine.uid()))
                 .await
                 .map(drop),
         )
-    }
-}
-
-fn vms(open: &OpenInfra) -> Api<Vm> {
-    Api::namespaced(open.client().clone(), &open.key().namespace)
-}
-
-/// Puts a created VM into the store, as the watch will.
-fn take_in(open: &OpenInfra, created: &DynamicObject) {
-    let projected = serde_json::to_value(created).and_then(serde_json::from_value::<Vm>);
-    match projected {
-        Ok(vm) => open.vms().written(vm),
-        // The watch brings it, too.
-        Err(error) => tracing::warn!(%error, "the created VirtualMachine cannot be read"),
     }
 }
 
@@ -350,25 +361,23 @@ pub(crate) fn with_uid(uid: &str) -> DeleteParams {
 }
 
 /// What is gone already need not be deleted.
-fn gone(result: Result<(), kube::Error>) -> Result<Progress, kube::Error> {
+fn gone(result: Result<(), kube::Error>) -> Result<Progress, RemoteError> {
     match result {
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(Progress::Next),
-        other => other.map(|()| Progress::Next),
+        other => Ok(other.map(|()| Progress::Next)?),
     }
-}
-
-/// Somebody else wrote meanwhile: decide again from what they wrote.
-fn is_conflict(error: &kube::Error) -> bool {
-    matches!(error, kube::Error::Api(status) if status.code == 409)
 }
 
 fn concern(step: &Step) -> Concern {
     match step {
         Step::CreateVm | Step::LabelVm { .. } | Step::DeleteVm { .. } => Concern::Infrastructure,
-        Step::CreateToken | Step::ExtendToken | Step::DeleteToken | Step::CreateUserData { .. } => {
-            Concern::Bootstrap
-        }
+        Step::CreateToken
+        | Step::ExtendToken
+        | Step::DeleteToken
+        | Step::RenderUserData(_)
+        | Step::CreateUserData { .. } => Concern::Bootstrap,
         Step::PatchNode { .. } | Step::DeleteNode { .. } => Concern::Node,
+        Step::ApproveServing { .. } | Step::RefuseServing { .. } => Concern::Certificate,
         Step::PatchMachine(_) | Step::DeleteMachine | Step::Event(_) => Concern::Machine,
     }
 }
@@ -376,7 +385,6 @@ fn concern(step: &Step) -> Concern {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kube::core::ObjectMeta;
 
     #[test]
     fn a_delete_names_the_uid_that_was_decided_on() {
@@ -399,18 +407,5 @@ mod tests {
             ..Default::default()
         };
         assert!(gone(Err(kube::Error::Api(Box::new(forbidden)))).is_err());
-    }
-
-    #[test]
-    fn metadata_is_all_that_a_projected_kind_writes() {
-        let meta = ObjectMeta {
-            name: Some("a".into()),
-            ..ObjectMeta::default()
-        };
-        let vm = Vm {
-            metadata: meta,
-            ..Vm::default()
-        };
-        assert_eq!(serde_json::to_value(&vm).unwrap(), json!({"name": "a"}));
     }
 }

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
-use machinist_infra::pool::{InfraKey, InfraPool, OpenInfra};
+use machinist_infra::provider::{InfraKey, Place, Providers};
 use machinist_infra::store::Key;
 
 use super::observed::Brake;
@@ -106,9 +106,9 @@ pub struct Question<'a> {
     /// All Machines.
     pub stores: &'a Stores,
     /// All infra clusters.
-    pub pool: &'a InfraPool,
+    pub pool: &'a Providers,
     /// The infra cluster, seen by the Machine's credential.
-    pub open: &'a OpenInfra,
+    pub open: &'a dyn Place,
     /// The same, as records have it.
     pub infrastructure: &'a Infrastructure,
     /// The Machine.
@@ -135,7 +135,7 @@ impl Brakes {
             return (Brake::Released, false);
         }
         let missed = recorded.is_some_and(|uid| kept.vanished.since.contains_key(uid));
-        let removals = open.vms().removals();
+        let removals = open.removals();
         let taken = kept.taken.filter(|taken| {
             // Not if this one has gone, or come back, since then.
             missed == lost.is_some() && taken.removals == removals && now.duration_since(taken.at) < FRESH
@@ -149,7 +149,7 @@ impl Brakes {
         let released = was_engaged && taken.brake == Brake::Released;
         let is_fresh = lost.is_some_and(|uid| kept.vanished.is_fresh(uid, question.settle, now));
         match taken.brake {
-            Brake::Released if is_fresh && !open.missing().is_empty() => (Brake::Settling, released),
+            Brake::Released if is_fresh && !open.is_watched() => (Brake::Settling, released),
             brake => (brake, released),
         }
     }
@@ -164,9 +164,8 @@ impl Brakes {
     }
 }
 
-fn is_there(open: &OpenInfra, name: &str, uid: &str) -> bool {
-    let vm = open.vms().get(&Key::new(&open.key().namespace, name));
-    vm.is_some_and(|vm| vm.metadata.uid.as_deref() == Some(uid))
+fn is_there(open: &dyn Place, name: &str, uid: &str) -> bool {
+    open.uid_of(name).as_deref() == Some(uid)
 }
 
 /// Counts the recorded VMs, but for those whose loss an admin has accepted, and those that nobody has looked at.

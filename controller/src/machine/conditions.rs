@@ -41,6 +41,8 @@ pub enum Reason {
     DataReady,
     Joined,
     WaitingForVM,
+    WaitingForBootstrapSecret,
+    BootstrapSecretRevision,
     BootstrapFailed,
     BootstrapTokenExpired,
     // NodeReady
@@ -49,6 +51,11 @@ pub enum Reason {
     WaitingForNode,
     JoinTimeout,
     DecorationFailed,
+    ProvisioningTimeout,
+    // ServingCertificate
+    CertificatePending,
+    CertificateRefused,
+    ApprovalFailed,
     // Deleting
     WaitingForVMDeletion,
     DeletingNode,
@@ -246,6 +253,7 @@ fn is_ours(kind: &str) -> bool {
         condition::INFRASTRUCTURE_REACHABLE,
         condition::BOOTSTRAP_READY,
         condition::NODE_READY,
+        condition::SERVING_CERTIFICATE,
         condition::DELETING,
     ]
     .contains(&kind)

@@ -1,48 +1,48 @@
 //! Takes the snapshot of one Machine: from the stores, and, only when its VM is to be made, from the infra cluster's
 //! cached facts.
 
+mod bootstrap;
+
 use std::collections::{BTreeMap, HashSet};
+use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
-use machinist_infra::client::Shown;
 use machinist_infra::facts::FactError;
-use machinist_infra::kubeconfig::InfraKubeconfig;
-use machinist_infra::pool::{Access, OpenInfra};
+use machinist_infra::provider::{Place, Watched};
 use machinist_infra::store::Key;
 use machinist_shared::api::MachineSpec;
 use machinist_shared::config_var::{ConfigVarString, KeyRef, LookupError, RefKind, ResolveError};
 use machinist_shared::field::{FieldPath, Report};
-use machinist_shared::kubevirt::facts::{Facts as InfraFacts, facts_needed};
-use machinist_shared::kubevirt::render::{RenderInput, disk_names, render};
-use machinist_shared::kubevirt::resolved::{self, Kubeconfig, KubeconfigSource, ResolvedSpec, Unresolved};
-use machinist_shared::kubevirt::root_cause::{Sight, root_cause};
-use machinist_shared::kubevirt::spec::CloudProviderSpec;
+use machinist_shared::kubevirt::resolved::{self, Kubeconfig, KubeconfigSource};
 use machinist_shared::names::label;
-use machinist_shared::operating_system::OperatingSystem;
+use machinist_shared::provider::{self, Blueprint, Opaque, Order, Provider, Unresolved};
 use machinist_shared::provider_spec::ProviderConfig;
 use serde_json::Value;
 
 use super::brake;
-use super::observed::{ClusterName, Disk, Facts, Infra, Observed, Open, Spec, Unwatched, Usable, VmState};
-use super::ownership::provider_id_of;
+use super::observed::{Asked, ClusterName, Facts, Infra, Observed, Open, Spec, Usable, VmState};
 use super::record::{CredentialSource, FailureDomain, Infrastructure};
 use crate::bootstrap::token::TokenView;
-use crate::bootstrap::user_data::{self, UserDataInput};
+use crate::bootstrap::user_data::UserData;
 use crate::context::Context;
+use crate::csr::serving::Contested;
 use crate::user::{Looked, Reference, ReferenceKind, SpecState, StoredMachine};
 
 /// What carrying out a plan needs besides the snapshot.
 #[derive(Debug, Default)]
 pub struct Hands {
     /// The infra cluster, through the Machine's own credential.
-    pub open: Option<OpenInfra>,
+    pub open: Option<Arc<dyn Place>>,
     /// The Machine's bootstrap token.
     pub token: Option<TokenView>,
+    /// The user data that operating-system-manager made for it, where that is what the guest gets.
+    pub osm: Option<UserData>,
     /// When to look again at what no watch tells of.
     pub look_again: Option<Duration>,
     spec: Option<Decoded>,
-    facts: Option<InfraFacts>,
+    facts: Option<Opaque>,
 }
 
 /// How often it is looked whether there is another credential for a Machine whose own is refused.
@@ -52,7 +52,7 @@ const REFUSED: Duration = Duration::from_secs(30);
 struct Decoded {
     machine: MachineSpec,
     config: ProviderConfig,
-    resolved: ResolvedSpec,
+    resolved: Arc<dyn Blueprint>,
 }
 
 impl Hands {
@@ -62,11 +62,12 @@ impl Hands {
         context: &Context,
         machine: &StoredMachine,
         user_data_secret: &str,
+        user_data: &UserData,
     ) -> Option<Value> {
         let (open, spec, facts) = (self.open.as_ref()?, self.spec.as_ref()?, self.facts.as_ref()?);
         let none = BTreeMap::new();
         let deployment = context.stores.machine_deployment(machine);
-        Some(render(&RenderInput {
+        let order = Order {
             name: machine.name(),
             uid: machine.uid(),
             labels: machine.metadata.labels.as_ref().unwrap_or(&none),
@@ -74,53 +75,10 @@ impl Hands {
             machine_deployment: deployment.as_deref(),
             cluster_uid: &context.settings.cluster_uid,
             namespace: &open.key().namespace,
-            spec: &spec.resolved,
-            facts,
-            user_data_secret,
-            ignition: None,
-        }))
-    }
-
-    /// The user data that the guest joins with.
-    pub fn user_data(
-        &self,
-        context: &Context,
-        machine: &StoredMachine,
-        token: &TokenView,
-    ) -> Result<String, Shown> {
-        let spec = self
-            .spec
-            .as_ref()
-            .ok_or_else(|| Shown("the spec cannot be read any more".to_owned()))?;
-        let provider_id = (!context.settings.external_cloud_provider).then(|| provider_id_of(machine));
-        let none = BTreeMap::new();
-        let metadata = spec.machine.metadata.as_ref();
-        let upgrade = spec
-            .config
-            .operating_system_spec
-            .as_ref()
-            .is_some_and(|os| os["distUpgradeOnBoot"] == true);
-        user_data::render(&UserDataInput {
-            operating_system: spec.config.operating_system.map_or("", OperatingSystem::as_str),
-            node_name: machine.name(),
-            kubelet_version: spec
-                .machine
-                .versions
-                .as_ref()
-                .and_then(|v| v.kubelet.as_deref())
-                .unwrap_or_default(),
-            server: &context.access.server,
-            ca_pem: &context.access.ca_pem,
-            token: &token.bootstrap_token(),
-            cluster_dns: &context.access.dns,
-            cluster_domain: &context.access.domain,
-            taints: spec.machine.taints.as_deref().unwrap_or_default(),
-            labels: metadata.and_then(|m| m.labels.as_ref()).unwrap_or(&none),
-            provider_id: provider_id.as_deref(),
-            ssh_keys: &spec.config.ssh_public_keys,
-            upgrade,
-        })
-        .map_err(|error| Shown(error.to_string()))
+            user_data: user_data_secret,
+            ignition: user_data.ignition(),
+        };
+        spec.resolved.render(&order, facts)
     }
 }
 
@@ -140,7 +98,7 @@ pub fn place(context: &Context, key: &Key, machine: &StoredMachine) {
 pub async fn observe(
     context: &Context,
     key: &Key,
-    machine: &std::sync::Arc<StoredMachine>,
+    machine: &Arc<StoredMachine>,
     now: Timestamp,
 ) -> (Observed, Hands) {
     let sources = Sources {
@@ -154,6 +112,7 @@ pub async fn observe(
         _ => sources.cluster_name(machine),
     };
     let kubeconfig = sources.kubeconfig(machine);
+    let (bootstrap, osm) = sources.bootstrap(machine);
     let (access, look_again) = match access(&sources, machine, kubeconfig) {
         Ok(open) => (Ok(open), None),
         Err((infra, look_again)) => (Err(infra), look_again),
@@ -168,13 +127,14 @@ pub async fn observe(
     let mut hands = Hands {
         open: None,
         token: token.clone(),
+        osm,
         spec: decoded,
         facts: None,
         look_again,
     };
     let infra = match access {
         Err(infra) => infra,
-        Ok(open) => match look(context, machine, &open, &mut hands, now).await {
+        Ok(open) => match look(context, machine, open.as_ref(), &mut hands, now).await {
             Ok(view) => {
                 hands.open = Some(open);
                 Infra::Open(Box::new(view))
@@ -190,7 +150,9 @@ pub async fn observe(
         cluster_name,
         infra,
         node: context.stores.nodes.get(&Key::new("", machine.name())),
+        bootstrap,
         token,
+        requests: asked(context, machine),
         failure: context.failures.pending(key, machine, now),
     };
     (observed, hands)
@@ -202,23 +164,22 @@ fn access(
     sources: &Sources<'_>,
     machine: &StoredMachine,
     kubeconfig: Result<Kubeconfig, Infra>,
-) -> Result<OpenInfra, (Infra, Option<Duration>)> {
+) -> Result<Arc<dyn Place>, (Infra, Option<Duration>)> {
     let context = sources.context;
     let namespace = machine
         .record
         .as_ref()
         .map_or(&context.env.infra_namespace, |r| &r.infrastructure.namespace);
     let through = |kubeconfig: &Kubeconfig| {
-        let parsed = InfraKubeconfig::parse(kubeconfig.text.expose(), context.addresses);
-        let parsed =
-            parsed.map_err(|error| (Infra::NoCredential(format!("auth.kubeconfig: {error}")), true))?;
-        match context.infra.access(sources.key, &parsed, namespace) {
-            Access::Open(open) => Ok(open),
-            Access::Opening => Err((Infra::Connecting, false)),
-            Access::Failed(error) => Err((
-                Infra::Unreachable(format!("{}: {error}", parsed.server())),
-                error.is_refusal(),
-            )),
+        let Some(provider) = context.infra.get(provider_of(machine)) else {
+            let unknown = "the provider that the spec names is not known here".to_owned();
+            return Err((Infra::NoCredential(unknown), false));
+        };
+        match provider.watch(sources.key, &kubeconfig.text, namespace) {
+            Watched::Open(place) => Ok(place),
+            Watched::Opening => Err((Infra::Connecting, false)),
+            Watched::Failed { why, refused } => Err((Infra::Unreachable(why), refused)),
+            Watched::Unusable(why) => Err((Infra::NoCredential(why), true)),
         }
     };
     let (own, refused) = match kubeconfig {
@@ -297,11 +258,11 @@ impl Sources<'_> {
             let causes: Vec<String> = report.errors.iter().map(ToString::to_string).collect();
             return (Spec::Invalid(causes.join("; ")), None);
         };
-        let resolved = match resolved::resolve(cloud, &self.context.env, &|key| self.lookup(key)) {
+        let resolved = match cloud.resolve(&self.context.env, &|key| self.lookup(key)) {
             Ok(resolved) => resolved,
             Err(error) => return (unresolved(&error), None),
         };
-        let kubeconfig = resolved::kubeconfig(&cloud.kubeconfig, &self.context.env, &|key| self.lookup(key));
+        let kubeconfig = resolved::kubeconfig(cloud.credential(), &self.context.env, &|key| self.lookup(key));
         let credential = match kubeconfig {
             Ok(found) => Some(source(&found.source)),
             // A Machine with a VM may be reached through a newer credential of its MachineDeployment.
@@ -311,8 +272,8 @@ impl Sources<'_> {
             },
         };
         let usable = Usable {
-            cluster_name: resolved.cluster_name.clone(),
-            disks: disk_names(machine.name(), &resolved),
+            cluster_name: resolved.cluster_name().to_owned(),
+            disks: resolved.disks(machine.name()),
             credential,
             node_metadata: spec.metadata.clone().unwrap_or_default(),
             taints: spec.taints.clone().unwrap_or_default(),
@@ -329,10 +290,12 @@ impl Sources<'_> {
 
     /// The cluster name alone, for a spec that cannot be used.
     fn cluster_name(&self, machine: &StoredMachine) -> ClusterName {
-        let var = cloud_spec_of(machine)
-            .map(|cloud| cloud.cluster_name)
-            .unwrap_or_default();
-        match resolved::cluster_name(&var, &self.context.env, &|key| self.lookup(key)) {
+        let env = &self.context.env;
+        let name = cloud_spec_of(machine).map_or_else(
+            || Ok(env.cluster_id.clone()),
+            |cloud| cloud.cluster_name(env, &|key| self.lookup(key)),
+        );
+        match name {
             Ok(name) => ClusterName::Known(name),
             Err(error) if is_pending(&error) => ClusterName::Pending,
             Err(error) => ClusterName::Unreadable(error.to_string()),
@@ -358,7 +321,7 @@ impl Sources<'_> {
         };
         let found = resolved::kubeconfig(&var, &self.context.env, &|key| self.lookup(key));
         let fallback = |error: Unresolved| {
-            let own = machine.is_deleting() && !self.context.env.kubeconfig.is_empty();
+            let own = machine.is_deleting() && !self.context.env.kubeconfig.is_empty() && !is_pending(&error);
             let default = ConfigVarString::default();
             if own {
                 resolved::kubeconfig(&default, &self.context.env, &|_| Err(LookupError::NoObject))
@@ -404,16 +367,24 @@ fn provider_config(spec: &MachineSpec, report: &mut Report) -> ProviderConfig {
 }
 
 /// The provider's part of a spec as far as it can be decoded, whatever else is wrong with it.
-fn cloud_spec_of(machine: &StoredMachine) -> Option<CloudProviderSpec> {
+fn cloud_spec_of(machine: &StoredMachine) -> Option<Arc<dyn provider::Spec>> {
     let SpecState::Decoded(spec) = &machine.spec else {
         return None;
     };
     provider_config(spec, &mut Report::new()).cloud_provider_spec
 }
 
+/// What the spec calls the provider, as far as it can be decoded.
+fn provider_of(machine: &StoredMachine) -> Option<&'static str> {
+    let SpecState::Decoded(spec) = &machine.spec else {
+        return None;
+    };
+    provider::of(spec.provider_spec.as_ref()?.value.as_ref()).map(Provider::name)
+}
+
 fn kubeconfig_of(machine: &StoredMachine) -> ConfigVarString {
     cloud_spec_of(machine)
-        .map(|cloud| cloud.kubeconfig)
+        .map(|cloud| cloud.credential().clone())
         .unwrap_or_default()
 }
 
@@ -455,54 +426,26 @@ fn source(source: &KubeconfigSource) -> CredentialSource {
 async fn look(
     context: &Context,
     machine: &StoredMachine,
-    open: &OpenInfra,
+    open: &dyn Place,
     hands: &mut Hands,
     now: Timestamp,
 ) -> Result<Open, Infra> {
     let infra = open.key();
     let names = match &hands.spec {
-        Some(spec) => disk_names(machine.name(), &spec.resolved),
+        Some(spec) => spec.resolved.disks(machine.name()),
         None => vec![machine.name().to_owned()],
     };
-    let unwatched = unwatched(machine, open, hands, &names).await?;
-    let key = Key::new(&infra.namespace, machine.name());
-    let vm = open.vms().get(&key);
-    let vmi = open.vmis().get(&key);
-    let at = |name: &String| Key::new(&infra.namespace, name);
-    let volumes: Vec<_> = names
-        .iter()
-        .filter_map(|name| open.data_volumes().get(&at(name)))
-        .collect();
-    let claims = names.iter().filter_map(|name| open.claims().get(&at(name)));
-    let disks = volumes.iter().map(|dv| Disk {
-        kind: "DataVolume",
-        metadata: dv.metadata.clone(),
-    });
-    let disks = disks.chain(claims.map(|claim| Disk {
-        kind: "PersistentVolumeClaim",
-        metadata: claim.metadata.clone(),
-    }));
-    let disks = disks.collect();
-    let statuses: Vec<_> = volumes
-        .iter()
-        .map(|dv| (dv.metadata.name.as_deref().unwrap_or_default(), &dv.status))
-        .collect();
-    let state = vm.as_ref().map_or_else(VmState::default, |vm| {
-        let cause = root_cause(Sight {
-            name: machine.name(),
-            run_strategy: vm.spec.run_strategy.as_deref().unwrap_or("Once"),
-            vm: &vm.status,
-            vmi: vmi.as_ref().map(|vmi| &vmi.status),
-            disks: &statuses,
-        });
-        VmState {
-            ready: cause.is_ready(),
-            terminal: cause.is_terminal(),
-            progress: cause.is_progress(),
-            reason: format!("{:?}", cause.reason),
-            message: cause.message,
+    let sight = match open.get(machine.name(), &names).await {
+        Ok(sight) => sight,
+        Err(blind) => {
+            hands.look_again = Some(blind.again);
+            return Err(Infra::Unreachable(blind.why));
         }
-    });
+    };
+    hands.look_again = sight.again;
+    let vm = sight.instance;
+    let guest_exists = sight.guest.is_some();
+    let addresses = sight.guest.map(|guest| guest.addresses).unwrap_or_default();
     let labels = vm.as_ref().and_then(|vm| vm.metadata.labels.as_ref());
     let owner = labels.and_then(|labels| labels.get(label::MACHINE_UID));
     let owner = owner.filter(|owner| *owner != machine.uid());
@@ -528,7 +471,7 @@ async fn look(
     }
     Ok(Open {
         infrastructure,
-        unwatched,
+        unwatched: sight.unwatched,
         brake,
         may_label: vm
             .as_ref()
@@ -539,64 +482,79 @@ async fn look(
         recorded_by: vm
             .as_ref()
             .and_then(|vm| recorded_by(context, machine, vm.metadata.uid.as_deref()?)),
-        guest_exists: vmi.is_some(),
-        firmware_uuid: vm.as_ref().and_then(|vm| vm.firmware_uuid()).map(str::to_owned),
-        addresses: vmi.map(|vmi| vmi.status.addresses()).unwrap_or_default(),
+        guest_exists,
+        firmware_uuid: vm.as_ref().and_then(|vm| vm.system_uuid.clone()),
+        contested: contested(context, machine, open, &addresses),
+        addresses,
+        state: vm.as_ref().map_or_else(VmState::default, |vm| vm.state.clone()),
         facts: if vm.is_some() || machine.is_deleting() {
             Facts::NotNeeded
         } else {
             facts(open, hands).await
         },
         vm,
-        state,
-        disks,
+        disks: sight.disks,
     })
 }
 
-/// Looks at what the credential may not watch, if anything.
-async fn unwatched(
-    machine: &StoredMachine,
-    open: &OpenInfra,
-    hands: &mut Hands,
-    disks: &[String],
-) -> Result<Option<Unwatched>, Infra> {
-    if open.missing().is_empty() {
-        return Ok(None);
+/// The pending requests for the serving certificate of the Machine's node.
+fn asked(context: &Context, machine: &StoredMachine) -> Vec<Asked> {
+    if !context.settings.approves_serving {
+        return Vec::new();
     }
-    let (seen, next) = open.look(machine.name(), disks).await;
-    hands.look_again = Some(next);
-    match seen {
-        Ok(seen) => Ok(Some(Unwatched {
-            missing: open.missing().to_string(),
-            unseen_disks: seen.unseen_disks,
-        })),
-        Err(error) => Err(Infra::Unreachable(format!(
-            "{}: the credential may neither watch ({}) nor look: {error}",
-            open.key().server,
-            open.missing()
-        ))),
-    }
+    let pending = context.stores.serving_requests(machine.name()).into_iter();
+    let asked = pending.map(|request| Asked {
+        told: context.told.of(request.uid()),
+        request,
+    });
+    asked.collect()
 }
 
-async fn facts(open: &OpenInfra, hands: &mut Hands) -> Facts {
+/// Which addresses of the VM somebody else has, too: another Node, another VM beside it, or the API server. Only looked
+/// for while a serving certificate is asked for.
+fn contested(
+    context: &Context,
+    machine: &StoredMachine,
+    open: &dyn Place,
+    addresses: &[String],
+) -> Vec<Contested> {
+    if context.stores.serving_requests(machine.name()).is_empty() {
+        return Vec::new();
+    }
+    let mut contested = Vec::new();
+    for text in addresses {
+        let Ok(address) = text.parse::<IpAddr>() else {
+            continue;
+        };
+        let nodes = context.stores.nodes.by_index(text).into_iter();
+        let nodes = nodes
+            .filter(|node| node.name() != machine.name())
+            .map(|node| format!("Node {}", node.name()));
+        let vms = open.named_at(text).into_iter();
+        let vms = vms
+            .filter(|name| name != machine.name())
+            .map(|name| format!("the VM {name}"));
+        let api_server = (context.access.address() == Some(address)).then(|| "the API server".to_owned());
+        if let Some(by) = api_server.into_iter().chain(nodes).chain(vms).next() {
+            contested.push(Contested {
+                address: address.to_canonical(),
+                by,
+            });
+        }
+    }
+    contested
+}
+
+async fn facts(open: &dyn Place, hands: &mut Hands) -> Facts {
     let Some(spec) = &hands.spec else {
         return Facts::NotNeeded;
     };
-    match open
-        .facts()
-        .get(
-            open.credential_digest(),
-            open.client(),
-            &open.key().namespace,
-            &facts_needed(&spec.resolved),
-        )
-        .await
-    {
+    match open.facts(&spec.resolved.facts_needed()).await {
         Ok(facts) => {
-            let own = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
+            let found = spec.resolved.failure_domain(&facts);
             let domain = FailureDomain {
-                region: own(&spec.resolved.region).or_else(|| facts.region.clone()),
-                zone: own(&spec.resolved.zone).or_else(|| facts.zone.clone()),
+                region: found.region,
+                zone: found.zone,
             };
             hands.facts = Some(facts);
             Facts::Known(domain)

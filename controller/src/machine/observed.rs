@@ -6,10 +6,14 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Taint;
 use k8s_openapi::jiff::Timestamp;
 use kube::core::ObjectMeta;
-use machinist_infra::objects::Vm;
+use machinist_infra::provider::Instance;
+pub use machinist_infra::provider::{Disk, State as VmState, Unwatched};
 
 use super::record::{CredentialSource, FailureDomain, Infrastructure};
+use crate::bootstrap::Mode;
 use crate::bootstrap::token::TokenView;
+use crate::csr::request::StoredRequest;
+use crate::csr::serving::Contested;
 use crate::user::{Node, StoredMachine};
 
 /// What holds for all Machines.
@@ -25,6 +29,12 @@ pub struct Settings {
     pub cluster_uid: String,
     /// How often a Machine is looked at whose credential may not watch.
     pub look_every: Duration,
+    /// How long a VM may take to run; `None` for ever. A Machine's annotation may say otherwise.
+    pub provisioning_timeout: Option<Duration>,
+    /// Whether requests for serving certificates are approved.
+    pub approves_serving: bool,
+    /// Where user data comes from, unless a Machine says otherwise.
+    pub bootstrap: Mode,
 }
 
 /// Everything known of one Machine.
@@ -44,10 +54,38 @@ pub struct Observed {
     pub infra: Infra,
     /// The Node of its name.
     pub node: Option<Arc<Node>>,
+    /// Where its user data comes from.
+    pub bootstrap: Bootstrap,
     /// Its bootstrap token.
     pub token: Option<TokenView>,
+    /// Pending requests for its node's serving certificate, the newest first.
+    pub requests: Vec<Asked>,
     /// The last write that failed, until it may be tried again.
     pub failure: Option<Failure>,
+}
+
+/// A pending signing request.
+#[derive(Debug, Clone)]
+pub struct Asked {
+    /// The request.
+    pub request: Arc<StoredRequest>,
+    /// What was told of it: these reasons not to approve it are known already.
+    pub told: Vec<String>,
+}
+
+/// Where a Machine's user data comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Bootstrap {
+    /// From us, with a token of its own.
+    Builtin,
+    /// From operating-system-manager, whose Secret is there; its revision, or empty.
+    Osm(String),
+    /// From operating-system-manager, whose Secret is not there or of no use; or nobody can tell yet. Why.
+    Waiting(String),
+    /// From operating-system-manager, whose Secret is of another revision; which.
+    OtherRevision(String),
+    /// Nobody can ever tell; why.
+    Invalid(String),
 }
 
 /// What a Machine's spec asks for.
@@ -112,7 +150,7 @@ pub struct Open {
     /// Whether too many VMs have vanished at once to believe it.
     pub brake: Brake,
     /// The VM of the Machine's name.
-    pub vm: Option<Arc<Vm>>,
+    pub vm: Option<Arc<Instance>>,
     /// The credential is not known to be forbidden to label the VM.
     pub may_label: bool,
     /// The Machine that the VM's label names exists, and is another.
@@ -125,21 +163,14 @@ pub struct Open {
     pub firmware_uuid: Option<String>,
     /// Addresses of the VMI's own interfaces.
     pub addresses: Vec<String>,
+    /// Those of them that somebody else has, too; only looked for while a serving certificate is asked for.
+    pub contested: Vec<Contested>,
     /// The root cause of what keeps the VM from running.
     pub state: VmState,
     /// DataVolumes and claims that bear the names of the Machine's disks.
     pub disks: Vec<Disk>,
     /// What rendering needs to know of the cluster; only asked for when the VM is to be made.
     pub facts: Facts,
-}
-
-/// What a credential may not watch.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Unwatched {
-    /// The missing verbs, by resource.
-    pub missing: String,
-    /// Kinds of disks that it may not even get: nobody can tell whether a VM's disks would be somebody's.
-    pub unseen_disks: Vec<&'static str>,
 }
 
 /// Whether too many VMs have vanished at once to believe it.
@@ -156,30 +187,6 @@ pub enum Brake {
         /// Of how many on record.
         recorded: usize,
     },
-}
-
-/// What keeps a VM from running.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct VmState {
-    /// It runs.
-    pub ready: bool,
-    /// It cannot heal.
-    pub terminal: bool,
-    /// Mere progress.
-    pub progress: bool,
-    /// CamelCase reason.
-    pub reason: String,
-    /// For a person.
-    pub message: String,
-}
-
-/// A DataVolume or claim of the name of a Machine's disk.
-#[derive(Debug, Clone)]
-pub struct Disk {
-    /// `DataVolume` or `PersistentVolumeClaim`.
-    pub kind: &'static str,
-    /// Its metadata.
-    pub metadata: ObjectMeta,
 }
 
 /// What rendering needs to know of the infra cluster.
@@ -215,6 +222,8 @@ pub enum Concern {
     Bootstrap,
     /// The Node.
     Node,
+    /// Certificates of the Node.
+    Certificate,
     /// The Machine itself.
     Machine,
 }

@@ -4,7 +4,7 @@
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::core::ObjectMeta;
-use machinist_infra::objects::Vm;
+use machinist_infra::provider::Instance;
 use machinist_shared::names::{PROVIDER_ID_PREFIX, annotation, finalizer, label};
 
 use super::observed::ClusterName;
@@ -30,7 +30,7 @@ pub struct VmClaim<'a> {
     /// The Machine.
     pub machine: &'a StoredMachine,
     /// The VM of its name in the namespace that it renders to.
-    pub vm: &'a Vm,
+    pub vm: &'a Instance,
     /// UID of the user cluster.
     pub cluster_uid: &'a str,
     /// The cluster-name label that the Machine renders to.
@@ -80,12 +80,12 @@ pub fn vm_verdict(claim: VmClaim<'_>) -> VmVerdict {
         Some(owner) => stranger(format!("it is labelled as the Machine with UID {owner}")),
         None if recorded == Some(uid) => VmVerdict::Ours,
         None if named_by_admin => VmVerdict::Adopt,
-        None => unlabelled(claim, &labelled),
+        None => unlabelled(claim),
     }
 }
 
 /// The rule for VMs without our label, as machine-controller makes them.
-fn unlabelled<'a>(claim: VmClaim<'a>, labelled: &dyn Fn(&str) -> Option<&'a str>) -> VmVerdict {
+fn unlabelled(claim: VmClaim<'_>) -> VmVerdict {
     let VmClaim { machine, vm, .. } = claim;
     if let Some(recorded) = machine.record.as_ref().and_then(|r| r.vm_uid.as_deref()) {
         return stranger(format!("the recorded VM has the UID {recorded}"));
@@ -93,11 +93,9 @@ fn unlabelled<'a>(claim: VmClaim<'a>, labelled: &dyn Fn(&str) -> Option<&'a str>
     if !machine.has_finalizer(finalizer::VM) {
         return stranger("it was there before this Machine");
     }
-    if labelled(label::KUBEVIRT_VM) != Some(machine.name())
-        || labelled(label::ROLE) != Some(label::ROLE_WORKER)
-    {
+    let Some(made_for) = &vm.made_by_peer_for else {
         return stranger("it does not bear the labels of a Machine's VM");
-    }
+    };
     if let Some(rival) = claim.rival {
         return stranger(format!("the Machine {rival} of the same name comes first"));
     }
@@ -106,7 +104,7 @@ fn unlabelled<'a>(claim: VmClaim<'a>, labelled: &dyn Fn(&str) -> Option<&'a str>
         _ => return stranger("it is older than this Machine"),
     }
     match claim.cluster_name {
-        ClusterName::Known(name) if labelled(label::CLUSTER_NAME) == Some(name) => VmVerdict::Adopt,
+        ClusterName::Known(name) if made_for == name => VmVerdict::Adopt,
         ClusterName::Known(_) => stranger("it bears another cluster's name"),
         ClusterName::Pending => {
             VmVerdict::Undecided("the object that clusterName refers to is being read".to_owned())
@@ -223,11 +221,11 @@ mod tests {
         serde_json::from_value(machine).unwrap()
     }
 
-    fn vm(uid: &str, created: &str, labels: &Value) -> Vm {
-        serde_json::from_value(json!({
+    fn vm(uid: &str, created: &str, labels: &Value) -> Instance {
+        let vm = serde_json::from_value(json!({
             "metadata": {"name": "web-1", "namespace": "vms", "uid": uid, "creationTimestamp": created, "labels": labels},
-        }))
-        .unwrap()
+        }));
+        machinist_infra::kubevirt::instance(&vm.unwrap(), None, &[])
     }
 
     fn peer_labels() -> Value {
@@ -238,13 +236,13 @@ mod tests {
         json!({"status": {"providerStatus": {"infrastructure": {"server": "https://a", "namespace": "vms"}, "vmUID": uid}}})
     }
 
-    fn judge(machine: &StoredMachine, vm: &Vm) -> &'static str {
+    fn judge(machine: &StoredMachine, vm: &Instance) -> &'static str {
         judge_with(machine, vm, &ClusterName::Known("c".into()), None)
     }
 
     fn judge_with(
         machine: &StoredMachine,
-        vm: &Vm,
+        vm: &Instance,
         cluster_name: &ClusterName,
         rival: Option<&str>,
     ) -> &'static str {
@@ -284,7 +282,7 @@ mod tests {
     #[case::a_restored_backup_that_an_admin_named(json!({"metadata": {"annotations": {"machinist.dev/adopt-vm-uid": "v9"}}}), vm("v9", LATER, &json!({"machinist.dev/machine-uid": "gone"})), "adopt")]
     #[case::a_restored_backup_that_an_admin_named_and_that_is_on_record(json!({"metadata": {"annotations": {"machinist.dev/adopt-vm-uid": "v1"}}, "status": recorded("v1")["status"]}), vm("v1", LATER, &json!({"machinist.dev/machine-uid": "gone"})), "ours")]
     #[case::a_restored_backup_on_record_that_nobody_named(recorded("v1"), vm("v1", LATER, &json!({"machinist.dev/machine-uid": "gone"})), "stranger")]
-    fn a_vm_is_ours_by_the_rule_only(#[case] extra: Value, #[case] vm: Vm, #[case] verdict: &str) {
+    fn a_vm_is_ours_by_the_rule_only(#[case] extra: Value, #[case] vm: Instance, #[case] verdict: &str) {
         assert_eq!(judge(&machine(&extra), &vm), verdict);
     }
 

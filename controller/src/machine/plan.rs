@@ -15,6 +15,8 @@ pub enum Step {
     ExtendToken,
     /// Delete the bootstrap token.
     DeleteToken,
+    /// Render the user data, so that nothing is made for a guest that could not be given any.
+    RenderUserData(UserDataSource),
     /// Create the VirtualMachine.
     CreateVm,
     /// Create the Secret with the user data, owned by the VM of that UID.
@@ -46,10 +48,35 @@ pub enum Step {
         /// UID of the Node.
         uid: String,
     },
+    /// Approve the request of that name and UID for the Node's serving certificate.
+    ApproveServing {
+        /// Name of the request.
+        name: String,
+        /// UID of the request.
+        uid: String,
+    },
+    /// Tell once why that request is not approved.
+    RefuseServing {
+        /// Name of the request.
+        name: String,
+        /// UID of the request.
+        uid: String,
+        /// Why, for a person.
+        reason: String,
+    },
     /// Delete the Machine itself, for its MachineSet to replace it.
     DeleteMachine,
     /// Tell a person.
     Event(Event),
+}
+
+/// What user data is made from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum UserDataSource {
+    /// Our own template and the Machine's token.
+    Token,
+    /// operating-system-manager's Secret, for the VM whose user data has this ID.
+    BootstrapSecret(String),
 }
 
 impl Step {
@@ -60,12 +87,15 @@ impl Step {
             Self::CreateToken => "create the bootstrap token",
             Self::ExtendToken => "extend the bootstrap token",
             Self::DeleteToken => "delete the bootstrap token",
+            Self::RenderUserData(_) => "render the user data",
             Self::CreateVm => "create the VirtualMachine",
             Self::CreateUserData { .. } => "create the user-data Secret",
             Self::LabelVm { .. } => "label the adopted VirtualMachine",
             Self::DeleteVm { .. } => "delete the VirtualMachine",
             Self::PatchNode { .. } => "patch the Node",
             Self::DeleteNode { .. } => "delete the Node",
+            Self::ApproveServing { .. } => "approve a signing request",
+            Self::RefuseServing { .. } => "tell of a signing request",
             Self::DeleteMachine => "delete the Machine",
             Self::Event(_) => "record an Event",
         }

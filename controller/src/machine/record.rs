@@ -24,9 +24,15 @@ pub struct Record {
     /// ID of the bootstrap token in the VM's user data; absent for VMs that we did not make.
     #[serde(default, rename = "tokenID", skip_serializing_if = "Option::is_none")]
     pub token_id: Option<String>,
+    /// What the VM's user data was taken from, where it is operating-system-manager's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bootstrap_secret: Option<BootstrapSecret>,
     /// The VM before this one, which vanished or had to be made anew; kept until the new one runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub former: Option<FormerVm>,
+    /// A former VM of this Machine had become a Node: there is no hurry for this one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub joined: bool,
     /// `metadata.uid` of the Node that the VM became, once it was seen to be this Machine's.
     #[serde(default, rename = "nodeUID", skip_serializing_if = "Option::is_none")]
     pub node_uid: Option<String>,
@@ -95,6 +101,16 @@ pub enum CredentialSource {
     Inline,
     /// The controller's environment.
     Environment,
+}
+
+/// A bootstrap Secret of operating-system-manager, as one VM uses it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BootstrapSecret {
+    /// Its revision, or empty.
+    pub revision: String,
+    /// Tells the Secret with the user data of this VM from that of a former one.
+    pub id: String,
 }
 
 /// A VM that is to be, or was, replaced in place.

@@ -1,6 +1,5 @@
 //! Which objects an event in the user cluster concerns.
 
-use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt;
 use machinist_infra::store::Key;
@@ -9,14 +8,30 @@ use machinist_shared::names::label;
 use super::owner;
 use super::stores::{Queues, Stores};
 use super::{Node, StoredMachine, StoredMachineDeployment, StoredMachineSet};
+use crate::csr::request::{NODE_USER, StoredRequest};
 
-/// A Machine, before and after: its namesakes, one of which may now win or lose the name; and its set.
+/// A Machine, before and after: its namesakes, one of which may now win or lose the name; its set; and the requests that
+/// came with its tokens.
 pub(super) fn machine(machine: &StoredMachine, stores: &Stores, queues: &Queues) {
     for namesake in stores.machines.by_index(machine.name()) {
         queues.machines.add(Key::of(namesake.as_ref()));
     }
     queues.machines.add(Key::of(machine));
     sets_of(machine, stores, queues);
+    requests_of(machine, stores, queues);
+}
+
+/// Pending requests that came with a Machine's tokens.
+fn requests_of(machine: &StoredMachine, stores: &Stores, queues: &Queues) {
+    for token in stores.tokens.by_index(machine.uid()) {
+        requests_with(&token, stores, queues);
+    }
+}
+
+fn requests_with(token: &Secret, stores: &Stores, queues: &Queues) {
+    for request in stores.requests_with(token) {
+        queues.requests.add(Key::of(request.as_ref()));
+    }
 }
 
 /// The set that controls a Machine; every set that may adopt it, if nobody does.
@@ -37,19 +52,22 @@ fn sets_of(machine: &StoredMachine, stores: &Stores, queues: &Queues) {
     }
 }
 
-/// A Node: the Machines of its name, and their sets.
+/// A Node: the Machines of its name, their sets, and the requests that came with their tokens.
 pub(super) fn node(node: &Node, stores: &Stores, queues: &Queues) {
     for machine in stores.machines.by_index(node.name()) {
         queues.machines.add(Key::of(machine.as_ref()));
+        requests_of(&machine, stores, queues);
         if machine.controller_uid().is_some() {
             sets_of(&machine, stores, queues);
         }
     }
 }
 
-/// A set: itself and its deployment; every deployment that may adopt it, if nobody controls it.
+/// A set: itself and its deployment; every deployment that may adopt it, if nobody controls it; and its Machines that
+/// wait for their user data.
 pub(super) fn machine_set(set: &StoredMachineSet, stores: &Stores, queues: &Queues) {
     queues.sets.add(Key::of(set));
+    waiting_machines(set, stores, queues);
     match owner::controller(&set.metadata) {
         Some(owner) if owner.kind == "MachineDeployment" => {
             queues.deployments.add(Key::new(set.namespace(), &owner.name));
@@ -66,13 +84,31 @@ pub(super) fn machine_set(set: &StoredMachineSet, stores: &Stores, queues: &Queu
     }
 }
 
-/// A deployment: itself.
-pub(super) fn machine_deployment(deployment: &StoredMachineDeployment, _: &Stores, queues: &Queues) {
-    queues.deployments.add(Key::of(deployment));
+/// Machines of a set that have no VM yet: the set's revision and the deployment's operating system profile say where
+/// their user data comes from.
+fn waiting_machines(set: &StoredMachineSet, stores: &Stores, queues: &Queues) {
+    for machine in stores.machines_of(set.uid()) {
+        if machine
+            .record
+            .as_ref()
+            .is_none_or(|record| record.vm_uid.is_none())
+        {
+            queues.machines.add(Key::of(machine.as_ref()));
+        }
+    }
 }
 
-/// A bootstrap token: its Machine.
+/// A deployment: itself, and the Machines of its sets that wait for their user data.
+pub(super) fn machine_deployment(deployment: &StoredMachineDeployment, stores: &Stores, queues: &Queues) {
+    queues.deployments.add(Key::of(deployment));
+    for set in stores.machine_sets_of(deployment.uid()) {
+        waiting_machines(&set, stores, queues);
+    }
+}
+
+/// A bootstrap token: its Machine, and the requests that came with it.
 pub(super) fn token(token: &Secret, stores: &Stores, queues: &Queues) {
+    requests_with(token, stores, queues);
     if let Some(uid) = token.labels().get(label::MACHINE_UID) {
         for machine in stores.machines.by_index(uid) {
             queues.machines.add(Key::of(machine.as_ref()));
@@ -80,9 +116,19 @@ pub(super) fn token(token: &Secret, stores: &Stores, queues: &Queues) {
     }
 }
 
-/// A signing request: itself.
-pub(super) fn request(request: &CertificateSigningRequest, _: &Stores, queues: &Queues) {
+/// A request for a client certificate: itself.
+pub(super) fn request(request: &StoredRequest, _: &Stores, queues: &Queues) {
     queues.requests.add(Key::of(request));
+}
+
+/// A request for a serving certificate: the Machine whose node asks. It is decided with that, so that whatever happens to
+/// VM, Node or Machine decides it, too.
+pub(super) fn serving_request(request: &StoredRequest, stores: &Stores, queues: &Queues) {
+    if let Some(node) = request.username().strip_prefix(NODE_USER) {
+        for machine in stores.machines.by_index(node) {
+            queues.machines.add(Key::of(machine.as_ref()));
+        }
+    }
 }
 
 #[cfg(test)]
@@ -156,6 +202,53 @@ mod tests {
         assert_eq!(drained(&queues.sets).await, ["s"]);
     }
 
+    fn request_of(user: &str) -> StoredRequest {
+        let spec = json!({"request": "AAAA", "signerName": "s", "username": user});
+        object("csr", &json!({"namespace": null}), &spec)
+    }
+
+    #[tokio::test]
+    async fn a_request_waits_for_whatever_its_judgement_hangs_on() {
+        let (stores, queues) = (stores(), Queues::default());
+        stores
+            .requests
+            .apply(Event::Apply(request_of("system:bootstrap:abcdef")));
+        let of_machine =
+            json!({"namespace": "kube-system", "labels": {"machinist.dev/machine-uid": "uid-m"}});
+        let secret = object::<Secret>("bootstrap-token-abcdef", &of_machine, &Value::Null);
+        token(&secret, &stores, &queues);
+        assert_eq!(drained(&queues.requests).await, ["csr"], "its token");
+        queues.requests.done(&Key::new("", "csr"));
+        stores.tokens.apply(Event::Apply(secret));
+        let its: StoredMachine = object("m", &json!({}), &json!({}));
+        machine(&its, &stores, &queues);
+        assert_eq!(drained(&queues.requests).await, ["csr"], "its Machine");
+        queues.requests.done(&Key::new("", "csr"));
+        stores.machines.apply(Event::Apply(its));
+        node(
+            &serde_json::from_value(json!({"metadata": {"name": "m"}})).unwrap(),
+            &stores,
+            &queues,
+        );
+        assert_eq!(
+            drained(&queues.requests).await,
+            ["csr"],
+            "a Node of its Machine's name"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_request_for_a_serving_certificate_concerns_the_machine_of_the_node() {
+        let (stores, queues) = (stores(), Queues::default());
+        stores
+            .machines
+            .apply(Event::Apply(object("m", &json!({}), &json!({}))));
+        serving_request(&request_of("system:node:m"), &stores, &queues);
+        assert_eq!(drained(&queues.machines).await, ["m"]);
+        serving_request(&request_of("m"), &stores, &queues);
+        assert_eq!(drained(&queues.machines).await, [""; 0]);
+    }
+
     #[tokio::test]
     async fn a_node_concerns_its_machine_and_the_set_of_that() {
         let (stores, queues) = (stores(), Queues::default());
@@ -166,5 +259,32 @@ mod tests {
         node(&ready, &stores, &queues);
         assert_eq!(drained(&queues.sets).await, ["owner"]);
         assert_eq!(drained(&queues.machines).await, ["m"]);
+    }
+
+    #[tokio::test]
+    async fn a_set_and_a_deployment_concern_the_machines_that_have_no_vm_yet() {
+        let (stores, queues) = (stores(), Queues::default());
+        let owned = owned_by("MachineSet");
+        let mut placed = serde_json::to_value(json!({"metadata": {"namespace": "ns", "name": "placed", "uid": "uid-placed"},
+            "status": {"providerStatus": {"infrastructure": {"server": "https://a", "namespace": "n"}, "vmUID": "v"}}}))
+        .unwrap();
+        json_patch::merge(&mut placed["metadata"], &owned);
+        stores
+            .machines
+            .apply(Event::Apply(serde_json::from_value(placed).unwrap()));
+        stores
+            .machines
+            .apply(Event::Apply(object("waiting", &owned, &json!({}))));
+        // The one that owns them.
+        let mut set = owned_by("MachineDeployment");
+        set["uid"] = json!("uid-owner");
+        let set: StoredMachineSet = object("s", &set, &json!({}));
+        stores.machine_sets.apply(Event::Apply(set.clone()));
+        machine_set(&set, &stores, &queues);
+        assert_eq!(drained(&queues.machines).await, ["waiting"]);
+        let deployment = object("d", &json!({"uid": "uid-owner"}), &json!({}));
+        let queues = Queues::default();
+        machine_deployment(&deployment, &stores, &queues);
+        assert_eq!(drained(&queues.machines).await, ["waiting"]);
     }
 }

@@ -78,7 +78,7 @@ impl From<Raw> for StoredMachineSet {
             template: Template::of(&raw.spec),
             kubeconfig: config
                 .cloud_provider_spec
-                .map(|cloud| cloud.kubeconfig)
+                .map(|cloud| cloud.credential().clone())
                 .unwrap_or_default(),
             status: status.ok().flatten().unwrap_or_default(),
             undecodable: fields.mistakes(),

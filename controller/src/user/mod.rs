@@ -17,7 +17,7 @@ pub use machine::{SpecState, StoredMachine};
 pub use machine_deployment::StoredMachineDeployment;
 pub use machine_set::StoredMachineSet;
 pub use node::{Node, NodeSpec, NodeStatus};
-pub use references::{Looked, Reference, ReferenceKind, References};
+pub use references::{Looked, LookedSecret, Reference, ReferenceKind, References};
 pub use selection::{Labels, Selection};
 pub use spec::Template;
 pub use stores::{Queues, Stores, TOKEN_NAMESPACE};

@@ -1,6 +1,7 @@
 //! A Node, projected to the fields that we use.
 
 use std::borrow::Cow;
+use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::{NodeAddress, Taint};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -90,6 +91,16 @@ impl Node {
     /// UID.
     pub fn uid(&self) -> &str {
         self.metadata.uid.as_deref().unwrap_or_default()
+    }
+
+    /// Its addresses, each as [`IpAddr`] writes it; without names.
+    pub fn own_addresses(&self) -> Vec<String> {
+        let is_address =
+            |address: &&NodeAddress| matches!(address.type_.as_str(), "InternalIP" | "ExternalIP");
+        let own = self.status.addresses.iter().filter(is_address);
+        own.filter_map(|address| address.address.parse::<IpAddr>().ok())
+            .map(|address| address.to_canonical().to_string())
+            .collect()
     }
 
     /// An annotation's text.

@@ -67,6 +67,16 @@ impl std::fmt::Debug for References {
     }
 }
 
+/// What is known of a referenced Secret, with its metadata.
+pub enum LookedSecret {
+    /// Not yet known; the Machine is told when it is.
+    Pending,
+    /// It does not exist.
+    Absent,
+    /// It exists.
+    Found(Arc<Secret>),
+}
+
 impl References {
     /// No watches yet; whenever a referenced object changes, its Machines' keys are sent to `changed`.
     pub fn new(client: Client, changed: mpsc::UnboundedSender<Key>) -> Self {
@@ -97,6 +107,22 @@ impl References {
                 Looked::Found(map.data.clone().unwrap_or_default())
             }),
             _ => Looked::Pending,
+        }
+    }
+
+    /// What is known of the Secret `namespace/name`, on behalf of the Machine `user`; opens the watch if there is none.
+    pub fn look_secret(&self, reference: &Reference, user: &Key) -> LookedSecret {
+        let mut watches = self.watches.lock().unwrap_or_else(PoisonError::into_inner);
+        let watch = watches
+            .entry(reference.clone())
+            .or_insert_with(|| self.open(reference));
+        watch.users.insert(user.clone());
+        match &watch.store {
+            Stored::Secret(store) if store.is_synced() => {
+                let found = store.get(&Key::new(&reference.namespace, &reference.name));
+                found.map_or(LookedSecret::Absent, LookedSecret::Found)
+            }
+            _ => LookedSecret::Pending,
         }
     }
 

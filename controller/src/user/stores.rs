@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
-use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::core::v1::Secret;
 use kube::runtime::watcher;
 use kube::{Api, Client, ResourceExt};
@@ -13,7 +12,11 @@ use machinist_shared::names::{self, label};
 use tokio::sync::Notify;
 
 use super::{Node, StoredMachine, StoredMachineDeployment, StoredMachineSet, concerns, owner};
+use crate::csr::{client, request::NODE_USER, request::StoredRequest, serving};
 use crate::queue::Queue;
+
+/// Names of bootstrap token Secrets begin with it.
+const TOKEN_PREFIX: &str = "bootstrap-token-";
 
 /// Namespace of bootstrap tokens.
 pub const TOKEN_NAMESPACE: &str = "kube-system";
@@ -23,7 +26,7 @@ pub const TOKEN_NAMESPACE: &str = "kube-system";
 pub struct Stores {
     /// Machines, indexed by name, UID, and whoever controls them.
     pub machines: Arc<Store<StoredMachine>>,
-    /// Nodes.
+    /// Nodes, indexed by address.
     pub nodes: Arc<Store<Node>>,
     /// MachineSets, indexed by namespace and whoever controls them.
     pub machine_sets: Arc<Store<StoredMachineSet>>,
@@ -31,8 +34,10 @@ pub struct Stores {
     pub machine_deployments: Arc<Store<StoredMachineDeployment>>,
     /// Our bootstrap tokens, indexed by the UID of their Machine.
     pub tokens: Arc<Store<Secret>>,
-    /// Signing requests of kubelets, indexed by requester.
-    pub requests: Arc<Store<CertificateSigningRequest>>,
+    /// Signing requests for client certificates of kubelets, indexed by requester and, while pending, by UID.
+    pub requests: Arc<Store<StoredRequest>>,
+    /// The same, for serving certificates.
+    pub serving: Arc<Store<StoredRequest>>,
     changed: Notify,
 }
 
@@ -45,7 +50,7 @@ pub struct Queues {
     pub sets: Arc<Queue<Key>>,
     /// MachineDeployments.
     pub deployments: Arc<Queue<Key>>,
-    /// Signing requests.
+    /// Signing requests for client certificates; those for serving certificates are decided with their Machine.
     pub requests: Arc<Queue<Key>>,
 }
 
@@ -80,6 +85,14 @@ fn by_controller(metadata: &kube::core::ObjectMeta) -> String {
     )
 }
 
+/// Requester and UID of a pending request; of one that is decided, nothing is ever looked up.
+fn by_requester(request: &StoredRequest) -> Vec<String> {
+    if request.decided {
+        return Vec::new();
+    }
+    vec![request.username().to_owned(), request.uid().to_owned()]
+}
+
 impl Default for Stores {
     fn default() -> Self {
         Self {
@@ -90,7 +103,7 @@ impl Default for Stores {
                     by_controller(&m.metadata),
                 ]
             })),
-            nodes: Arc::new(Store::new(|_| Vec::new())),
+            nodes: Arc::new(Store::new(Node::own_addresses)),
             machine_sets: Arc::new(Store::new(|s: &StoredMachineSet| {
                 vec![within(s.namespace()), by_controller(&s.metadata)]
             })),
@@ -100,9 +113,8 @@ impl Default for Stores {
             tokens: Arc::new(Store::new(|s: &Secret| {
                 s.labels().get(label::MACHINE_UID).cloned().into_iter().collect()
             })),
-            requests: Arc::new(Store::new(|r: &CertificateSigningRequest| {
-                r.spec.username.clone().into_iter().collect()
-            })),
+            requests: Arc::new(Store::new(by_requester)),
+            serving: Arc::new(Store::new(by_requester)),
             changed: Notify::new(),
         }
     }
@@ -117,6 +129,7 @@ impl Stores {
             && self.machine_deployments.is_synced()
             && self.tokens.is_synced()
             && self.requests.is_synced()
+            && self.serving.is_synced()
     }
 
     /// Returns once all of them are complete.
@@ -188,12 +201,31 @@ impl Stores {
         sets
     }
 
+    /// Pending requests for the serving certificate of the node of that name, the newest first.
+    pub fn serving_requests(&self, node: &str) -> Vec<Arc<StoredRequest>> {
+        let mut pending = self.serving.by_index(&format!("{NODE_USER}{node}"));
+        // Creation times are whole seconds; within one, the version tells.
+        let age = |request: &Arc<StoredRequest>| {
+            let metadata = &request.object.metadata;
+            let created = metadata.creation_timestamp.as_ref().map(|time| time.0);
+            let version = metadata.resource_version.as_ref();
+            (created, version.and_then(|version| version.parse::<u64>().ok()))
+        };
+        pending.sort_by_cached_key(|request| std::cmp::Reverse(age(request)));
+        pending
+    }
+
+    /// Pending requests that came with the bootstrap token in that Secret.
+    pub fn requests_with(&self, token: &Secret) -> Vec<Arc<StoredRequest>> {
+        let name = token.name_any();
+        let id = name.strip_prefix(TOKEN_PREFIX);
+        id.map(|id| self.requests.by_index(&format!("{}{id}", client::TOKEN_USER)))
+            .unwrap_or_default()
+    }
+
     /// Runs the watches; `queues` are told what to look at.
     pub fn watches(self: &Arc<Self>, client: &Client, queues: &Queues) -> Vec<BoxFuture<'static, ()>> {
-        let kubelet_signer = format!(
-            "spec.signerName={}",
-            "kubernetes.io/kube-apiserver-client-kubelet"
-        );
+        let of_signer = |signer: &str| format!("spec.signerName={signer}");
         let token_type = format!("type={}", names::TOKEN_SECRET_TYPE);
         let all = || client.clone();
         vec![
@@ -222,10 +254,17 @@ impl Stores {
             ),
             self.watch(
                 Api::all(all()),
-                &kubelet_signer,
+                &of_signer(client::SIGNER),
                 &self.requests,
                 queues,
                 concerns::request,
+            ),
+            self.watch(
+                Api::all(all()),
+                &of_signer(serving::SIGNER),
+                &self.serving,
+                queues,
+                concerns::serving_request,
             ),
         ]
     }
@@ -265,5 +304,49 @@ impl Stores {
             }
         };
         Box::pin(reflect(api, config, store.clone(), on))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kube::runtime::watcher::Event;
+    use serde_json::json;
+
+    fn request(name: &str, created: &str, version: &str, status: &serde_json::Value) -> StoredRequest {
+        serde_json::from_value(json!({
+            "metadata": {"name": name, "uid": name, "creationTimestamp": created, "resourceVersion": version},
+            "spec": {"request": "AAAA", "signerName": serving::SIGNER, "username": "system:node:a"}, "status": status,
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn the_newest_pending_requests_of_a_node_come_first_also_within_a_second() {
+        let stores = Stores::default();
+        let (early, late) = ("2026-01-01T12:00:00Z", "2026-01-01T12:00:01Z");
+        for (name, created, version) in [("c", early, "9"), ("b", late, "10"), ("a", late, "8")] {
+            let pending = request(name, created, version, &json!({}));
+            stores.serving.apply(Event::Apply(pending));
+        }
+        let approved = json!({"conditions": [{"type": "Approved", "status": "True"}], "certificate": "AAAA"});
+        stores
+            .serving
+            .apply(Event::Apply(request("d", late, "11", &approved)));
+        let names: Vec<_> = stores
+            .serving_requests("a")
+            .iter()
+            .map(|request| request.name().to_owned())
+            .collect();
+        assert_eq!(names, ["b", "a", "c"]);
+    }
+
+    #[test]
+    fn of_a_decided_request_no_certificate_is_kept() {
+        let approved = json!({"conditions": [{"type": "Approved", "status": "True"}], "certificate": "AAAA"});
+        let stored = request("d", "2026-01-01T12:00:00Z", "1", &approved);
+        assert!(stored.decided && stored.object.status.is_none());
+        assert!(stored.object.spec.request.0.is_empty());
+        assert_eq!(stored.username(), "system:node:a", "whose it was is still known");
     }
 }

@@ -2,12 +2,14 @@
 
 use kube::core::Status;
 use machinist_shared::field::{ErrorKind, FieldPath, Report};
+use machinist_shared::names::{annotation, label};
+use serde_json::Value;
 
 use super::Question;
 use crate::client::RemoteError;
 
 /// Fields of a VirtualMachine, and of `cloudProviderSpec` what makes them; the first that fits counts.
-const ORIGINS: [(&str, &str); 15] = [
+const ORIGINS: [(&str, &str); 14] = [
     (
         "spec.template.spec.domain.resources.requests.memory",
         "virtualMachine.template.memory",
@@ -46,14 +48,20 @@ const ORIGINS: [(&str, &str); 15] = [
         "spec.template.spec.topologySpreadConstraints",
         "topologySpreadConstraints",
     ),
-    (
-        "spec.dataVolumeTemplates[0]",
-        "virtualMachine.template.primaryDisk",
-    ),
+];
+
+/// Fields of a DataVolume template, and what of a disk makes them.
+const DISK_ORIGINS: [(&str, &str); 6] = [
+    ("resources", "size"),
+    ("storageClassName", "storageClassName"),
+    ("accessModes", "storageAccessType"),
+    ("secretRef", "dataVolumeSecretRef"),
+    ("extraHeaders", "extraHeaders"),
+    ("source", "osImage"),
 ];
 
 /// Adds an error for each cause of the refusal, or one for the whole.
-pub(super) fn blame(status: &Status, question: &Question<'_>, report: &mut Report) {
+pub(super) fn blame(status: &Status, question: &Question<'_>, vm: &Value, report: &mut Report) {
     let whole = RemoteError::from(&kube::Error::Api(Box::new(status.clone()))).to_string();
     if status.code == 403 && !whole.contains("quota") && !whole.contains("admission webhook") {
         let path = super::kubeconfig_path(question);
@@ -71,7 +79,7 @@ pub(super) fn blame(status: &Status, question: &Question<'_>, report: &mut Repor
         .unwrap_or_default();
     let before = report.errors.len();
     for cause in causes.iter().filter(|cause| !cause.message.is_empty()) {
-        let path = origin(&cause.field, &question.path);
+        let path = origin(&cause.field, &cause.message, question, vm);
         report.invalid(
             &path,
             format!(
@@ -90,10 +98,17 @@ pub(super) fn blame(status: &Status, question: &Question<'_>, report: &mut Repor
 }
 
 /// The field of our spec from which that of the VM was made.
-fn origin(field: &str, path: &FieldPath) -> FieldPath {
-    if let Some(index) = data_volume(field).filter(|index| *index > 0) {
-        let template = path.child("virtualMachine").child("template");
-        return template.child("secondaryDisks").index(index - 1);
+fn origin(field: &str, message: &str, question: &Question<'_>, vm: &Value) -> FieldPath {
+    let path = &question.path;
+    if let Some((index, rest)) = data_volume(field) {
+        return of_disk(index, rest, path);
+    }
+    let template = field.strip_prefix("spec.template.").unwrap_or(field);
+    if let Some(rest) = template.strip_prefix("metadata.labels") {
+        return of_label(rest, message, question, vm);
+    }
+    if let Some(rest) = template.strip_prefix("metadata.annotations") {
+        return of_annotation(rest, message, question, vm);
     }
     let begins = |vm: &str| {
         field
@@ -104,14 +119,76 @@ fn origin(field: &str, path: &FieldPath) -> FieldPath {
         .iter()
         .find(|(vm, _)| begins(vm))
         .map_or("virtualMachine", |(_, ours)| ours);
-    ours.split('.').fold(path.clone(), |path, part| path.child(part))
+    below(path, ours)
 }
 
-/// The index in `spec.dataVolumeTemplates[…]`, with or without a dot before the bracket.
-fn data_volume(field: &str) -> Option<usize> {
+fn below(path: &FieldPath, fields: &str) -> FieldPath {
+    fields
+        .split('.')
+        .fold(path.clone(), |path, part| path.child(part))
+}
+
+fn of_disk(index: usize, rest: &str, path: &FieldPath) -> FieldPath {
+    let template = path.child("virtualMachine").child("template");
+    let disk = match index.checked_sub(1) {
+        None => template.child("primaryDisk"),
+        Some(further) => template.child("secondaryDisks").index(further),
+    };
+    let has = |key: &str| rest.split(['.', '[', ']']).any(|part| part == key);
+    match DISK_ORIGINS.iter().find(|(vm, _)| has(vm)) {
+        // Further disks have nothing but their size and where they are.
+        Some((_, ours)) if index == 0 || ["size", "storageClassName", "storageAccessType"].contains(ours) => {
+            disk.child(ours)
+        }
+        _ => disk,
+    }
+}
+
+/// A label is named in the field or quoted, itself or by its value, in the message.
+fn of_label(rest: &str, message: &str, question: &Question<'_>, vm: &Value) -> FieldPath {
+    let location = question.path.child("virtualMachine").child("location");
+    match named(rest, message, &vm["metadata"]["labels"]) {
+        Some(label::CLUSTER_NAME | label::CLUSTER_ID) => question.path.child("clusterName"),
+        Some(label::PROJECT_ID) => question.path.child("projectID"),
+        Some(label::REGION) if !question.labels.contains_key(label::REGION) => location.child("region"),
+        Some(label::ZONE) if !question.labels.contains_key(label::ZONE) => location.child("zone"),
+        Some(label::KUBEVIRT_VM | label::MACHINE_DEPLOYMENT) => FieldPath::new("metadata.name"),
+        Some(key) => question.metadata.child("labels").child(key),
+        None => question.metadata.child("labels"),
+    }
+}
+
+fn of_annotation(rest: &str, message: &str, question: &Question<'_>, vm: &Value) -> FieldPath {
+    match named(rest, message, &vm["spec"]["template"]["metadata"]["annotations"]) {
+        Some(annotation::OVN_LOGICAL_SWITCH)
+            if !question.annotations.contains_key(annotation::OVN_LOGICAL_SWITCH) =>
+        {
+            below(&question.path, "virtualMachine.providerNetwork.vpc.subnet.name")
+        }
+        Some(key) => question.metadata.child("annotations").child(key),
+        None => question.metadata.child("annotations"),
+    }
+}
+
+/// The key of the map that a cause means.
+fn named<'a>(rest: &str, message: &str, map: &'a Value) -> Option<&'a str> {
+    let key = rest.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    let key = key.or_else(|| rest.strip_prefix('.'));
+    let quoted = message.split('"').nth(1);
+    let pairs = || map.as_object().into_iter().flatten();
+    let by_key = |wanted: &str| pairs().find(|(key, _)| *key == wanted);
+    let by_value = |wanted: &str| pairs().find(|(_, value)| value.as_str() == Some(wanted));
+    let found = key.and_then(by_key).or_else(|| quoted.and_then(by_key));
+    let found = found.or_else(|| quoted.filter(|text| !text.is_empty()).and_then(by_value));
+    found.map(|(key, _)| key.as_str())
+}
+
+/// The index in `spec.dataVolumeTemplates[…]`, with or without a dot before the bracket, and what follows.
+fn data_volume(field: &str) -> Option<(usize, &str)> {
     let rest = field.strip_prefix("spec.dataVolumeTemplates")?;
     let rest = rest.strip_prefix('.').unwrap_or(rest).strip_prefix('[')?;
-    rest.split_once(']')?.0.parse().ok()
+    let (index, rest) = rest.split_once(']')?;
+    Some((index.parse().ok()?, rest))
 }
 
 fn excerpt(text: &str) -> String {
@@ -124,34 +201,120 @@ fn excerpt(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use rstest::rstest;
+    use std::collections::BTreeMap;
 
+    use machinist_shared::kubevirt::resolved::ResolvedSpec;
+    use rstest::rstest;
+    use serde_json::json;
+
+    use super::super::Secrets;
     use super::*;
+    use crate::kubeconfig::{AddressPolicy, InfraKubeconfig};
 
     #[rstest]
-    #[case(
+    #[case::memory(
         "spec.template.spec.domain.resources.requests.memory",
+        "",
         "c.virtualMachine.template.memory"
     )]
-    #[case("spec.template.spec.domain.cpu.cores", "c.virtualMachine.template.vcpus")]
-    #[case("spec.instancetype", "c.virtualMachine.instancetype")]
-    #[case("spec.instancetypes", "c.virtualMachine")]
-    #[case(
-        "spec.dataVolumeTemplates[0].spec.source",
-        "c.virtualMachine.template.primaryDisk"
-    )]
-    #[case("spec.dataVolumeTemplates.[0]", "c.virtualMachine")]
-    #[case(
-        "spec.dataVolumeTemplates[2].spec",
-        "c.virtualMachine.template.secondaryDisks[1]"
-    )]
-    #[case(
+    #[case::cores("spec.template.spec.domain.cpu.cores", "", "c.virtualMachine.template.vcpus")]
+    #[case::instancetype("spec.instancetype", "", "c.virtualMachine.instancetype")]
+    #[case::a_longer_word("spec.instancetypes", "", "c.virtualMachine")]
+    #[case::spread(
         "spec.template.spec.topologySpreadConstraints[0].maxSkew",
+        "",
         "c.topologySpreadConstraints"
     )]
-    #[case("spec.running", "c.virtualMachine")]
-    #[case("", "c.virtualMachine")]
-    fn kubevirts_field_leads_to_ours(#[case] field: &str, #[case] want: &str) {
-        assert_eq!(origin(field, &FieldPath::new("c")).to_string(), want);
+    #[case::the_primary_disk("spec.dataVolumeTemplates[0]", "", "c.virtualMachine.template.primaryDisk")]
+    #[case::its_image(
+        "spec.dataVolumeTemplates[0].spec.source.http.url",
+        "",
+        "c.virtualMachine.template.primaryDisk.osImage"
+    )]
+    #[case::its_secret(
+        "spec.dataVolumeTemplates[0].spec.source.http.secretRef",
+        "",
+        "c.virtualMachine.template.primaryDisk.dataVolumeSecretRef"
+    )]
+    #[case::with_a_dot(
+        "spec.dataVolumeTemplates.[0].spec.storage.accessModes",
+        "",
+        "c.virtualMachine.template.primaryDisk.storageAccessType"
+    )]
+    #[case::a_further_disk(
+        "spec.dataVolumeTemplates[2].spec.source",
+        "",
+        "c.virtualMachine.template.secondaryDisks[1]"
+    )]
+    #[case::its_size(
+        "spec.dataVolumeTemplates[2].spec.storage.resources.requests[storage]",
+        "",
+        "c.virtualMachine.template.secondaryDisks[1].size"
+    )]
+    #[case::its_class(
+        "spec.dataVolumeTemplates[1].spec.pvc.storageClassName",
+        "",
+        "c.virtualMachine.template.secondaryDisks[0].storageClassName"
+    )]
+    #[case::a_label_by_its_value(
+        "metadata.labels",
+        "Invalid value: \"no such cluster\": a valid label must be",
+        "c.clusterName"
+    )]
+    #[case::a_label_by_its_key(
+        "spec.template.metadata.labels[kubermatic.k8c.io/project-id]",
+        "",
+        "c.projectID"
+    )]
+    #[case::the_name("metadata.labels", "Invalid value: \"a.name\": must be", "metadata.name")]
+    #[case::a_zone(
+        "metadata.labels",
+        "Invalid value: \"the zone\": must be",
+        "c.virtualMachine.location.zone"
+    )]
+    #[case::a_label_of_the_machine(
+        "spec.template.metadata.labels",
+        "Invalid value: \"a b\": must be",
+        "t.labels.pool"
+    )]
+    #[case::an_unknown_label("metadata.labels", "too many", "t.labels")]
+    #[case::an_annotation(
+        "spec.template.metadata.annotations",
+        "Invalid value: \"x/y\": must be",
+        "t.annotations[x/y]"
+    )]
+    #[case::a_subnet(
+        "spec.template.metadata.annotations[ovn.kubernetes.io/logical_switch]",
+        "",
+        "c.virtualMachine.providerNetwork.vpc.subnet.name"
+    )]
+    #[case::anything_else("spec.running", "", "c.virtualMachine")]
+    #[case::nothing("", "", "c.virtualMachine")]
+    fn kubevirts_field_leads_to_ours(#[case] field: &str, #[case] message: &str, #[case] want: &str) {
+        let kubeconfig = "{current-context: c, contexts: [{name: c, context: {cluster: c, user: u}}], \
+             clusters: [{name: c, cluster: {server: 'https://infra.example'}}], users: [{name: u, user: {token: t}}]}";
+        let kubeconfig = InfraKubeconfig::parse(kubeconfig, AddressPolicy::default()).unwrap();
+        let texts = |key: &str, value: &str| BTreeMap::from([(key.to_owned(), value.to_owned())]);
+        let question = Question {
+            kubeconfig: &kubeconfig,
+            namespace: "vms",
+            name: "a.name",
+            labels: &texts("pool", "a b"),
+            annotations: &texts("x/y", "z"),
+            machine_deployment: None,
+            spec: &ResolvedSpec::default(),
+            replicas: 1,
+            secrets: Secrets::Untold,
+            path: FieldPath::new("c"),
+            metadata: FieldPath::new("t"),
+        };
+        let vm = json!({
+            "metadata": {"labels": {
+                label::CLUSTER_NAME: "no such cluster", label::PROJECT_ID: "p", label::KUBEVIRT_VM: "a.name",
+                label::ZONE: "the zone", "pool": "a b",
+            }},
+            "spec": {"template": {"metadata": {"annotations": {"x/y": "z", annotation::OVN_LOGICAL_SWITCH: "s"}}}},
+        });
+        assert_eq!(origin(field, message, &question, &vm).to_string(), want);
     }
 }

@@ -5,29 +5,36 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::future;
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, ResourceQuota};
-use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams};
-use kube::{Api, Client, ResourceExt};
-use machinist_shared::field::{ErrorKind, FieldPath, Report, did_you_mean};
-use machinist_shared::kubevirt::facts::{CLUSTER_INSTANCETYPE, INSTANCETYPE};
+use k8s_openapi::api::core::v1::{Node, ResourceQuota};
+use kube::api::ListParams;
+use kube::{Api, Client, Resource, ResourceExt};
+use machinist_shared::field::{ErrorKind, Report, did_you_mean};
 use machinist_shared::kubevirt::spec::Matcher;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::{Question, Unreachable};
+use super::wanted::{Kind, Wanted, Weight, instancetype_kinds, wanted};
+use super::{Question, Unreachable, refused, within};
 use crate::client::RemoteError;
 
-/// How long it is believed that something exists.
+/// How long it is believed that something exists, or must not be seen.
 const TTL: Duration = Duration::from_mins(1);
 /// How many names that exist are told.
 const SHOWN: usize = 10;
+/// More nodes than this are nobody's hint.
+const NODES: u32 = 100;
 
 /// What exists, and what of it counts.
 #[derive(Debug, Default)]
 pub(super) struct Existence {
-    known: Mutex<HashMap<Named, (Instant, Value)>>,
-    quotas: Mutex<Option<(Instant, Option<Vec<ResourceQuota>>)>>,
+    known: Mutex<HashMap<Named, (Instant, Known)>>,
+    quotas: Kept<Vec<ResourceQuota>>,
+    nodes: Kept<Vec<Node>>,
 }
+
+/// An answer that is kept for a while; nothing where the credential may not look.
+type Kept<T> = Mutex<Option<(Instant, Option<T>)>>;
 
 /// What was found on the way.
 #[derive(Debug, Default)]
@@ -43,96 +50,23 @@ struct Named {
     name: String,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Kind {
-    Instancetype,
-    ClusterInstancetype,
-    Preference,
-    ClusterPreference,
-    StorageClass,
+/// What is kept of an object: what is missing is not, so that it is seen as soon as it is there.
+#[derive(Debug, Clone)]
+enum Known {
+    /// With what counts of it.
+    There(Value),
+    /// The credential may not look.
+    Hidden,
 }
 
-impl Kind {
-    fn text(self) -> &'static str {
-        match self {
-            Self::Instancetype => INSTANCETYPE,
-            Self::ClusterInstancetype => CLUSTER_INSTANCETYPE,
-            Self::Preference => "VirtualMachinePreference",
-            Self::ClusterPreference => "VirtualMachineClusterPreference",
-            Self::StorageClass => "StorageClass",
-        }
-    }
-
-    fn api(self, client: &Client, namespace: &str) -> Api<DynamicObject> {
-        let gvk = match self {
-            Self::StorageClass => GroupVersionKind::gvk("storage.k8s.io", "v1", self.text()),
-            _ => GroupVersionKind::gvk("instancetype.kubevirt.io", "v1beta1", self.text()),
-        };
-        let resource = ApiResource::from_gvk(&gvk);
-        match self {
-            Self::Instancetype | Self::Preference => {
-                Api::namespaced_with(client.clone(), namespace, &resource)
-            }
-            _ => Api::all_with(client.clone(), &resource),
-        }
-    }
-}
-
-/// One thing to ask for: a name that one of these kinds may bear.
-#[derive(Debug)]
-struct Wanted {
-    path: FieldPath,
-    kinds: Vec<Kind>,
-    name: String,
-}
-
-fn wanted(question: &Question<'_>) -> Vec<Wanted> {
-    let vm = question.path.child("virtualMachine");
-    let template = vm.child("template");
-    let mut wanted = Vec::new();
-    let mut want = |path: FieldPath, kinds: Vec<Kind>, name: &str| {
-        if !name.is_empty() {
-            let name = name.to_owned();
-            wanted.push(Wanted { path, kinds, name });
-        }
-    };
-    if let Some(it) = &question.spec.instancetype {
-        want(
-            vm.child("instancetype").child("name"),
-            instancetype_kinds(it),
-            &it.name,
-        );
-    }
-    if let Some(it) = &question.spec.preference {
-        let kinds = match it.kind.as_str() {
-            "VirtualMachinePreference" => vec![Kind::Preference],
-            // KubeVirt takes it for the cluster-wide kind.
-            _ => vec![Kind::ClusterPreference],
-        };
-        want(vm.child("preference").child("name"), kinds, &it.name);
-    }
-    let primary = template.child("primaryDisk").child("storageClassName");
-    want(
-        primary,
-        vec![Kind::StorageClass],
-        &question.spec.primary_disk.storage_class,
-    );
-    for (index, disk) in question.spec.secondary_disks.iter().enumerate() {
-        let path = template
-            .child("secondaryDisks")
-            .index(index)
-            .child("storageClassName");
-        want(path, vec![Kind::StorageClass], &disk.storage_class);
-    }
-    wanted
-}
-
-fn instancetype_kinds(matcher: &Matcher) -> Vec<Kind> {
-    match matcher.kind.as_str() {
-        "" => vec![Kind::Instancetype, Kind::ClusterInstancetype],
-        INSTANCETYPE => vec![Kind::Instancetype],
-        _ => vec![Kind::ClusterInstancetype],
-    }
+/// What came of looking for a name.
+enum Look {
+    /// Of this kind, with what counts of it.
+    There(Kind, Value),
+    /// The credential may not look.
+    Hidden,
+    /// What there is instead.
+    Missing(Vec<String>),
 }
 
 impl Existence {
@@ -144,147 +78,234 @@ impl Existence {
         matcher: &Matcher,
     ) -> Result<Option<Value>, RemoteError> {
         for kind in instancetype_kinds(matcher) {
-            match self.get(client, namespace, kind, &matcher.name).await? {
-                Get::There(spec) => return Ok(Some(spec)),
-                Get::Missing | Get::Hidden => {}
+            if let Some(Known::There(spec)) = self.get(client, namespace, kind, &matcher.name).await? {
+                return Ok(Some(spec));
             }
         }
         Ok(None)
     }
 
-    /// An error for each name that nothing bears.
+    /// A StorageClass, if the credential sees it.
+    pub(super) async fn storage_class(
+        &self,
+        client: &Client,
+        name: &str,
+    ) -> Result<Option<Value>, RemoteError> {
+        match self.get(client, "", Kind::StorageClass, name).await? {
+            Some(Known::There(class)) => Ok(Some(class)),
+            Some(Known::Hidden) | None => Ok(None),
+        }
+    }
+
+    /// An error for each name that nothing bears, also if others are not answered in time. Nothing if there is no use in
+    /// asking more.
     pub(super) async fn judge(
         &self,
         client: &Client,
         question: &Question<'_>,
+        deadline: Instant,
         report: &mut Report,
-    ) -> Result<Found, Unreachable> {
+    ) -> Result<Option<Found>, Unreachable> {
         let wanted = wanted(question);
         let looks = wanted
             .iter()
-            .map(|wanted| self.look(client, question.namespace, wanted));
-        let mut found = Found::default();
+            .map(|wanted| within(deadline, self.look(client, question.namespace, wanted, deadline)));
+        let (mut found, mut failed) = (Found::default(), None);
         for (wanted, look) in wanted.iter().zip(future::join_all(looks).await) {
             match look {
-                Ok(Look::There(spec))
-                    if wanted
-                        .kinds
-                        .iter()
-                        .any(|kind| kind.text().ends_with("nstancetype")) =>
-                {
-                    found.instancetype = spec;
+                Ok(Ok(Look::There(kind, spec))) => {
+                    warn_of_kind(wanted, kind, question, report);
+                    if kind.is_instancetype() {
+                        found.instancetype = spec;
+                    }
                 }
-                Ok(Look::There(_) | Look::Hidden) => {}
-                Ok(Look::Missing(others)) => {
-                    report.error(&wanted.path, ErrorKind::NotFound, missing(wanted, &others));
-                }
-                Err(error) => {
-                    return super::refused(question, &error, std::mem::take(report)).map(|told| {
-                        *report = told;
-                        found
-                    });
-                }
+                Ok(Ok(Look::Hidden)) => {}
+                Ok(Ok(Look::Missing(others))) => match wanted.weight {
+                    Weight::Error => {
+                        report.error(&wanted.path, ErrorKind::NotFound, missing(wanted, &others));
+                    }
+                    Weight::Warning => report.warn(&wanted.path, missing(wanted, &others)),
+                },
+                Ok(Err(error)) => failed = failed.or(Some(Ok(error))),
+                Err(late) => failed = failed.or(Some(Err(late))),
             }
         }
-        Ok(found)
+        match failed {
+            None => Ok(Some(found)),
+            Some(error) => refused(question, &error?, report).map(|()| None),
+        }
     }
 
-    async fn look(&self, client: &Client, namespace: &str, wanted: &Wanted) -> Result<Look, RemoteError> {
+    async fn look(
+        &self,
+        client: &Client,
+        namespace: &str,
+        wanted: &Wanted,
+        deadline: Instant,
+    ) -> Result<Look, RemoteError> {
         let mut hidden = false;
         for kind in &wanted.kinds {
             match self.get(client, namespace, *kind, &wanted.name).await? {
-                Get::There(spec) => return Ok(Look::There(spec)),
-                Get::Missing => {}
+                Some(Known::There(spec)) => return Ok(Look::There(*kind, spec)),
                 // Not every credential may look; KubeVirt will.
-                Get::Hidden => hidden = true,
+                Some(Known::Hidden) => hidden = true,
+                None => {}
             }
         }
         if hidden {
             return Ok(Look::Hidden);
         }
         let mut others = Vec::new();
-        for kind in &wanted.kinds {
-            // Whoever may not list is told no names.
-            if let Ok(list) = kind
-                .api(client, namespace)
-                .list_metadata(&ListParams::default())
-                .await
-            {
+        for kind in wanted.kinds.iter().filter(|kind| **kind != Kind::Secret) {
+            let (api, all) = (kind.api(client, namespace), ListParams::default());
+            // Whoever may not list is told no names; nor is who would lose the cause to the deadline for them.
+            if let Ok(Ok(list)) = within(deadline, api.list_metadata(&all)).await {
                 others.extend(list.items.iter().map(ResourceExt::name_any));
             }
         }
         Ok(Look::Missing(others))
     }
 
+    /// One object, from memory or by asking; nothing if there is none.
     async fn get(
         &self,
         client: &Client,
         namespace: &str,
         kind: Kind,
         name: &str,
-    ) -> Result<Get, RemoteError> {
+    ) -> Result<Option<Known>, RemoteError> {
         let named = Named {
             kind,
             name: name.to_owned(),
         };
-        if let Some(spec) = self.known(&named) {
-            return Ok(Get::There(spec));
+        if let Some(known) = self.known(&named) {
+            return Ok(Some(known));
         }
-        match kind.api(client, namespace).get(name).await {
-            Ok(object) => {
-                let spec = object.data.get("spec").cloned().unwrap_or_default();
-                self.learn(named, spec.clone());
-                Ok(Get::There(spec))
-            }
-            Err(kube::Error::Api(status)) if status.code == 404 => Ok(Get::Missing),
-            Err(kube::Error::Api(status)) if status.code == 403 => Ok(Get::Hidden),
-            Err(error) => Err(RemoteError::from(&error)),
-        }
+        let known = match ask(client, namespace, kind, name).await {
+            Ok(Some(value)) => Known::There(value),
+            Ok(None) => return Ok(None),
+            Err(kube::Error::Api(status)) if status.code == 404 => return Ok(None),
+            Err(kube::Error::Api(status)) if status.code == 403 => Known::Hidden,
+            Err(error) => return Err(RemoteError::from(&error)),
+        };
+        let mut all = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|_, (asked, _)| asked.elapsed() < TTL);
+        all.insert(named, (Instant::now(), known.clone()));
+        Ok(Some(known))
     }
 
-    fn known(&self, named: &Named) -> Option<Value> {
+    fn known(&self, named: &Named) -> Option<Known> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let (asked, spec) = known.get(named)?;
-        (asked.elapsed() < TTL).then(|| spec.clone())
+        let (asked, known) = known.get(named)?;
+        (asked.elapsed() < TTL).then(|| known.clone())
     }
 
-    fn learn(&self, named: Named, spec: Value) {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.retain(|_, (asked, _)| asked.elapsed() < TTL);
-        known.insert(named, (Instant::now(), spec));
-    }
-
-    /// The ResourceQuotas of the namespace; nothing where the credential may not see them, or nobody answers in time.
-    pub(super) async fn quotas(&self, client: &Client, namespace: &str) -> Option<Vec<ResourceQuota>> {
-        let lock = || self.quotas.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((asked, quotas)) = lock().as_ref()
-            && asked.elapsed() < TTL
-        {
-            return quotas.clone();
+    /// Whether the claim that the primary disk is cloned from exists, where the credential may look.
+    pub(super) async fn judge_claim(
+        &self,
+        client: &Client,
+        question: &Question<'_>,
+        vm: &Value,
+        report: &mut Report,
+    ) -> Result<(), RemoteError> {
+        let source = &vm["spec"]["dataVolumeTemplates"][0]["spec"]["source"]["pvc"];
+        let (Some(namespace), Some(name)) = (source["namespace"].as_str(), source["name"].as_str()) else {
+            return Ok(());
+        };
+        let full = format!("{namespace}/{name}");
+        if self.get(client, namespace, Kind::Claim, &full).await?.is_some() {
+            return Ok(());
         }
+        let others = Kind::Claim
+            .api(client, namespace)
+            .list_metadata(&ListParams::default())
+            .await;
+        let others: Vec<String> = others
+            .map(|list| list.items.iter().map(ResourceExt::name_any).collect())
+            .unwrap_or_default();
+        let hint = did_you_mean(name, others.iter().map(String::as_str));
+        let template = question.path.child("virtualMachine").child("template");
+        let text = format!(
+            "{name:?}: there is no PersistentVolumeClaim of that name in namespace {namespace} of the infra cluster{hint}"
+        );
+        let path = template.child("primaryDisk").child("osImage");
+        report.error(&path, ErrorKind::NotFound, text);
+        Ok(())
+    }
+
+    /// The ResourceQuotas of the namespace; nothing where the credential may not see them.
+    pub(super) async fn quotas(&self, client: &Client, namespace: &str) -> Option<Vec<ResourceQuota>> {
         let api = Api::<ResourceQuota>::namespaced(client.clone(), namespace);
-        let quotas = api.list(&ListParams::default()).await.ok().map(|list| list.items);
-        *lock() = Some((Instant::now(), quotas.clone()));
-        quotas
+        kept(&self.quotas, &api, &ListParams::default()).await
+    }
+
+    /// The nodes; nothing where the credential may not see them, or there are too many.
+    pub(super) async fn nodes(&self, client: &Client) -> Option<Vec<Node>> {
+        let api = Api::<Node>::all(client.clone());
+        let nodes = kept(&self.nodes, &api, &ListParams::default().limit(NODES)).await;
+        nodes.filter(|nodes| nodes.len() < NODES as usize)
     }
 }
 
-/// What came of one request.
-enum Get {
-    /// With its `spec`.
-    There(Value),
-    Missing,
-    /// The credential may not look.
-    Hidden,
+/// What counts of an object; nothing if there is none.
+async fn ask(client: &Client, namespace: &str, kind: Kind, name: &str) -> kube::Result<Option<Value>> {
+    let api = kind.api(client, namespace);
+    match kind {
+        Kind::Secret => api.get_metadata(name).await.map(|_| Some(Value::Null)),
+        Kind::Claim => {
+            // Only list and watch are needed of claims elsewhere, so the name is looked for in the list.
+            let name = name.rsplit('/').next().unwrap_or(name);
+            let named = ListParams::default().fields(&format!("metadata.name={name}"));
+            let list = api.list_metadata(&named).await?;
+            Ok((!list.items.is_empty()).then_some(Value::Null))
+        }
+        Kind::StorageClass => api.get(name).await.map(|class| Some(class.data)),
+        _ => {
+            let object = api.get(name).await?;
+            Ok(Some(object.data.get("spec").cloned().unwrap_or_default()))
+        }
+    }
 }
 
-enum Look {
-    /// With its `spec`.
-    There(Value),
-    /// The credential may not look.
-    Hidden,
-    /// What there is instead.
-    Missing(Vec<String>),
+/// A list, from memory or by asking.
+async fn kept<K>(memory: &Kept<Vec<K>>, api: &Api<K>, params: &ListParams) -> Option<Vec<K>>
+where
+    K: Resource + Clone + DeserializeOwned + std::fmt::Debug,
+{
+    let lock = || memory.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((asked, list)) = lock().as_ref()
+        && asked.elapsed() < TTL
+    {
+        return list.clone();
+    }
+    let list = match api.list(params).await {
+        Ok(list) => Some(list.items),
+        Err(kube::Error::Api(status)) if status.code == 403 => None,
+        // It may be answered next time.
+        Err(_) => return None,
+    };
+    *lock() = Some((Instant::now(), list.clone()));
+    list
+}
+
+/// machine-controller does not look at the kind of an instancetype; the author should know which one is used.
+fn warn_of_kind(wanted: &Wanted, found: Kind, question: &Question<'_>, report: &mut Report) {
+    let asked = question.spec.instancetype.as_ref().map(|it| it.kind.as_str());
+    if !found.is_instancetype() || asked.is_none_or(|asked| asked.is_empty() || asked == found.text()) {
+        return;
+    }
+    let kind = question
+        .path
+        .child("virtualMachine")
+        .child("instancetype")
+        .child("kind");
+    let text = format!(
+        "there is no {} {:?} on the infra cluster; the {} of that name is used",
+        asked.unwrap_or_default(),
+        wanted.name,
+        found.text()
+    );
+    report.warn(&kind, text);
 }
 
 fn missing(wanted: &Wanted, others: &[String]) -> String {
@@ -303,50 +324,10 @@ fn missing(wanted: &Wanted, others: &[String]) -> String {
     }
 }
 
-/// Whether the claim that the primary disk is cloned from exists, where the credential may look.
-pub(super) async fn judge_claim(
-    client: &Client,
-    question: &Question<'_>,
-    vm: &Value,
-    report: &mut Report,
-) -> Result<(), Unreachable> {
-    let source = &vm["spec"]["dataVolumeTemplates"][0]["spec"]["source"]["pvc"];
-    let (Some(namespace), Some(name)) = (source["namespace"].as_str(), source["name"].as_str()) else {
-        return Ok(());
-    };
-    let claims = Api::<PersistentVolumeClaim>::namespaced(client.clone(), namespace);
-    let named = ListParams::default();
-    // Only list and watch are needed of claims elsewhere, so the name is looked for in the list.
-    match claims
-        .list_metadata(&named.fields(&format!("metadata.name={name}")))
-        .await
-    {
-        Ok(list) if list.items.is_empty() => {
-            let others = claims.list_metadata(&ListParams::default()).await;
-            let others: Vec<String> = others
-                .map(|list| list.items.iter().map(ResourceExt::name_any).collect())
-                .unwrap_or_default();
-            let hint = did_you_mean(name, others.iter().map(String::as_str));
-            let path = question
-                .path
-                .child("virtualMachine")
-                .child("template")
-                .child("primaryDisk")
-                .child("osImage");
-            let text = format!(
-                "{name:?}: there is no PersistentVolumeClaim of that name in namespace {namespace} of the infra cluster{hint}"
-            );
-            report.error(&path, ErrorKind::NotFound, text);
-            Ok(())
-        }
-        Ok(_) => Ok(()),
-        Err(kube::Error::Api(status)) if status.code == 403 => Ok(()),
-        Err(error) => Err(Unreachable(RemoteError::from(&error).to_string())),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use machinist_shared::field::FieldPath;
+
     use super::*;
 
     #[test]
@@ -355,6 +336,7 @@ mod tests {
             path: FieldPath::new("x"),
             kinds: vec![Kind::Instancetype, Kind::ClusterInstancetype],
             name: "standrad-2".to_owned(),
+            weight: Weight::Error,
         };
         assert_eq!(
             missing(&wanted, &["standard-2".to_owned(), "large".to_owned()]),

@@ -1,5 +1,7 @@
 //! Whether the namespace's ResourceQuotas leave room for the VMs: a warning, for both may change before they start.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::api::core::v1::ResourceQuota;
 use kube::ResourceExt as _;
 use machinist_shared::field::Report;
@@ -12,9 +14,13 @@ use super::existence::Found;
 /// What one VM takes at least; what KubeVirt itself needs for it comes on top.
 #[derive(Debug, Default, Clone, PartialEq)]
 pub(super) struct Needed {
-    memory: f64,
+    pub(super) memory: f64,
+    /// Nothing where KubeVirt says how much, as for vCPUs.
+    pub(super) cpu: f64,
     storage: f64,
     claims: f64,
+    /// Storage and claims by StorageClass.
+    classes: BTreeMap<String, (f64, f64)>,
 }
 
 impl Needed {
@@ -26,8 +32,21 @@ impl Needed {
             &spec.memory
         };
         let disks = || std::iter::once(&spec.primary_disk).chain(&spec.secondary_disks);
+        let cpus = if spec.instancetype.is_none() && spec.vcpu_cores == 0 {
+            quantity::parse(&spec.cpus).unwrap_or_default()
+        } else {
+            0.0
+        };
+        let mut classes = BTreeMap::<String, (f64, f64)>::new();
+        for disk in disks() {
+            let (storage, claims) = classes.entry(disk.storage_class.clone()).or_default();
+            *storage += quantity::parse(&disk.size).unwrap_or_default();
+            *claims += 1.0;
+        }
         Self {
             memory: quantity::parse(memory).unwrap_or_default(),
+            cpu: cpus,
+            classes,
             storage: disks().filter_map(|disk| quantity::parse(&disk.size)).sum(),
             claims: disks().map(|_| 1.0).sum(),
         }
@@ -35,7 +54,16 @@ impl Needed {
 
     /// How much of a quota's resource one VM takes.
     fn amount(&self, resource: &str) -> Option<f64> {
+        if let Some((class, resource)) = resource.split_once(".storageclass.storage.k8s.io/") {
+            let (storage, claims) = self.classes.get(class)?;
+            return match resource {
+                "requests.storage" => Some(*storage),
+                "persistentvolumeclaims" => Some(*claims),
+                _ => None,
+            };
+        }
         match resource {
+            "cpu" | "requests.cpu" | "limits.cpu" => Some(self.cpu),
             "memory" | "requests.memory" | "limits.memory" => Some(self.memory),
             "requests.storage" => Some(self.storage),
             "persistentvolumeclaims" | "count/persistentvolumeclaims" => Some(self.claims),
@@ -69,7 +97,7 @@ pub(super) fn judge(quotas: &[ResourceQuota], needed: &Needed, question: &Questi
                     &question.path.child("virtualMachine"),
                     format!(
                         "ResourceQuota {} of namespace {} allows {resource} {}, of which {used_text} is used: there is room \
-                         for {fitting} of {} VMs",
+                         for {fitting} of {} more VMs",
                         quota.name_any(),
                         question.namespace,
                         hard.0,
@@ -83,14 +111,13 @@ pub(super) fn judge(quotas: &[ResourceQuota], needed: &Needed, question: &Questi
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use k8s_openapi::api::core::v1::ResourceQuotaStatus;
     use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
     use machinist_shared::field::FieldPath;
     use machinist_shared::kubevirt::resolved::Disk;
     use serde_json::json;
 
+    use super::super::Secrets;
     use super::*;
     use crate::kubeconfig::{AddressPolicy, InfraKubeconfig};
 
@@ -111,8 +138,10 @@ mod tests {
         let kubeconfig = InfraKubeconfig::parse(kubeconfig, AddressPolicy::default()).unwrap();
         let spec = ResolvedSpec {
             memory: "2Gi".to_owned(),
+            cpus: "2".to_owned(),
             primary_disk: Disk {
                 size: "10Gi".to_owned(),
+                storage_class: "fast".to_owned(),
                 ..Disk::default()
             },
             ..ResolvedSpec::default()
@@ -127,7 +156,9 @@ mod tests {
             machine_deployment: None,
             spec: &spec,
             replicas,
+            secrets: Secrets::Untold,
             path: FieldPath::new("c"),
+            metadata: FieldPath::new("metadata"),
         };
         let mut report = Report::new();
         judge(
@@ -146,11 +177,19 @@ mod tests {
         assert_eq!(warnings(quota("requests.storage", "25Gi", "0"), 3), 1);
         assert_eq!(warnings(quota("pods", "3", "0"), 3), 0);
         assert_eq!(warnings(quota("pods", "3", "1"), 3), 1);
-        assert_eq!(
-            warnings(quota("requests.cpu", "1", "1"), 3),
-            0,
-            "nobody knows what KubeVirt makes of it"
-        );
+        assert_eq!(warnings(quota("requests.cpu", "8", "4"), 2), 0);
+        assert_eq!(warnings(quota("limits.cpu", "8", "4"), 3), 1);
+        let of_class = |class| {
+            quota(
+                &format!("{class}.storageclass.storage.k8s.io/requests.storage"),
+                "25Gi",
+                "0",
+            )
+        };
+        assert_eq!(warnings(of_class("fast"), 2), 0);
+        assert_eq!(warnings(of_class("fast"), 3), 1);
+        assert_eq!(warnings(of_class("slow"), 3), 0, "no disk is of that class");
+        assert_eq!(warnings(quota("pods", "3", "3"), 0), 0, "none is added");
     }
 
     #[test]

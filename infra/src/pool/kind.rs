@@ -83,7 +83,8 @@ impl Default for Objects {
     fn default() -> Self {
         Self {
             vms: Arc::new(Store::new(|_| Vec::new())),
-            vmis: Arc::new(Store::new(|_| Vec::new())),
+            // By address: two VMs with one address are trouble.
+            vmis: Arc::new(Store::new(|vmi| vmi.status.addresses())),
             data_volumes: Arc::new(Store::new(|_| Vec::new())),
             claims: Arc::new(Store::new(|_| Vec::new())),
         }

@@ -24,35 +24,10 @@ pub use self::look::Seen;
 use self::look::Sight;
 use crate::client::{ClientOptions, RemoteError};
 use crate::facts::FactsCache;
-use crate::kubeconfig::InfraKubeconfig;
+use crate::kubeconfig::{AddressPolicy, InfraKubeconfig};
 use crate::objects::{Claim, DataVolume, Vm, Vmi};
+pub use crate::provider::{InfraEvent, InfraKey};
 use crate::store::{Key, Store};
-
-/// Which infra cluster and namespace: what pooled stores are keyed by.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct InfraKey {
-    /// URL of the API server.
-    pub server: String,
-    /// SHA-256 of its CA, or how it is trusted without one.
-    pub ca_digest: String,
-    /// Namespace of the VMs.
-    pub namespace: String,
-}
-
-/// Something happened on an infra cluster.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum InfraEvent {
-    /// An object of the VM of that name changed.
-    Vm {
-        /// Name of the VM, and so of the Machine.
-        name: String,
-    },
-    /// The cluster became reachable, unreachable, or a credential's rights became known.
-    State {
-        /// The Machines that this concerns.
-        machines: Vec<Key>,
-    },
-}
 
 /// Whether an infra cluster can be worked with, through one credential.
 #[derive(Debug, Clone)]
@@ -214,6 +189,11 @@ impl InfraPool {
             entries: Mutex::default(),
             places: Mutex::default(),
         }
+    }
+
+    /// Where kubeconfigs may lead.
+    pub fn addresses(&self) -> AddressPolicy {
+        self.options.client.addresses
     }
 
     /// The infra cluster of `kubeconfig`, as far as its credential is known to work, for the Machine `user`. Never

@@ -4,11 +4,14 @@ use serde_json::{Value, json};
 
 use super::raw::{Object, child, object_at, object_at_mut};
 use super::shape::DEPLOYMENT;
-use super::template::{default_template, judge_replicas, judge_selector, judge_template, template_changed};
+use super::template::{
+    default_template, judge_name, judge_replicas, judge_selector, judge_template, template_changed,
+};
 use super::update::{is_deleting, only_new};
 use super::validate::{merge, not_an_object};
 use super::{AdmissionSettings, Author};
 use crate::field::{FieldPath, Report};
+use crate::provider::Maker;
 use crate::{autoscaler, syntax};
 
 /// A MachineDeployment as it is to be stored; `old` is what is stored now, if it is an update. One that is being
@@ -99,7 +102,8 @@ fn judge(object: &Value, settings: &AdmissionSettings, with_template: bool) -> R
     autoscaler::judge(object, &mut report);
     validate_strategy(spec, &path.child("strategy"), &mut report);
     if with_template {
-        judge_template(spec, &path.child("template"), settings, &mut report, &mut policy);
+        let cloud = judge_template(spec, &path.child("template"), settings, &mut report, &mut policy);
+        judge_name(object, Maker::Deployment, cloud.as_deref(), &mut report);
     }
     merge(report, policy, Author::Person)
 }
@@ -145,6 +149,40 @@ fn validate_strategy(spec: &Object, path: &FieldPath, report: &mut Report) {
         report.invalid(
             &path.child("maxUnavailable"),
             "must not be 0 when maxSurge is 0, or nothing could ever be replaced",
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+    use crate::names::label;
+
+    fn deployment(labels: &Value, class: &str) -> Value {
+        json!({"spec": {"template": {"spec": {"metadata": {"labels": labels}, "providerSpec": {"value": {
+            "cloudProvider": "kubevirt", "operatingSystem": "ubuntu",
+            "cloudProviderSpec": {"virtualMachine": {"template": {"primaryDisk": {"storageClassName": class}}}},
+        }}}}}})
+    }
+
+    #[rstest]
+    #[case::as_stored(json!({"a": "b", label::ZONE: "z1"}), json!({"a": "b", label::ZONE: "z1"}))]
+    #[case::left_out_as_in_a_manifest(json!({"a": "b"}), json!({"a": "b", label::ZONE: "z1"}))]
+    #[case::chosen_by_the_author(json!({"a": "b", label::ZONE: "z2"}), json!({"a": "b", label::ZONE: "z2"}))]
+    #[case::emptied_by_the_author(json!({"a": "b", label::ZONE: ""}), json!({"a": "b", label::ZONE: ""}))]
+    #[case::one_more(json!({"a": "b", label::REGION: "r"}), json!({"a": "b", label::REGION: "r", label::ZONE: "z1"}))]
+    fn a_stored_topology_stays_unless_the_author_writes_another(#[case] labels: Value, #[case] want: Value) {
+        let stored = deployment(&json!({"a": "b", label::ZONE: "z1"}), "fast");
+        let mutated = mutate_deployment(
+            Some(&stored),
+            &deployment(&labels, "fast"),
+            &AdmissionSettings::default(),
+        );
+        assert_eq!(
+            mutated.pointer("/spec/template/spec/metadata/labels"),
+            Some(&want)
         );
     }
 }

@@ -9,7 +9,8 @@ use super::raw::{self, Object, child, object_at, object_at_mut, text};
 use super::{AdmissionSettings, bypass};
 use crate::names::{annotation, label};
 use crate::operating_system::OperatingSystem;
-use crate::provider_spec::{CloudProvider, DNS_KEYS, KEYS, NETWORK_KEYS};
+use crate::provider::{self, Provider};
+use crate::provider_spec::{DNS_KEYS, KEYS, NETWORK_KEYS};
 
 /// A Machine as it is to be stored when it is made.
 pub fn mutate_create(raw: &Value, settings: &AdmissionSettings) -> Value {
@@ -24,13 +25,9 @@ pub fn mutate_create(raw: &Value, settings: &AdmissionSettings) -> Value {
     let Some(spec) = object_at_mut(root, &["spec"]) else {
         return machine;
     };
-    let had_labels = has_own_labels(spec);
     let os = default_spec(spec);
-    if is_kubevirt(spec) {
-        default_cluster_namespace(spec, &settings.infra_namespace);
-        if had_labels {
-            default_topology(spec);
-        }
+    if let Some(provider) = provider_of(spec) {
+        provider.add_defaults(spec, None, settings);
     }
     if let Some(os) = os {
         let labels = child(spec, "metadata").and_then(|metadata| child(metadata, "labels"));
@@ -115,52 +112,9 @@ pub(crate) fn default_spec(spec: &mut Object) -> Option<OperatingSystem> {
     Some(os)
 }
 
-/// Whether the spec names KubeVirt as its provider.
-pub(crate) fn is_kubevirt(spec: &Object) -> bool {
-    let value = object_at(spec, &["providerSpec", "value"]);
-    value
-        .and_then(|value| text(value, "cloudProvider"))
-        .and_then(CloudProvider::parse)
-        .is_some()
-}
-
-/// Notes on the Node where its VM is.
-pub(super) fn default_cluster_namespace(spec: &mut Object, namespace: &str) {
-    let annotations = child(spec, "metadata").and_then(|metadata| child(metadata, "annotations"));
-    if let Some(annotations) = annotations {
-        annotations.insert(annotation::CLUSTER_NAMESPACE.to_owned(), json!(namespace));
-    }
-}
-
-/// Whether `spec.metadata.labels` is there, even if empty. Topology labels have always been added only then. A map with
-/// nothing but the operating system in it does not count: it may be our own work, and defaulting twice must not add
-/// more than defaulting once.
-pub(super) fn has_own_labels(spec: &Object) -> bool {
-    object_at(spec, &["metadata", "labels"])
-        .is_some_and(|labels| labels.is_empty() || labels.keys().any(|key| key != label::OPERATING_SYSTEM))
-}
-
-/// Region and zone that the spec itself names.
-pub(crate) fn located(spec: &Object) -> [Option<String>; 2] {
-    object_at(spec, &["providerSpec", "value"])
-        .and_then(|value| raw::any_case(value, "cloudProviderSpec")?.as_object())
-        .and_then(|cloud| raw::any_case(cloud, "virtualMachine")?.as_object())
-        .and_then(|vm| raw::any_case(vm, "location")?.as_object())
-        .map(|location| ["region", "zone"].map(|key| text(location, key).map(str::to_owned)))
-        .unwrap_or_default()
-}
-
-/// Labels of the Node from `virtualMachine.location`.
-pub(super) fn default_topology(spec: &mut Object) {
-    let [region, zone] = located(spec);
-    let Some(labels) = object_at_mut(spec, &["metadata", "labels"]) else {
-        return;
-    };
-    for (key, value) in [(label::REGION, region), (label::ZONE, zone)] {
-        if let Some(value) = value {
-            labels.insert(key.to_owned(), json!(value));
-        }
-    }
+/// The provider that a Machine's spec names.
+pub(crate) fn provider_of(spec: &Object) -> Option<&'static dyn Provider> {
+    provider::of(object_at(spec, &["providerSpec"])?.get("value"))
 }
 
 #[cfg(test)]

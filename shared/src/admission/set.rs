@@ -4,12 +4,15 @@ use serde_json::{Value, json};
 
 use super::raw::{Object, object_at_mut};
 use super::shape::SET;
-use super::template::{default_template, judge_replicas, judge_selector, judge_template, template_changed};
+use super::template::{
+    default_template, judge_name, judge_replicas, judge_selector, judge_template, template_changed,
+};
 use super::update::{is_deleting, only_new};
 use super::validate::{merge, not_an_object};
 use super::{AdmissionSettings, Author};
 use crate::autoscaler;
 use crate::field::{FieldPath, Report};
+use crate::provider::Maker;
 
 const POLICIES: [&str; 3] = ["Random", "Newest", "Oldest"];
 
@@ -87,7 +90,8 @@ fn judge(object: &Value, author: Author, settings: &AdmissionSettings, with_temp
     }
     autoscaler::judge(object, &mut policy);
     if with_template {
-        judge_template(spec, &path.child("template"), settings, &mut report, &mut policy);
+        let cloud = judge_template(spec, &path.child("template"), settings, &mut report, &mut policy);
+        judge_name(object, Maker::Set, cloud.as_deref(), &mut report);
     }
     merge(report, policy, author)
 }

@@ -1,14 +1,16 @@
 //! What MachineSets and MachineDeployments have in common: a template, and a selector that must match it.
 
-use serde_json::{Value, json};
+use std::sync::Arc;
 
-use super::mutate::{default_cluster_namespace, default_spec, default_topology, has_own_labels, is_kubevirt};
-use super::raw::{self, Object, object_at, object_at_mut};
-use super::validate::validate_spec;
+use serde_json::Value;
+
+use super::mutate::{default_spec, provider_of};
+use super::raw::{Object, object_at};
+use super::validate::{validate_spec, warn_annotations};
 use super::{AdmissionSettings, selector};
 use crate::field::{FieldPath, Report};
-use crate::names::{annotation, label};
-use crate::{kubevirt, template};
+use crate::provider::{Maker, Spec};
+use crate::{provider, template};
 
 /// Fills in the spec of a template; `old` is the object that is stored now, if it is an update.
 ///
@@ -18,66 +20,9 @@ use crate::{kubevirt, template};
 pub(super) fn default_template(old: Option<&Value>, template: &mut Object, settings: &AdmissionSettings) {
     default_spec(template);
     let stored = old.and_then(|old| object_at(old.as_object()?, &["spec", "template", "spec"]));
-    match stored {
-        Some(stored) => keep_outside_defaults(stored, template, settings),
-        None if is_kubevirt(template) => {
-            default_cluster_namespace(template, &settings.infra_namespace);
-            if has_own_labels(template) {
-                default_topology(template);
-            }
-        }
-        None => {}
+    if let Some(provider) = provider_of(template) {
+        provider.add_defaults(template, stored, settings);
     }
-}
-
-fn keep_outside_defaults(stored: &Object, template: &mut Object, settings: &AdmissionSettings) {
-    if !is_kubevirt(template) {
-        return;
-    }
-    if !is_kubevirt(stored) {
-        default_cluster_namespace(template, &settings.infra_namespace);
-    } else if let Some(namespace) = object_at(stored, &["metadata", "annotations"])
-        .and_then(|annotations| annotations.get(annotation::CLUSTER_NAMESPACE)?.as_str())
-    {
-        default_cluster_namespace(template, namespace);
-    } else if let Some(annotations) = object_at_mut(template, &["metadata", "annotations"])
-        && annotations.contains_key(annotation::CLUSTER_NAMESPACE)
-    {
-        annotations.insert(
-            annotation::CLUSTER_NAMESPACE.to_owned(),
-            json!(settings.infra_namespace),
-        );
-    }
-    if !has_own_labels(template) {
-        return;
-    }
-    if topology_source(stored) != topology_source(template) {
-        default_topology(template);
-        return;
-    }
-    let kept = object_at(stored, &["metadata", "labels"]);
-    let kept =
-        [label::REGION, label::ZONE].map(|key| (key, kept.and_then(|labels| labels.get(key)).cloned()));
-    if let Some(labels) = object_at_mut(template, &["metadata", "labels"]) {
-        for (key, value) in kept {
-            if let Some(value) = value {
-                labels.insert(key.to_owned(), value);
-            }
-        }
-    }
-}
-
-/// The fields that topology labels follow from: the location, and the StorageClass of the primary disk.
-fn topology_source(spec: &Object) -> [Option<&Value>; 2] {
-    let vm = object_at(spec, &["providerSpec", "value", "cloudProviderSpec"])
-        .and_then(|cloud| raw::any_case(cloud, "virtualMachine")?.as_object());
-    let disk = vm
-        .and_then(|vm| raw::any_case(vm, "template")?.as_object())
-        .and_then(|template| raw::any_case(template, "primaryDisk")?.as_object());
-    [
-        vm.and_then(|vm| raw::any_case(vm, "location")),
-        disk.and_then(|disk| raw::any_case(disk, "storageClassName")),
-    ]
 }
 
 /// Whether an update is another template; so is every new object's.
@@ -106,21 +51,37 @@ pub(super) fn judge_replicas(spec: &Object, path: &FieldPath, report: &mut Repor
     }
 }
 
-/// Judges the template in `spec` as a Machine of its would be.
+/// Judges the template in `spec` as a Machine of its would be. The provider's part, as far as it could be read.
 pub(super) fn judge_template(
     spec: &Object,
     path: &FieldPath,
     settings: &AdmissionSettings,
     report: &mut Report,
     policy: &mut Report,
-) {
+) -> Option<Arc<dyn Spec>> {
     let template = object_at(spec, &["template"]);
     let of_machine = template.and_then(|template| template.get("spec"));
-    validate_spec(of_machine, &path.child("spec"), settings, report, policy);
+    let cloud = validate_spec(of_machine, &path.child("spec"), settings, report, policy);
     let labels = template.and_then(|template| object_at(template, &["metadata", "labels"]));
-    kubevirt::validate::labels(
-        labels.into_iter().flatten().map(|(key, _)| key.as_str()),
+    let provider = of_machine.and_then(Value::as_object).and_then(provider_of);
+    provider.unwrap_or(provider::DEFAULT).validate_labels(
+        &mut labels.into_iter().flatten().map(|(key, _)| key.as_str()),
         &path.child("metadata").child("labels"),
         report,
     );
+    warn_annotations(
+        template.and_then(|template| template.get("metadata")?.get("annotations")),
+        &path.child("metadata"),
+        report,
+    );
+    cloud
+}
+
+/// Judges the name of what makes Machines of that template.
+pub(super) fn judge_name(object: &Value, maker: Maker, cloud: Option<&dyn Spec>, report: &mut Report) {
+    let name = object.pointer("/metadata/name").and_then(Value::as_str);
+    if let (Some(name), Some(cloud)) = (name, cloud) {
+        let path = FieldPath::new("metadata").child("name");
+        cloud.validate_name_of_maker(name, maker, &path, report);
+    }
 }

@@ -1,16 +1,19 @@
 //! What a Machine must be to be made: everything that can be told without asking the infra cluster, all at once.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use serde_json::Value;
 
 use super::raw::{Object, object_at};
 use super::shape::{MACHINE, MACHINE_SPEC};
 use super::{AdmissionSettings, Author};
 use crate::field::{ErrorKind, FieldPath, Report};
-use crate::kubelet_version;
-use crate::kubevirt::spec::CloudProviderSpec;
-use crate::kubevirt::validate;
+use crate::names::{self, annotation};
+use crate::provider::{self, Spec};
 use crate::provider_spec::ProviderConfig;
 use crate::syntax;
+use crate::{kubelet_settings, kubelet_version};
 
 /// Judges a Machine that is to be made, after its defaults are in.
 pub fn validate_create(raw: &Value, author: Author, settings: &AdmissionSettings) -> Report {
@@ -30,15 +33,41 @@ pub fn validate_create(raw: &Value, author: Author, settings: &AdmissionSettings
     let cloud = validate_spec(raw.get("spec"), &spec, settings, &mut report, &mut policy);
     let metadata = FieldPath::new("metadata");
     if let Some(cloud) = cloud {
-        validate::name(name, &cloud, &metadata.child("name"), &mut report);
+        cloud.validate_name(name, &metadata.child("name"), &mut report);
     }
     let labels = raw.pointer("/metadata/labels").and_then(Value::as_object);
-    validate::labels(
-        labels.into_iter().flatten().map(|(key, _)| key.as_str()),
+    let provider = provider::of(raw.pointer("/spec/providerSpec/value"));
+    provider.unwrap_or(provider::DEFAULT).validate_labels(
+        &mut labels.into_iter().flatten().map(|(key, _)| key.as_str()),
         &metadata.child("labels"),
         &mut report,
     );
+    warn_annotations(raw.pointer("/metadata/annotations"), &metadata, &mut report);
     merge(report, policy, author)
+}
+
+/// Annotations that the built-in bootstrap reads and could not use: found below the metadata at `path`, of a template as
+/// well. They have never been refused.
+pub(super) fn warn_annotations(annotations: Option<&Value>, path: &FieldPath, report: &mut Report) {
+    let annotations = annotations.and_then(Value::as_object).into_iter().flatten();
+    let annotations: BTreeMap<String, String> = annotations
+        .filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())))
+        .collect();
+    let path = path.child("annotations");
+    for error in kubelet_settings::read(&annotations).1 {
+        let why = format!(
+            "the node is not made with this setting of its kubelet: {}",
+            error.why
+        );
+        report.warn(&path.child(&error.annotation), why);
+    }
+    if let Some(mode) = annotations.get(annotation::BOOTSTRAP)
+        && !mode.is_empty()
+        && !names::BOOTSTRAP_MODES.contains(&mode.as_str())
+    {
+        let why = format!("{mode:?} is none of {}", names::BOOTSTRAP_MODES.join(", "));
+        report.warn(&path.child(annotation::BOOTSTRAP), why);
+    }
 }
 
 /// Judges the spec of a Machine, found at `path`, in a template as well. Shapes are judged before, into `report`.
@@ -50,7 +79,7 @@ pub(super) fn validate_spec(
     settings: &AdmissionSettings,
     report: &mut Report,
     policy: &mut Report,
-) -> Option<CloudProviderSpec> {
+) -> Option<Arc<dyn Spec>> {
     let empty = Object::new();
     let spec = match spec {
         None | Some(Value::Null) => &empty,
@@ -128,7 +157,7 @@ fn validate_provider(
     path: &FieldPath,
     report: &mut Report,
     policy: &mut Report,
-) -> Option<CloudProviderSpec> {
+) -> Option<Arc<dyn Spec>> {
     let provider = match spec.get("providerSpec") {
         None | Some(Value::Null) => None,
         Some(Value::Object(provider)) => Some(provider),
@@ -141,7 +170,7 @@ fn validate_provider(
     let config = ProviderConfig::decode(provider.and_then(|p| p.get("value")), &value_path, report);
     config.validate_ssh_keys(&value_path, policy);
     if let Some(cloud) = &config.cloud_provider_spec {
-        validate::validate(cloud, &value_path.child("cloudProviderSpec"), report);
+        cloud.validate(&value_path.child("cloudProviderSpec"), report);
     }
     config.cloud_provider_spec
 }

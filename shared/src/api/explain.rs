@@ -41,13 +41,13 @@ pub(super) struct ProviderSpecValue {
     ca_public_key: Value,
     /// Who makes the machine: `kubevirt`. Required.
     cloud_provider: Value,
-    /// The provider's own part. For `kubevirt`: `auth.kubeconfig` (of the infra cluster; base64, or a `secretKeyRef`), `clusterName`, `virtualMachine` (`instancetype`, `preference`, `template` with `cpus`, `memory` and `primaryDisk`), `affinity`, `topologySpreadConstraints`. Most strings may be taken from a Secret or ConfigMap: `{secretKeyRef: {namespace, name, key}}`, `{configMapKeyRef: …}`.
+    /// The provider's own part. For `kubevirt`: `auth.kubeconfig` (of the infra cluster; base64, or a `secretKeyRef`), `clusterName`, `virtualMachine` (`instancetype`, `preference`, `template` with `cpus`, `memory` and `primaryDisk`), `affinity`, `topologySpreadConstraints`, and `machinist` for what else the built-in bootstrap shall do. Most strings may be taken from a Secret or ConfigMap: `{secretKeyRef: {namespace, name, key}}`, `{configMapKeyRef: …}`.
     cloud_provider_spec: Value,
     /// Operating system: `ubuntu`, `rhel`, `flatcar` or `rockylinux`. Required.
     operating_system: Value,
     /// Settings of the operating system, such as `distUpgradeOnBoot`. Defaulted by operating system.
     operating_system_spec: Value,
-    /// Static network settings (`cidr`, `gateway`, `dns.servers`, `ipFamily`). Of no effect on KubeVirt.
+    /// Network settings of the guest (`cidr`, `gateway`, `dns.servers`, `ipFamily`), for the built-in bootstrap.
     network: Value,
     /// Cloud config for the kubelet. Only the maker of user data reads it.
     overwrite_cloud_config: Value,

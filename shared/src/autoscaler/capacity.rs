@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use crate::admission::raw::{Object, object_at};
-use crate::config_var::{ConfigVarString, KeyRef, LookupError};
+use crate::config_var::{KeyRef, LookupError};
 use crate::field::{FieldPath, Report};
-use crate::kubevirt::spec::{Matcher, VirtualMachine};
+use crate::kubevirt::spec::{CloudProviderSpec, Matcher};
 use crate::names::annotation::KUBELET_CONFIG;
 use crate::names::label;
 use crate::operating_system::OperatingSystem;
 use crate::provider_spec::ProviderConfig;
-use crate::{quantity, syntax};
+use crate::syntax;
 
 /// Keys that follow from an instancetype if there is one.
 pub(super) const OF_THE_INSTANCETYPE: [&str; 4] = ["cpu", "memory", "gpu-count", "gpu-type"];
@@ -50,31 +50,18 @@ pub fn capacity(
     let Some(cloud) = config.cloud_provider_spec else {
         return capacity;
     };
-    let vm = &cloud.virtual_machine;
-    let amount = |var: &ConfigVarString| {
-        let text = var.resolve(lookup).ok()??;
-        quantity::parse(&text)
-            .is_some_and(|amount| amount > 0.0)
-            .then_some(text)
-    };
-    if let Some(size) = amount(&vm.primary_disk.size) {
-        known.insert("ephemeral-disk", Some(size));
-    }
-    if vm.instancetype.is_none() {
-        let cpu = cores(vm, &amount);
-        let found = [("cpu", cpu), ("memory", amount(&vm.memory))];
-        known.extend(found.into_iter().filter(|(_, found)| found.is_some()));
-        known.extend([("gpu-count", None), ("gpu-type", None)]);
-    } else if let Some(found) = instancetype {
-        known.extend(of_instancetype(found));
-    }
+    known.extend(cloud.capacity(lookup, instancetype));
     capacity
 }
 
 /// The instancetype of the template, if it names one.
 pub fn instancetype(object: &Value) -> Option<Matcher> {
     let cloud = config(template_spec(object)?).cloud_provider_spec?;
-    let found = cloud.virtual_machine.instancetype?;
+    let found = cloud
+        .of::<CloudProviderSpec>()?
+        .virtual_machine
+        .instancetype
+        .clone()?;
     (!found.name.is_empty()).then_some(found)
 }
 
@@ -86,42 +73,6 @@ fn config(spec: &Object) -> ProviderConfig {
     let value = object_at(spec, &["providerSpec"]).and_then(|provider| provider.get("value"));
     // What is wrong with it is told elsewhere.
     ProviderConfig::decode(value, &FieldPath::default(), &mut Report::new())
-}
-
-/// The guest's CPUs: a fraction of one is one more.
-fn cores(vm: &VirtualMachine, amount: &dyn Fn(&ConfigVarString) -> Option<String>) -> Option<String> {
-    if vm.vcpu_cores > 0 {
-        return Some(vm.vcpu_cores.to_string());
-    }
-    let cpus = quantity::parse(&amount(&vm.cpus)?)?;
-    Some(format!("{:.0}", cpus.ceil()))
-}
-
-fn of_instancetype(spec: &Value) -> [(&'static str, Option<String>); 4] {
-    let cpu = spec.pointer("/cpu/guest").and_then(Value::as_u64);
-    let memory = spec.pointer("/memory/guest").and_then(Value::as_str);
-    let gpus = spec.pointer("/gpus").and_then(Value::as_array);
-    let gpus = gpus.filter(|gpus| !gpus.is_empty());
-    // The devices of the infra cluster have names of their own; in the guest, the vendor's plugin has but one.
-    let vendor = gpus
-        .and_then(|gpus| gpus.first()?.get("deviceName")?.as_str()?.split_once('/'))
-        .map(|(vendor, _)| vendor)
-        .filter(|vendor| ["nvidia.com", "amd.com"].contains(vendor));
-    [
-        ("cpu", cpu.filter(|n| *n > 0).map(|n| n.to_string())),
-        (
-            "memory",
-            memory
-                .filter(|text| quantity::parse(text).is_some())
-                .map(str::to_owned),
-        ),
-        (
-            "gpu-count",
-            gpus.filter(|_| vendor.is_some())
-                .map(|gpus| gpus.len().to_string()),
-        ),
-        ("gpu-type", vendor.map(|vendor| format!("{vendor}/gpu"))),
-    ]
 }
 
 /// Labels of the Node that a Machine's spec asks for.

@@ -7,26 +7,30 @@ use serde_json::Value;
 use super::render::{SourceKind, source_kind};
 use super::resolved::ResolvedSpec;
 
-/// Kind of a namespaced instancetype.
-pub const INSTANCETYPE: &str = "VirtualMachineInstancetype";
-/// Kind of a cluster-wide instancetype.
-pub const CLUSTER_INSTANCETYPE: &str = "VirtualMachineClusterInstancetype";
-
 /// What must be asked.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq, Hash)]
 pub struct FactsNeeded {
     /// The StorageClass of the primary disk, for its topology.
     pub storage_class: String,
     /// StorageProfiles, for access modes that the spec leaves open.
     pub storage_profiles: Vec<String>,
-    /// Name of an instancetype whose kind the spec leaves open.
-    pub instancetype: Option<String>,
+    /// The instancetype, to find out its kind.
+    pub instancetype: Option<NamedInstancetype>,
     /// Secret with headers for the image's download.
     pub extra_headers_secret: Option<String>,
 }
 
+/// An instancetype that a spec names.
+#[derive(Clone, Default, PartialEq, Eq, Hash)]
+pub struct NamedInstancetype {
+    /// Its name.
+    pub name: String,
+    /// The kind that the spec asks for, or empty.
+    pub kind: String,
+}
+
 /// What was answered.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Facts {
     /// Region of the primary disk's StorageClass, if it has exactly one.
     pub region: Option<String>,
@@ -42,6 +46,8 @@ pub struct Facts {
     pub extra_headers: Vec<String>,
 }
 
+hidden!(FactsNeeded, NamedInstancetype, Facts);
+
 /// What must be asked to render this spec.
 pub fn facts_needed(spec: &ResolvedSpec) -> FactsNeeded {
     let disks = std::iter::once(&spec.primary_disk).chain(&spec.secondary_disks);
@@ -51,14 +57,14 @@ pub fn facts_needed(spec: &ResolvedSpec) -> FactsNeeded {
         .collect();
     storage_profiles.sort();
     storage_profiles.dedup();
-    let by_name = spec
-        .instancetype
-        .as_ref()
-        .filter(|it| it.kind.is_empty() && !it.name.is_empty());
+    let by_name = spec.instancetype.as_ref().filter(|it| !it.name.is_empty());
     FactsNeeded {
         storage_class: spec.primary_disk.storage_class.clone(),
         storage_profiles,
-        instancetype: by_name.map(|it| it.name.clone()),
+        instancetype: by_name.map(|it| NamedInstancetype {
+            name: it.name.clone(),
+            kind: it.kind.clone(),
+        }),
         extra_headers_secret: Some(spec.image.extra_headers_secret.clone())
             .filter(|name| !name.is_empty() && source_kind(&spec.image) == SourceKind::Http),
     }

@@ -1,8 +1,24 @@
 //! The KubeVirt provider's pure half: what a spec means, and the VirtualMachine that follows from it.
 
+/// `Debug` that shows nothing but the name of the type: any field may have come out of a Secret.
+macro_rules! hidden {
+    ($($name:ident),+) => {$(
+        impl std::fmt::Debug for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.debug_struct(stringify!($name)).finish_non_exhaustive()
+            }
+        }
+    )+};
+}
+
+mod capacity;
 pub mod cloud_config;
+mod defaults;
 pub mod facts;
+pub mod kinds;
+pub mod machinist;
 pub mod observed;
+pub mod provider;
 pub mod render;
 pub mod resolved;
 pub mod root_cause;

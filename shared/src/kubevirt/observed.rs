@@ -2,6 +2,8 @@
 //!
 //! Fields that are false or empty are absent there, never `false`; absent and null read as the default here.
 
+use std::net::IpAddr;
+
 use serde::{Deserialize, Deserializer};
 
 fn nullable<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
@@ -93,8 +95,9 @@ pub struct Interface {
 }
 
 impl VmiStatus {
-    /// Addresses of the VM's own interfaces, in order, without prefix lengths and duplicates. Interfaces that only the
-    /// guest agent reports (bridges, overlays) are left out.
+    /// Addresses of the VM's own interfaces, in order, without prefix lengths and duplicates, each as [`IpAddr`] writes
+    /// it. Left out are interfaces that only the guest agent reports (bridges, overlays), and addresses by which nobody
+    /// outside the guest reaches it: loopback, link-local, multicast, unspecified.
     pub fn addresses(&self) -> Vec<String> {
         let mut addresses: Vec<String> = Vec::new();
         for interface in self
@@ -104,8 +107,12 @@ impl VmiStatus {
         {
             for address in std::iter::once(&interface.ip_address).chain(&interface.ip_addresses) {
                 let address = address.split('/').next().unwrap_or_default();
-                if !address.is_empty() && !addresses.iter().any(|a| a == address) {
-                    addresses.push(address.to_owned());
+                let Some(address) = address.parse().ok().filter(is_reachable) else {
+                    continue;
+                };
+                let address = address.to_canonical().to_string();
+                if !addresses.contains(&address) {
+                    addresses.push(address);
                 }
             }
         }
@@ -116,6 +123,16 @@ impl VmiStatus {
     pub fn is_final(&self) -> bool {
         matches!(self.phase.as_str(), "Succeeded" | "Failed")
     }
+}
+
+/// Whether others can reach a guest by this address at all.
+fn is_reachable(address: &IpAddr) -> bool {
+    let address = address.to_canonical();
+    let is_link_local = match address {
+        IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    };
+    !(is_link_local || address.is_loopback() || address.is_multicast() || address.is_unspecified())
 }
 
 /// `status` of a DataVolume.
@@ -149,6 +166,16 @@ mod tests {
         ]}))
         .unwrap();
         assert_eq!(status.addresses(), ["10.1.0.5", "fd00::5"]);
+    }
+
+    #[test]
+    fn addresses_that_nobody_outside_the_guest_can_reach_are_left_out_and_the_others_written_one_way() {
+        let status: VmiStatus = serde_json::from_value(json!({"interfaces": [
+            {"name": "default", "ipAddress": "fe80::1", "ipAddresses": [
+                "fe80::1", "169.254.25.10", "127.0.0.53", "::1", "::", "224.0.0.1", "nonsense", "FD00:0::5", "::ffff:10.1.0.5"]},
+        ]}))
+        .unwrap();
+        assert_eq!(status.addresses(), ["fd00::5", "10.1.0.5"]);
     }
 
     #[test]

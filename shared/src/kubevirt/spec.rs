@@ -6,6 +6,7 @@ use serde_json::Value;
 use crate::config_var::{ConfigVarBool, ConfigVarString, KeyRef};
 use crate::decode::{Field, Fields};
 use crate::field::{FieldPath, Report};
+use crate::kubevirt::machinist::{self, Machinist};
 
 /// `cloudProviderSpec` as written.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -22,6 +23,8 @@ pub struct CloudProviderSpec {
     pub node_affinity: NodeAffinityPreset,
     /// How VMs are spread over infra nodes.
     pub topology_spread: Vec<TopologySpread>,
+    /// What the built-in bootstrap does besides; ours.
+    pub machinist: Box<Machinist>,
 }
 
 /// `virtualMachine`.
@@ -170,6 +173,7 @@ impl CloudProviderSpec {
         strings
             .flat_map(ConfigVarString::references)
             .chain(vm.network_multi_queue.references())
+            .chain(self.machinist.references())
             .collect()
     }
 }
@@ -205,6 +209,7 @@ pub fn decode(field: &Field<'_>, report: &mut Report) -> Option<CloudProviderSpe
         .iter()
         .filter_map(|item| topology_spread(item, report))
         .collect();
+    *spec.machinist = machinist::decode(&fields.take("machinist"), report);
     fields.deny_unknown(report);
     Some(spec)
 }

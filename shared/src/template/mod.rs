@@ -16,7 +16,7 @@ mod form;
 
 use serde_json::Value;
 
-use crate::admission::mutate::{default_spec, is_kubevirt, located};
+use crate::admission::mutate::{default_spec, provider_of};
 use crate::admission::raw::{Object, canonical, object_at_mut};
 use crate::admission::shape::TEMPLATE;
 use crate::names::{annotation, label};
@@ -66,7 +66,9 @@ fn normal(template: &Value) -> Value {
             labels.remove(label::TEMPLATE_HASH);
         }
         if let Some(spec) = object_at_mut(root, &["spec"]) {
-            forget_outside_defaults(spec);
+            if let Some(provider) = provider_of(spec) {
+                provider.forget_defaults(spec);
+            }
             default_spec(spec);
             normal_value(spec);
         }
@@ -80,24 +82,6 @@ fn normal_value(spec: &mut Object) {
     };
     if let Some(value) = provider.get_mut("value") {
         *value = form::VALUE.normal(value).unwrap_or(Value::Null);
-    }
-}
-
-/// Admission writes them over whatever is there, so they say nothing that the rest of the template does not.
-fn forget_outside_defaults(spec: &mut Object) {
-    if !is_kubevirt(spec) {
-        return;
-    }
-    let located = located(spec).map(|place| place.is_some());
-    if let Some(annotations) = object_at_mut(spec, &["metadata", "annotations"]) {
-        annotations.remove(annotation::CLUSTER_NAMESPACE);
-    }
-    if let Some(labels) = object_at_mut(spec, &["metadata", "labels"]) {
-        for (key, located) in [label::REGION, label::ZONE].into_iter().zip(located) {
-            if located {
-                labels.remove(key);
-            }
-        }
     }
 }
 

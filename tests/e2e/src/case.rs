@@ -9,10 +9,13 @@ use machinist_shared::api::Machine;
 use serde_json::Value;
 use testbed::{Testbed, bed::Options, seed::INFRA_NAMESPACE};
 
-use crate::{budget, leaks, lives::Lives, manifest::NAMESPACE, objects, wait};
+use crate::{budget, certificates, leaks, lives::Lives, manifest::NAMESPACE, objects, wait};
 
 /// From `kubectl apply` to a Ready Node, and from `kubectl delete` to nothing, on a busy machine.
 pub const PATIENCE: Duration = Duration::from_mins(1);
+
+/// A kubelet that is Ready asks for its serving certificate at once, if it does.
+const ASKS: Duration = Duration::from_secs(5);
 
 /// After this long without a write, none is due: progress is told every 3 seconds.
 const QUIET: Duration = Duration::from_secs(4);
@@ -98,7 +101,8 @@ impl Case {
         Api::namespaced(self.bed.infra().client(), INFRA_NAMESPACE)
     }
 
-    /// Waits until the Machine's Node is Ready and the Machine knows it; the Machine then.
+    /// Waits until the Machine's Node is Ready, serves with the cluster's certificate if it asks for one, and the Machine
+    /// knows it; the Machine then.
     pub async fn node_ready(&self, name: &str) -> Result<Machine> {
         wait::for_state(&self.nodes(), name, "Ready", PATIENCE, is_ready).await?;
         let knows = |machine: &Machine| {
@@ -107,7 +111,9 @@ impl Case {
                 .as_ref()
                 .is_some_and(|status| status.node_ref.is_some())
         };
-        wait::for_state(&self.machines(), name, "joined to its Node", PATIENCE, knows).await
+        let machine = wait::for_state(&self.machines(), name, "joined to its Node", PATIENCE, knows).await?;
+        certificates::served(self, name, ASKS).await?;
+        Ok(machine)
     }
 
     /// Waits until a condition of the Machine has this reason; its message then.

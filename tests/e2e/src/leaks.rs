@@ -6,6 +6,7 @@ use anyhow::{Result, bail};
 use k8s_openapi::api::{
     certificates::v1::CertificateSigningRequest,
     core::v1::{Node, PersistentVolumeClaim, Secret},
+    events::v1::Event,
 };
 use kube::{
     Api, Resource, ResourceExt as _,
@@ -74,7 +75,19 @@ pub async fn leftovers(bed: &Testbed) -> Result<Vec<String>> {
     found.extend(names(&Api::<Secret>::namespaced(user.clone(), "kube-system"), token).await?);
     found.extend(names(&Api::<Machine>::all(user.clone()), |_| true).await?);
     found.extend(names(&Api::<Node>::all(user.clone()), |_| true).await?);
-    found.extend(names(&Api::<CertificateSigningRequest>::all(user), is_undecided).await?);
+    // Kubernetes removes those after a day; a kubelet may have asked for one while its Machine was being deleted.
+    let refused: Vec<String> = Api::<Event>::all(user.clone())
+        .list(&ListParams::default())
+        .await?
+        .into_iter()
+        .filter_map(|event| event.note)
+        .filter(|note| note.contains("is being deleted"))
+        .collect();
+    let leaked = |request: &CertificateSigningRequest| {
+        let name = request.name_any();
+        is_undecided(request) && !refused.iter().any(|note| note.contains(&format!("{name} ")))
+    };
+    found.extend(names(&Api::<CertificateSigningRequest>::all(user), leaked).await?);
     Ok(found)
 }
 

@@ -15,14 +15,18 @@
 //! # }
 //! ```
 
+pub mod asked;
 pub mod budget;
 pub mod case;
+pub mod certificates;
 pub mod fields;
 pub mod infra;
+pub mod joins;
 pub mod leaks;
 pub mod lives;
 pub mod manifest;
 pub mod objects;
+pub mod osm;
 pub mod rules;
 pub mod wait;
 

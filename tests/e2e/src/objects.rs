@@ -23,6 +23,11 @@ pub fn data_volume() -> ApiResource {
     ApiResource::from_gvk(&GroupVersionKind::gvk("cdi.kubevirt.io", "v1beta1", "DataVolume"))
 }
 
+/// One of our own kinds, such as `Machine`.
+pub fn ours(kind: &str) -> ApiResource {
+    ApiResource::from_gvk(&GroupVersionKind::gvk("cluster.k8s.io", "v1alpha1", kind))
+}
+
 /// Objects of a kind in the infra namespace.
 pub fn infra(client: Client, resource: &ApiResource) -> Api<DynamicObject> {
     Api::namespaced_with(client, INFRA_NAMESPACE, resource)

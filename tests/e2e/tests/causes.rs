@@ -7,10 +7,14 @@ use anyhow::{Context as _, Result};
 use e2e::{
     Case,
     case::{PATIENCE, message},
-    manifest, objects, wait,
+    infra, manifest, objects, wait,
 };
-use k8s_openapi::jiff::Timestamp;
-use kube::{Api, api::DeleteParams, core::DynamicObject};
+use k8s_openapi::{api::core::v1::Event, jiff::Timestamp};
+use kube::{
+    Api,
+    api::{DeleteParams, ListParams, Patch, PatchParams},
+    core::DynamicObject,
+};
 use serde_json::json;
 use testbed::bed::Options;
 
@@ -113,6 +117,160 @@ async fn a_vm_deleted_behind_the_machines_back() -> Result<()> {
     assert_eq!(case.lives.uids("robbed").len(), 2);
     case.delete_machine("robbed").await?;
     case.finish(&[]).await
+}
+
+#[tokio::test]
+async fn a_launcher_whose_image_cannot_be_pulled() -> Result<()> {
+    const CAUSE: &str = "manifest unknown";
+    let case = start().await?;
+    let vmis = objects::infra(case.bed.infra().client(), &objects::virtual_machine_instance());
+    apply_with(&case, "pulling", "image-pull", CAUSE).await?;
+    told(
+        &case,
+        "pulling",
+        event(&vmis, "pulling", CAUSE),
+        "LauncherImageFailed",
+        CAUSE,
+    )
+    .await?;
+    case.delete_machine("pulling").await?;
+    case.finish(&[]).await
+}
+
+#[tokio::test]
+async fn a_paused_guest_and_its_recovery() -> Result<()> {
+    const CAUSE: &str = "PausedIOError";
+    let case = start().await?;
+    let vmis = objects::infra(case.bed.infra().client(), &objects::virtual_machine_instance());
+    apply_with(&case, "paused", "paused", CAUSE).await?;
+    told(&case, "paused", event(&vmis, "paused", CAUSE), "VMPaused", CAUSE).await?;
+    take_back(&case, "paused", "paused").await?;
+    case.node_ready("paused").await?;
+    infra::ready(&case, "paused", "VMRunning").await?;
+    case.delete_machine("paused").await?;
+    case.finish(&[]).await
+}
+
+#[tokio::test]
+async fn an_instancetype_that_vanished_after_admission() -> Result<()> {
+    let case = start().await?;
+    let infra = case.bed.infra();
+    // The controller has asked for it by then, and believes for minutes that it is there.
+    case.apply(&manifest::machine("before")).await?;
+    case.node_ready("before").await?;
+    let kind = "virtualmachineclusterinstancetypes.instancetype.kubevirt.io";
+    infra.kubectl_ok(&["delete", kind, "standard-2"], "").await?;
+    case.apply(&manifest::machine("after")).await?;
+    let vms = case.vms();
+    told(
+        &case,
+        "after",
+        event(&vms, "after", "FailedFindInstancetype"),
+        "InstancetypeNotFound",
+        "standard-2",
+    )
+    .await?;
+    for name in ["before", "after"] {
+        case.delete_machine(name).await?;
+    }
+    case.finish(&[]).await
+}
+
+#[tokio::test]
+async fn an_instancetype_of_the_other_kind_goes_on_working() -> Result<()> {
+    let case = start().await?;
+    let mut machine = manifest::machine("mistaken");
+    manifest::virtual_machine(&mut machine)["instancetype"]["kind"] = json!("VirtualMachineInstancetype");
+    case.apply(&machine).await?;
+    case.node_ready("mistaken").await?;
+    let vm = case.vms().get("mistaken").await?;
+    assert_eq!(
+        vm.data["spec"]["instancetype"]["kind"],
+        "VirtualMachineClusterInstancetype"
+    );
+    case.delete_machine("mistaken").await?;
+    case.finish(&[]).await
+}
+
+#[tokio::test]
+async fn a_guest_that_shut_itself_down_fails_its_machine() -> Result<()> {
+    let case = start().await?;
+    apply_with(&case, "ended", "poweroff", "true").await?;
+    let vmis = objects::infra(case.bed.infra().client(), &objects::virtual_machine_instance());
+    told(
+        &case,
+        "ended",
+        event(&vmis, "ended", "Succeeded"),
+        "GuestEnded",
+        "",
+    )
+    .await?;
+    failed(&case, "ended", "GuestEnded").await?;
+    assert_eq!(warnings(&case, "ended", "GuestEnded").await?, 1, "told once");
+    case.delete_machine("ended").await?;
+    case.finish(&[]).await
+}
+
+#[tokio::test]
+async fn a_disk_that_failed_for_good_fails_its_machine() -> Result<()> {
+    let case = start().await?;
+    apply_with(&case, "broken", "import-failed", "true").await?;
+    told(
+        &case,
+        "broken",
+        event(&case.data_volumes(), "broken", "Failed"),
+        "DiskFailed",
+        "broken",
+    )
+    .await?;
+    failed(&case, "broken", "DiskFailed").await?;
+    assert_eq!(warnings(&case, "broken", "DiskFailed").await?, 1, "told once");
+    case.delete_machine("broken").await?;
+    case.finish(&[]).await
+}
+
+/// Waits until the Machine says that it cannot heal, to people and to the cluster-autoscaler.
+async fn failed(case: &Case, name: &str, reason: &str) -> Result<()> {
+    let says = |machine: &machinist_shared::api::Machine| {
+        machine.status.as_ref().is_some_and(|status| {
+            let has = |text: &Option<String>| text.as_ref().is_some_and(|text| text.starts_with(reason));
+            status.phase.as_deref() == Some("Failed")
+                && status.error_reason.as_deref() == Some("CreateError")
+                && has(&status.error_message)
+                && has(&status.failure_message)
+        })
+    };
+    wait::for_state(&case.machines(), name, "Failed", PATIENCE, says).await?;
+    Ok(())
+}
+
+/// How many Events warn of this, repetitions included.
+async fn warnings(case: &Case, name: &str, reason: &str) -> Result<i32> {
+    let events: Api<Event> = Api::namespaced(case.bed.user().client(), manifest::NAMESPACE);
+    let about = |event: &Event| {
+        event.involved_object.name.as_deref() == Some(name)
+            && event
+                .message
+                .as_ref()
+                .is_some_and(|message| message.starts_with(reason))
+    };
+    wait::any(&events, reason, PATIENCE, about).await?;
+    case.settled().await;
+    let events = events.list(&ListParams::default()).await?.items;
+    Ok(events
+        .iter()
+        .filter(|event| about(event))
+        .map(|event| event.count.unwrap_or(1))
+        .sum())
+}
+
+/// Takes a fault back, on the VM itself.
+async fn take_back(case: &Case, name: &str, fault: &str) -> Result<()> {
+    let patch = json!({"metadata": {"annotations": {format!("sim.kubevirt.io/{fault}"): "false"}}});
+    case.vms()
+        .patch(name, &PatchParams::default(), &Patch::Merge(patch))
+        .await?;
+    Ok(())
 }
 
 /// Of the VM on record.

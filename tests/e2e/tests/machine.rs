@@ -4,8 +4,9 @@ use anyhow::Result;
 use e2e::{Case, budget, manifest, wait};
 use kube::ResourceExt as _;
 
-/// Requests of one standalone Machine from `kubectl apply` to its Node, and from `kubectl delete` to its end.
-const CREATE_BUDGET: usize = 12;
+/// Requests of one standalone Machine from `kubectl apply` to its Node, and from `kubectl delete` to its end. Twelve bring
+/// it up, and one approves the certificate that its kubelet serves with.
+const CREATE_BUDGET: usize = 13;
 const DELETE_BUDGET: usize = 8;
 
 #[tokio::test]
@@ -24,6 +25,17 @@ async fn a_machine_becomes_a_node_within_its_budget_and_leaves_nothing() -> Resu
     case.settled().await;
     let created = budget::Ledger::of_controller(&case.bed);
     println!("From apply to Node:\n{}", created.table());
+
+    let approvals = created
+        .entries
+        .iter()
+        .filter(|(_, request)| request.target.subresource == "approval");
+    assert_eq!(
+        approvals.count(),
+        2,
+        "a client and a serving certificate:\n{}",
+        created.table()
+    );
 
     // The Node is what the Machine asked for.
     let node = case.nodes().get("worker-1").await?;

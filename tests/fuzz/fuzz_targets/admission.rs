@@ -181,7 +181,7 @@ fn renders(machine: &Value) {
         kubeconfig: "environment".to_owned(),
         ..Env::new(|_| None)
     };
-    let resolved = match resolve(&spec, &env, &|_| Ok("true".to_owned())) {
+    let resolved = match resolve(spec.of().expect("it is KubeVirt's"), &env, &|_| Ok("true".to_owned())) {
         Ok(resolved) => resolved,
         // A reference may hold what no rule has seen.
         Err(_) if !spec.references().is_empty() => return,

@@ -47,6 +47,8 @@ pub struct Faults {
     pub slow_delete: Option<Duration>,
     /// `no-ip`: the guest has no address.
     pub no_ip: bool,
+    /// `guest` (`real`): no fault, but a Linux under QEMU in place of a simulated guest ([`crate::real`]).
+    pub real: bool,
 }
 
 impl Faults {
@@ -109,6 +111,7 @@ impl Faults {
                 self.slow_delete = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
             }
             "no-ip" => self.no_ip = true,
+            "guest" => self.real = value == "real",
             _ => tracing::warn!(fault = name, "unknown fault"),
         }
     }
@@ -143,6 +146,8 @@ mod tests {
     #[case::early_crash(&[("crash", "before-running")], &[], Faults { crash: Some(Crash::BeforeRunning), ..Faults::default() })]
     #[case::late_crash(&[("crash", "true")], &[], Faults { crash: Some(Crash::Running), ..Faults::default() })]
     #[case::seconds(&[("slow-delete", "1.5")], &[], Faults { slow_delete: Some(Duration::from_millis(1500)), ..Faults::default() })]
+    #[case::real_guest(&[("guest", "real")], &[], Faults { real: true, ..Faults::default() })]
+    #[case::simulated_guest(&[("guest", "simulated")], &[], Faults::default())]
     #[case::default_message(&[("image-pull", "true")], &[], Faults { image_pull: Some("rpc error: not found".to_owned()), ..Faults::default() })]
     fn faults_are_read(
         #[case] template: &[(&str, &str)],

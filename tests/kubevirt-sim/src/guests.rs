@@ -1,4 +1,5 @@
-//! The guests of all running VMIs: starts one when a VMI runs, ends it when the VMI does not any more.
+//! The guests of all running VMIs, simulated and real: starts one when a VMI runs, ends it when the VMI does not any
+//! more.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -11,15 +12,19 @@ use base64::engine::general_purpose::STANDARD;
 use kube::ResourceExt as _;
 use kube::api::DynamicObject;
 use serde_json::Value;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::faults::Faults;
 use crate::guest::node::Machine;
 use crate::guest::{Guest, GuestState};
 use crate::instance;
+use crate::instancetype::quantity;
 use crate::lock;
-use crate::objects::{Kind, list, text};
+use crate::objects::{Kind, deleting, list, text};
+use crate::real::{self, Card, End, Hardware, Host};
 use crate::vm::phase;
+use crate::vmi::Power;
 use crate::world::{World, claim_names};
 
 /// All guests, by the name of their VM.
@@ -30,22 +35,37 @@ pub(crate) struct Guests {
     disks: PathBuf,
     boot: Duration,
     kubelet_version: String,
+    host: Option<Arc<Host>>,
 }
 
 #[derive(Debug)]
 struct Running {
     uid: String,
     stop: CancellationToken,
+    real: Option<Real>,
+}
+
+/// A real guest that was switched on.
+#[derive(Debug, Clone)]
+struct Real {
+    power_off: CancellationToken,
+    hardware: Arc<Mutex<Hardware>>,
 }
 
 impl Guests {
-    pub(crate) fn new(disks: PathBuf, boot: Duration, kubelet_version: String) -> Self {
+    pub(crate) fn new(
+        disks: PathBuf,
+        boot: Duration,
+        kubelet_version: String,
+        host: Option<Arc<Host>>,
+    ) -> Self {
         Self {
             running: Mutex::default(),
             states: Arc::default(),
             disks,
             boot,
             kubelet_version,
+            host,
         }
     }
 
@@ -54,8 +74,102 @@ impl Guests {
         lock(&self.states).get(vm).cloned()
     }
 
-    /// Brings the guest in line with its VMI.
-    pub(crate) fn tend(&self, stop: &CancellationToken, world: &World, vmi: &DynamicObject, faults: &Faults) {
+    /// Brings the guest in line with its VMI; `notify` is told when there is news of a real one.
+    pub(crate) fn tend(
+        &self,
+        stop: &CancellationToken,
+        world: &World,
+        vmi: &DynamicObject,
+        faults: &Faults,
+        notify: &Arc<Notify>,
+    ) {
+        if faults.real {
+            self.tend_real(stop, world, vmi, notify);
+        } else {
+            self.tend_simulated(stop, world, vmi, faults);
+        }
+    }
+
+    /// What the guest does to its VMI.
+    pub(crate) fn power(&self, vmi: &DynamicObject, faults: &Faults) -> Power {
+        if !faults.real {
+            return Power::Simulated;
+        }
+        let running = lock(&self.running);
+        let real = running
+            .get(&vmi.name_any())
+            .filter(|running| Some(&running.uid) == vmi.metadata.uid.as_ref())
+            .and_then(|running| running.real.as_ref());
+        Power::Real(real.map(|real| lock(&real.hardware).clone()))
+    }
+
+    fn tend_real(&self, stop: &CancellationToken, world: &World, vmi: &DynamicObject, notify: &Arc<Notify>) {
+        let (name, uid) = (vmi.name_any(), vmi.uid().unwrap_or_default());
+        if phase(vmi) != "Running" {
+            return self.stop(&name);
+        }
+        {
+            let running = lock(&self.running);
+            if let Some(running) = running.get(&name).filter(|running| running.uid == uid) {
+                if let Some(real) = running.real.as_ref().filter(|_| deleting(vmi)) {
+                    real.power_off.cancel();
+                }
+                return;
+            }
+        }
+        let Some(user_data) = user_data(world, vmi).filter(|_| !deleting(vmi)) else {
+            return;
+        };
+        let disk = disk_id(world, vmi).unwrap_or_else(|| uid.clone());
+        let (cpus, memory) = instance::size(vmi);
+        let guest = real::Guest {
+            vm: name.clone(),
+            namespace: vmi.namespace().unwrap_or_default(),
+            hostname: text(vmi, "/spec/hostname").unwrap_or(&name).to_owned(),
+            user_data,
+            disks: self.folder(vm_uid(vmi).unwrap_or(&uid)).join(disk),
+            uuid: text(vmi, "/spec/domain/firmware/uuid").unwrap_or(&uid).to_owned(),
+            cpus,
+            memory: mebibytes(&memory),
+            card: Card::of(&uid),
+            power_off: CancellationToken::new(),
+        };
+        self.switch_on(stop.child_token(), uid, guest, Arc::clone(notify));
+    }
+
+    fn switch_on(&self, stop: CancellationToken, uid: String, guest: real::Guest, notify: Arc<Notify>) {
+        let (name, states) = (guest.vm.clone(), Arc::clone(&self.states));
+        let real = Real {
+            power_off: guest.power_off.clone(),
+            hardware: Arc::default(),
+        };
+        let hardware = Arc::clone(&real.hardware);
+        self.replace(&name, uid, stop.clone(), Some(real));
+        let Some(host) = self.host.clone() else {
+            let why = "this simulator has no image of real guests (--guest-image)";
+            tracing::warn!(vm = name, "{why}");
+            lock(&states).insert(name, GuestState::Failed(why.to_owned()));
+            lock(&hardware).end = Some(End::Crashed);
+            return notify.notify_one();
+        };
+        lock(&states).insert(name.clone(), GuestState::Booting);
+        let tap = guest.card.tap.clone();
+        let inside = host.inside().clone();
+        inside.spawn(async move {
+            let report = |news| {
+                *lock(&hardware) = news;
+                notify.notify_one();
+            };
+            let ended = stop.run_until_cancelled(Box::pin(guest.run(host, report))).await;
+            if let Some(Err(error)) = ended {
+                tracing::warn!(vm = name, "real guest: {error}");
+                lock(&states).insert(name, GuestState::Failed(error.to_string()));
+            }
+            real::unplug(&tap).await;
+        });
+    }
+
+    fn tend_simulated(&self, stop: &CancellationToken, world: &World, vmi: &DynamicObject, faults: &Faults) {
         let name = vmi.name_any();
         let uid = vmi.uid().unwrap_or_default();
         let address: Option<IpAddr> =
@@ -96,20 +210,21 @@ impl Guests {
 
     fn start(&self, stop: CancellationToken, uid: String, guest: Guest) {
         let (name, states) = (guest.vm.clone(), Arc::clone(&self.states));
-        let running = Running {
-            uid,
-            stop: stop.clone(),
-        };
-        if let Some(old) = lock(&self.running).insert(name.clone(), running) {
-            old.stop.cancel();
-        }
+        self.replace(&name, uid, stop.clone(), None);
         tokio::spawn(async move {
             let report = |state| drop(lock(&states).insert(name.clone(), state));
             stop.run_until_cancelled(Box::pin(guest.run(report))).await;
         });
     }
 
-    /// Power off.
+    fn replace(&self, vm: &str, uid: String, stop: CancellationToken, real: Option<Real>) {
+        let running = Running { uid, stop, real };
+        if let Some(old) = lock(&self.running).insert(vm.to_owned(), running) {
+            old.stop.cancel();
+        }
+    }
+
+    /// Pulls the plug.
     pub(crate) fn stop(&self, vm: &str) {
         if let Some(running) = lock(&self.running).remove(vm) {
             running.stop.cancel();
@@ -132,6 +247,14 @@ impl Guests {
 
 fn vm_uid(vmi: &DynamicObject) -> Option<&str> {
     vmi.owner_references().first().map(|owner| owner.uid.as_str())
+}
+
+/// A quantity of memory in MiB, rounded down.
+fn mebibytes(memory: &str) -> u64 {
+    const MEBI: i128 = 1 << 20;
+    let bytes = quantity(memory).and_then(|memory| memory.to_bytes_i128());
+    // Memory without a size was refused before.
+    u64::try_from(bytes.unwrap_or_default() / MEBI).unwrap_or_default()
 }
 
 /// A disk is its claim: it survives a restart of the VM, not a new DataVolume.

@@ -3,7 +3,8 @@
 //!
 //! It writes the statuses KubeVirt writes, in KubeVirt's order, refuses what KubeVirt refuses, and leaves unsaid
 //! what KubeVirt leaves unsaid. Its guests join a cluster with nothing but what they find in their user data.
-//! Faults are switched on per VM by annotation ([`faults`]).
+//! Faults are switched on per VM by annotation ([`faults`]), and so is a real guest: a Linux with a real kubelet, under
+//! emulation ([`real`]).
 //!
 //! ```no_run
 //! # async fn example(client: kube::Client) -> Result<(), kubevirt_sim::StartError> {
@@ -25,6 +26,7 @@ pub mod instancetype;
 pub mod objects;
 mod options;
 pub mod plan;
+pub mod real;
 mod runner;
 mod simulator;
 pub mod vm;

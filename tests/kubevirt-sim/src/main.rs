@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::Parser;
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use kubevirt_sim::{Options, Simulator};
+use kubevirt_sim::{Options, Simulator, real};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -42,10 +42,32 @@ struct Arguments {
     /// What the guests' kubelets call their version.
     #[arg(long, default_value = "v1.36.3")]
     kubelet_version: String,
+    /// Folder that hack/guest-image.sh filled, for VMs with a real guest.
+    #[arg(long, requires_all = ["guest_network", "consoles"])]
+    guest_image: Option<PathBuf>,
+    /// File of the network namespace of real guests.
+    #[arg(long)]
+    guest_network: Option<PathBuf>,
+    /// Folder for the consoles of real guests.
+    #[arg(long)]
+    consoles: Option<PathBuf>,
 }
 
 fn seconds(flag: &str, value: f64) -> anyhow::Result<Duration> {
     Duration::try_from_secs_f64(value).with_context(|| format!("--{flag}={value}"))
+}
+
+/// All of it or nothing, as clap has seen to.
+fn real_guests(
+    image: Option<PathBuf>,
+    network: Option<PathBuf>,
+    consoles: Option<PathBuf>,
+) -> Option<real::Options> {
+    Some(real::Options {
+        image: image?,
+        network: network?,
+        consoles: consoles?,
+    })
 }
 
 #[tokio::main]
@@ -64,6 +86,7 @@ async fn main() -> anyhow::Result<()> {
         webhook_listen: arguments.webhook_listen,
         disks: arguments.disks,
         kubelet_version: arguments.kubelet_version,
+        real: real_guests(arguments.guest_image, arguments.guest_network, arguments.consoles),
         ..Options::new(arguments.namespace)
     };
     // Before the first client: several providers may be compiled in.

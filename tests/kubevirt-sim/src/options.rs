@@ -24,6 +24,8 @@ pub struct Options {
     pub disks: Option<PathBuf>,
     /// What the guests' kubelets call their version.
     pub kubelet_version: String,
+    /// What real guests need; without it, a VM that shall have one crashes at once.
+    pub real: Option<crate::real::Options>,
 }
 
 impl Options {
@@ -38,6 +40,7 @@ impl Options {
             webhook_listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             disks: None,
             kubelet_version: "v1.36.3".to_owned(),
+            real: None,
         }
     }
 }

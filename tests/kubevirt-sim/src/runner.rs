@@ -141,15 +141,15 @@ impl Runner {
             let key = key.clone();
             tokio::spawn(async move {
                 let stop = runner.stop.clone();
-                stop.run_until_cancelled(runner.act(key, &notify)).await;
+                stop.run_until_cancelled(runner.act(key, notify)).await;
             });
         }
     }
 
-    async fn act(self: Arc<Self>, key: Key, notify: &Notify) {
+    async fn act(self: Arc<Self>, key: Key, notify: Arc<Notify>) {
         let mut actor = Actor::new(None);
         loop {
-            let Some(plan) = self.plan(&key, &mut actor) else {
+            let Some(plan) = self.plan(&key, &mut actor, &notify) else {
                 if self.retire(&key, &actor) {
                     return;
                 }
@@ -194,7 +194,7 @@ impl Runner {
     }
 
     /// What the component responsible for this object wants; nothing if the object is gone.
-    fn plan(&self, key: &Key, actor: &mut Actor) -> Option<Plan> {
+    fn plan(&self, key: &Key, actor: &mut Actor, notify: &Arc<Notify>) -> Option<Plan> {
         let now = Timestamp::now();
         let mut world = lock(&self.world);
         let (kind, name) = (key.0, &key.1);
@@ -210,7 +210,13 @@ impl Runner {
             Kind::Vm => Self::plan_vm(&world, &object, actor, now),
             Kind::Vmi => {
                 let address = actor.address.get_or_insert_with(|| world.fresh_address()).clone();
-                self.plan_vmi(&world, &object, actor, &address, now)
+                let faults = world
+                    .get(Kind::Vm, name)
+                    .map(|vm| Faults::of(vm))
+                    .unwrap_or_default();
+                // First what became of the guest: the plan follows it.
+                self.guests.tend(&self.stop, &world, &object, &faults, notify);
+                self.plan_vmi(&world, &object, &faults, actor, &address, now)
             }
             Kind::DataVolume => {
                 let faults = Faults::of(world.vm_of(&object).unwrap_or(&object));
@@ -266,25 +272,21 @@ impl Runner {
         &self,
         world: &World,
         object: &DynamicObject,
+        faults: &Faults,
         actor: &mut Actor,
         address: &str,
         now: Timestamp,
     ) -> Plan {
-        let name = object.name_any();
-        let faults = world
-            .get(Kind::Vm, &name)
-            .map(|vm| Faults::of(vm))
-            .unwrap_or_default();
         let seen = vmi::Seen {
             vmi: object,
             disks: disks(world, object),
             secret: crate::guests::secret_name(object)
                 .is_none_or(|name| world.get(Kind::Secret, name).is_some()),
-            faults: &faults,
+            faults,
             options: &self.options,
             address,
+            power: self.guests.power(object, faults),
         };
-        self.guests.tend(&self.stop, world, object, &faults);
         vmi::sync(&seen, &mut actor.clock, now)
     }
 

@@ -15,6 +15,7 @@ use crate::guest::GuestState;
 use crate::guests::Guests;
 use crate::objects::Kind;
 use crate::options::Options;
+use crate::real::{Host, HostError};
 use crate::runner::Runner;
 use crate::world::World;
 
@@ -30,6 +31,9 @@ pub enum StartError {
     /// The webhooks do not work.
     #[error(transparent)]
     Admission(#[from] AdmissionError),
+    /// Real guests cannot run.
+    #[error(transparent)]
+    Host(#[from] HostError),
     /// A watch ended before its first list was complete.
     #[error("cannot watch {0}")]
     Watch(String),
@@ -60,7 +64,11 @@ impl Simulator {
         // One of the two is there.
         let disks = folder.unwrap_or_default();
         let world = Arc::new(Mutex::new(World::default()));
-        let guests = Guests::new(disks, options.kubelet, options.kubelet_version.clone());
+        let host = match &options.real {
+            Some(real) => Some(Arc::new(Host::start(real.clone()).await?)),
+            None => None,
+        };
+        let guests = Guests::new(disks, options.kubelet, options.kubelet_version.clone(), host);
         let runner = Runner::new(client.clone(), options.clone(), Arc::clone(&world), guests);
         let mut simulator = Self {
             runner: Arc::clone(&runner),

@@ -13,6 +13,7 @@ use crate::instance::{CONTROLLER_FINALIZER, FOREGROUND_FINALIZER};
 use crate::objects::{Kind, deleting, list, text};
 use crate::options::Options;
 use crate::plan::{Clock, Plan, Write};
+use crate::real::{End, Hardware};
 use crate::vm::phase;
 use crate::vmi_status::{self, Change, Ready};
 
@@ -40,8 +41,19 @@ pub struct Seen<'a> {
     pub faults: &'a Faults,
     /// Timing.
     pub options: &'a Options,
-    /// Address for the guest's interface.
+    /// Address for the interface of a simulated guest.
     pub address: &'a str,
+    /// What the guest does.
+    pub power: Power,
+}
+
+/// Who decides when a running VMI ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Power {
+    /// The simulator's options and faults.
+    Simulated,
+    /// A real guest; nothing is known of its hardware before it was switched on.
+    Real(Option<Hardware>),
 }
 
 /// A claim that a VMI uses.
@@ -172,6 +184,11 @@ fn scheduled(seen: &Seen, clock: &mut Clock, now: Timestamp) -> Plan {
 }
 
 fn running(seen: &Seen, clock: &mut Clock, now: Timestamp) -> Plan {
+    if let Power::Real(hardware) = &seen.power
+        && let Some(plan) = end_of_real(seen, hardware.as_ref(), now)
+    {
+        return plan;
+    }
     if deleting(seen.vmi) {
         let stopping = Change::phase("Running").ready(Ready::PodTerminating);
         let patience = seen.faults.slow_delete.unwrap_or(seen.options.shutdown);
@@ -211,6 +228,27 @@ fn running(seen: &Seen, clock: &mut Clock, now: Timestamp) -> Plan {
             Plan::idle(),
         ),
     }
+}
+
+/// A real guest ends when it does: virt-handler takes a guest that switched itself off for Succeeded, one that panicked or
+/// lost its process for Failed.
+fn end_of_real(seen: &Seen, hardware: Option<&Hardware>, now: Timestamp) -> Option<Plan> {
+    let on = hardware.is_some_and(|hardware| hardware.end.is_none());
+    let ready = if deleting(seen.vmi) {
+        Ready::PodTerminating
+    } else {
+        Ready::GuestNotRunning
+    };
+    let next = match hardware.and_then(|hardware| hardware.end) {
+        Some(End::Crashed) => "Failed",
+        Some(End::PoweredOff) => "Succeeded",
+        // Its power button was pressed.
+        None if deleting(seen.vmi) && on => "Running",
+        None if deleting(seen.vmi) => "Succeeded",
+        None => return None,
+    };
+    let change = Change::phase(next).ready(ready);
+    Some(change_or(seen, &change, now, Plan::idle()))
 }
 
 /// The launcher's pod is evicted from its node: what follows depends on the VMI's eviction strategy.

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::instance;
 use crate::objects::{Condition, Times, condition, find_condition, list, stamp, text};
 use crate::vm::phase;
-use crate::vmi::{NODE, Seen};
+use crate::vmi::{NODE, Power, Seen};
 
 /// What the Ready condition shall say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -241,19 +241,7 @@ fn volume_status(seen: &Seen, name: &str) -> Value {
 }
 
 fn running(seen: &Seen, change: &Change, status: &mut Value, now: Timestamp) {
-    let known = text(seen.vmi, "/status/interfaces/0/ipAddress");
-    let mut interface = json!({"name": "default", "podInterfaceName": "eth0"});
-    if !seen.faults.no_ip {
-        let address = known.unwrap_or(seen.address);
-        let last: Vec<u8> = address.split('.').filter_map(|part| part.parse().ok()).collect();
-        let mac: Vec<String> = last.iter().skip(1).map(|part| format!("{part:02x}")).collect();
-        interface["infoSource"] = json!("domain");
-        interface["queueCount"] = json!(1);
-        interface["ipAddress"] = json!(address);
-        interface["ipAddresses"] = json!([address]);
-        interface["mac"] = json!(format!("02:00:00:{}", mac.join(":")));
-    }
-    status["interfaces"] = json!([interface]);
+    status["interfaces"] = json!([interface(seen)]);
     status["nodeName"] = json!(change.node);
     status["activePods"] = json!({pod_uid(seen.vmi): change.node});
     if change.evacuating {
@@ -274,6 +262,41 @@ fn running(seen: &Seen, change: &Change, status: &mut Value, now: Timestamp) {
         }
         _ => {}
     }
+}
+
+fn interface(seen: &Seen) -> Value {
+    let known = text(seen.vmi, "/status/interfaces/0/ipAddress");
+    let (address, mac) = match &seen.power {
+        Power::Simulated => {
+            let address = known.unwrap_or(seen.address);
+            (Some(address), Some(simulated_mac(address)))
+        }
+        Power::Real(hardware) => {
+            let hardware = hardware.as_ref();
+            let address = hardware.and_then(|hardware| hardware.address.as_deref());
+            (address.or(known), hardware.map(|hardware| hardware.mac.clone()))
+        }
+    };
+    let mut interface = json!({"name": "default", "podInterfaceName": "eth0"});
+    if seen.faults.no_ip {
+        return interface;
+    }
+    if let Some(mac) = mac {
+        interface["infoSource"] = json!("domain");
+        interface["queueCount"] = json!(1);
+        interface["mac"] = json!(mac);
+    }
+    if let Some(address) = address {
+        interface["ipAddress"] = json!(address);
+        interface["ipAddresses"] = json!([address]);
+    }
+    interface
+}
+
+fn simulated_mac(address: &str) -> String {
+    let parts: Vec<u8> = address.split('.').filter_map(|part| part.parse().ok()).collect();
+    let mac: Vec<String> = parts.iter().skip(1).map(|part| format!("{part:02x}")).collect();
+    format!("02:00:00:{}", mac.join(":"))
 }
 
 fn ended(status: &mut Value) {
@@ -344,7 +367,8 @@ fn conditions(seen: &Seen, change: &Change, status: &Value) -> Vec<Condition> {
         }
         None => condition("LiveMigratable", "True", "", "", Times::Transition),
     });
-    if status.pointer("/interfaces/0/ipAddress").is_some() {
+    // A real guest has no agent.
+    if seen.power == Power::Simulated && status.pointer("/interfaces/0/ipAddress").is_some() {
         out.push(condition("AgentConnected", "True", "", "", Times::Probe));
     }
     if let Some(reason) = &seen.faults.paused {

@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
 
 use crate::{
-    ControlPlane, FaultProxy, binaries,
+    ControlPlane, FaultProxy, GuestNetwork, binaries,
     control_plane::Options as PlaneOptions,
     paths,
     pki::Ca,
@@ -60,6 +60,9 @@ pub struct Options {
     pub audit: bool,
     /// How long a simulated guest boots; `None`: no simulator.
     pub boot: Option<Duration>,
+    /// Whether kubelets are in a network of real guests, which takes root and `make guest-image`. Simulated guests do not
+    /// reach the API server then.
+    pub real_guests: bool,
     /// How much of Machinist is there.
     pub machinist: Machinist,
     /// Merged over the values that the testbed gives to the chart.
@@ -79,6 +82,7 @@ impl Default for Options {
             one_cluster: false,
             audit: false,
             boot: Some(Duration::from_millis(200)),
+            real_guests: false,
             machinist: Machinist::Whole,
             chart_values: json!({}),
             simulator_args: ["import", "kubelet", "shutdown"]
@@ -114,6 +118,13 @@ pub struct Cluster {
 }
 
 impl Cluster {
+    /// Starts both.
+    pub(crate) async fn start(options: PlaneOptions) -> Result<Self> {
+        let plane = ControlPlane::start(options).await?;
+        let proxy = FaultProxy::start(&plane)?;
+        Ok(Self { plane, proxy })
+    }
+
     /// The proxy before its API server.
     pub fn proxy(&self) -> &FaultProxy {
         &self.proxy
@@ -136,6 +147,7 @@ pub struct Testbed {
     simulator: Option<Process>,
     user: Arc<Cluster>,
     infra: Arc<Cluster>,
+    guest_network: Option<GuestNetwork>,
     options: Options,
     dir: PathBuf,
     webhook_ca: Ca,
@@ -150,20 +162,26 @@ impl Testbed {
             Some(dir) => dir.clone(),
             None => runs::new("bed")?,
         };
-        let (user, infra) = clusters(&options, &dir).await?;
+        let guest_network = options.real_guests.then(GuestNetwork::create).transpose()?;
+        let egress = guest_network.as_ref().map(GuestNetwork::egress_socket);
+        let (user, infra) = clusters(&options, &dir, egress).await?;
+        if let Some(network) = &guest_network {
+            network.open(user.address())?;
+        }
         let mut bed = Self {
             controller: None,
             webhook: None,
             simulator: None,
             user,
             infra,
+            guest_network,
             options,
             dir,
             webhook_ca: Ca::new("machinist-webhook-ca")?,
         };
         bed.seed().await?;
         if bed.options.boot.is_some() {
-            bed.simulator = Some(bed.start_simulator().await?);
+            bed.simulator = Some(bed.simulate(&bed.infra, "kubevirt-sim").await?);
         }
         if bed.options.machinist >= Machinist::Chart {
             let port = Port::reserve()?;
@@ -241,7 +259,7 @@ impl Testbed {
             // Guests have client certificates, which end at a proxy that ends TLS.
             .arg(format!(
                 "--override-bootstrap-kubelet-apiserver={}",
-                self.user.server()
+                self.user.server_for_kubelets()
             ))
             .args(self.options.controller_args.iter().map(String::as_str))
             .args(more_args.iter().copied());
@@ -283,17 +301,33 @@ impl Testbed {
         seed::infra_secret(&self.user, &kubeconfig).await
     }
 
-    async fn start_simulator(&self) -> Result<Process> {
+    /// Folder of the real guests' consoles, `VM.log`.
+    pub fn consoles(&self) -> PathBuf {
+        consoles(&self.dir)
+    }
+
+    /// A simulated KubeVirt on that cluster, whose log has this name.
+    pub(crate) async fn simulate(&self, infra: &Cluster, name: &str) -> Result<Process> {
         let boot = self.options.boot.unwrap_or_default();
-        let simulator = Program::new("kubevirt-sim", binaries::find(binaries::SIMULATOR)?, &self.dir)
+        let mut real_guests = Vec::new();
+        if let Some(network) = &self.guest_network {
+            real_guests.push(format!("--guest-image={}", paths::guest_image().display()));
+            real_guests.push(format!("--guest-network={}", network.path().display()));
+            real_guests.push(format!("--consoles={}", self.consoles().display()));
+        }
+        let simulator = Program::new(name, binaries::find(binaries::SIMULATOR)?, &self.dir)
             .arg(format!(
                 "--kubeconfig={}",
-                self.infra.admin_kubeconfig_path().display()
+                infra.admin_kubeconfig_path().display()
             ))
             .arg(format!("--namespace={INFRA_NAMESPACE}"))
             .arg(format!("--boot-seconds={}", boot.as_secs_f64()))
             .arg("--webhook-listen=127.0.0.1:0")
-            .arg(format!("--disks={}", self.dir.join("guests").display()))
+            .arg(format!(
+                "--disks={}",
+                self.dir.join("guests").join(name).display()
+            ))
+            .args(real_guests)
             .args(self.options.simulator_args.iter().map(String::as_str))
             .spawn()?;
         simulator.logged("ready", Duration::from_mins(1)).await?;
@@ -401,21 +435,29 @@ impl Testbed {
     }
 }
 
+/// Folder of the real guests' consoles in the folder of a run.
+pub fn consoles(run: &Path) -> PathBuf {
+    run.join("consoles")
+}
+
 /// Starts the control planes with their proxies; the user cluster's controller-manager waits for the chart.
-async fn clusters(options: &Options, dir: &Path) -> Result<(Arc<Cluster>, Arc<Cluster>)> {
+async fn clusters(
+    options: &Options,
+    dir: &Path,
+    egress: Option<PathBuf>,
+) -> Result<(Arc<Cluster>, Arc<Cluster>)> {
     let cluster = async |plane: PlaneOptions| {
         let dir = Some(dir.join(&plane.name));
-        let plane = ControlPlane::start(PlaneOptions {
+        let options = PlaneOptions {
             dir,
             audit: options.audit,
             ..plane
-        })
-        .await?;
-        let proxy = FaultProxy::start(&plane)?;
-        anyhow::Ok(Arc::new(Cluster { plane, proxy }))
+        };
+        anyhow::Ok(Arc::new(Cluster::start(options).await?))
     };
     let user = PlaneOptions {
         controller_manager: false,
+        egress,
         ..PlaneOptions::user()
     };
     if options.one_cluster {

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::{Output, Stdio},
     sync::{Mutex, MutexGuard, PoisonError},
@@ -26,7 +27,9 @@ use serde_json::json;
 use tokio::io::AsyncWriteExt as _;
 
 use crate::{
-    crds, flags, kubeconfig,
+    crds, flags,
+    guest_network::GATEWAY,
+    kubeconfig,
     pki::{self, Ca},
     ports::Port,
     process::{Process, Program},
@@ -52,6 +55,8 @@ pub struct Options {
     pub controller_manager: bool,
     /// Whether every request is written to `audit.log`.
     pub audit: bool,
+    /// The egress socket of the [`crate::GuestNetwork`] that the kubelets are in; absent where they are on this machine.
+    pub egress: Option<PathBuf>,
 }
 
 impl Options {
@@ -63,6 +68,7 @@ impl Options {
             kubevirt: false,
             controller_manager: true,
             audit: false,
+            egress: None,
         }
     }
 
@@ -90,7 +96,7 @@ pub struct ControlPlane {
     apiserver: Mutex<Process>,
     _etcd: Process,
     _data: DataDir,
-    _ports: [Port; 3],
+    ports: [Port; 3],
     controller_manager_port: Port,
 }
 
@@ -111,6 +117,9 @@ impl ControlPlane {
         let data = DataDir::create(&dir)?;
         let ca = Ca::new(&format!("{}-ca", options.name))?;
         let admin_token = write_keys(&dir, &ca)?;
+        if let Some(socket) = &options.egress {
+            fs::write(dir.join(flags::EGRESS), flags::egress(socket))?;
+        }
         let server = format!("https://{}", secure_port.address());
 
         let etcd = Program::new("etcd", &tools.etcd, &dir)
@@ -121,7 +130,7 @@ impl ControlPlane {
                 &dir,
                 &etcd_port.address(),
                 secure_port.number(),
-                options.audit,
+                &options,
             ))
             .spawn()?;
         let admin = kubeconfig::with_token(&options.name, &server, &ca.base64(), &admin_token);
@@ -140,7 +149,7 @@ impl ControlPlane {
             apiserver: Mutex::new(apiserver),
             _etcd: etcd,
             _data: data,
-            _ports: [etcd_port, peer_port, secure_port],
+            ports: [etcd_port, peer_port, secure_port],
             controller_manager_port: Port::reserve()?,
         };
         plane.await_apiserver().await?;
@@ -207,6 +216,20 @@ impl ControlPlane {
     /// URL of the API server itself, without the fault proxy.
     pub fn server(&self) -> &str {
         &self.server
+    }
+
+    /// Address of the API server itself.
+    pub fn address(&self) -> SocketAddr {
+        let [.., secure_port] = &self.ports;
+        SocketAddr::from(([127, 0, 0, 1], secure_port.number()))
+    }
+
+    /// URL of the API server as kubelets see it.
+    pub fn server_for_kubelets(&self) -> String {
+        match self.options.egress {
+            Some(_) => format!("https://{GATEWAY}"),
+            None => self.server.clone(),
+        }
     }
 
     /// Signs serving certificates and, through the controller-manager, CSRs; one CA as kubeadm has it.
@@ -354,7 +377,7 @@ contexts: []
 users: []
 current-context: \"\"
 ",
-            self.server,
+            self.server_for_kubelets(),
             self.ca.base64()
         );
         let params = PatchParams::apply("testbed").force();
@@ -405,9 +428,17 @@ fn write_keys(dir: &Path, ca: &Ca) -> Result<String> {
     ca.write(dir)?;
     ca.serving(
         "kube-apiserver",
-        &["kubernetes", "kubernetes.default", "kubernetes.default.svc"],
+        &[
+            "kubernetes",
+            "kubernetes.default",
+            "kubernetes.default.svc",
+            &GATEWAY.ip().to_string(),
+        ],
     )?
     .write(dir, "apiserver")?;
+    // As kubeadm makes it: what the API server shows to kubelets.
+    ca.client("kube-apiserver-kubelet-client", "system:masters")?
+        .write(dir, "apiserver-kubelet-client")?;
     ca.serving("kube-controller-manager", &[])?
         .write(dir, "controller-manager")?;
     pki::write_signing_key(dir, "service-account")?;

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use crate::control_plane::Options;
+
 /// Controllers that a cluster of Machines needs. Left out is what would need nodes that run pods, volumes or a cloud:
 /// it would only cost CPU.
 const CONTROLLERS: &[&str] = &[
@@ -40,7 +42,27 @@ pub(crate) fn etcd(data: &Path, client: &str, peer: &str) -> Vec<String> {
     ]
 }
 
-pub(crate) fn apiserver(dir: &Path, etcd: &str, port: u16, audit: bool) -> Vec<String> {
+/// Name of the file with the API server's way to nodes.
+pub(crate) const EGRESS: &str = "egress.yaml";
+
+/// An egress selector that reaches nodes through a Unix socket.
+pub(crate) fn egress(socket: &Path) -> String {
+    format!(
+        "apiVersion: apiserver.k8s.io/v1beta1
+kind: EgressSelectorConfiguration
+egressSelections:
+- name: cluster
+  connection:
+    proxyProtocol: HTTPConnect
+    transport:
+      uds:
+        udsName: {}
+",
+        socket.display()
+    )
+}
+
+pub(crate) fn apiserver(dir: &Path, etcd: &str, port: u16, options: &Options) -> Vec<String> {
     let file = |name: &str| dir.join(name).display().to_string();
     let mut flags = vec![
         format!("--etcd-servers=http://{etcd}"),
@@ -63,10 +85,20 @@ pub(crate) fn apiserver(dir: &Path, etcd: &str, port: u16, audit: bool) -> Vec<S
             file("service-account.key")
         ),
         "--service-cluster-ip-range=10.96.0.0/16".into(),
+        format!(
+            "--kubelet-client-certificate={}",
+            file("apiserver-kubelet-client.crt")
+        ),
+        format!("--kubelet-client-key={}", file("apiserver-kubelet-client.key")),
+        format!("--kubelet-certificate-authority={}", file("ca.crt")),
+        "--kubelet-preferred-address-types=InternalIP".into(),
         "--allow-privileged=true".into(),
         "--profiling=false".into(),
     ];
-    if audit {
+    if options.egress.is_some() {
+        flags.push(format!("--egress-selector-config-file={}", file(EGRESS)));
+    }
+    if options.audit {
         flags.push(format!("--audit-policy-file={}", file("audit-policy.yaml")));
         flags.push(format!("--audit-log-path={}", file("audit.log")));
     }

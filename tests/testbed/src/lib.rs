@@ -15,11 +15,13 @@
 //! Every process it starts ends when its owner is dropped, and with this process, however that ends. Logs stay in
 //! `target/testbed`.
 
+pub mod another_infra;
 pub mod bed;
 pub mod binaries;
 pub mod control_plane;
 pub mod crds;
 mod flags;
+pub mod guest_network;
 pub mod kubeconfig;
 pub mod paths;
 pub mod pki;
@@ -31,7 +33,9 @@ pub mod seed;
 pub mod server;
 pub mod tools;
 
+pub use another_infra::AnotherInfra;
 pub use bed::{Cluster, Testbed};
 pub use control_plane::ControlPlane;
+pub use guest_network::GuestNetwork;
 pub use proxy::FaultProxy;
 pub use server::Server;

@@ -22,6 +22,11 @@ pub fn tools_cache() -> PathBuf {
     workspace().join("target/tools")
 }
 
+/// What `hack/guest-image.sh` builds: QEMU, and what a real guest boots from.
+pub fn guest_image() -> PathBuf {
+    workspace().join("target/guest")
+}
+
 /// Parent of the folders of single runs: logs, keys, data.
 pub fn runs() -> PathBuf {
     workspace().join("target/testbed")

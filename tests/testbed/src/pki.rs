@@ -53,15 +53,28 @@ impl Ca {
         self.issuer.der().clone()
     }
 
-    /// A serving certificate for loopback and these DNS names.
-    pub fn serving(&self, common_name: &str, dns_names: &[&str]) -> Result<Leaf> {
-        let names = ["localhost", "127.0.0.1"]
+    /// A serving certificate for loopback and these DNS names and addresses.
+    pub fn serving(&self, common_name: &str, names: &[&str]) -> Result<Leaf> {
+        let all = ["localhost", "127.0.0.1"]
             .iter()
-            .chain(dns_names)
+            .chain(names)
             .map(ToString::to_string);
-        let mut params = CertificateParams::new(names.collect::<Vec<_>>())?;
+        let mut params = CertificateParams::new(all.collect::<Vec<_>>())?;
         params.distinguished_name.push(DnType::CommonName, common_name);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        self.sign(&params)
+    }
+
+    /// A client certificate for this user in this group.
+    pub fn client(&self, user: &str, group: &str) -> Result<Leaf> {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, user);
+        params.distinguished_name.push(DnType::OrganizationName, group);
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        self.sign(&params)
+    }
+
+    fn sign(&self, params: &CertificateParams) -> Result<Leaf> {
         let key = KeyPair::generate()?;
         let cert = params.signed_by(&key, &self.issuer)?;
         Ok(Leaf {

@@ -26,14 +26,22 @@ pub struct Tools {
     pub helm: PathBuf,
 }
 
-/// `go build -o DIR tool` names each program after the last part of its package: etcd's is `server`.
+/// The packages of the programs; the module also pins the guests' kubelet, which `hack/guest-image.sh` builds.
 const BUILT: [&str; 5] = [
-    "server",
-    "kube-apiserver",
-    "kube-controller-manager",
-    "kubectl",
-    "helm",
+    "go.etcd.io/etcd/server/v3",
+    "k8s.io/kubernetes/cmd/kube-apiserver",
+    "k8s.io/kubernetes/cmd/kube-controller-manager",
+    "k8s.io/kubernetes/cmd/kubectl",
+    "helm.sh/helm/v3/cmd/helm",
 ];
+
+/// Go names each program after the last part of its package that is no version: etcd's is `server`.
+fn names() -> impl Iterator<Item = &'static str> {
+    BUILT.iter().filter_map(|package| {
+        let package = package.trim_end_matches("/v3");
+        package.rsplit('/').next()
+    })
+}
 
 /// What the Go module proxy cannot tell the linker: without it, the API server says it is v0.0.0 and charts, kubelet
 /// version rules and Helm judge by that.
@@ -91,7 +99,7 @@ fn build(bin: &Path) -> Result<()> {
     let stamp = stamp()?;
     let stamp_file = cache.join("bin.stamp");
     let current = fs::read_to_string(&stamp_file).is_ok_and(|found| found == stamp);
-    if current && BUILT.iter().all(|name| bin.join(name).is_file()) {
+    if current && names().all(|name| bin.join(name).is_file()) {
         return Ok(());
     }
     eprintln!(
@@ -110,7 +118,7 @@ fn build(bin: &Path) -> Result<()> {
         .env("CGO_ENABLED", "0")
         .args(["build", &format!("-ldflags=-s -w {}", set.join(" ")), "-o"])
         .arg(&partial)
-        .arg("tool")
+        .args(BUILT)
         .stdin(Stdio::null())
         .status()
         .context("starting go (Go 1.26 or later is needed for the testbed's control plane)")?;
@@ -121,7 +129,7 @@ fn build(bin: &Path) -> Result<()> {
         );
     }
     fs::create_dir_all(bin)?;
-    for name in BUILT {
+    for name in names() {
         // Renaming leaves programs that run now what they are.
         fs::rename(partial.join(name), bin.join(name)).with_context(|| format!("no {name} was built"))?;
     }

@@ -1,6 +1,6 @@
 //! The way down: the VM verified gone, then the Node, then the token, then the finalizers.
 
-use machinist_infra::objects::Vm;
+use machinist_infra::provider::Instance;
 use machinist_shared::names::{annotation, condition, finalizer};
 
 use super::super::conditions::{Condition, Reason, Status};
@@ -87,7 +87,7 @@ fn vm_is_gone(draft: &mut Draft<'_>) -> bool {
     }
 }
 
-fn delete_vm(draft: &mut Draft<'_>, open: &Open, vm: &Vm) -> bool {
+fn delete_vm(draft: &mut Draft<'_>, open: &Open, vm: &Instance) -> bool {
     let machine = draft.observed.machine.clone();
     let usable = match &draft.observed.spec {
         Spec::Usable(usable) => Some(usable),

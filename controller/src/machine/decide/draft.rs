@@ -10,8 +10,10 @@ use super::super::conditions::{self, Change, Condition, Reason, Status, Urgency}
 use super::super::observed::{Concern, Observed};
 use super::super::plan::{Event, Plan, Step};
 use super::super::record::{CredentialSource, FormerVm, Infrastructure, Record};
+use crate::csr::serving::NodeState;
 
 /// A plan in the making.
+#[allow(clippy::struct_excessive_bools)] // Each is a switch of its own.
 pub(super) struct Draft<'a> {
     pub(super) observed: &'a Observed,
     pub(super) now: Timestamp,
@@ -27,6 +29,12 @@ pub(super) struct Draft<'a> {
     pub(super) node_ref: Field<ObjectReference>,
     pub(super) kubelet_version: Option<String>,
     pub(super) record: Option<Record>,
+    /// The Node of the Machine's name, if the VM was found to be the Machine's own.
+    pub(super) own_node: Option<NodeState>,
+    /// The time to join is over: the token lives on no longer than it does anyway.
+    pub(super) gave_up: bool,
+    /// What is done about signing requests: after everything else.
+    pub(super) on_requests: Vec<Step>,
     after_patch: Vec<Event>,
     patched: bool,
 }
@@ -59,6 +67,9 @@ impl<'a> Draft<'a> {
             node_ref: Field::Keep,
             kubelet_version: None,
             record: observed.machine.record.clone(),
+            own_node: None,
+            gave_up: false,
+            on_requests: Vec::new(),
             after_patch: Vec::new(),
             patched: false,
         }
@@ -189,6 +200,7 @@ impl<'a> Draft<'a> {
                 infrastructure: infrastructure.clone(),
                 credential: record.credential.clone(),
                 failure_domain: record.failure_domain.clone(),
+                joined: record.joined || record.node_uid.is_some(),
                 ..Record::default()
             };
         }
@@ -202,11 +214,14 @@ impl<'a> Draft<'a> {
         vm_uid: &str,
     ) {
         let former = self.record.take().unwrap_or_default();
+        let has_node_ref = self.observed.machine.status.node_ref.is_some();
         self.record = Some(Record {
             infrastructure: infra.clone(),
             credential: credential.or(former.credential),
             failure_domain: former.failure_domain,
             vm_uid: Some(vm_uid.to_owned()),
+            // A nodeRef proves nothing, but it is reason enough to be patient.
+            joined: former.joined || former.node_uid.is_some() || has_node_ref,
             node_uid: former.node_uid,
             ..Record::default()
         });
@@ -215,8 +230,10 @@ impl<'a> Draft<'a> {
     /// Records that the VM has to be made anew under the same Machine.
     pub(super) fn replace_vm(&mut self, uid: &str, why: &str) {
         if let Some(record) = &mut self.record {
+            record.joined |= record.node_uid.is_some();
             record.vm_uid = None;
             record.token_id = None;
+            record.bootstrap_secret = None;
             record.node_uid = None;
             record.former = Some(FormerVm {
                 uid: uid.to_owned(),
@@ -234,11 +251,36 @@ impl<'a> Draft<'a> {
         self.patched = true;
     }
 
+    /// Whether the Machine's node has ever joined, maybe as a former VM's.
+    pub(super) fn has_joined_once(&self) -> bool {
+        self.record
+            .as_ref()
+            .is_some_and(|record| record.joined || record.node_uid.is_some())
+    }
+
+    /// Has the Machine's MachineSet replace it, if it has one; whether it has.
+    pub(super) fn replaced_by_set(&mut self, reason: &'static str, message: &str) -> bool {
+        if self.observed.machine.machine_set().is_none() {
+            return false;
+        }
+        self.tell_after_patch(
+            true,
+            reason,
+            format!("{message}; the MachineSet replaces the Machine"),
+        );
+        self.patch_now();
+        self.plan.push(Step::DeleteMachine);
+        true
+    }
+
     /// The finished plan.
     pub(super) fn finish(mut self) -> Plan {
         if let Some(failure) = &self.observed.failure {
             let wait = self.until(failure.until);
             self.plan.look_again(wait);
+            if failure.concerns == Concern::Certificate {
+                return self.without_approvals(&failure.message);
+            }
             self.plan.steps.clear();
             self.patched = false;
             // The record must not run ahead of the writes that it describes.
@@ -247,7 +289,8 @@ impl<'a> Draft<'a> {
             self.after_patch.clear();
             self.node_ref = Field::Keep;
             let (kind, reason) = match failure.concerns {
-                Concern::Machine => return self.plan,
+                // The latter is dealt with above.
+                Concern::Machine | Concern::Certificate => return self.plan,
                 Concern::Infrastructure | Concern::Node if self.observed.machine.is_deleting() => {
                     (condition::DELETING, Reason::DeleteFailed)
                 }
@@ -263,12 +306,34 @@ impl<'a> Draft<'a> {
             self.conditions.retain(|c| c.kind != kind);
             self.condition(Condition::new(kind, status, reason, failure.message.clone()));
         }
+        self.complete()
+    }
+
+    /// An approval has failed: everything else goes on.
+    fn without_approvals(mut self, why: &str) -> Plan {
+        let is_approval = |step: &Step| matches!(step, Step::ApproveServing { .. });
+        if self.on_requests.iter().any(is_approval) {
+            self.on_requests.retain(|step| !is_approval(step));
+            self.conditions
+                .retain(|c| c.kind != condition::SERVING_CERTIFICATE);
+            self.condition(Condition::new(
+                condition::SERVING_CERTIFICATE,
+                Status::False,
+                Reason::ApprovalFailed,
+                why,
+            ));
+        }
+        self.complete()
+    }
+
+    fn complete(mut self) -> Plan {
         if !self.patched {
             self.patch_now();
         }
         for event in std::mem::take(&mut self.after_patch) {
             self.plan.push(Step::Event(event));
         }
+        self.plan.steps.append(&mut self.on_requests);
         self.plan
     }
 
@@ -439,8 +504,13 @@ fn is_cause(reason: &str) -> bool {
         Reason::WaitingForReference,
         Reason::WaitingForInfrastructure,
         Reason::WaitingForDisks,
+        Reason::WaitingForBootstrapSecret,
+        Reason::BootstrapSecretRevision,
         Reason::NodeNotReady,
         Reason::VMVanished,
+        // Told by Events of their own.
+        Reason::CertificatePending,
+        Reason::CertificateRefused,
     ];
     !stages.iter().any(|stage| stage.text() == reason)
 }

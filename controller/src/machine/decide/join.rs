@@ -3,18 +3,22 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::jiff::Timestamp;
+use kube::core::ObjectMeta;
+use machinist_infra::provider::Instance;
 use machinist_shared::names::{annotation, condition, label};
 use serde_json::{Map, Value, json};
 
 use super::super::conditions::{Condition, Reason, Status};
-use super::super::observed::{Open, Usable};
+use super::super::observed::{Concern, Open, Usable};
 use super::super::ownership::{NodeClaim, NodeVerdict, node_verdict, provider_id_of};
 use super::super::plan::Step;
 use super::draft::{Draft, Field};
+use crate::csr::serving::NodeState;
 use crate::user::{Node, StoredMachine};
 
 /// Answers `NodeReady`, links and decorates the Node. Whether the Machine has joined.
-pub(super) fn node(draft: &mut Draft<'_>, usable: &Usable, open: &Open) -> bool {
+pub(super) fn node(draft: &mut Draft<'_>, usable: &Usable, open: &Open, vm: &Instance) -> bool {
     let answer =
         |status, reason, message: String| Condition::new(condition::NODE_READY, status, reason, message);
     let joined_before = draft
@@ -23,11 +27,12 @@ pub(super) fn node(draft: &mut Draft<'_>, usable: &Usable, open: &Open) -> bool 
         .is_some_and(|record| record.node_uid.is_some());
     let Some(node) = draft.observed.node.clone() else {
         draft.node_ref = Field::Remove;
+        draft.own_node = Some(NodeState::Absent);
         if joined_before {
             let message = "the Node was deleted; it comes back when its kubelet registers again".to_owned();
             draft.condition(answer(Status::False, Reason::NodeDeleted, message));
         } else {
-            waiting(draft, open);
+            waiting(draft, open, vm);
         }
         return joined_before;
     };
@@ -39,6 +44,7 @@ pub(super) fn node(draft: &mut Draft<'_>, usable: &Usable, open: &Open) -> bool 
         addresses: &open.addresses,
     };
     if let NodeVerdict::Stranger(why) = node_verdict(claim) {
+        draft.own_node = Some(NodeState::Stranger(why.clone()));
         let message = format!(
             "a Node {} exists that is not this Machine's: {why}. It is left alone",
             node.name()
@@ -57,6 +63,23 @@ pub(super) fn node(draft: &mut Draft<'_>, usable: &Usable, open: &Open) -> bool 
             patch,
         });
     }
+    let linked_before = recorded_node(machine) == Some(node.uid());
+    // A failed write holds the others back, and the record with them; but for a failed approval.
+    let failure = draft.observed.failure.as_ref();
+    let is_linked = linked_before || failure.is_none_or(|f| f.concerns == Concern::Certificate);
+    draft.own_node = Some(if is_linked {
+        NodeState::Linked
+    } else {
+        NodeState::Absent
+    });
+    if joined_before && !linked_before {
+        let message = format!(
+            "Node {} was made anew ({}); it is this Machine's",
+            node.name(),
+            node.uid()
+        );
+        draft.tell_after_patch(false, "NodeReplaced", message);
+    }
     if let Some(record) = &mut draft.record {
         record.node_uid = Some(node.uid().to_owned());
     }
@@ -73,7 +96,7 @@ pub(super) fn node(draft: &mut Draft<'_>, usable: &Usable, open: &Open) -> bool 
         draft.condition(answer(
             Status::True,
             Reason::NodeReady,
-            format!("Node {} is Ready", node.name()),
+            format!("Node {} is Ready{}", node.name(), elsewhere(&node, open)),
         ));
     } else {
         let said = node
@@ -85,12 +108,34 @@ pub(super) fn node(draft: &mut Draft<'_>, usable: &Usable, open: &Open) -> bool 
     true
 }
 
+/// UID of the Node that is recorded to be the Machine's.
+fn recorded_node(machine: &StoredMachine) -> Option<&str> {
+    machine.record.as_ref()?.node_uid.as_deref()
+}
+
+/// What to say of a Node that is known by another address than its VM has.
+fn elsewhere(node: &Node, open: &Open) -> String {
+    let says = node.own_addresses();
+    let is_known = says.is_empty()
+        || open.addresses.is_empty()
+        || says.iter().any(|address| open.addresses.contains(address));
+    if is_known {
+        return String::new();
+    }
+    format!(
+        ", but its kubelet says that its address is {}, and the VM has {}: if this lasts, restart the kubelet",
+        says.join(", "),
+        open.addresses.join(", ")
+    )
+}
+
 /// No Node yet: what is being waited for, and until when.
-fn waiting(draft: &mut Draft<'_>, open: &Open) {
+fn waiting(draft: &mut Draft<'_>, open: &Open, vm: &Instance) {
     let machine = draft.observed.machine.clone();
+    let mut waiting_for_vm = None;
     if !open.state.ready {
         let message = "there is no running VM yet";
-        draft.condition(
+        waiting_for_vm = Some(
             Condition::new(
                 condition::NODE_READY,
                 Status::False,
@@ -100,16 +145,21 @@ fn waiting(draft: &mut Draft<'_>, open: &Open) {
             .lazy(),
         );
     }
+    // A node that has joined once and is being made anew in place is worth waiting for.
     if let Some(timeout) = draft.observed.settings.join_timeout
-        && let Some(created) = machine.metadata.creation_timestamp.as_ref().map(|t| t.0)
-        && let Ok(deadline) = created.checked_add(timeout)
+        && !draft.has_joined_once()
     {
-        if deadline <= draft.now {
-            timed_out(draft, open, timeout);
-            return;
+        match deadline(draft, vm, timeout) {
+            Some(deadline) if deadline <= draft.now => return timed_out(draft, open, timeout),
+            Some(deadline) => {
+                let wait = draft.until(deadline);
+                draft.plan.look_again(wait);
+            }
+            None => {}
         }
-        let wait = draft.until(deadline);
-        draft.plan.look_again(wait);
+    }
+    if let Some(condition) = waiting_for_vm {
+        draft.condition(condition);
     }
     if open.state.ready {
         let message = format!(
@@ -131,9 +181,9 @@ fn waiting(draft: &mut Draft<'_>, open: &Open) {
 
 fn timed_out(draft: &mut Draft<'_>, open: &Open, timeout: std::time::Duration) {
     let stage = if open.state.ready {
-        "the VM runs, but its kubelet did not register"
+        "the VM runs, but its kubelet did not register".to_owned()
     } else {
-        &open.state.message
+        format!("it hangs at {}: {}", open.state.reason, open.state.message)
     };
     let message = format!("no Node within {} s: {stage}", timeout.as_secs());
     draft.condition(Condition::new(
@@ -143,15 +193,18 @@ fn timed_out(draft: &mut Draft<'_>, open: &Open, timeout: std::time::Duration) {
         message.clone(),
     ));
     draft.fail("JoinClusterTimeoutError", message.clone());
-    if draft.observed.machine.machine_set().is_some() {
-        draft.tell_after_patch(
-            true,
-            "JoinTimeout",
-            format!("{message}; the MachineSet replaces the Machine"),
-        );
-        draft.patch_now();
-        draft.plan.push(Step::DeleteMachine);
-    }
+    draft.gave_up = true;
+    draft.replaced_by_set("JoinTimeout", &message);
+}
+
+/// When `timeout` is over: counted from the later of the Machine's and the VM's creation, so that neither a VM that could
+/// not be made for long nor one that is made anew has less time than others.
+pub(super) fn deadline(draft: &Draft<'_>, vm: &Instance, timeout: std::time::Duration) -> Option<Timestamp> {
+    let created = |metadata: &ObjectMeta| metadata.creation_timestamp.as_ref().map(|time| time.0);
+    // Two clusters, two clocks: nothing was made in the future.
+    let vm = created(&vm.metadata).map(|vm| vm.min(draft.now));
+    let start = created(&draft.observed.machine.metadata).max(vm)?;
+    start.checked_add(timeout).ok()
 }
 
 /// The one patch that gives a Node what its Machine asks for: missing labels, annotations and taints, our marks, and

@@ -5,21 +5,21 @@ use std::time::Duration;
 use machinist_shared::names::{annotation, condition, finalizer, label};
 
 use super::super::conditions::{Condition, Reason, Status};
-use super::super::observed::{Disk, Facts, Open, Usable};
+use super::super::observed::{Bootstrap, Disk, Facts, Open, Usable};
 use super::super::ownership::{
     DiskVerdict, NodeClaim, NodeVerdict, disk_verdict, node_verdict, provider_id_of,
 };
-use super::super::plan::Step;
-use super::super::record::{FailureDomain, Record};
+use super::super::plan::{Step, UserDataSource};
+use super::super::record::{BootstrapSecret, FailureDomain, Record};
 use super::draft::Draft;
 
 /// What a VM is made from is not watched: StorageClasses, StorageProfiles and instancetypes are asked for again so often.
 const FACTS_AGAIN: Duration = Duration::from_secs(10);
 
-/// Name of the Secret with the user data: bound to one Machine and one token, so that an existing Secret of this
-/// name can only be our own.
-pub fn user_data_secret_name(machine_uid: &str, token_id: &str) -> String {
-    format!("userdata-{machine_uid}-{token_id}")
+/// Name of the Secret with the user data: bound to one Machine and one VM of it, by the ID of its token or of its
+/// [`BootstrapSecret`], so that an existing Secret of this name can only be our own.
+pub fn user_data_secret_name(machine_uid: &str, id: &str) -> String {
+    format!("userdata-{machine_uid}-{id}")
 }
 
 pub(super) fn decide(draft: &mut Draft<'_>, usable: &Usable, open: &Open) {
@@ -79,13 +79,66 @@ pub(super) fn decide(draft: &mut Draft<'_>, usable: &Usable, open: &Open) {
             return;
         }
     };
-    create(draft, usable, open, failure_domain);
+    if let Some(source) = user_data_source(draft) {
+        create(draft, usable, open, failure_domain, source);
+    }
+}
+
+/// Who gives the user data, if it is there to be given; else says what is being waited for.
+fn user_data_source(draft: &mut Draft<'_>) -> Option<UserDataSource> {
+    match &draft.observed.bootstrap {
+        Bootstrap::Builtin => Some(UserDataSource::Token),
+        Bootstrap::Osm(revision) => {
+            let begun = draft
+                .record
+                .as_ref()
+                .and_then(|record| record.bootstrap_secret.clone());
+            let id = match begun.filter(|begun| begun.revision == *revision) {
+                // A VM of it may have been made already, and is only not seen yet.
+                Some(begun) => begun.id,
+                None => format!("osm-{:x}", draft.now.as_millisecond()),
+            };
+            Some(UserDataSource::BootstrapSecret(id))
+        }
+        _ => {
+            bootstrap_waits(draft);
+            None
+        }
+    }
+}
+
+/// Says why there is no user data yet, and therefore no guest.
+pub(super) fn bootstrap_waits(draft: &mut Draft<'_>) {
+    let (reason, why) = match &draft.observed.bootstrap {
+        Bootstrap::Builtin | Bootstrap::Osm(_) => return,
+        Bootstrap::Waiting(why) => (Reason::WaitingForBootstrapSecret, why.clone()),
+        Bootstrap::OtherRevision(why) => (Reason::BootstrapSecretRevision, why.clone()),
+        Bootstrap::Invalid(why) => (Reason::BootstrapFailed, why.clone()),
+    };
+    let bootstrap = Condition::new(condition::BOOTSTRAP_READY, Status::False, reason, why.clone());
+    draft.condition(bootstrap);
+    let message = format!("no guest is started without user data: {why}");
+    draft.infrastructure(Status::False, reason, message);
+    let node = Condition::new(
+        condition::NODE_READY,
+        Status::False,
+        Reason::WaitingForVM,
+        "there is no VM yet",
+    );
+    draft.condition(node.lazy());
 }
 
 /// Record where, then token, then VM. The user data follows once the VM's UID is known, because the VM owns it.
-fn create(draft: &mut Draft<'_>, usable: &Usable, open: &Open, domain: &FailureDomain) {
+fn create(
+    draft: &mut Draft<'_>,
+    usable: &Usable,
+    open: &Open,
+    domain: &FailureDomain,
+    source: UserDataSource,
+) {
     let name = draft.observed.machine.name().to_owned();
     let former = draft.record.as_ref().and_then(|record| record.former.clone());
+    let joined = draft.has_joined_once();
     let message = match &former {
         Some(former) => format!("the VM {name} is being made anew: {}", former.why),
         None => format!(
@@ -108,14 +161,27 @@ fn create(draft: &mut Draft<'_>, usable: &Usable, open: &Open, domain: &FailureD
         infrastructure: open.infrastructure.clone(),
         credential: usable.credential.clone(),
         failure_domain: (*domain != FailureDomain::default()).then(|| domain.clone()),
+        bootstrap_secret: match (&source, &draft.observed.bootstrap) {
+            (UserDataSource::BootstrapSecret(id), Bootstrap::Osm(revision)) => Some(BootstrapSecret {
+                revision: revision.clone(),
+                id: id.clone(),
+            }),
+            _ => None,
+        },
         former,
+        joined,
         ..Record::default()
     });
     draft.finalizers(&[finalizer::VM, finalizer::NODE]);
     draft.patch_now();
-    if draft.observed.token.is_none() {
-        draft.plan.push(Step::CreateToken);
+    match &draft.observed.token {
+        _ if source != UserDataSource::Token => {}
+        Some(token) if token.expiration > draft.now => {}
+        // Left from before the controller was away.
+        Some(_) => draft.plan.steps.extend([Step::DeleteToken, Step::CreateToken]),
+        None => draft.plan.push(Step::CreateToken),
     }
+    draft.plan.push(Step::RenderUserData(source));
     draft.plan.push(Step::CreateVm);
 }
 
@@ -197,9 +263,7 @@ fn disks_are_free(draft: &mut Draft<'_>, usable: &Usable, open: &Open) -> bool {
     let of_former: Vec<&str> = open
         .disks
         .iter()
-        .filter(|disk| {
-            disk.kind == "DataVolume" && disk_verdict(&disk.metadata, &owners) != DiskVerdict::Stranger
-        })
+        .filter(|disk| disk_verdict(&disk.metadata, &owners) != DiskVerdict::Stranger)
         .filter_map(|disk| disk.metadata.uid.as_deref())
         .collect();
     owners.extend(of_former);

@@ -8,6 +8,7 @@ mod draft;
 mod join;
 mod launch;
 mod run;
+mod serving;
 #[cfg(test)]
 mod tests;
 
@@ -35,6 +36,9 @@ pub fn decide(observed: &Observed, now: Timestamp) -> Plan {
         delete::decide(&mut draft);
     } else {
         live(&mut draft);
+    }
+    if observed.name_winner.is_none() {
+        serving::decide(&mut draft);
     }
     draft.finish()
 }

@@ -2,18 +2,19 @@
 
 use std::time::Duration;
 
-use machinist_infra::objects::Vm;
-use machinist_shared::names::{condition, finalizer, label};
+use machinist_infra::provider::Instance;
+use machinist_shared::names::{annotation, condition, finalizer, label};
 
 use super::super::conditions::{Condition, Reason, Status};
-use super::super::observed::{Open, Usable};
-use super::super::plan::Step;
+use super::super::observed::{Bootstrap, Open, Usable};
+use super::super::plan::{Step, UserDataSource};
 use super::super::record::Record;
 use super::draft::Draft;
 use super::{join, launch};
 use crate::context::LABEL_AGAIN;
+use crate::flags::OptionalDuration;
 
-pub(super) fn decide(draft: &mut Draft<'_>, usable: &Usable, open: &Open, vm: &Vm) {
+pub(super) fn decide(draft: &mut Draft<'_>, usable: &Usable, open: &Open, vm: &Instance) {
     let uid = vm.metadata.uid.clone().unwrap_or_default();
     let terminating = vm.metadata.deletion_timestamp.is_some();
     let former = draft.record.as_ref().and_then(|record| record.former.clone());
@@ -55,6 +56,9 @@ pub(super) fn decide(draft: &mut Draft<'_>, usable: &Usable, open: &Open, vm: &V
     } else if unlabelled {
         draft.plan.look_again(LABEL_AGAIN);
     }
+    if provisioning_timed_out(draft, open, vm) {
+        return;
+    }
     state(draft, open);
     draft.addresses = Some(open.addresses.clone());
     let machine = &draft.observed.machine;
@@ -69,12 +73,12 @@ pub(super) fn decide(draft: &mut Draft<'_>, usable: &Usable, open: &Open, vm: &V
             draft.provider_id = Some(super::super::ownership::provider_id_of(machine));
         }
     }
-    let joined = join::node(draft, usable, open);
+    let joined = join::node(draft, usable, open, vm);
     bootstrap(draft, open, &uid, joined);
 }
 
 /// Makes the user data and records the VM, if it is not recorded; `false` if the VM has to be made anew.
-fn record_vm(draft: &mut Draft<'_>, usable: &Usable, open: &Open, vm: &Vm, uid: &str) -> bool {
+fn record_vm(draft: &mut Draft<'_>, usable: &Usable, open: &Open, vm: &Instance, uid: &str) -> bool {
     draft.finalizers(&[finalizer::VM, finalizer::NODE]);
     if draft
         .record
@@ -83,10 +87,19 @@ fn record_vm(draft: &mut Draft<'_>, usable: &Usable, open: &Open, vm: &Vm, uid: 
     {
         return true;
     }
-    let token_id = draft.observed.token.as_ref().map(|token| token.id.to_string());
-    let secret = token_id
+    let (source, id, why) = match user_data_source(draft) {
+        UserDataIs::Here(source, id) => (Some(source), Some(id), "its user data is of another make"),
+        UserDataIs::Gone(why) => (None, None, why),
+        UserDataIs::Awaited => {
+            launch::bootstrap_waits(draft);
+            return false;
+        }
+    };
+    let machine_uid = draft.observed.machine.uid();
+    let secret = id
         .as_deref()
-        .map(|id| launch::user_data_secret_name(draft.observed.machine.uid(), id));
+        .map(|id| launch::user_data_secret_name(machine_uid, id));
+    let token_id = id.filter(|_| source == Some(UserDataSource::Token));
     let former = draft.record.take();
     draft.record = Some(Record {
         infrastructure: open.infrastructure.clone(),
@@ -96,8 +109,8 @@ fn record_vm(draft: &mut Draft<'_>, usable: &Usable, open: &Open, vm: &Vm, uid: 
         node_uid: None,
         ..former.unwrap_or_default()
     });
-    if secret.is_none() || vm.user_data_secret() != secret.as_deref() {
-        let why = "its bootstrap token is gone before its guest was started";
+    let source = source.filter(|_| vm.user_data == secret);
+    let Some(source) = source else {
         draft.replace_vm(uid, why);
         draft.infrastructure(
             Status::False,
@@ -105,7 +118,8 @@ fn record_vm(draft: &mut Draft<'_>, usable: &Usable, open: &Open, vm: &Vm, uid: 
             format!("the VM is being made anew: {why}"),
         );
         return false;
-    }
+    };
+    draft.plan.push(Step::RenderUserData(source));
     draft.plan.push(Step::CreateUserData {
         vm_uid: uid.to_owned(),
     });
@@ -121,6 +135,91 @@ fn record_vm(draft: &mut Draft<'_>, usable: &Usable, open: &Open, vm: &Vm, uid: 
     true
 }
 
+/// Whether the VM has taken too long to run and the Machine is being replaced for it.
+fn provisioning_timed_out(draft: &mut Draft<'_>, open: &Open, vm: &Instance) -> bool {
+    // A node that has joined once and is being made anew in place is worth waiting for.
+    if open.state.ready || draft.has_joined_once() {
+        return false;
+    }
+    let machine = &draft.observed.machine;
+    let Ok(timeout) = provisioning_timeout(draft) else {
+        return false;
+    };
+    let Some((timeout, deadline)) =
+        timeout.and_then(|timeout| Some((timeout, join::deadline(draft, vm, timeout)?)))
+    else {
+        return false;
+    };
+    if deadline > draft.now {
+        let wait = draft.until(deadline);
+        draft.plan.look_again(wait);
+        return false;
+    }
+    let message = format!(
+        "the VM {} does not run after {} s; it hangs at {}: {}",
+        machine.name(),
+        timeout.as_secs(),
+        open.state.reason,
+        open.state.message
+    );
+    draft.infrastructure(Status::False, Reason::ProvisioningTimeout, message.clone());
+    draft.fail("CreateError", message.clone());
+    draft.replaced_by_set("ProvisioningTimeout", &message)
+}
+
+/// How long the VM may take to run: as the Machine's annotation says, else as the flag does. `Err` if the annotation
+/// cannot be read.
+fn provisioning_timeout(draft: &Draft<'_>) -> Result<Option<Duration>, ()> {
+    match draft
+        .observed
+        .machine
+        .annotation(annotation::PROVISIONING_TIMEOUT)
+    {
+        None => Ok(draft.observed.settings.provisioning_timeout),
+        Some("off") => Ok(None),
+        Some(text) => match crate::flags::duration(text) {
+            Ok(OptionalDuration(Some(timeout))) => Ok(Some(timeout)),
+            _ => Err(()),
+        },
+    }
+}
+
+/// What has become of the user data of a VM that is not recorded yet.
+enum UserDataIs {
+    /// It can be given; and the ID in the name of its Secret.
+    Here(UserDataSource, String),
+    /// It is gone, why, and the VM with it: its guest was never started.
+    Gone(&'static str),
+    /// It may come back.
+    Awaited,
+}
+
+fn user_data_source(draft: &Draft<'_>) -> UserDataIs {
+    let begun = draft
+        .record
+        .as_ref()
+        .and_then(|record| record.bootstrap_secret.as_ref());
+    match (begun, &draft.observed.bootstrap) {
+        (None, _) => match &draft.observed.token {
+            Some(token) => UserDataIs::Here(UserDataSource::Token, token.id.to_string()),
+            None => UserDataIs::Gone("its bootstrap token is gone before its guest was started"),
+        },
+        (Some(begun), Bootstrap::Osm(revision)) if begun.revision == *revision => UserDataIs::Here(
+            UserDataSource::BootstrapSecret(begun.id.clone()),
+            begun.id.clone(),
+        ),
+        (Some(_), Bootstrap::Osm(_)) => {
+            UserDataIs::Gone("its bootstrap Secret was replaced before its guest was started")
+        }
+        (Some(_), Bootstrap::Builtin) => {
+            UserDataIs::Gone("its bootstrap mode was changed before its guest was started")
+        }
+        (Some(_), Bootstrap::Waiting(_) | Bootstrap::OtherRevision(_) | Bootstrap::Invalid(_)) => {
+            UserDataIs::Awaited
+        }
+    }
+}
+
 /// Answers `InfrastructureReady` with the root cause.
 fn state(draft: &mut Draft<'_>, open: &Open) {
     let state = &open.state;
@@ -133,6 +232,14 @@ fn state(draft: &mut Draft<'_>, open: &Open) {
     let message = match former {
         Some(why) if !state.ready => format!("{} (made anew: {why})", state.message),
         _ => state.message.clone(),
+    };
+    let message = if !state.ready && provisioning_timeout(draft).is_err() {
+        format!(
+            "{message} (the annotation {} is neither a duration like 45m nor off, and is ignored)",
+            annotation::PROVISIONING_TIMEOUT
+        )
+    } else {
+        message
     };
     let condition = Condition {
         kind: condition::INFRASTRUCTURE_READY,
@@ -163,18 +270,27 @@ const HALF_LIFE: Duration = Duration::from_mins(15);
 fn bootstrap(draft: &mut Draft<'_>, open: &Open, vm_uid: &str, joined: bool) {
     let answer =
         |status, reason, message: &str| Condition::new(condition::BOOTSTRAP_READY, status, reason, message);
+    let osm = draft
+        .record
+        .as_ref()
+        .and_then(|record| record.bootstrap_secret.clone());
     if joined {
         if draft.observed.token.is_some() {
             draft.plan.push(Step::DeleteToken);
         }
-        draft.condition(
-            answer(
-                Status::True,
-                Reason::Joined,
-                "the kubelet has joined; its token is gone",
-            )
-            .lazy(),
+        let message = match &osm {
+            Some(_) => "the kubelet has joined",
+            None => "the kubelet has joined; its token is gone",
+        };
+        draft.condition(answer(Status::True, Reason::Joined, message).lazy());
+        return;
+    }
+    if let Some(osm) = osm {
+        let message = format!(
+            "operating-system-manager's user data of revision {} is in place",
+            osm.revision
         );
+        draft.condition(answer(Status::True, Reason::DataReady, &message).lazy());
         return;
     }
     let ours = draft.record.as_ref().and_then(|record| record.token_id.clone());
@@ -190,7 +306,9 @@ fn bootstrap(draft: &mut Draft<'_>, open: &Open, vm_uid: &str, joined: bool) {
     match token {
         Some(token) if token.expiration > draft.now => {
             let left = draft.until(token.expiration);
-            if left <= HALF_LIFE {
+            if draft.gave_up {
+                draft.plan.look_again(left);
+            } else if left <= HALF_LIFE {
                 draft.plan.push(Step::ExtendToken);
             } else {
                 draft.plan.look_again(left.saturating_sub(HALF_LIFE));
@@ -207,6 +325,9 @@ fn bootstrap(draft: &mut Draft<'_>, open: &Open, vm_uid: &str, joined: bool) {
         _ if open.guest_exists => {
             let message = "the bootstrap token is gone or expired before the kubelet joined; delete the Machine to have it made anew";
             draft.condition(answer(Status::False, Reason::BootstrapTokenExpired, message));
+            if draft.observed.token.is_some() {
+                draft.plan.push(Step::DeleteToken);
+            }
         }
         _ => {
             let why = "its bootstrap token expired before its guest was started";

@@ -4,17 +4,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
-use machinist_infra::objects::Vm;
+use machinist_infra::kubevirt::instance;
+use machinist_infra::provider::Instance;
 use rstest::rstest;
 use serde_json::{Value, json};
 
 use super::super::observed::{
-    Brake, ClusterName, Concern, Disk, Facts, Failure, Infra, Observed, Open, Settings, Spec, Unwatched,
-    Usable, VmState,
+    Bootstrap, Brake, ClusterName, Concern, Disk, Facts, Failure, Infra, Observed, Open, Settings, Spec,
+    Unwatched, Usable, VmState,
 };
-use super::super::plan::{Plan, Step};
+use super::super::plan::{Plan, Step, UserDataSource};
 use super::super::record::{FailureDomain, Infrastructure};
 use super::decide;
+use crate::bootstrap::Mode;
 use crate::bootstrap::token::TokenView;
 use crate::user::{Node, StoredMachine};
 
@@ -68,6 +70,7 @@ fn open() -> Open {
         guest_exists: false,
         firmware_uuid: None,
         addresses: Vec::new(),
+        contested: Vec::new(),
         state: VmState {
             progress: true,
             reason: "VMStarting".into(),
@@ -78,14 +81,14 @@ fn open() -> Open {
     }
 }
 
-fn vm(extra: &Value) -> Arc<Vm> {
+fn vm(extra: &Value) -> Arc<Instance> {
     let mut vm = json!({
         "metadata": {"name": "web-1", "namespace": "vms", "uid": "v1", "creationTimestamp": NOW, "resourceVersion": "1",
             "labels": {"machinist.dev/machine-uid": "m1", "machinist.dev/cluster-uid": "c1"}},
         "spec": {"template": {"spec": {"volumes": [{"cloudInitNoCloud": {"secretRef": {"name": "userdata-m1-abcdef"}}}]}}},
     });
     json_patch::merge(&mut vm, extra);
-    Arc::new(serde_json::from_value(vm).unwrap())
+    Arc::new(instance(&serde_json::from_value(vm).unwrap(), None, &[]))
 }
 
 fn running() -> Open {
@@ -126,6 +129,9 @@ fn observed(machine: StoredMachine, open: Open) -> Observed {
             external_cloud_provider: false,
             cluster_uid: "c1".into(),
             look_every: Duration::from_secs(30),
+            provisioning_timeout: None,
+            approves_serving: true,
+            bootstrap: Mode::Auto,
         }),
         name_winner: None,
         spec: Spec::Usable(Box::new(Usable {
@@ -136,7 +142,9 @@ fn observed(machine: StoredMachine, open: Open) -> Observed {
         cluster_name: ClusterName::Known("c".into()),
         infra: Infra::Open(Box::new(open)),
         node: None,
+        bootstrap: Bootstrap::Builtin,
         token: None,
+        requests: Vec::new(),
         failure: None,
     }
 }
@@ -166,9 +174,10 @@ fn condition<'a>(plan: &'a Plan, kind: &str) -> &'a Value {
         .unwrap_or_else(|| panic!("no {kind}"))
 }
 
-const CREATE: [&str; 3] = [
+const CREATE: [&str; 4] = [
     "patch the Machine",
     "create the bootstrap token",
+    "render the user data",
     "create the VirtualMachine",
 ];
 
@@ -215,6 +224,7 @@ fn the_user_data_follows_the_vm_and_then_its_uid_is_recorded() {
     assert_eq!(
         verbs(&plan),
         [
+            "render the user data",
             "create the user-data Secret",
             "patch the Machine",
             "record an Event"
@@ -599,27 +609,6 @@ fn a_token_is_extended_at_half_life() {
 }
 
 #[test]
-fn a_machine_that_does_not_join_in_time_says_so_and_a_set_replaces_it() {
-    let mut o = observed(machine(&recorded()), running());
-    o.token = Some(token());
-    let settings = Settings {
-        join_timeout: Some(Duration::from_mins(10)),
-        ..o.settings.as_ref().clone()
-    };
-    o.settings = Arc::new(settings);
-    assert!(
-        decide(&o, now())
-            .again
-            .is_some_and(|d| d <= Duration::from_mins(9))
-    );
-    let late: Timestamp = "2026-01-01T12:10:00Z".parse().unwrap();
-    let plan = decide(&o, late);
-    assert_eq!(condition(&plan, "NodeReady")["reason"], "JoinTimeout");
-    assert_eq!(patch(&plan)["status"]["phase"], "Failed");
-    assert!(!verbs(&plan).contains(&"delete the Machine"));
-}
-
-#[test]
 fn a_failed_write_is_shown_and_holds_the_next_try_back() {
     let mut o = observed(machine(&json!({})), open());
     let until = "2026-01-01T12:00:04Z".parse().unwrap();
@@ -794,7 +783,7 @@ fn what_may_not_be_watched_is_named_and_changes_nothing_else() {
         &observed(machine(&json!({})), Open { unwatched, ..open() }),
         now(),
     );
-    assert_eq!(verbs(&plan)[1..3], CREATE[1..]);
+    assert_eq!(verbs(&plan)[1..4], CREATE[1..]);
 }
 
 #[test]
@@ -916,7 +905,7 @@ fn taken_over_deleting() -> StoredMachine {
     }}))
 }
 
-fn peers_vm() -> Arc<Vm> {
+fn peers_vm() -> Arc<Instance> {
     let labels = json!({"machinist.dev/machine-uid": null, "machinist.dev/cluster-uid": null,
         "kubevirt.io/vm": "web-1", "cluster.x-k8s.io/role": "worker", "cluster.x-k8s.io/cluster-name": "c"});
     vm(&json!({"metadata": {"labels": labels}}))
@@ -1008,3 +997,188 @@ fn a_fact_is_asked_for_again_and_an_outage_is_no_error(#[case] facts: Facts, #[c
         &error
     );
 }
+
+/// The record of a VM whose user data is operating-system-manager's.
+fn osm_record(revision: &str) -> Value {
+    placed(&json!({"status": {"providerStatus": {"bootstrapSecret": {"revision": revision, "id": "osm-1"}}}}))
+}
+
+/// The VM that was made with it, and is not recorded yet.
+fn osm_vm() -> Open {
+    let volume = json!([{"cloudInitNoCloud": {"secretRef": {"name": "userdata-m1-osm-1"}}}]);
+    Open {
+        vm: Some(vm(&json!({"spec": {"template": {"spec": {"volumes": volume}}}}))),
+        facts: Facts::NotNeeded,
+        ..open()
+    }
+}
+
+#[test]
+fn with_user_data_of_operating_system_manager_no_token_is_made() {
+    let mut o = observed(machine(&json!({})), open());
+    o.bootstrap = Bootstrap::Osm("3".into());
+    let plan = decide(&o, now());
+    assert_eq!(
+        verbs(&plan),
+        [
+            "patch the Machine",
+            "render the user data",
+            "create the VirtualMachine"
+        ]
+    );
+    let id = format!("osm-{:x}", now().as_millisecond());
+    assert_eq!(
+        patch(&plan)["status"]["providerStatus"]["bootstrapSecret"],
+        json!({"revision": "3", "id": id})
+    );
+    assert!(
+        plan.steps
+            .contains(&Step::RenderUserData(UserDataSource::BootstrapSecret(id)))
+    );
+}
+
+#[rstest]
+#[case::the_same_revision("3", "osm-1")]
+#[case::another_one("4", "osm-19b796dd600")]
+fn what_was_begun_goes_on_under_its_name(#[case] revision: &str, #[case] id: &str) {
+    let mut o = observed(machine(&osm_record("3")), open());
+    o.bootstrap = Bootstrap::Osm(revision.into());
+    let plan = decide(&o, now());
+    let source = UserDataSource::BootstrapSecret(id.into());
+    assert!(
+        plan.steps.contains(&Step::RenderUserData(source)),
+        "{:?}",
+        plan.steps
+    );
+}
+
+#[rstest]
+#[case::not_there(Bootstrap::Waiting("not there".into()), "WaitingForBootstrapSecret")]
+#[case::of_another_revision(Bootstrap::OtherRevision("old".into()), "BootstrapSecretRevision")]
+#[case::never(Bootstrap::Invalid("no mode".into()), "BootstrapFailed")]
+fn without_user_data_no_vm_is_made(#[case] bootstrap: Bootstrap, #[case] reason: &str) {
+    let mut o = observed(machine(&json!({})), open());
+    o.bootstrap = bootstrap;
+    let plan = decide(&o, now());
+    assert!(touches_nothing(&plan), "{:?}", plan.steps);
+    for kind in ["BootstrapReady", "InfrastructureReady", "Ready"] {
+        assert_eq!(condition(&plan, kind)["reason"], reason);
+    }
+    assert_eq!(patch(&plan)["status"].get("providerStatus"), None);
+}
+
+#[test]
+fn the_vm_gets_the_user_data_of_the_revision_that_it_was_made_for() {
+    let mut o = observed(machine(&osm_record("3")), osm_vm());
+    o.bootstrap = Bootstrap::Osm("3".into());
+    let plan = decide(&o, now());
+    assert_eq!(
+        verbs(&plan)[..2],
+        ["render the user data", "create the user-data Secret"]
+    );
+    let record = &patch(&plan)["status"]["providerStatus"];
+    assert_eq!(record["vmUID"], "v1");
+    assert_eq!(record.get("tokenID"), None);
+}
+
+#[rstest]
+#[case::remade_for_a_newer_one(Bootstrap::Osm("4".into()))]
+#[case::the_mode_was_changed(Bootstrap::Builtin)]
+fn a_vm_whose_user_data_was_replaced_before_its_guest_got_it_is_made_anew(#[case] bootstrap: Bootstrap) {
+    let mut o = observed(machine(&osm_record("3")), osm_vm());
+    o.bootstrap = bootstrap;
+    let plan = decide(&o, now());
+    let record = &patch(&plan)["status"]["providerStatus"];
+    assert_eq!(record["former"]["uid"], "v1");
+    assert_eq!(record["bootstrapSecret"], Value::Null);
+    assert!(!verbs(&plan).contains(&"create the user-data Secret"));
+}
+
+#[rstest]
+#[case::remade_right_now(Bootstrap::Waiting("not there".into()), "WaitingForBootstrapSecret")]
+#[case::of_another_revision(Bootstrap::OtherRevision("old".into()), "BootstrapSecretRevision")]
+fn a_vm_waits_for_user_data_that_may_come_back(#[case] bootstrap: Bootstrap, #[case] reason: &str) {
+    let mut o = observed(machine(&osm_record("3")), osm_vm());
+    o.bootstrap = bootstrap;
+    let plan = decide(&o, now());
+    assert!(touches_nothing(&plan), "{:?}", plan.steps);
+    assert_eq!(condition(&plan, "BootstrapReady")["reason"], reason);
+    assert_eq!(patch(&plan)["status"].get("providerStatus"), None);
+}
+
+#[test]
+fn a_guest_of_operating_system_manager_needs_no_token_of_ours() {
+    let mut record = osm_record("3");
+    json_patch::merge(
+        &mut record,
+        &json!({"status": {"providerStatus": {"vmUID": "v1"}}}),
+    );
+    let plan = decide(&observed(machine(&record), running()), now());
+    let bootstrap = condition(&plan, "BootstrapReady");
+    assert_eq!(bootstrap["reason"], "DataReady");
+    assert!(bootstrap["message"].as_str().unwrap().contains("revision 3"));
+    assert!(!verbs(&plan).iter().any(|verb| verb.contains("token")));
+}
+
+#[rstest]
+#[case::the_guest("GuestEnded", "the guest has shut itself down, and nothing starts it again")]
+#[case::a_disk("DiskFailed", "DataVolume web-1: checksum mismatch")]
+fn what_cannot_heal_fails_the_machine_and_is_told_once_and_is_taken_back_when_it_is_gone(
+    #[case] reason: &str,
+    #[case] message: &str,
+) {
+    let ended = Open {
+        state: VmState {
+            terminal: true,
+            reason: reason.into(),
+            message: message.into(),
+            ..VmState::default()
+        },
+        addresses: Vec::new(),
+        ..running()
+    };
+    let events = |plan: &Plan| {
+        plan.steps
+            .iter()
+            .filter(|step| matches!(step, Step::Event(_)))
+            .count()
+    };
+    let mut o = observed(machine(&recorded()), ended);
+    let failed = decide(&o, now());
+    let (status, text) = (&patch(&failed)["status"], format!("{reason}: {message}"));
+    assert_eq!(
+        (
+            &status["phase"],
+            &status["errorReason"],
+            &status["errorMessage"],
+            &status["failureMessage"]
+        ),
+        (
+            &json!("Failed"),
+            &json!("CreateError"),
+            &json!(text),
+            &json!(text)
+        )
+    );
+    assert_eq!(condition(&failed, "InfrastructureReady")["reason"], reason);
+    assert_eq!(events(&failed), 1);
+    assert!(touches_nothing(&failed), "{:?}", verbs(&failed));
+
+    let mut written = recorded();
+    json_patch::merge(&mut written, patch(&failed));
+    o.machine = Arc::new(machine(&written));
+    assert_eq!(decide(&o, now()).steps, [], "told once");
+
+    // Somebody started it again, or mended the disk.
+    o.infra = Infra::Open(Box::new(running()));
+    let healed = decide(&o, now());
+    let status = &patch(&healed)["status"];
+    for gone in ["errorReason", "errorMessage", "failureMessage"] {
+        assert_eq!(status.get(gone), Some(&Value::Null), "{gone}");
+    }
+    assert_eq!(status["phase"], "Provisioned");
+    assert_eq!(events(&healed), 0);
+}
+
+mod joining;
+mod serving;

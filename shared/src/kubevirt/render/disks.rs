@@ -130,6 +130,11 @@ pub(crate) enum SourceKind {
     Claim,
 }
 
+/// Whether an image is downloaded from the web, with the Secrets that the spec names for that.
+pub fn downloads(image: &Image) -> bool {
+    source_kind(image) == SourceKind::Http
+}
+
 /// As the spec says; else guessed: a URI is a registry's or a web server's, anything else a claim.
 pub(crate) fn source_kind(image: &Image) -> SourceKind {
     match image.source.as_str() {

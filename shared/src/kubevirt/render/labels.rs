@@ -66,7 +66,7 @@ pub(super) fn annotations(input: &RenderInput<'_>) -> (Map, Map) {
     set("kubevirt.io/allow-pod-bridge-network-live-migration", "true");
     set("ovn.kubernetes.io/allow_live_migration", "true");
     if !input.spec.subnet.is_empty() {
-        set("ovn.kubernetes.io/logical_switch", &input.spec.subnet);
+        set(annotation::OVN_LOGICAL_SWITCH, &input.spec.subnet);
     }
     let mut disk = Map::new();
     for (key, value) in input.annotations {

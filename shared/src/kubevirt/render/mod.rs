@@ -10,12 +10,13 @@ mod tests;
 
 use serde_json::{Map, Value, json};
 
-use super::facts::{CLUSTER_INSTANCETYPE, Facts};
+use super::facts::Facts;
+use super::kinds::CLUSTER_INSTANCETYPE;
 use super::resolved::ResolvedSpec;
 use super::spec::Matcher;
 
-pub use disks::disk_names;
 pub(crate) use disks::{PRIMARY_DISK, REGISTRIES, SourceKind, secondary_disk, source_kind};
+pub use disks::{disk_names, downloads};
 pub(crate) use labels::RESERVED_LABELS;
 
 /// What a VirtualMachine is rendered from.
@@ -81,12 +82,9 @@ pub fn render(input: &RenderInput<'_>) -> Value {
         "dataVolumeTemplates": disks::data_volume_templates(input, &disk_annotations),
     });
     if let Some(instancetype) = &spec.instancetype {
-        let found = input
-            .facts
-            .instancetype_kind
-            .as_deref()
-            .unwrap_or(CLUSTER_INSTANCETYPE);
-        vm_spec["instancetype"] = matcher(instancetype, Some(found));
+        let asked = Some(instancetype.kind.as_str()).filter(|kind| !kind.is_empty());
+        let found = input.facts.instancetype_kind.as_deref().or(asked);
+        vm_spec["instancetype"] = matcher(instancetype, Some(found.unwrap_or(CLUSTER_INSTANCETYPE)));
     }
     if let Some(preference) = &spec.preference {
         vm_spec["preference"] = matcher(preference, None);
@@ -112,14 +110,10 @@ fn resources(spec: &ResolvedSpec) -> Value {
     json!({"requests": amounts, "limits": amounts})
 }
 
-/// As written. An instancetype's name without a kind gets the kind that was found, and beside a name there is nothing
-/// to infer.
+/// As written. An instancetype's name gets the kind that was found, and beside a name there is nothing to infer.
 fn matcher(matcher: &Matcher, found_kind: Option<&str>) -> Value {
     let named = !matcher.name.is_empty();
-    let kind = match (matcher.kind.as_str(), found_kind) {
-        ("", Some(found)) if named => found,
-        (kind, _) => kind,
-    };
+    let kind = found_kind.filter(|_| named).unwrap_or(&matcher.kind);
     let infers = !named || found_kind.is_none();
     let fields = [
         ("name", matcher.name.as_str(), true),

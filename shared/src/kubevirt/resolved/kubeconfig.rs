@@ -6,7 +6,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use super::{Env, Lookup, Unresolved, value};
-use crate::config_var::{ConfigVar, KeyRef};
+use crate::config_var::{ConfigVar, KeyRef, LookupError, ResolveError};
 
 /// Text that must not be shown.
 #[derive(Clone, PartialEq, Eq, Default)]
@@ -51,7 +51,9 @@ pub struct Kubeconfig {
 }
 
 /// The kubeconfig of a spec. An inline value wins over a reference and must be base64; what a reference or the
-/// environment holds may be raw or base64. A reference that fails is an error and never falls through.
+/// environment holds may be raw or base64. A reference that leads nowhere, or to an empty text, falls through to the
+/// environment if that has one, as with machine-controller; one that could not be read does not, for nobody knows what it
+/// holds.
 pub fn kubeconfig(var: &ConfigVar<String>, env: &Env, lookup: &Lookup<'_>) -> Result<Kubeconfig, Unresolved> {
     if let Some(inline) = var.value.as_deref().filter(|text| !text.is_empty()) {
         let text = decode_base64(inline).ok_or(Unresolved::KubeconfigNotBase64)?;
@@ -61,7 +63,10 @@ pub fn kubeconfig(var: &ConfigVar<String>, env: &Env, lookup: &Lookup<'_>) -> Re
         });
     }
     if let Some(reference) = var.reference() {
-        let text = value("auth.kubeconfig", var, lookup)?.unwrap_or_default();
+        let text = match value("auth.kubeconfig", var, lookup) {
+            Err(error) if env.kubeconfig.is_empty() || !leads_nowhere(&error) => return Err(error),
+            found => found.unwrap_or_default().unwrap_or_default(),
+        };
         if !text.is_empty() {
             let source = KubeconfigSource::Reference(reference.clone());
             return Ok(Kubeconfig {
@@ -78,6 +83,21 @@ pub fn kubeconfig(var: &ConfigVar<String>, env: &Env, lookup: &Lookup<'_>) -> Re
         text: Secret(text),
         source: KubeconfigSource::Environment,
     })
+}
+
+/// Whether it is known that there is nothing at the end of a reference.
+fn leads_nowhere(error: &Unresolved) -> bool {
+    let Unresolved::Reference {
+        error: ResolveError::Lookup { cause, .. },
+        ..
+    } = error
+    else {
+        return false;
+    };
+    match cause {
+        LookupError::NoObject | LookupError::NoKey => true,
+        LookupError::Unavailable(_) => false,
+    }
 }
 
 /// Decodes a text that is base64 for certain.
@@ -97,8 +117,10 @@ pub fn raw_or_base64(text: String) -> String {
 
 #[cfg(test)]
 mod tests {
+    use rstest::rstest;
+
     use super::*;
-    use crate::config_var::{LookupError, RefKind};
+    use crate::config_var::RefKind;
 
     fn reference() -> KeyRef {
         KeyRef {
@@ -133,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reference_may_be_raw_or_base64_and_never_falls_through_when_it_fails() {
+    fn a_reference_may_be_raw_or_base64() {
         let var = ConfigVar {
             value: None,
             secret_ref: Some(reference()),
@@ -143,14 +165,36 @@ mod tests {
         assert_eq!(raw.text.expose(), "apiVersion: v1");
         let encoded = kubeconfig(&var, &env(""), &|_| Ok("YWJj".into())).unwrap();
         assert_eq!(encoded.text.expose(), "abc");
-        let lost = kubeconfig(&var, &env("fallback"), &|_| Err(LookupError::NoObject));
-        assert!(matches!(
-            lost,
-            Err(Unresolved::Reference {
+    }
+
+    #[rstest]
+    #[case::no_object(Err(LookupError::NoObject), true)]
+    #[case::no_key(Err(LookupError::NoKey), true)]
+    #[case::an_empty_text(Ok(String::new()), true)]
+    #[case::not_yet_read(Err(LookupError::Unavailable("it is being read".into())), false)]
+    fn a_reference_to_nothing_falls_through_to_the_environment_and_one_not_read_does_not(
+        #[case] behind: Result<String, LookupError>,
+        #[case] falls: bool,
+    ) {
+        let var = ConfigVar {
+            value: None,
+            secret_ref: Some(reference()),
+            config_map_ref: None,
+        };
+        let found = kubeconfig(&var, &env("fallback"), &|_| behind.clone());
+        let source = found.map(|found| found.source).ok();
+        assert_eq!(source, falls.then_some(KubeconfigSource::Environment));
+
+        // Without one there, the person is told what is wrong with the reference.
+        let error = kubeconfig(&var, &env(""), &|_| behind.clone()).unwrap_err();
+        let told = matches!(
+            error,
+            Unresolved::Reference {
                 field: "auth.kubeconfig",
                 ..
-            })
-        ));
+            }
+        );
+        assert_eq!(told, behind.is_err(), "{error}");
     }
 
     #[test]

@@ -9,6 +9,7 @@ use k8s_openapi::api::core::v1::PodDNSConfig;
 pub use env::Env;
 pub use kubeconfig::{Kubeconfig, KubeconfigSource, Secret, decode_base64, kubeconfig, raw_or_base64};
 
+use super::kinds;
 use super::spec::{CloudProviderSpec, Matcher};
 use crate::config_var::{ConfigValue, ConfigVar, KeyRef, LookupError, ResolveError};
 
@@ -42,7 +43,7 @@ pub enum Unresolved {
 }
 
 /// A spec whose every value is known.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Clone, Default, PartialEq)]
 pub struct ResolvedSpec {
     /// Value of the cluster-name labels.
     pub cluster_name: String,
@@ -88,10 +89,14 @@ pub struct ResolvedSpec {
     pub node_affinity_values: Vec<String>,
     /// Topology spread.
     pub topology_spread: Vec<Spread>,
+    /// `machinist.registries.credentials`, or empty.
+    pub registry_credentials: Secret,
+    /// `machinist.caBundle`, PEM, or empty.
+    pub ca_bundle: Secret,
 }
 
 /// A topology spread constraint.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Spread {
     /// By how many the VMs of two domains may differ.
     pub max_skew: i32,
@@ -102,7 +107,7 @@ pub struct Spread {
 }
 
 /// A disk.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Disk {
     /// Size, a quantity.
     pub size: String,
@@ -113,7 +118,7 @@ pub struct Disk {
 }
 
 /// Where the operating system comes from.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Image {
     /// URL, image or claim.
     pub location: String,
@@ -128,6 +133,8 @@ pub struct Image {
     /// Secret on the infra cluster with headers, or empty.
     pub extra_headers_secret: String,
 }
+
+hidden!(ResolvedSpec, Spread, Disk, Image);
 
 /// Looks a reference up.
 pub type Lookup<'a> = dyn Fn(&KeyRef) -> Result<String, LookupError> + 'a;
@@ -169,8 +176,19 @@ pub fn resolve(spec: &CloudProviderSpec, env: &Env, lookup: &Lookup<'_>) -> Resu
         } else {
             env.project_id.clone()
         },
-        instancetype: vm.instancetype.clone(),
-        preference: vm.preference.clone(),
+        // machine-controller never looks at an instancetype's kind; of a preference's, KubeVirt is the judge.
+        instancetype: vm.instancetype.as_ref().map(|it| Matcher {
+            kind: kinds::canonical(&it.kind, kinds::INSTANCETYPES)
+                .unwrap_or_default()
+                .to_owned(),
+            ..it.clone()
+        }),
+        preference: vm.preference.as_ref().map(|it| Matcher {
+            kind: kinds::canonical(&it.kind, kinds::PREFERENCES)
+                .unwrap_or(&it.kind)
+                .to_owned(),
+            ..it.clone()
+        }),
         vcpu_cores: vm.vcpu_cores,
         cpus: text("cpus", &vm.cpus)?,
         memory: text("memory", &vm.memory)?,
@@ -226,6 +244,11 @@ pub fn resolve(spec: &CloudProviderSpec, env: &Env, lookup: &Lookup<'_>) -> Resu
                 })
             })
             .collect::<Result<_, Unresolved>>()?,
+        registry_credentials: Secret::new(text(
+            "machinist.registries.credentials",
+            &spec.machinist.registries.credentials,
+        )?),
+        ca_bundle: Secret::new(text("machinist.caBundle", &spec.machinist.ca_bundle)?),
     };
     usable::check(&resolved)?;
     Ok(resolved)
@@ -305,6 +328,36 @@ mod tests {
             "{error}"
         );
         assert!(!error.to_string().contains("sesame"), "{error}");
+    }
+
+    #[test]
+    fn kinds_are_spelled_in_one_way_from_here_on() {
+        let resolved = resolved(&json!({"virtualMachine": {
+            "instancetype": {"name": "i", "kind": "virtualmachineinstancetypes"},
+            "preference": {"name": "p", "kind": "virtualMachineClusterPreference"},
+        }}))
+        .unwrap();
+        assert_eq!(resolved.instancetype.unwrap().kind, kinds::INSTANCETYPE);
+        assert_eq!(resolved.preference.unwrap().kind, kinds::CLUSTER_PREFERENCE);
+    }
+
+    #[test]
+    fn nothing_that_a_reference_held_is_shown_by_debug() {
+        let change = json!({"projectID": behind("sesame"), "virtualMachine": {"template": {
+            "primaryDisk": {"osImage": behind("sesame"), "extraHeaders": ["x: sesame"]},
+            "secondaryDisks": [{"size": "1Gi", "storageClassName": behind("sesame")}],
+        }}, "topologySpreadConstraints": [{"maxSkew": "1", "topologyKey": behind("sesame")}]});
+        let resolved = resolved(&change).unwrap();
+        let facts = super::super::facts::Facts {
+            extra_headers: vec!["authorization: sesame".to_owned()],
+            ..Default::default()
+        };
+        let needed = super::super::facts::facts_needed(&resolved);
+        let shown = format!(
+            "{resolved:?} {:?} {:?} {:?} {:?} {facts:?} {needed:?}",
+            resolved.image, resolved.primary_disk, resolved.secondary_disks, resolved.topology_spread
+        );
+        assert!(!shown.contains("sesame"), "{shown}");
     }
 
     #[test]

@@ -4,6 +4,7 @@ use crate::field::{FieldPath, Report};
 use crate::kubevirt::render::RESERVED_LABELS;
 use crate::kubevirt::render::secondary_disk;
 use crate::kubevirt::spec::CloudProviderSpec;
+use crate::provider::Maker;
 use crate::syntax::{LABEL_MAX, dns_subdomain};
 
 /// Judges the name of a Machine: further disks bear it, and volumes of a pod are no longer than labels and have no dots.
@@ -23,6 +24,41 @@ pub fn name(name: &str, spec: &CloudProviderSpec, path: &FieldPath, report: &mut
             path,
             format!("must have no dots with secondaryDisks: {disk} becomes a volume"),
         );
+    }
+}
+
+/// Judges the name of a MachineSet or MachineDeployment: of its Machines, each must be a good name. A set is named like its
+/// deployment with a hash of up to 10 digits, a Machine like its set with 5 random characters, before which the API server
+/// cuts the name at 58.
+pub fn name_of_maker(
+    name: &str,
+    maker: Maker,
+    spec: &CloudProviderSpec,
+    path: &FieldPath,
+    report: &mut Report,
+) {
+    const RANDOM: usize = 5;
+    let added = match maker {
+        Maker::Set => "-".len(),
+        Maker::Deployment => "-0123456789-".len(),
+    };
+    let Some(last) = spec.virtual_machine.secondary_disks.len().checked_sub(1) else {
+        return;
+    };
+    let disk = secondary_disk("", last).len();
+    let longest = (name.len() + added).min(LABEL_MAX - RANDOM) + RANDOM;
+    if longest + disk > LABEL_MAX {
+        let most = LABEL_MAX.saturating_sub(disk + RANDOM + added);
+        let why = format!(
+            "must be no more than {most} characters with secondaryDisks: its Machines' names are up to {longest}, and \
+             NAME-secondarydisk{last} becomes a volume"
+        );
+        report.invalid(path, why);
+    } else if name.contains('.') && dns_subdomain(name).is_ok() {
+        let why = format!(
+            "must have no dots with secondaryDisks: its Machines bear it, and NAME-secondarydisk{last} becomes a volume"
+        );
+        report.invalid(path, why);
     }
 }
 

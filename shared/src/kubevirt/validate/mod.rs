@@ -11,12 +11,13 @@ mod scheduling;
 mod tests;
 mod vm;
 
+use super::machinist;
 use super::spec::CloudProviderSpec;
 use crate::config_var::ConfigVarString;
 use crate::field::{FieldPath, Report};
 use crate::{quantity, syntax};
 
-pub use machine::{labels, name};
+pub use machine::{labels, name, name_of_maker};
 
 /// Operating systems that this provider can boot.
 pub const OPERATING_SYSTEMS: [&str; 4] = ["ubuntu", "rhel", "flatcar", "rockylinux"];
@@ -37,6 +38,7 @@ pub fn validate(spec: &CloudProviderSpec, path: &FieldPath, report: &mut Report)
         &path.child("topologySpreadConstraints"),
         report,
     );
+    machinist::validate(&spec.machinist, &path.child("machinist"), report);
 }
 
 /// The text of a value that is written down and not overridden by a reference.

@@ -75,6 +75,7 @@ fn the_shipped_example_of_machine_controller_passes_with_a_warning() {
 #[rstest]
 #[case::sizes_beside_an_instancetype(vm(&json!({"template": {"memory": "1Gi"}})), "s.virtualMachine.template.memory: has no effect beside an instancetype")]
 #[case::inference_beside_a_name(vm(&json!({"instancetype": {"inferFromVolume": "datavolumedisk"}})), "s.virtualMachine.instancetype.inferFromVolume: has no effect beside name")]
+#[case::an_instancetypes_unknown_kind(vm(&json!({"instancetype": {"kind": "VirtualMachineInstanceType2"}})), "s.virtualMachine.instancetype.kind: \"VirtualMachineInstanceType2\" is no kind of instancetype and has no effect; did you mean \"VirtualMachineInstancetype\"?")]
 #[case::a_flavor(vm(&json!({"flavor": {"name": "x"}})), "s.virtualMachine.flavor: is deprecated and has no effect; use virtualMachine.instancetype")]
 #[case::a_pod_preset(json!({"affinity": {"podAffinityPreset": "soft"}}), "s.affinity.podAffinityPreset: is deprecated and has no effect; use topologySpreadConstraints")]
 #[case::an_affinity_without_type(json!({"affinity": {"nodeAffinityPreset": {"key": "zone"}}}), "s.affinity.nodeAffinityPreset: has no effect without type; write hard or soft")]
@@ -92,6 +93,64 @@ fn what_has_no_effect_is_a_warning(#[case] extra: Value, #[case] warning: &str) 
     let report = judge(&extra);
     assert!(report.is_ok(), "{:?}", report.errors);
     assert_eq!(report.warnings, [warning]);
+}
+
+#[rstest]
+#[case::no_further_disk(0, "a-deployment.with-a-name-of-more-than-forty-characters", None)]
+#[case::as_long_as_can_be(1, "a123456789b123456789c123456789d", None)]
+#[case::one_too_long(
+    1,
+    "a123456789b123456789c123456789de",
+    Some(
+        "must be no more than 31 characters with secondaryDisks: its Machines' names are up to 49, and NAME-secondarydisk0 becomes a volume"
+    )
+)]
+#[case::cut_by_the_api_server(
+    1,
+    "a123456789b123456789c123456789d123456789e123456789f",
+    Some(
+        "must be no more than 31 characters with secondaryDisks: its Machines' names are up to 63, and NAME-secondarydisk0 becomes a volume"
+    )
+)]
+#[case::a_dot(
+    1,
+    "a.b",
+    Some(
+        "must have no dots with secondaryDisks: its Machines bear it, and NAME-secondarydisk0 becomes a volume"
+    )
+)]
+fn a_deployments_name_must_do_for_the_disks_of_its_machines(
+    #[case] disks: usize,
+    #[case] deployment: &str,
+    #[case] want: Option<&str>,
+) {
+    let mut spec = CloudProviderSpec::default();
+    spec.virtual_machine
+        .secondary_disks
+        .resize(disks, crate::kubevirt::spec::SecondaryDisk::default());
+    let mut report = Report::new();
+    let path = FieldPath::new("metadata.name");
+    name_of_maker(deployment, Maker::Deployment, &spec, &path, &mut report);
+    let messages: Vec<_> = report.errors.iter().map(|error| error.message.as_str()).collect();
+    assert_eq!(messages, want.into_iter().collect::<Vec<_>>());
+
+    // A set of that name has no hash, so it may be longer.
+    let mut of_set = Report::new();
+    name_of_maker(
+        &format!("{deployment}-4567890bcd"),
+        Maker::Set,
+        &spec,
+        &path,
+        &mut of_set,
+    );
+    assert_eq!(of_set.is_ok(), want.is_none());
+
+    // What it says is what its Machines are told.
+    if want.is_none() {
+        let machine = format!("{deployment}-4567890bcd-x7k2p");
+        name(&machine, &spec, &FieldPath::new("metadata.name"), &mut report);
+        assert!(report.is_ok(), "{:?}", report.errors);
+    }
 }
 
 #[rstest]

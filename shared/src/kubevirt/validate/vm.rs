@@ -4,20 +4,27 @@ use k8s_openapi::api::core::v1::PodDNSConfig;
 
 use super::{image, is_empty, label_value, literal, object_name, positive, text};
 use crate::config_var::ConfigVarString;
-use crate::field::{FieldPath, Report};
+use crate::field::{FieldPath, Report, did_you_mean};
+use crate::kubevirt::kinds::{self, INSTANCETYPES, PREFERENCES};
 use crate::kubevirt::render::PRIMARY_DISK;
 use crate::kubevirt::spec::{Matcher, VirtualMachine};
 use crate::syntax;
-
-const INSTANCETYPES: [&str; 2] = ["VirtualMachineInstancetype", "VirtualMachineClusterInstancetype"];
-const PREFERENCES: [&str; 2] = ["VirtualMachinePreference", "VirtualMachineClusterPreference"];
 
 /// Judges `virtualMachine`.
 pub(super) fn validate(vm: &VirtualMachine, path: &FieldPath, report: &mut Report) {
     let template = path.child("template");
     if let Some(instancetype) = &vm.instancetype {
         let path = path.child("instancetype");
-        matcher(instancetype, &INSTANCETYPES, vm, &path, report);
+        matcher(instancetype, INSTANCETYPES, vm, &path, report);
+        if !known(&instancetype.kind, INSTANCETYPES) {
+            // machine-controller does not look at it.
+            let hint = did_you_mean(&instancetype.kind, INSTANCETYPES);
+            let text = format!(
+                "{:?} is no kind of instancetype and has no effect",
+                instancetype.kind
+            );
+            report.warn(&path.child("kind"), format!("{text}{hint}"));
+        }
         if !instancetype.name.is_empty() && !instancetype.infer_from_volume.is_empty() {
             report.warn(&path.child("inferFromVolume"), "has no effect beside name");
         }
@@ -26,7 +33,11 @@ pub(super) fn validate(vm: &VirtualMachine, path: &FieldPath, report: &mut Repor
         sizes(vm, &template, report);
     }
     if let Some(preference) = &vm.preference {
-        matcher(preference, &PREFERENCES, vm, &path.child("preference"), report);
+        let path = path.child("preference");
+        matcher(preference, PREFERENCES, vm, &path, report);
+        if !known(&preference.kind, PREFERENCES) {
+            report.not_supported(&path.child("kind"), &preference.kind, &PREFERENCES);
+        }
     }
     if vm.vcpu_cores < 0 || vm.vcpu_cores > i64::from(u32::MAX) {
         report.invalid(
@@ -42,16 +53,12 @@ pub(super) fn validate(vm: &VirtualMachine, path: &FieldPath, report: &mut Repor
     eviction(vm, path, report);
 }
 
-fn matcher(matcher: &Matcher, kinds: &[&str], vm: &VirtualMachine, path: &FieldPath, report: &mut Report) {
+fn matcher(matcher: &Matcher, kinds: [&str; 2], vm: &VirtualMachine, path: &FieldPath, report: &mut Report) {
     if matcher.name.is_empty() && matcher.infer_from_volume.is_empty() {
         report.required(&path.child("name"), format!("names a {}", kinds.join(" or ")));
     }
     object_name(Some(&matcher.name), &path.child("name"), report);
     object_name(Some(&matcher.revision_name), &path.child("revisionName"), report);
-    // KubeVirt takes the kind in any letter case.
-    if !matcher.kind.is_empty() && !kinds.iter().any(|kind| kind.eq_ignore_ascii_case(&matcher.kind)) {
-        report.not_supported(&path.child("kind"), &matcher.kind, kinds);
-    }
     let volume = matcher.infer_from_volume.as_str();
     if !volume.is_empty() && !is_disk(volume, vm.secondary_disks.len()) {
         report.invalid(
@@ -64,6 +71,10 @@ fn matcher(matcher: &Matcher, kinds: &[&str], vm: &VirtualMachine, path: &FieldP
         let path = path.child("inferFromVolumeFailurePolicy");
         report.not_supported(&path, policy, &["Reject", "Ignore"]);
     }
+}
+
+fn known(kind: &str, kinds: [&'static str; 2]) -> bool {
+    kind.is_empty() || kinds::canonical(kind, kinds).is_some()
 }
 
 /// Further disks bear the Machine's name, which may not be known yet.

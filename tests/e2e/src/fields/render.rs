@@ -35,7 +35,8 @@ impl Row {
         let (path, mut report) = (FieldPath::new("spec.providerSpec.value"), Report::new());
         let config = ProviderConfig::decode(machine.pointer("/spec/providerSpec/value"), &path, &mut report);
         let cloud = config.cloud_provider_spec.ok_or("no cloudProviderSpec")?;
-        let spec = resolve(&cloud, &env, &|key| Ok(key.key.clone()))
+        let cloud = cloud.of().ok_or("another provider's cloudProviderSpec")?;
+        let spec = resolve(cloud, &env, &|key| Ok(key.key.clone()))
             .map_err(|error| format!("{}: {error}", self.id))?;
         let texts = |pointer: &str| -> BTreeMap<String, String> {
             let map = machine.pointer(pointer).and_then(Value::as_object);

@@ -77,6 +77,17 @@ fn steps() -> Vec<Row> {
             annotated(machine(), CONFIG, "50"),
         )
         .stores(CONFIG_AT, json!("50")),
+        Row::create(
+            "3.3/kubelet-config-of-no-use-is-told",
+            annotated(machine(), CONFIG, "many"),
+        )
+        .stores(CONFIG_AT, json!("many"))
+        .warns("the node is not made with this setting of its kubelet: \"many\" is not a whole number"),
+        Row::create(
+            "3.3/bootstrap-mode-of-no-use-is-told",
+            annotated(machine(), "machinist.dev/bootstrap", "own"),
+        )
+        .warns("\"own\" is none of auto, osm, builtin"),
         Row::create("3.3/os-label", machine()).stores(OS_AT, json!("ubuntu")),
         Row::create(
             "3.3/os-label-is-kept",

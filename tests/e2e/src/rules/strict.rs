@@ -14,6 +14,27 @@ macro_rules! unknown {
 }
 
 pub(super) fn rows() -> Vec<Row> {
+    [machine_controllers(), ours()].concat()
+}
+
+/// The object `machinist`, which is ours.
+fn ours() -> Vec<Row> {
+    vec![
+        unknown!("machinist", "machinist", {"fils": []}, "machinist.fils"),
+        unknown!(
+            "machinist-files",
+            "machinist",
+            {"files": [{"path": "/etc/motd", "mode": "0600"}]},
+            "machinist.files[0].mode"
+        ),
+        unknown!("machinist-commands", "machinist", {"commands": {"pre": []}}, "machinist.commands.pre"),
+        unknown!("machinist-kubelet", "machinist", {"kubelet": {"args": {}}}, "machinist.kubelet.args"),
+        unknown!("machinist-registries", "machinist", {"registries": {"mirror": {}}}, "machinist.registries.mirror"),
+        unknown!("machinist-proxy", "machinist", {"proxy": {"ftp": "x"}}, "machinist.proxy.ftp"),
+    ]
+}
+
+fn machine_controllers() -> Vec<Row> {
     vec![
         unknown!("the-spec", "clusterNam", "c", "clusterNam").says("did you mean \"clusterName\"?"),
         unknown!("auth", "auth/token", "x", "auth.token"),

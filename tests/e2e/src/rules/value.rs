@@ -167,15 +167,23 @@ fn network() -> Vec<Row> {
         Row::create("2.5/empty", value("network", json!({})))
             .stores("/spec/providerSpec/value/network", json!({})),
         Row::create("2.5/null", value("network", json!(null))),
-        Row::create("2.5/any-family", value("network", json!({"ipFamily": "IPv5"}))),
+        Row::create("2.5/any-family", value("network", json!({"ipFamily": "IPv5"})))
+            .warns("network.ipFamily: \"IPv5\" is none of IPv4, IPv6, IPv4+IPv6, IPv6+IPv4; IPv4 is used"),
         Row::create(
-            "2.5/static-is-ignored",
+            "2.5/static-is-taken",
+            value(
+                "network",
+                json!({"cidr": "10.0.0.2/8", "gateway": "10.0.0.1", "dns": {"servers": ["fd00::1"]}, "ipFamily": "IPv6"}),
+            ),
+        ),
+        Row::create(
+            "2.5/static-of-no-use-is-ignored",
             value(
                 "network",
                 json!({"cidr": "10.0.0.2/8", "gateway": "x", "dns": {"servers": ["y"]}, "ipFamily": "IPv6"}),
             ),
         )
-        .warns("spec.providerSpec.value.network: static addresses have no effect"),
+        .warns("spec.providerSpec.value.network: the static address has no effect: gateway \"x\" is no IP address"),
         Row::create(
             "2.5/dns-null",
             value("network", json!({"dns": {"servers": null}})),
@@ -187,7 +195,7 @@ fn network() -> Vec<Row> {
             value("network", json!({"dns": {"servers": ["10.0.0.1", 1]}})),
         )
         .blames(&["spec.providerSpec.value.network.dns.servers[1]"])
-        .warns("static addresses have no effect"),
+        .warns("network: the static address has no effect: cidr \"\" is no address"),
         Row::create("2.5/type", value("network", json!("IPv4"))).blames(&["spec.providerSpec.value.network"]),
         Row::create(
             "2.5/types-inside",

@@ -1,4 +1,5 @@
-//! `demo`: a Machine becomes a Node, and a bad Machine is refused, with the commands that a person would type.
+//! `demo`: a Machine becomes a Node, simulated or real, and a bad Machine is refused, with the commands that a person
+//! would type.
 
 use std::{
     process::{Command, Output, Stdio},
@@ -6,40 +7,30 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use testbed::{paths, seed::INFRA_NAMESPACE};
+use testbed::{bed::consoles, paths, seed::INFRA_NAMESPACE};
 
-use super::state::State;
+use super::{Guest, console::Console, state::State};
 
 const GOOD: &str = "examples/kubevirt-machine.yaml";
 const BAD: &str = "examples/bad-machine.yaml";
-/// For `kubectl wait`: from the VM's creation to the Node's first Ready.
-const TIMEOUT: &str = "--timeout=180s";
+/// The same on a real guest.
+const REAL: &str = "tests/guest/machine.yaml";
+const POD: &str = "tests/guest/pod.yaml";
 
 /// Shows it all; fails if the Node does not become Ready or the bad Machine is taken.
-pub(crate) fn run(state: &State) -> Result<()> {
+pub(crate) fn run(state: &State, guest: Guest) -> Result<()> {
     let kubectl = Kubectl { state };
-    say("A Machine is applied; Machinist makes a VM of it, and the VM's kubelet joins as a Node.");
-    kubectl.shown(&["apply", "-f", GOOD])?;
-    let read = |template: &str| kubectl.read(&["get", "-f", GOOD, "-o", &format!("jsonpath={template}")]);
-    // The Node bears the Machine's name.
-    let (name, namespace) = (read("{.metadata.name}")?, read("{.metadata.namespace}")?);
-    {
-        let _progress = kubectl.watching(&["get", "machine", &name, "--namespace", &namespace, "--watch"])?;
-        kubectl.quiet(&["wait", "--for=create", &format!("node/{name}"), TIMEOUT])?;
-        kubectl.quiet(&["wait", "--for=condition=Ready", &format!("node/{name}"), TIMEOUT])?;
-        // One more line of the watch: the Machine that knows its Node.
-        let node = "--for=jsonpath={.status.nodeRef.name}";
-        kubectl.quiet(&[
-            "wait",
-            node,
-            &format!("machine/{name}"),
-            "--namespace",
-            &namespace,
-            TIMEOUT,
-        ])?;
-        std::thread::sleep(Duration::from_millis(300));
+    let (manifest, what) = match guest {
+        Guest::Simulated => (GOOD, "the VM's kubelet joins as a Node"),
+        Guest::Real => (REAL, "a Linux boots in it, whose kubelet joins as a Node"),
+    };
+    say(&format!(
+        "A Machine is applied; Machinist makes a VM of it, and {what}."
+    ));
+    becomes_a_node(&kubectl, manifest, guest)?;
+    if guest == Guest::Real {
+        runs_a_pod(&kubectl)?;
     }
-    kubectl.shown(&["get", "nodes"])?;
     say("What it is made of, on the infra cluster:");
     // kubectl runs in the root of the checkout.
     let infra = state.infra_kubeconfig();
@@ -66,8 +57,52 @@ pub(crate) fn run(state: &State) -> Result<()> {
 
     say("It stays up. To go on:");
     println!("{}", state.hints().trim_end());
-    println!("  .testbed/bin/kubectl delete -f {GOOD}     # takes the VM, its disk and the Node down again");
+    println!(
+        "  .testbed/bin/kubectl delete -f {manifest}     # takes the VM, its disk and the Node down again"
+    );
     Ok(())
+}
+
+fn becomes_a_node(kubectl: &Kubectl<'_>, manifest: &str, guest: Guest) -> Result<()> {
+    // From the VM's creation to the Node's first Ready. An emulated guest takes a minute, or several on a busy machine.
+    let timeout = match guest {
+        Guest::Simulated => "--timeout=180s",
+        Guest::Real => "--timeout=600s",
+    };
+    kubectl.shown(&["apply", "-f", manifest])?;
+    let read = |template: &str| kubectl.read(&["get", "-f", manifest, "-o", &format!("jsonpath={template}")]);
+    // The Node bears the Machine's name.
+    let (name, namespace) = (read("{.metadata.name}")?, read("{.metadata.namespace}")?);
+    {
+        let _progress = kubectl.watching(&["get", "machine", &name, "--namespace", &namespace, "--watch"])?;
+        let _console = (guest == Guest::Real)
+            .then(|| Console::follow(consoles(&kubectl.state.run_dir()).join(format!("{name}.log"))));
+        kubectl.quiet(&["wait", "--for=create", &format!("node/{name}"), timeout])?;
+        kubectl.quiet(&["wait", "--for=condition=Ready", &format!("node/{name}"), timeout])?;
+        // One more line of the watch: the Machine that knows its Node.
+        let node = "--for=jsonpath={.status.nodeRef.name}";
+        kubectl.quiet(&[
+            "wait",
+            node,
+            &format!("machine/{name}"),
+            "--namespace",
+            &namespace,
+            timeout,
+        ])?;
+        std::thread::sleep(Duration::from_millis(300));
+    }
+    let wide = (guest == Guest::Real).then_some(["-o", "wide"]);
+    let get = ["get", "nodes"].into_iter().chain(wide.into_iter().flatten());
+    kubectl.shown(&get.collect::<Vec<_>>())
+}
+
+fn runs_a_pod(kubectl: &Kubectl<'_>) -> Result<()> {
+    say("A pod runs on it:");
+    kubectl.shown(&["apply", "-f", POD])?;
+    kubectl.quiet(&["wait", "--for=condition=Ready", "-f", POD, "--timeout=300s"])?;
+    kubectl.shown(&["get", "-f", POD, "-o", "wide"])?;
+    // The kubelet serves with a certificate of its own making.
+    kubectl.shown(&["logs", "--insecure-skip-tls-verify-backend=true", "hello"])
 }
 
 fn say(text: &str) {

@@ -1,5 +1,6 @@
 //! The commands, and what they print.
 
+mod console;
 mod demo;
 mod serve;
 mod state;
@@ -12,9 +13,9 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use nix::sys::signal::Signal;
-use testbed::{binaries, crds, paths, process::signal_pid, tools::Tools};
+use testbed::{GuestNetwork, bed::consoles, binaries, crds, paths, process::signal_pid, tools::Tools};
 
 use self::state::State;
 
@@ -62,6 +63,27 @@ pub(crate) struct Shape {
     /// Only the control planes with KubeVirt's CRDs: no simulator, no Machinist.
     #[arg(long)]
     bare: bool,
+    /// What the VMs of the demo run. Real ones take root and `make guest-image`.
+    #[arg(long, value_enum, default_value_t = Guest::Simulated, conflicts_with = "bare")]
+    guest: Guest,
+}
+
+/// A guest's make.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Guest {
+    /// A task of the simulator that does what the user data says.
+    Simulated,
+    /// A Debian with a real kubelet, under emulation.
+    Real,
+}
+
+impl Guest {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Simulated => "simulated",
+            Self::Real => "real",
+        }
+    }
 }
 
 /// Carries a command out.
@@ -71,7 +93,7 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         Task::Up(shape) => up(&state, &shape),
         Task::Demo(shape) => {
             up(&state, &shape)?;
-            demo::run(&state)
+            demo::run(&state, shape.guest)
         }
         Task::Down => down(&state),
         Task::Status => status(&state),
@@ -84,6 +106,10 @@ fn up(state: &State, shape: &Shape) -> Result<()> {
         if !state.is_ready() {
             await_start(state, || state.supervisor().is_some())?;
         }
+        let real = consoles(&state.run_dir()).exists();
+        if !shape.bare && real != (shape.guest == Guest::Real) {
+            bail!("the testbed is up with guests of another kind; end it first: make down");
+        }
         println!("The testbed is up already.");
         return Ok(());
     }
@@ -94,6 +120,7 @@ fn up(state: &State, shape: &Shape) -> Result<()> {
     let mut serve = Command::new(std::env::current_exe()?);
     serve.arg("serve").arg("--dir").arg(state.dir());
     serve.args(["--boot-seconds", &shape.boot_seconds.to_string()]);
+    serve.args(["--guest", shape.guest.as_str()]);
     serve
         .args(shape.one_cluster.then_some("--one-cluster"))
         .args(shape.bare.then_some("--bare"));
@@ -115,6 +142,11 @@ fn up(state: &State, shape: &Shape) -> Result<()> {
 
 /// Builds in the foreground, where progress shows, what the supervisor needs.
 fn build(state: &State, shape: &Shape) -> Result<()> {
+    if shape.guest == Guest::Real
+        && let Some(obstacle) = GuestNetwork::obstacle()
+    {
+        bail!("this machine forbids real guests: {obstacle}");
+    }
     Tools::find()?;
     crds::kubevirt()?;
     binaries::build(&serve::options(state, shape).programs())

@@ -9,7 +9,7 @@ use testbed::{
 };
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Shape, state::State};
+use super::{Guest, Shape, state::State};
 
 /// Starts everything, says so, and ends it all at SIGTERM or Ctrl-C.
 pub(crate) fn run(state: &State, shape: &Shape) -> Result<()> {
@@ -42,6 +42,7 @@ pub(crate) fn options(state: &State, shape: &Shape) -> Options {
         dir: Some(state.run_dir()),
         one_cluster: shape.one_cluster,
         boot: (!shape.bare).then_some(Duration::from_secs(shape.boot_seconds)),
+        real_guests: shape.guest == Guest::Real,
         // The simulator's own pace, at which a person can follow.
         simulator_args: Vec::new(),
         machinist: if shape.bare {

@@ -1,7 +1,9 @@
 //! Real requests, and what forgers would make of them.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use k8s_openapi::ByteString;
-use k8s_openapi::api::certificates::v1::CertificateSigningRequestSpec;
+use k8s_openapi::api::certificates::v1::{CertificateSigningRequestCondition, CertificateSigningRequestSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use rcgen::{
     Attribute, CertificateParams, CustomExtension, DistinguishedName, DnType, DnValue, KeyPair,
@@ -9,6 +11,9 @@ use rcgen::{
 };
 use rstest::rstest;
 
+use x509_parser::prelude::FromDer as _;
+
+use super::super::request::{der, node_of};
 use super::*;
 
 const NODE: &str = "system:node:worker-1";
@@ -204,6 +209,7 @@ fn with_challenge_password(scene: &mut Scene) {
     subject.reverse();
     with_subject(s, &subject);
 })]
+#[case::for_a_year(|s: &mut Scene| s.request.spec.expiration_seconds = Some(31_536_000))]
 #[case::with_a_condition_of_another_kind(|s: &mut Scene| s.add_condition("Noted"))]
 fn an_honest_request_is_approved(#[case] change: fn(&mut Scene)) {
     let mut scene = honest();
@@ -249,6 +255,7 @@ fn a_request_that_is_not_ours_to_decide_is_left_alone(#[case] change: fn(&mut Sc
 #[case::server_auth_too(|s: &mut Scene| s.set_usages(&["digital signature", "client auth", "server auth"]), "usages")]
 #[case::server_auth_instead(|s: &mut Scene| s.set_usages(&["digital signature", "server auth"]), "usages")]
 #[case::cert_sign(|s: &mut Scene| s.set_usages(&["digital signature", "client auth", "cert sign"]), "usages")]
+#[case::for_more_than_a_year(|s: &mut Scene| s.request.spec.expiration_seconds = Some(31_536_001), "a year")]
 // The envelope.
 #[case::empty(|s: &mut Scene| s.set_pem(""), "PEM")]
 #[case::no_pem(|s: &mut Scene| s.set_pem([0x30, 0x03, 0xff]), "PEM")]
@@ -278,16 +285,16 @@ fn a_request_that_is_not_ours_to_decide_is_left_alone(#[case] change: fn(&mut Sc
 // What else it asks for.
 #[case::a_dns_name(|s: &mut Scene| with_san(s, SanType::DnsName("kubernetes".try_into().unwrap())), "2.5.29.17")]
 #[case::an_ip_address(|s: &mut Scene| with_san(s, SanType::IpAddress("10.0.0.1".parse().unwrap())), "2.5.29.17")]
-#[case::an_email_address(|s: &mut Scene| with_san(s, SanType::Rfc822Name("a@b.example".try_into().unwrap())), "2.5.29.17")]
-#[case::a_uri(|s: &mut Scene| with_san(s, SanType::URI("spiffe://a".try_into().unwrap())), "2.5.29.17")]
+#[case::an_email_address(|s: &mut Scene| with_san(s, SanType::Rfc822Name("a@b.example".try_into().unwrap())), "e-mail")]
+#[case::a_uri(|s: &mut Scene| with_san(s, SanType::URI("spiffe://a".try_into().unwrap())), "URI")]
 #[case::to_be_a_ca(|s: &mut Scene| with_params(s, |p| p.custom_extensions.push(
     CustomExtension::from_oid_content(&[2, 5, 29, 19], vec![0x30, 0x03, 0x01, 0x01, 0xff]))), "2.5.29.19")]
 #[case::a_challenge_password(with_challenge_password, "1.2.840.113549.1.9.7")]
-fn a_request_that_breaks_a_rule_stays_undecided(#[case] change: fn(&mut Scene), #[case] why: &str) {
+fn a_request_that_breaks_a_rule_is_not_approved(#[case] change: fn(&mut Scene), #[case] why: &str) {
     let mut scene = honest();
     change(&mut scene);
     match scene.judge() {
-        Verdict::Undecided(reason) => assert!(reason.contains(why), "{reason}"),
+        Verdict::Refused(reason) => assert!(reason.contains(why), "{reason}"),
         other => panic!("{other:?}"),
     }
 }

@@ -1,4 +1,4 @@
-//! The Secret on the infra cluster that holds a VM's user data, owned by the VM.
+//! The Secret that holds a VM's user data, owned by the VM.
 
 use std::collections::BTreeMap;
 
@@ -8,25 +8,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::core::ObjectMeta;
 use machinist_shared::names::label;
 
-/// What the Secret is made from.
-#[derive(Clone, Copy)]
-pub struct UserDataSecret<'a> {
-    /// Its name.
-    pub name: &'a str,
-    /// UID of the Machine.
-    pub machine_uid: &'a str,
-    /// UID of the user cluster.
-    pub cluster_uid: &'a str,
-    /// Name of the VM that owns it.
-    pub vm_name: &'a str,
-    /// UID of that VM.
-    pub vm_uid: &'a str,
-    /// The user data.
-    pub user_data: &'a str,
-}
+use crate::provider::Delivery;
 
 /// The Secret. It goes with its VM, by the API server's garbage collection.
-pub fn user_data_secret(from: &UserDataSecret<'_>) -> Secret {
+pub(crate) fn secret(from: Delivery<'_>) -> Secret {
     let labels = [
         (label::MACHINE_UID, from.machine_uid),
         (label::CLUSTER_UID, from.cluster_uid),
@@ -38,8 +23,8 @@ pub fn user_data_secret(from: &UserDataSecret<'_>) -> Secret {
             owner_references: Some(vec![OwnerReference {
                 api_version: "kubevirt.io/v1".to_owned(),
                 kind: "VirtualMachine".to_owned(),
-                name: from.vm_name.to_owned(),
-                uid: from.vm_uid.to_owned(),
+                name: from.instance.to_owned(),
+                uid: from.uid.to_owned(),
                 controller: Some(true),
                 block_owner_deletion: Some(true),
             }]),
@@ -47,7 +32,7 @@ pub fn user_data_secret(from: &UserDataSecret<'_>) -> Secret {
         },
         data: Some(BTreeMap::from([(
             "userdata".to_owned(),
-            ByteString(from.user_data.as_bytes().to_vec()),
+            ByteString(from.data.to_vec()),
         )])),
         ..Secret::default()
     }

@@ -1,0 +1,145 @@
+//! Where a Machine's user data comes from: Machinist itself, or operating-system-manager.
+
+use std::fmt;
+use std::str::FromStr;
+
+use machinist_shared::names::BOOTSTRAP_MODES;
+
+/// Bootstrap mode, of the controller and of one Machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Mode {
+    /// *osm* if and only if the MachineDeployment names an operating system profile.
+    #[default]
+    Auto,
+    /// operating-system-manager's Secret.
+    Osm,
+    /// Machinist's own user data, with a token for that Machine alone.
+    Builtin,
+}
+
+/// Text that names no mode.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no bootstrap mode; write auto, osm or builtin")]
+pub struct ModeError(String);
+
+impl FromStr for Mode {
+    type Err = ModeError;
+
+    fn from_str(text: &str) -> Result<Self, ModeError> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "osm" => Ok(Self::Osm),
+            "builtin" => Ok(Self::Builtin),
+            other => Err(ModeError(other.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [auto, osm, builtin] = BOOTSTRAP_MODES;
+        f.write_str(match self {
+            Self::Auto => auto,
+            Self::Osm => osm,
+            Self::Builtin => builtin,
+        })
+    }
+}
+
+/// What is above a Machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Above<'a> {
+    /// No MachineDeployment: the Machine stands alone, or its MachineSet does.
+    Nothing,
+    /// Something whose object has not been seen yet; which.
+    Unseen(&'a str),
+    /// A MachineDeployment.
+    Deployment(Deployment<'a>),
+}
+
+/// A MachineDeployment, and the MachineSet between it and the Machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Deployment<'a> {
+    /// Name of the MachineDeployment.
+    pub name: &'a str,
+    /// Its operating system profile.
+    pub profile: Option<&'a str>,
+    /// Revision of the MachineSet.
+    pub revision: Option<&'a str>,
+}
+
+/// Who makes a Machine's user data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Choice<'a> {
+    /// Machinist.
+    Builtin,
+    /// operating-system-manager, for this MachineDeployment.
+    Osm(Deployment<'a>),
+    /// operating-system-manager should, but makes none without a MachineDeployment.
+    NoDeployment,
+    /// Nobody can tell before this has been seen.
+    Unseen(&'a str),
+}
+
+/// Chooses. Nothing is ever chosen by waiting a while: a profile that is there means that its Secret will be.
+pub fn choose(mode: Mode, above: Above<'_>) -> Choice<'_> {
+    match (mode, above) {
+        (Mode::Builtin, _) | (Mode::Auto, Above::Nothing) => Choice::Builtin,
+        (Mode::Osm, Above::Nothing) => Choice::NoDeployment,
+        (_, Above::Unseen(what)) => Choice::Unseen(what),
+        (Mode::Osm, Above::Deployment(deployment)) => Choice::Osm(deployment),
+        (Mode::Auto, Above::Deployment(deployment)) => {
+            if deployment.profile.is_some_and(|profile| !profile.is_empty()) {
+                Choice::Osm(deployment)
+            } else {
+                Choice::Builtin
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+
+    fn deployment(profile: Option<&str>) -> Above<'_> {
+        Above::Deployment(Deployment {
+            name: "web",
+            profile,
+            revision: Some("1"),
+        })
+    }
+
+    fn name(choice: Choice<'_>) -> &'static str {
+        match choice {
+            Choice::Builtin => "builtin",
+            Choice::Osm(_) => "osm",
+            Choice::NoDeployment => "no deployment",
+            Choice::Unseen(_) => "unseen",
+        }
+    }
+
+    #[rstest]
+    #[case::a_machine_alone("auto", Above::Nothing, "builtin")]
+    #[case::a_profile("auto", deployment(Some("osp-ubuntu")), "osm")]
+    #[case::an_empty_profile("auto", deployment(Some("")), "builtin")]
+    #[case::no_profile("auto", deployment(None), "builtin")]
+    #[case::nobody_knows_yet("auto", Above::Unseen("x"), "unseen")]
+    #[case::osm_without_a_profile("osm", deployment(None), "osm")]
+    #[case::osm_alone("osm", Above::Nothing, "no deployment")]
+    #[case::osm_unseen("osm", Above::Unseen("x"), "unseen")]
+    #[case::builtin_with_a_profile("builtin", deployment(Some("osp-ubuntu")), "builtin")]
+    #[case::builtin_unseen("builtin", Above::Unseen("x"), "builtin")]
+    fn the_mode_and_what_is_above_choose(#[case] mode: &str, #[case] above: Above<'_>, #[case] want: &str) {
+        assert_eq!(name(choose(mode.parse().unwrap(), above)), want);
+    }
+
+    #[test]
+    fn modes_are_told_by_their_names_and_no_other() {
+        for text in BOOTSTRAP_MODES {
+            assert_eq!(text.parse::<Mode>().unwrap().to_string(), text);
+        }
+        assert!("OSM".parse::<Mode>().unwrap_err().to_string().contains("builtin"));
+    }
+}

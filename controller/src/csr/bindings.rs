@@ -1,0 +1,170 @@
+//! Whether the cluster's role bindings undo what the approvers are for, or let every node end with its first certificate.
+//!
+//! It is asked, not read from bindings: the API server knows every way by which somebody is allowed something, and asks
+//! itself the same when kube-controller-manager's approver does.
+
+use k8s_openapi::api::authorization::v1::{
+    ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec, SubjectAccessReviewStatus,
+};
+use kube::Api;
+use kube::api::PostParams;
+use machinist_infra::client::RemoteError;
+use machinist_shared::names;
+
+use super::client::TOKEN_USER;
+use super::request::{NODE_USER, NODES};
+use crate::context::Context;
+use crate::machine::plan::Event;
+
+/// A question about the cluster's bindings, and what a wrong answer means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Question {
+    /// May a bootstrap token of ours have any node's certificate approved by Kubernetes itself?
+    TokensAreTransferable,
+    /// May a node renew its own client certificate?
+    NodesCanRenew,
+}
+
+impl Question {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::TokensAreTransferable, Self::NodesCanRenew];
+
+    /// What is asked of the API server.
+    pub fn review(self) -> SubjectAccessReview {
+        let (user, groups, subresource) = match self {
+            Self::TokensAreTransferable => (
+                format!("{TOKEN_USER}aaaaaa"),
+                vec!["system:bootstrappers", names::TOKEN_GROUP],
+                "nodeclient",
+            ),
+            Self::NodesCanRenew => (format!("{NODE_USER}a"), vec![NODES], "selfnodeclient"),
+        };
+        let groups = groups.into_iter().chain(["system:authenticated"]);
+        SubjectAccessReview {
+            spec: SubjectAccessReviewSpec {
+                user: Some(user),
+                groups: Some(groups.map(str::to_owned).collect()),
+                resource_attributes: Some(ResourceAttributes {
+                    group: Some("certificates.k8s.io".to_owned()),
+                    resource: Some("certificatesigningrequests".to_owned()),
+                    subresource: Some(subresource.to_owned()),
+                    verb: Some("create".to_owned()),
+                    ..ResourceAttributes::default()
+                }),
+                ..SubjectAccessReviewSpec::default()
+            },
+            ..SubjectAccessReview::default()
+        }
+    }
+
+    /// What is wrong, for a person, if that is the answer.
+    pub fn wrong(self, allowed: bool) -> Option<&'static str> {
+        match (self, allowed) {
+            (Self::TokensAreTransferable, true) => Some(
+                "whoever holds a Machine's bootstrap token can become ANY node: a role binding lets the group system:bootstrappers, \
+                 or Machinist's own, use certificatesigningrequests/nodeclient, so kube-controller-manager approves any name for it. \
+                 Find it with `kubectl get clusterrolebindings -o wide | grep nodeclient` and bind the group of the tokens that need it instead",
+            ),
+            (Self::NodesCanRenew, false) => Some(
+                "nodes cannot renew their client certificates and end with the first one: bind the group system:nodes to the ClusterRole \
+                 system:certificates.k8s.io:certificatesigningrequests:selfnodeclient (chart value nodes.bindSelfNodeClient)",
+            ),
+            _ => None,
+        }
+    }
+
+    /// The label of its metric.
+    fn label(self) -> &'static str {
+        match self {
+            Self::TokensAreTransferable => "transferable_tokens",
+            Self::NodesCanRenew => "no_renewal",
+        }
+    }
+
+    fn event(self) -> &'static str {
+        match self {
+            Self::TokensAreTransferable => "BootstrapTokensTransferable",
+            Self::NodesCanRenew => "NodesCannotRenew",
+        }
+    }
+}
+
+/// Asks all of it once, and tells what is wrong: log, metric, and an Event about the namespace kube-system.
+pub async fn check(context: &Context) {
+    let api: Api<SubjectAccessReview> = Api::all(context.client.clone());
+    for question in Question::ALL {
+        if !context.may_write() {
+            return;
+        }
+        let answer = api.create(&PostParams::default(), &question.review()).await;
+        let allowed = match answer {
+            Ok(SubjectAccessReview {
+                status: Some(SubjectAccessReviewStatus { allowed, .. }),
+                ..
+            }) => allowed,
+            Ok(_) => continue,
+            Err(error) => {
+                tracing::warn!(?question, error = %RemoteError::from(&error), "cannot find out whether role bindings are right");
+                continue;
+            }
+        };
+        let wrong = question.wrong(allowed);
+        context
+            .metrics
+            .bindings
+            .with_label_values(&[question.label()])
+            .set(i64::from(wrong.is_some()));
+        let Some(wrong) = wrong else { continue };
+        tracing::warn!(?question, "{wrong}");
+        let event = Event {
+            warning: true,
+            reason: question.event(),
+            message: wrong.to_owned(),
+        };
+        let told = context
+            .events
+            .publish_about_cluster(&context.settings.cluster_uid, &event)
+            .await;
+        if let Err(error) = told {
+            tracing::warn!(error = %RemoteError::from(&error), "cannot record an Event");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+
+    #[rstest]
+    #[case::tokens_of_one_machine(Question::TokensAreTransferable, false, None)]
+    #[case::tokens_of_any_node(Question::TokensAreTransferable, true, Some("ANY node"))]
+    #[case::nodes_that_renew(Question::NodesCanRenew, true, None)]
+    #[case::nodes_that_end(Question::NodesCanRenew, false, Some("selfnodeclient"))]
+    fn a_wrong_binding_is_told(
+        #[case] question: Question,
+        #[case] allowed: bool,
+        #[case] says: Option<&str>,
+    ) {
+        match (question.wrong(allowed), says) {
+            (None, None) => {}
+            (Some(wrong), Some(says)) => assert!(wrong.contains(says), "{wrong}"),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn it_is_asked_about_those_who_would_ask() {
+        let of = |question: Question| question.review().spec;
+        let token = of(Question::TokensAreTransferable);
+        assert!(token.user.unwrap().starts_with("system:bootstrap:"));
+        for group in ["system:bootstrappers", names::TOKEN_GROUP, "system:authenticated"] {
+            assert!(
+                token.groups.as_ref().unwrap().iter().any(|has| has == group),
+                "{group}"
+            );
+        }
+        let node = of(Question::NodesCanRenew).resource_attributes.unwrap();
+        assert_eq!(node.subresource.as_deref(), Some("selfnodeclient"));
+    }
+}

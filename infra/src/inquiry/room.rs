@@ -1,0 +1,116 @@
+//! Whether a node of the infra cluster is large enough for the VM, and all nodes for all of them: a hint where the
+//! credential may see nodes. What runs there already is not counted.
+
+use k8s_openapi::api::core::v1::Node;
+use machinist_shared::field::Report;
+use machinist_shared::quantity;
+
+use super::Question;
+use super::quota::Needed;
+
+/// A warning for each resource of which no node has enough for one, or all nodes together for all.
+pub(super) fn judge(nodes: &[Node], needed: &Needed, question: &Question<'_>, report: &mut Report) {
+    for (resource, one) in [("memory", needed.memory), ("cpu", needed.cpu)] {
+        let rooms: Vec<(f64, &str)> = nodes.iter().filter_map(|node| room(node, resource)).collect();
+        let Some((largest, text)) = rooms.iter().copied().max_by(|a, b| a.0.total_cmp(&b.0)) else {
+            continue;
+        };
+        let path = question.path.child("virtualMachine");
+        if one > largest {
+            let what =
+                format!("no node of the infra cluster has that much {resource}; the largest has {text}");
+            report.warn(&path, what);
+            continue;
+        }
+        // A VM does not stretch over nodes; the amounts are far below where a float loses a byte.
+        let fitting: f64 = rooms.iter().map(|(room, _)| (room / one).floor()).sum();
+        #[allow(clippy::cast_precision_loss)]
+        let wanted = question.replicas as f64;
+        if one > 0.0 && fitting < wanted {
+            let what = format!(
+                "the nodes of the infra cluster have {resource} for {fitting} of {wanted} more VMs, even if nothing else ran there"
+            );
+            report.warn(&path, what);
+        }
+    }
+}
+
+/// How much of a resource a node has for pods; nothing where none are put.
+fn room<'a>(node: &'a Node, resource: &str) -> Option<(f64, &'a str)> {
+    if node.spec.as_ref().and_then(|spec| spec.unschedulable) == Some(true) {
+        return None;
+    }
+    let text = node
+        .status
+        .as_ref()?
+        .allocatable
+        .as_ref()?
+        .get(resource)?
+        .0
+        .as_str();
+    Some((quantity::parse(text)?, text))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use machinist_shared::field::FieldPath;
+    use machinist_shared::kubevirt::resolved::ResolvedSpec;
+    use rstest::rstest;
+    use serde_json::json;
+
+    use super::super::Secrets;
+    use super::super::existence::Found;
+    use super::*;
+    use crate::kubeconfig::{AddressPolicy, InfraKubeconfig};
+
+    fn node(memory: &str, unschedulable: bool) -> Node {
+        let node = json!({"metadata": {}, "spec": {"unschedulable": unschedulable},
+            "status": {"allocatable": {"memory": memory, "cpu": "4"}}});
+        serde_json::from_value(node).unwrap()
+    }
+
+    #[rstest]
+    #[case::nobody_may_look(&[], 9, None)]
+    #[case::room_for_all(&[node("8Gi", false), node("8Gi", false)], 4, None)]
+    #[case::too_large_for_any(&[node("2Gi", false), node("3Gi", false)], 1, Some("no node of the infra cluster has that much memory; the largest has 3Gi"))]
+    #[case::too_many(&[node("7Gi", false), node("5Gi", false)], 3, Some("have memory for 2 of 3 more VMs"))]
+    #[case::a_cordoned_node_has_no_room(&[node("8Gi", true), node("4Gi", false)], 2, Some("have memory for 1 of 2 more VMs"))]
+    fn room_is_what_nodes_have(#[case] nodes: &[Node], #[case] replicas: u64, #[case] want: Option<&str>) {
+        let kubeconfig = "{current-context: c, contexts: [{name: c, context: {cluster: c, user: u}}], \
+             clusters: [{name: c, cluster: {server: 'https://infra.example'}}], users: [{name: u, user: {token: t}}]}";
+        let kubeconfig = InfraKubeconfig::parse(kubeconfig, AddressPolicy::default()).unwrap();
+        let spec = ResolvedSpec {
+            memory: "4Gi".to_owned(),
+            cpus: "1".to_owned(),
+            ..ResolvedSpec::default()
+        };
+        let none = BTreeMap::new();
+        let question = Question {
+            kubeconfig: &kubeconfig,
+            namespace: "vms",
+            name: "m",
+            labels: &none,
+            annotations: &none,
+            machine_deployment: None,
+            spec: &spec,
+            replicas,
+            secrets: Secrets::Untold,
+            path: FieldPath::new("c"),
+            metadata: FieldPath::new("metadata"),
+        };
+        let mut report = Report::new();
+        judge(
+            nodes,
+            &Needed::of(&spec, &Found::default()),
+            &question,
+            &mut report,
+        );
+        match (report.warnings.as_slice(), want) {
+            ([], None) => {}
+            ([warning], Some(want)) => assert!(warning.contains(want), "{warning}"),
+            other => panic!("{other:?}"),
+        }
+    }
+}

@@ -1,0 +1,317 @@
+//! KubeVirt as a provider: instances are VirtualMachines, a place is a namespace of an infra cluster, its memory the pooled
+//! stores.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use kube::Api;
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::core::{ApiResource, DynamicObject};
+use machinist_shared::kubevirt::root_cause::{Sight as CauseOf, root_cause};
+use machinist_shared::names::{CONTROLLER, label};
+use machinist_shared::provider::{Opaque, Secret};
+use serde_json::{Value, json};
+use tokio::sync::Semaphore;
+
+use crate::client::RemoteError;
+use crate::facts::FactError;
+use crate::kubeconfig::InfraKubeconfig;
+use crate::objects::{DataVolume, Vm, Vmi};
+use crate::pool::{Access, InfraPool, OpenInfra};
+use crate::provider::{
+    Blind, Delivery, Disk, Guest, InfraKey, Instance, Labelling, Place, Provider, Sight, State, Unwatched,
+    Watched,
+};
+use crate::store::Key;
+use crate::user_data;
+
+impl Provider for InfraPool {
+    fn name(&self) -> &'static str {
+        "kubevirt"
+    }
+
+    fn watch(&self, user: &Key, credential: &Secret, namespace: &str) -> Watched {
+        let kubeconfig = match InfraKubeconfig::parse(credential.expose(), self.addresses()) {
+            Ok(kubeconfig) => kubeconfig,
+            Err(error) => return Watched::Unusable(format!("auth.kubeconfig: {error}")),
+        };
+        match self.access(user, &kubeconfig, namespace) {
+            Access::Open(open) => Watched::Open(Arc::new(open)),
+            Access::Opening => Watched::Opening,
+            Access::Failed(error) => Watched::Failed {
+                why: format!("{}: {error}", kubeconfig.server()),
+                refused: error.is_refusal(),
+            },
+        }
+    }
+
+    fn settle(&self, user: &Key) {
+        Self::settle(self, user);
+    }
+
+    fn release(&self, user: &Key) {
+        Self::release(self, user);
+    }
+
+    fn users(&self, place: &InfraKey) -> Vec<Key> {
+        Self::users(self, place)
+    }
+
+    fn lane(&self, user: &Key) -> Option<Arc<Semaphore>> {
+        Self::lane(self, user)
+    }
+
+    fn sees_elsewhere(&self, user: &Key, but: &InfraKey, uid: &str) -> bool {
+        Self::sees_elsewhere(self, user, but, uid)
+    }
+
+    fn count(&self) -> (usize, usize) {
+        Self::count(self)
+    }
+}
+
+impl Place for OpenInfra {
+    fn key(&self) -> &InfraKey {
+        Self::key(self)
+    }
+
+    fn namespace_uid(&self) -> Option<String> {
+        Self::namespace_uid(self)
+    }
+
+    fn get<'a>(&'a self, name: &'a str, disks: &'a [String]) -> BoxFuture<'a, Result<Sight, Blind>> {
+        Box::pin(get(self, name, disks))
+    }
+
+    fn uid_of(&self, name: &str) -> Option<String> {
+        let vm = self.vms().get(&Key::new(&self.key().namespace, name))?;
+        vm.metadata.uid.clone()
+    }
+
+    fn named_at(&self, address: &str) -> Vec<String> {
+        let vmis = self.vmis().by_index(address).into_iter();
+        vmis.filter_map(|vmi| vmi.metadata.name.clone()).collect()
+    }
+
+    fn knows(&self, name: &str) -> bool {
+        Self::knows(self, name)
+    }
+
+    fn is_watched(&self) -> bool {
+        self.missing().is_empty()
+    }
+
+    fn removals(&self) -> u64 {
+        self.vms().removals()
+    }
+
+    fn facts<'a>(&'a self, needed: &'a Opaque) -> BoxFuture<'a, Result<Opaque, FactError>> {
+        Box::pin(facts(self, needed))
+    }
+
+    fn create(&self, instance: Value) -> BoxFuture<'_, Result<(), RemoteError>> {
+        Box::pin(create(self, instance))
+    }
+
+    fn deliver<'a>(&'a self, user_data: Delivery<'a>) -> BoxFuture<'a, Result<(), RemoteError>> {
+        Box::pin(deliver(self, user_data))
+    }
+
+    fn label<'a>(&'a self, name: &'a str, label: Labelling<'a>) -> BoxFuture<'a, Result<(), RemoteError>> {
+        Box::pin(put_labels(self, name, label))
+    }
+
+    fn delete<'a>(&'a self, name: &'a str, uid: &'a str) -> BoxFuture<'a, Result<(), RemoteError>> {
+        Box::pin(delete(self, name, uid))
+    }
+
+    fn doubt(&self) {
+        Self::doubt(self);
+    }
+}
+
+async fn get(open: &OpenInfra, name: &str, disks: &[String]) -> Result<Sight, Blind> {
+    let (unwatched, again) = unwatched(open, name, disks).await?;
+    let at = |name: &str| Key::new(&open.key().namespace, name);
+    let volumes: Vec<_> = disks
+        .iter()
+        .filter_map(|disk| open.data_volumes().get(&at(disk)))
+        .collect();
+    let claims = disks.iter().filter_map(|disk| open.claims().get(&at(disk)));
+    let claims = claims.map(|claim| Disk {
+        kind: "PersistentVolumeClaim",
+        metadata: claim.metadata.clone(),
+    });
+    let vmi = open.vmis().get(&at(name));
+    let vm = open.vms().get(&at(name));
+    Ok(Sight {
+        guest: vmi.as_ref().map(|vmi| Guest {
+            addresses: vmi.status.addresses(),
+        }),
+        instance: vm.map(|vm| Arc::new(instance(&vm, vmi.as_deref(), &volumes))),
+        disks: volumes
+            .iter()
+            .map(|volume| Disk {
+                kind: "DataVolume",
+                metadata: volume.metadata.clone(),
+            })
+            .chain(claims)
+            .collect(),
+        unwatched,
+        again,
+    })
+}
+
+async fn facts(open: &OpenInfra, needed: &Opaque) -> Result<Opaque, FactError> {
+    let needed = needed.of().ok_or_else(|| FactError::Remote {
+        kind: "what",
+        name: "the spec needs".to_owned(),
+        error: RemoteError::other("another provider is to be asked"),
+    })?;
+    let cache = open.facts();
+    let namespace = &open.key().namespace;
+    let facts = cache.get(open.credential_digest(), open.client(), namespace, needed);
+    Ok(Opaque::new(facts.await?))
+}
+
+async fn create(open: &OpenInfra, instance: Value) -> Result<(), RemoteError> {
+    let resource = ApiResource::erase::<Vm>(&());
+    let api: Api<DynamicObject> =
+        Api::namespaced_with(open.client().clone(), &open.key().namespace, &resource);
+    let object: DynamicObject = serde_json::from_value(instance).map_err(kube::Error::SerdeError)?;
+    let params = PostParams {
+        field_manager: Some(CONTROLLER.to_owned()),
+        ..PostParams::default()
+    };
+    let created = api.create(&params, &object).await?;
+    // As the watch will.
+    match serde_json::to_value(&created).and_then(serde_json::from_value::<Vm>) {
+        Ok(vm) => open.vms().written(vm),
+        Err(error) => tracing::warn!(%error, "the created VirtualMachine cannot be read"),
+    }
+    Ok(())
+}
+
+async fn deliver(open: &OpenInfra, user_data: Delivery<'_>) -> Result<(), RemoteError> {
+    let api = Api::namespaced(open.client().clone(), &open.key().namespace);
+    let secret = user_data::secret(user_data);
+    match api.create(&PostParams::default(), &secret).await {
+        // The name holds the Machine's UID and the token's ID: it can only be our own, from before a crash.
+        Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
+        other => Ok(other.map(drop)?),
+    }
+}
+
+async fn put_labels(open: &OpenInfra, name: &str, label: Labelling<'_>) -> Result<(), RemoteError> {
+    let labels: Value = label
+        .labels
+        .iter()
+        .map(|(key, value)| ((*key).to_owned(), json!(value)))
+        .collect();
+    let patch = json!({"metadata": {
+        "uid": label.uid,
+        "resourceVersion": label.resource_version,
+        "labels": labels,
+    }});
+    let params = PatchParams {
+        field_manager: Some(CONTROLLER.to_owned()),
+        ..PatchParams::default()
+    };
+    let labelled = vms(open).patch(name, &params, &Patch::Merge(&patch)).await?;
+    open.vms().written(labelled);
+    Ok(())
+}
+
+async fn delete(open: &OpenInfra, name: &str, uid: &str) -> Result<(), RemoteError> {
+    let preconditions = Preconditions {
+        uid: Some(uid.to_owned()),
+        resource_version: None,
+    };
+    let params = DeleteParams {
+        preconditions: Some(preconditions),
+        ..DeleteParams::default()
+    };
+    match vms(open).delete(name, &params).await {
+        Ok(either) => {
+            match either.left() {
+                Some(vm) if vm.metadata.deletion_timestamp.is_some() => open.vms().written(vm),
+                _ => open.vms().deleted(&Key::new(&open.key().namespace, name), uid),
+            }
+            Ok(())
+        }
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn vms(open: &OpenInfra) -> Api<Vm> {
+    Api::namespaced(open.client().clone(), &open.key().namespace)
+}
+
+/// Looks at what the credential may not watch, if anything.
+async fn unwatched(
+    open: &OpenInfra,
+    name: &str,
+    disks: &[String],
+) -> Result<(Option<Unwatched>, Option<Duration>), Blind> {
+    if open.missing().is_empty() {
+        return Ok((None, None));
+    }
+    let (seen, again) = open.look(name, disks).await;
+    match seen {
+        Ok(seen) => {
+            let unwatched = Unwatched {
+                missing: open.missing().to_string(),
+                unseen_disks: seen.unseen_disks,
+            };
+            Ok((Some(unwatched), Some(again)))
+        }
+        Err(error) => Err(Blind {
+            why: format!(
+                "{}: the credential may neither watch ({}) nor look: {error}",
+                open.key().server,
+                open.missing()
+            ),
+            again,
+        }),
+    }
+}
+
+/// A VM as an instance, with what its VMI and its disks say.
+pub fn instance(vm: &Vm, vmi: Option<&Vmi>, volumes: &[Arc<DataVolume>]) -> Instance {
+    let name = vm.metadata.name.as_deref().unwrap_or_default();
+    let disks: Vec<_> = volumes
+        .iter()
+        .map(|volume| {
+            (
+                volume.metadata.name.as_deref().unwrap_or_default(),
+                &volume.status,
+            )
+        })
+        .collect();
+    let cause = root_cause(CauseOf {
+        name,
+        run_strategy: vm.spec.run_strategy.as_deref().unwrap_or("Once"),
+        vm: &vm.status,
+        vmi: vmi.map(|vmi| &vmi.status),
+        disks: &disks,
+    });
+    let labels = vm.metadata.labels.as_ref();
+    let labelled = |key: &str| labels.and_then(|labels| labels.get(key)).map(String::as_str);
+    let made_by_peer =
+        labelled(label::KUBEVIRT_VM) == Some(name) && labelled(label::ROLE) == Some(label::ROLE_WORKER);
+    Instance {
+        metadata: vm.metadata.clone(),
+        user_data: vm.user_data_secret().map(str::to_owned),
+        made_by_peer_for: made_by_peer.then(|| labelled(label::CLUSTER_NAME).unwrap_or_default().to_owned()),
+        system_uuid: vm.firmware_uuid().map(str::to_owned),
+        state: State {
+            ready: cause.is_ready(),
+            terminal: cause.is_terminal(),
+            progress: cause.is_progress(),
+            reason: format!("{:?}", cause.reason),
+            message: cause.message,
+        },
+    }
+}

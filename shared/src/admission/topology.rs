@@ -1,0 +1,130 @@
+//! Region and zone of a Node from the StorageClass of its disk: a default that only the infra cluster knows.
+
+use serde_json::{Value, json};
+
+use super::mutate::{has_own_labels, is_kubevirt, located};
+use super::raw::{Object, object_at, object_at_mut};
+use super::references::ValueAt;
+use super::template::topology_source;
+use crate::names::label;
+
+/// Where the spec of a Machine is.
+fn keys(at: ValueAt) -> &'static [&'static str] {
+    if at == ValueAt::MACHINE {
+        &["spec"]
+    } else {
+        &["spec", "template", "spec"]
+    }
+}
+
+/// Whether the StorageClass says something that the object does not: its labels may be added to, as they always have been
+/// only where `spec.metadata.labels` is there, and its location leaves something open. On an update only if what
+/// the labels follow from is another one; whatever else changes, they stay as they are stored.
+pub fn topology_needed(old: Option<&Value>, new: &Value, at: ValueAt) -> bool {
+    let spec_of = |object| object_at(Value::as_object(object)?, keys(at));
+    let Some(spec) = spec_of(new).filter(|spec| is_kubevirt(spec) && has_own_labels(spec)) else {
+        return false;
+    };
+    let stored = old.and_then(spec_of);
+    let is_new = old.is_none() || stored.is_none_or(|old| topology_source(old) != topology_source(spec));
+    let has_class = topology_source(spec)[1].is_some_and(|class| !class.is_null());
+    is_new && has_class && located(spec).iter().any(Option::is_none)
+}
+
+/// Whether the labels that the StorageClass may give are all there.
+pub fn topology_known(object: &Value, at: ValueAt) -> bool {
+    let labels = object
+        .as_object()
+        .and_then(|root| object_at(root, keys(at)))
+        .and_then(|spec| object_at(spec, &["metadata", "labels"]));
+    [label::REGION, label::ZONE]
+        .iter()
+        .all(|key| labels.is_some_and(|labels| labels.contains_key(*key)))
+}
+
+/// The object with the region and the zone of its StorageClass; what the location says goes before.
+pub fn write_topology(
+    mut object: Value,
+    at: ValueAt,
+    (region, zone): (Option<String>, Option<String>),
+) -> Value {
+    let spec: Option<&mut Object> = object
+        .as_object_mut()
+        .and_then(|root| object_at_mut(root, keys(at)));
+    let Some(spec) = spec else {
+        return object;
+    };
+    let located = located(spec);
+    if let Some(labels) = object_at_mut(spec, &["metadata", "labels"]) {
+        let found = [(label::REGION, region), (label::ZONE, zone)];
+        for ((key, found), located) in found.into_iter().zip(located) {
+            if let (Some(found), None) = (found, located) {
+                labels.insert(key.to_owned(), json!(found));
+            }
+        }
+    }
+    object
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    fn machine(labels: &Value, location: &Value, class: &Value) -> Value {
+        json!({"spec": {"metadata": {"labels": labels}, "providerSpec": {"value": {
+            "cloudProvider": "kubevirt",
+            "cloudProviderSpec": {"virtualMachine": {
+                "location": location, "template": {"primaryDisk": {"storageClassName": class}}}},
+        }}}})
+    }
+
+    fn deployment(labels: &Value, location: &Value, class: &Value) -> Value {
+        json!({"spec": {"template": machine(labels, location, class)}})
+    }
+
+    #[rstest]
+    #[case::labels_and_no_location(json!({"a": "b"}), json!(null), json!("fast"), true)]
+    #[case::an_empty_map(json!({}), json!(null), json!("fast"), true)]
+    #[case::half_a_location(json!({"a": "b"}), json!({"region": "r"}), json!("fast"), true)]
+    #[case::no_labels(json!(null), json!(null), json!("fast"), false)]
+    #[case::a_location(json!({"a": "b"}), json!({"region": "r", "zone": "z"}), json!("fast"), false)]
+    #[case::no_class(json!({"a": "b"}), json!(null), json!(null), false)]
+    fn the_class_is_asked_for_what_the_location_leaves_open(
+        #[case] labels: Value,
+        #[case] location: Value,
+        #[case] class: Value,
+        #[case] want: bool,
+    ) {
+        let machine = machine(&labels, &location, &class);
+        assert_eq!(topology_needed(None, &machine, ValueAt::MACHINE), want);
+    }
+
+    #[rstest]
+    #[case::nothing_changed(json!({"a": "b"}), json!("fast"), false)]
+    #[case::another_label(json!({"a": "c"}), json!("fast"), false)]
+    #[case::another_class(json!({"a": "b"}), json!("slow"), true)]
+    fn on_an_update_only_another_class_or_location_asks(
+        #[case] labels: Value,
+        #[case] class: Value,
+        #[case] want: bool,
+    ) {
+        let old = deployment(&json!({"a": "b"}), &json!(null), &json!("fast"));
+        let new = deployment(&labels, &json!(null), &class);
+        assert_eq!(topology_needed(Some(&old), &new, ValueAt::TEMPLATE), want);
+    }
+
+    #[test]
+    fn the_location_goes_before_the_class() {
+        let found = (Some("of the class".to_owned()), Some("z1".to_owned()));
+        let located = deployment(&json!({"a": "b"}), &json!({"region": "r"}), &json!("fast"));
+        let written = write_topology(located, ValueAt::TEMPLATE, found.clone());
+        assert_eq!(
+            written.pointer("/spec/template/spec/metadata/labels"),
+            Some(&json!({"a": "b", label::ZONE: "z1"}))
+        );
+        let bare = machine(&json!(null), &json!(null), &json!("fast"));
+        assert_eq!(write_topology(bare.clone(), ValueAt::MACHINE, found), bare);
+    }
+}

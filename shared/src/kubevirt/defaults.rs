@@ -1,0 +1,124 @@
+//! Defaults that come from outside of a spec: where its VMs are, and the Node's region and zone.
+
+use serde_json::{Value, json};
+
+use super::provider::NAME;
+use crate::admission::AdmissionSettings;
+use crate::admission::mutate::provider_of;
+use crate::admission::raw::{self, Object, child, object_at, object_at_mut, text};
+use crate::names::{annotation, label};
+
+/// Fills them in. On an update, `stored` is the spec that is stored now, and they are taken from it, absent staying
+/// absent, unless the fields that they follow from have changed.
+pub(super) fn add(spec: &mut Object, stored: Option<&Object>, settings: &AdmissionSettings) {
+    if let Some(stored) = stored {
+        keep(stored, spec, settings);
+        return;
+    }
+    default_cluster_namespace(spec, &settings.infra_namespace);
+    if has_own_labels(spec) {
+        default_topology(spec);
+    }
+}
+
+/// Admission writes them over whatever is there, so they say nothing that the rest of the template does not.
+pub(super) fn forget(spec: &mut Object) {
+    let located = located(spec).map(|place| place.is_some());
+    if let Some(annotations) = object_at_mut(spec, &["metadata", "annotations"]) {
+        annotations.remove(annotation::CLUSTER_NAMESPACE);
+    }
+    if let Some(labels) = object_at_mut(spec, &["metadata", "labels"]) {
+        for (key, located) in [label::REGION, label::ZONE].into_iter().zip(located) {
+            if located {
+                labels.remove(key);
+            }
+        }
+    }
+}
+
+fn keep(stored: &Object, template: &mut Object, settings: &AdmissionSettings) {
+    if provider_of(stored).is_none_or(|provider| provider.name() != NAME) {
+        default_cluster_namespace(template, &settings.infra_namespace);
+    } else if let Some(namespace) = object_at(stored, &["metadata", "annotations"])
+        .and_then(|annotations| annotations.get(annotation::CLUSTER_NAMESPACE)?.as_str())
+    {
+        default_cluster_namespace(template, namespace);
+    } else if let Some(annotations) = object_at_mut(template, &["metadata", "annotations"])
+        && annotations.contains_key(annotation::CLUSTER_NAMESPACE)
+    {
+        annotations.insert(
+            annotation::CLUSTER_NAMESPACE.to_owned(),
+            json!(settings.infra_namespace),
+        );
+    }
+    if !has_own_labels(template) {
+        return;
+    }
+    if topology_source(stored) != topology_source(template) {
+        default_topology(template);
+        return;
+    }
+    let kept = object_at(stored, &["metadata", "labels"]);
+    let kept =
+        [label::REGION, label::ZONE].map(|key| (key, kept.and_then(|labels| labels.get(key)).cloned()));
+    if let Some(labels) = object_at_mut(template, &["metadata", "labels"]) {
+        for (key, value) in kept {
+            // What the author writes counts; what nobody writes stays as it is stored.
+            if let (Some(value), true) = (value, labels.get(key).is_none_or(Value::is_null)) {
+                labels.insert(key.to_owned(), value);
+            }
+        }
+    }
+}
+
+/// The fields that topology labels follow from: the location, and the StorageClass of the primary disk.
+fn topology_source(spec: &Object) -> [Option<&Value>; 2] {
+    let vm = object_at(spec, &["providerSpec", "value", "cloudProviderSpec"])
+        .and_then(|cloud| raw::any_case(cloud, "virtualMachine")?.as_object());
+    let disk = vm
+        .and_then(|vm| raw::any_case(vm, "template")?.as_object())
+        .and_then(|template| raw::any_case(template, "primaryDisk")?.as_object());
+    [
+        vm.and_then(|vm| raw::any_case(vm, "location")),
+        disk.and_then(|disk| raw::any_case(disk, "storageClassName")),
+    ]
+}
+
+/// Notes on the Node where its VM is.
+fn default_cluster_namespace(spec: &mut Object, namespace: &str) {
+    let annotations = child(spec, "metadata").and_then(|metadata| child(metadata, "annotations"));
+    if let Some(annotations) = annotations {
+        annotations.insert(annotation::CLUSTER_NAMESPACE.to_owned(), json!(namespace));
+    }
+}
+
+/// Whether `spec.metadata.labels` is there, even if empty. Topology labels have always been added only then. A map with
+/// nothing but the operating system in it does not count: it may be our own work, and defaulting twice must not add
+/// more than defaulting once.
+fn has_own_labels(spec: &Object) -> bool {
+    object_at(spec, &["metadata", "labels"])
+        .is_some_and(|labels| labels.is_empty() || labels.keys().any(|key| key != label::OPERATING_SYSTEM))
+}
+
+/// Region and zone that the spec itself names.
+fn located(spec: &Object) -> [Option<String>; 2] {
+    object_at(spec, &["providerSpec", "value"])
+        .and_then(|value| raw::any_case(value, "cloudProviderSpec")?.as_object())
+        .and_then(|cloud| raw::any_case(cloud, "virtualMachine")?.as_object())
+        .and_then(|vm| raw::any_case(vm, "location")?.as_object())
+        .map(|location| ["region", "zone"].map(|key| text(location, key).map(str::to_owned)))
+        .unwrap_or_default()
+}
+
+/// Labels of the Node from `virtualMachine.location`.
+fn default_topology(spec: &mut Object) {
+    let [region, zone] = located(spec);
+    let Some(labels) = object_at_mut(spec, &["metadata", "labels"]) else {
+        return;
+    };
+    for (key, value) in [(label::REGION, region), (label::ZONE, zone)] {
+        if let Some(value) = value {
+            labels.insert(key.to_owned(), json!(value));
+        }
+    }
+}

@@ -1,0 +1,265 @@
+//! The I/O half: the places in use, each with its watch.
+
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures::StreamExt as _;
+use inotify::{Inotify, WatchMask};
+use machinist_infra::provider::{InfraEvent, InfraKey, Provider, Watched};
+use machinist_infra::store::Key;
+use machinist_shared::provider::Secret;
+use serde::Deserialize;
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::task::AbortHandle;
+
+use super::files::{self, Contents};
+use super::place::Opened;
+use super::spec::NAME;
+
+/// A credential: where, and what opens it.
+#[derive(Deserialize)]
+struct Credential {
+    path: PathBuf,
+    key: String,
+}
+
+/// The places in use.
+#[derive(Debug)]
+pub struct Directories {
+    events: UnboundedSender<InfraEvent>,
+    watches: Mutex<HashMap<InfraKey, Watch>>,
+    /// The places that a Machine has asked for: before its last [`Provider::settle`], and since.
+    asked: Mutex<HashMap<Key, [HashSet<InfraKey>; 2]>>,
+}
+
+#[derive(Debug)]
+struct Watch {
+    memory: Arc<Memory>,
+    task: AbortHandle,
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Directories {
+    /// None are in use yet.
+    pub fn new(events: UnboundedSender<InfraEvent>) -> Self {
+        Self {
+            events,
+            watches: Mutex::default(),
+            asked: Mutex::default(),
+        }
+    }
+
+    fn memory(&self, key: &InfraKey, place: PathBuf) -> Arc<Memory> {
+        let mut watches = lock(&self.watches);
+        let watch = watches.entry(key.clone()).or_insert_with(|| {
+            let memory = Arc::new(Memory {
+                key: key.clone(),
+                namespace: place.join(&key.namespace),
+                place,
+                events: self.events.clone(),
+                users: Mutex::default(),
+                state: Mutex::default(),
+            });
+            Watch {
+                task: tokio::spawn(watch(Arc::clone(&memory))).abort_handle(),
+                memory,
+            }
+        });
+        Arc::clone(&watch.memory)
+    }
+
+    fn give_up(&self, user: &Key, places: impl IntoIterator<Item = InfraKey>) {
+        let mut watches = lock(&self.watches);
+        for place in places {
+            let unused = watches.get(&place).is_some_and(|watch| {
+                let mut users = lock(&watch.memory.users);
+                users.remove(user);
+                users.is_empty()
+            });
+            if unused {
+                watches.remove(&place);
+            }
+        }
+    }
+}
+
+impl Provider for Directories {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn watch(&self, user: &Key, credential: &Secret, namespace: &str) -> Watched {
+        let Ok(credential) = serde_json::from_str::<Credential>(credential.expose()) else {
+            return Watched::Unusable("auth: it is not an object with path and key".to_owned());
+        };
+        let key = InfraKey {
+            server: format!("file://{}", credential.path.display()),
+            ca_digest: String::new(),
+            namespace: namespace.to_owned(),
+        };
+        let memory = self.memory(&key, credential.path);
+        lock(&memory.users).insert(user.clone());
+        lock(&self.asked).entry(user.clone()).or_default()[1].insert(key);
+        let state = lock(&memory.state);
+        match &state.known {
+            None => Watched::Opening,
+            Some(Err(why)) => Watched::Failed {
+                why: why.clone(),
+                refused: false,
+            },
+            Some(Ok(contents)) if contents.key != credential.key => Watched::Failed {
+                why: format!("{}: the key does not open it", memory.key.server),
+                refused: true,
+            },
+            Some(Ok(_)) => Watched::Open(Arc::new(Opened {
+                memory: Arc::clone(&memory),
+            })),
+        }
+    }
+
+    fn settle(&self, user: &Key) {
+        let given_up = {
+            let mut asked = lock(&self.asked);
+            let Some([before, now]) = asked.get_mut(user).filter(|[_, now]| !now.is_empty()) else {
+                return;
+            };
+            let now = std::mem::take(now);
+            let before = std::mem::replace(before, now.clone());
+            before
+                .into_iter()
+                .filter(move |place| !now.contains(place))
+                .collect::<Vec<_>>()
+        };
+        self.give_up(user, given_up);
+    }
+
+    fn release(&self, user: &Key) {
+        let asked = lock(&self.asked).remove(user).unwrap_or_default();
+        self.give_up(user, asked.into_iter().flatten());
+    }
+
+    fn users(&self, place: &InfraKey) -> Vec<Key> {
+        let watches = lock(&self.watches);
+        let users = watches
+            .get(place)
+            .map(|watch| lock(&watch.memory.users).iter().cloned().collect());
+        users.unwrap_or_default()
+    }
+}
+
+/// What is known of one place.
+#[derive(Debug)]
+pub(super) struct Memory {
+    pub(super) key: InfraKey,
+    pub(super) place: PathBuf,
+    pub(super) namespace: PathBuf,
+    events: UnboundedSender<InfraEvent>,
+    users: Mutex<HashSet<Key>>,
+    pub(super) state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct State {
+    /// What is there, or why nobody knows; `None` before the first look.
+    pub(super) known: Option<Result<Contents, String>>,
+    pub(super) removals: u64,
+}
+
+impl Memory {
+    /// Looks at the place as a whole, and tells what is different.
+    pub(super) fn look(&self) {
+        let mut state = lock(&self.state);
+        let now = files::read(&self.place, &self.namespace);
+        let now = now.map_err(|error| format!("{}: {}", self.key.server, error.kind()));
+        let told: Vec<InfraEvent> = match (&state.known, &now) {
+            (Some(before), now) if before == now => Vec::new(),
+            (Some(Ok(before)), Ok(now)) if before.key == now.key => {
+                let changed = changed(before, now);
+                let gone = before
+                    .instances
+                    .keys()
+                    .filter(|name| !now.instances.contains_key(*name));
+                state.removals += u64::try_from(gone.count()).unwrap_or(u64::MAX);
+                changed.into_iter().map(|name| InfraEvent::Vm { name }).collect()
+            }
+            _ => vec![InfraEvent::State {
+                machines: lock(&self.users).iter().cloned().collect(),
+            }],
+        };
+        state.known = Some(now);
+        drop(state);
+        for event in told {
+            // Nobody listens any more only at the end.
+            let _ = self.events.send(event);
+        }
+    }
+}
+
+/// Names of instances of which anything is different: themselves, their guests, their disks.
+fn changed(before: &Contents, now: &Contents) -> HashSet<String> {
+    let instances = before.instances.keys().chain(now.instances.keys());
+    let instances = instances.filter(|name| before.instances.get(*name) != now.instances.get(*name));
+    let disks = before.disks.keys().chain(now.disks.keys());
+    let disks = disks.filter(|name| before.disks.get(*name) != now.disks.get(*name));
+    let of_disk = disks.filter_map(|name| Some(name.rsplit_once('-')?.0.to_owned()));
+    instances.cloned().chain(of_disk).collect()
+}
+
+/// Keeps the memory of a place true. Each round watches first and looks then, so that nothing falls between.
+async fn watch(memory: Arc<Memory>) {
+    loop {
+        let watches = watches(&memory);
+        memory.look();
+        let Ok(watches) = watches else {
+            // Too many watches on this machine: a test cannot go on with it.
+            return;
+        };
+        let mut buffer = [0; 4096];
+        let Ok(mut events) = watches.into_event_stream(&mut buffer) else {
+            return;
+        };
+        // What it is does not matter: the whole is looked at.
+        if events.next().await.is_none() {
+            return;
+        }
+    }
+}
+
+/// Everything whose change matters, as far as it is there: what is not, comes into something that is.
+fn watches(memory: &Memory) -> std::io::Result<Inotify> {
+    let inotify = Inotify::init()?;
+    let mask = WatchMask::CREATE
+        | WatchMask::DELETE
+        | WatchMask::CLOSE_WRITE
+        | WatchMask::MOVE
+        | WatchMask::DELETE_SELF
+        | WatchMask::MOVE_SELF;
+    let above = memory.place.parent().unwrap_or(Path::new("/"));
+    let disks = memory.namespace.join(files::DISKS);
+    let mut paths = vec![
+        above.to_owned(),
+        memory.place.clone(),
+        memory.namespace.clone(),
+        disks,
+    ];
+    let within = std::fs::read_dir(&memory.namespace)
+        .into_iter()
+        .flatten()
+        .flatten();
+    paths.extend(within.map(|entry| entry.path()));
+    for path in paths {
+        let _ = inotify.watches().add(path, mask);
+    }
+    Ok(inotify)
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    // Every change under these locks is complete before anything can panic.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

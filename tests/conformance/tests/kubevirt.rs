@@ -1,0 +1,175 @@
+//! KubeVirt, on a real control plane with a simulated KubeVirt behind it, through the fault proxy and with the rights of
+//! the example.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Result;
+use conformance::Bed;
+use conformance::bed::{Foreign, PEER};
+use machinist_infra::client::ClientOptions;
+use machinist_infra::kubeconfig::AddressPolicy;
+use machinist_infra::pool::PoolOptions;
+use machinist_infra::provider::{InfraEvent, Provider, shipped};
+use machinist_shared::provider::{Secret, find};
+use serde_json::{Value, json};
+use testbed::bed::{MACHINES, Machinist, Options};
+use testbed::seed::{self, INFRA_ACCOUNT, INFRA_NAMESPACE};
+use testbed::{Cluster, Testbed};
+use tokio::sync::mpsc::UnboundedSender;
+
+struct OnTestbed {
+    bed: Testbed,
+    kubeconfig: String,
+}
+
+impl OnTestbed {
+    async fn start() -> Result<Self> {
+        let bed = Testbed::start(Options {
+            one_cluster: true,
+            machinist: Machinist::Absent,
+            ..Options::default()
+        })
+        .await?;
+        seed::infra(bed.infra()).await?;
+        let server = bed.infra().proxy().listen_as(MACHINES)?;
+        let kubeconfig = bed
+            .infra()
+            .service_account_kubeconfig(INFRA_NAMESPACE, INFRA_ACCOUNT, &server)
+            .await?;
+        Ok(Self { bed, kubeconfig })
+    }
+
+    fn infra(&self) -> &Cluster {
+        self.bed.infra()
+    }
+
+    async fn kubectl(&self, args: &[&str], input: &str) -> Result<String> {
+        let all = [args, &["--namespace", INFRA_NAMESPACE]].concat();
+        self.infra().kubectl_ok(&all, input).await
+    }
+}
+
+impl Bed for OnTestbed {
+    fn provider(&self, events: UnboundedSender<InfraEvent>) -> Arc<dyn Provider> {
+        let options = PoolOptions {
+            client: ClientOptions {
+                addresses: AddressPolicy { allow_loopback: true },
+                ..ClientOptions::default()
+            },
+            lane: 4,
+            look_every: Duration::from_secs(30),
+        };
+        shipped(options, events)
+            .get(Some("kubevirt"))
+            .unwrap_or_else(|| panic!("KubeVirt is not registered"))
+    }
+
+    fn credential(&self) -> Secret {
+        Secret::new(self.kubeconfig.clone())
+    }
+
+    fn junk(&self) -> Secret {
+        Secret::new(self.kubeconfig.replace("token: ", "token: junk"))
+    }
+
+    fn namespace(&self) -> &str {
+        INFRA_NAMESPACE
+    }
+
+    fn pure(&self) -> &'static dyn machinist_shared::provider::Provider {
+        find("kubevirt").unwrap_or_else(|| panic!("KubeVirt is not registered"))
+    }
+
+    fn written(&self) -> Value {
+        let reference = json!({"namespace": "kube-system", "name": "infra", "key": "kubeconfig"});
+        json!({"clusterName": PEER, "auth": {"kubeconfig": {"secretKeyRef": reference}}, "virtualMachine": {
+            "instancetype": {"name": "standard-2"},
+            "template": {"primaryDisk": {
+                "osImage": "https://images.example.com/ubuntu-24.04.img", "source": "http", "size": "20Gi",
+                "storageClassName": "standard",
+            }},
+        }})
+    }
+
+    async fn make(&self, name: &str, what: Foreign) -> Result<()> {
+        let labels = json!({
+            "kubevirt.io/vm": name, "cluster.x-k8s.io/role": "worker", "cluster.x-k8s.io/cluster-name": PEER,
+        });
+        let vm = |labels: Value| {
+            json!({
+                "apiVersion": "kubevirt.io/v1", "kind": "VirtualMachine", "metadata": {"name": name, "labels": labels},
+                "spec": {"runStrategy": "Halted", "template": {"spec": {
+                    "domain": {"devices": {}, "memory": {"guest": "1Gi"}},
+                }}},
+            })
+        };
+        let object = match what {
+            Foreign::Instance => vm(json!({})),
+            Foreign::Peers => vm(labels),
+            Foreign::Disk => json!({
+                "apiVersion": "cdi.kubevirt.io/v1beta1", "kind": "DataVolume", "metadata": {"name": name},
+                "spec": {"source": {"blank": {}}, "storage": {
+                    "storageClassName": "standard", "resources": {"requests": {"storage": "1Gi"}},
+                }},
+            }),
+        };
+        self.kubectl(&["create", "-f", "-"], &object.to_string()).await?;
+        Ok(())
+    }
+
+    async fn remove(&self, name: &str) -> Result<()> {
+        self.kubectl(&["delete", "virtualmachine", name], "").await?;
+        Ok(())
+    }
+
+    async fn boot(&self, _name: &str) -> Result<()> {
+        Ok(())
+    }
+
+    async fn stored(&self, name: &str) -> Result<Option<Value>> {
+        let get = [
+            "get",
+            "virtualmachine",
+            name,
+            "--ignore-not-found",
+            "--output=json",
+        ];
+        let text = self.kubectl(&get, "").await?;
+        if text.trim().is_empty() {
+            return Ok(None);
+        }
+        let vm: Value = serde_json::from_str(&text)?;
+        let metadata = &vm["metadata"];
+        Ok(Some(
+            json!({"uid": metadata["uid"], "labels": metadata["labels"], "spec": vm["spec"]}),
+        ))
+    }
+
+    async fn lose(&self) -> Result<()> {
+        self.infra().proxy().refuse(MACHINES);
+        Ok(())
+    }
+
+    async fn find(&self) -> Result<()> {
+        self.infra().proxy().heal(MACHINES);
+        Ok(())
+    }
+
+    async fn unheard<F: Future<Output = Result<()>> + Send>(&self, then: F) -> Result<()> {
+        let proxy = self.infra().proxy();
+        proxy.freeze_watches(MACHINES);
+        then.await?;
+        // With their watches go the events that were held back.
+        proxy.cut_watches(MACHINES);
+        proxy.heal(MACHINES);
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kubevirt_holds_what_a_provider_must() -> Result<()> {
+    let bed = OnTestbed::start().await?;
+    conformance::run(&bed).await?;
+    bed.bed.shut_down().await
+}

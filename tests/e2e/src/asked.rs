@@ -1,0 +1,83 @@
+//! Cases of admission that asks infra clusters: the webhook alone, with KubeVirt there to be asked.
+
+use anyhow::Result;
+use serde_json::{Value, json};
+use testbed::bed::{MACHINES, Machinist, Options};
+
+use crate::{Case, manifest, manifest::NAMESPACE};
+
+/// The webhook alone: nothing that is taken becomes a VM.
+pub async fn start(webhook_args: &[&str]) -> Result<Case> {
+    Case::start_with(Options {
+        machinist: Machinist::Webhook,
+        webhook_args: webhook_args.iter().map(ToString::to_string).collect(),
+        ..Options::default()
+    })
+    .await
+}
+
+/// A MachineDeployment of such Machines.
+pub fn deployment(name: &str, machine: &Value) -> Value {
+    let labels = json!({"pool": name});
+    json!({
+        "apiVersion": "cluster.k8s.io/v1alpha1", "kind": "MachineDeployment",
+        "metadata": {"name": name, "namespace": NAMESPACE},
+        "spec": {
+            "replicas": 1, "selector": {"matchLabels": labels},
+            "template": {"metadata": {"labels": labels}, "spec": machine["spec"]},
+        },
+    })
+}
+
+/// A Machine that needs nobody to say where its disks are.
+pub fn located(name: &str) -> Value {
+    let mut machine = manifest::machine(name);
+    manifest::virtual_machine(&mut machine)["location"] = json!({"region": "north", "zone": "north-1"});
+    machine
+}
+
+/// What the infra cluster was asked since the proxy forgot.
+pub fn questions(case: &Case) -> Vec<String> {
+    let requests = case.bed.infra().proxy().requests_of(MACHINES);
+    requests
+        .iter()
+        .map(|request| format!("{} {}", request.target.verb, request.target.resource))
+        .collect()
+}
+
+/// Prints requests by name, with their number.
+pub fn print(what: &str, questions: &[String]) {
+    let mut names: Vec<&String> = questions.iter().collect();
+    names.sort();
+    names.dedup();
+    println!("{what}: {} requests to the infra cluster", questions.len());
+    for name in names {
+        println!(
+            "{:>4}  {name}",
+            questions.iter().filter(|asked| *asked == name).count()
+        );
+    }
+}
+
+/// `kubectl` with this on its standard input; what the person reads, and whether it was taken.
+pub async fn kubectl(case: &Case, args: &[&str], stdin: &Value) -> Result<(bool, String)> {
+    let output = case.bed.user().kubectl(args, &stdin.to_string()).await?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    Ok((output.status.success(), said))
+}
+
+/// `kubectl patch` of a MachineDeployment.
+pub async fn patch(case: &Case, name: &str, change: &Value) -> Result<(bool, String)> {
+    let change = change.to_string();
+    let args = [
+        "patch",
+        "machinedeployment",
+        name,
+        "--namespace",
+        NAMESPACE,
+        "--type=merge",
+        "--patch",
+        &change,
+    ];
+    kubectl(case, &args, &Value::Null).await
+}

@@ -1,0 +1,95 @@
+//! What admission takes from the infra cluster: region and zone of a Node from the StorageClass of its disk, and the kind
+//! of an instancetype that exists.
+
+use anyhow::Result;
+use e2e::{
+    Case,
+    asked::{deployment, kubectl, located, patch, print, questions, start},
+    manifest,
+    manifest::NAMESPACE,
+};
+use machinist_shared::names::label;
+use serde_json::{Value, json};
+use testbed::bed::MACHINES;
+
+const APPLY: [&str; 3] = ["apply", "-f", "-"];
+const ZONE: &str = "north-1";
+
+#[tokio::test]
+async fn a_nodes_zone_comes_from_its_storage_class_and_no_update_changes_it() -> Result<()> {
+    let case = start(&[]).await?;
+    let class = json!({
+        "apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": {"name": "zoned"},
+        "provisioner": "simulated.csi.kubevirt.io",
+        "allowedTopologies": [{"matchLabelExpressions": [{"key": label::ZONE, "values": [ZONE]}]}],
+    });
+    case.bed
+        .infra()
+        .kubectl_ok(&["create", "-f", "-"], &class.to_string())
+        .await?;
+    let mut machine = manifest::machine("zoned");
+    let disk = &mut manifest::virtual_machine(&mut machine)["template"]["primaryDisk"];
+    disk["storageClassName"] = json!("zoned");
+    disk["storageAccessType"] = json!("ReadWriteOnce");
+    case.apply(&machine).await?;
+    let stored = stored(&case, "machine", "zoned").await?;
+    assert_eq!(stored["spec"]["metadata"]["labels"][label::ZONE], ZONE);
+
+    let pool = deployment("zoned", &machine);
+    case.apply(&pool).await?;
+    let labels = async || {
+        let stored = self::stored(&case, "machinedeployment", "zoned").await?;
+        anyhow::Ok(stored["spec"]["template"]["spec"]["metadata"]["labels"].clone())
+    };
+    assert_eq!(labels().await?[label::ZONE], ZONE);
+
+    // The manifest again, as a whole, and with another label: the zone is copied, and nobody is asked for it.
+    case.bed.infra().proxy().clear_requests();
+    let mut replaced = pool.clone();
+    replaced["spec"]["template"]["spec"]["metadata"]["labels"]["rack"] = json!("1");
+    for manifest in [&pool, &replaced] {
+        let (taken, said) = kubectl(&case, &["replace", "-f", "-"], manifest).await?;
+        assert!(taken, "{said}");
+        assert_eq!(labels().await?[label::ZONE], ZONE);
+    }
+    print("Updates of what is on the Node only", &questions(&case));
+    assert_eq!(questions(&case), Vec::<String>::new());
+
+    // Another one that the author writes is the author's.
+    let other = json!({"spec": {"template": {"spec": {"metadata": {"labels": {label::ZONE: "north-2"}}}}}});
+    assert!(patch(&case, "zoned", &other).await?.0);
+    assert_eq!(labels().await?[label::ZONE], "north-2");
+
+    // While nobody answers, what has no zone yet would never have one; what says where it is needs nobody.
+    case.bed.infra().proxy().black_hole(MACHINES);
+    let (taken, said) = kubectl(&case, &APPLY, &deployment("later", &manifest::machine("later"))).await?;
+    assert!(!taken, "{said}");
+    assert!(
+        said.contains("nor in which region and zone its disks are"),
+        "{said}"
+    );
+    let (taken, said) = kubectl(&case, &APPLY, &deployment("later", &located("later"))).await?;
+    assert!(taken, "{said}");
+    assert!(said.contains("the infra cluster could not be asked"), "{said}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_instancetype_of_the_other_kind_is_used_with_a_warning() -> Result<()> {
+    let case = start(&[]).await?;
+    let mut machine = manifest::machine("mistaken");
+    manifest::virtual_machine(&mut machine)["instancetype"]["kind"] = json!("virtualmachineinstancetypes");
+    let (taken, said) = kubectl(&case, &APPLY, &machine).await?;
+    assert!(taken, "{said}");
+    let warning = "there is no VirtualMachineInstancetype \"standard-2\" on the infra cluster; the \
+                   VirtualMachineClusterInstancetype of that name is used";
+    assert!(said.contains(warning), "{said}");
+    Ok(())
+}
+
+async fn stored(case: &Case, kind: &str, name: &str) -> Result<Value> {
+    let get = ["get", kind, name, "--namespace", NAMESPACE, "-o", "json"];
+    Ok(serde_json::from_str(
+        &case.bed.user().kubectl_ok(&get, "").await?,
+    )?)
+}

@@ -1,0 +1,190 @@
+//! How long a person waits for the answer, and that an infra cluster that does not answer takes nobody else's place. Prints
+//! the times; only their order is asserted.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use e2e::{
+    Case,
+    asked::{deployment, kubectl, located, start},
+    infra, manifest, objects,
+};
+use futures::future::join_all;
+use kube::{Api, api::PostParams, core::DynamicObject};
+use serde_json::{Value, json};
+use testbed::{
+    bed::MACHINES,
+    seed::{INFRA_ACCOUNT, INFRA_NAMESPACE, INFRA_SECRET},
+};
+
+const OTHER: &str = "other-machines";
+const OTHER_SECRET: &str = "other-infra";
+/// Samples of each time.
+const SAMPLES: usize = 20;
+
+#[tokio::test]
+async fn mistakes_are_told_with_the_names_that_exist() -> Result<()> {
+    let case = start(&[]).await?;
+    quota(&case).await?;
+    let mut mistaken = manifest::machine("hopeful");
+    let vm = manifest::virtual_machine(&mut mistaken);
+    vm["instancetype"]["name"] = json!("standrad-2");
+    vm["template"]["primaryDisk"]["storageClassName"] = json!("standart");
+    let mistaken = deployment("hopeful", &mistaken);
+    let mut large = deployment("large", &manifest::machine("large"));
+    large["spec"]["replicas"] = json!(5);
+
+    let (mut wrong, mut warned) = (Vec::new(), Vec::new());
+    for _ in 0..SAMPLES {
+        let (took, said) = create(&case, &mistaken).await;
+        for text in ["did you mean \"standard-2\"?", "did you mean \"standard\"?"] {
+            assert!(said.contains(text), "{said}");
+        }
+        wrong.push(took);
+        let begun = Instant::now();
+        let dry = ["create", "--dry-run=server", "-f", "-"];
+        let (taken, said) = kubectl(&case, &dry, &large).await?;
+        warned.push(begun.elapsed());
+        assert!(taken, "{said}");
+        assert!(
+            said.contains("ResourceQuota team") && said.contains("room for 2 of 5 more VMs"),
+            "{said}"
+        );
+    }
+    report(
+        "a missing instancetype and a StorageClass with a typo: refused",
+        &mut wrong,
+    );
+    report(
+        "more memory than the quota has, kubectl's start included: warned",
+        &mut warned,
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_slow_infra_cluster_takes_no_cause_away_that_is_known() -> Result<()> {
+    let case = start(&[]).await?;
+    // Two answers one after the other are in time, three are not.
+    case.bed
+        .infra()
+        .proxy()
+        .delay(MACHINES, Duration::from_millis(800));
+    let mut machine = located("slow");
+    let vm = manifest::virtual_machine(&mut machine);
+    vm["instancetype"]["name"] = json!("standrad-2");
+    vm["template"]["primaryDisk"]["storageClassName"] = json!("standart");
+    let said = case.refused(&machine).await?;
+    assert!(
+        said.contains("\"standart\": there is no StorageClass of that name"),
+        "{said}"
+    );
+    assert!(said.contains("the infra cluster could not be asked"), "{said}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_black_hole_takes_no_place_of_those_who_ask_another() -> Result<()> {
+    /// As many as the webhook takes at once.
+    const STUCK: usize = 60;
+    let case = start(&[]).await?;
+    let other = infra::kubeconfig_of(&case, INFRA_ACCOUNT, OTHER).await?;
+    infra::store(case.bed.user().client(), OTHER_SECRET, &other).await?;
+    let machine = |name: String, secret: &str| {
+        let mut machine = located(&name);
+        infra::kubeconfig_in(&mut machine)["secretKeyRef"]["name"] = json!(secret);
+        machine
+    };
+    case.bed.infra().proxy().black_hole(MACHINES);
+    let stuck: Vec<Value> = (0..STUCK)
+        .map(|n| machine(format!("stuck-{n}"), INFRA_SECRET))
+        .collect();
+    let free: Vec<Value> = (0..SAMPLES)
+        .map(|n| machine(format!("free-{n}"), OTHER_SECRET))
+        .collect();
+    let (stuck, free) = tokio::join!(
+        join_all(stuck.iter().map(|machine| create(&case, machine))),
+        async {
+            // They come while the others are waiting.
+            let mut times = Vec::new();
+            for machine in &free {
+                times.push(create(&case, machine).await);
+            }
+            times
+        }
+    );
+    for (_, said) in stuck.iter().chain(&free) {
+        assert_eq!(said, "", "every one of them is taken, with or without a warning");
+    }
+    let times =
+        |answers: Vec<(Duration, String)>| answers.into_iter().map(|(took, _)| took).collect::<Vec<_>>();
+    report(
+        "60 at once whose infra cluster is a black hole",
+        &mut times(stuck),
+    );
+    report("meanwhile those of another infra cluster", &mut times(free));
+    // What is known not to answer is not waited for again.
+    let (taken, said) = kubectl(
+        &case,
+        &["create", "-f", "-"],
+        &machine("late".to_owned(), INFRA_SECRET),
+    )
+    .await?;
+    assert!(
+        taken && said.contains("the infra cluster could not be asked"),
+        "{said}"
+    );
+    Ok(())
+}
+
+/// Creates it by one request of a client that is connected; how long that took, and why it was refused.
+async fn create(case: &Case, object: &Value) -> (Duration, String) {
+    let kind = object["kind"].as_str().unwrap_or_default();
+    let resource = objects::ours(kind);
+    let api = Api::<DynamicObject>::namespaced_with(case.bed.user().client(), manifest::NAMESPACE, &resource);
+    let begun = Instant::now();
+    let answer = match serde_json::from_value(object.clone()) {
+        Ok(object) => api.create(&PostParams::default(), &object).await,
+        Err(error) => return (begun.elapsed(), error.to_string()),
+    };
+    let said = answer.err().map(|error| error.to_string()).unwrap_or_default();
+    (begun.elapsed(), said)
+}
+
+fn report(what: &str, times: &mut [Duration]) {
+    times.sort();
+    let at = |share: usize| times[(times.len() - 1) * share / 100].as_millis();
+    println!(
+        "{what}: {} samples, p50 {} ms, p90 {} ms, longest {} ms",
+        times.len(),
+        at(50),
+        at(90),
+        at(100)
+    );
+}
+
+async fn quota(case: &Case) -> Result<()> {
+    let infra = case.bed.infra();
+    let quota = json!({
+        "apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "team", "namespace": INFRA_NAMESPACE},
+        "spec": {"hard": {"requests.memory": "10Gi"}},
+    });
+    infra
+        .kubectl_ok(&["create", "-f", "-"], &quota.to_string())
+        .await?;
+    // Its controller does not run here.
+    let status = json!({"status": {"hard": {"requests.memory": "10Gi"}, "used": {"requests.memory": "1Gi"}}});
+    let (status, patch) = (
+        status.to_string(),
+        [
+            "patch",
+            "resourcequota",
+            "team",
+            "--subresource=status",
+            "--type=merge",
+        ],
+    );
+    let args = ["--namespace", INFRA_NAMESPACE, "--patch", &status];
+    infra.kubectl_ok(&[&patch[..], &args].concat(), "").await?;
+    Ok(())
+}

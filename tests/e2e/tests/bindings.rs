@@ -1,0 +1,63 @@
+//! Role bindings of the cluster that undo what bootstrap tokens are bound for, or let every node end, are told of.
+
+use anyhow::Result;
+use e2e::{Case, case::PATIENCE, wait};
+use k8s_openapi::api::events::v1::Event;
+use kube::Api;
+use serde_json::json;
+use testbed::bed::Options;
+
+#[tokio::test]
+async fn wrong_bindings_are_told_of_at_the_start_and_right_ones_are_not() -> Result<()> {
+    let case = Case::start().await?;
+    asked(&case, &["transferable_tokens\"} 0", "no_renewal\"} 0"]).await?;
+    case.finish(&[]).await?;
+
+    let case = Case::start_with(Options {
+        chart_values: json!({"nodes": {"bindSelfNodeClient": false}}),
+        ..Options::default()
+    })
+    .await?;
+    told(&case, "NodesCannotRenew", "selfnodeclient").await?;
+    // As kubeadm's clusters have it: for all bootstrap tokens, and so for ours.
+    let binding = [
+        "create",
+        "clusterrolebinding",
+        "any-token-becomes-any-node",
+        "--clusterrole=system:certificates.k8s.io:certificatesigningrequests:nodeclient",
+        "--group=system:bootstrappers",
+    ];
+    case.bed.user().kubectl_ok(&binding, "").await?;
+    case.bed.controller().terminate().await?;
+    case.bed.controller().start().await?;
+    told(&case, "BootstrapTokensTransferable", "ANY node").await?;
+    asked(&case, &["transferable_tokens\"} 1", "no_renewal\"} 1"]).await?;
+    case.finish(&[]).await
+}
+
+/// Waits for an Event about the cluster.
+async fn told(case: &Case, reason: &str, text: &str) -> Result<()> {
+    let events = Api::<Event>::all(case.bed.user().client());
+    wait::any(&events, reason, PATIENCE, |event| {
+        event.reason.as_deref() == Some(reason)
+            && event.note.as_ref().is_some_and(|note| note.contains(text))
+            && event
+                .regarding
+                .as_ref()
+                .is_some_and(|about| about.name.as_deref() == Some("kube-system"))
+    })
+    .await
+}
+
+/// Returns when the metrics say this.
+async fn asked(case: &Case, texts: &[&str]) -> Result<()> {
+    let deadline = std::time::Instant::now() + PATIENCE;
+    loop {
+        let metrics = case.bed.controller().metrics().await?;
+        if texts.iter().all(|text| metrics.contains(text)) {
+            return Ok(());
+        }
+        anyhow::ensure!(std::time::Instant::now() < deadline, "{metrics}");
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+}

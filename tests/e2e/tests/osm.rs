@@ -1,0 +1,198 @@
+//! Bootstrap modes: operating-system-manager's Secrets as it writes and replaces them, and Machinist's own user data for
+//! whatever it makes none for.
+
+use anyhow::Result;
+use e2e::{Case, case::PATIENCE, manifest, osm, wait};
+use k8s_openapi::api::core::v1::Secret;
+use kube::{Api, ResourceExt as _, api::ListParams};
+use machinist_shared::names::{TOKEN_SECRET_TYPE, annotation, label};
+use serde_json::json;
+use testbed::{
+    bed::{MACHINES, Options},
+    proxy::WriteFuse,
+};
+
+#[tokio::test]
+async fn a_machine_waits_for_the_secret_of_its_revision_and_joins_with_it() -> Result<()> {
+    let case = Case::start().await?;
+    osm::install(&case).await?;
+    let deployment = osm::deployment(&case, Some("osp-ubuntu")).await?;
+    let first = osm::set(&case, "pool-1", "1", Some(&deployment)).await?;
+    case.apply(&osm::machine("early", &first)).await?;
+    let said = case.condition("early", "WaitingForBootstrapSecret").await?;
+    assert!(said.contains(osm::SECRET), "{said}");
+    osm::rotate(&case, "2", "too-new").await?;
+    let said = case.condition("early", "BootstrapSecretRevision").await?;
+    assert!(said.contains("of revision 2"), "{said}");
+    assert_eq!(
+        case.lives.uids("early"),
+        Vec::<String>::new(),
+        "no VM without user data"
+    );
+
+    osm::rotate(&case, "1", "first").await?;
+    case.node_ready("early").await?;
+    assert_eq!(made_by(&case, "early").await?.as_deref(), Some("first"));
+    let given = osm::given(&case, "early").await?;
+    assert!(given.starts_with("#cloud-config\n\n{"), "{given}");
+    assert!(given.contains("--hostname-override=early"), "{given}");
+    assert_eq!(tokens(&case).await?, 0, "nobody needs a token of ours");
+
+    // A rollout: the second revision replaces the first, whose Machines stay, and get no successors.
+    let second = osm::set(&case, "pool-2", "2", Some(&deployment)).await?;
+    osm::rotate(&case, "2", "second").await?;
+    case.apply(&osm::machine("late", &first)).await?;
+    case.apply(&osm::machine("newer", &second)).await?;
+    case.node_ready("newer").await?;
+    assert_eq!(made_by(&case, "newer").await?.as_deref(), Some("second"));
+    case.condition("late", "BootstrapSecretRevision").await?;
+    assert_eq!(case.lives.uids("late"), Vec::<String>::new());
+    assert_eq!(
+        case.lives.uids("early").len(),
+        1,
+        "who has joined needs no Secret"
+    );
+
+    for name in ["early", "late", "newer"] {
+        case.delete_machine(name).await?;
+    }
+    osm::uninstall(&case).await?;
+    case.finish(&[]).await
+}
+
+#[tokio::test]
+async fn whatever_operating_system_manager_makes_nothing_for_joins_by_machinists_own_user_data() -> Result<()>
+{
+    let case = Case::start().await?;
+    let deployment = osm::deployment(&case, None).await?;
+    let deployed = osm::set(&case, "pool-1", "1", Some(&deployment)).await?;
+    let bare = osm::set(&case, "bare", "1", None).await?;
+    let mut wanting = manifest::machine("wanting");
+    wanting["metadata"]["annotations"] = json!({annotation::BOOTSTRAP: "osm"});
+    case.apply(&wanting).await?;
+    for machine in [
+        manifest::machine("alone"),
+        osm::machine("of-a-bare-set", &bare),
+        osm::machine("of-a-deployment", &deployed),
+    ] {
+        case.apply(&machine).await?;
+    }
+    for name in ["alone", "of-a-bare-set", "of-a-deployment"] {
+        case.node_ready(name).await?;
+        assert!(
+            osm::given(&case, name)
+                .await?
+                .contains("/opt/machinist/install.sh")
+        );
+    }
+    let said = case.condition("wanting", "BootstrapFailed").await?;
+    assert!(said.contains("machinist.dev/bootstrap=builtin"), "{said}");
+
+    // The profile is there from now on, but one Machine is to do without.
+    let deployments = format!("machinedeployment/{}", osm::DEPLOYMENT);
+    let profile = format!("{}=osp-ubuntu", annotation::OPERATING_SYSTEM_PROFILE);
+    let annotate = [
+        "annotate",
+        "--namespace",
+        manifest::NAMESPACE,
+        &deployments,
+        &profile,
+    ];
+    case.bed.user().kubectl_ok(&annotate, "").await?;
+    case.apply(&osm::machine("waiting", &deployed)).await?;
+    case.condition("waiting", "WaitingForBootstrapSecret").await?;
+    let mut own = osm::machine("own", &deployed);
+    own["metadata"]["annotations"] = json!({annotation::BOOTSTRAP: "builtin"});
+    case.apply(&own).await?;
+    case.node_ready("own").await?;
+
+    for name in [
+        "alone",
+        "of-a-bare-set",
+        "of-a-deployment",
+        "wanting",
+        "waiting",
+        "own",
+    ] {
+        case.delete_machine(name).await?;
+    }
+    case.finish(&[]).await
+}
+
+#[tokio::test]
+async fn a_secret_replaced_between_a_vm_and_its_user_data_gives_no_guest_half_of_each() -> Result<()> {
+    // Without a Lease to wait out after the SIGKILL.
+    let case = Case::start_with(Options {
+        controller_args: vec!["--enable-leader-election=false".to_owned()],
+        ..Options::default()
+    })
+    .await?;
+    osm::install(&case).await?;
+    let deployment = osm::deployment(&case, Some("osp-ubuntu")).await?;
+    let set = osm::set(&case, "pool-1", "1", Some(&deployment)).await?;
+
+    // Remade for the same revision, as for any changed annotation: the VM gets what is there now, as a whole.
+    osm::rotate(&case, "1", "before").await?;
+    killed_after_the_vm(&case, &osm::machine("same", &set)).await?;
+    osm::rotate(&case, "1", "after").await?;
+    case.bed.controller().start().await?;
+    case.node_ready("same").await?;
+    assert_eq!(made_by(&case, "same").await?.as_deref(), Some("after"));
+    assert_eq!(case.lives.uids("same").len(), 1);
+
+    // Remade for another: the VM waits, without a guest; and when its set is of that revision, it is made anew.
+    killed_after_the_vm(&case, &osm::machine("other", &set)).await?;
+    osm::rotate(&case, "2", "rolled-out").await?;
+    case.bed.controller().start().await?;
+    let said = case.condition("other", "BootstrapSecretRevision").await?;
+    assert!(said.contains("of revision 2"), "{said}");
+    assert!(osm::given(&case, "other").await.is_err(), "there is user data");
+    let revision = format!("{}=2", annotation::REVISION);
+    let annotate = [
+        "annotate",
+        "--overwrite",
+        "--namespace",
+        manifest::NAMESPACE,
+        "machineset/pool-1",
+        &revision,
+    ];
+    case.bed.user().kubectl_ok(&annotate, "").await?;
+    case.node_ready("other").await?;
+    assert_eq!(made_by(&case, "other").await?.as_deref(), Some("rolled-out"));
+    assert_eq!(case.lives.uids("other").len(), 2, "one never had a guest");
+
+    for name in ["same", "other"] {
+        case.delete_machine(name).await?;
+    }
+    osm::uninstall(&case).await?;
+    case.finish(&[]).await
+}
+
+/// Applies the Machine and kills the controller right after it has made the VM; returns when it is dead.
+async fn killed_after_the_vm(case: &Case, machine: &serde_json::Value) -> Result<()> {
+    let proxy = case.bed.infra().proxy();
+    // Admission's dry-run has its own way there.
+    let fuse = WriteFuse::after(1, case.bed.controller().killer()?);
+    proxy.arm(MACHINES, &fuse);
+    case.apply(machine).await?;
+    fuse.fired().await;
+    case.bed.controller().kill();
+    proxy.disarm(MACHINES);
+    Ok(())
+}
+
+/// The label by which the user data of a Node is told.
+async fn made_by(case: &Case, node: &str) -> Result<Option<String>> {
+    let has_labels = |node: &k8s_openapi::api::core::v1::Node| node.labels().contains_key(label::OWNED_BY);
+    let node = wait::for_state(&case.nodes(), node, "decorated", PATIENCE, has_labels).await?;
+    Ok(node.labels().get("made").cloned())
+}
+
+/// How many bootstrap tokens of ours there are.
+async fn tokens(case: &Case) -> Result<usize> {
+    let secrets: Api<Secret> = Api::namespaced(case.bed.user().client(), "kube-system");
+    let of_type = ListParams::default()
+        .fields(&format!("type={TOKEN_SECRET_TYPE}"))
+        .labels(label::MACHINE_UID);
+    Ok(secrets.list(&of_type).await?.items.len())
+}

@@ -1,0 +1,138 @@
+//! The life of bootstrap tokens: one for each Machine, and none outlives its join or its Machine.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use anyhow::Result;
+use e2e::{Case, certificates, manifest};
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use k8s_openapi::api::core::v1::Secret;
+use kube::{
+    Api, Client, ResourceExt as _,
+    runtime::{WatchStreamExt as _, watcher},
+};
+use machinist_shared::names::{TOKEN_SECRET_TYPE, label};
+use serde_json::json;
+use tokio::task::JoinHandle;
+
+/// `MACHINIST_TOKEN_MACHINES`, or a dozen: more take long on a small machine.
+fn machines() -> usize {
+    let count = std::env::var("MACHINIST_TOKEN_MACHINES").ok();
+    count.and_then(|count| count.parse().ok()).unwrap_or(12)
+}
+
+#[tokio::test]
+async fn no_token_outlives_its_join_or_its_machine() -> Result<()> {
+    let case = Case::start().await?;
+    let record = Record::of(case.bed.user().client());
+    // Every fourth never joins: its token ends with it.
+    let machines: Vec<(String, bool)> = (0..machines())
+        .map(|n| (format!("worker-{n}"), n % 4 != 3))
+        .collect();
+    let (bed, all) = (&case, &machines);
+    stream::iter(all)
+        .map(|(name, joins)| async move {
+            let mut machine = manifest::machine(name);
+            if !joins {
+                machine["metadata"]["annotations"] = json!({"sim.kubevirt.io/never-joins": "true"});
+            }
+            bed.apply(&machine).await
+        })
+        .buffer_unordered(4)
+        .try_collect::<Vec<_>>()
+        .await?;
+    let mut uids = BTreeSet::new();
+    for (name, joins) in &machines {
+        if *joins {
+            let machine = case.node_ready(name).await?;
+            // The token goes before the join is told, not some time after it.
+            assert_eq!(
+                token_of(&case, &machine.uid().unwrap_or_default()).await?,
+                0,
+                "{name}"
+            );
+        } else {
+            case.condition(name, "WaitingForNode").await?;
+        }
+        let uid = case.machines().get(name).await?.uid().unwrap_or_default();
+        uids.insert(uid);
+    }
+    let never = machines.iter().filter(|(_, joins)| !joins).count();
+    assert_eq!(
+        certificates::tokens(&case).await?.len(),
+        never,
+        "each that has not joined has its own"
+    );
+    for (name, _) in &machines {
+        let uid = case.machines().get(name).await?.uid().unwrap_or_default();
+        case.delete_machine(name).await?;
+        assert_eq!(
+            token_of(&case, &uid).await?,
+            0,
+            "the token of {name} has outlived it"
+        );
+    }
+    let seen = record.seen();
+    assert_eq!(
+        seen.keys().cloned().collect::<BTreeSet<_>>(),
+        uids,
+        "each Machine had a token"
+    );
+    for (machine, tokens) in &seen {
+        assert_eq!(tokens.len(), 1, "{machine} had {tokens:?}");
+    }
+    case.finish(&[]).await
+}
+
+async fn token_of(case: &Case, machine_uid: &str) -> Result<usize> {
+    let tokens = certificates::tokens(case).await?;
+    let own = tokens.iter().filter(|token| {
+        token
+            .labels()
+            .get(label::MACHINE_UID)
+            .is_some_and(|uid| uid == machine_uid)
+    });
+    Ok(own.count())
+}
+
+/// A record of every token that ever was, by the UID of its Machine. It ends when it is dropped.
+struct Record {
+    seen: Arc<Mutex<BTreeMap<String, BTreeSet<String>>>>,
+    task: JoinHandle<()>,
+}
+
+impl Record {
+    fn of(user: Client) -> Self {
+        let seen = Arc::new(Mutex::new(BTreeMap::<_, BTreeSet<String>>::new()));
+        let record = Arc::clone(&seen);
+        let task = tokio::spawn(async move {
+            let secrets = Api::<Secret>::namespaced(user, manifest::NAMESPACE);
+            let of_tokens = watcher::Config::default().fields(&format!("type={TOKEN_SECRET_TYPE}"));
+            let mut events = watcher(secrets, of_tokens)
+                .default_backoff()
+                .applied_objects()
+                .boxed();
+            while let Some(token) = events.next().await {
+                let Ok(token) = token else { continue };
+                let machine = token.labels().get(label::MACHINE_UID).cloned();
+                let mut seen = record.lock().unwrap_or_else(PoisonError::into_inner);
+                seen.entry(machine.unwrap_or_default())
+                    .or_default()
+                    .insert(token.name_any());
+            }
+        });
+        Self { seen, task }
+    }
+
+    fn seen(&self) -> BTreeMap<String, BTreeSet<String>> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}

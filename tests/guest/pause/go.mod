@@ -1,0 +1,3 @@
+module machinist.dev/tests/guest/pause
+
+go 1.26.0

@@ -1,0 +1,61 @@
+//! How many Machines an object brings at once.
+
+use serde_json::Value;
+
+/// How many Machines there will be besides those that there are: all of a new object; of one that changes its template,
+/// what is added and what a rollout makes before it takes others away.
+pub(crate) fn added(old: Option<&Value>, new: &Value) -> u64 {
+    let replicas = |object: &Value| object.pointer("/spec/replicas").and_then(Value::as_u64);
+    let wanted = replicas(new).unwrap_or(1);
+    match old {
+        None => wanted,
+        Some(old) => {
+            let surge = surge(new, wanted).min(wanted);
+            wanted.saturating_sub(replicas(old).unwrap_or(1)) + surge
+        }
+    }
+}
+
+/// `maxSurge` of a deployment; a set does not roll.
+fn surge(object: &Value, replicas: u64) -> u64 {
+    let strategy = object.pointer("/spec/strategy").unwrap_or(&Value::Null);
+    if strategy.get("type").and_then(Value::as_str) != Some("RollingUpdate") {
+        return 0;
+    }
+    match strategy.pointer("/rollingUpdate/maxSurge") {
+        Some(Value::String(text)) => {
+            let percent = text.trim_end_matches('%').parse::<u64>().unwrap_or_default();
+            replicas.saturating_mul(percent).div_ceil(100)
+        }
+        Some(number) => number.as_u64().unwrap_or_default(),
+        None => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+    use serde_json::json;
+
+    use super::*;
+
+    #[rstest]
+    #[case::a_new_one(None, json!(3), json!(1), 3)]
+    #[case::a_rollout(Some(3), json!(3), json!(1), 1)]
+    #[case::a_rollout_that_grows(Some(3), json!(5), json!(1), 3)]
+    #[case::a_rollout_that_shrinks(Some(5), json!(3), json!(1), 1)]
+    #[case::in_percent(Some(10), json!(10), json!("25%"), 3)]
+    #[case::without_surge(Some(3), json!(3), json!(0), 0)]
+    #[case::no_more_than_there_are(Some(2), json!(2), json!(9), 2)]
+    fn a_pool_needs_room_for_what_is_added(
+        #[case] old: Option<u64>,
+        #[case] replicas: Value,
+        #[case] surge: Value,
+        #[case] want: u64,
+    ) {
+        let strategy = json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": surge}});
+        let new = json!({"spec": {"replicas": replicas, "strategy": strategy}});
+        let old = old.map(|replicas| json!({"spec": {"replicas": replicas}}));
+        assert_eq!(added(old.as_ref(), &new), want);
+    }
+}
