@@ -6,11 +6,11 @@ use machinist_infra::inquiry::Secrets;
 use machinist_infra::kubeconfig::AddressPolicy;
 use machinist_shared::admission::{
     AdmissionSettings, Author, ValueAt, mutate_create, mutate_deployment, mutate_set, mutate_update,
-    new_references, patch, topology_known, topology_needed, validate_create, validate_deployment,
-    validate_set, validate_update, write_topology,
+    new_references, patch, validate_create, validate_deployment, validate_set, validate_update,
 };
 use machinist_shared::field::{ErrorKind, FieldPath, Report};
 use machinist_shared::kubevirt::spec::Matcher;
+use machinist_shared::kubevirt::topology;
 use machinist_shared::{autoscaler, template};
 use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
@@ -133,7 +133,7 @@ impl Admission {
         };
         let (topology, instancetype) = tokio::join!(topology, instancetype);
         let object = match topology {
-            Some(found) => write_topology(object, wanted.at, found),
+            Some(found) => topology::write(object, wanted.at, found),
             None => object,
         };
         match instancetype {
@@ -156,7 +156,7 @@ impl Admission {
         };
         let wanted = OutsideDefaults {
             at,
-            topology: topology_needed(old, object, at),
+            topology: topology::needed(old, object, at),
         };
         (wanted.topology || wanted.instancetype(old, object).is_some()).then_some(wanted)
     }
@@ -255,7 +255,7 @@ impl Admission {
             old,
             at,
             secrets: self.secrets(old, object, at),
-            must: old.is_none() && topology_needed(None, object, at) && !topology_known(object, at),
+            must: old.is_none() && topology::needed(None, object, at) && !topology::known(object, at),
         })
     }
 

@@ -21,7 +21,6 @@ mod set;
 mod settings;
 pub(crate) mod shape;
 mod template;
-mod topology;
 mod update;
 mod validate;
 
@@ -31,6 +30,5 @@ pub use patch::patch;
 pub use references::{Reference, ValueAt, new_references};
 pub use set::{mutate_set, validate_set};
 pub use settings::{AdmissionSettings, Author, FeatureGateError, parse_feature_gates};
-pub use topology::{topology_known, topology_needed, write_topology};
 pub use update::validate_update;
 pub use validate::validate_create;

@@ -72,7 +72,7 @@ fn keep(stored: &Object, template: &mut Object, settings: &AdmissionSettings) {
 }
 
 /// The fields that topology labels follow from: the location, and the StorageClass of the primary disk.
-fn topology_source(spec: &Object) -> [Option<&Value>; 2] {
+pub(super) fn topology_source(spec: &Object) -> [Option<&Value>; 2] {
     let vm = object_at(spec, &["providerSpec", "value", "cloudProviderSpec"])
         .and_then(|cloud| raw::any_case(cloud, "virtualMachine")?.as_object());
     let disk = vm
@@ -95,13 +95,13 @@ fn default_cluster_namespace(spec: &mut Object, namespace: &str) {
 /// Whether `spec.metadata.labels` is there, even if empty. Topology labels have always been added only then. A map with
 /// nothing but the operating system in it does not count: it may be our own work, and defaulting twice must not add
 /// more than defaulting once.
-fn has_own_labels(spec: &Object) -> bool {
+pub(super) fn has_own_labels(spec: &Object) -> bool {
     object_at(spec, &["metadata", "labels"])
         .is_some_and(|labels| labels.is_empty() || labels.keys().any(|key| key != label::OPERATING_SYSTEM))
 }
 
 /// Region and zone that the spec itself names.
-fn located(spec: &Object) -> [Option<String>; 2] {
+pub(super) fn located(spec: &Object) -> [Option<String>; 2] {
     object_at(spec, &["providerSpec", "value"])
         .and_then(|value| raw::any_case(value, "cloudProviderSpec")?.as_object())
         .and_then(|cloud| raw::any_case(cloud, "virtualMachine")?.as_object())

@@ -23,4 +23,5 @@ pub mod render;
 pub mod resolved;
 pub mod root_cause;
 pub mod spec;
+pub mod topology;
 pub mod validate;

@@ -163,7 +163,7 @@ async fn served(case: &Case, node: &str, count: usize) -> Result<()> {
         listed
             .iter()
             .filter(|request| of_node(request))
-            .map(|request| request.name_any()),
+            .map(kube::ResourceExt::name_any),
     );
     while seen.len() < count {
         let known = std::sync::Mutex::new(&mut seen);

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::decode::Fields;
+use crate::provider::Maker;
 
 fn good() -> Value {
     json!({

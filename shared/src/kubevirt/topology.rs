@@ -2,10 +2,11 @@
 
 use serde_json::{Value, json};
 
-use super::mutate::{has_own_labels, is_kubevirt, located};
-use super::raw::{Object, object_at, object_at_mut};
-use super::references::ValueAt;
-use super::template::topology_source;
+use super::defaults::{has_own_labels, located, topology_source};
+use super::provider::NAME;
+use crate::admission::ValueAt;
+use crate::admission::mutate::provider_of;
+use crate::admission::raw::{Object, object_at, object_at_mut};
 use crate::names::label;
 
 /// Where the spec of a Machine is.
@@ -17,12 +18,16 @@ fn keys(at: ValueAt) -> &'static [&'static str] {
     }
 }
 
+fn is_ours(spec: &Object) -> bool {
+    provider_of(spec).is_some_and(|provider| provider.name() == NAME)
+}
+
 /// Whether the StorageClass says something that the object does not: its labels may be added to, as they always have been
 /// only where `spec.metadata.labels` is there, and its location leaves something open. On an update only if what
 /// the labels follow from is another one; whatever else changes, they stay as they are stored.
-pub fn topology_needed(old: Option<&Value>, new: &Value, at: ValueAt) -> bool {
+pub fn needed(old: Option<&Value>, new: &Value, at: ValueAt) -> bool {
     let spec_of = |object| object_at(Value::as_object(object)?, keys(at));
-    let Some(spec) = spec_of(new).filter(|spec| is_kubevirt(spec) && has_own_labels(spec)) else {
+    let Some(spec) = spec_of(new).filter(|spec| is_ours(spec) && has_own_labels(spec)) else {
         return false;
     };
     let stored = old.and_then(spec_of);
@@ -32,7 +37,7 @@ pub fn topology_needed(old: Option<&Value>, new: &Value, at: ValueAt) -> bool {
 }
 
 /// Whether the labels that the StorageClass may give are all there.
-pub fn topology_known(object: &Value, at: ValueAt) -> bool {
+pub fn known(object: &Value, at: ValueAt) -> bool {
     let labels = object
         .as_object()
         .and_then(|root| object_at(root, keys(at)))
@@ -43,11 +48,7 @@ pub fn topology_known(object: &Value, at: ValueAt) -> bool {
 }
 
 /// The object with the region and the zone of its StorageClass; what the location says goes before.
-pub fn write_topology(
-    mut object: Value,
-    at: ValueAt,
-    (region, zone): (Option<String>, Option<String>),
-) -> Value {
+pub fn write(mut object: Value, at: ValueAt, (region, zone): (Option<String>, Option<String>)) -> Value {
     let spec: Option<&mut Object> = object
         .as_object_mut()
         .and_then(|root| object_at_mut(root, keys(at)));
@@ -98,7 +99,7 @@ mod tests {
         #[case] want: bool,
     ) {
         let machine = machine(&labels, &location, &class);
-        assert_eq!(topology_needed(None, &machine, ValueAt::MACHINE), want);
+        assert_eq!(needed(None, &machine, ValueAt::MACHINE), want);
     }
 
     #[rstest]
@@ -112,19 +113,19 @@ mod tests {
     ) {
         let old = deployment(&json!({"a": "b"}), &json!(null), &json!("fast"));
         let new = deployment(&labels, &json!(null), &class);
-        assert_eq!(topology_needed(Some(&old), &new, ValueAt::TEMPLATE), want);
+        assert_eq!(needed(Some(&old), &new, ValueAt::TEMPLATE), want);
     }
 
     #[test]
     fn the_location_goes_before_the_class() {
         let found = (Some("of the class".to_owned()), Some("z1".to_owned()));
         let located = deployment(&json!({"a": "b"}), &json!({"region": "r"}), &json!("fast"));
-        let written = write_topology(located, ValueAt::TEMPLATE, found.clone());
+        let written = write(located, ValueAt::TEMPLATE, found.clone());
         assert_eq!(
             written.pointer("/spec/template/spec/metadata/labels"),
             Some(&json!({"a": "b", label::ZONE: "z1"}))
         );
         let bare = machine(&json!(null), &json!(null), &json!("fast"));
-        assert_eq!(write_topology(bare.clone(), ValueAt::MACHINE, found), bare);
+        assert_eq!(write(bare.clone(), ValueAt::MACHINE, found), bare);
     }
 }
