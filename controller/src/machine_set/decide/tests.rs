@@ -230,7 +230,9 @@ fn trouble_is_told_by_one_event_and_taken_back_when_it_is_mended() {
         "availableReplicas": 1, "fullyLabeledReplicas": 1,
         "errorReason": "InvalidConfiguration", "errorMessage": "spec.replicas: is required"});
     let known = set(1, &json!({"spec": {"replicas": null}, "status": status}));
-    assert!(decide(&observed(known, vec![ready("m")]), now()).steps.is_empty());
+    let known = |machines| steps(&decide(&observed(known.clone(), machines), now()));
+    assert!(known(vec![ready("m")]).is_empty());
+    assert_eq!(known(vec![]), ["status"], "the Event has been written");
     let mended = set(1, &json!({"status": status}));
     let plan = decide(&observed(mended, vec![ready("m")]), now());
     assert_eq!(steps(&plan), ["status"]);
