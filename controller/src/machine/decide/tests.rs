@@ -1144,6 +1144,7 @@ fn what_cannot_heal_fails_the_machine_and_is_told_once_and_is_taken_back_when_it
             .count()
     };
     let mut o = observed(machine(&recorded()), ended);
+    o.token = Some(token());
     let failed = decide(&o, now());
     let (status, text) = (&patch(&failed)["status"], format!("{reason}: {message}"));
     assert_eq!(
