@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, Result};
 use futures::StreamExt as _;
+use kube::api::ListParams;
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, ResourceExt as _};
 use machinist_shared::api::{Machine, MachineDeployment, MachineSet};
@@ -56,7 +57,7 @@ impl Case {
 
     /// UIDs of the Machines that are there, by name.
     pub async fn machine_uids(&self) -> Result<HashMap<String, String>> {
-        let machines = self.machines().list(&kube::api::ListParams::default()).await?;
+        let machines = self.machines().list(&ListParams::default()).await?;
         let uids = machines.items.into_iter();
         uids.map(|machine| {
             Ok((
@@ -67,10 +68,13 @@ impl Case {
         .collect()
     }
 
-    /// Deletes the deployment as kubectl does, and waits until its Machines are gone.
+    /// Deletes the deployment as kubectl does, and waits until its sets and Machines are gone.
     pub async fn delete_deployment(&self, name: &str) -> Result<()> {
         self.kubectl(&["delete", "md", name, "--wait=false"]).await?;
         wait::for_absence(&self.deployments(), name, PATIENCE * 2).await?;
+        for set in self.machine_sets().list(&ListParams::default()).await? {
+            wait::for_absence(&self.machine_sets(), &set.name_any(), PATIENCE).await?;
+        }
         for machine in self.machine_uids().await?.keys() {
             wait::for_absence(&self.machines(), machine, PATIENCE).await?;
         }
