@@ -112,26 +112,26 @@ fn status(stored: &StoredMachineDeployment) -> Status {
 pub(super) fn set_of(
     stores: &Stores,
     deployment: &Deployment,
-    stored: &StoredMachineSet,
+    found: &StoredMachineSet,
     matches: bool,
 ) -> Set {
-    let status = &stored.status;
+    let status = &found.status;
     let existing = status.replicas.unwrap_or_default();
     let mut set = Set {
-        name: stored.name().to_owned(),
-        uid: stored.uid().to_owned(),
-        created: stored.metadata.creation_timestamp.as_ref().map(|time| time.0),
-        generation: stored.metadata.generation.unwrap_or_default(),
-        deleting: stored.is_deleting(),
-        owners: stored.metadata.owner_references.clone().unwrap_or_default(),
+        name: found.name().to_owned(),
+        uid: found.uid().to_owned(),
+        created: found.metadata.creation_timestamp.as_ref().map(|time| time.0),
+        generation: found.metadata.generation.unwrap_or_default(),
+        deleting: found.is_deleting(),
+        owners: found.metadata.owner_references.clone().unwrap_or_default(),
         matches,
         likeness: super::observed::Likeness::Different,
-        template: stored.template.clone(),
+        template: found.template.clone(),
         // Without a number, it has as many as it has.
-        replicas: stored.replicas.unwrap_or(existing),
-        min_ready_seconds: stored.min_ready_seconds,
-        labels: stored.metadata.labels.clone().unwrap_or_default(),
-        annotations: stored.metadata.annotations.clone().unwrap_or_default(),
+        replicas: found.replicas.unwrap_or(existing),
+        min_ready_seconds: found.min_ready_seconds,
+        labels: found.metadata.labels.clone().unwrap_or_default(),
+        annotations: found.metadata.annotations.clone().unwrap_or_default(),
         existing,
         ready: status.ready_replicas.unwrap_or_default(),
         available: status.available_replicas.unwrap_or_default(),
@@ -139,7 +139,7 @@ pub(super) fn set_of(
         machines: Machines::default(),
     };
     set.likeness = likeness_of(&set, deployment);
-    set.machines = machines(&stores.machines_of(stored.uid()));
+    set.machines = machines(&stores.machines_of(found.uid()));
     set
 }
 
@@ -185,6 +185,8 @@ mod tests {
     use rstest::rstest;
     use serde_json::{Value, json};
 
+    // Literals of a test.
+    #[allow(clippy::needless_pass_by_value)]
     fn stored(metadata: Value, spec: Value) -> StoredMachineDeployment {
         let mut object = json!({"metadata": {"name": "d"}, "spec": {
             "selector": {"matchLabels": {"a": "b"}}, "template": {"metadata": {"labels": {"a": "b"}}}}});

@@ -169,7 +169,7 @@ impl Bed for OnTestbed {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn kubevirt_holds_what_a_provider_must() -> Result<()> {
-    let bed = OnTestbed::start().await?;
+    let bed = Box::pin(OnTestbed::start()).await?;
     conformance::run(&bed).await?;
     bed.bed.shut_down().await
 }

@@ -28,8 +28,8 @@ async fn what_vanished_since_is_a_warning_and_what_is_new_is_refused() -> Result
     let newer = |kubelet: &str| json!({"spec": {"template": {"spec": {"versions": {"kubelet": kubelet}}}}});
     let (taken, said) = patch(&case, "pool", &newer("1.36.2")).await?;
     assert!(taken, "{said}");
-    let cause = format!("{CLOUD}.virtualMachine.instancetype.name: \"standard-2\": there is no");
-    assert!(said.contains(&cause), "{said}");
+    let told = format!("{CLOUD}.virtualMachine.instancetype.name: \"standard-2\": there is no");
+    assert!(said.contains(&told), "{said}");
 
     let value = json!({"cloudProviderSpec": {"virtualMachine": {"instancetype": {"name": "standard-3"}}}});
     let change = json!({"spec": {"template": {"spec": {"providerSpec": {"value": value}}}}});

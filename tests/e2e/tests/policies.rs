@@ -15,7 +15,7 @@ const GROUP: &str = "system:bootstrappers:machinist:machine";
 
 #[tokio::test]
 async fn our_service_account_writes_no_secrets_but_its_tokens() -> Result<()> {
-    let case = start().await?;
+    let case = Box::pin(start()).await?;
     let own = token("aaaaaa", |_| {});
     assert_eq!(
         try_as(&case, CONTROLLER, "create", &own).await?,
@@ -104,7 +104,7 @@ async fn our_service_account_writes_no_secrets_but_its_tokens() -> Result<()> {
 #[case::record("providerStatus", json!({"vmUID": "1"}))]
 #[tokio::test]
 async fn nobody_writes_for_the_controller(#[case] field: &str, #[case] value: Value) -> Result<()> {
-    let case = start().await?;
+    let case = Box::pin(start()).await?;
     let mut machine = manifest::machine("m");
     machine["status"] = json!({field: value});
     let said = try_as(&case, "admin", "create", &machine).await?;

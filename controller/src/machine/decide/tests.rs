@@ -1177,7 +1177,7 @@ fn what_cannot_heal_fails_the_machine_and_is_told_once_and_is_taken_back_when_it
     for gone in ["errorReason", "errorMessage", "failureMessage"] {
         assert_eq!(status.get(gone), Some(&Value::Null), "{gone}");
     }
-    assert_eq!(status["phase"], "Provisioned");
+    assert_eq!(status["phase"], "Provisioning");
     assert_eq!(events(&healed), 0);
 }
 

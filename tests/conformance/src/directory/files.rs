@@ -64,7 +64,7 @@ pub struct GuestFile {
 
 /// A disk: the UID of its instance, or nothing if it is somebody's.
 pub fn disk_metadata(name: &str, owner: &str) -> ObjectMeta {
-    let owned = OwnerReference {
+    let reference = OwnerReference {
         api_version: "v1".to_owned(),
         kind: "Directory".to_owned(),
         uid: owner.to_owned(),
@@ -73,7 +73,7 @@ pub fn disk_metadata(name: &str, owner: &str) -> ObjectMeta {
     };
     ObjectMeta {
         name: Some(name.to_owned()),
-        owner_references: (!owner.is_empty()).then(|| vec![owned]),
+        owner_references: (!owner.is_empty()).then(|| vec![reference]),
         ..ObjectMeta::default()
     }
 }
