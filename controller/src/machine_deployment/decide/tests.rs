@@ -557,7 +557,7 @@ fn the_status_counts_and_is_written_at_most_every_200_ms() {
 #[case::the_limit_is_kept(1, vec![set(1, 0), set(3, 0)], &["-d-1"])]
 #[case::none_is_kept(0, vec![set(1, 0), set(3, 0)], &["-d-1", "-d-3"])]
 #[case::one_that_still_has_machines_stays_and_no_other_goes_for_it(
-    1, vec![Set { existing: 1, ready: 0, available: 0, machines: super::super::observed::Machines::default(), ..set(1, 0) }, set(3, 0)], &[])]
+    1, vec![Set { existing: 1, ready: 0, available: 0, machines: crate::machine_deployment::observed::Machines::default(), ..set(1, 0) }, set(3, 0)], &[])]
 #[case::one_whose_size_is_not_known_yet_stays(1, vec![Set { generation: 2, ..set(1, 0) }, set(3, 0)], &[])]
 #[case::one_that_goes_already_is_no_candidate(1, vec![Set { deleting: true, ..set(1, 0) }, set(3, 0)], &[])]
 fn old_sets_go_once_a_rollout_is_done(#[case] limit: i32, #[case] mut sets: Vec<Set>, #[case] want: &[&str]) {
