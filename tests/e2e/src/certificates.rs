@@ -240,7 +240,7 @@ pub async fn kubelet_of(case: &Case, machine: &str) -> Result<Client> {
         .await?
         .uid()
         .context("a VM without a UID")?;
-    let disk = case.bed.dir().join("guests").join(vm);
+    let disk = case.bed.dir().join("guests/kubevirt-sim").join(vm);
     let path = find(&disk, "var/lib/kubelet/kubeconfig")
         .with_context(|| format!("no kubeconfig below {}", disk.display()))?;
     let kubeconfig = Kubeconfig::read_from(path)?;
