@@ -77,6 +77,7 @@ async fn a_machine_whose_own_kubeconfig_is_refused_goes_on_with_a_newer_one_of_i
         let mut machine = manifest::machine(name);
         *infra::kubeconfig_in(&mut machine) = json!(base64(&first));
         machine["metadata"]["ownerReferences"] = json!([owner(set)]);
+        machine["metadata"]["labels"] = json!({"set": set["metadata"]["name"]});
         case.apply(&machine).await?;
         case.node_ready(name).await?;
         case.settled().await;
@@ -86,6 +87,7 @@ async fn a_machine_whose_own_kubeconfig_is_refused_goes_on_with_a_newer_one_of_i
     let mut claimant = manifest::machine("claimant");
     *infra::kubeconfig_in(&mut claimant) = json!(base64(&first));
     claimant["metadata"]["ownerReferences"] = json!([owner(&old_set)]);
+    claimant["metadata"]["labels"] = json!({"set": "pool-1"});
     claimant["metadata"]["annotations"] = json!({INITIALIZERS: "test"});
     case.apply(&claimant).await?;
 
@@ -226,7 +228,8 @@ fn of_template(kind: &str, name: &str, kubeconfig: &str, owned_by: Option<&Value
     let labels = json!({"set": name});
     let mut object = json!({
         "apiVersion": "cluster.k8s.io/v1alpha1", "kind": kind,
-        "metadata": {"name": name, "namespace": manifest::NAMESPACE},
+        // The Machines are made by hand, and nobody shall make or delete any.
+        "metadata": {"name": name, "namespace": manifest::NAMESPACE, "annotations": {"cluster.x-k8s.io/paused": "true"}},
         "spec": {
             "replicas": 0, "selector": {"matchLabels": labels},
             "template": {"metadata": {"labels": labels}, "spec": machine["spec"]},
