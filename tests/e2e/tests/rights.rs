@@ -19,6 +19,31 @@ use testbed::{
 /// Granted for what one undisturbed life does not need: verb, resource, and when it is used.
 const RARE: &[(&str, &str, &str)] = &[
     (
+        "create",
+        "machinesets.cluster.k8s.io",
+        "of rollouts, which tests/rollout.rs drives",
+    ),
+    (
+        "delete",
+        "machinesets.cluster.k8s.io",
+        "of rollouts, which tests/rollout.rs drives",
+    ),
+    (
+        "patch",
+        "machinedeployments.cluster.k8s.io",
+        "of rollouts, which tests/rollout.rs drives",
+    ),
+    (
+        "patch",
+        "machinedeployments/status.cluster.k8s.io",
+        "of rollouts, which tests/rollout.rs drives",
+    ),
+    (
+        "update",
+        "machinedeployments/finalizers.cluster.k8s.io",
+        "of rollouts, which tests/rollout.rs drives",
+    ),
+    (
         "delete",
         "machines.cluster.k8s.io",
         "a set's Machine whose VM vanished is deleted, and so replaced",
