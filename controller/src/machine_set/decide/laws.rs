@@ -294,14 +294,15 @@ proptest! {
         let mut world = World::default();
         for event in history {
             let before = world.owned();
+            // Made by somebody, or let go by us and relabelled since.
+            let orphans = world.truth.values().filter(|thing| !thing.ours && thing.fits).count();
             world.happen(event);
             if matches!(event, Happens::Pass) {
                 let wanted = usize::try_from(world.wanted).unwrap();
-                let adopted = world.truth.keys().filter(|name| name.starts_with("o-")).count();
                 // Machines that got their labels back while the cache did not know are others' doing, too.
                 let relabelled = world.events.iter().filter(|(_, _, thing)| thing.is_some_and(|t| t.fits)).count();
                 prop_assert!(
-                    world.owned() <= before.max(wanted) + adopted + relabelled,
+                    world.owned() <= before.max(wanted) + orphans + relabelled,
                     "{} Machines, {before} before, {wanted} wanted", world.owned()
                 );
             }
@@ -343,4 +344,36 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn one_that_was_let_go_and_fits_again_is_adopted_and_one_goes_for_it() {
+    use Happens::{CatchUp, Pass, Relabel, Scale};
+    let mut world = World::default();
+    for event in [
+        Scale(3),
+        Pass,
+        Relabel(2),
+        CatchUp(1),
+        Pass,
+        Relabel(2),
+        CatchUp(1),
+    ] {
+        world.happen(event);
+    }
+    let fitting_orphans = world
+        .truth
+        .values()
+        .filter(|thing| !thing.ours && thing.fits)
+        .count();
+    assert_eq!(
+        (world.owned(), fitting_orphans),
+        (3, 1),
+        "three of our own, and the one that was let go"
+    );
+    world.happen(Pass);
+    assert_eq!(world.owned(), 4, "it is adopted, not made");
+    assert_eq!(world.truth.len(), 4, "nobody made a fifth");
+    world.happen(Pass);
+    assert_eq!(world.owned(), 3);
 }
