@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use anyhow::Result;
-use e2e::{Case, case::PATIENCE, manifest, wait};
+use e2e::{Case, case::PATIENCE, manifest, rollout::deployment, wait};
 use k8s_openapi::api::rbac::v1::{ClusterRole, PolicyRule, Role};
 use kube::{
     Api, Client, ResourceExt as _,
@@ -75,6 +75,11 @@ const RARE: &[(&str, &str, &str)] = &[
     ),
     (
         "update",
+        "machinedeployments/finalizers.cluster.k8s.io",
+        "asked by an admission plugin at a write of an owner reference, no request of its own",
+    ),
+    (
+        "update",
         "machinesets/finalizers.cluster.k8s.io",
         "asked by an admission plugin at a write of an owner reference, no request of its own",
     ),
@@ -132,6 +137,16 @@ async fn nothing_is_refused_and_nothing_is_granted_for_nothing() -> Result<()> {
     wait::for_state(&sets, "set", "ready", PATIENCE, ready).await?;
     sets.delete("set", &DeleteParams::default()).await?;
     wait::for_absence(&sets, "set", PATIENCE).await?;
+    // Whose set is made, rolled and not kept.
+    let mut pool = deployment("pool", 1);
+    pool["spec"]["revisionHistoryLimit"] = json!(0);
+    case.apply(&pool).await?;
+    case.rollout("pool", "NewMachineSetAvailable").await?;
+    pool["spec"]["template"]["spec"]["versions"]["kubelet"] = json!("1.35.2");
+    case.apply(&pool).await?;
+    case.rollout("pool", "NewMachineSetAvailable").await?;
+    case.settled().await;
+    case.delete_deployment("pool").await?;
     case.bed.controller().terminate().await?;
 
     let user = case.bed.user().client();
