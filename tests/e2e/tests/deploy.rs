@@ -13,6 +13,8 @@ use testbed::bed::{Machinist, Options};
 use tokio::process::Command;
 
 const NAMESPACE: &str = "machinist-system";
+/// One that defaults and one that validates, for each of three kinds.
+const WEBHOOKS: usize = 6;
 
 #[tokio::test]
 async fn the_webhooks_certificate_is_made_once_and_trusted() -> Result<()> {
@@ -26,7 +28,7 @@ async fn the_webhooks_certificate_is_made_once_and_trusted() -> Result<()> {
     let made = certificate(&case).await?;
     assert_eq!(
         trusted(&case).await?,
-        vec![made.ca.clone(); 5],
+        vec![made.ca.clone(); WEBHOOKS],
         "every webhook trusts it"
     );
     assert!(made.leaf != made.ca);
@@ -34,7 +36,7 @@ async fn the_webhooks_certificate_is_made_once_and_trusted() -> Result<()> {
     // An upgrade that made another would break the webhook until its pods have it.
     deploy(&case).await?;
     assert_eq!(certificate(&case).await?, made);
-    assert_eq!(trusted(&case).await?, vec![made.ca; 5]);
+    assert_eq!(trusted(&case).await?, vec![made.ca; WEBHOOKS]);
     case.finish(&[]).await
 }
 

@@ -77,15 +77,6 @@ enum Guest {
     Real,
 }
 
-impl Guest {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Simulated => "simulated",
-            Self::Real => "real",
-        }
-    }
-}
-
 /// Carries a command out.
 pub(crate) fn run(cli: Cli) -> Result<()> {
     let state = State::new(&cli.dir.unwrap_or_else(|| paths::workspace().join(".testbed")))?;
@@ -120,7 +111,9 @@ fn up(state: &State, shape: &Shape) -> Result<()> {
     let mut serve = Command::new(std::env::current_exe()?);
     serve.arg("serve").arg("--dir").arg(state.dir());
     serve.args(["--boot-seconds", &shape.boot_seconds.to_string()]);
-    serve.args(["--guest", shape.guest.as_str()]);
+    if shape.guest == Guest::Real {
+        serve.args(["--guest", "real"]);
+    }
     serve
         .args(shape.one_cluster.then_some("--one-cluster"))
         .args(shape.bare.then_some("--bare"));
