@@ -9,7 +9,9 @@ use machinist_shared::api::Machine;
 use serde_json::Value;
 use testbed::{Testbed, bed::Options, seed::INFRA_NAMESPACE};
 
-use crate::{budget, certificates, leaks, lives::Lives, manifest::NAMESPACE, objects, wait};
+use crate::{
+    budget, certificates, leaks, lives::Lives, manifest::NAMESPACE, objects, secrets::Secrets, wait,
+};
 
 /// From `kubectl apply` to a Ready Node, and from `kubectl delete` to nothing, on a busy machine.
 pub const PATIENCE: Duration = Duration::from_mins(1);
@@ -26,6 +28,8 @@ pub struct Case {
     pub bed: Testbed,
     /// Every VM that ever was.
     pub lives: Lives,
+    /// Every secret that ever was.
+    secrets: Secrets,
 }
 
 impl Case {
@@ -38,11 +42,14 @@ impl Case {
     pub async fn start_with(options: Options) -> Result<Self> {
         let bed = Testbed::start(options).await?;
         let lives = Lives::record(bed.infra().client());
-        Ok(Self { bed, lives })
+        let secrets = Secrets::record(bed.user().client(), bed.infra().client());
+        Ok(Self { bed, lives, secrets })
     }
 
-    /// Fails if anything but the strangers (`Kind/name`) is left on either cluster, then ends everything.
+    /// Fails if anything but the strangers (`Kind/name`) is left on either cluster, or anything secret got out, then ends
+    /// everything.
     pub async fn finish(self, strangers: &[&str]) -> Result<()> {
+        self.secrets.check(&self.bed).await?;
         leaks::check(&self.bed, strangers).await?;
         self.bed.shut_down().await
     }

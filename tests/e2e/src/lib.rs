@@ -29,6 +29,7 @@ pub mod objects;
 pub mod osm;
 pub mod rollout;
 pub mod rules;
+pub mod secrets;
 pub mod wait;
 
 pub use case::Case;

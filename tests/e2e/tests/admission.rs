@@ -372,20 +372,33 @@ impl T {
         for patch in [
             json!({"status": {"phase": "Running"}}),
             json!({"metadata": {"finalizers": ["a/b"], "labels": {"a": "b"}}}),
+            json!({"spec": {"providerID": "x"}, "status": {"phase": "Provisioning"}}),
         ] {
             let printed = self.patch(&patch).await?;
             ensure!(printed.success, "{patch}: {}", printed.err);
         }
-        let spec = self.patch(&json!({"spec": {"providerID": "x"}})).await?;
+        let others = [
+            json!({"spec": {"providerID": "y"}}),
+            json!({"spec": {"providerID": null}}),
+            json!({"spec": {"versions": {"kubelet": "1.34.1"}}}),
+            json!({"metadata": {"annotations": {"kubermatic.io/bypass-no-spec-mutation-requirement": "true"}}}),
+        ];
+        for patch in &others {
+            let printed = self.patch(patch).await?;
+            ensure!(
+                !printed.success && printed.err.contains("failed calling webhook"),
+                "{patch}: {}",
+                printed.err
+            );
+        }
+        self.bed.webhook().start().await?;
+        self.bed.webhook().ready().await?;
+        let spec = self.patch(&others[0]).await?;
         ensure!(
-            !spec.success && spec.err.contains("failed calling webhook"),
+            !spec.success && spec.err.contains("is immutable once set"),
             "{}",
             spec.err
         );
-        self.bed.webhook().start().await?;
-        self.bed.webhook().ready().await?;
-        let spec = self.patch(&json!({"spec": {"providerID": "x"}})).await?;
-        ensure!(spec.success, "{}", spec.err);
         self.api.clear().await
     }
 }

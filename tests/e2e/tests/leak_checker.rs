@@ -1,9 +1,12 @@
 //! The leak checker finds each kind of leftover, and spares what a case declares to be a stranger's.
 
-use anyhow::Result;
-use e2e::leaks;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use e2e::{leaks, manifest, secrets::Secrets};
 use k8s_openapi::{ByteString, api::certificates::v1::CertificateSigningRequest};
 use kube::{Api, api::PostParams};
+use serde_json::json;
 use testbed::{
     Testbed,
     bed::{Machinist, Options},
@@ -83,4 +86,73 @@ async fn every_kind_of_leftover_is_found_and_strangers_are_spared() -> Result<()
         .expect_err("a stranger was harmed");
     assert!(error.to_string().contains("Node/cp-1"), "{error}");
     bed.shut_down().await
+}
+
+#[tokio::test]
+async fn a_secret_is_found_in_a_log_in_an_event_and_in_a_status() -> Result<()> {
+    let options = Options {
+        machinist: Machinist::Webhook,
+        boot: None,
+        ..Options::default()
+    };
+    let bed = Testbed::start(options).await?;
+    let secrets = Secrets::record(bed.user().client(), bed.infra().client());
+    secrets.check(&bed).await?;
+
+    bed.user().kubectl_ok(&["create", "-f", "-"], USER).await?;
+    let log = bed.dir().join("controller.log");
+    std::fs::write(&log, "a token: 0123456789abcdef")?;
+    shown(
+        &secrets,
+        &bed,
+        "the log of controller shows a secret: token-secret",
+    )
+    .await?;
+    std::fs::remove_file(&log)?;
+
+    let infra = std::fs::read_to_string(bed.dir().join("machines.kubeconfig"))?;
+    let token = infra.lines().find_map(|line| line.trim().strip_prefix("token: "));
+    let token = token
+        .context("no token in the kubeconfig of the Machines")?
+        .trim_matches('"');
+    let mut machine = manifest::machine("m");
+    machine["status"] = json!({"errorMessage": format!("401 for {token}")});
+    bed.user()
+        .kubectl_ok(&["create", "-f", "-"], &machine.to_string())
+        .await?;
+    shown(
+        &secrets,
+        &bed,
+        "Machine/m shows a secret: the kubeconfig machines",
+    )
+    .await?;
+    bed.user()
+        .kubectl_ok(
+            &["delete", "machine", "m", "--namespace", manifest::NAMESPACE],
+            "",
+        )
+        .await?;
+
+    let event = json!({
+        "apiVersion": "v1", "kind": "Event", "metadata": {"name": "e", "namespace": "default"},
+        "involvedObject": {"kind": "Machine", "name": "m", "namespace": "default"},
+        "message": "joining with 0123456789abcdef",
+    });
+    bed.user()
+        .kubectl_ok(&["create", "-f", "-"], &event.to_string())
+        .await?;
+    shown(&secrets, &bed, "Event/e shows a secret: token-secret").await?;
+    bed.shut_down().await
+}
+
+/// Waits until the record has what was made just now, and is found.
+async fn shown(secrets: &Secrets, bed: &Testbed, expected: &str) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        match secrets.check(bed).await {
+            Err(error) if error.to_string().contains(expected) => return Ok(()),
+            found => ensure!(Instant::now() < deadline, "{expected}: {found:?}"),
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }

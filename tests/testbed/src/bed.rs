@@ -226,6 +226,11 @@ impl Testbed {
             .unwrap_or_else(|| panic!("this bed has no webhook"))
     }
 
+    /// Those of the two that there are.
+    pub fn servers(&self) -> impl Iterator<Item = &Server> {
+        self.controller.iter().chain(&self.webhook)
+    }
+
     /// The simulated KubeVirt, if there is one.
     pub fn simulator(&self) -> Option<&Process> {
         self.simulator.as_ref()
