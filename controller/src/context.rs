@@ -21,7 +21,7 @@ use crate::machine_deployment::memory::Memories as DeploymentMemories;
 use crate::machine_set::memory::Memories;
 use crate::metrics::Metrics;
 use crate::queue::Queue;
-use crate::user::{References, StoredMachine, Stores};
+use crate::user::{CaughtUp, References, StoredMachine, Stores};
 
 /// What every pass works with.
 pub struct Context {
@@ -29,6 +29,8 @@ pub struct Context {
     pub client: Client,
     /// Its objects.
     pub stores: Arc<Stores>,
+    /// Those that know what earlier leaders wrote.
+    pub caught_up: CaughtUp,
     /// Referenced Secrets and ConfigMaps.
     pub references: References,
     /// Infra clusters.

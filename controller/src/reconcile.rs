@@ -12,8 +12,13 @@ use crate::machine::decide::decide;
 use crate::machine::observe::{observe, place};
 
 /// Works on Machines until the queue is closed. Each waits in its infra cluster's own lane: a cluster that is slow or gone
-/// holds back its own Machines only.
+/// holds back its own Machines only. Nothing is done before it is known which Machines there are: a store that lags behind
+/// may show one that is gone, and its VM would be made for nobody.
 pub async fn work(context: Arc<Context>) {
+    tokio::select! {
+        () = context.caught_up.machines(&context.client, &context.stores) => {}
+        () = context.queue.closed() => return,
+    }
     let mut passes = JoinSet::new();
     loop {
         let key = tokio::select! {

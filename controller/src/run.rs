@@ -28,7 +28,7 @@ use crate::machine_deployment::memory::Memories as DeploymentMemories;
 use crate::machine_set::memory::Memories;
 use crate::metrics::Metrics;
 use crate::server::{self, Health};
-use crate::user::{Queues, References, Stores};
+use crate::user::{CaughtUp, Queues, References, Stores};
 use crate::{csr, machine_deployment, machine_set, reconcile};
 
 /// How long the workers may take to finish their writes at the end.
@@ -202,6 +202,7 @@ async fn prepare(
         brakes: Brakes::default(),
         antechamber: Arc::new(Semaphore::new(flags.worker_count.max(1))),
         stores: Arc::new(Stores::default()),
+        caught_up: CaughtUp::default(),
         queue: queues.machines.clone(),
         sets: queues.sets.clone(),
         set_memories: Memories::default(),

@@ -10,7 +10,6 @@ use super::decide::decide;
 use super::observe::observe;
 use super::plan::Step;
 use crate::context::Context;
-use crate::user::catch_up;
 use crate::worker;
 
 /// Deployments that are worked on at once.
@@ -23,8 +22,9 @@ const STALE: Duration = Duration::from_secs(1);
 /// leaders wrote.
 pub async fn work(context: Arc<Context>) {
     let caught_up = async {
-        catch_up(&context.client, &context.stores.machine_deployments).await;
-        catch_up(&context.client, &context.stores.machine_sets).await;
+        let Context { client, stores, .. } = context.as_ref();
+        context.caught_up.machine_deployments(client, stores).await;
+        context.caught_up.machine_sets(client, stores).await;
     };
     tokio::select! {
         () = caught_up => {}

@@ -11,7 +11,6 @@ use super::decide::decide;
 use super::observe::observe;
 use super::plan::Step;
 use crate::context::Context;
-use crate::user::catch_up;
 use crate::worker;
 
 /// Sets that are worked on at once.
@@ -23,12 +22,13 @@ const STALE: Duration = Duration::from_secs(1);
 /// Works on MachineSets until their queue is closed. Nothing is made or deleted before the stores know what earlier
 /// leaders wrote.
 pub async fn work(context: Arc<Context>) {
+    let caught_up = async {
+        let Context { client, stores, .. } = context.as_ref();
+        context.caught_up.machines(client, stores).await;
+        context.caught_up.machine_sets(client, stores).await;
+    };
     tokio::select! {
-        () = catch_up(&context.client, &context.stores.machines) => {}
-        () = context.sets.closed() => return,
-    }
-    tokio::select! {
-        () = catch_up(&context.client, &context.stores.machine_sets) => {}
+        () = caught_up => {}
         () = context.sets.closed() => return,
     }
     for set in context.stores.machine_sets.all() {

@@ -8,6 +8,9 @@ use kube::{Api, Client};
 use machinist_infra::client::RemoteError;
 use machinist_infra::store::{Key, Listed, Store};
 use serde::de::DeserializeOwned;
+use tokio::sync::OnceCell;
+
+use super::Stores;
 
 /// Objects on one page of a list.
 const PAGE: u32 = 500;
@@ -18,11 +21,39 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// How often it is looked whether the watch has.
 const LOOK: Duration = Duration::from_millis(20);
 
+/// The stores that are known to know the past. Each is held against the API server once, for all who need it.
+#[derive(Debug, Default)]
+pub struct CaughtUp {
+    machines: OnceCell<()>,
+    machine_sets: OnceCell<()>,
+    machine_deployments: OnceCell<()>,
+}
+
+impl CaughtUp {
+    /// Returns once the store of Machines knows the past.
+    pub async fn machines(&self, client: &Client, stores: &Stores) {
+        let caught_up = || catch_up(client, &stores.machines);
+        self.machines.get_or_init(caught_up).await;
+    }
+
+    /// Returns once the store of MachineSets knows the past.
+    pub async fn machine_sets(&self, client: &Client, stores: &Stores) {
+        let caught_up = || catch_up(client, &stores.machine_sets);
+        self.machine_sets.get_or_init(caught_up).await;
+    }
+
+    /// Returns once the store of MachineDeployments knows the past.
+    pub async fn machine_deployments(&self, client: &Client, stores: &Stores) {
+        let caught_up = || catch_up(client, &stores.machine_deployments);
+        self.machine_deployments.get_or_init(caught_up).await;
+    }
+}
+
 /// Returns once `store` knows of every write to its kind that had been answered before this was called.
 ///
 /// The list is consistent (KEP-2340), and of metadata only. That the numbers of its objects can be compared with those in
 /// the store is KEP-5504.
-pub async fn catch_up<K>(client: &Client, store: &Store<K>)
+async fn catch_up<K>(client: &Client, store: &Store<K>)
 where
     K: kube::Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug,
 {

@@ -12,7 +12,7 @@ mod selection;
 mod spec;
 mod stores;
 
-pub use catch_up::catch_up;
+pub use catch_up::CaughtUp;
 pub use machine::{SpecState, StoredMachine};
 pub use machine_deployment::StoredMachineDeployment;
 pub use machine_set::StoredMachineSet;

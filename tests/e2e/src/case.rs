@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{Node, Secret};
 use kube::{Api, api::DeleteParams, core::DynamicObject};
 use machinist_shared::api::Machine;
 use serde_json::Value;
-use testbed::{Testbed, bed::Options, seed::INFRA_NAMESPACE};
+use testbed::{Testbed, bed::Options, proxy::Request, seed::INFRA_NAMESPACE};
 
 use crate::{
     budget, certificates, leaks, lives::Lives, manifest::NAMESPACE, objects, secrets::Secrets, wait,
@@ -134,7 +134,9 @@ impl Case {
     pub async fn settled(&self) {
         let mut before = usize::MAX;
         loop {
-            let now = budget::Ledger::of_controller(&self.bed).entries.len();
+            let ledger = budget::Ledger::of_controller(&self.bed);
+            let written = |(_, request): &&(_, Request)| request.is_successful_write();
+            let now = ledger.entries.iter().filter(written).count();
             if now == before {
                 return;
             }

@@ -22,6 +22,8 @@ pub(crate) struct Faults {
     pub(crate) delay: Duration,
     /// Watches stay open, but events are held back.
     pub(crate) freeze_watches: bool,
+    /// Lists are answered as of this resourceVersion.
+    pub(crate) past: Option<u64>,
     /// Counts the times that open watches were cut.
     pub(crate) cuts: u64,
     /// Armed by [`super::FaultProxy::arm`].

@@ -139,6 +139,11 @@ async fn exchange(way: &Way, request: hyper::Request<Incoming>) -> io::Result<Re
         .to_owned();
     let (mut parts, body) = request.into_parts();
     let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
+    let past = way.faults.borrow().past;
+    let path = match past {
+        Some(version) if target.verb == "list" && !asks_for_metadata(&parts.headers) => as_of(path, version),
+        _ => path.to_owned(),
+    };
     let uri = Uri::builder()
         .scheme("https")
         .authority(way.upstream.authority.clone())
@@ -189,6 +194,30 @@ async fn exchange(way: &Way, request: hyper::Request<Incoming>) -> io::Result<Re
     Ok(Response::from_parts(head, StreamBody::new(body).boxed()))
 }
 
+/// Whoever lists metadata only asks what is there now.
+fn asks_for_metadata(headers: &http::HeaderMap) -> bool {
+    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
+    accept.is_some_and(|accept| accept.contains("as=PartialObjectMetadataList"))
+}
+
+/// A list becomes one of that instant. The next pages of a list are of the first one's already.
+fn as_of(path: &str, version: u64) -> String {
+    let (path, query) = path.split_once('?').unwrap_or((path, ""));
+    let pairs: Vec<_> = query.split('&').filter(|pair| !pair.is_empty()).collect();
+    if pairs.iter().any(|pair| pair.starts_with("continue=")) {
+        return format!("{path}?{query}");
+    }
+    let kept = pairs
+        .into_iter()
+        .filter(|pair| !pair.starts_with("resourceVersion"));
+    let then = [
+        format!("resourceVersion={version}"),
+        "resourceVersionMatch=Exact".to_owned(),
+    ];
+    let query: Vec<_> = kept.map(str::to_owned).chain(then).collect();
+    format!("{path}?{}", query.join("&"))
+}
+
 /// Copies the frames of an answer's body. `watching` is the number of cuts when the watch was opened.
 async fn pump(
     mut body: Incoming,
@@ -229,4 +258,26 @@ fn bad_gateway(error: &dyn std::error::Error) -> Response<Body> {
     let mut response = Response::new(body);
     *response.status_mut() = StatusCode::BAD_GATEWAY;
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case::consistent(
+        "/api/v1/nodes?limit=500",
+        "/api/v1/nodes?limit=500&resourceVersion=7&resourceVersionMatch=Exact"
+    )]
+    #[case::from_a_cache(
+        "/api/v1/nodes?resourceVersion=0&resourceVersionMatch=NotOlderThan",
+        "/api/v1/nodes?resourceVersion=7&resourceVersionMatch=Exact"
+    )]
+    #[case::without_a_query("/api/v1/nodes", "/api/v1/nodes?resourceVersion=7&resourceVersionMatch=Exact")]
+    #[case::next_page("/api/v1/nodes?limit=500&continue=x", "/api/v1/nodes?limit=500&continue=x")]
+    fn a_list_is_of_the_past(#[case] path: &str, #[case] expected: &str) {
+        assert_eq!(as_of(path, 7), expected);
+    }
 }

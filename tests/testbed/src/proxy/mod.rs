@@ -161,6 +161,15 @@ impl FaultProxy {
         self.change(client, |faults| faults.freeze_watches = true);
     }
 
+    /// Shows the client the cluster as it was at this resourceVersion, until [`Self::heal`]: lists of objects are of then,
+    /// and watches bring nothing newer. Writes, single reads and lists of metadata only are of now.
+    pub fn show_past(&self, client: &str, version: u64) {
+        self.change(client, |faults| {
+            faults.past = Some(version);
+            faults.freeze_watches = true;
+        });
+    }
+
     /// Ends every fault but an armed fuse; what was held back is passed on.
     pub fn heal(&self, client: &str) {
         self.change(client, |faults| {
@@ -175,6 +184,13 @@ impl FaultProxy {
     /// Counts the client's writes with this fuse.
     pub fn arm(&self, client: &str, fuse: &Arc<WriteFuse>) {
         self.change(client, |faults| faults.fuse = Some(Arc::clone(fuse)));
+    }
+
+    /// The answer to the client's `nth` write (from 1) is lost: it is stored, and the connection breaks.
+    pub fn lose_answer(&self, client: &str, nth: usize) -> Arc<WriteFuse> {
+        let fuse = WriteFuse::after(nth, || {});
+        self.arm(client, &fuse);
+        fuse
     }
 
     /// Takes the client's fuse away, burnt or not.
