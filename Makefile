@@ -13,8 +13,9 @@ NAMESPACE ?= machinist-system
 HELM_ARGS ?=
 # `real`: the demo's VM is a Linux with a real kubelet, under emulation (root on Debian, x86_64).
 GUEST ?= simulated
-# Seconds of fuzzing in `make test` and `make fuzz`.
+# Seconds of fuzzing in `make test` and `make fuzz`, and what is fuzzed: admission, values or csr.
 FUZZ_SECONDS ?= 60
+FUZZ_TARGET ?= admission
 
 .PHONY: help
 help: ## List the targets
@@ -80,8 +81,8 @@ guest-image: ## Build what real guests boot from, and their QEMU, into target/gu
 	hack/guest-image.sh
 
 .PHONY: fuzz
-fuzz: ## Fuzz admission for FUZZ_SECONDS
-	hack/fuzz.sh $(FUZZ_SECONDS)
+fuzz: ## Fuzz FUZZ_TARGET for FUZZ_SECONDS
+	hack/fuzz.sh $(FUZZ_SECONDS) $(FUZZ_TARGET)
 
 .PHONY: requests
 requests: build ## Print every API request of one Machine's life and of its admission, held against its budget

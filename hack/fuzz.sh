@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Fuzzes one target for some seconds; fails on a crash. Usage: hack/fuzz.sh [SECONDS] [TARGET]
+# Fuzzes one target (admission, values, csr) for some seconds; fails on a crash. Usage: hack/fuzz.sh [SECONDS] [TARGET]
 #
 # Needs the nightly toolchain. Finds are kept in tests/fuzz/artifacts, the corpus in tests/fuzz/corpus.
 set -euo pipefail
@@ -15,15 +15,26 @@ if [[ ! -x target/tools/bin/cargo-fuzz ]]; then
 fi
 export PATH=$PWD/target/tools/bin:$PATH
 
-cargo run --quiet --locked --manifest-path "$fuzz/Cargo.toml" --target-dir target/fuzz --example seeds -- \
-    "$corpus" examples/*machine*.yaml "$fuzz"/seeds/*.yaml
+mkdir -p "$corpus"
+options=()
+case $target in
+    admission)
+        cargo run --quiet --locked --manifest-path "$fuzz/Cargo.toml" --target-dir target/fuzz --example seeds -- \
+            "$corpus" examples/*machine*.yaml "$fuzz"/seeds/*.yaml
+        ;;
+    csr) options=(--features csr) ;;
+esac
+dictionary=()
+if [[ -f $fuzz/$target.dict ]]; then
+    dictionary=(-dict="$fuzz/$target.dict")
+fi
 
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 status=0
 # No sanitizer: our crates have no unsafe code, and without one several times as many inputs are tried.
-cargo +nightly fuzz run --sanitizer none --fuzz-dir "$fuzz" --target-dir target/fuzz "$target" -- \
-    -dict="$fuzz/$target.dict" -max_total_time="$seconds" -max_len=16384 -timeout=10 -rss_limit_mb=2048 \
+cargo +nightly fuzz run --sanitizer none --fuzz-dir "$fuzz" --target-dir target/fuzz "${options[@]}" "$target" -- \
+    "${dictionary[@]}" -max_total_time="$seconds" -max_len=16384 -timeout=10 -rss_limit_mb=2048 \
     -print_final_stats=1 -verbosity=1 > "$log" 2>&1 || status=$?
 if [[ $status -ne 0 ]]; then
     tail --lines=100 "$log" >&2

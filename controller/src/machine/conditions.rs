@@ -94,14 +94,17 @@ impl Status {
 /// How soon a changed condition must be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Urgency {
-    /// Mere progress: with the next write, or after [`LAZY`].
+    /// Mere progress: with the next write, or after [`LAZY`] or [`WORDS`].
     Lazy,
     /// At once.
     Now,
 }
 
-/// Progress is written at most this often.
+/// Another stage of progress is written so long after the last write.
 pub const LAZY: Duration = Duration::from_secs(3);
+
+/// Other words for the same stage, like the percentage of an import, are written so long after the last write.
+pub const WORDS: Duration = Duration::from_secs(10);
 
 /// A condition as it should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -185,9 +188,16 @@ pub enum Change {
     Now(Vec<NodeCondition>),
 }
 
-/// Compares the stored conditions with the wanted ones. Conditions of types that are not ours are kept.
-pub fn change(stored: &[NodeCondition], wanted: &[Condition], now: Timestamp) -> Change {
+/// Compares the stored conditions with the wanted ones. Conditions of types that are not ours are kept. Before the first
+/// write, progress is counted from when the object was `born`.
+pub fn change(
+    stored: &[NodeCondition],
+    wanted: &[Condition],
+    now: Timestamp,
+    born: Option<Timestamp>,
+) -> Change {
     let mut urgency = None;
+    let mut only_words = true;
     let mut list: Vec<NodeCondition> = Vec::with_capacity(wanted.len());
     for want in wanted {
         let old = stored.iter().find(|c| c.type_ == want.kind);
@@ -203,6 +213,8 @@ pub fn change(stored: &[NodeCondition], wanted: &[Condition], now: Timestamp) ->
         }
         // A new condition that says "not yet" is progress; a new verdict is not.
         urgency = urgency.max(Some(want.urgency));
+        only_words &=
+            same_status && old.is_some_and(|c| c.reason.as_deref().unwrap_or_default() == want.reason);
         list.push(NodeCondition {
             type_: want.kind.to_owned(),
             status: want.status.text().to_owned(),
@@ -233,9 +245,11 @@ pub fn change(stored: &[NodeCondition], wanted: &[Condition], now: Timestamp) ->
                 .iter()
                 .filter_map(|c| c.last_heartbeat_time.as_ref())
                 .map(|t| t.0)
-                .max();
+                .max()
+                .or(born);
+            let pause = if only_words { WORDS } else { LAZY };
             let due = written.map_or(now, |written| {
-                written + SignedDuration::try_from(LAZY).unwrap_or(SignedDuration::ZERO)
+                written + SignedDuration::try_from(pause).unwrap_or(SignedDuration::ZERO)
             });
             if due <= now {
                 Change::Now(list)
@@ -286,28 +300,47 @@ mod tests {
 
     #[test]
     fn what_is_stored_is_not_written_again() {
-        let list = stored(change(&[], &[progress("a")], at(0)));
-        assert_eq!(change(&list, &[progress("a")], at(9)), Change::None);
+        let list = stored(change(&[], &[progress("a")], at(0), None));
+        assert_eq!(change(&list, &[progress("a")], at(9), None), Change::None);
     }
 
     #[test]
-    fn progress_waits_three_seconds_after_the_last_write_and_a_cause_does_not() {
-        let list = stored(change(&[], &[progress("a")], at(0)));
-        assert!(matches!(change(&list, &[progress("b")], at(1)), Change::Later(_, due) if due == at(3)));
-        assert!(matches!(change(&list, &[progress("b")], at(3)), Change::Now(_)));
+    fn progress_waits_after_the_last_write_and_a_cause_does_not() {
+        let list = stored(change(&[], &[progress("a")], at(0), None));
+        assert!(
+            matches!(change(&list, &[progress("b")], at(3), None), Change::Later(_, due) if due == at(10))
+        );
+        assert!(matches!(
+            change(&list, &[progress("b")], at(10), None),
+            Change::Now(_)
+        ));
+        let stage = Condition {
+            reason: "DiskImporting".to_owned(),
+            ..progress("b")
+        };
+        let stage = std::slice::from_ref(&stage);
+        assert!(matches!(change(&list, stage, at(1), None), Change::Later(_, due) if due == at(3)));
+        assert!(matches!(change(&list, stage, at(3), None), Change::Now(_)));
         let cause = Condition::new(
             condition::INFRASTRUCTURE_READY,
             Status::False,
             Reason::CreateFailed,
             "quota",
         );
-        assert!(matches!(change(&list, &[cause], at(1)), Change::Now(_)));
+        assert!(matches!(change(&list, &[cause], at(1), None), Change::Now(_)));
+    }
+
+    #[test]
+    fn progress_before_the_first_write_waits_a_moment_too() {
+        let wanted = [progress("a")];
+        assert!(matches!(change(&[], &wanted, at(1), Some(at(0))), Change::Later(_, due) if due == at(3)));
+        assert!(matches!(change(&[], &wanted, at(3), Some(at(0))), Change::Now(_)));
     }
 
     #[test]
     fn the_transition_time_is_that_of_the_status() {
-        let list = stored(change(&[], &[progress("a")], at(0)));
-        let list = stored(change(&list, &[progress("b")], at(5)));
+        let list = stored(change(&[], &[progress("a")], at(0), None));
+        let list = stored(change(&list, &[progress("b")], at(5), None));
         assert_eq!(list[0].last_transition_time, Some(Time(at(0))));
         assert_eq!(list[0].last_heartbeat_time, Some(Time(at(5))));
     }
@@ -324,7 +357,7 @@ mod tests {
             status: "True".into(),
             ..NodeCondition::default()
         };
-        let list = stored(change(&[foreign, ours], &[progress("a")], at(0)));
+        let list = stored(change(&[foreign, ours], &[progress("a")], at(0), None));
         let types: Vec<_> = list.iter().map(|c| c.type_.as_str()).collect();
         assert_eq!(types, [condition::INFRASTRUCTURE_READY, "Theirs"]);
     }

@@ -13,7 +13,7 @@ use super::observed::Failure;
 use crate::user::StoredMachineSet;
 
 /// Between two passes over a set whose spec is the same: what a burst of Machines and Nodes changes is told together.
-const PACE: Duration = Duration::from_millis(200);
+const PACE: Duration = Duration::from_millis(400);
 
 /// How long a status may wait for the Machines to settle.
 const OVERDUE: Duration = Duration::from_secs(1);
@@ -181,13 +181,13 @@ mod tests {
         let at = |ms: u64| start + Duration::from_millis(ms);
         let pace = |set: &StoredMachineSet, ms| memories.pace(&key, set, at(ms));
         assert_eq!(pace(&set("u", 1), 0), None, "the first at once");
-        assert_eq!(pace(&set("u", 1), 50), Some(Duration::from_millis(150)));
+        assert_eq!(pace(&set("u", 1), 50), Some(Duration::from_millis(350)));
         assert_eq!(pace(&set("u", 2), 60), None, "another spec");
-        assert_eq!(pace(&set("u", 2), 70), Some(Duration::from_millis(190)));
+        assert_eq!(pace(&set("u", 2), 70), Some(Duration::from_millis(390)));
         memories.hurry(&key);
         assert_eq!(pace(&set("u", 2), 80), None, "there is more to do");
-        assert_eq!(pace(&set("u", 2), 280), None, "long enough after the last");
-        assert_eq!(pace(&set("v", 2), 290), None, "another set of that name");
+        assert_eq!(pace(&set("u", 2), 480), None, "long enough after the last");
+        assert_eq!(pace(&set("v", 2), 490), None, "another set of that name");
     }
 
     #[tokio::test]

@@ -19,7 +19,7 @@ pub const PATIENCE: Duration = Duration::from_mins(1);
 /// A kubelet that is Ready asks for its serving certificate at once, if it does.
 const ASKS: Duration = Duration::from_secs(5);
 
-/// After this long without a write, none is due: progress is told every 3 seconds.
+/// After this long without a write, none is due: another stage is told within 3 seconds.
 const QUIET: Duration = Duration::from_secs(4);
 
 /// A bed with Machinist, and a record of all its VMs.

@@ -56,6 +56,26 @@ impl Joins {
         names.iter().filter(|name| seen.contains_key(*name)).count()
     }
 
+    /// Waits until so many, whatever their names, have come to know their Nodes.
+    pub async fn many(&self, many: usize, patience: Duration) -> Result<()> {
+        let all = async {
+            loop {
+                let changed = self.seen.1.notified();
+                if self.lock().len() >= many {
+                    return;
+                }
+                changed.await;
+            }
+        };
+        match tokio::time::timeout(patience, all).await {
+            Ok(()) => Ok(()),
+            Err(_) => bail!(
+                "{} Machines joined within {patience:?}, not {many}",
+                self.lock().len()
+            ),
+        }
+    }
+
     /// Waits until so many of these know their Nodes.
     pub async fn wait(&self, names: &[String], many: usize, patience: Duration) -> Result<()> {
         let all = async {

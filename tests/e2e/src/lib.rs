@@ -20,6 +20,7 @@ pub mod budget;
 pub mod case;
 pub mod certificates;
 pub mod fields;
+pub mod floor;
 pub mod infra;
 pub mod joins;
 pub mod leaks;

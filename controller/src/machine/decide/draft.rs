@@ -412,8 +412,11 @@ impl<'a> Draft<'a> {
             let failure = message.filter(|_| self.failed);
             differs("failureMessage", json!(stored.failure_message), json!(failure));
         }
-        if stored.phase.is_none() || !self.unsaid {
-            differs("phase", json!(stored.phase), json!(self.phase(&wanted)));
+        let phase = self.phase(&wanted);
+        // That nothing has begun is worth no write of its own: in a moment there is more to say.
+        let nothing_begun = stored.phase.is_none() && phase == "Pending";
+        if !nothing_begun && (stored.phase.is_none() || !self.unsaid) {
+            differs("phase", json!(stored.phase), json!(phase));
         }
         if self.record != machine.record {
             differs(
@@ -423,7 +426,8 @@ impl<'a> Draft<'a> {
             );
         }
 
-        let listed = match conditions::change(&old, &wanted, self.now) {
+        let born = machine.metadata.creation_timestamp.as_ref().map(|time| time.0);
+        let listed = match conditions::change(&old, &wanted, self.now, born) {
             Change::None => None,
             Change::Now(list) => Some(list),
             Change::Later(list, due) => {
@@ -438,6 +442,9 @@ impl<'a> Draft<'a> {
         if let Some(list) = listed {
             self.tell_of_trouble(&old, &wanted);
             status.insert("conditions".to_owned(), json!(list));
+        }
+        if nothing_begun && (!status.is_empty() || self.finalizers.is_some()) {
+            status.insert("phase".to_owned(), json!(phase));
         }
 
         let mut patch = Map::new();

@@ -61,11 +61,13 @@ fn live(draft: &mut Draft<'_>) {
             return;
         }
         Spec::Waiting(what) => {
-            draft.infrastructure(
+            let waiting = Condition::new(
+                condition::INFRASTRUCTURE_READY,
                 Status::Unknown,
                 Reason::WaitingForReference,
                 format!("waiting for {what}"),
             );
+            draft.condition(waiting.lazy());
             return;
         }
         Spec::ReferenceNotFound(what) => {

@@ -1,0 +1,237 @@
+//! A pool from nothing to many Machines and back: how long it takes beside a client that does as many writes and nothing
+//! else, what the controller costs, and every request of it, held against its budget.
+//!
+//! `FLEET_SIZES` are the sizes, like `100,500,1000`. `make fleet` runs it with release builds.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result};
+use e2e::{
+    Case,
+    budget::{self, Ledger},
+    floor::{self, Writes},
+    joins::Joins,
+    rollout::deployment,
+};
+use futures::StreamExt as _;
+use kube::{
+    api::{Patch, PatchParams},
+    runtime::{WatchStreamExt as _, watcher},
+};
+use serde_json::json;
+use testbed::bed::Options;
+
+/// Writes for a set's Machine from its creation to its Node, and for its deletion.
+const MAKING: usize = 15;
+const DELETION: usize = 8;
+/// A set's status, and its deployment's, is told at most this often, and for a while after the last Machine has joined.
+const STATUS_PACE: Duration = Duration::from_millis(400);
+const SETTLING: Duration = Duration::from_secs(4);
+/// Reads that open an infra cluster and a reference anew, however many Machines there are.
+const OPENING: usize = 16;
+/// Everything is done long before that.
+const PATIENCE: Duration = Duration::from_mins(20);
+/// As a small guest boots.
+const BOOT: Duration = Duration::from_secs(2);
+
+#[tokio::test]
+async fn a_pool_of_many_is_made_and_deleted_within_its_budget() -> Result<()> {
+    let sizes = std::env::var("FLEET_SIZES").unwrap_or_else(|_| "25".to_owned());
+    let sizes: Result<Vec<usize>, _> = sizes.split(',').map(str::parse).collect();
+    let case = Case::start_with(Options {
+        boot: Some(BOOT),
+        ..Options::default()
+    })
+    .await?;
+    case.apply(&deployment("pool", 0)).await?;
+    // The first one opens the infra cluster and the referenced Secret.
+    Step::begin(&case).await?.scale(1).await?.all_joined().await?;
+    Step::begin(&case).await?.scale(0).await?.all_gone().await?;
+
+    for size in sizes.context("FLEET_SIZES are numbers")? {
+        let step = Step::begin(&case).await?.scale(size).await?;
+        let took = step.all_joined().await?;
+        step.report(&format!("0 to {size}"), size, took, MAKING).await?;
+        let step = Step::begin(&case).await?.scale(0).await?;
+        let took = step.all_gone().await?;
+        step.report(&format!("{size} to 0"), size, took, DELETION).await?;
+    }
+    case.delete_deployment("pool").await?;
+    case.finish(&[]).await
+}
+
+/// One change of the pool's size, and what there was before it.
+struct Step<'a> {
+    case: &'a Case,
+    joins: Joins,
+    writes: [Writes; 2],
+    cpu: Duration,
+    begun: Instant,
+    size: usize,
+}
+
+impl<'a> Step<'a> {
+    async fn begin(case: &'a Case) -> Result<Self> {
+        case.settled().await;
+        budget::forget(&case.bed);
+        Ok(Self {
+            case,
+            joins: Joins::record(case.bed.user().client()),
+            writes: writes(case).await?,
+            cpu: cpu(case)?,
+            begun: Instant::now(),
+            size: 0,
+        })
+    }
+
+    async fn scale(mut self, size: usize) -> Result<Self> {
+        let patch = Patch::Merge(json!({"spec": {"replicas": size}}));
+        self.case
+            .deployments()
+            .patch("pool", &PatchParams::default(), &patch)
+            .await?;
+        self.size = size;
+        Ok(self)
+    }
+
+    async fn all_joined(&self) -> Result<Duration> {
+        self.joins.many(self.size, PATIENCE).await?;
+        Ok(self.begun.elapsed())
+    }
+
+    async fn all_gone(&self) -> Result<Duration> {
+        let gone = async {
+            let mut there = std::collections::BTreeSet::new();
+            let mut events = watcher(self.case.machines(), watcher::Config::default())
+                .default_backoff()
+                .boxed();
+            while let Some(event) = events.next().await {
+                let whole = matches!(event, Ok(watcher::Event::InitDone | watcher::Event::Delete(_)));
+                match event {
+                    Ok(watcher::Event::InitApply(machine) | watcher::Event::Apply(machine)) => {
+                        there.insert(machine.metadata.name);
+                    }
+                    Ok(watcher::Event::Delete(machine)) => {
+                        there.remove(&machine.metadata.name);
+                    }
+                    Ok(watcher::Event::Init) => there.clear(),
+                    _ => {}
+                }
+                if whole && there.is_empty() {
+                    return;
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, gone)
+            .await
+            .context("Machines are left")?;
+        Ok(self.begun.elapsed())
+    }
+
+    /// Prints what it took, and holds the requests against their budget.
+    async fn report(self, what: &str, size: usize, took: Duration, budget: usize) -> Result<()> {
+        self.case.settled().await;
+        let (cpu, rss) = (cpu(self.case)? - self.cpu, rss(self.case)?);
+        let ledger = Ledger::of_controller(&self.case.bed);
+        let now = writes(self.case).await?;
+        let done = [now[0].since(self.writes[0]), now[1].since(self.writes[1])];
+        let clusters = [self.case.bed.user(), self.case.bed.infra()];
+        let floor = floor::run([(clusters[0], done[0]), (clusters[1], done[1])]).await?;
+        #[allow(clippy::cast_precision_loss)] // Machines are counted by thousands.
+        let (each, writes) = (|value: f64| value / size as f64, ledger.writes() as f64);
+        println!(
+            "{what}: {:.1} s, of which {:.0} s are the guests' boot; floor for all {} writes of everybody {:.1} s; controller: \
+             {:.1} writes and {:.1} ms of CPU for each Machine, {rss} MB RSS",
+            took.as_secs_f64(),
+            BOOT.as_secs_f64(),
+            done[0].total() + done[1].total(),
+            floor.as_secs_f64(),
+            each(writes),
+            each(cpu.as_secs_f64() * 1000.0),
+        );
+        println!("{}", by_kind(&ledger, size));
+        let requests = by_kind(&ledger, size);
+        // How often a status is told depends on how long it takes, not on how many Machines there are.
+        let statuses = ledger
+            .entries
+            .iter()
+            .filter(|(_, request)| request.target.subresource == "status");
+        let statuses = statuses.count();
+        let paces = (took + SETTLING).as_millis() / STATUS_PACE.as_millis();
+        assert!(
+            statuses as u128 <= 2 * paces,
+            "{what}: {statuses} statuses in {took:?}:\n{requests}"
+        );
+        assert!(
+            ledger.writes() - statuses <= budget * size,
+            "{what}: more than {budget} writes for each Machine:\n{requests}"
+        );
+        assert!(ledger.reads() <= OPENING, "{what}: reads:\n{requests}");
+        Ok(())
+    }
+}
+
+/// A line for each kind of request, with how many there were for each Machine.
+fn by_kind(ledger: &Ledger, size: usize) -> String {
+    let mut kinds = BTreeMap::<String, usize>::new();
+    for (cluster, request) in &ledger.entries {
+        let target = &request.target;
+        let kind = format!(
+            "{cluster} {} {} {}",
+            target.verb,
+            target.resource_name(),
+            request.status
+        );
+        *kinds.entry(kind).or_default() += 1;
+    }
+    let mut kinds: Vec<_> = kinds.into_iter().collect();
+    kinds.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    let line = |(kind, count): (String, usize)| {
+        #[allow(clippy::cast_precision_loss)]
+        let each = count as f64 / size as f64;
+        format!("  {each:>6.2}  {kind} ({count})")
+    };
+    kinds.into_iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+async fn writes(case: &Case) -> Result<[Writes; 2]> {
+    Ok([
+        Writes::so_far(case.bed.user()).await?,
+        Writes::so_far(case.bed.infra()).await?,
+    ])
+}
+
+/// The controller's time on a core so far.
+fn cpu(case: &Case) -> Result<Duration> {
+    let pid = case
+        .bed
+        .controller()
+        .pid()
+        .context("the controller does not run")?;
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // The name, in parentheses, may have spaces.
+    let (_, fields) = stat.rsplit_once(')').context("no name in stat")?;
+    let fields: Vec<_> = fields.split_whitespace().collect();
+    let ticks = |at: usize| -> Result<u64> { Ok(fields.get(at).context("a short stat")?.parse()?) };
+    // User and system time, in hundredths of a second on every Linux that Rust runs on.
+    Ok(Duration::from_millis((ticks(11)? + ticks(12)?) * 10))
+}
+
+/// The controller's memory in MB.
+fn rss(case: &Case) -> Result<u64> {
+    let pid = case
+        .bed
+        .controller()
+        .pid()
+        .context("the controller does not run")?;
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line
+        .and_then(|line| line.split_whitespace().next())
+        .context("no VmRSS")?;
+    Ok(kib.parse::<u64>()? / 1024)
+}
