@@ -93,6 +93,11 @@ requests: build ## Print every API request of one Machine's life and of its admi
 outage: build ## 200 Machines on two infra clusters, one of them cut off for a minute: what the other's take with and without
 	OUTAGE_MACHINES=100 OUTAGE_SECONDS=60 cargo test --quiet --locked --package e2e --test infra_outage cut_off -- --nocapture
 
+.PHONY: fleet
+fleet: ## A pool from 0 to 100, 500 and 1,000 Machines and back: times beside a floor, requests by kind, CPU and memory
+	cargo build --release --locked --workspace --bins
+	MACHINIST_BIN_DIR=target/release FLEET_SIZES=100,500,1000 cargo test --workspace --locked --test fleet -- --nocapture
+
 .PHONY: bench
 bench: ## Admission throughput, latency and memory beside a floor
 	cargo build --release --locked --package machinist-webhook --package bench
