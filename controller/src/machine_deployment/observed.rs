@@ -1,6 +1,7 @@
 //! The snapshot that a decision is made from: one MachineDeployment, its MachineSets, and what their Machines say.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -25,6 +26,10 @@ pub struct Observed {
     pub failure: Option<Failure>,
     /// When this process wrote the status last.
     pub status_written: Option<Timestamp>,
+    /// `spec` of the instancetype of its template, if it is a node group of the cluster-autoscaler, and as far as is known.
+    pub instancetype: Option<serde_json::Value>,
+    /// How long that is believed.
+    pub instancetype_again: Option<Duration>,
 }
 
 /// A MachineDeployment, with the defaults of admission.

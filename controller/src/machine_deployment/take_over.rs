@@ -115,6 +115,8 @@ proptest! {
             names: sets.iter().map(|set| set.name().to_owned()).collect(),
             failure: None,
             status_written: None,
+            instancetype: None,
+            instancetype_again: None,
             deployment,
         };
         let mut left = (*sets[1].template).clone();

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use machinist_shared::autoscaler::Changes;
 use machinist_shared::names::finalizer;
 use serde_json::{Map, Value, json};
 
@@ -29,6 +30,8 @@ pub(super) struct Draft<'a> {
     pub(super) halted: Option<String>,
     /// Annotations that the deployment shall have.
     pub(super) annotations: BTreeMap<&'static str, String>,
+    /// Annotations of its capacity that it shall have, or lose.
+    pub(super) capacity: Changes,
     finalizers: Option<Vec<String>>,
     /// Writes that a person asked for by annotation; nothing else is done in their pass.
     pub(super) requests: Vec<Step>,
@@ -49,6 +52,7 @@ impl<'a> Draft<'a> {
             new: None,
             halted: None,
             annotations: BTreeMap::new(),
+            capacity: Changes::new(),
             finalizers: None,
             requests: Vec::new(),
             deletions: Vec::new(),
@@ -142,6 +146,7 @@ impl<'a> Draft<'a> {
         self.sets.clone_from(&self.observed.sets);
         self.new = self.new.filter(|index| *index < self.sets.len());
         self.annotations.clear();
+        self.capacity.clear();
         self.finalizers = None;
         self.requests.clear();
         self.deletions.clear();
@@ -187,10 +192,12 @@ impl<'a> Draft<'a> {
         let mut metadata = Map::new();
         // Whatever is written here makes others work: only what is another value.
         let changed = self.annotations.iter();
-        let changed: Map<String, Value> = changed
+        let mut changed: Map<String, Value> = changed
             .filter(|(key, value)| deployment.annotation(key) != Some(value.as_str()))
             .map(|(key, value)| ((*key).to_owned(), json!(value)))
             .collect();
+        let capacity = self.capacity.iter();
+        changed.extend(capacity.map(|(key, value)| (key.clone(), json!(value))));
         if !changed.is_empty() {
             metadata.insert("annotations".to_owned(), Value::Object(changed));
         }

@@ -107,5 +107,7 @@ pub(super) fn observed(deployment: Deployment, sets: Vec<Set>) -> Observed {
         names,
         failure: None,
         status_written: None,
+        instancetype: None,
+        instancetype_again: None,
     }
 }
