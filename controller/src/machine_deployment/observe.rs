@@ -94,6 +94,7 @@ pub(super) fn deployment(stored: &StoredMachineDeployment) -> Deployment {
         revision_history_limit: stored.revision_history_limit.unwrap_or(1),
         progress_deadline: SignedDuration::from_secs(stored.progress_deadline_seconds.unwrap_or(600).into()),
         paused: stored.paused,
+        in_place: stored.annotation(annotation::IN_PLACE) == Some("true"),
         held_by: held_by(stored),
         fault,
         status: status(stored),

@@ -71,6 +71,8 @@ pub struct Deployment {
     pub progress_deadline: SignedDuration,
     /// `spec.paused`.
     pub paused: bool,
+    /// What needs no other virtual machine is changed in the Machines that are there.
+    pub in_place: bool,
     /// The annotation that makes the controller leave it alone.
     pub held_by: Option<&'static str>,
     /// Why nothing can be decided from its spec.
@@ -155,6 +157,8 @@ pub struct Set {
 pub enum Likeness {
     /// Another one.
     Different,
+    /// Another one, of which the same virtual machines can be made: if the deployment may be changed in place.
+    InPlace,
     /// The same, written differently.
     Equal,
     /// The same, byte for byte.

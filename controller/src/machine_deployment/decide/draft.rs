@@ -9,7 +9,7 @@ use machinist_shared::names::finalizer;
 use serde_json::{Map, Value, json};
 
 use super::super::conditions::{self, PROGRESSING, Reason};
-use super::super::observed::{Observed, Set, Status, Texts};
+use super::super::observed::{Likeness, Observed, Set, Status, Texts};
 use super::super::plan::{NewSet, Plan, Step};
 use super::limits::Limits;
 use super::{new_set, revision, select};
@@ -234,6 +234,14 @@ impl<'a> Draft<'a> {
             let (name, uid) = (set.name.clone(), set.uid.clone());
             if set.template != stored.template {
                 let template = set.template.clone();
+                if stored.likeness == Likeness::InPlace {
+                    let message = format!("changing the Machines of MachineSet {name} in place");
+                    self.events.push(Event {
+                        warning: false,
+                        reason: "ChangedInPlace",
+                        message,
+                    });
+                }
                 self.plan.steps.push(Step::CopyTemplate {
                     name: name.clone(),
                     uid: uid.clone(),

@@ -70,6 +70,7 @@ pub fn decide(observed: &Observed, now: Timestamp) -> Plan {
     }
     on_delete::mark(&mut draft);
     capacity::decide(&mut draft);
+    history::forget_doubles(&mut draft);
     let complete = status::decide(&mut draft);
     if complete && !deployment.paused {
         history::decide(&mut draft);

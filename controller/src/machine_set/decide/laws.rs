@@ -247,7 +247,7 @@ impl World {
                         self.write(machine.name(), |thing| thing.ours = false);
                     }
                 }
-                Step::PatchSet(_) | Step::Status(_) | Step::Event(_) => {}
+                Step::PatchSet(_) | Step::ChangeInPlace(_) | Step::Status(_) | Step::Event(_) => {}
             }
         }
         worked

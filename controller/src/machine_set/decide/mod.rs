@@ -1,5 +1,6 @@
 //! What to do for a MachineSet: a pure function of what is observed and the time.
 
+mod in_place;
 mod members;
 mod scale;
 mod status;
@@ -100,7 +101,9 @@ fn work(observed: &Observed, members: &Members<'_>, plan: &mut Plan) -> Result<(
     if !observed.orphans.is_empty() {
         plan.steps.push(Step::Adopt(observed.orphans.clone()));
     }
-    scale::scale(observed, &members.active, plan)
+    let scaled = scale::scale(observed, &members.active, plan);
+    in_place::change(set, &members.active, plan);
+    scaled
 }
 
 fn finalizer_patch(set: &StoredMachineSet) -> Option<Value> {

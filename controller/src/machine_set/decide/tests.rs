@@ -81,6 +81,7 @@ fn steps(plan: &Plan) -> Vec<String> {
             Step::Adopt(machines) => format!("adopt {}", names(machines)),
             Step::Create(count) => format!("create {count}"),
             Step::Delete(machines) => format!("delete {}", names(machines)),
+            Step::ChangeInPlace(changes) => format!("change {}", changes.len()),
             Step::Status(_) => "status".to_owned(),
             Step::Event(event) => format!("event {}", event.reason),
         })
