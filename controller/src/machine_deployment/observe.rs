@@ -13,7 +13,7 @@ use super::decide::likeness_of;
 use super::instancetypes::{self, Looked, Wanted};
 use super::observed::{Deployment, Machines, Observed, Set, Status, Strategy, Trouble};
 use crate::context::Context;
-use crate::user::{StoredMachine, StoredMachineDeployment, StoredMachineSet, Stores, owner};
+use crate::user::{StoredMachine, StoredMachineDeployment, StoredMachineSet, Stores, overlap, owner};
 
 /// Everything known of the deployment, and the sets that it was taken from.
 pub(super) fn observe(
@@ -43,6 +43,7 @@ pub(super) fn observe(
         names,
         failure: context.deployment_memories.pending(key, now),
         status_written: context.deployment_memories.status_written(key),
+        overlaps: overlap::of_deployment(&context.stores, stored),
         instancetype: looked.spec,
         instancetype_again: looked.again,
         deployment,

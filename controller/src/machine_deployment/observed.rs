@@ -26,6 +26,8 @@ pub struct Observed {
     pub failure: Option<Failure>,
     /// When this process wrote the status last.
     pub status_written: Option<Timestamp>,
+    /// Names of other deployments that select its Machines, or whose Machines it selects.
+    pub overlaps: Vec<String>,
     /// `spec` of the instancetype of its template, if it is a node group of the cluster-autoscaler, and as far as is known.
     pub instancetype: Option<serde_json::Value>,
     /// How long that is believed.

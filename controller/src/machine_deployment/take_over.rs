@@ -115,6 +115,7 @@ proptest! {
             names: sets.iter().map(|set| set.name().to_owned()).collect(),
             failure: None,
             status_written: None,
+            overlaps: Vec::new(),
             instancetype: None,
             instancetype_again: None,
             deployment,

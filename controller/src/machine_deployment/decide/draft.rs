@@ -8,7 +8,7 @@ use machinist_shared::autoscaler::Changes;
 use machinist_shared::names::finalizer;
 use serde_json::{Map, Value, json};
 
-use super::super::conditions::{self, PROGRESSING, Reason};
+use super::super::conditions::{self, PROGRESSING, Reason, SELECTOR_OVERLAP};
 use super::super::observed::{Likeness, Observed, Set, Status, Texts};
 use super::super::plan::{NewSet, Plan, Step};
 use super::limits::Limits;
@@ -278,20 +278,22 @@ impl<'a> Draft<'a> {
             return;
         }
         self.plan.steps.push(Step::PatchStatus(patch));
-        for reason in [
-            Reason::RolloutHalted,
-            Reason::ProgressDeadlineExceeded,
-            Reason::InvalidSpec,
-            Reason::WriteFailed,
+        for (kind, reason) in [
+            (PROGRESSING, Reason::RolloutHalted),
+            (PROGRESSING, Reason::ProgressDeadlineExceeded),
+            (PROGRESSING, Reason::InvalidSpec),
+            (PROGRESSING, Reason::WriteFailed),
+            (SELECTOR_OVERLAP, Reason::SelectorOverlap),
         ] {
-            let is = |status: &Status| conditions::has_reason(&status.conditions, PROGRESSING, reason);
+            let is = |status: &Status| conditions::has_reason(&status.conditions, kind, reason);
             if is(&status) && !is(stored) {
-                let condition = conditions::find(&status.conditions, PROGRESSING);
+                let condition = conditions::find(&status.conditions, kind);
                 let message = condition.and_then(|condition| condition.message.clone());
                 // machine-controller's name for whatever goes wrong.
                 let name = match reason {
                     Reason::RolloutHalted => "RolloutHalted",
                     Reason::ProgressDeadlineExceeded => "ProgressDeadlineExceeded",
+                    Reason::SelectorOverlap => "SelectorOverlap",
                     _ => "ReconcileError",
                 };
                 self.tell(true, name, message.unwrap_or_default());

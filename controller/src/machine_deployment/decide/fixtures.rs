@@ -108,6 +108,7 @@ pub(super) fn observed(deployment: Deployment, sets: Vec<Set>) -> Observed {
         names,
         failure: None,
         status_written: None,
+        overlaps: Vec::new(),
         instancetype: None,
         instancetype_again: None,
     }

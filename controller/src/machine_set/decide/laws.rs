@@ -121,6 +121,7 @@ impl World {
             orphans: orphans.map(stored).collect(),
             failure: None,
             status_overdue: false,
+            overlaps: Vec::new(),
         }
     }
 

@@ -20,7 +20,7 @@ use self::members::Members;
 use super::observed::Observed;
 use super::plan::{Plan, Step};
 use crate::machine::plan::Event;
-use crate::user::StoredMachineSet;
+use crate::user::{StoredMachineSet, overlap};
 
 /// Something wrong, as the status shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,6 +68,16 @@ pub fn decide(observed: &Observed, now: Timestamp) -> Plan {
     }
     if plan.steps.is_empty() || observed.status_overdue {
         tell(set, &counts, trouble, &mut plan);
+    }
+    if !observed.overlaps.is_empty() {
+        plan.steps.push(Step::Event(Event {
+            warning: true,
+            reason: "SelectorOverlap",
+            message: format!(
+                "its Machines are selected by MachineSet {} as well, or theirs by it: give each labels of its own, or what                  one lets go is taken by the other",
+                overlap::listed(&observed.overlaps)
+            ),
+        }));
     }
     plan
 }
