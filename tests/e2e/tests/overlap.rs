@@ -39,7 +39,7 @@ async fn pools_that_select_the_same_machines_are_told_of_each_other_until_they_d
     };
     event(&case, told).await?;
 
-    case.delete_deployment("second").await?;
+    case.kubectl(&["delete", "md", "second", "--timeout=60s"]).await?;
     let quiet = |md: &MachineDeployment| overlap(md).is_none();
     wait::for_state(&case.deployments(), "first", "told of nobody", PATIENCE, quiet).await?;
     case.kubectl(&["delete", "machineset", "alone"]).await?;
