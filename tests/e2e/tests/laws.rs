@@ -23,8 +23,8 @@ use testbed::{
 
 const POOL: &str = "pool";
 
-/// Enough for several steps of a rollout.
-const DEFAULT_SIZE: usize = 12;
+/// A minute and a half on two cores.
+const DEFAULT_SIZE: usize = 50;
 
 /// A pool of 50 on a busy machine, with a controller that is killed all the time.
 const PATIENCE: Duration = Duration::from_mins(8);
