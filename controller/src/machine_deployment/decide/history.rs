@@ -16,7 +16,7 @@ pub(super) fn decide(draft: &mut Draft<'_>) {
     }
 }
 
-/// Deletes old sets whose very template the new one has been given in place: no template has two sets.
+/// Deletes old sets of the very template that the new one is to be given in place: no template has two sets.
 pub(super) fn forget_doubles(draft: &mut Draft<'_>) {
     if !draft.observed.deployment.in_place || draft.is_creating() {
         return;

@@ -14,7 +14,8 @@ use crate::user::Template;
 /// Finds the new set: the oldest of the same template, however that is written. One that is being deleted comes last.
 ///
 /// A deployment that may be changed in place keeps the one that it has as long as that is of the same virtual machines:
-/// the newest, so that no older set of the very template takes the Machines over.
+/// the newest, so that no older set of the very template takes the Machines over. It gets the template once that one is
+/// gone, so that no template ever has two.
 ///
 /// The deployment's template is copied into the set, byte for byte: machine-controller compares bytes, and
 /// would roll the pool on the way back.
@@ -33,9 +34,11 @@ pub(super) fn find(draft: &mut Draft<'_>) {
     let Some(index) = found.map(|(index, _)| index) else {
         return;
     };
+    let taken =
+        deployment.in_place && alike(Likeness::Equal).any(|(other, set)| other != index && !set.deleting);
     draft.new = Some(index);
     let set = &mut draft.sets[index];
-    if set.likeness != Likeness::Identical && !set.deleting {
+    if set.likeness != Likeness::Identical && !set.deleting && !taken {
         set.template = match hash_of(set) {
             Some(hash) => with_hash(&deployment.template, &hash),
             None => deployment.template.clone(),
@@ -211,17 +214,28 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_set_is_changed_and_an_empty_one_of_the_very_template_goes() {
+    fn the_newest_set_is_changed_once_the_one_of_the_very_template_is_gone() {
         let (mut double, mut newest) = (fixtures::set(2, 0), fixtures::set(3, 1));
         (double.likeness, newest.likeness) = (Likeness::Equal, Likeness::InPlace);
         let planned = in_place(vec![double.clone(), newest.clone()]);
         let copied = |step: &Step| matches!(step, Step::CopyTemplate { name, .. } if *name == newest.name);
         let deleted = |step: &Step| matches!(step, Step::DeleteSet { name, .. } if *name == double.name);
-        assert!(planned.iter().any(copied), "{planned:?}");
         assert!(planned.iter().any(deleted), "{planned:?}");
+        assert!(
+            !planned.iter().any(copied),
+            "two sets of one template: {planned:?}"
+        );
         // One that still has Machines goes when they are gone.
-        double.existing = 1;
-        assert!(!in_place(vec![double.clone(), newest]).iter().any(deleted));
+        let mut busy = double.clone();
+        busy.existing = 1;
+        let planned = in_place(vec![busy, newest.clone()]);
+        assert!(
+            !planned.iter().any(|step| deleted(step) || copied(step)),
+            "{planned:?}"
+        );
+        let mut going = double.clone();
+        going.deleting = true;
+        assert!(in_place(vec![going, newest.clone()]).iter().any(copied));
     }
 
     #[test]
