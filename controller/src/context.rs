@@ -17,6 +17,7 @@ use crate::events::Events;
 use crate::leader::Fence;
 use crate::machine::brake::Brakes;
 use crate::machine::observed::{Concern, Failure, Settings};
+use crate::machine_deployment::instancetypes::Instancetypes;
 use crate::machine_deployment::memory::Memories as DeploymentMemories;
 use crate::machine_set::memory::Memories;
 use crate::metrics::Metrics;
@@ -49,6 +50,8 @@ pub struct Context {
     pub deployments: Arc<Queue<Key>>,
     /// What is remembered of MachineDeployments.
     pub deployment_memories: DeploymentMemories,
+    /// Instancetypes of node groups.
+    pub instancetypes: Instancetypes,
     /// What holds for all Machines.
     pub settings: Arc<Settings>,
     /// The environment that specs may fall back to.

@@ -24,6 +24,7 @@ use crate::flags::Flags;
 use crate::leader::{Elector, ElectorConfig, Fence};
 use crate::machine::brake::Brakes;
 use crate::machine::observed::Settings;
+use crate::machine_deployment::instancetypes::Instancetypes;
 use crate::machine_deployment::memory::Memories as DeploymentMemories;
 use crate::machine_set::memory::Memories;
 use crate::metrics::Metrics;
@@ -198,6 +199,7 @@ async fn prepare(
     let queues = Queues::default();
     let context = Context {
         references: References::new(client.clone(), changed),
+        instancetypes: Instancetypes::new(options.client.clone()),
         infra: provider::shipped(options, events),
         brakes: Brakes::default(),
         antechamber: Arc::new(Semaphore::new(flags.worker_count.max(1))),

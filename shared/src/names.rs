@@ -90,6 +90,9 @@ pub mod annotation {
     pub const ROLLOUT_GUARD: &str = "machinedeployment.clusters.x-k8s.io/revision";
     /// Ours, on a MachineDeployment: the revision to go back to; empty or `0` is the one before. Removed when done.
     pub const ROLLBACK_TO: &str = "machinist.dev/rollback-to";
+    /// Ours, on a MachineDeployment or MachineSet: `true` changes what is only on the Nodes, and timeouts, of the Machines
+    /// that are there, instead of making others (ADR 011).
+    pub const IN_PLACE: &str = "machinist.dev/in-place-changes";
     /// Ours, on a MachineSet: one of its Machines has been available.
     pub const PROVEN: &str = "machinist.dev/proven";
     /// Ours, on a MachineSet: the last of its Machines that ran out of time to join, and why.
@@ -137,6 +140,8 @@ pub mod annotation {
     pub const SPEC_CHANGE: &str = "machinist.dev/spec-change";
     /// Ours, on a Machine: how long its VM may take to run (`45m`); `off` for ever.
     pub const PROVISIONING_TIMEOUT: &str = "machinist.dev/provisioning-timeout";
+    /// Ours, on a Machine: how long it may take with its steps. No virtual machine is another one for them.
+    pub const TIMEOUTS: [&str; 1] = [PROVISIONING_TIMEOUT];
     /// On a MachineDeployment, operating-system-manager's: the profile that it makes user data by. Not empty, it makes
     /// *osm* the bootstrap mode of `auto`.
     pub const OPERATING_SYSTEM_PROFILE: &str = "k8c.io/operating-system-profile";

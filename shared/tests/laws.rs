@@ -254,7 +254,7 @@ proptest! {
         let settings = AdmissionSettings::default();
         for (old, new) in [(&a, &b), (&b, &a)] {
             let created = validate_create(&mutate_create(new, &settings), Author::Person, &settings);
-            let updated = validate_update(old, &mutate_update(old, new), &settings);
+            let updated = validate_update(old, &mutate_update(old, new), Author::Person, &settings);
             let rolled = validate_deployment(Some(old), &mutate_deployment(Some(old), new, &settings), &settings);
             let set = mutate_set(Some(old), new, Author::Person, &settings);
             let kept = validate_set(Some(old), &set, Author::Person, &settings);
@@ -318,7 +318,7 @@ proptest! {
     #[test]
     fn writing_back_what_is_stored_is_never_refused(machine in broken_machine()) {
         let settings = AdmissionSettings::default();
-        let report = validate_update(&machine, &mutate_update(&machine, &machine), &settings);
+        let report = validate_update(&machine, &mutate_update(&machine, &machine), Author::Person, &settings);
         prop_assert!(report.is_ok(), "{:?}", report.errors);
         let stored = deployment(&machine);
         let report = validate_deployment(Some(&stored), &mutate_deployment(Some(&stored), &stored, &settings), &settings);
@@ -332,7 +332,7 @@ proptest! {
     fn what_no_typed_client_can_tell_is_no_change(before: [bool; 6], after: [bool; 6]) {
         let settings = AdmissionSettings::default();
         let (old, new) = (noisy(&machine(), before), noisy(&machine(), after));
-        let report = validate_update(&old, &mutate_update(&old, &new), &settings);
+        let report = validate_update(&old, &mutate_update(&old, &new), Author::Person, &settings);
         // The base has a taint that the noise takes away; everything else is noise.
         prop_assert_eq!(report.is_ok(), before[0] == after[0], "{:?}", report.errors);
     }

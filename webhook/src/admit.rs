@@ -209,7 +209,8 @@ impl Admission {
                 report
             }
             (Kind::Machine, Operation::Update) => {
-                validate_update(old.unwrap_or(&Value::Null), object, &self.settings)
+                let author = self.settings.author(request.username());
+                validate_update(old.unwrap_or(&Value::Null), object, author, &self.settings)
             }
             (kind @ (Kind::MachineSet | Kind::MachineDeployment), Operation::Create | Operation::Update) => {
                 let old = old.filter(|_| request.operation() == Operation::Update);

@@ -10,6 +10,7 @@ pub mod conditions;
 pub mod decide;
 pub mod observe;
 pub mod observed;
+pub mod on_node;
 pub mod ownership;
 pub mod plan;
 pub mod record;

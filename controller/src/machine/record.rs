@@ -6,6 +6,8 @@ use machinist_infra::kubeconfig::{CA_INSECURE, CA_SYSTEM};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::on_node::Retired;
+
 /// Where a Machine's VM was put, and which it is.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -36,6 +38,9 @@ pub struct Record {
     /// `metadata.uid` of the Node that the VM became, once it was seen to be this Machine's.
     #[serde(default, rename = "nodeUID", skip_serializing_if = "Option::is_none")]
     pub node_uid: Option<String>,
+    /// What the Node may have of the Machine that the Machine does not ask for any more; gone once the Node has not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retired: Option<Retired>,
 }
 
 /// An infra cluster and namespace, by every facet known of it.

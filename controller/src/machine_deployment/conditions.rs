@@ -8,6 +8,8 @@ use machinist_shared::api::MachineDeploymentCondition;
 pub const AVAILABLE: &str = "Available";
 /// The rollout goes on, or is done.
 pub const PROGRESSING: &str = "Progressing";
+/// Others select its Machines, or it theirs. There only while that is so.
+pub const SELECTOR_OVERLAP: &str = "SelectorOverlap";
 /// How the last rollback that was asked for ended.
 pub const ROLLED_BACK: &str = "RolledBack";
 
@@ -36,6 +38,8 @@ pub enum Reason {
     InvalidSpec,
     /// A write was refused or failed.
     WriteFailed,
+    /// Another MachineDeployment selects the same Machines.
+    SelectorOverlap,
     /// The template of that revision is back.
     RevisionRestored,
     /// There is no such revision.

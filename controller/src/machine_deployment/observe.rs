@@ -7,15 +7,17 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use machinist_infra::store::Key;
 use machinist_shared::names::annotation;
 use machinist_shared::template;
+use tokio::time::Instant;
 
 use super::decide::likeness_of;
+use super::instancetypes::{self, Looked, Wanted};
 use super::observed::{Deployment, Machines, Observed, Set, Status, Strategy, Trouble};
 use crate::context::Context;
-use crate::user::{StoredMachine, StoredMachineDeployment, StoredMachineSet, Stores, owner};
+use crate::user::{StoredMachine, StoredMachineDeployment, StoredMachineSet, Stores, overlap, owner};
 
 /// Everything known of the deployment, and the sets that it was taken from.
 pub(super) fn observe(
-    context: &Context,
+    context: &Arc<Context>,
     key: &Key,
     stored: &StoredMachineDeployment,
     now: Timestamp,
@@ -35,14 +37,29 @@ pub(super) fn observe(
         let matches = stored.selector.matches(set.metadata.labels.as_ref());
         set_of(&context.stores, &deployment, set, matches)
     });
+    let looked = instancetype(context, key, &deployment);
     let observed = Observed {
         sets: sets.collect(),
         names,
         failure: context.deployment_memories.pending(key, now),
         status_written: context.deployment_memories.status_written(key),
+        overlaps: overlap::of_deployment(&context.stores, stored),
+        instancetype: looked.spec,
+        instancetype_again: looked.again,
         deployment,
     };
     (observed, ours)
+}
+
+/// What is known of the instancetype of a node group; what is not, is asked for.
+fn instancetype(context: &Arc<Context>, key: &Key, deployment: &Deployment) -> Looked {
+    let group = deployment.may_be_a_node_group() && !deployment.deleting;
+    let wanted = group.then(|| Wanted::of(&deployment.as_node_group())).flatten();
+    let looked = context.instancetypes.look(key, wanted.as_ref(), Instant::now());
+    if let Some(wanted) = wanted.filter(|_| looked.ask) {
+        instancetypes::ask(context, key, wanted);
+    }
+    looked
 }
 
 pub(super) fn deployment(stored: &StoredMachineDeployment) -> Deployment {
@@ -78,6 +95,7 @@ pub(super) fn deployment(stored: &StoredMachineDeployment) -> Deployment {
         revision_history_limit: stored.revision_history_limit.unwrap_or(1),
         progress_deadline: SignedDuration::from_secs(stored.progress_deadline_seconds.unwrap_or(600).into()),
         paused: stored.paused,
+        in_place: stored.annotation(annotation::IN_PLACE) == Some("true"),
         held_by: held_by(stored),
         fault,
         status: status(stored),

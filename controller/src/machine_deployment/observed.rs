@@ -1,6 +1,7 @@
 //! The snapshot that a decision is made from: one MachineDeployment, its MachineSets, and what their Machines say.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -25,6 +26,12 @@ pub struct Observed {
     pub failure: Option<Failure>,
     /// When this process wrote the status last.
     pub status_written: Option<Timestamp>,
+    /// Names of other deployments that select its Machines, or whose Machines it selects.
+    pub overlaps: Vec<String>,
+    /// `spec` of the instancetype of its template, if it is a node group of the cluster-autoscaler, and as far as is known.
+    pub instancetype: Option<serde_json::Value>,
+    /// How long that is believed.
+    pub instancetype_again: Option<Duration>,
 }
 
 /// A MachineDeployment, with the defaults of admission.
@@ -66,6 +73,8 @@ pub struct Deployment {
     pub progress_deadline: SignedDuration,
     /// `spec.paused`.
     pub paused: bool,
+    /// What needs no other virtual machine is changed in the Machines that are there.
+    pub in_place: bool,
     /// The annotation that makes the controller leave it alone.
     pub held_by: Option<&'static str>,
     /// Why nothing can be decided from its spec.
@@ -150,6 +159,8 @@ pub struct Set {
 pub enum Likeness {
     /// Another one.
     Different,
+    /// Another one, of which the same virtual machines can be made: if the deployment may be changed in place.
+    InPlace,
     /// The same, written differently.
     Equal,
     /// The same, byte for byte.

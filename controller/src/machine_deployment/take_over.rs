@@ -115,6 +115,9 @@ proptest! {
             names: sets.iter().map(|set| set.name().to_owned()).collect(),
             failure: None,
             status_written: None,
+            overlaps: Vec::new(),
+            instancetype: None,
+            instancetype_again: None,
             deployment,
         };
         let mut left = (*sets[1].template).clone();

@@ -46,10 +46,11 @@ pub async fn work(context: Arc<Context>) {
 }
 
 /// One pass; whether every write succeeded.
-async fn pass(context: &Context, key: &Key) -> bool {
+async fn pass(context: &Arc<Context>, key: &Key) -> bool {
     let memories = &context.deployment_memories;
     let Some(deployment) = context.stores.machine_deployments.get(key) else {
         memories.forget(key);
+        context.instancetypes.forget(key);
         return true;
     };
     if !context.may_write() {

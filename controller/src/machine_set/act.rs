@@ -103,6 +103,9 @@ impl Run<'_> {
             }
             Step::Create(count) => self.create(*count).await,
             Step::Delete(machines) => self.each(machines, |machine| self.delete(machine)).await,
+            Step::ChangeInPlace(changes) => {
+                worst(join_all(changes.iter().map(|(machine, patch)| self.change(machine, patch))).await)
+            }
             Step::Status(patch) => self.patch_status(patch).await,
             Step::Event(event) => {
                 // An Event is for people; a failed one stops nothing.
@@ -214,6 +217,19 @@ impl Run<'_> {
         let (api, name, params) = (self.machines(), machine.name(), patch_params());
         let write = async { api.patch(name, &params, &Patch::Merge(&patch)).await };
         let written = self.write(verb, name, write).await?;
+        self.context.stores.machines.written(written);
+        Ok(())
+    }
+
+    /// Changes a Machine as it was when that was decided.
+    async fn change(&self, machine: &StoredMachine, change: &Value) -> Result<(), Refused> {
+        let mut patch = change.clone();
+        let guard =
+            json!({"metadata": {"uid": machine.uid(), "resourceVersion": machine.metadata.resource_version}});
+        json_patch::merge(&mut patch, &guard);
+        let (api, name, params) = (self.machines(), machine.name(), patch_params());
+        let write = async { api.patch(name, &params, &Patch::Merge(&patch)).await };
+        let written = self.write("change the Machine in place", name, write).await?;
         self.context.stores.machines.written(written);
         Ok(())
     }

@@ -52,6 +52,8 @@ struct Memory {
     passed: Option<(Instant, Seen)>,
     /// When the status was last known to be true.
     told: Option<Instant>,
+    /// The generation for which it was told who else selects its Machines.
+    overlap_told: Option<i64>,
 }
 
 /// What of a set makes a pass urgent when it changes.
@@ -109,6 +111,18 @@ impl Memories {
     pub fn is_overdue(&self, key: &Key, now: Instant) -> bool {
         let told = self.of(key, |memory| memory.told).flatten();
         told.is_some_and(|told| now.saturating_duration_since(told) > OVERDUE)
+    }
+
+    /// Whether it is to be told who else selects the set's Machines: once for each spec. A newcomer is told of those that
+    /// are there.
+    pub fn tells_overlap(&self, key: &Key, generation: Option<i64>) -> bool {
+        let told = self.of(key, |memory| memory.overlap_told);
+        told != Some(generation)
+    }
+
+    /// That was told.
+    pub fn overlap_told(&self, key: &Key, generation: Option<i64>) {
+        self.of(key, |memory| memory.overlap_told = generation);
     }
 
     /// The write that failed last.
@@ -199,6 +213,16 @@ mod tests {
         assert!(memories.is_overdue(&key, late));
         memories.told(&key, late);
         assert!(!memories.is_overdue(&key, late));
+    }
+
+    #[test]
+    fn an_overlap_is_told_once_for_each_spec() {
+        let (memories, key) = (Memories::default(), Key::new("ns", "a"));
+        memories.pace(&key, &set("u", 1), Instant::now());
+        assert!(memories.tells_overlap(&key, Some(1)));
+        memories.overlap_told(&key, Some(1));
+        assert!(!memories.tells_overlap(&key, Some(1)));
+        assert!(memories.tells_overlap(&key, Some(2)));
     }
 
     #[test]

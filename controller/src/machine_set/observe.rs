@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::observed::{Member, NodeState, Observed};
 use crate::context::Context;
-use crate::user::{StoredMachine, StoredMachineSet, Stores};
+use crate::user::{StoredMachine, StoredMachineSet, Stores, overlap};
 
 /// Everything known of the set, and of nothing else: the cost grows with its own Machines and the orphans only.
 pub(super) fn observe(context: &Context, key: &Key, set: &Arc<StoredMachineSet>, now: Instant) -> Observed {
@@ -34,6 +34,11 @@ pub(super) fn observe(context: &Context, key: &Key, set: &Arc<StoredMachineSet>,
         orphans: orphans.collect(),
         failure: context.set_memories.failure(key),
         status_overdue: context.set_memories.is_overdue(key, now),
+        overlaps: if context.set_memories.tells_overlap(key, set.metadata.generation) {
+            overlap::of_set(stores, set)
+        } else {
+            Vec::new()
+        },
     }
 }
 

@@ -20,6 +20,8 @@ pub struct Observed {
     pub failure: Option<Failure>,
     /// Whether its status has not been told for so long that it cannot wait for the Machines to settle.
     pub status_overdue: bool,
+    /// Names of other sets that select its Machines, or whose Machines it selects, unless that was told already.
+    pub overlaps: Vec<String>,
 }
 
 /// A Machine of the set.

@@ -76,6 +76,7 @@ async fn pass(context: &Context, key: &Key) -> Option<bool> {
     let tells = !works || observed.status_overdue;
     match act(context, key, &set, plan).await {
         Outcome::Done => {
+            memories.overlap_told(key, set.metadata.generation);
             if works {
                 memories.forgive(key);
             }

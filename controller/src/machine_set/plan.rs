@@ -21,6 +21,8 @@ pub enum Step {
     Create(usize),
     /// Delete these Machines.
     Delete(Vec<Arc<StoredMachine>>),
+    /// Merge-patch these Machines: what is only on their Nodes is another.
+    ChangeInPlace(Vec<(Arc<StoredMachine>, Value)>),
     /// Merge-patch the set's status.
     Status(Value),
     /// Tell a person.
@@ -36,6 +38,7 @@ impl Step {
             Self::Adopt(_) => "adopt the Machine",
             Self::Create(_) => "create the Machine",
             Self::Delete(_) => "delete the Machine",
+            Self::ChangeInPlace(_) => "change the Machine in place",
             Self::Status(_) => "patch the status of the MachineSet",
             Self::Event(_) => "record an Event",
         }

@@ -5,10 +5,12 @@ use kube::ResourceExt;
 use machinist_infra::store::Key;
 use machinist_shared::names::label;
 
+use super::overlap;
 use super::owner;
 use super::stores::{Queues, Stores};
 use super::{Node, StoredMachine, StoredMachineDeployment, StoredMachineSet};
 use crate::csr::request::{NODE_USER, StoredRequest};
+use crate::machine_deployment::conditions::SELECTOR_OVERLAP;
 
 /// A Machine, before and after: its namesakes, one of which may now win or lose the name; its set; and the requests that
 /// came with its tokens.
@@ -104,11 +106,21 @@ fn waiting_machines(set: &StoredMachineSet, stores: &Stores, queues: &Queues) {
     }
 }
 
-/// A deployment: itself, and the Machines of its sets that wait for their user data.
+/// A deployment: itself, the Machines of its sets that wait for their user data, and others that select its Machines, or
+/// that are told that somebody does.
 pub(super) fn machine_deployment(deployment: &StoredMachineDeployment, stores: &Stores, queues: &Queues) {
     queues.deployments.add(Key::of(deployment));
     for set in stores.machine_sets_of(deployment.uid()) {
         waiting_machines(&set, stores, queues);
+    }
+    for other in stores.machine_deployments_in(deployment.namespace()) {
+        let conditions = other.status.conditions.iter().flatten();
+        let told = conditions
+            .into_iter()
+            .any(|condition| condition.type_ == SELECTOR_OVERLAP);
+        if told || (other.uid() != deployment.uid() && overlap::is_mutual(other.as_ref(), deployment)) {
+            queues.deployments.add(Key::of(other.as_ref()));
+        }
     }
 }
 

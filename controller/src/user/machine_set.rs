@@ -124,6 +124,11 @@ impl StoredMachineSet {
         }
     }
 
+    /// Whether what is only on the Nodes is changed without making other Machines.
+    pub fn changes_in_place(&self) -> bool {
+        self.annotation(annotation::IN_PLACE) == Some("true")
+    }
+
     /// UID of the MachineDeployment that controls it.
     pub fn machine_deployment_uid(&self) -> Option<&str> {
         self.deployment().map(|owner| owner.uid.as_str())

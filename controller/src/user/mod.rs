@@ -6,6 +6,7 @@ mod machine;
 mod machine_deployment;
 mod machine_set;
 mod node;
+pub mod overlap;
 pub mod owner;
 mod references;
 mod selection;

@@ -4,16 +4,18 @@ use serde_json::Value;
 
 use super::shape::{MACHINE, Shape};
 use super::validate::{inspect_spec, not_an_object};
-use super::{AdmissionSettings, bypass};
+use super::{AdmissionSettings, Author, bypass};
 use crate::field::{FieldPath, Report};
+use crate::template;
 
 /// Judges the update of the Machine `old` to `new`, after [`super::mutate_update`].
 ///
 /// Only what changes is judged: what has been stored is never a reason to refuse, nor is the Machine that is being
 /// deleted. The spec must stay what typed clients see of it (`null`, absent, empty and zero are the same outside of
 /// `providerSpec.value`, and differ inside), with three exceptions: a providerID is set where none was, the Node is
-/// named like the Machine, or the way around immutability is used, which opens everything but a providerID.
-pub fn validate_update(old: &Value, new: &Value, settings: &AdmissionSettings) -> Report {
+/// named like the Machine, or the way around immutability is used, which opens everything but a providerID. Our own
+/// controller may also change what is only on the Node, of which its set was judged (ADR 011).
+pub fn validate_update(old: &Value, new: &Value, author: Author, settings: &AdmissionSettings) -> Report {
     if !new.is_object() {
         return not_an_object();
     }
@@ -21,7 +23,7 @@ pub fn validate_update(old: &Value, new: &Value, settings: &AdmissionSettings) -
     if !is_deleting(new) {
         report.extend(new_faults(&MACHINE, old, new));
     }
-    validate_spec_change(old, new, settings, &mut report);
+    validate_spec_change(old, new, author, settings, &mut report);
     report
 }
 
@@ -68,7 +70,13 @@ pub(super) fn only_new(
     report
 }
 
-fn validate_spec_change(old: &Value, new: &Value, settings: &AdmissionSettings, report: &mut Report) {
+fn validate_spec_change(
+    old: &Value,
+    new: &Value,
+    author: Author,
+    settings: &AdmissionSettings,
+    report: &mut Report,
+) {
     if old.get("spec") == new.get("spec") {
         return;
     }
@@ -90,7 +98,7 @@ fn validate_spec_change(old: &Value, new: &Value, settings: &AdmissionSettings, 
         forget(&mut before, &["metadata", "name"]);
         forget(&mut after, &["metadata", "name"]);
     }
-    if before == after {
+    if before == after || (author == Author::SetController && is_in_place(&before, &after)) {
         return;
     }
     if bypass::permits(old, new) {
@@ -110,6 +118,12 @@ fn validate_spec_change(old: &Value, new: &Value, settings: &AdmissionSettings, 
             "a Machine's spec is immutable; make a new Machine, or change its MachineDeployment",
         );
     }
+}
+
+/// Whether the Machine of one spec becomes that of the other without another virtual machine.
+fn is_in_place(before: &Value, after: &Value) -> bool {
+    let template = |spec: &Value| serde_json::json!({ "spec": spec });
+    template::equal_in_place(&template(before), &template(after))
 }
 
 /// Takes a key out of a normalised spec, and the object around it if it was the last one.
@@ -172,7 +186,7 @@ mod tests {
     /// Through both steps, as the API server does; what is stored, and the errors' paths.
     fn update(old: &Value, new: &Value) -> (Value, Vec<String>) {
         let stored = mutate_update(old, new);
-        let report = validate_update(old, &stored, &AdmissionSettings::default());
+        let report = validate_update(old, &stored, Author::Person, &AdmissionSettings::default());
         (stored, report.errors.iter().map(|e| e.path.to_string()).collect())
     }
 
@@ -224,6 +238,32 @@ mod tests {
         let (stored, errors) = update(&stored, &machine(&b, &annotations));
         assert!(errors.is_empty());
         assert_eq!(stored.pointer("/metadata/annotations"), Some(&json!({})));
+    }
+
+    #[rstest]
+    #[case::a_label(json!({"metadata": {"labels": {"a": "b"}}}), true)]
+    #[case::an_annotation(json!({"metadata": {"annotations": {"a": "b"}}}), true)]
+    #[case::a_taint(json!({"taints": [{"key": "a", "effect": "NoSchedule"}]}), true)]
+    #[case::a_version(json!({"versions": {"kubelet": "2"}}), false)]
+    #[case::a_zone(json!({"metadata": {"labels": {"topology.kubernetes.io/zone": "z"}}}), false)]
+    #[case::a_setting_of_the_kubelet(
+        json!({"metadata": {"annotations": {"v1.kubelet-config.machine-controller.kubermatic.io/MaxPods": "9"}}}), false)]
+    #[case::a_label_and_a_version(json!({"metadata": {"labels": {"a": "b"}}, "versions": {"kubelet": "2"}}), false)]
+    #[case::another_provider_id(json!({"metadata": {"labels": {"a": "b"}}, "providerID": "y"}), false)]
+    fn what_is_only_on_the_node_is_changed_by_our_controller_and_nobody_else(
+        #[case] change: Value,
+        #[case] in_place: bool,
+    ) {
+        let old = machine(
+            &json!({"versions": {"kubelet": "1"}, "providerID": "x", "taints": []}),
+            &json!(null),
+        );
+        let mut new = old.clone();
+        json_patch::merge(&mut new["spec"], &change);
+        let settings = AdmissionSettings::default();
+        let passes = |author| validate_update(&old, &mutate_update(&old, &new), author, &settings).is_ok();
+        assert_eq!(passes(Author::SetController), in_place);
+        assert!(!passes(Author::Person));
     }
 
     #[test]

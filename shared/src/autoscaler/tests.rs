@@ -325,6 +325,28 @@ fn an_instancetype_is_read_once_per_template() {
 }
 
 #[test]
+fn what_an_instancetype_has_become_meanwhile_is_let_through_although_the_template_stays() {
+    let spec = json!({"cpu": {"guest": 4}, "memory": {"guest": "16Gi"},
+        "gpus": [{"name": "a", "deviceName": "nvidia.com/TU104GL"}]});
+    let stored = write(None, group(&typed(), &sized()), Some(&spec));
+    assert_eq!(of(&stored, "gpu-count").as_deref(), Some("1"));
+    let spec = json!({"cpu": {"guest": 8}, "memory": {"guest": "16Gi"}});
+    let changes = corrections(&stored, &capacity(&stored, &unread, Some(&spec)));
+    let mut mended = stored.clone();
+    for (key, value) in changes {
+        let annotations = mended["metadata"]["annotations"].as_object_mut().unwrap();
+        match value {
+            Some(value) => annotations.insert(key, json!(value)),
+            None => annotations.remove(&key),
+        };
+    }
+    assert_eq!(of(&mended, "cpu").as_deref(), Some("8"));
+    assert_eq!(of(&mended, "gpu-count"), None);
+    // Admission, which does not ask again, has nothing to add.
+    assert_eq!(write(Some(&stored), mended.clone(), None), mended);
+}
+
+#[test]
 fn the_record_of_what_is_ours_is_json() {
     let object = write(None, group(&vm(), &sized()), None);
     let record = object["metadata"]["annotations"][WRITTEN].as_str().unwrap();

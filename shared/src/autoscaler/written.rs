@@ -75,7 +75,8 @@ pub fn instancetype_needed(old: Option<&Value>, object: &Value) -> Option<Matche
 
 /// The object with what it says of its capacity made true, as far as that is known: of a template that refers to Secrets
 /// less, of one with an instancetype only with the `spec` of that. What an update would take away although its template
-/// stays is taken from `old`, what is stored now.
+/// stays is taken from `old`, what is stored now; but what it writes itself, or leaves out of its own record, is another
+/// value that somebody has learnt meanwhile.
 pub fn write(old: Option<&Value>, mut object: Value, instancetype: Option<&Value>) -> Value {
     // Sets of a deployment have copies of its annotations, and are never looked at.
     if !stands_alone(&object) {
@@ -86,7 +87,8 @@ pub fn write(old: Option<&Value>, mut object: Value, instancetype: Option<&Value
     if let Some(old) = old.filter(|old| same_template(old, &object)) {
         let kept = written(old);
         for key in OF_THE_INSTANCETYPE {
-            if let Some(value) = kept.get(key).filter(|_| !known.0.contains_key(key)) {
+            let lost = !known.0.contains_key(key) && is_lost(&object, key);
+            if let Some(value) = kept.get(key).filter(|_| lost) {
                 known.0.insert(key, Some(value.clone()));
             }
         }
@@ -107,6 +109,13 @@ pub fn write(old: Option<&Value>, mut object: Value, instancetype: Option<&Value
         }
     }
     object
+}
+
+/// Whether what an object says of its capacity lacks that key without saying so: it has no record, or one that lists it.
+fn is_lost(object: &Value, key: &str) -> bool {
+    let there = annotations(object).any(|(found, _)| found.strip_prefix(CAPACITY) == Some(key));
+    let recorded = annotations(object).any(|(found, _)| found == WRITTEN);
+    !there && (!recorded || written(object).contains_key(key))
 }
 
 /// What we wrote, by key.

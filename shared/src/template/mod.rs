@@ -34,7 +34,7 @@ pub fn equal(a: &Value, b: &Value) -> bool {
 /// What is only on the Node may change: its labels, annotations and taints, which the guest asks for when it registers,
 /// and never again. Region and zone are not among them, as volumes of a Node are bound to those; nor are settings of the
 /// kubelet that are written as annotations, for a guest reads them once. The Machine's own labels and annotations are on
-/// the virtual machine as well.
+/// the virtual machine as well, but for timeouts, which only we read.
 pub fn equal_in_place(a: &Value, b: &Value) -> bool {
     a == b || kept_by_the_guest(a) == kept_by_the_guest(b)
 }
@@ -87,6 +87,12 @@ fn normal_value(spec: &mut Object) {
 
 fn kept_by_the_guest(template: &Value) -> Value {
     let mut template = normal(template);
+    let annotations = template
+        .as_object_mut()
+        .and_then(|root| object_at_mut(root, &["metadata", "annotations"]));
+    if let Some(annotations) = annotations {
+        annotations.retain(|key, _| !annotation::TIMEOUTS.contains(&key.as_str()));
+    }
     let spec = template
         .as_object_mut()
         .and_then(|root| object_at_mut(root, &["spec"]));

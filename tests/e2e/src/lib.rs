@@ -23,6 +23,7 @@ pub mod fields;
 pub mod floor;
 pub mod infra;
 pub mod joins;
+pub mod laws;
 pub mod leaks;
 pub mod lives;
 pub mod manifest;

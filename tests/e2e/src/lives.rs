@@ -54,6 +54,13 @@ impl Lives {
             .cloned()
             .unwrap_or_default()
     }
+
+    /// Names that more than one VM has borne.
+    pub fn with_more_than_one(&self) -> Vec<String> {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let more = seen.iter().filter(|(_, uids)| uids.len() > 1);
+        more.map(|(name, _)| name.clone()).collect()
+    }
 }
 
 impl Drop for Lives {

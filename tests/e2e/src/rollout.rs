@@ -149,7 +149,7 @@ impl Watched {
     }
 }
 
-fn has_joined(machine: &Machine) -> bool {
+pub(crate) fn has_joined(machine: &Machine) -> bool {
     let joined = machine
         .status
         .as_ref()
@@ -158,10 +158,13 @@ fn has_joined(machine: &Machine) -> bool {
 }
 
 /// Keeps what `fact` says of each object, and tells `on` of all of them after every event.
-async fn follow<K, T>(api: Api<K>, fact: impl Fn(&K) -> T, on: impl Fn(&mut dyn Iterator<Item = T>))
-where
+pub(crate) async fn follow<K, T>(
+    api: Api<K>,
+    fact: impl Fn(&K) -> T,
+    on: impl Fn(&mut dyn Iterator<Item = T>),
+) where
     K: kube::Resource + Clone + serde::de::DeserializeOwned + std::fmt::Debug + Send + 'static,
-    T: Copy,
+    T: Clone,
 {
     let mut facts: HashMap<String, T> = HashMap::new();
     let mut listing = true;
@@ -181,7 +184,7 @@ where
             Err(_) => continue,
         }
         if !listing {
-            on(&mut facts.values().copied());
+            on(&mut facts.values().cloned());
         }
     }
 }

@@ -12,7 +12,11 @@ use machinist_shared::api::MachineDeployment;
 use serde_json::{Value, json};
 use testbed::bed::Options;
 
-const POOL: &str = "pool";
+/// As the example calls it.
+const POOL: &str = "my-machines";
+
+/// What a person starts with.
+const EXAMPLE: &str = "kubevirt-machinedeployment.yaml";
 
 /// Long enough for a simulated guest to join on a busy machine.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(20);
@@ -20,21 +24,40 @@ const JOIN_TIMEOUT: Duration = Duration::from_secs(20);
 #[tokio::test]
 async fn a_pool_is_rolled_within_its_limits_scaled_paused_and_taken_down() -> Result<()> {
     let case = Case::start().await?;
-    let mut pool = deployment(POOL, 3);
+    let example = testbed::paths::examples().join(EXAMPLE).display().to_string();
+    case.kubectl(&["apply", "-f", &example]).await?;
+    let json = ["create", "--dry-run=client", "--output=json", "-f", &example];
+    let mut pool: Value = serde_json::from_str(&case.kubectl(&json).await?)?;
+    case.kubectl(&[
+        "wait",
+        "--for=condition=Available",
+        "md/my-machines",
+        "--timeout=120s",
+    ])
+    .await?;
+    pool["spec"]["replicas"] = json!(3);
     case.apply(&pool).await?;
-    case.kubectl(&["wait", "--for=condition=Available", "md/pool", "--timeout=120s"])
-        .await?;
+    case.kubectl(&[
+        "wait",
+        "--for=condition=Available",
+        "md/my-machines",
+        "--timeout=120s",
+    ])
+    .await?;
     case.rollout(POOL, "NewMachineSetAvailable").await?;
     assert_eq!(revision(&case).await?, "1");
     let scale = case
         .kubectl(&[
             "get",
             "--raw",
-            "/apis/cluster.k8s.io/v1alpha1/namespaces/kube-system/machinedeployments/pool/scale",
+            "/apis/cluster.k8s.io/v1alpha1/namespaces/kube-system/machinedeployments/my-machines/scale",
         ])
         .await?;
     let scale: Value = serde_json::from_str(&scale)?;
-    assert_eq!(scale["status"], json!({"replicas": 3, "selector": "pool=pool"}));
+    assert_eq!(
+        scale["status"],
+        json!({"replicas": 3, "selector": "pool=my-machines"})
+    );
 
     // What changes nothing rolls nothing.
     let before = case.machine_uids().await?;
@@ -73,7 +96,7 @@ async fn a_pool_is_rolled_within_its_limits_scaled_paused_and_taken_down() -> Re
     case.rollout(POOL, "DeploymentPaused").await?;
     kubelet(&mut pool, "1.34.1");
     patch(&case, &json!({"spec": {"template": pool["spec"]["template"]}})).await?;
-    case.kubectl(&["scale", "md/pool", "--replicas=4"]).await?;
+    case.kubectl(&["scale", "md/my-machines", "--replicas=4"]).await?;
     wait_for(&case, "4 are available", |md| available(md) == 4).await?;
     assert_eq!(revision(&case).await?, "2");
     assert!(
@@ -88,7 +111,7 @@ async fn a_pool_is_rolled_within_its_limits_scaled_paused_and_taken_down() -> Re
         md.status.as_ref().and_then(|s| s.updated_replicas) == Some(1)
     })
     .await?;
-    case.kubectl(&["scale", "md/pool", "--replicas=2"]).await?;
+    case.kubectl(&["scale", "md/my-machines", "--replicas=2"]).await?;
     case.rollout(POOL, "NewMachineSetAvailable").await?;
     case.settled().await;
     assert_eq!(case.machine_uids().await?.len(), 2);

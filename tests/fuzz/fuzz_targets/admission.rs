@@ -76,7 +76,7 @@ fn update(old: &Value, new: &Value, settings: &AdmissionSettings) {
         stored,
         "defaulting twice is not defaulting once"
     );
-    let report = validate_update(old, &stored, settings);
+    let report = validate_update(old, &stored, Author::Person, settings);
     places(&report);
     assert!(
         old != new || report.is_ok() || !new.is_object(),

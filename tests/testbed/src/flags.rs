@@ -14,6 +14,8 @@ const CONTROLLERS: &[&str] = &[
     "clusterrole-aggregation-controller",
     "disruption-controller",
     "garbage-collector-controller",
+    // Scales whatever has a scale subresource. It has nothing to do where there is no HorizontalPodAutoscaler.
+    "horizontal-pod-autoscaler-controller",
     "namespace-controller",
     "node-lifecycle-controller",
     // The API server adds the finalizer that this one removes.
@@ -125,6 +127,8 @@ pub(crate) fn controller_manager(dir: &Path, port: u16) -> Vec<String> {
         "--kube-api-qps=100".into(),
         "--kube-api-burst=200".into(),
         "--min-resync-period=1h".into(),
+        // Nobody wants to wait 15 seconds for it.
+        "--horizontal-pod-autoscaler-sync-period=2s".into(),
         "--profiling=false".into(),
     ]
 }

@@ -224,6 +224,7 @@ impl<'a> Draft<'a> {
             // A nodeRef proves nothing, but it is reason enough to be patient.
             joined: former.joined || former.node_uid.is_some() || has_node_ref,
             node_uid: former.node_uid,
+            retired: former.retired,
             ..Record::default()
         });
     }

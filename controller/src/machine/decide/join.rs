@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 
 use super::super::conditions::{Condition, Reason, Status};
 use super::super::observed::{Concern, Open, Usable};
+use super::super::on_node::Retired;
 use super::super::ownership::{NodeClaim, NodeVerdict, node_verdict, provider_id_of};
 use super::super::plan::Step;
 use super::draft::{Draft, Field};
@@ -62,6 +63,10 @@ pub(super) fn node(draft: &mut Draft<'_>, usable: &Usable, open: &Open, vm: &Ins
             uid: node.uid().to_owned(),
             patch,
         });
+    }
+    // Once the Node is as the Machine asks, what it asked for before is history.
+    if let Some(record) = &mut draft.record {
+        record.retired = None;
     }
     let linked_before = recorded_node(machine) == Some(node.uid());
     // A failed write holds the others back, and the record with them; but for a failed approval.
@@ -208,16 +213,28 @@ pub(super) fn deadline(draft: &Draft<'_>, vm: &Instance, timeout: std::time::Dur
 }
 
 /// The one patch that gives a Node what its Machine asks for: missing labels, annotations and taints, our marks, and
-/// the providerID where no CCM sets it. `None` if nothing is missing. Nothing is overwritten or removed.
+/// the providerID where no CCM sets it. `None` if nothing is missing. Nothing is overwritten or removed, but for what the
+/// Machine asked for before and does not any more.
 pub(super) fn decoration(
     machine: &StoredMachine,
     usable: &Usable,
     node: &Node,
     external_ccm: bool,
 ) -> Option<Value> {
+    let no_longer = Retired::default();
+    let no_longer = machine
+        .record
+        .as_ref()
+        .and_then(|record| record.retired.as_ref())
+        .unwrap_or(&no_longer);
     let mut labels = missing(
         usable.node_metadata.labels.as_ref(),
         node.metadata.labels.as_ref(),
+    );
+    let mut replaces = replace(
+        &mut labels,
+        no_longer.labels(node),
+        usable.node_metadata.labels.as_ref(),
     );
     if node.label(label::OWNED_BY) != Some(machine.uid()) {
         labels.insert(label::OWNED_BY.to_owned(), json!(machine.uid()));
@@ -226,11 +243,14 @@ pub(super) fn decoration(
         usable.node_metadata.annotations.as_ref(),
         node.metadata.annotations.as_ref(),
     );
+    let wanted = usable.node_metadata.annotations.as_ref();
+    replaces |= replace(&mut annotations, no_longer.annotations(node), wanted);
     let own = format!("{}/{}", machine.namespace(), machine.name());
     if node.annotation(annotation::MACHINE) != Some(&own) {
         annotations.insert(annotation::MACHINE.to_owned(), json!(own));
     }
     let mut taints = node.spec.taints.clone();
+    taints.retain(|taint| !no_longer.has(taint));
     for taint in &usable.taints {
         if !taints
             .iter()
@@ -247,9 +267,12 @@ pub(super) fn decoration(
     if !annotations.is_empty() {
         metadata.insert("annotations".to_owned(), Value::Object(annotations));
     }
-    if taints.len() != node.spec.taints.len() {
+    if taints != node.spec.taints {
         spec.insert("taints".to_owned(), json!(taints));
-        // A merge patch replaces the whole list, so it must not be an old one.
+        replaces = true;
+    }
+    if replaces {
+        // A merge patch replaces the whole list, so it must not be an old one; nor must a value that is replaced.
         metadata.insert(
             "resourceVersion".to_owned(),
             json!(node.metadata.resource_version),
@@ -267,6 +290,21 @@ pub(super) fn decoration(
         patch.insert("spec".to_owned(), Value::Object(spec));
     }
     Some(Value::Object(patch))
+}
+
+/// Gives what has one of our former values the one that is wanted now, or takes it away; whether there is any.
+fn replace<'a>(
+    changes: &mut Map<String, Value>,
+    former: impl Iterator<Item = &'a str>,
+    wanted: Option<&BTreeMap<String, String>>,
+) -> bool {
+    let mut any = false;
+    for key in former {
+        let wanted = wanted.and_then(|wanted| wanted.get(key));
+        changes.insert(key.to_owned(), json!(wanted));
+        any = true;
+    }
+    any
 }
 
 fn missing(

@@ -1182,4 +1182,5 @@ fn what_cannot_heal_fails_the_machine_and_is_told_once_and_is_taken_back_when_it
 }
 
 mod joining;
+mod on_node;
 mod serving;

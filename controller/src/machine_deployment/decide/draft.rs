@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use machinist_shared::autoscaler::Changes;
 use machinist_shared::names::finalizer;
 use serde_json::{Map, Value, json};
 
-use super::super::conditions::{self, PROGRESSING, Reason};
-use super::super::observed::{Observed, Set, Status, Texts};
+use super::super::conditions::{self, PROGRESSING, Reason, SELECTOR_OVERLAP};
+use super::super::observed::{Likeness, Observed, Set, Status, Texts};
 use super::super::plan::{NewSet, Plan, Step};
 use super::limits::Limits;
 use super::{new_set, revision, select};
@@ -29,6 +30,8 @@ pub(super) struct Draft<'a> {
     pub(super) halted: Option<String>,
     /// Annotations that the deployment shall have.
     pub(super) annotations: BTreeMap<&'static str, String>,
+    /// Annotations of its capacity that it shall have, or lose.
+    pub(super) capacity: Changes,
     finalizers: Option<Vec<String>>,
     /// Writes that a person asked for by annotation; nothing else is done in their pass.
     pub(super) requests: Vec<Step>,
@@ -49,6 +52,7 @@ impl<'a> Draft<'a> {
             new: None,
             halted: None,
             annotations: BTreeMap::new(),
+            capacity: Changes::new(),
             finalizers: None,
             requests: Vec::new(),
             deletions: Vec::new(),
@@ -142,6 +146,7 @@ impl<'a> Draft<'a> {
         self.sets.clone_from(&self.observed.sets);
         self.new = self.new.filter(|index| *index < self.sets.len());
         self.annotations.clear();
+        self.capacity.clear();
         self.finalizers = None;
         self.requests.clear();
         self.deletions.clear();
@@ -187,10 +192,12 @@ impl<'a> Draft<'a> {
         let mut metadata = Map::new();
         // Whatever is written here makes others work: only what is another value.
         let changed = self.annotations.iter();
-        let changed: Map<String, Value> = changed
+        let mut changed: Map<String, Value> = changed
             .filter(|(key, value)| deployment.annotation(key) != Some(value.as_str()))
             .map(|(key, value)| ((*key).to_owned(), json!(value)))
             .collect();
+        let capacity = self.capacity.iter();
+        changed.extend(capacity.map(|(key, value)| (key.clone(), json!(value))));
         if !changed.is_empty() {
             metadata.insert("annotations".to_owned(), Value::Object(changed));
         }
@@ -227,6 +234,14 @@ impl<'a> Draft<'a> {
             let (name, uid) = (set.name.clone(), set.uid.clone());
             if set.template != stored.template {
                 let template = set.template.clone();
+                if stored.likeness == Likeness::InPlace {
+                    let message = format!("changing the Machines of MachineSet {name} in place");
+                    self.events.push(Event {
+                        warning: false,
+                        reason: "ChangedInPlace",
+                        message,
+                    });
+                }
                 self.plan.steps.push(Step::CopyTemplate {
                     name: name.clone(),
                     uid: uid.clone(),
@@ -263,20 +278,22 @@ impl<'a> Draft<'a> {
             return;
         }
         self.plan.steps.push(Step::PatchStatus(patch));
-        for reason in [
-            Reason::RolloutHalted,
-            Reason::ProgressDeadlineExceeded,
-            Reason::InvalidSpec,
-            Reason::WriteFailed,
+        for (kind, reason) in [
+            (PROGRESSING, Reason::RolloutHalted),
+            (PROGRESSING, Reason::ProgressDeadlineExceeded),
+            (PROGRESSING, Reason::InvalidSpec),
+            (PROGRESSING, Reason::WriteFailed),
+            (SELECTOR_OVERLAP, Reason::SelectorOverlap),
         ] {
-            let is = |status: &Status| conditions::has_reason(&status.conditions, PROGRESSING, reason);
+            let is = |status: &Status| conditions::has_reason(&status.conditions, kind, reason);
             if is(&status) && !is(stored) {
-                let condition = conditions::find(&status.conditions, PROGRESSING);
+                let condition = conditions::find(&status.conditions, kind);
                 let message = condition.and_then(|condition| condition.message.clone());
                 // machine-controller's name for whatever goes wrong.
                 let name = match reason {
                     Reason::RolloutHalted => "RolloutHalted",
                     Reason::ProgressDeadlineExceeded => "ProgressDeadlineExceeded",
+                    Reason::SelectorOverlap => "SelectorOverlap",
                     _ => "ReconcileError",
                 };
                 self.tell(true, name, message.unwrap_or_default());

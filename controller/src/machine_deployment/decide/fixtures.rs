@@ -44,6 +44,7 @@ pub(super) fn deployment(replicas: i32) -> Deployment {
         revision_history_limit: 1,
         progress_deadline: SignedDuration::from_secs(600),
         paused: false,
+        in_place: false,
         held_by: None,
         fault: None,
         status: Status::default(),
@@ -107,5 +108,8 @@ pub(super) fn observed(deployment: Deployment, sets: Vec<Set>) -> Observed {
         names,
         failure: None,
         status_written: None,
+        overlaps: Vec::new(),
+        instancetype: None,
+        instancetype_again: None,
     }
 }

@@ -26,6 +26,10 @@ enum Happening {
     Scale(i32),
     /// A person writes another template.
     Template(i32),
+    /// A person writes another label of the Nodes.
+    Label(i32),
+    /// A person allows changes in place, or not any more.
+    Leave(bool),
     /// A person pauses or resumes.
     Pause(bool),
     /// A person goes back to the revision before.
@@ -92,10 +96,11 @@ impl World {
             };
             let same =
                 hash_of(set).is_some_and(|hash| with_hash(&self.deployment.template, &hash) == set.template);
-            set.likeness = if same {
-                Likeness::Identical
-            } else {
-                Likeness::Different
+            let alike = number(&set.template) == number(&self.deployment.template);
+            set.likeness = match (same, alike && self.deployment.in_place) {
+                (true, _) => Likeness::Identical,
+                (false, true) => Likeness::InPlace,
+                (false, false) => Likeness::Different,
             };
         }
         observed(self.deployment.clone(), sets)
@@ -140,10 +145,10 @@ impl World {
     }
 
     fn assert_one_set_for_a_template(&self) {
-        let templates: BTreeSet<i32> = self
+        let templates: BTreeSet<(i32, i32)> = self
             .sets
             .iter()
-            .map(|member| number(&member.set.template))
+            .map(|member| (number(&member.set.template), node_label(&member.set.template)))
             .collect();
         assert_eq!(templates.len(), self.sets.len(), "two sets for one template");
     }
@@ -189,7 +194,21 @@ impl World {
                 self.set_template((*template).clone());
             }
             Step::PatchStatus(patch) => self.patch_status(&patch["status"]),
-            Step::CopyTemplate { .. } => panic!("every template here is written in one way"),
+            Step::CopyTemplate { name, template, .. } => {
+                let mut sets = self.sets.iter_mut();
+                let member = sets.find(|member| member.set.name == name).unwrap();
+                assert!(
+                    self.deployment.in_place,
+                    "every template here is written in one way"
+                );
+                assert_eq!(
+                    number(&member.set.template),
+                    number(&template),
+                    "other virtual machines"
+                );
+                member.set.template = template;
+                member.set.generation += 1;
+            }
             Step::Event(_) => {}
         }
     }
@@ -304,7 +323,22 @@ impl World {
                 self.deployment.replicas = *replicas;
                 self.deployment.generation += 1;
             }
-            Happening::Template(number) => self.set_template(numbered(*number)),
+            Happening::Template(number) => {
+                let label = node_label(&self.deployment.template);
+                self.set_template(labelled(*number, label));
+            }
+            Happening::Label(label) => {
+                let number = number(&self.deployment.template);
+                self.set_template(labelled(number, *label));
+            }
+            Happening::Leave(leave) => {
+                let annotations = &mut self.deployment.annotations;
+                annotations.remove(annotation::IN_PLACE);
+                if *leave {
+                    annotations.insert(annotation::IN_PLACE.to_owned(), "true".to_owned());
+                }
+                self.deployment.in_place = *leave;
+            }
             Happening::Pause(paused) => {
                 self.deployment.paused = *paused;
                 self.deployment.generation += 1;
@@ -372,7 +406,10 @@ impl World {
         let new = self
             .sets
             .iter()
-            .filter(|member| number(&member.set.template) == number(&self.deployment.template))
+            .filter(|member| {
+                let hash = hash_of(&member.set).unwrap();
+                with_hash(&self.deployment.template, &hash) == member.set.template
+            })
             .map(|member| count(member, Machine::Available))
             .sum::<i32>();
         plan.steps.is_empty() && new == wanted && self.available() == wanted && self.total() == wanted
@@ -391,6 +428,19 @@ fn count(member: &Member, state: Machine) -> i32 {
 
 fn number(template: &Value) -> i32 {
     i32::try_from(template["spec"]["number"].as_i64().unwrap()).unwrap()
+}
+
+/// A label that is only on the Nodes.
+fn node_label(template: &Value) -> i32 {
+    i32::try_from(template["spec"]["label"].as_i64().unwrap_or_default()).unwrap()
+}
+
+fn labelled(number: i32, label: i32) -> Value {
+    let mut template = numbered(number);
+    if label > 0 {
+        template["spec"]["label"] = label.into();
+    }
+    template
 }
 
 fn patch_set(set: &mut Set, patch: &Value) {
@@ -427,6 +477,8 @@ fn anything() -> impl Strategy2<Value = Happening> {
         8 => work(),
         1 => (0i32..9).prop_map(Happening::Scale),
         1 => (1i32..5).prop_map(Happening::Template),
+        1 => (0i32..3).prop_map(Happening::Label),
+        1 => any::<bool>().prop_map(Happening::Leave),
         1 => any::<bool>().prop_map(Happening::Pause),
         1 => Just(Happening::RollBack),
         1 => (0usize..4).prop_map(Happening::Delete),
@@ -470,6 +522,23 @@ proptest! {
             world.happen(happening);
             prop_assert!(world.available() >= limits.least_available);
         }
+    }
+
+    /// Where changes in place are allowed, another label makes no Machine anew, whoever is killed when.
+    #[test]
+    fn a_label_costs_no_machine(
+        replicas in 0i32..9,
+        happenings in prop::collection::vec(prop_oneof![4 => work(), 1 => (0i32..3).prop_map(Happening::Label)], 0..80),
+    ) {
+        let mut world = World::new(replicas, 1, 0, Strategy::RollingUpdate);
+        world.happen(&Happening::Leave(true));
+        world.settle();
+        for happening in &happenings {
+            world.happen(happening);
+            prop_assert_eq!(world.available(), replicas);
+            prop_assert_eq!(world.sets.len(), 1);
+        }
+        world.settle();
     }
 
     /// A template whose Machines never join costs nothing that has joined before, beyond what may be missing; and the way

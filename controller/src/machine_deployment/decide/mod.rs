@@ -2,10 +2,11 @@
 //!
 //! In this order: whose the sets are ([`select`]), which of them is the new one ([`new_set`]), which revision they are
 //! ([`revision`]), whether the template has proven itself ([`brake`]), how large each set shall be ([`rolling`],
-//! [`on_delete`], [`paused`]), what the status says ([`status`]), and which old sets may go ([`history`]). Each changes
+//! [`on_delete`], [`paused`]), what its nodes will have ([`capacity`]), what the status says ([`status`]), and which old sets may go ([`history`]). Each changes
 //! its copy of the sets; at the end, the difference to what is stored is what is written.
 
 mod brake;
+mod capacity;
 mod draft;
 mod history;
 mod limits;
@@ -68,6 +69,8 @@ pub fn decide(observed: &Observed, now: Timestamp) -> Plan {
         Strategy::OnDelete => on_delete::decide(&mut draft),
     }
     on_delete::mark(&mut draft);
+    capacity::decide(&mut draft);
+    history::forget_doubles(&mut draft);
     let complete = status::decide(&mut draft);
     if complete && !deployment.paused {
         history::decide(&mut draft);

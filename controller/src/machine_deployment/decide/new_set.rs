@@ -1,29 +1,44 @@
 //! The new set: the one of the deployment's template.
 
+use std::cmp::Reverse;
+
 use machinist_shared::names::label;
 use machinist_shared::template;
 use serde_json::{Map, Value, json};
 
 use super::super::observed::{Deployment, Likeness, Machines, Set, Texts};
 use super::draft::Draft;
+use super::revision;
 use crate::user::Template;
 
 /// Finds the new set: the oldest of the same template, however that is written. One that is being deleted comes last.
+///
+/// A deployment that may be changed in place keeps the one that it has as long as that is of the same virtual machines:
+/// the newest, so that no older set of the very template takes the Machines over. It gets the template once that one is
+/// gone, so that no template ever has two.
 ///
 /// The deployment's template is copied into the set, byte for byte: machine-controller compares bytes, and
 /// would roll the pool on the way back.
 pub(super) fn find(draft: &mut Draft<'_>) {
     let deployment = &draft.observed.deployment;
-    let equal = draft
-        .members()
-        .filter(|(_, set)| set.likeness >= Likeness::Equal)
-        .min_by_key(|(_, set)| (set.deleting, set.age_order()));
-    let Some(index) = equal.map(|(index, _)| index) else {
+    let alike = |likeness| {
+        let members = draft.members();
+        members.filter(move |(_, set)| set.likeness >= likeness)
+    };
+    let found = if deployment.in_place {
+        alike(Likeness::InPlace)
+            .min_by_key(|(_, set)| (set.deleting, Reverse(revision::of(set)), set.age_order()))
+    } else {
+        alike(Likeness::Equal).min_by_key(|(_, set)| (set.deleting, set.age_order()))
+    };
+    let Some(index) = found.map(|(index, _)| index) else {
         return;
     };
+    let taken =
+        deployment.in_place && alike(Likeness::Equal).any(|(other, set)| other != index && !set.deleting);
     draft.new = Some(index);
     let set = &mut draft.sets[index];
-    if set.likeness != Likeness::Identical && !set.deleting {
+    if set.likeness != Likeness::Identical && !set.deleting && !taken {
         set.template = match hash_of(set) {
             Some(hash) => with_hash(&deployment.template, &hash),
             None => deployment.template.clone(),
@@ -109,6 +124,8 @@ pub fn likeness_of(set: &Set, deployment: &Deployment) -> Likeness {
         Likeness::Identical
     } else if template::equal(template, &set.template) {
         Likeness::Equal
+    } else if deployment.in_place && template::equal_in_place(template, &set.template) {
+        Likeness::InPlace
     } else {
         Likeness::Different
     }
@@ -146,6 +163,9 @@ fn labels_of(template: &Value) -> Texts {
 
 #[cfg(test)]
 mod tests {
+    use machinist_shared::names::annotation;
+
+    use super::super::super::plan::Step;
     use super::super::fixtures;
     use super::*;
 
@@ -160,6 +180,94 @@ mod tests {
             (second.clone(), hash.clone())
         );
         assert!(second.ends_with(&template::name_suffix(hash.parse().unwrap())));
+    }
+
+    /// What is planned for a deployment of the template 2 that may be changed in place, with these sets.
+    fn in_place(sets: Vec<Set>) -> Vec<Step> {
+        let mut deployment = fixtures::deployment(1);
+        deployment.in_place = true;
+        let plan = super::super::decide(&fixtures::observed(deployment, sets), fixtures::at(100));
+        plan.steps
+    }
+
+    #[test]
+    fn a_set_of_the_same_virtual_machines_is_given_the_template_in_place() {
+        let mut set = fixtures::set(1, 1);
+        let steps = |set: &Set| in_place(vec![set.clone()]);
+        let makes_another = |steps: &[Step]| steps.iter().any(|step| matches!(step, Step::CreateSet(_)));
+        assert!(makes_another(&steps(&set)), "other virtual machines");
+        set.likeness = Likeness::InPlace;
+        let planned = steps(&set);
+        assert!(!makes_another(&planned), "{planned:?}");
+        let copied = planned.iter().find_map(|step| match step {
+            Step::CopyTemplate { template, .. } => Some(template),
+            _ => None,
+        });
+        let hash = hash_of(&set).unwrap();
+        assert_eq!(
+            copied,
+            Some(&with_hash(&fixtures::deployment(1).template, &hash)),
+            "under its own hash"
+        );
+        let told = |step: &Step| matches!(step, Step::Event(event) if event.reason == "ChangedInPlace");
+        assert!(planned.iter().any(told));
+    }
+
+    #[test]
+    fn the_newest_set_is_changed_once_the_one_of_the_very_template_is_gone() {
+        let (mut double, mut newest) = (fixtures::set(2, 0), fixtures::set(3, 1));
+        (double.likeness, newest.likeness) = (Likeness::Equal, Likeness::InPlace);
+        let planned = in_place(vec![double.clone(), newest.clone()]);
+        let copied = |step: &Step| matches!(step, Step::CopyTemplate { name, .. } if *name == newest.name);
+        let deleted = |step: &Step| matches!(step, Step::DeleteSet { name, .. } if *name == double.name);
+        assert!(planned.iter().any(deleted), "{planned:?}");
+        assert!(
+            !planned.iter().any(copied),
+            "two sets of one template: {planned:?}"
+        );
+        // One that still has Machines goes when they are gone.
+        let mut busy = double.clone();
+        busy.existing = 1;
+        let planned = in_place(vec![busy, newest.clone()]);
+        assert!(
+            !planned.iter().any(|step| deleted(step) || copied(step)),
+            "{planned:?}"
+        );
+        let mut going = double.clone();
+        going.deleting = true;
+        assert!(in_place(vec![going, newest.clone()]).iter().any(copied));
+    }
+
+    #[test]
+    fn without_leave_the_very_template_counts_and_the_leave_is_taken_from_the_set() {
+        let (mut old, newest) = (fixtures::set(1, 1), fixtures::set(2, 0));
+        old.annotations
+            .insert(annotation::IN_PLACE.to_owned(), "true".to_owned());
+        let mut deployment = fixtures::deployment(1);
+        let mut other = deployment.template.as_object().unwrap().clone();
+        other.insert(
+            "spec".to_owned(),
+            json!({"number": 2, "taints": [{"key": "a", "effect": "NoSchedule"}]}),
+        );
+        old.template = with_hash(&json!(other), "7");
+        assert_eq!(likeness_of(&old, &deployment), Likeness::Different);
+        deployment.in_place = true;
+        assert_eq!(likeness_of(&old, &deployment), Likeness::InPlace);
+
+        let mut given = newest;
+        given
+            .annotations
+            .insert(annotation::IN_PLACE.to_owned(), "true".to_owned());
+        let observed = fixtures::observed(fixtures::deployment(0), vec![given]);
+        let plan = super::super::decide(&observed, fixtures::at(100));
+        let taken = plan.steps.iter().any(|step| match step {
+            Step::PatchSet { patch, .. } => {
+                let annotations = &patch["metadata"]["annotations"];
+                annotations.get(annotation::IN_PLACE) == Some(&Value::Null)
+            }
+            _ => false,
+        });
+        assert!(taken, "{:?}", plan.steps);
     }
 
     #[test]

@@ -46,6 +46,10 @@ pub(super) fn decide(draft: &mut Draft<'_>) {
         let before = set.annotations.clone();
         set.min_ready_seconds = min_ready_seconds;
         copy(&deployment.annotations, &mut set.annotations);
+        // Unlike the others, this one does something; so it goes, too.
+        if !deployment.in_place {
+            set.annotations.remove(annotation::IN_PLACE);
+        }
         revise(set, &before, newest);
         if creating {
             replicas(&mut set.annotations, limits);

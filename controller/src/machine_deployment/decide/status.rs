@@ -2,10 +2,11 @@
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
-use super::super::conditions::{self, AVAILABLE, PROGRESSING, Reason, Verdict};
+use super::super::conditions::{self, AVAILABLE, PROGRESSING, Reason, SELECTOR_OVERLAP, Verdict};
 use super::super::observed::{Status, Strategy, Trouble};
 use super::draft::Draft;
 use super::limits::Limits;
+use crate::user::overlap;
 
 /// Decides the status; whether the rollout is complete.
 pub(super) fn decide(draft: &mut Draft<'_>) -> bool {
@@ -21,8 +22,31 @@ pub(super) fn decide(draft: &mut Draft<'_>) -> bool {
     conditions::put(&mut status.conditions, AVAILABLE, &verdict, None, now);
     let (verdict, updated) = progressing(draft, &status, complete);
     conditions::put(&mut status.conditions, PROGRESSING, &verdict, Some(updated), now);
+    overlap(draft, &mut status);
     draft.status = Some(status);
     complete
+}
+
+/// Says while others select the same Machines; nothing is done about it.
+fn overlap(draft: &mut Draft<'_>, status: &mut Status) {
+    let overlaps = &draft.observed.overlaps;
+    if overlaps.is_empty() {
+        status.conditions.retain(|found| found.type_ != SELECTOR_OVERLAP);
+        return;
+    }
+    let message = format!(
+        "its Machines are selected by MachineDeployment {} as well, or theirs by it: give each labels of its own, or the \
+         cluster-autoscaler counts Machines twice",
+        overlap::listed(overlaps)
+    );
+    let verdict = Verdict::new("True", Reason::SelectorOverlap, message);
+    conditions::put(
+        &mut status.conditions,
+        SELECTOR_OVERLAP,
+        &verdict,
+        None,
+        draft.now,
+    );
 }
 
 fn counts(draft: &Draft<'_>) -> Status {

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::fixtures::{at, deployment, observed, set, set_with};
 use super::*;
-use crate::machine_deployment::conditions::{AVAILABLE, PROGRESSING, ROLLED_BACK};
+use crate::machine_deployment::conditions::{AVAILABLE, PROGRESSING, ROLLED_BACK, SELECTOR_OVERLAP};
 use crate::machine_deployment::observed::{Deployment, Failure, Likeness, Machines, Set, Trouble};
 use crate::machine_deployment::plan::Step;
 
@@ -51,6 +51,35 @@ fn said(plan: &Plan, kind: &str) -> Option<(String, String, String)> {
         let text = |key: &str| found[key].as_str().unwrap_or_default().to_owned();
         Some((text("status"), text("reason"), text("message")))
     })
+}
+
+#[test]
+fn deployments_that_select_the_same_machines_are_told_so_once_and_no_longer_than_it_is_true() {
+    let mut observed = observed(deployment(1), vec![set(2, 1)]);
+    observed.overlaps = vec!["other".to_owned()];
+    let plan = decide(&observed, at(100));
+    let (status, reason, message) = said(&plan, SELECTOR_OVERLAP).unwrap();
+    assert_eq!((status.as_str(), reason.as_str()), ("True", "SelectorOverlap"));
+    assert!(message.contains("MachineDeployment other"), "{message}");
+    assert!(events(&plan).contains(&"SelectorOverlap"));
+    // The next time, it is what the status says.
+    let Some(Step::PatchStatus(patch)) = plan
+        .steps
+        .iter()
+        .find(|step| matches!(step, Step::PatchStatus(_)))
+    else {
+        panic!("{:?}", plan.steps)
+    };
+    observed.deployment.status.conditions =
+        serde_json::from_value(patch["status"]["conditions"].clone()).unwrap();
+    assert!(!events(&decide(&observed, at(101))).contains(&"SelectorOverlap"));
+    observed.overlaps.clear();
+    let plan = decide(&observed, at(102));
+    assert_eq!(said(&plan, SELECTOR_OVERLAP), None);
+    assert!(
+        said(&plan, AVAILABLE).is_some(),
+        "the conditions are written without it"
+    );
 }
 
 fn events(plan: &Plan) -> Vec<&'static str> {

@@ -121,6 +121,7 @@ impl World {
             orphans: orphans.map(stored).collect(),
             failure: None,
             status_overdue: false,
+            overlaps: Vec::new(),
         }
     }
 
@@ -247,7 +248,7 @@ impl World {
                         self.write(machine.name(), |thing| thing.ours = false);
                     }
                 }
-                Step::PatchSet(_) | Step::Status(_) | Step::Event(_) => {}
+                Step::PatchSet(_) | Step::ChangeInPlace(_) | Step::Status(_) | Step::Event(_) => {}
             }
         }
         worked

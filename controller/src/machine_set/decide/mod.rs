@@ -1,5 +1,6 @@
 //! What to do for a MachineSet: a pure function of what is observed and the time.
 
+mod in_place;
 mod members;
 mod scale;
 mod status;
@@ -19,7 +20,7 @@ use self::members::Members;
 use super::observed::Observed;
 use super::plan::{Plan, Step};
 use crate::machine::plan::Event;
-use crate::user::StoredMachineSet;
+use crate::user::{StoredMachineSet, overlap};
 
 /// Something wrong, as the status shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,6 +69,16 @@ pub fn decide(observed: &Observed, now: Timestamp) -> Plan {
     if plan.steps.is_empty() || observed.status_overdue {
         tell(set, &counts, trouble, &mut plan);
     }
+    if !observed.overlaps.is_empty() {
+        plan.steps.push(Step::Event(Event {
+            warning: true,
+            reason: "SelectorOverlap",
+            message: format!(
+                "its Machines are selected by MachineSet {} as well, or theirs by it: give each labels of its own, or what                  one lets go is taken by the other",
+                overlap::listed(&observed.overlaps)
+            ),
+        }));
+    }
     plan
 }
 
@@ -100,7 +111,9 @@ fn work(observed: &Observed, members: &Members<'_>, plan: &mut Plan) -> Result<(
     if !observed.orphans.is_empty() {
         plan.steps.push(Step::Adopt(observed.orphans.clone()));
     }
-    scale::scale(observed, &members.active, plan)
+    let scaled = scale::scale(observed, &members.active, plan);
+    in_place::change(set, &members.active, plan);
+    scaled
 }
 
 fn finalizer_patch(set: &StoredMachineSet) -> Option<Value> {

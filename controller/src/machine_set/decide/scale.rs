@@ -10,8 +10,8 @@ use crate::machine_set::observed::{Member, NodeState, Observed};
 use crate::machine_set::plan::{Plan, Step};
 use crate::user::StoredMachine;
 
-/// Machines that one plan makes or deletes at most: in between, a new number of replicas is heard, and the status told.
-const AT_ONCE: usize = 250;
+/// Machines that one plan makes, deletes or changes at most: in between, a new number of replicas is heard, and the status told.
+pub(super) const AT_ONCE: usize = 250;
 
 /// Which of the healthy go first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -63,6 +63,7 @@ fn observed(set: Arc<StoredMachineSet>, machines: Vec<Member>) -> Observed {
         orphans: Vec::new(),
         failure: None,
         status_overdue: false,
+        overlaps: Vec::new(),
     }
 }
 
@@ -81,6 +82,7 @@ fn steps(plan: &Plan) -> Vec<String> {
             Step::Adopt(machines) => format!("adopt {}", names(machines)),
             Step::Create(count) => format!("create {count}"),
             Step::Delete(machines) => format!("delete {}", names(machines)),
+            Step::ChangeInPlace(changes) => format!("change {}", changes.len()),
             Step::Status(_) => "status".to_owned(),
             Step::Event(event) => format!("event {}", event.reason),
         })
@@ -110,6 +112,16 @@ fn the_number_of_machines_is_kept(#[case] wanted: i32, #[case] there: usize, #[c
     };
     assert_eq!(said, expected);
     assert_eq!(plan.more, wanted == 1000);
+}
+
+#[test]
+fn a_set_whose_machines_others_select_is_told_so() {
+    let mut observed = observed(set(1, &json!({})), vec![ready("m")]);
+    observed.overlaps = vec!["other".to_owned()];
+    assert_eq!(
+        steps(&decide(&observed, now())),
+        ["status", "event SelectorOverlap"]
+    );
 }
 
 #[test]

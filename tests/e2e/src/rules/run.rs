@@ -39,7 +39,7 @@ pub fn in_process(row: &Row) -> Outcome {
         }
         (Kind::Machine, Some(old)) => {
             let stored = mutate_update(old, object);
-            let report = validate_update(old, &stored, &settings);
+            let report = validate_update(old, &stored, row.author, &settings);
             (stored, report)
         }
         (Kind::Set, old) => {

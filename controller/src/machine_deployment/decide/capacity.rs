@@ -1,0 +1,118 @@
+//! What a node of the deployment will have, for the cluster-autoscaler, which scales up from nothing by it.
+
+use machinist_shared::autoscaler;
+use machinist_shared::config_var::LookupError;
+
+use super::super::observed::Deployment;
+use super::draft::Draft;
+
+/// Keeps the annotations true. What refers to Secrets is not read: whoever may read the deployment would read it there.
+pub(super) fn decide(draft: &mut Draft<'_>) {
+    let deployment = &draft.observed.deployment;
+    if !deployment.may_be_a_node_group() {
+        return;
+    }
+    let object = deployment.as_node_group();
+    let unread = |_: &_| Err(LookupError::Unavailable("not read".to_owned()));
+    let instancetype = draft.observed.instancetype.as_ref();
+    let capacity = autoscaler::capacity(&object, &unread, instancetype);
+    draft.capacity = autoscaler::corrections(&object, &capacity);
+    let again = draft.observed.instancetype_again;
+    if let Some(again) = again {
+        draft.plan.look_again(again);
+    }
+}
+
+impl Deployment {
+    /// Whether the cluster-autoscaler may take it for a node group, or what we wrote for it is to be taken away.
+    pub(crate) fn may_be_a_node_group(&self) -> bool {
+        use machinist_shared::names::autoscaler::{MAX_SIZE, WRITTEN};
+        self.annotation(MAX_SIZE).is_some() || self.annotation(WRITTEN).is_some()
+    }
+
+    /// As much of the object as tells its capacity.
+    pub(crate) fn as_node_group(&self) -> serde_json::Value {
+        serde_json::json!({"metadata": {"annotations": self.annotations}, "spec": {"template": *self.template}})
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use machinist_shared::names::annotation;
+    use machinist_shared::names::autoscaler::{CAPACITY, MAX_SIZE, WRITTEN};
+
+    use serde_json::{Value, json};
+
+    use super::super::super::plan::Step;
+    use super::super::fixtures::{at, deployment, observed, set, template};
+    use super::super::{decide, with_hash};
+    use super::*;
+    use crate::user::Template;
+
+    fn group(instancetype: &str) -> Deployment {
+        let mut deployment = deployment(1);
+        let mut template = template(2);
+        template["spec"]["providerSpec"]["value"] = json!({
+            "cloudProvider": "kubevirt", "operatingSystem": "ubuntu",
+            "cloudProviderSpec": {"virtualMachine": {
+                "instancetype": {"name": instancetype}, "template": {"primaryDisk": {"size": "10Gi"}}}},
+        });
+        deployment.hash = machinist_shared::template::hash(&template);
+        deployment.template = Template::from(template);
+        deployment.annotations.insert(MAX_SIZE.to_owned(), "5".to_owned());
+        deployment
+    }
+
+    /// What is written to the deployment's annotations.
+    fn written(deployment: Deployment, cpus: Option<u32>) -> Value {
+        let mut set = set(2, 1);
+        set.template = with_hash(&deployment.template, "1");
+        let mut observed = observed(deployment, vec![set]);
+        observed.instancetype = cpus.map(|cpus| json!({"cpu": {"guest": cpus}, "memory": {"guest": "16Gi"}}));
+        let plan = decide(&observed, at(100));
+        let patches = plan.steps.into_iter().filter_map(|step| match step {
+            Step::PatchDeployment(patch) => Some(patch["metadata"]["annotations"].clone()),
+            _ => None,
+        });
+        patches.last().unwrap_or_default()
+    }
+
+    #[test]
+    fn a_node_group_is_told_what_its_instancetype_has_and_nothing_twice() {
+        let mut deployment = group("large");
+        let unknown = written(deployment.clone(), None);
+        assert_eq!(unknown.get(format!("{CAPACITY}cpu")), None, "{unknown}");
+        let first = written(deployment.clone(), Some(4));
+        assert_eq!(first[format!("{CAPACITY}cpu")], "4");
+        for (key, value) in first.as_object().unwrap() {
+            deployment
+                .annotations
+                .insert(key.clone(), value.as_str().unwrap().to_owned());
+        }
+        assert_eq!(written(deployment.clone(), Some(4)), Value::Null);
+        // While nobody knows, what was told stays.
+        assert_eq!(written(deployment.clone(), None), Value::Null);
+        let changed = written(deployment, Some(8));
+        let keys: Vec<&String> = changed.as_object().unwrap().keys().collect();
+        assert_eq!(keys, [&format!("{CAPACITY}cpu"), WRITTEN]);
+    }
+
+    #[test]
+    fn what_is_no_node_group_any_more_is_told_nothing() {
+        let mut deployment = group("large");
+        let first = written(deployment.clone(), Some(4));
+        for (key, value) in first.as_object().unwrap() {
+            deployment
+                .annotations
+                .insert(key.clone(), value.as_str().unwrap().to_owned());
+        }
+        deployment.annotations.remove(MAX_SIZE);
+        let taken = written(deployment.clone(), Some(4));
+        assert_eq!(taken[WRITTEN], Value::Null);
+        assert!(taken.as_object().unwrap().contains_key(&format!("{CAPACITY}cpu")));
+        deployment.paused = true;
+        assert_ne!(written(deployment.clone(), Some(4)), Value::Null);
+        deployment.held_by = Some(annotation::PAUSED);
+        assert_eq!(written(deployment, Some(4)), Value::Null, "it is left alone");
+    }
+}

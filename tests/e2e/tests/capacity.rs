@@ -1,0 +1,125 @@
+//! What the cluster-autoscaler is told of a node group without Machines stays true: by the controller, where admission
+//! could not know it, or could not know that it would change.
+
+use anyhow::Result;
+use e2e::{Case, budget, case::PATIENCE, manifest::NAMESPACE, rollout::deployment, wait};
+use kube::ResourceExt as _;
+use machinist_shared::api::MachineDeployment;
+use machinist_shared::names::autoscaler::{CAPACITY, MAX_SIZE, MIN_SIZE};
+use serde_json::{Value, json};
+use testbed::bed::{CONTROLLER, MACHINES};
+
+const POOL: &str = "pool";
+
+#[tokio::test]
+async fn the_capacity_of_a_node_group_is_mended_by_one_write_each_time() -> Result<()> {
+    let case = Case::start().await?;
+    // Nobody who could be asked, and nobody who would ask later.
+    case.bed.controller().kill();
+    case.bed.infra().proxy().black_hole(MACHINES);
+    let mut pool = deployment(POOL, 0);
+    pool["metadata"]["annotations"] = json!({MIN_SIZE: "0", MAX_SIZE: "3"});
+    let cloud = &mut pool["spec"]["template"]["spec"]["providerSpec"]["value"]["cloudProviderSpec"];
+    cloud["virtualMachine"]["location"] = json!({"region": "north", "zone": "north-1"});
+    case.apply(&pool).await?;
+    let stored = case.deployments().get(POOL).await?;
+    assert_eq!((cpu(&stored), memory(&stored)), (None, None));
+    case.bed.infra().proxy().heal(MACHINES);
+
+    budget::forget(&case.bed);
+    case.bed.controller().start().await?;
+    knows(&case, "2").await?;
+    case.rollout(POOL, "NewMachineSetAvailable").await?;
+    case.settled().await;
+    // Finalizer and revision of a new deployment, and the capacity.
+    assert_eq!(
+        writes(&case),
+        2,
+        "{}",
+        budget::Ledger::of_controller(&case.bed).table()
+    );
+
+    // A standard-2 has four CPUs from now on. What was asked for once is not asked for again so soon, but by another leader.
+    let other = json!({"spec": {"cpu": {"guest": 4}}}).to_string();
+    let patch = [
+        "patch",
+        "virtualmachineclusterinstancetype",
+        "standard-2",
+        "--type=merge",
+        "--patch",
+        &other,
+    ];
+    case.bed.infra().kubectl_ok(&patch, "").await?;
+    case.bed.controller().kill();
+    budget::forget(&case.bed);
+    case.bed.controller().start().await?;
+    knows(&case, "4").await?;
+    case.settled().await;
+    assert_eq!(
+        writes(&case),
+        1,
+        "{}",
+        budget::Ledger::of_controller(&case.bed).table()
+    );
+
+    // What is true already is not written again, by anybody.
+    case.bed.controller().kill();
+    budget::forget(&case.bed);
+    case.bed.controller().start().await?;
+    let seen = |request: &testbed::proxy::Request| {
+        request
+            .target
+            .resource
+            .starts_with("virtualmachineclusterinstancetype")
+    };
+    case.bed.infra().proxy().seen(seen).await;
+    case.settled().await;
+    assert_eq!(
+        writes(&case),
+        0,
+        "{}",
+        budget::Ledger::of_controller(&case.bed).table()
+    );
+
+    // A person's own number stays.
+    let by_hand = format!("{CAPACITY}cpu=3");
+    case.kubectl(&["annotate", "md", POOL, "--overwrite", &by_hand])
+        .await?;
+    case.settled().await;
+    assert_eq!(cpu(&case.deployments().get(POOL).await?).as_deref(), Some("3"));
+
+    case.delete_deployment(POOL).await?;
+    case.finish(&[]).await
+}
+
+async fn knows(case: &Case, cpus: &str) -> Result<()> {
+    let fits = |stored: &MachineDeployment| cpu(stored).as_deref() == Some(cpus) && memory(stored).is_some();
+    let what = format!("said to have {cpus} CPUs");
+    wait::for_state(&case.deployments(), POOL, &what, PATIENCE, fits)
+        .await
+        .map(drop)
+}
+
+fn cpu(stored: &MachineDeployment) -> Option<String> {
+    stored.annotations().get(&format!("{CAPACITY}cpu")).cloned()
+}
+
+fn memory(stored: &MachineDeployment) -> Option<Value> {
+    stored
+        .annotations()
+        .get(&format!("{CAPACITY}memory"))
+        .map(|text| json!(text))
+}
+
+/// Writes of the controller to the deployment itself: each has the maker of user data make its Secrets anew.
+fn writes(case: &Case) -> usize {
+    let requests = case.bed.user().proxy().requests_of(CONTROLLER).into_iter();
+    let written = requests.filter(|request| {
+        let target = &request.target;
+        target.resource == "machinedeployments"
+            && target.namespace == NAMESPACE
+            && target.subresource.is_empty()
+            && target.is_write()
+    });
+    written.count()
+}
