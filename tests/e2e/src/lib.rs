@@ -19,6 +19,7 @@ pub mod asked;
 pub mod budget;
 pub mod case;
 pub mod certificates;
+pub mod edges;
 pub mod fields;
 pub mod infra;
 pub mod joins;
@@ -29,6 +30,7 @@ pub mod objects;
 pub mod osm;
 pub mod rollout;
 pub mod rules;
+pub mod vm;
 pub mod wait;
 
 pub use case::Case;
