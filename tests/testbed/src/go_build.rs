@@ -13,28 +13,28 @@ use crate::paths;
 
 /// What is built.
 #[derive(Debug, Clone)]
-pub struct GoBuild {
+pub(crate) struct GoBuild {
     /// Folder of the module, with its `go.mod`.
-    pub module: PathBuf,
+    pub(crate) module: PathBuf,
     /// Name of the folder of programs below [`paths::tools_cache`], and of what belongs to it.
-    pub name: &'static str,
+    pub(crate) name: &'static str,
     /// Packages, and the names that Go gives to their programs.
-    pub packages: &'static [(&'static str, &'static str)],
+    pub(crate) packages: &'static [(&'static str, &'static str)],
     /// Variables that the linker sets.
-    pub linked: &'static [(&'static str, &'static str)],
+    pub(crate) linked: &'static [(&'static str, &'static str)],
     /// What a person reads who waits for it.
-    pub takes: &'static str,
+    pub(crate) takes: &'static str,
 }
 
 impl GoBuild {
     /// Folder of the programs.
-    pub fn folder(&self) -> PathBuf {
+    pub(crate) fn folder(&self) -> PathBuf {
         paths::tools_cache().join(self.name)
     }
 
     /// Builds all programs unless they are there and module and linker flags are those they were built with; the folder
     /// they are in.
-    pub fn make(&self) -> Result<PathBuf> {
+    pub(crate) fn make(&self) -> Result<PathBuf> {
         let (cache, bin) = (paths::tools_cache(), self.folder());
         fs::create_dir_all(&cache).with_context(|| format!("creating {}", cache.display()))?;
         // Tests run side by side: one builds, the others wait for it. One lock for all modules: Go uses every core.

@@ -5,9 +5,11 @@ import (
 	"encoding/json"
 	"fmt"
 
+	k8sv1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	corefake "k8s.io/client-go/kubernetes/fake"
+	appsv1 "k8s.io/client-go/kubernetes/typed/apps/v1"
 	corev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/tools/cache"
 	virtv1 "kubevirt.io/api/core/v1"
@@ -43,8 +45,8 @@ func configuration(gates []string) (*virtconfig.ClusterConfig, error) {
 	return virtconfig.NewClusterConfigWithCPUArch(crds, kubevirts, kubevirtNamespace, "amd64")
 }
 
-// cluster answers what admission asks of one. It has instancetypes, preferences and no disk; whatever else is asked ends
-// the program, so that no answer is made up.
+// cluster answers what admission asks of one. It has instancetypes, preferences and claims, and neither
+// DataVolumes nor revisions; whatever else is asked ends the program, so that no answer is made up.
 type cluster struct {
 	kubecli.KubevirtClient
 	objects *fake.Clientset
@@ -62,6 +64,10 @@ func newCluster() *cluster {
 
 func (c *cluster) CdiClient() cdiclient.Interface {
 	return c.cdi
+}
+
+func (c *cluster) AppsV1() appsv1.AppsV1Interface {
+	return c.core.AppsV1()
 }
 
 func (c *cluster) CoreV1() corev1.CoreV1Interface {
@@ -88,7 +94,7 @@ func (c *cluster) VirtualMachineClusterPreference() instancetypes.VirtualMachine
 	return c.api().VirtualMachineClusterPreferences()
 }
 
-// store keeps an instancetype or preference.
+// store keeps an instancetype, a preference or a claim.
 func (c *cluster) store(kind string, line []byte) error {
 	switch kind {
 	case "VirtualMachineInstancetype":
@@ -107,8 +113,12 @@ func (c *cluster) store(kind string, line []byte) error {
 		return create(line, func(object *instancetypeapi.VirtualMachineClusterPreference) (any, error) {
 			return c.VirtualMachineClusterPreference().Create(context.Background(), object, metav1.CreateOptions{})
 		})
+	case "PersistentVolumeClaim":
+		return create(line, func(object *k8sv1.PersistentVolumeClaim) (any, error) {
+			return c.CoreV1().PersistentVolumeClaims(object.Namespace).Create(context.Background(), object, metav1.CreateOptions{})
+		})
 	default:
-		return fmt.Errorf("%q is neither a VirtualMachine nor an instancetype or preference", kind)
+		return fmt.Errorf("%q is no VirtualMachine, instancetype, preference or claim", kind)
 	}
 }
 

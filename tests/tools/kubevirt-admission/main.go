@@ -1,7 +1,7 @@
 // Prints what KubeVirt's own admission says of VirtualMachines, without a cluster.
 //
-// It reads objects from standard input, one a line as JSON. Instancetypes and preferences are what the cluster has; each
-// VirtualMachine goes the way of a CREATE through virt-api: its mutating webhook, then its validating one, both
+// It reads objects from standard input, one a line as JSON. Instancetypes, preferences and claims are what the cluster
+// has; each VirtualMachine goes the way of a CREATE through virt-api: its mutating webhook, then its validating one, both
 // KubeVirt's unmodified code. For each one a line is printed, in the same order:
 //
 //	{"allowed":false,"code":422,"message":"...","causes":[{"reason":"FieldValueInvalid","message":"...","field":"..."}]}
