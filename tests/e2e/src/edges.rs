@@ -109,7 +109,7 @@ fn sizes() -> Fields {
         (
             "virtualMachine/template/memory",
             texts(&[
-                "1", "1Ki", "1Mi", "1M", "0.5", "1m", "512M", "1.5Gi", "1e9", "4G", "3Pi", "8Ei", "9E",
+                "1", "1Ki", "1Mi", "1M", "500m", "1m", "512M", "1.5Gi", "1e9", "4G", "3Pi", "8Ei", "9E",
                 "1e30",
             ]),
         ),
@@ -189,6 +189,8 @@ fn matchers() -> Fields {
             inferred("Reject"),
             inferred(""),
             json!({"name": name, "inferFromVolume": "datavolumedisk"}),
+            json!({"name": name, "inferFromVolumeFailurePolicy": "Reject"}),
+            json!({"kind": format!("VirtualMachine{what}"), "inferFromVolume": "datavolumedisk"}),
         ]
     };
     vec![
