@@ -73,7 +73,10 @@ fn matchers() -> Vec<Row> {
             ".virtualMachine.instancetype.inferFromVolume": r#""rootdisk" is no disk of the VM; the one with the operating system is datavolumedisk"#),
         bad!("instancetype-from-a-further-disk-that-is-not-there", "virtualMachine/instancetype", {"inferFromVolume": "m-secondarydisk0"},
             ".virtualMachine.instancetype.inferFromVolume": r#""m-secondarydisk0" is no disk of the VM; the one with the operating system is datavolumedisk"#),
-        bad!("instancetype-with-an-unknown-policy", "virtualMachine/instancetype", {"inferFromVolume": "datavolumedisk", "inferFromVolumeFailurePolicy": "Reject!"},
+        bad!("instancetype-with-an-unknown-policy", "virtualMachine", {
+                "instancetype": {"inferFromVolume": "datavolumedisk", "inferFromVolumeFailurePolicy": "Reject!"},
+                "template": {"primaryDisk": {"osImage": "images/ubuntu", "size": "10Gi", "storageClassName": "standard"}},
+            },
             ".virtualMachine.instancetype.inferFromVolumeFailurePolicy": r#""Reject!" is not supported; allowed: "Reject", "Ignore"; did you mean "Reject"?"#),
         bad!("instancetype-from-an-image", "virtualMachine/instancetype", {"inferFromVolume": "datavolumedisk"},
             ".virtualMachine.instancetype.inferFromVolume": "KubeVirt can infer from the clone of a PVC, and not from an image that is imported; give a name instead"),
