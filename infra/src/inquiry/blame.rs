@@ -9,7 +9,7 @@ use super::Question;
 use crate::client::RemoteError;
 
 /// Fields of a VirtualMachine, and of `cloudProviderSpec` what makes them; the first that fits counts.
-const ORIGINS: [(&str, &str); 14] = [
+const ORIGINS: [(&str, &str); 19] = [
     (
         "spec.template.spec.domain.resources.requests.memory",
         "virtualMachine.template.memory",
@@ -43,7 +43,13 @@ const ORIGINS: [(&str, &str); 14] = [
     ),
     ("spec.template.spec.dnsPolicy", "virtualMachine.dnsPolicy"),
     ("spec.template.spec.dnsConfig", "virtualMachine.dnsConfig"),
+    // These bear no path.
+    ("dnsPolicy", "virtualMachine.dnsPolicy"),
+    ("nameservers", "virtualMachine.dnsConfig.nameservers"),
+    ("searchDomains", "virtualMachine.dnsConfig.searches"),
+    ("options", "virtualMachine.dnsConfig.options"),
     ("spec.template.spec.affinity", "affinity"),
+    ("spec.template.spec.nodeAffinity", "affinity.nodeAffinityPreset"),
     (
         "spec.template.spec.topologySpreadConstraints",
         "topologySpreadConstraints",
@@ -100,6 +106,11 @@ pub(super) fn blame(status: &Status, question: &Question<'_>, vm: &Value, report
 /// The field of our spec from which that of the VM was made.
 fn origin(field: &str, message: &str, question: &Question<'_>, vm: &Value) -> FieldPath {
     let path = &question.path;
+    // KubeVirt's schema names the field in its message alone.
+    let field = match message.split_once(" in body ") {
+        Some((named, _)) if field.is_empty() => named,
+        _ => field,
+    };
     if let Some((index, rest)) = data_volume(field) {
         return of_disk(index, rest, path);
     }
@@ -179,13 +190,18 @@ fn named<'a>(rest: &str, message: &str, map: &'a Value) -> Option<&'a str> {
     let by_key = |wanted: &str| pairs().find(|(key, _)| *key == wanted);
     let by_value = |wanted: &str| pairs().find(|(_, value)| value.as_str() == Some(wanted));
     let found = key.and_then(by_key).or_else(|| quoted.and_then(by_key));
+    // KubeVirt puts what is forbidden by a feature gate at the end of its message.
+    let at_the_end = || pairs().find(|(key, _)| message.ends_with(&format!(".{key}")));
+    let found = found.or_else(at_the_end);
     let found = found.or_else(|| quoted.filter(|text| !text.is_empty()).and_then(by_value));
     found.map(|(key, _)| key.as_str())
 }
 
-/// The index in `spec.dataVolumeTemplates[…]`, with or without a dot before the bracket, and what follows.
+/// The index in `spec.dataVolumeTemplates[…]`, with or without a dot before the bracket, and what follows. KubeVirt's own
+/// code leaves out the last letter.
 fn data_volume(field: &str) -> Option<(usize, &str)> {
-    let rest = field.strip_prefix("spec.dataVolumeTemplates")?;
+    let rest = field.strip_prefix("spec.dataVolumeTemplate")?;
+    let rest = rest.strip_prefix('s').unwrap_or(rest);
     let rest = rest.strip_prefix('.').unwrap_or(rest).strip_prefix('[')?;
     let (index, rest) = rest.split_once(']')?;
     Some((index.parse().ok()?, rest))
@@ -287,6 +303,30 @@ mod tests {
         "spec.template.metadata.annotations[ovn.kubernetes.io/logical_switch]",
         "",
         "c.virtualMachine.providerNetwork.vpc.subnet.name"
+    )]
+    #[case::kubevirts_name_of_a_disk(
+        "spec.dataVolumeTemplate[1]",
+        "",
+        "c.virtualMachine.template.secondaryDisks[0]"
+    )]
+    #[case::servers("nameservers", "", "c.virtualMachine.dnsConfig.nameservers")]
+    #[case::searches("searchDomains", "", "c.virtualMachine.dnsConfig.searches")]
+    #[case::options("options", "", "c.virtualMachine.dnsConfig.options")]
+    #[case::dns_policy("dnsPolicy", "", "c.virtualMachine.dnsPolicy")]
+    #[case::affinity(
+        "spec.template.spec.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[0].matchExpressions[0].key",
+        "",
+        "c.affinity.nodeAffinityPreset"
+    )]
+    #[case::what_the_schema_says(
+        "",
+        "spec.template.spec.topologySpreadConstraints.whenUnsatisfiable in body should be one of [DoNotSchedule ScheduleAnyway]",
+        "c.topologySpreadConstraints"
+    )]
+    #[case::an_annotation_that_a_gate_forbids(
+        "spec.template.metadata.annotations",
+        "sidecar feature gate is not enabled in kubevirt-config, invalid entry spec.template.metadata.annotations.x/y",
+        "t.annotations[x/y]"
     )]
     #[case::anything_else("spec.running", "", "c.virtualMachine")]
     #[case::nothing("", "", "c.virtualMachine")]

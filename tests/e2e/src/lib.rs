@@ -19,6 +19,7 @@ pub mod asked;
 pub mod budget;
 pub mod case;
 pub mod certificates;
+pub mod edges;
 pub mod fields;
 pub mod floor;
 pub mod infra;
@@ -32,6 +33,7 @@ pub mod osm;
 pub mod rollout;
 pub mod rules;
 pub mod secrets;
+pub mod vm;
 pub mod wait;
 
 pub use case::Case;

@@ -6,6 +6,7 @@
 
 mod image;
 mod machine;
+mod matchers;
 mod scheduling;
 #[cfg(test)]
 mod tests;

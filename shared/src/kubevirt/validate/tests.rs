@@ -32,6 +32,25 @@ fn vm(extra: &Value) -> Value {
     json!({"virtualMachine": extra})
 }
 
+/// The same, where the operating system is cloned from a claim.
+fn from_a_claim(extra: &Value) -> Value {
+    let mut spec = vm(extra);
+    json_patch::merge(
+        &mut spec,
+        &vm(&json!({"template": {"primaryDisk": {"osImage": "images/ubuntu"}}})),
+    );
+    spec
+}
+
+#[rstest]
+#[case::the_least_memory(vm(&json!({"instancetype": null, "template": {"cpus": 2, "memory": "1M"}})))]
+#[case::six_search_domains(vm(&json!({"dnsConfig": {"searches": ["a", "b", "c", "d", "e", "f.example"]}})))]
+#[case::search_domains_of_256_characters(vm(&json!({"dnsConfig": {"searches": ["a".repeat(63), "b".repeat(63), "c".repeat(63), "d".repeat(62), "e"]}})))]
+#[case::inference_from_a_claim(from_a_claim(&json!({"instancetype": {"name": null, "inferFromVolume": "datavolumedisk"}})))]
+fn what_kubevirt_just_takes_is_fine(#[case] extra: Value) {
+    assert_eq!(judge(&extra), Report::new());
+}
+
 #[test]
 fn a_plain_spec_is_fine() {
     assert_eq!(judge(&json!({})), Report::new());
@@ -57,6 +76,14 @@ fn a_plain_spec_is_fine() {
 #[case::skew(json!({"topologySpreadConstraints": [{"maxSkew": "0", "topologyKey": "k"}]}), "s.topologySpreadConstraints[0].maxSkew")]
 #[case::cluster_name(json!({"clusterName": "a b"}), "s.clusterName")]
 #[case::kubeconfig(json!({"auth": {"kubeconfig": "apiVersion: v1"}}), "s.auth.kubeconfig")]
+#[case::hardly_any_memory(vm(&json!({"instancetype": null, "template": {"cpus": 2, "memory": "999k"}})), "s.virtualMachine.template.memory")]
+#[case::a_search_domain_with_a_dot_at_the_end(vm(&json!({"dnsConfig": {"searches": ["example.com."]}})), "s.virtualMachine.dnsConfig.searches[0]")]
+#[case::the_root_as_search_domain(vm(&json!({"dnsConfig": {"searches": ["."]}})), "s.virtualMachine.dnsConfig.searches[0]")]
+#[case::seven_search_domains(vm(&json!({"dnsConfig": {"searches": ["a", "b", "c", "d", "e", "f", "g"]}})), "s.virtualMachine.dnsConfig.searches")]
+#[case::search_domains_of_257_characters(vm(&json!({"dnsConfig": {"searches": ["a".repeat(63), "b".repeat(63), "c".repeat(63), "d".repeat(63), "e"]}})), "s.virtualMachine.dnsConfig.searches")]
+#[case::a_preferences_inference_beside_a_name(vm(&json!({"preference": {"name": "a", "inferFromVolume": "datavolumedisk"}})), "s.virtualMachine.preference.inferFromVolume")]
+#[case::inference_from_an_image(vm(&json!({"preference": {"inferFromVolume": "datavolumedisk"}})), "s.virtualMachine.preference.inferFromVolume")]
+#[case::inference_beside_a_kind(from_a_claim(&json!({"instancetype": {"name": null, "kind": "VirtualMachineInstancetype", "inferFromVolume": "datavolumedisk"}})), "s.virtualMachine.instancetype.kind")]
 fn each_mistake_is_told_with_its_field(#[case] extra: Value, #[case] path: &str) {
     let report = judge(&extra);
     let paths: Vec<String> = report.errors.iter().map(|error| error.path.to_string()).collect();
@@ -76,6 +103,7 @@ fn the_shipped_example_of_machine_controller_passes_with_a_warning() {
 #[rstest]
 #[case::sizes_beside_an_instancetype(vm(&json!({"template": {"memory": "1Gi"}})), "s.virtualMachine.template.memory: has no effect beside an instancetype")]
 #[case::inference_beside_a_name(vm(&json!({"instancetype": {"inferFromVolume": "datavolumedisk"}})), "s.virtualMachine.instancetype.inferFromVolume: has no effect beside name")]
+#[case::inference_from_an_image_that_may_fail(vm(&json!({"preference": {"inferFromVolume": "datavolumedisk", "inferFromVolumeFailurePolicy": "Ignore"}})), "s.virtualMachine.preference.inferFromVolume: has no effect: KubeVirt can infer from the clone of a PVC, and not from an image that is imported")]
 #[case::an_instancetypes_unknown_kind(vm(&json!({"instancetype": {"kind": "VirtualMachineInstanceType2"}})), "s.virtualMachine.instancetype.kind: \"VirtualMachineInstanceType2\" is no kind of instancetype and has no effect; did you mean \"VirtualMachineInstancetype\"?")]
 #[case::a_flavor(vm(&json!({"flavor": {"name": "x"}})), "s.virtualMachine.flavor: is deprecated and has no effect; use virtualMachine.instancetype")]
 #[case::a_pod_preset(json!({"affinity": {"podAffinityPreset": "soft"}}), "s.affinity.podAffinityPreset: is deprecated and has no effect; use topologySpreadConstraints")]

@@ -2,42 +2,23 @@
 
 use k8s_openapi::api::core::v1::PodDNSConfig;
 
-use super::{image, is_empty, label_value, literal, object_name, positive, text};
+use super::{image, is_empty, label_value, literal, matchers, object_name, positive, text};
 use crate::config_var::ConfigVarString;
-use crate::field::{FieldPath, Report, did_you_mean};
-use crate::kubevirt::kinds::{self, INSTANCETYPES, PREFERENCES};
-use crate::kubevirt::render::PRIMARY_DISK;
-use crate::kubevirt::spec::{Matcher, VirtualMachine};
-use crate::syntax;
+use crate::field::{FieldPath, Report};
+use crate::kubevirt::spec::VirtualMachine;
+use crate::{quantity, syntax};
+
+/// What KubeVirt takes at least: 1M.
+const LEAST_MEMORY: f64 = 1e6;
 
 /// Judges `virtualMachine`.
 pub(super) fn validate(vm: &VirtualMachine, path: &FieldPath, report: &mut Report) {
     let template = path.child("template");
-    if let Some(instancetype) = &vm.instancetype {
-        let path = path.child("instancetype");
-        matcher(instancetype, INSTANCETYPES, vm, &path, report);
-        if !known(&instancetype.kind, INSTANCETYPES) {
-            // machine-controller does not look at it.
-            let hint = did_you_mean(&instancetype.kind, INSTANCETYPES);
-            let text = format!(
-                "{:?} is no kind of instancetype and has no effect",
-                instancetype.kind
-            );
-            report.warn(&path.child("kind"), format!("{text}{hint}"));
-        }
-        if !instancetype.name.is_empty() && !instancetype.infer_from_volume.is_empty() {
-            report.warn(&path.child("inferFromVolume"), "has no effect beside name");
-        }
+    matchers::validate(vm, path, report);
+    if vm.instancetype.is_some() {
         warn_sizes(vm, &template, report);
     } else {
         sizes(vm, &template, report);
-    }
-    if let Some(preference) = &vm.preference {
-        let path = path.child("preference");
-        matcher(preference, PREFERENCES, vm, &path, report);
-        if !known(&preference.kind, PREFERENCES) {
-            report.not_supported(&path.child("kind"), &preference.kind, &PREFERENCES);
-        }
     }
     if vm.vcpu_cores < 0 || vm.vcpu_cores > i64::from(u32::MAX) {
         report.invalid(
@@ -53,38 +34,6 @@ pub(super) fn validate(vm: &VirtualMachine, path: &FieldPath, report: &mut Repor
     eviction(vm, path, report);
 }
 
-fn matcher(matcher: &Matcher, kinds: [&str; 2], vm: &VirtualMachine, path: &FieldPath, report: &mut Report) {
-    if matcher.name.is_empty() && matcher.infer_from_volume.is_empty() {
-        report.required(&path.child("name"), format!("names a {}", kinds.join(" or ")));
-    }
-    object_name(Some(&matcher.name), &path.child("name"), report);
-    object_name(Some(&matcher.revision_name), &path.child("revisionName"), report);
-    let volume = matcher.infer_from_volume.as_str();
-    if !volume.is_empty() && !is_disk(volume, vm.secondary_disks.len()) {
-        report.invalid(
-            &path.child("inferFromVolume"),
-            format!("{volume:?} is no disk of the VM; the one with the operating system is {PRIMARY_DISK}"),
-        );
-    }
-    let policy = matcher.infer_from_volume_failure_policy.as_str();
-    if !["", "Reject", "Ignore"].contains(&policy) {
-        let path = path.child("inferFromVolumeFailurePolicy");
-        report.not_supported(&path, policy, &["Reject", "Ignore"]);
-    }
-}
-
-fn known(kind: &str, kinds: [&'static str; 2]) -> bool {
-    kind.is_empty() || kinds::canonical(kind, kinds).is_some()
-}
-
-/// Further disks bear the Machine's name, which may not be known yet.
-fn is_disk(volume: &str, further: usize) -> bool {
-    volume == PRIMARY_DISK
-        || volume
-            .rsplit_once("-secondarydisk")
-            .is_some_and(|(_, index)| index.parse::<usize>().is_ok_and(|index| index < further))
-}
-
 /// CPUs and memory, which an instancetype would bring.
 fn sizes(vm: &VirtualMachine, template: &FieldPath, report: &mut Report) {
     if vm.memory.is_unset() {
@@ -93,7 +42,14 @@ fn sizes(vm: &VirtualMachine, template: &FieldPath, report: &mut Report) {
             "is required without an instancetype, like 4Gi",
         );
     } else if let Some(text) = literal(&vm.memory) {
-        positive(text, &template.child("memory"), report);
+        let path = template.child("memory");
+        positive(text, &path, report);
+        if quantity::parse(text).is_some_and(|amount| amount > 0.0 && amount < LEAST_MEMORY) {
+            report.invalid(
+                &path,
+                format!("{text:?} is less than 1M, which KubeVirt refuses; a node needs gigabytes"),
+            );
+        }
     }
     if vm.vcpu_cores != 0 {
         if !vm.cpus.is_unset() {
@@ -197,9 +153,12 @@ fn eviction(vm: &VirtualMachine, path: &FieldPath, report: &mut Report) {
     }
 }
 
-/// The pod's rules for DNS, which KubeVirt keeps.
+/// KubeVirt's rules for DNS, which are the pod's of some releases ago: no dot at the end of a search domain, and few of
+/// them.
 fn dns(vm: &VirtualMachine, path: &FieldPath, report: &mut Report) {
     const POLICIES: [&str; 4] = ["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"];
+    const MOST_SEARCHES: usize = 6;
+    const LONGEST_SEARCHES: usize = 256;
     let none = PodDNSConfig::default();
     let config = vm.dns_config.as_ref().unwrap_or(&none);
     let list = |list: &'_ Option<Vec<String>>| list.clone().unwrap_or_default();
@@ -231,13 +190,33 @@ fn dns(vm: &VirtualMachine, path: &FieldPath, report: &mut Report) {
         }
     }
     for (index, search) in searches.iter().enumerate() {
-        let domain = search.strip_suffix('.').unwrap_or(search);
-        if search != "." && syntax::dns_subdomain(domain).is_err() {
+        if syntax::dns_subdomain(search).is_err() {
+            let dot = if search.ends_with('.') {
+                ": KubeVirt takes none with a dot at the end"
+            } else {
+                ""
+            };
             report.invalid(
                 &path.child("searches").index(index),
-                format!("{search:?} is no DNS domain"),
+                format!("{search:?} is no DNS domain{dot}"),
             );
         }
+    }
+    if searches.len() > MOST_SEARCHES {
+        report.invalid(
+            &path.child("searches"),
+            format!(
+                "KubeVirt takes at most {MOST_SEARCHES} search domains, not {}",
+                searches.len()
+            ),
+        );
+    }
+    let length = searches.join(" ").len();
+    if length > LONGEST_SEARCHES {
+        report.invalid(
+            &path.child("searches"),
+            format!("KubeVirt takes at most {LONGEST_SEARCHES} characters of search domains, not {length}"),
+        );
     }
     for (index, option) in config.options.iter().flatten().enumerate() {
         if option.name.as_deref().is_none_or(str::is_empty) {

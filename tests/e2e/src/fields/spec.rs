@@ -102,6 +102,7 @@ fn matchers() -> Vec<Row> {
             "2/virtualMachine.instancetype.inferFromVolume",
             json!({"inferFromVolume": "datavolumedisk"}),
         )
+        .given("virtualMachine.template.primaryDisk.osImage", "images/ubuntu")
         .becomes(INSTANCETYPE, json!({"inferFromVolume": "datavolumedisk"})),
         instancetype(
             "2/virtualMachine.instancetype.inferFromVolume/beside-a-name",
@@ -113,6 +114,7 @@ fn matchers() -> Vec<Row> {
             "2/virtualMachine.instancetype.inferFromVolumeFailurePolicy",
             json!({"inferFromVolume": "datavolumedisk", "inferFromVolumeFailurePolicy": "Ignore"}),
         )
+        .given("virtualMachine.template.primaryDisk.osImage", "images/ubuntu")
         .becomes("/spec/instancetype/inferFromVolumeFailurePolicy", "Ignore"),
         preference("2/virtualMachine.preference.name", json!({"name": "ubuntu"}))
             .becomes(PREFERENCE, json!({"name": "ubuntu"})),
@@ -133,11 +135,13 @@ fn matchers() -> Vec<Row> {
             "2/virtualMachine.preference.inferFromVolume",
             json!({"inferFromVolume": "datavolumedisk"}),
         )
+        .given("virtualMachine.template.primaryDisk.osImage", "images/ubuntu")
         .becomes(PREFERENCE, json!({"inferFromVolume": "datavolumedisk"})),
         preference(
             "2/virtualMachine.preference.inferFromVolumeFailurePolicy",
             json!({"inferFromVolume": "datavolumedisk", "inferFromVolumeFailurePolicy": "Reject"}),
         )
+        .given("virtualMachine.template.primaryDisk.osImage", "images/ubuntu")
         .becomes("/spec/preference/inferFromVolumeFailurePolicy", "Reject"),
     ]
 }

@@ -18,12 +18,14 @@ mod patch;
 mod run;
 mod ssh;
 mod strict;
+mod taken;
 mod value;
 
 pub use api::{Answer, Api, As, collection};
 pub use base::{INFRA_NAMESPACE, machine};
 pub use elsewhere::ELSEWHERE;
 pub use run::{Outcome, in_process};
+pub use taken::TAKEN_BY_KUBEVIRT;
 
 use machinist_shared::admission::Author;
 use serde_json::Value;

@@ -1,6 +1,8 @@
 //! virt-api's admission webhooks: served over TLS on loopback and registered by URL, so that the API server asks
 //! here what KubeVirt would say.
 
+mod dns;
+mod matchers;
 pub mod mutate;
 pub mod validate;
 

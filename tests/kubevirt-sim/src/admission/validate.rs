@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
+use super::{dns, matchers};
 use crate::instancetype::{Found, quantity};
 
 /// One cause of a refusal.
@@ -18,7 +19,7 @@ pub struct Cause {
 }
 
 impl Cause {
-    fn invalid(field: impl Into<String>, message: impl Into<String>) -> Self {
+    pub(super) fn invalid(field: impl Into<String>, message: impl Into<String>) -> Self {
         Self {
             kind: "FieldValueInvalid",
             message: message.into(),
@@ -26,7 +27,7 @@ impl Cause {
         }
     }
 
-    fn required(field: impl Into<String>, message: impl Into<String>) -> Self {
+    pub(super) fn required(field: impl Into<String>, message: impl Into<String>) -> Self {
         Self {
             kind: "FieldValueRequired",
             message: message.into(),
@@ -65,7 +66,8 @@ pub fn causes(vm: &Value, found: &Found) -> Vec<Cause> {
     let empty = json!({});
     let template = vm.pointer("/spec/template").unwrap_or(&empty);
     let spec = template.get("spec").unwrap_or(&empty);
-    let mut causes = run_strategy(vm);
+    let mut causes = matchers::causes(vm);
+    causes.extend(run_strategy(vm));
     let conflicts = found.conflicts(vm);
     if !conflicts.is_empty() {
         let message = format!(
@@ -88,13 +90,13 @@ pub fn causes(vm: &Value, found: &Found) -> Vec<Cause> {
     causes.extend(devices(spec));
     causes.extend(resources(spec));
     causes.extend(eviction(spec));
-    causes.extend(dns(spec));
+    causes.extend(dns::causes(spec));
     causes.extend(spread(spec));
     causes.extend(disks_of_templates(vm, spec));
     causes
 }
 
-fn items<'a>(value: &'a Value, pointer: &str) -> &'a [Value] {
+pub(super) fn items<'a>(value: &'a Value, pointer: &str) -> &'a [Value] {
     value
         .pointer(pointer)
         .and_then(Value::as_array)
@@ -215,6 +217,19 @@ fn resources(spec: &Value) -> Vec<Cause> {
             causes.push(Cause::invalid(field, message));
         }
     }
+    for list in ["requests", "limits"] {
+        let Some(text) = of(list, "memory") else { continue };
+        let (field, amount) = (path(list, "memory"), quantity(&text));
+        let least = if text.starts_with('-') {
+            "0"
+        } else if list == "requests" && amount > quantity("0") && amount < quantity("1M") {
+            "1M"
+        } else {
+            continue;
+        };
+        let message = format!("{field} '{text}': must be greater than or equal to {least}.");
+        causes.push(Cause::invalid(field, message));
+    }
     causes
 }
 
@@ -229,38 +244,10 @@ fn eviction(spec: &Value) -> Option<Cause> {
     })
 }
 
-fn dns(spec: &Value) -> Vec<Cause> {
-    let policy = spec.get("dnsPolicy").and_then(Value::as_str).unwrap_or_default();
-    let servers = items(spec, "/dnsConfig/nameservers");
-    let mut causes = Vec::new();
-    if !["", "None", "Default", "ClusterFirst", "ClusterFirstWithHostNet"].contains(&policy) {
-        let message = format!(
-            "DNSPolicy: {policy} is not supported, valid values: [ClusterFirstWithHostNet ClusterFirst Default None ]"
-        );
-        causes.push(Cause::invalid("dnsPolicy", message));
-    }
-    if policy == "None" && spec.get("dnsConfig").is_none_or(Value::is_null) {
-        causes.push(Cause::required(
-            "dnsConfig",
-            "must provide `dnsConfig` when `dnsPolicy` is None",
-        ));
-    } else if policy == "None" && servers.is_empty() {
-        let message = "must provide at least one DNS nameserver when `dnsPolicy` is None";
-        causes.push(Cause::required("nameservers", message));
-    }
-    if servers.len() > 3 {
-        causes.push(Cause::invalid(
-            "nameservers",
-            "must not have more than 3 nameservers",
-        ));
-    }
-    causes
-}
-
 fn spread(spec: &Value) -> Vec<Cause> {
     let mut causes = Vec::new();
-    let mut seen = BTreeSet::new();
-    for (index, constraint) in items(spec, "/topologySpreadConstraints").iter().enumerate() {
+    let constraints = items(spec, "/topologySpreadConstraints");
+    for (index, constraint) in constraints.iter().enumerate() {
         let path = format!("{SPEC}.topologySpreadConstraints[{index}]");
         let mut say = |field: String, text: String| {
             causes.push(Cause::invalid(field.clone(), format!("{field}: {text}")));
@@ -280,16 +267,19 @@ fn spread(spec: &Value) -> Vec<Cause> {
             );
         }
         let action = constraint["whenUnsatisfiable"].as_str().unwrap_or_default();
-        if !["DoNotSchedule", "ScheduleAnyway"].contains(&action) {
-            let supported = "supported values: \"DoNotSchedule\", \"ScheduleAnyway\"";
-            say(
-                format!("{path}.whenUnsatisfiable"),
-                format!("Unsupported value: \"{action}\": {supported}"),
-            );
-        }
-        if !seen.insert((key, action)) {
+        let repeats = |other: &Value| other["topologyKey"] == key && other["whenUnsatisfiable"] == action;
+        if constraints[index + 1..].iter().any(repeats) {
             let field = format!("{path}.{{topologyKey, whenUnsatisfiable}}");
             say(field, format!("Duplicate value: \"{{{key}, {action}}}\""));
+        }
+        if !["DoNotSchedule", "ScheduleAnyway"].contains(&action) {
+            // KubeVirt's schema, which knows no index.
+            let field = "spec.template.spec.topologySpreadConstraints.whenUnsatisfiable";
+            causes.push(Cause {
+                kind: "",
+                message: format!("{field} in body should be one of [DoNotSchedule ScheduleAnyway]"),
+                field: String::new(),
+            });
         }
     }
     causes
@@ -384,7 +374,7 @@ mod tests {
     #[case::disk_without_volume(spec(&json!({"domain": {"devices": {"disks": [{"name": "x"}]}}})), "spec.template.spec.domain.devices.disks[0].Name 'x' not found.")]
     #[case::interface_without_network(spec(&json!({"networks": []})), "spec.template.spec.domain.devices.interfaces[0].name 'default' not found.")]
     #[case::same_disk_twice(spec(&json!({"domain": {"devices": {"disks": [{"name": "d"}, {"name": "d"}]}}})), "disks[1] and spec.template.spec.domain.devices.disks[0] must not have the same Name.")]
-    #[case::empty_when(spec(&json!({"topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "a", "whenUnsatisfiable": ""}]})), "whenUnsatisfiable: Unsupported value: \"\"")]
+    #[case::empty_when(spec(&json!({"topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "a", "whenUnsatisfiable": ""}]})), "whenUnsatisfiable in body should be one of")]
     #[case::no_skew(spec(&json!({"topologySpreadConstraints": [{"maxSkew": 0, "topologyKey": "a", "whenUnsatisfiable": "DoNotSchedule"}]})), "must be greater than zero")]
     #[case::no_key(spec(&json!({"topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "", "whenUnsatisfiable": "DoNotSchedule"}]})), "topologyKey: Required value")]
     #[case::eviction(spec(&json!({"evictionStrategy": "Sometimes"})), "is set with an unrecognized option: Sometimes")]

@@ -1,0 +1,160 @@
+//! The requests that the cluster-autoscaler makes through its provider `clusterapi`, one by one and with exactly the rights
+//! that its document grants. The autoscaler itself does not run here: its module is not to be had.
+
+use std::fs;
+
+use anyhow::{Context as _, Result, ensure};
+use e2e::{Case, case::PATIENCE, manifest, rollout::deployment, wait};
+use kube::{
+    Api, Client, ResourceExt as _,
+    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
+};
+use machinist_shared::{
+    api::{Machine, MachineDeployment, MachineSet},
+    names::annotation,
+};
+use serde_json::{Value, json};
+use testbed::{kubeconfig, paths};
+
+const ACCOUNT: &str = "cluster-autoscaler";
+
+#[tokio::test]
+async fn a_pool_is_scaled_from_zero_and_back_with_the_rights_of_the_document() -> Result<()> {
+    let case = Case::start().await?;
+    let client = autoscaler(&case).await?;
+    let pools: Api<MachineDeployment> = Api::namespaced(client.clone(), manifest::NAMESPACE);
+    let sets: Api<MachineSet> = Api::all(client.clone());
+    let machines: Api<Machine> = Api::namespaced(client.clone(), manifest::NAMESPACE);
+    let sizes = |min: &str, max: &str| {
+        let mut pool = deployment("workers", 0);
+        pool["metadata"]["annotations"] = json!({
+            annotation::NODE_GROUP_MIN_SIZE: min, annotation::NODE_GROUP_MAX_SIZE: max,
+        });
+        pool
+    };
+    let refused = case.refused(&sizes("zero", "3")).await?;
+    ensure!(refused.contains(annotation::NODE_GROUP_MIN_SIZE), "{refused}");
+    case.apply(&sizes("0", "3")).await?;
+
+    // A group is what has sizes, and what a node of it will be like.
+    let pool = pools.get("workers").await?;
+    let capacity = |name: &str| {
+        let key = format!("capacity.cluster-autoscaler.kubernetes.io/{name}");
+        pool.annotations().get(&key).cloned()
+    };
+    assert_eq!(
+        (capacity("cpu").as_deref(), capacity("memory").as_deref()),
+        (Some("2"), Some("4Gi"))
+    );
+
+    scale(&pools, 0, 1).await?;
+    let first = joined(&case, &machines, &[]).await?;
+    scale(&pools, 1, 2).await?;
+    let second = joined(&case, &machines, &[&first]).await?;
+    ensure!(
+        sets.list(&ListParams::default()).await?.items.len() == 1,
+        "one MachineSet"
+    );
+
+    // Down: it marks the Machine of the node that is to go, by an update of the whole, and lowers the size. The older one:
+    // no policy would choose it by itself.
+    let mut marked = machines.get(&first).await?;
+    marked.annotations_mut().insert(
+        annotation::DELETE_MACHINE.to_owned(),
+        "2026-11-24 12:00:00 +0000 UTC".to_owned(),
+    );
+    machines.replace(&first, &PostParams::default(), &marked).await?;
+    scale(&pools, 2, 1).await?;
+    wait::for_absence(&case.machines(), &first, PATIENCE).await?;
+    wait::for_absence(&case.nodes(), &first, PATIENCE).await?;
+    ensure!(
+        machines.get(&second).await?.metadata.deletion_timestamp.is_none(),
+        "{second} stays"
+    );
+
+    // The rights are those and no more.
+    let denied = machines.delete(&second, &DeleteParams::default()).await;
+    ensure!(
+        matches!(&denied, Err(kube::Error::Api(status)) if status.code == 403),
+        "{denied:?}"
+    );
+    scale(&pools, 1, 0).await?;
+    wait::for_absence(&case.machines(), &second, PATIENCE).await?;
+    case.delete_deployment("workers").await?;
+    case.finish(&[]).await
+}
+
+/// As the autoscaler writes it: it reads `/scale`, and patches it.
+async fn scale(pools: &Api<MachineDeployment>, from: i32, to: i32) -> Result<()> {
+    let scale = pools.get_scale("workers").await?;
+    assert_eq!(
+        scale.spec.and_then(|spec| spec.replicas).unwrap_or_default(),
+        from
+    );
+    let patch = json!({"spec": {"replicas": to}});
+    pools
+        .patch_scale("workers", &PatchParams::default(), &Patch::Merge(&patch))
+        .await
+        .context("patching /scale")?;
+    Ok(())
+}
+
+/// Waits until a Machine besides `known` has its Node, and holds it to what the autoscaler matches them by.
+async fn joined(case: &Case, machines: &Api<Machine>, known: &[&str]) -> Result<String> {
+    let new = |machine: &Machine| !known.contains(&machine.name_any().as_str());
+    wait::any(machines, "another Machine", PATIENCE, new).await?;
+    let all = machines.list(&ListParams::default()).await?;
+    let name = all
+        .iter()
+        .find(|machine| new(machine))
+        .context("it is gone")?
+        .name_any();
+    let has_id = |machine: &Machine| machine.spec.provider_id.is_some();
+    let machine = wait::for_state(machines, &name, "given its providerID", PATIENCE, has_id).await?;
+    case.node_ready(&name).await?;
+    let id = machine.spec.provider_id.clone();
+    let same = |node: &k8s_openapi::api::core::v1::Node| {
+        node.spec.as_ref().and_then(|spec| spec.provider_id.clone()) == id
+    };
+    wait::for_state(
+        &case.nodes(),
+        &name,
+        "known by the Machine's providerID",
+        PATIENCE,
+        same,
+    )
+    .await?;
+    Ok(name)
+}
+
+/// A client with what `docs/autoscaler.md` grants to the autoscaler.
+async fn autoscaler(case: &Case) -> Result<Client> {
+    let document = fs::read_to_string(paths::workspace().join("docs/autoscaler.md"))?;
+    let role = document
+        .split("```yaml\n")
+        .filter_map(|block| block.split("```").next())
+        .find(|block| block.contains("kind: ClusterRole\n"))
+        .context("docs/autoscaler.md has no ClusterRole")?;
+    let user = case.bed.user();
+    user.kubectl_ok(&["apply", "-f", "-"], role).await?;
+    let subject = json!({"kind": "ServiceAccount", "name": ACCOUNT, "namespace": manifest::NAMESPACE});
+    let objects = [
+        json!({
+            "apiVersion": "v1", "kind": "ServiceAccount",
+            "metadata": {"name": ACCOUNT, "namespace": manifest::NAMESPACE},
+        }),
+        json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": {"name": ACCOUNT},
+            "roleRef": {
+                "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-autoscaler-machinist",
+            },
+            "subjects": [subject],
+        }),
+    ];
+    let list = json!({"apiVersion": "v1", "kind": "List", "items": Value::from(objects.to_vec())});
+    user.kubectl_ok(&["apply", "-f", "-"], &list.to_string()).await?;
+    let kubeconfig = user
+        .service_account_kubeconfig(manifest::NAMESPACE, ACCOUNT, user.server())
+        .await?;
+    kubeconfig::client(&kubeconfig).await
+}
