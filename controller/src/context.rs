@@ -16,6 +16,7 @@ use crate::csr::told::Told;
 use crate::events::Events;
 use crate::leader::Fence;
 use crate::machine::brake::Brakes;
+use crate::machine::drain::Drains;
 use crate::machine::observed::{Concern, Failure, Settings};
 use crate::machine_deployment::memory::Memories as DeploymentMemories;
 use crate::machine_set::memory::Memories;
@@ -33,6 +34,8 @@ pub struct Context {
     pub caught_up: CaughtUp,
     /// Referenced Secrets and ConfigMaps.
     pub references: References,
+    /// Nodes that are being drained.
+    pub drains: Drains,
     /// Infra clusters.
     pub infra: Providers,
     /// What has vanished from them.

@@ -23,6 +23,7 @@ use crate::events::Events;
 use crate::flags::Flags;
 use crate::leader::{Elector, ElectorConfig, Fence};
 use crate::machine::brake::Brakes;
+use crate::machine::drain::Drains;
 use crate::machine::observed::Settings;
 use crate::machine_deployment::memory::Memories as DeploymentMemories;
 use crate::machine_set::memory::Memories;
@@ -197,7 +198,8 @@ async fn prepare(
     };
     let queues = Queues::default();
     let context = Context {
-        references: References::new(client.clone(), changed),
+        references: References::new(client.clone(), changed.clone()),
+        drains: Drains::new(client.clone(), changed),
         infra: provider::shipped(options, events),
         brakes: Brakes::default(),
         antechamber: Arc::new(Semaphore::new(flags.worker_count.max(1))),
@@ -217,6 +219,7 @@ async fn prepare(
             provisioning_timeout: flags.provisioning_timeout.0,
             approves_serving: flags.node_csr_approver,
             bootstrap: flags.bootstrap,
+            skip_eviction_after: flags.skip_eviction_after.0,
         }),
         env: Env::new(|name| std::env::var(name).ok()),
         access,

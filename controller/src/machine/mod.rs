@@ -2,12 +2,14 @@
 //!
 //! - [`observe`] takes a snapshot of everything that is known of one Machine;
 //! - [`decide`] is a pure function from the snapshot to a plan;
-//! - [`act`] carries the plan out, write by write.
+//! - [`act`] carries the plan out, write by write;
+//! - [`drain`] is what a deleting Machine's Node asks for.
 
 pub mod act;
 pub mod brake;
 pub mod conditions;
 pub mod decide;
+pub mod drain;
 pub mod observe;
 pub mod observed;
 pub mod ownership;

@@ -2,6 +2,7 @@
 //! cached facts.
 
 mod bootstrap;
+mod guests;
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
@@ -142,14 +143,16 @@ pub async fn observe(
             Err(infra) => infra,
         },
     };
+    let node = context.stores.nodes.get(&Key::new("", machine.name()));
     let observed = Observed {
+        guests: guests::guests(context, key, machine, node.as_deref()),
         machine: machine.clone(),
         settings: context.settings.clone(),
         name_winner: name_winner(context, machine),
         spec,
         cluster_name,
         infra,
-        node: context.stores.nodes.get(&Key::new("", machine.name())),
+        node,
         bootstrap,
         token,
         requests: asked(context, machine),

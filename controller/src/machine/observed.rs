@@ -9,6 +9,7 @@ use kube::core::ObjectMeta;
 use machinist_infra::provider::Instance;
 pub use machinist_infra::provider::{Disk, State as VmState, Unwatched};
 
+use super::drain::Seen;
 use super::record::{CredentialSource, FailureDomain, Infrastructure};
 use crate::bootstrap::Mode;
 use crate::bootstrap::token::TokenView;
@@ -35,6 +36,8 @@ pub struct Settings {
     pub approves_serving: bool,
     /// Where user data comes from, unless a Machine says otherwise.
     pub bootstrap: Mode,
+    /// How long after its deletion was asked for a Machine waits for pods and volumes; `None` for ever.
+    pub skip_eviction_after: Option<Duration>,
 }
 
 /// Everything known of one Machine.
@@ -60,8 +63,30 @@ pub struct Observed {
     pub token: Option<TokenView>,
     /// Pending requests for its node's serving certificate, the newest first.
     pub requests: Vec<Asked>,
+    /// What there is on its Node; only looked at while it is being deleted.
+    pub guests: Guests,
     /// The last write that failed, until it may be tried again.
     pub failure: Option<Failure>,
+}
+
+/// What there is on a deleting Machine's Node.
+#[derive(Debug, Clone)]
+pub struct Guests {
+    /// Its pods.
+    pub pods: Seen,
+    /// Names of the volumes that are attached to it.
+    pub volumes: Vec<String>,
+    /// Whether its pods have somewhere to go.
+    pub refuge: Refuge,
+}
+
+/// Whether the pods of a deleting Machine's Node have somewhere to go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refuge {
+    /// Another Node takes pods, or a Machine is on its way to become one.
+    Some,
+    /// All other Nodes are cordoned: this is the end of the cluster.
+    None,
 }
 
 /// A pending signing request.

@@ -7,7 +7,7 @@ use machinist_shared::names::label;
 
 use super::owner;
 use super::stores::{Queues, Stores};
-use super::{Node, StoredMachine, StoredMachineDeployment, StoredMachineSet};
+use super::{Node, StoredMachine, StoredMachineDeployment, StoredMachineSet, VolumeAttachment};
 use crate::csr::request::{NODE_USER, StoredRequest};
 
 /// A Machine, before and after: its namesakes, one of which may now win or lose the name; its set; and the requests that
@@ -65,6 +65,15 @@ pub(super) fn node(node: &Node, stores: &Stores, queues: &Queues) {
         requests_of(&machine, stores, queues);
         if machine.controller_uid().is_some() {
             sets_of(&machine, stores, queues);
+        }
+    }
+}
+
+/// An attached volume: the Machine of the Node's name, which waits for it only while it is being deleted.
+pub(super) fn attachment(attachment: &VolumeAttachment, stores: &Stores, queues: &Queues) {
+    for machine in stores.machines.by_index(&attachment.node) {
+        if machine.is_deleting() {
+            queues.machines.add(Key::of(machine.as_ref()));
         }
     }
 }
@@ -265,6 +274,20 @@ mod tests {
         node(&ready, &stores, &queues);
         assert_eq!(drained(&queues.sets).await, ["owner"]);
         assert_eq!(drained(&queues.machines).await, ["m"]);
+    }
+
+    #[tokio::test]
+    async fn an_attached_volume_concerns_the_machine_that_is_being_deleted() {
+        let (stores, queues) = (stores(), Queues::default());
+        let deleting = json!({"deletionTimestamp": "2026-01-01T12:00:00Z"});
+        for (name, metadata) in [("gone", deleting), ("alive", json!({}))] {
+            stores
+                .machines
+                .apply(Event::Apply(object(name, &metadata, &json!({}))));
+            let spec = json!({"nodeName": name, "source": {"persistentVolumeName": "pv"}});
+            attachment(&object("a", &json!({"namespace": null}), &spec), &stores, &queues);
+        }
+        assert_eq!(drained(&queues.machines).await, ["gone"]);
     }
 
     #[tokio::test]

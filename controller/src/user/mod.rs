@@ -11,6 +11,7 @@ mod references;
 mod selection;
 mod spec;
 mod stores;
+mod volume_attachment;
 
 pub use catch_up::CaughtUp;
 pub use machine::{SpecState, StoredMachine};
@@ -21,3 +22,4 @@ pub use references::{Looked, LookedSecret, Reference, ReferenceKind, References}
 pub use selection::{Labels, Selection};
 pub use spec::Template;
 pub use stores::{Queues, Stores, TOKEN_NAMESPACE};
+pub use volume_attachment::VolumeAttachment;
