@@ -62,7 +62,12 @@ async fn nodes_are_drained() -> Result<()> {
         let run = run(&case);
         async move { run.await.map_err(|error| error.context(*name)) }
     });
-    futures::future::try_join_all(runs).await?;
+    let failed: Vec<String> = futures::future::join_all(runs)
+        .await
+        .into_iter()
+        .filter_map(|run| run.err().map(|error| format!("{error:#}")))
+        .collect();
+    ensure!(failed.is_empty(), "{}", failed.join("\n\n"));
     // A pod there may have nowhere to go now.
     last(&case).await?;
     case.finish(&[]).await
@@ -190,8 +195,8 @@ async fn staying(case: &Case) -> Result<()> {
         names.push(case.runs(pod).await?);
     }
     complete(case, "staying-completed").await?;
-    // None of them may be evicted, and none has to be.
-    case.budget("staying", "staying", 3, 3).await?;
+    // None of them may be evicted, and none has to be. The controller counts the completed one, whose condition is Ready.
+    case.budget("staying", "staying", 4, 4).await?;
     case.begin_deletion("staying").await?;
     case.machine_gone("staying").await?;
     for name in names {
@@ -380,13 +385,9 @@ async fn paused(case: &Case) -> Result<()> {
     // A refused eviction would be tried again by then.
     let before = case.asked_of_pod("paused-1").len();
     let pods = case.pods();
-    let quiet = wait::until(
-        &pods,
-        "paused-1",
-        "evicted",
-        Duration::from_secs(7),
-        |pod| pod.is_none_or(|pod| pod.metadata.deletion_timestamp.is_some()),
-    );
+    let quiet = wait::until(&pods, "paused-1", "evicted", Duration::from_secs(7), |pod| {
+        pod.is_none_or(|pod| pod.metadata.deletion_timestamp.is_some())
+    });
     ensure!(quiet.await.is_err(), "a paused Machine's pods are left alone");
     ensure!(case.asked_of_pod("paused-1").len() <= before + 1);
     case.annotate("paused", pause, None).await?;
