@@ -12,7 +12,9 @@ use serde_json::json;
 
 use super::super::conditions::{Condition, Reason, Status};
 use super::super::observed::{ClusterName, Infra, Open, Spec};
-use super::super::ownership::{NodeClaim, NodeVerdict, VmClaim, VmVerdict, node_verdict, vm_verdict};
+use super::super::ownership::{
+    NodeClaim, NodeVerdict, VmClaim, VmVerdict, disks_of, node_verdict, vm_verdict,
+};
 use super::super::plan::Step;
 use super::draft::Draft;
 use super::{goodbye, launch};
@@ -55,8 +57,15 @@ pub(super) fn decide(draft: &mut Draft<'_>) {
     if vm == Vm::Stays {
         return;
     }
-    if let Some(node) = own_node(draft)
-        && ((vm == Vm::Gone && holds_volumes(draft, &node)) || !node_may_go(draft, &node))
+    let node = own_node(draft);
+    if vm == Vm::Gone {
+        let holds = node.as_ref().is_some_and(|node| holds_volumes(draft, node));
+        if holds || has_disks(draft) {
+            return;
+        }
+    }
+    if let Some(node) = node
+        && !node_may_go(draft, &node)
     {
         return;
     }
@@ -106,6 +115,43 @@ fn holds_volumes(draft: &mut Draft<'_>, node: &Node) -> bool {
         "the VM is gone; its Node is marked out of service until these volumes are detached: {volumes}"
     );
     deleting(draft, Reason::ReleasingVolumes, &message);
+    true
+}
+
+/// Whether disks of the VM that is gone are still there: KubeVirt's owner references have them deleted. Those of others are
+/// nobody's business here.
+fn has_disks(draft: &mut Draft<'_>) -> bool {
+    let observed = draft.observed;
+    let record = observed.machine.record.as_ref();
+    let (Infra::Open(open), Some(uid)) = (
+        &observed.infra,
+        record.and_then(|record| record.vm_uid.as_deref()),
+    ) else {
+        return false;
+    };
+    let left: Vec<String> = disks_of(&open.disks, uid)
+        .iter()
+        .map(|disk| {
+            format!(
+                "{} {}",
+                disk.kind,
+                disk.metadata.name.as_deref().unwrap_or_default()
+            )
+        })
+        .collect();
+    if left.is_empty() {
+        return false;
+    }
+    let message = format!("the VM is gone; waiting for its disks to go: {}", left.join(", "));
+    draft.condition(
+        Condition::new(
+            condition::DELETING,
+            Status::True,
+            Reason::WaitingForDisks,
+            message,
+        )
+        .lazy(),
+    );
     true
 }
 

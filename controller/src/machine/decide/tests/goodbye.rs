@@ -446,6 +446,45 @@ fn a_vm_that_was_given_up_on_may_still_run_so_its_node_is_not_out_of_service() {
 }
 
 #[rstest]
+#[case::its_own_volume("v1", json!({}), true)]
+#[case::that_is_on_its_way_out("v1", json!({"deletionTimestamp": NOW}), true)]
+#[case::another_vms("v2", json!({}), false)]
+fn the_disks_of_a_vm_that_is_gone_are_waited_for_and_those_of_others_are_not(
+    #[case] owner: &str,
+    #[case] extra: Value,
+    #[case] waits: bool,
+) {
+    let disk = |kind: &'static str, uid: &str, owner: &str| {
+        let mut metadata = json!({"name": "web-1", "uid": uid, "ownerReferences": [
+            {"apiVersion": "v", "kind": "k", "name": "web-1", "uid": owner, "controller": true}]});
+        json_patch::merge(&mut metadata, &extra);
+        Disk {
+            kind,
+            metadata: serde_json::from_value(metadata).unwrap(),
+        }
+    };
+    let mut o = without_vm(&json!({}));
+    o.infra = Infra::Open(Box::new(Open {
+        disks: vec![
+            disk("DataVolume", "dv", owner),
+            disk("PersistentVolumeClaim", "pvc", "dv"),
+        ],
+        ..open()
+    }));
+    let plan = decide(&o, now());
+    assert_eq!(!verbs(&plan).contains(&"delete the Node"), waits);
+    if waits {
+        let message = condition(&plan, "Deleting")["message"].as_str().unwrap();
+        assert!(
+            message.contains("DataVolume web-1, PersistentVolumeClaim web-1"),
+            "{message}"
+        );
+    } else {
+        assert_eq!(patch(&plan)["metadata"]["finalizers"], json!([]));
+    }
+}
+
+#[rstest]
 #[case::for_ever(json!({}), false)]
 #[case::not_before_its_time(annotated("machinist.dev/node-deletion-timeout", "1m1s"), false)]
 #[case::until_its_time(annotated("machinist.dev/node-deletion-timeout", "1m"), true)]
