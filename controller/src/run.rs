@@ -89,6 +89,13 @@ async fn run(flags: Flags) -> anyhow::Result<()> {
             Ok(())
         });
     }
+    tasks.spawn({
+        let budgets = shared.context.drains.watch_budgets();
+        async move {
+            budgets.await;
+            Ok(())
+        }
+    });
     tasks.spawn(forward(shared.context.clone(), shared.machines, shared.infra));
     tokio::select! {
         () = shared.context.stores.synced() => {}

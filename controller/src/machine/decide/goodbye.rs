@@ -123,7 +123,7 @@ fn drain(draft: &mut Draft<'_>, node: &Arc<Node>) -> Drain {
 
 /// Evicts what there is to evict.
 fn pods_go(draft: &mut Draft<'_>, node: &Arc<Node>, pods: &Pods) -> Drain {
-    let sorted = sort(&pods.pods, &pods.answers, draft.now);
+    let sorted = sort(&pods.pods, &pods.answers, &pods.budgets, draft.now);
     if sorted.is_over() {
         let message = format!("no pod is left on the Node {} that must go", node.name());
         draft.condition(Condition::new(
@@ -155,10 +155,11 @@ fn pods_go(draft: &mut Draft<'_>, node: &Arc<Node>, pods: &Pods) -> Drain {
 }
 
 fn evict(draft: &mut Draft<'_>, sorted: &Sorted<'_>) {
-    let targets = sorted.evict.iter().map(|pod| Target {
+    let targets = sorted.evict.iter().map(|(pod, budget)| Target {
         namespace: pod.namespace().to_owned(),
         name: pod.name().to_owned(),
         uid: pod.uid().to_owned(),
+        budget: budget.and_then(|budget| budget.metadata.name.clone()),
     });
     let targets: Vec<Target> = targets.collect();
     if !targets.is_empty() {

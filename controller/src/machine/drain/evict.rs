@@ -13,6 +13,7 @@ use machinist_infra::client::RemoteError;
 use machinist_infra::store::Key;
 use serde_json::json;
 
+use super::budget::Budget;
 use super::sort::{Answer, Refusal};
 use crate::context::Context;
 
@@ -25,6 +26,8 @@ pub struct Target {
     pub name: String,
     /// UID.
     pub uid: String,
+    /// Name of the only budget about it.
+    pub budget: Option<String>,
 }
 
 /// Evictions that are asked for at once, for one Node.
@@ -33,6 +36,8 @@ const AT_ONCE: usize = 8;
 /// When to ask again: of a pod that should be terminating but is not, and of one that may not be evicted.
 const ACCEPTED: Duration = Duration::from_secs(30);
 const REFUSED: Duration = Duration::from_secs(5);
+/// The same, where the budget that refused it is watched.
+const SPENT: Duration = Duration::from_secs(30);
 
 /// Asks to evict each of these pods, by its own grace period, and notes the answers.
 pub async fn evict(context: &Context, machine: &Key, targets: &[Target]) {
@@ -41,10 +46,26 @@ pub async fn evict(context: &Context, machine: &Key, targets: &[Target]) {
             if !context.may_write() {
                 return;
             }
-            let answer = answer(ask(context, target).await, context.now());
+            let budget = target.budget.as_ref();
+            let budget = budget.and_then(|name| context.drains.budget(&Key::new(&target.namespace, name)));
+            if let Some(budget) = &budget
+                && !context.drains.claim(budget)
+            {
+                // Somebody else's pod goes first.
+                let answer = spent(budget, context.now());
+                context.drains.answered(machine, &target.uid, answer);
+                return;
+            }
+            let result = ask(context, target).await;
+            if let Some(budget) = &budget
+                && result.is_err()
+            {
+                context.drains.unclaim(budget);
+            }
+            let answer = answer(result, budget.as_deref(), context.now());
             let result = match &answer.refusal {
                 None => "accepted",
-                Some(Refusal::Budget(_)) => "blocked",
+                Some(Refusal::Budget(..)) => "blocked",
                 Some(Refusal::Other(_)) => "failed",
             };
             context.metrics.evictions.with_label_values(&[result]).inc();
@@ -68,24 +89,41 @@ async fn ask(context: &Context, target: &Target) -> Result<(), kube::Error> {
         .map(drop)
 }
 
-fn answer(result: Result<(), kube::Error>, now: Timestamp) -> Answer {
+fn spent(budget: &Budget, now: Timestamp) -> Answer {
+    let refusal = Refusal::Budget(budget.refusal(), Some(budget.version().to_owned()));
+    Answer {
+        refusal: Some(refusal),
+        until: after(now, SPENT),
+    }
+}
+
+fn after(now: Timestamp, pause: Duration) -> Timestamp {
+    let pause = SignedDuration::try_from(pause).unwrap_or(SignedDuration::ZERO);
+    now.saturating_add(pause).unwrap_or(now)
+}
+
+/// What the API server's answer says, where `budget` is the only one about the pod, as it was known before.
+fn answer(result: Result<(), kube::Error>, budget: Option<&Budget>, now: Timestamp) -> Answer {
     let refusal = match result {
         Ok(()) => None,
         // Gone, or another of its name by now.
         Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => None,
-        Err(kube::Error::Api(status)) if status.code == 429 => Some(too_many(&status)),
+        Err(kube::Error::Api(status)) if status.code == 429 => Some(too_many(&status, budget)),
         Err(error) => Some(Refusal::Other(RemoteError::from(&error).to_string())),
     };
-    let pause = if refusal.is_some() { REFUSED } else { ACCEPTED };
-    let pause = SignedDuration::try_from(pause).unwrap_or(SignedDuration::ZERO);
+    let pause = match &refusal {
+        None => ACCEPTED,
+        Some(Refusal::Budget(_, Some(_))) => SPENT,
+        Some(_) => REFUSED,
+    };
     Answer {
         refusal,
-        until: now.saturating_add(pause).unwrap_or(now),
+        until: after(now, pause),
     }
 }
 
 /// A budget says itself what it needs and has; without that, it is the API server that has too much to do.
-fn too_many(status: &Status) -> Refusal {
+fn too_many(status: &Status, budget: Option<&Budget>) -> Refusal {
     let causes = status.details.iter().flat_map(|details| &details.causes);
     let budgets: Vec<&str> = causes
         .filter(|cause| cause.reason == "DisruptionBudget")
@@ -94,7 +132,8 @@ fn too_many(status: &Status) -> Refusal {
     if budgets.is_empty() {
         Refusal::Other(status.message.chars().take(300).collect())
     } else {
-        Refusal::Budget(budgets.join(", ").chars().take(300).collect())
+        let version = budget.map(|budget| budget.version().to_owned());
+        Refusal::Budget(budgets.join(", ").chars().take(300).collect(), version)
     }
 }
 
@@ -143,7 +182,7 @@ mod tests {
     #[case::another_pod_of_its_name(refused(json!({"code": 409})), None, 30)]
     #[case::a_budget_is_named(
         refused(budget()),
-        Some(Refusal::Budget("The disruption budget web needs 2 healthy pods and has 2 currently".into())), 5)]
+        Some(Refusal::Budget("The disruption budget web needs 2 healthy pods and has 2 currently".into(), None)), 5)]
     #[case::a_busy_api_server_is_no_budget(
         refused(json!({"code": 429, "message": "too many requests"})), Some(Refusal::Other("too many requests".into())), 5)]
     fn an_answer(
@@ -152,7 +191,7 @@ mod tests {
         #[case] pause: i64,
     ) {
         let now = Timestamp::from_second(1_800_000_000).unwrap();
-        let answer = answer(result, now);
+        let answer = answer(result, None, now);
         assert_eq!(answer.refusal, refusal);
         assert_eq!(answer.until.duration_since(now).as_secs(), pause);
     }
@@ -163,6 +202,7 @@ mod tests {
         let now = Timestamp::from_second(1_800_000_000).unwrap();
         let answer = answer(
             refused(json!({"code": 500, "reason": "InternalError", "message": text})),
+            None,
             now,
         );
         assert!(matches!(answer.refusal, Some(Refusal::Other(told)) if told.contains(text)));

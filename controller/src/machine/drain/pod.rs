@@ -17,6 +17,8 @@ pub struct Pod {
     pub claims: Vec<String>,
     /// It has ended, well or not.
     pub finished: bool,
+    /// It is Ready: budgets are about such pods.
+    pub ready: bool,
 }
 
 #[derive(Deserialize)]
@@ -59,10 +61,17 @@ impl From<Raw> for Pod {
         });
         Self {
             claims: claims.collect(),
+            ready: is_ready(&raw.status),
             finished: matches!(raw.status["phase"].as_str(), Some("Succeeded" | "Failed")),
             metadata,
         }
     }
+}
+
+fn is_ready(status: &Value) -> bool {
+    let conditions = status["conditions"].as_array().into_iter().flatten();
+    let ready = |condition: &Value| condition["type"] == "Ready" && condition["status"] == "True";
+    conditions.into_iter().any(ready)
 }
 
 /// What a drain does with a pod.
@@ -127,6 +136,8 @@ impl Pod {
     pub fn is_alike(&self, other: &Self) -> bool {
         self.uid() == other.uid()
             && self.is_terminating() == other.is_terminating()
+            && self.ready == other.ready
+            && self.metadata.labels == other.metadata.labels
             && self.fate() == other.fate()
     }
 }

@@ -1,6 +1,6 @@
-//! One watch of pods per draining Node, and what was answered to evictions there.
+//! One watch of pods per draining Node, one of all disruption budgets, and what was answered to evictions.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use kube::runtime::watcher;
@@ -9,8 +9,11 @@ use machinist_infra::reflect::{Signal, reflect};
 use machinist_infra::store::{Key, Store};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 
-use super::pod::Pod;
+use super::budget::Budget;
+use super::claims::Claims;
+use super::pod::{Fate, Pod};
 use super::sort::{Answer, Answers};
 use crate::user::Node;
 
@@ -32,6 +35,8 @@ pub struct Pods {
     pub pods: Vec<Arc<Pod>>,
     /// What was answered to evictions.
     pub answers: Answers,
+    /// Disruption budgets of their namespaces.
+    pub budgets: Vec<Arc<Budget>>,
     /// Claims of volumes that were looked up, as `namespace/name`; `None` where there is none, or nobody can tell.
     pub claims: BTreeMap<String, Option<String>>,
 }
@@ -51,6 +56,24 @@ impl Drop for Watch {
     }
 }
 
+impl Watch {
+    /// Whether a pod waits for that budget.
+    fn waits_for(&self, budget: &Budget) -> bool {
+        self.store
+            .any(|pod| !pod.is_terminating() && pod.fate() == Fate::Goes && budget.covers(pod))
+    }
+
+    /// Budgets of the pods' namespaces.
+    fn budgets(&self, pods: &[Arc<Pod>], budgets: &Store<Budget>) -> Vec<Arc<Budget>> {
+        let going = pods.iter().filter(|pod| pod.fate() == Fate::Goes);
+        let namespaces: BTreeSet<&str> = going.map(|pod| pod.namespace()).collect();
+        let found = namespaces
+            .into_iter()
+            .flat_map(|namespace| budgets.by_index(namespace));
+        found.collect()
+    }
+}
+
 type Watches = Arc<Mutex<HashMap<Key, Watch>>>;
 
 /// The watches of draining Nodes, by their Machines. They tell of a Machine whenever something changes for it.
@@ -58,6 +81,8 @@ pub struct Drains {
     client: Client,
     changed: mpsc::UnboundedSender<Key>,
     watches: Watches,
+    budgets: Arc<Store<Budget>>,
+    claims: Mutex<Claims>,
 }
 
 impl std::fmt::Debug for Drains {
@@ -73,7 +98,55 @@ impl Drains {
             client,
             changed,
             watches: Watches::default(),
+            budgets: Arc::new(Store::new(|budget: &Budget| {
+                budget.metadata.namespace.clone().into_iter().collect()
+            })),
+            claims: Mutex::default(),
         }
+    }
+
+    /// Watches all disruption budgets, for ever. While that fails, the API server is asked more often than need be.
+    pub fn watch_budgets(&self) -> impl Future<Output = ()> + Send + use<> {
+        let (watches, changed) = (Arc::downgrade(&self.watches), self.changed.clone());
+        let on = move |signal: Signal<'_, Budget>| {
+            let change = match signal {
+                Signal::Changed(change) => change,
+                Signal::Synced => return,
+                Signal::Failed(error) => {
+                    tracing::warn!(%error, "watch of disruption budgets failed");
+                    return;
+                }
+            };
+            // One that lets nobody go concerns nobody.
+            if change.after.as_ref().is_some_and(|budget| budget.is_spent()) {
+                return;
+            }
+            let Some(watches) = watches.upgrade() else { return };
+            let watches = watches.lock().unwrap_or_else(PoisonError::into_inner);
+            for (machine, watch) in watches.iter() {
+                if change.versions().any(|budget| watch.waits_for(budget)) {
+                    // Nobody listens any more only when the process is ending.
+                    let _ = changed.send(machine.clone());
+                }
+            }
+        };
+        let api = Api::all(self.client.clone());
+        reflect(api, watcher::Config::default(), self.budgets.clone(), on)
+    }
+
+    /// Whether an eviction may be asked for under this budget: not more than it allows, all draining Nodes together.
+    pub fn claim(&self, budget: &Budget) -> bool {
+        self.claims().claim(budget, Instant::now())
+    }
+
+    /// What was claimed was not used.
+    pub fn unclaim(&self, budget: &Budget) {
+        self.claims().unclaim(budget);
+    }
+
+    /// The budget of that key, as it is now.
+    pub fn budget(&self, key: &Key) -> Option<Arc<Budget>> {
+        self.budgets.get(key)
     }
 
     /// Watches the pods of that Node until [`Drains::close`].
@@ -106,7 +179,11 @@ impl Drains {
 
     /// Ends the Machine's watch, if there is one.
     pub fn close(&self, machine: &Key) {
-        self.lock().remove(machine);
+        let mut watches = self.lock();
+        watches.remove(machine);
+        if watches.is_empty() {
+            *self.claims() = Claims::default();
+        }
     }
 
     /// What is known of the pods of the Machine's Node of that UID.
@@ -114,11 +191,15 @@ impl Drains {
         let watches = self.lock();
         match watches.get(machine) {
             Some(watch) if watch.node_uid != node_uid => Seen::Unwatched,
-            Some(watch) if watch.store.is_synced() => Seen::Pods(Pods {
-                pods: watch.store.all(),
-                answers: watch.answers.clone(),
-                claims: watch.claims.clone(),
-            }),
+            Some(watch) if watch.store.is_synced() => {
+                let pods = watch.store.all();
+                Seen::Pods(Pods {
+                    budgets: watch.budgets(&pods, &self.budgets),
+                    pods,
+                    answers: watch.answers.clone(),
+                    claims: watch.claims.clone(),
+                })
+            }
             Some(watch) => Seen::Opening(watch.failed.clone()),
             None => Seen::Unwatched,
         }
@@ -166,6 +247,11 @@ impl Drains {
             // Nobody listens any more only when the process is ending.
             let _ = changed.send(machine.clone());
         }
+    }
+
+    fn claims(&self) -> std::sync::MutexGuard<'_, Claims> {
+        // Every change of it is complete before anything can panic.
+        self.claims.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Key, Watch>> {

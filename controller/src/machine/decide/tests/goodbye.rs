@@ -130,7 +130,7 @@ fn a_budget_in_the_way_is_named_with_its_pods_and_told_once() {
     refused(
         &mut o,
         "a",
-        Refusal::Budget("The disruption budget web needs 1 healthy pods".into()),
+        Refusal::Budget("The disruption budget web needs 1 healthy pods".into(), None),
     );
     let plan = decide(&o, now());
     assert_eq!(verbs(&plan), ["patch the Machine", "record an Event"]);
