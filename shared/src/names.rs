@@ -137,6 +137,8 @@ pub mod annotation {
     /// On a pod: the kubelet's copy of one that it read from a file. Kubernetes' name.
     pub const MIRROR_POD: &str = "kubernetes.io/config.mirror";
 
+    /// Ours, on a MachineDeployment: how many of its Nodes are drained at a time.
+    pub const MAX_CONCURRENT_DRAINS: &str = "machinist.dev/max-concurrent-drains";
     /// Ours, on a Machine: how long its Node may take to be drained (`10m`); `0s` for ever. Cluster API's
     /// `nodeDrainTimeout`.
     pub const DRAIN_TIMEOUT: &str = "machinist.dev/node-drain-timeout";

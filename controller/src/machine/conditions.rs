@@ -67,6 +67,7 @@ pub enum Reason {
     VolumeDetachSkipped,
     // Deleting
     WaitingForPreDrainHook,
+    WaitingForOtherDrains,
     DrainingNode,
     WaitingForVolumeDetach,
     WaitingForPreTerminateHook,

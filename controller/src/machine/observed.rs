@@ -10,6 +10,7 @@ use machinist_infra::provider::Instance;
 pub use machinist_infra::provider::{Disk, State as VmState, Unwatched};
 
 use super::drain::Seen;
+use super::drain::turns::Turn;
 use super::record::{CredentialSource, FailureDomain, Infrastructure};
 use crate::bootstrap::Mode;
 use crate::bootstrap::token::TokenView;
@@ -78,6 +79,8 @@ pub struct Guests {
     pub volumes: Vec<String>,
     /// Whether its pods have somewhere to go.
     pub refuge: Refuge,
+    /// Whose turn it is, if its MachineDeployment limits drains.
+    pub turn: Option<Turn>,
 }
 
 /// Whether the pods of a deleting Machine's Node have somewhere to go.

@@ -9,6 +9,7 @@ use super::owner;
 use super::stores::{Queues, Stores};
 use super::{Node, StoredMachine, StoredMachineDeployment, StoredMachineSet, VolumeAttachment};
 use crate::csr::request::{NODE_USER, StoredRequest};
+use crate::machine::drain::turns;
 
 /// A Machine, before and after: its namesakes, one of which may now win or lose the name; its set; and the requests that
 /// came with its tokens.
@@ -24,7 +25,31 @@ pub(super) fn machine(machine: &StoredMachine, stores: &Stores, queues: &Queues)
     {
         queues.deployments.add(Key::new(machine.namespace(), deployment));
     }
+    if machine.is_deleting()
+        && let Some(deployment) = stores.deployment_of(machine)
+    {
+        next_drains(&deployment, stores, queues);
+    }
     requests_of(machine, stores, queues);
+}
+
+/// Machines that wait for others of their MachineDeployment to be drained.
+fn next_drains(deployment: &StoredMachineDeployment, stores: &Stores, queues: &Queues) {
+    let Some(limit) = turns::limit(deployment) else {
+        return;
+    };
+    let waiting = stores.machines_of_deployment(deployment);
+    let mut waiting: Vec<_> = waiting
+        .into_iter()
+        .filter(|machine| turns::is_waiting(machine))
+        .collect();
+    waiting.sort_by_key(|machine| {
+        let deleted = machine.metadata.deletion_timestamp.as_ref().map(|time| time.0);
+        (deleted, machine.name().to_owned())
+    });
+    for machine in waiting.iter().take(limit) {
+        queues.machines.add(Key::of(machine.as_ref()));
+    }
 }
 
 /// Pending requests that came with a Machine's tokens.
@@ -116,6 +141,12 @@ fn waiting_machines(set: &StoredMachineSet, stores: &Stores, queues: &Queues) {
 /// A deployment: itself, and the Machines of its sets that wait for their user data.
 pub(super) fn machine_deployment(deployment: &StoredMachineDeployment, stores: &Stores, queues: &Queues) {
     queues.deployments.add(Key::of(deployment));
+    // The limit may be gone, or higher.
+    for machine in stores.machines_of_deployment(deployment) {
+        if turns::is_waiting(&machine) {
+            queues.machines.add(Key::of(machine.as_ref()));
+        }
+    }
     for set in stores.machine_sets_of(deployment.uid()) {
         waiting_machines(&set, stores, queues);
     }

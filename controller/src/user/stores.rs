@@ -191,6 +191,18 @@ impl Stores {
         set.machine_deployment().map(str::to_owned)
     }
 
+    /// The MachineDeployment above a Machine.
+    pub fn deployment_of(&self, machine: &StoredMachine) -> Option<Arc<StoredMachineDeployment>> {
+        let name = self.machine_deployment(machine)?;
+        self.machine_deployments.get(&Key::new(machine.namespace(), name))
+    }
+
+    /// The Machines below a MachineDeployment.
+    pub fn machines_of_deployment(&self, deployment: &StoredMachineDeployment) -> Vec<Arc<StoredMachine>> {
+        let sets = self.machine_sets_of(deployment.uid()).into_iter();
+        sets.flat_map(|set| self.machines_of(set.uid())).collect()
+    }
+
     /// MachineSets of the Machine's MachineDeployment that are newer than its own, the newest first.
     pub fn newer_machine_sets(&self, machine: &StoredMachine) -> Vec<Arc<StoredMachineSet>> {
         let own = machine.metadata.owner_references.iter().flatten();

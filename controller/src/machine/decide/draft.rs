@@ -269,6 +269,11 @@ impl<'a> Draft<'a> {
         self.patched = true;
     }
 
+    /// Does not write the Machine this time.
+    pub(super) fn say_nothing(&mut self) {
+        self.patched = true;
+    }
+
     /// Whether the Machine's node has ever joined, maybe as a former VM's.
     pub(super) fn has_joined_once(&self) -> bool {
         self.record

@@ -23,6 +23,9 @@ use crate::user::Node;
 /// For so long a Node that is not Ready may become so again: a kubelet that is restarted loses nobody's pods.
 const UNREADY: Duration = Duration::from_mins(1);
 
+/// When it is looked at again whose turn it is, should nothing tell.
+const TURN: Duration = Duration::from_secs(30);
+
 /// How the drain of a Node stands.
 enum Drain {
     /// It is not over.
@@ -89,6 +92,25 @@ fn drain(draft: &mut Draft<'_>, node: &Arc<Node>) -> Drain {
         return Drain::Skipped;
     }
     let observed = draft.observed;
+    if let Some(turn) = observed.guests.turn.filter(|turn| turn.ahead >= turn.limit) {
+        let message = format!(
+            "{} Machines of the MachineDeployment are drained first, {} at a time ({})",
+            turn.ahead,
+            turn.limit,
+            annotation::MAX_CONCURRENT_DRAINS
+        );
+        draft.condition(
+            Condition::new(
+                condition::DELETING,
+                Status::True,
+                Reason::WaitingForOtherDrains,
+                message,
+            )
+            .lazy(),
+        );
+        draft.plan.look_again(TURN);
+        return Drain::Goes;
+    }
     if !node.spec.unschedulable {
         let patch = json!({
             "metadata": {"uid": node.uid(), "resourceVersion": node.metadata.resource_version},

@@ -151,6 +151,7 @@ fn observed(machine: StoredMachine, open: Open) -> Observed {
             pods: Seen::Pods(Pods::default()),
             volumes: Vec::new(),
             refuge: Refuge::Some,
+            turn: None,
         },
         failure: None,
     }

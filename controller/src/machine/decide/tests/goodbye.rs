@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::machine::drain::Pod;
 use crate::machine::drain::sort::{Answer, Refusal};
+use crate::machine::drain::turns::Turn;
 
 const DRAIN_TIMEOUT: &str = "machinist.dev/node-drain-timeout";
 const DETACH_TIMEOUT: &str = "machinist.dev/node-volume-detach-timeout";
@@ -220,6 +221,22 @@ fn a_node_is_drained_and_looked_at_again_when_that_ends(
     assert!(!deletes_vm(&plan));
     if let Some(seconds) = again {
         assert_eq!(plan.again, Some(Duration::from_secs(seconds)));
+    }
+}
+
+#[rstest]
+#[case::when_there_is_room(1, true)]
+#[case::not_while_others_are(2, false)]
+fn a_node_is_drained_in_turn(#[case] ahead: usize, #[case] begins: bool) {
+    let mut o = leaving(&json!({}));
+    o.node = Some(node(&json!({})));
+    o.guests.turn = Some(Turn { ahead, limit: 2 });
+    let plan = decide(&o, now());
+    assert_eq!(verbs(&plan)[0] == "patch the Node", begins);
+    if !begins {
+        assert!(touches_nothing(&plan));
+        assert_eq!(condition(&plan, "Deleting")["reason"], "WaitingForOtherDrains");
+        assert!(plan.again.is_some());
     }
 }
 
@@ -502,6 +519,15 @@ fn a_node_that_is_held_by_somebodys_finalizer_is_waited_for(#[case] extra: Value
         .unwrap()
         .to_owned();
     assert!(goes || deleting.contains("their/finalizer"), "{deleting}");
+}
+
+#[test]
+fn a_machine_that_was_let_go_is_not_written_again() {
+    let o = leaving(&both(
+        json!({"metadata": {"finalizers": []}}),
+        &since("Deleting", "True", "DeletingNode", NOW),
+    ));
+    assert_eq!(decide(&o, now()).steps, []);
 }
 
 #[rstest]
