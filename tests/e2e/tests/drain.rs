@@ -3,18 +3,18 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use e2e::{
     Case,
     case::PATIENCE,
     drain::{PODS, condition, is_cordoned, phase, pod},
-    manifest, wait,
+    manifest, rollout, wait,
 };
 use futures::{FutureExt as _, future::BoxFuture};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::{
-    Api,
-    api::{DeleteParams, Patch, PatchParams, PostParams},
+    Api, ResourceExt,
+    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
 };
 use serde_json::{Value, json};
 
@@ -58,7 +58,8 @@ async fn nodes_are_drained() -> Result<()> {
     for name in CASES.iter().map(|(name, _)| *name).chain(["stays"]) {
         case.node_ready(name).await?;
     }
-    let runs = CASES.iter().map(|(name, run)| {
+    let more: (&str, Run) = ("turns", |case| turns(case).boxed());
+    let runs = CASES.iter().chain([&more]).map(|(name, run)| {
         let run = run(&case);
         async move { run.await.map_err(|error| error.context(*name)) }
     });
@@ -166,10 +167,7 @@ async fn one_at_a_time(case: &Case) -> Result<()> {
     case.begin_deletion("one-at-a-time").await?;
     case.says("one-at-a-time", "Drained", BLOCKED, &["2 healthy pods and has 2"])
         .await?;
-    let left = case
-        .pods()
-        .list(&kube::api::ListParams::default().labels("app=one"))
-        .await?;
+    let left = case.pods().list(&ListParams::default().labels("app=one")).await?;
     ensure!(left.items.len() == 2, "one may go: {left:?}");
     // Who controls them makes others elsewhere.
     for name in ["one-4", "one-5"] {
@@ -550,6 +548,47 @@ async fn subscribed(case: &Case) -> Result<()> {
                 .is_some_and(|note| note.contains("subscribed"))
     };
     wait::any(&events, "Event that says what to do by hand", PATIENCE, told).await
+}
+
+/// A MachineDeployment whose Nodes are drained one after the other.
+async fn turns(case: &Case) -> Result<()> {
+    let mut deployment = rollout::deployment("turns", 3);
+    deployment["metadata"]["annotations"] = json!({"machinist.dev/max-concurrent-drains": "1"});
+    case.apply(&deployment).await?;
+    case.rollout("turns", "NewMachineSetAvailable").await?;
+    let ours = ListParams::default().labels("pool=turns");
+    let machines = case.machines().list(&ours).await?;
+    let mut waiting: Vec<String> = machines.iter().map(ResourceExt::name_any).collect();
+    ensure!(waiting.len() == 3, "{waiting:?}");
+    for name in &waiting {
+        case.runs(pod(name, "turns", name)).await?;
+        hold(case, name, true).await?;
+    }
+    case.kubectl(&["scale", "md", "turns", "--replicas=0"]).await?;
+    while !waiting.is_empty() {
+        let mut drained = None;
+        let of_turns =
+            |pod: &Pod| pod.metadata.deletion_timestamp.is_some() && waiting.contains(&pod.name_any());
+        wait::any(&case.pods(), "pod that goes", PATIENCE, of_turns).await?;
+        for name in &waiting {
+            match case.pods().get(name).await?.metadata.deletion_timestamp {
+                Some(_) if drained.is_none() => drained = Some(name.clone()),
+                Some(_) => bail!("two Nodes are drained at a time: {drained:?}, {name}"),
+                None => {
+                    case.says(name, "Deleting", "WaitingForOtherDrains", &["1 at a time"])
+                        .await?;
+                    ensure!(!is_cordoned(&case.node(name).await?));
+                }
+            }
+        }
+        let Some(drained) = drained else {
+            bail!("no Node is drained")
+        };
+        waiting.retain(|name| *name != drained);
+        hold(case, &drained, false).await?;
+    }
+    case.kubectl(&["delete", "md", "turns", "--wait=false"]).await?;
+    wait::for_absence(&case.deployments(), "turns", PATIENCE).await
 }
 
 /// A finalizer on a pod is what its end takes.
