@@ -34,6 +34,8 @@ pub struct Context {
     pub caught_up: CaughtUp,
     /// Referenced Secrets and ConfigMaps.
     pub references: References,
+    /// Held while a Machine is deleted because its host is drained.
+    pub evacuations: tokio::sync::Mutex<()>,
     /// Nodes that are being drained.
     pub drains: Drains,
     /// Infra clusters.

@@ -206,6 +206,7 @@ async fn prepare(
     let queues = Queues::default();
     let context = Context {
         references: References::new(client.clone(), changed.clone()),
+        evacuations: tokio::sync::Mutex::default(),
         drains: Drains::new(client.clone(), changed),
         infra: provider::shipped(options, events),
         brakes: Brakes::default(),

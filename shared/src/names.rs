@@ -223,6 +223,9 @@ pub mod condition {
     pub const NODE_READY: &str = "NodeReady";
     /// Present while the kubelet's request for a serving certificate is pending: why. It does not count for [`READY`].
     pub const SERVING_CERTIFICATE: &str = "ServingCertificate";
+    /// Present while the host of the VM is being drained on the infra cluster; and, False, while such a drain would hang. It
+    /// does not count for [`READY`].
+    pub const EVACUATING: &str = "Evacuating";
     /// Present while deleting, from the beginning of the drain on: False since its beginning, and why it is not over.
     pub const DRAINED: &str = "Drained";
     /// Present while deleting, if volumes had to be waited for: False since then, and which.

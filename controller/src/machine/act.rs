@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use super::decide::user_data_secret_name;
 use super::drain::evict;
+use super::evacuation::{self, Room};
 use super::observe::Hands;
 use super::observed::Concern;
 use super::plan::{Plan, Step, UserDataSource};
@@ -152,6 +153,7 @@ impl Run<'_> {
                 Ok(Progress::Next)
             }
             Step::NoteFailure { set, uid, message } => self.note_failure(set, uid, message).await,
+            Step::Evacuate { uid, host } => self.evacuate(uid, host).await,
             Step::DeleteMachine => self.delete_machine().await,
             Step::Event(event) => {
                 self.context.events.publish(self.machine, event).await?;
@@ -364,6 +366,33 @@ impl Run<'_> {
         Ok(Progress::Next)
     }
 
+    /// One at a time, and each is in the stores before the next is judged: so no two take the same room.
+    async fn evacuate(&mut self, uid: &str, host: &str) -> Result<Progress, RemoteError> {
+        let Some(open) = &self.hands.open else {
+            return Ok(Progress::Wait);
+        };
+        let _alone = self.context.evacuations.lock().await;
+        if !self.context.may_write() || evacuation::room(&self.context.stores, self.machine) != Room::Free {
+            return Ok(Progress::Wait);
+        }
+        if !open.must_leave(self.machine.name(), uid, host).await? {
+            return Ok(Progress::Wait);
+        }
+        let api: Api<StoredMachine> = Api::namespaced(self.context.client.clone(), self.machine.namespace());
+        let deleted = api
+            .delete(self.machine.name(), &with_uid(self.machine.uid()))
+            .await;
+        match deleted {
+            Ok(either) => {
+                if let Some(machine) = either.left() {
+                    self.context.stores.machines.written(machine);
+                }
+                Ok(Progress::Next)
+            }
+            Err(error) => gone(Err(error)),
+        }
+    }
+
     async fn delete_machine(&mut self) -> Result<Progress, RemoteError> {
         let api: Api<StoredMachine> = Api::namespaced(self.context.client.clone(), self.machine.namespace());
         gone(
@@ -416,9 +445,11 @@ fn concern(step: &Step) -> Concern {
         | Step::LookUpVolumes(_)
         | Step::DeleteNode { .. } => Concern::Node,
         Step::ApproveServing { .. } | Step::RefuseServing { .. } => Concern::Certificate,
-        Step::PatchMachine(_) | Step::NoteFailure { .. } | Step::DeleteMachine | Step::Event(_) => {
-            Concern::Machine
-        }
+        Step::PatchMachine(_)
+        | Step::NoteFailure { .. }
+        | Step::Evacuate { .. }
+        | Step::DeleteMachine
+        | Step::Event(_) => Concern::Machine,
     }
 }
 

@@ -56,6 +56,11 @@ pub enum Reason {
     CertificatePending,
     CertificateRefused,
     ApprovalFailed,
+    // Evacuating
+    HostDraining,
+    HostDrained,
+    LiveMigrating,
+    NotMigratable,
     // Drained
     NodeDrained,
     Draining,
@@ -273,6 +278,7 @@ fn is_ours(kind: &str) -> bool {
         condition::BOOTSTRAP_READY,
         condition::NODE_READY,
         condition::SERVING_CERTIFICATE,
+        condition::EVACUATING,
         condition::DRAINED,
         condition::VOLUMES_DETACHED,
         condition::DELETING,

@@ -3,6 +3,7 @@
 //! - [`observe`] takes a snapshot of everything that is known of one Machine;
 //! - [`decide`] is a pure function from the snapshot to a plan;
 //! - [`act`] carries the plan out, write by write;
+//! - [`evacuation`] is what the drain of an infra node asks for;
 //! - [`drain`] is what a deleting Machine's Node asks for.
 
 pub mod act;
@@ -10,6 +11,7 @@ pub mod brake;
 pub mod conditions;
 pub mod decide;
 pub mod drain;
+pub mod evacuation;
 pub mod observe;
 pub mod observed;
 pub mod ownership;

@@ -7,10 +7,11 @@ use k8s_openapi::api::core::v1::Taint;
 use k8s_openapi::jiff::Timestamp;
 use kube::core::ObjectMeta;
 use machinist_infra::provider::Instance;
-pub use machinist_infra::provider::{Disk, State as VmState, Unwatched};
+pub use machinist_infra::provider::{Disk, Eviction, State as VmState, Unwatched};
 
 use super::drain::Seen;
 use super::drain::turns::Turn;
+use super::evacuation::Room;
 use super::record::{CredentialSource, FailureDomain, Infrastructure};
 use crate::bootstrap::Mode;
 use crate::bootstrap::token::TokenView;
@@ -64,6 +65,8 @@ pub struct Observed {
     pub token: Option<TokenView>,
     /// Pending requests for its node's serving certificate, the newest first.
     pub requests: Vec<Asked>,
+    /// Whether it may be replaced, if its host is being drained.
+    pub room: Room,
     /// What there is on its Node; only looked at while it is being deleted.
     pub guests: Guests,
     /// The last write that failed, until it may be tried again.
@@ -189,6 +192,8 @@ pub struct Open {
     pub guest_exists: bool,
     /// UUID of the VM's firmware.
     pub firmware_uuid: Option<String>,
+    /// Whether its host wants the guest to leave.
+    pub eviction: Eviction,
     /// Addresses of the VMI's own interfaces.
     pub addresses: Vec<String>,
     /// Those of them that somebody else has, too; only looked for while a serving certificate is asked for.

@@ -82,6 +82,14 @@ pub enum Step {
         /// Why, for a person.
         message: String,
     },
+    /// Delete the Machine, for its MachineSet to replace it, if its VM's guest of that UID still is to leave that host and
+    /// enough others are there.
+    Evacuate {
+        /// UID of the guest.
+        uid: String,
+        /// The host.
+        host: String,
+    },
     /// Delete the Machine itself, for its MachineSet to replace it.
     DeleteMachine,
     /// Tell a person.
@@ -131,6 +139,7 @@ impl Step {
             Self::ApproveServing { .. } => "approve a signing request",
             Self::RefuseServing { .. } => "tell of a signing request",
             Self::NoteFailure { .. } => "note the failure on the MachineSet",
+            Self::Evacuate { .. } => "evacuate the host",
             Self::DeleteMachine => "delete the Machine",
             Self::Event(_) => "record an Event",
         }

@@ -10,6 +10,7 @@ use super::stores::{Queues, Stores};
 use super::{Node, StoredMachine, StoredMachineDeployment, StoredMachineSet, VolumeAttachment};
 use crate::csr::request::{NODE_USER, StoredRequest};
 use crate::machine::drain::turns;
+use crate::machine::evacuation;
 
 /// A Machine, before and after: its namesakes, one of which may now win or lose the name; its set; and the requests that
 /// came with its tokens.
@@ -125,13 +126,14 @@ pub(super) fn machine_set(set: &StoredMachineSet, stores: &Stores, queues: &Queu
 }
 
 /// Machines of a set that have no VM yet: the set's revision and the deployment's operating system profile say where
-/// their user data comes from.
+/// their user data comes from. And those that wait to be replaced, which the set's pause may hold up.
 fn waiting_machines(set: &StoredMachineSet, stores: &Stores, queues: &Queues) {
     for machine in stores.machines_of(set.uid()) {
         if machine
             .record
             .as_ref()
             .is_none_or(|record| record.vm_uid.is_none())
+            || evacuation::is_waiting(&machine)
         {
             queues.machines.add(Key::of(machine.as_ref()));
         }
@@ -141,9 +143,9 @@ fn waiting_machines(set: &StoredMachineSet, stores: &Stores, queues: &Queues) {
 /// A deployment: itself, and the Machines of its sets that wait for their user data.
 pub(super) fn machine_deployment(deployment: &StoredMachineDeployment, stores: &Stores, queues: &Queues) {
     queues.deployments.add(Key::of(deployment));
-    // The limit may be gone, or higher.
+    // The limit may be gone, or higher; or there may be room to replace one.
     for machine in stores.machines_of_deployment(deployment) {
-        if turns::is_waiting(&machine) {
+        if turns::is_waiting(&machine) || evacuation::is_waiting(&machine) {
             queues.machines.add(Key::of(machine.as_ref()));
         }
     }

@@ -483,6 +483,7 @@ impl<'a> Draft<'a> {
                 condition::INFRASTRUCTURE_READY,
                 condition::BOOTSTRAP_READY,
                 condition::NODE_READY,
+                condition::EVACUATING,
                 condition::DRAINED,
                 condition::VOLUMES_DETACHED,
             ] {

@@ -6,6 +6,7 @@
 
 mod delete;
 mod draft;
+mod evacuate;
 mod goodbye;
 mod join;
 mod launch;

@@ -10,9 +10,10 @@ use rstest::rstest;
 use serde_json::{Value, json};
 
 use super::super::drain::watch::{Pods, Seen};
+use super::super::evacuation::Room;
 use super::super::observed::{
-    Bootstrap, Brake, ClusterName, Concern, Disk, Facts, Failure, Guests, Infra, Observed, Open, Refuge,
-    Settings, Spec, Unwatched, Usable, VmState,
+    Bootstrap, Brake, ClusterName, Concern, Disk, Eviction, Facts, Failure, Guests, Infra, Observed, Open,
+    Refuge, Settings, Spec, Unwatched, Usable, VmState,
 };
 use super::super::plan::{Plan, Step, UserDataSource};
 use super::super::record::{FailureDomain, Infrastructure};
@@ -69,6 +70,7 @@ fn open() -> Open {
         labelled_machine_exists: false,
         recorded_by: None,
         guest_exists: false,
+        eviction: Eviction::None,
         firmware_uuid: None,
         addresses: Vec::new(),
         contested: Vec::new(),
@@ -147,6 +149,7 @@ fn observed(machine: StoredMachine, open: Open) -> Observed {
         bootstrap: Bootstrap::Builtin,
         token: None,
         requests: Vec::new(),
+        room: Room::Alone,
         guests: Guests {
             pods: Seen::Pods(Pods::default()),
             volumes: Vec::new(),
@@ -1191,6 +1194,7 @@ fn what_cannot_heal_fails_the_machine_and_is_told_once_and_is_taken_back_when_it
     assert_eq!(events(&healed), 0);
 }
 
+mod evacuation;
 mod goodbye;
 mod joining;
 mod serving;
