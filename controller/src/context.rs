@@ -16,6 +16,7 @@ use crate::csr::told::Told;
 use crate::events::Events;
 use crate::leader::Fence;
 use crate::machine::brake::Brakes;
+use crate::machine::drain::Drains;
 use crate::machine::observed::{Concern, Failure, Settings};
 use crate::machine_deployment::instancetypes::Instancetypes;
 use crate::machine_deployment::memory::Memories as DeploymentMemories;
@@ -34,6 +35,10 @@ pub struct Context {
     pub caught_up: CaughtUp,
     /// Referenced Secrets and ConfigMaps.
     pub references: References,
+    /// Held while a Machine is deleted because its host is drained.
+    pub evacuations: tokio::sync::Mutex<()>,
+    /// Nodes that are being drained.
+    pub drains: Drains,
     /// Infra clusters.
     pub infra: Providers,
     /// What has vanished from them.

@@ -39,6 +39,10 @@ pub struct Flags {
     /// its Machine is replaced. The annotation `machinist.dev/provisioning-timeout` of a Machine goes before it.
     #[arg(long, default_value = "", value_parser = duration)]
     pub provisioning_timeout: OptionalDuration,
+    /// A Machine whose deletion was asked for this long ago waits for no pod and no volume of its Node any more; empty for
+    /// ever.
+    #[arg(long, default_value = "2h", value_parser = duration)]
+    pub skip_eviction_after: OptionalDuration,
     /// Approve the serving certificates of our Machines' kubelets, and have kubelets ask for them.
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
     pub node_csr_approver: bool,

@@ -17,6 +17,8 @@ pub struct Metrics {
     pub reconcile_seconds: Histogram,
     /// Signing requests of kubelets that were decided, by `purpose` and `verdict`.
     pub requests: IntCounterVec,
+    /// Evictions of pods that were asked for, by `result`: `accepted`, `blocked` by a disruption budget, or `failed`.
+    pub evictions: IntCounterVec,
     /// 1 where the cluster's role bindings make certificates unsafe or let them end, by what is `wrong`.
     pub bindings: IntGaugeVec,
     /// Infra clusters (server, CA and namespace), by state: `used`, and of these `unreachable` or `braked`.
@@ -57,6 +59,13 @@ impl Metrics {
                 ),
                 &["purpose", "verdict"],
             )?,
+            evictions: IntCounterVec::new(
+                Opts::new(
+                    "machinist_evictions_total",
+                    "Evictions of pods that were asked for to drain Nodes, by result.",
+                ),
+                &["result"],
+            )?,
             bindings: IntGaugeVec::new(
                 Opts::new(
                     "machinist_certificate_bindings_wrong",
@@ -75,6 +84,7 @@ impl Metrics {
         registry.register(Box::new(metrics.leader.clone()))?;
         registry.register(Box::new(metrics.infra_clusters.clone()))?;
         registry.register(Box::new(metrics.requests.clone()))?;
+        registry.register(Box::new(metrics.evictions.clone()))?;
         registry.register(Box::new(metrics.bindings.clone()))?;
         registry.register(Box::new(metrics.queue_depth.clone()))?;
         registry.register(Box::new(metrics.reconciles.clone()))?;

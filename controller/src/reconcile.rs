@@ -86,6 +86,7 @@ async fn pass(context: &Context, key: &Key) -> bool {
             .keep(key, &std::collections::HashSet::default());
         context.failures.clear(key);
         context.infra.release(key);
+        context.drains.close(key);
         return true;
     };
     if !context.may_write() {

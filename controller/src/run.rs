@@ -23,6 +23,7 @@ use crate::events::Events;
 use crate::flags::Flags;
 use crate::leader::{Elector, ElectorConfig, Fence};
 use crate::machine::brake::Brakes;
+use crate::machine::drain::Drains;
 use crate::machine::observed::Settings;
 use crate::machine_deployment::instancetypes::Instancetypes;
 use crate::machine_deployment::memory::Memories as DeploymentMemories;
@@ -89,6 +90,13 @@ async fn run(flags: Flags) -> anyhow::Result<()> {
             Ok(())
         });
     }
+    tasks.spawn({
+        let budgets = shared.context.drains.watch_budgets();
+        async move {
+            budgets.await;
+            Ok(())
+        }
+    });
     tasks.spawn(forward(shared.context.clone(), shared.machines, shared.infra));
     tokio::select! {
         () = shared.context.stores.synced() => {}
@@ -198,8 +206,10 @@ async fn prepare(
     };
     let queues = Queues::default();
     let context = Context {
-        references: References::new(client.clone(), changed),
+        references: References::new(client.clone(), changed.clone()),
         instancetypes: Instancetypes::new(options.client.clone()),
+        evacuations: tokio::sync::Mutex::default(),
+        drains: Drains::new(client.clone(), changed),
         infra: provider::shipped(options, events),
         brakes: Brakes::default(),
         antechamber: Arc::new(Semaphore::new(flags.worker_count.max(1))),
@@ -219,6 +229,7 @@ async fn prepare(
             provisioning_timeout: flags.provisioning_timeout.0,
             approves_serving: flags.node_csr_approver,
             bootstrap: flags.bootstrap,
+            skip_eviction_after: flags.skip_eviction_after.0,
         }),
         env: Env::new(|name| std::env::var(name).ok()),
         access,

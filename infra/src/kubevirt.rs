@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use kube::Api;
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::core::{ApiResource, DynamicObject};
+use machinist_shared::kubevirt::observed::find;
 use machinist_shared::kubevirt::root_cause::{Sight as CauseOf, root_cause};
 use machinist_shared::names::{CONTROLLER, label};
 use machinist_shared::provider::{Opaque, Secret};
@@ -20,8 +21,8 @@ use crate::kubeconfig::InfraKubeconfig;
 use crate::objects::{DataVolume, Vm, Vmi};
 use crate::pool::{Access, InfraPool, OpenInfra};
 use crate::provider::{
-    Blind, Delivery, Disk, Guest, InfraKey, Instance, Labelling, Place, Provider, Sight, State, Unwatched,
-    Watched,
+    Blind, Delivery, Disk, Eviction, Guest, InfraKey, Instance, Labelling, Place, Provider, Sight, State,
+    Unwatched, Watched,
 };
 use crate::store::Key;
 use crate::user_data;
@@ -126,6 +127,15 @@ impl Place for OpenInfra {
         Box::pin(delete(self, name, uid))
     }
 
+    fn must_leave<'a>(
+        &'a self,
+        name: &'a str,
+        uid: &'a str,
+        host: &'a str,
+    ) -> BoxFuture<'a, Result<bool, RemoteError>> {
+        Box::pin(must_leave(self, name, uid, host))
+    }
+
     fn doubt(&self) {
         Self::doubt(self);
     }
@@ -148,6 +158,7 @@ async fn get(open: &OpenInfra, name: &str, disks: &[String]) -> Result<Sight, Bl
     Ok(Sight {
         guest: vmi.as_ref().map(|vmi| Guest {
             addresses: vmi.status.addresses(),
+            eviction: eviction(vmi),
         }),
         instance: vm.map(|vm| Arc::new(instance(&vm, vmi.as_deref(), &volumes))),
         disks: volumes
@@ -161,6 +172,40 @@ async fn get(open: &OpenInfra, name: &str, disks: &[String]) -> Result<Sight, Bl
         unwatched,
         again,
     })
+}
+
+/// What KubeVirt's marks on a VMI say. Only `External` is anybody else's business: who acted on the mark of a VMI that is
+/// being migrated would kill it in flight.
+fn eviction(vmi: &Vmi) -> Eviction {
+    let (status, strategy) = (&vmi.status, vmi.spec.eviction_strategy.as_str());
+    let host = &status.evacuation_node_name;
+    // One that has left already keeps its mark for a while.
+    let marked = !host.is_empty() && *host == status.node_name && !status.is_final();
+    match strategy {
+        "External" if marked => Eviction::Wanted {
+            uid: vmi.metadata.uid.clone().unwrap_or_default(),
+            host: host.clone(),
+        },
+        "LiveMigrate" | "LiveMigrateIfPossible" if marked => Eviction::Moving { host: host.clone() },
+        "LiveMigrate" => find(&status.conditions, "LiveMigratable", "False")
+            .map_or(Eviction::None, |found| {
+                Eviction::Impossible(found.message.clone())
+            }),
+        _ => Eviction::None,
+    }
+}
+
+async fn must_leave(open: &OpenInfra, name: &str, uid: &str, host: &str) -> Result<bool, RemoteError> {
+    let api: Api<Vmi> = Api::namespaced(open.client().clone(), &open.key().namespace);
+    // A list of one, because the right to list is what the watch has, too.
+    let one = ListParams::default().fields(&format!("metadata.name={name}"));
+    let listed = api.list(&one).await.map_err(|error| RemoteError::from(&error))?;
+    let wanted = Eviction::Wanted {
+        uid: uid.to_owned(),
+        host: host.to_owned(),
+    };
+    let stays = |vmi: &Vmi| vmi.metadata.deletion_timestamp.is_none() && eviction(vmi) == wanted;
+    Ok(listed.items.iter().any(stays))
 }
 
 async fn facts(open: &OpenInfra, needed: &Opaque) -> Result<Opaque, FactError> {
@@ -313,5 +358,33 @@ pub fn instance(vm: &Vm, vmi: Option<&Vmi>, volumes: &[Arc<DataVolume>]) -> Inst
             reason: format!("{:?}", cause.reason),
             message: cause.message,
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+
+    #[rstest]
+    #[case::nobody_asked_it_to("External", json!({"nodeName": "a"}), Eviction::None)]
+    #[case::it_must_be_deleted("External", json!({"nodeName": "a", "evacuationNodeName": "a"}),
+        Eviction::Wanted { uid: "u".into(), host: "a".into() })]
+    #[case::it_has_left("External", json!({"nodeName": "b", "evacuationNodeName": "a"}), Eviction::None)]
+    #[case::it_has_ended(
+        "External", json!({"nodeName": "a", "evacuationNodeName": "a", "phase": "Succeeded"}), Eviction::None)]
+    #[case::kubevirt_moves_it("LiveMigrate", json!({"nodeName": "a", "evacuationNodeName": "a"}),
+        Eviction::Moving { host: "a".into() })]
+    #[case::kubevirt_moves_it_if_it_can("LiveMigrateIfPossible", json!({"nodeName": "a", "evacuationNodeName": "a"}),
+        Eviction::Moving { host: "a".into() })]
+    #[case::it_cannot_be_moved(
+        "LiveMigrate", json!({"nodeName": "a", "conditions": [{"type": "LiveMigratable", "status": "False", "message": "not shared"}]}),
+        Eviction::Impossible("not shared".into()))]
+    #[case::it_need_not_be_moved(
+        "External", json!({"nodeName": "a", "conditions": [{"type": "LiveMigratable", "status": "False"}]}), Eviction::None)]
+    #[case::without_a_strategy("", json!({"nodeName": "a", "evacuationNodeName": "a"}), Eviction::None)]
+    fn a_host_that_is_drained(#[case] strategy: &str, #[case] status: Value, #[case] expected: Eviction) {
+        let vmi = json!({"metadata": {"name": "a", "uid": "u"}, "spec": {"evictionStrategy": strategy}, "status": status});
+        assert_eq!(eviction(&serde_json::from_value(vmi).unwrap()), expected);
     }
 }

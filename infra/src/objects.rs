@@ -151,6 +151,9 @@ pub struct Vmi {
     /// Metadata.
     #[serde(deserialize_with = "metadata")]
     pub metadata: ObjectMeta,
+    /// Spec.
+    #[serde(default, deserialize_with = "nullable")]
+    pub spec: VmiSpec,
     /// Status.
     #[serde(default, deserialize_with = "nullable")]
     pub status: VmiStatus,
@@ -162,6 +165,15 @@ projected!(
     "v1",
     "virtualmachineinstances"
 );
+
+/// What we read of a VirtualMachineInstance's spec.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct VmiSpec {
+    /// What shall happen when its host is drained.
+    #[serde(deserialize_with = "nullable")]
+    pub eviction_strategy: String,
+}
 
 /// A DataVolume.
 #[derive(Debug, Clone, Default, Deserialize)]

@@ -128,6 +128,16 @@ pub trait Place: Debug + Send + Sync {
     /// Begins to delete the instance of that name, if it has that UID. One that is gone is deleted.
     fn delete<'a>(&'a self, name: &'a str, uid: &'a str) -> BoxFuture<'a, Result<(), RemoteError>>;
 
+    /// Asks anew, not from memory, whether the guest of that name and UID is on that host, which waits for it to go.
+    fn must_leave<'a>(
+        &'a self,
+        _name: &'a str,
+        _uid: &'a str,
+        _host: &'a str,
+    ) -> BoxFuture<'a, Result<bool, RemoteError>> {
+        Box::pin(std::future::ready(Ok(false)))
+    }
+
     /// The credential was refused in a write: it must be found out anew whether it works.
     fn doubt(&self);
 }
@@ -203,6 +213,30 @@ pub struct Guest {
     /// Its own addresses, each as `IpAddr` writes it: those by which others reach it, and none that only the guest itself
     /// claims to have on interfaces of its own making.
     pub addresses: Vec<String>,
+    /// Whether its host wants it to leave.
+    pub eviction: Eviction,
+}
+
+/// How a guest leaves a host that is being drained.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Eviction {
+    /// Nobody has asked it to.
+    #[default]
+    None,
+    /// The host waits for it to go, and nothing moves it: its instance must be deleted.
+    Wanted {
+        /// UID of the guest.
+        uid: String,
+        /// The host.
+        host: String,
+    },
+    /// It is being moved to another host, by others.
+    Moving {
+        /// The host that it leaves.
+        host: String,
+    },
+    /// It would be asked in vain: it should be moved, and cannot be; why.
+    Impossible(String),
 }
 
 /// What keeps an instance from running.

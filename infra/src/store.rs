@@ -135,6 +135,11 @@ impl<K: Resource> Store<K> {
         self.read().objects.values().cloned().collect()
     }
 
+    /// Whether any object is like that; asks no more of them than it takes.
+    pub fn any(&self, mut like: impl FnMut(&K) -> bool) -> bool {
+        self.read().objects.values().any(|object| like(object))
+    }
+
     /// The objects with that index value.
     pub fn by_index(&self, value: &str) -> Vec<Arc<K>> {
         let inner = self.read();

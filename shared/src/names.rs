@@ -60,6 +60,9 @@ pub mod label {
     /// Zone, on VMs and Nodes.
     pub const ZONE: &str = "topology.kubernetes.io/zone";
 
+    /// On a pod: what becomes of it when its Node is drained, `skip` or `wait-completed`. Cluster API's name.
+    pub const DRAIN: &str = "cluster.x-k8s.io/drain";
+
     /// Ours, on VMs, Secrets of user data and bootstrap tokens: UID of the Machine.
     pub const MACHINE_UID: &str = "machinist.dev/machine-uid";
     /// Ours, on VMs and Secrets of user data: UID of the user cluster's kube-system namespace.
@@ -123,6 +126,31 @@ pub mod annotation {
 
     /// kubectl's copy of the whole manifest, which may hold a kubeconfig.
     pub const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+
+    /// On a Node: there at all, no pod is evicted from it when its Machine goes.
+    pub const SKIP_EVICTION: &str = "kubermatic.io/skip-eviction";
+    /// On a Machine: there at all, its Node is not drained. Cluster API's name.
+    pub const EXCLUDE_DRAIN: &str = "machine.cluster.x-k8s.io/exclude-node-draining";
+    /// On a Machine: there at all, nobody waits for its Node's volumes to be detached. Cluster API's name.
+    pub const EXCLUDE_DETACH: &str = "machine.cluster.x-k8s.io/exclude-wait-for-node-volume-detach";
+    /// Prefix, on a Machine: its Node is not drained before all annotations of this prefix are gone. Cluster API's name.
+    pub const PRE_DRAIN_HOOK: &str = "pre-drain.delete.hook.machine.cluster.x-k8s.io";
+    /// Prefix, on a Machine: its VM is not deleted before all annotations of this prefix are gone. Cluster API's name.
+    pub const PRE_TERMINATE_HOOK: &str = "pre-terminate.delete.hook.machine.cluster.x-k8s.io";
+    /// On a pod: the kubelet's copy of one that it read from a file. Kubernetes' name.
+    pub const MIRROR_POD: &str = "kubernetes.io/config.mirror";
+
+    /// Ours, on a MachineDeployment: how many of its Nodes are drained at a time.
+    pub const MAX_CONCURRENT_DRAINS: &str = "machinist.dev/max-concurrent-drains";
+    /// Ours, on a Machine: how long its Node may take to be drained (`10m`); `0s` for ever. Cluster API's
+    /// `nodeDrainTimeout`.
+    pub const DRAIN_TIMEOUT: &str = "machinist.dev/node-drain-timeout";
+    /// Ours, on a Machine: how long its Node's volumes may take to be detached after that (`5m`); `0s` for ever. Cluster
+    /// API's `nodeVolumeDetachTimeout`.
+    pub const DETACH_TIMEOUT: &str = "machinist.dev/node-volume-detach-timeout";
+    /// Ours, on a Machine: how long its Node may take to go once its VM is gone (`1m`); `0s` for ever. Cluster API's
+    /// `nodeDeletionTimeout`.
+    pub const NODE_DELETION_TIMEOUT: &str = "machinist.dev/node-deletion-timeout";
 
     /// Ours, on a Machine: `copy` fills its secondary disks with the image of the operating system, as machine-controller
     /// does, instead of leaving them blank.
@@ -200,6 +228,20 @@ pub mod condition {
     pub const NODE_READY: &str = "NodeReady";
     /// Present while the kubelet's request for a serving certificate is pending: why. It does not count for [`READY`].
     pub const SERVING_CERTIFICATE: &str = "ServingCertificate";
-    /// Present while deleting: what is being waited for.
+    /// Present while the host of the VM is being drained on the infra cluster; and, False, while such a drain would hang. It
+    /// does not count for [`READY`].
+    pub const EVACUATING: &str = "Evacuating";
+    /// Present while deleting, from the beginning of the drain on: False since its beginning, and why it is not over.
+    pub const DRAINED: &str = "Drained";
+    /// Present while deleting, if volumes had to be waited for: False since then, and which.
+    pub const VOLUMES_DETACHED: &str = "VolumesDetached";
+    /// Present while deleting: what is being waited for, since the last transition.
     pub const DELETING: &str = "Deleting";
+}
+
+/// Taints.
+pub mod taint {
+    /// Of Kubernetes, on a Node whose machine is off for good (KEP-2268): its pods are removed and its volumes detached at
+    /// once.
+    pub const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
 }

@@ -13,6 +13,8 @@ use machinist_shared::names::{CONTROLLER, annotation, label};
 use serde_json::{Value, json};
 
 use super::decide::user_data_secret_name;
+use super::drain::evict;
+use super::evacuation::{self, Room};
 use super::observe::Hands;
 use super::observed::Concern;
 use super::plan::{Plan, Step, UserDataSource};
@@ -62,8 +64,7 @@ pub async fn act(context: &Context, machine: &StoredMachine, hands: &Hands, plan
         }
         let verb = step.verb();
         let result = run.step(&step).await;
-        // What is done about signing requests is counted where it is done.
-        if !matches!(step, Step::ApproveServing { .. } | Step::RefuseServing { .. }) {
+        if step.is_counted() {
             context
                 .metrics
                 .writes
@@ -127,6 +128,15 @@ impl Run<'_> {
             } => self.label_vm(uid, resource_version).await,
             Step::DeleteVm { uid } => self.delete_vm(uid).await,
             Step::PatchNode { uid: _, patch } => self.patch_node(patch).await,
+            Step::WatchPods => Ok(self.watch_pods()),
+            Step::EvictPods(targets) => {
+                evict::evict(self.context, &Key::of(self.machine), targets).await;
+                Ok(Progress::Next)
+            }
+            Step::LookUpVolumes(volumes) => {
+                evict::look_up(self.context, &Key::of(self.machine), volumes).await;
+                Ok(Progress::Next)
+            }
             Step::DeleteNode { uid } => self.delete_node(uid).await,
             Step::ApproveServing { name, uid } => self.approve_serving(name, uid).await,
             Step::RefuseServing { name, uid, reason } => {
@@ -143,6 +153,7 @@ impl Run<'_> {
                 Ok(Progress::Next)
             }
             Step::NoteFailure { set, uid, message } => self.note_failure(set, uid, message).await,
+            Step::Evacuate { uid, host } => self.evacuate(uid, host).await,
             Step::DeleteMachine => self.delete_machine().await,
             Step::Event(event) => {
                 self.context.events.publish(self.machine, event).await?;
@@ -275,6 +286,7 @@ impl Run<'_> {
             return Ok(Progress::Wait);
         };
         open.delete(self.machine.name(), uid).await?;
+        self.context.drains.close(&Key::of(self.machine));
         Ok(Progress::Next)
     }
 
@@ -285,6 +297,16 @@ impl Run<'_> {
             .await?;
         self.context.stores.nodes.written(written);
         Ok(Progress::Next)
+    }
+
+    fn watch_pods(&self) -> Progress {
+        match self.context.stores.nodes.get(&Key::new("", self.machine.name())) {
+            Some(node) => {
+                self.context.drains.open(&Key::of(self.machine), &node);
+                Progress::Next
+            }
+            None => Progress::Wait,
+        }
     }
 
     async fn delete_node(&mut self, uid: &str) -> Result<Progress, RemoteError> {
@@ -344,6 +366,33 @@ impl Run<'_> {
         Ok(Progress::Next)
     }
 
+    /// One at a time, and each is in the stores before the next is judged: so no two take the same room.
+    async fn evacuate(&mut self, uid: &str, host: &str) -> Result<Progress, RemoteError> {
+        let Some(open) = &self.hands.open else {
+            return Ok(Progress::Wait);
+        };
+        let _alone = self.context.evacuations.lock().await;
+        if !self.context.may_write() || evacuation::room(&self.context.stores, self.machine) != Room::Free {
+            return Ok(Progress::Wait);
+        }
+        if !open.must_leave(self.machine.name(), uid, host).await? {
+            return Ok(Progress::Wait);
+        }
+        let api: Api<StoredMachine> = Api::namespaced(self.context.client.clone(), self.machine.namespace());
+        let deleted = api
+            .delete(self.machine.name(), &with_uid(self.machine.uid()))
+            .await;
+        match deleted {
+            Ok(either) => {
+                if let Some(machine) = either.left() {
+                    self.context.stores.machines.written(machine);
+                }
+                Ok(Progress::Next)
+            }
+            Err(error) => gone(Err(error)),
+        }
+    }
+
     async fn delete_machine(&mut self) -> Result<Progress, RemoteError> {
         let api: Api<StoredMachine> = Api::namespaced(self.context.client.clone(), self.machine.namespace());
         gone(
@@ -390,11 +439,17 @@ fn concern(step: &Step) -> Concern {
         | Step::DeleteToken
         | Step::RenderUserData(_)
         | Step::CreateUserData { .. } => Concern::Bootstrap,
-        Step::PatchNode { .. } | Step::DeleteNode { .. } => Concern::Node,
+        Step::PatchNode { .. }
+        | Step::WatchPods
+        | Step::EvictPods(_)
+        | Step::LookUpVolumes(_)
+        | Step::DeleteNode { .. } => Concern::Node,
         Step::ApproveServing { .. } | Step::RefuseServing { .. } => Concern::Certificate,
-        Step::PatchMachine(_) | Step::NoteFailure { .. } | Step::DeleteMachine | Step::Event(_) => {
-            Concern::Machine
-        }
+        Step::PatchMachine(_)
+        | Step::NoteFailure { .. }
+        | Step::Evacuate { .. }
+        | Step::DeleteMachine
+        | Step::Event(_) => Concern::Machine,
     }
 }
 

@@ -56,8 +56,28 @@ pub enum Reason {
     CertificatePending,
     CertificateRefused,
     ApprovalFailed,
+    // Evacuating
+    HostDraining,
+    HostDrained,
+    LiveMigrating,
+    NotMigratable,
+    // Drained
+    NodeDrained,
+    Draining,
+    EvictionBlocked,
+    DrainSkipped,
+    // VolumesDetached
+    VolumesDetached,
+    VolumesAttached,
+    VolumeDetachSkipped,
     // Deleting
+    WaitingForPreDrainHook,
+    WaitingForOtherDrains,
+    DrainingNode,
+    WaitingForVolumeDetach,
+    WaitingForPreTerminateHook,
     WaitingForVMDeletion,
+    ReleasingVolumes,
     DeletingNode,
     DeletionBlocked,
     DeleteFailed,
@@ -201,7 +221,11 @@ pub fn change(
     let mut list: Vec<NodeCondition> = Vec::with_capacity(wanted.len());
     for want in wanted {
         let old = stored.iter().find(|c| c.type_ == want.kind);
-        let same_status = old.is_some_and(|c| c.status == want.status.text());
+        let same_status = old.is_some_and(|c| {
+            // Each step of a deletion is a state of its own: since when it hangs there is what people ask.
+            let same_step = want.kind != condition::DELETING || c.reason.as_deref() == Some(&want.reason);
+            c.status == want.status.text() && same_step
+        });
         let same = same_status
             && old.is_some_and(|c| {
                 c.reason.as_deref().unwrap_or_default() == want.reason
@@ -268,6 +292,9 @@ fn is_ours(kind: &str) -> bool {
         condition::BOOTSTRAP_READY,
         condition::NODE_READY,
         condition::SERVING_CERTIFICATE,
+        condition::EVACUATING,
+        condition::DRAINED,
+        condition::VOLUMES_DETACHED,
         condition::DELETING,
     ]
     .contains(&kind)
@@ -343,6 +370,16 @@ mod tests {
         let list = stored(change(&list, &[progress("b")], at(5), None));
         assert_eq!(list[0].last_transition_time, Some(Time(at(0))));
         assert_eq!(list[0].last_heartbeat_time, Some(Time(at(5))));
+    }
+
+    #[test]
+    fn the_transition_time_of_a_deletion_is_that_of_its_step() {
+        let step = |reason, message: &str| Condition::new(condition::DELETING, Status::True, reason, message);
+        let list = stored(change(&[], &[step(Reason::DrainingNode, "a")], at(0)));
+        let list = stored(change(&list, &[step(Reason::DrainingNode, "b")], at(5)));
+        assert_eq!(list[0].last_transition_time, Some(Time(at(0))));
+        let list = stored(change(&list, &[step(Reason::WaitingForVMDeletion, "b")], at(9)));
+        assert_eq!(list[0].last_transition_time, Some(Time(at(9))));
     }
 
     #[test]

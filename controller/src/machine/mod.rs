@@ -2,12 +2,16 @@
 //!
 //! - [`observe`] takes a snapshot of everything that is known of one Machine;
 //! - [`decide`] is a pure function from the snapshot to a plan;
-//! - [`act`] carries the plan out, write by write.
+//! - [`act`] carries the plan out, write by write;
+//! - [`evacuation`] is what the drain of an infra node asks for;
+//! - [`drain`] is what a deleting Machine's Node asks for.
 
 pub mod act;
 pub mod brake;
 pub mod conditions;
 pub mod decide;
+pub mod drain;
+pub mod evacuation;
 pub mod observe;
 pub mod observed;
 pub mod on_node;

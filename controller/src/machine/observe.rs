@@ -2,6 +2,7 @@
 //! cached facts.
 
 mod bootstrap;
+mod guests;
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
@@ -22,7 +23,8 @@ use machinist_shared::provider_spec::ProviderConfig;
 use serde_json::Value;
 
 use super::brake;
-use super::observed::{Asked, ClusterName, Facts, Infra, Observed, Open, Spec, Usable, VmState};
+use super::evacuation::{self, Room};
+use super::observed::{Asked, ClusterName, Eviction, Facts, Infra, Observed, Open, Spec, Usable, VmState};
 use super::record::{CredentialSource, FailureDomain, Infrastructure};
 use crate::bootstrap::token::TokenView;
 use crate::bootstrap::user_data::UserData;
@@ -142,14 +144,23 @@ pub async fn observe(
             Err(infra) => infra,
         },
     };
+    let room = match &infra {
+        Infra::Open(open) if matches!(open.eviction, Eviction::Wanted { .. }) => {
+            evacuation::room(&context.stores, machine)
+        }
+        _ => Room::Alone,
+    };
+    let node = context.stores.nodes.get(&Key::new("", machine.name()));
     let observed = Observed {
+        room,
+        guests: guests::guests(context, key, machine, node.as_deref()),
         machine: machine.clone(),
         settings: context.settings.clone(),
         name_winner: name_winner(context, machine),
         spec,
         cluster_name,
         infra,
-        node: context.stores.nodes.get(&Key::new("", machine.name())),
+        node,
         bootstrap,
         token,
         requests: asked(context, machine),
@@ -445,7 +456,8 @@ async fn look(
     hands.look_again = sight.again;
     let vm = sight.instance;
     let guest_exists = sight.guest.is_some();
-    let addresses = sight.guest.map(|guest| guest.addresses).unwrap_or_default();
+    let guest = sight.guest.unwrap_or_default();
+    let (addresses, eviction) = (guest.addresses, guest.eviction);
     let labels = vm.as_ref().and_then(|vm| vm.metadata.labels.as_ref());
     let owner = labels.and_then(|labels| labels.get(label::MACHINE_UID));
     let owner = owner.filter(|owner| *owner != machine.uid());
@@ -483,6 +495,7 @@ async fn look(
             .as_ref()
             .and_then(|vm| recorded_by(context, machine, vm.metadata.uid.as_deref()?)),
         guest_exists,
+        eviction,
         firmware_uuid: vm.as_ref().and_then(|vm| vm.system_uuid.clone()),
         contested: contested(context, machine, open, &addresses),
         addresses,

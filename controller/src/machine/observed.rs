@@ -7,8 +7,11 @@ use k8s_openapi::api::core::v1::Taint;
 use k8s_openapi::jiff::Timestamp;
 use kube::core::ObjectMeta;
 use machinist_infra::provider::Instance;
-pub use machinist_infra::provider::{Disk, State as VmState, Unwatched};
+pub use machinist_infra::provider::{Disk, Eviction, State as VmState, Unwatched};
 
+use super::drain::Seen;
+use super::drain::turns::Turn;
+use super::evacuation::Room;
 use super::record::{CredentialSource, FailureDomain, Infrastructure};
 use crate::bootstrap::Mode;
 use crate::bootstrap::token::TokenView;
@@ -35,6 +38,8 @@ pub struct Settings {
     pub approves_serving: bool,
     /// Where user data comes from, unless a Machine says otherwise.
     pub bootstrap: Mode,
+    /// How long after its deletion was asked for a Machine waits for pods and volumes; `None` for ever.
+    pub skip_eviction_after: Option<Duration>,
 }
 
 /// Everything known of one Machine.
@@ -60,8 +65,34 @@ pub struct Observed {
     pub token: Option<TokenView>,
     /// Pending requests for its node's serving certificate, the newest first.
     pub requests: Vec<Asked>,
+    /// Whether it may be replaced, if its host is being drained.
+    pub room: Room,
+    /// What there is on its Node; only looked at while it is being deleted.
+    pub guests: Guests,
     /// The last write that failed, until it may be tried again.
     pub failure: Option<Failure>,
+}
+
+/// What there is on a deleting Machine's Node.
+#[derive(Debug, Clone)]
+pub struct Guests {
+    /// Its pods.
+    pub pods: Seen,
+    /// Names of the volumes that are attached to it.
+    pub volumes: Vec<String>,
+    /// Whether its pods have somewhere to go.
+    pub refuge: Refuge,
+    /// Whose turn it is, if its MachineDeployment limits drains.
+    pub turn: Option<Turn>,
+}
+
+/// Whether the pods of a deleting Machine's Node have somewhere to go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refuge {
+    /// Another Node takes pods, or a Machine is on its way to become one.
+    Some,
+    /// All other Nodes are cordoned: this is the end of the cluster.
+    None,
 }
 
 /// A pending signing request.
@@ -161,6 +192,8 @@ pub struct Open {
     pub guest_exists: bool,
     /// UUID of the VM's firmware.
     pub firmware_uuid: Option<String>,
+    /// Whether its host wants the guest to leave.
+    pub eviction: Eviction,
     /// Addresses of the VMI's own interfaces.
     pub addresses: Vec<String>,
     /// Those of them that somebody else has, too; only looked for while a serving certificate is asked for.

@@ -4,7 +4,7 @@
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::core::ObjectMeta;
-use machinist_infra::provider::Instance;
+use machinist_infra::provider::{Disk, Instance};
 use machinist_shared::names::{PROVIDER_ID_PREFIX, annotation, finalizer, label};
 
 use super::observed::ClusterName;
@@ -145,6 +145,20 @@ pub fn disk_verdict(disk: &ObjectMeta, owners: &[&str]) -> DiskVerdict {
         (true, true) => DiskVerdict::OursTerminating,
         (false, _) => DiskVerdict::Stranger,
     }
+}
+
+/// Those of the disks that are the VM's of that UID, or of DataVolumes that are.
+pub fn disks_of<'a>(disks: &'a [Disk], vm_uid: &'a str) -> Vec<&'a Disk> {
+    let mut owners = vec![vm_uid];
+    let is_ours =
+        |disk: &Disk, owners: &[&str]| disk_verdict(&disk.metadata, owners) != DiskVerdict::Stranger;
+    let of_vm: Vec<&str> = disks
+        .iter()
+        .filter(|disk| is_ours(disk, &owners))
+        .filter_map(|disk| disk.metadata.uid.as_deref())
+        .collect();
+    owners.extend(of_vm);
+    disks.iter().filter(|disk| is_ours(disk, &owners)).collect()
 }
 
 /// Whose Node it is.

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::drain::evict::Target;
+
 /// One write. Each is safe to repeat, and guarded by the UID or resourceVersion of what it was decided from.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Step {
@@ -43,6 +45,12 @@ pub enum Step {
         /// The patch.
         patch: Value,
     },
+    /// Watch the pods of the Machine's Node.
+    WatchPods,
+    /// Evict these pods; refusals are noted.
+    EvictPods(Vec<Target>),
+    /// Find out to which claims these volumes belong.
+    LookUpVolumes(Vec<String>),
     /// Delete the Node of that UID.
     DeleteNode {
         /// UID of the Node.
@@ -74,6 +82,14 @@ pub enum Step {
         /// Why, for a person.
         message: String,
     },
+    /// Delete the Machine, for its MachineSet to replace it, if its VM's guest of that UID still is to leave that host and
+    /// enough others are there.
+    Evacuate {
+        /// UID of the guest.
+        uid: String,
+        /// The host.
+        host: String,
+    },
     /// Delete the Machine itself, for its MachineSet to replace it.
     DeleteMachine,
     /// Tell a person.
@@ -90,6 +106,19 @@ pub enum UserDataSource {
 }
 
 impl Step {
+    /// Whether it is counted as a write here: evictions and what is done about signing requests are counted where they are
+    /// done, and a watch writes nothing.
+    pub fn is_counted(&self) -> bool {
+        !matches!(
+            self,
+            Self::ApproveServing { .. }
+                | Self::RefuseServing { .. }
+                | Self::WatchPods
+                | Self::EvictPods(_)
+                | Self::LookUpVolumes(_)
+        )
+    }
+
     /// What it does, for logs and messages.
     pub fn verb(&self) -> &'static str {
         match self {
@@ -103,10 +132,14 @@ impl Step {
             Self::LabelVm { .. } => "label the adopted VirtualMachine",
             Self::DeleteVm { .. } => "delete the VirtualMachine",
             Self::PatchNode { .. } => "patch the Node",
+            Self::WatchPods => "watch the Node's pods",
+            Self::EvictPods(_) => "evict pods",
+            Self::LookUpVolumes(_) => "look up volumes",
             Self::DeleteNode { .. } => "delete the Node",
             Self::ApproveServing { .. } => "approve a signing request",
             Self::RefuseServing { .. } => "tell of a signing request",
             Self::NoteFailure { .. } => "note the failure on the MachineSet",
+            Self::Evacuate { .. } => "evacuate the host",
             Self::DeleteMachine => "delete the Machine",
             Self::Event(_) => "record an Event",
         }

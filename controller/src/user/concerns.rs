@@ -8,8 +8,10 @@ use machinist_shared::names::label;
 use super::overlap;
 use super::owner;
 use super::stores::{Queues, Stores};
-use super::{Node, StoredMachine, StoredMachineDeployment, StoredMachineSet};
+use super::{Node, StoredMachine, StoredMachineDeployment, StoredMachineSet, VolumeAttachment};
 use crate::csr::request::{NODE_USER, StoredRequest};
+use crate::machine::drain::turns;
+use crate::machine::evacuation;
 use crate::machine_deployment::conditions::SELECTOR_OVERLAP;
 
 /// A Machine, before and after: its namesakes, one of which may now win or lose the name; its set; and the requests that
@@ -26,7 +28,31 @@ pub(super) fn machine(machine: &StoredMachine, stores: &Stores, queues: &Queues)
     {
         queues.deployments.add(Key::new(machine.namespace(), deployment));
     }
+    if machine.is_deleting()
+        && let Some(deployment) = stores.deployment_of(machine)
+    {
+        next_drains(&deployment, stores, queues);
+    }
     requests_of(machine, stores, queues);
+}
+
+/// Machines that wait for others of their MachineDeployment to be drained.
+fn next_drains(deployment: &StoredMachineDeployment, stores: &Stores, queues: &Queues) {
+    let Some(limit) = turns::limit(deployment) else {
+        return;
+    };
+    let waiting = stores.machines_of_deployment(deployment);
+    let mut waiting: Vec<_> = waiting
+        .into_iter()
+        .filter(|machine| turns::is_waiting(machine))
+        .collect();
+    waiting.sort_by_key(|machine| {
+        let deleted = machine.metadata.deletion_timestamp.as_ref().map(|time| time.0);
+        (deleted, machine.name().to_owned())
+    });
+    for machine in waiting.iter().take(limit) {
+        queues.machines.add(Key::of(machine.as_ref()));
+    }
 }
 
 /// Pending requests that came with a Machine's tokens.
@@ -71,6 +97,15 @@ pub(super) fn node(node: &Node, stores: &Stores, queues: &Queues) {
     }
 }
 
+/// An attached volume: the Machine of the Node's name, which waits for it only while it is being deleted.
+pub(super) fn attachment(attachment: &VolumeAttachment, stores: &Stores, queues: &Queues) {
+    for machine in stores.machines.by_index(&attachment.node) {
+        if machine.is_deleting() {
+            queues.machines.add(Key::of(machine.as_ref()));
+        }
+    }
+}
+
 /// A set: itself and its deployment; every deployment that may adopt it, if nobody controls it; and its Machines that
 /// wait for their user data.
 pub(super) fn machine_set(set: &StoredMachineSet, stores: &Stores, queues: &Queues) {
@@ -93,13 +128,14 @@ pub(super) fn machine_set(set: &StoredMachineSet, stores: &Stores, queues: &Queu
 }
 
 /// Machines of a set that have no VM yet: the set's revision and the deployment's operating system profile say where
-/// their user data comes from.
+/// their user data comes from. And those that wait to be replaced, which the set's pause may hold up.
 fn waiting_machines(set: &StoredMachineSet, stores: &Stores, queues: &Queues) {
     for machine in stores.machines_of(set.uid()) {
         if machine
             .record
             .as_ref()
             .is_none_or(|record| record.vm_uid.is_none())
+            || evacuation::is_waiting(&machine)
         {
             queues.machines.add(Key::of(machine.as_ref()));
         }
@@ -110,6 +146,12 @@ fn waiting_machines(set: &StoredMachineSet, stores: &Stores, queues: &Queues) {
 /// that are told that somebody does.
 pub(super) fn machine_deployment(deployment: &StoredMachineDeployment, stores: &Stores, queues: &Queues) {
     queues.deployments.add(Key::of(deployment));
+    // The limit may be gone, or higher; or there may be room to replace one.
+    for machine in stores.machines_of_deployment(deployment) {
+        if turns::is_waiting(&machine) || evacuation::is_waiting(&machine) {
+            queues.machines.add(Key::of(machine.as_ref()));
+        }
+    }
     for set in stores.machine_sets_of(deployment.uid()) {
         waiting_machines(&set, stores, queues);
     }
@@ -277,6 +319,20 @@ mod tests {
         node(&ready, &stores, &queues);
         assert_eq!(drained(&queues.sets).await, ["owner"]);
         assert_eq!(drained(&queues.machines).await, ["m"]);
+    }
+
+    #[tokio::test]
+    async fn an_attached_volume_concerns_the_machine_that_is_being_deleted() {
+        let (stores, queues) = (stores(), Queues::default());
+        let deleting = json!({"deletionTimestamp": "2026-01-01T12:00:00Z"});
+        for (name, metadata) in [("gone", deleting), ("alive", json!({}))] {
+            stores
+                .machines
+                .apply(Event::Apply(object(name, &metadata, &json!({}))));
+            let spec = json!({"nodeName": name, "source": {"persistentVolumeName": "pv"}});
+            attachment(&object("a", &json!({"namespace": null}), &spec), &stores, &queues);
+        }
+        assert_eq!(drained(&queues.machines).await, ["gone"]);
     }
 
     #[tokio::test]

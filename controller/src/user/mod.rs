@@ -12,6 +12,7 @@ mod references;
 mod selection;
 mod spec;
 mod stores;
+mod volume_attachment;
 
 pub use catch_up::CaughtUp;
 pub use machine::{SpecState, StoredMachine};
@@ -22,3 +23,4 @@ pub use references::{Looked, LookedSecret, Reference, ReferenceKind, References}
 pub use selection::{Labels, Selection};
 pub use spec::Template;
 pub use stores::{Queues, Stores, TOKEN_NAMESPACE};
+pub use volume_attachment::VolumeAttachment;

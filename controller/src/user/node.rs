@@ -31,6 +31,9 @@ pub struct NodeSpec {
     /// Taints.
     #[serde(deserialize_with = "nullable")]
     pub taints: Vec<Taint>,
+    /// Whether it is cordoned.
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "std::ops::Not::not")]
+    pub unschedulable: bool,
 }
 
 /// Status of a Node.

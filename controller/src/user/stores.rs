@@ -11,7 +11,9 @@ use machinist_infra::store::{Key, Store};
 use machinist_shared::names::{self, label};
 use tokio::sync::Notify;
 
-use super::{Node, StoredMachine, StoredMachineDeployment, StoredMachineSet, concerns, owner};
+use super::{
+    Node, StoredMachine, StoredMachineDeployment, StoredMachineSet, VolumeAttachment, concerns, owner,
+};
 use crate::csr::{client, request::NODE_USER, request::StoredRequest, serving};
 use crate::queue::Queue;
 
@@ -28,6 +30,8 @@ pub struct Stores {
     pub machines: Arc<Store<StoredMachine>>,
     /// Nodes, indexed by address.
     pub nodes: Arc<Store<Node>>,
+    /// Which volumes are attached to which Nodes, indexed by Node.
+    pub attachments: Arc<Store<VolumeAttachment>>,
     /// MachineSets, indexed by namespace and whoever controls them.
     pub machine_sets: Arc<Store<StoredMachineSet>>,
     /// MachineDeployments, indexed by namespace.
@@ -104,6 +108,7 @@ impl Default for Stores {
                 ]
             })),
             nodes: Arc::new(Store::new(Node::own_addresses)),
+            attachments: Arc::new(Store::new(|a: &VolumeAttachment| vec![a.node.clone()])),
             machine_sets: Arc::new(Store::new(|s: &StoredMachineSet| {
                 vec![within(s.namespace()), by_controller(&s.metadata)]
             })),
@@ -125,6 +130,7 @@ impl Stores {
     pub fn is_synced(&self) -> bool {
         self.machines.is_synced()
             && self.nodes.is_synced()
+            && self.attachments.is_synced()
             && self.machine_sets.is_synced()
             && self.machine_deployments.is_synced()
             && self.tokens.is_synced()
@@ -146,6 +152,15 @@ impl Stores {
     /// Machines that the owner of that UID controls.
     pub fn machines_of(&self, owner_uid: &str) -> Vec<Arc<StoredMachine>> {
         self.machines.by_index(&controlled_by(owner_uid))
+    }
+
+    /// Names of the volumes that are attached to the Node of that name, sorted.
+    pub fn volumes_attached_to(&self, node: &str) -> Vec<String> {
+        let attachments = self.attachments.by_index(node).into_iter();
+        let attached = attachments.filter(|attachment| attachment.attached);
+        let mut volumes: Vec<String> = attached.map(|attachment| attachment.volume.clone()).collect();
+        volumes.sort();
+        volumes
     }
 
     /// Machines of a namespace that nobody controls.
@@ -174,6 +189,18 @@ impl Stores {
             .machine_sets
             .get(&Key::new(machine.namespace(), machine.machine_set()?))?;
         set.machine_deployment().map(str::to_owned)
+    }
+
+    /// The MachineDeployment above a Machine.
+    pub fn deployment_of(&self, machine: &StoredMachine) -> Option<Arc<StoredMachineDeployment>> {
+        let name = self.machine_deployment(machine)?;
+        self.machine_deployments.get(&Key::new(machine.namespace(), name))
+    }
+
+    /// The Machines below a MachineDeployment.
+    pub fn machines_of_deployment(&self, deployment: &StoredMachineDeployment) -> Vec<Arc<StoredMachine>> {
+        let sets = self.machine_sets_of(deployment.uid()).into_iter();
+        sets.flat_map(|set| self.machines_of(set.uid())).collect()
     }
 
     /// MachineSets of the Machine's MachineDeployment that are newer than its own, the newest first.
@@ -231,6 +258,13 @@ impl Stores {
         vec![
             self.watch(Api::all(all()), "", &self.machines, queues, concerns::machine),
             self.watch(Api::all(all()), "", &self.nodes, queues, concerns::node),
+            self.watch(
+                Api::all(all()),
+                "",
+                &self.attachments,
+                queues,
+                concerns::attachment,
+            ),
             self.watch(
                 Api::all(all()),
                 "",

@@ -74,6 +74,12 @@ pub struct VmiStatus {
     /// Conditions.
     #[serde(deserialize_with = "nullable")]
     pub conditions: Vec<Condition>,
+    /// The infra node that it runs on.
+    #[serde(deserialize_with = "nullable")]
+    pub node_name: String,
+    /// The infra node that it was asked to leave.
+    #[serde(deserialize_with = "nullable")]
+    pub evacuation_node_name: String,
     /// Network interfaces, the guest's own inventions among them.
     #[serde(deserialize_with = "nullable")]
     pub interfaces: Vec<Interface>,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use e2e::{Case, manifest, wait};
+use e2e::{Case, drain, manifest, wait};
 use testbed::{
     bed::{CONTROLLER, MACHINES, Options},
     proxy::WriteFuse,
@@ -41,10 +41,17 @@ async fn a_controller_killed_after_any_write_of_a_machines_making_leaves_one_vm_
 #[tokio::test]
 async fn a_controller_killed_after_any_write_of_a_machines_deletion_leaves_nothing() -> Result<()> {
     let case = start().await?;
+    // Where the pods of the others could go.
+    case.apply(&manifest::machine("stays")).await?;
+    case.node_ready("stays").await?;
+    case.settled().await;
+    let stays = e2e::leaks::leftovers(&case.bed).await?;
+    let stays: Vec<&str> = stays.iter().map(String::as_str).collect();
     for nth in 1..=AT_MOST {
         let name = format!("deleted-{nth}");
         case.apply(&manifest::machine(&name)).await?;
         case.node_ready(&name).await?;
+        case.runs(drain::pod(&name, "guest", &name)).await?;
         // Whatever still follows the join comes before the first write of the deletion.
         case.settled().await;
         let fuse = arm(&case, nth)?;
@@ -58,7 +65,18 @@ async fn a_controller_killed_after_any_write_of_a_machines_deletion_leaves_nothi
             restart(&case).await?;
         }
         wait::for_absence(&machines, &name, e2e::case::PATIENCE).await?;
-        e2e::leaks::check(&case.bed, &[]).await?;
+        let evictions = case.asked_of_pod(&name);
+        assert!(
+            evictions
+                .iter()
+                .all(|asked| asked.target.subresource == "eviction"),
+            "{evictions:?}"
+        );
+        assert!(
+            !evictions.is_empty(),
+            "the drain is not forgotten, killed after write {nth}"
+        );
+        e2e::leaks::check(&case.bed, &stays).await?;
         assert_eq!(case.lives.uids(&name).len(), 1, "killed after write {nth}");
         disarm(&case);
         if !fired {
@@ -66,6 +84,7 @@ async fn a_controller_killed_after_any_write_of_a_machines_deletion_leaves_nothi
             break;
         }
     }
+    case.delete_machine("stays").await?;
     case.finish(&[]).await
 }
 

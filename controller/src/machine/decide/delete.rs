@@ -1,17 +1,48 @@
-//! The way down: the VM verified gone, then the Node, then the token, then the finalizers.
+//! The way down: what has to be said before ([`goodbye`]), the VM verified gone, then the Node, then the token, then the
+//! finalizers.
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Taint;
+use k8s_openapi::jiff::Timestamp;
 use machinist_infra::provider::Instance;
-use machinist_shared::names::{annotation, condition, finalizer};
+use machinist_shared::names::{annotation, condition, finalizer, taint};
+use serde_json::json;
 
 use super::super::conditions::{Condition, Reason, Status};
 use super::super::observed::{ClusterName, Infra, Open, Spec};
-use super::super::ownership::{NodeClaim, NodeVerdict, VmClaim, VmVerdict, node_verdict, vm_verdict};
+use super::super::ownership::{
+    NodeClaim, NodeVerdict, VmClaim, VmVerdict, disks_of, node_verdict, vm_verdict,
+};
 use super::super::plan::Step;
 use super::draft::Draft;
-use super::launch;
+use super::{goodbye, launch};
+use crate::user::Node;
+
+/// How a deleting Machine's VM stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Vm {
+    /// It is there, or nobody can tell.
+    Stays,
+    /// It is verified gone.
+    Gone,
+    /// It is not this Machine's any more, or never was; or it was seen to be gone before.
+    Let,
+}
 
 pub(super) fn decide(draft: &mut Draft<'_>) {
     let machine = &draft.observed.machine;
+    if machine.has_finalizer(finalizer::RED_HAT_SUBSCRIPTION) {
+        draft.drop_finalizer(finalizer::RED_HAT_SUBSCRIPTION);
+        let message = format!(
+            "machine-controller's finalizer {} is removed; if the system {} is registered at Red Hat or a Satellite, remove it \
+             there by hand",
+            finalizer::RED_HAT_SUBSCRIPTION,
+            machine.name()
+        );
+        draft.tell_after_patch(true, "SubscriptionLeft", message);
+    }
     let has_vm_finalizer = machine.has_finalizer(finalizer::VM);
     if !has_vm_finalizer && !machine.has_finalizer(finalizer::NODE) {
         // It never had a VM: the API server removes it, and only its token could be left.
@@ -19,14 +50,28 @@ pub(super) fn decide(draft: &mut Draft<'_>) {
             draft.plan.push(Step::DeleteToken);
         }
         draft.keep_conditions();
+        // Whoever still sees it sees the past.
+        if !machine.has_finalizer(finalizer::RED_HAT_SUBSCRIPTION) {
+            draft.say_nothing();
+        }
         return;
     }
     draft.keep_conditions();
-    if has_vm_finalizer && !vm_is_gone(draft) {
+    let vm = if has_vm_finalizer { vm(draft) } else { Vm::Let };
+    if vm == Vm::Stays {
         return;
     }
-    if let Some(uid) = own_node(draft) {
-        draft.plan.push(Step::DeleteNode { uid });
+    let node = own_node(draft);
+    if vm == Vm::Gone {
+        let holds = node.as_ref().is_some_and(|node| holds_volumes(draft, node));
+        if holds || has_disks(draft) {
+            return;
+        }
+    }
+    if let Some(node) = node
+        && !node_may_go(draft, &node)
+    {
+        return;
     }
     if draft.observed.token.is_some() {
         draft.plan.push(Step::DeleteToken);
@@ -35,8 +80,119 @@ pub(super) fn decide(draft: &mut Draft<'_>) {
     draft.release();
 }
 
-/// Whether the VM is verified gone; else deletes it, or says what is in the way.
-fn vm_is_gone(draft: &mut Draft<'_>) -> bool {
+/// How long volumes may stay attached to the Node of a VM that is gone: Kubernetes needs a minute to remove the pods of a
+/// Node that is out of service.
+const RELEASE: Duration = Duration::from_mins(2);
+
+/// Whether volumes are attached to the Node of a VM that is gone. Whoever needs them elsewhere would wait for six minutes if
+/// the Node was deleted now; the taint lets Kubernetes detach them at once.
+fn holds_volumes(draft: &mut Draft<'_>, node: &Node) -> bool {
+    let volumes = draft.observed.guests.volumes.join(", ");
+    if volumes.is_empty() {
+        return false;
+    }
+    let since = step_since(draft, Reason::ReleasingVolumes);
+    if goodbye::is_past(draft, since, RELEASE) {
+        let message = format!(
+            "the Node {} is deleted with volumes attached: {volumes}",
+            node.name()
+        );
+        draft.tell_after_patch(true, "VolumesLeft", message);
+        return false;
+    }
+    let mut taints = node.spec.taints.clone();
+    if !taints.iter().any(|taint| taint.key == taint::OUT_OF_SERVICE) {
+        taints.push(Taint {
+            key: taint::OUT_OF_SERVICE.to_owned(),
+            value: Some("nodeshutdown".to_owned()),
+            effect: "NoExecute".to_owned(),
+            time_added: None,
+        });
+        let patch = json!({
+            "metadata": {"uid": node.uid(), "resourceVersion": node.metadata.resource_version},
+            "spec": {"taints": taints},
+        });
+        let uid = node.uid().to_owned();
+        draft.plan.push(Step::PatchNode { uid, patch });
+    }
+    let message = format!(
+        "the VM is gone; its Node is marked out of service until these volumes are detached: {volumes}"
+    );
+    deleting(draft, Reason::ReleasingVolumes, &message);
+    true
+}
+
+/// Whether disks of the VM that is gone are still there: KubeVirt's owner references have them deleted. Those of others are
+/// nobody's business here.
+fn has_disks(draft: &mut Draft<'_>) -> bool {
+    let observed = draft.observed;
+    let record = observed.machine.record.as_ref();
+    let (Infra::Open(open), Some(uid)) = (
+        &observed.infra,
+        record.and_then(|record| record.vm_uid.as_deref()),
+    ) else {
+        return false;
+    };
+    let left: Vec<String> = disks_of(&open.disks, uid)
+        .iter()
+        .map(|disk| {
+            format!(
+                "{} {}",
+                disk.kind,
+                disk.metadata.name.as_deref().unwrap_or_default()
+            )
+        })
+        .collect();
+    if left.is_empty() {
+        return false;
+    }
+    let message = format!("the VM is gone; waiting for its disks to go: {}", left.join(", "));
+    draft.condition(
+        Condition::new(
+            condition::DELETING,
+            Status::True,
+            Reason::WaitingForDisks,
+            message,
+        )
+        .lazy(),
+    );
+    true
+}
+
+/// Deletes the Node; whether the Machine may go on without waiting for more.
+fn node_may_go(draft: &mut Draft<'_>, node: &Node) -> bool {
+    if node.metadata.deletion_timestamp.is_none() {
+        let uid = node.uid().to_owned();
+        draft.plan.push(Step::DeleteNode { uid });
+        return true;
+    }
+    let held_by = node.metadata.finalizers.clone().unwrap_or_default().join(", ");
+    let since = step_since(draft, Reason::DeletingNode);
+    if let Some(timeout) = goodbye::timeout(draft, annotation::NODE_DELETION_TIMEOUT)
+        && goodbye::is_past(draft, since, timeout)
+    {
+        let message = format!("the Node {} is left to its finalizers: {held_by}", node.name());
+        draft.tell_after_patch(true, "NodeLeft", message);
+        return true;
+    }
+    let message = format!("the VM is gone; the Node waits for its finalizers: {held_by}");
+    deleting(draft, Reason::DeletingNode, &message);
+    false
+}
+
+/// Since when the deletion is at that step; from now on, if it is not.
+fn step_since(draft: &Draft<'_>, step: Reason) -> Timestamp {
+    let conditions = draft.observed.machine.status.conditions.iter().flatten();
+    let stored = conditions.filter(|stored| stored.type_ == condition::DELETING);
+    let at_step = stored.filter(|stored| stored.reason == Some(step.text()));
+    let since = at_step
+        .filter_map(|stored| stored.last_transition_time.as_ref())
+        .next();
+    since.map_or(draft.now, |since| since.0)
+}
+
+/// How the VM stands; deletes it, or says what is in the way.
+fn vm(draft: &mut Draft<'_>) -> Vm {
     let machine = draft.observed.machine.clone();
     let recorded = machine
         .record
@@ -46,7 +202,7 @@ fn vm_is_gone(draft: &mut Draft<'_>) -> bool {
     if machine.annotation(annotation::ABANDON_VM) == Some(abandoned) {
         let message = format!("the VM (UID {abandoned}) is left behind, as annotated");
         draft.plan.tell(true, "VMAbandoned", message);
-        return true;
+        return Vm::Let;
     }
     let open = match &draft.observed.infra {
         Infra::Open(open) => open,
@@ -57,7 +213,7 @@ fn vm_is_gone(draft: &mut Draft<'_>) -> bool {
                 Reason::WaitingForInfrastructure,
                 "connecting to the infra cluster",
             );
-            return false;
+            return Vm::Stays;
         }
         Infra::NoCredential(what) => return blocked(draft, what),
     };
@@ -82,12 +238,12 @@ fn vm_is_gone(draft: &mut Draft<'_>) -> bool {
             );
             blocked(draft, &why)
         }
-        None => true,
+        None => Vm::Gone,
         Some(vm) => delete_vm(draft, open, vm),
     }
 }
 
-fn delete_vm(draft: &mut Draft<'_>, open: &Open, vm: &Instance) -> bool {
+fn delete_vm(draft: &mut Draft<'_>, open: &Open, vm: &Instance) -> Vm {
     let machine = draft.observed.machine.clone();
     let usable = match &draft.observed.spec {
         Spec::Usable(usable) => Some(usable),
@@ -108,6 +264,9 @@ fn delete_vm(draft: &mut Draft<'_>, open: &Open, vm: &Instance) -> bool {
     match vm_verdict(claim) {
         VmVerdict::Ours => {
             record_node(draft);
+            if vm.metadata.deletion_timestamp.is_none() && !goodbye::is_said(draft) {
+                return Vm::Stays;
+            }
             let name = machine.name();
             deleting(
                 draft,
@@ -118,7 +277,7 @@ fn delete_vm(draft: &mut Draft<'_>, open: &Open, vm: &Instance) -> bool {
                 draft.patch_now();
                 draft.plan.push(Step::DeleteVm { uid });
             }
-            false
+            Vm::Stays
         }
         VmVerdict::Adopt => {
             let credential = usable.and_then(|usable| usable.credential.clone());
@@ -134,11 +293,11 @@ fn delete_vm(draft: &mut Draft<'_>, open: &Open, vm: &Instance) -> bool {
                 "Adopted",
                 format!("the VM {} ({uid}) is taken over to be deleted", machine.name()),
             );
-            false
+            Vm::Stays
         }
         VmVerdict::Undecided(what) if draft.observed.cluster_name == ClusterName::Pending => {
             deleting(draft, Reason::WaitingForReference, &what);
-            false
+            Vm::Stays
         }
         VmVerdict::Undecided(what) => {
             let why = format!(
@@ -155,7 +314,7 @@ fn delete_vm(draft: &mut Draft<'_>, open: &Open, vm: &Instance) -> bool {
                 machine.name()
             );
             draft.tell_after_patch(true, "VMLeftAlone", message);
-            true
+            Vm::Let
         }
     }
 }
@@ -164,9 +323,9 @@ fn delete_vm(draft: &mut Draft<'_>, open: &Open, vm: &Instance) -> bool {
 fn record_node(draft: &mut Draft<'_>) {
     let node = own_node(draft);
     if let Some(record) = &mut draft.record
-        && node.is_some()
+        && let Some(node) = node
     {
-        record.node_uid = node;
+        record.node_uid = Some(node.uid().to_owned());
     }
 }
 
@@ -174,7 +333,7 @@ fn unreachable(how: &str) -> String {
     format!("the infra cluster does not answer, so nobody can tell whether the VM is gone: {how}")
 }
 
-fn blocked(draft: &mut Draft<'_>, why: &str) -> bool {
+fn blocked(draft: &mut Draft<'_>, why: &str) -> Vm {
     let machine = &draft.observed.machine;
     let recorded = machine
         .record
@@ -187,15 +346,15 @@ fn blocked(draft: &mut Draft<'_>, why: &str) -> bool {
     );
     draft.error("DeleteError", message.clone());
     deleting(draft, Reason::DeletionBlocked, &message);
-    false
+    Vm::Stays
 }
 
-fn deleting(draft: &mut Draft<'_>, reason: Reason, message: &str) {
+pub(super) fn deleting(draft: &mut Draft<'_>, reason: Reason, message: &str) {
     draft.condition(Condition::new(condition::DELETING, Status::True, reason, message));
 }
 
-/// UID of the Node that goes with the Machine; never a stranger's.
-fn own_node(draft: &Draft<'_>) -> Option<String> {
+/// The Node that goes with the Machine; never a stranger's.
+pub(super) fn own_node(draft: &Draft<'_>) -> Option<Arc<Node>> {
     let node = draft.observed.node.as_ref()?;
     let (firmware_uuid, addresses): (Option<&str>, &[String]) = match &draft.observed.infra {
         Infra::Open(open) => (open.firmware_uuid.as_deref(), &open.addresses),
@@ -207,5 +366,5 @@ fn own_node(draft: &Draft<'_>) -> Option<String> {
         firmware_uuid,
         addresses,
     };
-    (node_verdict(claim) == NodeVerdict::Ours).then(|| node.uid().to_owned())
+    (node_verdict(claim) == NodeVerdict::Ours).then(|| node.clone())
 }

@@ -175,9 +175,26 @@ impl<'a> Draft<'a> {
         self.finalizers = Some(
             stored
                 .into_iter()
-                .filter(|f| f != finalizer::VM && f != finalizer::NODE)
+                .filter(|f| {
+                    ![finalizer::VM, finalizer::NODE, finalizer::RED_HAT_SUBSCRIPTION].contains(&f.as_str())
+                })
                 .collect(),
         );
+    }
+
+    /// Removes one finalizer.
+    pub(super) fn drop_finalizer(&mut self, finalizer: &str) {
+        let stored = || {
+            self.observed
+                .machine
+                .metadata
+                .finalizers
+                .clone()
+                .unwrap_or_default()
+        };
+        let mut list = self.finalizers.take().unwrap_or_else(stored);
+        list.retain(|f| f != finalizer);
+        self.finalizers = Some(list);
     }
 
     /// Records facets of the infra cluster that were not known before.
@@ -250,6 +267,11 @@ impl<'a> Draft<'a> {
         if let Some(patch) = self.machine_patch() {
             self.plan.push(Step::PatchMachine(patch));
         }
+        self.patched = true;
+    }
+
+    /// Does not write the Machine this time.
+    pub(super) fn say_nothing(&mut self) {
         self.patched = true;
     }
 
@@ -469,6 +491,9 @@ impl<'a> Draft<'a> {
                 condition::INFRASTRUCTURE_READY,
                 condition::BOOTSTRAP_READY,
                 condition::NODE_READY,
+                condition::EVACUATING,
+                condition::DRAINED,
+                condition::VOLUMES_DETACHED,
             ] {
                 if let Some(old) = stored.iter().find(|c| c.type_ == kind)
                     && !wanted.iter().any(|c| c.kind == kind)
@@ -531,9 +556,13 @@ fn is_cause(reason: &str) -> bool {
         Reason::BootstrapSecretRevision,
         Reason::NodeNotReady,
         Reason::VMVanished,
+        Reason::Draining,
+        Reason::VolumesAttached,
+        Reason::VolumeDetachSkipped,
         // Told by Events of their own.
         Reason::CertificatePending,
         Reason::CertificateRefused,
+        Reason::DrainSkipped,
     ];
     !stages.iter().any(|stage| stage.text() == reason)
 }

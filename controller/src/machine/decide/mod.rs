@@ -1,10 +1,13 @@
 //! From a snapshot to a plan: a pure function, without I/O, clock or randomness.
 //!
 //! [`decide`] asks the questions of a Machine's life in order; each file holds what is done at one stage:
-//! [`launch`] while there is no VM, [`run`] while there is one, [`join`] for its Node, [`delete`] for the way down.
+//! [`launch`] while there is no VM, [`run`] while there is one, [`join`] for its Node, [`delete`] for the way down, which
+//! begins with [`goodbye`].
 
 mod delete;
 mod draft;
+mod evacuate;
+mod goodbye;
 mod join;
 mod launch;
 mod run;

@@ -10,7 +10,7 @@ use super::super::observed::{Bootstrap, Open, Usable};
 use super::super::plan::{Step, UserDataSource};
 use super::super::record::Record;
 use super::draft::Draft;
-use super::{join, launch};
+use super::{evacuate, join, launch};
 use crate::context::LABEL_AGAIN;
 use crate::flags::OptionalDuration;
 
@@ -60,6 +60,7 @@ pub(super) fn decide(draft: &mut Draft<'_>, usable: &Usable, open: &Open, vm: &I
         return;
     }
     state(draft, open);
+    evacuate::decide(draft, open);
     draft.addresses = Some(open.addresses.clone());
     let machine = &draft.observed.machine;
     if !open.addresses.is_empty() && !draft.observed.settings.external_cloud_provider {

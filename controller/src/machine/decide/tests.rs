@@ -9,9 +9,11 @@ use machinist_infra::provider::Instance;
 use rstest::rstest;
 use serde_json::{Value, json};
 
+use super::super::drain::watch::{Pods, Seen};
+use super::super::evacuation::Room;
 use super::super::observed::{
-    Bootstrap, Brake, ClusterName, Concern, Disk, Facts, Failure, Infra, Observed, Open, Settings, Spec,
-    Unwatched, Usable, VmState,
+    Bootstrap, Brake, ClusterName, Concern, Disk, Eviction, Facts, Failure, Guests, Infra, Observed, Open,
+    Refuge, Settings, Spec, Unwatched, Usable, VmState,
 };
 use super::super::plan::{Plan, Step, UserDataSource};
 use super::super::record::{FailureDomain, Infrastructure};
@@ -68,6 +70,7 @@ fn open() -> Open {
         labelled_machine_exists: false,
         recorded_by: None,
         guest_exists: false,
+        eviction: Eviction::None,
         firmware_uuid: None,
         addresses: Vec::new(),
         contested: Vec::new(),
@@ -132,6 +135,7 @@ fn observed(machine: StoredMachine, open: Open) -> Observed {
             provisioning_timeout: None,
             approves_serving: true,
             bootstrap: Mode::Auto,
+            skip_eviction_after: Some(Duration::from_hours(2)),
         }),
         name_winner: None,
         spec: Spec::Usable(Box::new(Usable {
@@ -145,6 +149,13 @@ fn observed(machine: StoredMachine, open: Open) -> Observed {
         bootstrap: Bootstrap::Builtin,
         token: None,
         requests: Vec::new(),
+        room: Room::Alone,
+        guests: Guests {
+            pods: Seen::Pods(Pods::default()),
+            volumes: Vec::new(),
+            refuge: Refuge::Some,
+            turn: None,
+        },
         failure: None,
     }
 }
@@ -490,7 +501,7 @@ fn a_deletion_goes_vm_then_node_then_token_then_finalizers() {
     let mut deleting = recorded();
     json_patch::merge(&mut deleting, &json!({"metadata": {"deletionTimestamp": NOW}}));
     let mut o = observed(machine(&deleting), running());
-    o.node = Some(node(&json!({})));
+    o.node = Some(node(&json!({"spec": {"unschedulable": true}})));
     o.token = Some(token());
     let plan = decide(&o, now());
     assert_eq!(verbs(&plan), ["patch the Machine", "delete the VirtualMachine"]);
@@ -890,8 +901,10 @@ fn a_node_is_recorded_before_the_vm_that_ties_it_is_deleted() {
     let mut deleting = recorded();
     json_patch::merge(&mut deleting, &json!({"metadata": {"deletionTimestamp": NOW}}));
     let mut o = observed(machine(&deleting), running());
-    o.node = Some(node(&json!({"spec": {"providerID": "kubevirt://web-1"},
-        "status": {"addresses": [{"type": "InternalIP", "address": "10.0.0.7"}]}})));
+    o.node = Some(node(
+        &json!({"spec": {"providerID": "kubevirt://web-1", "unschedulable": true},
+        "status": {"addresses": [{"type": "InternalIP", "address": "10.0.0.7"}]}}),
+    ));
     let plan = decide(&o, now());
     assert_eq!(verbs(&plan), ["patch the Machine", "delete the VirtualMachine"]);
     assert_eq!(patch(&plan)["status"]["providerStatus"]["nodeUID"], "node-1");
@@ -1181,6 +1194,8 @@ fn what_cannot_heal_fails_the_machine_and_is_told_once_and_is_taken_back_when_it
     assert_eq!(events(&healed), 0);
 }
 
+mod evacuation;
+mod goodbye;
 mod joining;
 mod on_node;
 mod serving;

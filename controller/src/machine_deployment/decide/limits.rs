@@ -3,6 +3,7 @@
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::super::observed::Deployment;
+use crate::user::StoredMachineDeployment;
 
 /// The limits of a rollout, as numbers of Machines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +31,13 @@ impl Limits {
             least_available: desired - unavailable.min(desired),
         }
     }
+}
+
+/// How many Machines of a deployment may be missing by its own rules.
+pub fn max_unavailable(stored: &StoredMachineDeployment) -> i32 {
+    let none = IntOrString::Int(0);
+    let value = stored.max_unavailable.as_ref().unwrap_or(&none);
+    resolve(value, stored.replicas.unwrap_or(1).max(0), Round::Down)
 }
 
 #[derive(Clone, Copy)]

@@ -28,6 +28,7 @@ mod tests;
 
 use k8s_openapi::jiff::Timestamp;
 
+pub use limits::max_unavailable;
 pub use new_set::{likeness_of, with_hash};
 
 use super::observed::{Observed, Strategy};

@@ -182,7 +182,10 @@ fn sight(contents: &Contents, name: &str, disks: &[String]) -> Sight {
         instance: found.map(|found| Arc::new(of(found))),
         guest: found.and_then(|(_, guest)| {
             let addresses = guest.as_ref()?.addresses.clone();
-            Some(Guest { addresses })
+            Some(Guest {
+                addresses,
+                ..Guest::default()
+            })
         }),
         disks: disks
             .map(|(name, owner)| Disk {

@@ -1,0 +1,367 @@
+//! What comes before the deletion of a Machine's VM, in Cluster API's order: hooks, the drain of its Node, the volumes there,
+//! hooks again.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::jiff::Timestamp;
+use machinist_shared::names::{annotation, condition};
+use serde_json::json;
+
+use super::super::conditions::{Condition, Reason, Status};
+use super::super::drain::evict::Target;
+use super::super::drain::sort::{Sorted, sort};
+use super::super::drain::watch::{Pods, Seen};
+use super::super::observed::Refuge;
+use super::super::plan::Step;
+use super::delete::{deleting, own_node};
+use super::draft::Draft;
+use crate::flags::{self, OptionalDuration};
+use crate::user::Node;
+
+/// For so long a Node that is not Ready may become so again: a kubelet that is restarted loses nobody's pods.
+const UNREADY: Duration = Duration::from_mins(1);
+
+/// When it is looked at again whose turn it is, should nothing tell.
+const TURN: Duration = Duration::from_secs(30);
+
+/// How the drain of a Node stands.
+enum Drain {
+    /// It is not over.
+    Goes,
+    /// It is over; the claims of the pods that stay.
+    Over(BTreeSet<String>),
+    /// It is left out.
+    Skipped,
+}
+
+/// Whether all that comes before the VM's deletion is done; else does the next of it, or says what is waited for.
+pub(super) fn is_said(draft: &mut Draft<'_>) -> bool {
+    if let Some(node) = own_node(draft) {
+        if waits_for_hook(draft, annotation::PRE_DRAIN_HOOK, Reason::WaitingForPreDrainHook) {
+            return false;
+        }
+        match drain(draft, &node) {
+            Drain::Goes => return false,
+            Drain::Skipped => {}
+            Drain::Over(kept) if is_detached(draft, &kept) => {}
+            Drain::Over(_) => return false,
+        }
+    }
+    !waits_for_hook(
+        draft,
+        annotation::PRE_TERMINATE_HOOK,
+        Reason::WaitingForPreTerminateHook,
+    )
+}
+
+/// Whether somebody holds the deletion up with annotations of that prefix; nothing but their removal ends that.
+fn waits_for_hook(draft: &mut Draft<'_>, prefix: &str, reason: Reason) -> bool {
+    let annotations = draft.observed.machine.metadata.annotations.iter().flatten();
+    let hooks = annotations.filter(|(key, _)| key.starts_with(prefix));
+    let hooks: Vec<String> = hooks
+        .map(|(key, owner)| match owner.as_str() {
+            "" => key.clone(),
+            owner => format!("{key} (of {owner})"),
+        })
+        .collect();
+    if hooks.is_empty() {
+        return false;
+    }
+    let message = format!(
+        "waiting for these annotations to be removed: {}",
+        hooks.join(", ")
+    );
+    deleting(draft, reason, &message);
+    true
+}
+
+fn drain(draft: &mut Draft<'_>, node: &Arc<Node>) -> Drain {
+    if let Some(why) = why_not(draft, node) {
+        if stored_reason(draft, condition::DRAINED) != Some(Reason::DrainSkipped.text()) {
+            let message = format!("the Node {} is not drained: {why}", node.name());
+            draft.tell_after_patch(true, "DrainSkipped", message);
+        }
+        draft.condition(Condition::new(
+            condition::DRAINED,
+            Status::False,
+            Reason::DrainSkipped,
+            why,
+        ));
+        return Drain::Skipped;
+    }
+    let observed = draft.observed;
+    if let Some(turn) = observed.guests.turn.filter(|turn| turn.ahead >= turn.limit) {
+        let message = format!(
+            "{} Machines of the MachineDeployment are drained first, {} at a time ({})",
+            turn.ahead,
+            turn.limit,
+            annotation::MAX_CONCURRENT_DRAINS
+        );
+        draft.condition(
+            Condition::new(
+                condition::DELETING,
+                Status::True,
+                Reason::WaitingForOtherDrains,
+                message,
+            )
+            .lazy(),
+        );
+        draft.plan.look_again(TURN);
+        return Drain::Goes;
+    }
+    if !node.spec.unschedulable {
+        let patch = json!({
+            "metadata": {"uid": node.uid(), "resourceVersion": node.metadata.resource_version},
+            "spec": {"unschedulable": true},
+        });
+        let uid = node.uid().to_owned();
+        draft.plan.push(Step::PatchNode { uid, patch });
+        draining(draft, node, "the Node is being cordoned");
+        return Drain::Goes;
+    }
+    match &observed.guests.pods {
+        Seen::Unwatched => {
+            draft.plan.push(Step::WatchPods);
+            draining(draft, node, "the Node's pods are being listed");
+            Drain::Goes
+        }
+        Seen::Opening(None) => {
+            draining(draft, node, "the Node's pods are being listed");
+            Drain::Goes
+        }
+        Seen::Opening(Some(why)) => {
+            draining(
+                draft,
+                node,
+                &format!("the Node's pods cannot be listed, which is tried again: {why}"),
+            );
+            Drain::Goes
+        }
+        Seen::Pods(pods) => pods_go(draft, node, pods),
+    }
+}
+
+/// Evicts what there is to evict.
+fn pods_go(draft: &mut Draft<'_>, node: &Arc<Node>, pods: &Pods) -> Drain {
+    let sorted = sort(&pods.pods, &pods.answers, &pods.budgets, draft.now);
+    if sorted.is_over() {
+        let message = format!("no pod is left on the Node {} that must go", node.name());
+        draft.condition(Condition::new(
+            condition::DRAINED,
+            Status::True,
+            Reason::NodeDrained,
+            message,
+        ));
+        return Drain::Over(sorted.kept_claims);
+    }
+    if sorted.is_blocked() {
+        // That it is blocked is news, by which pods it is not.
+        let known = stored_reason(draft, condition::DRAINED) == Some(Reason::EvictionBlocked.text());
+        let blocked = Condition::new(
+            condition::DRAINED,
+            Status::False,
+            Reason::EvictionBlocked,
+            sorted.message(),
+        );
+        draft.condition(if known { blocked.lazy() } else { blocked });
+    }
+    draining(draft, node, &sorted.message());
+    if let Some(again) = sorted.again {
+        let wait = draft.until(again);
+        draft.plan.look_again(wait);
+    }
+    evict(draft, &sorted);
+    Drain::Goes
+}
+
+fn evict(draft: &mut Draft<'_>, sorted: &Sorted<'_>) {
+    let targets = sorted.evict.iter().map(|(pod, budget)| Target {
+        namespace: pod.namespace().to_owned(),
+        name: pod.name().to_owned(),
+        uid: pod.uid().to_owned(),
+        budget: budget.and_then(|budget| budget.metadata.name.clone()),
+    });
+    let targets: Vec<Target> = targets.collect();
+    if !targets.is_empty() {
+        draft.plan.push(Step::EvictPods(targets));
+    }
+}
+
+fn draining(draft: &mut Draft<'_>, node: &Node, message: &str) {
+    draft.condition(Condition::new(condition::DRAINED, Status::False, Reason::Draining, message).lazy());
+    let message = format!(
+        "the Node {} is being drained; see the condition Drained",
+        node.name()
+    );
+    deleting(draft, Reason::DrainingNode, &message);
+}
+
+/// Why the Node is not drained, if it is not.
+fn why_not(draft: &mut Draft<'_>, node: &Node) -> Option<String> {
+    let observed = draft.observed;
+    if observed.machine.annotation(annotation::EXCLUDE_DRAIN).is_some() {
+        return Some(format!(
+            "the Machine has the annotation {}",
+            annotation::EXCLUDE_DRAIN
+        ));
+    }
+    if node.annotation(annotation::SKIP_EVICTION).is_some() {
+        return Some(format!(
+            "the Node has the annotation {}",
+            annotation::SKIP_EVICTION
+        ));
+    }
+    if let Some(why) = took_too_long(draft) {
+        return Some(why);
+    }
+    let since = since(draft, condition::DRAINED);
+    if let Some(timeout) = timeout(draft, annotation::DRAIN_TIMEOUT)
+        && is_past(draft, since, timeout)
+    {
+        return Some(format!(
+            "it took longer than {timeout:?} ({}); pods that are still there end with the VM",
+            annotation::DRAIN_TIMEOUT
+        ));
+    }
+    if !node.is_ready() {
+        let ready = node.ready();
+        let status = ready.map_or("unknown", |ready| ready.status.as_str());
+        let changed = ready
+            .and_then(|ready| ready.last_transition_time.as_ref())
+            .map(|time| time.0);
+        if changed.is_none_or(|changed| is_past(draft, changed, UNREADY)) {
+            return Some(format!(
+                "it has not been Ready for {UNREADY:?} (it is {status}), so nobody there would end its pods"
+            ));
+        }
+    }
+    (observed.guests.refuge == Refuge::None).then(|| {
+        "its pods have nowhere to go: all other Nodes are cordoned and no Machine is about to join".to_owned()
+    })
+}
+
+/// Whether the time is over in which pods and volumes are waited for at all.
+fn took_too_long(draft: &mut Draft<'_>) -> Option<String> {
+    let limit = draft.observed.settings.skip_eviction_after?;
+    let begun = draft.observed.machine.metadata.deletion_timestamp.as_ref()?.0;
+    is_past(draft, begun, limit)
+        .then(|| format!("the Machine was deleted more than {limit:?} ago (--skip-eviction-after)"))
+}
+
+/// Whether the Node's volumes are detached, but for those of pods that stay, or nobody waits for that.
+fn is_detached(draft: &mut Draft<'_>, kept: &BTreeSet<String>) -> bool {
+    let observed = draft.observed;
+    let Seen::Pods(pods) = &observed.guests.pods else {
+        return false;
+    };
+    let attached = &observed.guests.volumes;
+    let unknown: Vec<String> = attached
+        .iter()
+        .filter(|volume| !kept.is_empty() && !pods.claims.contains_key(*volume))
+        .cloned()
+        .collect();
+    let claim = |volume: &String| pods.claims.get(volume).and_then(Option::as_ref);
+    let awaited: Vec<String> = attached
+        .iter()
+        .filter(|volume| claim(volume).is_none_or(|claim| !kept.contains(claim)))
+        .map(|volume| {
+            claim(volume).map_or_else(|| volume.clone(), |claim| format!("{volume} (claim {claim})"))
+        })
+        .collect();
+    if awaited.is_empty() {
+        if stored_reason(draft, condition::VOLUMES_DETACHED).is_some() {
+            draft.condition(Condition::new(
+                condition::VOLUMES_DETACHED,
+                Status::True,
+                Reason::VolumesDetached,
+                "no volume of a pod that had to go is attached to the Node any more",
+            ));
+        }
+        return true;
+    }
+    if let Some(why) = why_not_detached(draft) {
+        let message = format!("{}: {why}", awaited.join(", "));
+        draft.condition(Condition::new(
+            condition::VOLUMES_DETACHED,
+            Status::False,
+            Reason::VolumeDetachSkipped,
+            message,
+        ));
+        return true;
+    }
+    if !unknown.is_empty() {
+        draft.plan.push(Step::LookUpVolumes(unknown));
+    }
+    let message = format!("still attached to the Node: {}", awaited.join(", "));
+    draft.condition(
+        Condition::new(
+            condition::VOLUMES_DETACHED,
+            Status::False,
+            Reason::VolumesAttached,
+            message.clone(),
+        )
+        .lazy(),
+    );
+    deleting(draft, Reason::WaitingForVolumeDetach, &message);
+    false
+}
+
+/// Why nobody waits for volumes, if so.
+fn why_not_detached(draft: &mut Draft<'_>) -> Option<String> {
+    if draft
+        .observed
+        .machine
+        .annotation(annotation::EXCLUDE_DETACH)
+        .is_some()
+    {
+        return Some(format!(
+            "the Machine has the annotation {}",
+            annotation::EXCLUDE_DETACH
+        ));
+    }
+    if let Some(why) = took_too_long(draft) {
+        return Some(why);
+    }
+    let timeout = timeout(draft, annotation::DETACH_TIMEOUT)?;
+    let since = since(draft, condition::VOLUMES_DETACHED);
+    is_past(draft, since, timeout)
+        .then(|| format!("it took longer than {timeout:?} ({})", annotation::DETACH_TIMEOUT))
+}
+
+/// A timeout from an annotation of the Machine. None at all, `0s` and what is no duration set no limit.
+pub(super) fn timeout(draft: &Draft<'_>, key: &str) -> Option<Duration> {
+    let text = draft.observed.machine.annotation(key)?;
+    let OptionalDuration(timeout) = flags::duration(text).ok()?;
+    timeout.filter(|timeout| !timeout.is_zero())
+}
+
+/// Since when a condition is False; from now on, if it is not.
+fn since(draft: &Draft<'_>, kind: &str) -> Timestamp {
+    let conditions = draft.observed.machine.status.conditions.iter().flatten();
+    let stored = conditions.filter(|stored| stored.type_ == kind && stored.status == "False");
+    let since = stored
+        .filter_map(|stored| stored.last_transition_time.as_ref())
+        .next();
+    since.map_or(draft.now, |since| since.0.min(draft.now))
+}
+
+/// Whether `timeout` is over that began at `since`; if not, it is looked at again when it is.
+pub(super) fn is_past(draft: &mut Draft<'_>, since: Timestamp, timeout: Duration) -> bool {
+    let Ok(end) = since.checked_add(timeout) else {
+        return false;
+    };
+    if end <= draft.now {
+        return true;
+    }
+    let wait = draft.until(end);
+    draft.plan.look_again(wait);
+    false
+}
+
+fn stored_reason(draft: &Draft<'_>, kind: &str) -> Option<String> {
+    let conditions = draft.observed.machine.status.conditions.iter().flatten();
+    let stored = conditions.filter(|stored| stored.type_ == kind).next();
+    stored.and_then(|stored| stored.reason.clone())
+}

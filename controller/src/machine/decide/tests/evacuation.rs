@@ -1,0 +1,123 @@
+//! The host of a VM is being drained.
+
+use rstest::rstest;
+use serde_json::json;
+
+use super::*;
+
+fn on(eviction: Eviction, room: Room) -> Observed {
+    let owned = json!({"metadata": {"ownerReferences": [
+        {"apiVersion": "cluster.k8s.io/v1alpha1", "kind": "MachineSet", "name": "s", "uid": "s", "controller": true}]}});
+    let mut machine_ = recorded();
+    json_patch::merge(&mut machine_, &owned);
+    let mut o = observed(
+        machine(&machine_),
+        Open {
+            eviction,
+            ..running()
+        },
+    );
+    o.node = Some(node(&json!({})));
+    o.room = room;
+    o
+}
+
+fn wanted() -> Eviction {
+    Eviction::Wanted {
+        uid: "vmi-1".into(),
+        host: "host-a".into(),
+    }
+}
+
+fn deletes(plan: &Plan) -> bool {
+    plan.steps.iter().any(|step| {
+        matches!(
+            step,
+            Step::Evacuate { .. } | Step::DeleteMachine | Step::DeleteVm { .. }
+        )
+    })
+}
+
+#[test]
+fn a_machine_is_replaced_after_it_was_told_why() {
+    let plan = decide(&on(wanted(), Room::Free), now());
+    assert_eq!(condition(&plan, "Evacuating")["reason"], "HostDrained");
+    let at = |wanted: fn(&Step) -> bool| plan.steps.iter().position(wanted).unwrap();
+    let (told, goes) = (
+        at(|step| matches!(step, Step::PatchMachine(_))),
+        at(|step| matches!(step, Step::Evacuate { uid, host } if uid == "vmi-1" && host == "host-a")),
+    );
+    assert!(told < goes, "{:?}", verbs(&plan));
+}
+
+#[rstest]
+#[case::nobody_would_replace_it(Room::Alone, "by hand")]
+#[case::what_would_is_paused(Room::Paused("cluster.x-k8s.io/paused"), "cluster.x-k8s.io/paused")]
+#[case::others_are_missing(Room::Full { missing: 1, limit: 1 }, "1 others are missing, of 1 that may be")]
+fn a_machine_that_may_not_be_replaced_says_so(#[case] room: Room, #[case] why: &str) {
+    let plan = decide(&on(wanted(), room), now());
+    assert!(!deletes(&plan), "{:?}", verbs(&plan));
+    let evacuating = condition(&plan, "Evacuating");
+    assert_eq!(
+        (&evacuating["status"], &evacuating["reason"]),
+        (&json!("True"), &json!("HostDraining"))
+    );
+    assert!(
+        evacuating["message"].as_str().unwrap().contains(why),
+        "{evacuating}"
+    );
+    assert_eq!(plan.again.is_some(), matches!(room, Room::Full { .. }));
+}
+
+#[test]
+fn a_live_migration_is_only_told_and_is_no_trouble() {
+    let moving = Eviction::Moving {
+        host: "host-a".into(),
+    };
+    let plan = decide(&on(moving, Room::Free), now());
+    assert!(!deletes(&plan), "{:?}", verbs(&plan));
+    assert_eq!(condition(&plan, "Evacuating")["reason"], "LiveMigrating");
+    assert_eq!(condition(&plan, "Ready")["status"], "True");
+    assert!(
+        !plan
+            .steps
+            .iter()
+            .any(|step| matches!(step, Step::Event(event) if event.warning))
+    );
+}
+
+#[test]
+fn a_vm_that_cannot_be_moved_says_so_before_anybody_waits_and_once() {
+    let o = on(Eviction::Impossible("PVC web-1 is not shared".into()), Room::Free);
+    let plan = decide(&o, now());
+    assert!(!deletes(&plan));
+    let evacuating = condition(&plan, "Evacuating");
+    assert_eq!(
+        (&evacuating["status"], &evacuating["reason"]),
+        (&json!("False"), &json!("NotMigratable"))
+    );
+    assert!(evacuating["message"].as_str().unwrap().contains("PVC web-1"));
+    assert!(
+        plan.steps
+            .iter()
+            .any(|step| matches!(step, Step::Event(event) if event.message.contains("NotMigratable")))
+    );
+    assert_eq!(condition(&plan, "Ready")["status"], "True", "it works");
+}
+
+#[test]
+fn a_mark_that_is_taken_back_leaves_nothing() {
+    let mut o = on(wanted(), Room::Alone);
+    let plan = decide(&o, now());
+    let mut written = recorded();
+    json_patch::merge(&mut written, patch(&plan));
+    o.machine = Arc::new(machine(&written));
+    o.infra = Infra::Open(Box::new(running()));
+    let plan = decide(&o, now());
+    let conditions = patch(&plan)["status"]["conditions"].as_array().unwrap();
+    assert!(
+        conditions
+            .iter()
+            .all(|condition| condition["type"] != "Evacuating")
+    );
+}

@@ -1,0 +1,136 @@
+//! How many Nodes of one MachineDeployment are drained at a time, and whose turn it is.
+
+use std::cmp::Reverse;
+use std::sync::Arc;
+
+use machinist_shared::names::{annotation, condition};
+
+use super::super::conditions::Reason;
+use crate::user::{StoredMachine, StoredMachineDeployment};
+
+/// Whose turn a Machine's drain is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Turn {
+    /// How many Machines of the MachineDeployment come first.
+    pub ahead: usize,
+    /// How many of them may be drained at a time.
+    pub limit: usize,
+}
+
+/// How many Nodes of a MachineDeployment may be drained at a time, if it says so.
+pub fn limit(deployment: &StoredMachineDeployment) -> Option<usize> {
+    let text = deployment.annotation(annotation::MAX_CONCURRENT_DRAINS)?;
+    text.trim().parse().ok().filter(|limit| *limit > 0)
+}
+
+/// The Machines of one MachineDeployment whose drain is not over, those being drained first, then by the time of their
+/// deletion.
+pub fn in_turn(machines: Vec<Arc<StoredMachine>>, controller_name: &str) -> Vec<Arc<StoredMachine>> {
+    let mut machines = machines;
+    machines.retain(|machine| is_in_line(machine, controller_name));
+    machines.sort_by_key(|machine| {
+        let deleted = machine.metadata.deletion_timestamp.as_ref().map(|time| time.0);
+        (Reverse(is_draining(machine)), deleted, machine.name().to_owned())
+    });
+    machines
+}
+
+/// Whether its Node is being drained.
+pub fn is_draining(machine: &StoredMachine) -> bool {
+    let reasons = [Reason::Draining, Reason::EvictionBlocked];
+    reason(machine, condition::DRAINED)
+        .is_some_and(|drained| reasons.iter().any(|reason| reason.text() == *drained))
+}
+
+/// Whether it waits for its turn.
+pub fn is_waiting(machine: &StoredMachine) -> bool {
+    reason(machine, condition::DELETING) == Some(&Reason::WaitingForOtherDrains.text())
+}
+
+/// One that is left alone or held by a hook lets others go first.
+fn is_in_line(machine: &StoredMachine, controller_name: &str) -> bool {
+    if !machine.is_deleting() || machine.status.node_ref.is_none() {
+        return false;
+    }
+    if is_draining(machine) {
+        return true;
+    }
+    let annotations = machine.metadata.annotations.iter().flatten();
+    let mut hooks = annotations.filter(|(key, _)| key.starts_with(annotation::PRE_DRAIN_HOOK));
+    let is_over = reason(machine, condition::DRAINED).is_some();
+    !is_over && hooks.next().is_none() && !machine.is_ignored(controller_name)
+}
+
+fn reason<'a>(machine: &'a StoredMachine, kind: &str) -> Option<&'a String> {
+    let conditions = machine.status.conditions.iter().flatten();
+    let mut stored = conditions.filter(|stored| stored.type_ == kind);
+    stored.next().and_then(|stored| stored.reason.as_ref())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+    use serde_json::{Value, json};
+
+    fn machine(name: &str, deleted: Option<&str>, extra: &Value) -> Arc<StoredMachine> {
+        let mut machine = json!({
+            "metadata": {"name": name, "namespace": "ns", "uid": name, "deletionTimestamp": deleted},
+            "status": {"nodeRef": {"kind": "Node", "name": name}},
+        });
+        json_patch::merge(&mut machine, extra);
+        Arc::new(serde_json::from_value(machine).unwrap())
+    }
+
+    fn with(kind: &str, reason: &str) -> Value {
+        json!({"status": {"conditions": [{"type": kind, "status": "False", "reason": reason}]}})
+    }
+
+    const EARLY: Option<&str> = Some("2026-01-01T12:00:00Z");
+    const LATE: Option<&str> = Some("2026-01-01T12:00:01Z");
+
+    #[test]
+    fn those_being_drained_come_first_then_the_oldest_deletion_then_names() {
+        let machines = vec![
+            machine("c", EARLY, &json!({})),
+            machine("b", LATE, &json!({})),
+            machine("a", EARLY, &json!({})),
+            machine("z", LATE, &with("Drained", "EvictionBlocked")),
+        ];
+        let names: Vec<_> = in_turn(machines, "")
+            .iter()
+            .map(|m| m.name().to_owned())
+            .collect();
+        assert_eq!(names, ["z", "a", "c", "b"]);
+    }
+
+    #[rstest]
+    #[case::one_that_is_not_deleted(None, json!({}))]
+    #[case::one_that_is_drained(EARLY, with("Drained", "NodeDrained"))]
+    #[case::one_that_is_not_to_be_drained(EARLY, with("Drained", "DrainSkipped"))]
+    #[case::one_without_a_node(EARLY, json!({"status": {"nodeRef": null}}))]
+    #[case::one_that_a_hook_holds(
+        EARLY, json!({"metadata": {"annotations": {"pre-drain.delete.hook.machine.cluster.x-k8s.io/a": ""}}}))]
+    #[case::a_paused_one(
+        EARLY, json!({"metadata": {"annotations": {"machine-controller.kubermatic.io/initializers": "a"}}}))]
+    fn nobody_waits_for(#[case] deleted: Option<&str>, #[case] extra: Value) {
+        assert!(in_turn(vec![machine("a", deleted, &extra)], "").is_empty());
+    }
+
+    #[test]
+    fn one_that_was_paused_in_the_middle_of_its_drain_is_waited_for() {
+        let mut paused = with("Drained", "Draining");
+        paused["metadata"] = json!({"annotations": {"machine-controller.kubermatic.io/initializers": "a"}});
+        assert_eq!(in_turn(vec![machine("a", EARLY, &paused)], "").len(), 1);
+    }
+
+    #[rstest]
+    #[case::a_number("2", Some(2))]
+    #[case::nothing_is_no_limit("0", None)]
+    #[case::no_number_is_no_limit("half", None)]
+    fn a_limit(#[case] text: &str, #[case] expected: Option<usize>) {
+        let deployment =
+            json!({"metadata": {"name": "d", "annotations": {"machinist.dev/max-concurrent-drains": text}}});
+        assert_eq!(limit(&serde_json::from_value(deployment).unwrap()), expected);
+    }
+}

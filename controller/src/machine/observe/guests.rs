@@ -1,0 +1,54 @@
+//! What there is on the Node of a deleting Machine.
+
+use machinist_infra::store::Key;
+
+use super::super::drain::Seen;
+use super::super::drain::turns::{self, Turn};
+use super::super::observed::{Guests, Refuge};
+use crate::context::Context;
+use crate::user::{Node, StoredMachine};
+
+/// What there is on the Node of the Machine's name, if the Machine is being deleted.
+pub(super) fn guests(context: &Context, key: &Key, machine: &StoredMachine, node: Option<&Node>) -> Guests {
+    let Some(node) = node.filter(|_| machine.is_deleting()) else {
+        return Guests {
+            pods: Seen::Unwatched,
+            volumes: Vec::new(),
+            refuge: Refuge::Some,
+            turn: None,
+        };
+    };
+    Guests {
+        pods: context.drains.see(key, node.uid()),
+        volumes: context.stores.volumes_attached_to(node.name()),
+        refuge: refuge(context, machine),
+        turn: turn(context, machine),
+    }
+}
+
+fn turn(context: &Context, machine: &StoredMachine) -> Option<Turn> {
+    let deployment = context.stores.deployment_of(machine)?;
+    let limit = turns::limit(&deployment)?;
+    let siblings = context.stores.machines_of_deployment(&deployment);
+    let in_turn = turns::in_turn(siblings, &context.settings.name);
+    // One that is not in line yet comes last.
+    let ahead = in_turn.iter().take_while(|other| other.uid() != machine.uid());
+    Some(Turn {
+        ahead: ahead.count(),
+        limit,
+    })
+}
+
+/// Whether there is another Node that takes pods, or will be. Whether it is Ready is not asked: it may become so.
+fn refuge(context: &Context, machine: &StoredMachine) -> Refuge {
+    let stores = &context.stores;
+    let takes_pods = |node: &Node| node.name() != machine.name() && !node.spec.unschedulable;
+    let is_coming = |other: &StoredMachine| {
+        other.uid() != machine.uid() && !other.is_deleting() && other.status.node_ref.is_none()
+    };
+    if stores.nodes.any(takes_pods) || stores.machines.any(is_coming) {
+        Refuge::Some
+    } else {
+        Refuge::None
+    }
+}
