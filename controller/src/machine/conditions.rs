@@ -375,10 +375,10 @@ mod tests {
     #[test]
     fn the_transition_time_of_a_deletion_is_that_of_its_step() {
         let step = |reason, message: &str| Condition::new(condition::DELETING, Status::True, reason, message);
-        let list = stored(change(&[], &[step(Reason::DrainingNode, "a")], at(0)));
-        let list = stored(change(&list, &[step(Reason::DrainingNode, "b")], at(5)));
+        let list = stored(change(&[], &[step(Reason::DrainingNode, "a")], at(0), None));
+        let list = stored(change(&list, &[step(Reason::DrainingNode, "b")], at(5), None));
         assert_eq!(list[0].last_transition_time, Some(Time(at(0))));
-        let list = stored(change(&list, &[step(Reason::WaitingForVMDeletion, "b")], at(9)));
+        let list = stored(change(&list, &[step(Reason::WaitingForVMDeletion, "b")], at(9), None));
         assert_eq!(list[0].last_transition_time, Some(Time(at(9))));
     }
 
