@@ -31,10 +31,10 @@ pub fn of_set(stores: &Stores, set: &StoredMachineSet) -> Vec<String> {
 
 /// Some of the names, for a person.
 pub fn listed(names: &[String]) -> String {
-    let named = names.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", ");
+    let text = names.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", ");
     match names.len().saturating_sub(NAMED) {
-        0 => named,
-        more => format!("{named} and {more} more"),
+        0 => text,
+        more => format!("{text} and {more} more"),
     }
 }
 
