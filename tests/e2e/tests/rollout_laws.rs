@@ -82,20 +82,20 @@ async fn no_kill_makes_a_rollout_break_its_limits() -> Result<()> {
     }
     case.bed.user().proxy().disarm(CONTROLLER);
     case.bed.infra().proxy().disarm(MACHINES);
-    let (took, seen) = (began.elapsed(), laws.stop());
+    let (took, told) = (began.elapsed(), laws.stop());
     println!(
         "{kills} kills in {took:.1?}; {} to {} Machines, {bounds:?}; at most {} sets",
-        seen.least.unwrap_or_default(),
-        seen.most,
-        seen.sets
+        told.least.unwrap_or_default(),
+        told.most,
+        told.sets
     );
     ensure!(
-        seen.violations.is_empty(),
+        told.violations.is_empty(),
         "MACHINIST_LAWS_SEED={seed}: {}",
-        seen.violations.join("\n")
+        told.violations.join("\n")
     );
     assert!(kills > 0, "nothing was tried");
-    assert!(seen.most > size && seen.sets >= 3, "nothing was rolled");
+    assert!(told.most > size && told.sets >= 3, "nothing was rolled");
 
     if !case.bed.controller().is_running() {
         case.bed.controller().start().await?;

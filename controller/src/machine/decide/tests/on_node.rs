@@ -4,7 +4,7 @@ use super::*;
 
 /// The patches of the Node and of the Machine's record, of a Machine that asks for the label `a: new` and no taints, and
 /// once asked for others.
-fn patches(on_node: &Value) -> (Option<Value>, Option<Value>) {
+fn patches(present: &Value) -> (Option<Value>, Option<Value>) {
     let retired = json!({"status": {"providerStatus": {"nodeUID": "node-1", "retired": {
         "labels": {"a": ["old"], "gone": ["x"], "machine-controller/owned-by": ["m1"]},
         "annotations": {"note": ["x"]},
@@ -24,7 +24,7 @@ fn patches(on_node: &Value) -> (Option<Value>, Option<Value>) {
         "labels": {"machine-controller/owned-by": "m1"},
         "annotations": {"cluster.k8s.io/machine": "kube-system/web-1"},
     }});
-    json_patch::merge(&mut ours, on_node);
+    json_patch::merge(&mut ours, present);
     observed.node = Some(node(&ours));
     let (mut of_node, mut of_machine) = (None, None);
     for step in decide(&observed, now()).steps {
