@@ -29,6 +29,7 @@ use crate::machine_deployment::instancetypes::Instancetypes;
 use crate::machine_deployment::memory::Memories as DeploymentMemories;
 use crate::machine_set::memory::Memories;
 use crate::metrics::Metrics;
+use crate::orphans::Orphans;
 use crate::server::{self, Health};
 use crate::user::{CaughtUp, Queues, References, Stores};
 use crate::{csr, machine_deployment, machine_set, reconcile};
@@ -62,7 +63,7 @@ async fn run(flags: Flags) -> anyhow::Result<()> {
     ));
     tasks.spawn(server::metrics(
         flags.metrics_address.parse()?,
-        registry,
+        registry.clone(),
         stop.clone(),
     ));
 
@@ -83,6 +84,7 @@ async fn run(flags: Flags) -> anyhow::Result<()> {
         Fence::open()
     };
     let shared = prepare(&flags, client.clone(), metrics.clone(), fence, &identity).await?;
+    registry.register(Box::new(Orphans::new(Arc::downgrade(&shared.context))?))?;
     let queues = shared.queues.clone();
     for watch in shared.context.stores.watches(&client, &queues) {
         tasks.spawn(async move {
