@@ -11,6 +11,7 @@ pub mod machine;
 pub mod machine_deployment;
 pub mod machine_set;
 pub mod metrics;
+pub mod orphans;
 pub mod queue;
 pub mod reconcile;
 pub mod run;

@@ -29,6 +29,7 @@ use crate::machine_deployment::instancetypes::Instancetypes;
 use crate::machine_deployment::memory::Memories as DeploymentMemories;
 use crate::machine_set::memory::Memories;
 use crate::metrics::Metrics;
+use crate::orphans::Orphans;
 use crate::server::{self, Health};
 use crate::user::{CaughtUp, Queues, References, Stores};
 use crate::{csr, machine_deployment, machine_set, reconcile};
@@ -62,7 +63,7 @@ async fn run(flags: Flags) -> anyhow::Result<()> {
     ));
     tasks.spawn(server::metrics(
         flags.metrics_address.parse()?,
-        registry,
+        registry.clone(),
         stop.clone(),
     ));
 
@@ -83,20 +84,9 @@ async fn run(flags: Flags) -> anyhow::Result<()> {
         Fence::open()
     };
     let shared = prepare(&flags, client.clone(), metrics.clone(), fence, &identity).await?;
+    registry.register(Box::new(Orphans::new(Arc::downgrade(&shared.context))?))?;
     let queues = shared.queues.clone();
-    for watch in shared.context.stores.watches(&client, &queues) {
-        tasks.spawn(async move {
-            watch.await;
-            Ok(())
-        });
-    }
-    tasks.spawn({
-        let budgets = shared.context.drains.watch_budgets();
-        async move {
-            budgets.await;
-            Ok(())
-        }
-    });
+    watch(&mut tasks, &shared.context, &client, &queues);
     tasks.spawn(forward(shared.context.clone(), shared.machines, shared.infra));
     tokio::select! {
         () = shared.context.stores.synced() => {}
@@ -159,6 +149,18 @@ async fn run(flags: Flags) -> anyhow::Result<()> {
         leadership.release().await;
     }
     Ok(())
+}
+
+/// Watches whatever is watched in the user cluster for as long as the process lives.
+fn watch(tasks: &mut JoinSet<std::io::Result<()>>, context: &Context, client: &Client, queues: &Queues) {
+    let mut watches = context.stores.watches(client, queues);
+    watches.push(Box::pin(context.drains.watch_budgets()));
+    for watch in watches {
+        tasks.spawn(async move {
+            watch.await;
+            Ok(())
+        });
+    }
 }
 
 struct Shared {

@@ -21,13 +21,17 @@ use crate::kubeconfig::InfraKubeconfig;
 use crate::objects::{DataVolume, Vm, Vmi};
 use crate::pool::{Access, InfraPool, OpenInfra};
 use crate::provider::{
-    Blind, Delivery, Disk, Eviction, Guest, InfraKey, Instance, Labelling, Place, Provider, Sight, State,
-    Unwatched, Watched,
+    Blind, Delivery, Disk, Eviction, Guest, InfraKey, Instance, Labelling, Orphan, Place, Provider, Sight,
+    State, Unwatched, Watched,
 };
 use crate::store::Key;
 use crate::user_data;
 
 impl Provider for InfraPool {
+    fn orphans(&self, cluster_uid: &str, lives: &dyn Fn(&str) -> bool) -> Vec<Orphan> {
+        Self::orphans(self, cluster_uid, lives)
+    }
+
     fn name(&self) -> &'static str {
         "kubevirt"
     }

@@ -57,6 +57,12 @@ pub trait Provider: Debug + Send + Sync {
         false
     }
 
+    /// Instances labelled as made for the cluster of that UID, for a Machine that does not live, and their disks; as far as
+    /// they are in memory.
+    fn orphans(&self, _cluster_uid: &str, _lives: &dyn Fn(&str) -> bool) -> Vec<Orphan> {
+        Vec::new()
+    }
+
     /// How many places are in use, and how many of them do not answer.
     fn count(&self) -> (usize, usize) {
         (0, 0)
@@ -217,6 +223,19 @@ pub struct Guest {
     pub eviction: Eviction,
 }
 
+/// What is left of a Machine that is gone.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Orphan {
+    /// What it is.
+    pub kind: &'static str,
+    /// Its place: the server.
+    pub server: String,
+    /// Its namespace there.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
+
 /// How a guest leaves a host that is being drained.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Eviction {
@@ -347,6 +366,13 @@ impl Providers {
     pub fn sees_elsewhere(&self, user: &Key, but: &InfraKey, uid: &str) -> bool {
         let mut all = self.0.iter();
         all.any(|provider| provider.sees_elsewhere(user, but, uid))
+    }
+
+    /// See [`Provider::orphans`].
+    pub fn orphans(&self, cluster_uid: &str, lives: &dyn Fn(&str) -> bool) -> Vec<Orphan> {
+        let all = self.0.iter();
+        all.flat_map(|provider| provider.orphans(cluster_uid, lives))
+            .collect()
     }
 
     /// See [`Provider::count`].

@@ -7,6 +7,7 @@ mod credential;
 mod entry;
 mod kind;
 mod look;
+mod orphans;
 mod watches;
 
 use std::collections::HashMap;
@@ -26,6 +27,7 @@ use crate::client::{ClientOptions, RemoteError};
 use crate::facts::FactsCache;
 use crate::kubeconfig::{AddressPolicy, InfraKubeconfig};
 use crate::objects::{Claim, DataVolume, Vm, Vmi};
+use crate::provider::Orphan;
 pub use crate::provider::{InfraEvent, InfraKey};
 use crate::store::{Key, Store};
 
@@ -286,6 +288,14 @@ impl InfraPool {
                 usable && vm.is_some_and(|vm| vm.metadata.uid.as_deref() == Some(vm_uid))
             })
         })
+    }
+
+    /// See [`crate::provider::Provider::orphans`].
+    pub(crate) fn orphans(&self, cluster_uid: &str, lives: &dyn Fn(&str) -> bool) -> Vec<Orphan> {
+        let entries: Vec<_> = lock(&self.entries).values().cloned().collect();
+        let all = entries.iter();
+        all.flat_map(|entry| orphans::of(&entry.key, &entry.objects, cluster_uid, lives))
+            .collect()
     }
 
     /// How many infra clusters are in use, and how many of them do not answer.

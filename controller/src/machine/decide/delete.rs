@@ -185,9 +185,8 @@ fn step_since(draft: &Draft<'_>, step: Reason) -> Timestamp {
     let conditions = draft.observed.machine.status.conditions.iter().flatten();
     let stored = conditions.filter(|stored| stored.type_ == condition::DELETING);
     let at_step = stored.filter(|stored| stored.reason == Some(step.text()));
-    let since = at_step
-        .filter_map(|stored| stored.last_transition_time.as_ref())
-        .next();
+    let mut times = at_step.filter_map(|stored| stored.last_transition_time.as_ref());
+    let since = times.next();
     since.map_or(draft.now, |since| since.0)
 }
 

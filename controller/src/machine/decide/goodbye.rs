@@ -43,10 +43,9 @@ pub(super) fn is_said(draft: &mut Draft<'_>) -> bool {
             return false;
         }
         match drain(draft, &node) {
-            Drain::Goes => return false,
             Drain::Skipped => {}
             Drain::Over(kept) if is_detached(draft, &kept) => {}
-            Drain::Over(_) => return false,
+            Drain::Goes | Drain::Over(_) => return false,
         }
     }
     !waits_for_hook(
@@ -341,9 +340,8 @@ pub(super) fn timeout(draft: &Draft<'_>, key: &str) -> Option<Duration> {
 fn since(draft: &Draft<'_>, kind: &str) -> Timestamp {
     let conditions = draft.observed.machine.status.conditions.iter().flatten();
     let stored = conditions.filter(|stored| stored.type_ == kind && stored.status == "False");
-    let since = stored
-        .filter_map(|stored| stored.last_transition_time.as_ref())
-        .next();
+    let mut times = stored.filter_map(|stored| stored.last_transition_time.as_ref());
+    let since = times.next();
     since.map_or(draft.now, |since| since.0.min(draft.now))
 }
 
@@ -361,7 +359,7 @@ pub(super) fn is_past(draft: &mut Draft<'_>, since: Timestamp, timeout: Duration
 }
 
 fn stored_reason(draft: &Draft<'_>, kind: &str) -> Option<String> {
-    let conditions = draft.observed.machine.status.conditions.iter().flatten();
-    let stored = conditions.filter(|stored| stored.type_ == kind).next();
+    let mut conditions = draft.observed.machine.status.conditions.iter().flatten();
+    let stored = conditions.find(|stored| stored.type_ == kind);
     stored.and_then(|stored| stored.reason.clone())
 }

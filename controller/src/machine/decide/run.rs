@@ -60,7 +60,6 @@ pub(super) fn decide(draft: &mut Draft<'_>, usable: &Usable, open: &Open, vm: &I
         return;
     }
     state(draft, open);
-    evacuate::decide(draft, open);
     draft.addresses = Some(open.addresses.clone());
     let machine = &draft.observed.machine;
     if !open.addresses.is_empty() && !draft.observed.settings.external_cloud_provider {
@@ -76,6 +75,7 @@ pub(super) fn decide(draft: &mut Draft<'_>, usable: &Usable, open: &Open, vm: &I
     }
     let joined = join::node(draft, usable, open, vm);
     bootstrap(draft, open, &uid, joined);
+    evacuate::decide(draft, open);
 }
 
 /// Makes the user data and records the VM, if it is not recorded; `false` if the VM has to be made anew.

@@ -68,7 +68,7 @@ pub fn sort<'a>(
             }
             _ if pod.is_terminating() => sorted.terminating.push(pod),
             Fate::Completes => sorted.completing.push(pod),
-            Fate::Goes => sorted.to_go(pod, answers.get(pod.uid()), only(budgets, pod), now),
+            Fate::Goes => sorted.push(pod, answers.get(pod.uid()), only(budgets, pod), now),
         }
     }
     sorted
@@ -91,13 +91,8 @@ const REFUSALS: usize = 5;
 const NAMES: usize = 3;
 
 impl<'a> Sorted<'a> {
-    fn to_go(
-        &mut self,
-        pod: &'a Pod,
-        answer: Option<&'a Answer>,
-        budget: Option<&'a Budget>,
-        now: Timestamp,
-    ) {
+    /// A pod that has to go and has not been told to.
+    fn push(&mut self, pod: &'a Pod, answer: Option<&'a Answer>, budget: Option<&'a Budget>, now: Timestamp) {
         let waits = answer.filter(|answer| answer.until > now);
         if let Some(Answer { refusal: None, .. }) = waits {
             self.terminating.push(pod);

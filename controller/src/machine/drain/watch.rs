@@ -62,16 +62,16 @@ impl Watch {
         self.store
             .any(|pod| !pod.is_terminating() && pod.fate() == Fate::Goes && budget.covers(pod))
     }
+}
 
-    /// Budgets of the pods' namespaces.
-    fn budgets(&self, pods: &[Arc<Pod>], budgets: &Store<Budget>) -> Vec<Arc<Budget>> {
-        let going = pods.iter().filter(|pod| pod.fate() == Fate::Goes);
-        let namespaces: BTreeSet<&str> = going.map(|pod| pod.namespace()).collect();
-        let found = namespaces
-            .into_iter()
-            .flat_map(|namespace| budgets.by_index(namespace));
-        found.collect()
-    }
+/// Budgets of the pods' namespaces.
+fn budgets_of(pods: &[Arc<Pod>], budgets: &Store<Budget>) -> Vec<Arc<Budget>> {
+    let going = pods.iter().filter(|pod| pod.fate() == Fate::Goes);
+    let namespaces: BTreeSet<&str> = going.map(|pod| pod.namespace()).collect();
+    let found = namespaces
+        .into_iter()
+        .flat_map(|namespace| budgets.by_index(namespace));
+    found.collect()
 }
 
 type Watches = Arc<Mutex<HashMap<Key, Watch>>>;
@@ -194,7 +194,7 @@ impl Drains {
             Some(watch) if watch.store.is_synced() => {
                 let pods = watch.store.all();
                 Seen::Pods(Pods {
-                    budgets: watch.budgets(&pods, &self.budgets),
+                    budgets: budgets_of(&pods, &self.budgets),
                     pods,
                     answers: watch.answers.clone(),
                     claims: watch.claims.clone(),

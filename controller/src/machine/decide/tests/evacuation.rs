@@ -42,6 +42,11 @@ fn deletes(plan: &Plan) -> bool {
 fn a_machine_is_replaced_after_it_was_told_why() {
     let plan = decide(&on(wanted(), Room::Free), now());
     assert_eq!(condition(&plan, "Evacuating")["reason"], "HostDrained");
+    assert_eq!(
+        condition(&plan, "NodeReady")["status"],
+        "True",
+        "nothing else is forgotten"
+    );
     let at = |wanted: fn(&Step) -> bool| plan.steps.iter().position(wanted).unwrap();
     let (told, goes) = (
         at(|step| matches!(step, Step::PatchMachine(_))),

@@ -1,0 +1,81 @@
+//! VMs that bear our label and this cluster's identity and have no Machine, with their disks: counted whenever somebody
+//! asks for the metrics, named once in the log, and never deleted.
+
+use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError, Weak};
+
+use machinist_infra::provider::Orphan;
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::MetricFamily;
+use prometheus::{IntGaugeVec, Opts};
+
+use crate::context::Context;
+
+/// Counts orphans when the metrics are gathered.
+pub struct Orphans {
+    context: Weak<Context>,
+    count: IntGaugeVec,
+    named: Mutex<BTreeSet<Orphan>>,
+}
+
+impl Orphans {
+    /// To be registered.
+    pub fn new(context: Weak<Context>) -> Result<Self, prometheus::Error> {
+        let count = IntGaugeVec::new(
+            Opts::new(
+                "machinist_orphans",
+                "VMs with our label and this cluster's identity that have no Machine, and their disks, by kind.",
+            ),
+            &["kind"],
+        )?;
+        Ok(Self {
+            context,
+            count,
+            named: Mutex::default(),
+        })
+    }
+
+    fn look(&self) {
+        let Some(context) = self.context.upgrade() else {
+            return;
+        };
+        // Before that, every VM would be one.
+        if !context.stores.is_synced() {
+            return;
+        }
+        let machines = &context.stores.machines;
+        let found = context
+            .infra
+            .orphans(&context.settings.cluster_uid, &|uid| machines.has_index(uid));
+        self.count.reset();
+        for kind in ["VirtualMachine", "DataVolume", "PersistentVolumeClaim"] {
+            let count = found.iter().filter(|orphan| orphan.kind == kind).count();
+            // Their number is far below the limit.
+            let count = i64::try_from(count).unwrap_or(i64::MAX);
+            self.count.with_label_values(&[kind]).set(count);
+        }
+        let found: BTreeSet<Orphan> = found.into_iter().collect();
+        let mut named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
+        for orphan in found.difference(&named) {
+            tracing::warn!(
+                kind = orphan.kind,
+                namespace = orphan.namespace,
+                name = orphan.name,
+                server = orphan.server,
+                "it is labelled as this cluster's and has no Machine; it is left alone"
+            );
+        }
+        *named = found;
+    }
+}
+
+impl Collector for Orphans {
+    fn desc(&self) -> Vec<&Desc> {
+        self.count.desc()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        self.look();
+        self.count.collect()
+    }
+}
