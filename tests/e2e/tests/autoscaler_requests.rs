@@ -1,5 +1,5 @@
 //! The requests that the cluster-autoscaler makes through its provider `clusterapi`, one by one and with exactly the rights
-//! that its document grants. The autoscaler itself does not run here: its module is not to be had.
+//! that its document grants. The autoscaler itself does not run here.
 
 use std::fs;
 
@@ -8,10 +8,11 @@ use e2e::{Case, case::PATIENCE, manifest, rollout::deployment, wait};
 use kube::{
     Api, Client, ResourceExt as _,
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
+    core::{ApiResource, DynamicObject},
 };
 use machinist_shared::{
     api::{Machine, MachineDeployment, MachineSet},
-    names::annotation,
+    names::{annotation, autoscaler},
 };
 use serde_json::{Value, json};
 use testbed::{kubeconfig, paths};
@@ -28,12 +29,12 @@ async fn a_pool_is_scaled_from_zero_and_back_with_the_rights_of_the_document() -
     let sizes = |min: &str, max: &str| {
         let mut pool = deployment("workers", 0);
         pool["metadata"]["annotations"] = json!({
-            annotation::NODE_GROUP_MIN_SIZE: min, annotation::NODE_GROUP_MAX_SIZE: max,
+            autoscaler::MIN_SIZE: min, autoscaler::MAX_SIZE: max,
         });
         pool
     };
     let refused = case.refused(&sizes("zero", "3")).await?;
-    ensure!(refused.contains(annotation::NODE_GROUP_MIN_SIZE), "{refused}");
+    ensure!(refused.contains(autoscaler::MIN_SIZE), "{refused}");
     case.apply(&sizes("0", "3")).await?;
 
     // A group is what has sizes, and what a node of it will be like.
@@ -51,19 +52,24 @@ async fn a_pool_is_scaled_from_zero_and_back_with_the_rights_of_the_document() -
     let first = joined(&case, &machines, &[]).await?;
     scale(&pools, 1, 2).await?;
     let second = joined(&case, &machines, &[&first]).await?;
-    ensure!(
-        sets.list(&ListParams::default()).await?.items.len() == 1,
-        "one MachineSet"
-    );
+    let owned = sets.list(&ListParams::default()).await?;
+    ensure!(owned.items.len() == 1, "{} MachineSets", owned.items.len());
 
-    // Down: it marks the Machine of the node that is to go, by an update of the whole, and lowers the size. The older one:
-    // no policy would choose it by itself.
-    let mut marked = machines.get(&first).await?;
-    marked.annotations_mut().insert(
-        annotation::DELETE_MACHINE.to_owned(),
-        "2026-11-24 12:00:00 +0000 UTC".to_owned(),
-    );
-    machines.replace(&first, &PostParams::default(), &marked).await?;
+    // Down: it marks the Machine of the node that is to go, by an update of the whole, and lowers the size. The older one,
+    // which the set would keep by itself.
+    let newest = json!({"spec": {"deletePolicy": "Newest"}});
+    let set = owned.items[0].name_any();
+    case.machine_sets()
+        .patch(&set, &PatchParams::default(), &Patch::Merge(&newest))
+        .await?;
+    let resource = ApiResource::erase::<Machine>(&());
+    let untyped: Api<DynamicObject> = Api::namespaced_with(client, manifest::NAMESPACE, &resource);
+    let mut marked = untyped.get(&first).await?;
+    let time = "2026-11-24 12:00:00 +0000 UTC".to_owned();
+    marked
+        .annotations_mut()
+        .insert(annotation::DELETE_MACHINE.to_owned(), time);
+    untyped.replace(&first, &PostParams::default(), &marked).await?;
     scale(&pools, 2, 1).await?;
     wait::for_absence(&case.machines(), &first, PATIENCE).await?;
     wait::for_absence(&case.nodes(), &first, PATIENCE).await?;
