@@ -63,8 +63,8 @@ impl Tools {
             kubectl: given("kubectl").unwrap_or(built.join("kubectl")),
             helm: given("helm").unwrap_or(built.join("helm")),
         };
-        let build = control_plane();
-        let built = build.folder();
+        let programs = control_plane();
+        let built = programs.folder();
         let found = tools(&built);
         let needed = [
             &found.etcd,
@@ -74,7 +74,7 @@ impl Tools {
             &found.helm,
         ];
         if needed.iter().any(|path| path.starts_with(&built)) {
-            build.make()?;
+            programs.make()?;
         }
         Ok(found)
     }
