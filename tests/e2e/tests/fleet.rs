@@ -153,7 +153,7 @@ impl<'a> Step<'a> {
     /// Prints what it took, and holds the requests against their budget.
     async fn report(self, what: &str, size: usize, took: Duration, budget: Budget) -> Result<()> {
         self.case.settled().await;
-        let (cpu, rss) = (cpu(self.case)? - self.cpu, rss(self.case)?);
+        let (cpu, rss) = (cpu(self.case)?.saturating_sub(self.cpu), rss(self.case)?);
         let ledger = Ledger::of_controller(&self.case.bed);
         let now = writes(self.case).await?;
         let done = [now[0].since(self.writes[0]), now[1].since(self.writes[1])];
