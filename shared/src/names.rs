@@ -169,7 +169,12 @@ pub mod annotation {
     /// Ours, on a Machine: how long its VM may take to run (`45m`); `off` for ever.
     pub const PROVISIONING_TIMEOUT: &str = "machinist.dev/provisioning-timeout";
     /// Ours, on a Machine: how long it may take with its steps. No virtual machine is another one for them.
-    pub const TIMEOUTS: [&str; 1] = [PROVISIONING_TIMEOUT];
+    pub const TIMEOUTS: [&str; 4] = [
+        PROVISIONING_TIMEOUT,
+        DRAIN_TIMEOUT,
+        DETACH_TIMEOUT,
+        NODE_DELETION_TIMEOUT,
+    ];
     /// On a MachineDeployment, operating-system-manager's: the profile that it makes user data by. Not empty, it makes
     /// *osm* the bootstrap mode of `auto`.
     pub const OPERATING_SYSTEM_PROFILE: &str = "k8c.io/operating-system-profile";

@@ -116,6 +116,7 @@ fn another_machine_is_a_difference(#[case] pointer: &str, #[case] value: Value) 
 #[case::no_labels("/spec/metadata/labels", json!(null))]
 #[case::an_annotation("/spec/metadata/annotations/kubermatic.io~1skip-eviction", json!("x"))]
 #[case::no_taints("/spec/taints", json!([]))]
+#[case::a_timeout_of_the_drain("/metadata/annotations/machinist.dev~1node-drain-timeout", json!("1h"))]
 #[case::a_timeout("/metadata/annotations/machinist.dev~1provisioning-timeout", json!("1h"))]
 #[case::another_taint("/spec/taints", json!([{"key": "x", "effect": "NoExecute"}]))]
 fn what_is_only_on_the_node_needs_no_other_machine(#[case] pointer: &str, #[case] value: Value) {
