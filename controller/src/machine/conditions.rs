@@ -378,7 +378,12 @@ mod tests {
         let list = stored(change(&[], &[step(Reason::DrainingNode, "a")], at(0), None));
         let list = stored(change(&list, &[step(Reason::DrainingNode, "b")], at(5), None));
         assert_eq!(list[0].last_transition_time, Some(Time(at(0))));
-        let list = stored(change(&list, &[step(Reason::WaitingForVMDeletion, "b")], at(9), None));
+        let list = stored(change(
+            &list,
+            &[step(Reason::WaitingForVMDeletion, "b")],
+            at(9),
+            None,
+        ));
         assert_eq!(list[0].last_transition_time, Some(Time(at(9))));
     }
 

@@ -84,6 +84,8 @@ async fn a_controller_killed_after_any_write_of_a_machines_deletion_leaves_nothi
             break;
         }
     }
+    // The last write and the Machine's absence are seen at the same time, so the last fuse may have burnt unnoticed.
+    restart(&case).await?;
     case.delete_machine("stays").await?;
     case.finish(&[]).await
 }

@@ -45,6 +45,7 @@ const CASES: &[(&str, Run)] = &[
     ("out-of-service", |case| out_of_service(case).boxed()),
     ("clung-to", |case| clung_to(case).boxed()),
     ("subscribed", |case| subscribed(case).boxed()),
+    ("left-behind", |case| left_behind(case).boxed()),
 ];
 
 const BLOCKED: &str = "EvictionBlocked";
@@ -548,6 +549,59 @@ async fn subscribed(case: &Case) -> Result<()> {
                 .is_some_and(|note| note.contains("subscribed"))
     };
     wait::any(&events, "Event that says what to do by hand", PATIENCE, told).await
+}
+
+/// Somebody removes the finalizers by hand: what is left is counted, named, and not touched.
+async fn left_behind(case: &Case) -> Result<()> {
+    let (name, hook) = (
+        "left-behind",
+        "pre-terminate.delete.hook.machine.cluster.x-k8s.io/test",
+    );
+    case.annotate(name, hook, Some("")).await?;
+    case.begin_deletion(name).await?;
+    case.says(name, "Deleting", "WaitingForPreTerminateHook", &[hook])
+        .await?;
+    case.patch_machine(name, json!({"metadata": {"finalizers": null}}))
+        .await?;
+    case.machine_gone(name).await?;
+    counted(case, "machinist_orphans{kind=\"VirtualMachine\"} 1").await?;
+    counted(case, "machinist_orphans{kind=\"PersistentVolumeClaim\"} 1").await?;
+    let log = std::fs::read_to_string(case.bed.controller().log())?;
+    ensure!(
+        log.lines()
+            .any(|line| line.contains(name) && line.contains("has no Machine")),
+        "the log does not name it"
+    );
+    case.vm_lives(name).await?;
+    case.vms().delete(name, &DeleteParams::default()).await?;
+    wait::for_absence(&case.vms(), name, PATIENCE).await?;
+    counted(case, "machinist_orphans{kind=\"VirtualMachine\"} 0").await?;
+    case.nodes().delete(name, &DeleteParams::default()).await?;
+    Ok(())
+}
+
+/// Returns when the controller's metrics have that line.
+async fn counted(case: &Case, line: &str) -> Result<()> {
+    let has = async {
+        loop {
+            if case
+                .bed
+                .controller()
+                .metrics()
+                .await?
+                .lines()
+                .any(|found| found == line)
+            {
+                return Ok(());
+            }
+            // Nothing tells when a metric changes.
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    };
+    match tokio::time::timeout(PATIENCE, has).await {
+        Ok(counted) => counted,
+        Err(_) => bail!("{line} was not counted"),
+    }
 }
 
 /// A MachineDeployment whose Nodes are drained one after the other.
