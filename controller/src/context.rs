@@ -17,6 +17,7 @@ use crate::events::Events;
 use crate::leader::Fence;
 use crate::machine::brake::Brakes;
 use crate::machine::drain::Drains;
+use crate::machine::drain::turns::Turns;
 use crate::machine::observed::{Concern, Failure, Settings};
 use crate::machine_deployment::instancetypes::Instancetypes;
 use crate::machine_deployment::memory::Memories as DeploymentMemories;
@@ -37,6 +38,8 @@ pub struct Context {
     pub references: References,
     /// Held while a Machine is deleted because its host is drained.
     pub evacuations: tokio::sync::Mutex<()>,
+    /// Whose turn to be drained it is.
+    pub turns: Turns,
     /// Nodes that are being drained.
     pub drains: Drains,
     /// Infra clusters.

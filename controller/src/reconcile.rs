@@ -85,6 +85,7 @@ async fn pass(context: &Context, key: &Key) -> bool {
             .references
             .keep(key, &std::collections::HashSet::default());
         context.failures.clear(key);
+        context.turns.forget(key);
         context.infra.release(key);
         context.drains.close(key);
         return true;

@@ -24,6 +24,7 @@ use crate::flags::Flags;
 use crate::leader::{Elector, ElectorConfig, Fence};
 use crate::machine::brake::Brakes;
 use crate::machine::drain::Drains;
+use crate::machine::drain::turns::Turns;
 use crate::machine::observed::Settings;
 use crate::machine_deployment::instancetypes::Instancetypes;
 use crate::machine_deployment::memory::Memories as DeploymentMemories;
@@ -211,6 +212,7 @@ async fn prepare(
         references: References::new(client.clone(), changed.clone()),
         instancetypes: Instancetypes::new(options.client.clone()),
         evacuations: tokio::sync::Mutex::default(),
+        turns: Turns::default(),
         drains: Drains::new(client.clone(), changed),
         infra: provider::shipped(options, events),
         brakes: Brakes::default(),

@@ -265,7 +265,8 @@ impl<K: Resource> Store<K> {
         if let Some(old) = &old
             && old.uid() == object.uid()
             && let (Some(had), Some(new)) = (version(old.as_ref()), new)
-            && (new < had || (new == had && source != Source::Watch))
+            // A write that takes the last finalizer of a deleted object away is answered with the version before it.
+            && (new < had || (new == had && source == Source::List))
         {
             return None;
         }
@@ -361,6 +362,16 @@ mod tests {
         store.written(object("u", "9"));
         assert!(store.apply(Event::Apply(object("u", "7"))).is_empty());
         assert_eq!(version_in(&store).as_deref(), Some("9"));
+    }
+
+    #[test]
+    fn what_takes_the_last_finalizer_away_is_seen_although_it_has_the_version_before_it() {
+        let store = store();
+        let mut held = object("u", "9");
+        held.metadata.finalizers = Some(vec!["a/b".into()]);
+        store.apply(Event::Apply(held));
+        store.written(object("u", "9"));
+        assert!(store.get(&Key::new("ns", "a")).unwrap().finalizers().is_empty());
     }
 
     #[test]

@@ -1,7 +1,10 @@
 //! How many Nodes of one MachineDeployment are drained at a time, and whose turn it is.
 
 use std::cmp::Reverse;
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use machinist_infra::store::Key;
 
 use machinist_shared::names::{annotation, condition};
 
@@ -17,6 +20,40 @@ pub struct Turn {
     pub limit: usize,
 }
 
+/// The Machines whose turn has come since this process started, by UID. Their status says so a moment later; meanwhile
+/// nobody else may think that it is his.
+#[derive(Debug, Default)]
+pub struct Turns(Mutex<HashMap<Key, String>>);
+
+impl Turns {
+    /// Whose turn the drain of one of these Machines is. If it is its own, it stays so.
+    pub fn take(
+        &self,
+        machine: &StoredMachine,
+        siblings: Vec<Arc<StoredMachine>>,
+        limit: usize,
+        controller_name: &str,
+    ) -> Turn {
+        let mut begun = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let has_begun = |other: &StoredMachine| {
+            is_draining(other) || begun.get(&Key::of(other)).is_some_and(|uid| *uid == other.uid())
+        };
+        let in_turn = in_turn(siblings, controller_name, &has_begun);
+        // One that is not in line yet comes last.
+        let place = in_turn.iter().position(|other| other.uid() == machine.uid());
+        let ahead = place.unwrap_or(in_turn.len());
+        if place.is_some() && ahead < limit {
+            begun.insert(Key::of(machine), machine.uid().to_owned());
+        }
+        Turn { ahead, limit }
+    }
+
+    /// Forgets a Machine that is gone.
+    pub fn forget(&self, key: &Key) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
+    }
+}
+
 /// How many Nodes of a MachineDeployment may be drained at a time, if it says so.
 pub fn limit(deployment: &StoredMachineDeployment) -> Option<usize> {
     let text = deployment.annotation(annotation::MAX_CONCURRENT_DRAINS)?;
@@ -25,12 +62,16 @@ pub fn limit(deployment: &StoredMachineDeployment) -> Option<usize> {
 
 /// The Machines of one MachineDeployment whose drain is not over, those being drained first, then by the time of their
 /// deletion.
-pub fn in_turn(machines: Vec<Arc<StoredMachine>>, controller_name: &str) -> Vec<Arc<StoredMachine>> {
+fn in_turn(
+    machines: Vec<Arc<StoredMachine>>,
+    controller_name: &str,
+    has_begun: &dyn Fn(&StoredMachine) -> bool,
+) -> Vec<Arc<StoredMachine>> {
     let mut machines = machines;
     machines.retain(|machine| is_in_line(machine, controller_name));
     machines.sort_by_key(|machine| {
         let deleted = machine.metadata.deletion_timestamp.as_ref().map(|time| time.0);
-        (Reverse(is_draining(machine)), deleted, machine.name().to_owned())
+        (Reverse(has_begun(machine)), deleted, machine.name().to_owned())
     });
     machines
 }
@@ -97,11 +138,33 @@ mod tests {
             machine("a", EARLY, &json!({})),
             machine("z", LATE, &with("Drained", "EvictionBlocked")),
         ];
-        let names: Vec<_> = in_turn(machines, "")
+        let names: Vec<_> = in_turn(machines, "", &is_draining)
             .iter()
             .map(|m| m.name().to_owned())
             .collect();
         assert_eq!(names, ["z", "a", "c", "b"]);
+    }
+
+    #[test]
+    fn who_has_begun_stays_first_before_its_status_says_so() {
+        let turns = Turns::default();
+        let (a, b) = (machine("a", EARLY, &json!({})), machine("b", EARLY, &json!({})));
+        let ahead = |of: &StoredMachine, all: &[&Arc<StoredMachine>]| {
+            let all = all.iter().map(|machine| Arc::clone(machine)).collect();
+            turns.take(of, all, 1, "").ahead
+        };
+        assert_eq!(ahead(&b, &[&b]), 0, "nobody else is deleted yet");
+        assert_eq!(ahead(&a, &[&a, &b]), 1, "it comes first by name, and too late");
+        assert_eq!(ahead(&b, &[&a, &b]), 0);
+        let over = machine("b", EARLY, &with("Drained", "NodeDrained"));
+        assert_eq!(ahead(&a, &[&a, &over]), 0, "the other's drain is over");
+        turns.forget(&Key::of(a.as_ref()));
+        let anew = machine("b", EARLY, &json!({"metadata": {"uid": "anew"}}));
+        assert_eq!(
+            ahead(&a, &[&a, &anew]),
+            0,
+            "a namesake of one that had begun has not"
+        );
     }
 
     #[rstest]
@@ -114,14 +177,17 @@ mod tests {
     #[case::a_paused_one(
         EARLY, json!({"metadata": {"annotations": {"machine-controller.kubermatic.io/initializers": "a"}}}))]
     fn nobody_waits_for(#[case] deleted: Option<&str>, #[case] extra: Value) {
-        assert!(in_turn(vec![machine("a", deleted, &extra)], "").is_empty());
+        assert!(in_turn(vec![machine("a", deleted, &extra)], "", &is_draining).is_empty());
     }
 
     #[test]
     fn one_that_was_paused_in_the_middle_of_its_drain_is_waited_for() {
         let mut paused = with("Drained", "Draining");
         paused["metadata"] = json!({"annotations": {"machine-controller.kubermatic.io/initializers": "a"}});
-        assert_eq!(in_turn(vec![machine("a", EARLY, &paused)], "").len(), 1);
+        assert_eq!(
+            in_turn(vec![machine("a", EARLY, &paused)], "", &is_draining).len(),
+            1
+        );
     }
 
     #[rstest]

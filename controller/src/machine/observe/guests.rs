@@ -30,13 +30,11 @@ fn turn(context: &Context, machine: &StoredMachine) -> Option<Turn> {
     let deployment = context.stores.deployment_of(machine)?;
     let limit = turns::limit(&deployment)?;
     let siblings = context.stores.machines_of_deployment(&deployment);
-    let in_turn = turns::in_turn(siblings, &context.settings.name);
-    // One that is not in line yet comes last.
-    let ahead = in_turn.iter().take_while(|other| other.uid() != machine.uid());
-    Some(Turn {
-        ahead: ahead.count(),
-        limit,
-    })
+    Some(
+        context
+            .turns
+            .take(machine, siblings, limit, &context.settings.name),
+    )
 }
 
 /// Whether there is another Node that takes pods, or will be. Whether it is Ready is not asked: it may become so.
