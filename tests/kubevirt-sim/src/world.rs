@@ -1,6 +1,6 @@
 //! What the simulator knows of the cluster: every watched object, kept up to date by watches and its own writes.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use kube::ResourceExt as _;
@@ -15,6 +15,8 @@ pub type Key = (Kind, String);
 #[derive(Debug, Default)]
 pub struct World {
     objects: HashMap<Kind, HashMap<String, Arc<DynamicObject>>>,
+    /// UIDs of those that a watch has told the end of: a late answer to a write does not bring them back.
+    ended: HashSet<String>,
     addresses: u32,
 }
 
@@ -39,6 +41,9 @@ impl World {
     /// Takes in what a watch or a write returned, unless something newer is known. Tells whether it was news.
     pub fn learn(&mut self, kind: Kind, object: DynamicObject) -> bool {
         let name = object.name_any();
+        if object.uid().is_some_and(|uid| self.ended.contains(&uid)) {
+            return false;
+        }
         let kept = self.objects.entry(kind).or_default();
         if kept
             .get(&name)
@@ -52,6 +57,7 @@ impl World {
 
     /// Forgets an object; one of the same name with another UID is another object and stays.
     pub fn forget(&mut self, kind: Kind, name: &str, uid: Option<&str>) {
+        self.ended.extend(uid.map(str::to_owned));
         if let Some(kept) = self.objects.get_mut(&kind)
             && kept
                 .get(name)
@@ -216,6 +222,16 @@ mod tests {
         assert!(world.get(Kind::Vm, "a").is_some());
         world.forget(Kind::Vm, "a", Some("new"));
         assert!(world.get(Kind::Vm, "a").is_none());
+    }
+
+    #[test]
+    fn a_late_answer_to_a_write_does_not_bring_back_what_is_gone() {
+        let mut world = World::default();
+        world.learn(Kind::Vmi, at("a", "u", "10"));
+        world.forget(Kind::Vmi, "a", Some("u"));
+        assert!(!world.learn(Kind::Vmi, at("a", "u", "11")));
+        assert!(world.get(Kind::Vmi, "a").is_none());
+        assert!(world.learn(Kind::Vmi, at("a", "successor", "12")));
     }
 
     #[test]
