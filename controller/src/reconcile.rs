@@ -78,9 +78,14 @@ async fn in_lane(working: Working) {
 /// After a write that met somebody else's, the watch tells; should it be silent, look again.
 const STALE: Duration = Duration::from_secs(1);
 
+/// How often a Machine is looked at that is gone, while something of its is not, should nothing tell.
+const LOST: Duration = Duration::from_secs(1);
+
 /// One pass; whether every write succeeded.
 async fn pass(context: &Context, key: &Key) -> bool {
-    let Some(machine) = context.stores.machines.get(key) else {
+    let lost = context.stores.lost.get(key);
+    let is_lost = lost.is_some();
+    let Some(machine) = lost.or_else(|| context.stores.machines.get(key)) else {
         context
             .references
             .keep(key, &std::collections::HashSet::default());
@@ -108,7 +113,9 @@ async fn pass(context: &Context, key: &Key) -> bool {
                 context.queue.add_after(key.clone(), delay);
             }
             // What was written is in the stores already; decide the next step from it without waiting for the watch.
-            if writes && observed.failure.is_none() {
+            if is_lost {
+                context.queue.add_after(key.clone(), LOST);
+            } else if writes && observed.failure.is_none() {
                 context.queue.add(key.clone());
             }
             true

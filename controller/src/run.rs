@@ -125,6 +125,9 @@ async fn run(flags: Flags) -> anyhow::Result<()> {
     for machine in shared.context.stores.machines.all() {
         shared.context.queue.add(Key::of(machine.as_ref()));
     }
+    for machine in shared.context.stores.lost.keys() {
+        shared.context.queue.add(machine);
+    }
 
     let lost = async {
         match &leadership {
@@ -265,6 +268,9 @@ async fn forward(
                 InfraEvent::Vm { name } => {
                     for machine in context.stores.machines.by_index(&name) {
                         context.queue.add(Key::of(machine.as_ref()));
+                    }
+                    for machine in context.stores.lost.named(&name) {
+                        context.queue.add(machine);
                     }
                 }
                 InfraEvent::State { machines } => {

@@ -163,6 +163,13 @@ impl Run<'_> {
     }
 
     async fn patch_machine(&mut self, patch: &Value) -> Result<Progress, RemoteError> {
+        if self.context.stores.lost.has(self.machine) {
+            // There is nothing to write to; without finalizers, it is let go.
+            if patch.pointer("/metadata/finalizers").is_some() {
+                self.context.stores.lost.forget(&Key::of(self.machine));
+            }
+            return Ok(Progress::Next);
+        }
         let mut patch = patch.clone();
         let guard =
             json!({"metadata": {"uid": self.machine.uid(), "resourceVersion": self.resource_version}});

@@ -8,6 +8,7 @@ use kube::api::{ListParams, Patch};
 use kube::{Api, ResourceExt};
 use machinist_infra::client::RemoteError;
 use machinist_infra::store::Key;
+use machinist_shared::names::finalizer;
 use serde_json::{Value, json};
 
 use super::new_machine;
@@ -235,7 +236,15 @@ impl Run<'_> {
     }
 
     async fn delete(&self, machine: &StoredMachine) -> Result<(), Refused> {
-        let (api, name, params) = (self.machines(), machine.name(), with_uid(machine.uid()));
+        let (api, name, mut params) = (self.machines(), machine.name(), with_uid(machine.uid()));
+        // Its finalizers may be written just now, and would come too late (see [`crate::user::Lost`]).
+        if !machine.has_finalizer(finalizer::VM)
+            && let Some(preconditions) = &mut params.preconditions
+        {
+            preconditions
+                .resource_version
+                .clone_from(&machine.metadata.resource_version);
+        }
         let write = async {
             match api.delete(name, &params).await {
                 // What is gone need not be deleted.

@@ -2,6 +2,7 @@
 
 mod catch_up;
 mod concerns;
+mod lost;
 mod machine;
 mod machine_deployment;
 mod machine_set;
@@ -15,6 +16,7 @@ mod stores;
 mod volume_attachment;
 
 pub use catch_up::CaughtUp;
+pub use lost::Lost;
 pub use machine::{SpecState, StoredMachine};
 pub use machine_deployment::StoredMachineDeployment;
 pub use machine_set::StoredMachineSet;

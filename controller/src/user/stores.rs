@@ -4,15 +4,16 @@ use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::jiff::Timestamp;
 use kube::runtime::watcher;
 use kube::{Api, Client, ResourceExt};
 use machinist_infra::reflect::{Signal, reflect};
-use machinist_infra::store::{Key, Store};
+use machinist_infra::store::{Change, Key, Store};
 use machinist_shared::names::{self, label};
 use tokio::sync::Notify;
 
 use super::{
-    Node, StoredMachine, StoredMachineDeployment, StoredMachineSet, VolumeAttachment, concerns, owner,
+    Lost, Node, StoredMachine, StoredMachineDeployment, StoredMachineSet, VolumeAttachment, concerns, owner,
 };
 use crate::csr::{client, request::NODE_USER, request::StoredRequest, serving};
 use crate::queue::Queue;
@@ -28,6 +29,8 @@ pub const TOKEN_NAMESPACE: &str = "kube-system";
 pub struct Stores {
     /// Machines, indexed by name, UID, and whoever controls them.
     pub machines: Arc<Store<StoredMachine>>,
+    /// Machines that are gone, while something of theirs is not.
+    pub lost: Lost,
     /// Nodes, indexed by address.
     pub nodes: Arc<Store<Node>>,
     /// Which volumes are attached to which Nodes, indexed by Node.
@@ -107,6 +110,7 @@ impl Default for Stores {
                     by_controller(&m.metadata),
                 ]
             })),
+            lost: Lost::default(),
             nodes: Arc::new(Store::new(Node::own_addresses)),
             attachments: Arc::new(Store::new(|a: &VolumeAttachment| vec![a.node.clone()])),
             machine_sets: Arc::new(Store::new(|s: &StoredMachineSet| {
@@ -256,49 +260,58 @@ impl Stores {
         let token_type = format!("type={}", names::TOKEN_SECRET_TYPE);
         let all = || client.clone();
         vec![
-            self.watch(Api::all(all()), "", &self.machines, queues, concerns::machine),
-            self.watch(Api::all(all()), "", &self.nodes, queues, concerns::node),
+            self.watch(
+                Api::all(all()),
+                "",
+                &self.machines,
+                queues,
+                |change, stores, queues| {
+                    stores.lost.note(change, Timestamp::now());
+                    each(concerns::machine)(change, stores, queues);
+                },
+            ),
+            self.watch(Api::all(all()), "", &self.nodes, queues, each(concerns::node)),
             self.watch(
                 Api::all(all()),
                 "",
                 &self.attachments,
                 queues,
-                concerns::attachment,
+                each(concerns::attachment),
             ),
             self.watch(
                 Api::all(all()),
                 "",
                 &self.machine_sets,
                 queues,
-                concerns::machine_set,
+                each(concerns::machine_set),
             ),
             self.watch(
                 Api::all(all()),
                 "",
                 &self.machine_deployments,
                 queues,
-                concerns::machine_deployment,
+                each(concerns::machine_deployment),
             ),
             self.watch(
                 Api::namespaced(client.clone(), TOKEN_NAMESPACE),
                 &token_type,
                 &self.tokens,
                 queues,
-                concerns::token,
+                each(concerns::token),
             ),
             self.watch(
                 Api::all(all()),
                 &of_signer(client::SIGNER),
                 &self.requests,
                 queues,
-                concerns::request,
+                each(concerns::request),
             ),
             self.watch(
                 Api::all(all()),
                 &of_signer(serving::SIGNER),
                 &self.serving,
                 queues,
-                concerns::serving_request,
+                each(concerns::serving_request),
             ),
         ]
     }
@@ -309,7 +322,7 @@ impl Stores {
         fields: &str,
         store: &Arc<Store<K>>,
         queues: &Queues,
-        concerns: fn(&K, &Self, &Queues),
+        concerns: impl Fn(&Change<K>, &Self, &Queues) + Send + 'static,
     ) -> BoxFuture<'static, ()>
     where
         K: kube::Resource<DynamicType = ()>
@@ -327,17 +340,25 @@ impl Stores {
             watcher::Config::default().fields(fields)
         };
         let on = move |signal: Signal<'_, K>| match signal {
-            Signal::Changed(change) => {
-                for object in change.versions() {
-                    concerns(object, &stores, &queues);
-                }
-            }
+            Signal::Changed(change) => concerns(change, &stores, &queues),
             Signal::Synced => stores.changed.notify_waiters(),
             Signal::Failed(error) => {
                 tracing::warn!(kind = %K::kind(&()), %error, "watch of the user cluster failed");
             }
         };
         Box::pin(reflect(api, config, store.clone(), on))
+    }
+}
+
+/// What a change concerns, if that is what either version of the object does.
+fn each<K>(concerns: fn(&K, &Stores, &Queues)) -> impl Fn(&Change<K>, &Stores, &Queues) + Send + 'static
+where
+    K: 'static,
+{
+    move |change, stores, queues| {
+        for object in change.versions() {
+            concerns(object, stores, queues);
+        }
     }
 }
 

@@ -23,6 +23,7 @@ pub mod drain;
 pub mod edges;
 pub mod fields;
 pub mod floor;
+pub mod gate;
 pub mod infra;
 pub mod joins;
 pub mod laws;
