@@ -87,7 +87,7 @@ fuzz: ## Fuzz FUZZ_TARGET for FUZZ_SECONDS
 .PHONY: requests
 requests: build ## Print every API request of one Machine's life and of its admission, held against its budget
 	cargo test --quiet --locked --package e2e --test machine -- --nocapture
-	cargo test --quiet --locked --package e2e --test asked warm -- --nocapture
+	cargo test --quiet --locked --package e2e --test cases asked::warm -- --nocapture
 
 .PHONY: outage
 outage: build ## 200 Machines on two infra clusters, one of them cut off for a minute: what the other's take with and without

@@ -1,0 +1,41 @@
+//! End-to-end cases, each on control planes of its own, so that several run at a time. What measures, or takes a whole
+//! machine, is a file beside this folder and runs alone.
+
+mod admission;
+mod asked;
+mod asked_defaults;
+mod asked_update;
+mod authors;
+mod autoscaler_requests;
+mod bindings;
+mod capacity;
+mod causes;
+mod crash;
+mod csr;
+mod deleted_at_birth;
+mod deploy;
+mod drain;
+mod host_drain;
+mod impostors;
+mod in_place;
+mod infra_changed;
+mod infra_credentials;
+mod infra_forbidden;
+mod joining;
+mod kubevirt_admission;
+mod kubevirt_fields;
+mod leak_checker;
+mod machine_set;
+mod on_delete;
+mod osm;
+mod overlap;
+mod policies;
+mod rights;
+mod rollout;
+mod rules;
+mod scaling;
+mod stale;
+mod strangers;
+mod takeover;
+mod tokens;
+mod undecodable;
