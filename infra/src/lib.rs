@@ -9,6 +9,7 @@ pub mod kubeconfig;
 pub mod kubevirt;
 pub mod objects;
 pub mod pool;
+mod projected;
 pub mod provider;
 pub mod reflect;
 pub mod store;

@@ -2,11 +2,9 @@
 //!
 //! We never write them from these types: a VirtualMachine is created from rendered JSON and otherwise only patched.
 
-use std::borrow::Cow;
-
 use kube::core::ObjectMeta;
 use machinist_shared::kubevirt::observed::{DataVolumeStatus, VmStatus, VmiStatus};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer};
 
 fn nullable<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
     deserializer: D,
@@ -18,42 +16,6 @@ fn metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D:
     let mut metadata = ObjectMeta::deserialize(deserializer)?;
     metadata.managed_fields = None;
     Ok(metadata)
-}
-
-/// Implements `kube::Resource` for a projected, namespaced kind. Serialising gives the metadata only, because these
-/// types are read, not written.
-macro_rules! projected {
-    ($type:ident, $kind:literal, $group:literal, $version:literal, $plural:literal) => {
-        impl kube::Resource for $type {
-            type DynamicType = ();
-            type Scope = k8s_openapi::NamespaceResourceScope;
-
-            fn kind(_: &()) -> Cow<'_, str> {
-                $kind.into()
-            }
-            fn group(_: &()) -> Cow<'_, str> {
-                $group.into()
-            }
-            fn version(_: &()) -> Cow<'_, str> {
-                $version.into()
-            }
-            fn plural(_: &()) -> Cow<'_, str> {
-                $plural.into()
-            }
-            fn meta(&self) -> &ObjectMeta {
-                &self.metadata
-            }
-            fn meta_mut(&mut self) -> &mut ObjectMeta {
-                &mut self.metadata
-            }
-        }
-
-        impl Serialize for $type {
-            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                self.metadata.serialize(serializer)
-            }
-        }
-    };
 }
 
 /// A VirtualMachine.
@@ -69,7 +31,15 @@ pub struct Vm {
     #[serde(default, deserialize_with = "nullable")]
     pub status: VmStatus,
 }
-projected!(Vm, "VirtualMachine", "kubevirt.io", "v1", "virtualmachines");
+crate::projected!(
+    Vm,
+    NamespaceResourceScope,
+    "VirtualMachine",
+    "kubevirt.io",
+    "v1",
+    "virtualmachines"
+);
+crate::serialize_metadata!(Vm);
 
 /// What we read of a VirtualMachine's spec.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -158,13 +128,15 @@ pub struct Vmi {
     #[serde(default, deserialize_with = "nullable")]
     pub status: VmiStatus,
 }
-projected!(
+crate::projected!(
     Vmi,
+    NamespaceResourceScope,
     "VirtualMachineInstance",
     "kubevirt.io",
     "v1",
     "virtualmachineinstances"
 );
+crate::serialize_metadata!(Vmi);
 
 /// What we read of a VirtualMachineInstance's spec.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -185,13 +157,15 @@ pub struct DataVolume {
     #[serde(default, deserialize_with = "nullable")]
     pub status: DataVolumeStatus,
 }
-projected!(
+crate::projected!(
     DataVolume,
+    NamespaceResourceScope,
     "DataVolume",
     "cdi.kubevirt.io",
     "v1beta1",
     "datavolumes"
 );
+crate::serialize_metadata!(DataVolume);
 
 /// A PersistentVolumeClaim, of which we read the metadata only.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -200,7 +174,15 @@ pub struct Claim {
     #[serde(deserialize_with = "metadata")]
     pub metadata: ObjectMeta,
 }
-projected!(Claim, "PersistentVolumeClaim", "", "v1", "persistentvolumeclaims");
+crate::projected!(
+    Claim,
+    NamespaceResourceScope,
+    "PersistentVolumeClaim",
+    "",
+    "v1",
+    "persistentvolumeclaims"
+);
+crate::serialize_metadata!(Claim);
 
 #[cfg(test)]
 mod tests {

@@ -1,6 +1,5 @@
 //! A signing request as it is stored, and what it asks for.
 
-use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -9,7 +8,6 @@ use base64::engine::general_purpose::STANDARD;
 use k8s_openapi::api::certificates::v1::{
     CertificateSigningRequest, CertificateSigningRequestCondition, CertificateSigningRequestStatus,
 };
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Deserialize;
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::cri_attributes::ParsedCriAttribute;
@@ -71,29 +69,15 @@ impl StoredRequest {
     }
 }
 
-impl kube::Resource for StoredRequest {
-    type DynamicType = ();
-    type Scope = k8s_openapi::ClusterResourceScope;
-
-    fn kind((): &()) -> Cow<'_, str> {
-        "CertificateSigningRequest".into()
-    }
-    fn group((): &()) -> Cow<'_, str> {
-        "certificates.k8s.io".into()
-    }
-    fn version((): &()) -> Cow<'_, str> {
-        "v1".into()
-    }
-    fn plural((): &()) -> Cow<'_, str> {
-        "certificatesigningrequests".into()
-    }
-    fn meta(&self) -> &ObjectMeta {
-        &self.object.metadata
-    }
-    fn meta_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.object.metadata
-    }
-}
+machinist_infra::projected!(
+    StoredRequest,
+    ClusterResourceScope,
+    "CertificateSigningRequest",
+    "certificates.k8s.io",
+    "v1",
+    "certificatesigningrequests",
+    object.metadata
+);
 
 /// Whether anybody has decided it, or the signer has done its part already.
 pub fn is_decided(request: &CertificateSigningRequest) -> bool {

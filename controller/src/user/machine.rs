@@ -1,11 +1,9 @@
 //! A Machine as stored: decoded as far as it can be, so that one bad object stops no other.
 
-use std::borrow::Cow;
-
 use kube::core::ObjectMeta;
 use machinist_shared::api::{MachineSpec, MachineStatus};
 use machinist_shared::names;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::Value;
 
 use super::owner;
@@ -135,36 +133,15 @@ impl StoredMachine {
     }
 }
 
-impl kube::Resource for StoredMachine {
-    type DynamicType = ();
-    type Scope = k8s_openapi::NamespaceResourceScope;
-
-    fn kind((): &()) -> Cow<'_, str> {
-        "Machine".into()
-    }
-    fn group((): &()) -> Cow<'_, str> {
-        names::GROUP.into()
-    }
-    fn version((): &()) -> Cow<'_, str> {
-        names::VERSION.into()
-    }
-    fn plural((): &()) -> Cow<'_, str> {
-        "machines".into()
-    }
-    fn meta(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-    fn meta_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.metadata
-    }
-}
-
-/// Only so that a kube `Api` can be made for it: a Machine is patched, never written whole.
-impl Serialize for StoredMachine {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.metadata.serialize(serializer)
-    }
-}
+machinist_infra::projected!(
+    StoredMachine,
+    NamespaceResourceScope,
+    "Machine",
+    names::GROUP,
+    names::VERSION,
+    "machines"
+);
+machinist_infra::serialize_metadata!(StoredMachine);
 
 #[cfg(test)]
 mod tests {

@@ -1,12 +1,10 @@
 //! A MachineDeployment as stored: decoded as far as it can be, so that one bad object stops no other.
 
-use std::borrow::Cow;
-
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::core::ObjectMeta;
 use machinist_shared::api::MachineDeploymentStatus;
 use machinist_shared::names;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::Value;
 
 use super::owner;
@@ -126,36 +124,15 @@ impl StoredMachineDeployment {
     }
 }
 
-impl kube::Resource for StoredMachineDeployment {
-    type DynamicType = ();
-    type Scope = k8s_openapi::NamespaceResourceScope;
-
-    fn kind((): &()) -> Cow<'_, str> {
-        "MachineDeployment".into()
-    }
-    fn group((): &()) -> Cow<'_, str> {
-        names::GROUP.into()
-    }
-    fn version((): &()) -> Cow<'_, str> {
-        names::VERSION.into()
-    }
-    fn plural((): &()) -> Cow<'_, str> {
-        "machinedeployments".into()
-    }
-    fn meta(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-    fn meta_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.metadata
-    }
-}
-
-/// Only so that a kube `Api` can be made for it: a MachineDeployment is patched, never written whole.
-impl Serialize for StoredMachineDeployment {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.metadata.serialize(serializer)
-    }
-}
+machinist_infra::projected!(
+    StoredMachineDeployment,
+    NamespaceResourceScope,
+    "MachineDeployment",
+    names::GROUP,
+    names::VERSION,
+    "machinedeployments"
+);
+machinist_infra::serialize_metadata!(StoredMachineDeployment);
 
 #[cfg(test)]
 mod tests {

@@ -1,14 +1,12 @@
 //! A MachineSet as stored: decoded as far as it can be, so that one bad object stops no other.
 
-use std::borrow::Cow;
-
 use kube::core::ObjectMeta;
 use machinist_shared::api::MachineSetStatus;
 use machinist_shared::config_var::ConfigVarString;
 use machinist_shared::field::{FieldPath, Report};
 use machinist_shared::names::{self, annotation};
 use machinist_shared::provider_spec::ProviderConfig;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::Value;
 
 use super::owner;
@@ -145,36 +143,15 @@ impl StoredMachineSet {
     }
 }
 
-impl kube::Resource for StoredMachineSet {
-    type DynamicType = ();
-    type Scope = k8s_openapi::NamespaceResourceScope;
-
-    fn kind((): &()) -> Cow<'_, str> {
-        "MachineSet".into()
-    }
-    fn group((): &()) -> Cow<'_, str> {
-        names::GROUP.into()
-    }
-    fn version((): &()) -> Cow<'_, str> {
-        names::VERSION.into()
-    }
-    fn plural((): &()) -> Cow<'_, str> {
-        "machinesets".into()
-    }
-    fn meta(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-    fn meta_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.metadata
-    }
-}
-
-/// Only so that a kube `Api` can be made for it: a MachineSet is patched, never written whole.
-impl Serialize for StoredMachineSet {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.metadata.serialize(serializer)
-    }
-}
+machinist_infra::projected!(
+    StoredMachineSet,
+    NamespaceResourceScope,
+    "MachineSet",
+    names::GROUP,
+    names::VERSION,
+    "machinesets"
+);
+machinist_infra::serialize_metadata!(StoredMachineSet);
 
 #[cfg(test)]
 mod tests {

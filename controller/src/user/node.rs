@@ -1,6 +1,5 @@
 //! A Node, projected to the fields that we use.
 
-use std::borrow::Cow;
 use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::{NodeAddress, Taint};
@@ -127,26 +126,4 @@ impl Node {
     }
 }
 
-impl kube::Resource for Node {
-    type DynamicType = ();
-    type Scope = k8s_openapi::ClusterResourceScope;
-
-    fn kind((): &()) -> Cow<'_, str> {
-        "Node".into()
-    }
-    fn group((): &()) -> Cow<'_, str> {
-        "".into()
-    }
-    fn version((): &()) -> Cow<'_, str> {
-        "v1".into()
-    }
-    fn plural((): &()) -> Cow<'_, str> {
-        "nodes".into()
-    }
-    fn meta(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-    fn meta_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.metadata
-    }
-}
+machinist_infra::projected!(Node, ClusterResourceScope, "Node", "", "v1", "nodes");

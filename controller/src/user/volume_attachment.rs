@@ -1,7 +1,5 @@
 //! A VolumeAttachment, projected to the fields that we use.
 
-use std::borrow::Cow;
-
 use kube::core::ObjectMeta;
 use serde::Deserialize;
 use serde_json::Value;
@@ -47,29 +45,14 @@ impl From<Raw> for VolumeAttachment {
     }
 }
 
-impl kube::Resource for VolumeAttachment {
-    type DynamicType = ();
-    type Scope = k8s_openapi::ClusterResourceScope;
-
-    fn kind((): &()) -> Cow<'_, str> {
-        "VolumeAttachment".into()
-    }
-    fn group((): &()) -> Cow<'_, str> {
-        "storage.k8s.io".into()
-    }
-    fn version((): &()) -> Cow<'_, str> {
-        "v1".into()
-    }
-    fn plural((): &()) -> Cow<'_, str> {
-        "volumeattachments".into()
-    }
-    fn meta(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-    fn meta_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.metadata
-    }
-}
+machinist_infra::projected!(
+    VolumeAttachment,
+    ClusterResourceScope,
+    "VolumeAttachment",
+    "storage.k8s.io",
+    "v1",
+    "volumeattachments"
+);
 
 #[cfg(test)]
 mod tests {

@@ -1,8 +1,6 @@
 //! A PodDisruptionBudget, projected to what tells whether the API server would let a pod go: asking it in vain, for each
 //! pod and every few seconds, would be a request for nothing.
 
-use std::borrow::Cow;
-
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::core::{ObjectMeta, Selector, SelectorExt as _};
 use serde::Deserialize;
@@ -92,29 +90,14 @@ impl Budget {
     }
 }
 
-impl kube::Resource for Budget {
-    type DynamicType = ();
-    type Scope = k8s_openapi::NamespaceResourceScope;
-
-    fn kind((): &()) -> Cow<'_, str> {
-        "PodDisruptionBudget".into()
-    }
-    fn group((): &()) -> Cow<'_, str> {
-        "policy".into()
-    }
-    fn version((): &()) -> Cow<'_, str> {
-        "v1".into()
-    }
-    fn plural((): &()) -> Cow<'_, str> {
-        "poddisruptionbudgets".into()
-    }
-    fn meta(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-    fn meta_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.metadata
-    }
-}
+machinist_infra::projected!(
+    Budget,
+    NamespaceResourceScope,
+    "PodDisruptionBudget",
+    "policy",
+    "v1",
+    "poddisruptionbudgets"
+);
 
 #[cfg(test)]
 mod tests {

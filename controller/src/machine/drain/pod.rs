@@ -1,7 +1,5 @@
 //! A pod, projected to the fields that a drain asks for.
 
-use std::borrow::Cow;
-
 use kube::core::ObjectMeta;
 use machinist_shared::names::{annotation, label};
 use serde::Deserialize;
@@ -142,29 +140,7 @@ impl Pod {
     }
 }
 
-impl kube::Resource for Pod {
-    type DynamicType = ();
-    type Scope = k8s_openapi::NamespaceResourceScope;
-
-    fn kind((): &()) -> Cow<'_, str> {
-        "Pod".into()
-    }
-    fn group((): &()) -> Cow<'_, str> {
-        "".into()
-    }
-    fn version((): &()) -> Cow<'_, str> {
-        "v1".into()
-    }
-    fn plural((): &()) -> Cow<'_, str> {
-        "pods".into()
-    }
-    fn meta(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-    fn meta_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.metadata
-    }
-}
+machinist_infra::projected!(Pod, NamespaceResourceScope, "Pod", "", "v1", "pods");
 
 #[cfg(test)]
 mod tests {

@@ -110,10 +110,16 @@ fn selectors() -> Vec<Row> {
         Row::roll_out("3.5/selector-In-without-values", expression("In", json!([])))
             .blames(&["spec.selector.matchExpressions[0].values"]),
         Row::roll_out("3.5/selector-NotIn", expression("NotIn", json!(["bar"]))),
-        Row::roll_out("3.5/selector-NotIn-without-values", expression("NotIn", json!([])))
-            .blames(&["spec.selector.matchExpressions[0].values"]),
-        Row::roll_out("3.5/selector-NotIn-does-not-match", expression("NotIn", json!(["foo"])))
-            .blames(&["spec.template.metadata.labels"]),
+        Row::roll_out(
+            "3.5/selector-NotIn-without-values",
+            expression("NotIn", json!([])),
+        )
+        .blames(&["spec.selector.matchExpressions[0].values"]),
+        Row::roll_out(
+            "3.5/selector-NotIn-does-not-match",
+            expression("NotIn", json!(["foo"])),
+        )
+        .blames(&["spec.template.metadata.labels"]),
         Row::roll_out("3.5/selector-Exists", expression("Exists", json!(null))),
         Row::roll_out(
             "3.5/selector-Exists-with-values",
