@@ -16,6 +16,8 @@ GUEST ?= simulated
 # Seconds of fuzzing in `make test` and `make fuzz`, and what is fuzzed: admission, values or csr.
 FUZZ_SECONDS ?= 60
 FUZZ_TARGET ?= admission
+# Tests of one program that run at a time: end-to-end cases wait half of their time.
+TEST_THREADS ?= $(shell echo $$(($$(nproc) + 1)))
 
 .PHONY: help
 help: ## List the targets
@@ -68,7 +70,7 @@ lint: ## Formatting, clippy, licences and sources of dependencies, scripts, and 
 test: build fuzz ## Every test, on real control planes
 	hack/install-tools.sh
 	hack/lint-user-data.sh
-	cargo test --workspace --locked --no-fail-fast
+	RUST_TEST_THREADS=$(TEST_THREADS) cargo test --workspace --locked --no-fail-fast
 	$(MAKE) test-guest
 
 .PHONY: test-guest

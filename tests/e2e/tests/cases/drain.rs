@@ -330,11 +330,11 @@ async fn goes_without_drain(case: &Case, machine: &str, pod: &str, why: &str) ->
 async fn timeout(case: &Case) -> Result<()> {
     case.runs(pod("timeout-1", "timeout", "timeout")).await?;
     case.budget("timeout", "timeout", 1, 1).await?;
-    case.annotate("timeout", "machinist.dev/node-drain-timeout", Some("3s"))
-        .await?;
     case.begin_deletion("timeout").await?;
     case.says("timeout", "Drained", BLOCKED, &["timeout-1"]).await?;
     case.vm_lives("timeout").await?;
+    case.annotate("timeout", "machinist.dev/node-drain-timeout", Some("3s"))
+        .await?;
     case.machine_gone("timeout").await?;
     case.without_budget("timeout").await
 }
@@ -436,12 +436,6 @@ async fn kept_volume(case: &Case) -> Result<()> {
 }
 
 async fn detach_timeout(case: &Case) -> Result<()> {
-    case.annotate(
-        "detach-timeout",
-        "machinist.dev/node-volume-detach-timeout",
-        Some("3s"),
-    )
-    .await?;
     case.attach("pv-timeout", "timeout", "detach-timeout").await?;
     case.begin_deletion("detach-timeout").await?;
     case.says(
@@ -452,6 +446,12 @@ async fn detach_timeout(case: &Case) -> Result<()> {
     )
     .await?;
     case.vm_lives("detach-timeout").await?;
+    case.annotate(
+        "detach-timeout",
+        "machinist.dev/node-volume-detach-timeout",
+        Some("3s"),
+    )
+    .await?;
     case.says("detach-timeout", "Deleting", "ReleasingVolumes", &["pv-timeout"])
         .await?;
     case.detach("pv-timeout").await?;

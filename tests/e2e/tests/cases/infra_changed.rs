@@ -109,9 +109,10 @@ async fn many_vms_that_vanish_at_once_are_not_believed_to_be_gone() -> Result<()
         assert_eq!(case.lives.uids(name).len(), 1, "nothing is made anew");
     }
 
-    // One after the other is said to be gone for good; with the last, the brake is released for whoever is left.
+    // One after the other is said to be gone for good; with the last, the brake is released, also for the one that is being
+    // deleted.
     let uid = infra_namespace(&case).await?;
-    for name in &names {
+    for name in &names[..5] {
         let annotation = format!("{ACCEPT_INFRASTRUCTURE}={uid}");
         let annotate = [
             "annotate",
