@@ -10,7 +10,7 @@ use super::super::observed::{Bootstrap, Open, Usable};
 use super::super::plan::{Step, UserDataSource};
 use super::super::record::Record;
 use super::draft::Draft;
-use super::{evacuate, join, launch};
+use super::{delete, evacuate, join, launch};
 use crate::context::LABEL_AGAIN;
 use crate::flags::OptionalDuration;
 
@@ -90,6 +90,16 @@ fn record_vm(draft: &mut Draft<'_>, usable: &Usable, open: &Open, vm: &Instance,
     }
     let (source, id, why) = match user_data_source(draft) {
         UserDataIs::Here(source, id) => (Some(source), Some(id), "its user data is of another make"),
+        UserDataIs::Gone(_) if has_joined(draft) => {
+            let former = draft.record.take().unwrap_or_default();
+            draft.record = Some(Record {
+                infrastructure: open.infrastructure.clone(),
+                credential: usable.credential.clone(),
+                vm_uid: Some(uid.to_owned()),
+                ..former
+            });
+            return true;
+        }
         UserDataIs::Gone(why) => (None, None, why),
         UserDataIs::Awaited => {
             launch::bootstrap_waits(draft);
@@ -134,6 +144,13 @@ fn record_vm(draft: &mut Draft<'_>, usable: &Usable, open: &Open, vm: &Instance,
         ),
     );
     true
+}
+
+/// Whether the VM that is not recorded yet has become a Node: its guest was started, whatever is gone since. The Node of a
+/// former VM proves nothing.
+fn has_joined(draft: &Draft<'_>) -> bool {
+    let former = draft.record.as_ref().and_then(|record| record.former.as_ref());
+    former.is_none() && delete::own_node(draft).is_some()
 }
 
 /// Whether the VM has taken too long to run and the Machine is being replaced for it.
@@ -276,7 +293,10 @@ fn bootstrap(draft: &mut Draft<'_>, open: &Open, vm_uid: &str, joined: bool) {
         .as_ref()
         .and_then(|record| record.bootstrap_secret.clone());
     if joined {
-        if draft.observed.token.is_some() {
+        // A VM without token counts as never started until it is on record.
+        let stored = draft.observed.machine.record.as_ref();
+        let is_recorded = stored.is_some_and(|record| record.vm_uid.as_deref() == Some(vm_uid));
+        if draft.observed.token.is_some() && is_recorded {
             draft.plan.push(Step::DeleteToken);
         }
         let message = match &osm {

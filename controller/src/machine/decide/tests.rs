@@ -245,6 +245,28 @@ fn the_user_data_follows_the_vm_and_then_its_uid_is_recorded() {
 }
 
 #[test]
+fn a_node_that_joined_before_its_vm_was_recorded_keeps_both() {
+    let mut o = observed(machine(&placed(&json!({}))), running());
+    o.token = Some(token());
+    o.node = Some(node(&json!({})));
+    let plan = decide(&o, now());
+    assert_eq!(patch(&plan)["status"]["providerStatus"]["vmUID"], "v1");
+    assert!(
+        !verbs(&plan).contains(&"delete the bootstrap token"),
+        "without it and a record, nobody would know that the guest was started"
+    );
+    // Somebody else has deleted it.
+    o.token = None;
+    let plan = decide(&o, now());
+    assert_eq!(patch(&plan)["status"]["providerStatus"]["vmUID"], "v1");
+    assert_eq!(patch(&plan)["status"]["nodeRef"]["uid"], "node-1");
+    o.node = None;
+    let plan = decide(&o, now());
+    assert_eq!(patch(&plan)["status"]["providerStatus"]["vmUID"], Value::Null);
+    assert_eq!(patch(&plan)["status"]["providerStatus"]["former"]["uid"], "v1");
+}
+
+#[test]
 fn a_recorded_vm_that_runs_needs_no_write_twice() {
     let mut o = observed(machine(&recorded()), running());
     o.token = Some(token());
