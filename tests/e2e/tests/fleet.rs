@@ -42,10 +42,10 @@ const MAKING: Budget = Budget {
     others: 9,
     lists: 0,
 };
-/// From its deletion to its end; an Event tells of a drain that is left out, for there is nowhere to go.
+/// From its deletion to its end.
 const DELETION: Budget = Budget {
     of_the_machine: 3,
-    others: 5,
+    others: 4,
     lists: 1,
 };
 /// Another stage of a Machine is told at most this often.

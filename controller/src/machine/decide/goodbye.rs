@@ -26,6 +26,10 @@ const UNREADY: Duration = Duration::from_mins(1);
 /// When it is looked at again whose turn it is, should nothing tell.
 const TURN: Duration = Duration::from_secs(30);
 
+/// Why a Node is not drained at the end of a cluster.
+const NOWHERE: &str =
+    "its pods have nowhere to go: all other Nodes are cordoned and no Machine is about to join";
+
 /// How the drain of a Node stands.
 enum Drain {
     /// It is not over.
@@ -77,11 +81,18 @@ fn waits_for_hook(draft: &mut Draft<'_>, prefix: &str, reason: Reason) -> bool {
 }
 
 fn drain(draft: &mut Draft<'_>, node: &Arc<Node>) -> Drain {
-    if let Some(why) = why_not(draft, node) {
-        if stored_reason(draft, condition::DRAINED) != Some(Reason::DrainSkipped.text()) {
-            let message = format!("the Node {} is not drained: {why}", node.name());
-            draft.tell_after_patch(true, "DrainSkipped", message);
-        }
+    let mut skipped = why_not(draft, node);
+    if let Some(why) = &skipped
+        && stored_reason(draft, condition::DRAINED) != Some(Reason::DrainSkipped.text())
+    {
+        let message = format!("the Node {} is not drained: {why}", node.name());
+        draft.tell_after_patch(true, "DrainSkipped", message);
+    }
+    // Whoever ends a cluster knows, and would be told by as many Events as there are Machines.
+    if skipped.is_none() && draft.observed.guests.refuge == Refuge::None {
+        skipped = Some(NOWHERE.to_owned());
+    }
+    if let Some(why) = skipped {
         draft.condition(Condition::new(
             condition::DRAINED,
             Status::False,
@@ -236,9 +247,7 @@ fn why_not(draft: &mut Draft<'_>, node: &Node) -> Option<String> {
             ));
         }
     }
-    (observed.guests.refuge == Refuge::None).then(|| {
-        "its pods have nowhere to go: all other Nodes are cordoned and no Machine is about to join".to_owned()
-    })
+    None
 }
 
 /// Whether the time is over in which pods and volumes are waited for at all.

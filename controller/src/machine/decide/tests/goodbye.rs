@@ -249,6 +249,11 @@ fn at_the_end_of_a_cluster_nobody_is_evicted_to_nowhere() {
     let plan = decide(&o, now());
     assert!(deletes_vm(&plan));
     assert!(!verbs(&plan).contains(&"patch the Node"), "nor is it cordoned");
+    assert_eq!(condition(&plan, "Drained")["reason"], "DrainSkipped");
+    assert!(
+        !verbs(&plan).contains(&"record an Event"),
+        "whoever does that knows"
+    );
 }
 
 #[test]
