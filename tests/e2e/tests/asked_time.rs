@@ -16,14 +16,18 @@ use testbed::{
     bed::MACHINES,
     seed::{INFRA_ACCOUNT, INFRA_NAMESPACE, INFRA_SECRET},
 };
+use tokio::sync::Mutex;
 
 const OTHER: &str = "other-machines";
 const OTHER_SECRET: &str = "other-infra";
 /// Samples of each time.
 const SAMPLES: usize = 20;
+/// They measure, so one at a time.
+static ALONE: Mutex<()> = Mutex::const_new(());
 
 #[tokio::test]
 async fn mistakes_are_told_with_the_names_that_exist() -> Result<()> {
+    let _alone = ALONE.lock().await;
     let case = start(&[]).await?;
     quota(&case).await?;
     let mut mistaken = manifest::machine("hopeful");
@@ -64,6 +68,7 @@ async fn mistakes_are_told_with_the_names_that_exist() -> Result<()> {
 
 #[tokio::test]
 async fn a_slow_infra_cluster_takes_no_cause_away_that_is_known() -> Result<()> {
+    let _alone = ALONE.lock().await;
     let case = start(&["--infra-unreachable=refuse"]).await?;
     // Two answers one after the other are in time, three are not.
     case.bed
@@ -89,6 +94,7 @@ async fn a_slow_infra_cluster_takes_no_cause_away_that_is_known() -> Result<()> 
 
 #[tokio::test]
 async fn a_black_hole_takes_no_place_of_those_who_ask_another() -> Result<()> {
+    let _alone = ALONE.lock().await;
     /// As many as the webhook takes at once.
     const STUCK: usize = 60;
     let case = start(&[]).await?;
