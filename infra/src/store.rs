@@ -55,10 +55,20 @@ struct Inner<K> {
     /// Secondary index: value → keys.
     index: HashMap<String, HashSet<Key>>,
     tombstones: HashMap<Key, u64>,
-    /// Keys of a running (re-)list: whatever is not among them at its end is gone.
-    listing: Option<HashSet<Key>>,
+    /// A running (re-)list.
+    listing: Option<Listing>,
+    /// Versions of what we wrote during the last list, which did not show it. It was either too early for that, and the
+    /// watch will tell, or somebody has deleted the object since.
+    unconfirmed: HashMap<Key, u64>,
     synced: bool,
     removals: u64,
+}
+
+/// A running (re-)list: whatever is in neither at its end is gone.
+#[derive(Default)]
+struct Listing {
+    shown: HashSet<Key>,
+    written: HashMap<Key, u64>,
 }
 
 /// The objects of one kind, by key and by one secondary index.
@@ -106,6 +116,7 @@ impl<K: Resource> Store<K> {
             index: HashMap::new(),
             tombstones: HashMap::new(),
             listing: None,
+            unconfirmed: HashMap::new(),
             synced: false,
             removals: 0,
         };
@@ -172,44 +183,52 @@ impl<K: Resource> Store<K> {
         let mut inner = self.write();
         match event {
             Event::Init => {
-                inner.listing = Some(HashSet::new());
+                inner.listing = Some(Listing::default());
                 Vec::new()
             }
             Event::InitApply(object) => {
                 if let Some(listing) = &mut inner.listing {
-                    listing.insert(Key::of(&object));
+                    listing.shown.insert(Key::of(&object));
                 }
                 self.put(&mut inner, object, Source::List).into_iter().collect()
             }
             Event::InitDone => {
-                let listed = inner.listing.take().unwrap_or_default();
+                let Listing { shown, mut written } = inner.listing.take().unwrap_or_default();
                 inner.synced = true;
                 let gone: Vec<Key> = inner
                     .objects
                     .keys()
-                    .filter(|key| !listed.contains(key))
+                    .filter(|key| !shown.contains(key) && !written.contains_key(key))
                     .cloned()
                     .collect();
+                written.retain(|key, _| !shown.contains(key));
+                inner.unconfirmed = written;
                 gone.into_iter()
                     .filter_map(|key| self.remove(&mut inner, &key))
                     .collect()
             }
-            Event::Apply(object) => self.put(&mut inner, object, Source::Watch).into_iter().collect(),
+            Event::Apply(object) => {
+                let mut changes = self.refute(&mut inner, &object);
+                changes.extend(self.put(&mut inner, object, Source::Watch));
+                changes
+            }
             Event::Delete(object) => {
+                let mut changes = self.refute(&mut inner, &object);
                 let key = Key::of(&object);
                 if inner
                     .objects
                     .get(&key)
                     .is_some_and(|old| old.uid() != object.uid())
                 {
-                    return Vec::new();
+                    return changes;
                 }
                 let version = version(&object).unwrap_or(u64::MAX);
                 if inner.tombstones.len() >= TOMBSTONES {
                     inner.tombstones.clear();
                 }
                 inner.tombstones.insert(key.clone(), version);
-                self.remove(&mut inner, &key).into_iter().collect()
+                changes.extend(self.remove(&mut inner, &key));
+                changes
             }
         }
     }
@@ -257,9 +276,9 @@ impl<K: Resource> Store<K> {
         }
         // A list that began before our write knows nothing of it, and must not end it.
         if source == Source::Write
-            && let Some(listing) = &mut inner.listing
+            && let (Some(listing), Some(new)) = (&mut inner.listing, new)
         {
-            listing.insert(key.clone());
+            listing.written.insert(key.clone(), new);
         }
         let old = inner.objects.get(&key).cloned();
         if let Some(old) = &old
@@ -283,6 +302,26 @@ impl<K: Resource> Store<K> {
             before: old,
             after: Some(object),
         })
+    }
+
+    /// Removes what we wrote during the last list and the watch would have told of before it told of `object`: the list was
+    /// late enough to show it, and did not.
+    fn refute(&self, inner: &mut Inner<K>, object: &K) -> Vec<Change<K>> {
+        if inner.unconfirmed.is_empty() {
+            return Vec::new();
+        }
+        inner.unconfirmed.remove(&Key::of(object));
+        let told = version(object).unwrap_or_default();
+        let refuted = inner.unconfirmed.extract_if(|_, written| *written < told);
+        let refuted: Vec<(Key, u64)> = refuted.collect();
+        let mut changes = Vec::new();
+        for (key, written) in refuted {
+            let same = |object: &Arc<K>| version(object.as_ref()) == Some(written);
+            if inner.objects.get(&key).is_some_and(same) {
+                changes.extend(self.remove(inner, &key));
+            }
+        }
+        changes
     }
 
     fn remove(&self, inner: &mut Inner<K>, key: &Key) -> Option<Change<K>> {
@@ -442,6 +481,35 @@ mod tests {
         store.written(object("u", "9"));
         assert!(store.apply(Event::InitDone).is_empty());
         assert_eq!(version_in(&store).as_deref(), Some("9"));
+    }
+
+    #[test]
+    fn what_we_wrote_during_a_list_and_somebody_deleted_before_its_end_goes_when_the_watch_goes_on() {
+        let store = store();
+        store.apply(Event::Init);
+        store.written(object("u", "9"));
+        store.apply(Event::InitDone);
+        let mut other = object("v", "9");
+        other.metadata.name = Some("b".into());
+        assert_eq!(
+            store.apply(Event::Apply(other.clone())).len(),
+            1,
+            "it may come yet"
+        );
+        assert!(version_in(&store).is_some());
+        other.metadata.resource_version = Some("11".into());
+        let changes = store.apply(Event::Apply(other.clone()));
+        assert_eq!(changes.len(), 2);
+        assert_eq!(version_in(&store), None, "the watch is past it");
+
+        store.apply(Event::Init);
+        store.apply(Event::InitApply(other.clone()));
+        store.written(object("u", "13"));
+        store.apply(Event::InitDone);
+        store.apply(Event::Apply(object("u", "13")));
+        other.metadata.resource_version = Some("15".into());
+        store.apply(Event::Apply(other));
+        assert!(version_in(&store).is_some(), "the watch has told of it");
     }
 
     #[test]
