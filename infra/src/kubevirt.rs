@@ -17,7 +17,6 @@ use tokio::sync::Semaphore;
 
 use crate::client::RemoteError;
 use crate::facts::FactError;
-use crate::kubeconfig::InfraKubeconfig;
 use crate::objects::{DataVolume, Vm, Vmi};
 use crate::pool::{Access, InfraPool, OpenInfra};
 use crate::provider::{
@@ -37,11 +36,12 @@ impl Provider for InfraPool {
     }
 
     fn watch(&self, user: &Key, credential: &Secret, namespace: &str) -> Watched {
-        let kubeconfig = match InfraKubeconfig::parse(credential.expose(), self.addresses()) {
+        let read = self.read(credential.expose());
+        let kubeconfig = match read.as_ref() {
             Ok(kubeconfig) => kubeconfig,
             Err(error) => return Watched::Unusable(format!("auth.kubeconfig: {error}")),
         };
-        match self.access(user, &kubeconfig, namespace) {
+        match self.access(user, kubeconfig, namespace) {
             Access::Open(open) => Watched::Open(Arc::new(open)),
             Access::Opening => Watched::Opening,
             Access::Failed(error) => Watched::Failed {

@@ -8,11 +8,12 @@ mod entry;
 mod kind;
 mod look;
 mod orphans;
+mod readings;
 mod watches;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kube::Client;
 use tokio::sync::{Semaphore, mpsc};
@@ -23,9 +24,10 @@ use self::kind::Objects;
 pub use self::kind::{Kind, Missing};
 pub use self::look::Seen;
 use self::look::Sight;
+use self::readings::Readings;
 use crate::client::{ClientOptions, RemoteError};
 use crate::facts::FactsCache;
-use crate::kubeconfig::{AddressPolicy, InfraKubeconfig};
+use crate::kubeconfig::{InfraKubeconfig, KubeconfigError};
 use crate::objects::{Claim, DataVolume, Vm, Vmi};
 use crate::provider::Orphan;
 pub use crate::provider::{InfraEvent, InfraKey};
@@ -171,6 +173,7 @@ pub struct InfraPool {
     events: mpsc::UnboundedSender<InfraEvent>,
     entries: Mutex<HashMap<InfraKey, Arc<Entry>>>,
     places: Mutex<HashMap<Key, Places>>,
+    readings: Readings,
 }
 
 impl std::fmt::Debug for InfraPool {
@@ -190,12 +193,14 @@ impl InfraPool {
             events,
             entries: Mutex::default(),
             places: Mutex::default(),
+            readings: Readings::default(),
         }
     }
 
-    /// Where kubeconfigs may lead.
-    pub fn addresses(&self) -> AddressPolicy {
-        self.options.client.addresses
+    /// Reads a kubeconfig, or knows what became of that.
+    pub(crate) fn read(&self, kubeconfig: &str) -> Arc<Result<InfraKubeconfig, KubeconfigError>> {
+        self.readings
+            .read(kubeconfig, self.options.client.addresses, Instant::now())
     }
 
     /// The infra cluster of `kubeconfig`, as far as its credential is known to work, for the Machine `user`. Never
