@@ -58,13 +58,14 @@ fields: ## Write docs/kubevirt-fields.md anew from the table of fields
 	cargo run --package e2e --example fields
 
 .PHONY: lint
-lint: ## Formatting, clippy, licences and sources of dependencies, scripts, and the user data of guests
+lint: ## Formatting, clippy, licences and sources of dependencies, scripts, alerts, and the user data of guests
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	hack/install-tools.sh
 	hack/deny.sh
 	hack/lint-user-data.sh
 	hack/check-docs.sh
+	hack/check-alerts.sh
 
 .PHONY: test
 test: build fuzz ## Every test, on real control planes
