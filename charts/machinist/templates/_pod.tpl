@@ -62,7 +62,7 @@ affinity: {{- toYaml . | nindent 2 }}
 topologySpreadConstraints:
   {{- $selector := dict "labelSelector" (dict "matchLabels" (include "machinist.selector" (list $root $server) | fromYaml)) }}
   {{- range . }}
-  - {{- merge (deepCopy .) $selector | toYaml | nindent 4 }}
+  - {{- hasKey . "labelSelector" | ternary . (merge (deepCopy .) $selector) | toYaml | nindent 4 }}
   {{- end }}
 {{- end }}
 {{- end }}
