@@ -243,6 +243,12 @@ const ALL: &str = "sha256:222222222222222222222222222222222222222222222222222222
     &["webhook.namespaceSelector.matchLabels.a=b"], "ValidatingWebhookConfiguration/machinist",
     "webhooks/2/namespaceSelector", json!({"matchLabels": {"a": "b"}})
 )]
+#[case(&[], "ValidatingWebhookConfiguration/machinist", "webhooks/0/matchConditions/0/name", json!("touches-the-spec"))]
+#[case(
+    &["webhook.exemptController=true", "controller.serviceAccount.name=mine"], "ValidatingWebhookConfiguration/machinist",
+    "webhooks/0/matchConditions/0/expression",
+    json!("request.userInfo.username != \"system:serviceaccount:machinist-system:mine\"")
+)]
 // Kubernetes' own value is left alone where ours is taken out.
 #[case(&["webhook.podSecurityContext.runAsUser=null"], WEBHOOK, "pod/securityContext/runAsUser", Value::Null)]
 #[case(&["webhook.replicas=null"], WEBHOOK, "spec/replicas", Value::Null)]

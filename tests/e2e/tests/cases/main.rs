@@ -27,6 +27,7 @@ mod joining;
 mod kubevirt_admission;
 mod kubevirt_fields;
 mod leak_checker;
+mod lost_webhook;
 mod machine_set;
 mod on_delete;
 mod osm;
