@@ -54,7 +54,12 @@ image: ## Build the image IMAGE of both servers on BASE, a distroless image by d
 	@[ -n "$(ENGINE)" ] || { echo "make image: needs podman, buildah or docker (ENGINE=PATH)" >&2; exit 2; }
 	cargo build --release --locked --package machinist-controller --package machinist-webhook
 	hack/check-image.sh
+	hack/sbom.sh
 	"$(ENGINE)" build --file Containerfile --build-arg BASE="$(BASE)" --tag "$(IMAGE)" .
+
+.PHONY: sbom
+sbom: ## Write the servers' bills of materials, CycloneDX, into target/sbom
+	hack/sbom.sh
 
 ##@ Work on it
 
