@@ -31,8 +31,20 @@ async fn crds_and_machines_outlive_every_change_of_the_release() -> Result<()> {
     let chart = helm::chart();
     let release = [&["machinist", &*chart, "--namespace", NAMESPACE], WITHOUT_WEBHOOK].concat();
 
-    helm.ok(&[&["install", "--create-namespace"], &*release].concat())
+    let notes = helm
+        .ok(&[&["install", "--create-namespace"], &*release].concat())
         .await?;
+    println!("{notes}");
+    for step in [
+        "--set placement=anywhere",
+        "rollout status deployment/machinist-webhook",
+        "examples/infra-rbac.yaml",
+    ] {
+        assert!(
+            notes.contains(step),
+            "{step} is not among the next steps: {notes}"
+        );
+    }
     let first = State::read(&case).await?;
     assert_eq!(first.definitions.len(), 3);
     case.apply(&manifest::machine("survivor")).await?;
