@@ -83,6 +83,60 @@ fn resolved<'a>(root: &'a Value, part: &'a Value) -> &'a Value {
     }
 }
 
+#[test]
+fn the_docs_speak_of_values_that_there_are() -> Result<()> {
+    let values: Value = serde_saphyr::from_str(&std::fs::read_to_string(helm::file("values.yaml"))?)?;
+    let tops: BTreeSet<_> = values
+        .as_object()
+        .into_iter()
+        .flatten()
+        .map(|(top, _)| top)
+        .collect();
+    let mut found = 0;
+    for entry in std::fs::read_dir(paths::workspace().join("docs"))? {
+        let path = entry?.path();
+        if path.extension().is_none_or(|extension| extension != "md") {
+            continue;
+        }
+        let text = std::fs::read_to_string(&path)?;
+        // Every second piece is between backquotes; `--set name=value` and `name: value` are about names.
+        for code in text.split('`').skip(1).step_by(2) {
+            let words = code.split(|c: char| !(c.is_ascii_alphanumeric() || "./-_".contains(c)));
+            for word in words {
+                let Some((top, _)) = word.split_once('.') else {
+                    continue;
+                };
+                if !tops.contains(&top.to_owned()) || word.contains('/') || word.contains("..") {
+                    continue;
+                }
+                found += 1;
+                ensure!(
+                    is_value(&values, word),
+                    "{}: there is no value {word}",
+                    path.display()
+                );
+            }
+        }
+    }
+    ensure!(found > 40, "only {found} values were found in docs/");
+    Ok(())
+}
+
+/// Whether there is a value of that path. What is in an object that is empty by default is for Kubernetes to know.
+fn is_value(values: &Value, path: &str) -> bool {
+    let mut value = values;
+    for name in path.split('.') {
+        let Some(object) = value.as_object() else {
+            return false;
+        };
+        match object.get(name) {
+            Some(next) => value = next,
+            None => return object.is_empty(),
+        }
+    }
+    true
+}
+
 #[rstest]
 // A name that is not known, at every level.
 #[case(&["replicas=2"], "'replicas'")]
