@@ -303,6 +303,26 @@ const ALL: &str = "sha256:222222222222222222222222222222222222222222222222222222
     "webhooks/0/matchConditions/0/expression",
     json!("request.userInfo.username != \"system:serviceaccount:machinist-system:mine\"")
 )]
+// Policies let in whom they name, and everybody where they name nobody.
+#[case(&[], "NetworkPolicy/machinist-webhook", "", Value::Null)]
+#[case(
+    &["networkPolicy.enabled=true"], "NetworkPolicy/machinist-webhook", "spec/ingress",
+    json!([{"ports": [{"port": "ops"}]}, {"ports": [{"port": "webhook"}]}])
+)]
+#[case(
+    &["networkPolicy.enabled=true", "networkPolicy.webhookFrom[0].ipBlock.cidr=10.0.0.0/28"],
+    "NetworkPolicy/machinist-webhook", "spec/ingress/1/from", json!([{"ipBlock": {"cidr": "10.0.0.0/28"}}])
+)]
+#[case(
+    &["networkPolicy.enabled=true", "networkPolicy.metricsFrom[0].podSelector.matchLabels.a=b"],
+    "NetworkPolicy/machinist-controller", "spec/ingress",
+    json!([{"ports": [{"port": "metrics"}], "from": [{"podSelector": {"matchLabels": {"a": "b"}}}]}])
+)]
+#[case(&["networkPolicy.enabled=true"], "NetworkPolicy/machinist-controller", "spec/policyTypes", json!(["Ingress"]))]
+#[case(
+    &["networkPolicy.enabled=true", "networkPolicy.egress[0].ports[0].port=443"], "NetworkPolicy/machinist-controller",
+    "spec/egress", json!([{"ports": [{"port": 443}]}])
+)]
 // Kubernetes' own value is left alone where ours is taken out.
 #[case(&["webhook.podSecurityContext.runAsUser=null"], WEBHOOK, "pod/securityContext/runAsUser", Value::Null)]
 #[case(&["webhook.replicas=null"], WEBHOOK, "spec/replicas", Value::Null)]
