@@ -12,8 +12,8 @@ allowed='^(libc|libm|libdl|libpthread|librt|libgcc_s|ld-linux-x86-64|ld-linux-aa
 # What is pulled may be 40 MB, and the base is about 10 of them.
 most_bytes=$((30 * 1000 * 1000))
 
-if [ "$(id -u)" -ne 0 ]; then
-  echo "check-image: only root may give a process a root of its own: nothing was checked"
+if ! unshare --mount true 2>/dev/null || [ "$(id -u)" -ne 0 ]; then
+  echo "check-image: a process cannot be given a root of its own here: nothing was checked"
   exit 0
 fi
 
