@@ -11,6 +11,10 @@ TESTBED := target/debug/testbed
 NAMESPACE ?= machinist-system
 # More flags for Helm, like --values my-values.yaml.
 HELM_ARGS ?=
+# What `make image` makes, on which distroless image, by which engine.
+IMAGE ?= machinist:0.1.0
+BASE ?=
+ENGINE ?= $(shell command -v podman || command -v buildah || command -v docker)
 # `real`: the demo's VM is a Linux with a real kubelet, under emulation (root on Debian, x86_64).
 GUEST ?= simulated
 # Seconds of fuzzing in `make test` and `make fuzz`, and what is fuzzed: admission, values or csr.
@@ -43,6 +47,20 @@ down: ## End what `up` and `demo` started
 deploy: ## Install into the cluster of the current kubeconfig, with Helm
 	helm upgrade --install machinist charts/machinist --namespace $(NAMESPACE) --create-namespace $(HELM_ARGS)
 
+.PHONY: image
+image: ## Build the image IMAGE of both servers on BASE, a distroless image by digest, with podman, buildah or docker
+	@case "$(BASE)" in *@sha256:*) ;; *) \
+	  echo "make image BASE=NAME@sha256:DIGEST: a distroless image with glibc and libgcc (cc-debian12), see docs/install.md" >&2; exit 2 ;; esac
+	@[ -n "$(ENGINE)" ] || { echo "make image: needs podman, buildah or docker (ENGINE=PATH)" >&2; exit 2; }
+	cargo build --release --locked --package machinist-controller --package machinist-webhook
+	hack/check-image.sh
+	hack/sbom.sh
+	"$(ENGINE)" build --file Containerfile --build-arg BASE="$(BASE)" --tag "$(IMAGE)" .
+
+.PHONY: sbom
+sbom: ## Write the servers' bills of materials, CycloneDX, into target/sbom
+	hack/sbom.sh
+
 ##@ Work on it
 
 .PHONY: build
@@ -58,18 +76,20 @@ fields: ## Write docs/kubevirt-fields.md anew from the table of fields
 	cargo run --package e2e --example fields
 
 .PHONY: lint
-lint: ## Formatting, clippy, licences and sources of dependencies, scripts, and the user data of guests
+lint: ## Formatting, clippy, licences and sources of dependencies, scripts, alerts, and the user data of guests
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	hack/install-tools.sh
 	hack/deny.sh
 	hack/lint-user-data.sh
 	hack/check-docs.sh
+	hack/check-alerts.sh
 
 .PHONY: test
 test: build fuzz ## Every test, on real control planes
 	hack/install-tools.sh
 	hack/lint-user-data.sh
+	hack/check-image.sh $(MACHINIST_BIN_DIR)
 	RUST_TEST_THREADS=$(TEST_THREADS) cargo test --workspace --locked --no-fail-fast
 	$(MAKE) test-guest
 

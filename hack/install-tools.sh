@@ -1,7 +1,11 @@
 #!/usr/bin/env bash
-# Installs what is needed and the machine lacks, from Debian's packages: for the checks cloud-init and shellcheck, or,
-# with the argument `guest`, what builds and runs real guests. Says nothing when there is nothing to do.
+# Installs what is needed and the machine lacks, from Debian's packages: for the checks cloud-init, shellcheck and promtool,
+# or, with the argument `guest`, what builds and runs real guests. Says nothing when there is nothing to do.
 set -euo pipefail
+
+cd "$(dirname "$0")/.."
+# Unpacked and not installed: the package would start a Prometheus.
+promtool=target/tools/bin/promtool
 
 # A program of each package.
 declare -A programs
@@ -18,15 +22,19 @@ for package in "${!programs[@]}"; do
   # The folders of administrators are not in everybody's path.
   PATH="$PATH:/usr/sbin:/sbin" command -v "${programs[$package]}" >/dev/null || missing+=("$package")
 done
-if [ "${#missing[@]}" -eq 0 ]; then
+unpack=()
+if [ "${1:-checks}" = checks ] && ! command -v promtool >/dev/null && [ ! -x "$promtool" ]; then
+  unpack=(prometheus)
+fi
+if [ "${#missing[@]}" -eq 0 ] && [ "${#unpack[@]}" -eq 0 ]; then
   exit 0
 fi
 
 if ! command -v apt-get >/dev/null; then
-  echo "install-tools: these programs are missing, and there is no apt-get to install them with: ${missing[*]}" >&2
+  echo "install-tools: these programs are missing, and there is no apt-get to install them with: ${missing[*]} ${unpack[*]+promtool}" >&2
   exit 1
 fi
-if [ "$(id -u)" -ne 0 ]; then
+if [ "${#missing[@]}" -ne 0 ] && [ "$(id -u)" -ne 0 ]; then
   echo "install-tools: these programs are missing: ${missing[*]}; as root, run" >&2
   echo "  apt-get update && apt-get install --no-install-recommends ${missing[*]}" >&2
   exit 1
@@ -44,6 +52,25 @@ run() {
   echo "install-tools: failed three times: $*" >&2
   return 1
 }
+
+if [ "${#unpack[@]}" -ne 0 ]; then
+  echo "install-tools: unpacking promtool from ${unpack[*]}"
+  work="$(mktemp -d)"
+  trap 'rm -rf "$log" "$work"' EXIT
+  if [ "$(id -u)" -eq 0 ]; then
+    # A second run beside this one holds apt's lock for a while.
+    run apt-get -o DPkg::Lock::Timeout=300 update
+  fi
+  (cd "$work" && run apt-get download "${unpack[@]}")
+  dpkg-deb --extract "$work"/prometheus_*.deb "$work/root"
+  mkdir -p "$(dirname "$promtool")"
+  # Renamed at the end, so that a second run beside this one finds all of it or nothing.
+  mv "$work/root/usr/bin/promtool" "$promtool.$$"
+  mv "$promtool.$$" "$promtool"
+fi
+if [ "${#missing[@]}" -eq 0 ]; then
+  exit 0
+fi
 
 echo "install-tools: installing ${missing[*]}"
 export DEBIAN_FRONTEND=noninteractive

@@ -1,11 +1,3 @@
-{{- define "machinist.image" -}}
-{{- if .Values.image.digest -}}
-{{ .Values.image.repository }}@{{ .Values.image.digest }}
-{{- else -}}
-{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
-{{- end -}}
-{{- end }}
-
 {{- define "machinist.labels" -}}
 app.kubernetes.io/name: machinist
 app.kubernetes.io/instance: {{ .Release.Name }}
@@ -13,8 +5,18 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 
+{{/* Takes (list root server), as everything here that is about one of both servers: `controller` or `webhook`. */}}
+{{- define "machinist.serviceAccount" -}}
+{{- $root := index . 0 -}}{{- $server := index . 1 -}}
+{{- $account := index $root.Values $server "serviceAccount" -}}
+{{- if not (or $account.create $account.name) -}}
+  {{- fail (printf "%s.serviceAccount.create is false, so %s.serviceAccount.name must name one" $server $server) -}}
+{{- end -}}
+{{- $account.name | default (printf "machinist-%s" $server) -}}
+{{- end }}
+
 {{- define "machinist.controllerUser" -}}
-system:serviceaccount:{{ .Release.Namespace }}:machinist-controller
+system:serviceaccount:{{ .Release.Namespace }}:{{ include "machinist.serviceAccount" (list . "controller") }}
 {{- end }}
 
 {{/* Environment of both servers: they must agree on it. Never from the downward API. */}}
@@ -36,21 +38,6 @@ system:serviceaccount:{{ .Release.Namespace }}:machinist-controller
       name: {{ . }}
       key: {{ $.Values.infra.kubeconfigSecret.key }}
 {{- end }}
-{{- end }}
-
-{{- define "machinist.containerSecurity" -}}
-allowPrivilegeEscalation: false
-readOnlyRootFilesystem: true
-capabilities:
-  drop: [ALL]
-{{- end }}
-
-{{- define "machinist.podSecurity" -}}
-runAsNonRoot: true
-runAsUser: 65532
-runAsGroup: 65532
-seccompProfile:
-  type: RuntimeDefault
 {{- end }}
 
 {{/* Whether the chart itself makes the webhook's certificate: nobody else was named to do so. */}}

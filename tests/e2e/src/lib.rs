@@ -24,6 +24,7 @@ pub mod edges;
 pub mod fields;
 pub mod floor;
 pub mod gate;
+pub mod helm;
 pub mod infra;
 pub mod joins;
 pub mod laws;

@@ -1,16 +1,16 @@
 //! What `make deploy` does: the chart as it comes, installed by Helm and upgraded.
 
-use std::{path::PathBuf, process::Stdio};
-
-use anyhow::{Context as _, Result, ensure};
-use e2e::Case;
+use anyhow::{Context as _, Result};
+use e2e::{
+    Case,
+    helm::{self, Helm},
+};
 use k8s_openapi::api::{
     admissionregistration::v1::{MutatingWebhookConfiguration, ValidatingWebhookConfiguration},
     core::v1::Secret,
 };
 use kube::Api;
 use testbed::bed::{Machinist, Options};
-use tokio::process::Command;
 
 const NAMESPACE: &str = "machinist-system";
 /// One that defaults and one that validates, for each of three kinds.
@@ -41,22 +41,17 @@ async fn the_webhooks_certificate_is_made_once_and_trusted() -> Result<()> {
 }
 
 async fn deploy(case: &Case) -> Result<()> {
-    let user = case.bed.user();
-    let chart = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../charts/machinist");
-    let output = Command::new(&user.tools().helm)
-        .args(["upgrade", "--install", "machinist"])
-        .arg(chart)
-        .args(["--namespace", NAMESPACE, "--create-namespace"])
-        .env("KUBECONFIG", user.admin_kubeconfig_path())
-        .stdin(Stdio::null())
-        .output()
-        .await?;
-    ensure!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    Ok(())
+    let chart = helm::chart();
+    let args = [
+        "upgrade",
+        "--install",
+        "machinist",
+        &chart,
+        "--namespace",
+        NAMESPACE,
+        "--create-namespace",
+    ];
+    Helm::of(case.bed.user()).ok(&args).await.map(drop)
 }
 
 #[derive(Debug, PartialEq, Eq)]

@@ -1,0 +1,106 @@
+{{/* What the pods of both servers have in common. All take (list root server), with `controller` or `webhook`. */}}
+
+{{- define "machinist.image" -}}
+{{- $root := index . 0 -}}
+{{- $own := index $root.Values (index . 1) "image" -}}
+{{- $image := $root.Values.image -}}
+{{- $repository := $own.repository | default $image.repository -}}
+{{/* A tag of its own is meant, whatever digest all have. */}}
+{{- $digest := $own.digest | default (ternary $image.digest "" (empty $own.tag)) -}}
+{{- if $digest -}}
+{{ $repository }}@{{ $digest }}
+{{- else -}}
+{{ $repository }}:{{ $own.tag | default $image.tag | default $root.Chart.AppVersion }}
+{{- end -}}
+{{- end }}
+
+{{- define "machinist.selector" -}}
+app.kubernetes.io/instance: {{ (index . 0).Release.Name }}
+app.kubernetes.io/component: {{ index . 1 }}
+{{- end }}
+
+{{- define "machinist.podMetadata" -}}
+{{- $root := index . 0 -}}{{- $values := index $root.Values (index . 1) -}}
+labels:
+  {{- $selector := include "machinist.selector" . | fromYaml -}}
+  {{/* The first that names a label wins: those of the selector are not anybody's to change. */}}
+  {{- merge $selector $values.podLabels (include "machinist.labels" $root | fromYaml) | toYaml | nindent 2 }}
+{{- with $values.podAnnotations }}
+annotations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{- define "machinist.podSpec" -}}
+{{- $root := index . 0 -}}{{- $server := index . 1 -}}{{- $values := index $root.Values $server -}}
+serviceAccountName: {{ include "machinist.serviceAccount" . }}
+{{- with $root.Values.image.pullSecrets }}
+imagePullSecrets: {{- toYaml . | nindent 2 }}
+{{- end }}
+securityContext: {{- toYaml $values.podSecurityContext | nindent 2 }}
+terminationGracePeriodSeconds: {{ $values.terminationGracePeriodSeconds | int }}
+{{- with $values.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- if $values.hostNetwork }}
+hostNetwork: true
+# Infra clusters and the API server may have names that only the cluster's DNS knows.
+dnsPolicy: ClusterFirstWithHostNet
+{{- end }}
+{{- $onControlPlane := eq $root.Values.placement "controlPlane" }}
+{{- $nodeSelector := $onControlPlane | ternary (dict "node-role.kubernetes.io/control-plane" "") dict }}
+{{- with merge (deepCopy $values.nodeSelector) $nodeSelector }}
+nodeSelector: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- $tolerations := $onControlPlane | ternary (list (dict "key" "node-role.kubernetes.io/control-plane" "operator" "Exists")) list }}
+{{- with concat $tolerations $values.tolerations }}
+tolerations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $values.affinity }}
+affinity: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $values.topologySpreadConstraints }}
+topologySpreadConstraints:
+  {{- $selector := dict "labelSelector" (dict "matchLabels" (include "machinist.selector" (list $root $server) | fromYaml)) }}
+  {{- range . }}
+  - {{- hasKey . "labelSelector" | ternary . (merge (deepCopy .) $selector) | toYaml | nindent 4 }}
+  {{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "machinist.imageAndRights" -}}
+{{- $root := index . 0 -}}{{- $values := index $root.Values (index . 1) -}}
+image: {{ include "machinist.image" . }}
+imagePullPolicy: {{ $values.image.pullPolicy | default $root.Values.image.pullPolicy }}
+securityContext: {{- toYaml $values.securityContext | nindent 2 }}
+resources: {{- toYaml $values.resources | nindent 2 }}
+{{- end }}
+
+{{/* Our flags and those of the values. The servers take no flag twice, and would say so only in the log of a pod. */}}
+{{- define "machinist.args" -}}
+{{- $root := index . 0 -}}{{- $server := index . 1 -}}
+{{- $ours := include (printf "machinist.%sArgs" $server) $root | fromYamlArray -}}
+{{- $extra := index $root.Values $server "extraArgs" -}}
+{{- $names := list -}}
+{{- range $ours }}{{- $names = append $names (regexFind "^[^=]+" .) }}{{- end -}}
+{{- range $extra -}}
+  {{- $name := regexReplaceAll "^--?" (regexFind "^[^=]+" .) "--" -}}
+  {{- if and (has $name $names) (ne $name "--controller-user") -}}
+    {{- fail (printf "%s.extraArgs has %s, which the chart sets already: use the value that is for it" $server $name) -}}
+  {{- end -}}
+{{- end -}}
+{{- concat $ours $extra | toYaml -}}
+{{- end }}
+
+{{- define "machinist.strategy" -}}
+{{- $root := index . 0 -}}{{- $server := index . 1 -}}{{- $values := index $root.Values $server -}}
+{{- if $values.strategy -}}
+strategy: {{- toYaml $values.strategy | nindent 2 }}
+{{- else if $values.hostNetwork -}}
+# A second pod on the same node would find the port taken.
+strategy:
+  rollingUpdate: {maxSurge: 0, maxUnavailable: 1}
+{{- else if eq $server "webhook" -}}
+strategy:
+  rollingUpdate: {maxSurge: 1, maxUnavailable: 0}
+{{- end -}}
+{{- end }}

@@ -1,0 +1,98 @@
+#!/usr/bin/env python3
+"""Reads the chart's alerts and dashboard and holds them against docs/metrics.md and docs/alerts.md. The queries of the
+dashboard go into a file of recording rules, which promtool can parse: read-alerts.py RULES."""
+
+import json
+import re
+import sys
+
+import yaml
+
+CHART = "charts/machinist/"
+# Given by Prometheus and prometheus-operator, not by us.
+GIVEN = {"cluster", "namespace", "pod", "le"}
+# What Grafana puts in place of its variables.
+VARIABLES = {"$__rate_interval": "5m", "$cluster": ".*", "$namespace": ".*"}
+
+complaints = []
+
+
+def documented():
+    """The text of the columns `type` and `labels` of each metric of docs/metrics.md."""
+    rows = {}
+    for line in open("docs/metrics.md"):
+        if row := re.match(r"\| `(machinist_\w+)` \| (\w+) \|([^|]*)\|", line):
+            rows[row[1]] = (row[2], row[3])
+    return rows
+
+
+def panels(items):
+    for item in items:
+        yield item
+        yield from panels(item.get("panels", []))
+
+
+def check(where, query, metrics):
+    selectors = re.findall(r"(machinist_\w+)(\{[^}]*\})?", query)
+    if not selectors:
+        complaints.append(f"{where}: no metric of ours in {query}")
+    labels = set(GIVEN)
+    for name, matchers in selectors:
+        base = re.sub(r"_(bucket|sum|count)$", "", name)
+        kind, columns = metrics.get(name) or metrics.get(base) or (None, "")
+        if kind is None or (name not in metrics and kind != "histogram"):
+            complaints.append(f"{where}: {name} is not in docs/metrics.md")
+            continue
+        known = set(re.findall(r"`(\w+)`", columns))
+        labels |= known
+        for label, value in re.findall(r'(\w+)=~?"([^"]*)"', matchers):
+            if label not in known | GIVEN:
+                complaints.append(f"{where}: {name} has no label {label} in docs/metrics.md")
+            elif label in known and value not in known:
+                complaints.append(f"{where}: {name} has no {label}={value} in docs/metrics.md")
+    for group in re.findall(r"\bby \(([^)]*)\)", query):
+        for label in re.split(r", *", group):
+            if label not in labels:
+                complaints.append(f"{where}: by ({label}), which is no label of {selectors}")
+
+
+metrics = documented()
+groups = yaml.safe_load(open(CHART + "files/alerts.yaml"))["groups"]
+alerts = {rule["alert"]: rule for group in groups for rule in group["rules"]}
+for name, rule in alerts.items():
+    check(name, rule["expr"], metrics)
+
+tests = [
+    case
+    for test in yaml.safe_load(open(CHART + "ci/alerts-test.yaml"))["tests"]
+    for case in test["alert_rule_test"]
+]
+headings = re.findall(r"^### (\w+)$", open("docs/alerts.md").read(), re.MULTILINE)
+for name in alerts:
+    fired = {bool(case.get("exp_alerts")) for case in tests if case["alertname"] == name}
+    if fired != {True, False}:
+        complaints.append(f"{name} needs a test that sets it off, and one that does not")
+    if name not in headings:
+        complaints.append(f"{name} has no heading in docs/alerts.md")
+for name in {case["alertname"] for case in tests} | set(headings):
+    if name not in alerts:
+        complaints.append(f"there is no alert {name}, and a test or docs/alerts.md is about it")
+
+dashboard = json.load(open(CHART + "files/dashboard.json"))
+rules = []
+for panel in panels(dashboard["panels"]):
+    for target in panel.get("targets", []):
+        query = target["expr"]
+        check(panel["title"], query, metrics)
+        for variable, value in VARIABLES.items():
+            query = query.replace(variable, value)
+        if "$" in query:
+            complaints.append(f"{panel['title']}: an unknown variable in {query}")
+        rules.append({"record": f"dashboard:panel{panel['id']}:{target['refId']}", "expr": query})
+json.dump({"groups": [{"name": "dashboard", "rules": rules}]}, open(sys.argv[1], "w"))
+
+for complaint in complaints:
+    print(f"check-alerts: {complaint}", file=sys.stderr)
+if complaints:
+    sys.exit(f"check-alerts: {len(complaints)} complaints")
+print(f"check-alerts: {len(alerts)} alerts, {len(tests)} cases of them and {len(rules)} queries of the dashboard are well")

@@ -1,0 +1,28 @@
+//! The chart, without installing it: what it renders, what it refuses, and what a real API server and our servers say to all
+//! of it.
+
+mod rendered;
+mod taken;
+mod values;
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+const NAMESPACE: &str = "machinist-system";
+const EVERYTHING: &str = "ci/everything-values.yaml";
+const HOST_NETWORK: &str = "ci/host-network-values.yaml";
+const CONTROLLER: &str = "Deployment/machinist-controller";
+const WEBHOOK: &str = "Deployment/machinist-webhook";
+
+/// Objects by `Kind/name`.
+fn by_name(objects: Vec<Value>) -> BTreeMap<String, Value> {
+    let name = |object: &Value| {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        format!("{}/{}", text(&object["kind"]), text(&object["metadata"]["name"]))
+    };
+    objects
+        .into_iter()
+        .map(|object| (name(&object), object))
+        .collect()
+}

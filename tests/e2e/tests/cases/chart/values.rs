@@ -1,0 +1,190 @@
+//! Values: described, held against the docs, and refused by their names where they cannot be meant.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Result, ensure};
+use e2e::helm::{self, Helm};
+use rstest::rstest;
+use serde_json::{Value, json};
+use testbed::paths;
+
+#[test]
+fn the_schema_describes_each_value_and_no_other() -> Result<()> {
+    let schema: Value = serde_json::from_str(&std::fs::read_to_string(helm::file("values.schema.json"))?)?;
+    let values: Value = serde_saphyr::from_str(&std::fs::read_to_string(helm::file("values.yaml"))?)?;
+    let mut values = values;
+    // What parents of the chart may set.
+    values["global"] = json!({});
+    values["enabled"] = json!(true);
+    let mut complaints = Vec::new();
+    compare(&schema, &schema, &values, "", &mut complaints);
+    assert!(complaints.is_empty(), "{complaints:#?}");
+    Ok(())
+}
+
+/// Compares the properties of a part of the schema with the default of a value.
+fn compare(root: &Value, part: &Value, value: &Value, path: &str, complaints: &mut Vec<String>) {
+    let part = resolved(root, part);
+    let Some(properties) = part["properties"].as_object() else {
+        return;
+    };
+    if part["additionalProperties"] != json!(false) {
+        complaints.push(format!("{path}: takes any name"));
+    }
+    for (name, property) in properties {
+        let described =
+            property["description"].is_string() || resolved(root, property)["description"].is_string();
+        if !described {
+            complaints.push(format!("{path}/{name}: has no description"));
+        }
+    }
+    let defaults = value.as_object().into_iter().flatten();
+    let (names, known): (BTreeSet<_>, BTreeSet<_>) = (
+        defaults.map(|(name, _)| name).collect(),
+        properties.keys().collect(),
+    );
+    // An empty object leaves to whoever sets it what is in it.
+    if names.is_empty() {
+        return;
+    }
+    for name in names.symmetric_difference(&known) {
+        complaints.push(format!(
+            "{path}/{name}: in one of values.yaml and values.schema.json"
+        ));
+    }
+    for (name, property) in properties {
+        compare(
+            root,
+            property,
+            &value[name],
+            &format!("{path}/{name}"),
+            complaints,
+        );
+    }
+}
+
+fn resolved<'a>(root: &'a Value, part: &'a Value) -> &'a Value {
+    let reference = part["$ref"]
+        .as_str()
+        .or_else(|| part["allOf"][0]["$ref"].as_str());
+    match reference.and_then(|reference| reference.strip_prefix('#')) {
+        Some(pointer) => root.pointer(pointer).unwrap_or(&Value::Null),
+        None => part,
+    }
+}
+
+#[test]
+fn the_docs_speak_of_values_that_there_are() -> Result<()> {
+    let values: Value = serde_saphyr::from_str(&std::fs::read_to_string(helm::file("values.yaml"))?)?;
+    let tops: BTreeSet<_> = values
+        .as_object()
+        .into_iter()
+        .flatten()
+        .map(|(top, _)| top)
+        .collect();
+    let mut found = 0;
+    for entry in std::fs::read_dir(paths::workspace().join("docs"))? {
+        let path = entry?.path();
+        if path.extension().is_none_or(|extension| extension != "md") {
+            continue;
+        }
+        let text = std::fs::read_to_string(&path)?;
+        // Every second piece is between backquotes; `--set name=value` and `name: value` are about names.
+        for code in text.split('`').skip(1).step_by(2) {
+            let words = code.split(|c: char| !(c.is_ascii_alphanumeric() || "./-_".contains(c)));
+            for word in words {
+                let Some((top, _)) = word.split_once('.') else {
+                    continue;
+                };
+                if !tops.contains(&top.to_owned()) || word.contains('/') || word.contains("..") {
+                    continue;
+                }
+                found += 1;
+                ensure!(
+                    is_value(&values, word),
+                    "{}: there is no value {word}",
+                    path.display()
+                );
+            }
+        }
+    }
+    ensure!(found > 40, "only {found} values were found in docs/");
+    Ok(())
+}
+
+/// Whether there is a value of that path. What is in an object that is empty by default is for Kubernetes to know.
+fn is_value(values: &Value, path: &str) -> bool {
+    let mut value = values;
+    for name in path.split('.') {
+        let Some(object) = value.as_object() else {
+            return false;
+        };
+        match object.get(name) {
+            Some(next) => value = next,
+            None => return object.is_empty(),
+        }
+    }
+    true
+}
+
+#[rstest]
+// A name that is not known, at every level.
+#[case(&["replicas=2"], "'replicas'")]
+#[case(&["controller.replica=2"], "at '/controller': additional properties 'replica' not allowed")]
+#[case(&["webhook.certificate.secret=mine"], "'/webhook/certificate'")]
+#[case(&["controller.podDisruptionBudget.min=1"], "'/controller/podDisruptionBudget'")]
+#[case(&["metrics.podMonitor.on=true"], "'/metrics/podMonitor'")]
+#[case(&["webhook.affinity.podAfinity.x=1"], "'/webhook/affinity'")]
+// A value of another kind.
+#[case(&["controller.replicas=two"], "'/controller/replicas': got string, want integer")]
+#[case(&["webhook.hostNetwork=yes"], "'/webhook/hostNetwork': got string, want boolean")]
+#[case(&["controller.extraArgs=--name=mine"], "'/controller/extraArgs': got string, want array")]
+#[case(&["controller.nodeSelector.disk=1"], "'/controller/nodeSelector/disk': got number, want string")]
+// A value that cannot be meant.
+#[case(&["placement=workers"], "'/placement': value must be one of 'controlPlane', 'anywhere'")]
+#[case(&["webhook.failurePolicy=fail"], "'/webhook/failurePolicy': value must be one of 'Fail', 'Ignore'")]
+#[case(&["webhook.timeoutSeconds=31"], "'/webhook/timeoutSeconds'")]
+#[case(&["webhook.url=http://10.0.0.1"], "'/webhook/url'")]
+#[case(&["controller.joinClusterTimeout=25 minutes"], "'/controller/joinClusterTimeout'")]
+#[case(&["controller.metricsPort=80800"], "'/controller/metricsPort'")]
+#[case(&["image.digest=sha256:abc"], "'/image/digest'")]
+#[case(&["infra.namespace="], "'/infra/namespace'")]
+#[case(&["webhook.topologySpreadConstraints[0].maxSkew=1"], "'/webhook/topologySpreadConstraints/0'")]
+// What goes together with nothing else that was said.
+#[case(
+    &["webhook.serviceAccount.create=false"],
+    "webhook.serviceAccount.create is false, so webhook.serviceAccount.name must name one"
+)]
+#[case(
+    &["metrics.podMonitor.enabled=true", "metrics.serviceMonitor.enabled=true"],
+    "both would read every metric twice"
+)]
+#[case(
+    &["metrics.prometheusRule.enabled=true", "metrics.prometheusRule.disabled={MachinistOrphan}"],
+    "there is no alert \"MachinistOrphan\""
+)]
+#[case(
+    &["controller.extraArgs={--worker-count=5}"],
+    "controller.extraArgs has --worker-count, which the chart sets already"
+)]
+#[case(
+    &["webhook.extraArgs={-log-debug}"],
+    "webhook.extraArgs has --log-debug, which the chart sets already"
+)]
+#[tokio::test]
+async fn values_that_cannot_be_meant_are_refused_by_their_names(
+    #[case] sets: &[&str],
+    #[case] says: &str,
+) -> Result<()> {
+    let chart = helm::chart();
+    let sets = sets.iter().flat_map(|set| ["--set", set]);
+    let args: Vec<_> = ["template", "machinist", &*chart]
+        .into_iter()
+        .chain(sets)
+        .collect();
+    let output = Helm::alone().await?.run(&args).await?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success(), "it was taken");
+    assert!(said.contains(says), "{said}");
+    Ok(())
+}
