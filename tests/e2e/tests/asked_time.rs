@@ -94,9 +94,9 @@ async fn a_slow_infra_cluster_takes_no_cause_away_that_is_known() -> Result<()> 
 
 #[tokio::test]
 async fn a_black_hole_takes_no_place_of_those_who_ask_another() -> Result<()> {
-    let _alone = ALONE.lock().await;
     /// As many as the webhook takes at once.
     const STUCK: usize = 60;
+    let _alone = ALONE.lock().await;
     let case = start(&[]).await?;
     let other = infra::kubeconfig_of(&case, INFRA_ACCOUNT, OTHER).await?;
     infra::store(case.bed.user().client(), OTHER_SECRET, &other).await?;
