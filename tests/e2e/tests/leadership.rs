@@ -15,6 +15,7 @@ const LEASE_ENDS: Duration = Duration::from_secs(20);
 #[tokio::test]
 async fn sigterm_hands_over_at_once() -> Result<()> {
     let case = Case::start().await?;
+    let former = leader(&case).await?;
     let standby = case.bed.new_controller(STANDBY, &[]).await?;
     standby.launch()?;
     case.apply(&manifest::machine("before")).await?;
@@ -25,7 +26,6 @@ async fn sigterm_hands_over_at_once() -> Result<()> {
         "a standby writes nothing"
     );
 
-    let former = holder(&leases(&case).get(LEASE).await?);
     let begun = Instant::now();
     let status = case.bed.controller().terminate().await?;
     assert!(status.success(), "{status}");
@@ -51,9 +51,9 @@ async fn sigterm_hands_over_at_once() -> Result<()> {
 #[tokio::test]
 async fn a_leader_that_was_stopped_and_woken_writes_nothing() -> Result<()> {
     let case = Case::start().await?;
+    let former = leader(&case).await?;
     let standby = case.bed.new_controller(STANDBY, &[]).await?;
     standby.launch()?;
-    let former = holder(&leases(&case).get(LEASE).await?);
     // Something to do for whoever believes to lead when it wakes.
     case.bed.controller().stop();
     case.apply(&manifest::machine("worker")).await?;
@@ -88,6 +88,13 @@ const LEASE: &str = "machine-controller";
 
 fn leases(case: &Case) -> Api<Lease> {
     Api::namespaced(case.bed.user().client(), "kube-system")
+}
+
+/// Waits until somebody leads; who.
+async fn leader(case: &Case) -> Result<String> {
+    let leads = |lease: &Lease| !holder(lease).is_empty();
+    let led = wait::for_state(&leases(case), LEASE, "held", PATIENCE, leads).await?;
+    Ok(holder(&led))
 }
 
 fn holder(lease: &Lease) -> String {
