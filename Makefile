@@ -75,6 +75,11 @@ crds: ## Write the chart's CRDs anew from the Rust types
 fields: ## Write docs/kubevirt-fields.md anew from the table of fields
 	cargo run --package e2e --example fields
 
+.PHONY: flags
+flags: ## Write docs/flags.md anew from the flags of both servers
+	cargo run --package machinist-controller --example controller-flags
+	cargo run --package machinist-webhook --example webhook-flags
+
 .PHONY: lint
 lint: ## Formatting, clippy, licences and sources of dependencies, scripts, alerts, and the user data of guests
 	cargo fmt --all --check

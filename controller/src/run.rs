@@ -58,26 +58,23 @@ async fn run(flags: Flags) -> anyhow::Result<()> {
     let health = Arc::new(Health::default());
     let mut tasks = JoinSet::new();
     tasks.spawn(server::probes(
-        flags.health_probe_address.parse()?,
+        flags.health_probe_address,
         health.clone(),
         stop.clone(),
     ));
     tasks.spawn(server::metrics(
-        flags.metrics_address.parse()?,
+        flags.metrics_address,
         registry.clone(),
         stop.clone(),
     ));
 
-    let kubeconfig = Some(flags.kubeconfig.as_str())
-        .filter(|path| !path.is_empty())
-        .map(std::path::Path::new);
-    let client = user_cluster_client(kubeconfig, &ClientOptions::default())
+    let client = user_cluster_client(flags.user_cluster(), &ClientOptions::default())
         .await
         .context("cannot make a client of the user cluster")?;
     let identity = identity();
     let elector = Elector::new(
         client.clone(),
-        ElectorConfig::new(flags.leader_election_namespace.clone(), identity.clone()),
+        ElectorConfig::new(flags.lease_namespace(), identity.clone()),
     );
     let fence = if flags.enable_leader_election {
         elector.fence()

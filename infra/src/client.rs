@@ -3,7 +3,6 @@
 
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -15,7 +14,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::dns::Name;
 use hyper_util::rt::TokioExecutor;
 use kube::client::{Body, ClientBuilder, ConfigExt};
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::config::KubeConfigOptions;
 use kube::runtime::watcher;
 use kube::{Client, Config};
 use tower::limit::GlobalConcurrencyLimitLayer;
@@ -24,6 +23,7 @@ use tower_http::timeout::TimeoutBody;
 
 use crate::breaker::{Breaker, BreakerLayer};
 use crate::kubeconfig::{AddressPolicy, InfraKubeconfig};
+use crate::user_cluster::UserCluster;
 
 /// Limits of a client.
 #[derive(Debug, Clone)]
@@ -61,6 +61,9 @@ pub enum ClientError {
     /// The kubeconfig cannot be used.
     #[error("the kubeconfig cannot be used: {0}")]
     Kubeconfig(String),
+    /// The API server's URL is none. It may hold a password, so it is not shown.
+    #[error("the API server's address is not a URL like https://10.0.0.1:6443")]
+    Server,
     /// TLS could not be set up: the CA or client certificate is bad.
     #[error(
         "TLS cannot be set up from the kubeconfig; check certificate-authority-data and client-certificate-data"
@@ -95,22 +98,12 @@ pub async fn infra_client_through(
     build(config, resolver, options, breaker)
 }
 
-/// A client of the user cluster: of the kubeconfig at `path`, or of the pod's ServiceAccount. It is the admin's own, so
-/// it may be anything that a kubeconfig can be.
+/// A client of the user cluster.
 pub async fn user_cluster_client(
-    path: Option<&Path>,
+    cluster: UserCluster<'_>,
     options: &ClientOptions,
 ) -> Result<Client, ClientError> {
-    let config = match path {
-        Some(path) => {
-            let kubeconfig =
-                Kubeconfig::read_from(path).map_err(|e| ClientError::Kubeconfig(e.to_string()))?;
-            Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
-                .await
-                .map_err(|e| ClientError::Kubeconfig(e.to_string()))?
-        }
-        None => Config::incluster().map_err(|e| ClientError::Kubeconfig(e.to_string()))?,
-    };
+    let config = cluster.config().await?;
     // Nobody probes it, so it never opens: whoever cannot reach the user cluster has nothing else to do.
     let breaker = Arc::new(Breaker::new(options.in_flight));
     build(config, Resolver { policy: None }, options, &breaker)

@@ -13,4 +13,5 @@ mod projected;
 pub mod provider;
 pub mod reflect;
 pub mod store;
+pub mod user_cluster;
 mod user_data;

@@ -4,6 +4,7 @@
 pub mod admission;
 pub mod api;
 pub mod autoscaler;
+pub mod command_line;
 pub mod config_var;
 pub mod crd;
 pub mod decode;

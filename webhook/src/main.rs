@@ -1,6 +1,5 @@
 //! The webhook's process.
 
-use clap::Parser;
 use machinist_webhook::flags::Flags;
 use machinist_webhook::{logs, run};
 
@@ -9,7 +8,11 @@ use machinist_webhook::{logs, run};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> anyhow::Result<()> {
-    let flags = Flags::parse();
+    let told = Flags::read(std::env::args_os()).unwrap_or_else(|error| error.exit());
+    let flags = told.flags;
     logs::init(flags.log_format, flags.log_debug);
+    for notice in told.notices {
+        tracing::warn!("{notice}");
+    }
     run::start(&flags)
 }

@@ -49,13 +49,13 @@ pub fn start(flags: &Flags) -> anyhow::Result<()> {
 /// nobody to ask.
 async fn connect(flags: &Flags, env: &Env) -> anyhow::Result<Cluster> {
     let in_cluster = std::env::var_os("KUBERNETES_SERVICE_HOST").is_some();
-    if flags.kubeconfig.is_empty() && !in_cluster {
+    let cluster = flags.user_cluster();
+    if cluster.is_of_the_pod() && !in_cluster {
         tracing::warn!(
             "neither --kubeconfig nor a ServiceAccount: nobody can tell whether names are free and what authors may read"
         );
         return Ok(Cluster::default());
     }
-    let path = (!flags.kubeconfig.is_empty()).then(|| flags.kubeconfig.as_ref());
     let options = ClientOptions {
         connect: PATIENCE,
         read: PATIENCE,
@@ -63,7 +63,7 @@ async fn connect(flags: &Flags, env: &Env) -> anyhow::Result<Cluster> {
         user_agent: concat!("machinist-webhook/", env!("CARGO_PKG_VERSION")).to_owned(),
         ..ClientOptions::default()
     };
-    let client = user_cluster_client(path, &options).await?;
+    let client = user_cluster_client(cluster, &options).await?;
     let policy = address_policy(flags);
     let infra_options = ClientOptions {
         addresses: policy,

@@ -75,7 +75,7 @@ securityContext: {{- toYaml $values.securityContext | nindent 2 }}
 resources: {{- toYaml $values.resources | nindent 2 }}
 {{- end }}
 
-{{/* Our flags and those of the values. The servers take no flag twice, and would say so only in the log of a pod. */}}
+{{/* Our flags and those of the values. Of a flag that is given twice the servers take the last, so a value would count for nothing. */}}
 {{- define "machinist.args" -}}
 {{- $root := index . 0 -}}{{- $server := index . 1 -}}
 {{- $ours := include (printf "machinist.%sArgs" $server) $root | fromYamlArray -}}

@@ -1,0 +1,150 @@
+//! Flags of the webhook. Names that machine-controller has keep its meaning: [`machine_controller`] has the list.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{ArgAction, Parser, ValueEnum};
+use machinist_infra::user_cluster::UserCluster;
+use machinist_shared::admission::{AdmissionSettings, parse_feature_gates};
+use machinist_shared::command_line::value::{address, boolean};
+use machinist_shared::command_line::{self, Told, heading};
+use machinist_shared::kubelet_version::VersionConstraint;
+use machinist_shared::kubevirt::resolved::Env;
+
+pub mod machine_controller;
+
+/// Fills in the defaults of Machines and refuses those that cannot become Nodes.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "machinist-webhook", version, args_override_self = true)]
+pub struct Flags {
+    /// Kubeconfig of the user cluster; without it, the ServiceAccount of the pod. Asked whether the names of
+    /// new Machines are free, and what authors may read; with neither, nobody is asked.
+    #[arg(long, env = "MACHINIST_KUBECONFIG", help_heading = heading::CONNECTION)]
+    #[arg(default_value = "")]
+    pub kubeconfig: String,
+    /// URL of the user cluster's API server, instead of the kubeconfig's.
+    #[arg(long, env = "MACHINIST_MASTER", help_heading = heading::CONNECTION)]
+    #[arg(default_value = "")]
+    pub master: String,
+    /// The same as `--kubeconfig`, and wins over it and `--master`: machine-controller's name of the cluster whose Secrets
+    /// and ConfigMaps are meant, which is that of the Machines.
+    #[arg(long, env = "MACHINIST_WORKER_CLUSTER_KUBECONFIG", help_heading = heading::CONNECTION)]
+    #[arg(default_value = "")]
+    pub worker_cluster_kubeconfig: String,
+    /// Address of `/mutate` and `/validate`, with TLS: `host:port`, or `:port` for all addresses.
+    #[arg(long, env = "MACHINIST_LISTEN_ADDRESS", help_heading = heading::SERVING)]
+    #[arg(default_value = ":9876", value_parser = address)]
+    pub listen_address: SocketAddr,
+    /// Serving certificate, PEM. Reloaded when its directory changes.
+    #[arg(long, env = "MACHINIST_TLS_CERT_PATH", help_heading = heading::SERVING)]
+    #[arg(default_value = "/tmp/cert/tls.crt")]
+    pub tls_cert_path: PathBuf,
+    /// Its private key, PEM.
+    #[arg(long, env = "MACHINIST_TLS_KEY_PATH", help_heading = heading::SERVING)]
+    #[arg(default_value = "/tmp/cert/tls.key")]
+    pub tls_key_path: PathBuf,
+    /// User that our controller goes by; its Machines are refused only for what cannot be rendered. Repeatable;
+    /// the environment names one.
+    #[arg(long, env = "MACHINIST_CONTROLLER_USER", help_heading = heading::ADMISSION)]
+    #[arg(default_value = "system:serviceaccount:machinist-system:machinist-controller")]
+    pub controller_user: Vec<String>,
+    /// Which kubelet versions are allowed, like `>=1.32.0, <1.36.0`.
+    #[arg(long, env = "MACHINIST_KUBERNETES_VERSION_CONSTRAINTS", help_heading = heading::ADMISSION)]
+    #[arg(default_value = ">=0.0.0", value_parser = version_constraint)]
+    pub kubernetes_version_constraints: VersionConstraint,
+    /// An external cloud controller manager gives Nodes their providerID.
+    #[arg(long, env = "MACHINIST_NODE_EXTERNAL_CLOUD_PROVIDER", help_heading = heading::BOOTSTRAP)]
+    #[arg(default_value_t = false, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    #[arg(value_parser = boolean, value_name = "BOOL")]
+    pub node_external_cloud_provider: bool,
+    /// Feature gates of the kubelets, like `Gate=true,OtherGate=false`.
+    #[arg(long, env = "MACHINIST_NODE_KUBELET_FEATURE_GATES", help_heading = heading::BOOTSTRAP)]
+    #[arg(default_value = "RotateKubeletServerCertificate=true", value_parser = feature_gates)]
+    pub node_kubelet_feature_gates: FeatureGates,
+    /// What comes of authors who may not read the Secrets and ConfigMaps that they refer to.
+    #[arg(long, env = "MACHINIST_REFERENCE_ACCESS_CHECK", help_heading = heading::ADMISSION)]
+    #[arg(default_value = "enforce", ignore_case = true)]
+    pub reference_access_check: crate::access::Mode,
+    /// What comes of an infra cluster that cannot be asked within 2 s whether a new Machine is to its liking.
+    #[arg(long, env = "MACHINIST_INFRA_UNREACHABLE", help_heading = heading::INFRA)]
+    #[arg(default_value = "warn", ignore_case = true)]
+    pub infra_unreachable: crate::infra::Unreachable,
+    /// Kubeconfigs in specs may lead to loopback and link-local addresses.
+    #[arg(long, env = "MACHINIST_INFRA_ALLOW_LOOPBACK", help_heading = heading::INFRA)]
+    #[arg(default_value_t = false, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    #[arg(value_parser = boolean, value_name = "BOOL")]
+    pub infra_allow_loopback: bool,
+    /// Address of `/healthz`, `/readyz` and `/metrics`, without TLS.
+    #[arg(long, env = "MACHINIST_OPS_ADDRESS", help_heading = heading::OBSERVABILITY)]
+    #[arg(default_value = "0.0.0.0:8081", value_parser = address)]
+    pub ops_address: SocketAddr,
+    /// Form of the log lines.
+    #[arg(long, env = "MACHINIST_LOG_FORMAT", help_heading = heading::OBSERVABILITY)]
+    #[arg(default_value = "json", ignore_case = true)]
+    pub log_format: LogFormat,
+    /// Log every admission, too.
+    #[arg(long, env = "MACHINIST_LOG_DEBUG", help_heading = heading::OBSERVABILITY)]
+    #[arg(default_value_t = false, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    #[arg(value_parser = boolean, value_name = "BOOL")]
+    pub log_debug: bool,
+}
+
+/// Form of the log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Console,
+}
+
+/// Kubelet feature gates by name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FeatureGates(std::collections::BTreeMap<String, bool>);
+
+impl Flags {
+    /// Reads the arguments of the process, in Go's syntax or in ours.
+    pub fn read(args: impl IntoIterator<Item = OsString>) -> Result<Told<Self>, clap::Error> {
+        command_line::parse(args, machine_controller::FLAGS)
+    }
+
+    /// The user cluster.
+    pub fn user_cluster(&self) -> UserCluster<'_> {
+        if self.worker_cluster_kubeconfig.is_empty() {
+            return UserCluster {
+                kubeconfig: &self.kubeconfig,
+                server: &self.master,
+            };
+        }
+        UserCluster {
+            kubeconfig: &self.worker_cluster_kubeconfig,
+            server: "",
+        }
+    }
+
+    /// What the rules of admission need of the flags and of the environment.
+    pub fn settings(&self, env: &Env) -> AdmissionSettings {
+        AdmissionSettings {
+            infra_namespace: env.infra_namespace.clone(),
+            feature_gates: self.node_kubelet_feature_gates.0.clone(),
+            external_cloud_provider: self.node_external_cloud_provider,
+            version_constraint: self.kubernetes_version_constraints.clone(),
+            controller_users: self.controller_user.clone(),
+        }
+    }
+}
+
+fn version_constraint(text: &str) -> Result<VersionConstraint, String> {
+    text.parse()
+        .map_err(|error: machinist_shared::kubelet_version::VersionError| error.to_string())
+}
+
+fn feature_gates(text: &str) -> Result<FeatureGates, String> {
+    parse_feature_gates(text)
+        .map(FeatureGates)
+        .map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,103 @@
+use clap::CommandFactory as _;
+use clap::error::ErrorKind;
+use machinist_shared::command_line::{faults, former_faults, reference};
+use rstest::rstest;
+
+use super::*;
+
+fn read(args: &[&str]) -> Result<Told<Flags>, clap::Error> {
+    Flags::read(
+        std::iter::once("machinist-webhook")
+            .chain(args.iter().copied())
+            .map(OsString::from),
+    )
+}
+
+#[test]
+fn the_defaults_are_those_of_the_rules() {
+    let flags = Flags::parse_from(["machinist-webhook"]);
+    let (settings, want) = (flags.settings(&Env::new(|_| None)), AdmissionSettings::default());
+    assert_eq!(settings.infra_namespace, want.infra_namespace);
+    assert_eq!(settings.feature_gates, want.feature_gates);
+    assert_eq!(settings.external_cloud_provider, want.external_cloud_provider);
+    assert_eq!(
+        settings.version_constraint.to_string(),
+        want.version_constraint.to_string()
+    );
+    assert_eq!(
+        settings.controller_users,
+        ["system:serviceaccount:machinist-system:machinist-controller"]
+    );
+}
+
+#[test]
+fn booleans_are_taken_with_and_without_a_value() {
+    for (arguments, want) in [
+        (vec!["--infra-allow-loopback"], true),
+        (vec!["--infra-allow-loopback=false"], false),
+    ] {
+        let flags = Flags::parse_from([vec!["machinist-webhook"], arguments].concat());
+        assert_eq!(flags.infra_allow_loopback, want);
+    }
+}
+
+#[test]
+fn users_of_several_controllers_may_be_named() {
+    let flags = Flags::parse_from(["machinist-webhook", "--controller-user=a", "--controller-user=b"]);
+    assert_eq!(flags.settings(&Env::new(|_| None)).controller_users, ["a", "b"]);
+}
+
+#[test]
+fn the_args_of_machine_controllers_manifest_are_taken() {
+    let told = read(&[
+        "-log-debug=false",
+        "-log-format=json",
+        "-namespace=kube-system",
+        "-listen-address=0.0.0.0:9876",
+    ])
+    .unwrap();
+    assert_eq!(told.notices.len(), 1, "{:?}", told.notices);
+    assert!(
+        told.notices[0].starts_with("--namespace has no effect: "),
+        "{:?}",
+        told.notices
+    );
+    assert_eq!(told.flags.listen_address, "0.0.0.0:9876".parse().unwrap());
+    assert!(!told.flags.log_debug);
+}
+
+#[rstest]
+#[case::misspelt("-listen-adress=:1", Some("--listen-address"))]
+#[case::a_flag_of_the_controller_only("-node-pause-image=x", None)]
+fn an_unknown_flag_is_refused(#[case] arg: &str, #[case] guess: Option<&str>) {
+    let error = read(&[arg]).unwrap_err();
+    assert_eq!((error.kind(), error.exit_code()), (ErrorKind::UnknownArgument, 2));
+    assert!(error.to_string().contains(guess.unwrap_or_default()), "{error}");
+}
+
+#[rstest]
+#[case::none(&[], ("", ""))]
+#[case::kubeconfig_and_server(&["-kubeconfig=a", "-master=http://b"], ("a", "http://b"))]
+#[case::worker_cluster(&["-kubeconfig=a", "-master=http://b", "-worker-cluster-kubeconfig", "c"], ("c", ""))]
+fn the_cluster_of_the_machines_is_the_one_that_is_asked(#[case] args: &[&str], #[case] want: (&str, &str)) {
+    let flags = read(args).unwrap().flags;
+    let cluster = flags.user_cluster();
+    assert_eq!((cluster.kubeconfig, cluster.server), want);
+}
+
+#[test]
+fn flags_are_in_the_environment_and_have_headings() {
+    assert_eq!(faults(&Flags::command()), Vec::<String>::new());
+    assert_eq!(
+        former_faults(&Flags::command(), machine_controller::FLAGS),
+        Vec::<String>::new()
+    );
+}
+
+#[test]
+fn the_reference_is_that_of_the_flags() {
+    let document = include_str!("../../../docs/flags.md");
+    let part = reference::part(Flags::command(), machine_controller::FLAGS);
+    let want = reference::put(document, "machinist-webhook", &part).unwrap();
+    assert!(document == want, "docs/flags.md is stale; run: make flags");
+}
