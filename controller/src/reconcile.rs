@@ -98,6 +98,11 @@ async fn pass(context: &Context, key: &Key) -> bool {
     if !context.may_write() {
         return true;
     }
+    if is_lost && machine.is_ignored(&context.settings.name) {
+        context.stores.lost.forget(key);
+        context.queue.add(key.clone());
+        return true;
+    }
     let now = context.now();
     let (observed, hands) = observe(context, key, &machine, now).await;
     let plan = decide(&observed, now);

@@ -178,6 +178,11 @@ impl<K: Resource> Store<K> {
             && !inner.objects.iter().any(|(key, object)| past(key, object))
     }
 
+    /// Whether the end of that object was told; one that was only missing in a list may never have been deleted.
+    pub fn saw_deletion(&self, key: &Key) -> bool {
+        self.read().tombstones.contains_key(key)
+    }
+
     /// Takes a watch event in; gives what it changed.
     pub fn apply(&self, event: Event<K>) -> Vec<Change<K>> {
         let mut inner = self.write();
@@ -440,6 +445,11 @@ mod tests {
         let gone = store.apply(Event::InitDone);
         assert_eq!(gone.len(), 1);
         assert!(store.by_index("u").is_empty() && store.is_synced());
+        let key = Key::new("ns", "a");
+        assert!(!store.saw_deletion(&key), "it was only missing");
+        store.apply(Event::Apply(object("u", "6")));
+        store.apply(Event::Delete(object("u", "7")));
+        assert!(store.saw_deletion(&key));
     }
 
     #[test]

@@ -266,7 +266,13 @@ impl Stores {
                 &self.machines,
                 queues,
                 |change, stores, queues| {
-                    stores.lost.note(change, Timestamp::now());
+                    // An API server that was restored from a backup lists fewer, and nobody has deleted those.
+                    let told = |machine: &Arc<StoredMachine>| {
+                        stores.machines.saw_deletion(&Key::of(machine.as_ref()))
+                    };
+                    if change.before.as_ref().is_some_and(told) {
+                        stores.lost.note(change, Timestamp::now());
+                    }
                     each(concerns::machine)(change, stores, queues);
                 },
             ),
