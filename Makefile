@@ -7,7 +7,7 @@ SHELL := bash
 # The programs that `make build` made, which are all of one build.
 export MACHINIST_BIN_DIR := target/debug
 TESTBED := target/debug/testbed
-# Where `make deploy` installs.
+# Where `make deploy` installs; and whose rights `make infra-role` prints, if given.
 NAMESPACE ?= machinist-system
 # More flags for Helm, like --values my-values.yaml.
 HELM_ARGS ?=
@@ -48,18 +48,22 @@ deploy: ## Install into the cluster of the current kubeconfig, with Helm
 	helm upgrade --install machinist charts/machinist --namespace $(NAMESPACE) --create-namespace $(HELM_ARGS)
 
 .PHONY: image
-image: ## Build the image IMAGE of both servers on BASE, a distroless image by digest, with podman, buildah or docker
+image: ## Build the image IMAGE of both servers and the plugin on BASE, a distroless image by digest, with podman, buildah or docker
 	@case "$(BASE)" in *@sha256:*) ;; *) \
 	  echo "make image BASE=NAME@sha256:DIGEST: a distroless image with glibc and libgcc (cc-debian12), see docs/install.md" >&2; exit 2 ;; esac
 	@[ -n "$(ENGINE)" ] || { echo "make image: needs podman, buildah or docker (ENGINE=PATH)" >&2; exit 2; }
-	cargo build --release --locked --package machinist-controller --package machinist-webhook
+	cargo build --release --locked --package machinist-controller --package machinist-webhook --package kubectl-machinist
 	hack/check-image.sh
 	hack/sbom.sh
 	"$(ENGINE)" build --file Containerfile --build-arg BASE="$(BASE)" --tag "$(IMAGE)" .
 
 .PHONY: sbom
-sbom: ## Write the servers' bills of materials, CycloneDX, into target/sbom
+sbom: ## Write the programs' bills of materials, CycloneDX, into target/sbom
 	hack/sbom.sh
+
+.PHONY: infra-role
+infra-role: ## Print what Machinist may do on an infra cluster, for the VMs of NAMESPACE there (machinist-infra)
+	@sed 's/machinist-infra/$(if $(filter file,$(origin NAMESPACE)),machinist-infra,$(NAMESPACE))/g' examples/infra-rbac.yaml
 
 ##@ Work on it
 
@@ -91,12 +95,15 @@ lint: ## Formatting, clippy, licences and sources of dependencies, scripts, aler
 	hack/check-alerts.sh
 
 .PHONY: test
-test: build fuzz ## Every test, on real control planes
+test: export MACHINIST_AUDIT_DIR := $(CURDIR)/target/audit
+test: build fuzz ## Every test, on real control planes; then what was asked there against what is granted
+	rm -rf target/audit
 	hack/install-tools.sh
 	hack/lint-user-data.sh
 	hack/check-image.sh $(MACHINIST_BIN_DIR)
 	RUST_TEST_THREADS=$(TEST_THREADS) cargo test --workspace --locked --no-fail-fast
 	$(MAKE) test-guest
+	cargo test --workspace --locked --test audit -- --ignored --nocapture
 
 .PHONY: test-guest
 test-guest: build ## Machines become Linux VMs with real kubelets, under emulation
@@ -124,6 +131,15 @@ outage: build ## 200 Machines on two infra clusters, one of them cut off for a m
 fleet: ## A pool from 0 to 100, 500 and 1,000 Machines and back: times beside a floor, requests by kind, CPU and memory
 	cargo build --release --locked --workspace --bins
 	MACHINIST_BIN_DIR=target/release FLEET_SIZES=100,500,1000 cargo test --workspace --locked --test fleet -- --nocapture
+
+.PHONY: drains
+drains: build ## 100 Machines deleted at once, without and with a budget that lets one pod go at a time: times, requests by name
+	DRAIN_MACHINES=100 cargo test --workspace --locked --test drain_many -- --nocapture
+
+.PHONY: many
+many: ## A controller beside 10,000 Machines: its start, memory, what it costs idle, and how soon it tells of an event
+	cargo build --release --locked --workspace --bins
+	MACHINIST_BIN_DIR=target/release MANY_MACHINES=10000 cargo test --workspace --locked --test many -- --nocapture
 
 .PHONY: bench
 bench: ## Admission throughput, latency and memory beside a floor

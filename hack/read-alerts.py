@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Reads the chart's alerts and dashboard and holds them against docs/metrics.md and docs/alerts.md. The queries of the
-dashboard go into a file of recording rules, which promtool can parse: read-alerts.py RULES."""
+"""Reads the chart's alerts and dashboard and holds them against docs/metrics.md and docs/alerts.md; of each metric there
+is a panel. The queries of the dashboard go into a file of recording rules, which promtool can parse: read-alerts.py RULES."""
 
 import json
 import re
@@ -79,7 +79,7 @@ for name in {case["alertname"] for case in tests} | set(headings):
         complaints.append(f"there is no alert {name}, and a test or docs/alerts.md is about it")
 
 dashboard = json.load(open(CHART + "files/dashboard.json"))
-rules = []
+rules, shown = [], set()
 for panel in panels(dashboard["panels"]):
     for target in panel.get("targets", []):
         query = target["expr"]
@@ -88,7 +88,10 @@ for panel in panels(dashboard["panels"]):
             query = query.replace(variable, value)
         if "$" in query:
             complaints.append(f"{panel['title']}: an unknown variable in {query}")
+        shown |= {re.sub(r"_(bucket|sum|count)$", "", name) for name in re.findall(r"machinist_\w+", query)}
         rules.append({"record": f"dashboard:panel{panel['id']}:{target['refId']}", "expr": query})
+for name in sorted(metrics.keys() - shown):
+    complaints.append(f"no panel of the dashboard shows {name}")
 json.dump({"groups": [{"name": "dashboard", "rules": rules}]}, open(sys.argv[1], "w"))
 
 for complaint in complaints:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Writes the bill of materials of each server, CycloneDX 1.5 in JSON, into target/sbom: every crate that is linked in or builds
+# Writes the bill of materials of each program, CycloneDX 1.5 in JSON, into target/sbom: every crate that is linked in or builds
 # it, with version, licence and checksum. The same commit gives the same text. Needs no network once the tool is there.
 set -euo pipefail
 
@@ -19,12 +19,15 @@ trap 'rm -rf "$work"' EXIT
 git ls-files -z | tar --create --null --files-from=- | tar --extract --directory "$work"
 mkdir -p "$out"
 (cd "$work" && cargo cyclonedx --quiet --format json --spec-version 1.5 --describe binaries)
-for server in controller webhook; do
+files=()
+for program in controller/machinist-controller webhook/machinist-webhook cli/kubectl-machinist; do
   # Where it was built is nobody's business.
-  sed "s|$work|/src|g" "$work/$server/machinist-${server}_bin.cdx.json" >"$out/machinist-$server.cdx.json"
+  file="$out/${program##*/}.cdx.json"
+  sed "s|$work|/src|g" "$work/${program}_bin.cdx.json" >"$file"
+  files+=("$file")
 done
 
-python3 - "$out"/machinist-{controller,webhook}.cdx.json <<'END'
+python3 - "${files[@]}" <<'END'
 import json
 import sys
 

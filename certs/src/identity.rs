@@ -1,14 +1,46 @@
-//! A certificate with its key, read from files and checked before anything is served with it.
+//! A certificate with its key, read from files or of a Secret, and checked before anything is served with it.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use rustls::crypto::aws_lc_rs;
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::{self, PemObject as _};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
+
+use crate::root::Validity;
+
+/// Where a certificate or a key was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// A file.
+    File(PathBuf),
+    /// A key of a Secret, `namespace/name`.
+    Secret {
+        /// The Secret.
+        secret: String,
+        /// The key of its data.
+        key: &'static str,
+    },
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => path.display().fmt(f),
+            Self::Secret { secret, key } => write!(f, "{key} of the Secret {secret}"),
+        }
+    }
+}
+
+impl From<&Path> for Place {
+    fn from(path: &Path) -> Self {
+        Self::File(path.to_owned())
+    }
+}
 
 /// Where the serving certificate and its key are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,16 +82,16 @@ pub enum LoadError {
     /// A file cannot be read.
     #[error("cannot read {path}: {source}")]
     Read {
-        /// The file.
-        path: PathBuf,
+        /// The file, or key of a Secret.
+        path: Place,
         /// Why.
         source: std::io::Error,
     },
     /// A file holds no usable PEM.
     #[error("{path} holds no {what}: {source}")]
     Pem {
-        /// The file.
-        path: PathBuf,
+        /// The file, or key of a Secret.
+        path: Place,
         /// What was looked for.
         what: &'static str,
         /// Why.
@@ -68,26 +100,26 @@ pub enum LoadError {
     /// The certificate is no X.509.
     #[error("{path} holds no X.509 certificate: {reason}")]
     Certificate {
-        /// The file.
-        path: PathBuf,
+        /// The file, or key of a Secret.
+        path: Place,
         /// Why.
         reason: String,
     },
     /// The key does not belong to the certificate, or is of a kind that TLS does not know.
     #[error("the key in {key} does not fit the certificate in {certificate}: {source}")]
     Mismatch {
-        /// The certificate's file.
-        certificate: PathBuf,
-        /// The key's file.
-        key: PathBuf,
+        /// The certificate's place.
+        certificate: Box<Place>,
+        /// The key's place.
+        key: Box<Place>,
         /// Why.
         source: rustls::Error,
     },
     /// The certificate is no longer valid, or not yet.
     #[error("the certificate in {path} is valid from {from} to {until} only; renew it, or mend the clock")]
     NotValid {
-        /// The file.
-        path: PathBuf,
+        /// The file, or key of a Secret.
+        path: Place,
         /// Begin of its validity.
         from: String,
         /// End of its validity.
@@ -107,7 +139,7 @@ pub enum LoadError {
 #[derive(Debug, Clone)]
 pub struct Identity {
     certified: Arc<CertifiedKey>,
-    expires: SystemTime,
+    validity: Validity,
 }
 
 impl Identity {
@@ -115,21 +147,38 @@ impl Identity {
     pub fn load(files: &CertificateFiles, now: SystemTime) -> Result<Self, LoadError> {
         let read = |path: &Path| {
             std::fs::read(path).map_err(|source| LoadError::Read {
-                path: path.to_owned(),
+                path: path.into(),
                 source,
             })
         };
-        Self::from_pem(files, &read(&files.certificate)?, &read(&files.key)?, now)
+        let (certificate, key) = (read(&files.certificate)?, read(&files.key)?);
+        let places = (files.certificate.as_path().into(), files.key.as_path().into());
+        Self::from_pem(places, &certificate, &key, now)
     }
 
-    fn from_pem(
-        files: &CertificateFiles,
+    /// Checks what `tls.crt` and `tls.key` of a Secret (`namespace/name`) hold; `now` must lie within the certificate's
+    /// validity.
+    pub fn of_secret(
+        secret: &str,
         certificate: &[u8],
         key: &[u8],
         now: SystemTime,
     ) -> Result<Self, LoadError> {
-        let no_pem = |path: &Path, what| {
-            let path = path.to_owned();
+        let place = |key| Place::Secret {
+            secret: secret.to_owned(),
+            key,
+        };
+        Self::from_pem((place("tls.crt"), place("tls.key")), certificate, key, now)
+    }
+
+    fn from_pem(
+        (of_certificate, of_key): (Place, Place),
+        certificate: &[u8],
+        key: &[u8],
+        now: SystemTime,
+    ) -> Result<Self, LoadError> {
+        let no_pem = |path: &Place, what| {
+            let path = path.clone();
             move |source| LoadError::Pem { path, what, source }
         };
         let chain = CertificateDer::pem_slice_iter(certificate)
@@ -141,26 +190,36 @@ impl Identity {
                     Ok(chain)
                 }
             })
-            .map_err(no_pem(&files.certificate, "certificate"))?;
-        let key = PrivateKeyDer::from_pem_slice(key).map_err(no_pem(&files.key, "private key"))?;
-        let expires = check_validity(&files.certificate, chain.first(), now)?;
+            .map_err(no_pem(&of_certificate, "certificate"))?;
+        let key = PrivateKeyDer::from_pem_slice(key).map_err(no_pem(&of_key, "private key"))?;
+        let validity = check_validity(&of_certificate, chain.first(), now)?;
         let certified =
             CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider()).map_err(|source| {
                 LoadError::Mismatch {
-                    certificate: files.certificate.clone(),
-                    key: files.key.clone(),
+                    certificate: Box::new(of_certificate),
+                    key: Box::new(of_key),
                     source,
                 }
             })?;
         Ok(Self {
             certified: Arc::new(certified),
-            expires,
+            validity,
         })
     }
 
     /// When the certificate ends to be valid.
     pub fn expires(&self) -> SystemTime {
-        self.expires
+        self.validity.ends
+    }
+
+    /// The first certificate of the chain.
+    pub(crate) fn leaf(&self) -> &[u8] {
+        // A chain without a certificate was refused.
+        self.certified.cert.first().map(AsRef::as_ref).unwrap_or_default()
+    }
+
+    pub(crate) fn validity(&self) -> Validity {
+        self.validity
     }
 
     /// What rustls serves with.
@@ -175,26 +234,25 @@ impl Identity {
 }
 
 fn check_validity(
-    path: &Path,
+    path: &Place,
     certificate: Option<&CertificateDer<'_>>,
     now: SystemTime,
-) -> Result<SystemTime, LoadError> {
+) -> Result<Validity, LoadError> {
     let der = certificate.map(AsRef::as_ref).unwrap_or_default();
-    let (_, parsed) = X509Certificate::from_der(der).map_err(|error| LoadError::Certificate {
-        path: path.to_owned(),
-        reason: error.to_string(),
-    })?;
-    let validity = parsed.validity();
-    let now = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    let seconds = |time: i64| u64::try_from(time).unwrap_or(0);
-    if now < seconds(validity.not_before.timestamp()) || now > seconds(validity.not_after.timestamp()) {
-        return Err(LoadError::NotValid {
-            path: path.to_owned(),
-            from: validity.not_before.to_string(),
-            until: validity.not_after.to_string(),
-        });
+    let unreadable = |reason: String| LoadError::Certificate {
+        path: path.clone(),
+        reason,
+    };
+    let validity = Validity::of(der).map_err(|error| unreadable(error.to_string()))?;
+    if validity.covers(now) {
+        return Ok(validity);
     }
-    Ok(UNIX_EPOCH + Duration::from_secs(seconds(validity.not_after.timestamp())))
+    let (_, parsed) = X509Certificate::from_der(der).map_err(|error| unreadable(error.to_string()))?;
+    Err(LoadError::NotValid {
+        path: path.clone(),
+        from: parsed.validity().not_before.to_string(),
+        until: parsed.validity().not_after.to_string(),
+    })
 }
 
 #[cfg(test)]
@@ -217,7 +275,12 @@ mod tests {
 
     fn load(certificate: &str, key: &str, now: SystemTime) -> Result<Identity, LoadError> {
         let files = CertificateFiles::new("tls.crt", "tls.key");
-        Identity::from_pem(&files, certificate.as_bytes(), key.as_bytes(), now)
+        Identity::from_pem(
+            (files.certificate.as_path().into(), files.key.as_path().into()),
+            certificate.as_bytes(),
+            key.as_bytes(),
+            now,
+        )
     }
 
     #[test]

@@ -1,22 +1,29 @@
-//! The serving certificate's life: a development CA, loading from files with every check that can be made before the
-//! first handshake, and hot reload into rustls when the files change.
+//! The webhook's certificates: the authority that signs them and its rotation, decided by pure functions; loading with every
+//! check that can be made before the first handshake; and hot reload into rustls.
 //!
 //! ```no_run
 //! # async fn serve() -> Result<(), Box<dyn std::error::Error>> {
-//! use machinist_certs::{CertificateFiles, Reloader, server_config};
+//! use machinist_certs::{CertificateFiles, Clients, MinimumTls, Reloader, server_config};
 //! let files = CertificateFiles::new("/tmp/cert/tls.crt", "/tmp/cert/tls.key");
 //! let (certificate, reloader) = Reloader::start(files)?;
 //! tokio::spawn(reloader.run());
-//! let config = server_config(certificate)?;
+//! let config = server_config(certificate, MinimumTls::default(), Clients::Any)?;
 //! # Ok(()) }
 //! ```
 
+mod authority;
 mod development;
 mod identity;
+mod probe;
 mod reload;
+mod root;
+pub mod rotation;
 mod tls;
 
-pub use development::{DevelopmentCa, Leaf};
-pub use identity::{CertificateFiles, Identity, LoadError};
+pub use authority::{Authority, AuthorityError, Leaf};
+pub use development::DevelopmentCa;
+pub use identity::{CertificateFiles, Identity, LoadError, Place};
+pub use probe::{Served, served};
 pub use reload::{CurrentCertificate, Reloader};
-pub use tls::server_config;
+pub use root::{Bundle, Root, RootError, accepts, bundle_pem};
+pub use tls::{Clients, ClientsError, MinimumTls, server_config};

@@ -16,43 +16,51 @@ use crate::identity::{CertificateFiles, Identity, LoadError};
 const SETTLE: Duration = Duration::from_millis(50);
 
 /// The certificate that new handshakes are served with.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct CurrentCertificate {
-    identity: RwLock<Identity>,
+    identity: RwLock<Option<Identity>>,
 }
 
 impl CurrentCertificate {
     /// A certificate that never changes, unless a [`Reloader`] holds it.
     pub fn new(identity: Identity) -> Self {
         Self {
-            identity: RwLock::new(identity),
+            identity: RwLock::new(Some(identity)),
         }
     }
 
-    /// When it ends to be valid.
-    pub fn expires(&self) -> SystemTime {
-        self.identity
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .expires()
+    /// None yet: handshakes fail until there is one.
+    pub fn none() -> Self {
+        Self::default()
     }
 
-    fn replace(&self, identity: Identity) -> bool {
+    /// When it ends to be valid; nothing while there is none.
+    pub fn expires(&self) -> Option<SystemTime> {
+        let current = self.identity.read().unwrap_or_else(PoisonError::into_inner);
+        current.as_ref().map(Identity::expires)
+    }
+
+    /// New handshakes are served with this one; connections that there are live on.
+    pub fn replace(&self, identity: Identity) {
+        let expires = identity.expires();
         let mut current = self.identity.write().unwrap_or_else(PoisonError::into_inner);
-        let changed = !current.is_same(&identity);
-        *current = identity;
-        changed
+        let changed = !current.as_ref().is_some_and(|old| old.is_same(&identity));
+        *current = Some(identity);
+        drop(current);
+        if changed {
+            let left = expires.duration_since(SystemTime::now()).unwrap_or_default();
+            tracing::info!(
+                valid_for_seconds = left.as_secs(),
+                "serving with a new certificate"
+            );
+        }
     }
 }
 
 impl ResolvesServerCert for CurrentCertificate {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(
-            self.identity
-                .read()
-                .unwrap_or_else(PoisonError::into_inner)
-                .certified(),
-        )
+        let current = self.identity.read().unwrap_or_else(PoisonError::into_inner);
+        current.as_ref().map(Identity::certified)
     }
 }
 
@@ -121,16 +129,7 @@ fn watch(files: &CertificateFiles) -> Result<Inotify, LoadError> {
 
 fn reload(files: &CertificateFiles, current: &CurrentCertificate) {
     match Identity::load(files, SystemTime::now()) {
-        Ok(identity) => {
-            let expires = identity.expires();
-            if current.replace(identity) {
-                let left = expires.duration_since(SystemTime::now()).unwrap_or_default();
-                tracing::info!(
-                    valid_for_seconds = left.as_secs(),
-                    "serving with a new certificate"
-                );
-            }
-        }
+        Ok(identity) => current.replace(identity),
         // A writer may be half-way through; its next write is another event.
         Err(error) => {
             tracing::warn!(%error, "the changed certificate is not usable; still serving with the old one");

@@ -1,14 +1,20 @@
 //! Rotation of the serving certificate, seen from a client with real handshakes.
 //! Helpers panic where a test would.
 
-#![allow(clippy::unwrap_used)]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on has failed; helpers outside of test functions are no exception"
+)]
 
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use machinist_certs::{CertificateFiles, DevelopmentCa, Leaf, Reloader, server_config};
+use machinist_certs::{
+    CertificateFiles, Clients, CurrentCertificate, DevelopmentCa, Identity, Leaf, MinimumTls, Reloader,
+    Served, served as served_at, server_config,
+};
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -23,7 +29,13 @@ async fn serve(directory: &Path) -> std::net::SocketAddr {
     let files = CertificateFiles::new(directory.join("tls.crt"), directory.join("tls.key"));
     let (certificate, reloader) = Reloader::start(files).unwrap();
     tokio::spawn(reloader.run());
-    let acceptor = TlsAcceptor::from(server_config(certificate).unwrap());
+    accept(certificate).await
+}
+
+/// A server that echoes.
+async fn accept(certificate: Arc<CurrentCertificate>) -> std::net::SocketAddr {
+    let acceptor =
+        TlsAcceptor::from(server_config(certificate, MinimumTls::default(), Clients::Any).unwrap());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
@@ -31,7 +43,9 @@ async fn serve(directory: &Path) -> std::net::SocketAddr {
             let (tcp, _) = listener.accept().await.unwrap();
             let acceptor = acceptor.clone();
             tokio::spawn(async move {
-                let stream = acceptor.accept(tcp).await.unwrap();
+                let Ok(stream) = acceptor.accept(tcp).await else {
+                    return;
+                };
                 let (mut read, mut write) = tokio::io::split(stream);
                 let _ = tokio::io::copy(&mut read, &mut write).await;
             });
@@ -139,6 +153,43 @@ async fn a_link_swapped_by_the_kubelet_is_noticed_every_time() {
         assert_eq!(now, der(&leaves[generation]));
     }
     echoes(&mut old).await;
+}
+
+#[tokio::test]
+async fn who_has_no_certificate_yet_refuses_until_there_is_one() {
+    let (ca, none) = (
+        DevelopmentCa::new("test").unwrap(),
+        Arc::new(CurrentCertificate::none()),
+    );
+    let address = accept(none.clone()).await;
+    let seen = || served_at(address, "localhost", Duration::from_secs(5));
+    assert_eq!((none.expires(), seen().await), (None, Served::Nothing));
+    let leaf = ca.serving(&["localhost"], DAY).unwrap();
+    let (certificate, key) = (leaf.certificate.as_bytes(), leaf.key.as_bytes());
+    none.replace(Identity::of_secret("n/s", certificate, key, SystemTime::now()).unwrap());
+    assert_eq!(seen().await, Served::Certificate(der(&leaf).to_vec()));
+    echoes(&mut connect(address, &ca).await).await;
+}
+
+#[tokio::test]
+async fn who_does_not_answer_or_speaks_no_tls_is_not_known() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let silent = served_at(address, "localhost", Duration::from_millis(100)).await;
+    assert_eq!(silent, Served::Unknown);
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
+        }
+    });
+    let other = served_at(address, "localhost", Duration::from_secs(5)).await;
+    assert_eq!(other, Served::Unknown);
+    // Nobody listens any more.
+    let closed = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    assert_eq!(served_at(closed, "localhost", DAY).await, Served::Unknown);
 }
 
 #[tokio::test]

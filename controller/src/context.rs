@@ -1,7 +1,7 @@
 //! What every pass works with.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
@@ -11,14 +11,18 @@ use machinist_infra::store::Key;
 use machinist_shared::kubevirt::resolved::Env;
 use tokio::sync::Semaphore;
 
-use crate::bootstrap::ClusterAccess;
+use crate::bootstrap::Access;
+use crate::csr::reserved::Known;
 use crate::csr::told::Told;
 use crate::events::Events;
 use crate::leader::Fence;
 use crate::machine::brake::Brakes;
+use crate::machine::creations::Creations;
 use crate::machine::drain::Drains;
 use crate::machine::drain::turns::Turns;
+use crate::machine::evacuation::Surges;
 use crate::machine::observed::{Concern, Failure, Settings};
+use crate::machine::times::Times;
 use crate::machine_deployment::instancetypes::Instancetypes;
 use crate::machine_deployment::memory::Memories as DeploymentMemories;
 use crate::machine_set::memory::Memories;
@@ -38,6 +42,8 @@ pub struct Context {
     pub references: References,
     /// Held while a Machine is deleted because its host is drained.
     pub evacuations: tokio::sync::Mutex<()>,
+    /// In whose place others are made before that.
+    pub surges: Surges,
     /// Whose turn to be drained it is.
     pub turns: Turns,
     /// Nodes that are being drained.
@@ -65,11 +71,17 @@ pub struct Context {
     /// The environment that specs may fall back to.
     pub env: Env,
     /// How kubelets reach the user cluster.
-    pub access: ClusterAccess,
+    pub access: Access,
+    /// Addresses that are the user cluster's own.
+    pub reserved: Known,
     /// Writes Events.
     pub events: Events,
     /// Counts.
     pub metrics: Metrics,
+    /// When its first pass over a Machine was: only a leader passes.
+    pub leading_since: OnceLock<Timestamp>,
+    /// How long Machines take.
+    pub times: Times,
     /// Says whether this process may still write.
     pub fence: Fence,
     /// Writes that failed, by Machine.
@@ -118,6 +130,8 @@ pub struct Failures {
     by_machine: Mutex<HashMap<Key, Failed>>,
     /// UIDs of adopted VMs that we were not allowed to label, and when that was.
     unlabelled: Mutex<HashMap<String, Timestamp>>,
+    /// Creates of VMs that got no answer.
+    pub creations: Creations,
 }
 
 #[derive(Debug)]
@@ -125,32 +139,34 @@ struct Failed {
     failure: Failure,
     /// How many there were before it, one after the other.
     before: u32,
-    at: Timestamp,
+    /// Whether its Machine was being deleted.
+    deleting: bool,
 }
 
 impl Failures {
-    /// The failure that still holds its Machine back at `now`. What failed before the Machine was deleted does not hold
-    /// back its deletion.
+    /// The failure that still holds its Machine back at `now`. What failed before the Machine was seen to be deleted does not
+    /// hold back its deletion. Times of the API server's clock are not compared with those of ours.
     pub fn pending(&self, key: &Key, machine: &StoredMachine, now: Timestamp) -> Option<Failure> {
         let failures = self.by_machine.lock().unwrap_or_else(PoisonError::into_inner);
-        let deleted = machine.metadata.deletion_timestamp.as_ref().map(|time| time.0);
         failures
             .get(key)
             .filter(|failed| failed.failure.until > now)
-            .filter(|failed| deleted.is_none_or(|deleted| failed.at > deleted))
+            .filter(|failed| failed.deleting == machine.is_deleting())
             .map(|failed| failed.failure.clone())
     }
 
-    /// A write failed.
-    pub fn add(&self, machine: &Key, concerns: Concern, message: String, now: Timestamp) {
+    /// A write for a Machine failed that was, or was not, seen to be deleted. A deletion begins with short pauses again.
+    pub fn add(&self, machine: &StoredMachine, concerns: Concern, message: String, now: Timestamp) {
         let mut failures = self.by_machine.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = failures.get(machine).map_or(0, |failed| failed.before + 1);
+        let (key, deleting) = (Key::of(machine), machine.is_deleting());
+        let last = failures.get(&key).filter(|failed| failed.deleting == deleting);
+        let before = last.map_or(0, |failed| failed.before + 1);
         let pause = BACKOFF.0.saturating_mul(1 << before.min(16)).min(BACKOFF.1);
         let until = now
             .saturating_add(SignedDuration::try_from(pause).unwrap_or(SignedDuration::MAX))
             .unwrap_or(Timestamp::MAX);
         failures.insert(
-            machine.clone(),
+            key,
             Failed {
                 failure: Failure {
                     concerns,
@@ -158,7 +174,7 @@ impl Failures {
                     until,
                 },
                 before,
-                at: now,
+                deleting,
             },
         );
     }
@@ -214,12 +230,18 @@ mod tests {
 
     #[test]
     fn the_pause_doubles_and_ends_with_success() {
-        let (failures, key) = (Failures::default(), Key::new("ns", "a"));
+        let failures = Failures::default();
         let now = Timestamp::from_second(1_800_000_000).unwrap();
-        let mut machine: StoredMachine = serde_json::from_value(json!({"metadata": {"name": "a"}})).unwrap();
-        let alive = machine.clone();
+        let machine = |deleted: Option<Timestamp>| -> StoredMachine {
+            let mut machine: StoredMachine =
+                serde_json::from_value(json!({"metadata": {"name": "a", "namespace": "ns"}})).unwrap();
+            machine.metadata.deletion_timestamp = deleted.map(Time);
+            machine
+        };
+        let alive = machine(None);
+        let key = Key::of(&alive);
         let pause = |failures: &Failures| {
-            failures.add(&key, Concern::Infrastructure, "no".into(), now);
+            failures.add(&alive, Concern::Infrastructure, "no".into(), now);
             failures
                 .pending(&key, &alive, now)
                 .unwrap()
@@ -235,15 +257,21 @@ mod tests {
             pause(&failures);
         }
         assert_eq!(pause(&failures), 300_000);
-        machine.metadata.deletion_timestamp = Some(Time(now - Duration::from_secs(1)));
-        assert!(
-            failures.pending(&key, &machine, now).is_some(),
-            "a failed deletion"
-        );
-        machine.metadata.deletion_timestamp = Some(Time(now + Duration::from_secs(1)));
-        assert_eq!(failures.pending(&key, &machine, now), None, "deleted since");
+        // Its deletion, by clocks that go before ours and after it.
+        for skew in [-90, 0, 90] {
+            let deleted = machine(Some(now + SignedDuration::from_secs(skew)));
+            assert_eq!(failures.pending(&key, &deleted, now), None, "deleted since");
+        }
+        for skew in [-90, 0, 90] {
+            let deleted = machine(Some(now + SignedDuration::from_secs(skew)));
+            failures.add(&deleted, Concern::Infrastructure, "no".into(), now);
+            assert!(
+                failures.pending(&key, &deleted, now).is_some(),
+                "a failed deletion"
+            );
+        }
         failures.clear(&key);
-        assert_eq!(failures.pending(&key, &machine, now), None);
+        assert_eq!(failures.pending(&key, &alive, now), None);
         assert_eq!(pause(&failures), 500);
     }
 }

@@ -1,20 +1,34 @@
 //! What the controller counts. No label takes a value whose number grows with the cluster.
+//! [`scraped`](crate::scraped) has what is read off when somebody asks.
 
-use prometheus::{Histogram, HistogramOpts, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+use std::time::Duration;
+
+use prometheus::{
+    Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+};
+
+/// Bounds in seconds, as machine-controller has them.
+const PROVISIONING: [f64; 10] = [
+    32.0, 48.0, 72.0, 108.0, 162.0, 243.0, 364.5, 546.75, 820.125, 1230.1875,
+];
 
 /// The controller's metrics.
 #[derive(Debug, Clone)]
 pub struct Metrics {
     /// 1 while this process is the leader.
     pub leader: IntGauge,
-    /// Machines waiting to be worked on.
-    pub queue_depth: IntGauge,
     /// Passes over one object, by controller (`machine`, …) and result: `ok` or `error`.
     pub reconciles: IntCounterVec,
     /// Writes, by what they do and their result.
     pub writes: IntCounterVec,
-    /// Seconds of one pass over one Machine.
-    pub reconcile_seconds: Histogram,
+    /// Seconds of one pass over one object, by controller.
+    pub reconcile_seconds: HistogramVec,
+    /// Seconds that a Machine was in a phase, by phase.
+    pub phase_seconds: HistogramVec,
+    /// Seconds from a Machine's creation until its node has joined.
+    pub provisioning_seconds: Histogram,
+    /// Seconds from the wish for a Machine's deletion until it is gone.
+    pub deprovisioning_seconds: Histogram,
     /// Signing requests of kubelets that were decided, by `purpose` and `verdict`.
     pub requests: IntCounterVec,
     /// Evictions of pods that were asked for, by `result`: `accepted`, `blocked` by a disruption budget, or `failed`.
@@ -23,6 +37,10 @@ pub struct Metrics {
     pub bindings: IntGaugeVec,
     /// Infra clusters (server, CA and namespace), by state: `used`, and of these `unreachable` or `braked`.
     pub infra_clusters: IntGaugeVec,
+    /// When the CA of the webhook's certificate ends to be valid, in seconds since 1970; 0 where this process keeps none.
+    pub webhook_ca_expires: IntGauge,
+    /// CAs in the `caBundle` of our webhook configurations.
+    pub webhook_cas: IntGauge,
 }
 
 impl Metrics {
@@ -30,7 +48,6 @@ impl Metrics {
     pub fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
         let metrics = Self {
             leader: IntGauge::new("machinist_leader", "1 while this process is the leader.")?,
-            queue_depth: IntGauge::new("machinist_queue_depth", "Machines waiting to be worked on.")?,
             reconciles: IntCounterVec::new(
                 Opts::new(
                     "machinist_reconciles_total",
@@ -45,12 +62,35 @@ impl Metrics {
                 ),
                 &["step", "result"],
             )?,
-            reconcile_seconds: Histogram::with_opts(
+            reconcile_seconds: HistogramVec::new(
                 HistogramOpts::new(
                     "machinist_reconcile_seconds",
-                    "Seconds of one pass over one Machine.",
+                    "Seconds of one pass over one object, by controller.",
                 )
                 .buckets(vec![0.001, 0.005, 0.02, 0.1, 0.5, 2.0, 10.0]),
+                &["controller"],
+            )?,
+            phase_seconds: HistogramVec::new(
+                HistogramOpts::new(
+                    "machinist_machine_phase_seconds",
+                    "Seconds that a Machine was in a phase, by phase.",
+                )
+                .buckets(vec![1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3600.0]),
+                &["phase"],
+            )?,
+            provisioning_seconds: Histogram::with_opts(
+                HistogramOpts::new(
+                    "machine_controller_provisioning_time_seconds",
+                    "Seconds from a Machine's creation until its node has joined.",
+                )
+                .buckets(PROVISIONING.to_vec()),
+            )?,
+            deprovisioning_seconds: Histogram::with_opts(
+                HistogramOpts::new(
+                    "machine_controller_deprovisioning_time_seconds",
+                    "Seconds from the wish for a Machine's deletion until it is gone.",
+                )
+                .buckets(PROVISIONING.to_vec()),
             )?,
             requests: IntCounterVec::new(
                 Opts::new(
@@ -80,17 +120,37 @@ impl Metrics {
                 ),
                 &["state"],
             )?,
+            webhook_ca_expires: IntGauge::new(
+                "machinist_webhook_ca_expires_timestamp_seconds",
+                "When the CA of the webhook's certificate ends to be valid, in seconds since 1970.",
+            )?,
+            webhook_cas: IntGauge::new(
+                "machinist_webhook_trusted_cas",
+                "CAs that the webhook configurations trust; more than one while a CA is replaced.",
+            )?,
         };
         registry.register(Box::new(metrics.leader.clone()))?;
         registry.register(Box::new(metrics.infra_clusters.clone()))?;
+        registry.register(Box::new(metrics.webhook_ca_expires.clone()))?;
+        registry.register(Box::new(metrics.webhook_cas.clone()))?;
         registry.register(Box::new(metrics.requests.clone()))?;
         registry.register(Box::new(metrics.evictions.clone()))?;
         registry.register(Box::new(metrics.bindings.clone()))?;
-        registry.register(Box::new(metrics.queue_depth.clone()))?;
+        registry.register(Box::new(metrics.phase_seconds.clone()))?;
+        registry.register(Box::new(metrics.provisioning_seconds.clone()))?;
+        registry.register(Box::new(metrics.deprovisioning_seconds.clone()))?;
         registry.register(Box::new(metrics.reconciles.clone()))?;
         registry.register(Box::new(metrics.writes.clone()))?;
         registry.register(Box::new(metrics.reconcile_seconds.clone()))?;
         Ok(metrics)
+    }
+
+    /// A pass is over; whether every write succeeded.
+    pub fn count_pass(&self, controller: &str, ok: bool, took: Duration) {
+        let result = if ok { "ok" } else { "error" };
+        self.reconciles.with_label_values(&[controller, result]).inc();
+        let seconds = self.reconcile_seconds.with_label_values(&[controller]);
+        seconds.observe(took.as_secs_f64());
     }
 
     /// A signing request was decided.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use machinist_infra::store::Key;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use crate::context::Context;
 use crate::machine::act::{Outcome, act};
@@ -26,8 +27,6 @@ pub async fn work(context: Arc<Context>) {
             Some(_) = passes.join_next() => continue,
         };
         let Some(key) = key else { break };
-        #[allow(clippy::cast_possible_wrap)] // The number of Machines is far below the limit.
-        context.metrics.queue_depth.set(context.queue.depth() as i64);
         let working = Working {
             context: Arc::clone(&context),
             key,
@@ -63,16 +62,10 @@ async fn in_lane(working: Working) {
     if context.queue.is_closed() {
         return;
     }
-    let timer = context.metrics.reconcile_seconds.start_timer();
+    let began = Instant::now();
     // On the heap only while it runs: thousands may be waiting for their lane.
-    let result = if Box::pin(pass(context, key)).await {
-        "ok"
-    } else {
-        "error"
-    };
-    timer.observe_duration();
-    let labels = ["machine", result];
-    context.metrics.reconciles.with_label_values(&labels).inc();
+    let ok = Box::pin(pass(context, key)).await;
+    context.metrics.count_pass("machine", ok, began.elapsed());
 }
 
 /// After a write that met somebody else's, the watch tells; should it be silent, look again.
@@ -89,8 +82,11 @@ async fn pass(context: &Context, key: &Key) -> bool {
         context
             .references
             .keep(key, &std::collections::HashSet::default());
+        context.times.note(key, None, context.now(), &context.metrics);
         context.failures.clear(key);
+        context.failures.creations.forget(key);
         context.turns.forget(key);
+        context.surges.forget(key);
         context.infra.release(key);
         context.drains.close(key);
         return true;
@@ -98,17 +94,19 @@ async fn pass(context: &Context, key: &Key) -> bool {
     if !context.may_write() {
         return true;
     }
+    context.failures.creations.begin(Instant::now());
     if is_lost && machine.is_ignored(&context.settings.name) {
         context.stores.lost.forget(key);
         context.queue.add(key.clone());
         return true;
     }
     let now = context.now();
+    context.times.note(key, Some(&machine), now, &context.metrics);
     let (observed, hands) = observe(context, key, &machine, now).await;
     let plan = decide(&observed, now);
     tracing::debug!(machine = %key, steps = ?plan.steps, again = ?plan.again, "decided");
     let again = plan.again.into_iter().chain(hands.look_again).min();
-    let writes = !plan.steps.is_empty();
+    let writes = plan.changes_something();
     match act(context, &machine, &hands, plan).await {
         Outcome::Done => {
             if observed.failure.is_none() {
@@ -136,7 +134,9 @@ async fn pass(context: &Context, key: &Key) -> bool {
             {
                 open.doubt();
             }
-            context.failures.add(key, error.concerns, error.to_string(), now);
+            context
+                .failures
+                .add(&machine, error.concerns, error.to_string(), now);
             context.queue.add(key.clone());
             false
         }

@@ -1,6 +1,6 @@
 //! Wires the controller: clients, stores, leadership, workers, and an orderly end.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -9,15 +9,18 @@ use kube::{Api, Client};
 use machinist_infra::client::{ClientOptions, user_cluster_client};
 use machinist_infra::kubeconfig::AddressPolicy;
 use machinist_infra::pool::PoolOptions;
+use machinist_infra::process::bind;
 use machinist_infra::provider::{self, InfraEvent};
 use machinist_infra::store::Key;
+use machinist_infra::traffic::Traffic;
 use machinist_shared::kubevirt::resolved::Env;
+use machinist_shared::names;
 use tokio::sync::{Semaphore, mpsc};
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::bootstrap;
+use crate::bootstrap::Access;
 use crate::context::{Context, Failures};
+use crate::csr::reserved::Known;
 use crate::csr::told::Told;
 use crate::events::Events;
 use crate::flags::Flags;
@@ -25,18 +28,25 @@ use crate::leader::{Elector, ElectorConfig, Fence};
 use crate::machine::brake::Brakes;
 use crate::machine::drain::Drains;
 use crate::machine::drain::turns::Turns;
+use crate::machine::evacuation::Surges;
 use crate::machine::observed::Settings;
+use crate::machine::times::Times;
 use crate::machine_deployment::instancetypes::Instancetypes;
 use crate::machine_deployment::memory::Memories as DeploymentMemories;
 use crate::machine_set::memory::Memories;
 use crate::metrics::Metrics;
 use crate::orphans::Orphans;
+use crate::scraped::{Depths, MachineController, Requests};
 use crate::server::{self, Health};
+use crate::tasks::Tasks;
 use crate::user::{CaughtUp, Queues, References, Stores};
-use crate::{csr, machine_deployment, machine_set, reconcile};
+use crate::{csr, machine_deployment, machine_set, reconcile, webhook_certificate};
 
-/// How long the workers may take to finish their writes at the end.
+/// How long writes that have begun may take at the end: longer than any does.
 const DRAIN: Duration = Duration::from_secs(5);
+
+/// How long the start waits for what kubelets are told of the API server.
+const LOOKED_UP: Duration = Duration::from_secs(3);
 
 /// How often a Machine is looked at whose kubeconfig may not watch, if the flag is empty.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
@@ -50,118 +60,265 @@ pub fn start(flags: Flags) -> anyhow::Result<()> {
     runtime.block_on(run(flags))
 }
 
+/// Why the process ends.
+enum End {
+    /// It was told to.
+    Stopped,
+    /// Another leads, or nobody can tell.
+    Lost,
+    /// Something does not run that has to.
+    Failed(anyhow::Error),
+}
+
 async fn run(flags: Flags) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
     stop_on_signal(&stop)?;
     let registry = prometheus::Registry::new();
     let metrics = Metrics::new(&registry)?;
     let health = Arc::new(Health::default());
-    let mut tasks = JoinSet::new();
-    tasks.spawn(server::probes(
-        flags.health_probe_address,
-        health.clone(),
-        stop.clone(),
-    ));
-    tasks.spawn(server::metrics(
-        flags.metrics_address,
-        registry.clone(),
-        stop.clone(),
-    ));
+    let mut tasks = Tasks::default();
+    serve(&mut tasks, &flags, &registry, &health, &stop)?;
 
-    let client = user_cluster_client(flags.user_cluster(), &ClientOptions::default())
+    let (traffic, infra_traffic) = (Traffic::default(), Traffic::default());
+    let (options, infra_options) = (counted(&traffic), counted(&infra_traffic));
+    let client = user_cluster_client(flags.user_cluster(), &options)
         .await
         .context("cannot make a client of the user cluster")?;
     let identity = identity();
-    let elector = Elector::new(
+    let elector = flags.enable_leader_election.then(|| {
+        let config = ElectorConfig::new(names::LEASE, flags.lease_namespace(), identity.clone());
+        Elector::new(client.clone(), config)
+    });
+    let fence = elector
+        .as_ref()
+        .map_or_else(Fence::open, Elector::fence)
+        .until(stop.clone());
+    let shared = prepare(
+        &flags,
         client.clone(),
-        ElectorConfig::new(flags.lease_namespace(), identity.clone()),
+        infra_options,
+        metrics.clone(),
+        fence,
+        &identity,
+    )
+    .await?;
+    let (context, queues) = (shared.context, shared.queues);
+    register(
+        &registry,
+        &context,
+        flags.worker_count,
+        [&traffic, &infra_traffic],
+    )?;
+    watch(&mut tasks, &context, &client, &queues);
+    tasks.run(
+        "the forwarding of changes",
+        forward(context.clone(), shared.machines, shared.infra),
     );
-    let fence = if flags.enable_leader_election {
-        elector.fence()
-    } else {
-        Fence::open()
-    };
-    let shared = prepare(&flags, client.clone(), metrics.clone(), fence, &identity).await?;
-    registry.register(Box::new(Orphans::new(Arc::downgrade(&shared.context))?))?;
-    let queues = shared.queues.clone();
-    watch(&mut tasks, &shared.context, &client, &queues);
-    tasks.spawn(forward(shared.context.clone(), shared.machines, shared.infra));
-    tokio::select! {
-        () = shared.context.stores.synced() => {}
-        () = stop.cancelled() => return Ok(()),
-    }
-    health.set_ready(true);
-    tracing::info!("caches are synced");
+    let certificates = keep_certificates(&mut tasks, &context, &flags, &identity, &stop);
 
-    let leadership = if flags.enable_leader_election {
-        tokio::select! {
-            leadership = elector.acquire() => Some(leadership),
-            () = stop.cancelled() => return Ok(()),
-        }
-    } else {
-        None
-    };
-    metrics.leader.set(1);
-    tracing::info!(identity, "leading");
-    let mut workers = JoinSet::new();
-    workers.spawn(reconcile::work(shared.context.clone()));
-    workers.spawn(machine_set::work(shared.context.clone()));
-    workers.spawn(machine_deployment::work(shared.context.clone()));
-    workers.spawn(csr::approve::work(
-        shared.context.clone(),
-        queues.requests.clone(),
-    ));
-    tasks.spawn({
-        let context = shared.context.clone();
-        async move {
-            csr::bindings::check(&context).await;
-            Ok(())
+    let mut workers = Tasks::default();
+    let leads = until_the_end(&stop, &mut tasks, async {
+        context.stores.synced().await;
+        // Only what is made anew needs it, and says so.
+        let _ = tokio::time::timeout(LOOKED_UP, context.access.looked_up()).await;
+        health.set_ready(true);
+        tracing::info!("caches are synced");
+        match &elector {
+            Some(elector) => Some(elector.acquire().await),
+            None => None,
         }
     });
-    // Whatever came in before is decided now.
-    for machine in shared.context.stores.machines.all() {
-        shared.context.queue.add(Key::of(machine.as_ref()));
-    }
-    for machine in shared.context.stores.lost.keys() {
-        shared.context.queue.add(machine);
-    }
-
-    let lost = async {
-        match &leadership {
-            Some(leadership) => leadership.lost().await,
-            None => std::future::pending().await,
+    let (leadership, end) = match leads.await {
+        Err(end) => (None, end),
+        Ok(leadership) => {
+            metrics.leader.set(1);
+            tracing::info!(identity, "leading");
+            lead(&mut workers, &context, &queues);
+            let end = until_the_end(&stop, &mut tasks, async {
+                let lost = async {
+                    match &leadership {
+                        Some(leadership) => leadership.lost().await,
+                        None => std::future::pending().await,
+                    }
+                };
+                tokio::select! {
+                    () = lost => End::Lost,
+                    error = workers.ended() => End::Failed(error),
+                }
+            });
+            let end = end.await.unwrap_or_else(|end| end);
+            (leadership, end)
         }
     };
-    let lost = tokio::select! {
-        () = stop.cancelled() => false,
-        () = lost => true,
-    };
     health.set_ready(false);
+    // From here on no write begins.
+    stop.cancel();
     queues.close();
-    if lost {
+    if matches!(end, End::Lost) {
         tracing::error!("leadership is lost; this process ends");
         return Ok(());
     }
     tracing::info!("stopping");
-    // Writes that have started are finished; what is not is done by the next leader.
-    let _ = tokio::time::timeout(DRAIN, async { while workers.join_next().await.is_some() {} }).await;
-    workers.shutdown().await;
+    finish(&mut workers, [&traffic, &infra_traffic]).await;
+    workers.shut_down().await;
     if let Some(leadership) = leadership {
         leadership.release().await;
     }
+    let _ = tokio::time::timeout(DRAIN, certificates).await;
+    match end {
+        End::Failed(error) => Err(error),
+        End::Stopped | End::Lost => Ok(()),
+    }
+}
+
+/// A client's options.
+fn counted(traffic: &Traffic) -> ClientOptions {
+    ClientOptions {
+        traffic: traffic.clone(),
+        ..ClientOptions::default()
+    }
+}
+
+/// Writes that have begun are finished. Whoever only reads is not waited for: the next leader begins anew.
+async fn finish(workers: &mut Tasks, [user, infra]: [&Traffic; 2]) {
+    let quiet = async { tokio::join!(user.quiet(), infra.quiet()) };
+    let done = async {
+        tokio::select! {
+            () = workers.all_ended() => {}
+            ((), ()) = quiet => {}
+        }
+    };
+    let _ = tokio::time::timeout(DRAIN, done).await;
+}
+
+/// Metrics that are read off when somebody asks for them.
+fn register(
+    registry: &prometheus::Registry,
+    context: &Arc<Context>,
+    worker_count: usize,
+    [user, infra]: [&Traffic; 2],
+) -> anyhow::Result<()> {
+    registry.register(Box::new(Orphans::new(Arc::downgrade(context))?))?;
+    registry.register(Box::new(Depths::new(Arc::downgrade(context))?))?;
+    registry.register(Box::new(Requests::new(user.clone(), infra.clone())?))?;
+    registry.register(Box::new(MachineController::new(context, worker_count)?))?;
     Ok(())
 }
 
+/// Waits for `what`, unless the process has to end before.
+async fn until_the_end<T>(
+    stop: &CancellationToken,
+    tasks: &mut Tasks,
+    what: impl Future<Output = T>,
+) -> Result<T, End> {
+    tokio::select! {
+        // Told to stop, servers end: that is no failure.
+        biased;
+        () = stop.cancelled() => Err(End::Stopped),
+        error = tasks.ended() => Err(End::Failed(error)),
+        done = what => Ok(done),
+    }
+}
+
+/// Begins with what only the leader does.
+fn lead(workers: &mut Tasks, context: &Arc<Context>, queues: &Queues) {
+    workers.run("the work on Machines", reconcile::work(context.clone()));
+    workers.run("the work on MachineSets", machine_set::work(context.clone()));
+    workers.run(
+        "the work on MachineDeployments",
+        machine_deployment::work(context.clone()),
+    );
+    let approve = csr::approve::work(context.clone(), queues.requests.clone());
+    workers.run("the work on signing requests", approve);
+    tokio::spawn({
+        let context = context.clone();
+        async move { csr::bindings::check(&context).await }
+    });
+    // Whatever came in before is decided now.
+    for machine in context.stores.machines.all() {
+        context.queue.add(Key::of(machine.as_ref()));
+    }
+    for machine in context.stores.lost.keys() {
+        context.queue.add(machine);
+    }
+}
+
+/// Listens for probes and metrics. A port that is taken is told before anything else is done.
+fn serve(
+    tasks: &mut Tasks,
+    flags: &Flags,
+    registry: &prometheus::Registry,
+    health: &Arc<Health>,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    let listen =
+        |address, what: &str| bind(address).with_context(|| format!("cannot serve {what} on {address}"));
+    let probes = listen(flags.health_probe_address, "the probes")?;
+    let metrics = listen(flags.metrics_address, "the metrics")?;
+    tasks.spawn(
+        "the server of probes",
+        server::probes(probes, health.clone(), stop.clone()),
+    );
+    tasks.spawn(
+        "the server of metrics",
+        server::metrics(metrics, registry.clone(), stop.clone()),
+    );
+    Ok(())
+}
+
+/// Keeps the webhook's certificates, if they are ours to keep: whoever leads, for the webhook has to serve anyway. What is
+/// returned ends when all is written and handed over.
+fn keep_certificates(
+    tasks: &mut Tasks,
+    context: &Arc<Context>,
+    flags: &Flags,
+    identity: &str,
+    stop: &CancellationToken,
+) -> impl Future<Output = ()> + use<> {
+    let (ended, end) = tokio::sync::oneshot::channel::<()>();
+    if let Some(settings) = webhook_certificate::Settings::new(flags) {
+        let elector = flags.enable_leader_election.then(|| {
+            let namespace = settings.serving.namespace.clone();
+            let config = ElectorConfig::new(names::CERTIFICATES_LEASE, namespace, identity.to_owned());
+            Elector::new(context.client.clone(), config)
+        });
+        let work = Box::pin(webhook_certificate::work(
+            context.clone(),
+            settings,
+            elector,
+            stop.clone(),
+        ));
+        tasks.run("the work on the webhook's certificates", async move {
+            let _ended = ended;
+            work.await;
+        });
+    }
+    async move {
+        // Dropped, it has ended.
+        let _ = end.await;
+    }
+}
+
 /// Watches whatever is watched in the user cluster for as long as the process lives.
-fn watch(tasks: &mut JoinSet<std::io::Result<()>>, context: &Context, client: &Client, queues: &Queues) {
+fn watch(tasks: &mut Tasks, context: &Arc<Context>, client: &Client, queues: &Queues) {
     let mut watches = context.stores.watches(client, queues);
     watches.push(Box::pin(context.drains.watch_budgets()));
     for watch in watches {
-        tasks.spawn(async move {
-            watch.await;
-            Ok(())
-        });
+        tasks.run("a watch of the user cluster", watch);
     }
+    let context = context.clone();
+    tasks.run("the watch of how kubelets reach the API server", async move {
+        let on_change = || {
+            let without_vm = context.stores.machines.all().into_iter().filter(|machine| {
+                let record = machine.record.as_ref();
+                record.is_none_or(|record| record.vm_uid.is_none())
+            });
+            for machine in without_vm {
+                context.queue.add(Key::of(machine.as_ref()));
+            }
+        };
+        Box::pin(context.access.keep(on_change)).await;
+    });
 }
 
 struct Shared {
@@ -174,6 +331,7 @@ struct Shared {
 async fn prepare(
     flags: &Flags,
     client: Client,
+    infra_options: ClientOptions,
     metrics: Metrics,
     fence: Fence,
     identity: &str,
@@ -187,13 +345,6 @@ async fn prepare(
         .metadata
         .uid
         .context("the namespace kube-system has no UID")?;
-    let access = bootstrap::access::read(
-        &client,
-        &flags.override_bootstrap_kubelet_apiserver,
-        flags.cluster_dns.clone(),
-        flags.cluster_domain.clone(),
-    )
-    .await?;
     let (changed, machines) = mpsc::unbounded_channel();
     let (events, infra) = mpsc::unbounded_channel();
     let addresses = AddressPolicy {
@@ -202,7 +353,7 @@ async fn prepare(
     let options = PoolOptions {
         client: ClientOptions {
             addresses,
-            ..ClientOptions::default()
+            ..infra_options
         },
         lane: flags.worker_count.max(1),
         look_every: flags.infra_look_every.0.unwrap_or(LOOK_EVERY),
@@ -212,6 +363,7 @@ async fn prepare(
         references: References::new(client.clone(), changed.clone()),
         instancetypes: Instancetypes::new(options.client.clone()),
         evacuations: tokio::sync::Mutex::default(),
+        surges: Surges::default(),
         turns: Turns::default(),
         drains: Drains::new(client.clone(), changed),
         infra: provider::shipped(options, events),
@@ -236,10 +388,13 @@ async fn prepare(
             skip_eviction_after: flags.skip_eviction_after.0,
         }),
         env: Env::new(|name| std::env::var(name).ok()),
-        access,
+        access: Access::new(client.clone(), flags),
+        reserved: Known::default(),
         events: Events::new(client.clone(), identity),
         metrics,
+        times: Times::default(),
         fence,
+        leading_since: OnceLock::new(),
         failures: Failures::default(),
         told: Told::default(),
         client,
@@ -257,7 +412,7 @@ async fn forward(
     context: Arc<Context>,
     mut machines: mpsc::UnboundedReceiver<Key>,
     mut infra: mpsc::UnboundedReceiver<InfraEvent>,
-) -> std::io::Result<()> {
+) {
     loop {
         tokio::select! {
             Some(machine) = machines.recv() => context.queue.add(machine),
@@ -277,7 +432,7 @@ async fn forward(
                     }
                 }
             },
-            else => return Ok(()),
+            else => return,
         }
     }
 }

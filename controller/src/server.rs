@@ -1,6 +1,6 @@
 //! `/healthz`, `/readyz` and `/metrics` over plain HTTP.
 
-use std::net::SocketAddr;
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -10,7 +10,6 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use prometheus::{Encoder, TextEncoder};
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 /// What the probes tell.
@@ -28,7 +27,7 @@ impl Health {
 
 /// Serves the probes until `stop`.
 pub async fn probes(
-    address: SocketAddr,
+    listener: TcpListener,
     health: Arc<Health>,
     stop: CancellationToken,
 ) -> std::io::Result<()> {
@@ -37,21 +36,22 @@ pub async fn probes(
         .route("/healthz", get(|| async { "ok" }))
         .route("/readyz", get(ready))
         .with_state(health);
-    serve(address, router, stop).await
+    serve(listener, router, stop).await
 }
 
 /// Serves the metrics until `stop`.
 pub async fn metrics(
-    address: SocketAddr,
+    listener: TcpListener,
     registry: prometheus::Registry,
     stop: CancellationToken,
 ) -> std::io::Result<()> {
     let router = Router::new().route("/metrics", get(scrape)).with_state(registry);
-    serve(address, router, stop).await
+    serve(listener, router, stop).await
 }
 
-async fn serve(address: SocketAddr, router: Router, stop: CancellationToken) -> std::io::Result<()> {
-    let listener = TcpListener::bind(address).await?;
+async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) -> std::io::Result<()> {
+    listener.set_nonblocking(true)?;
+    let listener = tokio::net::TcpListener::from_std(listener)?;
     axum::serve(listener, router)
         .with_graceful_shutdown(stop.cancelled_owned())
         .await

@@ -7,6 +7,8 @@ set -euo pipefail
 version="$1"
 kubelet="$2"
 done_mark=/var/lib/machinist/installed
+# Gone at the next boot.
+started_mark=/run/machinist/started
 minor="$(cut -d. -f1-2 <<<"$version")"
 repository="https://pkgs.k8s.io/core:/stable:/v${minor}"
 cni_plugins=1.7.1
@@ -36,7 +38,11 @@ has_kubelet() {
 }
 
 install_with_apt() {
-  command -v containerd >/dev/null || apt_install containerd
+  if ! command -v containerd >/dev/null; then
+    apt_install containerd
+    # No update takes it from under running pods.
+    apt-mark hold containerd
+  fi
   if ! has_kubelet; then
     apt_install ca-certificates curl gpg
     install -d -m 0755 /etc/apt/keyrings
@@ -53,6 +59,7 @@ install_with_dnf() {
     retry dnf install -y dnf-plugins-core
     retry dnf config-manager --add-repo https://download.docker.com/linux/centos/docker-ce.repo
     retry dnf install -y containerd.io
+    sed -i '/^\[docker-ce-stable\]$/a excludepkgs=containerd.io' /etc/yum.repos.d/docker-ce.repo
   fi
   if ! has_kubelet; then
     cat >/etc/yum.repos.d/kubernetes.repo <<EOF
@@ -145,51 +152,60 @@ hook() {
   fi
 }
 
-address
-trust
-# sshd reads whom it trusts when it starts.
-if [ -e /etc/ssh/sshd_config.d/40-machinist.conf ]; then
-  systemctl try-reload-or-restart sshd.service ssh.service || say "sshd could not be told of its CA"
-fi
-if [ -e /opt/machinist/masked-units ]; then
-  xargs --no-run-if-empty systemctl mask --now </opt/machinist/masked-units
-fi
-if [ -e /opt/machinist/subscribe.py ]; then
-  retry /opt/machinist/subscribe.py
-fi
-hook /opt/machinist/pre-install.sh
-
-modprobe --all overlay br_netfilter
-# Only our own settings: what is wrong with the image's stops no node. --ignore skips IPv6 keys where the kernel has none.
-sysctl --ignore --quiet --load=/etc/sysctl.d/99-kubernetes.conf
-swapoff --all
-systemctl mask swap.target
-
-# What pods get as their resolv.conf: not the stub of systemd-resolved, which listens on the guest's loopback, where no
-# pod reaches it.
-if [ -e /run/systemd/resolve/resolv.conf ]; then
-  ln -sfn /run/systemd/resolve/resolv.conf /etc/kubernetes/resolv.conf
-else
-  ln -sfn /etc/resolv.conf /etc/kubernetes/resolv.conf
-fi
-
-# An image may bring its own below /usr.
-if [ ! -e "$kubelet" ] && [ -x /usr/bin/kubelet ]; then
-  mkdir -p "$(dirname "$kubelet")"
-  ln -sfn /usr/bin/kubelet "$kubelet"
-fi
-if ! command -v containerd >/dev/null || ! has_kubelet; then
-  if command -v apt-get >/dev/null; then
-    install_with_apt
-  elif command -v dnf >/dev/null; then
-    install_with_dnf
-  else
-    install_binaries
+# Everything up to a node that runs.
+install_node() {
+  address
+  trust
+  # sshd reads whom it trusts when it starts.
+  if [ -e /etc/ssh/sshd_config.d/40-machinist.conf ]; then
+    systemctl try-reload-or-restart sshd.service ssh.service || say "sshd could not be told of its CA"
   fi
-fi
+  if [ -e /opt/machinist/masked-units ]; then
+    xargs --no-run-if-empty systemctl mask --now </opt/machinist/masked-units
+  fi
+  if [ -e /opt/machinist/subscribe.py ]; then
+    retry /opt/machinist/subscribe.py
+  fi
+  hook /opt/machinist/pre-install.sh
 
-systemctl daemon-reload
-systemctl enable containerd.service kubelet.service
-systemctl restart containerd.service kubelet.service
+  modprobe --all overlay br_netfilter
+  # Only our own settings: what is wrong with the image's stops no node. --ignore skips IPv6 keys where the kernel has none.
+  sysctl --ignore --quiet --load=/etc/sysctl.d/99-kubernetes.conf
+  swapoff --all
+  systemctl mask swap.target
+
+  # What pods get as their resolv.conf: not the stub of systemd-resolved, which listens on the guest's loopback, where no
+  # pod reaches it.
+  if [ -e /run/systemd/resolve/resolv.conf ]; then
+    ln -sfn /run/systemd/resolve/resolv.conf /etc/kubernetes/resolv.conf
+  else
+    ln -sfn /etc/resolv.conf /etc/kubernetes/resolv.conf
+  fi
+
+  # An image may bring its own below /usr.
+  if [ ! -e "$kubelet" ] && [ -x /usr/bin/kubelet ]; then
+    mkdir -p "$(dirname "$kubelet")"
+    ln -sfn /usr/bin/kubelet "$kubelet"
+  fi
+  if ! command -v containerd >/dev/null || ! has_kubelet; then
+    if command -v apt-get >/dev/null; then
+      install_with_apt
+    elif command -v dnf >/dev/null; then
+      install_with_dnf
+    else
+      install_binaries
+    fi
+  fi
+
+  systemctl daemon-reload
+  systemctl enable containerd.service kubelet.service
+  systemctl restart containerd.service kubelet.service
+  install -D -m 0644 /dev/null "$started_mark"
+}
+
+# What runs is not started anew because a command of postInstall failed.
+if [ ! -e "$started_mark" ]; then
+  install_node
+fi
 hook /opt/machinist/post-install.sh
 install -D -m 0644 /dev/null "$done_mark"

@@ -1,6 +1,7 @@
 #!/bin/bash
 # Writes the addresses of the interface with the default route, one of each family, for the kubelet's --node-ip. Fails,
-# and is tried again with the kubelet, until there are both: a Node's families cannot be changed later.
+# and is tried again with the kubelet, until there are both: a Node's families cannot be changed later. Usage: node-ip.sh -4
+# or node-ip.sh -6, the family that comes first.
 set -euo pipefail
 
 interface="$(ip -o route show default | awk '{ for (i = 1; i < NF; i++) if ($i == "dev") { print $(i + 1); exit } }')"
@@ -21,4 +22,7 @@ if [ -z "$v4" ] || [ -z "$v6" ]; then
   exit 1
 fi
 mkdir -p /run/machinist
-echo "NODE_IP=$v4,$v6" >/run/machinist/node-ip
+case "$1" in
+  -6) echo "NODE_IP=$v6,$v4" ;;
+  *) echo "NODE_IP=$v4,$v6" ;;
+esac >/run/machinist/node-ip

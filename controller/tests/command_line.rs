@@ -1,7 +1,10 @@
 //! The program's arguments and environment. Every run ends at a kubeconfig that is not there, with 1; wrong flags end it
 //! before that, with 2.
 
-#![allow(clippy::unwrap_used)]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on has failed; helpers outside of test functions are no exception"
+)]
 
 use std::process::{Command, Output, Stdio};
 

@@ -23,7 +23,8 @@ use tower_http::timeout::TimeoutBody;
 
 use crate::breaker::{Breaker, BreakerLayer};
 use crate::kubeconfig::{AddressPolicy, InfraKubeconfig};
-use crate::user_cluster::UserCluster;
+use crate::traffic::{Traffic, is_watch};
+use crate::user_cluster::{KubectlCluster, UserCluster};
 
 /// Limits of a client.
 #[derive(Debug, Clone)]
@@ -40,6 +41,8 @@ pub struct ClientOptions {
     pub addresses: AddressPolicy,
     /// `User-Agent`.
     pub user_agent: String,
+    /// Where requests are counted.
+    pub traffic: Traffic,
 }
 
 impl Default for ClientOptions {
@@ -51,6 +54,7 @@ impl Default for ClientOptions {
             in_flight: 64,
             addresses: AddressPolicy::default(),
             user_agent: concat!("machinist/", env!("CARGO_PKG_VERSION")).to_owned(),
+            traffic: Traffic::default(),
         }
     }
 }
@@ -109,6 +113,26 @@ pub async fn user_cluster_client(
     build(config, Resolver { policy: None }, options, &breaker)
 }
 
+/// A client of the cluster that kubectl would ask, and the URL of its API server.
+pub async fn kubectl_client(
+    cluster: KubectlCluster<'_>,
+    options: &ClientOptions,
+) -> Result<(Client, String), ClientError> {
+    let config = cluster.config().await?;
+    let server = shown(&config.cluster_url);
+    let breaker = Arc::new(Breaker::new(options.in_flight));
+    let client = build(config, Resolver { policy: None }, options, &breaker)?;
+    Ok((client, server))
+}
+
+/// A URL without the password that may be in it.
+fn shown(url: &http::Uri) -> String {
+    let authority = url.authority().map_or("", |authority| authority.as_str());
+    let (_, host) = authority.rsplit_once('@').unwrap_or(("", authority));
+    let path = url.path().trim_end_matches('/');
+    format!("{}://{host}{path}", url.scheme_str().unwrap_or("https"))
+}
+
 /// A connection that says nothing for this long is asked for a sign of life by the kernel, every 5 seconds, three times:
 /// so a watch ends whose server is gone without a word.
 const KEEPALIVE: Duration = Duration::from_secs(15);
@@ -137,6 +161,7 @@ fn build(
     let auth = config.auth_layer().map_err(|_| ClientError::Tls)?;
     let headers = config.extra_headers_layer().map_err(|_| ClientError::Tls)?;
     let service = ServiceBuilder::new()
+        .layer(options.traffic.clone())
         .layer(GlobalConcurrencyLimitLayer::with_semaphore(Arc::clone(
             &breaker.in_flight,
         )))
@@ -231,11 +256,7 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let is_watch = request.uri().query().is_some_and(|query| {
-            query
-                .split('&')
-                .any(|pair| matches!(pair, "watch=true" | "watch=1" | "watch"))
-        });
+        let is_watch = request.uri().query().is_some_and(is_watch);
         let limit = if request.method() == Method::GET {
             self.deadlines.read
         } else {

@@ -16,6 +16,8 @@ use crate::client::RemoteError;
 
 /// How long an answer is used.
 const TTL: Duration = Duration::from_mins(5);
+/// The same of headers, which are credentials, and may be rotated.
+const HEADERS_TTL: Duration = Duration::from_secs(10);
 
 /// Why a fact could not be had.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -63,14 +65,14 @@ impl FactsCache {
         let known = self
             .lock()
             .get(&key)
-            .filter(|(asked, _)| asked.elapsed() < TTL)
+            .filter(|(asked, _)| asked.elapsed() < believed(needed))
             .map(|(_, facts)| facts.clone());
         if let Some(facts) = known {
             return Ok(facts);
         }
         let facts = ask(client, namespace, needed).await?;
         let mut answers = self.lock();
-        answers.retain(|_, (asked, _)| asked.elapsed() < TTL);
+        answers.retain(|(_, needed), (asked, _)| asked.elapsed() < believed(needed));
         answers.insert(key, (Instant::now(), facts.clone()));
         drop(answers);
         Ok(facts)
@@ -84,6 +86,14 @@ impl FactsCache {
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Asked, (Instant, Facts)>> {
         // Every change is one insert.
         self.answers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How long an answer is used again.
+fn believed(needed: &FactsNeeded) -> Duration {
+    match needed.extra_headers_secret {
+        Some(_) => HEADERS_TTL,
+        None => TTL,
     }
 }
 

@@ -1,24 +1,27 @@
 //! KubeVirt as a provider: instances are VirtualMachines, a place is a namespace of an infra cluster, its memory the pooled
 //! stores.
 
+use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use kube::Api;
+use k8s_openapi::NamespaceResourceScope;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::core::{ApiResource, DynamicObject};
+use kube::{Api, Resource};
 use machinist_shared::kubevirt::observed::find;
 use machinist_shared::kubevirt::root_cause::{Sight as CauseOf, root_cause};
 use machinist_shared::names::{CONTROLLER, label};
 use machinist_shared::provider::{Opaque, Secret};
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
 use crate::client::RemoteError;
 use crate::facts::FactError;
 use crate::objects::{DataVolume, Vm, Vmi};
-use crate::pool::{Access, InfraPool, OpenInfra};
+use crate::pool::{Access, InfraPool, Kind, OpenInfra};
 use crate::provider::{
     Blind, Delivery, Disk, Eviction, Guest, InfraKey, Instance, Labelling, Orphan, Place, Provider, Sight,
     State, Unwatched, Watched,
@@ -119,6 +122,10 @@ impl Place for OpenInfra {
         Box::pin(create(self, instance))
     }
 
+    fn find<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), RemoteError>> {
+        Box::pin(find_vm(self, name))
+    }
+
     fn deliver<'a>(&'a self, user_data: Delivery<'a>) -> BoxFuture<'a, Result<(), RemoteError>> {
         Box::pin(deliver(self, user_data))
     }
@@ -161,8 +168,10 @@ async fn get(open: &OpenInfra, name: &str, disks: &[String]) -> Result<Sight, Bl
     let vm = open.vms().get(&at(name));
     Ok(Sight {
         guest: vmi.as_ref().map(|vmi| Guest {
+            started: vmi.status.has_run(),
             addresses: vmi.status.addresses(),
             eviction: eviction(vmi),
+            instance: owner(vmi),
         }),
         instance: vm.map(|vm| Arc::new(instance(&vm, vmi.as_deref(), &volumes))),
         disks: volumes
@@ -176,6 +185,13 @@ async fn get(open: &OpenInfra, name: &str, disks: &[String]) -> Result<Sight, Bl
         unwatched,
         again,
     })
+}
+
+/// UID of the VM that a VMI belongs to. One whose VM was deleted without it has none.
+fn owner(vmi: &Vmi) -> Option<String> {
+    let owners = vmi.metadata.owner_references.iter().flatten();
+    let mut controllers = owners.filter(|owner| owner.controller == Some(true));
+    controllers.next().map(|owner| owner.uid.clone())
 }
 
 /// What KubeVirt's marks on a VMI say. Only `External` is anybody else's business: who acted on the mark of a VMI that is
@@ -200,16 +216,29 @@ fn eviction(vmi: &Vmi) -> Eviction {
 }
 
 async fn must_leave(open: &OpenInfra, name: &str, uid: &str, host: &str) -> Result<bool, RemoteError> {
-    let api: Api<Vmi> = Api::namespaced(open.client().clone(), &open.key().namespace);
-    // A list of one, because the right to list is what the watch has, too.
-    let one = ListParams::default().fields(&format!("metadata.name={name}"));
-    let listed = api.list(&one).await.map_err(|error| RemoteError::from(&error))?;
     let wanted = Eviction::Wanted {
         uid: uid.to_owned(),
         host: host.to_owned(),
     };
     let stays = |vmi: &Vmi| vmi.metadata.deletion_timestamp.is_none() && eviction(vmi) == wanted;
-    Ok(listed.items.iter().any(stays))
+    let found: Option<Vmi> = ask(open, Kind::Vmi, name).await?;
+    Ok(found.as_ref().is_some_and(stays))
+}
+
+/// Reads the object of that name anew, by the rights that reading it otherwise takes, too: by a list of one where the kind
+/// is watched, by GET where it is looked up.
+async fn ask<K>(open: &OpenInfra, kind: Kind, name: &str) -> Result<Option<K>, RemoteError>
+where
+    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + DeserializeOwned + Debug,
+{
+    let api: Api<K> = Api::namespaced(open.client().clone(), &open.key().namespace);
+    let found = if open.missing().has(kind) {
+        api.get_opt(name).await
+    } else {
+        let one = ListParams::default().fields(&format!("metadata.name={name}"));
+        api.list(&one).await.map(|listed| listed.items.into_iter().next())
+    };
+    found.map_err(|error| RemoteError::from(&error))
 }
 
 async fn facts(open: &OpenInfra, needed: &Opaque) -> Result<Opaque, FactError> {
@@ -238,6 +267,14 @@ async fn create(open: &OpenInfra, instance: Value) -> Result<(), RemoteError> {
     match serde_json::to_value(&created).and_then(serde_json::from_value::<Vm>) {
         Ok(vm) => open.vms().written(vm),
         Err(error) => tracing::warn!(%error, "the created VirtualMachine cannot be read"),
+    }
+    Ok(())
+}
+
+async fn find_vm(open: &OpenInfra, name: &str) -> Result<(), RemoteError> {
+    let found: Option<Vm> = ask(open, Kind::Vm, name).await?;
+    if let Some(vm) = found {
+        open.vms().written(vm);
     }
     Ok(())
 }
@@ -369,6 +406,15 @@ pub fn instance(vm: &Vm, vmi: Option<&Vmi>, volumes: &[Arc<DataVolume>]) -> Inst
 mod tests {
     use super::*;
     use rstest::rstest;
+
+    #[rstest]
+    #[case::its_vm(json!([{"apiVersion": "v", "kind": "k", "name": "o", "uid": "o"},
+        {"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachine", "name": "a", "uid": "v1", "controller": true}]), Some("v1"))]
+    #[case::nobody(Value::Null, None)]
+    fn a_guest_belongs_to_its_vm(#[case] owners: Value, #[case] expected: Option<&str>) {
+        let vmi = json!({"metadata": {"name": "a", "ownerReferences": owners}});
+        assert_eq!(owner(&serde_json::from_value(vmi).unwrap()).as_deref(), expected);
+    }
 
     #[rstest]
     #[case::nobody_asked_it_to("External", json!({"nodeName": "a"}), Eviction::None)]

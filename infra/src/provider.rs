@@ -125,6 +125,12 @@ pub trait Place: Debug + Send + Sync {
     /// Makes the instance that `Blueprint::render` gave. If one of its name is there, whosever, nothing is changed.
     fn create(&self, instance: Value) -> BoxFuture<'_, Result<(), RemoteError>>;
 
+    /// Asks anew, not from memory, whether an instance of that name is there, and takes it into memory if so. Whose memory
+    /// is never behind need not ask.
+    fn find<'a>(&'a self, _name: &'a str) -> BoxFuture<'a, Result<(), RemoteError>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
     /// Gives an instance its user data, which it does not start without, and which goes with it.
     fn deliver<'a>(&'a self, user_data: Delivery<'a>) -> BoxFuture<'a, Result<(), RemoteError>>;
 
@@ -179,7 +185,7 @@ pub enum InfraEvent {
 pub struct Sight {
     /// The instance of that name, whosever it is.
     pub instance: Option<Arc<Instance>>,
-    /// The guest of that name, if one was started. It may outlive its instance for a moment.
+    /// The guest of that name, if there is one. It may outlive its instance for a moment.
     pub guest: Option<Guest>,
     /// What bears the names of its disks, and would be taken by an instance that is made now.
     pub disks: Vec<Disk>,
@@ -216,11 +222,15 @@ pub struct Instance {
 /// What runs in an instance.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Guest {
+    /// It has run: its user data may have been read. Until then it waits for a host, or for its disks.
+    pub started: bool,
     /// Its own addresses, each as `IpAddr` writes it: those by which others reach it, and none that only the guest itself
     /// claims to have on interfaces of its own making.
     pub addresses: Vec<String>,
     /// Whether its host wants it to leave.
     pub eviction: Eviction,
+    /// UID of the instance that it belongs to; `None` if it does not say.
+    pub instance: Option<String>,
 }
 
 /// What is left of a Machine that is gone.

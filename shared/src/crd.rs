@@ -60,9 +60,7 @@ fn machine_deployment() -> Value {
     columns.extend(template_tail());
     // Ours, behind the columns that scripts know by their place: done, going or stuck, and on what.
     columns.push(column("Rollout", "string", &progressing("reason")));
-    let mut message = column("Message", "string", &progressing("message"));
-    message["priority"] = json!(1);
-    columns.push(message);
+    columns.push(column("Message", "string", &progressing("message")));
     definition::<MachineDeployment>("MachineDeployment", "md", &columns, &scalable())
 }
 

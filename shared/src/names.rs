@@ -14,8 +14,13 @@ pub const PREFIX: &str = "machinist.dev";
 
 /// The Lease that both machine-controller and we take, so that both never run at once.
 pub const LEASE: &str = "machine-controller";
+/// The Lease of who keeps the webhook's certificates, in the namespace of their Secrets. Beside a machine-controller that
+/// leads, our webhook still has to serve.
+pub const CERTIFICATES_LEASE: &str = "machinist-certificates";
 /// Field manager and user agent of the controller.
 pub const CONTROLLER: &str = "machinist-controller";
+/// Field manager of nothing but the `caBundle` of our webhook configurations.
+pub const CA_BUNDLE_MANAGER: &str = "machinist-certificates";
 
 /// Finalizers on Machines.
 pub mod finalizer {
@@ -67,10 +72,19 @@ pub mod label {
     pub const MACHINE_UID: &str = "machinist.dev/machine-uid";
     /// Ours, on VMs and Secrets of user data: UID of the user cluster's kube-system namespace.
     pub const CLUSTER_UID: &str = "machinist.dev/cluster-uid";
+    /// On Secrets of the webhook's certificates that the controller makes: [`CERTIFICATE_AUTHORITY`] or
+    /// [`CERTIFICATE_SERVING`]. Without it, they are somebody else's.
+    pub const CERTIFICATE: &str = "machinist.dev/certificate";
+    /// Value of [`CERTIFICATE`].
+    pub const CERTIFICATE_AUTHORITY: &str = "authority";
+    /// Value of [`CERTIFICATE`].
+    pub const CERTIFICATE_SERVING: &str = "serving";
 }
 
 /// Annotations.
 pub mod annotation {
+    /// How KubeVirt passes Ignition's user data.
+    pub const IGNITION: &str = "kubevirt.io/ignitiondata";
     /// On a VM's template: the subnet of Kube-OVN.
     pub const OVN_LOGICAL_SWITCH: &str = "ovn.kubernetes.io/logical_switch";
     /// On a Machine: `true` lets one spec change through; removed by the webhook on use.
@@ -182,6 +196,10 @@ pub mod annotation {
     pub const BOOTSTRAP_REVISION: &str = "k8c.io/machine-deployment-revision";
     /// Ours, on a Machine: bootstrap mode of this object (`auto`, `osm`, `builtin`).
     pub const BOOTSTRAP: &str = "machinist.dev/bootstrap";
+
+    /// Ours, on a Secret of the webhook's certificates: whatever its text, what the Secret holds is made anew. Removed when
+    /// done.
+    pub const ROTATE: &str = "machinist.dev/rotate";
 }
 
 /// What the cluster-autoscaler (provider `clusterapi`, `CAPI_GROUP=cluster.k8s.io`) reads of MachineDeployments and of

@@ -15,6 +15,8 @@ use machinist_shared::config_var::{KeyRef, LookupError, RefKind};
 use machinist_shared::field::{ErrorKind, FieldPath, Report};
 use machinist_shared::kubevirt::resolved::{self, Env, KubeconfigSource, Unresolved};
 use machinist_shared::kubevirt::spec::{CloudProviderSpec, Matcher};
+use machinist_shared::kubevirt::validate;
+use machinist_shared::operating_system::OperatingSystem;
 use machinist_shared::provider_spec::ProviderConfig;
 use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
@@ -73,9 +75,17 @@ struct Usable {
 /// Why it cannot.
 enum Unusable {
     /// The author can mend it.
-    Wrong(FieldPath, ErrorKind, String),
+    Wrong(Report),
     /// Nobody knows; what was to be read.
     Unknown(String),
+}
+
+impl Unusable {
+    fn wrong(path: &FieldPath, kind: ErrorKind, why: String) -> Self {
+        let mut report = Report::new();
+        report.error(path, kind, why);
+        Self::Wrong(report)
+    }
 }
 
 impl Infra {
@@ -171,16 +181,15 @@ impl Infra {
 
     /// What is known by `deadline`, and why that is not all.
     async fn ask(&self, asked: Asked<'_>, path: &FieldPath, deadline: Instant) -> (Report, Option<String>) {
-        let mut report = Report::new();
-        let Some(cloud) = cloud_provider_spec(asked) else {
+        let report = Report::new();
+        let config = provider_config(asked);
+        let spec = config.cloud_provider_spec.as_ref();
+        let Some(cloud) = spec.and_then(|spec| spec.of::<CloudProviderSpec>()) else {
             return (report, None);
         };
-        let usable = match timeout_at(deadline, self.usable(&cloud, path)).await {
+        let usable = match timeout_at(deadline, self.usable(cloud, path)).await {
             Ok(Ok(usable)) => usable,
-            Ok(Err(Unusable::Wrong(path, kind, why))) => {
-                report.error(&path, kind, why);
-                return (report, None);
-            }
+            Ok(Err(Unusable::Wrong(wrong))) => return (wrong, None),
             Ok(Err(Unusable::Unknown(why))) => return (report, Some(why)),
             Err(_) => {
                 return (
@@ -224,6 +233,7 @@ impl Infra {
                 KubeconfigSource::Environment => Secrets::Untold,
                 _ => asked.secrets,
             },
+            ignition: reads_ignition(&config).then(|| FieldPath::new(asked.at.path).child("operatingSystem")),
             path: path.clone(),
             metadata: FieldPath::new(metadata),
         };
@@ -242,6 +252,10 @@ impl Infra {
             Some(Err(error)) => Err(error.clone()),
             None => Err(LookupError::Unavailable("it was not read".to_owned())),
         };
+        let judged = validate::referred(cloud, path, &lookup);
+        if !judged.is_ok() {
+            return Err(Unusable::Wrong(judged));
+        }
         let unusable = |error: Unresolved| {
             use machinist_shared::config_var::ResolveError;
             match &error {
@@ -254,22 +268,26 @@ impl Infra {
                     ..
                 } => Unusable::Unknown(error.to_string()),
                 Unresolved::Reference { field, error } => {
-                    Unusable::Wrong(field_path(path, field), ErrorKind::NotFound, error.to_string())
+                    let kind = match error {
+                        ResolveError::Lookup { .. } => ErrorKind::NotFound,
+                        ResolveError::NotBoolean(_) => ErrorKind::Invalid,
+                    };
+                    Unusable::wrong(&field_path(path, field), kind, error.to_string())
                 }
-                Unresolved::Unusable { field, why } => Unusable::Wrong(
-                    field_path(path, field),
+                Unresolved::Unusable { field, why } => Unusable::wrong(
+                    &field_path(path, field),
                     ErrorKind::Invalid,
                     format!("the value {why}"),
                 ),
                 // Told where values are judged.
-                other => Unusable::Wrong(path.clone(), ErrorKind::Invalid, other.to_string()),
+                other => Unusable::wrong(path, ErrorKind::Invalid, other.to_string()),
             }
         };
         let spec = resolved::resolve(cloud, &self.env, &lookup).map_err(unusable)?;
         let found = resolved::kubeconfig(&cloud.kubeconfig, &self.env, &lookup).map_err(unusable)?;
         let kubeconfig = InfraKubeconfig::parse(found.text.expose(), self.policy).map_err(|error| {
-            Unusable::Wrong(
-                field_path(path, "auth.kubeconfig"),
+            Unusable::wrong(
+                &field_path(path, "auth.kubeconfig"),
                 ErrorKind::Invalid,
                 error.to_string(),
             )
@@ -322,12 +340,22 @@ fn start_of(name: &str, length: usize) -> &str {
     name.get(..length).unwrap_or(name)
 }
 
-fn cloud_provider_spec(asked: Asked<'_>) -> Option<CloudProviderSpec> {
+fn provider_config(asked: Asked<'_>) -> ProviderConfig {
     let value = asked.object.pointer(asked.at.pointer);
     // What is wrong with it is told elsewhere.
-    let config = ProviderConfig::decode(value, &FieldPath::new(asked.at.path), &mut Report::new());
+    ProviderConfig::decode(value, &FieldPath::new(asked.at.path), &mut Report::new())
+}
+
+fn cloud_provider_spec(asked: Asked<'_>) -> Option<CloudProviderSpec> {
     // Other providers are not asked at admission.
-    config.cloud_provider_spec?.of().cloned()
+    provider_config(asked).cloud_provider_spec?.of().cloned()
+}
+
+/// Whether Ignition reads the user data.
+fn reads_ignition(config: &ProviderConfig) -> bool {
+    let spec = config.operating_system_spec.as_ref();
+    config.operating_system == Some(OperatingSystem::Flatcar)
+        && spec.is_none_or(|spec| spec["provisioningUtility"] != "cloud-init")
 }
 
 /// A Secret or ConfigMap: kind, namespace, name.

@@ -1,10 +1,11 @@
 //! Log lines on stderr: JSON for machines, text for people.
 
+use machinist_infra::process::hide_panic_messages;
 use tracing_subscriber::EnvFilter;
 
 use crate::flags::LogFormat;
 
-/// Starts logging. `RUST_LOG`, where set, wins over `debug`.
+/// Starts logging, panics without their messages included. `RUST_LOG`, where set, wins over `debug`.
 pub fn init(format: LogFormat, debug: bool) {
     let level = if debug {
         "info,machinist_webhook=debug"
@@ -19,4 +20,5 @@ pub fn init(format: LogFormat, debug: bool) {
         LogFormat::Json => builder.json().flatten_event(true).init(),
         LogFormat::Console => builder.init(),
     }
+    hide_panic_messages();
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry};
+use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry};
 
 use crate::review::{Kind, Operation, Verdict};
 
@@ -29,8 +29,7 @@ impl Step {
 pub struct Metrics {
     admissions: IntCounterVec,
     unreadable: IntCounterVec,
-    mutate_seconds: Histogram,
-    validate_seconds: Histogram,
+    seconds: HistogramVec,
     /// When the serving certificate ends to be valid, in seconds since 1970.
     pub certificate_expires: IntGauge,
 }
@@ -46,7 +45,7 @@ impl Metrics {
             .buckets(vec![
                 25e-6, 50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 5e-3, 25e-3, 0.1, 0.5, 2.5,
             ]),
-            &["step"],
+            &["step", "resource", "verdict"],
         )?;
         let metrics = Self {
             admissions: IntCounterVec::new(
@@ -63,8 +62,7 @@ impl Metrics {
                 ),
                 &["step"],
             )?,
-            mutate_seconds: seconds.with_label_values(&[Step::Mutate.label()]),
-            validate_seconds: seconds.with_label_values(&[Step::Validate.label()]),
+            seconds,
             certificate_expires: IntGauge::new(
                 "machinist_serving_certificate_expires_timestamp_seconds",
                 "When the serving certificate ends to be valid, in seconds since 1970.",
@@ -72,7 +70,7 @@ impl Metrics {
         };
         registry.register(Box::new(metrics.admissions.clone()))?;
         registry.register(Box::new(metrics.unreadable.clone()))?;
-        registry.register(Box::new(seconds))?;
+        registry.register(Box::new(metrics.seconds.clone()))?;
         registry.register(Box::new(metrics.certificate_expires.clone()))?;
         Ok(metrics)
     }
@@ -105,10 +103,7 @@ impl Metrics {
         self.admissions
             .with_label_values(&[step.label(), kind, operation, verdict])
             .inc();
-        let seconds = match step {
-            Step::Mutate => &self.mutate_seconds,
-            Step::Validate => &self.validate_seconds,
-        };
+        let seconds = self.seconds.with_label_values(&[step.label(), kind, verdict]);
         seconds.observe(took.as_secs_f64());
     }
 
@@ -141,7 +136,7 @@ mod tests {
         for line in [
             r#"machinist_admissions_total{operation="CREATE",resource="machines",step="validate",verdict="allowed"} 1"#,
             r#"machinist_admissions_unreadable_total{step="mutate"} 1"#,
-            r#"machinist_admission_seconds_bucket{step="validate",le="0.00005"} 1"#,
+            r#"machinist_admission_seconds_bucket{resource="machines",step="validate",verdict="allowed",le="0.00005"} 1"#,
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");
         }

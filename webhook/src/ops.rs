@@ -36,21 +36,27 @@ pub(crate) fn router(ops: Ops) -> Router {
 async fn ready(State(ops): State<Arc<Ops>>) -> (StatusCode, &'static str) {
     if ops.draining.is_draining() {
         (StatusCode::SERVICE_UNAVAILABLE, "shutting down")
-    } else if ops.certificate.expires() <= SystemTime::now() {
-        (
-            StatusCode::SERVICE_UNAVAILABLE,
-            "the serving certificate has expired",
-        )
     } else {
-        (StatusCode::OK, "ok")
+        match ops.certificate.expires() {
+            None => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "there is no serving certificate yet",
+            ),
+            Some(expires) if expires <= SystemTime::now() => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "the serving certificate has expired",
+            ),
+            Some(_) => (StatusCode::OK, "ok"),
+        }
     }
 }
 
 async fn scrape(State(ops): State<Arc<Ops>>) -> Response {
+    // 0 while there is none: that alert is as true then.
     let expires = ops
         .certificate
         .expires()
-        .duration_since(UNIX_EPOCH)
+        .and_then(|expires| expires.duration_since(UNIX_EPOCH).ok())
         .unwrap_or_default()
         .as_secs();
     ops.metrics

@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use machinist_certs::{CertificateFiles, Reloader, server_config};
+use kube::Client;
+use machinist_certs::{Clients, server_config};
 use machinist_infra::client::{ClientOptions, user_cluster_client};
 use machinist_infra::kubeconfig::AddressPolicy;
 use machinist_shared::kubevirt::resolved::Env;
@@ -13,6 +14,7 @@ use tokio::task::JoinSet;
 
 use crate::access::Access;
 use crate::admit::{Admission, Cluster};
+use crate::certificate::Source;
 use crate::flags::Flags;
 use crate::infra::Infra;
 use crate::metrics::Metrics;
@@ -30,7 +32,6 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Runs the webhook until it is told to stop.
 pub fn start(flags: &Flags) -> anyhow::Result<()> {
-    hide_panic_messages();
     rustls::crypto::aws_lc_rs::default_provider()
         .install_default()
         .map_err(|_| anyhow::anyhow!("a TLS provider is installed already"))?;
@@ -38,23 +39,24 @@ pub fn start(flags: &Flags) -> anyhow::Result<()> {
     runtime.block_on(async {
         let mut signals = Signals::new()?;
         let env = Env::new(|name| std::env::var(name).ok());
-        let cluster = connect(flags, &env).await?;
-        let webhook = Webhook::start(flags, &env, Limits::default(), cluster)?;
+        let (cluster, client) = connect(flags, &env).await?;
+        let source = Source::new(flags, client)?;
+        let webhook = Webhook::start(flags, &env, Limits::default(), cluster, source)?;
         tracing::info!(address = %webhook.address, ops = %webhook.ops_address, "serving");
         webhook.run(signals.received(), NOTICE).await
     })
 }
 
-/// The user cluster: of the kubeconfig, or that of the pod. Outside of a cluster and without a kubeconfig there is
-/// nobody to ask.
-async fn connect(flags: &Flags, env: &Env) -> anyhow::Result<Cluster> {
+/// The user cluster, and a client of it: of the kubeconfig, or that of the pod. Outside of a cluster and without a
+/// kubeconfig there is nobody to ask.
+async fn connect(flags: &Flags, env: &Env) -> anyhow::Result<(Cluster, Option<Client>)> {
     let in_cluster = std::env::var_os("KUBERNETES_SERVICE_HOST").is_some();
     let cluster = flags.user_cluster();
     if cluster.is_of_the_pod() && !in_cluster {
         tracing::warn!(
             "neither --kubeconfig nor a ServiceAccount: nobody can tell whether names are free and what authors may read"
         );
-        return Ok(Cluster::default());
+        return Ok((Cluster::default(), None));
     }
     let options = ClientOptions {
         connect: PATIENCE,
@@ -69,7 +71,7 @@ async fn connect(flags: &Flags, env: &Env) -> anyhow::Result<Cluster> {
         addresses: policy,
         ..options
     };
-    Ok(Cluster {
+    let cluster = Cluster {
         infra: Infra::new(
             client.clone(),
             infra_options,
@@ -78,22 +80,15 @@ async fn connect(flags: &Flags, env: &Env) -> anyhow::Result<Cluster> {
             flags.infra_unreachable,
         ),
         names: Some(Names::new(client.clone())),
-        access: Access::new(client, flags.reference_access_check),
-    })
+        access: Access::new(client.clone(), flags.reference_access_check),
+    };
+    Ok((cluster, Some(client)))
 }
 
 fn address_policy(flags: &Flags) -> AddressPolicy {
     AddressPolicy {
         allow_loopback: flags.infra_allow_loopback,
     }
-}
-
-/// A panic's message may quote what it was working on, secrets included: only its place is logged.
-fn hide_panic_messages() {
-    std::panic::set_hook(Box::new(|panic| {
-        let place = panic.location().map(ToString::to_string).unwrap_or_default();
-        tracing::error!(place, "panicked");
-    }));
 }
 
 /// A running webhook.
@@ -111,9 +106,15 @@ pub struct Webhook {
 
 impl Webhook {
     /// Starts both servers; they answer from now on.
-    pub fn start(flags: &Flags, env: &Env, limits: Limits, cluster: Cluster) -> anyhow::Result<Self> {
-        let (certificate, reloader) =
-            Reloader::start(CertificateFiles::new(&flags.tls_cert_path, &flags.tls_key_path))?;
+    pub fn start(
+        flags: &Flags,
+        env: &Env,
+        limits: Limits,
+        cluster: Cluster,
+        source: Source,
+    ) -> anyhow::Result<Self> {
+        let (mut serving, mut beside) = (JoinSet::new(), JoinSet::new());
+        let certificate = source.start(&mut beside)?;
         let registry = prometheus::Registry::new();
         let (metrics, draining) = (Metrics::new(&registry)?, Draining::default());
         let admission = Admission::new(
@@ -126,7 +127,7 @@ impl Webhook {
         let (ops_listener, ops_address) = listen(flags.ops_address)?;
 
         let handle = Handle::new();
-        let tls = server_config(certificate.clone())?;
+        let tls = server_config(certificate.clone(), flags.tls_min_version.into(), clients(flags)?)?;
         let router = handler::router(admission, metrics.clone(), limits.body);
         let router = server::limited(router, &limits, draining.clone());
         let ops = ops::router(Ops {
@@ -135,8 +136,6 @@ impl Webhook {
             registry,
             metrics,
         });
-        let (mut serving, mut beside) = (JoinSet::new(), JoinSet::new());
-        beside.spawn(reloader.run());
         beside.spawn({
             let limits = limits.clone();
             async move { server::serve_plain(ops_listener, ops, &limits, Handle::new()).await }
@@ -172,6 +171,14 @@ impl Webhook {
         tracing::info!("done");
         Ok(())
     }
+}
+
+/// Who may ask.
+fn clients(flags: &Flags) -> anyhow::Result<Clients> {
+    if flags.client_ca_file.is_empty() {
+        return Ok(Clients::Any);
+    }
+    Ok(Clients::of_file(flags.client_ca_file.as_ref())?)
 }
 
 fn listen(address: SocketAddr) -> anyhow::Result<(std::net::TcpListener, SocketAddr)> {

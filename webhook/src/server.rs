@@ -1,7 +1,7 @@
 //! HTTP over TLS with a bound on everything that a client chooses: sizes, times, and how much at once.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -18,6 +18,7 @@ use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode, Version, header};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+pub use machinist_infra::process::bind;
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -158,17 +159,6 @@ pub fn json_response(body: Vec<u8>) -> Response {
     response
 }
 
-/// Listens on `address`; on IPv4 only where "every address" is asked for and there is no IPv6.
-pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    TcpListener::bind(address).or_else(|error| {
-        if address.is_ipv6() && address.ip().is_unspecified() {
-            TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port()))
-        } else {
-            Err(error)
-        }
-    })
-}
-
 /// Serves HTTPS until the handle says otherwise.
 pub async fn serve_tls(
     listener: TcpListener,
@@ -237,11 +227,5 @@ mod tests {
     #[case("", false)]
     fn json_is_json_with_whatever_parameters(#[case] value: &str, #[case] want: bool) {
         assert_eq!(is_json(&HeaderValue::from_str(value).unwrap()), want);
-    }
-
-    #[test]
-    fn a_taken_port_is_an_error() {
-        let taken = bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
-        assert!(bind(taken.local_addr().unwrap()).is_err());
     }
 }

@@ -1,6 +1,9 @@
 //! Reviews through the whole webhook: what a Machine becomes, and what is said of a bad one.
 
-#![allow(clippy::unwrap_used)]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on has failed; helpers outside of test functions are no exception"
+)]
 
 mod common;
 

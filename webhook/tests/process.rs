@@ -1,6 +1,9 @@
 //! The program itself: how it ends, and what it never logs.
 
-#![allow(clippy::unwrap_used)]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on has failed; helpers outside of test functions are no exception"
+)]
 
 mod common;
 

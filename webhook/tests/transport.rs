@@ -1,12 +1,15 @@
 //! The rules of the transport, and what hostile clients get.
 
-#![allow(clippy::unwrap_used)]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on has failed; helpers outside of test functions are no exception"
+)]
 
 mod common;
 
 use std::time::Duration;
 
-use common::{Server, get, machine, request, review};
+use common::{Server, client_ca, get, machine, request, review};
 use http::StatusCode;
 use http_body_util::{BodyExt as _, Full};
 use machinist_webhook::server::{self, Draining, Handle, Limits};
@@ -255,14 +258,50 @@ async fn a_client_without_tls_is_hung_up_on() {
 }
 
 #[tokio::test]
-async fn both_versions_of_tls_and_of_http_are_spoken() {
+async fn old_tls_is_spoken_by_whom_it_is_asked_of_only() {
     let server = Server::start();
-    let mut old = server.raw_tls12().await;
-    old.write_all(b"GET /validate HTTP/1.1\r\nhost: x\r\n\r\n")
+    let refused = server.raw_tls12().await.unwrap_err().to_string();
+    assert!(refused.contains("ProtocolVersion"), "{refused}");
+
+    let old = ["--tls-min-version=1.2".to_owned()];
+    let server = Server::with_args(Limits::default(), Duration::ZERO, &old);
+    let mut stream = server.raw_tls12().await.unwrap();
+    stream
+        .write_all(b"GET /validate HTTP/1.1\r\nhost: x\r\n\r\n")
         .await
         .unwrap();
-    assert!(read_some(&mut old).await.starts_with("HTTP/1.1 405"));
+    assert!(read_some(&mut stream).await.starts_with("HTTP/1.1 405"));
+    // And the new one, too.
+    server.raw().await;
+}
 
+#[tokio::test]
+async fn only_clients_of_the_ca_are_answered_and_everybody_sees_what_is_served() {
+    let (ca, leaf) = client_ca();
+    let (_, stranger) = client_ca();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), ca).unwrap();
+    let args = [format!("--client-ca-file={}", file.path().display())];
+    let server = Server::with_args(Limits::default(), Duration::ZERO, &args);
+    let answer = server.asked_with(Some(&leaf)).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+    for (who, certificate) in [("nobody", None), ("a stranger", Some(&stranger))] {
+        let answer = server.asked_with(certificate).await;
+        assert!(answer.is_err(), "{who} was answered: {answer:?}");
+    }
+    let want = certificate_in(&server);
+    let seen = machinist_certs::served(server.address, "localhost", Duration::from_secs(5)).await;
+    assert_eq!(seen, machinist_certs::Served::Certificate(want));
+}
+
+fn certificate_in(server: &Server) -> Vec<u8> {
+    let file = server.certificates.path().join("tls.crt");
+    CertificateDer::from_pem_file(file).unwrap().to_vec()
+}
+
+#[tokio::test]
+async fn http_2_is_spoken() {
+    let server = Server::start();
     let mut client = server.client2().await;
     let mut request = request("POST", "/validate", "application/json", body());
     *request.uri_mut() = "https://localhost/validate".parse().unwrap();
@@ -374,7 +413,7 @@ async fn what_was_answered_is_counted() {
         "machinist_admissions_total{operation=\"CREATE\",resource=\"machines\",step=\"validate\",verdict=\"allowed\"} 1",
         "machinist_admissions_total{operation=\"CREATE\",resource=\"machines\",step=\"mutate\",verdict=\"patched\"} 1",
         "machinist_admissions_unreadable_total{step=\"mutate\"} 1",
-        "machinist_admission_seconds_count{step=\"validate\"} 1",
+        "machinist_admission_seconds_count{resource=\"machines\",step=\"validate\",verdict=\"allowed\"} 1",
         "machinist_serving_certificate_expires_timestamp_seconds ",
     ] {
         assert!(text.contains(line), "{line} is not in\n{text}");

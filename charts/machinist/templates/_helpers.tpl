@@ -40,27 +40,51 @@ system:serviceaccount:{{ .Release.Namespace }}:{{ include "machinist.serviceAcco
 {{- end }}
 {{- end }}
 
-{{/* Whether the chart itself makes the webhook's certificate: nobody else was named to do so. */}}
-{{- define "machinist.makesCertificate" -}}
-{{- if not (or .Values.webhook.url .Values.webhook.caBundle .Values.webhook.certificate.injectCAFrom) }}true{{ end -}}
+{{/* Who makes the webhook's certificate: selfManaged, certManager or existingSecret. */}}
+{{- define "machinist.certificateMode" -}}
+{{- $webhook := .Values.webhook -}}
+{{- $given := or $webhook.caBundle $webhook.certificate.injectCAFrom -}}
+{{- $mode := $webhook.certificate.mode -}}
+{{- if not $mode -}}
+  {{- $mode = ternary "selfManaged" "existingSecret" (empty (or $given $webhook.url)) -}}
+{{- end -}}
+{{- if and $given (ne $mode "existingSecret") -}}
+  {{- fail (printf "webhook.certificate.mode is %s, which needs neither webhook.caBundle nor webhook.certificate.injectCAFrom" $mode) -}}
+{{- end -}}
+{{- if and (eq $mode "existingSecret") (not (or $given $webhook.url)) -}}
+  {{- fail "webhook.certificate.mode is existingSecret, so webhook.caBundle or webhook.certificate.injectCAFrom must say whom to trust" -}}
+{{- end -}}
+{{- $mode -}}
 {{- end }}
 
-{{/*
-The webhook's certificate of the chart's own making, as the data of its Secret. Made once for all templates of a run, and
-kept from one upgrade to the next.
-*/}}
-{{- define "machinist.certificate" -}}
-{{- if not (hasKey .Values.webhook.certificate "made") -}}
-  {{- $stored := lookup "v1" "Secret" .Release.Namespace .Values.webhook.certificate.secretName -}}
-  {{- if and $stored (index $stored.data "ca.crt") -}}
-    {{- $_ := set .Values.webhook.certificate "made" $stored.data -}}
-  {{- else -}}
-    {{- $names := list (printf "machinist-webhook.%s.svc" .Release.Namespace) -}}
-    {{- $ca := genCA "machinist-webhook" 3650 -}}
-    {{- $leaf := genSignedCert (first $names) nil $names 3650 $ca -}}
-    {{- $made := dict "ca.crt" (b64enc $ca.Cert) "tls.crt" (b64enc $leaf.Cert) "tls.key" (b64enc $leaf.Key) -}}
-    {{- $_ := set .Values.webhook.certificate "made" $made -}}
-  {{- end -}}
+{{/* By which name API servers call the webhook. */}}
+{{- define "machinist.webhookName" -}}
+{{- if .Values.webhook.url -}}
+{{- trimAll "[]" (urlParse .Values.webhook.url).hostname -}}
+{{- else -}}
+machinist-webhook.{{ .Release.Namespace }}.svc
 {{- end -}}
-{{- toJson .Values.webhook.certificate.made -}}
+{{- end }}
+
+{{/* Where the replicas of the webhook are, for the controller's flag. */}}
+{{- define "machinist.webhookReplicas" -}}
+{{- if .Values.webhook.url -}}
+{{- $host := (urlParse .Values.webhook.url).host -}}
+{{- $address := regexMatch ":[0-9]+$" $host | ternary $host (printf "%s:443" $host) -}}
+{{- .Values.webhook.certificate.replicas | default (list $address) | join "," -}}
+{{- else -}}
+machinist-webhook
+{{- end -}}
+{{- end }}
+
+{{/* The annotation by which cert-manager has the webhook configurations trust its certificate. */}}
+{{- define "machinist.injectCA" -}}
+{{- $from := .Values.webhook.certificate.injectCAFrom -}}
+{{- if eq (include "machinist.certificateMode" .) "certManager" -}}
+  {{- $from = printf "%s/machinist-webhook" .Release.Namespace -}}
+{{- end -}}
+{{- with $from -}}
+annotations:
+  cert-manager.io/inject-ca-from: {{ . }}
+{{- end -}}
 {{- end }}

@@ -30,6 +30,26 @@ annotations: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end }}
 
+{{/* Takes (list affinity onControlPlane). The label of control-plane nodes has a value that differs: empty with kubeadm, "true"
+with k3s and RKE2. The terms of a node affinity are alternatives, so each gets it. */}}
+{{- define "machinist.affinity" -}}
+{{- $affinity := deepCopy (index . 0) -}}
+{{- if index . 1 -}}
+  {{- $node := deepCopy ($affinity.nodeAffinity | default dict) -}}
+  {{- $required := deepCopy ($node.requiredDuringSchedulingIgnoredDuringExecution | default dict) -}}
+  {{- $role := dict "key" "node-role.kubernetes.io/control-plane" "operator" "Exists" -}}
+  {{- $terms := list -}}
+  {{- range $required.nodeSelectorTerms | default (list dict) -}}
+    {{- $expressions := append (.matchExpressions | default list) $role -}}
+    {{- $terms = append $terms (merge (dict "matchExpressions" $expressions) .) -}}
+  {{- end -}}
+  {{- $_ := set $required "nodeSelectorTerms" $terms -}}
+  {{- $_ := set $node "requiredDuringSchedulingIgnoredDuringExecution" $required -}}
+  {{- $_ := set $affinity "nodeAffinity" $node -}}
+{{- end -}}
+{{- $affinity | toYaml -}}
+{{- end }}
+
 {{- define "machinist.podSpec" -}}
 {{- $root := index . 0 -}}{{- $server := index . 1 -}}{{- $values := index $root.Values $server -}}
 serviceAccountName: {{ include "machinist.serviceAccount" . }}
@@ -47,15 +67,20 @@ hostNetwork: true
 dnsPolicy: ClusterFirstWithHostNet
 {{- end }}
 {{- $onControlPlane := eq $root.Values.placement "controlPlane" }}
-{{- $nodeSelector := $onControlPlane | ternary (dict "node-role.kubernetes.io/control-plane" "") dict }}
-{{- with merge (deepCopy $values.nodeSelector) $nodeSelector }}
+{{- with $values.nodeSelector }}
 nodeSelector: {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- $tolerations := $onControlPlane | ternary (list (dict "key" "node-role.kubernetes.io/control-plane" "operator" "Exists")) list }}
+{{/* k3s and RKE2 taint servers that run etcd by that role, too. */}}
+{{- $tolerations := list -}}
+{{- if $onControlPlane -}}
+  {{- range list "control-plane" "etcd" -}}
+    {{- $tolerations = append $tolerations (dict "key" (printf "node-role.kubernetes.io/%s" .) "operator" "Exists") -}}
+  {{- end -}}
+{{- end }}
 {{- with concat $tolerations $values.tolerations }}
 tolerations: {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- with $values.affinity }}
+{{- with include "machinist.affinity" (list $values.affinity $onControlPlane) | fromYaml }}
 affinity: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- with $values.topologySpreadConstraints }}

@@ -45,7 +45,7 @@ pub(super) fn files(input: &UserDataInput<'_>, program: &str) -> Result<Vec<File
     if let Some(config) = input.overwrite_cloud_config {
         files.push(File::new(CLOUD_CONFIG, mode::SECRET, config));
     }
-    if network::families(input.network) == Families::Dual {
+    if network::families(input.network).both().is_some() {
         files.push(network::node_ip_script());
     }
     Ok(files)
@@ -116,8 +116,9 @@ fn unit(input: &UserDataInput<'_>, program: &str) -> Result<String, UserDataErro
         "--cert-dir=/var/lib/kubelet/pki".to_owned(),
         format!("--hostname-override={}", input.node_name),
     ];
-    // A kubelet does not start with a taint or a label that no Node takes; of those, admission has warned.
-    let taints = list(input.taints.iter().filter(|t| is_taint(t)).map(taint));
+    // A kubelet does not start with a taint or a label that no Node takes, nor with one taint twice; of those, admission
+    // has warned.
+    let taints = list(distinct(input.taints).map(taint));
     if !taints.is_empty() {
         flags.push(format!("--register-with-taints={taints}"));
     }
@@ -141,14 +142,16 @@ fn unit(input: &UserDataInput<'_>, program: &str) -> Result<String, UserDataErro
     match families {
         Families::Ipv4 => {}
         Families::Ipv6 => words.push("\"--node-ip=::\"".to_owned()),
-        Families::Dual => words.push(format!("\"--node-ip=${{{}}}\"", network::NODE_IP)),
+        Families::Ipv4First | Families::Ipv6First => {
+            words.push(format!("\"--node-ip=${{{}}}\"", network::NODE_IP));
+        }
     }
     systemd::fill(
         UNIT,
         &context! {
             program,
             flags => words,
-            node_ip_script => (families == Families::Dual).then_some(network::NODE_IP_SCRIPT),
+            node_ip_script => families.both().map(|first| format!("{} {first}", network::NODE_IP_SCRIPT)),
             node_ip_file => network::NODE_IP_FILE,
         },
     )
@@ -161,6 +164,16 @@ fn is_label(key: &str, value: &str) -> bool {
 fn is_taint(taint: &Taint) -> bool {
     is_label(&taint.key, taint.value.as_deref().unwrap_or_default())
         && ["NoSchedule", "PreferNoSchedule", "NoExecute"].contains(&taint.effect.as_str())
+}
+
+/// Taints that a Node takes; of several with one key and effect the first, as the controller gives a Node.
+fn distinct(taints: &[Taint]) -> impl Iterator<Item = &Taint> {
+    let is_first = |(n, taint): &(usize, &Taint)| {
+        let same = |other: &Taint| other.key == taint.key && other.effect == taint.effect;
+        !taints[..*n].iter().any(|other| is_taint(other) && same(other))
+    };
+    let taints = taints.iter().enumerate().filter(|(_, taint)| is_taint(taint));
+    taints.filter(is_first).map(|(_, taint)| taint)
 }
 
 fn taint(taint: &Taint) -> String {
@@ -202,6 +215,34 @@ fn may_set_itself(key: &str) -> bool {
 mod tests {
     use super::*;
     use rstest::rstest;
+
+    #[test]
+    fn a_taint_of_one_key_and_effect_is_registered_once() {
+        let taint = |text: &str| {
+            let (key, rest) = text.split_once('=').unwrap();
+            let (value, effect) = rest.split_once(':').unwrap();
+            Taint {
+                key: key.to_owned(),
+                value: Some(value.to_owned()),
+                effect: effect.to_owned(),
+                time_added: None,
+            }
+        };
+        let taints = [
+            "a=b c:NoSchedule",
+            "a=1:NoSchedule",
+            "a=2:NoSchedule",
+            "a=3:NoExecute",
+            "b=1:NoSchedule",
+        ]
+        .map(taint);
+        let registered: Vec<String> = distinct(&taints).map(self::taint).collect();
+        assert_eq!(
+            registered,
+            ["a=1:NoSchedule", "a=3:NoExecute", "b=1:NoSchedule"],
+            "the first that a Node takes"
+        );
+    }
 
     #[rstest]
     #[case("team", true)]

@@ -27,7 +27,7 @@ use k8s_openapi::jiff::Timestamp;
 
 use crate::user::StoredMachine;
 
-pub use access::ClusterAccess;
+pub use access::Access;
 pub use source::Mode;
 
 /// A new token for `machine`, to be created in kube-system.

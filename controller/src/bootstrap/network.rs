@@ -15,15 +15,29 @@ pub(super) enum Families {
     Ipv4,
     /// IPv6 first.
     Ipv6,
-    /// Both.
-    Dual,
+    /// Both, IPv4 first.
+    Ipv4First,
+    /// Both, IPv6 first.
+    Ipv6First,
+}
+
+impl Families {
+    /// What [`NODE_IP_SCRIPT`] is told of both: which comes first.
+    pub(super) fn both(self) -> Option<&'static str> {
+        match self {
+            Self::Ipv4 | Self::Ipv6 => None,
+            Self::Ipv4First => Some("-4"),
+            Self::Ipv6First => Some("-6"),
+        }
+    }
 }
 
 /// Of a spec; what it does not know is IPv4, as ever.
 pub(super) fn families(network: Option<&Network>) -> Families {
     match network.map_or("", |network| network.ip_family.as_str()) {
         "IPv6" => Families::Ipv6,
-        "IPv4+IPv6" | "IPv6+IPv4" => Families::Dual,
+        "IPv4+IPv6" => Families::Ipv4First,
+        "IPv6+IPv4" => Families::Ipv6First,
         _ => Families::Ipv4,
     }
 }
@@ -131,8 +145,8 @@ mod tests {
     #[case("", Families::Ipv4)]
     #[case("IPv4", Families::Ipv4)]
     #[case("IPv6", Families::Ipv6)]
-    #[case("IPv4+IPv6", Families::Dual)]
-    #[case("IPv6+IPv4", Families::Dual)]
+    #[case("IPv4+IPv6", Families::Ipv4First)]
+    #[case("IPv6+IPv4", Families::Ipv6First)]
     #[case("IPv5", Families::Ipv4)]
     fn families_are_told_by_name(#[case] name: &str, #[case] want: Families) {
         let network = Network {

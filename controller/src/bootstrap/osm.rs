@@ -37,9 +37,9 @@ pub enum OsmError {
     },
     /// It is for another revision of the MachineDeployment.
     #[error(
-        "the Secret {}/{name} is of revision {found}, and the Machine's MachineSet of revision {wanted}: operating-system-manager keeps \
-         the newest only, so a Machine of a former revision cannot be bootstrapped any more",
-        osm::NAMESPACE
+        "the Secret {}/{name} is of revision {found}, and the Machine's MachineSet of revision {wanted}: {}",
+        osm::NAMESPACE,
+        meaning(found, wanted)
     )]
     Revision {
         /// Its name.
@@ -57,6 +57,16 @@ pub enum OsmError {
         /// Why.
         error: UserDataError,
     },
+}
+
+/// What it means that a Secret is of another revision: revisions are numbers that grow.
+fn meaning(found: &str, wanted: &str) -> &'static str {
+    match (found.parse::<u64>(), wanted.parse::<u64>()) {
+        (Ok(found), Ok(wanted)) if found > wanted => {
+            "operating-system-manager keeps the newest only, so a Machine of a former revision cannot be bootstrapped any more"
+        }
+        _ => "operating-system-manager has not remade it yet",
+    }
 }
 
 /// User data of operating-system-manager, for one Machine.
@@ -171,8 +181,19 @@ mod tests {
     #[rstest]
     #[case::absent(None, "has not made")]
     #[case::going(Some(secret("x", &json!({"deletionTimestamp": "2026-01-01T00:00:00Z"}))), "remaking")]
-    #[case::newer(Some(secret("x", &of_revision("4"))), "of revision 4, and the Machine's MachineSet of revision 3")]
-    #[case::none(Some(secret("x", &json!({}))), "of revision (none)")]
+    #[case::newer(
+        Some(secret("x", &of_revision("4"))),
+        "of revision 4, and the Machine's MachineSet of revision 3: operating-system-manager keeps the newest only"
+    )]
+    #[case::older(
+        Some(secret("x", &of_revision("2"))),
+        "of revision 2, and the Machine's MachineSet of revision 3: operating-system-manager has not remade it yet"
+    )]
+    #[case::much_newer(Some(secret("x", &of_revision("10"))), "keeps the newest only")]
+    #[case::none(
+        Some(secret("x", &json!({}))),
+        "of revision (none), and the Machine's MachineSet of revision 3: operating-system-manager has not remade it yet"
+    )]
     #[case::as_text(Some(secret("x", &of_revision("03"))), "of revision 03")]
     #[case::empty(Some(secret(" \n", &of_revision("3"))), "has no text")]
     fn what_cannot_be_used_is_told(#[case] secret: Option<Secret>, #[case] why: &str) {

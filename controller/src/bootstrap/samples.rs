@@ -333,6 +333,27 @@ mod tests {
     }
 
     #[test]
+    fn no_file_of_ours_can_be_a_persons() {
+        for os in OPERATING_SYSTEMS {
+            for (name, setting) in settings(os) {
+                let config = readable(&render(os, &setting).unwrap());
+                let files = config
+                    .pointer("/storage/files")
+                    .or_else(|| config.get("write_files"));
+                let paths = files.and_then(Value::as_array).unwrap().iter();
+                let theirs = extras(&setting.machinist).files;
+                for path in paths.map(|file| file["path"].as_str().unwrap()) {
+                    assert_ne!(
+                        machinist::is_reserved(path),
+                        theirs.iter().any(|file| file.path == path),
+                        "{path} of {os} {name}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
     fn manifests_of_samples_are_ones_that_admission_takes() {
         for os in OPERATING_SYSTEMS {
             for (name, setting) in settings(os) {

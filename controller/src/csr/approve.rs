@@ -1,15 +1,19 @@
 //! Approves signing requests, and tells of those that are not approved: the first client certificates of our own Machines'
 //! kubelets as [`super::client`] says. Those for serving certificates are decided with their Machine.
 
+use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use kube::Api;
 use kube::api::PostParams;
 use machinist_infra::client::RemoteError;
 use machinist_infra::store::Key;
+use tokio::time::Instant;
 
 use super::Verdict;
+use super::bindings;
 use super::client::{Case, MachineFacts, approval, judge, token_id};
 use super::request::StoredRequest;
 use crate::bootstrap::token::TokenView;
@@ -40,23 +44,69 @@ impl Purpose {
     }
 }
 
-/// Judges signing requests until the queue is closed.
-pub async fn work(context: Arc<Context>, requests: Arc<Queue<Key>>) {
-    while let Some(key) = requests.next().await {
-        if let Some(request) = context.stores.requests.get(&key) {
-            consider(&context, &request).await;
+/// First and longest pause before a request is looked at again that should have been approved and was not.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+
+/// How looking at a request ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    /// Whatever changes it from here on is told by a watch.
+    Settled,
+    /// It could not be approved, and nothing will tell when it can.
+    Again,
+}
+
+/// How often in a row each request could not be approved.
+#[derive(Debug, Default)]
+struct Attempts(HashMap<Key, u32>);
+
+impl Attempts {
+    /// When to look at the request again, if nothing tells of it before.
+    fn pause(&mut self, key: &Key, outcome: Outcome) -> Option<Duration> {
+        if outcome == Outcome::Settled {
+            self.0.remove(key);
+            return None;
         }
-        requests.done(&key);
+        let before = self.0.entry(key.clone()).or_default();
+        let pause = PAUSE.0.saturating_mul(1 << (*before).min(16)).min(PAUSE.1);
+        *before += 1;
+        Some(pause)
     }
 }
 
-async fn consider(context: &Context, request: &StoredRequest) {
-    if request.decided || !context.may_write() {
-        return;
+/// Judges signing requests until the queue is closed.
+pub async fn work(context: Arc<Context>, requests: Arc<Queue<Key>>) {
+    // Read before anybody asks, so that no request waits for it.
+    if context.settings.approves_serving
+        && let Err(error) = context.reserved.get(&context.client).await
+    {
+        tracing::warn!(%error, "cannot read the cluster's own addresses; it is tried again when a node asks for a certificate");
     }
-    let Some(id) = token_id(&request.object) else {
-        return;
+    let (mut attempts, mut asked) = (Attempts::default(), bindings::Asked::at(Instant::now()));
+    while let Some(key) = requests.next().await {
+        let request = context.stores.requests.get(&key);
+        let outcome = match &request {
+            Some(request) => consider(&context, request).await,
+            None => Outcome::Settled,
+        };
+        requests.done(&key);
+        let is_with_a_token = request.is_some_and(|request| token_id(&request.object).is_some());
+        if is_with_a_token && asked.is_due(Instant::now()) {
+            bindings::check(&context).await;
+        }
+        if let Some(pause) = attempts.pause(&key, outcome) {
+            requests.add_after(key, pause);
+        }
+    }
+}
+
+async fn consider(context: &Context, request: &StoredRequest) -> Outcome {
+    let Some(id) = token_id(&request.object).filter(|_| !request.decided) else {
+        return Outcome::Settled;
     };
+    if !context.may_write() {
+        return Outcome::Again;
+    }
     let secret = context
         .stores
         .tokens
@@ -79,18 +129,23 @@ async fn consider(context: &Context, request: &StoredRequest) {
         now: context.now(),
     };
     match judge(&case) {
-        Verdict::NotOurs | Verdict::Waiting(_) => {}
+        Verdict::NotOurs | Verdict::Waiting(_) => Outcome::Settled,
         Verdict::Refused(reason) => {
             tell(context, machine.as_deref(), Purpose::Client, request, &reason).await;
+            Outcome::Settled
         }
         Verdict::Approve => {
             let approval = approval(&request.object);
             match put(context, &approval, Purpose::Client).await {
-                Ok(Some(approved)) => context.stores.requests.written(approved),
+                Ok(Some(approved)) => {
+                    context.stores.requests.written(approved);
+                    Outcome::Settled
+                }
                 // Somebody else wrote, or it is gone; the watch tells.
-                Ok(None) => {}
+                Ok(None) => Outcome::Settled,
                 Err(error) => {
                     tracing::warn!(request = request.name(), error = %RemoteError::from(&error), "cannot approve");
+                    Outcome::Again
                 }
             }
         }
@@ -148,7 +203,8 @@ pub async fn put(
     match answer {
         Ok(approved) => {
             context.metrics.count_request(purpose.label(), "approved");
-            tracing::info!(request = name, purpose = purpose.label(), "approved");
+            let requester = approval.spec.username.as_deref().unwrap_or_default();
+            tracing::info!(request = name, requester, purpose = purpose.label(), "approved");
             Ok(Some(approved.into()))
         }
         Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(None),
@@ -190,4 +246,26 @@ pub async fn tell(
 /// For a person.
 pub fn not_approved(request: &str, reason: &str) -> String {
     format!("certificate signing request {request} is not approved: {reason}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_could_not_be_approved_is_looked_at_again_after_a_pause_that_doubles() {
+        let (mut attempts, key) = (Attempts::default(), Key::new("", "csr-1"));
+        let mut pause = |outcome| attempts.pause(&key, outcome).map(|pause| pause.as_millis());
+        assert_eq!(pause(Outcome::Settled), None);
+        assert_eq!(
+            [Outcome::Again; 3].map(&mut pause),
+            [Some(500), Some(1000), Some(2000)]
+        );
+        for _ in 0..40 {
+            pause(Outcome::Again);
+        }
+        assert_eq!(pause(Outcome::Again), Some(30_000));
+        assert_eq!(pause(Outcome::Settled), None);
+        assert_eq!(pause(Outcome::Again), Some(500), "it begins anew");
+    }
 }

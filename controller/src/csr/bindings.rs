@@ -1,7 +1,10 @@
 //! Whether the cluster's role bindings undo what the approvers are for, or let every node end with its first certificate.
 //!
 //! It is asked, not read from bindings: the API server knows every way by which somebody is allowed something, and asks
-//! itself the same when kube-controller-manager's approver does.
+//! itself the same when kube-controller-manager's approver does. It is asked when a controller begins to lead, and again when
+//! a token is used a while after that: who has no use for tokens is not asked for.
+
+use std::time::Duration;
 
 use k8s_openapi::api::authorization::v1::{
     ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec, SubjectAccessReviewStatus,
@@ -10,6 +13,7 @@ use kube::Api;
 use kube::api::PostParams;
 use machinist_infra::client::RemoteError;
 use machinist_shared::names;
+use tokio::time::Instant;
 
 use super::client::TOKEN_USER;
 use super::request::{NODE_USER, NODES};
@@ -89,6 +93,29 @@ impl Question {
     }
 }
 
+/// How long an answer holds. Bindings change while a controller leads, and nobody who changes them tells it.
+const HOLDS: Duration = Duration::from_mins(30);
+
+/// When it was asked last.
+#[derive(Debug)]
+pub struct Asked(Instant);
+
+impl Asked {
+    /// At that time.
+    pub fn at(now: Instant) -> Self {
+        Self(now)
+    }
+
+    /// Whether it is to be asked again, which then counts as asked.
+    pub fn is_due(&mut self, now: Instant) -> bool {
+        let is_due = now.duration_since(self.0) >= HOLDS;
+        if is_due {
+            self.0 = now;
+        }
+        is_due
+    }
+}
+
 /// Asks all of it once, and tells what is wrong: log, metric, and an Event about the namespace kube-system.
 pub async fn check(context: &Context) {
     let api: Api<SubjectAccessReview> = Api::all(context.client.clone());
@@ -151,6 +178,15 @@ mod tests {
             (Some(wrong), Some(says)) => assert!(wrong.contains(says), "{wrong}"),
             other => panic!("{other:?}"),
         }
+    }
+
+    #[test]
+    fn it_is_asked_again_after_a_while() {
+        let start = Instant::now();
+        let mut asked = Asked::at(start);
+        let at = |minutes| start + Duration::from_mins(minutes);
+        let due = [1, 29, 30, 31, 59, 60].map(|minutes| asked.is_due(at(minutes)));
+        assert_eq!(due, [false, false, true, false, false, true]);
     }
 
     #[test]

@@ -1,13 +1,15 @@
 //! Certificate signing requests of kubelets: which ones are approved, and by what rules.
 //!
 //! [`client`] judges the first client certificate, asked for with a bootstrap token, and [`approve`] carries that out;
-//! [`serving`] judges serving certificates, as a part of deciding for the Machine whose node asks (`machine::decide`).
+//! [`serving`] judges serving certificates, as a part of deciding for the Machine whose node asks (`machine::decide`);
+//! [`reserved`] knows the addresses that none of them is for.
 //! What a request asks for is read by [`request`], for both.
 
 pub mod approve;
 pub mod bindings;
 pub mod client;
 pub mod request;
+pub mod reserved;
 pub mod serving;
 pub mod told;
 

@@ -8,6 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use k8s_openapi::api::certificates::v1::{
     CertificateSigningRequest, CertificateSigningRequestCondition, CertificateSigningRequestStatus,
 };
+use k8s_openapi::jiff::Timestamp;
 use serde::Deserialize;
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::cri_attributes::ParsedCriAttribute;
@@ -34,12 +35,15 @@ pub struct StoredRequest {
     pub object: CertificateSigningRequest,
     /// Whether it is approved, denied, failed or issued.
     pub decided: bool,
+    /// Whether it is approved and has not failed.
+    pub approved: bool,
 }
 
 impl From<CertificateSigningRequest> for StoredRequest {
     fn from(mut object: CertificateSigningRequest) -> Self {
         object.metadata.managed_fields = None;
         let decided = is_decided(&object);
+        let approved = is_approved(&object);
         if decided {
             object.spec = k8s_openapi::api::certificates::v1::CertificateSigningRequestSpec {
                 username: object.spec.username.take(),
@@ -48,7 +52,11 @@ impl From<CertificateSigningRequest> for StoredRequest {
             };
             object.status = None;
         }
-        Self { object, decided }
+        Self {
+            object,
+            decided,
+            approved,
+        }
     }
 }
 
@@ -61,6 +69,14 @@ impl StoredRequest {
     /// Its UID.
     pub fn uid(&self) -> &str {
         self.object.metadata.uid.as_deref().unwrap_or_default()
+    }
+
+    /// How young it is: creation times are whole seconds; within one, the version tells.
+    pub fn age(&self) -> (Option<Timestamp>, Option<u64>) {
+        let metadata = &self.object.metadata;
+        let created = metadata.creation_timestamp.as_ref().map(|time| time.0);
+        let version = metadata.resource_version.as_ref();
+        (created, version.and_then(|version| version.parse().ok()))
     }
 
     /// Who asked.
@@ -92,6 +108,14 @@ pub fn is_decided(request: &CertificateSigningRequest) -> bool {
         || conditions
             .iter()
             .any(|c| matches!(c.type_.as_str(), "Approved" | "Denied" | "Failed"))
+}
+
+/// Whether somebody has approved it, and the signer has not failed.
+fn is_approved(request: &CertificateSigningRequest) -> bool {
+    let status = request.status.as_ref();
+    let conditions = status.and_then(|status| status.conditions.as_deref());
+    let has = |kind: &str| conditions.unwrap_or_default().iter().any(|c| c.type_ == kind);
+    has("Approved") && !has("Failed")
 }
 
 /// The request with its approval, to be put to the `approval` subresource.

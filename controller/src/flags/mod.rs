@@ -1,21 +1,24 @@
 //! Flags of the controller. Names that machine-controller has keep its meaning: [`machine_controller`] has the list.
 
 use std::ffi::OsString;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use clap::{ArgAction, Parser, ValueEnum};
 use machinist_infra::user_cluster::UserCluster;
-use machinist_shared::command_line::value::{address, boolean};
+use machinist_shared::command_line::value::{OptionalName, address, boolean, object_name};
 use machinist_shared::command_line::{self, Told, heading};
 
 use crate::bootstrap::Mode;
 
 pub mod machine_controller;
 
+/// kubeadm's DNS service.
+const DNS: &str = "10.96.0.10";
+
 /// Makes Kubernetes nodes out of Machines on KubeVirt.
 #[derive(Debug, Clone, Parser)]
-#[allow(clippy::struct_excessive_bools)] // Each is a flag of its own.
+#[allow(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 #[command(name = "machinist-controller", version, args_override_self = true)]
 pub struct Flags {
     /// Kubeconfig of the user cluster; without it, the ServiceAccount of the pod.
@@ -57,6 +60,40 @@ pub struct Flags {
     #[arg(long, env = "MACHINIST_SKIP_EVICTION_AFTER", help_heading = heading::MACHINES)]
     #[arg(default_value = "2h", value_parser = duration)]
     pub skip_eviction_after: OptionalDuration,
+    /// Secret that the webhook serves with, `namespace/name`: a controller makes it, signs it with a CA of its own, renews both,
+    /// and has the webhook configurations trust them. Empty: somebody else does.
+    #[arg(long, env = "MACHINIST_WEBHOOK_SERVING_SECRET", help_heading = heading::SERVING)]
+    #[arg(default_value = "", value_parser = object_name)]
+    pub webhook_serving_secret: OptionalName,
+    /// Secret of that CA, in the same namespace.
+    #[arg(long, env = "MACHINIST_WEBHOOK_CA_SECRET", help_heading = heading::SERVING)]
+    #[arg(default_value = "machinist-webhook-ca")]
+    pub webhook_ca_secret: String,
+    /// Name of the mutating and of the validating webhook configuration.
+    #[arg(long, env = "MACHINIST_WEBHOOK_CONFIGURATION", help_heading = heading::SERVING)]
+    #[arg(default_value = "machinist")]
+    pub webhook_configuration: String,
+    /// Where the webhook's replicas are, which are asked by a handshake what they serve, before an old CA is given up: a Service
+    /// of that namespace; or `host:port`, repeated or with commas between, with all addresses that a name has.
+    #[arg(long, env = "MACHINIST_WEBHOOK_REPLICAS", help_heading = heading::SERVING)]
+    #[arg(default_value = "machinist-webhook", value_delimiter = ',')]
+    pub webhook_replicas: Vec<String>,
+    /// DNS names and IP addresses by which API servers call the webhook, with commas between; empty: that of the Service.
+    #[arg(long, env = "MACHINIST_WEBHOOK_CERTIFICATE_NAMES", help_heading = heading::SERVING)]
+    #[arg(value_delimiter = ',', value_parser = server_name)]
+    pub webhook_certificate_names: Vec<String>,
+    /// How long a CA is valid. After two thirds of it another takes its place.
+    #[arg(long, env = "MACHINIST_WEBHOOK_CA_LIFETIME", help_heading = heading::SERVING)]
+    #[arg(default_value = "8760h", value_parser = some_duration)]
+    pub webhook_ca_lifetime: SomeDuration,
+    /// How long a serving certificate is valid. After two thirds of it another takes its place.
+    #[arg(long, env = "MACHINIST_WEBHOOK_CERTIFICATE_LIFETIME", help_heading = heading::SERVING)]
+    #[arg(default_value = "2160h", value_parser = some_duration)]
+    pub webhook_certificate_lifetime: SomeDuration,
+    /// How long API servers and the webhook's replicas may take to learn of what is new.
+    #[arg(long, env = "MACHINIST_WEBHOOK_CERTIFICATE_OVERLAP", help_heading = heading::SERVING)]
+    #[arg(default_value = "5m", value_parser = some_duration)]
+    pub webhook_certificate_overlap: SomeDuration,
     /// Approve the serving certificates of our Machines' kubelets, and have kubelets ask for them.
     #[arg(long, env = "MACHINIST_NODE_CSR_APPROVER", help_heading = heading::BOOTSTRAP)]
     #[arg(default_value_t = true, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
@@ -73,14 +110,16 @@ pub struct Flags {
     #[arg(long, env = "MACHINIST_BOOTSTRAP", help_heading = heading::BOOTSTRAP)]
     #[arg(default_value_t = Mode::Auto, value_parser = mode)]
     pub bootstrap: Mode,
-    /// URL of the API server for the kubelets; without it, that of `kube-public/cluster-info`.
+    /// URL of the API server for the kubelets; without it, that of `kube-public/cluster-info` or, where there is none, of the
+    /// Service `default/kubernetes`.
     #[arg(long, env = "MACHINIST_OVERRIDE_BOOTSTRAP_KUBELET_APISERVER", help_heading = heading::BOOTSTRAP)]
     #[arg(default_value = "")]
     pub override_bootstrap_kubelet_apiserver: String,
-    /// Addresses of the cluster's DNS service for the kubelets, separated by commas, or each by a flag.
+    /// IP addresses of the cluster's DNS service for the kubelets, separated by commas, or each by a flag. Without one, the
+    /// default.
     #[arg(long, env = "MACHINIST_CLUSTER_DNS", help_heading = heading::BOOTSTRAP)]
-    #[arg(default_value = "10.96.0.10", value_delimiter = ',')]
-    pub cluster_dns: Vec<std::net::IpAddr>,
+    #[arg(default_value = DNS, value_delimiter = ',')]
+    cluster_dns: Vec<String>,
     /// Domain of the cluster's DNS.
     #[arg(long, env = "MACHINIST_CLUSTER_DOMAIN", help_heading = heading::BOOTSTRAP)]
     #[arg(default_value = "cluster.local")]
@@ -125,7 +164,9 @@ pub enum LogFormat {
 impl Flags {
     /// Reads the arguments of the process, in Go's syntax or in ours.
     pub fn read(args: impl IntoIterator<Item = OsString>) -> Result<Told<Self>, clap::Error> {
-        command_line::parse(args, machine_controller::FLAGS)
+        let mut told: Told<Self> = command_line::parse(args, machine_controller::FLAGS)?;
+        told.notices.extend(told.flags.no_dns());
+        Ok(told)
     }
 
     /// The user cluster.
@@ -134,6 +175,26 @@ impl Flags {
             kubeconfig: &self.kubeconfig,
             server: &self.master,
         }
+    }
+
+    /// Addresses of the cluster's DNS service.
+    pub fn cluster_dns(&self) -> Vec<IpAddr> {
+        let given = self.cluster_dns.iter().flat_map(|text| text.parse());
+        let addresses: Vec<_> = given.collect();
+        if addresses.is_empty() {
+            return DNS.parse().into_iter().collect();
+        }
+        addresses
+    }
+
+    /// What was given for one and is none. machine-controller takes any text, and does nothing with it.
+    fn no_dns(&self) -> Option<String> {
+        let given = self.cluster_dns.iter().filter(|text| !text.is_empty());
+        let none: Vec<_> = given.filter(|text| text.parse::<IpAddr>().is_err()).collect();
+        (!none.is_empty()).then(|| {
+            let used = self.cluster_dns();
+            format!("--cluster-dns has {none:?}, which kubelets cannot use: it takes IP addresses. They get {used:?}")
+        })
     }
 
     /// Namespace of the Lease.
@@ -166,6 +227,24 @@ pub(crate) fn duration(text: &str) -> Result<OptionalDuration, String> {
         .map_err(|_| format!("{text:?} is no duration like 25m or 1h30m"))?;
     let duration = Duration::try_from(span).map_err(|_| format!("{text:?} is negative"))?;
     Ok(OptionalDuration(Some(duration)))
+}
+
+fn server_name(text: &str) -> Result<String, String> {
+    match rustls::pki_types::ServerName::try_from(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(_) => Err(format!("{text:?} is neither a DNS name nor an IP address")),
+    }
+}
+
+/// A duration that is more than nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SomeDuration(pub Duration);
+
+fn some_duration(text: &str) -> Result<SomeDuration, String> {
+    match duration(text)?.0 {
+        Some(duration) if !duration.is_zero() => Ok(SomeDuration(duration)),
+        _ => Err("must be more than nothing".to_owned()),
+    }
 }
 
 #[cfg(test)]

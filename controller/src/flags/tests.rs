@@ -55,10 +55,7 @@ fn the_args_of_machine_controllers_manifest_are_taken() {
     assert_eq!(flags.join_cluster_timeout.0, Some(Duration::from_mins(25)));
     assert_eq!(flags.log_format, LogFormat::Json);
     assert_eq!(flags.worker_count, 5);
-    assert_eq!(
-        flags.cluster_dns,
-        ["10.10.10.10".parse::<std::net::IpAddr>().unwrap()]
-    );
+    assert_eq!(flags.cluster_dns(), ["10.10.10.10".parse::<IpAddr>().unwrap()]);
     assert_eq!(flags.metrics_address, "0.0.0.0:8080".parse().unwrap());
     assert_eq!(flags.health_probe_address, "0.0.0.0:8085".parse().unwrap());
     assert!(flags.node_csr_approver && !flags.log_debug);
@@ -85,6 +82,36 @@ fn every_flag_without_effect_is_taken_and_told() {
             );
         }
     }
+}
+
+#[rstest]
+#[case::none_given(&[], &["10.96.0.10"], 0)]
+#[case::empty(&["-cluster-dns="], &["10.96.0.10"], 0)]
+#[case::several(&["-cluster-dns=10.0.0.1,fd00::1"], &["10.0.0.1", "fd00::1"], 0)]
+#[case::with_a_name(&["-cluster-dns=10.0.0.1", "-cluster-dns=dns.example.com"], &["10.0.0.1"], 1)]
+#[case::a_name_only(&["-cluster-dns=dns.example.com"], &["10.96.0.10"], 1)]
+fn whatever_machine_controller_takes_for_the_dns_is_taken(
+    #[case] args: &[&str],
+    #[case] want: &[&str],
+    #[case] notices: usize,
+) {
+    let told = read(args).unwrap();
+    let found: Vec<_> = told.flags.cluster_dns().iter().map(ToString::to_string).collect();
+    assert_eq!(
+        (&*found, told.notices.len()),
+        (
+            &*want.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            notices
+        )
+    );
+}
+
+#[rstest]
+#[case::metrics("-metrics-address", |flags: &Flags| flags.metrics_address)]
+#[case::probes("-health-probe-address", |flags: &Flags| flags.health_probe_address)]
+fn localhost_is_taken_for_an_address(#[case] flag: &str, #[case] of: fn(&Flags) -> SocketAddr) {
+    let told = read(&[&format!("{flag}=localhost:8080")]).unwrap();
+    assert_eq!(of(&told.flags), "127.0.0.1:8080".parse().unwrap());
 }
 
 #[rstest]
@@ -116,6 +143,19 @@ fn flags_are_in_the_environment_and_have_headings() {
         former_faults(&Flags::command(), machine_controller::FLAGS),
         Vec::<String>::new()
     );
+}
+
+#[rstest]
+#[case::of_nothing("--webhook-ca-lifetime=0", "must be more than nothing")]
+#[case::of_no_time("--webhook-certificate-overlap=", "must be more than nothing")]
+#[case::without_a_namespace("--webhook-serving-secret=cert", "is not like namespace/name")]
+#[case::no_name(
+    "--webhook-certificate-names=a.svc,https://b",
+    "\"https://b\" is neither a DNS name nor an IP address"
+)]
+fn what_no_certificate_can_be_made_of_is_refused(#[case] arg: &str, #[case] want: &str) {
+    let error = read(&[arg]).unwrap_err().to_string();
+    assert!(error.contains(want), "{error}");
 }
 
 #[test]

@@ -3,13 +3,18 @@
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 /// When the Lease was last renewed by us; nothing while we do not lead.
 pub(super) type Renewed = Option<Instant>;
 
 /// A view of the leadership that is cheap to clone and to ask.
 #[derive(Debug, Clone)]
-pub struct Fence(Option<Gate>);
+pub struct Fence {
+    gate: Option<Gate>,
+    /// Closes it for good, once cancelled.
+    stop: CancellationToken,
+}
 
 #[derive(Debug, Clone)]
 struct Gate {
@@ -20,11 +25,23 @@ struct Gate {
 impl Fence {
     /// For a process that takes part in no election.
     pub fn open() -> Self {
-        Self(None)
+        Self {
+            gate: None,
+            stop: CancellationToken::new(),
+        }
     }
 
     pub(super) fn new(renewed: watch::Receiver<Renewed>, deadline: Duration) -> Self {
-        Self(Some(Gate { renewed, deadline }))
+        Self {
+            gate: Some(Gate { renewed, deadline }),
+            stop: CancellationToken::new(),
+        }
+    }
+
+    /// The same, and closed from `stop` on: who is to hand over begins no more writes.
+    #[must_use]
+    pub fn until(self, stop: CancellationToken) -> Self {
+        Self { stop, ..self }
     }
 
     /// Whether a write may start now: this process leads, and its last renewal is younger than the renew deadline. The
@@ -35,10 +52,11 @@ impl Fence {
     }
 
     pub(super) fn may_write_at(&self, now: Instant) -> bool {
-        let Some(gate) = &self.0 else { return true };
-        gate.renewed
-            .borrow()
-            .is_some_and(|renewed| now.saturating_duration_since(renewed) < gate.deadline)
+        let in_time = |gate: &Gate| {
+            let renewed = *gate.renewed.borrow();
+            renewed.is_some_and(|renewed| now.saturating_duration_since(renewed) < gate.deadline)
+        };
+        !self.stop.is_cancelled() && self.gate.as_ref().is_none_or(in_time)
     }
 }
 
@@ -65,5 +83,17 @@ mod tests {
     #[test]
     fn without_an_election_every_write_may_start() {
         assert!(Fence::open().may_write());
+    }
+
+    #[test]
+    fn none_may_start_once_the_end_was_asked_for() {
+        let (_sender, receiver) = watch::channel(Some(Instant::now()));
+        for fence in [Fence::open(), Fence::new(receiver, Duration::from_secs(10))] {
+            let stop = CancellationToken::new();
+            let fence = fence.until(stop.clone());
+            assert!(fence.may_write());
+            stop.cancel();
+            assert!(!fence.may_write());
+        }
     }
 }

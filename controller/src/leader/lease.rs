@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
-use machinist_shared::names;
 
 #[cfg(test)]
 mod tests;
@@ -52,6 +51,7 @@ pub(super) enum Attempt {
 /// One candidate's view of the election.
 #[derive(Debug)]
 pub(super) struct Election {
+    name: &'static str,
     namespace: String,
     identity: String,
     timing: Timing,
@@ -73,8 +73,9 @@ enum Phase {
 }
 
 impl Election {
-    pub(super) fn new(namespace: String, identity: String, timing: Timing) -> Self {
+    pub(super) fn new(name: &'static str, namespace: String, identity: String, timing: Timing) -> Self {
         Self {
+            name,
             namespace,
             identity,
             timing,
@@ -135,7 +136,7 @@ impl Election {
         match &self.lease {
             None => Attempt::Create(Box::new(Lease {
                 metadata: ObjectMeta {
-                    name: Some(names::LEASE.to_owned()),
+                    name: Some(self.name.to_owned()),
                     namespace: Some(self.namespace.clone()),
                     ..ObjectMeta::default()
                 },
@@ -233,6 +234,11 @@ impl Election {
             ..before.clone()
         }
     }
+}
+
+/// Whether a Lease has no holder, so that who stands by may have it at once.
+pub(super) fn is_free(lease: &Lease) -> bool {
+    lease.spec.as_ref().and_then(holder).is_none()
 }
 
 /// Who holds the Lease; an empty name is nobody.

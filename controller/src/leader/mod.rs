@@ -7,6 +7,7 @@
 
 mod fence;
 mod lease;
+mod released;
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,7 +17,6 @@ use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::api::PostParams;
 use kube::{Api, Client};
-use machinist_shared::names;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -24,6 +24,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 pub use fence::Fence;
 use fence::Renewed;
 use lease::{Attempt, Election, Timing};
+use released::Released;
 
 /// How long one request may take. A write that hangs longer counts as failed, and the Lease is read again.
 const REQUEST: Duration = Duration::from_secs(3);
@@ -31,16 +32,18 @@ const REQUEST: Duration = Duration::from_secs(3);
 /// Who stands for election, and where.
 #[derive(Debug, Clone)]
 pub struct ElectorConfig {
+    lease: &'static str,
     namespace: String,
     identity: String,
     timing: Timing,
 }
 
 impl ElectorConfig {
-    /// A candidate for the Lease [`names::LEASE`] in `namespace`. `identity` must differ in each process: whoever finds
-    /// it in the Lease takes itself for the leader.
-    pub fn new(namespace: String, identity: String) -> Self {
+    /// A candidate for the Lease of that name in `namespace`. `identity` must differ in each process: whoever finds it in the
+    /// Lease takes itself for the leader.
+    pub fn new(lease: &'static str, namespace: String, identity: String) -> Self {
         Self {
+            lease,
             namespace,
             identity,
             timing: Timing::default(),
@@ -79,14 +82,17 @@ impl Elector {
         Fence::new(self.renewed.subscribe(), self.config.timing.deadline)
     }
 
-    /// Waits until this process leads, and keeps the Lease renewed from then on.
+    /// Waits until this process leads, which it tries as soon as the Lease is seen released, and keeps the Lease renewed from then on.
     pub async fn acquire(&self) -> Leadership {
         let config = &self.config;
-        let election = Election::new(config.namespace.clone(), config.identity.clone(), config.timing);
+        let (namespace, identity) = (config.namespace.clone(), config.identity.clone());
+        let election = Election::new(config.lease, namespace, identity, config.timing);
         let mut candidate = Candidate {
             api: self.api.clone(),
+            name: config.lease,
             election,
         };
+        let mut released = Released::new(self.api.clone(), config.lease);
         loop {
             if let Err(error) = candidate.turn().await {
                 tracing::warn!(lease = %self.lease(), error = %error, "cannot take the Lease");
@@ -94,7 +100,10 @@ impl Elector {
             if candidate.election.renewed().is_some() {
                 break;
             }
-            tokio::time::sleep(jittered(self.config.timing.retry)).await;
+            tokio::select! {
+                () = tokio::time::sleep(jittered(config.timing.retry)) => released.may_open(),
+                () = released.seen() => {}
+            }
         }
         self.renewed.send_replace(candidate.election.renewed());
         let stop = CancellationToken::new();
@@ -115,7 +124,7 @@ impl Elector {
     }
 
     fn lease(&self) -> String {
-        format!("{}/{}", self.config.namespace, names::LEASE)
+        format!("{}/{}", self.config.namespace, self.config.lease)
     }
 }
 
@@ -220,6 +229,7 @@ enum TurnError {
 /// The election and the API server that it is held at.
 struct Candidate {
     api: Api<Lease>,
+    name: &'static str,
     election: Election,
 }
 
@@ -233,13 +243,13 @@ impl Candidate {
             let written = match attempt {
                 Attempt::Wait | Attempt::Lost => return Ok(()),
                 Attempt::Read => {
-                    let lease = timely(self.api.get_opt(names::LEASE)).await?;
+                    let lease = timely(self.api.get_opt(self.name)).await?;
                     self.election.observe(lease, Instant::now());
                     continue;
                 }
                 Attempt::Create(lease) => timely(self.api.create(&PostParams::default(), &lease)).await,
                 Attempt::Replace(lease) => {
-                    timely(self.api.replace(names::LEASE, &PostParams::default(), &lease)).await
+                    timely(self.api.replace(self.name, &PostParams::default(), &lease)).await
                 }
             };
             match written {
@@ -264,11 +274,11 @@ impl Candidate {
             let Some(lease) = self.election.farewell(Timestamp::now()) else {
                 break;
             };
-            match timely(self.api.replace(names::LEASE, &PostParams::default(), &lease)).await {
+            match timely(self.api.replace(self.name, &PostParams::default(), &lease)).await {
                 Ok(_) => break,
                 // A renewal whose answer never came may have landed.
                 Err(error) if attempt == 0 && is_outdated(&error) => {
-                    let lease = timely(self.api.get_opt(names::LEASE)).await?;
+                    let lease = timely(self.api.get_opt(self.name)).await?;
                     self.election.observe(lease, Instant::now());
                 }
                 Err(error) => return Err(error),

@@ -1,8 +1,12 @@
 //! The election over HTTP, in short time, against a server that keeps one Lease as the API server does.
 
+use std::convert::Infallible;
 use std::sync::Mutex;
 
+use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
+use http_body::Frame;
+use http_body_util::{BodyExt as _, Full, StreamBody};
 use kube::client::Body;
 use serde_json::{Value, json};
 
@@ -13,6 +17,8 @@ struct Server {
     lease: Option<Value>,
     version: u64,
     down: bool,
+    /// What watches see.
+    changes: watch::Sender<Option<Value>>,
 }
 
 type Shared = Arc<Mutex<Server>>;
@@ -48,6 +54,7 @@ impl Server {
                 self.version += 1;
                 lease["metadata"]["resourceVersion"] = json!(self.version.to_string());
                 self.lease = Some(lease.clone());
+                self.changes.send_replace(self.lease.clone());
                 (StatusCode::OK, lease)
             }
         }
@@ -61,15 +68,30 @@ fn client(server: &Shared) -> Client {
         async move {
             let (parts, body) = request.into_parts();
             let body = body.collect_bytes().await.unwrap();
+            if parts.uri.query().unwrap_or_default().contains("watch=true") {
+                let changes = server.lock().unwrap().changes.subscribe();
+                return Ok(Response::new(StreamBody::new(events(changes)).boxed_unsync()));
+            }
             let (code, answer) = server
                 .lock()
                 .unwrap()
                 .answer(&parts.method, parts.uri.path(), &body);
-            let answer = Body::from(serde_json::to_vec(&answer).unwrap());
-            Ok::<_, std::convert::Infallible>(Response::builder().status(code).body(answer).unwrap())
+            let answer = Full::new(Bytes::from(serde_json::to_vec(&answer).unwrap())).boxed_unsync();
+            Ok::<_, Infallible>(Response::builder().status(code).body(answer).unwrap())
         }
     });
     Client::new(service, "kube-system")
+}
+
+/// A watch's answer: every change from now on.
+fn events(
+    changes: watch::Receiver<Option<Value>>,
+) -> impl futures::Stream<Item = Result<Frame<Bytes>, Infallible>> {
+    futures::stream::unfold(changes, async |mut changes| {
+        changes.changed().await.ok()?;
+        let event = json!({"type": "MODIFIED", "object": *changes.borrow_and_update()});
+        Some((Ok(Frame::data(Bytes::from(format!("{event}\n")))), changes))
+    })
 }
 
 /// About ten times as fast as in production.
@@ -81,7 +103,11 @@ fn elector(server: &Shared, identity: &str) -> Elector {
     };
     let config = ElectorConfig {
         timing,
-        ..ElectorConfig::new("kube-system".to_owned(), identity.to_owned())
+        ..ElectorConfig::new(
+            "machine-controller",
+            "kube-system".to_owned(),
+            identity.to_owned(),
+        )
     };
     Elector::new(client(server), config)
 }
@@ -134,6 +160,24 @@ async fn a_leader_renews_and_hands_over_when_it_leaves() {
         "2026-01-01T00:00:00.000000Z".len()
     );
     leadership.release().await;
+}
+
+#[tokio::test]
+async fn who_stands_by_leads_as_soon_as_the_lease_is_released() {
+    let server = Shared::default();
+    let leadership = elector(&server, "first").acquire().await;
+    let mut second = elector(&server, "second");
+    // Not by its next try.
+    second.config.timing.retry = Duration::from_hours(1);
+    let standby = tokio::spawn(async move { second.acquire().await });
+    let watches = || server.lock().unwrap().changes.receiver_count();
+    while watches() == 0 {
+        tokio::task::yield_now().await;
+    }
+    leadership.release().await;
+    let leadership = tokio::time::timeout(SOON, standby).await.unwrap().unwrap();
+    assert_eq!(holder(&server), "second");
+    drop(leadership);
 }
 
 #[tokio::test]

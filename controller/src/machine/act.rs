@@ -11,6 +11,7 @@ use machinist_infra::provider::{Delivery, Labelling};
 use machinist_infra::store::Key;
 use machinist_shared::names::{CONTROLLER, annotation, label};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use super::decide::user_data_secret_name;
 use super::drain::evict;
@@ -73,7 +74,9 @@ pub async fn act(context: &Context, machine: &StoredMachine, hands: &Hands, plan
         }
         match result {
             Ok(Progress::Next) => {
-                tracing::info!(machine = %machine.name(), namespace = %machine.namespace(), uid = %machine.uid(), "{verb}");
+                tracing::info!(
+                    machine = %machine.name(), namespace = %machine.namespace(), uid = %machine.uid(), why = plan.why, "{verb}"
+                );
             }
             Ok(Progress::Wait) => return Outcome::Stale,
             // Somebody else wrote meanwhile: decide again from what they wrote.
@@ -121,6 +124,7 @@ impl Run<'_> {
             Step::DeleteToken => self.delete_token().await,
             Step::RenderUserData(source) => self.render_user_data(source),
             Step::CreateVm => self.create_vm().await,
+            Step::FindVm => self.find_vm().await,
             Step::CreateUserData { vm_uid } => self.create_user_data(vm_uid).await,
             Step::LabelVm {
                 uid,
@@ -246,7 +250,22 @@ impl Run<'_> {
         let Some(vm) = self.hands.render(self.context, self.machine, secret, user_data) else {
             return Ok(Progress::Wait);
         };
-        open.create(vm).await?;
+        let asked = Instant::now();
+        let answer = open.create(vm).await;
+        let creations = &self.context.failures.creations;
+        creations.answered(self.machine, asked, answer.as_ref().copied());
+        answer.map(|()| Progress::Next)
+    }
+
+    async fn find_vm(&self) -> Result<Progress, RemoteError> {
+        let Some(open) = &self.hands.open else {
+            return Ok(Progress::Wait);
+        };
+        let name = self.machine.name();
+        open.find(name).await?;
+        if open.uid_of(name).is_none() {
+            self.context.failures.creations.settle(self.machine);
+        }
         Ok(Progress::Next)
     }
 
@@ -379,7 +398,9 @@ impl Run<'_> {
             return Ok(Progress::Wait);
         };
         let _alone = self.context.evacuations.lock().await;
-        if !self.context.may_write() || evacuation::room(&self.context.stores, self.machine) != Room::Free {
+        if !self.context.may_write()
+            || evacuation::room(&self.context.stores, &self.context.surges, self.machine) != Room::Free
+        {
             return Ok(Progress::Wait);
         }
         if !open.must_leave(self.machine.name(), uid, host).await? {
@@ -440,23 +461,22 @@ fn gone(result: Result<(), kube::Error>) -> Result<Progress, RemoteError> {
 
 fn concern(step: &Step) -> Concern {
     match step {
-        Step::CreateVm | Step::LabelVm { .. } | Step::DeleteVm { .. } => Concern::Infrastructure,
+        Step::CreateVm | Step::FindVm | Step::LabelVm { .. } | Step::DeleteVm { .. } => {
+            Concern::Infrastructure
+        }
         Step::CreateToken
         | Step::ExtendToken
         | Step::DeleteToken
         | Step::RenderUserData(_)
         | Step::CreateUserData { .. } => Concern::Bootstrap,
-        Step::PatchNode { .. }
-        | Step::WatchPods
-        | Step::EvictPods(_)
-        | Step::LookUpVolumes(_)
-        | Step::DeleteNode { .. } => Concern::Node,
+        Step::PatchNode { .. } | Step::WatchPods | Step::EvictPods(_) | Step::LookUpVolumes(_) => {
+            Concern::Node
+        }
+        Step::DeleteNode { .. } => Concern::NodeDeletion,
         Step::ApproveServing { .. } | Step::RefuseServing { .. } => Concern::Certificate,
-        Step::PatchMachine(_)
-        | Step::NoteFailure { .. }
-        | Step::Evacuate { .. }
-        | Step::DeleteMachine
-        | Step::Event(_) => Concern::Machine,
+        Step::Evacuate { .. } => Concern::Evacuation,
+        Step::NoteFailure { .. } | Step::DeleteMachine => Concern::Replacement,
+        Step::PatchMachine(_) | Step::Event(_) => Concern::Machine,
     }
 }
 

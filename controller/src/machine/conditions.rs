@@ -10,7 +10,7 @@ use machinist_shared::names::condition;
 /// Why a condition has its status. The texts are part of the API; KubeVirt's root causes are in
 /// `machinist_shared::kubevirt::root_cause`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[allow(missing_docs)] // The names are the texts.
+#[allow(missing_docs, reason = "the names are the texts")]
 pub enum Reason {
     // Ready
     NodeReady,
@@ -58,6 +58,7 @@ pub enum Reason {
     ApprovalFailed,
     // Evacuating
     HostDraining,
+    WaitingForReplacement,
     HostDrained,
     LiveMigrating,
     NotMigratable,

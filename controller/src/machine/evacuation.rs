@@ -1,13 +1,14 @@
 //! Machines whose VM's host is being drained by the admins of the infra cluster: how many of a pool may be missing while
 //! they are replaced elsewhere.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use machinist_infra::store::Key;
 use machinist_shared::names::{annotation, condition};
 
 use super::conditions::Reason;
-use crate::machine_deployment::decide::max_unavailable;
+use crate::machine_deployment::decide::{max_surge, max_unavailable};
 use crate::user::{StoredMachine, StoredMachineDeployment, StoredMachineSet, Stores};
 
 /// Whether a Machine may be deleted now, to be replaced elsewhere.
@@ -24,20 +25,66 @@ pub enum Room {
         /// Machines that may be.
         limit: usize,
     },
+    /// None may be missing, but there may be one too many: it waits for another to be there in its place.
+    Surge,
+    /// The same, and others are made in the place of as many as there may be too many already.
+    SurgeFull {
+        /// How many that is.
+        limit: usize,
+    },
     /// It may.
     Free,
 }
 
 /// Whether a Machine waits to be replaced.
 pub fn is_waiting(machine: &StoredMachine) -> bool {
+    says(machine, Reason::HostDraining) || surges(machine)
+}
+
+/// Whether its MachineSet is to make another in its place first. It does not count meanwhile.
+pub fn surges(machine: &StoredMachine) -> bool {
+    says(machine, Reason::WaitingForReplacement)
+}
+
+fn says(machine: &StoredMachine, reason: Reason) -> bool {
     let mut conditions = machine.status.conditions.iter().flatten();
-    conditions.any(|stored| {
-        stored.type_ == condition::EVACUATING && stored.reason == Some(Reason::HostDraining.text())
-    })
+    conditions.any(|stored| stored.type_ == condition::EVACUATING && stored.reason == Some(reason.text()))
+}
+
+/// The Machines for which others are made in their place, by UID. Their status says so a moment later; meanwhile nobody else
+/// may take that room.
+#[derive(Debug, Default)]
+pub struct Surges(Mutex<HashMap<Key, String>>);
+
+impl Surges {
+    /// Whether another may be made in place of that Machine, beside `limit` of them at most. If it may, it stays so.
+    fn take(&self, machine: &StoredMachine, siblings: &[Arc<StoredMachine>], limit: usize) -> bool {
+        let mut begun = self.lock();
+        let has = |other: &StoredMachine| {
+            surges(other) || begun.get(&Key::of(other)).is_some_and(|uid| *uid == other.uid())
+        };
+        let others = siblings.iter().filter(|other| other.uid() != machine.uid());
+        let others = others.filter(|other| !other.is_deleting() && has(other));
+        let may = has(machine) || others.count() < limit;
+        if may {
+            begun.insert(Key::of(machine), machine.uid().to_owned());
+        }
+        may
+    }
+
+    /// Nobody waits for the Machine of that key to go.
+    pub fn forget(&self, key: &Key) {
+        self.lock().remove(key);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Key, String>> {
+        // Every change of the map is a single insert or remove.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Whether the Machine may be deleted now, by what is in the stores.
-pub fn room(stores: &Stores, machine: &StoredMachine) -> Room {
+pub fn room(stores: &Stores, surges: &Surges, machine: &StoredMachine) -> Room {
     let set = machine
         .machine_set()
         .and_then(|set| stores.machine_sets.get(&Key::new(machine.namespace(), set)))
@@ -50,30 +97,45 @@ pub fn room(stores: &Stores, machine: &StoredMachine) -> Room {
     if let Some(by) = deployment.as_ref().and_then(|deployment| paused_by(deployment)) {
         return Room::Paused(by);
     }
-    let (siblings, wanted, limit) = match &deployment {
+    let (siblings, wanted, limit, surge) = match &deployment {
         Some(deployment) => (
             stores.machines_of_deployment(deployment),
             deployment.replicas.unwrap_or(1),
             max_unavailable(deployment),
+            max_surge(deployment),
         ),
-        None => (stores.machines_of(set.uid()), replicas(&set), 1),
+        None => (stores.machines_of(set.uid()), replicas(&set), 1, 0),
+    };
+    // What such a set lacks comes back from another, and only when it is gone.
+    let surge = if set.annotation(annotation::NO_NEW_MACHINES) == Some("true") {
+        0
+    } else {
+        usize::try_from(surge).unwrap_or_default()
     };
     let others = siblings.iter().filter(|other| other.uid() != machine.uid());
     let available = others.filter(|other| is_available(stores, other)).count();
-    judge(
+    let limit = usize::try_from(limit).unwrap_or_default();
+    let judged = judge(
         usize::try_from(wanted).unwrap_or_default(),
         available,
-        usize::try_from(limit).unwrap_or_default(),
-    )
+        limit,
+        surge,
+    );
+    match judged {
+        Room::Surge if !surges.take(machine, &siblings, surge) => Room::SurgeFull { limit: surge },
+        judged => judged,
+    }
 }
 
-/// Whether `wanted` Machines less `limit` are left by the `available` others. The last one may always go: a host that is
-/// drained goes in any case.
-fn judge(wanted: usize, available: usize, limit: usize) -> Room {
-    let limit = limit.max(1);
+/// Whether `wanted` Machines less `limit` are left by the `available` others. Where none may be missing, another has to be
+/// there first. Without any room, one may go: a host that is drained goes in any case.
+fn judge(wanted: usize, available: usize, limit: usize, surge: usize) -> Room {
+    let limit = if surge == 0 { limit.max(1) } else { limit };
     let missing = wanted.saturating_sub(available);
     if missing <= limit {
         Room::Free
+    } else if limit == 0 {
+        Room::Surge
     } else {
         Room::Full {
             missing: missing - 1,
@@ -107,23 +169,52 @@ fn paused_by(deployment: &StoredMachineDeployment) -> Option<&'static str> {
 mod tests {
     use super::*;
     use rstest::rstest;
+    use serde_json::{Value, json};
 
     #[rstest]
-    #[case::all_others_are_there(10, 9, 1, Room::Free)]
-    #[case::one_is_missing_already(10, 8, 1, Room::Full { missing: 1, limit: 1 })]
-    #[case::two_may_be(10, 8, 2, Room::Free)]
-    #[case::three_may_not(10, 7, 2, Room::Full { missing: 2, limit: 2 })]
-    #[case::without_any_room_one_at_a_time(3, 2, 0, Room::Free)]
-    #[case::without_any_room_not_two(3, 1, 0, Room::Full { missing: 1, limit: 1 })]
-    #[case::a_surge_makes_room(3, 3, 1, Room::Free)]
-    #[case::the_only_one(1, 0, 0, Room::Free)]
-    #[case::scaled_to_nothing(0, 0, 0, Room::Free)]
+    #[case::all_others_are_there(10, 9, 1, 0, Room::Free)]
+    #[case::one_is_missing_already(10, 8, 1, 0, Room::Full { missing: 1, limit: 1 })]
+    #[case::two_may_be(10, 8, 2, 0, Room::Free)]
+    #[case::three_may_not(10, 7, 2, 0, Room::Full { missing: 2, limit: 2 })]
+    #[case::what_may_be_missing_goes_without_a_surge(10, 9, 1, 1, Room::Free)]
+    #[case::without_any_room_one_at_a_time(3, 2, 0, 0, Room::Free)]
+    #[case::without_any_room_not_two(3, 1, 0, 0, Room::Full { missing: 1, limit: 1 })]
+    #[case::none_may_be_missing(3, 2, 0, 1, Room::Surge)]
+    #[case::another_is_there_instead(3, 3, 0, 1, Room::Free)]
+    #[case::the_only_one(1, 0, 0, 0, Room::Free)]
+    #[case::the_only_one_that_may_not_be_missing(1, 0, 0, 1, Room::Surge)]
+    #[case::scaled_to_nothing(0, 0, 0, 1, Room::Free)]
     fn a_machine_may_be_replaced(
         #[case] wanted: usize,
         #[case] available: usize,
         #[case] limit: usize,
+        #[case] surge: usize,
         #[case] room: Room,
     ) {
-        assert_eq!(judge(wanted, available, limit), room);
+        assert_eq!(judge(wanted, available, limit, surge), room);
+    }
+
+    fn machine(name: &str, status: &Value) -> Arc<StoredMachine> {
+        let machine = json!({"metadata": {"name": name, "namespace": "ns", "uid": name}, "status": status});
+        Arc::new(serde_json::from_value(machine).unwrap())
+    }
+
+    #[test]
+    fn no_more_are_made_in_place_of_others_than_may_be_too_many() {
+        let surges = Surges::default();
+        let said = json!({"conditions": [{"type": "Evacuating", "status": "True", "reason": "WaitingForReplacement"}]});
+        let (a, b) = (machine("a", &Value::Null), machine("b", &Value::Null));
+        let all = [Arc::clone(&a), Arc::clone(&b)];
+        assert!(surges.take(&a, &all, 1));
+        assert!(!surges.take(&b, &all, 1), "before the other's status says so");
+        assert!(surges.take(&a, &all, 1), "it stays so");
+        assert!(surges.take(&b, &all, 2));
+        surges.forget(&Key::of(a.as_ref()));
+        surges.forget(&Key::of(b.as_ref()));
+        let told = machine("c", &said);
+        assert!(
+            !surges.take(&b, &[Arc::clone(&b), told], 1),
+            "also when another process said so"
+        );
     }
 }

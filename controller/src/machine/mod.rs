@@ -3,12 +3,14 @@
 //! - [`observe`] takes a snapshot of everything that is known of one Machine;
 //! - [`decide`] is a pure function from the snapshot to a plan;
 //! - [`act`] carries the plan out, write by write;
+//! - [`creations`] are creates of VMs that got no answer;
 //! - [`evacuation`] is what the drain of an infra node asks for;
 //! - [`drain`] is what a deleting Machine's Node asks for.
 
 pub mod act;
 pub mod brake;
 pub mod conditions;
+pub mod creations;
 pub mod decide;
 pub mod drain;
 pub mod evacuation;
@@ -18,3 +20,4 @@ pub mod on_node;
 pub mod ownership;
 pub mod plan;
 pub mod record;
+pub mod times;

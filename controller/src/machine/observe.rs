@@ -21,10 +21,13 @@ use machinist_shared::names::label;
 use machinist_shared::provider::{self, Blueprint, Opaque, Order, Provider, Unresolved};
 use machinist_shared::provider_spec::ProviderConfig;
 use serde_json::Value;
+use tokio::time::Instant;
 
 use super::brake;
 use super::evacuation::{self, Room};
-use super::observed::{Asked, ClusterName, Eviction, Facts, Infra, Observed, Open, Spec, Usable, VmState};
+use super::observed::{
+    Asked, ClusterName, Eviction, Facts, GuestView, Infra, Observed, Open, Spec, Usable, VmState,
+};
 use super::record::{CredentialSource, FailureDomain, Infrastructure};
 use crate::bootstrap::token::TokenView;
 use crate::bootstrap::user_data::UserData;
@@ -146,7 +149,11 @@ pub async fn observe(
     };
     let room = match &infra {
         Infra::Open(open) if matches!(open.eviction, Eviction::Wanted { .. }) => {
-            evacuation::room(&context.stores, machine)
+            evacuation::room(&context.stores, &context.surges, machine)
+        }
+        Infra::Open(_) => {
+            context.surges.forget(key);
+            Room::Alone
         }
         _ => Room::Alone,
     };
@@ -162,8 +169,10 @@ pub async fn observe(
         infra,
         node,
         bootstrap,
+        creation: context.failures.creations.of(machine, Instant::now()),
         token,
         requests: asked(context, machine),
+        leading_since: *context.leading_since.get_or_init(|| now),
         failure: context.failures.pending(key, machine, now),
     };
     (observed, hands)
@@ -238,21 +247,26 @@ const PENDING: &str = "it is being read";
 
 impl Sources<'_> {
     fn lookup(&self, key: &KeyRef) -> Result<String, LookupError> {
-        let kind = match key.kind {
-            RefKind::Secret => ReferenceKind::Secret,
-            RefKind::ConfigMap => ReferenceKind::ConfigMap,
-        };
-        let reference = Reference {
-            kind,
-            namespace: key.namespace.clone(),
-            name: key.name.clone(),
-        };
+        let reference = reference_of(key);
         let looked = self.context.references.look(&reference, self.key);
         self.references.borrow_mut().insert(reference);
         match looked {
             Looked::Pending => Err(LookupError::Unavailable(PENDING.to_owned())),
             Looked::Absent => Err(LookupError::NoObject),
             Looked::Found(mut data) => data.remove(&key.key).ok_or(LookupError::NoKey),
+        }
+    }
+
+    /// The same; of an object that is gone, what it held when it was deleted. A namespace may go with the Secret by which
+    /// the VMs of its Machines are reached.
+    fn lookup_parting(&self, key: &KeyRef) -> Result<String, LookupError> {
+        match self.lookup(key) {
+            Err(LookupError::NoObject) => {
+                let parting = self.context.references.parting(&reference_of(key));
+                let value = parting.and_then(|mut data| data.remove(&key.key));
+                value.ok_or(LookupError::NoObject)
+            }
+            looked => looked,
         }
     }
 
@@ -330,7 +344,13 @@ impl Sources<'_> {
             (true, Some(CredentialSource::Environment)) => ConfigVarString::default(),
             _ => kubeconfig_of(machine),
         };
-        let found = resolved::kubeconfig(&var, &self.context.env, &|key| self.lookup(key));
+        let found = resolved::kubeconfig(&var, &self.context.env, &|key| {
+            if machine.is_deleting() {
+                self.lookup_parting(key)
+            } else {
+                self.lookup(key)
+            }
+        });
         let fallback = |error: Unresolved| {
             let own = machine.is_deleting() && !self.context.env.kubeconfig.is_empty() && !is_pending(&error);
             let default = ConfigVarString::default();
@@ -347,6 +367,17 @@ impl Sources<'_> {
                 Infra::NoCredential(error.to_string())
             }
         })
+    }
+}
+
+fn reference_of(key: &KeyRef) -> Reference {
+    Reference {
+        kind: match key.kind {
+            RefKind::Secret => ReferenceKind::Secret,
+            RefKind::ConfigMap => ReferenceKind::ConfigMap,
+        },
+        namespace: key.namespace.clone(),
+        name: key.name.clone(),
     }
 }
 
@@ -455,7 +486,10 @@ async fn look(
     };
     hands.look_again = sight.again;
     let vm = sight.instance;
-    let guest_exists = sight.guest.is_some();
+    let view = sight.guest.as_ref().map(|guest| GuestView {
+        started: guest.started,
+        instance: guest.instance.clone(),
+    });
     let guest = sight.guest.unwrap_or_default();
     let (addresses, eviction) = (guest.addresses, guest.eviction);
     let labels = vm.as_ref().and_then(|vm| vm.metadata.labels.as_ref());
@@ -481,6 +515,7 @@ async fn look(
             context.queue.add(other);
         }
     }
+    let contested = contested(context, machine, open, &addresses).await;
     Ok(Open {
         infrastructure,
         unwatched: sight.unwatched,
@@ -494,10 +529,10 @@ async fn look(
         recorded_by: vm
             .as_ref()
             .and_then(|vm| recorded_by(context, machine, vm.metadata.uid.as_deref()?)),
-        guest_exists,
+        guest: view,
         eviction,
         firmware_uuid: vm.as_ref().and_then(|vm| vm.system_uuid.clone()),
-        contested: contested(context, machine, open, &addresses),
+        contested,
         addresses,
         state: vm.as_ref().map_or_else(VmState::default, |vm| vm.state.clone()),
         facts: if vm.is_some() || machine.is_deleting() {
@@ -523,9 +558,9 @@ fn asked(context: &Context, machine: &StoredMachine) -> Vec<Asked> {
     asked.collect()
 }
 
-/// Which addresses of the VM somebody else has, too: another Node, another VM beside it, or the API server. Only looked
-/// for while a serving certificate is asked for.
-fn contested(
+/// Which addresses of the VM somebody else has, too: the cluster itself, another Node, or another VM beside it. Only
+/// looked for while a serving certificate is asked for.
+async fn contested(
     context: &Context,
     machine: &StoredMachine,
     open: &dyn Place,
@@ -534,6 +569,23 @@ fn contested(
     if context.stores.serving_requests(machine.name()).is_empty() {
         return Vec::new();
     }
+    let access = context.access.look().ok();
+    let is_server = |address| access.as_ref().and_then(|access| access.address()) == Some(address);
+    let is_dns = |address| {
+        access
+            .as_ref()
+            .is_some_and(|access| access.dns.contains(&address))
+    };
+    let reserved = context.reserved.get(&context.client).await;
+    let clusters = |address: IpAddr| match &reserved {
+        _ if is_server(address) => Some("the API server".to_owned()),
+        _ if is_dns(address) => Some("the cluster's DNS".to_owned()),
+        Ok(reserved) => reserved.whose(address),
+        // What cannot be ruled out is not approved; it is looked at again.
+        Err(error) => Some(format!(
+            "perhaps the API server, whose addresses cannot be read ({error})"
+        )),
+    };
     let mut contested = Vec::new();
     for text in addresses {
         let Ok(address) = text.parse::<IpAddr>() else {
@@ -547,8 +599,7 @@ fn contested(
         let vms = vms
             .filter(|name| name != machine.name())
             .map(|name| format!("the VM {name}"));
-        let api_server = (context.access.address() == Some(address)).then(|| "the API server".to_owned());
-        if let Some(by) = api_server.into_iter().chain(nodes).chain(vms).next() {
+        if let Some(by) = clusters(address).into_iter().chain(nodes).chain(vms).next() {
             contested.push(Contested {
                 address: address.to_canonical(),
                 by,

@@ -9,6 +9,7 @@ use kube::core::ObjectMeta;
 use machinist_infra::provider::Instance;
 pub use machinist_infra::provider::{Disk, Eviction, State as VmState, Unwatched};
 
+use super::creations::Creation;
 use super::drain::Seen;
 use super::drain::turns::Turn;
 use super::evacuation::Room;
@@ -61,6 +62,8 @@ pub struct Observed {
     pub node: Option<Arc<Node>>,
     /// Where its user data comes from.
     pub bootstrap: Bootstrap,
+    /// Whether its VM may still appear.
+    pub creation: Creation,
     /// Its bootstrap token.
     pub token: Option<TokenView>,
     /// Pending requests for its node's serving certificate, the newest first.
@@ -69,6 +72,8 @@ pub struct Observed {
     pub room: Room,
     /// What there is on its Node; only looked at while it is being deleted.
     pub guests: Guests,
+    /// Since when this process leads: what waited for a leader has waited until then.
+    pub leading_since: Timestamp,
     /// The last write that failed, until it may be tried again.
     pub failure: Option<Failure>,
 }
@@ -115,7 +120,7 @@ pub enum Bootstrap {
     Waiting(String),
     /// From operating-system-manager, whose Secret is of another revision; which.
     OtherRevision(String),
-    /// Nobody can ever tell; why.
+    /// There can be none, as things are; why.
     Invalid(String),
 }
 
@@ -171,6 +176,15 @@ pub enum Infra {
     Open(Box<Open>),
 }
 
+/// What is known of a guest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GuestView {
+    /// It has run: its user data may have been read.
+    pub started: bool,
+    /// UID of the VM that it belongs to, if it says so.
+    pub instance: Option<String>,
+}
+
 /// An infra cluster that answers.
 #[derive(Debug, Clone)]
 pub struct Open {
@@ -188,8 +202,8 @@ pub struct Open {
     pub labelled_machine_exists: bool,
     /// Another Machine of this name that has the VM on record.
     pub recorded_by: Option<String>,
-    /// A guest was started: there is a VMI.
-    pub guest_exists: bool,
+    /// The guest of the Machine's name, if there is one: a VMI.
+    pub guest: Option<GuestView>,
     /// UUID of the VM's firmware.
     pub firmware_uuid: Option<String>,
     /// Whether its host wants the guest to leave.
@@ -204,6 +218,13 @@ pub struct Open {
     pub disks: Vec<Disk>,
     /// What rendering needs to know of the cluster; only asked for when the VM is to be made.
     pub facts: Facts,
+}
+
+impl Open {
+    /// Whether a guest has run: its user data may have been read.
+    pub fn guest_started(&self) -> bool {
+        self.guest.as_ref().is_some_and(|guest| guest.started)
+    }
 }
 
 /// Whether too many VMs have vanished at once to believe it.
@@ -255,8 +276,14 @@ pub enum Concern {
     Bootstrap,
     /// The Node.
     Node,
+    /// The deletion of the Node.
+    NodeDeletion,
     /// Certificates of the Node.
     Certificate,
-    /// The Machine itself.
+    /// The deletion of the Machine because its host is drained.
+    Evacuation,
+    /// The deletion of the Machine for its MachineSet to replace it.
+    Replacement,
+    /// The Machine itself, which cannot be told then.
     Machine,
 }

@@ -21,6 +21,8 @@ pub enum Step {
     RenderUserData(UserDataSource),
     /// Create the VirtualMachine.
     CreateVm,
+    /// Look anew whether there is a VM of the Machine's name.
+    FindVm,
     /// Create the Secret with the user data, owned by the VM of that UID.
     CreateUserData {
         /// UID of the VM.
@@ -107,12 +109,13 @@ pub enum UserDataSource {
 
 impl Step {
     /// Whether it is counted as a write here: evictions and what is done about signing requests are counted where they are
-    /// done, and a watch writes nothing.
+    /// done, and what only reads writes nothing.
     pub fn is_counted(&self) -> bool {
         !matches!(
             self,
             Self::ApproveServing { .. }
                 | Self::RefuseServing { .. }
+                | Self::FindVm
                 | Self::WatchPods
                 | Self::EvictPods(_)
                 | Self::LookUpVolumes(_)
@@ -128,6 +131,7 @@ impl Step {
             Self::DeleteToken => "delete the bootstrap token",
             Self::RenderUserData(_) => "render the user data",
             Self::CreateVm => "create the VirtualMachine",
+            Self::FindVm => "look for a VirtualMachine",
             Self::CreateUserData { .. } => "create the user-data Secret",
             Self::LabelVm { .. } => "label the adopted VirtualMachine",
             Self::DeleteVm { .. } => "delete the VirtualMachine",
@@ -164,6 +168,8 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// When to look again, if nothing happens before.
     pub again: Option<Duration>,
+    /// What the Machine's conditions say while these writes are made, for the log.
+    pub why: String,
 }
 
 impl Plan {
@@ -181,8 +187,27 @@ impl Plan {
         }));
     }
 
+    /// Whether it changes what the next decision is made from: an Event does not.
+    pub fn changes_something(&self) -> bool {
+        self.steps.iter().any(|step| !matches!(step, Step::Event(_)))
+    }
+
     /// Looks again after `delay`, unless that is planned earlier anyway.
     pub fn look_again(&mut self, delay: Duration) {
         self.again = Some(self.again.map_or(delay, |planned| planned.min(delay)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_only_tells_a_person_changes_nothing() {
+        let mut plan = Plan::default();
+        plan.tell(true, "VolumesLeft", "web-1");
+        assert!(!plan.changes_something());
+        plan.push(Step::DeleteToken);
+        assert!(plan.changes_something());
     }
 }

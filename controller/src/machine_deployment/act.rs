@@ -25,6 +25,8 @@ pub(super) enum Outcome {
     Done,
     /// Something had changed meanwhile: decide again when it shows.
     Stale,
+    /// The rollback was refused, and would be again: what the answer was.
+    RollbackRefused(StepError),
     /// A write failed.
     Failed(StepError),
     /// This process may not write any more.
@@ -69,19 +71,35 @@ pub(super) async fn act(
         let label = if result.is_ok() { "ok" } else { "error" };
         context.metrics.writes.with_label_values(&[verb, label]).inc();
         match result {
-            Ok(()) => tracing::info!(deployment = %key, "{verb}"),
+            Ok(()) => {
+                let (uid, object) = (deployment.uid(), step.object());
+                tracing::info!(deployment = %key, uid, object, why = plan.why, "{verb}");
+            }
             // An Event is for people; a failed one stops nothing.
             Err(error) if matches!(step, Step::Event(_)) => {
                 tracing::warn!(deployment = %key, error = %RemoteError::from(&error), "cannot record an Event");
             }
             Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => return Outcome::Stale,
             Err(error) => {
-                let error = RemoteError::from(&error);
-                return Outcome::Failed(StepError { verb, error });
+                let refused = matches!(step, Step::RollBack(_)) && is_refusal(&error);
+                let error = StepError {
+                    verb,
+                    error: RemoteError::from(&error),
+                };
+                return if refused {
+                    Outcome::RollbackRefused(error)
+                } else {
+                    Outcome::Failed(error)
+                };
             }
         }
     }
     Outcome::Done
+}
+
+/// Whether the same write would be answered the same again.
+fn is_refusal(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if matches!(status.code, 400..=499) && !matches!(status.code, 401 | 408 | 429))
 }
 
 struct Run<'a> {

@@ -44,6 +44,8 @@ pub enum Reason {
     RevisionRestored,
     /// There is no such revision.
     RevisionNotFound,
+    /// The template of that revision is not valid any more, or is not allowed.
+    RollbackRefused,
 }
 
 impl Reason {

@@ -7,7 +7,9 @@ use std::time::Duration;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use machinist_infra::store::Key;
 
-use super::observed::Failure;
+use machinist_shared::names::annotation;
+
+use super::observed::{Failure, Texts};
 
 /// First and longest pause after a failed write.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_mins(5));
@@ -16,6 +18,8 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::fro
 struct Memory {
     failure: Option<(Failure, u32)>,
     status_written: Option<Timestamp>,
+    /// The rollback that was asked for, and what the answer was.
+    rollback_refused: Option<(String, String)>,
 }
 
 /// What is remembered of MachineDeployments.
@@ -42,10 +46,25 @@ impl Memories {
         memory.failure = Some((Failure { message, until }, count));
     }
 
+    /// The rollback that the annotations ask for was refused: with which answer.
+    pub fn rollback_refused(&self, key: &Key, annotations: &Texts) -> Option<String> {
+        let asked = annotations.get(annotation::ROLLBACK_TO)?;
+        let memories = self.lock();
+        let (refused, answer) = memories.get(key)?.rollback_refused.as_ref()?;
+        (refused == asked).then(|| answer.clone())
+    }
+
+    /// The rollback that the annotations ask for was refused.
+    pub fn refuse_rollback(&self, key: &Key, annotations: &Texts, answer: String) {
+        let asked = annotations.get(annotation::ROLLBACK_TO).cloned();
+        self.lock().entry(key.clone()).or_default().rollback_refused = asked.map(|asked| (asked, answer));
+    }
+
     /// All went well.
     pub fn forgive(&self, key: &Key) {
         if let Some(memory) = self.lock().get_mut(key) {
             memory.failure = None;
+            memory.rollback_refused = None;
         }
     }
 

@@ -42,6 +42,9 @@ pub(super) fn observe(
         sets: sets.collect(),
         names,
         failure: context.deployment_memories.pending(key, now),
+        rollback_refused: context
+            .deployment_memories
+            .rollback_refused(key, &deployment.annotations),
         status_written: context.deployment_memories.status_written(key),
         overlaps: overlap::of_deployment(&context.stores, stored),
         instancetype: looked.spec,
@@ -103,14 +106,7 @@ pub(super) fn deployment(stored: &StoredMachineDeployment) -> Deployment {
 }
 
 fn held_by(stored: &StoredMachineDeployment) -> Option<&'static str> {
-    let initializers = stored.annotation(annotation::INITIALIZERS);
-    if stored.annotation(annotation::PAUSED).is_some() {
-        Some(annotation::PAUSED)
-    } else {
-        initializers
-            .is_some_and(|text| !text.is_empty())
-            .then_some(annotation::INITIALIZERS)
-    }
+    super::observed::held_by(|key| stored.annotation(key))
 }
 
 fn status(stored: &StoredMachineDeployment) -> Status {
@@ -154,10 +150,17 @@ pub(super) fn set_of(
         ready: status.ready_replicas.unwrap_or_default(),
         available: status.available_replicas.unwrap_or_default(),
         observed_generation: status.observed_generation.unwrap_or_default(),
+        error: status.error_message.clone().filter(|message| !message.is_empty()),
         machines: Machines::default(),
     };
     set.likeness = likeness_of(&set, deployment);
     set.machines = machines(&stores.machines_of(found.uid()));
+    if set.deleting {
+        // Its Machines go with it, and nobody writes its status any more.
+        for count in [&mut set.existing, &mut set.ready, &mut set.available] {
+            *count = (*count).min(set.machines.alive);
+        }
+    }
     set
 }
 
@@ -192,7 +195,7 @@ fn blocking(machine: &StoredMachine) -> Option<Trouble> {
 
 fn trouble(machine: &StoredMachine, message: &str) -> Trouble {
     Trouble {
-        machine: machine.name().to_owned(),
+        whose: format!("Machine {}", machine.name()),
         message: message.to_owned(),
     }
 }
@@ -203,8 +206,7 @@ mod tests {
     use rstest::rstest;
     use serde_json::{Value, json};
 
-    // Literals of a test.
-    #[allow(clippy::needless_pass_by_value)]
+    #[allow(clippy::needless_pass_by_value, reason = "literals of a test")]
     fn stored(metadata: Value, spec: Value) -> StoredMachineDeployment {
         let mut object = json!({"metadata": {"name": "d"}, "spec": {
             "selector": {"matchLabels": {"a": "b"}}, "template": {"metadata": {"labels": {"a": "b"}}}}});

@@ -7,6 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use machinist_shared::api::MachineDeploymentCondition;
+use machinist_shared::names::annotation;
 
 use crate::user::Template;
 
@@ -24,6 +25,8 @@ pub struct Observed {
     pub names: BTreeSet<String>,
     /// The last write that failed, until it may be tried again.
     pub failure: Option<Failure>,
+    /// What the API server said to the rollback that the deployment asks for, if it was refused for good.
+    pub rollback_refused: Option<String>,
     /// When this process wrote the status last.
     pub status_written: Option<Timestamp>,
     /// Names of other deployments that select its Machines, or whose Machines it selects.
@@ -150,6 +153,8 @@ pub struct Set {
     pub available: i32,
     /// `status.observedGeneration`.
     pub observed_generation: i64,
+    /// `status.errorMessage`.
+    pub error: Option<String>,
     /// What its Machines say.
     pub machines: Machines,
 }
@@ -178,18 +183,18 @@ pub struct Machines {
     pub blocking: Option<Trouble>,
 }
 
-/// What keeps a Machine from becoming available.
+/// What keeps Machines from becoming available.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trouble {
-    /// Name of the Machine.
-    pub machine: String,
+    /// Kind and name of whoever says so.
+    pub whose: String,
     /// What its conditions say.
     pub message: String,
 }
 
 impl std::fmt::Display for Trouble {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Machine {}: {}", self.machine, self.message)
+        write!(f, "{}: {}", self.whose, self.message)
     }
 }
 
@@ -213,6 +218,11 @@ impl Set {
     /// An annotation's text.
     pub fn annotation(&self, key: &str) -> Option<&str> {
         self.annotations.get(key).map(String::as_str)
+    }
+
+    /// The annotation that makes the controller leave it alone.
+    pub fn held_by(&self) -> Option<&'static str> {
+        held_by(|key| self.annotation(key))
     }
 
     /// Available Machines that stay when the set is scaled to its size: a status may tell of more than were asked for.
@@ -240,4 +250,13 @@ impl Set {
         let controller = self.owners.iter().find(|owner| owner.controller == Some(true));
         controller.map(|owner| owner.uid.as_str())
     }
+}
+
+/// The annotation, of these, that makes the controller leave an object alone.
+pub fn held_by<'a>(annotations: impl Fn(&str) -> Option<&'a str>) -> Option<&'static str> {
+    if annotations(annotation::PAUSED).is_some() {
+        return Some(annotation::PAUSED);
+    }
+    let initializers = annotations(annotation::INITIALIZERS)?;
+    (!initializers.is_empty()).then_some(annotation::INITIALIZERS)
 }

@@ -62,6 +62,17 @@ impl Step {
             Self::Event(_) => "record an Event",
         }
     }
+
+    /// Name of the set that it changes; empty if it is the deployment.
+    pub fn object(&self) -> &str {
+        match self {
+            Self::CreateSet(set) => &set.name,
+            Self::PatchSet { name, .. } | Self::CopyTemplate { name, .. } | Self::DeleteSet { name, .. } => {
+                name
+            }
+            Self::PatchDeployment(_) | Self::RollBack(_) | Self::PatchStatus(_) | Self::Event(_) => "",
+        }
+    }
 }
 
 /// A set to be made.
@@ -90,6 +101,8 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// When to look again, if nothing happens before.
     pub again: Option<Duration>,
+    /// How its rollout goes while these writes are made, for the log.
+    pub why: String,
 }
 
 impl Plan {

@@ -103,10 +103,15 @@ proptest! {
     fn no_node_rolls_at_take_over_nor_on_the_way_back(
         in_the_set in prop::sample::subsequence((0..WAYS.len()).collect::<Vec<_>>(), 0..=WAYS.len()),
         in_the_deployment in prop::sample::subsequence((0..WAYS.len()).collect::<Vec<_>>(), 0..=WAYS.len()),
+        // Of an older kubelet, or of the same template in other bytes, for which machine-controller has rolled the pool.
+        in_the_old_set in prop::option::of(
+            prop::sample::subsequence((0..WAYS.len()).collect::<Vec<_>>(), 0..=WAYS.len())),
     ) {
         let wanted = written(&in_the_deployment);
-        let mut other = template();
-        other["spec"]["versions"]["kubelet"] = json!("1.32.0");
+        let mut other = written(&in_the_old_set.clone().unwrap_or_default());
+        if in_the_old_set.is_none() {
+            other["spec"]["versions"]["kubelet"] = json!("1.32.0");
+        }
         let sets = [stored_set("d-old", "1", 0, other), stored_set("d-new", "2", 3, written(&in_the_set))];
         let deployment = deployment(&stored_deployment(&wanted));
         let stores = Stores::default();
@@ -114,6 +119,7 @@ proptest! {
             sets: sets.iter().map(|set| set_of(&stores, &deployment, set, true)).collect(),
             names: sets.iter().map(|set| set.name().to_owned()).collect(),
             failure: None,
+            rollback_refused: None,
             status_written: None,
             overlaps: Vec::new(),
             instancetype: None,

@@ -1,7 +1,7 @@
 //! One pass over one MachineDeployment; and the worker that does it.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use machinist_infra::store::Key;
 
@@ -37,9 +37,11 @@ pub async fn work(context: Arc<Context>) {
     worker::work(queue, AT_ONCE, move |key| {
         let context = context.clone();
         async move {
+            let began = Instant::now();
             let ok = pass(&context, &key).await;
-            let labels = ["machinedeployment", if ok { "ok" } else { "error" }];
-            context.metrics.reconciles.with_label_values(&labels).inc();
+            context
+                .metrics
+                .count_pass("machinedeployment", ok, began.elapsed());
         }
     })
     .await;
@@ -78,6 +80,12 @@ async fn pass(context: &Arc<Context>, key: &Key) -> bool {
         Outcome::Stale => {
             context.deployments.add_after(key.clone(), STALE);
             true
+        }
+        Outcome::RollbackRefused(error) => {
+            tracing::warn!(deployment = %key, %error, "a rollback was refused");
+            memories.refuse_rollback(key, &observed.deployment.annotations, error.to_string());
+            context.deployments.add(key.clone());
+            false
         }
         Outcome::Failed(error) => {
             tracing::warn!(deployment = %key, %error, "a write failed");

@@ -8,7 +8,8 @@ use kube::api::{ListParams, Patch};
 use kube::{Api, ResourceExt};
 use machinist_infra::client::RemoteError;
 use machinist_infra::store::Key;
-use machinist_shared::names::finalizer;
+use machinist_shared::autoscaler;
+use machinist_shared::names::{annotation, finalizer};
 use serde_json::{Value, json};
 
 use super::new_machine;
@@ -57,6 +58,7 @@ pub(super) async fn act(context: &Context, key: &Key, set: &Arc<StoredMachineSet
         context,
         key,
         set,
+        why: plan.why,
         resource_version: set.metadata.resource_version.clone(),
     };
     let mut failed = None;
@@ -84,6 +86,7 @@ struct Run<'a> {
     context: &'a Context,
     key: &'a Key,
     set: &'a Arc<StoredMachineSet>,
+    why: String,
     /// The set's, after our last patch of it.
     resource_version: Option<String>,
 }
@@ -103,7 +106,10 @@ impl Run<'_> {
                     .await
             }
             Step::Create(count) => self.create(*count).await,
-            Step::Delete(machines) => self.each(machines, |machine| self.delete(machine)).await,
+            Step::Delete(machines) => {
+                self.make_sure_that_marks_are_known().await?;
+                self.each(machines, |machine| self.delete(machine)).await
+            }
             Step::ChangeInPlace(changes) => {
                 worst(join_all(changes.iter().map(|(machine, patch)| self.change(machine, patch))).await)
             }
@@ -138,7 +144,7 @@ impl Run<'_> {
             .with_label_values(&[verb, label])
             .inc();
         if result.is_ok() {
-            tracing::info!(set = %self.key, object, "{verb}");
+            tracing::info!(set = %self.key, uid = self.set.uid(), object, why = self.why, "{verb}");
         }
         result.map_err(|error| match &error {
             kube::Error::Api(status) if status.code == 404 || status.reason == "Conflict" => Refused::Stale,
@@ -201,6 +207,34 @@ impl Run<'_> {
             .is_some_and(|found| found.uid() == self.set.uid() && !found.is_deleting());
         self.context.stores.machine_sets.looked(self.key, found);
         if lives { Ok(()) } else { Err(Refused::Stale) }
+    }
+
+    /// The cluster-autoscaler marks a Machine and then lowers the size: the size may be heard of first, and another Machine
+    /// go. So before one of a node group goes, the API server is asked which are marked.
+    async fn make_sure_that_marks_are_known(&self) -> Result<(), Refused> {
+        let annotations = self.set.metadata.annotations.as_ref();
+        if annotations.is_none_or(|all| !all.keys().any(|key| autoscaler::is_of_a_node_group(key))) {
+            return Ok(());
+        }
+        let selector = self.set.selector.text().unwrap_or_default();
+        let found = self
+            .machines()
+            .list_metadata(&ListParams::default().labels(&selector))
+            .await
+            .map_err(Refused::Error)?;
+        let is_known = |name: &str| {
+            let machine = (self.context.stores.machines).get(&Key::new(self.set.namespace(), name));
+            machine.is_none_or(|machine| machine.is_marked() || machine.is_deleting())
+        };
+        let marked = found.iter().filter(|machine| {
+            let mark = machine.annotations().get(annotation::DELETE_MACHINE);
+            mark.is_some_and(|text| !text.is_empty())
+        });
+        let mut unknown = marked.filter(|machine| !is_known(&machine.name_any()));
+        if unknown.next().is_some() {
+            return Err(Refused::Stale);
+        }
+        Ok(())
     }
 
     /// Replaces our reference among the owners of a Machine, or takes it away.

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
-use machinist_shared::names::annotation;
 
 use crate::user::{StoredMachine, StoredMachineSet};
 
@@ -59,13 +58,6 @@ pub struct Failure {
 }
 
 impl Member {
-    /// Whether somebody has asked for this one to go first. The cluster-autoscaler does.
-    pub fn is_marked(&self) -> bool {
-        self.machine
-            .annotation(annotation::DELETE_MACHINE)
-            .is_some_and(|text| !text.is_empty())
-    }
-
     /// Whether it has failed for good.
     pub fn has_failed(&self) -> bool {
         let status = &self.machine.status;

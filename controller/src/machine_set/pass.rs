@@ -43,9 +43,9 @@ pub async fn work(context: Arc<Context>) {
 }
 
 async fn counted(context: &Context, key: &Key) {
+    let began = Instant::now();
     if let Some(ok) = pass(context, key).await {
-        let labels = ["machineset", if ok { "ok" } else { "error" }];
-        context.metrics.reconciles.with_label_values(&labels).inc();
+        context.metrics.count_pass("machineset", ok, began.elapsed());
     }
 }
 

@@ -70,6 +70,8 @@ pub struct Plan {
     pub more: bool,
     /// Whether a failure that was observed no longer matters.
     pub forgive: bool,
+    /// How many Machines there shall be and how many there are while these writes are made, for the log.
+    pub why: String,
 }
 
 impl Plan {

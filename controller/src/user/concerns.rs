@@ -12,7 +12,7 @@ use super::{Node, StoredMachine, StoredMachineDeployment, StoredMachineSet, Volu
 use crate::csr::request::{NODE_USER, StoredRequest};
 use crate::machine::drain::turns;
 use crate::machine::evacuation;
-use crate::machine_deployment::conditions::SELECTOR_OVERLAP;
+use crate::machine_deployment::conditions::{self, PROGRESSING, Reason, SELECTOR_OVERLAP};
 
 /// A Machine, before and after: its namesakes, one of which may now win or lose the name; its set; and the requests that
 /// came with its tokens.
@@ -22,16 +22,17 @@ pub(super) fn machine(machine: &StoredMachine, stores: &Stores, queues: &Queues)
     }
     queues.machines.add(Key::of(machine));
     sets_of(machine, stores, queues);
-    // Its counts say nothing of this; and one of a template that fails is enough to stop a rollout.
-    if machine.status.phase.as_deref() == Some("Failed")
-        && let Some(deployment) = stores.machine_deployment(machine)
-    {
-        queues.deployments.add(Key::new(machine.namespace(), deployment));
-    }
-    if machine.is_deleting()
-        && let Some(deployment) = stores.deployment_of(machine)
-    {
-        next_drains(&deployment, stores, queues);
+    if let Some(deployment) = stores.deployment_of(machine) {
+        // Its counts say nothing of this: one of a template that fails is enough to stop a rollout, and what holds one up
+        // is told as it is now.
+        let stuck = deployment.status.conditions.as_deref().unwrap_or_default();
+        let stuck = conditions::has_reason(stuck, PROGRESSING, Reason::ProgressDeadlineExceeded);
+        if stuck || machine.status.phase.as_deref() == Some("Failed") {
+            queues.deployments.add(Key::of(deployment.as_ref()));
+        }
+        if machine.is_deleting() {
+            next_drains(&deployment, stores, queues);
+        }
     }
     requests_of(machine, stores, queues);
 }

@@ -2,7 +2,7 @@
 
 use kube::core::ObjectMeta;
 use machinist_shared::api::{MachineSpec, MachineStatus};
-use machinist_shared::names;
+use machinist_shared::names::{self, annotation};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -96,6 +96,12 @@ impl StoredMachine {
     /// An annotation's text.
     pub fn annotation(&self, key: &str) -> Option<&str> {
         self.metadata.annotations.as_ref()?.get(key).map(String::as_str)
+    }
+
+    /// Whether somebody has asked for this one to go first. The cluster-autoscaler does.
+    pub fn is_marked(&self) -> bool {
+        self.annotation(annotation::DELETE_MACHINE)
+            .is_some_and(|text| !text.is_empty())
     }
 
     /// Name of the MachineSet that controls it.

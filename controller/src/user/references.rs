@@ -39,11 +39,16 @@ pub enum Looked {
     /// It does not exist.
     Absent,
     /// Its data, as text; keys that are no text are left out.
-    Found(BTreeMap<String, String>),
+    Found(Data),
 }
+
+/// Data of a Secret or ConfigMap, as text; keys that are no text are left out.
+type Data = BTreeMap<String, String>;
 
 struct Watch {
     store: Stored,
+    /// What it held when it was deleted, until it is there again.
+    parting: Option<Data>,
     users: HashSet<Key>,
     task: AbortHandle,
 }
@@ -96,18 +101,20 @@ impl References {
         watch.users.insert(user.clone());
         let key = Key::new(&reference.namespace, &reference.name);
         match &watch.store {
-            Stored::Secret(store) if store.is_synced() => store.get(&key).map_or(Looked::Absent, |secret| {
-                let data = secret.data.iter().flatten();
-                Looked::Found(
-                    data.filter_map(|(k, v)| Some((k.clone(), String::from_utf8(v.0.clone()).ok()?)))
-                        .collect(),
-                )
-            }),
-            Stored::ConfigMap(store) if store.is_synced() => store.get(&key).map_or(Looked::Absent, |map| {
-                Looked::Found(map.data.clone().unwrap_or_default())
-            }),
+            Stored::Secret(store) if store.is_synced() => store
+                .get(&key)
+                .map_or(Looked::Absent, |secret| Looked::Found(of_secret(&secret))),
+            Stored::ConfigMap(store) if store.is_synced() => store
+                .get(&key)
+                .map_or(Looked::Absent, |map| Looked::Found(of_config_map(&map))),
             _ => Looked::Pending,
         }
+    }
+
+    /// What `reference` held when it was deleted, if that was seen while a Machine referred to it.
+    pub fn parting(&self, reference: &Reference) -> Option<Data> {
+        let watches = self.watches.lock().unwrap_or_else(PoisonError::into_inner);
+        watches.get(reference)?.parting.clone()
     }
 
     /// What is known of the Secret `namespace/name`, on behalf of the Machine `user`; opens the watch if there is none.
@@ -150,7 +157,7 @@ impl References {
                     Api::namespaced(client, namespace),
                     config,
                     store.clone(),
-                    self.tell(reference),
+                    self.tell(reference, of_secret),
                 );
                 (Stored::Secret(store), tokio::spawn(run))
             }
@@ -160,19 +167,24 @@ impl References {
                     Api::namespaced(client, namespace),
                     config,
                     store.clone(),
-                    self.tell(reference),
+                    self.tell(reference, of_config_map),
                 );
                 (Stored::ConfigMap(store), tokio::spawn(run))
             }
         };
         Watch {
             store,
+            parting: None,
             users: HashSet::new(),
             task: task.abort_handle(),
         }
     }
 
-    fn tell<K>(&self, reference: &Reference) -> impl FnMut(Signal<'_, K>) + Send + use<K> {
+    fn tell<K>(
+        &self,
+        reference: &Reference,
+        data: fn(&K) -> Data,
+    ) -> impl FnMut(Signal<'_, K>) + Send + use<K> {
         let (watches, changed, reference) = (
             Arc::downgrade(&self.watches),
             self.changed.clone(),
@@ -184,11 +196,30 @@ impl References {
                 return;
             }
             let Some(watches) = watches.upgrade() else { return };
-            let watches = watches.lock().unwrap_or_else(PoisonError::into_inner);
-            for user in watches.get(&reference).into_iter().flat_map(|watch| &watch.users) {
+            let mut watches = watches.lock().unwrap_or_else(PoisonError::into_inner);
+            let Some(watch) = watches.get_mut(&reference) else {
+                return;
+            };
+            if let Signal::Changed(change) = &signal {
+                watch.parting = match (&change.before, &change.after) {
+                    (Some(old), None) => Some(data(old)),
+                    _ => None,
+                };
+            }
+            for user in &watch.users {
                 // Nobody listens any more only when the process is ending.
                 let _ = changed.send(user.clone());
             }
         }
     }
+}
+
+fn of_secret(secret: &Secret) -> Data {
+    let data = secret.data.iter().flatten();
+    data.filter_map(|(key, value)| Some((key.clone(), String::from_utf8(value.0.clone()).ok()?)))
+        .collect()
+}
+
+fn of_config_map(map: &ConfigMap) -> Data {
+    map.data.clone().unwrap_or_default()
 }

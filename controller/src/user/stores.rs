@@ -92,12 +92,18 @@ fn by_controller(metadata: &kube::core::ObjectMeta) -> String {
     )
 }
 
-/// Requester and UID of a pending request; of one that is decided, nothing is ever looked up.
+/// Whom requests are approved of is indexed so.
+fn approved_of(requester: &str) -> String {
+    format!("approved:{requester}")
+}
+
+/// Requester and UID of a pending request; of one that is decided, only whose it was is ever looked up.
 fn by_requester(request: &StoredRequest) -> Vec<String> {
-    if request.decided {
-        return Vec::new();
+    match (request.decided, request.approved) {
+        (true, true) => vec![approved_of(request.username())],
+        (true, false) => Vec::new(),
+        (false, _) => vec![request.username().to_owned(), request.uid().to_owned()],
     }
-    vec![request.username().to_owned(), request.uid().to_owned()]
 }
 
 impl Default for Stores {
@@ -232,17 +238,20 @@ impl Stores {
         sets
     }
 
-    /// Pending requests for the serving certificate of the node of that name, the newest first.
+    /// Pending requests for the serving certificate of the node of that name, the newest first. Its kubelet has given up
+    /// those from before one that was approved: it has what it asked for since.
     pub fn serving_requests(&self, node: &str) -> Vec<Arc<StoredRequest>> {
-        let mut pending = self.serving.by_index(&format!("{NODE_USER}{node}"));
-        // Creation times are whole seconds; within one, the version tells.
-        let age = |request: &Arc<StoredRequest>| {
-            let metadata = &request.object.metadata;
-            let created = metadata.creation_timestamp.as_ref().map(|time| time.0);
-            let version = metadata.resource_version.as_ref();
-            (created, version.and_then(|version| version.parse::<u64>().ok()))
-        };
-        pending.sort_by_cached_key(|request| std::cmp::Reverse(age(request)));
+        let requester = format!("{NODE_USER}{node}");
+        let mut pending = self.serving.by_index(&requester);
+        if pending.is_empty() {
+            return pending;
+        }
+        let approved = self.serving.by_index(&approved_of(&requester));
+        let created = |request: &StoredRequest| request.age().0;
+        // Approving one changed its version: within a second nobody can tell.
+        let newest = approved.iter().map(|request| created(request)).max();
+        pending.retain(|request| newest.is_none_or(|newest| created(request) >= newest));
+        pending.sort_by_cached_key(|request| std::cmp::Reverse(request.age()));
         pending
     }
 
@@ -372,6 +381,7 @@ where
 mod tests {
     use super::*;
     use kube::runtime::watcher::Event;
+    use rstest::rstest;
     use serde_json::json;
 
     fn request(name: &str, created: &str, version: &str, status: &serde_json::Value) -> StoredRequest {
@@ -393,13 +403,42 @@ mod tests {
         let approved = json!({"conditions": [{"type": "Approved", "status": "True"}], "certificate": "AAAA"});
         stores
             .serving
-            .apply(Event::Apply(request("d", late, "11", &approved)));
+            .apply(Event::Apply(request("d", early, "11", &approved)));
         let names: Vec<_> = stores
             .serving_requests("a")
             .iter()
             .map(|request| request.name().to_owned())
             .collect();
         assert_eq!(names, ["b", "a", "c"]);
+    }
+
+    #[rstest]
+    #[case::an_older_one_of_which("2026-01-01T12:00:01Z", &json!({"conditions": [{"type": "Approved", "status": "True"}]}), &[])]
+    #[case::one_of_the_same_second("2026-01-01T12:00:00Z", &json!({"conditions": [{"type": "Approved", "status": "True"}]}), &["old"])]
+    #[case::a_younger_one("2026-01-01T11:59:59Z", &json!({"conditions": [{"type": "Approved", "status": "True"}]}), &["old"])]
+    #[case::one_before_another_that_was_denied("2026-01-01T12:00:01Z", &json!({"conditions": [{"type": "Denied", "status": "True"}]}), &["old"])]
+    #[case::one_before_another_that_failed(
+        "2026-01-01T12:00:01Z",
+        &json!({"conditions": [{"type": "Approved", "status": "True"}, {"type": "Failed", "status": "True"}]}),
+        &["old"]
+    )]
+    fn a_request_is_given_up_for_a_younger_one_that_was_approved(
+        #[case] created: &str,
+        #[case] status: &serde_json::Value,
+        #[case] pending: &[&str],
+    ) {
+        let stores = Stores::default();
+        for request in [
+            request("old", "2026-01-01T12:00:00Z", "5", &json!({})),
+            request("other", created, "9", status),
+        ] {
+            stores.serving.apply(Event::Apply(request));
+        }
+        let found = stores.serving_requests("a");
+        assert_eq!(
+            found.iter().map(|found| found.name()).collect::<Vec<_>>(),
+            pending
+        );
     }
 
     #[test]

@@ -170,6 +170,12 @@ fn of_label(rest: &str, message: &str, question: &Question<'_>, vm: &Value) -> F
 }
 
 fn of_annotation(rest: &str, message: &str, question: &Question<'_>, vm: &Value) -> FieldPath {
+    // Named in neither way.
+    if let Some(operating_system) = &question.ignition
+        && message.contains(annotation::IGNITION)
+    {
+        return operating_system.clone();
+    }
     match named(rest, message, &vm["spec"]["template"]["metadata"]["annotations"]) {
         Some(annotation::OVN_LOGICAL_SWITCH)
             if !question.annotations.contains_key(annotation::OVN_LOGICAL_SWITCH) =>
@@ -328,6 +334,11 @@ mod tests {
         "sidecar feature gate is not enabled in kubevirt-config, invalid entry spec.template.metadata.annotations.x/y",
         "t.annotations[x/y]"
     )]
+    #[case::ignition_that_a_gate_forbids(
+        "spec.template.metadata.annotations",
+        "ExperimentalIgnitionSupport feature gate is not enabled in kubevirt-config, invalid entry spec.template.metadata.annotations.kubevirt.io/ignitiondata",
+        "v.operatingSystem"
+    )]
     #[case::anything_else("spec.running", "", "c.virtualMachine")]
     #[case::nothing("", "", "c.virtualMachine")]
     fn kubevirts_field_leads_to_ours(#[case] field: &str, #[case] message: &str, #[case] want: &str) {
@@ -344,6 +355,7 @@ mod tests {
             machine_deployment: None,
             spec: &ResolvedSpec::default(),
             replicas: 1,
+            ignition: Some(FieldPath::new("v.operatingSystem")),
             secrets: Secrets::Untold,
             path: FieldPath::new("c"),
             metadata: FieldPath::new("t"),

@@ -5,11 +5,12 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::future;
-use k8s_openapi::api::core::v1::{Node, ResourceQuota};
+use k8s_openapi::api::core::v1::{Node, Pod, ResourceQuota};
 use kube::api::ListParams;
 use kube::{Api, Client, Resource, ResourceExt};
 use machinist_shared::field::{ErrorKind, Report, did_you_mean};
 use machinist_shared::kubevirt::spec::Matcher;
+use machinist_shared::quantity;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::time::Instant;
@@ -24,6 +25,10 @@ const TTL: Duration = Duration::from_mins(1);
 const SHOWN: usize = 10;
 /// More nodes than this are nobody's hint.
 const NODES: u32 = 100;
+/// Nor are more pods than this.
+const PODS: u32 = 2000;
+/// Those that take something of a node.
+const SCHEDULED: &str = "spec.nodeName!=,status.phase!=Succeeded,status.phase!=Failed";
 
 /// What exists, and what of it counts.
 #[derive(Debug, Default)]
@@ -31,10 +36,19 @@ pub(super) struct Existence {
     known: Mutex<HashMap<Named, (Instant, Known)>>,
     quotas: Kept<Vec<ResourceQuota>>,
     nodes: Kept<Vec<Node>>,
+    taken: Kept<Vec<Taken>>,
 }
 
 /// An answer that is kept for a while; nothing where the credential may not look.
 type Kept<T> = Mutex<Option<(Instant, Option<T>)>>;
+
+/// What a pod takes of a node.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Taken {
+    pub(super) node: String,
+    pub(super) memory: f64,
+    pub(super) cpu: f64,
+}
 
 /// What was found on the way.
 #[derive(Debug, Default)]
@@ -236,14 +250,22 @@ impl Existence {
     /// The ResourceQuotas of the namespace; nothing where the credential may not see them.
     pub(super) async fn quotas(&self, client: &Client, namespace: &str) -> Option<Vec<ResourceQuota>> {
         let api = Api::<ResourceQuota>::namespaced(client.clone(), namespace);
-        kept(&self.quotas, &api, &ListParams::default()).await
+        kept(&self.quotas, &api, &ListParams::default(), |it| it).await
     }
 
     /// The nodes; nothing where the credential may not see them, or there are too many.
     pub(super) async fn nodes(&self, client: &Client) -> Option<Vec<Node>> {
         let api = Api::<Node>::all(client.clone());
-        let nodes = kept(&self.nodes, &api, &ListParams::default().limit(NODES)).await;
+        let nodes = kept(&self.nodes, &api, &ListParams::default().limit(NODES), |it| it).await;
         nodes.filter(|nodes| nodes.len() < NODES as usize)
+    }
+
+    /// What the pods of all namespaces take; nothing where the credential may not see them, or there are too many.
+    pub(super) async fn taken(&self, client: &Client) -> Option<Vec<Taken>> {
+        let api = Api::<Pod>::all(client.clone());
+        let scheduled = ListParams::default().fields(SCHEDULED).limit(PODS);
+        let taken = kept(&self.taken, &api, &scheduled, |pod| taken_by(&pod)).await;
+        taken.filter(|pods| pods.len() < PODS as usize)
     }
 }
 
@@ -267,10 +289,34 @@ async fn ask(client: &Client, namespace: &str, kind: Kind, name: &str) -> kube::
     }
 }
 
-/// A list, from memory or by asking.
-async fn kept<K>(memory: &Kept<Vec<K>>, api: &Api<K>, params: &ListParams) -> Option<Vec<K>>
+fn taken_by(pod: &Pod) -> Taken {
+    let spec = pod.spec.as_ref();
+    let containers = || spec.into_iter().flat_map(|spec| &spec.containers);
+    let sum = |resource: &str| {
+        let requests = containers().filter_map(|container| container.resources.as_ref()?.requests.as_ref());
+        let overhead = spec.and_then(|spec| spec.overhead.as_ref());
+        let amounts = requests
+            .chain(overhead)
+            .filter_map(|requests| requests.get(resource));
+        amounts.filter_map(|amount| quantity::parse(&amount.0)).sum()
+    };
+    Taken {
+        node: spec.and_then(|spec| spec.node_name.clone()).unwrap_or_default(),
+        memory: sum("memory"),
+        cpu: sum("cpu"),
+    }
+}
+
+/// What counts of a list, from memory or by asking.
+async fn kept<K, T>(
+    memory: &Kept<Vec<T>>,
+    api: &Api<K>,
+    params: &ListParams,
+    of: impl Fn(K) -> T,
+) -> Option<Vec<T>>
 where
     K: Resource + Clone + DeserializeOwned + std::fmt::Debug,
+    T: Clone,
 {
     let lock = || memory.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some((asked, list)) = lock().as_ref()
@@ -279,7 +325,7 @@ where
         return list.clone();
     }
     let list = match api.list(params).await {
-        Ok(list) => Some(list.items),
+        Ok(list) => Some(list.items.into_iter().map(of).collect::<Vec<T>>()),
         Err(kube::Error::Api(status)) if status.code == 403 => None,
         // It may be answered next time.
         Err(_) => return None,

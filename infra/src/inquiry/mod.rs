@@ -40,6 +40,9 @@ const CLIENTS: usize = 256;
 /// How long a client of nobody's is kept.
 const IDLE: Duration = Duration::from_mins(10);
 
+/// What stands for Ignition's user data, by which KubeVirt knows it.
+const IGNITION: &str = r#"{"ignition":{"version":"3.3.0"}}"#;
+
 /// A VM that is to be.
 #[derive(Debug, Clone)]
 pub struct Question<'a> {
@@ -59,6 +62,8 @@ pub struct Question<'a> {
     pub spec: &'a ResolvedSpec,
     /// How many there will be at once, besides those that there are.
     pub replicas: u64,
+    /// Where the operating system is written whose user data Ignition reads, if that is so.
+    pub ignition: Option<FieldPath>,
     /// Whether the author may know which Secrets there are.
     pub secrets: Secrets,
     /// Where that is written: `….cloudProviderSpec`.
@@ -242,7 +247,11 @@ impl Inquiry {
             // Told by its field already, if it is one that we ask for by name.
             Err(FactError::NotFound { .. }) if !report.is_ok() => return Ok(()),
             Err(error @ FactError::NotFound { .. }) => {
-                report.error(&question.path, ErrorKind::NotFound, error.to_string());
+                report.error(
+                    &origin_of(&error, question),
+                    ErrorKind::NotFound,
+                    error.to_string(),
+                );
                 return Ok(());
             }
             Err(FactError::Remote { error, .. }) if error.code() == Some(403) => {
@@ -267,7 +276,7 @@ impl Inquiry {
             spec: question.spec,
             facts: &facts,
             user_data_secret: "dry-run",
-            ignition: None,
+            ignition: question.ignition.as_ref().map(|_| IGNITION),
         });
         let claim = cluster.existence.judge_claim(client, question, &vm, report);
         within(deadline, claim).await??;
@@ -336,7 +345,11 @@ impl Cluster {
             self.existence.nodes(client)
         );
         quota::judge(&quotas.unwrap_or_default(), &needed, question, &mut report);
-        room::judge(&nodes.unwrap_or_default(), &needed, question, &mut report);
+        let Some(nodes) = nodes else {
+            return report;
+        };
+        let taken = self.existence.taken(client).await;
+        room::judge(&nodes, taken.as_deref(), &needed, question, &mut report);
         report
     }
 }
@@ -406,6 +419,27 @@ fn refused(question: &Question<'_>, error: &RemoteError, report: &mut Report) ->
         _ => return Err(Unreachable(error.to_string())),
     }
     Ok(())
+}
+
+/// The field of the disk whose StorageProfile is missing: everything else that is asked for is named in the spec itself.
+fn origin_of(error: &FactError, question: &Question<'_>) -> FieldPath {
+    let FactError::NotFound {
+        kind: "StorageProfile",
+        name,
+    } = error
+    else {
+        return question.path.clone();
+    };
+    let template = question.path.child("virtualMachine").child("template");
+    let primary = template.child("primaryDisk");
+    let mut secondary = question.spec.secondary_disks.iter();
+    let disk = if question.spec.primary_disk.storage_class == *name {
+        primary
+    } else {
+        let index = secondary.position(|disk| disk.storage_class == *name);
+        index.map_or(primary, |index| template.child("secondaryDisks").index(index))
+    };
+    disk.child("storageClassName")
 }
 
 fn kubeconfig_path(question: &Question<'_>) -> FieldPath {

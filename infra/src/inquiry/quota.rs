@@ -11,7 +11,14 @@ use machinist_shared::quantity;
 use super::Question;
 use super::existence::Found;
 
-/// What one VM takes at least; what KubeVirt itself needs for it comes on top.
+/// Memory that a launcher takes beside its guest, at least: its own processes and an I/O thread, something for each vCPU,
+/// and page tables. KubeVirt adds more for devices and by release.
+const LAUNCHER: f64 = 218.0 * MEBI;
+const PER_VCPU: f64 = 8.0 * MEBI;
+const PAGE_TABLES: f64 = 1.0 / 512.0;
+const MEBI: f64 = 1024.0 * 1024.0;
+
+/// What the pod of one VM takes at least.
 #[derive(Debug, Default, Clone, PartialEq)]
 pub(super) struct Needed {
     pub(super) memory: f64,
@@ -37,6 +44,12 @@ impl Needed {
         } else {
             0.0
         };
+        let vcpus = match &spec.instancetype {
+            Some(_) => found.instancetype["cpu"]["guest"].as_f64().unwrap_or_default(),
+            #[expect(clippy::cast_precision_loss, reason = "a number of cores")]
+            None if spec.vcpu_cores > 0 => spec.vcpu_cores as f64,
+            None => cpus.ceil(),
+        };
         let mut classes = BTreeMap::<String, (f64, f64)>::new();
         for disk in disks() {
             let (storage, claims) = classes.entry(disk.storage_class.clone()).or_default();
@@ -44,7 +57,7 @@ impl Needed {
             *claims += 1.0;
         }
         Self {
-            memory: quantity::parse(memory).unwrap_or_default(),
+            memory: quantity::parse(memory).map_or(0.0, |guest| with_launcher(guest, vcpus)),
             cpu: cpus,
             classes,
             storage: disks().filter_map(|disk| quantity::parse(&disk.size)).sum(),
@@ -76,6 +89,10 @@ impl Needed {
     }
 }
 
+fn with_launcher(guest: f64, vcpus: f64) -> f64 {
+    guest * (1.0 + PAGE_TABLES) + LAUNCHER + vcpus * PER_VCPU
+}
+
 /// A warning for each quota that does not leave room for all of them.
 pub(super) fn judge(quotas: &[ResourceQuota], needed: &Needed, question: &Question<'_>, report: &mut Report) {
     for quota in quotas {
@@ -89,8 +106,11 @@ pub(super) fn judge(quotas: &[ResourceQuota], needed: &Needed, question: &Questi
             let (Some(most), Some(used)) = (quantity::parse(&hard.0), quantity::parse(used_text)) else {
                 continue;
             };
-            // As many as fit; the sizes are far below where a float loses a byte.
-            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+            #[allow(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "as many as fit; the sizes are far below where a float loses a byte"
+            )]
             let fitting = ((most - used) / one).max(0.0) as u64;
             if fitting < question.replicas {
                 report.warn(
@@ -156,6 +176,7 @@ mod tests {
             machine_deployment: None,
             spec: &spec,
             replicas,
+            ignition: None,
             secrets: Secrets::Untold,
             path: FieldPath::new("c"),
             metadata: FieldPath::new("metadata"),
@@ -172,8 +193,14 @@ mod tests {
 
     #[test]
     fn room_is_counted_for_all_replicas() {
-        assert_eq!(warnings(quota("requests.memory", "8Gi", "4Gi"), 2), 0);
-        assert_eq!(warnings(quota("requests.memory", "8Gi", "4Gi"), 3), 1);
+        assert_eq!(warnings(quota("requests.memory", "9Gi", "4Gi"), 2), 0);
+        assert_eq!(warnings(quota("requests.memory", "9Gi", "4Gi"), 3), 1);
+        let launchers = "the launchers take some, too";
+        assert_eq!(
+            warnings(quota("requests.memory", "8Gi", "4Gi"), 2),
+            1,
+            "{launchers}"
+        );
         assert_eq!(warnings(quota("requests.storage", "25Gi", "0"), 3), 1);
         assert_eq!(warnings(quota("pods", "3", "0"), 3), 0);
         assert_eq!(warnings(quota("pods", "3", "1"), 3), 1);
@@ -199,8 +226,12 @@ mod tests {
             ..ResolvedSpec::default()
         };
         let found = Found {
-            instancetype: json!({"memory": {"guest": "4Gi"}}),
+            instancetype: json!({"memory": {"guest": "4Gi"}, "cpu": {"guest": 2}}),
         };
-        assert!((Needed::of(&spec, &found).memory - 4.0 * 1024.0 * 1024.0 * 1024.0).abs() < 1.0);
+        let mebibytes = Needed::of(&spec, &found).memory / MEBI;
+        assert!(
+            (mebibytes - (4096.0 + 8.0 + 218.0 + 16.0)).abs() < 1.0,
+            "{mebibytes}"
+        );
     }
 }

@@ -1,18 +1,26 @@
 //! Whether a node of the infra cluster is large enough for the VM, and all nodes for all of them: a hint where the
-//! credential may see nodes. What runs there already is not counted.
+//! credential may see nodes. What runs there already counts where it may see the pods of all namespaces, too.
 
 use k8s_openapi::api::core::v1::Node;
 use machinist_shared::field::Report;
 use machinist_shared::quantity;
 
 use super::Question;
+use super::existence::Taken;
 use super::quota::Needed;
 
-/// A warning for each resource of which no node has enough for one, or all nodes together for all.
-pub(super) fn judge(nodes: &[Node], needed: &Needed, question: &Question<'_>, report: &mut Report) {
+/// A warning for each resource of which no node has enough for one, or all nodes together for all. `taken` is what pods
+/// take, if anybody knows.
+pub(super) fn judge(
+    nodes: &[Node],
+    taken: Option<&[Taken]>,
+    needed: &Needed,
+    question: &Question<'_>,
+    report: &mut Report,
+) {
     for (resource, one) in [("memory", needed.memory), ("cpu", needed.cpu)] {
-        let rooms: Vec<(f64, &str)> = nodes.iter().filter_map(|node| room(node, resource)).collect();
-        let Some((largest, text)) = rooms.iter().copied().max_by(|a, b| a.0.total_cmp(&b.0)) else {
+        let rooms: Vec<(f64, &str, &str)> = nodes.iter().filter_map(|node| room(node, resource)).collect();
+        let Some((largest, text, _)) = rooms.iter().copied().max_by(|a, b| a.0.total_cmp(&b.0)) else {
             continue;
         };
         let path = question.path.child("virtualMachine");
@@ -22,21 +30,33 @@ pub(super) fn judge(nodes: &[Node], needed: &Needed, question: &Question<'_>, re
             report.warn(&path, what);
             continue;
         }
+        let free = |room: f64, name: &str| {
+            let pods = taken.into_iter().flatten().filter(|pod| pod.node == name);
+            let taken = pods.map(|pod| if resource == "cpu" { pod.cpu } else { pod.memory });
+            (room - taken.sum::<f64>()).max(0.0)
+        };
         // A VM does not stretch over nodes; the amounts are far below where a float loses a byte.
-        let fitting: f64 = rooms.iter().map(|(room, _)| (room / one).floor()).sum();
-        #[allow(clippy::cast_precision_loss)]
+        let fitting: f64 = rooms
+            .iter()
+            .map(|(room, _, name)| (free(*room, name) / one).floor())
+            .sum();
+        #[expect(clippy::cast_precision_loss, reason = "a number of VMs")]
         let wanted = question.replicas as f64;
         if one > 0.0 && fitting < wanted {
+            let (left, even_so) = match taken {
+                Some(_) => (" left", ""),
+                None => ("", ", even if nothing else ran there"),
+            };
             let what = format!(
-                "the nodes of the infra cluster have {resource} for {fitting} of {wanted} more VMs, even if nothing else ran there"
+                "the nodes of the infra cluster have {resource}{left} for {fitting} of {wanted} more VMs{even_so}"
             );
             report.warn(&path, what);
         }
     }
 }
 
-/// How much of a resource a node has for pods; nothing where none are put.
-fn room<'a>(node: &'a Node, resource: &str) -> Option<(f64, &'a str)> {
+/// How much of a resource a node has for pods, and its name; nothing where none are put.
+fn room<'a>(node: &'a Node, resource: &str) -> Option<(f64, &'a str, &'a str)> {
     if node.spec.as_ref().and_then(|spec| spec.unschedulable) == Some(true) {
         return None;
     }
@@ -48,7 +68,8 @@ fn room<'a>(node: &'a Node, resource: &str) -> Option<(f64, &'a str)> {
         .get(resource)?
         .0
         .as_str();
-    Some((quantity::parse(text)?, text))
+    let name = node.metadata.name.as_deref().unwrap_or_default();
+    Some((quantity::parse(text)?, text, name))
 }
 
 #[cfg(test)]
@@ -66,18 +87,35 @@ mod tests {
     use crate::kubeconfig::{AddressPolicy, InfraKubeconfig};
 
     fn node(memory: &str, unschedulable: bool) -> Node {
-        let node = json!({"metadata": {}, "spec": {"unschedulable": unschedulable},
+        let node = json!({"metadata": {"name": format!("node-{memory}")}, "spec": {"unschedulable": unschedulable},
             "status": {"allocatable": {"memory": memory, "cpu": "4"}}});
         serde_json::from_value(node).unwrap()
     }
 
+    fn taken(node: &str, gibibytes: f64) -> Taken {
+        Taken {
+            node: node.to_owned(),
+            memory: gibibytes * 1024.0 * 1024.0 * 1024.0,
+            cpu: 0.0,
+        }
+    }
+
     #[rstest]
-    #[case::nobody_may_look(&[], 9, None)]
-    #[case::room_for_all(&[node("8Gi", false), node("8Gi", false)], 4, None)]
-    #[case::too_large_for_any(&[node("2Gi", false), node("3Gi", false)], 1, Some("no node of the infra cluster has that much memory; the largest has 3Gi"))]
-    #[case::too_many(&[node("7Gi", false), node("5Gi", false)], 3, Some("have memory for 2 of 3 more VMs"))]
-    #[case::a_cordoned_node_has_no_room(&[node("8Gi", true), node("4Gi", false)], 2, Some("have memory for 1 of 2 more VMs"))]
-    fn room_is_what_nodes_have(#[case] nodes: &[Node], #[case] replicas: u64, #[case] want: Option<&str>) {
+    #[case::nobody_may_look(&[], None, 9, None)]
+    #[case::room_for_all(&[node("9Gi", false), node("9Gi", false)], None, 4, None)]
+    #[case::too_large_for_any(&[node("2Gi", false), node("3Gi", false)], None, 1, Some("no node of the infra cluster has that much memory; the largest has 3Gi"))]
+    #[case::too_large_beside_its_launcher(&[node("4Gi", false)], None, 1, Some("the largest has 4Gi"))]
+    #[case::too_many(&[node("7Gi", false), node("5Gi", false)], None, 3, Some("have memory for 2 of 3 more VMs, even if nothing else ran there"))]
+    #[case::a_cordoned_node_has_no_room(&[node("9Gi", true), node("5Gi", false)], None, 2, Some("have memory for 1 of 2 more VMs"))]
+    #[case::others_have_taken_it(&[node("9Gi", false)], Some(vec![taken("node-9Gi", 2.0)]), 2, Some("have memory left for 1 of 2 more VMs"))]
+    #[case::others_have_taken_it_elsewhere(&[node("9Gi", false)], Some(vec![taken("another", 2.0)]), 2, None)]
+    #[case::more_is_taken_than_there_is(&[node("9Gi", false)], Some(vec![taken("node-9Gi", 20.0)]), 1, Some("have memory left for 0 of 1 more VMs"))]
+    fn room_is_what_nodes_have(
+        #[case] nodes: &[Node],
+        #[case] taken: Option<Vec<Taken>>,
+        #[case] replicas: u64,
+        #[case] want: Option<&str>,
+    ) {
         let kubeconfig = "{current-context: c, contexts: [{name: c, context: {cluster: c, user: u}}], \
              clusters: [{name: c, cluster: {server: 'https://infra.example'}}], users: [{name: u, user: {token: t}}]}";
         let kubeconfig = InfraKubeconfig::parse(kubeconfig, AddressPolicy::default()).unwrap();
@@ -96,6 +134,7 @@ mod tests {
             machine_deployment: None,
             spec: &spec,
             replicas,
+            ignition: None,
             secrets: Secrets::Untold,
             path: FieldPath::new("c"),
             metadata: FieldPath::new("metadata"),
@@ -103,6 +142,7 @@ mod tests {
         let mut report = Report::new();
         judge(
             nodes,
+            taken.as_deref(),
             &Needed::of(&spec, &Found::default()),
             &question,
             &mut report,

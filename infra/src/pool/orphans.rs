@@ -1,12 +1,11 @@
 //! VMs that bear a cluster's label and that of a Machine that is gone, and their disks.
 
-use std::collections::HashSet;
-
-use kube::core::ObjectMeta;
-use machinist_shared::names::label;
-
 use super::kind::Objects;
+use crate::orphans::{Namespace, Seen};
 use crate::provider::{InfraKey, Orphan};
+
+/// All that are watched whole.
+const KINDS: [&str; 3] = ["VirtualMachine", "DataVolume", "PersistentVolumeClaim"];
 
 /// Orphans among `objects`, of the cluster of that UID.
 pub(super) fn of(
@@ -15,51 +14,29 @@ pub(super) fn of(
     cluster_uid: &str,
     lives: &dyn Fn(&str) -> bool,
 ) -> Vec<Orphan> {
-    let mut found = Vec::new();
-    let mut owners = HashSet::new();
-    let mut add = |kind: &'static str, metadata: &ObjectMeta| {
-        found.push(Orphan {
-            kind,
-            server: place.server.clone(),
-            namespace: place.namespace.clone(),
-            name: metadata.name.clone().unwrap_or_default(),
-        });
-    };
-    for vm in objects.vms.all() {
-        if is_orphaned(&vm.metadata, cluster_uid, lives) {
-            owners.extend(vm.metadata.uid.clone());
-            add("VirtualMachine", &vm.metadata);
-        }
-    }
-    for disk in objects.data_volumes.all() {
-        if is_controlled(&disk.metadata, &owners) {
-            owners.extend(disk.metadata.uid.clone());
-            add("DataVolume", &disk.metadata);
-        }
-    }
-    for claim in objects.claims.all() {
-        if is_controlled(&claim.metadata, &owners) {
-            add("PersistentVolumeClaim", &claim.metadata);
-        }
-    }
-    found
-}
-
-/// What bears no label of ours, or another cluster's, is nobody's business here.
-fn is_orphaned(metadata: &ObjectMeta, cluster_uid: &str, lives: &dyn Fn(&str) -> bool) -> bool {
-    let label = |key: &str| metadata.labels.as_ref()?.get(key).map(String::as_str);
-    label(label::CLUSTER_UID) == Some(cluster_uid) && label(label::MACHINE_UID).is_some_and(|uid| !lives(uid))
-}
-
-fn is_controlled(metadata: &ObjectMeta, owners: &HashSet<String>) -> bool {
-    let mut references = metadata.owner_references.iter().flatten();
-    references.any(|owner| owner.controller == Some(true) && owners.contains(&owner.uid))
+    let vms = objects.vms.all();
+    let volumes = objects.data_volumes.all();
+    let claims = objects.claims.all();
+    let seen = |kind: &'static str, metadata| Seen { kind, metadata };
+    let vms = vms.iter().map(|vm| seen(KINDS[0], &vm.metadata));
+    let volumes = volumes.iter().map(|volume| seen(KINDS[1], &volume.metadata));
+    let claims = claims.iter().map(|claim| seen(KINDS[2], &claim.metadata));
+    let namespace = Namespace::new(vms.chain(volumes).chain(claims).collect(), &KINDS);
+    let found = namespace.orphans(cluster_uid, &|_, machine| lives(machine));
+    let orphans = found.into_iter().map(|(seen, _)| Orphan {
+        kind: seen.kind,
+        server: place.server.clone(),
+        namespace: place.namespace.clone(),
+        name: seen.metadata.name.clone().unwrap_or_default(),
+    });
+    orphans.collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use kube::runtime::watcher::Event;
+    use machinist_shared::names::label;
     use rstest::rstest;
     use serde_json::{Value, json};
 

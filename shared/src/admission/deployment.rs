@@ -82,6 +82,19 @@ pub fn validate_deployment(old: Option<&Value>, new: &Value, settings: &Admissio
     })
 }
 
+/// Nodes that count only after the deadline make every rollout look stuck.
+fn judge_deadline(spec: &Object, path: &FieldPath, report: &mut Report) {
+    let seconds = |key: &str| spec.get(key).and_then(Value::as_i64);
+    if let (Some(ready), Some(deadline)) = (seconds("minReadySeconds"), seconds("progressDeadlineSeconds"))
+        && ready >= deadline
+    {
+        let why = format!(
+            "{deadline} is not above minReadySeconds ({ready}): every rollout will be said to exceed its deadline"
+        );
+        report.warn(path, why);
+    }
+}
+
 /// Everything but shapes.
 fn judge(object: &Value, settings: &AdmissionSettings, with_template: bool) -> Report {
     let (mut report, mut policy, path) = (Report::new(), Report::new(), FieldPath::new("spec"));
@@ -99,6 +112,7 @@ fn judge(object: &Value, settings: &AdmissionSettings, with_template: bool) -> R
         report.warn(&FieldPath::new("metadata.name"), why);
     }
     judge_replicas(spec, &path.child("replicas"), &mut report);
+    judge_deadline(spec, &path.child("progressDeadlineSeconds"), &mut report);
     autoscaler::judge(object, &mut report);
     validate_strategy(spec, &path.child("strategy"), &mut report);
     if with_template {

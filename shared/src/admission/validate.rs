@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use jiff::SignedDuration;
 use serde_json::Value;
 
 use super::raw::{Object, object_at};
@@ -68,6 +69,23 @@ pub(super) fn warn_annotations(annotations: Option<&Value>, path: &FieldPath, re
         let why = format!("{mode:?} is none of {}", names::BOOTSTRAP_MODES.join(", "));
         report.warn(&path.child(annotation::BOOTSTRAP), why);
     }
+    for key in [
+        annotation::DRAIN_TIMEOUT,
+        annotation::DETACH_TIMEOUT,
+        annotation::NODE_DELETION_TIMEOUT,
+    ] {
+        let Some(text) = annotations.get(key).filter(|text| !is_timeout(text)) else {
+            continue;
+        };
+        let why = format!("{text:?} is no duration like 10m or 1h30m, so it sets no limit");
+        report.warn(&path.child(key), why);
+    }
+}
+
+/// Whether the controller can read that timeout.
+fn is_timeout(text: &str) -> bool {
+    let span = text.parse::<SignedDuration>();
+    matches!(text, "" | "0") || span.is_ok_and(|span| !span.is_negative())
 }
 
 /// Judges the spec of a Machine, found at `path`, in a template as well. Shapes are judged before, into `report`.
@@ -221,9 +239,18 @@ fn validate_version(
 /// Taints that no Node takes have always been admitted; the person should know.
 fn warn_taints(spec: &Object, path: &FieldPath, report: &mut Report) {
     let taints = spec.get("taints").and_then(Value::as_array);
+    let mut known = Vec::new();
     for (i, taint) in taints.into_iter().flatten().enumerate() {
         let text = |key: &str| taint.get(key).and_then(Value::as_str).unwrap_or_default();
         let path = path.index(i);
+        let identity = (text("key"), text("effect"));
+        if known.contains(&identity) {
+            report.warn(
+                &path,
+                "has the key and the effect of one before it, and is left out: a Node has each once",
+            );
+        }
+        known.push(identity);
         if let Err(why) = syntax::qualified_name(text("key")) {
             report.warn(&path.child("key"), format!("no Node takes this taint: {why}"));
         }
@@ -273,4 +300,33 @@ pub(super) fn inspect_spec(spec: Option<&Value>, settings: &AdmissionSettings) -
     MACHINE_SPEC.check(spec.unwrap_or(&Value::Null), &path, &mut report);
     validate_spec(spec, &path, settings, &mut report, &mut policy);
     merge(report, policy, Author::Person)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+    use serde_json::json;
+
+    #[rstest]
+    #[case::minutes("10m", true)]
+    #[case::hours_and_minutes("1h30m", true)]
+    #[case::no_limit("0s", true)]
+    #[case::nothing("0", true)]
+    #[case::no_unit("600", false)]
+    #[case::negative("-5m", false)]
+    #[case::no_number("soon", false)]
+    fn a_timeout_that_cannot_be_read_is_told(#[case] text: &str, #[case] known: bool) {
+        for key in [
+            "machinist.dev/node-drain-timeout",
+            "machinist.dev/node-volume-detach-timeout",
+            "machinist.dev/node-deletion-timeout",
+        ] {
+            let mut report = Report::new();
+            let annotations = json!({key: text});
+            warn_annotations(Some(&annotations), &FieldPath::new("metadata"), &mut report);
+            assert_eq!(report.warnings.is_empty(), known, "{:?}", report.warnings);
+            assert!(known || report.warnings[0].contains(text));
+        }
+    }
 }

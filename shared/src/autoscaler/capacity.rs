@@ -8,7 +8,7 @@ use crate::admission::raw::{Object, object_at};
 use crate::config_var::{KeyRef, LookupError};
 use crate::field::{FieldPath, Report};
 use crate::kubevirt::spec::{CloudProviderSpec, Matcher};
-use crate::names::annotation::KUBELET_CONFIG;
+use crate::names::annotation::{self, KUBELET_CONFIG};
 use crate::names::label;
 use crate::operating_system::OperatingSystem;
 use crate::provider_spec::ProviderConfig;
@@ -102,17 +102,21 @@ fn taints(spec: &Object) -> Option<String> {
     }))
 }
 
-/// As the maker of user data is told.
+/// As the maker of user data is told: Machinist by the Machine, and so by the template; operating-system-manager, which
+/// works for a MachineDeployment that names a profile, by that, too.
 fn max_pods(object: &Value) -> Option<String> {
-    let key = format!("{KUBELET_CONFIG}MaxPods");
-    let of = |object: &Value| {
-        let mut found = super::annotations(object).filter(|(found, _)| *found == key);
+    let of = |object: &Value, key: &str| {
+        let mut found = super::annotations(object).filter(|(found, text)| *found == key && !text.is_empty());
         found.next().map(|(_, text)| text.to_owned())
     };
-    let text = object
-        .pointer("/spec/template")
-        .and_then(of)
-        .or_else(|| of(object))?;
+    let key = format!("{KUBELET_CONFIG}MaxPods");
+    let template = object.pointer("/spec/template");
+    let mode = template.and_then(|template| of(template, annotation::BOOTSTRAP));
+    let is_osm =
+        mode.as_deref() != Some("builtin") && of(object, annotation::OPERATING_SYSTEM_PROFILE).is_some();
+    let text = template
+        .and_then(|template| of(template, &key))
+        .or_else(|| of(object, &key).filter(|_| is_osm))?;
     text.parse::<u32>().ok().filter(|pods| *pods > 0)?;
     Some(text)
 }

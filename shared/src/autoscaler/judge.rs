@@ -64,7 +64,7 @@ fn judge_sizes(object: &Value, path: &FieldPath, report: &mut Report) {
         Some(size)
     };
     match (size(MIN_SIZE), size(MAX_SIZE)) {
-        (Some(_), None) => {
+        (Some(min), None) if min != Some(0) => {
             let why = format!("must be set beside the smallest size, or {consequence}");
             report.required(&path.child(MAX_SIZE), why);
         }
@@ -102,6 +102,10 @@ fn judge_option(option: &str, text: &str, path: &FieldPath, report: &mut Report)
 
 fn judge_capacity(of: &str, text: &str, path: &FieldPath, report: &mut Report) {
     let consequence = "the cluster-autoscaler would not see the node group while it has no Machines";
+    // Which is what is absent to it.
+    if text.is_empty() {
+        return;
+    }
     match of {
         _ if QUANTITIES.contains(&of) => {
             if quantity::parse(text).is_none() {

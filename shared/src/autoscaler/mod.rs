@@ -17,6 +17,7 @@ pub use written::{Changes, corrections, instancetype_needed, write};
 use serde_json::Value;
 
 use crate::admission::raw::{Object, object_at};
+use crate::names::autoscaler::{CAPACITY, MAX_SIZE, MIN_SIZE, OPTIONS, WRITTEN};
 
 /// Whether the autoscaler may see the object as a node group: a MachineDeployment, or a MachineSet of none.
 fn stands_alone(object: &Value) -> bool {
@@ -25,6 +26,12 @@ fn stands_alone(object: &Value) -> bool {
         .and_then(Value::as_array);
     let mut owners = owners.into_iter().flatten();
     !owners.any(|owner| owner.get("kind").and_then(Value::as_str) == Some("MachineDeployment"))
+}
+
+/// Whether an annotation makes a node group of an object, or describes the group.
+#[must_use]
+pub fn is_of_a_node_group(key: &str) -> bool {
+    [MIN_SIZE, MAX_SIZE, WRITTEN].contains(&key) || key.starts_with(CAPACITY) || key.starts_with(OPTIONS)
 }
 
 fn annotations(object: &Value) -> impl Iterator<Item = (&str, &str)> {

@@ -86,6 +86,13 @@ fn a_size_that_would_drop_every_group_is_refused(#[case] which: &str, #[case] te
     );
 }
 
+#[test]
+fn a_smallest_size_of_nothing_alone_is_no_node_group_and_harmless() {
+    let mut report = Report::new();
+    judge(&group(&vm(), &json!({MIN_SIZE: "0"})), &mut report);
+    assert!(report.is_ok(), "{report:?}");
+}
+
 #[rstest]
 #[case::upside_down(json!({MIN_SIZE: "5", MAX_SIZE: "1"}), "must not be below the smallest size 5")]
 #[case::no_largest(json!({MIN_SIZE: "1"}), "must be set")]
@@ -130,7 +137,8 @@ fn an_option_that_has_no_effect_is_told(
 #[case("cpu", "4", true, 0)]
 #[case("cpu", "four", false, 0)]
 #[case("memory", "8GiB", false, 0)]
-#[case("ephemeral-disk", "", false, 0)]
+#[case("ephemeral-disk", "x", false, 0)]
+#[case("ephemeral-disk", "", true, 0)]
 #[case("maxPods", "1e2", false, 0)]
 #[case("gpu-count", "1", true, 0)]
 #[case("labels", "a=b,c=", true, 0)]
@@ -196,6 +204,37 @@ fn capacity_follows_from_the_template() {
         ("taints", "k=v:NoSchedule,l:NoExecute"),
     ];
     assert_eq!(known.iter().collect::<Vec<_>>(), want);
+}
+
+#[rstest]
+#[case::of_the_template(json!({"MaxPods": "60"}), json!({}), Some("60"))]
+#[case::of_the_deployment_alone(json!({}), json!({"MaxPods": "50"}), None)]
+#[case::of_the_deployment_of_a_profile(json!({}), json!({"MaxPods": "50", "profile": "osp-ubuntu"}), Some("50"))]
+#[case::of_both(json!({"MaxPods": "60"}), json!({"MaxPods": "50", "profile": "osp-ubuntu"}), Some("60"))]
+#[case::of_a_profile_that_is_not_used(json!({"mode": "builtin"}), json!({"MaxPods": "50", "profile": "osp-ubuntu"}), None)]
+#[case::of_no_use(json!({"MaxPods": "many"}), json!({}), None)]
+fn the_number_of_pods_is_that_of_whoever_makes_the_user_data(
+    #[case] template: Value,
+    #[case] deployment: Value,
+    #[case] want: Option<&str>,
+) {
+    use crate::names::annotation;
+    let named = |short: &Value| -> Value {
+        let pairs = short.as_object().unwrap().iter().map(|(key, value)| {
+            let key = match key.as_str() {
+                "mode" => annotation::BOOTSTRAP.to_owned(),
+                "profile" => annotation::OPERATING_SYSTEM_PROFILE.to_owned(),
+                setting => format!("{}{setting}", annotation::KUBELET_CONFIG),
+            };
+            (key, value.clone())
+        });
+        pairs.collect()
+    };
+    let mut object = group(&vm(), &named(&deployment));
+    object["spec"]["template"]["metadata"] = json!({"annotations": named(&template)});
+    let known = capacity(&object, &unread, None);
+    let found = known.iter().find(|(key, _)| *key == "maxPods");
+    assert_eq!(found.map(|(_, value)| value), want);
 }
 
 #[test]

@@ -89,6 +89,13 @@ mod tests {
     }
 
     #[test]
+    fn the_documentation_shows_what_a_cloud_controller_manager_needs() {
+        let documentation = include_str!("../../../docs/provider-ids.md");
+        let made = for_cloud_controller_manager("/etc/infra/kubeconfig", "machinist-infra");
+        assert!(documentation.contains(&format!("```yaml\n{made}```")), "{made}");
+    }
+
+    #[test]
     fn a_cloud_controller_manager_is_told_where_to_look() {
         let made = for_cloud_controller_manager("/etc/infra/kubeconfig", "tenant-7");
         insta::assert_snapshot!("cloud_controller_manager", made);

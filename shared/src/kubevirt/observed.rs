@@ -80,9 +80,21 @@ pub struct VmiStatus {
     /// The infra node that it was asked to leave.
     #[serde(deserialize_with = "nullable")]
     pub evacuation_node_name: String,
+    /// Every phase that it was in, in order.
+    #[serde(deserialize_with = "nullable")]
+    pub phase_transition_timestamps: Vec<Transition>,
     /// Network interfaces, the guest's own inventions among them.
     #[serde(deserialize_with = "nullable")]
     pub interfaces: Vec<Interface>,
+}
+
+/// A phase that a VMI was in. Since when is not read.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct Transition {
+    /// As in [`VmiStatus::phase`].
+    #[serde(deserialize_with = "nullable")]
+    pub phase: String,
 }
 
 /// A network interface of a VMI.
@@ -103,9 +115,13 @@ pub struct Interface {
 impl VmiStatus {
     /// Addresses of the VM's own interfaces, in order, without prefix lengths and duplicates, each as [`IpAddr`] writes
     /// it. Left out are interfaces that only the guest agent reports (bridges, overlays), and addresses by which nobody
-    /// outside the guest reaches it: loopback, link-local, multicast, unspecified.
+    /// outside the guest reaches it: loopback, link-local, multicast, unspecified. A guest that has ended has none: KubeVirt
+    /// keeps them in its status, and gives them to others.
     pub fn addresses(&self) -> Vec<String> {
         let mut addresses: Vec<String> = Vec::new();
+        if self.is_final() {
+            return addresses;
+        }
         for interface in self
             .interfaces
             .iter()
@@ -123,6 +139,13 @@ impl VmiStatus {
             }
         }
         addresses
+    }
+
+    /// The guest has run, whatever became of it: one that waits for a host or for its disks has not.
+    pub fn has_run(&self) -> bool {
+        let passed = &self.phase_transition_timestamps;
+        let mut phases = passed.iter().map(|passed| passed.phase.as_str());
+        matches!(self.phase.as_str(), "Running" | "Succeeded") || phases.any(|phase| phase == "Running")
     }
 
     /// The guest has ended.
@@ -162,7 +185,8 @@ pub struct DataVolumeStatus {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use rstest::rstest;
+    use serde_json::{Value, json};
 
     #[test]
     fn only_the_vms_own_interfaces_count() {
@@ -172,6 +196,36 @@ mod tests {
         ]}))
         .unwrap();
         assert_eq!(status.addresses(), ["10.1.0.5", "fd00::5"]);
+    }
+
+    #[rstest]
+    #[case::none(json!({}), false, true)]
+    #[case::that_waits_for_a_host(json!({"phase": "Scheduling"}), false, true)]
+    #[case::that_has_a_host(json!({"phase": "Scheduled"}), false, true)]
+    #[case::that_runs(json!({"phase": "Running"}), true, true)]
+    #[case::whose_host_is_lost(json!({"phase": "Unknown"}), true, true)]
+    #[case::that_ended(json!({"phase": "Succeeded"}), true, false)]
+    #[case::that_crashed(json!({"phase": "Failed"}), true, false)]
+    fn a_guest(#[case] mut status: Value, #[case] runs: bool, #[case] has_addresses: bool) {
+        status["interfaces"] = json!([{"name": "default", "ipAddress": "10.1.0.5"}]);
+        let read = |status: &Value| -> VmiStatus { serde_json::from_value(status.clone()).unwrap() };
+        assert_eq!(!read(&status).addresses().is_empty(), has_addresses);
+        let by_itself = matches!(status["phase"].as_str(), Some("Running" | "Succeeded"));
+        assert_eq!(
+            read(&status).has_run(),
+            by_itself,
+            "as far as the phase alone tells"
+        );
+        let mut passed =
+            vec![json!({"phase": "Scheduled", "phaseTransitionTimestamp": "2026-01-01T12:00:00Z"})];
+        if runs {
+            passed.insert(
+                0,
+                json!({"phase": "Running", "phaseTransitionTimestamp": "2026-01-01T12:00:01Z"}),
+            );
+        }
+        status["phaseTransitionTimestamps"] = json!(passed);
+        assert_eq!(read(&status).has_run(), runs);
     }
 
     #[test]

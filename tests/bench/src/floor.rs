@@ -7,7 +7,7 @@ use axum::Router;
 use axum::extract::Request;
 use axum::routing::post;
 use clap::Args;
-use machinist_certs::{CertificateFiles, Reloader, server_config};
+use machinist_certs::{CertificateFiles, Clients, MinimumTls, Reloader, server_config};
 use machinist_webhook::server::{
     Draining, Handle, Limits, bind, json_body, json_response, limited, serve_tls,
 };
@@ -57,7 +57,7 @@ pub(crate) fn serve(options: &Options) -> anyhow::Result<()> {
         let listener = bind(options.listen_address)?;
         Ok(serve_tls(
             listener,
-            server_config(certificate)?,
+            server_config(certificate, MinimumTls::default(), Clients::Any)?,
             router,
             &limits,
             Handle::new(),

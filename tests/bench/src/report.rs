@@ -1,5 +1,5 @@
 //! What was measured, as one line a scenario.
-#![allow(clippy::cast_precision_loss)] // Counts of answers are far below 2^52.
+#![allow(clippy::cast_precision_loss, reason = "counts of answers are far below 2^52")]
 
 use std::fmt;
 use std::time::Duration;
@@ -41,7 +41,11 @@ impl Rounds {
     fn percentile(&self, part: f64) -> f64 {
         let mut sorted = self.latencies.clone();
         sorted.sort_unstable();
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // An index within the list.
+        #[allow(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "an index within the list"
+        )]
         let index = (sorted.len() as f64 * part) as usize;
         sorted
             .get(index.min(sorted.len().saturating_sub(1)))

@@ -299,7 +299,7 @@ async fn state_by_watch<B: Bed>(mut subject: Subject<'_, B>) -> Result<()> {
             && sight
                 .guest
                 .as_ref()
-                .is_some_and(|guest| !guest.addresses.is_empty())
+                .is_some_and(|guest| guest.started && !guest.addresses.is_empty())
     };
     let sight = subject.until("runs", "running with an address", runs).await?;
     let instance = sight.instance.context("it is gone")?;

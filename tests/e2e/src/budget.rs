@@ -52,6 +52,15 @@ impl Ledger {
             .count()
     }
 
+    /// What was asked for by this verb, in the order of the answers: the resource, with namespace and name.
+    pub fn asked(&self, verb: &str) -> Vec<String> {
+        let targets = self.entries.iter().map(|(_, request)| &request.target);
+        targets
+            .filter(|target| target.verb == verb)
+            .map(|target| format!("{} {}/{}", target.resource_name(), target.namespace, target.name))
+            .collect()
+    }
+
     /// All but watches.
     pub fn total(&self) -> usize {
         self.entries

@@ -81,8 +81,11 @@ impl Writes {
 /// A count as Prometheus writes it, like `1.234567e+06`.
 fn whole(count: &str) -> Result<usize> {
     let count: f64 = count.parse()?;
-    // Counts of requests are far below 2^52.
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "counts of requests are far below 2^52"
+    )]
     Ok(count as usize)
 }
 

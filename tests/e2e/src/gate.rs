@@ -11,7 +11,7 @@ use axum::{Json, Router};
 use axum_server::Handle;
 use axum_server::tls_rustls::RustlsConfig;
 use kube::api::DeleteParams;
-use machinist_certs::{CertificateFiles, CurrentCertificate, Identity, server_config};
+use machinist_certs::{CertificateFiles, Clients, CurrentCertificate, Identity, MinimumTls, server_config};
 use serde_json::{Value, json};
 use tokio::sync::{Notify, watch};
 
@@ -40,7 +40,11 @@ impl Gate {
         let certs = case.bed.webhook_cert_dir();
         let files = CertificateFiles::new(certs.join("tls.crt"), certs.join("tls.key"));
         let identity = Identity::load(&files, SystemTime::now())?;
-        let tls = server_config(Arc::new(CurrentCertificate::new(identity)))?;
+        let tls = server_config(
+            Arc::new(CurrentCertificate::new(identity)),
+            MinimumTls::default(),
+            Clients::Any,
+        )?;
         let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;

@@ -11,7 +11,10 @@ use kube::{
 };
 use machinist_shared::{api::Machine, names::condition};
 use serde_json::{Value, json};
-use testbed::{kubeconfig, seed::INFRA_ACCOUNT, seed::INFRA_NAMESPACE};
+use testbed::{
+    kubeconfig,
+    seed::{INFRA_ACCOUNT, INFRA_CLUSTER_ROLE, INFRA_NAMESPACE},
+};
 
 use crate::{Case, case::PATIENCE, manifest, manifest::NAMESPACE, objects, wait};
 
@@ -29,7 +32,7 @@ pub async fn account(case: &Case, name: &str, client: &str) -> Result<String> {
         (
             "ClusterRoleBinding",
             INFRA_NAMESPACE,
-            json!({"kind": "ClusterRole", "name": INFRA_NAMESPACE}),
+            json!({"kind": "ClusterRole", "name": INFRA_CLUSTER_ROLE}),
         ),
     ] {
         let mut role = role;
@@ -110,11 +113,20 @@ pub fn kubeconfig_in(machine: &mut Value) -> &mut Value {
     &mut machine["spec"]["providerSpec"]["value"]["cloudProviderSpec"]["auth"]["kubeconfig"]
 }
 
+/// What is watched: as rules name it, and with its group.
+const WATCHED: [(&str, &str); 4] = [
+    ("virtualmachines", "virtualmachines.kubevirt.io"),
+    ("virtualmachineinstances", "virtualmachineinstances.kubevirt.io"),
+    ("datavolumes", "datavolumes.cdi.kubevirt.io"),
+    ("persistentvolumeclaims", "persistentvolumeclaims"),
+];
+
 /// Gives the example's Role these verbs on what is watched, and all others as they are.
 pub async fn allow(case: &Case, verbs: impl Fn(&str) -> Vec<&'static str>) -> Result<()> {
     let roles: Api<Role> = Api::namespaced(case.bed.infra().client(), INFRA_NAMESPACE);
     let mut role = roles.get(INFRA_ACCOUNT).await?;
     let looks = ["get", "list", "watch"];
+    case.bed.infra().refuses(&WATCHED.map(|(_, full)| full))?;
     for rule in role.rules.iter_mut().flatten() {
         let resource = rule
             .resources
@@ -123,14 +135,7 @@ pub async fn allow(case: &Case, verbs: impl Fn(&str) -> Vec<&'static str>) -> Re
             .next()
             .cloned()
             .unwrap_or_default();
-        if [
-            "virtualmachines",
-            "virtualmachineinstances",
-            "datavolumes",
-            "persistentvolumeclaims",
-        ]
-        .contains(&resource.as_str())
-        {
+        if WATCHED.iter().any(|(watched, _)| *watched == resource) {
             rule.verbs.retain(|verb| !looks.contains(&verb.as_str()));
             rule.verbs.extend(verbs(&resource).into_iter().map(str::to_owned));
             // Which grants nothing: a rule needs a verb.
@@ -187,4 +192,40 @@ async fn about(case: &Case, name: &str, kind: &str, reason: &str) -> Result<Said
     let fits = |machine: &Machine| said(machine, kind).reason == reason;
     let machine = wait::for_state(&case.machines(), name, &what, PATIENCE, fits).await?;
     Ok(said(&machine, kind))
+}
+
+/// Makes a ResourceQuota of one resource in the namespace of the VMs, and says what is used: its controller, which would,
+/// does not run there. The API server keeps it from then on.
+pub async fn quota(case: &Case, name: &str, resource: &str, hard: &str, used: &str) -> Result<()> {
+    let quota = json!({
+        "apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": name, "namespace": INFRA_NAMESPACE},
+        "spec": {"hard": {resource: hard}},
+    });
+    let infra = case.bed.infra();
+    infra
+        .kubectl_ok(&["create", "-f", "-"], &quota.to_string())
+        .await?;
+    let status = json!({"status": {"hard": {resource: hard}, "used": {resource: used}}}).to_string();
+    let patch = ["patch", "resourcequota", name, "--namespace", INFRA_NAMESPACE];
+    let how = ["--subresource=status", "--type=merge", "--patch", &status];
+    infra.kubectl_ok(&[&patch[..], &how[..]].concat(), "").await?;
+    Ok(())
+}
+
+/// Lets the infra account read the Secrets there, which the example does not.
+pub async fn may_read_secrets(case: &Case) -> Result<()> {
+    let infra = case.bed.infra();
+    let namespace = ["--namespace", INFRA_NAMESPACE];
+    let role = [
+        "create",
+        "role",
+        "reader",
+        "--verb=get,list",
+        "--resource=secrets",
+    ];
+    infra.kubectl_ok(&[&role[..], &namespace].concat(), "").await?;
+    let account = format!("--serviceaccount={INFRA_NAMESPACE}:{INFRA_ACCOUNT}");
+    let bind = ["create", "rolebinding", "reader", "--role=reader", &account];
+    infra.kubectl_ok(&[&bind[..], &namespace].concat(), "").await?;
+    Ok(())
 }

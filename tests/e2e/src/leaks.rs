@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use k8s_openapi::api::{
     certificates::v1::CertificateSigningRequest,
     core::v1::{Node, PersistentVolumeClaim, Secret},
@@ -47,6 +47,26 @@ pub async fn check(bed: &Testbed, strangers: &[&str]) -> Result<()> {
         }
         tokio::time::sleep(LOOK_AGAIN).await;
     }
+}
+
+/// Fails if anything but Machines and the `strangers`, each `Kind/name`, is there now, or if our servers have written
+/// anything.
+pub async fn check_nothing_was_made(bed: &Testbed, strangers: &[&str]) -> Result<()> {
+    let mut found = leftovers(bed).await?;
+    found.retain(|left| !left.starts_with("Machine/"));
+    found.sort_unstable();
+    let mut expected = strangers.to_vec();
+    expected.sort_unstable();
+    ensure!(
+        found == expected,
+        "there is {found:?}, and not {expected:?} alone"
+    );
+    for cluster in [bed.user(), bed.infra()] {
+        let requests = cluster.proxy().requests();
+        let write = requests.iter().find(|request| request.is_successful_write());
+        ensure!(write.is_none(), "there was a write: {write:?}");
+    }
+    Ok(())
 }
 
 /// Everything on both clusters that a Machine may have caused, as `Kind/name`.

@@ -30,12 +30,17 @@ pub mod joins;
 pub mod laws;
 pub mod leaks;
 pub mod lives;
+pub mod load;
 pub mod manifest;
 pub mod objects;
 pub mod osm;
+pub mod peer;
+pub mod replicas;
+pub mod rights;
 pub mod rollout;
 pub mod rules;
 pub mod secrets;
+pub mod usage;
 pub mod vm;
 pub mod wait;
 

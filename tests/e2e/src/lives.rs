@@ -55,6 +55,12 @@ impl Lives {
             .unwrap_or_default()
     }
 
+    /// Names of all VMs that ever were.
+    pub fn names(&self) -> Vec<String> {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.keys().cloned().collect()
+    }
+
     /// Names that more than one VM has borne.
     pub fn with_more_than_one(&self) -> Vec<String> {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);

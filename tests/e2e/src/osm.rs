@@ -110,7 +110,8 @@ fn secrets(case: &Case) -> Api<Secret> {
     Api::namespaced(case.bed.user().client(), osm::NAMESPACE)
 }
 
-async fn user_data(case: &Case, made: &str) -> Result<String> {
+/// What its guests are given; `<MACHINE_NAME>` stands for their name.
+pub async fn user_data(case: &Case, made: &str) -> Result<String> {
     let maps: Api<ConfigMap> = Api::namespaced(case.bed.user().client(), "kube-public");
     let info = maps.get("cluster-info").await?.data.unwrap_or_default();
     let info = info.get("kubeconfig").context("cluster-info has no kubeconfig")?;

@@ -1,6 +1,7 @@
 //! MachineDeployments in cases: manifests, what a person reads, and what a rollout costs while it goes on.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, Result};
@@ -146,6 +147,36 @@ impl Watched {
             task.abort();
         }
         *self.extremes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Counts the Machines that are not being deleted.
+pub struct Living {
+    most: Arc<AtomicUsize>,
+    task: JoinHandle<()>,
+}
+
+impl Living {
+    /// Counts from now on.
+    pub fn start(case: &Case) -> Self {
+        let most = Arc::new(AtomicUsize::new(0));
+        let lives = |machine: &Machine| machine.metadata.deletion_timestamp.is_none();
+        let counted = follow(case.machines(), lives, {
+            let most = most.clone();
+            move |lives| {
+                most.fetch_max(lives.filter(|lives| *lives).count(), Ordering::Relaxed);
+            }
+        });
+        Self {
+            most,
+            task: tokio::spawn(counted),
+        }
+    }
+
+    /// The most that there were at one time.
+    pub fn most(self) -> usize {
+        self.task.abort();
+        self.most.load(Ordering::Relaxed)
     }
 }
 

@@ -23,7 +23,7 @@ use kube::{
 use machinist_shared::api::{Machine, MachineDeployment, MachineSet};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::json;
-use testbed::{Testbed, seed::INFRA_NAMESPACE};
+use testbed::{Testbed, bed::SYSTEM_NAMESPACE, seed::INFRA_NAMESPACE};
 use tokio::task::JoinHandle;
 
 /// Bytes at the beginning of user data and kubeconfigs, whose base64 nothing else has.
@@ -35,7 +35,7 @@ type Needles = Arc<Mutex<BTreeMap<String, String>>>;
 /// A running record of the secrets of both clusters. It ends when it is dropped.
 pub struct Secrets {
     needles: Needles,
-    tasks: [JoinHandle<()>; 2],
+    tasks: [JoinHandle<()>; 3],
 }
 
 impl Secrets {
@@ -43,7 +43,14 @@ impl Secrets {
     pub fn record(user: Client, infra: Client) -> Self {
         let needles = Needles::default();
         let tasks = [
-            tokio::spawn(follow(Api::namespaced(user, "kube-system"), Arc::clone(&needles))),
+            tokio::spawn(follow(
+                Api::namespaced(user.clone(), "kube-system"),
+                Arc::clone(&needles),
+            )),
+            tokio::spawn(follow(
+                Api::namespaced(user, SYSTEM_NAMESPACE),
+                Arc::clone(&needles),
+            )),
             tokio::spawn(follow(
                 Api::namespaced(infra, INFRA_NAMESPACE),
                 Arc::clone(&needles),
@@ -107,6 +114,12 @@ fn add(key: &str, value: &[u8], whose: &str, needles: &mut BTreeMap<String, Stri
     match key {
         "token-secret" => {
             needles.insert(text.into_owned(), whose.to_owned());
+        }
+        // The second line after the heading: the first begins alike in all keys of a kind.
+        "tls.key" => {
+            if let Some(line) = text.lines().nth(2) {
+                needles.insert(line.to_owned(), whose.to_owned());
+            }
         }
         "kubeconfig" | "userdata" | "cloud-config" => {
             tokens(&text, whose, needles);

@@ -63,7 +63,7 @@ async fn mistakes_are_told_with_the_names_that_exist() -> Result<()> {
         "more memory than the quota has, kubectl's start included: warned",
         &mut warned,
     );
-    Ok(())
+    case.finish_without_controller(&[]).await
 }
 
 #[tokio::test]
@@ -89,7 +89,7 @@ async fn a_slow_infra_cluster_takes_no_cause_away_that_is_known() -> Result<()> 
         "{said}"
     );
     assert!(said.contains("the infra cluster could not be asked"), "{said}");
-    Ok(())
+    case.finish_without_controller(&[]).await
 }
 
 #[tokio::test]
@@ -144,7 +144,7 @@ async fn a_black_hole_takes_no_place_of_those_who_ask_another() -> Result<()> {
         taken && said.contains("the infra cluster could not be asked"),
         "{said}"
     );
-    Ok(())
+    case.finish_without_controller(&[]).await
 }
 
 /// Creates it by one request of a client that is connected; how long that took, and why it was refused.

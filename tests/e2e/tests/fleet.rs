@@ -5,7 +5,6 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
     time::{Duration, Instant},
 };
 
@@ -16,6 +15,7 @@ use e2e::{
     floor::{self, Writes},
     joins::Joins,
     rollout::deployment,
+    usage,
 };
 use futures::StreamExt as _;
 use kube::{
@@ -104,7 +104,7 @@ impl<'a> Step<'a> {
             case,
             joins: Joins::record(case.bed.user().client()),
             writes: writes(case).await?,
-            cpu: cpu(case)?,
+            cpu: usage::cpu(case.bed.controller())?,
             begun: Instant::now(),
             size: 0,
         })
@@ -157,13 +157,15 @@ impl<'a> Step<'a> {
     /// Prints what it took, and holds the requests against their budget.
     async fn report(self, what: &str, size: usize, took: Duration, budget: Budget) -> Result<()> {
         self.case.settled().await;
-        let (cpu, rss) = (cpu(self.case)?.saturating_sub(self.cpu), rss(self.case)?);
+        let controller = self.case.bed.controller();
+        let cpu = usage::cpu(controller)?.saturating_sub(self.cpu);
+        let (rss, _) = usage::rss(controller)?;
         let ledger = Ledger::of_controller(&self.case.bed);
         let now = writes(self.case).await?;
         let done = [now[0].since(self.writes[0]), now[1].since(self.writes[1])];
         let clusters = [self.case.bed.user(), self.case.bed.infra()];
         let floor = floor::run([(clusters[0], done[0]), (clusters[1], done[1])]).await?;
-        #[allow(clippy::cast_precision_loss)] // Machines are counted by thousands.
+        #[allow(clippy::cast_precision_loss, reason = "machines are counted by thousands")]
         let (each, writes) = (|value: f64| value / size as f64, ledger.writes() as f64);
         println!(
             "{what}: {:.1} s (guests boot for {:.0} s); floor for all {} writes of everybody {:.1} s; controller: {:.1} writes and {:.1} ms of CPU for each Machine, {rss} MB RSS",
@@ -220,7 +222,7 @@ fn by_kind(ledger: &Ledger, size: usize) -> String {
     let mut kinds: Vec<_> = kinds.into_iter().collect();
     kinds.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
     let line = |(kind, count): (String, usize)| {
-        #[allow(clippy::cast_precision_loss)]
+        #[allow(clippy::cast_precision_loss, reason = "counts of requests are far below 2^52")]
         let each = count as f64 / size as f64;
         format!("  {each:>6.2}  {kind} ({count})")
     };
@@ -232,35 +234,4 @@ async fn writes(case: &Case) -> Result<[Writes; 2]> {
         Writes::so_far(case.bed.user()).await?,
         Writes::so_far(case.bed.infra()).await?,
     ])
-}
-
-/// The controller's time on a core so far.
-fn cpu(case: &Case) -> Result<Duration> {
-    let pid = case
-        .bed
-        .controller()
-        .pid()
-        .context("the controller does not run")?;
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    // The name, in parentheses, may have spaces.
-    let (_, fields) = stat.rsplit_once(')').context("no name in stat")?;
-    let fields: Vec<_> = fields.split_whitespace().collect();
-    let ticks = |at: usize| -> Result<u64> { Ok(fields.get(at).context("a short stat")?.parse()?) };
-    // User and system time, in hundredths of a second on every Linux that Rust runs on.
-    Ok(Duration::from_millis((ticks(11)? + ticks(12)?) * 10))
-}
-
-/// The controller's memory in MB.
-fn rss(case: &Case) -> Result<u64> {
-    let pid = case
-        .bed
-        .controller()
-        .pid()
-        .context("the controller does not run")?;
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib = line
-        .and_then(|line| line.split_whitespace().next())
-        .context("no VmRSS")?;
-    Ok(kib.parse::<u64>()? / 1024)
 }

@@ -21,8 +21,7 @@ const PATIENCE: Duration = Duration::from_mins(10);
 const AT_ONCE: usize = 8;
 
 #[tokio::test]
-// One story, told in order.
-#[allow(clippy::too_many_lines)]
+#[allow(clippy::too_many_lines, reason = "one story, told in order")]
 async fn one_that_is_cut_off_slows_no_other_and_loses_nothing() -> Result<()> {
     let (each, cut) = (number("OUTAGE_MACHINES", 20)?, number("OUTAGE_SECONDS", 15)?);
     let case = Case::start().await?;
@@ -148,6 +147,74 @@ async fn one_that_is_cut_off_slows_no_other_and_loses_nothing() -> Result<()> {
         .await?;
     let vms = objects::infra(other.client(), &objects::virtual_machine());
     assert_eq!(vms.list(&kube::api::ListParams::default()).await?.items.len(), 0);
+    case.finish(&[]).await
+}
+
+#[tokio::test]
+async fn one_that_answers_slowly_slows_no_other() -> Result<()> {
+    // Slower than anybody likes, and too fast to be given up.
+    const DELAY: Duration = Duration::from_secs(2);
+    let each = number("OUTAGE_MACHINES", 20)?.min(20) / 2;
+    let case = Case::start().await?;
+    let other = AnotherInfra::start(&case.bed, "other-infra").await?;
+    let (user, proxy) = (case.bed.user().client(), case.bed.infra().proxy());
+    infra::store(user.clone(), OTHER_SECRET, &other.kubeconfig().await?).await?;
+    let (lives, joins) = (Lives::record(other.client()), Joins::record(user));
+    let names = |letter: &str, round: usize| -> Vec<String> {
+        (0..each).map(|n| format!("{letter}-{round}-{n}")).collect()
+    };
+    let mut measured = Vec::new();
+    for round in 0..3 {
+        let (slow, free) = (names("a", round), names("b", round));
+        if round == 2 {
+            proxy.delay(MACHINES, DELAY);
+        }
+        let (_, begun) = tokio::try_join!(
+            create(&case, &slow, INFRA_SECRET),
+            create(&case, &free, OTHER_SECRET)
+        )?;
+        joins.wait(&free, free.len(), PATIENCE).await?;
+        measured.push(joins.times(&begun));
+        if round < 2 {
+            joins.wait(&slow, slow.len(), PATIENCE).await?;
+        }
+    }
+    let slow = names("a", 2);
+    println!(
+        "{} of {} Machines of the slow one have joined when all of the other's have",
+        joins.known(&slow),
+        slow.len()
+    );
+    for name in &slow {
+        infra::reachable(&case, name, "Reachable").await?;
+    }
+    joins.wait(&slow, slow.len(), PATIENCE).await?;
+    proxy.heal(MACHINES);
+    let median = |times: &[Duration]| times[(times.len() - 1) / 2].as_secs_f64();
+    println!(
+        "the other's Machines from apply to Node, median of {each}: {:.2} s without, {:.2} s beside one that answers after \
+         {DELAY:?}, ratio {:.2}",
+        median(&measured[1]),
+        median(&measured[2]),
+        median(&measured[2]) / median(&measured[1])
+    );
+    for round in 0..3 {
+        for name in names("a", round) {
+            assert_eq!(
+                case.lives.uids(&name).len(),
+                1,
+                "{name}: one VM in a Machine's life"
+            );
+            case.begin_deletion(&name).await?;
+        }
+        for name in names("b", round) {
+            assert_eq!(lives.uids(&name).len(), 1, "{name}: one VM in a Machine's life");
+            case.begin_deletion(&name).await?;
+        }
+    }
+    for name in (0..3).flat_map(|round| [names("a", round), names("b", round)].concat()) {
+        wait::for_absence(&case.machines(), &name, PATIENCE).await?;
+    }
     case.finish(&[]).await
 }
 

@@ -6,7 +6,10 @@ use anyhow::Result;
 use e2e::{Case, case::PATIENCE, manifest, wait};
 use k8s_openapi::{api::coordination::v1::Lease, jiff::Timestamp};
 use kube::Api;
-use testbed::{Testbed, bed::CONTROLLER};
+use testbed::{
+    Testbed,
+    bed::{CONTROLLER, MACHINES},
+};
 
 const STANDBY: &str = "standby";
 /// A Lease is held for 15 s after its last renewal, and a standby needs up to 2 s more to try.
@@ -57,27 +60,35 @@ async fn a_leader_that_was_stopped_and_woken_writes_nothing() -> Result<()> {
     // Something to do for whoever believes to lead when it wakes.
     case.bed.controller().stop();
     case.apply(&manifest::machine("worker")).await?;
-    wait::for_state(
-        &leases(&case),
-        LEASE,
-        "held by the standby",
-        PATIENCE + LEASE_ENDS,
-        |lease| holder(lease) != former,
-    )
+    let held = "held by the standby";
+    let taken = wait::for_state(&leases(&case), LEASE, held, PATIENCE + LEASE_ENDS, |lease| {
+        holder(lease) != former
+    })
     .await?;
     case.node_ready("worker").await?;
-    case.begin_deletion("worker").await?;
 
+    // Nobody but the former leader could do what is to be done now, and the Lease is the standby's for 15 s more.
+    let before = renewed(&taken);
+    wait::for_state(&leases(&case), LEASE, "renewed", PATIENCE, |lease| {
+        renewed(lease) > before
+    })
+    .await?;
+    standby.stop();
+    case.begin_deletion("worker").await?;
     let woken = Timestamp::now();
     case.bed.controller().cont();
-    wait::for_absence(&case.machines(), "worker", PATIENCE).await?;
     // One that notices ends itself, to begin anew as a standby.
-    let deadline = Instant::now() + PATIENCE;
-    while case.bed.controller().is_running() {
-        anyhow::ensure!(Instant::now() < deadline, "the former leader still runs");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    case.bed.controller().ended().await?;
     assert_eq!(writes(&case.bed, CONTROLLER, woken), 0, "after it woke");
+    let on_infra = infra_writes(&case.bed, woken);
+    assert!(on_infra.is_empty(), "after it woke: {on_infra:?}");
+
+    standby.cont();
+    wait::for_absence(&case.machines(), "worker", PATIENCE).await?;
+    assert!(
+        !infra_writes(&case.bed, woken).is_empty(),
+        "the standby deleted the VM"
+    );
     assert_eq!(case.lives.uids("worker").len(), 1);
     standby.terminate().await?;
     case.finish(&[]).await
@@ -103,8 +114,21 @@ fn holder(lease: &Lease) -> String {
         .unwrap_or_default()
 }
 
-/// Writes of a controller on the user cluster since then, but for the Lease. On the infra cluster all controllers are one
-/// user, as they should be.
+fn renewed(lease: &Lease) -> Option<Timestamp> {
+    let spec = lease.spec.as_ref()?;
+    spec.renew_time.as_ref().map(|time| time.0)
+}
+
+/// Writes of all controllers on the infra cluster since then, where they are one user, as they should be.
+fn infra_writes(bed: &Testbed, since: Timestamp) -> Vec<String> {
+    let requests = bed.infra().proxy().requests_of(MACHINES);
+    let writes = requests
+        .iter()
+        .filter(|request| request.at > since && request.target.is_write());
+    writes.map(|request| format!("{:?}", request.target)).collect()
+}
+
+/// Writes of a controller on the user cluster since then, but for the Lease.
 fn writes(bed: &Testbed, client: &str, since: Timestamp) -> usize {
     bed.user()
         .proxy()

@@ -3,12 +3,13 @@
 use anyhow::Result;
 use e2e::{Case, budget, manifest, wait};
 use kube::ResourceExt as _;
+use serde_json::json;
 
 /// Requests of one standalone Machine from `kubectl apply` to its Node, and from `kubectl delete` to its end. Twelve bring
-/// it up, and one approves the certificate that its kubelet serves with. Its Node's pods are listed for the drain.
+/// it up, and one approves the certificate that its kubelet serves with. Its Node's pods are listed once for the drain, and
+/// watched from then on.
 const CREATE_BUDGET: usize = 13;
-const DELETE_BUDGET: usize = 8 + DRAIN_READS;
-const DRAIN_READS: usize = 1;
+const DELETE_BUDGET: usize = 8 + 1;
 
 #[tokio::test]
 async fn a_machine_becomes_a_node_within_its_budget_and_leaves_nothing() -> Result<()> {
@@ -75,14 +76,23 @@ async fn a_machine_becomes_a_node_within_its_budget_and_leaves_nothing() -> Resu
     wait::for_absence(&case.nodes(), "worker-1", e2e::case::PATIENCE).await?;
 
     assert_eq!(
-        created.reads(),
-        0,
+        [
+            created.asked("list"),
+            created.asked("get"),
+            created.asked("watch")
+        ],
+        [const { Vec::<String>::new() }; 3],
         "reads in the steady state:\n{}",
         created.table()
     );
+    let drained = vec!["pods /".to_owned()];
     assert_eq!(
-        deleted.reads(),
-        DRAIN_READS,
+        [
+            deleted.asked("list"),
+            deleted.asked("get"),
+            deleted.asked("watch")
+        ],
+        [drained.clone(), Vec::new(), drained],
         "reads in the steady state:\n{}",
         deleted.table()
     );
@@ -98,6 +108,41 @@ async fn a_machine_becomes_a_node_within_its_budget_and_leaves_nothing() -> Resu
     );
     assert_eq!(case.lives.uids("worker-1").len(), 1, "one VM in a Machine's life");
 
+    refers_to_something_new(&case, "worker-2").await?;
+    case.delete_machine("worker-2").await?;
     case.delete_machine("worker-0").await?;
     case.finish(&[]).await
+}
+
+/// Brings a Machine up that refers to what nothing referred to before: it is read and watched from then on, and nothing else.
+async fn refers_to_something_new(case: &Case, name: &str) -> Result<()> {
+    let names = [
+        "create",
+        "configmap",
+        "names",
+        "--namespace",
+        manifest::NAMESPACE,
+        "--from-literal=cluster=north",
+    ];
+    case.bed.user().kubectl_ok(&names, "").await?;
+    let mut worker = manifest::machine(name);
+    worker["spec"]["providerSpec"]["value"]["cloudProviderSpec"]["clusterName"] =
+        json!({"configMapKeyRef": {"namespace": manifest::NAMESPACE, "name": "names", "key": "cluster"}});
+    budget::forget(&case.bed);
+    case.apply(&worker).await?;
+    case.node_ready(name).await?;
+    case.settled().await;
+    let referring = budget::Ledger::of_controller(&case.bed);
+    let names = vec!["configmaps kube-system/names".to_owned()];
+    assert_eq!(
+        [
+            referring.asked("list"),
+            referring.asked("get"),
+            referring.asked("watch")
+        ],
+        [names.clone(), Vec::new(), names],
+        "reads of one new reference:\n{}",
+        referring.table()
+    );
+    Ok(())
 }

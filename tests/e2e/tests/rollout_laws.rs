@@ -14,6 +14,7 @@ use e2e::{
     rollout::deployment,
     wait,
 };
+use kube::{ResourceExt as _, api::ListParams};
 use machinist_shared::api::MachineDeployment;
 use serde_json::{Value, json};
 use testbed::{
@@ -99,6 +100,12 @@ async fn no_kill_makes_a_rollout_break_its_limits() -> Result<()> {
 
     if !case.bed.controller().is_running() {
         case.bed.controller().start().await?;
+    }
+    // Nobody learnt what became of a VM that was being made at a kill: a minute is left to it to show up.
+    for machine in case.machines().list(&ListParams::default()).await? {
+        if machine.metadata.deletion_timestamp.is_some() {
+            wait::for_absence(&case.machines(), &machine.name_any(), PATIENCE * 2).await?;
+        }
     }
     case.settled().await;
     assert_eq!(case.machine_uids().await?.len(), size);

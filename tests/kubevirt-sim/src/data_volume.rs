@@ -26,6 +26,8 @@ pub struct Seen<'a> {
     pub data_volume: &'a DynamicObject,
     /// The claim of its name.
     pub claim: Option<&'a DynamicObject>,
+    /// Why the API server refused to make it the last time.
+    pub over_quota: Option<&'a str>,
     /// Whether the source of a clone exists; true for any other source.
     pub source_exists: bool,
     /// Faults of the VM, or of the DataVolume itself.
@@ -60,7 +62,13 @@ pub fn sync(seen: &Seen, clock: &mut Clock, now: Timestamp) -> Plan {
         return Plan::idle();
     }
     let Some(claim) = seen.claim else {
-        return Plan::one(Write::Create(Kind::Pvc, claim_for(data_volume)));
+        let create = Plan::one(Write::Create(Kind::Pvc, claim_for(data_volume)));
+        let Some(why) = seen.over_quota else {
+            return create;
+        };
+        // Tried for ever, but said first.
+        let status = json_status(data_volume, &Step::OverQuota(why.to_owned()), now);
+        return Plan::status_or(Kind::DataVolume, data_volume, status, create);
     };
     let owned = controller_of(claim).is_some_and(|owner| Some(&owner.uid) == data_volume.uid().as_ref());
     if deleting(claim) || !owned {
@@ -135,6 +143,7 @@ pub fn release_claim(claim: &DynamicObject, used: bool) -> Plan {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Step {
+    OverQuota(String),
     Pending,
     Scheduled,
     InProgress(u32),
@@ -153,6 +162,15 @@ fn json_status(data_volume: &DynamicObject, step: &Step, now: Timestamp) -> Valu
         ("Running", status, reason.to_owned(), message.to_owned())
     };
     let (phase, progress, conditions) = match step {
+        Step::OverQuota(why) => (
+            "Pending".to_owned(),
+            "N/A".to_owned(),
+            [
+                ("Bound", "Unknown", "ErrExceededQuota".to_owned(), why.clone()),
+                ready("False", "ErrExceededQuota"),
+                running("False", "ErrExceededQuota", why),
+            ],
+        ),
         Step::Pending => (
             "Pending".to_owned(),
             "N/A".to_owned(),

@@ -20,8 +20,10 @@ pub enum Crash {
 
 /// What shall go wrong. Messages are the annotation's value, unless that is `true`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-// Each one is a switch of its own; they combine freely.
-#[allow(clippy::struct_excessive_bools)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each one is a switch of its own; they combine freely"
+)]
 pub struct Faults {
     /// `unschedulable`: the scheduler's message.
     pub unschedulable: Option<String>,

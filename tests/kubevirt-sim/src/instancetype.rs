@@ -183,8 +183,11 @@ pub fn quantity(text: &str) -> Option<ParsedQuantity> {
 /// A quantity of CPUs, rounded up.
 pub fn whole_cpus(text: &str) -> Option<u64> {
     let cpus = quantity(text)?.to_bytes_f64()?.ceil();
-    // Rounded, positive and far below 2^52: no digit is lost.
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "rounded, positive and far below 2^52: no digit is lost"
+    )]
     (cpus >= 0.0).then_some(cpus as u64)
 }
 

@@ -45,6 +45,7 @@ struct Actor {
     clock: Clock,
     memory: vm::Memory,
     address: Option<String>,
+    over_quota: Option<String>,
 }
 
 impl Runner {
@@ -165,6 +166,7 @@ impl Runner {
             }
             for write in plan.writes {
                 if let Err(error) = self.perform(write).await {
+                    actor.over_quota = over_quota(&error);
                     let conflict =
                         matches!(&error, kube::Error::Api(status) if matches!(status.code, 404 | 409));
                     if !conflict {
@@ -226,6 +228,7 @@ impl Runner {
                 let seen = data_volume::Seen {
                     data_volume: &object,
                     claim: world.get(Kind::Pvc, name).map(AsRef::as_ref),
+                    over_quota: actor.over_quota.as_deref(),
                     source_exists: elsewhere
                         || source.is_none_or(|name| world.get(Kind::Pvc, name).is_some()),
                     faults: &faults,
@@ -284,6 +287,7 @@ impl Runner {
                 .is_none_or(|name| world.get(Kind::Secret, name).is_some()),
             faults,
             options: &self.options,
+            host: world.host(),
             address,
             power: self.guests.power(object, faults),
         };
@@ -385,7 +389,18 @@ impl Actor {
             clock: Clock::new(Instant::now()),
             memory: vm::Memory::default(),
             address: None,
+            over_quota: None,
         }
+    }
+}
+
+/// What the API server says if a ResourceQuota was in the way.
+fn over_quota(error: &kube::Error) -> Option<String> {
+    match error {
+        kube::Error::Api(status) if status.code == 403 && status.message.contains("exceeded quota") => {
+            Some(status.message.clone())
+        }
+        _ => None,
     }
 }
 

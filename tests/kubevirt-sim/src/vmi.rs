@@ -17,10 +17,16 @@ use crate::real::{End, Hardware};
 use crate::vm::phase;
 use crate::vmi_status::{self, Change, Ready};
 
-/// The node of the infra cluster that every launcher is scheduled to.
+/// The node of the infra cluster that launchers are scheduled to, unless it was the last one to be drained.
 pub const NODE: &str = "node1";
-/// Where a migrated VM goes.
-pub const OTHER_NODE: &str = "node2";
+/// Where they are scheduled to then.
+const OTHER_NODE: &str = "node2";
+
+/// Where a VM goes that leaves this node.
+pub fn other(node: &str) -> &'static str {
+    if node == NODE { OTHER_NODE } else { NODE }
+}
+
 /// From Running to Ready.
 const READY_AFTER: Duration = Duration::from_millis(30);
 /// From Ready to the end of a guest that shall end.
@@ -41,6 +47,8 @@ pub struct Seen<'a> {
     pub faults: &'a Faults,
     /// Timing.
     pub options: &'a Options,
+    /// The node that it is scheduled to.
+    pub host: &'a str,
     /// Address for the interface of a simulated guest.
     pub address: &'a str,
     /// What the guest does.
@@ -261,18 +269,15 @@ fn evacuation(seen: &Seen, ready: &Change, clock: &mut Clock, now: Timestamp) ->
     match strategy {
         "External" => Some(change_or(seen, &ready.clone().evacuating(), now, Plan::idle())),
         "LiveMigrate" | "LiveMigrateIfPossible" if migratable => {
-            if text(seen.vmi, "/status/nodeName") != Some(NODE) {
-                return Some(change_or(seen, &ready.clone().on(OTHER_NODE), now, Plan::idle()));
+            if seen.vmi.data.pointer("/status/migrationState/completed") == Some(&true.into()) {
+                return Some(change_or(seen, ready, now, Plan::idle()));
             }
-            Some(match clock.left("migrating", MIGRATION) {
-                Some(wait) => change_or(
-                    seen,
-                    &ready.clone().evacuating().migrating(),
-                    now,
-                    Plan::after(wait),
-                ),
-                None => change_or(seen, &ready.clone().on(OTHER_NODE), now, Plan::idle()),
-            })
+            if let Some(wait) = clock.left("migrating", MIGRATION) {
+                let change = ready.clone().evacuating().migrating();
+                return Some(change_or(seen, &change, now, Plan::after(wait)));
+            }
+            let host = text(seen.vmi, "/status/nodeName").unwrap_or(seen.host);
+            Some(change_or(seen, &ready.clone().on(other(host)), now, Plan::idle()))
         }
         // The eviction is refused and nothing marks the VMI.
         "LiveMigrate" => None,

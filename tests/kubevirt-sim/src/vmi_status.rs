@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::instance;
 use crate::objects::{Condition, Times, condition, find_condition, list, stamp, text};
 use crate::vm::phase;
-use crate::vmi::{NODE, Power, Seen};
+use crate::vmi::{Power, Seen, other};
 
 /// What the Ready condition shall say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,7 +33,8 @@ pub struct Change {
     image_pull: Option<String>,
     evacuating: bool,
     migrating: bool,
-    node: &'static str,
+    /// Where it is from now on; nothing if it stays where it is.
+    node: Option<&'static str>,
 }
 
 impl Change {
@@ -47,7 +48,7 @@ impl Change {
             image_pull: None,
             evacuating: false,
             migrating: false,
-            node: NODE,
+            node: None,
         }
     }
 
@@ -97,7 +98,7 @@ impl Change {
     /// Runs on this node.
     #[must_use]
     pub fn on(mut self, node: &'static str) -> Self {
-        self.node = node;
+        self.node = Some(node);
         self
     }
 }
@@ -209,8 +210,8 @@ fn scheduling(vmi: &DynamicObject, status: &mut Value) {
 }
 
 fn scheduled(seen: &Seen, status: &mut Value) {
-    status["activePods"] = json!({pod_uid(seen.vmi): NODE});
-    status["nodeName"] = json!(NODE);
+    status["activePods"] = json!({pod_uid(seen.vmi): seen.host});
+    status["nodeName"] = json!(seen.host);
     status["qosClass"] = json!("Guaranteed");
     status["migrationTransport"] = json!("Unix");
     status["interfaces"] = json!([{"name": "default", "podInterfaceName": "eth0"}]);
@@ -242,10 +243,12 @@ fn volume_status(seen: &Seen, name: &str) -> Value {
 
 fn running(seen: &Seen, change: &Change, status: &mut Value, now: Timestamp) {
     status["interfaces"] = json!([interface(seen)]);
-    status["nodeName"] = json!(change.node);
-    status["activePods"] = json!({pod_uid(seen.vmi): change.node});
+    let before = text(seen.vmi, "/status/nodeName").unwrap_or(seen.host);
+    let host = change.node.unwrap_or(before);
+    status["nodeName"] = json!(host);
+    status["activePods"] = json!({pod_uid(seen.vmi): host});
     if change.evacuating {
-        status["evacuationNodeName"] = json!(change.node);
+        status["evacuationNodeName"] = json!(host);
     } else {
         remove(status, "evacuationNodeName");
     }
@@ -253,7 +256,7 @@ fn running(seen: &Seen, change: &Change, status: &mut Value, now: Timestamp) {
     match (change.migrating, state) {
         (true, None) => {
             status["migrationState"] = json!({
-                "sourceNode": NODE, "targetNode": crate::vmi::OTHER_NODE, "startTimestamp": stamp(now),
+                "sourceNode": before, "targetNode": other(before), "startTimestamp": stamp(now),
             });
         }
         (false, Some(state)) if state["completed"] != true => {
@@ -374,7 +377,8 @@ fn conditions(seen: &Seen, change: &Change, status: &Value) -> Vec<Condition> {
     if let Some(reason) = &seen.faults.paused {
         out.push(condition("Paused", "True", reason, "VMI was paused", Times::Both));
     }
-    if change.evacuating {
+    // One marks the VMI, another sees the mark and says so.
+    if change.evacuating && text(seen.vmi, "/status/evacuationNodeName").is_some() {
         let message = "VMI is marked for eviction";
         out.push(condition(
             "EvictionRequested",

@@ -7,6 +7,7 @@ use kube::ResourceExt as _;
 use kube::api::DynamicObject;
 
 use crate::objects::{Kind, controller_of, list, text};
+use crate::vmi::{NODE, other};
 
 /// An object of the world, by kind and name; there is one namespace.
 pub type Key = (Kind, String);
@@ -18,6 +19,8 @@ pub struct World {
     /// UIDs of those that a watch has told the end of: a late answer to a write does not bring them back.
     ended: HashSet<String>,
     addresses: u32,
+    /// The node that a VM was asked to leave last.
+    drained: Option<String>,
 }
 
 fn version(object: &DynamicObject) -> u64 {
@@ -51,8 +54,16 @@ impl World {
         {
             return false;
         }
+        if let Some(leaves) = text(&object, "/status/evacuationNodeName") {
+            self.drained = Some(leaves.to_owned());
+        }
         kept.insert(name, Arc::new(object));
         true
+    }
+
+    /// The node that launchers are scheduled to. Whoever drains a node has cordoned it.
+    pub fn host(&self) -> &'static str {
+        self.drained.as_deref().map_or(NODE, other)
     }
 
     /// Forgets an object; one of the same name with another UID is another object and stays.
@@ -232,6 +243,17 @@ mod tests {
         assert!(!world.learn(Kind::Vmi, at("a", "u", "11")));
         assert!(world.get(Kind::Vmi, "a").is_none());
         assert!(world.learn(Kind::Vmi, at("a", "successor", "12")));
+    }
+
+    #[test]
+    fn a_node_that_is_drained_takes_no_more() {
+        let mut world = World::default();
+        assert_eq!(world.host(), NODE);
+        for node in [NODE, other(NODE)] {
+            let leaves = json!({"status": {"evacuationNodeName": node}});
+            world.learn(Kind::Vmi, object(Kind::Vmi, node, leaves));
+            assert_eq!(world.host(), other(node));
+        }
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! What the simulated virt-api refuses, as the API server passes it on.
 
-// A test that cannot go on has failed; helpers outside of test functions are no exception.
-#![allow(clippy::unwrap_used)]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on has failed; helpers outside of test functions are no exception"
+)]
 
 mod common;
 

@@ -1,7 +1,9 @@
 //! The guest joins with nothing but its user data: breaking any part of it breaks the join.
 
-// A test that cannot go on has failed; helpers outside of test functions are no exception.
-#![allow(clippy::unwrap_used)]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on has failed; helpers outside of test functions are no exception"
+)]
 
 mod common;
 

@@ -1,7 +1,9 @@
 //! The program itself: says when it is ready, works, and leaves nothing registered when it is told to end.
 
-// A test that cannot go on has failed; helpers outside of test functions are no exception.
-#![allow(clippy::unwrap_used)]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on has failed; helpers outside of test functions are no exception"
+)]
 
 mod common;
 

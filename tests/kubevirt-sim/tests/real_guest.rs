@@ -2,8 +2,10 @@
 //!
 //! Runs only where `MACHINIST_GUEST=1` asks for it (`make test-guest`): it needs the guests' image and root.
 
-// A test that cannot go on has failed; helpers outside of test functions are no exception.
-#![allow(clippy::unwrap_used)]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on has failed; helpers outside of test functions are no exception"
+)]
 
 mod common;
 

@@ -389,7 +389,7 @@ impl Testbed {
 
     async fn start_machinist(&mut self, webhook_port: Port) -> Result<()> {
         if self.options.machinist >= Machinist::Webhook {
-            self.webhook = Some(self.new_webhook(webhook_port).await?);
+            self.webhook = Some(self.new_webhook(webhook_port, WEBHOOK).await?);
         }
         if self.options.machinist >= Machinist::Whole {
             self.controller = Some(self.new_controller(CONTROLLER, &[]).await?);
@@ -404,20 +404,25 @@ impl Testbed {
         Ok(())
     }
 
-    async fn new_webhook(&self, port: Port) -> Result<Server> {
-        let kubeconfig = self.kubeconfig_of(binaries::WEBHOOK, WEBHOOK).await?;
+    /// A webhook that does not run yet, with a name and ports of its own.
+    pub async fn another_webhook(&self, client: &str) -> Result<Server> {
+        self.new_webhook(Port::reserve()?, client).await
+    }
+
+    async fn new_webhook(&self, port: Port, client: &str) -> Result<Server> {
+        let kubeconfig = self.kubeconfig_of(binaries::WEBHOOK, client).await?;
         let ports = vec![port, Port::reserve()?];
         let ops = ports[1].address();
         let certs = self.webhook_cert_dir();
         let program = self
-            .machinist_program(WEBHOOK, binaries::WEBHOOK)?
+            .machinist_program(client, binaries::WEBHOOK)?
             .arg(format!("--kubeconfig={}", kubeconfig.display()))
             .arg(format!("--listen-address={}", ports[0].address()))
             .arg(format!("--ops-address={ops}"))
             .arg(format!("--tls-cert-path={}", certs.join("tls.crt").display()))
             .arg(format!("--tls-key-path={}", certs.join("tls.key").display()))
             .args(self.options.webhook_args.iter().map(String::as_str));
-        Ok(Server::new(WEBHOOK, program, ops.clone(), ops, ports))
+        Ok(Server::new(client, program, ops.clone(), ops, ports))
     }
 
     /// What both servers have in common.

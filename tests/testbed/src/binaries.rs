@@ -19,6 +19,8 @@ pub const SIMULATOR: &str = "kubevirt-sim";
 pub const CONTROLLER: &str = "machinist-controller";
 /// The webhook.
 pub const WEBHOOK: &str = "machinist-webhook";
+/// The plugin of kubectl.
+pub const PLUGIN: &str = "kubectl-machinist";
 
 /// Makes these programs current with `cargo build`, unless `MACHINIST_BIN_DIR` says where they are.
 pub fn build(packages: &[&str]) -> Result<()> {

@@ -27,7 +27,7 @@ use serde_json::json;
 use tokio::io::AsyncWriteExt as _;
 
 use crate::{
-    crds, flags,
+    audit, crds, flags,
     guest_network::GATEWAY,
     kubeconfig,
     pki::{self, Ca},
@@ -119,6 +119,10 @@ impl ControlPlane {
         let data = DataDir::create(&dir)?;
         let ca = Ca::new(&format!("{}-ca", options.name))?;
         let admin_token = write_keys(&dir, &ca)?;
+        let audit = audit::audit(&options, &dir);
+        if let Some(audit) = &audit {
+            fs::write(dir.join(flags::AUDIT_POLICY), &audit.policy)?;
+        }
         if let Some(socket) = &options.egress {
             fs::write(dir.join(flags::EGRESS), flags::egress(socket))?;
         }
@@ -134,6 +138,7 @@ impl ControlPlane {
                 &etcd_port.address(),
                 secure_port.number(),
                 &options,
+                audit.as_ref().map(|audit| audit.log.as_path()),
             ))
             .spawn()?;
         let admin = kubeconfig::with_token(&options.name, &server, &ca.base64(), &admin_token);
@@ -195,6 +200,11 @@ impl ControlPlane {
                 .map_or(Ok(()), Process::check_alive)
         })
         .await
+    }
+
+    /// Ends the controller-manager, if it runs, until [`Self::start_controller_manager`].
+    pub fn kill_controller_manager(&self) {
+        lock(&self.controller_manager).take();
     }
 
     /// Kills the API server with SIGKILL and starts it again on the same port, with the same data.
@@ -269,6 +279,11 @@ impl ControlPlane {
     /// The audit log, if it was asked for.
     pub fn audit_log(&self) -> PathBuf {
         self.dir.join("audit.log")
+    }
+
+    /// Notes beside the audit log that Machinist is refused these resources from now on, because a test took rights away.
+    pub fn refuses(&self, resources: &[&str]) -> Result<()> {
+        audit::note_refused(&self.dir, resources)
     }
 
     /// A token of a ServiceAccount, valid for a day.
@@ -453,8 +468,6 @@ fn write_keys(dir: &Path, ca: &Ca) -> Result<String> {
     );
     write_secret(&dir.join("tokens.csv"), &tokens)?;
     write_secret(&dir.join("controller-manager.token"), &controller_manager)?;
-    let policy = "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\nrules: [{level: Metadata}]\n";
-    fs::write(dir.join("audit-policy.yaml"), policy)?;
     Ok(admin)
 }
 

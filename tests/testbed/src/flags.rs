@@ -64,7 +64,16 @@ egressSelections:
     )
 }
 
-pub(crate) fn apiserver(dir: &Path, etcd: &str, port: u16, options: &Options) -> Vec<String> {
+/// Name of the file that says what is logged of requests.
+pub(crate) const AUDIT_POLICY: &str = "audit-policy.yaml";
+
+pub(crate) fn apiserver(
+    dir: &Path,
+    etcd: &str,
+    port: u16,
+    options: &Options,
+    audit_log: Option<&Path>,
+) -> Vec<String> {
     let file = |name: &str| dir.join(name).display().to_string();
     let mut flags = vec![
         format!("--etcd-servers=http://{etcd}"),
@@ -78,6 +87,8 @@ pub(crate) fn apiserver(dir: &Path, etcd: &str, port: u16, options: &Options) ->
         format!("--client-ca-file={}", file("ca.crt")),
         format!("--token-auth-file={}", file("tokens.csv")),
         "--enable-bootstrap-token-auth=true".into(),
+        // There is no kube-proxy: webhooks that are Services are called at their endpoints.
+        "--enable-aggregator-routing=true".into(),
         "--authorization-mode=Node,RBAC".into(),
         "--enable-admission-plugins=NodeRestriction".into(),
         "--service-account-issuer=https://kubernetes.default.svc".into(),
@@ -100,9 +111,11 @@ pub(crate) fn apiserver(dir: &Path, etcd: &str, port: u16, options: &Options) ->
     if options.egress.is_some() {
         flags.push(format!("--egress-selector-config-file={}", file(EGRESS)));
     }
-    if options.audit {
-        flags.push(format!("--audit-policy-file={}", file("audit-policy.yaml")));
-        flags.push(format!("--audit-log-path={}", file("audit.log")));
+    if let Some(log) = audit_log {
+        flags.push(format!("--audit-policy-file={}", file(AUDIT_POLICY)));
+        flags.push(format!("--audit-log-path={}", log.display()));
+        // One file, however much it is.
+        flags.push("--audit-log-maxsize=100000".into());
     }
     flags
 }

@@ -16,6 +16,7 @@
 //! `target/testbed`.
 
 pub mod another_infra;
+pub mod audit;
 pub mod bed;
 pub mod binaries;
 pub mod control_plane;

@@ -182,15 +182,20 @@ impl Process {
     /// SIGTERM, and waits for the end; SIGKILL and an error after `patience`.
     pub async fn terminate(&self, patience: Duration) -> Result<ExitStatus> {
         self.signal(Signal::SIGTERM);
+        let ended = self.ended(patience).await;
+        self.kill();
+        ended.context("after SIGTERM")
+    }
+
+    /// Waits until it ends by itself.
+    pub async fn ended(&self, patience: Duration) -> Result<ExitStatus> {
         let deadline = Instant::now() + patience;
         loop {
             if let Some(status) = self.exited() {
-                self.kill();
                 return Ok(status);
             }
             if Instant::now() > deadline {
-                self.kill();
-                bail!("{} did not end within {patience:?} of SIGTERM", self.name());
+                bail!("{} did not end within {patience:?}", self.name());
             }
             tokio::time::sleep(LOOK_AGAIN).await;
         }

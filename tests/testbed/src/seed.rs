@@ -15,6 +15,8 @@ use crate::{ControlPlane, paths};
 pub const INFRA_NAMESPACE: &str = "machinist-infra";
 /// ServiceAccount in [`INFRA_NAMESPACE`] whose kubeconfig the Machines carry.
 pub const INFRA_ACCOUNT: &str = "machinist";
+/// Its ClusterRole.
+pub const INFRA_CLUSTER_ROLE: &str = "machinist:machinist-infra";
 /// Secret in `kube-system` of the user cluster that the examples take the infra kubeconfig from.
 pub const INFRA_SECRET: &str = "machinist-infra-kubeconfig";
 

@@ -90,6 +90,18 @@ impl Server {
         }
     }
 
+    /// Waits until `/readyz` says otherwise than 200, or nothing.
+    pub async fn unready(&self) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        while matches!(get(&self.health, "/readyz").await, Ok((200, _))) {
+            if Instant::now() > deadline {
+                bail!("{} was still ready after {PATIENCE:?}", self.client);
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    }
+
     /// SIGKILL, and waits for the end.
     pub fn kill(&self) {
         if let Some(process) = self.process().as_ref() {
@@ -108,11 +120,18 @@ impl Server {
 
     /// SIGTERM, and waits for the end.
     pub async fn terminate(&self) -> Result<ExitStatus> {
-        let process = self
-            .process()
+        self.taken()?.terminate(PATIENCE).await
+    }
+
+    /// Waits until it ends by itself.
+    pub async fn ended(&self) -> Result<ExitStatus> {
+        self.taken()?.ended(PATIENCE).await
+    }
+
+    fn taken(&self) -> Result<Process> {
+        self.process()
             .take()
-            .with_context(|| format!("{} does not run", self.client))?;
-        process.terminate(PATIENCE).await
+            .with_context(|| format!("{} does not run", self.client))
     }
 
     /// SIGSTOP: it runs no further until [`Self::cont`].

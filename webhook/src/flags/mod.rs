@@ -5,9 +5,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{ArgAction, Parser, ValueEnum};
+use machinist_certs::MinimumTls;
 use machinist_infra::user_cluster::UserCluster;
 use machinist_shared::admission::{AdmissionSettings, parse_feature_gates};
-use machinist_shared::command_line::value::{address, boolean};
+use machinist_shared::command_line::value::{OptionalName, address, address_with_port, boolean, object_name};
 use machinist_shared::command_line::{self, Told, heading};
 use machinist_shared::kubelet_version::VersionConstraint;
 use machinist_shared::kubevirt::resolved::Env;
@@ -32,9 +33,9 @@ pub struct Flags {
     #[arg(long, env = "MACHINIST_WORKER_CLUSTER_KUBECONFIG", help_heading = heading::CONNECTION)]
     #[arg(default_value = "")]
     pub worker_cluster_kubeconfig: String,
-    /// Address of `/mutate` and `/validate`, with TLS: `host:port`, or `:port` for all addresses.
+    /// Address of `/mutate` and `/validate`, with TLS: `host:port`, or `:port` for all addresses. `host:` has port 9443.
     #[arg(long, env = "MACHINIST_LISTEN_ADDRESS", help_heading = heading::SERVING)]
-    #[arg(default_value = ":9876", value_parser = address)]
+    #[arg(default_value = ":9876", value_parser = listen_address)]
     pub listen_address: SocketAddr,
     /// Serving certificate, PEM. Reloaded when its directory changes.
     #[arg(long, env = "MACHINIST_TLS_CERT_PATH", help_heading = heading::SERVING)]
@@ -44,6 +45,20 @@ pub struct Flags {
     #[arg(long, env = "MACHINIST_TLS_KEY_PATH", help_heading = heading::SERVING)]
     #[arg(default_value = "/tmp/cert/tls.key")]
     pub tls_key_path: PathBuf,
+    /// Secret with the serving certificate, `namespace/name`, instead of the two files. It is watched: it may come after the
+    /// start, and what changes is served at once.
+    #[arg(long, env = "MACHINIST_TLS_SECRET", help_heading = heading::SERVING)]
+    #[arg(default_value = "", value_parser = object_name)]
+    pub tls_secret: OptionalName,
+    /// The oldest TLS that is spoken.
+    #[arg(long, env = "MACHINIST_TLS_MIN_VERSION", help_heading = heading::SERVING)]
+    #[arg(default_value = "1.3")]
+    pub tls_min_version: TlsVersion,
+    /// CAs of clients, PEM, read at the start: only who has a certificate of one of them is answered. Kubernetes' API servers
+    /// have one only if they were given one for this webhook.
+    #[arg(long, env = "MACHINIST_CLIENT_CA_FILE", help_heading = heading::SERVING)]
+    #[arg(default_value = "")]
+    pub client_ca_file: String,
     /// User that our controller goes by; its Machines are refused only for what cannot be rendered. Repeatable;
     /// the environment names one.
     #[arg(long, env = "MACHINIST_CONTROLLER_USER", help_heading = heading::ADMISSION)]
@@ -88,6 +103,31 @@ pub struct Flags {
     #[arg(default_value_t = false, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     #[arg(value_parser = boolean, value_name = "BOOL")]
     pub log_debug: bool,
+}
+
+/// As machine-controller takes it, whose default is the port of such servers.
+fn listen_address(text: &str) -> Result<SocketAddr, String> {
+    address_with_port(text, 9443)
+}
+
+/// A version of TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum TlsVersion {
+    /// 1.2, with forward secrecy and authenticated encryption, and 1.3.
+    #[value(name = "1.2")]
+    Tls12,
+    /// 1.3 only.
+    #[value(name = "1.3")]
+    Tls13,
+}
+
+impl From<TlsVersion> for MinimumTls {
+    fn from(version: TlsVersion) -> Self {
+        match version {
+            TlsVersion::Tls12 => Self::Tls12,
+            TlsVersion::Tls13 => Self::Tls13,
+        }
+    }
 }
 
 /// Form of the log lines.

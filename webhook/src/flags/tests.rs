@@ -67,6 +67,14 @@ fn the_args_of_machine_controllers_manifest_are_taken() {
 }
 
 #[rstest]
+#[case::by_name("localhost:9876", "127.0.0.1:9876")]
+#[case::without_a_port("0.0.0.0:", "0.0.0.0:9443")]
+fn an_address_is_taken_as_machine_controller_takes_it(#[case] text: &str, #[case] want: &str) {
+    let told = read(&[&format!("-listen-address={text}")]).unwrap();
+    assert_eq!(told.flags.listen_address, want.parse().unwrap());
+}
+
+#[rstest]
 #[case::misspelt("-listen-adress=:1", Some("--listen-address"))]
 #[case::a_flag_of_the_controller_only("-node-pause-image=x", None)]
 fn an_unknown_flag_is_refused(#[case] arg: &str, #[case] guess: Option<&str>) {

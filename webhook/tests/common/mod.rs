@@ -1,7 +1,11 @@
 //! A webhook in this process, and clients that reach it over real TLS.
 
-// Each test file uses another part of this.
-#![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    reason = "each test file uses another part of this"
+)]
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -19,10 +23,13 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use machinist_certs::{DevelopmentCa, Leaf};
 use machinist_shared::kubevirt::resolved::Env;
 use machinist_webhook::admit::Cluster;
+use machinist_webhook::certificate::Source;
 use machinist_webhook::flags::Flags;
 use machinist_webhook::run::Webhook;
 use machinist_webhook::server::Limits;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
 use serde_json::{Value, json};
@@ -62,6 +69,11 @@ impl Server {
     }
 
     pub fn with(limits: Limits, notice: Duration) -> Self {
+        Self::with_args(limits, notice, &[])
+    }
+
+    /// One with more flags.
+    pub fn with_args(limits: Limits, notice: Duration, more: &[String]) -> Self {
         let (ca, certificates) = (
             DevelopmentCa::new("webhook-test").unwrap(),
             tempfile::tempdir().unwrap(),
@@ -70,7 +82,7 @@ impl Server {
             certificates.path(),
             &ca.serving(&["localhost"], Duration::from_hours(1)).unwrap(),
         );
-        let flags = Flags::parse_from([
+        let args = [
             "machinist-webhook".to_owned(),
             "--listen-address=127.0.0.1:0".to_owned(),
             "--ops-address=127.0.0.1:0".to_owned(),
@@ -79,9 +91,11 @@ impl Server {
                 certificates.path().join("tls.crt").display()
             ),
             format!("--tls-key-path={}", certificates.path().join("tls.key").display()),
-        ]);
+        ];
+        let flags = Flags::parse_from(args.iter().chain(more));
         let env = Env::new(|name| (name == "POD_NAMESPACE").then(|| "vms".to_owned()));
-        let webhook = Webhook::start(&flags, &env, limits, Cluster::default()).unwrap();
+        let source = Source::new(&flags, None).unwrap();
+        let webhook = Webhook::start(&flags, &env, limits, Cluster::default(), source).unwrap();
         let (stop, stopped) = oneshot::channel();
         Self {
             address: webhook.address,
@@ -114,7 +128,18 @@ impl Server {
         versions: &[&'static SupportedProtocolVersion],
         alpn: &[&[u8]],
     ) -> std::io::Result<TlsStream<TcpStream>> {
-        tls(self.address, &self.ca, versions, alpn).await
+        tls(self.address, &self.ca, versions, alpn, None).await
+    }
+
+    /// What a client with this certificate gets for an unreadable review: status and body, or nothing if it is turned away.
+    pub async fn asked_with(&self, certificate: Option<&Leaf>) -> std::io::Result<String> {
+        let mut stream = tls(self.address, &self.ca, &[&TLS13], &[], certificate).await?;
+        let request = "POST /validate HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n\
+                       content-length: 2\r\nconnection: close\r\n\r\n{}";
+        stream.write_all(request.as_bytes()).await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        Ok(answer)
     }
 
     /// The certificate that a new connection is shown.
@@ -129,8 +154,8 @@ impl Server {
         self.tls(&[&TLS13], &[]).await.unwrap()
     }
 
-    pub async fn raw_tls12(&self) -> TlsStream<TcpStream> {
-        self.tls(&[&TLS12], &[]).await.unwrap()
+    pub async fn raw_tls12(&self) -> std::io::Result<TlsStream<TcpStream>> {
+        self.tls(&[&TLS12], &[]).await
     }
 
     /// An HTTP/1.1 client on a connection of its own.
@@ -155,6 +180,21 @@ impl Server {
     }
 }
 
+/// A CA of clients (PEM), and the certificate of one of them.
+pub fn client_ca() -> (String, Leaf) {
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+    let mut params = CertificateParams::default();
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    let key = KeyPair::generate().unwrap();
+    let leaf = Leaf {
+        certificate: params.signed_by(&key, &ca).unwrap().pem(),
+        key: key.serialize_pem(),
+    };
+    (ca.pem(), leaf)
+}
+
 /// The whole answer to a GET without TLS: status and body.
 pub async fn get(address: SocketAddr, path: &str) -> (u16, String) {
     let mut stream = TcpStream::connect(address).await.unwrap();
@@ -171,15 +211,23 @@ async fn tls(
     ca: &DevelopmentCa,
     versions: &[&'static SupportedProtocolVersion],
     alpn: &[&[u8]],
+    certificate: Option<&Leaf>,
 ) -> std::io::Result<TlsStream<TcpStream>> {
     let mut roots = RootCertStore::empty();
     roots.add(ca.der()).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = ClientConfig::builder_with_provider(provider)
+    let builder = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(versions)
         .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+        .with_root_certificates(roots);
+    let mut config = match certificate {
+        None => builder.with_no_client_auth(),
+        Some(leaf) => {
+            let chain = vec![CertificateDer::from_pem_slice(leaf.certificate.as_bytes()).unwrap()];
+            let key = PrivateKeyDer::from_pem_slice(leaf.key.as_bytes()).unwrap();
+            builder.with_client_auth_cert(chain, key).unwrap()
+        }
+    };
     config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
     let tcp = TcpStream::connect(address).await?;
     TlsConnector::from(Arc::new(config))
@@ -223,7 +271,7 @@ pub fn request(method: &str, path: &str, content_type: &str, body: impl Into<Byt
 impl Client {
     /// An HTTP/1.1 client on a connection of its own.
     pub async fn connect(address: SocketAddr, ca: &DevelopmentCa) -> Self {
-        let io = TokioIo::new(tls(address, ca, &[&TLS13], &[b"http/1.1"]).await.unwrap());
+        let io = TokioIo::new(tls(address, ca, &[&TLS13], &[b"http/1.1"], None).await.unwrap());
         let (sender, connection) = http1::handshake(io).await.unwrap();
         tokio::spawn(connection);
         Self { sender }

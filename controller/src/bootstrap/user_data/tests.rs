@@ -6,6 +6,8 @@ use serde_json::json;
 use super::super::kubelet::{BOOTSTRAP_KUBECONFIG, KUBELET_CONFIG, RESOLV_CONF};
 use super::*;
 
+mod scripts;
+
 /// What every case starts from; leaked, so that inputs can borrow from it.
 struct Base {
     token: SecretString,
@@ -250,7 +252,8 @@ fn an_annotation_that_would_keep_the_kubelet_from_starting_is_told_instead() {
 #[rstest]
 #[case("", &[])]
 #[case("IPv6", &["  \"--node-ip=::\""])]
-#[case("IPv6+IPv4", &["ExecStartPre=/bin/bash /opt/machinist/node-ip.sh", "EnvironmentFile=-/run/machinist/node-ip", "  \"--node-ip=${NODE_IP}\""])]
+#[case("IPv4+IPv6", &["ExecStartPre=/bin/bash /opt/machinist/node-ip.sh -4", "  \"--node-ip=${NODE_IP}\""])]
+#[case("IPv6+IPv4", &["ExecStartPre=/bin/bash /opt/machinist/node-ip.sh -6", "EnvironmentFile=-/run/machinist/node-ip", "  \"--node-ip=${NODE_IP}\""])]
 fn the_node_has_the_families_that_are_asked_for(#[case] family: &str, #[case] lines: &[&str]) {
     let base = Base::new();
     let network = Network {
@@ -293,7 +296,7 @@ fn files_commands_and_flags_of_a_person_are_there() {
     assert!(!files.contains_key(POST_INSTALL));
     let unit = &files["/etc/systemd/system/kubelet.service"].1;
     assert!(unit.contains("\n  \"--v=4 %%n\"\n"), "{unit}");
-    assert!(files[SCRIPT].1.contains(&format!("\nhook {PRE_INSTALL}\n")));
+    assert!(files[SCRIPT].1.contains(&format!("\n  hook {PRE_INSTALL}\n")));
 }
 
 #[rstest]

@@ -32,7 +32,12 @@ struct Candidate {
 }
 
 fn candidate(identity: &str) -> Candidate {
-    let election = Election::new("kube-system".to_owned(), identity.to_owned(), Timing::default());
+    let election = Election::new(
+        "machine-controller",
+        "kube-system".to_owned(),
+        identity.to_owned(),
+        Timing::default(),
+    );
     Candidate {
         election,
         skew: SignedDuration::ZERO,

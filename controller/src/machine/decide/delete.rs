@@ -11,7 +11,8 @@ use machinist_shared::names::{annotation, condition, finalizer, taint};
 use serde_json::json;
 
 use super::super::conditions::{Condition, Reason, Status};
-use super::super::observed::{ClusterName, Infra, Open, Spec};
+use super::super::creations::Creation;
+use super::super::observed::{ClusterName, Concern, Infra, Open, Spec};
 use super::super::ownership::{
     NodeClaim, NodeVerdict, VmClaim, VmVerdict, disks_of, node_verdict, vm_verdict,
 };
@@ -21,14 +22,16 @@ use super::{goodbye, launch};
 use crate::user::Node;
 
 /// How a deleting Machine's VM stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Vm {
     /// It is there, or nobody can tell.
     Stays,
     /// It is verified gone.
     Gone,
-    /// It is not this Machine's any more, or never was; or it was seen to be gone before.
-    Let,
+    /// It was seen to be gone before.
+    WasGone,
+    /// It is not this Machine's any more, or never was: the reason and the message of the Event that says so.
+    Let(&'static str, String),
 }
 
 pub(super) fn decide(draft: &mut Draft<'_>) {
@@ -57,16 +60,22 @@ pub(super) fn decide(draft: &mut Draft<'_>) {
         return;
     }
     draft.keep_conditions();
-    let vm = if has_vm_finalizer { vm(draft) } else { Vm::Let };
-    if vm == Vm::Stays {
+    let vm = if has_vm_finalizer { vm(draft) } else { Vm::WasGone };
+    if vm == Vm::Stays || goodbye::waits_for_hooks(draft) {
         return;
     }
     let node = own_node(draft);
-    if vm == Vm::Gone {
-        let holds = node.as_ref().is_some_and(|node| holds_volumes(draft, node));
-        if holds || has_disks(draft) {
-            return;
+    let mut left = Vec::new();
+    match vm {
+        Vm::Gone => {
+            let node = node.as_deref();
+            let holds = node.is_some_and(|node| holds_volumes(draft, node, &mut left));
+            if holds || has_disks(draft) {
+                return;
+            }
         }
+        Vm::Let(reason, message) => left.push((reason, message)),
+        Vm::Stays | Vm::WasGone => {}
     }
     if let Some(node) = node
         && !node_may_go(draft, &node)
@@ -77,6 +86,10 @@ pub(super) fn decide(draft: &mut Draft<'_>) {
         draft.plan.push(Step::DeleteToken);
     }
     deleting(draft, Reason::DeletingNode, "the VM is gone");
+    // What is left behind is told once: when the Machine is let go.
+    for (reason, message) in left {
+        draft.tell_after_patch(true, reason, message);
+    }
     draft.release();
 }
 
@@ -86,7 +99,7 @@ const RELEASE: Duration = Duration::from_mins(2);
 
 /// Whether volumes are attached to the Node of a VM that is gone. Whoever needs them elsewhere would wait for six minutes if
 /// the Node was deleted now; the taint lets Kubernetes detach them at once.
-fn holds_volumes(draft: &mut Draft<'_>, node: &Node) -> bool {
+fn holds_volumes(draft: &mut Draft<'_>, node: &Node, left: &mut Vec<(&'static str, String)>) -> bool {
     let volumes = draft.observed.guests.volumes.join(", ");
     if volumes.is_empty() {
         return false;
@@ -97,7 +110,7 @@ fn holds_volumes(draft: &mut Draft<'_>, node: &Node) -> bool {
             "the Node {} is deleted with volumes attached: {volumes}",
             node.name()
         );
-        draft.tell_after_patch(true, "VolumesLeft", message);
+        left.push(("VolumesLeft", message));
         return false;
     }
     let mut taints = node.spec.taints.clone();
@@ -162,6 +175,9 @@ fn has_disks(draft: &mut Draft<'_>) -> bool {
 /// Deletes the Node; whether the Machine may go on without waiting for more.
 fn node_may_go(draft: &mut Draft<'_>, node: &Node) -> bool {
     if node.metadata.deletion_timestamp.is_none() {
+        if refused_too_long(draft, node) {
+            return true;
+        }
         let uid = node.uid().to_owned();
         draft.plan.push(Step::DeleteNode { uid });
         return true;
@@ -178,6 +194,24 @@ fn node_may_go(draft: &mut Draft<'_>, node: &Node) -> bool {
     let message = format!("the VM is gone; the Node waits for its finalizers: {held_by}");
     deleting(draft, Reason::DeletingNode, &message);
     false
+}
+
+/// Whether the deletion of the Node has failed for longer than the Machine is to wait for it.
+fn refused_too_long(draft: &mut Draft<'_>, node: &Node) -> bool {
+    let failure = draft.observed.failure.as_ref();
+    let failed = failure.filter(|failure| failure.concerns == Concern::NodeDeletion);
+    let (Some(failed), Some(timeout)) = (failed, goodbye::timeout(draft, annotation::NODE_DELETION_TIMEOUT))
+    else {
+        return false;
+    };
+    let since = step_since(draft, Reason::DeleteFailed);
+    if !goodbye::is_past(draft, since, timeout) {
+        return false;
+    }
+    let message = format!("the Node {} is left: {}", node.name(), failed.message);
+    draft.tell_after_patch(true, "NodeLeft", message);
+    draft.gave_up_node = true;
+    true
 }
 
 /// Since when the deletion is at that step; from now on, if it is not.
@@ -200,8 +234,7 @@ fn vm(draft: &mut Draft<'_>) -> Vm {
     let abandoned = recorded.unwrap_or(annotation::ABANDON_UNKNOWN);
     if machine.annotation(annotation::ABANDON_VM) == Some(abandoned) {
         let message = format!("the VM (UID {abandoned}) is left behind, as annotated");
-        draft.plan.tell(true, "VMAbandoned", message);
-        return Vm::Let;
+        return Vm::Let("VMAbandoned", message);
     }
     let open = match &draft.observed.infra {
         Infra::Open(open) => open,
@@ -237,9 +270,45 @@ fn vm(draft: &mut Draft<'_>) -> Vm {
             );
             blocked(draft, &why)
         }
+        None if recorded.is_none() && machine.record.is_some() => never_seen(draft),
+        None if recorded.is_some_and(|recorded| has_guest(open, recorded)) => guest_stays(draft),
         None => Vm::Gone,
         Some(vm) => delete_vm(draft, open, vm),
     }
+}
+
+/// Whether the guest of a VM that is gone is still there: the VM was deleted without it. One that does not say whose it is
+/// can be no other, for the VM had the name.
+fn has_guest(open: &Open, vm_uid: &str) -> bool {
+    let guest = open.guest.as_ref();
+    guest.is_some_and(|guest| guest.instance.as_deref().is_none_or(|of| of == vm_uid))
+}
+
+/// A guest still writes to its disks and runs its pods: neither may anybody else yet.
+fn guest_stays(draft: &mut Draft<'_>) -> Vm {
+    let message = format!(
+        "the VM is gone, but not its guest: waiting for the VirtualMachineInstance {} to go. Delete it by hand, if nobody does",
+        draft.observed.machine.name()
+    );
+    deleting(draft, Reason::WaitingForVMDeletion, &message);
+    Vm::Stays
+}
+
+/// A VM was asked for, and none was ever seen.
+fn never_seen(draft: &mut Draft<'_>) -> Vm {
+    let message = match draft.observed.creation {
+        Creation::Settled => return Vm::Gone,
+        Creation::UnderWay(left) => {
+            draft.plan.look_again(left);
+            "the infra cluster has not answered whether it makes the VM, which may still appear; what appears is deleted"
+        }
+        Creation::Unseen => {
+            draft.plan.push(Step::FindVm);
+            "it is looked up whether the infra cluster has made the VM"
+        }
+    };
+    deleting(draft, Reason::WaitingForInfrastructure, message);
+    Vm::Stays
 }
 
 fn delete_vm(draft: &mut Draft<'_>, open: &Open, vm: &Instance) -> Vm {
@@ -248,22 +317,16 @@ fn delete_vm(draft: &mut Draft<'_>, open: &Open, vm: &Instance) -> Vm {
         Spec::Usable(usable) => Some(usable),
         _ => None,
     };
-    let claim = VmClaim {
-        machine: &machine,
-        vm,
-        cluster_uid: &draft.observed.settings.cluster_uid,
-        cluster_name: &draft.observed.cluster_name,
-        labelled_machine_exists: open.labelled_machine_exists,
-        rival: open
-            .recorded_by
-            .as_deref()
-            .or(draft.observed.name_winner.as_deref()),
-    };
     let uid = vm.metadata.uid.clone().unwrap_or_default();
-    match vm_verdict(claim) {
+    match whose(draft, open, vm) {
         VmVerdict::Ours => {
             record_node(draft);
-            if vm.metadata.deletion_timestamp.is_none() && !goodbye::is_said(draft) {
+            if let Some(record) = &mut draft.record {
+                record.vm_uid.get_or_insert_with(|| uid.clone());
+            }
+            let goes = vm.metadata.deletion_timestamp.is_some();
+            // Who deletes the VM past us leaves nothing to drain, but hooks hold the Machine all the same.
+            if goes && goodbye::waits_for_hooks(draft) || !goes && !goodbye::is_said(draft) {
                 return Vm::Stays;
             }
             let name = machine.name();
@@ -272,7 +335,7 @@ fn delete_vm(draft: &mut Draft<'_>, open: &Open, vm: &Instance) -> Vm {
                 Reason::WaitingForVMDeletion,
                 &format!("waiting for the VM {name} ({uid}) to go"),
             );
-            if vm.metadata.deletion_timestamp.is_none() {
+            if !goes {
                 draft.patch_now();
                 draft.plan.push(Step::DeleteVm { uid });
             }
@@ -312,10 +375,22 @@ fn delete_vm(draft: &mut Draft<'_>, open: &Open, vm: &Instance) -> Vm {
                 "the VM {} ({uid}) is not this Machine's ({why}) and is left alone",
                 machine.name()
             );
-            draft.tell_after_patch(true, "VMLeftAlone", message);
-            Vm::Let
+            Vm::Let("VMLeftAlone", message)
         }
     }
+}
+
+/// Whose the VM of the Machine's name is.
+fn whose(draft: &Draft<'_>, open: &Open, vm: &Instance) -> VmVerdict {
+    let observed = draft.observed;
+    vm_verdict(VmClaim {
+        machine: &observed.machine,
+        vm,
+        cluster_uid: &observed.settings.cluster_uid,
+        cluster_name: &observed.cluster_name,
+        labelled_machine_exists: open.labelled_machine_exists,
+        rival: open.recorded_by.as_deref().or(observed.name_winner.as_deref()),
+    })
 }
 
 /// Records the Machine's Node while its VM can be observed: afterwards nothing else may tie the two together.
@@ -356,7 +431,7 @@ pub(super) fn deleting(draft: &mut Draft<'_>, reason: Reason, message: &str) {
 pub(super) fn own_node(draft: &Draft<'_>) -> Option<Arc<Node>> {
     let node = draft.observed.node.as_ref()?;
     let (firmware_uuid, addresses): (Option<&str>, &[String]) = match &draft.observed.infra {
-        Infra::Open(open) => (open.firmware_uuid.as_deref(), &open.addresses),
+        Infra::Open(open) if is_nobody_elses(draft, open) => (open.firmware_uuid.as_deref(), &open.addresses),
         _ => (None, &[]),
     };
     let claim = NodeClaim {
@@ -366,4 +441,11 @@ pub(super) fn own_node(draft: &Draft<'_>) -> Option<Arc<Node>> {
         addresses,
     };
     (node_verdict(claim) == NodeVerdict::Ours).then(|| node.clone())
+}
+
+/// Whether what is observed of the VM of the Machine's name may tie a Node to the Machine.
+fn is_nobody_elses(draft: &Draft<'_>, open: &Open) -> bool {
+    open.vm
+        .as_ref()
+        .is_none_or(|vm| matches!(whose(draft, open, vm), VmVerdict::Ours | VmVerdict::Adopt))
 }

@@ -14,7 +14,7 @@ use crate::csr::serving::NodeState;
 use crate::user::owner;
 
 /// A plan in the making.
-#[allow(clippy::struct_excessive_bools)] // Each is a switch of its own.
+#[allow(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
 pub(super) struct Draft<'a> {
     pub(super) observed: &'a Observed,
     pub(super) now: Timestamp,
@@ -34,6 +34,8 @@ pub(super) struct Draft<'a> {
     pub(super) own_node: Option<NodeState>,
     /// The time to join is over: the token lives on no longer than it does anyway.
     pub(super) gave_up: bool,
+    /// The Node cannot be deleted, and nobody waits for that any more.
+    pub(super) gave_up_node: bool,
     /// What is done about signing requests: after everything else.
     pub(super) on_requests: Vec<Step>,
     after_patch: Vec<Event>,
@@ -70,6 +72,7 @@ impl<'a> Draft<'a> {
             record: observed.machine.record.clone(),
             own_node: None,
             gave_up: false,
+            gave_up_node: false,
             on_requests: Vec::new(),
             after_patch: Vec::new(),
             patched: false,
@@ -316,8 +319,12 @@ impl<'a> Draft<'a> {
         if let Some(failure) = &self.observed.failure {
             let wait = self.until(failure.until);
             self.plan.look_again(wait);
-            if failure.concerns == Concern::Certificate {
-                return self.without_approvals(&failure.message);
+            match failure.concerns {
+                Concern::Certificate => return self.without_approvals(&failure.message),
+                // It is told, and held back, where the host is asked about; everything else goes on.
+                Concern::Evacuation => return self.complete(),
+                Concern::NodeDeletion if self.gave_up_node => return self.complete(),
+                _ => {}
             }
             self.plan.steps.clear();
             self.patched = false;
@@ -327,14 +334,20 @@ impl<'a> Draft<'a> {
             self.after_patch.clear();
             self.node_ref = Field::Keep;
             let (kind, reason) = match failure.concerns {
-                // The latter is dealt with above.
-                Concern::Machine | Concern::Certificate => return self.plan,
-                Concern::Infrastructure | Concern::Node if self.observed.machine.is_deleting() => {
+                Concern::Replacement => {
+                    self.error("DeleteError", failure.message.clone());
+                    return self.complete();
+                }
+                // The latter two are dealt with above.
+                Concern::Machine | Concern::Certificate | Concern::Evacuation => return self.plan,
+                Concern::Infrastructure | Concern::Node | Concern::NodeDeletion
+                    if self.observed.machine.is_deleting() =>
+                {
                     (condition::DELETING, Reason::DeleteFailed)
                 }
                 Concern::Infrastructure => (condition::INFRASTRUCTURE_READY, Reason::CreateFailed),
                 Concern::Bootstrap => (condition::BOOTSTRAP_READY, Reason::BootstrapFailed),
-                Concern::Node => (condition::NODE_READY, Reason::DecorationFailed),
+                Concern::Node | Concern::NodeDeletion => (condition::NODE_READY, Reason::DecorationFailed),
             };
             let status = if kind == condition::DELETING {
                 Status::True
@@ -372,7 +385,20 @@ impl<'a> Draft<'a> {
             self.plan.push(Step::Event(event));
         }
         self.plan.steps.append(&mut self.on_requests);
+        if !self.plan.steps.is_empty() {
+            self.plan.why = self.why();
+        }
         self.plan
+    }
+
+    /// What is said of the Machine: of its end, else of the first thing that it lacks.
+    fn why(&self) -> String {
+        let stored = self.observed.machine.status.conditions.as_deref();
+        let wanted = self.wanted(stored.unwrap_or_default());
+        let of = |kind| wanted.iter().find(|condition| condition.kind == kind);
+        of(condition::DELETING)
+            .or_else(|| of(condition::READY))
+            .map_or_else(String::new, |said| format!("{}: {}", said.reason, said.message))
     }
 
     /// How long until `instant`; at least 10 ms, so that a plan never looks again without end.

@@ -8,7 +8,7 @@ use machinist_shared::names::condition;
 
 use super::super::conditions::{Condition, Reason, Status};
 use super::super::evacuation::Room;
-use super::super::observed::Open;
+use super::super::observed::{Concern, Open};
 use super::super::plan::Step;
 use super::draft::Draft;
 
@@ -36,8 +36,11 @@ pub(super) fn decide(draft: &mut Draft<'_>, open: &Open) {
 
 /// The host waits for the VM to go, and nobody else moves it.
 fn wanted(draft: &mut Draft<'_>, uid: &str, host: &str) {
-    let why = match draft.observed.room {
-        Room::Free => {
+    let failure = draft.observed.failure.as_ref();
+    let failed = failure.filter(|failure| failure.concerns == Concern::Evacuation);
+    let why = match (draft.observed.room, failed) {
+        (Room::Free, Some(failed)) => failed.message.clone(),
+        (Room::Free, None) => {
             let message = format!("its host {host} is being drained; the Machine is replaced");
             say(draft, Status::True, Reason::HostDrained, message.clone());
             draft.tell_after_patch(true, "HostDrained", message);
@@ -48,11 +51,28 @@ fn wanted(draft: &mut Draft<'_>, uid: &str, host: &str) {
             });
             return;
         }
-        Room::Alone => "no MachineSet would replace the Machine: delete it, or move it by hand".to_owned(),
-        Room::Paused(by) => format!("what would replace the Machine has the annotation {by}"),
-        Room::Full { missing, limit } => {
+        (Room::Alone, _) => {
+            "no MachineSet would replace the Machine: delete it, or move it by hand".to_owned()
+        }
+        (Room::Paused(by), _) => format!("what would replace the Machine has the annotation {by}"),
+        (Room::Surge, _) => {
+            draft.plan.look_again(AGAIN);
+            let message = format!(
+                "its host {host} is being drained; no Machine may be missing, so that another is made first, and this one is \
+                 deleted when that is there"
+            );
+            say(draft, Status::True, Reason::WaitingForReplacement, message);
+            return;
+        }
+        (Room::Full { missing, limit }, _) => {
             draft.plan.look_again(AGAIN);
             format!("the Machine is replaced later: {missing} others are missing, of {limit} that may be")
+        }
+        (Room::SurgeFull { limit }, _) => {
+            draft.plan.look_again(AGAIN);
+            format!(
+                "the Machine is replaced later: others are made first in the place of {limit}, as many as may be too many"
+            )
         }
     };
     let message = format!("its host {host} is being drained, and waits for the VM to go; {why}");

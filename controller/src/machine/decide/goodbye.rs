@@ -1,7 +1,7 @@
 //! What comes before the deletion of a Machine's VM, in Cluster API's order: hooks, the drain of its Node, the volumes there,
 //! hooks again.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use serde_json::json;
 use super::super::conditions::{Condition, Reason, Status};
 use super::super::drain::evict::Target;
 use super::super::drain::sort::{Sorted, sort};
-use super::super::drain::watch::{Pods, Seen};
+use super::super::drain::watch::{Claim, Pods, Seen};
 use super::super::observed::Refuge;
 use super::super::plan::Step;
 use super::delete::{deleting, own_node};
@@ -36,23 +36,52 @@ enum Drain {
     Goes,
     /// It is over; the claims of the pods that stay.
     Over(BTreeSet<String>),
-    /// It is left out.
+    /// It is left out, and volumes are waited for all the same.
     Skipped,
+    /// It is left out, and with it the wait for volumes, which nobody would detach.
+    SkippedWithVolumes,
+}
+
+/// Why a Node is not drained.
+enum WhyNot {
+    /// Somebody wants it so, or it took too long: volumes are another question.
+    Drain(String),
+    /// Volumes would not be detached either.
+    Anything(String),
 }
 
 /// Whether all that comes before the VM's deletion is done; else does the next of it, or says what is waited for.
 pub(super) fn is_said(draft: &mut Draft<'_>) -> bool {
-    if let Some(node) = own_node(draft) {
-        if waits_for_hook(draft, annotation::PRE_DRAIN_HOOK, Reason::WaitingForPreDrainHook) {
-            return false;
-        }
+    if waits_before_drain(draft) {
+        return false;
+    }
+    // Whoever holds the end up may have pods there that must see it: what comes late is not evicted any more.
+    let drained =
+        stored_reason(draft, condition::DELETING) == Some(Reason::WaitingForPreTerminateHook.text());
+    if !drained && let Some(node) = own_node(draft) {
         match drain(draft, &node) {
-            Drain::Skipped => {}
+            Drain::SkippedWithVolumes => {}
+            Drain::Skipped if is_detached_undrained(draft) => {}
             Drain::Over(kept) if is_detached(draft, &kept) => {}
-            Drain::Goes | Drain::Over(_) => return false,
+            Drain::Goes | Drain::Skipped | Drain::Over(_) => return false,
         }
     }
-    !waits_for_hook(
+    !waits_before_end(draft)
+}
+
+/// Whether somebody holds up with annotations the deletion of a Machine whose VM is gone, or going already.
+pub(super) fn waits_for_hooks(draft: &mut Draft<'_>) -> bool {
+    waits_before_drain(draft) || waits_before_end(draft)
+}
+
+/// Whether a hook holds up the drain; there is none of a Machine without a Node.
+fn waits_before_drain(draft: &mut Draft<'_>) -> bool {
+    own_node(draft).is_some()
+        && waits_for_hook(draft, annotation::PRE_DRAIN_HOOK, Reason::WaitingForPreDrainHook)
+}
+
+fn waits_before_end(draft: &mut Draft<'_>) -> bool {
+    waits_for_hook(
         draft,
         annotation::PRE_TERMINATE_HOOK,
         Reason::WaitingForPreTerminateHook,
@@ -82,7 +111,7 @@ fn waits_for_hook(draft: &mut Draft<'_>, prefix: &str, reason: Reason) -> bool {
 
 fn drain(draft: &mut Draft<'_>, node: &Arc<Node>) -> Drain {
     let mut skipped = why_not(draft, node);
-    if let Some(why) = &skipped
+    if let Some(WhyNot::Drain(why) | WhyNot::Anything(why)) = &skipped
         && stored_reason(draft, condition::DRAINED) != Some(Reason::DrainSkipped.text())
     {
         let message = format!("the Node {} is not drained: {why}", node.name());
@@ -90,16 +119,20 @@ fn drain(draft: &mut Draft<'_>, node: &Arc<Node>) -> Drain {
     }
     // Whoever ends a cluster knows, and would be told by as many Events as there are Machines.
     if skipped.is_none() && draft.observed.guests.refuge == Refuge::None {
-        skipped = Some(NOWHERE.to_owned());
+        skipped = Some(WhyNot::Anything(NOWHERE.to_owned()));
     }
-    if let Some(why) = skipped {
+    if let Some(why_not) = skipped {
+        let (skipped, why) = match why_not {
+            WhyNot::Drain(why) => (Drain::Skipped, why),
+            WhyNot::Anything(why) => (Drain::SkippedWithVolumes, why),
+        };
         draft.condition(Condition::new(
             condition::DRAINED,
             Status::False,
             Reason::DrainSkipped,
             why,
         ));
-        return Drain::Skipped;
+        return skipped;
     }
     let observed = draft.observed;
     if let Some(turn) = observed.guests.turn.filter(|turn| turn.ahead >= turn.limit) {
@@ -209,45 +242,55 @@ fn draining(draft: &mut Draft<'_>, node: &Node, message: &str) {
 }
 
 /// Why the Node is not drained, if it is not.
-fn why_not(draft: &mut Draft<'_>, node: &Node) -> Option<String> {
+fn why_not(draft: &mut Draft<'_>, node: &Node) -> Option<WhyNot> {
     let observed = draft.observed;
-    if observed.machine.annotation(annotation::EXCLUDE_DRAIN).is_some() {
-        return Some(format!(
-            "the Machine has the annotation {}",
-            annotation::EXCLUDE_DRAIN
-        ));
-    }
     if node.annotation(annotation::SKIP_EVICTION).is_some() {
-        return Some(format!(
+        return Some(WhyNot::Anything(format!(
             "the Node has the annotation {}",
             annotation::SKIP_EVICTION
-        ));
+        )));
     }
     if let Some(why) = took_too_long(draft) {
-        return Some(why);
+        return Some(WhyNot::Anything(why));
+    }
+    if let Some(why) = unready(draft, node) {
+        return Some(WhyNot::Anything(why));
+    }
+    if observed.machine.annotation(annotation::EXCLUDE_DRAIN).is_some() {
+        return Some(WhyNot::Drain(format!(
+            "the Machine has the annotation {}",
+            annotation::EXCLUDE_DRAIN
+        )));
     }
     let since = since(draft, condition::DRAINED);
     if let Some(timeout) = timeout(draft, annotation::DRAIN_TIMEOUT)
         && is_past(draft, since, timeout)
     {
-        return Some(format!(
+        return Some(WhyNot::Drain(format!(
             "it took longer than {timeout:?} ({}); pods that are still there end with the VM",
             annotation::DRAIN_TIMEOUT
-        ));
-    }
-    if !node.is_ready() {
-        let ready = node.ready();
-        let status = ready.map_or("unknown", |ready| ready.status.as_str());
-        let changed = ready
-            .and_then(|ready| ready.last_transition_time.as_ref())
-            .map(|time| time.0);
-        if changed.is_none_or(|changed| is_past(draft, changed, UNREADY)) {
-            return Some(format!(
-                "it has not been Ready for {UNREADY:?} (it is {status}), so nobody there would end its pods"
-            ));
-        }
+        )));
     }
     None
+}
+
+/// Why the Node's kubelet is not counted on, if so.
+fn unready(draft: &mut Draft<'_>, node: &Node) -> Option<String> {
+    if node.is_ready() {
+        return None;
+    }
+    let ready = node.ready();
+    let status = ready.map_or("unknown", |ready| ready.status.as_str());
+    let changed = ready
+        .and_then(|ready| ready.last_transition_time.as_ref())
+        .map(|time| time.0);
+    changed
+        .is_none_or(|changed| is_past(draft, changed, UNREADY))
+        .then(|| {
+            format!(
+                "it has not been Ready for {UNREADY:?} (it is {status}), so nobody can count on its pods' ending"
+            )
+        })
 }
 
 /// Whether the time is over in which pods and volumes are waited for at all.
@@ -258,19 +301,53 @@ fn took_too_long(draft: &mut Draft<'_>) -> Option<String> {
         .then(|| format!("the Machine was deleted more than {limit:?} ago (--skip-eviction-after)"))
 }
 
+/// The same of a Node that was not drained: its pods are listed only if that can matter.
+fn is_detached_undrained(draft: &mut Draft<'_>) -> bool {
+    let observed = draft.observed;
+    if observed.guests.volumes.is_empty() {
+        return is_detached(draft, &BTreeSet::new());
+    }
+    let pods = match &observed.guests.pods {
+        Seen::Pods(pods) => pods,
+        Seen::Unwatched => {
+            let detached = is_detached(draft, &BTreeSet::new());
+            if !detached {
+                draft.plan.push(Step::WatchPods);
+            }
+            return detached;
+        }
+        Seen::Opening(_) => return is_detached(draft, &BTreeSet::new()),
+    };
+    let sorted = sort(&pods.pods, &pods.answers, &pods.budgets, draft.now);
+    is_detached(draft, &sorted.kept_claims)
+}
+
 /// Whether the Node's volumes are detached, but for those of pods that stay, or nobody waits for that.
 fn is_detached(draft: &mut Draft<'_>, kept: &BTreeSet<String>) -> bool {
     let observed = draft.observed;
-    let Seen::Pods(pods) = &observed.guests.pods else {
-        return false;
+    let nothing_known = BTreeMap::new();
+    let claims = match &observed.guests.pods {
+        Seen::Pods(pods) => &pods.claims,
+        _ => &nothing_known,
     };
     let attached = &observed.guests.volumes;
-    let unknown: Vec<String> = attached
-        .iter()
-        .filter(|volume| !kept.is_empty() && !pods.claims.contains_key(*volume))
-        .cloned()
-        .collect();
-    let claim = |volume: &String| pods.claims.get(volume).and_then(Option::as_ref);
+    // Only what pods that stay may have is of interest.
+    let asked_for: &[String] = if kept.is_empty() { &[] } else { attached };
+    let mut unknown = Vec::new();
+    for volume in asked_for {
+        match claims.get(volume) {
+            Some(Claim::Known(_) | Claim::None) => {}
+            Some(Claim::Unread(until)) if *until > draft.now => {
+                let wait = draft.until(*until);
+                draft.plan.look_again(wait);
+            }
+            Some(Claim::Unread(_)) | None => unknown.push(volume.clone()),
+        }
+    }
+    let claim = |volume: &String| match claims.get(volume) {
+        Some(Claim::Known(claim)) => Some(claim),
+        _ => None,
+    };
     let awaited: Vec<String> = attached
         .iter()
         .filter(|volume| claim(volume).is_none_or(|claim| !kept.contains(claim)))

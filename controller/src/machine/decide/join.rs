@@ -71,7 +71,8 @@ pub(super) fn node(draft: &mut Draft<'_>, usable: &Usable, open: &Open, vm: &Ins
     let linked_before = recorded_node(machine) == Some(node.uid());
     // A failed write holds the others back, and the record with them; but for a failed approval.
     let failure = draft.observed.failure.as_ref();
-    let is_linked = linked_before || failure.is_none_or(|f| f.concerns == Concern::Certificate);
+    let is_linked = linked_before
+        || failure.is_none_or(|f| matches!(f.concerns, Concern::Certificate | Concern::Evacuation));
     draft.own_node = Some(if is_linked {
         NodeState::Linked
     } else {
@@ -202,14 +203,26 @@ fn timed_out(draft: &mut Draft<'_>, open: &Open, timeout: std::time::Duration) {
     draft.replaced_by_set("JoinTimeout", &message);
 }
 
+/// What a node may need at most for what a controller does for it: its certificates, its user data, its link.
+const GRACE: std::time::Duration = std::time::Duration::from_mins(5);
+
 /// When `timeout` is over: counted from the later of the Machine's and the VM's creation, so that neither a VM that could
-/// not be made for long nor one that is made anew has less time than others.
+/// not be made for long nor one that is made anew has less time than others. Nor has one whose request nobody approved,
+/// because no controller led: what waits for a new leader gets some time from that.
 pub(super) fn deadline(draft: &Draft<'_>, vm: &Instance, timeout: std::time::Duration) -> Option<Timestamp> {
     let created = |metadata: &ObjectMeta| metadata.creation_timestamp.as_ref().map(|time| time.0);
     // Two clusters, two clocks: nothing was made in the future.
     let vm = created(&vm.metadata).map(|vm| vm.min(draft.now));
     let start = created(&draft.observed.machine.metadata).max(vm)?;
-    start.checked_add(timeout).ok()
+    let grace = draft
+        .observed
+        .leading_since
+        .checked_add(timeout.min(GRACE))
+        .ok()?;
+    start
+        .checked_add(timeout)
+        .ok()
+        .map(|deadline| deadline.max(grace))
 }
 
 /// The one patch that gives a Node what its Machine asks for: missing labels, annotations and taints, our marks, and

@@ -55,13 +55,21 @@ fn live(draft: &mut Draft<'_>) {
         draft.infrastructure(Status::False, Reason::NameTaken, message);
         return;
     }
-    let usable = match &observed.spec {
+    match visible(draft) {
+        Some((usable, open)) => machine_of(draft, usable, open),
+        None => run::keep_token(draft),
+    }
+}
+
+/// What the Machine asks for and where its VM is, if both can be seen and believed; else says why not.
+fn visible<'a>(draft: &mut Draft<'a>) -> Option<(&'a Usable, &'a Open)> {
+    let usable = match &draft.observed.spec {
         Spec::Usable(usable) => usable,
         // After a restart everything is read anew: what is stored still holds.
         Spec::Waiting(_) if draft.keep_condition(condition::INFRASTRUCTURE_READY) => {
             draft.keep_condition(condition::INFRASTRUCTURE_REACHABLE);
             draft.keep_status();
-            return;
+            return None;
         }
         Spec::Waiting(what) => {
             let waiting = Condition::new(
@@ -71,25 +79,21 @@ fn live(draft: &mut Draft<'_>) {
                 format!("waiting for {what}"),
             );
             draft.condition(waiting.lazy());
-            return;
+            return None;
         }
         Spec::ReferenceNotFound(what) => {
             draft.infrastructure(Status::False, Reason::ReferenceNotFound, what.clone());
             draft.error("CreateError", what.clone());
-            return;
+            return None;
         }
         Spec::Invalid(why) => {
             draft.infrastructure(Status::False, Reason::InvalidSpec, why.clone());
             draft.error("CreateError", why.clone());
-            return;
+            return None;
         }
     };
-    if let Some(open) = reachable(draft)
-        && placed(draft, open)
-        && believed(draft, open)
-    {
-        machine_of(draft, usable, open);
-    }
+    let open = reachable(draft)?;
+    (placed(draft, open) && believed(draft, open)).then_some((usable.as_ref(), open))
 }
 
 /// The infra cluster, if it answers; else says why not, and keeps what was known.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use k8s_openapi::jiff::Timestamp;
 use machinist_infra::provider::Instance;
 use machinist_shared::names::{annotation, condition, finalizer, label};
 
@@ -284,6 +285,36 @@ fn state(draft: &mut Draft<'_>, open: &Open) {
 /// Bootstrap tokens are extended when they have this long to live.
 const HALF_LIFE: Duration = Duration::from_mins(15);
 
+/// Keeps the token alive while nobody can see what has become of the VM: its guest may be booting with it, and is to join
+/// when the VM can be seen again. The time to join cannot be judged from here.
+pub(super) fn keep_token(draft: &mut Draft<'_>) {
+    let Some(record) = &draft.record else { return };
+    let Some(token) = &draft.observed.token else {
+        return;
+    };
+    let of_vm = record.token_id.as_deref();
+    let joined = record.node_uid.is_some()
+        || delete::own_node(draft).is_some_and(|node| {
+            // A former VM's Node is older than the token.
+            let created = node.metadata.creation_timestamp.as_ref();
+            created.is_none_or(|created| created.0 >= token.created)
+        });
+    // Before the VM is on record, the token is.
+    if !joined && of_vm.is_none_or(|id| id == token.id.as_str()) {
+        extend(draft, token.expiration);
+    }
+}
+
+/// Extends a token that expires then, or looks again when it is half-way there.
+fn extend(draft: &mut Draft<'_>, expiration: Timestamp) {
+    let left = draft.until(expiration);
+    if left <= HALF_LIFE {
+        draft.plan.push(Step::ExtendToken);
+    } else {
+        draft.plan.look_again(left.saturating_sub(HALF_LIFE));
+    }
+}
+
 /// Answers `BootstrapReady`, and keeps the token alive until the join and no longer.
 fn bootstrap(draft: &mut Draft<'_>, open: &Open, vm_uid: &str, joined: bool) {
     let answer =
@@ -324,15 +355,16 @@ fn bootstrap(draft: &mut Draft<'_>, open: &Open, vm_uid: &str, joined: bool) {
         .token
         .as_ref()
         .filter(|token| token.id.to_string() == ours);
+    // A guest that was never started has not had its time to join yet, unless the Machine goes anyway.
+    let is_over = draft.gave_up && (open.guest_started() || draft.observed.machine.machine_set().is_some());
     match token {
-        Some(token) if token.expiration > draft.now => {
-            let left = draft.until(token.expiration);
-            if draft.gave_up {
+        // One that has expired and is still there saves a VM that was never started from being made, and filled, anew.
+        Some(token) if token.expiration > draft.now || !open.guest_started() => {
+            if !is_over {
+                extend(draft, token.expiration);
+            } else if token.expiration > draft.now {
+                let left = draft.until(token.expiration);
                 draft.plan.look_again(left);
-            } else if left <= HALF_LIFE {
-                draft.plan.push(Step::ExtendToken);
-            } else {
-                draft.plan.look_again(left.saturating_sub(HALF_LIFE));
             }
             draft.condition(
                 answer(
@@ -343,7 +375,7 @@ fn bootstrap(draft: &mut Draft<'_>, open: &Open, vm_uid: &str, joined: bool) {
                 .lazy(),
             );
         }
-        _ if open.guest_exists => {
+        _ if open.guest_started() => {
             let message = "the bootstrap token is gone or expired before the kubelet joined; delete the Machine to have it made anew";
             draft.condition(answer(Status::False, Reason::BootstrapTokenExpired, message));
             if draft.observed.token.is_some() {
@@ -351,8 +383,9 @@ fn bootstrap(draft: &mut Draft<'_>, open: &Open, vm_uid: &str, joined: bool) {
             }
         }
         _ => {
-            let why = "its bootstrap token expired before its guest was started";
+            let why = "its bootstrap token is gone before its guest was started";
             draft.condition(answer(Status::False, Reason::BootstrapTokenExpired, why));
+            // Another than the VM's is of no use to anybody.
             if draft.observed.token.is_some() {
                 draft.plan.push(Step::DeleteToken);
             }

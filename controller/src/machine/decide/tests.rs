@@ -9,11 +9,12 @@ use machinist_infra::provider::Instance;
 use rstest::rstest;
 use serde_json::{Value, json};
 
+use super::super::creations::Creation;
 use super::super::drain::watch::{Pods, Seen};
 use super::super::evacuation::Room;
 use super::super::observed::{
-    Bootstrap, Brake, ClusterName, Concern, Disk, Eviction, Facts, Failure, Guests, Infra, Observed, Open,
-    Refuge, Settings, Spec, Unwatched, Usable, VmState,
+    Bootstrap, Brake, ClusterName, Concern, Disk, Eviction, Facts, Failure, GuestView, Guests, Infra,
+    Observed, Open, Refuge, Settings, Spec, Unwatched, Usable, VmState,
 };
 use super::super::plan::{Plan, Step, UserDataSource};
 use super::super::record::{FailureDomain, Infrastructure};
@@ -69,7 +70,7 @@ fn open() -> Open {
         may_label: true,
         labelled_machine_exists: false,
         recorded_by: None,
-        guest_exists: false,
+        guest: None,
         eviction: Eviction::None,
         firmware_uuid: None,
         addresses: Vec::new(),
@@ -97,7 +98,10 @@ fn vm(extra: &Value) -> Arc<Instance> {
 fn running() -> Open {
     Open {
         vm: Some(vm(&json!({}))),
-        guest_exists: true,
+        guest: Some(GuestView {
+            started: true,
+            instance: None,
+        }),
         addresses: vec!["10.0.0.7".into()],
         state: VmState {
             ready: true,
@@ -147,6 +151,7 @@ fn observed(machine: StoredMachine, open: Open) -> Observed {
         infra: Infra::Open(Box::new(open)),
         node: None,
         bootstrap: Bootstrap::Builtin,
+        creation: Creation::Settled,
         token: None,
         requests: Vec::new(),
         room: Room::Alone,
@@ -156,6 +161,7 @@ fn observed(machine: StoredMachine, open: Open) -> Observed {
             refuge: Refuge::Some,
             turn: None,
         },
+        leading_since: "2026-01-01T00:00:00Z".parse().unwrap(),
         failure: None,
     }
 }
@@ -327,6 +333,28 @@ fn a_node_ref_written_by_hand_deletes_no_node() {
     let mut o = observed(machine(&deleting), open());
     o.node = Some(node(&json!({"spec": {"providerID": "other://x"}})));
     assert_eq!(verbs(&decide(&o, now())), ["patch the Machine"]);
+}
+
+#[test]
+fn the_node_of_a_strangers_vm_is_left_alone_with_it() {
+    // A Machine out of a backup, which has another UID: the VM and its Node are those of the Machine that it was.
+    let theirs = vm(&json!({"metadata": {"labels": {"machinist.dev/machine-uid": "m0"}}}));
+    let deleting = machine(&json!({"metadata": {"deletionTimestamp": NOW,
+        "finalizers": ["machine-delete-finalizer", "machine-node-delete-finalizer"]}}));
+    let stranger = Open {
+        vm: Some(theirs),
+        firmware_uuid: Some("abc-1".into()),
+        ..running()
+    };
+    let mut o = observed(deleting, stranger);
+    o.node = Some(node(&json!({
+        "metadata": {"annotations": {"cluster.k8s.io/machine": "kube-system/web-1"}},
+        "spec": {"providerID": "kubermatic://kubevirt/m0"},
+        "status": {"addresses": [{"type": "InternalIP", "address": "10.0.0.7"}], "nodeInfo": {"systemUUID": "abc-1"}},
+    })));
+    let plan = decide(&o, now());
+    assert!(touches_nothing(&plan), "{:?}", verbs(&plan));
+    assert_eq!(patch(&plan)["metadata"]["finalizers"], json!([]));
 }
 
 #[test]
@@ -603,24 +631,29 @@ fn an_admin_may_give_up_on_a_vm_by_naming_it() {
 }
 
 #[test]
-fn an_expired_token_remakes_a_vm_that_never_started_and_reports_one_that_did() {
+fn a_token_that_is_gone_remakes_a_vm_that_never_started_and_is_reported_of_one_that_did() {
     let late: Timestamp = "2026-01-01T13:00:00Z".parse().unwrap();
     let mut o = observed(
         machine(&recorded()),
         Open {
-            guest_exists: false,
+            guest: None,
             state: VmState::default(),
             ..running()
         },
     );
     o.token = Some(token());
     let plan = decide(&o, late);
-    assert!(verbs(&plan).contains(&"delete the bootstrap token"));
+    assert!(
+        verbs(&plan).contains(&"extend the bootstrap token"),
+        "what is still there is good for a guest that never had it"
+    );
+    assert!(patch(&plan)["status"]["providerStatus"].is_null());
+    o.token = None;
+    let plan = decide(&o, late);
     assert_eq!(patch(&plan)["status"]["providerStatus"]["former"]["uid"], "v1");
     let mut written = recorded();
     json_patch::merge(&mut written, patch(&plan));
     o.machine = Arc::new(machine(&written));
-    o.token = None;
     assert!(verbs(&decide(&o, late)).contains(&"delete the VirtualMachine"));
 
     let started = observed(machine(&recorded()), running());
@@ -633,12 +666,89 @@ fn an_expired_token_remakes_a_vm_that_never_started_and_reports_one_that_did() {
 }
 
 #[test]
+fn the_log_is_told_why_something_is_written() {
+    let plan = decide(&observed(machine(&recorded()), open()), now());
+    assert!(!plan.steps.is_empty());
+    let ready = condition(&plan, "Ready");
+    let said = |key: &str| ready[key].as_str().unwrap();
+    assert_eq!(plan.why, format!("{}: {}", said("reason"), said("message")));
+    let mut deleting = recorded();
+    json_patch::merge(&mut deleting, &json!({"metadata": {"deletionTimestamp": NOW}}));
+    let plan = decide(&observed(machine(&deleting), running()), now());
+    let reason = condition(&plan, "Deleting")["reason"].as_str().unwrap();
+    assert!(plan.why.starts_with(reason), "{}", plan.why);
+}
+
+#[test]
 fn a_token_is_extended_at_half_life() {
     let mut o = observed(machine(&recorded()), running());
     o.token = Some(token());
     assert!(!verbs(&decide(&o, now())).contains(&"extend the bootstrap token"));
     let half: Timestamp = "2026-01-01T12:15:01Z".parse().unwrap();
     assert!(verbs(&decide(&o, half)).contains(&"extend the bootstrap token"));
+}
+
+/// What keeps a Machine's VM from being seen.
+#[rstest]
+#[case::its_infra_cluster_does_not_answer(|o: &mut Observed| o.infra = Infra::Unreachable("refused".into()))]
+#[case::its_infra_cluster_is_being_connected_to(|o: &mut Observed| o.infra = Infra::Connecting)]
+#[case::its_credential_is_gone(|o: &mut Observed| o.infra = Infra::NoCredential("no key".into()))]
+#[case::another_cluster_answers(|o: &mut Observed| {
+    o.infra = Infra::Open(Box::new(Open {
+        infrastructure: Infrastructure { namespace_uid: Some("n2".into()), ..infrastructure() },
+        ..open()
+    }));
+})]
+#[case::the_brake(|o: &mut Observed| o.infra = Infra::Open(Box::new(Open { brake: ENGAGED, ..open() })))]
+#[case::its_spec_refers_to_nothing(|o: &mut Observed| o.spec = Spec::ReferenceNotFound("no Secret".into()))]
+#[case::its_spec_is_being_read(|o: &mut Observed| o.spec = Spec::Waiting("a Secret".into()))]
+#[case::its_spec_cannot_be_rendered(|o: &mut Observed| o.spec = Spec::Invalid("no".into()))]
+fn a_token_outlives_what_keeps_its_vm_from_being_seen(#[case] unseen: fn(&mut Observed)) {
+    const EXTEND: &str = "extend the bootstrap token";
+    let half: Timestamp = "2026-01-01T12:15:01Z".parse().unwrap();
+    let mut o = observed(machine(&recorded()), running());
+    o.token = Some(token());
+    unseen(&mut o);
+    let plan = decide(&o, now());
+    assert!(!verbs(&plan).contains(&EXTEND));
+    assert!(plan.again.is_some_and(|again| again <= Duration::from_mins(15)));
+    assert_eq!(
+        verbs(&decide(&o, half))
+            .iter()
+            .filter(|verb| **verb == EXTEND)
+            .count(),
+        1
+    );
+    o.settings = Arc::new(Settings {
+        join_timeout: Some(Duration::from_mins(1)),
+        ..o.settings.as_ref().clone()
+    });
+    assert!(
+        verbs(&decide(&o, half)).contains(&EXTEND),
+        "nobody can judge that"
+    );
+
+    // Another token is not the VM's; one that was used is not needed; and who is being deleted joins no more.
+    let mut another = o.clone();
+    another.token = Some(TokenView::for_test(
+        "ghijkl",
+        "m1",
+        "2026-01-01T12:30:00Z".parse().unwrap(),
+    ));
+    assert!(!verbs(&decide(&another, half)).contains(&EXTEND));
+    let mut joined = o.clone();
+    joined.node = Some(node(
+        &json!({"metadata": {"creationTimestamp": "2026-01-01T12:01:00Z"}}),
+    ));
+    assert!(!verbs(&decide(&joined, half)).contains(&EXTEND));
+    joined.node = Some(node(
+        &json!({"metadata": {"creationTimestamp": "2026-01-01T11:59:00Z"}}),
+    ));
+    assert!(verbs(&decide(&joined, half)).contains(&EXTEND), "a former VM's");
+    let mut deleting = recorded();
+    json_patch::merge(&mut deleting, &json!({"metadata": {"deletionTimestamp": NOW}}));
+    o.machine = Arc::new(machine(&deleting));
+    assert!(!verbs(&decide(&o, half)).contains(&EXTEND));
 }
 
 #[test]
@@ -1010,7 +1120,7 @@ fn a_vm_that_runs_somewhere_unknown_is_not_taken_for_gone() {
     let plan = decide(&o, now());
     assert_eq!(
         verbs(&plan),
-        ["record an Event", "delete the Node", "patch the Machine"]
+        ["delete the Node", "patch the Machine", "record an Event"]
     );
 }
 

@@ -15,6 +15,7 @@ use serde_json::json;
 
 use super::budget::Budget;
 use super::sort::{Answer, Refusal};
+use super::watch::Claim;
 use crate::context::Context;
 
 /// A pod to evict.
@@ -33,7 +34,8 @@ pub struct Target {
 /// Evictions that are asked for at once, for one Node.
 const AT_ONCE: usize = 8;
 
-/// When to ask again: of a pod that should be terminating but is not, and of one that may not be evicted.
+/// When to ask again: of a pod that should be terminating but is not, and of one that may not be evicted, or of a volume
+/// that cannot be read.
 const ACCEPTED: Duration = Duration::from_secs(30);
 const REFUSED: Duration = Duration::from_secs(5);
 /// The same, where the budget that refused it is watched.
@@ -137,17 +139,18 @@ fn too_many(status: &Status, budget: Option<&Budget>) -> Refusal {
     }
 }
 
-/// Notes which claims these volumes belong to.
+/// Notes which claims these volumes belong to. What cannot be read is asked for again, for it would else be waited for.
 pub async fn look_up(context: &Context, machine: &Key, volumes: &[String]) {
     let api: Api<PersistentVolume> = Api::all(context.client.clone());
     for volume in volumes {
         let claim = match api.get_opt(volume).await {
             Ok(found) => found
                 .and_then(|volume| volume.spec?.claim_ref)
-                .and_then(|claim| Some(format!("{}/{}", claim.namespace?, claim.name?))),
+                .and_then(|claim| Some(format!("{}/{}", claim.namespace?, claim.name?)))
+                .map_or(Claim::None, Claim::Known),
             Err(error) => {
                 tracing::warn!(machine = %machine, volume, %error, "cannot read a volume");
-                None
+                Claim::Unread(after(context.now(), REFUSED))
             }
         };
         context.drains.claimed(machine, volume, claim);

@@ -39,9 +39,9 @@ impl Turns {
             is_draining(other) || begun.get(&Key::of(other)).is_some_and(|uid| *uid == other.uid())
         };
         let in_turn = in_turn(siblings, controller_name, &has_begun);
-        // One that is not in line yet comes last.
         let place = in_turn.iter().position(|other| other.uid() == machine.uid());
-        let ahead = place.unwrap_or(in_turn.len());
+        // One that is not in line yet comes last. One that was held up gets in line first, or all that were would begin at once.
+        let ahead = place.unwrap_or_else(|| in_turn.len().max(if is_held_up(machine) { limit } else { 0 }));
         if place.is_some() && ahead < limit {
             begun.insert(Key::of(machine), machine.uid().to_owned());
         }
@@ -88,7 +88,14 @@ pub fn is_waiting(machine: &StoredMachine) -> bool {
     reason(machine, condition::DELETING) == Some(&Reason::WaitingForOtherDrains.text())
 }
 
-/// One that is left alone or held by a hook lets others go first.
+/// Whether nothing can be done for its VM, and so nothing is done for its Node.
+fn is_held_up(machine: &StoredMachine) -> bool {
+    let reasons = [Reason::DeletionBlocked, Reason::WaitingForInfrastructure];
+    reason(machine, condition::DELETING)
+        .is_some_and(|deleting| reasons.iter().any(|reason| reason.text() == *deleting))
+}
+
+/// One that is left alone or held up lets others go first, as long as its drain has not begun.
 fn is_in_line(machine: &StoredMachine, controller_name: &str) -> bool {
     if !machine.is_deleting() || machine.status.node_ref.is_none() {
         return false;
@@ -99,7 +106,7 @@ fn is_in_line(machine: &StoredMachine, controller_name: &str) -> bool {
     let annotations = machine.metadata.annotations.iter().flatten();
     let mut hooks = annotations.filter(|(key, _)| key.starts_with(annotation::PRE_DRAIN_HOOK));
     let is_over = reason(machine, condition::DRAINED).is_some();
-    !is_over && hooks.next().is_none() && !machine.is_ignored(controller_name)
+    !is_over && !is_held_up(machine) && hooks.next().is_none() && !machine.is_ignored(controller_name)
 }
 
 fn reason<'a>(machine: &'a StoredMachine, kind: &str) -> Option<&'a String> {
@@ -167,9 +174,25 @@ mod tests {
         );
     }
 
+    #[test]
+    fn those_that_were_blocked_do_not_all_begin_at_once() {
+        let turns = Turns::default();
+        let blocked = |name: &str| machine(name, EARLY, &with("Deleting", "DeletionBlocked"));
+        let (a, b) = (blocked("a"), blocked("b"));
+        let begins = |of: &StoredMachine| {
+            let turn = turns.take(of, vec![Arc::clone(&a), Arc::clone(&b)], 1, "");
+            turn.ahead < turn.limit
+        };
+        assert!(!begins(&a) && !begins(&b));
+        let waits = machine("a", EARLY, &with("Deleting", "WaitingForOtherDrains"));
+        let turn = turns.take(&waits, vec![Arc::clone(&waits), b], 1, "");
+        assert_eq!(turn.ahead, 0, "it is in line, and the blocked one is not");
+    }
+
     #[rstest]
     #[case::one_that_is_not_deleted(None, json!({}))]
     #[case::one_that_is_drained(EARLY, with("Drained", "NodeDrained"))]
+    #[case::one_that_is_blocked(EARLY, with("Deleting", "DeletionBlocked"))]
     #[case::one_that_is_not_to_be_drained(EARLY, with("Drained", "DrainSkipped"))]
     #[case::one_without_a_node(EARLY, json!({"status": {"nodeRef": null}}))]
     #[case::one_that_a_hook_holds(

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use k8s_openapi::jiff::Timestamp;
 use kube::runtime::watcher;
 use kube::{Api, Client};
 use machinist_infra::reflect::{Signal, reflect};
@@ -37,8 +38,19 @@ pub struct Pods {
     pub answers: Answers,
     /// Disruption budgets of their namespaces.
     pub budgets: Vec<Arc<Budget>>,
-    /// Claims of volumes that were looked up, as `namespace/name`; `None` where there is none, or nobody can tell.
-    pub claims: BTreeMap<String, Option<String>>,
+    /// What was found out of the claims of volumes.
+    pub claims: BTreeMap<String, Claim>,
+}
+
+/// What was found out of a volume's claim.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Claim {
+    /// It, as `namespace/name`.
+    Known(String),
+    /// It has none.
+    None,
+    /// It could not be read; not to be asked for again before.
+    Unread(Timestamp),
 }
 
 struct Watch {
@@ -46,7 +58,7 @@ struct Watch {
     store: Arc<Store<Pod>>,
     failed: Option<String>,
     answers: Answers,
-    claims: BTreeMap<String, Option<String>>,
+    claims: BTreeMap<String, Claim>,
     task: AbortHandle,
 }
 
@@ -212,8 +224,8 @@ impl Drains {
         }
     }
 
-    /// Notes which claim a volume belongs to.
-    pub fn claimed(&self, machine: &Key, volume: &str, claim: Option<String>) {
+    /// Notes what was found out of a volume's claim.
+    pub fn claimed(&self, machine: &Key, volume: &str, claim: Claim) {
         if let Some(watch) = self.lock().get_mut(machine) {
             watch.claims.insert(volume.to_owned(), claim);
         }

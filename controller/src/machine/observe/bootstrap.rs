@@ -33,16 +33,17 @@ impl Hands {
         let none = BTreeMap::new();
         let metadata = spec.machine.metadata.as_ref();
         let versions = spec.machine.versions.as_ref();
+        let access = context.access.look().map_err(|error| Shown(error.to_string()))?;
         user_data::render(&UserDataInput {
             operating_system: config.operating_system.ok_or_else(unreadable)?,
             operating_system_spec: config.operating_system_spec.as_ref().unwrap_or(&Value::Null),
             node_name: machine.name(),
             kubelet_version: versions.and_then(|v| v.kubelet.as_deref()).unwrap_or_default(),
-            server: &context.access.server,
-            ca_pem: &context.access.ca_pem,
+            server: &access.server,
+            ca_pem: &access.ca_pem,
             token: &token.bootstrap_token(),
-            cluster_dns: &context.access.dns,
-            cluster_domain: &context.access.domain,
+            cluster_dns: &access.dns,
+            cluster_domain: &access.domain,
             taints: spec.machine.taints.as_deref().unwrap_or_default(),
             labels: metadata.and_then(|m| m.labels.as_ref()).unwrap_or(&none),
             provider_id: provider_id.as_deref(),
@@ -103,7 +104,11 @@ impl Sources<'_> {
             }),
         };
         match choose(mode, above) {
-            Choice::Builtin => (Bootstrap::Builtin, None),
+            Choice::Builtin => match self.context.access.look() {
+                Ok(_) => (Bootstrap::Builtin, None),
+                // Told again when it is known.
+                Err(error) => (Bootstrap::Invalid(error.to_string()), None),
+            },
             Choice::Unseen(what) => (
                 Bootstrap::Waiting(format!("{what}, which owns it, has not been seen")),
                 None,

@@ -174,10 +174,24 @@ impl<'a> Draft<'a> {
             self.plan.steps.extend(patch);
         }
         self.plan.steps.append(&mut self.deletions);
+        let why = self.why();
         self.status_step(asked);
         let events = std::mem::take(&mut self.events);
         self.plan.steps.extend(events.into_iter().map(Step::Event));
+        if !self.plan.steps.is_empty() {
+            self.plan.why = why;
+        }
         self.plan
+    }
+
+    /// How the rollout is said to go.
+    fn why(&self) -> String {
+        let status = self.status.as_ref();
+        let said = status.and_then(|status| conditions::find(&status.conditions, PROGRESSING));
+        said.map_or_else(String::new, |said| {
+            let text = |text: &Option<String>| text.clone().unwrap_or_default();
+            format!("{}: {}", text(&said.reason), text(&said.message))
+        })
     }
 
     /// How long until `instant`; at least 10 ms, so that a plan never looks again without end.

@@ -82,6 +82,7 @@ pub(super) fn set(number: i32, size: i32) -> Set {
         ready: size,
         available: size,
         observed_generation: 1,
+        error: None,
         machines: Machines {
             alive: size,
             ..Machines::default()
@@ -107,6 +108,7 @@ pub(super) fn observed(deployment: Deployment, sets: Vec<Set>) -> Observed {
         sets,
         names,
         failure: None,
+        rollback_refused: None,
         status_written: None,
         overlaps: Vec::new(),
         instancetype: None,

@@ -15,7 +15,7 @@ use super::fixtures::{at, deployment, observed, template as numbered};
 use super::limits::Limits;
 use super::new_set::hash_of;
 use super::with_hash;
-use crate::machine_deployment::observed::{Deployment, Likeness, Machines, Observed, Set, Strategy};
+use crate::machine_deployment::observed::{Deployment, Failure, Likeness, Machines, Observed, Set, Strategy};
 use crate::machine_deployment::plan::{NewSet, Step};
 use crate::user::Template;
 
@@ -28,6 +28,10 @@ enum Happening {
     Template(i32),
     /// A person writes another label of the Nodes.
     Label(i32),
+    /// A person, or a program, writes the same template in other bytes.
+    Rewrite,
+    /// Writes of the deployment's controller fail from now on, or do not any more.
+    Refuse(bool),
     /// A person allows changes in place, or not any more.
     Leave(bool),
     /// A person pauses or resumes.
@@ -70,6 +74,8 @@ struct World {
     time: i64,
     /// How many sets there have been.
     born: u32,
+    /// Writes of the deployment's controller fail.
+    refused: bool,
 }
 
 impl World {
@@ -84,6 +90,7 @@ impl World {
             broken: BTreeSet::new(),
             time: 0,
             born: 0,
+            refused: false,
         }
     }
 
@@ -99,11 +106,19 @@ impl World {
             let alike = number(&set.template) == number(&self.deployment.template);
             set.likeness = match (same, alike && self.deployment.in_place) {
                 (true, _) => Likeness::Identical,
+                (false, _) if alike && node_label(&set.template) == node_label(&self.deployment.template) => {
+                    Likeness::Equal
+                }
                 (false, true) => Likeness::InPlace,
                 (false, false) => Likeness::Different,
             };
         }
-        observed(self.deployment.clone(), sets)
+        let mut observed = observed(self.deployment.clone(), sets);
+        observed.failure = self.refused.then(|| Failure {
+            message: "refused".to_owned(),
+            until: at(self.time + 1),
+        });
+        observed
     }
 
     /// The deployment's controller looks, and is killed after so many writes.
@@ -197,14 +212,14 @@ impl World {
             Step::CopyTemplate { name, template, .. } => {
                 let mut sets = self.sets.iter_mut();
                 let member = sets.find(|member| member.set.name == name).unwrap();
-                assert!(
-                    self.deployment.in_place,
-                    "every template here is written in one way"
-                );
                 assert_eq!(
                     number(&member.set.template),
                     number(&template),
                     "other virtual machines"
+                );
+                assert!(
+                    self.deployment.in_place || node_label(&member.set.template) == node_label(&template),
+                    "another label, in place and without leave"
                 );
                 member.set.template = template;
                 member.set.generation += 1;
@@ -331,6 +346,15 @@ impl World {
                 let number = number(&self.deployment.template);
                 self.set_template(labelled(number, *label));
             }
+            Happening::Rewrite => {
+                let mut template = (*self.deployment.template).clone();
+                let spec = template["spec"].as_object_mut().unwrap();
+                if spec.remove("taints").is_none() {
+                    spec.insert("taints".to_owned(), Value::Null);
+                }
+                self.set_template(template);
+            }
+            Happening::Refuse(refused) => self.refused = *refused,
             Happening::Leave(leave) => {
                 let annotations = &mut self.deployment.annotations;
                 annotations.remove(annotation::IN_PLACE);
@@ -478,6 +502,8 @@ fn anything() -> impl Strategy2<Value = Happening> {
         1 => (0i32..9).prop_map(Happening::Scale),
         1 => (1i32..5).prop_map(Happening::Template),
         1 => (0i32..3).prop_map(Happening::Label),
+        1 => Just(Happening::Rewrite),
+        1 => any::<bool>().prop_map(Happening::Refuse),
         1 => any::<bool>().prop_map(Happening::Leave),
         1 => any::<bool>().prop_map(Happening::Pause),
         1 => Just(Happening::RollBack),
@@ -503,6 +529,7 @@ proptest! {
             world.happen(happening);
         }
         world.broken.clear();
+        world.refused = false;
         world.deployment.paused = false;
         world.settle();
     }
@@ -539,6 +566,26 @@ proptest! {
             prop_assert_eq!(world.sets.len(), 1);
         }
         world.settle();
+    }
+
+    /// Other bytes make no Machine anew, whoever is killed when, and end up in the set: machine-controller compares them.
+    #[test]
+    fn bytes_cost_no_machine(
+        replicas in 0i32..9,
+        happenings in prop::collection::vec(
+            prop_oneof![4 => work(), 1 => Just(Happening::Rewrite), 1 => any::<bool>().prop_map(Happening::Refuse)], 0..80),
+    ) {
+        let mut world = World::new(replicas, 1, 0, Strategy::RollingUpdate);
+        world.settle();
+        for happening in &happenings {
+            world.happen(happening);
+            prop_assert_eq!(world.available(), replicas);
+            prop_assert_eq!(world.sets.len(), 1);
+        }
+        world.refused = false;
+        world.settle();
+        let set = &world.sets[0].set;
+        prop_assert_eq!(with_hash(&world.deployment.template, &hash_of(set).unwrap()), set.template.clone());
     }
 
     /// A template whose Machines never join costs nothing that has joined before, beyond what may be missing; and the way

@@ -40,6 +40,13 @@ pub fn max_unavailable(stored: &StoredMachineDeployment) -> i32 {
     resolve(value, stored.replicas.unwrap_or(1).max(0), Round::Down)
 }
 
+/// How many Machines of a deployment may be too many by its own rules.
+pub fn max_surge(stored: &StoredMachineDeployment) -> i32 {
+    let one = IntOrString::Int(1);
+    let value = stored.max_surge.as_ref().unwrap_or(&one);
+    resolve(value, stored.replicas.unwrap_or(1).max(0), Round::Up)
+}
+
 #[derive(Clone, Copy)]
 enum Round {
     Up,

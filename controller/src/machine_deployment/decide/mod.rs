@@ -28,7 +28,7 @@ mod tests;
 
 use k8s_openapi::jiff::Timestamp;
 
-pub use limits::max_unavailable;
+pub use limits::{max_surge, max_unavailable};
 pub use new_set::{likeness_of, with_hash};
 
 use super::observed::{Observed, Strategy};
@@ -43,11 +43,7 @@ pub fn decide(observed: &Observed, now: Timestamp) -> Plan {
         return Plan::default();
     }
     let mut draft = Draft::new(observed, now);
-    if deployment.fault.is_some() {
-        status::decide(&mut draft);
-        return draft.finish();
-    }
-    if deployment.held_by.is_some() {
+    if deployment.fault.is_some() || deployment.held_by.is_some() {
         new_set::find(&mut draft);
         status::decide(&mut draft);
         draft.forget_changes();

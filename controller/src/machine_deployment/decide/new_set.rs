@@ -11,7 +11,10 @@ use super::draft::Draft;
 use super::revision;
 use crate::user::Template;
 
-/// Finds the new set: the oldest of the same template, however that is written. One that is being deleted comes last.
+/// Finds the new set: one of the same template, however that is written. One that is being deleted comes last.
+///
+/// Where several are of the same template, machine-controller has rolled from one to the other for bytes that mean nothing.
+/// The one that it would go on with is taken, which has the very bytes; else the one that most Machines need not leave.
 ///
 /// A deployment that may be changed in place keeps the one that it has as long as that is of the same virtual machines:
 /// the newest, so that no older set of the very template takes the Machines over. It gets the template once that one is
@@ -29,7 +32,16 @@ pub(super) fn find(draft: &mut Draft<'_>) {
         alike(Likeness::InPlace)
             .min_by_key(|(_, set)| (set.deleting, Reverse(revision::of(set)), set.age_order()))
     } else {
-        alike(Likeness::Equal).min_by_key(|(_, set)| (set.deleting, set.age_order()))
+        alike(Likeness::Equal).min_by_key(|(_, set)| {
+            let (size, likeness) = (Reverse(set.replicas), Reverse(set.likeness));
+            (
+                set.deleting,
+                size,
+                likeness,
+                Reverse(revision::of(set)),
+                set.age_order(),
+            )
+        })
     };
     let Some(index) = found.map(|(index, _)| index) else {
         return;
@@ -73,6 +85,7 @@ pub(super) fn create(draft: &mut Draft<'_>) {
         ready: 0,
         available: 0,
         observed_generation: 0,
+        error: None,
         machines: Machines::default(),
     };
     draft.new = Some(draft.sets.len());

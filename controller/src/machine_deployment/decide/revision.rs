@@ -11,13 +11,15 @@ use super::limits::Limits;
 const HISTORY: usize = 2000;
 
 /// Annotations of the deployment that its sets do not get.
-const NOT_COPIED: [&str; 9] = [
+const NOT_COPIED: [&str; 10] = [
     annotation::LAST_APPLIED,
     annotation::REVISION,
     annotation::REVISION_HISTORY,
     annotation::DESIRED_REPLICAS,
     annotation::MAX_REPLICAS,
     annotation::ROLLOUT_GUARD,
+    // The strategy decides on this one.
+    annotation::NO_NEW_MACHINES,
     // These speak to the deployment alone.
     annotation::PAUSED,
     annotation::INITIALIZERS,
@@ -111,6 +113,9 @@ pub(super) fn replicas(annotations: &mut Texts, limits: Limits) {
 
 /// Marks every set for the cluster-autoscaler, which removes no node of a pool that is being rolled. It needs the label
 /// and the annotation on every set, or neither: a set with the label alone would count as old for ever.
+///
+/// A set without the mark is new here. machine-controller copies whatever its deployment is annotated with, and takes nothing
+/// back: a pause that has long ended there would hold the set for ever.
 fn guard(draft: &mut Draft<'_>) {
     const LONGEST_LABEL: usize = 63;
     let name = draft.observed.deployment.name.clone();
@@ -118,6 +123,10 @@ fn guard(draft: &mut Draft<'_>) {
         return;
     }
     for (_, set) in draft.members_mut() {
+        if !set.annotations.contains_key(annotation::ROLLOUT_GUARD) {
+            set.annotations.remove(annotation::PAUSED);
+            set.annotations.remove(annotation::INITIALIZERS);
+        }
         let revision = of(set).to_string();
         set.labels.insert(label::DEPLOYMENT_NAME.to_owned(), name.clone());
         set.annotations

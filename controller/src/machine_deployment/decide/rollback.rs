@@ -10,13 +10,23 @@ use super::draft::Draft;
 use super::revision;
 use crate::user::Template;
 
-/// Rolls back if that is asked for; whether it was. The annotation goes with the same write, so it is done once.
+/// Rolls back if that is asked for; whether it was. The annotation goes with the same write, so it is done once. While
+/// a write that failed waits to be tried again, the deployment goes on as if nothing were asked for.
 pub(super) fn decide(draft: &mut Draft<'_>) -> bool {
+    if draft.observed.failure.is_some() {
+        return false;
+    }
     let Some(asked) = draft.observed.deployment.annotation(annotation::ROLLBACK_TO) else {
         return false;
     };
     let asked = asked.trim().to_owned();
     let answer = match target(draft, &asked) {
+        _ if let Some(why) = &draft.observed.rollback_refused => {
+            let message = format!("{why}; mend that, and ask again");
+            draft.forget_changes();
+            draft.requests.push(forget());
+            Verdict::new("False", Reason::RollbackRefused, message)
+        }
         Some(set) if set.likeness >= Likeness::Equal => {
             let message = format!("revision {} is the current template already", revision::of(set));
             draft.forget_changes();

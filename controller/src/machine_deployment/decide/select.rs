@@ -1,7 +1,7 @@
 //! Which sets belong to the deployment: those whose own labels match its selector and that nobody else controls.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use machinist_shared::names::API_VERSION;
+use machinist_shared::names::{API_VERSION, annotation, label};
 
 use super::super::observed::{Deployment, Set};
 use super::draft::Draft;
@@ -17,10 +17,20 @@ pub(super) fn decide(draft: &mut Draft<'_>) {
             None if set.matches => set.owners.push(owner(deployment)),
             Some(uid) if uid == deployment.uid && !set.matches => {
                 set.owners.retain(|owner| owner.uid != deployment.uid);
+                let_go(set);
             }
             _ => {}
         }
     }
+}
+
+/// Takes what tells the cluster-autoscaler that a set is part of a rollout, or a node group. With these, one that nobody
+/// owns would keep its former pool from ever being scaled down, or be another one itself.
+fn let_go(set: &mut Set) {
+    set.labels.remove(label::DEPLOYMENT_NAME);
+    set.annotations.retain(|key, _| {
+        key != annotation::ROLLOUT_GUARD && !machinist_shared::autoscaler::is_of_a_node_group(key)
+    });
 }
 
 /// Whether a set belongs to the deployment.

@@ -3,7 +3,7 @@
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use super::super::conditions::{self, AVAILABLE, PROGRESSING, Reason, SELECTOR_OVERLAP, Verdict};
-use super::super::observed::{Status, Strategy, Trouble};
+use super::super::observed::{Machines, Set, Status, Strategy, Trouble};
 use super::draft::Draft;
 use super::limits::Limits;
 use crate::user::overlap;
@@ -173,7 +173,11 @@ fn still(draft: &mut Draft<'_>, so_far: String, last: Timestamp) -> (Verdict, Ti
     };
     let wait = draft.until(due);
     draft.plan.look_again(wait);
-    (Verdict::new("True", reason, so_far), last)
+    // What does not pass by itself is told at once; a Machine that is on its way is not worth a word.
+    let obstacle = draft.new_set().and_then(obstacle);
+    let obstacle = obstacle.or_else(|| draft.old().find_map(self::obstacle));
+    let cause = obstacle.map_or_else(String::new, |trouble| format!("; {trouble}"));
+    (Verdict::new("True", reason, so_far + &cause), last)
 }
 
 /// Whether there is more of what is wanted, or less of what is not, than the stored status tells; or something else is
@@ -200,13 +204,34 @@ fn is_running(draft: &Draft<'_>) -> bool {
     .any(|reason| conditions::has_reason(stored, PROGRESSING, *reason))
 }
 
-/// The Machine that keeps the rollout: one of the new set, else one of any.
+/// What keeps the rollout: of the new set, else of any.
 fn blocking(draft: &Draft<'_>) -> Option<Trouble> {
-    let trouble = |machines: &super::super::observed::Machines| {
-        machines.failed.clone().or_else(|| machines.blocking.clone())
+    let new = draft.new_set().and_then(trouble);
+    new.or_else(|| draft.old().find_map(trouble))
+}
+
+/// What keeps a set from what it is asked for.
+fn trouble(set: &Set) -> Option<Trouble> {
+    let Machines { failed, blocking, .. } = &set.machines;
+    obstacle(set)
+        .or_else(|| failed.clone())
+        .or_else(|| blocking.clone())
+}
+
+/// What keeps it, whatever its Machines do: that nobody works on it, or that its writes are refused.
+fn obstacle(set: &Set) -> Option<Trouble> {
+    let own = |message: String| Trouble {
+        whose: format!("MachineSet {}", set.name),
+        message,
     };
-    let new = draft.new_set().and_then(|set| trouble(&set.machines));
-    new.or_else(|| draft.old().find_map(|set| trouble(&set.machines)))
+    if set.deleting {
+        let message = "it is being deleted, and its Machines with it; another is made when it is gone";
+        return Some(own(message.to_owned()));
+    }
+    if let Some(annotation) = set.held_by() {
+        return Some(own(format!("left alone because of the annotation {annotation}")));
+    }
+    set.error.clone().map(own)
 }
 
 fn std_duration(duration: SignedDuration) -> std::time::Duration {

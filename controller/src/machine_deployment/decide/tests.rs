@@ -454,7 +454,7 @@ fn a_template_whose_machines_fail_to_join_stops_the_rollout_and_says_why() {
 fn a_machine_that_cannot_heal_stops_the_rollout_too() {
     let mut failing = set_with(2, 1, 0);
     failing.machines.failed = Some(Trouble {
-        machine: "m".to_owned(),
+        whose: "Machine m".to_owned(),
         message: "the guest ended".to_owned(),
     });
     let plan = decide(&observed(rolled(5, 3, 2), vec![set(1, 5), failing]), at(99));
@@ -496,6 +496,89 @@ fn under_the_brake_a_smaller_size_is_still_obeyed_and_a_first_template_needs_no_
     );
 }
 
+#[rstest]
+#[case::of_the_very_bytes(Likeness::Equal, Likeness::Identical)]
+#[case::of_neither(Likeness::Equal, Likeness::Equal)]
+#[case::of_bytes_that_came_back(Likeness::Identical, Likeness::Equal)]
+fn of_two_sets_of_one_template_the_one_with_the_machines_stays(
+    #[case] older: Likeness,
+    #[case] newer: Likeness,
+) {
+    let (mut first, mut second) = (set(1, 0), set(2, 3));
+    (first.likeness, second.likeness) = (older, newer);
+    let plan = decide(&observed(rolled(3, 3, 3), vec![first, second]), at(99));
+    assert_eq!(sizes(&plan), Vec::<String>::new());
+}
+
+#[test]
+fn what_machine_controller_copied_holds_a_set_no_longer_than_its_deployment() {
+    let pauses = [annotation::PAUSED, annotation::INITIALIZERS];
+    let held = |mut set: Set| {
+        let texts = pauses.map(|key| (key.to_owned(), "x".to_owned()));
+        set.annotations.extend(texts);
+        set
+    };
+    let mut copied = held(set(2, 3));
+    copied.annotations.remove(annotation::ROLLOUT_GUARD);
+    let plan = decide(&observed(rolled(3, 3, 3), vec![copied]), at(99));
+    let annotations = &patch_of(&plan, "d-2").unwrap()["metadata"]["annotations"];
+    for key in pauses {
+        assert_eq!(annotations.get(key), Some(&Value::Null), "{annotations}");
+    }
+
+    // Later, a person has done it; and is told what comes of it.
+    let mut meant = held(set_with(2, 3, 1));
+    meant.existing = 1;
+    let observed = observed(
+        with_status(
+            rolled(3, 1, 1),
+            &decide(&observed(rolled(3, 1, 1), vec![meant.clone()]), at(0)),
+        ),
+        vec![meant],
+    );
+    let plan = decide(&observed, at(1));
+    assert!(patch_of(&plan, "d-2").is_none());
+    let (_, _, message) = said(&plan, PROGRESSING).unwrap();
+    assert!(
+        message.contains("MachineSet d-2: left alone because of the annotation cluster.x-k8s.io/paused"),
+        "{message}"
+    );
+}
+
+#[test]
+fn a_set_that_is_let_go_is_no_part_of_the_rollout_and_no_node_group() {
+    let mut other = set(1, 1);
+    other.matches = false;
+    let keys = [
+        "cluster.k8s.io/cluster-api-autoscaler-node-group-min-size",
+        "capacity.cluster-autoscaler.kubernetes.io/memory",
+    ];
+    other
+        .annotations
+        .extend(keys.map(|key| (key.to_owned(), "1".to_owned())));
+    let plan = decide(&observed(rolled(1, 1, 1), vec![other, set(2, 1)]), at(99));
+    let patch = &patch_of(&plan, "d-1").unwrap()["metadata"];
+    assert_eq!(patch["ownerReferences"], json!([]));
+    assert_eq!(patch["labels"][label::DEPLOYMENT_NAME], Value::Null);
+    for key in keys.into_iter().chain([annotation::ROLLOUT_GUARD]) {
+        assert_eq!(patch["annotations"].get(key), Some(&Value::Null), "{patch}");
+    }
+}
+
+#[test]
+fn machines_that_may_not_be_made_are_told_of_at_once() {
+    let mut refused = set_with(2, 3, 0);
+    (refused.existing, refused.error) = (0, Some("exceeded quota".to_owned()));
+    let sets = vec![refused];
+    let stored = with_status(
+        rolled(3, 0, 0),
+        &decide(&observed(rolled(3, 0, 0), sets.clone()), at(0)),
+    );
+    let (status, _, message) = said(&decide(&observed(stored, sets), at(1)), PROGRESSING).unwrap();
+    assert_eq!(status, "True");
+    assert!(message.ends_with("; MachineSet d-2: exceeded quota"), "{message}");
+}
+
 #[test]
 fn success_is_noted_on_the_set() {
     let mut sets = failing();
@@ -510,7 +593,7 @@ fn success_is_noted_on_the_set() {
 fn a_deadline_is_waited_for_and_then_said_with_the_cause() {
     let mut stuck = set_with(2, 1, 0);
     stuck.machines.blocking = Some(Trouble {
-        machine: "m".to_owned(),
+        whose: "Machine m".to_owned(),
         message: "no room".to_owned(),
     });
     let sets = vec![set(1, 5), stuck];
@@ -645,6 +728,28 @@ fn a_rollback_brings_a_template_back_once(
     assert_eq!(said(&plan, ROLLED_BACK).unwrap().0, status);
     assert_eq!(events(&plan), ["Rollback"]);
     assert_eq!(sizes(&plan), Vec::<String>::new(), "nothing else in this pass");
+}
+
+#[test]
+fn a_rollback_that_fails_holds_nothing_up_and_one_that_is_refused_is_not_asked_for_again() {
+    let sets = vec![set(1, 0), set(2, 1)];
+    let mut observed = observed(rolling_back("1"), sets);
+    observed.failure = Some(Failure {
+        message: "cannot roll back: timeout".to_owned(),
+        until: at(104),
+    });
+    let plan = decide(&observed, at(99));
+    assert_eq!(said(&plan, PROGRESSING).unwrap().1, "WriteFailed");
+    assert_eq!(said(&plan, ROLLED_BACK), None, "it is yet to be done");
+    observed.failure = None;
+    observed.rollback_refused = Some("cannot roll back: invalid".to_owned());
+    let plan = decide(&observed, at(99));
+    assert!(!plan.steps.iter().any(|step| matches!(step, Step::RollBack(_))));
+    let asked = json!({"metadata": {"annotations": {annotation::ROLLBACK_TO: null}}});
+    assert_eq!(deployment_patch(&plan), Some(&asked));
+    let (status, reason, message) = said(&plan, ROLLED_BACK).unwrap();
+    assert_eq!((status.as_str(), reason.as_str()), ("False", "RollbackRefused"));
+    assert!(message.contains("invalid"), "{message}");
 }
 
 #[test]

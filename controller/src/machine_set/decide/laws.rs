@@ -55,7 +55,7 @@ fn happens() -> impl Strategy<Value = Happens> {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(clippy::struct_excessive_bools)] // They are independent of each other.
+#[allow(clippy::struct_excessive_bools, reason = "they are independent of each other")]
 struct Thing {
     ours: bool,
     fits: bool,

@@ -62,6 +62,8 @@ pub fn decide(observed: &Observed, now: Timestamp) -> Plan {
         }
         None => {}
     }
+    let (wanted, there) = (set.replicas.unwrap_or_default(), members.active.len());
+    plan.why = format!("{wanted} Machines are wanted, {there} are there");
     let counts = status::count(set, &members.active, now);
     if let Some(at) = counts.next_available {
         plan.look_again(until(now, at));
@@ -74,7 +76,7 @@ pub fn decide(observed: &Observed, now: Timestamp) -> Plan {
             warning: true,
             reason: "SelectorOverlap",
             message: format!(
-                "its Machines are selected by MachineSet {} as well, or theirs by it: give each labels of its own, or what                  one lets go is taken by the other",
+                "its Machines are selected by MachineSet {} as well, or theirs by it: give each labels of its own, or what one lets go is taken by the other",
                 overlap::listed(&observed.overlaps)
             ),
         }));

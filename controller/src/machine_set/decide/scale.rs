@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use machinist_shared::names::annotation;
 
 use super::{INVALID_CONFIGURATION, Trouble};
+use crate::machine::evacuation;
 use crate::machine_set::observed::{Member, NodeState, Observed};
 use crate::machine_set::plan::{Plan, Step};
 use crate::user::StoredMachine;
@@ -46,7 +47,10 @@ pub(super) fn scale(observed: &Observed, active: &[&Member], plan: &mut Plan) ->
     // A missing number is reported by the caller.
     let wanted = set.replicas.and_then(|replicas| usize::try_from(replicas).ok());
     let Some(wanted) = wanted else { return Ok(()) };
-    let missing = wanted.saturating_sub(active.len() + observed.orphans.len());
+    // One that waits for another in its place is more than was asked for.
+    let surging = active.iter().filter(|member| evacuation::surges(&member.machine));
+    let counted = active.len() - surging.count();
+    let missing = wanted.saturating_sub(counted + observed.orphans.len());
     // Under the strategy OnDelete, what a person takes from an older template comes back from the newer one.
     if missing > 0 && set.annotation(annotation::NO_NEW_MACHINES) != Some("true") {
         plan.steps.push(Step::Create(missing.min(AT_ONCE)));
@@ -56,7 +60,7 @@ pub(super) fn scale(observed: &Observed, active: &[&Member], plan: &mut Plan) ->
     // One of those that are about to be taken may be missed less. Should they not let themselves be taken, it is not waited
     // for.
     let waits = !observed.orphans.is_empty() && observed.failure.is_none();
-    let surplus = active.len().saturating_sub(wanted);
+    let surplus = counted.saturating_sub(wanted);
     if surplus > 0 && !waits {
         plan.steps
             .push(Step::Delete(first_to_go(active, policy, surplus.min(AT_ONCE))));
@@ -103,7 +107,7 @@ enum Class {
 }
 
 fn class(member: &Member) -> Class {
-    if member.is_marked() {
+    if member.machine.is_marked() {
         Class::Marked
     } else if member.has_failed() {
         Class::Failed

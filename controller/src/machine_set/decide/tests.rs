@@ -266,6 +266,30 @@ fn an_unknown_delete_policy_makes_machines_and_deletes_none() {
     assert_eq!(steps(&plan), ["create 2"]);
 }
 
+#[rstest]
+#[case::another_is_made_in_its_place(2, &["create 1"])]
+#[case::it_is_not_too_many(3, &[])]
+#[case::others_are(4, &["delete"])]
+fn one_that_waits_for_another_in_its_place_does_not_count(
+    #[case] machines: usize,
+    #[case] expected: &[&str],
+) {
+    let waits = json!({"status": {"conditions": [
+        {"type": "Evacuating", "status": "True", "reason": "WaitingForReplacement"}]}});
+    let mut members = vec![member("leaving", READY, &waits)];
+    members.extend((1..machines).map(|number| ready(&format!("m{number}"))));
+    let plan = decide(&observed(set(2, &json!({})), members), now());
+    let mut steps = steps(&plan);
+    steps.retain(|step| step.starts_with("create") || step.starts_with("delete"));
+    assert_eq!(steps.len(), expected.len(), "{steps:?}");
+    assert!(
+        steps
+            .iter()
+            .zip(expected)
+            .all(|(step, expected)| step.starts_with(expected))
+    );
+}
+
 /// One of each class; the first letter is the order in which they must go.
 fn one_of_each() -> Vec<Member> {
     let marked = json!({"metadata": {"annotations": {"cluster.k8s.io/delete-machine": "2027-01-15"}}});

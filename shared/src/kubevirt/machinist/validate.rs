@@ -37,7 +37,7 @@ const SETTINGS_OF_OURS: [&str; 10] = [
 ];
 
 /// Files that Machinist writes.
-const PATHS_OF_OURS: [&str; 14] = [
+const PATHS_OF_OURS: [&str; 20] = [
     "/etc/containerd/config.toml",
     "/etc/hostname",
     "/etc/kubernetes/bootstrap-kubelet.conf",
@@ -49,9 +49,22 @@ const PATHS_OF_OURS: [&str; 14] = [
     "/etc/ssh/trusted-user-ca-keys.pem",
     "/etc/sysctl.d/99-kubernetes.conf",
     "/etc/systemd/network/05-machinist.network",
+    "/etc/systemd/system/containerd.service.d/10-machinist.conf",
+    "/etc/systemd/system/containerd.service.d/20-proxy.conf",
     "/etc/systemd/system/kubelet.service",
+    "/etc/systemd/system/kubelet.service.d/10-kubeadm.conf",
+    "/etc/systemd/system/kubelet.service.d/20-proxy.conf",
     "/etc/systemd/system/machinist-install.service",
+    "/etc/systemd/system/machinist-install.service.d/20-proxy.conf",
+    "/etc/systemd/timesyncd.conf.d/machinist.conf",
     "/etc/NetworkManager/system-connections/machinist.nmconnection",
+];
+
+/// What precedes and follows the number of a file with a certificate of `caBundle`.
+const CERTIFICATES_OF_OURS: [(&str, &str); 3] = [
+    ("/etc/pki/ca-trust/source/anchors/machinist-", ".pem"),
+    ("/etc/ssl/certs/machinist-", ".pem"),
+    ("/usr/local/share/ca-certificates/machinist-", ".crt"),
 ];
 
 /// Folders that are Machinist's, or the kubelet's alone.
@@ -66,9 +79,17 @@ const FOLDERS_OF_OURS: [&str; 8] = [
     "/var/lib/machinist",
 ];
 
-/// Whether a file of a person's at this path would keep the node from joining.
+/// Whether Machinist may write a file at this path: Ignition takes no two of one path, and with another one the node could
+/// not join.
 pub fn is_reserved(path: &str) -> bool {
+    let is_certificate = CERTIFICATES_OF_OURS.iter().any(|(before, after)| {
+        let number = path
+            .strip_prefix(before)
+            .and_then(|rest| rest.strip_suffix(after));
+        number.is_some_and(|number| number.parse::<usize>().is_ok())
+    });
     PATHS_OF_OURS.contains(&path)
+        || is_certificate
         || path == "/var/lib/kubelet/kubeconfig"
         || FOLDERS_OF_OURS.iter().any(|folder| {
             path == *folder
@@ -425,7 +446,12 @@ mod tests {
     #[test]
     fn everything_at_once_is_well() {
         let report = judge(&json!({
-            "files": [{"path": "/etc/motd", "content": "hello\n", "permissions": "0600"}, {"path": "/a"}],
+            "files": [
+                {"path": "/etc/motd", "content": "hello\n", "permissions": "0600"},
+                {"path": "/a"},
+                {"path": "/etc/ssl/certs/machinist-own.pem"},
+                {"path": "/etc/systemd/system/kubelet.service.d/50-own.conf"},
+            ],
             "commands": {"preInstall": ["true"], "postInstall": ["uname -a"]},
             "kubelet": {"extraArgs": {"v": 4, "seccomp-default": true}, "extraConfig": {"maxPods": 50}},
             "timeServers": ["ntp.example.com", "fd00::1"],
@@ -453,6 +479,10 @@ mod tests {
     #[case::a_folder(json!({"files": [{"path": "/etc/"}]}), "m.files[0].path")]
     #[case::our_unit(json!({"files": [{"path": "/etc/systemd/system/kubelet.service"}]}), "m.files[0].path")]
     #[case::our_folder(json!({"files": [{"path": "/opt/machinist/install.sh"}]}), "m.files[0].path")]
+    #[case::our_drop_in(
+        json!({"files": [{"path": "/etc/systemd/system/kubelet.service.d/10-kubeadm.conf"}]}), "m.files[0].path"
+    )]
+    #[case::our_certificate(json!({"files": [{"path": "/etc/ssl/certs/machinist-12.pem"}]}), "m.files[0].path")]
     #[case::twice(json!({"files": [{"path": "/a"}, {"path": "/a"}]}), "m.files[1].path")]
     #[case::permissions(json!({"files": [{"path": "/a", "permissions": "rw"}]}), "m.files[0].permissions")]
     #[case::a_number_of_permissions(json!({"files": [{"path": "/a", "permissions": 420}]}), "m.files[0].permissions")]

@@ -59,7 +59,7 @@ pub(super) fn annotations(input: &RenderInput<'_>) -> (Map, Map) {
     let mut annotations = Map::new();
     let mut set = |key: &str, value: &str| annotations.insert(key.to_owned(), value.to_owned());
     if let Some(ignition) = input.ignition {
-        set("kubevirt.io/ignitiondata", ignition);
+        set(annotation::IGNITION, ignition);
         // Without it KubeVirt from 1.6.4 on loses Ignition's argument when it adds hotplug ports.
         set("kubevirt.io/placePCIDevicesOnRootComplex", "true");
     }

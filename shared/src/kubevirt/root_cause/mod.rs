@@ -15,7 +15,7 @@ use super::observed::{Condition, DataVolumeStatus, VmStatus, VmiStatus, find};
 
 /// Why a VM does not run, or that it does. The names are the texts of the API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[allow(missing_docs)]
+#[allow(missing_docs, reason = "the names are the texts of the API")]
 pub enum Reason {
     VMRunning,
     // On the way.

@@ -30,13 +30,15 @@ pub(super) fn stage(sight: Sight<'_>) -> InfraState {
                 vmi.phase
             ),
         ),
-        phase => printed(sight).unwrap_or_else(|| {
-            let phase = if phase.is_empty() { "Pending" } else { phase };
-            InfraState::new(
-                Reason::VMStarting,
-                format!("VirtualMachineInstance {name} is {phase}"),
-            )
-        }),
+        phase => printed(sight)
+            .or_else(|| failed_before(sight))
+            .unwrap_or_else(|| {
+                let phase = if phase.is_empty() { "Pending" } else { phase };
+                InfraState::new(
+                    Reason::VMStarting,
+                    format!("VirtualMachineInstance {name} is {phase}"),
+                )
+            }),
     }
 }
 
@@ -68,14 +70,7 @@ fn running(sight: Sight<'_>, vmi: &VmiStatus) -> InfraState {
 fn without_instance(sight: Sight<'_>) -> InfraState {
     let (name, status) = (sight.name, sight.vm.printable_status.as_str());
     printed(sight).unwrap_or_else(|| match status {
-        "CrashLoopBackOff" => {
-            let failure = sight.vm.start_failure.as_ref();
-            let failures = failure.map_or(0, |failure| failure.consecutive_fail_count);
-            InfraState::new(
-                Reason::StartFailing,
-                format!("VirtualMachine {name} failed to start {failures} times; it is tried again"),
-            )
-        }
+        "CrashLoopBackOff" => start_failing(sight),
         "Unknown" => InfraState::new(
             Reason::VMUnknown,
             format!("nobody knows the state of VirtualMachine {name}"),
@@ -85,10 +80,29 @@ fn without_instance(sight: Sight<'_>) -> InfraState {
             format!("VirtualMachine {name} is Provisioning: its disks are being made"),
         ),
         _ if sight.run_strategy == "Halted" => halted(name),
+        _ if let Some(failing) = failed_before(sight) => failing,
         // The first status that KubeVirt ever writes is Stopped: with a guest that is to run, it means "not yet".
         "" | "Stopped" => InfraState::new(Reason::VMStarting, format!("VirtualMachine {name} was accepted")),
         status => InfraState::new(Reason::VMStarting, format!("VirtualMachine {name} is {status}")),
     })
+}
+
+/// KubeVirt keeps count of failed starts until one succeeds, also while it tries again.
+fn failed_before(sight: Sight<'_>) -> Option<InfraState> {
+    let failure = sight.vm.start_failure.as_ref()?;
+    (failure.consecutive_fail_count > 0).then(|| start_failing(sight))
+}
+
+fn start_failing(sight: Sight<'_>) -> InfraState {
+    let failure = sight.vm.start_failure.as_ref();
+    let failures = failure.map_or(0, |failure| failure.consecutive_fail_count);
+    InfraState::new(
+        Reason::StartFailing,
+        format!(
+            "VirtualMachine {} failed to start {failures} times; it is tried again",
+            sight.name
+        ),
+    )
 }
 
 fn halted(name: &str) -> InfraState {

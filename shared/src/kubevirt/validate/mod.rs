@@ -1,12 +1,13 @@
 //! What of a spec is wrong in itself, without asking the infra cluster. Every error at once, each with its field.
 //!
 //! Besides what cannot be rendered it refuses what KubeVirt and CDI refuse only later, when nobody looks any more. What
-//! has no effect, or has one sensible reading, is a warning. Values behind references are not judged here: they may
-//! change before they are used.
+//! has no effect, or has one sensible reading, is a warning. Values behind references are judged where they can be read
+//! ([`referred`]).
 
 mod image;
 mod machine;
 mod matchers;
+mod referred;
 mod scheduling;
 #[cfg(test)]
 mod tests;
@@ -19,6 +20,7 @@ use crate::field::{FieldPath, Report};
 use crate::{quantity, syntax};
 
 pub use machine::{labels, name, name_of_maker};
+pub use referred::referred;
 
 /// Operating systems that this provider can boot.
 pub const OPERATING_SYSTEMS: [&str; 4] = ["ubuntu", "rhel", "flatcar", "rockylinux"];

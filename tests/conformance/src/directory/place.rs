@@ -183,6 +183,7 @@ fn sight(contents: &Contents, name: &str, disks: &[String]) -> Sight {
         guest: found.and_then(|(_, guest)| {
             let addresses = guest.as_ref()?.addresses.clone();
             Some(Guest {
+                started: true,
                 addresses,
                 ..Guest::default()
             })

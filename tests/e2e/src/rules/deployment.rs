@@ -55,6 +55,11 @@ fn defaults() -> Vec<Row> {
             "/spec/strategy",
             json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}),
         ),
+        Row::roll_out(
+            "3.5/a-deadline-before-anything-is-ready",
+            with("/spec/minReadySeconds", json!(600)),
+        )
+        .warns("spec.progressDeadlineSeconds"),
         Row::roll_out("3.5/paused-stays", with("/spec/paused", json!(true)))
             .stores("/spec/paused", json!(true)),
         Row::roll_out("3.5/paused-is-not-written", deployment()).stores("/spec/paused", json!(null)),
@@ -96,6 +101,11 @@ fn selectors() -> Vec<Row> {
             ),
         )
         .blames(&["spec.selector.matchExpressions[0].key"]),
+        Row::roll_out(
+            "3.5/selector-expression-bad-value",
+            expression("In", json!(["foo", "a b"])),
+        )
+        .blames(&["spec.selector.matchExpressions[0].values[1]"]),
         Row::roll_out(
             "3.5/template-without-labels",
             deployment().without("/spec/template/metadata"),

@@ -88,6 +88,11 @@ fn steps() -> Vec<Row> {
             annotated(machine(), "machinist.dev/bootstrap", "own"),
         )
         .warns("\"own\" is none of auto, osm, builtin"),
+        Row::create(
+            "3.3/timeout-without-a-unit-is-told",
+            annotated(machine(), "machinist.dev/node-drain-timeout", "600"),
+        )
+        .warns("\"600\" is no duration like 10m or 1h30m"),
         Row::create("3.3/os-label", machine()).stores(OS_AT, json!("ubuntu")),
         Row::create(
             "3.3/os-label-is-kept",
@@ -264,6 +269,11 @@ fn shapes() -> Vec<Row> {
             .blames(&["spec.metadata.labels.a"]),
         Row::create("3.3/taints-are-not-judged", machine().with("/spec/taints", json!([{"key": "a", "effect": "NoScheduel"}])))
             .warns("spec.taints[0].effect: no Node takes this taint: must be one of NoSchedule, PreferNoSchedule, NoExecute; did you mean \"NoSchedule\"?"),
+        Row::create(
+            "3.3/taints-are-not-counted",
+            machine().with("/spec/taints", json!([{"key": "a", "effect": "NoSchedule"}, {"key": "a", "value": "b", "effect": "NoSchedule"}])),
+        )
+        .warns("spec.taints[1]: has the key and the effect of one before it, and is left out: a Node has each once"),
         Row::create("3.3/valueFrom-is-not-read", machine().with("/spec/providerSpec/valueFrom", json!({})))
             .warns("spec.providerSpec.valueFrom: has no effect"),
         Row::create(

@@ -10,6 +10,8 @@ mod base;
 mod config_vars;
 mod deployment;
 mod elsewhere;
+#[cfg(test)]
+mod ids;
 mod machine_create;
 mod machine_set;
 mod machine_update;
@@ -227,6 +229,7 @@ pub fn all() -> Vec<Row> {
 mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
+    use super::ids::RULES;
     use super::*;
 
     #[test]
@@ -264,11 +267,45 @@ mod tests {
     }
 
     #[test]
-    fn rules_without_a_row_say_why() {
+    fn rules_without_a_row_say_why_and_which_test_shows_them() {
         let ids = all().into_iter().map(|row| row.id).collect::<BTreeSet<_>>();
-        for (rule, why) in ELSEWHERE {
+        for (rule, why, test) in ELSEWHERE {
             assert!(!ids.contains(rule), "{rule} has a row");
             assert!(rule.contains('/') && why.ends_with('.'), "{rule}: {why}");
+            let Some((file, function)) = test.split_once("::") else {
+                assert_eq!(*test, "", "{rule}");
+                continue;
+            };
+            let text = std::fs::read_to_string(testbed::paths::workspace().join(file)).unwrap();
+            assert!(
+                text.contains(&format!("fn {function}(")),
+                "{rule}: there is no {test}"
+            );
         }
+    }
+
+    #[test]
+    fn no_rule_of_the_contract_is_dropped() {
+        let rows = all();
+        let shown = rows
+            .iter()
+            .map(|row| row.id)
+            .chain(ELSEWHERE.iter().map(|(rule, ..)| *rule));
+        let shown = shown.filter(|id| id.starts_with(|first: char| "23".contains(first)));
+        let shown = shown.collect::<BTreeSet<_>>();
+        let listed = RULES
+            .iter()
+            .flat_map(|(section, rules)| {
+                rules
+                    .split_whitespace()
+                    .map(move |rule| format!("{section}/{rule}"))
+            })
+            .collect::<Vec<_>>();
+        let listed = listed.iter().map(String::as_str).collect::<BTreeSet<_>>();
+        let [dropped, new] = [&listed - &shown, &shown - &listed];
+        assert!(
+            dropped.is_empty() && new.is_empty(),
+            "dropped: {dropped:?}, not listed: {new:?}"
+        );
     }
 }

@@ -7,12 +7,12 @@ use anyhow::Result;
 use e2e::{
     Case,
     asked::{deployment, located, patch, print, questions, start},
-    manifest,
+    infra, manifest,
     manifest::NAMESPACE,
 };
 use machinist_shared::names::autoscaler::{CAPACITY, MAX_SIZE, MIN_SIZE};
 use serde_json::{Value, json};
-use testbed::{bed::MACHINES, seed::INFRA_NAMESPACE};
+use testbed::bed::MACHINES;
 
 const CLOUD: &str = "providerSpec.value.cloudProviderSpec";
 
@@ -37,6 +37,16 @@ async fn what_does_not_exist_is_told_with_what_does() -> Result<()> {
     ] {
         assert!(said.contains(&text), "no {text:?} in: {said}");
     }
+
+    // Nor in the namespace.
+    let mut local = manifest::machine("local");
+    manifest::virtual_machine(&mut local)["preference"] =
+        json!({"name": "mine", "kind": "VirtualMachinePreference"});
+    let said = refused(&case, &local).await?;
+    let told = format!(
+        "spec.{CLOUD}.virtualMachine.preference.name: \"mine\": there is no VirtualMachinePreference"
+    );
+    assert!(said.contains(&told), "{said}");
 
     // The same for a deployment, by the fields of its template.
     let deployment = deployment("pool", &machine);
@@ -63,50 +73,13 @@ async fn what_does_not_exist_is_told_with_what_does() -> Result<()> {
         said.contains("\"golden\": there is no PersistentVolumeClaim of that name"),
         "{said}"
     );
-    Ok(())
-}
-
-#[tokio::test]
-async fn kubevirts_own_verdict_is_told_by_our_fields() -> Result<()> {
-    let case = start(&[]).await?;
-    let mut machine = manifest::machine("twice");
-    let constraint = json!({"maxSkew": "1", "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule"});
-    machine["spec"]["providerSpec"]["value"]["cloudProviderSpec"]["topologySpreadConstraints"] =
-        json!([constraint, constraint]);
-    let said = refused(&case, &machine).await?;
-    assert!(
-        said.contains(&format!("spec.{CLOUD}.topologySpreadConstraints")),
-        "{said}"
-    );
-    Ok(())
+    case.finish_without_controller(&[]).await
 }
 
 #[tokio::test]
 async fn a_quota_without_room_is_warned_of() -> Result<()> {
     let case = start(&[]).await?;
-    let infra = case.bed.infra();
-    let quota = json!({
-        "apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "team", "namespace": INFRA_NAMESPACE},
-        "spec": {"hard": {"requests.memory": "10Gi"}},
-    });
-    infra
-        .kubectl_ok(&["create", "-f", "-"], &quota.to_string())
-        .await?;
-    // Its controller does not run here.
-    let status = json!({"status": {"hard": {"requests.memory": "10Gi"}, "used": {"requests.memory": "1Gi"}}})
-        .to_string();
-    let patch = [
-        "patch",
-        "resourcequota",
-        "team",
-        "--namespace",
-        INFRA_NAMESPACE,
-        "--subresource=status",
-        "--type=merge",
-    ];
-    infra
-        .kubectl_ok(&[&patch[..], &["--patch", &status]].concat(), "")
-        .await?;
+    infra::quota(&case, "team", "requests.memory", "10Gi", "1Gi").await?;
 
     let mut wanted = deployment("pool", &manifest::machine("pool"));
     wanted["spec"]["replicas"] = json!(3);
@@ -121,7 +94,7 @@ async fn a_quota_without_room_is_warned_of() -> Result<()> {
         said.contains("ResourceQuota team") && said.contains("room for 2 of 3 more VMs"),
         "{said}"
     );
-    Ok(())
+    case.finish_without_controller(&[]).await
 }
 
 #[tokio::test]
@@ -156,7 +129,7 @@ async fn a_warm_admission_asks_infra_once_and_a_scaled_deployment_never() -> Res
     assert!(patch(&case, "pool", &label).await?.0);
     print("A deployment scaled, and labelled", &questions(&case));
     assert_eq!(questions(&case), Vec::<String>::new());
-    Ok(())
+    case.finish_without_controller(&[]).await
 }
 
 #[tokio::test]
@@ -193,7 +166,7 @@ async fn a_node_group_is_told_what_its_instancetype_has() -> Result<()> {
     assert!(said.contains("cpu]: is not known yet"), "{said}");
     let stored: Value = serde_json::from_slice(&output.stdout)?;
     assert_eq!(capacity(&stored), [json!(null), json!(null), json!("20Gi")]);
-    Ok(())
+    case.finish_without_controller(&[]).await
 }
 
 #[tokio::test]
@@ -213,6 +186,7 @@ async fn a_silent_infra_cluster_is_told_in_time() -> Result<()> {
         println!("{mode}: answered after {:.1} s: {said}", took.as_secs_f64());
         assert_eq!(output.status.success(), mode == "warn", "{said}");
         assert!(said.contains("the infra cluster could not be asked"), "{said}");
+        case.finish_without_controller(&[]).await?;
     }
     Ok(())
 }

@@ -82,7 +82,7 @@ async fn authors_refer_only_to_what_they_may_read() -> Result<()> {
     )
     .await?;
     assert_eq!(as_jane(&case, "replace", &machine).await?, None);
-    Ok(())
+    case.finish_without_controller(&[]).await
 }
 
 #[tokio::test]
@@ -109,7 +109,7 @@ async fn a_taken_over_cluster_is_only_warned() -> Result<()> {
         said.contains("Warning: ") && said.contains("may not get Secret"),
         "{said}"
     );
-    Ok(())
+    case.finish_without_controller(&[]).await
 }
 
 async fn start() -> Result<Case> {

@@ -15,7 +15,7 @@ use machinist_shared::{
     names::{annotation, autoscaler},
 };
 use serde_json::{Value, json};
-use testbed::{kubeconfig, paths};
+use testbed::{bed::CONTROLLER, kubeconfig, paths};
 
 const ACCOUNT: &str = "cluster-autoscaler";
 
@@ -69,8 +69,21 @@ async fn a_pool_is_scaled_from_zero_and_back_with_the_rights_of_the_document() -
     marked
         .annotations_mut()
         .insert(annotation::DELETE_MACHINE.to_owned(), time);
+    let proxy = case.bed.user().proxy();
+    proxy.freeze_watches_of(CONTROLLER, "machines");
     untyped.replace(&first, &PostParams::default(), &marked).await?;
+    // The controller hears of the size before it hears of the mark.
     scale(&pools, 2, 1).await?;
+    let smaller = |set: &MachineSet| set.spec.replicas == Some(1);
+    wait::for_state(&case.machine_sets(), &set, "scaled down", PATIENCE, smaller).await?;
+    case.settled().await;
+    let all = machines.list(&ListParams::default()).await?;
+    ensure!(
+        all.iter()
+            .all(|machine| machine.metadata.deletion_timestamp.is_none()),
+        "none goes before it is known which"
+    );
+    proxy.heal(CONTROLLER);
     wait::for_absence(&case.machines(), &first, PATIENCE).await?;
     wait::for_absence(&case.nodes(), &first, PATIENCE).await?;
     ensure!(

@@ -16,7 +16,7 @@ use kube::{
     core::DynamicObject,
 };
 use serde_json::json;
-use testbed::bed::Options;
+use testbed::{bed::Options, seed::INFRA_NAMESPACE};
 
 /// How long a guest may take to join in these cases.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(8);
@@ -53,6 +53,105 @@ async fn a_failing_import() -> Result<()> {
     };
     told(&case, "no-image", failing, "DiskImportFailing", CAUSE).await?;
     case.delete_machine("no-image").await?;
+    case.finish(&[]).await
+}
+
+#[tokio::test]
+async fn a_disk_beyond_the_quota_and_its_recovery() -> Result<()> {
+    let case = start().await?;
+    infra::quota(&case, "disks", "persistentvolumeclaims", "0", "0").await?;
+    case.apply(&manifest::machine("greedy")).await?;
+    let disks = case.data_volumes();
+    told(
+        &case,
+        "greedy",
+        event(&disks, "greedy", "ErrExceededQuota"),
+        "DiskQuotaExceeded",
+        "exceeded quota: disks, requested: persistentvolumeclaims=1",
+    )
+    .await?;
+    let delete = ["delete", "resourcequota", "disks", "-n", INFRA_NAMESPACE];
+    case.bed.infra().kubectl_ok(&delete, "").await?;
+    case.node_ready("greedy").await?;
+    infra::ready(&case, "greedy", "VMRunning").await?;
+    case.delete_machine("greedy").await?;
+    case.finish(&[]).await
+}
+
+#[tokio::test]
+async fn a_guest_that_crashes_at_every_start_is_one_cause_and_told_once() -> Result<()> {
+    // A start takes longer than a stage may last before it is told.
+    let boot = Some(Duration::from_secs(12));
+    let case = Case::start_with(Options {
+        boot,
+        ..Options::default()
+    })
+    .await?;
+    let mut machine = manifest::machine("crashing");
+    machine["metadata"]["annotations"] = json!({"sim.kubevirt.io/crash": "before-running"});
+    // With a subnet, KubeVirt starts the guest again and again.
+    manifest::virtual_machine(&mut machine)["providerNetwork"] =
+        json!({"name": "kubeovn", "vpc": {"name": "vpc", "subnet": {"name": "subnet"}}});
+    case.apply(&machine).await?;
+    let vms = case.vms();
+    told(
+        &case,
+        "crashing",
+        event(&vms, "crashing", "CrashLoopBackOff"),
+        "StartFailing",
+        "failed to start 1 times",
+    )
+    .await?;
+    // It goes through all stages of a start, and fails again.
+    let starting = std::cell::Cell::new(false);
+    let told_again = |machine: &machinist_shared::api::Machine| {
+        starting.set(starting.get() || message(machine, "VMStarting").is_some());
+        message(machine, "StartFailing").is_some_and(|message| message.contains("failed to start 2 times"))
+    };
+    wait::for_state(
+        &case.machines(),
+        "crashing",
+        "failing again",
+        PATIENCE,
+        told_again,
+    )
+    .await?;
+    assert!(
+        !starting.get(),
+        "it was said to be starting, as if nothing were wrong"
+    );
+    assert_eq!(warnings(&case, "crashing", "StartFailing").await?, 1, "told once");
+    case.delete_machine("crashing").await?;
+    case.finish(&[]).await
+}
+
+#[tokio::test]
+async fn claims_that_wait_and_guests_without_an_address() -> Result<()> {
+    let case = Case::start().await?;
+    apply_with(&case, "unbound", "pvc-pending", "true").await?;
+    apply_with(&case, "mute", "no-ip", "true").await?;
+    told(
+        &case,
+        "unbound",
+        event(&case.data_volumes(), "unbound", "Pending"),
+        "WaitingForDisk",
+        "DataVolume unbound is Pending: Pending: PVC unbound Pending",
+    )
+    .await?;
+    take_back(&case, "unbound", "pvc-pending").await?;
+    case.node_ready("unbound").await?;
+    let vmis = objects::infra(case.bed.infra().client(), &objects::virtual_machine_instance());
+    told(
+        &case,
+        "mute",
+        event(&vmis, "mute", "Running"),
+        "WaitingForAddress",
+        "VirtualMachineInstance mute runs, without an address yet",
+    )
+    .await?;
+    for name in ["unbound", "mute"] {
+        case.delete_machine(name).await?;
+    }
     case.finish(&[]).await
 }
 

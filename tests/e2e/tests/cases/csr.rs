@@ -8,14 +8,19 @@ use e2e::{
     certificates::{self, Ask, dns, ip, subject},
     infra, manifest, wait,
 };
-use k8s_openapi::api::core::v1::{Node, Secret};
+use k8s_openapi::api::{
+    certificates::v1::CertificateSigningRequest,
+    core::v1::{Node, Secret},
+    rbac::v1::{ClusterRole, PolicyRule},
+};
 use kube::{
     Api, Client, ResourceExt as _,
-    api::{DeleteParams, Patch, PatchParams},
+    api::{DeleteParams, ListParams, Patch, PatchParams},
 };
 use machinist_shared::names::condition;
 use rcgen::{CustomExtension, DnType, SanType};
 use serde_json::json;
+use testbed::proxy::Request;
 
 /// What becomes of a forged request.
 #[derive(Debug, Clone, Copy)]
@@ -210,6 +215,18 @@ async fn no_forged_request_is_approved_and_each_honest_one_is_issued() -> Result
         }
     }
 
+    let refused = |machine: &machinist_shared::api::Machine| {
+        infra::said(machine, condition::SERVING_CERTIFICATE).reason == "CertificateRefused"
+    };
+    wait::for_state(
+        &case.machines(),
+        "honest",
+        "refused a certificate",
+        PATIENCE,
+        refused,
+    )
+    .await?;
+
     // Whoever looks at requests has passed over the forged ones by the time that these are issued.
     for (who, ask) in honest_requests(&own) {
         let who = if who == "honest" { &node } else { &token };
@@ -217,6 +234,10 @@ async fn no_forged_request_is_approved_and_each_honest_one_is_issued() -> Result
         let issued = certificates::issued(&case, &name).await?;
         assert_eq!(reasons(&issued), ["MachinistApproved"]);
     }
+    // Its own renewal is not ours to approve, and is approved nevertheless.
+    let renewal = Ask::client("honest").post(&node).await?;
+    let renewed = certificates::issued(&case, &renewal).await?;
+    assert_eq!(reasons(&renewed), ["AutoApproved"]);
     for (what, name, end) in &pending {
         if let End::Told(why) = end {
             certificates::told(&case, name, why).await?;
@@ -225,25 +246,33 @@ async fn no_forged_request_is_approved_and_each_honest_one_is_issued() -> Result
         assert_eq!(reasons(&request), [""; 0], "{what}");
         assert!(!certificates::is_issued(&request), "{what}");
     }
-    let said = infra::said(
-        &case.machines().get("honest").await?,
-        condition::SERVING_CERTIFICATE,
-    );
-    assert_eq!(said.reason, "CertificateRefused", "{said:?}");
-
+    what_came_before_is_forgotten(&case, &node, &own).await?;
     for (_, name, _) in &pending {
         certificates::requests(&case)
             .delete(name, &DeleteParams::default())
             .await?;
     }
-    let quiet = |machine: &machinist_shared::api::Machine| {
-        infra::said(machine, condition::SERVING_CERTIFICATE) == infra::Said::default()
-    };
-    wait::for_state(&case.machines(), "honest", "left in peace", PATIENCE, quiet).await?;
     for name in ["honest", "victim", "waiting"] {
         case.delete_machine(name).await?;
     }
     case.finish(&[]).await
+}
+
+/// What a kubelet asked for before it got what it asked for last is forgotten; creation times are whole seconds.
+async fn what_came_before_is_forgotten(case: &Case, node: &Client, own: &str) -> Result<()> {
+    let is_quiet = |machine: &machinist_shared::api::Machine| {
+        infra::said(machine, condition::SERVING_CERTIFICATE) == infra::Said::default()
+    };
+    let asks_again = async {
+        loop {
+            let name = Ask::serving("honest", own).post(node).await?;
+            certificates::issued(case, &name).await?;
+            if is_quiet(&case.machines().get("honest").await?) {
+                return anyhow::Ok(());
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, asks_again).await?
 }
 
 /// What kubelets ask for, by who asks.
@@ -353,6 +382,78 @@ async fn an_address_that_another_node_has_is_nobodys() -> Result<()> {
     case.finish(&[]).await
 }
 
+/// A guest agent may claim any address; one that Services get is no node's.
+#[tokio::test]
+async fn an_address_from_a_range_of_services_is_no_nodes() -> Result<()> {
+    let case = Case::start().await?;
+    case.bed.controller().terminate().await?;
+    let range = json!({"apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": {"name": "vms"},
+        "spec": {"cidrs": ["10.200.0.0/16"]}});
+    case.bed
+        .user()
+        .kubectl_ok(&["create", "-f", "-"], &range.to_string())
+        .await?;
+    // The ranges are read when it begins to lead.
+    case.bed.controller().start().await?;
+    case.apply(&manifest::machine("worker")).await?;
+    let message = case.condition("worker", "CertificateRefused").await?;
+    assert!(
+        message.contains("which the range of Services 10.200.0.0/16 has, too"),
+        "{message}"
+    );
+    case.delete_machine("worker").await?;
+    let of_node = |request: &CertificateSigningRequest| request.spec.signer_name == certificates::SERVING;
+    for request in certificates::requests(&case).list(&ListParams::default()).await? {
+        if of_node(&request) {
+            assert!(!certificates::is_approved(&request), "{request:?}");
+            certificates::requests(&case)
+                .delete(&request.name_any(), &DeleteParams::default())
+                .await?;
+        }
+    }
+    case.finish(&[]).await
+}
+
+/// Nothing tells of an approval that failed for the moment: it is tried again by itself.
+#[tokio::test]
+async fn a_client_request_whose_approval_failed_is_approved_as_soon_as_it_can_be() -> Result<()> {
+    let case = Case::start().await?;
+    let mut waiting = manifest::machine("waiting");
+    waiting["metadata"]["annotations"] = json!({"sim.kubevirt.io/never-joins": "true"});
+    case.apply(&waiting).await?;
+    case.condition("waiting", "WaitingForNode").await?;
+    let token = certificates::holder_of_token(&case, "waiting").await?;
+    let roles = Api::<ClusterRole>::all(case.bed.user().client());
+    let role = roles.get("machinist-controller").await?;
+    let granting = |rules: &Option<Vec<PolicyRule>>| Patch::Merge(json!({"rules": rules}));
+    let mut fewer = role.rules.clone();
+    if let Some(rules) = &mut fewer {
+        rules.retain(|rule| rule.verbs != ["approve"]);
+    }
+    let patch = PatchParams::default();
+    roles
+        .patch("machinist-controller", &patch, &granting(&fewer))
+        .await?;
+
+    // The API server learns of a change of rights by a watch of its own; until then, it lets requests be approved.
+    let refused = loop {
+        let name = Ask::client("waiting").post(&token).await?;
+        let refusal = |request: &Request| {
+            request.status == 403 && request.target.subresource == "approval" && request.target.name == name
+        };
+        tokio::select! {
+            issued = certificates::issued(&case, &name) => drop(issued?),
+            _ = case.bed.user().proxy().seen(refusal) => break name,
+        }
+    };
+    roles
+        .patch("machinist-controller", &patch, &granting(&role.rules))
+        .await?;
+    certificates::issued(&case, &refused).await?;
+    case.delete_machine("waiting").await?;
+    case.finish(&[]).await
+}
+
 /// The address by which the infra cluster knows a Machine's VM.
 async fn address(case: &Case, machine: &str) -> Result<String> {
     let machine = case.machines().get(machine).await?;
@@ -362,7 +463,7 @@ async fn address(case: &Case, machine: &str) -> Result<String> {
 }
 
 /// Of all conditions.
-fn reasons(request: &k8s_openapi::api::certificates::v1::CertificateSigningRequest) -> Vec<&str> {
+fn reasons(request: &CertificateSigningRequest) -> Vec<&str> {
     let status = request.status.as_ref();
     let conditions = status.and_then(|status| status.conditions.as_ref());
     conditions

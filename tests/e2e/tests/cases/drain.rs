@@ -169,7 +169,8 @@ async fn one_at_a_time(case: &Case) -> Result<()> {
     case.says("one-at-a-time", "Drained", BLOCKED, &["2 healthy pods and has 2"])
         .await?;
     let left = case.pods().list(&ListParams::default().labels("app=one")).await?;
-    ensure!(left.items.len() == 2, "one may go: {left:?}");
+    let stays = |pod: &&Pod| pod.metadata.deletion_timestamp.is_none();
+    ensure!(left.iter().filter(stays).count() == 2, "one may go: {left:?}");
     // Who controls them makes others elsewhere.
     for name in ["one-4", "one-5"] {
         case.runs(pod(name, "one", "stays")).await?;
@@ -369,6 +370,14 @@ async fn held(case: &Case) -> Result<()> {
     ensure!(condition(&machine, "Drained")["status"] == "True");
     ensure!(case.pods().get_opt("held-1").await?.is_none());
     case.vm_lives("held").await?;
+    // The hook's owner looks after the end there; and somebody else does not wait for it.
+    case.runs(pod("held-2", "held", "held")).await?;
+    case.vms().delete("held", &DeleteParams::default()).await?;
+    wait::for_absence(&case.vms(), "held", PATIENCE).await?;
+    case.says("held", "Deleting", "WaitingForPreTerminateHook", &[hook])
+        .await?;
+    case.node("held").await?;
+    ensure!(case.asked_of_pod("held-2").is_empty(), "it was evicted");
     case.annotate("held", hook, None).await?;
     case.machine_gone("held").await
 }
@@ -493,6 +502,20 @@ async fn out_of_service(case: &Case) -> Result<()> {
     .await?;
     case.attach("pv-out-of-service", "data", "out-of-service").await?;
     case.begin_deletion("out-of-service").await?;
+    // Volumes are another question than the drain.
+    case.says(
+        "out-of-service",
+        "VolumesDetached",
+        "VolumesAttached",
+        &["pv-out-of-service"],
+    )
+    .await?;
+    case.annotate(
+        "out-of-service",
+        "machine.cluster.x-k8s.io/exclude-wait-for-node-volume-detach",
+        Some(""),
+    )
+    .await?;
     let tainted = |node: &Node| {
         let taints = node.spec.as_ref().and_then(|spec| spec.taints.clone());
         taints

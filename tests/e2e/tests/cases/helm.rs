@@ -8,7 +8,7 @@ use e2e::{
     manifest,
 };
 use k8s_openapi::{
-    api::{apps::v1::Deployment, core::v1::Secret},
+    api::apps::v1::Deployment,
     apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
 };
 use kube::{Api, ResourceExt as _};
@@ -61,7 +61,6 @@ async fn crds_and_machines_outlive_every_change_of_the_release() -> Result<()> {
     assert_eq!(second.replicas, Some(3));
     assert!(second.args.contains(&"--worker-count=7".to_owned()));
     assert_eq!(second.definitions, first.definitions, "upgraded in place");
-    assert_eq!(second.certificate, first.certificate);
 
     helm.ok(&["rollback", "machinist", "1", "--namespace", NAMESPACE])
         .await?;
@@ -97,21 +96,17 @@ struct State {
     args: Vec<String>,
     /// Name and UID of each CRD.
     definitions: Vec<(String, Option<String>)>,
-    certificate: Option<Vec<u8>>,
 }
 
 impl State {
     async fn read(case: &Case) -> Result<Self> {
         let client = case.bed.user().client();
-        let spec = Api::<Deployment>::namespaced(client.clone(), NAMESPACE)
+        let spec = Api::<Deployment>::namespaced(client, NAMESPACE)
             .get("machinist-controller")
             .await?
             .spec
             .unwrap_or_default();
         let containers = spec.template.spec.map(|pod| pod.containers).unwrap_or_default();
-        let secret = Api::<Secret>::namespaced(client, NAMESPACE)
-            .get("machinist-webhook-cert")
-            .await?;
         Ok(Self {
             replicas: spec.replicas,
             args: containers
@@ -119,10 +114,6 @@ impl State {
                 .flat_map(|container| container.args.unwrap_or_default())
                 .collect(),
             definitions: definitions(case).await?,
-            certificate: secret
-                .data
-                .and_then(|mut data| data.remove("tls.crt"))
-                .map(|bytes| bytes.0),
         })
     }
 }

@@ -1,14 +1,17 @@
 //! The admins of the infra cluster drain a host: what the VMs' eviction strategies make of it.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use anyhow::{Result, ensure};
 use e2e::{
     Case,
     case::PATIENCE,
     drain::condition,
-    manifest, objects,
-    rollout::{Watched, deployment},
+    infra, manifest, objects,
+    rollout::{Living, Watched, deployment},
     wait,
 };
 use futures::StreamExt as _;
@@ -19,6 +22,7 @@ use kube::{
 };
 use machinist_shared::api::{Machine, MachineDeployment};
 use serde_json::json;
+use testbed::bed::Options;
 
 /// VMs of one deployment on that host.
 const HOSTED: i32 = 10;
@@ -28,7 +32,9 @@ async fn a_host_is_drained() -> Result<()> {
     let case = Case::start().await?;
     external(&case).await?;
     paused(&case).await?;
+    surging(&case).await?;
     live_migrated(&case).await?;
+    all_live_migrated(&case).await?;
     not_migratable(&case).await?;
     alone(&case).await?;
     case.finish(&[]).await
@@ -41,6 +47,11 @@ async fn external(case: &Case) -> Result<()> {
     case.apply(&pool).await?;
     case.rollout("pool", "NewMachineSetAvailable").await?;
     let before = case.machine_uids().await?;
+    let (drained, others) = (
+        BTreeSet::from(["node1".to_owned()]),
+        BTreeSet::from(["node2".to_owned()]),
+    );
+    ensure!(hosts(case).await? == drained);
     let watched = Watched::start(case);
     for name in before.keys() {
         evict(case, name).await?;
@@ -54,12 +65,57 @@ async fn external(case: &Case) -> Result<()> {
     };
     wait::for_state(&case.deployments(), "pool", "whole again", PATIENCE, all).await?;
     let least = watched.stop().least_joined;
+    let now = hosts(case).await?;
+    ensure!(now == others, "they are on {now:?}");
     println!("{HOSTED} VMs left their host; at least {least} Nodes were there");
     ensure!(
         least >= usize::try_from(HOSTED)? - 1,
         "only {least} Nodes were there"
     );
     Ok(())
+}
+
+/// By default none may be missing: others are made first, one at a time.
+async fn surging(case: &Case) -> Result<()> {
+    const SIZE: usize = 3;
+    case.apply(&deployment("whole", i32::try_from(SIZE)?)).await?;
+    case.rollout("whole", "NewMachineSetAvailable").await?;
+    let before: Vec<String> = case.machine_uids().await?.into_keys().collect();
+    let watched = Watched::start(case);
+    let living = Living::start(case);
+    for name in &before {
+        evict(case, name).await?;
+    }
+    for name in &before {
+        wait::for_absence(&case.machines(), name, PATIENCE * 3).await?;
+    }
+    let (least, most) = (watched.stop().least_joined, living.most());
+    println!("{SIZE} VMs that may not be missing left their host; {least} to {most} Machines were there");
+    ensure!(least >= SIZE, "only {least} Nodes were there");
+    ensure!(most <= SIZE + 1, "{most} Machines were there");
+    case.rollout("whole", "NewMachineSetAvailable").await?;
+    case.delete_deployment("whole").await
+}
+
+/// A kubeconfig as machine-controller's may not list VMIs, and hosts are evacuated all the same.
+#[tokio::test]
+async fn a_host_is_drained_that_may_only_be_looked_at() -> Result<()> {
+    let case = Case::start_with(Options {
+        controller_args: vec!["--infra-look-every=2s".to_owned()],
+        ..Options::default()
+    })
+    .await?;
+    infra::allow(&case, |_| vec!["get"]).await?;
+    let mut pool = deployment("pool", 1);
+    pool["spec"]["strategy"] = json!({"rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}});
+    case.apply(&pool).await?;
+    case.rollout("pool", "NewMachineSetAvailable").await?;
+    for name in case.machine_uids().await?.into_keys() {
+        evict(&case, &name).await?;
+        wait::for_absence(&case.machines(), &name, PATIENCE).await?;
+    }
+    case.delete_deployment("pool").await?;
+    case.finish(&[]).await
 }
 
 /// Nobody is replaced by what is paused.
@@ -102,11 +158,16 @@ async fn live_migrated(case: &Case) -> Result<()> {
             }
         })
     };
+    let from = hosts(case).await?;
+    ensure!(from.len() == 1, "on {from:?}");
+    let from: Vec<&str> = from.iter().map(String::as_str).collect();
     evict(case, "mover").await?;
-    case.says("mover", "Evacuating", "LiveMigrating", &["node1"])
-        .await?;
+    case.says("mover", "Evacuating", "LiveMigrating", &from).await?;
     let vmis = objects::infra(case.bed.infra().client(), &objects::virtual_machine_instance());
-    let moved = |vmi: &kube::core::DynamicObject| vmi.data["status"]["nodeName"] == "node2";
+    let moved = |vmi: &kube::core::DynamicObject| {
+        let host = vmi.data["status"]["nodeName"].as_str();
+        host.is_some_and(|host| host != from[0])
+    };
     wait::for_state(&vmis, "mover", "on another host", PATIENCE, moved).await?;
     let over = |machine: &Machine| condition(machine, "Evacuating").is_null();
     let after = wait::for_state(&case.machines(), "mover", "at rest", PATIENCE, over).await?;
@@ -119,6 +180,33 @@ async fn live_migrated(case: &Case) -> Result<()> {
         ensure!(ready["status"] == "True" && !failing, "{ready} {status:?}");
     }
     case.delete_machine("mover").await
+}
+
+/// A whole pool moves, and no Machine is replaced.
+async fn all_live_migrated(case: &Case) -> Result<()> {
+    let mut pool = deployment("movers", HOSTED);
+    pool["spec"]["template"]["spec"]["providerSpec"]["value"]["cloudProviderSpec"]["virtualMachine"]["evictionStrategy"] =
+        json!("LiveMigrate");
+    case.apply(&pool).await?;
+    case.rollout("movers", "NewMachineSetAvailable").await?;
+    let (before, from) = (case.machine_uids().await?, hosts(case).await?);
+    let watched = Watched::start(case);
+    for name in before.keys() {
+        evict(case, name).await?;
+    }
+    let vmis = objects::infra(case.bed.infra().client(), &objects::virtual_machine_instance());
+    let moved = |vmi: &kube::core::DynamicObject| {
+        let host = vmi.data["status"]["nodeName"].as_str();
+        host.is_some_and(|host| !from.contains(host))
+    };
+    for name in before.keys() {
+        wait::for_state(&vmis, name, "on another host", PATIENCE, moved).await?;
+    }
+    let least = watched.stop().least_joined;
+    println!("{HOSTED} VMs were moved; at least {least} Nodes were there");
+    ensure!(least == usize::try_from(HOSTED)?, "only {least} Nodes were there");
+    ensure!(case.machine_uids().await? == before, "Machines were replaced");
+    case.delete_deployment("movers").await
 }
 
 /// What cannot be moved says so before any host is drained.
@@ -148,6 +236,14 @@ async fn alone(case: &Case) -> Result<()> {
     .await?;
     case.vm_lives("alone").await?;
     case.delete_machine("alone").await
+}
+
+/// The nodes of the infra cluster that VMs are on.
+async fn hosts(case: &Case) -> Result<BTreeSet<String>> {
+    let vmis = objects::infra(case.bed.infra().client(), &objects::virtual_machine_instance());
+    let vmis = vmis.list(&ListParams::default()).await?;
+    let host = |vmi: &kube::core::DynamicObject| vmi.data["status"]["nodeName"].as_str().map(str::to_owned);
+    Ok(vmis.iter().filter_map(host).collect())
 }
 
 /// What `kubectl drain` on the infra cluster does to the VM's launcher.

@@ -4,12 +4,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use e2e::{leaks, manifest, secrets::Secrets};
-use k8s_openapi::{ByteString, api::certificates::v1::CertificateSigningRequest};
+use k8s_openapi::{
+    ByteString,
+    api::{certificates::v1::CertificateSigningRequest, core::v1::ConfigMap},
+};
 use kube::{Api, api::PostParams};
 use serde_json::json;
 use testbed::{
     Testbed,
     bed::{Machinist, Options},
+    kubeconfig,
 };
 
 /// One of each, and next to them what is nobody's leak.
@@ -56,6 +60,7 @@ async fn every_kind_of_leftover_is_found_and_strangers_are_spared() -> Result<()
     };
     let bed = Testbed::start(options).await?;
     leaks::check(&bed, &[]).await?;
+    leaks::check_nothing_was_made(&bed, &[]).await?;
 
     bed.infra()
         .kubectl_ok(&["create", "--namespace", "machinist-infra", "-f", "-"], INFRA)
@@ -79,6 +84,24 @@ async fn every_kind_of_leftover_is_found_and_strangers_are_spared() -> Result<()
     ];
     assert_eq!(found, expected);
     leaks::check(&bed, &expected).await?;
+    leaks::check_nothing_was_made(&bed, &expected).await?;
+    let error = leaks::check_nothing_was_made(&bed, &expected[1..])
+        .await
+        .expect_err("there is a request");
+    assert!(error.to_string().contains("/undecided"), "{error}");
+    // What our servers write goes through the proxy.
+    let server = bed.user().proxy().listen_as("server")?;
+    let server = kubeconfig::client(&bed.user().admin_kubeconfig_for(&server)).await?;
+    Api::<ConfigMap>::namespaced(server, "default")
+        .create(
+            &PostParams::default(),
+            &serde_json::from_value(json!({"metadata": {"name": "c"}}))?,
+        )
+        .await?;
+    let error = leaks::check_nothing_was_made(&bed, &expected)
+        .await
+        .expect_err("there was a write");
+    assert!(error.to_string().contains("configmaps"), "{error}");
 
     bed.user().kubectl_ok(&["delete", "node", "cp-1"], "").await?;
     let error = leaks::check(&bed, &expected)

@@ -1,10 +1,17 @@
 //! Bootstrap modes: operating-system-manager's Secrets as it writes and replaces them, and Machinist's own user data for
 //! whatever it makes none for.
 
-use anyhow::Result;
-use e2e::{Case, case::PATIENCE, manifest, osm, wait};
+use anyhow::{Context as _, Result};
+use e2e::{
+    Case,
+    case::{PATIENCE, is_ready, message},
+    manifest, osm,
+    rollout::deployment,
+    wait,
+};
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, ResourceExt as _, api::ListParams};
+use machinist_shared::api::Machine;
 use machinist_shared::names::{TOKEN_SECRET_TYPE, annotation, label};
 use serde_json::json;
 use testbed::{
@@ -56,6 +63,41 @@ async fn a_machine_waits_for_the_secret_of_its_revision_and_joins_with_it() -> R
     for name in ["early", "late", "newer"] {
         case.delete_machine(name).await?;
     }
+    osm::uninstall(&case).await?;
+    case.finish(&[]).await
+}
+
+/// Through our own controllers: until the Secret is remade, the new Machine waits for it and the old one stays.
+#[tokio::test]
+async fn a_rollout_goes_on_when_the_secret_of_its_revision_is_there() -> Result<()> {
+    let case = Case::start().await?;
+    osm::install(&case).await?;
+    osm::rotate(&case, "1", "first").await?;
+    let mut pool = deployment(osm::DEPLOYMENT, 1);
+    pool["metadata"]["annotations"] = json!({annotation::OPERATING_SYSTEM_PROFILE: "osp-ubuntu"});
+    case.apply(&pool).await?;
+    case.rollout(osm::DEPLOYMENT, "NewMachineSetAvailable").await?;
+    let machines = case.machine_uids().await?;
+    let first = machines.keys().next().context("there is no Machine")?;
+    assert_eq!(made_by(&case, first).await?.as_deref(), Some("first"));
+
+    pool["spec"]["template"]["spec"]["versions"]["kubelet"] = json!("1.35.2");
+    case.apply(&pool).await?;
+    let waits = |machine: &Machine| {
+        message(machine, "BootstrapSecretRevision").is_some_and(|said| said.contains("has not remade it yet"))
+    };
+    wait::any(&case.machines(), "Machine that waits", PATIENCE, waits).await?;
+    assert!(is_ready(&case.nodes().get(first).await?));
+    osm::rotate(&case, "2", "second").await?;
+    case.rollout(osm::DEPLOYMENT, "NewMachineSetAvailable").await?;
+    let machines = case.machine_uids().await?;
+    let second = machines.keys().find(|name| *name != first);
+    let second = second.context("there is no other Machine")?;
+    assert_eq!(made_by(&case, second).await?.as_deref(), Some("second"));
+    assert_eq!(case.lives.uids(second).len(), 1);
+    assert_eq!(tokens(&case).await?, 0, "nobody needs a token of ours");
+
+    case.delete_deployment(osm::DEPLOYMENT).await?;
     osm::uninstall(&case).await?;
     case.finish(&[]).await
 }

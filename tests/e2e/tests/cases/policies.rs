@@ -96,7 +96,8 @@ async fn our_service_account_writes_no_secrets_but_its_tokens() -> Result<()> {
         None,
         "it deletes its own"
     );
-    Ok(())
+    case.finish_without_controller(&["Secret/bootstrap-token-cccccc"])
+        .await
 }
 
 #[rstest]
@@ -136,7 +137,7 @@ async fn nobody_writes_for_the_controller(#[case] field: &str, #[case] value: Va
         patch_as(&case, "admin", &erased).await?.as_deref(),
         "machinist-machine-status",
     )?;
-    Ok(())
+    case.finish_without_controller(&[]).await
 }
 
 /// The chart, and nobody who would act on what is written.

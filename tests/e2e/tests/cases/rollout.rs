@@ -142,7 +142,7 @@ async fn a_template_whose_guests_never_join_stops_and_the_way_back_touches_nothi
     case.apply(&pool).await?;
     let why = case.rollout(POOL, "RolloutHalted").await?;
     assert!(why.contains("no Node within 20 s"), "{why}");
-    let table = case.kubectl(&["get", "md", POOL, "-o", "wide"]).await?;
+    let table = case.kubectl(&["get", "md", POOL]).await?;
     assert!(
         table.contains("RolloutHalted") && table.contains("no Node within 20 s"),
         "{table}"

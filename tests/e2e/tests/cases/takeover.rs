@@ -36,6 +36,7 @@ async fn what_machine_controller_leaves_is_adopted_and_no_node_rolls() -> Result
     }
     case.begin_deletion("goes").await?;
     // A kubeconfig as machine-controller has it: VMs are made and deleted, never patched.
+    case.bed.infra().refuses(&["virtualmachines.kubevirt.io"])?;
     let granted = may_patch_vms(&case, false).await?;
 
     case.bed.controller().start().await?;

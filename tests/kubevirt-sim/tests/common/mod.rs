@@ -1,7 +1,6 @@
 //! A control plane for all tests of a binary, a simulator for each, and a record of everything that was watched.
 
-// Each test binary uses a part of it.
-#![allow(dead_code)]
+#![allow(dead_code, reason = "each test binary uses a part of it")]
 
 pub(crate) mod recorded;
 

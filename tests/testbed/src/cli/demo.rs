@@ -13,11 +13,13 @@ use super::{Guest, console::Console, state::State};
 
 const GOOD: &str = "examples/kubevirt-machine.yaml";
 const BAD: &str = "examples/bad-machine.yaml";
+/// How many mistakes it has.
+const MISTAKES: usize = 5;
 /// The same on a real guest.
 const REAL: &str = "tests/guest/machine.yaml";
 const POD: &str = "tests/guest/pod.yaml";
 
-/// Shows it all; fails if the Node does not become Ready or the bad Machine is taken.
+/// Shows it all; fails if the Node does not become Ready, or the bad Machine is taken, or not refused for every mistake.
 pub(crate) fn run(state: &State, guest: Guest) -> Result<()> {
     let kubectl = Kubectl { state };
     let (manifest, what) = match guest {
@@ -53,7 +55,12 @@ pub(crate) fn run(state: &State, guest: Guest) -> Result<()> {
     if refusal.status.success() {
         bail!("{BAD} was taken");
     }
-    println!("{}", String::from_utf8_lossy(&refusal.stderr).trim_end());
+    let refusal = String::from_utf8_lossy(&refusal.stderr);
+    println!("{}", refusal.trim_end());
+    let named = refusal.lines().filter(|line| line.starts_with("* ")).count();
+    if named != MISTAKES {
+        bail!("{BAD} has {MISTAKES} mistakes, and was refused for {named}");
+    }
 
     say("It stays up. To go on:");
     println!("{}", state.hints().trim_end());

@@ -2,6 +2,7 @@
 
 mod console;
 mod demo;
+mod interrupt;
 mod serve;
 mod state;
 
@@ -15,9 +16,13 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use nix::sys::signal::Signal;
-use testbed::{GuestNetwork, bed::consoles, binaries, crds, paths, process::signal_pid, tools::Tools};
+use testbed::{
+    GuestNetwork, binaries, crds, paths,
+    process::{is_running, signal_pid},
+    tools::Tools,
+};
 
-use self::state::State;
+use self::{interrupt::Started, state::State};
 
 /// How long a start may take once everything is built.
 const START_PATIENCE: Duration = Duration::from_mins(3);
@@ -68,6 +73,19 @@ pub(crate) struct Shape {
     guest: Guest,
 }
 
+impl Shape {
+    /// The arguments that mean it.
+    fn arguments(&self) -> Vec<String> {
+        let mut arguments = vec![format!("--boot-seconds={}", self.boot_seconds)];
+        if self.guest == Guest::Real {
+            arguments.push("--guest=real".into());
+        }
+        arguments.extend(self.one_cluster.then(|| "--one-cluster".into()));
+        arguments.extend(self.bare.then(|| "--bare".into()));
+        arguments
+    }
+}
+
 /// A guest's make.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Guest {
@@ -81,10 +99,13 @@ enum Guest {
 pub(crate) fn run(cli: Cli) -> Result<()> {
     let state = State::new(&cli.dir.unwrap_or_else(|| paths::workspace().join(".testbed")))?;
     match cli.command {
-        Task::Up(shape) => up(&state, &shape),
+        Task::Up(shape) => {
+            let started = Started::watch(&state)?;
+            started.conclude(up(&state, &shape, &started))
+        }
         Task::Demo(shape) => {
-            up(&state, &shape)?;
-            demo::run(&state, shape.guest)
+            let started = Started::watch(&state)?;
+            started.conclude(up(&state, &shape, &started).and_then(|()| demo::run(&state, shape.guest)))
         }
         Task::Down => down(&state),
         Task::Status => status(&state),
@@ -92,15 +113,12 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
     }
 }
 
-fn up(state: &State, shape: &Shape) -> Result<()> {
+fn up(state: &State, shape: &Shape, started: &Started) -> Result<()> {
     if state.supervisor().is_some() {
         if !state.is_ready() {
             await_start(state, || state.supervisor().is_some())?;
         }
-        let real = consoles(&state.run_dir()).exists();
-        if !shape.bare && real != (shape.guest == Guest::Real) {
-            bail!("the testbed is up with guests of another kind; end it first: make down");
-        }
+        is_as_asked(state, shape)?;
         println!("The testbed is up already.");
         return Ok(());
     }
@@ -109,27 +127,44 @@ fn up(state: &State, shape: &Shape) -> Result<()> {
     state.clear()?;
     let log = state.supervisor_log()?;
     let mut serve = Command::new(std::env::current_exe()?);
-    serve.arg("serve").arg("--dir").arg(state.dir());
-    serve.args(["--boot-seconds", &shape.boot_seconds.to_string()]);
-    if shape.guest == Guest::Real {
-        serve.args(["--guest", "real"]);
-    }
     serve
-        .args(shape.one_cluster.then_some("--one-cluster"))
-        .args(shape.bare.then_some("--bare"));
-    let mut child = serve
+        .arg("serve")
+        .arg("--dir")
+        .arg(state.dir())
+        .args(shape.arguments())
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
         .stderr(log)
-        .process_group(0)
-        .spawn()
-        .context("starting the supervisor")?;
-    state.write_supervisor(child.id())?;
+        .process_group(0);
+    let mut child = started.start(|| {
+        let child = serve.spawn().context("starting the supervisor")?;
+        state.write_supervisor(child.id(), &shape.arguments())?;
+        Ok(child)
+    })?;
     let start = Instant::now();
     // Asked of the child itself: its command line, by which others know it, shows up a moment after it was started.
     await_start(state, || matches!(child.try_wait(), Ok(None)))?;
     println!("Up after {:.1} s.", start.elapsed().as_secs_f64());
     print!("{}", state.hints());
+    Ok(())
+}
+
+/// Fails if what is up was started otherwise, or a part of it has ended since.
+fn is_as_asked(state: &State, shape: &Shape) -> Result<()> {
+    let (is, asked) = (state.shape()?, shape.arguments().join(" "));
+    if is != asked {
+        bail!("the testbed is up with {is}, and was asked for with {asked}; end it first: make down");
+    }
+    let ended: Vec<String> = (state.processes()?.into_iter())
+        .filter_map(|(name, _, runs)| (!runs).then_some(name))
+        .collect();
+    if !ended.is_empty() {
+        let (ended, dir) = (ended.join(", "), state.run_dir());
+        bail!(
+            "the testbed is up, but not whole: {ended} ended; its log is below {}; start anew: make down up",
+            dir.display()
+        );
+    }
     Ok(())
 }
 
@@ -176,9 +211,16 @@ fn down(state: &State) -> Result<()> {
         println!("The testbed is not up.");
         return Ok(());
     };
+    end(state, supervisor)?;
+    println!("The testbed is down. Logs are in {}.", state.dir().display());
+    Ok(())
+}
+
+/// Ends the supervisor, and everything with it.
+fn end(state: &State, supervisor: u32) -> Result<()> {
     signal_pid(supervisor, Signal::SIGTERM)?;
     let deadline = Instant::now() + END_PATIENCE;
-    while state.supervisor().is_some() {
+    while is_running(supervisor) {
         if Instant::now() > deadline {
             // Its children end with it.
             signal_pid(supervisor, Signal::SIGKILL)?;
@@ -186,9 +228,7 @@ fn down(state: &State) -> Result<()> {
         }
         std::thread::sleep(LOOK_AGAIN);
     }
-    state.forget_supervisor()?;
-    println!("The testbed is down. Logs are in {}.", state.dir().display());
-    Ok(())
+    state.forget_supervisor()
 }
 
 fn status(state: &State) -> Result<()> {

@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result};
 use testbed::process::is_running;
 
 /// The folder, `.testbed` by default.
+#[derive(Clone)]
 pub(crate) struct State {
     dir: PathBuf,
 }
@@ -67,8 +68,16 @@ impl State {
         lines[lines.len().saturating_sub(30)..].join("\n")
     }
 
-    pub(crate) fn write_supervisor(&self, pid: u32) -> Result<()> {
+    /// Remembers who it is, and with which arguments of a shape it was started.
+    pub(crate) fn write_supervisor(&self, pid: u32, shape: &[String]) -> Result<()> {
+        fs::write(self.shape_file(), shape.join(" "))?;
         Ok(fs::write(self.pid_file(), format!("{pid}\n"))?)
+    }
+
+    /// The arguments of the shape that is up.
+    pub(crate) fn shape(&self) -> Result<String> {
+        let file = self.shape_file();
+        fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))
     }
 
     pub(crate) fn forget_supervisor(&self) -> Result<()> {
@@ -145,6 +154,10 @@ impl State {
 
     fn pid_file(&self) -> PathBuf {
         self.dir.join("testbed.pid")
+    }
+
+    fn shape_file(&self) -> PathBuf {
+        self.dir.join("shape")
     }
 
     fn log(&self) -> PathBuf {

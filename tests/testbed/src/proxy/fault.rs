@@ -20,14 +20,34 @@ pub(crate) struct Faults {
     pub(crate) refuse: bool,
     /// Every request waits this long before it is passed on.
     pub(crate) delay: Duration,
-    /// Watches stay open, but events are held back.
-    pub(crate) freeze_watches: bool,
+    /// Watches that stay open, but whose events are held back.
+    pub(crate) frozen: Frozen,
     /// Lists are answered as of this resourceVersion.
     pub(crate) past: Option<u64>,
     /// Counts the times that open watches were cut.
     pub(crate) cuts: u64,
     /// Armed by [`super::FaultProxy::arm`].
     pub(crate) fuse: Option<Arc<WriteFuse>>,
+}
+
+/// Which watches are held back.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) enum Frozen {
+    #[default]
+    None,
+    /// Those of this resource, like `machines`.
+    Of(String),
+    All,
+}
+
+impl Frozen {
+    pub(crate) fn is(&self, resource: &str) -> bool {
+        match self {
+            Self::None => false,
+            Self::Of(frozen) => frozen == resource,
+            Self::All => true,
+        }
+    }
 }
 
 /// Fires once, after the n-th write that the API server took, before the client learns of it. May be armed at several

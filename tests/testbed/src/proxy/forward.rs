@@ -163,7 +163,7 @@ async fn exchange(way: &Way, request: hyper::Request<Incoming>) -> io::Result<Re
         Err(error) => return Ok(bad_gateway(&error)),
     };
 
-    let watching = target.verb == "watch";
+    let watching = (target.verb == "watch").then(|| target.resource.clone());
     let record = Request {
         client: way.client.clone(),
         user_agent,
@@ -186,7 +186,12 @@ async fn exchange(way: &Way, request: hyper::Request<Incoming>) -> io::Result<Re
         head.headers.remove(name);
     }
     let (frames, received) = mpsc::channel(16);
-    tokio::spawn(pump(body, frames, way.faults.clone(), watching.then_some(cuts)));
+    tokio::spawn(pump(
+        body,
+        frames,
+        way.faults.clone(),
+        watching.map(|resource| (resource, cuts)),
+    ));
     let body = stream::unfold(received, async |mut received| {
         let frame: io::Result<Frame<Bytes>> = received.recv().await?;
         Some((frame, received))
@@ -218,16 +223,21 @@ fn as_of(path: &str, version: u64) -> String {
     format!("{path}?{}", query.join("&"))
 }
 
-/// Copies the frames of an answer's body. `watching` is the number of cuts when the watch was opened.
+/// Copies the frames of an answer's body. `watching` is what a watch watches, and the number of cuts when it was opened.
 async fn pump(
     mut body: Incoming,
     frames: mpsc::Sender<io::Result<Frame<Bytes>>>,
     faults: watch::Sender<Faults>,
-    watching: Option<u64>,
+    watching: Option<(String, u64)>,
 ) {
     let mut changes = faults.subscribe();
-    let cut = |faults: &Faults| watching.is_some_and(|cuts| faults.cuts != cuts);
-    let held = |faults: &Faults| faults.black_hole || (watching.is_some() && faults.freeze_watches);
+    let cut = |faults: &Faults| watching.as_ref().is_some_and(|(_, cuts)| faults.cuts != *cuts);
+    let frozen = |faults: &Faults| {
+        watching
+            .as_ref()
+            .is_some_and(|(resource, _)| faults.frozen.is(resource))
+    };
+    let held = |faults: &Faults| faults.black_hole || frozen(faults);
     loop {
         let frame = tokio::select! {
             frame = body.frame() => frame,

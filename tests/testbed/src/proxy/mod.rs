@@ -19,10 +19,13 @@ use rustls::pki_types::{PrivateKeyDer, pem::PemObject as _};
 use tokio::{net::TcpListener, runtime::Runtime, sync::watch};
 use tokio_rustls::TlsAcceptor;
 
-use self::{fault::Faults, forward::Upstream};
 pub use self::{
     fault::WriteFuse,
     request::{Request, Target},
+};
+use self::{
+    fault::{Faults, Frozen},
+    forward::Upstream,
 };
 use crate::{ControlPlane, kubeconfig};
 
@@ -158,7 +161,12 @@ impl FaultProxy {
 
     /// Holds back all events of open and new watches until [`Self::heal`].
     pub fn freeze_watches(&self, client: &str) {
-        self.change(client, |faults| faults.freeze_watches = true);
+        self.change(client, |faults| faults.frozen = Frozen::All);
+    }
+
+    /// The same for the watches of one resource, like `machines`.
+    pub fn freeze_watches_of(&self, client: &str, resource: &str) {
+        self.change(client, |faults| faults.frozen = Frozen::Of(resource.to_owned()));
     }
 
     /// Shows the client the cluster as it was at this resourceVersion, until [`Self::heal`]: lists of objects are of then,
@@ -166,7 +174,7 @@ impl FaultProxy {
     pub fn show_past(&self, client: &str, version: u64) {
         self.change(client, |faults| {
             faults.past = Some(version);
-            faults.freeze_watches = true;
+            faults.frozen = Frozen::All;
         });
     }
 

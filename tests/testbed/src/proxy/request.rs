@@ -38,7 +38,7 @@ pub struct Target {
     pub subresource: String,
     /// Empty for cluster-scoped resources and for all namespaces.
     pub namespace: String,
-    /// Empty for collections.
+    /// Empty for collections, but for a list or watch that selects one object by its name.
     pub name: String,
     /// `?dryRun=All`: nothing is stored.
     pub dry_run: bool,
@@ -70,6 +70,7 @@ impl Target {
         };
         let part = |index: usize| rest.get(index).copied().unwrap_or_default();
         let (name, subresource) = (part(1), rest.get(2..).unwrap_or_default().join("/"));
+        let named = query.split('&').find_map(one_object).filter(|_| name.is_empty());
         let verb = match *method {
             Method::GET if has("watch=true") || has("watch=1") => "watch",
             Method::GET if name.is_empty() && !rest.is_empty() => "list",
@@ -91,7 +92,7 @@ impl Target {
             },
             subresource,
             namespace: namespace.into(),
-            name: name.into(),
+            name: named.unwrap_or(name).into(),
             dry_run: has("dryRun=All"),
         }
     }
@@ -123,6 +124,15 @@ impl Target {
     }
 }
 
+/// The name in a field selector that is about nothing else.
+fn one_object(pair: &str) -> Option<&str> {
+    let selector = pair.strip_prefix("fieldSelector=metadata.name")?;
+    let name = selector
+        .strip_prefix("%3D")
+        .or_else(|| selector.strip_prefix('='))?;
+    (!name.contains(['%', ','])).then_some(name)
+}
+
 #[cfg(test)]
 mod tests {
     use rstest::rstest;
@@ -140,7 +150,17 @@ mod tests {
     #[case::watch_of_one(
         "GET",
         "/api/v1/namespaces/a/secrets?&watch=true&fieldSelector=metadata.name%3Ds",
-        "watch secrets a "
+        "watch secrets a s"
+    )]
+    #[case::list_of_one(
+        "GET",
+        "/api/v1/namespaces/a/secrets?fieldSelector=metadata.name=s&limit=5",
+        "list secrets a s"
+    )]
+    #[case::list_by_type(
+        "GET",
+        "/api/v1/namespaces/a/secrets?fieldSelector=type%3Dt",
+        "list secrets a "
     )]
     #[case::create(
         "POST",

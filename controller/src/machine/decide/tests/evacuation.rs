@@ -58,6 +58,7 @@ fn a_machine_is_replaced_after_it_was_told_why() {
 #[rstest]
 #[case::nobody_would_replace_it(Room::Alone, "by hand")]
 #[case::what_would_is_paused(Room::Paused("cluster.x-k8s.io/paused"), "cluster.x-k8s.io/paused")]
+#[case::others_come_first(Room::SurgeFull { limit: 1 }, "in the place of 1, as many as may be too many")]
 #[case::others_are_missing(Room::Full { missing: 1, limit: 1 }, "1 others are missing, of 1 that may be")]
 fn a_machine_that_may_not_be_replaced_says_so(#[case] room: Room, #[case] why: &str) {
     let plan = decide(&on(wanted(), room), now());
@@ -71,7 +72,52 @@ fn a_machine_that_may_not_be_replaced_says_so(#[case] room: Room, #[case] why: &
         evacuating["message"].as_str().unwrap().contains(why),
         "{evacuating}"
     );
-    assert_eq!(plan.again.is_some(), matches!(room, Room::Full { .. }));
+    assert_eq!(
+        plan.again.is_some(),
+        matches!(room, Room::Full { .. } | Room::SurgeFull { .. })
+    );
+}
+
+#[test]
+fn a_machine_that_may_not_be_missing_waits_for_another() {
+    let plan = decide(&on(wanted(), Room::Surge), now());
+    assert!(!deletes(&plan), "{:?}", verbs(&plan));
+    assert_eq!(condition(&plan, "Evacuating")["reason"], "WaitingForReplacement");
+    assert!(plan.again.is_some());
+}
+
+#[test]
+fn a_deletion_that_failed_is_told_and_holds_nothing_else_up() {
+    let mut o = on(wanted(), Room::Free);
+    let usual = verbs(&decide(&on(Eviction::None, Room::Free), now()));
+    o.failure = Some(Failure {
+        concerns: Concern::Evacuation,
+        message: "cannot evacuate the host: 403 Forbidden".into(),
+        until: now() + Duration::from_secs(4),
+    });
+    let plan = decide(&o, now());
+    assert!(!deletes(&plan), "not before its time");
+    assert!(usual.contains(&"patch the Node") && verbs(&plan).contains(&"patch the Node"));
+    let evacuating = condition(&plan, "Evacuating");
+    assert_eq!(evacuating["reason"], "HostDraining");
+    assert!(evacuating["message"].as_str().unwrap().contains("403"));
+    assert_eq!(plan.again, Some(Duration::from_secs(4)));
+}
+
+#[test]
+fn a_replacement_that_failed_is_told() {
+    let mut o = on(Eviction::None, Room::Free);
+    o.failure = Some(Failure {
+        concerns: Concern::Replacement,
+        message: "cannot delete the Machine: 403 Forbidden".into(),
+        until: now() + Duration::from_secs(4),
+    });
+    let plan = decide(&o, now());
+    assert!(touches_nothing(&plan));
+    assert_eq!(
+        patch(&plan)["status"]["errorMessage"],
+        "cannot delete the Machine: 403 Forbidden"
+    );
 }
 
 #[test]

@@ -12,6 +12,7 @@ use super::*;
 use crate::machine::drain::Pod;
 use crate::machine::drain::sort::{Answer, Refusal};
 use crate::machine::drain::turns::Turn;
+use crate::machine::drain::watch::Claim;
 
 const DRAIN_TIMEOUT: &str = "machinist.dev/node-drain-timeout";
 const DETACH_TIMEOUT: &str = "machinist.dev/node-volume-detach-timeout";
@@ -321,16 +322,74 @@ fn hooks_hold_the_drain_and_then_the_vm_until_they_are_removed() {
 }
 
 #[test]
-fn a_vm_that_is_on_its_way_out_holds_nobody_up() {
-    let mut o = leaving(&annotated("pre-drain.delete.hook.machine.cluster.x-k8s.io", ""));
-    o.infra = Infra::Open(Box::new(Open {
+fn the_drain_does_not_begin_anew_once_the_end_is_held_up() {
+    let hook = annotated("pre-terminate.delete.hook.machine.cluster.x-k8s.io", "");
+    let held = since("Deleting", "True", "WaitingForPreTerminateHook", NOW);
+    let mut o = leaving(&both(hook, &held));
+    o.node = Some(node(&json!({})));
+    with_pods(&mut o, vec![pod("of-the-hooks-owner", &json!({}))]);
+    o.guests.volumes = vec!["pv-1".into()];
+    let plan = decide(&o, now());
+    assert!(touches_nothing(&plan), "{:?}", verbs(&plan));
+    let mut released = StoredMachine::clone(&o.machine);
+    released.metadata.annotations = None;
+    o.machine = Arc::new(released);
+    assert!(deletes_vm(&decide(&o, now())), "nor when the hook is gone");
+}
+
+/// Its VM, deleted by somebody else.
+fn going() -> Infra {
+    Infra::Open(Box::new(Open {
         vm: Some(vm(&json!({"metadata": {"deletionTimestamp": NOW}}))),
         ..running()
-    }));
+    }))
+}
+
+#[test]
+fn a_vm_that_is_on_its_way_out_is_not_drained() {
+    let mut o = leaving(&json!({}));
+    o.infra = going();
     with_pods(&mut o, vec![pod("a", &json!({}))]);
+    o.guests.volumes = vec!["pv-1".into()];
     let plan = decide(&o, now());
     assert!(touches_nothing(&plan));
     assert_eq!(condition(&plan, "Deleting")["reason"], "WaitingForVMDeletion");
+}
+
+#[rstest]
+#[case::before_the_drain_while_it_goes("pre-drain", going(), "WaitingForPreDrainHook")]
+#[case::before_the_end_while_it_goes("pre-terminate", going(), "WaitingForPreTerminateHook")]
+#[case::before_the_drain_when_it_is_gone(
+    "pre-drain",
+    Infra::Open(Box::new(open())),
+    "WaitingForPreDrainHook"
+)]
+#[case::before_the_end_when_it_is_gone(
+    "pre-terminate",
+    Infra::Open(Box::new(open())),
+    "WaitingForPreTerminateHook"
+)]
+fn a_hook_holds_the_machine_also_when_somebody_else_deletes_the_vm(
+    #[case] hook: &str,
+    #[case] infra: Infra,
+    #[case] reason: &str,
+) {
+    let hook = format!("{hook}.delete.hook.machine.cluster.x-k8s.io/backup");
+    let mut o = without_vm(&annotated(&hook, "velero"));
+    o.infra = infra;
+    let plan = decide(&o, now());
+    assert!(touches_nothing(&plan), "{:?}", verbs(&plan));
+    assert_eq!(patch(&plan)["metadata"]["finalizers"], Value::Null);
+    assert_eq!(condition(&plan, "Deleting")["reason"], reason);
+}
+
+#[test]
+fn a_hook_holds_a_machine_whose_vm_was_given_up_on() {
+    let hook = annotated("pre-terminate.delete.hook.machine.cluster.x-k8s.io", "");
+    let o = leaving(&both(annotated("machinist.dev/abandon-vm-uid", "v1"), &hook));
+    let plan = decide(&o, now());
+    assert!(touches_nothing(&plan), "{:?}", verbs(&plan));
+    assert_eq!(patch(&plan)["metadata"]["finalizers"], Value::Null);
 }
 
 #[test]
@@ -379,6 +438,54 @@ fn volumes_are_not_waited_for(#[case] machine: Value, #[case] deletes: bool) {
     }
 }
 
+#[rstest]
+#[case::somebody_wants_no_drain(annotated("machine.cluster.x-k8s.io/exclude-node-draining", ""), json!({}), false)]
+#[case::the_drain_took_too_long(
+    both(annotated(DRAIN_TIMEOUT, "1m"), &since("Drained", "False", "Draining", "2026-01-01T11:59:00Z")), json!({}), false)]
+#[case::nobody_wants_that_either(
+    json!({"metadata": {"annotations": {"machine.cluster.x-k8s.io/exclude-node-draining": "",
+        "machine.cluster.x-k8s.io/exclude-wait-for-node-volume-detach": ""}}}), json!({}), true)]
+#[case::machine_controllers_annotation_skips_both(json!({}), annotated("kubermatic.io/skip-eviction", "x"), true)]
+#[case::no_kubelet_would_unmount_them(
+    annotated("machine.cluster.x-k8s.io/exclude-node-draining", ""),
+    json!({"status": {"conditions": [{"type": "Ready", "status": "Unknown", "lastTransitionTime": "2026-01-01T11:59:00Z"}]}}),
+    true)]
+fn a_drain_that_is_left_out_leaves_the_volumes_to_be_waited_for(
+    #[case] machine: Value,
+    #[case] node: Value,
+    #[case] deletes: bool,
+) {
+    let mut o = leaving(&machine);
+    o.node = Some(cordoned(&node));
+    with_pods(&mut o, vec![pod("a", &json!({}))]);
+    o.guests.volumes = vec!["pv-1".into()];
+    let plan = decide(&o, now());
+    assert_eq!(deletes_vm(&plan), deletes);
+    if !deletes {
+        assert_eq!(condition(&plan, "Drained")["reason"], "DrainSkipped");
+        assert_eq!(condition(&plan, "Deleting")["reason"], "WaitingForVolumeDetach");
+        o.guests.volumes.clear();
+        assert!(deletes_vm(&decide(&o, now())));
+    }
+}
+
+#[test]
+fn the_pods_of_a_node_that_is_not_drained_are_listed_for_their_volumes() {
+    let mut o = leaving(&annotated("machine.cluster.x-k8s.io/exclude-node-draining", ""));
+    o.guests.pods = Seen::Unwatched;
+    assert!(deletes_vm(&decide(&o, now())), "there are none");
+    o.guests.volumes = vec!["pv-1".into()];
+    assert!(verbs(&decide(&o, now())).contains(&"watch the Node's pods"));
+    let stays = json!({"metadata": {"labels": {"cluster.x-k8s.io/drain": "skip"}},
+        "spec": {"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "data"}}]}});
+    with_pods(&mut o, vec![pod("a", &stays)]);
+    let Seen::Pods(pods) = &mut o.guests.pods else {
+        panic!("no pods")
+    };
+    pods.claims.insert("pv-1".into(), Claim::Known("ns/data".into()));
+    assert!(deletes_vm(&decide(&o, now())), "it is of a pod that stays");
+}
+
 #[test]
 fn the_volumes_of_pods_that_stay_are_looked_up_and_then_not_waited_for() {
     let mut o = leaving(&json!({}));
@@ -394,8 +501,23 @@ fn the_volumes_of_pods_that_stay_are_looked_up_and_then_not_waited_for() {
     let Seen::Pods(pods) = &mut o.guests.pods else {
         panic!("no pods")
     };
-    pods.claims.insert("pv-1".into(), Some("ns/data".into()));
-    pods.claims.insert("pv-2".into(), Some("ns/other".into()));
+    let unread = |seconds| Claim::Unread(now() + Duration::from_secs(seconds));
+    pods.claims.insert("pv-1".into(), unread(3));
+    pods.claims.insert("pv-2".into(), Claim::None);
+    let plan = decide(&o, now());
+    assert!(!verbs(&plan).contains(&"look up volumes"), "not at once");
+    assert_eq!(plan.again, Some(Duration::from_secs(3)));
+    let Seen::Pods(pods) = &mut o.guests.pods else {
+        panic!("no pods")
+    };
+    pods.claims.insert("pv-1".into(), unread(0));
+    let again = Step::LookUpVolumes(vec!["pv-1".into()]);
+    assert!(decide(&o, now()).steps.contains(&again));
+    let Seen::Pods(pods) = &mut o.guests.pods else {
+        panic!("no pods")
+    };
+    pods.claims.insert("pv-1".into(), Claim::Known("ns/data".into()));
+    pods.claims.insert("pv-2".into(), Claim::Known("ns/other".into()));
     let plan = decide(&o, now());
     assert!(!deletes_vm(&plan) && !verbs(&plan).contains(&"look up volumes"));
     let message = condition(&plan, "VolumesDetached")["message"].as_str().unwrap();
@@ -415,6 +537,36 @@ fn without_vm(extra: &Value) -> Observed {
     ));
     o.infra = Infra::Open(Box::new(open()));
     o
+}
+
+#[rstest]
+#[case::as_long_as_it_may_still_appear(
+    Creation::UnderWay(Duration::from_secs(7)), &["patch the Machine"], Some(Duration::from_secs(7)))]
+#[case::until_it_was_looked_for(Creation::Unseen, &["look for a VirtualMachine", "patch the Machine"], None)]
+#[case::no_longer(Creation::Settled, &["patch the Machine"], None)]
+fn a_vm_that_was_asked_for_without_an_answer_is_waited_for(
+    #[case] creation: Creation,
+    #[case] steps: &[&str],
+    #[case] again: Option<Duration>,
+) {
+    let deleted = json!({"metadata": {"deletionTimestamp": NOW}});
+    let mut o = observed(machine(&both(placed(&json!({})), &deleted)), open());
+    o.creation = creation;
+    let plan = decide(&o, now());
+    assert_eq!(verbs(&plan), steps);
+    assert_eq!(plan.again, again);
+    let goes = creation == Creation::Settled;
+    assert_eq!(patch(&plan)["metadata"]["finalizers"] == json!([]), goes);
+}
+
+#[test]
+fn a_vm_that_appears_after_its_machine_was_deleted_is_recorded_and_deleted() {
+    let deleted = json!({"metadata": {"deletionTimestamp": NOW}});
+    let mut o = observed(machine(&both(placed(&json!({})), &deleted)), running());
+    o.creation = Creation::UnderWay(Duration::from_secs(7));
+    let plan = decide(&o, now());
+    assert_eq!(verbs(&plan), ["patch the Machine", "delete the VirtualMachine"]);
+    assert_eq!(patch(&plan)["status"]["providerStatus"]["vmUID"], "v1");
 }
 
 #[test]
@@ -465,6 +617,78 @@ fn a_vm_that_was_given_up_on_may_still_run_so_its_node_is_not_out_of_service() {
         verbs.contains(&"delete the Node") && !verbs.contains(&"patch the Node"),
         "{verbs:?}"
     );
+}
+
+#[rstest]
+#[case::its_own(Some("v1"), true)]
+#[case::one_whose_vm_was_deleted_without_it(None, true)]
+#[case::another_vms(Some("v2"), false)]
+fn a_guest_that_outlives_its_vm_is_waited_for(#[case] of: Option<&str>, #[case] waits: bool) {
+    let mut o = without_vm(&json!({}));
+    o.infra = Infra::Open(Box::new(Open {
+        guest: Some(GuestView {
+            started: true,
+            instance: of.map(str::to_owned),
+        }),
+        ..open()
+    }));
+    o.guests.volumes = vec!["pv-1".into()];
+    let plan = decide(&o, now());
+    assert_eq!(
+        !verbs(&plan).contains(&"patch the Node"),
+        waits,
+        "volumes are not let go while it writes"
+    );
+    if waits {
+        let deleting = condition(&plan, "Deleting");
+        assert_eq!(deleting["reason"], "WaitingForVMDeletion");
+        assert!(
+            deleting["message"]
+                .as_str()
+                .unwrap()
+                .contains("VirtualMachineInstance web-1"),
+            "{deleting}"
+        );
+    }
+}
+
+/// Reasons of the Events of a plan.
+fn told(plan: &Plan) -> Vec<&'static str> {
+    let events = plan.steps.iter().filter_map(|step| match step {
+        Step::Event(event) => Some(event.reason),
+        _ => None,
+    });
+    events.collect()
+}
+
+#[rstest]
+#[case::a_vm_that_was_given_up_on(leaving(&annotated("machinist.dev/abandon-vm-uid", "v1")), "VMAbandoned")]
+#[case::a_strangers_vm(
+    Observed { infra: Infra::Open(Box::new(Open {
+        vm: Some(vm(&json!({"metadata": {"uid": "v9", "labels": {"machinist.dev/machine-uid": "m9"}}}))),
+        labelled_machine_exists: true,
+        ..running()
+    })), ..without_vm(&json!({})) },
+    "VMLeftAlone")]
+#[case::volumes_that_nobody_detaches(
+    {
+        let mut o = without_vm(&since("Deleting", "True", "ReleasingVolumes", "2026-01-01T11:58:00Z"));
+        o.guests.volumes = vec!["pv-1".into()];
+        o
+    },
+    "VolumesLeft")]
+fn what_is_left_behind_is_told_once_when_the_machine_goes(#[case] mut o: Observed, #[case] reason: &str) {
+    o.node = Some(cordoned(
+        &json!({"metadata": {"deletionTimestamp": NOW, "finalizers": ["their/finalizer"]}}),
+    ));
+    assert_eq!(told(&decide(&o, now())), [""; 0], "the Node is held");
+    o.node = None;
+    if reason == "VolumesLeft" {
+        o.node = Some(cordoned(&json!({})));
+    }
+    let plan = decide(&o, now());
+    assert_eq!(patch(&plan)["metadata"]["finalizers"], json!([]));
+    assert_eq!(told(&plan), [reason]);
 }
 
 #[rstest]
@@ -524,6 +748,32 @@ fn a_node_that_is_held_by_somebodys_finalizer_is_waited_for(#[case] extra: Value
         .unwrap()
         .to_owned();
     assert!(goes || deleting.contains("their/finalizer"), "{deleting}");
+}
+
+#[rstest]
+#[case::for_ever(json!({}), false)]
+#[case::not_before_its_time(annotated("machinist.dev/node-deletion-timeout", "1m1s"), false)]
+#[case::until_its_time(annotated("machinist.dev/node-deletion-timeout", "1m"), true)]
+fn a_node_that_may_not_be_deleted_is_waited_for(#[case] extra: Value, #[case] goes: bool) {
+    let failing = since("Deleting", "True", "DeleteFailed", "2026-01-01T11:59:00Z");
+    let mut o = without_vm(&both(extra, &failing));
+    assert!(
+        verbs(&decide(&o, now())).contains(&"delete the Node"),
+        "tried first"
+    );
+    o.failure = Some(Failure {
+        concerns: Concern::NodeDeletion,
+        message: "cannot delete the Node: 403 Forbidden".into(),
+        until: now() + Duration::from_mins(5),
+    });
+    let plan = decide(&o, now());
+    assert!(!verbs(&plan).contains(&"delete the Node"), "not at once again");
+    assert_eq!(patch(&plan)["metadata"]["finalizers"] == json!([]), goes);
+    if goes {
+        assert_eq!(told(&plan), ["NodeLeft"]);
+    } else {
+        assert_eq!(condition(&plan, "Deleting")["reason"], "DeleteFailed");
+    }
 }
 
 #[test]

@@ -26,7 +26,7 @@ fn owned(mut extra: Value) -> Value {
 
 fn stuck(reason: &str, message: &str) -> Open {
     Open {
-        guest_exists: false,
+        guest: None,
         addresses: Vec::new(),
         state: VmState {
             reason: reason.into(),
@@ -126,6 +126,33 @@ fn an_adopted_vm_whose_machine_has_a_node_ref_is_not_hurried() {
     );
 }
 
+#[rstest]
+#[case::that_has_just_begun("2026-01-01T12:09:00Z", "2026-01-01T12:14:00Z")]
+#[case::that_leads_for_long("2026-01-01T12:01:00Z", "2026-01-01T12:10:00Z")]
+fn a_machine_whose_time_was_over_when_nobody_led_gets_some_from_a_leader(
+    #[case] leading_since: &str,
+    #[case] deadline: &str,
+) {
+    let mut o = limited(&owned(recorded()), running());
+    o.leading_since = leading_since.parse().unwrap();
+    let deadline: Timestamp = deadline.parse().unwrap();
+    let plan = decide(&o, deadline - Duration::from_secs(1));
+    assert!(
+        !verbs(&plan).contains(&"delete the Machine"),
+        "{:?}",
+        verbs(&plan)
+    );
+    assert_eq!(plan.again, Some(Duration::from_secs(1)));
+    assert!(verbs(&decide(&o, deadline)).contains(&"delete the Machine"));
+    // Where less time is given altogether, there is no more of it.
+    o.settings = Arc::new(Settings {
+        join_timeout: Some(Duration::from_secs(20)),
+        ..o.settings.as_ref().clone()
+    });
+    let at: Timestamp = leading_since.parse().unwrap();
+    assert!(verbs(&decide(&o, at + Duration::from_secs(20))).contains(&"delete the Machine"));
+}
+
 #[test]
 fn the_time_to_join_begins_with_the_vm_if_that_was_made_later() {
     let younger = Open {
@@ -213,6 +240,52 @@ fn a_token_is_not_extended_beyond_the_time_to_join_and_goes_when_it_expires() {
         ..o.settings.as_ref().clone()
     });
     assert!(verbs(&decide(&o, after_half_life)).contains(&"extend the bootstrap token"));
+}
+
+#[rstest]
+#[case::that_is_imported(stuck("ImportingDisk", "42 % of web-1"))]
+#[case::that_no_host_takes(stuck("Unschedulable", "Insufficient memory"))]
+fn the_token_of_a_vm_that_has_not_started_lives_on_and_its_vm_is_not_made_anew(#[case] open: Open) {
+    let at = |text: &str| -> Timestamp { text.parse().unwrap() };
+    let mut o = limited(&recorded(), open);
+    for (now, is_extended) in [("2026-01-01T12:12:00Z", false), ("2026-01-01T12:20:00Z", true)] {
+        let plan = decide(&o, at(now));
+        assert_eq!(condition(&plan, "NodeReady")["reason"], "JoinTimeout");
+        assert_eq!(
+            verbs(&plan).contains(&"extend the bootstrap token"),
+            is_extended,
+            "{now}"
+        );
+        assert!(
+            is_extended || plan.again.is_some_and(|again| again <= Duration::from_mins(3)),
+            "{now}"
+        );
+    }
+    // Nobody was there to extend it.
+    let plan = decide(&o, at("2026-01-01T13:00:00Z"));
+    assert!(
+        verbs(&plan).contains(&"extend the bootstrap token"),
+        "{:?}",
+        verbs(&plan)
+    );
+    assert!(patch(&plan)["status"]["providerStatus"]["former"].is_null());
+
+    // The guest starts, long after the time to join: it has what the token has left.
+    o.token = Some(TokenView::for_test("abcdef", "m1", at("2026-01-01T13:30:00Z")));
+    o.infra = Infra::Open(Box::new(running()));
+    let plan = decide(&o, at("2026-01-01T13:20:00Z"));
+    assert!(!verbs(&plan).contains(&"extend the bootstrap token"));
+    assert_eq!(condition(&plan, "BootstrapReady")["reason"], "DataReady");
+}
+
+#[test]
+fn the_token_of_a_machine_that_its_set_replaces_is_not_extended() {
+    let plan = decide(
+        &limited(&owned(recorded()), stuck("Unschedulable", "no")),
+        "2026-01-01T12:20:00Z".parse().unwrap(),
+    );
+    assert!(verbs(&plan).contains(&"delete the Machine"));
+    assert!(!verbs(&plan).contains(&"extend the bootstrap token"));
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! of it.
 
 mod rendered;
+mod rights;
 mod taken;
 mod values;
 

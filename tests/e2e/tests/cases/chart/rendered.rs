@@ -12,6 +12,9 @@ use super::{CONTROLLER, EVERYTHING, HOST_NETWORK, NAMESPACE, WEBHOOK, by_name};
 const OWN: &str = "sha256:1111111111111111111111111111111111111111111111111111111111111111";
 const ALL: &str = "sha256:2222222222222222222222222222222222222222222222222222222222222222";
 
+const TERMS: &str =
+    "controller.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms";
+
 #[rstest]
 // Images.
 #[case(&[], CONTROLLER, "container/image", json!("machinist:0.1.0"))]
@@ -32,16 +35,41 @@ const ALL: &str = "sha256:222222222222222222222222222222222222222222222222222222
 #[case(&["webhook.image.pullPolicy=Always"], WEBHOOK, "container/imagePullPolicy", json!("Always"))]
 #[case(&["image.pullSecrets[0].name=a"], WEBHOOK, "pod/imagePullSecrets", json!([{"name": "a"}]))]
 // Where pods run.
-#[case(&[], WEBHOOK, "pod/nodeSelector", json!({"node-role.kubernetes.io/control-plane": ""}))]
+#[case(&[], WEBHOOK, "pod/nodeSelector", Value::Null)]
+#[case(&["controller.nodeSelector.disk=fast"], CONTROLLER, "pod/nodeSelector", json!({"disk": "fast"}))]
+// Whatever the label's value: kubeadm's is empty, that of k3s and RKE2 is not.
 #[case(
-    &["controller.nodeSelector.disk=fast"], CONTROLLER, "pod/nodeSelector",
-    json!({"disk": "fast", "node-role.kubernetes.io/control-plane": ""})
+    &[], WEBHOOK, "pod/affinity",
+    json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
+        {"matchExpressions": [{"key": "node-role.kubernetes.io/control-plane", "operator": "Exists"}]},
+    ]}}})
 )]
+#[case(
+    &[
+        &*format!("{TERMS}[0].matchExpressions[0].key=a"), &format!("{TERMS}[0].matchExpressions[0].operator=Exists"),
+        &format!("{TERMS}[1].matchFields[0].key=metadata.name"), &format!("{TERMS}[1].matchFields[0].operator=In"),
+        &format!("{TERMS}[1].matchFields[0].values[0]=b"),
+    ],
+    CONTROLLER, "pod/affinity/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution/nodeSelectorTerms",
+    json!([
+        {"matchExpressions": [
+            {"key": "a", "operator": "Exists"}, {"key": "node-role.kubernetes.io/control-plane", "operator": "Exists"},
+        ]},
+        {
+            "matchExpressions": [{"key": "node-role.kubernetes.io/control-plane", "operator": "Exists"}],
+            "matchFields": [{"key": "metadata.name", "operator": "In", "values": ["b"]}],
+        },
+    ])
+)]
+#[case(&["placement=anywhere"], CONTROLLER, "pod/affinity", Value::Null)]
 #[case(
     &["controller.tolerations[0].key=a"], CONTROLLER, "pod/tolerations",
-    json!([{"key": "node-role.kubernetes.io/control-plane", "operator": "Exists"}, {"key": "a"}])
+    json!([
+        {"key": "node-role.kubernetes.io/control-plane", "operator": "Exists"},
+        {"key": "node-role.kubernetes.io/etcd", "operator": "Exists"},
+        {"key": "a"},
+    ])
 )]
-#[case(&["placement=anywhere"], CONTROLLER, "pod/nodeSelector", Value::Null)]
 #[case(&["placement=anywhere"], CONTROLLER, "pod/tolerations", Value::Null)]
 #[case(
     &[], WEBHOOK, "pod/topologySpreadConstraints/0/labelSelector/matchLabels",
@@ -113,6 +141,53 @@ const ALL: &str = "sha256:222222222222222222222222222222222222222222222222222222
     "webhooks/0/matchConditions/0/expression",
     json!("request.userInfo.username != \"system:serviceaccount:machinist-system:mine\"")
 )]
+// Who makes the webhook's certificate, who is trusted, and who may read it.
+#[case(&[], "MutatingWebhookConfiguration/machinist", "webhooks/0/clientConfig/caBundle", Value::Null)]
+#[case(&[], "Secret/machinist-webhook-cert", "", Value::Null)]
+#[case(&[], WEBHOOK, "pod/volumes", Value::Null)]
+#[case(
+    &[], "Role/machinist-webhook-certificate", "rules/0",
+    json!({"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["machinist-webhook-cert"], "verbs": ["list", "watch"]})
+)]
+#[case(
+    &["webhook.caBundle=YQ=="], "MutatingWebhookConfiguration/machinist", "webhooks/0/clientConfig/caBundle", json!("YQ==")
+)]
+#[case(
+    &["webhook.caBundle=YQ==", "webhook.certificate.secretName=mine"], WEBHOOK, "pod/volumes",
+    json!([{"name": "tls", "secret": {"secretName": "mine"}}])
+)]
+#[case(&["webhook.caBundle=YQ=="], "Role/machinist-webhook-certificate", "", Value::Null)]
+#[case(&["webhook.caBundle=YQ=="], "ClusterRole/machinist-controller-certificates", "", Value::Null)]
+#[case(&["webhook.certificate.mode=certManager"], "Role/machinist-controller-certificates", "", Value::Null)]
+#[case(
+    &["webhook.certificate.mode=certManager"], "ValidatingWebhookConfiguration/machinist",
+    "metadata/annotations/cert-manager.io~1inject-ca-from", json!("machinist-system/machinist-webhook")
+)]
+#[case(
+    &["webhook.certificate.mode=certManager"], "Certificate/machinist-webhook", "spec/dnsNames",
+    json!(["machinist-webhook.machinist-system.svc"])
+)]
+#[case(
+    &["webhook.certificate.mode=certManager", "webhook.certificate.issuerRef.name=mine"], "Certificate/machinist-webhook",
+    "spec/issuerRef", json!({"name": "mine"})
+)]
+#[case(
+    &["webhook.certificate.mode=certManager", "webhook.certificate.issuerRef.name=mine"], "Certificate/machinist-webhook-ca", "",
+    Value::Null
+)]
+#[case(
+    &["webhook.certificate.mode=certManager", "webhook.url=https://[::1]:99"], "Certificate/machinist-webhook", "spec/ipAddresses",
+    json!(["::1"])
+)]
+#[case(
+    &["webhook.certificate.mode=selfManaged", "webhook.url=https://10.0.0.1"], "Role/machinist-controller-certificates",
+    "rules/4", Value::Null
+)]
+#[case(&[], "ClusterRole/machinist-webhook", "rules/3/resources", json!(["secrets", "configmaps"]))]
+#[case(&["webhook.infraUnreachable=off"], "ClusterRole/machinist-webhook", "rules/3", Value::Null)]
+#[case(
+    &["webhook.clientCA.configMapName=cas"], WEBHOOK, "pod/volumes", json!([{"name": "client-ca", "configMap": {"name": "cas"}}])
+)]
 // Policies let in whom they name, and everybody where they name nobody.
 #[case(&[], "NetworkPolicy/machinist-webhook", "", Value::Null)]
 #[case(
@@ -120,8 +195,18 @@ const ALL: &str = "sha256:222222222222222222222222222222222222222222222222222222
     json!([{"ports": [{"port": "ops"}]}, {"ports": [{"port": "webhook"}]}])
 )]
 #[case(
-    &["networkPolicy.enabled=true", "networkPolicy.webhookFrom[0].ipBlock.cidr=10.0.0.0/28"],
+    &["networkPolicy.enabled=true", "networkPolicy.webhookFrom[0].ipBlock.cidr=10.0.0.0/28", "webhook.caBundle=YQ=="],
     "NetworkPolicy/machinist-webhook", "spec/ingress/1/from", json!([{"ipBlock": {"cidr": "10.0.0.0/28"}}])
+)]
+// And the controller, who asks what is served.
+#[case(
+    &["networkPolicy.enabled=true", "networkPolicy.webhookFrom[0].ipBlock.cidr=10.0.0.0/28"],
+    "NetworkPolicy/machinist-webhook", "spec/ingress/1/from/1/podSelector/matchLabels/app.kubernetes.io~1component",
+    json!("controller")
+)]
+#[case(
+    &["networkPolicy.enabled=true", "networkPolicy.egress[0].ports[0].port=443"], "NetworkPolicy/machinist-controller",
+    "spec/egress/1/ports", json!([{"port": "webhook"}])
 )]
 #[case(
     &["networkPolicy.enabled=true", "networkPolicy.metricsFrom[0].podSelector.matchLabels.a=b"],
@@ -130,8 +215,8 @@ const ALL: &str = "sha256:222222222222222222222222222222222222222222222222222222
 )]
 #[case(&["networkPolicy.enabled=true"], "NetworkPolicy/machinist-controller", "spec/policyTypes", json!(["Ingress"]))]
 #[case(
-    &["networkPolicy.enabled=true", "networkPolicy.egress[0].ports[0].port=443"], "NetworkPolicy/machinist-controller",
-    "spec/egress", json!([{"ports": [{"port": 443}]}])
+    &["networkPolicy.enabled=true", "networkPolicy.egress[0].ports[0].port=443", "webhook.caBundle=YQ=="],
+    "NetworkPolicy/machinist-controller", "spec/egress", json!([{"ports": [{"port": 443}]}])
 )]
 // Kubernetes' own value is left alone where ours is taken out.
 #[case(&["webhook.podSecurityContext.runAsUser=null"], WEBHOOK, "pod/securityContext/runAsUser", Value::Null)]
@@ -153,6 +238,55 @@ async fn values_come_out_where_they_belong(
     let pointer = if path.is_empty() { path } else { format!("/{path}") };
     let found = objects.get(object).and_then(|object| object.pointer(&pointer));
     assert_eq!(found.unwrap_or(&Value::Null), &want, "{object} {pointer}");
+    Ok(())
+}
+
+#[rstest]
+#[case::behind_the_service(
+    &[], &["--webhook-replicas=machinist-webhook", "--webhook-certificate-names=machinist-webhook.machinist-system.svc"]
+)]
+#[case::at_a_url(
+    &["webhook.certificate.mode=selfManaged", "webhook.url=https://hooks.example.com"],
+    &["--webhook-replicas=hooks.example.com:443", "--webhook-certificate-names=hooks.example.com"]
+)]
+#[case::at_a_url_with_a_port_and_known_replicas(
+    &["webhook.certificate.mode=selfManaged", "webhook.url=https://[fd00::1]:99", "webhook.certificate.replicas={a:1,b:2}"],
+    &["--webhook-replicas=a:1,b:2", "--webhook-certificate-names=fd00::1"]
+)]
+#[case::of_others(&["webhook.caBundle=YQ=="], &[])]
+#[tokio::test]
+async fn the_controller_is_told_of_the_certificate_that_it_makes(
+    #[case] sets: &[&str],
+    #[case] want: &[&str],
+) -> Result<()> {
+    let sets: Vec<_> = sets.iter().flat_map(|set| ["--set", set]).collect();
+    let objects = by_name(Helm::alone().await?.render(NAMESPACE, &sets).await?);
+    let args = &objects[CONTROLLER]["spec"]["template"]["spec"]["containers"][0]["args"];
+    let args = args.as_array().into_iter().flatten().filter_map(Value::as_str);
+    let places = ["--webhook-replicas=", "--webhook-certificate-names="];
+    let found: Vec<_> = args
+        .filter(|arg| places.iter().any(|place| arg.starts_with(place)))
+        .collect();
+    assert_eq!(found, want);
+    Ok(())
+}
+
+#[tokio::test]
+async fn whoever_renders_it_and_whenever_it_is_the_same() -> Result<()> {
+    let helm = Helm::alone().await?;
+    for values in ["values.yaml", EVERYTHING, HOST_NETWORK] {
+        let file = helm::file(values);
+        let [first, second] = [
+            helm.render(NAMESPACE, &["--values", &file]).await?,
+            helm.render(NAMESPACE, &["--values", &file]).await?,
+        ];
+        assert_eq!(first, second, "{values}");
+        let of_a_cluster: Vec<_> = first
+            .iter()
+            .filter(|object| object["metadata"]["annotations"]["helm.sh/hook"].is_string())
+            .collect();
+        assert!(of_a_cluster.is_empty(), "{values} has hooks");
+    }
     Ok(())
 }
 

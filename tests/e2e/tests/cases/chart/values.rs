@@ -145,12 +145,23 @@ fn is_value(values: &Value, path: &str) -> bool {
 #[case(&["webhook.failurePolicy=fail"], "'/webhook/failurePolicy': value must be one of 'Fail', 'Ignore'")]
 #[case(&["webhook.timeoutSeconds=31"], "'/webhook/timeoutSeconds'")]
 #[case(&["webhook.url=http://10.0.0.1"], "'/webhook/url'")]
+#[case(&["webhook.certificate.mode=selfmanaged"], "'/webhook/certificate/mode'")]
+#[case(&["webhook.certificate.replicas={10.0.0.1}"], "'/webhook/certificate/replicas/0'")]
+#[case(&["webhook.tlsMinVersion=1.1"], "'/webhook/tlsMinVersion'")]
 #[case(&["controller.joinClusterTimeout=25 minutes"], "'/controller/joinClusterTimeout'")]
 #[case(&["controller.metricsPort=80800"], "'/controller/metricsPort'")]
 #[case(&["image.digest=sha256:abc"], "'/image/digest'")]
 #[case(&["infra.namespace="], "'/infra/namespace'")]
 #[case(&["webhook.topologySpreadConstraints[0].maxSkew=1"], "'/webhook/topologySpreadConstraints/0'")]
 // What goes together with nothing else that was said.
+#[case(
+    &["webhook.certificate.mode=existingSecret"],
+    "so webhook.caBundle or webhook.certificate.injectCAFrom must say whom to trust"
+)]
+#[case(
+    &["webhook.certificate.mode=selfManaged", "webhook.caBundle=YQ=="],
+    "which needs neither webhook.caBundle nor webhook.certificate.injectCAFrom"
+)]
 #[case(
     &["webhook.serviceAccount.create=false"],
     "webhook.serviceAccount.create is false, so webhook.serviceAccount.name must name one"

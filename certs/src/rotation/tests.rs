@@ -1,0 +1,443 @@
+use std::collections::BTreeSet;
+use std::sync::LazyLock;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use proptest::prelude::*;
+use rstest::rstest;
+
+use super::*;
+use crate::probe::Served;
+use crate::root::{Bundle, Root};
+use crate::{Authority, Leaf};
+
+const DAY: Duration = Duration::from_hours(24);
+const MINUTE: Duration = Duration::from_mins(1);
+const NAME: &str = "machinist-webhook.machinist-system.svc";
+
+fn start() -> SystemTime {
+    UNIX_EPOCH + 20_000 * DAY
+}
+
+fn policy() -> Policy {
+    Policy {
+        names: vec![NAME.to_owned(), "10.0.0.1".to_owned()],
+        authority_lifetime: 365 * DAY,
+        leaf_lifetime: 90 * DAY,
+        overlap: 5 * MINUTE,
+    }
+}
+
+/// Three authorities made at the same time, each with a certificate that it signed.
+static WORLD: LazyLock<Vec<(Authority, Leaf)>> = LazyLock::new(|| {
+    let one = |name| {
+        let authority = Authority::new(name, start(), policy().authority_lifetime).unwrap();
+        let names: Vec<&str> = ["10.0.0.1", NAME].to_vec();
+        let leaf = authority.issue(&names, start(), policy().leaf_lifetime).unwrap();
+        (authority, leaf)
+    };
+    ["a", "b", "c"].map(one).into()
+});
+
+fn root(index: usize) -> Root {
+    WORLD[index].0.root().clone()
+}
+
+fn signer(index: usize) -> Found<Signer> {
+    let authority = &WORLD[index].0;
+    Signer::read(
+        authority.root().pem().as_bytes(),
+        authority.key().as_bytes(),
+        false,
+    )
+}
+
+fn serving_at(index: usize, now: SystemTime) -> Found<Serving> {
+    let (authority, leaf) = &WORLD[index];
+    let pem = authority.root().pem();
+    let data = [&leaf.certificate, &leaf.key, &pem].map(String::as_bytes);
+    Serving::read("n/s", data, false, now)
+}
+
+fn serving(index: usize) -> Found<Serving> {
+    serving_at(index, start())
+}
+
+fn der(index: usize) -> Vec<u8> {
+    match serving(index) {
+        Found::Usable(serving) => serving.leaf,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn bundle(roots: &[usize]) -> Bundle {
+    Bundle {
+        roots: roots.iter().map(|index| root(*index)).collect(),
+        littered: false,
+    }
+}
+
+/// Authority `a` has been trusted and served for a day.
+fn settled() -> Observed {
+    Observed {
+        now: start() + DAY,
+        signer: signer(0),
+        serving: serving(0),
+        bundles: vec![bundle(&[0]), bundle(&[0])],
+        replicas: None,
+        since: Since {
+            trusted: Some(start()),
+            issued: Some(start()),
+        },
+    }
+}
+
+/// Authority `b` took the place of `a` a day ago, and all that was to be waited for has been.
+fn rotated() -> Observed {
+    Observed {
+        signer: signer(1),
+        bundles: vec![bundle(&[0, 1]); 2],
+        replicas: Some(vec![Served::Certificate(der(0)); 2]),
+        ..settled()
+    }
+}
+
+fn trust(roots: &[usize]) -> Action {
+    Action::Trust(bundle(roots).roots)
+}
+
+fn short(plan: &Plan) -> Vec<String> {
+    let name = |action: &Action| match action {
+        Action::NewAuthority(because) => format!("new authority: {because}"),
+        Action::Trust(roots) => format!(
+            "trust {}",
+            roots
+                .iter()
+                .map(Root::name)
+                .collect::<BTreeSet<_>>()
+                .into_iter()
+                .collect::<String>()
+        ),
+        Action::Issue(because) => format!("issue: {because}"),
+    };
+    plan.actions.iter().map(name).collect()
+}
+
+#[rstest]
+#[case::nothing_is_there_yet(
+    Observed { signer: Found::Absent, serving: Found::Absent, bundles: vec![bundle(&[])], ..settled() },
+    &["new authority: there was none"]
+)]
+#[case::a_fresh_install_waits_for_nothing(
+    Observed { serving: Found::Absent, bundles: vec![bundle(&[]); 2], since: Since::default(), ..settled() },
+    &["trust a", "issue: there was none"]
+)]
+#[case::all_is_well(settled(), &[])]
+#[case::a_serving_certificate_is_renewed_after_two_thirds_of_its_life(
+    Observed { now: start() + 60 * DAY, ..settled() }, &["issue: two thirds of its life were over"]
+)]
+#[case::and_not_before(Observed { now: start() + 60 * DAY - MINUTE, ..settled() }, &[])]
+#[case::so_is_an_authority(
+    Observed { now: start() + 244 * DAY, ..settled() }, &["new authority: two thirds of its life were over"]
+)]
+#[case::an_authority_of_a_clock_that_was_wrong(
+    Observed { now: start() - 2 * DAY, serving: Found::Absent, ..settled() },
+    &["new authority: what there was is not valid yet"]
+)]
+#[case::a_certificate_that_has_expired(
+    Observed { now: start() + 91 * DAY, serving: serving_at(0, start() + 91 * DAY), ..settled() },
+    &["issue: what there was is of no use: the certificate in tls.crt of the Secret n/s is valid from Oct  3 23:00:00 2024 +00:00 to Jan  2 00:00:00 2025 +00:00 only; renew it, or mend the clock"]
+)]
+#[case::a_certificate_that_was_deleted_is_made_anew_at_once(
+    Observed { serving: Found::Absent, since: Since::default(), ..settled() }, &["issue: there was none"]
+)]
+#[case::a_ca_bundle_that_was_emptied(Observed { bundles: vec![bundle(&[0]), bundle(&[])], ..settled() }, &["trust a"])]
+#[case::litter_in_a_ca_bundle(
+    Observed { bundles: vec![Bundle { littered: true, ..bundle(&[0]) }], ..settled() }, &["trust a"]
+)]
+#[case::a_stranger_in_the_ca_bundle_goes_once_all_replicas_are_known_to_serve_ours(
+    Observed { bundles: vec![bundle(&[0, 2])], replicas: Some(vec![Served::Certificate(der(0))]), ..settled() },
+    &["trust a"]
+)]
+#[case::a_new_authority_is_trusted_before_it_signs(
+    Observed { bundles: vec![bundle(&[0]); 2], since: Since { trusted: None, ..settled().since }, ..rotated() },
+    &["trust ab"]
+)]
+#[case::in_one_configuration_only_is_not_everywhere(
+    Observed { bundles: vec![bundle(&[0, 1]), bundle(&[0])], since: Since { trusted: None, ..settled().since }, ..rotated() },
+    &["trust ab"]
+)]
+#[case::nor_does_it_sign_before_everybody_had_time_to_learn_of_it(
+    Observed { since: Since { trusted: Some(start() + DAY - 4 * MINUTE), ..settled().since }, ..rotated() }, &[]
+)]
+#[case::then_it_signs(rotated(), &["issue: there is a new CA"])]
+#[case::where_nobody_serves_there_is_nobody_to_wait_for(
+    Observed {
+        serving: Found::Absent, replicas: Some(vec![Served::Nothing; 2]), since: Since { trusted: Some(start() + DAY), issued: None },
+        ..rotated()
+    },
+    &["issue: there was none"]
+)]
+#[case::a_list_without_replicas_is_no_proof_that_nobody_serves(
+    Observed { replicas: Some(vec![]), since: Since { trusted: Some(start() + DAY), ..settled().since }, ..rotated() }, &[]
+)]
+#[case::nor_that_nobody_serves_under_the_old_authority(
+    Observed { serving: serving(1), replicas: Some(vec![]), ..rotated() }, &[]
+)]
+#[case::a_serving_secret_deleted_meanwhile_waits_for_those_who_serve_from_memory(
+    Observed { serving: Found::Absent, since: Since { trusted: Some(start() + DAY), issued: None }, ..rotated() }, &[]
+)]
+#[case::an_old_authority_is_trusted_while_a_replica_serves_under_it(
+    Observed {
+        serving: serving(1), replicas: Some(vec![Served::Certificate(der(1)), Served::Certificate(der(0))]), ..rotated()
+    },
+    &[]
+)]
+#[case::and_while_one_does_not_answer(
+    Observed { serving: serving(1), replicas: Some(vec![Served::Certificate(der(1)), Served::Unknown]), ..rotated() }, &[]
+)]
+#[case::and_while_nobody_knows_the_replicas(Observed { serving: serving(1), replicas: None, ..rotated() }, &[])]
+#[case::and_until_who_reads_the_secret_late_has_read_the_new_one(
+    Observed {
+        serving: serving(1), replicas: Some(vec![Served::Certificate(der(1))]),
+        since: Since { issued: Some(start() + DAY - MINUTE), ..settled().since }, ..rotated()
+    },
+    &[]
+)]
+#[case::then_it_goes(
+    Observed {
+        serving: serving(1), replicas: Some(vec![Served::Certificate(der(1)), Served::Nothing]), ..rotated()
+    },
+    &["trust b"]
+)]
+#[case::the_authority_of_what_is_served_is_trusted_again_if_it_was_taken_out(
+    Observed { bundles: vec![bundle(&[]); 2], since: Since { trusted: None, ..settled().since }, ..rotated() },
+    &["trust ab"]
+)]
+#[case::the_secret_of_the_authority_is_somebody_elses(Observed { signer: Found::Foreign, ..settled() }, &[])]
+#[case::the_serving_secret_is_somebody_elses(
+    Observed { signer: Found::Absent, serving: Found::Foreign, ..settled() }, &[]
+)]
+#[case::nobody_would_trust_anything(Observed { signer: Found::Absent, bundles: vec![], ..settled() }, &[])]
+fn it_is_decided(#[case] observed: Observed, #[case] want: &[&str]) {
+    assert_eq!(short(&decide(&observed, &policy())), want);
+}
+
+#[rstest]
+#[case::of_the_authority(true, "new authority: the annotation machinist.dev/rotate asked for it")]
+#[case::of_the_certificate(false, "issue: the annotation machinist.dev/rotate asked for it")]
+fn a_person_may_ask_for_a_rotation(#[case] of_authority: bool, #[case] want: &str) {
+    let mut observed = settled();
+    match (&mut observed.signer, &mut observed.serving) {
+        (Found::Usable(signer), _) if of_authority => signer.rotate = true,
+        (_, Found::Usable(serving)) => serving.rotate = true,
+        _ => panic!("they are usable"),
+    }
+    assert_eq!(short(&decide(&observed, &policy())), [want]);
+}
+
+#[test]
+fn another_name_is_another_certificate() {
+    let policy = Policy {
+        names: vec!["elsewhere.example.com".to_owned()],
+        ..policy()
+    };
+    let want = "issue: it was not for the names by which the webhook is called";
+    assert_eq!(short(&decide(&settled(), &policy)), [want]);
+}
+
+#[test]
+fn it_is_looked_again_when_something_is_due() {
+    let plan = decide(&settled(), &policy());
+    assert_eq!(plan.look_again, settled().now + Duration::from_hours(1));
+    let almost = start() + 60 * DAY - MINUTE;
+    let plan = decide(
+        &Observed {
+            now: almost,
+            ..settled()
+        },
+        &policy(),
+    );
+    assert_eq!(plan.look_again, almost + MINUTE);
+    let waits = Observed {
+        serving: serving(1),
+        since: Since {
+            issued: Some(rotated().now - 5 * MINUTE + Duration::from_secs(3)),
+            ..rotated().since
+        },
+        ..rotated()
+    };
+    let plan = decide(&waits, &policy());
+    assert_eq!(
+        plan.look_again,
+        waits.now + Duration::from_secs(3),
+        "when it has lasted"
+    );
+    let plan = decide(
+        &Observed {
+            serving: serving(1),
+            ..rotated()
+        },
+        &policy(),
+    );
+    assert_eq!(
+        plan.look_again,
+        rotated().now + Duration::from_secs(10),
+        "while replicas are asked"
+    );
+}
+
+#[test]
+fn what_is_remembered_ends_with_the_first_break() {
+    let mut memory = Memory::default();
+    let at = |minutes: u32| start() + minutes * MINUTE;
+    let note = |memory: &mut Memory, roots: &[usize], minutes| {
+        memory.note(
+            &signer(0),
+            &serving(0),
+            &[bundle(&[0]), bundle(roots)],
+            at(minutes),
+        )
+    };
+    assert_eq!(note(&mut memory, &[0], 0).trusted, Some(at(0)));
+    assert_eq!(note(&mut memory, &[0, 1], 1).trusted, Some(at(0)));
+    assert_eq!(note(&mut memory, &[1], 2).trusted, None);
+    let since = note(&mut memory, &[0], 3);
+    assert_eq!((since.trusted, since.issued), (Some(at(3)), Some(at(0))));
+    let since = memory.note(&signer(0), &serving(1), &[bundle(&[0])], at(4));
+    assert_eq!((since.trusted, since.issued), (Some(at(3)), Some(at(4))));
+}
+
+fn any_bundle() -> impl Strategy<Value = Bundle> {
+    (prop::collection::vec(0..3_usize, 0..4), any::<bool>()).prop_map(|(roots, littered)| Bundle {
+        littered,
+        ..bundle(&roots)
+    })
+}
+
+fn any_found<T: Clone + std::fmt::Debug + 'static>(
+    usable: fn(usize) -> Found<T>,
+) -> impl Strategy<Value = Found<T>> {
+    prop_oneof![
+        1 => Just(Found::Absent),
+        1 => Just(Found::Foreign),
+        1 => Just(Found::Unusable("broken".to_owned())),
+        6 => (0..3_usize).prop_map(usable),
+    ]
+}
+
+fn any_observed() -> impl Strategy<Value = Observed> {
+    let replica = prop_oneof![
+        4 => (0..3_usize).prop_map(|index| Served::Certificate(der(index))),
+        1 => Just(Served::Nothing),
+        1 => Just(Served::Unknown),
+    ];
+    let since = || prop::option::of((0..20_u32).prop_map(|minutes| start() + DAY - minutes * MINUTE));
+    (
+        any_found(signer),
+        any_found(serving),
+        prop::collection::vec(any_bundle(), 0..4),
+        prop::option::of(prop::collection::vec(replica, 0..4)),
+        (since(), since()),
+    )
+        .prop_map(
+            |(signer, serving, bundles, replicas, (trusted, issued))| Observed {
+                now: start() + DAY,
+                signer,
+                serving,
+                bundles,
+                replicas,
+                since: Since { trusted, issued },
+            },
+        )
+}
+
+proptest! {
+    /// No trust is taken back that a replica lives by, as far as replicas are known.
+    #[test]
+    fn who_is_trusted_by_a_bundle_stays_so(observed in any_observed()) {
+        let plan = decide(&observed, &policy());
+        for action in &plan.actions {
+            let Action::Trust(wanted) = action else { continue };
+            for served in observed.replicas.iter().flatten() {
+                let Served::Certificate(leaf) = served else { continue };
+                for bundle in &observed.bundles {
+                    let before = crate::accepts(&bundle.roots, leaf, NAME, observed.now);
+                    prop_assert!(!before || crate::accepts(wanted, leaf, NAME, observed.now));
+                }
+            }
+            if observed.replicas.as_ref().is_none_or(Vec::is_empty) {
+                let all = observed.bundles.iter().flat_map(|bundle| &bundle.roots);
+                prop_assert!(all.into_iter().all(|root| wanted.contains(root)), "nothing is known, so nothing is taken out");
+            }
+        }
+    }
+
+    /// Nothing is signed by whom not every bundle trusts, and nothing of a stranger's is touched.
+    #[test]
+    fn who_signs_is_trusted_first(observed in any_observed()) {
+        let plan = decide(&observed, &policy());
+        let foreign = observed.signer == Found::Foreign || observed.serving == Found::Foreign;
+        prop_assert!(!(foreign || observed.bundles.is_empty()) || plan.actions.is_empty());
+        let Some(position) = plan.actions.iter().position(|action| matches!(action, Action::Issue(_))) else {
+            return Ok(());
+        };
+        let Found::Usable(signer) = &observed.signer else {
+            return Err(TestCaseError::fail("nobody can sign"));
+        };
+        let everywhere = observed.bundles.iter().all(|bundle| bundle.roots.contains(&signer.root));
+        let before = plan.actions[..position].iter().any(|action| matches!(action, Action::Trust(roots) if roots.contains(&signer.root)));
+        prop_assert!(everywhere || before);
+    }
+
+    /// What was done is not done again.
+    #[test]
+    fn it_comes_to_rest(observed in any_observed()) {
+        let plan = decide(&observed, &policy());
+        prop_assert!(plan.look_again > observed.now);
+        let mut after = observed;
+        for action in plan.actions {
+            match action {
+                Action::NewAuthority(_) => after.signer = signer(0),
+                Action::Trust(roots) => {
+                    for bundle in &mut after.bundles {
+                        *bundle = Bundle { roots: roots.clone(), littered: false };
+                    }
+                }
+                Action::Issue(_) => {
+                    let Found::Usable(now) = &after.signer else { panic!("nobody can sign") };
+                    let index = (0..3).find(|index| root(*index) == now.root).unwrap();
+                    after.serving = serving(index);
+                }
+            }
+        }
+        // Whoever was made: what remains is to have it trusted, and to issue.
+        let rest = decide(&after, &policy());
+        prop_assert!(!rest.actions.iter().any(|action| matches!(action, Action::NewAuthority(_))));
+        prop_assert_eq!(trust_again(&rest, &after), false);
+    }
+}
+
+/// Whether what every bundle holds already would be written.
+fn trust_again(plan: &Plan, observed: &Observed) -> bool {
+    plan.actions.iter().any(|action| {
+        let Action::Trust(roots) = action else {
+            return false;
+        };
+        observed
+            .bundles
+            .iter()
+            .all(|bundle| bundle.roots == *roots && !bundle.littered)
+    })
+}
+
+#[test]
+fn trust_is_what_it_says() {
+    assert_eq!(
+        short(&Plan {
+            actions: vec![trust(&[1, 0])],
+            obstacle: None,
+            look_again: start()
+        }),
+        ["trust ab"]
+    );
+}

@@ -1,0 +1,114 @@
+//! The guest's scripts, run in a folder that stands for its root, with programs that only tell that they were called.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
+use std::process::Command;
+
+use rstest::rstest;
+
+use super::INSTALL_SCRIPT;
+
+const NODE_IP_SCRIPT: &str = include_str!("../../../../templates/node-ip.sh");
+
+/// Folders of a guest that scripts name.
+const FOLDERS: [&str; 5] = ["/etc/", "/opt/", "/run/", "/usr/", "/var/"];
+
+/// A guest's root; gone with the test.
+struct Root(PathBuf);
+
+impl Root {
+    fn new(name: &str) -> Self {
+        let root = std::env::temp_dir().join(format!("machinist-scripts-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&root);
+        fs::create_dir_all(root.join("bin")).unwrap();
+        Self(root)
+    }
+
+    /// The text with the guest's folders below the root.
+    fn moved(&self, text: &str) -> String {
+        FOLDERS.iter().fold(text.to_owned(), |text, folder| {
+            text.replace(folder, &format!("{}{folder}", self.0.display()))
+        })
+    }
+
+    fn write(&self, path: &str, text: &str) {
+        let path = self.0.join(path.trim_start_matches('/'));
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    fn read(&self, path: &str) -> String {
+        fs::read_to_string(self.0.join(path.trim_start_matches('/'))).unwrap_or_default()
+    }
+
+    /// A program that tells that it was called.
+    fn program(&self, name: &str) {
+        let calls = self.0.join("calls");
+        let script = format!("#!/bin/bash\necho \"{name} $*\" >>{}\n", calls.display());
+        self.write(&format!("bin/{name}"), &script);
+    }
+
+    /// Runs a script; whether it succeeded.
+    fn run(&self, script: &str, arguments: &[&str]) -> bool {
+        self.write("script.sh", &self.moved(script));
+        let path = format!("{}/bin:/usr/bin:/bin", self.0.display());
+        let mut command = Command::new("bash");
+        command
+            .arg(self.0.join("script.sh"))
+            .args(arguments)
+            .env("PATH", path);
+        command.output().unwrap().status.success()
+    }
+}
+
+impl Drop for Root {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+#[test]
+fn what_runs_is_not_started_anew_because_a_command_of_a_person_failed() {
+    let root = Root::new("install");
+    for name in ["modprobe", "sysctl", "swapoff", "systemctl", "containerd"] {
+        root.program(name);
+    }
+    root.write("usr/bin/kubelet", "#!/bin/bash\necho Kubernetes v1.33.4\n");
+    root.write("opt/machinist/pre-install.sh", "true\n");
+    fs::create_dir_all(root.0.join("etc/kubernetes")).unwrap();
+    let install = |post_install: &str| {
+        root.write("opt/machinist/post-install.sh", post_install);
+        let kubelet = root.moved("/usr/bin/kubelet");
+        let is_done = root.run(INSTALL_SCRIPT, &["1.33.4", &kubelet]);
+        let restarts = root
+            .read("calls")
+            .matches("systemctl restart containerd.service kubelet.service")
+            .count();
+        (is_done, restarts)
+    };
+    assert_eq!(install("exit 1\n"), (false, 1));
+    assert_eq!(install("exit 1\n"), (false, 1));
+    assert!(!root.0.join("var/lib/machinist/installed").exists());
+    // Whatever a boot may have changed is looked at again.
+    fs::remove_dir_all(root.0.join("run")).unwrap();
+    assert_eq!(install("exit 1\n"), (false, 2));
+    assert_eq!(install("true\n"), (true, 2));
+    assert!(root.0.join("var/lib/machinist/installed").exists());
+}
+
+#[rstest]
+#[case("-4", "NODE_IP=10.0.0.5,fd00::5\n")]
+#[case("-6", "NODE_IP=fd00::5,10.0.0.5\n")]
+fn the_addresses_of_a_node_are_in_the_order_of_its_families(#[case] first: &str, #[case] addresses: &str) {
+    let root = Root::new(&format!("node-ip{first}"));
+    root.write(
+        "bin/ip",
+        "#!/bin/bash\ncase \"$*\" in\n  *route*) echo 'default via 10.0.0.1 dev eth0 proto dhcp' ;;\n  \
+         *-4*) echo '2: eth0    inet 10.0.0.5/24 scope global eth0' ;;\n  \
+         *) echo '2: eth0    inet6 fd00::5/64 scope global' ;;\nesac\n",
+    );
+    assert!(root.run(NODE_IP_SCRIPT, &[first]));
+    assert_eq!(root.read("run/machinist/node-ip"), addresses);
+}

@@ -1,0 +1,187 @@
+//! How long Machines take: in each phase, from their creation until they have joined, and from the wish for their deletion until
+//! they are gone. Told by what passes see, so a change of leader loses the phase that was under way, and nothing else.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use k8s_openapi::jiff::Timestamp;
+use machinist_infra::store::Key;
+
+use crate::metrics::Metrics;
+use crate::user::StoredMachine;
+
+/// What was last seen of Machines.
+#[derive(Debug, Default)]
+pub struct Times {
+    seen: Mutex<HashMap<Key, Seen>>,
+}
+
+/// What was last seen of a Machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Seen {
+    uid: String,
+    phase: Option<String>,
+    /// Since when it has been in that phase.
+    since: Timestamp,
+    joined: bool,
+    created: Option<Timestamp>,
+    deleted: Option<Timestamp>,
+}
+
+impl Seen {
+    fn new(machine: &StoredMachine, now: Timestamp) -> Self {
+        let metadata = &machine.metadata;
+        Self {
+            uid: machine.uid().to_owned(),
+            phase: machine.status.phase.clone(),
+            since: now,
+            joined: machine.record.as_ref().is_some_and(|record| record.joined),
+            created: metadata.creation_timestamp.as_ref().map(|time| time.0),
+            deleted: metadata.deletion_timestamp.as_ref().map(|time| time.0),
+        }
+    }
+}
+
+/// What has just ended, in seconds.
+#[derive(Debug, Default, PartialEq)]
+struct Ended {
+    /// A phase.
+    phase: Option<(String, f64)>,
+    /// From creation to the join.
+    provisioning: Option<f64>,
+    /// From the wish for the deletion to its end.
+    deprovisioning: Option<f64>,
+}
+
+impl Times {
+    /// A pass sees a Machine, or that it is gone.
+    pub fn note(&self, key: &Key, machine: Option<&StoredMachine>, now: Timestamp, metrics: &Metrics) {
+        let ended = self.ended(key, machine.map(|machine| Seen::new(machine, now)), now);
+        if let Some((phase, seconds)) = ended.phase {
+            metrics.phase_seconds.with_label_values(&[phase]).observe(seconds);
+        }
+        if let Some(seconds) = ended.provisioning {
+            metrics.provisioning_seconds.observe(seconds);
+        }
+        if let Some(seconds) = ended.deprovisioning {
+            metrics.deprovisioning_seconds.observe(seconds);
+        }
+    }
+
+    fn ended(&self, key: &Key, after: Option<Seen>, now: Timestamp) -> Ended {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = seen.remove(key);
+        let same = |before: &Seen| after.as_ref().is_none_or(|after| after.uid == before.uid);
+        let ended = before
+            .as_ref()
+            .filter(|before| same(before))
+            .map(|before| between(before, after.as_ref(), now));
+        if let Some(mut after) = after {
+            if let Some(before) =
+                before.filter(|before| before.uid == after.uid && before.phase == after.phase)
+            {
+                after.since = before.since;
+            }
+            seen.insert(key.clone(), after);
+        }
+        ended.unwrap_or_default()
+    }
+}
+
+fn between(before: &Seen, after: Option<&Seen>, now: Timestamp) -> Ended {
+    let since = |time: Timestamp| now.duration_since(time).as_secs_f64().max(0.0);
+    let phase_ended = after.is_none_or(|after| after.phase != before.phase);
+    let joins = !before.joined && after.is_some_and(|after| after.joined);
+    Ended {
+        phase: before
+            .phase
+            .clone()
+            .filter(|_| phase_ended)
+            .map(|phase| (phase, since(before.since))),
+        provisioning: before.created.filter(|_| joins).map(since),
+        deprovisioning: before.deleted.filter(|_| after.is_none()).map(since),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn seen(uid: &str, phase: Option<&str>, joined: bool) -> Seen {
+        Seen {
+            uid: uid.to_owned(),
+            phase: phase.map(ToOwned::to_owned),
+            since: Timestamp::UNIX_EPOCH,
+            joined,
+            created: Some(Timestamp::UNIX_EPOCH),
+            deleted: None,
+        }
+    }
+
+    #[test]
+    fn phases_the_join_and_the_end_are_timed_once_each() {
+        let (times, key) = (Times::default(), Key::new("ns", "a"));
+        let at = |seconds| Timestamp::UNIX_EPOCH + Duration::from_secs(seconds);
+        let now = |seen: Seen, seconds| {
+            Some(Seen {
+                since: at(seconds),
+                ..seen
+            })
+        };
+        let phase = |name: &str, seconds| Some((name.to_owned(), seconds));
+
+        assert_eq!(
+            times.ended(&key, now(seen("u", None, false), 1), at(1)),
+            Ended::default()
+        );
+        let provisioning = seen("u", Some("Provisioning"), false);
+        assert_eq!(
+            times.ended(&key, now(provisioning.clone(), 2), at(2)),
+            Ended::default()
+        );
+        assert_eq!(times.ended(&key, now(provisioning, 20), at(20)), Ended::default());
+        let running = seen("u", Some("Running"), true);
+        let joined = Ended {
+            phase: phase("Provisioning", 28.0),
+            provisioning: Some(30.0),
+            deprovisioning: None,
+        };
+        assert_eq!(times.ended(&key, now(running.clone(), 30), at(30)), joined);
+        assert_eq!(times.ended(&key, now(running, 40), at(40)), Ended::default());
+        let deleting = Seen {
+            deleted: Some(at(95)),
+            ..seen("u", Some("Deleting"), true)
+        };
+        let ended = times.ended(&key, now(deleting, 100), at(100));
+        assert_eq!(ended.phase, phase("Running", 70.0));
+        let gone = Ended {
+            phase: phase("Deleting", 50.0),
+            provisioning: None,
+            deprovisioning: Some(55.0),
+        };
+        assert_eq!(times.ended(&key, None, at(150)), gone);
+        assert_eq!(times.ended(&key, None, at(151)), Ended::default());
+    }
+
+    #[test]
+    fn another_of_the_same_name_begins_anew() {
+        let (times, key) = (Times::default(), Key::new("ns", "a"));
+        let at = Timestamp::UNIX_EPOCH + Duration::from_secs(9);
+        times.ended(&key, Some(seen("u", Some("Pending"), false)), at);
+        let ended = times.ended(&key, Some(seen("v", Some("Running"), true)), at);
+        assert_eq!(ended, Ended::default());
+    }
+
+    #[test]
+    fn what_had_joined_before_we_led_is_not_timed() {
+        let (times, key) = (Times::default(), Key::new("ns", "a"));
+        let ended = times.ended(
+            &key,
+            Some(seen("u", Some("Running"), true)),
+            Timestamp::UNIX_EPOCH,
+        );
+        assert_eq!(ended, Ended::default());
+    }
+}

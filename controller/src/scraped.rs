@@ -1,0 +1,264 @@
+//! Metrics that are read off when somebody asks for them: nothing is asked of an API server then.
+
+use std::sync::{Arc, Weak};
+
+use k8s_openapi::jiff::Timestamp;
+use machinist_infra::traffic::Traffic;
+use machinist_shared::api::MachineSpec;
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::MetricFamily;
+use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts};
+
+use crate::context::Context;
+use crate::user::SpecState;
+use crate::user::{StoredMachine, StoredMachineDeployment};
+
+/// Requests to both kinds of clusters.
+pub struct Requests {
+    user: Traffic,
+    infra: Traffic,
+    count: IntCounterVec,
+}
+
+impl Requests {
+    /// To be registered.
+    pub fn new(user: Traffic, infra: Traffic) -> Result<Self, prometheus::Error> {
+        let about = "Requests to API servers, by kind of cluster, verb and result.";
+        let count = IntCounterVec::new(
+            Opts::new("machinist_api_requests_total", about),
+            &["cluster", "verb", "result"],
+        )?;
+        Ok(Self { user, infra, count })
+    }
+}
+
+impl Collector for Requests {
+    fn desc(&self) -> Vec<&Desc> {
+        self.count.desc()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        for (cluster, traffic) in [("user", &self.user), ("infra", &self.infra)] {
+            for count in traffic.counts() {
+                for (result, value) in [("ok", count.ok), ("error", count.error)] {
+                    let counter = self.count.with_label_values(&[cluster, count.verb, result]);
+                    counter.inc_by(value.saturating_sub(counter.get()));
+                }
+            }
+        }
+        self.count.collect()
+    }
+}
+
+/// What waits to be worked on, by controller. Zero while another process leads: what it works on waits here, too.
+pub struct Depths {
+    context: Weak<Context>,
+    depth: IntGaugeVec,
+}
+
+impl Depths {
+    /// To be registered.
+    pub fn new(context: Weak<Context>) -> Result<Self, prometheus::Error> {
+        let about = "Objects waiting to be worked on, by controller.";
+        let depth = IntGaugeVec::new(Opts::new("machinist_queue_depth", about), &["controller"])?;
+        Ok(Self { context, depth })
+    }
+}
+
+impl Collector for Depths {
+    fn desc(&self) -> Vec<&Desc> {
+        self.depth.desc()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        if let Some(context) = self.context.upgrade() {
+            let leads = context.metrics.leader.get() > 0;
+            for (controller, queue) in [
+                ("machine", &context.queue),
+                ("machineset", &context.sets),
+                ("machinedeployment", &context.deployments),
+            ] {
+                let depth = if leads { queue.depth() } else { 0 };
+                // Their number is far below the limit.
+                let depth = i64::try_from(depth).unwrap_or(i64::MAX);
+                self.depth.with_label_values(&[controller]).set(depth);
+            }
+        }
+        self.depth.collect()
+    }
+}
+
+/// Reads a count off a status.
+type Replicas = fn(&StoredMachineDeployment) -> Option<i32>;
+
+/// machine-controller's metrics, by its names, for dashboards and alerts that know them. Those of single objects have a series
+/// for each, as they have there. Only who leads tells them.
+pub struct MachineController {
+    context: Weak<Context>,
+    workers: IntGauge,
+    errors: IntCounter,
+    machines: IntGaugeVec,
+    created: IntGaugeVec,
+    deleted: IntGaugeVec,
+    /// All, available, ready and updated ones, each with how it is read off a status.
+    replicas: Vec<(IntGaugeVec, Replicas)>,
+    worker_count: usize,
+}
+
+impl MachineController {
+    /// To be registered.
+    pub fn new(context: &Arc<Context>, worker_count: usize) -> Result<Self, prometheus::Error> {
+        let vec = |name: &str, about: &str, labels: &[&str]| IntGaugeVec::new(Opts::new(name, about), labels);
+        let of_machine = ["namespace", "machine"];
+        let of_deployment = |name: &str, about: &str| vec(name, about, &["namespace", "name"]);
+        Ok(Self {
+            context: Arc::downgrade(context),
+            workers: IntGauge::new(
+                "machine_controller_workers",
+                "Machines of one infra cluster that are worked on at a time.",
+            )?,
+            errors: IntCounter::new(
+                "machine_controller_errors_total",
+                "Passes in which a write failed.",
+            )?,
+            machines: vec(
+                "machine_controller_machines_total",
+                "Machines, by version of the kubelet, provider and operating system.",
+                &["kubelet_version", "provider", "os"],
+            )?,
+            created: vec(
+                "machine_controller_machine_created",
+                "When a Machine was created, in seconds since 1970.",
+                &of_machine,
+            )?,
+            deleted: vec(
+                "machine_controller_machine_deleted",
+                "When the deletion of a Machine was asked for, in seconds since 1970.",
+                &of_machine,
+            )?,
+            replicas: vec![
+                (of_deployment("machine_deployment_replicas", "Machines.")?, |md| {
+                    md.status.replicas
+                }),
+                (
+                    of_deployment("machine_deployment_available_replicas", "Available Machines.")?,
+                    |md| md.status.available_replicas,
+                ),
+                (
+                    of_deployment(
+                        "machine_deployment_ready_replicas",
+                        "Machines whose Nodes are Ready.",
+                    )?,
+                    |md| md.status.ready_replicas,
+                ),
+                (
+                    of_deployment(
+                        "machine_deployment_updated_replicas",
+                        "Machines of the present template.",
+                    )?,
+                    |md| md.status.updated_replicas,
+                ),
+            ],
+            worker_count,
+        })
+    }
+
+    fn all(&self) -> Vec<&dyn Collector> {
+        let mut all: Vec<&dyn Collector> = vec![
+            &self.workers,
+            &self.errors,
+            &self.machines,
+            &self.created,
+            &self.deleted,
+        ];
+        all.extend(self.replicas.iter().map(|(gauge, _)| gauge as &dyn Collector));
+        all
+    }
+
+    fn look(&self) {
+        for gauge in [&self.machines, &self.created, &self.deleted] {
+            gauge.reset();
+        }
+        for (gauge, _) in &self.replicas {
+            gauge.reset();
+        }
+        let Some(context) = self.context.upgrade() else {
+            return;
+        };
+        if context.metrics.leader.get() == 0 {
+            return;
+        }
+        self.workers
+            .set(i64::try_from(self.worker_count).unwrap_or(i64::MAX));
+        let failed = |controller| {
+            context
+                .metrics
+                .reconciles
+                .with_label_values(&[controller, "error"])
+                .get()
+        };
+        let errors: u64 = ["machine", "machineset", "machinedeployment"]
+            .into_iter()
+            .map(failed)
+            .sum();
+        self.errors.inc_by(errors.saturating_sub(self.errors.get()));
+        for machine in context.stores.machines.all() {
+            self.machine(&machine);
+        }
+        for deployment in context.stores.machine_deployments.all() {
+            let metadata = &deployment.metadata;
+            let labels =
+                [&metadata.namespace, &metadata.name].map(|text| text.as_deref().unwrap_or_default());
+            for (gauge, count) in &self.replicas {
+                let count = count(&deployment).unwrap_or_default();
+                gauge.with_label_values(&labels).set(count.into());
+            }
+        }
+    }
+
+    fn machine(&self, machine: &StoredMachine) {
+        let (version, provider, os) = match &machine.spec {
+            SpecState::Decoded(spec) => kind(spec),
+            SpecState::Undecodable(_) => Default::default(),
+        };
+        self.machines.with_label_values(&[version, provider, os]).inc();
+        let labels = [machine.namespace(), machine.name()];
+        let second = |time: Timestamp| time.as_second();
+        let metadata = &machine.metadata;
+        if let Some(created) = &metadata.creation_timestamp {
+            self.created.with_label_values(&labels).set(second(created.0));
+        }
+        if let Some(deleted) = &metadata.deletion_timestamp {
+            self.deleted.with_label_values(&labels).set(second(deleted.0));
+        }
+    }
+}
+
+/// Version of the kubelet, provider and operating system, as written.
+fn kind(spec: &MachineSpec) -> (String, String, String) {
+    let versions = spec.versions.as_ref();
+    let version = versions
+        .and_then(|versions| versions.kubelet.clone())
+        .unwrap_or_default();
+    let value = spec.provider_spec.as_ref().and_then(|spec| spec.value.as_ref());
+    let text = |key: &str| {
+        let text = value.and_then(|value| value.get(key)?.as_str());
+        text.unwrap_or_default().to_owned()
+    };
+    (version, text("cloudProvider"), text("operatingSystem"))
+}
+
+impl Collector for MachineController {
+    fn desc(&self) -> Vec<&Desc> {
+        self.all().into_iter().flat_map(Collector::desc).collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        self.look();
+        let families = self.all().into_iter().flat_map(Collector::collect);
+        // One without a series is no family.
+        families
+            .filter(|family| !family.get_metric().is_empty())
+            .collect()
+    }
+}

@@ -1,0 +1,34 @@
+//! What the processes of both servers have in common.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+
+/// Listens on `address`; on IPv4 only where "every address" is asked for and there is no IPv6.
+pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    TcpListener::bind(address).or_else(|error| {
+        if address.is_ipv6() && address.ip().is_unspecified() {
+            TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port()))
+        } else {
+            Err(error)
+        }
+    })
+}
+
+/// A panic's message may quote what it was working on, secrets included: only its place is logged.
+pub fn hide_panic_messages() {
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        tracing::error!(place, "panicked");
+    }));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_taken_port_is_an_error() {
+        let taken = bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        assert!(bind(taken.local_addr().unwrap()).is_err());
+    }
+}

@@ -1,0 +1,237 @@
+//! Values behind references, at the time at which they can be read: they are judged as if they were written down, but
+//! never shown.
+
+use super::validate;
+use crate::config_var::{ConfigVar, ConfigVarString, LookupError};
+use crate::field::{ErrorKind, FieldError, FieldPath, Report};
+use crate::kubevirt::resolved::Lookup;
+use crate::kubevirt::spec::CloudProviderSpec;
+
+/// A value that was read.
+struct Read {
+    path: FieldPath,
+    text: String,
+    /// Where it was read, for a person.
+    from: String,
+}
+
+/// What is wrong with values that `spec`, found at `path`, refers to, and which references lead nowhere: each by its own
+/// field. What nobody can read now is not judged. The kubeconfig and `machinist` are judged where they are used.
+pub fn referred(spec: &CloudProviderSpec, path: &FieldPath, lookup: &Lookup<'_>) -> Report {
+    let mut report = Report::new();
+    let mut spec = spec.clone();
+    let mut values = Vec::new();
+    for (path, var) in vars(&mut spec, path) {
+        let Some(reference) = var.reference().cloned() else {
+            continue;
+        };
+        match lookup(&reference) {
+            Ok(text) => {
+                *var = ConfigVar::literal(text.clone());
+                let from = reference.to_string();
+                values.push(Read { path, text, from });
+            }
+            Err(LookupError::Unavailable(_)) => {}
+            Err(cause) => {
+                report.error(
+                    &path,
+                    ErrorKind::NotFound,
+                    format!("cannot read {reference}: {cause}"),
+                );
+            }
+        }
+    }
+    if values.is_empty() {
+        return report;
+    }
+    let mut judged = Report::new();
+    validate(&spec, path, &mut judged);
+    for error in &judged.errors {
+        if let Some(read) = values.iter().find(|read| read.path == error.path) {
+            report.error(&error.path, error.kind, told(error, read));
+        }
+    }
+    report
+}
+
+/// The message, without the value: it may be a Secret's.
+fn told(error: &FieldError, read: &Read) -> String {
+    let from = &read.from;
+    let quoted = format!("{:?}", read.text);
+    let message = error.message.replace(&quoted, "the value");
+    if read.text.is_empty() || !message.contains(&read.text) {
+        return format!("{from}: {message}");
+    }
+    format!("{from}: the value is not one that this field takes")
+}
+
+/// All values that may be behind a reference and are judged, each with its field.
+fn vars<'a>(spec: &'a mut CloudProviderSpec, path: &FieldPath) -> Vec<(FieldPath, &'a mut ConfigVarString)> {
+    let vm_path = path.child("virtualMachine");
+    let template = vm_path.child("template");
+    let primary = template.child("primaryDisk");
+    let affinity = path.child("affinity").child("nodeAffinityPreset");
+    let spread = path.child("topologySpreadConstraints");
+    let vm = &mut spec.virtual_machine;
+    let disk = &mut vm.primary_disk;
+    let mut vars = vec![
+        (path.child("clusterName"), &mut spec.cluster_name),
+        (path.child("projectID"), &mut spec.project_id),
+        (template.child("cpus"), &mut vm.cpus),
+        (template.child("memory"), &mut vm.memory),
+        (primary.child("size"), &mut disk.size),
+        (primary.child("storageClassName"), &mut disk.storage_class),
+        (primary.child("storageAccessType"), &mut disk.access_mode),
+        (primary.child("storageTarget"), &mut disk.storage_target),
+        (primary.child("osImage"), &mut disk.os_image),
+        (primary.child("source"), &mut disk.source),
+        (primary.child("pullMethod"), &mut disk.pull_method),
+        (primary.child("dataVolumeSecretRef"), &mut disk.data_volume_secret),
+        (
+            primary.child("extraHeadersSecretRef"),
+            &mut disk.extra_headers_secret,
+        ),
+        (vm_path.child("dnsPolicy"), &mut vm.dns_policy),
+        (affinity.child("type"), &mut spec.node_affinity.kind),
+        (affinity.child("key"), &mut spec.node_affinity.key),
+    ];
+    for (index, disk) in vm.secondary_disks.iter_mut().enumerate() {
+        let path = template.child("secondaryDisks").index(index);
+        vars.extend([
+            (path.child("size"), &mut disk.size),
+            (path.child("storageClassName"), &mut disk.storage_class),
+            (path.child("storageAccessType"), &mut disk.access_mode),
+        ]);
+    }
+    for (index, value) in spec.node_affinity.values.iter_mut().enumerate() {
+        vars.push((affinity.child("values").index(index), value));
+    }
+    for (index, constraint) in spec.topology_spread.iter_mut().enumerate() {
+        let path = spread.index(index);
+        vars.extend([
+            (path.child("maxSkew"), &mut constraint.max_skew),
+            (path.child("topologyKey"), &mut constraint.topology_key),
+            (
+                path.child("whenUnsatisfiable"),
+                &mut constraint.when_unsatisfiable,
+            ),
+        ]);
+    }
+    vars
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::config_var::KeyRef;
+    use crate::decode::Fields;
+
+    fn behind(text: &str) -> Value {
+        json!({"secretKeyRef": {"namespace": "a", "name": "b", "key": text}})
+    }
+
+    /// References lead to what is written in their key.
+    fn judge(change: &Value) -> Report {
+        judge_by(change, &|key| Ok(key.key.clone()))
+    }
+
+    fn judge_by(change: &Value, lookup: &Lookup<'_>) -> Report {
+        let mut spec = json!({"clusterName": "c", "virtualMachine": {"template": {
+            "cpus": "2", "memory": "4Gi",
+            "primaryDisk": {"osImage": "http://x/ubuntu.img", "size": "10Gi", "storageClassName": "standard"},
+        }}});
+        json_patch::merge(&mut spec, change);
+        let (object, mut report) = (json!({"s": spec}), Report::new());
+        let mut fields = Fields::of(&object, FieldPath::default(), &mut report).unwrap();
+        let spec = super::super::super::spec::decode(&fields.take("s"), &mut report).unwrap();
+        assert!(report.is_ok(), "{:?}", report.errors);
+        referred(&spec, &FieldPath::new("s"), lookup)
+    }
+
+    fn template(fields: &Value) -> Value {
+        json!({"virtualMachine": {"template": fields}})
+    }
+
+    fn disk(fields: &Value) -> Value {
+        template(&json!({"primaryDisk": fields}))
+    }
+
+    #[rstest]
+    #[case::zero_memory(template(&json!({"memory": behind("0")})), "s.virtualMachine.template.memory")]
+    #[case::memory(template(&json!({"memory": behind("sesame")})), "s.virtualMachine.template.memory")]
+    #[case::cpus(template(&json!({"cpus": behind("-1")})), "s.virtualMachine.template.cpus")]
+    #[case::no_size(disk(&json!({"size": behind("0Gi")})), "s.virtualMachine.template.primaryDisk.size")]
+    #[case::scheme(disk(&json!({"osImage": behind("ftp://sesame")})), "s.virtualMachine.template.primaryDisk.osImage")]
+    #[case::access(disk(&json!({"storageAccessType": behind("RWX")})), "s.virtualMachine.template.primaryDisk.storageAccessType")]
+    #[case::class(disk(&json!({"storageClassName": behind("Not_A_Name")})), "s.virtualMachine.template.primaryDisk.storageClassName")]
+    #[case::secondary(template(&json!({"secondaryDisks": [{"size": "1Gi", "storageClassName": "s"}, {"size": behind("no"), "storageClassName": "s"}]})), "s.virtualMachine.template.secondaryDisks[1].size")]
+    #[case::dns(json!({"virtualMachine": {"dnsPolicy": behind("Sesame")}}), "s.virtualMachine.dnsPolicy")]
+    #[case::label(json!({"clusterName": behind("no label")}), "s.clusterName")]
+    #[case::affinity(json!({"affinity": {"nodeAffinityPreset": {"type": behind("Sesame"), "key": "k"}}}), "s.affinity.nodeAffinityPreset.type")]
+    #[case::spread(json!({"topologySpreadConstraints": [{"maxSkew": "1", "topologyKey": "k", "whenUnsatisfiable": behind("Sesame")}]}), "s.topologySpreadConstraints[0].whenUnsatisfiable")]
+    fn a_value_behind_a_reference_is_judged_and_not_shown(#[case] change: Value, #[case] blamed: &str) {
+        let report = judge(&change);
+        let [error] = report.errors.as_slice() else {
+            panic!("{:?}", report.errors);
+        };
+        assert_eq!(error.path.to_string(), blamed);
+        let start = "key ";
+        assert!(error.message.starts_with(start), "{}", error.message);
+        // The reference itself is named, whose key has the value's text here.
+        let (_, said) = error.message.split_once(" of Secret a/b: ").unwrap();
+        for shown in ["esame", "RWX", "Not_A_Name", "no label", "0Gi", "-1"] {
+            assert!(!said.contains(shown), "{said}");
+        }
+    }
+
+    #[test]
+    fn every_reference_that_leads_nowhere_is_told() {
+        let change = template(
+            &json!({"memory": behind("x"), "cpus": behind("y"), "primaryDisk": {"size": behind("z")}}),
+        );
+        let report = judge_by(&change, &|key: &KeyRef| match key.key.as_str() {
+            "x" => Err(LookupError::NoObject),
+            "y" => Err(LookupError::NoKey),
+            _ => Err(LookupError::Unavailable("no answer".to_owned())),
+        });
+        let told: Vec<_> = report.errors.iter().map(|error| error.path.to_string()).collect();
+        let base = "s.virtualMachine.template";
+        assert_eq!(told, [format!("{base}.cpus"), format!("{base}.memory")]);
+    }
+
+    #[test]
+    fn what_is_written_down_is_not_judged_again() {
+        let report = judge(&template(&json!({"memory": "0", "cpus": behind("2")})));
+        assert!(report.is_ok(), "{:?}", report.errors);
+    }
+
+    #[test]
+    fn no_value_that_may_be_behind_a_reference_is_left_out() {
+        let mut spec = CloudProviderSpec::default();
+        spec.virtual_machine
+            .secondary_disks
+            .push(crate::kubevirt::spec::SecondaryDisk::default());
+        spec.topology_spread
+            .push(crate::kubevirt::spec::TopologySpread::default());
+        spec.node_affinity.values.push(ConfigVar::default());
+        let reference = KeyRef {
+            kind: crate::config_var::RefKind::Secret,
+            namespace: "a".to_owned(),
+            name: "b".to_owned(),
+            key: "c".to_owned(),
+        };
+        let judged = vars(&mut spec, &FieldPath::default());
+        let count = judged.len();
+        for (_, var) in judged {
+            var.secret_ref = Some(reference.clone());
+        }
+        assert_eq!(spec.references().len(), count);
+        // All others of the spec, set too.
+        spec.kubeconfig.secret_ref = Some(reference.clone());
+        spec.virtual_machine.network_multi_queue.secret_ref = Some(reference);
+        assert_eq!(spec.references().len(), count + 2);
+    }
+}

@@ -1,0 +1,106 @@
+//! What the chart and the example for infra clusters grant is what Machinist uses, and it is refused nothing: the audit logs
+//! of all runs, replayed against the Roles. `make test` runs this last.
+
+use std::{collections::BTreeSet, env, fs, io::BufRead as _, path::Path};
+
+use anyhow::{Context as _, Result, ensure};
+use e2e::{
+    helm::Helm,
+    rights::{Exception, Log, granted, replay},
+};
+use serde_json::Value;
+use testbed::{
+    audit::{FOLDER, REFUSED},
+    bed::SYSTEM_NAMESPACE,
+    paths,
+};
+
+/// Granted, and asked about by the API server itself, in no request of its own.
+const UNSEEN: &[Exception] = &[
+    (
+        "machinist-controller",
+        "approve",
+        "signers.certificates.k8s.io",
+        "asked of whoever writes certificatesigningrequests/approval",
+    ),
+    (
+        "machinist-controller",
+        "update",
+        "machinesets.cluster.k8s.io/finalizers",
+        "asked of whoever writes an owner reference, where OwnerReferencesPermissionEnforcement is on",
+    ),
+    (
+        "machinist-controller",
+        "update",
+        "machinedeployments.cluster.k8s.io/finalizers",
+        "asked of whoever writes an owner reference, where OwnerReferencesPermissionEnforcement is on",
+    ),
+];
+
+/// Asked for where it is not granted, too, and done without.
+const TRIED: &[Exception] = &[(
+    "machinist",
+    "list",
+    "nodes",
+    "whether any infra node is large enough, a hint at admission of a MachineDeployment",
+)];
+
+/// Values under which the chart grants something; the first are the defaults.
+const VALUES: &[&[&str]] = &[
+    &[],
+    &["--set=webhook.certificate.mode=certManager"],
+    &["--set=webhook.url=https://10.0.0.1:9876,webhook.certificate.mode=selfManaged"],
+];
+
+#[tokio::test]
+#[ignore = "reads what all other tests have left in the folder of audit logs"]
+async fn every_right_is_used_and_nothing_was_forbidden() -> Result<()> {
+    let folder = env::var_os(FOLDER).with_context(|| format!("{FOLDER} is not set"))?;
+    let logs = logs(Path::new(&folder))?;
+    let helm = Helm::alone().await?;
+    let mut rights = BTreeSet::new();
+    for values in VALUES {
+        rights.extend(granted(&helm.render(SYSTEM_NAMESPACE, values).await?)?);
+    }
+    let example = fs::read_to_string(paths::examples().join("infra-rbac.yaml"))?;
+    rights.extend(granted(&serde_saphyr::from_multiple::<Value>(&example)?)?);
+
+    let replay = replay(&rights, &logs, UNSEEN, TRIED);
+    println!(
+        "RBAC replay of {} audit logs: rules used / rules granted = {} / {} = {} %, forbidden = {}",
+        logs.len(),
+        replay.used,
+        replay.granted,
+        replay.used * 100 / replay.granted.max(1),
+        replay.forbidden
+    );
+    ensure!(replay.wrong.is_empty(), "{:#?}", replay.wrong);
+    Ok(())
+}
+
+fn logs(folder: &Path) -> Result<Vec<Log>> {
+    let mut logs = Vec::new();
+    for entry in fs::read_dir(folder).with_context(|| format!("reading {}", folder.display()))? {
+        let path = entry?.path();
+        if path.extension().is_none_or(|extension| extension != "log") {
+            continue;
+        }
+        let name = path
+            .file_stem()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        let on_purpose = fs::read_to_string(path.with_extension(REFUSED)).unwrap_or_default();
+        let mut log = Log {
+            name,
+            on_purpose: on_purpose.lines().map(str::to_owned).collect(),
+            ..Log::default()
+        };
+        for line in std::io::BufReader::new(fs::File::open(&path)?).lines() {
+            log.read(&line?);
+        }
+        logs.push(log);
+    }
+    ensure!(!logs.is_empty(), "no audit logs in {}", folder.display());
+    Ok(logs)
+}

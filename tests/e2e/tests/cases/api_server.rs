@@ -1,0 +1,52 @@
+//! A cluster without `kube-public/cluster-info`, as managed ones are: the Machine says what is missing, and goes on when it is
+//! there; with the API server's URL from a flag, kubelets are told of the CA by which the controller knows it.
+
+use anyhow::Result;
+use e2e::{Case, manifest};
+use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::{
+    Api,
+    api::{DeleteParams, PostParams},
+};
+
+const NAME: &str = "cluster-info";
+
+#[tokio::test]
+async fn what_is_not_published_is_missed_on_the_machine_or_found_elsewhere() -> Result<()> {
+    let case = Case::start().await?;
+    let maps: Api<ConfigMap> = Api::namespaced(case.bed.user().client(), "kube-public");
+    let published = maps.get(NAME).await?;
+    maps.delete(NAME, &DeleteParams::default()).await?;
+    case.bed.controller().terminate().await?;
+
+    // The first one was told where guests find the API server; this one is not. The Service of the API server has no endpoints
+    // here: one of the loopback range is not allowed.
+    let untold = ["--override-bootstrap-kubelet-apiserver="];
+    let controller = case.bed.new_controller("untold", &untold).await?;
+    controller.start().await?;
+    case.apply(&manifest::machine("worker")).await?;
+    let said = case.condition("worker", "BootstrapFailed").await?;
+    let missing = "ConfigMap kube-public/cluster-info: it does not exist; and the Service default/kubernetes has no ready endpoint";
+    assert!(said.contains(missing), "{said}");
+    let published = ConfigMap {
+        metadata: ObjectMeta {
+            name: Some(NAME.to_owned()),
+            ..ObjectMeta::default()
+        },
+        ..published
+    };
+    maps.create(&PostParams::default(), &published).await?;
+    case.node_ready("worker").await?;
+    assert_eq!(case.lives.uids("worker").len(), 1);
+    controller.terminate().await?;
+
+    maps.delete(NAME, &DeleteParams::default()).await?;
+    case.bed.controller().start().await?;
+    case.apply(&manifest::machine("second")).await?;
+    case.node_ready("second").await?;
+    for name in ["worker", "second"] {
+        case.delete_machine(name).await?;
+    }
+    case.finish(&[]).await
+}

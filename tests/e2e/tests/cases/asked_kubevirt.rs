@@ -1,0 +1,114 @@
+//! What KubeVirt itself would say to the VM is asked by a dry-run, and told by our fields.
+
+use anyhow::{Context as _, Result};
+use e2e::{
+    Case,
+    asked::{kubectl, questions, start},
+    manifest,
+};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::{
+    Api,
+    api::{Patch, PatchParams},
+    core::{ApiResource, DynamicObject},
+};
+use serde_json::{Value, json};
+
+const VALUE: &str = "spec.providerSpec.value";
+
+#[tokio::test]
+async fn a_requirement_of_the_preference_that_the_instancetype_does_not_meet() -> Result<()> {
+    let case = start(&[]).await?;
+    let preference = json!({
+        "apiVersion": "instancetype.kubevirt.io/v1beta1", "kind": "VirtualMachineClusterPreference",
+        "metadata": {"name": "demanding"}, "spec": {"requirements": {"cpu": {"guest": 4}}},
+    });
+    case.bed
+        .infra()
+        .kubectl_ok(&["create", "-f", "-"], &preference.to_string())
+        .await?;
+    let mut machine = manifest::machine("small");
+    manifest::virtual_machine(&mut machine)["preference"]["name"] = json!("demanding");
+    let said = case.refused(&machine).await?;
+    let told = format!("{VALUE}.cloudProviderSpec.virtualMachine.preference: KubeVirt refuses this");
+    assert!(said.contains(&told), "{said}");
+    assert!(said.contains("preference requires 4 vCPU"), "{said}");
+    assert!(questions(&case).contains(&"create virtualmachines".to_owned()));
+    case.finish_without_controller(&[]).await
+}
+
+#[tokio::test]
+async fn ignition_where_its_gate_is_closed() -> Result<()> {
+    let case = start(&[]).await?;
+    let mut machine = manifest::machine("flatcar");
+    machine["spec"]["providerSpec"]["value"]["operatingSystem"] = json!("flatcar");
+    machine["spec"]["providerSpec"]["value"]["operatingSystemSpec"] = json!({});
+    let said = case.refused(&machine).await?;
+    let told = format!("{VALUE}.operatingSystem: KubeVirt refuses this");
+    assert!(said.contains(&told), "{said}");
+    assert!(said.contains("ExperimentalIgnitionSupport"), "{said}");
+
+    // Read by coreos-cloudinit, it needs no gate.
+    machine["spec"]["providerSpec"]["value"]["operatingSystemSpec"]["provisioningUtility"] =
+        json!("cloud-init");
+    case.apply(&machine).await?;
+    case.finish_without_controller(&[]).await
+}
+
+#[tokio::test]
+async fn a_field_that_this_kubevirt_does_not_know_is_warned_of_and_the_rest_judged() -> Result<()> {
+    let case = start(&[]).await?;
+    forget_field(&case, "evictionStrategy").await?;
+    let mut machine = manifest::machine("modern");
+    manifest::virtual_machine(&mut machine)["evictionStrategy"] = json!("LiveMigrate");
+    let apply = ["apply", "--dry-run=server", "-f", "-"];
+    let warned = |said: &str| {
+        said.contains("the infra cluster's KubeVirt does not know a field of the VM")
+            && said.contains("evictionStrategy")
+    };
+    // The API server serves a schema some moments after it was stored, and tells nobody.
+    let mut said = String::new();
+    for _ in 0..100 {
+        let taken;
+        (taken, said) = kubectl(&case, &apply, &machine).await?;
+        assert!(taken, "{said}");
+        if warned(&said) {
+            break;
+        }
+    }
+    assert!(warned(&said), "{said}");
+
+    // Ignoring a field does not mean that nothing is judged any more.
+    machine["spec"]["providerSpec"]["value"]["operatingSystem"] = json!("flatcar");
+    machine["spec"]["providerSpec"]["value"]["operatingSystemSpec"] = json!({});
+    let said = case.refused(&machine).await?;
+    assert!(
+        said.contains("ExperimentalIgnitionSupport") && warned(&said),
+        "{said}"
+    );
+    case.finish_without_controller(&[]).await
+}
+
+/// Makes the infra cluster's KubeVirt one that does not have this field of a VMI's spec yet.
+async fn forget_field(case: &Case, field: &str) -> Result<()> {
+    let crds: Api<DynamicObject> = Api::all_with(
+        case.bed.infra().client(),
+        &ApiResource::erase::<CustomResourceDefinition>(&()),
+    );
+    let name = "virtualmachines.kubevirt.io";
+    let mut crd = crds.get(name).await?;
+    let properties = "/schema/openAPIV3Schema/properties/spec/properties/template/properties/spec/properties";
+    let versions = crd.data["spec"]["versions"]
+        .as_array_mut()
+        .context("no versions")?;
+    for version in versions {
+        let of_vmi = version.pointer_mut(properties).and_then(Value::as_object_mut);
+        of_vmi
+            .context("no schema")?
+            .remove(field)
+            .context("no such field")?;
+    }
+    let patch = Patch::Merge(json!({"spec": {"versions": crd.data["spec"]["versions"]}}));
+    crds.patch(name, &PatchParams::default(), &patch).await?;
+    Ok(())
+}

@@ -1,0 +1,212 @@
+//! What a person is told of Secrets, and through a credential: no more than who holds it may know.
+
+use anyhow::{Result, bail};
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use e2e::{
+    Case,
+    asked::{deployment, kubectl, located, patch, start},
+    infra, manifest,
+    manifest::NAMESPACE,
+    objects,
+};
+use kube::{Api, api::PostParams, core::DynamicObject};
+use serde_json::{Value, json};
+use testbed::{bed::MACHINES, seed::INFRA_ACCOUNT};
+
+const MISSING: &str = "there is no Secret of that name";
+
+#[tokio::test]
+async fn that_a_secret_of_the_infra_cluster_is_missing_is_told_to_who_may_read_the_kubeconfig() -> Result<()>
+{
+    let case = start(&[]).await?;
+    infra::may_read_secrets(&case).await?;
+    let apply = ["apply", "-f", "-"];
+    let downloads_with = |machine: &mut Value, secret: &str| {
+        manifest::virtual_machine(machine)["template"]["primaryDisk"]["dataVolumeSecretRef"] = json!(secret);
+    };
+
+    // Its author was asked for the right to read the Secret that holds the kubeconfig.
+    let mut machine = located("asked");
+    downloads_with(&mut machine, "nowhere");
+    let (taken, said) = kubectl(&case, &apply, &machine).await?;
+    assert!(
+        taken && said.contains("dataVolumeSecretRef") && said.contains(MISSING),
+        "{said}"
+    );
+
+    // Whose author holds the kubeconfig, and nobody needs to ask.
+    let text = infra::kubeconfig_of(&case, INFRA_ACCOUNT, MACHINES).await?;
+    let mut machine = located("inline");
+    downloads_with(&mut machine, "nowhere");
+    *infra::kubeconfig_in(&mut machine) = json!({"value": BASE64_STANDARD.encode(text)});
+    let (taken, said) = kubectl(&case, &apply, &machine).await?;
+    assert!(taken && said.contains(MISSING), "{said}");
+
+    // A change by somebody who was not asked for that right now: only what is new is asked for.
+    let mut pool = deployment("pool", &located("pool"));
+    pool["spec"]["replicas"] = json!(0);
+    case.apply(&pool).await?;
+    let disk = json!({"dataVolumeSecretRef": "elsewhere"});
+    let change = json!({"spec": {"template": {"spec": {"providerSpec": {"value": {"cloudProviderSpec": {
+        "virtualMachine": {"template": {"primaryDisk": disk}},
+    }}}}}}});
+    let (taken, said) = patch(&case, "pool", &change).await?;
+    assert!(taken && !said.contains(MISSING), "{said}");
+    case.finish_without_controller(&[]).await
+}
+
+#[tokio::test]
+async fn a_junk_token_learns_nothing_from_what_a_good_one_was_told() -> Result<()> {
+    let case = start(&[]).await?;
+    let text = infra::kubeconfig_of(&case, INFRA_ACCOUNT, MACHINES).await?;
+    let mut machine = located("good");
+    *infra::kubeconfig_in(&mut machine) = json!({"value": BASE64_STANDARD.encode(&text)});
+    // Everything that is there is remembered now.
+    manifest::virtual_machine(&mut machine)["instancetype"]["name"] = json!("standrad-2");
+    let said = case.refused(&machine).await?;
+    assert!(said.contains("did you mean \"standard-2\"?"), "{said}");
+
+    let mut config: Value = serde_saphyr::from_str(&text)?;
+    config["users"][0]["user"] = json!({"token": "junk"});
+    *infra::kubeconfig_in(&mut machine) = json!({"value": BASE64_STANDARD.encode(config.to_string())});
+    let said = case.refused(&machine).await?;
+    assert!(
+        said.contains("auth.kubeconfig: the infra cluster does not know its user"),
+        "{said}"
+    );
+    for name in ["there is no", "did you mean", "sockets-advantage"] {
+        assert!(!said.contains(name), "{name}: {said}");
+    }
+    // Nor from what is there.
+    manifest::virtual_machine(&mut machine)["instancetype"]["name"] = json!("standard-2");
+    let said = case.refused(&machine).await?;
+    assert!(said.contains("does not know its user"), "{said}");
+    case.finish_without_controller(&[]).await
+}
+
+#[tokio::test]
+async fn values_behind_references_are_judged_each_by_its_field_and_not_shown() -> Result<()> {
+    let case = start(&[]).await?;
+    let values = [
+        "memory=0",
+        "size=0Gi",
+        "image=ftp://images.example.com/u.img",
+        "access=RWX",
+    ];
+    let literals = values.map(|value| format!("--from-literal={value}"));
+    let create = ["create", "secret", "generic", "sizes", "--namespace", NAMESPACE];
+    let create: Vec<&str> = create
+        .into_iter()
+        .chain(literals.iter().map(String::as_str))
+        .collect();
+    case.bed.user().kubectl_ok(&create, "").await?;
+
+    let from = |key: &str| json!({"secretKeyRef": {"namespace": NAMESPACE, "name": "sizes", "key": key}});
+    let mut machine = located("referring");
+    let vm = manifest::virtual_machine(&mut machine);
+    vm["instancetype"] = Value::Null;
+    vm["preference"] = Value::Null;
+    vm["template"]["cpus"] = json!("2");
+    vm["template"]["memory"] = from("memory");
+    let disk = &mut vm["template"]["primaryDisk"];
+    disk["size"] = from("size");
+    disk["osImage"] = from("image");
+    disk["storageAccessType"] = from("access");
+    disk["pullMethod"] = from("nothing");
+    let said = case.refused(&machine).await?;
+    let template = "cloudProviderSpec.virtualMachine.template";
+    for field in [
+        "memory",
+        "primaryDisk.size",
+        "primaryDisk.osImage",
+        "primaryDisk.storageAccessType",
+    ] {
+        assert!(
+            said.contains(&format!("{template}.{field}: key ")),
+            "no {field} in {said}"
+        );
+    }
+    assert!(
+        said.contains("primaryDisk.pullMethod: cannot read key \"nothing\""),
+        "{said}"
+    );
+    assert!(!said.contains("RWX") && !said.contains("ftp://"), "{said}");
+    case.finish_without_controller(&[]).await
+}
+
+#[tokio::test]
+async fn a_secret_wins_over_a_config_map_and_that_over_the_value() -> Result<()> {
+    let case = start(&[]).await?;
+    values(&case, "secret", "memory=0").await?;
+    values(&case, "configmap", "memory=-1Gi").await?;
+    let behind = json!({"namespace": NAMESPACE, "name": "values", "key": "memory"});
+    let mut memory = json!({"value": "4Gi", "configMapKeyRef": behind, "secretKeyRef": behind});
+    for first in ["Secret", "ConfigMap"] {
+        let said = case.refused(&sized(&memory)).await?;
+        let told = format!("template.memory: key \"memory\" of {first} kube-system/values: ");
+        assert!(said.contains(&told), "{first}: {said}");
+        memory["secretKeyRef"] = Value::Null;
+    }
+    memory["configMapKeyRef"] = Value::Null;
+    case.apply(&sized(&memory)).await?;
+    case.finish_without_controller(&[]).await
+}
+
+#[tokio::test]
+async fn a_bad_boolean_behind_a_reference_is_refused() -> Result<()> {
+    let case = start(&[]).await?;
+    values(&case, "configmap", "queues=yes").await?;
+    let mut machine = located("queueing");
+    manifest::virtual_machine(&mut machine)["enableNetworkMultiQueue"] =
+        json!({"configMapKeyRef": {"namespace": NAMESPACE, "name": "values", "key": "queues"}});
+    let api =
+        Api::<DynamicObject>::namespaced_with(case.bed.user().client(), NAMESPACE, &objects::ours("Machine"));
+    let refused = api
+        .create(&PostParams::default(), &serde_json::from_value(machine)?)
+        .await;
+    let Err(kube::Error::Api(status)) = refused else {
+        bail!("not refused: {refused:?}");
+    };
+    let causes = status.details.map(|details| details.causes).unwrap_or_default();
+    let [told] = causes.as_slice() else {
+        bail!("not one cause: {causes:?}");
+    };
+    assert_eq!(
+        (told.reason.as_str(), told.field.as_str(), told.message.as_str()),
+        (
+            "FieldValueInvalid",
+            "spec.providerSpec.value.cloudProviderSpec.virtualMachine.enableNetworkMultiQueue",
+            "key \"queues\" of ConfigMap kube-system/values is not a boolean; write true or false"
+        )
+    );
+    case.finish_without_controller(&[]).await
+}
+
+/// Makes the Secret or ConfigMap `values`.
+async fn values(case: &Case, kind: &str, literal: &str) -> Result<()> {
+    let kind = if kind == "secret" {
+        vec!["secret", "generic"]
+    } else {
+        vec![kind]
+    };
+    let literal = format!("--from-literal={literal}");
+    let create = [
+        &["create"],
+        &kind[..],
+        &["values", "--namespace", NAMESPACE, &literal],
+    ]
+    .concat();
+    case.bed.user().kubectl_ok(&create, "").await?;
+    Ok(())
+}
+
+/// A Machine with that memory.
+fn sized(memory: &Value) -> Value {
+    let mut machine = located("sized");
+    let vm = manifest::virtual_machine(&mut machine);
+    vm["instancetype"] = Value::Null;
+    vm["preference"] = Value::Null;
+    vm["template"]["cpus"] = json!("2");
+    vm["template"]["memory"] = memory.clone();
+    machine
+}

@@ -1,0 +1,41 @@
+//! `make infra-role`: the rights on the infra cluster, for a namespace of one's own.
+
+use std::process::Command;
+
+use anyhow::{Result, ensure};
+use rstest::rstest;
+use serde_json::Value;
+use testbed::paths;
+
+#[rstest]
+#[case::as_the_example_has_it(&[], "machinist-infra")]
+#[case::elsewhere(&["NAMESPACE=vms"], "vms")]
+fn what_is_printed_is_about_that_namespace_only(
+    #[case] args: &[&str],
+    #[case] namespace: &str,
+) -> Result<()> {
+    let root = paths::examples().join("..");
+    let make = Command::new("make")
+        .args(["--silent", "infra-role"])
+        .args(args)
+        .current_dir(root)
+        .env_remove("NAMESPACE")
+        .output()?;
+    ensure!(make.status.success(), "{}", String::from_utf8_lossy(&make.stderr));
+    let objects: Vec<Value> = serde_saphyr::from_multiple(&String::from_utf8(make.stdout)?)?;
+    assert_eq!(objects.len(), 6, "{objects:#?}");
+    for object in &objects {
+        let (kind, metadata) = (object["kind"].as_str().unwrap_or_default(), &object["metadata"]);
+        let cluster_wide = format!("machinist:{namespace}");
+        match kind {
+            "Namespace" => assert_eq!(metadata["name"], namespace),
+            // Nobody else's, whatever the namespace is called.
+            "ClusterRole" | "ClusterRoleBinding" => assert_eq!(metadata["name"], *cluster_wide, "{object:#}"),
+            _ => assert_eq!(metadata["namespace"], namespace, "{object:#}"),
+        }
+        for subject in object["subjects"].as_array().into_iter().flatten() {
+            assert_eq!(subject["namespace"], namespace, "{object:#}");
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,74 @@
+//! A namespace is deleted with the Machines in it, and with the Secret by which their VMs are reached: everything goes, in
+//! whatever order the namespace controller deletes it.
+
+use anyhow::{Context as _, Result};
+use e2e::{Case, case::PATIENCE, infra, manifest, rollout::deployment, wait};
+use k8s_openapi::{
+    ByteString,
+    api::core::v1::{Namespace, Secret},
+};
+use kube::{
+    Api,
+    api::{DeleteParams, ListParams, PostParams},
+    core::ObjectMeta,
+};
+use machinist_shared::api::{Machine, MachineDeployment};
+use rstest::rstest;
+use serde_json::json;
+use testbed::seed::INFRA_SECRET;
+
+const TEAM: &str = "team-a";
+
+#[rstest]
+#[case::whose_kubeconfig_is_elsewhere(false)]
+#[case::with_its_kubeconfig(true)]
+#[tokio::test]
+async fn a_namespace_that_is_deleted_leaves_nothing(#[case] with_kubeconfig: bool) -> Result<()> {
+    let case = Case::start().await?;
+    let user = case.bed.user();
+    user.kubectl_ok(&["create", "namespace", TEAM], "").await?;
+    let mut machine = manifest::machine("pool");
+    if with_kubeconfig {
+        copy_kubeconfig(&case).await?;
+        infra::kubeconfig_in(&mut machine)["secretKeyRef"]["namespace"] = json!(TEAM);
+    }
+    let mut pool = deployment("pool", 2);
+    pool["metadata"]["namespace"] = json!(TEAM);
+    pool["spec"]["template"]["spec"] = machine["spec"].clone();
+    case.apply(&pool).await?;
+    let deployments: Api<MachineDeployment> = Api::namespaced(user.client(), TEAM);
+    let whole = |deployment: &MachineDeployment| {
+        let status = deployment.status.as_ref();
+        status.is_some_and(|status| status.available_replicas == Some(2))
+    };
+    wait::for_state(&deployments, "pool", "available", PATIENCE, whole).await?;
+
+    let namespaces: Api<Namespace> = Api::all(user.client());
+    namespaces.delete(TEAM, &DeleteParams::default()).await?;
+    let gone = wait::for_absence(&namespaces, TEAM, PATIENCE * 2).await;
+    if gone.is_err() {
+        let machines: Api<Machine> = Api::namespaced(user.client(), TEAM);
+        let left = machines.list(&ListParams::default()).await?.items;
+        gone.with_context(|| format!("{left:#?}"))?;
+    }
+    case.finish(&[]).await
+}
+
+async fn copy_kubeconfig(case: &Case) -> Result<()> {
+    let user = case.bed.user().client();
+    let theirs: Api<Secret> = Api::namespaced(user.clone(), manifest::NAMESPACE);
+    let data = theirs.get(INFRA_SECRET).await?.data.unwrap_or_default();
+    let copied: Vec<(String, ByteString)> = data.into_iter().collect();
+    let copy = Secret {
+        metadata: ObjectMeta {
+            name: Some(INFRA_SECRET.to_owned()),
+            ..ObjectMeta::default()
+        },
+        data: Some(copied.into_iter().collect()),
+        ..Secret::default()
+    };
+    Api::<Secret>::namespaced(user, TEAM)
+        .create(&PostParams::default(), &copy)
+        .await?;
+    Ok(())
+}
