@@ -1,7 +1,8 @@
 //! The controller's process.
 
 use machinist_controller::flags::Flags;
-use machinist_controller::{logs, run};
+use machinist_controller::run;
+use machinist_infra::telemetry::{self, Settings};
 
 /// Passes and watches are many small allocations: a third of the time went into those.
 #[global_allocator]
@@ -10,7 +11,20 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> anyhow::Result<()> {
     let told = Flags::read(std::env::args_os()).unwrap_or_else(|error| error.exit());
     let flags = told.flags;
-    logs::init(flags.log_format, flags.log_debug);
+    let level = if flags.log_debug {
+        "info,machinist_controller=debug,machinist_infra=debug"
+    } else {
+        "info"
+    };
+    let settings = Settings {
+        service: "machinist-controller",
+        version: env!("CARGO_PKG_VERSION"),
+        format: flags.log_format,
+        level,
+        collector: &flags.otlp_endpoint,
+    };
+    // Until the end of the process: it delivers the last spans then.
+    let _telemetry = telemetry::start(&settings)?;
     for notice in told.notices {
         tracing::warn!("{notice}");
     }

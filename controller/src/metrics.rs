@@ -25,6 +25,8 @@ pub struct Metrics {
     pub reconcile_seconds: HistogramVec,
     /// Seconds that a Machine was in a phase, by phase.
     pub phase_seconds: HistogramVec,
+    /// Seconds from the news that a VM runs until its Machine's status says so.
+    pub running_to_status: Histogram,
     /// Seconds from a Machine's creation until its node has joined.
     pub provisioning_seconds: Histogram,
     /// Seconds from the wish for a Machine's deletion until it is gone.
@@ -41,6 +43,11 @@ pub struct Metrics {
     pub webhook_ca_expires: IntGauge,
     /// CAs in the `caBundle` of our webhook configurations.
     pub webhook_cas: IntGauge,
+}
+
+/// Options of a histogram of seconds, with the bounds of its buckets.
+fn seconds(name: &str, help: &str, bounds: &[f64]) -> HistogramOpts {
+    HistogramOpts::new(name, help).buckets(bounds.to_vec())
 }
 
 impl Metrics {
@@ -63,35 +70,36 @@ impl Metrics {
                 &["step", "result"],
             )?,
             reconcile_seconds: HistogramVec::new(
-                HistogramOpts::new(
+                seconds(
                     "machinist_reconcile_seconds",
                     "Seconds of one pass over one object, by controller.",
-                )
-                .buckets(vec![0.001, 0.005, 0.02, 0.1, 0.5, 2.0, 10.0]),
+                    &[0.001, 0.005, 0.02, 0.1, 0.5, 2.0, 10.0],
+                ),
                 &["controller"],
             )?,
             phase_seconds: HistogramVec::new(
-                HistogramOpts::new(
+                seconds(
                     "machinist_machine_phase_seconds",
                     "Seconds that a Machine was in a phase, by phase.",
-                )
-                .buckets(vec![1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3600.0]),
+                    &[1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3600.0],
+                ),
                 &["phase"],
             )?,
-            provisioning_seconds: Histogram::with_opts(
-                HistogramOpts::new(
-                    "machine_controller_provisioning_time_seconds",
-                    "Seconds from a Machine's creation until its node has joined.",
-                )
-                .buckets(PROVISIONING.to_vec()),
-            )?,
-            deprovisioning_seconds: Histogram::with_opts(
-                HistogramOpts::new(
-                    "machine_controller_deprovisioning_time_seconds",
-                    "Seconds from the wish for a Machine's deletion until it is gone.",
-                )
-                .buckets(PROVISIONING.to_vec()),
-            )?,
+            running_to_status: Histogram::with_opts(seconds(
+                "machinist_vm_running_to_status_seconds",
+                "Seconds from the news that a VM runs until its Machine's status says so.",
+                &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0],
+            ))?,
+            provisioning_seconds: Histogram::with_opts(seconds(
+                "machine_controller_provisioning_time_seconds",
+                "Seconds from a Machine's creation until its node has joined.",
+                &PROVISIONING,
+            ))?,
+            deprovisioning_seconds: Histogram::with_opts(seconds(
+                "machine_controller_deprovisioning_time_seconds",
+                "Seconds from the wish for a Machine's deletion until it is gone.",
+                &PROVISIONING,
+            ))?,
             requests: IntCounterVec::new(
                 Opts::new(
                     "machinist_signing_requests_total",
@@ -137,6 +145,7 @@ impl Metrics {
         registry.register(Box::new(metrics.evictions.clone()))?;
         registry.register(Box::new(metrics.bindings.clone()))?;
         registry.register(Box::new(metrics.phase_seconds.clone()))?;
+        registry.register(Box::new(metrics.running_to_status.clone()))?;
         registry.register(Box::new(metrics.provisioning_seconds.clone()))?;
         registry.register(Box::new(metrics.deprovisioning_seconds.clone()))?;
         registry.register(Box::new(metrics.reconciles.clone()))?;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use machinist_infra::store::Key;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -11,6 +12,7 @@ use crate::context::Context;
 use crate::machine::act::{Outcome, act};
 use crate::machine::decide::decide;
 use crate::machine::observe::{observe, place};
+use crate::pass::measured;
 
 /// Works on Machines until the queue is closed. Each waits in its infra cluster's own lane: a cluster that is slow or gone
 /// holds back its own Machines only. Nothing is done before it is known which Machines there are: a store that lags behind
@@ -62,10 +64,9 @@ async fn in_lane(working: Working) {
     if context.queue.is_closed() {
         return;
     }
-    let began = Instant::now();
     // On the heap only while it runs: thousands may be waiting for their lane.
-    let ok = Box::pin(pass(context, key)).await;
-    context.metrics.count_pass("machine", ok, began.elapsed());
+    let pass = Box::pin(pass(context, key)).map(Some);
+    measured(&context.metrics, "machine", key, pass).await;
 }
 
 /// After a write that met somebody else's, the watch tells; should it be silent, look again.
@@ -83,6 +84,7 @@ async fn pass(context: &Context, key: &Key) -> bool {
             .references
             .keep(key, &std::collections::HashSet::default());
         context.times.note(key, None, context.now(), &context.metrics);
+        let _gone = context.times.unseen(key);
         context.failures.clear(key);
         context.failures.creations.forget(key);
         context.turns.forget(key);
@@ -102,12 +104,23 @@ async fn pass(context: &Context, key: &Key) -> bool {
     }
     let now = context.now();
     context.times.note(key, Some(&machine), now, &context.metrics);
+    let unseen = context.times.unseen(key);
     let (observed, hands) = observe(context, key, &machine, now).await;
     let plan = decide(&observed, now);
     tracing::debug!(machine = %key, steps = ?plan.steps, again = ?plan.again, "decided");
     let again = plan.again.into_iter().chain(hands.look_again).min();
     let writes = plan.changes_something();
-    match act(context, &machine, &hands, plan).await {
+    let outcome = act(context, &machine, &hands, plan).await;
+    // What was written is in the stores already.
+    let after = matches!(outcome, Outcome::Done).then(|| context.stores.machines.get(key));
+    context.times.answered(
+        &machine,
+        after.flatten().as_deref(),
+        unseen,
+        std::time::Instant::now(),
+        &context.metrics,
+    );
+    match outcome {
         Outcome::Done => {
             if observed.failure.is_none() {
                 context.failures.clear(key);
@@ -115,7 +128,7 @@ async fn pass(context: &Context, key: &Key) -> bool {
             if let Some(delay) = again {
                 context.queue.add_after(key.clone(), delay);
             }
-            // What was written is in the stores already; decide the next step from it without waiting for the watch.
+            // The next step is decided from what was written, without waiting for the watch.
             if is_lost {
                 context.queue.add_after(key.clone(), LOST);
             } else if writes && observed.failure.is_none() {

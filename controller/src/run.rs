@@ -1,7 +1,7 @@
 //! Wires the controller: clients, stores, leadership, workers, and an orderly end.
 
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use k8s_openapi::api::core::v1::Namespace;
@@ -9,7 +9,7 @@ use kube::{Api, Client};
 use machinist_infra::client::{ClientOptions, user_cluster_client};
 use machinist_infra::kubeconfig::AddressPolicy;
 use machinist_infra::pool::PoolOptions;
-use machinist_infra::process::bind;
+use machinist_infra::process::{bind, install_tls_provider};
 use machinist_infra::provider::{self, InfraEvent};
 use machinist_infra::store::Key;
 use machinist_infra::traffic::Traffic;
@@ -53,9 +53,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(30);
 
 /// Runs the controller until it is told to stop or loses its leadership.
 pub fn start(flags: Flags) -> anyhow::Result<()> {
-    rustls::crypto::aws_lc_rs::default_provider()
-        .install_default()
-        .map_err(|_| anyhow::anyhow!("a TLS provider is installed already"))?;
+    install_tls_provider();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(run(flags))
 }
@@ -419,6 +417,7 @@ async fn forward(
             Some(event) = infra.recv() => match event {
                 InfraEvent::Vm { name } => {
                     for machine in context.stores.machines.by_index(&name) {
+                        context.times.heard(&machine, Instant::now());
                         context.queue.add(Key::of(machine.as_ref()));
                     }
                     for machine in context.stores.lost.named(&name) {

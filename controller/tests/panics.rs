@@ -2,15 +2,22 @@
 
 use std::process::Command;
 
-use machinist_controller::flags::LogFormat;
-use machinist_controller::logs;
+use machinist_infra::telemetry::{self, Endpoint, Settings};
+use machinist_shared::command_line::value::LogFormat;
 
 const CHILD: &str = "MACHINIST_TEST_PANICS";
 
 #[test]
 fn a_panic_tells_its_place_and_not_its_message() {
     if std::env::var_os(CHILD).is_some() {
-        logs::init(LogFormat::Json, false);
+        let settings = Settings {
+            service: "panics",
+            version: "0",
+            format: LogFormat::Json,
+            level: "info",
+            collector: &Endpoint::default(),
+        };
+        let _telemetry = telemetry::start(&settings).unwrap();
         panic!("sesame");
     }
     let output = Command::new(std::env::current_exe().unwrap())

@@ -23,7 +23,8 @@ use tower_http::timeout::TimeoutBody;
 
 use crate::breaker::{Breaker, BreakerLayer};
 use crate::kubeconfig::{AddressPolicy, InfraKubeconfig};
-use crate::traffic::{Traffic, is_watch};
+use crate::telemetry::requests::is_watch;
+use crate::traffic::Traffic;
 use crate::user_cluster::{KubectlCluster, UserCluster};
 
 /// Limits of a client.
@@ -144,6 +145,7 @@ fn build(
     breaker: &Arc<Breaker>,
 ) -> Result<Client, ClientError> {
     config.default_retry = false;
+    let server = config.cluster_url.host().unwrap_or_default().to_owned();
     let user_agent = http::HeaderValue::from_str(&options.user_agent).map_err(|_| ClientError::Tls)?;
     config.headers.push((http::header::USER_AGENT, user_agent));
     let mut connector = HttpConnector::new_with_resolver(resolver);
@@ -161,7 +163,7 @@ fn build(
     let auth = config.auth_layer().map_err(|_| ClientError::Tls)?;
     let headers = config.extra_headers_layer().map_err(|_| ClientError::Tls)?;
     let service = ServiceBuilder::new()
-        .layer(options.traffic.clone())
+        .layer(options.traffic.to(&server))
         .layer(GlobalConcurrencyLimitLayer::with_semaphore(Arc::clone(
             &breaker.in_flight,
         )))

@@ -15,6 +15,7 @@ mod projected;
 pub mod provider;
 pub mod reflect;
 pub mod store;
+pub mod telemetry;
 pub mod traffic;
 pub mod user_cluster;
 mod user_data;

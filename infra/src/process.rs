@@ -14,6 +14,11 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     })
 }
 
+/// Has all TLS of this process done by one provider. Whoever comes first installs it.
+pub fn install_tls_provider() {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+}
+
 /// A panic's message may quote what it was working on, secrets included: only its place is logged.
 pub fn hide_panic_messages() {
     std::panic::set_hook(Box::new(|panic| {

@@ -9,13 +9,21 @@ use std::task::{Context, Poll};
 use http::{Method, Request, Response};
 use tokio::sync::watch;
 use tower::{Layer, Service};
+use tracing::Instrument as _;
 
-/// Verbs as RBAC has them.
-pub const VERBS: [&str; 7] = ["get", "list", "watch", "create", "update", "patch", "delete"];
+use crate::telemetry::requests;
+pub use crate::telemetry::requests::VERBS;
 
 /// Requests of the clients that share it.
 #[derive(Debug, Clone, Default)]
 pub struct Traffic(Arc<Counts>);
+
+/// Counts the requests to one server.
+#[derive(Debug, Clone)]
+pub(crate) struct Counting {
+    traffic: Traffic,
+    server: Arc<str>,
+}
 
 #[derive(Debug, Default)]
 struct Counts {
@@ -47,6 +55,14 @@ impl Traffic {
         })
     }
 
+    /// Counts the requests to `server`.
+    pub(crate) fn to(&self, server: &str) -> Counting {
+        Counting {
+            traffic: self.clone(),
+            server: server.into(),
+        }
+    }
+
     /// Returns once no write is under way.
     pub async fn quiet(&self) {
         // The sender lives in `self`.
@@ -70,53 +86,20 @@ impl Drop for Writing {
     }
 }
 
-/// Index in [`VERBS`].
-fn verb<B>(request: &Request<B>) -> usize {
-    let name = match *request.method() {
-        Method::POST => "create",
-        Method::PUT => "update",
-        Method::PATCH => "patch",
-        Method::DELETE => "delete",
-        _ if is_watch(request.uri().query().unwrap_or_default()) => "watch",
-        _ if is_collection(request.uri().path()) => "list",
-        _ => "get",
-    };
-    VERBS.iter().position(|verb| *verb == name).unwrap_or_default()
-}
-
-/// Whether a query asks for a watch.
-pub(crate) fn is_watch(query: &str) -> bool {
-    let mut pairs = query.split('&');
-    pairs.any(|pair| matches!(pair, "watch=true" | "watch=1" | "watch"))
-}
-
-/// `/api/v1/nodes`, `/apis/GROUP/VERSION/namespaces/NAMESPACE/RESOURCE` and the like.
-fn is_collection(path: &str) -> bool {
-    let parts: Vec<_> = path.split('/').filter(|part| !part.is_empty()).collect();
-    let (["api", _, resource @ ..] | ["apis", _, _, resource @ ..]) = parts.as_slice() else {
-        return false;
-    };
-    match resource {
-        [_] => true,
-        ["namespaces", _, of_namespace @ ..] => of_namespace.len() == 1,
-        _ => false,
-    }
-}
-
-impl<S> Layer<S> for Traffic {
+impl<S> Layer<S> for Counting {
     type Service = Counted<S>;
 
     fn layer(&self, inner: S) -> Counted<S> {
-        let traffic = self.clone();
-        Counted { inner, traffic }
+        let counting = self.clone();
+        Counted { inner, counting }
     }
 }
 
-/// A service whose requests are counted.
+/// A service whose requests are counted, and have spans.
 #[derive(Debug, Clone)]
-pub struct Counted<S> {
+pub(crate) struct Counted<S> {
     inner: S,
-    traffic: Traffic,
+    counting: Counting,
 }
 
 impl<S, A, B> Service<Request<A>> for Counted<S>
@@ -133,19 +116,21 @@ where
     }
 
     fn call(&mut self, request: Request<A>) -> Self::Future {
-        let counts = Arc::clone(&self.traffic.0);
-        let verb = verb(&request);
+        let Counting { traffic, server } = &self.counting;
+        let counts = Arc::clone(&traffic.0);
+        let verb = requests::verb(&request);
+        let span = requests::span(&request, verb, server);
         let writing = (request.method() != Method::GET).then(|| Writing::new(&counts));
         let answer = self.inner.call(request);
-        Box::pin(async move {
+        let answered = span.clone();
+        let answer = async move {
             let answer = answer.await;
-            let failed = answer.as_ref().map_or(true, |response| {
-                response.status().is_client_error() || response.status().is_server_error()
-            });
+            let failed = requests::answered(&answered, answer.as_ref().ok().map(Response::status));
             counts.requests[verb][usize::from(failed)].fetch_add(1, Ordering::Relaxed);
             drop(writing);
             answer
-        })
+        };
+        Box::pin(answer.instrument(span))
     }
 }
 
@@ -164,25 +149,6 @@ mod tests {
         Request::builder().method(method).uri(target).body(()).unwrap()
     }
 
-    #[rstest]
-    #[case("GET", "/api/v1/nodes", "list")]
-    #[case("GET", "/api/v1/nodes?watch=true&fieldSelector=a", "watch")]
-    #[case("GET", "/api/v1/nodes/a", "get")]
-    #[case("GET", "/api/v1/namespaces", "list")]
-    #[case("GET", "/api/v1/namespaces/kube-system", "get")]
-    #[case("GET", "/api/v1/namespaces/a/secrets", "list")]
-    #[case("GET", "/api/v1/namespaces/a/secrets/b", "get")]
-    #[case("GET", "/apis/kubevirt.io/v1/namespaces/a/virtualmachines", "list")]
-    #[case("GET", "/apis/kubevirt.io/v1/namespaces/a/virtualmachines/b", "get")]
-    #[case("GET", "/version", "get")]
-    #[case("POST", "/api/v1/namespaces/a/pods/b/eviction", "create")]
-    #[case("PUT", "/apis/coordination.k8s.io/v1/namespaces/a/leases/b", "update")]
-    #[case("PATCH", "/api/v1/nodes/a", "patch")]
-    #[case("DELETE", "/api/v1/nodes/a", "delete")]
-    fn a_request_has_the_verb_of_its_right(#[case] method: &str, #[case] target: &str, #[case] want: &str) {
-        assert_eq!(VERBS[verb(&request(method, target))], want);
-    }
-
     #[tokio::test]
     async fn answers_are_counted_by_verb_and_result() {
         let traffic = Traffic::default();
@@ -195,7 +161,7 @@ mod tests {
             Ok::<_, Infallible>(Response::builder().status(code).body(()).unwrap())
         });
         for path in ["/api/v1/nodes/a", "/api/v1/nodes/b", "/api/v1/nodes/bad"] {
-            let service = traffic.layer(answers);
+            let service = traffic.to("server").layer(answers);
             service.oneshot(request("GET", path)).await.unwrap();
         }
         let (ok, error) = (2, 1);
@@ -221,7 +187,7 @@ mod tests {
         assert!(traffic.quiet().now_or_never().is_some());
         let (answer, answered) = oneshot::channel();
         let answered = answered.shared();
-        let service = traffic.layer(service_fn(move |_: Request<()>| {
+        let service = traffic.to("server").layer(service_fn(move |_: Request<()>| {
             let answered = answered.clone();
             async move {
                 answered.await.unwrap();
@@ -239,7 +205,7 @@ mod tests {
     #[tokio::test]
     async fn a_write_that_is_given_up_is_not_waited_for() {
         let traffic = Traffic::default();
-        let service = traffic.layer(service_fn(|_: Request<()>| {
+        let service = traffic.to("server").layer(service_fn(|_: Request<()>| {
             std::future::pending::<Result<Response<()>, Infallible>>()
         }));
         let asked = service.oneshot(request("POST", "/api/v1/nodes"));

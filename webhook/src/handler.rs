@@ -8,6 +8,9 @@ use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use http::StatusCode;
+use machinist_infra::telemetry;
+use tracing::field::Empty;
+use tracing::{Instrument as _, Span};
 
 use crate::admit::Admission;
 use crate::metrics::{Metrics, Step};
@@ -46,10 +49,15 @@ async fn validate(State(answers): State<Arc<Answers>>, request: Request) -> Resp
 
 impl Answers {
     async fn answer(&self, step: Step, request: Request) -> Response {
-        match json_body(request, self.body_limit).await {
-            Ok(body) => self.review(step, &body).await,
-            Err(response) => response,
-        }
+        let span = span(step);
+        telemetry::continues(&span, request.headers());
+        let answer = async {
+            match json_body(request, self.body_limit).await {
+                Ok(body) => self.review(step, &body).await,
+                Err(response) => response,
+            }
+        };
+        answer.instrument(span).await
     }
 
     async fn review(&self, step: Step, body: &[u8]) -> Response {
@@ -69,6 +77,11 @@ impl Answers {
         let (kind, operation) = (request.kind(), request.operation());
         self.metrics
             .answered(step, kind, operation, &verdict, start.elapsed());
+        let span = Span::current();
+        span.record("k8s.resource", kind.label())
+            .record("operation", operation.label())
+            .record("uid", &*request.uid)
+            .record("verdict", verdict.label());
         tracing::debug!(
             step = ?step, uid = %request.uid, user = request.username(), kind = ?kind, operation = ?operation,
             refused = verdict.refusal.is_some(), operations = verdict.patch.0.len(), warnings = verdict.warnings.len(),
@@ -76,6 +89,19 @@ impl Answers {
         );
         json_response(answer)
     }
+}
+
+/// The span of one admission.
+fn span(step: Step) -> Span {
+    tracing::info_span!(
+        "admission",
+        otel.name = step.label(),
+        otel.kind = "server",
+        k8s.resource = Empty,
+        operation = Empty,
+        uid = Empty,
+        verdict = Empty,
+    )
 }
 
 fn unreadable(step: Step, error: ReviewError) -> Response {

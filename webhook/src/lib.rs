@@ -7,7 +7,6 @@ pub mod flags;
 mod handler;
 pub mod infra;
 mod kubeconfig;
-pub mod logs;
 pub mod metrics;
 pub mod names;
 mod object;

@@ -16,7 +16,8 @@ pub(crate) enum Step {
 }
 
 impl Step {
-    fn label(self) -> &'static str {
+    /// As metrics and spans have it.
+    pub(crate) fn label(self) -> &'static str {
         match self {
             Self::Mutate => "mutate",
             Self::Validate => "validate",
@@ -84,24 +85,9 @@ impl Metrics {
         verdict: &Verdict,
         took: Duration,
     ) {
-        let kind = match kind {
-            Kind::Machine => "machines",
-            Kind::MachineDeployment => "machinedeployments",
-            Kind::MachineSet => "machinesets",
-            Kind::Other => "other",
-        };
-        let operation = match operation {
-            Operation::Create => "CREATE",
-            Operation::Update => "UPDATE",
-            Operation::Other => "other",
-        };
-        let verdict = match verdict {
-            Verdict { refusal: Some(_), .. } => "refused",
-            Verdict { patch, .. } if !patch.0.is_empty() => "patched",
-            _ => "allowed",
-        };
+        let (kind, verdict) = (kind.label(), verdict.label());
         self.admissions
-            .with_label_values(&[step.label(), kind, operation, verdict])
+            .with_label_values(&[step.label(), kind, operation.label(), verdict])
             .inc();
         let seconds = self.seconds.with_label_values(&[step.label(), kind, verdict]);
         seconds.observe(took.as_secs_f64());

@@ -98,6 +98,29 @@ pub enum Operation {
     Other,
 }
 
+impl Kind {
+    /// As metrics and spans have it.
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Self::Machine => "machines",
+            Self::MachineDeployment => "machinedeployments",
+            Self::MachineSet => "machinesets",
+            Self::Other => "other",
+        }
+    }
+}
+
+impl Operation {
+    /// As metrics and spans have it.
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Self::Create => "CREATE",
+            Self::Update => "UPDATE",
+            Self::Other => "other",
+        }
+    }
+}
+
 impl<O> Request<'_, O> {
     /// Which of our kinds it is about; subresources are nobody's business here.
     pub(crate) fn kind(&self) -> Kind {
@@ -235,6 +258,17 @@ pub struct Verdict {
     pub refusal: Option<Status>,
     /// What kubectl shall tell.
     pub warnings: Vec<String>,
+}
+
+impl Verdict {
+    /// As metrics and spans have it.
+    pub(crate) fn label(&self) -> &'static str {
+        match self {
+            Self { refusal: Some(_), .. } => "refused",
+            Self { patch, .. } if !patch.0.is_empty() => "patched",
+            _ => "allowed",
+        }
+    }
 }
 
 /// Writes the answer to the review of that version and UID.

@@ -9,6 +9,7 @@ use kube::Client;
 use machinist_certs::{Clients, server_config};
 use machinist_infra::client::{ClientOptions, user_cluster_client};
 use machinist_infra::kubeconfig::AddressPolicy;
+use machinist_infra::process::install_tls_provider;
 use machinist_shared::kubevirt::resolved::Env;
 use tokio::task::JoinSet;
 
@@ -32,9 +33,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Runs the webhook until it is told to stop.
 pub fn start(flags: &Flags) -> anyhow::Result<()> {
-    rustls::crypto::aws_lc_rs::default_provider()
-        .install_default()
-        .map_err(|_| anyhow::anyhow!("a TLS provider is installed already"))?;
+    install_tls_provider();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         let mut signals = Signals::new()?;

@@ -4,9 +4,10 @@ use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use clap::{ArgAction, Parser, ValueEnum};
+use clap::{ArgAction, Parser};
+use machinist_infra::telemetry::Endpoint;
 use machinist_infra::user_cluster::UserCluster;
-use machinist_shared::command_line::value::{OptionalName, address, boolean, object_name};
+use machinist_shared::command_line::value::{LogFormat, OptionalName, address, boolean, object_name};
 use machinist_shared::command_line::{self, Told, heading};
 
 use crate::bootstrap::Mode;
@@ -150,15 +151,10 @@ pub struct Flags {
     #[arg(default_value_t = false, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     #[arg(value_parser = boolean, value_name = "BOOL")]
     pub log_debug: bool,
-}
-
-/// Form of the log lines.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// One JSON object a line.
-    Json,
-    /// For people.
-    Console,
+    /// URL of an OpenTelemetry collector, like `http://collector:4318`: whereto spans go, as OTLP over HTTP. Empty: none are made.
+    #[arg(long, env = "MACHINIST_OTLP_ENDPOINT", help_heading = heading::OBSERVABILITY)]
+    #[arg(default_value = "")]
+    pub otlp_endpoint: Endpoint,
 }
 
 impl Flags {

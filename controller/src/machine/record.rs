@@ -146,6 +146,11 @@ impl Record {
         let record = Self::deserialize(value).ok()?;
         (!record.infrastructure.server.is_empty()).then_some(record)
     }
+
+    /// Whether the Machine's node has ever joined, maybe as a former VM's.
+    pub fn has_joined(&self) -> bool {
+        self.joined || self.node_uid.is_some()
+    }
 }
 
 #[cfg(test)]

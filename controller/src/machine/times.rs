@@ -1,12 +1,15 @@
 //! How long Machines take: in each phase, from their creation until they have joined, and from the wish for their deletion until
-//! they are gone. Told by what passes see, so a change of leader loses the phase that was under way, and nothing else.
+//! they are gone. Told by what passes see, so a change of leader loses the phase that was under way, and nothing else. And how
+//! long it takes from the news that a VM runs until the status says so.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use k8s_openapi::jiff::Timestamp;
 use machinist_infra::store::Key;
 
+use super::record::Record;
 use crate::metrics::Metrics;
 use crate::user::StoredMachine;
 
@@ -14,6 +17,8 @@ use crate::user::StoredMachine;
 #[derive(Debug, Default)]
 pub struct Times {
     seen: Mutex<HashMap<Key, Seen>>,
+    /// When the first news of VMs came that no pass has seen yet.
+    news: Mutex<HashMap<Key, Instant>>,
 }
 
 /// What was last seen of a Machine.
@@ -35,7 +40,9 @@ impl Seen {
             uid: machine.uid().to_owned(),
             phase: machine.status.phase.clone(),
             since: now,
-            joined: machine.record.as_ref().is_some_and(|record| record.joined),
+            // One that is taken over has joined long ago.
+            joined: machine.status.node_ref.is_some()
+                || machine.record.as_ref().is_some_and(Record::has_joined),
             created: metadata.creation_timestamp.as_ref().map(|time| time.0),
             deleted: metadata.deletion_timestamp.as_ref().map(|time| time.0),
         }
@@ -54,6 +61,51 @@ struct Ended {
 }
 
 impl Times {
+    /// Something of a Machine's VM has changed.
+    pub fn heard(&self, machine: &StoredMachine, now: Instant) {
+        if !machine.has_running_vm() {
+            self.put_back(Key::of(machine), now);
+        }
+    }
+
+    /// A pass begins, which sees all that was heard of until now: since when.
+    pub fn unseen(&self, key: &Key) -> Option<Instant> {
+        self.lock_news().remove(key)
+    }
+
+    /// A pass has ended that began with the Machine `before` and, if it did what it meant to, left it as `after`; `unseen` is
+    /// since when it knew what it did.
+    pub fn answered(
+        &self,
+        before: &StoredMachine,
+        after: Option<&StoredMachine>,
+        unseen: Option<Instant>,
+        now: Instant,
+        metrics: &Metrics,
+    ) {
+        let Some(since) = unseen.filter(|_| !before.has_running_vm()) else {
+            return;
+        };
+        match after {
+            None => self.put_back(Key::of(before), since),
+            Some(after) if after.uid() == before.uid() && after.has_running_vm() => {
+                metrics.running_to_status.observe((now - since).as_secs_f64());
+            }
+            Some(_) => {}
+        }
+    }
+
+    /// The earliest counts.
+    fn put_back(&self, key: Key, since: Instant) {
+        let mut news = self.lock_news();
+        let known = news.entry(key).or_insert(since);
+        *known = since.min(*known);
+    }
+
+    fn lock_news(&self) -> MutexGuard<'_, HashMap<Key, Instant>> {
+        self.news.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// A pass sees a Machine, or that it is gone.
     pub fn note(&self, key: &Key, machine: Option<&StoredMachine>, now: Timestamp, metrics: &Metrics) {
         let ended = self.ended(key, machine.map(|machine| Seen::new(machine, now)), now);
@@ -106,6 +158,8 @@ fn between(before: &Seen, after: Option<&Seen>, now: Timestamp) -> Ended {
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
+
+    use serde_json::json;
 
     use super::*;
 
@@ -183,5 +237,51 @@ mod tests {
             Timestamp::UNIX_EPOCH,
         );
         assert_eq!(ended, Ended::default());
+    }
+
+    #[test]
+    fn a_vm_that_runs_is_timed_from_the_first_news_to_the_pass_that_says_so() {
+        let (times, metrics) = (
+            Times::default(),
+            Metrics::new(&prometheus::Registry::new()).unwrap(),
+        );
+        let machine = |running: &str| -> StoredMachine {
+            let condition =
+                json!({"type": "InfrastructureReady", "status": running, "lastTransitionTime": null});
+            let machine = json!({
+                "apiVersion": "cluster.k8s.io/v1alpha1", "kind": "Machine",
+                "metadata": {"namespace": "ns", "name": "a", "uid": "u"},
+                "spec": {}, "status": {"conditions": [condition]},
+            });
+            serde_json::from_value(machine).unwrap()
+        };
+        let (before, after) = (machine("False"), machine("True"));
+        let key = Key::of(&before);
+        let told = || {
+            (
+                metrics.running_to_status.get_sample_count(),
+                metrics.running_to_status.get_sample_sum(),
+            )
+        };
+
+        let begun = Instant::now();
+        let at = |seconds| begun + Duration::from_secs(seconds);
+        times.heard(&before, at(0));
+        times.heard(&before, at(1));
+        let unseen = times.unseen(&key);
+        assert_eq!(times.unseen(&key), None);
+        // It could not write.
+        times.answered(&before, None, unseen, at(1), &metrics);
+        let unseen = times.unseen(&key);
+        times.answered(&before, Some(&after), unseen, at(2), &metrics);
+        assert_eq!(told(), (1, 2.0));
+
+        // What runs already is no news.
+        times.heard(&after, at(3));
+        assert_eq!(times.unseen(&key), None);
+        // A pass that nobody told of anything is not timed, nor one that found the VM not running.
+        times.answered(&before, Some(&after), None, at(3), &metrics);
+        times.answered(&before, Some(&before), Some(at(3)), at(3), &metrics);
+        assert_eq!(told(), (1, 2.0));
     }
 }

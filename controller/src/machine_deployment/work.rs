@@ -1,8 +1,9 @@
 //! One pass over one MachineDeployment; and the worker that does it.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use futures::FutureExt as _;
 use machinist_infra::store::Key;
 
 use super::act::{Outcome, act};
@@ -10,6 +11,7 @@ use super::decide::decide;
 use super::observe::observe;
 use super::plan::Step;
 use crate::context::Context;
+use crate::pass::measured;
 use crate::worker;
 
 /// Deployments that are worked on at once.
@@ -37,11 +39,8 @@ pub async fn work(context: Arc<Context>) {
     worker::work(queue, AT_ONCE, move |key| {
         let context = context.clone();
         async move {
-            let began = Instant::now();
-            let ok = pass(&context, &key).await;
-            context
-                .metrics
-                .count_pass("machinedeployment", ok, began.elapsed());
+            let pass = pass(&context, &key).map(Some);
+            measured(&context.metrics, "machinedeployment", &key, pass).await;
         }
     })
     .await;

@@ -11,6 +11,7 @@ use super::decide::decide;
 use super::observe::observe;
 use super::plan::Step;
 use crate::context::Context;
+use crate::pass::measured;
 use crate::worker;
 
 /// Sets that are worked on at once.
@@ -37,16 +38,12 @@ pub async fn work(context: Arc<Context>) {
     let queue = context.sets.clone();
     worker::work(queue, AT_ONCE, move |key| {
         let context = context.clone();
-        async move { counted(&context, &key).await }
+        async move {
+            let Context { metrics, .. } = context.as_ref();
+            measured(metrics, "machineset", &key, pass(&context, &key)).await;
+        }
     })
     .await;
-}
-
-async fn counted(context: &Context, key: &Key) {
-    let began = Instant::now();
-    if let Some(ok) = pass(context, key).await {
-        context.metrics.count_pass("machineset", ok, began.elapsed());
-    }
 }
 
 /// One pass; whether every write succeeded, or nothing if it has to wait.

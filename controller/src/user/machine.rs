@@ -2,7 +2,7 @@
 
 use kube::core::ObjectMeta;
 use machinist_shared::api::{MachineSpec, MachineStatus};
-use machinist_shared::names::{self, annotation};
+use machinist_shared::names::{self, annotation, condition};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -86,6 +86,14 @@ impl StoredMachine {
     /// Whether it is being deleted.
     pub fn is_deleting(&self) -> bool {
         self.metadata.deletion_timestamp.is_some()
+    }
+
+    /// Whether its status says that its VM runs.
+    pub fn has_running_vm(&self) -> bool {
+        let conditions = self.status.conditions.iter().flatten();
+        conditions
+            .filter(|c| c.type_ == condition::INFRASTRUCTURE_READY)
+            .any(|c| c.status == "True")
     }
 
     /// Whether it bears that finalizer.

@@ -2,6 +2,17 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use clap::ValueEnum;
+
+/// Form of the log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Console,
+}
+
 /// Parses what Go takes for a boolean (`strconv.ParseBool`).
 pub fn boolean(text: &str) -> Result<bool, String> {
     match text {

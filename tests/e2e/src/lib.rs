@@ -19,6 +19,7 @@ pub mod asked;
 pub mod budget;
 pub mod case;
 pub mod certificates;
+pub mod collector;
 pub mod drain;
 pub mod edges;
 pub mod fields;

@@ -6,9 +6,12 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Parser, ValueEnum};
 use machinist_certs::MinimumTls;
+use machinist_infra::telemetry::Endpoint;
 use machinist_infra::user_cluster::UserCluster;
 use machinist_shared::admission::{AdmissionSettings, parse_feature_gates};
-use machinist_shared::command_line::value::{OptionalName, address, address_with_port, boolean, object_name};
+use machinist_shared::command_line::value::{
+    LogFormat, OptionalName, address, address_with_port, boolean, object_name,
+};
 use machinist_shared::command_line::{self, Told, heading};
 use machinist_shared::kubelet_version::VersionConstraint;
 use machinist_shared::kubevirt::resolved::Env;
@@ -103,6 +106,10 @@ pub struct Flags {
     #[arg(default_value_t = false, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     #[arg(value_parser = boolean, value_name = "BOOL")]
     pub log_debug: bool,
+    /// URL of an OpenTelemetry collector, like `http://collector:4318`: whereto spans go, as OTLP over HTTP. Empty: none are made.
+    #[arg(long, env = "MACHINIST_OTLP_ENDPOINT", help_heading = heading::OBSERVABILITY)]
+    #[arg(default_value = "")]
+    pub otlp_endpoint: Endpoint,
 }
 
 /// As machine-controller takes it, whose default is the port of such servers.
@@ -128,15 +135,6 @@ impl From<TlsVersion> for MinimumTls {
             TlsVersion::Tls13 => Self::Tls13,
         }
     }
-}
-
-/// Form of the log lines.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// One JSON object a line.
-    Json,
-    /// For people.
-    Console,
 }
 
 /// Kubelet feature gates by name.

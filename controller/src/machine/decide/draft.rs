@@ -221,7 +221,7 @@ impl<'a> Draft<'a> {
                 infrastructure: infrastructure.clone(),
                 credential: record.credential.clone(),
                 failure_domain: record.failure_domain.clone(),
-                joined: record.joined || record.node_uid.is_some(),
+                joined: record.has_joined(),
                 ..Record::default()
             };
         }
@@ -236,13 +236,14 @@ impl<'a> Draft<'a> {
     ) {
         let former = self.record.take().unwrap_or_default();
         let has_node_ref = self.observed.machine.status.node_ref.is_some();
+        // A nodeRef proves nothing, but it is reason enough to be patient.
+        let joined = former.has_joined() || has_node_ref;
         self.record = Some(Record {
             infrastructure: infra.clone(),
             credential: credential.or(former.credential),
             failure_domain: former.failure_domain,
             vm_uid: Some(vm_uid.to_owned()),
-            // A nodeRef proves nothing, but it is reason enough to be patient.
-            joined: former.joined || former.node_uid.is_some() || has_node_ref,
+            joined,
             node_uid: former.node_uid,
             retired: former.retired,
             ..Record::default()
@@ -252,7 +253,7 @@ impl<'a> Draft<'a> {
     /// Records that the VM has to be made anew under the same Machine.
     pub(super) fn replace_vm(&mut self, uid: &str, why: &str) {
         if let Some(record) = &mut self.record {
-            record.joined |= record.node_uid.is_some();
+            record.joined = record.has_joined();
             record.vm_uid = None;
             record.token_id = None;
             record.bootstrap_secret = None;
@@ -280,9 +281,7 @@ impl<'a> Draft<'a> {
 
     /// Whether the Machine's node has ever joined, maybe as a former VM's.
     pub(super) fn has_joined_once(&self) -> bool {
-        self.record
-            .as_ref()
-            .is_some_and(|record| record.joined || record.node_uid.is_some())
+        self.record.as_ref().is_some_and(Record::has_joined)
     }
 
     /// Has the Machine's MachineSet replace it, if it has one; whether it has.

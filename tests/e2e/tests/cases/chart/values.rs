@@ -148,6 +148,7 @@ fn is_value(values: &Value, path: &str) -> bool {
 #[case(&["webhook.certificate.mode=selfmanaged"], "'/webhook/certificate/mode'")]
 #[case(&["webhook.certificate.replicas={10.0.0.1}"], "'/webhook/certificate/replicas/0'")]
 #[case(&["webhook.tlsMinVersion=1.1"], "'/webhook/tlsMinVersion'")]
+#[case(&["tracing.otlpEndpoint=collector:4318"], "'/tracing/otlpEndpoint'")]
 #[case(&["controller.joinClusterTimeout=25 minutes"], "'/controller/joinClusterTimeout'")]
 #[case(&["controller.metricsPort=80800"], "'/controller/metricsPort'")]
 #[case(&["image.digest=sha256:abc"], "'/image/digest'")]

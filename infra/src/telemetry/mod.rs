@@ -1,0 +1,139 @@
+//! What a server tells of its work: log lines on stderr, and spans to an OpenTelemetry collector where there is one. Without
+//! one, no span is made.
+
+mod collector;
+pub(crate) mod requests;
+
+use std::time::Duration;
+
+use http::HeaderMap;
+use machinist_shared::command_line::value::LogFormat;
+use opentelemetry::propagation::TextMapPropagator as _;
+use opentelemetry::trace::TracerProvider as _;
+use opentelemetry_http::HeaderExtractor;
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::propagation::TraceContextPropagator;
+use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider};
+use tokio::runtime::Runtime;
+use tracing::{Metadata, Span};
+use tracing_opentelemetry::OpenTelemetrySpanExt as _;
+use tracing_subscriber::filter::{EnvFilter, FilterExt as _, filter_fn};
+use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
+use tracing_subscriber::util::SubscriberInitExt as _;
+
+pub use collector::Endpoint;
+
+use crate::process::hide_panic_messages;
+
+/// How long the end of the process waits for the last spans to be delivered.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// What is told, how and whereto.
+#[derive(Debug)]
+pub struct Settings<'a> {
+    /// Name of the server, as spans have it.
+    pub service: &'static str,
+    /// Its version.
+    pub version: &'static str,
+    /// Form of the log lines.
+    pub format: LogFormat,
+    /// What is logged, as directives of `RUST_LOG`, which wins where it is set.
+    pub level: &'a str,
+    /// Whereto spans go.
+    pub collector: &'a Endpoint,
+}
+
+/// Delivers spans until it is dropped, and then the last ones, for [`LAST_WORDS`] at most.
+#[derive(Debug, Default)]
+#[must_use = "without it, no span is delivered"]
+pub struct Telemetry(Option<Export>);
+
+/// Spans on their way, on threads of their own: a collector that is slow or gone holds nothing up.
+#[derive(Debug)]
+struct Export {
+    provider: SdkTracerProvider,
+    runtime: Runtime,
+}
+
+/// Starts logging, panics without their messages included, and the export of spans.
+pub fn start(settings: &Settings<'_>) -> anyhow::Result<Telemetry> {
+    let export = Export::start(settings)?;
+    let spans = export.as_ref().map(|export| {
+        tracing_opentelemetry::layer()
+            .with_tracer(export.tracer(settings))
+            .with_location(false)
+            .with_threads(false)
+            .with_tracked_inactivity(false)
+            .with_context_activation(false)
+            .with_filter(filter_fn(is_our_span))
+    });
+    let level = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(settings.level));
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let lines = match settings.format {
+        LogFormat::Json => lines.json().flatten_event(true).boxed(),
+        LogFormat::Console => lines.boxed(),
+    };
+    tracing_subscriber::registry()
+        .with(spans)
+        .with(lines.with_filter(level.and(filter_fn(is_event))))
+        .init();
+    hide_panic_messages();
+    Ok(Telemetry(export))
+}
+
+/// A log line is an event, and says nothing of the spans around it.
+fn is_event(metadata: &Metadata<'_>) -> bool {
+    metadata.is_event()
+}
+
+/// Libraries have spans, too, which say nothing to whoever runs this.
+fn is_our_span(metadata: &Metadata<'_>) -> bool {
+    metadata.is_span() && metadata.target().starts_with("machinist_")
+}
+
+/// Makes a span the child of what the headers of its request tell (`traceparent`), if they do.
+pub fn continues(span: &Span, headers: &HeaderMap) {
+    if span.is_disabled() {
+        return;
+    }
+    let parent = TraceContextPropagator::new().extract(&HeaderExtractor(headers));
+    // It fails for spans that nobody exports.
+    let _ = span.set_parent(parent);
+}
+
+impl Export {
+    fn start(settings: &Settings<'_>) -> anyhow::Result<Option<Self>> {
+        let Some(uri) = &settings.collector.0 else {
+            return Ok(None);
+        };
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("spans")
+            .enable_all()
+            .build()?;
+        let exporter = collector::exporter(uri, runtime.handle().clone())?;
+        let resource = Resource::builder()
+            .with_service_name(settings.service)
+            .with_attribute(opentelemetry::KeyValue::new("service.version", settings.version))
+            .build();
+        let provider = SdkTracerProvider::builder()
+            .with_batch_exporter(exporter)
+            .with_resource(resource)
+            .build();
+        Ok(Some(Self { provider, runtime }))
+    }
+
+    fn tracer(&self, settings: &Settings<'_>) -> SdkTracer {
+        self.provider.tracer(settings.service)
+    }
+}
+
+impl Drop for Telemetry {
+    fn drop(&mut self) {
+        if let Some(Export { provider, runtime }) = self.0.take() {
+            // A collector that does not answer is told of already.
+            let _ = provider.shutdown_with_timeout(LAST_WORDS);
+            runtime.shutdown_background();
+        }
+    }
+}
