@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Fuzzes one target (admission, values, csr) for some seconds; fails on a crash. Usage: hack/fuzz.sh [SECONDS] [TARGET]
 #
-# Needs the nightly toolchain. Finds are kept in tests/fuzz/artifacts, the corpus in tests/fuzz/corpus.
+# Needs the nightly toolchain, and installs it if there is none. Finds are kept in tests/fuzz/artifacts, the corpus in tests/fuzz/corpus.
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
@@ -10,6 +10,9 @@ target=${2:-admission}
 fuzz=tests/fuzz
 corpus=$fuzz/corpus/$target
 
+if ! cargo +nightly --version > /dev/null 2>&1; then
+    rustup toolchain install nightly --profile minimal
+fi
 if [[ ! -x target/tools/bin/cargo-fuzz ]]; then
     cargo install --locked --root target/tools cargo-fuzz@0.13.2
 fi
