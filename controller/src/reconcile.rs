@@ -111,15 +111,17 @@ async fn pass(context: &Context, key: &Key) -> bool {
     let again = plan.again.into_iter().chain(hands.look_again).min();
     let writes = plan.changes_something();
     let outcome = act(context, &machine, &hands, plan).await;
-    // What was written is in the stores already.
-    let after = matches!(outcome, Outcome::Done).then(|| context.stores.machines.get(key));
-    context.times.answered(
-        &machine,
-        after.flatten().as_deref(),
-        unseen,
-        std::time::Instant::now(),
-        &context.metrics,
-    );
+    if let Some(since) = unseen {
+        if matches!(outcome, Outcome::Done) {
+            // What was written is in the stores already.
+            if let Some(after) = context.stores.machines.get(key) {
+                let took = since.elapsed();
+                context.times.answered(&machine, &after, took, &context.metrics);
+            }
+        } else {
+            context.times.still_unseen(key, since);
+        }
+    }
     match outcome {
         Outcome::Done => {
             if observed.failure.is_none() {

@@ -417,7 +417,10 @@ async fn forward(
             Some(event) = infra.recv() => match event {
                 InfraEvent::Vm { name } => {
                     for machine in context.stores.machines.by_index(&name) {
-                        context.times.heard(&machine, Instant::now());
+                        // Whoever does not lead has no passes that would see it.
+                        if context.may_write() {
+                            context.times.heard(&machine, Instant::now());
+                        }
                         context.queue.add(Key::of(machine.as_ref()));
                     }
                     for machine in context.stores.lost.named(&name) {

@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::jiff::Timestamp;
 use machinist_infra::store::Key;
@@ -64,7 +64,7 @@ impl Times {
     /// Something of a Machine's VM has changed.
     pub fn heard(&self, machine: &StoredMachine, now: Instant) {
         if !machine.has_running_vm() {
-            self.put_back(Key::of(machine), now);
+            self.still_unseen(&Key::of(machine), now);
         }
     }
 
@@ -73,33 +73,18 @@ impl Times {
         self.lock_news().remove(key)
     }
 
-    /// A pass has ended that began with the Machine `before` and, if it did what it meant to, left it as `after`; `unseen` is
-    /// since when it knew what it did.
-    pub fn answered(
-        &self,
-        before: &StoredMachine,
-        after: Option<&StoredMachine>,
-        unseen: Option<Instant>,
-        now: Instant,
-        metrics: &Metrics,
-    ) {
-        let Some(since) = unseen.filter(|_| !before.has_running_vm()) else {
-            return;
-        };
-        match after {
-            None => self.put_back(Key::of(before), since),
-            Some(after) if after.uid() == before.uid() && after.has_running_vm() => {
-                metrics.running_to_status.observe((now - since).as_secs_f64());
-            }
-            Some(_) => {}
-        }
+    /// The pass did not do what it meant to, so what was heard `since` is for the next one. The earliest counts.
+    pub fn still_unseen(&self, key: &Key, since: Instant) {
+        let mut news = self.lock_news();
+        let known = news.entry(key.clone()).or_insert(since);
+        *known = since.min(*known);
     }
 
-    /// The earliest counts.
-    fn put_back(&self, key: Key, since: Instant) {
-        let mut news = self.lock_news();
-        let known = news.entry(key).or_insert(since);
-        *known = since.min(*known);
+    /// A pass has turned the Machine `before` into `after`, so long after the news was heard that it began with.
+    pub fn answered(&self, before: &StoredMachine, after: &StoredMachine, took: Duration, metrics: &Metrics) {
+        if before.uid() == after.uid() && !before.has_running_vm() && after.has_running_vm() {
+            metrics.running_to_status.observe(took.as_secs_f64());
+        }
     }
 
     fn lock_news(&self) -> MutexGuard<'_, HashMap<Key, Instant>> {
@@ -157,8 +142,6 @@ fn between(before: &Seen, after: Option<&Seen>, now: Timestamp) -> Ended {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use serde_json::json;
 
     use super::*;
@@ -268,20 +251,20 @@ mod tests {
         let at = |seconds| begun + Duration::from_secs(seconds);
         times.heard(&before, at(0));
         times.heard(&before, at(1));
-        let unseen = times.unseen(&key);
+        assert_eq!(times.unseen(&key), Some(at(0)));
         assert_eq!(times.unseen(&key), None);
-        // It could not write.
-        times.answered(&before, None, unseen, at(1), &metrics);
-        let unseen = times.unseen(&key);
-        times.answered(&before, Some(&after), unseen, at(2), &metrics);
-        assert_eq!(told(), (1, 2.0));
+        // The pass could not write, and more was heard meanwhile.
+        times.heard(&before, at(2));
+        times.still_unseen(&key, at(0));
+        assert_eq!(times.unseen(&key), Some(at(0)));
+        times.answered(&before, &after, Duration::from_secs(3), &metrics);
+        assert_eq!(told(), (1, 3.0));
 
-        // What runs already is no news.
+        // What runs already is no news, and is not timed again; nor is what does not run yet.
         times.heard(&after, at(3));
         assert_eq!(times.unseen(&key), None);
-        // A pass that nobody told of anything is not timed, nor one that found the VM not running.
-        times.answered(&before, Some(&after), None, at(3), &metrics);
-        times.answered(&before, Some(&before), Some(at(3)), at(3), &metrics);
-        assert_eq!(told(), (1, 2.0));
+        times.answered(&after, &after, Duration::from_secs(1), &metrics);
+        times.answered(&before, &before, Duration::from_secs(1), &metrics);
+        assert_eq!(told(), (1, 3.0));
     }
 }

@@ -5,7 +5,6 @@ use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anyhow::Context as _;
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::uri::{Parts, PathAndQuery};
@@ -16,9 +15,9 @@ use hyper_util::rt::TokioExecutor;
 use kube::Config;
 use kube::client::ConfigExt as _;
 use opentelemetry_http::{HttpClient, HttpError};
-use opentelemetry_otlp::{SpanExporter, WithExportConfig as _, WithHttpConfig as _};
+use opentelemetry_otlp::{ExporterBuildError, SpanExporter, WithExportConfig as _, WithHttpConfig as _};
 use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::pem::{self, PemObject as _};
 use tokio::runtime::Handle;
 
 use crate::process::install_tls_provider;
@@ -74,12 +73,34 @@ impl FromStr for Endpoint {
     }
 }
 
+/// Why spans cannot be exported.
+#[derive(Debug, thiserror::Error)]
+pub enum TelemetryError {
+    /// There is no thread to be had.
+    #[error("the threads that deliver spans cannot be started: {0}")]
+    Threads(#[source] std::io::Error),
+    /// The file of `OTEL_EXPORTER_OTLP_CERTIFICATE`.
+    #[error("{CERTIFICATE} is {}, which is no file of PEM certificates: {error}", .path.display())]
+    Certificates {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        error: pem::Error,
+    },
+    /// A CA is bad, or the machine has none.
+    #[error("TLS to the collector cannot be set up; check {CERTIFICATE}")]
+    Tls,
+    /// A setting that OpenTelemetry itself reads.
+    #[error("spans cannot be exported; check the variables OTEL_EXPORTER_OTLP_…: {0}")]
+    Exporter(#[source] ExporterBuildError),
+}
+
 /// Delivers spans to the collector at `url`, on `runtime`.
-pub(super) fn exporter(url: &Uri, runtime: Handle) -> anyhow::Result<SpanExporter> {
+pub(super) fn exporter(url: &Uri, runtime: Handle) -> Result<SpanExporter, TelemetryError> {
     let mut config = Config::new(url.clone());
     config.root_cert = certificates()?;
     install_tls_provider();
-    let connector = config.rustls_https_connector()?;
+    let connector = config.rustls_https_connector().map_err(|_| TelemetryError::Tls)?;
     let collector = Collector {
         client: Client::builder(TokioExecutor::new()).build(connector),
         runtime,
@@ -90,25 +111,24 @@ pub(super) fn exporter(url: &Uri, runtime: Handle) -> anyhow::Result<SpanExporte
         .with_endpoint(url.to_string())
         .with_timeout(PATIENCE)
         .with_http_client(collector);
-    Ok(exporter.build()?)
+    exporter.build().map_err(TelemetryError::Exporter)
 }
 
 /// CAs that are trusted instead of the machine's.
-fn certificates() -> anyhow::Result<Option<Vec<Vec<u8>>>> {
+fn certificates() -> Result<Option<Vec<Vec<u8>>>, TelemetryError> {
     let Some(path) = std::env::var_os(CERTIFICATE).map(PathBuf::from) else {
         return Ok(None);
     };
-    let read = || -> anyhow::Result<Vec<Vec<u8>>> {
+    let read = || -> Result<Vec<Vec<u8>>, pem::Error> {
         let found = CertificateDer::pem_file_iter(&path)?;
         found.map(|der| Ok(der?.to_vec())).collect()
     };
-    let found = read().with_context(|| format!("{CERTIFICATE} is {}", path.display()))?;
-    anyhow::ensure!(
-        !found.is_empty(),
-        "{CERTIFICATE} is {}, with no certificate in it",
-        path.display()
-    );
-    Ok(Some(found))
+    let error = match read() {
+        Ok(found) if !found.is_empty() => return Ok(Some(found)),
+        Ok(_) => pem::Error::NoItemsFound,
+        Err(error) => error,
+    };
+    Err(TelemetryError::Certificates { path, error })
 }
 
 /// A client of the collector, which says when it begins to fail and when it works again.

@@ -21,7 +21,7 @@ use tracing_subscriber::filter::{EnvFilter, FilterExt as _, filter_fn};
 use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-pub use collector::Endpoint;
+pub use collector::{Endpoint, TelemetryError};
 
 use crate::process::hide_panic_messages;
 
@@ -56,7 +56,7 @@ struct Export {
 }
 
 /// Starts logging, panics without their messages included, and the export of spans.
-pub fn start(settings: &Settings<'_>) -> anyhow::Result<Telemetry> {
+pub fn start(settings: &Settings<'_>) -> Result<Telemetry, TelemetryError> {
     let export = Export::start(settings)?;
     let spans = export.as_ref().map(|export| {
         tracing_opentelemetry::layer()
@@ -102,7 +102,7 @@ pub fn continues(span: &Span, headers: &HeaderMap) {
 }
 
 impl Export {
-    fn start(settings: &Settings<'_>) -> anyhow::Result<Option<Self>> {
+    fn start(settings: &Settings<'_>) -> Result<Option<Self>, TelemetryError> {
         let Some(uri) = &settings.collector.0 else {
             return Ok(None);
         };
@@ -110,7 +110,8 @@ impl Export {
             .worker_threads(1)
             .thread_name("spans")
             .enable_all()
-            .build()?;
+            .build()
+            .map_err(TelemetryError::Threads)?;
         let exporter = collector::exporter(uri, runtime.handle().clone())?;
         let resource = Resource::builder()
             .with_service_name(settings.service)
@@ -135,5 +136,38 @@ impl Drop for Telemetry {
             let _ = provider.shutdown_with_timeout(LAST_WORDS);
             runtime.shutdown_background();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use opentelemetry::trace::TraceContextExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_span_continues_what_its_request_tells_of() {
+        let provider = SdkTracerProvider::builder().build();
+        let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("test"));
+        let trace = "0af7651916cd43dd8448eb211c80319c";
+        let traced = [("traceparent", format!("00-{trace}-b7ad6b7169203331-01"))];
+        let headers = |pairs: &[(&'static str, String)]| -> HeaderMap {
+            let pairs = pairs
+                .iter()
+                .map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
+            pairs.collect()
+        };
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
+            let trace_of = |headers: &HeaderMap| {
+                let span = tracing::info_span!("admission");
+                continues(&span, headers);
+                let context = span.context();
+                let found = context.span().span_context().trace_id();
+                found.to_string()
+            };
+            assert_eq!(trace_of(&headers(&traced)), trace);
+            let own = trace_of(&HeaderMap::new());
+            assert!(own != trace && own != trace_of(&HeaderMap::new()), "{own}");
+        });
     }
 }

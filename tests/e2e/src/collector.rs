@@ -29,6 +29,8 @@ pub struct Span {
     pub id: Vec<u8>,
     /// The span that it is part of; empty if none.
     pub parent: Vec<u8>,
+    /// When it ended, since 1970.
+    pub ended: Duration,
     /// Whether it failed.
     pub failed: bool,
     /// What it tells.
@@ -129,6 +131,7 @@ fn read(service: &str, span: Sent) -> Span {
         trace: span.trace_id,
         id: span.span_id,
         parent: span.parent_span_id,
+        ended: Duration::from_nanos(span.end_time_unix_nano),
         failed: code == Some(SpanStatus::Error),
         attributes: attributes(span.attributes),
     }
