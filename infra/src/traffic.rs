@@ -9,7 +9,6 @@ use std::task::{Context, Poll};
 use http::{Method, Request, Response};
 use tokio::sync::watch;
 use tower::{Layer, Service};
-use tracing::Instrument as _;
 
 use crate::telemetry::requests;
 pub use crate::telemetry::requests::VERBS;
@@ -122,15 +121,13 @@ where
         let span = requests::span(&request, verb, server);
         let writing = (request.method() != Method::GET).then(|| Writing::new(&counts));
         let answer = self.inner.call(request);
-        let answered = span.clone();
-        let answer = async move {
+        Box::pin(async move {
             let answer = answer.await;
-            let failed = requests::answered(&answered, answer.as_ref().ok().map(Response::status));
+            let failed = requests::answered(&span, answer.as_ref().ok().map(Response::status));
             counts.requests[verb][usize::from(failed)].fetch_add(1, Ordering::Relaxed);
             drop(writing);
             answer
-        };
-        Box::pin(answer.instrument(span))
+        })
     }
 }
 
