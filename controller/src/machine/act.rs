@@ -57,6 +57,7 @@ pub async fn act(context: &Context, machine: &StoredMachine, hands: &Hands, plan
         hands,
         resource_version: machine.metadata.resource_version.clone(),
         token: hands.token.clone(),
+        spare_tokens: hands.spare_tokens.clone(),
         user_data: None,
     };
     for step in plan.steps {
@@ -111,6 +112,7 @@ struct Run<'a> {
     /// The Machine's, after our last patch of it.
     resource_version: Option<String>,
     token: Option<TokenView>,
+    spare_tokens: Vec<TokenView>,
     /// Name of the Secret with the user data, and the user data.
     user_data: Option<(String, UserData)>,
 }
@@ -121,7 +123,11 @@ impl Run<'_> {
             Step::PatchMachine(patch) => self.patch_machine(patch).await,
             Step::CreateToken => self.create_token().await,
             Step::ExtendToken => self.extend_token().await,
-            Step::DeleteToken => self.delete_token().await,
+            Step::DeleteToken => {
+                self.spare_tokens.extend(self.token.take());
+                self.delete_spare_tokens().await
+            }
+            Step::DeleteSpareTokens => self.delete_spare_tokens().await,
             Step::RenderUserData(source) => self.render_user_data(source),
             Step::CreateVm => self.create_vm().await,
             Step::FindVm => self.find_vm().await,
@@ -210,23 +216,17 @@ impl Run<'_> {
         Ok(Progress::Next)
     }
 
-    async fn delete_token(&mut self) -> Result<Progress, RemoteError> {
-        let Some(token) = self.token.take() else {
-            return Ok(Progress::Next);
-        };
+    async fn delete_spare_tokens(&mut self) -> Result<Progress, RemoteError> {
         let api: Api<Secret> = Api::namespaced(self.context.client.clone(), TOKEN_NAMESPACE);
-        let result = gone(
-            api.delete(&token.secret_name(), &with_uid(&token.secret_uid))
-                .await
-                .map(drop),
-        );
-        if result.is_ok() {
+        for token in std::mem::take(&mut self.spare_tokens) {
+            let params = with_uid(&token.secret_uid);
+            gone(api.delete(&token.secret_name(), &params).await.map(drop))?;
             self.context
                 .stores
                 .tokens
                 .deleted(&Key::new(TOKEN_NAMESPACE, token.secret_name()), &token.secret_uid);
         }
-        result
+        Ok(Progress::Next)
     }
 
     fn render_user_data(&mut self, source: &UserDataSource) -> Result<Progress, RemoteError> {
@@ -467,6 +467,7 @@ fn concern(step: &Step) -> Concern {
         Step::CreateToken
         | Step::ExtendToken
         | Step::DeleteToken
+        | Step::DeleteSpareTokens
         | Step::RenderUserData(_)
         | Step::CreateUserData { .. } => Concern::Bootstrap,
         Step::PatchNode { .. } | Step::WatchPods | Step::EvictPods(_) | Step::LookUpVolumes(_) => {

@@ -42,6 +42,8 @@ pub struct Hands {
     pub open: Option<Arc<dyn Place>>,
     /// The Machine's bootstrap token.
     pub token: Option<TokenView>,
+    /// Others that are bound to it.
+    pub spare_tokens: Vec<TokenView>,
     /// The user data that operating-system-manager made for it, where that is what the guest gets.
     pub osm: Option<UserData>,
     /// When to look again at what no watch tells of.
@@ -125,13 +127,10 @@ pub async fn observe(
     context.infra.settle(key);
     context.references.keep(key, &sources.references.into_inner());
 
-    let tokens = context.stores.tokens.by_index(machine.uid());
-    let token = tokens
-        .iter()
-        .find_map(|secret| TokenView::from_secret(secret).ok());
     let mut hands = Hands {
         open: None,
-        token: token.clone(),
+        token: None,
+        spare_tokens: Vec::new(),
         osm,
         spec: decoded,
         facts: None,
@@ -147,6 +146,18 @@ pub async fn observe(
             Err(infra) => infra,
         },
     };
+    let tokens = context.stores.tokens.by_index(machine.uid());
+    let mut tokens = tokens
+        .iter()
+        .filter_map(|secret| TokenView::from_secret(secret).ok())
+        .collect();
+    let user_data = match &infra {
+        Infra::Open(open) => open.vm.as_ref().and_then(|vm| vm.user_data.as_deref()),
+        _ => None,
+    };
+    let token = bootstrap::own_token(machine, user_data, &mut tokens);
+    hands.token.clone_from(&token);
+    hands.spare_tokens.clone_from(&tokens);
     let room = match &infra {
         Infra::Open(open) if matches!(open.eviction, Eviction::Wanted { .. }) => {
             evacuation::room(&context.stores, &context.surges, machine)
@@ -171,6 +182,7 @@ pub async fn observe(
         bootstrap,
         creation: context.failures.creations.of(machine, Instant::now()),
         token,
+        has_spare_tokens: !tokens.is_empty(),
         requests: asked(context, machine),
         leading_since: *context.leading_since.get_or_init(|| now),
         failure: context.failures.pending(key, machine, now),

@@ -66,6 +66,8 @@ pub struct Observed {
     pub creation: Creation,
     /// Its bootstrap token.
     pub token: Option<TokenView>,
+    /// Whether others are bound to it, because the answer to the creation of one was lost.
+    pub has_spare_tokens: bool,
     /// Pending requests for its node's serving certificate, the newest first.
     pub requests: Vec<Asked>,
     /// Whether it may be replaced, if its host is being drained.

@@ -15,8 +15,10 @@ pub enum Step {
     CreateToken,
     /// Give the bootstrap token more time.
     ExtendToken,
-    /// Delete the bootstrap token.
+    /// Delete the bootstrap token, and all others that are bound to the Machine.
     DeleteToken,
+    /// Delete all others that are bound to the Machine.
+    DeleteSpareTokens,
     /// Render the user data, so that nothing is made for a guest that could not be given any.
     RenderUserData(UserDataSource),
     /// Create the VirtualMachine.
@@ -129,6 +131,7 @@ impl Step {
             Self::CreateToken => "create the bootstrap token",
             Self::ExtendToken => "extend the bootstrap token",
             Self::DeleteToken => "delete the bootstrap token",
+            Self::DeleteSpareTokens => "delete spare bootstrap tokens",
             Self::RenderUserData(_) => "render the user data",
             Self::CreateVm => "create the VirtualMachine",
             Self::FindVm => "look for a VirtualMachine",

@@ -45,7 +45,15 @@ impl Case {
     /// Waits until the deployment's `Progressing` has this reason for its current spec; its message then.
     pub async fn rollout(&self, name: &str, reason: &str) -> Result<String> {
         let found = |deployment: &MachineDeployment| progress(deployment, reason).is_some();
-        let deployment = wait::for_state(&self.deployments(), name, reason, PATIENCE * 2, found).await?;
+        let waited = wait::for_state(&self.deployments(), name, reason, PATIENCE * 2, found).await;
+        let deployment = match waited {
+            Ok(deployment) => deployment,
+            Err(error) => {
+                let machines = self.machines().list(&ListParams::default()).await?;
+                let shown: Result<Vec<_>> = machines.iter().map(wait::shown).collect();
+                return Err(error.context(shown?.join("\n")));
+            }
+        };
         Ok(progress(&deployment, reason).unwrap_or_default())
     }
 

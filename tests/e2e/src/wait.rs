@@ -40,9 +40,22 @@ where
     let shown = match last {
         None => "it was never seen".to_owned(),
         Some(None) => "it does not exist".to_owned(),
-        Some(Some(object)) => serde_json::to_string_pretty(&object)?,
+        Some(Some(object)) => shown(&object)?,
     };
     bail!("{name} was not {what} within {patience:?}: {shown}")
+}
+
+/// An object for whoever reads why it was waited for in vain: its status first, and nothing that says who wrote what.
+pub fn shown<K: Serialize>(object: &K) -> Result<String> {
+    let mut object = serde_json::to_value(object)?;
+    let status = object["status"].take();
+    if let Some(metadata) = object["metadata"].as_object_mut() {
+        metadata.remove("managedFields");
+    }
+    if let Some(annotations) = object["metadata"]["annotations"].as_object_mut() {
+        annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
+    }
+    Ok(format!("status {status:#} of {object:#}"))
 }
 
 /// Waits until the object exists and `fits` holds for it.

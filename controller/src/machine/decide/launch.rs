@@ -79,9 +79,31 @@ pub(super) fn decide(draft: &mut Draft<'_>, usable: &Usable, open: &Open) {
             return;
         }
     };
+    if former_node_goes(draft) {
+        return;
+    }
     if let Some(source) = user_data_source(draft) {
         create(draft, usable, open, failure_domain, source);
     }
+}
+
+/// Whether the former VM's Node has to go first: the new VM's kubelet would take it over, and nobody could tell whether that
+/// has joined yet.
+fn former_node_goes(draft: &mut Draft<'_>) -> bool {
+    let is_anew = draft
+        .record
+        .as_ref()
+        .is_some_and(|record| record.former.is_some());
+    let Some(node) = own_node(draft).filter(|_| is_anew) else {
+        return false;
+    };
+    draft.infrastructure(
+        Status::False,
+        Reason::Creating,
+        "the former VM's Node goes before a VM is made anew",
+    );
+    draft.plan.push(Step::DeleteNode { uid: node });
+    true
 }
 
 /// Who gives the user data, if it is there to be given; else says what is being waited for.

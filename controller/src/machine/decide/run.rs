@@ -19,7 +19,7 @@ pub(super) fn decide(draft: &mut Draft<'_>, usable: &Usable, open: &Open, vm: &I
     let uid = vm.metadata.uid.clone().unwrap_or_default();
     let terminating = vm.metadata.deletion_timestamp.is_some();
     let former = draft.record.as_ref().and_then(|record| record.former.clone());
-    if former.as_ref().is_some_and(|former| former.uid == uid) {
+    if former.as_ref().is_some_and(|former| former.uid == uid) && !takes_back(draft, terminating) {
         if !terminating {
             draft.plan.push(Step::DeleteVm { uid });
         }
@@ -89,9 +89,14 @@ fn record_vm(draft: &mut Draft<'_>, usable: &Usable, open: &Open, vm: &Instance,
     {
         return true;
     }
+    let machine_uid = draft.observed.machine.uid();
+    let is_given = |id: &str| {
+        let name = launch::user_data_secret_name(machine_uid, id);
+        vm.user_data.as_ref() == Some(&name)
+    };
     let (source, id, why) = match user_data_source(draft) {
-        UserDataIs::Here(source, id) => (Some(source), Some(id), "its user data is of another make"),
-        UserDataIs::Gone(_) if has_joined(draft) => {
+        UserDataIs::Here(source, id) if is_given(&id) => (Some(source), Some(id), ""),
+        UserDataIs::Here(..) | UserDataIs::Gone(_) if has_joined(draft) => {
             let former = draft.record.take().unwrap_or_default();
             draft.record = Some(Record {
                 infrastructure: open.infrastructure.clone(),
@@ -101,16 +106,13 @@ fn record_vm(draft: &mut Draft<'_>, usable: &Usable, open: &Open, vm: &Instance,
             });
             return true;
         }
+        UserDataIs::Here(..) => (None, None, "its user data is of another make"),
         UserDataIs::Gone(why) => (None, None, why),
         UserDataIs::Awaited => {
             launch::bootstrap_waits(draft);
             return false;
         }
     };
-    let machine_uid = draft.observed.machine.uid();
-    let secret = id
-        .as_deref()
-        .map(|id| launch::user_data_secret_name(machine_uid, id));
     let token_id = id.filter(|_| source == Some(UserDataSource::Token));
     let former = draft.record.take();
     draft.record = Some(Record {
@@ -121,7 +123,6 @@ fn record_vm(draft: &mut Draft<'_>, usable: &Usable, open: &Open, vm: &Instance,
         node_uid: None,
         ..former.unwrap_or_default()
     });
-    let source = source.filter(|_| vm.user_data == secret);
     let Some(source) = source else {
         draft.replace_vm(uid, why);
         draft.infrastructure(
@@ -145,6 +146,16 @@ fn record_vm(draft: &mut Draft<'_>, usable: &Usable, open: &Open, vm: &Instance,
         ),
     );
     true
+}
+
+/// Whether a VM that was given up, because its guest seemed never to have been started, has become a Node after all: then it
+/// is the Machine's again. Nodes of earlier VMs are deleted before a VM is made.
+fn takes_back(draft: &mut Draft<'_>, terminating: bool) -> bool {
+    let joined = !terminating && delete::own_node(draft).is_some();
+    if let Some(record) = draft.record.as_mut().filter(|_| joined) {
+        record.former = None;
+    }
+    joined
 }
 
 /// Whether the VM that is not recorded yet has become a Node: its guest was started, whatever is gone since. The Node of a
@@ -319,6 +330,15 @@ fn extend(draft: &mut Draft<'_>, expiration: Timestamp) {
 fn bootstrap(draft: &mut Draft<'_>, open: &Open, vm_uid: &str, joined: bool) {
     let answer =
         |status, reason, message: &str| Condition::new(condition::BOOTSTRAP_READY, status, reason, message);
+    let ours = draft.record.as_ref().and_then(|record| record.token_id.clone());
+    let has_ours = draft
+        .observed
+        .token
+        .as_ref()
+        .is_some_and(|token| Some(token.id.as_str()) == ours.as_deref());
+    if has_ours && draft.observed.has_spare_tokens {
+        draft.plan.push(Step::DeleteSpareTokens);
+    }
     let osm = draft
         .record
         .as_ref()
@@ -345,7 +365,6 @@ fn bootstrap(draft: &mut Draft<'_>, open: &Open, vm_uid: &str, joined: bool) {
         draft.condition(answer(Status::True, Reason::DataReady, &message).lazy());
         return;
     }
-    let ours = draft.record.as_ref().and_then(|record| record.token_id.clone());
     let Some(ours) = ours else {
         draft.condition(answer(Status::True, Reason::DataReady, "the VM came with its user data").lazy());
         return;

@@ -153,6 +153,7 @@ fn observed(machine: StoredMachine, open: Open) -> Observed {
         bootstrap: Bootstrap::Builtin,
         creation: Creation::Settled,
         token: None,
+        has_spare_tokens: false,
         requests: Vec::new(),
         room: Room::Alone,
         guests: Guests {
@@ -270,6 +271,59 @@ fn a_node_that_joined_before_its_vm_was_recorded_keeps_both() {
     let plan = decide(&o, now());
     assert_eq!(patch(&plan)["status"]["providerStatus"]["vmUID"], Value::Null);
     assert_eq!(patch(&plan)["status"]["providerStatus"]["former"]["uid"], "v1");
+}
+
+#[test]
+fn a_vm_that_was_given_up_and_has_become_a_node_after_all_is_kept() {
+    let former = json!({"former": {"uid": "v1", "why": "its token is gone"}});
+    let former = placed(&json!({"status": {"providerStatus": former}}));
+    let mut o = observed(machine(&former), running());
+    o.node = Some(node(&json!({})));
+    // Whether or not there is another token by now.
+    for other in [
+        None,
+        Some(TokenView::for_test(
+            "zzzzzz",
+            "m1",
+            now() + Duration::from_hours(1),
+        )),
+    ] {
+        o.token = other;
+        let plan = decide(&o, now());
+        assert!(!verbs(&plan).contains(&"delete the VirtualMachine"));
+        assert_eq!(patch(&plan)["status"]["providerStatus"]["vmUID"], "v1");
+        assert_eq!(patch(&plan)["status"]["providerStatus"]["former"], Value::Null);
+    }
+    o.node = None;
+    assert!(verbs(&decide(&o, now())).contains(&"delete the VirtualMachine"));
+}
+
+#[test]
+fn a_former_vms_node_goes_before_a_vm_is_made_anew() {
+    let former = placed(&json!({"status": {"providerStatus": {"former": {"uid": "v0", "why": "gone"}}}}));
+    let mut o = observed(machine(&former), open());
+    o.node = Some(node(&json!({})));
+    let plan = decide(&o, now());
+    assert_eq!(verbs(&plan), ["delete the Node", "patch the Machine"]);
+    o.node = None;
+    assert_eq!(verbs(&decide(&o, now())), CREATE);
+}
+
+#[test]
+fn tokens_that_no_guest_has_are_deleted_once_it_is_known_which_one_has() {
+    const SPARE: &str = "delete spare bootstrap tokens";
+    let mut o = observed(machine(&recorded()), running());
+    o.token = Some(token());
+    assert!(!verbs(&decide(&o, now())).contains(&SPARE));
+    o.has_spare_tokens = true;
+    assert!(verbs(&decide(&o, now())).contains(&SPARE));
+    // None of them is the VM's.
+    o.token = Some(TokenView::for_test(
+        "zzzzzz",
+        "m1",
+        now() + Duration::from_hours(1),
+    ));
+    assert!(!verbs(&decide(&o, now())).contains(&SPARE));
 }
 
 #[test]

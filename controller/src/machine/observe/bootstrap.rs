@@ -13,9 +13,32 @@ use crate::bootstrap::source::{Above, Choice, Deployment, Mode, choose};
 use crate::bootstrap::token::TokenView;
 use crate::bootstrap::user_data::{self, UserData, UserDataInput};
 use crate::context::Context;
+use crate::machine::decide::user_data_secret_name;
 use crate::machine::observed::Bootstrap;
 use crate::machine::ownership::provider_id_of;
 use crate::user::{LookedSecret, Reference, ReferenceKind, StoredMachine};
+
+/// Takes the one out of a Machine's tokens that its VM has, whose user data is in the Secret of that name. There are several
+/// where the answer to the creation of one was lost: then, the one on record or in that name counts, and the oldest while
+/// there is neither.
+pub(super) fn own_token(
+    machine: &StoredMachine,
+    user_data: Option<&str>,
+    tokens: &mut Vec<TokenView>,
+) -> Option<TokenView> {
+    let recorded = machine
+        .record
+        .as_ref()
+        .and_then(|record| record.token_id.as_deref());
+    let rank = |token: &TokenView| {
+        let id = token.id.as_str();
+        let is_recorded = recorded == Some(id);
+        let is_given = user_data == Some(&user_data_secret_name(machine.uid(), id));
+        (!is_recorded, !is_given, token.created, id.to_owned())
+    };
+    let own = (0..tokens.len()).min_by_key(|index| rank(&tokens[*index]))?;
+    Some(tokens.swap_remove(own))
+}
 
 impl Hands {
     /// The user data that the guest joins with.
@@ -147,5 +170,41 @@ impl Sources<'_> {
             }
             Err(error) => (Bootstrap::Waiting(error.to_string()), None),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_token_of_the_vm_counts_and_the_oldest_before_there_is_one() {
+        let machine = |record: Value| -> StoredMachine {
+            let status = json!({"providerStatus": record});
+            let metadata = json!({"name": "web-1", "namespace": "ns", "uid": "m1"});
+            serde_json::from_value(json!({"metadata": metadata, "status": status})).unwrap()
+        };
+        let infrastructure = json!({"server": "https://a", "namespace": "vms"});
+        let placed = machine(json!({"infrastructure": infrastructure}));
+        let recorded = machine(json!({"infrastructure": infrastructure, "vmUID": "v1", "tokenID": "third3"}));
+        let at = |hour: i8| k8s_openapi::jiff::civil::date(2026, 1, 1).at(hour, 0, 0, 0);
+        let token = |id, hour| {
+            let expiration = at(hour).to_zoned(k8s_openapi::jiff::tz::TimeZone::UTC);
+            TokenView::for_test(id, "m1", expiration.unwrap().timestamp())
+        };
+        let own = |machine: &StoredMachine, user_data| {
+            let mut tokens = vec![token("first1", 2), token("second", 1), token("third3", 3)];
+            let own = own_token(machine, user_data, &mut tokens).unwrap();
+            assert_eq!(tokens.len(), 2);
+            assert!(tokens.iter().all(|spare| spare.id != own.id));
+            own.id.to_string()
+        };
+        assert_eq!(own(&placed, None), "second");
+        assert_eq!(own(&placed, Some("userdata-m1-first1")), "first1");
+        assert_eq!(own(&placed, Some("userdata-m1-other9")), "second");
+        assert_eq!(own(&recorded, None), "third3");
+        assert!(own_token(&placed, None, &mut Vec::new()).is_none());
     }
 }
