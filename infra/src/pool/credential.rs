@@ -8,7 +8,7 @@ use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 
-use super::entry::Entry;
+use super::entry::{Entry, Truth};
 use super::kind::{Kind, Missing};
 use super::look::Looks;
 use crate::client::{RemoteError, infra_client_through};
@@ -127,6 +127,11 @@ pub(super) async fn check(entry: Arc<Entry>, credential: Arc<Credential>) {
             entry.learn_namespace(&client).await;
         }
         if credential.stands(standing.clone()) {
+            let tells = match &standing {
+                // What it may read is not complete yet; all are told when it is.
+                Standing::Works(missing) => entry.truth(missing) != Truth::Syncing,
+                _ => true,
+            };
             match standing {
                 Standing::Refused(error) => {
                     tracing::warn!(server = entry.key.server, namespace = entry.key.namespace, %error, "a credential is refused");
@@ -140,7 +145,11 @@ pub(super) async fn check(entry: Arc<Entry>, credential: Arc<Credential>) {
                     "a credential works"
                 ),
             }
-            entry.tell_of(&credential);
+            if tells {
+                entry.tell_of(&credential);
+            } else {
+                entry.credentials_changed();
+            }
         }
         let doubted = credential.doubted.notified();
         match wait {

@@ -12,7 +12,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-use super::credential::{Credential, check};
+use super::credential::{Credential, Standing, check};
 use super::kind::{Kind, Missing, Objects};
 use super::{InfraEvent, InfraKey, PoolOptions, watches};
 use crate::breaker::{Breaker, PROBES, Probe};
@@ -247,25 +247,38 @@ impl Entry {
 
     /// How true the shared stores are, of all kinds but those that are looked up.
     pub(super) fn truth(&self, but: &Missing) -> Truth {
-        let truth = lock(&self.truth);
-        let mut all = Truth::Current;
-        for kind in Kind::ALL.into_iter().filter(|kind| !but.has(*kind)) {
-            match truth.get(&kind) {
-                Some(Truth::Trouble(error)) => return Truth::Trouble(error.clone()),
-                Some(Truth::Current) => {}
-                _ => all = Truth::Syncing,
-            }
-        }
-        all
+        all_but(&lock(&self.truth), but)
     }
 
-    /// Notes how true the shared store of a kind is, and tells the Machines if that changes what they can do.
+    /// Whether the shared store of a kind is what the watch says.
+    pub(super) fn is_current(&self, kind: Kind) -> bool {
+        lock(&self.truth).get(&kind) == Some(&Truth::Current)
+    }
+
+    /// Notes how true the shared store of a kind is, and tells the Machines whose credentials can do more or less by that.
     pub(super) fn set_truth(&self, kind: Kind, truth: Truth) {
-        // Being read anew takes no time worth telling; if it does, the breaker or a failure tells.
-        let tell = truth != Truth::Syncing;
-        let changed = lock(&self.truth).insert(kind, truth.clone()) != Some(truth);
-        if changed && tell {
-            self.tell_all();
+        let (before, after) = {
+            let mut known = lock(&self.truth);
+            let before = known.clone();
+            known.insert(kind, truth);
+            (before, known.clone())
+        };
+        if before == after {
+            return;
+        }
+        let held: Vec<_> = lock(&self.held)
+            .values()
+            .map(|held| Arc::clone(&held.credential))
+            .collect();
+        for credential in held {
+            let Standing::Works(missing) = credential.standing() else {
+                continue;
+            };
+            let now = all_but(&after, &missing);
+            // Being read anew takes no time worth telling; if it does, the breaker or a failure tells.
+            if now != Truth::Syncing && now != all_but(&before, &missing) {
+                self.tell_users(&credential);
+            }
         }
     }
 
@@ -279,6 +292,10 @@ impl Entry {
     /// Tells the Machines of a credential that its standing has changed.
     pub(super) fn tell_of(&self, credential: &Credential) {
         self.credentials_changed();
+        self.tell_users(credential);
+    }
+
+    fn tell_users(&self, credential: &Credential) {
         let users = lock(&self.held)
             .get(&credential.digest)
             .map(|held| held.users.iter().cloned().collect());
@@ -300,6 +317,19 @@ impl Entry {
             machines: self.users(),
         });
     }
+}
+
+/// How true the stores are together, of all kinds but those that are looked up.
+fn all_but(truth: &HashMap<Kind, Truth>, but: &Missing) -> Truth {
+    let mut all = Truth::Current;
+    for kind in Kind::ALL.into_iter().filter(|kind| !but.has(*kind)) {
+        match truth.get(&kind) {
+            Some(Truth::Trouble(error)) => return Truth::Trouble(error.clone()),
+            Some(Truth::Current) => {}
+            _ => all = Truth::Syncing,
+        }
+    }
+    all
 }
 
 /// Finds out whether a suspected cluster answers, and tries a broken one again until it does.

@@ -70,6 +70,8 @@ where
         };
         let mut synced = false;
         let on = |signal: Signal<'_, K>| match signal {
+            // Nobody reads what is not complete yet, and all are told when it is.
+            Signal::Changed(_) if !entry.is_current(kind) => {}
             Signal::Changed(change) => {
                 let name = change.versions().find_map(|object| object.meta().name.as_deref());
                 if let Some(name) = name {
