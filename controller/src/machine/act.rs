@@ -399,7 +399,12 @@ impl Run<'_> {
         };
         let _alone = self.context.evacuations.lock().await;
         if !self.context.may_write()
-            || evacuation::room(&self.context.stores, &self.context.surges, self.machine) != Room::Free
+            || evacuation::room(
+                &self.context.stores,
+                &self.context.surges,
+                self.machine,
+                self.context.now(),
+            ) != Room::Free
         {
             return Ok(Progress::Wait);
         }

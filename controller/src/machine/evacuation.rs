@@ -4,11 +4,13 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use jiff::Timestamp;
 use machinist_infra::store::Key;
 use machinist_shared::names::{annotation, condition};
 
 use super::conditions::Reason;
 use crate::machine_deployment::decide::{max_surge, max_unavailable};
+use crate::machine_set;
 use crate::user::{StoredMachine, StoredMachineDeployment, StoredMachineSet, Stores};
 
 /// Whether a Machine may be deleted now, to be replaced elsewhere.
@@ -27,7 +29,7 @@ pub enum Room {
     },
     /// None may be missing, but there may be one too many: it waits for another to be there in its place.
     Surge,
-    /// The same, and others are made in the place of as many as there may be too many already.
+    /// The same, and others are made in the place of as many as there may be too many already, or a rollout makes them.
     SurgeFull {
         /// How many that is.
         limit: usize,
@@ -84,7 +86,7 @@ impl Surges {
 }
 
 /// Whether the Machine may be deleted now, by what is in the stores.
-pub fn room(stores: &Stores, surges: &Surges, machine: &StoredMachine) -> Room {
+pub fn room(stores: &Stores, surges: &Surges, machine: &StoredMachine, now: Timestamp) -> Room {
     let set = machine
         .machine_set()
         .and_then(|set| stores.machine_sets.get(&Key::new(machine.namespace(), set)))
@@ -97,14 +99,21 @@ pub fn room(stores: &Stores, surges: &Surges, machine: &StoredMachine) -> Room {
     if let Some(by) = deployment.as_ref().and_then(|deployment| paused_by(deployment)) {
         return Room::Paused(by);
     }
-    let (siblings, wanted, limit, surge) = match &deployment {
+    let (siblings, wanted, limit, surge, ready_for) = match &deployment {
         Some(deployment) => (
             stores.machines_of_deployment(deployment),
             deployment.replicas.unwrap_or(1),
             max_unavailable(deployment),
             max_surge(deployment),
+            deployment.min_ready_seconds.unwrap_or_default(),
         ),
-        None => (stores.machines_of(set.uid()), replicas(&set), 1, 0),
+        None => (
+            stores.machines_of(set.uid()),
+            replicas(&set),
+            1,
+            0,
+            set.min_ready_seconds,
+        ),
     };
     // What such a set lacks comes back from another, and only when it is gone.
     let surge = if set.annotation(annotation::NO_NEW_MACHINES) == Some("true") {
@@ -113,7 +122,11 @@ pub fn room(stores: &Stores, surges: &Surges, machine: &StoredMachine) -> Room {
         usize::try_from(surge).unwrap_or_default()
     };
     let others = siblings.iter().filter(|other| other.uid() != machine.uid());
-    let available = others.filter(|other| is_available(stores, other)).count();
+    let is_available = |other: &Arc<StoredMachine>| {
+        let at = machine_set::available_at(stores, other, ready_for);
+        !other.is_deleting() && at.is_some_and(|at| at <= now)
+    };
+    let available = others.filter(|other| is_available(other)).count();
     let limit = usize::try_from(limit).unwrap_or_default();
     let judged = judge(
         usize::try_from(wanted).unwrap_or_default(),
@@ -121,9 +134,21 @@ pub fn room(stores: &Stores, surges: &Surges, machine: &StoredMachine) -> Room {
         limit,
         surge,
     );
-    match judged {
-        Room::Surge if !surges.take(machine, &siblings, surge) => Room::SurgeFull { limit: surge },
-        judged => judged,
+    let Some(deployment) = deployment.filter(|_| judged == Room::Surge) else {
+        return judged;
+    };
+    let sets = stores.machine_sets_of(deployment.uid());
+    if sets.iter().any(|other| other.revision() > set.revision()) {
+        // A rollout replaces it, and needs the room.
+        surges.forget(&Key::of(machine));
+        return Room::SurgeFull { limit: surge };
+    }
+    let asked: i32 = sets.iter().map(replicas).fold(0, i32::saturating_add);
+    let taken = usize::try_from(asked.saturating_sub(wanted)).unwrap_or_default();
+    if surges.take(machine, &siblings, surge.saturating_sub(taken)) {
+        Room::Surge
+    } else {
+        Room::SurgeFull { limit: surge }
     }
 }
 
@@ -148,12 +173,6 @@ fn replicas(set: &Arc<StoredMachineSet>) -> i32 {
     set.replicas.unwrap_or(1)
 }
 
-fn is_available(stores: &Stores, machine: &StoredMachine) -> bool {
-    let node = stores.nodes.get(&Key::new("", machine.name()));
-    let linked = machine.status.node_ref.is_some();
-    !machine.is_deleting() && linked && node.is_some_and(|node| node.is_ready())
-}
-
 fn paused_by(deployment: &StoredMachineDeployment) -> Option<&'static str> {
     let initializers = deployment.annotation(annotation::INITIALIZERS);
     if deployment.annotation(annotation::PAUSED).is_some() {
@@ -168,6 +187,7 @@ fn paused_by(deployment: &StoredMachineDeployment) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use kube::runtime::watcher::Event;
     use rstest::rstest;
     use serde_json::{Value, json};
 
@@ -197,6 +217,74 @@ mod tests {
     fn machine(name: &str, status: &Value) -> Arc<StoredMachine> {
         let machine = json!({"metadata": {"name": name, "namespace": "ns", "uid": name}, "status": status});
         Arc::new(serde_json::from_value(machine).unwrap())
+    }
+
+    const NOW: &str = "2027-01-15T08:00:00Z";
+
+    fn of(kind: &str, name: &str, owner: Option<(&str, &str)>, extra: &Value) -> Value {
+        let owners = owner.map(|(kind, name)| json!([{"apiVersion": "cluster.k8s.io/v1alpha1", "kind": kind, "name": name, "uid": name, "controller": true}]));
+        let mut object = json!({"apiVersion": "cluster.k8s.io/v1alpha1", "kind": kind, "metadata": {
+            "name": name, "namespace": "ns", "uid": name, "resourceVersion": "1", "ownerReferences": owners}});
+        json_patch::merge(&mut object, extra);
+        object
+    }
+
+    /// A deployment of three: a set with the Machines `a`, `b` and `c`, all Ready since `since`, and another set of that
+    /// revision and size.
+    fn pool(deployment: &Value, since: &str, other: (i64, i32)) -> Stores {
+        let stores = Stores::default();
+        let mut spec = json!({"spec": {"replicas": 3}});
+        json_patch::merge(&mut spec, deployment);
+        stores.machine_deployments.apply(Event::Apply(
+            serde_json::from_value(of("MachineDeployment", "d", None, &spec)).unwrap(),
+        ));
+        for (name, revision, size) in [("own", 2, 3), ("other", other.0, other.1)] {
+            let extra = json!({
+                "metadata": {"annotations": {"machinedeployment.clusters.k8s.io/revision": revision.to_string()}},
+                "spec": {"replicas": size},
+            });
+            let set = of("MachineSet", name, Some(("MachineDeployment", "d")), &extra);
+            stores
+                .machine_sets
+                .apply(Event::Apply(serde_json::from_value(set).unwrap()));
+        }
+        for name in ["a", "b", "c"] {
+            let joined = json!({"status": {"nodeRef": {"name": name, "uid": name}}});
+            let machine = of("Machine", name, Some(("MachineSet", "own")), &joined);
+            stores
+                .machines
+                .apply(Event::Apply(serde_json::from_value(machine).unwrap()));
+            let node = json!({"metadata": {"name": name, "uid": name, "resourceVersion": "1"}, "status": {"conditions": [
+                {"type": "Ready", "status": "True", "lastTransitionTime": since}]}});
+            stores
+                .nodes
+                .apply(Event::Apply(serde_json::from_value(node).unwrap()));
+        }
+        stores
+    }
+
+    const LONG_AGO: &str = "2027-01-15T07:00:00Z";
+    const MINUTES_AGO: &str = "2027-01-15T07:58:00Z";
+    const ALONE: (i64, i32) = (1, 0);
+
+    #[rstest]
+    #[case::all_others_are_there(json!({"spec": {"strategy": {"rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}}}}), LONG_AGO, ALONE, Room::Free)]
+    #[case::others_are_not_there_for_long_enough(json!({"spec": {"minReadySeconds": 300, "strategy": {"rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}}}}), MINUTES_AGO, ALONE, Room::Full { missing: 2, limit: 1 })]
+    #[case::others_are_there_for_long_enough(json!({"spec": {"minReadySeconds": 120, "strategy": {"rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}}}}), MINUTES_AGO, ALONE, Room::Free)]
+    #[case::another_comes_first(json!({}), LONG_AGO, ALONE, Room::Surge)]
+    #[case::a_rollout_replaces_it(json!({}), LONG_AGO, (3, 0), Room::SurgeFull { limit: 1 })]
+    #[case::a_rollout_has_the_room(json!({}), LONG_AGO, (1, 1), Room::SurgeFull { limit: 1 })]
+    #[case::there_is_room_beside_a_rollout(json!({"spec": {"strategy": {"rollingUpdate": {"maxSurge": 2}}}}), LONG_AGO, (1, 1), Room::Surge)]
+    fn a_machine_is_replaced_by_the_rules_of_its_deployment(
+        #[case] deployment: Value,
+        #[case] since: &str,
+        #[case] other: (i64, i32),
+        #[case] expected: Room,
+    ) {
+        let stores = pool(&deployment, since, other);
+        let machine = stores.machines.get(&Key::new("ns", "a")).unwrap();
+        let room = room(&stores, &Surges::default(), &machine, NOW.parse().unwrap());
+        assert_eq!(room, expected);
     }
 
     #[test]

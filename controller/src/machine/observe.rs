@@ -160,7 +160,7 @@ pub async fn observe(
     hands.spare_tokens.clone_from(&tokens);
     let room = match &infra {
         Infra::Open(open) if matches!(open.eviction, Eviction::Wanted { .. }) => {
-            evacuation::room(&context.stores, &context.surges, machine)
+            evacuation::room(&context.stores, &context.surges, machine, now)
         }
         Infra::Open(_) => {
             context.surges.forget(key);

@@ -13,6 +13,7 @@ use super::decide::likeness_of;
 use super::instancetypes::{self, Looked, Wanted};
 use super::observed::{Deployment, Machines, Observed, Set, Status, Strategy, Trouble};
 use crate::context::Context;
+use crate::machine::evacuation;
 use crate::user::{StoredMachine, StoredMachineDeployment, StoredMachineSet, Stores, overlap, owner};
 
 /// Everything known of the deployment, and the sets that it was taken from.
@@ -168,8 +169,10 @@ pub(super) fn set_of(
 fn machines(machines: &[Arc<StoredMachine>]) -> Machines {
     let mut alive: Vec<_> = machines.iter().filter(|machine| !machine.is_deleting()).collect();
     alive.sort_by_key(|machine| machine.metadata.creation_timestamp.as_ref().map(|time| time.0));
+    let surging = alive.iter().filter(|machine| evacuation::surges(machine));
     Machines {
         alive: i32::try_from(alive.len()).unwrap_or(i32::MAX),
+        surging: i32::try_from(surging.count()).unwrap_or(i32::MAX),
         failed: alive.iter().find_map(|machine| failed(machine)),
         blocking: alive.iter().find_map(|machine| blocking(machine)),
     }

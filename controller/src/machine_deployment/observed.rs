@@ -177,6 +177,8 @@ pub enum Likeness {
 pub struct Machines {
     /// How many are not being deleted.
     pub alive: i32,
+    /// How many of them wait for another in their place, because their hosts are being drained.
+    pub surging: i32,
     /// One that cannot heal.
     pub failed: Option<Trouble>,
     /// The one that has not been available for the longest, if it says why.

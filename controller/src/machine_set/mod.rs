@@ -11,4 +11,5 @@ pub mod observed;
 mod pass;
 pub mod plan;
 
+pub use observe::available_at;
 pub use pass::work;

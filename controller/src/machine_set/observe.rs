@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use machinist_infra::store::Key;
 use tokio::time::Instant;
 
@@ -62,6 +63,17 @@ fn node_state(stores: &Stores, machine: &StoredMachine) -> NodeState {
     } else {
         NodeState::NotReady
     }
+}
+
+/// From when on a Machine counts as available; nothing if that cannot be told.
+pub fn available_at(
+    stores: &Stores,
+    machine: &Arc<StoredMachine>,
+    min_ready_seconds: i32,
+) -> Option<Timestamp> {
+    let node = node_state(stores, machine);
+    let machine = Arc::clone(machine);
+    Member { machine, node }.available_at(min_ready_seconds)
 }
 
 #[cfg(test)]

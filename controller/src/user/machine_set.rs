@@ -110,6 +110,12 @@ impl StoredMachineSet {
         self.metadata.annotations.as_ref()?.get(key).map(String::as_str)
     }
 
+    /// The revision that its MachineDeployment has given it; 0 if there is none that is a number.
+    pub fn revision(&self) -> i64 {
+        let text = self.annotation(annotation::REVISION);
+        text.and_then(|text| text.parse().ok()).unwrap_or(0)
+    }
+
     /// The annotation that makes its controller create, delete and adopt nothing.
     pub fn paused_by(&self) -> Option<&'static str> {
         let initializers = self

@@ -71,7 +71,7 @@ fn wanted(draft: &mut Draft<'_>, uid: &str, host: &str) {
         (Room::SurgeFull { limit }, _) => {
             draft.plan.look_again(AGAIN);
             format!(
-                "the Machine is replaced later: others are made first in the place of {limit}, as many as may be too many"
+                "the Machine is replaced later: {limit} may be too many, and as many are made already, in the place of others or by a rollout"
             )
         }
     };

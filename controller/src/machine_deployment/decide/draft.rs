@@ -113,10 +113,18 @@ impl<'a> Draft<'a> {
         sizes.fold(0, i32::saturating_add)
     }
 
+    /// How many Machines there are beyond the sizes of the sets, because they wait for others in their place.
+    pub(super) fn surging(&self) -> i32 {
+        let surging = self.members().map(|(_, set)| set.machines.surging);
+        surging.fold(0, i32::saturating_add)
+    }
+
     /// Gives a set another size.
     pub(super) fn scale(&mut self, index: usize, size: i32, limits: Limits) {
         let set = &mut self.sets[index];
         if set.replicas != size {
+            // Those beyond the former size may go before the set learns of the new one.
+            set.available = set.available();
             set.replicas = size;
             revision::replicas(&mut set.annotations, limits);
         }

@@ -46,6 +46,8 @@ enum Happening {
     Mend,
     /// A Node of that set is lost.
     Lose(usize),
+    /// The host of a Machine of that set is drained, and another is made in its place first, if there is room.
+    Drain(usize),
     /// The deployment's controller looks; so many of its writes succeed before it is killed.
     Look(usize),
     /// The set's controller looks.
@@ -65,6 +67,8 @@ enum Machine {
 struct Member {
     set: Set,
     machines: Vec<Machine>,
+    /// How many Machines wait for others in their place.
+    surging: i32,
 }
 
 struct World {
@@ -99,6 +103,7 @@ impl World {
         for (set, member) in sets.iter_mut().zip(&self.sets) {
             set.machines = Machines {
                 alive: i32::try_from(member.machines.len()).unwrap(),
+                surging: member.surging,
                 ..Machines::default()
             };
             let same =
@@ -169,7 +174,8 @@ impl World {
     }
 
     fn total(&self) -> i32 {
-        self.sets.iter().map(|member| member.set.replicas).sum()
+        let sizes = self.sets.iter();
+        sizes.map(|member| member.set.replicas + member.surging).sum()
     }
 
     /// Machines that are known to be available, and stay at the sizes that are asked for.
@@ -252,6 +258,7 @@ impl World {
         self.sets.push(Member {
             set,
             machines: Vec::new(),
+            surging: 0,
         });
     }
 
@@ -284,7 +291,7 @@ impl World {
         let Some(member) = member(&mut self.sets, index) else {
             return;
         };
-        let wanted = usize::try_from(member.set.replicas).unwrap();
+        let wanted = usize::try_from(member.set.replicas + member.surging).unwrap();
         let stopped = member.set.annotations.contains_key(annotation::NO_NEW_MACHINES);
         member
             .machines
@@ -389,15 +396,48 @@ impl World {
                     *machine = Machine::Lost;
                 }
             }
+            Happening::Drain(index) => self.drain(*index),
             Happening::Look(writes) => self.look(*writes),
             Happening::LookAtSet(index) => self.look_at_set(*index),
             Happening::Join(index) => self.join(*index),
         }
     }
 
+    /// Whether no set of the deployment has a higher revision.
+    fn is_newest(&self, index: usize) -> bool {
+        let revision = |member: &Member| super::revision::of(&member.set);
+        let newest = self.sets.iter().map(revision).max();
+        let own = self.sets.get(index).map(revision);
+        own.is_some() && own == newest
+    }
+
+    /// As [`crate::machine::evacuation`] has it.
+    fn drain(&mut self, index: usize) {
+        let index = index % self.sets.len().max(1);
+        let limits = Limits::of(&self.deployment);
+        let surging: i32 = self.sets.iter().map(|member| member.surging).sum();
+        let asked = (self.total() - surging).max(limits.desired);
+        if self.is_newest(index) && !self.deployment.paused && asked + surging < limits.most {
+            let member = &mut self.sets[index];
+            member.surging = (member.surging + 1).min(member.set.available);
+        }
+    }
+
+    /// Whoever waits for another goes when that is there, and waits no more while a rollout needs the room.
+    fn reconsider(&mut self) {
+        for index in 0..self.sets.len() {
+            let newest = self.is_newest(index);
+            let member = &mut self.sets[index];
+            if !newest || count(member, Machine::Available) >= member.set.replicas + member.surging {
+                member.surging = 0;
+            }
+        }
+    }
+
     /// Everybody acts, in turn.
     fn round(&mut self) {
         self.time += 1;
+        self.reconsider();
         self.look(usize::MAX);
         for index in 0..self.sets.len() {
             self.look_at_set(index);
@@ -511,6 +551,7 @@ fn anything() -> impl Strategy2<Value = Happening> {
         1 => (1i32..5).prop_map(Happening::Break),
         1 => Just(Happening::Mend),
         1 => (0usize..4).prop_map(Happening::Lose),
+        1 => (0usize..4).prop_map(Happening::Drain),
     ]
 }
 

@@ -44,7 +44,8 @@ fn is_saturated(draft: &Draft<'_>, limits: Limits) -> bool {
 }
 
 fn proportionally(draft: &mut Draft<'_>, active: &[usize], limits: Limits) {
-    let allowed = if limits.desired == 0 { 0 } else { limits.most };
+    let most = limits.most.saturating_sub(draft.surging()).max(limits.desired);
+    let allowed = if limits.desired == 0 { 0 } else { most };
     let sum: i32 = active.iter().map(|index| draft.sets[*index].replicas).sum();
     let mut delta = allowed - sum;
     let mut sizes: Vec<i32> = Vec::with_capacity(active.len());

@@ -11,7 +11,7 @@ pub(super) fn decide(draft: &mut Draft<'_>) {
 
 /// The new set gets as large as the surge allows.
 fn grow(draft: &mut Draft<'_>, limits: Limits) {
-    let total = draft.spec_sum();
+    let total = draft.spec_sum().saturating_add(draft.surging());
     let Some(index) = draft.new else { return };
     let size = draft.sets[index].replicas;
     let wanted = if size > limits.desired {

@@ -27,7 +27,7 @@ enum Happens {
     /// Somebody makes a Machine that fits.
     Orphan,
     /// The Node of a Machine changes.
-    Node(usize, bool),
+    Node(usize, Joined),
     /// Machine `.0` is marked for deletion.
     Mark(usize),
     /// The watch catches up with so many events.
@@ -38,13 +38,30 @@ enum Happens {
     Pass,
 }
 
+/// What has become of a Machine's Node, and how much the Machine would be missed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Joined {
+    Absent,
+    /// Ready, and not for `minReadySeconds`.
+    Settling,
+    Available,
+}
+
+fn joined() -> impl Strategy<Value = Joined> {
+    prop_oneof![
+        Just(Joined::Absent),
+        Just(Joined::Settling),
+        Just(Joined::Available)
+    ]
+}
+
 fn happens() -> impl Strategy<Value = Happens> {
     prop_oneof![
         (0..8i32).prop_map(Happens::Scale),
         (0..12usize).prop_map(Happens::Delete),
         (0..12usize).prop_map(Happens::Relabel),
         Just(Happens::Orphan),
-        (0..12usize, any::<bool>()).prop_map(|(i, ready)| Happens::Node(i, ready)),
+        (0..12usize, joined()).prop_map(|(i, joined)| Happens::Node(i, joined)),
         (0..12usize).prop_map(Happens::Mark),
         (0..5usize).prop_map(Happens::CatchUp),
         any::<bool>().prop_map(Happens::LoseAnswer),
@@ -59,10 +76,20 @@ fn happens() -> impl Strategy<Value = Happens> {
 struct Thing {
     ours: bool,
     fits: bool,
-    ready: bool,
+    node: Joined,
     marked: bool,
     version: u64,
 }
+
+impl Thing {
+    /// How much it would be missed.
+    fn worth(&self) -> Option<Joined> {
+        (!self.marked).then_some(self.node)
+    }
+}
+
+/// A minute is over since 1970 began.
+const NOW: Timestamp = Timestamp::constant(60, 0);
 
 type Machines = BTreeMap<String, Thing>;
 
@@ -87,7 +114,7 @@ impl World {
         let labels = json!({"fits": "true"});
         let set = json!({
             "metadata": {"name": "s", "namespace": "ns", "uid": "s", "finalizers": ["foregroundDeletion"]},
-            "spec": {"replicas": self.wanted, "selector": {"matchLabels": labels}, "template": {"metadata": {"labels": labels}}},
+            "spec": {"replicas": self.wanted, "minReadySeconds": 60, "selector": {"matchLabels": labels}, "template": {"metadata": {"labels": labels}}},
         });
         Arc::new(serde_json::from_value(set).unwrap())
     }
@@ -101,12 +128,12 @@ impl World {
             }});
             Arc::new(serde_json::from_value(machine).unwrap())
         };
-        let node = |thing: &Thing| {
-            if thing.ready {
-                NodeState::Ready { since: None }
-            } else {
-                NodeState::Absent
-            }
+        let node = |thing: &Thing| match thing.node {
+            Joined::Absent => NodeState::Absent,
+            Joined::Settling => NodeState::Ready { since: Some(NOW) },
+            Joined::Available => NodeState::Ready {
+                since: Some(Timestamp::UNIX_EPOCH),
+            },
         };
         let ours = self.cache.iter().filter(|(_, thing)| thing.ours);
         let orphans = self.cache.iter().filter(|(_, thing)| !thing.ours && thing.fits);
@@ -174,7 +201,7 @@ impl World {
         let new = Thing {
             ours: true,
             fits: true,
-            ready: false,
+            node: Joined::Absent,
             marked: false,
             version: self.version,
         };
@@ -207,7 +234,7 @@ impl World {
         {
             self.unresolved = None;
         }
-        let plan = decide(&self.observed(), Timestamp::UNIX_EPOCH);
+        let plan = decide(&self.observed(), NOW);
         let mut worked = false;
         for step in plan.steps {
             worked |= step.is_work();
@@ -221,15 +248,14 @@ impl World {
                     }
                 }
                 Step::Delete(machines) => {
-                    let healthy_unmarked =
-                        |name: &str| self.cache.get(name).is_some_and(|t| t.ready && !t.marked);
-                    let victims: Vec<&str> = machines.iter().map(|m| m.name()).collect();
-                    let spared_marked = self.cache.iter().any(|(name, thing)| {
-                        thing.ours && thing.fits && thing.marked && !victims.contains(&name.as_str())
-                    });
+                    let ours = self.cache.iter().filter(|(_, thing)| thing.ours && thing.fits);
+                    let (victims, spared): (Vec<_>, Vec<_>) =
+                        ours.partition(|(name, _)| machines.iter().any(|m| m.name() == *name));
+                    let most = victims.iter().map(|(_, thing)| thing.worth()).max();
+                    let least = spared.iter().map(|(_, thing)| thing.worth()).min();
                     assert!(
-                        !(spared_marked && victims.iter().any(|name| healthy_unmarked(name))),
-                        "a healthy Machine went before a marked one"
+                        least.is_none_or(|least| most <= Some(least)),
+                        "{most:?} went, and {least:?} stayed"
                     );
                     for machine in machines {
                         self.version += 1;
@@ -271,14 +297,14 @@ impl World {
                 let orphan = Thing {
                     ours: false,
                     fits: true,
-                    ready: true,
+                    node: Joined::Available,
                     marked: false,
                     version: self.version,
                 };
                 self.truth.insert(name.clone(), orphan);
                 self.events.push((name, self.version, Some(orphan)));
             }
-            Happens::Node(nth, ready) => self.change(nth, |thing| thing.ready = ready),
+            Happens::Node(nth, joined) => self.change(nth, |thing| thing.node = joined),
             Happens::Mark(nth) => self.change(nth, |thing| thing.marked = true),
             Happens::CatchUp(count) => self.catch_up(count),
             Happens::LoseAnswer(made) => self.lose = Some(made),

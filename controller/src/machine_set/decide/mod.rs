@@ -43,7 +43,7 @@ pub fn decide(observed: &Observed, now: Timestamp) -> Plan {
     let mut plan = Plan::default();
     let mut trouble = invalid(set);
     if trouble.is_none() && set.paused_by().is_none() {
-        trouble = work(observed, &members, &mut plan).err();
+        trouble = work(observed, &members, now, &mut plan).err();
     }
     match &observed.failure {
         Some(_) if plan.steps.is_empty() => plan.forgive = true,
@@ -102,7 +102,7 @@ fn invalid(set: &StoredMachineSet) -> Option<Trouble> {
 }
 
 /// What changes Machines, and the set itself.
-fn work(observed: &Observed, members: &Members<'_>, plan: &mut Plan) -> Result<(), Trouble> {
+fn work(observed: &Observed, members: &Members<'_>, now: Timestamp, plan: &mut Plan) -> Result<(), Trouble> {
     let set = &observed.set;
     if let Some(patch) = finalizer_patch(set) {
         plan.steps.push(Step::PatchSet(patch));
@@ -113,7 +113,7 @@ fn work(observed: &Observed, members: &Members<'_>, plan: &mut Plan) -> Result<(
     if !observed.orphans.is_empty() {
         plan.steps.push(Step::Adopt(observed.orphans.clone()));
     }
-    let scaled = scale::scale(observed, &members.active, plan);
+    let scaled = scale::scale(observed, &members.active, now, plan);
     in_place::change(set, &members.active, plan);
     scaled
 }

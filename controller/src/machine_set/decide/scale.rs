@@ -35,7 +35,12 @@ impl DeletePolicy {
 
 /// Plans to make what is missing, or to delete what is too much. Orphans count when something is missing, for they
 /// will be ours; and not when something is too much, for they are not yet.
-pub(super) fn scale(observed: &Observed, active: &[&Member], plan: &mut Plan) -> Result<(), Trouble> {
+pub(super) fn scale(
+    observed: &Observed,
+    active: &[&Member],
+    now: Timestamp,
+    plan: &mut Plan,
+) -> Result<(), Trouble> {
     let set = &observed.set;
     let policy = DeletePolicy::parse(&set.delete_policy).ok_or_else(|| Trouble {
         reason: INVALID_CONFIGURATION,
@@ -62,15 +67,21 @@ pub(super) fn scale(observed: &Observed, active: &[&Member], plan: &mut Plan) ->
     let waits = !observed.orphans.is_empty() && observed.failure.is_none();
     let surplus = counted.saturating_sub(wanted);
     if surplus > 0 && !waits {
-        plan.steps
-            .push(Step::Delete(first_to_go(active, policy, surplus.min(AT_ONCE))));
+        let class = |member: &Member| class(member, set.min_ready_seconds, now);
+        let victims = first_to_go(active, class, policy, surplus.min(AT_ONCE));
+        plan.steps.push(Step::Delete(victims));
         plan.more = surplus > AT_ONCE;
     }
     Ok(())
 }
 
 /// The `count` Machines that are missed least.
-fn first_to_go(active: &[&Member], policy: DeletePolicy, count: usize) -> Vec<Arc<StoredMachine>> {
+fn first_to_go(
+    active: &[&Member],
+    class: impl Fn(&Member) -> Class,
+    policy: DeletePolicy,
+    count: usize,
+) -> Vec<Arc<StoredMachine>> {
     let mut candidates: Vec<_> = active.to_vec();
     candidates.sort_by_cached_key(|member| {
         let machine = &member.machine;
@@ -103,10 +114,12 @@ enum Class {
     Failed,
     WithoutNode,
     NotReady,
+    /// Ready, and not for long enough: a MachineDeployment counts on such ones to go before those that are.
+    NotAvailable,
     Healthy,
 }
 
-fn class(member: &Member) -> Class {
+fn class(member: &Member, min_ready_seconds: i32, now: Timestamp) -> Class {
     if member.machine.is_marked() {
         Class::Marked
     } else if member.has_failed() {
@@ -115,7 +128,14 @@ fn class(member: &Member) -> Class {
         match member.node {
             NodeState::Absent => Class::WithoutNode,
             NodeState::NotReady => Class::NotReady,
-            NodeState::Ready { .. } => Class::Healthy,
+            NodeState::Ready { .. } => {
+                let available = member.available_at(min_ready_seconds);
+                if available.is_some_and(|at| at <= now) {
+                    Class::Healthy
+                } else {
+                    Class::NotAvailable
+                }
+            }
         }
     }
 }

@@ -295,9 +295,18 @@ fn one_of_each() -> Vec<Member> {
     let marked = json!({"metadata": {"annotations": {"cluster.k8s.io/delete-machine": "2027-01-15"}}});
     vec![
         member(
-            "f-healthy",
-            READY,
+            "g-healthy",
+            NodeState::Ready {
+                since: Some(now() - std::time::Duration::from_secs(60)),
+            },
             &json!({"metadata": {"annotations": {"cluster.k8s.io/delete-machine": ""}}}),
+        ),
+        member(
+            "f-not-available",
+            NodeState::Ready {
+                since: Some(now() - std::time::Duration::from_secs(59)),
+            },
+            &json!({}),
         ),
         member("e-not-ready", NodeState::NotReady, &json!({})),
         member("d-without-node", NodeState::Absent, &json!({})),
@@ -312,13 +321,16 @@ fn one_of_each() -> Vec<Member> {
 }
 
 #[rstest]
-fn the_annotated_go_first_then_failed_then_without_node_then_not_ready(
+fn the_annotated_go_first_then_failed_then_without_node_then_not_ready_then_not_available(
     #[values("", "Random", "Newest", "Oldest")] policy: &str,
-    #[values(1, 3, 4, 5, 6)] count: usize,
+    #[values(1, 3, 4, 5, 6, 7)] count: usize,
 ) {
     let machines = one_of_each();
     let wanted = i32::try_from(machines.len() - count).unwrap();
-    let set = set(wanted, &json!({"spec": {"deletePolicy": policy}}));
+    let set = set(
+        wanted,
+        &json!({"spec": {"deletePolicy": policy, "minReadySeconds": 60}}),
+    );
     let plan = decide(&observed(set, machines), now());
     let mut expected = [
         "a-marked",
@@ -326,7 +338,8 @@ fn the_annotated_go_first_then_failed_then_without_node_then_not_ready(
         "c-failed",
         "d-without-node",
         "e-not-ready",
-        "f-healthy",
+        "f-not-available",
+        "g-healthy",
     ];
     expected[..count].sort_unstable();
     assert_eq!(steps(&plan), [format!("delete {}", expected[..count].join(","))]);

@@ -58,7 +58,7 @@ fn a_machine_is_replaced_after_it_was_told_why() {
 #[rstest]
 #[case::nobody_would_replace_it(Room::Alone, "by hand")]
 #[case::what_would_is_paused(Room::Paused("cluster.x-k8s.io/paused"), "cluster.x-k8s.io/paused")]
-#[case::others_come_first(Room::SurgeFull { limit: 1 }, "in the place of 1, as many as may be too many")]
+#[case::others_come_first(Room::SurgeFull { limit: 1 }, "1 may be too many, and as many are made already")]
 #[case::others_are_missing(Room::Full { missing: 1, limit: 1 }, "1 others are missing, of 1 that may be")]
 fn a_machine_that_may_not_be_replaced_says_so(#[case] room: Room, #[case] why: &str) {
     let plan = decide(&on(wanted(), room), now());
