@@ -40,17 +40,12 @@ pub enum Room {
 
 /// Whether a Machine waits to be replaced.
 pub fn is_waiting(machine: &StoredMachine) -> bool {
-    says(machine, Reason::HostDraining) || surges(machine)
+    machine.says(condition::EVACUATING, Reason::HostDraining) || surges(machine)
 }
 
 /// Whether its MachineSet is to make another in its place first. It does not count meanwhile.
 pub fn surges(machine: &StoredMachine) -> bool {
-    says(machine, Reason::WaitingForReplacement)
-}
-
-fn says(machine: &StoredMachine, reason: Reason) -> bool {
-    let mut conditions = machine.status.conditions.iter().flatten();
-    conditions.any(|stored| stored.type_ == condition::EVACUATING && stored.reason == Some(reason.text()))
+    machine.says(condition::EVACUATING, Reason::WaitingForReplacement)
 }
 
 /// The Machines for which others are made in their place, by UID. Their status says so a moment later; meanwhile nobody else

@@ -169,9 +169,10 @@ pub async fn observe(
         _ => Room::Alone,
     };
     let node = context.stores.nodes.get(&Key::new("", machine.name()));
+    let vm_is_gone = matches!(&infra, Infra::Open(open) if open.vm.is_none());
     let observed = Observed {
         room,
-        guests: guests::guests(context, key, machine, node.as_deref()),
+        guests: guests::guests(context, key, machine, vm_is_gone, node.as_deref()),
         machine: machine.clone(),
         settings: context.settings.clone(),
         name_winner: name_winner(context, machine),

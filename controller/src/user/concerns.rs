@@ -3,13 +3,14 @@
 use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt;
 use machinist_infra::store::Key;
-use machinist_shared::names::label;
+use machinist_shared::names::{condition, label};
 
 use super::overlap;
 use super::owner;
 use super::stores::{Queues, Stores};
 use super::{Node, StoredMachine, StoredMachineDeployment, StoredMachineSet, VolumeAttachment};
 use crate::csr::request::{NODE_USER, StoredRequest};
+use crate::machine::conditions::Reason::VMVanished;
 use crate::machine::drain::turns;
 use crate::machine::evacuation;
 use crate::machine_deployment::conditions::{self, PROGRESSING, Reason, SELECTOR_OVERLAP};
@@ -98,10 +99,10 @@ pub(super) fn node(node: &Node, stores: &Stores, queues: &Queues) {
     }
 }
 
-/// An attached volume: the Machine of the Node's name, which waits for it only while it is being deleted.
+/// An attached volume: the Machine of the Node's name, which waits for it only while it is being deleted or its VM is gone.
 pub(super) fn attachment(attachment: &VolumeAttachment, stores: &Stores, queues: &Queues) {
     for machine in stores.machines.by_index(&attachment.node) {
-        if machine.is_deleting() {
+        if machine.is_deleting() || machine.says(condition::INFRASTRUCTURE_READY, VMVanished) {
             queues.machines.add(Key::of(machine.as_ref()));
         }
     }

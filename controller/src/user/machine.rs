@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::owner;
+use crate::machine::conditions::Reason;
 use crate::machine::record::{Infrastructure, Record};
 
 /// The spec of a stored Machine.
@@ -86,6 +87,12 @@ impl StoredMachine {
     /// Whether it is being deleted.
     pub fn is_deleting(&self) -> bool {
         self.metadata.deletion_timestamp.is_some()
+    }
+
+    /// Whether a condition says that, be it true or not.
+    pub fn says(&self, kind: &str, reason: Reason) -> bool {
+        let mut conditions = self.status.conditions.iter().flatten();
+        conditions.any(|stored| stored.type_ == kind && stored.reason == Some(reason.text()))
     }
 
     /// Whether its status says that its VM runs.

@@ -97,24 +97,33 @@ pub(super) fn decide(draft: &mut Draft<'_>) {
 /// Node that is out of service.
 const RELEASE: Duration = Duration::from_mins(2);
 
-/// Whether volumes are attached to the Node of a VM that is gone. Whoever needs them elsewhere would wait for six minutes if
-/// the Node was deleted now; the taint lets Kubernetes detach them at once.
-fn holds_volumes(draft: &mut Draft<'_>, node: &Node, left: &mut Vec<(&'static str, String)>) -> bool {
+/// Volumes that are attached to the Node of a VM that is gone.
+pub(super) enum Volumes {
+    /// There are none.
+    None,
+    /// They are to be detached: what a person is told of them, and what has to be done for it.
+    Leaving(String, Option<Step>),
+    /// They have not been detached for too long: what a person is told of them.
+    Left(String),
+}
+
+/// What becomes of the volumes that are attached to the Node of a VM that is gone, and have been waited for `since` then.
+/// Whoever needs them elsewhere would wait for six minutes if the Node was deleted now; the taint lets Kubernetes detach them
+/// at once.
+pub(super) fn volumes(draft: &mut Draft<'_>, node: &Node, since: Timestamp) -> Volumes {
     let volumes = draft.observed.guests.volumes.join(", ");
     if volumes.is_empty() {
-        return false;
+        return Volumes::None;
     }
-    let since = step_since(draft, Reason::ReleasingVolumes);
     if goodbye::is_past(draft, since, RELEASE) {
-        let message = format!(
+        return Volumes::Left(format!(
             "the Node {} is deleted with volumes attached: {volumes}",
             node.name()
-        );
-        left.push(("VolumesLeft", message));
-        return false;
+        ));
     }
     let mut taints = node.spec.taints.clone();
-    if !taints.iter().any(|taint| taint.key == taint::OUT_OF_SERVICE) {
+    let is_marked = taints.iter().any(|taint| taint.key == taint::OUT_OF_SERVICE);
+    let mark = (!is_marked).then(|| {
         taints.push(Taint {
             key: taint::OUT_OF_SERVICE.to_owned(),
             value: Some("nodeshutdown".to_owned()),
@@ -126,13 +135,33 @@ fn holds_volumes(draft: &mut Draft<'_>, node: &Node, left: &mut Vec<(&'static st
             "spec": {"taints": taints},
         });
         let uid = node.uid().to_owned();
-        draft.plan.push(Step::PatchNode { uid, patch });
+        Step::PatchNode { uid, patch }
+    });
+    let what = format!("its Node is marked out of service until these volumes are detached: {volumes}");
+    Volumes::Leaving(what, mark)
+}
+
+/// Whether the Machine waits for volumes of a VM that is gone.
+fn holds_volumes(draft: &mut Draft<'_>, node: &Node, left: &mut Vec<(&'static str, String)>) -> bool {
+    let stepped = step_since(draft, Reason::ReleasingVolumes);
+    // A Node that cannot be marked is not waited for any longer.
+    let since = stepped.min(step_since(draft, Reason::DeleteFailed));
+    match volumes(draft, node, since) {
+        Volumes::None => false,
+        Volumes::Left(message) => {
+            left.push(("VolumesLeft", message));
+            false
+        }
+        Volumes::Leaving(what, mark) => {
+            draft.plan.steps.extend(mark);
+            deleting(
+                draft,
+                Reason::ReleasingVolumes,
+                &format!("the VM is gone; {what}"),
+            );
+            true
+        }
     }
-    let message = format!(
-        "the VM is gone; its Node is marked out of service until these volumes are detached: {volumes}"
-    );
-    deleting(draft, Reason::ReleasingVolumes, &message);
-    true
 }
 
 /// Whether disks of the VM that is gone are still there: KubeVirt's owner references have them deleted. Those of others are
@@ -216,12 +245,7 @@ fn refused_too_long(draft: &mut Draft<'_>, node: &Node) -> bool {
 
 /// Since when the deletion is at that step; from now on, if it is not.
 fn step_since(draft: &Draft<'_>, step: Reason) -> Timestamp {
-    let conditions = draft.observed.machine.status.conditions.iter().flatten();
-    let stored = conditions.filter(|stored| stored.type_ == condition::DELETING);
-    let at_step = stored.filter(|stored| stored.reason == Some(step.text()));
-    let mut times = at_step.filter_map(|stored| stored.last_transition_time.as_ref());
-    let since = times.next();
-    since.map_or(draft.now, |since| since.0)
+    draft.said_since(condition::DELETING, step).unwrap_or(draft.now)
 }
 
 /// How the VM stands; deletes it, or says what is in the way.

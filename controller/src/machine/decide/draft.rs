@@ -279,6 +279,13 @@ impl<'a> Draft<'a> {
         self.patched = true;
     }
 
+    /// Since when a condition has said that, if it does.
+    pub(super) fn said_since(&self, kind: &str, reason: Reason) -> Option<Timestamp> {
+        let mut conditions = self.observed.machine.status.conditions.iter().flatten();
+        let said = conditions.find(|stored| stored.type_ == kind && stored.reason == Some(reason.text()))?;
+        said.last_transition_time.as_ref().map(|since| since.0)
+    }
+
     /// Whether the Machine's node has ever joined, maybe as a former VM's.
     pub(super) fn has_joined_once(&self) -> bool {
         self.record.as_ref().is_some_and(Record::has_joined)

@@ -1,5 +1,6 @@
 //! While there is no VM: whether one may be made, where, and with what.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use machinist_shared::names::{annotation, condition, finalizer, label};
@@ -11,7 +12,9 @@ use super::super::ownership::{
 };
 use super::super::plan::{Step, UserDataSource};
 use super::super::record::{BootstrapSecret, FailureDomain, Record};
+use super::delete::{self, Volumes};
 use super::draft::Draft;
+use crate::user::Node;
 
 /// What a VM is made from is not watched: StorageClasses, StorageProfiles and instancetypes are asked for again so often.
 const FACTS_AGAIN: Duration = Duration::from_secs(10);
@@ -102,7 +105,8 @@ fn former_node_goes(draft: &mut Draft<'_>) -> bool {
         Reason::Creating,
         "the former VM's Node goes before a VM is made anew",
     );
-    draft.plan.push(Step::DeleteNode { uid: node });
+    let uid = node.uid().to_owned();
+    draft.plan.push(Step::DeleteNode { uid });
     true
 }
 
@@ -226,8 +230,30 @@ fn vanished(draft: &mut Draft<'_>, open: &Open, uid: &str) {
         draft.plan.push(Step::DeleteMachine);
         return;
     }
+    let told = draft.said_since(condition::INFRASTRUCTURE_READY, Reason::VMVanished);
+    if told.is_none() {
+        draft.tell_after_patch(true, "VMVanished", why.clone());
+    }
     if let Some(node) = own_node(draft) {
-        draft.plan.push(Step::DeleteNode { uid: node });
+        // Volumes are not let go while it writes, and no VM of its name starts before it has ended.
+        if open.guest.is_some() && !draft.observed.guests.volumes.is_empty() {
+            let message = format!("{why}; waiting for its guest to end");
+            draft.infrastructure(Status::False, Reason::VMVanished, message);
+            return;
+        }
+        match delete::volumes(draft, &node, told.unwrap_or(draft.now)) {
+            Volumes::None => {}
+            Volumes::Left(message) => draft.tell_after_patch(true, "VolumesLeft", message),
+            Volumes::Leaving(what, mark) => {
+                draft.infrastructure(Status::False, Reason::VMVanished, format!("{why}; {what}"));
+                // Should the Node not let itself be marked, the time runs all the same.
+                draft.patch_now();
+                draft.plan.steps.extend(mark);
+                return;
+            }
+        }
+        let uid = node.uid().to_owned();
+        draft.plan.push(Step::DeleteNode { uid });
     }
     if draft.observed.token.is_some() {
         draft.plan.push(Step::DeleteToken);
@@ -238,7 +264,6 @@ fn vanished(draft: &mut Draft<'_>, open: &Open, uid: &str) {
         format!("{why}; it is being made anew"),
     );
     draft.replace_vm(uid, &why);
-    draft.tell_after_patch(true, "VMVanished", why);
 }
 
 /// Whether the Node of the Machine's name says that it is this Machine's.
@@ -267,10 +292,10 @@ fn foreign_node(draft: &Draft<'_>) -> Option<String> {
     }
 }
 
-/// UID of the Machine's own Node, if there is one.
-fn own_node(draft: &Draft<'_>) -> Option<String> {
+/// The Machine's own Node, if there is one.
+fn own_node(draft: &Draft<'_>) -> Option<Arc<Node>> {
     let node = draft.observed.node.as_ref()?;
-    foreign_node(draft).is_none().then(|| node.uid().to_owned())
+    foreign_node(draft).is_none().then(|| Arc::clone(node))
 }
 
 /// Whether nothing bears the names of the Machine's disks: KubeVirt adopts an existing DataVolume of the template's

@@ -299,6 +299,62 @@ fn a_vm_that_was_given_up_and_has_become_a_node_after_all_is_kept() {
 }
 
 #[test]
+fn the_volumes_of_a_vm_that_vanished_are_detached_before_its_node_goes() {
+    let mut o = observed(machine(&recorded()), open());
+    o.node = Some(node(&json!({})));
+    o.guests.volumes = vec!["pv-1".into()];
+    let plan = decide(&o, now());
+    assert_eq!(
+        verbs(&plan),
+        ["patch the Machine", "patch the Node", "record an Event"]
+    );
+    let ready = condition(&plan, "InfrastructureReady");
+    assert_eq!(ready["reason"], "VMVanished");
+    assert!(
+        ready["message"].as_str().unwrap().contains("out of service"),
+        "{ready}"
+    );
+    assert_eq!(
+        patch(&plan)["status"]["providerStatus"],
+        Value::Null,
+        "it is still on record"
+    );
+    // The Node may not let itself be marked, or nobody detaches them.
+    for (since, goes) in [("2026-01-01T11:58:01Z", false), ("2026-01-01T11:58:00Z", true)] {
+        let mut waiting = recorded();
+        json_patch::merge(
+            &mut waiting,
+            &json!({"status": {"conditions": [{"type": "InfrastructureReady", "status": "False",
+            "reason": "VMVanished", "lastTransitionTime": since}]}}),
+        );
+        o.machine = Arc::new(machine(&waiting));
+        assert_eq!(
+            verbs(&decide(&o, now())).contains(&"delete the Node"),
+            goes,
+            "{since}"
+        );
+    }
+    o.guests.volumes.clear();
+    o.machine = Arc::new(machine(&recorded()));
+    assert!(verbs(&decide(&o, now())).contains(&"delete the Node"));
+}
+
+#[test]
+fn a_guest_that_outlives_a_vm_that_vanished_keeps_its_volumes() {
+    let guest = Some(GuestView {
+        started: true,
+        instance: Some("v1".to_owned()),
+    });
+    let mut o = observed(machine(&recorded()), Open { guest, ..open() });
+    o.node = Some(node(&json!({})));
+    o.guests.volumes = vec!["pv-1".into()];
+    assert_eq!(
+        verbs(&decide(&o, now())),
+        ["patch the Machine", "record an Event"]
+    );
+}
+
+#[test]
 fn a_former_vms_node_goes_before_a_vm_is_made_anew() {
     let former = placed(&json!({"status": {"providerStatus": {"former": {"uid": "v0", "why": "gone"}}}}));
     let mut o = observed(machine(&former), open());

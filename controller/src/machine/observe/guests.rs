@@ -1,4 +1,4 @@
-//! What there is on the Node of a deleting Machine.
+//! What there is on the Node of a Machine that is being deleted, or whose VM is gone.
 
 use machinist_infra::store::Key;
 
@@ -8,19 +8,30 @@ use super::super::observed::{Guests, Refuge};
 use crate::context::Context;
 use crate::user::{Node, StoredMachine};
 
-/// What there is on the Node of the Machine's name, if the Machine is being deleted.
-pub(super) fn guests(context: &Context, key: &Key, machine: &StoredMachine, node: Option<&Node>) -> Guests {
-    let Some(node) = node.filter(|_| machine.is_deleting()) else {
-        return Guests {
-            pods: Seen::Unwatched,
-            volumes: Vec::new(),
-            refuge: Refuge::Some,
-            turn: None,
-        };
+/// What there is on the Node of the Machine's name, if the Machine is being deleted; volumes only, if just its VM is gone.
+pub(super) fn guests(
+    context: &Context,
+    key: &Key,
+    machine: &StoredMachine,
+    vm_is_gone: bool,
+    node: Option<&Node>,
+) -> Guests {
+    let none = Guests {
+        pods: Seen::Unwatched,
+        volumes: Vec::new(),
+        refuge: Refuge::Some,
+        turn: None,
     };
+    let Some(node) = node.filter(|_| machine.is_deleting() || vm_is_gone) else {
+        return none;
+    };
+    let volumes = context.stores.volumes_attached_to(node.name());
+    if !machine.is_deleting() {
+        return Guests { volumes, ..none };
+    }
     Guests {
         pods: context.drains.see(key, node.uid()),
-        volumes: context.stores.volumes_attached_to(node.name()),
+        volumes,
         refuge: refuge(context, machine),
         turn: turn(context, machine),
     }

@@ -609,6 +609,13 @@ fn volumes_that_nobody_detaches_do_not_keep_the_node_for_ever(#[case] begun: &st
 }
 
 #[test]
+fn a_node_that_cannot_be_marked_out_of_service_is_not_kept_for_ever() {
+    let mut o = without_vm(&since("Deleting", "True", "DeleteFailed", "2026-01-01T11:58:00Z"));
+    o.guests.volumes = vec!["pv-1".into()];
+    assert!(verbs(&decide(&o, now())).contains(&"delete the Node"));
+}
+
+#[test]
 fn a_vm_that_was_given_up_on_may_still_run_so_its_node_is_not_out_of_service() {
     let mut o = leaving(&annotated("machinist.dev/abandon-vm-uid", "v1"));
     o.guests.volumes = vec!["pv-1".into()];
