@@ -23,10 +23,10 @@ use crate::machine::drain::turns::Turns;
 use crate::machine::evacuation::Surges;
 use crate::machine::observed::{Concern, Failure, Settings};
 use crate::machine::times::Times;
-use crate::machine_deployment::instancetypes::Instancetypes;
 use crate::machine_deployment::memory::Memories as DeploymentMemories;
 use crate::machine_set::memory::Memories;
 use crate::metrics::Metrics;
+use crate::node_groups::Instancetypes;
 use crate::queue::Queue;
 use crate::user::{CaughtUp, References, StoredMachine, Stores};
 

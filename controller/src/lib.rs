@@ -10,6 +10,7 @@ pub mod machine;
 pub mod machine_deployment;
 pub mod machine_set;
 pub mod metrics;
+pub mod node_groups;
 pub mod orphans;
 pub mod pass;
 pub mod queue;

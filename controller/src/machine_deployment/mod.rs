@@ -7,7 +7,6 @@
 mod act;
 pub mod conditions;
 pub mod decide;
-pub mod instancetypes;
 pub mod memory;
 mod observe;
 pub mod observed;

@@ -7,13 +7,12 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use machinist_infra::store::Key;
 use machinist_shared::names::annotation;
 use machinist_shared::template;
-use tokio::time::Instant;
 
 use super::decide::likeness_of;
-use super::instancetypes::{self, Looked, Wanted};
 use super::observed::{Deployment, Machines, Observed, Set, Status, Strategy, Trouble};
 use crate::context::Context;
 use crate::machine::evacuation;
+use crate::node_groups::{self, Group};
 use crate::user::{StoredMachine, StoredMachineDeployment, StoredMachineSet, Stores, overlap, owner};
 
 /// Everything known of the deployment, and the sets that it was taken from.
@@ -38,7 +37,9 @@ pub(super) fn observe(
         let matches = stored.selector.matches(set.metadata.labels.as_ref());
         set_of(&context.stores, &deployment, set, matches)
     });
-    let looked = instancetype(context, key, &deployment);
+    let is_group = deployment.may_be_a_node_group() && !deployment.deleting;
+    let object = is_group.then(|| deployment.as_node_group());
+    let looked = node_groups::look(context, &Group::Deployment(key.clone()), object.as_ref());
     let observed = Observed {
         sets: sets.collect(),
         names,
@@ -53,17 +54,6 @@ pub(super) fn observe(
         deployment,
     };
     (observed, ours)
-}
-
-/// What is known of the instancetype of a node group; what is not, is asked for.
-fn instancetype(context: &Arc<Context>, key: &Key, deployment: &Deployment) -> Looked {
-    let group = deployment.may_be_a_node_group() && !deployment.deleting;
-    let wanted = group.then(|| Wanted::of(&deployment.as_node_group())).flatten();
-    let looked = context.instancetypes.look(key, wanted.as_ref(), Instant::now());
-    if let Some(wanted) = wanted.filter(|_| looked.ask) {
-        instancetypes::ask(context, key, wanted);
-    }
-    looked
 }
 
 pub(super) fn deployment(stored: &StoredMachineDeployment) -> Deployment {

@@ -11,6 +11,7 @@ use super::decide::decide;
 use super::observe::observe;
 use super::plan::Step;
 use crate::context::Context;
+use crate::node_groups::Group;
 use crate::pass::measured;
 use crate::worker;
 
@@ -51,7 +52,7 @@ async fn pass(context: &Arc<Context>, key: &Key) -> bool {
     let memories = &context.deployment_memories;
     let Some(deployment) = context.stores.machine_deployments.get(key) else {
         memories.forget(key);
-        context.instancetypes.forget(key);
+        context.instancetypes.forget(&Group::Deployment(key.clone()));
         return true;
     };
     if !context.may_write() {

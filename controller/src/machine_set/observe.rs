@@ -8,10 +8,16 @@ use tokio::time::Instant;
 
 use super::observed::{Member, NodeState, Observed};
 use crate::context::Context;
+use crate::node_groups::{self, Group};
 use crate::user::{StoredMachine, StoredMachineSet, Stores, overlap};
 
 /// Everything known of the set, and of nothing else: the cost grows with its own Machines and the orphans only.
-pub(super) fn observe(context: &Context, key: &Key, set: &Arc<StoredMachineSet>, now: Instant) -> Observed {
+pub(super) fn observe(
+    context: &Arc<Context>,
+    key: &Key,
+    set: &Arc<StoredMachineSet>,
+    now: Instant,
+) -> Observed {
     let stores = &context.stores;
     // What has come by watch meanwhile is no question any more.
     for name in context.set_memories.unresolved(key) {
@@ -29,8 +35,12 @@ pub(super) fn observe(context: &Context, key: &Key, set: &Arc<StoredMachineSet>,
     let orphans = stores.orphaned_machines_in(set.namespace()).into_iter();
     let orphans = orphans
         .filter(|machine| !machine.is_deleting() && set.selector.matches(machine.metadata.labels.as_ref()));
+    let object = set.is_node_group().then(|| set.as_node_group());
+    let looked = node_groups::look(context, &Group::Set(key.clone()), object.as_ref());
     Observed {
         set: set.clone(),
+        instancetype: looked.spec,
+        instancetype_again: looked.again,
         machines: machines.collect(),
         orphans: orphans.collect(),
         failure: context.set_memories.failure(key),

@@ -1,8 +1,10 @@
 //! Everything known of a MachineSet and its Machines, and nothing else: what a decision is made from.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use serde_json::Value;
 
 use crate::user::{StoredMachine, StoredMachineSet};
 
@@ -19,6 +21,10 @@ pub struct Observed {
     pub failure: Option<Failure>,
     /// Whether its status has not been told for so long that it cannot wait for the Machines to settle.
     pub status_overdue: bool,
+    /// `spec` of the template's instancetype, if the set is a node group by itself and it was seen.
+    pub instancetype: Option<Value>,
+    /// How long until that is asked for again.
+    pub instancetype_again: Option<Duration>,
     /// Names of other sets that select its Machines, or whose Machines it selects, unless that was told already.
     pub overlaps: Vec<String>,
 }

@@ -11,6 +11,7 @@ use super::decide::decide;
 use super::observe::observe;
 use super::plan::Step;
 use crate::context::Context;
+use crate::node_groups::Group;
 use crate::pass::measured;
 use crate::worker;
 
@@ -47,10 +48,11 @@ pub async fn work(context: Arc<Context>) {
 }
 
 /// One pass; whether every write succeeded, or nothing if it has to wait.
-async fn pass(context: &Context, key: &Key) -> Option<bool> {
+async fn pass(context: &Arc<Context>, key: &Key) -> Option<bool> {
     let memories = &context.set_memories;
     let Some(set) = context.stores.machine_sets.get(key) else {
         memories.forget(key);
+        context.instancetypes.forget(&Group::Set(key.clone()));
         return Some(true);
     };
     if !context.may_write() {

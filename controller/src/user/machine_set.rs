@@ -1,5 +1,7 @@
 //! A MachineSet as stored: decoded as far as it can be, so that one bad object stops no other.
 
+use std::collections::BTreeMap;
+
 use kube::core::ObjectMeta;
 use machinist_shared::api::MachineSetStatus;
 use machinist_shared::config_var::ConfigVarString;
@@ -12,6 +14,7 @@ use serde_json::Value;
 use super::owner;
 use super::selection::Selection;
 use super::spec::{Fields, Template};
+use crate::node_groups;
 
 /// A MachineSet as stored.
 #[derive(Clone, Deserialize)]
@@ -108,6 +111,22 @@ impl StoredMachineSet {
     /// An annotation's text.
     pub fn annotation(&self, key: &str) -> Option<&str> {
         self.metadata.annotations.as_ref()?.get(key).map(String::as_str)
+    }
+
+    /// Whether the cluster-autoscaler may take it for a node group. Of a set with a MachineDeployment, that tells.
+    pub fn is_node_group(&self) -> bool {
+        self.machine_deployment().is_none()
+            && !self.is_deleting()
+            && node_groups::may_be_one(|key| self.annotation(key))
+    }
+
+    /// As much of it as tells its capacity.
+    pub fn as_node_group(&self) -> Value {
+        let none = BTreeMap::new();
+        node_groups::object(
+            self.metadata.annotations.as_ref().unwrap_or(&none),
+            &self.template,
+        )
     }
 
     /// The revision that its MachineDeployment has given it; 0 if there is none that is a number.

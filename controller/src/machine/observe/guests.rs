@@ -16,18 +16,18 @@ pub(super) fn guests(
     vm_is_gone: bool,
     node: Option<&Node>,
 ) -> Guests {
-    let none = Guests {
+    let nothing = Guests {
         pods: Seen::Unwatched,
         volumes: Vec::new(),
         refuge: Refuge::Some,
         turn: None,
     };
     let Some(node) = node.filter(|_| machine.is_deleting() || vm_is_gone) else {
-        return none;
+        return nothing;
     };
     let volumes = context.stores.volumes_attached_to(node.name());
     if !machine.is_deleting() {
-        return Guests { volumes, ..none };
+        return Guests { volumes, ..nothing };
     }
     Guests {
         pods: context.drains.see(key, node.uid()),

@@ -1,22 +1,17 @@
 //! What a node of the deployment will have, for the cluster-autoscaler, which scales up from nothing by it.
 
-use machinist_shared::autoscaler;
-use machinist_shared::config_var::LookupError;
-
 use super::super::observed::Deployment;
 use super::draft::Draft;
+use crate::node_groups;
 
-/// Keeps the annotations true. What refers to Secrets is not read: whoever may read the deployment would read it there.
+/// Keeps the annotations true.
 pub(super) fn decide(draft: &mut Draft<'_>) {
     let deployment = &draft.observed.deployment;
     if !deployment.may_be_a_node_group() {
         return;
     }
-    let object = deployment.as_node_group();
-    let unread = |_: &_| Err(LookupError::Unavailable("not read".to_owned()));
     let instancetype = draft.observed.instancetype.as_ref();
-    let capacity = autoscaler::capacity(&object, &unread, instancetype);
-    draft.capacity = autoscaler::corrections(&object, &capacity);
+    draft.capacity = node_groups::corrections(&deployment.as_node_group(), instancetype);
     let again = draft.observed.instancetype_again;
     if let Some(again) = again {
         draft.plan.look_again(again);
@@ -26,13 +21,12 @@ pub(super) fn decide(draft: &mut Draft<'_>) {
 impl Deployment {
     /// Whether the cluster-autoscaler may take it for a node group, or what we wrote for it is to be taken away.
     pub(crate) fn may_be_a_node_group(&self) -> bool {
-        use machinist_shared::names::autoscaler::{MAX_SIZE, WRITTEN};
-        self.annotation(MAX_SIZE).is_some() || self.annotation(WRITTEN).is_some()
+        node_groups::may_be_one(|key| self.annotation(key))
     }
 
     /// As much of the object as tells its capacity.
     pub(crate) fn as_node_group(&self) -> serde_json::Value {
-        serde_json::json!({"metadata": {"annotations": self.annotations}, "spec": {"template": *self.template}})
+        node_groups::object(&self.annotations, &self.template)
     }
 }
 

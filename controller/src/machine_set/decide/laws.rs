@@ -148,6 +148,8 @@ impl World {
             orphans: orphans.map(stored).collect(),
             failure: None,
             status_overdue: false,
+            instancetype: None,
+            instancetype_again: None,
             overlaps: Vec::new(),
         }
     }

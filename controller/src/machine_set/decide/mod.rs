@@ -14,12 +14,13 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use machinist_shared::names::finalizer;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use self::members::Members;
 use super::observed::Observed;
 use super::plan::{Plan, Step};
 use crate::machine::plan::Event;
+use crate::node_groups;
 use crate::user::{StoredMachineSet, overlap};
 
 /// Something wrong, as the status shows it.
@@ -104,8 +105,11 @@ fn invalid(set: &StoredMachineSet) -> Option<Trouble> {
 /// What changes Machines, and the set itself.
 fn work(observed: &Observed, members: &Members<'_>, now: Timestamp, plan: &mut Plan) -> Result<(), Trouble> {
     let set = &observed.set;
-    if let Some(patch) = finalizer_patch(set) {
+    if let Some(patch) = set_patch(observed) {
         plan.steps.push(Step::PatchSet(patch));
+    }
+    if let Some(again) = observed.instancetype_again {
+        plan.look_again(again);
     }
     if !members.strayed.is_empty() {
         plan.steps.push(Step::Release(members.strayed.clone()));
@@ -118,13 +122,23 @@ fn work(observed: &Observed, members: &Members<'_>, now: Timestamp, plan: &mut P
     scaled
 }
 
-fn finalizer_patch(set: &StoredMachineSet) -> Option<Value> {
+/// The finalizer that makes garbage collection delete what the set owns first; and what the cluster-autoscaler is told of the
+/// nodes of a set that stands alone.
+fn set_patch(observed: &Observed) -> Option<Value> {
+    let set = &observed.set;
+    let mut metadata = Map::new();
     let mut finalizers = set.metadata.finalizers.clone().unwrap_or_default();
-    if finalizers.iter().any(|f| f == finalizer::FOREGROUND_DELETION) {
-        return None;
+    if !finalizers.iter().any(|f| f == finalizer::FOREGROUND_DELETION) {
+        finalizers.push(finalizer::FOREGROUND_DELETION.to_owned());
+        metadata.insert("finalizers".to_owned(), json!(finalizers));
     }
-    finalizers.push(finalizer::FOREGROUND_DELETION.to_owned());
-    Some(json!({"metadata": {"finalizers": finalizers}}))
+    if set.is_node_group() {
+        let changes = node_groups::corrections(&set.as_node_group(), observed.instancetype.as_ref());
+        if !changes.is_empty() {
+            metadata.insert("annotations".to_owned(), json!(changes));
+        }
+    }
+    (!metadata.is_empty()).then(|| json!({"metadata": metadata}))
 }
 
 /// Writes the status if it says something new, and an Event about trouble that is new.

@@ -63,6 +63,8 @@ fn observed(set: Arc<StoredMachineSet>, machines: Vec<Member>) -> Observed {
         orphans: Vec::new(),
         failure: None,
         status_overdue: false,
+        instancetype: None,
+        instancetype_again: None,
         overlaps: Vec::new(),
     }
 }
@@ -290,6 +292,60 @@ fn one_that_waits_for_another_in_its_place_does_not_count(
     );
 }
 
+#[test]
+fn a_set_that_stands_alone_is_told_what_its_instancetype_has_and_nothing_twice() {
+    let group = json!({
+        "metadata": {"annotations": {"cluster.k8s.io/cluster-api-autoscaler-node-group-max-size": "5",
+            "cluster.k8s.io/cluster-api-autoscaler-node-group-min-size": "0"}},
+        "spec": {"template": {"spec": {"providerSpec": {"value": {"cloudProvider": "kubevirt", "operatingSystem": "ubuntu",
+            "cloudProviderSpec": {"virtualMachine": {"instancetype": {"name": "large"}, "template": {"primaryDisk": {"size": "10Gi"}}}}}}}}},
+    });
+    let large = Some(json!({"cpu": {"guest": 4}, "memory": {"guest": "16Gi"}}));
+    let patch = |group: &Value, instancetype: &Option<Value>| {
+        let mut observed = observed(set(0, group), Vec::new());
+        observed.instancetype.clone_from(instancetype);
+        let steps = decide(&observed, now()).steps.into_iter();
+        let mut patches = steps.filter_map(|step| match step {
+            Step::PatchSet(patch) => Some(patch),
+            _ => None,
+        });
+        patches.next()
+    };
+    let first = patch(&group, &large).unwrap();
+    assert_eq!(
+        first["metadata"]["annotations"]["capacity.cluster-autoscaler.kubernetes.io/cpu"],
+        "4"
+    );
+    let mut written = group;
+    json_patch::merge(&mut written, &first);
+    assert_eq!(patch(&written, &large), None);
+    let grown = patch(
+        &written,
+        &Some(json!({"cpu": {"guest": 8}, "memory": {"guest": "16Gi"}})),
+    );
+    assert_eq!(
+        grown.unwrap()["metadata"]["annotations"]["capacity.cluster-autoscaler.kubernetes.io/cpu"],
+        "8"
+    );
+    // What is no node group any more loses what we wrote.
+    let mut former = written.clone();
+    former["metadata"]["annotations"]
+        .as_object_mut()
+        .unwrap()
+        .retain(|key, _| !key.contains("node-group"));
+    let taken = patch(&former, &large).unwrap();
+    assert_eq!(
+        taken["metadata"]["annotations"]["capacity.cluster-autoscaler.kubernetes.io/cpu"],
+        Value::Null
+    );
+    // A deployment's is told by that.
+    let owner = json!({"metadata": {"ownerReferences": [{"apiVersion": "cluster.k8s.io/v1alpha1", "kind": "MachineDeployment",
+        "name": "d", "uid": "d", "controller": true}]}});
+    let mut below = written;
+    json_patch::merge(&mut below, &owner);
+    assert_eq!(patch(&below, &None), None);
+}
+
 /// One of each class; the first letter is the order in which they must go.
 fn one_of_each() -> Vec<Member> {
     let marked = json!({"metadata": {"annotations": {"cluster.k8s.io/delete-machine": "2027-01-15"}}});
@@ -297,7 +353,7 @@ fn one_of_each() -> Vec<Member> {
         member(
             "g-healthy",
             NodeState::Ready {
-                since: Some(now() - std::time::Duration::from_secs(60)),
+                since: Some(now() - std::time::Duration::from_mins(1)),
             },
             &json!({"metadata": {"annotations": {"cluster.k8s.io/delete-machine": ""}}}),
         ),

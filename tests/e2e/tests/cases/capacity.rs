@@ -2,14 +2,20 @@
 //! could not know it, or could not know that it would change.
 
 use anyhow::Result;
-use e2e::{Case, budget, case::PATIENCE, manifest::NAMESPACE, rollout::deployment, wait};
-use kube::ResourceExt as _;
-use machinist_shared::api::MachineDeployment;
+use e2e::{
+    Case, budget,
+    case::PATIENCE,
+    manifest::{self, NAMESPACE},
+    rollout::deployment,
+    wait,
+};
+use kube::{ResourceExt as _, api::DeleteParams};
 use machinist_shared::names::autoscaler::{CAPACITY, MAX_SIZE, MIN_SIZE};
-use serde_json::{Value, json};
+use serde_json::json;
 use testbed::bed::{CONTROLLER, MACHINES};
 
 const POOL: &str = "pool";
+const ALONE: &str = "alone";
 
 #[tokio::test]
 async fn the_capacity_of_a_node_group_is_mended_by_one_write_each_time() -> Result<()> {
@@ -22,8 +28,12 @@ async fn the_capacity_of_a_node_group_is_mended_by_one_write_each_time() -> Resu
     let cloud = &mut pool["spec"]["template"]["spec"]["providerSpec"]["value"]["cloudProviderSpec"];
     cloud["virtualMachine"]["location"] = json!({"region": "north", "zone": "north-1"});
     case.apply(&pool).await?;
-    let stored = case.deployments().get(POOL).await?;
-    assert_eq!((cpu(&stored), memory(&stored)), (None, None));
+    let mut alone = manifest::machine_set(ALONE, 0);
+    alone["metadata"]["annotations"] = pool["metadata"]["annotations"].clone();
+    alone["spec"]["template"]["spec"] = pool["spec"]["template"]["spec"].clone();
+    case.apply(&alone).await?;
+    assert_eq!(capacity(&case.deployments().get(POOL).await?), (None, None));
+    assert_eq!(capacity(&case.machine_sets().get(ALONE).await?), (None, None));
     case.bed.infra().proxy().heal(MACHINES);
 
     budget::forget(&case.bed);
@@ -31,10 +41,10 @@ async fn the_capacity_of_a_node_group_is_mended_by_one_write_each_time() -> Resu
     knows(&case, "2").await?;
     case.rollout(POOL, "NewMachineSetAvailable").await?;
     case.settled().await;
-    // Finalizer and revision of a new deployment, and the capacity.
+    // Of each one, finalizer and, where it has one, revision; and the capacity.
     assert_eq!(
         writes(&case),
-        2,
+        4,
         "{}",
         budget::Ledger::of_controller(&case.bed).table()
     );
@@ -57,7 +67,7 @@ async fn the_capacity_of_a_node_group_is_mended_by_one_write_each_time() -> Resu
     case.settled().await;
     assert_eq!(
         writes(&case),
-        1,
+        2,
         "{}",
         budget::Ledger::of_controller(&case.bed).table()
     );
@@ -86,37 +96,46 @@ async fn the_capacity_of_a_node_group_is_mended_by_one_write_each_time() -> Resu
     case.kubectl(&["annotate", "md", POOL, "--overwrite", &by_hand])
         .await?;
     case.settled().await;
-    assert_eq!(cpu(&case.deployments().get(POOL).await?).as_deref(), Some("3"));
+    let (cpu, _) = capacity(&case.deployments().get(POOL).await?);
+    assert_eq!(cpu.as_deref(), Some("3"));
 
     case.delete_deployment(POOL).await?;
+    case.machine_sets()
+        .delete(ALONE, &DeleteParams::default())
+        .await?;
+    wait::for_absence(&case.machine_sets(), ALONE, PATIENCE).await?;
     case.finish(&[]).await
 }
 
+/// Waits until the deployment is said to have so many CPUs, and the set that stands alone.
 async fn knows(case: &Case, cpus: &str) -> Result<()> {
-    let fits = |stored: &MachineDeployment| cpu(stored).as_deref() == Some(cpus) && memory(stored).is_some();
+    let fits =
+        |(cpu, memory): (Option<String>, Option<String>)| cpu.as_deref() == Some(cpus) && memory.is_some();
     let what = format!("said to have {cpus} CPUs");
-    wait::for_state(&case.deployments(), POOL, &what, PATIENCE, fits)
-        .await
-        .map(drop)
+    wait::for_state(&case.deployments(), POOL, &what, PATIENCE, |pool| {
+        fits(capacity(pool))
+    })
+    .await?;
+    wait::for_state(&case.machine_sets(), ALONE, &what, PATIENCE, |set| {
+        fits(capacity(set))
+    })
+    .await?;
+    Ok(())
 }
 
-fn cpu(stored: &MachineDeployment) -> Option<String> {
-    stored.annotations().get(&format!("{CAPACITY}cpu")).cloned()
+/// CPUs and memory that a node of the group is said to have.
+fn capacity(group: &impl kube::Resource) -> (Option<String>, Option<String>) {
+    let of = |key: &str| group.annotations().get(&format!("{CAPACITY}{key}")).cloned();
+    (of("cpu"), of("memory"))
 }
 
-fn memory(stored: &MachineDeployment) -> Option<Value> {
-    stored
-        .annotations()
-        .get(&format!("{CAPACITY}memory"))
-        .map(|text| json!(text))
-}
-
-/// Writes of the controller to the deployment itself: each has the maker of user data make its Secrets anew.
+/// Writes of the controller to the deployment and the set themselves: each to a deployment has the maker of user data make
+/// its Secrets anew.
 fn writes(case: &Case) -> usize {
     let requests = case.bed.user().proxy().requests_of(CONTROLLER).into_iter();
     let written = requests.filter(|request| {
         let target = &request.target;
-        target.resource == "machinedeployments"
+        (target.resource == "machinedeployments" || target.resource == "machinesets" && target.name == ALONE)
             && target.namespace == NAMESPACE
             && target.subresource.is_empty()
             && target.is_write()

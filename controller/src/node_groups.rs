@@ -1,7 +1,7 @@
-//! Instancetypes of node groups: what a node of a group will have that has none. No watch tells of them, so they are asked
-//! for, beside the passes, and kept.
+//! Node groups of the cluster-autoscaler: what a node of a group will have that has none. No watch tells of instancetypes, so
+//! they are asked for, beside the passes, and kept.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -12,13 +12,14 @@ use machinist_infra::client::{ClientOptions, RemoteError};
 use machinist_infra::inquiry::Inquiry;
 use machinist_infra::kubeconfig::{AddressPolicy, InfraKubeconfig};
 use machinist_infra::store::Key;
-use machinist_shared::autoscaler;
+use machinist_shared::autoscaler::{self, Changes};
 use machinist_shared::config_var::{ConfigVarString, KeyRef, LookupError, RefKind};
 use machinist_shared::field::{FieldPath, Report};
 use machinist_shared::kubevirt::resolved;
 use machinist_shared::kubevirt::spec::Matcher;
+use machinist_shared::names::autoscaler::{MAX_SIZE, WRITTEN};
 use machinist_shared::provider_spec::ProviderConfig;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::context::Context;
@@ -30,16 +31,52 @@ const AGAIN: Duration = Duration::from_mins(1);
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// What the cluster-autoscaler may take for a node group.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Group {
+    /// A MachineDeployment.
+    Deployment(Key),
+    /// A MachineSet that stands alone.
+    Set(Key),
+}
+
+/// Whether an object with these annotations may be a node group, or what we wrote for it is to be taken away.
+pub(crate) fn may_be_one<'a>(annotation: impl Fn(&str) -> Option<&'a str>) -> bool {
+    annotation(MAX_SIZE).is_some() || annotation(WRITTEN).is_some()
+}
+
+/// As much of a node group as tells its capacity.
+pub(crate) fn object(annotations: &BTreeMap<String, String>, template: &Value) -> Value {
+    json!({"metadata": {"annotations": annotations}, "spec": {"template": template}})
+}
+
+/// The annotations that keep its capacity true. What refers to Secrets is not read: whoever may read the object would read it
+/// there.
+pub(crate) fn corrections(object: &Value, instancetype: Option<&Value>) -> Changes {
+    let unread = |_: &_| Err(LookupError::Unavailable("not read".to_owned()));
+    autoscaler::corrections(object, &autoscaler::capacity(object, &unread, instancetype))
+}
+
+/// What is known of the instancetype of that object, if it is a node group; what is not, is asked for.
+pub(crate) fn look(context: &Arc<Context>, group: &Group, object: Option<&Value>) -> Looked {
+    let wanted = object.and_then(Wanted::of);
+    let looked = context.instancetypes.look(group, wanted.as_ref(), Instant::now());
+    if let Some(wanted) = wanted.filter(|_| looked.ask) {
+        ask(context, group, wanted);
+    }
+    looked
+}
+
 /// An instancetype, and whose credential may read it.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Wanted {
+pub(crate) struct Wanted {
     matcher: Matcher,
     kubeconfig: ConfigVarString,
 }
 
 impl Wanted {
-    /// What must be read before the capacity of a MachineDeployment is known.
-    pub(super) fn of(object: &Value) -> Option<Self> {
+    /// What must be read before the capacity of a node group is known.
+    pub(crate) fn of(object: &Value) -> Option<Self> {
         let matcher = autoscaler::instancetype_needed(None, object)?;
         let value = object.pointer("/spec/template/spec/providerSpec/value");
         let config = ProviderConfig::decode(value, &FieldPath::new("spec"), &mut Report::new());
@@ -59,21 +96,21 @@ struct Entry {
 
 /// What is known of an instancetype.
 #[derive(Debug, Default, PartialEq)]
-pub(super) struct Looked {
+pub(crate) struct Looked {
     /// Its `spec`, if it was ever seen.
-    pub(super) spec: Option<Value>,
+    pub(crate) spec: Option<Value>,
     /// It must be asked for now.
-    pub(super) ask: bool,
+    pub(crate) ask: bool,
     /// How long until it must be asked for again.
-    pub(super) again: Option<Duration>,
+    pub(crate) again: Option<Duration>,
 }
 
-/// The instancetypes of node groups, by MachineDeployment.
+/// The instancetypes of node groups.
 #[derive(Debug)]
 pub struct Instancetypes {
     inquiry: Inquiry,
     addresses: AddressPolicy,
-    known: Mutex<HashMap<Key, Entry>>,
+    known: Mutex<HashMap<Group, Entry>>,
 }
 
 impl Instancetypes {
@@ -86,14 +123,14 @@ impl Instancetypes {
         }
     }
 
-    /// What is known for that deployment. If the answer says so, whoever looks must [`ask`].
-    pub(super) fn look(&self, key: &Key, wanted: Option<&Wanted>, now: Instant) -> Looked {
+    /// What is known for that group. If the answer says so, whoever looks must [`ask`].
+    fn look(&self, group: &Group, wanted: Option<&Wanted>, now: Instant) -> Looked {
         let mut known = self.lock();
         let Some(wanted) = wanted else {
-            known.remove(key);
+            known.remove(group);
             return Looked::default();
         };
-        let entry = known.entry(key.clone()).or_insert_with(|| Entry {
+        let entry = known.entry(group.clone()).or_insert_with(|| Entry {
             wanted: wanted.clone(),
             spec: None,
             due: Some(now),
@@ -117,9 +154,9 @@ impl Instancetypes {
     }
 
     /// What came of asking. What nobody answers stays as it was known; what is not there is not known.
-    fn answered(&self, key: &Key, wanted: &Wanted, answer: Result<Option<Value>, String>, now: Instant) {
+    fn answered(&self, group: &Group, wanted: &Wanted, answer: Result<Option<Value>, String>, now: Instant) {
         let mut known = self.lock();
-        let Some(entry) = known.get_mut(key).filter(|entry| entry.wanted == *wanted) else {
+        let Some(entry) = known.get_mut(group).filter(|entry| entry.wanted == *wanted) else {
             return;
         };
         let found = matches!(answer, Ok(Some(_)));
@@ -129,31 +166,39 @@ impl Instancetypes {
         entry.due = Some(now + if found { EVERY } else { AGAIN });
     }
 
-    /// The deployment is gone.
-    pub(super) fn forget(&self, key: &Key) {
-        self.lock().remove(key);
+    /// The object is gone.
+    pub(crate) fn forget(&self, group: &Group) {
+        self.lock().remove(group);
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Entry>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Group, Entry>> {
         // Every change is complete before anything can panic.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Asks in the background, and has the deployment looked at when there is an answer: an infra cluster that is slow holds
+/// Asks in the background, and has the object looked at when there is an answer: an infra cluster that is slow holds
 /// up nobody.
-pub(super) fn ask(context: &Arc<Context>, key: &Key, wanted: Wanted) {
-    let (context, key) = (context.clone(), key.clone());
+fn ask(context: &Arc<Context>, group: &Group, wanted: Wanted) {
+    let (context, group) = (context.clone(), group.clone());
     tokio::spawn(async move {
         let answer = tokio::time::timeout(PATIENCE, read(&context, &wanted)).await;
         let answer = answer.unwrap_or_else(|_| Err("no answer in time".to_owned()));
         if let Err(why) = &answer {
-            tracing::warn!(deployment = %key, instancetype = wanted.matcher.name, why, "the instancetype of a node group cannot be read");
+            tracing::warn!(
+                ?group,
+                instancetype = wanted.matcher.name,
+                why,
+                "the instancetype of a node group cannot be read"
+            );
         }
         context
             .instancetypes
-            .answered(&key, &wanted, answer, Instant::now());
-        context.deployments.add(key);
+            .answered(&group, &wanted, answer, Instant::now());
+        match group {
+            Group::Deployment(key) => context.deployments.add(key),
+            Group::Set(key) => context.sets.add(key),
+        }
     });
 }
 
@@ -203,7 +248,7 @@ mod tests {
     use machinist_shared::names::autoscaler::MAX_SIZE;
     use serde_json::json;
 
-    fn group(instancetype: &str) -> Value {
+    fn object(instancetype: &str) -> Value {
         json!({
             "metadata": {"annotations": {MAX_SIZE: "5"}},
             "spec": {"template": {"spec": {"providerSpec": {"value": {
@@ -218,16 +263,18 @@ mod tests {
     #[test]
     fn an_instancetype_is_asked_for_once_and_again_after_a_while_and_at_once_if_it_is_another() {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let (all, key) = (Instancetypes::new(ClientOptions::default()), Key::new("ns", "d"));
-        let (wanted, start) = (Wanted::of(&group("small")).unwrap(), Instant::now());
-        assert!(all.look(&key, Some(&wanted), start).ask);
+        let all = Instancetypes::new(ClientOptions::default());
+        let group = Group::Set(Key::new("ns", "s"));
+        let other = Group::Deployment(Key::new("ns", "s"));
+        let (wanted, start) = (Wanted::of(&object("small")).unwrap(), Instant::now());
+        assert!(all.look(&group, Some(&wanted), start).ask);
         assert_eq!(
-            all.look(&key, Some(&wanted), start),
+            all.look(&group, Some(&wanted), start),
             Looked::default(),
             "it is being asked for"
         );
-        all.answered(&key, &wanted, Ok(Some(json!(1))), start);
-        let looked = all.look(&key, Some(&wanted), start);
+        all.answered(&group, &wanted, Ok(Some(json!(1))), start);
+        let looked = all.look(&group, Some(&wanted), start);
         assert_eq!(
             (looked.spec, looked.ask, looked.again),
             (Some(json!(1)), false, Some(EVERY))
@@ -235,22 +282,23 @@ mod tests {
 
         // Nobody answers: what is known stays, and is asked for sooner.
         let later = start + EVERY;
-        assert!(all.look(&key, Some(&wanted), later).ask);
-        all.answered(&key, &wanted, Err("no".to_owned()), later);
-        let looked = all.look(&key, Some(&wanted), later);
+        assert!(all.look(&group, Some(&wanted), later).ask);
+        all.answered(&group, &wanted, Err("no".to_owned()), later);
+        let looked = all.look(&group, Some(&wanted), later);
         assert_eq!((looked.spec, looked.again), (Some(json!(1)), Some(AGAIN)));
 
-        let other = Wanted::of(&group("large")).unwrap();
-        let looked = all.look(&key, Some(&other), later);
+        assert!(all.look(&other, Some(&wanted), later).ask, "a namesake");
+        let large = Wanted::of(&object("large")).unwrap();
+        let looked = all.look(&group, Some(&large), later);
         assert_eq!((looked.spec, looked.ask), (None, true));
         // An answer to the question before says nothing.
-        all.answered(&key, &wanted, Ok(Some(json!(2))), later);
-        assert_eq!(all.look(&key, Some(&other), later), Looked::default());
+        all.answered(&group, &wanted, Ok(Some(json!(2))), later);
+        assert_eq!(all.look(&group, Some(&large), later), Looked::default());
     }
 
     #[test]
     fn what_is_no_node_group_needs_none() {
-        let mut object = group("small");
+        let mut object = object("small");
         object["metadata"] = json!({});
         assert_eq!(Wanted::of(&object), None);
     }
