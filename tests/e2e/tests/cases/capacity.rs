@@ -99,11 +99,11 @@ async fn the_capacity_of_a_node_group_is_mended_by_one_write_each_time() -> Resu
     let (cpu, _) = capacity(&case.deployments().get(POOL).await?);
     assert_eq!(cpu.as_deref(), Some("3"));
 
-    case.delete_deployment(POOL).await?;
     case.machine_sets()
         .delete(ALONE, &DeleteParams::default())
         .await?;
     wait::for_absence(&case.machine_sets(), ALONE, PATIENCE).await?;
+    case.delete_deployment(POOL).await?;
     case.finish(&[]).await
 }
 
