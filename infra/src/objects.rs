@@ -4,6 +4,7 @@
 
 use kube::core::ObjectMeta;
 use machinist_shared::kubevirt::observed::{DataVolumeStatus, VmStatus, VmiStatus};
+use machinist_shared::names::label;
 use serde::{Deserialize, Deserializer};
 
 fn nullable<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
@@ -12,9 +13,29 @@ fn nullable<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
+/// Metadata without what is not read of any: thousands are held.
 fn metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
     let mut metadata = ObjectMeta::deserialize(deserializer)?;
     metadata.managed_fields = None;
+    metadata.annotations = None;
+    metadata.finalizers = None;
+    Ok(metadata)
+}
+
+/// The same of a disk, with our own labels only.
+fn disk<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
+    let mut metadata = metadata(deserializer)?;
+    if let Some(labels) = &mut metadata.labels {
+        labels.retain(|key, _| [label::MACHINE_UID, label::CLUSTER_UID].contains(&key.as_str()));
+    }
+    metadata.labels = metadata.labels.filter(|labels| !labels.is_empty());
+    Ok(metadata)
+}
+
+/// The same without labels: a VMI has those of its VM.
+fn unlabelled<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
+    let mut metadata = metadata(deserializer)?;
+    metadata.labels = None;
     Ok(metadata)
 }
 
@@ -119,7 +140,7 @@ impl Vm {
 #[derive(Debug, Clone, Default, Deserialize)]
 pub struct Vmi {
     /// Metadata.
-    #[serde(deserialize_with = "metadata")]
+    #[serde(deserialize_with = "unlabelled")]
     pub metadata: ObjectMeta,
     /// Spec.
     #[serde(default, deserialize_with = "nullable")]
@@ -151,7 +172,7 @@ pub struct VmiSpec {
 #[derive(Debug, Clone, Default, Deserialize)]
 pub struct DataVolume {
     /// Metadata.
-    #[serde(deserialize_with = "metadata")]
+    #[serde(deserialize_with = "disk")]
     pub metadata: ObjectMeta,
     /// Status.
     #[serde(default, deserialize_with = "nullable")]
@@ -171,7 +192,7 @@ crate::serialize_metadata!(DataVolume);
 #[derive(Debug, Clone, Default, Deserialize)]
 pub struct Claim {
     /// Metadata.
-    #[serde(deserialize_with = "metadata")]
+    #[serde(deserialize_with = "disk")]
     pub metadata: ObjectMeta,
 }
 crate::projected!(
@@ -191,7 +212,7 @@ mod tests {
     #[test]
     fn a_vm_is_read_as_kubevirt_writes_it() {
         let vm: Vm = serde_json::from_value(serde_json::json!({
-            "metadata": {"name": "a", "managedFields": [{"manager": "x"}]},
+            "metadata": {"name": "a", "labels": {"a": "b"}, "annotations": {"a": "b"}, "managedFields": [{"manager": "x"}]},
             "spec": {"runStrategy": "Once", "template": {"spec": {
                 "domain": {"firmware": {"uuid": "u-1", "serial": "s"}},
                 "volumes": [{"name": "d", "dataVolume": {"name": "a"}}, {"name": "c", "cloudInitNoCloud": {"secretRef": {"name": "s"}}}],
@@ -203,7 +224,8 @@ mod tests {
             (vm.firmware_uuid(), vm.user_data_secret()),
             (Some("u-1"), Some("s"))
         );
-        assert!(vm.metadata.managed_fields.is_none());
+        assert!(vm.metadata.managed_fields.is_none() && vm.metadata.annotations.is_none());
+        assert!(vm.metadata.labels.is_some());
     }
 
     #[test]

@@ -1,5 +1,9 @@
 //! A Machine as stored: decoded as far as it can be, so that one bad object stops no other.
 
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
+
 use kube::core::ObjectMeta;
 use machinist_shared::api::{MachineSpec, MachineStatus};
 use machinist_shared::names::{self, annotation, condition};
@@ -13,8 +17,9 @@ use crate::machine::record::{Infrastructure, Record};
 /// The spec of a stored Machine.
 #[derive(Debug, Clone, PartialEq)]
 pub enum SpecState {
-    /// It has the shape of a Machine's spec (its providerSpec may still be wrong).
-    Decoded(Box<MachineSpec>),
+    /// It has the shape of a Machine's spec (its providerSpec may still be wrong). Without what is the Machine's own: name and
+    /// providerID.
+    Decoded(Arc<MachineSpec>),
     /// It does not even have that; why.
     Undecodable(String),
 }
@@ -27,6 +32,8 @@ pub struct StoredMachine {
     pub metadata: ObjectMeta,
     /// Spec, if it can be decoded.
     pub spec: SpecState,
+    /// `spec.providerID`.
+    pub provider_id: Option<String>,
     /// Status; what cannot be decoded counts as absent.
     pub status: MachineStatus,
     /// Our record in `status.providerStatus`.
@@ -46,24 +53,57 @@ impl From<Raw> for StoredMachine {
     fn from(raw: Raw) -> Self {
         let mut metadata = raw.metadata;
         metadata.managed_fields = None;
+        owner::forget_manifest(&mut metadata);
         let spec = match raw.spec {
             Value::Null => Ok(MachineSpec::default()),
-            spec => serde_json::from_value(spec),
+            spec => serde_json::from_value::<MachineSpec>(spec),
         };
-        let spec = match spec {
-            Ok(spec) => SpecState::Decoded(Box::new(spec)),
-            Err(error) => SpecState::Undecodable(error.to_string()),
+        let (spec, provider_id) = match spec {
+            Ok(mut spec) => {
+                let provider_id = spec.provider_id.take();
+                if let Some(metadata) = &mut spec.metadata {
+                    metadata.name = None;
+                }
+                (SpecState::Decoded(shared(spec)), provider_id)
+            }
+            Err(error) => (SpecState::Undecodable(error.to_string()), None),
         };
         let record = raw.status.get("providerStatus").and_then(Record::read);
-        let status = serde_json::from_value::<Option<MachineStatus>>(raw.status)
+        let mut status = serde_json::from_value::<Option<MachineStatus>>(raw.status)
             .ok()
             .flatten()
             .unwrap_or_default();
+        // That is the record.
+        status.provider_status = None;
         Self {
             metadata,
             spec,
+            provider_id,
             status,
             record,
+        }
+    }
+}
+
+/// Specs in use, by hash.
+static SPECS: LazyLock<Mutex<HashMap<u64, Weak<MachineSpec>>>> = LazyLock::new(Mutex::default);
+
+/// The spec, held once for all Machines that have the same: those of a MachineSet, which may be thousands.
+fn shared(spec: MachineSpec) -> Arc<MachineSpec> {
+    let mut hasher = DefaultHasher::new();
+    serde_json::to_string(&spec).unwrap_or_default().hash(&mut hasher);
+    // Every change of the map is complete before anything can panic.
+    let mut specs = SPECS.lock().unwrap_or_else(PoisonError::into_inner);
+    if specs.len() == specs.capacity() {
+        specs.retain(|_, spec| spec.strong_count() > 0);
+    }
+    let known = specs.entry(hasher.finish()).or_default();
+    match known.upgrade() {
+        Some(same) if *same == spec => same,
+        _ => {
+            let spec = Arc::new(spec);
+            *known = Arc::downgrade(&spec);
+            spec
         }
     }
 }

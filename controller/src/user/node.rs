@@ -7,10 +7,15 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::core::ObjectMeta;
 use serde::{Deserialize, Deserializer, Serialize};
 
+use super::owner;
+
+const READY: &str = "Ready";
+
 /// A Node.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Node {
-    /// Metadata.
+    /// Metadata, without what nobody asks for.
+    #[serde(deserialize_with = "metadata")]
     pub metadata: ObjectMeta,
     /// Spec.
     #[serde(default)]
@@ -42,8 +47,8 @@ pub struct NodeStatus {
     /// Addresses.
     #[serde(deserialize_with = "nullable")]
     pub addresses: Vec<NodeAddress>,
-    /// Conditions, without their heartbeat times.
-    #[serde(deserialize_with = "nullable")]
+    /// The condition Ready, without its heartbeat time.
+    #[serde(deserialize_with = "ready")]
     pub conditions: Vec<NodeCondition>,
     /// What the kubelet says of its machine.
     #[serde(deserialize_with = "nullable")]
@@ -76,6 +81,20 @@ pub struct NodeInfo {
     /// UUID of the machine's firmware.
     #[serde(rename = "systemUUID")]
     pub system_uuid: String,
+}
+
+fn ready<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<NodeCondition>, D::Error> {
+    let mut conditions: Vec<NodeCondition> = nullable(deserializer)?;
+    conditions.retain(|condition| condition.type_ == READY);
+    conditions.shrink_to_fit();
+    Ok(conditions)
+}
+
+fn metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
+    let mut metadata = ObjectMeta::deserialize(deserializer)?;
+    metadata.managed_fields = None;
+    owner::forget_manifest(&mut metadata);
+    Ok(metadata)
 }
 
 fn nullable<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
@@ -117,7 +136,7 @@ impl Node {
 
     /// Its Ready condition.
     pub fn ready(&self) -> Option<&NodeCondition> {
-        self.status.conditions.iter().find(|c| c.type_ == "Ready")
+        self.status.conditions.iter().find(|c| c.type_ == READY)
     }
 
     /// Whether it is Ready.

@@ -98,7 +98,7 @@ async fn a_controller_that_starts_beside_many_machines_writes_nothing() -> Resul
     let ledger = Ledger::of_controller(&case.bed);
     assert_eq!(ledger.writes(), 0, "a start writes nothing:\n{}", ledger.table());
 
-    let told = Told::record(case.bed.user().client(), "VMPaused");
+    let told = Told::record(case.bed.user().client(), "VMPaused").await?;
     let step = (many / EVENTS).max(1);
     let names: Vec<String> = (0..many).step_by(step).map(name).collect();
     let mut times = origin.pause(&names, &told).await?;
@@ -329,29 +329,36 @@ struct Told {
 struct Seen {
     times: Mutex<BTreeMap<String, Instant>>,
     more: tokio::sync::Notify,
+    /// The first list is complete.
+    listed: tokio::sync::Notify,
 }
 
 impl Told {
-    fn record(user: Client, reason: &'static str) -> Self {
+    /// Returns when it sees everything: to read the first list of thousands takes seconds.
+    async fn record(user: Client, reason: &'static str) -> Result<Self> {
         let seen = Arc::<Seen>::default();
         let record = Arc::clone(&seen);
         let task = tokio::spawn(async move {
             let machines = Api::<Machine>::namespaced(user, NAMESPACE);
-            let mut changes = watcher(machines, watcher::Config::default())
+            let mut events = watcher(machines, watcher::Config::default())
                 .default_backoff()
-                .applied_objects()
                 .boxed();
-            while let Some(change) = changes.next().await {
-                if let Ok(machine) = change
-                    && message(&machine, reason).is_some()
-                {
-                    let mut times = record.times.lock().unwrap_or_else(PoisonError::into_inner);
-                    times.entry(machine.name_any()).or_insert_with(Instant::now);
-                    record.more.notify_waiters();
+            while let Some(event) = events.next().await {
+                match event {
+                    Ok(watcher::Event::InitDone) => record.listed.notify_one(),
+                    Ok(watcher::Event::Apply(machine)) if message(&machine, reason).is_some() => {
+                        let mut times = record.times.lock().unwrap_or_else(PoisonError::into_inner);
+                        times.entry(machine.name_any()).or_insert_with(Instant::now);
+                        record.more.notify_waiters();
+                    }
+                    _ => {}
                 }
             }
         });
-        Self { seen, task }
+        tokio::time::timeout(PATIENCE, seen.listed.notified())
+            .await
+            .context("the Machines cannot be listed")?;
+        Ok(Self { seen, task })
     }
 
     async fn when(&self, name: &str) -> Result<Instant> {

@@ -14,6 +14,7 @@ use super::draft::Draft;
 use super::{delete, evacuate, join, launch};
 use crate::context::LABEL_AGAIN;
 use crate::flags::OptionalDuration;
+use crate::user::SpecState;
 
 pub(super) fn decide(draft: &mut Draft<'_>, usable: &Usable, open: &Open, vm: &Instance) {
     let uid = vm.metadata.uid.clone().unwrap_or_default();
@@ -64,13 +65,8 @@ pub(super) fn decide(draft: &mut Draft<'_>, usable: &Usable, open: &Open, vm: &I
     draft.addresses = Some(open.addresses.clone());
     let machine = &draft.observed.machine;
     if !open.addresses.is_empty() && !draft.observed.settings.external_cloud_provider {
-        let has_one = match &draft.observed.machine.spec {
-            crate::user::SpecState::Decoded(spec) => {
-                spec.provider_id.as_deref().is_some_and(|id| !id.is_empty())
-            }
-            crate::user::SpecState::Undecodable(_) => true,
-        };
-        if !has_one {
+        let is_decoded = matches!(machine.spec, SpecState::Decoded(_));
+        if is_decoded && machine.provider_id.as_deref().is_none_or(str::is_empty) {
             draft.provider_id = Some(super::super::ownership::provider_id_of(machine));
         }
     }
