@@ -218,6 +218,28 @@ mod tests {
     }
 
     #[test]
+    fn machines_of_one_template_hold_one_spec_and_no_manifest() {
+        let machine = |name: &str, pool: &str| -> StoredMachine {
+            let manifest = "kubectl.kubernetes.io/last-applied-configuration";
+            serde_json::from_value(json!({
+                "metadata": {"name": name, "annotations": {manifest: "{}", "a": "b"}, "managedFields": [{"manager": "x"}]},
+                "spec": {"metadata": {"name": name, "labels": {"pool": pool}}, "providerID": name},
+            }))
+            .unwrap()
+        };
+        let spec = |machine: &StoredMachine| match &machine.spec {
+            SpecState::Decoded(spec) => Arc::clone(spec),
+            SpecState::Undecodable(why) => panic!("{why}"),
+        };
+        let (one, two, other) = (machine("one", "a"), machine("two", "a"), machine("three", "b"));
+        assert!(Arc::ptr_eq(&spec(&one), &spec(&two)));
+        assert_ne!(spec(&one), spec(&other));
+        assert_eq!(one.provider_id.as_deref(), Some("one"));
+        assert_eq!(one.metadata.annotations.unwrap().len(), 1);
+        assert!(one.metadata.managed_fields.is_none());
+    }
+
+    #[test]
     fn a_record_is_read_even_when_spec_and_status_are_damaged() {
         let machine: StoredMachine = serde_json::from_value(json!({
             "metadata": {"name": "a"}, "spec": [],

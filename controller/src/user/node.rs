@@ -146,3 +146,21 @@ impl Node {
 }
 
 machinist_infra::projected!(Node, ClusterResourceScope, "Node", "", "v1", "nodes");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn of_a_node_only_what_is_read_is_held() {
+        let node: Node = serde_json::from_value(json!({
+            "metadata": {"name": "n", "labels": {"a": "b"}, "managedFields": [{"manager": "kubelet"}]},
+            "status": {"conditions": [{"type": "DiskPressure", "status": "False"}, {"type": "Ready", "status": "True"}]},
+        }))
+        .unwrap();
+        assert!(node.is_ready() && node.label("a") == Some("b"));
+        assert!(node.metadata.managed_fields.is_none());
+        assert_eq!(node.status.conditions.len(), 1);
+    }
+}
