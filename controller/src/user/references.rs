@@ -190,6 +190,7 @@ impl References {
             self.changed.clone(),
             reference.clone(),
         );
+        let mut synced = false;
         move |signal| {
             if let Signal::Failed(error) = &signal {
                 tracing::warn!(namespace = reference.namespace, name = reference.name, %error, "watch of a referenced object failed");
@@ -206,7 +207,10 @@ impl References {
                     _ => None,
                 };
             }
-            for user in &watch.users {
+            // Until then nobody reads it; what a later list has changed is told by itself.
+            let tells = matches!(signal, Signal::Synced) != synced;
+            synced |= matches!(signal, Signal::Synced);
+            for user in watch.users.iter().filter(|_| tells) {
                 // Nobody listens any more only when the process is ending.
                 let _ = changed.send(user.clone());
             }
