@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use kube::config::{AuthInfo, Cluster, Kubeconfig};
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 
 /// Where kubeconfigs in specs may lead.
@@ -98,6 +98,7 @@ impl InfraKubeconfig {
             return Err(KubeconfigError::TooLarge(text.len()));
         }
         let mut config = Kubeconfig::from_yaml(text).map_err(|_| KubeconfigError::Undecodable)?;
+        normalize(&mut config);
         let missing = |what: String| KubeconfigError::Missing(what);
         let current = config.current_context.clone().filter(|name| !name.is_empty());
         let current = current.ok_or_else(|| missing("current-context".to_owned()))?;
@@ -122,7 +123,7 @@ impl InfraKubeconfig {
         check_user(auth)?;
         let server = server(cluster, policy)?;
         let ca_digest = ca_digest(cluster)?;
-        let credential_digest = credential_digest(&server, &ca_digest, auth);
+        let credential_digest = credential_digest(&server, &ca_digest, cluster, auth);
         Ok(Self {
             server,
             ca_digest,
@@ -137,7 +138,7 @@ impl InfraKubeconfig {
         &self.server
     }
 
-    /// SHA-256 of the CA, [`CA_SYSTEM`] without one, [`CA_INSECURE`] where it is not verified.
+    /// SHA-256 of the CA, and of the name that it must certify where that is not the server's; [`CA_SYSTEM`] without either, [`CA_INSECURE`] where it is not verified.
     pub fn ca_digest(&self) -> String {
         self.ca_digest.clone()
     }
@@ -145,6 +146,54 @@ impl InfraKubeconfig {
     /// SHA-256 of server, CA and credential: equal only for the same rights at the same place.
     pub fn credential_digest(&self) -> String {
         self.credential_digest.clone()
+    }
+}
+
+/// Reads what is written as client-go does: empty text is none, and base64 may have line breaks.
+fn normalize(config: &mut Kubeconfig) {
+    fn text(field: &mut Option<String>) {
+        *field = field.take().filter(|text| !text.is_empty());
+    }
+    fn secret(field: &mut Option<SecretString>) {
+        *field = field.take().filter(|secret| !secret.expose_secret().is_empty());
+    }
+    let unbroken = |text: &str| text.replace(['\r', '\n'], "");
+    let clusters = config.clusters.iter_mut();
+    for cluster in clusters.filter_map(|named| named.cluster.as_mut()) {
+        let ca = &mut cluster.certificate_authority_data;
+        *ca = ca.as_deref().map(unbroken);
+        for field in [
+            ca,
+            &mut cluster.certificate_authority,
+            &mut cluster.proxy_url,
+            &mut cluster.tls_server_name,
+        ] {
+            text(field);
+        }
+    }
+    let users = config.auth_infos.iter_mut();
+    for auth in users.filter_map(|named| named.auth_info.as_mut()) {
+        let certificate = &mut auth.client_certificate_data;
+        *certificate = certificate.as_deref().map(unbroken);
+        let key = &mut auth.client_key_data;
+        *key = key.as_ref().map(|key| unbroken(key.expose_secret()).into());
+        secret(key);
+        secret(&mut auth.token);
+        for field in [
+            certificate,
+            &mut auth.username,
+            &mut auth.token_file,
+            &mut auth.client_certificate,
+            &mut auth.client_key,
+            &mut auth.impersonate,
+            &mut auth.impersonate_uid,
+        ] {
+            text(field);
+        }
+        let groups = &mut auth.impersonate_groups;
+        *groups = groups.take().filter(|groups| !groups.is_empty());
+        let extra = &mut auth.impersonate_user_extra;
+        *extra = extra.take().filter(|extra| !extra.is_empty());
     }
 }
 
@@ -237,16 +286,22 @@ fn ca_digest(cluster: &Cluster) -> Result<String, KubeconfigError> {
     if cluster.insecure_skip_tls_verify == Some(true) {
         return Ok(CA_INSECURE.to_owned());
     }
-    let Some(data) = &cluster.certificate_authority_data else {
-        return Ok(CA_SYSTEM.to_owned());
+    let ca = match &cluster.certificate_authority_data {
+        None => CA_SYSTEM.to_owned(),
+        Some(data) => {
+            let pem = STANDARD.decode(data);
+            let pem = pem.map_err(|_| KubeconfigError::NotBase64("certificate-authority-data"))?;
+            hex(&Sha256::digest(pem))
+        }
     };
-    let pem = STANDARD
-        .decode(data)
-        .map_err(|_| KubeconfigError::NotBase64("certificate-authority-data"))?;
-    Ok(hex(&Sha256::digest(pem)))
+    Ok(match &cluster.tls_server_name {
+        None => ca,
+        // Behind one address may be several clusters.
+        Some(name) => hex(&Sha256::digest(format!("{ca}\n{name}"))),
+    })
 }
 
-fn credential_digest(server: &str, ca: &str, auth: &AuthInfo) -> String {
+fn credential_digest(server: &str, ca: &str, cluster: &Cluster, auth: &AuthInfo) -> String {
     let secret = |s: &Option<secrecy::SecretString>| {
         s.as_ref()
             .map(|s| s.expose_secret().to_owned())
@@ -255,6 +310,7 @@ fn credential_digest(server: &str, ca: &str, auth: &AuthInfo) -> String {
     let parts = [
         server.to_owned(),
         ca.to_owned(),
+        cluster.tls_server_name.clone().unwrap_or_default(),
         auth.username.clone().unwrap_or_default(),
         secret(&auth.password),
         secret(&auth.token),
@@ -350,6 +406,49 @@ mod tests {
     #[case("current-context: nowhere")]
     fn what_is_no_kubeconfig_is_an_error(#[case] text: &str) {
         assert!(InfraKubeconfig::parse(text, AddressPolicy::default()).is_err());
+    }
+
+    #[test]
+    fn base64_may_be_wrapped_as_client_go_takes_it() {
+        let whole = text(
+            "server: 'https://a', certificate-authority-data: YWJj",
+            "client-certificate-data: YWJj, client-key-data: YWJj",
+        );
+        let wrapped = whole.replace("YWJj", "\"YW\\r\\nJj\\n\"");
+        let [whole, wrapped] =
+            [whole, wrapped].map(|text| InfraKubeconfig::parse(&text, AddressPolicy::default()).unwrap());
+        assert_eq!(whole.ca_digest(), wrapped.ca_digest());
+        assert_eq!(whole.credential_digest(), wrapped.credential_digest());
+        let users = wrapped.config.auth_infos[0].auth_info.as_ref().unwrap();
+        assert_eq!(users.client_certificate_data.as_deref(), Some("YWJj"));
+    }
+
+    #[test]
+    fn empty_text_is_none() {
+        let cluster = "server: 'https://a', certificate-authority: '', certificate-authority-data: '', proxy-url: '', tls-server-name: ''";
+        let user = "token: t, tokenFile: '', client-certificate: '', client-key: '', client-key-data: '', username: '', as: '', as-groups: []";
+        let empty = InfraKubeconfig::parse(&text(cluster, user), AddressPolicy::default()).unwrap();
+        let absent = text("server: 'https://a'", "token: t");
+        let absent = InfraKubeconfig::parse(&absent, AddressPolicy::default()).unwrap();
+        assert_eq!(empty.ca_digest(), CA_SYSTEM);
+        assert_eq!(empty.credential_digest(), absent.credential_digest());
+    }
+
+    #[rstest]
+    #[case::with_a_ca("certificate-authority-data: YWJj", true)]
+    #[case::with_the_worlds("", true)]
+    #[case::with_none("insecure-skip-tls-verify: true", false)]
+    fn clusters_behind_one_address_are_told_apart_by_the_name_that_they_serve(
+        #[case] trust: &str,
+        #[case] certified: bool,
+    ) {
+        let named = |name: &str| {
+            let cluster = format!("{SERVER}, tls-server-name: '{name}', {trust}");
+            InfraKubeconfig::parse(&text(&cluster, "token: t"), AddressPolicy::default()).unwrap()
+        };
+        let (a, b) = (named("a.example"), named("b.example"));
+        assert_ne!(a.credential_digest(), b.credential_digest());
+        assert_eq!(a.ca_digest() != b.ca_digest(), certified);
     }
 
     #[test]

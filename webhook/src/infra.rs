@@ -70,6 +70,8 @@ struct Usable {
     spec: resolved::ResolvedSpec,
     kubeconfig: InfraKubeconfig,
     source: KubeconfigSource,
+    /// What its author is told of what it refers to.
+    told: Report,
 }
 
 /// Why it cannot.
@@ -181,7 +183,7 @@ impl Infra {
 
     /// What is known by `deadline`, and why that is not all.
     async fn ask(&self, asked: Asked<'_>, path: &FieldPath, deadline: Instant) -> (Report, Option<String>) {
-        let report = Report::new();
+        let mut report = Report::new();
         let config = provider_config(asked);
         let spec = config.cloud_provider_spec.as_ref();
         let Some(cloud) = spec.and_then(|spec| spec.of::<CloudProviderSpec>()) else {
@@ -198,6 +200,7 @@ impl Infra {
                 );
             }
         };
+        report.warnings.extend(usable.told.warnings.iter().cloned());
         let machine = asked.at == ValueAt::MACHINE;
         let metadata = if machine {
             "metadata"
@@ -296,6 +299,7 @@ impl Infra {
             spec,
             kubeconfig,
             source: found.source,
+            told: judged,
         })
     }
 

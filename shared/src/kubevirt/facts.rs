@@ -90,6 +90,14 @@ pub fn topology<'a>(
     (region, zone)
 }
 
+/// Access modes of claims.
+pub const ACCESS_MODES: [&str; 4] = [
+    "ReadWriteOnce",
+    "ReadWriteMany",
+    "ReadOnlyMany",
+    "ReadWriteOncePod",
+];
+
 /// Access mode that a StorageProfile offers: ReadWriteMany if any claim property set has it.
 pub fn access_mode<'a>(offered: impl IntoIterator<Item = &'a str>) -> &'static str {
     if offered.into_iter().any(|mode| mode == "ReadWriteMany") {

@@ -86,7 +86,7 @@ pub fn kubeconfig(var: &ConfigVar<String>, env: &Env, lookup: &Lookup<'_>) -> Re
 }
 
 /// Whether it is known that there is nothing at the end of a reference.
-fn leads_nowhere(error: &Unresolved) -> bool {
+pub(super) fn leads_nowhere(error: &Unresolved) -> bool {
     let Unresolved::Reference {
         error: ResolveError::Lookup { cause, .. },
         ..

@@ -9,6 +9,7 @@ use k8s_openapi::api::core::v1::PodDNSConfig;
 pub use env::Env;
 pub use kubeconfig::{Kubeconfig, KubeconfigSource, Secret, decode_base64, kubeconfig, raw_or_base64};
 
+use super::facts::ACCESS_MODES;
 use super::kinds;
 use super::spec::{CloudProviderSpec, Matcher};
 use crate::config_var::{ConfigValue, ConfigVar, KeyRef, LookupError, ResolveError};
@@ -162,11 +163,19 @@ pub fn resolve(spec: &CloudProviderSpec, env: &Env, lookup: &Lookup<'_>) -> Resu
     let text = |field, var: &ConfigVar<String>| Ok(value(field, var, lookup)?.unwrap_or_default());
     let vm = &spec.virtual_machine;
     let disk = &vm.primary_disk;
+    // As machine-controller has it.
+    let optional = |field, var: &ConfigVar<String>| match text(field, var) {
+        Err(error) if kubeconfig::leads_nowhere(&error) => Ok(String::new()),
+        found => found,
+    };
     let secondary = |d: &super::spec::SecondaryDisk| {
         Ok(Disk {
             size: text("secondaryDisks.size", &d.size)?,
             storage_class: text("secondaryDisks.storageClassName", &d.storage_class)?,
-            access_mode: text("secondaryDisks.storageAccessType", &d.access_mode)?,
+            // machine-controller ignores it, whatever it says.
+            access_mode: Some(text("secondaryDisks.storageAccessType", &d.access_mode)?)
+                .filter(|mode| ACCESS_MODES.contains(&mode.as_str()))
+                .unwrap_or_default(),
         })
     };
     let resolved = ResolvedSpec {
@@ -195,7 +204,7 @@ pub fn resolve(spec: &CloudProviderSpec, env: &Env, lookup: &Lookup<'_>) -> Resu
         primary_disk: Disk {
             size: text("primaryDisk.size", &disk.size)?,
             storage_class: text("primaryDisk.storageClassName", &disk.storage_class)?,
-            access_mode: text("primaryDisk.storageAccessType", &disk.access_mode)?,
+            access_mode: optional("primaryDisk.storageAccessType", &disk.access_mode)?,
         },
         image: Image {
             location: text("primaryDisk.osImage", &disk.os_image)?,
@@ -275,7 +284,11 @@ mod tests {
         let spec = super::super::spec::decode(&fields.take("s"), &mut report).unwrap();
         assert!(report.is_ok(), "{:?}", report.errors);
         let env = Env::new(|name| (name == "CLUSTER_ID").then(|| "env".to_owned()));
-        resolve(&spec, &env, &|key| Ok(key.key.clone()))
+        resolve(&spec, &env, &|key| match key.key.as_str() {
+            "nowhere" => Err(LookupError::NoKey),
+            "unknown" => Err(LookupError::Unavailable("no answer".to_owned())),
+            text => Ok(text.to_owned()),
+        })
     }
 
     fn behind(text: &str) -> Value {
@@ -288,6 +301,29 @@ mod tests {
         assert_eq!(
             (resolved.cluster_name.as_str(), resolved.network_multi_queue),
             ("env", true)
+        );
+    }
+
+    #[test]
+    fn a_disk_without_a_usable_access_mode_gets_what_its_class_offers() {
+        let primary = |mode: Value| {
+            let resolved = resolved(
+                &json!({"virtualMachine": {"template": {"primaryDisk": {"storageAccessType": mode}}}}),
+            );
+            resolved.map(|spec| spec.primary_disk.access_mode)
+        };
+        assert_eq!(primary(behind("ReadWriteMany")).unwrap(), "ReadWriteMany");
+        assert_eq!(primary(behind("nowhere")).unwrap(), "");
+        assert!(primary(behind("unknown")).is_err(), "it may be there");
+        let secondary = |mode: &str| {
+            let disks = json!([{"size": "1Gi", "storageClassName": "standard", "storageAccessType": mode}]);
+            let resolved =
+                resolved(&json!({"virtualMachine": {"template": {"secondaryDisks": disks}}})).unwrap();
+            resolved.secondary_disks[0].access_mode.clone()
+        };
+        assert_eq!(
+            (secondary("ReadWriteMany").as_str(), secondary("RWX").as_str()),
+            ("ReadWriteMany", "")
         );
     }
 

@@ -21,6 +21,8 @@ pub fn referred(spec: &CloudProviderSpec, path: &FieldPath, lookup: &Lookup<'_>)
     let mut report = Report::new();
     let mut spec = spec.clone();
     let mut values = Vec::new();
+    let template = path.child("virtualMachine").child("template");
+    let optional = template.child("primaryDisk").child("storageAccessType");
     for (path, var) in vars(&mut spec, path) {
         let Some(reference) = var.reference().cloned() else {
             continue;
@@ -32,6 +34,13 @@ pub fn referred(spec: &CloudProviderSpec, path: &FieldPath, lookup: &Lookup<'_>)
                 values.push(Read { path, text, from });
             }
             Err(LookupError::Unavailable(_)) => {}
+            // machine-controller does without it.
+            Err(cause) if path == optional => {
+                report.warn(
+                    &path,
+                    format!("cannot read {reference}: {cause}; what the StorageProfile offers is used"),
+                );
+            }
             Err(cause) => {
                 report.error(
                     &path,
@@ -157,6 +166,17 @@ mod tests {
 
     fn disk(fields: &Value) -> Value {
         template(&json!({"primaryDisk": fields}))
+    }
+
+    #[test]
+    fn an_access_mode_that_leads_nowhere_is_done_without() {
+        let nowhere = |_: &_| Err(LookupError::NoKey);
+        let report = judge_by(&disk(&json!({"storageAccessType": behind("k")})), &nowhere);
+        assert!(report.is_ok(), "{:?}", report.errors);
+        assert_eq!(report.warnings.len(), 1, "{:?}", report.warnings);
+        let secondary =
+            json!([{"size": "1Gi", "storageClassName": "standard", "storageAccessType": behind("k")}]);
+        assert!(!judge_by(&template(&json!({"secondaryDisks": secondary})), &nowhere).is_ok());
     }
 
     #[rstest]

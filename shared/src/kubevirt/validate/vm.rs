@@ -5,6 +5,7 @@ use k8s_openapi::api::core::v1::PodDNSConfig;
 use super::{image, is_empty, label_value, literal, matchers, object_name, positive, text};
 use crate::config_var::ConfigVarString;
 use crate::field::{FieldPath, Report};
+use crate::kubevirt::facts::ACCESS_MODES;
 use crate::kubevirt::spec::VirtualMachine;
 use crate::{quantity, syntax};
 
@@ -86,7 +87,9 @@ fn disks(vm: &VirtualMachine, template: &FieldPath, report: &mut Report) {
             "is required; names the image to boot: a URL, a registry image or a PVC",
         );
     }
-    access_mode(&disk.access_mode, &path, report);
+    if let Some(mode) = unknown_mode(&disk.access_mode) {
+        report.not_supported(&path.child("storageAccessType"), mode, &ACCESS_MODES);
+    }
     if let Some(target) = literal(&disk.storage_target)
         && !["", "pvc", "storage"].contains(&target)
     {
@@ -100,7 +103,15 @@ fn disks(vm: &VirtualMachine, template: &FieldPath, report: &mut Report) {
         let path = template.child("secondaryDisks").index(index);
         size(&disk.size, &path, report);
         storage_class(&disk.storage_class, &path, report);
-        access_mode(&disk.access_mode, &path, report);
+        if let Some(mode) = unknown_mode(&disk.access_mode) {
+            report.warn(
+                &path.child("storageAccessType"),
+                format!(
+                    "{mode:?} is none of {}; what the StorageProfile offers is used",
+                    ACCESS_MODES.join(", ")
+                ),
+            );
+        }
     }
 }
 
@@ -121,18 +132,9 @@ fn storage_class(var: &ConfigVarString, disk: &FieldPath, report: &mut Report) {
     object_name(literal(var), &path, report);
 }
 
-fn access_mode(var: &ConfigVarString, disk: &FieldPath, report: &mut Report) {
-    const MODES: [&str; 4] = [
-        "ReadWriteOnce",
-        "ReadWriteMany",
-        "ReadOnlyMany",
-        "ReadWriteOncePod",
-    ];
-    if let Some(mode) = text(var)
-        && !MODES.contains(&mode)
-    {
-        report.not_supported(&disk.child("storageAccessType"), mode, &MODES);
-    }
+/// The access mode, if it is none.
+fn unknown_mode(var: &ConfigVarString) -> Option<&str> {
+    text(var).filter(|mode| !ACCESS_MODES.contains(mode))
 }
 
 fn eviction(vm: &VirtualMachine, path: &FieldPath, report: &mut Report) {
@@ -143,7 +145,9 @@ fn eviction(vm: &VirtualMachine, path: &FieldPath, report: &mut Report) {
     let disks = vm.secondary_disks.iter().map(|disk| &disk.access_mode);
     let mut modes = std::iter::once(&vm.primary_disk.access_mode).chain(disks);
     if strategy == "LiveMigrate"
-        && let Some(mode) = modes.find_map(|mode| text(mode).filter(|mode| *mode != "ReadWriteMany"))
+        && let Some(mode) = modes.find_map(|mode| {
+            text(mode).filter(|mode| *mode != "ReadWriteMany" && ACCESS_MODES.contains(mode))
+        })
     {
         let drain = "draining its host will hang";
         report.warn(

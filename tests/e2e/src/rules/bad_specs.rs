@@ -153,9 +153,9 @@ fn disks() -> Vec<Row> {
         bad!("further-disk-of-nothing", template!("secondaryDisks"), [{}],
             ".virtualMachine.template.secondaryDisks[0].size": "is required, a quantity like 10Gi",
             ".virtualMachine.template.secondaryDisks[0].storageClassName": CLASS),
-        bad!("second-further-disk", template!("secondaryDisks"), [{"size": "1Gi", "storageClassName": "standard"}, {"size": "1Tb", "storageClassName": "standard", "storageAccessType": "Many"}],
+        bad!("second-further-disk", template!("secondaryDisks"), [{"size": "1Gi", "storageClassName": "standard"}, {"size": "1Tb", "storageClassName": "Standard"}],
             ".virtualMachine.template.secondaryDisks[1].size": r#""1Tb" is not a quantity; write one like 2, 500m, 4Gi or 10G"#,
-            ".virtualMachine.template.secondaryDisks[1].storageAccessType": r#""Many" is not supported; allowed: "ReadWriteOnce", "ReadWriteMany", "ReadOnlyMany", "ReadWriteOncePod""#),
+            ".virtualMachine.template.secondaryDisks[1].storageClassName": r#""Standard" is no name of an object: must be lower-case letters, digits, '-' or '.', with a letter or digit at both ends"#),
         bad!("further-disks-as-an-object", template!("secondaryDisks"), {"size": "1Gi"},
             ".virtualMachine.template.secondaryDisks": "must be a list, not an object"),
     ]
