@@ -168,14 +168,26 @@ pub fn resolve(spec: &CloudProviderSpec, env: &Env, lookup: &Lookup<'_>) -> Resu
         Err(error) if kubeconfig::leads_nowhere(&error) => Ok(String::new()),
         found => found,
     };
+    let primary_disk = Disk {
+        size: text("primaryDisk.size", &disk.size)?,
+        storage_class: text("primaryDisk.storageClassName", &disk.storage_class)?,
+        access_mode: optional("primaryDisk.storageAccessType", &disk.access_mode)?,
+    };
     let secondary = |d: &super::spec::SecondaryDisk| {
+        let storage_class = text("secondaryDisks.storageClassName", &d.storage_class)?;
+        let own = text("secondaryDisks.storageAccessType", &d.access_mode)?;
+        // machine-controller gives every disk the primary's, whatever its own says.
+        let access_mode = if ACCESS_MODES.contains(&own.as_str()) {
+            own
+        } else if storage_class == primary_disk.storage_class {
+            primary_disk.access_mode.clone()
+        } else {
+            String::new()
+        };
         Ok(Disk {
             size: text("secondaryDisks.size", &d.size)?,
-            storage_class: text("secondaryDisks.storageClassName", &d.storage_class)?,
-            // machine-controller ignores it, whatever it says.
-            access_mode: Some(text("secondaryDisks.storageAccessType", &d.access_mode)?)
-                .filter(|mode| ACCESS_MODES.contains(&mode.as_str()))
-                .unwrap_or_default(),
+            storage_class,
+            access_mode,
         })
     };
     let resolved = ResolvedSpec {
@@ -201,11 +213,6 @@ pub fn resolve(spec: &CloudProviderSpec, env: &Env, lookup: &Lookup<'_>) -> Resu
         vcpu_cores: vm.vcpu_cores,
         cpus: text("cpus", &vm.cpus)?,
         memory: text("memory", &vm.memory)?,
-        primary_disk: Disk {
-            size: text("primaryDisk.size", &disk.size)?,
-            storage_class: text("primaryDisk.storageClassName", &disk.storage_class)?,
-            access_mode: optional("primaryDisk.storageAccessType", &disk.access_mode)?,
-        },
         image: Image {
             location: text("primaryDisk.osImage", &disk.os_image)?,
             source: text("primaryDisk.source", &disk.source)?,
@@ -220,6 +227,7 @@ pub fn resolve(spec: &CloudProviderSpec, env: &Env, lookup: &Lookup<'_>) -> Resu
             .iter()
             .map(secondary)
             .collect::<Result<_, _>>()?,
+        primary_disk,
         dns_policy: text("dnsPolicy", &vm.dns_policy)?,
         dns_config: vm.dns_config.clone(),
         region: vm.region.clone(),
@@ -315,16 +323,28 @@ mod tests {
         assert_eq!(primary(behind("ReadWriteMany")).unwrap(), "ReadWriteMany");
         assert_eq!(primary(behind("nowhere")).unwrap(), "");
         assert!(primary(behind("unknown")).is_err(), "it may be there");
-        let secondary = |mode: &str| {
-            let disks = json!([{"size": "1Gi", "storageClassName": "standard", "storageAccessType": mode}]);
-            let resolved =
-                resolved(&json!({"virtualMachine": {"template": {"secondaryDisks": disks}}})).unwrap();
+        let secondary = |mode: &str, class: &str, primary: &str| {
+            let disks = json!([{"size": "1Gi", "storageClassName": class, "storageAccessType": mode}]);
+            let template = json!({"secondaryDisks": disks, "primaryDisk": {"storageAccessType": primary}});
+            let resolved = resolved(&json!({"virtualMachine": {"template": template}})).unwrap();
             resolved.secondary_disks[0].access_mode.clone()
         };
         assert_eq!(
-            (secondary("ReadWriteMany").as_str(), secondary("RWX").as_str()),
-            ("ReadWriteMany", "")
+            secondary("ReadWriteOnce", "standard", "ReadWriteMany"),
+            "ReadWriteOnce"
         );
+        assert_eq!(
+            secondary("", "standard", "ReadWriteMany"),
+            "ReadWriteMany",
+            "the primary's"
+        );
+        assert_eq!(secondary("RWX", "standard", "ReadWriteMany"), "ReadWriteMany");
+        assert_eq!(
+            secondary("", "fast", "ReadWriteMany"),
+            "",
+            "another class may not have it"
+        );
+        assert_eq!(secondary("RWX", "standard", ""), "");
     }
 
     #[test]

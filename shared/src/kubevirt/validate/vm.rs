@@ -107,7 +107,7 @@ fn disks(vm: &VirtualMachine, template: &FieldPath, report: &mut Report) {
             report.warn(
                 &path.child("storageAccessType"),
                 format!(
-                    "{mode:?} is none of {}; what the StorageProfile offers is used",
+                    "{mode:?} is none of {}; it counts as none",
                     ACCESS_MODES.join(", ")
                 ),
             );
