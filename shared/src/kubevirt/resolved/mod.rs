@@ -11,7 +11,7 @@ pub use kubeconfig::{Kubeconfig, KubeconfigSource, Secret, decode_base64, kubeco
 
 use super::facts::ACCESS_MODES;
 use super::kinds;
-use super::spec::{CloudProviderSpec, Matcher};
+use super::spec::{CloudProviderSpec, Matcher, SecondaryDisk, VirtualMachine};
 use crate::config_var::{ConfigValue, ConfigVar, KeyRef, LookupError, ResolveError};
 
 /// Why a spec could not be resolved.
@@ -157,39 +157,49 @@ pub fn cluster_name(var: &ConfigVar<String>, env: &Env, lookup: &Lookup<'_>) -> 
     Ok(value("clusterName", var, lookup)?.unwrap_or_default())
 }
 
+/// The disks as they are claimed: the primary one, and the others.
+fn disks(vm: &VirtualMachine, lookup: &Lookup<'_>) -> Result<(Disk, Vec<Disk>), Unresolved> {
+    let text = |field, var: &ConfigVar<String>| Ok(value(field, var, lookup)?.unwrap_or_default());
+    let disk = &vm.primary_disk;
+    let access_mode = match text("primaryDisk.storageAccessType", &disk.access_mode) {
+        // machine-controller does without it.
+        Err(error) if kubeconfig::leads_nowhere(&error) => String::new(),
+        found => found?,
+    };
+    let primary = Disk {
+        size: text("primaryDisk.size", &disk.size)?,
+        storage_class: text("primaryDisk.storageClassName", &disk.storage_class)?,
+        access_mode,
+    };
+    let secondary = |disk: &SecondaryDisk| {
+        let storage_class = text("secondaryDisks.storageClassName", &disk.storage_class)?;
+        let own = text("secondaryDisks.storageAccessType", &disk.access_mode)?;
+        // machine-controller gives every disk the primary's, whatever its own says.
+        let access_mode = if ACCESS_MODES.contains(&own.as_str()) {
+            own
+        } else if storage_class == primary.storage_class {
+            primary.access_mode.clone()
+        } else {
+            String::new()
+        };
+        Ok(Disk {
+            size: text("secondaryDisks.size", &disk.size)?,
+            storage_class,
+            access_mode,
+        })
+    };
+    let others = vm.secondary_disks.iter().map(secondary);
+    let others = others.collect::<Result<_, _>>()?;
+    Ok((primary, others))
+}
+
 /// Resolves everything but the kubeconfig. What machine-controller cannot use either is an error; what KubeVirt refuses
 /// is left to it, so that no spec that has a VM fails here.
 pub fn resolve(spec: &CloudProviderSpec, env: &Env, lookup: &Lookup<'_>) -> Result<ResolvedSpec, Unresolved> {
     let text = |field, var: &ConfigVar<String>| Ok(value(field, var, lookup)?.unwrap_or_default());
     let vm = &spec.virtual_machine;
     let disk = &vm.primary_disk;
-    // As machine-controller has it.
-    let optional = |field, var: &ConfigVar<String>| match text(field, var) {
-        Err(error) if kubeconfig::leads_nowhere(&error) => Ok(String::new()),
-        found => found,
-    };
-    let primary_disk = Disk {
-        size: text("primaryDisk.size", &disk.size)?,
-        storage_class: text("primaryDisk.storageClassName", &disk.storage_class)?,
-        access_mode: optional("primaryDisk.storageAccessType", &disk.access_mode)?,
-    };
-    let secondary = |d: &super::spec::SecondaryDisk| {
-        let storage_class = text("secondaryDisks.storageClassName", &d.storage_class)?;
-        let own = text("secondaryDisks.storageAccessType", &d.access_mode)?;
-        // machine-controller gives every disk the primary's, whatever its own says.
-        let access_mode = if ACCESS_MODES.contains(&own.as_str()) {
-            own
-        } else if storage_class == primary_disk.storage_class {
-            primary_disk.access_mode.clone()
-        } else {
-            String::new()
-        };
-        Ok(Disk {
-            size: text("secondaryDisks.size", &d.size)?,
-            storage_class,
-            access_mode,
-        })
-    };
+    let (primary_disk, secondary_disks) = disks(vm, lookup)?;
     let resolved = ResolvedSpec {
         cluster_name: cluster_name(&spec.cluster_name, env, lookup)?,
         project_id: if env.project_id.is_empty() {
@@ -222,11 +232,7 @@ pub fn resolve(spec: &CloudProviderSpec, env: &Env, lookup: &Lookup<'_>) -> Resu
             extra_headers_secret: text("primaryDisk.extraHeadersSecretRef", &disk.extra_headers_secret)?,
         },
         storage_target_pvc: text("primaryDisk.storageTarget", &disk.storage_target)? == "pvc",
-        secondary_disks: vm
-            .secondary_disks
-            .iter()
-            .map(secondary)
-            .collect::<Result<_, _>>()?,
+        secondary_disks,
         primary_disk,
         dns_policy: text("dnsPolicy", &vm.dns_policy)?,
         dns_config: vm.dns_config.clone(),
