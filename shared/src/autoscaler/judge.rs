@@ -136,6 +136,7 @@ fn judge_capacity(of: &str, text: &str, path: &FieldPath, report: &mut Report) {
                 );
             }
         }
+        "csi-driver" => judge_csi_drivers(text, consequence, path, report),
         _ if OTHERS.contains(&of) => {}
         _ => {
             let known = QUANTITIES.into_iter().chain(INTEGERS).chain(OTHERS);
@@ -144,6 +145,26 @@ fn judge_capacity(of: &str, text: &str, path: &FieldPath, report: &mut Report) {
                 path,
                 format!("the cluster-autoscaler knows no capacity {of:?}{hint}"),
             );
+        }
+    }
+}
+
+/// How many volumes of each CSI driver a node holds.
+fn judge_csi_drivers(text: &str, consequence: &str, path: &FieldPath, report: &mut Report) {
+    for item in items(text) {
+        match item.split_once('=') {
+            Some((driver, limit)) if !driver.is_empty() => {
+                if whole_number(limit).is_none() {
+                    let why = format!("{limit:?} of {item:?} is no whole number; {consequence}");
+                    report.invalid(path, why);
+                }
+            }
+            _ => report.warn(
+                path,
+                format!(
+                    "{item:?} is no limit like ebs.csi.example.com=25; the cluster-autoscaler cannot read it"
+                ),
+            ),
         }
     }
 }

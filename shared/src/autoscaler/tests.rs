@@ -147,6 +147,9 @@ fn an_option_that_has_no_effect_is_told(
 #[case("taints", "a=b:Never,c", true, 2)]
 #[case("cpus", "4", true, 1)]
 #[case("csi-driver", "x=5", true, 0)]
+#[case("csi-driver", "x=5,y=10", true, 0)]
+#[case("csi-driver", "x=5,y=many", false, 0)]
+#[case("csi-driver", "x,=5", true, 2)]
 fn capacity_by_hand_is_judged(
     #[case] key: &str,
     #[case] text: &str,

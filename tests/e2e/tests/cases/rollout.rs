@@ -197,6 +197,38 @@ async fn a_template_whose_guests_never_join_stops_and_the_way_back_touches_nothi
     case.finish(&[]).await
 }
 
+#[tokio::test]
+async fn a_rollout_that_does_not_move_within_its_deadline_says_so_and_on_what() -> Result<()> {
+    let case = Case::start().await?;
+    let mut pool = deployment(POOL, 2);
+    pool["spec"]["progressDeadlineSeconds"] = 3.into();
+    case.apply(&pool).await?;
+    case.rollout(POOL, "NewMachineSetAvailable").await?;
+
+    // The time to join is far longer than the deadline.
+    let good = pool.clone();
+    pool["spec"]["template"]["metadata"]["annotations"] = json!({"sim.kubevirt.io/never-joins": "true"});
+    case.apply(&pool).await?;
+    let why = case.rollout(POOL, "ProgressDeadlineExceeded").await?;
+    assert!(why.starts_with("no progress for 3 s"), "{why}");
+    let machines = case.machine_uids().await?;
+    assert!(
+        machines.keys().any(|name| why.contains(name)),
+        "{why}: {machines:?}"
+    );
+    let table = case.kubectl(&["get", "md", POOL]).await?;
+    assert!(table.contains("ProgressDeadlineExceeded"), "{table}");
+    let events = case.kubectl(&["describe", "md", POOL]).await?;
+    assert!(events.contains("ProgressDeadlineExceeded"), "{events}");
+
+    // Progress after the deadline ends it.
+    case.apply(&good).await?;
+    case.rollout(POOL, "NewMachineSetAvailable").await?;
+
+    case.delete_deployment(POOL).await?;
+    case.finish(&[]).await
+}
+
 fn kubelet(pool: &mut Value, version: &str) {
     pool["spec"]["template"]["spec"]["versions"]["kubelet"] = version.into();
 }
