@@ -80,7 +80,8 @@ fetch() {
   local url="$1" sum_url="$2" file="$3" sum
   retry curl -fsSL -o "${file}.sum" "$sum_url"
   retry curl -fsSL -o "${file}.part" "$url"
-  read -r sum _ <"${file}.sum"
+  # Some end without a newline, of which `read` would make a failure.
+  sum="$(cut -d' ' -f1 "${file}.sum")"
   echo "${sum}  ${file}.part" | sha256sum --check --status || {
     say "the checksum of $url is wrong"
     return 1

@@ -84,7 +84,9 @@ fn networkd(address: &StaticAddress) -> String {
         gateway,
         name_servers,
     } = address;
-    let mut text = format!("[Match]\nType=ether\nKind=!*\n\n[Network]\nDHCP=no\nAddress={ip}/{prefix}\n");
+    // The other family stays as the network offers it: IPv6 by router advertisements.
+    let dhcp = if ip.is_ipv6() { "ipv4" } else { "no" };
+    let mut text = format!("[Match]\nType=ether\nKind=!*\n\n[Network]\nDHCP={dhcp}\nAddress={ip}/{prefix}\n");
     if let Some(gateway) = gateway {
         // Writing to memory does not fail.
         let _ = writeln!(text, "Gateway={gateway}");
@@ -120,8 +122,9 @@ fn network_manager(address: &StaticAddress) -> String {
         }
         text
     };
+    // The highest priority that there is: cloud-init's own profile, with DHCP, has 120, and would win at the next boot.
     format!(
-        "[connection]\nid=machinist\ntype=ethernet\nautoconnect=true\nautoconnect-priority=100\n{}{}",
+        "[connection]\nid=machinist\ntype=ethernet\nautoconnect=true\nautoconnect-priority=999\n{}{}",
         section("ipv4", ip.is_ipv4()),
         section("ipv6", ip.is_ipv6())
     )
@@ -174,6 +177,20 @@ mod tests {
             "[ipv4]\nmethod=manual\naddress1=10.0.0.5/24\ngateway=10.0.0.1\ndns=10.0.0.2;\n\n[ipv6]\nmethod=auto\nmay-fail=true\ndns=fd00::2;\n"
         ), "{}", manager.content);
         assert_eq!(manager.mode, 0o600, "NetworkManager reads no other");
+    }
+
+    #[test]
+    fn a_static_ipv6_address_leaves_ipv4_to_the_network() {
+        let files = files(Some(&network("fd00::5/64", "fd00::1", &[])));
+        let [networkd, manager] = files.as_slice() else {
+            panic!("{} files", files.len());
+        };
+        assert!(
+            networkd
+                .content
+                .ends_with("[Network]\nDHCP=ipv4\nAddress=fd00::5/64\nGateway=fd00::1\n")
+        );
+        assert!(manager.content.contains("[ipv4]\nmethod=auto\n"));
     }
 
     #[test]

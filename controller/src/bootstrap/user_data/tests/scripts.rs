@@ -99,6 +99,31 @@ fn what_runs_is_not_started_anew_because_a_command_of_a_person_failed() {
 }
 
 #[rstest]
+#[case::bare("%s", true)]
+#[case::with_a_newline("%s\\n", true)]
+#[case::with_the_name_of_the_file("%s  file\\n", true)]
+#[case::of_something_else("0%s", false)]
+fn a_file_is_taken_if_its_checksum_is_right(#[case] sum: &str, #[case] is_taken: bool) {
+    let root = Root::new(&format!("fetch-{}-{is_taken}", sum.len()));
+    root.write(
+        "bin/curl",
+        &format!(
+            "#!/bin/bash\ncase \"$4\" in\n  *.sha256) printf '{sum}' \"$(printf kubelet | sha256sum | cut -d' ' -f1)\" ;;\n  \
+             *) printf kubelet ;;\nesac >\"$3\"\n"
+        ),
+    );
+    let (_, fetch) = INSTALL_SCRIPT.split_once("\nfetch() {").unwrap();
+    let (fetch, _) = fetch.split_once("\n}\n").unwrap();
+    let script = format!(
+        "set -euo pipefail\nsay() {{ echo \"$@\"; }}\nretry() {{ \"$@\"; }}\nfetch() {{{fetch}\n}}\n\
+         fetch https://example.com/kubelet https://example.com/kubelet.sha256 \"$1\"\n"
+    );
+    let file = root.0.join("kubelet");
+    assert_eq!(root.run(&script, &[&file.display().to_string()]), is_taken);
+    assert_eq!(root.read("kubelet") == "kubelet", is_taken);
+}
+
+#[rstest]
 #[case("-4", "NODE_IP=10.0.0.5,fd00::5\n")]
 #[case("-6", "NODE_IP=fd00::5,10.0.0.5\n")]
 fn the_addresses_of_a_node_are_in_the_order_of_its_families(#[case] first: &str, #[case] addresses: &str) {
