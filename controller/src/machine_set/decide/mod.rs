@@ -152,7 +152,8 @@ fn tell(set: &StoredMachineSet, counts: &status::Counts, trouble: Option<Trouble
     {
         plan.steps.push(Step::Event(Event {
             warning: true,
-            reason: trouble.reason,
+            // Whatever went wrong: that is how machine-controller's users filter.
+            reason: "ReconcileError",
             message: trouble.message,
         }));
     }

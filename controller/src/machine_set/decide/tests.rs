@@ -231,7 +231,7 @@ fn a_spec_that_cannot_be_obeyed_touches_no_machine_and_says_why(#[case] change: 
     let mut observed = observed(set(3, &change), vec![ready("m")]);
     observed.orphans.push(machine("o", &json!({})));
     let plan = decide(&observed, now());
-    assert_eq!(steps(&plan), ["status", "event InvalidConfiguration"]);
+    assert_eq!(steps(&plan), ["status", "event ReconcileError"]);
     let status = status_of(&plan);
     assert_eq!(status["errorReason"], "InvalidConfiguration");
     assert!(status["errorMessage"].as_str().unwrap().contains(why), "{status}");
@@ -257,7 +257,7 @@ fn trouble_is_told_by_one_event_and_taken_back_when_it_is_mended() {
 fn an_unknown_delete_policy_makes_machines_and_deletes_none() {
     let policy = json!({"spec": {"deletePolicy": "Biggest"}});
     let plan = decide(&observed(set(1, &policy), vec![ready("a"), ready("b")]), now());
-    assert_eq!(steps(&plan), ["status", "event InvalidConfiguration"]);
+    assert_eq!(steps(&plan), ["status", "event ReconcileError"]);
     assert!(
         status_of(&plan)["errorMessage"]
             .as_str()
@@ -505,7 +505,7 @@ fn a_failed_write_is_shown_and_tried_again_when_its_time_has_come() {
     let mut observed = observed(set(2, &json!({})), vec![ready("m")]);
     observed.failure = Some(failure(ago(-5)));
     let plan = decide(&observed, now());
-    assert_eq!(steps(&plan), ["status", "event CreateError"]);
+    assert_eq!(steps(&plan), ["status", "event ReconcileError"]);
     assert_eq!(
         status_of(&plan)["errorMessage"],
         "cannot create the Machine: quota"
