@@ -351,7 +351,9 @@ impl RemoteError {
     }
 
     fn from_status(status: &kube::core::Status) -> Self {
-        let mut text = if status.message.is_empty() {
+        // The client's own reason where the answer was no Status: it is then of anybody, perhaps of a server that only this
+        // process can reach, and nobody who wrote its address into a spec is to read it.
+        let mut text = if status.message.is_empty() || status.reason == "Failed to parse error data" {
             format!("HTTP {}", status.code)
         } else {
             status.message.clone()
@@ -423,3 +425,27 @@ fn transport(error: &(dyn std::error::Error + 'static)) -> String {
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Shown(pub String);
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use k8s_openapi::api::core::v1::Namespace;
+    use kube::Api;
+    use kube::client::Body;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn nothing_is_shown_of_an_answer_that_is_of_no_api_server() {
+        let answer = |_: http::Request<Body>| async {
+            let mut response = http::Response::new(Body::from(b"the metadata of another server".to_vec()));
+            *response.status_mut() = http::StatusCode::NOT_FOUND;
+            Ok::<_, Infallible>(response)
+        };
+        let client = Client::new(tower::service_fn(answer), "default");
+        let error = Api::<Namespace>::all(client).get("default").await.unwrap_err();
+        let shown = RemoteError::from(&error);
+        assert_eq!((shown.to_string().as_str(), shown.code), ("HTTP 404", Some(404)));
+    }
+}

@@ -122,7 +122,7 @@ fn network_manager(address: &StaticAddress) -> String {
         }
         text
     };
-    // The highest priority that there is: cloud-init's own profile, with DHCP, has 120, and would win at the next boot.
+    // The highest priority that there is, so that no profile with DHCP, as cloud-init writes one, wins at the next boot.
     format!(
         "[connection]\nid=machinist\ntype=ethernet\nautoconnect=true\nautoconnect-priority=999\n{}{}",
         section("ipv4", ip.is_ipv4()),

@@ -15,10 +15,10 @@ use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider};
 use tokio::runtime::Runtime;
-use tracing::{Metadata, Span};
+use tracing::{Level, Metadata, Span};
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 use tracing_subscriber::filter::{EnvFilter, FilterExt as _, filter_fn};
-use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
+use tracing_subscriber::layer::{Layer, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 pub use collector::{Endpoint, TelemetryError};
@@ -75,15 +75,16 @@ pub fn start(settings: &Settings<'_>) -> Result<Telemetry, TelemetryError> {
     };
     tracing_subscriber::registry()
         .with(spans)
-        .with(lines.with_filter(level.and(filter_fn(is_event))))
+        .with(lines.with_filter(level.and(filter_fn(is_line))))
         .init();
     hide_panic_messages();
     Ok(Telemetry(export))
 }
 
-/// A log line is an event, and says nothing of the spans around it.
-fn is_event(metadata: &Metadata<'_>) -> bool {
-    metadata.is_event()
+/// A log line is an event, and says nothing of the spans around it. Whatever `RUST_LOG` says, none is what the client for API
+/// servers tells of answers that it cannot decode: it quotes them whole, and an answer to the creation of a Secret holds the Secret.
+fn is_line(metadata: &Metadata<'_>) -> bool {
+    metadata.is_event() && !(metadata.target().starts_with("kube_client") && *metadata.level() > Level::ERROR)
 }
 
 /// Libraries have spans, too, which say nothing to whoever runs this.
@@ -141,6 +142,9 @@ impl Drop for Telemetry {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use opentelemetry::trace::TraceContextExt as _;
 
     use super::*;
@@ -168,6 +172,30 @@ mod tests {
             assert_eq!(trace_of(&headers(&traced)), trace);
             let own = trace_of(&HeaderMap::new());
             assert!(own != trace && own != trace_of(&HeaderMap::new()), "{own}");
+        });
+    }
+
+    /// Counts what is told.
+    #[derive(Debug, Clone, Default)]
+    struct Lines(Arc<AtomicUsize>);
+
+    impl<S: tracing::Subscriber> Layer<S> for Lines {
+        fn on_event(&self, _: &tracing::Event<'_>, _: tracing_subscriber::layer::Context<'_, S>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn no_answer_of_an_api_server_is_logged() {
+        let lines = Lines::default();
+        let layer = lines.clone().with_filter(filter_fn(is_line));
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
+            tracing::warn!(target: "kube_client::client", "{{\"kind\": \"Secret\"}}, missing field");
+            tracing::debug!(target: "kube_client::client", "Unsuccessful data error parse: secret");
+            assert_eq!(lines.0.load(Ordering::Relaxed), 0);
+            tracing::error!(target: "kube_client::client", "one line");
+            tracing::warn!(target: "machinist_infra::client", "another");
+            assert_eq!(lines.0.load(Ordering::Relaxed), 2);
         });
     }
 }
