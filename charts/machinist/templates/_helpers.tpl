@@ -54,6 +54,9 @@ system:serviceaccount:{{ .Release.Namespace }}:{{ include "machinist.serviceAcco
 {{- if and (eq $mode "existingSecret") (not (or $given $webhook.url)) -}}
   {{- fail "webhook.certificate.mode is existingSecret, so webhook.caBundle or webhook.certificate.injectCAFrom must say whom to trust" -}}
 {{- end -}}
+{{- if eq $webhook.certificate.secretName $webhook.certificate.caSecretName -}}
+  {{- fail (printf "webhook.certificate.secretName and caSecretName are both %s, but the CA needs a Secret of its own" $webhook.certificate.secretName) -}}
+{{- end -}}
 {{- $mode -}}
 {{- end }}
 

@@ -18,6 +18,7 @@ pub mod observe;
 pub mod observed;
 pub mod on_node;
 pub mod ownership;
+pub mod phase;
 pub mod plan;
 pub mod record;
 pub mod times;

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use k8s_openapi::jiff::Timestamp;
 use machinist_infra::store::Key;
 
+use super::phase::Phase;
 use super::record::Record;
 use crate::metrics::Metrics;
 use crate::user::StoredMachine;
@@ -25,7 +26,7 @@ pub struct Times {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Seen {
     uid: String,
-    phase: Option<String>,
+    phase: Option<Phase>,
     /// Since when it has been in that phase.
     since: Timestamp,
     joined: bool,
@@ -38,7 +39,7 @@ impl Seen {
         let metadata = &machine.metadata;
         Self {
             uid: machine.uid().to_owned(),
-            phase: machine.status.phase.clone(),
+            phase: machine.status.phase.as_deref().and_then(Phase::stored),
             since: now,
             // One that is taken over has joined long ago.
             joined: machine.status.node_ref.is_some()
@@ -53,7 +54,7 @@ impl Seen {
 #[derive(Debug, Default, PartialEq)]
 struct Ended {
     /// A phase.
-    phase: Option<(String, f64)>,
+    phase: Option<(Phase, f64)>,
     /// From creation to the join.
     provisioning: Option<f64>,
     /// From the wish for the deletion to its end.
@@ -95,7 +96,10 @@ impl Times {
     pub fn note(&self, key: &Key, machine: Option<&StoredMachine>, now: Timestamp, metrics: &Metrics) {
         let ended = self.ended(key, machine.map(|machine| Seen::new(machine, now)), now);
         if let Some((phase, seconds)) = ended.phase {
-            metrics.phase_seconds.with_label_values(&[phase]).observe(seconds);
+            metrics
+                .phase_seconds
+                .with_label_values(&[phase.text()])
+                .observe(seconds);
         }
         if let Some(seconds) = ended.provisioning {
             metrics.provisioning_seconds.observe(seconds);
@@ -132,7 +136,6 @@ fn between(before: &Seen, after: Option<&Seen>, now: Timestamp) -> Ended {
     Ended {
         phase: before
             .phase
-            .clone()
             .filter(|_| phase_ended)
             .map(|phase| (phase, since(before.since))),
         provisioning: before.created.filter(|_| joins).map(since),
@@ -146,10 +149,10 @@ mod tests {
 
     use super::*;
 
-    fn seen(uid: &str, phase: Option<&str>, joined: bool) -> Seen {
+    fn seen(uid: &str, phase: Option<Phase>, joined: bool) -> Seen {
         Seen {
             uid: uid.to_owned(),
-            phase: phase.map(ToOwned::to_owned),
+            phase,
             since: Timestamp::UNIX_EPOCH,
             joined,
             created: Some(Timestamp::UNIX_EPOCH),
@@ -167,21 +170,21 @@ mod tests {
                 ..seen
             })
         };
-        let phase = |name: &str, seconds| Some((name.to_owned(), seconds));
+        let spent = |phase, seconds| Some((phase, seconds));
 
         assert_eq!(
             times.ended(&key, now(seen("u", None, false), 1), at(1)),
             Ended::default()
         );
-        let provisioning = seen("u", Some("Provisioning"), false);
+        let provisioning = seen("u", Some(Phase::Provisioning), false);
         assert_eq!(
             times.ended(&key, now(provisioning.clone(), 2), at(2)),
             Ended::default()
         );
         assert_eq!(times.ended(&key, now(provisioning, 20), at(20)), Ended::default());
-        let running = seen("u", Some("Running"), true);
+        let running = seen("u", Some(Phase::Running), true);
         let joined = Ended {
-            phase: phase("Provisioning", 28.0),
+            phase: spent(Phase::Provisioning, 28.0),
             provisioning: Some(30.0),
             deprovisioning: None,
         };
@@ -189,12 +192,12 @@ mod tests {
         assert_eq!(times.ended(&key, now(running, 40), at(40)), Ended::default());
         let deleting = Seen {
             deleted: Some(at(95)),
-            ..seen("u", Some("Deleting"), true)
+            ..seen("u", Some(Phase::Deleting), true)
         };
         let ended = times.ended(&key, now(deleting, 100), at(100));
-        assert_eq!(ended.phase, phase("Running", 70.0));
+        assert_eq!(ended.phase, spent(Phase::Running, 70.0));
         let gone = Ended {
-            phase: phase("Deleting", 50.0),
+            phase: spent(Phase::Deleting, 50.0),
             provisioning: None,
             deprovisioning: Some(55.0),
         };
@@ -206,8 +209,8 @@ mod tests {
     fn another_of_the_same_name_begins_anew() {
         let (times, key) = (Times::default(), Key::new("ns", "a"));
         let at = Timestamp::UNIX_EPOCH + Duration::from_secs(9);
-        times.ended(&key, Some(seen("u", Some("Pending"), false)), at);
-        let ended = times.ended(&key, Some(seen("v", Some("Running"), true)), at);
+        times.ended(&key, Some(seen("u", Some(Phase::Pending), false)), at);
+        let ended = times.ended(&key, Some(seen("v", Some(Phase::Running), true)), at);
         assert_eq!(ended, Ended::default());
     }
 
@@ -216,7 +219,7 @@ mod tests {
         let (times, key) = (Times::default(), Key::new("ns", "a"));
         let ended = times.ended(
             &key,
-            Some(seen("u", Some("Running"), true)),
+            Some(seen("u", Some(Phase::Running), true)),
             Timestamp::UNIX_EPOCH,
         );
         assert_eq!(ended, Ended::default());
@@ -266,5 +269,32 @@ mod tests {
         times.answered(&after, &after, Duration::from_secs(1), &metrics);
         times.answered(&before, &before, Duration::from_secs(1), &metrics);
         assert_eq!(told(), (1, 3.0));
+    }
+
+    #[test]
+    fn a_phase_that_somebody_made_up_is_nobodys_time() {
+        use prometheus::core::Collector as _;
+
+        let (times, metrics) = (
+            Times::default(),
+            Metrics::new(&prometheus::Registry::new()).unwrap(),
+        );
+        let machine = |phase: &str| -> StoredMachine {
+            let machine = json!({
+                "apiVersion": "cluster.k8s.io/v1alpha1", "kind": "Machine",
+                "metadata": {"namespace": "ns", "name": "a", "uid": "u"},
+                "spec": {}, "status": {"phase": phase},
+            });
+            serde_json::from_value(machine).unwrap()
+        };
+        let key = Key::new("ns", "a");
+        for phase in ["made up", "Running", "another", "one more"] {
+            times.note(&key, Some(&machine(phase)), Timestamp::UNIX_EPOCH, &metrics);
+        }
+        times.note(&key, None, Timestamp::UNIX_EPOCH, &metrics);
+        let families = metrics.phase_seconds.collect();
+        let label = |metric: &prometheus::proto::Metric| metric.get_label()[0].value().to_owned();
+        let phases: Vec<_> = families[0].get_metric().iter().map(label).collect();
+        assert_eq!(phases, ["Running"]);
     }
 }

@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::super::conditions::{self, Change, Condition, Reason, Status, Urgency};
 use super::super::observed::{Concern, Observed};
+use super::super::phase::Phase;
 use super::super::plan::{Event, Plan, Step};
 use super::super::record::{CredentialSource, FormerVm, Infrastructure, Record};
 use crate::csr::serving::NodeState;
@@ -467,7 +468,7 @@ impl<'a> Draft<'a> {
             let failure = message.filter(|_| self.failed);
             differs("failureMessage", json!(stored.failure_message), json!(failure));
         }
-        let phase = self.phase(&wanted);
+        let phase = self.phase(&wanted).text();
         // That nothing has begun is worth no write of its own: in a moment there is more to say.
         let nothing_begun = stored.phase.is_none() && phase == "Pending";
         if !nothing_begun && (stored.phase.is_none() || !self.unsaid) {
@@ -559,18 +560,18 @@ impl<'a> Draft<'a> {
         }
     }
 
-    fn phase(&self, wanted: &[Condition]) -> &'static str {
+    fn phase(&self, wanted: &[Condition]) -> Phase {
         let running = |c: &Condition| c.kind == condition::NODE_READY && c.status == Status::True;
         if self.observed.machine.is_deleting() {
-            "Deleting"
+            Phase::Deleting
         } else if self.failed {
-            "Failed"
+            Phase::Failed
         } else if wanted.iter().any(running) {
-            "Running"
+            Phase::Running
         } else if self.record.as_ref().is_some_and(|record| record.vm_uid.is_some()) {
-            "Provisioning"
+            Phase::Provisioning
         } else {
-            "Pending"
+            Phase::Pending
         }
     }
 }

@@ -164,6 +164,10 @@ fn is_value(values: &Value, path: &str) -> bool {
     "which needs neither webhook.caBundle nor webhook.certificate.injectCAFrom"
 )]
 #[case(
+    &["webhook.certificate.caSecretName=machinist-webhook-cert"],
+    "but the CA needs a Secret of its own"
+)]
+#[case(
     &["webhook.serviceAccount.create=false"],
     "webhook.serviceAccount.create is false, so webhook.serviceAccount.name must name one"
 )]
