@@ -36,7 +36,7 @@ const AT_MOST: usize = 20;
 #[tokio::test]
 async fn a_controller_that_restarts_into_any_instant_of_a_machines_life_harms_nothing() -> Result<()> {
     let case = start().await?;
-    let instants = Instants::record(&case);
+    let instants = Instants::record(&case).await?;
     case.apply(&manifest::machine("worker")).await?;
     let node = case.node_ready("worker").await?;
     case.settled().await;
@@ -69,7 +69,7 @@ async fn a_controller_that_sees_a_namesake_being_deleted_leaves_the_new_machine_
     case.apply(&manifest::machine("worker")).await?;
     case.node_ready("worker").await?;
     case.settled().await;
-    let instants = Instants::record(&case);
+    let instants = Instants::record(&case).await?;
     case.delete_machine("worker").await?;
     let instants = instants.end();
     ensure!(
@@ -102,7 +102,7 @@ async fn a_controller_that_sees_a_set_before_it_was_scaled_makes_and_deletes_not
     let case = start().await?;
     let sets: Api<MachineSet> = Api::namespaced(case.bed.user().client(), NAMESPACE);
     case.apply(&manifest::machine_set("pool", 1)).await?;
-    let instants = Instants::record(&case);
+    let instants = Instants::record(&case).await?;
     for replicas in [1, 3, 2] {
         scale(&sets, replicas).await?;
         let there = |set: &MachineSet| {
@@ -236,14 +236,19 @@ struct Instants {
 }
 
 impl Instants {
-    fn record(case: &Case) -> Self {
+    /// Returns when it sees every change that is made from then on.
+    async fn record(case: &Case) -> Result<Self> {
         let seen = Arc::<Mutex<Vec<Instant>>>::default();
         let record = Arc::clone(&seen);
         let (machines, infra) = (case.machines(), case.bed.infra().client());
+        let mut events = watcher(machines, watcher::Config::default())
+            .default_backoff()
+            .boxed();
+        while !matches!(
+            events.next().await.context("the watch ended")?,
+            Ok(watcher::Event::InitDone)
+        ) {}
         let task = tokio::spawn(async move {
-            let mut events = watcher(machines, watcher::Config::default())
-                .default_backoff()
-                .boxed();
             while let Some(event) = events.next().await {
                 let Ok(watcher::Event::Apply(machine) | watcher::Event::Delete(machine)) = event else {
                     continue;
@@ -261,7 +266,7 @@ impl Instants {
                     .push(instant);
             }
         });
-        Self { seen, task }
+        Ok(Self { seen, task })
     }
 
     fn end(self) -> Vec<Instant> {
