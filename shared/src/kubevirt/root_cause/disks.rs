@@ -10,8 +10,7 @@ const RESTARTS: i64 = 3;
 pub(super) fn trouble(sight: Sight<'_>) -> Option<InfraState> {
     let failed = sight.disks.iter().find(|(_, status)| status.phase == "Failed");
     if let Some((name, status)) = failed {
-        let why = find(&status.conditions, "Running", "False")
-            .or_else(|| find(&status.conditions, "Bound", "False"))
+        let why = why_failed(status)
             .map(said)
             .filter(|why| !why.is_empty())
             .map(|why| format!(": {why}"))
@@ -22,6 +21,31 @@ pub(super) fn trouble(sight: Sight<'_>) -> Option<InfraState> {
         ));
     }
     sight.disks.iter().find_map(|(name, status)| heals(name, status))
+}
+
+/// The condition that says why: the importer's pod and the claim, whichever is in trouble; else whichever says anything.
+fn why_failed(status: &DataVolumeStatus) -> Option<&Condition> {
+    let (running, bound) = (not_true(status, "Running"), not_true(status, "Bound"));
+    let either = || [running, bound].into_iter().flatten();
+    running
+        .filter(|running| importer(running).is_some())
+        .or(bound.filter(|bound| is_claim_failing(bound)))
+        .or_else(|| either().find(|c| is_about_quota(c)))
+        .or_else(|| either().find(|c| c.status == "False"))
+}
+
+fn not_true<'a>(status: &'a DataVolumeStatus, kind: &str) -> Option<&'a Condition> {
+    let mut conditions = status.conditions.iter();
+    conditions.find(|c| c.kind == kind && c.status != "True")
+}
+
+/// Whether a claim that is not bound is more than not bound yet. Of a claim that CDI could not even make, it knows nothing.
+fn is_claim_failing(bound: &Condition) -> bool {
+    let pending = ["", "Pending", "Claim Pending", "NotFound"];
+    match bound.status.as_str() {
+        "False" => !pending.contains(&bound.reason.as_str()),
+        _ => bound.reason.starts_with("Err"),
+    }
 }
 
 /// Trouble that CDI goes on trying to overcome.
@@ -37,20 +61,14 @@ fn heals(name: &str, status: &DataVolumeStatus) -> Option<InfraState> {
             format!("DataVolume {name}: {what}{restarts}"),
         ))
     };
-    let not_true = |kind: &str| {
-        let conditions = status.conditions.iter();
-        let mut found = conditions.filter(|c| c.kind == kind && c.status != "True");
-        found.next()
-    };
-    let (bound, running) = (not_true("Bound"), not_true("Running"));
+    let (bound, running) = (not_true(status, "Bound"), not_true(status, "Running"));
     if let Some(quota) = [bound, running].into_iter().flatten().find(|c| is_about_quota(c)) {
         return tell(Reason::DiskQuotaExceeded, &said(quota));
     }
     if let Some((reason, running)) = running.and_then(|c| Some((importer(c)?, c))) {
         return tell(reason, &said(running));
     }
-    let pending = ["", "Pending", "Claim Pending", "NotFound"];
-    if let Some(bound) = bound.filter(|c| c.status == "False" && !pending.contains(&c.reason.as_str())) {
+    if let Some(bound) = bound.filter(|c| is_claim_failing(c)) {
         return tell(Reason::DiskClaimFailing, &said(bound));
     }
     if status.restart_count >= RESTARTS && is_on_the_way(status) {

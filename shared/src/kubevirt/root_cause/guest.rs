@@ -43,9 +43,12 @@ pub(super) fn ended(sight: Sight<'_>) -> Option<InfraState> {
     })
 }
 
-/// A guest that stands still.
+/// A guest that stands still. One that is being migrated does so for a moment, which is no trouble.
 pub(super) fn paused(sight: Sight<'_>) -> Option<InfraState> {
     let paused = sight.condition("Paused", "True")?;
+    if sight.vm.printable_status == "Migrating" && paused.reason != "PausedIOError" {
+        return None;
+    }
     Some(InfraState::new(
         Reason::VMPaused,
         format!(

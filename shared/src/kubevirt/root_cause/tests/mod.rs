@@ -173,6 +173,16 @@ fn the_earlier_step_speaks() {
     );
 }
 
+#[rstest]
+#[case::for_a_moment("Migrating", "PausedByMigrationMonitor", Reason::VMRunning)]
+#[case::as_it_was_before("Migrating", "PausedByUser", Reason::VMRunning)]
+#[case::its_disk_is_gone("Migrating", "PausedIOError", Reason::VMPaused)]
+#[case::after_all("Paused", "PausedByMigrationMonitor", Reason::VMPaused)]
+fn a_live_migration_is_no_trouble(#[case] status: &str, #[case] why: &str, #[case] reason: Reason) {
+    let vmi = running().with("Paused", "True", why, "");
+    assert_eq!(judge("Once", &printed(status), &vmi, &json!(null)).reason, reason);
+}
+
 #[test]
 fn an_end_is_the_end_and_tells_what_was_wrong_before() {
     let vmi = phase("Failed").with(
@@ -215,6 +225,11 @@ fn the_run_strategy_decides_what_an_end_means(
 #[case::claim(phase("Pending").with("Bound", "False", "Pending", "no volume yet"), "DataVolume web-1 is Pending: Pending: no volume yet")]
 #[case::restarts(json!({"phase": "ImportInProgress", "restartCount": 4}), "DataVolume web-1: is ImportInProgress (the importer was restarted 4 times)")]
 #[case::for_good(phase("Failed").with("Running", "False", "ChecksumError", "want a, got b"), "DataVolume web-1 has failed for good: ChecksumError: want a, got b")]
+#[case::claim_behind_a_pod_that_is_done(phase("Failed").with("Running", "False", "Completed", "Import Complete").with("Bound", "False", "ClaimLost", "no volume left"), "DataVolume web-1 has failed for good: ClaimLost: no volume left")]
+#[case::pod_before_a_claim(phase("Failed").with("Running", "False", "Error", "404").with("Bound", "False", "Pending", ""), "DataVolume web-1 has failed for good: Error: 404")]
+#[case::nothing_but_a_pod_that_is_done(phase("Failed").with("Running", "False", "Completed", "Import Complete"), "DataVolume web-1 has failed for good: Completed: Import Complete")]
+#[case::no_claim_could_be_made(phase("Pending").with("Bound", "Unknown", "ErrClaimNotValid", "no access mode"), "DataVolume web-1: ErrClaimNotValid: no access mode")]
+#[case::nothing_known_yet(phase("Pending").with("Bound", "Unknown", "NotFound", "No PVC found"), "DataVolume web-1 is Pending")]
 fn disks_are_told_in_their_own_words(#[case] disk: Value, #[case] message: &str) {
     let state = judge("Once", &printed("Provisioning"), &json!(null), &disk);
     assert_eq!(state.message, message);
