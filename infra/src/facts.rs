@@ -115,9 +115,10 @@ async fn ask(client: &Client, namespace: &str, needed: &FactsNeeded) -> Result<F
         facts
             .access_modes
             .insert(name.clone(), offer.access_mode.to_owned());
-        if offer.block_only {
-            facts.block_only.insert(name.clone());
-        }
+        let block_only = offer.block_only.into_iter();
+        facts
+            .block_only
+            .extend(block_only.map(|mode| (name.clone(), mode.to_owned())));
     }
     if let Some(wanted) = &needed.instancetype {
         facts.instancetype_kind = Some(instancetype_kind(client, namespace, wanted).await?);

@@ -12,7 +12,7 @@ use super::resolved::ResolvedSpec;
 pub struct FactsNeeded {
     /// The StorageClass of the primary disk, for its topology.
     pub storage_class: String,
-    /// StorageProfiles, for access modes that the spec leaves open.
+    /// StorageProfiles, for access and volume modes that the spec leaves open.
     pub storage_profiles: Vec<String>,
     /// The instancetype, to find out its kind.
     pub instancetype: Option<NamedInstancetype>,
@@ -38,8 +38,8 @@ pub struct Facts {
     pub zone: Option<String>,
     /// Access mode to use, by StorageClass.
     pub access_modes: BTreeMap<String, String>,
-    /// StorageClasses that offer this access mode for block devices only.
-    pub block_only: BTreeSet<String>,
+    /// Access modes that a StorageClass offers for block devices only, each behind the StorageClass.
+    pub block_only: BTreeSet<(String, String)>,
     /// Kind of the instancetype.
     pub instancetype_kind: Option<String>,
     /// Headers for the image's download, sorted.
@@ -52,7 +52,7 @@ hidden!(FactsNeeded, NamedInstancetype, Facts);
 pub fn facts_needed(spec: &ResolvedSpec) -> FactsNeeded {
     let disks = std::iter::once(&spec.primary_disk).chain(&spec.secondary_disks);
     let mut storage_profiles: Vec<String> = disks
-        .filter(|disk| disk.access_mode.is_empty())
+        .filter(|disk| disk.by_profile)
         .map(|disk| disk.storage_class.clone())
         .collect();
     storage_profiles.sort();
@@ -108,12 +108,12 @@ pub fn access_mode<'a>(offered: impl IntoIterator<Item = &'a str>) -> &'static s
 }
 
 /// What a StorageProfile offers for disks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Offer {
     /// The access mode to use.
     pub access_mode: &'static str,
-    /// It is there for block devices only: a claim that does not say so is never bound.
-    pub block_only: bool,
+    /// Access modes that are there for block devices only: a claim that does not say so is never bound.
+    pub block_only: Vec<&'static str>,
 }
 
 /// What `status.claimPropertySets` of a StorageProfile offers.
@@ -130,13 +130,16 @@ pub fn offer(claim_property_sets: Option<&Value>) -> Offer {
         .map(|set| (modes(set), set["volumeMode"] == "Block"))
         .collect();
     let access_mode = access_mode(sets.iter().flat_map(|(modes, _)| modes).map(String::as_str));
-    let mut with_it = sets
-        .iter()
-        .filter(|(modes, _)| modes.iter().any(|mode| mode == access_mode))
-        .peekable();
+    let is_block_only = |wanted: &&str| {
+        let mut with_it = sets
+            .iter()
+            .filter(|(modes, _)| modes.iter().any(|mode| mode == wanted))
+            .peekable();
+        with_it.peek().is_some() && with_it.all(|(_, block)| *block)
+    };
     Offer {
         access_mode,
-        block_only: with_it.peek().is_some() && with_it.all(|(_, block)| *block),
+        block_only: ACCESS_MODES.into_iter().filter(is_block_only).collect(),
     }
 }
 
@@ -160,16 +163,36 @@ mod tests {
         assert_eq!((region.as_deref(), zone), (Some("a"), None));
     }
 
+    #[test]
+    fn profiles_are_asked_for_disks_without_a_mode_of_their_own() {
+        let disk = |class: &str, access_mode: &str, by_profile| super::super::resolved::Disk {
+            storage_class: class.to_owned(),
+            access_mode: access_mode.to_owned(),
+            by_profile,
+            ..Default::default()
+        };
+        let spec = ResolvedSpec {
+            primary_disk: disk("named", "ReadWriteMany", false),
+            secondary_disks: vec![disk("open", "", true), disk("inherited", "ReadWriteMany", true)],
+            ..Default::default()
+        };
+        assert_eq!(facts_needed(&spec).storage_profiles, ["inherited", "open"]);
+    }
+
     #[rstest]
-    #[case::nothing(json!(null), "ReadWriteOnce", false)]
-    #[case::an_empty_list(json!([]), "ReadWriteOnce", false)]
-    #[case::no_modes(json!([{"volumeMode": "Block"}]), "ReadWriteOnce", false)]
-    #[case::one_writer(json!([{"accessModes": ["ReadWriteOnce"], "volumeMode": "Filesystem"}]), "ReadWriteOnce", false)]
-    #[case::many_writers_are_preferred(json!([{"accessModes": ["ReadWriteOnce"]}, {"accessModes": ["ReadWriteMany"]}]), "ReadWriteMany", false)]
-    #[case::many_writers_on_blocks_only(json!([{"accessModes": ["ReadWriteMany"], "volumeMode": "Block"}, {"accessModes": ["ReadWriteOnce"], "volumeMode": "Filesystem"}]), "ReadWriteMany", true)]
-    #[case::many_writers_on_both(json!([{"accessModes": ["ReadWriteMany"], "volumeMode": "Block"}, {"accessModes": ["ReadWriteMany"], "volumeMode": "Filesystem"}]), "ReadWriteMany", false)]
-    fn what_a_profile_offers(#[case] sets: Value, #[case] access_mode: &str, #[case] block_only: bool) {
+    #[case::nothing(json!(null), "ReadWriteOnce", &[])]
+    #[case::an_empty_list(json!([]), "ReadWriteOnce", &[])]
+    #[case::no_modes(json!([{"volumeMode": "Block"}]), "ReadWriteOnce", &[])]
+    #[case::one_writer(json!([{"accessModes": ["ReadWriteOnce"], "volumeMode": "Filesystem"}]), "ReadWriteOnce", &[])]
+    #[case::many_writers_are_preferred(json!([{"accessModes": ["ReadWriteOnce"]}, {"accessModes": ["ReadWriteMany"]}]), "ReadWriteMany", &[])]
+    #[case::many_writers_on_blocks_only(json!([{"accessModes": ["ReadWriteMany"], "volumeMode": "Block"}, {"accessModes": ["ReadWriteOnce"], "volumeMode": "Filesystem"}]), "ReadWriteMany", &["ReadWriteMany"])]
+    #[case::one_writer_on_blocks_only(json!([{"accessModes": ["ReadWriteMany"]}, {"accessModes": ["ReadWriteOnce"], "volumeMode": "Block"}]), "ReadWriteMany", &["ReadWriteOnce"])]
+    #[case::many_writers_on_both(json!([{"accessModes": ["ReadWriteMany"], "volumeMode": "Block"}, {"accessModes": ["ReadWriteMany"], "volumeMode": "Filesystem"}]), "ReadWriteMany", &[])]
+    fn what_a_profile_offers(#[case] sets: Value, #[case] access_mode: &str, #[case] block_only: &[&str]) {
         let got = offer(Some(&sets));
-        assert_eq!((got.access_mode, got.block_only), (access_mode, block_only));
+        assert_eq!(
+            (got.access_mode, got.block_only.as_slice()),
+            (access_mode, block_only)
+        );
     }
 }

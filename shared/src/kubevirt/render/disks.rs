@@ -105,15 +105,19 @@ fn claim(input: &RenderInput<'_>, disk: &Disk, target: Target) -> Value {
         .access_modes
         .get(&disk.storage_class)
         .map_or("ReadWriteOnce", String::as_str);
-    let from_profile = disk.access_mode.is_empty();
-    let mode = if from_profile { known } else { &disk.access_mode };
+    let mode = if disk.access_mode.is_empty() {
+        known
+    } else {
+        &disk.access_mode
+    };
     let mut claim = json!({
         "storageClassName": disk.storage_class,
         "accessModes": [mode],
         "resources": {"requests": {"storage": disk.size}},
     });
     // Without it the claim is one for a file system, which the class cannot give with this access mode.
-    if target == Target::Pvc && from_profile && input.facts.block_only.contains(&disk.storage_class) {
+    let as_offered = (disk.storage_class.clone(), mode.to_owned());
+    if target == Target::Pvc && disk.by_profile && input.facts.block_only.contains(&as_offered) {
         claim["volumeMode"] = json!("Block");
     }
     claim

@@ -87,7 +87,7 @@ fn whole_virtual_machines(#[case] name: &str, #[case] spec: Value) {
         access_modes: ["standard", "blocks"]
             .map(|class| (class.to_owned(), "ReadWriteMany".to_owned()))
             .into(),
-        block_only: ["blocks".to_owned()].into(),
+        block_only: [("blocks".to_owned(), "ReadWriteMany".to_owned())].into(),
         ..Facts::default()
     };
     insta::assert_json_snapshot!(name, vm_of(&spec, &facts));

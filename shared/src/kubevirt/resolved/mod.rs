@@ -116,6 +116,9 @@ pub struct Disk {
     pub storage_class: String,
     /// Access mode, or empty: from the StorageProfile.
     pub access_mode: String,
+    /// The spec gives it no access mode of its own, so its StorageProfile is asked: for the mode, if it is not the primary
+    /// disk's, and for the volume mode that fits it.
+    pub by_profile: bool,
 }
 
 /// Where the operating system comes from.
@@ -169,11 +172,13 @@ fn disks(vm: &VirtualMachine, lookup: &Lookup<'_>) -> Result<(Disk, Vec<Disk>), 
     let primary = Disk {
         size: text("primaryDisk.size", &disk.size)?,
         storage_class: text("primaryDisk.storageClassName", &disk.storage_class)?,
+        by_profile: access_mode.is_empty(),
         access_mode,
     };
     let secondary = |disk: &SecondaryDisk| {
         let storage_class = text("secondaryDisks.storageClassName", &disk.storage_class)?;
         let own = text("secondaryDisks.storageAccessType", &disk.access_mode)?;
+        let by_profile = own.is_empty();
         // machine-controller gives every disk the primary's, whatever its own says.
         let access_mode = if ACCESS_MODES.contains(&own.as_str()) {
             own
@@ -185,6 +190,7 @@ fn disks(vm: &VirtualMachine, lookup: &Lookup<'_>) -> Result<(Disk, Vec<Disk>), 
         Ok(Disk {
             size: text("secondaryDisks.size", &disk.size)?,
             storage_class,
+            by_profile: by_profile || access_mode.is_empty(),
             access_mode,
         })
     };

@@ -252,7 +252,9 @@ fn disks() -> Vec<Row> {
             facts
                 .access_modes
                 .insert("fast".to_owned(), "ReadWriteMany".to_owned());
-            facts.block_only.insert("fast".to_owned());
+            facts
+                .block_only
+                .insert(("fast".to_owned(), "ReadWriteMany".to_owned()));
         })
     };
     vec![
@@ -290,6 +292,17 @@ fn disks() -> Vec<Row> {
             .becomes("/spec/dataVolumeTemplates/1/spec/pvc/volumeMode", "Block")
             .becomes("/spec/dataVolumeTemplates/0/spec/storage/volumeMode", Value::Null)
             .remark("The StorageProfile offers `ReadWriteMany` for block devices only; with `storage`, CDI knows."),
+        blocks(Row::new("9.5/access-mode-of-the-primary-disk/of-block-devices"))
+            .given("virtualMachine.template.primaryDisk.storageClassName", "fast")
+            .given("virtualMachine.template.primaryDisk.storageAccessType", "ReadWriteMany")
+            .given(DISKS, json!([{"size": "5Gi", "storageClassName": "fast"}]))
+            .becomes("/spec/dataVolumeTemplates/1/spec/pvc/accessModes", json!(["ReadWriteMany"]))
+            .becomes("/spec/dataVolumeTemplates/1/spec/pvc/volumeMode", "Block")
+            .remark("A disk without a mode of its own has the primary's of the same StorageClass, and the volume mode that fits."),
+        blocks(Row::new("9.5/access-mode-of-its-own/of-block-devices"))
+            .given(DISKS, json!([{"size": "5Gi", "storageClassName": "fast", "storageAccessType": "ReadWriteMany"}]))
+            .becomes("/spec/dataVolumeTemplates/1/spec/pvc/volumeMode", Value::Null)
+            .remark("A mode that the spec names is taken as it is; no StorageProfile is read."),
     ]
 }
 
