@@ -18,7 +18,7 @@ use crate::decode::Field;
 use crate::field::{FieldPath, Report};
 pub use crate::kubevirt::machinist::Machinist;
 use crate::kubevirt::provider::KubeVirt;
-pub use crate::kubevirt::resolved::{Env, Lookup, Secret, Unresolved};
+pub use crate::kubevirt::resolved::{Env, Lookup, Overridden, Secret, Unresolved};
 
 /// The providers that ship. A new one is a line here.
 static SHIPPED: [&dyn Provider; 1] = [&KubeVirt];
@@ -97,8 +97,9 @@ pub enum Maker {
 
 /// The provider's part of a spec, read. References lead where they lead.
 pub trait Spec: Any + Debug + Send + Sync {
-    /// `Validate`: everything that is wrong in itself, at once, each with its field below `path`.
-    fn validate(&self, path: &FieldPath, report: &mut Report);
+    /// `Validate`: everything that is wrong in itself, at once, each with its field below `path`. Fields that are
+    /// `overridden` have no effect.
+    fn validate(&self, overridden: Overridden, path: &FieldPath, report: &mut Report);
 
     /// Judges the name of the Machine around it.
     fn validate_name(&self, name: &str, path: &FieldPath, report: &mut Report);

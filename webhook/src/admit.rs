@@ -256,7 +256,7 @@ impl Admission {
             old,
             at,
             secrets: self.secrets(old, object, at),
-            must: old.is_none() && topology::needed(None, object, at) && !topology::known(object, at),
+            must: topology::needed(old, object, at) && !topology::known(old, object, at),
         })
     }
 

@@ -15,7 +15,7 @@ use machinist_shared::config_var::{KeyRef, LookupError, RefKind};
 use machinist_shared::field::{ErrorKind, FieldPath, Report};
 use machinist_shared::kubevirt::resolved::{self, Env, KubeconfigSource, Unresolved};
 use machinist_shared::kubevirt::spec::{CloudProviderSpec, Matcher};
-use machinist_shared::kubevirt::validate;
+use machinist_shared::kubevirt::{topology, validate};
 use machinist_shared::operating_system::OperatingSystem;
 use machinist_shared::provider_spec::ProviderConfig;
 use serde_json::Value;
@@ -116,8 +116,25 @@ impl Infra {
             Some(old) => stored::downgrade(report, old, asked.object),
             None => report,
         };
-        if let Some(why) = unreachable {
-            report.extend(self.unreachable(asked, &path, &why));
+        match unreachable {
+            Some(why) => report.extend(self.unreachable(asked, &path, &why)),
+            None if asked.must && report.is_ok() => {
+                report.extend(self.judge_topology(asked, &path, deadline).await);
+            }
+            None => {}
+        }
+        report
+    }
+
+    /// An error if region and zone could not be had when the object got its defaults.
+    async fn judge_topology(&self, asked: Asked<'_>, path: &FieldPath, deadline: Instant) -> Report {
+        let mut report = Report::new();
+        let found = self.topology(asked, deadline).await;
+        if found.is_none_or(|found| !topology::is_written(asked.object, asked.at, found)) {
+            let path = field_path(path, "primaryDisk.storageClassName");
+            let text = "its region and zone could not be read in time; try again, or write both down in \
+                        virtualMachine.location";
+            report.error(&path, ErrorKind::Invalid, text);
         }
         report
     }
@@ -255,7 +272,7 @@ impl Infra {
             Some(Err(error)) => Err(error.clone()),
             None => Err(LookupError::Unavailable("it was not read".to_owned())),
         };
-        let judged = validate::referred(cloud, path, &lookup);
+        let judged = validate::referred(cloud, self.env.overridden(), path, &lookup);
         if !judged.is_ok() {
             return Err(Unusable::Wrong(judged));
         }

@@ -3,12 +3,15 @@
 use std::collections::BTreeMap;
 
 use crate::kubelet_version::VersionConstraint;
+use crate::provider::Overridden;
 
 /// What admission is told from outside. The controller must be told the same.
 #[derive(Debug, Clone)]
 pub struct AdmissionSettings {
     /// Namespace of the VMs on the infra cluster (`POD_NAMESPACE`, default `kube-system`).
     pub infra_namespace: String,
+    /// What the environment sets, whatever specs say (`CLUSTER_ID`, `PROJECT_ID`).
+    pub overridden: Overridden,
     /// Kubelet feature gates to note on every Machine (`--node-kubelet-feature-gates`).
     pub feature_gates: BTreeMap<String, bool>,
     /// Whether an external cloud controller manager runs (`--node-external-cloud-provider`).
@@ -24,6 +27,7 @@ impl Default for AdmissionSettings {
     fn default() -> Self {
         Self {
             infra_namespace: "kube-system".to_owned(),
+            overridden: Overridden::default(),
             feature_gates: BTreeMap::from([(ROTATE_SERVER_CERTIFICATE.to_owned(), true)]),
             external_cloud_provider: false,
             version_constraint: VersionConstraint::default(),

@@ -105,7 +105,7 @@ pub(super) fn validate_spec(
         // Of a wrong type, which has been told.
         Some(_) => return None,
     };
-    let cloud = validate_provider(spec, &path.child("providerSpec"), report, policy);
+    let cloud = validate_provider(spec, &path.child("providerSpec"), settings, report, policy);
     validate_version(
         spec,
         &path.child("versions").child("kubelet"),
@@ -173,6 +173,7 @@ fn validate_node_name(name: &str, raw: &Value, policy: &mut Report) {
 fn validate_provider(
     spec: &Object,
     path: &FieldPath,
+    settings: &AdmissionSettings,
     report: &mut Report,
     policy: &mut Report,
 ) -> Option<Arc<dyn Spec>> {
@@ -188,7 +189,8 @@ fn validate_provider(
     let config = ProviderConfig::decode(provider.and_then(|p| p.get("value")), &value_path, report);
     config.validate_ssh_keys(&value_path, policy);
     if let Some(cloud) = &config.cloud_provider_spec {
-        cloud.validate(&value_path.child("cloudProviderSpec"), report);
+        let path = value_path.child("cloudProviderSpec");
+        cloud.validate(settings.overridden, &path, report);
     }
     config.cloud_provider_spec
 }

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::facts::{Facts, facts_needed};
 use super::render::{RenderInput, disk_names, render};
-use super::resolved::{self, Env, Lookup, ResolvedSpec, Secret, Unresolved};
+use super::resolved::{self, Env, Lookup, Overridden, ResolvedSpec, Secret, Unresolved};
 use super::spec::{self, CloudProviderSpec};
 use super::{capacity, cloud_config, defaults, validate};
 use crate::admission::AdmissionSettings;
@@ -66,8 +66,8 @@ impl Provider for KubeVirt {
 }
 
 impl Spec for CloudProviderSpec {
-    fn validate(&self, path: &FieldPath, report: &mut Report) {
-        validate::validate(self, path, report);
+    fn validate(&self, overridden: Overridden, path: &FieldPath, report: &mut Report) {
+        validate::validate(self, overridden, path, report);
     }
 
     fn validate_name(&self, name: &str, path: &FieldPath, report: &mut Report) {

@@ -36,15 +36,24 @@ pub fn needed(old: Option<&Value>, new: &Value, at: ValueAt) -> bool {
     is_new && has_class && located(spec).iter().any(Option::is_none)
 }
 
-/// Whether the labels that the StorageClass may give are all there.
-pub fn known(object: &Value, at: ValueAt) -> bool {
-    let labels = object
-        .as_object()
-        .and_then(|root| object_at(root, keys(at)))
-        .and_then(|spec| object_at(spec, &["metadata", "labels"]));
-    [label::REGION, label::ZONE]
-        .iter()
-        .all(|key| labels.is_some_and(|labels| labels.contains_key(*key)))
+/// Whether the labels that the StorageClass may give are all there, and on an update others than before, which may be
+/// those of another StorageClass.
+pub fn known(old: Option<&Value>, new: &Value, at: ValueAt) -> bool {
+    let labels_of = |object: &Value| {
+        let labels =
+            object_at(object.as_object()?, keys(at)).and_then(|it| object_at(it, &["metadata", "labels"]))?;
+        Some([label::REGION, label::ZONE].map(|key| labels.get(key).cloned()))
+    };
+    let labels = labels_of(new);
+    let all = labels
+        .as_ref()
+        .is_some_and(|labels| labels.iter().all(Option::is_some));
+    all && old.is_none_or(|old| labels_of(old) != labels)
+}
+
+/// Whether the object has what its StorageClass gives.
+pub fn is_written(object: &Value, at: ValueAt, found: (Option<String>, Option<String>)) -> bool {
+    write(object.clone(), at, found) == *object
 }
 
 /// The object with the region and the zone of its StorageClass; what the location says goes before.
@@ -114,6 +123,34 @@ mod tests {
         let old = deployment(&json!({"a": "b"}), &json!(null), &json!("fast"));
         let new = deployment(&labels, &json!(null), &class);
         assert_eq!(needed(Some(&old), &new, ValueAt::TEMPLATE), want);
+    }
+
+    #[rstest]
+    #[case::none(None, json!({}), false)]
+    #[case::half(None, json!({label::ZONE: "z"}), false)]
+    #[case::both(None, json!({label::ZONE: "z", label::REGION: "r"}), true)]
+    #[case::as_before(Some(json!({label::ZONE: "z", label::REGION: "r"})), json!({label::ZONE: "z", label::REGION: "r"}), false)]
+    #[case::others(Some(json!({label::ZONE: "y", label::REGION: "r"})), json!({label::ZONE: "z", label::REGION: "r"}), true)]
+    fn labels_of_another_class_are_not_known_to_be_those_of_this(
+        #[case] old: Option<Value>,
+        #[case] labels: Value,
+        #[case] want: bool,
+    ) {
+        let of = |labels: &Value| machine(labels, &json!(null), &json!("fast"));
+        let old = old.as_ref().map(of);
+        assert_eq!(known(old.as_ref(), &of(&labels), ValueAt::MACHINE), want);
+    }
+
+    #[test]
+    fn what_a_class_gives_is_written_or_not() {
+        let zone = || (None, Some("z".to_owned()));
+        let of = |labels: Value, location: Value| machine(&labels, &location, &json!("fast"));
+        let is = |machine: &Value, found| is_written(machine, ValueAt::MACHINE, found);
+        assert!(is(&of(json!({label::ZONE: "z"}), json!(null)), zone()));
+        assert!(!is(&of(json!({label::ZONE: "y"}), json!(null)), zone()));
+        assert!(!is(&of(json!({}), json!(null)), zone()));
+        assert!(is(&of(json!({}), json!({"zone": "of the author"})), zone()));
+        assert!(is(&of(json!({label::ZONE: "y"}), json!(null)), (None, None)));
     }
 
     #[test]

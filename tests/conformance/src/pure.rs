@@ -7,7 +7,7 @@ use machinist_shared::admission::AdmissionSettings;
 use machinist_shared::config_var::LookupError;
 use machinist_shared::decode::Fields;
 use machinist_shared::field::{FieldPath, Report};
-use machinist_shared::provider::{Blueprint, Env, Spec};
+use machinist_shared::provider::{Blueprint, Env, Overridden, Spec};
 use serde_json::{Map, Value, json};
 
 use crate::Bed;
@@ -24,7 +24,8 @@ fn judged<B: Bed>(bed: &B, written: &Value) -> (Option<Arc<dyn Spec>>, Report) {
     let read =
         fields.and_then(|mut fields| bed.pure().decode(&fields.take("cloudProviderSpec"), &mut report));
     if let Some(spec) = &read {
-        spec.validate(&FieldPath::new(PATH).child("cloudProviderSpec"), &mut report);
+        let path = FieldPath::new(PATH).child("cloudProviderSpec");
+        spec.validate(Overridden::default(), &path, &mut report);
     }
     (read, report)
 }

@@ -165,6 +165,7 @@ impl Flags {
     pub fn settings(&self, env: &Env) -> AdmissionSettings {
         AdmissionSettings {
             infra_namespace: env.infra_namespace.clone(),
+            overridden: env.overridden(),
             feature_gates: self.node_kubelet_feature_gates.0.clone(),
             external_cloud_provider: self.node_external_cloud_provider,
             version_constraint: self.kubernetes_version_constraints.clone(),

@@ -15,6 +15,15 @@ pub struct Env {
     pub infra_namespace: String,
 }
 
+/// Fields that the environment sets, whatever a spec says there.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Overridden {
+    /// `clusterName`.
+    pub cluster_name: bool,
+    /// `projectID`.
+    pub project_id: bool,
+}
+
 impl fmt::Debug for Env {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Env")
@@ -26,6 +35,14 @@ impl fmt::Debug for Env {
 }
 
 impl Env {
+    /// What specs have no say in.
+    pub fn overridden(&self) -> Overridden {
+        Overridden {
+            cluster_name: !self.cluster_id.is_empty(),
+            project_id: !self.project_id.is_empty(),
+        }
+    }
+
     /// Takes the environment from `variable`, a look-up by name such as `|name| std::env::var(name).ok()`.
     pub fn new(variable: impl Fn(&str) -> Option<String>) -> Self {
         let text = |name: &str| variable(name).unwrap_or_default();

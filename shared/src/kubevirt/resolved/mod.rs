@@ -6,7 +6,7 @@ mod usable;
 
 use k8s_openapi::api::core::v1::PodDNSConfig;
 
-pub use env::Env;
+pub use env::{Env, Overridden};
 pub use kubeconfig::{Kubeconfig, KubeconfigSource, Secret, decode_base64, kubeconfig, raw_or_base64};
 
 use super::facts::ACCESS_MODES;

@@ -11,7 +11,13 @@ use crate::kubevirt::spec::{Matcher, VirtualMachine};
 pub(super) fn validate(vm: &VirtualMachine, path: &FieldPath, report: &mut Report) {
     if let Some(instancetype) = &vm.instancetype {
         let path = path.child("instancetype");
-        matcher(instancetype, INSTANCETYPES, vm, &path, report);
+        matcher(instancetype, INSTANCETYPES, &path, report);
+        if instancetype.name.is_empty() {
+            inferred(instancetype, vm, &path, report);
+        } else {
+            // It is left out of the VM.
+            no_inference(instancetype, &path, report);
+        }
         if !known(&instancetype.kind, INSTANCETYPES) {
             // machine-controller does not look at it.
             let hint = did_you_mean(&instancetype.kind, INSTANCETYPES);
@@ -21,17 +27,15 @@ pub(super) fn validate(vm: &VirtualMachine, path: &FieldPath, report: &mut Repor
             );
             report.warn(&path.child("kind"), format!("{text}{hint}"));
         }
-        if !instancetype.name.is_empty() && !instancetype.infer_from_volume.is_empty() {
-            report.warn(&path.child("inferFromVolume"), "has no effect beside name");
-        }
     }
     if let Some(preference) = &vm.preference {
         let path = path.child("preference");
-        matcher(preference, PREFERENCES, vm, &path, report);
+        matcher(preference, PREFERENCES, &path, report);
+        inferred(preference, vm, &path, report);
         if !known(&preference.kind, PREFERENCES) {
             report.not_supported(&path.child("kind"), &preference.kind, &PREFERENCES);
         }
-        // An instancetype's is left out of the VM; a preference is passed on as it is.
+        // A preference is passed on as it is.
         if !preference.name.is_empty() && !preference.infer_from_volume.is_empty() {
             report.forbidden(
                 &path.child("inferFromVolume"),
@@ -41,12 +45,30 @@ pub(super) fn validate(vm: &VirtualMachine, path: &FieldPath, report: &mut Repor
     }
 }
 
-fn matcher(matcher: &Matcher, kinds: [&str; 2], vm: &VirtualMachine, path: &FieldPath, report: &mut Report) {
+/// Which one it is.
+fn matcher(matcher: &Matcher, kinds: [&str; 2], path: &FieldPath, report: &mut Report) {
     if matcher.name.is_empty() && matcher.infer_from_volume.is_empty() {
         report.required(&path.child("name"), format!("names a {}", kinds.join(" or ")));
     }
     object_name(Some(&matcher.name), &path.child("name"), report);
     object_name(Some(&matcher.revision_name), &path.child("revisionName"), report);
+}
+
+/// Fields that say from where to infer one, beside a name.
+fn no_inference(matcher: &Matcher, path: &FieldPath, report: &mut Report) {
+    let policy = &matcher.infer_from_volume_failure_policy;
+    for (field, text) in [
+        ("inferFromVolume", &matcher.infer_from_volume),
+        ("inferFromVolumeFailurePolicy", policy),
+    ] {
+        if !text.is_empty() {
+            report.warn(&path.child(field), "has no effect beside name");
+        }
+    }
+}
+
+/// From where to infer one.
+fn inferred(matcher: &Matcher, vm: &VirtualMachine, path: &FieldPath, report: &mut Report) {
     let policy = matcher.infer_from_volume_failure_policy.as_str();
     if !["", "Reject", "Ignore"].contains(&policy) {
         let path = path.child("inferFromVolumeFailurePolicy");
@@ -62,12 +84,12 @@ fn matcher(matcher: &Matcher, kinds: [&str; 2], vm: &VirtualMachine, path: &Fiel
             format!("{volume:?} is no disk of the VM; the one with the operating system is {PRIMARY_DISK}"),
         );
     } else if matcher.name.is_empty() {
-        inferred(matcher, vm, path, report);
+        unnamed(matcher, vm, path, report);
     }
 }
 
 /// What KubeVirt refuses of a matcher without a name.
-fn inferred(matcher: &Matcher, vm: &VirtualMachine, path: &FieldPath, report: &mut Report) {
+fn unnamed(matcher: &Matcher, vm: &VirtualMachine, path: &FieldPath, report: &mut Report) {
     if !matcher.kind.is_empty() {
         report.forbidden(
             &path.child("kind"),

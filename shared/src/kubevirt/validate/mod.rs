@@ -14,6 +14,7 @@ mod tests;
 mod vm;
 
 use super::machinist;
+use super::resolved::Overridden;
 use super::spec::CloudProviderSpec;
 use crate::config_var::ConfigVarString;
 use crate::field::{FieldPath, Report};
@@ -25,10 +26,14 @@ pub use referred::referred;
 /// Operating systems that this provider can boot.
 pub const OPERATING_SYSTEMS: [&str; 4] = ["ubuntu", "rhel", "flatcar", "rockylinux"];
 
-/// Judges a spec found at `path`.
-pub fn validate(spec: &CloudProviderSpec, path: &FieldPath, report: &mut Report) {
-    label_value(literal(&spec.cluster_name), &path.child("clusterName"), report);
-    label_value(literal(&spec.project_id), &path.child("projectID"), report);
+/// Judges a spec found at `path`, in servers whose environment sets what is `overridden`.
+pub fn validate(spec: &CloudProviderSpec, overridden: Overridden, path: &FieldPath, report: &mut Report) {
+    if !overridden.cluster_name {
+        label_value(literal(&spec.cluster_name), &path.child("clusterName"), report);
+    }
+    if !overridden.project_id {
+        label_value(literal(&spec.project_id), &path.child("projectID"), report);
+    }
     kubeconfig(&spec.kubeconfig, &path.child("auth").child("kubeconfig"), report);
     vm::validate(&spec.virtual_machine, &path.child("virtualMachine"), report);
     scheduling::affinity(

@@ -4,7 +4,7 @@
 use super::validate;
 use crate::config_var::{ConfigVar, ConfigVarString, LookupError};
 use crate::field::{ErrorKind, FieldError, FieldPath, Report};
-use crate::kubevirt::resolved::Lookup;
+use crate::kubevirt::resolved::{Lookup, Overridden};
 use crate::kubevirt::spec::CloudProviderSpec;
 
 /// A value that was read.
@@ -16,14 +16,20 @@ struct Read {
 }
 
 /// What is wrong with values that `spec`, found at `path`, refers to, and which references lead nowhere: each by its own
-/// field. What nobody can read now is not judged. The kubeconfig and `machinist` are judged where they are used.
-pub fn referred(spec: &CloudProviderSpec, path: &FieldPath, lookup: &Lookup<'_>) -> Report {
+/// field, or by the one that does not go with them. What nobody can read now is not judged, nor what is `overridden`. The
+/// kubeconfig and `machinist` are judged where they are used.
+pub fn referred(
+    spec: &CloudProviderSpec,
+    overridden: Overridden,
+    path: &FieldPath,
+    lookup: &Lookup<'_>,
+) -> Report {
     let mut report = Report::new();
-    let mut spec = spec.clone();
+    let mut read_spec = spec.clone();
     let mut values = Vec::new();
     let template = path.child("virtualMachine").child("template");
     let optional = template.child("primaryDisk").child("storageAccessType");
-    for (path, var) in vars(&mut spec, path) {
+    for (path, var) in vars(&mut read_spec, overridden, path) {
         let Some(reference) = var.reference().cloned() else {
             continue;
         };
@@ -53,14 +59,35 @@ pub fn referred(spec: &CloudProviderSpec, path: &FieldPath, lookup: &Lookup<'_>)
     if values.is_empty() {
         return report;
     }
-    let mut judged = Report::new();
-    validate(&spec, path, &mut judged);
-    for error in &judged.errors {
+    let judge = |spec: &CloudProviderSpec| {
+        let mut judged = Report::new();
+        validate(spec, overridden, path, &mut judged);
+        judged.errors
+    };
+    // What is wrong without them has been told.
+    let told_already = judge(spec);
+    for error in judge(&read_spec) {
         if let Some(read) = values.iter().find(|read| read.path == error.path) {
-            report.error(&error.path, error.kind, told(error, read));
+            report.error(&error.path, error.kind, told(&error, read));
+        } else if !told_already.contains(&error) {
+            report.error(&error.path, error.kind, told_elsewhere(&error, &values));
         }
     }
     report
+}
+
+/// The message about a field that does not go with values that were read, without those.
+fn told_elsewhere(error: &FieldError, values: &[Read]) -> String {
+    if !values.iter().any(|read| shows(&error.message, &read.text)) {
+        return error.message.clone();
+    }
+    let mut fields: Vec<_> = values.iter().map(|read| read.path.to_string()).collect();
+    fields.sort();
+    format!("does not go with what is behind {}", fields.join(", "))
+}
+
+fn shows(message: &str, text: &str) -> bool {
+    !text.is_empty() && message.contains(text)
 }
 
 /// The message, without the value: it may be a Secret's.
@@ -68,14 +95,18 @@ fn told(error: &FieldError, read: &Read) -> String {
     let from = &read.from;
     let quoted = format!("{:?}", read.text);
     let message = error.message.replace(&quoted, "the value");
-    if read.text.is_empty() || !message.contains(&read.text) {
+    if !shows(&message, &read.text) {
         return format!("{from}: {message}");
     }
     format!("{from}: the value is not one that this field takes")
 }
 
 /// All values that may be behind a reference and are judged, each with its field.
-fn vars<'a>(spec: &'a mut CloudProviderSpec, path: &FieldPath) -> Vec<(FieldPath, &'a mut ConfigVarString)> {
+fn vars<'a>(
+    spec: &'a mut CloudProviderSpec,
+    overridden: Overridden,
+    path: &FieldPath,
+) -> Vec<(FieldPath, &'a mut ConfigVarString)> {
     let vm_path = path.child("virtualMachine");
     let template = vm_path.child("template");
     let primary = template.child("primaryDisk");
@@ -84,8 +115,6 @@ fn vars<'a>(spec: &'a mut CloudProviderSpec, path: &FieldPath) -> Vec<(FieldPath
     let vm = &mut spec.virtual_machine;
     let disk = &mut vm.primary_disk;
     let mut vars = vec![
-        (path.child("clusterName"), &mut spec.cluster_name),
-        (path.child("projectID"), &mut spec.project_id),
         (template.child("cpus"), &mut vm.cpus),
         (template.child("memory"), &mut vm.memory),
         (primary.child("size"), &mut disk.size),
@@ -104,6 +133,12 @@ fn vars<'a>(spec: &'a mut CloudProviderSpec, path: &FieldPath) -> Vec<(FieldPath
         (affinity.child("type"), &mut spec.node_affinity.kind),
         (affinity.child("key"), &mut spec.node_affinity.key),
     ];
+    if !overridden.cluster_name {
+        vars.push((path.child("clusterName"), &mut spec.cluster_name));
+    }
+    if !overridden.project_id {
+        vars.push((path.child("projectID"), &mut spec.project_id));
+    }
     for (index, disk) in vm.secondary_disks.iter_mut().enumerate() {
         let path = template.child("secondaryDisks").index(index);
         vars.extend([
@@ -148,6 +183,10 @@ mod tests {
     }
 
     fn judge_by(change: &Value, lookup: &Lookup<'_>) -> Report {
+        referred(&spec(change), Overridden::default(), &FieldPath::new("s"), lookup)
+    }
+
+    fn spec(change: &Value) -> CloudProviderSpec {
         let mut spec = json!({"clusterName": "c", "virtualMachine": {"template": {
             "cpus": "2", "memory": "4Gi",
             "primaryDisk": {"osImage": "http://x/ubuntu.img", "size": "10Gi", "storageClassName": "standard"},
@@ -157,7 +196,7 @@ mod tests {
         let mut fields = Fields::of(&object, FieldPath::default(), &mut report).unwrap();
         let spec = super::super::super::spec::decode(&fields.take("s"), &mut report).unwrap();
         assert!(report.is_ok(), "{:?}", report.errors);
-        referred(&spec, &FieldPath::new("s"), lookup)
+        spec
     }
 
     fn template(fields: &Value) -> Value {
@@ -208,6 +247,42 @@ mod tests {
     }
 
     #[test]
+    fn a_field_that_does_not_go_with_a_value_behind_a_reference_is_told() {
+        let report = judge(&json!({"virtualMachine": {"dnsPolicy": behind("None")}}));
+        let [error] = report.errors.as_slice() else {
+            panic!("{:?}", report.errors);
+        };
+        assert_eq!(
+            error.to_string(),
+            "s.virtualMachine.dnsConfig.nameservers: does not go with what is behind s.virtualMachine.dnsPolicy"
+        );
+    }
+
+    #[test]
+    fn what_the_environment_sets_is_neither_read_nor_judged() {
+        let change = json!({"clusterName": behind("no label"), "projectID": behind("x"), "virtualMachine": {"template": {"cpus": behind("2")}}});
+        let lookup = |key: &KeyRef| match key.key.as_str() {
+            "x" => Err(LookupError::NoKey),
+            text => Ok(text.to_owned()),
+        };
+        let spec = spec(&change);
+        let by = |overridden| {
+            let report = referred(&spec, overridden, &FieldPath::new("s"), &lookup);
+            report
+                .errors
+                .iter()
+                .map(|error| error.path.to_string())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(by(Overridden::default()), ["s.projectID", "s.clusterName"]);
+        let both = Overridden {
+            cluster_name: true,
+            project_id: true,
+        };
+        assert_eq!(by(both), [""; 0]);
+    }
+
+    #[test]
     fn every_reference_that_leads_nowhere_is_told() {
         let change = template(
             &json!({"memory": behind("x"), "cpus": behind("y"), "primaryDisk": {"size": behind("z")}}),
@@ -243,7 +318,7 @@ mod tests {
             name: "b".to_owned(),
             key: "c".to_owned(),
         };
-        let judged = vars(&mut spec, &FieldPath::default());
+        let judged = vars(&mut spec, Overridden::default(), &FieldPath::default());
         let count = judged.len();
         for (_, var) in judged {
             var.secret_ref = Some(reference.clone());

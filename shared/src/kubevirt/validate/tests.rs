@@ -23,7 +23,7 @@ fn judge(extra: &Value) -> Report {
     let (object, mut report) = (json!({"s": spec}), Report::new());
     let mut fields = Fields::of(&object, FieldPath::default(), &mut report).unwrap();
     if let Some(spec) = super::super::spec::decode(&fields.take("s"), &mut report) {
-        validate(&spec, &FieldPath::new("s"), &mut report);
+        validate(&spec, Overridden::default(), &FieldPath::new("s"), &mut report);
     }
     report
 }
@@ -103,6 +103,8 @@ fn the_shipped_example_of_machine_controller_passes_with_a_warning() {
 #[rstest]
 #[case::sizes_beside_an_instancetype(vm(&json!({"template": {"memory": "1Gi"}})), "s.virtualMachine.template.memory: has no effect beside an instancetype")]
 #[case::inference_beside_a_name(vm(&json!({"instancetype": {"inferFromVolume": "datavolumedisk"}})), "s.virtualMachine.instancetype.inferFromVolume: has no effect beside name")]
+#[case::inference_from_no_disk_beside_a_name(vm(&json!({"instancetype": {"inferFromVolume": "rootdisk"}})), "s.virtualMachine.instancetype.inferFromVolume: has no effect beside name")]
+#[case::a_policy_beside_a_name(vm(&json!({"instancetype": {"inferFromVolumeFailurePolicy": "Reject!"}})), "s.virtualMachine.instancetype.inferFromVolumeFailurePolicy: has no effect beside name")]
 #[case::inference_from_an_image_that_may_fail(vm(&json!({"preference": {"inferFromVolume": "datavolumedisk", "inferFromVolumeFailurePolicy": "Ignore"}})), "s.virtualMachine.preference.inferFromVolume: has no effect: KubeVirt can infer from the clone of a PVC, and not from an image that is imported")]
 #[case::an_instancetypes_unknown_kind(vm(&json!({"instancetype": {"kind": "VirtualMachineInstanceType2"}})), "s.virtualMachine.instancetype.kind: \"VirtualMachineInstanceType2\" is no kind of instancetype and has no effect; did you mean \"VirtualMachineInstancetype\"?")]
 #[case::a_flavor(vm(&json!({"flavor": {"name": "x"}})), "s.virtualMachine.flavor: is deprecated and has no effect; use virtualMachine.instancetype")]

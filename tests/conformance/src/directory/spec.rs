@@ -14,8 +14,8 @@ use machinist_shared::field::{FieldPath, Report};
 use machinist_shared::kubevirt::machinist;
 use machinist_shared::names::label;
 use machinist_shared::provider::{
-    Amounts, Blueprint, Cloud, Env, FailureDomain, Lookup, Machinist, Opaque, Order, Provider, Secret, Spec,
-    Unresolved,
+    Amounts, Blueprint, Cloud, Env, FailureDomain, Lookup, Machinist, Opaque, Order, Overridden, Provider,
+    Secret, Spec, Unresolved,
 };
 use serde_json::{Map, Value, json};
 
@@ -105,7 +105,7 @@ impl Provider for Directory {
 }
 
 impl Spec for Site {
-    fn validate(&self, path: &FieldPath, report: &mut Report) {
+    fn validate(&self, _overridden: Overridden, path: &FieldPath, report: &mut Report) {
         machinist::validate(&self.machinist, &path.child("machinist"), report);
         if !(0..=8).contains(&self.disks) {
             report.invalid(

@@ -292,14 +292,14 @@ fn disks() -> Vec<Row> {
             .becomes("/spec/dataVolumeTemplates/1/spec/pvc/volumeMode", "Block")
             .becomes("/spec/dataVolumeTemplates/0/spec/storage/volumeMode", Value::Null)
             .remark("The StorageProfile offers `ReadWriteMany` for block devices only; with `storage`, CDI knows."),
-        blocks(Row::new("9.5/access-mode-of-the-primary-disk/of-block-devices"))
+        blocks(Row::new("9.5/access-mode-of-the-profile/of-block-devices/with-the-primary-mode"))
             .given("virtualMachine.template.primaryDisk.storageClassName", "fast")
             .given("virtualMachine.template.primaryDisk.storageAccessType", "ReadWriteMany")
             .given(DISKS, json!([{"size": "5Gi", "storageClassName": "fast"}]))
             .becomes("/spec/dataVolumeTemplates/1/spec/pvc/accessModes", json!(["ReadWriteMany"]))
             .becomes("/spec/dataVolumeTemplates/1/spec/pvc/volumeMode", "Block")
             .remark("A disk without a mode of its own has the primary's of the same StorageClass, and the volume mode that fits."),
-        blocks(Row::new("9.5/access-mode-of-its-own/of-block-devices"))
+        blocks(Row::new("9.5/access-mode-of-the-profile/of-block-devices/with-its-own-mode"))
             .given(DISKS, json!([{"size": "5Gi", "storageClassName": "fast", "storageAccessType": "ReadWriteMany"}]))
             .becomes("/spec/dataVolumeTemplates/1/spec/pvc/volumeMode", Value::Null)
             .remark("A mode that the spec names is taken as it is; no StorageProfile is read."),

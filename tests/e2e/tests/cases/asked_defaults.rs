@@ -68,6 +68,24 @@ async fn a_nodes_zone_comes_from_its_storage_class_and_no_update_changes_it() ->
         said.contains("nor in which region and zone its disks are"),
         "{said}"
     );
+    // Nor would what gets another StorageClass, whose zone is not the one that is stored.
+    let other = |vm: Value| json!({"spec": {"template": {"spec": {"providerSpec": {"value": {"cloudProviderSpec": {"virtualMachine": vm}}}}}}});
+    let class = json!({"primaryDisk": {"storageClassName": "standard"}});
+    let (taken, said) = patch(&case, "zoned", &other(json!({"template": class}))).await?;
+    assert!(!taken, "{said}");
+    assert!(
+        said.contains("nor in which region and zone its disks are"),
+        "{said}"
+    );
+    let south = json!({"region": "south", "zone": "south-1"});
+    let (taken, said) = patch(
+        &case,
+        "zoned",
+        &other(json!({"template": class, "location": south})),
+    )
+    .await?;
+    assert!(taken, "{said}");
+    assert_eq!(labels().await?[label::ZONE], "south-1");
     let (taken, said) = kubectl(&case, &APPLY, &deployment("later", &located("later"))).await?;
     assert!(taken, "{said}");
     assert!(said.contains("the infra cluster could not be asked"), "{said}");
