@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{Api, Client};
 use machinist_infra::client::{ClientOptions, user_cluster_client};
+use machinist_infra::fence::MayWrite;
 use machinist_infra::kubeconfig::AddressPolicy;
 use machinist_infra::pool::PoolOptions;
 use machinist_infra::process::{bind, install_tls_provider};
@@ -78,19 +79,19 @@ async fn run(flags: Flags) -> anyhow::Result<()> {
     serve(&mut tasks, &flags, &registry, &health, &stop)?;
 
     let (traffic, infra_traffic) = (Traffic::default(), Traffic::default());
-    let (options, infra_options) = (counted(&traffic), counted(&infra_traffic));
-    let client = user_cluster_client(flags.user_cluster(), &options)
-        .await
-        .context("cannot make a client of the user cluster")?;
+    // For the Leases and what has a Lease of its own: never behind the fence, nor behind many other requests.
+    let own = user_cluster(&flags, &counted(&traffic)).await?;
     let identity = identity();
     let elector = flags.enable_leader_election.then(|| {
         let config = ElectorConfig::new(names::LEASE, flags.lease_namespace(), identity.clone());
-        Elector::new(client.clone(), config)
+        Elector::new(own.clone(), config)
     });
     let fence = elector
         .as_ref()
         .map_or_else(Fence::open, Elector::fence)
         .until(stop.clone());
+    let client = user_cluster(&flags, &fenced(&traffic, &fence)).await?;
+    let infra_options = fenced(&infra_traffic, &fence);
     let shared = prepare(
         &flags,
         client.clone(),
@@ -112,7 +113,7 @@ async fn run(flags: Flags) -> anyhow::Result<()> {
         "the forwarding of changes",
         forward(context.clone(), shared.machines, shared.infra),
     );
-    let certificates = keep_certificates(&mut tasks, &context, &flags, &identity, &stop);
+    let certificates = keep_certificates(&mut tasks, &context, &own, &flags, &identity, &stop);
 
     let mut workers = Tasks::default();
     let leads = until_the_end(&stop, &mut tasks, async {
@@ -169,11 +170,26 @@ async fn run(flags: Flags) -> anyhow::Result<()> {
     }
 }
 
+async fn user_cluster(flags: &Flags, options: &ClientOptions) -> anyhow::Result<Client> {
+    user_cluster_client(flags.user_cluster(), options)
+        .await
+        .context("cannot make a client of the user cluster")
+}
+
 /// A client's options.
 fn counted(traffic: &Traffic) -> ClientOptions {
     ClientOptions {
         traffic: traffic.clone(),
         ..ClientOptions::default()
+    }
+}
+
+/// The same of a client whose writes are the leader's.
+fn fenced(traffic: &Traffic, fence: &Fence) -> ClientOptions {
+    let fence = fence.clone();
+    ClientOptions {
+        may_write: MayWrite::by(move || fence.may_write()),
+        ..counted(traffic)
     }
 }
 
@@ -269,6 +285,7 @@ fn serve(
 fn keep_certificates(
     tasks: &mut Tasks,
     context: &Arc<Context>,
+    client: &Client,
     flags: &Flags,
     identity: &str,
     stop: &CancellationToken,
@@ -278,14 +295,14 @@ fn keep_certificates(
         let elector = flags.enable_leader_election.then(|| {
             let namespace = settings.serving.namespace.clone();
             let config = ElectorConfig::new(names::CERTIFICATES_LEASE, namespace, identity.to_owned());
-            Elector::new(context.client.clone(), config)
+            Elector::new(client.clone(), config)
         });
-        let work = Box::pin(webhook_certificate::work(
-            context.clone(),
-            settings,
-            elector,
-            stop.clone(),
-        ));
+        let hands = webhook_certificate::Hands {
+            context: context.clone(),
+            client: client.clone(),
+            events: Events::new(client.clone(), identity),
+        };
+        let work = Box::pin(webhook_certificate::work(hands, settings, elector, stop.clone()));
         tasks.run("the work on the webhook's certificates", async move {
             let _ended = ended;
             work.await;

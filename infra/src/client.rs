@@ -22,6 +22,7 @@ use tower::{BoxError, Layer, Service, ServiceBuilder};
 use tower_http::timeout::TimeoutBody;
 
 use crate::breaker::{Breaker, BreakerLayer};
+use crate::fence::MayWrite;
 use crate::kubeconfig::{AddressPolicy, InfraKubeconfig};
 use crate::telemetry::requests::is_watch;
 use crate::traffic::Traffic;
@@ -44,6 +45,8 @@ pub struct ClientOptions {
     pub user_agent: String,
     /// Where requests are counted.
     pub traffic: Traffic,
+    /// Asked right before each write is sent.
+    pub may_write: MayWrite,
 }
 
 impl Default for ClientOptions {
@@ -56,6 +59,7 @@ impl Default for ClientOptions {
             addresses: AddressPolicy::default(),
             user_agent: concat!("machinist/", env!("CARGO_PKG_VERSION")).to_owned(),
             traffic: Traffic::default(),
+            may_write: MayWrite::default(),
         }
     }
 }
@@ -167,6 +171,8 @@ fn build(
         .layer(GlobalConcurrencyLimitLayer::with_semaphore(Arc::clone(
             &breaker.in_flight,
         )))
+        // Below the limit, where a write may have waited; above the breaker, whose server it says nothing of.
+        .layer(options.may_write.clone())
         .layer(BreakerLayer(Arc::clone(breaker)))
         .layer(Deadlines {
             read: options.read,

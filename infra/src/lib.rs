@@ -4,6 +4,7 @@
 pub mod breaker;
 pub mod client;
 pub mod facts;
+pub mod fence;
 pub mod inquiry;
 pub mod kubeconfig;
 pub mod kubevirt;

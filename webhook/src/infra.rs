@@ -129,7 +129,7 @@ impl Infra {
     /// An error if region and zone could not be had when the object got its defaults.
     async fn judge_topology(&self, asked: Asked<'_>, path: &FieldPath, deadline: Instant) -> Report {
         let mut report = Report::new();
-        let found = self.topology(asked, deadline).await;
+        let found = Box::pin(self.topology(asked, deadline)).await;
         if found.is_none_or(|found| !topology::is_written(asked.object, asked.at, found)) {
             let path = field_path(path, "primaryDisk.storageClassName");
             let text = "its region and zone could not be read in time; try again, or write both down in \

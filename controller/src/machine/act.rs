@@ -80,6 +80,8 @@ pub async fn act(context: &Context, machine: &StoredMachine, hands: &Hands, plan
                 );
             }
             Ok(Progress::Wait) => return Outcome::Stale,
+            // Not sent, or answered too late: whoever leads now decides.
+            Err(_) if !context.may_write() => return Outcome::NotLeader,
             // Somebody else wrote meanwhile: decide again from what they wrote.
             Err(error) if error.is_conflict() => return Outcome::Stale,
             // An Event is for people; a failed one stops nothing.

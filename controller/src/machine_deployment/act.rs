@@ -75,6 +75,7 @@ pub(super) async fn act(
                 let (uid, object) = (deployment.uid(), step.object());
                 tracing::info!(deployment = %key, uid, object, why = plan.why, "{verb}");
             }
+            Err(_) if !context.may_write() => return Outcome::NotLeader,
             // An Event is for people; a failed one stops nothing.
             Err(error) if matches!(step, Step::Event(_)) => {
                 tracing::warn!(deployment = %key, error = %RemoteError::from(&error), "cannot record an Event");

@@ -147,6 +147,7 @@ impl Run<'_> {
             tracing::info!(set = %self.key, uid = self.set.uid(), object, why = self.why, "{verb}");
         }
         result.map_err(|error| match &error {
+            _ if !self.context.may_write() => Refused::NotLeader,
             kube::Error::Api(status) if status.code == 404 || status.reason == "Conflict" => Refused::Stale,
             _ => Refused::Error(error),
         })

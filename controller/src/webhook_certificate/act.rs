@@ -157,7 +157,7 @@ impl Keeper {
             "webhooks": webhooks,
         });
         let params = PatchParams::apply(names::CA_BUNDLE_MANAGER).force();
-        let api: Api<K> = Api::all(self.context.client.clone());
+        let api: Api<K> = Api::all(self.hands.client.clone());
         store.written(api.patch(name, &params, &Patch::Apply(patch)).await?);
         Ok(())
     }
@@ -171,7 +171,7 @@ impl Keeper {
         data: [(&str, String); N],
     ) -> Result<(), WriteError> {
         let namespace = &self.settings.serving.namespace;
-        let api: Api<Secret> = Api::namespaced(self.context.client.clone(), namespace);
+        let api: Api<Secret> = Api::namespaced(self.hands.client.clone(), namespace);
         let data = data
             .map(|(key, text)| (key.to_owned(), ByteString(text.into_bytes())))
             .into();
@@ -202,7 +202,7 @@ impl Keeper {
             reason,
             message,
         };
-        if let Err(error) = self.context.events.publish(&about, &event).await {
+        if let Err(error) = self.hands.events.publish(&about, &event).await {
             tracing::warn!(error = %RemoteError::from(&error), "cannot record an Event");
         }
     }

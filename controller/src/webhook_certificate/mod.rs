@@ -8,11 +8,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use kube::Client;
 use machinist_certs::rotation::{Action, Found, Memory, Observed, Obstacle, Plan, Policy, decide};
 use machinist_shared::command_line::value::ObjectName;
 use tokio_util::sync::CancellationToken;
 
 use crate::context::Context;
+use crate::events::Events;
 use crate::flags::Flags;
 use crate::leader::{Elector, Fence};
 
@@ -65,16 +67,28 @@ impl Settings {
     }
 }
 
+/// What the work is done with. Whoever leads here need not lead otherwise, so its client is not behind that fence.
+#[derive(Clone)]
+pub struct Hands {
+    /// For counts.
+    pub context: Arc<Context>,
+    /// Client of the user cluster.
+    pub client: Client,
+    /// Writes Events.
+    pub events: Events,
+}
+
+impl std::fmt::Debug for Hands {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Hands").finish_non_exhaustive()
+    }
+}
+
 /// Keeps the certificates while `elector` leads, or always without one, until told to stop.
-pub async fn work(
-    context: Arc<Context>,
-    settings: Settings,
-    elector: Option<Elector>,
-    stop: CancellationToken,
-) {
+pub async fn work(hands: Hands, settings: Settings, elector: Option<Elector>, stop: CancellationToken) {
     let Some(elector) = elector else {
         let fence = Fence::open().until(stop.clone());
-        return Box::pin(keep(&context, &settings, fence, &stop)).await;
+        return Box::pin(keep(&hands, &settings, fence, &stop)).await;
     };
     while !stop.is_cancelled() {
         let leadership = tokio::select! {
@@ -84,11 +98,11 @@ pub async fn work(
         tracing::info!("keeping the webhook's certificates");
         let fence = elector.fence().until(stop.clone());
         let lost = tokio::select! {
-            () = Box::pin(keep(&context, &settings, fence, &stop)) => false,
+            () = Box::pin(keep(&hands, &settings, fence, &stop)) => false,
             () = leadership.lost() => true,
         };
-        context.metrics.webhook_ca_expires.set(0);
-        context.metrics.webhook_cas.set(0);
+        hands.context.metrics.webhook_ca_expires.set(0);
+        hands.context.metrics.webhook_cas.set(0);
         if lost {
             tracing::warn!("cannot keep the webhook's certificates any more; standing by");
         } else {
@@ -98,22 +112,22 @@ pub async fn work(
 }
 
 /// Keeps the certificates until told to stop. What is remembered begins anew.
-async fn keep(context: &Arc<Context>, settings: &Settings, fence: Fence, stop: &CancellationToken) {
+async fn keep(hands: &Hands, settings: &Settings, fence: Fence, stop: &CancellationToken) {
     let stores = Arc::new(Stores::new());
     let keeper = Keeper {
-        context: context.clone(),
+        hands: hands.clone(),
         settings: settings.clone(),
         stores: stores.clone(),
         fence,
     };
     tokio::select! {
-        () = stores.watch(&keeper.context.client, &keeper.settings) => {}
+        () = stores.watch(&keeper.hands.client, &keeper.settings) => {}
         () = keeper.keep(stop) => {}
     }
 }
 
 struct Keeper {
-    context: Arc<Context>,
+    hands: Hands,
     settings: Settings,
     stores: Arc<Stores>,
     /// Says whether this process may still write.
@@ -157,7 +171,8 @@ impl Keeper {
             };
             let result = self.write(action).await;
             let label = if result.is_ok() { "ok" } else { "error" };
-            self.context
+            self.hands
+                .context
                 .metrics
                 .writes
                 .with_label_values(&[step, label])
@@ -206,7 +221,7 @@ impl Keeper {
             Found::Usable(signer) => signer.root.ends().duration_since(UNIX_EPOCH).unwrap_or_default(),
             _ => Duration::ZERO,
         };
-        let metrics = &self.context.metrics;
+        let metrics = &self.hands.context.metrics;
         metrics
             .webhook_ca_expires
             .set(i64::try_from(ends.as_secs()).unwrap_or(i64::MAX));

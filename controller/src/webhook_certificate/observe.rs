@@ -28,7 +28,7 @@ impl Keeper {
         let bundles = self.bundles();
         let since = memory.note(&signer, &serving, &bundles, now);
         let replicas = if in_transition(&signer, &serving, &bundles, now) {
-            settings.replicas.ask(&self.context.client, settings).await
+            settings.replicas.ask(&self.hands.client, settings).await
         } else {
             None
         };
