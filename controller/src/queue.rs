@@ -84,9 +84,12 @@ impl<K: Clone + Eq + Hash> Default for Queue<K> {
 }
 
 impl<K: Clone + Eq + Hash> Queue<K> {
-    /// Asks for `key` to be worked on now.
+    /// Asks for `key` to be worked on now; of a queue that is closed, nothing is.
     pub fn add(&self, key: K) {
         let mut state = self.lock();
+        if state.closed {
+            return;
+        }
         state.cancel(&key);
         if state.working.contains(&key) {
             state.again.insert(key);
@@ -100,6 +103,9 @@ impl<K: Clone + Eq + Hash> Queue<K> {
     pub fn add_after(&self, key: K, delay: Duration) {
         let due = Instant::now() + delay;
         let mut state = self.lock();
+        if state.closed {
+            return;
+        }
         let earlier = state.later.get(&key).is_some_and(|(at, _)| *at <= due);
         if !earlier && !state.waiting.contains(&key) {
             state.delay(key, due);
@@ -266,5 +272,7 @@ mod tests {
         assert_eq!(worker.await.unwrap(), None);
         waiter.await.unwrap();
         queue.closed().await;
+        queue.add("a");
+        assert_eq!(queue.depth(), 0, "nobody takes it");
     }
 }

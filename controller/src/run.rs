@@ -83,7 +83,7 @@ async fn run(flags: Flags) -> anyhow::Result<()> {
     let own = user_cluster(&flags, &counted(&traffic)).await?;
     let identity = identity();
     let elector = flags.enable_leader_election.then(|| {
-        let config = ElectorConfig::new(names::LEASE, flags.lease_namespace(), identity.clone());
+        let config = ElectorConfig::new(flags.lease(), flags.lease_namespace(), identity.clone());
         Elector::new(own.clone(), config)
     });
     let fence = elector
@@ -102,6 +102,11 @@ async fn run(flags: Flags) -> anyhow::Result<()> {
     )
     .await?;
     let (context, queues) = (shared.context, shared.queues);
+    if !flags.machine_sets {
+        // Nobody takes from them.
+        queues.sets.close();
+        queues.deployments.close();
+    }
     register(
         &registry,
         &context,
@@ -132,7 +137,7 @@ async fn run(flags: Flags) -> anyhow::Result<()> {
         Ok(leadership) => {
             metrics.leader.set(1);
             tracing::info!(identity, "leading");
-            lead(&mut workers, &context, &queues);
+            lead(&mut workers, &context, &queues, flags.machine_sets);
             let end = until_the_end(&stop, &mut tasks, async {
                 let lost = async {
                     match &leadership {
@@ -235,13 +240,15 @@ async fn until_the_end<T>(
 }
 
 /// Begins with what only the leader does.
-fn lead(workers: &mut Tasks, context: &Arc<Context>, queues: &Queues) {
+fn lead(workers: &mut Tasks, context: &Arc<Context>, queues: &Queues, machine_sets: bool) {
     workers.run("the work on Machines", reconcile::work(context.clone()));
-    workers.run("the work on MachineSets", machine_set::work(context.clone()));
-    workers.run(
-        "the work on MachineDeployments",
-        machine_deployment::work(context.clone()),
-    );
+    if machine_sets {
+        workers.run("the work on MachineSets", machine_set::work(context.clone()));
+        workers.run(
+            "the work on MachineDeployments",
+            machine_deployment::work(context.clone()),
+        );
+    }
     let approve = csr::approve::work(context.clone(), queues.requests.clone());
     workers.run("the work on signing requests", approve);
     tokio::spawn({
@@ -294,7 +301,11 @@ fn keep_certificates(
     if let Some(settings) = webhook_certificate::Settings::new(flags) {
         let elector = flags.enable_leader_election.then(|| {
             let namespace = settings.serving.namespace.clone();
-            let config = ElectorConfig::new(names::CERTIFICATES_LEASE, namespace, identity.to_owned());
+            let config = ElectorConfig::new(
+                names::CERTIFICATES_LEASE.to_owned(),
+                namespace,
+                identity.to_owned(),
+            );
             Elector::new(client.clone(), config)
         });
         let hands = webhook_certificate::Hands {

@@ -5,7 +5,7 @@ use std::path::Path;
 use machinist_shared::crd;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/machinist/templates/crds");
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/machinist/files/crds");
     std::fs::create_dir_all(&dir)?;
     for definition in crd::all() {
         let yaml = serde_saphyr::to_string(&definition)?;

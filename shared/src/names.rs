@@ -12,7 +12,7 @@ pub const API_VERSION: &str = "cluster.k8s.io/v1alpha1";
 /// Prefix of our own labels and annotations (ADR 001).
 pub const PREFIX: &str = "machinist.dev";
 
-/// The Lease that both machine-controller and we take, so that both never run at once.
+/// The Lease that both machine-controller and we take, so that both never run at once, unless a flag names another.
 pub const LEASE: &str = "machine-controller";
 /// The Lease of who keeps the webhook's certificates, in the namespace of their Secrets. Beside a machine-controller that
 /// leads, our webhook still has to serve.

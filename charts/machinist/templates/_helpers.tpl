@@ -5,18 +5,43 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 
-{{/* Takes (list root server), as everything here that is about one of both servers: `controller` or `webhook`. */}}
+{{/* Whose pods this release has: not those of a webhook that is elsewhere. */}}
+{{- define "machinist.servers" -}}
+- controller
+{{- if and (eq .Values.parts "all") (not .Values.webhook.url) }}
+- webhook
+{{- end }}
+{{- end }}
+
+{{/* Name of a server's objects, and how those begin that it has more of. A controller beside others has its name in it. Takes
+(list root server), as everything here that is about one of both servers: `controller` or `webhook`. */}}
+{{- define "machinist.name" -}}
+{{- $root := index . 0 -}}{{- $server := index . 1 -}}
+machinist-{{ $server }}{{ if eq $root.Values.parts "controller" }}-{{ $root.Values.controller.name }}{{ end }}
+{{- end }}
+
+{{/* Name of the controller's Lease. */}}
+{{- define "machinist.lease" -}}
+{{- $beside := printf "machine-controller-%s" .Values.controller.name -}}
+{{- .Values.leaderElection.lease | default (ternary "machine-controller" $beside (eq .Values.parts "all")) -}}
+{{- end }}
+
 {{- define "machinist.serviceAccount" -}}
 {{- $root := index . 0 -}}{{- $server := index . 1 -}}
 {{- $account := index $root.Values $server "serviceAccount" -}}
 {{- if not (or $account.create $account.name) -}}
   {{- fail (printf "%s.serviceAccount.create is false, so %s.serviceAccount.name must name one" $server $server) -}}
 {{- end -}}
-{{- $account.name | default (printf "machinist-%s" $server) -}}
+{{- $account.name | default (include "machinist.name" .) -}}
 {{- end }}
 
 {{- define "machinist.controllerUser" -}}
 system:serviceaccount:{{ .Release.Namespace }}:{{ include "machinist.serviceAccount" (list . "controller") }}
+{{- end }}
+
+{{/* All controllers, in JSON: ours and those of other releases. */}}
+{{- define "machinist.controllerUsers" -}}
+{{- prepend .Values.otherControllers (include "machinist.controllerUser" .) | toJson -}}
 {{- end }}
 
 {{/* Environment of both servers: they must agree on it. Never from the downward API. */}}
@@ -40,8 +65,14 @@ system:serviceaccount:{{ .Release.Namespace }}:{{ include "machinist.serviceAcco
 {{- end }}
 {{- end }}
 
-{{/* Who makes the webhook's certificate: selfManaged, certManager or existingSecret. */}}
+{{/* Who makes the webhook's certificate: selfManaged, certManager or existingSecret; nothing, if the webhook is another release's. */}}
 {{- define "machinist.certificateMode" -}}
+{{- if eq .Values.parts "all" -}}
+{{- include "machinist.ownCertificateMode" . -}}
+{{- end -}}
+{{- end }}
+
+{{- define "machinist.ownCertificateMode" -}}
 {{- $webhook := .Values.webhook -}}
 {{- $given := or $webhook.caBundle $webhook.certificate.injectCAFrom -}}
 {{- $mode := $webhook.certificate.mode -}}

@@ -9,6 +9,7 @@ use machinist_infra::telemetry::Endpoint;
 use machinist_infra::user_cluster::UserCluster;
 use machinist_shared::command_line::value::{LogFormat, OptionalName, address, boolean, object_name};
 use machinist_shared::command_line::{self, Told, heading};
+use machinist_shared::names;
 
 use crate::bootstrap::Mode;
 
@@ -39,10 +40,21 @@ pub struct Flags {
     #[arg(long, env = "MACHINIST_LEADER_ELECTION_NAMESPACE", help_heading = heading::LEADER_ELECTION)]
     #[arg(default_value = "kube-system")]
     pub leader_election_namespace: String,
+    /// Name of the Lease; empty is `machine-controller`, which machine-controller takes, too. Controllers with different `--name`s
+    /// that are to run at once need a Lease each.
+    #[arg(long, env = "MACHINIST_LEADER_ELECTION_LEASE", help_heading = heading::LEADER_ELECTION)]
+    #[arg(default_value = "machine-controller")]
+    pub leader_election_lease: String,
     /// Handle only Machines whose label `machine.k8s.io/controller` has this value.
     #[arg(long, env = "MACHINIST_NAME", help_heading = heading::MACHINES)]
     #[arg(default_value = "")]
     pub name: String,
+    /// Work on MachineSets and MachineDeployments, whatever `--name` is, as machine-controller does. Of several controllers that
+    /// run at once, one does, or each would make a set's Machines.
+    #[arg(long, env = "MACHINIST_MACHINE_SETS", help_heading = heading::MACHINES)]
+    #[arg(default_value_t = true, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    #[arg(value_parser = boolean, value_name = "BOOL")]
+    pub machine_sets: bool,
     /// How many Machines of one infra cluster are worked on at a time.
     #[arg(long, env = "MACHINIST_WORKER_COUNT", help_heading = heading::MACHINES)]
     #[arg(default_value_t = 16)]
@@ -197,6 +209,12 @@ impl Flags {
     pub fn lease_namespace(&self) -> String {
         let named = Some(self.leader_election_namespace.as_str()).filter(|name| !name.is_empty());
         named.unwrap_or("kube-system").to_owned()
+    }
+
+    /// Name of the Lease.
+    pub fn lease(&self) -> String {
+        let named = Some(self.leader_election_lease.as_str()).filter(|name| !name.is_empty());
+        named.unwrap_or(names::LEASE).to_owned()
     }
 }
 

@@ -137,6 +137,15 @@ fn an_empty_namespace_of_the_lease_is_kube_system() {
 }
 
 #[test]
+fn the_lease_is_machine_controllers_whatever_the_name_unless_another_is_given() {
+    let of = |args: &[&str]| read(args).unwrap().flags.lease();
+    assert_eq!(of(&[]), "machine-controller");
+    assert_eq!(of(&["-name=green"]), "machine-controller");
+    assert_eq!(of(&["--leader-election-lease="]), "machine-controller");
+    assert_eq!(of(&["--leader-election-lease=green"]), "green");
+}
+
+#[test]
 fn flags_are_in_the_environment_and_have_headings() {
     assert_eq!(faults(&Flags::command()), Vec::<String>::new());
     assert_eq!(

@@ -51,7 +51,7 @@ pub(super) enum Attempt {
 /// One candidate's view of the election.
 #[derive(Debug)]
 pub(super) struct Election {
-    name: &'static str,
+    name: String,
     namespace: String,
     identity: String,
     timing: Timing,
@@ -73,7 +73,7 @@ enum Phase {
 }
 
 impl Election {
-    pub(super) fn new(name: &'static str, namespace: String, identity: String, timing: Timing) -> Self {
+    pub(super) fn new(name: String, namespace: String, identity: String, timing: Timing) -> Self {
         Self {
             name,
             namespace,
@@ -136,7 +136,7 @@ impl Election {
         match &self.lease {
             None => Attempt::Create(Box::new(Lease {
                 metadata: ObjectMeta {
-                    name: Some(self.name.to_owned()),
+                    name: Some(self.name.clone()),
                     namespace: Some(self.namespace.clone()),
                     ..ObjectMeta::default()
                 },

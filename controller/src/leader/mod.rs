@@ -32,7 +32,7 @@ const REQUEST: Duration = Duration::from_secs(3);
 /// Who stands for election, and where.
 #[derive(Debug, Clone)]
 pub struct ElectorConfig {
-    lease: &'static str,
+    lease: String,
     namespace: String,
     identity: String,
     timing: Timing,
@@ -41,7 +41,7 @@ pub struct ElectorConfig {
 impl ElectorConfig {
     /// A candidate for the Lease of that name in `namespace`. `identity` must differ in each process: whoever finds it in the
     /// Lease takes itself for the leader.
-    pub fn new(lease: &'static str, namespace: String, identity: String) -> Self {
+    pub fn new(lease: String, namespace: String, identity: String) -> Self {
         Self {
             lease,
             namespace,
@@ -86,13 +86,13 @@ impl Elector {
     pub async fn acquire(&self) -> Leadership {
         let config = &self.config;
         let (namespace, identity) = (config.namespace.clone(), config.identity.clone());
-        let election = Election::new(config.lease, namespace, identity, config.timing);
+        let election = Election::new(config.lease.clone(), namespace, identity, config.timing);
         let mut candidate = Candidate {
             api: self.api.clone(),
-            name: config.lease,
+            name: config.lease.clone(),
             election,
         };
-        let mut released = Released::new(self.api.clone(), config.lease);
+        let mut released = Released::new(self.api.clone(), config.lease.clone());
         loop {
             if let Err(error) = candidate.turn().await {
                 tracing::warn!(lease = %self.lease(), error = %error, "cannot take the Lease");
@@ -229,7 +229,7 @@ enum TurnError {
 /// The election and the API server that it is held at.
 struct Candidate {
     api: Api<Lease>,
-    name: &'static str,
+    name: String,
     election: Election,
 }
 
@@ -243,13 +243,13 @@ impl Candidate {
             let written = match attempt {
                 Attempt::Wait | Attempt::Lost => return Ok(()),
                 Attempt::Read => {
-                    let lease = timely(self.api.get_opt(self.name)).await?;
+                    let lease = timely(self.api.get_opt(&self.name)).await?;
                     self.election.observe(lease, Instant::now());
                     continue;
                 }
                 Attempt::Create(lease) => timely(self.api.create(&PostParams::default(), &lease)).await,
                 Attempt::Replace(lease) => {
-                    timely(self.api.replace(self.name, &PostParams::default(), &lease)).await
+                    timely(self.api.replace(&self.name, &PostParams::default(), &lease)).await
                 }
             };
             match written {
@@ -274,11 +274,11 @@ impl Candidate {
             let Some(lease) = self.election.farewell(Timestamp::now()) else {
                 break;
             };
-            match timely(self.api.replace(self.name, &PostParams::default(), &lease)).await {
+            match timely(self.api.replace(&self.name, &PostParams::default(), &lease)).await {
                 Ok(_) => break,
                 // A renewal whose answer never came may have landed.
                 Err(error) if attempt == 0 && is_outdated(&error) => {
-                    let lease = timely(self.api.get_opt(self.name)).await?;
+                    let lease = timely(self.api.get_opt(&self.name)).await?;
                     self.election.observe(lease, Instant::now());
                 }
                 Err(error) => return Err(error),

@@ -18,7 +18,7 @@ type Events = Pin<Box<dyn Stream<Item = kube::Result<WatchEvent<Lease>>> + Send>
 /// nothing but time.
 pub(super) struct Released {
     api: Api<Lease>,
-    name: &'static str,
+    name: String,
     watch: Watch,
 }
 
@@ -31,7 +31,7 @@ enum Watch {
 }
 
 impl Released {
-    pub(super) fn new(api: Api<Lease>, name: &'static str) -> Self {
+    pub(super) fn new(api: Api<Lease>, name: String) -> Self {
         Self {
             api,
             name,
@@ -54,7 +54,7 @@ impl Released {
             self.watch = match self.api.watch(&params, ANY).await {
                 Ok(events) => Watch::Open(Box::pin(events)),
                 Err(error) => {
-                    tracing::debug!(lease = self.name, %error, "cannot watch the Lease");
+                    tracing::debug!(lease = %self.name, %error, "cannot watch the Lease");
                     Watch::Ended
                 }
             };

@@ -104,7 +104,7 @@ fn elector(server: &Shared, identity: &str) -> Elector {
     let config = ElectorConfig {
         timing,
         ..ElectorConfig::new(
-            "machine-controller",
+            "machine-controller".to_owned(),
             "kube-system".to_owned(),
             identity.to_owned(),
         )

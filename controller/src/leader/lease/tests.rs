@@ -33,7 +33,7 @@ struct Candidate {
 
 fn candidate(identity: &str) -> Candidate {
     let election = Election::new(
-        "machine-controller",
+        "machine-controller".to_owned(),
         "kube-system".to_owned(),
         identity.to_owned(),
         Timing::default(),

@@ -36,6 +36,7 @@ mod leak_checker;
 mod lost_webhook;
 mod machine_set;
 mod metrics;
+mod named_controllers;
 mod namespace;
 mod on_delete;
 mod orphans;

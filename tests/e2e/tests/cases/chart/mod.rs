@@ -1,6 +1,7 @@
 //! The chart, without installing it: what it renders, what it refuses, and what a real API server and our servers say to all
 //! of it.
 
+mod named;
 mod rendered;
 mod rights;
 mod taken;
@@ -13,6 +14,7 @@ use serde_json::Value;
 const NAMESPACE: &str = "machinist-system";
 const EVERYTHING: &str = "ci/everything-values.yaml";
 const HOST_NETWORK: &str = "ci/host-network-values.yaml";
+const NAMED: &str = "ci/named-values.yaml";
 const CONTROLLER: &str = "Deployment/machinist-controller";
 const WEBHOOK: &str = "Deployment/machinist-webhook";
 

@@ -7,7 +7,7 @@ use e2e::helm::{self, Helm};
 use rstest::rstest;
 use serde_json::{Value, json};
 
-use super::{CONTROLLER, EVERYTHING, HOST_NETWORK, NAMESPACE, WEBHOOK, by_name};
+use super::{CONTROLLER, EVERYTHING, HOST_NETWORK, NAMED, NAMESPACE, WEBHOOK, by_name};
 
 const OWN: &str = "sha256:1111111111111111111111111111111111111111111111111111111111111111";
 const ALL: &str = "sha256:2222222222222222222222222222222222222222222222222222222222222222";
@@ -274,7 +274,7 @@ async fn the_controller_is_told_of_the_certificate_that_it_makes(
 #[tokio::test]
 async fn whoever_renders_it_and_whenever_it_is_the_same() -> Result<()> {
     let helm = Helm::alone().await?;
-    for values in ["values.yaml", EVERYTHING, HOST_NETWORK] {
+    for values in ["values.yaml", EVERYTHING, HOST_NETWORK, NAMED] {
         let file = helm::file(values);
         let [first, second] = [
             helm.render(NAMESPACE, &["--values", &file]).await?,
@@ -327,7 +327,7 @@ async fn alerts_and_dashboard_come_out_as_their_files_have_them() -> Result<()> 
 async fn the_linter_of_helm_is_content() -> Result<()> {
     let helm = Helm::alone().await?;
     helm.ok(&["lint", "--strict", &helm::chart()]).await?;
-    for values in [EVERYTHING, HOST_NETWORK] {
+    for values in [EVERYTHING, HOST_NETWORK, NAMED] {
         helm.ok(&[
             "lint",
             "--strict",

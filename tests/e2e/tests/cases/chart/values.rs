@@ -144,6 +144,8 @@ fn is_value(values: &Value, path: &str) -> bool {
 #[case(&["placement=workers"], "'/placement': value must be one of 'controlPlane', 'anywhere'")]
 #[case(&["webhook.failurePolicy=fail"], "'/webhook/failurePolicy': value must be one of 'Fail', 'Ignore'")]
 #[case(&["webhook.timeoutSeconds=31"], "'/webhook/timeoutSeconds'")]
+#[case(&["controller.name=a b"], "'/controller/name'")]
+#[case(&["parts=webhook"], "'/parts': value must be one of 'all', 'controller'")]
 #[case(&["webhook.url=http://10.0.0.1"], "'/webhook/url'")]
 #[case(&["webhook.certificate.mode=selfmanaged"], "'/webhook/certificate/mode'")]
 #[case(&["webhook.certificate.replicas={10.0.0.1}"], "'/webhook/certificate/replicas/0'")]
@@ -187,6 +189,17 @@ fn is_value(values: &Value, path: &str) -> bool {
     &["webhook.extraArgs={-log-debug}"],
     "webhook.extraArgs has --log-debug, which the chart sets already"
 )]
+// One of several controllers.
+#[case(&["parts=controller"], "parts is controller, so controller.name must tell this controller")]
+#[case(&["parts=controller", "controller.name=A_B"], "not \"A_B\"")]
+#[case(
+    &["parts=controller", "controller.name=certificates"],
+    "has a ClusterRole machinist-controller-certificates: choose another name"
+)]
+#[case(
+    &["parts=controller", "controller.name=a", "otherControllers={b}"],
+    "otherControllers is for the release whose parts are all"
+)]
 #[tokio::test]
 async fn values_that_cannot_be_meant_are_refused_by_their_names(
     #[case] sets: &[&str],
@@ -202,5 +215,14 @@ async fn values_that_cannot_be_meant_are_refused_by_their_names(
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success(), "it was taken");
     assert!(said.contains(says), "{said}");
+    Ok(())
+}
+
+#[rstest]
+#[case::the_only_controller_may_have_a_name(&["controller.name=Any_Name"])]
+#[tokio::test]
+async fn what_looks_like_it_and_can_be_meant_is_taken(#[case] sets: &[&str]) -> Result<()> {
+    let sets: Vec<_> = sets.iter().flat_map(|set| ["--set", set]).collect();
+    Helm::alone().await?.render("machinist-system", &sets).await?;
     Ok(())
 }

@@ -1,0 +1,141 @@
+//! Two controllers at once, the second with a name and a release of its own: each works on its Machines, and no set gets a
+//! Machine too many.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use e2e::{
+    Case,
+    case::PATIENCE,
+    helm::{self, Helm},
+    manifest, wait,
+};
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::{
+    Api, ResourceExt as _,
+    api::{ListParams, Patch, PatchParams},
+};
+use machinist_shared::{api::MachineSet, names::label};
+use serde_json::{Value, json};
+use testbed::{
+    bed::{CONTROLLER, Options},
+    seed::INFRA_NAMESPACE,
+};
+
+const GREEN: &str = "green";
+const GREENS_NAMESPACE: &str = "machinist-green";
+const GREENS_USER: &str = "system:serviceaccount:machinist-green:machinist-controller-green";
+/// Longer than a controller takes to see a Machine and to begin with it.
+const A_WHILE: Duration = Duration::from_secs(5);
+
+#[tokio::test]
+async fn each_works_on_its_own_machines_and_one_on_the_sets() -> Result<()> {
+    let case = Case::start_with(Options {
+        chart_values: json!({"otherControllers": [GREENS_USER]}),
+        ..Options::default()
+    })
+    .await?;
+    // The second release, as Helm installs it beside the first, without anything taken over.
+    let helm = Helm::of(case.bed.user());
+    let chart = helm::chart();
+    let named = helm::file("ci/named-values.yaml");
+    let infra = format!("infra.namespace={INFRA_NAMESPACE}");
+    let install = ["install", GREEN, &*chart, "--namespace", GREENS_NAMESPACE];
+    let values = ["--create-namespace", "--values", &*named, "--set", &*infra];
+    helm.ok(&[&install[..], &values].concat()).await?;
+
+    // Before its controller runs, nobody works on its Machines.
+    let mut hers = manifest::machine("hers");
+    hers["metadata"]["labels"] = json!({label::CONTROLLER_NAME: GREEN});
+    case.apply(&hers).await?;
+    case.apply(&manifest::machine("ours")).await?;
+    case.node_ready("ours").await?;
+    tokio::time::sleep(A_WHILE).await;
+    let untouched = case.machines().get("hers").await?;
+    assert!(untouched.finalizers().is_empty() && untouched.status.is_none());
+
+    let server = case.bed.user().proxy().listen_as(GREEN)?;
+    let kubeconfig = case
+        .bed
+        .user()
+        .service_account_kubeconfig(GREENS_NAMESPACE, "machinist-controller-green", &server)
+        .await?;
+    let path = case.bed.dir().join("of-green.kubeconfig");
+    std::fs::write(&path, kubeconfig)?;
+    let mut args = args(&case, &helm).await?;
+    args.push(format!("--kubeconfig={}", path.display()));
+    let args: Vec<_> = args.iter().map(String::as_str).collect();
+    let green = case.bed.new_controller("green-controller", &args).await?;
+    green.launch()?;
+    case.node_ready("hers").await?;
+
+    // Both lead, each by a Lease of its own.
+    let leases: Api<Lease> = Api::namespaced(case.bed.user().client(), "kube-system");
+    let holder = async |name: &str| -> Result<String> {
+        let spec = leases.get(name).await?.spec.unwrap_or_default();
+        spec.holder_identity.context("nobody holds it")
+    };
+    assert_ne!(
+        holder("machine-controller").await?,
+        holder("machine-controller-green").await?
+    );
+
+    // A set whose Machines are the second's: the first makes them, and no more than are asked for.
+    let mut set = manifest::machine_set("greens", 2);
+    set["spec"]["template"]["metadata"]["labels"][label::CONTROLLER_NAME] = json!(GREEN);
+    case.apply(&set).await?;
+    let sets: Api<MachineSet> = Api::namespaced(case.bed.user().client(), manifest::NAMESPACE);
+    let available = |set: &MachineSet| {
+        let status = set.status.as_ref();
+        status.is_some_and(|status| status.available_replicas == Some(2))
+    };
+    wait::for_state(&sets, "greens", "available", PATIENCE, available).await?;
+    let of_set = ListParams::default().labels("set=greens");
+    assert_eq!(case.machines().list(&of_set).await?.items.len(), 2);
+
+    // The second goes on with its Machines, and their sets as they are, while the first is away.
+    case.bed.controller().terminate().await?;
+    case.delete_machine("hers").await?;
+    assert_eq!(case.machines().list(&of_set).await?.items.len(), 2);
+    case.bed.controller().start().await?;
+
+    let none = Patch::Merge(json!({"spec": {"replicas": 0}}));
+    sets.patch("greens", &PatchParams::default(), &none).await?;
+    let gone = |set: &MachineSet| {
+        set.status
+            .as_ref()
+            .is_some_and(|status| status.replicas == Some(0))
+    };
+    wait::for_state(&sets, "greens", "empty", PATIENCE, gone).await?;
+    for machine in case.machines().list(&of_set).await?.items {
+        wait::for_absence(&case.machines(), &machine.name_any(), PATIENCE).await?;
+    }
+    sets.delete("greens", &kube::api::DeleteParams::default()).await?;
+    case.delete_machine("ours").await?;
+    green.terminate().await?;
+    println!("{CONTROLLER} and {GREEN} have worked beside each other");
+    case.finish(&[]).await
+}
+
+/// What makes the second controller the second, as its Deployment has it.
+async fn args(case: &Case, helm: &Helm) -> Result<Vec<String>> {
+    let named = helm::file("ci/named-values.yaml");
+    let objects = helm
+        .render(GREENS_NAMESPACE, &["--values", &named])
+        .await
+        .with_context(|| format!("rendering for {}", case.bed.dir().display()))?;
+    let deployment = objects
+        .iter()
+        .find(|object| object["kind"] == "Deployment")
+        .context("there is no Deployment")?;
+    let args = deployment["spec"]["template"]["spec"]["containers"][0]["args"].as_array();
+    let args = args.into_iter().flatten().filter_map(Value::as_str);
+    Ok(args
+        .filter(|arg| {
+            ["--name=", "--leader-election-lease=", "--machine-sets="]
+                .iter()
+                .any(|flag| arg.starts_with(flag))
+        })
+        .map(str::to_owned)
+        .collect())
+}
