@@ -1,6 +1,6 @@
 {{- define "machinist.labels" -}}
 app.kubernetes.io/name: machinist
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
@@ -60,8 +60,8 @@ system:serviceaccount:{{ .Release.Namespace }}:{{ include "machinist.serviceAcco
 - name: KUBEVIRT_KUBECONFIG
   valueFrom:
     secretKeyRef:
-      name: {{ . }}
-      key: {{ $.Values.infra.kubeconfigSecret.key }}
+      name: {{ . | quote }}
+      key: {{ $.Values.infra.kubeconfigSecret.key | quote }}
 {{- end }}
 {{- end }}
 
@@ -119,6 +119,6 @@ machinist-webhook
 {{- end -}}
 {{- with $from -}}
 annotations:
-  cert-manager.io/inject-ca-from: {{ . }}
+  cert-manager.io/inject-ca-from: {{ . | quote }}
 {{- end -}}
 {{- end }}

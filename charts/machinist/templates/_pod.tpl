@@ -15,7 +15,7 @@
 {{- end }}
 
 {{- define "machinist.selector" -}}
-app.kubernetes.io/instance: {{ (index . 0).Release.Name }}
+app.kubernetes.io/instance: {{ (index . 0).Release.Name | quote }}
 app.kubernetes.io/component: {{ index . 1 }}
 {{- end }}
 
@@ -52,14 +52,14 @@ with k3s and RKE2. The terms of a node affinity are alternatives, so each gets i
 
 {{- define "machinist.podSpec" -}}
 {{- $root := index . 0 -}}{{- $server := index . 1 -}}{{- $values := index $root.Values $server -}}
-serviceAccountName: {{ include "machinist.serviceAccount" . }}
+serviceAccountName: {{ include "machinist.serviceAccount" . | quote }}
 {{- with $root.Values.image.pullSecrets }}
 imagePullSecrets: {{- toYaml . | nindent 2 }}
 {{- end }}
 securityContext: {{- toYaml $values.podSecurityContext | nindent 2 }}
 terminationGracePeriodSeconds: {{ $values.terminationGracePeriodSeconds | int }}
 {{- with $values.priorityClassName }}
-priorityClassName: {{ . }}
+priorityClassName: {{ . | quote }}
 {{- end }}
 {{- if $values.hostNetwork }}
 hostNetwork: true
@@ -94,7 +94,7 @@ topologySpreadConstraints:
 
 {{- define "machinist.imageAndRights" -}}
 {{- $root := index . 0 -}}{{- $values := index $root.Values (index . 1) -}}
-image: {{ include "machinist.image" . }}
+image: {{ include "machinist.image" . | quote }}
 imagePullPolicy: {{ $values.image.pullPolicy | default $root.Values.image.pullPolicy }}
 securityContext: {{- toYaml $values.securityContext | nindent 2 }}
 resources: {{- toYaml $values.resources | nindent 2 }}

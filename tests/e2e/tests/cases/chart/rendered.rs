@@ -271,6 +271,95 @@ async fn the_controller_is_told_of_the_certificate_that_it_makes(
     Ok(())
 }
 
+/// YAML takes `123` for a number, and Kubernetes takes no number for a name.
+#[rstest]
+#[case::of_all(&[])]
+#[case::with_everything(&["--values", EVERYTHING])]
+#[case::with_certificates_of_cert_manager(&["--set", "webhook.certificate.mode=certManager"])]
+#[case::of_a_controller(&["--values", NAMED])]
+#[case::with_names_like_numbers(&[
+    "--set-string",
+    "leaderElection.namespace=1,leaderElection.lease=2,infra.namespace=3,infra.kubeconfigSecret.name=4,infra.kubeconfigSecret.key=5,\
+     controller.name=6,controller.serviceAccount.name=7,controller.priorityClassName=8,webhook.serviceAccount.name=9,\
+     webhook.certificate.secretName=10,webhook.certificate.caSecretName=11,webhook.clientCA.configMapName=12,\
+     webhook.clientCA.key=13,metrics.dashboard.namespace=14",
+    "--set", "metrics.dashboard.enabled=true,metrics.serviceMonitor.enabled=true,networkPolicy.enabled=true",
+])]
+#[case::with_numbers_for_names_at_cert_manager(&[
+    "--set-string", "webhook.certificate.secretName=10,webhook.certificate.caSecretName=11",
+    "--set", "webhook.certificate.mode=certManager",
+])]
+#[case::of_a_controller_with_a_number(&["--set", "parts=controller", "--set-string", "controller.name=6"])]
+#[tokio::test]
+async fn names_that_look_like_numbers_are_texts(#[case] more: &[&str]) -> Result<()> {
+    let chart = helm::chart();
+    let more = more.iter().map(|arg| match *arg {
+        EVERYTHING | NAMED => helm::file(arg),
+        arg => arg.to_owned(),
+    });
+    let args: Vec<String> = ["template", "123", &*chart, "--namespace", "456"]
+        .into_iter()
+        .map(str::to_owned)
+        .chain(more)
+        .collect();
+    let args: Vec<_> = args.iter().map(String::as_str).collect();
+    let objects: Vec<Value> = serde_saphyr::from_multiple(&Helm::alone().await?.ok(&args).await?)?;
+    let mut texts = Vec::new();
+    for object in &objects {
+        let name = format!("{}/{}", object["kind"], object["metadata"]["name"]);
+        texts_in(object, &name, &mut texts);
+    }
+    assert!(texts.len() > 100, "{}", texts.len());
+    let numbers: Vec<_> = texts
+        .iter()
+        .filter(|(_, value)| !value.is_string() && !value.is_object() && !value.is_array())
+        .collect();
+    assert!(numbers.is_empty(), "{numbers:#?}");
+    Ok(())
+}
+
+/// What must be texts: names, labels and the like, each with its path.
+fn texts_in<'a>(value: &'a Value, path: &str, texts: &mut Vec<(String, &'a Value)>) {
+    const NAMES: &[&str] = &[
+        "name",
+        "namespace",
+        "secretName",
+        "serviceAccountName",
+        "priorityClassName",
+        "key",
+        "image",
+    ];
+    // A selector may have labels in it, or maps of them.
+    const MANY: &[&str] = &[
+        "labels",
+        "matchLabels",
+        "annotations",
+        "selector",
+        "resourceNames",
+        "dnsNames",
+        "args",
+        "command",
+    ];
+    for (field, value) in value.as_object().into_iter().flatten() {
+        // What the definitions of objects say of fields is about other things.
+        if field == "openAPIV3Schema" {
+            continue;
+        }
+        let path = format!("{path}/{field}");
+        if NAMES.contains(&&**field) {
+            texts.push((path.clone(), value));
+        } else if MANY.contains(&&**field) {
+            let members = value.as_object().into_iter().flat_map(serde_json::Map::values);
+            let items = value.as_array().into_iter().flatten();
+            texts.extend(members.chain(items).map(|value| (path.clone(), value)));
+        }
+        texts_in(value, &path, texts);
+    }
+    for value in value.as_array().into_iter().flatten() {
+        texts_in(value, path, texts);
+    }
+}
+
 #[tokio::test]
 async fn whoever_renders_it_and_whenever_it_is_the_same() -> Result<()> {
     let helm = Helm::alone().await?;
