@@ -1,6 +1,16 @@
 {{/* Refuses values that would render, and then break. Each message has the value's name, and what to do. */}}
 {{- define "machinist.checks" -}}
+{{- $servers := include "machinist.servers" . | fromYamlArray -}}
 {{- include "machinist.checkParts" . -}}
+{{- range $server := $servers -}}
+  {{- include "machinist.checkEnv" (list $ $server) -}}
+  {{- include "machinist.checkBudget" (list $ $server) -}}
+{{- end -}}
+{{- include "machinist.checkPorts" (list . $servers) -}}
+{{- $issuer := .Values.webhook.certificate.issuerRef -}}
+{{- if and $issuer (not $issuer.name) -}}
+  {{- fail "webhook.certificate.issuerRef has no name: name the issuer, or leave issuerRef empty for a CA of the chart's own" -}}
+{{- end -}}
 {{- end }}
 
 {{- define "machinist.checkParts" -}}
@@ -14,6 +24,69 @@
   {{- end -}}
   {{- if .Values.otherControllers -}}
     {{- fail "otherControllers is for the release whose parts are all, which has the webhook and the policies" -}}
+  {{- end -}}
+{{- end -}}
+{{- end }}
+
+{{/* Of a variable that is there twice Kubernetes takes the last, so one of both would count for nothing. */}}
+{{- define "machinist.checkEnv" -}}
+{{- $root := index . 0 -}}{{- $server := index . 1 -}}
+{{- $values := dict "POD_NAMESPACE" "infra.namespace" "CLUSTER_ID" "infra.clusterID" "PROJECT_ID" "infra.projectID" "KUBEVIRT_KUBECONFIG" "infra.kubeconfigSecret" -}}
+{{- $names := list -}}
+{{- range include "machinist.env" $root | fromYamlArray }}{{- $names = append $names .name }}{{- end -}}
+{{- $extra := list -}}
+{{- range index $root.Values $server "extraEnv" -}}
+  {{- if has .name $names -}}
+    {{- fail (printf "%s.extraEnv has %s, which the chart sets already: use %s" $server .name (index $values .name)) -}}
+  {{- end -}}
+  {{- if has .name $extra -}}
+    {{- fail (printf "%s.extraEnv has %s twice: leave one out" $server .name) -}}
+  {{- end -}}
+  {{- $extra = append $extra .name -}}
+{{- end -}}
+{{- end }}
+
+{{/* A budget that lets no pod go keeps every node of theirs from ever being drained. */}}
+{{- define "machinist.checkBudget" -}}
+{{- $root := index . 0 -}}{{- $server := index . 1 -}}{{- $values := index $root.Values $server -}}
+{{- $budget := $values.podDisruptionBudget -}}
+{{/* Without a number, Kubernetes has one pod. */}}
+{{- $replicas := ternary 1 $values.replicas (kindIs "invalid" $values.replicas) | int -}}
+{{- if and $budget.enabled $replicas -}}
+  {{- $path := printf "%s.podDisruptionBudget" $server -}}
+  {{- $instead := "set maxUnavailable: 1 and no minAvailable, or enabled: false" -}}
+  {{- $least := toString $budget.minAvailable -}}
+  {{- $most := toString $budget.maxUnavailable -}}
+  {{- if not (or (kindIs "invalid" $budget.minAvailable) (eq $least "")) -}}
+    {{- $number := trimSuffix "%" $least | int -}}
+    {{- if hasSuffix "%" $least -}}
+      {{/* Kubernetes rounds up. */}}
+      {{- $number = div (add (mul $number $replicas) 99) 100 -}}
+    {{- end -}}
+    {{- if ge (int $number) $replicas -}}
+      {{- fail (printf "%s.minAvailable is %s and %s.replicas is %d, so no pod may ever be evicted, and its node never drained: %s, or more replicas" $path $least $server $replicas $instead) -}}
+    {{- end -}}
+  {{- else if or (kindIs "invalid" $budget.maxUnavailable) (has $most (list "" "0" "0%")) -}}
+    {{- fail (printf "%s.maxUnavailable is %q, so no pod may ever be evicted, and its node never drained: %s" $path (ternary "" $most (kindIs "invalid" $budget.maxUnavailable)) $instead) -}}
+  {{- end -}}
+{{- end -}}
+{{- end }}
+
+{{/* Takes (list root servers). Ports must differ within a pod, and, of both servers in the network of one node, between them. */}}
+{{- define "machinist.checkPorts" -}}
+{{- $root := index . 0 -}}{{- $servers := index . 1 -}}
+{{- $ports := dict "controller" (list "metricsPort" "probesPort") "webhook" (list "port" "opsPort") -}}
+{{- $shared := and (has "webhook" $servers) $root.Values.controller.hostNetwork $root.Values.webhook.hostNetwork -}}
+{{- $taken := dict -}}
+{{- range $server := $servers -}}
+  {{- if not $shared -}}{{- $taken = dict -}}{{- end -}}
+  {{- range index $ports $server -}}
+    {{- $path := printf "%s.%s" $server . -}}
+    {{- $port := index $root.Values $server . | int | toString -}}
+    {{- with index $taken $port -}}
+      {{- fail (printf "%s and %s are both %s: pods that share a network cannot listen twice on a port, so change one" . $path $port) -}}
+    {{- end -}}
+    {{- $_ := set $taken $port $path -}}
   {{- end -}}
 {{- end -}}
 {{- end }}

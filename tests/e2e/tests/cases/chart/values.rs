@@ -144,6 +144,10 @@ fn is_value(values: &Value, path: &str) -> bool {
 #[case(&["placement=workers"], "'/placement': value must be one of 'controlPlane', 'anywhere'")]
 #[case(&["webhook.failurePolicy=fail"], "'/webhook/failurePolicy': value must be one of 'Fail', 'Ignore'")]
 #[case(&["webhook.timeoutSeconds=31"], "'/webhook/timeoutSeconds'")]
+// It asks infra clusters for 2 s.
+#[case(&["webhook.timeoutSeconds=2"], "'/webhook/timeoutSeconds': minimum: got 2, want 3")]
+#[case(&["webhook.kubeletFeatureGates="], "'/webhook/kubeletFeatureGates'")]
+#[case(&["webhook.kubeletFeatureGates=A=yes"], "'/webhook/kubeletFeatureGates'")]
 #[case(&["controller.name=a b"], "'/controller/name'")]
 #[case(&["parts=webhook"], "'/parts': value must be one of 'all', 'controller'")]
 #[case(&["webhook.url=http://10.0.0.1"], "'/webhook/url'")]
@@ -189,6 +193,59 @@ fn is_value(values: &Value, path: &str) -> bool {
     &["webhook.extraArgs={-log-debug}"],
     "webhook.extraArgs has --log-debug, which the chart sets already"
 )]
+// What would count for nothing.
+#[case(
+    &["controller.extraEnv[0].name=POD_NAMESPACE", "controller.extraEnv[0].value=a"],
+    "controller.extraEnv has POD_NAMESPACE, which the chart sets already: use infra.namespace"
+)]
+#[case(
+    &["infra.clusterID=a", "webhook.extraEnv[0].name=CLUSTER_ID", "webhook.extraEnv[0].value=b"],
+    "webhook.extraEnv has CLUSTER_ID, which the chart sets already: use infra.clusterID"
+)]
+#[case(
+    &["infra.projectID=a", "webhook.extraEnv[0].name=PROJECT_ID", "webhook.extraEnv[0].value=b"],
+    "use infra.projectID"
+)]
+#[case(
+    &["infra.kubeconfigSecret.name=a", "webhook.extraEnv[0].name=KUBEVIRT_KUBECONFIG", "webhook.extraEnv[0].value=b"],
+    "use infra.kubeconfigSecret"
+)]
+#[case(&["webhook.extraEnv[0].name=A", "webhook.extraEnv[1].name=A"], "webhook.extraEnv has A twice")]
+// Two who listen on one port.
+#[case(&["webhook.port=8081"], "webhook.port and webhook.opsPort are both 8081")]
+#[case(
+    &["controller.probesPort=8080"],
+    "controller.metricsPort and controller.probesPort are both 8080"
+)]
+#[case(
+    &["controller.hostNetwork=true", "webhook.hostNetwork=true", "webhook.opsPort=8085"],
+    "controller.probesPort and webhook.opsPort are both 8085"
+)]
+// Budgets that keep nodes from being drained.
+#[case(
+    &["webhook.podDisruptionBudget.minAvailable=1", "webhook.replicas=1"],
+    "webhook.podDisruptionBudget.minAvailable is 1 and webhook.replicas is 1, so no pod may ever be evicted"
+)]
+#[case(
+    &["controller.podDisruptionBudget.minAvailable=51%"],
+    "controller.podDisruptionBudget.minAvailable is 51% and controller.replicas is 2"
+)]
+#[case(
+    &["controller.podDisruptionBudget.minAvailable=1", "controller.replicas=null"],
+    "controller.podDisruptionBudget.minAvailable is 1 and controller.replicas is 1"
+)]
+#[case(
+    &["controller.podDisruptionBudget.maxUnavailable=0"],
+    "controller.podDisruptionBudget.maxUnavailable is \"0\""
+)]
+#[case(
+    &["controller.podDisruptionBudget.maxUnavailable=null"],
+    "controller.podDisruptionBudget.maxUnavailable is \"\""
+)]
+#[case(
+    &["webhook.certificate.mode=certManager", "webhook.certificate.issuerRef.kind=ClusterIssuer"],
+    "webhook.certificate.issuerRef has no name"
+)]
 // One of several controllers.
 #[case(&["parts=controller"], "parts is controller, so controller.name must tell this controller")]
 #[case(&["parts=controller", "controller.name=A_B"], "not \"A_B\"")]
@@ -219,6 +276,13 @@ async fn values_that_cannot_be_meant_are_refused_by_their_names(
 }
 
 #[rstest]
+#[case::a_port_of_each_in_networks_of_their_own(&["webhook.opsPort=8085"])]
+#[case::ports_of_a_webhook_that_is_elsewhere(&["webhook.url=https://10.0.0.1", "webhook.port=8081"])]
+#[case::one_of_two_must_be_there(&["webhook.podDisruptionBudget.minAvailable=1"])]
+#[case::half_of_two_must_be_there(&["webhook.podDisruptionBudget.minAvailable=50%"])]
+#[case::no_pod_and_no_budget(&["webhook.replicas=0", "webhook.podDisruptionBudget.minAvailable=1"])]
+#[case::a_variable_that_the_chart_does_not_set(&["webhook.extraEnv[0].name=CLUSTER_ID", "webhook.extraEnv[0].value=a"])]
+#[case::several_gates(&["webhook.kubeletFeatureGates=A=true\\, B=false"])]
 #[case::the_only_controller_may_have_a_name(&["controller.name=Any_Name"])]
 #[tokio::test]
 async fn what_looks_like_it_and_can_be_meant_is_taken(#[case] sets: &[&str]) -> Result<()> {
