@@ -7,6 +7,7 @@
   {{- include "machinist.checkBudget" (list $ $server) -}}
 {{- end -}}
 {{- include "machinist.checkPorts" (list . $servers) -}}
+{{- include "machinist.checkPolicies" . -}}
 {{- $issuer := .Values.webhook.certificate.issuerRef -}}
 {{- if and $issuer (not $issuer.name) -}}
   {{- fail "webhook.certificate.issuerRef has no name: name the issuer, or leave issuerRef empty for a CA of the chart's own" -}}
@@ -88,5 +89,19 @@
     {{- end -}}
     {{- $_ := set $taken $port $path -}}
   {{- end -}}
+{{- end -}}
+{{- end }}
+
+{{/* A controller in the network of its node has the address of that node, which no selector of pods tells. */}}
+{{- define "machinist.checkPolicies" -}}
+{{- $policy := .Values.networkPolicy -}}
+{{- if and $policy.enabled $policy.webhookFrom .Values.controller.hostNetwork (not .Values.webhook.hostNetwork) -}}
+{{- if and (eq (include "machinist.certificateMode" .) "selfManaged") (not .Values.webhook.url) -}}
+  {{- $blocks := list -}}
+  {{- range $policy.webhookFrom }}{{- with .ipBlock }}{{- $blocks = append $blocks . }}{{- end }}{{- end -}}
+  {{- if not $blocks -}}
+    {{- fail "controller.hostNetwork is true, and networkPolicy.webhookFrom has no ipBlock, so the controller could not ask the webhook which certificate it serves: add the addresses of the controller's nodes" -}}
+  {{- end -}}
+{{- end -}}
 {{- end -}}
 {{- end }}

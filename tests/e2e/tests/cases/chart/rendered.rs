@@ -218,6 +218,17 @@ const TERMS: &str =
     &["networkPolicy.enabled=true", "networkPolicy.egress[0].ports[0].port=443", "webhook.caBundle=YQ=="],
     "NetworkPolicy/machinist-controller", "spec/egress", json!([{"ports": [{"port": 443}]}])
 )]
+// In the networks of their nodes, pods are told by no selector, and policies are no matter.
+#[case(
+    &["networkPolicy.enabled=true", "networkPolicy.egress[0].ports[0].port=443", "webhook.hostNetwork=true", "webhook.port=10876"],
+    "NetworkPolicy/machinist-controller", "spec/egress", json!([{"ports": [{"port": 443}]}, {"ports": [{"port": 10876}]}])
+)]
+#[case(
+    &["networkPolicy.enabled=true", "webhook.hostNetwork=true"], "NetworkPolicy/machinist-webhook", "", Value::Null
+)]
+#[case(
+    &["networkPolicy.enabled=true", "controller.hostNetwork=true"], "NetworkPolicy/machinist-controller", "", Value::Null
+)]
 // Kubernetes' own value is left alone where ours is taken out.
 #[case(&["webhook.podSecurityContext.runAsUser=null"], WEBHOOK, "pod/securityContext/runAsUser", Value::Null)]
 #[case(&["webhook.replicas=null"], WEBHOOK, "spec/replicas", Value::Null)]

@@ -246,6 +246,10 @@ fn is_value(values: &Value, path: &str) -> bool {
     &["webhook.certificate.mode=certManager", "webhook.certificate.issuerRef.kind=ClusterIssuer"],
     "webhook.certificate.issuerRef has no name"
 )]
+#[case(
+    &["networkPolicy.enabled=true", "networkPolicy.webhookFrom[0].podSelector.matchLabels.a=b", "controller.hostNetwork=true"],
+    "networkPolicy.webhookFrom has no ipBlock"
+)]
 // One of several controllers.
 #[case(&["parts=controller"], "parts is controller, so controller.name must tell this controller")]
 #[case(&["parts=controller", "controller.name=A_B"], "not \"A_B\"")]
@@ -283,6 +287,9 @@ async fn values_that_cannot_be_meant_are_refused_by_their_names(
 #[case::no_pod_and_no_budget(&["webhook.replicas=0", "webhook.podDisruptionBudget.minAvailable=1"])]
 #[case::a_variable_that_the_chart_does_not_set(&["webhook.extraEnv[0].name=CLUSTER_ID", "webhook.extraEnv[0].value=a"])]
 #[case::several_gates(&["webhook.kubeletFeatureGates=A=true\\, B=false"])]
+#[case::nodes_of_the_controller_by_their_addresses(
+    &["networkPolicy.enabled=true", "networkPolicy.webhookFrom[0].ipBlock.cidr=10.0.0.0/28", "controller.hostNetwork=true"]
+)]
 #[case::the_only_controller_may_have_a_name(&["controller.name=Any_Name"])]
 #[tokio::test]
 async fn what_looks_like_it_and_can_be_meant_is_taken(#[case] sets: &[&str]) -> Result<()> {
