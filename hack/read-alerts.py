@@ -10,7 +10,7 @@ import yaml
 
 CHART = "charts/machinist/"
 # Given by Prometheus and prometheus-operator, not by us.
-GIVEN = {"cluster", "namespace", "pod", "le"}
+GIVEN = {"cluster", "namespace", "job", "pod", "le"}
 # What Grafana puts in place of its variables.
 VARIABLES = {"$__rate_interval": "5m", "$cluster": ".*", "$namespace": ".*"}
 
