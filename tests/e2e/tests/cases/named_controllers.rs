@@ -113,8 +113,21 @@ async fn each_works_on_its_own_machines_and_one_on_the_sets() -> Result<()> {
     sets.delete("greens", &kube::api::DeleteParams::default()).await?;
     case.delete_machine("ours").await?;
     green.terminate().await?;
-    println!("{CONTROLLER} and {GREEN} have worked beside each other");
+    assert_eq!(writes_about_sets(&case, GREEN), Vec::<String>::new());
+    // The other does write them, or this would prove nothing.
+    assert!(!writes_about_sets(&case, CONTROLLER).is_empty());
     case.finish(&[]).await
+}
+
+/// What a controller wrote, or tried to, that only who works on sets writes.
+fn writes_about_sets(case: &Case, client: &str) -> Vec<String> {
+    let requests = case.bed.user().proxy().requests_of(client);
+    let writes = requests.iter().map(|request| &request.target).filter(|target| {
+        let makes_machines = target.resource == "machines" && target.verb == "create";
+        let of_sets = ["machinesets", "machinedeployments"].contains(&&*target.resource);
+        makes_machines || (of_sets && target.is_write())
+    });
+    writes.map(|target| format!("{target:?}")).collect()
 }
 
 /// What makes the second controller the second, as its Deployment has it.
