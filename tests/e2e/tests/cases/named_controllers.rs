@@ -97,6 +97,16 @@ async fn each_works_on_its_own_machines_and_one_on_the_sets() -> Result<()> {
     case.bed.controller().terminate().await?;
     case.delete_machine("hers").await?;
     assert_eq!(case.machines().list(&of_set).await?.items.len(), 2);
+    // And takes over one whose label changes: the same VM, to its end.
+    let relabelled = Patch::Merge(json!({"metadata": {"labels": {label::CONTROLLER_NAME: GREEN}}}));
+    case.machines()
+        .patch("ours", &PatchParams::default(), &relabelled)
+        .await?;
+    tokio::time::sleep(A_WHILE).await;
+    let kept = case.machines().get("ours").await?;
+    assert!(kept.status.is_some_and(|status| status.node_ref.is_some()));
+    case.delete_machine("ours").await?;
+    assert_eq!(case.lives.uids("ours").len(), 1);
     case.bed.controller().start().await?;
 
     let none = Patch::Merge(json!({"spec": {"replicas": 0}}));
@@ -111,7 +121,6 @@ async fn each_works_on_its_own_machines_and_one_on_the_sets() -> Result<()> {
         wait::for_absence(&case.machines(), &machine.name_any(), PATIENCE).await?;
     }
     sets.delete("greens", &kube::api::DeleteParams::default()).await?;
-    case.delete_machine("ours").await?;
     green.terminate().await?;
     assert_eq!(writes_about_sets(&case, GREEN), Vec::<String>::new());
     // The other does write them, or this would prove nothing.
