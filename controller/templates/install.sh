@@ -26,11 +26,25 @@ retry() {
 }
 
 # Waits for the image's own unattended upgrades, and keeps the files written at first boot where a package ships its own.
-apt_install() {
+apt_get() {
   export DEBIAN_FRONTEND=noninteractive
-  retry apt-get -o DPkg::Lock::Timeout=300 update
-  retry apt-get -o DPkg::Lock::Timeout=300 -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold \
-    install --yes --no-install-recommends --allow-change-held-packages --allow-downgrades "$@"
+  # It restarts services whose libraries are new, and would end this one in its middle.
+  if [ -d /etc/needrestart/conf.d ]; then
+    echo "\$nrconf{override_rc}{qr(^machinist-install)} = 0;" >/etc/needrestart/conf.d/machinist.conf
+  fi
+  retry apt-get -o DPkg::Lock::Timeout=300 -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold "$@"
+}
+
+apt_install() {
+  apt_get update
+  apt_get install --yes --no-install-recommends --allow-change-held-packages --allow-downgrades "$@"
+}
+
+# Ends this script, which the next boot begins anew. Leave a mark before, or the guest reboots for ever.
+reboot() {
+  say "rebooting: $*"
+  systemctl reboot
+  exit 0
 }
 
 has_kubelet() {
@@ -146,6 +160,28 @@ address() {
   fi
 }
 
+# Upgrades all packages once, if the user data asks for it.
+upgrade() {
+  local mark=/var/lib/machinist/upgraded
+  if [ ! -e /opt/machinist/upgrade ] || [ -e "$mark" ]; then
+    return
+  fi
+  if command -v apt-get >/dev/null; then
+    apt_get update
+    apt_get dist-upgrade --yes
+    install -D -m 0644 /dev/null "$mark"
+    if [ -e /run/reboot-required ]; then
+      reboot "the upgrade asks for it"
+    fi
+  else
+    retry dnf upgrade -y
+    # For needs-restarting.
+    retry dnf install -y dnf-plugins-core
+    install -D -m 0644 /dev/null "$mark"
+    dnf needs-restarting --reboothint || reboot "the upgrade asks for it"
+  fi
+}
+
 # Runs a script that the user data may have brought.
 hook() {
   if [ -e "$1" ]; then
@@ -168,6 +204,8 @@ install_node() {
     retry /opt/machinist/subscribe.py
   fi
   hook /opt/machinist/pre-install.sh
+  # With the subscription, the proxy of this service, and the repositories that preInstall may have set up.
+  upgrade
 
   modprobe --all overlay br_netfilter
   # Only our own settings: what is wrong with the image's stops no node. --ignore skips IPv6 keys where the kernel has none.

@@ -46,10 +46,6 @@ pub(super) fn render(guest: &Guest<'_>, reader: Reader) -> String {
             if !guest.time_servers.is_empty() {
                 config["ntp"] = json!({"enabled": true, "servers": guest.time_servers});
             }
-            if guest.upgrade {
-                config["package_upgrade"] = json!(true);
-                config["package_reboot_if_required"] = json!(true);
-            }
         }
         Reader::CoreOs => {
             config["coreos"] =

@@ -50,8 +50,6 @@ pub(super) struct Guest<'a> {
     pub(super) ssh_keys: &'a [String],
     /// Where it takes the time from.
     pub(super) time_servers: &'a [String],
-    /// Upgrade all packages at the first boot.
-    pub(super) upgrade: bool,
 }
 
 /// Merges `over` into `config`: objects deeply, `null` removes.

@@ -149,7 +149,10 @@ fn settings(os: OperatingSystem) -> Vec<(&'static str, Setting)> {
             let utility = json!({"provisioningUtility": "cloud-init"});
             settings.push(("by-coreos-cloudinit", of_os(utility)));
         }
-        _ => settings.push(("upgraded", of_os(json!({"distUpgradeOnBoot": true})))),
+        OperatingSystem::Ubuntu | OperatingSystem::RockyLinux | OperatingSystem::AmazonLinux2 => {}
+    }
+    if os != OperatingSystem::Flatcar {
+        settings.push(("upgraded", of_os(json!({"distUpgradeOnBoot": true}))));
     }
     settings
 }
@@ -324,7 +327,7 @@ mod tests {
     #[test]
     fn each_operating_system_in_each_setting() {
         let samples = all().unwrap();
-        assert_eq!(samples.len(), 4 * 11 + 5);
+        assert_eq!(samples.len(), 4 * 11 + 6);
         for sample in samples {
             insta::with_settings!({snapshot_path => "snapshots/user-data", prepend_module_to_snapshot => false}, {
                 insta::assert_json_snapshot!(sample.name.as_str(), readable(&sample.user_data));

@@ -184,7 +184,6 @@ pub fn render(input: &UserDataInput<'_>) -> Result<UserData, UserDataError> {
         service: INSTALL_SERVICE,
         ssh_keys: input.ssh_keys,
         time_servers: &input.machinist.time_servers,
-        upgrade: input.operating_system_spec["distUpgradeOnBoot"] == true,
     };
     if os != OperatingSystem::Flatcar {
         return size::cloud_config(cloud_config::render(&guest, Reader::CloudInit))
@@ -230,12 +229,15 @@ fn files(input: &UserDataInput<'_>) -> Result<Vec<File>, UserDataError> {
     files.extend(trust::ssh_ca(input.ssh_ca)?);
     files.extend(network::files(input.network));
     match os {
-        OperatingSystem::Rhel => files.extend(subscription::files(input.operating_system_spec)),
+        OperatingSystem::Rhel => {
+            files.extend(subscription::files(input.operating_system_spec));
+            files.extend(upgrade(input.operating_system_spec));
+        }
         OperatingSystem::Flatcar => {
             files.extend(time_servers(&extras.time_servers));
             files.extend(updates(input.operating_system_spec));
         }
-        _ => {}
+        _ => files.extend(upgrade(input.operating_system_spec)),
     }
     for (path, commands) in [
         (PRE_INSTALL, &extras.commands.pre_install),
@@ -263,6 +265,12 @@ fn time_servers(servers: &[String]) -> Option<File> {
             format!("[Time]\nNTP={}\n", servers.join(" ")),
         )
     })
+}
+
+/// `distUpgradeOnBoot`: the installation upgrades all packages where this file is. Not cloud-init, which would do so before
+/// there is a subscription, and without the proxy.
+fn upgrade(spec: &Value) -> Option<File> {
+    (spec["distUpgradeOnBoot"] == true).then(|| File::new("/opt/machinist/upgrade", mode::PUBLIC, ""))
 }
 
 /// Services of Flatcar that `operatingSystemSpec` turns off: the installation masks those that are listed here.

@@ -1,7 +1,7 @@
 //! The guest's scripts, run in a folder that stands for its root, with programs that only tell that they were called.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -12,7 +12,26 @@ use super::INSTALL_SCRIPT;
 const NODE_IP_SCRIPT: &str = include_str!("../../../../templates/node-ip.sh");
 
 /// Folders of a guest that scripts name.
-const FOLDERS: [&str; 5] = ["/etc/", "/opt/", "/run/", "/usr/", "/var/"];
+const FOLDERS: [&str; 6] = ["/etc/", "/opt/", "/proc/", "/run/", "/usr/", "/var/"];
+
+/// Programs that every guest has, and that do here what they do there.
+const TOOLS: [&str; 15] = [
+    "awk",
+    "bash",
+    "cat",
+    "cut",
+    "dirname",
+    "env",
+    "grep",
+    "install",
+    "ln",
+    "mkdir",
+    "mv",
+    "sed",
+    "sha256sum",
+    "uname",
+    "xargs",
+];
 
 /// A guest's root; gone with the test.
 struct Root(PathBuf);
@@ -23,6 +42,44 @@ impl Root {
         let _ = fs::remove_dir_all(&root);
         fs::create_dir_all(root.join("bin")).unwrap();
         Self(root)
+    }
+
+    /// A guest whose image has containerd and the kubelet.
+    fn prepared(name: &str) -> Self {
+        let root = Self::new(name);
+        for name in [
+            "modprobe",
+            "sysctl",
+            "swapoff",
+            "systemctl",
+            "containerd",
+            "sleep",
+        ] {
+            root.program(name, "");
+        }
+        root.write("usr/bin/kubelet", "#!/bin/bash\necho Kubernetes v1.33.4\n");
+        fs::create_dir_all(root.0.join("etc/kubernetes")).unwrap();
+        root
+    }
+
+    /// Runs the installation; whether it succeeded.
+    fn install(&self) -> bool {
+        self.run(INSTALL_SCRIPT, &["1.33.4", &self.moved("/usr/bin/kubelet")])
+    }
+
+    fn has(&self, path: &str) -> bool {
+        self.0.join(path.trim_start_matches('/')).exists()
+    }
+
+    /// The calls of programs, in order, of those whose name is among these.
+    fn calls(&self, programs: &[&str]) -> Vec<String> {
+        let calls = self.read("calls");
+        let calls = calls
+            .lines()
+            .filter(|call| programs.contains(&call.split(' ').next().unwrap()));
+        calls
+            .map(|call| call.replace(&self.0.display().to_string(), ""))
+            .collect()
     }
 
     /// The text with the guest's folders below the root.
@@ -43,17 +100,25 @@ impl Root {
         fs::read_to_string(self.0.join(path.trim_start_matches('/'))).unwrap_or_default()
     }
 
-    /// A program that tells that it was called.
-    fn program(&self, name: &str) {
+    /// A program that tells that it was called, and then does this.
+    fn program(&self, name: &str, body: &str) {
         let calls = self.0.join("calls");
-        let script = format!("#!/bin/bash\necho \"{name} $*\" >>{}\n", calls.display());
+        let body = self.moved(body);
+        let script = format!("#!/bin/bash\necho \"{name} $*\" >>{}\n{body}\n", calls.display());
         self.write(&format!("bin/{name}"), &script);
     }
 
-    /// Runs a script; whether it succeeded.
+    /// Runs a script with no programs but the root's own and [`TOOLS`]; whether it succeeded.
     fn run(&self, script: &str, arguments: &[&str]) -> bool {
         self.write("script.sh", &self.moved(script));
-        let path = format!("{}/bin:/usr/bin:/bin", self.0.display());
+        let folder = self.0.join("tools");
+        fs::create_dir_all(&folder).unwrap();
+        for tool in TOOLS {
+            let found = ["/usr/bin", "/bin"].map(|folder| PathBuf::from(folder).join(tool));
+            let found = found.into_iter().find(|path| path.exists()).unwrap();
+            let _ = symlink(found, folder.join(tool));
+        }
+        let path = format!("{}/bin:{}", self.0.display(), folder.display());
         let mut command = Command::new("bash");
         command
             .arg(self.0.join("script.sh"))
@@ -71,17 +136,11 @@ impl Drop for Root {
 
 #[test]
 fn what_runs_is_not_started_anew_because_a_command_of_a_person_failed() {
-    let root = Root::new("install");
-    for name in ["modprobe", "sysctl", "swapoff", "systemctl", "containerd"] {
-        root.program(name);
-    }
-    root.write("usr/bin/kubelet", "#!/bin/bash\necho Kubernetes v1.33.4\n");
+    let root = Root::prepared("install");
     root.write("opt/machinist/pre-install.sh", "true\n");
-    fs::create_dir_all(root.0.join("etc/kubernetes")).unwrap();
     let install = |post_install: &str| {
         root.write("opt/machinist/post-install.sh", post_install);
-        let kubelet = root.moved("/usr/bin/kubelet");
-        let is_done = root.run(INSTALL_SCRIPT, &["1.33.4", &kubelet]);
+        let is_done = root.install();
         let restarts = root
             .read("calls")
             .matches("systemctl restart containerd.service kubelet.service")
@@ -96,6 +155,77 @@ fn what_runs_is_not_started_anew_because_a_command_of_a_person_failed() {
     assert_eq!(install("exit 1\n"), (false, 2));
     assert_eq!(install("true\n"), (true, 2));
     assert!(root.0.join("var/lib/machinist/installed").exists());
+}
+
+#[test]
+fn packages_are_upgraded_once_with_subscription_and_proxy() {
+    let root = Root::prepared("upgrade-dnf");
+    root.write("opt/machinist/upgrade", "");
+    root.write("opt/machinist/subscribe.py", "");
+    root.write("opt/machinist/pre-install.sh", "modprobe --of-a-person\n");
+    root.program("python3", "");
+    root.program(
+        "dnf",
+        "[ \"$1\" != needs-restarting ] || [ ! -e /run/new-kernel ]",
+    );
+    root.write("run/new-kernel", "");
+    let programs = ["python3", "dnf", "modprobe"];
+    let first = [
+        "python3 /opt/machinist/subscribe.py",
+        "modprobe --of-a-person",
+        "dnf upgrade -y",
+        "dnf install -y dnf-plugins-core",
+        "dnf needs-restarting --reboothint",
+    ];
+    assert!(root.install());
+    assert_eq!(root.calls(&programs), first);
+    assert_eq!(root.calls(&["systemctl"]).last().unwrap(), "systemctl reboot");
+    assert!(!root.has("var/lib/machinist/installed"));
+    assert!(root.install());
+    assert_eq!(
+        root.calls(&programs)[first.len()..],
+        [first[0], first[1], "modprobe --all overlay br_netfilter"]
+    );
+    assert!(root.has("var/lib/machinist/installed"));
+}
+
+#[rstest]
+#[case::that_asks_for_a_reboot(true)]
+#[case::that_asks_for_none(false)]
+fn an_upgrade_of_ubuntu(#[case] reboots: bool) {
+    let root = Root::prepared(&format!("upgrade-apt-{reboots}"));
+    root.write("opt/machinist/upgrade", "");
+    fs::create_dir_all(root.0.join("run")).unwrap();
+    fs::create_dir_all(root.0.join("etc/needrestart/conf.d")).unwrap();
+    root.program("apt-get", if reboots { "echo >/run/reboot-required" } else { "" });
+    assert!(root.install());
+    let calls = root.calls(&["apt-get"]);
+    assert_eq!(calls.len(), 2, "{calls:?}");
+    assert!(
+        calls[0].ends_with(" update") && calls[1].ends_with(" dist-upgrade --yes"),
+        "{calls:?}"
+    );
+    assert!(
+        root.read("etc/needrestart/conf.d/machinist.conf")
+            .starts_with("$nrconf{")
+    );
+    assert_eq!(root.has("var/lib/machinist/installed"), !reboots);
+    // What the boot does.
+    let _ = fs::remove_file(root.0.join("run/reboot-required"));
+    assert!(root.install());
+    assert_eq!(root.calls(&["apt-get"]).len(), 2);
+    assert!(root.has("var/lib/machinist/installed"));
+}
+
+#[test]
+fn an_upgrade_that_failed_is_tried_again_before_anything_is_installed() {
+    let root = Root::prepared("upgrade-failed");
+    root.write("opt/machinist/upgrade", "");
+    root.program("apt-get", "exit 100");
+    assert!(!root.install());
+    assert_eq!(root.calls(&["modprobe"]), Vec::<String>::new());
+    root.program("apt-get", "");
+    assert!(root.install());
 }
 
 #[rstest]
