@@ -182,6 +182,29 @@ upgrade() {
   fi
 }
 
+# Loads what the kernel needs for pods.
+load_modules() {
+  local extra=kernel-modules-extra mark=/var/lib/machinist/kernel-replaced
+  # A module that is built in is loaded, but not every kernel tells modprobe of it.
+  if modprobe --all overlay br_netfilter \
+    || { grep -qw overlay /proc/filesystems && [ -e /proc/sys/net/bridge ]; }; then
+    return
+  fi
+  if ! command -v dnf >/dev/null; then
+    say "the kernel has no overlay or no br_netfilter"
+    return 1
+  fi
+  # Enterprise Linux 10 has br_netfilter in a package of its own, which images leave out.
+  retry dnf makecache
+  if ! dnf install -y "${extra}-$(uname -r)" && [ ! -e "$mark" ]; then
+    # Repositories forget the kernels of former minor releases. The package brings the kernel that it is for.
+    retry dnf install -y "$extra"
+    install -D -m 0644 /dev/null "$mark"
+    reboot "$extra is there for another kernel only"
+  fi
+  modprobe --all overlay br_netfilter
+}
+
 # Runs a script that the user data may have brought.
 hook() {
   if [ -e "$1" ]; then
@@ -207,7 +230,7 @@ install_node() {
   # With the subscription, the proxy of this service, and the repositories that preInstall may have set up.
   upgrade
 
-  modprobe --all overlay br_netfilter
+  load_modules
   # Only our own settings: what is wrong with the image's stops no node. --ignore skips IPv6 keys where the kernel has none.
   sysctl --ignore --quiet --load=/etc/sysctl.d/99-kubernetes.conf
   swapoff --all

@@ -157,6 +157,84 @@ fn what_runs_is_not_started_anew_because_a_command_of_a_person_failed() {
     assert!(root.0.join("var/lib/machinist/installed").exists());
 }
 
+/// What `dnf` does where the repositories have the extra modules of these kernels, and `modprobe` where they bring what
+/// was missing.
+fn lacks_modules(root: &Root, kernels: &str) {
+    fs::create_dir_all(root.0.join("var")).unwrap();
+    root.program("uname", "echo 6.12.0-55.el10.x86_64");
+    root.program("modprobe", "[ -e /var/modules ]");
+    root.program(
+        "dnf",
+        &format!(
+            "[ \"$1\" = install ] || exit 0\n[ \"$3\" = kernel-modules-extra ] && exit 0\n\
+             case {kernels} in *\"$3\"*) echo >/var/modules ;; *) exit 1 ;; esac"
+        ),
+    );
+}
+
+#[test]
+fn modules_that_the_kernel_has_need_no_package() {
+    let root = Root::prepared("modules");
+    root.program("dnf", "");
+    assert!(root.install());
+    assert_eq!(root.calls(&["dnf"]), Vec::<String>::new());
+}
+
+#[rstest]
+#[case::both("nodev\toverlay\n", true)]
+#[case::one_of_both("nodev\tsysfs\n", false)]
+fn modules_that_are_built_in_unknown_to_modprobe_need_no_package(
+    #[case] filesystems: &str,
+    #[case] is_done: bool,
+) {
+    let root = Root::prepared(&format!("modules-built-in-{is_done}"));
+    root.program("modprobe", "exit 1");
+    fs::create_dir_all(root.0.join("proc/sys/net/bridge")).unwrap();
+    root.write("proc/filesystems", filesystems);
+    assert_eq!(root.install(), is_done);
+}
+
+#[test]
+fn modules_of_a_package_of_their_own_are_installed_for_the_kernel_that_runs() {
+    let root = Root::prepared("modules-extra");
+    lacks_modules(&root, "kernel-modules-extra-6.12.0-55.el10.x86_64");
+    assert!(root.install());
+    assert_eq!(
+        root.calls(&["dnf", "modprobe"]),
+        [
+            "modprobe --all overlay br_netfilter",
+            "dnf makecache",
+            "dnf install -y kernel-modules-extra-6.12.0-55.el10.x86_64",
+            "modprobe --all overlay br_netfilter",
+        ]
+    );
+}
+
+#[test]
+fn a_kernel_that_the_repositories_have_forgotten_is_replaced_once() {
+    let root = Root::prepared("modules-forgotten");
+    lacks_modules(&root, "none");
+    let reboots = || {
+        root.calls(&["systemctl"])
+            .iter()
+            .filter(|call| *call == "systemctl reboot")
+            .count()
+    };
+    assert!(root.install());
+    assert!(!root.has("var/lib/machinist/installed"));
+    assert_eq!(
+        root.calls(&["dnf"]).last().unwrap(),
+        "dnf install -y kernel-modules-extra"
+    );
+    assert_eq!(reboots(), 1);
+    // A kernel that lacks them still is no reason to reboot for ever.
+    assert!(!root.install());
+    assert_eq!(reboots(), 1);
+    root.write("var/modules", "");
+    assert!(root.install());
+    assert!(root.has("var/lib/machinist/installed"));
+}
+
 #[test]
 fn packages_are_upgraded_once_with_subscription_and_proxy() {
     let root = Root::prepared("upgrade-dnf");
