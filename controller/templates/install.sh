@@ -160,6 +160,22 @@ address() {
   fi
 }
 
+# Has sshd trust the CA that the user data may have brought.
+trust_ssh_ca() {
+  local own=/etc/ssh/sshd_config.d/40-machinist.conf config=/etc/ssh/sshd_config line
+  if [ ! -e "$own" ]; then
+    return
+  fi
+  line="$(cat "$own")"
+  # The sshd of Enterprise Linux 8 cannot include files. The first line is in no Match block.
+  if [ -e "$config" ] && ! grep -Eqi '^[[:space:]]*include[[:space:]].*sshd_config\.d/' "$config" \
+    && ! grep -Fqx "$line" "$config"; then
+    sed -i "1i ${line}" "$config"
+  fi
+  # It reads whom it trusts when it starts.
+  systemctl try-reload-or-restart sshd.service ssh.service || say "sshd could not be told of its CA"
+}
+
 # Upgrades all packages once, if the user data asks for it.
 upgrade() {
   local mark=/var/lib/machinist/upgraded
@@ -216,10 +232,7 @@ hook() {
 install_node() {
   address
   trust
-  # sshd reads whom it trusts when it starts.
-  if [ -e /etc/ssh/sshd_config.d/40-machinist.conf ]; then
-    systemctl try-reload-or-restart sshd.service ssh.service || say "sshd could not be told of its CA"
-  fi
+  trust_ssh_ca
   if [ -e /opt/machinist/masked-units ]; then
     xargs --no-run-if-empty systemctl mask --now </opt/machinist/masked-units
   fi

@@ -307,6 +307,26 @@ fn an_upgrade_that_failed_is_tried_again_before_anything_is_installed() {
 }
 
 #[rstest]
+#[case::cannot_include("Port 22\nMatch User a\n", true)]
+#[case::includes_others_only("#Include /etc/ssh/sshd_config.d/*.conf\nInclude /etc/ssh/a.conf\n", true)]
+#[case::includes("Include /etc/ssh/sshd_config.d/*.conf\nPort 22\n", false)]
+#[case::includes_as_flatcar_writes_it("  include \"/etc/ssh/sshd_config.d/*.conf\"\n", false)]
+fn sshd_is_told_of_its_ca_where_it_reads_one_file_only(#[case] config: &str, #[case] is_told: bool) {
+    let root = Root::prepared(&format!("sshd-{}", config.len()));
+    let line = "TrustedUserCAKeys /etc/ssh/trusted-user-ca-keys.pem\n";
+    root.write("etc/ssh/sshd_config.d/40-machinist.conf", line);
+    root.write("etc/ssh/sshd_config", config);
+    for _ in 0..2 {
+        assert!(root.install());
+        let want = format!("{}{config}", if is_told { line } else { "" });
+        assert_eq!(root.read("etc/ssh/sshd_config"), want);
+        fs::remove_dir_all(root.0.join("run")).unwrap();
+    }
+    let reload = "systemctl try-reload-or-restart sshd.service ssh.service".to_owned();
+    assert!(root.calls(&["systemctl"]).contains(&reload));
+}
+
+#[rstest]
 #[case::bare("%s", true)]
 #[case::with_a_newline("%s\\n", true)]
 #[case::with_the_name_of_the_file("%s  file\\n", true)]
