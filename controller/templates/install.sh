@@ -176,6 +176,17 @@ trust_ssh_ca() {
   systemctl try-reload-or-restart sshd.service ssh.service || say "sshd could not be told of its CA"
 }
 
+# Registers the guest with Red Hat, if the user data asks for it.
+subscribe() {
+  local python=/usr/libexec/platform-python
+  if [ ! -e /opt/machinist/subscribe.py ]; then
+    return
+  fi
+  # What the system's own programs run with, on Enterprise Linux 8 and 9.
+  [ -x "$python" ] || python=python3
+  retry "$python" /opt/machinist/subscribe.py
+}
+
 # Upgrades all packages once, if the user data asks for it.
 upgrade() {
   local mark=/var/lib/machinist/upgraded
@@ -236,9 +247,7 @@ install_node() {
   if [ -e /opt/machinist/masked-units ]; then
     xargs --no-run-if-empty systemctl mask --now </opt/machinist/masked-units
   fi
-  if [ -e /opt/machinist/subscribe.py ]; then
-    retry /opt/machinist/subscribe.py
-  fi
+  subscribe
   hook /opt/machinist/pre-install.sh
   # With the subscription, the proxy of this service, and the repositories that preInstall may have set up.
   upgrade

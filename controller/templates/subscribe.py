@@ -1,4 +1,4 @@
-#!/usr/libexec/platform-python
+#!/usr/bin/env python3
 """Registers the guest with Red Hat, unless it is registered.
 
 subscription-manager is run inside this process, so that credentials are not in the list of processes.

@@ -307,6 +307,21 @@ fn an_upgrade_that_failed_is_tried_again_before_anything_is_installed() {
 }
 
 #[rstest]
+#[case::the_systems_own(true, "platform-python /opt/machinist/subscribe.py")]
+#[case::the_only_one(false, "python3 /opt/machinist/subscribe.py")]
+fn the_guest_registers_by_the_python_that_it_has(#[case] has_platform: bool, #[case] call: &str) {
+    let root = Root::prepared(&format!("subscribe-{has_platform}"));
+    root.write("opt/machinist/subscribe.py", "");
+    root.program("python3", "");
+    if has_platform {
+        root.program("platform-python", "");
+        root.write("usr/libexec/platform-python", &root.read("bin/platform-python"));
+    }
+    assert!(root.install());
+    assert_eq!(root.calls(&["python3", "platform-python"]), [call]);
+}
+
+#[rstest]
 #[case::cannot_include("Port 22\nMatch User a\n", true)]
 #[case::includes_others_only("#Include /etc/ssh/sshd_config.d/*.conf\nInclude /etc/ssh/a.conf\n", true)]
 #[case::includes("Include /etc/ssh/sshd_config.d/*.conf\nPort 22\n", false)]
