@@ -415,7 +415,7 @@ async fn prepare(
         }),
         env: Env::new(|name| std::env::var(name).ok()),
         access: Access::new(client.clone(), flags),
-        reserved: Known::default(),
+        reserved: Known::new(flags.service_cluster_ip_range.clone()),
         events: Events::new(client.clone(), identity),
         metrics,
         times: Times::default(),

@@ -126,6 +126,11 @@ impl Access {
         self.known.borrow().clone()
     }
 
+    /// Addresses of the DNS service, which flags tell.
+    pub fn dns(&self) -> &[IpAddr] {
+        &self.options.dns
+    }
+
     /// Returns once it is known, or known why not.
     pub async fn looked_up(&self) {
         let is_known = |known: &Result<_, AccessError>| *known != Err(AccessError::Pending);

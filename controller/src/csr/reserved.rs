@@ -1,7 +1,9 @@
 //! Addresses that are the cluster's own: those of its API server and of its Services. No node serves at them, whatever its
 //! VM is said to have.
 
+use std::fmt;
 use std::net::IpAddr;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,106 +22,189 @@ const API_SERVER: (&str, &str) = ("default", "kubernetes");
 /// How long what was read holds: replicas of the API server come and go.
 const HOLDS: Duration = Duration::from_mins(10);
 
+/// The longest that kube-apiserver lets the host's part of a range of Services be, in bits, where ranges are no objects
+/// (`validateClusterIPFlags` of its options).
+const HOST_BITS: u32 = 20;
+
+/// A range of addresses: the first, or any other, and the length of the prefix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Range(IpAddr, u8);
+
+impl Range {
+    /// The most that the range of Services can be, if this is the address of the API server's own: that is the second.
+    fn at_most(api_server: IpAddr) -> Option<Self> {
+        Some(match api_server {
+            IpAddr::V4(address) => {
+                let first = address.to_bits().checked_sub(1)?;
+                let host = first.trailing_zeros().min(HOST_BITS);
+                Self(IpAddr::V4(first.into()), u8::try_from(32 - host).ok()?)
+            }
+            IpAddr::V6(address) => {
+                let first = address.to_bits().checked_sub(1)?;
+                let host = first.trailing_zeros().min(HOST_BITS);
+                Self(IpAddr::V6(first.into()), u8::try_from(128 - host).ok()?)
+            }
+        })
+    }
+
+    fn contains(self, address: IpAddr) -> bool {
+        let (first, address, length) = match (self.0, address) {
+            (IpAddr::V4(first), IpAddr::V4(address)) => {
+                (first.to_bits().into(), address.to_bits().into(), 32)
+            }
+            (IpAddr::V6(first), IpAddr::V6(address)) => (first.to_bits(), address.to_bits(), 128),
+            _ => return false,
+        };
+        let differ: u128 = first ^ address;
+        // All bits of an address may be left to the host.
+        let host = u32::from(length.max(self.1) - self.1);
+        differ.checked_shr(host).unwrap_or(0) == 0
+    }
+}
+
+impl FromStr for Range {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let parsed = text.split_once('/').and_then(|(first, prefix)| {
+            let first: IpAddr = first.parse().ok()?;
+            let prefix = prefix.parse().ok()?;
+            (prefix <= if first.is_ipv4() { 32 } else { 128 }).then_some(Self(first, prefix))
+        });
+        parsed.ok_or_else(|| format!("{text:?} is no range of addresses like 10.96.0.0/12"))
+    }
+}
+
+impl fmt::Display for Range {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.0, self.1)
+    }
+}
+
 /// Addresses that are the cluster's own.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Reserved {
     /// Of the API server.
     addresses: Vec<IpAddr>,
-    /// From which Services get theirs: first address and length of the prefix.
-    ranges: Vec<(IpAddr, u8)>,
+    /// From which Services get theirs.
+    ranges: Vec<Range>,
+    /// From which they get them at most, where nothing tells the ranges.
+    at_most: Option<Range>,
 }
 
 impl Reserved {
-    /// What is there of these objects.
-    fn of(service: Option<&Service>, endpoints: Option<&EndpointSlice>, ranges: &[ServiceCIDR]) -> Self {
+    /// What these objects and the flag say. Clusters before Kubernetes 1.33 have no ServiceCIDRs: there, the ranges are those
+    /// of the flag or, without it, whatever can be one. That is said of the range which the API server's Service is from;
+    /// of a second one, of the other IP family, only the flag tells.
+    fn of(
+        service: Option<&Service>,
+        endpoints: Option<&EndpointSlice>,
+        cidrs: Option<&[ServiceCIDR]>,
+        told: &[Range],
+    ) -> Result<Self, RemoteError> {
         let service = service.and_then(|service| service.spec.as_ref());
         let service = service.into_iter().flat_map(|spec| {
             let all = spec.cluster_ips.iter().flatten();
             spec.cluster_ip.iter().chain(all)
         });
+        // A Service without an address says None.
+        let service: Vec<IpAddr> = service.filter_map(|text| text.parse().ok()).collect();
         let endpoints = endpoints.into_iter().flat_map(|slice| &slice.endpoints);
         let endpoints = endpoints.flat_map(|endpoint| &endpoint.addresses);
-        let ranges = ranges.iter().filter_map(|range| range.spec.as_ref());
-        Self {
-            // A Service without an address says None.
-            addresses: service
-                .chain(endpoints)
-                .filter_map(|text| text.parse().ok())
-                .collect(),
-            ranges: ranges
-                .flat_map(|spec| spec.cidrs.iter().flatten())
-                .filter_map(|text| parse(text))
-                .collect(),
-        }
+        let endpoints = endpoints.filter_map(|text| text.parse().ok());
+        let specs = cidrs
+            .into_iter()
+            .flatten()
+            .filter_map(|range| range.spec.as_ref());
+        let ranges = specs.flat_map(|spec| spec.cidrs.iter().flatten());
+        let ranges = ranges.filter_map(|text| text.parse().ok());
+        let at_most = if cidrs.is_some() || !told.is_empty() {
+            None
+        } else {
+            let found = service.first().and_then(|address| Range::at_most(*address));
+            Some(found.ok_or_else(|| {
+                RemoteError::other(
+                    "there are no ServiceCIDRs, and the Service default/kubernetes has no address; \
+                     --service-cluster-ip-range tells those of Services",
+                )
+            })?)
+        };
+        Ok(Self {
+            ranges: ranges.chain(told.iter().copied()).collect(),
+            addresses: service.into_iter().chain(endpoints).collect(),
+            at_most,
+        })
     }
 
-    /// Whose an address is, if it is the cluster's own; for a person.
+    /// Whose an address is, if it is, or may be, the cluster's own; for a person.
     pub fn whose(&self, address: IpAddr) -> Option<String> {
         let address = address.to_canonical();
         if self.addresses.contains(&address) {
             return Some("the API server".to_owned());
         }
-        let range = self.ranges.iter().find(|range| contains(**range, address));
-        range.map(|(first, prefix)| format!("the range of Services {first}/{prefix}"))
+        let mut ranges = self.ranges.iter();
+        if let Some(range) = ranges.find(|range| range.contains(address)) {
+            return Some(format!("the range of Services {range}"));
+        }
+        let range = self.at_most.filter(|range| range.contains(address))?;
+        Some(format!(
+            "perhaps the range of Services, which is {range} at most (--service-cluster-ip-range tells which it is)"
+        ))
     }
-}
-
-fn parse(cidr: &str) -> Option<(IpAddr, u8)> {
-    let (first, prefix) = cidr.split_once('/')?;
-    Some((first.parse().ok()?, prefix.parse().ok()?))
-}
-
-fn contains((first, prefix): (IpAddr, u8), address: IpAddr) -> bool {
-    let (first, address, length) = match (first, address) {
-        (IpAddr::V4(first), IpAddr::V4(address)) => (first.to_bits().into(), address.to_bits().into(), 32),
-        (IpAddr::V6(first), IpAddr::V6(address)) => (first.to_bits(), address.to_bits(), 128),
-        _ => return false,
-    };
-    let differ: u128 = first ^ address;
-    // All bits of an address may be left to the host.
-    let host = u32::from(length.max(prefix) - prefix);
-    differ.checked_shr(host).unwrap_or(0) == 0
 }
 
 /// What was read last.
 #[derive(Debug, Default)]
-pub struct Known(Mutex<Option<(Instant, Arc<Reserved>)>>);
+pub struct Known {
+    /// Ranges of Services that the flag tells.
+    told: Vec<Range>,
+    read: Mutex<Option<(Instant, Arc<Reserved>)>>,
+}
 
 impl Known {
+    /// Nothing is read yet; `told` are the ranges of Services that the flag tells.
+    pub fn new(told: Vec<Range>) -> Self {
+        Self {
+            told,
+            read: Mutex::default(),
+        }
+    }
+
     /// The cluster's own addresses, as they were some minutes ago at most.
     pub async fn get(&self, client: &Client) -> Result<Arc<Reserved>, RemoteError> {
-        let mut known = self.0.lock().await;
+        let mut known = self.read.lock().await;
         if let Some((read, reserved)) = known.as_ref()
             && read.elapsed() < HOLDS
         {
             return Ok(reserved.clone());
         }
-        let reserved = Arc::new(read(client).await?);
+        let reserved = Arc::new(read(client, &self.told).await?);
         *known = Some((Instant::now(), reserved.clone()));
         Ok(reserved)
     }
 }
 
-async fn read(client: &Client) -> Result<Reserved, RemoteError> {
+async fn read(client: &Client, told: &[Range]) -> Result<Reserved, RemoteError> {
     let (namespace, name) = API_SERVER;
     let services: Api<Service> = Api::namespaced(client.clone(), namespace);
     let slices: Api<EndpointSlice> = Api::namespaced(client.clone(), namespace);
     let cidrs: Api<ServiceCIDR> = Api::all(client.clone());
     let all = ListParams::default();
     let (service, slice, cidrs) = futures::join!(services.get(name), slices.get(name), cidrs.list(&all));
-    let cidrs = as_far_as_allowed(cidrs)?.map(|list| list.items);
-    Ok(Reserved::of(
-        as_far_as_allowed(service)?.as_ref(),
-        as_far_as_allowed(slice)?.as_ref(),
-        &cidrs.unwrap_or_default(),
-    ))
+    let cidrs = if_it_exists(cidrs)?.map(|list| list.items);
+    Reserved::of(
+        if_it_exists(service)?.as_ref(),
+        if_it_exists(slice)?.as_ref(),
+        cidrs.as_deref(),
+        told,
+    )
 }
 
-/// Rights of an earlier chart do not include these reads, and clusters before Kubernetes 1.33 have no ServiceCIDRs.
-fn as_far_as_allowed<T>(answer: Result<T, kube::Error>) -> Result<Option<T>, RemoteError> {
+/// `None` of an object, or of a whole resource, that does not exist. What may not be read may exist.
+fn if_it_exists<T>(answer: Result<T, kube::Error>) -> Result<Option<T>, RemoteError> {
     match answer {
         Ok(found) => Ok(Some(found)),
-        Err(kube::Error::Api(status)) if matches!(status.code, 403 | 404) => Ok(None),
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
         Err(error) => Err(error.into()),
     }
 }
@@ -130,6 +215,18 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    fn service() -> Service {
+        let service = json!({"metadata": {"name": "kubernetes"},
+            "spec": {"clusterIP": "10.96.0.1", "clusterIPs": ["10.96.0.1", "fd00:96::1"]}});
+        serde_json::from_value(service).unwrap()
+    }
+
+    fn endpoints() -> EndpointSlice {
+        let endpoints = json!({"metadata": {"name": "kubernetes"}, "addressType": "IPv4",
+            "endpoints": [{"addresses": ["192.168.0.10"]}, {"addresses": ["192.168.0.11"]}]});
+        serde_json::from_value(endpoints).unwrap()
+    }
 
     #[rstest]
     #[case::the_service("10.96.0.1", Some("the API server"))]
@@ -144,18 +241,49 @@ mod tests {
     #[case::beyond_that("fd00:96::1:0", None)]
     #[case::a_vm("10.200.0.5", None)]
     fn an_address_is_told_to_be_the_clusters(#[case] address: &str, #[case] whose: Option<&str>) {
-        let service = json!({"metadata": {"name": "kubernetes"},
-            "spec": {"clusterIP": "10.96.0.1", "clusterIPs": ["10.96.0.1", "fd00:96::1"]}});
-        let endpoints = json!({"metadata": {"name": "kubernetes"}, "addressType": "IPv4",
-            "endpoints": [{"addresses": ["192.168.0.10"]}, {"addresses": ["192.168.0.11"]}]});
         let range =
             json!({"metadata": {"name": "kubernetes"}, "spec": {"cidrs": ["10.96.0.0/15", "fd00:96::/112"]}});
-        let reserved = Reserved::of(
-            serde_json::from_value(service).ok().as_ref(),
-            serde_json::from_value(endpoints).ok().as_ref(),
-            &[serde_json::from_value(range).unwrap()],
-        );
+        let ranges = [serde_json::from_value(range).unwrap()];
+        let reserved = Reserved::of(Some(&service()), Some(&endpoints()), Some(&ranges), &[]).unwrap();
         assert_eq!(reserved.whose(address.parse().unwrap()).as_deref(), whose);
+    }
+
+    /// As of Kubernetes before 1.33.
+    #[rstest]
+    #[case::nothing_tells(&[], "10.111.3.4", Some("perhaps the range of Services, which is 10.96.0.0/12 at most"))]
+    #[case::nothing_tells_of_that(&[], "10.112.0.0", None)]
+    #[case::nothing_tells_but_this_is_known(&[], "10.96.0.1", Some("the API server"))]
+    #[case::the_flag_tells(&["10.96.0.0/16", "fd00:96::/112"], "10.96.3.4", Some("the range of Services 10.96.0.0/16"))]
+    #[case::the_flag_tells_both(&["10.96.0.0/16", "fd00:96::/112"], "fd00:96::9", Some("the range of Services fd00:96::/112"))]
+    #[case::the_flag_tells_otherwise(&["10.96.0.0/16"], "10.111.3.4", None)]
+    fn without_service_cidrs(#[case] told: &[&str], #[case] address: &str, #[case] whose: Option<&str>) {
+        let told: Vec<Range> = told.iter().map(|text| text.parse().unwrap()).collect();
+        let reserved = Reserved::of(Some(&service()), Some(&endpoints()), None, &told).unwrap();
+        let found = reserved.whose(address.parse().unwrap());
+        let begins = |whose| found.as_ref().is_some_and(|found| found.starts_with(whose));
+        assert!(whose.map_or(found.is_none(), begins), "{found:?}");
+    }
+
+    #[test]
+    fn where_nothing_tells_anything_that_is_said() {
+        let error = Reserved::of(None, None, None, &[]).unwrap_err();
+        assert!(
+            error.to_string().contains("--service-cluster-ip-range"),
+            "{error}"
+        );
+        assert!(Reserved::of(None, None, None, &["10.0.0.0/8".parse().unwrap()]).is_ok());
+        assert!(Reserved::of(None, None, Some(&[]), &[]).is_ok());
+    }
+
+    #[rstest]
+    #[case::kubeadm("10.96.0.1", "10.96.0.0/12")]
+    #[case::k3s("10.43.0.1", "10.43.0.0/16")]
+    #[case::no_larger_than_the_api_server_allows("10.0.0.1", "10.0.0.0/12")]
+    #[case::small("192.168.7.129", "192.168.7.128/25")]
+    #[case::ipv6("fd00:10:96::1", "fd00:10:96::/108")]
+    fn the_most_that_the_range_of_services_can_be(#[case] api_server: &str, #[case] range: &str) {
+        let found = Range::at_most(api_server.parse().unwrap()).unwrap();
+        assert_eq!(found.to_string(), range);
     }
 
     #[rstest]
@@ -163,21 +291,35 @@ mod tests {
     #[case("::/0", "fd00::1", true)]
     #[case("10.0.0.1/32", "10.0.0.1", true)]
     #[case("10.0.0.1/32", "10.0.0.2", false)]
-    #[case("10.0.0.1/99", "10.0.0.2", false)]
+    #[case("10.0.0.7/24", "10.0.0.2", true)]
     fn prefixes_of_any_length(#[case] range: &str, #[case] address: &str, #[case] within: bool) {
-        assert_eq!(contains(parse(range).unwrap(), address.parse().unwrap()), within);
+        assert_eq!(
+            range.parse::<Range>().unwrap().contains(address.parse().unwrap()),
+            within
+        );
     }
 
-    #[test]
-    fn what_may_not_be_read_is_done_without_and_what_fails_is_told() {
-        let answer = |code| {
-            let status = kube::core::Status {
-                code,
-                ..Default::default()
-            };
-            as_far_as_allowed::<()>(Err(kube::Error::Api(Box::new(status))))
+    #[rstest]
+    #[case("10.0.0.1")]
+    #[case("10.0.0.1/33")]
+    #[case("fd00::/129")]
+    #[case("a/8")]
+    #[case("")]
+    fn what_is_no_range(#[case] text: &str) {
+        assert!(text.parse::<Range>().is_err());
+    }
+
+    #[rstest]
+    #[case::does_not_exist(404, true)]
+    #[case::may_not_be_read(403, false)]
+    #[case::fails(500, false)]
+    fn only_what_does_not_exist_is_done_without(#[case] code: u16, #[case] is_done_without: bool) {
+        let status = kube::core::Status {
+            code,
+            ..Default::default()
         };
-        assert!(matches!(answer(403), Ok(None)) && matches!(answer(404), Ok(None)));
-        assert!(answer(500).is_err());
+        let answer = if_it_exists::<()>(Err(kube::Error::Api(Box::new(status))));
+        assert_eq!(matches!(answer, Ok(None)), is_done_without);
+        assert_eq!(answer.is_err(), !is_done_without);
     }
 }

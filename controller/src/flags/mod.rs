@@ -12,6 +12,7 @@ use machinist_shared::command_line::{self, Told, heading};
 use machinist_shared::names;
 
 use crate::bootstrap::Mode;
+use crate::csr::reserved::Range;
 
 pub mod machine_controller;
 
@@ -112,6 +113,12 @@ pub struct Flags {
     #[arg(default_value_t = true, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     #[arg(value_parser = boolean, value_name = "BOOL")]
     pub node_csr_approver: bool,
+    /// Ranges that Services get their addresses from, as the API server's flag of that name has them, with commas between: no
+    /// serving certificate is for one of those. Kubernetes from 1.33 on tells them itself; before, without this flag, no
+    /// certificate is for an address of the largest range that there can be.
+    #[arg(long, env = "MACHINIST_SERVICE_CLUSTER_IP_RANGE", help_heading = heading::BOOTSTRAP)]
+    #[arg(value_delimiter = ',')]
+    pub service_cluster_ip_range: Vec<Range>,
     /// An external cloud controller manager gives Nodes their providerID.
     #[arg(long, env = "MACHINIST_NODE_EXTERNAL_CLOUD_PROVIDER", help_heading = heading::BOOTSTRAP)]
     #[arg(default_value_t = false, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]

@@ -2,10 +2,10 @@
 //! cached facts.
 
 mod bootstrap;
+mod contested;
 mod guests;
 
 use std::collections::{BTreeMap, HashSet};
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,7 +32,6 @@ use super::record::{CredentialSource, FailureDomain, Infrastructure};
 use crate::bootstrap::token::TokenView;
 use crate::bootstrap::user_data::UserData;
 use crate::context::Context;
-use crate::csr::serving::Contested;
 use crate::user::{Looked, Reference, ReferenceKind, SpecState, StoredMachine};
 
 /// What carrying out a plan needs besides the snapshot.
@@ -528,7 +527,7 @@ async fn look(
             context.queue.add(other);
         }
     }
-    let contested = contested(context, machine, open, &addresses).await;
+    let contested = contested::find(context, machine, open, &addresses).await;
     Ok(Open {
         infrastructure,
         unwatched: sight.unwatched,
@@ -569,57 +568,6 @@ fn asked(context: &Context, machine: &StoredMachine) -> Vec<Asked> {
         request,
     });
     asked.collect()
-}
-
-/// Which addresses of the VM somebody else has, too: the cluster itself, another Node, or another VM beside it. Only
-/// looked for while a serving certificate is asked for.
-async fn contested(
-    context: &Context,
-    machine: &StoredMachine,
-    open: &dyn Place,
-    addresses: &[String],
-) -> Vec<Contested> {
-    if context.stores.serving_requests(machine.name()).is_empty() {
-        return Vec::new();
-    }
-    let access = context.access.look().ok();
-    let is_server = |address| access.as_ref().and_then(|access| access.address()) == Some(address);
-    let is_dns = |address| {
-        access
-            .as_ref()
-            .is_some_and(|access| access.dns.contains(&address))
-    };
-    let reserved = context.reserved.get(&context.client).await;
-    let clusters = |address: IpAddr| match &reserved {
-        _ if is_server(address) => Some("the API server".to_owned()),
-        _ if is_dns(address) => Some("the cluster's DNS".to_owned()),
-        Ok(reserved) => reserved.whose(address),
-        // What cannot be ruled out is not approved; it is looked at again.
-        Err(error) => Some(format!(
-            "perhaps the API server, whose addresses cannot be read ({error})"
-        )),
-    };
-    let mut contested = Vec::new();
-    for text in addresses {
-        let Ok(address) = text.parse::<IpAddr>() else {
-            continue;
-        };
-        let nodes = context.stores.nodes.by_index(text).into_iter();
-        let nodes = nodes
-            .filter(|node| node.name() != machine.name())
-            .map(|node| format!("Node {}", node.name()));
-        let vms = open.named_at(text).into_iter();
-        let vms = vms
-            .filter(|name| name != machine.name())
-            .map(|name| format!("the VM {name}"));
-        if let Some(by) = clusters(address).into_iter().chain(nodes).chain(vms).next() {
-            contested.push(Contested {
-                address: address.to_canonical(),
-                by,
-            });
-        }
-    }
-    contested
 }
 
 async fn facts(open: &dyn Place, hands: &mut Hands) -> Facts {
