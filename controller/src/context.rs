@@ -28,6 +28,7 @@ use crate::machine_set::memory::Memories;
 use crate::metrics::Metrics;
 use crate::node_groups::Instancetypes;
 use crate::queue::Queue;
+use crate::scraped::InfraCounts;
 use crate::user::{CaughtUp, References, StoredMachine, Stores};
 
 /// What every pass works with.
@@ -103,16 +104,13 @@ impl Context {
     }
 
     /// Counts the infra clusters by their state.
-    pub fn count_infra(&self) {
+    pub fn count_infra(&self) -> InfraCounts {
         let (used, unreachable) = self.infra.count();
-        let set = |state: &str, count: usize| {
-            // The number of infra clusters is far below the limit.
-            let count = i64::try_from(count).unwrap_or(i64::MAX);
-            self.metrics.infra_clusters.with_label_values(&[state]).set(count);
-        };
-        set("used", used);
-        set("unreachable", unreachable);
-        set("braked", self.brakes.engaged());
+        [
+            ("used", used),
+            ("unreachable", unreachable),
+            ("braked", self.brakes.engaged()),
+        ]
     }
 
     /// Whether a write may start now.

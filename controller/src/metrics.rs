@@ -37,8 +37,6 @@ pub struct Metrics {
     pub evictions: IntCounterVec,
     /// 1 where the cluster's role bindings make certificates unsafe or let them end, by what is `wrong`.
     pub bindings: IntGaugeVec,
-    /// Infra clusters (server, CA and namespace), by state: `used`, and of these `unreachable` or `braked`.
-    pub infra_clusters: IntGaugeVec,
     /// When the CA of the webhook's certificate ends to be valid, in seconds since 1970; 0 where this process keeps none.
     pub webhook_ca_expires: IntGauge,
     /// CAs in the `caBundle` of our webhook configurations.
@@ -121,13 +119,6 @@ impl Metrics {
                 ),
                 &["wrong"],
             )?,
-            infra_clusters: IntGaugeVec::new(
-                Opts::new(
-                    "machinist_infra_clusters",
-                    "Infra clusters and namespaces in use, and those of them that do not answer or have lost many VMs at once.",
-                ),
-                &["state"],
-            )?,
             webhook_ca_expires: IntGauge::new(
                 "machinist_webhook_ca_expires_timestamp_seconds",
                 "When the CA of the webhook's certificate ends to be valid, in seconds since 1970.",
@@ -138,7 +129,6 @@ impl Metrics {
             )?,
         };
         registry.register(Box::new(metrics.leader.clone()))?;
-        registry.register(Box::new(metrics.infra_clusters.clone()))?;
         registry.register(Box::new(metrics.webhook_ca_expires.clone()))?;
         registry.register(Box::new(metrics.webhook_cas.clone()))?;
         registry.register(Box::new(metrics.requests.clone()))?;

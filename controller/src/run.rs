@@ -37,7 +37,7 @@ use crate::machine_set::memory::Memories;
 use crate::metrics::Metrics;
 use crate::node_groups::Instancetypes;
 use crate::orphans::Orphans;
-use crate::scraped::{Depths, MachineController, Requests};
+use crate::scraped::{Depths, InfraClusters, MachineController, Requests};
 use crate::server::{self, Health};
 use crate::tasks::Tasks;
 use crate::user::{CaughtUp, Queues, References, Stores};
@@ -219,6 +219,9 @@ fn register(
 ) -> anyhow::Result<()> {
     registry.register(Box::new(Orphans::new(Arc::downgrade(context))?))?;
     registry.register(Box::new(Depths::new(Arc::downgrade(context))?))?;
+    let weak = Arc::downgrade(context);
+    let infra_clusters = move || weak.upgrade().map(|context| context.count_infra());
+    registry.register(Box::new(InfraClusters::new(infra_clusters)?))?;
     registry.register(Box::new(Requests::new(user.clone(), infra.clone())?))?;
     registry.register(Box::new(MachineController::new(context, worker_count)?))?;
     Ok(())
@@ -456,7 +459,6 @@ async fn forward(
                     }
                 }
                 InfraEvent::State { machines } => {
-                    context.count_infra();
                     for machine in machines {
                         context.queue.add(machine);
                     }

@@ -88,6 +88,45 @@ impl Collector for Depths {
     }
 }
 
+/// Infra clusters, by state: `used`, and of these `unreachable` or `braked`.
+pub type InfraCounts = [(&'static str, usize); 3];
+
+/// Infra clusters (server, CA and namespace), by state.
+pub struct InfraClusters {
+    /// `None` at the end of the process.
+    count: Box<dyn Fn() -> Option<InfraCounts> + Send + Sync>,
+    clusters: IntGaugeVec,
+}
+
+impl InfraClusters {
+    /// To be registered.
+    pub fn new(
+        count: impl Fn() -> Option<InfraCounts> + Send + Sync + 'static,
+    ) -> Result<Self, prometheus::Error> {
+        let about = "Infra clusters and namespaces in use, and those of them that do not answer or have lost many VMs at once.";
+        let clusters = IntGaugeVec::new(Opts::new("machinist_infra_clusters", about), &["state"])?;
+        Ok(Self {
+            count: Box::new(count),
+            clusters,
+        })
+    }
+}
+
+impl Collector for InfraClusters {
+    fn desc(&self) -> Vec<&Desc> {
+        self.clusters.desc()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        for (state, count) in (self.count)().into_iter().flatten() {
+            // Their number is far below the limit.
+            let count = i64::try_from(count).unwrap_or(i64::MAX);
+            self.clusters.with_label_values(&[state]).set(count);
+        }
+        self.clusters.collect()
+    }
+}
+
 /// Reads a count off a status.
 type Replicas = fn(&StoredMachineDeployment) -> Option<i32>;
 
@@ -260,5 +299,50 @@ impl Collector for MachineController {
         families
             .filter(|family| !family.get_metric().is_empty())
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn infra_clusters_are_counted_whenever_somebody_asks() {
+        let used = Arc::new(AtomicUsize::new(2));
+        let clusters = {
+            let used = used.clone();
+            let count = move || {
+                [
+                    ("used", used.load(Ordering::Relaxed)),
+                    ("unreachable", 1),
+                    ("braked", 0),
+                ]
+            };
+            InfraClusters::new(move || Some(count())).unwrap()
+        };
+        let shown = || {
+            let families = clusters.collect();
+            let mut shown: Vec<_> = families[0]
+                .get_metric()
+                .iter()
+                .map(|metric| {
+                    (
+                        metric.get_label()[0].value().to_owned(),
+                        metric.get_gauge().get_value(),
+                    )
+                })
+                .collect();
+            shown.sort_by(|(a, _), (b, _)| a.cmp(b));
+            shown
+        };
+        let want = |used| {
+            [("braked", 0.0), ("unreachable", 1.0), ("used", used)].map(|(state, n)| (state.to_owned(), n))
+        };
+        assert_eq!(shown(), want(2.0));
+        // Nothing tells of it.
+        used.store(0, Ordering::Relaxed);
+        assert_eq!(shown(), want(0.0));
     }
 }
