@@ -37,7 +37,7 @@ use crate::machine_set::memory::Memories;
 use crate::metrics::Metrics;
 use crate::node_groups::Instancetypes;
 use crate::orphans::Orphans;
-use crate::scraped::{Depths, InfraClusters, MachineController, Requests};
+use crate::scraped::{Blocked, Depths, InfraClusters, MachineController, Requests};
 use crate::server::{self, Health};
 use crate::tasks::Tasks;
 use crate::user::{CaughtUp, Queues, References, Stores};
@@ -219,6 +219,7 @@ fn register(
 ) -> anyhow::Result<()> {
     registry.register(Box::new(Orphans::new(Arc::downgrade(context))?))?;
     registry.register(Box::new(Depths::new(Arc::downgrade(context))?))?;
+    registry.register(Box::new(Blocked::new(Arc::downgrade(context))?))?;
     let weak = Arc::downgrade(context);
     let infra_clusters = move || weak.upgrade().map(|context| context.count_infra());
     registry.register(Box::new(InfraClusters::new(infra_clusters)?))?;

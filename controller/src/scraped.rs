@@ -88,6 +88,37 @@ impl Collector for Depths {
     }
 }
 
+/// Pods of draining Nodes that a PodDisruptionBudget does not let go. Most of them are never asked for, for what a budget
+/// allows is known; so nothing happens that could be counted.
+pub struct Blocked {
+    context: Weak<Context>,
+    pods: IntGauge,
+}
+
+impl Blocked {
+    /// To be registered.
+    pub fn new(context: Weak<Context>) -> Result<Self, prometheus::Error> {
+        let about = "Pods of draining Nodes that a PodDisruptionBudget does not let go now.";
+        let pods = IntGauge::new("machinist_evictions_blocked", about)?;
+        Ok(Self { context, pods })
+    }
+}
+
+impl Collector for Blocked {
+    fn desc(&self) -> Vec<&Desc> {
+        self.pods.desc()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        if let Some(context) = self.context.upgrade() {
+            let blocked = context.drains.blocked(context.now());
+            // Their number is far below the limit.
+            self.pods.set(i64::try_from(blocked).unwrap_or(i64::MAX));
+        }
+        self.pods.collect()
+    }
+}
+
 /// Infra clusters, by state: `used`, and of these `unreachable` or `braked`.
 pub type InfraCounts = [(&'static str, usize); 3];
 

@@ -136,11 +136,17 @@ impl<'a> Sorted<'a> {
             && self.completing.is_empty()
     }
 
+    /// How many pods a disruption budget does not let go.
+    pub fn blocked(&self) -> usize {
+        let refusals = self.refused.iter().map(|(_, refusal)| refusal.as_ref());
+        refusals
+            .filter(|refusal| matches!(refusal, Refusal::Budget(..)))
+            .count()
+    }
+
     /// Whether a disruption budget is in the way.
     pub fn is_blocked(&self) -> bool {
-        self.refused
-            .iter()
-            .any(|(_, refusal)| matches!(refusal.as_ref(), Refusal::Budget(..)))
+        self.blocked() > 0
     }
 
     /// What is waited for, for a person.

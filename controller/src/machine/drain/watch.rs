@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::budget::Budget;
 use super::claims::Claims;
 use super::pod::{Fate, Pod};
-use super::sort::{Answer, Answers};
+use super::sort::{Answer, Answers, sort};
 use crate::user::Node;
 
 /// What is known of the pods of a draining Node.
@@ -215,6 +215,19 @@ impl Drains {
             Some(watch) => Seen::Opening(watch.failed.clone()),
             None => Seen::Unwatched,
         }
+    }
+
+    /// How many pods of all draining Nodes a disruption budget does not let go, whether it was asked for in vain or is known
+    /// to be spent.
+    pub fn blocked(&self, now: Timestamp) -> usize {
+        let watches = self.lock();
+        let synced = watches.values().filter(|watch| watch.store.is_synced());
+        let blocked = synced.map(|watch| {
+            let pods = watch.store.all();
+            let budgets = budgets_of(&pods, &self.budgets);
+            sort(&pods, &watch.answers, &budgets, now).blocked()
+        });
+        blocked.sum()
     }
 
     /// Notes what was answered to the eviction of the pod of that UID.

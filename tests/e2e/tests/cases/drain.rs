@@ -84,6 +84,7 @@ async fn last(case: &Case) -> Result<()> {
         case.asked_of_pod("last").is_empty(),
         "there is nowhere to go, so nothing is evicted"
     );
+    counted(case, "machinist_evictions_blocked 0").await?;
     case.without_budget("last").await
 }
 
@@ -134,6 +135,14 @@ async fn budget(case: &Case) -> Result<()> {
     )
     .await?;
     case.vm_lives("budget").await?;
+    let metrics = case.bed.controller().metrics().await?;
+    let blocked = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix("machinist_evictions_blocked "));
+    ensure!(
+        blocked.is_some_and(|pods| pods != "0"),
+        "{blocked:?} pods are blocked"
+    );
     let events = case.describe("budget").await?;
     ensure!(events.contains("budget-of-one"), "an Event names it: {events}");
     case.without_budget("budget-of-one").await?;
