@@ -26,7 +26,7 @@ impl Requests {
         let about = "Requests to API servers, by kind of cluster, verb and result.";
         let count = IntCounterVec::new(
             Opts::new("machinist_api_requests_total", about),
-            &["cluster", "verb", "result"],
+            &["cluster_kind", "verb", "result"],
         )?;
         Ok(Self { user, infra, count })
     }

@@ -24,5 +24,12 @@ async fn each_stage_of_a_life_is_timed_once() -> Result<()> {
             "no {timed} in:\n{metrics}"
         );
     }
+    // Those are what Prometheus, or whoever runs it, calls the place that a metric is from.
+    for label in ["cluster", "namespace", "pod", "instance", "job"] {
+        let has_it =
+            |line: &&str| line.contains(&format!("{{{label}=")) || line.contains(&format!(",{label}="));
+        let mut ours = metrics.lines().filter(|line| line.starts_with("machinist_"));
+        ensure!(!ours.any(|line| has_it(&line)), "a label {label} in:\n{metrics}");
+    }
     case.finish(&[]).await
 }
