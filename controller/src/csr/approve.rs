@@ -42,6 +42,14 @@ impl Purpose {
             Self::Serving => "serving",
         }
     }
+
+    /// Why a request of that kind is approved, for the log.
+    fn why(self) -> &'static str {
+        match self {
+            Self::Client => "it is for the node of the Machine that its bootstrap token is bound to",
+            Self::Serving => "it is for nothing but the node's own name and its VM's own addresses",
+        }
+    }
 }
 
 /// First and longest pause before a request is looked at again that should have been approved and was not.
@@ -136,7 +144,7 @@ async fn consider(context: &Context, request: &StoredRequest) -> Outcome {
         }
         Verdict::Approve => {
             let approval = approval(&request.object);
-            match put(context, &approval, Purpose::Client).await {
+            match put(context, machine.as_deref(), &approval, Purpose::Client).await {
                 Ok(Some(approved)) => {
                     context.stores.requests.written(approved);
                     Outcome::Settled
@@ -144,7 +152,9 @@ async fn consider(context: &Context, request: &StoredRequest) -> Outcome {
                 // Somebody else wrote, or it is gone; the watch tells.
                 Ok(None) => Outcome::Settled,
                 Err(error) => {
-                    tracing::warn!(request = request.name(), error = %RemoteError::from(&error), "cannot approve");
+                    let (machine, uid) = named(machine.as_deref());
+                    let error = RemoteError::from(&error);
+                    tracing::warn!(machine, uid, request = request.name(), %error, "cannot approve");
                     Outcome::Again
                 }
             }
@@ -183,9 +193,16 @@ fn facts<'a>(context: &Context, machine: &'a StoredMachine, token: &TokenView) -
     }
 }
 
+/// A Machine and its UID, for the log.
+fn named(machine: Option<&StoredMachine>) -> (Option<String>, Option<&str>) {
+    let name = machine.map(|machine| Key::of(machine).to_string());
+    (name, machine.map(StoredMachine::uid))
+}
+
 /// Writes an approval; `None` if the request has changed or is gone.
 pub async fn put(
     context: &Context,
+    machine: Option<&StoredMachine>,
     approval: &CertificateSigningRequest,
     purpose: Purpose,
 ) -> Result<Option<StoredRequest>, kube::Error> {
@@ -204,7 +221,9 @@ pub async fn put(
         Ok(approved) => {
             context.metrics.count_request(purpose.label(), "approved");
             let requester = approval.spec.username.as_deref().unwrap_or_default();
-            tracing::info!(request = name, requester, purpose = purpose.label(), "approved");
+            let ((machine, uid), why) = (named(machine), purpose.why());
+            let purpose = purpose.label();
+            tracing::info!(machine, uid, request = name, requester, purpose, why, "approved");
             Ok(Some(approved.into()))
         }
         Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(None),
@@ -226,10 +245,13 @@ pub async fn tell(
         return;
     }
     context.metrics.count_request(purpose.label(), "not_approved");
+    let (name, uid) = named(machine);
     tracing::warn!(
+        machine = name,
+        uid,
         request = request.name(),
         purpose = purpose.label(),
-        reason,
+        why = reason,
         "a signing request is not approved"
     );
     let Some(machine) = machine else { return };
@@ -239,7 +261,7 @@ pub async fn tell(
         message: not_approved(request.name(), reason),
     };
     if let Err(error) = context.events.publish(machine, &event).await {
-        tracing::warn!(machine = machine.name(), error = %RemoteError::from(&error), "cannot record an Event");
+        tracing::warn!(machine = name, uid, error = %RemoteError::from(&error), "cannot record an Event");
     }
 }
 

@@ -74,10 +74,10 @@ pub async fn act(context: &Context, machine: &StoredMachine, hands: &Hands, plan
                 .inc();
         }
         match result {
+            // What is not counted here either changes nothing or is logged where it is done.
+            Ok(Progress::Next) if !step.is_counted() => {}
             Ok(Progress::Next) => {
-                tracing::info!(
-                    machine = %machine.name(), namespace = %machine.namespace(), uid = %machine.uid(), why = plan.why, "{verb}"
-                );
+                tracing::info!(machine = %Key::of(machine), uid = machine.uid(), why = plan.why, "{verb}");
             }
             Ok(Progress::Wait) => return Outcome::Stale,
             // Not sent, or answered too late: whoever leads now decides.
@@ -86,7 +86,7 @@ pub async fn act(context: &Context, machine: &StoredMachine, hands: &Hands, plan
             Err(error) if error.is_conflict() => return Outcome::Stale,
             // An Event is for people; a failed one stops nothing.
             Err(error) if matches!(step, Step::Event(_)) => {
-                tracing::warn!(machine = %machine.name(), %error, "cannot record an Event");
+                tracing::warn!(machine = %Key::of(machine), uid = machine.uid(), %error, "cannot record an Event");
             }
             Err(error) => {
                 return Outcome::Failed(StepError {
@@ -142,7 +142,7 @@ impl Run<'_> {
             Step::PatchNode { uid: _, patch } => self.patch_node(patch).await,
             Step::WatchPods => Ok(self.watch_pods()),
             Step::EvictPods(targets) => {
-                evict::evict(self.context, &Key::of(self.machine), targets).await;
+                evict::evict(self.context, self.machine, targets).await;
                 Ok(Progress::Next)
             }
             Step::LookUpVolumes(volumes) => {
@@ -371,7 +371,13 @@ impl Run<'_> {
             return Ok(Progress::Next);
         };
         let approval = serving::approval(&request.object);
-        let approved = approve::put(self.context, &approval, approve::Purpose::Serving).await?;
+        let approved = approve::put(
+            self.context,
+            Some(self.machine),
+            &approval,
+            approve::Purpose::Serving,
+        )
+        .await?;
         match approved {
             Some(approved) => {
                 self.context.stores.serving.written(approved);

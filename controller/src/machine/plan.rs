@@ -111,12 +111,13 @@ pub enum UserDataSource {
 
 impl Step {
     /// Whether it is counted as a write here: evictions and what is done about signing requests are counted where they are
-    /// done, and what only reads writes nothing.
+    /// done, and what only reads or renders writes nothing.
     pub fn is_counted(&self) -> bool {
         !matches!(
             self,
             Self::ApproveServing { .. }
                 | Self::RefuseServing { .. }
+                | Self::RenderUserData(_)
                 | Self::FindVm
                 | Self::WatchPods
                 | Self::EvictPods(_)

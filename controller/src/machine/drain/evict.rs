@@ -17,6 +17,7 @@ use super::budget::Budget;
 use super::sort::{Answer, Refusal};
 use super::watch::Claim;
 use crate::context::Context;
+use crate::user::StoredMachine;
 
 /// A pod to evict.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,6 +32,9 @@ pub struct Target {
     pub budget: Option<String>,
 }
 
+/// Why pods are evicted, for the log.
+const WHY: &str = "the Machine is being deleted, and its Node is drained before";
+
 /// Evictions that are asked for at once, for one Node.
 const AT_ONCE: usize = 8;
 
@@ -42,7 +46,8 @@ const REFUSED: Duration = Duration::from_secs(5);
 const SPENT: Duration = Duration::from_secs(30);
 
 /// Asks to evict each of these pods, by its own grace period, and notes the answers.
-pub async fn evict(context: &Context, machine: &Key, targets: &[Target]) {
+pub async fn evict(context: &Context, machine: &StoredMachine, targets: &[Target]) {
+    let (machine, machine_uid) = (&Key::of(machine), machine.uid());
     stream::iter(targets)
         .for_each_concurrent(AT_ONCE, |target| async move {
             if !context.may_write() {
@@ -65,13 +70,20 @@ pub async fn evict(context: &Context, machine: &Key, targets: &[Target]) {
                 context.drains.unclaim(budget);
             }
             let answer = answer(result, budget.as_deref(), context.now());
-            let result = match &answer.refusal {
-                None => "accepted",
-                Some(Refusal::Budget(..)) => "blocked",
-                Some(Refusal::Other(_)) => "failed",
+            let (result, refusal) = match &answer.refusal {
+                None => ("accepted", None),
+                Some(Refusal::Budget(why, _)) => ("blocked", Some(why)),
+                Some(Refusal::Other(why)) => ("failed", Some(why)),
             };
             context.metrics.evictions.with_label_values(&[result]).inc();
-            tracing::info!(machine = %machine, namespace = target.namespace, pod = target.name, result, "evict a pod");
+            let pod = format!("{}/{}", target.namespace, target.name);
+            // What was refused has changed nothing, and may be asked for every few seconds; the condition has it.
+            match refusal {
+                None => tracing::info!(%machine, uid = machine_uid, pod, why = WHY, "evict a pod"),
+                Some(why) => {
+                    tracing::debug!(%machine, uid = machine_uid, pod, why, "a pod may not be evicted");
+                }
+            }
             context.drains.answered(machine, &target.uid, answer);
         })
         .await;

@@ -72,7 +72,34 @@ async fn nodes_are_drained() -> Result<()> {
     ensure!(failed.is_empty(), "{}", failed.join("\n\n"));
     // A pod there may have nowhere to go now.
     last(&case).await?;
+    decisions_are_logged(&case)?;
     case.finish(&[]).await
+}
+
+/// One line for whatever changed something, with the Machine, its UID and why.
+fn decisions_are_logged(case: &Case) -> Result<()> {
+    let log = std::fs::read_to_string(case.bed.controller().log())?;
+    let lines: Vec<Value> = log
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .collect();
+    for message in ["approved", "evict a pod", "delete the VirtualMachine"] {
+        let mut told = lines.iter().filter(|line| line["message"] == message).peekable();
+        ensure!(told.peek().is_some(), "no line {message:?} in the log");
+        for line in told {
+            let text = |key: &str| line[key].as_str().unwrap_or_default();
+            let is_whole =
+                text("machine").contains('/') && !text("uid").is_empty() && !text("why").is_empty();
+            ensure!(is_whole, "{line}");
+        }
+    }
+    for change in ["approve a signing request", "evict pods", "watch the Node's pods"] {
+        ensure!(
+            lines.iter().all(|line| line["message"] != change),
+            "{change:?} is logged, too"
+        );
+    }
+    Ok(())
 }
 
 /// The last Node of the cluster.
