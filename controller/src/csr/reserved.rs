@@ -275,6 +275,48 @@ mod tests {
         assert!(Reserved::of(None, None, Some(&[]), &[]).is_ok());
     }
 
+    /// An API server that answers with that to the question for ServiceCIDRs.
+    fn api_server(code: u16, body: &'static str) -> Client {
+        let answer = move |request: http::Request<kube::client::Body>| async move {
+            let (code, body) = match request.uri().path() {
+                "/api/v1/namespaces/default/services/kubernetes" => {
+                    (200, serde_json::to_string(&service()).unwrap())
+                }
+                "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes" => {
+                    (200, serde_json::to_string(&endpoints()).unwrap())
+                }
+                _ => (code, body.to_owned()),
+            };
+            let response = http::Response::builder().status(code);
+            Ok::<_, std::convert::Infallible>(
+                response
+                    .body(kube::client::Body::from(body.into_bytes()))
+                    .unwrap(),
+            )
+        };
+        Client::new(tower::service_fn(answer), "default")
+    }
+
+    #[tokio::test]
+    async fn an_api_server_that_has_no_service_cidrs_is_no_failure_and_one_that_keeps_them_is() {
+        // As it answers where it does not know the resource.
+        let known = Known::default()
+            .get(&api_server(404, "404 page not found\n"))
+            .await;
+        let whose = known.unwrap().whose("10.97.0.1".parse().unwrap());
+        assert!(whose.unwrap().contains("10.96.0.0/12 at most"));
+        let forbidden = r#"{"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Forbidden", "code": 403,
+            "message": "servicecidrs.networking.k8s.io is forbidden"}"#;
+        let known = Known::new(vec!["10.96.0.0/12".parse().unwrap()]);
+        let error = known.get(&api_server(403, forbidden)).await.unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .contains("servicecidrs.networking.k8s.io is forbidden"),
+            "{error}"
+        );
+    }
+
     #[rstest]
     #[case::kubeadm("10.96.0.1", "10.96.0.0/12")]
     #[case::k3s("10.43.0.1", "10.43.0.0/16")]
