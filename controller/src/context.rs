@@ -106,10 +106,11 @@ impl Context {
     /// Counts the infra clusters by their state.
     pub fn count_infra(&self) -> InfraCounts {
         let (used, unreachable) = self.infra.count();
+        let is_used = |infra: &_| !self.infra.users(infra).is_empty();
         [
             ("used", used),
             ("unreachable", unreachable),
-            ("braked", self.brakes.engaged()),
+            ("braked", self.brakes.engaged(is_used)),
         ]
     }
 

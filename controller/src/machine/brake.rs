@@ -154,13 +154,14 @@ impl Brakes {
         }
     }
 
-    /// How many are engaged.
-    pub fn engaged(&self) -> usize {
+    /// How many of the infra clusters in use have an engaged one. Of a cluster that no Machine uses any more, nobody asks, so
+    /// nothing would release it.
+    pub fn engaged(&self, is_used: impl Fn(&InfraKey) -> bool) -> usize {
         let by_infra = self.by_infra.lock().unwrap_or_else(PoisonError::into_inner);
-        by_infra
-            .values()
-            .filter(|kept| kept.vanished.engaged.is_some())
-            .count()
+        let engaged = by_infra
+            .iter()
+            .filter(|(_, kept)| kept.vanished.engaged.is_some());
+        engaged.filter(|(infra, _)| is_used(infra)).count()
     }
 }
 
@@ -257,5 +258,22 @@ mod tests {
             RELEASED,
             "one more is believed"
         );
+    }
+
+    #[test]
+    fn a_brake_that_nobody_can_release_any_more_is_not_counted() {
+        let key = |server: &str| InfraKey {
+            server: server.to_owned(),
+            ca_digest: String::new(),
+            namespace: "vms".to_owned(),
+        };
+        let brakes = Brakes::default();
+        for (server, missing) in [("a", 9), ("b", 9), ("c", 0)] {
+            let mut kept = Kept::default();
+            kept.vanished.take(&census(10, 0..missing), at(0));
+            brakes.by_infra.lock().unwrap().insert(key(server), kept);
+        }
+        assert_eq!(brakes.engaged(|_| true), 2);
+        assert_eq!(brakes.engaged(|infra| *infra != key("a")), 1);
     }
 }
