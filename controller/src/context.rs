@@ -146,12 +146,14 @@ impl Failures {
     /// The failure that still holds its Machine back at `now`. What failed before the Machine was seen to be deleted does not
     /// hold back its deletion. Times of the API server's clock are not compared with those of ours.
     pub fn pending(&self, key: &Key, machine: &StoredMachine, now: Timestamp) -> Option<Failure> {
-        let failures = self.by_machine.lock().unwrap_or_else(PoisonError::into_inner);
-        failures
-            .get(key)
+        let mut failures = self.by_machine.lock().unwrap_or_else(PoisonError::into_inner);
+        let failed = failures
+            .get_mut(key)
             .filter(|failed| failed.failure.until > now)
-            .filter(|failed| failed.deleting == machine.is_deleting())
-            .map(|failed| failed.failure.clone())
+            .filter(|failed| failed.deleting == machine.is_deleting())?;
+        let shown = failed.failure.clone();
+        failed.failure.is_news = false;
+        Some(shown)
     }
 
     /// A write for a Machine failed that was, or was not, seen to be deleted. A deletion begins with short pauses again.
@@ -160,6 +162,7 @@ impl Failures {
         let (key, deleting) = (Key::of(machine), machine.is_deleting());
         let last = failures.get(&key).filter(|failed| failed.deleting == deleting);
         let before = last.map_or(0, |failed| failed.before + 1);
+        let is_news = last.is_none_or(|failed| failed.failure.is_news || failed.failure.message != message);
         let pause = BACKOFF.0.saturating_mul(1 << before.min(16)).min(BACKOFF.1);
         let until = now
             .saturating_add(SignedDuration::try_from(pause).unwrap_or(SignedDuration::MAX))
@@ -171,6 +174,7 @@ impl Failures {
                     concerns,
                     message,
                     until,
+                    is_news,
                 },
                 before,
                 deleting,
@@ -239,6 +243,15 @@ mod tests {
         };
         let alive = machine(None);
         let key = Key::of(&alive);
+        let is_news = |message: &str| {
+            failures.add(&alive, Concern::Machine, message.into(), now);
+            [(); 2].map(|()| failures.pending(&key, &alive, now).unwrap().is_news)
+        };
+        assert_eq!(
+            [is_news("no"), is_news("no"), is_news("never")],
+            [[true, false], [false, false], [true, false]]
+        );
+        failures.clear(&key);
         let pause = |failures: &Failures| {
             failures.add(&alive, Concern::Infrastructure, "no".into(), now);
             failures

@@ -267,6 +267,8 @@ pub struct Failure {
     pub message: String,
     /// Not to be tried again before.
     pub until: Timestamp,
+    /// No pass was shown it before.
+    pub is_news: bool,
 }
 
 /// Which question of the status a failed write concerns.

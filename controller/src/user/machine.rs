@@ -183,14 +183,22 @@ impl StoredMachine {
 
     /// Whether this controller instance leaves it alone: another `--name`, or the initializers annotation.
     pub fn is_ignored(&self, controller_name: &str) -> bool {
+        self.is_anothers(controller_name) || self.is_paused()
+    }
+
+    /// Whether it is the work of a controller of another name.
+    pub fn is_anothers(&self, controller_name: &str) -> bool {
         let labels = self.metadata.labels.as_ref();
         let label = labels
             .and_then(|l| l.get(names::label::CONTROLLER_NAME))
             .map_or("", String::as_str);
-        let paused = self
-            .annotation(names::annotation::INITIALIZERS)
-            .is_some_and(|text| !text.is_empty());
-        label != controller_name || paused
+        label != controller_name
+    }
+
+    /// Whether the initializers annotation asks to leave it alone.
+    pub fn is_paused(&self) -> bool {
+        self.annotation(names::annotation::INITIALIZERS)
+            .is_some_and(|text| !text.is_empty())
     }
 }
 

@@ -7,7 +7,7 @@ use machinist_shared::names::{condition, finalizer};
 use serde_json::{Map, Value, json};
 
 use super::super::conditions::{self, Change, Condition, Reason, Status, Urgency};
-use super::super::observed::{Concern, Observed};
+use super::super::observed::{Concern, Failure, Observed};
 use super::super::phase::Phase;
 use super::super::plan::{Event, Plan, Step};
 use super::super::record::{CredentialSource, FormerVm, Infrastructure, Record};
@@ -33,6 +33,8 @@ pub(super) struct Draft<'a> {
     pub(super) record: Option<Record>,
     /// The Node of the Machine's name, if the VM was found to be the Machine's own.
     pub(super) own_node: Option<NodeState>,
+    /// The Machine's Node is Ready, whatever else is wrong with it.
+    pub(super) node_is_ready: bool,
     /// The time to join is over: the token lives on no longer than it does anyway.
     pub(super) gave_up: bool,
     /// The Node cannot be deleted, and nobody waits for that any more.
@@ -72,6 +74,7 @@ impl<'a> Draft<'a> {
             kubelet_version: None,
             record: observed.machine.record.clone(),
             own_node: None,
+            node_is_ready: false,
             gave_up: false,
             gave_up_node: false,
             on_requests: Vec::new(),
@@ -328,6 +331,10 @@ impl<'a> Draft<'a> {
             self.plan.look_again(wait);
             match failure.concerns {
                 Concern::Certificate => return self.without_approvals(&failure.message),
+                Concern::Node if !self.observed.machine.is_deleting() => {
+                    return self.without_decoration(&failure.message);
+                }
+                Concern::Machine => return self.without_patch(failure),
                 // It is told, and held back, where the host is asked about; everything else goes on.
                 Concern::Evacuation => return self.complete(),
                 Concern::NodeDeletion if self.gave_up_node => return self.complete(),
@@ -345,7 +352,7 @@ impl<'a> Draft<'a> {
                     self.error("DeleteError", failure.message.clone());
                     return self.complete();
                 }
-                // The latter two are dealt with above.
+                // They are dealt with above.
                 Concern::Machine | Concern::Certificate | Concern::Evacuation => return self.plan,
                 Concern::Infrastructure | Concern::Node | Concern::NodeDeletion
                     if self.observed.machine.is_deleting() =>
@@ -384,6 +391,54 @@ impl<'a> Draft<'a> {
         self.complete()
     }
 
+    /// The Node does not take what the Machine asks for: that is held back and told, and everything else goes on.
+    fn without_decoration(mut self, why: &str) -> Plan {
+        let is_decoration = |step: &Step| matches!(step, Step::PatchNode { .. });
+        if self.plan.steps.iter().any(is_decoration) {
+            self.plan.steps.retain(|step| !is_decoration(step));
+            if let (Some(record), Some(stored)) = (&mut self.record, &self.observed.machine.record) {
+                record.retired.clone_from(&stored.retired);
+            }
+            self.conditions.retain(|c| c.kind != condition::NODE_READY);
+            self.condition(Condition::new(
+                condition::NODE_READY,
+                Status::False,
+                Reason::DecorationFailed,
+                why,
+            ));
+        }
+        self.complete()
+    }
+
+    /// The Machine itself cannot be written, so nothing can that its record must tell of. An Event can be, and what does not
+    /// change the Machine.
+    fn without_patch(mut self, failure: &Failure) -> Plan {
+        self.plan.steps.clear();
+        if failure.is_news {
+            self.plan.push(Step::Event(Event {
+                warning: true,
+                reason: "ReconcilingError",
+                message: failure.message.clone(),
+            }));
+        }
+        self.with_requests()
+    }
+
+    /// The plan as it is, with the answers to signing requests.
+    fn with_requests(mut self) -> Plan {
+        self.plan.steps.append(&mut self.on_requests);
+        if !self.plan.steps.is_empty() {
+            self.plan.why = self.why();
+        }
+        self.plan
+    }
+
+    /// A plan that answers signing requests and does nothing else.
+    pub(super) fn only_requests(mut self) -> Plan {
+        self.plan.steps.clear();
+        self.with_requests()
+    }
+
     fn complete(mut self) -> Plan {
         if !self.patched {
             self.patch_now();
@@ -391,11 +446,7 @@ impl<'a> Draft<'a> {
         for event in std::mem::take(&mut self.after_patch) {
             self.plan.push(Step::Event(event));
         }
-        self.plan.steps.append(&mut self.on_requests);
-        if !self.plan.steps.is_empty() {
-            self.plan.why = self.why();
-        }
-        self.plan
+        self.with_requests()
     }
 
     /// What is said of the Machine: of its end, else of the first thing that it lacks.
@@ -566,7 +617,7 @@ impl<'a> Draft<'a> {
             Phase::Deleting
         } else if self.failed {
             Phase::Failed
-        } else if wanted.iter().any(running) {
+        } else if self.node_is_ready || wanted.iter().any(running) {
             Phase::Running
         } else if self.record.as_ref().is_some_and(|record| record.vm_uid.is_some()) {
             Phase::Provisioning

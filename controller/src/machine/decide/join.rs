@@ -18,8 +18,8 @@ use super::draft::{Draft, Field};
 use crate::csr::serving::NodeState;
 use crate::user::{Node, StoredMachine};
 
-/// Answers `NodeReady`, links and decorates the Node. Whether the Machine has joined.
-pub(super) fn node(draft: &mut Draft<'_>, usable: &Usable, open: &Open, vm: &Instance) -> bool {
+/// Answers `NodeReady`, links the Node, and decorates it, if it is known how. Whether the Machine has joined.
+pub(super) fn node(draft: &mut Draft<'_>, usable: Option<&Usable>, open: &Open, vm: &Instance) -> bool {
     let answer =
         |status, reason, message: String| Condition::new(condition::NODE_READY, status, reason, message);
     let joined_before = draft
@@ -53,26 +53,19 @@ pub(super) fn node(draft: &mut Draft<'_>, usable: &Usable, open: &Open, vm: &Ins
         draft.condition(answer(Status::False, Reason::NodeNameTaken, message));
         return joined_before;
     }
-    if let Some(patch) = decoration(
-        machine,
-        usable,
-        &node,
-        draft.observed.settings.external_cloud_provider,
-    ) {
-        draft.plan.push(Step::PatchNode {
-            uid: node.uid().to_owned(),
-            patch,
-        });
-    }
-    // Once the Node is as the Machine asks, what it asked for before is history.
-    if let Some(record) = &mut draft.record {
-        record.retired = None;
+    if let Some(usable) = usable {
+        decorate(draft, usable, &node);
     }
     let linked_before = recorded_node(machine) == Some(node.uid());
-    // A failed write holds the others back, and the record with them; but for a failed approval.
+    // A failed write holds the others back, and the record with them; but for those that nothing else waits for.
     let failure = draft.observed.failure.as_ref();
     let is_linked = linked_before
-        || failure.is_none_or(|f| matches!(f.concerns, Concern::Certificate | Concern::Evacuation));
+        || failure.is_none_or(|f| {
+            matches!(
+                f.concerns,
+                Concern::Certificate | Concern::Evacuation | Concern::Node
+            )
+        });
     draft.own_node = Some(if is_linked {
         NodeState::Linked
     } else {
@@ -98,6 +91,7 @@ pub(super) fn node(draft: &mut Draft<'_>, usable: &Usable, open: &Open, vm: &Ins
         ..ObjectReference::default()
     });
     draft.kubelet_version = Some(node.status.node_info.kubelet_version.clone()).filter(|v| !v.is_empty());
+    draft.node_is_ready = node.is_ready();
     if node.is_ready() {
         draft.condition(answer(
             Status::True,
@@ -112,6 +106,19 @@ pub(super) fn node(draft: &mut Draft<'_>, usable: &Usable, open: &Open, vm: &Ins
         draft.condition(answer(Status::False, Reason::NodeNotReady, said));
     }
     true
+}
+
+/// Puts onto the Node what is missing.
+fn decorate(draft: &mut Draft<'_>, usable: &Usable, node: &Node) {
+    let external_ccm = draft.observed.settings.external_cloud_provider;
+    if let Some(patch) = decoration(&draft.observed.machine, usable, node, external_ccm) {
+        let uid = node.uid().to_owned();
+        draft.plan.push(Step::PatchNode { uid, patch });
+    }
+    // Once the Node is as the Machine asks, what it asked for before is history.
+    if let Some(record) = &mut draft.record {
+        record.retired = None;
+    }
 }
 
 /// UID of the Node that is recorded to be the Machine's.

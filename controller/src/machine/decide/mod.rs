@@ -31,17 +31,22 @@ pub use self::launch::user_data_secret_name;
 
 /// What to do for one Machine.
 pub fn decide(observed: &Observed, now: Timestamp) -> Plan {
-    if observed.machine.is_ignored(&observed.settings.name) {
+    let machine = &observed.machine;
+    if machine.is_anothers(&observed.settings.name) {
         return Plan::default();
     }
     let mut draft = Draft::new(observed, now);
-    if observed.machine.is_deleting() {
+    if machine.is_deleting() {
         delete::decide(&mut draft);
     } else {
         live(&mut draft);
     }
     if observed.name_winner.is_none() {
         serving::decide(&mut draft);
+    }
+    if machine.is_paused() {
+        // Nothing is done about the Machine; but its kubelet goes on, and its certificate ends.
+        return draft.only_requests();
     }
     draft.finish()
 }
@@ -56,15 +61,21 @@ fn live(draft: &mut Draft<'_>) {
         return;
     }
     match visible(draft) {
-        Some((usable, open)) => machine_of(draft, usable, open),
+        Some((Some(usable), open)) => machine_of(draft, usable, open),
+        Some((None, open)) => run::see_to(draft, open),
         None => run::keep_token(draft),
     }
 }
 
-/// What the Machine asks for and where its VM is, if both can be seen and believed; else says why not.
-fn visible<'a>(draft: &mut Draft<'a>) -> Option<(&'a Usable, &'a Open)> {
+/// Where the Machine's VM is, if it can be seen and believed, and what the Machine asks for; else says why not. A Machine
+/// that has a VM needs nothing of its spec to be seen to.
+fn visible<'a>(draft: &mut Draft<'a>) -> Option<(Option<&'a Usable>, &'a Open)> {
+    let has_vm = draft
+        .record
+        .as_ref()
+        .is_some_and(|record| record.vm_uid.is_some());
     let usable = match &draft.observed.spec {
-        Spec::Usable(usable) => usable,
+        Spec::Usable(usable) => Some(usable.as_ref()),
         // After a restart everything is read anew: what is stored still holds.
         Spec::Waiting(_) if draft.keep_condition(condition::INFRASTRUCTURE_READY) => {
             draft.keep_condition(condition::INFRASTRUCTURE_REACHABLE);
@@ -83,17 +94,23 @@ fn visible<'a>(draft: &mut Draft<'a>) -> Option<(&'a Usable, &'a Open)> {
         }
         Spec::ReferenceNotFound(what) => {
             draft.infrastructure(Status::False, Reason::ReferenceNotFound, what.clone());
-            draft.error("CreateError", what.clone());
-            return None;
+            if !has_vm {
+                draft.error("CreateError", what.clone());
+                return None;
+            }
+            None
         }
         Spec::Invalid(why) => {
             draft.infrastructure(Status::False, Reason::InvalidSpec, why.clone());
-            draft.error("CreateError", why.clone());
-            return None;
+            if !has_vm {
+                draft.error("CreateError", why.clone());
+                return None;
+            }
+            None
         }
     };
     let open = reachable(draft)?;
-    (placed(draft, open) && believed(draft, open)).then_some((usable.as_ref(), open))
+    (placed(draft, open) && believed(draft, open)).then_some((usable, open))
 }
 
 /// The infra cluster, if it answers; else says why not, and keeps what was known.

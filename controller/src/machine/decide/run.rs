@@ -70,8 +70,31 @@ pub(super) fn decide(draft: &mut Draft<'_>, usable: &Usable, open: &Open, vm: &I
             draft.provider_id = Some(super::super::ownership::provider_id_of(machine));
         }
     }
-    let joined = join::node(draft, usable, open, vm);
+    let joined = join::node(draft, Some(usable), open, vm);
     bootstrap(draft, open, &uid, joined);
+    evacuate::decide(draft, open);
+}
+
+/// Sees to the recorded VM where the spec cannot be used: its Node and the certificate of that, its token, its host. Nothing
+/// is given up, for it could not be made anew.
+pub(super) fn see_to(draft: &mut Draft<'_>, open: &Open) {
+    draft.keep_conditions();
+    let record = draft.record.as_ref();
+    let recorded = record.and_then(|record| record.vm_uid.as_deref());
+    let ours = open
+        .vm
+        .as_ref()
+        .filter(|vm| vm.metadata.uid.as_deref() == recorded && vm.metadata.deletion_timestamp.is_none());
+    let Some(vm) = ours.filter(|_| has_node(draft)) else {
+        return keep_token(draft);
+    };
+    draft.addresses = Some(open.addresses.clone());
+    let uid = vm.metadata.uid.clone().unwrap_or_default();
+    if join::node(draft, None, open, vm) {
+        bootstrap(draft, open, &uid, true);
+    } else {
+        keep_token(draft);
+    }
     evacuate::decide(draft, open);
 }
 
@@ -300,16 +323,25 @@ pub(super) fn keep_token(draft: &mut Draft<'_>) {
         return;
     };
     let of_vm = record.token_id.as_deref();
-    let joined = record.node_uid.is_some()
-        || delete::own_node(draft).is_some_and(|node| {
-            // A former VM's Node is older than the token.
-            let created = node.metadata.creation_timestamp.as_ref();
-            created.is_none_or(|created| created.0 >= token.created)
-        });
     // Before the VM is on record, the token is.
-    if !joined && of_vm.is_none_or(|id| id == token.id.as_str()) {
+    if !has_node(draft) && of_vm.is_none_or(|id| id == token.id.as_str()) {
         extend(draft, token.expiration);
     }
+}
+
+/// Whether the VM has become a Node, recorded or not: a former VM's is older than the token.
+fn has_node(draft: &Draft<'_>) -> bool {
+    let token = draft.observed.token.as_ref();
+    let is_newer = |created: Timestamp| token.is_none_or(|token| created >= token.created);
+    let recorded = draft
+        .record
+        .as_ref()
+        .is_some_and(|record| record.node_uid.is_some());
+    recorded
+        || delete::own_node(draft).is_some_and(|node| {
+            let created = node.metadata.creation_timestamp.as_ref();
+            created.is_none_or(|created| is_newer(created.0))
+        })
 }
 
 /// Extends a token that expires then, or looks again when it is half-way there.

@@ -869,6 +869,7 @@ fn a_failed_write_is_shown_and_holds_the_next_try_back() {
         concerns: Concern::Infrastructure,
         message: "cannot create: quota".into(),
         until,
+        is_news: true,
     });
     let plan = decide(&o, now());
     assert!(touches_nothing(&plan), "{:?}", verbs(&plan));

@@ -21,6 +21,7 @@ mod deleted_at_birth;
 mod drain;
 mod external_ccm;
 mod facts;
+mod going_on;
 mod helm;
 mod host_drain;
 mod impostors;

@@ -94,6 +94,7 @@ fn a_deletion_that_failed_is_told_and_holds_nothing_else_up() {
         concerns: Concern::Evacuation,
         message: "cannot evacuate the host: 403 Forbidden".into(),
         until: now() + Duration::from_secs(4),
+        is_news: true,
     });
     let plan = decide(&o, now());
     assert!(!deletes(&plan), "not before its time");
@@ -111,6 +112,7 @@ fn a_replacement_that_failed_is_told() {
         concerns: Concern::Replacement,
         message: "cannot delete the Machine: 403 Forbidden".into(),
         until: now() + Duration::from_secs(4),
+        is_news: true,
     });
     let plan = decide(&o, now());
     assert!(touches_nothing(&plan));

@@ -772,6 +772,7 @@ fn a_node_that_may_not_be_deleted_is_waited_for(#[case] extra: Value, #[case] go
         concerns: Concern::NodeDeletion,
         message: "cannot delete the Node: 403 Forbidden".into(),
         until: now() + Duration::from_mins(5),
+        is_news: true,
     });
     let plan = decide(&o, now());
     assert!(!verbs(&plan).contains(&"delete the Node"), "not at once again");

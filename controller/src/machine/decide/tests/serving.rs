@@ -101,15 +101,117 @@ fn a_link_that_is_held_back_holds_the_approval_back() {
         concerns,
         message: "no".into(),
         until: now() + Duration::from_secs(4),
+        is_news: true,
     };
     let mut o = asking(asked("csr-1", "10.0.0.7"));
-    o.failure = Some(failure(Concern::Node));
-    assert!(
-        verbs(&decide(&o, now())).contains(&APPROVE),
+    o.failure = Some(failure(Concern::Machine));
+    assert_eq!(
+        verbs(&decide(&o, now())),
+        ["record an Event", APPROVE],
         "it is linked already"
     );
     o.machine = Arc::new(machine(&recorded()));
-    assert!(!verbs(&decide(&o, now())).contains(&APPROVE));
+    assert_eq!(verbs(&decide(&o, now())), ["record an Event"]);
+    if let Some(failure) = &mut o.failure {
+        failure.is_news = false;
+    }
+    assert_eq!(verbs(&decide(&o, now())), [""; 0], "an Event once");
+}
+
+#[test]
+fn a_node_that_does_not_take_a_label_holds_nothing_else_back() {
+    let mut o = asking(asked("csr-1", "10.0.0.7"));
+    let mut asking_for_a_label = recorded();
+    let former = json!({"status": {"providerStatus": {"retired": {"labels": {"pool": ["a"]}}}}});
+    json_patch::merge(&mut asking_for_a_label, &former);
+    o.machine = Arc::new(machine(&asking_for_a_label));
+    o.token = Some(token());
+    let Spec::Usable(usable) = &mut o.spec else {
+        unreachable!()
+    };
+    usable.node_metadata.labels = Some([("team".to_owned(), "a b".to_owned())].into());
+    let tried = verbs(&decide(&o, now())).first().copied();
+    assert_eq!(
+        tried,
+        Some("patch the Node"),
+        "it is decorated before it is linked"
+    );
+
+    o.failure = Some(Failure {
+        concerns: Concern::Node,
+        message: "cannot patch the Node: team is invalid".into(),
+        until: now() + Duration::from_secs(4),
+        is_news: true,
+    });
+    let plan = decide(&o, now());
+    assert!(!verbs(&plan).contains(&"patch the Node"), "{:?}", verbs(&plan));
+    assert!(
+        verbs(&plan).contains(&"delete the bootstrap token"),
+        "{:?}",
+        verbs(&plan)
+    );
+    assert!(verbs(&plan).contains(&APPROVE), "{:?}", verbs(&plan));
+    let status = &patch(&plan)["status"];
+    assert_eq!(status["nodeRef"]["uid"], "node-1");
+    assert_eq!(status["phase"], "Running");
+    assert!(status["providerStatus"]["retired"].is_object(), "{status}");
+    let said = condition(&plan, "NodeReady");
+    assert_eq!(
+        (&said["reason"], &said["message"]),
+        (
+            &json!("DecorationFailed"),
+            &json!("cannot patch the Node: team is invalid")
+        )
+    );
+    assert_eq!(plan.again, Some(Duration::from_secs(4)));
+}
+
+#[test]
+fn the_kubelet_of_a_paused_machine_keeps_its_certificate() {
+    let mut o = asking(asked("csr-1", "10.0.0.7"));
+    let mut paused = linked();
+    let initializers =
+        json!({"metadata": {"annotations": {"machine-controller.kubermatic.io/initializers": "x"}}});
+    json_patch::merge(&mut paused, &initializers);
+    o.machine = Arc::new(machine(&paused));
+    assert_eq!(verbs(&decide(&o, now())), [APPROVE]);
+    o.requests = vec![asked("csr-1", "10.0.0.8")];
+    assert_eq!(verbs(&decide(&o, now())), [REFUSE]);
+    json_patch::merge(
+        &mut paused,
+        &json!({"metadata": {"labels": {"machine.k8s.io/controller": "another"}}}),
+    );
+    o.machine = Arc::new(machine(&paused));
+    assert_eq!(verbs(&decide(&o, now())), [""; 0]);
+}
+
+#[rstest]
+#[case::a_reference_that_is_gone(Spec::ReferenceNotFound("Secret a/b does not exist".into()), "ReferenceNotFound")]
+#[case::a_spec_that_is_none(Spec::Invalid("memory is no quantity".into()), "InvalidSpec")]
+fn a_joined_machine_whose_spec_cannot_be_used_is_seen_to(#[case] spec: Spec, #[case] reason: &str) {
+    let mut o = asking(asked("csr-1", "10.0.0.7"));
+    o.spec = spec;
+    let plan = decide(&o, now());
+    assert_eq!(verbs(&plan).last(), Some(&APPROVE), "{:?}", verbs(&plan));
+    let status = &patch(&plan)["status"];
+    assert_eq!(condition(&plan, "InfrastructureReady")["reason"], reason);
+    assert_eq!(condition(&plan, "NodeReady")["status"], "True");
+    assert_eq!(
+        (&status["errorReason"], &status["phase"]),
+        (&Value::Null, &json!("Running"))
+    );
+
+    // Its VM cannot be made anew.
+    let Infra::Open(open) = &mut o.infra else {
+        unreachable!()
+    };
+    open.vm = None;
+    o.requests.clear();
+    assert!(
+        touches_nothing(&decide(&o, now())),
+        "{:?}",
+        verbs(&decide(&o, now()))
+    );
 }
 
 #[test]
@@ -222,6 +324,7 @@ fn a_failed_approval_is_shown_and_holds_nothing_else_back() {
         concerns: Concern::Certificate,
         message: "cannot approve a signing request: forbidden".into(),
         until: now() + Duration::from_secs(4),
+        is_news: true,
     });
     let plan = decide(&o, now());
     assert!(!verbs(&plan).contains(&APPROVE));
