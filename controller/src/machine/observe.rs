@@ -210,7 +210,8 @@ fn access(
         match provider.watch(sources.key, &kubeconfig.text, namespace) {
             Watched::Open(place) => Ok(place),
             Watched::Opening => Err((Infra::Connecting, false)),
-            Watched::Failed { why, refused } => Err((Infra::Unreachable(why), refused)),
+            Watched::Failed { why, refused: true } => Err((Infra::Refused(why), true)),
+            Watched::Failed { why, refused: false } => Err((Infra::Unreachable(why), false)),
             Watched::Unusable(why) => Err((Infra::NoCredential(why), true)),
         }
     };

@@ -172,8 +172,10 @@ pub enum Infra {
     NoCredential(String),
     /// Being connected to.
     Connecting,
-    /// It does not answer, or refuses the credential; how.
+    /// It does not answer; how.
     Unreachable(String),
+    /// It refuses the Machine's credential; how.
+    Refused(String),
     /// Open.
     Open(Box<Open>),
 }

@@ -262,7 +262,7 @@ fn vm(draft: &mut Draft<'_>) -> Vm {
     }
     let open = match &draft.observed.infra {
         Infra::Open(open) => open,
-        Infra::Unreachable(how) => return blocked(draft, &unreachable(how)),
+        Infra::Unreachable(how) | Infra::Refused(how) => return blocked(draft, &unreachable(how)),
         Infra::Connecting => {
             deleting(
                 draft,

@@ -7,7 +7,7 @@ use machinist_shared::names::{condition, finalizer};
 use serde_json::{Map, Value, json};
 
 use super::super::conditions::{self, Change, Condition, Reason, Status, Urgency};
-use super::super::observed::{Concern, Failure, Observed};
+use super::super::observed::{Concern, Failure, Infra, Observed};
 use super::super::phase::Phase;
 use super::super::plan::{Event, Plan, Step};
 use super::super::record::{CredentialSource, FormerVm, Infrastructure, Record};
@@ -600,7 +600,10 @@ impl<'a> Draft<'a> {
             let known = stored
                 .iter()
                 .any(|c| c.type_ == want.kind && c.reason.as_deref() == Some(&want.reason));
-            if trouble && !known && is_cause(&want.reason) {
+            // All Machines on it have the condition, and an alert has the cluster: thousands of Events more help nobody.
+            let is_outage = want.kind == condition::INFRASTRUCTURE_REACHABLE
+                && matches!(self.observed.infra, Infra::Unreachable(_));
+            if trouble && !known && !is_outage && is_cause(&want.reason) {
                 let message = format!("{}: {}", want.reason, want.message);
                 self.after_patch.push(Event {
                     warning: true,

@@ -147,7 +147,7 @@ fn reachable<'a>(draft: &mut Draft<'a>) -> Option<&'a Open> {
             Reason::Connecting,
             "connecting to the infra cluster".to_owned(),
         ),
-        Infra::Unreachable(how) => (Status::False, Reason::Unreachable, how.clone()),
+        Infra::Unreachable(how) | Infra::Refused(how) => (Status::False, Reason::Unreachable, how.clone()),
         Infra::NoCredential(what) => (Status::False, Reason::ReferenceNotFound, what.clone()),
     };
     let condition = Condition::new(condition::INFRASTRUCTURE_REACHABLE, status, reason, message);

@@ -87,7 +87,7 @@ fn judged(draft: &Draft<'_>, request: &StoredRequest) -> Verdict {
             &NodeState::Linked,
             VmState::Unseen("connecting to the infra cluster"),
         ),
-        (_, Infra::Unreachable(how) | Infra::NoCredential(how)) => {
+        (_, Infra::Unreachable(how) | Infra::Refused(how) | Infra::NoCredential(how)) => {
             (&NodeState::Linked, VmState::Unseen(how.as_str()))
         }
     };

@@ -580,7 +580,8 @@ fn a_vanished_vm_of_a_set_is_replaced_with_its_machine() {
 }
 
 #[rstest]
-#[case::unreachable(Infra::Unreachable("refused".into()))]
+#[case::unreachable(Infra::Unreachable("no answer within 3s".into()))]
+#[case::refused(Infra::Refused("401".into()))]
 #[case::connecting(Infra::Connecting)]
 #[case::no_credential(Infra::NoCredential("no key".into()))]
 fn an_infra_cluster_that_does_not_answer_loses_nothing(#[case] infra: Infra) {
@@ -717,6 +718,20 @@ fn an_undecodable_machine_goes_by_its_record_or_at_once_if_it_never_had_a_vm() {
     o.spec = Spec::Invalid("broken".into());
     o.infra = Infra::NoCredential("none".into());
     assert!(touches_nothing(&decide(&o, now())));
+}
+
+#[rstest]
+#[case::of_the_cluster(Infra::Unreachable("no answer within 3s".into()), false)]
+#[case::of_the_credential(Infra::Refused("401".into()), true)]
+fn an_outage_is_no_event_of_each_machine(#[case] infra: Infra, #[case] is_event: bool) {
+    let mut o = observed(machine(&recorded()), running());
+    o.infra = infra;
+    let plan = decide(&o, now());
+    assert_eq!(
+        condition(&plan, "InfrastructureReachable")["reason"],
+        "Unreachable"
+    );
+    assert_eq!(verbs(&plan).contains(&"record an Event"), is_event);
 }
 
 #[test]
