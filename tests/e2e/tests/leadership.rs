@@ -3,12 +3,14 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use e2e::{Case, case::PATIENCE, manifest, wait};
+use e2e::{Case, case::PATIENCE, manifest, rollout, wait};
 use k8s_openapi::{api::coordination::v1::Lease, jiff::Timestamp};
 use kube::Api;
 use testbed::{
     Testbed,
     bed::{CONTROLLER, MACHINES},
+    proxy::Request,
+    server::Server,
 };
 
 const STANDBY: &str = "standby";
@@ -67,21 +69,7 @@ async fn a_leader_that_was_stopped_and_woken_writes_nothing() -> Result<()> {
     .await?;
     case.node_ready("worker").await?;
 
-    // Nobody but the former leader could do what is to be done now, and the Lease is the standby's for 15 s more.
-    let before = renewed(&taken);
-    wait::for_state(&leases(&case), LEASE, "renewed", PATIENCE, |lease| {
-        renewed(lease) > before
-    })
-    .await?;
-    standby.stop();
-    case.begin_deletion("worker").await?;
-    let woken = Timestamp::now();
-    case.bed.controller().cont();
-    // One that notices ends itself, to begin anew as a standby.
-    case.bed.controller().ended().await?;
-    assert_eq!(writes(&case.bed, CONTROLLER, woken), 0, "after it woke");
-    let on_infra = infra_writes(&case.bed, woken);
-    assert!(on_infra.is_empty(), "after it woke: {on_infra:?}");
+    let woken = wake(&case, &standby, &taken, case.begin_deletion("worker")).await?;
 
     standby.cont();
     wait::for_absence(&case.machines(), "worker", PATIENCE).await?;
@@ -92,6 +80,62 @@ async fn a_leader_that_was_stopped_and_woken_writes_nothing() -> Result<()> {
     assert_eq!(case.lives.uids("worker").len(), 1);
     standby.terminate().await?;
     case.finish(&[]).await
+}
+
+/// The same in the middle of its work: what it was about to write is the next leader's by then, and done.
+#[tokio::test]
+async fn a_leader_that_was_stopped_in_the_middle_of_its_work_writes_nothing() -> Result<()> {
+    let case = Case::start().await?;
+    let former = leader(&case).await?;
+    let standby = case.bed.new_controller(STANDBY, &[]).await?;
+    standby.launch()?;
+    case.apply(&rollout::deployment("pool", 20)).await?;
+    let is_begun =
+        |request: &Request| request.target.resource == "virtualmachines" && request.target.is_write();
+    case.bed.infra().proxy().seen(is_begun).await;
+    case.bed.controller().stop();
+    let held = "held by the standby";
+    wait::for_state(&leases(&case), LEASE, held, PATIENCE + LEASE_ENDS, |lease| {
+        holder(lease) != former
+    })
+    .await?;
+    case.rollout("pool", "NewMachineSetAvailable").await?;
+
+    let taken = leases(&case).get(LEASE).await?;
+    let scale = ["scale", "machinedeployment", "pool", "--replicas=10"];
+    let to_do = async { case.kubectl(&scale).await.map(drop) };
+    wake(&case, &standby, &taken, to_do).await?;
+    standby.cont();
+    case.delete_deployment("pool").await?;
+    assert_eq!(case.lives.with_more_than_one(), Vec::<String>::new());
+    standby.terminate().await?;
+    case.finish(&[]).await
+}
+
+/// Stops the standby, which holds the Lease as it was `taken`, gives work, and wakes the former leader; when. It writes
+/// nothing and ends.
+async fn wake(
+    case: &Case,
+    standby: &Server,
+    taken: &Lease,
+    to_do: impl Future<Output = Result<()>>,
+) -> Result<Timestamp> {
+    // Nobody but the former leader could do what is to be done then, and the Lease is the standby's for 15 s more.
+    let before = renewed(taken);
+    wait::for_state(&leases(case), LEASE, "renewed", PATIENCE, |lease| {
+        renewed(lease) > before
+    })
+    .await?;
+    standby.stop();
+    to_do.await?;
+    let woken = Timestamp::now();
+    case.bed.controller().cont();
+    // One that notices ends itself, to begin anew as a standby.
+    case.bed.controller().ended().await?;
+    assert_eq!(writes(&case.bed, CONTROLLER, woken), 0, "after it woke");
+    let on_infra = infra_writes(&case.bed, woken);
+    assert!(on_infra.is_empty(), "after it woke: {on_infra:?}");
+    Ok(woken)
 }
 
 /// machine-controller's, so that both never run at once.
