@@ -130,6 +130,10 @@ impl Place for OpenInfra {
         Box::pin(deliver(self, user_data))
     }
 
+    fn take_back<'a>(&'a self, user_data: &'a str) -> BoxFuture<'a, Result<(), RemoteError>> {
+        Box::pin(take_back(self, user_data))
+    }
+
     fn label<'a>(&'a self, name: &'a str, label: Labelling<'a>) -> BoxFuture<'a, Result<(), RemoteError>> {
         Box::pin(put_labels(self, name, label))
     }
@@ -285,6 +289,26 @@ async fn deliver(open: &OpenInfra, user_data: Delivery<'_>) -> Result<(), Remote
     match api.create(&PostParams::default(), &secret).await {
         // The name holds the Machine's UID and the token's ID: it can only be our own, from before a crash.
         Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
+        other => Ok(other.map(drop)?),
+    }
+}
+
+/// Garbage collection would take it, too, and nobody could tell when.
+async fn take_back(open: &OpenInfra, user_data: &str) -> Result<(), RemoteError> {
+    let api: Api<k8s_openapi::api::core::v1::Secret> =
+        Api::namespaced(open.client().clone(), &open.key().namespace);
+    // As above, the name can only be our own.
+    match api.delete(user_data, &DeleteParams::default()).await {
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        // The rights of machine-controller's kubeconfigs do not have it.
+        Err(kube::Error::Api(status)) if status.code == 403 => {
+            tracing::debug!(
+                secret = user_data,
+                "left to garbage collection: {}",
+                status.message
+            );
+            Ok(())
+        }
         other => Ok(other.map(drop)?),
     }
 }

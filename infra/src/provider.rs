@@ -134,6 +134,12 @@ pub trait Place: Debug + Send + Sync {
     /// Gives an instance its user data, which it does not start without, and which goes with it.
     fn deliver<'a>(&'a self, user_data: Delivery<'a>) -> BoxFuture<'a, Result<(), RemoteError>>;
 
+    /// Takes back the user data of that name, once its instance is gone, if it is still there. A place where it cannot outlive
+    /// the instance has nothing to do, nor has one whose credential may not.
+    fn take_back<'a>(&'a self, _user_data: &'a str) -> BoxFuture<'a, Result<(), RemoteError>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
     /// Labels the instance of that name, UID and version: how one that somebody else made for the Machine is taken over.
     fn label<'a>(&'a self, name: &'a str, label: Labelling<'a>) -> BoxFuture<'a, Result<(), RemoteError>>;
 

@@ -134,6 +134,7 @@ impl Run<'_> {
             Step::CreateVm => self.create_vm().await,
             Step::FindVm => self.find_vm().await,
             Step::CreateUserData { vm_uid } => self.create_user_data(vm_uid).await,
+            Step::DeleteUserData(name) => self.delete_user_data(name).await,
             Step::LabelVm {
                 uid,
                 resource_version,
@@ -284,6 +285,14 @@ impl Run<'_> {
             data: user_data.bytes(),
         };
         open.deliver(delivery).await?;
+        Ok(Progress::Next)
+    }
+
+    async fn delete_user_data(&self, name: &str) -> Result<Progress, RemoteError> {
+        let Some(open) = &self.hands.open else {
+            return Ok(Progress::Wait);
+        };
+        open.take_back(name).await?;
         Ok(Progress::Next)
     }
 
@@ -474,9 +483,11 @@ fn gone(result: Result<(), kube::Error>) -> Result<Progress, RemoteError> {
 
 fn concern(step: &Step) -> Concern {
     match step {
-        Step::CreateVm | Step::FindVm | Step::LabelVm { .. } | Step::DeleteVm { .. } => {
-            Concern::Infrastructure
-        }
+        Step::CreateVm
+        | Step::FindVm
+        | Step::LabelVm { .. }
+        | Step::DeleteVm { .. }
+        | Step::DeleteUserData(_) => Concern::Infrastructure,
         Step::CreateToken
         | Step::ExtendToken
         | Step::DeleteToken

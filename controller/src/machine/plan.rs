@@ -30,6 +30,8 @@ pub enum Step {
         /// UID of the VM.
         vm_uid: String,
     },
+    /// Delete the Secret of that name with the user data of a VM that is gone.
+    DeleteUserData(String),
     /// Put our labels onto an adopted VM, on condition of its resourceVersion.
     LabelVm {
         /// UID of the VM.
@@ -137,6 +139,7 @@ impl Step {
             Self::CreateVm => "create the VirtualMachine",
             Self::FindVm => "look for a VirtualMachine",
             Self::CreateUserData { .. } => "create the user-data Secret",
+            Self::DeleteUserData(_) => "delete the user-data Secret",
             Self::LabelVm { .. } => "label the adopted VirtualMachine",
             Self::DeleteVm { .. } => "delete the VirtualMachine",
             Self::PatchNode { .. } => "patch the Node",

@@ -263,7 +263,12 @@ async fn delivered_twice<B: Bed>(mut subject: Subject<'_, B>) -> Result<()> {
             .await
             .context(time)?;
     }
-    subject.gone("delivered").await
+    subject.gone("delivered").await?;
+    let place = subject.open().await?;
+    for time in ["taken back", "taken back again"] {
+        place.take_back("userdata-delivered").await.context(time)?;
+    }
+    Ok(())
 }
 
 fn delivery<'a>(instance: &'a str, uid: &'a str) -> Delivery<'a> {

@@ -106,6 +106,16 @@ async fn a_machine_becomes_a_node_within_its_budget_and_leaves_nothing() -> Resu
         "over budget:\n{}",
         deleted.table()
     );
+    let secrets = deleted.asked("delete");
+    let secrets = secrets
+        .iter()
+        .filter(|asked| asked.starts_with("secrets machinist-infra/userdata-"));
+    assert_eq!(
+        secrets.count(),
+        1,
+        "the user data is gone, and known to be:\n{}",
+        deleted.table()
+    );
     assert_eq!(case.lives.uids("worker-1").len(), 1, "one VM in a Machine's life");
 
     refers_to_something_new(&case, "worker-2").await?;

@@ -66,6 +66,7 @@ pub(super) fn decide(draft: &mut Draft<'_>) {
     }
     let node = own_node(draft);
     let mut left = Vec::new();
+    let user_data = user_data(draft).filter(|_| matches!(vm, Vm::Gone));
     match vm {
         Vm::Gone => {
             let node = node.as_deref();
@@ -81,6 +82,10 @@ pub(super) fn decide(draft: &mut Draft<'_>) {
         && !node_may_go(draft, &node)
     {
         return;
+    }
+    if let Some(user_data) = user_data {
+        // Before the Node, which is the last that tells of the VM.
+        draft.plan.steps.insert(0, Step::DeleteUserData(user_data));
     }
     if draft.observed.token.is_some() {
         draft.plan.push(Step::DeleteToken);
@@ -199,6 +204,14 @@ fn has_disks(draft: &mut Draft<'_>) -> bool {
         .lazy(),
     );
     true
+}
+
+/// Name of the Secret with the user data of the VM on record, if that is one that we made.
+fn user_data(draft: &Draft<'_>) -> Option<String> {
+    let record = draft.record.as_ref()?;
+    let secret = record.bootstrap_secret.as_ref().map(|secret| &secret.id);
+    let id = secret.or(record.token_id.as_ref())?;
+    Some(launch::user_data_secret_name(draft.observed.machine.uid(), id))
 }
 
 /// Deletes the Node; whether the Machine may go on without waiting for more.

@@ -676,6 +676,7 @@ fn a_deletion_goes_vm_then_node_then_token_then_finalizers() {
     assert_eq!(
         verbs(&plan),
         [
+            "delete the user-data Secret",
             "delete the Node",
             "delete the bootstrap token",
             "patch the Machine"
