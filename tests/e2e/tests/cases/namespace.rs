@@ -1,6 +1,8 @@
 //! A namespace is deleted with the Machines in it, and with the Secret by which their VMs are reached: everything goes, in
 //! whatever order the namespace controller deletes it.
 
+use std::collections::HashSet;
+
 use anyhow::{Context as _, Result};
 use e2e::{Case, case::PATIENCE, infra, manifest, rollout::deployment, wait};
 use k8s_openapi::{
@@ -15,7 +17,11 @@ use kube::{
 use machinist_shared::api::{Machine, MachineDeployment};
 use rstest::rstest;
 use serde_json::json;
-use testbed::seed::INFRA_SECRET;
+use testbed::{
+    bed::{CONTROLLER, SYSTEM_NAMESPACE},
+    proxy::Request,
+    seed::INFRA_SECRET,
+};
 
 const TEAM: &str = "team-a";
 
@@ -51,6 +57,44 @@ async fn a_namespace_that_is_deleted_leaves_nothing(#[case] with_kubeconfig: boo
         let left = machines.list(&ListParams::default()).await?.items;
         gone.with_context(|| format!("{left:#?}"))?;
     }
+    case.finish(&[]).await
+}
+
+/// Machinist goes first, and whoever deletes the Machines then waits for it: nothing is forgotten meanwhile, and whoever
+/// installs it again has everything go.
+#[tokio::test]
+async fn machinists_own_namespace_may_be_deleted_first() -> Result<()> {
+    let case = Case::start().await?;
+    case.apply(&deployment("pool", 2)).await?;
+    case.rollout("pool", "NewMachineSetAvailable").await?;
+    let vms: HashSet<_> = case.machine_uids().await?.into_keys().collect();
+
+    let user = case.bed.user();
+    user.kubectl_ok(&["delete", "namespace", SYSTEM_NAMESPACE], "")
+        .await?;
+    // Its token is taken for some seconds more.
+    let refused = |request: &Request| request.client == CONTROLLER && request.status == 401;
+    user.proxy().seen(refused).await;
+    case.kubectl(&["delete", "machinedeployment", "pool", "--wait=false"])
+        .await?;
+    case.kubectl(&["delete", "machines", "--all", "--wait=false"])
+        .await?;
+    let left: HashSet<_> = case.machine_uids().await?.into_keys().collect();
+    assert_eq!(left, vms, "its finalizers hold the Machines");
+    for vm in &vms {
+        let vm = case.vms().get(vm).await?;
+        assert!(vm.metadata.deletion_timestamp.is_none());
+    }
+
+    case.bed.controller().kill();
+    case.bed.upgrade_chart(&json!({})).await?;
+    let again = case.bed.new_controller("again", &[]).await?;
+    again.launch()?;
+    for machine in &vms {
+        wait::for_absence(&case.machines(), machine, PATIENCE).await?;
+    }
+    wait::for_absence(&case.deployments(), "pool", PATIENCE).await?;
+    again.terminate().await?;
     case.finish(&[]).await
 }
 
