@@ -283,6 +283,14 @@ impl<'a> Draft<'a> {
         self.patched = true;
     }
 
+    /// The same, where there is nothing to write but a status that will be another in a moment.
+    pub(super) fn say_nothing_yet(&mut self) {
+        let nothing_else = self.finalizers.is_none()
+            && self.after_patch.is_empty()
+            && self.record == self.observed.machine.record;
+        self.patched |= nothing_else;
+    }
+
     /// Since when a condition has said that, if it does.
     pub(super) fn said_since(&self, kind: &str, reason: Reason) -> Option<Timestamp> {
         let mut conditions = self.observed.machine.status.conditions.iter().flatten();

@@ -161,17 +161,17 @@ fn drain(draft: &mut Draft<'_>, node: &Arc<Node>) -> Drain {
         });
         let uid = node.uid().to_owned();
         draft.plan.push(Step::PatchNode { uid, patch });
-        draining(draft, node, "the Node is being cordoned");
+        begins(draft, node, "the Node is being cordoned");
         return Drain::Goes;
     }
     match &observed.guests.pods {
         Seen::Unwatched => {
             draft.plan.push(Step::WatchPods);
-            draining(draft, node, "the Node's pods are being listed");
+            begins(draft, node, "the Node's pods are being listed");
             Drain::Goes
         }
         Seen::Opening(None) => {
-            draining(draft, node, "the Node's pods are being listed");
+            begins(draft, node, "the Node's pods are being listed");
             Drain::Goes
         }
         Seen::Opening(Some(why)) => {
@@ -183,6 +183,29 @@ fn drain(draft: &mut Draft<'_>, node: &Arc<Node>) -> Drain {
             Drain::Goes
         }
         Seen::Pods(pods) => pods_go(draft, node, pods),
+    }
+}
+
+/// For so long nothing is said of a drain that has just begun: mostly there is more to say before.
+const MOMENT: Duration = Duration::from_secs(2);
+
+/// Nothing is known of the pods yet. Where others wait for their turn, it shows whose it is.
+fn begins(draft: &mut Draft<'_>, node: &Node, message: &str) {
+    draining(draft, node, message);
+    let observed = draft.observed;
+    let is_said = stored_reason(draft, condition::DELETING) == Some(Reason::DrainingNode.text());
+    let begun = observed
+        .machine
+        .metadata
+        .deletion_timestamp
+        .as_ref()
+        .map(|time| time.0);
+    if observed.guests.turn.is_none()
+        && !is_said
+        && let Some(begun) = begun
+        && !is_past(draft, begun, MOMENT)
+    {
+        draft.say_nothing_yet();
     }
 }
 

@@ -82,6 +82,47 @@ fn deletes_vm(plan: &Plan) -> bool {
         .any(|step| matches!(step, Step::DeleteVm { .. }))
 }
 
+#[rstest]
+#[case::just_begun("11:59:59", json!({}), None, false)]
+#[case::for_a_while("11:59:58", json!({}), None, true)]
+#[case::in_turn("11:59:59", json!({}), Some(Turn { ahead: 0, limit: 1 }), true)]
+#[case::with_a_node_to_record("11:59:59", json!({"status": {"providerStatus": {"nodeUID": null}}}), None, true)]
+#[case::with_more_to_write("11:59:59", json!({"metadata": {"finalizers":
+    ["machine-delete-finalizer", "machine-node-delete-finalizer", "kubermatic.io/red-hat-subscription"]}}), None, true)]
+fn of_a_drain_that_has_just_begun_nothing_is_said(
+    #[case] deleted: &str,
+    #[case] extra: Value,
+    #[case] turn: Option<Turn>,
+    #[case] is_said: bool,
+) {
+    let deleted = format!("2026-01-01T{deleted}Z");
+    let deleted = json!({"metadata": {"deletionTimestamp": deleted}, "status": {"providerStatus": {"nodeUID": "node-1"}}});
+    let mut o = leaving(&both(deleted, &extra));
+    o.guests.turn = turn;
+    for (pods, node) in [
+        (Seen::Unwatched, node(&json!({}))),
+        (Seen::Unwatched, cordoned(&json!({}))),
+        (Seen::Opening(None), cordoned(&json!({}))),
+    ] {
+        (o.guests.pods, o.node) = (pods, Some(node));
+        let plan = decide(&o, now());
+        assert_eq!(
+            verbs(&plan).contains(&"patch the Machine"),
+            is_said,
+            "{:?}",
+            verbs(&plan)
+        );
+        assert!(
+            plan.why.is_empty() || plan.why.starts_with("DrainingNode"),
+            "{}",
+            plan.why
+        );
+    }
+    // What keeps it from going on is said at once.
+    o.guests.pods = Seen::Opening(Some("forbidden".into()));
+    assert!(verbs(&decide(&o, now())).contains(&"patch the Machine"));
+}
+
 #[test]
 fn a_node_is_cordoned_on_condition_of_what_was_seen_then_its_pods_are_watched_then_evicted() {
     let mut o = leaving(&json!({}));
