@@ -44,8 +44,8 @@ const MAKING: Budget = Budget {
 };
 /// From its deletion to its end.
 const DELETION: Budget = Budget {
-    of_the_machine: 3,
-    others: 4,
+    of_the_machine: 2,
+    others: 5,
     lists: 1,
 };
 /// Another stage of a Machine is told at most this often.

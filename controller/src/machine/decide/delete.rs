@@ -327,7 +327,14 @@ fn guest_stays(draft: &mut Draft<'_>) -> Vm {
         "the VM is gone, but not its guest: waiting for the VirtualMachineInstance {} to go. Delete it by hand, if nobody does",
         draft.observed.machine.name()
     );
-    deleting(draft, Reason::WaitingForVMDeletion, &message);
+    let waiting = Condition::new(
+        condition::DELETING,
+        Status::True,
+        Reason::WaitingForVMDeletion,
+        message,
+    );
+    // Mostly it goes with the VM, a moment later.
+    draft.condition(waiting.lazy());
     Vm::Stays
 }
 

@@ -103,7 +103,8 @@ pub(super) fn node(draft: &mut Draft<'_>, usable: Option<&Usable>, open: &Open, 
             .ready()
             .and_then(|c| c.message.clone())
             .unwrap_or_else(|| "no Ready condition yet".to_owned());
-        draft.condition(answer(Status::False, Reason::NodeNotReady, said));
+        // A kubelet that has just registered says something else every moment.
+        draft.condition(answer(Status::False, Reason::NodeNotReady, said).lazy());
     }
     true
 }
