@@ -2,7 +2,7 @@
 //! admission fails meanwhile. The API server calls two replicas of the webhook behind their Service.
 
 use std::collections::BTreeSet;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use anyhow::{Context as _, Result, ensure};
 use e2e::{Case, case::PATIENCE, helm::Helm, load::Load, manifest, replicas::Replica, wait};
@@ -17,10 +17,14 @@ use kube::{
 };
 use machinist_certs::{Bundle, Root};
 use serde_json::{Value, json};
-use testbed::bed::{Options, RELEASE, SYSTEM_NAMESPACE};
+use testbed::{
+    CertManager,
+    bed::{Options, RELEASE, SYSTEM_NAMESPACE},
+};
 
 const AUTHORITY: &str = "machinist-webhook-ca";
 const SERVING: &str = "machinist-webhook-cert";
+const SERVICE: &str = "machinist-webhook.machinist-system.svc";
 /// One that defaults and one that validates, for each of three kinds.
 const WEBHOOKS: usize = 6;
 /// How many ask at a time.
@@ -82,11 +86,7 @@ async fn no_admission_fails_while_all_certificates_are_rotated() -> Result<()> {
     );
     let of_new = served_by_all(&replicas, &remade).await?;
     let second_ca = trusted_alone_other_than(&case, &first).await?;
-    assert!(second_ca.accepts(
-        &of_new,
-        "machinist-webhook.machinist-system.svc",
-        std::time::SystemTime::now()
-    ));
+    assert!(second_ca.accepts(&of_new, SERVICE, SystemTime::now()));
 
     // A CA that is lost is replaced in the same way. A replica that begins anew meanwhile serves as soon as it is ready.
     secrets(&case).delete(AUTHORITY, &DeleteParams::default()).await?;
@@ -125,6 +125,64 @@ async fn no_admission_fails_while_all_certificates_are_rotated() -> Result<()> {
     }
     second.terminate().await?;
     case.finish(&[]).await
+}
+
+/// Another value, and cert-manager has the certificates: it takes CA and certificate as they are, and renews them. The
+/// controller lets go.
+#[tokio::test]
+async fn cert_manager_takes_the_certificates_over_and_renews_them() -> Result<()> {
+    let case = start().await?;
+    let replicas = [Replica::join(&case.bed, SYSTEM_NAMESPACE, case.bed.webhook()).await?];
+    let ours = trusted_alone(&case).await?;
+    let before = replicas[0].served().await?;
+    let set = manifest::machine_set("a", 1);
+    let first_taken = async { while Load::once(&case.bed.user().client(), &set).await.is_err() {} };
+    tokio::time::timeout(PATIENCE, first_taken)
+        .await
+        .context("nothing was admitted")?;
+    let load = Load::start(&case.bed.user().client(), CLIENTS, &set)?;
+
+    let cert_manager = CertManager::start(&case.bed).await?;
+    let mut chosen = values();
+    chosen["webhook"]["certificate"] = json!({"mode": "certManager"});
+    // Its pods begin anew with the flags of the mode.
+    case.bed.controller().terminate().await?;
+    case.bed.upgrade_chart(&chosen).await?;
+    let controller = case
+        .bed
+        .new_controller("without-certificates", &["--webhook-serving-secret="])
+        .await?;
+    controller.start().await?;
+    let ready = ["--for=condition=Ready", "--timeout=60s", "certificate", "--all"];
+    let wait = [&["wait", "--namespace", SYSTEM_NAMESPACE], &ready[..]].concat();
+    case.bed.user().kubectl_ok(&wait, "").await?;
+    assert_eq!(replicas[0].served().await?, before, "it is good for long");
+    nothing_failed(load, "cert-manager taking over").await?;
+
+    // Lost, and so issued anew, by the CA of cert-manager's, which is trusted beside ours.
+    secrets(&case).delete(SERVING, &DeleteParams::default()).await?;
+    let of_theirs = served_by_all(&replicas, &before).await?;
+    let accepts = |leaf: &[u8], root: &Root| root.accepts(leaf, SERVICE, SystemTime::now());
+    let both = trusted(&case, "by both", |roots| {
+        roots.contains(&ours) && roots.iter().any(|root| accepts(&of_theirs, root))
+    });
+    let both = both.await?;
+    let load = Load::start(&case.bed.user().client(), CLIENTS, &set)?;
+    secrets(&case).delete(SERVING, &DeleteParams::default()).await?;
+    let renewed = served_by_all(&replicas, &of_theirs).await?;
+    case.bed.user().kubectl_ok(&wait, "").await?;
+    nothing_failed(load, "a certificate that cert-manager issued anew").await?;
+    assert!(both.iter().any(|root| accepts(&renewed, root)));
+    cert_manager.terminate().await?;
+    controller.terminate().await?;
+    case.finish(&[]).await
+}
+
+async fn nothing_failed(load: Load, what: &str) -> Result<()> {
+    let tally = load.end(what).await;
+    assert!(tally.failed.is_empty(), "{:?}", tally.failed.first());
+    ensure!(tally.sent > 0, "nothing was sent");
+    Ok(())
 }
 
 async fn start() -> Result<Case> {
@@ -256,7 +314,7 @@ async fn told(case: &Case) -> Result<()> {
         line.trim().parse::<f64>().ok()
     };
     assert_eq!(value("machinist_webhook_trusted_cas "), Some(1.0));
-    let now = std::time::SystemTime::UNIX_EPOCH.elapsed()?.as_secs_f64();
+    let now = SystemTime::UNIX_EPOCH.elapsed()?.as_secs_f64();
     let left = value("machinist_webhook_ca_expires_timestamp_seconds ").context("no expiry")? - now;
     assert!((364.0..=365.0).contains(&(left / 86_400.0)), "{left}");
     Ok(())

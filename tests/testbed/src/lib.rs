@@ -19,6 +19,7 @@ pub mod another_infra;
 pub mod audit;
 pub mod bed;
 pub mod binaries;
+pub mod cert_manager;
 pub mod control_plane;
 pub mod crds;
 mod flags;
@@ -38,6 +39,7 @@ pub mod tools;
 
 pub use another_infra::AnotherInfra;
 pub use bed::{Cluster, Testbed};
+pub use cert_manager::CertManager;
 pub use control_plane::ControlPlane;
 pub use guest_network::GuestNetwork;
 pub use kubevirt_admission::KubevirtAdmission;
