@@ -4,8 +4,9 @@
 mod bootstrap;
 mod contested;
 mod guests;
+mod sources;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,25 +15,22 @@ use machinist_infra::facts::FactError;
 use machinist_infra::provider::{Place, Watched};
 use machinist_infra::store::Key;
 use machinist_shared::api::MachineSpec;
-use machinist_shared::config_var::{ConfigVarString, KeyRef, LookupError, RefKind, ResolveError};
-use machinist_shared::field::{FieldPath, Report};
-use machinist_shared::kubevirt::resolved::{self, Kubeconfig, KubeconfigSource};
+use machinist_shared::kubevirt::resolved::{self, Kubeconfig};
 use machinist_shared::names::label;
-use machinist_shared::provider::{self, Blueprint, Opaque, Order, Provider, Unresolved};
+use machinist_shared::provider::{Blueprint, Opaque, Order};
 use machinist_shared::provider_spec::ProviderConfig;
 use serde_json::Value;
 use tokio::time::Instant;
 
+use self::sources::{Sources, provider_of};
 use super::brake;
 use super::evacuation::{self, Room};
-use super::observed::{
-    Asked, ClusterName, Eviction, Facts, GuestView, Infra, Observed, Open, Spec, Usable, VmState,
-};
-use super::record::{CredentialSource, FailureDomain, Infrastructure};
+use super::observed::{Asked, ClusterName, Eviction, Facts, GuestView, Infra, Observed, Open, Spec, VmState};
+use super::record::{FailureDomain, Infrastructure};
 use crate::bootstrap::token::TokenView;
 use crate::bootstrap::user_data::UserData;
 use crate::context::Context;
-use crate::user::{Looked, Reference, ReferenceKind, SpecState, StoredMachine};
+use crate::user::StoredMachine;
 
 /// What carrying out a plan needs besides the snapshot.
 #[derive(Debug, Default)]
@@ -246,235 +244,6 @@ fn access(
         }
     }
     Err((last, Some(REFUSED)))
-}
-
-/// Looks up what the spec refers to, and notes it, so that its watches stay open.
-struct Sources<'a> {
-    context: &'a Context,
-    key: &'a Key,
-    references: std::cell::RefCell<HashSet<Reference>>,
-}
-
-/// Text of [`LookupError::Unavailable`] for an object that is not yet known.
-const PENDING: &str = "it is being read";
-
-impl Sources<'_> {
-    fn lookup(&self, key: &KeyRef) -> Result<String, LookupError> {
-        let reference = reference_of(key);
-        let looked = self.context.references.look(&reference, self.key);
-        self.references.borrow_mut().insert(reference);
-        match looked {
-            Looked::Pending => Err(LookupError::Unavailable(PENDING.to_owned())),
-            Looked::Absent => Err(LookupError::NoObject),
-            Looked::Found(mut data) => data.remove(&key.key).ok_or(LookupError::NoKey),
-        }
-    }
-
-    /// The same; of an object that is gone, what it held when it was deleted. A namespace may go with the Secret by which
-    /// the VMs of its Machines are reached.
-    fn lookup_parting(&self, key: &KeyRef) -> Result<String, LookupError> {
-        match self.lookup(key) {
-            Err(LookupError::NoObject) => {
-                let parting = self.context.references.parting(&reference_of(key));
-                let value = parting.and_then(|mut data| data.remove(&key.key));
-                value.ok_or(LookupError::NoObject)
-            }
-            looked => looked,
-        }
-    }
-
-    fn spec(&self, machine: &StoredMachine) -> (Spec, Option<Decoded>) {
-        let spec = match &machine.spec {
-            SpecState::Undecodable(why) => {
-                return (Spec::Invalid(format!("the spec cannot be read: {why}")), None);
-            }
-            SpecState::Decoded(spec) => spec.as_ref().clone(),
-        };
-        let mut report = Report::new();
-        let config = provider_config(&spec, &mut report);
-        let Some(cloud) = config.cloud_provider_spec.as_ref().filter(|_| report.is_ok()) else {
-            let causes: Vec<String> = report.errors.iter().map(ToString::to_string).collect();
-            return (Spec::Invalid(causes.join("; ")), None);
-        };
-        let resolved = match cloud.resolve(&self.context.env, &|key| self.lookup(key)) {
-            Ok(resolved) => resolved,
-            Err(error) => return (unresolved(&error), None),
-        };
-        let kubeconfig = resolved::kubeconfig(cloud.credential(), &self.context.env, &|key| self.lookup(key));
-        let credential = match kubeconfig {
-            Ok(found) => Some(source(&found.source)),
-            // A Machine with a VM may be reached through a newer credential of its MachineDeployment.
-            Err(error) => match unresolved(&error) {
-                Spec::ReferenceNotFound(_) => None,
-                other => return (other, None),
-            },
-        };
-        let usable = Usable {
-            cluster_name: resolved.cluster_name().to_owned(),
-            disks: resolved.disks(machine.name()),
-            credential,
-            node_metadata: spec.metadata.clone().unwrap_or_default(),
-            taints: spec.taints.clone().unwrap_or_default(),
-        };
-        (
-            Spec::Usable(Box::new(usable)),
-            Some(Decoded {
-                machine: spec,
-                config,
-                resolved,
-            }),
-        )
-    }
-
-    /// The cluster name alone, for a spec that cannot be used.
-    fn cluster_name(&self, machine: &StoredMachine) -> ClusterName {
-        let env = &self.context.env;
-        let name = cloud_spec_of(machine).map_or_else(
-            || Ok(env.cluster_id.clone()),
-            |cloud| cloud.cluster_name(env, &|key| self.lookup(key)),
-        );
-        match name {
-            Ok(name) => ClusterName::Known(name),
-            Err(error) if is_pending(&error) => ClusterName::Pending,
-            Err(error) => ClusterName::Unreadable(error.to_string()),
-        }
-    }
-
-    /// The credential: of the spec; for a deleting Machine first from where the record says, read leniently, because a
-    /// spec that can no longer be read must not keep a VM alive.
-    fn kubeconfig(&self, machine: &StoredMachine) -> Result<Kubeconfig, Infra> {
-        let recorded = machine
-            .record
-            .as_ref()
-            .and_then(|record| record.credential.as_ref());
-        let var = match (machine.is_deleting(), recorded) {
-            (true, Some(CredentialSource::SecretKeyRef { namespace, name, key })) => {
-                reference(RefKind::Secret, namespace, name, key)
-            }
-            (true, Some(CredentialSource::ConfigMapKeyRef { namespace, name, key })) => {
-                reference(RefKind::ConfigMap, namespace, name, key)
-            }
-            (true, Some(CredentialSource::Environment)) => ConfigVarString::default(),
-            _ => kubeconfig_of(machine),
-        };
-        let found = resolved::kubeconfig(&var, &self.context.env, &|key| {
-            if machine.is_deleting() {
-                self.lookup_parting(key)
-            } else {
-                self.lookup(key)
-            }
-        });
-        let fallback = |error: Unresolved| {
-            let own = machine.is_deleting() && !self.context.env.kubeconfig.is_empty() && !is_pending(&error);
-            let default = ConfigVarString::default();
-            if own {
-                resolved::kubeconfig(&default, &self.context.env, &|_| Err(LookupError::NoObject))
-            } else {
-                Err(error)
-            }
-        };
-        found.or_else(fallback).map_err(|error| {
-            if is_pending(&error) {
-                Infra::Connecting
-            } else {
-                Infra::NoCredential(error.to_string())
-            }
-        })
-    }
-}
-
-fn reference_of(key: &KeyRef) -> Reference {
-    Reference {
-        kind: match key.kind {
-            RefKind::Secret => ReferenceKind::Secret,
-            RefKind::ConfigMap => ReferenceKind::ConfigMap,
-        },
-        namespace: key.namespace.clone(),
-        name: key.name.clone(),
-    }
-}
-
-fn reference(kind: RefKind, namespace: &str, name: &str, key: &str) -> ConfigVarString {
-    let key = KeyRef {
-        kind,
-        namespace: namespace.to_owned(),
-        name: name.to_owned(),
-        key: key.to_owned(),
-    };
-    match kind {
-        RefKind::Secret => ConfigVarString {
-            secret_ref: Some(key),
-            ..ConfigVarString::default()
-        },
-        RefKind::ConfigMap => ConfigVarString {
-            config_map_ref: Some(key),
-            ..ConfigVarString::default()
-        },
-    }
-}
-
-fn provider_config(spec: &MachineSpec, report: &mut Report) -> ProviderConfig {
-    let value = spec
-        .provider_spec
-        .as_ref()
-        .and_then(|provider| provider.value.as_ref());
-    ProviderConfig::decode(value, &FieldPath::new("spec.providerSpec.value"), report)
-}
-
-/// The provider's part of a spec as far as it can be decoded, whatever else is wrong with it.
-fn cloud_spec_of(machine: &StoredMachine) -> Option<Arc<dyn provider::Spec>> {
-    let SpecState::Decoded(spec) = &machine.spec else {
-        return None;
-    };
-    provider_config(spec, &mut Report::new()).cloud_provider_spec
-}
-
-/// What the spec calls the provider, as far as it can be decoded.
-fn provider_of(machine: &StoredMachine) -> Option<&'static str> {
-    let SpecState::Decoded(spec) = &machine.spec else {
-        return None;
-    };
-    provider::of(spec.provider_spec.as_ref()?.value.as_ref()).map(Provider::name)
-}
-
-fn kubeconfig_of(machine: &StoredMachine) -> ConfigVarString {
-    cloud_spec_of(machine)
-        .map(|cloud| cloud.credential().clone())
-        .unwrap_or_default()
-}
-
-fn is_pending(error: &Unresolved) -> bool {
-    matches!(error, Unresolved::Reference { error: ResolveError::Lookup { cause: LookupError::Unavailable(text), .. }, .. } if text == PENDING)
-}
-
-fn unresolved(error: &Unresolved) -> Spec {
-    match error {
-        error if is_pending(error) => Spec::Waiting("a referenced Secret or ConfigMap".to_owned()),
-        Unresolved::Reference { .. } | Unresolved::NoKubeconfig => Spec::ReferenceNotFound(error.to_string()),
-        Unresolved::KubeconfigNotBase64 | Unresolved::Unusable { .. } => Spec::Invalid(error.to_string()),
-    }
-}
-
-fn source(source: &KubeconfigSource) -> CredentialSource {
-    match source {
-        KubeconfigSource::Inline => CredentialSource::Inline,
-        KubeconfigSource::Environment => CredentialSource::Environment,
-        KubeconfigSource::Reference(key) => {
-            let (namespace, name, text) = (key.namespace.clone(), key.name.clone(), key.key.clone());
-            match key.kind {
-                RefKind::Secret => CredentialSource::SecretKeyRef {
-                    namespace,
-                    name,
-                    key: text,
-                },
-                RefKind::ConfigMap => CredentialSource::ConfigMapKeyRef {
-                    namespace,
-                    name,
-                    key: text,
-                },
-            }
-        }
-    }
 }
 
 /// The VM of the Machine's name, its disks, and what is known of the cluster.

@@ -7,7 +7,8 @@ use machinist_infra::store::Key;
 use machinist_shared::names::{self, annotation};
 use serde_json::Value;
 
-use super::{Hands, Sources};
+use super::Hands;
+use super::sources::Sources;
 use crate::bootstrap::osm;
 use crate::bootstrap::source::{Above, Choice, Deployment, Mode, choose};
 use crate::bootstrap::token::TokenView;
