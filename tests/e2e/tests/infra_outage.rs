@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use e2e::{Case, asked, infra, joins::Joins, lives::Lives, manifest::NAMESPACE, objects, wait};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
-use kube::{Api, api::PostParams, core::DynamicObject};
+use kube::{Api, ResourceExt as _, api::PostParams, core::DynamicObject};
 use testbed::{AnotherInfra, Cluster, bed::MACHINES, seed::INFRA_SECRET};
 
 const OTHER_SECRET: &str = "other-infra";
@@ -82,6 +82,7 @@ async fn one_that_is_cut_off_slows_no_other_and_loses_nothing() -> Result<()> {
     let rotated = infra::account(&case, "rotated", MACHINES).await?;
     infra::store(user, INFRA_SECRET, &rotated).await?;
     // What is deleted there stays until somebody can tell that its VM is gone.
+    let uid = case.machines().get(&a[0]).await?.uid().context("no UID")?;
     case.begin_deletion(&a[0]).await?;
     let blocked = case.condition(&a[0], "DeletionBlocked").await?;
     assert!(blocked.contains("nobody can tell"), "{blocked}");
@@ -115,7 +116,7 @@ async fn one_that_is_cut_off_slows_no_other_and_loses_nothing() -> Result<()> {
         );
     }
 
-    // Nothing was deleted but what was asked for, and everything was made once.
+    // Nothing was deleted but what was asked for, with its user data, and everything was made once.
     let deletions = |cluster: &Cluster| {
         let requests = cluster.proxy().requests_of(MACHINES);
         let deleted = requests.iter().filter(|request| request.target.verb == "delete");
@@ -123,7 +124,10 @@ async fn one_that_is_cut_off_slows_no_other_and_loses_nothing() -> Result<()> {
             .map(|request| request.target.name.clone())
             .collect::<Vec<_>>()
     };
-    assert!(deletions(case.bed.infra()).iter().all(|name| *name == a[0]));
+    let user_data = format!("userdata-{uid}-");
+    let is_asked_for = |name: &String| *name == a[0] || name.starts_with(&user_data);
+    let deleted = deletions(case.bed.infra());
+    assert!(deleted.iter().all(is_asked_for), "{deleted:?}");
     assert_eq!(deletions(&other), Vec::<String>::new());
     for name in first[0].iter().chain(&a).chain(&stuck) {
         assert_eq!(
