@@ -109,3 +109,16 @@ fn the_reference_is_that_of_the_flags() {
     let want = reference::put(document, "machinist-webhook", &part).unwrap();
     assert!(document == want, "docs/flags.md is stale; run: make flags");
 }
+
+#[test]
+fn fields_that_the_environment_sets_are_known_to_admission() {
+    let flags = read(&[]).unwrap().flags;
+    let overridden = |name: &'static str| {
+        let env = Env::new(move |asked| (asked == name).then(|| "set".to_owned()));
+        let overridden = flags.settings(&env).overridden;
+        (overridden.cluster_name, overridden.project_id)
+    };
+    assert_eq!(overridden("CLUSTER_ID"), (true, false));
+    assert_eq!(overridden("PROJECT_ID"), (false, true));
+    assert_eq!(overridden("POD_NAMESPACE"), (false, false));
+}

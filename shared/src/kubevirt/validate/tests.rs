@@ -18,14 +18,29 @@ fn good() -> Value {
 }
 
 fn judge(extra: &Value) -> Report {
+    judge_under(Overridden::default(), extra)
+}
+
+fn judge_under(overridden: Overridden, extra: &Value) -> Report {
     let mut spec = good();
     json_patch::merge(&mut spec, extra);
     let (object, mut report) = (json!({"s": spec}), Report::new());
     let mut fields = Fields::of(&object, FieldPath::default(), &mut report).unwrap();
     if let Some(spec) = super::super::spec::decode(&fields.take("s"), &mut report) {
-        validate(&spec, Overridden::default(), &FieldPath::new("s"), &mut report);
+        validate(&spec, overridden, &FieldPath::new("s"), &mut report);
     }
     report
+}
+
+#[rstest]
+#[case::neither(Overridden::default(), &["s.clusterName", "s.projectID"])]
+#[case::the_cluster(Overridden { cluster_name: true, ..Overridden::default() }, &["s.projectID"])]
+#[case::the_project(Overridden { project_id: true, ..Overridden::default() }, &["s.clusterName"])]
+fn what_the_environment_sets_is_not_judged(#[case] overridden: Overridden, #[case] blamed: &[&str]) {
+    let no_labels = json!({"clusterName": "no label", "projectID": "no label"});
+    let report = judge_under(overridden, &no_labels);
+    let paths: Vec<_> = report.errors.iter().map(|error| error.path.to_string()).collect();
+    assert_eq!(paths, blamed);
 }
 
 fn vm(extra: &Value) -> Value {
