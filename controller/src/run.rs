@@ -27,6 +27,7 @@ use crate::events::Events;
 use crate::flags::Flags;
 use crate::leader::{Elector, ElectorConfig, Fence};
 use crate::machine::brake::Brakes;
+use crate::machine::conditions::ProgressInterval;
 use crate::machine::drain::Drains;
 use crate::machine::drain::turns::Turns;
 use crate::machine::evacuation::Surges;
@@ -416,6 +417,7 @@ async fn prepare(
             approves_serving: flags.node_csr_approver,
             bootstrap: flags.bootstrap,
             skip_eviction_after: flags.skip_eviction_after.0,
+            progress: ProgressInterval::new(flags.progress_report_interval.0),
         }),
         env: Env::new(|name| std::env::var(name).ok()),
         access: Access::new(client.clone(), flags),

@@ -24,9 +24,7 @@ use crate::ops::Ops;
 use crate::server::{self, Draining, Handle, Limits};
 use crate::{handler, ops};
 
-/// How long requests are still served after the end was announced: endpoints and API servers take a while to notice.
-const NOTICE: Duration = Duration::from_secs(10);
-/// How long the last requests may take after that.
+/// How long the last requests may take after the delay of the shutdown.
 const DRAIN: Duration = Duration::from_secs(5);
 /// How long a question to the user cluster may take.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -42,7 +40,8 @@ pub fn start(flags: &Flags) -> anyhow::Result<()> {
         let source = Source::new(flags, client)?;
         let webhook = Webhook::start(flags, &env, Limits::default(), cluster, source)?;
         tracing::info!(address = %webhook.address, ops = %webhook.ops_address, "serving");
-        webhook.run(signals.received(), NOTICE).await
+        let delay = flags.shutdown_delay_duration.0.unwrap_or_default();
+        webhook.run(signals.received(), delay).await
     })
 }
 

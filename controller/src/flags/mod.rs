@@ -2,12 +2,14 @@
 
 use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
 
 use clap::{ArgAction, Parser};
 use machinist_infra::telemetry::Endpoint;
 use machinist_infra::user_cluster::UserCluster;
-use machinist_shared::command_line::value::{LogFormat, OptionalName, address, boolean, object_name};
+use machinist_shared::command_line::value::{
+    LogFormat, OptionalName, SomeDuration, address, boolean, object_name, some_duration,
+};
+pub use machinist_shared::command_line::value::{OptionalDuration, duration};
 use machinist_shared::command_line::{self, Told, heading};
 use machinist_shared::names;
 
@@ -74,6 +76,12 @@ pub struct Flags {
     #[arg(long, env = "MACHINIST_SKIP_EVICTION_AFTER", help_heading = heading::MACHINES)]
     #[arg(default_value = "2h", value_parser = duration)]
     pub skip_eviction_after: OptionalDuration,
+    /// Progress alone, like the stage of a start, is written into a Machine's conditions this long after the last write; other
+    /// words for the same stage, like the percentage of an import, after more than three times as long. Causes and results are
+    /// written at once.
+    #[arg(long, env = "MACHINIST_PROGRESS_REPORT_INTERVAL", help_heading = heading::MACHINES)]
+    #[arg(default_value = "3s", value_parser = some_duration)]
+    pub progress_report_interval: SomeDuration,
     /// Secret that the webhook serves with, `namespace/name`: a controller makes it, signs it with a CA of its own, renews both,
     /// and has the webhook configurations trust them. Empty: somebody else does.
     #[arg(long, env = "MACHINIST_WEBHOOK_SERVING_SECRET", help_heading = heading::SERVING)]
@@ -225,46 +233,15 @@ impl Flags {
     }
 }
 
-/// A duration, or none.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct OptionalDuration(pub Option<Duration>);
-
 fn mode(text: &str) -> Result<Mode, String> {
     text.parse()
         .map_err(|error: crate::bootstrap::source::ModeError| error.to_string())
-}
-
-/// Parses Go's durations (`25m`, `1h30m`, `90s`); the empty text is none.
-pub(crate) fn duration(text: &str) -> Result<OptionalDuration, String> {
-    if text.is_empty() {
-        return Ok(OptionalDuration(None));
-    }
-    // Go's only duration without a unit.
-    if text == "0" {
-        return Ok(OptionalDuration(Some(Duration::ZERO)));
-    }
-    let span: jiff::SignedDuration = text
-        .parse()
-        .map_err(|_| format!("{text:?} is no duration like 25m or 1h30m"))?;
-    let duration = Duration::try_from(span).map_err(|_| format!("{text:?} is negative"))?;
-    Ok(OptionalDuration(Some(duration)))
 }
 
 fn server_name(text: &str) -> Result<String, String> {
     match rustls::pki_types::ServerName::try_from(text) {
         Ok(_) => Ok(text.to_owned()),
         Err(_) => Err(format!("{text:?} is neither a DNS name nor an IP address")),
-    }
-}
-
-/// A duration that is more than nothing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SomeDuration(pub Duration);
-
-fn some_duration(text: &str) -> Result<SomeDuration, String> {
-    match duration(text)?.0 {
-        Some(duration) if !duration.is_zero() => Ok(SomeDuration(duration)),
-        _ => Err("must be more than nothing".to_owned()),
     }
 }
 

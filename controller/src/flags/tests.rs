@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use clap::CommandFactory as _;
 use clap::error::ErrorKind;
 use machinist_shared::command_line::{faults, former_faults, reference};

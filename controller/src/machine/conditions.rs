@@ -115,17 +115,35 @@ impl Status {
 /// How soon a changed condition must be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Urgency {
-    /// Mere progress: with the next write, or after [`LAZY`] or [`WORDS`].
+    /// Mere progress: with the next write, or after a [`ProgressInterval`].
     Lazy,
     /// At once.
     Now,
 }
 
-/// Another stage of progress is written so long after the last write.
-pub const LAZY: Duration = Duration::from_secs(3);
+/// How long after the last write progress alone is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProgressInterval {
+    /// Another stage.
+    stage: Duration,
+}
 
-/// Other words for the same stage, like the percentage of an import, are written so long after the last write.
-pub const WORDS: Duration = Duration::from_secs(10);
+impl ProgressInterval {
+    /// Another stage is written `stage` after the last write.
+    pub fn new(stage: Duration) -> Self {
+        Self { stage }
+    }
+
+    /// Another stage.
+    fn stage(self) -> Duration {
+        self.stage
+    }
+
+    /// Other words for the same stage, like the percentage of an import: 10 s for a stage's 3 s.
+    fn words(self) -> Duration {
+        self.stage * 10 / 3
+    }
+}
 
 /// A condition as it should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -216,6 +234,7 @@ pub fn change(
     wanted: &[Condition],
     now: Timestamp,
     born: Option<Timestamp>,
+    interval: ProgressInterval,
 ) -> Change {
     let mut urgency = None;
     let mut only_words = true;
@@ -272,7 +291,11 @@ pub fn change(
                 .map(|t| t.0)
                 .max()
                 .or(born);
-            let pause = if only_words { WORDS } else { LAZY };
+            let pause = if only_words {
+                interval.words()
+            } else {
+                interval.stage()
+            };
             let due = written.map_or(now, |written| {
                 written + SignedDuration::try_from(pause).unwrap_or(SignedDuration::ZERO)
             });
@@ -305,6 +328,10 @@ fn is_ours(kind: &str) -> bool {
 mod tests {
     use super::*;
 
+    const INTERVAL: ProgressInterval = ProgressInterval {
+        stage: Duration::from_secs(3),
+    };
+
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(1_800_000_000 + second).unwrap()
     }
@@ -328,18 +355,21 @@ mod tests {
 
     #[test]
     fn what_is_stored_is_not_written_again() {
-        let list = stored(change(&[], &[progress("a")], at(0), None));
-        assert_eq!(change(&list, &[progress("a")], at(9), None), Change::None);
+        let list = stored(change(&[], &[progress("a")], at(0), None, INTERVAL));
+        assert_eq!(
+            change(&list, &[progress("a")], at(9), None, INTERVAL),
+            Change::None
+        );
     }
 
     #[test]
     fn progress_waits_after_the_last_write_and_a_cause_does_not() {
-        let list = stored(change(&[], &[progress("a")], at(0), None));
+        let list = stored(change(&[], &[progress("a")], at(0), None, INTERVAL));
         assert!(
-            matches!(change(&list, &[progress("b")], at(3), None), Change::Later(_, due) if due == at(10))
+            matches!(change(&list, &[progress("b")], at(3), None, INTERVAL), Change::Later(_, due) if due == at(10))
         );
         assert!(matches!(
-            change(&list, &[progress("b")], at(10), None),
+            change(&list, &[progress("b")], at(10), None, INTERVAL),
             Change::Now(_)
         ));
         let stage = Condition {
@@ -347,28 +377,39 @@ mod tests {
             ..progress("b")
         };
         let stage = std::slice::from_ref(&stage);
-        assert!(matches!(change(&list, stage, at(1), None), Change::Later(_, due) if due == at(3)));
-        assert!(matches!(change(&list, stage, at(3), None), Change::Now(_)));
+        assert!(matches!(change(&list, stage, at(1), None, INTERVAL), Change::Later(_, due) if due == at(3)));
+        assert!(matches!(
+            change(&list, stage, at(3), None, INTERVAL),
+            Change::Now(_)
+        ));
         let cause = Condition::new(
             condition::INFRASTRUCTURE_READY,
             Status::False,
             Reason::CreateFailed,
             "quota",
         );
-        assert!(matches!(change(&list, &[cause], at(1), None), Change::Now(_)));
+        assert!(matches!(
+            change(&list, &[cause], at(1), None, INTERVAL),
+            Change::Now(_)
+        ));
     }
 
     #[test]
     fn progress_before_the_first_write_waits_a_moment_too() {
         let wanted = [progress("a")];
-        assert!(matches!(change(&[], &wanted, at(1), Some(at(0))), Change::Later(_, due) if due == at(3)));
-        assert!(matches!(change(&[], &wanted, at(3), Some(at(0))), Change::Now(_)));
+        assert!(
+            matches!(change(&[], &wanted, at(1), Some(at(0)), INTERVAL), Change::Later(_, due) if due == at(3))
+        );
+        assert!(matches!(
+            change(&[], &wanted, at(3), Some(at(0)), INTERVAL),
+            Change::Now(_)
+        ));
     }
 
     #[test]
     fn the_transition_time_is_that_of_the_status() {
-        let list = stored(change(&[], &[progress("a")], at(0), None));
-        let list = stored(change(&list, &[progress("b")], at(5), None));
+        let list = stored(change(&[], &[progress("a")], at(0), None, INTERVAL));
+        let list = stored(change(&list, &[progress("b")], at(5), None, INTERVAL));
         assert_eq!(list[0].last_transition_time, Some(Time(at(0))));
         assert_eq!(list[0].last_heartbeat_time, Some(Time(at(5))));
     }
@@ -376,14 +417,27 @@ mod tests {
     #[test]
     fn the_transition_time_of_a_deletion_is_that_of_its_step() {
         let step = |reason, message: &str| Condition::new(condition::DELETING, Status::True, reason, message);
-        let list = stored(change(&[], &[step(Reason::DrainingNode, "a")], at(0), None));
-        let list = stored(change(&list, &[step(Reason::DrainingNode, "b")], at(5), None));
+        let list = stored(change(
+            &[],
+            &[step(Reason::DrainingNode, "a")],
+            at(0),
+            None,
+            INTERVAL,
+        ));
+        let list = stored(change(
+            &list,
+            &[step(Reason::DrainingNode, "b")],
+            at(5),
+            None,
+            INTERVAL,
+        ));
         assert_eq!(list[0].last_transition_time, Some(Time(at(0))));
         let list = stored(change(
             &list,
             &[step(Reason::WaitingForVMDeletion, "b")],
             at(9),
             None,
+            INTERVAL,
         ));
         assert_eq!(list[0].last_transition_time, Some(Time(at(9))));
     }
@@ -400,7 +454,7 @@ mod tests {
             status: "True".into(),
             ..NodeCondition::default()
         };
-        let list = stored(change(&[foreign, ours], &[progress("a")], at(0), None));
+        let list = stored(change(&[foreign, ours], &[progress("a")], at(0), None, INTERVAL));
         let types: Vec<_> = list.iter().map(|c| c.type_.as_str()).collect();
         assert_eq!(types, [condition::INFRASTRUCTURE_READY, "Theirs"]);
     }

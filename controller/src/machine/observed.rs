@@ -9,6 +9,7 @@ use kube::core::ObjectMeta;
 use machinist_infra::provider::Instance;
 pub use machinist_infra::provider::{Disk, Eviction, State as VmState, Unwatched};
 
+use super::conditions::ProgressInterval;
 use super::creations::Creation;
 use super::drain::Seen;
 use super::drain::turns::Turn;
@@ -41,6 +42,8 @@ pub struct Settings {
     pub bootstrap: Mode,
     /// How long after its deletion was asked for a Machine waits for pods and volumes; `None` for ever.
     pub skip_eviction_after: Option<Duration>,
+    /// How soon progress alone is written.
+    pub progress: ProgressInterval,
 }
 
 /// Everything known of one Machine.

@@ -1,6 +1,7 @@
 //! Values as Go programs take them.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
 
 use clap::ValueEnum;
 
@@ -11,6 +12,38 @@ pub enum LogFormat {
     Json,
     /// For people.
     Console,
+}
+
+/// A duration, or none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct OptionalDuration(pub Option<Duration>);
+
+/// Parses Go's durations (`25m`, `1h30m`, `90s`); the empty text is none.
+pub fn duration(text: &str) -> Result<OptionalDuration, String> {
+    if text.is_empty() {
+        return Ok(OptionalDuration(None));
+    }
+    // Go's only duration without a unit.
+    if text == "0" {
+        return Ok(OptionalDuration(Some(Duration::ZERO)));
+    }
+    let span: jiff::SignedDuration = text
+        .parse()
+        .map_err(|_| format!("{text:?} is no duration like 25m or 1h30m"))?;
+    let duration = Duration::try_from(span).map_err(|_| format!("{text:?} is negative"))?;
+    Ok(OptionalDuration(Some(duration)))
+}
+
+/// A duration that is more than nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SomeDuration(pub Duration);
+
+/// Parses such a duration.
+pub fn some_duration(text: &str) -> Result<SomeDuration, String> {
+    match duration(text)?.0 {
+        Some(duration) if !duration.is_zero() => Ok(SomeDuration(duration)),
+        _ => Err("must be more than nothing".to_owned()),
+    }
 }
 
 /// Parses what Go takes for a boolean (`strconv.ParseBool`).

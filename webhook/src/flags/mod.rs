@@ -10,7 +10,7 @@ use machinist_infra::telemetry::Endpoint;
 use machinist_infra::user_cluster::UserCluster;
 use machinist_shared::admission::{AdmissionSettings, parse_feature_gates};
 use machinist_shared::command_line::value::{
-    LogFormat, OptionalName, address, address_with_port, boolean, object_name,
+    LogFormat, OptionalDuration, OptionalName, address, address_with_port, boolean, duration, object_name,
 };
 use machinist_shared::command_line::{self, Told, heading};
 use machinist_shared::kubelet_version::VersionConstraint;
@@ -93,6 +93,11 @@ pub struct Flags {
     #[arg(default_value_t = false, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     #[arg(value_parser = boolean, value_name = "BOOL")]
     pub infra_allow_loopback: bool,
+    /// How long requests are still served after SIGTERM: endpoints and API servers take a while to notice. The pod's
+    /// `terminationGracePeriodSeconds` must be longer, by at least 10 s.
+    #[arg(long, env = "MACHINIST_SHUTDOWN_DELAY_DURATION", help_heading = heading::SERVING)]
+    #[arg(default_value = "10s", value_parser = duration)]
+    pub shutdown_delay_duration: OptionalDuration,
     /// Address of `/healthz`, `/readyz` and `/metrics`, without TLS.
     #[arg(long, env = "MACHINIST_OPS_ADDRESS", help_heading = heading::OBSERVABILITY)]
     #[arg(default_value = "0.0.0.0:8081", value_parser = address)]

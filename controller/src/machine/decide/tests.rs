@@ -9,6 +9,7 @@ use machinist_infra::provider::Instance;
 use rstest::rstest;
 use serde_json::{Value, json};
 
+use super::super::conditions::ProgressInterval;
 use super::super::creations::Creation;
 use super::super::drain::watch::{Pods, Seen};
 use super::super::evacuation::Room;
@@ -141,6 +142,7 @@ fn observed(machine: StoredMachine, open: Open) -> Observed {
             external_cloud_provider: false,
             cluster_uid: "c1".into(),
             look_every: Duration::from_secs(30),
+            progress: ProgressInterval::new(Duration::from_secs(3)),
             provisioning_timeout: None,
             approves_serving: true,
             bootstrap: Mode::Auto,
@@ -734,6 +736,7 @@ mod evacuation;
 mod goodbye;
 mod infra;
 mod joining;
+mod kill_points;
 mod on_node;
 mod osm;
 mod serving;

@@ -80,7 +80,8 @@ impl Draft<'_> {
         }
 
         let born = machine.metadata.creation_timestamp.as_ref().map(|time| time.0);
-        let listed = match conditions::change(&old, &wanted, self.now, born) {
+        let listed = match conditions::change(&old, &wanted, self.now, born, self.observed.settings.progress)
+        {
             Change::None => None,
             Change::Now(list) => Some(list),
             Change::Later(list, due) => {

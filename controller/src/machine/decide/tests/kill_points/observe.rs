@@ -1,0 +1,194 @@
+//! What the controller remembers, and what it sees of the world, as `observe.rs` has it.
+
+use k8s_openapi::api::core::v1::Secret;
+use machinist_infra::kubevirt;
+use machinist_infra::objects::Vmi;
+use machinist_infra::store::Key;
+use serde::de::DeserializeOwned;
+use tokio::time::Instant;
+
+use super::super::super::super::drain::sort::Answers;
+use super::super::super::super::observed::Asked;
+use super::super::super::user_data_secret_name;
+use super::world::{Kind, MACHINE, NAME, World};
+use super::*;
+use crate::context::Failures;
+use crate::csr::request::StoredRequest;
+
+/// What a controller holds in memory only.
+#[derive(Debug)]
+pub(super) struct Process {
+    pub(super) failures: Failures,
+    pub(super) since: Timestamp,
+    /// UID of the Node whose pods are watched.
+    pub(super) watched: Option<String>,
+    pub(super) answers: Answers,
+    pub(super) told: Vec<String>,
+}
+
+impl Process {
+    pub(super) fn new(since: Timestamp) -> Self {
+        let failures = Failures::default();
+        failures.creations.begin(instant(since));
+        Self {
+            failures,
+            since,
+            watched: None,
+            answers: Answers::new(),
+            told: Vec::new(),
+        }
+    }
+}
+
+/// The same moment of the clock that nobody sets.
+pub(super) fn instant(at: Timestamp) -> Instant {
+    static BEGIN: std::sync::LazyLock<Instant> = std::sync::LazyLock::new(Instant::now);
+    let since = at.duration_since("2026-01-01T00:00:00Z".parse().unwrap());
+    *BEGIN + since.unsigned_abs()
+}
+
+pub(super) fn from<T: DeserializeOwned>(object: &Value) -> T {
+    T::deserialize(object).unwrap()
+}
+
+/// What carrying out a plan needs besides the snapshot.
+pub(super) struct Hands {
+    pub(super) token: Option<TokenView>,
+    pub(super) spare_tokens: Vec<TokenView>,
+}
+
+/// The snapshot, unless there is no Machine.
+pub(super) fn observe(world: &World, process: &Process) -> Option<(Observed, Hands)> {
+    let seen = world.seen();
+    let own = |kind| seen.get(&(kind, NAME.to_owned()));
+    let all = |kind| {
+        let of = seen.iter().filter(move |((of, _), _)| *of == kind);
+        of.map(|(_, object)| object)
+    };
+    let machine: StoredMachine = from(own(Kind::Machine)?);
+    let vmi: Option<Vmi> = own(Kind::Guest).map(from);
+    let vm = own(Kind::Vm).map(|vm| Arc::new(kubevirt::instance(&from(vm), vmi.as_ref(), &[])));
+    let disks = own(Kind::Disk).map(|disk| Disk {
+        kind: "DataVolume",
+        metadata: from(&disk["metadata"]),
+    });
+    let open = Open {
+        guest: vmi.as_ref().map(|vmi| GuestView {
+            started: vmi.status.has_run(),
+            instance: vmi
+                .metadata
+                .owner_references
+                .iter()
+                .flatten()
+                .map(|o| o.uid.clone())
+                .next(),
+        }),
+        addresses: vmi.map(|vmi| vmi.status.addresses()).unwrap_or_default(),
+        state: vm.as_ref().map_or_else(VmState::default, |vm| vm.state.clone()),
+        facts: if vm.is_some() || machine.is_deleting() {
+            Facts::NotNeeded
+        } else {
+            Facts::Known(FailureDomain::default())
+        },
+        disks: disks.into_iter().collect(),
+        vm,
+        ..open()
+    };
+    let tokens = all(Kind::Token)
+        .filter(|token| token["metadata"]["labels"]["machinist.dev/machine-uid"] == MACHINE)
+        .filter_map(|token| TokenView::from_secret(&from::<Secret>(token)).ok());
+    let mut spare_tokens: Vec<TokenView> = tokens.collect();
+    let token = own_token(&machine, open.vm.as_deref(), &mut spare_tokens);
+    let node: Option<Arc<Node>> = own(Kind::Node).map(from).map(Arc::new);
+    let is_pending = |request: &StoredRequest| !request.decided;
+    let requests = all(Kind::ServingRequest)
+        .map(from)
+        .filter(is_pending)
+        .map(|request| Asked {
+            request: Arc::new(request),
+            told: process.told.clone(),
+        });
+    let observed = Observed {
+        spec: Spec::Usable(Box::new(Usable {
+            cluster_name: "c".into(),
+            disks: vec![NAME.into()],
+            node_metadata: from(&json!({"labels": {"tier": "front"}, "annotations": {"note": "x"}})),
+            taints: vec![from(
+                &json!({"key": "dedicated", "value": "x", "effect": "NoSchedule"}),
+            )],
+            ..Usable::default()
+        })),
+        guests: guests(
+            &machine,
+            &open,
+            node.as_deref(),
+            process,
+            all(Kind::Pod),
+            all(Kind::Volume),
+        ),
+        creation: process.failures.creations.of(&machine, instant(world.now)),
+        failure: process.failures.pending(&Key::of(&machine), &machine, world.now),
+        leading_since: process.since,
+        requests: requests.collect(),
+        has_spare_tokens: !spare_tokens.is_empty(),
+        token: token.clone(),
+        node,
+        ..observed(machine, open)
+    };
+    Some((observed, Hands { token, spare_tokens }))
+}
+
+/// As `observe/bootstrap.rs` has it.
+fn own_token(
+    machine: &StoredMachine,
+    vm: Option<&Instance>,
+    tokens: &mut Vec<TokenView>,
+) -> Option<TokenView> {
+    let recorded = machine
+        .record
+        .as_ref()
+        .and_then(|record| record.token_id.as_deref());
+    let given = vm.and_then(|vm| vm.user_data.clone());
+    let rank = |token: &TokenView| {
+        let id = token.id.as_str();
+        let is_given = given == Some(user_data_secret_name(MACHINE, id));
+        (recorded != Some(id), !is_given, token.created, id.to_owned())
+    };
+    let own = (0..tokens.len()).min_by_key(|index| rank(&tokens[*index]))?;
+    Some(tokens.swap_remove(own))
+}
+
+/// As `observe/guests.rs` has it.
+fn guests<'a>(
+    machine: &StoredMachine,
+    open: &Open,
+    node: Option<&Node>,
+    process: &Process,
+    pods: impl Iterator<Item = &'a Value>,
+    volumes: impl Iterator<Item = &'a Value>,
+) -> Guests {
+    let nothing = Guests {
+        pods: Seen::Unwatched,
+        volumes: Vec::new(),
+        refuge: Refuge::Some,
+        turn: None,
+    };
+    let Some(node) = node.filter(|_| machine.is_deleting() || open.vm.is_none()) else {
+        return nothing;
+    };
+    let name = |volume: &Value| volume["metadata"]["name"].as_str().unwrap().to_owned();
+    let volumes = volumes.map(name).collect();
+    if !machine.is_deleting() || process.watched.as_deref() != Some(node.uid()) {
+        return Guests { volumes, ..nothing };
+    }
+    let pods = pods.filter(|pod| pod["spec"]["nodeName"] == NAME);
+    Guests {
+        pods: Seen::Pods(Pods {
+            pods: pods.map(|pod| Arc::new(from(pod))).collect(),
+            answers: process.answers.clone(),
+            ..Pods::default()
+        }),
+        volumes,
+        ..nothing
+    }
+}
