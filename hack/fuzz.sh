@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Fuzzes one target (admission, values, csr) for some seconds; fails on a crash. Usage: hack/fuzz.sh [SECONDS] [TARGET]
 #
-# Needs the nightly toolchain, and installs it if there is none. Finds are kept in tests/fuzz/artifacts, the corpus in tests/fuzz/corpus.
+# Needs the nightly toolchain, and installs it if there is none. Finds are kept in tests/fuzz/artifacts, the corpus in
+# tests/fuzz/corpus; hack/keep-corpus.sh takes the smallest part of it that reaches the same code into tests/fuzz/corpora.
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
@@ -19,14 +20,12 @@ fi
 export PATH=$PWD/target/tools/bin:$PATH
 
 mkdir -p "$corpus"
-options=()
-case $target in
-    admission)
-        cargo run --quiet --locked --manifest-path "$fuzz/Cargo.toml" --target-dir target/fuzz --example seeds -- \
-            "$corpus" examples/*machine*.yaml "$fuzz"/seeds/*.yaml
-        ;;
-    csr) options=(--features csr) ;;
-esac
+# What earlier runs found worth keeping, which `cargo test` replays.
+cp -n "$fuzz/corpora/$target"/* "$corpus" 2> /dev/null || true
+if [[ $target == admission ]]; then
+    cargo build --quiet --locked --workspace --example seeds
+    target/debug/examples/seeds "$corpus"
+fi
 dictionary=()
 if [[ -f $fuzz/$target.dict ]]; then
     dictionary=(-dict="$fuzz/$target.dict")
@@ -36,7 +35,7 @@ log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 status=0
 # No sanitizer: our crates have no unsafe code, and without one several times as many inputs are tried.
-cargo +nightly fuzz run --sanitizer none --fuzz-dir "$fuzz" --target-dir target/fuzz "${options[@]}" "$target" -- \
+cargo +nightly fuzz run --sanitizer none --fuzz-dir "$fuzz" --target-dir target/fuzz "$target" -- \
     "${dictionary[@]}" -max_total_time="$seconds" -max_len=16384 -timeout=10 -rss_limit_mb=2048 \
     -print_final_stats=1 -verbosity=1 > "$log" 2>&1 || status=$?
 if [[ $status -ne 0 ]]; then

@@ -1,47 +1,7 @@
-//! Signing requests of whoever holds a bootstrap token: any bytes, and requests that are signed as they should be with
-//! any bytes for the names they ask for.
+//! `machinist_fuzz_targets::csr`, led by coverage.
 #![no_main]
 
-use std::sync::OnceLock;
-
-use k8s_openapi::ByteString;
-use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use libfuzzer_sys::fuzz_target;
-use machinist_controller::csr::request;
-use rcgen::{CertificateParams, CustomExtension, DnType, KeyPair};
+use machinist_fuzz_targets::csr;
 
-const SUBJECT_ALT_NAME: [u64; 4] = [2, 5, 29, 17];
-
-fuzz_target!(|data: (&str, Option<&str>, Vec<u8>, bool)| {
-    let (common_name, organization, bytes, signed) = data;
-    if !signed {
-        read(bytes);
-        return;
-    }
-    let mut params = CertificateParams::default();
-    params.distinguished_name.push(DnType::CommonName, common_name);
-    if let Some(organization) = organization {
-        params.distinguished_name.push(DnType::OrganizationName, organization);
-    }
-    let names = CustomExtension::from_oid_content(&SUBJECT_ALT_NAME, bytes);
-    params.custom_extensions = vec![names];
-    let Ok(pem) = params.serialize_request(key()).and_then(|request| request.pem()) else {
-        return;
-    };
-    if let Some(node) = read(pem.into_bytes()) {
-        assert_eq!(common_name, format!("system:node:{node}"));
-        assert_eq!(organization, Some("system:nodes"));
-    }
-});
-
-/// The node whose certificate is asked for, if it is.
-fn read(bytes: Vec<u8>) -> Option<String> {
-    let mut object = CertificateSigningRequest::default();
-    object.spec.request = ByteString(bytes);
-    request::read(&object).ok().map(|wanted| wanted.node)
-}
-
-fn key() -> &'static KeyPair {
-    static KEY: OnceLock<KeyPair> = OnceLock::new();
-    KEY.get_or_init(|| KeyPair::generate().unwrap_or_else(|error| panic!("no key: {error}")))
-}
+fuzz_target!(|data: csr::Request<'_>| csr::run(data));

@@ -229,14 +229,22 @@ fn volume_status(seen: &Seen, name: &str) -> Value {
     if let Some(disk) = disk
         && let Some(pvc) = &disk.pvc
     {
-        status["persistentVolumeClaimInfo"] = json!({
+        let mut info = json!({
             "claimName": disk.claim,
-            "accessModes": pvc.data.pointer("/spec/accessModes"),
-            "capacity": pvc.data.pointer("/status/capacity"),
-            "requests": pvc.data.pointer("/spec/resources/requests"),
             "filesystemOverhead": "0.055",
             "volumeMode": text(pvc, "/spec/volumeMode").unwrap_or("Filesystem"),
         });
+        // KubeVirt's schema takes no null.
+        for (field, path) in [
+            ("accessModes", "/spec/accessModes"),
+            ("capacity", "/status/capacity"),
+            ("requests", "/spec/resources/requests"),
+        ] {
+            if let Some(value) = pvc.data.pointer(path) {
+                info[field] = value.clone();
+            }
+        }
+        status["persistentVolumeClaimInfo"] = info;
     }
     status
 }

@@ -1,14 +1,8 @@
-//! KubeVirt's own CRDs: printed once by `kubevirt-crds`, kept in the tool cache, applied to infra clusters.
+//! KubeVirt's own CRDs: a generated file that the testbed applies to infra clusters.
 
-use std::{
-    fs,
-    hash::{DefaultHasher, Hash as _, Hasher as _},
-    path::PathBuf,
-    process::{Command, Stdio},
-    time::Duration,
-};
+use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::{
@@ -17,16 +11,16 @@ use kube::{
     runtime::wait::{await_condition, conditions},
 };
 
-use crate::{binaries, paths};
+/// The CRDs of KubeVirt and CDI that machines need, as a JSON `List`. `make kubevirt-crds` writes the file.
+pub const KUBEVIRT: &str = include_str!("kubevirt-crds.json");
 
-/// The CRDs of KubeVirt and CDI that machines need. Compiles their printer first where that is needed.
+/// Returns the CRDs of KubeVirt and CDI that machines need.
 pub fn kubevirt() -> Result<Vec<CustomResourceDefinition>> {
     #[derive(serde::Deserialize)]
     struct List {
         items: Vec<CustomResourceDefinition>,
     }
-    let text = fs::read(cached()?)?;
-    let list: List = serde_json::from_slice(&text).context("reading the printed CRDs of KubeVirt")?;
+    let list: List = serde_json::from_str(KUBEVIRT).context("reading the kept CRDs of KubeVirt")?;
     Ok(list.items)
 }
 
@@ -54,35 +48,31 @@ pub async fn install(client: &Client, crds: &[CustomResourceDefinition]) -> Resu
         .await
 }
 
-fn cached() -> Result<PathBuf> {
-    let cache = paths::tools_cache();
-    fs::create_dir_all(&cache)?;
-    let lock = fs::File::create(cache.join("kubevirt-crds.lock"))?;
-    lock.lock()?;
-    let (file, stamp_file) = (
-        cache.join("kubevirt-crds.json"),
-        cache.join("kubevirt-crds.stamp"),
-    );
-    let source = paths::workspace().join("tests/testbed/kubevirt-crds");
-    let mut hasher = DefaultHasher::new();
-    for part in ["Cargo.toml", "src/main.rs"] {
-        fs::read(source.join(part))?.hash(&mut hasher);
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_is_stored_in_the_version_that_machines_use() {
+        let crds = kubevirt().unwrap();
+        let stored: Vec<_> = crds
+            .iter()
+            .flat_map(|crd| {
+                let versions = crd.spec.versions.iter().filter(|version| version.storage);
+                versions.map(|version| format!("{}/{}", crd.name_any(), version.name))
+            })
+            .collect();
+        let expected = [
+            "virtualmachines.kubevirt.io/v1",
+            "virtualmachineinstances.kubevirt.io/v1",
+            "virtualmachineinstancemigrations.kubevirt.io/v1",
+            "virtualmachineinstancetypes.instancetype.kubevirt.io/v1beta1",
+            "virtualmachineclusterinstancetypes.instancetype.kubevirt.io/v1beta1",
+            "virtualmachinepreferences.instancetype.kubevirt.io/v1beta1",
+            "virtualmachineclusterpreferences.instancetype.kubevirt.io/v1beta1",
+            "datavolumes.cdi.kubevirt.io/v1beta1",
+            "storageprofiles.cdi.kubevirt.io/v1beta1",
+        ];
+        assert_eq!(stored, expected);
     }
-    let stamp = format!("{:016x}\n", hasher.finish());
-    if file.is_file() && fs::read_to_string(&stamp_file).is_ok_and(|found| found == stamp) {
-        return Ok(file);
-    }
-    eprintln!("Printing KubeVirt's CRDs (compiles about 3 minutes the first time) ...");
-    binaries::build(&["kubevirt-crds"])?;
-    let printed = Command::new(binaries::find("kubevirt-crds")?)
-        .stdin(Stdio::null())
-        .stderr(Stdio::inherit())
-        .output()
-        .context("starting kubevirt-crds")?;
-    if !printed.status.success() {
-        bail!("kubevirt-crds ended with {}", printed.status);
-    }
-    fs::write(&file, printed.stdout)?;
-    fs::write(&stamp_file, stamp)?;
-    Ok(file)
 }

@@ -1,13 +1,3 @@
-// Prints what KubeVirt's own admission says of VirtualMachines, without a cluster.
-//
-// It reads objects from standard input, one a line as JSON. Instancetypes, preferences and claims are what the cluster
-// has; each VirtualMachine goes the way of a CREATE through virt-api: its mutating webhook, then its validating one, both
-// KubeVirt's unmodified code. For each one a line is printed, in the same order:
-//
-//	{"allowed":false,"code":422,"message":"...","causes":[{"reason":"FieldValueInvalid","message":"...","field":"..."}]}
-//	{"allowed":true,"warnings":["..."],"object":{...}}
-//
-// where object is the VirtualMachine with KubeVirt's defaults in it.
 package main
 
 import (
@@ -35,16 +25,26 @@ import (
 // A line may hold a whole VirtualMachine with its user data.
 const longestLine = 16 << 20
 
-func main() {
-	gates := flag.String("feature-gates", "", "gates that are on in KubeVirt's configuration, with commas between them")
-	flag.Parse()
+// judge prints what KubeVirt's own admission says of VirtualMachines, without a cluster.
+//
+// It reads objects from standard input, one a line as JSON. Instancetypes, preferences and claims are what the cluster
+// has; each VirtualMachine goes the way of a CREATE through virt-api: its mutating webhook, then its validating one, both
+// KubeVirt's unmodified code. For each one a line is printed, in the same order:
+//
+//	{"allowed":false,"code":422,"message":"...","causes":[{"reason":"FieldValueInvalid","message":"...","field":"..."}]}
+//	{"allowed":true,"warnings":["..."],"object":{...}}
+//
+// where object is the VirtualMachine with KubeVirt's defaults in it.
+func judge(arguments []string) error {
+	flags := flag.NewFlagSet("kubevirt admission", flag.ExitOnError)
+	gates := flags.String("feature-gates", "", "gates that are on in KubeVirt's configuration, with commas between them")
+	if err := flags.Parse(arguments); err != nil {
+		return err
+	}
 	// KubeVirt logs to standard output.
 	log.InitializeLogging("kubevirt-admission")
 	log.Log.SetIOWriter(os.Stderr)
-	if err := run(os.Stdin, os.Stdout, gateNames(*gates)); err != nil {
-		fmt.Fprintln(os.Stderr, "kubevirt-admission:", err)
-		os.Exit(1)
-	}
+	return admitAll(os.Stdin, os.Stdout, gateNames(*gates))
 }
 
 func gateNames(list string) []string {
@@ -54,7 +54,7 @@ func gateNames(list string) []string {
 	return strings.Split(list, ",")
 }
 
-func run(in io.Reader, out io.Writer, gates []string) error {
+func admitAll(in io.Reader, out io.Writer, gates []string) error {
 	config, err := configuration(gates)
 	if err != nil {
 		return err

@@ -1,12 +1,13 @@
-module machinist.dev/tests/tools/kubevirt-admission
+module machinist.dev/tests/tools/kubevirt
 
 go 1.26.0
 
-// KubeVirt's own admission, built from the Go module proxy at the release whose CRDs the testbed has. Apart from the
-// control plane's module: KubeVirt is of an older Kubernetes.
+// KubeVirt's own admission and the generator of its CRDs, from the Go module proxy. The module is separate from the
+// control plane's, because KubeVirt uses an older Kubernetes.
 require (
 	github.com/evanphx/json-patch v5.6.0+incompatible
 	k8s.io/api v0.34.3
+	k8s.io/apiextensions-apiserver v0.34.3
 	k8s.io/apimachinery v0.34.3
 	k8s.io/client-go v12.0.0+incompatible
 	kubevirt.io/api v1.7.0
@@ -106,7 +107,6 @@ require (
 	google.golang.org/protobuf v1.36.11 // indirect
 	gopkg.in/evanphx/json-patch.v4 v4.13.0 // indirect
 	gopkg.in/inf.v0 v0.9.1 // indirect
-	k8s.io/apiextensions-apiserver v0.34.3 // indirect
 	k8s.io/apiserver v0.34.3 // indirect
 	k8s.io/klog/v2 v2.130.1 // indirect
 	k8s.io/kube-aggregator v0.28.2 // indirect

@@ -1,0 +1,53 @@
+//! The small texts that people write: quantities, and the three forms of a value that may be referred to.
+
+use machinist_shared::config_var::{ConfigValue, ConfigVar, LookupError};
+use machinist_shared::decode::Field;
+use machinist_shared::field::{FieldPath, Report};
+use machinist_shared::quantity;
+use serde_json::Value;
+
+/// One input.
+///
+/// # Panics
+/// If a law is broken.
+pub fn run(text: &str) {
+    if let Some(amount) = quantity::parse(text) {
+        assert!(amount.is_finite(), "{text:?} is {amount}");
+        let negated = match text.strip_prefix('-') {
+            Some(unsigned) => unsigned.to_owned(),
+            None => format!("-{}", text.trim_start_matches('+')),
+        };
+        assert_eq!(
+            quantity::parse(&negated),
+            Some(-amount),
+            "{text:?} and {negated:?}"
+        );
+    }
+    if let Ok(value) = serde_json::from_str::<Value>(text) {
+        config_var::<String>(&value, text);
+        config_var::<bool>(&value, text);
+    }
+}
+
+fn config_var<T: ConfigValue + Clone + PartialEq + std::fmt::Debug>(value: &Value, text: &str) {
+    let mut report = Report::new();
+    let field = Field {
+        path: FieldPath::new("spec"),
+        value: Some(value).filter(|value| !value.is_null()),
+    };
+    let read = ConfigVar::<T>::decode(&field, &mut report);
+    assert!(
+        read.is_unset() || report.is_ok() || value.is_object(),
+        "{value} is of a wrong type and has a value"
+    );
+    // Whatever is found where it refers to, it is a value or an error that says where.
+    if let Err(error) = read.resolve(&|_| Ok(text.to_owned())) {
+        assert!(read.reference().is_some(), "{error}");
+    }
+    let missing = read.resolve(&|_| Err(LookupError::NoObject));
+    assert_eq!(
+        missing.is_err(),
+        read.reference().is_some(),
+        "a reference that fails falls through"
+    );
+}
