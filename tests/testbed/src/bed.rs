@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
 
 use crate::{
@@ -22,6 +22,7 @@ use crate::{
     runs,
     seed::{self, INFRA_ACCOUNT, INFRA_NAMESPACE},
     server::Server,
+    timings,
 };
 
 /// Namespace of the Helm release on the user cluster.
@@ -35,6 +36,9 @@ pub const CONTROLLER: &str = "controller";
 pub const WEBHOOK: &str = "webhook";
 /// Name at the infra cluster's proxy of everyone who uses the kubeconfig that Machines carry.
 pub const MACHINES: &str = "machines";
+
+/// How long a simulator may take from SIGTERM to its end.
+const SIMULATOR_ENDS: Duration = Duration::from_secs(10);
 
 /// How much of Machinist is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -54,7 +58,7 @@ pub enum Machinist {
 pub struct Options {
     /// Folder of logs and keys; a new one below `target/testbed` if absent.
     pub dir: Option<PathBuf>,
-    /// Both roles on one control plane.
+    /// Both roles on one control plane, which costs half; otherwise each role has its own.
     pub one_cluster: bool,
     /// Whether the API servers write audit logs.
     pub audit: bool,
@@ -73,13 +77,15 @@ pub struct Options {
     pub webhook_args: Vec<String>,
     /// More flags for the controllers.
     pub controller_args: Vec<String>,
+    /// How soon controllers write progress alone; the default is a tenth of theirs, so that tests wait less.
+    pub progress_report_interval: Duration,
 }
 
 impl Default for Options {
     fn default() -> Self {
         Self {
             dir: None,
-            one_cluster: false,
+            one_cluster: true,
             audit: false,
             boot: Some(Duration::from_millis(200)),
             real_guests: false,
@@ -90,11 +96,43 @@ impl Default for Options {
                 .into(),
             webhook_args: Vec::new(),
             controller_args: Vec::new(),
+            progress_report_interval: Duration::from_millis(300),
         }
     }
 }
 
+/// The part of [`Options`] that is fixed while the control planes run. The servers' flags and the simulator's are not.
+#[derive(Debug, Clone, PartialEq)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a property of its own")]
+pub struct Foundation {
+    one_cluster: bool,
+    audit: bool,
+    real_guests: bool,
+    simulator: bool,
+    chart_values: Option<Value>,
+}
+
 impl Options {
+    /// The same with a control plane for each role.
+    #[must_use]
+    pub fn on_two_clusters(self) -> Self {
+        Self {
+            one_cluster: false,
+            ..self
+        }
+    }
+
+    /// What is fixed while the control planes run.
+    pub fn foundation(&self) -> Foundation {
+        Foundation {
+            one_cluster: self.one_cluster,
+            audit: self.audit,
+            real_guests: self.real_guests,
+            simulator: self.boot.is_some(),
+            chart_values: (self.machinist >= Machinist::Chart).then(|| self.chart_values.clone()),
+        }
+    }
+
     /// The programs of ours that this bed runs.
     pub fn programs(&self) -> Vec<&'static str> {
         let mut programs = Vec::new();
@@ -151,11 +189,14 @@ pub struct Testbed {
     options: Options,
     dir: PathBuf,
     webhook_ca: Ca,
+    /// The one that the chart names.
+    webhook_port: Port,
 }
 
 impl Testbed {
     /// Starts everything and returns when all of it is ready.
     pub async fn start(options: Options) -> Result<Self> {
+        timings::record("beds", std::thread::current().name().unwrap_or("?"));
         let programs = options.programs();
         tokio::task::spawn_blocking(move || binaries::build(&programs)).await??;
         let dir = match &options.dir {
@@ -178,22 +219,90 @@ impl Testbed {
             options,
             dir,
             webhook_ca: Ca::new("machinist-webhook-ca")?,
+            webhook_port: Port::reserve()?,
         };
         bed.seed().await?;
-        if bed.options.boot.is_some() {
-            bed.simulator = Some(bed.simulate(&bed.infra, "kubevirt-sim").await?);
-        }
         if bed.options.machinist >= Machinist::Chart {
-            let port = Port::reserve()?;
-            bed.install_chart(&port).await?;
-            // Its controller-manager starts after the chart: the garbage collector looks for new kinds only every 30
-            // seconds.
-            let user = Arc::clone(&bed.user);
-            tokio::try_join!(user.start_controller_manager(), bed.start_machinist(port))?;
-        } else {
-            bed.user.start_controller_manager().await?;
+            bed.install_chart().await?;
         }
+        // It starts after the chart: the garbage collector discovers new kinds only every 30 seconds.
+        let user = Arc::clone(&bed.user);
+        tokio::try_join!(user.start_controller_manager(), bed.launch())?;
         Ok(bed)
+    }
+
+    /// What is fixed while the control planes run.
+    pub fn foundation(&self) -> Foundation {
+        self.options.foundation()
+    }
+
+    /// Ends the controller and the webhook with SIGTERM; clusters and simulator go on.
+    pub async fn pause(&mut self) -> Result<()> {
+        for server in [self.controller.take(), self.webhook.take()]
+            .into_iter()
+            .flatten()
+        {
+            if server.is_running() {
+                server.terminate().await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts the servers again after [`Self::pause`], with the flags of these options, as if the bed were new: no
+    /// logs, no recorded requests, no faults.
+    pub async fn resume(&mut self, options: Options) -> Result<()> {
+        ensure!(
+            options.foundation() == self.foundation(),
+            "a bed of another foundation is needed"
+        );
+        let programs = options.programs();
+        tokio::task::spawn_blocking(move || binaries::build(&programs)).await??;
+        let simulates = |options: &Options| (options.boot, options.simulator_args.clone());
+        if simulates(&options) != simulates(&self.options)
+            && let Some(simulator) = self.simulator.take()
+        {
+            simulator.terminate(SIMULATOR_ENDS).await?;
+        }
+        self.options = options;
+        for entry in fs::read_dir(&self.dir)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == "log") {
+                // Writers append, so they go on at the beginning.
+                fs::File::create(&path).with_context(|| path.display().to_string())?;
+            }
+        }
+        for cluster in [&self.user, &self.infra] {
+            cluster.proxy().reset();
+        }
+        self.launch().await
+    }
+
+    /// Starts what does not run yet of the simulator and our servers.
+    async fn launch(&mut self) -> Result<()> {
+        if self.options.boot.is_some() && self.simulator.is_none() {
+            self.simulator = Some(self.simulate(&self.infra, "kubevirt-sim").await?);
+        }
+        if self.options.machinist >= Machinist::Webhook {
+            let port = self.webhook_port.clone();
+            self.webhook = Some(self.new_webhook(port, WEBHOOK).await?);
+        }
+        if self.options.machinist >= Machinist::Whole {
+            self.controller = Some(self.new_controller(CONTROLLER, &[]).await?);
+        }
+        let servers = [&self.webhook, &self.controller];
+        for server in servers.into_iter().flatten() {
+            server.launch()?;
+        }
+        for server in servers.into_iter().flatten() {
+            server.ready().await?;
+        }
+        Ok(())
+    }
+
+    /// What it was started with.
+    pub fn options(&self) -> &Options {
+        &self.options
     }
 
     /// The cluster of Machines and Nodes.
@@ -266,6 +375,10 @@ impl Testbed {
                 "--override-bootstrap-kubelet-apiserver={}",
                 self.user.server_for_kubelets()
             ))
+            .arg(format!(
+                "--progress-report-interval={}ms",
+                self.options.progress_report_interval.as_millis()
+            ))
             .args(self.options.controller_args.iter().map(String::as_str))
             .args(more_args.iter().copied());
         Ok(Server::new(client, program, health, metrics, ports))
@@ -273,21 +386,12 @@ impl Testbed {
 
     /// Ends our servers with SIGTERM and then everything else.
     pub async fn shut_down(mut self) -> Result<()> {
-        for server in [self.controller.take(), self.webhook.take()]
-            .into_iter()
-            .flatten()
-        {
-            if server.is_running() {
-                server.terminate().await?;
-            }
-        }
-        Ok(())
+        self.pause().await
     }
 
     /// Runs `helm upgrade --install` again with these values over those of the start.
     pub async fn upgrade_chart(&self, values: &Value) -> Result<()> {
-        let port = self.webhook().ports().next().context("the webhook has no port")?;
-        let mut merged = self.values(&format!("127.0.0.1:{port}"));
+        let mut merged = self.values();
         merge(&mut merged, values);
         self.helm(&merged).await
     }
@@ -339,18 +443,21 @@ impl Testbed {
         Ok(simulator)
     }
 
-    async fn install_chart(&self, webhook_port: &Port) -> Result<()> {
+    async fn install_chart(&self) -> Result<()> {
         self.webhook_ca
             .serving("machinist-webhook", &[])?
             .write(&self.webhook_cert_dir(), "tls")?;
-        let mut values = self.values(&webhook_port.address());
+        let mut values = self.values();
         merge(&mut values, &self.options.chart_values);
         self.helm(&values).await
     }
 
-    fn values(&self, webhook: &str) -> Value {
+    fn values(&self) -> Value {
         json!({
-            "webhook": {"url": format!("https://{webhook}"), "caBundle": self.webhook_ca.base64()},
+            "webhook": {
+                "url": format!("https://{}", self.webhook_port.address()),
+                "caBundle": self.webhook_ca.base64(),
+            },
             "infra": {"namespace": INFRA_NAMESPACE},
         })
     }
@@ -387,23 +494,6 @@ impl Testbed {
         Ok(())
     }
 
-    async fn start_machinist(&mut self, webhook_port: Port) -> Result<()> {
-        if self.options.machinist >= Machinist::Webhook {
-            self.webhook = Some(self.new_webhook(webhook_port, WEBHOOK).await?);
-        }
-        if self.options.machinist >= Machinist::Whole {
-            self.controller = Some(self.new_controller(CONTROLLER, &[]).await?);
-        }
-        let servers = [&self.webhook, &self.controller];
-        for server in servers.into_iter().flatten() {
-            server.launch()?;
-        }
-        for server in servers.into_iter().flatten() {
-            server.ready().await?;
-        }
-        Ok(())
-    }
-
     /// A webhook that does not run yet, with a name and ports of its own.
     pub async fn another_webhook(&self, client: &str) -> Result<Server> {
         self.new_webhook(Port::reserve()?, client).await
@@ -421,6 +511,8 @@ impl Testbed {
             .arg(format!("--ops-address={ops}"))
             .arg(format!("--tls-cert-path={}", certs.join("tls.crt").display()))
             .arg(format!("--tls-key-path={}", certs.join("tls.key").display()))
+            // There are no endpoints that would have to learn of its end.
+            .arg("--shutdown-delay-duration=0s")
             .args(self.options.webhook_args.iter().map(String::as_str));
         Ok(Server::new(client, program, ops.clone(), ops, ports))
     }

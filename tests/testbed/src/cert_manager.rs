@@ -24,10 +24,9 @@ impl CertManager {
         let build = GoBuild {
             module: module(),
             name: "cert-manager",
-            packages: &[(".", "cert-manager")],
+            packages: vec![(".", "cert-manager")],
             linked: &[],
-            takes: "Building cert-manager's controllers with Go\n\
-                    (about 2 minutes the first time, seconds when Go's build cache is warm) ...",
+            takes: "about 2 minutes the first time, seconds when Go's build cache is warm",
         };
         let program = build.make()?.join("cert-manager");
         let crds = crds()?;

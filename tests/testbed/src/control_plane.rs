@@ -5,7 +5,10 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{Output, Stdio},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -33,7 +36,7 @@ use crate::{
     pki::{self, Ca},
     ports::Port,
     process::{Process, Program},
-    runs,
+    runs, timings,
     tools::Tools,
 };
 
@@ -41,8 +44,8 @@ use crate::{
 const START_PATIENCE: Duration = Duration::from_mins(2);
 /// How often a starting server is asked.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
-/// Go's garbage collector works a quarter of a short-lived API server's time; memory is cheaper here.
-const GARBAGE: (&str, &str) = ("GOGC", "600");
+/// Go collects garbage for a quarter of a short-lived API server's time by default. The limit is for beds that live long.
+const GARBAGE: [(&str, &str); 2] = [("GOGC", "600"), ("GOMEMLIMIT", "800MiB")];
 
 /// What a control plane shall be like.
 #[derive(Debug, Clone)]
@@ -100,14 +103,16 @@ pub struct ControlPlane {
     _data: DataDir,
     ports: [Port; 3],
     controller_manager_port: Port,
+    refuses: AtomicBool,
 }
 
 impl ControlPlane {
     /// Starts everything and returns when it is ready for use.
     pub async fn start(options: Options) -> Result<Self> {
+        timings::record("control-planes", &options.name);
         let tools = tokio::task::spawn_blocking(Tools::find).await??;
         let crds = if options.kubevirt {
-            tokio::task::spawn_blocking(crds::kubevirt).await??
+            crds::kubevirt()?
         } else {
             Vec::new()
         };
@@ -132,7 +137,7 @@ impl ControlPlane {
             .args(flags::etcd(&data.0, &etcd_port.address(), &peer_port.address()))
             .spawn()?;
         let apiserver = Program::new("kube-apiserver", &tools.kube_apiserver, &dir)
-            .env(GARBAGE.0, GARBAGE.1)
+            .envs(GARBAGE)
             .args(flags::apiserver(
                 &dir,
                 &etcd_port.address(),
@@ -159,6 +164,7 @@ impl ControlPlane {
             _data: data,
             ports: [etcd_port, peer_port, secure_port],
             controller_manager_port: Port::reserve()?,
+            refuses: AtomicBool::new(false),
         };
         plane.await_apiserver().await?;
         plane.publish_cluster_info().await?;
@@ -187,7 +193,7 @@ impl ControlPlane {
             &self.tools.kube_controller_manager,
             &self.dir,
         )
-        .env(GARBAGE.0, GARBAGE.1)
+        .envs(GARBAGE)
         .args(flags::controller_manager(&self.dir, port.number()))
         .spawn()?;
         *lock(&self.controller_manager) = Some(process);
@@ -283,7 +289,13 @@ impl ControlPlane {
 
     /// Notes beside the audit log that Machinist is refused these resources from now on, because a test took rights away.
     pub fn refuses(&self, resources: &[&str]) -> Result<()> {
+        self.refuses.store(true, Ordering::Relaxed);
         audit::note_refused(&self.dir, resources)
+    }
+
+    /// Whether [`Self::refuses`] was called: its audit log is of no use for other cases then.
+    pub fn has_refused(&self) -> bool {
+        self.refuses.load(Ordering::Relaxed)
     }
 
     /// A token of a ServiceAccount, valid for a day.

@@ -3,13 +3,22 @@
 use std::{
     fs,
     hash::{DefaultHasher, Hash as _, Hasher as _},
+    io::{BufRead as _, BufReader, IsTerminal as _, Write as _},
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{ChildStderr, Command, Stdio},
 };
 
 use anyhow::{Context as _, Result, bail};
 
 use crate::paths;
+
+const NEEDS_GO: &str = "starting go (Go 1.26 or later is needed for the testbed's programs)";
+
+/// Go collects garbage for a quarter of a compilation by default. No process takes more than about a gigabyte like this.
+const CHEAPER: &[(&str, &str)] = &[("GOGC", "400"), ("GOMEMLIMIT", "1000MiB")];
+
+/// No debugger reads these programs. Other builds of the same packages say the same, or they would compile them again.
+const COMPILER: &str = "-gcflags=all=-dwarf=false";
 
 /// What is built.
 #[derive(Debug, Clone)]
@@ -19,10 +28,10 @@ pub(crate) struct GoBuild {
     /// Name of the folder of programs below [`paths::tools_cache`], and of what belongs to it.
     pub(crate) name: &'static str,
     /// Packages, and the names that Go gives to their programs.
-    pub(crate) packages: &'static [(&'static str, &'static str)],
+    pub(crate) packages: Vec<(&'static str, &'static str)>,
     /// Variables that the linker sets.
     pub(crate) linked: &'static [(&'static str, &'static str)],
-    /// What a person reads who waits for it.
+    /// How long it takes, for the person who waits for it.
     pub(crate) takes: &'static str,
 }
 
@@ -46,13 +55,14 @@ impl GoBuild {
         if current && self.packages.iter().all(|(_, name)| bin.join(name).is_file()) {
             return Ok(bin);
         }
-        eprintln!("{}", self.takes);
+        let programs: Vec<_> = self.packages.iter().map(|(_, program)| *program).collect();
+        eprintln!("Building {} with Go ({}) ...", programs.join(", "), self.takes);
         let partial = cache.join(format!("{}.partial", self.name));
         // Without the folder, Go would take the name for that of a program.
         fs::create_dir_all(&partial)?;
         self.go_build(&partial)?;
         fs::create_dir_all(&bin)?;
-        for (_, name) in self.packages {
+        for (_, name) in &self.packages {
             // Renaming leaves programs that run now what they are.
             fs::rename(partial.join(name), bin.join(name)).with_context(|| format!("no {name} was built"))?;
         }
@@ -67,19 +77,65 @@ impl GoBuild {
             .iter()
             .map(|(name, value)| format!("-X {name}={value}"))
             .collect();
-        let status = Command::new("go")
-            .current_dir(&self.module)
-            .env("CGO_ENABLED", "0")
-            .args(["build", &format!("-ldflags=-s -w {}", set.join(" ")), "-o"])
+        let total = self.count_packages()?;
+        let mut build = self
+            .go()
+            // Names each package as it is compiled.
+            .args([
+                "build",
+                "-v",
+                COMPILER,
+                &format!("-ldflags=-s -w {}", set.join(" ")),
+                "-o",
+            ])
             .arg(into)
             .args(self.packages.iter().map(|(package, _)| package))
             .stdin(Stdio::null())
-            .status()
-            .context("starting go (Go 1.26 or later is needed for the testbed's programs)")?;
+            .stderr(Stdio::piped())
+            .spawn()
+            .context(NEEDS_GO)?;
+        let said = build.stderr.take().map(|stderr| show_progress(stderr, total));
+        let status = build.wait()?;
         if !status.success() {
-            bail!("go build in {} ended with {status}", self.module.display());
+            let said = said.unwrap_or_default();
+            bail!(
+                "go build in {} ended with {status}:\n{said}",
+                self.module.display()
+            );
         }
         Ok(())
+    }
+
+    /// `go` in the folder of the module.
+    fn go(&self) -> Command {
+        let mut go = Command::new("go");
+        go.current_dir(&self.module).env("CGO_ENABLED", "0");
+        for (name, value) in CHEAPER {
+            if std::env::var_os(name).is_none() {
+                go.env(name, value);
+            }
+        }
+        go
+    }
+
+    /// How many packages the programs are made of.
+    fn count_packages(&self) -> Result<usize> {
+        let listed = self
+            .go()
+            .args(["list", "-deps"])
+            .args(self.packages.iter().map(|(package, _)| package))
+            .stdin(Stdio::null())
+            .stderr(Stdio::inherit())
+            .output()
+            .context(NEEDS_GO)?;
+        if !listed.status.success() {
+            bail!(
+                "go list in {} ended with {}",
+                self.module.display(),
+                listed.status
+            );
+        }
+        Ok(String::from_utf8_lossy(&listed.stdout).lines().count())
     }
 
     /// Of what the programs are made.
@@ -100,4 +156,35 @@ impl GoBuild {
         self.linked.hash(&mut hasher);
         Ok(format!("{:016x}\n", hasher.finish()))
     }
+}
+
+/// Shows how many of the packages are compiled: one line that changes on a terminal, a line for each tenth elsewhere.
+/// Returns everything that is not the name of a package.
+fn show_progress(stderr: ChildStderr, total: usize) -> String {
+    let (mut compiled, mut shown, mut said) = (0, 0, String::new());
+    let mut terminal = std::io::stderr();
+    let is_terminal = terminal.is_terminal();
+    for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+        if line.contains(' ') || line.starts_with('#') {
+            said.push_str(&line);
+            said.push('\n');
+            continue;
+        }
+        compiled += 1;
+        let tenth = compiled * 10 / total.max(1);
+        // Progress that cannot be shown is no reason to stop.
+        if is_terminal {
+            let _ = write!(
+                terminal,
+                "\r\x1b[K  {compiled} of at most {total} packages: {line}"
+            );
+        } else if tenth > shown {
+            shown = tenth;
+            let _ = writeln!(terminal, "  {compiled} of at most {total} packages");
+        }
+    }
+    if is_terminal {
+        let _ = write!(terminal, "\r\x1b[K");
+    }
+    said
 }

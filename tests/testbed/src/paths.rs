@@ -32,6 +32,11 @@ pub fn runs() -> PathBuf {
     workspace().join("target/testbed")
 }
 
+/// What the cases and stages of `make test` took.
+pub fn timings() -> PathBuf {
+    workspace().join("target/timings")
+}
+
 /// The chart that is tested and shipped.
 pub fn chart() -> PathBuf {
     workspace().join("charts/machinist")

@@ -3,7 +3,10 @@
 use std::{
     fs::File,
     net::{Ipv4Addr, TcpListener},
-    sync::atomic::{AtomicU16, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU16, Ordering},
+    },
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -11,11 +14,11 @@ use anyhow::{Context as _, Result, bail};
 /// Below Linux' range for outgoing connections, which would otherwise take a port between choice and use.
 const RANGE: std::ops::Range<u16> = 20_000..32_000;
 
-/// A port, reserved as long as this value lives.
-#[derive(Debug)]
+/// A port, reserved as long as this value or a clone of it lives.
+#[derive(Debug, Clone)]
 pub struct Port {
     number: u16,
-    _reservation: File,
+    _reservation: Arc<File>,
 }
 
 impl Port {
@@ -37,7 +40,7 @@ impl Port {
             if file.try_lock().is_ok() && TcpListener::bind((Ipv4Addr::LOCALHOST, number)).is_ok() {
                 return Ok(Self {
                     number,
-                    _reservation: file,
+                    _reservation: Arc::new(file),
                 });
             }
         }

@@ -61,6 +61,14 @@ impl Program {
         self
     }
 
+    /// Sets variables of the environment.
+    #[must_use]
+    pub fn envs<N: Into<String>, V: Into<String>>(mut self, env: impl IntoIterator<Item = (N, V)>) -> Self {
+        self.env
+            .extend(env.into_iter().map(|(name, value)| (name.into(), value.into())));
+        self
+    }
+
     /// Where its standard output and error go.
     pub fn log(&self) -> PathBuf {
         self.dir.join(format!("{}.log", self.name))

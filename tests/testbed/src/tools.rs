@@ -1,8 +1,13 @@
-//! The programs of the control plane: found in `KUBEBUILDER_ASSETS`, else built from `tests/tools`.
+//! The programs of the control plane: found in `KUBEBUILDER_ASSETS` or on the `PATH`, else built from `tests/tools`.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::PathBuf,
+    process::Command,
+    sync::{Mutex, PoisonError},
+};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
+use serde_json::Value;
 
 use crate::{go_build::GoBuild, paths};
 
@@ -45,48 +50,112 @@ const LINKED: &[(&str, &str)] = &[
     ("helm.sh/helm/v3/pkg/chartutil.k8sVersionMinor", "36"),
 ];
 
+/// The minor version of Kubernetes that is built; kubectl fits one minor version to each side of its API server.
+const MINOR: u32 = 36;
+
 impl Tools {
-    /// Finds the programs and builds those that are missing; says on stderr what takes long.
+    /// Finds the programs and builds those that are missing; reports on stderr what takes long.
+    ///
+    /// `KUBEBUILDER_ASSETS` comes first, then, for kubectl and Helm, a fitting version on the `PATH`.
     pub fn find() -> Result<Self> {
+        static FOUND: Mutex<Option<Tools>> = Mutex::new(None);
+        let mut found = FOUND.lock().unwrap_or_else(PoisonError::into_inner);
+        if found.is_none() {
+            *found = Some(Self::find_or_build()?);
+        }
+        found.clone().context("the programs were just found")
+    }
+
+    fn find_or_build() -> Result<Self> {
         let assets = std::env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from);
         let given = |name: &str| {
-            assets
-                .as_ref()
-                .map(|dir| dir.join(name))
-                .filter(|path| path.is_file())
+            let path = assets.as_ref()?.join(name);
+            path.is_file().then_some(path)
         };
-        let tools = |built: &Path| Self {
-            etcd: given("etcd").unwrap_or(built.join("server")),
-            kube_apiserver: given("kube-apiserver").unwrap_or(built.join("kube-apiserver")),
-            kube_controller_manager: given("kube-controller-manager")
-                .unwrap_or(built.join("kube-controller-manager")),
-            kubectl: given("kubectl").unwrap_or(built.join("kubectl")),
-            helm: given("helm").unwrap_or(built.join("helm")),
+        let folder = control_plane(Vec::new()).folder();
+        let mut missing = Vec::new();
+        let mut find = |program: &'static str, found: Option<PathBuf>| {
+            found.unwrap_or_else(|| {
+                missing.extend(BUILT.iter().filter(|(_, built)| *built == program));
+                folder.join(program)
+            })
         };
-        let programs = control_plane();
-        let built = programs.folder();
-        let found = tools(&built);
-        let needed = [
-            &found.etcd,
-            &found.kube_apiserver,
-            &found.kube_controller_manager,
-            &found.kubectl,
-            &found.helm,
-        ];
-        if needed.iter().any(|path| path.starts_with(&built)) {
-            programs.make()?;
+        let found = Self {
+            etcd: find("server", given("etcd")),
+            kube_apiserver: find("kube-apiserver", given("kube-apiserver")),
+            kube_controller_manager: find("kube-controller-manager", given("kube-controller-manager")),
+            kubectl: find(
+                "kubectl",
+                given("kubectl").or_else(|| on_path("kubectl", KUBECTL, fits_kubectl)),
+            ),
+            helm: find("helm", given("helm").or_else(|| on_path("helm", HELM, fits_helm))),
+        };
+        if !missing.is_empty() {
+            control_plane(missing).make()?;
         }
         Ok(found)
     }
 }
 
-fn control_plane() -> GoBuild {
+const KUBECTL: &[&str] = &["version", "--client", "--output=json"];
+const HELM: &[&str] = &["version", "--short"];
+
+/// A program on the `PATH`, if the version that it prints fits.
+fn on_path(name: &str, version: &[&str], fits: fn(&str) -> bool) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    let program = std::env::split_paths(&path)
+        .map(|folder| folder.join(name))
+        .find(|program| program.is_file())?;
+    let printed = Command::new(&program).args(version).output().ok()?;
+    (printed.status.success() && fits(&String::from_utf8_lossy(&printed.stdout))).then_some(program)
+}
+
+fn fits_kubectl(printed: &str) -> bool {
+    let version: Value = serde_json::from_str(printed).unwrap_or_default();
+    let number = |field: &str| -> Option<u32> { version["clientVersion"][field].as_str()?.parse().ok() };
+    number("major") == Some(1) && number("minor").is_some_and(|minor| minor.abs_diff(MINOR) <= 1)
+}
+
+fn fits_helm(printed: &str) -> bool {
+    printed.starts_with("v3.")
+}
+
+fn control_plane(packages: Vec<(&'static str, &'static str)>) -> GoBuild {
     GoBuild {
         module: paths::tools_module(),
         name: "bin",
-        packages: BUILT,
+        packages,
         linked: LINKED,
-        takes: "Building etcd, kube-apiserver, kube-controller-manager, kubectl and helm with Go\n\
-                (about 6 minutes the first time, seconds when Go's build cache is warm) ...",
+        takes: "about 6 minutes for all of the control plane the first time, seconds when Go's build cache is warm",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case::the_same_version("1", "36", true)]
+    #[case::one_minor_version_older("1", "35", true)]
+    #[case::too_old("1", "34", false)]
+    #[case::of_a_vendor("1", "37+", false)]
+    #[case::another_major_version("2", "36", false)]
+    fn kubectl_fits_one_minor_version_to_each_side(
+        #[case] major: &str,
+        #[case] minor: &str,
+        #[case] fits: bool,
+    ) {
+        let printed = serde_json::json!({"clientVersion": {"major": major, "minor": minor}}).to_string();
+        assert_eq!(fits_kubectl(&printed), fits);
+    }
+
+    #[rstest]
+    #[case::helm_3("v3.22.0+gabc", true)]
+    #[case::helm_4("v4.0.1+gabc", false)]
+    #[case::nothing("", false)]
+    fn helm_3_fits(#[case] printed: &str, #[case] fits: bool) {
+        assert_eq!(fits_helm(printed), fits);
     }
 }

@@ -17,7 +17,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use nix::sys::signal::Signal;
 use testbed::{
-    GuestNetwork, binaries, crds, paths,
+    GuestNetwork, Kubevirt, binaries, paths,
     process::{is_running, signal_pid},
     tools::Tools,
 };
@@ -51,6 +51,8 @@ enum Task {
     Down,
     /// Say what runs.
     Status,
+    /// Build the programs that tests need and that are missing: the control plane's, and KubeVirt's admission.
+    Tools,
     /// Run in the foreground until SIGTERM; `up` starts this.
     #[command(hide = true)]
     Serve(Shape),
@@ -109,6 +111,7 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         }
         Task::Down => down(&state),
         Task::Status => status(&state),
+        Task::Tools => Tools::find().and_then(|_| Kubevirt::build()).map(drop),
         Task::Serve(shape) => serve::run(&state, &shape),
     }
 }
@@ -176,7 +179,6 @@ fn build(state: &State, shape: &Shape) -> Result<()> {
         bail!("this machine forbids real guests: {obstacle}");
     }
     Tools::find()?;
-    crds::kubevirt()?;
     binaries::build(&serve::options(state, shape).programs())
 }
 

@@ -189,6 +189,19 @@ impl FaultProxy {
         });
     }
 
+    /// Forgets all requests, and ends every fault and fuse of every client.
+    pub fn reset(&self) {
+        for client in lock(&self.shared.clients).values() {
+            client.faults.send_modify(|faults| {
+                *faults = Faults {
+                    cuts: faults.cuts,
+                    ..Faults::default()
+                };
+            });
+        }
+        self.clear_requests();
+    }
+
     /// Counts the client's writes with this fuse.
     pub fn arm(&self, client: &str, fuse: &Arc<WriteFuse>) {
         self.change(client, |faults| faults.fuse = Some(Arc::clone(fuse)));

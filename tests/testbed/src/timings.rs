@@ -1,0 +1,19 @@
+//! What `make test` sums up at its end (`hack/timings.sh`): a file of lines for each kind of measure.
+
+use std::{
+    fs::{self, OpenOptions},
+    io::Write as _,
+};
+
+use crate::paths;
+
+/// Adds a line to `target/timings/NAME.tsv`. A summary that lacks a line fails nothing.
+pub fn record(name: &str, line: &str) {
+    let dir = paths::timings();
+    let written = fs::create_dir_all(&dir).and_then(|()| {
+        let file = dir.join(name).with_extension("tsv");
+        let mut file = OpenOptions::new().create(true).append(true).open(file)?;
+        writeln!(file, "{line}")
+    });
+    drop(written);
+}
