@@ -1,4 +1,4 @@
-//! One end-to-end case on a bed of its own.
+//! One end-to-end case, on a bed that is its own as long as it runs.
 
 use std::time::Duration;
 
@@ -7,10 +7,18 @@ use k8s_openapi::api::core::v1::{Node, Secret};
 use kube::{Api, api::DeleteParams, core::DynamicObject};
 use machinist_shared::api::Machine;
 use serde_json::Value;
-use testbed::{Testbed, bed::Options, proxy::Request, seed::INFRA_NAMESPACE};
+use testbed::{Testbed, bed::Options, inventory::Inventory, proxy::Request, seed::INFRA_NAMESPACE};
 
 use crate::{
-    budget, certificates, leaks, lives::Lives, manifest::NAMESPACE, objects, secrets::Secrets, wait,
+    beds::{self, Shared},
+    budget, certificates,
+    clock::Clock,
+    leaks,
+    lives::Lives,
+    manifest::NAMESPACE,
+    objects,
+    secrets::Secrets,
+    wait,
 };
 
 /// From `kubectl apply` to a Ready Node, and from `kubectl delete` to nothing, on a busy machine.
@@ -19,8 +27,8 @@ pub const PATIENCE: Duration = Duration::from_mins(1);
 /// A kubelet that is Ready asks for its serving certificate at once, if it does.
 const ASKS: Duration = Duration::from_secs(5);
 
-/// After this long without a write, none is due: another stage is told within 3 seconds.
-const QUIET: Duration = Duration::from_secs(4);
+/// Besides progress, the latest that a controller writes by itself are statuses of sets, within a second.
+const QUIET: Duration = Duration::from_millis(1200);
 
 /// A bed with Machinist, and a record of all its VMs.
 pub struct Case {
@@ -30,28 +38,49 @@ pub struct Case {
     pub lives: Lives,
     /// Every secret that ever was.
     secrets: Secrets,
+    /// What the bed held when it was new; `None`: it is not handed on.
+    baseline: Option<Inventory>,
+    _clock: Clock,
 }
 
 impl Case {
-    /// A bed with everything.
+    /// A bed with everything, on one cluster.
     pub async fn start() -> Result<Self> {
         Self::start_with(Options::default()).await
     }
 
     /// A bed of another shape.
     pub async fn start_with(options: Options) -> Result<Self> {
-        let bed = Testbed::start(options).await?;
-        let lives = Lives::record(bed.infra().client());
-        let secrets = Secrets::record(bed.user().client(), bed.infra().client());
-        Ok(Self { bed, lives, secrets })
+        let mut clock = Clock::start();
+        let (shared, origin) = Box::pin(beds::lease(options)).await?;
+        clock.has_bed(origin.as_str());
+        Ok(Self::on(shared.bed, Some(shared.baseline), clock))
+    }
+
+    /// A bed that no other case has had or gets: for what kills, restores, installs or measures.
+    pub async fn start_alone(options: Options) -> Result<Self> {
+        let mut clock = Clock::start();
+        let bed = Box::pin(Testbed::start(options)).await?;
+        clock.has_bed("alone");
+        Ok(Self::on(bed, None, clock))
+    }
+
+    fn on(bed: Testbed, baseline: Option<Inventory>, clock: Clock) -> Self {
+        Self {
+            lives: Lives::record(bed.infra().client()),
+            secrets: Secrets::record(bed.user().client(), bed.infra().client()),
+            bed,
+            baseline,
+            _clock: clock,
+        }
     }
 
     /// Fails if anything but the strangers (`Kind/name`) is left on either cluster, or anything secret got out, then ends
-    /// everything.
+    /// the servers, which must end well.
     pub async fn finish(self, strangers: &[&str]) -> Result<()> {
         self.secrets.check(&self.bed).await?;
         leaks::check(&self.bed, strangers).await?;
-        self.bed.shut_down().await
+        self.end().await
     }
 
     /// The same where no controller runs: Machines stay as they were stored, and nothing has come of them, not even for a
@@ -61,7 +90,18 @@ impl Case {
         leaks::check_nothing_was_made(&self.bed, strangers).await?;
         let vms = self.lives.names();
         ensure!(vms.is_empty(), "there were VMs: {vms:?}");
-        self.bed.shut_down().await
+        self.end().await
+    }
+
+    /// Ends the servers, which must end well, and hands the bed on if it may be.
+    pub async fn end(self) -> Result<()> {
+        match self.baseline {
+            Some(baseline) => {
+                let bed = self.bed;
+                Box::pin(beds::hand_on(Shared { bed, baseline })).await
+            }
+            None => Box::pin(self.bed.shut_down()).await,
+        }
     }
 
     /// `kubectl apply`; its output, or an error with what the person would read.
@@ -151,7 +191,8 @@ impl Case {
                 return;
             }
             before = now;
-            tokio::time::sleep(QUIET).await;
+            // Only the absence of an event shows that nothing follows.
+            tokio::time::sleep(self.bed.options().progress_report_interval + QUIET).await;
         }
     }
 

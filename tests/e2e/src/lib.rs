@@ -1,7 +1,7 @@
 //! What end-to-end cases have in common: a bed, manifests, waiting by watch, request budgets and the leak checker.
 //!
 //! A case starts a [`Case`], works through the API as a person would, and ends with [`Case::finish`], which fails if
-//! anything was left behind:
+//! anything was left behind, and hands the bed on to the next case ([`beds`]):
 //!
 //! ```no_run
 //! # async fn example() -> anyhow::Result<()> {
@@ -16,9 +16,11 @@
 //! ```
 
 pub mod asked;
+pub mod beds;
 pub mod budget;
 pub mod case;
 pub mod certificates;
+mod clock;
 pub mod collector;
 pub mod drain;
 pub mod edges;
@@ -44,5 +46,6 @@ pub mod secrets;
 pub mod usage;
 pub mod vm;
 pub mod wait;
+pub mod webhook_certificates;
 
 pub use case::Case;

@@ -53,7 +53,6 @@ const VALUES: &[&[&str]] = &[
 ];
 
 #[tokio::test]
-#[ignore = "reads what all other tests have left in the folder of audit logs"]
 async fn every_right_is_used_and_nothing_was_forbidden() -> Result<()> {
     let folder = env::var_os(FOLDER).with_context(|| format!("{FOLDER} is not set"))?;
     let logs = logs(Path::new(&folder))?;

@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_mins(9);
 #[tokio::test]
 async fn many_nodes_are_drained_at_once_and_no_budget_is_broken_or_asked_in_vain() -> Result<()> {
     let count: usize = std::env::var("DRAIN_MACHINES").map_or(Ok(12), |text| text.parse())?;
-    let case = Case::start().await?;
+    let case = Case::start_alone(testbed::bed::Options::default().on_two_clusters()).await?;
     case.apply(&manifest::machine("stays")).await?;
     case.node_ready("stays").await?;
     for (round, with_budget) in [("free", false), ("budget", true)] {

@@ -64,9 +64,10 @@ const BOOT: Duration = Duration::from_secs(2);
 async fn a_pool_of_many_is_made_and_deleted_within_its_budget() -> Result<()> {
     let sizes = std::env::var("FLEET_SIZES").unwrap_or_else(|_| "25".to_owned());
     let sizes: Result<Vec<usize>, _> = sizes.split(',').map(str::parse).collect();
-    let case = Case::start_with(Options {
+    let case = Case::start_alone(Options {
         boot: Some(BOOT),
-        ..Options::default()
+        progress_report_interval: PROGRESS_PACE,
+        ..Options::default().on_two_clusters()
     })
     .await?;
     case.apply(&deployment("pool", 0)).await?;

@@ -24,7 +24,7 @@ const AT_ONCE: usize = 8;
 #[allow(clippy::too_many_lines, reason = "one story, told in order")]
 async fn one_that_is_cut_off_slows_no_other_and_loses_nothing() -> Result<()> {
     let (each, cut) = (number("OUTAGE_MACHINES", 20)?, number("OUTAGE_SECONDS", 15)?);
-    let case = Case::start().await?;
+    let case = Case::start_alone(testbed::bed::Options::default().on_two_clusters()).await?;
     let other = AnotherInfra::start(&case.bed, "other-infra").await?;
     let (user, proxy) = (case.bed.user().client(), case.bed.infra().proxy());
     infra::store(user.clone(), OTHER_SECRET, &other.kubeconfig().await?).await?;
@@ -159,7 +159,7 @@ async fn one_that_answers_slowly_slows_no_other() -> Result<()> {
     // Slower than anybody likes, and too fast to be given up.
     const DELAY: Duration = Duration::from_secs(2);
     let each = number("OUTAGE_MACHINES", 20)?.min(20) / 2;
-    let case = Case::start().await?;
+    let case = Case::start_alone(testbed::bed::Options::default().on_two_clusters()).await?;
     let other = AnotherInfra::start(&case.bed, "other-infra").await?;
     let (user, proxy) = (case.bed.user().client(), case.bed.infra().proxy());
     infra::store(user.clone(), OTHER_SECRET, &other.kubeconfig().await?).await?;
@@ -222,31 +222,6 @@ async fn one_that_answers_slowly_slows_no_other() -> Result<()> {
     case.finish(&[]).await
 }
 
-#[tokio::test]
-async fn one_that_refuses_connections_is_said_so_and_is_back_at_once() -> Result<()> {
-    let case = Case::start().await?;
-    joined(&case, "worker", INFRA_SECRET).await?;
-    let proxy = case.bed.infra().proxy();
-    proxy.refuse(MACHINES);
-    let said = infra::reachable(&case, "worker", "Unreachable").await?;
-    assert!(
-        said.message.contains("reset") || said.message.contains("cannot be reached"),
-        "{}",
-        said.message
-    );
-    proxy.heal(MACHINES);
-    let begun = Instant::now();
-    infra::reachable(&case, "worker", "Reachable").await?;
-    println!(
-        "reachable {:.1} s after it answers again",
-        begun.elapsed().as_secs_f64()
-    );
-    // The watches are whole again: the end of the VM is seen.
-    case.delete_machine("worker").await?;
-    assert_eq!(case.lives.uids("worker").len(), 1);
-    case.finish(&[]).await
-}
-
 /// Creates Machines with that kubeconfig; when each was asked for.
 async fn create(case: &Case, names: &[String], secret: &str) -> Result<BTreeMap<String, Instant>> {
     let machines =
@@ -274,11 +249,4 @@ fn number(variable: &str, default: usize) -> Result<usize> {
         text.parse()
             .with_context(|| format!("{variable} is no number: {text:?}"))
     })
-}
-
-/// Applies a Machine and waits for its Node.
-async fn joined(case: &Case, name: &str, secret: &str) -> Result<()> {
-    case.apply(&infra::machine(name, secret)).await?;
-    case.node_ready(name).await?;
-    Ok(())
 }

@@ -50,9 +50,9 @@ const PATIENCE: Duration = Duration::from_mins(5);
 async fn a_controller_that_starts_beside_many_machines_writes_nothing() -> Result<()> {
     let many = std::env::var("MANY_MACHINES").unwrap_or_else(|_| "150".to_owned());
     let many: usize = many.parse().context("MANY_MACHINES is a number")?;
-    let case = Case::start_with(Options {
+    let case = Case::start_alone(Options {
         controller_args: vec!["--enable-leader-election=false".to_owned()],
-        ..Options::default()
+        ..Options::default().on_two_clusters()
     })
     .await?;
     case.apply(&manifest::machine(ORIGIN)).await?;

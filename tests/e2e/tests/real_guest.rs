@@ -1,6 +1,6 @@
 //! Machines that become Linux VMs with real kubelets, from Machinist's user data alone: joined, used, switched off.
 //!
-//! Emulated machines take their time, so this runs only where `MACHINIST_GUEST=1` asks for it: `make test-guest`.
+//! `MACHINIST_GUESTS` is how many at a time, 1 by default; `hack/test-guest.sh` builds what they boot from first.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -28,26 +28,23 @@ use testbed::{GuestNetwork, bed::Options};
 /// From `kubectl apply` to a Ready Node, and from `kubectl delete` to nothing. Alone on two cores it is 1.5 minutes for two
 /// guests, and a quarter of a minute.
 const PATIENCE: Duration = Duration::from_mins(6);
-const GUESTS: [&str; 2] = ["guest-1", "guest-2"];
 
 #[tokio::test]
-async fn two_machines_become_nodes_with_real_kubelets_and_leave_nothing() -> Result<()> {
-    if std::env::var_os("MACHINIST_GUEST").is_none_or(|value| value != "1") {
-        println!("not run: MACHINIST_GUEST is not 1; `make test-guest` sets it");
-        return Ok(());
-    }
+async fn machines_become_nodes_with_real_kubelets_and_leave_nothing() -> Result<()> {
     if let Some(obstacle) = GuestNetwork::obstacle() {
         println!("\n*** SKIPPED: no real guest was started, for this machine forbids it: {obstacle} ***\n");
         return Ok(());
     }
-    let case = Case::start_with(Options {
+    let count: usize = std::env::var("MACHINIST_GUESTS").map_or(Ok(1), |count| count.parse())?;
+    let guests: Vec<String> = (1..=count).map(|number| format!("guest-{number}")).collect();
+    let case = Case::start_alone(Options {
         real_guests: true,
         ..Options::default()
     })
     .await?;
-    let joined = live(&case).await;
+    let joined = live(&case, &guests).await;
     if joined.is_err() {
-        for guest in GUESTS {
+        for guest in &guests {
             println!(
                 "--- end of the console of {guest} ---\n{}",
                 console_tail(&case, guest)
@@ -58,11 +55,16 @@ async fn two_machines_become_nodes_with_real_kubelets_and_leave_nothing() -> Res
     case.finish(&[]).await
 }
 
-async fn live(case: &Case) -> Result<()> {
+async fn live(case: &Case, guests: &[String]) -> Result<()> {
     let first = FirstNodes::record(case.bed.user().client());
-    try_join_all(GUESTS.map(|guest| async move { case.apply(&machine(guest)).await })).await?;
-    try_join_all(GUESTS.map(|guest| joins(case, guest))).await?;
-    for guest in GUESTS {
+    try_join_all(
+        guests
+            .iter()
+            .map(|guest| async move { case.apply(&machine(guest)).await }),
+    )
+    .await?;
+    try_join_all(guests.iter().map(|guest| joins(case, guest))).await?;
+    for guest in guests {
         let node = case.nodes().get(guest).await?;
         let machine = case.machines().get(guest).await?;
         is_what_the_machine_asked_for(&first.of(guest)?).context("at the Node's first moment")?;
@@ -70,22 +72,22 @@ async fn live(case: &Case) -> Result<()> {
         is_the_machines(&machine, &node)?;
         is_the_guest_of_the_vm(case, &node).await?;
     }
-    got_their_certificates_by_their_tokens(case).await?;
-    try_join_all(GUESTS.map(|guest| runs_a_pod(case, guest))).await?;
+    got_their_certificates_by_their_tokens(case, guests.len()).await?;
+    try_join_all(guests.iter().map(|guest| runs_a_pod(case, guest))).await?;
 
-    let uuids = try_join_all(GUESTS.map(|guest| uuid(case, guest))).await?;
+    let uuids = try_join_all(guests.iter().map(|guest| uuid(case, guest))).await?;
     for uuid in &uuids {
         ensure!(
             runs_with(uuid),
             "no QEMU runs with the UUID {uuid}, so its end would prove nothing"
         );
     }
-    try_join_all(GUESTS.map(|guest| goes(case, guest))).await?;
+    try_join_all(guests.iter().map(|guest| goes(case, guest))).await?;
     leaks::check(&case.bed, &[]).await?;
     for uuid in &uuids {
         ensure!(!runs_with(uuid), "QEMU with the UUID {uuid} still runs");
     }
-    for guest in GUESTS {
+    for guest in guests {
         let console = console(case, guest);
         ensure!(
             console.contains("reboot: Power down"),
@@ -196,7 +198,7 @@ async fn is_the_guest_of_the_vm(case: &Case, node: &Node) -> Result<()> {
 }
 
 /// Each kubelet has got its first certificate by its token, through Machinist and nobody else.
-async fn got_their_certificates_by_their_tokens(case: &Case) -> Result<()> {
+async fn got_their_certificates_by_their_tokens(case: &Case, guests: usize) -> Result<()> {
     let api: Api<CertificateSigningRequest> = Api::all(case.bed.user().client());
     let requests = api.list(&ListParams::default()).await?;
     let by_token = |request: &&CertificateSigningRequest| {
@@ -208,7 +210,7 @@ async fn got_their_certificates_by_their_tokens(case: &Case) -> Result<()> {
         .filter(by_token)
         .map(|request| request.spec.username.as_deref())
         .collect();
-    ensure!(tokens.len() == GUESTS.len(), "a token each: {tokens:?}");
+    ensure!(tokens.len() == guests, "a token each: {tokens:?}");
     for request in requests.iter().filter(by_token) {
         let status = request.status.as_ref().context("undecided")?;
         let approved = status.conditions.iter().flatten().any(|condition| {

@@ -36,7 +36,7 @@ pub const ELSEWHERE: &[(&str, &str, &str)] = &[
     (
         "2.3/a-missing-object",
         "It needs a cluster in which the object is missing.",
-        "tests/e2e/tests/cases/asked.rs::what_does_not_exist_is_told_with_what_does",
+        "tests/e2e/tests/cases/asked.rs::a_secret_for_the_kubeconfig_that_does_not_exist_is_reported",
     ),
     (
         "2.3/a-missing-key",

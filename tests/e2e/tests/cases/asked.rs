@@ -11,6 +11,7 @@ use e2e::{
     manifest::NAMESPACE,
 };
 use machinist_shared::names::autoscaler::{CAPACITY, MAX_SIZE, MIN_SIZE};
+use rstest::rstest;
 use serde_json::{Value, json};
 use testbed::bed::MACHINES;
 
@@ -19,12 +20,8 @@ const CLOUD: &str = "providerSpec.value.cloudProviderSpec";
 #[tokio::test]
 async fn what_does_not_exist_is_told_with_what_does() -> Result<()> {
     let case = start(&[]).await?;
-    let mut machine = manifest::machine("hopeful");
-    let vm = manifest::virtual_machine(&mut machine);
-    vm["instancetype"]["name"] = json!("standrad-2");
-    vm["preference"]["name"] = json!("socket-advantage");
-    vm["template"]["primaryDisk"]["storageClassName"] = json!("standart");
-    let said = refused(&case, &machine).await?;
+    let machine = misspelled();
+    let refusal = refused(&case, &machine).await?;
     for text in [
         format!(
             "spec.{CLOUD}.virtualMachine.instancetype.name: \"standrad-2\": there is no VirtualMachineClusterInstancetype"
@@ -35,43 +32,60 @@ async fn what_does_not_exist_is_told_with_what_does() -> Result<()> {
         format!("spec.{CLOUD}.virtualMachine.template.primaryDisk.storageClassName: \"standart\""),
         "did you mean \"standard\"?".to_owned(),
     ] {
-        assert!(said.contains(&text), "no {text:?} in: {said}");
+        assert!(refusal.contains(&text), "no {text:?} in: {refusal}");
     }
+    case.finish_without_controller(&[]).await
+}
 
-    // Nor in the namespace.
+#[tokio::test]
+async fn objects_that_do_not_exist_are_reported_by_the_fields_of_a_deployments_template() -> Result<()> {
+    let case = start(&[]).await?;
+    let refusal = refused(&case, &deployment("pool", &misspelled())).await?;
+    assert!(
+        refusal.contains(&format!(
+            "spec.template.spec.{CLOUD}.virtualMachine.instancetype.name"
+        )),
+        "{refusal}"
+    );
+    case.finish_without_controller(&[]).await
+}
+
+#[tokio::test]
+async fn a_preference_that_is_not_in_the_namespace_is_reported() -> Result<()> {
+    let case = start(&[]).await?;
     let mut local = manifest::machine("local");
     manifest::virtual_machine(&mut local)["preference"] =
         json!({"name": "mine", "kind": "VirtualMachinePreference"});
-    let said = refused(&case, &local).await?;
-    let told = format!(
+    let refusal = refused(&case, &local).await?;
+    let reported = format!(
         "spec.{CLOUD}.virtualMachine.preference.name: \"mine\": there is no VirtualMachinePreference"
     );
-    assert!(said.contains(&told), "{said}");
+    assert!(refusal.contains(&reported), "{refusal}");
+    case.finish_without_controller(&[]).await
+}
 
-    // The same for a deployment, by the fields of its template.
-    let deployment = deployment("pool", &machine);
-    let said = refused(&case, &deployment).await?;
-    assert!(
-        said.contains(&format!(
-            "spec.template.spec.{CLOUD}.virtualMachine.instancetype.name"
-        )),
-        "{said}"
-    );
-
+#[tokio::test]
+async fn a_secret_for_the_kubeconfig_that_does_not_exist_is_reported() -> Result<()> {
+    let case = start(&[]).await?;
     let mut machine = manifest::machine("unkeyed");
     let kubeconfig = &mut machine["spec"]["providerSpec"]["value"]["cloudProviderSpec"]["auth"]["kubeconfig"];
     kubeconfig["secretKeyRef"]["name"] = json!("nowhere");
-    let said = refused(&case, &machine).await?;
-    assert!(said.contains(&format!("spec.{CLOUD}.auth.kubeconfig: cannot read key \"kubeconfig\" of Secret kube-system/nowhere: it does not exist")), "{said}");
+    let refusal = refused(&case, &machine).await?;
+    assert!(refusal.contains(&format!("spec.{CLOUD}.auth.kubeconfig: cannot read key \"kubeconfig\" of Secret kube-system/nowhere: it does not exist")), "{refusal}");
+    case.finish_without_controller(&[]).await
+}
 
+#[tokio::test]
+async fn a_claim_to_clone_that_does_not_exist_is_reported() -> Result<()> {
+    let case = start(&[]).await?;
     let mut machine = manifest::machine("cloned");
     let disk = &mut manifest::virtual_machine(&mut machine)["template"]["primaryDisk"];
     disk["source"] = json!("pvc");
     disk["osImage"] = json!("golden");
-    let said = refused(&case, &machine).await?;
+    let refusal = refused(&case, &machine).await?;
     assert!(
-        said.contains("\"golden\": there is no PersistentVolumeClaim of that name"),
-        "{said}"
+        refusal.contains("\"golden\": there is no PersistentVolumeClaim of that name"),
+        "{refusal}"
     );
     case.finish_without_controller(&[]).await
 }
@@ -169,26 +183,39 @@ async fn a_node_group_is_told_what_its_instancetype_has() -> Result<()> {
     case.finish_without_controller(&[]).await
 }
 
+#[rstest]
+#[case::as_a_warning("warn")]
+#[case::as_a_refusal("refuse")]
 #[tokio::test]
-async fn a_silent_infra_cluster_is_told_in_time() -> Result<()> {
-    for mode in ["warn", "refuse"] {
-        let case = start(&[&format!("--infra-unreachable={mode}")]).await?;
-        case.bed.infra().proxy().black_hole(MACHINES);
-        let begun = Instant::now();
-        let machine = located("patient");
-        let output = case
-            .bed
-            .user()
-            .kubectl(&["apply", "-f", "-"], &machine.to_string())
-            .await?;
-        let took = begun.elapsed();
-        let said = String::from_utf8_lossy(&output.stderr);
-        println!("{mode}: answered after {:.1} s: {said}", took.as_secs_f64());
-        assert_eq!(output.status.success(), mode == "warn", "{said}");
-        assert!(said.contains("the infra cluster could not be asked"), "{said}");
-        case.finish_without_controller(&[]).await?;
-    }
-    Ok(())
+async fn a_silent_infra_cluster_is_told_in_time(#[case] mode: &str) -> Result<()> {
+    let case = start(&[&format!("--infra-unreachable={mode}")]).await?;
+    case.bed.infra().proxy().black_hole(MACHINES);
+    let begun = Instant::now();
+    let machine = located("patient");
+    let output = case
+        .bed
+        .user()
+        .kubectl(&["apply", "-f", "-"], &machine.to_string())
+        .await?;
+    let took = begun.elapsed();
+    let answer = String::from_utf8_lossy(&output.stderr);
+    println!("{mode}: answered after {:.1} s: {answer}", took.as_secs_f64());
+    assert_eq!(output.status.success(), mode == "warn", "{answer}");
+    assert!(
+        answer.contains("the infra cluster could not be asked"),
+        "{answer}"
+    );
+    case.finish_without_controller(&[]).await
+}
+
+/// A Machine with three names that are slightly wrong.
+fn misspelled() -> Value {
+    let mut machine = manifest::machine("hopeful");
+    let vm = manifest::virtual_machine(&mut machine);
+    vm["instancetype"]["name"] = json!("standrad-2");
+    vm["preference"]["name"] = json!("socket-advantage");
+    vm["template"]["primaryDisk"]["storageClassName"] = json!("standart");
+    machine
 }
 
 async fn refused(case: &Case, object: &Value) -> Result<String> {

@@ -1,4 +1,4 @@
-//! What a person is told of Secrets, and through a credential: no more than who holds it may know.
+//! What answers of admission reveal of Secrets, and through a credential: only what its holder may know.
 
 use anyhow::{Result, bail};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
@@ -13,36 +13,40 @@ use kube::{Api, api::PostParams, core::DynamicObject};
 use serde_json::{Value, json};
 use testbed::{bed::MACHINES, seed::INFRA_ACCOUNT};
 
+const APPLY: [&str; 3] = ["apply", "-f", "-"];
 const MISSING: &str = "there is no Secret of that name";
 
+/// Its author was asked for the right to read the Secret that holds the kubeconfig.
 #[tokio::test]
-async fn that_a_secret_of_the_infra_cluster_is_missing_is_told_to_who_may_read_the_kubeconfig() -> Result<()>
-{
+async fn a_missing_infra_secret_is_reported_to_an_author_who_may_read_the_kubeconfig() -> Result<()> {
     let case = start(&[]).await?;
     infra::may_read_secrets(&case).await?;
-    let apply = ["apply", "-f", "-"];
-    let downloads_with = |machine: &mut Value, secret: &str| {
-        manifest::virtual_machine(machine)["template"]["primaryDisk"]["dataVolumeSecretRef"] = json!(secret);
-    };
-
-    // Its author was asked for the right to read the Secret that holds the kubeconfig.
-    let mut machine = located("asked");
-    downloads_with(&mut machine, "nowhere");
-    let (taken, said) = kubectl(&case, &apply, &machine).await?;
+    let (taken, warning) = kubectl(&case, &APPLY, &downloading("asked")).await?;
     assert!(
-        taken && said.contains("dataVolumeSecretRef") && said.contains(MISSING),
-        "{said}"
+        taken && warning.contains("dataVolumeSecretRef") && warning.contains(MISSING),
+        "{warning}"
     );
+    case.finish_without_controller(&[]).await
+}
 
-    // Whose author holds the kubeconfig, and nobody needs to ask.
+/// No right is asked for: the author has the kubeconfig.
+#[tokio::test]
+async fn a_missing_infra_secret_is_reported_to_an_author_who_writes_the_kubeconfig() -> Result<()> {
+    let case = start(&[]).await?;
+    infra::may_read_secrets(&case).await?;
     let text = infra::kubeconfig_of(&case, INFRA_ACCOUNT, MACHINES).await?;
-    let mut machine = located("inline");
-    downloads_with(&mut machine, "nowhere");
+    let mut machine = downloading("inline");
     *infra::kubeconfig_in(&mut machine) = json!({"value": BASE64_STANDARD.encode(text)});
-    let (taken, said) = kubectl(&case, &apply, &machine).await?;
-    assert!(taken && said.contains(MISSING), "{said}");
+    let (taken, warning) = kubectl(&case, &APPLY, &machine).await?;
+    assert!(taken && warning.contains(MISSING), "{warning}");
+    case.finish_without_controller(&[]).await
+}
 
-    // A change by somebody who was not asked for that right now: only what is new is asked for.
+/// Its author was not asked for the right to read the kubeconfig: an update asks only for rights to new references.
+#[tokio::test]
+async fn a_missing_infra_secret_is_not_reported_to_the_author_of_an_update() -> Result<()> {
+    let case = start(&[]).await?;
+    infra::may_read_secrets(&case).await?;
     let mut pool = deployment("pool", &located("pool"));
     pool["spec"]["replicas"] = json!(0);
     case.apply(&pool).await?;
@@ -50,13 +54,13 @@ async fn that_a_secret_of_the_infra_cluster_is_missing_is_told_to_who_may_read_t
     let change = json!({"spec": {"template": {"spec": {"providerSpec": {"value": {"cloudProviderSpec": {
         "virtualMachine": {"template": {"primaryDisk": disk}},
     }}}}}}});
-    let (taken, said) = patch(&case, "pool", &change).await?;
-    assert!(taken && !said.contains(MISSING), "{said}");
+    let (taken, warning) = patch(&case, "pool", &change).await?;
+    assert!(taken && !warning.contains(MISSING), "{warning}");
     case.finish_without_controller(&[]).await
 }
 
 #[tokio::test]
-async fn a_junk_token_learns_nothing_from_what_a_good_one_was_told() -> Result<()> {
+async fn a_junk_token_learns_nothing_from_answers_to_a_valid_one() -> Result<()> {
     let case = start(&[]).await?;
     let text = infra::kubeconfig_of(&case, INFRA_ACCOUNT, MACHINES).await?;
     let mut machine = located("good");
@@ -180,6 +184,14 @@ async fn a_bad_boolean_behind_a_reference_is_refused() -> Result<()> {
         )
     );
     case.finish_without_controller(&[]).await
+}
+
+/// A Machine whose disk is downloaded with a Secret that the infra cluster does not have.
+fn downloading(name: &str) -> Value {
+    let mut machine = located(name);
+    manifest::virtual_machine(&mut machine)["template"]["primaryDisk"]["dataVolumeSecretRef"] =
+        json!("nowhere");
+    machine
 }
 
 /// Makes the Secret or ConfigMap `values`.

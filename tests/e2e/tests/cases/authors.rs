@@ -1,45 +1,38 @@
-//! Who writes a reference to a Secret must be allowed to read it, because the controller will.
+//! The author of a reference to a Secret must be allowed to read it, because the controller will.
 
 use anyhow::Result;
 use e2e::{Case, manifest, manifest::NAMESPACE};
+use rstest::rstest;
 use serde_json::{Value, json};
 use testbed::bed::{Machinist, Options};
 
+/// The refusal does not depend on whether the Secret exists.
+#[rstest]
+#[case::machine(machine("machine"), "spec")]
+#[case::machine_set(templated("MachineSet", "set"), "spec.template.spec")]
+#[case::machine_deployment(templated("MachineDeployment", "deployment"), "spec.template.spec")]
 #[tokio::test]
-async fn authors_refer_only_to_what_they_may_read() -> Result<()> {
-    let case = start().await?;
-    for object in [
-        machine("machine"),
-        templated("MachineSet", "set"),
-        templated("MachineDeployment", "deployment"),
-    ] {
-        let said = as_jane(&case, "create", &object).await?.unwrap_or_default();
-        let at = if object["kind"] == "Machine" {
-            "spec"
-        } else {
-            "spec.template.spec"
-        };
-        let field = format!("{at}.providerSpec.value.cloudProviderSpec.clusterName.secretKeyRef");
-        assert!(said.contains(&field), "{said}");
-        assert!(
-            said.contains("user \"jane\" may not get Secret kube-system/treasure"),
-            "{said}"
-        );
-        // The same refusal whether it exists or not.
-        assert!(!said.contains("exist"), "{said}");
-    }
+async fn a_reference_to_a_secret_that_the_author_may_not_read_is_refused(
+    #[case] object: Value,
+    #[case] spec: &str,
+) -> Result<()> {
+    let case = Box::pin(start()).await?;
+    let answer = as_jane(&case, "create", &object).await?.unwrap_or_default();
+    let field = format!("{spec}.providerSpec.value.cloudProviderSpec.clusterName.secretKeyRef");
+    assert!(answer.contains(&field), "{answer}");
+    assert!(
+        answer.contains("user \"jane\" may not get Secret kube-system/treasure"),
+        "{answer}"
+    );
+    assert!(!answer.contains("exist"), "{answer}");
+    case.finish_without_controller(&[]).await
+}
 
-    let treasure = [
-        "create",
-        "secret",
-        "generic",
-        "treasure",
-        "--namespace",
-        NAMESPACE,
-        "--from-literal=gold=nugget",
-    ];
-    case.bed.user().kubectl_ok(&treasure, "").await?;
-    // By somebody who may; then she may use what is there, but not move or add to it.
+/// A user who may read the Secret has made the deployment.
+#[tokio::test]
+async fn an_author_may_scale_a_deployment_with_a_reference_and_add_no_other_reference() -> Result<()> {
+    let case = Box::pin(start()).await?;
+    treasure(&case).await?;
     let mut deployment = templated("MachineDeployment", "shared");
     case.bed
         .user()
@@ -53,14 +46,19 @@ async fn authors_refer_only_to_what_they_may_read() -> Result<()> {
     );
     let spec = &mut deployment["spec"]["template"]["spec"]["providerSpec"]["value"]["cloudProviderSpec"];
     spec["projectID"] = spec["clusterName"].clone();
-    let said = as_jane(&case, "replace", &deployment).await?.unwrap_or_default();
+    let answer = as_jane(&case, "replace", &deployment).await?.unwrap_or_default();
     assert!(
-        said.contains("cloudProviderSpec.projectID.secretKeyRef"),
-        "{said}"
+        answer.contains("cloudProviderSpec.projectID.secretKeyRef"),
+        "{answer}"
     );
-    assert!(!said.contains("clusterName"), "{said}");
+    assert!(!answer.contains("clusterName"), "{answer}");
+    case.finish_without_controller(&[]).await
+}
 
-    // No annotation gets around it.
+#[tokio::test]
+async fn the_right_to_read_a_secret_allows_a_reference_and_the_bypass_annotation_does_not() -> Result<()> {
+    let case = Box::pin(start()).await?;
+    treasure(&case).await?;
     let mut machine = machine("machine");
     let reference = machine["spec"]["providerSpec"]["value"]["cloudProviderSpec"]["clusterName"].take();
     machine["spec"]["providerSpec"]["value"]["cloudProviderSpec"]["clusterName"] = json!("plain");
@@ -71,10 +69,12 @@ async fn authors_refer_only_to_what_they_may_read() -> Result<()> {
     );
     machine["spec"]["providerSpec"]["value"]["cloudProviderSpec"]["clusterName"] = reference;
     machine["metadata"]["annotations"] = json!({"kubermatic.io/bypass-no-spec-mutation-requirement": "true"});
-    let said = as_jane(&case, "replace", &machine).await?.unwrap_or_default();
-    assert!(said.contains("may not get Secret kube-system/treasure"), "{said}");
+    let answer = as_jane(&case, "replace", &machine).await?.unwrap_or_default();
+    assert!(
+        answer.contains("may not get Secret kube-system/treasure"),
+        "{answer}"
+    );
 
-    // With the right to read it, all is well.
     grant(
         &case,
         "read-treasure",
@@ -123,6 +123,21 @@ async fn start() -> Result<Case> {
     Ok(case)
 }
 
+/// The Secret that the references lead to.
+async fn treasure(case: &Case) -> Result<()> {
+    let create = [
+        "create",
+        "secret",
+        "generic",
+        "treasure",
+        "--namespace",
+        NAMESPACE,
+        "--from-literal=gold=nugget",
+    ];
+    case.bed.user().kubectl_ok(&create, "").await?;
+    Ok(())
+}
+
 /// Jane may write Machines and read the kubeconfig's Secret, and nothing else.
 async fn let_jane_write(case: &Case) -> Result<()> {
     let kinds =
@@ -155,7 +170,7 @@ async fn grant(case: &Case, name: &str, rights: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// One whose VM would get a Secret's content as a label.
+/// A Machine whose VM would get a Secret's content as a label.
 fn machine(name: &str) -> Value {
     let mut machine = manifest::machine(name);
     machine["spec"]["providerSpec"]["value"]["cloudProviderSpec"]["clusterName"] =
@@ -175,7 +190,7 @@ fn templated(kind: &str, name: &str) -> Value {
     })
 }
 
-/// What the API server says to her; nothing if it is done.
+/// The refusal of her request; nothing if it is done.
 async fn as_jane(case: &Case, verb: &str, object: &Value) -> Result<Option<String>> {
     let output = case
         .bed

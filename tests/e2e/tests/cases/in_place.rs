@@ -11,7 +11,7 @@ const POOL: &str = "pool";
 const NODES: usize = 2;
 
 #[tokio::test]
-async fn labels_and_taints_change_in_place_with_leave_and_by_a_rollout_without() -> Result<()> {
+async fn labels_and_taints_change_in_place_where_the_annotation_allows_it() -> Result<()> {
     let case = Case::start().await?;
     let mut pool = deployment(POOL, 2);
     let spec = |pool: &mut Value| pool["spec"]["template"]["spec"].take();
@@ -24,7 +24,7 @@ async fn labels_and_taints_change_in_place_with_leave_and_by_a_rollout_without()
     case.rollout(POOL, "NewMachineSetAvailable").await?;
     for_nodes(&case, "decorated", |node| label(node, "tier") == Some("one")).await?;
     let made = case.machine_uids().await?;
-    // What somebody else gave a Node is somebody else's.
+    // Labels of other clients on a Node are left alone.
     let first = made.keys().next().cloned().unwrap_or_default();
     case.kubectl(&["label", "node", &first, "rack=7", "gone=never", "--overwrite"])
         .await?;
@@ -84,11 +84,20 @@ async fn labels_and_taints_change_in_place_with_leave_and_by_a_rollout_without()
         taints(node) == ["dedicated=two", "kept="]
     })
     .await?;
-    case.kubectl(&["scale", "md", POOL, "--replicas=2"]).await?;
+    case.delete_deployment(POOL).await?;
+    case.finish(&[]).await
+}
+
+#[tokio::test]
+async fn labels_change_by_a_rollout_once_the_annotation_is_removed() -> Result<()> {
+    let case = Case::start().await?;
+    let mut pool = deployment(POOL, 2);
+    pool["spec"]["template"]["spec"]["metadata"] = json!({"labels": {"tier": "one"}});
+    pool["metadata"]["annotations"] = json!({annotation::IN_PLACE: "true"});
+    case.apply(&pool).await?;
     case.rollout(POOL, "NewMachineSetAvailable").await?;
     case.settled().await;
 
-    // Without leave it is another template, and other virtual machines.
     let before = case.machine_uids().await?;
     case.kubectl(&["annotate", "md", POOL, &format!("{}-", annotation::IN_PLACE)])
         .await?;

@@ -1,4 +1,5 @@
-//! KubeVirt's own admission, its unmodified code, on what Machinist makes and on what it refuses.
+//! KubeVirt's own admission, its unmodified code, on what Machinist makes and on what it refuses; and the CRDs that
+//! KubeVirt's own generator makes.
 
 use std::{collections::BTreeSet, fs};
 
@@ -19,8 +20,8 @@ use machinist_shared::{
 };
 use serde_json::{Value, json};
 use testbed::{
-    KubevirtAdmission,
-    kubevirt_admission::{Cause, Verdict},
+    Kubevirt, crds,
+    kubevirt::{Cause, Verdict},
 };
 
 /// What a person may ask for by an annotation, and a cluster may forbid.
@@ -28,7 +29,7 @@ const GATES: [&str; 2] = ["ExperimentalIgnitionSupport", "Sidecar"];
 
 #[test]
 fn every_virtual_machine_of_the_table_of_fields_is_taken() -> Result<()> {
-    let kubevirt = KubevirtAdmission::build()?;
+    let kubevirt = Kubevirt::build()?;
     let (mut ids, mut vms) = (Vec::new(), Vec::new());
     for row in fields::all() {
         vms.push(row.render(Form::Literal).map_err(anyhow::Error::msg)?);
@@ -61,7 +62,7 @@ fn every_virtual_machine_of_the_snapshots_is_taken() -> Result<()> {
         names.push(path);
     }
     ensure!(names.len() >= 8, "only {} snapshots were found", names.len());
-    let verdicts = KubevirtAdmission::build()?.judge(&GATES, &cluster(), &vms)?;
+    let verdicts = Kubevirt::build()?.judge(&GATES, &cluster(), &vms)?;
     let refused = names.iter().zip(&verdicts).filter(|(_, found)| !found.allowed);
     none_is(
         &refused
@@ -83,7 +84,7 @@ fn what_we_take_at_the_edge_kubevirt_takes() -> Result<()> {
         }
     }
     ensure!(ours.len() >= 100, "only {} edges are taken by us", ours.len());
-    let verdicts = KubevirtAdmission::build()?.judge(&GATES, &cluster(), &vms)?;
+    let verdicts = Kubevirt::build()?.judge(&GATES, &cluster(), &vms)?;
     let refused = ours.iter().zip(&verdicts).filter(|(_, found)| !found.allowed);
     none_is(
         &refused
@@ -95,7 +96,7 @@ fn what_we_take_at_the_edge_kubevirt_takes() -> Result<()> {
 #[test]
 fn what_we_refuse_and_kubevirt_takes_is_refused_for_a_reason_on_record() -> Result<()> {
     let (ids, vms) = refused_by_us();
-    let verdicts = KubevirtAdmission::build()?.judge(&GATES, &cluster(), &vms)?;
+    let verdicts = Kubevirt::build()?.judge(&GATES, &cluster(), &vms)?;
     let reasons = TAKEN_BY_KUBEVIRT.iter().flat_map(|(_, ids)| ids.iter().copied());
     let on_record: BTreeSet<_> = reasons.collect();
     let taken = ids.iter().zip(&verdicts).filter(|(_, found)| found.allowed);
@@ -121,7 +122,7 @@ fn the_simulator_refuses_and_defaults_as_kubevirt_does() -> Result<()> {
             names.push(edge.what);
         }
     }
-    let verdicts = KubevirtAdmission::build()?.judge(&[], &cluster(), &vms)?;
+    let verdicts = Kubevirt::build()?.judge(&[], &cluster(), &vms)?;
     let (mut wrong, mut refused) = (Vec::new(), 0);
     for ((name, vm), kubevirt) in names.iter().zip(&vms).zip(&verdicts) {
         let simulated = simulated(vm);
@@ -148,6 +149,20 @@ fn the_simulator_refuses_and_defaults_as_kubevirt_does() -> Result<()> {
     }
     ensure!(refused >= 10, "the simulator refuses only {refused}");
     none_is(&wrong)
+}
+
+#[test]
+fn the_kept_crds_are_those_that_kubevirt_generates() -> Result<()> {
+    let generated = Kubevirt::build()?.crds()?;
+    // The first lines that differ say enough: the whole is half a megabyte.
+    let mut lines = crds::KUBEVIRT.lines().zip(generated.lines()).zip(1..);
+    let differ = lines.find(|((kept, generated), _)| kept != generated);
+    ensure!(
+        crds::KUBEVIRT == generated,
+        "tests/testbed/src/kubevirt-crds.json is not what KubeVirt's generator prints (line, kept and generated: \
+         {differ:?}): run make kubevirt-crds"
+    );
+    Ok(())
 }
 
 const UUID: &str = "/spec/template/spec/domain/firmware/uuid";

@@ -1,5 +1,5 @@
-//! End-to-end cases, each on control planes of its own, so that several run at a time. What measures, or takes a whole
-//! machine, is a file beside this folder and runs alone.
+//! End-to-end cases. Several run at a time, each on a bed that it hands on to the next case; a case that kills, restores or
+//! installs has a bed of its own. Cases that measure, or need a whole machine, are files beside this folder and run alone.
 
 mod admission;
 mod api_server;
@@ -14,6 +14,7 @@ mod beside_machine_controller;
 mod bindings;
 mod capacity;
 mod causes;
+mod certificates;
 mod chart;
 mod crash;
 mod csr;
@@ -29,12 +30,15 @@ mod in_place;
 mod infra_changed;
 mod infra_credentials;
 mod infra_forbidden;
+mod infra_refusing;
 mod infra_role;
 mod joining;
 mod kubevirt_admission;
 mod kubevirt_fields;
+mod leadership;
 mod leak_checker;
 mod lost_webhook;
+mod machine;
 mod machine_set;
 mod metrics;
 mod named_controllers;
@@ -45,6 +49,7 @@ mod osm;
 mod overlap;
 mod policies;
 mod rollout;
+mod rollout_laws;
 mod rules;
 mod scaling;
 mod spans;

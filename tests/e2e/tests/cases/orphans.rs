@@ -1,4 +1,4 @@
-//! `kubectl machinist orphans`: what has no Machine any more is listed, and deleted only by its name.
+//! `kubectl machinist orphans`: objects whose Machine is gone are listed, and deleted only by their names.
 
 use std::{
     collections::BTreeSet,
@@ -9,6 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use e2e::{Case, case::PATIENCE, manifest, wait};
+use k8s_openapi::api::core::v1::Secret;
 use kube::{
     ResourceExt as _,
     api::{DeleteParams, ListParams, Patch, PatchParams},
@@ -19,87 +20,33 @@ use testbed::{binaries, seed::INFRA_SECRET};
 /// Holds a Machine that is being deleted before its VM is.
 const HOOK: &str = "pre-terminate.delete.hook.machine.cluster.x-k8s.io/test";
 
-/// What the plugin said.
-struct Said {
+/// The output of the plugin, and its exit code.
+struct Answer {
     code: Option<i32>,
     out: String,
     err: String,
 }
 
 #[tokio::test]
-async fn what_is_left_behind_is_listed_and_deleted_by_its_name_only() -> Result<()> {
-    let case = Case::start().await?;
-    tokio::task::spawn_blocking(|| binaries::build(&[binaries::PLUGIN])).await??;
-    for name in ["left", "kept"] {
-        case.apply(&manifest::machine(name)).await?;
-    }
-    stranger(&case, "theirs", json!({"app": "x"})).await?;
-    let other = json!({"machinist.dev/cluster-uid": "another", "machinist.dev/machine-uid": "m"});
-    stranger(&case, "elsewhere", other).await?;
-    for name in ["left", "kept"] {
-        case.node_ready(name).await?;
-    }
-    // Read before it is one, and by somebody who may see everything.
-    let said = admin(&case, &["orphans"]).await?;
+async fn nothing_is_listed_while_all_vms_have_their_machines() -> Result<()> {
+    let case = start().await?;
+    let answer = admin(&case, &["orphans"]).await?;
     ensure!(
-        said.code == Some(0) && said.out.starts_with("nothing"),
+        answer.code == Some(0) && answer.out.starts_with("nothing"),
         "{}",
-        said.all()
+        answer.all()
     );
-
-    leave_behind(&case, "left").await?;
-    let secrets = case.infra_secrets().list(&ListParams::default()).await?;
-    let secret_of = |name: &str| {
-        let vm = |secret: &&k8s_openapi::api::core::v1::Secret| {
-            let owners = secret.owner_references();
-            owners
-                .iter()
-                .any(|owner| owner.kind == "VirtualMachine" && owner.name == name)
-        };
-        let found = secrets.iter().find(vm).map(kube::ResourceExt::name_any);
-        found.with_context(|| format!("no Secret of {name}"))
-    };
-    let (secret, kept_secret) = (secret_of("left")?, secret_of("kept")?);
-    listed(&case, &secret).await?;
-    told_what_it_may_not_see(&case).await?;
-    refused(&case, &kept_secret).await?;
-
-    let vm = case.vms().get("left").await?;
-    let said = admin(&case, &["orphans", "delete", "vm/left", "--dry-run"]).await?;
-    ensure!(
-        said.code == Some(0) && said.out.contains("would be deleted"),
-        "{}",
-        said.all()
-    );
-    let after = case.vms().get("left").await?;
-    ensure!(
-        after.metadata.uid == vm.metadata.uid && after.metadata.deletion_timestamp.is_none(),
-        "it was deleted"
-    );
-
-    let said = admin(&case, &["orphans", "delete", "vm/left", "vm/kept"]).await?;
-    ensure!(said.code == Some(1), "{}", said.all());
-    ensure!(said.out.contains("VirtualMachine/left deleted"), "{}", said.all());
-    ensure!(
-        said.err.contains("VirtualMachine/kept was not deleted"),
-        "{}",
-        said.all()
-    );
-    wait::for_absence(&case.vms(), "left", PATIENCE).await?;
-    wait::for_absence(&case.data_volumes(), "left", PATIENCE).await?;
-    wait::for_absence(&case.infra_secrets(), &secret, PATIENCE).await?;
-    case.vms().get("kept").await?;
-    case.nodes().delete("left", &DeleteParams::default()).await?;
-    case.delete_machine("kept").await?;
-    case.finish(&["VirtualMachine/theirs", "VirtualMachine/elsewhere"])
-        .await
+    finish(case).await
 }
 
-/// Everything of that VM once, with its owner, and nothing else.
-async fn listed(case: &Case, secret: &str) -> Result<()> {
-    let said = admin(case, &["orphans", "--output=json"]).await?;
-    ensure!(said.code == Some(0), "{}", said.all());
-    let report: Value = serde_json::from_str(&said.out)?;
+#[tokio::test]
+async fn each_object_of_an_orphaned_vm_is_listed_once_with_its_owner() -> Result<()> {
+    let case = start().await?;
+    leave_behind(&case, "left").await?;
+    let secret = secret_of(&case, "left").await?;
+    let answer = admin(&case, &["orphans", "--output=json"]).await?;
+    ensure!(answer.code == Some(0), "{}", answer.all());
+    let report: Value = serde_json::from_str(&answer.out)?;
     let rows = report["orphans"].as_array().context("no list")?;
     let row = |row: &Value| {
         let text = |key: &str| row[key].as_str().unwrap_or_default().to_owned();
@@ -115,66 +62,77 @@ async fn listed(case: &Case, secret: &str) -> Result<()> {
     ensure!(found == expected.into(), "{found:#?}");
     ensure!(rows.len() == found.len(), "{rows:#?}");
 
-    // The same for people, as kubectl's plugin.
+    // The table of kubectl's plugin has the same rows.
     let tools = case.bed.user().tools();
     let folder = binaries::find(binaries::PLUGIN)?;
     let folder = folder.parent().context("a program without a folder")?;
     let mut command = tokio::process::Command::new(&tools.kubectl);
     command.env("PATH", folder).arg("machinist");
-    let said = run(case, command, &["orphans", "--infra-kubeconfig", &infra(case)]).await?;
-    ensure!(said.code == Some(0), "{}", said.all());
-    ensure!(said.out.lines().count() == 5, "{}", said.all());
-    ensure!(said.out.starts_with("KIND "), "{}", said.all());
-    Ok(())
+    let answer = run(&case, command, &["orphans", "--infra-kubeconfig", &infra(&case)]).await?;
+    ensure!(answer.code == Some(0), "{}", answer.all());
+    ensure!(answer.out.lines().count() == 5, "{}", answer.all());
+    ensure!(answer.out.starts_with("KIND "), "{}", answer.all());
+    finish(case).await
 }
 
-/// The credential of the Machines may not list Secrets: the rest is listed, and the end is not a good one.
-async fn told_what_it_may_not_see(case: &Case) -> Result<()> {
+/// The credential of the Machines may not list Secrets: the rest is listed, and the exit code is not 0.
+#[tokio::test]
+async fn kinds_that_the_credential_may_not_list_are_reported() -> Result<()> {
+    let case = start().await?;
+    leave_behind(&case, "left").await?;
     case.bed.infra().refuses(&["secrets"])?;
-    let said = plugin(case, &["orphans"]).await?;
-    ensure!(said.code == Some(1), "{}", said.all());
+    let answer = plugin(&case, &["orphans"]).await?;
+    ensure!(answer.code == Some(1), "{}", answer.all());
     ensure!(
-        said.err
+        answer
+            .err
             .contains("not looked at: secrets in namespace machinist-infra")
-            && said.err.contains("is forbidden")
-            && said.err.contains("--infra-kubeconfig"),
+            && answer.err.contains("is forbidden")
+            && answer.err.contains("--infra-kubeconfig"),
         "{}",
-        said.all()
+        answer.all()
     );
     ensure!(
-        said.out.contains("VirtualMachine ") && !said.out.contains("Secret "),
+        answer.out.contains("VirtualMachine ") && !answer.out.contains("Secret "),
         "{}",
-        said.all()
+        answer.all()
     );
-    ensure!(!said.out.contains("kept"), "{}", said.all());
-    // A credential by name is one, too.
+    ensure!(!answer.out.contains("kept"), "{}", answer.all());
+    // The same with the credential given by the name of its Secret.
     let secret = format!("--infra-secret=kube-system/{INFRA_SECRET}");
-    let by_name = plugin(case, &["orphans", &secret]).await?;
+    let by_name = plugin(&case, &["orphans", &secret]).await?;
     ensure!(
-        by_name.code == Some(1) && by_name.names() == said.names(),
+        by_name.code == Some(1) && by_name.names() == answer.names(),
         "{}",
         by_name.all()
     );
+    finish(case).await
+}
 
-    // Nobody listens there.
+#[tokio::test]
+async fn an_infra_cluster_that_refuses_connections_is_reported() -> Result<()> {
+    let case = start().await?;
     let dead = case.bed.dir().join("dead.kubeconfig");
     let kubeconfig = case.bed.infra().admin_kubeconfig_for("https://127.0.0.1:1");
     fs::write(&dead, kubeconfig)?;
-    let said = plugin(case, &["orphans", "--infra-kubeconfig", &dead.to_string_lossy()]).await?;
+    let answer = plugin(&case, &["orphans", "--infra-kubeconfig", &dead.to_string_lossy()]).await?;
     ensure!(
-        said.code == Some(1)
-            && said
+        answer.code == Some(1)
+            && answer
                 .err
                 .contains("virtualmachines.kubevirt.io in namespace machinist-infra"),
         "{}",
-        said.all()
+        answer.all()
     );
-    ensure!(said.err.contains("connection refused"), "{}", said.all());
-    Ok(())
+    ensure!(answer.err.contains("connection refused"), "{}", answer.all());
+    finish(case).await
 }
 
-/// What is not an orphan is not deleted, whatever else is named.
-async fn refused(case: &Case, kept_secret: &str) -> Result<()> {
+#[tokio::test]
+async fn an_object_that_is_no_orphan_is_not_deleted() -> Result<()> {
+    let case = start().await?;
+    leave_behind(&case, "left").await?;
+    let kept_secret = secret_of(&case, "kept").await?;
     let secret = format!("secret/{kept_secret}");
     for (target, why) in [
         ("vm/kept", "it is of Machine kube-system/kept"),
@@ -185,11 +143,11 @@ async fn refused(case: &Case, kept_secret: &str) -> Result<()> {
         ("vm/elsewhere", "no orphan of this cluster"),
         ("vm/nowhere", "it is not there"),
     ] {
-        let said = admin(case, &["orphans", "delete", target]).await?;
+        let answer = admin(&case, &["orphans", "delete", target]).await?;
         ensure!(
-            said.code == Some(1) && said.out.is_empty() && said.err.contains(why),
+            answer.code == Some(1) && answer.out.is_empty() && answer.err.contains(why),
             "{target}: {}",
-            said.all()
+            answer.all()
         );
     }
     for name in ["kept", "theirs", "elsewhere", "left"] {
@@ -199,11 +157,100 @@ async fn refused(case: &Case, kept_secret: &str) -> Result<()> {
             "{name} is being deleted"
         );
     }
-    case.infra_secrets().get(kept_secret).await?;
-    Ok(())
+    case.infra_secrets().get(&kept_secret).await?;
+    finish(case).await
 }
 
-/// Somebody removes the finalizers by hand.
+#[tokio::test]
+async fn a_dry_run_deletes_nothing() -> Result<()> {
+    let case = start().await?;
+    leave_behind(&case, "left").await?;
+    let vm = case.vms().get("left").await?;
+    let answer = admin(&case, &["orphans", "delete", "vm/left", "--dry-run"]).await?;
+    ensure!(
+        answer.code == Some(0) && answer.out.contains("would be deleted"),
+        "{}",
+        answer.all()
+    );
+    let after = case.vms().get("left").await?;
+    ensure!(
+        after.metadata.uid == vm.metadata.uid && after.metadata.deletion_timestamp.is_none(),
+        "it was deleted"
+    );
+    finish(case).await
+}
+
+#[tokio::test]
+async fn an_orphaned_vm_is_deleted_by_its_name_with_its_disk_and_secret() -> Result<()> {
+    let case = start().await?;
+    leave_behind(&case, "left").await?;
+    let secret = secret_of(&case, "left").await?;
+    let answer = admin(&case, &["orphans", "delete", "vm/left", "vm/kept"]).await?;
+    ensure!(answer.code == Some(1), "{}", answer.all());
+    ensure!(
+        answer.out.contains("VirtualMachine/left deleted"),
+        "{}",
+        answer.all()
+    );
+    ensure!(
+        answer.err.contains("VirtualMachine/kept was not deleted"),
+        "{}",
+        answer.all()
+    );
+    wait::for_absence(&case.vms(), "left", PATIENCE).await?;
+    wait::for_absence(&case.data_volumes(), "left", PATIENCE).await?;
+    wait::for_absence(&case.infra_secrets(), &secret, PATIENCE).await?;
+    case.vms().get("kept").await?;
+    finish(case).await
+}
+
+/// Two Machines, `left` and `kept`, and two VMs of others.
+async fn start() -> Result<Case> {
+    let case = Case::start().await?;
+    tokio::task::spawn_blocking(|| binaries::build(&[binaries::PLUGIN])).await??;
+    for name in ["left", "kept"] {
+        case.apply(&manifest::machine(name)).await?;
+    }
+    foreign_vm(&case, "theirs", json!({"app": "x"})).await?;
+    let other = json!({"machinist.dev/cluster-uid": "another", "machinist.dev/machine-uid": "m"});
+    foreign_vm(&case, "elsewhere", other).await?;
+    for name in ["left", "kept"] {
+        case.node_ready(name).await?;
+    }
+    Ok(case)
+}
+
+/// Deletes what the case has left of the Machines; the VMs of others must still be there.
+async fn finish(case: Case) -> Result<()> {
+    let now = DeleteParams::default();
+    if case.machines().get_opt("left").await?.is_some() {
+        case.delete_machine("left").await?;
+    } else {
+        if case.vms().get_opt("left").await?.is_some() {
+            case.vms().delete("left", &now).await?;
+            wait::for_absence(&case.vms(), "left", PATIENCE).await?;
+        }
+        case.nodes().delete("left", &now).await?;
+    }
+    case.delete_machine("kept").await?;
+    case.finish(&["VirtualMachine/theirs", "VirtualMachine/elsewhere"])
+        .await
+}
+
+/// Name of the Secret with the user data of a VM.
+async fn secret_of(case: &Case, vm: &str) -> Result<String> {
+    let secrets = case.infra_secrets().list(&ListParams::default()).await?;
+    let is_of_vm = |secret: &&Secret| {
+        let owners = secret.owner_references();
+        owners
+            .iter()
+            .any(|owner| owner.kind == "VirtualMachine" && owner.name == vm)
+    };
+    let found = secrets.iter().find(is_of_vm).map(kube::ResourceExt::name_any);
+    found.with_context(|| format!("no Secret of {vm}"))
+}
+
+/// Deletes a Machine whose finalizers are removed by hand.
 async fn leave_behind(case: &Case, name: &str) -> Result<()> {
     let patch = async |change: Value| {
         let patch = Patch::Merge(change);
@@ -216,7 +263,7 @@ async fn leave_behind(case: &Case, name: &str) -> Result<()> {
     wait::for_absence(&case.machines(), name, PATIENCE).await
 }
 
-async fn stranger(case: &Case, name: &str, labels: Value) -> Result<()> {
+async fn foreign_vm(case: &Case, name: &str, labels: Value) -> Result<()> {
     let vm = json!({
         "apiVersion": "kubevirt.io/v1", "kind": "VirtualMachine", "metadata": {"name": name, "labels": labels},
         "spec": {"runStrategy": "Halted", "template": {"spec": {"domain": {"devices": {}, "memory": {"guest": "1Gi"}}}}},
@@ -232,17 +279,17 @@ fn infra(case: &Case) -> String {
 }
 
 /// By the infra cluster's admin.
-async fn admin(case: &Case, args: &[&str]) -> Result<Said> {
+async fn admin(case: &Case, args: &[&str]) -> Result<Answer> {
     plugin(case, &[args, &["--infra-kubeconfig", &infra(case)]].concat()).await
 }
 
 /// By the credentials of the Machines, unless the arguments name another.
-async fn plugin(case: &Case, args: &[&str]) -> Result<Said> {
+async fn plugin(case: &Case, args: &[&str]) -> Result<Answer> {
     let program = binaries::find(binaries::PLUGIN)?;
     run(case, tokio::process::Command::new(program), args).await
 }
 
-async fn run(case: &Case, mut command: tokio::process::Command, args: &[&str]) -> Result<Said> {
+async fn run(case: &Case, mut command: tokio::process::Command, args: &[&str]) -> Result<Answer> {
     let output: Output = command
         .args(args)
         .arg("--infra-allow-loopback")
@@ -253,7 +300,7 @@ async fn run(case: &Case, mut command: tokio::process::Command, args: &[&str]) -
         .output()
         .await?;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let said = Said {
+    let answer = Answer {
         code: output.status.code(),
         out: text(&output.stdout),
         err: text(&output.stderr),
@@ -261,11 +308,11 @@ async fn run(case: &Case, mut command: tokio::process::Command, args: &[&str]) -
     // Where it is searched for secrets.
     let log = case.bed.dir().join("kubectl-machinist.log");
     let mut log = OpenOptions::new().create(true).append(true).open(log)?;
-    log.write_all(said.all().as_bytes())?;
-    Ok(said)
+    log.write_all(answer.all().as_bytes())?;
+    Ok(answer)
 }
 
-impl Said {
+impl Answer {
     /// Kinds and names in the table.
     fn names(&self) -> Vec<[&str; 2]> {
         let rows = self.out.lines().map(|line| line.split_whitespace());

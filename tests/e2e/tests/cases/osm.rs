@@ -43,7 +43,7 @@ async fn a_machine_waits_for_the_secret_of_its_revision_and_joins_with_it() -> R
     let given = osm::given(&case, "early").await?;
     assert!(given.starts_with("#cloud-config\n\n{"), "{given}");
     assert!(given.contains("--hostname-override=early"), "{given}");
-    assert_eq!(tokens(&case).await?, 0, "nobody needs a token of ours");
+    assert_eq!(tokens(&case).await?, 0, "no Machine needs a token of ours");
 
     // A rollout: the second revision replaces the first, whose Machines stay, and get no successors.
     let second = osm::set(&case, "pool-2", "2", Some(&deployment)).await?;
@@ -95,23 +95,20 @@ async fn a_rollout_goes_on_when_the_secret_of_its_revision_is_there() -> Result<
     let second = second.context("there is no other Machine")?;
     assert_eq!(made_by(&case, second).await?.as_deref(), Some("second"));
     assert_eq!(case.lives.uids(second).len(), 1);
-    assert_eq!(tokens(&case).await?, 0, "nobody needs a token of ours");
+    assert_eq!(tokens(&case).await?, 0, "no Machine needs a token of ours");
 
     case.delete_deployment(osm::DEPLOYMENT).await?;
     osm::uninstall(&case).await?;
     case.finish(&[]).await
 }
 
+/// operating-system-manager makes no Secret for them.
 #[tokio::test]
-async fn whatever_operating_system_manager_makes_nothing_for_joins_by_machinists_own_user_data() -> Result<()>
-{
+async fn machines_without_an_operating_system_profile_join_by_machinists_own_user_data() -> Result<()> {
     let case = Case::start().await?;
     let deployment = osm::deployment(&case, None).await?;
     let deployed = osm::set(&case, "pool-1", "1", Some(&deployment)).await?;
     let bare = osm::set(&case, "bare", "1", None).await?;
-    let mut wanting = manifest::machine("wanting");
-    wanting["metadata"]["annotations"] = json!({annotation::BOOTSTRAP: "osm"});
-    case.apply(&wanting).await?;
     for machine in [
         manifest::machine("alone"),
         osm::machine("of-a-bare-set", &bare),
@@ -119,7 +116,8 @@ async fn whatever_operating_system_manager_makes_nothing_for_joins_by_machinists
     ] {
         case.apply(&machine).await?;
     }
-    for name in ["alone", "of-a-bare-set", "of-a-deployment"] {
+    let names = ["alone", "of-a-bare-set", "of-a-deployment"];
+    for name in names {
         case.node_ready(name).await?;
         assert!(
             osm::given(&case, name)
@@ -127,10 +125,30 @@ async fn whatever_operating_system_manager_makes_nothing_for_joins_by_machinists
                 .contains("/opt/machinist/install.sh")
         );
     }
-    let said = case.condition("wanting", "BootstrapFailed").await?;
-    assert!(said.contains("machinist.dev/bootstrap=builtin"), "{said}");
+    for name in names {
+        case.delete_machine(name).await?;
+    }
+    case.finish(&[]).await
+}
 
-    // The profile is there from now on, but one Machine is to do without.
+#[tokio::test]
+async fn a_machine_that_wants_the_secret_of_a_deployment_and_has_none_fails_with_a_hint() -> Result<()> {
+    let case = Case::start().await?;
+    let mut wanting = manifest::machine("wanting");
+    wanting["metadata"]["annotations"] = json!({annotation::BOOTSTRAP: "osm"});
+    case.apply(&wanting).await?;
+    let message = case.condition("wanting", "BootstrapFailed").await?;
+    assert!(message.contains("machinist.dev/bootstrap=builtin"), "{message}");
+    case.delete_machine("wanting").await?;
+    case.finish(&[]).await
+}
+
+/// The others of its set wait for the Secret of the profile, which a person has added to the deployment.
+#[tokio::test]
+async fn a_machine_with_the_annotation_builtin_joins_without_the_secret_of_its_profile() -> Result<()> {
+    let case = Case::start().await?;
+    let deployment = osm::deployment(&case, None).await?;
+    let deployed = osm::set(&case, "pool-1", "1", Some(&deployment)).await?;
     let deployments = format!("machinedeployment/{}", osm::DEPLOYMENT);
     let profile = format!("{}=osp-ubuntu", annotation::OPERATING_SYSTEM_PROFILE);
     let annotate = [
@@ -147,33 +165,19 @@ async fn whatever_operating_system_manager_makes_nothing_for_joins_by_machinists
     own["metadata"]["annotations"] = json!({annotation::BOOTSTRAP: "builtin"});
     case.apply(&own).await?;
     case.node_ready("own").await?;
-
-    for name in [
-        "alone",
-        "of-a-bare-set",
-        "of-a-deployment",
-        "wanting",
-        "waiting",
-        "own",
-    ] {
+    for name in ["waiting", "own"] {
         case.delete_machine(name).await?;
     }
     case.finish(&[]).await
 }
 
+/// The VM gets all of the user data that is there by then.
 #[tokio::test]
-async fn a_secret_replaced_between_a_vm_and_its_user_data_gives_no_guest_half_of_each() -> Result<()> {
-    // Without a Lease to wait out after the SIGKILL.
-    let case = Case::start_with(Options {
-        controller_args: vec!["--enable-leader-election=false".to_owned()],
-        ..Options::default()
-    })
-    .await?;
+async fn a_secret_that_is_remade_for_the_same_revision_after_the_vm_is_used_as_a_whole() -> Result<()> {
+    let case = start_without_leases().await?;
     osm::install(&case).await?;
     let deployment = osm::deployment(&case, Some("osp-ubuntu")).await?;
     let set = osm::set(&case, "pool-1", "1", Some(&deployment)).await?;
-
-    // Remade for the same revision, as for any changed annotation: the VM gets what is there now, as a whole.
     osm::rotate(&case, "1", "before").await?;
     killed_after_the_vm(&case, &osm::machine("same", &set)).await?;
     osm::rotate(&case, "1", "after").await?;
@@ -181,13 +185,24 @@ async fn a_secret_replaced_between_a_vm_and_its_user_data_gives_no_guest_half_of
     case.node_ready("same").await?;
     assert_eq!(made_by(&case, "same").await?.as_deref(), Some("after"));
     assert_eq!(case.lives.uids("same").len(), 1);
+    case.delete_machine("same").await?;
+    osm::uninstall(&case).await?;
+    case.finish(&[]).await
+}
 
-    // Remade for another: the VM waits, without a guest; and when its set is of that revision, it is made anew.
+/// The VM waits without a guest, and is made anew when its set is of the other revision.
+#[tokio::test]
+async fn a_secret_that_is_remade_for_another_revision_after_the_vm_is_not_used() -> Result<()> {
+    let case = start_without_leases().await?;
+    osm::install(&case).await?;
+    let deployment = osm::deployment(&case, Some("osp-ubuntu")).await?;
+    let set = osm::set(&case, "pool-1", "1", Some(&deployment)).await?;
+    osm::rotate(&case, "1", "before").await?;
     killed_after_the_vm(&case, &osm::machine("other", &set)).await?;
     osm::rotate(&case, "2", "rolled-out").await?;
     case.bed.controller().start().await?;
-    let said = case.condition("other", "BootstrapSecretRevision").await?;
-    assert!(said.contains("of revision 2"), "{said}");
+    let message = case.condition("other", "BootstrapSecretRevision").await?;
+    assert!(message.contains("of revision 2"), "{message}");
     assert!(osm::given(&case, "other").await.is_err(), "there is user data");
     let revision = format!("{}=2", annotation::REVISION);
     let annotate = [
@@ -202,12 +217,18 @@ async fn a_secret_replaced_between_a_vm_and_its_user_data_gives_no_guest_half_of
     case.node_ready("other").await?;
     assert_eq!(made_by(&case, "other").await?.as_deref(), Some("rolled-out"));
     assert_eq!(case.lives.uids("other").len(), 2, "one never had a guest");
-
-    for name in ["same", "other"] {
-        case.delete_machine(name).await?;
-    }
+    case.delete_machine("other").await?;
     osm::uninstall(&case).await?;
     case.finish(&[]).await
+}
+
+/// Without a Lease that outlives a SIGKILL.
+async fn start_without_leases() -> Result<Case> {
+    Case::start_with(Options {
+        controller_args: vec!["--enable-leader-election=false".to_owned()],
+        ..Options::default()
+    })
+    .await
 }
 
 /// Applies the Machine and kills the controller right after it has made the VM; returns when it is dead.

@@ -14,7 +14,7 @@ const PEER: &str = "system:serviceaccount:kube-system:machine-controller";
 const GROUP: &str = "system:bootstrappers:machinist:machine";
 
 #[tokio::test]
-async fn our_service_account_writes_no_secrets_but_its_tokens() -> Result<()> {
+async fn our_service_account_creates_no_secrets_but_its_tokens() -> Result<()> {
     let case = Box::pin(start()).await?;
     let own = token("aaaaaa", |_| {});
     assert_eq!(
@@ -22,7 +22,6 @@ async fn our_service_account_writes_no_secrets_but_its_tokens() -> Result<()> {
         None,
         "its own tokens"
     );
-
     for (what, secret) in [
         (
             "another group as well",
@@ -68,8 +67,20 @@ async fn our_service_account_writes_no_secrets_but_its_tokens() -> Result<()> {
         let said = try_as(&case, CONTROLLER, "create", &secret).await?;
         refused(what, said.as_deref(), "machinist-secrets")?;
     }
+    case.finish_without_controller(&["Secret/bootstrap-token-aaaaaa"])
+        .await
+}
 
-    // Nor does it change or delete somebody else's, or turn its own into something else.
+/// It deletes its own tokens, and turns none of them into another Secret.
+#[tokio::test]
+async fn our_service_account_changes_and_deletes_no_secrets_but_its_tokens() -> Result<()> {
+    let case = Box::pin(start()).await?;
+    let own = token("aaaaaa", |_| {});
+    assert_eq!(
+        try_as(&case, CONTROLLER, "create", &own).await?,
+        None,
+        "its own tokens"
+    );
     let foreign = token("cccccc", |token| {
         token["stringData"]["auth-extra-groups"] = json!("system:bootstrappers:kubeadm");
     });
@@ -104,7 +115,10 @@ async fn our_service_account_writes_no_secrets_but_its_tokens() -> Result<()> {
 #[case::node_ref("nodeRef", json!({"kind": "Node", "name": "cp-1"}))]
 #[case::record("providerStatus", json!({"vmUID": "1"}))]
 #[tokio::test]
-async fn nobody_writes_for_the_controller(#[case] field: &str, #[case] value: Value) -> Result<()> {
+async fn only_the_controller_and_machine_controller_write_their_fields(
+    #[case] field: &str,
+    #[case] value: Value,
+) -> Result<()> {
     let case = Box::pin(start()).await?;
     let mut machine = manifest::machine("m");
     machine["status"] = json!({field: value});
@@ -122,13 +136,13 @@ async fn nobody_writes_for_the_controller(#[case] field: &str, #[case] value: Va
         patch_as(&case, "admin", &forged).await?.as_deref(),
         "machinist-machine-status",
     )?;
-    // Anything else of the object is anybody's who may write it.
+    // Other fields can be written by every user with the right to write Machines.
     let harmless = json!({"metadata": {"labels": {"a": "b"}}, "status": {"phase": "Failed"}}).to_string();
     assert_eq!(patch_as(&case, "admin", &harmless).await?, None);
     for controller in [CONTROLLER, PEER] {
         assert_eq!(patch_as(&case, controller, &forged).await?, None, "{controller}");
     }
-    // And stays anybody's beside what the controller wrote.
+    // Also beside a field that the controller wrote.
     let harmless = json!({"metadata": {"labels": {"a": "c"}}}).to_string();
     assert_eq!(patch_as(&case, "admin", &harmless).await?, None);
     let erased = json!({"status": {field: null}}).to_string();
@@ -140,7 +154,7 @@ async fn nobody_writes_for_the_controller(#[case] field: &str, #[case] value: Va
     case.finish_without_controller(&[]).await
 }
 
-/// The chart, and nobody who would act on what is written.
+/// The chart, without a controller that would act on what is written.
 async fn start() -> Result<Case> {
     let case = Case::start_with(Options {
         machinist: Machinist::Webhook,
@@ -148,7 +162,7 @@ async fn start() -> Result<Case> {
         ..Options::default()
     })
     .await?;
-    // The API server takes a moment to learn of new policies, and tells nobody when it has.
+    // The API server enforces new policies after a moment, and no event tells when.
     let forbidden = token("aaaaaa", |token| token["metadata"]["labels"] = json!({})).to_string();
     let user = format!("--as={CONTROLLER}");
     let probe = [
@@ -185,7 +199,7 @@ fn token(id: &str, change: impl FnOnce(&mut Value)) -> Value {
     token
 }
 
-/// What the API server says to `verb` of an object by a user whom RBAC would let; nothing if it is done.
+/// The refusal of `verb` of an object by a user whom RBAC would allow it; nothing if it is done.
 async fn try_as(case: &Case, user: &str, verb: &str, object: &Value) -> Result<Option<String>> {
     let user = format!("--as={user}");
     said(
@@ -219,7 +233,7 @@ async fn said(case: &Case, args: &[&str], stdin: &str) -> Result<Option<String>>
 fn refused(what: &str, said: Option<&str>, policy: &str) -> Result<()> {
     match said {
         Some(said) if said.contains(policy) => Ok(()),
-        Some(said) => bail!("{what}: refused by somebody else: {said}"),
+        Some(said) => bail!("{what}: refused by another policy: {said}"),
         None => bail!("{what}: taken"),
     }
 }

@@ -4,11 +4,11 @@
 use std::collections::BTreeMap;
 
 use anyhow::Result;
-use e2e::rules::{self, Api, Keeper, Row};
-use testbed::{
-    Testbed,
-    bed::{Machinist, Options},
+use e2e::{
+    Case,
+    rules::{self, Api, Keeper, Row},
 };
+use testbed::bed::{Machinist, Options};
 
 #[test]
 fn every_rule_holds_for_the_functions() {
@@ -19,17 +19,16 @@ fn every_rule_holds_for_the_functions() {
 
 #[tokio::test]
 async fn every_rule_holds_through_the_api_server() -> Result<()> {
-    let bed = Testbed::start(Options {
-        one_cluster: true,
+    let case = Case::start_with(Options {
         boot: None,
         // No controller: a Machine of a row is not to become a virtual machine.
         machinist: Machinist::Webhook,
-        // The rows are about what can be told without an infra cluster; most of them lead to none.
+        // The rows need no infra cluster; most of them lead to none.
         webhook_args: vec!["--infra-unreachable=off".to_owned()],
         ..Options::default()
     })
     .await?;
-    let api = Api::open(&bed).await?;
+    let api = Api::open(&case.bed).await?;
     let rows = rules::all();
     let mut verdicts = Vec::new();
     // One by one: most Machines have the same name, and no two may.
@@ -41,12 +40,12 @@ async fn every_rule_holds_through_the_api_server() -> Result<()> {
         verdicts.push((row, verdict));
     }
     none_is_broken(verdicts.into_iter());
-    let log = std::fs::read_to_string(bed.webhook().log())?;
+    let log = std::fs::read_to_string(case.bed.webhook().log())?;
     assert!(!log.contains("panicked"), "{log}");
-    bed.shut_down().await
+    case.end().await
 }
 
-/// Tells how many rows of each section hold, and fails with all that do not.
+/// Prints how many rows of each section hold, and fails with all that do not.
 fn none_is_broken<'a>(verdicts: impl Iterator<Item = (&'a Row, Result<(), String>)>) {
     let (mut held, mut broken) = (BTreeMap::<_, usize>::new(), Vec::new());
     for (row, verdict) in verdicts {

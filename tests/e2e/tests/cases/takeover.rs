@@ -1,4 +1,4 @@
-//! Machines and VMs as machine-controller leaves them are taken over by the rule on whose VM it is, and strangers are not.
+//! Machines and VMs as machine-controller leaves them are taken over if the VM is the Machine's; foreign ones are not.
 
 use anyhow::Result;
 use e2e::{Case, case::PATIENCE, infra, manifest, wait};
@@ -49,7 +49,11 @@ async fn what_machine_controller_leaves_is_adopted_and_no_node_rolls() -> Result
         .await?;
         let vm = case.vms().get(name).await?;
         assert_eq!(recorded_vm(&machine), vm.uid(), "the record says which VM it is");
-        assert_eq!(vm.labels().get(label::MACHINE_UID), None, "nobody may patch it");
+        assert_eq!(
+            vm.labels().get(label::MACHINE_UID),
+            None,
+            "no credential may patch it"
+        );
         infra::ready(&case, name, "VMRunning").await?;
         let said = case.describe(name).await?;
         assert!(said.contains("Adopted"), "{said}");
@@ -81,16 +85,14 @@ async fn what_machine_controller_leaves_is_adopted_and_no_node_rolls() -> Result
     case.finish(&[]).await
 }
 
+/// After the restore of a user cluster, a Machine has another UID than the one that its VM is labelled with.
 #[tokio::test]
-async fn restored_backups_and_terminating_disks_each_take_their_path() -> Result<()> {
+async fn the_vm_of_a_restored_machine_is_adopted_by_an_annotation() -> Result<()> {
     let case = start().await?;
-    for name in ["restored", "anew"] {
-        case.apply(&manifest::machine(name)).await?;
-        case.node_ready(name).await?;
-    }
+    case.apply(&manifest::machine("restored")).await?;
+    case.node_ready("restored").await?;
     case.settled().await;
 
-    // A backup of the user cluster: the Machine has another UID than the one that the VM is labelled with.
     case.bed.controller().kill();
     leave_as_the_peer_does(&case, "restored").await?;
     label_vm(&case, "restored", &json!("00000000-0000-0000-0000-000000000000")).await?;
@@ -116,8 +118,18 @@ async fn restored_backups_and_terminating_disks_each_take_their_path() -> Result
     case.bed.user().kubectl_ok(&annotate, "").await?;
     infra::ready(&case, "restored", "VMRunning").await?;
     assert_eq!(case.lives.uids("restored").len(), 1);
+    case.delete_machine("restored").await?;
+    case.finish(&[]).await
+}
 
-    // The VM is deleted behind our back, and its disk is slow to go: it is waited for, not taken.
+/// Another client deletes the VM, and its disk terminates slowly: the controller waits for its end and does not reuse it.
+#[tokio::test]
+async fn a_vm_is_made_anew_when_the_disk_of_the_former_one_is_gone() -> Result<()> {
+    let case = start().await?;
+    case.apply(&manifest::machine("anew")).await?;
+    case.node_ready("anew").await?;
+    case.settled().await;
+
     hold_disk(&case, "anew", &json!(["example.com/slow"])).await?;
     case.vms().delete("anew", &DeleteParams::default()).await?;
     let said = infra::ready(&case, "anew", "WaitingForDisks").await?;
@@ -130,9 +142,7 @@ async fn restored_backups_and_terminating_disks_each_take_their_path() -> Result
     hold_disk(&case, "anew", &Value::Null).await?;
     infra::ready(&case, "anew", "VMRunning").await?;
     assert_eq!(case.lives.uids("anew").len(), 2, "made anew once");
-    for name in ["restored", "anew"] {
-        case.delete_machine(name).await?;
-    }
+    case.delete_machine("anew").await?;
     case.finish(&[]).await
 }
 

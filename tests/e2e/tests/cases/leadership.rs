@@ -8,7 +8,7 @@ use k8s_openapi::{api::coordination::v1::Lease, jiff::Timestamp};
 use kube::Api;
 use testbed::{
     Testbed,
-    bed::{CONTROLLER, MACHINES},
+    bed::{CONTROLLER, MACHINES, Options},
     proxy::Request,
     server::Server,
 };
@@ -19,7 +19,7 @@ const LEASE_ENDS: Duration = Duration::from_secs(20);
 
 #[tokio::test]
 async fn sigterm_hands_over_at_once() -> Result<()> {
-    let case = Case::start().await?;
+    let case = Case::start_alone(Options::default()).await?;
     let former = leader(&case).await?;
     let standby = case.bed.new_controller(STANDBY, &[]).await?;
     standby.launch()?;
@@ -55,11 +55,11 @@ async fn sigterm_hands_over_at_once() -> Result<()> {
 
 #[tokio::test]
 async fn a_leader_that_was_stopped_and_woken_writes_nothing() -> Result<()> {
-    let case = Case::start().await?;
+    let case = Case::start_alone(Options::default()).await?;
     let former = leader(&case).await?;
     let standby = case.bed.new_controller(STANDBY, &[]).await?;
     standby.launch()?;
-    // Something to do for whoever believes to lead when it wakes.
+    // Work for the former leader, should it still lead when it wakes.
     case.bed.controller().stop();
     case.apply(&manifest::machine("worker")).await?;
     let held = "held by the standby";
@@ -82,10 +82,10 @@ async fn a_leader_that_was_stopped_and_woken_writes_nothing() -> Result<()> {
     case.finish(&[]).await
 }
 
-/// The same in the middle of its work: what it was about to write is the next leader's by then, and done.
+/// In the middle of its work: the next leader has done by then what the former one was about to write.
 #[tokio::test]
 async fn a_leader_that_was_stopped_in_the_middle_of_its_work_writes_nothing() -> Result<()> {
-    let case = Case::start().await?;
+    let case = Case::start_alone(Options::default()).await?;
     let former = leader(&case).await?;
     let standby = case.bed.new_controller(STANDBY, &[]).await?;
     standby.launch()?;
@@ -120,7 +120,7 @@ async fn wake(
     taken: &Lease,
     to_do: impl Future<Output = Result<()>>,
 ) -> Result<Timestamp> {
-    // Nobody but the former leader could do what is to be done then, and the Lease is the standby's for 15 s more.
+    // Only the former leader could do the work then, and the Lease is the standby's for 15 s more.
     let before = renewed(taken);
     wait::for_state(&leases(case), LEASE, "renewed", PATIENCE, |lease| {
         renewed(lease) > before
@@ -130,7 +130,7 @@ async fn wake(
     to_do.await?;
     let woken = Timestamp::now();
     case.bed.controller().cont();
-    // One that notices ends itself, to begin anew as a standby.
+    // A leader that notices its loss ends itself, to start anew as a standby.
     case.bed.controller().ended().await?;
     assert_eq!(writes(&case.bed, CONTROLLER, woken), 0, "after it woke");
     let on_infra = infra_writes(&case.bed, woken);
@@ -145,7 +145,7 @@ fn leases(case: &Case) -> Api<Lease> {
     Api::namespaced(case.bed.user().client(), "kube-system")
 }
 
-/// Waits until somebody leads; who.
+/// Waits until a controller leads; its identity.
 async fn leader(case: &Case) -> Result<String> {
     let leads = |lease: &Lease| !holder(lease).is_empty();
     let led = wait::for_state(&leases(case), LEASE, "held", PATIENCE, leads).await?;

@@ -1,0 +1,29 @@
+//! Certificates of kubelets through the real signers of kube-controller-manager, whose own approver runs: what an honest
+//! kubelet asks for is issued, and what a forger asks for is not.
+
+mod forged;
+mod honest;
+mod judged;
+
+use anyhow::Result;
+use e2e::Case;
+use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
+
+/// The address by which the infra cluster knows a Machine's VM.
+async fn address(case: &Case, machine: &str) -> Result<String> {
+    let machine = case.machines().get(machine).await?;
+    let status = serde_json::to_value(&machine.status)?;
+    let address = status["addresses"][0]["address"].as_str();
+    Ok(address.unwrap_or_default().to_owned())
+}
+
+/// Of all conditions.
+fn reasons(request: &CertificateSigningRequest) -> Vec<&str> {
+    let status = request.status.as_ref();
+    let conditions = status.and_then(|status| status.conditions.as_ref());
+    conditions
+        .into_iter()
+        .flatten()
+        .filter_map(|condition| condition.reason.as_deref())
+        .collect()
+}
