@@ -17,24 +17,28 @@ BASE ?=
 ENGINE ?= $(shell command -v podman || command -v buildah || command -v docker)
 # `real`: the demo's VM is a Linux with a real kubelet, under emulation (root on Debian, x86_64).
 GUEST ?= simulated
-# Seconds of fuzzing in `make test` and `make fuzz`, and what is fuzzed: admission, values or csr.
+# Seconds of fuzzing in `make fuzz`, and what is fuzzed: admission, values or csr.
 FUZZ_SECONDS ?= 60
 FUZZ_TARGET ?= admission
-# Tests of one program that run at a time: end-to-end cases wait half of their time.
-TEST_THREADS ?= $(shell echo $$(($$(nproc) + 1)))
+# What a person sees of the testbed, and nothing else.
+DEMO := --package testbed --package kubevirt-sim --package machinist-controller --package machinist-webhook
 
 .PHONY: help
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
+	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
 ##@ Try it
 
+.PHONY: demo-programs
+demo-programs:
+	cargo build --locked --bins $(DEMO)
+
 .PHONY: up
-up: build ## Start two control planes, a simulated KubeVirt and Machinist on this machine
+up: demo-programs ## Start two control planes, a simulated KubeVirt and Machinist on this machine
 	$(TESTBED) up
 
 .PHONY: demo
-demo: build $(if $(filter real,$(GUEST)),guest-image) ## The same, then a Machine becomes a Node and a bad one is refused
+demo: demo-programs $(if $(filter real,$(GUEST)),guest-image) ## The same, then a Machine becomes a Node and a bad one is refused
 	$(TESTBED) demo --guest $(GUEST)
 
 .PHONY: down
@@ -75,6 +79,14 @@ build: ## Build all programs, for debugging
 crds: ## Write the chart's CRDs anew from the Rust types
 	cargo run --package machinist-shared --example crds
 
+.PHONY: kubevirt-crds
+# The flags are those of the testbed's build of this program: Go compiles KubeVirt once for both.
+kubevirt-crds: export CGO_ENABLED := 0
+kubevirt-crds: ## Generate the CRDs of KubeVirt that the testbed installs from KubeVirt's Go module
+	file=tests/testbed/src/kubevirt-crds.json; partial="$$(mktemp)"; trap 'rm -f "$$partial"' EXIT; \
+	go -C tests/tools/kubevirt run -gcflags=all=-dwarf=false . crds > "$$partial"; \
+	cp "$$partial" "$$file"
+
 .PHONY: fields
 fields: ## Write docs/kubevirt-fields.md anew from the table of fields
 	cargo run --package e2e --example fields
@@ -85,28 +97,29 @@ flags: ## Write docs/flags.md anew from the flags of both servers
 	cargo run --package machinist-webhook --example webhook-flags
 
 .PHONY: lint
-lint: ## Formatting, clippy, licences and sources of dependencies, scripts, alerts, and the user data of guests
+lint: ## Formatting, clippy, licences and sources of dependencies, docs against code, alerts
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	hack/install-tools.sh
 	hack/deny.sh
-	hack/lint-user-data.sh
 	hack/check-docs.sh
 	hack/check-alerts.sh
 
 .PHONY: test
-test: export MACHINIST_AUDIT_DIR := $(CURDIR)/target/audit
-test: build fuzz ## Every test, on real control planes; then what was asked there against what is granted
-	rm -rf target/audit
+test: ## Every test of a change, on real control planes, and where the time went
 	hack/install-tools.sh
-	hack/lint-user-data.sh
-	hack/check-image.sh $(MACHINIST_BIN_DIR)
-	RUST_TEST_THREADS=$(TEST_THREADS) cargo test --workspace --locked --no-fail-fast
-	$(MAKE) test-guest
-	cargo test --workspace --locked --test audit -- --ignored --nocapture
+	hack/test.sh
+
+.PHONY: nightly
+nightly: ## What takes longer: fuzzing, fleets, outages, two real guests, repetitions under load; goes on where it was
+	hack/nightly.sh
+
+.PHONY: nightly-%
+nightly-%: ## One part of it, like nightly-fleet
+	hack/nightly.sh $*
 
 .PHONY: test-guest
-test-guest: build ## Machines become Linux VMs with real kubelets, under emulation
+test-guest: build ## A Machine becomes a Linux VM with a real kubelet, under emulation
 	hack/test-guest.sh
 
 .PHONY: guest-image
@@ -120,7 +133,7 @@ fuzz: ## Fuzz FUZZ_TARGET for FUZZ_SECONDS
 
 .PHONY: requests
 requests: build ## Print every API request of one Machine's life and of its admission, held against its budget
-	cargo test --quiet --locked --package e2e --test machine -- --nocapture
+	cargo test --quiet --locked --package e2e --test cases machine::a_machine_becomes -- --nocapture
 	cargo test --quiet --locked --package e2e --test cases asked::warm -- --nocapture
 
 .PHONY: outage

@@ -6,7 +6,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 version=0.20.2
 if [[ ! -x target/tools/bin/cargo-deny ]]; then
-    cargo install --locked --root target/tools "cargo-deny@$version"
+    # It runs for seconds; optimizing it takes minutes.
+    cargo install --debug --locked --root target/tools "cargo-deny@$version"
 fi
 # Duplicate versions are warnings, and not shown here.
 target/tools/bin/cargo-deny --log-level error --locked check bans licenses sources "$@"

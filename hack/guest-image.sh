@@ -71,11 +71,8 @@ build_qemu() {
 
 build_kubelet() {
   say "kubelet $kubernetes with Go, half a minute when Go's build cache is warm, else about four ..."
-  # What the module proxy cannot tell the linker: the version that install.sh compares and the Node shows.
-  local version="k8s.io/component-base/version"
-  (cd tests/tools && CGO_ENABLED=0 go build -o "$out/kubelet" \
-    -ldflags="-s -w -X $version.gitVersion=v$kubernetes -X $version.gitMajor=1 -X $version.gitMinor=${kubernetes:2:2}" \
-    k8s.io/kubernetes/cmd/kubelet)
+  hack/go-build.sh tests/tools k8s.io/kubernetes/cmd/kubelet target/tools/kubelet
+  cp target/tools/kubelet "$out/kubelet"
 }
 
 # Writes a docker-archive with one image of one static program, under several names.

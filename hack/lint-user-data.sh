@@ -4,7 +4,7 @@
 # and shellcheck (Python with its compiler), the kubelet's configuration and flags by the real kubelet. hack/*.sh and
 # .ci/run with bash -n and shellcheck.
 # Needs cloud-init and shellcheck (hack/install-tools.sh), Go for the validator and the kubelet (built once into
-# target/lint), and openssl. Says nothing but a last line when all is well.
+# target/tools), and openssl. Says nothing but a last line when all is well.
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
@@ -44,21 +44,8 @@ for tool in cloud-init shellcheck go openssl python3; do
   fi
 done
 
-# build MODULE PACKAGE PROGRAM: from the Go module proxy, unless the versions are those that it was built with.
-build() {
-  local module="$1" package="$2" program="target/lint/$3" stamp
-  stamp="$(cat "$module/go.mod" "$module/go.sum" | sha256sum)"
-  if [ ! -x "$program" ] || [ "$(cat "$program.stamp" 2>/dev/null)" != "$stamp" ]; then
-    mkdir -p target/lint
-    echo "lint-user-data: building $3 (minutes the first time, seconds when Go's build cache is warm)"
-    # What the module proxy cannot tell the linker: the kubelet judges its feature gates by its version.
-    CGO_ENABLED=0 go -C "$module" build -o "$PWD/$program" \
-      -ldflags "-s -w -X k8s.io/component-base/version.gitVersion=v1.36.3" "$package"
-    echo "$stamp" >"$program.stamp"
-  fi
-}
-build tests/tools/ignition github.com/coreos/ignition/v2/validate ignition-validate
-build tests/tools k8s.io/kubernetes/cmd/kubelet kubelet
+hack/go-build.sh tests/tools/ignition github.com/coreos/ignition/v2/validate target/tools/ignition-validate
+hack/go-build.sh tests/tools k8s.io/kubernetes/cmd/kubelet target/tools/kubelet
 
 # The real kubelet with a command line, one word a line. There is no container runtime and no cluster here: it has come as
 # far as it can, past its flags and its configuration, when it misses the kubeconfig that we take away.
@@ -66,7 +53,7 @@ kubelet_starts() {
   local root="$1" command_line="$2" words
   mapfile -t words <"$command_line"
   rm -f "$root/etc/kubernetes/bootstrap-kubelet.conf"
-  timeout 60 target/lint/kubelet "${words[@]}" --root-dir="$root/root" >"$work/kubelet-log" 2>&1 || true
+  timeout 60 target/tools/kubelet "${words[@]}" --root-dir="$root/root" >"$work/kubelet-log" 2>&1 || true
   grep -q 'unable to load bootstrap kubeconfig' "$work/kubelet-log" && ! grep -q 'unknown field' "$work/kubelet-log"
 }
 check_kubelet() {
@@ -79,7 +66,9 @@ check_kubelet() {
 }
 openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=ca -keyout /dev/null -out "$work/ca.crt" 2>/dev/null
 
-cargo run --quiet --package machinist-controller --example render-user-data "$work/user-data"
+# With the features that tests have, or dependencies would be compiled again.
+cargo build --quiet --locked --workspace --example render-user-data
+target/debug/examples/render-user-data "$work/user-data"
 rendered=0
 scripts=0
 kubelets=0
@@ -90,7 +79,7 @@ for file in "$work"/user-data/*; do
     # Flatcar's coreos-cloudinit has keys of its own.
     flatcar-*.yaml) ;;
     *.yaml) check "$name" cloud-init schema --config-file "$file" ;;
-    *.ign) check "$name" target/lint/ignition-validate "$file" ;;
+    *.ign) check "$name" target/tools/ignition-validate "$file" ;;
   esac
   root="$work/root/$name"
   check "$name" python3 hack/read-user-data.py "$file" "$work/parts/$name" "$root"

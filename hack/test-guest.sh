@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs the end-to-end case of real guests, and builds their image first if need be. Where the kernel forbids network
-# namespaces there can be none: then this says so and fails nothing.
+# namespaces there can be none: then this says so and fails nothing. Usage: hack/test-guest.sh [HOW MANY AT A TIME, 1]
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
@@ -10,6 +10,6 @@ if ! problem="$(unshare --net true 2>&1)"; then
 fi
 hack/install-tools.sh guest
 hack/guest-image.sh
-export MACHINIST_GUEST=1
+export MACHINIST_GUESTS="${1:-1}"
 # The whole workspace, as in `make test`: with other features, dependencies would be compiled again.
 cargo test --workspace --locked --test real_guest -- --nocapture

@@ -1,0 +1,64 @@
+#!/usr/bin/env bash
+# Runs the parts of `make nightly`, each of them at most 10 minutes long, and prints a table. A part that has passed at
+# this commit is not run again, so an interrupted night goes on where it was. Usage: hack/nightly.sh [PART...]
+set -euo pipefail
+
+cd "$(dirname "$0")/.."
+parts=(fuzz-admission fuzz-values fuzz-csr guests cert-manager fleet outage many drains rollout-laws kill-points asked-time)
+for round in $(seq -w 20); do
+  parts+=("repeat-$round")
+done
+if [ "$#" -ne 0 ]; then
+  parts=("$@")
+fi
+results="$PWD/target/nightly/$(git rev-parse --short HEAD)"
+mkdir -p "$results"
+
+run() {
+  case "$1" in
+    fuzz-*) hack/fuzz.sh "${FUZZ_SECONDS:-570}" "${1#fuzz-}" ;;
+    guests) hack/test-guest.sh 2 ;;
+    cert-manager) case_program cert_manager ;;
+    fleet) FLEET_SIZES=25,100 case_program fleet ;;
+    outage) OUTAGE_MACHINES=50 OUTAGE_SECONDS=60 case_program infra_outage ;;
+    many) MANY_MACHINES=1000 case_program many ;;
+    drains) DRAIN_MACHINES=50 case_program drain_many ;;
+    rollout-laws) MACHINIST_LAWS_MACHINES=50 case_program cases rollout_laws:: ;;
+    kill-points) MACHINIST_KILL_POINTS=all case_program cases crash:: ;;
+    asked-time) case_program asked_time ;;
+    repeat-*) hack/under-load.sh cargo test --workspace --locked --test cases ;;
+    *)
+      echo "nightly: there is no part $1; there are: ${parts[*]}" >&2
+      return 2
+      ;;
+  esac
+}
+
+# case_program NAME [FILTER]: a program of tests/e2e that runs alone.
+case_program() {
+  cargo build --workspace --locked --bins --tests
+  MACHINIST_BIN_DIR=target/debug cargo test --workspace --locked --test "$1" -- --nocapture "${@:2}"
+}
+
+failed=0
+for part in "${parts[@]}"; do
+  if [ -e "$results/$part.passed" ]; then
+    continue
+  fi
+  echo "=== nightly: $part"
+  began="$SECONDS"
+  if run "$part" >"$results/$part.log" 2>&1; then
+    echo "$((SECONDS - began))" >"$results/$part.passed"
+  else
+    failed=$((failed + 1))
+    tail -n 40 "$results/$part.log"
+    echo "*** nightly: $part failed after $((SECONDS - began)) s; its log: $results/$part.log ***"
+  fi
+done
+
+echo "--- passed at $(git rev-parse --short HEAD), in seconds"
+for passed in "$results"/*.passed; do
+  [ ! -e "$passed" ] || printf '%6d  %s\n' "$(cat "$passed")" "$(basename "$passed" .passed)"
+done
+echo "nightly: $failed parts failed"
+[ "$failed" -eq 0 ]
