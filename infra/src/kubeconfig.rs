@@ -45,7 +45,7 @@ pub enum KubeconfigError {
     TooLarge(usize),
     /// Something is missing.
     #[error("the kubeconfig has no {0}")]
-    Missing(String),
+    Missing(&'static str),
     /// Something must not be in it.
     #[error("{field} is not allowed in a spec's kubeconfig; {instead}")]
     Forbidden {
@@ -55,17 +55,43 @@ pub enum KubeconfigError {
         instead: &'static str,
     },
     /// It leads to an address that is not allowed.
-    #[error("the server {0} is a loopback or link-local address, which --infra-allow-loopback would allow")]
-    Address(String),
-    /// The server's URL is none.
-    #[error("the server {0:?} is not an https:// URL")]
-    Server(String),
+    #[error("the server{0} is a loopback or link-local address, which --infra-allow-loopback would allow")]
+    Address(Host),
+    /// The server's URL cannot be used.
+    #[error("the server{0} is not a URL like https://10.0.0.1:6443, without user, password and query")]
+    Server(Host),
     /// Data that should be base64 of PEM is not.
     #[error("{0} is not base64")]
     NotBase64(&'static str),
 }
 
 const MAX_BYTES: usize = 256 * 1024;
+
+/// Host and port of a server's URL, which is all of a kubeconfig that is ever quoted. Nothing where a user and a password
+/// may be in the URL, which can hide in what looks like a host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Host(Option<String>);
+
+impl Host {
+    fn of(url: &str) -> Self {
+        let parsed = url.parse::<http::Uri>().ok().filter(|_| !url.contains('@'));
+        let authority = parsed.as_ref().and_then(http::Uri::authority);
+        let host = authority.map(|authority| {
+            let port = authority.port_u16().map(|port| format!(":{port}"));
+            format!("{}{}", authority.host(), port.unwrap_or_default())
+        });
+        Self(host)
+    }
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Some(host) => write!(f, " {host}"),
+            None => Ok(()),
+        }
+    }
+}
 
 /// In place of a CA's digest: the certificate is verified with the CAs that the world trusts.
 pub const CA_SYSTEM: &str = "system";
@@ -99,25 +125,24 @@ impl InfraKubeconfig {
         }
         let mut config = Kubeconfig::from_yaml(text).map_err(|_| KubeconfigError::Undecodable)?;
         normalize(&mut config);
-        let missing = |what: String| KubeconfigError::Missing(what);
         let current = config.current_context.clone().filter(|name| !name.is_empty());
-        let current = current.ok_or_else(|| missing("current-context".to_owned()))?;
+        let current = current.ok_or(KubeconfigError::Missing("current-context"))?;
         let context = config
             .contexts
             .iter()
             .find(|named| named.name == current)
             .and_then(|named| named.context.clone());
-        let context = context.ok_or_else(|| missing(format!("context {current:?}")))?;
+        let context = context.ok_or(KubeconfigError::Missing("context that current-context names"))?;
         config.clusters.retain(|named| named.name == context.cluster);
         let user = context.user.clone().unwrap_or_default();
         config.auth_infos.retain(|named| named.name == user);
         let cluster = config.clusters.first().and_then(|named| named.cluster.as_ref());
-        let cluster = cluster.ok_or_else(|| missing(format!("cluster {:?}", context.cluster)))?;
+        let cluster = cluster.ok_or(KubeconfigError::Missing("cluster that its context names"))?;
         let auth = config
             .auth_infos
             .first()
             .and_then(|named| named.auth_info.as_ref());
-        let auth = auth.ok_or_else(|| missing(format!("user {user:?}")))?;
+        let auth = auth.ok_or(KubeconfigError::Missing("user that its context names"))?;
 
         check_cluster(cluster)?;
         check_user(auth)?;
@@ -263,12 +288,17 @@ fn check_user(auth: &AuthInfo) -> Result<(), KubeconfigError> {
 fn server(cluster: &Cluster, policy: AddressPolicy) -> Result<String, KubeconfigError> {
     let url = cluster.server.as_deref().filter(|url| !url.is_empty());
     let url = url
-        .ok_or_else(|| KubeconfigError::Missing("server".to_owned()))?
+        .ok_or(KubeconfigError::Missing("server"))?
         .trim_end_matches('/');
-    let parsed: http::Uri = url.parse().map_err(|_| KubeconfigError::Server(url.to_owned()))?;
-    let authority = parsed.authority().filter(|a| !a.as_str().contains('@'));
-    let (Some("https"), Some(authority)) = (parsed.scheme_str(), authority) else {
-        return Err(KubeconfigError::Server(url.to_owned()));
+    let bad = || KubeconfigError::Server(Host::of(url));
+    let parsed: http::Uri = url.parse().map_err(|_| bad())?;
+    // A password with a slash or without its host ends up in the path, or looks like a port.
+    let has_port = |authority: &http::uri::Authority| authority.as_str() != authority.host();
+    let authority = parsed
+        .authority()
+        .filter(|authority| !url.contains('@') && (!has_port(authority) || authority.port_u16().is_some()));
+    let (Some("https"), Some(authority), None) = (parsed.scheme_str(), authority, parsed.query()) else {
+        return Err(bad());
     };
     let host = authority.host().trim_start_matches('[').trim_end_matches(']');
     let refused = match host.parse::<IpAddr>() {
@@ -277,7 +307,7 @@ fn server(cluster: &Cluster, policy: AddressPolicy) -> Result<String, Kubeconfig
         Err(_) => !policy.allow_loopback && (host == "localhost" || host.ends_with(".localhost")),
     };
     if refused {
-        return Err(KubeconfigError::Address(url.to_owned()));
+        return Err(KubeconfigError::Address(Host::of(url)));
     }
     Ok(url.to_owned())
 }
@@ -388,6 +418,34 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(error.contains(named), "{error}");
+    }
+
+    #[rstest]
+    #[case::user_and_password("server: 'https://admin:hush@10.0.0.1:6443'", "")]
+    #[case::password_with_a_slash("server: 'https://admin:hu/sh@10.0.0.1:6443'", "")]
+    #[case::password_with_a_question_mark("server: 'https://admin:hu?sh@10.0.0.1'", "")]
+    #[case::without_scheme("server: 'admin:hush@10.0.0.1:6443'", "")]
+    #[case::password_for_a_port("server: 'https://admin:hush'", "")]
+    #[case::token_in_the_query("server: 'https://10.0.0.1:6443?token=hush'", " 10.0.0.1:6443 ")]
+    #[case::token_in_the_path("server: 'http://10.0.0.1:6443/hush'", " 10.0.0.1:6443 ")]
+    #[case::loopback("server: 'https://127.0.0.1:6443/hush'", " 127.0.0.1:6443 ")]
+    fn of_a_server_no_more_than_host_and_port_is_quoted(#[case] cluster: &str, #[case] quoted: &str) {
+        let error = InfraKubeconfig::parse(&text(cluster, "token: t"), AddressPolicy::default()).unwrap_err();
+        let shown = format!("{error} {error:?}");
+        assert!(
+            !shown.contains("hu") && error.to_string().contains(quoted),
+            "{shown}"
+        );
+    }
+
+    #[rstest]
+    #[case::context("current-context: c", "current-context: hush")]
+    #[case::cluster("cluster: c", "cluster: hush")]
+    #[case::user("user: u", "user: hush")]
+    fn no_name_in_a_kubeconfig_is_quoted(#[case] name: &str, #[case] other: &str) {
+        let broken = text(SERVER, "token: t").replacen(name, other, 1);
+        let error = InfraKubeconfig::parse(&broken, AddressPolicy::default()).unwrap_err();
+        assert!(!format!("{error} {error:?}").contains("hush"), "{error}");
     }
 
     #[test]

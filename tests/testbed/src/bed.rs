@@ -103,12 +103,10 @@ impl Default for Options {
 
 /// The part of [`Options`] that is fixed while the control planes run. The servers' flags and the simulator's are not.
 #[derive(Debug, Clone, PartialEq)]
-#[allow(clippy::struct_excessive_bools, reason = "each is a property of its own")]
 pub struct Foundation {
     one_cluster: bool,
     audit: bool,
     real_guests: bool,
-    simulator: bool,
     chart_values: Option<Value>,
 }
 
@@ -128,7 +126,6 @@ impl Options {
             one_cluster: self.one_cluster,
             audit: self.audit,
             real_guests: self.real_guests,
-            simulator: self.boot.is_some(),
             chart_values: (self.machinist >= Machinist::Chart).then(|| self.chart_values.clone()),
         }
     }

@@ -8,7 +8,7 @@ use k8s_openapi::{api::coordination::v1::Lease, jiff::Timestamp};
 use kube::Api;
 use testbed::{
     Testbed,
-    bed::{CONTROLLER, MACHINES, Options},
+    bed::{CONTROLLER, MACHINES},
     proxy::Request,
     server::Server,
 };
@@ -19,7 +19,7 @@ const LEASE_ENDS: Duration = Duration::from_secs(20);
 
 #[tokio::test]
 async fn sigterm_hands_over_at_once() -> Result<()> {
-    let case = Case::start_alone(Options::default()).await?;
+    let case = Case::start().await?;
     let former = leader(&case).await?;
     let standby = case.bed.new_controller(STANDBY, &[]).await?;
     standby.launch()?;
@@ -55,7 +55,7 @@ async fn sigterm_hands_over_at_once() -> Result<()> {
 
 #[tokio::test]
 async fn a_leader_that_was_stopped_and_woken_writes_nothing() -> Result<()> {
-    let case = Case::start_alone(Options::default()).await?;
+    let case = Case::start().await?;
     let former = leader(&case).await?;
     let standby = case.bed.new_controller(STANDBY, &[]).await?;
     standby.launch()?;
@@ -85,7 +85,7 @@ async fn a_leader_that_was_stopped_and_woken_writes_nothing() -> Result<()> {
 /// In the middle of its work: the next leader has done by then what the former one was about to write.
 #[tokio::test]
 async fn a_leader_that_was_stopped_in_the_middle_of_its_work_writes_nothing() -> Result<()> {
-    let case = Case::start_alone(Options::default()).await?;
+    let case = Case::start().await?;
     let former = leader(&case).await?;
     let standby = case.bed.new_controller(STANDBY, &[]).await?;
     standby.launch()?;
