@@ -26,6 +26,10 @@ if [[ $target == admission ]]; then
     cargo build --quiet --locked --workspace --example seeds
     target/debug/examples/seeds "$corpus"
 fi
+options=()
+if [[ $target == csr ]]; then
+    options=(--features csr)
+fi
 dictionary=()
 if [[ -f $fuzz/$target.dict ]]; then
     dictionary=(-dict="$fuzz/$target.dict")
@@ -35,7 +39,7 @@ log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 status=0
 # No sanitizer: our crates have no unsafe code, and without one several times as many inputs are tried.
-cargo +nightly fuzz run --sanitizer none --fuzz-dir "$fuzz" --target-dir target/fuzz "$target" -- \
+cargo +nightly fuzz run --sanitizer none --fuzz-dir "$fuzz" --target-dir target/fuzz "${options[@]}" "$target" -- \
     "${dictionary[@]}" -max_total_time="$seconds" -max_len=16384 -timeout=10 -rss_limit_mb=2048 \
     -print_final_stats=1 -verbosity=1 > "$log" 2>&1 || status=$?
 if [[ $status -ne 0 ]]; then

@@ -2,6 +2,7 @@
 //! replay its seeds and its kept corpus on the stable one.
 
 pub mod admission;
+#[cfg(feature = "csr")]
 pub mod csr;
 pub mod seeds;
 pub mod values;

@@ -1,4 +1,4 @@
-//! Every seed and every input of the kept corpora (`tests/fuzz/corpora/TARGET`) passes its target again.
+//! Every seed, and every input of the kept corpora (`tests/fuzz/corpora/TARGET`) passes its target again.
 
 #![allow(clippy::unwrap_used, reason = "a test fails so")]
 
@@ -65,13 +65,38 @@ fn the_corpus_of_values_breaks_no_law() {
     }
 }
 
+/// Names that a request for a node's certificate may and may not bear, and extensions with and without DER in them.
 #[test]
-fn the_corpus_of_csr_breaks_no_law() {
-    for (path, bytes) in corpus("csr") {
-        replay(&path, || {
-            if let Ok(data) = csr::Request::arbitrary_take_rest(Unstructured::new(&bytes)) {
-                csr::run(data);
+fn requests_with_any_names_and_extensions_break_no_law() {
+    let common_names = [
+        "",
+        "system:node:",
+        "system:node:worker",
+        "system:node:Worker",
+        "system:node:worker.example",
+        "system:node:worker\0",
+        "system:nodes",
+        "worker",
+    ];
+    let organizations = [None, Some(""), Some("system:nodes"), Some("system:masters")];
+    let extensions: [&[u8]; 5] = [
+        b"",
+        b"\x30\x00",
+        // A DNS name, an IPv4 address, and a length beyond the end.
+        b"\x30\x08\x82\x06worker",
+        b"\x30\x06\x87\x04\x0a\x00\x00\x01",
+        b"\x30\x7f\x82\x06worker",
+    ];
+    for common_name in common_names {
+        for organization in organizations {
+            for extension in extensions {
+                for signed in [true, false] {
+                    let what = format!("{common_name:?} {organization:?} {extension:?} {signed}");
+                    replay(Path::new(&what), || {
+                        csr::run((common_name, organization, extension.to_vec(), signed));
+                    });
+                }
             }
-        });
+        }
     }
 }
