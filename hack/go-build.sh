@@ -14,6 +14,6 @@ echo "building $(basename "$program") (minutes the first time, seconds when Go's
 mkdir -p "$(dirname "$program")"
 # What the module proxy cannot tell the linker: a kubelet judges its feature gates by its version.
 version="$(sed -n 's/^\tk8s.io\/kubernetes \(v[0-9.]*\).*/\1/p' "$module/go.mod")"
-CGO_ENABLED=0 GOGC="${GOGC:-400}" GOMEMLIMIT="${GOMEMLIMIT:-1000MiB}" go -C "$module" build -o "$(realpath -m "$program")" -gcflags=all=-dwarf=false \
+CGO_ENABLED=0 GOGC="${GOGC:-400}" GOMEMLIMIT="${GOMEMLIMIT:-320MiB}" go -C "$module" build -o "$(realpath -m "$program")" -gcflags=all=-dwarf=false \
   -ldflags "-s -w -X k8s.io/component-base/version.gitVersion=${version:-v0.0.0}" "$package"
 echo "$stamp" >"$program.stamp"
