@@ -1,6 +1,6 @@
 //! Beds that cases hand on to each other: a case gets one that an earlier case left as it had been, or a new one.
 //!
-//! A bed belongs to one case at a time. Between two cases the servers start anew, so that no cache, counter or log of
+//! A bed belongs to one case at a time. Between two cases the servers restart, so that no cache, counter or log of
 //! one case reaches the next, and the clusters are put back to the bed's first inventory. A bed that still differs then is
 //! given up.
 

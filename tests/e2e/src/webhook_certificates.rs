@@ -40,7 +40,7 @@ pub async fn start() -> Result<Case> {
         chart_values: values(),
         webhook_args: [
             &format!("--tls-secret={SYSTEM_NAMESPACE}/{SERVING}"),
-            // There is no KubeVirt, and nobody else is to be asked: an admission depends on the webhook alone.
+            // There is no KubeVirt, and no cluster is to be asked: an admission depends on the webhook alone.
             "--infra-unreachable=off",
             // The API server calls it behind a Service here, which learns of its end a little later.
             "--shutdown-delay-duration=10s",

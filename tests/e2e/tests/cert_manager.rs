@@ -36,7 +36,7 @@ async fn cert_manager_takes_the_certificates_over_and_renews_them() -> Result<()
     let cert_manager = CertManager::start(&case.bed).await?;
     let mut chosen = values();
     chosen["webhook"]["certificate"] = json!({"mode": "certManager"});
-    // Its pods begin anew with the flags of the mode.
+    // Its pods restart with the flags of the mode.
     case.bed.controller().terminate().await?;
     case.bed.upgrade_chart(&chosen).await?;
     let controller = case
@@ -50,7 +50,7 @@ async fn cert_manager_takes_the_certificates_over_and_renews_them() -> Result<()
     assert_eq!(replicas[0].served().await?, before, "it is good for long");
     nothing_failed(load, "cert-manager taking over").await?;
 
-    // Lost, and so issued anew, by the CA of cert-manager's, which is trusted beside ours.
+    // Lost, and so issued again, by the CA of cert-manager's, which is trusted beside ours.
     secrets(&case).delete(SERVING, &DeleteParams::default()).await?;
     let of_theirs = served_by_all(&replicas, &before).await?;
     let both = trusted(&case, "by both", |roots| {
@@ -61,7 +61,7 @@ async fn cert_manager_takes_the_certificates_over_and_renews_them() -> Result<()
     secrets(&case).delete(SERVING, &DeleteParams::default()).await?;
     let renewed = served_by_all(&replicas, &of_theirs).await?;
     case.bed.user().kubectl_ok(&wait, "").await?;
-    nothing_failed(load, "a certificate that cert-manager issued anew").await?;
+    nothing_failed(load, "a certificate that cert-manager issued again").await?;
     assert!(both.iter().any(|root| accepts(&renewed, root)));
     cert_manager.terminate().await?;
     controller.terminate().await?;

@@ -8,7 +8,7 @@ use testbed::{
     inventory::Inventory,
 };
 
-/// Kept by a finalizer that nobody acts on.
+/// Held by a finalizer that no controller removes.
 const NEW: &str = r#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"new","namespace":"default",
   "finalizers":["example.com/holds"]}}"#;
 

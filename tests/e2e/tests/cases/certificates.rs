@@ -81,7 +81,7 @@ async fn no_admission_fails_while_all_certificates_are_rotated() -> Result<()> {
     let second_ca = trusted_alone_other_than(&case, &first).await?;
     assert!(accepts(&of_new, &second_ca));
 
-    // A CA that is lost is replaced in the same way. A replica that begins anew meanwhile serves as soon as it is ready.
+    // A CA that is lost is replaced in the same way. A replica that restarts meanwhile serves as soon as it is ready.
     secrets(&case).delete(AUTHORITY, &DeleteParams::default()).await?;
     // As with a pod that is deleted, the Service hears of its end later than itself.
     let unlisted = async {

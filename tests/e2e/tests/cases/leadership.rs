@@ -130,7 +130,7 @@ async fn wake(
     to_do.await?;
     let woken = Timestamp::now();
     case.bed.controller().cont();
-    // A leader that notices its loss ends itself, to start anew as a standby.
+    // A leader that notices its loss ends itself, to restart as a standby.
     case.bed.controller().ended().await?;
     assert_eq!(writes(&case.bed, CONTROLLER, woken), 0, "after it woke");
     let on_infra = infra_writes(&case.bed, woken);

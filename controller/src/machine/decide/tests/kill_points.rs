@@ -179,7 +179,7 @@ fn deleted() -> World {
     world
 }
 
-/// What there is of others, with its versions: nobody touches that.
+/// What there is of others, with its versions: the controller must not touch that.
 fn of_others(world: &World) -> BTreeMap<(Kind, String), Value> {
     let mut fresh = World::new().objects;
     fresh.remove(&(Kind::Machine, NAME.to_owned()));

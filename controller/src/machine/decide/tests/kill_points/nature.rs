@@ -147,7 +147,7 @@ impl World {
         self.create(Kind::Volume, volume).is_ok()
     }
 
-    /// Owners' dependents and requests that nobody waits for. Secrets come last: their names are collected.
+    /// Owners' dependents and requests without a waiting client. Secrets come last: their names are collected.
     fn garbage_is_collected(&mut self) -> bool {
         let vm = self.get(Kind::Vm, NAME).map(|vm| vm["metadata"]["uid"].clone());
         let orphan = |object: &Value| {

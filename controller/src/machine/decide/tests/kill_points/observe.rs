@@ -40,7 +40,7 @@ impl Process {
     }
 }
 
-/// The same moment of the clock that nobody sets.
+/// The same moment of a clock that does not run.
 pub(super) fn instant(at: Timestamp) -> Instant {
     static BEGIN: std::sync::LazyLock<Instant> = std::sync::LazyLock::new(Instant::now);
     let since = at.duration_since("2026-01-01T00:00:00Z".parse().unwrap());

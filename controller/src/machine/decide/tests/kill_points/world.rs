@@ -53,14 +53,14 @@ pub(super) struct World {
     /// How many there ever were.
     made: BTreeMap<Kind, usize>,
     late: Option<Late>,
-    /// Names of what garbage collection took because nobody else had.
+    /// Names of what garbage collection took because no other deletion had.
     pub(super) collected: Vec<String>,
     /// A VM was deleted with pods that had to go, or with volumes.
     pub(super) undrained: bool,
 }
 
 impl World {
-    /// A Machine that nobody has looked at, beside things of others.
+    /// A Machine before its first reconcile, beside foreign objects.
     pub(super) fn new() -> Self {
         let mut world = Self {
             now: now(),
@@ -209,7 +209,7 @@ impl World {
         self.late.as_ref().is_some_and(|late| late.until > self.now)
     }
 
-    /// What nobody would ever delete, were the Machine deleted or the controller killed now.
+    /// What would never be deleted if the Machine were deleted or the controller killed now.
     pub(super) fn unaccounted(&self) -> Option<Kind> {
         let machine = self.get(Kind::Machine, NAME);
         let is_held = machine.is_some_and(|machine| {
