@@ -481,7 +481,7 @@ fn gone(result: Result<(), kube::Error>) -> Result<Progress, RemoteError> {
     }
 }
 
-fn concern(step: &Step) -> Concern {
+pub(super) fn concern(step: &Step) -> Concern {
     match step {
         Step::CreateVm
         | Step::FindVm

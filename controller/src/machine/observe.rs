@@ -1,7 +1,7 @@
 //! Takes the snapshot of one Machine: from the stores, and, only when its VM is to be made, from the infra cluster's
 //! cached facts.
 
-mod bootstrap;
+pub(super) mod bootstrap;
 mod contested;
 mod guests;
 mod sources;

@@ -22,7 +22,7 @@ use crate::user::{LookedSecret, Reference, ReferenceKind, StoredMachine};
 /// Takes the one out of a Machine's tokens that its VM has, whose user data is in the Secret of that name. There are several
 /// where the answer to the creation of one was lost: then, the one on record or in that name counts, and the oldest while
 /// there is neither.
-pub(super) fn own_token(
+pub(in crate::machine) fn own_token(
     machine: &StoredMachine,
     user_data: Option<&str>,
     tokens: &mut Vec<TokenView>,

@@ -12,6 +12,7 @@ use super::*;
 use crate::bootstrap::token;
 use crate::csr::request::StoredRequest;
 use crate::csr::serving;
+use crate::machine::act::concern;
 
 /// How a pass ended.
 #[derive(Debug)]
@@ -290,25 +291,5 @@ impl Acting<'_> {
             Err(Failure::Error(error)) if matches!(error.code(), Some(404 | 409)) => Ok(Progress::Wait),
             other => other.map(|_| Progress::Next),
         }
-    }
-}
-
-/// As `act.rs` has it.
-fn concern(step: &Step) -> Concern {
-    match step {
-        Step::CreateVm | Step::FindVm | Step::DeleteVm { .. } | Step::DeleteUserData(_) => {
-            Concern::Infrastructure
-        }
-        Step::CreateToken
-        | Step::ExtendToken
-        | Step::DeleteToken
-        | Step::DeleteSpareTokens
-        | Step::RenderUserData(_)
-        | Step::CreateUserData { .. } => Concern::Bootstrap,
-        Step::PatchNode { .. } => Concern::Node,
-        Step::DeleteNode { .. } => Concern::NodeDeletion,
-        Step::ApproveServing { .. } => Concern::Certificate,
-        Step::PatchMachine(_) => Concern::Machine,
-        other => panic!("to {} does not fail here", other.verb()),
     }
 }

@@ -9,11 +9,11 @@ use tokio::time::Instant;
 
 use super::super::super::super::drain::sort::Answers;
 use super::super::super::super::observed::Asked;
-use super::super::super::user_data_secret_name;
-use super::world::{Kind, MACHINE, NAME, World};
+use super::world::{Kind, NAME, World};
 use super::*;
 use crate::context::Failures;
 use crate::csr::request::StoredRequest;
+use crate::machine::observe::bootstrap::own_token;
 
 /// What a controller holds in memory only.
 #[derive(Debug)]
@@ -98,7 +98,8 @@ pub(super) fn observe(world: &World, process: &Process) -> Option<(Observed, Han
         .filter(|token| token["metadata"]["labels"]["machinist.dev/machine-uid"] == MACHINE)
         .filter_map(|token| TokenView::from_secret(&from::<Secret>(token)).ok());
     let mut spare_tokens: Vec<TokenView> = tokens.collect();
-    let token = own_token(&machine, open.vm.as_deref(), &mut spare_tokens);
+    let user_data = open.vm.as_ref().and_then(|vm| vm.user_data.clone());
+    let token = own_token(&machine, user_data.as_deref(), &mut spare_tokens);
     let node: Option<Arc<Node>> = own(Kind::Node).map(from).map(Arc::new);
     let is_pending = |request: &StoredRequest| !request.decided;
     let requests = all(Kind::ServingRequest)
@@ -136,26 +137,6 @@ pub(super) fn observe(world: &World, process: &Process) -> Option<(Observed, Han
         ..observed(machine, open)
     };
     Some((observed, Hands { token, spare_tokens }))
-}
-
-/// As `observe/bootstrap.rs` has it.
-fn own_token(
-    machine: &StoredMachine,
-    vm: Option<&Instance>,
-    tokens: &mut Vec<TokenView>,
-) -> Option<TokenView> {
-    let recorded = machine
-        .record
-        .as_ref()
-        .and_then(|record| record.token_id.as_deref());
-    let given = vm.and_then(|vm| vm.user_data.clone());
-    let rank = |token: &TokenView| {
-        let id = token.id.as_str();
-        let is_given = given == Some(user_data_secret_name(MACHINE, id));
-        (recorded != Some(id), !is_given, token.created, id.to_owned())
-    };
-    let own = (0..tokens.len()).min_by_key(|index| rank(&tokens[*index]))?;
-    Some(tokens.swap_remove(own))
 }
 
 /// As `observe/guests.rs` has it.
