@@ -388,6 +388,7 @@ async fn prepare(
         },
         lane: flags.worker_count.max(1),
         look_every: flags.infra_look_every.0.unwrap_or(LOOK_EVERY),
+        facts_ttl: flags.infra_facts_ttl.0,
     };
     let queues = Queues::default();
     let context = Context {

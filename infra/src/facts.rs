@@ -14,9 +14,9 @@ use tokio::time::Instant;
 
 use crate::client::RemoteError;
 
-/// How long an answer is used.
-const TTL: Duration = Duration::from_mins(5);
-/// The same of headers, which are credentials, and may be rotated.
+/// How long an answer is used, if nothing else is said.
+pub const TTL: Duration = Duration::from_mins(5);
+/// How long at most one with headers is used: they are credentials, and may be rotated.
 const HEADERS_TTL: Duration = Duration::from_secs(10);
 
 /// Why a fact could not be had.
@@ -47,12 +47,21 @@ type Asked = (String, FactsNeeded);
 
 /// Answers of one infra cluster, by who asked and what was asked: rights are not shared. Only what exists is kept, so that
 /// a missing object that appears is seen at once.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct FactsCache {
+    ttl: Duration,
     answers: Mutex<HashMap<Asked, (Instant, Facts)>>,
 }
 
 impl FactsCache {
+    /// An empty cache that uses an answer for `ttl`.
+    pub fn new(ttl: Duration) -> Self {
+        Self {
+            ttl,
+            answers: Mutex::default(),
+        }
+    }
+
     /// The facts, from memory or by asking with `client`, whose credential has that digest.
     pub async fn get(
         &self,
@@ -65,14 +74,14 @@ impl FactsCache {
         let known = self
             .lock()
             .get(&key)
-            .filter(|(asked, _)| asked.elapsed() < believed(needed))
+            .filter(|(asked, _)| asked.elapsed() < self.ttl_of(needed))
             .map(|(_, facts)| facts.clone());
         if let Some(facts) = known {
             return Ok(facts);
         }
         let facts = ask(client, namespace, needed).await?;
         let mut answers = self.lock();
-        answers.retain(|(_, needed), (asked, _)| asked.elapsed() < believed(needed));
+        answers.retain(|(_, needed), (asked, _)| asked.elapsed() < self.ttl_of(needed));
         answers.insert(key, (Instant::now(), facts.clone()));
         drop(answers);
         Ok(facts)
@@ -83,17 +92,17 @@ impl FactsCache {
         self.lock().clear();
     }
 
+    /// How long an answer is used again.
+    fn ttl_of(&self, needed: &FactsNeeded) -> Duration {
+        match needed.extra_headers_secret {
+            Some(_) => self.ttl.min(HEADERS_TTL),
+            None => self.ttl,
+        }
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Asked, (Instant, Facts)>> {
         // Every change is one insert.
         self.answers.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// How long an answer is used again.
-fn believed(needed: &FactsNeeded) -> Duration {
-    match needed.extra_headers_secret {
-        Some(_) => HEADERS_TTL,
-        None => TTL,
     }
 }
 

@@ -82,6 +82,11 @@ pub struct Flags {
     #[arg(long, env = "MACHINIST_PROGRESS_REPORT_INTERVAL", help_heading = heading::MACHINES)]
     #[arg(default_value = "3s", value_parser = some_duration)]
     pub progress_report_interval: SomeDuration,
+    /// How long what was read of an infra cluster for a VM is used again: a StorageClass, StorageProfiles, the kind of an
+    /// instancetype. Of an image's headers, which are credentials, it is 10 seconds at most.
+    #[arg(long, env = "MACHINIST_INFRA_FACTS_TTL", help_heading = heading::MACHINES)]
+    #[arg(default_value = "5m", value_parser = some_duration)]
+    pub infra_facts_ttl: SomeDuration,
     /// Secret that the webhook serves with, `namespace/name`: a controller makes it, signs it with a CA of its own, renews both,
     /// and has the webhook configurations trust them. Empty: somebody else does.
     #[arg(long, env = "MACHINIST_WEBHOOK_SERVING_SECRET", help_heading = heading::SERVING)]

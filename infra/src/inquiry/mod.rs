@@ -28,7 +28,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, timeout_at};
 
 use crate::client::{ClientOptions, RemoteError, infra_client};
-use crate::facts::{FactError, FactsCache};
+use crate::facts::{self, FactError, FactsCache};
 use crate::kubeconfig::InfraKubeconfig;
 use crate::objects::Vm;
 
@@ -312,7 +312,7 @@ impl Inquiry {
             .map_err(|error| Unreachable(error.to_string()))?;
         let cluster = Arc::new(Cluster {
             client: ClientOf(client),
-            facts: FactsCache::default(),
+            facts: FactsCache::new(facts::TTL),
             existence: Existence::default(),
         });
         let mut clusters = self.lock();

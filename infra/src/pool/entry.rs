@@ -82,7 +82,7 @@ impl Entry {
         let entry = Arc::new(Self {
             key,
             objects: Objects::default(),
-            facts: FactsCache::default(),
+            facts: FactsCache::new(options.facts_ttl),
             breaker: Arc::new(Breaker::new(options.client.in_flight)),
             lane: Arc::new(Semaphore::new(options.lane)),
             options,

@@ -165,6 +165,8 @@ pub struct PoolOptions {
     pub lane: usize,
     /// How often a Machine is looked at whose credential may not watch, and whether it may by now.
     pub look_every: Duration,
+    /// How long a fact about an infra cluster is used before it is read again.
+    pub facts_ttl: Duration,
 }
 
 /// All infra clusters in use.

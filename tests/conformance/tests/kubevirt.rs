@@ -59,6 +59,7 @@ impl Bed for OnTestbed {
             },
             lane: 4,
             look_every: Duration::from_secs(30),
+            facts_ttl: machinist_infra::facts::TTL,
         };
         shipped(options, events)
             .get(Some("kubevirt"))

@@ -4,16 +4,15 @@ use std::{
     fs,
     ops::Deref,
     path::{Path, PathBuf},
-    process::Stdio,
     sync::Arc,
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::{
-    ControlPlane, FaultProxy, GuestNetwork, binaries,
+    ControlPlane, FaultProxy, GuestNetwork, binaries, chart,
     control_plane::Options as PlaneOptions,
     paths,
     pki::Ca,
@@ -22,13 +21,11 @@ use crate::{
     runs,
     seed::{self, INFRA_ACCOUNT, INFRA_NAMESPACE},
     server::Server,
+    template::Template,
     timings,
 };
 
-/// Namespace of the Helm release on the user cluster.
-pub const SYSTEM_NAMESPACE: &str = "machinist-system";
-/// Name of the Helm release.
-pub const RELEASE: &str = "machinist";
+pub use crate::chart::{RELEASE, SYSTEM_NAMESPACE};
 
 /// The controller's name at the user cluster's proxy.
 pub const CONTROLLER: &str = "controller";
@@ -71,6 +68,9 @@ pub struct Options {
     pub machinist: Machinist,
     /// Merged over the values that the testbed gives to the chart.
     pub chart_values: Value,
+    /// Whether a bed of the usual shape starts with a copy of etcd's data that has the CRDs, the chart and the seeds in
+    /// place. Preparing it costs as much as the start of a bed.
+    pub from_template: bool,
     /// More flags for the simulator.
     pub simulator_args: Vec<String>,
     /// More flags for the webhook.
@@ -91,6 +91,7 @@ impl Default for Options {
             real_guests: false,
             machinist: Machinist::Whole,
             chart_values: json!({}),
+            from_template: true,
             simulator_args: ["import", "kubelet", "shutdown"]
                 .map(|what| format!("--{what}-seconds=0.1"))
                 .into(),
@@ -128,6 +129,14 @@ impl Options {
             real_guests: self.real_guests,
             chart_values: (self.machinist >= Machinist::Chart).then(|| self.chart_values.clone()),
         }
+    }
+
+    /// Whether it starts with a copy of the template. Where there are two clusters, their namespaces have different UIDs.
+    fn has_template(&self) -> bool {
+        self.from_template
+            && self.one_cluster
+            && self.machinist >= Machinist::Chart
+            && self.chart_values == json!({})
     }
 
     /// The programs of ours that this bed runs.
@@ -202,7 +211,13 @@ impl Testbed {
         };
         let guest_network = options.real_guests.then(GuestNetwork::create).transpose()?;
         let egress = guest_network.as_ref().map(GuestNetwork::egress_socket);
-        let (user, infra) = clusters(&options, &dir, egress).await?;
+        let template = match options.has_template() {
+            true => Some(Template::lease().await?),
+            false => None,
+        };
+        let etcd_data = template.as_ref().map(Template::etcd_data);
+        let (user, infra) = clusters(&options, &dir, egress, etcd_data).await?;
+        drop(template);
         if let Some(network) = &guest_network {
             network.open(user.address())?;
         }
@@ -389,15 +404,17 @@ impl Testbed {
     /// Runs `helm upgrade --install` again with these values over those of the start.
     pub async fn upgrade_chart(&self, values: &Value) -> Result<()> {
         let mut merged = self.values();
-        merge(&mut merged, values);
-        self.helm(&merged).await
+        chart::merge(&mut merged, values);
+        chart::install(&self.user, &self.dir, &merged).await
     }
 
     async fn seed(&self) -> Result<()> {
         if self.options.machinist == Machinist::Absent {
             return seed::objects(&self.infra).await;
         }
-        seed::infra(&self.infra).await?;
+        if !self.options.has_template() {
+            seed::infra(&self.infra).await?;
+        }
         let server = self.infra.proxy().listen_as(MACHINES)?;
         let kubeconfig = self
             .infra
@@ -444,51 +461,20 @@ impl Testbed {
         self.webhook_ca
             .serving("machinist-webhook", &[])?
             .write(&self.webhook_cert_dir(), "tls")?;
+        if self.options.has_template() {
+            return chart::point_webhooks(&self.user, &self.webhook_url(), &self.webhook_ca).await;
+        }
         let mut values = self.values();
-        merge(&mut values, &self.options.chart_values);
-        self.helm(&values).await
+        chart::merge(&mut values, &self.options.chart_values);
+        chart::install(&self.user, &self.dir, &values).await
+    }
+
+    fn webhook_url(&self) -> String {
+        format!("https://{}", self.webhook_port.address())
     }
 
     fn values(&self) -> Value {
-        json!({
-            "webhook": {
-                "url": format!("https://{}", self.webhook_port.address()),
-                "caBundle": self.webhook_ca.base64(),
-            },
-            "infra": {"namespace": INFRA_NAMESPACE},
-        })
-    }
-
-    async fn helm(&self, values: &Value) -> Result<()> {
-        let file = self.dir.join("values.json");
-        fs::write(&file, serde_json::to_vec_pretty(values)?)?;
-        let home = self.dir.join("helm");
-        let output = tokio::process::Command::new(&self.user.tools().helm)
-            .args(["upgrade", "--install", RELEASE])
-            .arg(paths::chart())
-            .args([
-                "--namespace",
-                SYSTEM_NAMESPACE,
-                "--create-namespace",
-                "--kubeconfig",
-            ])
-            .arg(self.user.admin_kubeconfig_path())
-            .arg("--values")
-            .arg(&file)
-            // Nothing of the person who runs the tests.
-            .envs(["CACHE", "CONFIG", "DATA"].map(|kind| (format!("HELM_{kind}_HOME"), home.join(kind))))
-            .stdin(Stdio::null())
-            .kill_on_drop(true)
-            .output()
-            .await
-            .context("starting helm")?;
-        if !output.status.success() {
-            bail!(
-                "helm upgrade --install: {}",
-                String::from_utf8_lossy(&output.stderr)
-            );
-        }
-        Ok(())
+        chart::values(&self.webhook_url(), &self.webhook_ca)
     }
 
     /// A webhook that does not run yet, with a name and ports of its own.
@@ -544,6 +530,7 @@ async fn clusters(
     options: &Options,
     dir: &Path,
     egress: Option<PathBuf>,
+    etcd_data: Option<PathBuf>,
 ) -> Result<(Arc<Cluster>, Arc<Cluster>)> {
     let cluster = async |plane: PlaneOptions| {
         let dir = Some(dir.join(&plane.name));
@@ -557,6 +544,7 @@ async fn clusters(
     let user = PlaneOptions {
         controller_manager: false,
         egress,
+        etcd_data,
         ..PlaneOptions::user()
     };
     if options.one_cluster {
@@ -568,16 +556,4 @@ async fn clusters(
         return Ok((Arc::clone(&both), both));
     }
     tokio::try_join!(cluster(user), cluster(PlaneOptions::infra()))
-}
-
-/// Puts `over` over `base`, object by object.
-fn merge(base: &mut Value, over: &Value) {
-    match (base, over) {
-        (Value::Object(base), Value::Object(over)) => {
-            for (key, value) in over {
-                merge(base.entry(key).or_insert(Value::Null), value);
-            }
-        }
-        (base, over) => *base = over.clone(),
-    }
 }

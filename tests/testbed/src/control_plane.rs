@@ -44,6 +44,8 @@ use crate::{
 const START_PATIENCE: Duration = Duration::from_mins(2);
 /// How often a starting server is asked.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
+/// How long etcd may take from SIGTERM to its end.
+const ETCD_ENDS: Duration = Duration::from_secs(10);
 /// Go collects garbage for a quarter of a short-lived API server's time by default. The limit is for beds that live long.
 const GARBAGE: [(&str, &str); 2] = [("GOGC", "600"), ("GOMEMLIMIT", "800MiB")];
 
@@ -62,6 +64,9 @@ pub struct Options {
     pub audit: bool,
     /// The egress socket of the [`crate::GuestNetwork`] that the kubelets are in; absent where they are on this machine.
     pub egress: Option<PathBuf>,
+    /// A folder that [`ControlPlane::into_etcd_data`] filled: the cluster starts with a copy. Its CRDs are in place then, and
+    /// the UIDs of its namespaces are those of every other copy.
+    pub etcd_data: Option<PathBuf>,
 }
 
 impl Options {
@@ -74,6 +79,7 @@ impl Options {
             controller_manager: true,
             audit: false,
             egress: None,
+            etcd_data: None,
         }
     }
 
@@ -99,8 +105,8 @@ pub struct ControlPlane {
     // Dropped in this order: clients first, storage last.
     controller_manager: Mutex<Option<Process>>,
     apiserver: Mutex<Process>,
-    _etcd: Process,
-    _data: DataDir,
+    etcd: Process,
+    data: DataDir,
     ports: [Port; 3],
     controller_manager_port: Port,
     refuses: AtomicBool,
@@ -111,7 +117,7 @@ impl ControlPlane {
     pub async fn start(options: Options) -> Result<Self> {
         timings::record("control-planes", &options.name);
         let tools = tokio::task::spawn_blocking(Tools::find).await??;
-        let crds = if options.kubevirt {
+        let crds = if options.kubevirt && options.etcd_data.is_none() {
             crds::kubevirt()?
         } else {
             Vec::new()
@@ -121,7 +127,7 @@ impl ControlPlane {
             None => runs::new(&options.name)?.join(&options.name),
         };
         let [etcd_port, peer_port, secure_port] = [Port::reserve()?, Port::reserve()?, Port::reserve()?];
-        let data = DataDir::create(&dir)?;
+        let data = DataDir::create(&dir, options.etcd_data.as_deref())?;
         let ca = Ca::new(&format!("{}-ca", options.name))?;
         let admin_token = write_keys(&dir, &ca)?;
         let audit = audit::audit(&options, &dir);
@@ -134,7 +140,11 @@ impl ControlPlane {
         let server = format!("https://{}", secure_port.address());
 
         let etcd = Program::new("etcd", &tools.etcd, &dir)
-            .args(flags::etcd(&data.0, &etcd_port.address(), &peer_port.address()))
+            .args(flags::etcd(
+                &data.etcd(),
+                &etcd_port.address(),
+                &peer_port.address(),
+            ))
             .spawn()?;
         let apiserver = Program::new("kube-apiserver", &tools.kube_apiserver, &dir)
             .envs(GARBAGE)
@@ -160,8 +170,8 @@ impl ControlPlane {
             config,
             controller_manager: Mutex::new(None),
             apiserver: Mutex::new(apiserver),
-            _etcd: etcd,
-            _data: data,
+            etcd,
+            data,
             ports: [etcd_port, peer_port, secure_port],
             controller_manager_port: Port::reserve()?,
             refuses: AtomicBool::new(false),
@@ -221,6 +231,14 @@ impl ControlPlane {
             *apiserver = apiserver.program().clone().spawn()?;
         }
         self.await_apiserver().await
+    }
+
+    /// Ends everything and moves etcd's data to `folder`, for [`Options::etcd_data`].
+    pub(crate) async fn into_etcd_data(self, folder: &Path) -> Result<()> {
+        self.kill_controller_manager();
+        lock(&self.apiserver).kill();
+        self.etcd.terminate(ETCD_ENDS).await?;
+        fs::rename(self.data.etcd(), folder).with_context(|| format!("filling {}", folder.display()))
     }
 
     /// The name from its options.
@@ -440,11 +458,18 @@ current-context: \"\"
 struct DataDir(PathBuf);
 
 impl DataDir {
-    fn create(parent: &Path) -> Result<Self> {
-        let dir = parent.join(runs::DATA);
-        let _ = fs::remove_dir_all(&dir);
-        fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
-        Ok(Self(dir))
+    fn create(parent: &Path, copy_of: Option<&Path>) -> Result<Self> {
+        let dir = Self(parent.join(runs::DATA));
+        let _ = fs::remove_dir_all(&dir.0);
+        fs::create_dir_all(&dir.0).with_context(|| format!("creating {}", dir.0.display()))?;
+        if let Some(data) = copy_of {
+            copy_folder(data, &dir.etcd()).with_context(|| format!("copying {}", data.display()))?;
+        }
+        Ok(dir)
+    }
+
+    fn etcd(&self) -> PathBuf {
+        self.0.join("etcd")
     }
 }
 
@@ -452,6 +477,22 @@ impl Drop for DataDir {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
     }
+}
+
+fn copy_folder(from: &Path, to: &Path) -> std::io::Result<()> {
+    fs::create_dir(to)?;
+    // etcd warns of data that others may read.
+    fs::set_permissions(to, fs::metadata(from)?.permissions())?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let (from, to) = (entry.path(), to.join(entry.file_name()));
+        if entry.file_type()?.is_dir() {
+            copy_folder(&from, &to)?;
+        } else {
+            fs::copy(from, to)?;
+        }
+    }
+    Ok(())
 }
 
 /// Writes all keys, certificates and tokens that the flags name; returns the admin's token.

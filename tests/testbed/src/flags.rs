@@ -32,7 +32,7 @@ const CONTROLLERS: &[&str] = &[
 pub(crate) fn etcd(data: &Path, client: &str, peer: &str) -> Vec<String> {
     vec![
         "--name=default".into(),
-        format!("--data-dir={}", data.join("etcd").display()),
+        format!("--data-dir={}", data.display()),
         format!("--listen-client-urls=http://{client}"),
         format!("--advertise-client-urls=http://{client}"),
         format!("--listen-peer-urls=http://{peer}"),

@@ -20,6 +20,7 @@ pub mod audit;
 pub mod bed;
 pub mod binaries;
 pub mod cert_manager;
+pub mod chart;
 pub mod control_plane;
 pub mod crds;
 mod flags;
@@ -36,6 +37,7 @@ pub mod proxy;
 pub mod runs;
 pub mod seed;
 pub mod server;
+mod template;
 pub mod timings;
 pub mod tools;
 

@@ -1,5 +1,7 @@
 //! What an infra cluster has before the first Machine: storage, instance types, and our ServiceAccount with its rights.
 
+use std::path::PathBuf;
+
 use anyhow::{Context as _, Result};
 use k8s_openapi::{ByteString, api::core::v1::Secret};
 use kube::{
@@ -22,13 +24,18 @@ pub const INFRA_SECRET: &str = "machinist-infra-kubeconfig";
 
 /// Fills an infra cluster.
 pub async fn infra(plane: &ControlPlane) -> Result<()> {
-    let rbac = paths::examples().join("infra-rbac.yaml");
+    let rbac = infra_rbac();
     let rbac = std::fs::read_to_string(&rbac).with_context(|| format!("reading {}", rbac.display()))?;
     // The same way a person would take.
     plane
         .kubectl_ok(&["apply", "--server-side", "-f", "-"], &rbac)
         .await?;
     objects(plane).await
+}
+
+/// The manifest of our ServiceAccount and its rights.
+pub(crate) fn infra_rbac() -> PathBuf {
+    paths::examples().join("infra-rbac.yaml")
 }
 
 /// Storage and instance types only.

@@ -8,11 +8,18 @@ use e2e::{
     infra, manifest,
 };
 use serde_json::{Value, json};
-use testbed::seed::{INFRA_CLUSTER_ROLE, INFRA_NAMESPACE};
+use testbed::{
+    bed::Options,
+    seed::{INFRA_CLUSTER_ROLE, INFRA_NAMESPACE},
+};
 
 #[tokio::test]
 async fn headers_and_access_modes_are_read_and_rotated_headers_are_seen() -> Result<()> {
-    let case = Case::start().await?;
+    let case = Case::start_with(Options {
+        controller_args: vec!["--infra-facts-ttl=10ms".into()],
+        ..Options::default()
+    })
+    .await?;
     let infra = case.bed.infra();
     let headers = |token: &str| {
         json!({
@@ -45,8 +52,6 @@ async fn headers_and_access_modes_are_read_and_rotated_headers_are_seen() -> Res
     infra
         .kubectl_ok(&["apply", "-f", "-"], &headers("Bearer second"))
         .await?;
-    // What was read is believed for ten seconds.
-    tokio::time::sleep(std::time::Duration::from_secs(10)).await;
     case.apply(&wanting("second")).await?;
     case.node_ready("second").await?;
     let disk = primary_disk(&case, "second").await?;

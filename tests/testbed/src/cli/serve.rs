@@ -41,6 +41,8 @@ pub(crate) fn options(state: &State, shape: &Shape) -> Options {
     Options {
         dir: Some(state.run_dir()),
         one_cluster: shape.one_cluster,
+        // One bed alone starts sooner without.
+        from_template: false,
         boot: (!shape.bare).then_some(Duration::from_secs(shape.boot_seconds)),
         real_guests: shape.guest == Guest::Real,
         // The simulator's own pace, at which a person can follow.
