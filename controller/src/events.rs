@@ -1,6 +1,9 @@
 //! Events about our objects, for `kubectl describe`.
 
+use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::runtime::events::{Event as KubeEvent, EventType, Recorder, Reporter};
@@ -8,11 +11,54 @@ use kube::{Client, Resource};
 
 use crate::machine::plan::Event;
 
+/// How many Events about one object and of one reason are written at once, and how often one more: those of a Machine's whole life fit, and what
+/// others do to it, like forging signing requests, fills neither etcd nor anybody's view. As client-go's recorder has it.
+const BURST: u32 = 25;
+const ONE_MORE_EVERY: Duration = Duration::from_mins(5);
+
 /// Writes Events.
 #[derive(Clone)]
 pub struct Events {
     recorder: Recorder,
+    written: Arc<Mutex<HashMap<String, Written>>>,
 }
+
+/// Events of one reason about one object: how many were written of what may be, as of when.
+#[derive(Debug, Clone, Copy)]
+struct Written {
+    count: u32,
+    since: Instant,
+}
+
+impl Written {
+    /// With what has become writable since.
+    fn at(mut self, now: Instant) -> Self {
+        while self.count > 0 && now.saturating_duration_since(self.since) >= ONE_MORE_EVERY {
+            self.count -= 1;
+            self.since += ONE_MORE_EVERY;
+        }
+        self
+    }
+}
+
+/// Whether one more Event of that subject may be written.
+fn may_write(written: &mut HashMap<String, Written>, subject: &str, now: Instant) -> bool {
+    let known = written.get(subject).map(|known| known.at(now));
+    // Of objects that are gone, nothing is kept.
+    if known.is_none() && written.len() >= MAX_SUBJECTS {
+        written.retain(|_, known| known.at(now).count > 0);
+    }
+    let known = known
+        .filter(|known| known.count > 0)
+        .unwrap_or(Written { count: 0, since: now });
+    let may = known.count < BURST;
+    let count = known.count + u32::from(may);
+    written.insert(subject.to_owned(), Written { count, ..known });
+    may
+}
+
+/// Of so many subjects the Events are counted before those are forgotten about which more may be written.
+const MAX_SUBJECTS: usize = 4096;
 
 impl std::fmt::Debug for Events {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -29,6 +75,7 @@ impl Events {
         };
         Self {
             recorder: Recorder::new(client, reporter),
+            written: Arc::default(),
         }
     }
 
@@ -63,6 +110,22 @@ impl Events {
     }
 
     async fn record(&self, about: &ObjectReference, event: &Event) -> Result<(), kube::Error> {
+        // By reason, too: forged signing requests hide no failure.
+        let subject = format!("{}/{}", about.uid.as_deref().unwrap_or_default(), event.reason);
+        // Every change of the map is complete before anything can panic.
+        let may = may_write(
+            &mut self.written.lock().unwrap_or_else(PoisonError::into_inner),
+            &subject,
+            Instant::now(),
+        );
+        if !may {
+            tracing::debug!(
+                object = about.name,
+                reason = event.reason,
+                "too many Events about it; left out"
+            );
+            return Ok(());
+        }
         let event = KubeEvent {
             type_: if event.warning {
                 EventType::Warning
@@ -89,6 +152,28 @@ fn action(event: &Event) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn events_about_one_object_are_limited_and_those_about_another_are_not() {
+        let (mut written, now) = (HashMap::new(), Instant::now());
+        let count = |written: &mut HashMap<String, Written>, uid: &str, now| {
+            (0..300).filter(|_| may_write(written, uid, now)).count()
+        };
+        assert_eq!(count(&mut written, "a", now), 25);
+        assert_eq!(count(&mut written, "b", now), 25);
+        assert_eq!(count(&mut written, "a", now + ONE_MORE_EVERY * 2), 2);
+        assert_eq!(count(&mut written, "a", now + ONE_MORE_EVERY * 100), 25);
+    }
+
+    #[test]
+    fn the_memory_of_events_does_not_grow_with_the_objects_that_there_have_been() {
+        let (mut written, mut now) = (HashMap::new(), Instant::now());
+        for uid in 0..20_000 {
+            assert!(may_write(&mut written, &uid.to_string(), now));
+            now += Duration::from_secs(1);
+        }
+        assert!(written.len() <= MAX_SUBJECTS);
+    }
 
     #[test]
     fn only_events_that_say_the_same_are_counted_as_one() {

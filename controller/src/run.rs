@@ -38,7 +38,7 @@ use crate::machine_set::memory::Memories;
 use crate::metrics::Metrics;
 use crate::node_groups::Instancetypes;
 use crate::orphans::Orphans;
-use crate::scraped::{Blocked, Depths, InfraClusters, MachineController, Requests};
+use crate::scraped::{Blocked, Depths, InfraClusters, MachineController, Requests, Unreadable};
 use crate::server::{self, Health};
 use crate::tasks::Tasks;
 use crate::user::{CaughtUp, Queues, References, Stores};
@@ -225,6 +225,7 @@ fn register(
     let infra_clusters = move || weak.upgrade().map(|context| context.count_infra());
     registry.register(Box::new(InfraClusters::new(infra_clusters)?))?;
     registry.register(Box::new(Requests::new(user.clone(), infra.clone())?))?;
+    registry.register(Box::new(Unreadable::new()?))?;
     registry.register(Box::new(MachineController::new(context, worker_count)?))?;
     Ok(())
 }

@@ -4,6 +4,7 @@ use std::sync::{Arc, Weak};
 
 use k8s_openapi::jiff::Timestamp;
 use machinist_infra::traffic::Traffic;
+use machinist_infra::watch::unreadable;
 use machinist_shared::api::MachineSpec;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
@@ -47,6 +48,32 @@ impl Collector for Requests {
             }
         }
         self.count.collect()
+    }
+}
+
+/// Objects that are left out because they cannot be read.
+pub struct Unreadable(IntCounterVec);
+
+impl Unreadable {
+    /// To be registered.
+    pub fn new() -> Result<Self, prometheus::Error> {
+        let about = "Objects read by a list or watch and left out because they cannot be decoded or are too large; the log names them.";
+        let opts = Opts::new("machinist_unreadable_objects_total", about);
+        Ok(Self(IntCounterVec::new(opts, &["kind"])?))
+    }
+}
+
+impl Collector for Unreadable {
+    fn desc(&self) -> Vec<&Desc> {
+        self.0.desc()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        for (kind, count) in unreadable::counts() {
+            let counter = self.0.with_label_values(&[&kind]);
+            counter.inc_by(count.saturating_sub(counter.get()));
+        }
+        self.0.collect()
     }
 }
 

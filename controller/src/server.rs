@@ -9,6 +9,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
+use machinist_infra::http_server::{self, Handle, NoDelayAcceptor, Timeouts};
 use prometheus::{Encoder, TextEncoder};
 use tokio_util::sync::CancellationToken;
 
@@ -50,11 +51,20 @@ pub async fn metrics(
 }
 
 async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) -> std::io::Result<()> {
-    listener.set_nonblocking(true)?;
-    let listener = tokio::net::TcpListener::from_std(listener)?;
-    axum::serve(listener, router)
-        .with_graceful_shutdown(stop.cancelled_owned())
-        .await
+    let (timeouts, handle) = (Timeouts::default(), Handle::new());
+    let server = http_server::serve(
+        listener,
+        NoDelayAcceptor::new(),
+        router,
+        &timeouts,
+        handle.clone(),
+    );
+    let mut server = std::pin::pin!(server);
+    tokio::select! {
+        ended = &mut server => return ended,
+        () = stop.cancelled_owned() => handle.graceful_shutdown(Some(timeouts.request)),
+    }
+    server.await
 }
 
 async fn ready(State(health): State<Arc<Health>>) -> (StatusCode, &'static str) {

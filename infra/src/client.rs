@@ -9,22 +9,20 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::{Method, Request, Response};
-use http_body_util::BodyExt;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::dns::Name;
 use hyper_util::rt::TokioExecutor;
 use kube::client::{Body, ClientBuilder, ConfigExt};
 use kube::config::KubeConfigOptions;
-use kube::runtime::watcher;
 use kube::{Client, Config};
+use machinist_shared::syntax;
 use tower::limit::GlobalConcurrencyLimitLayer;
 use tower::{BoxError, Layer, Service, ServiceBuilder};
-use tower_http::timeout::TimeoutBody;
 
+use crate::answer::{AnswerLimits, TooLarge, TooSlow};
 use crate::breaker::{Breaker, BreakerLayer};
 use crate::fence::MayWrite;
 use crate::kubeconfig::{AddressPolicy, InfraKubeconfig};
-use crate::telemetry::requests::is_watch;
 use crate::traffic::Traffic;
 use crate::user_cluster::{KubectlCluster, UserCluster};
 
@@ -104,7 +102,13 @@ pub async fn infra_client_through(
     let resolver = Resolver {
         policy: Some(kubeconfig.policy),
     };
-    build(config, resolver, options, breaker)
+    build(
+        config,
+        resolver,
+        options,
+        breaker,
+        AnswerLimits::infra(options.read),
+    )
 }
 
 /// A client of the user cluster.
@@ -115,7 +119,13 @@ pub async fn user_cluster_client(
     let config = cluster.config().await?;
     // Nobody probes it, so it never opens: whoever cannot reach the user cluster has nothing else to do.
     let breaker = Arc::new(Breaker::new(options.in_flight));
-    build(config, Resolver { policy: None }, options, &breaker)
+    build(
+        config,
+        Resolver { policy: None },
+        options,
+        &breaker,
+        AnswerLimits::user(options.read),
+    )
 }
 
 /// A client of the cluster that kubectl would ask, and the URL of its API server.
@@ -126,7 +136,13 @@ pub async fn kubectl_client(
     let config = cluster.config().await?;
     let server = shown(&config.cluster_url);
     let breaker = Arc::new(Breaker::new(options.in_flight));
-    let client = build(config, Resolver { policy: None }, options, &breaker)?;
+    let client = build(
+        config,
+        Resolver { policy: None },
+        options,
+        &breaker,
+        AnswerLimits::user(options.read),
+    )?;
     Ok((client, server))
 }
 
@@ -147,6 +163,7 @@ fn build(
     resolver: Resolver,
     options: &ClientOptions,
     breaker: &Arc<Breaker>,
+    answers: AnswerLimits,
 ) -> Result<Client, ClientError> {
     config.default_retry = false;
     let server = config.cluster_url.host().unwrap_or_default().to_owned();
@@ -174,6 +191,7 @@ fn build(
         // Below the limit, where a write may have waited; above the breaker, whose server it says nothing of.
         .layer(options.may_write.clone())
         .layer(BreakerLayer(Arc::clone(breaker)))
+        .layer(answers)
         .layer(Deadlines {
             read: options.read,
             write: options.write,
@@ -217,9 +235,7 @@ impl Service<Name> for Resolver {
     }
 }
 
-type AnyBody = http_body_util::combinators::UnsyncBoxBody<bytes::Bytes, BoxError>;
-
-/// A timeout on every request but watches, whose streams live as long as they are read.
+/// A timeout on every request until its answer begins.
 #[derive(Debug, Clone, Copy)]
 struct Deadlines {
     read: Duration,
@@ -237,6 +253,23 @@ impl<S> Layer<S> for Deadlines {
     }
 }
 
+/// Whether an object can have that name. A request for another one would be a request for something else.
+pub fn is_object_name(name: &str) -> bool {
+    syntax::dns_subdomain(name).is_ok()
+}
+
+/// Whether a request's path is one of plain parts. Names are judged before they get here; this is for the one that was not.
+fn is_sound(url: &http::Uri) -> bool {
+    let plain = |part: &str| {
+        !matches!(part, "" | "." | "..")
+            && part
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"-._:".contains(&byte))
+    };
+    let path = url.path().strip_prefix('/').unwrap_or_default();
+    (path.is_empty() || path.split('/').all(plain)) && !url.query().is_some_and(|query| query.contains('?'))
+}
+
 #[derive(Debug, Clone)]
 struct WithDeadline<S> {
     inner: S,
@@ -252,10 +285,8 @@ impl<S, B> Service<Request<Body>> for WithDeadline<S>
 where
     S: Service<Request<Body>, Response = Response<B>, Error = BoxError>,
     S::Future: Send + 'static,
-    B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
 {
-    type Response = Response<AnyBody>;
+    type Response = Response<B>;
     type Error = BoxError;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, BoxError>> + Send>>;
 
@@ -264,7 +295,10 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let is_watch = request.uri().query().is_some_and(is_watch);
+        if !is_sound(request.uri()) {
+            let why = "a name in the request is not one that Kubernetes objects have";
+            return Box::pin(async move { Err(Shown(why.to_owned()).into()) });
+        }
         let limit = if request.method() == Method::GET {
             self.deadlines.read
         } else {
@@ -272,17 +306,9 @@ where
         };
         let answer = self.inner.call(request);
         Box::pin(async move {
-            let response = tokio::time::timeout(limit, answer)
+            tokio::time::timeout(limit, answer)
                 .await
-                .map_err(|_| Elapsed(limit))??;
-            Ok(response.map(|body| {
-                let body = body.map_err(Into::into);
-                if is_watch {
-                    body.boxed_unsync()
-                } else {
-                    TimeoutBody::new(limit, body).boxed_unsync()
-                }
-            }))
+                .map_err(|_| Elapsed(limit))?
         })
     }
 }
@@ -345,18 +371,16 @@ impl RemoteError {
         matches!(self.code, Some(401 | 403))
     }
 
-    /// What may be shown of a watch's error.
-    pub fn from_watch(error: &watcher::Error) -> Self {
-        match error {
-            watcher::Error::InitialListFailed(error)
-            | watcher::Error::WatchStartFailed(error)
-            | watcher::Error::WatchFailed(error) => Self::from(error),
-            watcher::Error::WatchError(status) => Self::from_status(status),
-            watcher::Error::NoResourceVersion => Self::other("the watch failed"),
+    /// There was no answer for so long.
+    pub(crate) fn no_answer(time: Duration) -> Self {
+        Self {
+            lost: true,
+            ..Self::other(Elapsed(time).to_string())
         }
     }
 
-    fn from_status(status: &kube::core::Status) -> Self {
+    /// What may be shown of a `Status`.
+    pub(crate) fn from_status(status: &kube::core::Status) -> Self {
         // The client's own reason where the answer was no Status: it is then of anybody, perhaps of a server that only this
         // process can reach, and nobody who wrote its address into a spec is to read it.
         let mut text = if status.message.is_empty() || status.reason == "Failed to parse error data" {
@@ -388,7 +412,10 @@ impl From<&kube::Error> for RemoteError {
                 Self::other("the answer is not what a Kubernetes API gives")
             }
             kube::Error::Auth(_) => Self::other("the kubeconfig's credential cannot be used"),
-            other => Self::from_transport(other),
+            other => match cause::<TooLarge>(other) {
+                Some(too_large) => Self::other(too_large.to_string()),
+                None => Self::from_transport(other),
+            },
         }
     }
 }
@@ -399,6 +426,12 @@ impl From<kube::Error> for RemoteError {
     }
 }
 
+/// The innermost cause of that type.
+fn cause<'a, E: std::error::Error + 'static>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a E> {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.filter_map(|error| error.downcast_ref()).last()
+}
+
 /// The kind of a transport error, from the innermost cause that says something.
 fn transport(error: &(dyn std::error::Error + 'static)) -> String {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
@@ -406,6 +439,9 @@ fn transport(error: &(dyn std::error::Error + 'static)) -> String {
     while let Some(error) = cause {
         if let Some(elapsed) = error.downcast_ref::<Elapsed>() {
             return elapsed.to_string();
+        }
+        if let Some(slow) = error.downcast_ref::<TooSlow>() {
+            return slow.to_string();
         }
         if let Some(io) = error.downcast_ref::<std::io::Error>() {
             text = match io.kind() {
@@ -439,8 +475,28 @@ mod tests {
     use k8s_openapi::api::core::v1::Namespace;
     use kube::Api;
     use kube::client::Body;
+    use rstest::rstest;
 
     use super::*;
+
+    #[rstest]
+    #[case("/api/v1/namespaces/a/secrets/b?", true)]
+    #[case(
+        "/apis/kubevirt.io/v1/namespaces/a/virtualmachines?limit=1&fieldSelector=a%3Db",
+        true
+    )]
+    #[case("/api/v1/namespaces/kube-system/services/https:x:443/proxy?", true)]
+    #[case("/version", true)]
+    #[case("/", true)]
+    #[case("/api/v1/namespaces/a/secrets/../../b/secrets/c?", false)]
+    #[case("/api/v1/namespaces/a/secrets/./c?", false)]
+    #[case("/api/v1/namespaces/a/secrets/%2e%2e/c?", false)]
+    #[case("/api/v1/namespaces/a/secrets/..%2fc?", false)]
+    #[case("/api/v1/namespaces//secrets?", false)]
+    #[case("/api/v1/namespaces/a/secrets/b?x=y?", false)]
+    fn only_paths_of_plain_parts_are_asked_for(#[case] url: &str, #[case] sound: bool) {
+        assert_eq!(is_sound(&url.parse().unwrap()), sound);
+    }
 
     #[tokio::test]
     async fn nothing_is_shown_of_an_answer_that_is_of_no_api_server() {

@@ -10,9 +10,10 @@ use kube::api::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::{Api, Client};
 use machinist_shared::kubevirt::facts::{Facts, FactsNeeded, NamedInstancetype, Offer, offer, topology};
 use machinist_shared::kubevirt::kinds::{CLUSTER_INSTANCETYPE, instancetypes};
+use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
-use crate::client::RemoteError;
+use crate::client::{RemoteError, is_object_name};
 
 /// How long an answer is used, if nothing else is said.
 pub const TTL: Duration = Duration::from_mins(5);
@@ -109,11 +110,7 @@ impl FactsCache {
 async fn ask(client: &Client, namespace: &str, needed: &FactsNeeded) -> Result<Facts, FactError> {
     let mut facts = Facts::default();
     let classes: Api<StorageClass> = Api::all(client.clone());
-    let class = found(
-        "StorageClass",
-        &needed.storage_class,
-        classes.get(&needed.storage_class).await,
-    )?;
+    let class = get(&classes, "StorageClass", &needed.storage_class).await?;
     let terms = class.allowed_topologies.unwrap_or_default();
     let expressions = terms
         .iter()
@@ -134,7 +131,7 @@ async fn ask(client: &Client, namespace: &str, needed: &FactsNeeded) -> Result<F
     }
     if let Some(name) = &needed.extra_headers_secret {
         let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
-        let secret = found("Secret", name, secrets.get(name).await)?;
+        let secret = get(&secrets, "Secret", name).await?;
         let data: BTreeMap<_, _> = secret.data.unwrap_or_default();
         facts.extra_headers = data
             .into_iter()
@@ -152,7 +149,7 @@ async fn profile(client: &Client, name: &str) -> Result<Offer, FactError> {
         client.clone(),
         &resource("cdi.kubevirt.io", "v1beta1", "StorageProfile"),
     );
-    let profile = found("StorageProfile", name, profiles.get(name).await)?;
+    let profile = get(&profiles, "StorageProfile", name).await?;
     Ok(offer(profile.data.pointer("/status/claimPropertySets")))
 }
 
@@ -171,7 +168,7 @@ async fn instancetype_kind(
         } else {
             Api::namespaced_with(client.clone(), namespace, &resource)
         };
-        match found("instancetype", &wanted.name, api.get(&wanted.name).await) {
+        match get(&api, "instancetype", &wanted.name).await {
             Ok(_) => return Ok(kind.to_owned()),
             Err(FactError::NotFound { .. }) => {}
             Err(FactError::Remote { kind, name, error }) if error.code() == Some(403) => {
@@ -194,8 +191,17 @@ fn resource(group: &str, version: &str, kind: &str) -> ApiResource {
     ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind))
 }
 
-fn found<T>(kind: &'static str, name: &str, answer: Result<T, kube::Error>) -> Result<T, FactError> {
-    answer.map_err(|error| match error {
+async fn get<K>(api: &Api<K>, kind: &'static str, name: &str) -> Result<K, FactError>
+where
+    K: Clone + DeserializeOwned + std::fmt::Debug,
+{
+    if !is_object_name(name) {
+        return Err(FactError::NotFound {
+            kind,
+            name: name.to_owned(),
+        });
+    }
+    api.get(name).await.map_err(|error| match error {
         kube::Error::Api(status) if status.code == 404 => FactError::NotFound {
             kind,
             name: name.to_owned(),

@@ -1,10 +1,12 @@
 //! The providers' I/O half: [`provider`] is what the controller knows of them; the other modules are KubeVirt's, from a
 //! kubeconfig in a spec to a pooled client, and what is watched through it.
 
+mod answer;
 pub mod breaker;
 pub mod client;
 pub mod facts;
 pub mod fence;
+pub mod http_server;
 pub mod inquiry;
 pub mod kubeconfig;
 pub mod kubevirt;
@@ -20,3 +22,4 @@ pub mod telemetry;
 pub mod traffic;
 pub mod user_cluster;
 mod user_data;
+pub mod watch;

@@ -4,12 +4,15 @@ use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::{Stream, StreamExt};
-use kube::runtime::{WatchStreamExt, watcher};
+use kube::runtime::utils::Backoff as _;
+use kube::runtime::watcher::DefaultBackoff;
 use kube::{Api, Resource};
 use serde::de::DeserializeOwned;
+use tokio::time::{Instant, sleep, timeout_at};
 
+use crate::client::RemoteError;
 use crate::store::{Change, Store};
+use crate::watch::{Event, Selector, Source, Trust};
 
 /// What a watch says besides changes.
 #[derive(Debug)]
@@ -19,7 +22,7 @@ pub enum Signal<'a, K> {
     /// The first list, or a re-list after trouble, is complete.
     Synced,
     /// The watch or list failed; it is being tried again.
-    Failed(&'a watcher::Error),
+    Failed(&'a RemoteError),
 }
 
 /// How long a watch may go without a fresh list: heals silent loss.
@@ -27,66 +30,60 @@ const RELIST: Duration = Duration::from_mins(30);
 
 /// Watches `api` into `store` and tells `on` of everything; runs until dropped.
 ///
-/// The list is taken anew every 30 minutes (jittered by up to a tenth), which is the only steady read.
-pub async fn reflect<K, F>(api: Api<K>, config: watcher::Config, store: Arc<Store<K>>, mut on: F)
+/// The list is taken anew every 30 minutes (jittered by up to a tenth), which is the only steady read. After a failure, the
+/// watch goes on where it was.
+pub async fn reflect<K, F>(api: Api<K>, selector: Selector, store: Arc<Store<K>>, mut on: F)
 where
-    K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+    K: Resource<DynamicType: Default> + Clone + DeserializeOwned + Debug + Send + Sync,
     F: FnMut(Signal<'_, K>) + Send,
 {
+    let mut source = Source::new(api, selector, Trust::UserCluster);
+    let mut backoff = DefaultBackoff::default();
+    let mut relist = relist();
     loop {
-        let stream = watcher(api.clone(), config.clone()).default_backoff();
-        // Failures end nothing here: the stream itself tries again.
-        round(stream, &store, &mut on, |_| false).await;
+        let began = Instant::now();
+        let round = source.run(|event| take_in(event, &store, &mut on));
+        let Ok(error) = timeout_at(relist, round).await else {
+            source.forget();
+            relist = self::relist();
+            continue;
+        };
+        on(Signal::Failed(&error));
+        if began.elapsed() > HELD {
+            backoff.reset();
+        }
+        // It never ends.
+        sleep(backoff.next().unwrap_or(HELD)).await;
     }
 }
 
-/// One round of [`reflect`] that ends with the first failure, for whoever has to decide how to go on; `None` when the
-/// list is due to be taken anew.
-pub async fn follow<K, F>(api: Api<K>, store: &Store<K>, mut on: F) -> Option<watcher::Error>
+/// A watch that held so long was no failure by itself.
+const HELD: Duration = Duration::from_secs(30);
+
+/// Lists and watches a kind of an infra cluster, until the first failure, for whoever has to decide how to go on; `None` when
+/// the list is due to be taken anew.
+pub(crate) async fn follow<K, F>(api: Api<K>, store: &Store<K>, mut on: F) -> Option<RemoteError>
 where
-    K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+    K: Resource<DynamicType: Default> + Clone + DeserializeOwned + Debug + Send + Sync,
     F: FnMut(Signal<'_, K>) + Send,
 {
-    let stream = watcher(api, watcher::Config::default());
-    round(stream, store, &mut on, |_| true).await
+    let mut source = Source::new(api, Selector::default(), Trust::Infra);
+    let round = source.run(|event| take_in(event, store, &mut on));
+    timeout_at(relist(), round).await.ok()
 }
 
-/// Takes a stream in until the list is due to be taken anew, or a failure that ends it.
-async fn round<K, F>(
-    stream: impl Stream<Item = watcher::Result<watcher::Event<K>>> + Send,
-    store: &Store<K>,
-    on: &mut F,
-    ends: fn(&watcher::Error) -> bool,
-) -> Option<watcher::Error>
-where
-    K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
-    F: FnMut(Signal<'_, K>) + Send,
-{
-    let mut stream = std::pin::pin!(stream);
-    let relist = tokio::time::sleep(RELIST.mul_f64(0.9 + jitter() / 10.0));
-    let mut relist = std::pin::pin!(relist);
-    loop {
-        let event = tokio::select! {
-            () = &mut relist => return None,
-            event = stream.next() => event?,
-        };
-        match event {
-            Ok(event) => {
-                let done = matches!(event, watcher::Event::InitDone);
-                for change in store.apply(event) {
-                    on(Signal::Changed(&change));
-                }
-                if done {
-                    on(Signal::Synced);
-                }
-            }
-            Err(error) => {
-                on(Signal::Failed(&error));
-                if ends(&error) {
-                    return Some(error);
-                }
-            }
-        }
+/// When the list is due to be taken anew.
+fn relist() -> Instant {
+    Instant::now() + RELIST.mul_f64(0.9 + jitter() / 10.0)
+}
+
+fn take_in<K: Resource>(event: Event<K>, store: &Store<K>, on: &mut impl FnMut(Signal<'_, K>)) {
+    let done = matches!(event, Event::InitDone);
+    for change in store.apply(event) {
+        on(Signal::Changed(&change));
+    }
+    if done {
+        on(Signal::Synced);
     }
 }
 

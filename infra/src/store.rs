@@ -7,8 +7,9 @@ use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use kube::runtime::watcher::Event;
 use kube::{Resource, ResourceExt};
+
+use crate::watch::Event;
 
 /// Namespace (empty for cluster-scoped kinds) and name of an object.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -60,6 +61,8 @@ struct Inner<K> {
     /// Versions of what we wrote during the last list, which did not show it. It was either too early for that, and the
     /// watch will tell, or somebody has deleted the object since.
     unconfirmed: HashMap<Key, u64>,
+    /// Objects that are there, but cannot be read.
+    unreadable: HashSet<Key>,
     synced: bool,
     removals: u64,
 }
@@ -68,6 +71,7 @@ struct Inner<K> {
 #[derive(Default)]
 struct Listing {
     shown: HashSet<Key>,
+    unreadable: HashSet<Key>,
     written: HashMap<Key, u64>,
 }
 
@@ -117,6 +121,7 @@ impl<K: Resource> Store<K> {
             tombstones: HashMap::new(),
             listing: None,
             unconfirmed: HashMap::new(),
+            unreadable: HashSet::new(),
             synced: false,
             removals: 0,
         };
@@ -139,6 +144,12 @@ impl<K: Resource> Store<K> {
     /// The object of that key.
     pub fn get(&self, key: &Key) -> Option<Arc<K>> {
         self.read().objects.get(key).cloned()
+    }
+
+    /// Whether an object of that key is there that cannot be read. If it could be read before, [`Store::get`] has it as it
+    /// was then.
+    pub fn is_unreadable(&self, key: &Key) -> bool {
+        self.read().unreadable.contains(key)
     }
 
     /// All objects.
@@ -198,12 +209,19 @@ impl<K: Resource> Store<K> {
                 self.put(&mut inner, object, Source::List).into_iter().collect()
             }
             Event::InitDone => {
-                let Listing { shown, mut written } = inner.listing.take().unwrap_or_default();
+                let Listing {
+                    shown,
+                    unreadable,
+                    mut written,
+                } = inner.listing.take().unwrap_or_default();
+                inner.unreadable = unreadable;
                 inner.synced = true;
                 let gone: Vec<Key> = inner
                     .objects
                     .keys()
                     .filter(|key| !shown.contains(key) && !written.contains_key(key))
+                    // What it was like when it could be read says more than nothing.
+                    .filter(|key| !inner.unreadable.contains(key))
                     .cloned()
                     .collect();
                 written.retain(|key, _| !shown.contains(key));
@@ -211,6 +229,16 @@ impl<K: Resource> Store<K> {
                 gone.into_iter()
                     .filter_map(|key| self.remove(&mut inner, &key))
                     .collect()
+            }
+            Event::InitUnreadable(key) => {
+                if let Some(listing) = &mut inner.listing {
+                    listing.unreadable.insert(key);
+                }
+                Vec::new()
+            }
+            Event::Unreadable(key) => {
+                inner.unreadable.insert(key);
+                Vec::new()
             }
             Event::Apply(object) => {
                 let mut changes = self.refute(&mut inner, &object);
@@ -220,6 +248,7 @@ impl<K: Resource> Store<K> {
             Event::Delete(object) => {
                 let mut changes = self.refute(&mut inner, &object);
                 let key = Key::of(&object);
+                inner.unreadable.remove(&key);
                 if inner
                     .objects
                     .get(&key)
@@ -302,6 +331,7 @@ impl<K: Resource> Store<K> {
             inner.index.entry(value).or_default().insert(key.clone());
         }
         inner.tombstones.remove(&key);
+        inner.unreadable.remove(&key);
         inner.objects.insert(key, object.clone());
         Some(Change {
             before: old,

@@ -9,7 +9,8 @@ use std::fmt;
 use serde_json::Value;
 
 use crate::decode::{Field, Fields, json_type};
-use crate::field::{ErrorKind, Report};
+use crate::field::{ErrorKind, Report, cut};
+use crate::syntax;
 
 /// What kind of object a value is taken from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -275,7 +276,19 @@ fn decode_ref(kind: RefKind, field: &Field<'_>, report: &mut Report) -> Option<K
         report.warn(&field.path, "ignored: namespace, name and key must all be set");
         return None;
     }
-    Some(KeyRef {
+    // They become part of a request's path.
+    for (part, text, fault) in [
+        ("namespace", &namespace, syntax::namespace(&namespace).err()),
+        ("name", &name, syntax::dns_subdomain(&name).err()),
+    ] {
+        if let Some(why) = fault {
+            report.invalid(
+                &field.path.child(part),
+                format!("{:?} is no {part} of a {kind}: {why}", cut(text.clone())),
+            );
+        }
+    }
+    (syntax::namespace(&namespace).is_ok() && syntax::dns_subdomain(&name).is_ok()).then_some(KeyRef {
         kind,
         namespace,
         name,

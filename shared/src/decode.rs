@@ -17,7 +17,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::field::{ErrorKind, FieldPath, Report, did_you_mean};
+use crate::field::{ErrorKind, FieldPath, MAX_REPORTED, Report, did_you_mean};
 
 /// The keys of one JSON object, taken one by one.
 #[derive(Debug)]
@@ -89,8 +89,14 @@ impl<'a> Fields<'a> {
             .into_iter()
             .flatten()
             .filter(|(key, _)| !self.known.iter().any(|known| known.eq_ignore_ascii_case(key)))
-            .map(|(key, _)| {
-                let hint = did_you_mean(key, self.known.iter().copied());
+            .enumerate()
+            .map(|(nth, (key, _))| {
+                let hint = if nth < MAX_REPORTED {
+                    did_you_mean(key, self.known.iter().copied())
+                } else {
+                    // Nobody reads it, and each takes its time.
+                    String::new()
+                };
                 (self.path.child(key), format!("unknown field {key:?}{hint}"))
             })
             .collect()

@@ -96,6 +96,30 @@ impl fmt::Display for FieldError {
     }
 }
 
+/// How many errors, and how many warnings, of one object a person is shown.
+pub const MAX_REPORTED: usize = 100;
+/// How much of one of them.
+const MAX_TEXT: usize = 1024;
+
+/// The first [`MAX_REPORTED`] texts, each up to 1 KiB, and `and N more`.
+pub fn reported(texts: impl ExactSizeIterator<Item = String>) -> Vec<String> {
+    let more = texts.len().saturating_sub(MAX_REPORTED);
+    let mut shown: Vec<String> = texts.take(MAX_REPORTED).map(cut).collect();
+    if more > 0 {
+        shown.push(format!("and {more} more"));
+    }
+    shown
+}
+
+/// The text, cut off if it is too long for a person.
+pub fn cut(mut text: String) -> String {
+    if text.len() > MAX_TEXT {
+        text.truncate(text.floor_char_boundary(MAX_TEXT));
+        text.push('…');
+    }
+    text
+}
+
 /// Everything found wrong (errors) or odd (warnings) in one object.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Report {

@@ -41,6 +41,13 @@ pub fn dns_subdomain(text: &str) -> Result<(), &'static str> {
         .ok_or("must be lower-case letters, digits, '-' or '.', with a letter or digit at both ends")
 }
 
+/// Why `text` cannot be the name of a namespace: a lower-case DNS label.
+pub fn namespace(text: &str) -> Result<(), &'static str> {
+    let fits = text.len() <= LABEL_MAX && !text.contains('.') && dns_subdomain(text).is_ok();
+    fits.then_some(())
+        .ok_or("must be up to 63 lower-case letters, digits or '-', with a letter or digit at both ends")
+}
+
 fn is_word(text: &str) -> bool {
     let inner = text
         .bytes()
@@ -65,6 +72,17 @@ mod tests {
     #[case(&"a".repeat(64), false)]
     fn label_values(#[case] text: &str, #[case] want: bool) {
         assert_eq!(label_value(text).is_ok(), want);
+    }
+
+    #[rstest]
+    #[case("kube-system", true)]
+    #[case("a.b", false)]
+    #[case("", false)]
+    #[case("../b", false)]
+    #[case("A", false)]
+    #[case(&"a".repeat(64), false)]
+    fn namespaces(#[case] text: &str, #[case] want: bool) {
+        assert_eq!(namespace(text).is_ok(), want);
     }
 
     #[rstest]

@@ -8,7 +8,7 @@ use machinist_shared::admission::{
     AdmissionSettings, Author, ValueAt, mutate_create, mutate_deployment, mutate_set, mutate_update,
     new_references, patch, validate_create, validate_deployment, validate_set, validate_update,
 };
-use machinist_shared::field::{ErrorKind, FieldPath, Report};
+use machinist_shared::field::{ErrorKind, FieldPath, Report, reported};
 use machinist_shared::kubevirt::spec::Matcher;
 use machinist_shared::kubevirt::topology;
 use machinist_shared::{autoscaler, template};
@@ -193,7 +193,7 @@ impl Admission {
         }
         Verdict {
             refusal: Status::of(request.kind(), text(object, "/metadata/name"), &report),
-            warnings: report.warnings,
+            warnings: reported(report.warnings.into_iter()),
             ..Verdict::default()
         }
     }

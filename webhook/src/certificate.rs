@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use k8s_openapi::api::core::v1::Secret;
-use kube::runtime::watcher;
 use kube::{Api, Client};
 use machinist_certs::{CertificateFiles, CurrentCertificate, Identity, Reloader};
 use machinist_infra::reflect::{Signal, reflect};
 use machinist_infra::store::{Key, Store};
+use machinist_infra::watch::Selector;
 use tokio::task::JoinSet;
 
 use crate::flags::Flags;
@@ -95,7 +95,7 @@ async fn follow(client: Client, namespace: String, name: String, current: &Curre
     let (secret, key) = (format!("{namespace}/{name}"), Key::new(&namespace, &name));
     let store = Arc::new(Store::new(|_: &Secret| Vec::new()));
     let stored = store.clone();
-    let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
+    let config = Selector::default().fields(&format!("metadata.name={name}"));
     let on = move |signal: Signal<'_, Secret>| {
         if let Signal::Failed(error) = &signal {
             tracing::warn!(secret, %error, "cannot read the Secret of the serving certificate; trying again");

@@ -1,22 +1,25 @@
 //! `/mutate` and `/validate`: a review in, a review out.
 
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
 use axum::Router;
-use axum::extract::{Request, State};
+use axum::extract::{ConnectInfo, Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use http::StatusCode;
 use machinist_infra::telemetry;
+use tokio::sync::Semaphore;
 use tracing::field::Empty;
 use tracing::{Instrument as _, Span};
 
 use crate::admit::Admission;
+use crate::body::{self, Incomplete};
 use crate::metrics::{Metrics, Step};
 use crate::refusal::Status;
 use crate::review::{self, ReviewError, Verdict};
-use crate::server::{json_body, json_response};
+use crate::server::{Limits, json_response, overloaded};
 
 /// What every request is answered with.
 #[derive(Debug)]
@@ -24,14 +27,19 @@ struct Answers {
     admission: Admission,
     metrics: Metrics,
     body_limit: usize,
+    incomplete: Incomplete,
+    /// Taken by requests that have come whole.
+    slots: Semaphore,
 }
 
 /// The two routes.
-pub(crate) fn router(admission: Admission, metrics: Metrics, body_limit: usize) -> Router {
+pub(crate) fn router(admission: Admission, metrics: Metrics, limits: &Limits) -> Router {
     let answers = Arc::new(Answers {
         admission,
         metrics,
-        body_limit,
+        body_limit: limits.body,
+        incomplete: Incomplete::default(),
+        slots: Semaphore::new(limits.in_flight),
     });
     Router::new()
         .route("/mutate", post(mutate))
@@ -39,22 +47,34 @@ pub(crate) fn router(admission: Admission, metrics: Metrics, body_limit: usize) 
         .with_state(answers)
 }
 
-async fn mutate(State(answers): State<Arc<Answers>>, request: Request) -> Response {
-    answers.answer(Step::Mutate, request).await
+async fn mutate(
+    State(answers): State<Arc<Answers>>,
+    ConnectInfo(client): ConnectInfo<SocketAddr>,
+    request: Request,
+) -> Response {
+    answers.answer(Step::Mutate, client.ip(), request).await
 }
 
-async fn validate(State(answers): State<Arc<Answers>>, request: Request) -> Response {
-    answers.answer(Step::Validate, request).await
+async fn validate(
+    State(answers): State<Arc<Answers>>,
+    ConnectInfo(client): ConnectInfo<SocketAddr>,
+    request: Request,
+) -> Response {
+    answers.answer(Step::Validate, client.ip(), request).await
 }
 
 impl Answers {
-    async fn answer(&self, step: Step, request: Request) -> Response {
+    async fn answer(&self, step: Step, client: IpAddr, request: Request) -> Response {
         let span = span(step);
         telemetry::continues(&span, request.headers());
         let answer = async {
-            match json_body(request, self.body_limit).await {
-                Ok(body) => self.review(step, &body).await,
-                Err(response) => response,
+            let body = match body::json(request, self.body_limit, client, &self.incomplete).await {
+                Ok(body) => body,
+                Err(response) => return response,
+            };
+            match self.slots.try_acquire() {
+                Ok(_slot) => self.review(step, &body).await,
+                Err(_) => overloaded(),
             }
         };
         answer.instrument(span).await

@@ -2,6 +2,7 @@
 
 pub mod access;
 pub mod admit;
+pub mod body;
 pub mod certificate;
 pub mod flags;
 mod handler;

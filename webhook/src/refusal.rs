@@ -1,6 +1,6 @@
 //! A refusal as `metav1.Status`: what kubectl shows as a list of causes, and Helm and Argo as one message.
 
-use machinist_shared::field::{FieldError, Report};
+use machinist_shared::field::{ErrorKind, FieldError, MAX_REPORTED, Report, cut, reported};
 use serde::Serialize;
 
 use crate::review::Kind;
@@ -43,15 +43,18 @@ impl Status {
         }
         let cause = |error: &FieldError| Cause {
             reason: error.kind.cause_reason(),
-            message: error.message.clone(),
-            field: error.path.to_string(),
+            message: cut(error.message.clone()),
+            field: cut(error.path.to_string()),
         };
-        Some(Self::invalid(
-            kind,
-            name,
-            message(&report.errors),
-            report.errors.iter().map(cause).collect(),
-        ))
+        let mut causes: Vec<_> = report.errors.iter().take(MAX_REPORTED).map(cause).collect();
+        if report.errors.len() > MAX_REPORTED {
+            causes.push(Cause {
+                reason: ErrorKind::Invalid.cause_reason(),
+                message: format!("and {} more", report.errors.len() - MAX_REPORTED),
+                field: String::new(),
+            });
+        }
+        Some(Self::invalid(kind, name, message(&report.errors), causes))
     }
 
     /// The refusal of an object that cannot even be read.
@@ -82,14 +85,10 @@ impl Status {
 /// Each error as `field: text`; several have a line each.
 fn message(errors: &[FieldError]) -> String {
     if let [only] = errors {
-        return only.to_string();
+        return cut(only.to_string());
     }
-    let mut message = format!("{} errors:", errors.len());
-    for error in errors {
-        message.push_str("\n  ");
-        message.push_str(&error.to_string());
-    }
-    message
+    let lines = reported(errors.iter().map(ToString::to_string));
+    format!("{} errors:\n  {}", errors.len(), lines.join("\n  "))
 }
 
 #[cfg(test)]
@@ -114,6 +113,26 @@ mod tests {
             ]},
         });
         assert_eq!(status, want);
+    }
+
+    #[test]
+    fn of_many_causes_the_first_are_shown_and_the_rest_is_counted() {
+        let mut report = Report::new();
+        for nth in 0..100_000 {
+            report.invalid(
+                &FieldPath::new("spec").child(&format!("a{nth}")),
+                "x".repeat(5_000),
+            );
+        }
+        let status = serde_json::to_value(Status::of(Kind::Machine, "m", &report)).unwrap();
+        let causes = status["details"]["causes"].as_array().unwrap();
+        assert_eq!(causes.len(), 101);
+        assert_eq!(causes[100]["message"], "and 99900 more");
+        let message = status["message"].as_str().unwrap();
+        assert!(
+            message.starts_with("100000 errors:\n  spec.a0: xxx") && message.ends_with("\n  and 99900 more")
+        );
+        assert!(status.to_string().len() < 300_000);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use anyhow::Context as _;
 use kube::Client;
 use machinist_certs::{Clients, server_config};
 use machinist_infra::client::{ClientOptions, user_cluster_client};
+use machinist_infra::http_server::{self, NoDelayAcceptor};
 use machinist_infra::kubeconfig::AddressPolicy;
 use machinist_infra::process::install_tls_provider;
 use machinist_shared::kubevirt::resolved::Env;
@@ -126,8 +127,8 @@ impl Webhook {
 
         let handle = Handle::new();
         let tls = server_config(certificate.clone(), flags.tls_min_version.into(), clients(flags)?)?;
-        let router = handler::router(admission, metrics.clone(), limits.body);
-        let router = server::limited(router, &limits, draining.clone());
+        let router = handler::router(admission, metrics.clone(), &limits);
+        let router = server::limited(router, &limits.timeouts, draining.clone());
         let ops = ops::router(Ops {
             draining: draining.clone(),
             certificate,
@@ -135,12 +136,21 @@ impl Webhook {
             metrics,
         });
         beside.spawn({
-            let limits = limits.clone();
-            async move { server::serve_plain(ops_listener, ops, &limits, Handle::new()).await }
+            let timeouts = limits.timeouts.clone();
+            async move {
+                http_server::serve(
+                    ops_listener,
+                    NoDelayAcceptor::new(),
+                    ops,
+                    &timeouts,
+                    Handle::new(),
+                )
+                .await
+            }
         });
         serving.spawn({
             let handle = handle.clone();
-            async move { server::serve_tls(listener, tls, router, &limits, handle).await }
+            async move { server::serve_tls(listener, tls, router, &limits.timeouts, handle).await }
         });
         Ok(Self {
             address,

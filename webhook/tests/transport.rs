@@ -12,7 +12,8 @@ use std::time::Duration;
 use common::{Server, client_ca, get, machine, request, review};
 use http::StatusCode;
 use http_body_util::{BodyExt as _, Full};
-use machinist_webhook::server::{self, Draining, Handle, Limits};
+use machinist_infra::http_server::{self, Handle, NoDelayAcceptor, Timeouts};
+use machinist_webhook::server::{self, Draining, Limits};
 use rstest::rstest;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
@@ -129,7 +130,10 @@ async fn an_object_full_of_nonsense_is_refused_for_its_field(#[case] hostile: &s
 /// Hostile bodies take a while to write.
 fn patient() -> Limits {
     Limits {
-        request: Duration::from_secs(30),
+        timeouts: Timeouts {
+            request: Duration::from_secs(30),
+            ..Timeouts::default()
+        },
         ..Limits::default()
     }
 }
@@ -316,34 +320,47 @@ async fn http_2_is_spoken() {
 }
 
 #[tokio::test]
-async fn too_many_requests_at_once_are_turned_away_and_the_rest_is_served() {
+async fn a_request_that_there_is_no_slot_for_is_turned_away() {
     let limits = Limits {
-        in_flight: 2,
-        request: Duration::from_secs(5),
+        in_flight: 0,
         ..Limits::default()
     };
     let server = Server::with(limits, Duration::ZERO);
-    let mut busy = Vec::new();
-    for _ in 0..2 {
+    let answer = server.client().await.post("/validate", body()).await;
+    assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+}
+
+#[tokio::test]
+async fn requests_that_do_not_come_whole_take_no_slot_and_end_in_time() {
+    let limits = Limits {
+        in_flight: 1,
+        ..Limits::default()
+    };
+    let server = Server::with(limits, Duration::ZERO);
+    let begun = tokio::time::Instant::now();
+    let mut slow = Vec::new();
+    for _ in 0..100 {
         let mut stream = server.raw().await;
-        let head = "POST /validate HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{";
+        let head = "POST /validate HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 1000\r\n\r\n{";
         stream.write_all(head.as_bytes()).await.unwrap();
-        busy.push(stream);
+        slow.push(stream);
     }
     let mut client = server.client().await;
-    let shed = async {
-        while client.post("/validate", body()).await.status != StatusCode::SERVICE_UNAVAILABLE {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    timeout(Duration::from_secs(3), shed)
-        .await
-        .expect("the third is turned away");
-    for stream in &mut busy {
-        stream.write_all(b"}").await.unwrap();
-        assert!(read_some(stream).await.starts_with("HTTP/1.1 400"));
+    for _ in 0..20 {
+        assert_eq!(client.post("/validate", body()).await.status, StatusCode::OK);
     }
-    assert_eq!(client.post("/validate", body()).await.status, StatusCode::OK);
+    for stream in &mut slow {
+        let answer = timeout(Duration::from_secs(10), read_some(stream)).await.unwrap();
+        let (too_slow, given_up) = ("HTTP/1.1 408", "HTTP/1.1 429");
+        assert!(
+            answer.starts_with(too_slow) || answer.starts_with(given_up),
+            "{answer}"
+        );
+    }
+    assert!(
+        begun.elapsed() >= Duration::from_secs(2),
+        "none of 64 is given up before"
+    );
 }
 
 #[tokio::test]
@@ -354,12 +371,13 @@ async fn a_panic_ends_one_request_and_tells_nothing() {
     let router = axum::Router::new()
         .route("/trap", axum::routing::get(trap))
         .route("/fine", axum::routing::get(|| async { "fine" }));
-    let limits = Limits::default();
-    let router = server::limited(router, &limits, Draining::default());
+    let timeouts = Timeouts::default();
+    let router = server::limited(router, &timeouts, Draining::default());
     let listener = server::bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let address = listener.local_addr().unwrap();
-    let serving =
-        tokio::spawn(async move { server::serve_plain(listener, router, &limits, Handle::new()).await });
+    let serving = tokio::spawn(async move {
+        http_server::serve(listener, NoDelayAcceptor::new(), router, &timeouts, Handle::new()).await
+    });
     assert_eq!(get(address, "/trap").await, (500, "internal error".to_owned()));
     assert_eq!(get(address, "/fine").await, (200, "fine".to_owned()));
     serving.abort();

@@ -10,12 +10,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::config::Kubeconfig;
-use kube::runtime::watcher;
 use kube::{Api, Client, Resource};
 use machinist_infra::client::RemoteError;
 use machinist_infra::reflect::{Signal, reflect};
 use machinist_infra::store::{Key, Store};
 use machinist_infra::user_cluster::UserCluster;
+use machinist_infra::watch::Selector;
 use serde::de::DeserializeOwned;
 use tokio::sync::{Notify, watch};
 
@@ -141,7 +141,7 @@ impl Access {
     /// Keeps it up to date for as long as it is polled, and tells `on_change` when something else is known.
     pub async fn keep(&self, on_change: impl Fn()) {
         let cluster_info: Api<ConfigMap> = Api::namespaced(self.client.clone(), NAMESPACE);
-        let of_name = watcher::Config::default().fields(&format!("metadata.name={NAME}"));
+        let of_name = Selector::default().fields(&format!("metadata.name={NAME}"));
         tokio::join!(
             self.follow(cluster_info, of_name, &self.cluster_info, 0),
             self.follow_endpoints(),
@@ -163,7 +163,7 @@ impl Access {
             // The sender lives in `self`.
             let _ = fallback.wait_for(|wanted| *wanted).await;
             let slices: Api<EndpointSlice> = Api::namespaced(self.client.clone(), "default");
-            let of_service = watcher::Config::default().labels(SERVICE);
+            let of_service = Selector::default().labels(SERVICE);
             tokio::select! {
                 () = self.follow(slices, of_service, &self.endpoints, 1) => {}
                 _ = fallback.wait_for(|wanted| !*wanted) => {}
@@ -171,16 +171,15 @@ impl Access {
         }
     }
 
-    async fn follow<K>(&self, api: Api<K>, config: watcher::Config, store: &Arc<Store<K>>, nth: usize)
+    async fn follow<K>(&self, api: Api<K>, config: Selector, store: &Arc<Store<K>>, nth: usize)
     where
-        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug + Send + 'static,
+        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug + Send + Sync,
     {
         let on = |signal: Signal<'_, K>| {
             let failure = match signal {
                 Signal::Failed(error) => {
-                    let error = RemoteError::from_watch(error);
                     tracing::debug!(kind = %K::kind(&()), %error, "cannot read how kubelets reach the API server");
-                    Some(error)
+                    Some(error.clone())
                 }
                 Signal::Changed(_) | Signal::Synced => None,
             };

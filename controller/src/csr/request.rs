@@ -26,8 +26,12 @@ pub const NODES: &str = "system:nodes";
 /// The longest life that may be asked for, in seconds: what kube-controller-manager gives by default, a year.
 const LONGEST: i32 = 365 * 24 * 60 * 60;
 
+/// Bytes of a pending request that are kept: kubelets' have 1 to 3 KiB. Whoever has a bootstrap token can send as many as the
+/// API server takes.
+const MAX_BYTES: usize = 16 * 1024;
+
 /// A signing request. Of one that is decided only the metadata is kept, for nothing else of it is read again, and every
-/// node that joins leaves two with their certificates for an hour.
+/// node that joins leaves two with their certificates for an hour. Of one that is too large, only whose it is.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(from = "CertificateSigningRequest")]
 pub struct StoredRequest {
@@ -44,7 +48,12 @@ impl From<CertificateSigningRequest> for StoredRequest {
         object.metadata.managed_fields = None;
         let decided = is_decided(&object);
         let approved = is_approved(&object);
-        if decided {
+        let oversized = bytes(&object) > MAX_BYTES;
+        if oversized {
+            object.metadata.labels = None;
+            object.metadata.annotations = None;
+        }
+        if decided || oversized {
             object.spec = k8s_openapi::api::certificates::v1::CertificateSigningRequestSpec {
                 username: object.spec.username.take(),
                 signer_name: std::mem::take(&mut object.spec.signer_name),
@@ -58,6 +67,20 @@ impl From<CertificateSigningRequest> for StoredRequest {
             approved,
         }
     }
+}
+
+/// How much of a request its author chose.
+fn bytes(object: &CertificateSigningRequest) -> usize {
+    let maps = [&object.metadata.labels, &object.metadata.annotations];
+    let pairs = maps.into_iter().flatten().flatten();
+    let pairs: usize = pairs.map(|(key, value)| key.len() + value.len()).sum();
+    let spec = &object.spec;
+    let extra = spec.extra.iter().flatten();
+    let extra: usize = extra
+        .map(|(key, values)| key.len() + values.iter().map(String::len).sum::<usize>())
+        .sum();
+    let texts = spec.groups.iter().flatten().chain(spec.usages.iter().flatten());
+    pairs + extra + texts.map(String::len).sum::<usize>() + spec.request.0.len()
 }
 
 impl StoredRequest {
@@ -177,6 +200,10 @@ pub struct Wanted {
 
 /// Reads the PKCS #10 request. Fails for anything but a sound request for a node's certificate.
 pub fn read(request: &CertificateSigningRequest) -> Result<Wanted, String> {
+    // The API server takes no empty one: it was too large to be kept.
+    if request.spec.request.0.is_empty() {
+        return Err(format!("it is larger than {} KiB", MAX_BYTES / 1024));
+    }
     let der = der(&request.spec.request.0)?;
     let parsed = X509CertificationRequest::from_der(&der);
     let (rest, parsed) = parsed.map_err(|_| "its request is not PKCS #10".to_owned())?;
@@ -293,4 +320,47 @@ pub(super) fn der(pem: &[u8]) -> Result<Vec<u8>, String> {
     STANDARD
         .decode(body.replace('\n', ""))
         .map_err(|_| WHAT.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::ByteString;
+    use rstest::rstest;
+
+    use super::*;
+
+    fn stored(change: impl FnOnce(&mut CertificateSigningRequest)) -> StoredRequest {
+        let mut object = CertificateSigningRequest::default();
+        object.spec.username = Some("system:bootstrap:abcdef".to_owned());
+        object.spec.signer_name = "kubernetes.io/kube-apiserver-client-kubelet".to_owned();
+        object.spec.request = ByteString(vec![b'a'; 3_000]);
+        object.metadata.name = Some("csr-1".to_owned());
+        change(&mut object);
+        StoredRequest::from(object)
+    }
+
+    #[test]
+    fn a_pending_request_of_a_kubelet_is_kept_whole() {
+        let request = stored(|_| {});
+        assert_eq!(request.object.spec.request.0.len(), 3_000);
+    }
+
+    #[rstest]
+    #[case::by_the_request_itself(|object: &mut CertificateSigningRequest| object.spec.request.0.resize(17_000, b'a'))]
+    #[case::by_an_annotation(|object: &mut CertificateSigningRequest| {
+        object.metadata.annotations = Some([("a".to_owned(), "x".repeat(17_000))].into());
+    })]
+    #[case::by_its_usages(|object: &mut CertificateSigningRequest| object.spec.usages = Some(vec!["x".repeat(100); 200]))]
+    fn of_a_pending_request_that_is_too_large_only_whose_it_is_is_kept(
+        #[case] enlarge: fn(&mut CertificateSigningRequest),
+    ) {
+        let request = stored(enlarge);
+        assert!(!request.decided);
+        assert_eq!(
+            (request.name(), request.username()),
+            ("csr-1", "system:bootstrap:abcdef")
+        );
+        assert!(serde_json::to_string(&request.object).unwrap().len() < 500);
+        assert_eq!(read(&request.object).unwrap_err(), "it is larger than 16 KiB");
+    }
 }

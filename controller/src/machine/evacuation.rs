@@ -182,7 +182,7 @@ fn paused_by(deployment: &StoredMachineDeployment) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kube::runtime::watcher::Event;
+    use machinist_infra::watch::Event;
     use rstest::rstest;
     use serde_json::{Value, json};
 

@@ -89,7 +89,7 @@ pub fn available_at(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kube::runtime::watcher::Event;
+    use machinist_infra::watch::Event;
     use rstest::rstest;
     use serde_json::{Value, json};
 

@@ -196,7 +196,7 @@ pub(super) fn serving_request(request: &StoredRequest, stores: &Stores, queues: 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kube::runtime::watcher::Event;
+    use machinist_infra::watch::Event;
     use rstest::rstest;
     use serde_json::{Value, json};
 

@@ -89,7 +89,7 @@ fn sorted(names: impl Iterator<Item = String>) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kube::runtime::watcher::Event;
+    use machinist_infra::watch::Event;
     use rstest::rstest;
     use serde_json::json;
 

@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
-use kube::runtime::watcher;
 use kube::{Api, Client};
 use machinist_infra::reflect::{Signal, reflect};
 use machinist_infra::store::{Key, Store};
+use machinist_infra::watch::Selector;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
@@ -148,7 +148,7 @@ impl References {
     }
 
     fn open(&self, reference: &Reference) -> Watch {
-        let config = watcher::Config::default().fields(&format!("metadata.name={}", reference.name));
+        let config = Selector::default().fields(&format!("metadata.name={}", reference.name));
         let (client, namespace) = (self.client.clone(), reference.namespace.as_str());
         let (store, task) = match reference.kind {
             ReferenceKind::Secret => {

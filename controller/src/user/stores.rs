@@ -5,10 +5,10 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::jiff::Timestamp;
-use kube::runtime::watcher;
 use kube::{Api, Client, ResourceExt};
 use machinist_infra::reflect::{Signal, reflect};
 use machinist_infra::store::{Change, Key, Store};
+use machinist_infra::watch::Selector;
 use machinist_shared::names::{self, label};
 use tokio::sync::Notify;
 
@@ -350,9 +350,9 @@ impl Stores {
     {
         let (stores, queues) = (self.clone(), queues.clone());
         let config = if fields.is_empty() {
-            watcher::Config::default()
+            Selector::default()
         } else {
-            watcher::Config::default().fields(fields)
+            Selector::default().fields(fields)
         };
         let on = move |signal: Signal<'_, K>| match signal {
             Signal::Changed(change) => concerns(change, &stores, &queues),
@@ -380,7 +380,7 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kube::runtime::watcher::Event;
+    use machinist_infra::watch::Event;
     use rstest::rstest;
     use serde_json::json;
 

@@ -7,11 +7,10 @@ use k8s_openapi::api::admissionregistration::v1::{
     MutatingWebhookConfiguration, ValidatingWebhookConfiguration,
 };
 use k8s_openapi::api::core::v1::Secret;
-use kube::runtime::watcher;
 use kube::{Api, Client, Resource};
-use machinist_infra::client::RemoteError;
 use machinist_infra::reflect::{Signal, reflect};
 use machinist_infra::store::{Key, Store};
+use machinist_infra::watch::Selector;
 use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 
@@ -56,12 +55,12 @@ impl Stores {
 
     async fn follow<K>(&self, api: Api<K>, name: &str, store: &Arc<Store<K>>)
     where
-        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
+        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync,
     {
-        let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
+        let config = Selector::default().fields(&format!("metadata.name={name}"));
         let on = |signal: Signal<'_, K>| match signal {
             Signal::Failed(error) => {
-                let (kind, error) = (K::kind(&()), RemoteError::from_watch(error));
+                let kind = K::kind(&());
                 tracing::warn!(%kind, name, %error, "cannot watch what the webhook's certificate depends on");
             }
             Signal::Changed(_) | Signal::Synced => self.changed.notify_one(),

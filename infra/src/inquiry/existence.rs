@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use super::wanted::{Kind, Wanted, Weight, instancetype_kinds, wanted};
 use super::{Question, Unreachable, refused, within};
-use crate::client::RemoteError;
+use crate::client::{RemoteError, is_object_name};
 
 /// How long it is believed that something exists, or must not be seen.
 const TTL: Duration = Duration::from_mins(1);
@@ -271,6 +271,10 @@ impl Existence {
 
 /// What counts of an object; nothing if there is none.
 async fn ask(client: &Client, namespace: &str, kind: Kind, name: &str) -> kube::Result<Option<Value>> {
+    // What cannot be a name is nothing's name, and no part of a request.
+    if !name.split('/').all(is_object_name) || !(namespace.is_empty() || is_object_name(namespace)) {
+        return Ok(None);
+    }
     let api = kind.api(client, namespace);
     match kind {
         Kind::Secret => api.get_metadata(name).await.map(|_| Some(Value::Null)),

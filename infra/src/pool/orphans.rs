@@ -35,7 +35,7 @@ pub(super) fn of(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kube::runtime::watcher::Event;
+    use crate::watch::Event;
     use machinist_shared::names::label;
     use rstest::rstest;
     use serde_json::{Value, json};

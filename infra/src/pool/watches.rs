@@ -10,7 +10,6 @@ use tokio::task::AbortHandle;
 use super::InfraEvent;
 use super::entry::{Entry, Truth};
 use super::kind::Kind;
-use crate::client::RemoteError;
 use crate::objects::{Claim, DataVolume, Vm, Vmi};
 use crate::reflect::{Signal, follow, jitter};
 use crate::store::Store;
@@ -89,7 +88,7 @@ where
             Some(error)
         } else {
             tokio::select! {
-                failure = follow(api, store, on) => failure.map(|error| RemoteError::from_watch(&error)),
+                failure = follow(api, store, on) => failure,
                 () = entry.superseded(&credential, kind) => None,
                 () = entry.breaker.opened() => {
                     entry.set_truth(kind, Truth::Syncing);

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::decode::json_type;
-use crate::field::{ErrorKind, FieldPath, Report, did_you_mean};
+use crate::field::{ErrorKind, FieldPath, MAX_REPORTED, Report, did_you_mean};
 
 /// What a value may be; `null` always may be.
 #[derive(Debug)]
@@ -274,7 +274,12 @@ impl Shape {
                     if let Some(shape) = lookup(keys, key) {
                         shape.check_at(value, at, report);
                     } else {
-                        let hint = did_you_mean(key, keys.iter().map(|(known, _)| *known));
+                        let hint = if report.warnings.len() < MAX_REPORTED {
+                            did_you_mean(key, keys.iter().map(|(known, _)| *known))
+                        } else {
+                            // Nobody reads it, and each takes its time.
+                            String::new()
+                        };
                         report.warn(&at.path(), format!("unknown field {key:?}, ignored{hint}"));
                     }
                 }

@@ -4,13 +4,12 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use axum::Router;
-use axum::extract::Request;
+use axum::extract::{ConnectInfo, Request};
 use axum::routing::post;
 use clap::Args;
 use machinist_certs::{CertificateFiles, Clients, MinimumTls, Reloader, server_config};
-use machinist_webhook::server::{
-    Draining, Handle, Limits, bind, json_body, json_response, limited, serve_tls,
-};
+use machinist_webhook::body::{self, Incomplete};
+use machinist_webhook::server::{Draining, Handle, Limits, bind, json_response, limited, serve_tls};
 
 /// Flags of the floor.
 #[derive(Debug, Args)]
@@ -33,10 +32,11 @@ pub(crate) struct Options {
 pub(crate) fn serve(options: &Options) -> anyhow::Result<()> {
     let answer = std::fs::read(&options.answer)?;
     let limits = Limits::default();
-    let handler = move |request: Request| {
-        let answer = answer.clone();
+    let incomplete = Incomplete::default();
+    let handler = move |ConnectInfo(client): ConnectInfo<SocketAddr>, request: Request| {
+        let (answer, incomplete) = (answer.clone(), incomplete.clone());
         async move {
-            match json_body(request, Limits::default().body).await {
+            match body::json(request, Limits::default().body, client.ip(), &incomplete).await {
                 Ok(body) => {
                     std::hint::black_box(&body);
                     json_response(answer)
@@ -48,7 +48,7 @@ pub(crate) fn serve(options: &Options) -> anyhow::Result<()> {
     let router = Router::new()
         .route("/mutate", post(handler.clone()))
         .route("/validate", post(handler));
-    let router = limited(router, &limits, Draining::default());
+    let router = limited(router, &limits.timeouts, Draining::default());
     // The runtime is the webhook's, too.
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -59,7 +59,7 @@ pub(crate) fn serve(options: &Options) -> anyhow::Result<()> {
             listener,
             server_config(certificate, MinimumTls::default(), Clients::Any)?,
             router,
-            &limits,
+            &limits.timeouts,
             Handle::new(),
         )
         .await?)

@@ -26,7 +26,7 @@ use machinist_webhook::admit::Cluster;
 use machinist_webhook::certificate::Source;
 use machinist_webhook::flags::Flags;
 use machinist_webhook::run::Webhook;
-use machinist_webhook::server::Limits;
+use machinist_webhook::server::{Limits, Timeouts};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -61,8 +61,11 @@ impl Server {
     /// A webhook with short limits, so that tests need not wait.
     pub fn start() -> Self {
         let limits = Limits {
-            request: Duration::from_millis(500),
-            handshake: Duration::from_millis(500),
+            timeouts: Timeouts {
+                request: Duration::from_millis(500),
+                handshake: Duration::from_millis(500),
+                ..Timeouts::default()
+            },
             ..Limits::default()
         };
         Self::with(limits, Duration::from_millis(500))

@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use k8s_openapi::jiff::Timestamp;
-use kube::runtime::watcher;
 use kube::{Api, Client};
 use machinist_infra::reflect::{Signal, reflect};
 use machinist_infra::store::{Key, Store};
+use machinist_infra::watch::Selector;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
@@ -143,7 +143,7 @@ impl Drains {
             }
         };
         let api = Api::all(self.client.clone());
-        reflect(api, watcher::Config::default(), self.budgets.clone(), on)
+        reflect(api, Selector::default(), self.budgets.clone(), on)
     }
 
     /// Whether an eviction may be asked for under this budget: not more than it allows, all draining Nodes together.
@@ -171,7 +171,7 @@ impl Drains {
             return;
         }
         let store = Arc::new(Store::new(|_: &Pod| Vec::new()));
-        let config = watcher::Config::default().fields(&format!("spec.nodeName={}", node.name()));
+        let config = Selector::default().fields(&format!("spec.nodeName={}", node.name()));
         let run = reflect(
             Api::all(self.client.clone()),
             config,

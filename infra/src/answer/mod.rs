@@ -1,0 +1,253 @@
+//! What a server's answer may be: so large, so long in coming, nested so deeply, and an error only as Kubernetes writes it.
+//!
+//! Answers are decoded whole, but for the lists and watches of [`crate::watch`], so each has a cap, and those of infra
+//! clusters share a budget: whoever can write a kubeconfig into a Machine can name a server that never stops talking.
+
+mod depth;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, LazyLock};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::{Request, Response};
+use http_body::Frame;
+use http_body_util::{BodyExt, Full};
+use kube::client::Body;
+use serde::Deserialize;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Sleep;
+use tokio_util::sync::PollSemaphore;
+use tower::{BoxError, Layer, Service};
+
+use self::depth::Pruner;
+use crate::telemetry::requests::is_watch;
+
+/// Marks a request whose answer is read as it comes, piece by piece, with limits of the reader's own.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Streamed;
+
+/// What an answer may be.
+#[derive(Debug, Clone)]
+pub(crate) struct AnswerLimits {
+    /// Bytes at most.
+    pub(crate) bytes: usize,
+    /// What all answers longer than [`SMALL`] share.
+    shared: Option<Arc<Semaphore>>,
+    /// From the answer's head to its end.
+    pub(crate) time: Duration,
+}
+
+/// An answer up to this size is nobody's concern. Objects are a few KiB.
+const SMALL: usize = 64 * 1024;
+/// Of an infra cluster: its API server stores no object that is larger.
+const INFRA_BYTES: usize = 2 * 1024 * 1024;
+/// Of the user cluster, where pods of a Node and the like are listed.
+const USER_BYTES: usize = 64 * 1024 * 1024;
+/// How many answers of infra clusters can be longer than [`SMALL`] at once.
+const LARGE_AT_ONCE: usize = 8;
+/// How long one of those may take: others wait.
+const LARGE_TIME: Duration = Duration::from_secs(2);
+/// How much of an error is read.
+const ERROR_BYTES: usize = 64 * 1024;
+
+impl AnswerLimits {
+    /// Of infra clusters, whose servers anybody may have written into a Machine.
+    pub(crate) fn infra(time: Duration) -> Self {
+        static SHARED: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(LARGE_AT_ONCE)));
+        Self {
+            bytes: INFRA_BYTES,
+            shared: Some(Arc::clone(&SHARED)),
+            time,
+        }
+    }
+
+    /// Of the user cluster, whose objects others write.
+    pub(crate) fn user(time: Duration) -> Self {
+        Self {
+            bytes: USER_BYTES,
+            shared: None,
+            time,
+        }
+    }
+}
+
+/// The answer is larger than it may be.
+#[derive(Debug, thiserror::Error)]
+#[error("the answer is larger than {0} KiB")]
+pub(crate) struct TooLarge(usize);
+
+/// The answer did not end in time.
+#[derive(Debug, thiserror::Error)]
+#[error("the answer did not end within {0:?}")]
+pub(crate) struct TooSlow(Duration);
+
+impl<S> Layer<S> for AnswerLimits {
+    type Service = WithAnswerLimits<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        WithAnswerLimits {
+            inner,
+            limits: self.clone(),
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct WithAnswerLimits<S> {
+    inner: S,
+    limits: AnswerLimits,
+}
+
+type AnyBody = http_body_util::combinators::UnsyncBoxBody<Bytes, BoxError>;
+
+impl<S, B> Service<Request<Body>> for WithAnswerLimits<S>
+where
+    S: Service<Request<Body>, Response = Response<B>, Error = BoxError>,
+    S::Future: Send + 'static,
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    type Response = Response<AnyBody>;
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, BoxError>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let is_watch = request.uri().query().is_some_and(is_watch);
+        let is_streamed = request.extensions().get::<Streamed>().is_some();
+        let limits = self.limits.clone();
+        let answer = self.inner.call(request);
+        Box::pin(async move {
+            let (head, body) = answer.await?.into_parts();
+            let body: AnyBody = body.map_err(Into::into).boxed_unsync();
+            let body = if head.status.is_client_error() || head.status.is_server_error() {
+                let error = error_of_kubernetes(body, limits.time).await;
+                Full::new(error).map_err(|never| match never {}).boxed_unsync()
+            } else {
+                let limits = (!is_streamed).then_some(limits);
+                LimitedBody::new(body, Pruner::new(is_watch), limits).boxed_unsync()
+            };
+            Ok(Response::from_parts(head, body))
+        })
+    }
+}
+
+/// The error, if it is a `Status`; otherwise nothing: it may be of a server that only this process can reach, and whoever
+/// wrote its address into a spec is not to read what it says.
+async fn error_of_kubernetes(mut body: AnyBody, time: Duration) -> Bytes {
+    #[derive(Deserialize)]
+    struct Kind<'a> {
+        #[serde(borrow)]
+        kind: std::borrow::Cow<'a, str>,
+    }
+    let mut text = BytesMut::new();
+    let read = async {
+        while let Some(Ok(frame)) = body.frame().await {
+            text.extend_from_slice(frame.data_ref().unwrap_or(&Bytes::new()));
+            if text.len() > ERROR_BYTES {
+                break;
+            }
+        }
+    };
+    // Half of a Status is none.
+    let _ = tokio::time::timeout(time, read).await;
+    let body = text.freeze();
+    let is_status = serde_json::from_slice::<Kind<'_>>(&body).is_ok_and(|found| found.kind == "Status");
+    if is_status { body } else { Bytes::new() }
+}
+
+/// A body within its limits.
+struct LimitedBody {
+    inner: AnyBody,
+    pruner: Pruner,
+    limits: Option<Held>,
+}
+
+/// The limits of a body, and how much of them it has taken.
+struct Held {
+    limits: AnswerLimits,
+    read: usize,
+    shared: Option<PollSemaphore>,
+    /// Until the body ends.
+    permit: Option<OwnedSemaphorePermit>,
+    end: (Duration, Pin<Box<Sleep>>),
+}
+
+impl LimitedBody {
+    fn new(inner: AnyBody, pruner: Pruner, limits: Option<AnswerLimits>) -> Self {
+        let held = |limits: AnswerLimits| Held {
+            read: 0,
+            shared: limits.shared.clone().map(PollSemaphore::new),
+            permit: None,
+            end: (limits.time, Box::pin(tokio::time::sleep(limits.time))),
+            limits,
+        };
+        Self {
+            inner,
+            pruner,
+            limits: limits.map(held),
+        }
+    }
+}
+
+impl Held {
+    /// Ready to read on, with the share of the budget that this takes.
+    fn poll_room(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        if self.end.1.as_mut().poll(context).is_ready() {
+            return Poll::Ready(Err(TooSlow(self.end.0).into()));
+        }
+        if self.read > self.limits.bytes {
+            return Poll::Ready(Err(TooLarge(self.limits.bytes / 1024).into()));
+        }
+        if self.read > SMALL
+            && self.permit.is_none()
+            && let Some(shared) = &mut self.shared
+        {
+            self.permit = ready!(shared.poll_acquire(context));
+            let time = self.limits.time.min(LARGE_TIME);
+            self.end = (time, Box::pin(tokio::time::sleep(time)));
+            // To be woken at the end.
+            let _ = self.end.1.as_mut().poll(context);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl http_body::Body for LimitedBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = &mut *self;
+        if let Some(held) = &mut this.limits
+            && let Err(error) = ready!(held.poll_room(context))
+        {
+            return Poll::Ready(Some(Err(error)));
+        }
+        let frame = match ready!(Pin::new(&mut this.inner).poll_frame(context)) {
+            Some(Ok(frame)) => frame,
+            other => return Poll::Ready(other),
+        };
+        if let Some(held) = &mut this.limits {
+            held.read += frame.data_ref().map_or(0, Bytes::len);
+            if held.read > held.limits.bytes {
+                return Poll::Ready(Some(Err(TooLarge(held.limits.bytes / 1024).into())));
+            }
+        }
+        let pruner = &mut this.pruner;
+        Poll::Ready(Some(Ok(frame.map_data(|chunk| pruner.prune(chunk)))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+}
