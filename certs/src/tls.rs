@@ -3,12 +3,18 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::aws_lc_rs;
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ResolvesServerCert, WebPkiClientVerifier};
 use rustls::version::{TLS12, TLS13};
-use rustls::{RootCertStore, ServerConfig};
-use rustls_pki_types::CertificateDer;
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme,
+};
 use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, UnixTime};
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 /// The oldest TLS that is spoken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -26,8 +32,9 @@ pub enum Clients {
     /// Everybody.
     #[default]
     Any,
-    /// Who has a certificate of one of these authorities.
-    Of(Arc<RootCertStore>),
+    /// Who has a certificate of one of these authorities, for one of these names: its common name, or a DNS name of it. One
+    /// authority may have given certificates to many others, a cluster's to every kubelet.
+    Of(Arc<RootCertStore>, Arc<[String]>),
 }
 
 /// Why certificates of clients cannot be checked.
@@ -44,8 +51,8 @@ pub enum ClientsError {
 }
 
 impl Clients {
-    /// Who has a certificate of one of the authorities in this file (PEM).
-    pub fn of_file(path: &Path) -> Result<Self, ClientsError> {
+    /// Who has a certificate for one of these names of one of the authorities in this file (PEM).
+    pub fn of_file(path: &Path, names: &[String]) -> Result<Self, ClientsError> {
         let failed = |reason: String| ClientsError::Read {
             path: path.display().to_string(),
             reason,
@@ -59,7 +66,7 @@ impl Clients {
         if roots.is_empty() {
             return Err(failed("it holds no certificate".to_owned()));
         }
-        Ok(Self::Of(Arc::new(roots)))
+        Ok(Self::Of(Arc::new(roots), names.into()))
     }
 }
 
@@ -78,14 +85,84 @@ pub fn server_config(
         ServerConfig::builder_with_provider(Arc::clone(&provider)).with_protocol_versions(versions)?;
     let builder = match clients {
         Clients::Any => builder.with_no_client_auth(),
-        Clients::Of(roots) => {
-            let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider)
+        Clients::Of(roots, names) => {
+            let of_authority = WebPkiClientVerifier::builder_with_provider(roots, provider)
                 .build()
                 .map_err(|error| rustls::Error::General(error.to_string()))?;
-            builder.with_client_cert_verifier(verifier)
+            builder.with_client_cert_verifier(Arc::new(Named { of_authority, names }))
         }
     };
     let mut config = builder.with_cert_resolver(certificate);
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Arc::new(config))
+}
+
+/// Lets in who has a certificate of an authority, for one of the names.
+#[derive(Debug)]
+struct Named {
+    of_authority: Arc<dyn ClientCertVerifier>,
+    names: Arc<[String]>,
+}
+
+impl ClientCertVerifier for Named {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.of_authority.root_hint_subjects()
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        let verified = self
+            .of_authority
+            .verify_client_cert(end_entity, intermediates, now)?;
+        if has_name(end_entity, &self.names) {
+            Ok(verified)
+        } else {
+            Err(CertificateError::ApplicationVerificationFailure.into())
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.of_authority.verify_tls12_signature(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.of_authority.verify_tls13_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.of_authority.supported_verify_schemes()
+    }
+}
+
+/// Whether a certificate has one of the names: as its only common name, or as a DNS name.
+fn has_name(certificate: &CertificateDer<'_>, names: &[String]) -> bool {
+    let Ok((_, certificate)) = X509Certificate::from_der(certificate) else {
+        return false;
+    };
+    let is_one = |name: &str| names.iter().any(|allowed| allowed == name);
+    let mut common_names = certificate.subject().iter_common_name();
+    if let (Some(name), None) = (common_names.next(), common_names.next())
+        && name.as_str().is_ok_and(is_one)
+    {
+        return true;
+    }
+    let Ok(Some(names)) = certificate.subject_alternative_name() else {
+        return false;
+    };
+    let mut names = names.value.general_names.iter();
+    names.any(|name| matches!(name, GeneralName::DNSName(name) if is_one(name)))
 }

@@ -392,6 +392,7 @@ async fn prepare(
         facts_ttl: flags.infra_facts_ttl.0,
     };
     let queues = Queues::default();
+    let own_server = flags.user_cluster().server_url().await.ok();
     let context = Context {
         references: References::new(client.clone(), changed.clone()),
         instancetypes: Instancetypes::new(options.client.clone()),
@@ -422,7 +423,7 @@ async fn prepare(
             progress: ProgressInterval::new(flags.progress_report_interval.0),
         }),
         env: Env::new(|name| std::env::var(name).ok()),
-        access: Access::new(client.clone(), flags),
+        access: Access::new(client.clone(), own_server, flags),
         reserved: Known::new(flags.service_cluster_ip_range.clone()),
         events: Events::new(client.clone(), identity),
         metrics,

@@ -23,8 +23,8 @@ use crate::facts::FactError;
 use crate::objects::{DataVolume, Vm, Vmi};
 use crate::pool::{Access, InfraPool, Kind, OpenInfra};
 use crate::provider::{
-    Blind, Delivery, Disk, Eviction, Guest, InfraKey, Instance, Labelling, Orphan, Place, Provider, Sight,
-    State, Unwatched, Watched,
+    Blind, Delivery, Disk, Eviction, Guest, InfraKey, Instance, Labelling, NamedAt, Orphan, Place, Provider,
+    Sight, State, Unwatched, Watched,
 };
 use crate::store::Key;
 use crate::user_data;
@@ -97,9 +97,15 @@ impl Place for OpenInfra {
         vm.metadata.uid.clone()
     }
 
-    fn named_at(&self, address: &str) -> Vec<String> {
+    fn named_at(&self, address: &str) -> Vec<NamedAt> {
         let vmis = self.vmis().by_index(address).into_iter();
-        vmis.filter_map(|vmi| vmi.metadata.name.clone()).collect()
+        vmis.filter_map(|vmi| {
+            Some(NamedAt {
+                name: vmi.metadata.name.clone()?,
+                proven: vmi.proven_addresses().iter().any(|own| own == address),
+            })
+        })
+        .collect()
     }
 
     fn knows(&self, name: &str) -> bool {
@@ -174,6 +180,7 @@ async fn get(open: &OpenInfra, name: &str, disks: &[String]) -> Result<Sight, Bl
         guest: vmi.as_ref().map(|vmi| Guest {
             started: vmi.status.has_run(),
             addresses: vmi.status.addresses(),
+            proven_addresses: vmi.proven_addresses(),
             eviction: eviction(vmi),
             instance: owner(vmi),
         }),

@@ -5,6 +5,7 @@
 use kube::core::ObjectMeta;
 use machinist_shared::kubevirt::observed::{DataVolumeStatus, VmStatus, VmiStatus};
 use machinist_shared::names::label;
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer};
 
 fn nullable<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
@@ -166,6 +167,44 @@ pub struct VmiSpec {
     /// What shall happen when its host is drained.
     #[serde(deserialize_with = "nullable")]
     pub eviction_strategy: String,
+    #[serde(deserialize_with = "nullable")]
+    domain: VmiDomain,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct VmiDomain {
+    #[serde(deserialize_with = "nullable")]
+    devices: Devices,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct Devices {
+    #[serde(deserialize_with = "nullable")]
+    interfaces: Vec<InterfaceSpec>,
+}
+
+/// An interface of the spec, by how it is bound.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct InterfaceSpec {
+    #[serde(deserialize_with = "nullable")]
+    name: String,
+    masquerade: Option<IgnoredAny>,
+}
+
+impl Vmi {
+    /// Addresses that the guest has no say in: those that KubeVirt knows without the guest agent, and those of the pod, behind
+    /// which an interface of the binding `masquerade` is.
+    pub fn proven_addresses(&self) -> Vec<String> {
+        let interfaces = &self.spec.domain.devices.interfaces;
+        let behind_pod = |name: &str| {
+            let mut masqueraded = interfaces.iter().filter(|spec| spec.masquerade.is_some());
+            masqueraded.any(|spec| spec.name == name)
+        };
+        self.status.addresses_beside_agent(behind_pod)
+    }
 }
 
 /// A DataVolume.
@@ -226,6 +265,26 @@ mod tests {
         );
         assert!(vm.metadata.managed_fields.is_none() && vm.metadata.annotations.is_none());
         assert!(vm.metadata.labels.is_some());
+    }
+
+    #[test]
+    fn what_only_the_guest_agent_reports_is_not_proven() {
+        let vmi: Vmi = serde_json::from_value(serde_json::json!({
+            "metadata": {"name": "a"},
+            "spec": {"domain": {"devices": {"interfaces": [
+                {"name": "default", "masquerade": {}}, {"name": "bridged", "bridge": {}}, {"name": "known", "bridge": {}}]}}},
+            "status": {"interfaces": [
+                {"name": "default", "ipAddress": "10.0.0.1", "infoSource": "domain, guest-agent"},
+                {"name": "bridged", "ipAddress": "10.0.0.2", "infoSource": "domain, guest-agent"},
+                {"name": "known", "ipAddress": "10.0.0.3", "infoSource": "domain"},
+                {"name": "by-whom", "ipAddress": "10.0.0.4"}]},
+        }))
+        .unwrap();
+        assert_eq!(
+            vmi.status.addresses(),
+            ["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4"]
+        );
+        assert_eq!(vmi.proven_addresses(), ["10.0.0.1", "10.0.0.3"]);
     }
 
     #[test]

@@ -108,7 +108,7 @@ pub trait Place: Debug + Send + Sync {
 
     /// Names of the instances that have that address, as far as it is in memory: more than one is trouble. The address is
     /// written as in [`Guest::addresses`].
-    fn named_at(&self, address: &str) -> Vec<String>;
+    fn named_at(&self, address: &str) -> Vec<NamedAt>;
 
     /// Whether the absence of the instance of that name from memory means that it is not there.
     fn knows(&self, name: &str) -> bool;
@@ -225,6 +225,15 @@ pub struct Instance {
     pub state: State,
 }
 
+/// An instance whose guest has an address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamedAt {
+    /// Its name.
+    pub name: String,
+    /// It is one of [`Guest::proven_addresses`].
+    pub proven: bool,
+}
+
 /// What runs in an instance.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Guest {
@@ -233,6 +242,8 @@ pub struct Guest {
     /// Its own addresses, each as `IpAddr` writes it: those by which others reach it, and none that only the guest itself
     /// claims to have on interfaces of its own making.
     pub addresses: Vec<String>,
+    /// Those of them that the guest itself has no say in.
+    pub proven_addresses: Vec<String>,
     /// Whether its host wants it to leave.
     pub eviction: Eviction,
     /// UID of the instance that it belongs to; `None` if it does not say.

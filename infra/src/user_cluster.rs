@@ -39,6 +39,11 @@ impl UserCluster<'_> {
         Ok(Some(pem.collect::<String>()).filter(|pem| !pem.is_empty()))
     }
 
+    /// URL of its API server.
+    pub async fn server_url(self) -> Result<String, ClientError> {
+        Ok(self.config().await?.cluster_url.to_string())
+    }
+
     /// What a client of it is made of.
     pub(crate) async fn config(self) -> Result<Config, ClientError> {
         let server = (!self.server.is_empty()).then(|| {

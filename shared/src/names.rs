@@ -177,6 +177,8 @@ pub mod annotation {
     pub const ABANDON_UNKNOWN: &str = "unknown";
     /// Ours, on a Machine: namespace UID or server of the new infra after [`super::reason::INFRASTRUCTURE_CHANGED`].
     pub const ACCEPT_INFRASTRUCTURE: &str = "machinist.dev/accept-infrastructure";
+    /// What an admin decides by hand, about one Machine. Setting them takes the right to `adopt` Machines.
+    pub const BY_HAND: [&str; 3] = [ADOPT_VM, ABANDON_VM, ACCEPT_INFRASTRUCTURE];
     /// Ours, on a Machine: digest of the one spec change that [`BYPASS_IMMUTABILITY`] let through last; opens nothing
     /// but that change.
     pub const SPEC_CHANGE: &str = "machinist.dev/spec-change";
@@ -236,6 +238,14 @@ pub const TOKEN_GROUP: &str = "system:bootstrappers:machinist:machine";
 pub const TOKEN_SECRET_TYPE: &str = "bootstrap.kubernetes.io/token";
 /// providerID without an external CCM is this and the Machine's UID.
 pub const PROVIDER_ID_PREFIX: &str = "kubermatic://kubevirt/";
+
+/// Whether it is the providerID that KubeVirt's cloud controller manager gives to the Node of the VM of that name.
+pub fn is_ccm_provider_id_of(vm: &str, provider_id: &str) -> bool {
+    const PREFIX: &str = "kubevirt://";
+    let scheme = provider_id.get(..PREFIX.len());
+    scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case(PREFIX))
+        && provider_id[PREFIX.len()..].eq_ignore_ascii_case(vm)
+}
 
 /// Condition types on a Machine. They keep the core/v1 NodeCondition shape.
 pub mod condition {

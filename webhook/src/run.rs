@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use kube::Client;
 use machinist_certs::{Clients, server_config};
 use machinist_infra::client::{ClientOptions, user_cluster_client};
@@ -183,10 +183,21 @@ impl Webhook {
 
 /// Who may ask.
 fn clients(flags: &Flags) -> anyhow::Result<Clients> {
-    if flags.client_ca_file.is_empty() {
-        return Ok(Clients::Any);
+    let names: Vec<String> = flags
+        .client_allowed_names
+        .iter()
+        .filter(|name| !name.is_empty())
+        .cloned()
+        .collect();
+    match (flags.client_ca_file.is_empty(), names.is_empty()) {
+        (true, true) => Ok(Clients::Any),
+        (true, false) => bail!("--client-allowed-names needs --client-ca-file, the CAs of those clients"),
+        (false, true) => bail!(
+            "--client-ca-file alone would let in every client of these CAs, which may be kubelets, too: \
+             --client-allowed-names says whose certificates count"
+        ),
+        (false, false) => Ok(Clients::of_file(flags.client_ca_file.as_ref(), &names)?),
     }
-    Ok(Clients::of_file(flags.client_ca_file.as_ref())?)
 }
 
 fn listen(address: SocketAddr) -> anyhow::Result<(std::net::TcpListener, SocketAddr)> {

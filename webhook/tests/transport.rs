@@ -280,16 +280,24 @@ async fn old_tls_is_spoken_by_whom_it_is_asked_of_only() {
 }
 
 #[tokio::test]
-async fn only_clients_of_the_ca_are_answered_and_everybody_sees_what_is_served() {
-    let (ca, leaf) = client_ca();
-    let (_, stranger) = client_ca();
+async fn only_clients_of_the_ca_with_an_allowed_name_are_answered_and_everybody_sees_what_is_served() {
+    let (ca, [leaf, kubelet]) = client_ca(["kube-apiserver", "system:node:web-1"]);
+    let (_, [stranger]) = client_ca(["kube-apiserver"]);
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), ca).unwrap();
-    let args = [format!("--client-ca-file={}", file.path().display())];
+    let args = [
+        format!("--client-ca-file={}", file.path().display()),
+        "--client-allowed-names=admin,kube-apiserver".to_owned(),
+    ];
     let server = Server::with_args(Limits::default(), Duration::ZERO, &args);
     let answer = server.asked_with(Some(&leaf)).await.unwrap();
     assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
-    for (who, certificate) in [("nobody", None), ("a stranger", Some(&stranger))] {
+    let others = [
+        ("nobody", None),
+        ("a stranger", Some(&stranger)),
+        ("a kubelet", Some(&kubelet)),
+    ];
+    for (who, certificate) in others {
         let answer = server.asked_with(certificate).await;
         assert!(answer.is_err(), "{who} was answered: {answer:?}");
     }

@@ -34,20 +34,11 @@ pub struct ClusterAccess {
     pub domain: String,
 }
 
-impl ClusterAccess {
-    /// The API server's address, if its URL has one and not a name.
-    pub fn address(&self) -> Option<IpAddr> {
-        let (_, rest) = self.server.split_once("://")?;
-        let authority = rest.split('/').next()?;
-        if let Ok(with_port) = authority.parse::<std::net::SocketAddr>() {
-            return Some(with_port.ip());
-        }
-        authority
-            .trim_start_matches('[')
-            .trim_end_matches(']')
-            .parse()
-            .ok()
-    }
+/// The host in a URL, an address or a name.
+fn host(url: &str) -> Option<String> {
+    let url: http::Uri = url.parse().ok()?;
+    let host = url.host()?.trim_start_matches('[').trim_end_matches(']');
+    Some(host.to_owned())
 }
 
 /// Why nobody can tell kubelets where the API server is, as of now.
@@ -70,6 +61,8 @@ const SERVICE: &str = "kubernetes.io/service-name=kubernetes";
 pub struct Access {
     client: Client,
     options: Options,
+    /// URL by which we know the API server.
+    own_server: Option<String>,
     cluster_info: Arc<Store<ConfigMap>>,
     endpoints: Arc<Store<EndpointSlice>>,
     /// Why the last try to read either failed.
@@ -102,9 +95,10 @@ struct Options {
 
 impl Access {
     /// Nothing is known yet.
-    pub fn new(client: Client, flags: &Flags) -> Self {
+    pub fn new(client: Client, own_server: Option<String>, flags: &Flags) -> Self {
         Self {
             client,
+            own_server,
             options: Options {
                 server: flags.override_bootstrap_kubelet_apiserver.clone(),
                 dns: flags.cluster_dns(),
@@ -124,6 +118,29 @@ impl Access {
     /// How kubelets reach the user cluster, as far as is known.
     pub fn look(&self) -> Result<Arc<ClusterAccess>, AccessError> {
         self.known.borrow().clone()
+    }
+
+    /// Every host, address or name, by which the API server is known here: as flags and our own kubeconfig have it, and as it is
+    /// published, whatever kubelets are told.
+    pub fn hosts(&self) -> Result<Vec<String>, AccessError> {
+        let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.cluster_info.is_synced() && failures[0].is_none() {
+            return Err(AccessError::Pending);
+        }
+        drop(failures);
+        let map = self.cluster_info.get(&Key::new(NAMESPACE, NAME));
+        let published = published(map.as_deref()).ok().map(|(server, _)| server);
+        let told = self.look().ok().map(|access| access.server.clone());
+        let urls = [
+            Some(self.options.server.clone()),
+            published,
+            told,
+            self.own_server.clone(),
+        ];
+        let mut hosts: Vec<String> = urls.iter().flatten().filter_map(|url| host(url)).collect();
+        hosts.sort();
+        hosts.dedup();
+        Ok(hosts)
     }
 
     /// Addresses of the DNS service, which flags tell.
@@ -370,15 +387,10 @@ mod tests {
     #[case::without("https://10.0.0.1/prefix", Some("10.0.0.1"))]
     #[case::ipv6("https://[fd00::1]:6443", Some("fd00::1"))]
     #[case::ipv6_without_a_port("https://[fd00::1]", Some("fd00::1"))]
-    #[case::a_name("https://api.example.com:6443", None)]
-    fn the_address_of_a_url_is_known_if_it_has_one(#[case] server: &str, #[case] address: Option<&str>) {
-        let access = ClusterAccess {
-            server: server.to_owned(),
-            ca_pem: String::new(),
-            dns: Vec::new(),
-            domain: String::new(),
-        };
-        assert_eq!(access.address(), address.map(|address| address.parse().unwrap()));
+    #[case::a_name("https://api.example.com:6443", Some("api.example.com"))]
+    #[case::nothing("", None)]
+    fn a_url_has_a_host(#[case] server: &str, #[case] expected: Option<&str>) {
+        assert_eq!(host(server).as_deref(), expected);
     }
 
     #[test]

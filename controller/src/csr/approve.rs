@@ -82,13 +82,19 @@ impl Attempts {
     }
 }
 
+/// How long requests wait for what is known of the API server's addresses.
+const LOOKED_UP: Duration = Duration::from_secs(5);
+
 /// Judges signing requests until the queue is closed.
 pub async fn work(context: Arc<Context>, requests: Arc<Queue<Key>>) {
     // Read before anybody asks, so that no request waits for it.
-    if context.settings.approves_serving
-        && let Err(error) = context.reserved.get(&context.client).await
-    {
-        tracing::warn!(%error, "cannot read the cluster's own addresses; it is tried again when a node asks for a certificate");
+    if context.settings.approves_serving {
+        let _ = tokio::time::timeout(LOOKED_UP, context.access.looked_up()).await;
+        if let Ok(hosts) = context.access.hosts()
+            && let Err(error) = context.reserved.get(&context.client, &hosts).await
+        {
+            tracing::warn!(%error, "cannot read the cluster's own addresses; it is tried again when a node asks for a certificate");
+        }
     }
     let (mut attempts, mut asked) = (Attempts::default(), bindings::Asked::at(Instant::now()));
     while let Some(key) = requests.next().await {
@@ -169,15 +175,9 @@ fn facts<'a>(context: &Context, machine: &'a StoredMachine, token: &TokenView) -
         .as_ref()
         .is_some_and(|record| record.node_uid.is_some());
     let node = context.stores.nodes.get(&Key::new("", machine.name()));
-    let node_is_stranger = node.as_ref().is_some_and(|node| {
-        let claim = NodeClaim {
-            machine,
-            node,
-            firmware_uuid: None,
-            addresses: &[],
-        };
-        node_verdict(claim) != NodeVerdict::Ours
-    });
+    let node_is_stranger = node
+        .as_ref()
+        .is_some_and(|node| node_verdict(NodeClaim::unobserved(machine, node)) != NodeVerdict::Ours);
     // A Node of the Machine's own from before its VM was made anew is older than the new VM's token. One that is younger
     // has joined with this very token, whether that is recorded yet or not.
     let is_younger = node.as_ref().is_some_and(|node| {

@@ -158,7 +158,37 @@ impl Reserved {
 pub struct Known {
     /// Ranges of Services that the flag tells.
     told: Vec<Range>,
-    read: Mutex<Option<(Instant, Arc<Reserved>)>>,
+    read: Mutex<Option<Read>>,
+}
+
+#[derive(Debug)]
+struct Read {
+    at: Instant,
+    hosts: Vec<String>,
+    reserved: Arc<Reserved>,
+}
+
+/// How long a name server may take.
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// The addresses of hosts. A name that nobody knows here has none: it may be one that only guests know.
+async fn resolve(hosts: &[String]) -> Vec<IpAddr> {
+    let resolved = hosts.iter().map(async |host| {
+        if let Ok(address) = host.parse::<IpAddr>() {
+            return vec![address.to_canonical()];
+        }
+        let found =
+            tokio::time::timeout(RESOLVE_TIMEOUT, tokio::net::lookup_host((host.as_str(), 443))).await;
+        let Ok(Ok(found)) = found else {
+            tracing::warn!(
+                host,
+                "the API server's name cannot be resolved, so its addresses are not known to be its own"
+            );
+            return Vec::new();
+        };
+        found.map(|address| address.ip().to_canonical()).collect()
+    });
+    futures::future::join_all(resolved).await.concat()
 }
 
 impl Known {
@@ -170,16 +200,24 @@ impl Known {
         }
     }
 
-    /// The cluster's own addresses, as they were some minutes ago at most.
-    pub async fn get(&self, client: &Client) -> Result<Arc<Reserved>, RemoteError> {
+    /// The cluster's own addresses, as they were some minutes ago at most; `hosts` are those by which the API server is known.
+    pub async fn get(&self, client: &Client, hosts: &[String]) -> Result<Arc<Reserved>, RemoteError> {
         let mut known = self.read.lock().await;
-        if let Some((read, reserved)) = known.as_ref()
-            && read.elapsed() < HOLDS
+        if let Some(read) = known.as_ref()
+            && read.at.elapsed() < HOLDS
+            && read.hosts == hosts
         {
-            return Ok(reserved.clone());
+            return Ok(read.reserved.clone());
         }
-        let reserved = Arc::new(read(client, &self.told).await?);
-        *known = Some((Instant::now(), reserved.clone()));
+        let (reserved, resolved) = futures::join!(read(client, &self.told), resolve(hosts));
+        let mut reserved = reserved?;
+        reserved.addresses.extend(resolved);
+        let reserved = Arc::new(reserved);
+        *known = Some(Read {
+            at: Instant::now(),
+            hosts: hosts.to_vec(),
+            reserved: reserved.clone(),
+        });
         Ok(reserved)
     }
 }
@@ -301,19 +339,37 @@ mod tests {
     async fn an_api_server_that_has_no_service_cidrs_is_no_failure_and_one_that_keeps_them_is() {
         // As it answers where it does not know the resource.
         let known = Known::default()
-            .get(&api_server(404, "404 page not found\n"))
+            .get(&api_server(404, "404 page not found\n"), &[])
             .await;
         let whose = known.unwrap().whose("10.97.0.1".parse().unwrap());
         assert!(whose.unwrap().contains("10.96.0.0/12 at most"));
         let forbidden = r#"{"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Forbidden", "code": 403,
             "message": "servicecidrs.networking.k8s.io is forbidden"}"#;
         let known = Known::new(vec!["10.96.0.0/12".parse().unwrap()]);
-        let error = known.get(&api_server(403, forbidden)).await.unwrap_err();
+        let error = known.get(&api_server(403, forbidden), &[]).await.unwrap_err();
         assert!(
             error
                 .to_string()
                 .contains("servicecidrs.networking.k8s.io is forbidden"),
             "{error}"
+        );
+    }
+
+    #[tokio::test]
+    async fn every_address_by_which_the_api_server_is_known_is_its_own_by_name_too() {
+        let (known, api_server) = (Known::default(), api_server(404, ""));
+        let hosts = ["10.55.0.1", "fd00::1", "localhost", "no.such.name.invalid"].map(str::to_owned);
+        let reserved = known.get(&api_server, &hosts).await.unwrap();
+        for address in ["10.55.0.1", "fd00::1", "127.0.0.1"] {
+            let whose = reserved.whose(address.parse().unwrap());
+            assert_eq!(whose.as_deref(), Some("the API server"), "{address}");
+        }
+        assert_eq!(reserved.whose("10.55.0.2".parse().unwrap()), None);
+        let now = known.get(&api_server, &hosts[1..]).await.unwrap();
+        assert_eq!(
+            now.whose("10.55.0.1".parse().unwrap()),
+            None,
+            "no longer known by it"
         );
     }
 

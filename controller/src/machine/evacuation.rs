@@ -48,6 +48,12 @@ pub fn surges(machine: &StoredMachine) -> bool {
     machine.says(condition::EVACUATING, Reason::WaitingForReplacement)
 }
 
+/// Whether it is the one that goes: from the moment that it is chosen until it is gone, it does not count, and no other goes
+/// in its stead, however slow its deletion is.
+pub fn is_going(machine: &StoredMachine) -> bool {
+    surges(machine) || machine.says(condition::EVACUATING, Reason::HostDrained)
+}
+
 /// The Machines for which others are made in their place, by UID. Their status says so a moment later; meanwhile nobody else
 /// may take that room.
 #[derive(Debug, Default)]

@@ -297,7 +297,7 @@ async fn look(
             context.queue.add(other);
         }
     }
-    let contested = contested::find(context, machine, open, &addresses).await;
+    let contested = contested::find(context, machine, open, &addresses, &guest.proven_addresses).await;
     Ok(Open {
         infrastructure,
         unwatched: sight.unwatched,
@@ -316,6 +316,7 @@ async fn look(
         firmware_uuid: vm.as_ref().and_then(|vm| vm.system_uuid.clone()),
         contested,
         addresses,
+        proven_addresses: guest.proven_addresses,
         state: vm.as_ref().map_or_else(VmState::default, |vm| vm.state.clone()),
         facts: if vm.is_some() || machine.is_deleting() {
             Facts::NotNeeded

@@ -217,7 +217,9 @@ pub struct Open {
     pub eviction: Eviction,
     /// Addresses of the VMI's own interfaces.
     pub addresses: Vec<String>,
-    /// Those of them that somebody else has, too; only looked for while a serving certificate is asked for.
+    /// Those of them that the guest has no say in.
+    pub proven_addresses: Vec<String>,
+    /// Those of `addresses` that somebody else has, too; only looked for while a serving certificate is asked for.
     pub contested: Vec<Contested>,
     /// The root cause of what keeps the VM from running.
     pub state: VmState,

@@ -5,7 +5,8 @@
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::core::ObjectMeta;
 use machinist_infra::provider::{Disk, Instance};
-use machinist_shared::names::{PROVIDER_ID_PREFIX, annotation, finalizer, label};
+use machinist_shared::field::cut;
+use machinist_shared::names::{PROVIDER_ID_PREFIX, annotation, finalizer, is_ccm_provider_id_of, label};
 
 use super::observed::ClusterName;
 use crate::user::{Node, StoredMachine};
@@ -18,6 +19,8 @@ pub enum VmVerdict {
     /// The Machine's by the rule for VMs that machine-controller made, or because an admin said so: to be recorded
     /// and labelled first.
     Adopt,
+    /// Another user cluster's: no annotation makes it the Machine's.
+    OtherCluster,
     /// Somebody else's; why.
     Stranger(String),
     /// Nobody can tell yet; what is missing.
@@ -56,19 +59,17 @@ pub fn vm_verdict(claim: VmClaim<'_>) -> VmVerdict {
     let labels = vm.metadata.labels.as_ref();
     let labelled = |key: &str| labels.and_then(|l| l.get(key)).map(String::as_str);
 
+    if labelled(label::CLUSTER_UID).is_some_and(|cluster| cluster != claim.cluster_uid) {
+        return VmVerdict::OtherCluster;
+    }
     match labelled(label::MACHINE_UID) {
-        Some(owner) if owner == machine.uid() => {
-            if labelled(label::CLUSTER_UID).is_some_and(|cluster| cluster != claim.cluster_uid) {
-                return stranger("it belongs to another user cluster");
-            }
-            match recorded {
-                Some(recorded) if recorded != uid && named_by_admin => VmVerdict::Adopt,
-                Some(recorded) if recorded != uid => stranger(format!(
-                    "its UID {uid} is not the recorded {recorded} (restored from a backup?)"
-                )),
-                _ => VmVerdict::Ours,
-            }
-        }
+        Some(owner) if owner == machine.uid() => match recorded {
+            Some(recorded) if recorded != uid && named_by_admin => VmVerdict::Adopt,
+            Some(recorded) if recorded != uid => stranger(format!(
+                "its UID {uid} is not the recorded {recorded} (restored from a backup?)"
+            )),
+            _ => VmVerdict::Ours,
+        },
         // On record already; our label follows.
         Some(_) if named_by_admin && !claim.labelled_machine_exists && recorded == Some(uid) => {
             VmVerdict::Ours
@@ -181,38 +182,92 @@ pub struct NodeClaim<'a> {
     pub firmware_uuid: Option<&'a str>,
     /// Addresses of the observed VMI.
     pub addresses: &'a [String],
+    /// Those of them that the guest has no say in.
+    pub proven_addresses: &'a [String],
 }
 
-/// Whose Node it is: the machine annotation must name the Machine or be absent, *and* something that was observed
-/// must tie it to the Machine's VM.
+impl<'a> NodeClaim<'a> {
+    /// Of what is known without looking at a VM.
+    pub fn unobserved(machine: &'a StoredMachine, node: &'a Node) -> Self {
+        Self {
+            machine,
+            node,
+            firmware_uuid: None,
+            addresses: &[],
+            proven_addresses: &[],
+        }
+    }
+}
+
+/// Whose Node it is. The machine annotation must name the Machine or be absent; neither providerID nor system UUID may
+/// be another VM's; and something that was observed must tie the Node to the Machine's VM.
 pub fn node_verdict(claim: NodeClaim<'_>) -> NodeVerdict {
     let NodeClaim { machine, node, .. } = claim;
     let own = format!("{}/{}", machine.namespace(), machine.name());
     if let Some(other) = node.annotation(annotation::MACHINE).filter(|other| *other != own) {
         return NodeVerdict::Stranger(format!("it belongs to the Machine {other}"));
     }
-    let provider_id = node.spec.provider_id.as_deref();
-    let by_provider_id = provider_id == Some(&provider_id_of(machine));
-    let by_firmware = claim
-        .firmware_uuid
-        .is_some_and(|uuid| uuid.eq_ignore_ascii_case(&node.status.node_info.system_uuid));
+    let record = machine.record.as_ref();
+    // After the VM is gone nothing of it can be observed any more: then the owner label, which only we write, and the
+    // record of having seen this very Node to be ours must agree.
+    let recorded = record.and_then(|record| record.node_uid.as_deref());
+    let by_record = recorded == Some(node.uid()) && node.label(label::OWNED_BY) == Some(machine.uid());
+
+    let provider_id = node.spec.provider_id.as_deref().filter(|id| !id.is_empty());
+    let by_provider_id = provider_id.is_some_and(|id| is_provider_id_of(machine, id));
+    if let Some(other) = provider_id.filter(|_| !by_provider_id) {
+        return NodeVerdict::Stranger(format!("its providerID is {}", cut(other.to_owned())));
+    }
+    // KubeVirt gives a VM that is made again another UUID, and the Node has that of the VM that it joined from until the
+    // kubelet of the new one reports.
+    let system_uuid = Some(node.status.node_info.system_uuid.as_str()).filter(|uuid| !uuid.is_empty());
+    let joined_from = record.and_then(|record| record.node_system_uuid.as_deref());
+    let known = [claim.firmware_uuid, joined_from];
+    let by_system_uuid =
+        system_uuid.is_some_and(|uuid| known.iter().flatten().any(|known| is_same_uuid(known, uuid)));
+    // A Node that was linked before system UUIDs were recorded may have that of a former VM.
+    let is_known = joined_from.is_some() || (claim.firmware_uuid.is_some() && !by_record);
+    if let Some(other) = system_uuid.filter(|_| is_known && !by_system_uuid) {
+        return NodeVerdict::Stranger(format!("its system UUID is {}", cut(other.to_owned())));
+    }
+    // The guest agent says what the guest wants it to: it ties only a Node that has nothing better.
+    let addresses = match (provider_id, system_uuid) {
+        (None, None) => claim.addresses,
+        _ => claim.proven_addresses,
+    };
     let by_address = node
         .status
         .addresses
         .iter()
-        .any(|a| a.type_ != "Hostname" && claim.addresses.contains(&a.address));
-    // After the VM is gone nothing of it can be observed any more: then the owner label, which only we write, and the
-    // record of having seen this very Node to be ours must agree.
-    let recorded = machine
-        .record
-        .as_ref()
-        .and_then(|record| record.node_uid.as_deref());
-    let by_record = recorded == Some(node.uid()) && node.label(label::OWNED_BY) == Some(machine.uid());
-    if by_provider_id || by_firmware || by_address || by_record {
+        .any(|a| a.type_ != "Hostname" && addresses.contains(&a.address));
+    if by_provider_id || by_system_uuid || by_address || by_record {
         NodeVerdict::Ours
     } else {
         NodeVerdict::Stranger("neither its providerID nor its system UUID nor an address is the VM's".into())
     }
+}
+
+/// Whether both are the same UUID. What SMBIOS has as little-endian some read as big-endian.
+pub fn is_same_uuid(one: &str, other: &str) -> bool {
+    one.eq_ignore_ascii_case(other) || swapped(one).is_some_and(|swapped| swapped.eq_ignore_ascii_case(other))
+}
+
+/// The UUID with the bytes of its first three groups in reverse order.
+fn swapped(uuid: &str) -> Option<String> {
+    let mut groups: Vec<String> = uuid.split('-').map(str::to_owned).collect();
+    if groups.len() != 5 || !uuid.is_ascii() {
+        return None;
+    }
+    for group in &mut groups[..3] {
+        let bytes = group.as_bytes().chunks(2).rev().flatten().copied();
+        *group = String::from_utf8(bytes.collect()).ok()?;
+    }
+    Some(groups.join("-"))
+}
+
+/// Whether a Node with that providerID is the Machine's: ours, or that of KubeVirt's cloud controller manager.
+fn is_provider_id_of(machine: &StoredMachine, provider_id: &str) -> bool {
+    provider_id == provider_id_of(machine) || is_ccm_provider_id_of(machine.name(), provider_id)
 }
 
 /// The providerID of a Machine's Node without an external CCM.
@@ -272,6 +327,7 @@ mod tests {
             VmVerdict::Ours => "ours",
             VmVerdict::Adopt => "adopt",
             VmVerdict::Stranger(_) => "stranger",
+            VmVerdict::OtherCluster => "another cluster's",
             VmVerdict::Undecided(_) => "undecided",
         }
     }
@@ -282,7 +338,10 @@ mod tests {
     #[case::our_label_before_the_uid_is_recorded(json!({}), vm("v1", LATER, &json!({"machinist.dev/machine-uid": "m1"})), "ours")]
     #[case::our_label_and_the_recorded_uid(recorded("v1"), vm("v1", LATER, &json!({"machinist.dev/machine-uid": "m1"})), "ours")]
     #[case::our_label_but_another_uid_than_recorded(recorded("v1"), vm("v2", LATER, &json!({"machinist.dev/machine-uid": "m1"})), "stranger")]
-    #[case::our_label_from_another_user_cluster(json!({}), vm("v1", LATER, &json!({"machinist.dev/machine-uid": "m1", "machinist.dev/cluster-uid": "c2"})), "stranger")]
+    #[case::our_label_from_another_user_cluster(json!({}), vm("v1", LATER, &json!({"machinist.dev/machine-uid": "m1", "machinist.dev/cluster-uid": "c2"})), "another cluster's")]
+    #[case::another_user_clusters_that_an_annotation_names(json!({"metadata": {"annotations": {"machinist.dev/adopt-vm-uid": "v9"}}}), vm("v9", LATER, &json!({"machinist.dev/machine-uid": "gone", "machinist.dev/cluster-uid": "c2"})), "another cluster's")]
+    #[case::another_user_clusters_without_a_machine(json!({"metadata": {"annotations": {"machinist.dev/adopt-vm-uid": "v9"}}}), vm("v9", LATER, &json!({"machinist.dev/cluster-uid": "c2"})), "another cluster's")]
+    #[case::another_user_clusters_that_is_on_record(recorded("v1"), vm("v1", LATER, &json!({"machinist.dev/cluster-uid": "c2"})), "another cluster's")]
     #[case::another_machines_label(json!({}), vm("v1", LATER, &json!({"machinist.dev/machine-uid": "m2"})), "stranger")]
     #[case::machine_controllers_vm(json!({}), vm("v1", LATER, &peer_labels()), "adopt")]
     #[case::machine_controllers_vm_made_by_a_slow_clock(json!({}), vm("v1", "2026-01-01T11:56:00Z", &peer_labels()), "adopt")]
@@ -361,19 +420,71 @@ mod tests {
     #[case::an_equal_hostname_is_no_address(json!({"status": {"addresses": [{"type": "Hostname", "address": "10.0.0.7"}]}}), false)]
     #[case::only_the_name(json!({}), false)]
     #[case::only_the_annotation_and_label(json!({"metadata": {"annotations": {"cluster.k8s.io/machine": "kube-system/web-1"}, "labels": {"machine-controller/owned-by": "m1"}}}), false)]
+    #[case::a_ccms_provider_id(json!({"spec": {"providerID": "kubevirt://web-1"}}), true)]
+    #[case::a_ccms_provider_id_of_another_vm(json!({"spec": {"providerID": "kubevirt://web-2"}, "status": {"nodeInfo": {"systemUUID": "abc-1"}}}), false)]
+    #[case::another_clouds_provider_id_beats_everything(json!({"spec": {"providerID": "aws:///eu/i-0123"}, "status": {"addresses": [{"type": "InternalIP", "address": "10.0.0.7"}], "nodeInfo": {"systemUUID": "abc-1"}}}), false)]
+    #[case::another_system_uuid_beats_an_address(json!({"status": {"addresses": [{"type": "InternalIP", "address": "10.0.0.7"}], "nodeInfo": {"systemUUID": "ec2-abc"}}}), false)]
+    #[case::another_system_uuid_beats_our_provider_id(json!({"spec": {"providerID": "kubermatic://kubevirt/m1"}, "status": {"nodeInfo": {"systemUUID": "ec2-abc"}}}), false)]
+    #[case::an_address_of_the_guest_agent_ties_a_node_that_has_nothing_else(json!({"status": {"addresses": [{"type": "InternalIP", "address": "10.1.0.99"}]}}), true)]
+    #[case::an_address_of_the_guest_agent_outweighs_no_system_uuid(json!({"status": {"addresses": [{"type": "InternalIP", "address": "10.1.0.99"}], "nodeInfo": {"systemUUID": "ec2-abc"}}}), false)]
     #[case::another_machines_annotation_beats_an_address(json!({"metadata": {"annotations": {"cluster.k8s.io/machine": "other/web-1"}}, "status": {"addresses": [{"type": "InternalIP", "address": "10.0.0.7"}]}}), false)]
     fn a_node_is_ours_by_what_is_observed(#[case] extra: Value, #[case] ours: bool) {
         let mut node = json!({"metadata": {"name": "web-1", "uid": "n1"}});
         json_patch::merge(&mut node, &extra);
         let (node, machine) = (serde_json::from_value(node).unwrap(), machine(&json!({})));
-        let addresses = ["10.0.0.7".to_owned()];
+        let addresses = ["10.0.0.7".to_owned(), "10.1.0.99".to_owned()];
         let claim = NodeClaim {
             machine: &machine,
             node: &node,
             firmware_uuid: Some("abc-1"),
             addresses: &addresses,
+            proven_addresses: &addresses[..1],
         };
         assert_eq!(node_verdict(claim) == NodeVerdict::Ours, ours);
+    }
+
+    fn linked(system_uuid: Option<&str>) -> StoredMachine {
+        machine(
+            &json!({"status": {"providerStatus": {"infrastructure": {"server": "https://a", "namespace": "vms"},
+            "nodeUID": "n1", "nodeSystemUUID": system_uuid}}}),
+        )
+    }
+
+    #[rstest]
+    #[case::the_former_vms(Some("old"), "old", Some("new"), true)]
+    #[case::the_new_vms(Some("old"), "new", Some("new"), true)]
+    #[case::the_former_vms_while_there_is_none(Some("old"), "old", None, true)]
+    #[case::neither(Some("old"), "ec2-abc", Some("new"), false)]
+    #[case::another_while_there_is_none(Some("old"), "ec2-abc", None, false)]
+    #[case::of_a_node_linked_before_it_was_recorded(None, "old", Some("new"), true)]
+    fn a_linked_node_is_ours_by_the_vm_that_it_joined_from(
+        #[case] recorded: Option<&str>,
+        #[case] system_uuid: &str,
+        #[case] firmware_uuid: Option<&str>,
+        #[case] ours: bool,
+    ) {
+        let node: Node = serde_json::from_value(json!({
+            "metadata": {"name": "web-1", "uid": "n1", "labels": {"machine-controller/owned-by": "m1"}},
+            "status": {"nodeInfo": {"systemUUID": system_uuid}},
+        }))
+        .unwrap();
+        let machine = linked(recorded);
+        let claim = NodeClaim {
+            firmware_uuid,
+            ..NodeClaim::unobserved(&machine, &node)
+        };
+        assert_eq!(node_verdict(claim) == NodeVerdict::Ours, ours);
+    }
+
+    #[rstest]
+    #[case("00112233-4455-6677-8899-aabbccddeeff", true)]
+    #[case("00112233-4455-6677-8899-AABBCCDDEEFF", true)]
+    #[case("33221100-5544-7766-8899-aabbccddeeff", true)]
+    #[case("33221100-5544-7766-9988-aabbccddeeff", false)]
+    #[case("ec2-abc", false)]
+    #[case("", false)]
+    fn a_uuid_is_the_same_in_either_order_of_its_bytes(#[case] other: &str, #[case] same: bool) {
+        assert_eq!(is_same_uuid("00112233-4455-6677-8899-aabbccddeeff", other), same);
     }
 
     #[test]
@@ -381,12 +492,7 @@ mod tests {
         let machine =
             machine(&json!({"status": {"nodeRef": {"kind": "Node", "name": "web-1", "uid": "n1"}}}));
         let node = serde_json::from_value(json!({"metadata": {"name": "web-1", "uid": "n1"}})).unwrap();
-        let claim = NodeClaim {
-            machine: &machine,
-            node: &node,
-            firmware_uuid: None,
-            addresses: &[],
-        };
+        let claim = NodeClaim::unobserved(&machine, &node);
         assert!(matches!(node_verdict(claim), NodeVerdict::Stranger(_)));
     }
 
@@ -400,12 +506,7 @@ mod tests {
         let machine = machine(&record);
         for (label, verdict) in [("m1", true), ("m2", false)] {
             let node = node(label);
-            let claim = NodeClaim {
-                machine: &machine,
-                node: &node,
-                firmware_uuid: None,
-                addresses: &[],
-            };
+            let claim = NodeClaim::unobserved(&machine, &node);
             assert_eq!(node_verdict(claim) == NodeVerdict::Ours, verdict);
         }
     }

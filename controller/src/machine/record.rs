@@ -38,6 +38,9 @@ pub struct Record {
     /// `metadata.uid` of the Node that the VM became, once it was seen to be this Machine's.
     #[serde(default, rename = "nodeUID", skip_serializing_if = "Option::is_none")]
     pub node_uid: Option<String>,
+    /// System UUID of that Node, which is the firmware's of the VM that it joined from.
+    #[serde(default, rename = "nodeSystemUUID", skip_serializing_if = "Option::is_none")]
+    pub node_system_uuid: Option<String>,
     /// What the Node may have of the Machine that the Machine does not ask for any more; gone once the Node has not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retired: Option<Retired>,

@@ -159,7 +159,7 @@ pub(super) fn set_of(
 fn machines(machines: &[Arc<StoredMachine>]) -> Machines {
     let mut alive: Vec<_> = machines.iter().filter(|machine| !machine.is_deleting()).collect();
     alive.sort_by_key(|machine| machine.metadata.creation_timestamp.as_ref().map(|time| time.0));
-    let surging = alive.iter().filter(|machine| evacuation::surges(machine));
+    let surging = alive.iter().filter(|machine| evacuation::is_going(machine));
     Machines {
         alive: i32::try_from(alive.len()).unwrap_or(i32::MAX),
         surging: i32::try_from(surging.count()).unwrap_or(i32::MAX),

@@ -1,6 +1,6 @@
 //! A new Machine of a set.
 
-use machinist_shared::names::API_VERSION;
+use machinist_shared::names::{API_VERSION, annotation};
 use serde_json::{Value, json};
 
 use crate::user::StoredMachineSet;
@@ -45,11 +45,24 @@ pub(super) fn body(set: &StoredMachineSet, name: &str) -> Value {
             metadata[field] = copied.clone();
         }
     }
+    // What is decided by hand is decided for one Machine, and a providerID is one's.
+    if let Some(annotations) = metadata["annotations"].as_object_mut() {
+        annotations.retain(|key, _| !annotation::BY_HAND.contains(&key.as_str()));
+    }
+    let mut spec = set
+        .template
+        .get("spec")
+        .filter(|spec| !spec.is_null())
+        .cloned()
+        .unwrap_or(json!({}));
+    if let Some(spec) = spec.as_object_mut() {
+        spec.remove("providerID");
+    }
     json!({
         "apiVersion": API_VERSION,
         "kind": "Machine",
         "metadata": metadata,
-        "spec": set.template.get("spec").filter(|spec| !spec.is_null()).unwrap_or(&json!({})),
+        "spec": spec,
     })
 }
 

@@ -42,6 +42,8 @@ pub(super) struct Items {
     key: Vec<u8>,
     metadata: Vec<u8>,
     item: Vec<u8>,
+    /// Of the whole object, also of what is not held.
+    length: usize,
     beside: usize,
     ended: bool,
 }
@@ -58,6 +60,7 @@ impl Items {
             key: Vec::new(),
             metadata: Vec::new(),
             item: Vec::new(),
+            length: 0,
             beside: 0,
             ended: false,
         }
@@ -127,6 +130,7 @@ impl Items {
                                 Item::Whole(&self.item)
                             });
                             self.item = Vec::new();
+                            self.length = 0;
                         }
                         _ => {}
                     }
@@ -138,7 +142,13 @@ impl Items {
             }
         }
         match self.part {
-            Part::Items if self.depth > 2 => self.hold(&chunk[from..]),
+            Part::Items if self.depth > 2 => {
+                self.hold(&chunk[from..]);
+                // No API server stores the like: it will never end.
+                if self.length > 2 * self.largest {
+                    return Err(NotAList);
+                }
+            }
             Part::Metadata => {
                 self.count(chunk.len() - from)?;
                 self.metadata.extend_from_slice(&chunk[from..]);
@@ -169,6 +179,7 @@ impl Items {
 
     /// Keeps one byte more than an object may have, which says that it is too large.
     fn hold(&mut self, piece: &[u8]) {
+        self.length += piece.len();
         let room = (self.largest + 1).saturating_sub(self.item.len());
         self.item.extend_from_slice(&piece[..piece.len().min(room)]);
     }
@@ -246,6 +257,18 @@ mod tests {
         ] {
             assert_eq!(read(&beside, 1_000, 1_000), Err(NotAList));
         }
+    }
+
+    #[test]
+    fn an_object_that_does_not_end_ends_the_list() {
+        let mut items = Items::new(1_000);
+        let begun = items.read(br#"{"items":[{"a":""#, |_| {});
+        assert_eq!(begun, Ok(()));
+        let read = (0..100)
+            .map(|_| items.read(&[b'x'; 100], |_| {}))
+            .find(Result::is_err);
+        assert_eq!(read, Some(Err(NotAList)));
+        assert!(items.held() < 2_100);
     }
 
     proptest! {

@@ -32,7 +32,7 @@ const PAGE: u32 = 500;
 /// Bytes of one object, or of a watch event; API servers store none that is larger.
 const OBJECT_BYTES: usize = 3 * 1024 * 1024;
 /// Bytes of one page; a longer one is asked for again with fewer objects.
-const PAGE_BYTES: usize = 64 * 1024 * 1024;
+const PAGE_BYTES: usize = 16 * 1024 * 1024;
 /// How long the answer to a list may pause.
 const LIST_PAUSE: Duration = Duration::from_secs(10);
 /// A watch that brings nothing for so long is opened again: API servers send a bookmark each minute.
@@ -183,28 +183,32 @@ where
     ) -> Result<Page, RemoteError> {
         let request = kube::core::Request::new(&self.url).list(params);
         let mut answer = self.send(request).await?;
-        let mut items = Items::new(OBJECT_BYTES);
+        let (mut items, mut count) = (Items::new(OBJECT_BYTES), 0);
         while let Some(chunk) = answer.next(LIST_PAUSE).await? {
-            let read = items.read(&chunk, |item| match item {
-                Item::Whole(json) => match serde_json::from_slice(json) {
-                    Ok(object) => on(Event::InitApply(object)),
-                    Err(error) => {
-                        let key = unreadable::<K>(json, &error.to_string());
+            let read = items.read(&chunk, |item| {
+                count += 1;
+                match item {
+                    Item::Whole(json) => match serde_json::from_slice(json) {
+                        Ok(object) => on(Event::InitApply(object)),
+                        Err(error) => {
+                            let key = unreadable::<K>(json, &error.to_string());
+                            key.into_iter().for_each(|key| on(Event::InitUnreadable(key)));
+                        }
+                    },
+                    Item::Oversized(json) => {
+                        let key = unreadable::<K>(json, TOO_LARGE);
                         key.into_iter().for_each(|key| on(Event::InitUnreadable(key)));
                     }
-                },
-                Item::Oversized(json) => {
-                    let key = unreadable::<K>(json, TOO_LARGE);
-                    key.into_iter().for_each(|key| on(Event::InitUnreadable(key)));
                 }
             });
             read.map_err(|error| RemoteError::other(error.to_string()))?;
             self.room.hold(items.held()).await?;
             if answer.read() > PAGE_BYTES {
-                return match params.limit {
-                    Some(1) => Err(RemoteError::other("a list with an object of over 64 MiB")),
-                    _ => Ok(Page::TooLarge),
-                };
+                let limit = params.limit.unwrap_or(PAGE);
+                if limit == 1 || count > limit {
+                    return Err(RemoteError::other("a list with more objects than were asked for"));
+                }
+                return Ok(Page::TooLarge);
             }
         }
         let metadata = items.end().and_then(|metadata| match metadata.as_slice() {

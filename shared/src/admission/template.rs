@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::mutate::{default_spec, provider_of};
 use super::raw::{Object, object_at};
-use super::validate::{validate_spec, warn_annotations};
+use super::validate::{validate_provider_id, validate_spec, warn_annotations};
 use super::{AdmissionSettings, selector};
 use crate::field::{FieldPath, Report};
 use crate::provider::{Maker, Spec};
@@ -62,6 +62,7 @@ pub(super) fn judge_template(
     let template = object_at(spec, &["template"]);
     let of_machine = template.and_then(|template| template.get("spec"));
     let cloud = validate_spec(of_machine, &path.child("spec"), settings, report, policy);
+    validate_provider_id(of_machine, None, &path.child("spec"), policy);
     let labels = template.and_then(|template| object_at(template, &["metadata", "labels"]));
     let provider = of_machine.and_then(Value::as_object).and_then(provider_of);
     provider.unwrap_or(provider::DEFAULT).validate_labels(

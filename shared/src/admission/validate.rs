@@ -10,7 +10,7 @@ use super::raw::{Object, object_at};
 use super::shape::{MACHINE, MACHINE_SPEC};
 use super::{AdmissionSettings, Author};
 use crate::field::{ErrorKind, FieldPath, Report};
-use crate::names::{self, annotation};
+use crate::names::{self, annotation, is_ccm_provider_id_of};
 use crate::provider::{self, Spec};
 use crate::provider_spec::ProviderConfig;
 use crate::syntax;
@@ -31,6 +31,7 @@ pub fn validate_create(raw: &Value, author: Author, settings: &AdmissionSettings
     validate_name(name, &mut report);
     validate_node_name(name, raw, &mut policy);
     let spec = FieldPath::new("spec");
+    validate_provider_id(raw.get("spec"), Some(name), &spec, &mut policy);
     let cloud = validate_spec(raw.get("spec"), &spec, settings, &mut report, &mut policy);
     let metadata = FieldPath::new("metadata");
     if let Some(cloud) = cloud {
@@ -45,6 +46,29 @@ pub fn validate_create(raw: &Value, author: Author, settings: &AdmissionSettings
     );
     warn_annotations(raw.pointer("/metadata/annotations"), &metadata, &mut report);
     merge(report, policy, author)
+}
+
+/// A providerID is one Machine's, and the autoscaler takes no two of the same: a new Machine, and even more a template, has
+/// none. Only a cloud controller manager's, which is made of the name, can be known before.
+pub(super) fn validate_provider_id(
+    spec: Option<&Value>,
+    name: Option<&str>,
+    path: &FieldPath,
+    policy: &mut Report,
+) {
+    let id = spec
+        .and_then(|spec| spec.get("providerID"))
+        .and_then(Value::as_str);
+    let Some(id) = id.filter(|id| !id.is_empty()) else {
+        return;
+    };
+    if name.is_some_and(|name| is_ccm_provider_id_of(name, id)) {
+        return;
+    }
+    policy.forbidden(
+        &path.child("providerID"),
+        "must not be set: the controller writes it when it knows the VM",
+    );
 }
 
 /// Annotations that the built-in bootstrap reads and could not use: found below the metadata at `path`, of a template as

@@ -110,6 +110,15 @@ pub struct Interface {
     /// All addresses.
     #[serde(deserialize_with = "nullable")]
     pub ip_addresses: Vec<String>,
+    /// KubeVirt says where it knows the interface from, and that is not the guest agent, whose word is the guest's.
+    #[serde(rename = "infoSource", deserialize_with = "is_without_guest_agent")]
+    pub beside_agent: bool,
+}
+
+/// Whether that is `domain` and the like, and not `domain, guest-agent`, or nothing.
+fn is_without_guest_agent<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+    let source = Option::<String>::deserialize(deserializer)?.unwrap_or_default();
+    Ok(!source.is_empty() && !source.split(',').any(|one| one.trim() == "guest-agent"))
 }
 
 impl VmiStatus {
@@ -118,15 +127,24 @@ impl VmiStatus {
     /// outside the guest reaches it: loopback, link-local, multicast, unspecified. A guest that has ended has none: KubeVirt
     /// keeps them in its status, and gives them to others.
     pub fn addresses(&self) -> Vec<String> {
+        self.addresses_of(|_| true)
+    }
+
+    /// Those of [`Self::addresses`] that the guest has no say in: of the interfaces that KubeVirt knows without its agent, or
+    /// whose name is that of one `behind_pod`.
+    pub fn addresses_beside_agent(&self, mut behind_pod: impl FnMut(&str) -> bool) -> Vec<String> {
+        self.addresses_of(|interface| interface.beside_agent || behind_pod(&interface.name))
+    }
+
+    fn addresses_of(&self, mut counts: impl FnMut(&Interface) -> bool) -> Vec<String> {
         let mut addresses: Vec<String> = Vec::new();
         if self.is_final() {
             return addresses;
         }
-        for interface in self
-            .interfaces
-            .iter()
-            .filter(|interface| !interface.name.is_empty())
-        {
+        for interface in &self.interfaces {
+            if interface.name.is_empty() || !counts(interface) {
+                continue;
+            }
             for address in std::iter::once(&interface.ip_address).chain(&interface.ip_addresses) {
                 let address = address.split('/').next().unwrap_or_default();
                 let Some(address) = address.parse().ok().filter(is_reachable) else {

@@ -148,6 +148,11 @@ impl Case {
         objects::infra(self.bed.infra().client(), &objects::virtual_machine())
     }
 
+    /// The VMs that run.
+    pub fn vmis(&self) -> Api<DynamicObject> {
+        objects::infra(self.bed.infra().client(), &objects::virtual_machine_instance())
+    }
+
     /// The disks.
     pub fn data_volumes(&self) -> Api<DynamicObject> {
         objects::infra(self.bed.infra().client(), &objects::data_volume())

@@ -57,11 +57,17 @@ pub struct Flags {
     #[arg(long, env = "MACHINIST_TLS_MIN_VERSION", help_heading = heading::SERVING)]
     #[arg(default_value = "1.3")]
     pub tls_min_version: TlsVersion,
-    /// CAs of clients, PEM, read at the start: only who has a certificate of one of them is answered. Kubernetes' API servers
+    /// CAs of clients, PEM, read at the start: only who has a certificate of one of them, for one of `--client-allowed-names`, is
+    /// answered. Kubernetes' API servers
     /// have one only if they were given one for this webhook.
     #[arg(long, env = "MACHINIST_CLIENT_CA_FILE", help_heading = heading::SERVING)]
     #[arg(default_value = "")]
     pub client_ca_file: String,
+    /// Names of the clients that are answered, with commas between: the common name, or a DNS name, of their certificates. Needed
+    /// with `--client-ca-file`: the CA of a cluster gives certificates to every kubelet.
+    #[arg(long, env = "MACHINIST_CLIENT_ALLOWED_NAMES", help_heading = heading::SERVING)]
+    #[arg(value_delimiter = ',')]
+    pub client_allowed_names: Vec<String>,
     /// User that our controller goes by; its Machines are refused only for what cannot be rendered. Repeatable;
     /// the environment names one.
     #[arg(long, env = "MACHINIST_CONTROLLER_USER", help_heading = heading::ADMISSION)]

@@ -183,19 +183,22 @@ impl Server {
     }
 }
 
-/// A CA of clients (PEM), and the certificate of one of them.
-pub fn client_ca() -> (String, Leaf) {
+/// A CA of clients (PEM), and the certificates of some of them, by their common names.
+pub fn client_ca<const N: usize>(names: [&str; N]) -> (String, [Leaf; N]) {
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-    let mut params = CertificateParams::default();
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-    let key = KeyPair::generate().unwrap();
-    let leaf = Leaf {
-        certificate: params.signed_by(&key, &ca).unwrap().pem(),
-        key: key.serialize_pem(),
-    };
-    (ca.pem(), leaf)
+    let leaves = names.map(|name| {
+        let mut params = CertificateParams::default();
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        params.distinguished_name.push(rcgen::DnType::CommonName, name);
+        let key = KeyPair::generate().unwrap();
+        Leaf {
+            certificate: params.signed_by(&key, &ca).unwrap().pem(),
+            key: key.serialize_pem(),
+        }
+    });
+    (ca.pem(), leaves)
 }
 
 /// The whole answer to a GET without TLS: status and body.

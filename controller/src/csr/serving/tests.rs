@@ -206,7 +206,7 @@ fn a_request_that_is_not_ours_to_decide_is_left_alone(#[case] change: fn(&mut Sc
 #[case::cert_sign(|s: &mut Scene| s.set_usages(&["digital signature", "server auth", "cert sign"]), "usages")]
 #[case::for_more_than_a_year(|s: &mut Scene| s.spec().expiration_seconds = Some(31_536_001), "a year")]
 // The envelope.
-#[case::empty(|s: &mut Scene| s.set_pem(""), "PEM")]
+#[case::too_large_to_be_kept(|s: &mut Scene| s.set_pem(""), "larger than 16 KiB")]
 #[case::text_before(|s: &mut Scene| { let pem = s.pem(); s.set_pem(format!("hello\n{pem}")); }, "PEM")]
 #[case::trailing_bytes(|s: &mut Scene| { let pem = s.pem(); s.set_pem(format!("{pem}x")); }, "PEM")]
 #[case::two_blocks(|s: &mut Scene| { let pem = s.pem(); s.set_pem(format!("{pem}{pem}")); }, "PEM")]

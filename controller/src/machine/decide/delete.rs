@@ -414,6 +414,13 @@ fn delete_vm(draft: &mut Draft<'_>, open: &Open, vm: &Instance) -> Vm {
             );
             blocked(draft, &why)
         }
+        VmVerdict::OtherCluster => {
+            let message = format!(
+                "the VM {} belongs to another user cluster and is left alone",
+                machine.name()
+            );
+            Vm::Let("VMLeftAlone", message)
+        }
         VmVerdict::Stranger(why) => {
             let message = format!(
                 "the VM {} ({uid}) is not this Machine's ({why}) and is left alone",
@@ -474,16 +481,14 @@ pub(super) fn deleting(draft: &mut Draft<'_>, reason: Reason, message: &str) {
 /// The Node that goes with the Machine; never a stranger's.
 pub(super) fn own_node(draft: &Draft<'_>) -> Option<Arc<Node>> {
     let node = draft.observed.node.as_ref()?;
-    let (firmware_uuid, addresses): (Option<&str>, &[String]) = match &draft.observed.infra {
-        Infra::Open(open) if is_nobody_elses(draft, open) => (open.firmware_uuid.as_deref(), &open.addresses),
-        _ => (None, &[]),
-    };
-    let claim = NodeClaim {
-        machine: &draft.observed.machine,
-        node,
-        firmware_uuid,
-        addresses,
-    };
+    let mut claim = NodeClaim::unobserved(&draft.observed.machine, node);
+    if let Infra::Open(open) = &draft.observed.infra
+        && is_nobody_elses(draft, open)
+    {
+        claim.firmware_uuid = open.firmware_uuid.as_deref();
+        claim.addresses = &open.addresses;
+        claim.proven_addresses = &open.proven_addresses;
+    }
     (node_verdict(claim) == NodeVerdict::Ours).then(|| node.clone())
 }
 

@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use super::super::conditions::{Condition, Reason, Status};
 use super::super::observed::{Concern, Open, Usable};
 use super::super::on_node::Retired;
-use super::super::ownership::{NodeClaim, NodeVerdict, node_verdict, provider_id_of};
+use super::super::ownership::{NodeClaim, NodeVerdict, is_same_uuid, node_verdict, provider_id_of};
 use super::super::plan::Step;
 use super::draft::{Draft, Field};
 use crate::csr::serving::NodeState;
@@ -43,6 +43,7 @@ pub(super) fn node(draft: &mut Draft<'_>, usable: Option<&Usable>, open: &Open, 
         node: &node,
         firmware_uuid: open.firmware_uuid.as_deref(),
         addresses: &open.addresses,
+        proven_addresses: &open.proven_addresses,
     };
     if let NodeVerdict::Stranger(why) = node_verdict(claim) {
         draft.own_node = Some(NodeState::Stranger(why.clone()));
@@ -80,6 +81,15 @@ pub(super) fn node(draft: &mut Draft<'_>, usable: Option<&Usable>, open: &Open, 
         draft.tell_after_patch(false, "NodeReplaced", message);
     }
     if let Some(record) = &mut draft.record {
+        // Not of a Node that was linked before this was recorded: it costs a write.
+        let system_uuid = node.status.node_info.system_uuid.as_str();
+        let is_firmwares = open
+            .firmware_uuid
+            .as_deref()
+            .is_some_and(|uuid| is_same_uuid(uuid, system_uuid));
+        if is_firmwares && (!linked_before || record.node_system_uuid.is_some()) {
+            record.node_system_uuid = Some(system_uuid.to_owned());
+        }
         record.node_uid = Some(node.uid().to_owned());
     }
     draft.node_ref = Field::Set(ObjectReference {

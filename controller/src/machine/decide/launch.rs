@@ -280,12 +280,7 @@ pub(super) fn has_node(draft: &Draft<'_>) -> bool {
 /// Why the Node of the Machine's name is a stranger, if it is.
 fn foreign_node(draft: &Draft<'_>) -> Option<String> {
     let node = draft.observed.node.as_ref()?;
-    let claim = NodeClaim {
-        machine: &draft.observed.machine,
-        node,
-        firmware_uuid: None,
-        addresses: &[],
-    };
+    let claim = NodeClaim::unobserved(&draft.observed.machine, node);
     match node_verdict(claim) {
         NodeVerdict::Ours => None,
         NodeVerdict::Stranger(why) => Some(why),

@@ -284,6 +284,15 @@ fn machine_of(draft: &mut Draft<'_>, usable: &Usable, open: &Open) {
             );
             draft.infrastructure(Status::Unknown, Reason::WaitingForReference, message);
         }
+        VmVerdict::OtherCluster => {
+            let message = format!(
+                "a VirtualMachine {} exists in namespace {} that belongs to another user cluster. It is left alone. Rename the \
+                 Machine, or use another namespace",
+                machine.name(),
+                open.infrastructure.namespace,
+            );
+            draft.infrastructure(Status::False, Reason::VMNameTaken, message);
+        }
         VmVerdict::Stranger(why) => {
             let message = format!(
                 "a VirtualMachine {} ({uid}) exists in namespace {} that is not this Machine's: {why}. It is left alone. Rename the \

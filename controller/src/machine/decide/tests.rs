@@ -80,6 +80,7 @@ fn open() -> Open {
         eviction: Eviction::None,
         firmware_uuid: None,
         addresses: Vec::new(),
+        proven_addresses: Vec::new(),
         contested: Vec::new(),
         state: VmState {
             progress: true,
@@ -109,6 +110,7 @@ fn running() -> Open {
             instance: None,
         }),
         addresses: vec!["10.0.0.7".into()],
+        proven_addresses: vec!["10.0.0.7".into()],
         state: VmState {
             ready: true,
             reason: "VMRunning".into(),

@@ -52,9 +52,14 @@ pub(super) fn scale(
     // A missing number is reported by the caller.
     let wanted = set.replicas.and_then(|replicas| usize::try_from(replicas).ok());
     let Some(wanted) = wanted else { return Ok(()) };
-    // One that waits for another in its place is more than was asked for.
-    let surging = active.iter().filter(|member| evacuation::surges(&member.machine));
-    let counted = active.len() - surging.count();
+    // One that goes is more than was asked for.
+    let is_going = |member: &&&Member| evacuation::is_going(&member.machine);
+    let staying: Vec<&Member> = active
+        .iter()
+        .filter(|member| !is_going(member))
+        .copied()
+        .collect();
+    let counted = staying.len();
     let missing = wanted.saturating_sub(counted + observed.orphans.len());
     // Under the strategy OnDelete, what a person takes from an older template comes back from the newer one.
     if missing > 0 && set.annotation(annotation::NO_NEW_MACHINES) != Some("true") {
@@ -68,7 +73,7 @@ pub(super) fn scale(
     let surplus = counted.saturating_sub(wanted);
     if surplus > 0 && !waits {
         let class = |member: &Member| class(member, set.min_ready_seconds, now);
-        let victims = first_to_go(active, class, policy, surplus.min(AT_ONCE));
+        let victims = first_to_go(&staying, class, policy, surplus.min(AT_ONCE));
         plan.steps.push(Step::Delete(victims));
         plan.more = surplus > AT_ONCE;
     }

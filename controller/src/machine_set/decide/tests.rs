@@ -272,16 +272,20 @@ fn an_unknown_delete_policy_makes_machines_and_deletes_none() {
 #[case::another_is_made_in_its_place(2, &["create 1"])]
 #[case::it_is_not_too_many(3, &[])]
 #[case::others_are(4, &["delete"])]
-fn one_that_waits_for_another_in_its_place_does_not_count(
+fn one_that_goes_does_not_count_and_none_goes_in_its_stead(
     #[case] machines: usize,
     #[case] expected: &[&str],
+    #[values("WaitingForReplacement", "HostDrained")] reason: &str,
+    #[values("Random", "Newest", "Oldest")] policy: &str,
 ) {
-    let waits = json!({"status": {"conditions": [
-        {"type": "Evacuating", "status": "True", "reason": "WaitingForReplacement"}]}});
-    let mut members = vec![member("leaving", READY, &waits)];
+    let goes =
+        json!({"status": {"conditions": [{"type": "Evacuating", "status": "True", "reason": reason}]}});
+    let mut members = vec![member("leaving", READY, &goes)];
     members.extend((1..machines).map(|number| ready(&format!("m{number}"))));
-    let plan = decide(&observed(set(2, &json!({})), members), now());
+    let policy = json!({"spec": {"deletePolicy": policy}});
+    let plan = decide(&observed(set(2, &policy), members), now());
     let mut steps = steps(&plan);
+    assert!(!steps.iter().any(|step| step.contains("leaving")), "{steps:?}");
     steps.retain(|step| step.starts_with("create") || step.starts_with("delete"));
     assert_eq!(steps.len(), expected.len(), "{steps:?}");
     assert!(

@@ -10,7 +10,7 @@ use k8s_openapi::jiff::Timestamp;
 use machinist_infra::client::RemoteError;
 use machinist_infra::facts::FactError;
 use machinist_infra::provider::{
-    Blind, Delivery, Disk, Guest, InfraKey, Instance, Labelling, Place, Sight, State,
+    Blind, Delivery, Disk, Guest, InfraKey, Instance, Labelling, NamedAt, Place, Sight, State,
 };
 use machinist_shared::provider::Opaque;
 use serde_json::Value;
@@ -77,14 +77,18 @@ impl Place for Opened {
         self.contents(uid).ok().flatten()
     }
 
-    fn named_at(&self, address: &str) -> Vec<String> {
+    fn named_at(&self, address: &str) -> Vec<NamedAt> {
         let has = |guest: &Option<GuestFile>| {
             let guest = guest.as_ref();
             guest.is_some_and(|guest| guest.addresses.iter().any(|own| own == address))
         };
         let named = self.contents(|contents| {
             let instances = contents.instances.iter().filter(|(_, (_, guest))| has(guest));
-            instances.map(|(name, _)| name.clone()).collect()
+            let named = |name: &String| NamedAt {
+                name: name.clone(),
+                proven: true,
+            };
+            instances.map(|(name, _)| named(name)).collect()
         });
         named.unwrap_or_default()
     }

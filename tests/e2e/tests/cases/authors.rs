@@ -1,6 +1,6 @@
 //! The author of a reference to a Secret must be allowed to read it, because the controller will.
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use e2e::{Case, manifest, manifest::NAMESPACE};
 use rstest::rstest;
 use serde_json::{Value, json};
@@ -109,6 +109,36 @@ async fn a_taken_over_cluster_is_only_warned() -> Result<()> {
         said.contains("Warning: ") && said.contains("may not get Secret"),
         "{said}"
     );
+    case.finish_without_controller(&[]).await
+}
+
+/// What is decided by hand goes past the rules on whose VM it is.
+#[rstest]
+#[case::of_a_machine(manifest::machine("machine"), "/metadata")]
+#[case::of_a_template(templated("MachineDeployment", "deployment"), "/spec/template/metadata")]
+#[tokio::test]
+async fn an_author_decides_by_hand_only_with_the_right_to_adopt(
+    #[case] mut object: Value,
+    #[case] metadata: &str,
+    #[values("adopt-vm-uid", "abandon-vm-uid", "accept-infrastructure")] annotation: &str,
+) -> Result<()> {
+    let case = Box::pin(start()).await?;
+    let spec = object.pointer_mut("/spec/template/spec").map(Value::take);
+    if let Some(mut spec) = spec {
+        spec["providerSpec"]["value"]["cloudProviderSpec"]["clusterName"] = json!("plain");
+        object["spec"]["template"]["spec"] = spec;
+    }
+    let metadata = object.pointer_mut(metadata).context("no metadata")?;
+    metadata["annotations"] = json!({format!("machinist.dev/{annotation}"): "some-uid"});
+    let answer = as_jane(&case, "create", &object).await?.unwrap_or_default();
+    assert!(
+        answer.contains("may \"adopt\" machines.cluster.k8s.io"),
+        "{answer}"
+    );
+
+    let adopt = ["--verb=adopt", "--resource=machines.cluster.k8s.io"];
+    grant(&case, "adopt", &adopt).await?;
+    assert_eq!(as_jane(&case, "create", &object).await?, None);
     case.finish_without_controller(&[]).await
 }
 

@@ -8,6 +8,7 @@ mod asked_defaults;
 mod asked_kubevirt;
 mod asked_secrets;
 mod asked_update;
+mod attacks;
 mod authors;
 mod autoscaler_requests;
 mod beside_machine_controller;

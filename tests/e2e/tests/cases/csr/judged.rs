@@ -1,6 +1,6 @@
 //! Requests that are judged by the state of the cluster at that time.
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use e2e::{
     Case,
     case::PATIENCE,
@@ -79,29 +79,68 @@ async fn requests_that_became_invalid_before_they_are_judged_are_not_approved() 
     case.finish(&[]).await
 }
 
-/// A request of a Node whose VM's address another Node claims is held until that one is gone.
+/// A kubelet writes what it wants into its own Node's status. That costs nobody else a certificate.
 #[tokio::test]
-async fn no_certificate_is_issued_for_an_address_that_another_node_has() -> Result<()> {
+async fn a_node_that_claims_the_address_of_a_vm_holds_up_no_certificate_of_its_node() -> Result<()> {
+    let case = Case::start().await?;
+    for name in ["worker", "claimer"] {
+        case.apply(&manifest::machine(name)).await?;
+        case.node_ready(name).await?;
+    }
+    let own = address(&case, "worker").await?;
+    node_with_address(&case, "cp-1", &own).await?;
+    claim_address(&case, "claimer", &own).await?;
+    let kubelet = certificates::kubelet_of(&case, "worker").await?;
+    let request = Ask::serving("worker", &own).post(&kubelet).await?;
+    certificates::issued(&case, &request).await?;
+    for name in ["worker", "claimer"] {
+        case.delete_machine(name).await?;
+    }
+    case.finish(&["Node/cp-1"]).await
+}
+
+/// The guest agent says what the guest wants it to. That gets it no certificate for the address of another Node.
+#[tokio::test]
+async fn no_certificate_is_issued_for_an_address_that_only_the_guest_agent_reports_and_another_node_has()
+-> Result<()> {
     let case = Case::start().await?;
     case.apply(&manifest::machine("worker")).await?;
     case.node_ready("worker").await?;
-    let own = address(&case, "worker").await?;
+    let theirs = "10.200.0.7";
+    node_with_address(&case, "cp-1", theirs).await?;
+    let vmis = case.vmis();
+    let own = vmis.get("worker").await?;
+    let mut interfaces = own.data["status"]["interfaces"].clone();
+    let reported = json!({"name": "bridged", "ipAddress": theirs, "ipAddresses": [theirs], "infoSource": "domain, guest-agent"});
+    interfaces.as_array_mut().context("no interfaces")?.push(reported);
+    let status = json!({"status": {"interfaces": interfaces}});
+    vmis.patch("worker", &PatchParams::default(), &Patch::Merge(status))
+        .await?;
     let kubelet = certificates::kubelet_of(&case, "worker").await?;
-    let other = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "cp-1"}});
-    case.bed
-        .user()
-        .kubectl_ok(&["create", "-f", "-"], &other.to_string())
-        .await?;
-    let status = json!({"status": {"addresses": [{"type": "InternalIP", "address": own}]}});
-    Api::<Node>::all(case.bed.user().client())
-        .patch_status("cp-1", &PatchParams::default(), &Patch::Merge(status))
-        .await?;
-    let request = Ask::serving("worker", &own).post(&kubelet).await?;
+    let request = Ask::serving("worker", theirs).post(&kubelet).await?;
     certificates::told(&case, &request, "Node cp-1 has, too").await?;
     case.nodes().delete("cp-1", &DeleteParams::default()).await?;
     certificates::issued(&case, &request).await?;
     case.delete_machine("worker").await?;
     case.finish(&[]).await
+}
+
+async fn node_with_address(case: &Case, name: &str, address: &str) -> Result<()> {
+    let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}});
+    case.bed
+        .user()
+        .kubectl_ok(&["create", "-f", "-"], &node.to_string())
+        .await?;
+    claim_address(case, name, address).await
+}
+
+/// As its kubelet could write it.
+async fn claim_address(case: &Case, node: &str, address: &str) -> Result<()> {
+    let status = json!({"status": {"addresses": [{"type": "ExternalIP", "address": address}]}});
+    Api::<Node>::all(case.bed.user().client())
+        .patch_status(node, &PatchParams::default(), &Patch::Strategic(status))
+        .await?;
+    Ok(())
 }
 
 /// A guest agent can report any address, also one of Services.

@@ -1,0 +1,291 @@
+//! An author with rights in one namespace, or a server that such an author names, stops and takes nothing of anybody else's.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::SystemTime,
+};
+
+use anyhow::{Context as _, Result};
+use axum::{Router, body::Body, extract::State, http::Uri};
+use axum_server::{Handle, tls_rustls::RustlsConfig};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use e2e::{Case, manifest, manifest::NAMESPACE, usage::rss};
+use futures::{StreamExt as _, stream};
+use k8s_openapi::api::core::v1::Node;
+use kube::api::{Patch, PatchParams};
+use machinist_certs::{CertificateFiles, Clients, CurrentCertificate, Identity, MinimumTls, server_config};
+use rstest::rstest;
+use serde_json::{Value, json};
+use tokio::sync::Notify;
+
+/// A status of so many levels passes the webhook, which judges specs, and was the end of every list that it was in.
+#[tokio::test]
+async fn a_status_that_is_nested_without_end_stops_nothing_not_after_a_restart_either() -> Result<()> {
+    let case = Case::start().await?;
+    let deep = format!("{}1{}", r#"{"a":"#.repeat(300), "}".repeat(300));
+    let poison = format!(r#"{{"status":{{"x":{deep},"conditions":{{"not":"a list"}}}}}}"#);
+    case.apply(&manifest::machine("poison")).await?;
+    case.node_ready("poison").await?;
+    case.apply(&manifest::machine_set("poison", 0)).await?;
+    let mut deployment = manifest::machine_set("poison", 0);
+    deployment["kind"] = json!("MachineDeployment");
+    case.apply(&deployment).await?;
+    for (kind, subresource) in [
+        ("machine", ""),
+        ("machineset", "status"),
+        ("machinedeployment", "status"),
+    ] {
+        let subresource = format!("--subresource={subresource}");
+        let patch = [
+            "patch",
+            kind,
+            "poison",
+            "--namespace",
+            NAMESPACE,
+            "--type=merge",
+            "--patch",
+            &poison,
+            &subresource,
+        ];
+        let patch = if subresource.ends_with('=') {
+            &patch[..patch.len() - 1]
+        } else {
+            &patch[..]
+        };
+        case.bed.user().kubectl_ok(patch, "").await?;
+    }
+
+    case.bed.controller().terminate().await?;
+    case.bed.controller().start().await?;
+    case.apply(&manifest::machine("sound")).await?;
+    case.node_ready("sound").await?;
+    case.node_ready("poison").await?;
+    for name in ["sound", "poison"] {
+        case.delete_machine(name).await?;
+    }
+    for kind in ["machineset", "machinedeployment"] {
+        let delete = ["delete", kind, "poison", "--namespace", NAMESPACE];
+        case.bed.user().kubectl_ok(&delete, "").await?;
+    }
+    case.finish(&[]).await
+}
+
+/// A Machine that is older than a Node of its name, whose guest agent reports that Node's address.
+#[rstest]
+#[case::by_its_provider_id(json!({"providerID": "aws:///eu/i-0123"}), "")]
+#[case::by_its_system_uuid(json!({}), "ec2-abc")]
+#[tokio::test]
+async fn a_guest_agents_address_takes_no_foreign_node(
+    #[case] spec: Value,
+    #[case] system_uuid: &str,
+) -> Result<()> {
+    let case = Case::start().await?;
+    let mut machine = manifest::machine("cp-9");
+    machine["metadata"]["annotations"] = json!({"sim.kubevirt.io/never-joins": "true"});
+    case.apply(&machine).await?;
+    case.condition("cp-9", "WaitingForNode").await?;
+    let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "cp-9"}, "spec": spec});
+    case.bed
+        .user()
+        .kubectl_ok(&["create", "-f", "-"], &node.to_string())
+        .await?;
+    let status = json!({"status": {
+        "addresses": [{"type": "InternalIP", "address": "10.1.0.99"}],
+        "nodeInfo": {"systemUUID": system_uuid, "architecture": "", "bootID": "", "containerRuntimeVersion": "", "kernelVersion": "",
+            "kubeProxyVersion": "", "kubeletVersion": "", "machineID": "", "operatingSystem": "", "osImage": ""},
+    }});
+    case.nodes()
+        .patch_status("cp-9", &PatchParams::default(), &Patch::Merge(status))
+        .await?;
+    case.condition("cp-9", "NodeNameTaken").await?;
+    let vmi = case.vmis().get("cp-9").await?;
+    let mut interfaces = vmi.data["status"]["interfaces"].clone();
+    let reported = json!({"name": "bridged", "ipAddress": "10.1.0.99", "infoSource": "domain, guest-agent"});
+    interfaces.as_array_mut().context("no interfaces")?.push(reported);
+    let status = json!({"status": {"interfaces": interfaces}});
+    case.vmis()
+        .patch("cp-9", &PatchParams::default(), &Patch::Merge(status))
+        .await?;
+    case.settled().await;
+    let left_alone = |node: &Node| {
+        let owned = node
+            .metadata
+            .labels
+            .iter()
+            .flatten()
+            .any(|(key, _)| key.contains("owned-by") || key == "pool");
+        let taints = node
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.taints.as_ref())
+            .into_iter()
+            .flatten();
+        !owned && !taints.into_iter().any(|taint| taint.key == "dedicated")
+    };
+    assert!(left_alone(&case.nodes().get("cp-9").await?));
+    case.condition("cp-9", "NodeNameTaken").await?;
+    case.delete_machine("cp-9").await?;
+    assert!(
+        left_alone(&case.nodes().get("cp-9").await?),
+        "and it is still there"
+    );
+    case.finish(&["Node/cp-9"]).await
+}
+
+/// What such a server says.
+#[derive(Debug, Clone, Copy)]
+enum Endless {
+    /// No JSON at all.
+    Text,
+    /// A list with one object that does not end.
+    Object,
+    /// A list with as many small objects as anybody reads.
+    Objects,
+    /// A list and page after page of it.
+    Pages,
+}
+
+/// Answers everything, without end.
+struct EndlessServer {
+    url: String,
+    asked: Arc<(AtomicUsize, Notify)>,
+    handle: Handle<std::net::SocketAddr>,
+}
+
+impl EndlessServer {
+    fn start(case: &Case, what: Endless) -> Result<Self> {
+        let asked = Arc::new((AtomicUsize::new(0), Notify::new()));
+        let answer = move |State(asked): State<Arc<(AtomicUsize, Notify)>>, _: Uri| async move {
+            asked.0.fetch_add(1, Ordering::Relaxed);
+            asked.1.notify_waiters();
+            let list = r#"{"kind":"List","apiVersion":"v1","metadata":{"resourceVersion":"1","continue":"more"},"items":["#;
+            let object =
+                r#"{"metadata":{"name":"x","namespace":"machinist-infra","uid":"u","resourceVersion":"1"}}"#;
+            let (first, rest) = match what {
+                Endless::Text => (String::new(), "x".repeat(64 * 1024)),
+                Endless::Object => (format!(r#"{list}{{"metadata":{{"name":""#), "x".repeat(64 * 1024)),
+                Endless::Objects => (format!("{list}{object}"), format!(",{object}").repeat(512)),
+                Endless::Pages => return Body::from(format!("{list}{object}]}}")),
+            };
+            let chunks = stream::once(async { first }).chain(stream::repeat(rest));
+            Body::from_stream(chunks.map(Ok::<_, std::convert::Infallible>))
+        };
+        let router = Router::new().fallback(answer).with_state(Arc::clone(&asked));
+        let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+        listener.set_nonblocking(true)?;
+        let url = format!("https://{}", listener.local_addr()?);
+        let certs = case.bed.webhook_cert_dir();
+        let files = CertificateFiles::new(certs.join("tls.crt"), certs.join("tls.key"));
+        let identity = Identity::load(&files, SystemTime::now())?;
+        let certificate = Arc::new(CurrentCertificate::new(identity));
+        let tls = server_config(certificate, MinimumTls::default(), Clients::Any)?;
+        let handle = Handle::new();
+        let server =
+            axum_server::from_tcp_rustls(listener, RustlsConfig::from_config(tls))?.handle(handle.clone());
+        tokio::spawn(server.serve(router.into_make_service()));
+        Ok(Self { url, asked, handle })
+    }
+
+    /// Waits until it was asked that many times more.
+    async fn asked(&self, times: usize) {
+        let until = self.asked.0.load(Ordering::Relaxed) + times;
+        loop {
+            let asked = self.asked.1.notified();
+            if self.asked.0.load(Ordering::Relaxed) >= until {
+                return;
+            }
+            asked.await;
+        }
+    }
+
+    /// A kubeconfig for it. Each way there is a server of its own.
+    fn kubeconfig(&self, way: usize) -> String {
+        let kubeconfig = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "c",
+            "clusters": [{"name": "c", "cluster": {"server": format!("{}/{way}", self.url), "insecure-skip-tls-verify": true}}],
+            "users": [{"name": "u", "user": {"token": format!("token-{way}")}}],
+            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+        });
+        STANDARD.encode(kubeconfig.to_string())
+    }
+}
+
+impl Drop for EndlessServer {
+    fn drop(&mut self) {
+        self.handle.shutdown();
+    }
+}
+
+/// MB that servers of others may cost.
+const BUDGET: u64 = 64;
+
+#[rstest]
+#[case::text(Endless::Text)]
+#[case::one_object(Endless::Object)]
+#[case::objects(Endless::Objects)]
+#[case::pages(Endless::Pages)]
+#[tokio::test]
+async fn servers_that_answer_without_end_do_not_fill_the_memory(#[case] what: Endless) -> Result<()> {
+    const SERVERS: usize = 64;
+    let case = Case::start().await?;
+    case.apply(&manifest::machine("sound")).await?;
+    case.node_ready("sound").await?;
+    let server = EndlessServer::start(&case, what)?;
+    let (controller_before, _) = rss(case.bed.controller())?;
+    let (webhook_before, _) = rss(case.bed.webhook())?;
+    let machine = |way: usize| {
+        let mut machine = manifest::machine(&format!("endless-{way}"));
+        let spec = &mut machine["spec"]["providerSpec"]["value"]["cloudProviderSpec"];
+        spec["auth"]["kubeconfig"] = json!(server.kubeconfig(way));
+        machine
+    };
+    // Refused or not: it is asked.
+    for way in 0..4 {
+        let dry = ["create", "--dry-run=server", "-f", "-"];
+        case.bed.user().kubectl(&dry, &machine(way).to_string()).await?;
+    }
+    for kind in ["validatingwebhookconfigurations", "mutatingwebhookconfigurations"] {
+        case.bed
+            .user()
+            .kubectl_ok(&["delete", kind, "machinist"], "")
+            .await?;
+    }
+    let list =
+        json!({"apiVersion": "v1", "kind": "List", "items": (0..SERVERS).map(machine).collect::<Vec<_>>()});
+    case.apply(&list).await?;
+    // Each is asked again and again.
+    server.asked(SERVERS * 4).await;
+    for (server, before) in [
+        (case.bed.controller(), controller_before),
+        (case.bed.webhook(), webhook_before),
+    ] {
+        let (_, most) = rss(server)?;
+        assert!(
+            most < before + BUDGET,
+            "{}: {before} MB before, {most} MB",
+            server.client()
+        );
+    }
+    // Nobody else is slower for it.
+    case.apply(&manifest::machine("other")).await?;
+    case.node_ready("other").await?;
+    for way in 0..SERVERS {
+        let name = format!("endless-{way}");
+        let delete = [
+            "delete",
+            "machine",
+            &name,
+            "--namespace",
+            NAMESPACE,
+            "--wait=false",
+        ];
+        case.bed.user().kubectl_ok(&delete, "").await?;
+    }
+    for name in ["sound", "other"] {
+        case.delete_machine(name).await?;
+    }
+    case.end().await
+}
