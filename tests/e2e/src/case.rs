@@ -1,6 +1,6 @@
 //! One end-to-end case, on a bed that is its own as long as it runs.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
 use k8s_openapi::api::core::v1::{Node, Secret};
@@ -104,12 +104,17 @@ impl Case {
         }
     }
 
-    /// `kubectl apply`; its output, or an error with what the person would read.
+    /// `kubectl apply`; its output, or an error with what the person would read. On a busy machine an answer can be late: the
+    /// webhook says then to try again, and so does this.
     pub async fn apply(&self, manifest: &Value) -> Result<String> {
-        self.bed
-            .user()
-            .kubectl_ok(&["apply", "-f", "-"], &manifest.to_string())
-            .await
+        let (user, manifest) = (self.bed.user(), manifest.to_string());
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match user.kubectl_ok(&["apply", "-f", "-"], &manifest).await {
+                Err(refusal) if refusal.to_string().contains("try again") && Instant::now() < deadline => {}
+                answer => return answer,
+            }
+        }
     }
 
     /// `kubectl apply` of what must be refused; what the person reads.

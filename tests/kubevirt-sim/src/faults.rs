@@ -49,6 +49,8 @@ pub struct Faults {
     pub slow_delete: Option<Duration>,
     /// `no-ip`: the guest has no address.
     pub no_ip: bool,
+    /// `agent-address`: an address that the guest agent reports, on an interface of a bridge.
+    pub agent_address: Option<String>,
     /// `guest` (`real`): no fault, but a Linux under QEMU in place of a simulated guest ([`crate::real`]).
     pub real: bool,
 }
@@ -113,6 +115,7 @@ impl Faults {
                 self.slow_delete = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
             }
             "no-ip" => self.no_ip = true,
+            "agent-address" => self.agent_address = Some(value.to_owned()),
             "guest" => self.real = value == "real",
             _ => tracing::warn!(fault = name, "unknown fault"),
         }

@@ -250,7 +250,14 @@ fn volume_status(seen: &Seen, name: &str) -> Value {
 }
 
 fn running(seen: &Seen, change: &Change, status: &mut Value, now: Timestamp) {
-    status["interfaces"] = json!([interface(seen)]);
+    let mut interfaces = vec![interface(seen)];
+    if let Some(address) = &seen.faults.agent_address {
+        interfaces.push(json!({
+            "name": "bridged", "interfaceName": "eth1", "ipAddress": address, "ipAddresses": [address],
+            "mac": simulated_mac(address), "infoSource": "domain, guest-agent",
+        }));
+    }
+    status["interfaces"] = Value::Array(interfaces);
     let before = text(seen.vmi, "/status/nodeName").unwrap_or(seen.host);
     let host = change.node.unwrap_or(before);
     status["nodeName"] = json!(host);

@@ -37,6 +37,10 @@ async fn our_service_account_creates_no_secrets_but_its_tokens() -> Result<()> {
             }),
         ),
         (
+            "a token that never expires",
+            token("bbbbbb", |token| token["stringData"]["expiration"] = Value::Null),
+        ),
+        (
             "no label",
             token("bbbbbb", |token| token["metadata"]["labels"] = json!({})),
         ),
@@ -192,7 +196,7 @@ fn token(id: &str, change: impl FnOnce(&mut Value)) -> Value {
         },
         "stringData": {
             "token-id": id, "token-secret": "0123456789abcdef", "usage-bootstrap-authentication": "true",
-            "auth-extra-groups": GROUP,
+            "auth-extra-groups": GROUP, "expiration": "2099-01-01T00:00:00Z",
         },
     });
     change(&mut token);

@@ -186,7 +186,8 @@ const TERMS: &str =
 #[case(&[], "ClusterRole/machinist-webhook", "rules/3/resources", json!(["secrets", "configmaps"]))]
 #[case(&["webhook.infraUnreachable=off"], "ClusterRole/machinist-webhook", "rules/3", Value::Null)]
 #[case(
-    &["webhook.clientCA.configMapName=cas"], WEBHOOK, "pod/volumes", json!([{"name": "client-ca", "configMap": {"name": "cas"}}])
+    &["webhook.clientCA.configMapName=cas", "webhook.clientCA.allowedNames={kube-apiserver}"], WEBHOOK, "pod/volumes",
+    json!([{"name": "client-ca", "configMap": {"name": "cas"}}])
 )]
 // Policies let in whom they name, and everybody where they name nobody.
 #[case(&[], "NetworkPolicy/machinist-webhook", "", Value::Null)]
@@ -293,7 +294,7 @@ async fn the_controller_is_told_of_the_certificate_that_it_makes(
     "leaderElection.namespace=1,leaderElection.lease=2,infra.namespace=3,infra.kubeconfigSecret.name=4,infra.kubeconfigSecret.key=5,\
      controller.name=6,controller.serviceAccount.name=7,controller.priorityClassName=8,webhook.serviceAccount.name=9,\
      webhook.certificate.secretName=10,webhook.certificate.caSecretName=11,webhook.clientCA.configMapName=12,\
-     webhook.clientCA.key=13,metrics.dashboard.namespace=14",
+     webhook.clientCA.key=13,webhook.clientCA.allowedNames={14},metrics.dashboard.namespace=14",
     "--set", "metrics.dashboard.enabled=true,metrics.serviceMonitor.enabled=true,networkPolicy.enabled=true",
 ])]
 #[case::with_numbers_for_names_at_cert_manager(&[

@@ -1,6 +1,6 @@
 //! Requests that are judged by the state of the cluster at that time.
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use e2e::{
     Case,
     case::PATIENCE,
@@ -104,18 +104,12 @@ async fn a_node_that_claims_the_address_of_a_vm_holds_up_no_certificate_of_its_n
 async fn no_certificate_is_issued_for_an_address_that_only_the_guest_agent_reports_and_another_node_has()
 -> Result<()> {
     let case = Case::start().await?;
-    case.apply(&manifest::machine("worker")).await?;
-    case.node_ready("worker").await?;
     let theirs = "10.200.0.7";
+    let mut machine = manifest::machine("worker");
+    machine["metadata"]["annotations"] = json!({"sim.kubevirt.io/agent-address": theirs});
+    case.apply(&machine).await?;
+    case.node_ready("worker").await?;
     node_with_address(&case, "cp-1", theirs).await?;
-    let vmis = case.vmis();
-    let own = vmis.get("worker").await?;
-    let mut interfaces = own.data["status"]["interfaces"].clone();
-    let reported = json!({"name": "bridged", "ipAddress": theirs, "ipAddresses": [theirs], "infoSource": "domain, guest-agent"});
-    interfaces.as_array_mut().context("no interfaces")?.push(reported);
-    let status = json!({"status": {"interfaces": interfaces}});
-    vmis.patch("worker", &PatchParams::default(), &Patch::Merge(status))
-        .await?;
     let kubelet = certificates::kubelet_of(&case, "worker").await?;
     let request = Ask::serving("worker", theirs).post(&kubelet).await?;
     certificates::told(&case, &request, "Node cp-1 has, too").await?;
