@@ -2,7 +2,7 @@
 //! they are replaced elsewhere.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
 use machinist_infra::store::Key;
@@ -54,15 +54,18 @@ pub fn is_going(machine: &StoredMachine) -> bool {
     surges(machine) || machine.says(condition::EVACUATING, Reason::HostDrained)
 }
 
-/// The Machines for which others are made in their place, by UID. Their status says so a moment later; meanwhile nobody else
-/// may take that room.
+/// The Machines for which others are made in their place, and those that go, by UID. Their status says so a moment later;
+/// meanwhile nobody else may take that room.
 #[derive(Debug, Default)]
-pub struct Surges(Mutex<HashMap<Key, String>>);
+pub struct Surges {
+    begun: Mutex<HashMap<Key, String>>,
+    going: Mutex<HashMap<Key, String>>,
+}
 
 impl Surges {
     /// Whether another may be made in place of that Machine, beside `limit` of them at most. If it may, it stays so.
     fn take(&self, machine: &StoredMachine, siblings: &[Arc<StoredMachine>], limit: usize) -> bool {
-        let mut begun = self.lock();
+        let mut begun = lock(&self.begun);
         let has = |other: &StoredMachine| {
             surges(other) || begun.get(&Key::of(other)).is_some_and(|uid| *uid == other.uid())
         };
@@ -77,17 +80,36 @@ impl Surges {
 
     /// Nobody waits for the Machine of that key to go.
     pub fn forget(&self, key: &Key) {
-        self.lock().remove(key);
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Key, String>> {
-        // Every change of the map is a single insert or remove.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.begun).remove(key);
+        lock(&self.going).remove(key);
     }
 }
 
-/// Whether the Machine may be deleted now, by what is in the stores.
+fn lock(map: &Mutex<HashMap<Key, String>>) -> MutexGuard<'_, HashMap<Key, String>> {
+    // Every change of the map is a single insert or remove.
+    map.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whether the Machine may be deleted now, by what is in the stores. If it may, it is one that goes, and no other counts on it.
 pub fn room(stores: &Stores, surges: &Surges, machine: &StoredMachine, now: Timestamp) -> Room {
+    // Held until the end: of two that could go, one is the first.
+    let mut going = lock(&surges.going);
+    let room = find_room(stores, surges, &going, machine, now);
+    if room == Room::Free {
+        going.insert(Key::of(machine), machine.uid().to_owned());
+    } else {
+        going.remove(&Key::of(machine));
+    }
+    room
+}
+
+fn find_room(
+    stores: &Stores,
+    surges: &Surges,
+    going: &HashMap<Key, String>,
+    machine: &StoredMachine,
+    now: Timestamp,
+) -> Room {
     let set = machine
         .machine_set()
         .and_then(|set| stores.machine_sets.get(&Key::new(machine.namespace(), set)))
@@ -125,7 +147,11 @@ pub fn room(stores: &Stores, surges: &Surges, machine: &StoredMachine, now: Time
     let others = siblings.iter().filter(|other| other.uid() != machine.uid());
     let is_available = |other: &Arc<StoredMachine>| {
         let at = machine_set::available_at(stores, other, ready_for);
-        !other.is_deleting() && at.is_some_and(|at| at <= now)
+        let goes = other.says(condition::EVACUATING, Reason::HostDrained)
+            || going
+                .get(&Key::of(other.as_ref()))
+                .is_some_and(|uid| uid == other.uid());
+        !other.is_deleting() && !goes && at.is_some_and(|at| at <= now)
     };
     let available = others.filter(|other| is_available(other)).count();
     let limit = usize::try_from(limit).unwrap_or_default();
@@ -141,7 +167,7 @@ pub fn room(stores: &Stores, surges: &Surges, machine: &StoredMachine, now: Time
     let sets = stores.machine_sets_of(deployment.uid());
     if sets.iter().any(|other| other.revision() > set.revision()) {
         // A rollout replaces it, and needs the room.
-        surges.forget(&Key::of(machine));
+        lock(&surges.begun).remove(&Key::of(machine));
         return Room::SurgeFull { limit: surge };
     }
     let asked: i32 = sets.iter().map(replicas).fold(0, i32::saturating_add);
@@ -286,6 +312,33 @@ mod tests {
         let machine = stores.machines.get(&Key::new("ns", "a")).unwrap();
         let room = room(&stores, &Surges::default(), &machine, NOW.parse().unwrap());
         assert_eq!(room, expected);
+    }
+
+    /// Of four Machines, one more than are wanted, each of two could go. The first that asks does.
+    #[test]
+    fn of_two_that_could_go_one_goes() {
+        let stores = pool(&json!({}), LONG_AGO, ALONE);
+        let replacement = of(
+            "Machine",
+            "r",
+            Some(("MachineSet", "own")),
+            &json!({"status": {"nodeRef": {"name": "r", "uid": "r"}}}),
+        );
+        stores
+            .machines
+            .apply(Event::Apply(serde_json::from_value(replacement).unwrap()));
+        let node = json!({"metadata": {"name": "r", "uid": "r", "resourceVersion": "1"}, "status": {"conditions": [
+            {"type": "Ready", "status": "True", "lastTransitionTime": LONG_AGO}]}});
+        stores
+            .nodes
+            .apply(Event::Apply(serde_json::from_value(node).unwrap()));
+        let get = |name: &str| stores.machines.get(&Key::new("ns", name)).unwrap();
+        let (surges, now) = (Surges::default(), NOW.parse().unwrap());
+        assert_eq!(room(&stores, &surges, &get("a"), now), Room::Free);
+        assert_ne!(room(&stores, &surges, &get("b"), now), Room::Free);
+        assert_eq!(room(&stores, &surges, &get("a"), now), Room::Free, "it stays so");
+        surges.forget(&Key::new("ns", "a"));
+        assert_eq!(room(&stores, &surges, &get("b"), now), Room::Free);
     }
 
     #[test]

@@ -29,7 +29,7 @@ impl Pruner {
     }
 
     /// The next chunk without what is nested too deeply. It is not copied if it has nothing like that.
-    pub(super) fn prune(&mut self, chunk: Bytes) -> Bytes {
+    pub(super) fn prune(&mut self, chunk: &Bytes) -> Bytes {
         let mut pruned: Option<BytesMut> = None;
         // Where what is kept begins.
         let mut kept = if self.depth > MAX_DEPTH { chunk.len() } else { 0 };
@@ -89,8 +89,8 @@ mod tests {
     fn pruned(text: &str, chunk: usize, lines: bool) -> String {
         let mut pruner = Pruner::new(lines);
         let chunks = text.as_bytes().chunks(chunk.max(1));
-        let pruned = chunks.flat_map(|chunk| pruner.prune(Bytes::copy_from_slice(chunk)));
-        String::from_utf8(pruned.collect()).unwrap()
+        let kept = chunks.flat_map(|chunk| pruner.prune(&Bytes::copy_from_slice(chunk)));
+        String::from_utf8(kept.collect()).unwrap()
     }
 
     /// `{"a":{"a": … 1 … }}`.

@@ -244,7 +244,7 @@ impl http_body::Body for LimitedBody {
             }
         }
         let pruner = &mut this.pruner;
-        Poll::Ready(Some(Ok(frame.map_data(|chunk| pruner.prune(chunk)))))
+        Poll::Ready(Some(Ok(frame.map_data(|chunk| pruner.prune(&chunk)))))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -163,16 +163,14 @@ where
                     continue;
                 }
             };
-            match page.continue_.filter(|token| !token.is_empty()) {
-                Some(token) => params.continue_token = Some(token),
-                None => {
-                    let version = page.resource_version.filter(|version| !version.is_empty());
-                    let version =
-                        version.ok_or_else(|| RemoteError::other("a list without a resourceVersion"))?;
-                    on(Event::InitDone);
-                    return Ok(version);
-                }
+            if let Some(token) = page.continue_.filter(|token| !token.is_empty()) {
+                params.continue_token = Some(token);
+                continue;
             }
+            let version = page.resource_version.filter(|version| !version.is_empty());
+            let version = version.ok_or_else(|| RemoteError::other("a list without a resourceVersion"))?;
+            on(Event::InitDone);
+            return Ok(version);
         }
     }
 
@@ -187,18 +185,15 @@ where
         while let Some(chunk) = answer.next(LIST_PAUSE).await? {
             let read = items.read(&chunk, |item| {
                 count += 1;
-                match item {
+                let unread = match item {
                     Item::Whole(json) => match serde_json::from_slice(json) {
-                        Ok(object) => on(Event::InitApply(object)),
-                        Err(error) => {
-                            let key = unreadable::<K>(json, &error.to_string());
-                            key.into_iter().for_each(|key| on(Event::InitUnreadable(key)));
-                        }
+                        Ok(object) => return on(Event::InitApply(object)),
+                        Err(error) => unreadable::<K>(json, &error.to_string()),
                     },
-                    Item::Oversized(json) => {
-                        let key = unreadable::<K>(json, TOO_LARGE);
-                        key.into_iter().for_each(|key| on(Event::InitUnreadable(key)));
-                    }
+                    Item::Oversized(json) => unreadable::<K>(json, TOO_LARGE),
+                };
+                if let Some(key) = unread {
+                    on(Event::InitUnreadable(key));
                 }
             });
             read.map_err(|error| RemoteError::other(error.to_string()))?;

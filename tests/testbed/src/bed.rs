@@ -50,6 +50,16 @@ pub enum Machinist {
     Whole,
 }
 
+/// What etcd holds when a bed starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Storage {
+    /// Where the bed is of the usual shape, a copy of data that has the CRDs, the chart and the seeds in place. Preparing it
+    /// costs as much as the start of a bed.
+    Template,
+    /// Nothing.
+    Empty,
+}
+
 /// What the bed shall be like.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -68,9 +78,8 @@ pub struct Options {
     pub machinist: Machinist,
     /// Merged over the values that the testbed gives to the chart.
     pub chart_values: Value,
-    /// Whether a bed of the usual shape starts with a copy of etcd's data that has the CRDs, the chart and the seeds in
-    /// place. Preparing it costs as much as the start of a bed.
-    pub from_template: bool,
+    /// What etcd holds at the start.
+    pub storage: Storage,
     /// More flags for the simulator.
     pub simulator_args: Vec<String>,
     /// More flags for the webhook.
@@ -91,7 +100,7 @@ impl Default for Options {
             real_guests: false,
             machinist: Machinist::Whole,
             chart_values: json!({}),
-            from_template: true,
+            storage: Storage::Template,
             simulator_args: ["import", "kubelet", "shutdown"]
                 .map(|what| format!("--{what}-seconds=0.1"))
                 .into(),
@@ -133,7 +142,7 @@ impl Options {
 
     /// Whether it starts with a copy of the template. Where there are two clusters, their namespaces have different UIDs.
     fn has_template(&self) -> bool {
-        self.from_template
+        self.storage == Storage::Template
             && self.one_cluster
             && self.machinist >= Machinist::Chart
             && self.chart_values == json!({})
@@ -211,9 +220,10 @@ impl Testbed {
         };
         let guest_network = options.real_guests.then(GuestNetwork::create).transpose()?;
         let egress = guest_network.as_ref().map(GuestNetwork::egress_socket);
-        let template = match options.has_template() {
-            true => Some(Template::lease().await?),
-            false => None,
+        let template = if options.has_template() {
+            Some(Template::lease().await?)
+        } else {
+            None
         };
         let etcd_data = template.as_ref().map(Template::etcd_data);
         let (user, infra) = clusters(&options, &dir, egress, etcd_data).await?;

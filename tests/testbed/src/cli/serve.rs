@@ -5,7 +5,7 @@ use std::{fs, path::Path, time::Duration};
 use anyhow::{Context as _, Result};
 use testbed::{
     Testbed,
-    bed::{Machinist, Options},
+    bed::{Machinist, Options, Storage},
 };
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -42,7 +42,7 @@ pub(crate) fn options(state: &State, shape: &Shape) -> Options {
         dir: Some(state.run_dir()),
         one_cluster: shape.one_cluster,
         // One bed alone starts sooner without.
-        from_template: false,
+        storage: Storage::Empty,
         boot: (!shape.bare).then_some(Duration::from_secs(shape.boot_seconds)),
         real_guests: shape.guest == Guest::Real,
         // The simulator's own pace, at which a person can follow.
