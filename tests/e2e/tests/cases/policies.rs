@@ -38,7 +38,15 @@ async fn our_service_account_creates_no_secrets_but_its_tokens() -> Result<()> {
         ),
         (
             "a token that never expires",
-            token("bbbbbb", |token| token["stringData"]["expiration"] = Value::Null),
+            token("bbbbbb", |token| {
+                token["stringData"]
+                    .as_object_mut()
+                    .map(|data| data.remove("expiration"));
+            }),
+        ),
+        (
+            "a token whose expiration is empty, which is the same",
+            token("bbbbbb", |token| token["stringData"]["expiration"] = json!("")),
         ),
         (
             "no label",
