@@ -107,7 +107,7 @@ pub async fn infra_client_through(
         resolver,
         options,
         breaker,
-        AnswerLimits::infra(options.read),
+        AnswerLimits::infra(options.read, options.write),
     )
 }
 
@@ -124,7 +124,7 @@ pub async fn user_cluster_client(
         Resolver { policy: None },
         options,
         &breaker,
-        AnswerLimits::user(options.read),
+        AnswerLimits::user(options.read, options.write),
     )
 }
 
@@ -141,7 +141,7 @@ pub async fn kubectl_client(
         Resolver { policy: None },
         options,
         &breaker,
-        AnswerLimits::user(options.read),
+        AnswerLimits::user(options.read, options.write),
     )?;
     Ok((client, server))
 }

@@ -12,7 +12,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use http_body::Frame;
 use http_body_util::{BodyExt, Full};
 use kube::client::Body;
@@ -33,11 +33,11 @@ pub(crate) struct Streamed;
 #[derive(Debug, Clone)]
 pub(crate) struct AnswerLimits {
     /// Bytes at most.
-    pub(crate) bytes: usize,
+    bytes: usize,
     /// What all answers longer than [`SMALL`] share.
     shared: Option<Arc<Semaphore>>,
-    /// From the answer's head to its end.
-    pub(crate) time: Duration,
+    /// From the answer's head to its end, of reads and of writes.
+    time: (Duration, Duration),
 }
 
 /// An answer up to this size is nobody's concern. Objects are a few KiB.
@@ -55,21 +55,21 @@ const ERROR_BYTES: usize = 64 * 1024;
 
 impl AnswerLimits {
     /// Of infra clusters, whose servers anybody may have written into a Machine.
-    pub(crate) fn infra(time: Duration) -> Self {
+    pub(crate) fn infra(read: Duration, write: Duration) -> Self {
         static SHARED: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(LARGE_AT_ONCE)));
         Self {
             bytes: INFRA_BYTES,
             shared: Some(Arc::clone(&SHARED)),
-            time,
+            time: (read, write),
         }
     }
 
     /// Of the user cluster, whose objects others write.
-    pub(crate) fn user(time: Duration) -> Self {
+    pub(crate) fn user(read: Duration, write: Duration) -> Self {
         Self {
             bytes: USER_BYTES,
             shared: None,
-            time,
+            time: (read, write),
         }
     }
 }
@@ -122,15 +122,19 @@ where
         let is_watch = request.uri().query().is_some_and(is_watch);
         let is_streamed = request.extensions().get::<Streamed>().is_some();
         let limits = self.limits.clone();
+        let time = match *request.method() {
+            Method::GET => limits.time.0,
+            _ => limits.time.1,
+        };
         let answer = self.inner.call(request);
         Box::pin(async move {
             let (head, body) = answer.await?.into_parts();
             let body: AnyBody = body.map_err(Into::into).boxed_unsync();
             let body = if head.status.is_client_error() || head.status.is_server_error() {
-                let error = error_of_kubernetes(body, limits.time).await;
+                let error = error_of_kubernetes(body, time).await;
                 Full::new(error).map_err(|never| match never {}).boxed_unsync()
             } else {
-                let limits = (!is_streamed).then_some(limits);
+                let limits = (!is_streamed && !is_watch).then_some((limits, time));
                 LimitedBody::new(body, Pruner::new(is_watch), limits).boxed_unsync()
             };
             Ok(Response::from_parts(head, body))
@@ -171,7 +175,7 @@ struct LimitedBody {
 
 /// The limits of a body, and how much of them it has taken.
 struct Held {
-    limits: AnswerLimits,
+    bytes: usize,
     read: usize,
     shared: Option<PollSemaphore>,
     /// Until the body ends.
@@ -180,13 +184,13 @@ struct Held {
 }
 
 impl LimitedBody {
-    fn new(inner: AnyBody, pruner: Pruner, limits: Option<AnswerLimits>) -> Self {
-        let held = |limits: AnswerLimits| Held {
+    fn new(inner: AnyBody, pruner: Pruner, limits: Option<(AnswerLimits, Duration)>) -> Self {
+        let held = |(limits, time): (AnswerLimits, Duration)| Held {
             read: 0,
-            shared: limits.shared.clone().map(PollSemaphore::new),
+            shared: limits.shared.map(PollSemaphore::new),
             permit: None,
-            end: (limits.time, Box::pin(tokio::time::sleep(limits.time))),
-            limits,
+            end: (time, Box::pin(tokio::time::sleep(time))),
+            bytes: limits.bytes,
         };
         Self {
             inner,
@@ -202,15 +206,12 @@ impl Held {
         if self.end.1.as_mut().poll(context).is_ready() {
             return Poll::Ready(Err(TooSlow(self.end.0).into()));
         }
-        if self.read > self.limits.bytes {
-            return Poll::Ready(Err(TooLarge(self.limits.bytes / 1024).into()));
-        }
         if self.read > SMALL
             && self.permit.is_none()
             && let Some(shared) = &mut self.shared
         {
             self.permit = ready!(shared.poll_acquire(context));
-            let time = self.limits.time.min(LARGE_TIME);
+            let time = self.end.0.min(LARGE_TIME);
             self.end = (time, Box::pin(tokio::time::sleep(time)));
             // To be woken at the end.
             let _ = self.end.1.as_mut().poll(context);
@@ -239,8 +240,8 @@ impl http_body::Body for LimitedBody {
         };
         if let Some(held) = &mut this.limits {
             held.read += frame.data_ref().map_or(0, Bytes::len);
-            if held.read > held.limits.bytes {
-                return Poll::Ready(Some(Err(TooLarge(held.limits.bytes / 1024).into())));
+            if held.read > held.bytes {
+                return Poll::Ready(Some(Err(TooLarge(held.bytes / 1024).into())));
             }
         }
         let pruner = &mut this.pruner;
@@ -249,5 +250,97 @@ impl http_body::Body for LimitedBody {
 
     fn is_end_stream(&self) -> bool {
         self.inner.is_end_stream()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use futures::{StreamExt as _, stream};
+    use http_body_util::StreamBody;
+    use k8s_openapi::api::core::v1::ConfigMap;
+    use kube::{Api, Client};
+    use rstest::rstest;
+    use tower::{ServiceBuilder, service_fn};
+
+    use super::*;
+    use crate::client::RemoteError;
+
+    /// A client of a server that answers with that status and these chunks, each after a pause.
+    fn client(status: u16, chunks: Vec<&'static str>, pause: Duration) -> Client {
+        let answer = move |_: Request<Body>| {
+            let chunks = stream::iter(chunks.clone()).then(move |chunk| async move {
+                tokio::time::sleep(pause).await;
+                Ok::<_, Infallible>(Frame::data(Bytes::from_static(chunk.as_bytes())))
+            });
+            let answer = Response::builder().status(status).body(StreamBody::new(chunks));
+            async move { answer.map_err(|error| -> BoxError { error.into() }) }
+        };
+        let limits = AnswerLimits::infra(Duration::from_secs(10), Duration::from_secs(3));
+        let service = ServiceBuilder::new().layer(limits).service(service_fn(answer));
+        Client::new(service, "default")
+    }
+
+    async fn get(client: Client) -> Result<ConfigMap, RemoteError> {
+        let api: Api<ConfigMap> = Api::default_namespaced(client);
+        api.get("a").await.map_err(RemoteError::from)
+    }
+
+    /// 1,024 bytes of JSON's white space.
+    const SPACE: &str = match std::str::from_utf8(&[b' '; 1024]) {
+        Ok(space) => space,
+        Err(_) => "",
+    };
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_has_a_limit_in_bytes() {
+        let mut chunks = vec![r#"{"metadata":{"name":"a"},"data":{"#];
+        chunks.extend(std::iter::repeat_n(SPACE, 2 * 1024 - 1));
+        let whole = [chunks.clone(), vec!["}}"]].concat();
+        assert!(get(client(200, whole, Duration::ZERO)).await.is_ok());
+        chunks.extend([SPACE, SPACE, "}}"]);
+        let error = get(client(200, chunks, Duration::ZERO)).await.unwrap_err();
+        assert_eq!(error.to_string(), "the answer is larger than 2048 KiB");
+        assert!(!error.is_lost(), "the server is there");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_has_a_limit_in_time_whatever_it_brings() {
+        let chunks = [vec!["{"], vec![" "; 30], vec!["}"]].concat();
+        let error = get(client(200, chunks, Duration::from_secs(1)))
+            .await
+            .unwrap_err();
+        assert_eq!(error.to_string(), "the answer did not end within 10s");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn large_answers_take_turns_and_none_waits_long_for_one_that_does_not_end() {
+        let endless = || {
+            let chunks = std::iter::repeat_n(SPACE, 65).chain(std::iter::repeat_n(" ", 30));
+            get(client(200, chunks.collect(), Duration::from_millis(100)))
+        };
+        let ends = {
+            let chunks = [vec!["{"], vec![SPACE; 70], vec!["}"]].concat();
+            get(client(200, chunks, Duration::ZERO))
+        };
+        let slow: Vec<_> = (0..LARGE_AT_ONCE).map(|_| tokio::spawn(endless())).collect();
+        tokio::time::sleep(Duration::from_secs(7)).await;
+        assert!(ends.await.is_ok());
+        for slow in slow {
+            let error = slow.await.unwrap().unwrap_err();
+            assert_eq!(error.to_string(), "the answer did not end within 2s");
+        }
+    }
+
+    #[rstest]
+    #[case::of_kubernetes(r#"{"kind":"Status","message":"no","code":403,"reason":"Forbidden"}"#, "no")]
+    #[case::of_another_server(r#"{"message":"a secret of another server","code":403}"#, "HTTP 403")]
+    #[case::of_another_kind(r#"{"kind":"Secret","message":"a secret"}"#, "HTTP 403")]
+    #[case::no_json("a secret", "HTTP 403")]
+    #[tokio::test(start_paused = true)]
+    async fn an_error_is_shown_if_it_is_a_status(#[case] body: &'static str, #[case] shown: &str) {
+        let error = get(client(403, vec![body], Duration::ZERO)).await.unwrap_err();
+        assert_eq!((error.to_string().as_str(), error.code()), (shown, Some(403)));
     }
 }

@@ -7,6 +7,8 @@ mod answer;
 mod items;
 mod lines;
 mod named;
+#[cfg(test)]
+mod tests;
 pub mod unreadable;
 
 use std::fmt::Debug;
@@ -18,6 +20,7 @@ use kube::client::Body;
 use kube::core::{ListMeta, Status, WatchEvent};
 use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
+use tokio::time::{Instant, sleep_until};
 
 use self::answer::{Answer, NoChunk, Room};
 use self::items::{Item, Items};
@@ -37,6 +40,8 @@ const PAGE_BYTES: usize = 16 * 1024 * 1024;
 const LIST_PAUSE: Duration = Duration::from_secs(10);
 /// A watch that brings nothing for so long is opened again: API servers send a bookmark each minute.
 const SILENCE: Duration = Duration::from_secs(90);
+/// A watch that ended sooner is opened again after this long.
+const SHORTEST_WATCH: Duration = Duration::from_secs(1);
 /// How long an API server may let a watch run.
 const WATCH_SECONDS: u32 = 290;
 
@@ -137,12 +142,15 @@ where
                 },
             };
             self.version = Some(version.clone());
+            let opened = Instant::now();
             if let Err(error) = self.watch(&version, &mut on).await {
                 if error.code() == Some(GONE) {
                     self.version = None;
                 }
                 return error;
             }
+            // A server that ends each watch at once is not asked without end.
+            sleep_until(opened + SHORTEST_WATCH).await;
         }
     }
 
