@@ -158,6 +158,9 @@ fn shown(url: &http::Uri) -> String {
 /// so a watch ends whose server is gone without a word.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 
+/// What a connection reads ahead, at most: there are many, to servers that anybody may have named.
+const READ_BUFFER: usize = 64 * 1024;
+
 fn build(
     mut config: Config,
     resolver: Resolver,
@@ -180,7 +183,9 @@ fn build(
         .rustls_https_connector_with_connector(connector)
         .map_err(|_| ClientError::Tls)?;
     let client: hyper_util::client::legacy::Client<_, Body> =
-        hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build(https);
+        hyper_util::client::legacy::Client::builder(TokioExecutor::new())
+            .http1_max_buf_size(READ_BUFFER)
+            .build(https);
     let auth = config.auth_layer().map_err(|_| ClientError::Tls)?;
     let headers = config.extra_headers_layer().map_err(|_| ClientError::Tls)?;
     let service = ServiceBuilder::new()

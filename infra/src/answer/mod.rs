@@ -41,13 +41,13 @@ pub(crate) struct AnswerLimits {
 }
 
 /// An answer up to this size is nobody's concern. Objects are a few KiB.
-const SMALL: usize = 64 * 1024;
+const SMALL: usize = 32 * 1024;
 /// Of an infra cluster: its API server stores no object that is larger.
 const INFRA_BYTES: usize = 2 * 1024 * 1024;
 /// Of the user cluster, where pods of a Node and the like are listed.
 const USER_BYTES: usize = 64 * 1024 * 1024;
 /// How many answers of infra clusters can be longer than [`SMALL`] at once.
-const LARGE_AT_ONCE: usize = 8;
+const LARGE_AT_ONCE: usize = 4;
 /// How long one of those may take: others wait.
 const LARGE_TIME: Duration = Duration::from_secs(2);
 /// How much of an error is read.
@@ -239,7 +239,12 @@ impl http_body::Body for LimitedBody {
             other => return Poll::Ready(other),
         };
         if let Some(held) = &mut this.limits {
-            held.read += frame.data_ref().map_or(0, Bytes::len);
+            let chunk = frame.data_ref().map_or(&[][..], |chunk| chunk.as_ref());
+            // Objects are asked for: what begins like anything else need not be read to its end to be refused.
+            if held.read == 0 && chunk.trim_ascii_start().first().is_some_and(|byte| *byte != b'{') {
+                return Poll::Ready(None);
+            }
+            held.read += chunk.len();
             if held.read > held.bytes {
                 return Poll::Ready(Some(Err(TooLarge(held.bytes / 1024).into())));
             }
@@ -303,6 +308,14 @@ mod tests {
         let error = get(client(200, chunks, Duration::ZERO)).await.unwrap_err();
         assert_eq!(error.to_string(), "the answer is larger than 2048 KiB");
         assert!(!error.is_lost(), "the server is there");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_no_object_is_not_read_to_its_end() {
+        let error = get(client(200, vec!["x"; 100], Duration::from_secs(1)))
+            .await
+            .unwrap_err();
+        assert_eq!(error.to_string(), "the answer is not what a Kubernetes API gives");
     }
 
     #[tokio::test(start_paused = true)]

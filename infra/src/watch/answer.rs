@@ -15,7 +15,7 @@ use crate::client::RemoteError;
 /// An object up to this size is held without asking.
 const SMALL: usize = 64 * 1024;
 /// How many larger ones of infra clusters may be held at once.
-const LARGE_AT_ONCE: usize = 8;
+const LARGE_AT_ONCE: usize = 4;
 /// How long one of those may take to come: others wait.
 const LARGE_TIME: Duration = Duration::from_secs(5);
 

@@ -141,6 +141,7 @@ impl Items {
                         self.part = Part::Between;
                     }
                 }
+                _ if self.depth == 0 && !byte.is_ascii_whitespace() => return Err(NotAList),
                 _ => {}
             }
         }
@@ -242,6 +243,7 @@ mod tests {
     #[case::nothing("")]
     #[case::text("\"items\"")]
     #[case::an_array("[{}]")]
+    #[case::no_json("xxxxxxxx")]
     #[case::half_of_it(r#"{"items":[{"a":1}"#)]
     #[case::two_of_them(r#"{"items":[]}{"items":[]}"#)]
     #[case::brackets(r#"{"items":]]]]}"#)]
