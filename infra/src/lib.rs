@@ -8,6 +8,7 @@ pub mod facts;
 pub mod fence;
 pub mod http_server;
 pub mod inquiry;
+mod json_strings;
 pub mod kubeconfig;
 pub mod kubevirt;
 pub mod objects;

@@ -30,7 +30,7 @@ const RELIST: Duration = Duration::from_mins(30);
 
 /// Watches `api` into `store` and tells `on` of everything; runs until dropped.
 ///
-/// The list is taken anew every 30 minutes (jittered by up to a tenth), which is the only steady read. After a failure, the
+/// The list is repeated every 30 minutes (jittered by up to a tenth), which is the only steady read. After a failure, the
 /// watch goes on where it was.
 pub async fn reflect<K, F>(api: Api<K>, selector: Selector, store: Arc<Store<K>>, mut on: F)
 where
@@ -60,8 +60,8 @@ where
 /// A watch that held so long was no failure by itself.
 const HELD: Duration = Duration::from_secs(30);
 
-/// Lists and watches a kind of an infra cluster, until the first failure, for whoever has to decide how to go on; `None` when
-/// the list is due to be taken anew.
+/// Lists and watches a kind of an infra cluster, until the first failure, for the caller to decide how to go on; `None` when
+/// the list is due again.
 pub(crate) async fn follow<K, F>(api: Api<K>, store: &Store<K>, mut on: F) -> Option<RemoteError>
 where
     K: Resource<DynamicType: Default> + Clone + DeserializeOwned + Debug + Send + Sync,
@@ -72,7 +72,7 @@ where
     timeout_at(relist(), round).await.ok()
 }
 
-/// When the list is due to be taken anew.
+/// When the list is due again.
 fn relist() -> Instant {
     Instant::now() + RELIST.mul_f64(0.9 + jitter() / 10.0)
 }

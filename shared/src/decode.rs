@@ -94,7 +94,7 @@ impl<'a> Fields<'a> {
                 let hint = if nth < MAX_REPORTED {
                     did_you_mean(key, self.known.iter().copied())
                 } else {
-                    // Nobody reads it, and each takes its time.
+                    // A person reads the first hundred, and each costs time.
                     String::new()
                 };
                 (self.path.child(key), format!("unknown field {key:?}{hint}"))

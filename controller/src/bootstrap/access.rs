@@ -130,11 +130,11 @@ impl Access {
         drop(failures);
         let map = self.cluster_info.get(&Key::new(NAMESPACE, NAME));
         let published = published(map.as_deref()).ok().map(|(server, _)| server);
-        let told = self.look().ok().map(|access| access.server.clone());
+        let for_kubelets = self.look().ok().map(|access| access.server.clone());
         let urls = [
             Some(self.options.server.clone()),
             published,
-            told,
+            for_kubelets,
             self.own_server.clone(),
         ];
         let mut hosts: Vec<String> = urls.iter().flatten().filter_map(|url| host(url)).collect();

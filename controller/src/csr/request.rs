@@ -26,7 +26,7 @@ pub const NODES: &str = "system:nodes";
 /// The longest life that may be asked for, in seconds: what kube-controller-manager gives by default, a year.
 const LONGEST: i32 = 365 * 24 * 60 * 60;
 
-/// Bytes of a pending request that are kept: kubelets' have 1 to 3 KiB. Whoever has a bootstrap token can send as many as the
+/// Bytes of a pending request that are kept: kubelets' have 1 to 3 KiB. A holder of a bootstrap token can send as many as the
 /// API server takes.
 const MAX_BYTES: usize = 16 * 1024;
 

@@ -171,7 +171,7 @@ struct Read {
 /// How long a name server may take.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// The addresses of hosts. A name that nobody knows here has none: it may be one that only guests know.
+/// The addresses of hosts. A name that does not resolve here has none: it may be one that only guests resolve.
 async fn resolve(hosts: &[String]) -> Vec<IpAddr> {
     let resolved = hosts.iter().map(async |host| {
         if let Ok(address) = host.parse::<IpAddr>() {

@@ -1,9 +1,11 @@
 //! Cuts what is nested too deeply out of JSON as it streams by.
 //!
-//! `serde_json` gives up on a whole document that is nested 128 levels deep anywhere, also where nobody reads it: one
+//! `serde_json` rejects a whole document that is nested 128 levels deep anywhere, also in fields that are not read: one
 //! object's status or managed fields would hide every object of the list that it is in.
 
 use bytes::{Bytes, BytesMut};
+
+use crate::json_strings::Strings;
 
 /// Levels of objects and arrays that are kept of a document; `null` stands for what is deeper. A list is two levels around
 /// its objects, a watch event one.
@@ -15,8 +17,7 @@ pub(super) struct Pruner {
     /// Each line is a document of its own, as in a watch.
     lines: bool,
     depth: u32,
-    in_string: bool,
-    escaped: bool,
+    strings: Strings,
 }
 
 impl Pruner {
@@ -40,17 +41,10 @@ impl Pruner {
                 *self = Self::new(true);
                 continue;
             }
-            if self.in_string {
-                match byte {
-                    _ if self.escaped => self.escaped = false,
-                    b'\\' => self.escaped = true,
-                    b'"' => self.in_string = false,
-                    _ => {}
-                }
+            if self.strings.has(*byte) {
                 continue;
             }
             match byte {
-                b'"' => self.in_string = true,
                 b'{' | b'[' => {
                     self.depth = self.depth.saturating_add(1);
                     if self.depth == MAX_DEPTH + 1 {

@@ -1,7 +1,7 @@
 //! What a server's answer may be: so large, so long in coming, nested so deeply, and an error only as Kubernetes writes it.
 //!
 //! Answers are decoded whole, but for the lists and watches of [`crate::watch`], so each has a cap, and those of infra
-//! clusters share a budget: whoever can write a kubeconfig into a Machine can name a server that never stops talking.
+//! clusters share a budget: an author of a Machine can name a server whose answers never end.
 
 mod depth;
 
@@ -40,7 +40,7 @@ pub(crate) struct AnswerLimits {
     time: (Duration, Duration),
 }
 
-/// An answer up to this size is nobody's concern. Objects are a few KiB.
+/// An answer up to this size takes no slot. Objects are a few KiB.
 const SMALL: usize = 32 * 1024;
 /// Of an infra cluster: its API server stores no object that is larger.
 const INFRA_BYTES: usize = 2 * 1024 * 1024;
@@ -142,8 +142,8 @@ where
     }
 }
 
-/// The error, if it is a `Status`; otherwise nothing: it may be of a server that only this process can reach, and whoever
-/// wrote its address into a spec is not to read what it says.
+/// The error, if it is a `Status`; otherwise nothing: it may be of a server that only this process can reach, and the
+/// author of the spec that names its address is not to read what it says.
 async fn error_of_kubernetes(mut body: AnyBody, time: Duration) -> Bytes {
     #[derive(Deserialize)]
     struct Kind<'a> {

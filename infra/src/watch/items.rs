@@ -1,5 +1,7 @@
 //! Finds the objects of a list in its JSON as it comes, so that no more than one of them is held at a time.
 
+use crate::json_strings::Strings;
+
 /// Bytes that a list may have beside its objects.
 const BESIDE: usize = 64 * 1024;
 
@@ -38,8 +40,7 @@ enum Part {
 pub(super) struct Items {
     largest: usize,
     depth: u32,
-    in_string: bool,
-    escaped: bool,
+    strings: Strings,
     part: Part,
     /// The last string at the first level: a key, or a value of no interest.
     key: Vec<u8>,
@@ -57,8 +58,7 @@ impl Items {
         Self {
             largest,
             depth: 0,
-            in_string: false,
-            escaped: false,
+            strings: Strings::default(),
             part: Part::Between,
             key: Vec::new(),
             metadata: Vec::new(),
@@ -79,26 +79,20 @@ impl Items {
         // Where in the chunk what belongs to the current object or the metadata begins.
         let mut from = 0;
         for (at, byte) in chunk.iter().enumerate() {
-            if self.in_string {
-                match byte {
-                    _ if self.escaped => self.escaped = false,
-                    b'\\' => self.escaped = true,
-                    b'"' => self.in_string = false,
+            let was_inside = self.strings.is_inside();
+            if self.strings.has(*byte) {
+                match (was_inside, self.depth) {
+                    (false, 0) => return Err(NotAList),
+                    (false, 1) => self.key.clear(),
+                    (true, 1) if self.strings.is_inside() => {
+                        self.key.push(*byte);
+                        self.count(1)?;
+                    }
                     _ => {}
-                }
-                if self.depth == 1 && self.in_string {
-                    self.key.push(*byte);
-                    self.count(1)?;
                 }
                 continue;
             }
             match byte {
-                b'"' => {
-                    self.in_string = true;
-                    if self.depth == 1 {
-                        self.key.clear();
-                    }
-                }
                 b'{' | b'[' => {
                     match self.depth {
                         0 if *byte == b'{' && !self.ended => {}

@@ -107,7 +107,7 @@ pub(crate) struct Source<K> {
 pub(crate) enum Trust {
     /// The user cluster's.
     UserCluster,
-    /// Whatever server somebody has written into a Machine: all of them share what is held of large objects.
+    /// Servers that authors of Machines name: all of them share what is held of large objects.
     Infra,
 }
 

@@ -216,7 +216,7 @@ fn junk() -> impl Strategy<Value = Value> {
 }
 
 proptest! {
-    /// Whatever one object is like, the others are told.
+    /// Whatever one object is like, the others are reported.
     #[test]
     fn any_json_among_the_objects_hides_none_of_the_others(junk in prop::collection::vec(junk(), 0..4)) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();

@@ -277,7 +277,7 @@ impl Shape {
                         let hint = if report.warnings.len() < MAX_REPORTED {
                             did_you_mean(key, keys.iter().map(|(known, _)| *known))
                         } else {
-                            // Nobody reads it, and each takes its time.
+                            // A person reads the first hundred, and each costs time.
                             String::new()
                         };
                         report.warn(&at.path(), format!("unknown field {key:?}, ignored{hint}"));

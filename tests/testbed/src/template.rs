@@ -25,7 +25,7 @@ const SOURCES: [&str; 5] = [
 /// The webhook that the template's chart names; each bed names its own.
 const WEBHOOK_URL: &str = "https://127.0.0.1:1";
 
-/// The prepared data. Nobody prepares it again before this is dropped.
+/// The prepared data. It is not prepared again before this is dropped.
 pub(crate) struct Template {
     etcd_data: PathBuf,
     _lock: File,

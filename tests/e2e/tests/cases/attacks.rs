@@ -280,7 +280,7 @@ async fn servers_that_answer_without_end_do_not_fill_the_memory(#[case] what: En
             server.client()
         );
     }
-    // Nobody else is slower for it.
+    // Other Machines still join.
     case.apply(&manifest::machine("other")).await?;
     case.node_ready("other").await?;
     for way in 0..SERVERS {
