@@ -22,13 +22,14 @@ use crate::machine::drain::Drains;
 use crate::machine::drain::turns::Turns;
 use crate::machine::evacuation::Surges;
 use crate::machine::observed::{Concern, Failure, Settings};
+use crate::machine::starts::Starts;
 use crate::machine::times::Times;
 use crate::machine_deployment::memory::Memories as DeploymentMemories;
 use crate::machine_set::memory::Memories;
 use crate::metrics::Metrics;
 use crate::node_groups::Instancetypes;
 use crate::queue::Queue;
-use crate::scraped::InfraCounts;
+use crate::scraped::Counts;
 use crate::user::{CaughtUp, References, StoredMachine, Stores};
 
 /// What every pass works with.
@@ -45,6 +46,8 @@ pub struct Context {
     pub evacuations: tokio::sync::Mutex<()>,
     /// In whose place others are made before that.
     pub surges: Surges,
+    /// Machines that start.
+    pub starts: Starts,
     /// Whose turn to be drained it is.
     pub turns: Turns,
     /// Nodes that are being drained.
@@ -104,10 +107,10 @@ impl Context {
     }
 
     /// Counts the infra clusters by their state.
-    pub fn count_infra(&self) -> InfraCounts {
+    pub fn count_infra(&self) -> Counts {
         let (used, unreachable) = self.infra.count();
         let is_used = |infra: &_| !self.infra.users(infra).is_empty();
-        [
+        vec![
             ("used", used),
             ("unreachable", unreachable),
             ("braked", self.brakes.engaged(is_used)),

@@ -12,6 +12,7 @@ use crate::context::Context;
 use crate::machine::act::{Outcome, act};
 use crate::machine::decide::decide;
 use crate::machine::observe::{observe, place};
+use crate::machine::starts::Start;
 use crate::pass::measured;
 
 /// Works on Machines until the queue is closed. Each waits in its infra cluster's own lane: a cluster that is slow or gone
@@ -21,6 +22,9 @@ pub async fn work(context: Arc<Context>) {
     tokio::select! {
         () = context.caught_up.machines(&context.client, &context.stores) => {}
         () = context.queue.closed() => return,
+    }
+    for machine in context.stores.machines.all() {
+        context.starts.note(&machine, Instant::now());
     }
     let mut passes = JoinSet::new();
     loop {
@@ -69,6 +73,13 @@ async fn in_lane(working: Working) {
     measured(&context.metrics, "machine", key, pass).await;
 }
 
+/// Their turn to start has come.
+fn start_others(context: &Context, next: Vec<Key>) {
+    for machine in next {
+        context.queue.add(machine);
+    }
+}
+
 /// After a write that met somebody else's, the watch tells; should it be silent, look again.
 const STALE: Duration = Duration::from_secs(1);
 
@@ -89,6 +100,7 @@ async fn pass(context: &Context, key: &Key) -> bool {
         context.failures.creations.forget(key);
         context.turns.forget(key);
         context.surges.forget(key);
+        start_others(context, context.starts.forget(key));
         context.infra.release(key);
         context.drains.close(key);
         return true;
@@ -110,7 +122,13 @@ async fn pass(context: &Context, key: &Key) -> bool {
     tracing::debug!(machine = %key, steps = ?plan.steps, again = ?plan.again, "decided");
     let again = plan.again.into_iter().chain(hands.look_again).min();
     let writes = plan.changes_something();
+    if let (Start::Full { .. }, Some(open)) = (observed.start, &hands.open) {
+        context.starts.wait(&machine, open.key());
+    }
     let outcome = act(context, &machine, &hands, plan).await;
+    if let Some(after) = context.stores.machines.get(key) {
+        start_others(context, context.starts.note(&after, Instant::now()));
+    }
     if let Some(since) = unseen {
         if matches!(outcome, Outcome::Done) {
             // What was written is in the stores already.

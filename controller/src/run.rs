@@ -32,13 +32,14 @@ use crate::machine::drain::Drains;
 use crate::machine::drain::turns::Turns;
 use crate::machine::evacuation::Surges;
 use crate::machine::observed::Settings;
+use crate::machine::starts::Starts;
 use crate::machine::times::Times;
 use crate::machine_deployment::memory::Memories as DeploymentMemories;
 use crate::machine_set::memory::Memories;
 use crate::metrics::Metrics;
 use crate::node_groups::Instancetypes;
 use crate::orphans::Orphans;
-use crate::scraped::{Blocked, Depths, InfraClusters, MachineController, Requests, Unreadable};
+use crate::scraped::{Blocked, ByState, Depths, MachineController, Requests, Unreadable};
 use crate::server::{self, Health};
 use crate::tasks::Tasks;
 use crate::user::{CaughtUp, Queues, References, Stores};
@@ -221,9 +222,8 @@ fn register(
     registry.register(Box::new(Orphans::new(Arc::downgrade(context))?))?;
     registry.register(Box::new(Depths::new(Arc::downgrade(context))?))?;
     registry.register(Box::new(Blocked::new(Arc::downgrade(context))?))?;
-    let weak = Arc::downgrade(context);
-    let infra_clusters = move || weak.upgrade().map(|context| context.count_infra());
-    registry.register(Box::new(InfraClusters::new(infra_clusters)?))?;
+    registry.register(Box::new(ByState::infra_clusters(Arc::downgrade(context))?))?;
+    registry.register(Box::new(ByState::starts(Arc::downgrade(context))?))?;
     registry.register(Box::new(Requests::new(user.clone(), infra.clone())?))?;
     registry.register(Box::new(Unreadable::new()?))?;
     registry.register(Box::new(MachineController::new(context, worker_count)?))?;
@@ -398,6 +398,11 @@ async fn prepare(
         instancetypes: Instancetypes::new(options.client.clone()),
         evacuations: tokio::sync::Mutex::default(),
         surges: Surges::default(),
+        starts: Starts::new(
+            flags.max_starting_machines,
+            flags.provisioning_timeout.0,
+            flags.join_cluster_timeout.0,
+        ),
         turns: Turns::default(),
         drains: Drains::new(client.clone(), changed),
         infra: provider::shipped(options, events),

@@ -146,42 +146,60 @@ impl Collector for Blocked {
     }
 }
 
-/// Infra clusters, by state: `used`, and of these `unreachable` or `braked`.
-pub type InfraCounts = [(&'static str, usize); 3];
+/// How many there are in each state.
+pub type Counts = Vec<(&'static str, usize)>;
 
-/// Infra clusters (server, CA and namespace), by state.
-pub struct InfraClusters {
+/// A gauge of what is counted by state when somebody asks.
+pub struct ByState {
     /// `None` at the end of the process.
-    count: Box<dyn Fn() -> Option<InfraCounts> + Send + Sync>,
-    clusters: IntGaugeVec,
+    count: Box<dyn Fn() -> Option<Counts> + Send + Sync>,
+    gauge: IntGaugeVec,
 }
 
-impl InfraClusters {
+impl ByState {
     /// To be registered.
     pub fn new(
-        count: impl Fn() -> Option<InfraCounts> + Send + Sync + 'static,
+        opts: Opts,
+        count: impl Fn() -> Option<Counts> + Send + Sync + 'static,
     ) -> Result<Self, prometheus::Error> {
-        let about = "Infra clusters and namespaces in use, and those of them that do not answer or have lost many VMs at once.";
-        let clusters = IntGaugeVec::new(Opts::new("machinist_infra_clusters", about), &["state"])?;
         Ok(Self {
             count: Box::new(count),
-            clusters,
+            gauge: IntGaugeVec::new(opts, &["state"])?,
+        })
+    }
+
+    /// Infra clusters (server, CA and namespace).
+    pub fn infra_clusters(context: Weak<Context>) -> Result<Self, prometheus::Error> {
+        let about = "Infra clusters and namespaces in use, and those of them that do not answer or have lost many VMs at once.";
+        let opts = Opts::new("machinist_infra_clusters", about);
+        Self::new(opts, move || {
+            context.upgrade().map(|context| context.count_infra())
+        })
+    }
+
+    /// Machines that start.
+    pub fn starts(context: Weak<Context>) -> Result<Self, prometheus::Error> {
+        let about =
+            "Machines that have a VM and have never been Ready, and those whose VM waits for one of them.";
+        let opts = Opts::new("machinist_starting_machines", about);
+        Self::new(opts, move || {
+            context.upgrade().map(|context| context.starts.count())
         })
     }
 }
 
-impl Collector for InfraClusters {
+impl Collector for ByState {
     fn desc(&self) -> Vec<&Desc> {
-        self.clusters.desc()
+        self.gauge.desc()
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
         for (state, count) in (self.count)().into_iter().flatten() {
             // Their number is far below the limit.
             let count = i64::try_from(count).unwrap_or(i64::MAX);
-            self.clusters.with_label_values(&[state]).set(count);
+            self.gauge.with_label_values(&[state]).set(count);
         }
-        self.clusters.collect()
+        self.gauge.collect()
     }
 }
 
@@ -367,18 +385,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn infra_clusters_are_counted_whenever_somebody_asks() {
+    fn states_are_counted_whenever_somebody_asks() {
         let used = Arc::new(AtomicUsize::new(2));
         let clusters = {
             let used = used.clone();
             let count = move || {
-                [
+                vec![
                     ("used", used.load(Ordering::Relaxed)),
                     ("unreachable", 1),
                     ("braked", 0),
                 ]
             };
-            InfraClusters::new(move || Some(count())).unwrap()
+            ByState::new(Opts::new("some", "Some."), move || Some(count())).unwrap()
         };
         let shown = || {
             let families = clusters.collect();

@@ -71,6 +71,11 @@ pub struct Flags {
     #[arg(long, env = "MACHINIST_PROVISIONING_TIMEOUT", help_heading = heading::MACHINES)]
     #[arg(default_value = "", value_parser = duration)]
     pub provisioning_timeout: OptionalDuration,
+    /// Machines of one infra cluster that have a VM and have never been Ready, at most: more VMs are made when these are Ready, or
+    /// over their timeout. One MachineSet alone gets three quarters of it, so that others can start. 0: no limit.
+    #[arg(long, env = "MACHINIST_MAX_STARTING_MACHINES", help_heading = heading::MACHINES)]
+    #[arg(default_value_t = 2000)]
+    pub max_starting_machines: usize,
     /// A Machine whose deletion was asked for this long ago waits for no pod and no volume of its Node any more; empty for
     /// ever.
     #[arg(long, env = "MACHINIST_SKIP_EVICTION_AFTER", help_heading = heading::MACHINES)]

@@ -30,6 +30,7 @@ pub enum Reason {
     ReferenceNotFound,
     WaitingForReference,
     WaitingForInfrastructure,
+    WaitingToStart,
     InfrastructureChanged,
     PlacementUnknown,
     FactsUnavailable,

@@ -4,6 +4,7 @@
 //! - [`decide`] is a pure function from the snapshot to a plan;
 //! - [`act`] carries the plan out, write by write;
 //! - [`creations`] are creates of VMs that got no answer;
+//! - [`starts`] limits how many VMs of an infra cluster start at once;
 //! - [`evacuation`] is what the drain of an infra node asks for;
 //! - [`drain`] is what a deleting Machine's Node asks for.
 
@@ -21,4 +22,5 @@ pub mod ownership;
 pub mod phase;
 pub mod plan;
 pub mod record;
+pub mod starts;
 pub mod times;

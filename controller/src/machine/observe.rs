@@ -27,6 +27,7 @@ use super::brake;
 use super::evacuation::{self, Room};
 use super::observed::{Asked, ClusterName, Eviction, Facts, GuestView, Infra, Observed, Open, Spec, VmState};
 use super::record::{FailureDomain, Infrastructure};
+use super::starts::Start;
 use crate::bootstrap::token::TokenView;
 use crate::bootstrap::user_data::UserData;
 use crate::context::Context;
@@ -167,7 +168,12 @@ pub async fn observe(
     };
     let node = context.stores.nodes.get(&Key::new("", machine.name()));
     let vm_is_gone = matches!(&infra, Infra::Open(open) if open.vm.is_none());
+    let start = match &hands.open {
+        Some(open) if vm_is_gone => context.starts.look(machine, open.key(), Instant::now()),
+        _ => Start::Free,
+    };
     let observed = Observed {
+        start,
         room,
         guests: guests::guests(context, key, machine, vm_is_gone, node.as_deref()),
         machine: machine.clone(),

@@ -15,6 +15,7 @@ use super::drain::Seen;
 use super::drain::turns::Turn;
 use super::evacuation::Room;
 use super::record::{CredentialSource, FailureDomain, Infrastructure};
+use super::starts::Start;
 use crate::bootstrap::Mode;
 use crate::bootstrap::token::TokenView;
 use crate::csr::request::StoredRequest;
@@ -73,6 +74,8 @@ pub struct Observed {
     pub has_spare_tokens: bool,
     /// Pending requests for its node's serving certificate, the newest first.
     pub requests: Vec<Asked>,
+    /// Whether its VM may be made now, if it has none.
+    pub start: Start,
     /// Whether it may be replaced, if its host is being drained.
     pub room: Room,
     /// What there is on its Node; only looked at while it is being deleted.

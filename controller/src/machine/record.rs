@@ -35,6 +35,9 @@ pub struct Record {
     /// A former VM of this Machine had become a Node: there is no hurry for this one.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub joined: bool,
+    /// The Machine's Node has been Ready: it starts no more (see [`super::starts`]).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub has_been_ready: bool,
     /// `metadata.uid` of the Node that the VM became, once it was seen to be this Machine's.
     #[serde(default, rename = "nodeUID", skip_serializing_if = "Option::is_none")]
     pub node_uid: Option<String>,
@@ -62,12 +65,12 @@ pub struct Infrastructure {
     pub ca_digest: String,
 }
 
-impl Infrastructure {
-    /// Whether its CA tells it from other clusters: the world's CAs, or none at all, do not.
-    fn has_own_ca(&self) -> bool {
-        !["", CA_SYSTEM, CA_INSECURE].contains(&self.ca_digest.as_str())
-    }
+/// Whether a CA tells its cluster from others: the world's CAs, or none at all, do not.
+pub fn is_own_ca(digest: &str) -> bool {
+    !["", CA_SYSTEM, CA_INSECURE].contains(&digest)
+}
 
+impl Infrastructure {
     /// Whether both are the same namespace of the same cluster: equal namespace UIDs where both know it, else an
     /// equal server or CA (one of them may have been rotated).
     pub fn is_same(&self, other: &Self) -> bool {
@@ -76,7 +79,10 @@ impl Infrastructure {
         }
         match (&self.namespace_uid, &other.namespace_uid) {
             (Some(ours), Some(theirs)) => ours == theirs,
-            _ => self.server == other.server || (self.has_own_ca() && self.ca_digest == other.ca_digest),
+            _ => {
+                self.server == other.server
+                    || (is_own_ca(&self.ca_digest) && self.ca_digest == other.ca_digest)
+            }
         }
     }
 }

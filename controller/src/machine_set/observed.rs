@@ -75,6 +75,12 @@ impl Member {
         said.into_iter().flatten().any(|text| !text.is_empty()) || status.phase.as_deref() == Some("Failed")
     }
 
+    /// Whether its VM has not been made yet.
+    pub fn waits_for_vm(&self) -> bool {
+        let record = self.machine.record.as_ref();
+        self.machine.status.node_ref.is_none() && record.is_none_or(|record| record.vm_uid.is_none())
+    }
+
     /// Whether its Node is Ready.
     pub fn is_ready(&self) -> bool {
         matches!(self.node, NodeState::Ready { .. })

@@ -227,6 +227,7 @@ impl<'a> Draft<'a> {
                 credential: record.credential.clone(),
                 failure_domain: record.failure_domain.clone(),
                 joined: record.has_joined(),
+                has_been_ready: record.has_been_ready,
                 ..Record::default()
             };
         }
@@ -249,6 +250,7 @@ impl<'a> Draft<'a> {
             failure_domain: former.failure_domain,
             vm_uid: Some(vm_uid.to_owned()),
             joined,
+            has_been_ready: former.has_been_ready,
             node_uid: former.node_uid,
             retired: former.retired,
             ..Record::default()

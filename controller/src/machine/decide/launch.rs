@@ -12,6 +12,7 @@ use super::super::ownership::{
 };
 use super::super::plan::{Step, UserDataSource};
 use super::super::record::{BootstrapSecret, FailureDomain, Record};
+use super::super::starts::Start;
 use super::delete::{self, Volumes};
 use super::draft::Draft;
 use crate::user::Node;
@@ -85,9 +86,48 @@ pub(super) fn decide(draft: &mut Draft<'_>, usable: &Usable, open: &Open) {
     if former_node_goes(draft) {
         return;
     }
-    if let Some(source) = user_data_source(draft) {
-        create(draft, usable, open, failure_domain, source);
+    let Some(source) = user_data_source(draft) else {
+        return;
+    };
+    match draft.observed.start {
+        Start::Free => create(draft, usable, open, failure_domain, source),
+        Start::Full { starting, own, limit } => waits_to_start(draft, starting, own, limit),
     }
+}
+
+/// Whoever waits is named when its turn comes; should that be lost, it looks again.
+const START_AGAIN: Duration = Duration::from_mins(1);
+
+/// Too many others start. What was said of that stays, whatever their number is by now.
+fn waits_to_start(draft: &mut Draft<'_>, starting: usize, own: usize, limit: usize) {
+    draft.plan.look_again(START_AGAIN);
+    let machine = &draft.observed.machine;
+    if machine.says(condition::INFRASTRUCTURE_READY, Reason::WaitingToStart) {
+        draft.keep_conditions();
+        return;
+    }
+    let whose = match machine.machine_set() {
+        Some(set) => format!("of MachineSet {set}"),
+        None => format!("of Machines in {} without a MachineSet", machine.namespace()),
+    };
+    let message = format!(
+        "waiting: {starting} of {limit} Machines that may start at once on this infra cluster have a VM and have never been Ready, \
+         {own} of them {whose}; a VM is made when one of these is Ready or over its timeout (--max-starting-machines)"
+    );
+    let infrastructure = Condition::new(
+        condition::INFRASTRUCTURE_READY,
+        Status::False,
+        Reason::WaitingToStart,
+        message,
+    );
+    draft.condition(infrastructure.lazy());
+    let node = Condition::new(
+        condition::NODE_READY,
+        Status::False,
+        Reason::WaitingForVM,
+        "there is no VM yet",
+    );
+    draft.condition(node.lazy());
 }
 
 /// Whether the former VM's Node has to go first: the new VM's kubelet would take it over, and nobody could tell whether that
@@ -165,6 +205,7 @@ fn create(
     let name = draft.observed.machine.name().to_owned();
     let former = draft.record.as_ref().and_then(|record| record.former.clone());
     let joined = draft.has_joined_once();
+    let has_been_ready = draft.record.as_ref().is_some_and(|record| record.has_been_ready);
     let message = match &former {
         Some(former) => format!("the VM {name} is being made anew: {}", former.why),
         None => format!(
@@ -196,6 +237,7 @@ fn create(
         },
         former,
         joined,
+        has_been_ready,
         ..Record::default()
     });
     draft.finalizers(&[finalizer::VM, finalizer::NODE]);

@@ -19,6 +19,7 @@ use super::super::observed::{
 };
 use super::super::plan::{Plan, Step, UserDataSource};
 use super::super::record::{FailureDomain, Infrastructure};
+use super::super::starts::Start;
 use super::decide;
 use crate::bootstrap::Mode;
 use crate::bootstrap::token::TokenView;
@@ -164,6 +165,7 @@ fn observed(machine: StoredMachine, open: Open) -> Observed {
         token: None,
         has_spare_tokens: false,
         requests: Vec::new(),
+        start: Start::Free,
         room: Room::Alone,
         guests: Guests {
             pods: Seen::Pods(Pods::default()),

@@ -11,7 +11,8 @@ use crate::machine_set::observed::{Member, NodeState, Observed};
 use crate::machine_set::plan::{Plan, Step};
 use crate::user::StoredMachine;
 
-/// Machines that one plan makes, deletes or changes at most: in between, a new number of replicas is heard, and the status told.
+/// Machines that one plan makes, deletes or changes at most, and that wait for their VM at most: in between, a new number of
+/// replicas is heard, and the status told.
 pub(super) const AT_ONCE: usize = 250;
 
 /// Which of the healthy go first.
@@ -63,8 +64,14 @@ pub(super) fn scale(
     let missing = wanted.saturating_sub(counted + observed.orphans.len());
     // Under the strategy OnDelete, what a person takes from an older template comes back from the newer one.
     if missing > 0 && set.annotation(annotation::NO_NEW_MACHINES) != Some("true") {
-        plan.steps.push(Step::Create(missing.min(AT_ONCE)));
-        plan.more = missing > AT_ONCE;
+        // While VMs are not made, neither are Machines that would wait for them in any number. An event of one of those that
+        // wait tells that it has its VM.
+        let waiting = staying.iter().filter(|member| member.waits_for_vm()).count();
+        let count = missing.min(AT_ONCE.saturating_sub(waiting));
+        if count > 0 {
+            plan.steps.push(Step::Create(count));
+        }
+        plan.more = missing > count && count > 0;
     }
     let policy = policy?;
     // One of those that are about to be taken may be missed less. Should they not let themselves be taken, it is not waited

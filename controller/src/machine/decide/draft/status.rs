@@ -65,7 +65,14 @@ impl Draft<'_> {
             let failure = message.filter(|_| self.failed);
             differs("failureMessage", json!(stored.failure_message), json!(failure));
         }
-        let phase = self.phase(&wanted).text();
+        let phase = self.phase(&wanted);
+        let was_running = stored.phase.as_deref() == Some(Phase::Running.text());
+        // With the write that tells that it is Ready, or is not any more, and never by one of its own.
+        let turns = phase != Phase::Deleting && was_running != (phase == Phase::Running) && !self.unsaid;
+        if let Some(record) = self.record.as_mut().filter(|_| turns) {
+            record.has_been_ready = true;
+        }
+        let phase = phase.text();
         // That nothing has begun is worth no write of its own: in a moment there is more to say.
         let nothing_begun = stored.phase.is_none() && phase == "Pending";
         if !nothing_begun && (stored.phase.is_none() || !self.unsaid) {
@@ -185,6 +192,7 @@ fn is_cause(reason: &str) -> bool {
         Reason::WaitingForVM,
         Reason::WaitingForReference,
         Reason::WaitingForInfrastructure,
+        Reason::WaitingToStart,
         Reason::WaitingForDisks,
         Reason::WaitingForBootstrapSecret,
         Reason::BootstrapSecretRevision,
