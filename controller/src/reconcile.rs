@@ -117,14 +117,21 @@ async fn pass(context: &Context, key: &Key) -> bool {
     let now = context.now();
     context.times.note(key, Some(&machine), now, &context.metrics);
     let unseen = context.times.unseen(key);
-    let (observed, hands) = observe(context, key, &machine, now).await;
-    let plan = decide(&observed, now);
+    let (mut observed, hands) = observe(context, key, &machine, now).await;
+    let mut plan = decide(&observed, now);
+    if plan.makes_vm()
+        && let Some(open) = &hands.open
+    {
+        let (start, next) = context.starts.begin(&machine, open.key(), Instant::now());
+        start_others(context, next);
+        if start != Start::Free {
+            observed.start = start;
+            plan = decide(&observed, now);
+        }
+    }
     tracing::debug!(machine = %key, steps = ?plan.steps, again = ?plan.again, "decided");
     let again = plan.again.into_iter().chain(hands.look_again).min();
     let writes = plan.changes_something();
-    if let (Start::Full { .. }, Some(open)) = (observed.start, &hands.open) {
-        context.starts.wait(&machine, open.key());
-    }
     let outcome = act(context, &machine, &hands, plan).await;
     if let Some(after) = context.stores.machines.get(key) {
         start_others(context, context.starts.note(&after, Instant::now()));

@@ -254,13 +254,6 @@ impl Run<'_> {
             return Ok(Progress::Wait);
         };
         let asked = Instant::now();
-        let (may, next) = self.context.starts.begin(self.machine, open.key(), asked);
-        for other in next {
-            self.context.queue.add(other);
-        }
-        if !may {
-            return Ok(Progress::Wait);
-        }
         let answer = open.create(vm).await;
         let creations = &self.context.failures.creations;
         creations.answered(self.machine, asked, answer.as_ref().copied());

@@ -168,12 +168,8 @@ pub async fn observe(
     };
     let node = context.stores.nodes.get(&Key::new("", machine.name()));
     let vm_is_gone = matches!(&infra, Infra::Open(open) if open.vm.is_none());
-    let start = match &hands.open {
-        Some(open) if vm_is_gone => context.starts.look(machine, open.key(), Instant::now()),
-        _ => Start::Free,
-    };
     let observed = Observed {
-        start,
+        start: Start::Free,
         room,
         guests: guests::guests(context, key, machine, vm_is_gone, node.as_deref()),
         machine: machine.clone(),

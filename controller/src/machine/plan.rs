@@ -199,6 +199,11 @@ impl Plan {
         self.steps.iter().any(|step| !matches!(step, Step::Event(_)))
     }
 
+    /// Whether a VM is made.
+    pub fn makes_vm(&self) -> bool {
+        self.steps.contains(&Step::CreateVm)
+    }
+
     /// Looks again after `delay`, unless that is planned earlier anyway.
     pub fn look_again(&mut self, delay: Duration) {
         self.again = Some(self.again.map_or(delay, |planned| planned.min(delay)));

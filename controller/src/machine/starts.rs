@@ -106,60 +106,33 @@ impl Starts {
         }
     }
 
-    /// Whether the VM of a Machine that has none may be made now.
-    pub fn look(&self, machine: &StoredMachine, infra: &InfraKey, now: Instant) -> Start {
+    /// The Machine's VM is about to be made: whether it may, and who may be next. If it may not, the Machine waits until it is
+    /// among those.
+    pub fn begin(&self, machine: &StoredMachine, infra: &InfraKey, now: Instant) -> (Start, Vec<Key>) {
         if stage(machine) == Stage::Over {
-            return Start::Free;
+            return (Start::Free, Vec::new());
         }
         let mut clusters = self.lock();
-        let cluster = clusters
-            .entry(cluster_of(&infra.server, &infra.ca_digest).to_owned())
-            .or_default();
-        let group = group_of(machine);
-        if cluster.starting.contains_key(&Key::of(machine)) || cluster.may_start(&group, self.limit) {
-            return Start::Free;
-        }
-        cluster.expire(now);
-        if cluster.may_start(&group, self.limit) {
-            return Start::Free;
-        }
-        Start::Full {
-            starting: cluster.starting.len(),
-            own: cluster.groups.get(&group).copied().unwrap_or_default(),
-            limit: self.limit,
-        }
-    }
-
-    /// The Machine waits until [`Starts`] names it.
-    pub fn wait(&self, machine: &StoredMachine, infra: &InfraKey) {
-        let mut clusters = self.lock();
-        let cluster = clusters
-            .entry(cluster_of(&infra.server, &infra.ca_digest).to_owned())
-            .or_default();
-        let key = Key::of(machine);
-        if cluster.waits.insert(key.clone()) {
-            let waiting = cluster.waiting.entry(group_of(machine)).or_default();
-            waiting.push_back(key);
-        }
-    }
-
-    /// The Machine's VM is about to be made: whether it may, and who may be next.
-    pub fn begin(&self, machine: &StoredMachine, infra: &InfraKey, now: Instant) -> (bool, Vec<Key>) {
-        if stage(machine) == Stage::Over {
-            return (true, Vec::new());
-        }
-        let mut clusters = self.lock();
-        let cluster = clusters
-            .entry(cluster_of(&infra.server, &infra.ca_digest).to_owned())
-            .or_default();
+        let cluster = cluster_of(&infra.server, &infra.ca_digest).to_owned();
+        let cluster = clusters.entry(cluster).or_default();
         let (key, group) = (Key::of(machine), group_of(machine));
-        if !cluster.starting.contains_key(&key) {
-            if !cluster.may_start(&group, self.limit) {
-                return (false, Vec::new());
-            }
-            cluster.start(key, group, now + self.longest);
+        if cluster.starting.contains_key(&key) {
+            return (Start::Free, Vec::new());
         }
-        (true, cluster.next(self.limit))
+        if !cluster.may_start(&group, self.limit) {
+            cluster.expire(now);
+        }
+        if !cluster.may_start(&group, self.limit) {
+            let full = Start::Full {
+                starting: cluster.starting.len(),
+                own: cluster.groups.get(&group).copied().unwrap_or_default(),
+                limit: self.limit,
+            };
+            cluster.wait(key, group);
+            return (full, Vec::new());
+        }
+        cluster.start(key, group, now + self.longest);
+        (Start::Free, cluster.next(self.limit))
     }
 
     /// What the Machine's status says now; gives who may start instead of it.
@@ -216,6 +189,12 @@ impl Starts {
 }
 
 impl Cluster {
+    fn wait(&mut self, key: Key, group: String) {
+        if self.waits.insert(key.clone()) {
+            self.waiting.entry(group).or_default().push_back(key);
+        }
+    }
+
     fn may_start(&self, group: &str, limit: usize) -> bool {
         let left = limit.saturating_sub(self.starting.len());
         let own = self.groups.get(group).copied().unwrap_or_default();
@@ -304,11 +283,15 @@ mod tests {
         Starts::new(limit, None, Some(Duration::from_mins(10)))
     }
 
+    fn begins(starts: &Starts, machine: &StoredMachine, infra: &InfraKey, now: Instant) -> bool {
+        starts.begin(machine, infra, now).0 == Start::Free
+    }
+
     /// How many of `count` Machines of the group begin.
     fn begun(starts: &Starts, group: &str, count: usize) -> usize {
         let begun = (0..count).filter(|i| {
             let machine = machine(group, &format!("{group}-{i}"), &json!({}));
-            starts.begin(&machine, &infra(), Instant::now()).0
+            begins(starts, &machine, &infra(), Instant::now())
         });
         begun.count()
     }
@@ -317,7 +300,7 @@ mod tests {
     fn one_pool_leaves_room_for_others_and_all_together_never_exceed_the_limit() {
         let starts = starts(1000);
         assert_eq!(begun(&starts, "a", 5000), 750);
-        assert_eq!(begun(&starts, "b", 5000), 187);
+        assert_eq!(begun(&starts, "b", 5000), 188);
         assert!(begun(&starts, "c", 5000) > 40);
         for group in 0..1000 {
             begun(&starts, &group.to_string(), 3);
@@ -337,19 +320,14 @@ mod tests {
             own: 3,
             limit: 4,
         };
-        assert_eq!(starts.look(&waiting, &infra(), now), full);
-        starts.wait(&waiting, &infra());
-        starts.wait(&waiting, &infra());
+        assert_eq!(starts.begin(&waiting, &infra(), now), (full, Vec::new()));
+        assert_eq!(starts.begin(&waiting, &infra(), now), (full, Vec::new()));
         assert_eq!(starts.count(), [("starting", 3), ("waiting", 1)]);
         let ready = machine("a", "a-0", &json!({"status": {"phase": "Running"}}));
         assert_eq!(starts.note(&ready, now), [Key::of(&waiting)]);
         assert_eq!(starts.count(), [("starting", 2), ("waiting", 0)]);
-        assert!(starts.begin(&waiting, &infra(), now).0);
-        assert_eq!(
-            starts.look(&waiting, &infra(), now),
-            Start::Free,
-            "it has its place"
-        );
+        assert!(begins(&starts, &waiting, &infra(), now));
+        assert!(begins(&starts, &waiting, &infra(), now), "it has its place");
         for i in 0..4 {
             starts.forget(&Key::new("ns", &format!("a-{i}")));
         }
@@ -361,11 +339,8 @@ mod tests {
         let starts = starts(1);
         assert_eq!(begun(&starts, "a", 1), 1);
         let (other, now) = (machine("b", "b-0", &json!({})), Instant::now());
-        assert_ne!(starts.look(&other, &infra(), now), Start::Free);
-        assert_eq!(
-            starts.look(&other, &infra(), now + Duration::from_mins(11)),
-            Start::Free
-        );
+        assert!(!begins(&starts, &other, &infra(), now));
+        assert!(begins(&starts, &other, &infra(), now + Duration::from_mins(11)));
     }
 
     #[test]
@@ -387,12 +362,10 @@ mod tests {
         let starts = starts(1);
         begun(&starts, "b", 1);
         let again = machine("a", "a-0", &again);
-        assert_eq!(
-            starts.look(&again, &infra(), Instant::now()),
-            Start::Free,
+        assert!(
+            begins(&starts, &again, &infra(), Instant::now()),
             "it was a Node before"
         );
-        assert!(starts.begin(&again, &infra(), Instant::now()).0);
     }
 
     #[test]
@@ -405,12 +378,12 @@ mod tests {
             ..infra()
         };
         let (other, now) = (machine("b", "b-0", &json!({})), Instant::now());
-        assert_ne!(starts.look(&other, &elsewhere, now), Start::Free);
+        assert!(!begins(&starts, &other, &elsewhere, now));
         let another = InfraKey {
             ca_digest: "2".into(),
             ..elsewhere
         };
-        assert_eq!(starts.look(&other, &another, now), Start::Free);
+        assert!(begins(&starts, &other, &another, now));
     }
 
     proptest! {
@@ -432,11 +405,7 @@ mod tests {
                     named.extend(starts.forget(&key));
                 } else {
                     alive.insert(key);
-                    let (began, next) = starts.begin(&machine, &infra(), now);
-                    named.extend(next);
-                    if !began {
-                        starts.wait(&machine, &infra());
-                    }
+                    named.extend(starts.begin(&machine, &infra(), now).1);
                 }
                 prop_assert!(starts.count()[0].1 <= limit);
             }
@@ -452,9 +421,7 @@ mod tests {
                 if !alive.contains(&key) { continue }
                 let group = key.name.split('-').nth(1).unwrap().to_owned();
                 let machine = machine(&group, &key.name, &json!({}));
-                let (began, next) = starts.begin(&machine, &infra(), now);
-                named.extend(next);
-                if !began { starts.wait(&machine, &infra()); }
+                named.extend(starts.begin(&machine, &infra(), now).1);
             }
             prop_assert_eq!(starts.count(), [("starting", 0), ("waiting", 0)]);
         }

@@ -78,7 +78,9 @@ impl Member {
     /// Whether its VM has not been made yet.
     pub fn waits_for_vm(&self) -> bool {
         let record = self.machine.record.as_ref();
-        self.machine.status.node_ref.is_none() && record.is_none_or(|record| record.vm_uid.is_none())
+        self.machine.status.node_ref.is_none()
+            && self.node == NodeState::Absent
+            && record.is_none_or(|record| record.vm_uid.is_none())
     }
 
     /// Whether its Node is Ready.

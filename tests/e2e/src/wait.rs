@@ -1,12 +1,12 @@
 //! Waiting for a state of an object by watching it.
 
-use std::{fmt::Debug, time::Duration};
+use std::{collections::HashMap, fmt::Debug, time::Duration};
 
 use anyhow::{Result, bail};
 use futures::StreamExt as _;
 use kube::{
     Api, Resource,
-    runtime::{WatchStreamExt as _, watcher},
+    runtime::{WatchStreamExt as _, watcher, watcher::Event},
 };
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -105,4 +105,43 @@ where
         bail!("there was no {what} within {patience:?}");
     }
     Ok(())
+}
+
+/// Waits until the objects of the collection fit together; gives them.
+pub async fn for_all<K>(
+    api: &Api<K>,
+    what: &str,
+    patience: Duration,
+    fits: impl Fn(&[&K]) -> bool,
+) -> Result<Vec<K>>
+where
+    K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+{
+    let mut known = HashMap::new();
+    let watched = async {
+        let mut events = watcher(api.clone(), watcher::Config::default())
+            .default_backoff()
+            .boxed();
+        let mut is_complete = false;
+        while let Some(event) = events.next().await {
+            match event {
+                Ok(Event::Init) => known.clear(),
+                Ok(Event::InitDone) => is_complete = true,
+                Ok(Event::InitApply(object) | Event::Apply(object)) => {
+                    known.insert(object.meta().name.clone(), object);
+                }
+                Ok(Event::Delete(object)) => {
+                    known.remove(&object.meta().name);
+                }
+                Err(_) => {}
+            }
+            if is_complete && fits(&known.values().collect::<Vec<_>>()) {
+                return;
+            }
+        }
+    };
+    if tokio::time::timeout(patience, watched).await.is_err() {
+        bail!("not {what} within {patience:?}: {} objects", known.len());
+    }
+    Ok(known.into_values().collect())
 }

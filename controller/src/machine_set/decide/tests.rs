@@ -116,6 +116,26 @@ fn the_number_of_machines_is_kept(#[case] wanted: i32, #[case] there: usize, #[c
     assert_eq!(plan.more, wanted == 1000);
 }
 
+#[rstest]
+#[case::fewer_than_there_may_be(3, 700, &["create 247"], true)]
+#[case::as_many_as_there_may_be(250, 700, &["status"], false)]
+#[case::the_last_ones(249, 251, &["create 1"], true)]
+#[case::no_more_than_are_missing(10, 20, &["create 10"], false)]
+fn no_more_than_250_machines_wait_for_their_vm(
+    #[case] waiting: usize,
+    #[case] wanted: i32,
+    #[case] expected: &[&str],
+    #[case] more: bool,
+) {
+    let waits = |i: usize| member(&format!("m-{i}"), NodeState::Absent, &json!({}));
+    let machines = (0..waiting).map(waits).collect();
+    let plan = decide(&observed(set(wanted, &json!({})), machines), now());
+    assert_eq!(
+        (steps(&plan), plan.more),
+        (expected.iter().map(|step| (*step).to_owned()).collect(), more)
+    );
+}
+
 #[test]
 fn a_set_whose_machines_others_select_is_told_so() {
     let mut observed = observed(set(1, &json!({})), vec![ready("m")]);

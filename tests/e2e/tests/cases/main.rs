@@ -55,6 +55,7 @@ mod rules;
 mod scaling;
 mod spans;
 mod stale;
+mod starts;
 mod strangers;
 mod takeover;
 mod takeover_install;

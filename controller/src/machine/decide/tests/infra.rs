@@ -298,3 +298,64 @@ fn a_fact_is_asked_for_again_and_an_outage_is_no_error(#[case] facts: Facts, #[c
         &error
     );
 }
+
+#[test]
+fn a_machine_whose_infra_cluster_has_no_room_to_start_waits_and_says_so_once() {
+    let mut o = observed(machine(&json!({})), open());
+    assert!(verbs(&decide(&o, now())).contains(&"create the VirtualMachine"));
+    o.start = Start::Full {
+        starting: 1500,
+        own: 1400,
+        limit: 2000,
+    };
+    let plan = decide(&o, now());
+    assert_eq!(verbs(&plan), ["patch the Machine"]);
+    let said = condition(&plan, "InfrastructureReady");
+    assert_eq!(said["reason"], "WaitingToStart");
+    let message = said["message"].as_str().unwrap();
+    assert!(
+        message.starts_with("waiting: 1500 of 2000 Machines") && message.contains("1400 of them"),
+        "{message}"
+    );
+    assert!(plan.again.is_some());
+    // Whatever the number is by now.
+    let told = patch(&plan).clone();
+    o.machine = Arc::new(machine(&told));
+    o.start = Start::Full {
+        starting: 1999,
+        own: 1,
+        limit: 2000,
+    };
+    assert_eq!(verbs(&decide(&o, now())), Vec::<&str>::new());
+    o.start = Start::Free;
+    assert!(verbs(&decide(&o, now())).contains(&"create the VirtualMachine"));
+}
+
+#[test]
+fn that_a_node_has_been_ready_is_recorded_with_the_write_that_tells_of_it() {
+    let mut o = observed(machine(&recorded()), running());
+    o.node = Some(node(&json!({})));
+    let plan = decide(&o, now());
+    let recorded = |plan: &Plan| patch(plan)["status"]["providerStatus"]["hasBeenReady"].clone();
+    assert_eq!(patch(&plan)["status"]["phase"], "Running");
+    assert_eq!(recorded(&plan), true);
+    // One that was Running before that was recorded is written when it is so no more, and not before.
+    let mut running_before = patch(&plan).clone();
+    running_before["status"]["providerStatus"]["hasBeenReady"] = Value::Null;
+    let mut was = super::recorded();
+    json_patch::merge(&mut was, &running_before);
+    o.machine = Arc::new(machine(&was));
+    let quiet = decide(&o, now());
+    assert!(
+        quiet
+            .steps
+            .iter()
+            .all(|step| !matches!(step, Step::PatchMachine(_))),
+        "{:?}",
+        verbs(&quiet)
+    );
+    o.node = Some(node(
+        &json!({"status": {"conditions": [{"type": "Ready", "status": "False"}]}}),
+    ));
+    assert_eq!(recorded(&decide(&o, now())), true);
+}
