@@ -390,6 +390,8 @@ async fn prepare(
         lane: flags.worker_count.max(1),
         look_every: flags.infra_look_every.0.unwrap_or(LOOK_EVERY),
         facts_ttl: flags.infra_facts_ttl.0,
+        cache_bytes: flags.infra_cache_mib.saturating_mul(1024 * 1024),
+        cluster_uid: cluster_uid.clone(),
     };
     let queues = Queues::default();
     let own_server = flags.user_cluster().server_url().await.ok();

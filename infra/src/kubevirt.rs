@@ -20,13 +20,13 @@ use tokio::sync::Semaphore;
 
 use crate::client::RemoteError;
 use crate::facts::FactError;
-use crate::objects::{DataVolume, Vm, Vmi};
+use crate::objects::{Cached, DataVolume, Vm, Vmi};
 use crate::pool::{Access, InfraPool, Kind, OpenInfra};
 use crate::provider::{
-    Blind, Delivery, Disk, Eviction, Guest, InfraKey, Instance, Labelling, NamedAt, Orphan, Place, Provider,
-    Sight, State, Unwatched, Watched,
+    Blind, Delivery, Disk, Eviction, Guest, InfraKey, Instance, Labelling, NamedAt, NotWatched, Orphan,
+    Place, Provider, Sight, State, Unwatched, Watched,
 };
-use crate::store::Key;
+use crate::store::{Key, Store};
 use crate::user_data;
 
 impl Provider for InfraPool {
@@ -165,6 +165,19 @@ impl Place for OpenInfra {
 async fn get(open: &OpenInfra, name: &str, disks: &[String]) -> Result<Sight, Blind> {
     let (unwatched, again) = unwatched(open, name, disks).await?;
     let at = |name: &str| Key::new(&open.key().namespace, name);
+    complete(open, name, disks).await.map_err(|error| Blind {
+        why: format!("{}: {error}", open.key().server),
+        again: UNREAD,
+    })?;
+    if open.is_unreadable(name) {
+        return Err(Blind {
+            why: format!(
+                "{}: the VirtualMachine {name} cannot be read; the log says why",
+                open.key().server
+            ),
+            again: UNREAD,
+        });
+    }
     let volumes: Vec<_> = disks
         .iter()
         .filter_map(|disk| open.data_volumes().get(&at(disk)))
@@ -196,6 +209,37 @@ async fn get(open: &OpenInfra, name: &str, disks: &[String]) -> Result<Sight, Bl
         unwatched,
         again,
     })
+}
+
+/// How long until what could not be read is read again, should nothing tell of it.
+const UNREAD: Duration = Duration::from_secs(30);
+
+/// Reads anew what was held as somebody else's before a Machine of that name was known.
+async fn complete(open: &OpenInfra, name: &str, disks: &[String]) -> Result<(), RemoteError> {
+    let own = [name.to_owned()];
+    reread(open, Kind::Vm, open.vms(), &own).await?;
+    reread(open, Kind::Vmi, open.vmis(), &own).await?;
+    reread(open, Kind::DataVolume, open.data_volumes(), disks).await
+}
+
+async fn reread<K>(
+    open: &OpenInfra,
+    kind: Kind,
+    store: &Store<K>,
+    names: &[String],
+) -> Result<(), RemoteError>
+where
+    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + DeserializeOwned + Debug + Cached,
+{
+    for name in names {
+        let key = Key::new(&open.key().namespace, name);
+        if store.get(&key).is_some_and(|object| object.is_reduced())
+            && let Some(whole) = ask(open, kind, name).await?
+        {
+            store.completed(whole);
+        }
+    }
+    Ok(())
 }
 
 /// UID of the VM that a VMI belongs to. One whose VM was deleted without it has none.
@@ -379,19 +423,27 @@ async fn unwatched(
     match seen {
         Ok(seen) => {
             let unwatched = Unwatched {
-                missing: open.missing().to_string(),
+                why: if open.missing().is_forbidden() {
+                    NotWatched::Forbidden(open.missing().to_string())
+                } else {
+                    NotWatched::TooLarge
+                },
                 unseen_disks: seen.unseen_disks,
             };
             Ok((Some(unwatched), Some(again)))
         }
-        Err(error) => Err(Blind {
-            why: format!(
-                "{}: the credential may neither watch ({}) nor look: {error}",
-                open.key().server,
-                open.missing()
-            ),
-            again,
-        }),
+        Err(error) => {
+            let server = &open.key().server;
+            let why = if open.missing().is_forbidden() {
+                format!(
+                    "{server}: the credential may neither watch ({}) nor look: {error}",
+                    open.missing()
+                )
+            } else {
+                format!("{server}: it has too many objects to be watched, and cannot be looked at: {error}")
+            };
+            Err(Blind { why, again })
+        }
     }
 }
 

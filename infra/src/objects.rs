@@ -3,9 +3,9 @@
 //! We never write them from these types: a VirtualMachine is created from rendered JSON and otherwise only patched.
 
 use kube::core::ObjectMeta;
-use machinist_shared::kubevirt::observed::{DataVolumeStatus, VmStatus, VmiStatus};
+use machinist_shared::kubevirt::observed::{DataVolumeStatus, VmStatus, VmiStatus, few};
 use machinist_shared::names::label;
-use serde::de::IgnoredAny;
+use serde::de::{Error as _, IgnoredAny};
 use serde::{Deserialize, Deserializer};
 
 fn nullable<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
@@ -14,29 +14,112 @@ fn nullable<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
+/// Bytes of metadata, without what is not read of any, that no API server takes.
+const METADATA_BYTES: usize = 32 * 1024;
+
 /// Metadata without what is not read of any: thousands are held.
 fn metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
     let mut metadata = ObjectMeta::deserialize(deserializer)?;
     metadata.managed_fields = None;
     metadata.annotations = None;
     metadata.finalizers = None;
+    metadata.generate_name = None;
+    metadata.self_link = None;
+    if size::of_metadata(&metadata) > METADATA_BYTES {
+        return Err(D::Error::custom(format!(
+            "its metadata has more than {METADATA_BYTES} bytes"
+        )));
+    }
     Ok(metadata)
+}
+
+/// How an object of an infra cluster is held. Whose it is decides how much of it.
+pub trait Cached {
+    /// UID of the user cluster that it was made for, by its label.
+    fn cluster_uid(&self) -> Option<&str>;
+
+    /// Leaves of somebody else's object what tells it from others: its name, UID and owners, and addresses.
+    fn reduce(&mut self);
+
+    /// Whether that has happened.
+    fn is_reduced(&self) -> bool;
+
+    /// About how many bytes it takes.
+    fn bytes(&self) -> usize;
+}
+
+/// About how many bytes things take.
+mod size {
+    use kube::core::ObjectMeta;
+    use machinist_shared::kubevirt::observed::{Condition, Interface, Transition};
+
+    /// What maps and allocations take besides, for each text.
+    const TEXT: usize = 48;
+
+    pub(super) fn of_texts<'a>(texts: impl IntoIterator<Item = &'a String>) -> usize {
+        texts.into_iter().map(|text| text.len() + TEXT).sum()
+    }
+
+    pub(super) fn of_metadata(metadata: &ObjectMeta) -> usize {
+        let texts = [
+            &metadata.name,
+            &metadata.namespace,
+            &metadata.uid,
+            &metadata.resource_version,
+        ];
+        let labels = metadata.labels.iter().flatten();
+        let owners = metadata.owner_references.iter().flatten();
+        size_of::<ObjectMeta>()
+            + of_texts(texts.into_iter().flatten())
+            // As the key of the store, too.
+            + of_texts(metadata.name.iter().chain(&metadata.namespace))
+            + labels.map(|(key, value)| key.len() + value.len() + 2 * TEXT).sum::<usize>()
+            + owners
+                .map(|owner| of_texts([&owner.api_version, &owner.kind, &owner.name, &owner.uid]))
+                .sum::<usize>()
+    }
+
+    pub(super) fn of_conditions(conditions: &[Condition]) -> usize {
+        let texts = conditions
+            .iter()
+            .flat_map(|c| [&c.kind, &c.status, &c.reason, &c.message]);
+        size_of_val(conditions) + of_texts(texts)
+    }
+
+    pub(super) fn of_interfaces(interfaces: &[Interface]) -> usize {
+        let addresses = interfaces
+            .iter()
+            .flat_map(|i| i.ip_addresses.iter().chain([&i.name, &i.ip_address]));
+        // Addresses are indexed.
+        size_of_val(interfaces) + 3 * of_texts(addresses)
+    }
+
+    pub(super) fn of_transitions(transitions: &[Transition]) -> usize {
+        size_of_val(transitions) + of_texts(transitions.iter().map(|transition| &transition.phase))
+    }
 }
 
 /// The same of a disk, with our own labels only.
 fn disk<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
     let mut metadata = metadata(deserializer)?;
-    if let Some(labels) = &mut metadata.labels {
-        labels.retain(|key, _| [label::MACHINE_UID, label::CLUSTER_UID].contains(&key.as_str()));
-    }
-    metadata.labels = metadata.labels.filter(|labels| !labels.is_empty());
+    keep_ours(&mut metadata);
     Ok(metadata)
 }
 
-/// The same without labels: a VMI has those of its VM.
-fn unlabelled<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
+fn keep_ours(metadata: &mut ObjectMeta) {
+    if let Some(labels) = &mut metadata.labels {
+        labels.retain(|key, _| [label::MACHINE_UID, label::CLUSTER_UID].contains(&key.as_str()));
+    }
+    metadata.labels = metadata.labels.take().filter(|labels| !labels.is_empty());
+}
+
+/// The same of a VMI, which has the labels of its VM, with that which tells whose it is.
+fn instance<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
     let mut metadata = metadata(deserializer)?;
-    metadata.labels = None;
+    if let Some(labels) = &mut metadata.labels {
+        labels.retain(|key, _| key == label::CLUSTER_UID);
+    }
+    metadata.labels = metadata.labels.filter(|labels| !labels.is_empty());
     Ok(metadata)
 }
 
@@ -52,6 +135,51 @@ pub struct Vm {
     /// Status.
     #[serde(default, deserialize_with = "nullable")]
     pub status: VmStatus,
+    #[serde(skip)]
+    is_reduced: bool,
+}
+
+impl Cached for Vm {
+    fn cluster_uid(&self) -> Option<&str> {
+        self.metadata
+            .labels
+            .as_ref()?
+            .get(label::CLUSTER_UID)
+            .map(String::as_str)
+    }
+
+    fn reduce(&mut self) {
+        (self.spec, self.status, self.is_reduced) = (VmSpec::default(), VmStatus::default(), true);
+        keep_ours(&mut self.metadata);
+    }
+
+    fn is_reduced(&self) -> bool {
+        self.is_reduced
+    }
+
+    fn bytes(&self) -> usize {
+        let volumes = &self.spec.template.spec.volumes;
+        let secret = |volume: &Volume| {
+            volume
+                .cloud_init_no_cloud
+                .as_ref()?
+                .secret_ref
+                .as_ref()
+                .map(|secret| secret.name.len())
+        };
+        size_of::<Self>()
+            + size::of_metadata(&self.metadata)
+            + size::of_conditions(&self.status.conditions)
+            + size_of_val(volumes.as_slice())
+            + volumes.iter().filter_map(secret).sum::<usize>()
+            + size::of_texts([&self.status.printable_status])
+            + size::of_texts(
+                self.spec
+                    .run_strategy
+                    .iter()
+                    .chain(&self.spec.template.spec.domain.firmware.uuid),
+            )
+    }
 }
 crate::projected!(
     Vm,
@@ -86,7 +214,7 @@ struct Template {
 struct TemplateSpec {
     #[serde(deserialize_with = "nullable")]
     domain: Domain,
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "few")]
     volumes: Vec<Volume>,
 }
 
@@ -141,7 +269,7 @@ impl Vm {
 #[derive(Debug, Clone, Default, Deserialize)]
 pub struct Vmi {
     /// Metadata.
-    #[serde(deserialize_with = "unlabelled")]
+    #[serde(deserialize_with = "instance")]
     pub metadata: ObjectMeta,
     /// Spec.
     #[serde(default, deserialize_with = "nullable")]
@@ -149,6 +277,50 @@ pub struct Vmi {
     /// Status.
     #[serde(default, deserialize_with = "nullable")]
     pub status: VmiStatus,
+    #[serde(skip)]
+    is_reduced: bool,
+}
+
+impl Cached for Vmi {
+    fn cluster_uid(&self) -> Option<&str> {
+        self.metadata
+            .labels
+            .as_ref()?
+            .get(label::CLUSTER_UID)
+            .map(String::as_str)
+    }
+
+    fn reduce(&mut self) {
+        let interfaces = std::mem::take(&mut self.status.interfaces);
+        self.status = VmiStatus {
+            interfaces,
+            ..VmiStatus::default()
+        };
+        (self.spec, self.metadata.labels, self.is_reduced) = (VmiSpec::default(), None, true);
+    }
+
+    fn is_reduced(&self) -> bool {
+        self.is_reduced
+    }
+
+    fn bytes(&self) -> usize {
+        let (spec, status) = (&self.spec, &self.status);
+        let interfaces = &spec.domain.devices.interfaces;
+        size_of::<Self>()
+            + size::of_metadata(&self.metadata)
+            + size::of_conditions(&status.conditions)
+            + size::of_interfaces(&status.interfaces)
+            + size::of_transitions(&status.phase_transition_timestamps)
+            + size_of_val(interfaces.as_slice())
+            + size::of_texts(interfaces.iter().map(|interface| &interface.name))
+            + size::of_texts([
+                &spec.eviction_strategy,
+                &status.phase,
+                &status.reason,
+                &status.node_name,
+                &status.evacuation_node_name,
+            ])
+    }
 }
 crate::projected!(
     Vmi,
@@ -181,7 +353,7 @@ struct VmiDomain {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 struct Devices {
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "few")]
     interfaces: Vec<InterfaceSpec>,
 }
 
@@ -216,6 +388,34 @@ pub struct DataVolume {
     /// Status.
     #[serde(default, deserialize_with = "nullable")]
     pub status: DataVolumeStatus,
+    #[serde(skip)]
+    is_reduced: bool,
+}
+
+impl Cached for DataVolume {
+    fn cluster_uid(&self) -> Option<&str> {
+        self.metadata
+            .labels
+            .as_ref()?
+            .get(label::CLUSTER_UID)
+            .map(String::as_str)
+    }
+
+    fn reduce(&mut self) {
+        (self.status, self.is_reduced) = (DataVolumeStatus::default(), true);
+    }
+
+    fn is_reduced(&self) -> bool {
+        self.is_reduced
+    }
+
+    fn bytes(&self) -> usize {
+        let status = &self.status;
+        size_of::<Self>()
+            + size::of_metadata(&self.metadata)
+            + size::of_conditions(&status.conditions)
+            + size::of_texts([&status.phase, &status.progress])
+    }
 }
 crate::projected!(
     DataVolume,
@@ -233,6 +433,26 @@ pub struct Claim {
     /// Metadata.
     #[serde(deserialize_with = "disk")]
     pub metadata: ObjectMeta,
+}
+
+impl Cached for Claim {
+    fn cluster_uid(&self) -> Option<&str> {
+        self.metadata
+            .labels
+            .as_ref()?
+            .get(label::CLUSTER_UID)
+            .map(String::as_str)
+    }
+
+    fn reduce(&mut self) {}
+
+    fn is_reduced(&self) -> bool {
+        false
+    }
+
+    fn bytes(&self) -> usize {
+        size_of::<Self>() + size::of_metadata(&self.metadata)
+    }
 }
 crate::projected!(
     Claim,

@@ -309,11 +309,20 @@ pub struct Disk {
     pub metadata: ObjectMeta,
 }
 
-/// What a credential may not watch.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// Why the objects of an infra cluster are looked at one by one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotWatched {
+    /// The credential may not; the missing verbs, by resource.
+    Forbidden(String),
+    /// There are too many of them.
+    TooLarge,
+}
+
+/// That objects are not watched.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unwatched {
-    /// The missing verbs, by resource.
-    pub missing: String,
+    /// Why not.
+    pub why: NotWatched,
     /// Kinds of disks that it may not even get: nobody can tell whether an instance's disks would be somebody's.
     pub unseen_disks: Vec<&'static str>,
 }

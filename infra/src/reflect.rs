@@ -62,14 +62,13 @@ const HELD: Duration = Duration::from_secs(30);
 
 /// Lists and watches a kind of an infra cluster, until the first failure, for the caller to decide how to go on; `None` when
 /// the list is due again.
-pub(crate) async fn follow<K, F>(api: Api<K>, store: &Store<K>, mut on: F) -> Option<RemoteError>
+pub(crate) async fn follow<K, F>(api: Api<K>, on: F) -> Option<RemoteError>
 where
     K: Resource<DynamicType: Default> + Clone + DeserializeOwned + Debug + Send + Sync,
-    F: FnMut(Signal<'_, K>) + Send,
+    F: FnMut(Event<K>) + Send,
 {
     let mut source = Source::new(api, Selector::default(), Trust::Infra);
-    let round = source.run(|event| take_in(event, store, &mut on));
-    timeout_at(relist(), round).await.ok()
+    timeout_at(relist(), source.run(on)).await.ok()
 }
 
 /// When the list is due again.

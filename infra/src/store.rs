@@ -65,6 +65,8 @@ struct Inner<K> {
     unreadable: HashSet<Key>,
     synced: bool,
     removals: u64,
+    /// About how many bytes all of that takes, if that is asked of this store.
+    bytes: usize,
 }
 
 /// A running (re-)list: whatever is in neither at its end is gone.
@@ -79,6 +81,7 @@ struct Listing {
 pub struct Store<K> {
     inner: RwLock<Inner<K>>,
     index_of: fn(&K) -> Vec<String>,
+    bytes_of: fn(&K) -> usize,
 }
 
 impl<K> std::fmt::Debug for Store<K> {
@@ -124,11 +127,42 @@ impl<K: Resource> Store<K> {
             unreadable: HashSet::new(),
             synced: false,
             removals: 0,
+            bytes: 0,
         };
         Self {
             inner: RwLock::new(inner),
             index_of,
+            bytes_of: |_| 0,
         }
+    }
+
+    /// One that knows about how many bytes it takes.
+    pub fn weighing(index_of: fn(&K) -> Vec<String>, bytes_of: fn(&K) -> usize) -> Self {
+        Self {
+            bytes_of,
+            ..Self::new(index_of)
+        }
+    }
+
+    /// About how many bytes the objects take.
+    pub fn bytes(&self) -> usize {
+        self.read().bytes
+    }
+
+    /// Forgets everything: it is known of nothing whether it is there.
+    pub fn clear(&self) {
+        let (index_of, mut inner) = (self.index_of, self.write());
+        let removals = inner.removals + 1;
+        *inner = Self::new(index_of)
+            .inner
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner);
+        inner.removals = removals;
+    }
+
+    /// Replaces an object by itself in the same version, with all that was left out.
+    pub fn completed(&self, object: K) -> Option<Change<K>> {
+        self.put(&mut self.write(), object, Source::Whole)
     }
 
     /// Whether the first list is complete.
@@ -199,7 +233,9 @@ impl<K: Resource> Store<K> {
         let mut inner = self.write();
         match event {
             Event::Init => {
-                inner.listing = Some(Listing::default());
+                let unfinished = inner.listing.replace(Listing::default()).unwrap_or_default();
+                let bytes: usize = unfinished.unreadable.iter().map(bytes_of_key).sum();
+                inner.bytes = inner.bytes.saturating_sub(bytes);
                 Vec::new()
             }
             Event::InitApply(object) => {
@@ -214,6 +250,8 @@ impl<K: Resource> Store<K> {
                     unreadable,
                     mut written,
                 } = inner.listing.take().unwrap_or_default();
+                let before: usize = inner.unreadable.iter().map(bytes_of_key).sum();
+                inner.bytes = inner.bytes.saturating_sub(before);
                 inner.unreadable = unreadable;
                 inner.synced = true;
                 let gone: Vec<Key> = inner
@@ -231,13 +269,21 @@ impl<K: Resource> Store<K> {
                     .collect()
             }
             Event::InitUnreadable(key) => {
-                if let Some(listing) = &mut inner.listing {
-                    listing.unreadable.insert(key);
+                let bytes = bytes_of_key(&key);
+                if inner
+                    .listing
+                    .as_mut()
+                    .is_some_and(|listing| listing.unreadable.insert(key))
+                {
+                    inner.bytes += bytes;
                 }
                 Vec::new()
             }
             Event::Unreadable(key) => {
-                inner.unreadable.insert(key);
+                let bytes = bytes_of_key(&key);
+                if inner.unreadable.insert(key) {
+                    inner.bytes += bytes;
+                }
                 Vec::new()
             }
             Event::Apply(object) => {
@@ -248,7 +294,7 @@ impl<K: Resource> Store<K> {
             Event::Delete(object) => {
                 let mut changes = self.refute(&mut inner, &object);
                 let key = Key::of(&object);
-                inner.unreadable.remove(&key);
+                Self::is_readable(&mut inner, &key);
                 if inner
                     .objects
                     .get(&key)
@@ -257,10 +303,7 @@ impl<K: Resource> Store<K> {
                     return changes;
                 }
                 let version = version(&object).unwrap_or(u64::MAX);
-                if inner.tombstones.len() >= TOMBSTONES {
-                    inner.tombstones.clear();
-                }
-                inner.tombstones.insert(key.clone(), version);
+                Self::bury(&mut inner, &key, version);
                 changes.extend(self.remove(&mut inner, &key));
                 changes
             }
@@ -293,7 +336,7 @@ impl<K: Resource> Store<K> {
             return;
         };
         let version = version(object.as_ref()).unwrap_or_default();
-        inner.tombstones.insert(key.clone(), version);
+        Self::bury(&mut inner, key, version);
         self.remove(&mut inner, key);
     }
 
@@ -324,14 +367,18 @@ impl<K: Resource> Store<K> {
             return None;
         }
         if let Some(old) = &old {
+            inner.bytes = inner.bytes.saturating_sub((self.bytes_of)(old));
             self.unindex(inner, &key, old);
         }
         let object = Arc::new(object);
         for value in (self.index_of)(&object) {
             inner.index.entry(value).or_default().insert(key.clone());
         }
-        inner.tombstones.remove(&key);
-        inner.unreadable.remove(&key);
+        if inner.tombstones.remove(&key).is_some() {
+            inner.bytes = inner.bytes.saturating_sub(bytes_of_key(&key));
+        }
+        Self::is_readable(inner, &key);
+        inner.bytes += (self.bytes_of)(&object);
         inner.objects.insert(key, object.clone());
         Some(Change {
             before: old,
@@ -362,11 +409,29 @@ impl<K: Resource> Store<K> {
     fn remove(&self, inner: &mut Inner<K>, key: &Key) -> Option<Change<K>> {
         let old = inner.objects.remove(key)?;
         inner.removals += 1;
+        inner.bytes = inner.bytes.saturating_sub((self.bytes_of)(&old));
         self.unindex(inner, key, &old);
         Some(Change {
             before: Some(old),
             after: None,
         })
+    }
+
+    fn bury(inner: &mut Inner<K>, key: &Key, version: u64) {
+        if inner.tombstones.len() >= TOMBSTONES {
+            let bytes: usize = inner.tombstones.keys().map(bytes_of_key).sum();
+            inner.bytes = inner.bytes.saturating_sub(bytes);
+            inner.tombstones.clear();
+        }
+        if inner.tombstones.insert(key.clone(), version).is_none() {
+            inner.bytes += bytes_of_key(key);
+        }
+    }
+
+    fn is_readable(inner: &mut Inner<K>, key: &Key) {
+        if inner.unreadable.remove(key) {
+            inner.bytes = inner.bytes.saturating_sub(bytes_of_key(key));
+        }
     }
 
     fn unindex(&self, inner: &mut Inner<K>, key: &Key, old: &K) {
@@ -395,6 +460,12 @@ enum Source {
     List,
     Watch,
     Write,
+    /// A read of that very object.
+    Whole,
+}
+
+fn bytes_of_key(key: &Key) -> usize {
+    size_of::<Key>() + key.namespace.len() + key.name.len()
 }
 
 /// resourceVersions of one kind are comparable decimal numbers (KEP-5504).

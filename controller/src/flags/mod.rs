@@ -166,6 +166,11 @@ pub struct Flags {
     #[arg(long, env = "MACHINIST_INFRA_LOOK_EVERY", help_heading = heading::INFRA)]
     #[arg(default_value = "30s", value_parser = duration)]
     pub infra_look_every: OptionalDuration,
+    /// MiB that are held of the objects of all infra clusters together. Of one that is over its share, which grows with its
+    /// Machines, nothing is held: its Machines are looked at one by one.
+    #[arg(long, env = "MACHINIST_INFRA_CACHE_MIB", help_heading = heading::INFRA)]
+    #[arg(default_value_t = 192)]
+    pub infra_cache_mib: usize,
     /// Kubeconfigs in specs may lead to loopback and link-local addresses.
     #[arg(long, env = "MACHINIST_INFRA_ALLOW_LOOPBACK", help_heading = heading::INFRA)]
     #[arg(default_value_t = false, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]

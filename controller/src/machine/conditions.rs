@@ -20,6 +20,7 @@ pub enum Reason {
     Connecting,
     Unreachable,
     WatchForbidden,
+    CacheFull,
     // InfrastructureReady
     NameTaken,
     NodeNameTaken,

@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::Taint;
 use k8s_openapi::jiff::Timestamp;
 use kube::core::ObjectMeta;
 use machinist_infra::provider::Instance;
-pub use machinist_infra::provider::{Disk, Eviction, State as VmState, Unwatched};
+pub use machinist_infra::provider::{Disk, Eviction, NotWatched, State as VmState, Unwatched};
 
 use super::conditions::ProgressInterval;
 use super::creations::Creation;

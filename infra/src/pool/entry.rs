@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Namespace;
 use kube::api::ListParams;
-use kube::{Api, Client, Resource as _};
+use kube::{Api, Client, Resource};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
+use super::budget::{Budget, Share};
 use super::credential::{Credential, Standing, check};
 use super::kind::{Kind, Missing, Objects};
 use super::{InfraEvent, InfraKey, PoolOptions, watches};
@@ -19,7 +20,7 @@ use crate::breaker::{Breaker, PROBES, Probe};
 use crate::client::RemoteError;
 use crate::facts::FactsCache;
 use crate::kubeconfig::InfraKubeconfig;
-use crate::objects::Vm;
+use crate::objects::{Cached, Vm};
 use crate::reflect::jitter;
 use crate::store::Key;
 
@@ -49,6 +50,11 @@ pub(super) struct Entry {
     pub(super) facts: FactsCache,
     pub(super) breaker: Arc<Breaker>,
     pub(super) options: PoolOptions,
+    /// What is held of all infra clusters, and whether of this one more than its share.
+    budget: Arc<Budget>,
+    pub(super) share: Arc<Share>,
+    /// Names of the Machines that use it, each as often as it has credentials.
+    names: Mutex<HashMap<String, usize>>,
     /// How many Machines of this cluster are worked on at a time.
     pub(super) lane: Arc<Semaphore>,
     namespace_uid: RwLock<Option<String>>,
@@ -77,6 +83,7 @@ impl Entry {
     pub(super) fn start(
         key: InfraKey,
         options: PoolOptions,
+        budget: Arc<Budget>,
         events: mpsc::UnboundedSender<InfraEvent>,
     ) -> Arc<Self> {
         let entry = Arc::new(Self {
@@ -86,6 +93,9 @@ impl Entry {
             breaker: Arc::new(Breaker::new(options.client.in_flight)),
             lane: Arc::new(Semaphore::new(options.lane)),
             options,
+            budget,
+            share: Share::new(),
+            names: Mutex::default(),
             namespace_uid: RwLock::new(None),
             truth: Mutex::new(Kind::ALL.map(|kind| (kind, Truth::Syncing)).into()),
             held: Mutex::default(),
@@ -109,6 +119,7 @@ impl Entry {
         for (_, held) in lock(&self.held).drain() {
             held.check.abort();
         }
+        self.budget.forget(&self.key);
     }
 
     // === Credentials ===
@@ -128,6 +139,7 @@ impl Entry {
         });
         if !found.users.contains(user) {
             found.users.insert(user.clone());
+            *lock(&self.names).entry(user.name.clone()).or_default() += 1;
         }
         Arc::clone(&found.credential)
     }
@@ -136,7 +148,9 @@ impl Entry {
     pub(super) fn release(&self, digest: &str, user: &Key) {
         let mut held = lock(&self.held);
         if let Some(found) = held.get_mut(digest) {
-            found.users.remove(user);
+            if found.users.remove(user) {
+                self.forget_name(&user.name);
+            }
             if found.users.is_empty() {
                 found.check.abort();
                 held.remove(digest);
@@ -147,6 +161,16 @@ impl Entry {
         }
         drop(held);
         self.credentials_changed();
+    }
+
+    fn forget_name(&self, name: &str) {
+        let mut names = lock(&self.names);
+        if let Some(count) = names.get_mut(name) {
+            *count -= 1;
+            if *count == 0 {
+                names.remove(name);
+            }
+        }
     }
 
     /// For how long no Machine has used it.
@@ -279,6 +303,35 @@ impl Entry {
             if now != Truth::Syncing && now != all_but(&before, &missing) {
                 self.tell_users(&credential);
             }
+        }
+    }
+
+    // === How much of it is held ===
+
+    /// Leaves of an object that is neither made for this user cluster nor named after one of its Machines what tells it from
+    /// others; `vm` gives the name of the VM that an object of that name belongs to.
+    pub(super) fn reduce<K: Cached + Resource>(&self, object: &mut K, vm: fn(&str) -> String) {
+        let is_ours = object.cluster_uid() == Some(self.options.cluster_uid.as_str());
+        let name = vm(object.meta().name.as_deref().unwrap_or_default());
+        if !is_ours && !lock(&self.names).contains_key(&name) {
+            object.reduce();
+        }
+    }
+
+    /// Tells how much is held of it.
+    pub(super) fn weigh(&self) {
+        let machines = lock(&self.names).len();
+        self.budget
+            .hold(&self.key, self.objects.bytes(), machines, &self.share);
+    }
+
+    /// One more kind is held whole; if all are that can be, it fits.
+    pub(super) fn fits(&self) {
+        let all = Kind::ALL
+            .into_iter()
+            .all(|kind| self.is_current(kind) || !self.can_watch(kind));
+        if all && self.share.fits() {
+            self.tell_all();
         }
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use crate::objects::{Claim, DataVolume, Vm, Vmi};
+use crate::objects::{Cached as _, Claim, DataVolume, Vm, Vmi};
 use crate::store::Store;
 
 /// A kind that is watched.
@@ -40,6 +40,16 @@ impl Kind {
 pub struct Missing(BTreeMap<Kind, Vec<&'static str>>);
 
 impl Missing {
+    /// Nothing is watched, whatever the credential may.
+    pub(super) fn all() -> Self {
+        Self(Kind::ALL.map(|kind| (kind, Vec::new())).into())
+    }
+
+    /// Whether the credential lacks a verb; else there is too much to be watched.
+    pub fn is_forbidden(&self) -> bool {
+        self.0.values().any(|verbs| !verbs.is_empty())
+    }
+
     /// Notes verbs that are missing for a kind.
     pub(super) fn add(&mut self, kind: Kind, verbs: Vec<&'static str>) {
         if !verbs.is_empty() {
@@ -82,12 +92,19 @@ pub(super) struct Objects {
 impl Default for Objects {
     fn default() -> Self {
         Self {
-            vms: Arc::new(Store::new(|_| Vec::new())),
+            vms: Arc::new(Store::weighing(|_| Vec::new(), Vm::bytes)),
             // By address: two VMs with one address are trouble.
-            vmis: Arc::new(Store::new(|vmi| vmi.status.addresses())),
-            data_volumes: Arc::new(Store::new(|_| Vec::new())),
-            claims: Arc::new(Store::new(|_| Vec::new())),
+            vmis: Arc::new(Store::weighing(|vmi| vmi.status.addresses(), Vmi::bytes)),
+            data_volumes: Arc::new(Store::weighing(|_| Vec::new(), DataVolume::bytes)),
+            claims: Arc::new(Store::weighing(|_| Vec::new(), Claim::bytes)),
         }
+    }
+}
+
+impl Objects {
+    /// About how many bytes they take.
+    pub(super) fn bytes(&self) -> usize {
+        self.vms.bytes() + self.vmis.bytes() + self.data_volumes.bytes() + self.claims.bytes()
     }
 }
 

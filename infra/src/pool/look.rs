@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::credential::is_forbidden;
 use super::kind::{Kind, Missing, Objects};
 use crate::client::RemoteError;
+use crate::objects::Cached;
 use crate::reflect::jitter;
 use crate::store::{Key, Store};
 
@@ -123,6 +124,9 @@ impl Looks {
     }
 }
 
+/// What one object may take.
+const OBJECT_BYTES: usize = 64 * 1024;
+
 /// Gets the objects into the store; the refusal, if the credential may not get that kind.
 async fn get<K>(
     sight: Sight<'_>,
@@ -133,6 +137,7 @@ where
     K: Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>
         + Clone
         + DeserializeOwned
+        + Cached
         + std::fmt::Debug,
 {
     let api: Api<K> = Api::namespaced(sight.client.clone(), sight.namespace);
@@ -142,6 +147,14 @@ where
             Err(error) if is_forbidden(&error) => return Ok(Some(RemoteError::from(&error))),
             Err(error) => return Err(RemoteError::from(&error)),
         };
+        let bytes = found.as_ref().map_or(0, Cached::bytes);
+        if bytes > OBJECT_BYTES {
+            let why = format!(
+                "{} {name} takes {bytes} bytes, which is more than {OBJECT_BYTES}",
+                K::kind(&())
+            );
+            return Err(RemoteError::other(why));
+        }
         store.looked(&Key::new(sight.namespace, name), found);
         Ok(None)
     });

@@ -3,6 +3,7 @@
 //! Stores are pooled, rights are not. A Machine reads an entry's stores only through an [`Access`], which it gets for
 //! its own credential, and only after that credential has been seen to work there.
 
+mod budget;
 mod credential;
 mod entry;
 mod kind;
@@ -18,6 +19,7 @@ use std::time::{Duration, Instant};
 use kube::Client;
 use tokio::sync::{Semaphore, mpsc};
 
+use self::budget::Budget;
 use self::credential::{Credential, Standing};
 use self::entry::{Entry, Truth, lock};
 use self::kind::Objects;
@@ -108,7 +110,14 @@ impl OpenInfra {
 
     /// Whether the absence of the VM of that name means something: it is watched, or has been looked at.
     pub fn knows(&self, name: &str) -> bool {
-        !self.missing.has(Kind::Vm) || self.credential.looks.has(name)
+        let is_seen = !self.missing.has(Kind::Vm) || self.credential.looks.has(name);
+        is_seen && !self.is_unreadable(name)
+    }
+
+    /// Whether there is a VM of that name that cannot be read.
+    pub fn is_unreadable(&self, name: &str) -> bool {
+        let key = Key::new(&self.entry.key.namespace, name);
+        self.vms().get(&key).is_none() && self.vms().is_unreadable(&key)
     }
 
     /// VirtualMachines of the namespace.
@@ -167,11 +176,16 @@ pub struct PoolOptions {
     pub look_every: Duration,
     /// How long a fact about an infra cluster is used before it is read again.
     pub facts_ttl: Duration,
+    /// How many bytes are held of all infra clusters together.
+    pub cache_bytes: usize,
+    /// UID of the user cluster, which its VMs bear.
+    pub cluster_uid: String,
 }
 
 /// All infra clusters in use.
 pub struct InfraPool {
     options: PoolOptions,
+    budget: Arc<Budget>,
     events: mpsc::UnboundedSender<InfraEvent>,
     entries: Mutex<HashMap<InfraKey, Arc<Entry>>>,
     places: Mutex<HashMap<Key, Places>>,
@@ -191,6 +205,7 @@ impl InfraPool {
     /// An empty pool that tells of everything through `events`.
     pub fn new(options: PoolOptions, events: mpsc::UnboundedSender<InfraEvent>) -> Self {
         Self {
+            budget: Arc::new(Budget::new(options.cache_bytes)),
             options,
             events,
             entries: Mutex::default(),
@@ -226,16 +241,23 @@ impl InfraPool {
         }
         match (credential.standing(), credential.client()) {
             (Standing::Refused(error), _) => Access::Failed(error),
-            (Standing::Works(missing), Some(client)) => match entry.truth(&missing) {
-                Truth::Current => Access::Open(OpenInfra {
-                    entry,
-                    credential,
-                    missing,
-                    client,
-                }),
-                Truth::Syncing => Access::Opening,
-                Truth::Trouble(error) => Access::Failed(error),
-            },
+            (Standing::Works(missing), Some(client)) => {
+                let missing = if entry.share.is_over() {
+                    Arc::new(Missing::all())
+                } else {
+                    missing
+                };
+                match entry.truth(&missing) {
+                    Truth::Current => Access::Open(OpenInfra {
+                        entry,
+                        credential,
+                        missing,
+                        client,
+                    }),
+                    Truth::Syncing => Access::Opening,
+                    Truth::Trouble(error) => Access::Failed(error),
+                }
+            }
             _ => Access::Opening,
         }
     }
@@ -331,7 +353,10 @@ impl InfraPool {
 
     fn entry(&self, key: &InfraKey) -> Arc<Entry> {
         let mut entries = lock(&self.entries);
-        let new = || Entry::start(key.clone(), self.options.clone(), self.events.clone());
+        let new = || {
+            let budget = Arc::clone(&self.budget);
+            Entry::start(key.clone(), self.options.clone(), budget, self.events.clone())
+        };
         Arc::clone(entries.entry(key.clone()).or_insert_with(new))
     }
 }

@@ -10,9 +10,11 @@ use tokio::task::AbortHandle;
 use super::InfraEvent;
 use super::entry::{Entry, Truth};
 use super::kind::Kind;
+use crate::objects::Cached;
 use crate::objects::{Claim, DataVolume, Vm, Vmi};
-use crate::reflect::{Signal, follow, jitter};
+use crate::reflect::{follow, jitter};
 use crate::store::Store;
+use crate::watch::Event;
 
 /// First and longest pause before a watch that failed is opened again.
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
@@ -35,6 +37,7 @@ where
     K: Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>
         + Clone
         + DeserializeOwned
+        + Cached
         + std::fmt::Debug
         + Send
         + Sync
@@ -50,6 +53,7 @@ where
     K: Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>
         + Clone
         + DeserializeOwned
+        + Cached
         + std::fmt::Debug
         + Send
         + Sync
@@ -57,6 +61,7 @@ where
 {
     let mut pause = RETRY.0;
     loop {
+        entry.share.allowed().await;
         entry.breaker.closed().await;
         let credential = entry.watcher(kind).await;
         let Some(client) = credential.client() else {
@@ -68,27 +73,39 @@ where
             _ => Ok(()),
         };
         let mut synced = false;
-        let on = |signal: Signal<'_, K>| match signal {
-            // Nobody reads what is not complete yet, and all are told when it is.
-            Signal::Changed(_) if !entry.is_current(kind) => {}
-            Signal::Changed(change) => {
-                let name = change.versions().find_map(|object| object.meta().name.as_deref());
-                if let Some(name) = name {
+        let on = |mut event: Event<K>| {
+            if let Event::InitApply(object) | Event::Apply(object) = &mut event {
+                entry.reduce(object, vm);
+            }
+            let is_done = matches!(event, Event::InitDone);
+            for change in store.apply(event) {
+                // Nobody reads what is not complete yet, and all are told when it is.
+                if entry.is_current(kind)
+                    && let Some(name) = change.versions().find_map(|object| object.meta().name.as_deref())
+                {
                     entry.tell(InfraEvent::Vm { name: vm(name) });
                 }
             }
-            Signal::Synced => {
+            entry.weigh();
+            if is_done {
                 synced = true;
                 entry.set_truth(kind, Truth::Current);
+                entry.fits();
             }
-            Signal::Failed(_) => {}
         };
         let api: Api<K> = Api::namespaced(client, &entry.key.namespace);
         let failure = if let Err(error) = verified {
             Some(error)
         } else {
             tokio::select! {
-                failure = follow(api, store, on) => failure,
+                failure = follow(api, on) => failure,
+                () = entry.share.exceeded() => {
+                    store.clear();
+                    entry.weigh();
+                    entry.set_truth(kind, Truth::Syncing);
+                    entry.tell_all();
+                    continue;
+                }
                 () = entry.superseded(&credential, kind) => None,
                 () = entry.breaker.opened() => {
                     entry.set_truth(kind, Truth::Syncing);

@@ -2,14 +2,57 @@
 //!
 //! Fields that are false or empty are absent there, never `false`; absent and null read as the default here.
 
+use std::fmt;
+use std::marker::PhantomData;
 use std::net::IpAddr;
 
+use serde::de::{IgnoredAny, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
+
+/// Elements of a list that are read; KubeVirt's own have far fewer. A small text can have a million.
+const FEW: usize = 256;
 
 fn nullable<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
     deserializer: D,
 ) -> Result<T, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+/// The first elements of a list; of null, none.
+pub fn few<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
+    struct First<T>(PhantomData<T>);
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for First<T> {
+        type Value = Vec<T>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a list")
+        }
+
+        fn visit_unit<E>(self) -> Result<Self::Value, E> {
+            Ok(Vec::new())
+        }
+
+        fn visit_none<E>(self) -> Result<Self::Value, E> {
+            Ok(Vec::new())
+        }
+
+        fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+            deserializer.deserialize_seq(self)
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+            let mut first = Vec::new();
+            while first.len() < FEW {
+                match list.next_element()? {
+                    Some(element) => first.push(element),
+                    None => return Ok(first),
+                }
+            }
+            while list.next_element::<IgnoredAny>()?.is_some() {}
+            Ok(first)
+        }
+    }
+    deserializer.deserialize_option(First(PhantomData))
 }
 
 /// A condition of a VM, VMI or DataVolume.
@@ -42,7 +85,7 @@ pub struct VmStatus {
     #[serde(deserialize_with = "nullable")]
     pub printable_status: String,
     /// Conditions, the VMI's mirrored among them.
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "few")]
     pub conditions: Vec<Condition>,
     /// A VMI exists.
     #[serde(deserialize_with = "nullable")]
@@ -72,7 +115,7 @@ pub struct VmiStatus {
     #[serde(deserialize_with = "nullable")]
     pub reason: String,
     /// Conditions.
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "few")]
     pub conditions: Vec<Condition>,
     /// The infra node that it runs on.
     #[serde(deserialize_with = "nullable")]
@@ -81,10 +124,10 @@ pub struct VmiStatus {
     #[serde(deserialize_with = "nullable")]
     pub evacuation_node_name: String,
     /// Every phase that it was in, in order.
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "few")]
     pub phase_transition_timestamps: Vec<Transition>,
     /// Network interfaces, the guest's own inventions among them.
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "few")]
     pub interfaces: Vec<Interface>,
 }
 
@@ -108,7 +151,7 @@ pub struct Interface {
     #[serde(deserialize_with = "nullable")]
     pub ip_address: String,
     /// All addresses.
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "few")]
     pub ip_addresses: Vec<String>,
     /// KubeVirt says where it knows the interface from, and that is not the guest agent, whose word is the guest's.
     #[serde(rename = "infoSource", deserialize_with = "is_without_guest_agent")]
@@ -196,7 +239,7 @@ pub struct DataVolumeStatus {
     #[serde(deserialize_with = "nullable")]
     pub restart_count: i64,
     /// Conditions.
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "few")]
     pub conditions: Vec<Condition>,
 }
 
@@ -205,6 +248,14 @@ mod tests {
     use super::*;
     use rstest::rstest;
     use serde_json::{Value, json};
+
+    #[test]
+    fn of_a_list_without_end_the_first_are_read() {
+        let million: Vec<Value> = (0..1_000_000).map(|_| json!({})).collect();
+        let status: VmiStatus =
+            serde_json::from_value(json!({"conditions": million, "interfaces": null})).unwrap();
+        assert_eq!((status.conditions.len(), status.interfaces.len()), (FEW, 0));
+    }
 
     #[test]
     fn only_the_vms_own_interfaces_count() {

@@ -60,6 +60,8 @@ impl Bed for OnTestbed {
             lane: 4,
             look_every: Duration::from_secs(30),
             facts_ttl: machinist_infra::facts::TTL,
+            cache_bytes: usize::MAX,
+            cluster_uid: "7f0e0d3a-2f1c-4f6e-8b59-3f3f5a3a1e22".to_owned(),
         };
         shipped(options, events)
             .get(Some("kubevirt"))

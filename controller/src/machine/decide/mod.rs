@@ -22,7 +22,7 @@ use machinist_shared::names::{annotation, condition, finalizer};
 
 use self::draft::Draft;
 use super::conditions::{Condition, Reason, Status};
-use super::observed::{Brake, Infra, Observed, Open, Spec, Usable};
+use super::observed::{Brake, Infra, NotWatched, Observed, Open, Spec, Usable};
 use super::ownership::{VmClaim, VmVerdict, vm_verdict};
 use super::plan::Plan;
 use super::record::Infrastructure;
@@ -120,14 +120,26 @@ fn reachable<'a>(draft: &mut Draft<'a>) -> Option<&'a Open> {
             let server = &open.infrastructure.server;
             let (reason, message) = match &open.unwatched {
                 None => (Reason::Reachable, format!("{server} answers")),
-                Some(unwatched) => (
-                    Reason::WatchForbidden,
-                    format!(
-                        "{server} answers, but in namespace {} the credential may not {}; the Machine is looked at every \
-                         {:?} instead. Grant these verbs (examples/infra-rbac.yaml)",
-                        open.infrastructure.namespace, unwatched.missing, draft.observed.settings.look_every
-                    ),
-                ),
+                Some(unwatched) => {
+                    let namespace = &open.infrastructure.namespace;
+                    let every = draft.observed.settings.look_every;
+                    match &unwatched.why {
+                        NotWatched::Forbidden(verbs) => (
+                            Reason::WatchForbidden,
+                            format!(
+                                "{server} answers, but in namespace {namespace} the credential may not {verbs}; the Machine is looked \
+                                 at every {every:?} instead. Grant these verbs (examples/infra-rbac.yaml)"
+                            ),
+                        ),
+                        NotWatched::TooLarge => (
+                            Reason::CacheFull,
+                            format!(
+                                "{server} answers, but the objects in namespace {namespace} take more than their share of the memory \
+                                 for all infra clusters (--infra-cache-mib); the Machine is looked at every {every:?} instead"
+                            ),
+                        ),
+                    }
+                }
             };
             draft.condition(Condition::new(
                 condition::INFRASTRUCTURE_REACHABLE,

@@ -15,7 +15,7 @@ use super::super::drain::watch::{Pods, Seen};
 use super::super::evacuation::Room;
 use super::super::observed::{
     Bootstrap, Brake, ClusterName, Concern, Disk, Eviction, Facts, Failure, GuestView, Guests, Infra,
-    Observed, Open, Refuge, Settings, Spec, Unwatched, Usable, VmState,
+    NotWatched, Observed, Open, Refuge, Settings, Spec, Unwatched, Usable, VmState,
 };
 use super::super::plan::{Plan, Step, UserDataSource};
 use super::super::record::{FailureDomain, Infrastructure};

@@ -22,6 +22,7 @@ use kube::{
 use machinist_certs::{CertificateFiles, Clients, CurrentCertificate, Identity, MinimumTls, server_config};
 use rstest::rstest;
 use serde_json::{Value, json};
+use testbed::{bed::Options, seed::INFRA_NAMESPACE};
 use tokio::sync::Notify;
 
 /// A status of so many levels passes the webhook, which judges specs, and was the end of every list that it was in.
@@ -78,6 +79,50 @@ async fn a_status_that_is_nested_without_end_stops_nothing_not_after_a_restart_e
         ];
         case.bed.user().kubectl_ok(&delete, "").await?;
     }
+    case.finish(&[]).await
+}
+
+/// What an infra cluster has beside our Machines may take no memory without end. What is not watched is looked at, and is not
+/// missing for that.
+#[tokio::test]
+async fn machines_of_an_infra_cluster_that_is_too_large_to_be_watched_are_looked_at() -> Result<()> {
+    let case = Case::start_with(Options {
+        controller_args: ["--infra-cache-mib=0", "--infra-look-every=1s"]
+            .map(str::to_owned)
+            .to_vec(),
+        ..Options::default()
+    })
+    .await?;
+    case.apply(&manifest::machine("first")).await?;
+    case.node_ready("first").await?;
+    let claim = |i: usize| {
+        json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim",
+            "metadata": {"name": format!("somebodys-{i}-{}", "x".repeat(200)), "labels": {"somebodys": "true"}},
+            "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}})
+    };
+    let claims = json!({"apiVersion": "v1", "kind": "List", "items": (0..60).map(claim).collect::<Vec<_>>()});
+    let infra = case.bed.infra();
+    let namespace = ["--namespace", INFRA_NAMESPACE];
+    infra
+        .kubectl_ok(
+            &[&["create", "-f", "-"][..], &namespace].concat(),
+            &claims.to_string(),
+        )
+        .await?;
+    let said = case.condition("first", "CacheFull").await?;
+    assert!(said.contains("--infra-cache-mib"), "{said}");
+    // All goes on, and a restart takes nothing for gone.
+    let uid = case.vms().get("first").await?.metadata.uid;
+    case.bed.controller().terminate().await?;
+    case.bed.controller().start().await?;
+    case.apply(&manifest::machine("second")).await?;
+    case.node_ready("second").await?;
+    assert_eq!(case.vms().get("first").await?.metadata.uid, uid);
+    for name in ["first", "second"] {
+        case.delete_machine(name).await?;
+    }
+    let claims = ["delete", "pvc", "--selector=somebodys=true", "--wait=false"];
+    infra.kubectl_ok(&[&claims[..], &namespace].concat(), "").await?;
     case.finish(&[]).await
 }
 
@@ -156,6 +201,8 @@ enum Endless {
     Objects,
     /// A list and page after page of it.
     Pages,
+    /// The same, with other objects on each page.
+    Names,
 }
 
 /// Answers everything, without end.
@@ -169,7 +216,7 @@ impl EndlessServer {
     fn start(case: &Case, what: Endless) -> Result<Self> {
         let asked = Arc::new((AtomicUsize::new(0), Notify::new()));
         let answer = move |State(asked): State<Arc<(AtomicUsize, Notify)>>, _: Uri| async move {
-            asked.0.fetch_add(1, Ordering::Relaxed);
+            let page = asked.0.fetch_add(1, Ordering::Relaxed);
             asked.1.notify_waiters();
             let list = r#"{"kind":"List","apiVersion":"v1","metadata":{"resourceVersion":"1","continue":"more"},"items":["#;
             let object =
@@ -179,6 +226,11 @@ impl EndlessServer {
                 Endless::Object => (format!(r#"{list}{{"metadata":{{"name":""#), "x".repeat(64 * 1024)),
                 Endless::Objects => (format!("{list}{object}"), format!(",{object}").repeat(512)),
                 Endless::Pages => return Body::from(format!("{list}{object}]}}")),
+                Endless::Names => {
+                    let names = (0..500)
+                        .map(|i| object.replace("\"x\"", &format!("\"{page}-{i}-{}\"", "x".repeat(200))));
+                    return Body::from(format!("{list}{}]}}", names.collect::<Vec<_>>().join(",")));
+                }
             };
             let chunks = stream::once(async { first }).chain(stream::repeat(rest));
             Body::from_stream(chunks.map(Ok::<_, std::convert::Infallible>))
@@ -238,10 +290,15 @@ const BUDGET: u64 = 128;
 #[case::one_object(Endless::Object)]
 #[case::objects(Endless::Objects)]
 #[case::pages(Endless::Pages)]
+#[case::names(Endless::Names)]
 #[tokio::test]
 async fn servers_that_answer_without_end_do_not_fill_the_memory(#[case] what: Endless) -> Result<()> {
     const SERVERS: usize = 64;
-    let case = Case::start().await?;
+    let case = Case::start_with(Options {
+        controller_args: vec!["--infra-cache-mib=16".to_owned()],
+        ..Options::default()
+    })
+    .await?;
     case.apply(&manifest::machine("sound")).await?;
     case.node_ready("sound").await?;
     let server = EndlessServer::start(&case, what)?;

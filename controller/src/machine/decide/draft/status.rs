@@ -147,7 +147,9 @@ impl Draft<'_> {
     pub(super) fn tell_of_trouble(&mut self, stored: &[NodeCondition], wanted: &[Condition]) {
         for want in wanted {
             // It works, but somebody should mend it.
-            let imperfect = want.reason == Reason::WatchForbidden.text();
+            let imperfect = [Reason::WatchForbidden, Reason::CacheFull]
+                .iter()
+                .any(|reason| want.reason == reason.text());
             let trouble = (want.status == Status::False || imperfect)
                 && want.urgency == Urgency::Now
                 && want.kind != condition::READY;

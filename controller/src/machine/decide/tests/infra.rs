@@ -149,7 +149,7 @@ fn a_vm_that_is_there_lives_on_under_the_brake() {
 #[test]
 fn what_may_not_be_watched_is_named_and_changes_nothing_else() {
     let unwatched = Some(Unwatched {
-        missing: "list, watch virtualmachines.kubevirt.io".into(),
+        why: NotWatched::Forbidden("list, watch virtualmachines.kubevirt.io".into()),
         unseen_disks: Vec::new(),
     });
     let plan = decide(
@@ -182,10 +182,34 @@ fn what_may_not_be_watched_is_named_and_changes_nothing_else() {
 }
 
 #[test]
+fn an_infra_cluster_with_too_many_objects_is_named_and_nothing_is_missing_for_it() {
+    let unwatched = Some(Unwatched {
+        why: NotWatched::TooLarge,
+        unseen_disks: Vec::new(),
+    });
+    let running = Open {
+        unwatched,
+        ..running()
+    };
+    let plan = decide(&observed(machine(&recorded()), running), now());
+    let reachable = condition(&plan, "InfrastructureReachable");
+    assert_eq!(
+        (&reachable["status"], &reachable["reason"]),
+        (&json!("True"), &json!("CacheFull"))
+    );
+    let message = reachable["message"].as_str().unwrap();
+    assert!(
+        message.contains("--infra-cache-mib") && message.contains("every 30s"),
+        "{message}"
+    );
+    assert!(!verbs(&plan).contains(&"delete the Machine"));
+}
+
+#[test]
 fn no_vm_is_made_where_nobody_can_tell_whose_the_disks_are() {
     let blind = Open {
         unwatched: Some(Unwatched {
-            missing: "list, watch datavolumes.cdi.kubevirt.io".into(),
+            why: NotWatched::Forbidden("list, watch datavolumes.cdi.kubevirt.io".into()),
             unseen_disks: vec!["datavolumes.cdi.kubevirt.io"],
         }),
         ..open()

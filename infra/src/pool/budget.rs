@@ -1,0 +1,228 @@
+//! How much is held of all infra clusters together. Each has what its Machines' own objects take, and an equal part of the rest;
+//! one that is over its share while all together are over the limit is not held any more: its Machines are looked at one by one.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+
+use super::InfraKey;
+use super::entry::lock;
+
+/// What a Machine's own VM, VMI and disks take, generously.
+const OF_A_MACHINE: usize = 16 * 1024;
+
+/// First and longest pause before it is tried whether an infra cluster fits again.
+const RETRY: (Duration, Duration) = (Duration::from_mins(5), Duration::from_hours(1));
+
+/// The bytes that may be held of all infra clusters.
+#[derive(Debug)]
+pub(super) struct Budget {
+    limit: usize,
+    held: Mutex<Held>,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    bytes: usize,
+    by_entry: HashMap<InfraKey, Part>,
+}
+
+/// What is held of one infra cluster.
+#[derive(Debug)]
+struct Part {
+    bytes: usize,
+    machines: usize,
+    share: Arc<Share>,
+}
+
+impl Part {
+    /// What it holds for its Machines.
+    fn own(&self) -> usize {
+        self.bytes.min(self.machines.saturating_mul(OF_A_MACHINE))
+    }
+}
+
+impl Budget {
+    pub(super) fn new(limit: usize) -> Self {
+        Self {
+            limit,
+            held: Mutex::default(),
+        }
+    }
+
+    /// An infra cluster holds so much for so many Machines. Whoever is over its share by that is told so.
+    pub(super) fn hold(&self, key: &InfraKey, bytes: usize, machines: usize, share: &Arc<Share>) {
+        let mut held = lock(&self.held);
+        let part = Part {
+            bytes,
+            machines,
+            share: Arc::clone(share),
+        };
+        let before = held
+            .by_entry
+            .insert(key.clone(), part)
+            .map_or(0, |part| part.bytes);
+        held.bytes = held.bytes - before + bytes;
+        if held.bytes <= self.limit {
+            return;
+        }
+        let own: usize = held.by_entry.values().map(Part::own).sum();
+        let rest = self.limit.saturating_sub(own) / held.by_entry.len();
+        for (key, part) in &held.by_entry {
+            if part.bytes > part.own() + rest {
+                part.share.exceed(key, part.bytes, part.own() + rest);
+            }
+        }
+    }
+
+    /// Nothing is held of it any more.
+    pub(super) fn forget(&self, key: &InfraKey) {
+        let mut held = lock(&self.held);
+        let bytes = held.by_entry.remove(key).map_or(0, |part| part.bytes);
+        held.bytes -= bytes;
+    }
+}
+
+/// Whether an infra cluster is within its share.
+#[derive(Debug)]
+pub(super) struct Share {
+    state: watch::Sender<State>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct State {
+    /// Its Machines are looked at one by one.
+    is_over: bool,
+    /// When it may be tried again whether it fits.
+    again: Option<Instant>,
+    /// How long the pause was.
+    pause: Duration,
+}
+
+impl Share {
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            state: watch::Sender::new(State::default()),
+        })
+    }
+
+    /// Whether the Machines are looked at one by one.
+    pub(super) fn is_over(&self) -> bool {
+        self.state.borrow().is_over
+    }
+
+    fn exceed(&self, key: &InfraKey, bytes: usize, share: usize) {
+        let exceeded = self.state.send_if_modified(|state| {
+            if state.is_paused() {
+                return false;
+            }
+            let pause = (state.pause * 2).clamp(RETRY.0, RETRY.1);
+            *state = State {
+                is_over: true,
+                again: Some(Instant::now() + pause),
+                pause,
+            };
+            true
+        });
+        if exceeded {
+            tracing::warn!(
+                server = key.server,
+                namespace = key.namespace,
+                bytes,
+                share,
+                "an infra cluster has more objects than fit into its share of the memory; its Machines are looked at one by one"
+            );
+        }
+    }
+
+    /// All of it is held, and fits; whether that is news.
+    pub(super) fn fits(&self) -> bool {
+        self.state.send_if_modified(|state| {
+            let is_news = state.is_over && !state.is_paused();
+            state.is_over &= !is_news;
+            is_news
+        })
+    }
+
+    /// Returns when nothing may be held of it.
+    pub(super) async fn exceeded(&self) {
+        // The sender lives as long as `self`.
+        let _ = self.state.subscribe().wait_for(State::is_paused).await;
+    }
+
+    /// Returns when it may be held, or tried whether it can be.
+    pub(super) async fn allowed(&self) {
+        let again = self.state.borrow().again;
+        if let Some(again) = again {
+            sleep_until(again).await;
+        }
+    }
+}
+
+impl State {
+    fn is_paused(&self) -> bool {
+        self.again.is_some_and(|again| again > Instant::now())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(server: &str) -> InfraKey {
+        InfraKey {
+            server: server.to_owned(),
+            ca_digest: String::new(),
+            namespace: "vms".to_owned(),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_holds_more_than_its_machines_take_goes_first_and_comes_back() {
+        let budget = Budget::new(100 * OF_A_MACHINE);
+        let (large, flood, small) = (Share::new(), Share::new(), Share::new());
+        budget.hold(&key("large"), 60 * OF_A_MACHINE, 60, &large);
+        budget.hold(&key("small"), OF_A_MACHINE, 1, &small);
+        budget.hold(&key("flood"), 39 * OF_A_MACHINE, 1, &flood);
+        assert!(!flood.is_over(), "there is room");
+        budget.hold(&key("small"), 3 * OF_A_MACHINE, 1, &small);
+        assert!(flood.is_over() && !large.is_over() && !small.is_over());
+        flood.exceeded().await;
+        budget.forget(&key("flood"));
+        let before = Instant::now();
+        flood.allowed().await;
+        assert_eq!(before.elapsed(), RETRY.0);
+        assert!(flood.is_over(), "until all of it is held");
+        // It is as large as before: the next time is later.
+        budget.hold(&key("flood"), 39 * OF_A_MACHINE, 1, &flood);
+        let before = Instant::now();
+        flood.allowed().await;
+        assert_eq!(before.elapsed(), 2 * RETRY.0);
+        assert!(flood.fits() && !flood.is_over() && !flood.fits());
+    }
+
+    #[tokio::test]
+    async fn many_floods_leave_what_machines_need() {
+        let budget = Budget::new(100 * OF_A_MACHINE);
+        let large = Share::new();
+        budget.hold(&key("large"), 50 * OF_A_MACHINE, 50, &large);
+        let floods: Vec<_> = (0..64).map(|i| (key(&i.to_string()), Share::new())).collect();
+        let mut bytes = vec![0; floods.len()];
+        for _ in 0..100 {
+            for ((key, share), bytes) in floods.iter().zip(&mut bytes) {
+                if share.is_over() {
+                    budget.forget(key);
+                } else {
+                    *bytes += OF_A_MACHINE;
+                    budget.hold(key, *bytes, 1, share);
+                }
+                let held = lock(&budget.held).bytes;
+                assert!(held <= 101 * OF_A_MACHINE, "{held}");
+            }
+        }
+        assert!(!large.is_over());
+    }
+}
