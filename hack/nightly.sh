@@ -4,7 +4,7 @@
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
-parts=(fuzz-admission fuzz-values fuzz-csr guests cert-manager fleet outage many drains rollout-laws kill-points asked-time)
+parts=(fuzz-admission fuzz-values fuzz-csr guests cert-manager fleet outage many neighbours drains rollout-laws kill-points asked-time)
 for round in $(seq -w 20); do
   parts+=("repeat-$round")
 done
@@ -22,6 +22,7 @@ run() {
     fleet) FLEET_SIZES=25,100 case_program fleet ;;
     outage) OUTAGE_MACHINES=50 OUTAGE_SECONDS=60 case_program infra_outage ;;
     many) MANY_MACHINES=1000 case_program many ;;
+    neighbours) NEIGHBOURS_SECONDS=200 case_program neighbours ;;
     drains) DRAIN_MACHINES=50 case_program drain_many ;;
     rollout-laws) MACHINIST_LAWS_MACHINES=50 case_program cases rollout_laws:: ;;
     kill-points) MACHINIST_KILL_POINTS=all case_program cases crash:: ;;

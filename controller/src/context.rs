@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::Client;
+use machinist_infra::lane::Lane;
 use machinist_infra::provider::Providers;
 use machinist_infra::store::Key;
 use machinist_shared::kubevirt::resolved::Env;
-use tokio::sync::Semaphore;
 
 use crate::bootstrap::Access;
 use crate::csr::reserved::Known;
@@ -57,7 +57,7 @@ pub struct Context {
     /// What has vanished from them.
     pub brakes: Brakes,
     /// The lane of Machines whose infra cluster is not known.
-    pub antechamber: Arc<Semaphore>,
+    pub antechamber: Arc<Lane>,
     /// Machines to look at.
     pub queue: Arc<Queue<Key>>,
     /// MachineSets to look at.

@@ -10,9 +10,10 @@ use tokio::time::Instant;
 
 use crate::context::Context;
 use crate::machine::act::{Outcome, act};
+use crate::machine::confirm;
 use crate::machine::decide::decide;
 use crate::machine::observe::{observe, place};
-use crate::machine::starts::Start;
+use crate::machine::starts::{Start, pool_of};
 use crate::pass::measured;
 
 /// Works on Machines until the queue is closed. Each waits in its infra cluster's own lane: a cluster that is slow or gone
@@ -63,8 +64,8 @@ async fn in_lane(working: Working) {
         let antechamber = || Arc::clone(&context.antechamber);
         context.infra.lane(key).unwrap_or_else(antechamber)
     });
-    // Nobody closes a lane.
-    let Ok(_permit) = lane.acquire().await else { return };
+    let pool = context.stores.machines.get(key).map(|machine| pool_of(&machine));
+    let _turn = lane.turn(pool.as_deref().unwrap_or_default()).await;
     if context.queue.is_closed() {
         return;
     }
@@ -130,6 +131,21 @@ async fn pass(context: &Context, key: &Key) -> bool {
         }
     }
     tracing::debug!(machine = %key, steps = ?plan.steps, again = ?plan.again, "decided");
+    if confirm::ends_something(&machine, &plan) {
+        match confirm::is_as_observed(context, &observed, &hands, &plan).await {
+            Ok(true) => {}
+            // It is in the stores now.
+            Ok(false) => {
+                context.queue.add(key.clone());
+                return true;
+            }
+            Err(error) => {
+                tracing::warn!(machine = %key, %error, "cannot read what was not seen; nothing ends for it");
+                context.queue.add_after(key.clone(), STALE);
+                return false;
+            }
+        }
+    }
     let again = plan.again.into_iter().chain(hands.look_again).min();
     let writes = plan.changes_something();
     let outcome = act(context, &machine, &hands, plan).await;

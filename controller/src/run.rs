@@ -9,6 +9,7 @@ use kube::{Api, Client};
 use machinist_infra::client::{ClientOptions, user_cluster_client};
 use machinist_infra::fence::MayWrite;
 use machinist_infra::kubeconfig::AddressPolicy;
+use machinist_infra::lane::Lane;
 use machinist_infra::pool::PoolOptions;
 use machinist_infra::process::{bind, install_tls_provider};
 use machinist_infra::provider::{self, InfraEvent};
@@ -16,7 +17,7 @@ use machinist_infra::store::Key;
 use machinist_infra::traffic::Traffic;
 use machinist_shared::kubevirt::resolved::Env;
 use machinist_shared::names;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::bootstrap::Access;
@@ -409,7 +410,7 @@ async fn prepare(
         drains: Drains::new(client.clone(), changed),
         infra: provider::shipped(options, events),
         brakes: Brakes::default(),
-        antechamber: Arc::new(Semaphore::new(flags.worker_count.max(1))),
+        antechamber: Lane::new(flags.worker_count),
         stores: Arc::new(Stores::default()),
         caught_up: CaughtUp::default(),
         queue: queues.machines.clone(),

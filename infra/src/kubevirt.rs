@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use k8s_openapi::NamespaceResourceScope;
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::core::{ApiResource, DynamicObject};
 use kube::{Api, Resource};
 use machinist_shared::kubevirt::observed::find;
@@ -16,12 +16,12 @@ use machinist_shared::names::{CONTROLLER, label};
 use machinist_shared::provider::{Opaque, Secret};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use tokio::sync::Semaphore;
 
 use crate::client::RemoteError;
 use crate::facts::FactError;
+use crate::lane::Lane;
 use crate::objects::{Cached, DataVolume, Vm, Vmi};
-use crate::pool::{Access, InfraPool, Kind, OpenInfra};
+use crate::pool::{Access, InfraPool, Kind, OpenInfra, read_one};
 use crate::provider::{
     Blind, Delivery, Disk, Eviction, Guest, InfraKey, Instance, Labelling, NamedAt, NotWatched, Orphan,
     Place, Provider, Sight, State, Unwatched, Watched,
@@ -66,7 +66,7 @@ impl Provider for InfraPool {
         Self::users(self, place)
     }
 
-    fn lane(&self, user: &Key) -> Option<Arc<Semaphore>> {
+    fn lane(&self, user: &Key) -> Option<Arc<Lane>> {
         Self::lane(self, user)
     }
 
@@ -130,6 +130,14 @@ impl Place for OpenInfra {
 
     fn find<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), RemoteError>> {
         Box::pin(find_vm(self, name))
+    }
+
+    fn saw_end(&self, name: &str) -> bool {
+        self.vms().saw_deletion(&Key::new(&self.key().namespace, name))
+    }
+
+    fn is_as_seen<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<bool, RemoteError>> {
+        Box::pin(is_as_seen(self, name))
     }
 
     fn deliver<'a>(&'a self, user_data: Delivery<'a>) -> BoxFuture<'a, Result<(), RemoteError>> {
@@ -280,19 +288,13 @@ async fn must_leave(open: &OpenInfra, name: &str, uid: &str, host: &str) -> Resu
     Ok(found.as_ref().is_some_and(stays))
 }
 
-/// Reads the object of that name anew, by the rights that reading it otherwise takes, too: by a list of one where the kind
-/// is watched, by GET where it is looked up.
+/// Reads the object of that name anew.
 async fn ask<K>(open: &OpenInfra, kind: Kind, name: &str) -> Result<Option<K>, RemoteError>
 where
     K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + DeserializeOwned + Debug,
 {
     let api: Api<K> = Api::namespaced(open.client().clone(), &open.key().namespace);
-    let found = if open.missing().has(kind) {
-        api.get_opt(name).await
-    } else {
-        let one = ListParams::default().fields(&format!("metadata.name={name}"));
-        api.list(&one).await.map(|listed| listed.items.into_iter().next())
-    };
+    let found = read_one(&api, name, open.missing().forbids(kind)).await;
     found.map_err(|error| RemoteError::from(&error))
 }
 
@@ -332,6 +334,31 @@ async fn find_vm(open: &OpenInfra, name: &str) -> Result<(), RemoteError> {
         open.vms().written(vm);
     }
     Ok(())
+}
+
+async fn is_as_seen(open: &OpenInfra, name: &str) -> Result<bool, RemoteError> {
+    let vm = reread_version(open, Kind::Vm, open.vms(), name).await?;
+    let vmi = reread_version(open, Kind::Vmi, open.vmis(), name).await?;
+    Ok(vm && vmi)
+}
+
+/// Takes the object of that name into memory as it is; whether it was there in that version.
+async fn reread_version<K>(
+    open: &OpenInfra,
+    kind: Kind,
+    store: &Store<K>,
+    name: &str,
+) -> Result<bool, RemoteError>
+where
+    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + DeserializeOwned + Debug,
+{
+    let key = Key::new(&open.key().namespace, name);
+    let version = |object: &K| object.meta().resource_version.clone();
+    let before = store.get(&key).and_then(|object| version(&object));
+    let found: Option<K> = ask(open, kind, name).await?;
+    let is_same = before == found.as_ref().and_then(version);
+    store.looked(&key, found);
+    Ok(is_same)
 }
 
 async fn deliver(open: &OpenInfra, user_data: Delivery<'_>) -> Result<(), RemoteError> {

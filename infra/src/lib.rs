@@ -11,6 +11,7 @@ pub mod inquiry;
 mod json_strings;
 pub mod kubeconfig;
 pub mod kubevirt;
+pub mod lane;
 pub mod objects;
 pub mod orphans;
 pub mod pool;

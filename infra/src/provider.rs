@@ -12,10 +12,11 @@ use futures::future::BoxFuture;
 use kube::core::ObjectMeta;
 use machinist_shared::provider::{Opaque, Secret};
 use serde_json::Value;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 
 use crate::client::RemoteError;
 use crate::facts::FactError;
+use crate::lane::Lane;
 use crate::pool::{InfraPool, PoolOptions};
 use crate::store::Key;
 
@@ -47,7 +48,7 @@ pub trait Provider: Debug + Send + Sync {
     fn users(&self, place: &InfraKey) -> Vec<Key>;
 
     /// The lane of the Machine `user`, where places have lanes of their own, so that one that is slow slows no other.
-    fn lane(&self, _user: &Key) -> Option<Arc<Semaphore>> {
+    fn lane(&self, _user: &Key) -> Option<Arc<Lane>> {
         None
     }
 
@@ -129,6 +130,17 @@ pub trait Place: Debug + Send + Sync {
     /// is never behind need not ask.
     fn find<'a>(&'a self, _name: &'a str) -> BoxFuture<'a, Result<(), RemoteError>> {
         Box::pin(std::future::ready(Ok(())))
+    }
+
+    /// Whether it was told that the instance of that name is gone, rather than not shown any more.
+    fn saw_end(&self, _name: &str) -> bool {
+        true
+    }
+
+    /// Asks anew, not from memory, for the instance of that name and its guest, and takes them into memory; whether they were
+    /// there so.
+    fn is_as_seen<'a>(&'a self, _name: &'a str) -> BoxFuture<'a, Result<bool, RemoteError>> {
+        Box::pin(std::future::ready(Ok(true)))
     }
 
     /// Gives an instance its user data, which it does not start without, and which goes with it.
@@ -394,7 +406,7 @@ impl Providers {
     }
 
     /// See [`Provider::lane`].
-    pub fn lane(&self, user: &Key) -> Option<Arc<Semaphore>> {
+    pub fn lane(&self, user: &Key) -> Option<Arc<Lane>> {
         self.0.iter().find_map(|provider| provider.lane(user))
     }
 

@@ -4,6 +4,7 @@
 //! - [`decide`] is a pure function from the snapshot to a plan;
 //! - [`act`] carries the plan out, write by write;
 //! - [`creations`] are creates of VMs that got no answer;
+//! - [`confirm`] reads what a plan takes for absent before anything ends for it;
 //! - [`starts`] limits how many VMs of an infra cluster start at once;
 //! - [`evacuation`] is what the drain of an infra node asks for;
 //! - [`drain`] is what a deleting Machine's Node asks for.
@@ -11,6 +12,7 @@
 pub mod act;
 pub mod brake;
 pub mod conditions;
+pub mod confirm;
 pub mod creations;
 pub mod decide;
 pub mod drain;

@@ -87,7 +87,8 @@ fn cluster_of<'a>(server: &'a str, ca_digest: &'a str) -> &'a str {
     if is_own_ca(ca_digest) { ca_digest } else { server }
 }
 
-fn group_of(machine: &StoredMachine) -> String {
+/// Whose Machines take turns with those of others: those of its MachineSet, or those of its namespace that have none.
+pub fn pool_of(machine: &StoredMachine) -> String {
     match machine.controller_uid() {
         Some(uid) => uid.to_owned(),
         None => format!("namespace {}", machine.namespace()),
@@ -115,7 +116,7 @@ impl Starts {
         let mut clusters = self.lock();
         let cluster = cluster_of(&infra.server, &infra.ca_digest).to_owned();
         let cluster = clusters.entry(cluster).or_default();
-        let (key, group) = (Key::of(machine), group_of(machine));
+        let (key, group) = (Key::of(machine), pool_of(machine));
         if cluster.starting.contains_key(&key) {
             return (Start::Free, Vec::new());
         }
@@ -145,7 +146,7 @@ impl Starts {
                 let cluster = clusters
                     .entry(cluster_of(&infra.server, &infra.ca_digest).to_owned())
                     .or_default();
-                cluster.start(Key::of(machine), group_of(machine), now + self.longest);
+                cluster.start(Key::of(machine), pool_of(machine), now + self.longest);
                 Vec::new()
             }
             _ => Vec::new(),

@@ -8,7 +8,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::api::ListParams;
 use kube::{Api, Client, Resource};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
@@ -20,6 +20,7 @@ use crate::breaker::{Breaker, PROBES, Probe};
 use crate::client::RemoteError;
 use crate::facts::FactsCache;
 use crate::kubeconfig::InfraKubeconfig;
+use crate::lane::Lane;
 use crate::objects::{Cached, Vm};
 use crate::reflect::jitter;
 use crate::store::Key;
@@ -56,7 +57,7 @@ pub(super) struct Entry {
     /// Names of the Machines that use it, each as often as it has credentials.
     names: Mutex<HashMap<String, usize>>,
     /// How many Machines of this cluster are worked on at a time.
-    pub(super) lane: Arc<Semaphore>,
+    pub(super) lane: Arc<Lane>,
     namespace_uid: RwLock<Option<String>>,
     truth: Mutex<HashMap<Kind, Truth>>,
     held: Mutex<HashMap<String, Held>>,
@@ -91,7 +92,7 @@ impl Entry {
             objects: Objects::default(),
             facts: FactsCache::new(options.facts_ttl),
             breaker: Arc::new(Breaker::new(options.client.in_flight)),
-            lane: Arc::new(Semaphore::new(options.lane)),
+            lane: Lane::new(options.lane),
             options,
             budget,
             share: Share::new(),

@@ -40,14 +40,23 @@ impl Kind {
 pub struct Missing(BTreeMap<Kind, Vec<&'static str>>);
 
 impl Missing {
-    /// Nothing is watched, whatever the credential may.
-    pub(super) fn all() -> Self {
-        Self(Kind::ALL.map(|kind| (kind, Vec::new())).into())
+    /// The same, and nothing else is watched either, whatever the credential may.
+    pub(super) fn and_all(&self) -> Self {
+        let mut all = self.clone();
+        for kind in Kind::ALL {
+            all.0.entry(kind).or_default();
+        }
+        all
     }
 
     /// Whether the credential lacks a verb; else there is too much to be watched.
     pub fn is_forbidden(&self) -> bool {
         self.0.values().any(|verbs| !verbs.is_empty())
+    }
+
+    /// Whether the credential lacks a verb for that kind.
+    pub fn forbids(&self, kind: Kind) -> bool {
+        self.0.get(&kind).is_some_and(|verbs| !verbs.is_empty())
     }
 
     /// Notes verbs that are missing for a kind.

@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::future::try_join_all;
+use kube::api::ListParams;
 use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
@@ -98,14 +99,20 @@ impl Looks {
         let own = [sight.name.to_owned()];
         let of = |kind: Kind, names| if sight.missing.has(kind) { names } else { &[][..] };
         let (vms, instances, volumes, claims) = tokio::try_join!(
-            get(sight, &self.objects.vms, of(Kind::Vm, &own)),
-            get(sight, &self.objects.vmis, of(Kind::Vmi, &own)),
+            get(sight, Kind::Vm, &self.objects.vms, of(Kind::Vm, &own)),
+            get(sight, Kind::Vmi, &self.objects.vmis, of(Kind::Vmi, &own)),
             get(
                 sight,
+                Kind::DataVolume,
                 &self.objects.data_volumes,
                 of(Kind::DataVolume, sight.disks)
             ),
-            get(sight, &self.objects.claims, of(Kind::Claim, sight.disks)),
+            get(
+                sight,
+                Kind::Claim,
+                &self.objects.claims,
+                of(Kind::Claim, sight.disks)
+            ),
         )?;
         // Without VM and VMI, nothing can be told; without the disks, only whether a VM may be made.
         if let Some(refusal) = vms.or(instances) {
@@ -124,12 +131,26 @@ impl Looks {
     }
 }
 
+/// Reads one object by the rights that reading it otherwise takes, too: by a list of one, or by GET if its kind may not be
+/// listed and watched.
+pub(crate) async fn read_one<K>(api: &Api<K>, name: &str, forbidden: bool) -> Result<Option<K>, kube::Error>
+where
+    K: Resource + Clone + DeserializeOwned + std::fmt::Debug,
+{
+    if forbidden {
+        return api.get_opt(name).await;
+    }
+    let one = ListParams::default().fields(&format!("metadata.name={name}"));
+    Ok(api.list(&one).await?.items.into_iter().next())
+}
+
 /// What one object may take.
 const OBJECT_BYTES: usize = 64 * 1024;
 
 /// Gets the objects into the store; the refusal, if the credential may not get that kind.
 async fn get<K>(
     sight: Sight<'_>,
+    kind: Kind,
     store: &Store<K>,
     names: &[String],
 ) -> Result<Option<RemoteError>, RemoteError>
@@ -142,7 +163,7 @@ where
 {
     let api: Api<K> = Api::namespaced(sight.client.clone(), sight.namespace);
     let answers = names.iter().map(async |name| {
-        let found = match api.get_opt(name).await {
+        let found = match read_one(&api, name, sight.missing.forbids(kind)).await {
             Ok(found) => found,
             Err(error) if is_forbidden(&error) => return Ok(Some(RemoteError::from(&error))),
             Err(error) => return Err(RemoteError::from(&error)),

@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use kube::Client;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 
 use self::budget::Budget;
 use self::credential::{Credential, Standing};
@@ -26,10 +26,12 @@ use self::kind::Objects;
 pub use self::kind::{Kind, Missing};
 pub use self::look::Seen;
 use self::look::Sight;
+pub(crate) use self::look::read_one;
 use self::readings::Readings;
 use crate::client::{ClientOptions, RemoteError};
 use crate::facts::FactsCache;
 use crate::kubeconfig::{InfraKubeconfig, KubeconfigError};
+use crate::lane::Lane;
 use crate::objects::{Claim, DataVolume, Vm, Vmi};
 use crate::provider::Orphan;
 pub use crate::provider::{InfraEvent, InfraKey};
@@ -243,7 +245,7 @@ impl InfraPool {
             (Standing::Refused(error), _) => Access::Failed(error),
             (Standing::Works(missing), Some(client)) => {
                 let missing = if entry.share.is_over() {
-                    Arc::new(Missing::all())
+                    Arc::new(missing.and_all())
                 } else {
                     missing
                 };
@@ -288,7 +290,7 @@ impl InfraPool {
 
     /// The lane of the Machine `user`, if its infra cluster is known: each has its own, so that one that is slow slows
     /// nobody else's.
-    pub fn lane(&self, user: &Key) -> Option<Arc<Semaphore>> {
+    pub fn lane(&self, user: &Key) -> Option<Arc<Lane>> {
         let (key, _) = lock(&self.places).get(user)?.settled.first()?.clone();
         let entry = lock(&self.entries).get(&key).cloned()?;
         Some(Arc::clone(&entry.lane))

@@ -1,0 +1,234 @@
+//! What a pool of a million replicas, none of which ever becomes a Node, costs all others: how long admission takes, and how long
+//! it takes from an event of their VMs to their status, before and beside it; and that the leader goes on to lead.
+//!
+//! `NEIGHBOURS_SECONDS` is how long each of both is measured.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use e2e::{Case, case::PATIENCE, manifest, wait};
+use futures::StreamExt as _;
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::{
+    Api, ResourceExt as _,
+    api::{ListParams, Patch, PatchParams, PostParams},
+    runtime::{WatchStreamExt as _, watcher},
+};
+use machinist_shared::api::Machine;
+use serde_json::json;
+use testbed::bed::Options;
+use tokio::{sync::Notify, task::JoinHandle};
+
+/// Machines of others.
+const SOUND: usize = 10;
+/// From one sample to the next.
+const PACE: Duration = Duration::from_millis(100);
+/// `--max-starting-machines`, as it is by default.
+const LIMIT: usize = 2000;
+
+#[tokio::test]
+async fn a_pool_of_a_million_replicas_leaves_others_their_time() -> Result<()> {
+    let seconds = std::env::var("NEIGHBOURS_SECONDS").unwrap_or_else(|_| "30".to_owned());
+    let time = Duration::from_secs(seconds.parse().context("NEIGHBOURS_SECONDS is a number")?);
+    let case = Case::start_alone(Options::default().on_two_clusters()).await?;
+    case.apply(&manifest::machine_set("sound", u32::try_from(SOUND)?))
+        .await?;
+    let is_ready = |machine: &&Machine| {
+        machine
+            .status
+            .as_ref()
+            .is_some_and(|status| status.node_ref.is_some())
+    };
+    let all = |machines: &[&Machine]| {
+        machines
+            .iter()
+            .copied()
+            .filter(|machine| is_ready(machine))
+            .count()
+            == SOUND
+    };
+    let sound = wait::for_all(&case.machines(), "all joined", PATIENCE, all).await?;
+    let sound: Vec<String> = sound.iter().map(Machine::name_any).collect();
+    case.settled().await;
+    let leader = lease(&case).await?;
+
+    let before = measure(&case, &sound, time).await?;
+    let mut flood = manifest::machine_set("flood", 1_000_000);
+    flood["spec"]["template"]["metadata"]["annotations"] = json!({"sim.kubevirt.io/never-joins": "true"});
+    case.apply(&flood).await?;
+    let beside = measure(&case, &sound, time).await?;
+
+    for (what, before, beside) in [
+        ("admission", &before.admission, &beside.admission),
+        ("from event to status", &before.told, &beside.told),
+    ] {
+        let at =
+            |times: &[Duration], share: usize| times[(times.len() - 1) * share / 100].as_secs_f64() * 1e3;
+        println!(
+            "{what}, {} and {} samples: p50 {:.0} ms and {:.0} ms, p99 {:.0} ms and {:.0} ms, ratio of p99 {:.1}",
+            before.len(),
+            beside.len(),
+            at(before, 50),
+            at(beside, 50),
+            at(before, 99),
+            at(beside, 99),
+            at(beside, 99) / at(before, 99)
+        );
+    }
+    let vms = case
+        .vms()
+        .list_metadata(&ListParams::default())
+        .await?
+        .items
+        .len();
+    let machines = case
+        .machines()
+        .list_metadata(&ListParams::default())
+        .await?
+        .items
+        .len();
+    println!("{machines} Machines and {vms} VMs {time:?} after a million were asked for");
+    ensure!(vms <= LIMIT + SOUND, "{vms} VMs");
+    ensure!(lease(&case).await? == leader, "another leads");
+    case.bed.shut_down().await
+}
+
+/// Who leads, and how often that has changed.
+async fn lease(case: &Case) -> Result<(Option<String>, Option<i32>)> {
+    let leases: Api<Lease> = Api::namespaced(case.bed.user().client(), "kube-system");
+    let spec = leases.get("machine-controller").await?.spec.unwrap_or_default();
+    Ok((spec.holder_identity, spec.lease_transitions))
+}
+
+/// Sorted times.
+struct Times {
+    admission: Vec<Duration>,
+    told: Vec<Duration>,
+}
+
+async fn measure(case: &Case, sound: &[String], time: Duration) -> Result<Times> {
+    let until = Instant::now() + time;
+    let (admission, told) = tokio::try_join!(admissions(case, until), events(case, sound, until))?;
+    let sorted = |mut times: Vec<Duration>| {
+        times.sort();
+        times
+    };
+    Ok(Times {
+        admission: sorted(admission),
+        told: sorted(told),
+    })
+}
+
+/// How long the API server takes to admit a Machine that is not stored.
+async fn admissions(case: &Case, until: Instant) -> Result<Vec<Duration>> {
+    let machine: Machine = serde_json::from_value(manifest::machine("admitted"))?;
+    let dry = PostParams {
+        dry_run: true,
+        ..PostParams::default()
+    };
+    let mut times = Vec::new();
+    while Instant::now() < until {
+        let begun = Instant::now();
+        case.machines().create(&dry, &machine).await?;
+        times.push(begun.elapsed());
+        tokio::time::sleep(PACE).await;
+    }
+    Ok(times)
+}
+
+/// How long it takes from when a VM shows that it is paused, or not any more, until its Machine does.
+async fn events(case: &Case, sound: &[String], until: Instant) -> Result<Vec<Duration>> {
+    let vmis = Shown::record(case.vmis(), |vmi| {
+        let conditions = vmi.data["status"]["conditions"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
+        conditions
+            .iter()
+            .any(|condition| condition["type"] == "Paused" && condition["status"] == "True")
+    });
+    let machines = Shown::record(case.machines(), |machine| {
+        e2e::case::message(machine, "VMPaused").is_some()
+    });
+    let mut times = Vec::new();
+    let mut pauses = true;
+    while Instant::now() < until {
+        for name in sound {
+            let pause = json!({"metadata": {"annotations": {"sim.kubevirt.io/paused": pauses.to_string()}}});
+            case.vms()
+                .patch(name, &PatchParams::default(), &Patch::Merge(pause))
+                .await?;
+            let (began, ended) = tokio::try_join!(vmis.shows(name, pauses), machines.shows(name, pauses))?;
+            times.push(ended.saturating_duration_since(began));
+            tokio::time::sleep(PACE).await;
+        }
+        pauses = !pauses;
+    }
+    Ok(times)
+}
+
+/// What objects show and since when.
+struct Shown {
+    seen: Arc<(Mutex<HashMap<String, (bool, Instant)>>, Notify)>,
+    task: JoinHandle<()>,
+}
+
+impl Shown {
+    fn record<K>(api: Api<K>, what: impl Fn(&K) -> bool + Send + 'static) -> Self
+    where
+        K: kube::Resource + Clone + serde::de::DeserializeOwned + std::fmt::Debug + Send + 'static,
+    {
+        let seen = Arc::new((Mutex::new(HashMap::new()), Notify::new()));
+        let record = Arc::clone(&seen);
+        let task = tokio::spawn(async move {
+            let mut objects = watcher(api, watcher::Config::default())
+                .default_backoff()
+                .applied_objects()
+                .boxed();
+            while let Some(object) = objects.next().await {
+                let Ok(object) = object else { continue };
+                let shows = what(&object);
+                let mut seen = record.0.lock().unwrap_or_else(PoisonError::into_inner);
+                let known = seen.entry(object.name_any()).or_insert((shows, Instant::now()));
+                if known.0 != shows {
+                    *known = (shows, Instant::now());
+                }
+                record.1.notify_waiters();
+            }
+        });
+        Self { seen, task }
+    }
+
+    /// Waits until the object of that name shows it, or not; since when.
+    async fn shows(&self, name: &str, what: bool) -> Result<Instant> {
+        let shown = async {
+            loop {
+                let changed = self.seen.1.notified();
+                let known = self
+                    .seen
+                    .0
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .get(name)
+                    .copied();
+                if let Some((_, since)) = known.filter(|(shows, _)| *shows == what) {
+                    return since;
+                }
+                changed.await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, shown)
+            .await
+            .with_context(|| format!("{name} does not show it"))
+    }
+}
+
+impl Drop for Shown {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
