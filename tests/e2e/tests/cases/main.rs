@@ -53,6 +53,7 @@ mod rollout;
 mod rollout_laws;
 mod rules;
 mod scaling;
+mod silence;
 mod spans;
 mod stale;
 mod starts;
