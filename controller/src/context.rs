@@ -4,13 +4,14 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 use machinist_infra::lane::Lane;
 use machinist_infra::provider::Providers;
 use machinist_infra::store::Key;
 use machinist_shared::kubevirt::resolved::Env;
 
+use crate::backoff::{self, Cause, Episode, Jitter};
 use crate::bootstrap::Access;
 use crate::csr::reserved::Known;
 use crate::csr::told::Told;
@@ -30,7 +31,7 @@ use crate::metrics::Metrics;
 use crate::node_groups::Instancetypes;
 use crate::queue::Queue;
 use crate::scraped::Counts;
-use crate::user::{CaughtUp, References, StoredMachine, Stores};
+use crate::user::{CaughtUp, References, SpecState, StoredMachine, Stores};
 
 /// What every pass works with.
 pub struct Context {
@@ -123,12 +124,10 @@ impl Context {
     }
 }
 
-/// First and longest pause after a failed write.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_mins(5));
-
 /// Writes that failed, by Machine, with a pause that doubles.
 #[derive(Debug, Default)]
 pub struct Failures {
+    jitter: Jitter,
     by_machine: Mutex<HashMap<Key, Failed>>,
     /// UIDs of adopted VMs that we were not allowed to label, and when that was.
     unlabelled: Mutex<HashMap<String, Timestamp>>,
@@ -139,47 +138,72 @@ pub struct Failures {
 #[derive(Debug)]
 struct Failed {
     failure: Failure,
-    /// How many there were before it, one after the other.
-    before: u32,
+    episode: Episode,
     /// Whether its Machine was being deleted.
     deleting: bool,
 }
 
 impl Failures {
+    /// With pauses that are as long as they are meant to be.
+    #[cfg(test)]
+    pub fn exact() -> Self {
+        Self {
+            jitter: Jitter::NONE,
+            ..Self::default()
+        }
+    }
+
     /// The failure that still holds its Machine back at `now`. What failed before the Machine was seen to be deleted does not
     /// hold back its deletion. Times of the API server's clock are not compared with those of ours.
     pub fn pending(&self, key: &Key, machine: &StoredMachine, now: Timestamp) -> Option<Failure> {
         let mut failures = self.by_machine.lock().unwrap_or_else(PoisonError::into_inner);
         let failed = failures
             .get_mut(key)
-            .filter(|failed| failed.failure.until > now)
             .filter(|failed| failed.deleting == machine.is_deleting())?;
-        let shown = failed.failure.clone();
+        let until = failed.episode.until(subject(machine));
+        if until <= now {
+            return None;
+        }
+        let shown = Failure {
+            until,
+            ..failed.failure.clone()
+        };
         failed.failure.is_news = false;
         Some(shown)
     }
 
     /// A write for a Machine failed that was, or was not, seen to be deleted. A deletion begins with short pauses again.
-    pub fn add(&self, machine: &StoredMachine, concerns: Concern, message: String, now: Timestamp) {
+    pub fn add(
+        &self,
+        machine: &StoredMachine,
+        (concerns, cause): (Concern, Cause),
+        message: String,
+        now: Timestamp,
+    ) {
         let mut failures = self.by_machine.lock().unwrap_or_else(PoisonError::into_inner);
         let (key, deleting) = (Key::of(machine), machine.is_deleting());
         let last = failures.get(&key).filter(|failed| failed.deleting == deleting);
-        let before = last.map_or(0, |failed| failed.before + 1);
+        let before = last.map(|failed| &failed.episode);
+        // What cannot even be told is of the attempt before. What else failed after that was an attempt of its own.
+        let is_same = last.is_some_and(|failed| failed.failure.concerns == concerns);
+        let episode = if is_same || concerns == Concern::Machine {
+            Episode::after
+        } else {
+            Episode::longer
+        };
+        let subject = subject(machine);
+        let episode = episode(before, subject, cause, self.jitter, now);
         let is_news = last.is_none_or(|failed| failed.failure.is_news || failed.failure.message != message);
-        let pause = BACKOFF.0.saturating_mul(1 << before.min(16)).min(BACKOFF.1);
-        let until = now
-            .saturating_add(SignedDuration::try_from(pause).unwrap_or(SignedDuration::MAX))
-            .unwrap_or(Timestamp::MAX);
         failures.insert(
             key,
             Failed {
                 failure: Failure {
                     concerns,
                     message,
-                    until,
+                    until: episode.until(subject),
                     is_news,
                 },
-                before,
+                episode,
                 deleting,
             },
         );
@@ -200,6 +224,14 @@ impl Failures {
             .is_none_or(|tried| may_try_again(*tried, now))
     }
 
+    /// Something that the Machine waits for has changed: what failed is tried again soon.
+    pub fn release(&self, machine: &Key) {
+        let mut failures = self.by_machine.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(failed) = failures.get_mut(machine) {
+            failed.episode.end();
+        }
+    }
+
     /// All went well.
     pub fn clear(&self, machine: &Key) {
         self.by_machine
@@ -207,6 +239,15 @@ impl Failures {
             .unwrap_or_else(PoisonError::into_inner)
             .remove(machine);
     }
+}
+
+/// What others may change of a Machine.
+fn subject(machine: &StoredMachine) -> u64 {
+    let spec = match &machine.spec {
+        SpecState::Decoded(spec) => serde_json::to_string(spec).unwrap_or_default(),
+        SpecState::Undecodable(why) => why.clone(),
+    };
+    backoff::subject(&machine.metadata, spec)
 }
 
 /// After how long a forbidden label is tried again.
@@ -220,6 +261,7 @@ fn may_try_again(tried: Timestamp, now: Timestamp) -> bool {
 mod tests {
     use super::*;
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+    use k8s_openapi::jiff::SignedDuration;
     use serde_json::json;
 
     #[test]
@@ -236,8 +278,8 @@ mod tests {
 
     #[test]
     fn the_pause_doubles_and_ends_with_success() {
-        let failures = Failures::default();
-        let now = Timestamp::from_second(1_800_000_000).unwrap();
+        let failures = Failures::exact();
+        let mut now = Timestamp::from_second(1_800_000_000).unwrap();
         let machine = |deleted: Option<Timestamp>| -> StoredMachine {
             let mut machine: StoredMachine =
                 serde_json::from_value(json!({"metadata": {"name": "a", "namespace": "ns"}})).unwrap();
@@ -247,7 +289,7 @@ mod tests {
         let alive = machine(None);
         let key = Key::of(&alive);
         let is_news = |message: &str| {
-            failures.add(&alive, Concern::Machine, message.into(), now);
+            failures.add(&alive, (Concern::Machine, Cause::Object), message.into(), now);
             [(); 2].map(|()| failures.pending(&key, &alive, now).unwrap().is_news)
         };
         assert_eq!(
@@ -255,14 +297,12 @@ mod tests {
             [[true, false], [false, false], [true, false]]
         );
         failures.clear(&key);
-        let pause = |failures: &Failures| {
-            failures.add(&alive, Concern::Infrastructure, "no".into(), now);
-            failures
-                .pending(&key, &alive, now)
-                .unwrap()
-                .until
-                .duration_since(now)
-                .as_millis()
+        let mut pause = |failures: &Failures| {
+            failures.add(&alive, (Concern::Infrastructure, Cause::Object), "no".into(), now);
+            let until = failures.pending(&key, &alive, now).unwrap().until;
+            let pause = until.duration_since(now).as_millis();
+            now = until;
+            pause
         };
         assert_eq!(
             [pause(&failures), pause(&failures), pause(&failures)],
@@ -272,6 +312,7 @@ mod tests {
             pause(&failures);
         }
         assert_eq!(pause(&failures), 300_000);
+        now -= SignedDuration::from_secs(1);
         // Its deletion, by clocks that go before ours and after it.
         for skew in [-90, 0, 90] {
             let deleted = machine(Some(now + SignedDuration::from_secs(skew)));
@@ -279,7 +320,12 @@ mod tests {
         }
         for skew in [-90, 0, 90] {
             let deleted = machine(Some(now + SignedDuration::from_secs(skew)));
-            failures.add(&deleted, Concern::Infrastructure, "no".into(), now);
+            failures.add(
+                &deleted,
+                (Concern::Infrastructure, Cause::Object),
+                "no".into(),
+                now,
+            );
             assert!(
                 failures.pending(&key, &deleted, now).is_some(),
                 "a failed deletion"
@@ -287,6 +333,40 @@ mod tests {
         }
         failures.clear(&key);
         assert_eq!(failures.pending(&key, &alive, now), None);
-        assert_eq!(pause(&failures), 500);
+        failures.add(&alive, (Concern::Infrastructure, Cause::Object), "no".into(), now);
+        let until = failures.pending(&key, &alive, now).unwrap().until;
+        assert_eq!(until, now + SignedDuration::from_millis(500));
+    }
+
+    #[test]
+    fn writes_that_fail_in_one_attempt_count_once_and_a_change_lets_the_next_be_soon() {
+        let failures = Failures::exact();
+        let start = Timestamp::from_second(1_800_000_000).unwrap();
+        let mut machine: StoredMachine =
+            serde_json::from_value(json!({"metadata": {"name": "a", "namespace": "ns"}})).unwrap();
+        let key = Key::of(&machine);
+        let until = |machine: &StoredMachine, now| {
+            let pending = failures.pending(&key, machine, now);
+            pending.map(|failure| failure.until.duration_since(start).as_millis())
+        };
+        // The Machine's status cannot be written, either.
+        for concern in [Concern::Infrastructure, Concern::Machine, Concern::Machine] {
+            failures.add(&machine, (concern, Cause::Object), "no".into(), start);
+        }
+        assert_eq!(until(&machine, start), Some(500));
+        let mut now = start;
+        for _ in 0..10 {
+            failures.add(&machine, (Concern::Machine, Cause::Object), "no".into(), now);
+            now = failures.pending(&key, &machine, now).unwrap().until;
+        }
+        let last = now - SignedDuration::from_secs(256);
+        assert!(until(&machine, last).is_some());
+        let change = machine.metadata.annotations.get_or_insert_default();
+        change.insert("quota".into(), "raised".into());
+        assert_eq!(until(&machine, last + Duration::from_millis(500)), None);
+        machine.metadata.annotations = None;
+        assert!(until(&machine, last + Duration::from_millis(500)).is_some());
+        failures.release(&key);
+        assert_eq!(until(&machine, last + Duration::from_millis(500)), None);
     }
 }

@@ -1,5 +1,6 @@
 //! The controller: makes Machines into Nodes, and takes them down again.
 
+pub mod backoff;
 pub mod bootstrap;
 pub mod context;
 pub mod csr;

@@ -192,7 +192,7 @@ async fn pass(context: &Context, key: &Key) -> bool {
             }
             context
                 .failures
-                .add(&machine, error.concerns, error.to_string(), now);
+                .add(&machine, (error.concerns, error.cause), error.to_string(), now);
             context.queue.add(key.clone());
             false
         }

@@ -119,7 +119,11 @@ async fn run(flags: Flags) -> anyhow::Result<()> {
     watch(&mut tasks, &context, &client, &queues);
     tasks.run(
         "the forwarding of changes",
-        forward(context.clone(), shared.machines, shared.infra),
+        forward(
+            context.clone(),
+            [shared.references, shared.machines],
+            shared.infra,
+        ),
     );
     let certificates = keep_certificates(&mut tasks, &context, &own, &flags, &identity, &stop);
 
@@ -357,6 +361,7 @@ fn watch(tasks: &mut Tasks, context: &Arc<Context>, client: &Client, queues: &Qu
 struct Shared {
     context: Arc<Context>,
     queues: Queues,
+    references: mpsc::UnboundedReceiver<Key>,
     machines: mpsc::UnboundedReceiver<Key>,
     infra: mpsc::UnboundedReceiver<InfraEvent>,
 }
@@ -378,6 +383,7 @@ async fn prepare(
         .metadata
         .uid
         .context("the namespace kube-system has no UID")?;
+    let (referenced, references) = mpsc::unbounded_channel();
     let (changed, machines) = mpsc::unbounded_channel();
     let (events, infra) = mpsc::unbounded_channel();
     let addresses = AddressPolicy {
@@ -397,7 +403,7 @@ async fn prepare(
     let queues = Queues::default();
     let own_server = flags.user_cluster().server_url().await.ok();
     let context = Context {
-        references: References::new(client.clone(), changed.clone()),
+        references: References::new(client.clone(), referenced),
         instancetypes: Instancetypes::new(options.client.clone()),
         evacuations: tokio::sync::Mutex::default(),
         surges: Surges::default(),
@@ -445,6 +451,7 @@ async fn prepare(
     Ok(Shared {
         context: Arc::new(context),
         queues,
+        references,
         machines,
         infra,
     })
@@ -453,11 +460,15 @@ async fn prepare(
 /// Turns changes of referenced objects and of infra clusters into Machines to look at.
 async fn forward(
     context: Arc<Context>,
-    mut machines: mpsc::UnboundedReceiver<Key>,
+    [mut references, mut machines]: [mpsc::UnboundedReceiver<Key>; 2],
     mut infra: mpsc::UnboundedReceiver<InfraEvent>,
 ) {
     loop {
         tokio::select! {
+            Some(machine) = references.recv() => {
+                context.failures.release(&machine);
+                context.queue.add(machine);
+            }
             Some(machine) = machines.recv() => context.queue.add(machine),
             Some(event) = infra.recv() => match event {
                 InfraEvent::Vm { name } => {
@@ -474,6 +485,7 @@ async fn forward(
                 }
                 InfraEvent::State { machines } => {
                     for machine in machines {
+                        context.failures.release(&machine);
                         context.queue.add(machine);
                     }
                 }

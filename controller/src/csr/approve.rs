@@ -16,6 +16,7 @@ use super::Verdict;
 use super::bindings;
 use super::client::{Case, MachineFacts, approval, judge, token_id};
 use super::request::StoredRequest;
+use crate::backoff::{Backoff, Jitter};
 use crate::bootstrap::token::TokenView;
 use crate::context::Context;
 use crate::machine::ownership::{NodeClaim, NodeVerdict, node_verdict};
@@ -53,7 +54,10 @@ impl Purpose {
 }
 
 /// First and longest pause before a request is looked at again that should have been approved and was not.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+const PAUSE: Backoff = Backoff {
+    first: Duration::from_millis(500),
+    longest: Duration::from_secs(30),
+};
 
 /// How looking at a request ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,17 +70,20 @@ enum Outcome {
 
 /// How often in a row each request could not be approved.
 #[derive(Debug, Default)]
-struct Attempts(HashMap<Key, u32>);
+struct Attempts {
+    by_request: HashMap<Key, u32>,
+    jitter: Jitter,
+}
 
 impl Attempts {
     /// When to look at the request again, if nothing tells of it before.
     fn pause(&mut self, key: &Key, outcome: Outcome) -> Option<Duration> {
         if outcome == Outcome::Settled {
-            self.0.remove(key);
+            self.by_request.remove(key);
             return None;
         }
-        let before = self.0.entry(key.clone()).or_default();
-        let pause = PAUSE.0.saturating_mul(1 << (*before).min(16)).min(PAUSE.1);
+        let before = self.by_request.entry(key.clone()).or_default();
+        let pause = PAUSE.pause(*before, self.jitter);
         *before += 1;
         Some(pause)
     }
@@ -276,7 +283,11 @@ mod tests {
 
     #[test]
     fn what_could_not_be_approved_is_looked_at_again_after_a_pause_that_doubles() {
-        let (mut attempts, key) = (Attempts::default(), Key::new("", "csr-1"));
+        let mut attempts = Attempts {
+            jitter: Jitter::NONE,
+            ..Attempts::default()
+        };
+        let key = Key::new("", "csr-1");
         let mut pause = |outcome| attempts.pause(&key, outcome).map(|pause| pause.as_millis());
         assert_eq!(pause(Outcome::Settled), None);
         assert_eq!(

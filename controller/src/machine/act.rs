@@ -19,6 +19,7 @@ use super::evacuation::{self, Room};
 use super::observe::Hands;
 use super::observed::Concern;
 use super::plan::{Plan, Step, UserDataSource};
+use crate::backoff::Cause;
 use crate::bootstrap::{self, token::TokenView, user_data::UserData};
 use crate::context::Context;
 use crate::csr::{approve, request::StoredRequest, serving};
@@ -45,6 +46,8 @@ pub struct StepError {
     pub concerns: Concern,
     /// What was tried.
     pub verb: &'static str,
+    /// What made it fail.
+    pub cause: Cause,
     /// What the answer was.
     pub error: RemoteError,
 }
@@ -92,6 +95,7 @@ pub async fn act(context: &Context, machine: &StoredMachine, hands: &Hands, plan
                 return Outcome::Failed(StepError {
                     concerns: concern(&step),
                     verb,
+                    cause: cause(&step, &error),
                     error,
                 });
             }
@@ -478,6 +482,20 @@ fn gone(result: Result<(), kube::Error>) -> Result<Progress, RemoteError> {
     match result {
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(Progress::Next),
         other => Ok(other.map(|()| Progress::Next)?),
+    }
+}
+
+/// What made a step fail: infra clusters have a circuit breaker each for trouble that is everybody's there.
+fn cause(step: &Step, error: &RemoteError) -> Cause {
+    match step {
+        Step::CreateVm
+        | Step::FindVm
+        | Step::LabelVm { .. }
+        | Step::DeleteVm { .. }
+        | Step::CreateUserData { .. }
+        | Step::DeleteUserData(_)
+        | Step::RenderUserData(_) => Cause::Object,
+        _ => Cause::of(error),
     }
 }
 

@@ -13,7 +13,9 @@ use machinist_infra::store::Key;
 use machinist_shared::names::{API_VERSION, CONTROLLER, annotation, finalizer};
 use serde_json::{Value, json};
 
+use super::memory::Failed;
 use super::plan::{NewSet, Plan, Step};
+use crate::backoff::Cause;
 use crate::context::Context;
 use crate::machine::act::patch_params;
 use crate::user::{StoredMachineDeployment, StoredMachineSet};
@@ -37,10 +39,23 @@ pub(super) enum Outcome {
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {verb}: {error}")]
 pub(super) struct StepError {
+    /// Whether the status was to be written.
+    of_status: bool,
     /// What was tried.
     verb: &'static str,
     /// What the answer was.
     error: RemoteError,
+}
+
+impl StepError {
+    /// As it is remembered.
+    pub(super) fn failed(&self) -> Failed {
+        Failed {
+            message: self.to_string(),
+            cause: Cause::of(&self.error),
+            of_status: self.of_status,
+        }
+    }
 }
 
 /// Carries out `plan`, which was decided from `deployment` and `sets`.
@@ -84,6 +99,7 @@ pub(super) async fn act(
             Err(error) => {
                 let refused = matches!(step, Step::RollBack(_)) && is_refusal(&error);
                 let error = StepError {
+                    of_status: matches!(step, Step::PatchStatus(_)),
                     verb,
                     error: RemoteError::from(&error),
                 };

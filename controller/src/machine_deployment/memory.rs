@@ -2,21 +2,18 @@
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use k8s_openapi::jiff::Timestamp;
 use machinist_infra::store::Key;
 
 use machinist_shared::names::annotation;
 
 use super::observed::{Failure, Texts};
-
-/// First and longest pause after a failed write.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_mins(5));
+use crate::backoff::{Cause, Episode, Jitter};
 
 #[derive(Debug, Default)]
 struct Memory {
-    failure: Option<(Failure, u32)>,
+    failure: Option<(Failure, Episode)>,
     status_written: Option<Timestamp>,
     /// The rollback that was asked for, and what the answer was.
     rollback_refused: Option<(String, String)>,
@@ -24,26 +21,54 @@ struct Memory {
 
 /// What is remembered of MachineDeployments.
 #[derive(Debug, Default)]
-pub struct Memories(Mutex<HashMap<Key, Memory>>);
+pub struct Memories {
+    deployments: Mutex<HashMap<Key, Memory>>,
+    jitter: Jitter,
+}
+
+/// A write that failed.
+#[derive(Debug)]
+pub struct Failed {
+    /// What was tried and what the answer was.
+    pub message: String,
+    /// What made it fail.
+    pub cause: Cause,
+    /// Whether the status was to be written.
+    pub of_status: bool,
+}
 
 impl Memories {
-    /// The failure that holds the deployment back at `now`.
-    pub fn pending(&self, key: &Key, now: Timestamp) -> Option<Failure> {
+    /// The failure that holds the deployment back at `now`, if it is like `subject` now.
+    pub fn pending(&self, key: &Key, subject: impl FnOnce() -> u64, now: Timestamp) -> Option<Failure> {
         let memories = self.lock();
-        let (failure, _) = memories.get(key)?.failure.as_ref()?;
-        (failure.until > now).then(|| failure.clone())
+        let (failure, episode) = memories.get(key)?.failure.as_ref()?;
+        let until = episode.until(subject());
+        (until > now).then(|| Failure {
+            until,
+            ..failure.clone()
+        })
     }
 
-    /// A write failed; the pause doubles from one time to the next.
-    pub fn fail(&self, key: &Key, message: String, now: Timestamp) {
+    /// A write failed while the deployment was like `subject`; the pause doubles from one attempt to the next.
+    pub fn fail(&self, key: &Key, subject: u64, failed: Failed, now: Timestamp) {
         let mut memories = self.lock();
         let memory = memories.entry(key.clone()).or_default();
-        let count = memory.failure.as_ref().map_or(0, |(_, count)| count + 1);
-        let pause = BACKOFF.0.saturating_mul(1 << count.min(16)).min(BACKOFF.1);
-        let until = now
-            .saturating_add(SignedDuration::try_from(pause).unwrap_or(SignedDuration::MAX))
-            .unwrap_or(Timestamp::MAX);
-        memory.failure = Some((Failure { message, until }, count));
+        let before = memory.failure.take();
+        let episode = before.as_ref().map(|(_, episode)| episode);
+        let episode = Episode::after(episode, subject, failed.cause, self.jitter, now);
+        let failure = match before {
+            // It is why the status was to be written.
+            Some((failure, last)) if failed.of_status && last == episode => Failure {
+                of_status: true,
+                ..failure
+            },
+            _ => Failure {
+                message: failed.message,
+                until: episode.until(subject),
+                of_status: failed.of_status,
+            },
+        };
+        memory.failure = Some((failure, episode));
     }
 
     /// The rollback that the annotations ask for was refused: with which answer.
@@ -85,7 +110,7 @@ impl Memories {
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Key, Memory>> {
         // Every change is complete before anything can panic.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.deployments.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -95,16 +120,46 @@ mod tests {
 
     #[test]
     fn pauses_double_until_all_goes_well() {
-        let (memories, key) = (Memories::default(), Key::new("ns", "a"));
-        let now = Timestamp::from_second(1_800_000_000).unwrap();
-        let pause = || {
-            memories.fail(&key, "no".into(), now);
-            let until = memories.pending(&key, now).unwrap().until;
-            until.duration_since(now).as_millis()
+        let (memories, key) = (exact(), Key::new("ns", "a"));
+        let mut now = Timestamp::from_second(1_800_000_000).unwrap();
+        let mut pause = || {
+            memories.fail(&key, 1, failed("no", false), now);
+            let until = memories.pending(&key, || 1, now).unwrap().until;
+            let pause = until.duration_since(now).as_millis();
+            now = until;
+            pause
         };
         assert_eq!([pause(), pause(), pause()], [500, 1000, 2000]);
         memories.forgive(&key);
-        assert_eq!(memories.pending(&key, now), None);
         assert_eq!(pause(), 500);
+    }
+
+    #[test]
+    fn a_status_that_cannot_be_written_is_of_the_attempt_that_it_tells_of() {
+        let (memories, key) = (exact(), Key::new("ns", "a"));
+        let now = Timestamp::from_second(1_800_000_000).unwrap();
+        memories.fail(&key, 1, failed("no set", false), now);
+        for _ in 0..20 {
+            memories.fail(&key, 1, failed("no status", true), now);
+        }
+        let pending = memories.pending(&key, || 1, now).unwrap();
+        assert!(pending.of_status);
+        assert_eq!(pending.message, "no set");
+        assert_eq!(pending.until.duration_since(now).as_millis(), 500);
+    }
+
+    fn exact() -> Memories {
+        Memories {
+            jitter: Jitter::NONE,
+            ..Memories::default()
+        }
+    }
+
+    fn failed(message: &str, of_status: bool) -> Failed {
+        Failed {
+            message: message.to_owned(),
+            cause: Cause::Object,
+            of_status,
+        }
     }
 }

@@ -10,6 +10,7 @@ use machinist_shared::template;
 
 use super::decide::likeness_of;
 use super::observed::{Deployment, Machines, Observed, Set, Status, Strategy, Trouble};
+use crate::backoff;
 use crate::context::Context;
 use crate::machine::evacuation;
 use crate::node_groups::{self, Group};
@@ -43,7 +44,9 @@ pub(super) fn observe(
     let observed = Observed {
         sets: sets.collect(),
         names,
-        failure: context.deployment_memories.pending(key, now),
+        failure: context
+            .deployment_memories
+            .pending(key, || subject(stored, &ours), now),
         rollback_refused: context
             .deployment_memories
             .rollback_refused(key, &deployment.annotations),
@@ -54,6 +57,16 @@ pub(super) fn observe(
         deployment,
     };
     (observed, ours)
+}
+
+/// What others may change that lets a write of the deployment succeed: itself, and its sets.
+pub(super) fn subject(stored: &StoredMachineDeployment, sets: &[Arc<StoredMachineSet>]) -> u64 {
+    let mut sets: Vec<_> = sets
+        .iter()
+        .map(|set| (set.uid(), set.metadata.generation))
+        .collect();
+    sets.sort_unstable();
+    backoff::subject(&stored.metadata, (stored.metadata.generation, sets))
 }
 
 pub(super) fn deployment(stored: &StoredMachineDeployment) -> Deployment {

@@ -207,6 +207,8 @@ pub struct Failure {
     pub message: String,
     /// Not to be tried again before.
     pub until: Timestamp,
+    /// The status could not be written, either, and is not tried again before, either.
+    pub of_status: bool,
 }
 
 impl Deployment {

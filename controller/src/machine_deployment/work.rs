@@ -8,7 +8,7 @@ use machinist_infra::store::Key;
 
 use super::act::{Outcome, act};
 use super::decide::decide;
-use super::observe::observe;
+use super::observe::{observe, subject};
 use super::plan::Step;
 use crate::context::Context;
 use crate::node_groups::Group;
@@ -89,7 +89,7 @@ async fn pass(context: &Arc<Context>, key: &Key) -> bool {
         }
         Outcome::Failed(error) => {
             tracing::warn!(deployment = %key, %error, "a write failed");
-            memories.fail(key, error.to_string(), now);
+            memories.fail(key, subject(&deployment, &sets), error.failed(), now);
             context.deployments.add(key.clone());
             false
         }

@@ -12,8 +12,10 @@ use machinist_shared::autoscaler;
 use machinist_shared::names::{annotation, finalizer};
 use serde_json::{Value, json};
 
+use super::memory::Failed;
 use super::new_machine;
 use super::plan::{Plan, Step};
+use crate::backoff::Cause;
 use crate::context::Context;
 use crate::machine::act::{patch_params, with_uid};
 use crate::user::{StoredMachine, StoredMachineSet};
@@ -39,10 +41,24 @@ pub(super) enum Outcome {
 pub(super) struct StepError {
     /// How `status.errorReason` shows it.
     pub reason: &'static str,
+    /// Whether the status was to be written.
+    pub of_status: bool,
     /// What was tried.
     verb: &'static str,
     /// What the answer was.
     error: RemoteError,
+}
+
+impl StepError {
+    /// As it is remembered.
+    pub(super) fn failed(&self) -> Failed {
+        Failed {
+            reason: self.reason,
+            message: self.to_string(),
+            cause: Cause::of(&self.error),
+            of_status: self.of_status,
+        }
+    }
 }
 
 /// Why a single write was not made, or not believed.
@@ -64,13 +80,19 @@ pub(super) async fn act(context: &Context, key: &Key, set: &Arc<StoredMachineSet
     let mut failed = None;
     for step in plan.steps {
         let (verb, reason, is_adoption) = (step.verb(), step.failure(), matches!(step, Step::Adopt(_)));
+        let of_status = matches!(step, Step::Status(_));
         match run.step(step).await {
             Ok(()) => {}
             Err(Refused::NotLeader) => return Outcome::NotLeader,
             Err(Refused::Stale) => return Outcome::Stale,
             Err(Refused::Error(error)) => {
                 let error = RemoteError::from(&error);
-                let error = StepError { reason, verb, error };
+                let error = StepError {
+                    reason,
+                    of_status,
+                    verb,
+                    error,
+                };
                 // A Machine that cannot be taken keeps its place, and holds back no other.
                 if !is_adoption {
                     return Outcome::Failed(error);

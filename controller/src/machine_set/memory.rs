@@ -4,12 +4,13 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use machinist_infra::store::Key;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::observed::Failure;
+use crate::backoff::{Cause, Episode, Jitter};
 use crate::user::StoredMachineSet;
 
 /// Between two passes over a set whose spec is the same: what a burst of Machines and Nodes changes is told together.
@@ -18,9 +19,6 @@ const PACE: Duration = Duration::from_millis(400);
 /// How long a status may wait for the Machines to settle.
 const OVERDUE: Duration = Duration::from_secs(1);
 
-/// First and longest pause after a failed write.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_mins(5));
-
 /// Writes in flight at once, of all sets together: half of what the client allows, for Machines have writes, too.
 const IN_FLIGHT: usize = 32;
 
@@ -28,6 +26,7 @@ const IN_FLIGHT: usize = 32;
 #[derive(Debug)]
 pub struct Memories {
     sets: Mutex<HashMap<Key, Memory>>,
+    jitter: Jitter,
     /// Writes of Machines that may be in flight.
     pub in_flight: Semaphore,
 }
@@ -36,6 +35,7 @@ impl Default for Memories {
     fn default() -> Self {
         Self {
             sets: Mutex::default(),
+            jitter: Jitter::default(),
             in_flight: Semaphore::new(IN_FLIGHT),
         }
     }
@@ -47,13 +47,26 @@ struct Memory {
     uid: String,
     /// Names under which Machines were asked for, and no answer said whether they exist.
     unresolved: BTreeSet<String>,
-    failure: Option<(Failure, u32)>,
+    failure: Option<(Failure, Episode)>,
     /// When the last pass began, and what of the set it saw.
     passed: Option<(Instant, Seen)>,
     /// When the status was last known to be true.
     told: Option<Instant>,
     /// The generation for which it was told who else selects its Machines.
     overlap_told: Option<i64>,
+}
+
+/// A write that failed.
+#[derive(Debug)]
+pub struct Failed {
+    /// As `status.errorReason` shows it.
+    pub reason: &'static str,
+    /// What was tried and what the answer was.
+    pub message: String,
+    /// What made it fail.
+    pub cause: Cause,
+    /// Whether the status was to be written.
+    pub of_status: bool,
 }
 
 /// What of a set makes a pass urgent when it changes.
@@ -125,26 +138,40 @@ impl Memories {
         self.of(key, |memory| memory.overlap_told = generation);
     }
 
-    /// The write that failed last.
-    pub fn failure(&self, key: &Key) -> Option<Failure> {
-        let failure = self.of(key, |memory| memory.failure.clone()).flatten();
-        failure.map(|(failure, _)| failure)
+    /// The write that failed last, for a set that is like `subject` now.
+    pub fn failure(&self, key: &Key, subject: impl FnOnce() -> u64) -> Option<Failure> {
+        let mut sets = self.lock();
+        let (failure, episode) = sets.get_mut(key)?.failure.as_mut()?;
+        let shown = Failure {
+            until: episode.until(subject()),
+            ..failure.clone()
+        };
+        failure.is_news = false;
+        Some(shown)
     }
 
-    /// A write failed; the pause doubles from one time to the next.
-    pub fn fail(&self, key: &Key, reason: &'static str, message: String, now: Timestamp) {
+    /// A write failed while the set was like `subject`; the pause doubles from one attempt to the next.
+    pub fn fail(&self, key: &Key, subject: u64, failed: Failed, now: Timestamp) {
+        let jitter = self.jitter;
         self.of(key, |memory| {
-            let count = memory.failure.as_ref().map_or(0, |(_, count)| count + 1);
-            let pause = BACKOFF.0.saturating_mul(1 << count.min(16)).min(BACKOFF.1);
-            let until = now
-                .saturating_add(SignedDuration::try_from(pause).unwrap_or(SignedDuration::MAX))
-                .unwrap_or(Timestamp::MAX);
-            let failure = Failure {
-                reason,
-                message,
-                until,
+            let before = memory.failure.take();
+            let episode = before.as_ref().map(|(_, episode)| episode);
+            let episode = Episode::after(episode, subject, failed.cause, jitter, now);
+            let failure = match before {
+                // It is why the status was to be written.
+                Some((failure, last)) if failed.of_status && last == episode => Failure {
+                    of_status: true,
+                    ..failure
+                },
+                _ => Failure {
+                    reason: failed.reason,
+                    message: failed.message,
+                    until: episode.until(subject),
+                    is_news: true,
+                    of_status: failed.of_status,
+                },
             };
-            memory.failure = Some((failure, count));
+            memory.failure = Some((failure, episode));
         });
     }
 
@@ -189,6 +216,40 @@ mod tests {
             .unwrap()
     }
 
+    fn exact() -> Memories {
+        Memories {
+            jitter: Jitter::NONE,
+            ..Memories::default()
+        }
+    }
+
+    fn failed(message: &str, of_status: bool) -> Failed {
+        Failed {
+            reason: "CreateError",
+            message: message.to_owned(),
+            cause: Cause::Object,
+            of_status,
+        }
+    }
+
+    #[test]
+    fn a_status_that_cannot_be_written_is_of_the_attempt_that_it_tells_of() {
+        let (memories, key) = (exact(), Key::new("ns", "a"));
+        memories.pace(&key, &set("u", 1), Instant::now());
+        let now = Timestamp::from_second(1_800_000_000).unwrap();
+        memories.fail(&key, 1, failed("quota", false), now);
+        let first = memories.failure(&key, || 1).unwrap();
+        assert!(first.is_news && !first.of_status);
+        for _ in 0..20 {
+            memories.fail(&key, 1, failed("no status", true), now);
+        }
+        let told = memories.failure(&key, || 1).unwrap();
+        assert_eq!((told.message.as_str(), told.until), ("quota", first.until));
+        assert!(told.of_status && !told.is_news);
+        let changed = memories.failure(&key, || 2).unwrap();
+        assert_eq!(changed.until, first.until, "the first pause is short anyway");
+    }
+
     #[tokio::test]
     async fn a_burst_makes_one_pass_and_a_changed_spec_another_at_once() {
         let (memories, key, start) = (Memories::default(), Key::new("ns", "a"), Instant::now());
@@ -227,21 +288,19 @@ mod tests {
 
     #[test]
     fn pauses_double_until_all_goes_well_and_names_are_kept_until_resolved() {
-        let (memories, key) = (Memories::default(), Key::new("ns", "a"));
+        let (memories, key) = (exact(), Key::new("ns", "a"));
         memories.pace(&key, &set("u", 1), Instant::now());
-        let now = Timestamp::from_second(1_800_000_000).unwrap();
-        let pause = || {
-            memories.fail(&key, "CreateError", "no".into(), now);
-            memories
-                .failure(&key)
-                .unwrap()
-                .until
-                .duration_since(now)
-                .as_millis()
+        let mut now = Timestamp::from_second(1_800_000_000).unwrap();
+        let mut pause = || {
+            memories.fail(&key, 1, failed("no", false), now);
+            let until = memories.failure(&key, || 1).unwrap().until;
+            let pause = until.duration_since(now).as_millis();
+            now = until;
+            pause
         };
         assert_eq!([pause(), pause(), pause()], [500, 1000, 2000]);
         memories.forgive(&key);
-        assert_eq!(memories.failure(&key), None);
+        assert_eq!(memories.failure(&key, || 1), None);
         memories.begin(&key, "a-1");
         memories.begin(&key, "a-2");
         memories.resolve(&key, "a-1");

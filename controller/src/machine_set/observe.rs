@@ -7,6 +7,7 @@ use machinist_infra::store::Key;
 use tokio::time::Instant;
 
 use super::observed::{Member, NodeState, Observed};
+use crate::backoff;
 use crate::context::Context;
 use crate::node_groups::{self, Group};
 use crate::user::{StoredMachine, StoredMachineSet, Stores, overlap};
@@ -32,6 +33,7 @@ pub(super) fn observe(
         node: node_state(stores, &machine),
         machine,
     });
+    let machines: Vec<Member> = machines.collect();
     let orphans = stores.orphaned_machines_in(set.namespace()).into_iter();
     let orphans = orphans
         .filter(|machine| !machine.is_deleting() && set.selector.matches(machine.metadata.labels.as_ref()));
@@ -41,9 +43,9 @@ pub(super) fn observe(
         set: set.clone(),
         instancetype: looked.spec,
         instancetype_again: looked.again,
-        machines: machines.collect(),
         orphans: orphans.collect(),
-        failure: context.set_memories.failure(key),
+        failure: context.set_memories.failure(key, || subject(set, &machines)),
+        machines,
         status_overdue: context.set_memories.is_overdue(key, now),
         overlaps: if context.set_memories.tells_overlap(key, set.metadata.generation) {
             overlap::of_set(stores, set)
@@ -51,6 +53,14 @@ pub(super) fn observe(
             Vec::new()
         },
     }
+}
+
+/// What others may change that lets a write of the set succeed: itself, and which Machines there are, for a quota may
+/// limit them.
+pub(super) fn subject(set: &StoredMachineSet, machines: &[Member]) -> u64 {
+    let mut uids: Vec<&str> = machines.iter().map(|member| member.machine.uid()).collect();
+    uids.sort_unstable();
+    backoff::subject(&set.metadata, (set.metadata.generation, uids))
 }
 
 /// The state of the Node that the Machine has joined as, as the Node itself says.

@@ -61,6 +61,10 @@ pub struct Failure {
     pub message: String,
     /// Not to be tried again before.
     pub until: Timestamp,
+    /// No pass was shown it before.
+    pub is_news: bool,
+    /// The status could not be written, either, and is not tried again before, either.
+    pub of_status: bool,
 }
 
 impl Member {

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::act::{Outcome, act};
 use super::decide::decide;
-use super::observe::observe;
+use super::observe::{observe, subject};
 use super::plan::Step;
 use crate::context::Context;
 use crate::node_groups::Group;
@@ -67,16 +67,13 @@ async fn pass(context: &Arc<Context>, key: &Key) -> Option<bool> {
     let observed = observe(context, key, &set, started);
     let plan = decide(&observed, now);
     tracing::debug!(set = %key, steps = ?plan.steps.iter().map(Step::verb).collect::<Vec<_>>(), again = ?plan.again, "decided");
-    let (again, more) = (plan.again, plan.more);
-    if plan.forgive {
-        memories.forgive(key);
-    }
+    let (again, more, forgive) = (plan.again, plan.more, plan.forgive);
     let works = plan.steps.iter().any(Step::is_work);
     let tells = !works || observed.status_overdue;
     match act(context, key, &set, plan).await {
         Outcome::Done => {
             memories.overlap_told(key, set.metadata.generation);
-            if works {
+            if works || forgive {
                 memories.forgive(key);
             }
             if tells {
@@ -99,7 +96,7 @@ async fn pass(context: &Arc<Context>, key: &Key) -> Option<bool> {
         }
         Outcome::Failed(error) => {
             tracing::warn!(set = %key, %error, "a write failed");
-            memories.fail(key, error.reason, error.to_string(), now);
+            memories.fail(key, subject(&set, &observed.machines), error.failed(), now);
             context.sets.add(key.clone());
             Some(false)
         }

@@ -2,8 +2,13 @@
 
 use std::time::{Duration, Instant};
 
+use crate::backoff::{Backoff, Jitter};
+
 /// First and longest pause after a write that failed.
-const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(5));
+const BACKOFF: Backoff = Backoff {
+    first: Duration::from_secs(1),
+    longest: Duration::from_mins(5),
+};
 /// So many writing passes in [`CALM`] are enough: a first start takes three, a rotation four. More are a quarrel with somebody
 /// who undoes what we write.
 const HASTE: usize = 30;
@@ -33,6 +38,7 @@ pub(super) struct Wait {
 #[derive(Debug, Default)]
 pub(super) struct Pace {
     failures: u32,
+    jitter: Jitter,
     writes: Vec<Instant>,
 }
 
@@ -47,14 +53,14 @@ impl Pace {
         };
         match outcome {
             Outcome::Failed => Wait {
-                at_most: BACKOFF.1.min(BACKOFF.0 * (1 << (self.failures - 1).min(10))),
+                at_most: BACKOFF.pause(self.failures - 1, self.jitter),
                 wakes: false,
             },
             Outcome::Written => {
                 self.writes.push(now);
                 self.unless_in_a_quarrel(Duration::ZERO)
             }
-            Outcome::Rest => self.unless_in_a_quarrel(due.max(BACKOFF.0)),
+            Outcome::Rest => self.unless_in_a_quarrel(due.max(BACKOFF.first)),
         }
     }
 
@@ -92,7 +98,11 @@ mod tests {
 
     #[test]
     fn failures_are_further_and_further_apart_whatever_changes() {
-        let (mut pace, now) = (Pace::default(), Instant::now());
+        let now = Instant::now();
+        let mut pace = Pace {
+            jitter: Jitter::NONE,
+            ..Pace::default()
+        };
         let mut waits = (0..20).map(|_| pace.wait(Outcome::Failed, HOUR, now));
         let seconds: Vec<_> = waits
             .by_ref()
@@ -103,12 +113,12 @@ mod tests {
         assert_eq!(
             waits.last(),
             Some(Wait {
-                at_most: BACKOFF.1,
+                at_most: BACKOFF.longest,
                 wakes: false
             })
         );
         pace.wait(Outcome::Rest, HOUR, now);
-        assert_eq!(pace.wait(Outcome::Failed, HOUR, now).at_most, BACKOFF.0);
+        assert_eq!(pace.wait(Outcome::Failed, HOUR, now).at_most, BACKOFF.first);
     }
 
     #[test]

@@ -167,6 +167,9 @@ impl<'a> Draft<'a> {
             let wait = self.until(failure.until);
             self.forget_changes();
             self.events.clear();
+            if failure.of_status {
+                self.status = None;
+            }
             self.plan.look_again(wait);
         }
         let asked = !self.requests.is_empty();

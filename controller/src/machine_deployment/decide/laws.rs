@@ -122,6 +122,7 @@ impl World {
         observed.failure = self.refused.then(|| Failure {
             message: "refused".to_owned(),
             until: at(self.time + 1),
+            of_status: false,
         });
         observed
     }

@@ -737,6 +737,7 @@ fn a_rollback_that_fails_holds_nothing_up_and_one_that_is_refused_is_not_asked_f
     observed.failure = Some(Failure {
         message: "cannot roll back: timeout".to_owned(),
         until: at(104),
+        of_status: false,
     });
     let plan = decide(&observed, at(99));
     assert_eq!(said(&plan, PROGRESSING).unwrap().1, "WriteFailed");
@@ -804,6 +805,7 @@ fn a_failed_write_holds_the_others_back_and_is_told() {
     observed.failure = Some(Failure {
         message: "cannot create the MachineSet: forbidden".to_owned(),
         until: at(104),
+        of_status: false,
     });
     let plan = decide(&observed, at(99));
     assert_eq!(sizes(&plan), Vec::<String>::new());
@@ -811,4 +813,17 @@ fn a_failed_write_holds_the_others_back_and_is_told() {
     let (status, reason, message) = said(&plan, PROGRESSING).unwrap();
     assert_eq!((status.as_str(), reason.as_str()), ("False", "WriteFailed"));
     assert!(message.contains("forbidden"), "{message}");
+}
+
+#[test]
+fn a_status_that_could_not_be_written_is_not_tried_again_before_its_time() {
+    let mut observed = observed(rolled(5, 1, 0), vec![set(1, 5)]);
+    observed.failure = Some(Failure {
+        message: "cannot patch the MachineDeployment's status: HTTP 500".to_owned(),
+        until: at(104),
+        of_status: true,
+    });
+    let plan = decide(&observed, at(99));
+    assert_eq!(plan.steps, []);
+    assert_eq!(plan.again, Some(std::time::Duration::from_secs(5)));
 }

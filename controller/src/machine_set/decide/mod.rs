@@ -46,7 +46,14 @@ pub fn decide(observed: &Observed, now: Timestamp) -> Plan {
     if trouble.is_none() && set.paused_by().is_none() {
         trouble = work(observed, &members, now, &mut plan).err();
     }
+    let mut is_silent = false;
     match &observed.failure {
+        Some(failure) if failure.of_status && failure.until > now => {
+            is_silent = true;
+            plan.steps.clear();
+            plan.more = false;
+            plan.look_again(until(now, failure.until));
+        }
         Some(_) if plan.steps.is_empty() => plan.forgive = true,
         Some(failure) => {
             trouble = trouble.or_else(|| {
@@ -69,8 +76,9 @@ pub fn decide(observed: &Observed, now: Timestamp) -> Plan {
     if let Some(at) = counts.next_available {
         plan.look_again(until(now, at));
     }
-    if plan.steps.is_empty() || observed.status_overdue {
-        tell(set, &counts, trouble, &mut plan);
+    if !is_silent && (plan.steps.is_empty() || observed.status_overdue) {
+        let is_news = trouble.is_some() && observed.failure.as_ref().is_some_and(|failure| failure.is_news);
+        tell(set, &counts, trouble, is_news, &mut plan);
     }
     if !observed.overlaps.is_empty() {
         plan.steps.push(Step::Event(Event {
@@ -141,14 +149,19 @@ fn set_patch(observed: &Observed) -> Option<Value> {
     (!metadata.is_empty()).then(|| json!({"metadata": metadata}))
 }
 
-/// Writes the status if it says something new, and an Event about trouble that is new.
-fn tell(set: &StoredMachineSet, counts: &status::Counts, trouble: Option<Trouble>, plan: &mut Plan) {
-    let Some(patch) = status::patch(set, counts, trouble.as_ref()) else {
-        return;
-    };
-    plan.steps.push(Step::Status(patch));
+/// Writes the status if it says something new, and an Event about trouble that is new, or `is_news`: of an attempt that
+/// failed like the one before. Such Events are one, which is counted up.
+fn tell(
+    set: &StoredMachineSet,
+    counts: &status::Counts,
+    trouble: Option<Trouble>,
+    is_news: bool,
+    plan: &mut Plan,
+) {
+    let patch = status::patch(set, counts, trouble.as_ref());
+    plan.steps.extend(patch.map(Step::Status));
     if let Some(trouble) = trouble
-        && set.status.error_message.as_ref() != Some(&trouble.message)
+        && (is_news || set.status.error_message.as_ref() != Some(&trouble.message))
     {
         plan.steps.push(Step::Event(Event {
             warning: true,

@@ -194,6 +194,8 @@ fn an_orphan_too_many_is_taken_before_anything_is_deleted() {
         reason: "UpdateError",
         message: "cannot adopt the Machine".into(),
         until: now(),
+        is_news: false,
+        of_status: false,
     });
     let steps = steps(&decide(&observed, now()));
     assert!(steps.len() == 2 && steps[1].starts_with("delete "), "{steps:?}");
@@ -525,6 +527,8 @@ fn a_failed_write_is_shown_and_tried_again_when_its_time_has_come() {
         reason: "CreateError",
         message: "cannot create the Machine: quota".into(),
         until,
+        is_news: true,
+        of_status: false,
     };
     let mut observed = observed(set(2, &json!({})), vec![ready("m")]);
     observed.failure = Some(failure(ago(-5)));
@@ -542,12 +546,56 @@ fn a_failed_write_is_shown_and_tried_again_when_its_time_has_come() {
 }
 
 #[test]
+fn an_attempt_that_fails_like_the_one_before_is_counted_in_its_event_and_writes_no_status() {
+    let failure = |is_news| Failure {
+        reason: "CreateError",
+        message: "cannot create the Machine: quota".into(),
+        until: ago(-5),
+        is_news,
+        of_status: false,
+    };
+    let mut observed = observed(set(2, &json!({})), vec![ready("m")]);
+    observed.failure = Some(failure(true));
+    let told = decide(&observed, now());
+    assert_eq!(steps(&told), ["status", "event ReconcileError"]);
+    observed.set = set(2, &json!({"status": status_of(&told)}));
+    assert_eq!(steps(&decide(&observed, now())), ["event ReconcileError"]);
+    observed.failure = Some(failure(false));
+    assert_eq!(steps(&decide(&observed, now())), Vec::<String>::new());
+}
+
+#[test]
+fn a_status_that_could_not_be_written_is_not_tried_again_before_its_time() {
+    let failure = |until| Failure {
+        reason: "UpdateError",
+        message: "cannot patch the status of the MachineSet".into(),
+        until,
+        is_news: true,
+        of_status: true,
+    };
+    let mut observed = observed(set(1, &json!({})), vec![ready("m")]);
+    observed.failure = Some(failure(ago(-5)));
+    let plan = decide(&observed, now());
+    assert_eq!(
+        (steps(&plan), plan.again),
+        (Vec::<String>::new(), Some(Duration::from_secs(5)))
+    );
+    assert!(!plan.forgive, "its pauses go on growing");
+    observed.failure = Some(failure(now()));
+    let plan = decide(&observed, now());
+    assert_eq!(steps(&plan), ["status"]);
+    assert!(plan.forgive);
+}
+
+#[test]
 fn a_failure_of_what_is_no_longer_wanted_is_forgotten() {
     let mut observed = observed(set(1, &json!({})), vec![ready("m")]);
     observed.failure = Some(Failure {
         reason: "CreateError",
         message: "no".into(),
         until: ago(-5),
+        is_news: false,
+        of_status: false,
     });
     let plan = decide(&observed, now());
     assert!(plan.forgive);

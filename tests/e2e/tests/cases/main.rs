@@ -49,6 +49,7 @@ mod orphans;
 mod osm;
 mod overlap;
 mod policies;
+mod recovery;
 mod rollout;
 mod rollout_laws;
 mod rules;

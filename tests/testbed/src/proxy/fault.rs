@@ -22,6 +22,8 @@ pub(crate) struct Faults {
     pub(crate) delay: Duration,
     /// Watches that stay open, but whose events are held back.
     pub(crate) frozen: Frozen,
+    /// Writes of this resource, like `machines`, are answered with 500 and not passed on.
+    pub(crate) failing: Option<String>,
     /// Lists are answered as of this resourceVersion.
     pub(crate) past: Option<u64>,
     /// Counts the times that open watches were cut.

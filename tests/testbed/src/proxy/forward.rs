@@ -137,6 +137,18 @@ async fn exchange(way: &Way, request: hyper::Request<Incoming>) -> io::Result<Re
         .and_then(|value| value.to_str().ok())
         .unwrap_or_default()
         .to_owned();
+    if target.is_write() && way.faults.borrow().failing.as_ref() == Some(&target.resource) {
+        let record = Request {
+            client: way.client.clone(),
+            user_agent,
+            target,
+            status: StatusCode::INTERNAL_SERVER_ERROR.as_u16(),
+            at,
+            took: start.elapsed(),
+        };
+        way.requests.send_modify(|requests| requests.push(record));
+        return Ok(internal_error());
+    }
     let (mut parts, body) = request.into_parts();
     let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
     let past = way.faults.borrow().past;
@@ -258,6 +270,19 @@ async fn pump(
             return;
         }
     }
+}
+
+/// As the API server says it when its storage fails.
+fn internal_error() -> Response<Body> {
+    let status = r#"{"kind":"Status","apiVersion":"v1","status":"Failure","message":"etcdserver: request timed out","reason":"InternalError","code":500}"#;
+    let body = Full::new(Bytes::from_static(status.as_bytes()))
+        .map_err(|never: Infallible| match never {})
+        .boxed();
+    let mut response = Response::new(body);
+    *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+    let json = http::HeaderValue::from_static("application/json");
+    response.headers_mut().insert(header::CONTENT_TYPE, json);
+    response
 }
 
 fn bad_gateway(error: &dyn std::error::Error) -> Response<Body> {

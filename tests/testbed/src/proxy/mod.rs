@@ -154,6 +154,11 @@ impl FaultProxy {
         self.change(client, |faults| faults.delay = delay);
     }
 
+    /// Every write of this resource, like `machines`, is answered with 500 and changes nothing, until [`Self::heal`].
+    pub fn fail_writes_of(&self, client: &str, resource: &str) {
+        self.change(client, |faults| faults.failing = Some(resource.to_owned()));
+    }
+
     /// Breaks the client's open watches now; new ones are fine.
     pub fn cut_watches(&self, client: &str) {
         self.change(client, |faults| faults.cuts += 1);

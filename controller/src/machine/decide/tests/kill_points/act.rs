@@ -9,6 +9,7 @@ use super::client::{Client, Failure, Fault, gone};
 use super::observe::{Process, from, instant, observe};
 use super::world::{Answer, Kind, NAME, World};
 use super::*;
+use crate::backoff::Cause;
 use crate::bootstrap::token;
 use crate::csr::request::StoredRequest;
 use crate::csr::serving;
@@ -51,7 +52,8 @@ pub(super) fn pass(world: &mut World, process: &mut Process, client: &mut Client
             Err(Failure::Error(error)) if error.is_conflict() => return Outcome::Again,
             Err(Failure::Error(error)) => {
                 let message = format!("cannot {}: {error}", step.verb());
-                process.failures.add(&machine, concern(step), message, world.now);
+                let failed = (concern(step), Cause::of(&error));
+                process.failures.add(&machine, failed, message, world.now);
                 return Outcome::Again;
             }
         }

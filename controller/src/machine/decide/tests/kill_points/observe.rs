@@ -28,7 +28,7 @@ pub(super) struct Process {
 
 impl Process {
     pub(super) fn new(since: Timestamp) -> Self {
-        let failures = Failures::default();
+        let failures = Failures::exact();
         failures.creations.begin(instant(since));
         Self {
             failures,

@@ -1,0 +1,71 @@
+//! Short faults of the user cluster's API server: soon after they end, everything is as it should be.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use e2e::{Case, rollout::deployment};
+use testbed::{bed::CONTROLLER, proxy::Request};
+
+/// After a short fault, the next attempt is at most this far away, on a busy machine.
+const SOON: Duration = Duration::from_secs(15);
+
+#[tokio::test]
+async fn writes_that_fail_for_a_moment_are_tried_again_soon_and_not_without_pause() -> Result<()> {
+    let case = Case::start().await?;
+    let proxy = case.bed.user().proxy();
+    proxy.fail_writes_of(CONTROLLER, "machinedeployments");
+    case.apply(&deployment("pool", 2)).await?;
+    proxy.seen(has_failed).await;
+    // How long the API server fails.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    proxy.heal(CONTROLLER);
+    let healed = k8s_openapi::jiff::Timestamp::now();
+    case.rollout("pool", "NewMachineSetAvailable").await?;
+    let asked = proxy.requests_of(CONTROLLER);
+    let failed = asked.iter().filter(|request| has_failed(request)).count();
+    ensure!(failed <= 4, "{failed} writes failed within a moment");
+    let first = asked
+        .iter()
+        .find(|request| request.is_successful_write() && request.target.resource == "machinedeployments");
+    let waited = first.map(|first| first.at.duration_since(healed).unsigned_abs());
+    ensure!(waited.is_some_and(|waited| waited < SOON), "waited {waited:?}");
+    case.delete_deployment("pool").await?;
+    case.finish(&[]).await
+}
+
+#[tokio::test]
+async fn connections_that_are_reset_for_a_moment_delay_a_rollout_by_no_more_than_a_moment() -> Result<()> {
+    let case = Case::start().await?;
+    case.apply(&deployment("pool", 1)).await?;
+    case.rollout("pool", "NewMachineSetAvailable").await?;
+    let proxy = case.bed.user().proxy();
+    proxy.clear_requests();
+    // The size arrives while nothing can be written.
+    proxy.refuse(CONTROLLER);
+    case.kubectl(&["scale", "md/pool", "--replicas=3"]).await?;
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    proxy.heal(CONTROLLER);
+    let healed = k8s_openapi::jiff::Timestamp::now();
+    let scaled = proxy
+        .seen(|request| {
+            request.client == CONTROLLER
+                && request.is_successful_write()
+                && request.target.resource == "machinesets"
+        })
+        .await;
+    let waited = scaled.at.duration_since(healed).unsigned_abs();
+    ensure!(waited < SOON, "waited {waited:?}");
+    case.kubectl(&[
+        "wait",
+        "--for=jsonpath={.status.availableReplicas}=3",
+        "md/pool",
+        "--timeout=120s",
+    ])
+    .await?;
+    case.delete_deployment("pool").await?;
+    case.finish(&[]).await
+}
+
+fn has_failed(request: &Request) -> bool {
+    request.client == CONTROLLER && request.status == 500
+}
