@@ -36,6 +36,18 @@ fn fate(answer: Result<(), &kube::Error>) -> Fate {
     }
 }
 
+/// A refusal without the random part of the name of the Machine that was refused: the next attempt has another, and what
+/// it is refused for is the same.
+fn nameless(error: kube::Error, name: &str) -> kube::Error {
+    match (error, name.rsplit_once('-')) {
+        (kube::Error::Api(mut status), Some((base, _))) => {
+            status.message = status.message.replace(name, &format!("{base}-…"));
+            kube::Error::Api(status)
+        }
+        (error, _) => error,
+    }
+}
+
 impl Run<'_> {
     /// Makes `count` Machines in batches of 1, 2, 4, …, so that a template that is refused is refused once. The first
     /// failure ends it.
@@ -94,7 +106,7 @@ impl Run<'_> {
                 Fate::Unknown => Err(Refused::Error(error)),
                 Fate::Made | Fate::Refused => {
                     memories.resolve(self.key, name);
-                    Err(Refused::Error(error))
+                    Err(Refused::Error(nameless(error, name)))
                 }
             },
             Err(Refused::Stale) => {
@@ -143,6 +155,20 @@ mod tests {
             ..Default::default()
         };
         assert_eq!(fate(Err(&kube::Error::Api(Box::new(status)))), expected);
+    }
+
+    #[test]
+    fn refusals_of_two_machines_for_one_reason_are_the_same() {
+        let refused = |name: &str| {
+            let status = kube::core::Status {
+                code: 403,
+                message: format!("machines \"{name}\" is forbidden: Machine {name}: exceeded quota"),
+                ..Default::default()
+            };
+            nameless(kube::Error::Api(Box::new(status)), name).to_string()
+        };
+        assert_eq!(refused("my-pool-bcdfg"), refused("my-pool-x5z2n"));
+        assert!(refused("my-pool-bcdfg").contains("Machine my-pool-…: exceeded quota"));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use e2e::{Case, case::PATIENCE, manifest, wait};
 use futures::StreamExt as _;
-use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::{coordination::v1::Lease, core::v1::Event};
 use kube::{
     Api, ResourceExt as _,
     api::{ListParams, Patch, PatchParams},
@@ -209,6 +209,91 @@ async fn a_new_leader_whose_cache_is_behind_makes_none_too_many() -> Result<()> 
     gone(&case, "workers").await?;
     standby.terminate().await?;
     case.finish(&[]).await
+}
+
+#[tokio::test]
+async fn machines_that_are_refused_again_and_again_are_told_of_in_one_event_and_one_status() -> Result<()> {
+    let case = Case::start().await?;
+    case.apply(&refuse_machines()).await?;
+    let policy = [
+        "delete",
+        "validatingadmissionpolicybinding,validatingadmissionpolicy",
+        NO_MACHINES,
+    ];
+    let probe = manifest::machine("probe");
+    // The API server takes a moment to know its policies.
+    let dry_run = ["create", "--dry-run=server", "-f", "-"];
+    while case
+        .bed
+        .user()
+        .kubectl_ok(&dry_run, &probe.to_string())
+        .await
+        .is_ok()
+    {}
+    let proxy = case.bed.user().proxy();
+    proxy.clear_requests();
+    case.apply(&manifest::machine_set("workers", 2)).await?;
+    let events: Api<Event> = Api::namespaced(case.bed.user().client(), manifest::NAMESPACE);
+    let attempts = |event: &Event| event.series.as_ref().and_then(|series| series.count).unwrap_or(1);
+    let is_told = |event: &Event| {
+        event.involved_object.name.as_deref() == Some("workers")
+            && event
+                .message
+                .as_deref()
+                .is_some_and(|message| message.contains("no more Machines"))
+    };
+    wait::any(&events, "Event of three attempts", PATIENCE, |event| {
+        is_told(event) && attempts(event) >= 3
+    })
+    .await?;
+    let told = events.list(&ListParams::default()).await?.items;
+    let told: Vec<_> = told.iter().filter(|event| is_told(event)).collect();
+    assert_eq!(told.len(), 1, "{told:?}");
+    let message = told[0].message.clone().unwrap_or_default();
+    assert!(message.contains("workers-…"), "{message}");
+    let set = sets(&case).get("workers").await?;
+    let said = status(&set).error_message.unwrap_or_default();
+    assert_eq!(said, message);
+    let asked = proxy.requests_of(CONTROLLER);
+    let of_status = asked
+        .iter()
+        .filter(|request| request.target.resource == "machinesets" && request.target.subresource == "status");
+    let of_status = of_status.count();
+    assert!(of_status <= 2, "the status was written {of_status} times");
+
+    case.bed.user().kubectl_ok(&policy, "").await?;
+    let change = json!({"metadata": {"annotations": {"example.com/policy": "gone"}}});
+    patch_set(&case, "workers", change).await?;
+    ready(&case, "workers", 2).await?;
+    sets(&case)
+        .delete("workers", &kube::api::DeleteParams::default())
+        .await?;
+    gone(&case, "workers").await?;
+    case.finish(&[]).await
+}
+
+const NO_MACHINES: &str = "no-machines";
+
+/// A policy of the cluster's admin.
+fn refuse_machines() -> Value {
+    let group = "admissionregistration.k8s.io/v1";
+    json!({"apiVersion": "v1", "kind": "List", "items": [
+        {
+            "apiVersion": group, "kind": "ValidatingAdmissionPolicy", "metadata": {"name": NO_MACHINES},
+            "spec": {
+                "matchConstraints": {"resourceRules": [{
+                    "apiGroups": ["cluster.k8s.io"], "apiVersions": ["*"], "operations": ["CREATE"], "resources": ["machines"],
+                }]},
+                "validations": [{
+                    "expression": "false", "messageExpression": "'no more Machines like ' + object.metadata.name",
+                }],
+            },
+        },
+        {
+            "apiVersion": group, "kind": "ValidatingAdmissionPolicyBinding", "metadata": {"name": NO_MACHINES},
+            "spec": {"policyName": NO_MACHINES, "validationActions": ["Deny"]},
+        },
+    ]})
 }
 
 /// Names of all Machines that sets ever made, by set.
