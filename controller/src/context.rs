@@ -30,6 +30,7 @@ use crate::machine_set::memory::Memories;
 use crate::metrics::Metrics;
 use crate::node_groups::Instancetypes;
 use crate::queue::Queue;
+use crate::recreation::Recreations;
 use crate::scraped::Counts;
 use crate::user::{CaughtUp, References, SpecState, StoredMachine, Stores};
 
@@ -91,6 +92,8 @@ pub struct Context {
     pub fence: Fence,
     /// Writes that failed, by Machine.
     pub failures: Failures,
+    /// VMs that were created, by Machine.
+    pub recreations: Recreations,
     /// Refusals of signing requests that were told.
     pub told: Told,
 }

@@ -16,6 +16,7 @@ pub mod orphans;
 pub mod pass;
 pub mod queue;
 pub mod reconcile;
+pub mod recreation;
 pub mod run;
 pub mod scraped;
 pub mod server;

@@ -99,6 +99,7 @@ async fn pass(context: &Context, key: &Key) -> bool {
         let _gone = context.times.unseen(key);
         context.failures.clear(key);
         context.failures.creations.forget(key);
+        context.recreations.end(key);
         context.turns.forget(key);
         context.surges.forget(key);
         start_others(context, context.starts.forget(key));
@@ -150,6 +151,13 @@ async fn pass(context: &Context, key: &Key) -> bool {
     let writes = plan.changes_something();
     let outcome = act(context, &machine, &hands, plan).await;
     if let Some(after) = context.stores.machines.get(key) {
+        if after
+            .record
+            .as_ref()
+            .is_some_and(|record| record.node_uid.is_some())
+        {
+            context.recreations.end(key);
+        }
         start_others(context, context.starts.note(&after, Instant::now()));
     }
     if let Some(since) = unseen {

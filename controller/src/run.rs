@@ -40,6 +40,7 @@ use crate::machine_set::memory::Memories;
 use crate::metrics::Metrics;
 use crate::node_groups::Instancetypes;
 use crate::orphans::Orphans;
+use crate::recreation::Recreations;
 use crate::scraped::{Blocked, ByState, Depths, MachineController, Requests, Unreadable};
 use crate::server::{self, Health};
 use crate::tasks::Tasks;
@@ -445,6 +446,7 @@ async fn prepare(
         fence,
         leading_since: OnceLock::new(),
         failures: Failures::default(),
+        recreations: Recreations::default(),
         told: Told::default(),
         client,
     };

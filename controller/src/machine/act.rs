@@ -261,6 +261,10 @@ impl Run<'_> {
         let answer = open.create(vm).await;
         let creations = &self.context.failures.creations;
         creations.answered(self.machine, asked, answer.as_ref().copied());
+        if answer.is_ok() {
+            let (key, now) = (Key::of(self.machine), self.context.now());
+            self.context.recreations.count(&key, self.machine.uid(), now);
+        }
         answer.map(|()| Progress::Next)
     }
 

@@ -32,6 +32,7 @@ pub enum Reason {
     WaitingForReference,
     WaitingForInfrastructure,
     WaitingToStart,
+    RecreationBackOff,
     InfrastructureChanged,
     PlacementUnknown,
     FactsUnavailable,

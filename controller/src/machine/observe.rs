@@ -170,6 +170,7 @@ pub async fn observe(
     let vm_is_gone = matches!(&infra, Infra::Open(open) if open.vm.is_none());
     let observed = Observed {
         start: Start::Free,
+        recreation: context.recreations.of(key, machine.uid(), now),
         room,
         guests: guests::guests(context, key, machine, vm_is_gone, node.as_deref()),
         machine: machine.clone(),

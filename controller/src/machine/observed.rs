@@ -20,6 +20,7 @@ use crate::bootstrap::Mode;
 use crate::bootstrap::token::TokenView;
 use crate::csr::request::StoredRequest;
 use crate::csr::serving::Contested;
+use crate::recreation::Recreation;
 use crate::user::{Node, StoredMachine};
 
 /// What holds for all Machines.
@@ -76,6 +77,8 @@ pub struct Observed {
     pub requests: Vec<Asked>,
     /// Whether its VM may be made now, if it has none.
     pub start: Start,
+    /// One VM after another was created for it and did not become a Node.
+    pub recreation: Option<Recreation>,
     /// Whether it may be replaced, if its host is being drained.
     pub room: Room,
     /// What there is on its Node; only looked at while it is being deleted.

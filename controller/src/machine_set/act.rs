@@ -118,6 +118,9 @@ impl Run<'_> {
         match &step {
             Step::PatchSet(patch) => self.patch_set(patch).await,
             Step::Release(machines) => {
+                for machine in machines {
+                    self.context.set_memories.expect_loss(self.key, machine.uid());
+                }
                 self.each(machines, |machine| self.own(machine, step.verb(), None))
                     .await
             }
@@ -302,6 +305,7 @@ impl Run<'_> {
                 .resource_version
                 .clone_from(&machine.metadata.resource_version);
         }
+        self.context.set_memories.expect_loss(self.key, machine.uid());
         let write = async {
             match api.delete(name, &params).await {
                 // What is gone need not be deleted.

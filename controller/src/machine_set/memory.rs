@@ -1,6 +1,6 @@
 //! What a process remembers of its MachineSets between passes, and the API server does not know.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -11,7 +11,8 @@ use tokio::time::Instant;
 
 use super::observed::Failure;
 use crate::backoff::{Cause, Episode, Jitter};
-use crate::user::StoredMachineSet;
+use crate::recreation::Recreations;
+use crate::user::{StoredMachine, StoredMachineSet};
 
 /// Between two passes over a set whose spec is the same: what a burst of Machines and Nodes changes is told together.
 const PACE: Duration = Duration::from_millis(400);
@@ -27,6 +28,8 @@ const IN_FLIGHT: usize = 32;
 pub struct Memories {
     sets: Mutex<HashMap<Key, Memory>>,
     jitter: Jitter,
+    /// Machines that ended before they became Nodes.
+    pub recreations: Recreations,
     /// Writes of Machines that may be in flight.
     pub in_flight: Semaphore,
 }
@@ -36,6 +39,7 @@ impl Default for Memories {
         Self {
             sets: Mutex::default(),
             jitter: Jitter::default(),
+            recreations: Recreations::default(),
             in_flight: Semaphore::new(IN_FLIGHT),
         }
     }
@@ -48,6 +52,8 @@ struct Memory {
     /// Names under which Machines were asked for, and no answer said whether they exist.
     unresolved: BTreeSet<String>,
     failure: Option<(Failure, Episode)>,
+    /// UIDs of Machines that have not become Nodes yet, as of the generation beside them.
+    unproven: (Option<i64>, HashSet<String>),
     /// When the last pass began, and what of the set it saw.
     passed: Option<(Instant, Seen)>,
     /// When the status was last known to be true.
@@ -112,6 +118,7 @@ impl Memories {
 
     /// The set is gone.
     pub fn forget(&self, key: &Key) {
+        self.recreations.end(key);
         self.lock().remove(key);
     }
 
@@ -178,6 +185,41 @@ impl Memories {
     /// All went well, or what failed is not wanted any more.
     pub fn forgive(&self, key: &Key) {
         self.of(key, |memory| memory.failure = None);
+    }
+
+    /// Counts Machines of the set that ended before they became Nodes, and that the set did not take itself: those that are
+    /// missed at once count once. A set that asks for something else begins again.
+    pub fn count_losses<'a>(
+        &self,
+        key: &Key,
+        set: &StoredMachineSet,
+        machines: impl Iterator<Item = &'a StoredMachine>,
+        now: Timestamp,
+    ) {
+        let (mut joined, mut unproven) = (HashSet::new(), HashSet::new());
+        for machine in machines.filter(|machine| !machine.is_deleting()) {
+            if machine.has_joined() {
+                joined.insert(machine.uid());
+            } else {
+                unproven.insert(machine.uid().to_owned());
+            }
+        }
+        let generation = set.metadata.generation;
+        let before = self.of(key, |memory| {
+            std::mem::replace(&mut memory.unproven, (generation, unproven.clone()))
+        });
+        let Some((asked, before)) = before else { return };
+        let has_joined = before.iter().any(|uid| joined.contains(uid.as_str()));
+        if asked != generation || has_joined {
+            self.recreations.end(key);
+        } else if before.iter().any(|uid| !unproven.contains(uid)) {
+            self.recreations.count(key, set.uid(), now);
+        }
+    }
+
+    /// The set itself takes that Machine, or lets it go.
+    pub fn expect_loss(&self, key: &Key, uid: &str) {
+        self.of(key, |memory| memory.unproven.1.remove(uid));
     }
 
     /// A Machine is about to be asked for under this name.
@@ -248,6 +290,47 @@ mod tests {
         assert!(told.of_status && !told.is_news);
         let changed = memories.failure(&key, || 2).unwrap();
         assert_eq!(changed.until, first.until, "the first pause is short anyway");
+    }
+
+    #[test]
+    fn machines_that_end_before_they_join_are_counted_once_a_pass_until_one_joins_or_the_spec_changes() {
+        let memories = Memories {
+            recreations: Recreations::exact(),
+            ..exact()
+        };
+        let (key, of_set) = (Key::new("ns", "a"), set("u", 1));
+        memories.pace(&key, &of_set, Instant::now());
+        let now = Timestamp::from_second(1_800_000_000).unwrap();
+        let machine = |uid: &str, node: Option<&str>| -> StoredMachine {
+            let node = node.map(|name| json!({"name": name}));
+            let machine = json!({"metadata": {"name": uid, "uid": uid}, "status": {"nodeRef": node}});
+            serde_json::from_value(machine).unwrap()
+        };
+        let pass = |set: &StoredMachineSet, machines: &[StoredMachine]| {
+            memories.count_losses(&key, set, machines.iter(), now);
+            let found = memories.recreations.of(&key, "u", now);
+            found.map(|found| found.until.duration_since(now).as_secs())
+        };
+        assert_eq!(pass(&of_set, &[machine("1", None), machine("2", None)]), None);
+        assert_eq!(
+            pass(&of_set, &[machine("3", None), machine("4", None)]),
+            None,
+            "the first is immediate"
+        );
+        assert_eq!(pass(&of_set, &[machine("5", None), machine("6", None)]), Some(1));
+        assert_eq!(pass(&of_set, &[machine("7", None), machine("6", None)]), Some(2));
+        memories.expect_loss(&key, "7");
+        assert_eq!(pass(&of_set, &[machine("6", None)]), Some(2), "the set took it");
+        assert_eq!(pass(&of_set, &[machine("6", Some("n"))]), None, "one has joined");
+        for uid in ["8", "9", "10"] {
+            pass(&of_set, &[machine(uid, None)]);
+        }
+        assert_eq!(pass(&of_set, &[machine("11", None)]), Some(2));
+        assert_eq!(
+            pass(&set("u", 2), &[machine("12", None)]),
+            None,
+            "another template or size"
+        );
     }
 
     #[tokio::test]

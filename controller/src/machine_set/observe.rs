@@ -17,7 +17,7 @@ pub(super) fn observe(
     context: &Arc<Context>,
     key: &Key,
     set: &Arc<StoredMachineSet>,
-    now: Instant,
+    (started, now): (Instant, Timestamp),
 ) -> Observed {
     let stores = &context.stores;
     // What has come by watch meanwhile is no question any more.
@@ -46,7 +46,8 @@ pub(super) fn observe(
         orphans: orphans.collect(),
         failure: context.set_memories.failure(key, || subject(set, &machines)),
         machines,
-        status_overdue: context.set_memories.is_overdue(key, now),
+        recreation: context.set_memories.recreations.of(key, set.uid(), now),
+        status_overdue: context.set_memories.is_overdue(key, started),
         overlaps: if context.set_memories.tells_overlap(key, set.metadata.generation) {
             overlap::of_set(stores, set)
         } else {

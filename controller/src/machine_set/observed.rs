@@ -6,6 +6,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
+use crate::recreation::Recreation;
 use crate::user::{StoredMachine, StoredMachineSet};
 
 /// A MachineSet and its Machines.
@@ -19,6 +20,8 @@ pub struct Observed {
     pub orphans: Vec<Arc<StoredMachine>>,
     /// The write that failed last, unless one of the same kind has succeeded since.
     pub failure: Option<Failure>,
+    /// One Machine after another ended before it became a Node.
+    pub recreation: Option<Recreation>,
     /// Whether its status has not been told for so long that it cannot wait for the Machines to settle.
     pub status_overdue: bool,
     /// `spec` of the template's instancetype, if the set is a node group by itself and it was seen.

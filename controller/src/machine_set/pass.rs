@@ -64,7 +64,9 @@ async fn pass(context: &Arc<Context>, key: &Key) -> Option<bool> {
         return None;
     }
     let now = context.now();
-    let observed = observe(context, key, &set, started);
+    let machines = context.stores.machines_of(set.uid());
+    memories.count_losses(key, &set, machines.iter().map(AsRef::as_ref), now);
+    let observed = observe(context, key, &set, (started, now));
     let plan = decide(&observed, now);
     tracing::debug!(set = %key, steps = ?plan.steps.iter().map(Step::verb).collect::<Vec<_>>(), again = ?plan.again, "decided");
     let (again, more, forgive) = (plan.again, plan.more, plan.forgive);

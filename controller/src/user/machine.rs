@@ -109,6 +109,12 @@ fn shared(spec: MachineSpec) -> Arc<MachineSpec> {
 }
 
 impl StoredMachine {
+    /// Whether a kubelet has ever joined for it, as far as its status says.
+    pub fn has_joined(&self) -> bool {
+        let record = self.record.as_ref();
+        self.status.node_ref.is_some() || record.is_some_and(Record::has_joined)
+    }
+
     /// Name, which is also the VM's and the Node's.
     pub fn name(&self) -> &str {
         self.metadata.name.as_deref().unwrap_or_default()

@@ -89,6 +89,9 @@ pub(super) fn decide(draft: &mut Draft<'_>, usable: &Usable, open: &Open) {
     let Some(source) = user_data_source(draft) else {
         return;
     };
+    if waits_for_recreation(draft) {
+        return;
+    }
     match draft.observed.start {
         Start::Free => create(draft, usable, open, failure_domain, source),
         Start::Full { starting, own, limit } => waits_to_start(draft, starting, own, limit),
@@ -128,6 +131,44 @@ fn waits_to_start(draft: &mut Draft<'_>, starting: usize, own: usize, limit: usi
         "there is no VM yet",
     );
     draft.condition(node.lazy());
+}
+
+/// Whether so many VMs have ended before their kubelets joined that the next one waits.
+fn waits_for_recreation(draft: &mut Draft<'_>) -> bool {
+    let recreation = draft.observed.recreation.as_ref();
+    let Some(recreation) = recreation.filter(|recreation| recreation.until > draft.now) else {
+        return false;
+    };
+    let former = draft.record.as_ref().and_then(|record| record.former.as_ref());
+    let why = former.map_or_else(String::new, |former| format!("; the last one: {}", former.why));
+    let message = format!(
+        "{} VMs in a row were created for this Machine and ended before a kubelet joined, so the next one is created after a \
+         pause, which doubles up to 5 min{why}",
+        recreation.count
+    );
+    let wait = draft.until(recreation.until);
+    draft.infrastructure(Status::False, Reason::RecreationBackOff, message);
+    let node = Condition::new(
+        condition::NODE_READY,
+        Status::False,
+        Reason::WaitingForVM,
+        "there is no VM yet",
+    );
+    draft.condition(node.lazy());
+    if !draft
+        .observed
+        .machine
+        .says(condition::INFRASTRUCTURE_READY, Reason::RecreationBackOff)
+    {
+        // The same text each time: such Events are one, which is counted up.
+        draft.tell_after_patch(
+            true,
+            "RecreationBackOff",
+            "VMs end before a kubelet joins; the next one is created after a pause",
+        );
+    }
+    draft.plan.look_again(wait);
+    true
 }
 
 /// Whether the former VM's Node has to go first: the new VM's kubelet would take it over, and nobody could tell whether that

@@ -23,6 +23,7 @@ use super::super::starts::Start;
 use super::decide;
 use crate::bootstrap::Mode;
 use crate::bootstrap::token::TokenView;
+use crate::recreation::Recreation;
 use crate::user::{Node, StoredMachine};
 
 const ENGAGED: Brake = Brake::Engaged {
@@ -166,6 +167,7 @@ fn observed(machine: StoredMachine, open: Open) -> Observed {
         has_spare_tokens: false,
         requests: Vec::new(),
         start: Start::Free,
+        recreation: None,
         room: Room::Alone,
         guests: Guests {
             pods: Seen::Pods(Pods::default()),

@@ -147,6 +147,7 @@ impl World {
                 .collect(),
             orphans: orphans.map(stored).collect(),
             failure: None,
+            recreation: None,
             status_overdue: false,
             instancetype: None,
             instancetype_again: None,

@@ -70,6 +70,10 @@ pub fn decide(observed: &Observed, now: Timestamp) -> Plan {
         }
         None => {}
     }
+    if let Some(recreation) = &observed.recreation {
+        trouble = trouble.or_else(|| Some(ends_early()));
+        plan.look_again(until(now, recreation.ends));
+    }
     let (wanted, there) = (set.replicas.unwrap_or_default(), members.active.len());
     plan.why = format!("{wanted} Machines are wanted, {there} are there");
     let counts = status::count(set, &members.active, now);
@@ -91,6 +95,16 @@ pub fn decide(observed: &Observed, now: Timestamp) -> Plan {
         }));
     }
     plan
+}
+
+/// Machines that end before they are Nodes. The same text as long as it lasts.
+fn ends_early() -> Trouble {
+    Trouble {
+        reason: "CreateError",
+        message: "Machines of this set end before their kubelets join; each next one is created after a pause, which doubles up \
+                  to 5 min, until one joins or the set is changed"
+            .to_owned(),
+    }
 }
 
 /// Why the spec cannot be obeyed.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use machinist_shared::names::annotation;
 
-use super::{INVALID_CONFIGURATION, Trouble};
+use super::{INVALID_CONFIGURATION, Trouble, until};
 use crate::machine::evacuation;
 use crate::machine_set::observed::{Member, NodeState, Observed};
 use crate::machine_set::plan::{Plan, Step};
@@ -68,10 +68,16 @@ pub(super) fn scale(
         // wait tells that it has its VM.
         let waiting = staying.iter().filter(|member| member.waits_for_vm()).count();
         let count = missing.min(AT_ONCE.saturating_sub(waiting));
-        if count > 0 {
+        let paused = observed
+            .recreation
+            .as_ref()
+            .filter(|recreation| recreation.until > now);
+        if let Some(recreation) = paused {
+            plan.look_again(until(now, recreation.until));
+        } else if count > 0 {
             plan.steps.push(Step::Create(count));
         }
-        plan.more = missing > count && count > 0;
+        plan.more = missing > count && count > 0 && paused.is_none();
     }
     let policy = policy?;
     // One of those that are about to be taken may be missed less. Should they not let themselves be taken, it is not waited

@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::*;
 use crate::machine_set::observed::{Failure, Member, NodeState};
+use crate::recreation::Recreation;
 use crate::user::StoredMachine;
 
 /// 2027-01-15T08:00:00Z.
@@ -62,6 +63,7 @@ fn observed(set: Arc<StoredMachineSet>, machines: Vec<Member>) -> Observed {
         machines,
         orphans: Vec::new(),
         failure: None,
+        recreation: None,
         status_overdue: false,
         instancetype: None,
         instancetype_again: None,
@@ -608,4 +610,32 @@ fn a_status_waits_for_the_machines_to_settle_but_not_for_long() {
     assert_eq!(steps(&decide(&observed, now())), ["create 2"]);
     observed.status_overdue = true;
     assert_eq!(steps(&decide(&observed, now())), ["create 2", "status"]);
+}
+
+#[test]
+fn a_set_whose_machines_end_early_makes_others_after_a_pause_and_says_so_until_that_is_over() {
+    let mut observed = observed(set(2, &json!({})), vec![ready("m")]);
+    let recreation = |until| Recreation {
+        count: 3,
+        until,
+        ends: ago(-600),
+    };
+    observed.recreation = Some(recreation(ago(-2)));
+    let told = decide(&observed, now());
+    assert_eq!(steps(&told), ["status", "event ReconcileError"]);
+    assert_eq!(told.again, Some(Duration::from_secs(2)));
+    assert_eq!(status_of(&told)["errorReason"], "CreateError");
+    observed.set = set(2, &json!({"status": status_of(&told)}));
+    observed.recreation = Some(recreation(now()));
+    assert_eq!(steps(&decide(&observed, now())), ["create 1"]);
+    observed.machines.push(ready("n"));
+    let plan = decide(&observed, now());
+    assert_eq!(
+        status_of(&plan)["errorReason"],
+        "CreateError",
+        "it may be the next that ends"
+    );
+    assert_eq!(plan.again, Some(Duration::from_secs(600)));
+    observed.recreation = None;
+    assert_eq!(status_of(&decide(&observed, now()))["errorReason"], Value::Null);
 }

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result};
@@ -11,7 +12,7 @@ use futures::StreamExt as _;
 use k8s_openapi::api::{coordination::v1::Lease, core::v1::Event};
 use kube::{
     Api, ResourceExt as _,
-    api::{ListParams, Patch, PatchParams},
+    api::{DeleteParams, ListParams, Patch, PatchParams},
     runtime::{WatchStreamExt as _, watcher},
 };
 use machinist_shared::{
@@ -23,6 +24,7 @@ use testbed::{
     bed::{CONTROLLER, Options},
     proxy::WriteFuse,
 };
+use tokio::sync::Notify;
 
 const STANDBY: &str = "standby";
 
@@ -272,6 +274,54 @@ async fn machines_that_are_refused_again_and_again_are_told_of_in_one_event_and_
     case.finish(&[]).await
 }
 
+#[tokio::test]
+async fn a_set_whose_machines_lose_their_vms_before_they_join_makes_others_further_and_further_apart()
+-> Result<()> {
+    let case = Case::start().await?;
+    let made = Made::record(&case);
+    let (vms, machines) = (case.vms(), case.machines());
+    // Once a Machine knows its VM, it does not make another by itself.
+    let deleter = tokio::spawn(async move {
+        let mut events = watcher(machines, watcher::Config::default())
+            .default_backoff()
+            .applied_objects()
+            .boxed();
+        while let Some(machine) = events.next().await {
+            let Ok(machine) = machine else { continue };
+            let record = machine
+                .status
+                .as_ref()
+                .and_then(|status| status.provider_status.as_ref());
+            if record.is_some_and(|record| record["vmUID"].is_string()) {
+                // It may be gone already.
+                let _ = vms.delete(&machine.name_any(), &DeleteParams::default()).await;
+            }
+        }
+    });
+    let began = Instant::now();
+    case.apply(&manifest::machine_set("workers", 1)).await?;
+    while made.of("workers").len() < 5 {
+        made.changed().await;
+    }
+    // The third waits for 1 s, the fourth for 2 s, the fifth for 4 s; each a fifth less by chance.
+    let took = began.elapsed();
+    anyhow::ensure!(took > Duration::from_millis(5600), "five Machines took {took:?}");
+    let says = |set: &MachineSet| {
+        let message = status(set).error_message.unwrap_or_default();
+        message.contains("end before their kubelets join")
+    };
+    wait::for_state(&sets(&case), "workers", "backing off", PATIENCE, says).await?;
+    deleter.abort();
+    ready(&case, "workers", 1).await?;
+    let recovered = |set: &MachineSet| status(set).error_message.is_none();
+    wait::for_state(&sets(&case), "workers", "recovered", PATIENCE, recovered).await?;
+    sets(&case)
+        .delete("workers", &kube::api::DeleteParams::default())
+        .await?;
+    gone(&case, "workers").await?;
+    case.finish(&[]).await
+}
+
 const NO_MACHINES: &str = "no-machines";
 
 /// A policy of the cluster's admin.
@@ -297,12 +347,13 @@ fn refuse_machines() -> Value {
 }
 
 /// Names of all Machines that sets ever made, by set.
-struct Made(Arc<Mutex<BTreeMap<String, BTreeSet<String>>>>);
+struct Made(Arc<Mutex<BTreeMap<String, BTreeSet<String>>>>, Arc<Notify>);
 
 impl Made {
     fn record(case: &Case) -> Self {
-        let (made, machines) = (Arc::default(), case.machines());
+        let (made, changed, machines) = (Arc::default(), Arc::new(Notify::new()), case.machines());
         let record: Arc<Mutex<BTreeMap<String, BTreeSet<String>>>> = Arc::clone(&made);
+        let changes = Arc::clone(&changed);
         // Ends with the test's runtime.
         tokio::spawn(async move {
             let mut events = watcher(machines, watcher::Config::default())
@@ -317,10 +368,16 @@ impl Made {
                 {
                     let mut made = record.lock().unwrap_or_else(PoisonError::into_inner);
                     made.entry(set.to_owned()).or_default().insert(machine.name_any());
+                    changes.notify_one();
                 }
             }
         });
-        Self(made)
+        Self(made, changed)
+    }
+
+    /// Returns when there may be more.
+    async fn changed(&self) {
+        self.1.notified().await;
     }
 
     fn of(&self, set: &str) -> BTreeSet<String> {

@@ -40,20 +40,19 @@ async fn connections_that_are_reset_for_a_moment_delay_a_rollout_by_no_more_than
     case.rollout("pool", "NewMachineSetAvailable").await?;
     let proxy = case.bed.user().proxy();
     proxy.clear_requests();
-    // The size arrives while nothing can be written.
-    proxy.refuse(CONTROLLER);
+    // They break while it works.
     case.kubectl(&["scale", "md/pool", "--replicas=3"]).await?;
+    proxy
+        .seen(|request| request.client == CONTROLLER && request.is_successful_write())
+        .await;
+    proxy.refuse(CONTROLLER);
     tokio::time::sleep(Duration::from_millis(1500)).await;
     proxy.heal(CONTROLLER);
     let healed = k8s_openapi::jiff::Timestamp::now();
-    let scaled = proxy
-        .seen(|request| {
-            request.client == CONTROLLER
-                && request.is_successful_write()
-                && request.target.resource == "machinesets"
-        })
+    let next = proxy
+        .seen(|request| request.client == CONTROLLER && request.is_successful_write() && request.at > healed)
         .await;
-    let waited = scaled.at.duration_since(healed).unsigned_abs();
+    let waited = next.at.duration_since(healed).unsigned_abs();
     ensure!(waited < SOON, "waited {waited:?}");
     case.kubectl(&[
         "wait",

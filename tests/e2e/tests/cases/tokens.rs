@@ -3,19 +3,26 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Result, ensure};
-use e2e::{Case, case::PATIENCE, certificates, manifest, wait};
+use e2e::{
+    Case,
+    case::{PATIENCE, message},
+    certificates, manifest, wait,
+};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use k8s_openapi::{api::core::v1::Secret, jiff::Timestamp};
 use kube::{
     Api, Client, ResourceExt as _,
-    api::{Patch, PatchParams},
+    api::{DeleteParams, Patch, PatchParams},
     runtime::{WatchStreamExt as _, watcher},
 };
-use machinist_shared::names::{TOKEN_SECRET_TYPE, label};
+use machinist_shared::{
+    api::Machine,
+    names::{TOKEN_SECRET_TYPE, label},
+};
 use serde_json::json;
 use testbed::bed::Options;
 use tokio::task::JoinHandle;
@@ -44,6 +51,58 @@ async fn a_token_with_little_time_left_is_extended_until_the_machine_joins() -> 
     wait::for_state(&secrets, &token, "extended", PATIENCE, extended).await?;
     case.delete_machine("slow").await?;
     case.finish(&[]).await
+}
+
+/// Pauses before the fourth and fifth VM, a fifth shorter by chance: 1 s and 2 s; the fifth made, 4 s more are waited for.
+const FIVE_VMS: Duration = Duration::from_millis(2400);
+
+#[tokio::test]
+async fn a_machine_whose_tokens_are_deleted_as_they_appear_gets_vms_further_and_further_apart() -> Result<()>
+{
+    let case = Case::start().await?;
+    let secrets = Api::<Secret>::namespaced(case.bed.user().client(), manifest::NAMESPACE);
+    let deleter = tokio::spawn(delete_tokens(secrets));
+    case.apply(&manifest::machine("worker")).await?;
+    let began = Instant::now();
+    let fifth = |machine: &Machine| {
+        message(machine, "RecreationBackOff").is_some_and(|message| message.starts_with("5 VMs in a row"))
+    };
+    wait::for_state(
+        &case.machines(),
+        "worker",
+        "waiting after five VMs",
+        PATIENCE,
+        fifth,
+    )
+    .await?;
+    let took = began.elapsed();
+    ensure!(took > FIVE_VMS, "five VMs took {took:?}");
+    let vms = case.lives.uids("worker").len();
+    assert_eq!(vms, 5, "VMs of which the message tells");
+    let described = case.describe("worker").await?;
+    ensure!(
+        described.contains("VMs end before a kubelet joins"),
+        "{described}"
+    );
+
+    deleter.abort();
+    case.node_ready("worker").await?;
+    case.delete_machine("worker").await?;
+    case.finish(&[]).await
+}
+
+/// Deletes bootstrap tokens as soon as they are seen.
+async fn delete_tokens(secrets: Api<Secret>) {
+    let of_tokens = watcher::Config::default().fields(&format!("type={TOKEN_SECRET_TYPE}"));
+    let mut events = watcher(secrets.clone(), of_tokens)
+        .default_backoff()
+        .applied_objects()
+        .boxed();
+    while let Some(token) = events.next().await {
+        let Ok(token) = token else { continue };
+        // It may be gone already.
+        let _ = secrets.delete(&token.name_any(), &DeleteParams::default()).await;
+    }
 }
 
 /// Machines whose tokens are followed.

@@ -125,3 +125,31 @@ fn a_token_outlives_what_keeps_its_vm_from_being_seen(#[case] unseen: fn(&mut Ob
     o.machine = Arc::new(machine(&deleting));
     assert!(!verbs(&decide(&o, half)).contains(&EXTEND));
 }
+
+#[test]
+fn a_machine_whose_vms_end_before_they_join_gets_the_next_one_after_a_pause() {
+    let mut written = recorded();
+    json_patch::merge(
+        &mut written,
+        &json!({"status": {"providerStatus": {"vmUID": null, "former": {"uid": "v1", "why": "its token is gone"}}}}),
+    );
+    let facts = Facts::Known(FailureDomain::default());
+    let mut o = observed(machine(&written), Open { facts, ..open() });
+    o.recreation = Some(Recreation {
+        count: 4,
+        until: now() + Duration::from_secs(4),
+        ends: now() + Duration::from_mins(10),
+    });
+    let plan = decide(&o, now());
+    assert!(touches_nothing(&plan));
+    assert_eq!(plan.again, Some(Duration::from_secs(4)));
+    let said = condition(&plan, "InfrastructureReady");
+    assert_eq!(said["reason"], "RecreationBackOff");
+    let message = said["message"].as_str().unwrap();
+    assert!(
+        message.starts_with("4 VMs in a row") && message.ends_with("its token is gone"),
+        "{message}"
+    );
+    let plan = decide(&o, now() + Duration::from_secs(4));
+    assert!(verbs(&plan).contains(&"create the VirtualMachine"));
+}

@@ -240,7 +240,12 @@ impl Acting<'_> {
         let answer = self.write(verb, Kind::Vm, |world| world.create(Kind::Vm, vm));
         let creations = &self.process.failures.creations;
         match &answer {
-            Ok(_) => creations.answered(self.machine, asked, Ok(())),
+            Ok(_) => {
+                creations.answered(self.machine, asked, Ok(()));
+                let key = Key::of(self.machine);
+                let recreations = &self.process.recreations;
+                recreations.count(&key, self.machine.uid(), self.world.now);
+            }
             Err(Failure::Error(error)) => creations.answered(self.machine, asked, Err(error)),
             Err(Failure::Killed(_)) => {}
         }

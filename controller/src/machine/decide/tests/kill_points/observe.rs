@@ -14,11 +14,13 @@ use super::*;
 use crate::context::Failures;
 use crate::csr::request::StoredRequest;
 use crate::machine::observe::bootstrap::own_token;
+use crate::recreation::Recreations;
 
 /// What a controller holds in memory only.
 #[derive(Debug)]
 pub(super) struct Process {
     pub(super) failures: Failures,
+    pub(super) recreations: Recreations,
     pub(super) since: Timestamp,
     /// UID of the Node whose pods are watched.
     pub(super) watched: Option<String>,
@@ -32,6 +34,7 @@ impl Process {
         failures.creations.begin(instant(since));
         Self {
             failures,
+            recreations: Recreations::exact(),
             since,
             watched: None,
             answers: Answers::new(),
@@ -128,6 +131,9 @@ pub(super) fn observe(world: &World, process: &Process) -> Option<(Observed, Han
             all(Kind::Volume),
         ),
         creation: process.failures.creations.of(&machine, instant(world.now)),
+        recreation: process
+            .recreations
+            .of(&Key::of(&machine), machine.uid(), world.now),
         failure: process.failures.pending(&Key::of(&machine), &machine, world.now),
         leading_since: process.since,
         requests: requests.collect(),
