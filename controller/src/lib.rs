@@ -3,6 +3,7 @@
 pub mod backoff;
 pub mod bootstrap;
 pub mod context;
+pub mod creation_limit;
 pub mod csr;
 pub mod events;
 pub mod flags;

@@ -12,13 +12,16 @@ use machinist_infra::client::RemoteError;
 use machinist_infra::store::Key;
 use machinist_shared::names::{API_VERSION, CONTROLLER, annotation, finalizer};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use super::memory::Failed;
+use super::observe;
+use super::observed::Likeness;
 use super::plan::{NewSet, Plan, Step};
 use crate::backoff::Cause;
 use crate::context::Context;
 use crate::machine::act::patch_params;
-use crate::user::{StoredMachineDeployment, StoredMachineSet};
+use crate::user::{StoredMachineDeployment, StoredMachineSet, Stores};
 
 /// How carrying out a plan ended.
 #[derive(Debug)]
@@ -33,6 +36,8 @@ pub(super) enum Outcome {
     Failed(StepError),
     /// This process may not write any more.
     NotLeader,
+    /// A new set is not as it was sent: how.
+    Rejected(String),
 }
 
 /// A write that failed.
@@ -76,6 +81,7 @@ pub(super) async fn act(
         deployment,
         resource_version: deployment.metadata.resource_version.clone().unwrap_or_default(),
         set_versions: sets.iter().map(version).collect(),
+        rejected: None,
     };
     for step in plan.steps {
         if !context.may_write() {
@@ -89,6 +95,9 @@ pub(super) async fn act(
             Ok(()) => {
                 let (uid, object) = (deployment.uid(), step.object());
                 tracing::info!(deployment = %key, uid, object, why = plan.why, "{verb}");
+                if let Some(how) = run.rejected.take() {
+                    return Outcome::Rejected(how);
+                }
             }
             Err(_) if !context.may_write() => return Outcome::NotLeader,
             // An Event is for people; a failed one stops nothing.
@@ -127,6 +136,8 @@ struct Run<'a> {
     resource_version: String,
     /// The sets', by UID, after our last patch of each.
     set_versions: HashMap<String, String>,
+    /// How a new set is not as it was sent.
+    rejected: Option<String>,
 }
 
 impl Run<'_> {
@@ -193,7 +204,7 @@ impl Run<'_> {
     }
 
     /// Its name is the same in every pass: if it is there already, the watch shows whose it is.
-    async fn create(&self, set: &NewSet) -> Result<(), kube::Error> {
+    async fn create(&mut self, set: &NewSet) -> Result<(), kube::Error> {
         let body = body(self.deployment, set).to_string().into_bytes();
         let params = PostParams {
             field_manager: Some(CONTROLLER.to_owned()),
@@ -202,7 +213,20 @@ impl Run<'_> {
         let url = StoredMachineSet::url_path(&(), Some(self.deployment.namespace()));
         let request = Request::new(url).create(&params, body);
         let request = request.map_err(kube::Error::BuildRequest)?;
-        let written = self.context.client.request::<StoredMachineSet>(request).await?;
+        let memories = &self.context.deployment_memories;
+        memories.begin(self.key, &set.name, Instant::now());
+        let answer = self.context.client.request::<StoredMachineSet>(request).await;
+        let written = answer.inspect_err(|error| {
+            if matches!(error, kube::Error::Api(status) if status.code < 500) {
+                memories.refund(self.key, &set.name);
+            }
+        })?;
+        self.rejected = difference(&self.context.stores, self.deployment, &written);
+        if self.rejected.is_some() {
+            memories.reject(self.key, written.name(), written.uid());
+        } else {
+            memories.accept(self.key);
+        }
         self.context.stores.machine_sets.written(written);
         Ok(())
     }
@@ -252,6 +276,36 @@ impl Run<'_> {
     }
 }
 
+/// Why a new set of the deployment would not be its new set, for a person: another would be created in its place.
+fn difference(
+    stores: &Stores,
+    deployment: &StoredMachineDeployment,
+    set: &StoredMachineSet,
+) -> Option<String> {
+    let wanted = observe::deployment(deployment);
+    let matches = deployment.selector.matches(set.metadata.labels.as_ref());
+    let found = observe::set_of(stores, &wanted, set, matches);
+    let least = if wanted.in_place {
+        Likeness::InPlace
+    } else {
+        Likeness::Equal
+    };
+    let what = if found.controller() != Some(&wanted.uid) {
+        "another controller in metadata.ownerReferences, or none"
+    } else if !matches {
+        "labels that spec.selector does not select"
+    } else if found.likeness < least {
+        "another template"
+    } else {
+        return None;
+    };
+    Some(format!(
+        "the API server stores its new MachineSets with {what}: an admission webhook or a policy changes them. The \
+         MachineSet was deleted, and no other is created but one now and then, after 5 minutes at the soonest; it goes on at \
+         once when its selector or template changes, or when it is paused and resumed"
+    ))
+}
+
 fn guarded(patch: &Value, uid: &str, resource_version: &str) -> Value {
     let mut patch = patch.clone();
     let guard = json!({"metadata": {"uid": uid, "resourceVersion": resource_version}});
@@ -290,4 +344,42 @@ fn body(deployment: &StoredMachineDeployment, set: &NewSet) -> Value {
             "template": *set.template,
         },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+
+    #[rstest]
+    #[case::as_it_was_sent(json!({}), None)]
+    #[case::with_something_that_means_nothing(json!({"spec": {"template": {"spec": {"taints": []}}}}), None)]
+    #[case::other_labels(json!({"metadata": {"labels": {"pool": "b"}}}), Some("labels"))]
+    #[case::no_owner(json!({"metadata": {"ownerReferences": null}}), Some("ownerReferences"))]
+    #[case::another_template(json!({"spec": {"template": {"metadata": {"labels": {"more": "x"}}}}}), Some("template"))]
+    fn a_new_set_is_held_against_what_was_sent(#[case] change: Value, #[case] expected: Option<&str>) {
+        let template =
+            json!({"metadata": {"labels": {"pool": "a"}}, "spec": {"versions": {"kubelet": "1.33.4"}}});
+        let deployment: StoredMachineDeployment = serde_json::from_value(json!({
+            "metadata": {"name": "d", "namespace": "ns", "uid": "uid-d"},
+            "spec": {"selector": {"matchLabels": {"pool": "a"}}, "template": template},
+        }))
+        .unwrap();
+        let new = NewSet {
+            name: "d-1".to_owned(),
+            labels: [("pool".to_owned(), "a".to_owned())].into(),
+            annotations: [].into(),
+            selector: json!({"matchLabels": {"pool": "a", "machine-template-hash": "1"}}),
+            template: super::super::decide::with_hash(&template, "1"),
+            replicas: 1,
+            min_ready_seconds: 0,
+        };
+        let mut stored = body(&deployment, &new);
+        stored["metadata"]["uid"] = json!("uid-1");
+        json_patch::merge(&mut stored, &change);
+        let set = serde_json::from_value(stored).unwrap();
+        let found = difference(&Stores::default(), &deployment, &set);
+        assert_eq!(found.is_some(), expected.is_some(), "{found:?}");
+        assert!(found.is_none_or(|found| found.contains(expected.unwrap())));
+    }
 }

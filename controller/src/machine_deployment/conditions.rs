@@ -38,6 +38,10 @@ pub enum Reason {
     InvalidSpec,
     /// A write was refused or failed.
     WriteFailed,
+    /// The API server stores its new MachineSets otherwise than it sends them.
+    MachineSetChangedAtAdmission,
+    /// Too many MachineSets that it has created are not its own.
+    TooManyCreations,
     /// Another MachineDeployment selects the same Machines.
     SelectorOverlap,
     /// The template of that revision is back.

@@ -8,11 +8,19 @@ use machinist_infra::store::Key;
 
 use machinist_shared::names::annotation;
 
+use tokio::time::Instant;
+
 use super::observed::{Failure, Texts};
 use crate::backoff::{Cause, Episode, Jitter};
+use crate::creation_limit::{Allowance, CreationLimit, Fate};
+use crate::user::StoredMachineDeployment;
+
+/// Sets of one template that may come to nothing.
+const MAX_CREATIONS: usize = 8;
 
 #[derive(Debug, Default)]
 struct Memory {
+    creations: CreationLimit,
     failure: Option<(Failure, Episode)>,
     status_written: Option<Timestamp>,
     /// The rollback that was asked for, and what the answer was.
@@ -91,6 +99,56 @@ impl Memories {
             memory.failure = None;
             memory.rollback_refused = None;
         }
+    }
+
+    /// A set is about to be created.
+    pub fn begin(&self, key: &Key, name: &str, now: Instant) {
+        self.creations(key, |creations| creations.spend(name, now));
+    }
+
+    /// No set of that name was created.
+    pub fn refund(&self, key: &Key, name: &str) {
+        self.creations(key, |creations| creations.refund(name));
+    }
+
+    /// The set of that name and UID is not as it was sent.
+    pub fn reject(&self, key: &Key, name: &str, uid: &str) {
+        self.creations(key, |creations| creations.reject(name, uid));
+    }
+
+    /// Sets that are not as they were sent, of those that are still there.
+    pub fn rejected(&self, key: &Key, is_there: impl Fn(&str, &str) -> bool) -> Vec<(String, String)> {
+        self.creations(key, |creations| creations.rejected(is_there))
+    }
+
+    /// A new set is as it was sent.
+    pub fn accept(&self, key: &Key) {
+        self.creations(key, CreationLimit::accept);
+    }
+
+    /// A new set is not: none is created for a while.
+    pub fn halt(&self, key: &Key, message: String, now: Timestamp) {
+        self.creations(key, |creations| creations.halt(message, now));
+    }
+
+    /// What the deployment may create.
+    pub fn allowance(
+        &self,
+        key: &Key,
+        deployment: &StoredMachineDeployment,
+        is_paused: bool,
+        now: Instant,
+        fate: impl Fn(&str) -> Fate,
+    ) -> Allowance {
+        self.creations(key, |creations| {
+            creations.asked(deployment.selector.text(), &deployment.template, is_paused);
+            creations.review(now, fate);
+            creations.allowance(MAX_CREATIONS, now)
+        })
+    }
+
+    fn creations<T>(&self, key: &Key, of: impl FnOnce(&mut CreationLimit) -> T) -> T {
+        of(&mut self.lock().entry(key.clone()).or_default().creations)
     }
 
     /// When the status was written last.

@@ -7,11 +7,13 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use machinist_infra::store::Key;
 use machinist_shared::names::annotation;
 use machinist_shared::template;
+use tokio::time::Instant;
 
 use super::decide::likeness_of;
 use super::observed::{Deployment, Machines, Observed, Set, Status, Strategy, Trouble};
 use crate::backoff;
 use crate::context::Context;
+use crate::creation_limit::Fate;
 use crate::machine::evacuation;
 use crate::node_groups::{self, Group};
 use crate::user::{StoredMachine, StoredMachineDeployment, StoredMachineSet, Stores, overlap, owner};
@@ -26,6 +28,25 @@ pub(super) fn observe(
     let all = context.stores.machine_sets_in(stored.namespace());
     let names = all.iter().map(|set| set.name().to_owned()).collect();
     let deployment = deployment(stored);
+    let memories = &context.deployment_memories;
+    let named = |name: &str| {
+        context
+            .stores
+            .machine_sets
+            .get(&Key::new(stored.namespace(), name))
+    };
+    let rejected = memories.rejected(key, |name, uid| {
+        named(name).is_some_and(|set| set.uid() == uid && !set.is_deleting())
+    });
+    let is_rejected = |set: &StoredMachineSet| rejected.iter().any(|(_, uid)| uid == set.uid());
+    let fate = |name: &str| match named(name) {
+        Some(set) if !stored.has(&set) => Fate::Lost,
+        Some(set) if set.is_deleting() => Fate::Deleted,
+        Some(_) => Fate::Kept,
+        None => Fate::Lost,
+    };
+    let is_paused = deployment.paused || deployment.held_by.is_some();
+    let creations = memories.allowance(key, stored, is_paused, Instant::now(), fate);
     let mut ours = all;
     ours.retain(|set| {
         let matches = stored.selector.matches(set.metadata.labels.as_ref());
@@ -34,7 +55,7 @@ pub(super) fn observe(
             Some(owner) => owner.uid == deployment.uid,
         }
     });
-    let sets = ours.iter().map(|set| {
+    let sets = ours.iter().filter(|set| !is_rejected(set)).map(|set| {
         let matches = stored.selector.matches(set.metadata.labels.as_ref());
         set_of(&context.stores, &deployment, set, matches)
     });
@@ -44,6 +65,8 @@ pub(super) fn observe(
     let observed = Observed {
         sets: sets.collect(),
         names,
+        creations,
+        rejected: rejected.clone(),
         failure: context
             .deployment_memories
             .pending(key, || subject(stored, &ours), now),

@@ -9,6 +9,7 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use machinist_shared::api::MachineDeploymentCondition;
 use machinist_shared::names::annotation;
 
+use crate::creation_limit::Allowance;
 use crate::user::Template;
 
 /// Labels or annotations.
@@ -23,6 +24,10 @@ pub struct Observed {
     pub sets: Vec<Set>,
     /// Names of all sets in its namespace.
     pub names: BTreeSet<String>,
+    /// Names and UIDs of sets of its making that are not as they were sent.
+    pub rejected: Vec<(String, String)>,
+    /// What it may create.
+    pub creations: Allowance,
     /// The last write that failed, until it may be tried again.
     pub failure: Option<Failure>,
     /// What the API server said to the rollback that the deployment asks for, if it was refused for good.

@@ -10,6 +10,7 @@ use super::decide::decide;
 use super::observe::{deployment, set_of};
 use super::observed::Observed;
 use super::plan::Step;
+use crate::creation_limit::Allowance;
 use crate::user::{StoredMachineDeployment, StoredMachineSet, Stores};
 
 fn template() -> Value {
@@ -118,6 +119,8 @@ proptest! {
         let observed = Observed {
             sets: sets.iter().map(|set| set_of(&stores, &deployment, set, true)).collect(),
             names: sets.iter().map(|set| set.name().to_owned()).collect(),
+            rejected: Vec::new(),
+            creations: Allowance::unlimited(),
             failure: None,
             rollback_refused: None,
             status_written: None,

@@ -87,6 +87,12 @@ async fn pass(context: &Arc<Context>, key: &Key) -> bool {
             context.deployments.add(key.clone());
             false
         }
+        Outcome::Rejected(how) => {
+            tracing::warn!(deployment = %key, how, "a new MachineSet is not as it was sent");
+            memories.halt(key, how, now);
+            context.deployments.add(key.clone());
+            false
+        }
         Outcome::Failed(error) => {
             tracing::warn!(deployment = %key, %error, "a write failed");
             memories.fail(key, subject(&deployment, &sets), error.failed(), now);

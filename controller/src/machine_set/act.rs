@@ -29,6 +29,8 @@ pub(super) enum Outcome {
     Done,
     /// Something had changed meanwhile: decide again when it shows.
     Stale,
+    /// A new Machine is not as it was sent: how.
+    Rejected(String),
     /// A write failed.
     Failed(StepError),
     /// This process may not write any more.
@@ -65,6 +67,7 @@ impl StepError {
 enum Refused {
     NotLeader,
     Stale,
+    Rejected(String),
     Error(kube::Error),
 }
 
@@ -85,6 +88,7 @@ pub(super) async fn act(context: &Context, key: &Key, set: &Arc<StoredMachineSet
             Ok(()) => {}
             Err(Refused::NotLeader) => return Outcome::NotLeader,
             Err(Refused::Stale) => return Outcome::Stale,
+            Err(Refused::Rejected(how)) => return Outcome::Rejected(how),
             Err(Refused::Error(error)) => {
                 let error = RemoteError::from(&error);
                 let error = StepError {
@@ -314,7 +318,9 @@ impl Run<'_> {
                 Err(error) => Err(error),
             }
         };
-        match self.write("delete the Machine", name, write).await? {
+        let left = self.write("delete the Machine", name, write).await?;
+        self.context.set_memories.refund(self.key, name);
+        match left {
             Some(left) if left.is_deleting() => self.context.stores.machines.written(left),
             _ => self
                 .context
@@ -349,10 +355,11 @@ fn owners(machine: &StoredMachine, uid: &str, reference: Option<&Value>) -> Valu
     json!(owners)
 }
 
-/// What matters most: a lost leadership, then a failure, then that something had changed.
+/// What matters most: a lost leadership, then a Machine that is not as it was sent, then a failure, then that something had changed.
 fn worst(results: Vec<Result<(), Refused>>) -> Result<(), Refused> {
     let weight = |refused: &Refused| match refused {
-        Refused::NotLeader => 3,
+        Refused::NotLeader => 4,
+        Refused::Rejected(_) => 3,
         Refused::Error(_) => 2,
         Refused::Stale => 1,
     };

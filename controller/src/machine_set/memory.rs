@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::observed::Failure;
 use crate::backoff::{Cause, Episode, Jitter};
+use crate::creation_limit::{Allowance, CreationLimit, Fate};
 use crate::recreation::Recreations;
 use crate::user::{StoredMachine, StoredMachineSet};
 
@@ -19,6 +20,9 @@ const PACE: Duration = Duration::from_millis(400);
 
 /// How long a status may wait for the Machines to settle.
 const OVERDUE: Duration = Duration::from_secs(1);
+
+/// Machines that may come to nothing beyond those that are asked for, and a tenth of these.
+const SPARE_CREATIONS: usize = 16;
 
 /// Writes in flight at once, of all sets together: half of what the client allows, for Machines have writes, too.
 const IN_FLIGHT: usize = 32;
@@ -60,6 +64,7 @@ struct Memory {
     told: Option<Instant>,
     /// The generation for which it was told who else selects its Machines.
     overlap_told: Option<i64>,
+    creations: CreationLimit,
 }
 
 /// A write that failed.
@@ -223,8 +228,56 @@ impl Memories {
     }
 
     /// A Machine is about to be asked for under this name.
-    pub fn begin(&self, key: &Key, name: &str) {
-        self.of(key, |memory| memory.unresolved.insert(name.to_owned()));
+    pub fn begin(&self, key: &Key, name: &str, now: Instant) {
+        self.of(key, |memory| {
+            memory.unresolved.insert(name.to_owned());
+            memory.creations.spend(name, now);
+        });
+    }
+
+    /// No Machine of that name was created, or it was deleted on purpose.
+    pub fn refund(&self, key: &Key, name: &str) {
+        self.of(key, |memory| memory.creations.refund(name));
+    }
+
+    /// The Machine of that name and UID is not as it was sent.
+    pub fn reject(&self, key: &Key, name: &str, uid: &str) {
+        self.of(key, |memory| memory.creations.reject(name, uid));
+    }
+
+    /// Machines that are not as they were sent, of those that are still there.
+    pub fn rejected(&self, key: &Key, is_there: impl Fn(&str, &str) -> bool) -> Vec<(String, String)> {
+        let rejected = self.of(key, |memory| memory.creations.rejected(is_there));
+        rejected.unwrap_or_default()
+    }
+
+    /// New Machines are as they were sent.
+    pub fn accept(&self, key: &Key) {
+        self.of(key, |memory| memory.creations.accept());
+    }
+
+    /// A new Machine is not: none is created for a while.
+    pub fn halt(&self, key: &Key, message: String, now: Timestamp) {
+        self.of(key, |memory| memory.creations.halt(message, now));
+    }
+
+    /// What the set may create: as many as it asks for, some in the place of others, and few that come to nothing.
+    pub fn allowance(
+        &self,
+        key: &Key,
+        set: &StoredMachineSet,
+        now: Instant,
+        fate: impl Fn(&str) -> Fate,
+    ) -> Allowance {
+        let replicas = set.replicas.and_then(|replicas| usize::try_from(replicas).ok());
+        let replicas = replicas.unwrap_or_default();
+        let allowance = self.of(key, |memory| {
+            let creations = &mut memory.creations;
+            creations.asked(set.selector.text(), &set.template, set.paused_by().is_some());
+            creations.review(now, fate);
+            creations.allowance(replicas + replicas / 10 + SPARE_CREATIONS, now)
+        });
+        allowance.unwrap_or_else(|| CreationLimit::default().allowance(replicas, now))
     }
 
     /// It is known what has become of that name.
@@ -384,8 +437,8 @@ mod tests {
         assert_eq!([pause(), pause(), pause()], [500, 1000, 2000]);
         memories.forgive(&key);
         assert_eq!(memories.failure(&key, || 1), None);
-        memories.begin(&key, "a-1");
-        memories.begin(&key, "a-2");
+        memories.begin(&key, "a-1", Instant::now());
+        memories.begin(&key, "a-2", Instant::now());
         memories.resolve(&key, "a-1");
         assert_eq!(memories.unresolved(&key), ["a-2"]);
         memories.forget(&key);

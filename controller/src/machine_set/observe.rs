@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::observed::{Member, NodeState, Observed};
 use crate::backoff;
 use crate::context::Context;
+use crate::creation_limit::Fate;
 use crate::node_groups::{self, Group};
 use crate::user::{StoredMachine, StoredMachineSet, Stores, overlap};
 
@@ -33,10 +34,28 @@ pub(super) fn observe(
         node: node_state(stores, &machine),
         machine,
     });
-    let machines: Vec<Member> = machines.collect();
+    let machine = |name: &str| stores.machines.get(&Key::new(set.namespace(), name));
+    let still =
+        |name: &str, uid: &str| machine(name).filter(|found| found.uid() == uid && !found.is_deleting());
+    let rejected = context
+        .set_memories
+        .rejected(key, |name, uid| still(name, uid).is_some());
+    let rejected: Vec<_> = rejected
+        .iter()
+        .filter_map(|(name, uid)| still(name, uid))
+        .collect();
+    let is_rejected = |machine: &StoredMachine| rejected.iter().any(|other| other.uid() == machine.uid());
+    let machines: Vec<Member> = machines.filter(|member| !is_rejected(&member.machine)).collect();
     let orphans = stores.orphaned_machines_in(set.namespace()).into_iter();
     let orphans = orphans
-        .filter(|machine| !machine.is_deleting() && set.selector.matches(machine.metadata.labels.as_ref()));
+        .filter(|machine| !machine.is_deleting() && set.selector.matches(machine.metadata.labels.as_ref()))
+        .filter(|machine| !is_rejected(machine));
+    let fate = |name: &str| match machine(name) {
+        Some(found) if !set.has(&found) => Fate::Lost,
+        Some(found) if found.is_deleting() => Fate::Deleted,
+        Some(_) => Fate::Kept,
+        None => Fate::Lost,
+    };
     let object = set.is_node_group().then(|| set.as_node_group());
     let looked = node_groups::look(context, &Group::Set(key.clone()), object.as_ref());
     Observed {
@@ -44,6 +63,8 @@ pub(super) fn observe(
         instancetype: looked.spec,
         instancetype_again: looked.again,
         orphans: orphans.collect(),
+        creations: context.set_memories.allowance(key, set, started, fate),
+        rejected: rejected.clone(),
         failure: context.set_memories.failure(key, || subject(set, &machines)),
         machines,
         recreation: context.set_memories.recreations.of(key, set.uid(), now),

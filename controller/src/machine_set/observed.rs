@@ -6,6 +6,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
+use crate::creation_limit::Allowance;
 use crate::recreation::Recreation;
 use crate::user::{StoredMachine, StoredMachineSet};
 
@@ -18,6 +19,10 @@ pub struct Observed {
     pub machines: Vec<Member>,
     /// Machines of its namespace that nobody controls and that its selector selects.
     pub orphans: Vec<Arc<StoredMachine>>,
+    /// Machines of its making that are not as they were sent: its selector does not select them, or another controls them.
+    pub rejected: Vec<Arc<StoredMachine>>,
+    /// What it may create.
+    pub creations: Allowance,
     /// The write that failed last, unless one of the same kind has succeeded since.
     pub failure: Option<Failure>,
     /// One Machine after another ended before it became a Node.

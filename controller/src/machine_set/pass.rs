@@ -96,6 +96,13 @@ async fn pass(context: &Arc<Context>, key: &Key) -> Option<bool> {
             context.sets.add_after(key.clone(), STALE);
             Some(true)
         }
+        Outcome::Rejected(how) => {
+            tracing::warn!(set = %key, how, "a new Machine is not as it was sent");
+            memories.halt(key, how, now);
+            memories.hurry(key);
+            context.sets.add(key.clone());
+            Some(false)
+        }
         Outcome::Failed(error) => {
             tracing::warn!(set = %key, %error, "a write failed");
             memories.fail(key, subject(&set, &observed.machines), error.failed(), now);

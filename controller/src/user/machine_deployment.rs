@@ -7,6 +7,7 @@ use machinist_shared::names;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::machine_set::StoredMachineSet;
 use super::owner;
 use super::selection::Selection;
 use super::spec::{Fields, Template};
@@ -98,6 +99,13 @@ impl From<Raw> for StoredMachineDeployment {
 }
 
 impl StoredMachineDeployment {
+    /// Whether it controls the set and selects it.
+    pub fn has(&self, set: &StoredMachineSet) -> bool {
+        let controller = owner::controller(&set.metadata);
+        controller.is_some_and(|owner| owner.uid == self.uid())
+            && self.selector.matches(set.metadata.labels.as_ref())
+    }
+
     /// Name.
     pub fn name(&self) -> &str {
         self.metadata.name.as_deref().unwrap_or_default()

@@ -11,6 +11,7 @@ use machinist_shared::provider_spec::ProviderConfig;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::machine::StoredMachine;
 use super::owner;
 use super::selection::Selection;
 use super::spec::{Fields, Template};
@@ -133,6 +134,12 @@ impl StoredMachineSet {
     pub fn revision(&self) -> i64 {
         let text = self.annotation(annotation::REVISION);
         text.and_then(|text| text.parse().ok()).unwrap_or(0)
+    }
+
+    /// Whether it controls the Machine and selects it.
+    pub fn has(&self, machine: &StoredMachine) -> bool {
+        machine.controller_uid() == Some(self.uid())
+            && self.selector.matches(machine.metadata.labels.as_ref())
     }
 
     /// The annotation that makes its controller create, delete and adopt nothing.

@@ -90,7 +90,7 @@ pub struct MachineSetStatus {
     /// The selector as text, for `/scale`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label_selector: Option<String>,
-    /// What kind of trouble there is: `InvalidConfiguration`, `CreateError`, `UpdateError` or `DeleteError`.
+    /// What kind of trouble there is: `InvalidConfiguration`, `CreateError`, `UpdateError`, `DeleteError`, `MachineChangedAtAdmission` or `TooManyCreations`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error_reason: Option<String>,
     /// What is wrong, and what the API server answered.

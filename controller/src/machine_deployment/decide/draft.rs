@@ -32,6 +32,8 @@ pub(super) struct Draft<'a> {
     pub(super) annotations: BTreeMap<&'static str, String>,
     /// Annotations of its capacity that it shall have, or lose.
     pub(super) capacity: Changes,
+    /// Why no set may be created now.
+    pub(super) held: Option<(Reason, String)>,
     finalizers: Option<Vec<String>>,
     /// Writes that a person asked for by annotation; nothing else is done in their pass.
     pub(super) requests: Vec<Step>,
@@ -53,6 +55,7 @@ impl<'a> Draft<'a> {
             halted: None,
             annotations: BTreeMap::new(),
             capacity: Changes::new(),
+            held: None,
             finalizers: None,
             requests: Vec::new(),
             deletions: Vec::new(),
@@ -127,6 +130,16 @@ impl<'a> Draft<'a> {
             set.available = set.available();
             set.replicas = size;
             revision::replicas(&mut set.annotations, limits);
+        }
+    }
+
+    /// Deletes sets of its making that are not as they were sent.
+    pub(super) fn delete_rejected(&mut self) {
+        // One that could not be deleted is tried again with everything else.
+        if self.observed.failure.is_none() {
+            let rejected = self.observed.rejected.iter().cloned();
+            let deletions = rejected.map(|(name, uid)| Step::DeleteSet { name, uid });
+            self.plan.steps.extend(deletions);
         }
     }
 
@@ -308,6 +321,8 @@ impl<'a> Draft<'a> {
             (PROGRESSING, Reason::ProgressDeadlineExceeded),
             (PROGRESSING, Reason::InvalidSpec),
             (PROGRESSING, Reason::WriteFailed),
+            (PROGRESSING, Reason::MachineSetChangedAtAdmission),
+            (PROGRESSING, Reason::TooManyCreations),
             (SELECTOR_OVERLAP, Reason::SelectorOverlap),
         ] {
             let is = |status: &Status| conditions::has_reason(&status.conditions, kind, reason);

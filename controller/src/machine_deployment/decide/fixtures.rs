@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::super::observed::{Deployment, Likeness, Machines, Observed, Set, Status, Strategy, Texts};
 use super::select::owner;
 use super::with_hash;
+use crate::creation_limit::Allowance;
 use crate::user::Template;
 
 pub(super) fn at(second: i64) -> Timestamp {
@@ -107,6 +108,8 @@ pub(super) fn observed(deployment: Deployment, sets: Vec<Set>) -> Observed {
         deployment,
         sets,
         names,
+        rejected: Vec::new(),
+        creations: Allowance::unlimited(),
         failure: None,
         rollback_refused: None,
         status_written: None,

@@ -49,6 +49,7 @@ pub fn decide(observed: &Observed, now: Timestamp) -> Plan {
         draft.forget_changes();
         return draft.finish();
     }
+    draft.delete_rejected();
     draft.finalizer();
     select::decide(&mut draft);
     if rollback::decide(&mut draft) {
@@ -61,7 +62,7 @@ pub fn decide(observed: &Observed, now: Timestamp) -> Plan {
     revision::decide(&mut draft);
     brake::decide(&mut draft);
     match deployment.strategy {
-        _ if deployment.paused => paused::decide(&mut draft),
+        _ if deployment.paused || draft.held.is_some() => paused::decide(&mut draft),
         Strategy::RollingUpdate => rolling::decide(&mut draft),
         Strategy::OnDelete => on_delete::decide(&mut draft),
     }

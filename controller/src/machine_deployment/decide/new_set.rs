@@ -6,6 +6,7 @@ use machinist_shared::names::label;
 use machinist_shared::template;
 use serde_json::{Map, Value, json};
 
+use super::super::conditions::Reason;
 use super::super::observed::{Deployment, Likeness, Machines, Set, Texts};
 use super::draft::Draft;
 use super::revision;
@@ -59,9 +60,13 @@ pub(super) fn find(draft: &mut Draft<'_>) {
     }
 }
 
-/// Plans a new set of size 0, unless there is one.
+/// Plans a new set of size 0, unless there is one, or none may be created.
 pub(super) fn create(draft: &mut Draft<'_>) {
     if draft.new.is_some() {
+        return;
+    }
+    draft.held = held(draft);
+    if draft.held.is_some() {
         return;
     }
     let deployment = &draft.observed.deployment;
@@ -90,6 +95,29 @@ pub(super) fn create(draft: &mut Draft<'_>) {
     };
     draft.new = Some(draft.sets.len());
     draft.sets.push(set);
+}
+
+/// Why no set may be created now: what was created last is not as it was sent, or does not stay the deployment's.
+fn held(draft: &mut Draft<'_>) -> Option<(Reason, String)> {
+    let creations = &draft.observed.creations;
+    match &creations.halt {
+        Some(halt) if halt.until > draft.now => {
+            let wait = draft.until(halt.until);
+            draft.plan.look_again(wait);
+            Some((Reason::MachineSetChangedAtAdmission, halt.message.clone()))
+        }
+        None if creations.left == 0 => {
+            if let Some(next) = creations.next {
+                draft.plan.look_again(next);
+            }
+            let message = "the MachineSets that it creates do not stay its own: another controller, an admission webhook or a \
+                           policy changes their labels, owners or templates, or removes them. It creates one about every 5 \
+                           minutes until one stays; it goes on at once when its selector or template changes, or when it is \
+                           paused and resumed";
+            Some((Reason::TooManyCreations, message.to_owned()))
+        }
+        _ => None,
+    }
 }
 
 /// A name that no set bears, and the hash that it is made of. It is the same in every pass until the set is there, so a

@@ -103,6 +103,9 @@ fn progressing(draft: &mut Draft<'_>, status: &Status, complete: bool) -> (Verdi
             failure.message.clone(),
         ));
     }
+    if let Some((reason, message)) = &draft.held {
+        return since(Verdict::new("False", *reason, message.clone()));
+    }
     if deployment.paused {
         let message = "paused by spec.paused: it is scaled, but nothing is rolled";
         return since(Verdict::new("Unknown", Reason::DeploymentPaused, message));

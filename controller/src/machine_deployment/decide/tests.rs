@@ -1,5 +1,7 @@
 //! Decisions as tables: the arithmetic of the contract, and everything that is said or written once.
 
+use std::time::Duration;
+
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use k8s_openapi::jiff::SignedDuration;
 use machinist_shared::names::{annotation, label};
@@ -8,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::fixtures::{at, deployment, observed, set, set_with};
 use super::*;
+use crate::creation_limit::Allowance;
 use crate::machine_deployment::conditions::{AVAILABLE, PROGRESSING, ROLLED_BACK, SELECTOR_OVERLAP};
 use crate::machine_deployment::observed::{Deployment, Failure, Likeness, Machines, Set, Trouble};
 use crate::machine_deployment::plan::Step;
@@ -826,4 +829,51 @@ fn a_status_that_could_not_be_written_is_not_tried_again_before_its_time() {
     let plan = decide(&observed, at(99));
     assert_eq!(plan.steps, []);
     assert_eq!(plan.again, Some(std::time::Duration::from_secs(5)));
+}
+
+#[test]
+fn a_deployment_whose_new_sets_are_changed_creates_none_and_still_scales_the_old_one() {
+    let mut observed = observed(deployment(3), vec![set(1, 2)]);
+    observed.creations.halt = Some(crate::creation_limit::Halt {
+        message: "labels".to_owned(),
+        until: at(400),
+    });
+    observed.rejected.push(("d-7".to_owned(), "uid-7".to_owned()));
+    let plan = decide(&observed, at(100));
+    let creates = |plan: &Plan| plan.steps.iter().any(|step| matches!(step, Step::CreateSet(_)));
+    assert!(!creates(&plan), "{:?}", plan.steps);
+    assert_eq!(
+        plan.steps.first(),
+        Some(&Step::DeleteSet {
+            name: "d-7".to_owned(),
+            uid: "uid-7".to_owned()
+        })
+    );
+    let scaled = |step: &Step| matches!(step, Step::PatchSet { name, patch, .. } if name == "d-1" && patch["spec"]["replicas"] == 3);
+    assert!(plan.steps.iter().any(scaled), "{:?}", plan.steps);
+    assert_eq!(plan.again, Some(Duration::from_mins(5)));
+    let says = |plan: &Plan, reason: &str| {
+        plan.steps.iter().any(|step| {
+            matches!(step, Step::PatchStatus(patch) if patch["status"]["conditions"].as_array().is_some_and(|all|
+                all.iter().any(|condition| condition["reason"] == reason && condition["status"] == "False")))
+        })
+    };
+    assert!(says(&plan, "MachineSetChangedAtAdmission"), "{:?}", plan.steps);
+    let told =
+        |step: &Step| matches!(step, Step::Event(event) if event.reason == "ReconcileError" && event.warning);
+    assert!(plan.steps.iter().any(told), "{:?}", plan.steps);
+    assert!(creates(&decide(&observed, at(400))), "it is tried again");
+
+    observed.creations = Allowance {
+        halt: None,
+        left: 0,
+        next: Some(Duration::from_mins(4)),
+    };
+    let plan = decide(&observed, at(100));
+    assert!(
+        !creates(&plan) && says(&plan, "TooManyCreations"),
+        "{:?}",
+        plan.steps
+    );
+    assert_eq!(plan.again, Some(Duration::from_mins(4)));
 }

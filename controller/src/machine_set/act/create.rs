@@ -5,10 +5,12 @@ use kube::Resource;
 use kube::api::PostParams;
 use kube::core::Request;
 use machinist_shared::names::CONTROLLER;
+use serde_json::Value;
+use tokio::time::Instant;
 
 use super::{Refused, Run, named, worst};
 use crate::machine_set::new_machine;
-use crate::user::StoredMachine;
+use crate::user::{StoredMachine, StoredMachineSet};
 
 /// The largest batch; after it the server has shown that it takes them.
 const MAX_BATCH: usize = 32;
@@ -70,7 +72,12 @@ impl Run<'_> {
     }
 
     async fn batch(&self, names: Vec<String>) -> Result<(), Refused> {
-        worst(join_all(names.iter().map(|name| self.create_one(name))).await)
+        let none = names.is_empty();
+        worst(join_all(names.iter().map(|name| self.create_one(name))).await)?;
+        if !none {
+            self.context.set_memories.accept(self.key);
+        }
+        Ok(())
     }
 
     /// Nobody has changed or deleted the set since the decision.
@@ -93,28 +100,41 @@ impl Run<'_> {
         let request = Request::new(url)
             .create(&params, body)
             .map_err(|error| Refused::Error(kube::Error::BuildRequest(error)))?;
-        memories.begin(self.key, name);
+        memories.begin(self.key, name, Instant::now());
         let write = self.context.client.request::<StoredMachine>(request);
         match self.write("create the Machine", name, write).await {
             Ok(machine) => {
-                self.context.stores.machines.written(machine);
                 memories.resolve(self.key, name);
-                Ok(())
+                self.made(machine)
             }
             Err(Refused::Error(error)) => match fate(Err(&error)) {
                 Fate::Taken => self.who_has(name).await,
                 Fate::Unknown => Err(Refused::Error(error)),
                 Fate::Made | Fate::Refused => {
                     memories.resolve(self.key, name);
+                    memories.refund(self.key, name);
                     Err(Refused::Error(nameless(error, name)))
                 }
             },
             Err(Refused::Stale) => {
                 memories.resolve(self.key, name);
+                memories.refund(self.key, name);
                 Err(Refused::Stale)
             }
-            Err(Refused::NotLeader) => Err(Refused::NotLeader),
+            Err(refused) => Err(refused),
         }
+    }
+
+    /// Takes in a Machine of our making. One that is not as it was sent would never count, and another would be created in
+    /// its place: it is to be deleted, and no other created.
+    fn made(&self, machine: StoredMachine) -> Result<(), Refused> {
+        let difference = difference(self.set, &machine);
+        if difference.is_some() {
+            let memories = &self.context.set_memories;
+            memories.reject(self.key, machine.name(), machine.uid());
+        }
+        self.context.stores.machines.written(machine);
+        difference.map_or(Ok(()), |how| Err(Refused::Rejected(how)))
     }
 
     /// Somebody has that name: it is ours if it was made by a request whose answer was lost.
@@ -123,19 +143,54 @@ impl Run<'_> {
         let found = found.map_err(Refused::Error)?.items.into_iter().next();
         self.context.set_memories.resolve(self.key, name);
         match found {
-            Some(machine) if machine.controller_uid() == Some(self.set.uid()) => {
-                self.context.stores.machines.written(machine);
-                Ok(())
-            }
+            Some(machine) if machine.controller_uid() == Some(self.set.uid()) => self.made(machine),
             _ => Err(Refused::Stale),
         }
     }
+}
+
+/// How many labels a message names.
+const MAX_LABELS: usize = 5;
+
+/// Why a new Machine of the set is not the set's, for a person. Two that were changed in the same way differ in nothing.
+fn difference(set: &StoredMachineSet, machine: &StoredMachine) -> Option<String> {
+    if set.has(machine) {
+        return None;
+    }
+    let what = if machine.controller_uid() == Some(set.uid()) {
+        let template = set.template.pointer("/metadata/labels");
+        let sent = template.and_then(Value::as_object).into_iter().flatten();
+        let sent = sent.filter_map(|(key, value)| Some((key, value.as_str()?)));
+        let stored = |key: &str| machine.metadata.labels.as_ref()?.get(key).map(String::as_str);
+        let changed = sent.filter(|(key, value)| stored(key) != Some(value));
+        let changed: Vec<String> = changed
+            .take(MAX_LABELS)
+            .map(|(key, value)| match stored(key) {
+                Some(other) => format!("{key}={other} instead of {key}={value}"),
+                None => format!("no {key}={value}"),
+            })
+            .collect();
+        let labels = if changed.is_empty() {
+            "others than the template's".to_owned()
+        } else {
+            changed.join(", ")
+        };
+        format!("labels that spec.selector does not select ({labels})")
+    } else {
+        "another controller in metadata.ownerReferences, or none".to_owned()
+    };
+    Some(format!(
+        "the API server stores new Machines with {what}: an admission webhook or a policy changes them. The Machine was \
+         deleted, and no other is created but one now and then, after 5 minutes at the soonest; it goes on at once when its \
+         selector or template changes, or when it is paused and resumed"
+    ))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use rstest::rstest;
+    use serde_json::json;
 
     #[rstest]
     #[case::refused_by_admission(422, "Invalid", Fate::Refused)]
@@ -155,6 +210,48 @@ mod tests {
             ..Default::default()
         };
         assert_eq!(fate(Err(&kube::Error::Api(Box::new(status)))), expected);
+    }
+
+    #[rstest]
+    #[case::as_it_was_sent(json!({"pool": "a", "more": "x"}), json!([{"uid": "s", "controller": true}]), None)]
+    #[case::another_label(json!({"pool": "b"}), json!([{"uid": "s", "controller": true}]), Some("pool=b instead of pool=a"))]
+    #[case::no_label(json!({}), json!([{"uid": "s", "controller": true}]), Some("no pool=a"))]
+    #[case::no_owner(json!({"pool": "a"}), json!([]), Some("ownerReferences"))]
+    #[case::another_owner(json!({"pool": "a"}), json!([{"uid": "o", "controller": true}]), Some("ownerReferences"))]
+    fn a_machine_is_held_against_selector_and_owner(
+        #[case] labels: Value,
+        #[case] owners: Value,
+        #[case] expected: Option<&str>,
+    ) {
+        let set: StoredMachineSet = serde_json::from_value(json!({
+            "metadata": {"name": "s", "uid": "s"},
+            "spec": {"selector": {"matchLabels": {"pool": "a"}}, "template": {"metadata": {"labels": {"pool": "a"}}}},
+        }))
+        .unwrap();
+        let owners = owners.as_array().unwrap().iter().map(|owner| {
+            let mut full =
+                json!({"apiVersion": "cluster.k8s.io/v1alpha1", "kind": "MachineSet", "name": "s"});
+            json_patch::merge(&mut full, owner);
+            full
+        });
+        let owners: Vec<Value> = owners.collect();
+        let machine = |name: &str| -> StoredMachine {
+            let metadata = json!({"name": name, "uid": name, "labels": labels, "ownerReferences": owners});
+            serde_json::from_value(json!({ "metadata": metadata })).unwrap()
+        };
+        let found = difference(&set, &machine("s-1"));
+        assert_eq!(found.is_some(), expected.is_some(), "{found:?}");
+        assert!(
+            found
+                .as_ref()
+                .is_none_or(|found| found.contains(expected.unwrap())),
+            "{found:?}"
+        );
+        assert_eq!(
+            difference(&set, &machine("s-2")),
+            found,
+            "the same words for the next one"
+        );
     }
 
     #[test]

@@ -11,6 +11,7 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::decide;
+use crate::creation_limit::Allowance;
 use crate::machine_set::observed::{Member, NodeState, Observed};
 use crate::machine_set::plan::Step;
 use crate::user::{StoredMachine, StoredMachineSet};
@@ -146,6 +147,8 @@ impl World {
                 })
                 .collect(),
             orphans: orphans.map(stored).collect(),
+            rejected: Vec::new(),
+            creations: Allowance::unlimited(),
             failure: None,
             recreation: None,
             status_overdue: false,

@@ -33,6 +33,9 @@ struct Trouble {
 /// `status.errorReason` of a spec that cannot be obeyed.
 const INVALID_CONFIGURATION: &str = "InvalidConfiguration";
 
+/// `status.errorReason` while new Machines are not stored as they are sent.
+const MACHINE_CHANGED_AT_ADMISSION: &str = "MachineChangedAtAdmission";
+
 /// What to do for the set, at `now`.
 pub fn decide(observed: &Observed, now: Timestamp) -> Plan {
     let set = &observed.set;
@@ -132,6 +135,9 @@ fn work(observed: &Observed, members: &Members<'_>, now: Timestamp, plan: &mut P
     }
     if let Some(again) = observed.instancetype_again {
         plan.look_again(again);
+    }
+    if !observed.rejected.is_empty() {
+        plan.steps.push(Step::Delete(observed.rejected.clone()));
     }
     if !members.strayed.is_empty() {
         plan.steps.push(Step::Release(members.strayed.clone()));

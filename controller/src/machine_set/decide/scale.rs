@@ -5,7 +5,8 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use machinist_shared::names::annotation;
 
-use super::{INVALID_CONFIGURATION, Trouble, until};
+use super::{INVALID_CONFIGURATION, MACHINE_CHANGED_AT_ADMISSION, Trouble, until};
+use crate::creation_limit::TOO_MANY_CREATIONS;
 use crate::machine::evacuation;
 use crate::machine_set::observed::{Member, NodeState, Observed};
 use crate::machine_set::plan::{Plan, Step};
@@ -62,6 +63,7 @@ pub(super) fn scale(
         .collect();
     let counted = staying.len();
     let missing = wanted.saturating_sub(counted + observed.orphans.len());
+    let mut held = None;
     // Under the strategy OnDelete, what a person takes from an older template comes back from the newer one.
     if missing > 0 && set.annotation(annotation::NO_NEW_MACHINES) != Some("true") {
         // While VMs are not made, neither are Machines that would wait for them in any number. An event of one of those that
@@ -74,7 +76,15 @@ pub(super) fn scale(
             .filter(|recreation| recreation.until > now);
         if let Some(recreation) = paused {
             plan.look_again(until(now, recreation.until));
-        } else if count > 0 {
+        }
+        let (most, why) = if count > 0 && paused.is_none() {
+            allowed(observed, now, plan)
+        } else {
+            (0, None)
+        };
+        held = why;
+        let count = count.min(most);
+        if count > 0 {
             plan.steps.push(Step::Create(count));
         }
         plan.more = missing > count && count > 0 && paused.is_none();
@@ -90,7 +100,37 @@ pub(super) fn scale(
         plan.steps.push(Step::Delete(victims));
         plan.more = surplus > AT_ONCE;
     }
-    Ok(())
+    held.map_or(Ok(()), Err)
+}
+
+/// How many Machines may be created, and why not any number.
+fn allowed(observed: &Observed, now: Timestamp, plan: &mut Plan) -> (usize, Option<Trouble>) {
+    let creations = &observed.creations;
+    if let Some(next) = creations.next {
+        plan.look_again(next);
+    }
+    if let Some(halt) = &creations.halt {
+        let trouble = Trouble {
+            reason: MACHINE_CHANGED_AT_ADMISSION,
+            message: halt.message.clone(),
+        };
+        if halt.until > now {
+            plan.look_again(until(now, halt.until));
+            return (0, Some(trouble));
+        }
+        return (creations.left, Some(trouble));
+    }
+    if creations.left > 0 {
+        return (creations.left, None);
+    }
+    let trouble = Trouble {
+        reason: TOO_MANY_CREATIONS,
+        message: "the Machines that it creates do not stay its own: another controller, an admission webhook or a policy \
+                  changes their labels or owners, or removes them. It creates one about every 5 minutes until one stays; \
+                  it goes on at once when its selector or template changes, or when it is paused and resumed"
+            .to_owned(),
+    };
+    (0, Some(trouble))
 }
 
 /// The `count` Machines that are missed least.

@@ -6,6 +6,7 @@ use rstest::rstest;
 use serde_json::json;
 
 use super::*;
+use crate::creation_limit::{Allowance, Halt};
 use crate::machine_set::observed::{Failure, Member, NodeState};
 use crate::recreation::Recreation;
 use crate::user::StoredMachine;
@@ -62,6 +63,8 @@ fn observed(set: Arc<StoredMachineSet>, machines: Vec<Member>) -> Observed {
         set,
         machines,
         orphans: Vec::new(),
+        rejected: Vec::new(),
+        creations: Allowance::unlimited(),
         failure: None,
         recreation: None,
         status_overdue: false,
@@ -638,4 +641,45 @@ fn a_set_whose_machines_end_early_makes_others_after_a_pause_and_says_so_until_t
     assert_eq!(plan.again, Some(Duration::from_secs(600)));
     observed.recreation = None;
     assert_eq!(status_of(&decide(&observed, now()))["errorReason"], Value::Null);
+}
+
+#[test]
+fn a_set_whose_new_machines_are_changed_creates_none_and_goes_on_with_everything_else() {
+    let mut observed = observed(set(3, &json!({})), vec![ready("m")]);
+    observed.creations.halt = Some(Halt {
+        message: "labels".to_owned(),
+        until: now() + std::time::Duration::from_mins(5),
+    });
+    let plan = decide(&observed, now());
+    assert_eq!(steps(&plan), ["status", "event ReconcileError"]);
+    assert_eq!(status_of(&plan)["errorReason"], "MachineChangedAtAdmission");
+    assert_eq!(plan.again, Some(std::time::Duration::from_mins(5)));
+    // What was made wrong goes; what fits is taken.
+    observed.rejected.push(machine("wrong", &json!({})));
+    observed.orphans.push(machine("o", &json!({})));
+    assert_eq!(steps(&decide(&observed, now())), ["delete wrong", "adopt o"]);
+    // Once in a while it is tried again.
+    observed.rejected.clear();
+    observed.orphans.clear();
+    let later = now() + std::time::Duration::from_mins(5);
+    assert_eq!(steps(&decide(&observed, later)), ["create 2"]);
+    // Nobody is told of it when nothing is missing.
+    observed.set = set(1, &json!({}));
+    assert_eq!(status_of(&decide(&observed, now()))["errorReason"], Value::Null);
+}
+
+#[test]
+fn a_set_makes_no_more_machines_than_are_left_of_its_limit() {
+    let mut observed = observed(set(9, &json!({})), vec![ready("m")]);
+    observed.creations.left = 3;
+    assert_eq!(steps(&decide(&observed, now())), ["create 3"]);
+    observed.creations.left = 0;
+    observed.creations.next = Some(std::time::Duration::from_mins(4));
+    let plan = decide(&observed, now());
+    assert_eq!(steps(&plan), ["status", "event ReconcileError"]);
+    assert_eq!(status_of(&plan)["errorReason"], "TooManyCreations");
+    assert_eq!(plan.again, Some(std::time::Duration::from_mins(4)));
+    // That keeps nothing from going.
+    observed.set = set(0, &json!({}));
+    assert_eq!(steps(&decide(&observed, now())), ["delete m"]);
 }

@@ -16,6 +16,7 @@ mod bindings;
 mod capacity;
 mod causes;
 mod certificates;
+mod changed_at_admission;
 mod chart;
 mod crash;
 mod csr;
