@@ -18,6 +18,7 @@ use crate::csr::told::Told;
 use crate::events::Events;
 use crate::leader::Fence;
 use crate::machine::brake::Brakes;
+use crate::machine::contests::Contests;
 use crate::machine::creations::Creations;
 use crate::machine::drain::Drains;
 use crate::machine::drain::turns::Turns;
@@ -54,6 +55,8 @@ pub struct Context {
     pub turns: Turns,
     /// Nodes that are being drained.
     pub drains: Drains,
+    /// What other controllers take from Nodes.
+    pub contests: Contests,
     /// Infra clusters.
     pub infra: Providers,
     /// What has vanished from them.

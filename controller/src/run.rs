@@ -29,6 +29,7 @@ use crate::flags::Flags;
 use crate::leader::{Elector, ElectorConfig, Fence};
 use crate::machine::brake::Brakes;
 use crate::machine::conditions::ProgressInterval;
+use crate::machine::contests::Contests;
 use crate::machine::drain::Drains;
 use crate::machine::drain::turns::Turns;
 use crate::machine::evacuation::Surges;
@@ -415,6 +416,7 @@ async fn prepare(
         ),
         turns: Turns::default(),
         drains: Drains::new(client.clone(), changed),
+        contests: Contests::default(),
         infra: provider::shipped(options, events),
         brakes: Brakes::default(),
         antechamber: Lane::new(flags.worker_count),

@@ -19,5 +19,6 @@ pub mod provider;
 pub mod provider_spec;
 pub mod quantity;
 pub mod ssh;
+pub mod startup_taints;
 pub mod syntax;
 pub mod template;

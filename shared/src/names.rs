@@ -184,8 +184,13 @@ pub mod annotation {
     pub const SPEC_CHANGE: &str = "machinist.dev/spec-change";
     /// Ours, on a Machine: how long its VM may take to run (`45m`); `off` for ever.
     pub const PROVISIONING_TIMEOUT: &str = "machinist.dev/provisioning-timeout";
-    /// Ours, on a Machine: how long it may take with its steps. No virtual machine is another one for them.
-    pub const TIMEOUTS: [&str; 4] = [
+    /// Ours, on a Machine: keys of taints in its spec that end with the start of its Node, with commas between. They are put
+    /// onto the Node when it registers, and not put back.
+    pub const STARTUP_TAINTS: &str = "machinist.dev/startup-taints";
+    /// Ours, on a Machine: how long it may take with its steps, and which taints end with its start. No virtual machine is
+    /// another one for them.
+    pub const CHANGED_IN_PLACE: [&str; 5] = [
+        STARTUP_TAINTS,
         PROVISIONING_TIMEOUT,
         DRAIN_TIMEOUT,
         DETACH_TIMEOUT,

@@ -13,12 +13,13 @@ use machinist_shared::names::{CONTROLLER, annotation, label};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use super::contests::Item;
 use super::decide::user_data_secret_name;
 use super::drain::evict;
 use super::evacuation::{self, Room};
 use super::observe::Hands;
 use super::observed::Concern;
-use super::plan::{Plan, Step, UserDataSource};
+use super::plan::{Event, Plan, Step, UserDataSource};
 use crate::backoff::Cause;
 use crate::bootstrap::{self, token::TokenView, user_data::UserData};
 use crate::context::Context;
@@ -144,7 +145,7 @@ impl Run<'_> {
                 resource_version,
             } => self.label_vm(uid, resource_version).await,
             Step::DeleteVm { uid } => self.delete_vm(uid).await,
-            Step::PatchNode { uid: _, patch } => self.patch_node(patch).await,
+            Step::PatchNode { uid, patch, puts } => self.patch_node(uid, patch, puts).await,
             Step::WatchPods => Ok(self.watch_pods()),
             Step::EvictPods(targets) => {
                 evict::evict(self.context, self.machine, targets).await;
@@ -335,13 +336,38 @@ impl Run<'_> {
         Ok(Progress::Next)
     }
 
-    async fn patch_node(&mut self, patch: &Value) -> Result<Progress, RemoteError> {
+    async fn patch_node(&mut self, uid: &str, patch: &Value, puts: &[Item]) -> Result<Progress, RemoteError> {
         let api: Api<Node> = Api::all(self.context.client.clone());
         let written = api
             .patch(self.machine.name(), &patch_params(), &Patch::Merge(patch))
             .await?;
         self.context.stores.nodes.written(written);
+        let contested = self.context.contests.put(uid, puts, Instant::now());
+        if !contested.is_empty() {
+            self.tell_of_contest(&contested).await;
+        }
         Ok(Progress::Next)
+    }
+
+    /// Another controller takes these from the Node. The Event is for people; a failed one stops nothing.
+    async fn tell_of_contest(&self, items: &[Item]) {
+        let items: Vec<String> = items.iter().map(ToString::to_string).collect();
+        let message = format!(
+            "another controller takes from Node {} what this Machine puts onto it: {}. It is put back more and more slowly, up \
+             to every 5 minutes. Take it from the spec, or name a taint that ends with the start in the annotation {}",
+            self.machine.name(),
+            items.join(", "),
+            annotation::STARTUP_TAINTS
+        );
+        let event = Event {
+            warning: true,
+            reason: "NodeContested",
+            message,
+        };
+        if let Err(error) = self.context.events.publish(self.machine, &event).await {
+            let error = RemoteError::from(&error);
+            tracing::warn!(machine = %Key::of(self.machine), uid = self.machine.uid(), %error, "cannot record an Event");
+        }
     }
 
     fn watch_pods(&self) -> Progress {

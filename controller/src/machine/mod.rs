@@ -3,6 +3,7 @@
 //! - [`observe`] takes a snapshot of everything that is known of one Machine;
 //! - [`decide`] is a pure function from the snapshot to a plan;
 //! - [`act`] carries the plan out, write by write;
+//! - [`contests`] are fights with other controllers over what is on a Node;
 //! - [`creations`] are creates of VMs that got no answer;
 //! - [`confirm`] reads what a plan takes for absent before anything ends for it;
 //! - [`starts`] limits how many VMs of an infra cluster start at once;
@@ -13,6 +14,7 @@ pub mod act;
 pub mod brake;
 pub mod conditions;
 pub mod confirm;
+pub mod contests;
 pub mod creations;
 pub mod decide;
 pub mod drain;

@@ -167,6 +167,9 @@ pub async fn observe(
         _ => Room::Alone,
     };
     let node = context.stores.nodes.get(&Key::new("", machine.name()));
+    let waits = node
+        .as_ref()
+        .map(|node| context.contests.waits(node.uid(), Instant::now()));
     let vm_is_gone = matches!(&infra, Infra::Open(open) if open.vm.is_none());
     let observed = Observed {
         start: Start::Free,
@@ -180,6 +183,7 @@ pub async fn observe(
         cluster_name,
         infra,
         node,
+        waits: waits.unwrap_or_default(),
         bootstrap,
         creation: context.failures.creations.of(machine, Instant::now()),
         token,

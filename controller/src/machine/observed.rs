@@ -10,6 +10,7 @@ use machinist_infra::provider::Instance;
 pub use machinist_infra::provider::{Disk, Eviction, NotWatched, State as VmState, Unwatched};
 
 use super::conditions::ProgressInterval;
+use super::contests::Waits;
 use super::creations::Creation;
 use super::drain::Seen;
 use super::drain::turns::Turn;
@@ -65,6 +66,8 @@ pub struct Observed {
     pub infra: Infra,
     /// The Node of its name.
     pub node: Option<Arc<Node>>,
+    /// What must wait before it is put onto that Node again.
+    pub waits: Waits,
     /// Where its user data comes from.
     pub bootstrap: Bootstrap,
     /// Whether its VM may still appear.

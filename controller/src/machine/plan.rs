@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::contests::Item;
 use super::drain::evict::Target;
 
 /// One write. Each is safe to repeat, and guarded by the UID or resourceVersion of what it was decided from.
@@ -50,6 +51,8 @@ pub enum Step {
         uid: String,
         /// The patch.
         patch: Value,
+        /// What the Machine puts onto it.
+        puts: Vec<Item>,
     },
     /// Watch the pods of the Machine's Node.
     WatchPods,

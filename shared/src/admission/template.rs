@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::mutate::{default_spec, provider_of};
 use super::raw::{Object, object_at};
-use super::validate::{validate_provider_id, validate_spec, warn_annotations};
+use super::validate::{validate_provider_id, validate_spec, validate_startup_taints, warn_annotations};
 use super::{AdmissionSettings, selector};
 use crate::field::{FieldPath, Report};
 use crate::provider::{Maker, Spec};
@@ -70,11 +70,9 @@ pub(super) fn judge_template(
         &path.child("metadata").child("labels"),
         report,
     );
-    warn_annotations(
-        template.and_then(|template| template.get("metadata")?.get("annotations")),
-        &path.child("metadata"),
-        report,
-    );
+    let annotations = template.and_then(|template| template.get("metadata")?.get("annotations"));
+    warn_annotations(annotations, &path.child("metadata"), report);
+    validate_startup_taints(annotations, of_machine, &path.child("metadata"), policy);
     cloud
 }
 

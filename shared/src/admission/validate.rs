@@ -13,6 +13,7 @@ use crate::field::{ErrorKind, FieldPath, Report};
 use crate::names::{self, annotation, is_ccm_provider_id_of};
 use crate::provider::{self, Spec};
 use crate::provider_spec::ProviderConfig;
+use crate::startup_taints;
 use crate::syntax;
 use crate::{kubelet_settings, kubelet_version};
 
@@ -44,7 +45,9 @@ pub fn validate_create(raw: &Value, author: Author, settings: &AdmissionSettings
         &metadata.child("labels"),
         &mut report,
     );
-    warn_annotations(raw.pointer("/metadata/annotations"), &metadata, &mut report);
+    let annotations = raw.pointer("/metadata/annotations");
+    warn_annotations(annotations, &metadata, &mut report);
+    validate_startup_taints(annotations, raw.get("spec"), &metadata, &mut policy);
     merge(report, policy, author)
 }
 
@@ -103,6 +106,27 @@ pub(super) fn warn_annotations(annotations: Option<&Value>, path: &FieldPath, re
         };
         let why = format!("{text:?} is no duration like 10m or 1h30m, so it sets no limit");
         report.warn(&path.child(key), why);
+    }
+}
+
+/// The annotation that names taints which end with the start: found below the metadata at `path`, of a template as well. A
+/// key that is misspelt would name nothing, and its taint be put back for ever.
+pub(super) fn validate_startup_taints(
+    annotations: Option<&Value>,
+    spec: Option<&Value>,
+    path: &FieldPath,
+    policy: &mut Report,
+) {
+    let named = annotations.and_then(|annotations| annotations.get(annotation::STARTUP_TAINTS)?.as_str());
+    let taints = spec.and_then(|spec| spec.get("taints")?.as_array());
+    let taints = taints.into_iter().flatten();
+    let known: Vec<&str> = taints.filter_map(|taint| taint.get("key")?.as_str()).collect();
+    for key in startup_taints::keys(named.unwrap_or_default()) {
+        if !known.contains(&key) {
+            let hint = crate::field::did_you_mean(key, known.iter().copied());
+            let why = format!("{key:?} is not the key of a taint in spec.taints{hint}");
+            policy.invalid(&path.child("annotations").child(annotation::STARTUP_TAINTS), why);
+        }
     }
 }
 
@@ -333,6 +357,25 @@ mod tests {
     use super::*;
     use rstest::rstest;
     use serde_json::json;
+
+    #[rstest]
+    #[case::a_taint_of_the_spec("a.example.com/warming-up", None)]
+    #[case::two_of_them("a.example.com/warming-up,gpu", None)]
+    #[case::none("", None)]
+    #[case::one_that_is_misspelt("gpu, a.example.com/warming-ups", Some("did you mean"))]
+    #[case::one_that_is_not_there("ready", Some("\"ready\" is not the key"))]
+    fn a_startup_taint_must_be_a_taint_of_the_spec(#[case] text: &str, #[case] why: Option<&str>) {
+        let mut policy = Report::new();
+        let annotations = json!({annotation::STARTUP_TAINTS: text});
+        let spec = json!({"taints": [{"key": "a.example.com/warming-up", "effect": "NoSchedule"}, {"key": "gpu", "effect": "NoExecute"}]});
+        let metadata = FieldPath::new("metadata");
+        validate_startup_taints(Some(&annotations), Some(&spec), &metadata, &mut policy);
+        let said: Vec<String> = policy.errors.iter().map(ToString::to_string).collect();
+        match why {
+            None => assert!(said.is_empty(), "{said:?}"),
+            Some(why) => assert!(said.len() == 1 && said[0].contains(why), "{said:?}"),
+        }
+    }
 
     #[rstest]
     #[case::minutes("10m", true)]

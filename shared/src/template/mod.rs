@@ -91,7 +91,7 @@ fn kept_by_the_guest(template: &Value) -> Value {
         .as_object_mut()
         .and_then(|root| object_at_mut(root, &["metadata", "annotations"]));
     if let Some(annotations) = annotations {
-        annotations.retain(|key, _| !annotation::TIMEOUTS.contains(&key.as_str()));
+        annotations.retain(|key, _| !annotation::CHANGED_IN_PLACE.contains(&key.as_str()));
     }
     let spec = template
         .as_object_mut()

@@ -140,7 +140,11 @@ pub(super) fn volumes(draft: &mut Draft<'_>, node: &Node, since: Timestamp) -> V
             "spec": {"taints": taints},
         });
         let uid = node.uid().to_owned();
-        Step::PatchNode { uid, patch }
+        Step::PatchNode {
+            uid,
+            patch,
+            puts: Vec::new(),
+        }
     });
     let what = format!("its Node is marked out of service until these volumes are detached: {volumes}");
     Volumes::Leaving(what, mark)

@@ -160,7 +160,11 @@ fn drain(draft: &mut Draft<'_>, node: &Arc<Node>) -> Drain {
             "spec": {"unschedulable": true},
         });
         let uid = node.uid().to_owned();
-        draft.plan.push(Step::PatchNode { uid, patch });
+        draft.plan.push(Step::PatchNode {
+            uid,
+            patch,
+            puts: Vec::new(),
+        });
         begins(draft, node, "the Node is being cordoned");
         return Drain::Goes;
     }

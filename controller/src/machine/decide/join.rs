@@ -1,15 +1,18 @@
 //! The Node: whose it is, how it is decorated, and how long it may take to come.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::api::core::v1::{ObjectReference, Taint};
 use k8s_openapi::jiff::Timestamp;
 use kube::core::ObjectMeta;
 use machinist_infra::provider::Instance;
 use machinist_shared::names::{annotation, condition, label};
+use machinist_shared::startup_taints;
 use serde_json::{Map, Value, json};
 
 use super::super::conditions::{Condition, Reason, Status};
+use super::super::contests::{Item, Waits};
 use super::super::observed::{Concern, Open, Usable};
 use super::super::on_node::Retired;
 use super::super::ownership::{NodeClaim, NodeVerdict, is_same_uuid, node_verdict, provider_id_of};
@@ -122,9 +125,19 @@ pub(super) fn node(draft: &mut Draft<'_>, usable: Option<&Usable>, open: &Open, 
 /// Puts onto the Node what is missing.
 fn decorate(draft: &mut Draft<'_>, usable: &Usable, node: &Node) {
     let external_ccm = draft.observed.settings.external_cloud_provider;
-    if let Some(patch) = decoration(&draft.observed.machine, usable, node, external_ccm) {
-        let uid = node.uid().to_owned();
-        draft.plan.push(Step::PatchNode { uid, patch });
+    let decoration = decoration(
+        &draft.observed.machine,
+        usable,
+        node,
+        external_ccm,
+        &draft.observed.waits,
+    );
+    if let Some(patch) = decoration.patch {
+        let (uid, puts) = (node.uid().to_owned(), decoration.puts);
+        draft.plan.push(Step::PatchNode { uid, patch, puts });
+    }
+    if let Some(wait) = decoration.again {
+        draft.plan.look_again(wait);
     }
     // Once the Node is as the Machine asks, what it asked for before is history.
     if let Some(record) = &mut draft.record {
@@ -243,15 +256,45 @@ pub(super) fn deadline(draft: &Draft<'_>, vm: &Instance, timeout: std::time::Dur
         .map(|deadline| deadline.max(grace))
 }
 
-/// The one patch that gives a Node what its Machine asks for: missing labels, annotations and taints, our marks, and
-/// the providerID where no CCM sets it. `None` if nothing is missing. Nothing is overwritten or removed, but for what the
-/// Machine asked for before and does not any more.
+/// What gives a Node what its Machine asks for.
+#[derive(Debug, Default)]
+pub(super) struct Decoration {
+    /// The one patch; `None` if nothing is missing.
+    patch: Option<Value>,
+    /// What it puts onto the Node.
+    puts: Vec<Item>,
+    /// When something may be put back that is missing and must wait.
+    again: Option<Duration>,
+}
+
+/// Whether the Node has not been given anything yet by whoever made its VM: machine-controller leaves the same marks.
+fn is_new(machine: &StoredMachine, node: &Node) -> bool {
+    let own = format!("{}/{}", machine.namespace(), machine.name());
+    recorded_node(machine) != Some(node.uid())
+        && node.label(label::OWNED_BY) != Some(machine.uid())
+        && node.annotation(annotation::MACHINE) != Some(&own)
+}
+
+/// The taints that the Node shall have. Those that end with the start are put onto it once: by its kubelet when it registers,
+/// where the user data is ours, else with what the Node is given first.
+fn taints<'a>(machine: &StoredMachine, usable: &'a Usable, node: &Node) -> impl Iterator<Item = &'a Taint> {
+    let record = machine.record.as_ref();
+    let registers_with_them = record.is_some_and(|record| record.token_id.is_some());
+    let starts = is_new(machine, node) && !registers_with_them;
+    let named = machine.annotation(annotation::STARTUP_TAINTS).map(str::to_owned);
+    let taints = usable.taints.iter();
+    taints.filter(move |taint| starts || !startup_taints::has(named.as_deref(), &taint.key))
+}
+
+/// Missing labels, annotations and taints, our marks, and the providerID where no CCM sets it. Nothing is overwritten or
+/// removed, but for what the Machine asked for before and does not any more. What another controller takes away waits.
 pub(super) fn decoration(
     machine: &StoredMachine,
     usable: &Usable,
     node: &Node,
     external_ccm: bool,
-) -> Option<Value> {
+    waits: &Waits,
+) -> Decoration {
     let no_longer = Retired::default();
     let no_longer = machine
         .record
@@ -262,32 +305,44 @@ pub(super) fn decoration(
         usable.node_metadata.labels.as_ref(),
         node.metadata.labels.as_ref(),
     );
+    if node.label(label::OWNED_BY) != Some(machine.uid()) {
+        labels.insert(label::OWNED_BY.to_owned(), json!(machine.uid()));
+    }
+    let mut again: Option<Duration> = None;
+    let mut may_be_put = |item: &Item| {
+        let wait = waits.get(item);
+        again = again.into_iter().chain(wait.copied()).min();
+        wait.is_none()
+    };
+    labels.retain(|key, _| may_be_put(&Item::Label(key.clone())));
+    let mut puts: Vec<Item> = labels.keys().cloned().map(Item::Label).collect();
     let mut replaces = replace(
         &mut labels,
         no_longer.labels(node),
         usable.node_metadata.labels.as_ref(),
     );
-    if node.label(label::OWNED_BY) != Some(machine.uid()) {
-        labels.insert(label::OWNED_BY.to_owned(), json!(machine.uid()));
-    }
     let mut annotations = missing(
         usable.node_metadata.annotations.as_ref(),
         node.metadata.annotations.as_ref(),
     );
-    let wanted = usable.node_metadata.annotations.as_ref();
-    replaces |= replace(&mut annotations, no_longer.annotations(node), wanted);
     let own = format!("{}/{}", machine.namespace(), machine.name());
     if node.annotation(annotation::MACHINE) != Some(&own) {
         annotations.insert(annotation::MACHINE.to_owned(), json!(own));
     }
+    annotations.retain(|key, _| may_be_put(&Item::Annotation(key.clone())));
+    puts.extend(annotations.keys().cloned().map(Item::Annotation));
+    let wanted = usable.node_metadata.annotations.as_ref();
+    replaces |= replace(&mut annotations, no_longer.annotations(node), wanted);
     let mut taints = node.spec.taints.clone();
     taints.retain(|taint| !no_longer.has(taint));
-    for taint in &usable.taints {
-        if !taints
+    for taint in self::taints(machine, usable, node) {
+        let item = Item::Taint(taint.key.clone(), taint.effect.clone());
+        let is_there = taints
             .iter()
-            .any(|t| t.key == taint.key && t.effect == taint.effect)
-        {
+            .any(|t| t.key == taint.key && t.effect == taint.effect);
+        if !is_there && may_be_put(&item) {
             taints.push(taint.clone());
+            puts.push(item);
         }
     }
     let mut metadata = Map::new();
@@ -313,14 +368,21 @@ pub(super) fn decoration(
         spec.insert("providerID".to_owned(), json!(provider_id_of(machine)));
     }
     if metadata.is_empty() && spec.is_empty() {
-        return None;
+        return Decoration {
+            again,
+            ..Decoration::default()
+        };
     }
     metadata.insert("uid".to_owned(), json!(node.uid()));
     let mut patch = Map::from_iter([("metadata".to_owned(), Value::Object(metadata))]);
     if !spec.is_empty() {
         patch.insert("spec".to_owned(), Value::Object(spec));
     }
-    Some(Value::Object(patch))
+    Decoration {
+        patch: Some(Value::Object(patch)),
+        puts,
+        again,
+    }
 }
 
 /// Gives what has one of our former values the one that is wanted now, or takes it away; whether there is any.

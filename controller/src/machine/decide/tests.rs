@@ -10,6 +10,7 @@ use rstest::rstest;
 use serde_json::{Value, json};
 
 use super::super::conditions::ProgressInterval;
+use super::super::contests::{Item, Waits};
 use super::super::creations::Creation;
 use super::super::drain::watch::{Pods, Seen};
 use super::super::evacuation::Room;
@@ -161,6 +162,7 @@ fn observed(machine: StoredMachine, open: Open) -> Observed {
         cluster_name: ClusterName::Known("c".into()),
         infra: Infra::Open(Box::new(open)),
         node: None,
+        waits: Waits::new(),
         bootstrap: Bootstrap::Builtin,
         creation: Creation::Settled,
         token: None,

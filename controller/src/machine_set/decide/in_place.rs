@@ -1,4 +1,4 @@
-//! Changes that need no other virtual machine: what is only on the Nodes, and timeouts, taken from the set's template into
+//! Changes that need no other virtual machine: what is only on the Nodes, and some annotations, taken from the set's template into
 //! the Machines that are there (ADR 011).
 
 use std::sync::Arc;
@@ -45,7 +45,7 @@ struct Wanted {
     spec: MachineSpec,
     on_node: OnNode,
     /// By annotation of the Machine.
-    timeouts: Vec<(&'static str, Option<String>)>,
+    own: Vec<(&'static str, Option<String>)>,
 }
 
 impl Wanted {
@@ -53,13 +53,13 @@ impl Wanted {
     fn of(template: &Value) -> Option<Self> {
         let spec: MachineSpec = serde_json::from_value(template.get("spec")?.clone()).ok()?;
         let annotations = template.pointer("/metadata/annotations");
-        let timeout = |key| {
+        let own = |key| {
             let text = annotations.and_then(|annotations| annotations.get(key)?.as_str());
             (key, text.map(str::to_owned))
         };
         Some(Self {
             on_node: OnNode::of(&spec),
-            timeouts: annotation::TIMEOUTS.into_iter().map(timeout).collect(),
+            own: annotation::CHANGED_IN_PLACE.into_iter().map(own).collect(),
             spec,
         })
     }
@@ -71,16 +71,16 @@ impl Wanted {
         };
         let (is, mut patch) = (OnNode::of(spec), Map::new());
         let shall = is.by(&self.on_node);
-        let timeouts = self.timeouts.iter();
-        let timeouts: Map<String, Value> = timeouts
+        let own = self.own.iter();
+        let own: Map<String, Value> = own
             .filter(|(key, wanted)| machine.annotation(key) != wanted.as_deref())
             .map(|(key, wanted)| ((*key).to_owned(), json!(wanted)))
             .collect();
-        if (is == shall && timeouts.is_empty()) || !is_alike(spec, &self.spec) {
+        if (is == shall && own.is_empty()) || !is_alike(spec, &self.spec) {
             return None;
         }
-        if !timeouts.is_empty() {
-            patch.insert("metadata".to_owned(), json!({ "annotations": timeouts }));
+        if !own.is_empty() {
+            patch.insert("metadata".to_owned(), json!({ "annotations": own }));
         }
         if is != shall {
             let mut changed = json!({"metadata": {

@@ -59,6 +59,7 @@ mod silence;
 mod spans;
 mod stale;
 mod starts;
+mod startup_taints;
 mod strangers;
 mod takeover;
 mod takeover_install;

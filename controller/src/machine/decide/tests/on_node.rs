@@ -69,3 +69,110 @@ fn what_somebody_else_has_changed_and_what_is_ours_or_of_kubernetes_stays() {
         Value::Null
     );
 }
+
+/// The taints of the patch of the Node, of a Machine that asks for an ordinary one and for two that end with the start.
+fn taints_of(record: &Value, present: &Value) -> Vec<String> {
+    let mut stored = placed(&json!({"status": {"providerStatus": {"vmUID": "v1"}}}));
+    json_patch::merge(&mut stored, &json!({"status": {"providerStatus": record}}));
+    let annotations = json!({"machinist.dev/startup-taints": "example.com/warming-up"});
+    json_patch::merge(&mut stored, &json!({"metadata": {"annotations": annotations}}));
+    let mut observed = observed(machine(&stored), running());
+    let taint = |key: &str| json!({"key": key, "effect": "NoExecute"});
+    let taints = [
+        "dedicated",
+        "node.cilium.io/agent-not-ready",
+        "example.com/warming-up",
+    ]
+    .map(taint);
+    observed.spec = Spec::Usable(Box::new(Usable {
+        cluster_name: "c".into(),
+        taints: serde_json::from_value(json!(taints)).unwrap(),
+        ..Usable::default()
+    }));
+    observed.node = Some(node(present));
+    let steps = decide(&observed, now()).steps;
+    let patch = steps.iter().find_map(|step| match step {
+        Step::PatchNode { patch, .. } => Some(patch),
+        _ => None,
+    });
+    let taints = patch.and_then(|patch| patch["spec"]["taints"].as_array());
+    let keys = taints
+        .into_iter()
+        .flatten()
+        .map(|taint| taint["key"].as_str().unwrap().to_owned());
+    keys.collect()
+}
+
+#[rstest]
+#[case::never_where_our_user_data_registers_with_them(json!({"tokenID": "abcdef"}), json!({}), false)]
+#[case::first_where_other_user_data_may_not(json!({"bootstrapSecret": {"revision": "1", "id": "a"}}), json!({}), true)]
+#[case::first_on_a_machine_controllers_vm(json!({}), json!({}), true)]
+#[case::not_where_machine_controller_has_been(json!({}),
+    json!({"metadata": {"annotations": {"cluster.k8s.io/machine": "kube-system/web-1"}}}), false)]
+#[case::not_on_one_that_has_our_label(json!({"bootstrapSecret": {"revision": "1", "id": "a"}}),
+    json!({"metadata": {"labels": {"machine-controller/owned-by": "m1"}}}), false)]
+#[case::not_on_one_that_was_linked(json!({"bootstrapSecret": {"revision": "1", "id": "a"}, "nodeUID": "node-1"}), json!({}), false)]
+#[case::again_on_another_that_has_registered(json!({"bootstrapSecret": {"revision": "1", "id": "a"}, "nodeUID": "node-0"}), json!({}), true)]
+fn a_taint_that_ends_with_the_start_is_put_once(
+    #[case] record: Value,
+    #[case] present: Value,
+    #[case] starts: bool,
+) {
+    let mut expected = vec!["dedicated"];
+    if starts {
+        expected.extend(["node.cilium.io/agent-not-ready", "example.com/warming-up"]);
+    }
+    assert_eq!(taints_of(&record, &present), expected);
+}
+
+#[test]
+fn what_another_controller_takes_away_waits_and_keeps_nothing_else() {
+    let mut observed = observed(machine(&recorded()), running());
+    let metadata = json!({"labels": {"a": "1", "b": "1"}, "annotations": {"c": "1"}});
+    observed.spec = Spec::Usable(Box::new(Usable {
+        cluster_name: "c".into(),
+        node_metadata: serde_json::from_value(metadata).unwrap(),
+        taints: serde_json::from_value(json!([{"key": "k", "effect": "NoSchedule"}])).unwrap(),
+        ..Usable::default()
+    }));
+    observed.node = Some(node(&json!({})));
+    let [label, taint] = [
+        Item::Label("a".to_owned()),
+        Item::Taint("k".to_owned(), "NoSchedule".to_owned()),
+    ];
+    observed.waits = Waits::from([(label, Duration::from_secs(8)), (taint, Duration::from_secs(4))]);
+    let plan = decide(&observed, now());
+    let Some(Step::PatchNode { patch, puts, .. }) = plan.steps.first() else {
+        panic!("{:?}", verbs(&plan))
+    };
+    assert_eq!(
+        patch["metadata"]["labels"],
+        json!({"b": "1", "machine-controller/owned-by": "m1"})
+    );
+    assert_eq!(patch["spec"].get("taints"), None);
+    let put: Vec<String> = puts.iter().map(ToString::to_string).collect();
+    let expected = [
+        "label b",
+        "label machine-controller/owned-by",
+        "annotation c",
+        "annotation cluster.k8s.io/machine",
+    ];
+    assert_eq!(put, expected);
+    assert_eq!(plan.again, Some(Duration::from_secs(4)));
+    // What is there waits for nothing.
+    observed.node = Some(node(&json!({
+        "metadata": {
+            "labels": {"a": "1", "b": "1", "machine-controller/owned-by": "m1"},
+            "annotations": {"c": "1", "cluster.k8s.io/machine": "kube-system/web-1"},
+        },
+        "spec": {"taints": [{"key": "k", "effect": "NoSchedule"}]},
+    })));
+    let plan = decide(&observed, now());
+    assert!(
+        !plan
+            .steps
+            .iter()
+            .any(|step| matches!(step, Step::PatchNode { .. }))
+    );
+    assert!(plan.again.is_none_or(|again| again > Duration::from_secs(8)));
+}

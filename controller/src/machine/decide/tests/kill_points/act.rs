@@ -178,7 +178,7 @@ impl Acting<'_> {
                 self.process.watched = None;
                 self.process.answers.clear();
             }
-            Step::PatchNode { uid: _, patch } => {
+            Step::PatchNode { patch, .. } => {
                 self.write(verb, Kind::Node, |world| world.patch(Kind::Node, NAME, patch))?;
             }
             Step::WatchPods => match self.world.seen().get(&(Kind::Node, NAME.to_owned())) {

@@ -1,0 +1,186 @@
+//! What another controller takes from a Node again and again: it is put back more and more slowly, and told once.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// First and longest pause before something is put back.
+const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(5));
+
+/// What has held for this long longer than its pause is not contested any more.
+const HELD: Duration = Duration::from_mins(5);
+
+/// Somebody is told when something is put back for the second time.
+const TOLD_AT: u32 = 3;
+
+/// Something that a Machine puts onto its Node.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Item {
+    /// The label of that key.
+    Label(String),
+    /// The annotation of that key.
+    Annotation(String),
+    /// The taint of that key and effect.
+    Taint(String, String),
+}
+
+impl fmt::Display for Item {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Label(key) => write!(f, "label {key}"),
+            Self::Annotation(key) => write!(f, "annotation {key}"),
+            Self::Taint(key, effect) => write!(f, "taint {key}:{effect}"),
+        }
+    }
+}
+
+/// How long each must wait before it is put onto the Node again; what is not there may be put at once.
+pub type Waits = BTreeMap<Item, Duration>;
+
+/// What was put onto Nodes, by their UIDs.
+#[derive(Debug, Default)]
+pub struct Contests(Mutex<Memory>);
+
+#[derive(Debug, Default)]
+struct Memory {
+    by_node: HashMap<String, BTreeMap<Item, Put>>,
+    /// How many Nodes there may be before those are forgotten on which everything holds.
+    forget_at: usize,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Put {
+    times: u32,
+    at: Instant,
+    pause: Duration,
+}
+
+impl Put {
+    fn is_over(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.at) >= self.pause + HELD
+    }
+}
+
+impl Contests {
+    /// What must still wait on the Node of that UID.
+    pub fn waits(&self, node: &str, now: Instant) -> Waits {
+        let memory = self.lock();
+        let puts = memory.by_node.get(node).into_iter().flatten();
+        let waits =
+            puts.map(|(item, put)| (item.clone(), (put.at + put.pause).saturating_duration_since(now)));
+        waits.filter(|(_, wait)| !wait.is_zero()).collect()
+    }
+
+    /// These have been put onto the Node of that UID; which of them somebody is to be told of: once an episode.
+    pub fn put(&self, node: &str, items: &[Item], now: Instant) -> Vec<Item> {
+        let mut memory = self.lock();
+        let (known, forget_at) = (memory.by_node.len(), memory.forget_at);
+        if known >= forget_at {
+            memory.by_node.retain(|_, puts| {
+                puts.retain(|_, put| !put.is_over(now));
+                !puts.is_empty()
+            });
+            memory.forget_at = (memory.by_node.len() * 2).max(64);
+        }
+        if items.is_empty() {
+            return Vec::new();
+        }
+        let puts = memory.by_node.entry(node.to_owned()).or_default();
+        let mut news = Vec::new();
+        for item in items {
+            let before = puts.get(item).filter(|put| !put.is_over(now));
+            let times = before.map_or(1, |put| put.times.saturating_add(1));
+            let pause = BACKOFF.0.saturating_mul(1 << (times - 1).min(16)).min(BACKOFF.1);
+            // No less than it says, so that not all come at once.
+            let pause = pause.mul_f64(1.0 + f64::from(rand::random::<u8>()) / 1024.0);
+            puts.insert(
+                item.clone(),
+                Put {
+                    times,
+                    at: now,
+                    pause,
+                },
+            );
+            if times == TOLD_AT {
+                news.push(item.clone());
+            }
+        }
+        news
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Memory> {
+        // Every change is complete before anything can panic.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn taint() -> Item {
+        Item::Taint("dedicated".to_owned(), "NoSchedule".to_owned())
+    }
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// Another controller takes it away as soon as it is put; when it was put within so long, and how often that was told.
+    fn fight(contests: &Contests, start: Instant, long: Duration) -> (Vec<Instant>, usize) {
+        let (mut puts, mut told, mut now) = (Vec::new(), 0, start);
+        while now < start + long {
+            match contests.waits("node", now).get(&taint()) {
+                Some(wait) => now += *wait,
+                None => {
+                    told += contests.put("node", &[taint()], now).len();
+                    puts.push(now);
+                }
+            }
+        }
+        (puts, told)
+    }
+
+    #[test]
+    fn what_is_taken_away_is_put_back_more_and_more_slowly_and_told_once() {
+        let (contests, start) = (Contests::default(), Instant::now());
+        let (puts, told) = fight(&contests, start, Duration::from_secs(10));
+        assert_eq!((puts.len(), told), (4, 1));
+        let (puts, told) = fight(&Contests::default(), start, Duration::from_mins(60));
+        assert!((17..=20).contains(&puts.len()), "{} within an hour", puts.len());
+        assert_eq!(told, 1);
+        let longest = puts.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap();
+        assert!((BACKOFF.1..BACKOFF.1 * 5 / 4).contains(&longest), "{longest:?}");
+    }
+
+    #[test]
+    fn what_has_held_for_a_while_is_put_back_at_once_and_is_another_episode() {
+        let (contests, start) = (Contests::default(), Instant::now());
+        let (puts, _) = fight(&contests, start, Duration::from_secs(60));
+        let held = *puts.last().unwrap() + BACKOFF.1 + HELD;
+        assert!(contests.waits("node", held).is_empty());
+        let (puts, told) = fight(&contests, held, Duration::from_secs(10));
+        assert_eq!((puts.len(), told), (4, 1));
+    }
+
+    #[test]
+    fn items_and_nodes_are_apart_and_what_holds_is_forgotten() {
+        let (contests, start) = (Contests::default(), Instant::now());
+        contests.put("node", &[taint()], start);
+        assert_eq!(
+            contests.waits("node", start).keys().collect::<Vec<_>>(),
+            [&taint()]
+        );
+        assert!(contests.waits("another", start).is_empty());
+        for number in 0..100 {
+            contests.put(&number.to_string(), &[taint()], start);
+        }
+        let late = start + HELD + SECOND * 2;
+        for number in 100..200 {
+            contests.put(&number.to_string(), &[taint()], late);
+        }
+        assert!(contests.lock().by_node.len() <= 128);
+        assert!(!contests.lock().by_node.contains_key("node"));
+    }
+}
