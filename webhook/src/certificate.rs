@@ -70,7 +70,10 @@ impl Source {
         match self {
             Self::Files(files) => {
                 let (certificate, reloader) = Reloader::start(files)?;
-                tasks.spawn(reloader.run());
+                tasks.spawn(async move {
+                    reloader.run().await;
+                    Ok(())
+                });
                 Ok(certificate)
             }
             Self::Secret {
