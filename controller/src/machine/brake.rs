@@ -1,83 +1,110 @@
-//! The brake: when many VMs of one infra cluster vanish at once and it was not us, it is rather the cluster that is
-//! another (restored, emptied, a name that leads elsewhere) than the VMs that are gone.
+//! The mass-loss guard: when many VMs of one infra cluster are missing at the same time and Machinist did not delete them,
+//! another cluster answers there (restored, emptied, a name that leads elsewhere) rather than that the VMs are gone.
+//!
+//! What counts is how many Machines miss their VM together, not how many VMs are lost over time: a Machine whose VM somebody
+//! deletes again and again is one.
 
-use std::collections::{HashMap, HashSet};
-use std::sync::{Mutex, PoisonError};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use machinist_infra::provider::{InfraKey, Place, Providers};
 use machinist_infra::store::Key;
 
-use super::observed::Brake;
+use super::observed::{Brake, Losses};
 use super::record::Infrastructure;
 use crate::user::{StoredMachine, Stores};
 
-/// VMs that vanish within this time count together.
+/// VMs that vanish within this time vanish together.
 const WINDOW: SignedDuration = SignedDuration::from_secs(60);
 /// Fewer than this are believed.
 const AT_LEAST: usize = 5;
 /// No more than one in so many (20 %) are believed.
 const ONE_IN: usize = 5;
+/// Nothing is done about a lost VM for so long: others that vanish with it are reported one by one.
+pub const BURST: Duration = Duration::from_secs(2);
 
 /// The VMs of one infra cluster that Machines have on record, and are not being deleted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Census {
     /// How many there are.
     pub recorded: usize,
-    /// UIDs of those that are not there.
-    pub missing: HashSet<String>,
+    /// UIDs of those that are not there, and their Machines.
+    pub missing: HashMap<String, Key>,
 }
 
-/// What has vanished from one infra cluster.
+impl Census {
+    fn is_mass_loss(&self, missing: usize) -> bool {
+        missing >= AT_LEAST && missing * ONE_IN > self.recorded
+    }
+}
+
+/// What is missing from one infra cluster.
 #[derive(Debug, Default)]
 pub struct Vanished {
     /// When the VM of that UID was first missed.
     since: HashMap<String, Timestamp>,
-    engaged: Option<(usize, usize)>,
+    engaged: Option<Timestamp>,
 }
 
 impl Vanished {
-    /// Takes a census in; whether too many have vanished at once to believe it.
+    /// Takes a census in; whether too many are missing to believe it.
     ///
-    /// It engages when within 60 seconds more than 20 % and at least 5 vanish; those that were acted upon meanwhile count,
-    /// too. It is released when none is missing any more: all are back, or an admin has accepted the others' loss.
+    /// It engages when more than 20 % and at least 5 are missing that vanished within 60 seconds. It is released when
+    /// none of those is missing any more: each is back, its loss accepted by an admin, or its Machine deleted. What
+    /// vanished later is judged by itself then.
     pub fn take(&mut self, census: &Census, now: Timestamp) -> Brake {
         self.since
-            .retain(|uid, since| census.missing.contains(uid) || now.duration_since(*since) <= WINDOW);
-        for uid in &census.missing {
+            .retain(|uid, since| census.missing.contains_key(uid) || now.duration_since(*since) <= WINDOW);
+        for uid in census.missing.keys() {
             self.since.entry(uid.clone()).or_insert(now);
         }
-        let recent = self
-            .since
-            .iter()
-            .filter(|(_, since)| now.duration_since(**since) <= WINDOW);
-        let recent = recent.count();
-        // Machines whose VM was lost and that have been replaced are not on record any more.
-        let recorded = census.recorded.max(recent);
-        if census.missing.is_empty() {
-            if self.engaged.take().is_some() {
-                self.since.clear();
+        let is_held = |at| self.holders(census, at).next().is_some();
+        self.engaged = match self.engaged {
+            Some(at) if is_held(at) => Some(at),
+            // Nothing was done about these either: they are missing together, since whenever.
+            Some(_) => census.is_mass_loss(census.missing.len()).then_some(now),
+            None => {
+                let recent = census.missing.keys().filter(|uid| {
+                    let since = self.since.get(*uid);
+                    since.is_some_and(|since| now.duration_since(*since) <= WINDOW)
+                });
+                census.is_mass_loss(recent.count()).then_some(now)
             }
-        } else if self.engaged.is_none() && recent >= AT_LEAST && recent * ONE_IN > recorded {
-            self.engaged = Some((recent, recorded));
-        }
-        match self.engaged {
-            Some((vanished, recorded)) => Brake::Engaged { vanished, recorded },
-            None => Brake::Released,
-        }
+        };
+        let Some(at) = self.engaged else {
+            return Brake::Released;
+        };
+        let mut holders: Vec<&Key> = self.holders(census, at).collect();
+        holders.sort_unstable();
+        Brake::Engaged(Arc::new(Losses {
+            missing: census.missing.len(),
+            recorded: census.recorded,
+            holders: holders.into_iter().map(ToString::to_string).collect(),
+        }))
     }
 
-    /// Whether the VM of that UID was missed only so lately.
-    fn is_fresh(&self, uid: &str, settle: Duration, now: Timestamp) -> bool {
+    /// The Machines whose missing VMs hold the guard that engaged then.
+    fn holders<'a>(&'a self, census: &'a Census, at: Timestamp) -> impl Iterator<Item = &'a Key> {
+        let missing = census.missing.iter().filter(move |(uid, _)| {
+            let since = self.since.get(*uid);
+            since.is_some_and(|since| since.duration_since(at) <= WINDOW)
+        });
+        missing.map(|(_, machine)| machine)
+    }
+
+    /// How long nothing is done yet about the loss of the VM of that UID.
+    fn settles_in(&mut self, uid: &str, settle: Duration, now: Timestamp) -> Option<Duration> {
+        // One of a Machine that is being deleted is in no census.
+        let since = self.since.entry(uid.to_owned()).or_insert(now);
         let settle = SignedDuration::try_from(settle).unwrap_or(SignedDuration::MAX);
-        self.since
-            .get(uid)
-            .is_some_and(|since| now.duration_since(*since) < settle)
+        let left = settle.saturating_sub(now.duration_since(*since));
+        Duration::try_from(left).ok().filter(|left| !left.is_zero())
     }
 }
 
-/// The brakes of all infra clusters.
+/// The mass-loss guards of all infra clusters.
 #[derive(Debug, Default)]
 pub struct Brakes {
     by_infra: Mutex<HashMap<InfraKey, Kept>>,
@@ -90,7 +117,7 @@ struct Kept {
 }
 
 /// A verdict, and for how long it holds.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Taken {
     at: Timestamp,
     removals: u64,
@@ -100,7 +127,7 @@ struct Taken {
 /// A verdict is used for this long, unless another VM goes.
 const FRESH: SignedDuration = SignedDuration::from_secs(1);
 
-/// Whose brake it is.
+/// Whose guard it is.
 #[derive(Debug, Clone, Copy)]
 pub struct Question<'a> {
     /// All Machines.
@@ -119,24 +146,24 @@ pub struct Question<'a> {
 }
 
 impl Brakes {
-    /// The verdict for one Machine, and whether the brake was released by it, so that others may go on.
+    /// The verdict for one Machine, and whether the guard was released by it, so that others may go on.
     pub fn ask(&self, question: Question<'_>, now: Timestamp) -> (Brake, bool) {
         let Question { open, machine, .. } = question;
-        let recorded = machine
-            .record
-            .as_ref()
-            .and_then(|record| record.vm_uid.as_deref());
-        let lost = recorded.filter(|uid| !is_there(open, machine.name(), uid));
+        let record = machine.record.as_ref();
+        let recorded = record.and_then(|record| record.vm_uid.as_deref());
+        let is_missing = |uid: &&str| !is_there(open, machine.name(), uid);
+        // That a VM which Machinist deletes goes is no loss.
+        let is_deleted = record.is_some_and(|record| record.vm_deleting) && machine.is_deleting();
+        let lost = recorded.filter(is_missing).filter(|_| !is_deleted);
         let mut by_infra = self.by_infra.lock().unwrap_or_else(PoisonError::into_inner);
         let kept = by_infra.entry(open.key().clone()).or_default();
         let was_engaged = kept.vanished.engaged.is_some();
-        let is_well = recorded.is_some() && lost.is_none() && !machine.is_deleting();
-        if is_well && !was_engaged {
+        if recorded.is_some() && lost.is_none() && !was_engaged {
             return (Brake::Released, false);
         }
         let missed = recorded.is_some_and(|uid| kept.vanished.since.contains_key(uid));
         let removals = open.removals();
-        let taken = kept.taken.filter(|taken| {
+        let taken = kept.taken.take().filter(|taken| {
             // Not if this one has gone, or come back, since then.
             missed == lost.is_some() && taken.removals == removals && now.duration_since(taken.at) < FRESH
         });
@@ -145,12 +172,14 @@ impl Brakes {
             removals,
             brake: kept.vanished.take(&census(question), now),
         });
+        let brake = taken.brake.clone();
         kept.taken = Some(taken);
-        let released = was_engaged && taken.brake == Brake::Released;
-        let is_fresh = lost.is_some_and(|uid| kept.vanished.is_fresh(uid, question.settle, now));
-        match taken.brake {
-            Brake::Released if is_fresh && !open.is_watched() => (Brake::Settling, released),
-            brake => (brake, released),
+        let released = was_engaged && brake == Brake::Released;
+        let settle = if open.is_watched() { BURST } else { question.settle };
+        let settles_in = lost.and_then(|uid| kept.vanished.settles_in(uid, settle, now));
+        match (brake, settles_in) {
+            (Brake::Released, Some(left)) => (Brake::Settling(left), released),
+            (brake, _) => (brake, released),
         }
     }
 
@@ -187,7 +216,7 @@ fn census(question: Question<'_>) -> Census {
             // One address of a cluster may be behind another, and see less.
             && !question.pool.sees_elsewhere(&user, question.open.key(), uid);
         if is_missing {
-            census.missing.insert(uid.clone());
+            census.missing.insert(uid.clone(), user);
         }
     }
     census
@@ -196,72 +225,123 @@ fn census(question: Question<'_>) -> Census {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
     use rstest::rstest;
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(1_800_000_000 + second).unwrap()
     }
 
-    fn census(recorded: usize, missing: std::ops::Range<usize>) -> Census {
+    fn census(recorded: usize, missing: impl IntoIterator<Item = usize>) -> Census {
+        let missing = missing.into_iter();
         Census {
             recorded,
-            missing: missing.map(|n| format!("vm-{n}")).collect(),
+            missing: missing
+                .map(|n| (format!("vm-{n}"), Key::new("ns", format!("web-{n}"))))
+                .collect(),
         }
     }
 
-    const RELEASED: Brake = Brake::Released;
-
-    fn engaged(vanished: usize, recorded: usize) -> Brake {
-        Brake::Engaged { vanished, recorded }
+    /// Missing, recorded, and the number of Machines that hold the guard.
+    fn told(brake: &Brake) -> Option<[usize; 3]> {
+        match brake {
+            Brake::Engaged(losses) => Some([losses.missing, losses.recorded, losses.holders.len()]),
+            _ => None,
+        }
     }
 
     #[rstest]
-    #[case::nothing(100, 0, RELEASED)]
-    #[case::all_of_four(4, 4, RELEASED)]
-    #[case::all_of_five(5, 5, engaged(5, 5))]
-    #[case::exactly_a_fifth(25, 5, RELEASED)]
-    #[case::just_over_a_fifth(24, 5, engaged(5, 24))]
-    #[case::a_fifth_of_many(1000, 200, RELEASED)]
-    #[case::all_of_many(1000, 1000, engaged(1000, 1000))]
-    fn many_at_once_are_not_believed(#[case] recorded: usize, #[case] missing: usize, #[case] brake: Brake) {
+    #[case::nothing(100, 0, None)]
+    #[case::all_of_four(4, 4, None)]
+    #[case::all_of_five(5, 5, Some([5, 5, 5]))]
+    #[case::exactly_a_fifth(25, 5, None)]
+    #[case::just_over_a_fifth(24, 5, Some([5, 24, 5]))]
+    #[case::a_fifth_of_many(1000, 200, None)]
+    #[case::all_of_many(1000, 1000, Some([1000; 3]))]
+    fn many_missing_at_the_same_time_are_not_believed(
+        #[case] recorded: usize,
+        #[case] missing: usize,
+        #[case] expected: Option<[usize; 3]>,
+    ) {
         let mut vanished = Vanished::default();
-        assert_eq!(vanished.take(&census(recorded, 0..missing), at(0)), brake);
-    }
-
-    #[test]
-    fn those_that_were_acted_upon_count_for_a_minute() {
-        let mut vanished = Vanished::default();
-        // One after the other is made anew, so that none but the newest is missing.
-        for n in 0..4 {
-            assert_eq!(vanished.take(&census(6, n..n + 1), at(10)), RELEASED, "{n}");
-        }
-        assert_eq!(vanished.take(&census(6, 4..5), at(20)), engaged(5, 6));
-        let mut slowly = Vanished::default();
-        for n in 0..20 {
-            let brake = slowly.take(&census(6, n..n + 1), at(20 * i64::try_from(n).unwrap()));
-            assert_eq!(brake, RELEASED, "{n}");
-        }
-    }
-
-    #[test]
-    fn it_is_released_when_all_are_back_and_not_before() {
-        let mut vanished = Vanished::default();
-        assert_eq!(vanished.take(&census(10, 0..10), at(0)), engaged(10, 10));
         assert_eq!(
-            vanished.take(&census(10, 9..10), at(500)),
-            engaged(10, 10),
-            "one is missing"
-        );
-        assert_eq!(vanished.take(&census(10, 0..0), at(501)), RELEASED);
-        assert_eq!(
-            vanished.take(&census(10, 0..1), at(502)),
-            RELEASED,
-            "one more is believed"
+            told(&vanished.take(&census(recorded, 0..missing), at(0))),
+            expected
         );
     }
 
     #[test]
-    fn a_brake_that_nobody_can_release_any_more_is_not_counted() {
+    fn losses_one_after_the_other_are_believed_however_many() {
+        let mut vanished = Vanished::default();
+        // Each is replaced before the next is lost: one Machine, or one of its MachineSet's, whose VM somebody deletes.
+        for n in 0..50 {
+            let brake = vanished.take(&census(6, [n]), at(i64::try_from(n).unwrap()));
+            assert_eq!(brake, Brake::Released, "{n}");
+        }
+    }
+
+    #[test]
+    fn it_is_released_when_those_that_vanished_together_are_back_and_names_them_until_then() {
+        let mut vanished = Vanished::default();
+        assert_eq!(
+            told(&vanished.take(&census(20, 0..10), at(0))),
+            Some([10, 20, 10])
+        );
+        // Two more of the same episode.
+        assert_eq!(
+            told(&vanished.take(&census(20, 0..12), at(50))),
+            Some([12, 20, 12])
+        );
+        // Another one, an hour later, holds nothing.
+        assert_eq!(
+            told(&vanished.take(&census(20, 0..13), at(3600))),
+            Some([13, 20, 12])
+        );
+        let Brake::Engaged(losses) = vanished.take(&census(20, 11..13), at(3700)) else {
+            panic!("one of them is missing");
+        };
+        assert_eq!(
+            (losses.missing, &losses.holders[..]),
+            (2, &["ns/web-11".to_owned()][..])
+        );
+        assert_eq!(vanished.take(&census(20, 12..13), at(3701)), Brake::Released);
+        assert_eq!(vanished.take(&census(20, 12..14), at(3702)), Brake::Released);
+    }
+
+    #[test]
+    fn what_vanished_together_later_holds_it_on() {
+        let mut vanished = Vanished::default();
+        assert_eq!(
+            told(&vanished.take(&census(30, 0..10), at(0))),
+            Some([10, 30, 10])
+        );
+        assert_eq!(
+            told(&vanished.take(&census(30, 0..20), at(500))),
+            Some([20, 30, 10])
+        );
+        assert_eq!(
+            told(&vanished.take(&census(30, 10..20), at(900))),
+            Some([10, 30, 10]),
+            "nobody has replaced these"
+        );
+        assert_eq!(vanished.take(&census(30, []), at(901)), Brake::Released);
+    }
+
+    #[test]
+    fn a_loss_is_settled_a_moment_after_it_was_first_seen() {
+        let mut vanished = Vanished::default();
+        vanished.take(&census(3, [0]), at(0));
+        assert_eq!(vanished.settles_in("vm-0", BURST, at(0)), Some(BURST));
+        assert_eq!(
+            vanished.settles_in("vm-0", BURST, at(1)),
+            Some(Duration::from_secs(1))
+        );
+        vanished.take(&census(3, [0]), at(2));
+        assert_eq!(vanished.settles_in("vm-0", BURST, at(2)), None);
+    }
+
+    #[test]
+    fn a_guard_that_nobody_can_release_any_more_is_not_counted() {
         let key = |server: &str| InfraKey {
             server: server.to_owned(),
             ca_digest: String::new(),
@@ -275,5 +355,82 @@ mod tests {
         }
         assert_eq!(brakes.engaged(|_| true), 2);
         assert_eq!(brakes.engaged(|infra| *infra != key("a")), 1);
+    }
+
+    /// What happens to an infra cluster's VMs.
+    #[derive(Debug, Clone)]
+    enum Happens {
+        Lost(usize),
+        /// The infra cluster is emptied, or another one answers.
+        AllLost,
+        Back(usize),
+        AllBack,
+        MachineDeleted(usize),
+        Seconds(i64),
+    }
+
+    fn happens() -> impl Strategy<Value = Happens> {
+        prop_oneof![
+            6 => (0..30_usize).prop_map(Happens::Lost),
+            1 => Just(Happens::AllLost),
+            2 => (0..30_usize).prop_map(Happens::Back),
+            1 => Just(Happens::AllBack),
+            1 => (0..30_usize).prop_map(Happens::MachineDeleted),
+            6 => (0..90_i64).prop_map(Happens::Seconds),
+        ]
+    }
+
+    /// A Machine: the VM on record, and whether it is there.
+    type Recorded = (usize, bool);
+
+    proptest! {
+        #[test]
+        fn laws_of_the_guard(count in 1..30_usize, happens in prop::collection::vec(happens(), 1..80)) {
+            let mut machines: Vec<Option<Recorded>> = (0..count).map(|vm| Some((vm, true))).collect();
+            let (mut vms, mut clock, mut all_lost) = (count, 0, false);
+            let mut vanished = Vanished::default();
+            for happened in happens {
+                let was_engaged = vanished.engaged.is_some();
+                let all = machines.iter_mut().flatten();
+                match happened {
+                    Happens::Lost(n) => machines[n % count].iter_mut().for_each(|vm| vm.1 = false),
+                    Happens::AllLost => all.for_each(|vm| vm.1 = false),
+                    Happens::Back(n) => machines[n % count].iter_mut().for_each(|vm| vm.1 = true),
+                    Happens::AllBack => all.for_each(|vm| vm.1 = true),
+                    Happens::MachineDeleted(n) => machines[n % count] = None,
+                    Happens::Seconds(seconds) => clock += seconds,
+                }
+                let recorded = machines.iter().flatten().count();
+                let lost = machines.iter().flatten().filter(|vm| !vm.1).map(|vm| vm.0);
+                let census = census(recorded, lost.collect::<Vec<_>>());
+                let missing = census.missing.len();
+                all_lost = match happened {
+                    Happens::AllLost => recorded >= AT_LEAST,
+                    Happens::Back(_) | Happens::AllBack | Happens::MachineDeleted(_) => false,
+                    _ => all_lost,
+                };
+                let brake = vanished.take(&census, at(clock));
+                match &brake {
+                    Brake::Engaged(losses) => {
+                        prop_assert_eq!((losses.missing, losses.recorded), (missing, recorded), "the numbers are true");
+                        prop_assert!(!losses.holders.is_empty() && losses.holders.len() <= missing);
+                        if !was_engaged {
+                            prop_assert!(missing >= AT_LEAST && missing * ONE_IN > recorded, "{} of {}", missing, recorded);
+                        }
+                    }
+                    _ => prop_assert!(!all_lost, "an emptied infra cluster is not believed"),
+                }
+                prop_assert!(missing > 0 || brake == Brake::Released, "all are seen");
+                // What is believed is replaced, once it has settled.
+                for vm in machines.iter_mut().flatten().filter(|vm| !vm.1) {
+                    let uid = format!("vm-{}", vm.0);
+                    if vanished.settles_in(&uid, BURST, at(clock)).is_none() && brake == Brake::Released {
+                        prop_assert!(!all_lost);
+                        *vm = (vms, true);
+                        vms += 1;
+                    }
+                }
+            }
+        }
     }
 }

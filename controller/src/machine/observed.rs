@@ -208,7 +208,7 @@ pub struct Open {
     pub infrastructure: Infrastructure,
     /// What the credential may not watch, so that the Machine is looked at now and then instead.
     pub unwatched: Option<Unwatched>,
-    /// Whether too many VMs have vanished at once to believe it.
+    /// Whether too many VMs are missing at the same time to believe it.
     pub brake: Brake,
     /// The VM of the Machine's name.
     pub vm: Option<Arc<Instance>>,
@@ -245,20 +245,26 @@ impl Open {
     }
 }
 
-/// Whether too many VMs have vanished at once to believe it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Whether too many VMs are missing at the same time to believe it: the mass-loss guard.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Brake {
     /// No.
     Released,
-    /// Not known yet: others have to be looked at first.
-    Settling,
+    /// Not known for so long: others that vanished with this one may not have been seen to be missing yet.
+    Settling(Duration),
     /// Yes.
-    Engaged {
-        /// How many had vanished.
-        vanished: usize,
-        /// Of how many on record.
-        recorded: usize,
-    },
+    Engaged(Arc<Losses>),
+}
+
+/// The VMs that are missing from an infra cluster.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Losses {
+    /// How many are missing.
+    pub missing: usize,
+    /// Of how many on record.
+    pub recorded: usize,
+    /// The Machines, as `namespace/name`, whose VMs have to be seen again; sorted.
+    pub holders: Vec<String>,
 }
 
 /// What rendering needs to know of the infra cluster.

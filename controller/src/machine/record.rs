@@ -23,6 +23,10 @@ pub struct Record {
     /// `metadata.uid` of the VM; absent until it is made.
     #[serde(default, rename = "vmUID", skip_serializing_if = "Option::is_none")]
     pub vm_uid: Option<String>,
+    /// The Machine is being deleted, and its VM with it: that the VM goes is no loss. Written before the VM's deletion is
+    /// asked for.
+    #[serde(default, rename = "vmDeleting", skip_serializing_if = "std::ops::Not::not")]
+    pub vm_deleting: bool,
     /// ID of the bootstrap token in the VM's user data; absent for VMs that we did not make.
     #[serde(default, rename = "tokenID", skip_serializing_if = "Option::is_none")]
     pub token_id: Option<String>,

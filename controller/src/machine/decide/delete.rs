@@ -299,7 +299,12 @@ fn vm(draft: &mut Draft<'_>) -> Vm {
         );
         return blocked(draft, &why);
     }
-    if let Some(why) = super::disbelief(draft, open) {
+    // A VM that is there, or that went because the Machine does, is no loss.
+    let is_deleted = machine.record.as_ref().is_some_and(|record| record.vm_deleting);
+    if !is_deleted
+        && !super::is_seen(draft, open)
+        && let Some(why) = super::disbelief(draft, open)
+    {
         return blocked(draft, &why);
     }
     match &open.vm {
@@ -376,6 +381,9 @@ fn delete_vm(draft: &mut Draft<'_>, open: &Open, vm: &Instance) -> Vm {
             // Who deletes the VM past us leaves nothing to drain, but hooks hold the Machine all the same.
             if goes && goodbye::waits_for_hooks(draft) || !goes && !goodbye::is_said(draft) {
                 return Vm::Stays;
+            }
+            if let Some(record) = &mut draft.record {
+                record.vm_deleting = true;
             }
             let name = machine.name();
             deleting(

@@ -21,8 +21,9 @@ use k8s_openapi::jiff::Timestamp;
 use machinist_shared::names::{annotation, condition, finalizer};
 
 use self::draft::Draft;
+use super::brake::BURST;
 use super::conditions::{Condition, Reason, Status};
-use super::observed::{Brake, Infra, NotWatched, Observed, Open, Spec, Usable};
+use super::observed::{Brake, Infra, Losses, NotWatched, Observed, Open, Spec, Usable};
 use super::ownership::{VmClaim, VmVerdict, vm_verdict};
 use super::plan::Plan;
 use super::record::Infrastructure;
@@ -216,46 +217,74 @@ fn acceptance(infrastructure: &Infrastructure) -> String {
     format!("{}={name}", annotation::ACCEPT_INFRASTRUCTURE)
 }
 
-/// Whether what the infra cluster shows can be believed: not if too many VMs have vanished at once.
+/// Whether what the infra cluster shows can be believed: not if too many VMs are missing at the same time.
 fn believed(draft: &mut Draft<'_>, open: &Open) -> bool {
-    let machine = &draft.observed.machine;
-    let recorded = machine
-        .record
-        .as_ref()
-        .and_then(|record| record.vm_uid.as_deref());
-    let seen = open.vm.as_ref().and_then(|vm| vm.metadata.uid.as_deref());
-    if recorded.is_some() && recorded == seen {
+    if is_seen(draft, open) {
         return true;
     }
     let Some(why) = disbelief(draft, open) else {
         return true;
     };
-    draft.infrastructure(Status::False, Reason::InfrastructureChanged, why);
+    let condition = Condition::new(
+        condition::INFRASTRUCTURE_READY,
+        Status::False,
+        Reason::InfrastructureChanged,
+        why,
+    );
+    let machine = &draft.observed.machine;
+    // How many are missing, and whose, may change all the time.
+    let is_known = machine.says(condition::INFRASTRUCTURE_READY, Reason::InfrastructureChanged);
+    draft.condition(if is_known { condition.lazy() } else { condition });
     draft.keep_conditions();
     false
 }
 
-/// Why nothing is created or deleted on an infra cluster that has lost many VMs at once, if that is so.
+/// Whether the Machine's VM on record is seen where it was put.
+fn is_seen(draft: &Draft<'_>, open: &Open) -> bool {
+    let record = draft.observed.machine.record.as_ref();
+    let recorded = record.and_then(|record| record.vm_uid.as_deref());
+    let seen = open.vm.as_ref().and_then(|vm| vm.metadata.uid.as_deref());
+    recorded.is_some() && recorded == seen
+}
+
+/// Why nothing is created or deleted on an infra cluster that misses many VMs at the same time, if that is so.
 fn disbelief(draft: &mut Draft<'_>, open: &Open) -> Option<String> {
     let infrastructure = &open.infrastructure;
-    match open.brake {
+    match &open.brake {
         Brake::Released => None,
         _ if draft.observed.machine.accepts(infrastructure) => None,
-        Brake::Settling => {
-            draft.plan.look_again(SETTLING);
+        Brake::Settling(left) => {
+            draft.plan.look_again(SETTLING.min(*left));
+            if *left <= BURST {
+                draft.say_nothing_yet();
+            }
             Some("the VM is not there; whether others have vanished, too, is being looked at".to_owned())
         }
-        Brake::Engaged { vanished, recorded } => {
+        Brake::Engaged(losses) => {
             draft.plan.look_again(BRAKED);
+            let Losses {
+                missing, recorded, ..
+            } = **losses;
             Some(format!(
-                "{vanished} of the {recorded} VMs on record in namespace {} of {} vanished within 60 s and not by us: rather another \
-                 cluster answers there than that they are gone. Nothing is created or deleted there until they are back. If they \
-                 are gone for good, annotate the Machines with {}",
+                "{missing} of the {recorded} VMs on record in namespace {} of {} are missing, and Machinist did not delete them:                  rather another cluster answers there than that they are gone. Nothing is created there, and no other VM is taken                  for gone, until those of these Machines are seen again: {}. If they are gone for good, delete these Machines or                  annotate them with {}",
                 infrastructure.namespace,
                 infrastructure.server,
+                named(&losses.holders),
                 acceptance(infrastructure),
             ))
         }
+    }
+}
+
+/// So many Machines are named.
+const NAMED: usize = 3;
+
+fn named(machines: &[String]) -> String {
+    let (named, others) = machines.split_at(machines.len().min(NAMED));
+    let named = named.join(", ");
+    match others.len() {
+        0 => named,
+        others => format!("{named} and {others} more"),
     }
 }
 

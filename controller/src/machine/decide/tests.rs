@@ -15,7 +15,7 @@ use super::super::creations::Creation;
 use super::super::drain::watch::{Pods, Seen};
 use super::super::evacuation::Room;
 use super::super::observed::{
-    Bootstrap, Brake, ClusterName, Concern, Disk, Eviction, Facts, Failure, GuestView, Guests, Infra,
+    Bootstrap, Brake, ClusterName, Concern, Disk, Eviction, Facts, Failure, GuestView, Guests, Infra, Losses,
     NotWatched, Observed, Open, Refuge, Settings, Spec, Unwatched, Usable, VmState,
 };
 use super::super::plan::{Plan, Step, UserDataSource};
@@ -27,10 +27,13 @@ use crate::bootstrap::token::TokenView;
 use crate::recreation::Recreation;
 use crate::user::{Node, StoredMachine};
 
-const ENGAGED: Brake = Brake::Engaged {
-    vanished: 6,
-    recorded: 10,
-};
+fn engaged() -> Brake {
+    Brake::Engaged(Arc::new(Losses {
+        missing: 6,
+        recorded: 10,
+        holders: ["a", "b", "c", "d", "e"].map(|name| format!("ns/{name}")).into(),
+    }))
+}
 
 const NOW: &str = "2026-01-01T12:00:00Z";
 

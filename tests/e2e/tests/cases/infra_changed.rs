@@ -4,7 +4,7 @@ use anyhow::Result;
 use e2e::{Case, infra, manifest, objects, wait};
 use futures::future::try_join_all;
 use kube::api::{DeleteParams, ListParams};
-use machinist_shared::names::annotation::ACCEPT_INFRASTRUCTURE;
+use machinist_shared::{api::Machine, names::annotation::ACCEPT_INFRASTRUCTURE};
 use testbed::{
     ControlPlane,
     bed::MACHINES,
@@ -72,35 +72,37 @@ async fn a_kubeconfig_that_points_to_an_empty_cluster_creates_and_deletes_nothin
 async fn many_vms_that_vanish_at_once_are_not_believed_to_be_gone() -> Result<()> {
     let case = Case::start().await?;
     let names: Vec<String> = (0..6).map(|n| format!("worker-{n}")).collect();
-    for name in &names {
+    for name in names.iter().map(String::as_str).chain(["healthy"]) {
         case.apply(&manifest::machine(name)).await?;
     }
     try_join_all(names.iter().map(|name| case.node_ready(name))).await?;
+    case.node_ready("healthy").await?;
     case.settled().await;
 
     // As after the restore of a backup that is older than the VMs: same address, same namespace, no VMs.
     let proxy = case.bed.infra().proxy();
     proxy.refuse(MACHINES);
     infra::reachable(&case, &names[0], "Unreachable").await?;
-    case.vms()
-        .delete_collection(&DeleteParams::default(), &ListParams::default())
-        .await?;
+    for name in &names {
+        case.vms().delete(name, &DeleteParams::default()).await?;
+    }
     for name in &names {
         wait::for_absence(&case.vms(), name, e2e::case::PATIENCE).await?;
     }
     proxy.heal(MACHINES);
     for name in &names {
         let said = infra::ready(&case, name, "InfrastructureChanged").await?;
-        assert!(
-            said.message.contains("6 of the 6 VMs on record"),
-            "{}",
-            said.message
-        );
+        let holders = "kube-system/worker-0, kube-system/worker-1, kube-system/worker-2 and 3 more";
+        for part in ["6 of the 7 VMs on record", holders] {
+            assert!(said.message.contains(part), "{}", said.message);
+        }
     }
     case.apply(&manifest::machine("new")).await?;
     infra::ready(&case, "new", "InfrastructureChanged").await?;
     case.begin_deletion(&names[5]).await?;
     case.condition(&names[5], "DeletionBlocked").await?;
+    // One whose VM is seen goes.
+    case.delete_machine("healthy").await?;
     case.settled().await;
     let there = case.vms().list(&ListParams::default()).await?;
     assert_eq!(there.items.len(), 0, "nothing is created");
@@ -109,7 +111,7 @@ async fn many_vms_that_vanish_at_once_are_not_believed_to_be_gone() -> Result<()
         assert_eq!(case.lives.uids(name).len(), 1, "nothing is made anew");
     }
 
-    // One after the other is said to be gone for good; with the last, the brake is released, also for the one that is being
+    // One after the other is said to be gone for good; with the last, the guard opens, also for the one that is being
     // deleted.
     let uid = infra_namespace(&case).await?;
     for name in &names[..5] {
@@ -132,6 +134,41 @@ async fn many_vms_that_vanish_at_once_are_not_believed_to_be_gone() -> Result<()
     }
     let left = names[..5].iter().map(String::as_str).chain(["new"]);
     try_join_all(left.map(|name| case.delete_machine(name))).await?;
+    case.finish(&[]).await
+}
+
+#[tokio::test]
+async fn a_vm_that_is_deleted_again_and_again_holds_nobody_else_up() -> Result<()> {
+    let case = Case::start().await?;
+    let recorded = |machine: &Machine| {
+        let status = serde_json::to_value(&machine.status).unwrap_or_default();
+        status["providerStatus"]["vmUID"].as_str().map(str::to_owned)
+    };
+    for name in ["flapping", "calm"] {
+        case.apply(&manifest::machine(name)).await?;
+    }
+    case.node_ready("calm").await?;
+    let mut last = None;
+    for _ in 0..6 {
+        let is_new = |machine: &Machine| recorded(machine).is_some_and(|uid| Some(uid) != last);
+        let machine = wait::for_state(
+            &case.machines(),
+            "flapping",
+            "with another VM",
+            e2e::case::PATIENCE,
+            is_new,
+        )
+        .await?;
+        last = recorded(&machine);
+        case.vms().delete("flapping", &DeleteParams::default()).await?;
+    }
+    case.apply(&manifest::machine("new")).await?;
+    case.node_ready("new").await?;
+    for name in ["calm", "new"] {
+        case.delete_machine(name).await?;
+    }
+    case.node_ready("flapping").await?;
+    case.delete_machine("flapping").await?;
     case.finish(&[]).await
 }
 

@@ -82,8 +82,8 @@ fn an_outage_is_no_event_of_each_machine(#[case] infra: Infra, #[case] is_event:
 }
 
 #[rstest]
-#[case::braked(ENGAGED)]
-#[case::settling(Brake::Settling)]
+#[case::braked(engaged())]
+#[case::settling(Brake::Settling(Duration::from_secs(30)))]
 fn vms_that_vanish_all_at_once_are_not_believed_to_be_gone(#[case] brake: Brake) {
     for extra in [
         recorded(),
@@ -91,8 +91,11 @@ fn vms_that_vanish_all_at_once_are_not_believed_to_be_gone(#[case] brake: Brake)
         json!({}),
         json!({"metadata": {"ownerReferences": [{"kind": "MachineSet", "name": "s", "uid": "s1", "apiVersion": "v"}]}}),
     ] {
-        let empty = Open { brake, ..open() };
-        let mut o = observed(machine(&extra), empty);
+        let empty = || Open {
+            brake: brake.clone(),
+            ..open()
+        };
+        let mut o = observed(machine(&extra), empty());
         o.node = Some(node(&json!({})));
         let plan = decide(&o, now());
         assert!(touches_nothing(&plan), "{:?}", verbs(&plan));
@@ -107,7 +110,7 @@ fn vms_that_vanish_all_at_once_are_not_believed_to_be_gone(#[case] brake: Brake)
             &mut deleting,
             &json!({"metadata": {"deletionTimestamp": NOW, "finalizers": ["machine-delete-finalizer"]}}),
         );
-        let plan = decide(&observed(machine(&deleting), Open { brake, ..open() }), now());
+        let plan = decide(&observed(machine(&deleting), empty()), now());
         assert!(touches_nothing(&plan), "{:?}", verbs(&plan));
         assert_eq!(condition(&plan, "Deleting")["reason"], "DeletionBlocked");
         assert_eq!(patch(&plan)["metadata"]["finalizers"], Value::Null, "they stay");
@@ -124,7 +127,7 @@ fn an_admin_can_say_that_they_are_gone(#[case] accepted: &str) {
         &json!({"metadata": {"annotations": {"machinist.dev/accept-infrastructure": accepted}}}),
     );
     let braked = Open {
-        brake: ENGAGED,
+        brake: engaged(),
         ..open()
     };
     assert_eq!(
@@ -138,12 +141,80 @@ fn a_vm_that_is_there_lives_on_under_the_brake() {
     let o = observed(
         machine(&recorded()),
         Open {
-            brake: ENGAGED,
+            brake: engaged(),
             ..running()
         },
     );
     let plan = decide(&o, now());
     assert_eq!(condition(&plan, "InfrastructureReady")["reason"], "VMRunning");
+}
+
+#[test]
+fn a_loss_that_may_be_one_of_many_is_said_to_be_nothing_for_a_moment() {
+    let settling = Open {
+        brake: Brake::Settling(Duration::from_secs(1)),
+        ..open()
+    };
+    let mut deleting = recorded();
+    json_patch::merge(&mut deleting, &json!({"metadata": {"deletionTimestamp": NOW}}));
+    for extra in [recorded(), deleting] {
+        let plan = decide(&observed(machine(&extra), settling.clone()), now());
+        assert_eq!(verbs(&plan), Vec::<&str>::new());
+        assert_eq!(plan.again, Some(Duration::from_secs(1)));
+    }
+}
+
+#[test]
+fn the_guard_says_who_holds_it() {
+    let guarded = Open {
+        brake: engaged(),
+        ..open()
+    };
+    let plan = decide(&observed(machine(&recorded()), guarded), now());
+    let ready = condition(&plan, "InfrastructureReady");
+    let message = ready["message"].as_str().unwrap();
+    for part in [
+        "6 of the 10 VMs on record",
+        ": ns/a, ns/b, ns/c and 2 more.",
+        "machinist.dev/accept-infrastructure=n1",
+    ] {
+        assert!(message.contains(part), "{message}");
+    }
+}
+
+#[test]
+fn the_guard_holds_no_deletion_of_a_machine_whose_vm_is_seen() {
+    let mut extra = recorded();
+    json_patch::merge(&mut extra, &json!({"metadata": {"deletionTimestamp": NOW}}));
+    let guarded = |open| Open {
+        brake: engaged(),
+        ..open
+    };
+    let plan = decide(&observed(machine(&extra), guarded(running())), now());
+    assert!(
+        verbs(&plan).contains(&"delete the VirtualMachine"),
+        "{:?}",
+        verbs(&plan)
+    );
+    let record = &patch(&plan)["status"]["providerStatus"];
+    assert_eq!(record["vmDeleting"], true);
+
+    // Gone by that deletion it is believed to be, and not otherwise.
+    for (vm_deleting, goes) in [(true, true), (false, false)] {
+        extra["status"]["providerStatus"]["vmDeleting"] = json!(vm_deleting);
+        let plan = decide(&observed(machine(&extra), guarded(open())), now());
+        assert_eq!(patch(&plan)["metadata"]["finalizers"] == json!([]), goes);
+    }
+
+    // Another VM of its name, or another infra cluster, says nothing of its own.
+    let other = Open {
+        vm: Some(vm(&json!({"metadata": {"uid": "v2"}}))),
+        ..running()
+    };
+    extra["status"]["providerStatus"]["vmDeleting"] = json!(false);
+    let plan = decide(&observed(machine(&extra), guarded(other)), now());
+    assert!(touches_nothing(&plan), "{:?}", verbs(&plan));
+    assert_eq!(condition(&plan, "Deleting")["reason"], "DeletionBlocked");
 }
 
 #[test]
