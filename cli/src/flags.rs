@@ -18,7 +18,7 @@ pub struct Flags {
 /// What to do.
 #[derive(Debug, Clone, Subcommand)]
 pub enum Command {
-    /// List what bears this cluster's identity on infra clusters and has no Machine: VMs, disks and Secrets.
+    /// List what bears this cluster's identity and has no Machine: VMs, disks and Secrets on infra clusters, and Nodes.
     ///
     /// Ends with 1 if anything could not be looked at.
     Orphans(Orphans),
@@ -33,6 +33,12 @@ pub struct Orphans {
     /// Form of the list.
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
     pub output: Output,
+    /// Delete all that is listed, after a question.
+    #[arg(long)]
+    pub delete: bool,
+    /// Delete without a question.
+    #[arg(long, requires = "delete")]
+    pub yes: bool,
     /// What to do with them; nothing but listing them, without one.
     #[command(subcommand)]
     pub command: Option<OnOrphans>,
@@ -184,6 +190,7 @@ mod tests {
     #[case::a_namespace("orphans delete vm/vms/web-1")]
     #[case::another_kind("orphans delete node/web-1")]
     #[case::all("orphans delete --all")]
+    #[case::an_answer_to_no_question("orphans --yes")]
     #[case::two_credentials("orphans --infra-kubeconfig f --infra-secret a/b")]
     #[case::a_secret_without_a_namespace("orphans --infra-secret b")]
     #[case::a_secret_without_a_key("orphans --infra-secret a/b/")]

@@ -11,6 +11,7 @@ pub mod delete;
 pub mod flags;
 pub mod kind;
 pub mod machines;
+pub mod nodes;
 pub mod places;
 pub mod report;
 pub mod run;

@@ -133,6 +133,16 @@ impl Living {
         self.names.get(machine_uid).map(String::as_str)
     }
 
+    /// Whether the Machine of that UID or name lives.
+    pub fn is_there(&self, uid_or_name: &str) -> bool {
+        let is_named = |machine: &String| {
+            machine
+                .split_once('/')
+                .is_some_and(|(_, name)| name == uid_or_name)
+        };
+        self.names.contains_key(uid_or_name) || self.names.values().any(is_named)
+    }
+
     /// Of something whose VM was not seen.
     fn owns(&self, object: &ObjectMeta) -> bool {
         let mut owners = object.owner_references.iter().flatten();
@@ -205,6 +215,16 @@ mod tests {
     fn a_damaged_one_lives(#[case] change: Value) {
         let living = Living::new(&[Machine::read(&stored(&change))]);
         assert_eq!(living.name("m"), Some("ns/web-1"));
+    }
+
+    #[rstest]
+    #[case::by_its_uid("m", true)]
+    #[case::by_its_name("web-1", true)]
+    #[case::by_its_namespace("ns", false)]
+    #[case::another("web", false)]
+    fn a_machine_is_there(#[case] uid_or_name: &str, #[case] is_there: bool) {
+        let living = Living::new(&[Machine::read(&stored(&json!({})))]);
+        assert_eq!(living.is_there(uid_or_name), is_there);
     }
 
     #[rstest]

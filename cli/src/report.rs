@@ -28,12 +28,13 @@ pub struct Report {
     pub not_looked_at: Vec<Unseen>,
 }
 
-/// A namespace of an infra cluster.
+/// A namespace of an infra cluster; without a namespace, the user cluster.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Where {
     /// URL of the API server.
     pub server: String,
     /// The namespace.
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub namespace: String,
 }
 
@@ -68,6 +69,7 @@ impl Report {
     pub fn new(
         cluster_uid: &str,
         seen: &[(Place, Sight)],
+        nodes: Vec<Orphan>,
         mut not_looked_at: Vec<Unseen>,
         living: &Living,
     ) -> Self {
@@ -94,6 +96,7 @@ impl Report {
                 name.clone(),
             )
         });
+        orphans.extend(nodes);
         not_looked_at.sort();
         not_looked_at.dedup();
         Self {
@@ -127,10 +130,10 @@ impl Report {
         for orphan in &self.orphans {
             let mut row = vec![
                 orphan.kind.to_owned(),
-                orphan.place.namespace.clone(),
+                or_none(&orphan.place.namespace),
                 orphan.name.clone(),
                 orphan.machine.clone().unwrap_or_else(|| "<unknown>".to_owned()),
-                orphan.owner.clone().unwrap_or_else(|| "<none>".to_owned()),
+                or_none(orphan.owner.as_deref().unwrap_or_default()),
                 age(orphan, now),
                 orphan.uid.clone(),
             ];
@@ -140,6 +143,11 @@ impl Report {
             rows.push(row);
         }
         aligned(&rows)
+    }
+
+    /// What takes everything else along when it is deleted, VMs first.
+    pub fn tops(&self) -> impl Iterator<Item = &Orphan> {
+        self.orphans.iter().filter(|orphan| orphan.owner.is_none())
     }
 
     /// What could not be looked at, a line each.
@@ -188,6 +196,10 @@ fn orphan(place: &Where, namespace: &Namespace<'_>, seen: Seen<'_>, machine_uid:
         created: metadata.creation_timestamp.as_ref().map(|time| time.0),
         deleting: metadata.deletion_timestamp.is_some(),
     }
+}
+
+fn or_none(text: &str) -> String {
+    if text.is_empty() { "<none>" } else { text }.to_owned()
 }
 
 /// As kubectl would say it, roughly.
@@ -306,7 +318,7 @@ mod tests {
     }
 
     fn report(seen: &[(Place, Sight)]) -> Report {
-        Report::new("c", seen, Vec::new(), &living())
+        Report::new("c", seen, Vec::new(), Vec::new(), &living())
     }
 
     #[test]
@@ -363,7 +375,13 @@ Secret                  vms         alone        <unknown>   <none>             
             what: "virtualmachines".to_owned(),
             why: "forbidden".to_owned(),
         };
-        let report = Report::new("c", &[(place("https://a"), sight)], vec![unseen], &living());
+        let report = Report::new(
+            "c",
+            &[(place("https://a"), sight)],
+            Vec::new(),
+            vec![unseen],
+            &living(),
+        );
         assert!(report.orphans.is_empty(), "{:?}", report.orphans);
         assert!(report.warnings().contains("virtualmachines: forbidden\n"));
     }

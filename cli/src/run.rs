@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use futures::future::join_all;
 use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::jiff::Timestamp;
@@ -13,11 +13,12 @@ use machinist_infra::client::{ClientOptions, RemoteError, kubectl_client};
 use machinist_infra::kubeconfig::AddressPolicy;
 use machinist_infra::user_cluster::KubectlCluster;
 
-use crate::flags::{Command, Delete, Flags, OnOrphans, Orphans, Output, Places};
+use crate::flags::{Command, Delete, Flags, OnOrphans, Orphans, Output, Places, Target};
+use crate::kind::Kind;
 use crate::machines::{self, Living, Machine};
-use crate::places::{self, Found};
-use crate::report::Report;
-use crate::{delete, survey};
+use crate::places::{self, Found, Place, Unseen};
+use crate::report::{Orphan, Report};
+use crate::{delete, nodes, survey};
 
 /// How long an API server may take with a write. Nothing is lost meanwhile, unlike for a controller that leads.
 const WRITE: Duration = Duration::from_secs(10);
@@ -93,16 +94,27 @@ async fn orphans_command(flags: Orphans) -> anyhow::Result<bool> {
         user_agent: concat!("kubectl-machinist/", env!("CARGO_PKG_VERSION")).to_owned(),
         ..ClientOptions::default()
     };
+    if flags.delete && flags.command.is_some() {
+        bail!("--delete deletes all that is listed, and `delete` what is named: give one of them");
+    }
     let user = User::open(&flags.places, &options).await?;
     let machines = user.machines().await?;
     let found = places::find(&flags.places, &user.client, &machines, &options).await?;
     match flags.command {
-        None => list(&user, found, flags.output).await,
+        None if flags.delete => {
+            let places = found.places.clone();
+            let report = everything(&user, found).await?;
+            print(&report.table(Timestamp::now()))?;
+            eprint!("{}", report.warnings());
+            delete_listed(&user, &places, &report, flags.yes).await
+        }
+        None => list(&everything(&user, found).await?, flags.output),
         Some(OnOrphans::Delete(delete)) => delete_named(&user, &found, &delete).await,
     }
 }
 
-async fn list(user: &User, found: Found, output: Output) -> anyhow::Result<bool> {
+/// Looks at everything.
+async fn everything(user: &User, found: Found) -> anyhow::Result<Report> {
     let Found { places, mut unseen } = found;
     let sights = join_all(places.iter().map(|place| survey::look(place, &user.uid))).await;
     let mut seen = Vec::new();
@@ -110,16 +122,95 @@ async fn list(user: &User, found: Found, output: Output) -> anyhow::Result<bool>
         unseen.extend(missing);
         seen.push((place, sight));
     }
+    let nodes = nodes::list(&user.client).await.unwrap_or_else(|error| {
+        unseen.push(Unseen {
+            what: format!("nodes of {}", user.server),
+            why: error.to_string(),
+        });
+        Vec::new()
+    });
     let living = Living::new(&user.machines().await?);
-    let report = Report::new(&user.uid, &seen, unseen, &living);
+    let nodes = nodes::orphans(&user.server, &nodes, &living);
+    Ok(Report::new(&user.uid, &seen, nodes, unseen, &living))
+}
+
+fn list(report: &Report, output: Output) -> anyhow::Result<bool> {
     match output {
         Output::Table => {
             print(&report.table(Timestamp::now()))?;
             eprint!("{}", report.warnings());
         }
-        Output::Json => print(&format!("{}\n", serde_json::to_string_pretty(&report)?))?,
+        Output::Json => print(&format!("{}\n", serde_json::to_string_pretty(report)?))?,
     }
     Ok(report.not_looked_at.is_empty())
+}
+
+/// Deletes all that was listed, if it is still there and still an orphan; Kubernetes deletes what it owns.
+async fn delete_listed(user: &User, places: &[Place], report: &Report, yes: bool) -> anyhow::Result<bool> {
+    let count = report.orphans.len();
+    if count == 0 {
+        return Ok(report.not_looked_at.is_empty());
+    }
+    if !yes && !confirmed(&format!("Delete these {count} objects? [y/N] "))? {
+        eprintln!("nothing was deleted");
+        return Ok(false);
+    }
+    let mut all = report.not_looked_at.is_empty();
+    for orphan in report.tops() {
+        let what = format!("{}/{}", orphan.kind, orphan.name);
+        match delete_one(user, places, orphan).await? {
+            Ok(became) => print(&format!("{what} {became}\n"))?,
+            Err(why) => {
+                all = false;
+                eprintln!("error: {what} was not deleted: {why}");
+            }
+        }
+    }
+    Ok(all)
+}
+
+/// Looks one up again, and deletes it; what became of it, or why it was not deleted.
+async fn delete_one(
+    user: &User,
+    places: &[Place],
+    orphan: &Orphan,
+) -> anyhow::Result<Result<&'static str, String>> {
+    let Some(kind) = Kind::parse(orphan.kind) else {
+        let living = Living::new(&user.machines().await?);
+        if living.is_there(&orphan.machine_uid) || living.is_there(&orphan.name) {
+            return Ok(Err("it has a Machine by now".to_owned()));
+        }
+        let became = nodes::delete(&user.client, orphan).await;
+        return Ok(became.map_err(|error| error.to_string()));
+    };
+    let target = Target {
+        kind,
+        name: orphan.name.clone(),
+    };
+    let places: Vec<_> = places
+        .iter()
+        .filter(|place| place.server == orphan.place.server && place.namespace == orphan.place.namespace)
+        .cloned()
+        .collect();
+    let lookup = delete::look(&target, &places).await;
+    let living = Living::new(&user.machines().await?);
+    Ok(match delete::judge(&lookup, &user.uid, &living) {
+        Ok((_, object)) if object.uid.as_ref() != Some(&orphan.uid) => {
+            Err("another object of its name is there by now".to_owned())
+        }
+        Ok((place, object)) => delete::delete(&target, place, object, false)
+            .await
+            .map_err(|error| error.to_string()),
+        Err(why) => Err(why),
+    })
+}
+
+/// Whether the person at the terminal says yes.
+fn confirmed(question: &str) -> anyhow::Result<bool> {
+    eprint!("{question}");
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer)?;
+    Ok(["y", "yes"].contains(&answer.trim().to_ascii_lowercase().as_str()))
 }
 
 async fn delete_named(user: &User, found: &Found, flags: &Delete) -> anyhow::Result<bool> {

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::runtime::events::{Event as KubeEvent, EventType, Recorder, Reporter};
 use kube::{Client, Resource};
 
@@ -109,9 +110,40 @@ impl Events {
         self.record(&about, event).await
     }
 
+    /// Writes one Event about whoever owns an object of that namespace.
+    pub async fn publish_about(
+        &self,
+        owner: &OwnerReference,
+        namespace: &str,
+        event: &Event,
+    ) -> Result<(), kube::Error> {
+        let about = ObjectReference {
+            api_version: Some(owner.api_version.clone()),
+            kind: Some(owner.kind.clone()),
+            name: Some(owner.name.clone()),
+            namespace: Some(namespace.to_owned()),
+            uid: Some(owner.uid.clone()),
+            ..ObjectReference::default()
+        };
+        self.record(&about, event).await
+    }
+
+    /// Writes one Event about a namespace, into it: `kubectl get events` shows it among those of the namespace's objects.
+    pub async fn publish_about_namespace(&self, name: &str, event: &Event) -> Result<(), kube::Error> {
+        let about = ObjectReference {
+            api_version: Some("v1".to_owned()),
+            kind: Some("Namespace".to_owned()),
+            name: Some(name.to_owned()),
+            namespace: Some(name.to_owned()),
+            ..ObjectReference::default()
+        };
+        self.record(&about, event).await
+    }
+
     async fn record(&self, about: &ObjectReference, event: &Event) -> Result<(), kube::Error> {
         // By reason, too: forged signing requests hide no failure.
-        let subject = format!("{}/{}", about.uid.as_deref().unwrap_or_default(), event.reason);
+        let about_what = about.uid.as_deref().or(about.name.as_deref());
+        let subject = format!("{}/{}", about_what.unwrap_or_default(), event.reason);
         // Every change of the map is complete before anything can panic.
         let may = may_write(
             &mut self.written.lock().unwrap_or_else(PoisonError::into_inner),

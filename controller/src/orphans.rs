@@ -1,9 +1,10 @@
-//! VMs that bear our label and this cluster's identity and have no Machine, with their disks: counted whenever somebody
-//! asks for the metrics, named once in the log, and never deleted.
+//! VMs that bear our label and this cluster's identity and have no Machine, with their disks and Nodes: counted whenever
+//! somebody asks for the metrics, named once in the log, and never deleted.
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError, Weak};
 
+use machinist_infra::orphans::of_node;
 use machinist_infra::provider::Orphan;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
@@ -24,7 +25,7 @@ impl Orphans {
         let count = IntGaugeVec::new(
             Opts::new(
                 "machinist_orphans",
-                "VMs with our label and this cluster's identity that have no Machine, and their disks, by kind.",
+                "VMs with our label and this cluster's identity that have no Machine, their disks and Nodes, by kind.",
             ),
             &["kind"],
         )?;
@@ -43,12 +44,22 @@ impl Orphans {
         if !context.stores.is_synced() {
             return;
         }
-        let machines = &context.stores.machines;
-        let found = context
-            .infra
-            .orphans(&context.settings.cluster_uid, &|uid| machines.has_index(uid));
+        let stores = &context.stores;
+        // What a tombstone finishes is not left behind.
+        let has_machine = |uid: &str| stores.machines.has_index(uid) || stores.lost.has_uid(uid);
+        let mut found = context.infra.orphans(&context.settings.cluster_uid, &has_machine);
+        let nodes = stores.nodes.all();
+        let nodes = nodes
+            .iter()
+            .filter(|node| of_node(&node.metadata, &has_machine).is_some());
+        found.extend(nodes.map(|node| Orphan {
+            kind: "Node",
+            server: String::new(),
+            namespace: String::new(),
+            name: node.name().to_owned(),
+        }));
         self.count.reset();
-        for kind in ["VirtualMachine", "DataVolume", "PersistentVolumeClaim"] {
+        for kind in ["VirtualMachine", "DataVolume", "PersistentVolumeClaim", "Node"] {
             let count = found.iter().filter(|orphan| orphan.kind == kind).count();
             // Their number is far below the limit.
             let count = i64::try_from(count).unwrap_or(i64::MAX);

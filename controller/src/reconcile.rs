@@ -13,8 +13,10 @@ use crate::machine::act::{Outcome, act};
 use crate::machine::confirm;
 use crate::machine::decide::decide;
 use crate::machine::observe::{observe, place};
+use crate::machine::plan::Event;
 use crate::machine::starts::{Start, pool_of};
 use crate::pass::measured;
+use crate::user::{Remnant, owner};
 
 /// Works on Machines until the queue is closed. Each waits in its infra cluster's own lane: a cluster that is slow or gone
 /// holds back its own Machines only. Nothing is done before it is known which Machines there are: a store that lags behind
@@ -24,6 +26,8 @@ pub async fn work(context: Arc<Context>) {
         () = context.caught_up.machines(&context.client, &context.stores) => {}
         () = context.queue.closed() => return,
     }
+    context.stores.lost.lead();
+    resume(&context);
     for machine in context.stores.machines.all() {
         context.starts.note(&machine, Instant::now());
     }
@@ -41,6 +45,56 @@ pub async fn work(context: Arc<Context>) {
         passes.spawn(in_lane(working));
     }
     while passes.join_next().await.is_some() {}
+}
+
+/// Finishes the deletions of Machines that are gone, because their finalizers were removed by force while no controller saw it.
+fn resume(context: &Context) {
+    let machines = &context.stores.machines;
+    for node in context.stores.nodes.all() {
+        let Some(machine) = Remnant::machine(&node) else {
+            continue;
+        };
+        if machines.has_index(machine.uid()) || machines.has_index(machine.name()) {
+            continue;
+        }
+        let key = Key::of(&machine);
+        tracing::warn!(machine = %key, uid = machine.uid(), "it is gone, and its Node was being drained; the deletion goes on");
+        context.stores.lost.resume(machine, context.now());
+        context.queue.add(key);
+    }
+}
+
+/// An Event about a Machine that was let go: on its MachineSet; without one, on its namespace.
+async fn tell_of_let_go(context: &Context, key: &Key) {
+    let Some(machine) = context.stores.lost.take_let_go(key) else {
+        return;
+    };
+    if machine.is_ignored(&context.settings.name) || !context.may_write() {
+        return;
+    }
+    let place = machine.record.as_ref().map(|record| &record.infrastructure);
+    let (namespace, server) = place.map_or(("", ""), |place| (&place.namespace, &place.server));
+    let name = machine.name();
+    let event = Event {
+        warning: true,
+        reason: "VMLetGo",
+        message: format!(
+            "the Machine {key} was deleted after its finalizers were removed: the VM {name} in namespace {namespace} of {server} \
+             and the Node {name} stay. `kubectl machinist orphans` lists them"
+        ),
+    };
+    let published = match owner::controller(&machine.metadata) {
+        Some(set) => context.events.publish_about(set, &key.namespace, &event).await,
+        None => {
+            context
+                .events
+                .publish_about_namespace(&key.namespace, &event)
+                .await
+        }
+    };
+    if let Err(error) = published {
+        tracing::warn!(machine = %key, %error, "cannot record that it was let go: {}", event.message);
+    }
 }
 
 /// A Machine that is being worked on, until this is dropped.
@@ -89,6 +143,7 @@ const LOST: Duration = Duration::from_secs(1);
 
 /// One pass; whether every write succeeded.
 async fn pass(context: &Context, key: &Key) -> bool {
+    tell_of_let_go(context, key).await;
     let lost = context.stores.lost.get(key);
     let is_lost = lost.is_some();
     let Some(machine) = lost.or_else(|| context.stores.machines.get(key)) else {

@@ -32,6 +32,14 @@ pub enum Verdict<'a> {
     Unknown(&'a OwnerReference),
 }
 
+/// UID of the Machine that left that Node of the user cluster behind, if it did: the Machine that the Node's label names is
+/// gone, and no other has the Node's name.
+pub fn of_node<'a>(node: &'a ObjectMeta, has_machine: &dyn Fn(&str) -> bool) -> Option<&'a str> {
+    let owner = node.labels.as_ref()?.get(label::OWNED_BY)?;
+    let name = node.name.as_deref()?;
+    (!has_machine(owner) && !has_machine(name)).then_some(owner.as_str())
+}
+
 /// Objects of one namespace.
 #[derive(Debug)]
 pub struct Namespace<'a> {
@@ -241,6 +249,16 @@ mod tests {
         for seen in [vm, volume] {
             assert_eq!(namespace.judge(seen, "c", &taken), Verdict::HasMachine("gone"));
         }
+    }
+
+    #[rstest]
+    #[case::of_a_machine_that_is_gone(json!({"name": "web-1", "labels": {label::OWNED_BY: "gone"}}), Some("gone"))]
+    #[case::of_one_that_lives(json!({"name": "web-1", "labels": {label::OWNED_BY: "alive"}}), None)]
+    #[case::whose_name_another_machine_has(json!({"name": "alive", "labels": {label::OWNED_BY: "gone"}}), None)]
+    #[case::of_nobody(json!({"name": "web-1"}), None)]
+    fn a_node_is_judged_by_its_label_and_name(#[case] node: Value, #[case] machine: Option<&str>) {
+        let has_machine = |uid_or_name: &str| uid_or_name == "alive";
+        assert_eq!(of_node(&metadata(node), &has_machine), machine);
     }
 
     #[test]

@@ -120,6 +120,9 @@ pub mod annotation {
     pub const DELETE_MACHINE: &str = "cluster.k8s.io/delete-machine";
     /// On a Node: `<namespace>/<name>` of its Machine.
     pub const MACHINE: &str = "cluster.k8s.io/machine";
+    /// Ours, on a Node that is drained because its Machine is being deleted: what finishing that takes, as JSON, should the
+    /// Machine's finalizers be removed by force.
+    pub const DELETING: &str = "machinist.dev/deleting";
     /// In `spec.metadata.annotations`: namespace of the VMs on the infra cluster.
     pub const CLUSTER_NAMESPACE: &str = "cluster.x-k8s.io/cluster-namespace";
     /// Prefix, on a Machine: kubelet feature gates as the webhook was told.

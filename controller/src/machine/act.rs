@@ -9,7 +9,7 @@ use kube::{Api, ResourceExt};
 use machinist_infra::client::RemoteError;
 use machinist_infra::provider::{Delivery, Labelling};
 use machinist_infra::store::Key;
-use machinist_shared::names::{CONTROLLER, annotation, label};
+use machinist_shared::names::{CONTROLLER, annotation, finalizer, label};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -183,8 +183,10 @@ impl Run<'_> {
     async fn patch_machine(&mut self, patch: &Value) -> Result<Progress, RemoteError> {
         if self.context.stores.lost.has(self.machine) {
             // There is nothing to write to; without finalizers, it is let go.
+            let key = Key::of(self.machine);
+            self.context.stores.lost.patched(&key, patch);
             if patch.pointer("/metadata/finalizers").is_some() {
-                self.context.stores.lost.forget(&Key::of(self.machine));
+                self.context.stores.lost.forget(&key);
             }
             return Ok(Progress::Next);
         }
@@ -193,9 +195,21 @@ impl Run<'_> {
             json!({"metadata": {"uid": self.machine.uid(), "resourceVersion": self.resource_version}});
         json_patch::merge(&mut patch, &guard);
         let api: Api<StoredMachine> = Api::namespaced(self.context.client.clone(), self.machine.namespace());
+        let releases = patch
+            .pointer("/metadata/finalizers")
+            .and_then(Value::as_array)
+            .is_some_and(|left| left.iter().all(|left| left != finalizer::VM));
+        if releases {
+            // Before the watch can tell of it.
+            self.context.stores.lost.release(self.machine.uid(), true);
+        }
         let written = api
             .patch(self.machine.name(), &patch_params(), &Patch::Merge(&patch))
-            .await?;
+            .await;
+        if releases && written.is_err() {
+            self.context.stores.lost.release(self.machine.uid(), false);
+        }
+        let written = written?;
         self.resource_version
             .clone_from(&written.metadata.resource_version);
         self.context.stores.machines.written(written);

@@ -16,7 +16,7 @@ mod stores;
 mod volume_attachment;
 
 pub use catch_up::CaughtUp;
-pub use lost::Lost;
+pub use lost::{Lost, Remnant};
 pub use machine::{SpecState, StoredMachine};
 pub use machine_deployment::StoredMachineDeployment;
 pub use machine_set::StoredMachineSet;

@@ -279,9 +279,8 @@ impl Stores {
                     let told = |machine: &Arc<StoredMachine>| {
                         stores.machines.saw_deletion(&Key::of(machine.as_ref()))
                     };
-                    if change.before.as_ref().is_some_and(told) {
-                        stores.lost.note(change, Timestamp::now());
-                    }
+                    let told = change.before.as_ref().is_some_and(told);
+                    stores.lost.note(change, told, Timestamp::now());
                     each(concerns::machine)(change, stores, queues);
                 },
             ),

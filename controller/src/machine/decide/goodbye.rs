@@ -18,7 +18,7 @@ use super::super::plan::Step;
 use super::delete::{deleting, own_node};
 use super::draft::Draft;
 use crate::flags::{self, OptionalDuration};
-use crate::user::Node;
+use crate::user::{Node, Remnant};
 
 /// For so long a Node that is not Ready may become so again: a kubelet that is restarted loses nobody's pods.
 const UNREADY: Duration = Duration::from_mins(1);
@@ -154,11 +154,20 @@ fn drain(draft: &mut Draft<'_>, node: &Arc<Node>) -> Drain {
         draft.plan.look_again(TURN);
         return Drain::Goes;
     }
-    if !node.spec.unschedulable {
-        let patch = json!({
+    let remnant = draft
+        .record
+        .as_ref()
+        .map(|record| Remnant::new(&observed.machine, record));
+    let is_told = remnant.is_none() || Remnant::is_on(node, observed.machine.uid());
+    if !node.spec.unschedulable || !is_told {
+        let mut patch = json!({
             "metadata": {"uid": node.uid(), "resourceVersion": node.metadata.resource_version},
             "spec": {"unschedulable": true},
         });
+        if let Some(remnant) = remnant.filter(|_| !is_told) {
+            let remnant = json!(remnant).to_string();
+            patch["metadata"]["annotations"] = json!({annotation::DELETING: remnant});
+        }
         let uid = node.uid().to_owned();
         draft.plan.push(Step::PatchNode {
             uid,

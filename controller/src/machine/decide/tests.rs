@@ -141,6 +141,16 @@ fn node(extra: &Value) -> Arc<Node> {
     Arc::new(serde_json::from_value(node).unwrap())
 }
 
+/// What a Node has that is being drained because its Machine is being deleted.
+fn being_drained() -> Value {
+    let remnant = json!({"namespace": "kube-system", "uid": "m1", "providerStatus": {"infrastructure": {
+        "namespace": "vms", "server": "https://infra"}}});
+    json!({
+        "metadata": {"annotations": {"machinist.dev/deleting": remnant.to_string()}},
+        "spec": {"unschedulable": true},
+    })
+}
+
 fn observed(machine: StoredMachine, open: Open) -> Observed {
     Observed {
         machine: Arc::new(machine),

@@ -17,9 +17,6 @@ use kube::{
 use serde_json::{Value, json};
 use testbed::{binaries, seed::INFRA_SECRET};
 
-/// Holds a Machine that is being deleted before its VM is.
-const HOOK: &str = "pre-terminate.delete.hook.machine.cluster.x-k8s.io/test";
-
 /// The output of the plugin, and its exit code.
 struct Answer {
     code: Option<i32>,
@@ -58,6 +55,7 @@ async fn each_object_of_an_orphaned_vm_is_listed_once_with_its_owner() -> Result
         "DataVolume left VirtualMachine/left left".to_owned(),
         "PersistentVolumeClaim left DataVolume/left left".to_owned(),
         format!("Secret {secret} VirtualMachine/left left"),
+        "Node left  left".to_owned(),
     ];
     ensure!(found == expected.into(), "{found:#?}");
     ensure!(rows.len() == found.len(), "{rows:#?}");
@@ -70,7 +68,7 @@ async fn each_object_of_an_orphaned_vm_is_listed_once_with_its_owner() -> Result
     command.env("PATH", folder).arg("machinist");
     let answer = run(&case, command, &["orphans", "--infra-kubeconfig", &infra(&case)]).await?;
     ensure!(answer.code == Some(0), "{}", answer.all());
-    ensure!(answer.out.lines().count() == 5, "{}", answer.all());
+    ensure!(answer.out.lines().count() == 6, "{}", answer.all());
     ensure!(answer.out.starts_with("KIND "), "{}", answer.all());
     finish(case).await
 }
@@ -204,6 +202,42 @@ async fn an_orphaned_vm_is_deleted_by_its_name_with_its_disk_and_secret() -> Res
     finish(case).await
 }
 
+#[tokio::test]
+async fn all_that_is_listed_is_deleted_after_a_yes() -> Result<()> {
+    let case = start().await?;
+    leave_behind(&case, "left").await?;
+    let secret = secret_of(&case, "left").await?;
+    // Nobody answers.
+    let answer = admin(&case, &["orphans", "--delete"]).await?;
+    ensure!(
+        answer.code == Some(1) && answer.err.contains("Delete these 5 objects?"),
+        "{}",
+        answer.all()
+    );
+    let vm = case.vms().get("left").await?;
+    ensure!(vm.metadata.deletion_timestamp.is_none(), "it was deleted");
+    case.nodes().get("left").await?;
+
+    let answer = admin(&case, &["orphans", "--delete", "--yes"]).await?;
+    ensure!(answer.code == Some(0), "{}", answer.all());
+    for what in ["VirtualMachine/left deleted", "Node/left deleted"] {
+        ensure!(answer.out.contains(what), "{}", answer.all());
+    }
+    wait::for_absence(&case.vms(), "left", PATIENCE).await?;
+    wait::for_absence(&case.data_volumes(), "left", PATIENCE).await?;
+    wait::for_absence(&case.infra_secrets(), &secret, PATIENCE).await?;
+    wait::for_absence(&case.nodes(), "left", PATIENCE).await?;
+    for name in ["kept", "theirs", "elsewhere"] {
+        let vm = case.vms().get(name).await?;
+        ensure!(
+            vm.metadata.deletion_timestamp.is_none(),
+            "{name} is being deleted"
+        );
+    }
+    case.nodes().get("kept").await?;
+    finish(case).await
+}
+
 /// Two Machines, `left` and `kept`, and two VMs of others.
 async fn start() -> Result<Case> {
     let case = Case::start().await?;
@@ -230,7 +264,9 @@ async fn finish(case: Case) -> Result<()> {
             case.vms().delete("left", &now).await?;
             wait::for_absence(&case.vms(), "left", PATIENCE).await?;
         }
-        case.nodes().delete("left", &now).await?;
+        if case.nodes().get_opt("left").await?.is_some() {
+            case.nodes().delete("left", &now).await?;
+        }
     }
     case.delete_machine("kept").await?;
     case.finish(&["VirtualMachine/theirs", "VirtualMachine/elsewhere"])
@@ -250,17 +286,19 @@ async fn secret_of(case: &Case, vm: &str) -> Result<String> {
     found.with_context(|| format!("no Secret of {vm}"))
 }
 
-/// Deletes a Machine whose finalizers are removed by hand.
+/// Deletes a Machine whose finalizers were removed by hand before.
 async fn leave_behind(case: &Case, name: &str) -> Result<()> {
-    let patch = async |change: Value| {
-        let patch = Patch::Merge(change);
-        case.machines().patch(name, &PatchParams::default(), &patch).await
-    };
-    patch(json!({"metadata": {"annotations": {HOOK: ""}}})).await?;
+    case.settled().await;
+    // Or it puts them back.
+    case.bed.controller().stop();
+    let patch = Patch::Merge(json!({"metadata": {"finalizers": null}}));
+    case.machines()
+        .patch(name, &PatchParams::default(), &patch)
+        .await?;
     case.begin_deletion(name).await?;
-    case.condition(name, "WaitingForPreTerminateHook").await?;
-    patch(json!({"metadata": {"finalizers": null}})).await?;
-    wait::for_absence(&case.machines(), name, PATIENCE).await
+    wait::for_absence(&case.machines(), name, PATIENCE).await?;
+    case.bed.controller().cont();
+    Ok(())
 }
 
 async fn foreign_vm(case: &Case, name: &str, labels: Value) -> Result<()> {

@@ -7,7 +7,7 @@ fn a_deletion_goes_vm_then_node_then_token_then_finalizers() {
     let mut deleting = recorded();
     json_patch::merge(&mut deleting, &json!({"metadata": {"deletionTimestamp": NOW}}));
     let mut o = observed(machine(&deleting), running());
-    o.node = Some(node(&json!({"spec": {"unschedulable": true}})));
+    o.node = Some(node(&being_drained()));
     o.token = Some(token());
     let plan = decide(&o, now());
     assert_eq!(verbs(&plan), ["patch the Machine", "delete the VirtualMachine"]);
@@ -92,10 +92,13 @@ fn a_node_is_recorded_before_the_vm_that_ties_it_is_deleted() {
     let mut deleting = recorded();
     json_patch::merge(&mut deleting, &json!({"metadata": {"deletionTimestamp": NOW}}));
     let mut o = observed(machine(&deleting), running());
-    o.node = Some(node(
-        &json!({"spec": {"providerID": "kubevirt://web-1", "unschedulable": true},
+    let mut found = being_drained();
+    json_patch::merge(
+        &mut found,
+        &json!({"spec": {"providerID": "kubevirt://web-1"},
         "status": {"addresses": [{"type": "InternalIP", "address": "10.0.0.7"}]}}),
-    ));
+    );
+    o.node = Some(node(&found));
     let plan = decide(&o, now());
     assert_eq!(verbs(&plan), ["patch the Machine", "delete the VirtualMachine"]);
     assert_eq!(patch(&plan)["status"]["providerStatus"]["nodeUID"], "node-1");

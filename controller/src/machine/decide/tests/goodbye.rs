@@ -31,7 +31,7 @@ fn leaving(extra: &Value) -> Observed {
 }
 
 fn cordoned(extra: &Value) -> Arc<Node> {
-    let mut cordoned = json!({"spec": {"unschedulable": true}});
+    let mut cordoned = being_drained();
     json_patch::merge(&mut cordoned, extra);
     node(&cordoned)
 }
@@ -142,10 +142,23 @@ fn a_node_is_cordoned_on_condition_of_what_was_seen_then_its_pods_are_watched_th
     let Step::PatchNode { patch: cordon, .. } = &plan.steps[0] else {
         panic!("{:?}", plan.steps)
     };
+    assert_eq!(cordon["spec"], json!({"unschedulable": true}));
+    let metadata = &cordon["metadata"];
     assert_eq!(
-        cordon,
-        &json!({"metadata": {"uid": "node-1", "resourceVersion": "3"}, "spec": {"unschedulable": true}})
+        (&metadata["uid"], &metadata["resourceVersion"]),
+        (&json!("node-1"), &json!("3"))
     );
+    // A controller that begins when the Machine is gone knows from it what to finish.
+    let remnant = metadata["annotations"]["machinist.dev/deleting"]
+        .as_str()
+        .unwrap();
+    let remnant: Value = serde_json::from_str(remnant).unwrap();
+    assert_eq!(
+        (&remnant["uid"], &remnant["namespace"]),
+        (&json!("m1"), &json!("kube-system"))
+    );
+    assert_eq!(remnant["providerStatus"]["vmUID"], "v1");
+    assert_eq!(remnant["providerStatus"]["nodeUID"], "node-1");
     assert_eq!(condition(&plan, "Deleting")["reason"], "DrainingNode");
     assert_eq!(condition(&plan, "Drained")["status"], "False");
     o.node = Some(cordoned(&json!({})));

@@ -1,12 +1,14 @@
 //! Finalizers of other controllers on the Node and the Machine, and finalizers that a person removed.
 
-use anyhow::{Result, ensure};
-use e2e::{case::PATIENCE, manifest, wait};
+use anyhow::{Context as _, Result, ensure};
+use e2e::{Case, case::PATIENCE, manifest, wait};
 use k8s_openapi::api::events::v1::Event;
-use kube::{Api, api::DeleteParams};
+use kube::{Api, ResourceExt as _, api::DeleteParams};
+use machinist_shared::api::Machine;
 use serde_json::json;
+use testbed::bed::Options;
 
-use super::{HOLD, WORKER, counted, finish, start, with_machines};
+use super::{HOLD, STAYS, WORKER, counted, finish, start, with_machines};
 
 #[tokio::test]
 async fn a_finalizer_that_holds_the_node_is_named_and_waited_for_until_a_timeout() -> Result<()> {
@@ -47,27 +49,104 @@ async fn a_red_hat_subscription_that_outlives_its_machine_is_named_in_an_event()
 }
 
 #[tokio::test]
-async fn what_a_machine_without_finalizers_leaves_behind_is_counted_logged_and_not_deleted() -> Result<()> {
+async fn what_a_machine_without_finalizers_leaves_behind_is_told_counted_and_not_deleted() -> Result<()> {
     let case = start().await?;
-    case.annotate(WORKER, HOLD, Some("")).await?;
-    case.begin_deletion(WORKER).await?;
-    case.says(WORKER, "Deleting", "WaitingForPreTerminateHook", &[HOLD])
-        .await?;
-    case.patch_machine(WORKER, json!({"metadata": {"finalizers": null}}))
-        .await?;
-    case.machine_gone(WORKER).await?;
-    counted(&case, "machinist_orphans{kind=\"VirtualMachine\"} 1").await?;
-    counted(&case, "machinist_orphans{kind=\"PersistentVolumeClaim\"} 1").await?;
+    case.apply(&manifest::machine_set("pool", 1)).await?;
+    let is_of_set = |machine: &Machine| machine.name_any().starts_with("pool");
+    wait::any(&case.machines(), "Machine of the set", PATIENCE, is_of_set).await?;
+    let uids = case.machine_uids().await?;
+    let of_set = uids.into_keys().find(|name| name.starts_with("pool"));
+    let of_set = of_set.context("no Machine of the set")?;
+    case.node_ready(&of_set).await?;
+    case.settled().await;
+    for (name, told_on) in [(WORKER, "Namespace"), (&of_set, "MachineSet")] {
+        // Before the controller puts them back.
+        case.bed.controller().stop();
+        case.patch_machine(name, json!({"metadata": {"finalizers": null}}))
+            .await?;
+        case.begin_deletion(name).await?;
+        case.machine_gone(name).await?;
+        case.bed.controller().cont();
+        let events: Api<Event> = Api::namespaced(case.bed.user().client(), manifest::NAMESPACE);
+        let names_it = |event: &Event| {
+            let about = event.regarding.as_ref().and_then(|about| about.kind.as_deref());
+            let note = event.note.as_deref().unwrap_or_default();
+            event.reason.as_deref() == Some("VMLetGo") && about == Some(told_on) && note.contains(name)
+        };
+        wait::any(&events, "Event that names what was let go", PATIENCE, names_it).await?;
+    }
+    for kind in ["VirtualMachine", "PersistentVolumeClaim", "Node"] {
+        counted(&case, &format!("machinist_orphans{{kind=\"{kind}\"}} 2")).await?;
+    }
     let log = std::fs::read_to_string(case.bed.controller().log())?;
     ensure!(
         log.lines()
             .any(|line| line.contains(WORKER) && line.contains("has no Machine")),
         "the log does not name it"
     );
+    for name in [WORKER, &of_set] {
+        case.vm_lives(name).await?;
+        case.vms().delete(name, &DeleteParams::default()).await?;
+        wait::for_absence(&case.vms(), name, PATIENCE).await?;
+        case.nodes().delete(name, &DeleteParams::default()).await?;
+    }
+    for kind in ["VirtualMachine", "Node"] {
+        counted(&case, &format!("machinist_orphans{{kind=\"{kind}\"}} 0")).await?;
+    }
+    case.kubectl(&["delete", "machineset", "pool"]).await?;
+    for name in case.machine_uids().await?.into_keys() {
+        if name.starts_with("pool") {
+            case.machine_gone(&name).await?;
+        }
+    }
+    finish(case).await
+}
+
+#[tokio::test]
+async fn a_deletion_whose_finalizers_are_removed_by_force_is_finished() -> Result<()> {
+    let case = start().await?;
+    wait_at_hook(&case).await?;
+    case.patch_machine(WORKER, json!({"metadata": {"finalizers": null}}))
+        .await?;
+    nothing_stays(case).await
+}
+
+#[tokio::test]
+async fn a_deletion_whose_finalizers_are_removed_by_force_is_finished_by_a_later_controller() -> Result<()> {
+    // Without a Lease to wait out.
+    let case = Case::start_with(Options {
+        controller_args: vec!["--enable-leader-election=false".to_owned()],
+        ..Options::default()
+    })
+    .await?;
+    for name in [WORKER, STAYS] {
+        case.apply(&manifest::machine(name)).await?;
+    }
+    for name in [WORKER, STAYS] {
+        case.node_ready(name).await?;
+    }
+    wait_at_hook(&case).await?;
+    case.bed.controller().kill();
+    case.patch_machine(WORKER, json!({"metadata": {"finalizers": null}}))
+        .await?;
+    case.machine_gone(WORKER).await?;
     case.vm_lives(WORKER).await?;
-    case.vms().delete(WORKER, &DeleteParams::default()).await?;
+    case.bed.controller().start().await?;
+    nothing_stays(case).await
+}
+
+/// Deletes the Machine, whose Node is drained then and whose VM is not deleted yet.
+async fn wait_at_hook(case: &Case) -> Result<()> {
+    case.annotate(WORKER, HOLD, Some("")).await?;
+    case.begin_deletion(WORKER).await?;
+    case.says(WORKER, "Deleting", "WaitingForPreTerminateHook", &[HOLD])
+        .await?;
+    Ok(())
+}
+
+async fn nothing_stays(case: Case) -> Result<()> {
+    case.machine_gone(WORKER).await?;
     wait::for_absence(&case.vms(), WORKER, PATIENCE).await?;
-    counted(&case, "machinist_orphans{kind=\"VirtualMachine\"} 0").await?;
-    case.nodes().delete(WORKER, &DeleteParams::default()).await?;
+    wait::for_absence(&case.nodes(), WORKER, PATIENCE).await?;
     finish(case).await
 }
