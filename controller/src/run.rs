@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::bootstrap::Access;
 use crate::context::{Context, Failures};
+use crate::csr::ClientApprover;
 use crate::csr::reserved::Known;
 use crate::csr::told::Told;
 use crate::events::Events;
@@ -107,10 +108,16 @@ async fn run(flags: Flags) -> anyhow::Result<()> {
     )
     .await?;
     let (context, queues) = (shared.context, shared.queues);
-    if !flags.machine_sets {
-        // Nobody takes from them.
+    let client_approver = flags.client_csr_approver;
+    // Nobody takes from these.
+    if !flags.machine_sets || client_approver == ClientApprover::Only {
         queues.sets.close();
         queues.deployments.close();
+    }
+    match client_approver {
+        ClientApprover::Here => {}
+        ClientApprover::Elsewhere => queues.requests.close(),
+        ClientApprover::Only => queues.machines.close(),
     }
     register(
         &registry,
@@ -132,8 +139,10 @@ async fn run(flags: Flags) -> anyhow::Result<()> {
     let mut workers = Tasks::default();
     let leads = until_the_end(&stop, &mut tasks, async {
         context.stores.synced().await;
-        // Only what is made anew needs it, and says so.
-        let _ = tokio::time::timeout(LOOKED_UP, context.access.looked_up()).await;
+        if client_approver != ClientApprover::Only {
+            // Only what is made anew needs it, and says so.
+            let _ = tokio::time::timeout(LOOKED_UP, context.access.looked_up()).await;
+        }
         health.set_ready(true);
         tracing::info!("caches are synced");
         match &elector {
@@ -226,13 +235,17 @@ fn register(
     worker_count: usize,
     [user, infra]: [&Traffic; 2],
 ) -> anyhow::Result<()> {
-    registry.register(Box::new(Orphans::new(Arc::downgrade(context))?))?;
     registry.register(Box::new(Depths::new(Arc::downgrade(context))?))?;
+    registry.register(Box::new(Requests::new(user.clone(), infra.clone())?))?;
+    registry.register(Box::new(Unreadable::new()?))?;
+    if context.settings.client_approver == ClientApprover::Only {
+        // The other controller counts Machines.
+        return Ok(());
+    }
+    registry.register(Box::new(Orphans::new(Arc::downgrade(context))?))?;
     registry.register(Box::new(Blocked::new(Arc::downgrade(context))?))?;
     registry.register(Box::new(ByState::infra_clusters(Arc::downgrade(context))?))?;
     registry.register(Box::new(ByState::starts(Arc::downgrade(context))?))?;
-    registry.register(Box::new(Requests::new(user.clone(), infra.clone())?))?;
-    registry.register(Box::new(Unreadable::new()?))?;
     registry.register(Box::new(MachineController::new(context, worker_count)?))?;
     Ok(())
 }
@@ -254,6 +267,24 @@ async fn until_the_end<T>(
 
 /// Begins with what only the leader does.
 fn lead(workers: &mut Tasks, context: &Arc<Context>, queues: &Queues, machine_sets: bool) {
+    let client_approver = context.settings.client_approver;
+    if client_approver != ClientApprover::Elsewhere {
+        let approve = csr::approve::work(context.clone(), queues.requests.clone());
+        workers.run("the work on signing requests", approve);
+        tokio::spawn({
+            let context = context.clone();
+            async move { csr::bindings::check(&context).await }
+        });
+    }
+    if client_approver == ClientApprover::Only {
+        return;
+    }
+    if context.settings.approves_serving {
+        tokio::spawn({
+            let context = context.clone();
+            async move { csr::approve::read_own_addresses(&context).await }
+        });
+    }
     workers.run("the work on Machines", reconcile::work(context.clone()));
     if machine_sets {
         workers.run("the work on MachineSets", machine_set::work(context.clone()));
@@ -262,12 +293,6 @@ fn lead(workers: &mut Tasks, context: &Arc<Context>, queues: &Queues, machine_se
             machine_deployment::work(context.clone()),
         );
     }
-    let approve = csr::approve::work(context.clone(), queues.requests.clone());
-    workers.run("the work on signing requests", approve);
-    tokio::spawn({
-        let context = context.clone();
-        async move { csr::bindings::check(&context).await }
-    });
     // Whatever came in before is decided now.
     for machine in context.stores.machines.all() {
         context.queue.add(Key::of(machine.as_ref()));
@@ -340,11 +365,14 @@ fn keep_certificates(
 
 /// Watches whatever is watched in the user cluster for as long as the process lives.
 fn watch(tasks: &mut Tasks, context: &Arc<Context>, client: &Client, queues: &Queues) {
-    let mut watches = context.stores.watches(client, queues);
-    watches.push(Box::pin(context.drains.watch_budgets()));
-    for watch in watches {
+    for watch in context.stores.watches(client, queues) {
         tasks.run("a watch of the user cluster", watch);
     }
+    if context.settings.client_approver == ClientApprover::Only {
+        return;
+    }
+    let budgets = Box::pin(context.drains.watch_budgets());
+    tasks.run("a watch of the user cluster", budgets);
     let context = context.clone();
     tasks.run("the watch of how kubelets reach the API server", async move {
         let on_change = || {
@@ -420,7 +448,10 @@ async fn prepare(
         infra: provider::shipped(options, events),
         brakes: Brakes::default(),
         antechamber: Lane::new(flags.worker_count),
-        stores: Arc::new(Stores::default()),
+        stores: Arc::new(match flags.client_csr_approver {
+            ClientApprover::Only => Stores::of_approver(),
+            ClientApprover::Here | ClientApprover::Elsewhere => Stores::default(),
+        }),
         caught_up: CaughtUp::default(),
         queue: queues.machines.clone(),
         sets: queues.sets.clone(),
@@ -435,6 +466,7 @@ async fn prepare(
             look_every: flags.infra_look_every.0.unwrap_or(LOOK_EVERY),
             provisioning_timeout: flags.provisioning_timeout.0,
             approves_serving: flags.node_csr_approver,
+            client_approver: flags.client_csr_approver,
             bootstrap: flags.bootstrap,
             skip_eviction_after: flags.skip_eviction_after.0,
             progress: ProgressInterval::new(flags.progress_report_interval.0),

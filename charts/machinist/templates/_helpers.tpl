@@ -7,14 +7,26 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 
 {{/* Whose pods this release has: not those of a webhook that is elsewhere. */}}
 {{- define "machinist.servers" -}}
+{{- include "machinist.approver" . -}}
 - controller
+{{- if .Values.approver.separate }}
+- approver
+{{- end }}
 {{- if and (eq .Values.parts "all") (not .Values.webhook.url) }}
 - webhook
 {{- end }}
 {{- end }}
 
+{{/* The approver's pods are like the controller's, whose program they run, but for what it has values of its own for. */}}
+{{- define "machinist.approver" -}}
+{{- $approver := deepCopy .Values.controller -}}
+{{- range $key, $value := .Values.approver }}{{- $_ := set $approver $key $value }}{{- end -}}
+{{- $_ := set $approver "hostNetwork" false -}}
+{{- $_ := set .Values "approver" $approver -}}
+{{- end }}
+
 {{/* Name of a server's objects, and how those begin that it has more of. A controller beside others has its name in it. Takes
-(list root server), as everything here that is about one of both servers: `controller` or `webhook`. */}}
+(list root server), as everything here that is about one of the servers: `controller`, `approver` or `webhook`. */}}
 {{- define "machinist.name" -}}
 {{- $root := index . 0 -}}{{- $server := index . 1 -}}
 machinist-{{ $server }}{{ if eq $root.Values.parts "controller" }}-{{ $root.Values.controller.name }}{{ end }}
@@ -37,6 +49,10 @@ machinist-{{ $server }}{{ if eq $root.Values.parts "controller" }}-{{ $root.Valu
 
 {{- define "machinist.controllerUser" -}}
 system:serviceaccount:{{ .Release.Namespace }}:{{ include "machinist.serviceAccount" (list . "controller") }}
+{{- end }}
+
+{{- define "machinist.approverUser" -}}
+system:serviceaccount:{{ .Release.Namespace }}:{{ include "machinist.serviceAccount" (list . "approver") }}
 {{- end }}
 
 {{/* All controllers, in JSON: ours and those of other releases. */}}

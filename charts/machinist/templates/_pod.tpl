@@ -1,4 +1,4 @@
-{{/* What the pods of both servers have in common. All take (list root server), with `controller` or `webhook`. */}}
+{{/* What the pods of all servers have in common. All take (list root server), with `controller`, `approver` or `webhook`. */}}
 
 {{- define "machinist.image" -}}
 {{- $root := index . 0 -}}

@@ -12,10 +12,10 @@ use machinist_infra::client::RemoteError;
 use machinist_infra::store::Key;
 use tokio::time::Instant;
 
-use super::Verdict;
 use super::bindings;
-use super::client::{Case, MachineFacts, approval, judge, token_id};
+use super::client::{Binding, Case, MachineFacts, approval, judge, token_id};
 use super::request::StoredRequest;
+use super::{ClientApprover, Verdict};
 use crate::backoff::{Backoff, Jitter};
 use crate::bootstrap::token::TokenView;
 use crate::context::Context;
@@ -92,17 +92,18 @@ impl Attempts {
 /// How long requests wait for what is known of the API server's addresses.
 const LOOKED_UP: Duration = Duration::from_secs(5);
 
+/// Reads the cluster's own addresses before any node asks for a serving certificate, so that no request waits for it.
+pub async fn read_own_addresses(context: &Context) {
+    let _ = tokio::time::timeout(LOOKED_UP, context.access.looked_up()).await;
+    if let Ok(hosts) = context.access.hosts()
+        && let Err(error) = context.reserved.get(&context.client, &hosts).await
+    {
+        tracing::warn!(%error, "cannot read the cluster's own addresses; it is tried again when a node asks for a certificate");
+    }
+}
+
 /// Judges signing requests until the queue is closed.
 pub async fn work(context: Arc<Context>, requests: Arc<Queue<Key>>) {
-    // Read before anybody asks, so that no request waits for it.
-    if context.settings.approves_serving {
-        let _ = tokio::time::timeout(LOOKED_UP, context.access.looked_up()).await;
-        if let Ok(hosts) = context.access.hosts()
-            && let Err(error) = context.reserved.get(&context.client, &hosts).await
-        {
-            tracing::warn!(%error, "cannot read the cluster's own addresses; it is tried again when a node asks for a certificate");
-        }
-    }
     let (mut attempts, mut asked) = (Attempts::default(), bindings::Asked::at(Instant::now()));
     while let Some(key) = requests.next().await {
         let request = context.stores.requests.get(&key);
@@ -128,24 +129,34 @@ async fn consider(context: &Context, request: &StoredRequest) -> Outcome {
     if !context.may_write() {
         return Outcome::Again;
     }
-    let secret = context
-        .stores
+    let stores = &context.stores;
+    let secret = stores
         .tokens
         .get(&Key::new(TOKEN_NAMESPACE, format!("bootstrap-token-{id}")));
     let token = secret.and_then(|secret| TokenView::from_secret(&secret).ok());
-    let machine = token.as_ref().and_then(|token| {
-        let found = context.stores.machines.by_index(&token.machine_uid);
-        found
-            .into_iter()
-            .find(|machine| machine.uid() == token.machine_uid)
-    });
-    let facts = match (machine.as_deref(), token.as_ref()) {
-        (Some(machine), Some(token)) => Some(facts(context, machine, token)),
+    let machine = match (context.settings.client_approver, &token) {
+        (ClientApprover::Only, _) => match stores.machine_with_token(&id) {
+            // Told when the Machine's record has it: a guest may be faster.
+            None => return Outcome::Settled,
+            machine => machine,
+        },
+        (_, Some(token)) => stores.machine_of_uid(&token.machine_uid),
+        (_, None) => None,
+    };
+    let binding = match (context.settings.client_approver, &machine) {
+        (ClientApprover::Only, Some(machine)) => Some(Binding::Record {
+            id: id.as_str(),
+            machine_uid: machine.uid(),
+        }),
+        _ => token.as_ref().map(Binding::Secret),
+    };
+    let facts = match (machine.as_deref(), binding) {
+        (Some(machine), Some(binding)) => Some(facts(context, machine, binding)),
         _ => None,
     };
     let case = Case {
         request: &request.object,
-        token: token.as_ref(),
+        token: binding,
         machine: facts,
         now: context.now(),
     };
@@ -176,7 +187,7 @@ async fn consider(context: &Context, request: &StoredRequest) -> Outcome {
 }
 
 /// What counts of a Machine.
-fn facts<'a>(context: &Context, machine: &'a StoredMachine, token: &TokenView) -> MachineFacts<'a> {
+fn facts<'a>(context: &Context, machine: &'a StoredMachine, token: Binding<'_>) -> MachineFacts<'a> {
     let recorded = machine
         .record
         .as_ref()
@@ -186,10 +197,14 @@ fn facts<'a>(context: &Context, machine: &'a StoredMachine, token: &TokenView) -
         .as_ref()
         .is_some_and(|node| node_verdict(NodeClaim::unobserved(machine, node)) != NodeVerdict::Ours);
     // A Node of the Machine's own from before its VM was made anew is older than the new VM's token. One that is younger
-    // has joined with this very token, whether that is recorded yet or not.
-    let is_younger = node.as_ref().is_some_and(|node| {
-        let created = node.metadata.creation_timestamp.as_ref();
-        created.is_none_or(|created| created.0 >= token.created)
+    // has joined with this very token, whether that is recorded yet or not. A former VM's Node goes before the token of the
+    // next is on record, so that of a recorded token has joined with it.
+    let is_younger = node.as_ref().is_some_and(|node| match token {
+        Binding::Secret(token) => {
+            let created = node.metadata.creation_timestamp.as_ref();
+            created.is_none_or(|created| created.0 >= token.created)
+        }
+        Binding::Record { .. } => true,
     });
     MachineFacts {
         name: machine.name(),

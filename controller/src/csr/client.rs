@@ -25,12 +25,43 @@ pub const TOKEN_USER: &str = "system:bootstrap:";
 pub struct Case<'a> {
     /// The request.
     pub request: &'a CertificateSigningRequest,
-    /// The token whose ID [`token_id`] names, if it is there and ours.
-    pub token: Option<&'a TokenView>,
+    /// The token whose ID [`token_id`] names, if it is bound to a Machine.
+    pub token: Option<Binding<'a>>,
     /// The Machine whose UID the token carries, if it exists.
     pub machine: Option<MachineFacts<'a>>,
     /// The time.
     pub now: Timestamp,
+}
+
+/// What binds a token to a Machine.
+#[derive(Debug, Clone, Copy)]
+pub enum Binding<'a> {
+    /// Its Secret, which is there and ours.
+    Secret(&'a TokenView),
+    /// The record of the Machine of that UID, which has the ID of the token in its VM's user data. Nothing else is known of the
+    /// token by a process that may not read Secrets; the API server found it valid when the request was made.
+    Record {
+        /// The token's ID.
+        id: &'a str,
+        /// The Machine's UID.
+        machine_uid: &'a str,
+    },
+}
+
+impl Binding<'_> {
+    fn id(&self) -> &str {
+        match self {
+            Self::Secret(token) => token.id.as_str(),
+            Self::Record { id, .. } => id,
+        }
+    }
+
+    fn machine_uid(&self) -> &str {
+        match self {
+            Self::Secret(token) => &token.machine_uid,
+            Self::Record { machine_uid, .. } => machine_uid,
+        }
+    }
 }
 
 /// What counts of the Machine.
@@ -89,25 +120,29 @@ pub fn approval(request: &CertificateSigningRequest) -> CertificateSigningReques
 }
 
 fn check(case: &Case<'_>, id: &TokenId) -> Result<(), String> {
-    let Some(token) = case.token.filter(|token| token.id == *id) else {
+    let Some(token) = case.token.filter(|token| token.id() == id.as_str()) else {
         return Err(format!(
             "bootstrap token {id} does not exist or is not bound to a Machine"
         ));
     };
-    if token.expiration <= case.now {
+    if let Binding::Secret(token) = token
+        && token.expiration <= case.now
+    {
         return Err(format!("bootstrap token {id} expired at {}", token.expiration));
     }
-    let Some(machine) = case.machine.filter(|machine| machine.uid == token.machine_uid) else {
+    let Some(machine) = case.machine.filter(|machine| machine.uid == token.machine_uid()) else {
         return Err(format!(
             "there is no Machine with UID {}, to which bootstrap token {id} is bound",
-            token.machine_uid
+            token.machine_uid()
         ));
     };
     check_machine(&machine)?;
-    // Both to the second. An older one was made with an earlier token of the same ID.
-    match &case.request.metadata.creation_timestamp {
-        Some(created) if created.0 >= token.created => {}
-        _ => return Err(format!("it is older than bootstrap token {id}")),
+    if let Binding::Secret(token) = token {
+        // Both to the second. An older one was made with an earlier token of the same ID.
+        match &case.request.metadata.creation_timestamp {
+            Some(created) if created.0 >= token.created => {}
+            _ => return Err(format!("it is older than bootstrap token {id}")),
+        }
     }
     let spec = &case.request.spec;
     check_usages(

@@ -5,6 +5,8 @@
 //! [`reserved`] knows the addresses that none of them is for.
 //! What a request asks for is read by [`request`], for both.
 
+use clap::ValueEnum;
+
 pub mod approve;
 pub mod bindings;
 pub mod client;
@@ -12,6 +14,17 @@ pub mod request;
 pub mod reserved;
 pub mod serving;
 pub mod told;
+
+/// Which process approves the first client certificates of our Machines' kubelets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ClientApprover {
+    /// This one, which reads bootstrap tokens.
+    Here,
+    /// Another one, so this one needs no right to.
+    Elsewhere,
+    /// This one, which does nothing else and reads no Secret.
+    Only,
+}
 
 /// What becomes of a request. Nothing is ever denied: a request that does not satisfy us may be somebody else's to
 /// approve.

@@ -14,6 +14,7 @@ use machinist_shared::command_line::{self, Told, heading};
 use machinist_shared::names;
 
 use crate::bootstrap::Mode;
+use crate::csr::ClientApprover;
 use crate::csr::reserved::Range;
 
 pub mod machine_controller;
@@ -131,6 +132,10 @@ pub struct Flags {
     #[arg(default_value_t = true, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     #[arg(value_parser = boolean, value_name = "BOOL")]
     pub node_csr_approver: bool,
+    /// Which process approves the first client certificates of our Machines' kubelets.
+    #[arg(long, env = "MACHINIST_CLIENT_CSR_APPROVER", help_heading = heading::BOOTSTRAP)]
+    #[arg(default_value = "here", ignore_case = true)]
+    pub client_csr_approver: ClientApprover,
     /// Ranges that Services get their addresses from, as the API server's flag of that name has them, with commas between: no
     /// serving certificate is for one of those. Kubernetes from 1.33 on tells them itself; before, without this flag, no
     /// certificate is for an address of the largest range that there can be.

@@ -19,6 +19,7 @@ use super::record::{CredentialSource, FailureDomain, Infrastructure};
 use super::starts::Start;
 use crate::bootstrap::Mode;
 use crate::bootstrap::token::TokenView;
+use crate::csr::ClientApprover;
 use crate::csr::request::StoredRequest;
 use crate::csr::serving::Contested;
 use crate::recreation::Recreation;
@@ -41,6 +42,8 @@ pub struct Settings {
     pub provisioning_timeout: Option<Duration>,
     /// Whether requests for serving certificates are approved.
     pub approves_serving: bool,
+    /// Which process approves first client certificates.
+    pub client_approver: ClientApprover,
     /// Where user data comes from, unless a Machine says otherwise.
     pub bootstrap: Mode,
     /// How long after its deletion was asked for a Machine waits for pods and volumes; `None` for ever.

@@ -62,6 +62,9 @@ fn requests_of(machine: &StoredMachine, stores: &Stores, queues: &Queues) {
     for token in stores.tokens.by_index(machine.uid()) {
         requests_with(&token, stores, queues);
     }
+    for request in stores.requests_with_recorded_token(machine) {
+        queues.requests.add(Key::of(request.as_ref()));
+    }
 }
 
 fn requests_with(token: &Secret, stores: &Stores, queues: &Queues) {
@@ -297,6 +300,45 @@ mod tests {
             ["csr"],
             "a Node of its Machine's name"
         );
+    }
+
+    #[tokio::test]
+    async fn a_request_waits_for_the_record_of_the_machine_that_it_was_made_for() {
+        let (stores, queues) = (stores(), Queues::default());
+        stores
+            .requests
+            .apply(Event::Apply(request_of("system:bootstrap:abcdef")));
+        machine(&object("m", &json!({}), &json!({})), &stores, &queues);
+        assert_eq!(drained(&queues.requests).await, [""; 0]);
+        machine(&recorded("m", "abcdef"), &stores, &queues);
+        assert_eq!(drained(&queues.requests).await, ["csr"]);
+    }
+
+    /// A Machine whose VM has that bootstrap token.
+    fn recorded(name: &str, token: &str) -> StoredMachine {
+        serde_json::from_value(json!({
+            "metadata": {"name": name, "namespace": "ns", "uid": format!("uid-{name}")},
+            "status": {"providerStatus": {"infrastructure": {"namespace": "n", "server": "s"}, "tokenID": token}},
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_token_on_the_records_of_two_machines_is_no_machines() {
+        let stores = stores();
+        let token = crate::bootstrap::token::TokenId::parse("abcdef").unwrap();
+        let found = || {
+            stores
+                .machine_with_token(&token)
+                .map(|machine| machine.name().to_owned())
+        };
+        // Whoever calls a Machine as a token is called has not got it.
+        stores.machines.apply(Event::Apply(recorded("abcdef", "ghijkl")));
+        assert_eq!(found(), None);
+        stores.machines.apply(Event::Apply(recorded("m", "abcdef")));
+        assert_eq!(found().as_deref(), Some("m"));
+        stores.machines.apply(Event::Apply(recorded("n", "abcdef")));
+        assert_eq!(found(), None);
     }
 
     #[tokio::test]

@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 use super::{
     Lost, Node, StoredMachine, StoredMachineDeployment, StoredMachineSet, VolumeAttachment, concerns, owner,
 };
+use crate::bootstrap::token::TokenId;
 use crate::csr::{client, request::NODE_USER, request::StoredRequest, serving};
 use crate::queue::Queue;
 
@@ -45,6 +46,8 @@ pub struct Stores {
     pub requests: Arc<Store<StoredRequest>>,
     /// The same, for serving certificates.
     pub serving: Arc<Store<StoredRequest>>,
+    /// Whether only Machines, Nodes and requests for client certificates are watched.
+    approver_only: bool,
     changed: Notify,
 }
 
@@ -81,6 +84,15 @@ fn orphan_in(namespace: &str) -> String {
     format!("orphan:{namespace}")
 }
 
+/// Where the Machine is indexed whose record has that bootstrap token.
+fn with_token(id: &str) -> String {
+    format!("token:{id}")
+}
+
+fn recorded_token(machine: &StoredMachine) -> Option<&str> {
+    machine.record.as_ref()?.token_id.as_deref()
+}
+
 fn within(namespace: &str) -> String {
     format!("namespace:{namespace}")
 }
@@ -110,11 +122,12 @@ impl Default for Stores {
     fn default() -> Self {
         Self {
             machines: Arc::new(Store::new(|m: &StoredMachine| {
-                vec![
+                let own = [
                     m.name().to_owned(),
                     m.uid().to_owned(),
                     by_controller(&m.metadata),
-                ]
+                ];
+                own.into_iter().chain(recorded_token(m).map(with_token)).collect()
             })),
             lost: Lost::default(),
             nodes: Arc::new(Store::new(Node::own_addresses)),
@@ -130,22 +143,31 @@ impl Default for Stores {
             })),
             requests: Arc::new(Store::new(by_requester)),
             serving: Arc::new(Store::new(by_requester)),
+            approver_only: false,
             changed: Notify::new(),
         }
     }
 }
 
 impl Stores {
-    /// Whether all of them are complete.
+    /// Those that judge requests for client certificates, and do without Secrets: the others stay empty.
+    pub fn of_approver() -> Self {
+        Self {
+            approver_only: true,
+            ..Self::default()
+        }
+    }
+
+    /// Whether all that are watched are complete.
     pub fn is_synced(&self) -> bool {
-        self.machines.is_synced()
-            && self.nodes.is_synced()
-            && self.attachments.is_synced()
-            && self.machine_sets.is_synced()
-            && self.machine_deployments.is_synced()
-            && self.tokens.is_synced()
-            && self.requests.is_synced()
-            && self.serving.is_synced()
+        let of_approver = self.machines.is_synced() && self.nodes.is_synced() && self.requests.is_synced();
+        of_approver
+            && (self.approver_only
+                || self.attachments.is_synced()
+                    && self.machine_sets.is_synced()
+                    && self.machine_deployments.is_synced()
+                    && self.tokens.is_synced()
+                    && self.serving.is_synced())
     }
 
     /// Returns once all of them are complete.
@@ -157,6 +179,26 @@ impl Stores {
             }
             changed.await;
         }
+    }
+
+    /// The Machine of that UID.
+    pub fn machine_of_uid(&self, uid: &str) -> Option<Arc<StoredMachine>> {
+        let found = self.machines.by_index(uid);
+        found.into_iter().find(|machine| machine.uid() == uid)
+    }
+
+    /// The Machine whose record has the bootstrap token of that ID, if exactly one has.
+    pub fn machine_with_token(&self, id: &TokenId) -> Option<Arc<StoredMachine>> {
+        let mut found = self.machines.by_index(&with_token(id.as_str()));
+        let machine = found.pop()?;
+        found.is_empty().then_some(machine)
+    }
+
+    /// Pending requests that came with the bootstrap token on the Machine's record.
+    pub fn requests_with_recorded_token(&self, machine: &StoredMachine) -> Vec<Arc<StoredRequest>> {
+        recorded_token(machine)
+            .map(|id| self.requests.by_index(&format!("{}{id}", client::TOKEN_USER)))
+            .unwrap_or_default()
     }
 
     /// Machines that the owner of that UID controls.
@@ -268,6 +310,25 @@ impl Stores {
         let of_signer = |signer: &str| format!("spec.signerName={signer}");
         let token_type = format!("type={}", names::TOKEN_SECRET_TYPE);
         let all = || client.clone();
+        if self.approver_only {
+            return vec![
+                self.watch(
+                    Api::all(all()),
+                    "",
+                    &self.machines,
+                    queues,
+                    each(concerns::machine),
+                ),
+                self.watch(Api::all(all()), "", &self.nodes, queues, each(concerns::node)),
+                self.watch(
+                    Api::all(all()),
+                    &of_signer(client::SIGNER),
+                    &self.requests,
+                    queues,
+                    each(concerns::request),
+                ),
+            ];
+        }
         vec![
             self.watch(
                 Api::all(all()),

@@ -24,6 +24,12 @@ const UNSEEN: &[Exception] = &[
         "asked of whoever writes certificatesigningrequests/approval",
     ),
     (
+        "machinist-approver",
+        "approve",
+        "signers.certificates.k8s.io",
+        "asked of whoever writes certificatesigningrequests/approval",
+    ),
+    (
         "machinist-controller",
         "update",
         "machinesets.cluster.k8s.io/finalizers",
@@ -49,6 +55,7 @@ const TRIED: &[Exception] = &[(
 const VALUES: &[&[&str]] = &[
     &[],
     &["--set=webhook.certificate.mode=certManager"],
+    &["--set=approver.separate=true"],
     &["--set=webhook.url=https://10.0.0.1:9876,webhook.certificate.mode=selfManaged"],
 ];
 

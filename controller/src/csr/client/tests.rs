@@ -30,7 +30,7 @@ impl Scene {
     fn judge(&self) -> Verdict {
         judge(&Case {
             request: &self.request,
-            token: self.token.as_ref(),
+            token: self.token.as_ref().map(Binding::Secret),
             machine: self.machine,
             now: self.now,
         })
@@ -63,6 +63,42 @@ impl Scene {
                 ..CertificateSigningRequestCondition::default()
             });
     }
+}
+
+/// The case as a process judges it that may not read Secrets.
+fn judge_by_record(scene: &Scene, id: &str, machine_uid: &str) -> Verdict {
+    judge(&Case {
+        request: &scene.request,
+        token: Some(Binding::Record { id, machine_uid }),
+        machine: scene.machine,
+        now: scene.now,
+    })
+}
+
+#[test]
+fn the_record_of_the_machine_binds_its_token_as_the_secret_does() {
+    let mut scene = honest();
+    assert_eq!(judge_by_record(&scene, "abcdef", "m1"), Verdict::Approve);
+    for (id, machine_uid, why) in [("ghijkl", "m1", "abcdef"), ("abcdef", "m2", "UID m2")] {
+        let verdict = judge_by_record(&scene, id, machine_uid);
+        assert!(
+            matches!(&verdict, Verdict::Refused(said) if said.contains(why)),
+            "{verdict:?}"
+        );
+    }
+    scene.machine().joined = true;
+    let verdict = judge_by_record(&scene, "abcdef", "m1");
+    assert!(
+        matches!(&verdict, Verdict::Refused(said) if said.contains("joined")),
+        "{verdict:?}"
+    );
+    let mut scene = honest();
+    scene.machine().name = "worker-2";
+    let verdict = judge_by_record(&scene, "abcdef", "m1");
+    assert!(
+        matches!(&verdict, Verdict::Refused(said) if said.contains("worker-2")),
+        "{verdict:?}"
+    );
 }
 
 fn at(time: &str) -> Timestamp {

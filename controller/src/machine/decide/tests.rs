@@ -163,6 +163,7 @@ fn observed(machine: StoredMachine, open: Open) -> Observed {
             progress: ProgressInterval::new(Duration::from_secs(3)),
             provisioning_timeout: None,
             approves_serving: true,
+            client_approver: crate::csr::ClientApprover::Here,
             bootstrap: Mode::Auto,
             skip_eviction_after: Some(Duration::from_hours(2)),
         }),

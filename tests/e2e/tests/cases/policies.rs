@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use e2e::{Case, manifest, manifest::NAMESPACE};
+use k8s_openapi::jiff::Timestamp;
 use rstest::rstest;
 use serde_json::{Value, json};
 use testbed::bed::{Machinist, Options};
@@ -47,6 +48,26 @@ async fn our_service_account_creates_no_secrets_but_its_tokens() -> Result<()> {
         (
             "a token whose expiration is empty, which is the same",
             token("bbbbbb", |token| token["stringData"]["expiration"] = json!("")),
+        ),
+        (
+            "a token for more than an hour",
+            token("bbbbbb", |token| {
+                token["stringData"]["expiration"] = in_minutes(62);
+            }),
+        ),
+        (
+            "a token for more than an hour that says it was created later",
+            token("bbbbbb", |token| {
+                token["stringData"]["expiration"] = json!("2099-01-01T00:00:00Z");
+                token["metadata"]["creationTimestamp"] = json!("2099-01-01T00:00:00Z");
+                token["metadata"]["managedFields"] = forged_managers();
+            }),
+        ),
+        (
+            "an expiration that is no time as the controller writes it",
+            token("bbbbbb", |token| {
+                token["stringData"]["expiration"] = json!("2099")
+            }),
         ),
         (
             "no label",
@@ -120,6 +141,63 @@ async fn our_service_account_changes_and_deletes_no_secrets_but_its_tokens() -> 
         "it deletes its own"
     );
     case.finish_without_controller(&["Secret/bootstrap-token-cccccc"])
+        .await
+}
+
+/// However often a token is extended, each time it is for an hour at most.
+#[tokio::test]
+async fn our_service_account_extends_its_tokens_by_an_hour_at_most() -> Result<()> {
+    let case = Box::pin(start()).await?;
+    assert_eq!(
+        try_as(&case, CONTROLLER, "create", &token("aaaaaa", |_| {})).await?,
+        None
+    );
+    let extend = |expiration: Value| json!({"stringData": {"expiration": expiration}});
+    let far = json!("2099-01-01T00:00:00Z");
+    let mut forged = extend(far.clone());
+    forged["metadata"]["managedFields"] = forged_managers();
+    let mut reset = extend(far.clone());
+    reset["metadata"]["managedFields"] = json!([{}]);
+    for (what, patch) in [
+        ("for ever", extend(far.clone())),
+        ("for more than an hour", extend(in_minutes(62))),
+        ("by another expiration that is none", extend(json!(""))),
+        ("without one", json!({"data": {"expiration": null}})),
+        ("as if a field manager had done so later", forged),
+        ("as if no field manager had", reset),
+    ] {
+        let said = extend_as(&case, &["--type=merge", "--patch", &patch.to_string()]).await?;
+        refused(what, said.as_deref(), "machinist-secrets")?;
+    }
+    let forged = token("aaaaaa", |token| {
+        token["stringData"]["expiration"] = far.clone();
+        token["metadata"]["managedFields"] = forged_managers();
+    });
+    let said = try_as(&case, CONTROLLER, "replace", &forged).await?;
+    refused("replacing it", said.as_deref(), "machinist-secrets")?;
+
+    // Others may have labelled it, and it may have been extended before.
+    let label = [
+        "label",
+        "secret",
+        "bootstrap-token-aaaaaa",
+        "-n",
+        "kube-system",
+        "a=b",
+    ];
+    case.bed.user().kubectl_ok(&label, "").await?;
+    for minutes in [45, 57] {
+        let patch = extend(in_minutes(minutes)).to_string();
+        let said = extend_as(&case, &["--type=merge", "--patch", &patch]).await?;
+        assert_eq!(said, None, "{minutes} minutes from now");
+    }
+    // What leaves the expiration as it is is no extension.
+    let patch = json!({"metadata": {"labels": {"a": "c"}}}).to_string();
+    assert_eq!(
+        extend_as(&case, &["--type=merge", "--patch", &patch]).await?,
+        None
+    );
+    case.finish_without_controller(&["Secret/bootstrap-token-aaaaaa"])
         .await
 }
 
@@ -204,11 +282,38 @@ fn token(id: &str, change: impl FnOnce(&mut Value)) -> Value {
         },
         "stringData": {
             "token-id": id, "token-secret": "0123456789abcdef", "usage-bootstrap-authentication": "true",
-            "auth-extra-groups": GROUP, "expiration": "2099-01-01T00:00:00Z",
+            "auth-extra-groups": GROUP, "expiration": in_minutes(30),
         },
     });
     change(&mut token);
     token
+}
+
+/// A time from now, as tokens have it.
+fn in_minutes(minutes: u64) -> Value {
+    let then = Timestamp::now() + Duration::from_secs(60 * minutes);
+    json!(format!("{then:.0}"))
+}
+
+/// Field managers that claim to have written the expiration in the far future.
+fn forged_managers() -> Value {
+    json!([{
+        "manager": "kubectl-patch", "operation": "Update", "apiVersion": "v1", "time": "2099-01-01T00:00:00Z",
+        "fieldsType": "FieldsV1",
+        "fieldsV1": {"f:data": {"f:expiration": {}}, "f:metadata": {"f:labels": {"f:machinist.dev/machine-uid": {}}}},
+    }])
+}
+
+/// The refusal of a patch of the token `aaaaaa`.
+async fn extend_as(case: &Case, patch: &[&str]) -> Result<Option<String>> {
+    let user = format!("--as={CONTROLLER}");
+    let target = ["patch", "secret", "bootstrap-token-aaaaaa", "-n", "kube-system"];
+    said(
+        case,
+        &[&target[..], &[&user, "--as-group=system:masters"], patch].concat(),
+        "",
+    )
+    .await
 }
 
 /// The refusal of `verb` of an object by a user whom RBAC would allow it; nothing if it is done.

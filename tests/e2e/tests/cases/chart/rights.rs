@@ -13,7 +13,12 @@ type Row = [String; 6];
 
 #[tokio::test]
 async fn the_table_of_rights_is_what_the_chart_grants() -> Result<()> {
-    let objects = Helm::alone().await?.render(NAMESPACE, &[]).await?;
+    let helm = Helm::alone().await?;
+    let mut objects = helm.render(NAMESPACE, &[]).await?;
+    let separate = helm.render(NAMESPACE, &["--set=approver.separate=true"]).await?;
+    objects.extend(separate.into_iter().filter(|object| {
+        is_role(object) && text(&object["metadata"]["name"]).starts_with("machinist-approver")
+    }));
     let mut granted = BTreeSet::new();
     for role in objects.iter().filter(|object| is_role(object)) {
         let name = text(&role["metadata"]["name"]);
@@ -63,5 +68,5 @@ fn row(line: &str) -> Option<Row> {
         .map(|cell| cell.trim().to_owned())
         .collect();
     let row: Row = cells.get(..6)?.to_vec().try_into().ok()?;
-    matches!(&*row[0], "controller" | "webhook").then_some(row)
+    matches!(&*row[0], "controller" | "approver" | "webhook").then_some(row)
 }

@@ -4,6 +4,7 @@
 mod forged;
 mod honest;
 mod judged;
+mod separate;
 
 use anyhow::Result;
 use e2e::Case;
