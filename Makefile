@@ -17,7 +17,7 @@ BASE ?=
 ENGINE ?= $(shell command -v podman || command -v buildah || command -v docker)
 # `real`: the demo's VM is a Linux with a real kubelet, under emulation (root on Debian, x86_64).
 GUEST ?= simulated
-# Seconds of fuzzing in `make fuzz`, and what is fuzzed: admission, values or csr.
+# Seconds of fuzzing in `make fuzz`, and what is fuzzed: admission, values, csr, watched or answers.
 FUZZ_SECONDS ?= 60
 FUZZ_TARGET ?= admission
 # What a person sees of the testbed, and nothing else.

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Fuzzes one target (admission, values, csr) for some seconds; fails on a crash. Usage: hack/fuzz.sh [SECONDS] [TARGET]
+# Fuzzes one target (admission, values, csr, watched, answers) for some seconds; fails on a crash. Usage: hack/fuzz.sh [SECONDS] [TARGET]
 #
 # Needs the nightly toolchain, and installs it if there is none. Finds are kept in tests/fuzz/artifacts, the corpus in
 # tests/fuzz/corpus; hack/keep-corpus.sh takes the smallest part of it that reaches the same code into tests/fuzz/corpora.
@@ -27,8 +27,8 @@ if [[ $target == admission ]]; then
     target/debug/examples/seeds "$corpus"
 fi
 options=()
-if [[ $target == csr ]]; then
-    options=(--features csr)
+if [[ $target == csr || $target == watched || $target == answers ]]; then
+    options=(--features "$target")
 fi
 dictionary=()
 if [[ -f $fuzz/$target.dict ]]; then

@@ -4,7 +4,7 @@
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
-parts=(fuzz-admission fuzz-values fuzz-csr guests cert-manager fleet outage many neighbours drains rollout-laws kill-points asked-time)
+parts=(fuzz-admission fuzz-values fuzz-csr fuzz-watched fuzz-answers guests cert-manager fleet outage many neighbours drains rollout-laws kill-points asked-time)
 for round in $(seq -w 20); do
   parts+=("repeat-$round")
 done

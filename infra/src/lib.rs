@@ -1,7 +1,7 @@
 //! The providers' I/O half: [`provider`] is what the controller knows of them; the other modules are KubeVirt's, from a
 //! kubeconfig in a spec to a pooled client, and what is watched through it.
 
-mod answer;
+pub mod answer;
 pub mod breaker;
 pub mod client;
 pub mod facts;

@@ -62,7 +62,7 @@ const HELD: Duration = Duration::from_secs(30);
 
 /// Lists and watches a kind of an infra cluster, until the first failure, for the caller to decide how to go on; `None` when
 /// the list is due again.
-pub(crate) async fn follow<K, F>(api: Api<K>, on: F) -> Option<RemoteError>
+pub async fn follow<K, F>(api: Api<K>, on: F) -> Option<RemoteError>
 where
     K: Resource<DynamicType: Default> + Clone + DeserializeOwned + Debug + Send + Sync,
     F: FnMut(Event<K>) + Send,

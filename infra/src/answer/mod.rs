@@ -31,7 +31,7 @@ pub(crate) struct Streamed;
 
 /// What an answer may be.
 #[derive(Debug, Clone)]
-pub(crate) struct AnswerLimits {
+pub struct AnswerLimits {
     /// Bytes at most.
     bytes: usize,
     /// What all answers longer than [`SMALL`] share.
@@ -55,7 +55,7 @@ const ERROR_BYTES: usize = 64 * 1024;
 
 impl AnswerLimits {
     /// Of infra clusters, whose servers anybody may have written into a Machine.
-    pub(crate) fn infra(read: Duration, write: Duration) -> Self {
+    pub fn infra(read: Duration, write: Duration) -> Self {
         static SHARED: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(LARGE_AT_ONCE)));
         Self {
             bytes: INFRA_BYTES,
@@ -65,7 +65,7 @@ impl AnswerLimits {
     }
 
     /// Of the user cluster, whose objects others write.
-    pub(crate) fn user(read: Duration, write: Duration) -> Self {
+    pub fn user(read: Duration, write: Duration) -> Self {
         Self {
             bytes: USER_BYTES,
             shared: None,
@@ -95,13 +95,15 @@ impl<S> Layer<S> for AnswerLimits {
     }
 }
 
+/// A client whose answers are within their limits.
 #[derive(Debug, Clone)]
-pub(crate) struct WithAnswerLimits<S> {
+pub struct WithAnswerLimits<S> {
     inner: S,
     limits: AnswerLimits,
 }
 
-type AnyBody = http_body_util::combinators::UnsyncBoxBody<Bytes, BoxError>;
+/// The body of any answer.
+pub type AnyBody = http_body_util::combinators::UnsyncBoxBody<Bytes, BoxError>;
 
 impl<S, B> Service<Request<Body>> for WithAnswerLimits<S>
 where

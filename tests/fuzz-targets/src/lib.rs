@@ -2,10 +2,16 @@
 //! replay its seeds and its kept corpus on the stable one.
 
 pub mod admission;
+#[cfg(feature = "answers")]
+pub mod answers;
 #[cfg(feature = "csr")]
 pub mod csr;
 pub mod seeds;
+#[cfg(feature = "answers")]
+pub mod streams;
 pub mod values;
+#[cfg(feature = "watched")]
+pub mod watched;
 
 /// What became of an input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

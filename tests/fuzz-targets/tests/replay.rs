@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use arbitrary::{Arbitrary as _, Unstructured};
-use machinist_fuzz_targets::{Input, admission, csr, seeds, values};
+use machinist_fuzz_targets::{Input, admission, answers, csr, seeds, values, watched};
 
 /// The inputs that the fuzzer found worth keeping, a file each.
 fn corpus(target: &str) -> Vec<(PathBuf, Vec<u8>)> {
@@ -61,6 +61,24 @@ fn the_corpus_of_values_breaks_no_law() {
             if let Ok(text) = <&str>::arbitrary_take_rest(Unstructured::new(&bytes)) {
                 values::run(text);
             }
+        });
+    }
+}
+
+#[test]
+fn the_corpus_of_watched_breaks_no_law() {
+    for (path, bytes) in corpus("watched") {
+        replay(&path, || {
+            watched::run(&bytes);
+        });
+    }
+}
+
+#[test]
+fn the_corpus_of_answers_breaks_no_law() {
+    for (path, bytes) in corpus("answers") {
+        replay(&path, || {
+            answers::run(&bytes);
         });
     }
 }
