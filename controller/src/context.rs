@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
 use kube::Client;
+use machinist_infra::clock::ServerClock;
 use machinist_infra::lane::Lane;
 use machinist_infra::provider::Providers;
 use machinist_infra::store::Key;
@@ -39,6 +40,8 @@ use crate::user::{CaughtUp, References, SpecState, StoredMachine, Stores};
 pub struct Context {
     /// Client of the user cluster.
     pub client: Client,
+    /// What time it is there.
+    pub clock: ServerClock,
     /// Its objects.
     pub stores: Arc<Stores>,
     /// Those that know what earlier leaders wrote.
@@ -108,9 +111,9 @@ impl std::fmt::Debug for Context {
 }
 
 impl Context {
-    /// The time.
+    /// The time, as the API server of the user cluster has it: it stamps most of what this is compared with.
     pub fn now(&self) -> Timestamp {
-        Timestamp::now()
+        self.clock.now()
     }
 
     /// Counts the infra clusters by their state.

@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{Api, Client};
 use machinist_infra::client::{ClientOptions, user_cluster_client};
+use machinist_infra::clock::ServerClock;
 use machinist_infra::fence::MayWrite;
 use machinist_infra::kubeconfig::AddressPolicy;
 use machinist_infra::lane::Lane;
@@ -43,7 +44,7 @@ use crate::metrics::Metrics;
 use crate::node_groups::Instancetypes;
 use crate::orphans::Orphans;
 use crate::recreation::Recreations;
-use crate::scraped::{Blocked, ByState, Depths, MachineController, Requests, Unreadable};
+use crate::scraped::{Blocked, ByState, ClockSkew, Depths, MachineController, Requests, Unreadable};
 use crate::server::{self, Health};
 use crate::tasks::Tasks;
 use crate::user::{CaughtUp, Queues, References, Stores};
@@ -96,11 +97,16 @@ async fn run(flags: Flags) -> anyhow::Result<()> {
         .as_ref()
         .map_or_else(Fence::open, Elector::fence)
         .until(stop.clone());
-    let client = user_cluster(&flags, &fenced(&traffic, &fence)).await?;
+    let clock = ServerClock::default();
+    let timed = ClientOptions {
+        clock: Some(clock.clone()),
+        ..fenced(&traffic, &fence)
+    };
+    let client = user_cluster(&flags, &timed).await?;
     let infra_options = fenced(&infra_traffic, &fence);
     let shared = prepare(
         &flags,
-        client.clone(),
+        (client.clone(), clock),
         infra_options,
         metrics.clone(),
         fence,
@@ -244,6 +250,7 @@ fn register(
     }
     registry.register(Box::new(Orphans::new(Arc::downgrade(context))?))?;
     registry.register(Box::new(Blocked::new(Arc::downgrade(context))?))?;
+    registry.register(Box::new(ClockSkew::new(Arc::downgrade(context))?))?;
     registry.register(Box::new(ByState::infra_clusters(Arc::downgrade(context))?))?;
     registry.register(Box::new(ByState::starts(Arc::downgrade(context))?))?;
     registry.register(Box::new(MachineController::new(context, worker_count)?))?;
@@ -398,7 +405,7 @@ struct Shared {
 
 async fn prepare(
     flags: &Flags,
-    client: Client,
+    (client, clock): (Client, ServerClock),
     infra_options: ClientOptions,
     metrics: Metrics,
     fence: Fence,
@@ -450,8 +457,9 @@ async fn prepare(
         antechamber: Lane::new(flags.worker_count),
         stores: Arc::new(match flags.client_csr_approver {
             ClientApprover::Only => Stores::of_approver(),
-            ClientApprover::Here | ClientApprover::Elsewhere => Stores::default(),
+            ClientApprover::Here | ClientApprover::Elsewhere => Stores::at(clock.clone()),
         }),
+        clock,
         caught_up: CaughtUp::default(),
         queue: queues.machines.clone(),
         sets: queues.sets.clone(),

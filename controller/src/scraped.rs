@@ -8,7 +8,7 @@ use machinist_infra::watch::unreadable;
 use machinist_shared::api::MachineSpec;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
-use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts};
+use prometheus::{Gauge, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts};
 
 use crate::context::Context;
 use crate::user::SpecState;
@@ -143,6 +143,33 @@ impl Collector for Blocked {
             self.pods.set(i64::try_from(blocked).unwrap_or(i64::MAX));
         }
         self.pods.collect()
+    }
+}
+
+/// How far the clocks differ.
+pub struct ClockSkew {
+    context: Weak<Context>,
+    seconds: Gauge,
+}
+
+impl ClockSkew {
+    /// To be registered.
+    pub fn new(context: Weak<Context>) -> Result<Self, prometheus::Error> {
+        let about = "Seconds that the clock of the user cluster's API server is ahead of the controller's.";
+        let seconds = Gauge::new("machinist_clock_skew_seconds", about)?;
+        Ok(Self { context, seconds })
+    }
+}
+
+impl Collector for ClockSkew {
+    fn desc(&self) -> Vec<&Desc> {
+        self.seconds.desc()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let ahead = self.context.upgrade().and_then(|context| context.clock.ahead());
+        self.seconds.set(ahead.unwrap_or_default().as_secs_f64());
+        self.seconds.collect()
     }
 }
 

@@ -21,6 +21,7 @@ use tower::{BoxError, Layer, Service, ServiceBuilder};
 
 use crate::answer::{AnswerLimits, TooLarge, TooSlow};
 use crate::breaker::{Breaker, BreakerLayer};
+use crate::clock::ServerClock;
 use crate::fence::MayWrite;
 use crate::kubeconfig::{AddressPolicy, InfraKubeconfig};
 use crate::traffic::Traffic;
@@ -45,6 +46,8 @@ pub struct ClientOptions {
     pub traffic: Traffic,
     /// Asked right before each write is sent.
     pub may_write: MayWrite,
+    /// Told the time by every answer of the one API server that it is about.
+    pub clock: Option<ServerClock>,
 }
 
 impl Default for ClientOptions {
@@ -58,6 +61,7 @@ impl Default for ClientOptions {
             user_agent: concat!("machinist/", env!("CARGO_PKG_VERSION")).to_owned(),
             traffic: Traffic::default(),
             may_write: MayWrite::default(),
+            clock: None,
         }
     }
 }
@@ -201,6 +205,7 @@ fn build(
             read: options.read,
             write: options.write,
         })
+        .option_layer(options.clock.clone())
         .layer(config.base_uri_layer())
         .option_layer(auth)
         .layer(headers)

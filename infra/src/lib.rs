@@ -4,6 +4,7 @@
 pub mod answer;
 pub mod breaker;
 pub mod client;
+pub mod clock;
 pub mod facts;
 pub mod fence;
 pub mod http_server;

@@ -32,6 +32,7 @@ pub enum Reason {
     WaitingForReference,
     WaitingForInfrastructure,
     WaitingToStart,
+    ClockSkew,
     RecreationBackOff,
     InfrastructureChanged,
     PlacementUnknown,

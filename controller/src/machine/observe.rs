@@ -190,6 +190,7 @@ pub async fn observe(
         has_spare_tokens: !tokens.is_empty(),
         requests: asked(context, machine),
         leading_since: *context.leading_since.get_or_init(|| now),
+        skew: context.clock.skew(),
         failure: context.failures.pending(key, machine, now),
     };
     (observed, hands)

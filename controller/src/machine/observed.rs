@@ -6,6 +6,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Taint;
 use k8s_openapi::jiff::Timestamp;
 use kube::core::ObjectMeta;
+use machinist_infra::clock::Skew;
 use machinist_infra::provider::Instance;
 pub use machinist_infra::provider::{Disk, Eviction, NotWatched, State as VmState, Unwatched};
 
@@ -91,6 +92,8 @@ pub struct Observed {
     pub guests: Guests,
     /// Since when this process leads: what waited for a leader has waited until then.
     pub leading_since: Timestamp,
+    /// Whether the clocks differ by little enough.
+    pub skew: Skew,
     /// The last write that failed, until it may be tried again.
     pub failure: Option<Failure>,
 }

@@ -2,6 +2,7 @@
 //!
 //! It says *where*, never *whose*: ownership is decided from what is observed (see [`super::ownership`]).
 
+use k8s_openapi::jiff::Timestamp;
 use machinist_infra::kubeconfig::{CA_INSECURE, CA_SYSTEM};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -27,6 +28,9 @@ pub struct Record {
     /// asked for.
     #[serde(default, rename = "vmDeleting", skip_serializing_if = "std::ops::Not::not")]
     pub vm_deleting: bool,
+    /// When it was first seen, by the clock of the user cluster's API server; absent for VMs that we did not make.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vm_seen: Option<Timestamp>,
     /// ID of the bootstrap token in the VM's user data; absent for VMs that we did not make.
     #[serde(default, rename = "tokenID", skip_serializing_if = "Option::is_none")]
     pub token_id: Option<String>,

@@ -68,6 +68,7 @@ pub(super) fn observe(
         failure: context.set_memories.failure(key, || subject(set, &machines)),
         machines,
         recreation: context.set_memories.recreations.of(key, set.uid(), now),
+        skew: context.clock.skew(),
         status_overdue: context.set_memories.is_overdue(key, started),
         overlaps: if context.set_memories.tells_overlap(key, set.metadata.generation) {
             overlap::of_set(stores, set)

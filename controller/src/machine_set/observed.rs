@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use machinist_infra::clock::Skew;
 use serde_json::Value;
 
 use crate::creation_limit::Allowance;
@@ -27,6 +28,8 @@ pub struct Observed {
     pub failure: Option<Failure>,
     /// One Machine after another ended before it became a Node.
     pub recreation: Option<Recreation>,
+    /// Whether the clocks differ by little enough.
+    pub skew: Skew,
     /// Whether its status has not been told for so long that it cannot wait for the Machines to settle.
     pub status_overdue: bool,
     /// `spec` of the template's instancetype, if the set is a node group by itself and it was seen.

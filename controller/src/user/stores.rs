@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::Secret;
-use k8s_openapi::jiff::Timestamp;
 use kube::{Api, Client, ResourceExt};
+use machinist_infra::clock::ServerClock;
 use machinist_infra::reflect::{Signal, reflect};
 use machinist_infra::store::{Change, Key, Store};
 use machinist_infra::watch::Selector;
@@ -32,6 +32,8 @@ pub struct Stores {
     pub machines: Arc<Store<StoredMachine>>,
     /// Machines that are gone, while something of theirs is not.
     pub lost: Lost,
+    /// What time it is there.
+    clock: ServerClock,
     /// Nodes, indexed by address.
     pub nodes: Arc<Store<Node>>,
     /// Which volumes are attached to which Nodes, indexed by Node.
@@ -130,6 +132,7 @@ impl Default for Stores {
                 own.into_iter().chain(recorded_token(m).map(with_token)).collect()
             })),
             lost: Lost::default(),
+            clock: ServerClock::default(),
             nodes: Arc::new(Store::new(Node::own_addresses)),
             attachments: Arc::new(Store::new(|a: &VolumeAttachment| vec![a.node.clone()])),
             machine_sets: Arc::new(Store::new(|s: &StoredMachineSet| {
@@ -305,6 +308,14 @@ impl Stores {
             .unwrap_or_default()
     }
 
+    /// Empty stores of an API server whose clock is that.
+    pub fn at(clock: ServerClock) -> Self {
+        Self {
+            clock,
+            ..Self::default()
+        }
+    }
+
     /// Runs the watches; `queues` are told what to look at.
     pub fn watches(self: &Arc<Self>, client: &Client, queues: &Queues) -> Vec<BoxFuture<'static, ()>> {
         let of_signer = |signer: &str| format!("spec.signerName={signer}");
@@ -341,7 +352,7 @@ impl Stores {
                         stores.machines.saw_deletion(&Key::of(machine.as_ref()))
                     };
                     let told = change.before.as_ref().is_some_and(told);
-                    stores.lost.note(change, told, Timestamp::now());
+                    stores.lost.note(change, told, stores.clock.now());
                     each(concerns::machine)(change, stores, queues);
                 },
             ),

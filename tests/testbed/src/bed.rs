@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::{
-    ControlPlane, FaultProxy, GuestNetwork, binaries, chart,
+    ControlPlane, FaultProxy, GuestNetwork, binaries, chart, clock,
     control_plane::Options as PlaneOptions,
     paths,
     pki::Ca,
@@ -86,6 +86,8 @@ pub struct Options {
     pub webhook_args: Vec<String>,
     /// More flags for the controllers.
     pub controller_args: Vec<String>,
+    /// How many seconds the controllers' clocks are ahead.
+    pub controller_clock: i64,
     /// How soon controllers write progress alone; the default is a tenth of theirs, so that tests wait less.
     pub progress_report_interval: Duration,
 }
@@ -106,6 +108,7 @@ impl Default for Options {
                 .into(),
             webhook_args: Vec::new(),
             controller_args: Vec::new(),
+            controller_clock: 0,
             progress_report_interval: Duration::from_millis(300),
         }
     }
@@ -403,6 +406,10 @@ impl Testbed {
             ))
             .args(self.options.controller_args.iter().map(String::as_str))
             .args(more_args.iter().copied());
+        let program = match self.options.controller_clock {
+            0 => program,
+            seconds => program.envs(clock::ahead(seconds, &self.dir)?),
+        };
         Ok(Server::new(client, program, health, metrics, ports))
     }
 

@@ -21,6 +21,7 @@ pub mod bed;
 pub mod binaries;
 pub mod cert_manager;
 pub mod chart;
+pub mod clock;
 pub mod control_plane;
 pub mod crds;
 mod flags;

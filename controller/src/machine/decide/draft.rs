@@ -262,6 +262,7 @@ impl<'a> Draft<'a> {
         if let Some(record) = &mut self.record {
             record.joined = record.has_joined();
             record.vm_uid = None;
+            record.vm_seen = None;
             record.token_id = None;
             record.bootstrap_secret = None;
             record.node_uid = None;

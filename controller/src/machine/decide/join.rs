@@ -6,6 +6,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{ObjectReference, Taint};
 use k8s_openapi::jiff::Timestamp;
 use kube::core::ObjectMeta;
+use machinist_infra::clock::Skew;
 use machinist_infra::provider::Instance;
 use machinist_shared::names::{annotation, condition, label};
 use machinist_shared::startup_taints;
@@ -185,6 +186,7 @@ fn waiting(draft: &mut Draft<'_>, open: &Open, vm: &Instance) {
     // A node that has joined once and is being made anew in place is worth waiting for.
     if let Some(timeout) = draft.observed.settings.join_timeout
         && !draft.has_joined_once()
+        && draft.observed.skew != Skew::Unknown
     {
         match deadline(draft, vm, timeout) {
             Some(deadline) if deadline <= draft.now => return timed_out(draft, open, timeout),
@@ -242,8 +244,10 @@ const GRACE: std::time::Duration = std::time::Duration::from_mins(5);
 /// because no controller led: what waits for a new leader gets some time from that.
 pub(super) fn deadline(draft: &Draft<'_>, vm: &Instance, timeout: std::time::Duration) -> Option<Timestamp> {
     let created = |metadata: &ObjectMeta| metadata.creation_timestamp.as_ref().map(|time| time.0);
-    // Two clusters, two clocks: nothing was made in the future.
-    let vm = created(&vm.metadata).map(|vm| vm.min(draft.now));
+    // Two clusters, two clocks: what counts is when it was seen. One that was seen by an earlier version was not made in the
+    // future.
+    let seen = draft.record.as_ref().and_then(|record| record.vm_seen);
+    let vm = seen.or_else(|| created(&vm.metadata).map(|vm| vm.min(draft.now)));
     let start = created(&draft.observed.machine.metadata).max(vm)?;
     let grace = draft
         .observed

@@ -17,7 +17,8 @@ mod tests;
 
 use std::time::Duration;
 
-use k8s_openapi::jiff::Timestamp;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use machinist_infra::clock::Skew;
 use machinist_shared::names::{annotation, condition, finalizer};
 
 use self::draft::Draft;
@@ -37,7 +38,9 @@ pub fn decide(observed: &Observed, now: Timestamp) -> Plan {
         return Plan::default();
     }
     let mut draft = Draft::new(observed, now);
-    if machine.is_deleting() {
+    if let Skew::TooLarge(ahead) = observed.skew {
+        skewed(&mut draft, ahead);
+    } else if machine.is_deleting() {
         delete::decide(&mut draft);
     } else {
         live(&mut draft);
@@ -50,6 +53,37 @@ pub fn decide(observed: &Observed, now: Timestamp) -> Plan {
         return draft.only_requests();
     }
     draft.finish()
+}
+
+/// How often a Machine is looked at while the clocks differ too much.
+const SKEWED: Duration = Duration::from_mins(1);
+
+/// The clocks differ too much for anything to be created or deleted. What is known stays said.
+fn skewed(draft: &mut Draft<'_>, ahead: SignedDuration) {
+    let (minutes, order) = (
+        ahead.as_mins().abs(),
+        if ahead.is_positive() { "ahead of" } else { "behind" },
+    );
+    let message = format!(
+        "the clock of the API server is {minutes} min {order} that of the machine-controller; nothing is created or deleted while \
+         they differ by more than an hour. Correct the clock that is wrong"
+    );
+    draft.keep_status();
+    draft.plan.look_again(SKEWED);
+    let has_vm = draft
+        .record
+        .as_ref()
+        .is_some_and(|record| record.vm_uid.is_some());
+    if draft.observed.machine.is_deleting() {
+        draft.condition(Condition::new(
+            condition::DELETING,
+            Status::True,
+            Reason::ClockSkew,
+            message,
+        ));
+    } else if !has_vm {
+        draft.infrastructure(Status::False, Reason::ClockSkew, message);
+    }
 }
 
 fn live(draft: &mut Draft<'_>) {

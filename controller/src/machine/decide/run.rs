@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
+use machinist_infra::clock::Skew;
 use machinist_infra::provider::Instance;
 use machinist_shared::names::{annotation, condition, finalizer, label};
 
@@ -138,6 +139,7 @@ fn record_vm(draft: &mut Draft<'_>, usable: &Usable, open: &Open, vm: &Instance,
         infrastructure: open.infrastructure.clone(),
         credential: usable.credential.clone(),
         vm_uid: Some(uid.to_owned()),
+        vm_seen: Some(draft.now),
         token_id,
         node_uid: None,
         ..former.unwrap_or_default()
@@ -187,7 +189,7 @@ fn has_joined(draft: &Draft<'_>) -> bool {
 /// Whether the VM has taken too long to run and the Machine is being replaced for it.
 fn provisioning_timed_out(draft: &mut Draft<'_>, open: &Open, vm: &Instance) -> bool {
     // A node that has joined once and is being made anew in place is worth waiting for.
-    if open.state.ready || draft.has_joined_once() {
+    if open.state.ready || draft.has_joined_once() || draft.observed.skew == Skew::Unknown {
         return false;
     }
     let machine = &draft.observed.machine;

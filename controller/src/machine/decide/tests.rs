@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::jiff::Timestamp;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use machinist_infra::clock::Skew;
 use machinist_infra::kubevirt::instance;
 use machinist_infra::provider::Instance;
 use rstest::rstest;
@@ -192,6 +193,7 @@ fn observed(machine: StoredMachine, open: Open) -> Observed {
             turn: None,
         },
         leading_since: "2026-01-01T00:00:00Z".parse().unwrap(),
+        skew: Skew::Small,
         failure: None,
     }
 }

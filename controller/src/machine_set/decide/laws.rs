@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use machinist_infra::clock::Skew;
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -151,6 +152,7 @@ impl World {
             creations: Allowance::unlimited(),
             failure: None,
             recreation: None,
+            skew: Skew::Small,
             status_overdue: false,
             instancetype: None,
             instancetype_again: None,

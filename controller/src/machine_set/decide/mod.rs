@@ -13,6 +13,7 @@ mod tests;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use machinist_infra::clock::Skew;
 use machinist_shared::names::finalizer;
 use serde_json::{Map, Value, json};
 
@@ -73,6 +74,13 @@ pub fn decide(observed: &Observed, now: Timestamp) -> Plan {
         }
         None => {}
     }
+    if let Skew::TooLarge(_) = observed.skew {
+        let is_held = |step: &Step| matches!(step, Step::Create(_) | Step::Delete(_));
+        plan.steps.retain(|step| !is_held(step));
+        plan.more = false;
+        plan.look_again(SKEWED);
+        trouble = trouble.or_else(|| Some(skewed()));
+    }
     if let Some(recreation) = &observed.recreation {
         trouble = trouble.or_else(|| Some(ends_early()));
         plan.look_again(until(now, recreation.ends));
@@ -98,6 +106,18 @@ pub fn decide(observed: &Observed, now: Timestamp) -> Plan {
         }));
     }
     plan
+}
+
+/// How often a set is looked at while the clocks differ too much.
+const SKEWED: Duration = Duration::from_mins(1);
+
+fn skewed() -> Trouble {
+    Trouble {
+        reason: "ClockSkew",
+        message: "the clocks of the API server and of the machine-controller differ by more than an hour; no Machine is created or \
+                  deleted until the one that is wrong is corrected"
+            .to_owned(),
+    }
 }
 
 /// Machines that end before they are Nodes. The same text as long as it lasts.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use jiff::SignedDuration;
 use rstest::rstest;
 use serde_json::json;
 
@@ -67,6 +68,7 @@ fn observed(set: Arc<StoredMachineSet>, machines: Vec<Member>) -> Observed {
         creations: Allowance::unlimited(),
         failure: None,
         recreation: None,
+        skew: Skew::Small,
         status_overdue: false,
         instancetype: None,
         instancetype_again: None,
@@ -682,4 +684,15 @@ fn a_set_makes_no_more_machines_than_are_left_of_its_limit() {
     // That keeps nothing from going.
     observed.set = set(0, &json!({}));
     assert_eq!(steps(&decide(&observed, now())), ["delete m"]);
+}
+
+#[test]
+fn a_set_makes_and_deletes_nothing_while_the_clocks_differ_too_much() {
+    for wanted in [0, 2] {
+        let mut observed = observed(set(wanted, &json!({})), vec![ready("m")]);
+        observed.skew = Skew::TooLarge(SignedDuration::from_hours(2));
+        let plan = decide(&observed, now());
+        assert_eq!(steps(&plan), ["status", "event ReconcileError"]);
+        assert_eq!(status_of(&plan)["errorReason"], "ClockSkew");
+    }
 }

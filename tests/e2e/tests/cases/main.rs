@@ -18,6 +18,7 @@ mod causes;
 mod certificates;
 mod changed_at_admission;
 mod chart;
+mod clock_skew;
 mod crash;
 mod csr;
 mod deleted_at_birth;

@@ -362,3 +362,61 @@ fn a_node_with_another_address_than_its_vm_says_so(#[case] addresses: Value, #[c
         "{message}"
     );
 }
+
+#[test]
+fn the_time_to_join_begins_when_the_vm_was_first_seen_whatever_the_infra_clusters_clock_shows() {
+    for created in ["2026-01-01T11:20:00Z", "2026-01-01T12:48:00Z"] {
+        let made = Open {
+            vm: Some(vm(&json!({"metadata": {"creationTimestamp": created}}))),
+            ..running()
+        };
+        let mut extra = owned(placed(
+            &json!({"status": {"providerStatus": {"bootstrapSecret": null}}}),
+        ));
+        let mut o = limited(&extra, made.clone());
+        o.token = Some(token());
+        let seen: Timestamp = "2026-01-01T12:08:00Z".parse().unwrap();
+        json_patch::merge(&mut extra, patch(&decide(&o, seen)));
+        assert_eq!(
+            extra["status"]["providerStatus"]["vmSeen"],
+            "2026-01-01T12:08:00Z"
+        );
+        let mut o = limited(&extra, made);
+        o.token = Some(token());
+        let is_over = |at: &str| verbs(&decide(&o, at.parse().unwrap())).contains(&"delete the Machine");
+        assert!(!is_over("2026-01-01T12:17:59Z"), "{created}");
+        assert!(is_over("2026-01-01T12:18:00Z"), "{created}");
+    }
+}
+
+#[test]
+fn while_it_is_not_known_whether_the_clocks_differ_no_time_to_join_is_over() {
+    let mut o = limited(&owned(recorded()), running());
+    assert!(verbs(&decide(&o, late())).contains(&"delete the Machine"));
+    o.skew = Skew::Unknown;
+    assert!(!verbs(&decide(&o, late())).contains(&"delete the Machine"));
+}
+
+#[test]
+fn nothing_is_created_or_deleted_while_the_clocks_differ_by_more_than_an_hour() {
+    let skewed = |extra: &Value, open: Open| {
+        let mut o = limited(extra, open);
+        o.skew = Skew::TooLarge(SignedDuration::from_hours(-2));
+        decide(&o, late())
+    };
+    let launching = skewed(&json!({}), open());
+    assert!(touches_nothing(&launching), "{:?}", verbs(&launching));
+    let said = condition(&launching, "InfrastructureReady");
+    assert_eq!(said["reason"], "ClockSkew");
+    assert!(
+        said["message"].as_str().unwrap().contains("120 min behind"),
+        "{said}"
+    );
+    let running = skewed(&owned(recorded()), running());
+    assert!(touches_nothing(&running), "{:?}", verbs(&running));
+    let deleting =
+        json!({"metadata": {"deletionTimestamp": NOW, "finalizers": ["machine-delete-finalizer"]}});
+    let deleting = skewed(&deleting, open());
+    assert!(touches_nothing(&deleting), "{:?}", verbs(&deleting));
+    assert_eq!(condition(&deleting, "Deleting")["reason"], "ClockSkew");
+}

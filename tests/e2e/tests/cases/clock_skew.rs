@@ -1,0 +1,73 @@
+//! A controller whose clock is wrong.
+
+use anyhow::{Context as _, Result, ensure};
+use e2e::{
+    Case,
+    case::{PATIENCE, is_ready},
+    certificates, manifest, wait,
+};
+use kube::{ResourceExt as _, api::ListParams};
+use machinist_shared::api::Machine;
+use testbed::bed::Options;
+
+#[tokio::test]
+async fn a_clock_that_is_40_minutes_behind_makes_no_difference() -> Result<()> {
+    let case = started(-40 * 60, &[]).await?;
+    case.apply(&manifest::machine("worker")).await?;
+    case.node_ready("worker").await?;
+    case.settled().await;
+    assert_eq!(case.lives.uids("worker").len(), 1);
+    case.delete_machine("worker").await?;
+    case.finish(&[]).await
+}
+
+#[tokio::test]
+async fn a_clock_that_is_ahead_by_more_than_the_time_to_join_ends_no_machine() -> Result<()> {
+    let case = started(3 * 60, &["--join-cluster-timeout=2m"]).await?;
+    case.apply(&manifest::machine_set("workers", 1)).await?;
+    wait::any(&case.nodes(), "Ready Node", PATIENCE, is_ready).await?;
+    case.settled().await;
+    let machines = case.machines().list(&ListParams::default()).await?.items;
+    let names: Vec<_> = machines.iter().map(Machine::name_any).collect();
+    assert_eq!(case.lives.names().len(), 1, "{names:?}");
+    assert_eq!(names.len(), 1);
+    let machine = names.first().context("no Machine")?;
+    assert_eq!(case.lives.uids(machine).len(), 1);
+    case.kubectl(&["delete", "machineset", "workers", "--wait=false"])
+        .await?;
+    wait::for_absence(&case.machines(), machine, PATIENCE).await?;
+    wait::for_absence(&case.machine_sets(), "workers", PATIENCE).await?;
+    case.finish(&[]).await
+}
+
+#[tokio::test]
+async fn a_clock_that_is_two_hours_ahead_holds_everything_up_and_is_told_of() -> Result<()> {
+    let case = started(2 * 3600, &[]).await?;
+    case.apply(&manifest::machine("worker")).await?;
+    let message = case.condition("worker", "ClockSkew").await?;
+    ensure!(
+        message.contains("min behind that of the machine-controller"),
+        "{message}"
+    );
+    case.settled().await;
+    assert!(case.lives.names().is_empty());
+    assert!(certificates::tokens(&case).await?.is_empty());
+    let metrics = case.bed.controller().metrics().await?;
+    let skew = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix("machinist_clock_skew_seconds "));
+    let skew: f64 = skew.context("no metric")?.parse()?;
+    ensure!((-7202.0..=-7198.0).contains(&skew), "{skew} s");
+    case.delete_machine("worker").await?;
+    case.finish(&[]).await
+}
+
+/// A bed with a controller whose clock is so many seconds ahead.
+async fn started(seconds: i64, args: &[&str]) -> Result<Case> {
+    Case::start_alone(Options {
+        controller_clock: seconds,
+        controller_args: args.iter().map(|arg| (*arg).to_owned()).collect(),
+        ..Options::default()
+    })
+    .await
+}
