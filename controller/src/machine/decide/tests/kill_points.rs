@@ -147,12 +147,13 @@ impl std::fmt::Debug for Run {
 }
 
 fn timeless(value: &Value) -> Value {
-    const TIMES: [&str; 5] = [
+    const TIMES: [&str; 6] = [
         "resourceVersion",
         "creationTimestamp",
         "deletionTimestamp",
         "lastTransitionTime",
         "lastHeartbeatTime",
+        "vmSeen",
     ];
     match value {
         Value::Object(fields) => {
