@@ -131,12 +131,11 @@ mod tests {
     fn fight(contests: &Contests, start: Instant, long: Duration) -> (Vec<Instant>, usize) {
         let (mut puts, mut told, mut now) = (Vec::new(), 0, start);
         while now < start + long {
-            match contests.waits("node", now).get(&taint()) {
-                Some(wait) => now += *wait,
-                None => {
-                    told += contests.put("node", &[taint()], now).len();
-                    puts.push(now);
-                }
+            if let Some(wait) = contests.waits("node", now).get(&taint()) {
+                now += *wait;
+            } else {
+                told += contests.put("node", &[taint()], now).len();
+                puts.push(now);
             }
         }
         (puts, told)
@@ -147,7 +146,7 @@ mod tests {
         let (contests, start) = (Contests::default(), Instant::now());
         let (puts, told) = fight(&contests, start, Duration::from_secs(10));
         assert_eq!((puts.len(), told), (4, 1));
-        let (puts, told) = fight(&Contests::default(), start, Duration::from_mins(60));
+        let (puts, told) = fight(&Contests::default(), start, Duration::from_hours(1));
         assert!((17..=20).contains(&puts.len()), "{} within an hour", puts.len());
         assert_eq!(told, 1);
         let longest = puts.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap();
@@ -157,7 +156,7 @@ mod tests {
     #[test]
     fn what_has_held_for_a_while_is_put_back_at_once_and_is_another_episode() {
         let (contests, start) = (Contests::default(), Instant::now());
-        let (puts, _) = fight(&contests, start, Duration::from_secs(60));
+        let (puts, _) = fight(&contests, start, Duration::from_mins(1));
         let held = *puts.last().unwrap() + BACKOFF.1 + HELD;
         assert!(contests.waits("node", held).is_empty());
         let (puts, told) = fight(&contests, held, Duration::from_secs(10));

@@ -29,17 +29,17 @@ pub(super) fn observe(
     let names = all.iter().map(|set| set.name().to_owned()).collect();
     let deployment = deployment(stored);
     let memories = &context.deployment_memories;
-    let named = |name: &str| {
+    let find = |name: &str| {
         context
             .stores
             .machine_sets
             .get(&Key::new(stored.namespace(), name))
     };
     let rejected = memories.rejected(key, |name, uid| {
-        named(name).is_some_and(|set| set.uid() == uid && !set.is_deleting())
+        find(name).is_some_and(|set| set.uid() == uid && !set.is_deleting())
     });
     let is_rejected = |set: &StoredMachineSet| rejected.iter().any(|(_, uid)| uid == set.uid());
-    let fate = |name: &str| match named(name) {
+    let fate = |name: &str| match find(name) {
         Some(set) if !stored.has(&set) => Fate::Lost,
         Some(set) if set.is_deleting() => Fate::Deleted,
         Some(_) => Fate::Kept,
@@ -66,7 +66,7 @@ pub(super) fn observe(
         sets: sets.collect(),
         names,
         creations,
-        rejected: rejected.clone(),
+        rejected,
         failure: context
             .deployment_memories
             .pending(key, || subject(stored, &ours), now),

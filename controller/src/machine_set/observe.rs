@@ -64,7 +64,7 @@ pub(super) fn observe(
         instancetype_again: looked.again,
         orphans: orphans.collect(),
         creations: context.set_memories.allowance(key, set, started, fate),
-        rejected: rejected.clone(),
+        rejected,
         failure: context.set_memories.failure(key, || subject(set, &machines)),
         machines,
         recreation: context.set_memories.recreations.of(key, set.uid(), now),

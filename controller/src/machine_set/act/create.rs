@@ -159,10 +159,10 @@ fn difference(set: &StoredMachineSet, machine: &StoredMachine) -> Option<String>
     }
     let what = if machine.controller_uid() == Some(set.uid()) {
         let template = set.template.pointer("/metadata/labels");
-        let sent = template.and_then(Value::as_object).into_iter().flatten();
-        let sent = sent.filter_map(|(key, value)| Some((key, value.as_str()?)));
+        let wanted = template.and_then(Value::as_object).into_iter().flatten();
+        let wanted = wanted.filter_map(|(key, value)| Some((key, value.as_str()?)));
         let stored = |key: &str| machine.metadata.labels.as_ref()?.get(key).map(String::as_str);
-        let changed = sent.filter(|(key, value)| stored(key) != Some(value));
+        let changed = wanted.filter(|(key, value)| stored(key) != Some(value));
         let changed: Vec<String> = changed
             .take(MAX_LABELS)
             .map(|(key, value)| match stored(key) {
