@@ -98,11 +98,7 @@ async fn run(flags: Flags) -> anyhow::Result<()> {
         .map_or_else(Fence::open, Elector::fence)
         .until(stop.clone());
     let clock = ServerClock::default();
-    let timed = ClientOptions {
-        clock: Some(clock.clone()),
-        ..fenced(&traffic, &fence)
-    };
-    let client = user_cluster(&flags, &timed).await?;
+    let client = user_cluster(&flags, &timed(fenced(&traffic, &fence), &clock)).await?;
     let infra_options = fenced(&infra_traffic, &fence);
     let shared = prepare(
         &flags,
@@ -134,11 +130,7 @@ async fn run(flags: Flags) -> anyhow::Result<()> {
     watch(&mut tasks, &context, &client, &queues);
     tasks.run(
         "the forwarding of changes",
-        forward(
-            context.clone(),
-            [shared.references, shared.machines],
-            shared.infra,
-        ),
+        forward(context.clone(), shared.machines, shared.infra),
     );
     let certificates = keep_certificates(&mut tasks, &context, &own, &flags, &identity, &stop);
 
@@ -219,6 +211,14 @@ fn fenced(traffic: &Traffic, fence: &Fence) -> ClientOptions {
     ClientOptions {
         may_write: MayWrite::by(move || fence.may_write()),
         ..counted(traffic)
+    }
+}
+
+/// The same of a client that tells the time.
+fn timed(options: ClientOptions, clock: &ServerClock) -> ClientOptions {
+    ClientOptions {
+        clock: Some(clock.clone()),
+        ..options
     }
 }
 
@@ -398,8 +398,8 @@ fn watch(tasks: &mut Tasks, context: &Arc<Context>, client: &Client, queues: &Qu
 struct Shared {
     context: Arc<Context>,
     queues: Queues,
-    references: mpsc::UnboundedReceiver<Key>,
-    machines: mpsc::UnboundedReceiver<Key>,
+    /// Machines whose referenced objects have changed, and others to look at.
+    machines: [mpsc::UnboundedReceiver<Key>; 2],
     infra: mpsc::UnboundedReceiver<InfraEvent>,
 }
 
@@ -420,7 +420,7 @@ async fn prepare(
         .metadata
         .uid
         .context("the namespace kube-system has no UID")?;
-    let (referenced, references) = mpsc::unbounded_channel();
+    let (referenced, of_references) = mpsc::unbounded_channel();
     let (changed, machines) = mpsc::unbounded_channel();
     let (events, infra) = mpsc::unbounded_channel();
     let addresses = AddressPolicy {
@@ -495,8 +495,7 @@ async fn prepare(
     Ok(Shared {
         context: Arc::new(context),
         queues,
-        references,
-        machines,
+        machines: [of_references, machines],
         infra,
     })
 }
