@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt as _;
+use jiff::Timestamp;
 use machinist_infra::store::Key;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -12,8 +13,9 @@ use crate::context::Context;
 use crate::machine::act::{Outcome, act};
 use crate::machine::confirm;
 use crate::machine::decide::decide;
-use crate::machine::observe::{observe, place};
-use crate::machine::plan::Event;
+use crate::machine::observe::{Hands, observe, place};
+use crate::machine::observed::Observed;
+use crate::machine::plan::{Event, Plan};
 use crate::machine::starts::{Start, pool_of};
 use crate::pass::measured;
 use crate::user::{Remnant, owner};
@@ -147,19 +149,7 @@ async fn pass(context: &Context, key: &Key) -> bool {
     let lost = context.stores.lost.get(key);
     let is_lost = lost.is_some();
     let Some(machine) = lost.or_else(|| context.stores.machines.get(key)) else {
-        context
-            .references
-            .keep(key, &std::collections::HashSet::default());
-        context.times.note(key, None, context.now(), &context.metrics);
-        let _gone = context.times.unseen(key);
-        context.failures.clear(key);
-        context.failures.creations.forget(key);
-        context.recreations.end(key);
-        context.turns.forget(key);
-        context.surges.forget(key);
-        start_others(context, context.starts.forget(key));
-        context.infra.release(key);
-        context.drains.close(key);
+        forget(context, key);
         return true;
     };
     if !context.may_write() {
@@ -175,33 +165,15 @@ async fn pass(context: &Context, key: &Key) -> bool {
     context.times.note(key, Some(&machine), now, &context.metrics);
     let unseen = context.times.unseen(key);
     let (mut observed, hands) = observe(context, key, &machine, now).await;
-    let mut plan = decide(&observed, now);
-    if plan.makes_vm()
-        && let Some(open) = &hands.open
-    {
-        let (start, next) = context.starts.begin(&machine, open.key(), Instant::now());
-        start_others(context, next);
-        if start != Start::Free {
-            observed.start = start;
-            plan = decide(&observed, now);
-        }
-    }
-    tracing::debug!(machine = %key, steps = ?plan.steps, again = ?plan.again, "decided");
-    if confirm::ends_something(&machine, &plan) {
-        match confirm::is_as_observed(context, &observed, &hands, &plan).await {
-            Ok(true) => {}
-            // It is in the stores now.
-            Ok(false) => {
-                context.queue.add(key.clone());
-                return true;
+    let plan = match decided(context, key, &mut observed, &hands, now).await {
+        Ok(plan) => plan,
+        Err(is_well) => {
+            if let Some(since) = unseen {
+                context.times.still_unseen(key, since);
             }
-            Err(error) => {
-                tracing::warn!(machine = %key, %error, "cannot read what was not seen; nothing ends for it");
-                context.queue.add_after(key.clone(), STALE);
-                return false;
-            }
+            return is_well;
         }
-    }
+    };
     let again = plan.again.into_iter().chain(hands.look_again).min();
     let writes = plan.changes_something();
     let outcome = act(context, &machine, &hands, plan).await;
@@ -261,4 +233,60 @@ async fn pass(context: &Context, key: &Key) -> bool {
         }
         Outcome::NotLeader => true,
     }
+}
+
+/// What to do for the Machine, if it may start and all that ends for it is as it was observed; else the pass is over, and this is
+/// its result.
+async fn decided(
+    context: &Context,
+    key: &Key,
+    observed: &mut Observed,
+    hands: &Hands,
+    now: Timestamp,
+) -> Result<Plan, bool> {
+    let mut plan = decide(observed, now);
+    if plan.makes_vm()
+        && let Some(open) = &hands.open
+    {
+        let (start, next) = (context.starts).begin(&observed.machine, open.key(), Instant::now());
+        start_others(context, next);
+        if start != Start::Free {
+            observed.start = start;
+            plan = decide(observed, now);
+        }
+    }
+    tracing::debug!(machine = %key, steps = ?plan.steps, again = ?plan.again, "decided");
+    if !confirm::ends_something(&observed.machine, &plan) {
+        return Ok(plan);
+    }
+    match confirm::is_as_observed(context, observed, hands, &plan).await {
+        Ok(true) => Ok(plan),
+        // It is in the stores now.
+        Ok(false) => {
+            context.queue.add(key.clone());
+            Err(true)
+        }
+        Err(error) => {
+            tracing::warn!(machine = %key, %error, "cannot read what was not seen; nothing ends for it");
+            context.queue.add_after(key.clone(), STALE);
+            Err(false)
+        }
+    }
+}
+
+/// Forgets a Machine of which nothing is left.
+fn forget(context: &Context, key: &Key) {
+    context
+        .references
+        .keep(key, &std::collections::HashSet::default());
+    context.times.note(key, None, context.now(), &context.metrics);
+    let _gone = context.times.unseen(key);
+    context.failures.clear(key);
+    context.failures.creations.forget(key);
+    context.recreations.end(key);
+    context.turns.forget(key);
+    context.surges.forget(key);
+    start_others(context, context.starts.forget(key));
+    context.infra.release(key);
+    context.drains.close(key);
 }

@@ -111,16 +111,7 @@ async fn run(flags: Flags) -> anyhow::Result<()> {
     .await?;
     let (context, queues) = (shared.context, shared.queues);
     let client_approver = flags.client_csr_approver;
-    // Nobody takes from these.
-    if !flags.machine_sets || client_approver == ClientApprover::Only {
-        queues.sets.close();
-        queues.deployments.close();
-    }
-    match client_approver {
-        ClientApprover::Here => {}
-        ClientApprover::Elsewhere => queues.requests.close(),
-        ClientApprover::Only => queues.machines.close(),
-    }
+    close_unused(&queues, &flags);
     register(
         &registry,
         &context,
@@ -188,6 +179,20 @@ async fn run(flags: Flags) -> anyhow::Result<()> {
     match end {
         End::Failed(error) => Err(error),
         End::Stopped | End::Lost => Ok(()),
+    }
+}
+
+/// Closes the queues that nobody takes from.
+fn close_unused(queues: &Queues, flags: &Flags) {
+    let approver = flags.client_csr_approver;
+    if !flags.machine_sets || approver == ClientApprover::Only {
+        queues.sets.close();
+        queues.deployments.close();
+    }
+    match approver {
+        ClientApprover::Here => {}
+        ClientApprover::Elsewhere => queues.requests.close(),
+        ClientApprover::Only => queues.machines.close(),
     }
 }
 

@@ -50,12 +50,11 @@ impl Lane {
                 };
             }
             let (sender, waits) = oneshot::channel();
-            match state.waiting.get_mut(pool) {
-                Some(waiting) => waiting.push_back(sender),
-                None => {
-                    state.waiting.insert(pool.to_owned(), VecDeque::from([sender]));
-                    state.pools.push_back(pool.to_owned());
-                }
+            if let Some(waiting) = state.waiting.get_mut(pool) {
+                waiting.push_back(sender);
+            } else {
+                state.waiting.insert(pool.to_owned(), VecDeque::from([sender]));
+                state.pools.push_back(pool.to_owned());
             }
             waits
         };

@@ -56,8 +56,8 @@ pub async fn is_as_observed(
         return Ok(true);
     }
     let is_unseen = open.vm.is_none() && !place.saw_end(name);
-    let hangs = open.vm.is_some() && plan.steps.contains(&Step::DeleteMachine);
-    if is_unseen || hangs {
+    let is_replaced = open.vm.is_some() && plan.steps.contains(&Step::DeleteMachine);
+    if is_unseen || is_replaced {
         return place.is_as_seen(name).await;
     }
     Ok(true)

@@ -330,7 +330,7 @@ mod tests {
         assert!(begins(&starts, &waiting, &infra(), now));
         assert!(begins(&starts, &waiting, &infra(), now), "it has its place");
         for i in 0..4 {
-            starts.forget(&Key::new("ns", &format!("a-{i}")));
+            starts.forget(&Key::new("ns", format!("a-{i}")));
         }
         assert_eq!(starts.lock().len(), 0, "nothing is left of it");
     }

@@ -640,7 +640,7 @@ fn a_set_whose_machines_end_early_makes_others_after_a_pause_and_says_so_until_t
         "CreateError",
         "it may be the next that ends"
     );
-    assert_eq!(plan.again, Some(Duration::from_secs(600)));
+    assert_eq!(plan.again, Some(Duration::from_mins(10)));
     observed.recreation = None;
     assert_eq!(status_of(&decide(&observed, now()))["errorReason"], Value::Null);
 }

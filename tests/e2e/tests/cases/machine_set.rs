@@ -351,9 +351,9 @@ struct Made(Arc<Mutex<BTreeMap<String, BTreeSet<String>>>>, Arc<Notify>);
 
 impl Made {
     fn record(case: &Case) -> Self {
-        let (made, changed, machines) = (Arc::default(), Arc::new(Notify::new()), case.machines());
+        let (made, news, machines) = (Arc::default(), Arc::new(Notify::new()), case.machines());
         let record: Arc<Mutex<BTreeMap<String, BTreeSet<String>>>> = Arc::clone(&made);
-        let changes = Arc::clone(&changed);
+        let tells = Arc::clone(&news);
         // Ends with the test's runtime.
         tokio::spawn(async move {
             let mut events = watcher(machines, watcher::Config::default())
@@ -368,11 +368,11 @@ impl Made {
                 {
                     let mut made = record.lock().unwrap_or_else(PoisonError::into_inner);
                     made.entry(set.to_owned()).or_default().insert(machine.name_any());
-                    changes.notify_one();
+                    tells.notify_one();
                 }
             }
         });
-        Self(made, changed)
+        Self(made, news)
     }
 
     /// Returns when there may be more.

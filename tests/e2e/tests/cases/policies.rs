@@ -66,7 +66,7 @@ async fn our_service_account_creates_no_secrets_but_its_tokens() -> Result<()> {
         (
             "an expiration that is no time as the controller writes it",
             token("bbbbbb", |token| {
-                token["stringData"]["expiration"] = json!("2099")
+                token["stringData"]["expiration"] = json!("2099");
             }),
         ),
         (

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
 use e2e::{Case, case::PATIENCE, manifest, manifest::NAMESPACE, wait};
-use kube::Api;
+use kube::{Api, api::ListParams};
 use machinist_shared::api::{Machine, MachineSet};
 use serde_json::{Value, json};
 use testbed::bed::{Machinist, Options};
@@ -25,7 +25,7 @@ async fn a_pool_that_never_becomes_ready_leaves_room_for_others() -> Result<()> 
     case.apply(&stuck).await?;
     waiting(&case, 40 - ALONE).await?;
     vms(&case, ALONE).await?;
-    let machines = case.machines().list(&Default::default()).await?;
+    let machines = case.machines().list(&ListParams::default()).await?;
     let said = machines
         .iter()
         .find_map(|machine| e2e::case::message(machine, "WaitingToStart"));
@@ -184,7 +184,7 @@ async fn vms(case: &Case, count: usize) -> Result<()> {
     wait::for_all(&case.vms(), &what, PATIENCE, |vms| vms.len() == count).await?;
     case.settled().await;
     ensure!(
-        case.vms().list(&Default::default()).await?.items.len() == count,
+        case.vms().list(&ListParams::default()).await?.items.len() == count,
         "more than {what}"
     );
     Ok(())

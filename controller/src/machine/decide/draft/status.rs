@@ -66,11 +66,8 @@ impl Draft<'_> {
             differs("failureMessage", json!(stored.failure_message), json!(failure));
         }
         let phase = self.phase(&wanted);
-        let was_running = stored.phase.as_deref() == Some(Phase::Running.text());
-        // With the write that tells that it is Ready, or is not any more, and never by one of its own.
-        let turns = phase != Phase::Deleting && was_running != (phase == Phase::Running) && !self.unsaid;
-        if let Some(record) = self.record.as_mut().filter(|_| turns) {
-            record.has_been_ready = true;
+        if let Some(record) = self.record.as_mut().filter(|_| !self.unsaid) {
+            record.has_been_ready |= turns(stored.phase.as_deref(), phase);
         }
         let phase = phase.text();
         // That nothing has begun is worth no write of its own: in a moment there is more to say.
@@ -184,6 +181,13 @@ impl Draft<'_> {
             Phase::Pending
         }
     }
+}
+
+/// Whether it is told with that phase that the Node is Ready, or is not any more. That it has been is recorded with that write,
+/// and never by one of its own.
+fn turns(stored: Option<&str>, phase: Phase) -> bool {
+    let was_running = stored == Some(Phase::Running.text());
+    phase != Phase::Deleting && was_running != (phase == Phase::Running)
 }
 
 /// Whether a reason names a cause, not a stage that every Machine passes.
