@@ -220,7 +220,8 @@ mod tests {
                     budget.hold(key, *bytes, 1, share);
                 }
                 let held = lock(&budget.held).bytes;
-                assert!(held <= 110 * OF_A_MACHINE, "{held}");
+                // What all Machines may take, and a little.
+                assert!(held <= (50 + 64 + 4) * OF_A_MACHINE, "{held}");
             }
         }
         assert!(!large.is_over());
