@@ -127,7 +127,16 @@ impl CreationLimit {
     /// What may be created, if at most `limit` creations may come to nothing.
     pub fn allowance(&self, limit: usize, now: Instant) -> Allowance {
         let left = limit.saturating_sub(self.unproven.len());
-        let next = self.next.map(|next| next.saturating_duration_since(now));
+        // One that stays shows that all is well before another one may be created.
+        let proven = self
+            .unproven
+            .values()
+            .map(|created| *created + PROVEN_AFTER)
+            .min();
+        let next = self
+            .next
+            .map(|next| proven.filter(|at| *at > now).map_or(next, |at| next.min(at)));
+        let next = next.map(|next| next.saturating_duration_since(now));
         Allowance {
             halt: self.halt.as_ref().map(|(halt, _)| halt.clone()),
             left,

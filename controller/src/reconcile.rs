@@ -9,16 +9,17 @@ use machinist_infra::store::Key;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use crate::backoff::Cause;
 use crate::context::Context;
 use crate::machine::act::{Outcome, act};
 use crate::machine::confirm;
 use crate::machine::decide::decide;
 use crate::machine::observe::{Hands, observe, place};
-use crate::machine::observed::Observed;
+use crate::machine::observed::{Concern, Observed};
 use crate::machine::plan::{Event, Plan};
-use crate::machine::starts::{Start, pool_of};
+use crate::machine::starts::{Pool, Start};
 use crate::pass::measured;
-use crate::user::{Remnant, owner};
+use crate::user::{Remnant, StoredMachine, owner};
 
 /// Works on Machines until the queue is closed. Each waits in its infra cluster's own lane: a cluster that is slow or gone
 /// holds back its own Machines only. Nothing is done before it is known which Machines there are: a store that lags behind
@@ -31,7 +32,7 @@ pub async fn work(context: Arc<Context>) {
     context.stores.lost.lead();
     resume(&context);
     for machine in context.stores.machines.all() {
-        context.starts.note(&machine, Instant::now());
+        note_start(&context, &machine);
     }
     let mut passes = JoinSet::new();
     loop {
@@ -120,14 +121,36 @@ async fn in_lane(working: Working) {
         let antechamber = || Arc::clone(&context.antechamber);
         context.infra.lane(key).unwrap_or_else(antechamber)
     });
-    let pool = context.stores.machines.get(key).map(|machine| pool_of(&machine));
-    let _turn = lane.turn(pool.as_deref().unwrap_or_default()).await;
+    let pool = context
+        .stores
+        .machines
+        .get(key)
+        .map(|machine| Pool::of(&machine).set);
+    let _turn = lane
+        .turn(&key.namespace, pool.as_deref().unwrap_or_default())
+        .await;
     if context.queue.is_closed() {
         return;
     }
     // On the heap only while it runs: thousands may be waiting for their lane.
     let pass = Box::pin(pass(context, key)).map(Some);
     measured(&context.metrics, "machine", key, pass).await;
+}
+
+/// Whether the plan ended with a refusal: what was asked for will not come.
+fn is_refused(outcome: &Outcome) -> bool {
+    let Outcome::Failed(failed) = outcome else {
+        return false;
+    };
+    failed.error.code().is_some_and(|code| (400..500).contains(&code))
+}
+
+/// What the Machine's status says of its start.
+fn note_start(context: &Context, machine: &StoredMachine) {
+    let seen = machine.record.as_ref().and_then(|record| record.vm_seen);
+    let age = seen.and_then(|seen| Duration::try_from(context.now().duration_since(seen)).ok());
+    let next = (context.starts).note(machine, age.unwrap_or_default(), Instant::now());
+    start_others(context, next);
 }
 
 /// Their turn to start has come.
@@ -175,7 +198,7 @@ async fn pass(context: &Context, key: &Key) -> bool {
         }
     };
     let again = plan.again.into_iter().chain(hands.look_again).min();
-    let writes = plan.changes_something();
+    let (writes, makes_vm) = (plan.changes_something(), plan.makes_vm());
     let outcome = act(context, &machine, &hands, plan).await;
     if let Some(after) = context.stores.machines.get(key) {
         if after
@@ -185,7 +208,11 @@ async fn pass(context: &Context, key: &Key) -> bool {
         {
             context.recreations.end(key);
         }
-        start_others(context, context.starts.note(&after, Instant::now()));
+        note_start(context, &after);
+    }
+    if makes_vm && is_refused(&outcome) {
+        // There is no VM, and none will come.
+        start_others(context, context.starts.forget(key));
     }
     if let Some(since) = unseen {
         if matches!(outcome, Outcome::Done) {
@@ -263,12 +290,15 @@ async fn decided(
         Ok(true) => Ok(plan),
         // It is in the stores now.
         Ok(false) => {
-            context.queue.add(key.clone());
+            context.queue.add_after(key.clone(), STALE);
             Err(true)
         }
         Err(error) => {
             tracing::warn!(machine = %key, %error, "cannot read what was not seen; nothing ends for it");
-            context.queue.add_after(key.clone(), STALE);
+            let message = format!("cannot read what was not seen, so nothing ends for it: {error}");
+            let cause = (Concern::Infrastructure, Cause::of(&error));
+            context.failures.add(&observed.machine, cause, message, now);
+            context.queue.add(key.clone());
             Err(false)
         }
     }

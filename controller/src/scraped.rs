@@ -168,7 +168,8 @@ impl Collector for ClockSkew {
 
     fn collect(&self) -> Vec<MetricFamily> {
         let ahead = self.context.upgrade().and_then(|context| context.clock.ahead());
-        self.seconds.set(ahead.unwrap_or_default().as_secs_f64());
+        self.seconds
+            .set(ahead.map_or(f64::NAN, |ahead| ahead.as_secs_f64()));
         self.seconds.collect()
     }
 }

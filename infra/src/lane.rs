@@ -1,5 +1,5 @@
-//! How many Machines of an infra cluster are worked on at a time, and whose turn it is: each pool in turn, so that one of a
-//! thousand Machines delays another's by one, and not by a thousand.
+//! How many Machines of an infra cluster are worked on at a time, and whose turn it is: each namespace in turn, and in it each
+//! pool, so that one of a thousand Machines delays another's by one, and not by a thousand.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,9 +15,59 @@ pub struct Lane {
 #[derive(Debug)]
 struct State {
     free: usize,
-    waiting: HashMap<String, VecDeque<oneshot::Sender<Turn>>>,
-    /// Pools with somebody who waits, the next one first.
-    pools: VecDeque<String>,
+    /// Who waits, by namespace and pool.
+    waiting: Rota<Rota<VecDeque<oneshot::Sender<Turn>>>>,
+}
+
+/// Who has their turns one after the other, the next one first.
+#[derive(Debug)]
+struct Rota<T> {
+    order: VecDeque<String>,
+    of: HashMap<String, T>,
+}
+
+impl<T> Default for Rota<T> {
+    fn default() -> Self {
+        Self {
+            order: VecDeque::new(),
+            of: HashMap::new(),
+        }
+    }
+}
+
+impl<T: Default> Rota<T> {
+    fn of(&mut self, name: &str) -> &mut T {
+        if !self.of.contains_key(name) {
+            self.order.push_back(name.to_owned());
+        }
+        self.of.entry(name.to_owned()).or_default()
+    }
+
+    /// Takes from the next one, which is the last then, or is gone if it has nothing left.
+    fn take<R>(
+        &mut self,
+        take: impl FnOnce(&mut T) -> Option<R>,
+        is_empty: impl FnOnce(&T) -> bool,
+    ) -> Option<R> {
+        let name = self.order.pop_front()?;
+        let one = self.of.get_mut(&name)?;
+        let taken = take(one);
+        if is_empty(one) {
+            self.of.remove(&name);
+        } else {
+            self.order.push_back(name);
+        }
+        taken
+    }
+}
+
+impl State {
+    fn next(&mut self) -> Option<oneshot::Sender<Turn>> {
+        self.waiting.take(
+            |pools| pools.take(VecDeque::pop_front, VecDeque::is_empty),
+            |pools| pools.of.is_empty(),
+        )
+    }
 }
 
 /// The right to be worked on, until it is dropped.
@@ -31,16 +81,15 @@ impl Lane {
     pub fn new(width: usize) -> Arc<Self> {
         let state = State {
             free: width.max(1),
-            waiting: HashMap::new(),
-            pools: VecDeque::new(),
+            waiting: Rota::default(),
         };
         Arc::new(Self {
             state: Mutex::new(state),
         })
     }
 
-    /// Waits for the turn of somebody of that pool.
-    pub async fn turn(self: &Arc<Self>, pool: &str) -> Turn {
+    /// Waits for the turn of somebody of that pool of that namespace.
+    pub async fn turn(self: &Arc<Self>, namespace: &str, pool: &str) -> Turn {
         let waits = {
             let mut state = self.lock();
             if state.free > 0 {
@@ -50,12 +99,7 @@ impl Lane {
                 };
             }
             let (sender, waits) = oneshot::channel();
-            if let Some(waiting) = state.waiting.get_mut(pool) {
-                waiting.push_back(sender);
-            } else {
-                state.waiting.insert(pool.to_owned(), VecDeque::from([sender]));
-                state.pools.push_back(pool.to_owned());
-            }
+            state.waiting.of(namespace).of(pool).push_back(sender);
             waits
         };
         // A sender is dropped only when its turn is given.
@@ -65,17 +109,7 @@ impl Lane {
     /// Gives the turn to the next, or leaves it free.
     fn pass_on(self: &Arc<Self>) {
         let mut state = self.lock();
-        while let Some(pool) = state.pools.pop_front() {
-            let Some(waiting) = state.waiting.get_mut(&pool) else {
-                continue;
-            };
-            let next = waiting.pop_front();
-            if waiting.is_empty() {
-                state.waiting.remove(&pool);
-            } else {
-                state.pools.push_back(pool);
-            }
-            let Some(next) = next else { continue };
+        while let Some(next) = state.next() {
             let turn = Turn {
                 lane: Some(Arc::clone(self)),
             };
@@ -111,32 +145,43 @@ mod tests {
     #[tokio::test]
     async fn pools_have_their_turns_one_after_the_other() {
         let lane = Lane::new(1);
-        let first = lane.turn("large").await;
+        let first = lane.turn("ns", "large").await;
         let order = Mutex::new(Vec::new());
-        let one = async |pool: &'static str| {
-            let turn = lane.turn(pool).await;
+        let one = async |(namespace, pool): (&str, &'static str)| {
+            let turn = lane.turn(namespace, pool).await;
             order.lock().unwrap().push(pool);
             drop(turn);
         };
-        let all = join_all(["large", "large", "large", "small", "other", "small"].map(one));
+        let waiting = [
+            ("ns", "large"),
+            ("ns", "large"),
+            ("ns", "large"),
+            ("ns", "small"),
+            ("elsewhere", "other"),
+            ("elsewhere", "other"),
+        ];
+        let all = join_all(waiting.map(one));
         let mut all = Box::pin(all);
         assert!(all.as_mut().now_or_never().is_none(), "all wait");
         drop(first);
         all.await;
         assert_eq!(
             *order.lock().unwrap(),
-            ["large", "small", "other", "large", "small", "large"]
+            ["large", "other", "small", "other", "large", "large"]
         );
         let state = lane.lock();
-        assert_eq!((state.free, state.waiting.len(), state.pools.len()), (1, 0, 0));
+        assert_eq!(
+            (state.free, state.waiting.of.len(), state.waiting.order.len()),
+            (1, 0, 0)
+        );
     }
 
     #[tokio::test]
     async fn whoever_does_not_wait_any_more_keeps_nobody_waiting() {
         let lane = Lane::new(2);
-        let held = [lane.turn("a").await, lane.turn("a").await];
-        assert!(lane.turn("b").now_or_never().is_none(), "and is dropped");
-        let mut waits = Box::pin(lane.turn("c"));
+        let held = [lane.turn("ns", "a").await, lane.turn("ns", "a").await];
+        assert!(lane.turn("ns", "b").now_or_never().is_none(), "and is dropped");
+        let mut waits = Box::pin(lane.turn("ns", "c"));
         assert!(waits.as_mut().now_or_never().is_none());
         drop(held);
         let turn = waits.await;
@@ -149,8 +194,8 @@ mod tests {
     #[tokio::test]
     async fn a_turn_that_nobody_takes_is_given_on() {
         let lane = Lane::new(1);
-        let held = lane.turn("a").await;
-        let mut waits = Box::pin(lane.turn("b"));
+        let held = lane.turn("ns", "a").await;
+        let mut waits = Box::pin(lane.turn("ns", "b"));
         assert!(waits.as_mut().now_or_never().is_none());
         drop(held);
         drop(waits);

@@ -5,7 +5,7 @@
 use kube::core::ObjectMeta;
 use machinist_shared::kubevirt::observed::{DataVolumeStatus, VmStatus, VmiStatus, few};
 use machinist_shared::names::label;
-use serde::de::{Error as _, IgnoredAny};
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer};
 
 fn nullable<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
@@ -13,9 +13,6 @@ fn nullable<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
 ) -> Result<T, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
-
-/// Bytes of metadata, without what is not read of any, that no API server takes.
-const METADATA_BYTES: usize = 32 * 1024;
 
 /// Metadata without what is not read of any: thousands are held.
 fn metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
@@ -25,11 +22,6 @@ fn metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D:
     metadata.finalizers = None;
     metadata.generate_name = None;
     metadata.self_link = None;
-    if size::of_metadata(&metadata) > METADATA_BYTES {
-        return Err(D::Error::custom(format!(
-            "its metadata has more than {METADATA_BYTES} bytes"
-        )));
-    }
     Ok(metadata)
 }
 

@@ -22,6 +22,8 @@ const WINDOW: SignedDuration = SignedDuration::from_secs(60);
 const AT_LEAST: usize = 5;
 /// No more than one in so many (20 %) are believed.
 const ONE_IN: usize = 5;
+/// After so long without a question, a Machine that was being deleted is forgotten.
+const FORGOTTEN: SignedDuration = SignedDuration::from_hours(1);
 /// Nothing is done about a lost VM for so long: others that vanish with it are reported one by one.
 pub const BURST: Duration = Duration::from_secs(2);
 
@@ -45,7 +47,35 @@ impl Census {
 pub struct Vanished {
     /// When the VM of that UID was first missed.
     since: HashMap<String, Timestamp>,
-    engaged: Option<Timestamp>,
+    /// The same, of Machines that are being deleted, which are in no census; with when it was last asked for.
+    of_deleting: HashMap<String, (Timestamp, Timestamp)>,
+    /// Since when VMs that were missed from then until now hold the guard.
+    engaged: Option<Span>,
+}
+
+/// From when until when VMs vanished together.
+#[derive(Debug, Clone, Copy)]
+struct Span {
+    from: Timestamp,
+    until: Timestamp,
+}
+
+impl Span {
+    /// What vanished so shortly before or after `now` that it vanished with the others.
+    fn around(now: Timestamp) -> Self {
+        Self {
+            from: now.checked_sub(WINDOW).unwrap_or(Timestamp::MIN),
+            ..Self::ever(now)
+        }
+    }
+
+    /// Whatever has vanished.
+    fn ever(now: Timestamp) -> Self {
+        Self {
+            from: Timestamp::MIN,
+            until: now.checked_add(WINDOW).unwrap_or(Timestamp::MAX),
+        }
+    }
 }
 
 impl Vanished {
@@ -60,23 +90,23 @@ impl Vanished {
         for uid in census.missing.keys() {
             self.since.entry(uid.clone()).or_insert(now);
         }
-        let is_held = |at| self.holders(census, at).next().is_some();
+        let is_held = |span| self.holders(census, span).next().is_some();
         self.engaged = match self.engaged {
-            Some(at) if is_held(at) => Some(at),
+            Some(span) if is_held(span) => Some(span),
             // Nothing was done about these either: they are missing together, since whenever.
-            Some(_) => census.is_mass_loss(census.missing.len()).then_some(now),
+            Some(_) => census.is_mass_loss(census.missing.len()).then(|| Span::ever(now)),
             None => {
                 let recent = census.missing.keys().filter(|uid| {
                     let since = self.since.get(*uid);
                     since.is_some_and(|since| now.duration_since(*since) <= WINDOW)
                 });
-                census.is_mass_loss(recent.count()).then_some(now)
+                census.is_mass_loss(recent.count()).then(|| Span::around(now))
             }
         };
-        let Some(at) = self.engaged else {
+        let Some(span) = self.engaged else {
             return Brake::Released;
         };
-        let mut holders: Vec<&Key> = self.holders(census, at).collect();
+        let mut holders: Vec<&Key> = self.holders(census, span).collect();
         holders.sort_unstable();
         Brake::Engaged(Arc::new(Losses {
             missing: census.missing.len(),
@@ -85,21 +115,31 @@ impl Vanished {
         }))
     }
 
-    /// The Machines whose missing VMs hold the guard that engaged then.
-    fn holders<'a>(&'a self, census: &'a Census, at: Timestamp) -> impl Iterator<Item = &'a Key> {
+    /// The Machines whose missing VMs hold the guard.
+    fn holders<'a>(&'a self, census: &'a Census, span: Span) -> impl Iterator<Item = &'a Key> {
         let missing = census.missing.iter().filter(move |(uid, _)| {
+            // What was missing long before did not vanish with the others.
             let since = self.since.get(*uid);
-            since.is_some_and(|since| since.duration_since(at) <= WINDOW)
+            since.is_some_and(|since| (span.from..=span.until).contains(since))
         });
         missing.map(|(_, machine)| machine)
     }
 
     /// How long nothing is done yet about the loss of the VM of that UID.
     fn settles_in(&mut self, uid: &str, settle: Duration, now: Timestamp) -> Option<Duration> {
-        // One of a Machine that is being deleted is in no census.
-        let since = self.since.entry(uid.to_owned()).or_insert(now);
+        let since = match self.since.get(uid) {
+            Some(since) => *since,
+            // One of a Machine that is being deleted is in no census.
+            None => {
+                self.of_deleting
+                    .retain(|_, (_, asked)| now.duration_since(*asked) <= FORGOTTEN);
+                let (since, asked) = self.of_deleting.entry(uid.to_owned()).or_insert((now, now));
+                *asked = now;
+                *since
+            }
+        };
         let settle = SignedDuration::try_from(settle).unwrap_or(SignedDuration::MAX);
-        let left = settle.saturating_sub(now.duration_since(*since));
+        let left = settle.saturating_sub(now.duration_since(since));
         Duration::try_from(left).ok().filter(|left| !left.is_zero())
     }
 }
@@ -202,7 +242,9 @@ fn is_there(open: &dyn Place, name: &str, uid: &str) -> bool {
 fn census(question: Question<'_>) -> Census {
     let mut census = Census::default();
     for machine in question.stores.machines.all() {
-        let Some(record) = machine.record.as_ref().filter(|_| !machine.is_deleting()) else {
+        // Nobody would ever do anything about the VM of one that is paused.
+        let counts = !machine.is_deleting() && !machine.is_paused();
+        let Some(record) = machine.record.as_ref().filter(|_| counts) else {
             continue;
         };
         let Some(uid) = &record.vm_uid else { continue };
@@ -248,6 +290,35 @@ mod tests {
             Brake::Engaged(losses) => Some([losses.missing, losses.recorded, losses.holders.len()]),
             _ => None,
         }
+    }
+
+    #[test]
+    fn what_was_missing_long_before_does_not_hold_it() {
+        let mut vanished = Vanished::default();
+        assert_eq!(told(&vanished.take(&census(30, [99]), at(0))), None);
+        let many = (0..10).chain([99]);
+        assert_eq!(
+            told(&vanished.take(&census(30, many), at(86_400))),
+            Some([11, 30, 10])
+        );
+        assert_eq!(
+            told(&vanished.take(&census(30, [99]), at(86_420))),
+            None,
+            "all others are back"
+        );
+    }
+
+    #[test]
+    fn the_loss_of_a_deleting_machines_vm_settles_once() {
+        let (mut vanished, minute) = (Vanished::default(), Duration::from_mins(2));
+        assert_eq!(vanished.settles_in("v", minute, at(0)), Some(minute));
+        // Others are looked at meanwhile.
+        vanished.take(&census(3, []), at(90));
+        assert_eq!(
+            vanished.settles_in("v", minute, at(100)),
+            Some(Duration::from_secs(20))
+        );
+        assert_eq!(vanished.settles_in("v", minute, at(120)), None);
     }
 
     #[rstest]

@@ -13,9 +13,9 @@ use super::phase::Phase;
 use super::record::is_own_ca;
 use crate::user::StoredMachine;
 
-/// Nobody takes more than so many times what is left, so that there is always something left for those who come later: one
-/// set alone has three quarters of the limit, two have three sevenths each.
-const SHARE: usize = 3;
+/// No set takes more than so many times what is left, and no namespace more than that, so that there is always something left
+/// for those who come later: one set alone has three quarters of the limit, all sets of a namespace have all but a 32nd.
+const SHARES: (usize, usize) = (3, 31);
 
 /// How long a Machine whose node may take for ever to join counts as one that starts.
 const FOR_EVER: Duration = Duration::from_hours(1);
@@ -46,15 +46,41 @@ pub struct Starts {
     clusters: Mutex<HashMap<String, Cluster>>,
 }
 
-/// Those of one infra cluster. A group is a MachineSet, or the Machines without one of a namespace.
+/// Those of one infra cluster.
 #[derive(Debug, Default)]
 struct Cluster {
-    starting: HashMap<Key, (String, Instant)>,
-    /// How many of each group start.
-    groups: HashMap<String, usize>,
+    /// With until when they count.
+    starting: HashMap<Key, (Pool, Instant)>,
+    /// Those that have had their time.
+    over: HashSet<Key>,
+    /// How many of each pool start.
+    pools: HashMap<Pool, usize>,
+    /// How many of each namespace start.
+    namespaces: HashMap<String, usize>,
     /// Those that wait, the longest first.
-    waiting: BTreeMap<String, VecDeque<Key>>,
+    waiting: BTreeMap<Pool, VecDeque<Key>>,
     waits: HashSet<Key>,
+    /// Those whose turn has come, and who have not begun.
+    called: HashSet<Key>,
+}
+
+/// Whose Machines take turns with those of others: those of a MachineSet, or those of a namespace that have none.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Pool {
+    /// The namespace.
+    pub namespace: String,
+    /// UID of the MachineSet; empty without one.
+    pub set: String,
+}
+
+impl Pool {
+    /// The Machine's.
+    pub fn of(machine: &StoredMachine) -> Self {
+        Self {
+            namespace: machine.namespace().to_owned(),
+            set: machine.controller_uid().unwrap_or_default().to_owned(),
+        }
+    }
 }
 
 /// What a Machine's status says of its start.
@@ -87,14 +113,6 @@ fn cluster_of<'a>(server: &'a str, ca_digest: &'a str) -> &'a str {
     if is_own_ca(ca_digest) { ca_digest } else { server }
 }
 
-/// Whose Machines take turns with those of others: those of its MachineSet, or those of its namespace that have none.
-pub fn pool_of(machine: &StoredMachine) -> String {
-    match machine.controller_uid() {
-        Some(uid) => uid.to_owned(),
-        None => format!("namespace {}", machine.namespace()),
-    }
-}
-
 impl Starts {
     /// At most `limit` at once on each infra cluster, without one if it is 0, each of them for as long as it may take to
     /// become a Node.
@@ -116,28 +134,29 @@ impl Starts {
         let mut clusters = self.lock();
         let cluster = cluster_of(&infra.server, &infra.ca_digest).to_owned();
         let cluster = clusters.entry(cluster).or_default();
-        let (key, group) = (Key::of(machine), pool_of(machine));
-        if cluster.starting.contains_key(&key) {
+        let (key, pool) = (Key::of(machine), Pool::of(machine));
+        if cluster.starting.contains_key(&key) || cluster.over.contains(&key) {
             return (Start::Free, Vec::new());
         }
-        if !cluster.may_start(&group, self.limit) {
+        if !cluster.may_start(&pool, self.limit) {
             cluster.expire(now);
         }
-        if !cluster.may_start(&group, self.limit) {
+        let was_called = cluster.called.remove(&key);
+        if !cluster.may_start(&pool, self.limit) {
             let full = Start::Full {
                 starting: cluster.starting.len(),
-                own: cluster.groups.get(&group).copied().unwrap_or_default(),
+                own: cluster.pools.get(&pool).copied().unwrap_or_default(),
                 limit: self.limit,
             };
-            cluster.wait(key, group);
+            cluster.wait(key, pool, was_called);
             return (full, Vec::new());
         }
-        cluster.start(key, group, now + self.longest);
+        cluster.start(key, pool, now + self.longest);
         (Start::Free, cluster.next(self.limit))
     }
 
-    /// What the Machine's status says now; gives who may start instead of it.
-    pub fn note(&self, machine: &StoredMachine, now: Instant) -> Vec<Key> {
+    /// What the Machine's status says now, whose VM was made so long ago, if that is known; gives who may start instead of it.
+    pub fn note(&self, machine: &StoredMachine, age: Duration, now: Instant) -> Vec<Key> {
         match (stage(machine), &machine.record) {
             (Stage::Over, _) => self.forget(&Key::of(machine)),
             (Stage::Starting, Some(record)) => {
@@ -146,7 +165,10 @@ impl Starts {
                 let cluster = clusters
                     .entry(cluster_of(&infra.server, &infra.ca_digest).to_owned())
                     .or_default();
-                cluster.start(Key::of(machine), pool_of(machine), now + self.longest);
+                let key = Key::of(machine);
+                if !cluster.over.contains(&key) {
+                    cluster.start(key, Pool::of(machine), now + self.longest.saturating_sub(age));
+                }
                 Vec::new()
             }
             _ => Vec::new(),
@@ -165,10 +187,12 @@ impl Starts {
                     !waiting.is_empty()
                 });
             }
-            if cluster.end(machine) {
+            cluster.over.remove(machine);
+            let was_called = cluster.called.remove(machine);
+            if cluster.end(machine) || was_called {
                 next.append(&mut cluster.next(self.limit));
             }
-            !cluster.starting.is_empty() || !cluster.waits.is_empty()
+            !(cluster.starting.is_empty() && cluster.waits.is_empty() && cluster.over.is_empty())
         });
         next
     }
@@ -190,36 +214,42 @@ impl Starts {
 }
 
 impl Cluster {
-    fn wait(&mut self, key: Key, group: String) {
+    /// Whoever was called and came too late is the next again.
+    fn wait(&mut self, key: Key, pool: Pool, was_called: bool) {
         if self.waits.insert(key.clone()) {
-            self.waiting.entry(group).or_default().push_back(key);
+            let waiting = self.waiting.entry(pool).or_default();
+            if was_called {
+                waiting.push_front(key);
+            } else {
+                waiting.push_back(key);
+            }
         }
     }
 
-    fn may_start(&self, group: &str, limit: usize) -> bool {
+    fn may_start(&self, pool: &Pool, limit: usize) -> bool {
         let left = limit.saturating_sub(self.starting.len());
-        let own = self.groups.get(group).copied().unwrap_or_default();
-        left > 0 && own < left.saturating_mul(SHARE)
+        let own = self.pools.get(pool).copied().unwrap_or_default();
+        let of_namespace = self.namespaces.get(&pool.namespace).copied().unwrap_or_default();
+        // A single place is anybody's.
+        let within = |count: usize, share: usize| count < left.saturating_mul(share);
+        left > 0 && within(own, SHARES.0) && within(of_namespace, SHARES.1)
     }
 
-    fn start(&mut self, key: Key, group: String, until: Instant) {
+    fn start(&mut self, key: Key, pool: Pool, until: Instant) {
         if !self.starting.contains_key(&key) {
-            *self.groups.entry(group.clone()).or_default() += 1;
-            self.starting.insert(key, (group, until));
+            *self.namespaces.entry(pool.namespace.clone()).or_default() += 1;
+            *self.pools.entry(pool.clone()).or_default() += 1;
+            self.starting.insert(key, (pool, until));
         }
     }
 
     /// Whether it did start.
     fn end(&mut self, key: &Key) -> bool {
-        let Some((group, _)) = self.starting.remove(key) else {
+        let Some((pool, _)) = self.starting.remove(key) else {
             return false;
         };
-        if let Some(count) = self.groups.get_mut(&group) {
-            *count -= 1;
-            if *count == 0 {
-                self.groups.remove(&group);
-            }
-        }
+        one_less(&mut self.namespaces, &pool.namespace);
+        one_less(&mut self.pools, &pool);
         true
     }
 
@@ -228,28 +258,38 @@ impl Cluster {
         let over: Vec<Key> = over.map(|(key, _)| key.clone()).collect();
         for key in over {
             self.end(&key);
+            self.over.insert(key);
         }
     }
 
-    /// Of each group that may start one, who has waited the longest.
+    /// Who has waited the longest, of the pool with the fewest, of the namespace with the fewest, that may start one.
     fn next(&mut self, limit: usize) -> Vec<Key> {
-        let groups: Vec<String> = self.waiting.keys().cloned().collect();
-        let may = groups.into_iter().filter(|group| self.may_start(group, limit));
-        let may: Vec<String> = may.collect();
-        let mut next = Vec::new();
-        for group in may {
-            let Some(waiting) = self.waiting.get_mut(&group) else {
-                continue;
-            };
-            next.extend(waiting.pop_front());
-            if waiting.is_empty() {
-                self.waiting.remove(&group);
-            }
+        let count = |pool: &Pool| {
+            let of_namespace = self.namespaces.get(&pool.namespace).copied().unwrap_or_default();
+            (of_namespace, self.pools.get(pool).copied().unwrap_or_default())
+        };
+        let may = self.waiting.keys().filter(|pool| self.may_start(pool, limit));
+        let Some(pool) = may.min_by_key(|pool| count(pool)).cloned() else {
+            return Vec::new();
+        };
+        let next = self.waiting.get_mut(&pool).and_then(VecDeque::pop_front);
+        if self.waiting.get(&pool).is_some_and(VecDeque::is_empty) {
+            self.waiting.remove(&pool);
         }
-        for key in &next {
+        if let Some(key) = &next {
             self.waits.remove(key);
+            self.called.insert(key.clone());
         }
-        next
+        next.into_iter().collect()
+    }
+}
+
+fn one_less<K: Eq + std::hash::Hash>(counts: &mut HashMap<K, usize>, key: &K) {
+    if let Some(count) = counts.get_mut(key) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(key);
+        }
     }
 }
 
@@ -302,13 +342,46 @@ mod tests {
         let starts = starts(1000);
         assert_eq!(begun(&starts, "a", 5000), 750);
         assert_eq!(begun(&starts, "b", 5000), 188);
-        assert!(begun(&starts, "c", 5000) > 40);
+        assert!(begun(&starts, "c", 5000) > 25);
         for group in 0..1000 {
             begun(&starts, &group.to_string(), 3);
         }
-        assert_eq!(starts.count()[0], ("starting", 1000));
+        assert_eq!(
+            starts.count()[0],
+            ("starting", 969),
+            "a namespace leaves something to others"
+        );
+        let elsewhere = (0..1000).filter(|i| {
+            let other = json!({"metadata": {"namespace": "elsewhere"}});
+            begins(
+                &starts,
+                &machine("x", &format!("x-{i}"), &other),
+                &infra(),
+                Instant::now(),
+            )
+        });
+        assert!(elsewhere.count() > 20);
         assert_eq!(begun(&super::Starts::new(0, None, None), "a", 5000), 5000);
         assert_eq!(begun(&super::Starts::new(1, None, None), "a", 2), 1);
+    }
+
+    #[test]
+    fn who_has_had_its_time_counts_no_more_however_often_it_is_looked_at() {
+        let (starts, now) = (starts(1), Instant::now());
+        let hangs = machine("a", "a-0", &record(&json!({})));
+        starts.note(&hangs, Duration::ZERO, now);
+        let (other, later) = (machine("b", "b-0", &json!({})), now + Duration::from_mins(11));
+        assert!(!begins(&starts, &other, &infra(), now));
+        assert!(begins(&starts, &other, &infra(), later));
+        starts.note(&hangs, Duration::ZERO, later);
+        assert_eq!(starts.count()[0], ("starting", 1));
+        // Nor after a restart, if it is known since when it hangs.
+        let anew = super::Starts::new(1, None, Some(Duration::from_mins(10)));
+        anew.note(&hangs, Duration::from_mins(11), now);
+        assert!(begins(&anew, &other, &infra(), now));
+        starts.forget(&Key::of(&hangs));
+        starts.forget(&Key::of(&other));
+        assert_eq!(starts.lock().len(), 0, "nothing is left of it");
     }
 
     #[test]
@@ -325,7 +398,7 @@ mod tests {
         assert_eq!(starts.begin(&waiting, &infra(), now), (full, Vec::new()));
         assert_eq!(starts.count(), [("starting", 3), ("waiting", 1)]);
         let ready = machine("a", "a-0", &json!({"status": {"phase": "Running"}}));
-        assert_eq!(starts.note(&ready, now), [Key::of(&waiting)]);
+        assert_eq!(starts.note(&ready, Duration::ZERO, now), [Key::of(&waiting)]);
         assert_eq!(starts.count(), [("starting", 2), ("waiting", 0)]);
         assert!(begins(&starts, &waiting, &infra(), now));
         assert!(begins(&starts, &waiting, &infra(), now), "it has its place");
@@ -348,7 +421,7 @@ mod tests {
     fn only_what_starts_counts() {
         let count = |more: &Value| {
             let starts = starts(9);
-            starts.note(&machine("a", "a-0", more), Instant::now());
+            starts.note(&machine("a", "a-0", more), Duration::ZERO, Instant::now());
             starts.count()[0].1
         };
         let mut paused = record(&json!({}));

@@ -43,6 +43,9 @@ pub(super) fn observe(
         Some(set) if !stored.has(&set) => Fate::Lost,
         Some(set) if set.is_deleting() => Fate::Deleted,
         Some(_) => Fate::Kept,
+        None if (context.stores.machine_sets).saw_deletion(&Key::new(stored.namespace(), name)) => {
+            Fate::Deleted
+        }
         None => Fate::Lost,
     };
     let is_paused = deployment.paused || deployment.held_by.is_some();

@@ -54,6 +54,8 @@ pub(super) fn observe(
         Some(found) if !set.has(&found) => Fate::Lost,
         Some(found) if found.is_deleting() => Fate::Deleted,
         Some(_) => Fate::Kept,
+        // One without finalizers is gone at once.
+        None if stores.machines.saw_deletion(&Key::new(set.namespace(), name)) => Fate::Deleted,
         None => Fate::Lost,
     };
     let object = set.is_node_group().then(|| set.as_node_group());

@@ -106,6 +106,7 @@ impl Entry {
             tasks: Mutex::default(),
             idle_since: Mutex::new(None),
         });
+        entry.budget.admit(&entry.key, &entry.share);
         let mut tasks = watches::start(&entry);
         tasks.push(tokio::spawn(probe(Arc::clone(&entry))).abort_handle());
         *lock(&entry.tasks) = tasks;
@@ -120,7 +121,7 @@ impl Entry {
         for (_, held) in lock(&self.held).drain() {
             held.check.abort();
         }
-        self.budget.forget(&self.key);
+        self.budget.forget(&self.key, &self.share);
     }
 
     // === Credentials ===

@@ -145,7 +145,7 @@ where
 }
 
 /// What one object may take.
-const OBJECT_BYTES: usize = 64 * 1024;
+const OBJECT_BYTES: usize = 256 * 1024;
 
 /// Gets the objects into the store; the refusal, if the credential may not get that kind.
 async fn get<K>(

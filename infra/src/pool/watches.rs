@@ -61,7 +61,13 @@ where
 {
     let mut pause = RETRY.0;
     loop {
-        entry.share.allowed().await;
+        if entry.share.is_paused() {
+            store.clear();
+            entry.weigh();
+            entry.set_truth(kind, Truth::Syncing);
+            entry.tell_all();
+            entry.share.allowed().await;
+        }
         entry.breaker.closed().await;
         let credential = entry.watcher(kind).await;
         let Some(client) = credential.client() else {
@@ -99,13 +105,7 @@ where
         } else {
             tokio::select! {
                 failure = follow(api, on) => failure,
-                () = entry.share.exceeded() => {
-                    store.clear();
-                    entry.weigh();
-                    entry.set_truth(kind, Truth::Syncing);
-                    entry.tell_all();
-                    continue;
-                }
+                () = entry.share.exceeded() => continue,
                 () = entry.superseded(&credential, kind) => None,
                 () = entry.breaker.opened() => {
                     entry.set_truth(kind, Truth::Syncing);
@@ -136,7 +136,10 @@ where
             }
             _ => entry.set_truth(kind, Truth::Trouble(error)),
         }
-        tokio::time::sleep(pause.mul_f64(0.8 + 0.4 * jitter())).await;
+        tokio::select! {
+            () = tokio::time::sleep(pause.mul_f64(0.8 + 0.4 * jitter())) => {}
+            () = entry.share.exceeded() => {}
+        }
         pause = (pause * 2).min(RETRY.1);
     }
 }

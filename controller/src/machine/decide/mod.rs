@@ -300,7 +300,10 @@ fn disbelief(draft: &mut Draft<'_>, open: &Open) -> Option<String> {
                 missing, recorded, ..
             } = **losses;
             Some(format!(
-                "{missing} of the {recorded} VMs on record in namespace {} of {} are missing, and Machinist did not delete them:                  rather another cluster answers there than that they are gone. Nothing is created there, and no other VM is taken                  for gone, until those of these Machines are seen again: {}. If they are gone for good, delete these Machines or                  annotate them with {}",
+                "{missing} of the {recorded} VMs on record in namespace {} of {} are missing, and Machinist did not delete them: \
+                 rather another cluster answers there than that they are gone. Nothing is created there, and no other VM is taken \
+                 for gone, until those of these Machines are seen again: {}. If they are gone for good, delete these Machines or \
+                 annotate them with {}",
                 infrastructure.namespace,
                 infrastructure.server,
                 named(&losses.holders),
