@@ -18,6 +18,8 @@ pub(super) struct Pruner {
     lines: bool,
     depth: u32,
     strings: Strings,
+    /// Bytes that were left out of the document.
+    cut: usize,
 }
 
 impl Pruner {
@@ -27,6 +29,11 @@ impl Pruner {
             lines,
             ..Self::default()
         }
+    }
+
+    /// How many bytes were left out of the document so far: whoever counts what is kept does not see them.
+    pub(super) fn cut(&self) -> usize {
+        self.cut
     }
 
     /// The next chunk without what is nested too deeply. It is not copied if it has nothing like that.
@@ -63,13 +70,15 @@ impl Pruner {
                 _ => {}
             }
         }
-        match pruned {
+        let pruned = match pruned {
             Some(mut pruned) => {
                 pruned.extend_from_slice(&chunk[kept..]);
                 pruned.freeze()
             }
             None => chunk.slice(kept..),
-        }
+        };
+        self.cut += chunk.len().saturating_sub(pruned.len());
+        pruned
     }
 }
 
@@ -90,6 +99,19 @@ mod tests {
     /// `{"a":{"a": … 1 … }}`.
     fn nested(levels: usize) -> String {
         format!("{}1{}", r#"{"a":"#.repeat(levels), "}".repeat(levels))
+    }
+
+    #[test]
+    fn what_is_left_out_of_a_document_is_counted() {
+        let deep = Bytes::from(vec![b'['; 1000]);
+        for (lines, left_out) in [(false, 1876), (true, 1876)] {
+            let mut pruner = Pruner::new(lines);
+            assert_eq!(pruner.prune(&deep).len(), 124, "120 levels and null");
+            assert!(pruner.prune(&deep).is_empty());
+            assert_eq!(pruner.cut(), left_out);
+            pruner.prune(&Bytes::from_static(b"\n"));
+            assert_eq!(pruner.cut() == 0, lines, "another line is another document");
+        }
     }
 
     #[test]

@@ -50,6 +50,8 @@ const USER_BYTES: usize = 64 * 1024 * 1024;
 const LARGE_AT_ONCE: usize = 4;
 /// How long one of those may take: others wait.
 const LARGE_TIME: Duration = Duration::from_secs(2);
+/// How much may be left out of one document, which no limit of what is kept sees. API servers store no object with more than a tenth.
+const CUT_BYTES: usize = 16 * 1024 * 1024;
 /// How much of an error is read.
 const ERROR_BYTES: usize = 64 * 1024;
 
@@ -252,7 +254,11 @@ impl http_body::Body for LimitedBody {
             }
         }
         let pruner = &mut this.pruner;
-        Poll::Ready(Some(Ok(frame.map_data(|chunk| pruner.prune(&chunk)))))
+        let frame = frame.map_data(|chunk| pruner.prune(&chunk));
+        if pruner.cut() > CUT_BYTES {
+            return Poll::Ready(Some(Err(TooLarge(CUT_BYTES / 1024).into())));
+        }
+        Poll::Ready(Some(Ok(frame)))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -273,6 +279,7 @@ mod tests {
 
     use super::*;
     use crate::client::RemoteError;
+    use crate::watch::{Selector, Source, Trust};
 
     /// A client of a server that answers with that status and these chunks, each after a pause.
     fn client(status: u16, chunks: Vec<&'static str>, pause: Duration) -> Client {
@@ -294,6 +301,12 @@ mod tests {
         api.get("a").await.map_err(RemoteError::from)
     }
 
+    /// 1,024 arrays, one in the other.
+    const DEEP: &str = match std::str::from_utf8(&[b'['; 1024]) {
+        Ok(deep) => deep,
+        Err(_) => "",
+    };
+
     /// 1,024 bytes of JSON's white space.
     const SPACE: &str = match std::str::from_utf8(&[b' '; 1024]) {
         Ok(space) => space,
@@ -309,6 +322,18 @@ mod tests {
         chunks.extend([SPACE, SPACE, "}}"]);
         let error = get(client(200, chunks, Duration::ZERO)).await.unwrap_err();
         assert_eq!(error.to_string(), "the answer is larger than 2048 KiB");
+        assert!(!error.is_lost(), "the server is there");
+    }
+
+    /// Nothing is held of it, so no other limit ends it.
+    #[tokio::test(start_paused = true)]
+    async fn a_list_that_is_nested_without_end_is_not_read_on() {
+        let mut chunks = vec![r#"{"metadata":{"resourceVersion":"1"},"items":["#];
+        chunks.extend(std::iter::repeat_n(DEEP, 17 * 1024));
+        let api: Api<ConfigMap> = Api::all(client(200, chunks, Duration::ZERO));
+        let mut source = Source::new(api, Selector::default(), Trust::Infra);
+        let error = source.run(|_| {}).await;
+        assert_eq!(error.to_string(), "the answer is larger than 16384 KiB");
         assert!(!error.is_lost(), "the server is there");
     }
 

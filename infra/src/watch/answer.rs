@@ -55,7 +55,7 @@ impl Answer {
             let frame = match frame.map_err(|_| NoChunk::Silent(pause))? {
                 None => return Ok(None),
                 Some(Ok(frame)) => frame,
-                Some(Err(error)) => return Err(NoChunk::Failed(RemoteError::from_transport(&error))),
+                Some(Err(error)) => return Err(NoChunk::Failed(RemoteError::from(error))),
             };
             if let Ok(chunk) = frame.into_data() {
                 self.read += chunk.len();

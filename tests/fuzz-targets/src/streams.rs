@@ -31,8 +31,8 @@ impl<K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + S
 
 /// How nested JSON is that nothing is cut out of.
 const SHALLOW: usize = 100;
-/// A list that is longer ends: 16 MiB, and the chunk that is the last.
-const PAGE_BYTES: usize = 16 * 1024 * 1024 + FILLER;
+/// A list that is longer ends: 16 MiB, as much that is nested too deeply to be kept, and the chunk that is the last.
+const PAGE_BYTES: usize = 2 * 16 * 1024 * 1024 + FILLER;
 /// The chunks of an answer that does not end.
 const FILLER: usize = 64 * 1024;
 /// Chooses an answer that does not end.
