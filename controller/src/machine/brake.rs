@@ -127,16 +127,15 @@ impl Vanished {
 
     /// How long nothing is done yet about the loss of the VM of that UID.
     fn settles_in(&mut self, uid: &str, settle: Duration, now: Timestamp) -> Option<Duration> {
-        let since = match self.since.get(uid) {
-            Some(since) => *since,
+        let since = if let Some(since) = self.since.get(uid) {
+            *since
+        } else {
             // One of a Machine that is being deleted is in no census.
-            None => {
-                self.of_deleting
-                    .retain(|_, (_, asked)| now.duration_since(*asked) <= FORGOTTEN);
-                let (since, asked) = self.of_deleting.entry(uid.to_owned()).or_insert((now, now));
-                *asked = now;
-                *since
-            }
+            self.of_deleting
+                .retain(|_, (_, asked)| now.duration_since(*asked) <= FORGOTTEN);
+            let (since, asked) = self.of_deleting.entry(uid.to_owned()).or_insert((now, now));
+            *asked = now;
+            *since
         };
         let settle = SignedDuration::try_from(settle).unwrap_or(SignedDuration::MAX);
         let left = settle.saturating_sub(now.duration_since(since));
