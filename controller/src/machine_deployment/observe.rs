@@ -10,7 +10,7 @@ use machinist_shared::template;
 use tokio::time::Instant;
 
 use super::decide::likeness_of;
-use super::observed::{Deployment, Machines, Observed, Set, Status, Strategy, Trouble};
+use super::observed::{Deployment, Likeness, Machines, Observed, Set, Status, Strategy, Trouble};
 use crate::backoff;
 use crate::context::Context;
 use crate::creation_limit::Fate;
@@ -59,8 +59,12 @@ pub(super) fn observe(
         }
     });
     let sets = ours.iter().filter(|set| !is_rejected(set)).map(|set| {
-        let matches = stored.selector.matches(set.metadata.labels.as_ref());
-        set_of(&context.stores, &deployment, set, matches)
+        let mut observed = set_of(&context.stores, &deployment, set, stored.selects(set));
+        if !stored.selector.matches(set.metadata.labels.as_ref()) {
+            // Its selector and its Machines keep the labels from before: the current template does not fit into it.
+            observed.likeness = Likeness::Different;
+        }
+        observed
     });
     let is_group = deployment.may_be_a_node_group() && !deployment.deleting;
     let object = is_group.then(|| deployment.as_node_group());
@@ -132,6 +136,7 @@ pub(super) fn deployment(stored: &StoredMachineDeployment) -> Deployment {
         held_by: held_by(stored),
         fault,
         status: status(stored),
+        status_decoded: stored.status_decoded,
     }
 }
 
@@ -160,7 +165,10 @@ pub(super) fn set_of(
     matches: bool,
 ) -> Set {
     let status = &found.status;
-    let existing = status.replicas.unwrap_or_default();
+    let machines = machines(&stores.machines_of(found.uid()));
+    // Any client may write a status. There are no more Machines than there are, and what is deleted counts no more.
+    let count = |count: Option<i32>| count.unwrap_or_default().clamp(0, machines.alive);
+    let existing = count(status.replicas);
     let mut set = Set {
         name: found.name().to_owned(),
         uid: found.uid().to_owned(),
@@ -169,7 +177,7 @@ pub(super) fn set_of(
         deleting: found.is_deleting(),
         owners: found.metadata.owner_references.clone().unwrap_or_default(),
         matches,
-        likeness: super::observed::Likeness::Different,
+        likeness: Likeness::Different,
         template: found.template.clone(),
         // Without a number, it has as many as it has.
         replicas: found.replicas.unwrap_or(existing),
@@ -177,20 +185,13 @@ pub(super) fn set_of(
         labels: found.metadata.labels.clone().unwrap_or_default(),
         annotations: found.metadata.annotations.clone().unwrap_or_default(),
         existing,
-        ready: status.ready_replicas.unwrap_or_default(),
-        available: status.available_replicas.unwrap_or_default(),
+        ready: count(status.ready_replicas),
+        available: count(status.available_replicas),
         observed_generation: status.observed_generation.unwrap_or_default(),
         error: status.error_message.clone().filter(|message| !message.is_empty()),
-        machines: Machines::default(),
+        machines,
     };
     set.likeness = likeness_of(&set, deployment);
-    set.machines = machines(&stores.machines_of(found.uid()));
-    if set.deleting {
-        // Its Machines go with it, and nobody writes its status any more.
-        for count in [&mut set.existing, &mut set.ready, &mut set.available] {
-            *count = (*count).min(set.machines.alive);
-        }
-    }
     set
 }
 
@@ -278,6 +279,30 @@ mod tests {
         assert_eq!(
             held_by(&stored(json!({"annotations": annotations}), json!({}))),
             want
+        );
+    }
+
+    #[rstest]
+    #[case::far_too_many(2_000_000_000)]
+    #[case::fewer_than_none(-2_000_000_000)]
+    fn a_set_has_no_more_machines_than_there_are_whatever_its_status_says(#[case] number: i64) {
+        let stores = Stores::default();
+        stores.machines.apply(machinist_infra::watch::Event::Apply(
+            serde_json::from_value(json!({"metadata": {"name": "m", "namespace": "ns", "uid": "uid-m", "resourceVersion": "1",
+                "ownerReferences": [{"apiVersion": "v1", "kind": "MachineSet", "name": "s", "uid": "uid-s", "controller": true}]}}))
+            .unwrap(),
+        ));
+        let set: StoredMachineSet = serde_json::from_value(json!({
+            "metadata": {"name": "s", "namespace": "ns", "uid": "uid-s"},
+            "status": {"replicas": number, "readyReplicas": number, "availableReplicas": number},
+        }))
+        .unwrap();
+        let found = set_of(&stores, &deployment(&stored(json!({}), json!({}))), &set, true);
+        let expected = i32::from(number > 0);
+        // Without spec.replicas, it is as large as it is.
+        assert_eq!(
+            [found.existing, found.ready, found.available, found.replicas],
+            [expected; 4]
         );
     }
 

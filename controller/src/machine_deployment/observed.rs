@@ -10,7 +10,7 @@ use machinist_shared::api::MachineDeploymentCondition;
 use machinist_shared::names::annotation;
 
 use crate::creation_limit::Allowance;
-use crate::user::Template;
+use crate::user::{Decoded, Template};
 
 /// Labels or annotations.
 pub type Texts = BTreeMap<String, String>;
@@ -89,6 +89,8 @@ pub struct Deployment {
     pub fault: Option<String>,
     /// The status as stored.
     pub status: Status,
+    /// How much of it could be decoded.
+    pub status_decoded: Decoded,
 }
 
 /// How Machines are replaced when the template changes.

@@ -3,14 +3,15 @@
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::core::ObjectMeta;
 use machinist_shared::api::MachineDeploymentStatus;
-use machinist_shared::names;
+use machinist_shared::names::{self, label};
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::machine_set::StoredMachineSet;
+use super::overlap;
 use super::owner;
 use super::selection::Selection;
-use super::spec::{Fields, Template};
+use super::spec::{self, Decoded, Fields, Template};
 
 /// A MachineDeployment as stored; what is absent is absent here, too: its controller knows the defaults.
 #[derive(Clone, Deserialize)]
@@ -42,6 +43,8 @@ pub struct StoredMachineDeployment {
     pub progress_deadline_seconds: Option<i32>,
     /// What was written last; what cannot be decoded counts as absent.
     pub status: MachineDeploymentStatus,
+    /// How much of the status could be decoded.
+    pub status_decoded: Decoded,
     /// `status.conditions` as stored.
     pub conditions: Value,
     /// What of the spec cannot be decoded.
@@ -77,7 +80,7 @@ impl From<Raw> for StoredMachineDeployment {
         owner::forget_manifest(&mut metadata);
         let mut fields = Fields::of(&raw.spec);
         let conditions = raw.status.get("conditions").cloned().unwrap_or_default();
-        let status = serde_json::from_value::<Option<MachineDeploymentStatus>>(raw.status);
+        let (status, status_decoded) = spec::status(raw.status);
         Self {
             metadata,
             replicas: fields.read("/replicas"),
@@ -91,7 +94,8 @@ impl From<Raw> for StoredMachineDeployment {
             revision_history_limit: fields.read("/revisionHistoryLimit"),
             paused: fields.read("/paused").unwrap_or_default(),
             progress_deadline_seconds: fields.read("/progressDeadlineSeconds"),
-            status: status.ok().flatten().unwrap_or_default(),
+            status,
+            status_decoded,
             conditions,
             undecodable: fields.mistakes(),
         }
@@ -102,8 +106,29 @@ impl StoredMachineDeployment {
     /// Whether it controls the set and selects it.
     pub fn has(&self, set: &StoredMachineSet) -> bool {
         let controller = owner::controller(&set.metadata);
-        controller.is_some_and(|owner| owner.uid == self.uid())
-            && self.selector.matches(set.metadata.labels.as_ref())
+        controller.is_some_and(|owner| owner.uid == self.uid()) && self.selects(set)
+    }
+
+    /// Whether it selects the set, or did until its own selector changed: the set keeps the labels of its template, and the
+    /// selector selects neither. Then its Machines are replaced like those of any older template. A set whose own labels were
+    /// changed is released.
+    pub fn selects(&self, set: &StoredMachineSet) -> bool {
+        let labels = set.metadata.labels.as_ref();
+        if self.selector.matches(labels) {
+            return true;
+        }
+        let is_ours = owner::controller(&set.metadata).is_some_and(|owner| owner.uid == self.uid());
+        let name = labels.and_then(|labels| labels.get(label::DEPLOYMENT_NAME));
+        let was_member = name.is_some_and(|name| name == self.name());
+        let made_with = overlap::labels(&set.template);
+        let keeps_labels = made_with
+            .iter()
+            .all(|(key, value)| labels.is_some_and(|labels| labels.get(key) == Some(value)));
+        is_ours
+            && was_member
+            && keeps_labels
+            && !made_with.is_empty()
+            && !self.selector.matches(Some(&made_with))
     }
 
     /// Name.
@@ -145,7 +170,63 @@ machinist_infra::serialize_metadata!(StoredMachineDeployment);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rstest::rstest;
     use serde_json::json;
+
+    fn labelled(pool: &str) -> Value {
+        json!({"metadata": {"labels": {"pool": pool}}})
+    }
+
+    /// The deployment `d` that selects the pool `new`.
+    #[rstest]
+    #[case::one_of_its_pool("uid-d", json!({"pool": "new"}), labelled("new"), true)]
+    #[case::one_made_before_its_selector_changed(
+        "uid-d", json!({"pool": "old", "machineDeployment": "d"}), labelled("old"), true)]
+    #[case::one_whose_own_labels_were_changed(
+        "uid-d", json!({"pool": "x", "machineDeployment": "d"}), labelled("new"), false)]
+    #[case::one_whose_labels_and_whose_selector_were_changed(
+        "uid-d", json!({"pool": "x", "machineDeployment": "d"}), labelled("old"), false)]
+    #[case::one_that_never_was_its_own("uid-d", json!({"pool": "old"}), labelled("old"), false)]
+    #[case::one_that_another_controls(
+        "uid-e", json!({"pool": "old", "machineDeployment": "d"}), labelled("old"), false)]
+    #[case::one_without_labels_in_its_template(
+        "uid-d", json!({"pool": "old", "machineDeployment": "d"}), json!({}), false)]
+    fn a_changed_selector_releases_no_set(
+        #[case] controller: &str,
+        #[case] labels: Value,
+        #[case] template: Value,
+        #[case] selected: bool,
+    ) {
+        let deployment: StoredMachineDeployment = serde_json::from_value(json!({
+            "metadata": {"name": "d", "uid": "uid-d"},
+            "spec": {"selector": {"matchLabels": {"pool": "new"}}, "template": labelled("new")},
+        }))
+        .unwrap();
+        let mut labels = labels;
+        if let Some(name) = labels.as_object_mut().unwrap().remove("machineDeployment") {
+            labels[label::DEPLOYMENT_NAME] = name;
+        }
+        let set: StoredMachineSet = serde_json::from_value(json!({
+            "metadata": {"name": "s", "labels": labels, "ownerReferences": [{"apiVersion": names::API_VERSION,
+                "kind": "MachineDeployment", "name": "d", "uid": controller, "controller": true}]},
+            "spec": {"template": template},
+        }))
+        .unwrap();
+        assert_eq!(deployment.selects(&set), selected);
+    }
+
+    #[test]
+    fn a_number_that_is_too_large_hides_nothing_else_of_the_status() {
+        let deployment: StoredMachineDeployment = serde_json::from_value(json!({
+            "metadata": {"name": "a"},
+            "status": {"replicas": 3, "availableReplicas": 2_147_483_648_i64, "conditions": [{"type": "Available"}]},
+        }))
+        .unwrap();
+        assert_eq!(deployment.status_decoded, Decoded::InPart);
+        assert_eq!(deployment.status.replicas, Some(3));
+        assert_eq!(deployment.status.available_replicas, None);
+        assert_eq!(deployment.status.conditions.map(|all| all.len()), Some(1));
+    }
 
     #[test]
     fn what_is_written_is_read_and_what_is_not_is_absent() {

@@ -23,6 +23,6 @@ pub use machine_set::StoredMachineSet;
 pub use node::{Node, NodeSpec, NodeStatus};
 pub use references::{Looked, LookedSecret, Reference, ReferenceKind, References};
 pub use selection::{Labels, Selection};
-pub use spec::Template;
+pub use spec::{Decoded, Template};
 pub use stores::{Queues, Stores, TOKEN_NAMESPACE};
 pub use volume_attachment::VolumeAttachment;

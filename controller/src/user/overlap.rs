@@ -72,7 +72,8 @@ pub fn is_mutual<S: Selects>(one: &S, other: &S) -> bool {
     selects(one, other) || selects(other, one)
 }
 
-fn labels(template: &Value) -> Labels {
+/// Labels that Machines of a template are made with.
+pub(super) fn labels(template: &Value) -> Labels {
     let labels = template.pointer("/metadata/labels").and_then(Value::as_object);
     let labels = labels.into_iter().flatten();
     labels

@@ -3,8 +3,9 @@
 use std::ops::Deref;
 use std::sync::Arc;
 
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 /// Reads the fields of a spec, and keeps what is wrong with them.
 #[derive(Debug)]
@@ -39,6 +40,32 @@ impl<'a> Fields<'a> {
     pub(super) fn mistakes(self) -> Option<String> {
         (!self.mistakes.is_empty()).then(|| self.mistakes.join("; "))
     }
+}
+
+/// How much of a status could be decoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Decoded {
+    /// Every field.
+    Whole,
+    /// Not every field.
+    InPart,
+}
+
+/// Reads a status field by field, and how much of it could be decoded. One that could not counts as absent: any
+/// client may write a status, and one wrong number must not hide the conditions beside it.
+pub(super) fn status<T: DeserializeOwned + Default>(raw: Value) -> (T, Decoded) {
+    if let Ok(status) = Option::<T>::deserialize(&raw) {
+        return (status.unwrap_or_default(), Decoded::Whole);
+    }
+    let Value::Object(mut fields) = raw else {
+        return (T::default(), Decoded::InPart);
+    };
+    fields.retain(|key, value| {
+        let alone = Map::from_iter([(key.clone(), value.clone())]);
+        serde_json::from_value::<T>(Value::Object(alone)).is_ok()
+    });
+    let status = serde_json::from_value(Value::Object(fields));
+    (status.unwrap_or_default(), Decoded::InPart)
 }
 
 /// The template of Machines as stored, byte for byte what a person wrote. It may hold a credential: it is never shown.

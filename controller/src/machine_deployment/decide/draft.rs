@@ -9,11 +9,12 @@ use machinist_shared::names::finalizer;
 use serde_json::{Map, Value, json};
 
 use super::super::conditions::{self, PROGRESSING, Reason, SELECTOR_OVERLAP};
-use super::super::observed::{Likeness, Observed, Set, Status, Texts};
+use super::super::observed::{Deployment, Likeness, Observed, Set, Status, Texts};
 use super::super::plan::{NewSet, Plan, Step};
 use super::limits::Limits;
 use super::{new_set, revision, select};
 use crate::machine::plan::Event;
+use crate::user::Decoded;
 
 /// The status is written at most this often, so that many Machines that become ready at once are told of together.
 pub(crate) const STATUS_EVERY: SignedDuration = SignedDuration::from_millis(200);
@@ -302,8 +303,9 @@ impl<'a> Draft<'a> {
 
     fn status_step(&mut self, urgent: bool) {
         let Some(status) = self.status.take() else { return };
-        let stored = &self.observed.deployment.status;
-        let Some(patch) = status_patch(stored, &status) else {
+        let deployment = &self.observed.deployment;
+        let stored = &deployment.status;
+        let Some(patch) = status_patch(deployment, &status) else {
             return;
         };
         if let Some(written) = self.observed.status_written
@@ -394,10 +396,13 @@ fn difference(old: &Texts, new: &Texts) -> Map<String, Value> {
     gone.chain(set).collect()
 }
 
-fn status_patch(old: &Status, new: &Status) -> Option<Value> {
+/// The merge patch of the status: what differs; all of it if a field could not be decoded, for the decoded status says
+/// nothing of what is stored there.
+fn status_patch(deployment: &Deployment, new: &Status) -> Option<Value> {
+    let old = &deployment.status;
     let mut status = Map::new();
     let mut differs = |key: &str, old: Value, new: Value| {
-        if old != new {
+        if old != new || deployment.status_decoded == Decoded::InPart {
             status.insert(key.to_owned(), new);
         }
     };

@@ -12,7 +12,7 @@ use super::super::observed::{Deployment, Likeness, Machines, Observed, Set, Stat
 use super::select::owner;
 use super::with_hash;
 use crate::creation_limit::Allowance;
-use crate::user::Template;
+use crate::user::{Decoded, Template};
 
 pub(super) fn at(second: i64) -> Timestamp {
     Timestamp::from_second(1_800_000_000 + second).unwrap()
@@ -49,6 +49,7 @@ pub(super) fn deployment(replicas: i32) -> Deployment {
         held_by: None,
         fault: None,
         status: Status::default(),
+        status_decoded: Decoded::Whole,
     }
 }
 

@@ -46,7 +46,8 @@ fn is_saturated(draft: &Draft<'_>, limits: Limits) -> bool {
 fn proportionally(draft: &mut Draft<'_>, active: &[usize], limits: Limits) {
     let most = limits.most.saturating_sub(draft.surging()).max(limits.desired);
     let allowed = if limits.desired == 0 { 0 } else { most };
-    let sum: i32 = active.iter().map(|index| draft.sets[*index].replicas).sum();
+    let sizes = active.iter().map(|index| draft.sets[*index].replicas);
+    let sum = sizes.fold(0, i32::saturating_add);
     let mut delta = allowed - sum;
     let mut sizes: Vec<i32> = Vec::with_capacity(active.len());
     for &index in active {
@@ -83,6 +84,8 @@ fn share(draft: &Draft<'_>, index: usize, limits: Limits) -> i32 {
     if whole <= 0 {
         return 0;
     }
+    // Any client may have written it.
+    let whole = whole.min(i32::MAX.into());
     let product = i64::from(set.replicas) * i64::from(limits.most);
     // Half of one counts as one.
     let part = (product * 2 + whole) / (whole * 2);

@@ -59,9 +59,9 @@ fn counts(draft: &Draft<'_>) -> Status {
         ..Status::default()
     };
     for (_, set) in draft.members() {
-        status.replicas += set.existing;
-        status.ready += set.ready;
-        status.available += set.available;
+        status.replicas = status.replicas.saturating_add(set.existing);
+        status.ready = status.ready.saturating_add(set.ready);
+        status.available = status.available.saturating_add(set.available);
     }
     status.unavailable = (draft.spec_sum() - status.available).max(0);
     status
@@ -186,7 +186,8 @@ fn still(draft: &mut Draft<'_>, so_far: String, last: Timestamp) -> (Verdict, Ti
 /// Whether there is more of what is wanted, or less of what is not, than the stored status tells; or something else is
 /// wanted.
 fn moved(old: &Status, new: &Status) -> bool {
-    let outdated = |status: &Status| status.replicas - status.updated;
+    // Any client may have written the stored one.
+    let outdated = |status: &Status| status.replicas.saturating_sub(status.updated);
     old.observed_generation != new.observed_generation
         || new.updated > old.updated
         || outdated(new) < outdated(old)

@@ -12,8 +12,9 @@ use super::fixtures::{at, deployment, observed, set, set_with};
 use super::*;
 use crate::creation_limit::Allowance;
 use crate::machine_deployment::conditions::{AVAILABLE, PROGRESSING, ROLLED_BACK, SELECTOR_OVERLAP};
-use crate::machine_deployment::observed::{Deployment, Failure, Likeness, Machines, Set, Trouble};
+use crate::machine_deployment::observed::{Deployment, Failure, Likeness, Machines, Set, Status, Trouble};
 use crate::machine_deployment::plan::Step;
+use crate::user::Decoded;
 
 /// What becomes of the sizes, in the order of the plan: `name=size`, `+name=size` for a set that is made.
 fn sizes(plan: &Plan) -> Vec<String> {
@@ -876,4 +877,60 @@ fn a_deployment_whose_new_sets_are_changed_creates_none_and_still_scales_the_old
         plan.steps
     );
     assert_eq!(plan.again, Some(Duration::from_mins(4)));
+}
+
+#[test]
+fn a_status_that_cannot_be_decoded_is_written_whole() {
+    let sets = vec![set(2, 3)];
+    let settled = with_status(
+        rolled(3, 3, 3),
+        &decide(&observed(rolled(3, 3, 3), sets.clone()), at(0)),
+    );
+    let status = |plan: &Plan| {
+        plan.steps.iter().find_map(|step| match step {
+            Step::PatchStatus(patch) => Some(patch["status"].clone()),
+            _ => None,
+        })
+    };
+    assert_eq!(
+        status(&decide(&observed(settled.clone(), sets.clone()), at(1))),
+        None
+    );
+    // `unavailableReplicas: 2147483648` is absent when it is decoded, which is what it should be: 0.
+    let damaged = Deployment {
+        status_decoded: Decoded::InPart,
+        ..settled
+    };
+    let written = status(&decide(&observed(damaged, sets), at(1))).unwrap();
+    assert_eq!(written["unavailableReplicas"], 0, "{written}");
+    assert_eq!(written["conditions"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn no_number_in_a_status_stops_the_deployment() {
+    for number in [i32::MIN, i32::MAX] {
+        let mut deployment = rolled(3, 3, 3);
+        deployment.status = Status {
+            observed_generation: deployment.generation,
+            replicas: number,
+            updated: !number,
+            ready: number,
+            available: number,
+            unavailable: number,
+            ..deployment.status
+        };
+        let plan = decide(&observed(deployment, vec![set(1, 2), set(2, 1)]), at(99));
+        assert!(plan.steps.iter().any(|step| matches!(step, Step::PatchStatus(_))));
+    }
+}
+
+#[test]
+fn no_size_noted_on_a_set_stops_a_paused_deployment() {
+    let mut deployment = rolled(3, 3, 3);
+    deployment.paused = true;
+    let mut old = set(1, 2);
+    old.annotations
+        .insert(annotation::MAX_REPLICAS.to_owned(), i64::MAX.to_string());
+    let plan = decide(&observed(deployment, vec![old, set(2, 2)]), at(99));
+    assert!(!plan.steps.is_empty());
 }
