@@ -4,7 +4,7 @@
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
-parts=(fuzz-admission fuzz-values fuzz-csr fuzz-watched fuzz-answers guests cert-manager fleet outage many neighbours drains rollout-laws kill-points asked-time)
+parts=(fuzz-admission fuzz-values fuzz-csr fuzz-watched fuzz-answers guests cert-manager fleet outage many neighbours drains rollout-laws random-edits kill-points asked-time)
 for round in $(seq -w 20); do
   parts+=("repeat-$round")
 done
@@ -25,6 +25,7 @@ run() {
     neighbours) NEIGHBOURS_SECONDS=200 case_program neighbours ;;
     drains) DRAIN_MACHINES=50 case_program drain_many ;;
     rollout-laws) MACHINIST_LAWS_MACHINES=50 case_program cases rollout_laws:: ;;
+    random-edits) EDITS=1000 case_program cases random_edits:: ;;
     kill-points) MACHINIST_KILL_POINTS=all case_program cases crash:: ;;
     asked-time) case_program asked_time ;;
     repeat-*) hack/under-load.sh cargo test --workspace --locked --test cases ;;

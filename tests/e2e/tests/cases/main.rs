@@ -51,6 +51,7 @@ mod orphans;
 mod osm;
 mod overlap;
 mod policies;
+mod random_edits;
 mod recovery;
 mod rollout;
 mod rollout_laws;

@@ -121,10 +121,10 @@ async fn no_kill_makes_a_rollout_break_its_limits() -> Result<()> {
 }
 
 /// A random sequence that is the same for one seed: SplitMix64.
-struct Dice(u64);
+pub(super) struct Dice(pub(super) u64);
 
 impl Dice {
-    fn below(&mut self, limit: usize) -> usize {
+    pub(super) fn below(&mut self, limit: usize) -> usize {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -134,7 +134,8 @@ impl Dice {
     }
 }
 
-fn of_environment<T>(name: &str) -> Result<Option<T>>
+/// A number from the environment, if it is there.
+pub(super) fn of_environment<T>(name: &str) -> Result<Option<T>>
 where
     T: std::str::FromStr<Err = std::num::ParseIntError>,
 {
