@@ -10,9 +10,12 @@ use tokio::time::Instant;
 use crate::user::Template;
 
 /// After this long, an object that is still its owner's was worth creating.
-const PROVEN_AFTER: Duration = Duration::from_mins(2);
+const PROVEN_AFTER: Duration = Duration::from_secs(20);
 
-/// How often one more is created while the limit is reached, and first and longest pause of a halt.
+/// First and longest pause before one more is created although the limit is reached: whoever changed them may have ended that.
+const AGAIN: (Duration, Duration) = (Duration::from_secs(2), Duration::from_mins(5));
+
+/// First and longest pause of a halt.
 const RETRY: (Duration, Duration) = (Duration::from_mins(5), Duration::from_mins(30));
 
 /// `status.errorReason` and the reason of a condition: the limit is reached.
@@ -68,6 +71,8 @@ pub struct CreationLimit {
     unproven: BTreeMap<String, Instant>,
     /// When one more may be created although the limit is reached.
     next: Option<Instant>,
+    /// How many were, one after the other.
+    tries: u32,
     halt: Option<(Halt, u32)>,
     /// Objects that were changed on their way, by name: their UIDs. They are deleted.
     rejected: BTreeMap<String, String>,
@@ -82,7 +87,7 @@ impl CreationLimit {
         let asked = Some((selector, template.clone()));
         if paused || self.asked != asked {
             self.unproven.clear();
-            self.next = None;
+            (self.next, self.tries) = (None, 0);
             self.halt = None;
         }
         self.asked = asked;
@@ -109,38 +114,41 @@ impl CreationLimit {
             }
             Fate::Kept | Fate::Lost => true,
         });
-        // What went wrong before it does so no more.
-        self.unproven.retain(|_, created| Some(*created) > proven);
-        match self.next {
-            _ if self.unproven.is_empty() => self.next = None,
-            None => self.next = Some(now + jittered(RETRY.0, rand::random())),
-            Some(next) if next <= now => {
-                let oldest = self.unproven.iter().min_by_key(|(_, created)| **created);
-                let oldest = oldest.map(|(name, _)| name.clone());
-                self.unproven.retain(|name, _| Some(name) != oldest.as_ref());
-                self.next = Some(now + jittered(RETRY.0, rand::random()));
-            }
-            Some(_) => {}
+        if proven.is_some() {
+            // What went wrong before it does so no more.
+            self.unproven.retain(|_, created| Some(*created) > proven);
+            self.tries = 0;
         }
     }
 
     /// What may be created, if at most `limit` creations may come to nothing.
-    pub fn allowance(&self, limit: usize, now: Instant) -> Allowance {
-        let left = limit.saturating_sub(self.unproven.len());
-        // One that stays shows that all is well before another one may be created.
-        let proven = self
-            .unproven
-            .values()
-            .map(|created| *created + PROVEN_AFTER)
-            .min();
-        let next = self
-            .next
-            .map(|next| proven.filter(|at| *at > now).map_or(next, |at| next.min(at)));
-        let next = next.map(|next| next.saturating_duration_since(now));
+    pub fn allowance(&mut self, limit: usize, now: Instant) -> Allowance {
+        let mut left = limit.saturating_sub(self.unproven.len());
+        if left > 0 {
+            self.next = None;
+        } else if self.next.is_some_and(|next| next <= now) {
+            let oldest = self.unproven.iter().min_by_key(|(_, created)| **created);
+            if let Some(name) = oldest.map(|(name, _)| name.clone()) {
+                self.unproven.remove(&name);
+            }
+            (self.next, self.tries, left) = (None, self.tries + 1, 1);
+        }
+        let mut next = None;
+        if left == 0 {
+            let pause = AGAIN.0.saturating_mul(1 << self.tries.min(16)).min(AGAIN.1);
+            let again = *self.next.get_or_insert(now + jittered(pause, rand::random()));
+            // One that stays shows before that all is well.
+            let proven = self.unproven.values().map(|created| *created + PROVEN_AFTER);
+            let first = proven
+                .filter(|at| *at > now)
+                .min()
+                .map_or(again, |at| at.min(again));
+            next = Some(first.saturating_duration_since(now));
+        }
         Allowance {
             halt: self.halt.as_ref().map(|(halt, _)| halt.clone()),
             left,
-            next: next.filter(|_| left == 0),
+            next,
         }
     }
 
@@ -206,15 +214,19 @@ mod tests {
     }
 
     #[test]
-    fn creations_that_come_to_nothing_are_limited_and_tried_again_every_five_minutes() {
-        assert_eq!(created(240, |_| Fate::Lost), LIMIT);
+    fn creations_that_come_to_nothing_are_limited_and_tried_again_more_and_more_rarely() {
+        let minute = created(60, |_| Fate::Lost);
+        assert!(
+            (LIMIT + 3..=LIMIT + 5).contains(&minute),
+            "{minute} within a minute"
+        );
         let hour = created(3600, |_| Fate::Lost);
-        assert!((LIMIT + 10..=LIMIT + 13).contains(&hour), "{hour} within an hour");
+        assert!((LIMIT + 15..=LIMIT + 21).contains(&hour), "{hour} within an hour");
         let soon = created(
             3600,
             |age| if age < SECOND * 10 { Fate::Kept } else { Fate::Lost },
         );
-        assert!(soon <= LIMIT + 13, "{soon} that are lost after 10 s");
+        assert!(soon <= LIMIT + 21, "{soon} that are lost after 10 s");
     }
 
     #[test]
@@ -246,11 +258,11 @@ mod tests {
             Timestamp::from_second(1_800_000_000).unwrap(),
         );
         let template = |number: i32| Template::from(json!({ "spec": number }));
-        let halted = |creations: &CreationLimit| creations.allowance(LIMIT, Instant::now()).halt;
+        let halted = |creations: &mut CreationLimit| creations.allowance(LIMIT, Instant::now()).halt;
         creations.asked(Some("a=b".to_owned()), &template(1), false);
         for minutes in [5, 10, 20, 30, 30] {
             creations.halt("labels".to_owned(), now);
-            let pause = halted(&creations).unwrap().until.duration_since(now);
+            let pause = halted(&mut creations).unwrap().until.duration_since(now);
             let (least, most) = (minutes * 54, minutes * 66);
             assert!(
                 (least..=most).contains(&pause.as_secs()),
@@ -259,16 +271,16 @@ mod tests {
             creations.asked(Some("a=b".to_owned()), &template(1), false);
         }
         creations.asked(Some("a=b".to_owned()), &template(2), false);
-        assert_eq!(halted(&creations), None, "another template");
+        assert_eq!(halted(&mut creations), None, "another template");
         creations.halt("labels".to_owned(), now);
         creations.asked(Some("a=c".to_owned()), &template(2), false);
-        assert_eq!(halted(&creations), None, "another selector");
+        assert_eq!(halted(&mut creations), None, "another selector");
         creations.halt("labels".to_owned(), now);
         creations.asked(Some("a=c".to_owned()), &template(2), true);
-        assert_eq!(halted(&creations), None, "paused");
+        assert_eq!(halted(&mut creations), None, "paused");
         creations.halt("labels".to_owned(), now);
         creations.accept();
-        assert_eq!(halted(&creations), None, "accepted");
+        assert_eq!(halted(&mut creations), None, "accepted");
     }
 
     #[test]
