@@ -93,7 +93,9 @@ async fn the_approver_approves_what_the_controller_cannot() -> Result<()> {
 
 /// The approver's token reads no Secrets, changes neither Machines nor Nodes, and approves no serving certificate.
 async fn its_token_does_nothing_else(case: &Case) -> Result<()> {
-    let client = holder(case, APPROVER).await?;
+    let user = format!("system:serviceaccount:{SYSTEM_NAMESPACE}:{APPROVER}");
+    let group = format!("system:serviceaccounts:{SYSTEM_NAMESPACE}");
+    let client = certificates::impersonating(case, &user, &[&group, "system:authenticated"]).await?;
     let secrets: Api<Secret> = Api::namespaced(client.clone(), "kube-system");
     let list = secrets.list(&ListParams::default()).await;
     assert!(is_forbidden(&list), "{list:?}");
@@ -116,7 +118,6 @@ async fn its_token_does_nothing_else(case: &Case) -> Result<()> {
         refused.contains("signer") || refused.contains("forbidden"),
         "{refused}"
     );
-    let user = format!("system:serviceaccount:{SYSTEM_NAMESPACE}:{APPROVER}");
     let mighty = certificates::impersonating(case, &user, &["system:masters"]).await?;
     let refused = approve(&mighty, &request).await?;
     assert!(refused.contains("machinist-approvals"), "{refused}");
