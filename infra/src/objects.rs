@@ -2,6 +2,7 @@
 //!
 //! We never write them from these types: a VirtualMachine is created from rendered JSON and otherwise only patched.
 
+use kube::Resource;
 use kube::core::ObjectMeta;
 use machinist_shared::kubevirt::observed::{DataVolumeStatus, VmStatus, VmiStatus, few};
 use machinist_shared::names::label;
@@ -26,9 +27,12 @@ fn metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D:
 }
 
 /// How an object of an infra cluster is held. Whose it is decides how much of it.
-pub trait Cached {
+pub trait Cached: Resource {
     /// UID of the user cluster that it was made for, by its label.
-    fn cluster_uid(&self) -> Option<&str>;
+    fn cluster_uid(&self) -> Option<&str> {
+        let labels = self.meta().labels.as_ref()?;
+        labels.get(label::CLUSTER_UID).map(String::as_str)
+    }
 
     /// Leaves of somebody else's object what tells it from others: its name, UID and owners, and addresses.
     fn reduce(&mut self);
@@ -132,14 +136,6 @@ pub struct Vm {
 }
 
 impl Cached for Vm {
-    fn cluster_uid(&self) -> Option<&str> {
-        self.metadata
-            .labels
-            .as_ref()?
-            .get(label::CLUSTER_UID)
-            .map(String::as_str)
-    }
-
     fn reduce(&mut self) {
         (self.spec, self.status, self.is_reduced) = (VmSpec::default(), VmStatus::default(), true);
         keep_ours(&mut self.metadata);
@@ -274,14 +270,6 @@ pub struct Vmi {
 }
 
 impl Cached for Vmi {
-    fn cluster_uid(&self) -> Option<&str> {
-        self.metadata
-            .labels
-            .as_ref()?
-            .get(label::CLUSTER_UID)
-            .map(String::as_str)
-    }
-
     fn reduce(&mut self) {
         let interfaces = std::mem::take(&mut self.status.interfaces);
         self.status = VmiStatus {
@@ -385,14 +373,6 @@ pub struct DataVolume {
 }
 
 impl Cached for DataVolume {
-    fn cluster_uid(&self) -> Option<&str> {
-        self.metadata
-            .labels
-            .as_ref()?
-            .get(label::CLUSTER_UID)
-            .map(String::as_str)
-    }
-
     fn reduce(&mut self) {
         (self.status, self.is_reduced) = (DataVolumeStatus::default(), true);
     }
@@ -428,14 +408,6 @@ pub struct Claim {
 }
 
 impl Cached for Claim {
-    fn cluster_uid(&self) -> Option<&str> {
-        self.metadata
-            .labels
-            .as_ref()?
-            .get(label::CLUSTER_UID)
-            .map(String::as_str)
-    }
-
     fn reduce(&mut self) {}
 
     fn is_reduced(&self) -> bool {

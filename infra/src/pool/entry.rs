@@ -312,7 +312,7 @@ impl Entry {
 
     /// Leaves of an object that is neither made for this user cluster nor named after one of its Machines what tells it from
     /// others; `vm` gives the name of the VM that an object of that name belongs to.
-    pub(super) fn reduce<K: Cached + Resource>(&self, object: &mut K, vm: fn(&str) -> String) {
+    pub(super) fn reduce<K: Cached>(&self, object: &mut K, vm: fn(&str) -> String) {
         let is_ours = object.cluster_uid() == Some(self.options.cluster_uid.as_str());
         let name = vm(object.meta().name.as_deref().unwrap_or_default());
         if !is_ours && !lock(&self.names).contains_key(&name) {
