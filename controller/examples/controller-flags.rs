@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use clap::CommandFactory as _;
-use machinist_controller::flags::{Flags, machine_controller};
+use machinist_controller::config::{Flags, machine_controller};
 use machinist_shared::command_line::reference;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

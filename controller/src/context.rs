@@ -12,11 +12,11 @@ use machinist_infra::provider::Providers;
 use machinist_infra::store::Key;
 use machinist_shared::kubevirt::resolved::Env;
 
-use crate::backoff::{self, Cause, Episode, Jitter};
+use crate::autoscaler::Instancetypes;
 use crate::bootstrap::Access;
+use crate::cache::{CaughtUp, References, SpecState, StoredMachine, Stores};
 use crate::csr::reserved::Known;
 use crate::csr::told::Told;
-use crate::events::Events;
 use crate::leader::Fence;
 use crate::machine::brake::Brakes;
 use crate::machine::contests::Contests;
@@ -29,12 +29,12 @@ use crate::machine::starts::Starts;
 use crate::machine::times::Times;
 use crate::machine_deployment::memory::Memories as DeploymentMemories;
 use crate::machine_set::memory::Memories;
-use crate::metrics::Metrics;
-use crate::node_groups::Instancetypes;
-use crate::queue::Queue;
-use crate::recreation::Recreations;
-use crate::scraped::Counts;
-use crate::user::{CaughtUp, References, SpecState, StoredMachine, Stores};
+use crate::runtime::backoff::{self, Cause, Episode, Jitter};
+use crate::runtime::queue::Queue;
+use crate::runtime::recreation::Recreations;
+use crate::telemetry::collectors::Counts;
+use crate::telemetry::events::Events;
+use crate::telemetry::metrics::Metrics;
 
 /// What every pass works with.
 pub struct Context {

@@ -1,7 +1,7 @@
 //! The controller's process.
 
-use machinist_controller::flags::Flags;
-use machinist_controller::run;
+use machinist_controller::app::run;
+use machinist_controller::config::Flags;
 use machinist_infra::telemetry::{self, Settings};
 
 /// Passes and watches are many small allocations: a third of the time went into those.

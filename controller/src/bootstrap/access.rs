@@ -19,7 +19,7 @@ use machinist_infra::watch::Selector;
 use serde::de::DeserializeOwned;
 use tokio::sync::{Notify, watch};
 
-use crate::flags::Flags;
+use crate::config::Flags;
 
 /// How kubelets reach the user cluster, and its DNS.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -25,7 +25,7 @@ pub mod user_data;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::jiff::Timestamp;
 
-use crate::user::StoredMachine;
+use crate::cache::StoredMachine;
 
 pub use access::Access;
 pub use source::Mode;

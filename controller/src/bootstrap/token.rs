@@ -13,7 +13,7 @@ use machinist_shared::names::{self, label};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::json;
 
-use crate::user::TOKEN_NAMESPACE;
+use crate::cache::TOKEN_NAMESPACE;
 
 /// How long a token lives from its creation or extension.
 pub const LIFETIME: SignedDuration = SignedDuration::from_mins(30);

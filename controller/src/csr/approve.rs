@@ -16,13 +16,13 @@ use super::bindings;
 use super::client::{Binding, Case, MachineFacts, approval, judge, token_id};
 use super::request::StoredRequest;
 use super::{ClientApprover, Verdict};
-use crate::backoff::{Backoff, Jitter};
 use crate::bootstrap::token::TokenView;
+use crate::cache::{StoredMachine, TOKEN_NAMESPACE};
 use crate::context::Context;
 use crate::machine::ownership::{NodeClaim, NodeVerdict, node_verdict};
 use crate::machine::plan::Event;
-use crate::queue::Queue;
-use crate::user::{StoredMachine, TOKEN_NAMESPACE};
+use crate::runtime::backoff::{Backoff, Jitter};
+use crate::runtime::queue::Queue;
 
 /// Reason of the Event that tells of a request that is not approved.
 pub const NOT_APPROVED: &str = "SigningRequestNotApproved";

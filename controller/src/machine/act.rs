@@ -20,11 +20,11 @@ use super::evacuation::{self, Room};
 use super::observe::Hands;
 use super::observed::Concern;
 use super::plan::{Event, Plan, Step, UserDataSource};
-use crate::backoff::Cause;
 use crate::bootstrap::{self, token::TokenView, user_data::UserData};
+use crate::cache::{Node, StoredMachine, StoredMachineSet, TOKEN_NAMESPACE};
 use crate::context::Context;
 use crate::csr::{approve, request::StoredRequest, serving};
-use crate::user::{Node, StoredMachine, StoredMachineSet, TOKEN_NAMESPACE};
+use crate::runtime::backoff::Cause;
 
 /// How carrying out a plan ended.
 #[derive(Debug)]

@@ -14,7 +14,7 @@ use machinist_infra::store::Key;
 
 use super::observed::{Brake, Losses};
 use super::record::Infrastructure;
-use crate::user::{StoredMachine, Stores};
+use crate::cache::{StoredMachine, Stores};
 
 /// VMs that vanish within this time vanish together.
 const WINDOW: SignedDuration = SignedDuration::from_secs(60);

@@ -11,8 +11,8 @@ use serde_json::Value;
 use super::observe::Hands;
 use super::observed::{Infra, Observed};
 use super::plan::{Plan, Step};
+use crate::cache::{Node, StoredMachine};
 use crate::context::Context;
-use crate::user::{Node, StoredMachine};
 
 /// Whether the plan ends a Machine, its VM, or what ties the two together.
 pub fn ends_something(machine: &StoredMachine, plan: &Plan) -> bool {

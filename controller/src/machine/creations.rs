@@ -8,7 +8,7 @@ use machinist_infra::client::RemoteError;
 use machinist_infra::store::Key;
 use tokio::time::Instant;
 
-use crate::user::StoredMachine;
+use crate::cache::StoredMachine;
 
 /// The longest that an API server works on a request: its `--request-timeout`, admission webhooks included.
 pub const LONGEST: Duration = Duration::from_mins(1);

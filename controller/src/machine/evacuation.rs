@@ -9,9 +9,9 @@ use machinist_infra::store::Key;
 use machinist_shared::names::{annotation, condition};
 
 use super::conditions::Reason;
+use crate::cache::{StoredMachine, StoredMachineDeployment, StoredMachineSet, Stores};
 use crate::machine_deployment::decide::{max_surge, max_unavailable};
 use crate::machine_set;
-use crate::user::{StoredMachine, StoredMachineDeployment, StoredMachineSet, Stores};
 
 /// Whether a Machine may be deleted now, to be replaced elsewhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -25,6 +25,7 @@ pub mod on_node;
 pub mod ownership;
 pub mod phase;
 pub mod plan;
+pub mod reconcile;
 pub mod record;
 pub mod starts;
 pub mod times;

@@ -30,8 +30,8 @@ use super::record::{FailureDomain, Infrastructure};
 use super::starts::Start;
 use crate::bootstrap::token::TokenView;
 use crate::bootstrap::user_data::UserData;
+use crate::cache::StoredMachine;
 use crate::context::Context;
-use crate::user::StoredMachine;
 
 /// What carrying out a plan needs besides the snapshot.
 #[derive(Debug, Default)]

@@ -20,11 +20,11 @@ use super::record::{CredentialSource, FailureDomain, Infrastructure};
 use super::starts::Start;
 use crate::bootstrap::Mode;
 use crate::bootstrap::token::TokenView;
+use crate::cache::{Node, StoredMachine};
 use crate::csr::ClientApprover;
 use crate::csr::request::StoredRequest;
 use crate::csr::serving::Contested;
-use crate::recreation::Recreation;
-use crate::user::{Node, StoredMachine};
+use crate::runtime::recreation::Recreation;
 
 /// What holds for all Machines.
 #[derive(Debug, Clone)]

@@ -7,7 +7,7 @@ use machinist_shared::api::MachineSpec;
 use machinist_shared::names::{annotation, label};
 use serde::{Deserialize, Serialize};
 
-use crate::user::Node;
+use crate::cache::Node;
 
 /// Labels or annotations.
 type Texts = BTreeMap<String, String>;

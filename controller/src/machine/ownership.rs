@@ -9,7 +9,7 @@ use machinist_shared::field::cut;
 use machinist_shared::names::{PROVIDER_ID_PREFIX, annotation, finalizer, is_ccm_provider_id_of, label};
 
 use super::observed::ClusterName;
-use crate::user::{Node, StoredMachine};
+use crate::cache::{Node, StoredMachine};
 
 /// Whose VM it is.
 #[derive(Debug, Clone, PartialEq, Eq)]

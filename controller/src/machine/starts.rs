@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::phase::Phase;
 use super::record::is_own_ca;
-use crate::user::StoredMachine;
+use crate::cache::StoredMachine;
 
 /// No set takes more than so many times what is left, and no namespace more than that, so that there is always something left
 /// for those who come later: one set alone has three quarters of the limit, all sets of a namespace have all but a 32nd.

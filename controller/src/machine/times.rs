@@ -11,8 +11,8 @@ use machinist_infra::store::Key;
 
 use super::phase::Phase;
 use super::record::Record;
-use crate::metrics::Metrics;
-use crate::user::StoredMachine;
+use crate::cache::StoredMachine;
+use crate::telemetry::metrics::Metrics;
 
 /// What was last seen of Machines.
 #[derive(Debug, Default)]

@@ -18,10 +18,10 @@ use super::memory::Failed;
 use super::observe;
 use super::observed::Likeness;
 use super::plan::{NewSet, Plan, Step};
-use crate::backoff::Cause;
+use crate::cache::{StoredMachineDeployment, StoredMachineSet, Stores};
 use crate::context::Context;
 use crate::machine::act::patch_params;
-use crate::user::{StoredMachineDeployment, StoredMachineSet, Stores};
+use crate::runtime::backoff::Cause;
 
 /// How carrying out a plan ended.
 #[derive(Debug)]

@@ -11,9 +11,9 @@ use machinist_shared::names::annotation;
 use tokio::time::Instant;
 
 use super::observed::{Failure, Texts};
-use crate::backoff::{Cause, Episode, Jitter};
-use crate::creation_limit::{Allowance, CreationLimit, Fate};
-use crate::user::StoredMachineDeployment;
+use crate::cache::StoredMachineDeployment;
+use crate::runtime::backoff::{Cause, Episode, Jitter};
+use crate::runtime::creation_limit::{Allowance, CreationLimit, Fate};
 
 /// Sets of one template that may come to nothing.
 const MAX_CREATIONS: usize = 8;

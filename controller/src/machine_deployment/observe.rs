@@ -11,12 +11,12 @@ use tokio::time::Instant;
 
 use super::decide::likeness_of;
 use super::observed::{Deployment, Likeness, Machines, Observed, Set, Status, Strategy, Trouble};
-use crate::backoff;
+use crate::autoscaler::{self, Group};
+use crate::cache::{StoredMachine, StoredMachineDeployment, StoredMachineSet, Stores, overlap, owner};
 use crate::context::Context;
-use crate::creation_limit::Fate;
 use crate::machine::evacuation;
-use crate::node_groups::{self, Group};
-use crate::user::{StoredMachine, StoredMachineDeployment, StoredMachineSet, Stores, overlap, owner};
+use crate::runtime::backoff;
+use crate::runtime::creation_limit::Fate;
 
 /// Everything known of the deployment, and the sets that it was taken from.
 pub(super) fn observe(
@@ -68,7 +68,7 @@ pub(super) fn observe(
     });
     let is_group = deployment.may_be_a_node_group() && !deployment.deleting;
     let object = is_group.then(|| deployment.as_node_group());
-    let looked = node_groups::look(context, &Group::Deployment(key.clone()), object.as_ref());
+    let looked = autoscaler::look(context, &Group::Deployment(key.clone()), object.as_ref());
     let observed = Observed {
         sets: sets.collect(),
         names,

@@ -9,8 +9,8 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use machinist_shared::api::MachineDeploymentCondition;
 use machinist_shared::names::annotation;
 
-use crate::creation_limit::Allowance;
-use crate::user::{Decoded, Template};
+use crate::cache::{Decoded, Template};
+use crate::runtime::creation_limit::Allowance;
 
 /// Labels or annotations.
 pub type Texts = BTreeMap<String, String>;

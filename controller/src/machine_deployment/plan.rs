@@ -5,8 +5,8 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::observed::Texts;
+use crate::cache::Template;
 use crate::machine::plan::Event;
-use crate::user::Template;
 
 /// One write. Each is safe to repeat, and guarded by the UID and resourceVersion of what it was decided from.
 #[derive(Debug, Clone, PartialEq)]

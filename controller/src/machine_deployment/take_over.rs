@@ -10,8 +10,8 @@ use super::decide::decide;
 use super::observe::{deployment, set_of};
 use super::observed::Observed;
 use super::plan::Step;
-use crate::creation_limit::Allowance;
-use crate::user::{StoredMachineDeployment, StoredMachineSet, Stores};
+use crate::cache::{StoredMachineDeployment, StoredMachineSet, Stores};
+use crate::runtime::creation_limit::Allowance;
 
 fn template() -> Value {
     json!({

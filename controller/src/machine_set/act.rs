@@ -15,10 +15,10 @@ use serde_json::{Value, json};
 use super::memory::Failed;
 use super::new_machine;
 use super::plan::{Plan, Step};
-use crate::backoff::Cause;
+use crate::cache::{StoredMachine, StoredMachineSet};
 use crate::context::Context;
 use crate::machine::act::{patch_params, with_uid};
-use crate::user::{StoredMachine, StoredMachineSet};
+use crate::runtime::backoff::Cause;
 
 mod create;
 
@@ -301,7 +301,7 @@ impl Run<'_> {
 
     async fn delete(&self, machine: &StoredMachine) -> Result<(), Refused> {
         let (api, name, mut params) = (self.machines(), machine.name(), with_uid(machine.uid()));
-        // Its finalizers may be written just now, and would come too late (see [`crate::user::Lost`]).
+        // Its finalizers may be written just now, and would come too late (see [`crate::cache::Lost`]).
         if !machine.has_finalizer(finalizer::VM)
             && let Some(preconditions) = &mut params.preconditions
         {

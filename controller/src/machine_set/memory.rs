@@ -10,10 +10,10 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::observed::Failure;
-use crate::backoff::{Cause, Episode, Jitter};
-use crate::creation_limit::{Allowance, CreationLimit, Fate};
-use crate::recreation::Recreations;
-use crate::user::{StoredMachine, StoredMachineSet};
+use crate::cache::{StoredMachine, StoredMachineSet};
+use crate::runtime::backoff::{Cause, Episode, Jitter};
+use crate::runtime::creation_limit::{Allowance, CreationLimit, Fate};
+use crate::runtime::recreation::Recreations;
 
 /// Between two passes over a set whose spec is the same: what a burst of Machines and Nodes changes is told together.
 const PACE: Duration = Duration::from_millis(400);

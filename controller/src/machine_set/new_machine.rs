@@ -3,7 +3,7 @@
 use machinist_shared::names::{API_VERSION, annotation};
 use serde_json::{Value, json};
 
-use crate::user::StoredMachineSet;
+use crate::cache::StoredMachineSet;
 
 /// Kubernetes' own alphabet for generated names: no vowels, so no words.
 const ALPHABET: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";

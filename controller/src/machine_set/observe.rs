@@ -7,11 +7,11 @@ use machinist_infra::store::Key;
 use tokio::time::Instant;
 
 use super::observed::{Member, NodeState, Observed};
-use crate::backoff;
+use crate::autoscaler::{self, Group};
+use crate::cache::{StoredMachine, StoredMachineSet, Stores, overlap};
 use crate::context::Context;
-use crate::creation_limit::Fate;
-use crate::node_groups::{self, Group};
-use crate::user::{StoredMachine, StoredMachineSet, Stores, overlap};
+use crate::runtime::backoff;
+use crate::runtime::creation_limit::Fate;
 
 /// Everything known of the set, and of nothing else: the cost grows with its own Machines and the orphans only.
 pub(super) fn observe(
@@ -59,7 +59,7 @@ pub(super) fn observe(
         None => Fate::Lost,
     };
     let object = set.is_node_group().then(|| set.as_node_group());
-    let looked = node_groups::look(context, &Group::Set(key.clone()), object.as_ref());
+    let looked = autoscaler::look(context, &Group::Set(key.clone()), object.as_ref());
     Observed {
         set: set.clone(),
         instancetype: looked.spec,

@@ -7,9 +7,9 @@ use jiff::{SignedDuration, Timestamp};
 use machinist_infra::clock::Skew;
 use serde_json::Value;
 
-use crate::creation_limit::Allowance;
-use crate::recreation::Recreation;
-use crate::user::{StoredMachine, StoredMachineSet};
+use crate::cache::{StoredMachine, StoredMachineSet};
+use crate::runtime::creation_limit::Allowance;
+use crate::runtime::recreation::Recreation;
 
 /// A MachineSet and its Machines.
 #[derive(Debug, Clone)]

@@ -10,10 +10,10 @@ use super::act::{Outcome, act};
 use super::decide::decide;
 use super::observe::{observe, subject};
 use super::plan::Step;
+use crate::autoscaler::Group;
 use crate::context::Context;
-use crate::node_groups::Group;
-use crate::pass::measured;
-use crate::worker;
+use crate::runtime::worker;
+use crate::telemetry::span::measured;
 
 /// Sets that are worked on at once.
 const AT_ONCE: usize = 16;

@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
-use machinist_controller::csr::request::StoredRequest;
-use machinist_controller::user::{
+use machinist_controller::cache::{
     Node, StoredMachine, StoredMachineDeployment, StoredMachineSet, VolumeAttachment,
 };
+use machinist_controller::csr::request::StoredRequest;
 use machinist_infra::answer::AnswerLimits;
 
 use crate::Input;

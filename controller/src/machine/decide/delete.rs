@@ -19,7 +19,7 @@ use super::super::ownership::{
 use super::super::plan::Step;
 use super::draft::Draft;
 use super::{goodbye, launch};
-use crate::user::Node;
+use crate::cache::Node;
 
 /// How a deleting Machine's VM stands.
 #[derive(Debug, Clone, PartialEq, Eq)]

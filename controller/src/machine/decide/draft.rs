@@ -12,8 +12,8 @@ use super::super::conditions::{Condition, Reason, Status};
 use super::super::observed::Observed;
 use super::super::plan::{Event, Plan, Step};
 use super::super::record::{CredentialSource, FormerVm, Infrastructure, Record};
+use crate::cache::owner;
 use crate::csr::serving::NodeState;
-use crate::user::owner;
 
 /// A plan in the making.
 #[allow(clippy::struct_excessive_bools, reason = "each is a switch of its own")]

@@ -17,8 +17,8 @@ use super::super::observed::Refuge;
 use super::super::plan::Step;
 use super::delete::{deleting, own_node};
 use super::draft::Draft;
-use crate::flags::{self, OptionalDuration};
-use crate::user::{Node, Remnant};
+use crate::cache::{Node, Remnant};
+use crate::config::{self, OptionalDuration};
 
 /// For so long a Node that is not Ready may become so again: a kubelet that is restarted loses nobody's pods.
 const UNREADY: Duration = Duration::from_mins(1);
@@ -454,7 +454,7 @@ fn why_not_detached(draft: &mut Draft<'_>) -> Option<String> {
 /// A timeout from an annotation of the Machine. None at all, `0s` and what is no duration set no limit.
 pub(super) fn timeout(draft: &Draft<'_>, key: &str) -> Option<Duration> {
     let text = draft.observed.machine.annotation(key)?;
-    let OptionalDuration(timeout) = flags::duration(text).ok()?;
+    let OptionalDuration(timeout) = config::duration(text).ok()?;
     timeout.filter(|timeout| !timeout.is_zero())
 }
 

@@ -19,8 +19,8 @@ use super::super::on_node::Retired;
 use super::super::ownership::{NodeClaim, NodeVerdict, is_same_uuid, node_verdict, provider_id_of};
 use super::super::plan::Step;
 use super::draft::{Draft, Field};
+use crate::cache::{Node, StoredMachine};
 use crate::csr::serving::NodeState;
-use crate::user::{Node, StoredMachine};
 
 /// Answers `NodeReady`, links the Node, and decorates it, if it is known how. Whether the Machine has joined.
 pub(super) fn node(draft: &mut Draft<'_>, usable: Option<&Usable>, open: &Open, vm: &Instance) -> bool {

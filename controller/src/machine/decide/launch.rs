@@ -15,7 +15,7 @@ use super::super::record::{BootstrapSecret, FailureDomain, Record};
 use super::super::starts::Start;
 use super::delete::{self, Volumes};
 use super::draft::Draft;
-use crate::user::Node;
+use crate::cache::Node;
 
 /// What a VM is made from is not watched: StorageClasses, StorageProfiles and instancetypes are asked for again so often.
 const FACTS_AGAIN: Duration = Duration::from_secs(10);

@@ -13,9 +13,9 @@ use super::super::plan::{Step, UserDataSource};
 use super::super::record::Record;
 use super::draft::Draft;
 use super::{delete, evacuate, join, launch};
+use crate::cache::SpecState;
+use crate::config::OptionalDuration;
 use crate::context::LABEL_AGAIN;
-use crate::flags::OptionalDuration;
-use crate::user::SpecState;
 
 pub(super) fn decide(draft: &mut Draft<'_>, usable: &Usable, open: &Open, vm: &Instance) {
     let uid = vm.metadata.uid.clone().unwrap_or_default();
@@ -228,7 +228,7 @@ fn provisioning_timeout(draft: &Draft<'_>) -> Result<Option<Duration>, ()> {
     {
         None => Ok(draft.observed.settings.provisioning_timeout),
         Some("off") => Ok(None),
-        Some(text) => match crate::flags::duration(text) {
+        Some(text) => match crate::config::duration(text) {
             Ok(OptionalDuration(Some(timeout))) => Ok(Some(timeout)),
             _ => Err(()),
         },

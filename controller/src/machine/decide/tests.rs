@@ -25,8 +25,8 @@ use super::super::starts::Start;
 use super::decide;
 use crate::bootstrap::Mode;
 use crate::bootstrap::token::TokenView;
-use crate::recreation::Recreation;
-use crate::user::{Node, StoredMachine};
+use crate::cache::{Node, StoredMachine};
+use crate::runtime::recreation::Recreation;
 
 fn engaged() -> Brake {
     Brake::Engaged(Arc::new(Losses {

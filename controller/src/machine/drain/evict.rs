@@ -16,8 +16,8 @@ use serde_json::json;
 use super::budget::Budget;
 use super::sort::{Answer, Refusal};
 use super::watch::Claim;
+use crate::cache::StoredMachine;
 use crate::context::Context;
-use crate::user::StoredMachine;
 
 /// A pod to evict.
 #[derive(Debug, Clone, PartialEq, Eq)]

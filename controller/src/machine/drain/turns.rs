@@ -9,7 +9,7 @@ use machinist_infra::store::Key;
 use machinist_shared::names::{annotation, condition};
 
 use super::super::conditions::Reason;
-use crate::user::{StoredMachine, StoredMachineDeployment};
+use crate::cache::{StoredMachine, StoredMachineDeployment};
 
 /// Whose turn a Machine's drain is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -16,7 +16,7 @@ use super::budget::Budget;
 use super::claims::Claims;
 use super::pod::{Fate, Pod};
 use super::sort::{Answer, Answers, sort};
-use crate::user::Node;
+use crate::cache::Node;
 
 /// What is known of the pods of a draining Node.
 #[derive(Debug, Clone, PartialEq)]

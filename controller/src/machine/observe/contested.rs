@@ -6,10 +6,10 @@ use std::sync::Arc;
 use machinist_infra::client::RemoteError;
 use machinist_infra::provider::Place;
 
+use crate::cache::StoredMachine;
 use crate::context::Context;
 use crate::csr::reserved::Reserved;
 use crate::csr::serving::Contested;
-use crate::user::StoredMachine;
 
 /// Which addresses of the VM somebody else has, too: the cluster itself, another Node, or another VM beside it. Only
 /// looked for while a serving certificate is asked for.

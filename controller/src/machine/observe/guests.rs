@@ -5,8 +5,8 @@ use machinist_infra::store::Key;
 use super::super::drain::Seen;
 use super::super::drain::turns::{self, Turn};
 use super::super::observed::{Guests, Refuge};
+use crate::cache::{Node, StoredMachine};
 use crate::context::Context;
-use crate::user::{Node, StoredMachine};
 
 /// What there is on the Node of the Machine's name, if the Machine is being deleted; volumes only, if just its VM is gone.
 pub(super) fn guests(

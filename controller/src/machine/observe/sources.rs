@@ -14,8 +14,8 @@ use machinist_shared::provider_spec::ProviderConfig;
 use super::super::observed::{ClusterName, Infra, Spec, Usable};
 use super::super::record::CredentialSource;
 use super::Decoded;
+use crate::cache::{Looked, Reference, ReferenceKind, SpecState, StoredMachine};
 use crate::context::Context;
-use crate::user::{Looked, Reference, ReferenceKind, SpecState, StoredMachine};
 
 /// Looks up what the spec refers to, and notes it, so that its watches stay open.
 pub(super) struct Sources<'a> {

@@ -2,7 +2,7 @@
 
 use super::super::observed::Deployment;
 use super::draft::Draft;
-use crate::node_groups;
+use crate::autoscaler;
 
 /// Keeps the annotations true.
 pub(super) fn decide(draft: &mut Draft<'_>) {
@@ -11,7 +11,7 @@ pub(super) fn decide(draft: &mut Draft<'_>) {
         return;
     }
     let instancetype = draft.observed.instancetype.as_ref();
-    draft.capacity = node_groups::corrections(&deployment.as_node_group(), instancetype);
+    draft.capacity = autoscaler::corrections(&deployment.as_node_group(), instancetype);
     let again = draft.observed.instancetype_again;
     if let Some(again) = again {
         draft.plan.look_again(again);
@@ -21,12 +21,12 @@ pub(super) fn decide(draft: &mut Draft<'_>) {
 impl Deployment {
     /// Whether the cluster-autoscaler may take it for a node group, or what we wrote for it is to be taken away.
     pub(crate) fn may_be_a_node_group(&self) -> bool {
-        node_groups::may_be_one(|key| self.annotation(key))
+        autoscaler::may_be_one(|key| self.annotation(key))
     }
 
     /// As much of the object as tells its capacity.
     pub(crate) fn as_node_group(&self) -> serde_json::Value {
-        node_groups::object(&self.annotations, &self.template)
+        autoscaler::object(&self.annotations, &self.template)
     }
 }
 
@@ -41,7 +41,7 @@ mod tests {
     use super::super::fixtures::{at, deployment, observed, set, template};
     use super::super::{decide, with_hash};
     use super::*;
-    use crate::user::Template;
+    use crate::cache::Template;
 
     fn group(instancetype: &str) -> Deployment {
         let mut deployment = deployment(1);

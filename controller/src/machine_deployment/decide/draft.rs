@@ -13,8 +13,8 @@ use super::super::observed::{Deployment, Likeness, Observed, Set, Status, Texts}
 use super::super::plan::{NewSet, Plan, Step};
 use super::limits::Limits;
 use super::{new_set, revision, select};
+use crate::cache::Decoded;
 use crate::machine::plan::Event;
-use crate::user::Decoded;
 
 /// The status is written at most this often, so that many Machines that become ready at once are told of together.
 pub(crate) const STATUS_EVERY: SignedDuration = SignedDuration::from_millis(200);

@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 use super::super::observed::{Deployment, Likeness, Machines, Observed, Set, Status, Strategy, Texts};
 use super::select::owner;
 use super::with_hash;
-use crate::creation_limit::Allowance;
-use crate::user::{Decoded, Template};
+use crate::cache::{Decoded, Template};
+use crate::runtime::creation_limit::Allowance;
 
 pub(super) fn at(second: i64) -> Timestamp {
     Timestamp::from_second(1_800_000_000 + second).unwrap()

@@ -15,9 +15,9 @@ use super::fixtures::{at, deployment, observed, template as numbered};
 use super::limits::Limits;
 use super::new_set::hash_of;
 use super::with_hash;
+use crate::cache::Template;
 use crate::machine_deployment::observed::{Deployment, Failure, Likeness, Machines, Observed, Set, Strategy};
 use crate::machine_deployment::plan::{NewSet, Step};
-use crate::user::Template;
 
 /// What happens in the world.
 #[derive(Debug, Clone)]

@@ -3,7 +3,7 @@
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::super::observed::Deployment;
-use crate::user::StoredMachineDeployment;
+use crate::cache::StoredMachineDeployment;
 
 /// The limits of a rollout, as numbers of Machines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

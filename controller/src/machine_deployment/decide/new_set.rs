@@ -10,7 +10,7 @@ use super::super::conditions::Reason;
 use super::super::observed::{Deployment, Likeness, Machines, Set, Texts};
 use super::draft::Draft;
 use super::revision;
-use crate::user::Template;
+use crate::cache::Template;
 
 /// Finds the new set: one of the same template, however that is written. One that is being deleted comes last.
 ///

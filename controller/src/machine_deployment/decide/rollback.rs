@@ -8,7 +8,7 @@ use super::super::observed::{Likeness, Set};
 use super::super::plan::Step;
 use super::draft::Draft;
 use super::revision;
-use crate::user::Template;
+use crate::cache::Template;
 
 /// Rolls back if that is asked for; whether it was. The annotation goes with the same write, so it is done once. While
 /// a write that failed waits to be tried again, the deployment goes on as if nothing were asked for.

@@ -6,7 +6,7 @@ use super::super::conditions::{self, AVAILABLE, PROGRESSING, Reason, SELECTOR_OV
 use super::super::observed::{Machines, Set, Status, Strategy, Trouble};
 use super::draft::Draft;
 use super::limits::Limits;
-use crate::user::overlap;
+use crate::cache::overlap;
 
 /// Decides the status; whether the rollout is complete.
 pub(super) fn decide(draft: &mut Draft<'_>) -> bool {

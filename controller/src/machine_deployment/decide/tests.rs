@@ -10,11 +10,11 @@ use serde_json::{Value, json};
 
 use super::fixtures::{at, deployment, observed, set, set_with};
 use super::*;
-use crate::creation_limit::Allowance;
+use crate::cache::Decoded;
 use crate::machine_deployment::conditions::{AVAILABLE, PROGRESSING, ROLLED_BACK, SELECTOR_OVERLAP};
 use crate::machine_deployment::observed::{Deployment, Failure, Likeness, Machines, Set, Status, Trouble};
 use crate::machine_deployment::plan::Step;
-use crate::user::Decoded;
+use crate::runtime::creation_limit::Allowance;
 
 /// What becomes of the sizes, in the order of the plan: `name=size`, `+name=size` for a set that is made.
 fn sizes(plan: &Plan) -> Vec<String> {
@@ -835,7 +835,7 @@ fn a_status_that_could_not_be_written_is_not_tried_again_before_its_time() {
 #[test]
 fn a_deployment_whose_new_sets_are_changed_creates_none_and_still_scales_the_old_one() {
     let mut observed = observed(deployment(3), vec![set(1, 2)]);
-    observed.creations.halt = Some(crate::creation_limit::Halt {
+    observed.creations.halt = Some(crate::runtime::creation_limit::Halt {
         message: "labels".to_owned(),
         until: at(400),
     });

@@ -9,8 +9,8 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::{Refused, Run, named, worst};
+use crate::cache::{StoredMachine, StoredMachineSet};
 use crate::machine_set::new_machine;
-use crate::user::{StoredMachine, StoredMachineSet};
 
 /// The largest batch; after it the server has shown that it takes them.
 const MAX_BATCH: usize = 32;

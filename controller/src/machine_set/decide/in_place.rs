@@ -9,10 +9,10 @@ use machinist_shared::template;
 use serde_json::{Map, Value, json};
 
 use super::scale::AT_ONCE;
+use crate::cache::{SpecState, StoredMachine, StoredMachineSet};
 use crate::machine::on_node::{OnNode, Retired};
 use crate::machine_set::observed::Member;
 use crate::machine_set::plan::{Plan, Step};
-use crate::user::{SpecState, StoredMachine, StoredMachineSet};
 
 /// Plans to change the Machines that are not as the template wants their Nodes, if the set may.
 pub(super) fn change(set: &StoredMachineSet, active: &[&Member], plan: &mut Plan) {

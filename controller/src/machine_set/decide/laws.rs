@@ -12,10 +12,10 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::decide;
-use crate::creation_limit::Allowance;
+use crate::cache::{StoredMachine, StoredMachineSet};
 use crate::machine_set::observed::{Member, NodeState, Observed};
 use crate::machine_set::plan::Step;
-use crate::user::{StoredMachine, StoredMachineSet};
+use crate::runtime::creation_limit::Allowance;
 
 /// What happens between two passes.
 #[derive(Debug, Clone, Copy)]

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
+use crate::cache::StoredMachine;
 use crate::machine_set::observed::{Member, Observed};
-use crate::user::StoredMachine;
 
 /// The Machines that the set controls and that are not being deleted.
 #[derive(Debug)]

@@ -20,9 +20,9 @@ use serde_json::{Map, Value, json};
 use self::members::Members;
 use super::observed::Observed;
 use super::plan::{Plan, Step};
+use crate::autoscaler;
+use crate::cache::{StoredMachineSet, overlap};
 use crate::machine::plan::Event;
-use crate::node_groups;
-use crate::user::{StoredMachineSet, overlap};
 
 /// Something wrong, as the status shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -181,7 +181,7 @@ fn set_patch(observed: &Observed) -> Option<Value> {
         metadata.insert("finalizers".to_owned(), json!(finalizers));
     }
     if set.is_node_group() {
-        let changes = node_groups::corrections(&set.as_node_group(), observed.instancetype.as_ref());
+        let changes = autoscaler::corrections(&set.as_node_group(), observed.instancetype.as_ref());
         if !changes.is_empty() {
             metadata.insert("annotations".to_owned(), json!(changes));
         }

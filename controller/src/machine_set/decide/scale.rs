@@ -6,11 +6,11 @@ use jiff::Timestamp;
 use machinist_shared::names::annotation;
 
 use super::{INVALID_CONFIGURATION, MACHINE_CHANGED_AT_ADMISSION, Trouble, until};
-use crate::creation_limit::TOO_MANY_CREATIONS;
+use crate::cache::StoredMachine;
 use crate::machine::evacuation;
 use crate::machine_set::observed::{Member, NodeState, Observed};
 use crate::machine_set::plan::{Plan, Step};
-use crate::user::StoredMachine;
+use crate::runtime::creation_limit::TOO_MANY_CREATIONS;
 
 /// Machines that one plan makes, deletes or changes at most, and that wait for their VM at most: in between, a new number of
 /// replicas is heard, and the status told.

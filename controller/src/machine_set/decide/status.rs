@@ -5,8 +5,8 @@ use machinist_shared::api::MachineSetStatus;
 use serde_json::{Value, json};
 
 use super::Trouble;
+use crate::cache::StoredMachineSet;
 use crate::machine_set::observed::Member;
-use crate::user::StoredMachineSet;
 
 /// The Machines of a set, counted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -7,10 +7,10 @@ use rstest::rstest;
 use serde_json::json;
 
 use super::*;
-use crate::creation_limit::{Allowance, Halt};
+use crate::cache::StoredMachine;
 use crate::machine_set::observed::{Failure, Member, NodeState};
-use crate::recreation::Recreation;
-use crate::user::StoredMachine;
+use crate::runtime::creation_limit::{Allowance, Halt};
+use crate::runtime::recreation::Recreation;
 
 /// 2027-01-15T08:00:00Z.
 fn now() -> Timestamp {

@@ -9,11 +9,11 @@ use super::client::{Client, Failure, Fault, gone};
 use super::observe::{Process, from, instant, observe};
 use super::world::{Answer, Kind, NAME, World};
 use super::*;
-use crate::backoff::Cause;
 use crate::bootstrap::token;
 use crate::csr::request::StoredRequest;
 use crate::csr::serving;
 use crate::machine::act::concern;
+use crate::runtime::backoff::Cause;
 
 /// How a pass ended.
 #[derive(Debug)]

@@ -14,7 +14,7 @@ use super::*;
 use crate::context::Failures;
 use crate::csr::request::StoredRequest;
 use crate::machine::observe::bootstrap::own_token;
-use crate::recreation::Recreations;
+use crate::runtime::recreation::Recreations;
 
 /// What a controller holds in memory only.
 #[derive(Debug)]

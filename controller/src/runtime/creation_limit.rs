@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
-use crate::user::Template;
+use crate::cache::Template;
 
 /// After this long, an object that is still its owner's was worth creating.
 const PROVEN_AFTER: Duration = Duration::from_secs(20);

@@ -1,8 +1,5 @@
 //! What the controller watches in the user cluster, projected to the fields that it uses.
 
-mod catch_up;
-mod concerns;
-mod lost;
 mod machine;
 mod machine_deployment;
 mod machine_set;
@@ -13,10 +10,10 @@ mod references;
 mod selection;
 mod spec;
 mod stores;
+mod sync;
+mod tombstones;
 mod volume_attachment;
 
-pub use catch_up::CaughtUp;
-pub use lost::{Lost, Remnant};
 pub use machine::{SpecState, StoredMachine};
 pub use machine_deployment::StoredMachineDeployment;
 pub use machine_set::StoredMachineSet;
@@ -25,4 +22,6 @@ pub use references::{Looked, LookedSecret, Reference, ReferenceKind, References}
 pub use selection::{Labels, Selection};
 pub use spec::{Decoded, Template};
 pub use stores::{Queues, Stores, TOKEN_NAMESPACE};
+pub use sync::CaughtUp;
+pub use tombstones::{Lost, Remnant};
 pub use volume_attachment::VolumeAttachment;

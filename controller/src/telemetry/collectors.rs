@@ -10,9 +10,9 @@ use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{Gauge, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts};
 
+use crate::cache::SpecState;
+use crate::cache::{StoredMachine, StoredMachineDeployment};
 use crate::context::Context;
-use crate::user::SpecState;
-use crate::user::{StoredMachine, StoredMachineDeployment};
 
 /// Requests to both kinds of clusters.
 pub struct Requests {

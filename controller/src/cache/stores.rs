@@ -12,12 +12,11 @@ use machinist_infra::watch::Selector;
 use machinist_shared::names::{self, label};
 use tokio::sync::Notify;
 
-use super::{
-    Lost, Node, StoredMachine, StoredMachineDeployment, StoredMachineSet, VolumeAttachment, concerns, owner,
-};
+use super::{Lost, Node, StoredMachine, StoredMachineDeployment, StoredMachineSet, VolumeAttachment, owner};
 use crate::bootstrap::token::TokenId;
 use crate::csr::{client, request::NODE_USER, request::StoredRequest, serving};
-use crate::queue::Queue;
+use crate::routing;
+use crate::runtime::queue::Queue;
 
 /// Names of bootstrap token Secrets begin with it.
 const TOKEN_PREFIX: &str = "bootstrap-token-";
@@ -328,15 +327,15 @@ impl Stores {
                     "",
                     &self.machines,
                     queues,
-                    each(concerns::machine),
+                    each(routing::machine),
                 ),
-                self.watch(Api::all(all()), "", &self.nodes, queues, each(concerns::node)),
+                self.watch(Api::all(all()), "", &self.nodes, queues, each(routing::node)),
                 self.watch(
                     Api::all(all()),
                     &of_signer(client::SIGNER),
                     &self.requests,
                     queues,
-                    each(concerns::request),
+                    each(routing::request),
                 ),
             ];
         }
@@ -353,51 +352,51 @@ impl Stores {
                     };
                     let told = change.before.as_ref().is_some_and(told);
                     stores.lost.note(change, told, stores.clock.now());
-                    each(concerns::machine)(change, stores, queues);
+                    each(routing::machine)(change, stores, queues);
                 },
             ),
-            self.watch(Api::all(all()), "", &self.nodes, queues, each(concerns::node)),
+            self.watch(Api::all(all()), "", &self.nodes, queues, each(routing::node)),
             self.watch(
                 Api::all(all()),
                 "",
                 &self.attachments,
                 queues,
-                each(concerns::attachment),
+                each(routing::attachment),
             ),
             self.watch(
                 Api::all(all()),
                 "",
                 &self.machine_sets,
                 queues,
-                each(concerns::machine_set),
+                each(routing::machine_set),
             ),
             self.watch(
                 Api::all(all()),
                 "",
                 &self.machine_deployments,
                 queues,
-                each(concerns::machine_deployment),
+                each(routing::machine_deployment),
             ),
             self.watch(
                 Api::namespaced(client.clone(), TOKEN_NAMESPACE),
                 &token_type,
                 &self.tokens,
                 queues,
-                each(concerns::token),
+                each(routing::token),
             ),
             self.watch(
                 Api::all(all()),
                 &of_signer(client::SIGNER),
                 &self.requests,
                 queues,
-                each(concerns::request),
+                each(routing::request),
             ),
             self.watch(
                 Api::all(all()),
                 &of_signer(serving::SIGNER),
                 &self.serving,
                 queues,
-                each(concerns::serving_request),
+                each(routing::serving_request),
             ),
         ]
     }

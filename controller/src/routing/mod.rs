@@ -5,10 +5,10 @@ use kube::ResourceExt;
 use machinist_infra::store::Key;
 use machinist_shared::names::{condition, label};
 
-use super::overlap;
-use super::owner;
-use super::stores::{Queues, Stores};
-use super::{Node, StoredMachine, StoredMachineDeployment, StoredMachineSet, VolumeAttachment};
+use crate::cache::overlap;
+use crate::cache::owner;
+use crate::cache::{Node, StoredMachine, StoredMachineDeployment, StoredMachineSet, VolumeAttachment};
+use crate::cache::{Queues, Stores};
 use crate::csr::request::{NODE_USER, StoredRequest};
 use crate::machine::conditions::Reason::VMVanished;
 use crate::machine::drain::turns;
@@ -17,7 +17,7 @@ use crate::machine_deployment::conditions::{self, PROGRESSING, Reason, SELECTOR_
 
 /// A Machine, before and after: its namesakes, one of which may now win or lose the name; its set; and the requests that
 /// came with its tokens.
-pub(super) fn machine(machine: &StoredMachine, stores: &Stores, queues: &Queues) {
+pub fn machine(machine: &StoredMachine, stores: &Stores, queues: &Queues) {
     for namesake in stores.machines.by_index(machine.name()) {
         queues.machines.add(Key::of(namesake.as_ref()));
     }
@@ -92,7 +92,7 @@ fn sets_of(machine: &StoredMachine, stores: &Stores, queues: &Queues) {
 }
 
 /// A Node: the Machines of its name, their sets, and the requests that came with their tokens.
-pub(super) fn node(node: &Node, stores: &Stores, queues: &Queues) {
+pub fn node(node: &Node, stores: &Stores, queues: &Queues) {
     for machine in stores.machines.by_index(node.name()) {
         queues.machines.add(Key::of(machine.as_ref()));
         requests_of(&machine, stores, queues);
@@ -103,7 +103,7 @@ pub(super) fn node(node: &Node, stores: &Stores, queues: &Queues) {
 }
 
 /// An attached volume: the Machine of the Node's name, which waits for it only while it is being deleted or its VM is gone.
-pub(super) fn attachment(attachment: &VolumeAttachment, stores: &Stores, queues: &Queues) {
+pub fn attachment(attachment: &VolumeAttachment, stores: &Stores, queues: &Queues) {
     for machine in stores.machines.by_index(&attachment.node) {
         if machine.is_deleting() || machine.says(condition::INFRASTRUCTURE_READY, VMVanished) {
             queues.machines.add(Key::of(machine.as_ref()));
@@ -113,7 +113,7 @@ pub(super) fn attachment(attachment: &VolumeAttachment, stores: &Stores, queues:
 
 /// A set: itself and its deployment; every deployment that may adopt it, if nobody controls it; and its Machines that
 /// wait for their user data.
-pub(super) fn machine_set(set: &StoredMachineSet, stores: &Stores, queues: &Queues) {
+pub fn machine_set(set: &StoredMachineSet, stores: &Stores, queues: &Queues) {
     queues.sets.add(Key::of(set));
     waiting_machines(set, stores, queues);
     match owner::controller(&set.metadata) {
@@ -149,7 +149,7 @@ fn waiting_machines(set: &StoredMachineSet, stores: &Stores, queues: &Queues) {
 
 /// A deployment: itself, the Machines of its sets that wait for their user data, and others that select its Machines, or
 /// that are told that somebody does.
-pub(super) fn machine_deployment(deployment: &StoredMachineDeployment, stores: &Stores, queues: &Queues) {
+pub fn machine_deployment(deployment: &StoredMachineDeployment, stores: &Stores, queues: &Queues) {
     queues.deployments.add(Key::of(deployment));
     // The limit may be gone, or higher; or there may be room to replace one.
     for machine in stores.machines_of_deployment(deployment) {
@@ -172,7 +172,7 @@ pub(super) fn machine_deployment(deployment: &StoredMachineDeployment, stores: &
 }
 
 /// A bootstrap token: its Machine, and the requests that came with it.
-pub(super) fn token(token: &Secret, stores: &Stores, queues: &Queues) {
+pub fn token(token: &Secret, stores: &Stores, queues: &Queues) {
     requests_with(token, stores, queues);
     if let Some(uid) = token.labels().get(label::MACHINE_UID) {
         for machine in stores.machines.by_index(uid) {
@@ -182,13 +182,13 @@ pub(super) fn token(token: &Secret, stores: &Stores, queues: &Queues) {
 }
 
 /// A request for a client certificate: itself.
-pub(super) fn request(request: &StoredRequest, _: &Stores, queues: &Queues) {
+pub fn request(request: &StoredRequest, _: &Stores, queues: &Queues) {
     queues.requests.add(Key::of(request));
 }
 
 /// A request for a serving certificate: the Machine whose node asks. It is decided with that, so that whatever happens to
 /// VM, Node or Machine decides it, too.
-pub(super) fn serving_request(request: &StoredRequest, stores: &Stores, queues: &Queues) {
+pub fn serving_request(request: &StoredRequest, stores: &Stores, queues: &Queues) {
     if let Some(node) = request.username().strip_prefix(NODE_USER) {
         for machine in stores.machines.by_index(node) {
             queues.machines.add(Key::of(machine.as_ref()));
@@ -228,7 +228,7 @@ mod tests {
         stores
     }
 
-    async fn drained(queue: &crate::queue::Queue<Key>) -> Vec<String> {
+    async fn drained(queue: &crate::runtime::queue::Queue<Key>) -> Vec<String> {
         let mut keys = Vec::new();
         while queue.depth() > 0 {
             keys.extend(queue.next().await.map(|key| key.name));

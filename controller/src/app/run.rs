@@ -21,13 +21,16 @@ use machinist_shared::names;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::app::server::{self, Health};
+use crate::app::tasks::Tasks;
+use crate::autoscaler::Instancetypes;
 use crate::bootstrap::Access;
+use crate::cache::{CaughtUp, Queues, References, Stores};
+use crate::config::Flags;
 use crate::context::{Context, Failures};
 use crate::csr::ClientApprover;
 use crate::csr::reserved::Known;
 use crate::csr::told::Told;
-use crate::events::Events;
-use crate::flags::Flags;
 use crate::leader::{Elector, ElectorConfig, Fence};
 use crate::machine::brake::Brakes;
 use crate::machine::conditions::ProgressInterval;
@@ -36,19 +39,19 @@ use crate::machine::drain::Drains;
 use crate::machine::drain::turns::Turns;
 use crate::machine::evacuation::Surges;
 use crate::machine::observed::Settings;
+use crate::machine::reconcile;
 use crate::machine::starts::Starts;
 use crate::machine::times::Times;
 use crate::machine_deployment::memory::Memories as DeploymentMemories;
 use crate::machine_set::memory::Memories;
-use crate::metrics::Metrics;
-use crate::node_groups::Instancetypes;
-use crate::orphans::Orphans;
-use crate::recreation::Recreations;
-use crate::scraped::{Blocked, ByState, ClockSkew, Depths, MachineController, Requests, Unreadable};
-use crate::server::{self, Health};
-use crate::tasks::Tasks;
-use crate::user::{CaughtUp, Queues, References, Stores};
-use crate::{csr, machine_deployment, machine_set, reconcile, webhook_certificate};
+use crate::runtime::recreation::Recreations;
+use crate::telemetry::collectors::{
+    Blocked, ByState, ClockSkew, Depths, MachineController, Requests, Unreadable,
+};
+use crate::telemetry::events::Events;
+use crate::telemetry::metrics::Metrics;
+use crate::telemetry::orphans::Orphans;
+use crate::{certificates, csr, machine_deployment, machine_set};
 
 /// How long writes that have begun may take at the end: longer than any does.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -348,7 +351,7 @@ fn keep_certificates(
     stop: &CancellationToken,
 ) -> impl Future<Output = ()> + use<> {
     let (ended, end) = tokio::sync::oneshot::channel::<()>();
-    if let Some(settings) = webhook_certificate::Settings::new(flags) {
+    if let Some(settings) = certificates::Settings::new(flags) {
         let elector = flags.enable_leader_election.then(|| {
             let namespace = settings.serving.namespace.clone();
             let config = ElectorConfig::new(
@@ -358,12 +361,12 @@ fn keep_certificates(
             );
             Elector::new(client.clone(), config)
         });
-        let hands = webhook_certificate::Hands {
+        let hands = certificates::Hands {
             context: context.clone(),
             client: client.clone(),
             events: Events::new(client.clone(), identity),
         };
-        let work = Box::pin(webhook_certificate::work(hands, settings, elector, stop.clone()));
+        let work = Box::pin(certificates::work(hands, settings, elector, stop.clone()));
         tasks.run("the work on the webhook's certificates", async move {
             let _ended = ended;
             work.await;

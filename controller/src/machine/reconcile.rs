@@ -9,7 +9,7 @@ use machinist_infra::store::Key;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::backoff::Cause;
+use crate::cache::{Remnant, StoredMachine, owner};
 use crate::context::Context;
 use crate::machine::act::{Outcome, act};
 use crate::machine::confirm;
@@ -18,8 +18,8 @@ use crate::machine::observe::{Hands, observe, place};
 use crate::machine::observed::{Concern, Observed};
 use crate::machine::plan::{Event, Plan};
 use crate::machine::starts::{Pool, Start};
-use crate::pass::measured;
-use crate::user::{Remnant, StoredMachine, owner};
+use crate::runtime::backoff::Cause;
+use crate::telemetry::span::measured;
 
 /// Works on Machines until the queue is closed. Each waits in its infra cluster's own lane: a cluster that is slow or gone
 /// holds back its own Machines only. Nothing is done before it is known which Machines there are: a store that lags behind

@@ -5,7 +5,7 @@ use tokio::time::Instant;
 use tracing::Instrument as _;
 use tracing::field::Empty;
 
-use crate::metrics::Metrics;
+use crate::telemetry::metrics::Metrics;
 
 /// Runs a pass, which says whether every write succeeded, or nothing if it had to wait.
 pub async fn measured(

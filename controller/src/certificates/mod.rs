@@ -13,10 +13,10 @@ use machinist_certs::rotation::{Action, Found, Memory, Observed, Obstacle, Plan,
 use machinist_shared::command_line::value::ObjectName;
 use tokio_util::sync::CancellationToken;
 
+use crate::config::Flags;
 use crate::context::Context;
-use crate::events::Events;
-use crate::flags::Flags;
 use crate::leader::{Elector, Fence};
+use crate::telemetry::events::Events;
 
 mod act;
 mod observe;

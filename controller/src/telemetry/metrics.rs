@@ -1,5 +1,5 @@
 //! What the controller counts. No label takes a value whose number grows with the cluster.
-//! [`scraped`](crate::scraped) has what is read off when somebody asks.
+//! [`scraped`](crate::telemetry::collectors) has what is read off when somebody asks.
 
 use std::time::Duration;
 

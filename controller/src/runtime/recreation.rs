@@ -11,7 +11,7 @@ use std::time::Duration;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use machinist_infra::store::Key;
 
-use crate::backoff::{Backoff, Jitter};
+use crate::runtime::backoff::{Backoff, Jitter};
 
 /// From the second replacement on.
 const PAUSE: Backoff = Backoff {

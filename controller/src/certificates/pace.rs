@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::backoff::{Backoff, Jitter};
+use crate::runtime::backoff::{Backoff, Jitter};
 
 /// First and longest pause after a write that failed.
 const BACKOFF: Backoff = Backoff {

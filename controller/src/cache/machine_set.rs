@@ -15,7 +15,7 @@ use super::machine::StoredMachine;
 use super::owner;
 use super::selection::Selection;
 use super::spec::{Fields, Template};
-use crate::node_groups;
+use crate::autoscaler;
 
 /// A MachineSet as stored.
 #[derive(Clone, Deserialize)]
@@ -118,13 +118,13 @@ impl StoredMachineSet {
     pub fn is_node_group(&self) -> bool {
         self.machine_deployment().is_none()
             && !self.is_deleting()
-            && node_groups::may_be_one(|key| self.annotation(key))
+            && autoscaler::may_be_one(|key| self.annotation(key))
     }
 
     /// As much of it as tells its capacity.
     pub fn as_node_group(&self) -> Value {
         let none = BTreeMap::new();
-        node_groups::object(
+        autoscaler::object(
             self.metadata.annotations.as_ref().unwrap_or(&none),
             &self.template,
         )

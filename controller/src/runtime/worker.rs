@@ -5,7 +5,7 @@ use std::sync::Arc;
 use machinist_infra::store::Key;
 use tokio::task::JoinSet;
 
-use crate::queue::Queue;
+use crate::runtime::queue::Queue;
 
 /// Does a `pass` over each key of `queue`, at most `at_once` at a time, until the queue is closed; then waits for those
 /// that have begun.
