@@ -19,13 +19,14 @@ use testbed::{Testbed, seed::INFRA_NAMESPACE};
 
 use crate::objects;
 
-/// Garbage collection of disks follows the end of their VM.
-const PATIENCE: Duration = Duration::from_secs(20);
-const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// Garbage collection of disks follows the end of their VM. The time starts again with each object that goes.
+const TIMEOUT: Duration = Duration::from_secs(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Fails if anything is left after a while, but for the `strangers`, each `Kind/name`: those must all still be there.
+/// Fails if anything is left and nothing more of it goes, but for the `strangers`, each `Kind/name`: those must all still be
+/// there.
 pub async fn check(bed: &Testbed, strangers: &[&str]) -> Result<()> {
-    let deadline = Instant::now() + PATIENCE;
+    let (mut fewest, mut deadline) = (usize::MAX, Instant::now() + TIMEOUT);
     loop {
         let found = leftovers(bed).await?;
         let missing: Vec<_> = strangers
@@ -42,10 +43,13 @@ pub async fn check(bed: &Testbed, strangers: &[&str]) -> Result<()> {
         if leaked.is_empty() {
             return Ok(());
         }
+        if leaked.len() < fewest {
+            (fewest, deadline) = (leaked.len(), Instant::now() + TIMEOUT);
+        }
         if Instant::now() > deadline {
             bail!("left behind: {leaked:?}");
         }
-        tokio::time::sleep(LOOK_AGAIN).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
 
