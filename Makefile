@@ -158,3 +158,13 @@ many: ## A controller beside 10,000 Machines: its start, memory, what it costs i
 bench: ## Admission throughput, latency and memory beside a floor
 	cargo build --release --locked --package machinist-webhook --package bench
 	target/release/bench
+
+##@ Documents
+
+.PHONY: book
+book: ## Build the documents as a book with a search, into target/book, and check its links; builds mdBook the first time
+	hack/book.sh
+
+.PHONY: check-guides
+check-guides: ## Hold the guides against chart, CRDs, flags, metrics and links
+	hack/check-guides.sh

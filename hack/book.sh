@@ -1,5 +1,9 @@
 #!/usr/bin/env bash
-# Builds the book of docs/ into target/book, with mdBook of the version below, which the first run builds into target/tools.
+# Builds the book of the documents into target/book, with mdBook of the version below, which the first run builds into target/tools;
+# then checks that every link within the book leads somewhere.
+#
+# The documents link to each other, to examples and to the chart by their paths in the repository. So the book is built of a copy
+# that has the same paths; docs/SUMMARY.md says what is in it, in which order.
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
@@ -15,4 +19,22 @@ if [ ! -x "$mdbook" ]; then
   rm -rf target/tools/mdbook-build
 fi
 
+staged=target/book-src
+rm -rf "$staged" target/book
+for path in *.md LICENSE docs examples charts hack; do
+  mkdir -p "$staged/$(dirname "$path")"
+  cp -R "$path" "$staged/$(dirname "$path")"
+done
+# Its links are relative to docs/.
+sed -E 's#\]\(\.\./#](#; t; s#\]\(#](docs/#' "$staged/docs/SUMMARY.md" >"$staged/SUMMARY.md"
+rm "$staged/docs/SUMMARY.md"
+# mdBook calls a README index. Folders are no pages, and code is not in the book.
+find "$staged" -name README.md -execdir mv {} index.md \;
+find "$staged" -name '*.md' -exec sed -i -E \
+  -e 's#(\]\(([^)]*/)?)README\.md#\1index.md#g' \
+  -e 's#\]\((docs/)?decisions\)#](\1architecture.md\#decisions-on-record)#g' \
+  -e 's#\]\((\.\./)?examples\)#](\1examples/kubevirt-machinedeployment.yaml)#g' \
+  -e 's#\[([^]]*)\]\((\.\./)*tests/[^)]*\)#\1#g' {} +
+
 "$mdbook" build
+python3 hack/check-book.py target/book
