@@ -45,9 +45,12 @@ def flags():
 
 
 def values(node, prefix=""):
-    for key, value in (node or {}).items():
+    """The path of each value; `.*` below one whose default is an empty object, which takes any key."""
+    for key, value in node.items():
         yield prefix + key
-        if isinstance(value, dict):
+        if value == {}:
+            yield f"{prefix}{key}.*"
+        elif isinstance(value, dict):
             yield from values(value, f"{prefix}{key}.")
 
 
@@ -171,10 +174,8 @@ def prose(where, text):
         name = re.match(
             r"((?:controller|webhook|infra|metrics|policies|approver|leaderElection|networkPolicy|nodes|image|log|tracing)\.[\w.]+)", span
         )
-        if name and name[1] not in VALUES and not any(known.startswith(name[1]) for known in VALUES):
-            # Objects whose default is empty take any key.
-            if name[1].rsplit(".", 1)[0] not in VALUES:
-                complain(where, f"there is no value {name[1]}")
+        if name and name[1] not in VALUES and f"{name[1].rsplit('.', 1)[0]}.*" not in VALUES:
+            complain(where, f"there is no value {name[1]}")
         if re.fullmatch(r"([A-Z][a-z]+){2,}", span) and span not in OTHERS_WORDS | ALERTS | set(CRDS) and f"`{span}`" not in REFERENCE:
             complain(where, f"no reference page explains `{span}`")
         if re.fullmatch(r"(Machinist[A-Z]\w+)", span) and span not in ALERTS:
