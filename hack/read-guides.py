@@ -229,6 +229,11 @@ def book():
             complain(summary, f"lists {page}, which does not exist")
 
 
+for form in sorted(pathlib.Path(".github").rglob("*.yml")):
+    try:
+        yaml.safe_load(form.read_text())
+    except yaml.YAMLError as error:
+        complain(form, f"not YAML: {error}")
 count = 0
 for path in TEXTS:
     text = path.read_text()

@@ -54,8 +54,6 @@ ADVANCE = 7.83  # Of one character, in the fonts that are named below.
 LEADING = 18
 MARGIN = 16
 BAR = 30
-# Seconds that a viewer has for a command, and for each line that it prints.
-TYPED, PRINTED = 0.6, 0.05
 
 
 def run(command, environment):
@@ -109,10 +107,6 @@ STYLE = """
   .typed, .more { fill: #7ee787; }
   .bad { fill: #ffa198; }
   .title { fill: #8b949e; text-anchor: middle; }
-  @media (prefers-reduced-motion: no-preference) {
-    .line { animation: appear 0.01s linear both; }
-  }
-  @keyframes appear { from { opacity: 0; } to { opacity: 1; } }
 """ % {"font": FONT}
 
 
@@ -131,14 +125,10 @@ def render(lines):
         *(f'<circle cx="{20 + 18 * n}" cy="15" r="5.5" fill="{color}"/>' for n, color in enumerate(["#ff5f56", "#ffbd2e", "#27c93f"])),
         f'<text class="title" x="{width // 2}" y="20">machinist</text>',
     ]
-    at = 0.5
     for index, (kind, text) in enumerate(lines):
         y = BAR + MARGIN + LEADING * index + FONT
-        at += TYPED if kind in ("typed", "note") else PRINTED
         if text:
-            out.append(
-                f'<text class="line {kind}" style="animation-delay:{at:.2f}s" x="{MARGIN}" y="{y}">{html.escape(text, quote=False)}</text>'
-            )
+            out.append(f'<text class="{kind}" x="{MARGIN}" y="{y}">{html.escape(text, quote=False)}</text>')
     out.append("</svg>")
     return "\n".join(out) + "\n"
 
