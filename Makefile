@@ -103,6 +103,7 @@ lint: ## Formatting, clippy, licences and sources of dependencies, docs against 
 	hack/install-tools.sh
 	hack/deny.sh
 	hack/check-docs.sh
+	hack/check-guides.sh
 	hack/check-alerts.sh
 
 .PHONY: test
