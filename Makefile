@@ -104,6 +104,7 @@ lint: ## Formatting, clippy, licences and sources of dependencies, docs against 
 	hack/deny.sh
 	hack/check-docs.sh
 	hack/check-guides.sh
+	hack/check-circles.py
 	hack/check-alerts.sh
 
 .PHONY: test
