@@ -142,7 +142,8 @@ class Crate:
                 at, rest = (*at, rest[0]), rest[1:]
                 continue
             seen = (*seen, (at, rest[0]))
-            if rest[0] in module.items:
+            # What is bound to a module is that at the start of a path, also beside a method of its name.
+            if rest[0] in module.items and (len(rest) == 1 or rest[0] not in module.names):
                 return at
             if rest[0] in module.names:
                 path = module.names[rest[0]]

@@ -5,7 +5,9 @@
 use std::path::PathBuf;
 
 use anyhow::Context;
-use machinist_controller::bootstrap::samples;
+
+#[path = "../tests/samples/mod.rs"]
+mod samples;
 
 fn main() -> anyhow::Result<()> {
     let directory = std::env::args_os()

@@ -32,9 +32,8 @@ use crate::machine_set::memory::Memories;
 use crate::runtime::backoff::{self, Cause, Episode, Jitter};
 use crate::runtime::queue::Queue;
 use crate::runtime::recreation::Recreations;
-use crate::telemetry::collectors::Counts;
 use crate::telemetry::events::Events;
-use crate::telemetry::metrics::Metrics;
+use crate::telemetry::metrics::{Counts, Metrics};
 
 /// What every pass works with.
 pub struct Context {

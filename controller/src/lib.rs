@@ -15,3 +15,7 @@ pub mod machine_set;
 pub mod routing;
 pub mod runtime;
 pub mod telemetry;
+
+/// For samples that tools read, too.
+#[cfg(test)]
+extern crate self as machinist_controller;

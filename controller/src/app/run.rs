@@ -25,7 +25,7 @@ use crate::app::server::{self, Health};
 use crate::app::tasks::Tasks;
 use crate::autoscaler::Instancetypes;
 use crate::bootstrap::Access;
-use crate::cache::{CaughtUp, Queues, References, Stores};
+use crate::cache::{CaughtUp, References, Stores};
 use crate::config::Flags;
 use crate::context::{Context, Failures};
 use crate::csr::ClientApprover;
@@ -44,6 +44,7 @@ use crate::machine::starts::Starts;
 use crate::machine::times::Times;
 use crate::machine_deployment::memory::Memories as DeploymentMemories;
 use crate::machine_set::memory::Memories;
+use crate::runtime::queue::Queues;
 use crate::runtime::recreation::Recreations;
 use crate::telemetry::collectors::{
     Blocked, ByState, ClockSkew, Depths, MachineController, Requests, Unreadable,
@@ -51,7 +52,7 @@ use crate::telemetry::collectors::{
 use crate::telemetry::events::Events;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::orphans::Orphans;
-use crate::{certificates, csr, machine_deployment, machine_set};
+use crate::{certificates, csr, machine_deployment, machine_set, routing};
 
 /// How long writes that have begun may take at the end: longer than any does.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -380,7 +381,7 @@ fn keep_certificates(
 
 /// Watches whatever is watched in the user cluster for as long as the process lives.
 fn watch(tasks: &mut Tasks, context: &Arc<Context>, client: &Client, queues: &Queues) {
-    for watch in context.stores.watches(client, queues) {
+    for watch in routing::watches(&context.stores, client, queues) {
         tasks.run("a watch of the user cluster", watch);
     }
     if context.settings.client_approver == ClientApprover::Only {

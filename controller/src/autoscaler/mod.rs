@@ -1,7 +1,9 @@
 //! Node groups of the cluster-autoscaler: what a node of a group will have that has none. No watch tells of instancetypes, so
 //! they are asked for, beside the passes, and kept.
 
-use std::collections::{BTreeMap, HashMap};
+mod capacity;
+
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -12,17 +14,18 @@ use machinist_infra::client::{ClientOptions, RemoteError};
 use machinist_infra::inquiry::Inquiry;
 use machinist_infra::kubeconfig::{AddressPolicy, InfraKubeconfig};
 use machinist_infra::store::Key;
-use machinist_shared::autoscaler::{self, Changes};
+use machinist_shared::autoscaler;
 use machinist_shared::config_var::{ConfigVarString, KeyRef, LookupError, RefKind};
 use machinist_shared::field::{FieldPath, Report};
 use machinist_shared::kubevirt::resolved;
 use machinist_shared::kubevirt::spec::Matcher;
-use machinist_shared::names::autoscaler::{MAX_SIZE, WRITTEN};
 use machinist_shared::provider_spec::ProviderConfig;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::context::Context;
+
+pub(crate) use capacity::{corrections, may_be_one, object};
 
 /// How long an answer is believed.
 const EVERY: Duration = Duration::from_mins(5);
@@ -38,23 +41,6 @@ pub enum Group {
     Deployment(Key),
     /// A MachineSet that stands alone.
     Set(Key),
-}
-
-/// Whether an object with these annotations may be a node group, or what we wrote for it is to be taken away.
-pub(crate) fn may_be_one<'a>(annotation: impl Fn(&str) -> Option<&'a str>) -> bool {
-    annotation(MAX_SIZE).is_some() || annotation(WRITTEN).is_some()
-}
-
-/// As much of a node group as tells its capacity.
-pub(crate) fn object(annotations: &BTreeMap<String, String>, template: &Value) -> Value {
-    json!({"metadata": {"annotations": annotations}, "spec": {"template": template}})
-}
-
-/// The annotations that keep its capacity true. What refers to Secrets is not read: whoever may read the object would read it
-/// there.
-pub(crate) fn corrections(object: &Value, instancetype: Option<&Value>) -> Changes {
-    let unread = |_: &_| Err(LookupError::Unavailable("not read".to_owned()));
-    autoscaler::corrections(object, &autoscaler::capacity(object, &unread, instancetype))
 }
 
 /// What is known of the instancetype of that object, if it is a node group; what is not, is asked for.

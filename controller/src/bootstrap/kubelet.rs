@@ -8,8 +8,8 @@ use minijinja::context;
 use serde_json::{Value, json};
 
 use super::guest::{File, merge, mode};
+use super::input::{UserDataError, UserDataInput};
 use super::network::Families;
-use super::user_data::{UserDataError, UserDataInput};
 use super::{network, systemd};
 
 /// Paths in the guest.

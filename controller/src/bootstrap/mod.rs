@@ -8,12 +8,15 @@ pub mod access;
 mod cloud_config;
 mod guest;
 mod ignition;
+mod input;
 mod kubelet;
 mod network;
 pub mod osm;
 mod proxy;
 mod registries;
-pub mod samples;
+#[cfg(test)]
+#[path = "../../tests/samples/mod.rs"]
+mod samples;
 mod size;
 pub mod source;
 mod subscription;

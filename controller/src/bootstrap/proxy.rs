@@ -3,8 +3,8 @@
 use machinist_shared::kubevirt::machinist::Proxy;
 
 use super::guest::{File, mode};
+use super::input::UserDataError;
 use super::systemd;
-use super::user_data::UserDataError;
 
 /// Drop-ins of the services, for root alone: the URL may hold a password.
 pub(super) fn files(

@@ -9,7 +9,7 @@ use machinist_shared::operating_system::OperatingSystem;
 use serde_json::Value;
 
 use super::guest::{File, mode};
-use super::user_data::UserDataError;
+use super::input::UserDataError;
 
 const CONFIG: &str = include_str!("../../templates/containerd.toml");
 const CONFIG_PATH: &str = "/etc/containerd/config.toml";

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
-use super::user_data::UserDataError;
+use super::input::UserDataError;
 
 /// A Secret holds 1 MiB; what is beside the user data in ours is a few bytes.
 const SECRET: usize = 1024 * 1024 - 1024;

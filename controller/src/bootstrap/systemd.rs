@@ -2,7 +2,7 @@
 
 use minijinja::{Environment, UndefinedBehavior};
 
-use super::user_data::UserDataError;
+use super::input::UserDataError;
 
 /// One word of an `ExecStart=` line: quoted, with `%`, `$`, `"` and `\` escaped.
 pub(super) fn word(text: &str) -> Result<String, UserDataError> {

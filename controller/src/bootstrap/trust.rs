@@ -3,7 +3,7 @@
 use machinist_shared::operating_system::OperatingSystem;
 
 use super::guest::{File, mode};
-use super::user_data::UserDataError;
+use super::input::UserDataError;
 
 const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
 const END: &str = "-----END CERTIFICATE-----";

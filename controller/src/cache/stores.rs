@@ -2,21 +2,17 @@
 
 use std::sync::Arc;
 
-use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::Secret;
-use kube::{Api, Client, ResourceExt};
+use kube::ResourceExt;
 use machinist_infra::clock::ServerClock;
-use machinist_infra::reflect::{Signal, reflect};
-use machinist_infra::store::{Change, Key, Store};
-use machinist_infra::watch::Selector;
-use machinist_shared::names::{self, label};
+use machinist_infra::store::{Key, Store};
+use machinist_shared::names::label;
 use tokio::sync::Notify;
 
-use super::{Lost, Node, StoredMachine, StoredMachineDeployment, StoredMachineSet, VolumeAttachment, owner};
-use crate::bootstrap::token::TokenId;
-use crate::csr::{client, request::NODE_USER, request::StoredRequest, serving};
-use crate::routing;
-use crate::runtime::queue::Queue;
+use super::{
+    Lost, NODE_USER, Node, StoredMachine, StoredMachineDeployment, StoredMachineSet, StoredRequest,
+    TOKEN_USER, VolumeAttachment, owner,
+};
 
 /// Names of bootstrap token Secrets begin with it.
 const TOKEN_PREFIX: &str = "bootstrap-token-";
@@ -32,7 +28,7 @@ pub struct Stores {
     /// Machines that are gone, while something of theirs is not.
     pub lost: Lost,
     /// What time it is there.
-    clock: ServerClock,
+    pub clock: ServerClock,
     /// Nodes, indexed by address.
     pub nodes: Arc<Store<Node>>,
     /// Which volumes are attached to which Nodes, indexed by Node.
@@ -48,30 +44,9 @@ pub struct Stores {
     /// The same, for serving certificates.
     pub serving: Arc<Store<StoredRequest>>,
     /// Whether only Machines, Nodes and requests for client certificates are watched.
-    approver_only: bool,
-    changed: Notify,
-}
-
-/// What there is to do: the keys of the objects to look at.
-#[derive(Debug, Clone, Default)]
-pub struct Queues {
-    /// Machines.
-    pub machines: Arc<Queue<Key>>,
-    /// MachineSets.
-    pub sets: Arc<Queue<Key>>,
-    /// MachineDeployments.
-    pub deployments: Arc<Queue<Key>>,
-    /// Signing requests for client certificates; those for serving certificates are decided with their Machine.
-    pub requests: Arc<Queue<Key>>,
-}
-
-impl Queues {
-    /// Lets all workers end.
-    pub fn close(&self) {
-        for queue in [&self.machines, &self.sets, &self.deployments, &self.requests] {
-            queue.close();
-        }
-    }
+    pub approver_only: bool,
+    /// Woken whenever one of them has become complete.
+    pub changed: Notify,
 }
 
 // Values of one index must not collide: no name, namespace or UID has a colon.
@@ -190,8 +165,8 @@ impl Stores {
     }
 
     /// The Machine whose record has the bootstrap token of that ID, if exactly one has.
-    pub fn machine_with_token(&self, id: &TokenId) -> Option<Arc<StoredMachine>> {
-        let mut found = self.machines.by_index(&with_token(id.as_str()));
+    pub fn machine_with_token(&self, id: &str) -> Option<Arc<StoredMachine>> {
+        let mut found = self.machines.by_index(&with_token(id));
         let machine = found.pop()?;
         found.is_empty().then_some(machine)
     }
@@ -199,7 +174,7 @@ impl Stores {
     /// Pending requests that came with the bootstrap token on the Machine's record.
     pub fn requests_with_recorded_token(&self, machine: &StoredMachine) -> Vec<Arc<StoredRequest>> {
         recorded_token(machine)
-            .map(|id| self.requests.by_index(&format!("{}{id}", client::TOKEN_USER)))
+            .map(|id| self.requests.by_index(&format!("{}{id}", TOKEN_USER)))
             .unwrap_or_default()
     }
 
@@ -303,7 +278,7 @@ impl Stores {
     pub fn requests_with(&self, token: &Secret) -> Vec<Arc<StoredRequest>> {
         let name = token.name_any();
         let id = name.strip_prefix(TOKEN_PREFIX);
-        id.map(|id| self.requests.by_index(&format!("{}{id}", client::TOKEN_USER)))
+        id.map(|id| self.requests.by_index(&format!("{}{id}", TOKEN_USER)))
             .unwrap_or_default()
     }
 
@@ -312,137 +287,6 @@ impl Stores {
         Self {
             clock,
             ..Self::default()
-        }
-    }
-
-    /// Runs the watches; `queues` are told what to look at.
-    pub fn watches(self: &Arc<Self>, client: &Client, queues: &Queues) -> Vec<BoxFuture<'static, ()>> {
-        let of_signer = |signer: &str| format!("spec.signerName={signer}");
-        let token_type = format!("type={}", names::TOKEN_SECRET_TYPE);
-        let all = || client.clone();
-        if self.approver_only {
-            return vec![
-                self.watch(
-                    Api::all(all()),
-                    "",
-                    &self.machines,
-                    queues,
-                    each(routing::machine),
-                ),
-                self.watch(Api::all(all()), "", &self.nodes, queues, each(routing::node)),
-                self.watch(
-                    Api::all(all()),
-                    &of_signer(client::SIGNER),
-                    &self.requests,
-                    queues,
-                    each(routing::request),
-                ),
-            ];
-        }
-        vec![
-            self.watch(
-                Api::all(all()),
-                "",
-                &self.machines,
-                queues,
-                |change, stores, queues| {
-                    // An API server that was restored from a backup lists fewer, and nobody has deleted those.
-                    let told = |machine: &Arc<StoredMachine>| {
-                        stores.machines.saw_deletion(&Key::of(machine.as_ref()))
-                    };
-                    let told = change.before.as_ref().is_some_and(told);
-                    stores.lost.note(change, told, stores.clock.now());
-                    each(routing::machine)(change, stores, queues);
-                },
-            ),
-            self.watch(Api::all(all()), "", &self.nodes, queues, each(routing::node)),
-            self.watch(
-                Api::all(all()),
-                "",
-                &self.attachments,
-                queues,
-                each(routing::attachment),
-            ),
-            self.watch(
-                Api::all(all()),
-                "",
-                &self.machine_sets,
-                queues,
-                each(routing::machine_set),
-            ),
-            self.watch(
-                Api::all(all()),
-                "",
-                &self.machine_deployments,
-                queues,
-                each(routing::machine_deployment),
-            ),
-            self.watch(
-                Api::namespaced(client.clone(), TOKEN_NAMESPACE),
-                &token_type,
-                &self.tokens,
-                queues,
-                each(routing::token),
-            ),
-            self.watch(
-                Api::all(all()),
-                &of_signer(client::SIGNER),
-                &self.requests,
-                queues,
-                each(routing::request),
-            ),
-            self.watch(
-                Api::all(all()),
-                &of_signer(serving::SIGNER),
-                &self.serving,
-                queues,
-                each(routing::serving_request),
-            ),
-        ]
-    }
-
-    fn watch<K>(
-        self: &Arc<Self>,
-        api: Api<K>,
-        fields: &str,
-        store: &Arc<Store<K>>,
-        queues: &Queues,
-        concerns: impl Fn(&Change<K>, &Self, &Queues) + Send + 'static,
-    ) -> BoxFuture<'static, ()>
-    where
-        K: kube::Resource<DynamicType = ()>
-            + Clone
-            + serde::de::DeserializeOwned
-            + std::fmt::Debug
-            + Send
-            + Sync
-            + 'static,
-    {
-        let (stores, queues) = (self.clone(), queues.clone());
-        let config = if fields.is_empty() {
-            Selector::default()
-        } else {
-            Selector::default().fields(fields)
-        };
-        let on = move |signal: Signal<'_, K>| match signal {
-            Signal::Changed(change) => concerns(change, &stores, &queues),
-            Signal::Synced => stores.changed.notify_waiters(),
-            Signal::Failed(error) => {
-                tracing::warn!(kind = %K::kind(&()), %error, "watch of the user cluster failed");
-            }
-        };
-        Box::pin(reflect(api, config, store.clone(), on))
-    }
-}
-
-/// What a change concerns, if that is what either version of the object does.
-fn each<K>(concerns: fn(&K, &Stores, &Queues)) -> impl Fn(&Change<K>, &Stores, &Queues) + Send + 'static
-where
-    K: 'static,
-{
-    move |change, stores, queues| {
-        for object in change.versions() {
-            concerns(object, stores, queues);
         }
     }
 }
@@ -457,7 +301,7 @@ mod tests {
     fn request(name: &str, created: &str, version: &str, status: &serde_json::Value) -> StoredRequest {
         serde_json::from_value(json!({
             "metadata": {"name": name, "uid": name, "creationTimestamp": created, "resourceVersion": version},
-            "spec": {"request": "AAAA", "signerName": serving::SIGNER, "username": "system:node:a"}, "status": status,
+            "spec": {"request": "AAAA", "signerName": "kubernetes.io/kubelet-serving", "username": "system:node:a"}, "status": status,
         }))
         .unwrap()
     }

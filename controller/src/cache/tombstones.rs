@@ -49,7 +49,7 @@ impl Lost {
 
     /// Takes note of what that change says: of a Machine that is gone, or has lost our finalizer. `told` is whether the end
     /// of one that is gone was told, and not only missing in a list.
-    pub(super) fn note(&self, change: &Change<StoredMachine>, told: bool, now: Timestamp) {
+    pub(crate) fn note(&self, change: &Change<StoredMachine>, told: bool, now: Timestamp) {
         let (Some(before), after) = (&change.before, &change.after) else {
             return;
         };

@@ -25,7 +25,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::{Keeper, stores};
-use crate::machine::plan::Event;
+use crate::telemetry::events::Event;
 
 /// Why a write failed.
 #[derive(Debug, thiserror::Error)]

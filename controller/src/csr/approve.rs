@@ -20,9 +20,9 @@ use crate::bootstrap::token::TokenView;
 use crate::cache::{StoredMachine, TOKEN_NAMESPACE};
 use crate::context::Context;
 use crate::machine::ownership::{NodeClaim, NodeVerdict, node_verdict};
-use crate::machine::plan::Event;
 use crate::runtime::backoff::{Backoff, Jitter};
 use crate::runtime::queue::Queue;
+use crate::telemetry::events::Event;
 
 /// Reason of the Event that tells of a request that is not approved.
 pub const NOT_APPROVED: &str = "SigningRequestNotApproved";
@@ -135,7 +135,7 @@ async fn consider(context: &Context, request: &StoredRequest) -> Outcome {
         .get(&Key::new(TOKEN_NAMESPACE, format!("bootstrap-token-{id}")));
     let token = secret.and_then(|secret| TokenView::from_secret(&secret).ok());
     let machine = match (context.settings.client_approver, &token) {
-        (ClientApprover::Only, _) => match stores.machine_with_token(&id) {
+        (ClientApprover::Only, _) => match stores.machine_with_token(id.as_str()) {
             // Told when the Machine's record has it: a guest may be faster.
             None => return Outcome::Settled,
             machine => machine,

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use super::client::TOKEN_USER;
 use super::request::{NODE_USER, NODES};
 use crate::context::Context;
-use crate::machine::plan::Event;
+use crate::telemetry::events::Event;
 
 /// A question about the cluster's bindings, and what a wrong answer means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

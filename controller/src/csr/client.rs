@@ -11,14 +11,12 @@ use machinist_shared::names;
 use super::Verdict;
 use super::request::{self, check_expiration, check_usages, is_decided};
 use crate::bootstrap::token::{TokenId, TokenView};
+pub use crate::cache::TOKEN_USER;
 
 /// The signer of kubelets' client certificates.
 pub const SIGNER: &str = "kubernetes.io/kube-apiserver-client-kubelet";
 /// Reason of the condition that approves.
 pub const REASON: &str = "MachinistApproved";
-
-/// The API server prepends this to a bootstrap token's ID.
-pub const TOKEN_USER: &str = "system:bootstrap:";
 
 /// All that a judgement needs.
 #[derive(Debug, Clone, Copy)]

@@ -1,4 +1,4 @@
-//! A signing request as it is stored, and what it asks for.
+//! What a signing request asks for.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -8,8 +8,6 @@ use base64::engine::general_purpose::STANDARD;
 use k8s_openapi::api::certificates::v1::{
     CertificateSigningRequest, CertificateSigningRequestCondition, CertificateSigningRequestStatus,
 };
-use k8s_openapi::jiff::Timestamp;
-use serde::Deserialize;
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::cri_attributes::ParsedCriAttribute;
 use x509_parser::extensions::{GeneralName, ParsedExtension};
@@ -19,127 +17,13 @@ use x509_parser::oid_registry::{
 use x509_parser::prelude::FromDer as _;
 use x509_parser::x509::X509Name;
 
-/// What the user of a node begins with.
-pub const NODE_USER: &str = "system:node:";
+use crate::cache::MAX_BYTES;
+pub use crate::cache::{NODE_USER, StoredRequest, is_decided};
+
 /// The group of all nodes, which is the organization of their certificates.
 pub const NODES: &str = "system:nodes";
 /// The longest life that may be asked for, in seconds: what kube-controller-manager gives by default, a year.
 const LONGEST: i32 = 365 * 24 * 60 * 60;
-
-/// Bytes of a pending request that are kept: kubelets' have 1 to 3 KiB. A holder of a bootstrap token can send as many as the
-/// API server takes.
-const MAX_BYTES: usize = 16 * 1024;
-
-/// A signing request. Of one that is decided only the metadata is kept, for nothing else of it is read again, and every
-/// node that joins leaves two with their certificates for an hour. Of one that is too large, only whose it is.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(from = "CertificateSigningRequest")]
-pub struct StoredRequest {
-    /// The object; without spec and status if it is decided.
-    pub object: CertificateSigningRequest,
-    /// Whether it is approved, denied, failed or issued.
-    pub decided: bool,
-    /// Whether it is approved and has not failed.
-    pub approved: bool,
-}
-
-impl From<CertificateSigningRequest> for StoredRequest {
-    fn from(mut object: CertificateSigningRequest) -> Self {
-        object.metadata.managed_fields = None;
-        let decided = is_decided(&object);
-        let approved = is_approved(&object);
-        let oversized = bytes(&object) > MAX_BYTES;
-        if oversized {
-            object.metadata.labels = None;
-            object.metadata.annotations = None;
-        }
-        if decided || oversized {
-            object.spec = k8s_openapi::api::certificates::v1::CertificateSigningRequestSpec {
-                username: object.spec.username.take(),
-                signer_name: std::mem::take(&mut object.spec.signer_name),
-                ..Default::default()
-            };
-            object.status = None;
-        }
-        Self {
-            object,
-            decided,
-            approved,
-        }
-    }
-}
-
-/// How much of a request its author chose.
-fn bytes(object: &CertificateSigningRequest) -> usize {
-    let maps = [&object.metadata.labels, &object.metadata.annotations];
-    let pairs = maps.into_iter().flatten().flatten();
-    let pairs: usize = pairs.map(|(key, value)| key.len() + value.len()).sum();
-    let spec = &object.spec;
-    let extra = spec.extra.iter().flatten();
-    let extra: usize = extra
-        .map(|(key, values)| key.len() + values.iter().map(String::len).sum::<usize>())
-        .sum();
-    let texts = spec.groups.iter().flatten().chain(spec.usages.iter().flatten());
-    pairs + extra + texts.map(String::len).sum::<usize>() + spec.request.0.len()
-}
-
-impl StoredRequest {
-    /// Its name.
-    pub fn name(&self) -> &str {
-        self.object.metadata.name.as_deref().unwrap_or_default()
-    }
-
-    /// Its UID.
-    pub fn uid(&self) -> &str {
-        self.object.metadata.uid.as_deref().unwrap_or_default()
-    }
-
-    /// How young it is: creation times are whole seconds; within one, the version tells.
-    pub fn age(&self) -> (Option<Timestamp>, Option<u64>) {
-        let metadata = &self.object.metadata;
-        let created = metadata.creation_timestamp.as_ref().map(|time| time.0);
-        let version = metadata.resource_version.as_ref();
-        (created, version.and_then(|version| version.parse().ok()))
-    }
-
-    /// Who asked.
-    pub fn username(&self) -> &str {
-        self.object.spec.username.as_deref().unwrap_or_default()
-    }
-}
-
-machinist_infra::projected!(
-    StoredRequest,
-    ClusterResourceScope,
-    "CertificateSigningRequest",
-    "certificates.k8s.io",
-    "v1",
-    "certificatesigningrequests",
-    object.metadata
-);
-
-/// Whether anybody has decided it, or the signer has done its part already.
-pub fn is_decided(request: &CertificateSigningRequest) -> bool {
-    let Some(status) = &request.status else {
-        return false;
-    };
-    let conditions = status.conditions.as_deref().unwrap_or_default();
-    status
-        .certificate
-        .as_ref()
-        .is_some_and(|certificate| !certificate.0.is_empty())
-        || conditions
-            .iter()
-            .any(|c| matches!(c.type_.as_str(), "Approved" | "Denied" | "Failed"))
-}
-
-/// Whether somebody has approved it, and the signer has not failed.
-fn is_approved(request: &CertificateSigningRequest) -> bool {
-    let status = request.status.as_ref();
-    let conditions = status.and_then(|status| status.conditions.as_deref());
-    let has = |kind: &str| conditions.unwrap_or_default().iter().any(|c| c.type_ == kind);
-    has("Approved") && !has("Failed")
-}
 
 /// The request with its approval, to be put to the `approval` subresource.
 pub fn approval(

@@ -10,7 +10,6 @@ use machinist_shared::names::{annotation, condition};
 
 use super::conditions::Reason;
 use crate::cache::{StoredMachine, StoredMachineDeployment, StoredMachineSet, Stores};
-use crate::machine_deployment::decide::{max_surge, max_unavailable};
 use crate::machine_set;
 
 /// Whether a Machine may be deleted now, to be replaced elsewhere.
@@ -126,8 +125,8 @@ fn find_room(
         Some(deployment) => (
             stores.machines_of_deployment(deployment),
             deployment.replicas.unwrap_or(1),
-            max_unavailable(deployment),
-            max_surge(deployment),
+            deployment.max_unavailable(),
+            deployment.max_surge(),
             deployment.min_ready_seconds.unwrap_or_default(),
         ),
         None => (

@@ -5,7 +5,8 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::contests::Item;
-use super::drain::evict::Target;
+use super::drain::target::Target;
+pub use crate::telemetry::events::Event;
 
 /// One write. Each is safe to repeat, and guarded by the UID or resourceVersion of what it was decided from.
 #[derive(Debug, Clone, PartialEq)]
@@ -158,17 +159,6 @@ impl Step {
             Self::Event(_) => "record an Event",
         }
     }
-}
-
-/// Something that a person would want to know, said once.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Event {
-    /// Whether it is trouble.
-    pub warning: bool,
-    /// CamelCase reason.
-    pub reason: &'static str,
-    /// For a person. Never holds a secret.
-    pub message: String,
 }
 
 /// What to do for one Machine.

@@ -7,7 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use machinist_shared::api::MachineDeploymentCondition;
-use machinist_shared::names::annotation;
+use machinist_shared::names::{API_VERSION, annotation};
 
 use crate::cache::{Decoded, Template};
 use crate::runtime::creation_limit::Allowance;
@@ -219,6 +219,18 @@ pub struct Failure {
 }
 
 impl Deployment {
+    /// The reference that makes it the controller of a set.
+    pub fn owner(&self) -> OwnerReference {
+        OwnerReference {
+            api_version: API_VERSION.to_owned(),
+            kind: "MachineDeployment".to_owned(),
+            name: self.name.clone(),
+            uid: self.uid.clone(),
+            controller: Some(true),
+            block_owner_deletion: Some(true),
+        }
+    }
+
     /// An annotation's text.
     pub fn annotation(&self, key: &str) -> Option<&str> {
         self.annotations.get(key).map(String::as_str)
@@ -226,6 +238,11 @@ impl Deployment {
 }
 
 impl Set {
+    /// Whether it belongs to the deployment.
+    pub fn belongs_to(&self, deployment: &Deployment) -> bool {
+        self.matches && self.controller() == Some(&deployment.uid)
+    }
+
     /// An annotation's text.
     pub fn annotation(&self, key: &str) -> Option<&str> {
         self.annotations.get(key).map(String::as_str)

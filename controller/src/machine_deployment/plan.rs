@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::observed::Texts;
 use crate::cache::Template;
-use crate::machine::plan::Event;
+use crate::telemetry::events::Event;
 
 /// One write. Each is safe to repeat, and guarded by the UID and resourceVersion of what it was decided from.
 #[derive(Debug, Clone, PartialEq)]

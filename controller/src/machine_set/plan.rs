@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::cache::StoredMachine;
-use crate::machine::plan::Event;
+use crate::telemetry::events::Event;
 
 /// One kind of write. Each is safe to repeat, and guarded by the UID or resourceVersion of what it was decided from.
 #[derive(Debug, Clone)]

@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::hash::Hash;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use machinist_infra::store::Key;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -187,6 +188,28 @@ impl<K: Clone + Eq + Hash> Queue<K> {
     fn lock(&self) -> std::sync::MutexGuard<'_, State<K>> {
         // Every change of the state is complete before anything can panic.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What there is to do: the keys of the objects to look at.
+#[derive(Debug, Clone, Default)]
+pub struct Queues {
+    /// Machines.
+    pub machines: Arc<Queue<Key>>,
+    /// MachineSets.
+    pub sets: Arc<Queue<Key>>,
+    /// MachineDeployments.
+    pub deployments: Arc<Queue<Key>>,
+    /// Signing requests for client certificates; those for serving certificates are decided with their Machine.
+    pub requests: Arc<Queue<Key>>,
+}
+
+impl Queues {
+    /// Lets all workers end.
+    pub fn close(&self) {
+        for queue in [&self.machines, &self.sets, &self.deployments, &self.requests] {
+            queue.close();
+        }
     }
 }
 

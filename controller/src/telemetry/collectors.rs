@@ -13,6 +13,7 @@ use prometheus::{Gauge, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts};
 use crate::cache::SpecState;
 use crate::cache::{StoredMachine, StoredMachineDeployment};
 use crate::context::Context;
+use crate::telemetry::metrics::Counts;
 
 /// Requests to both kinds of clusters.
 pub struct Requests {
@@ -173,9 +174,6 @@ impl Collector for ClockSkew {
         self.seconds.collect()
     }
 }
-
-/// How many there are in each state.
-pub type Counts = Vec<(&'static str, usize)>;
 
 /// A gauge of what is counted by state when somebody asks.
 pub struct ByState {

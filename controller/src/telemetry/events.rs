@@ -10,12 +10,21 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::runtime::events::{Event as KubeEvent, EventType, Recorder, Reporter};
 use kube::{Client, Resource};
 
-use crate::machine::plan::Event;
-
 /// How many Events about one object and of one reason are written at once, and how often one more: those of a Machine's whole life fit, and what
 /// others do to it, like forging signing requests, fills neither etcd nor anybody's view. As client-go's recorder has it.
 const BURST: u32 = 25;
 const ONE_MORE_EVERY: Duration = Duration::from_mins(5);
+
+/// Something that a person would want to know, said once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// Whether it is trouble.
+    pub warning: bool,
+    /// CamelCase reason.
+    pub reason: &'static str,
+    /// For a person. Never holds a secret.
+    pub message: String,
+}
 
 /// Writes Events.
 #[derive(Clone)]

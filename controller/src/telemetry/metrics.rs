@@ -43,6 +43,9 @@ pub struct Metrics {
     pub webhook_cas: IntGauge,
 }
 
+/// How many there are in each state.
+pub type Counts = Vec<(&'static str, usize)>;
+
 /// Options of a histogram of seconds, with the bounds of its buckets.
 fn seconds(name: &str, help: &str, bounds: &[f64]) -> HistogramOpts {
     HistogramOpts::new(name, help).buckets(bounds.to_vec())

@@ -1,6 +1,13 @@
+use std::collections::BTreeMap;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use k8s_openapi::api::core::v1::Taint;
+use machinist_shared::kubevirt::machinist::Machinist;
+use machinist_shared::kubevirt::resolved::Secret;
+use machinist_shared::network::Network;
 use rstest::rstest;
+use secrecy::SecretString;
 use serde_json::json;
 
 use super::super::kubelet::{BOOTSTRAP_KUBECONFIG, KUBELET_CONFIG, RESOLV_CONF};

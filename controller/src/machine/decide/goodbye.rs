@@ -10,8 +10,8 @@ use machinist_shared::names::{annotation, condition};
 use serde_json::json;
 
 use super::super::conditions::{Condition, Reason, Status};
-use super::super::drain::evict::Target;
 use super::super::drain::sort::{Sorted, sort};
+use super::super::drain::target::Target;
 use super::super::drain::watch::{Claim, Pods, Seen};
 use super::super::observed::Refuge;
 use super::super::plan::Step;

@@ -15,22 +15,10 @@ use serde_json::json;
 
 use super::budget::Budget;
 use super::sort::{Answer, Refusal};
+use super::target::Target;
 use super::watch::Claim;
 use crate::cache::StoredMachine;
 use crate::context::Context;
-
-/// A pod to evict.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Target {
-    /// Namespace.
-    pub namespace: String,
-    /// Name.
-    pub name: String,
-    /// UID.
-    pub uid: String,
-    /// Name of the only budget about it.
-    pub budget: Option<String>,
-}
 
 /// Why pods are evicted, for the log.
 const WHY: &str = "the Machine is being deleted, and its Node is drained before";

@@ -11,10 +11,10 @@ use serde_json::{Map, Value, json};
 use super::super::conditions::{self, PROGRESSING, Reason, SELECTOR_OVERLAP};
 use super::super::observed::{Deployment, Likeness, Observed, Set, Status, Texts};
 use super::super::plan::{NewSet, Plan, Step};
+use super::hash::{hash_of, selector};
 use super::limits::Limits;
-use super::{new_set, revision, select};
 use crate::cache::Decoded;
-use crate::machine::plan::Event;
+use crate::telemetry::events::Event;
 
 /// The status is written at most this often, so that many Machines that become ready at once are told of together.
 pub(crate) const STATUS_EVERY: SignedDuration = SignedDuration::from_millis(200);
@@ -71,14 +71,14 @@ impl<'a> Draft<'a> {
     pub(super) fn members(&self) -> impl Iterator<Item = (usize, &Set)> + Clone {
         let deployment = &self.observed.deployment;
         let sets = self.sets.iter().enumerate();
-        sets.filter(|(_, set)| select::belongs(set, deployment))
+        sets.filter(|(_, set)| set.belongs_to(deployment))
     }
 
     /// The same, to be changed.
     pub(super) fn members_mut(&mut self) -> impl Iterator<Item = (usize, &mut Set)> {
         let deployment = &self.observed.deployment;
         let sets = self.sets.iter_mut().enumerate();
-        sets.filter(|(_, set)| select::belongs(set, deployment))
+        sets.filter(|(_, set)| set.belongs_to(deployment))
     }
 
     /// The new set.
@@ -130,7 +130,7 @@ impl<'a> Draft<'a> {
             // Those beyond the former size may go before the set learns of the new one.
             set.available = set.available();
             set.replicas = size;
-            revision::replicas(&mut set.annotations, limits);
+            limits.annotate(&mut set.annotations);
         }
     }
 
@@ -344,13 +344,13 @@ impl<'a> Draft<'a> {
     }
 }
 
-fn new_set(set: &Set, selector: &Value) -> NewSet {
-    let hash = new_set::hash_of(set).unwrap_or_default();
+fn new_set(set: &Set, raw_selector: &Value) -> NewSet {
+    let hash = hash_of(set).unwrap_or_default();
     NewSet {
         name: set.name.clone(),
         labels: set.labels.clone(),
         annotations: set.annotations.clone(),
-        selector: new_set::selector(selector, &hash),
+        selector: selector(raw_selector, &hash),
         template: set.template.clone(),
         replicas: set.replicas,
         min_ready_seconds: set.min_ready_seconds,

@@ -9,7 +9,6 @@ use machinist_shared::template;
 use serde_json::{Value, json};
 
 use super::super::observed::{Deployment, Likeness, Machines, Observed, Set, Status, Strategy, Texts};
-use super::select::owner;
 use super::with_hash;
 use crate::cache::{Decoded, Template};
 use crate::runtime::creation_limit::Allowance;
@@ -64,7 +63,7 @@ pub(super) fn set(number: i32, size: i32) -> Set {
         created: Some(at(i64::from(number))),
         generation: 1,
         deleting: false,
-        owners: vec![owner(&deployment(0))],
+        owners: vec![deployment(0).owner()],
         matches: true,
         likeness: if number == 2 {
             Likeness::Identical

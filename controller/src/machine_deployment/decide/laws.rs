@@ -12,8 +12,8 @@ use serde_json::Value;
 
 use super::decide;
 use super::fixtures::{at, deployment, observed, template as numbered};
+use super::hash::hash_of;
 use super::limits::Limits;
-use super::new_set::hash_of;
 use super::with_hash;
 use crate::cache::Template;
 use crate::machine_deployment::observed::{Deployment, Failure, Likeness, Machines, Observed, Set, Strategy};
@@ -245,7 +245,7 @@ impl World {
             name: new.name,
             uid: format!("uid-{}", self.born),
             created: Some(at(self.time)),
-            owners: vec![super::select::owner(&self.deployment)],
+            owners: vec![self.deployment.owner()],
             labels: new.labels,
             annotations: new.annotations,
             template: new.template,

@@ -1,9 +1,9 @@
 //! How many Machines a rollout may make too many, and how many may be missing.
 
-use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use machinist_shared::names::annotation;
 
-use super::super::observed::Deployment;
-use crate::cache::StoredMachineDeployment;
+use super::super::observed::{Deployment, Texts};
+use crate::cache::{Round, resolve_limit};
 
 /// The limits of a rollout, as numbers of Machines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,8 +19,8 @@ pub(super) struct Limits {
 impl Limits {
     pub(super) fn of(deployment: &Deployment) -> Self {
         let desired = deployment.replicas.max(0);
-        let surge = resolve(&deployment.max_surge, desired, Round::Up);
-        let unavailable = match resolve(&deployment.max_unavailable, desired, Round::Down) {
+        let surge = resolve_limit(&deployment.max_surge, desired, Round::Up);
+        let unavailable = match resolve_limit(&deployment.max_unavailable, desired, Round::Down) {
             // Without any room nothing could ever move.
             0 if surge == 0 => 1,
             unavailable => unavailable,
@@ -31,44 +31,17 @@ impl Limits {
             least_available: desired - unavailable.min(desired),
         }
     }
-}
 
-/// How many Machines of a deployment may be missing by its own rules.
-pub fn max_unavailable(stored: &StoredMachineDeployment) -> i32 {
-    let none = IntOrString::Int(0);
-    let value = stored.max_unavailable.as_ref().unwrap_or(&none);
-    resolve(value, stored.replicas.unwrap_or(1).max(0), Round::Down)
-}
-
-/// How many Machines of a deployment may be too many by its own rules.
-pub fn max_surge(stored: &StoredMachineDeployment) -> i32 {
-    let one = IntOrString::Int(1);
-    let value = stored.max_surge.as_ref().unwrap_or(&one);
-    resolve(value, stored.replicas.unwrap_or(1).max(0), Round::Up)
-}
-
-#[derive(Clone, Copy)]
-enum Round {
-    Up,
-    Down,
-}
-
-/// A number, or a percentage of `of`. Text is a percentage even without `%`; what is no number at all is none.
-fn resolve(value: &IntOrString, of: i32, round: Round) -> i32 {
-    let percent = match value {
-        IntOrString::Int(number) => return (*number).max(0),
-        IntOrString::String(text) => text.strip_suffix('%').unwrap_or(text).trim().parse::<i64>(),
-    };
-    let product = percent.unwrap_or(0).clamp(0, i64::from(i32::MAX)) * i64::from(of);
-    let share = match round {
-        Round::Up => (product + 99) / 100,
-        Round::Down => product / 100,
-    };
-    i32::try_from(share).unwrap_or(i32::MAX)
+    /// Notes the size of the whole deployment on a set that is scaled: proportional scaling starts from it.
+    pub(super) fn annotate(self, annotations: &mut Texts) {
+        annotations.insert(annotation::DESIRED_REPLICAS.to_owned(), self.desired.to_string());
+        annotations.insert(annotation::MAX_REPLICAS.to_owned(), self.most.to_string());
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
     use rstest::rstest;
 
     use super::super::fixtures;

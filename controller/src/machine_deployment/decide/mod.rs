@@ -8,6 +8,7 @@
 mod brake;
 mod capacity;
 mod draft;
+mod hash;
 mod history;
 mod limits;
 mod new_set;
@@ -28,8 +29,7 @@ mod tests;
 
 use k8s_openapi::jiff::Timestamp;
 
-pub use limits::{max_surge, max_unavailable};
-pub use new_set::{likeness_of, with_hash};
+pub use hash::{likeness_of, with_hash};
 
 use super::observed::{Observed, Strategy};
 use super::plan::Plan;

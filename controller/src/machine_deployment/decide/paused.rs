@@ -4,7 +4,6 @@ use machinist_shared::names::annotation;
 
 use super::draft::Draft;
 use super::limits::Limits;
-use super::revision;
 
 pub(super) fn decide(draft: &mut Draft<'_>) {
     let limits = Limits::of(&draft.observed.deployment);
@@ -66,7 +65,7 @@ fn proportionally(draft: &mut Draft<'_>, active: &[usize], limits: Limits) {
     }
     for (&index, size) in active.iter().zip(sizes) {
         draft.scale(index, size, limits);
-        revision::replicas(&mut draft.sets[index].annotations, limits);
+        limits.annotate(&mut draft.sets[index].annotations);
     }
 }
 

@@ -54,7 +54,7 @@ pub(super) fn decide(draft: &mut Draft<'_>) {
         }
         revise(set, &before, newest);
         if creating {
-            replicas(&mut set.annotations, limits);
+            limits.annotate(&mut set.annotations);
         }
         let revision = text(set).map(str::to_owned);
         if let Some(revision) = revision {
@@ -100,15 +100,6 @@ fn revise(set: &mut Set, before: &Texts, newest: i64) {
             *history = later.to_owned();
         }
     }
-}
-
-/// Notes the size of the whole deployment on a set that is scaled: proportional scaling starts from it.
-pub(super) fn replicas(annotations: &mut Texts, limits: Limits) {
-    annotations.insert(
-        annotation::DESIRED_REPLICAS.to_owned(),
-        limits.desired.to_string(),
-    );
-    annotations.insert(annotation::MAX_REPLICAS.to_owned(), limits.most.to_string());
 }
 
 /// Marks every set for the cluster-autoscaler, which removes no node of a pool that is being rolled. It needs the label

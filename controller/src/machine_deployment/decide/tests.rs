@@ -360,7 +360,7 @@ fn sets_are_taken_and_let_go_by_their_own_labels() {
     let owners = |name: &str| {
         patch_of(&plan, name).and_then(|patch| patch.pointer("/metadata/ownerReferences").cloned())
     };
-    assert_eq!(owners("d-1"), Some(json!([super::select::owner(&deployment(2))])));
+    assert_eq!(owners("d-1"), Some(json!([deployment(2).owner()])));
     assert_eq!(owners("d-3"), Some(json!([])));
     assert_eq!(owners("d-4"), None);
     // The adopted one counts at once.

@@ -22,7 +22,7 @@ use super::observed::Observed;
 use super::plan::{Plan, Step};
 use crate::autoscaler;
 use crate::cache::{StoredMachineSet, overlap};
-use crate::machine::plan::Event;
+use crate::telemetry::events::Event;
 
 /// Something wrong, as the status shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -2,8 +2,8 @@
 
 use machinist_infra::store::Key;
 
-use super::super::super::super::drain::evict::Target;
 use super::super::super::super::drain::sort::{Answer as EvictionAnswer, Refusal};
+use super::super::super::super::drain::target::Target;
 use super::super::super::user_data_secret_name;
 use super::client::{Client, Failure, Fault, gone};
 use super::observe::{Process, from, instant, observe};
