@@ -1,41 +1,22 @@
-//! What every pass works with.
+//! What all reconcilers have in common. What one of them remembers is its own.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
 
 use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 use machinist_infra::clock::ServerClock;
-use machinist_infra::lane::Lane;
 use machinist_infra::provider::Providers;
-use machinist_infra::store::Key;
 use machinist_shared::kubevirt::resolved::Env;
 
-use crate::autoscaler::Instancetypes;
 use crate::bootstrap::Access;
-use crate::cache::{CaughtUp, References, SpecState, StoredMachine, Stores};
-use crate::csr::reserved::Known;
-use crate::csr::told::Told;
+use crate::cache::{CaughtUp, References, Stores};
+use crate::config::Settings;
 use crate::leader::Fence;
-use crate::machine::brake::Brakes;
-use crate::machine::contests::Contests;
-use crate::machine::creations::Creations;
-use crate::machine::drain::Drains;
-use crate::machine::drain::turns::Turns;
-use crate::machine::evacuation::Surges;
-use crate::machine::observed::{Concern, Failure, Settings};
-use crate::machine::starts::Starts;
-use crate::machine::times::Times;
-use crate::machine_deployment::memory::Memories as DeploymentMemories;
-use crate::machine_set::memory::Memories;
-use crate::runtime::backoff::{self, Cause, Episode, Jitter};
-use crate::runtime::queue::Queue;
-use crate::runtime::recreation::Recreations;
+use crate::runtime::queue::Queues;
 use crate::telemetry::events::Events;
-use crate::telemetry::metrics::{Counts, Metrics};
+use crate::telemetry::metrics::Metrics;
 
-/// What every pass works with.
+/// What all reconcilers have in common.
 pub struct Context {
     /// Client of the user cluster.
     pub client: Client,
@@ -47,60 +28,22 @@ pub struct Context {
     pub caught_up: CaughtUp,
     /// Referenced Secrets and ConfigMaps.
     pub references: References,
-    /// Held while a Machine is deleted because its host is drained.
-    pub evacuations: tokio::sync::Mutex<()>,
-    /// In whose place others are made before that.
-    pub surges: Surges,
-    /// Machines that start.
-    pub starts: Starts,
-    /// Whose turn to be drained it is.
-    pub turns: Turns,
-    /// Nodes that are being drained.
-    pub drains: Drains,
-    /// What other controllers take from Nodes.
-    pub contests: Contests,
     /// Infra clusters.
     pub infra: Providers,
-    /// What has vanished from them.
-    pub brakes: Brakes,
-    /// The lane of Machines whose infra cluster is not known.
-    pub antechamber: Arc<Lane>,
-    /// Machines to look at.
-    pub queue: Arc<Queue<Key>>,
-    /// MachineSets to look at.
-    pub sets: Arc<Queue<Key>>,
-    /// What is remembered of MachineSets.
-    pub set_memories: Memories,
-    /// MachineDeployments to look at.
-    pub deployments: Arc<Queue<Key>>,
-    /// What is remembered of MachineDeployments.
-    pub deployment_memories: DeploymentMemories,
-    /// Instancetypes of node groups.
-    pub instancetypes: Instancetypes,
+    /// What is to be reconciled.
+    pub queues: Queues,
     /// What holds for all Machines.
     pub settings: Arc<Settings>,
     /// The environment that specs may fall back to.
     pub env: Env,
     /// How kubelets reach the user cluster.
     pub access: Access,
-    /// Addresses that are the user cluster's own.
-    pub reserved: Known,
     /// Writes Events.
     pub events: Events,
     /// Counts.
     pub metrics: Metrics,
-    /// When its first pass over a Machine was: only a leader passes.
-    pub leading_since: OnceLock<Timestamp>,
-    /// How long Machines take.
-    pub times: Times,
     /// Says whether this process may still write.
     pub fence: Fence,
-    /// Writes that failed, by Machine.
-    pub failures: Failures,
-    /// VMs that were created, by Machine.
-    pub recreations: Recreations,
-    /// Refusals of signing requests that were told.
-    pub told: Told,
 }
 
 impl std::fmt::Debug for Context {
@@ -115,266 +58,8 @@ impl Context {
         self.clock.now()
     }
 
-    /// Counts the infra clusters by their state.
-    pub fn count_infra(&self) -> Counts {
-        let (used, unreachable) = self.infra.count();
-        let is_used = |infra: &_| !self.infra.users(infra).is_empty();
-        vec![
-            ("used", used),
-            ("unreachable", unreachable),
-            ("braked", self.brakes.engaged(is_used)),
-        ]
-    }
-
     /// Whether a write may start now.
     pub fn may_write(&self) -> bool {
         self.fence.may_write()
-    }
-}
-
-/// Writes that failed, by Machine, with a pause that doubles.
-#[derive(Debug, Default)]
-pub struct Failures {
-    jitter: Jitter,
-    by_machine: Mutex<HashMap<Key, Failed>>,
-    /// UIDs of adopted VMs that we were not allowed to label, and when that was.
-    unlabelled: Mutex<HashMap<String, Timestamp>>,
-    /// Creates of VMs that got no answer.
-    pub creations: Creations,
-}
-
-#[derive(Debug)]
-struct Failed {
-    failure: Failure,
-    episode: Episode,
-    /// Whether its Machine was being deleted.
-    deleting: bool,
-}
-
-impl Failures {
-    /// With pauses that are as long as they are meant to be.
-    #[cfg(test)]
-    pub fn exact() -> Self {
-        Self {
-            jitter: Jitter::NONE,
-            ..Self::default()
-        }
-    }
-
-    /// The failure that still holds its Machine back at `now`. What failed before the Machine was seen to be deleted does not
-    /// hold back its deletion. Times of the API server's clock are not compared with those of ours.
-    pub fn pending(&self, key: &Key, machine: &StoredMachine, now: Timestamp) -> Option<Failure> {
-        let mut failures = self.by_machine.lock().unwrap_or_else(PoisonError::into_inner);
-        let failed = failures
-            .get_mut(key)
-            .filter(|failed| failed.deleting == machine.is_deleting())?;
-        let until = failed.episode.until(subject(machine));
-        if until <= now {
-            return None;
-        }
-        let shown = Failure {
-            until,
-            ..failed.failure.clone()
-        };
-        failed.failure.is_news = false;
-        Some(shown)
-    }
-
-    /// A write for a Machine failed that was, or was not, seen to be deleted. A deletion begins with short pauses again.
-    pub fn add(
-        &self,
-        machine: &StoredMachine,
-        (concerns, cause): (Concern, Cause),
-        message: String,
-        now: Timestamp,
-    ) {
-        let mut failures = self.by_machine.lock().unwrap_or_else(PoisonError::into_inner);
-        let (key, deleting) = (Key::of(machine), machine.is_deleting());
-        let last = failures.get(&key).filter(|failed| failed.deleting == deleting);
-        let before = last.map(|failed| &failed.episode);
-        // What cannot even be told is of the attempt before. What else failed after that was an attempt of its own.
-        let is_same = last.is_some_and(|failed| failed.failure.concerns == concerns);
-        let episode = if is_same || concerns == Concern::Machine {
-            Episode::after
-        } else {
-            Episode::longer
-        };
-        let subject = subject(machine);
-        let episode = episode(before, subject, cause, self.jitter, now);
-        let is_news = last.is_none_or(|failed| failed.failure.is_news || failed.failure.message != message);
-        failures.insert(
-            key,
-            Failed {
-                failure: Failure {
-                    concerns,
-                    message,
-                    until: episode.until(subject),
-                    is_news,
-                },
-                episode,
-                deleting,
-            },
-        );
-    }
-
-    /// The credential may not label the VM of that UID.
-    pub fn forbid_labelling(&self, vm_uid: &str, now: Timestamp) {
-        let mut unlabelled = self.unlabelled.lock().unwrap_or_else(PoisonError::into_inner);
-        unlabelled.retain(|_, tried| !may_try_again(*tried, now));
-        unlabelled.insert(vm_uid.to_owned(), now);
-    }
-
-    /// Whether labelling the VM of that UID has not just been forbidden: rights may have been granted since.
-    pub fn may_label(&self, vm_uid: &str, now: Timestamp) -> bool {
-        let unlabelled = self.unlabelled.lock().unwrap_or_else(PoisonError::into_inner);
-        unlabelled
-            .get(vm_uid)
-            .is_none_or(|tried| may_try_again(*tried, now))
-    }
-
-    /// Something that the Machine waits for has changed: what failed is tried again soon.
-    pub fn release(&self, machine: &Key) {
-        let mut failures = self.by_machine.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(failed) = failures.get_mut(machine) {
-            failed.episode.end();
-        }
-    }
-
-    /// All went well.
-    pub fn clear(&self, machine: &Key) {
-        self.by_machine
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(machine);
-    }
-}
-
-/// What others may change of a Machine.
-fn subject(machine: &StoredMachine) -> u64 {
-    let spec = match &machine.spec {
-        SpecState::Decoded(spec) => serde_json::to_string(spec).unwrap_or_default(),
-        SpecState::Undecodable(why) => why.clone(),
-    };
-    backoff::subject(&machine.metadata, spec)
-}
-
-/// After how long a forbidden label is tried again.
-pub const LABEL_AGAIN: Duration = Duration::from_mins(30);
-
-fn may_try_again(tried: Timestamp, now: Timestamp) -> bool {
-    now.duration_since(tried).unsigned_abs() >= LABEL_AGAIN
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-    use k8s_openapi::jiff::SignedDuration;
-    use serde_json::json;
-
-    #[test]
-    fn a_label_that_was_forbidden_is_tried_again_after_a_while() {
-        let (failures, now) = (
-            Failures::default(),
-            Timestamp::from_second(1_800_000_000).unwrap(),
-        );
-        assert!(failures.may_label("v1", now));
-        failures.forbid_labelling("v1", now);
-        assert!(!failures.may_label("v1", now) && failures.may_label("v2", now));
-        assert!(failures.may_label("v1", now + LABEL_AGAIN));
-    }
-
-    #[test]
-    fn the_pause_doubles_and_ends_with_success() {
-        let failures = Failures::exact();
-        let mut now = Timestamp::from_second(1_800_000_000).unwrap();
-        let machine = |deleted: Option<Timestamp>| -> StoredMachine {
-            let mut machine: StoredMachine =
-                serde_json::from_value(json!({"metadata": {"name": "a", "namespace": "ns"}})).unwrap();
-            machine.metadata.deletion_timestamp = deleted.map(Time);
-            machine
-        };
-        let alive = machine(None);
-        let key = Key::of(&alive);
-        let is_news = |message: &str| {
-            failures.add(&alive, (Concern::Machine, Cause::Object), message.into(), now);
-            [(); 2].map(|()| failures.pending(&key, &alive, now).unwrap().is_news)
-        };
-        assert_eq!(
-            [is_news("no"), is_news("no"), is_news("never")],
-            [[true, false], [false, false], [true, false]]
-        );
-        failures.clear(&key);
-        let mut pause = |failures: &Failures| {
-            failures.add(&alive, (Concern::Infrastructure, Cause::Object), "no".into(), now);
-            let until = failures.pending(&key, &alive, now).unwrap().until;
-            let pause = until.duration_since(now).as_millis();
-            now = until;
-            pause
-        };
-        assert_eq!(
-            [pause(&failures), pause(&failures), pause(&failures)],
-            [500, 1000, 2000]
-        );
-        for _ in 0..40 {
-            pause(&failures);
-        }
-        assert_eq!(pause(&failures), 300_000);
-        now -= SignedDuration::from_secs(1);
-        // Its deletion, by clocks that go before ours and after it.
-        for skew in [-90, 0, 90] {
-            let deleted = machine(Some(now + SignedDuration::from_secs(skew)));
-            assert_eq!(failures.pending(&key, &deleted, now), None, "deleted since");
-        }
-        for skew in [-90, 0, 90] {
-            let deleted = machine(Some(now + SignedDuration::from_secs(skew)));
-            failures.add(
-                &deleted,
-                (Concern::Infrastructure, Cause::Object),
-                "no".into(),
-                now,
-            );
-            assert!(
-                failures.pending(&key, &deleted, now).is_some(),
-                "a failed deletion"
-            );
-        }
-        failures.clear(&key);
-        assert_eq!(failures.pending(&key, &alive, now), None);
-        failures.add(&alive, (Concern::Infrastructure, Cause::Object), "no".into(), now);
-        let until = failures.pending(&key, &alive, now).unwrap().until;
-        assert_eq!(until, now + SignedDuration::from_millis(500));
-    }
-
-    #[test]
-    fn writes_that_fail_in_one_attempt_count_once_and_a_change_lets_the_next_be_soon() {
-        let failures = Failures::exact();
-        let start = Timestamp::from_second(1_800_000_000).unwrap();
-        let mut machine: StoredMachine =
-            serde_json::from_value(json!({"metadata": {"name": "a", "namespace": "ns"}})).unwrap();
-        let key = Key::of(&machine);
-        let until = |machine: &StoredMachine, now| {
-            let pending = failures.pending(&key, machine, now);
-            pending.map(|failure| failure.until.duration_since(start).as_millis())
-        };
-        // The Machine's status cannot be written, either.
-        for concern in [Concern::Infrastructure, Concern::Machine, Concern::Machine] {
-            failures.add(&machine, (concern, Cause::Object), "no".into(), start);
-        }
-        assert_eq!(until(&machine, start), Some(500));
-        let mut now = start;
-        for _ in 0..10 {
-            failures.add(&machine, (Concern::Machine, Cause::Object), "no".into(), now);
-            now = failures.pending(&key, &machine, now).unwrap().until;
-        }
-        let last = now - SignedDuration::from_secs(256);
-        assert!(until(&machine, last).is_some());
-        let change = machine.metadata.annotations.get_or_insert_default();
-        change.insert("quota".into(), "raised".into());
-        assert_eq!(until(&machine, last + Duration::from_millis(500)), None);
-        machine.metadata.annotations = None;
-        assert!(until(&machine, last + Duration::from_millis(500)).is_some());
-        failures.release(&key);
-        assert_eq!(until(&machine, last + Duration::from_millis(500)), None);
     }
 }

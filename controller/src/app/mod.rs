@@ -1,5 +1,10 @@
 //! The process: what it consists of, how it begins and ends, and what it serves over HTTP.
 
+mod changes;
+mod clients;
+mod collectors;
+mod reconcilers;
 pub mod run;
 pub mod server;
 pub mod tasks;
+mod wiring;

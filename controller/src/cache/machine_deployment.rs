@@ -8,9 +8,8 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::machine_set::StoredMachineSet;
-use super::overlap;
 use super::owner;
-use super::selection::Selection;
+use super::selection::{Selection, labels_of};
 use super::spec::{self, Decoded, Fields, Template};
 
 /// A MachineDeployment as stored; what is absent is absent here, too: its controller knows the defaults.
@@ -139,7 +138,7 @@ impl StoredMachineDeployment {
         let is_ours = owner::controller(&set.metadata).is_some_and(|owner| owner.uid == self.uid());
         let name = labels.and_then(|labels| labels.get(label::DEPLOYMENT_NAME));
         let was_member = name.is_some_and(|name| name == self.name());
-        let made_with = overlap::labels(&set.template);
+        let made_with = labels_of(&set.template);
         let keeps_labels = made_with
             .iter()
             .all(|(key, value)| labels.is_some_and(|labels| labels.get(key) == Some(value)));

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::selection::{Labels, Selection};
+use super::selection::{Selection, labels_of};
 use super::{StoredMachineDeployment, StoredMachineSet, Stores, owner};
 
 /// How many are named.
@@ -68,17 +68,8 @@ impl Selects for StoredMachineSet {
 
 /// Whether one of them selects the other's Machines.
 pub fn is_mutual<S: Selects>(one: &S, other: &S) -> bool {
-    let selects = |one: &S, other: &S| one.selection().matches(Some(&labels(other.template())));
+    let selects = |one: &S, other: &S| one.selection().matches(Some(&labels_of(other.template())));
     selects(one, other) || selects(other, one)
-}
-
-/// Labels that Machines of a template are made with.
-pub(super) fn labels(template: &Value) -> Labels {
-    let labels = template.pointer("/metadata/labels").and_then(Value::as_object);
-    let labels = labels.into_iter().flatten();
-    labels
-        .filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())))
-        .collect()
 }
 
 fn sorted(names: impl Iterator<Item = String>) -> Vec<String> {

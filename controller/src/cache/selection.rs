@@ -11,6 +11,15 @@ use serde_json::{Map, Value};
 /// Labels of an object.
 pub type Labels = BTreeMap<String, String>;
 
+/// Labels that Machines of a template are made with.
+pub fn labels_of(template: &Value) -> Labels {
+    let labels = template.pointer("/metadata/labels").and_then(Value::as_object);
+    let labels = labels.into_iter().flatten();
+    labels
+        .filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())))
+        .collect()
+}
+
 /// A label selector that has been read, or why it selects nothing.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Selection {

@@ -202,9 +202,7 @@ impl Keeper {
             reason,
             message,
         };
-        if let Err(error) = self.hands.events.publish(&about, &event).await {
-            tracing::warn!(error = %RemoteError::from(&error), "cannot record an Event");
-        }
+        self.hands.events.publish(&about, &event).await;
     }
 }
 

@@ -14,9 +14,9 @@ use machinist_shared::command_line::value::ObjectName;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Flags;
-use crate::context::Context;
 use crate::leader::{Elector, Fence};
 use crate::telemetry::events::Events;
+use crate::telemetry::metrics::Metrics;
 
 mod act;
 mod observe;
@@ -71,7 +71,7 @@ impl Settings {
 #[derive(Clone)]
 pub struct Hands {
     /// For counts.
-    pub context: Arc<Context>,
+    pub metrics: Metrics,
     /// Client of the user cluster.
     pub client: Client,
     /// Writes Events.
@@ -101,8 +101,8 @@ pub async fn work(hands: Hands, settings: Settings, elector: Option<Elector>, st
             () = Box::pin(keep(&hands, &settings, fence, &stop)) => false,
             () = leadership.lost() => true,
         };
-        hands.context.metrics.webhook_ca_expires.set(0);
-        hands.context.metrics.webhook_cas.set(0);
+        hands.metrics.webhook_ca_expires.set(0);
+        hands.metrics.webhook_cas.set(0);
         if lost {
             tracing::warn!("cannot keep the webhook's certificates any more; standing by");
         } else {
@@ -170,13 +170,7 @@ impl Keeper {
                 Action::Issue(_) => "issue the webhook's certificate",
             };
             let result = self.write(action).await;
-            let label = if result.is_ok() { "ok" } else { "error" };
-            self.hands
-                .context
-                .metrics
-                .writes
-                .with_label_values(&[step, label])
-                .inc();
+            self.hands.metrics.count_write(step, result.is_ok());
             if let Err(error) = result {
                 tracing::warn!(%error, "cannot {step}");
                 return Outcome::Failed;
@@ -221,7 +215,7 @@ impl Keeper {
             Found::Usable(signer) => signer.root.ends().duration_since(UNIX_EPOCH).unwrap_or_default(),
             _ => Duration::ZERO,
         };
-        let metrics = &self.hands.context.metrics;
+        let metrics = &self.hands.metrics;
         metrics
             .webhook_ca_expires
             .set(i64::try_from(ends.as_secs()).unwrap_or(i64::MAX));

@@ -14,10 +14,12 @@ use machinist_shared::command_line::{self, Told, heading};
 use machinist_shared::names;
 
 use crate::bootstrap::Mode;
-use crate::csr::ClientApprover;
-use crate::csr::reserved::Range;
+use crate::csr::range::Range;
 
 pub mod machine_controller;
+mod settings;
+
+pub use settings::{ClientApprover, Settings};
 
 /// kubeadm's DNS service.
 const DNS: &str = "10.96.0.10";

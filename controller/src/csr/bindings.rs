@@ -148,13 +148,8 @@ pub async fn check(context: &Context) {
             reason: question.event(),
             message: wrong.to_owned(),
         };
-        let told = context
-            .events
-            .publish_about_cluster(&context.settings.cluster_uid, &event)
-            .await;
-        if let Err(error) = told {
-            tracing::warn!(error = %RemoteError::from(&error), "cannot record an Event");
-        }
+        let cluster = &context.settings.cluster_uid;
+        context.events.publish_about_cluster(cluster, &event).await;
     }
 }
 

@@ -1,30 +1,23 @@
 //! Certificate signing requests of kubelets: which ones are approved, and by what rules.
 //!
-//! [`client`] judges the first client certificate, asked for with a bootstrap token, and [`approve`] carries that out;
+//! [`client`] judges the first client certificate, asked for with a bootstrap token, which the reconciler of requests carries
+//! out; [`approve`] writes approvals;
 //! [`serving`] judges serving certificates, as a part of deciding for the Machine whose node asks (`machine::decide`);
 //! [`reserved`] knows the addresses that none of them is for.
 //! What a request asks for is read by [`request`], for both.
 
-use clap::ValueEnum;
-
 pub mod approve;
 pub mod bindings;
 pub mod client;
+pub mod range;
+mod reconcile;
 pub mod request;
 pub mod reserved;
 pub mod serving;
 pub mod told;
 
-/// Which process approves the first client certificates of our Machines' kubelets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum ClientApprover {
-    /// This one, which reads bootstrap tokens.
-    Here,
-    /// Another one, so this one needs no right to.
-    Elsewhere,
-    /// This one, which does nothing else and reads no Secret.
-    Only,
-}
+pub use crate::config::ClientApprover;
+pub use reconcile::ClientRequestReconciler;
 
 /// What becomes of a request. Nothing is ever denied: a request that does not satisfy us may be somebody else's to
 /// approve.

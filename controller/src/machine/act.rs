@@ -17,6 +17,7 @@ use super::contests::Item;
 use super::decide::user_data_secret_name;
 use super::drain::evict;
 use super::evacuation::{self, Room};
+use super::memory::Memory;
 use super::observe::Hands;
 use super::observed::Concern;
 use super::plan::{Event, Plan, Step, UserDataSource};
@@ -25,19 +26,7 @@ use crate::cache::{Node, StoredMachine, StoredMachineSet, TOKEN_NAMESPACE};
 use crate::context::Context;
 use crate::csr::{approve, request::StoredRequest, serving};
 use crate::runtime::backoff::Cause;
-
-/// How carrying out a plan ended.
-#[derive(Debug)]
-pub enum Outcome {
-    /// Every write succeeded.
-    Done,
-    /// Something had changed meanwhile, or is not gone yet: decide again when it shows.
-    Stale,
-    /// A write failed.
-    Failed(StepError),
-    /// This process may not write any more.
-    NotLeader,
-}
+use crate::runtime::write::{self, Stop};
 
 /// A write that failed.
 #[derive(Debug, thiserror::Error)]
@@ -53,10 +42,33 @@ pub struct StepError {
     pub error: RemoteError,
 }
 
+/// Whose API server a step was answered by.
+enum Answered {
+    UserCluster(RemoteError),
+    InfraCluster(RemoteError),
+}
+
+impl write::Answer for Answered {
+    /// On an infra cluster, 404 may be the namespace.
+    fn is_stale(&self) -> bool {
+        match self {
+            Self::UserCluster(error) => error.is_conflict() || error.code() == Some(404),
+            Self::InfraCluster(error) => error.is_conflict(),
+        }
+    }
+}
+
 /// Carries out `plan` for `machine`.
-pub async fn act(context: &Context, machine: &StoredMachine, hands: &Hands, plan: Plan) -> Outcome {
+pub async fn act(
+    context: &Context,
+    memory: &Memory,
+    machine: &StoredMachine,
+    hands: &Hands,
+    plan: Plan,
+) -> Result<(), Stop<StepError>> {
     let mut run = Run {
         context,
+        memory,
         machine,
         hands,
         resource_version: machine.metadata.resource_version.clone(),
@@ -65,44 +77,46 @@ pub async fn act(context: &Context, machine: &StoredMachine, hands: &Hands, plan
         user_data: None,
     };
     for step in plan.steps {
-        if !context.may_write() {
-            return Outcome::NotLeader;
-        }
         let verb = step.verb();
-        let result = run.step(&step).await;
-        if step.is_counted() {
-            context
-                .metrics
-                .writes
-                .with_label_values(&[verb, if result.is_ok() { "ok" } else { "error" }])
-                .inc();
-        }
-        match result {
+        let is_infra = is_infra(&step);
+        let done = async {
+            let done = run.step(&step).await;
+            done.map_err(if is_infra {
+                Answered::InfraCluster
+            } else {
+                Answered::UserCluster
+            })
+        };
+        // Events count themselves.
+        let done = if step.is_counted() && !matches!(step, Step::Event(_)) {
+            write::write(context, verb, done).await
+        } else {
+            write::fenced(context, done).await
+        };
+        let failed = |answered| {
+            let (Answered::UserCluster(error) | Answered::InfraCluster(error)) = answered;
+            StepError {
+                concerns: concern(&step),
+                verb,
+                // Infra clusters have a circuit breaker each for trouble that is everybody's there.
+                cause: if is_infra {
+                    Cause::Object
+                } else {
+                    Cause::of(&error)
+                },
+                error,
+            }
+        };
+        match done.map_err(|stop| stop.map(failed))? {
             // What is not counted here either changes nothing or is logged where it is done.
-            Ok(Progress::Next) if !step.is_counted() => {}
-            Ok(Progress::Next) => {
+            Progress::Next if !step.is_counted() => {}
+            Progress::Next => {
                 tracing::info!(machine = %Key::of(machine), uid = machine.uid(), why = plan.why, "{verb}");
             }
-            Ok(Progress::Wait) => return Outcome::Stale,
-            // Not sent, or answered too late: whoever leads now decides.
-            Err(_) if !context.may_write() => return Outcome::NotLeader,
-            // Somebody else wrote meanwhile: decide again from what they wrote.
-            Err(error) if error.is_conflict() => return Outcome::Stale,
-            // An Event is for people; a failed one stops nothing.
-            Err(error) if matches!(step, Step::Event(_)) => {
-                tracing::warn!(machine = %Key::of(machine), uid = machine.uid(), %error, "cannot record an Event");
-            }
-            Err(error) => {
-                return Outcome::Failed(StepError {
-                    concerns: concern(&step),
-                    verb,
-                    cause: cause(&step, &error),
-                    error,
-                });
-            }
+            Progress::Wait => return Err(Stop::Stale),
         }
     }
-    Outcome::Done
+    Ok(())
 }
 
 enum Progress {
@@ -114,6 +128,7 @@ enum Progress {
 
 struct Run<'a> {
     context: &'a Context,
+    memory: &'a Memory,
     machine: &'a StoredMachine,
     hands: &'a Hands,
     /// The Machine's, after our last patch of it.
@@ -148,11 +163,11 @@ impl Run<'_> {
             Step::PatchNode { uid, patch, puts } => self.patch_node(uid, patch, puts).await,
             Step::WatchPods => Ok(self.watch_pods()),
             Step::EvictPods(targets) => {
-                evict::evict(self.context, self.machine, targets).await;
+                evict::evict(self.context, &self.memory.drains, self.machine, targets).await;
                 Ok(Progress::Next)
             }
             Step::LookUpVolumes(volumes) => {
-                evict::look_up(self.context, &Key::of(self.machine), volumes).await;
+                evict::look_up(self.context, &self.memory.drains, &Key::of(self.machine), volumes).await;
                 Ok(Progress::Next)
             }
             Step::DeleteNode { uid } => self.delete_node(uid).await,
@@ -161,6 +176,7 @@ impl Run<'_> {
                 if let Some(request) = self.request(name, uid) {
                     approve::tell(
                         self.context,
+                        &self.memory.told,
                         Some(self.machine),
                         approve::Purpose::Serving,
                         &request,
@@ -174,7 +190,7 @@ impl Run<'_> {
             Step::Evacuate { uid, host } => self.evacuate(uid, host).await,
             Step::DeleteMachine => self.delete_machine().await,
             Step::Event(event) => {
-                self.context.events.publish(self.machine, event).await?;
+                self.context.events.publish(self.machine, event).await;
                 Ok(Progress::Next)
             }
         }
@@ -274,11 +290,11 @@ impl Run<'_> {
         };
         let asked = Instant::now();
         let answer = open.create(vm).await;
-        let creations = &self.context.failures.creations;
+        let creations = &self.memory.failures.creations;
         creations.answered(self.machine, asked, answer.as_ref().copied());
         if answer.is_ok() {
             let (key, now) = (Key::of(self.machine), self.context.now());
-            self.context.recreations.count(&key, self.machine.uid(), now);
+            self.memory.recreations.count(&key, self.machine.uid(), now);
         }
         answer.map(|()| Progress::Next)
     }
@@ -290,7 +306,7 @@ impl Run<'_> {
         let name = self.machine.name();
         open.find(name).await?;
         if open.uid_of(name).is_none() {
-            self.context.failures.creations.settle(self.machine);
+            self.memory.failures.creations.settle(self.machine);
         }
         Ok(Progress::Next)
     }
@@ -334,7 +350,7 @@ impl Run<'_> {
         match open.label(self.machine.name(), labelling).await {
             // The kubeconfig's rights may not allow it; the record suffices until they do.
             Err(error) if error.code() == Some(403) => {
-                self.context.failures.forbid_labelling(uid, self.context.now());
+                self.memory.failures.forbid_labelling(uid, self.context.now());
             }
             other => other?,
         }
@@ -346,7 +362,7 @@ impl Run<'_> {
             return Ok(Progress::Wait);
         };
         open.delete(self.machine.name(), uid).await?;
-        self.context.drains.close(&Key::of(self.machine));
+        self.memory.drains.close(&Key::of(self.machine));
         Ok(Progress::Next)
     }
 
@@ -356,14 +372,14 @@ impl Run<'_> {
             .patch(self.machine.name(), &patch_params(), &Patch::Merge(patch))
             .await?;
         self.context.stores.nodes.written(written);
-        let contested = self.context.contests.put(uid, puts, Instant::now());
+        let contested = self.memory.contests.put(uid, puts, Instant::now());
         if !contested.is_empty() {
             self.tell_of_contest(&contested).await;
         }
         Ok(Progress::Next)
     }
 
-    /// Another controller takes these from the Node. The Event is for people; a failed one stops nothing.
+    /// Another controller takes these from the Node.
     async fn tell_of_contest(&self, items: &[Item]) {
         let items: Vec<String> = items.iter().map(ToString::to_string).collect();
         let message = format!(
@@ -378,16 +394,13 @@ impl Run<'_> {
             reason: "NodeContested",
             message,
         };
-        if let Err(error) = self.context.events.publish(self.machine, &event).await {
-            let error = RemoteError::from(&error);
-            tracing::warn!(machine = %Key::of(self.machine), uid = self.machine.uid(), %error, "cannot record an Event");
-        }
+        self.context.events.publish(self.machine, &event).await;
     }
 
     fn watch_pods(&self) -> Progress {
         match self.context.stores.nodes.get(&Key::new("", self.machine.name())) {
             Some(node) => {
-                self.context.drains.open(&Key::of(self.machine), &node);
+                self.memory.drains.open(&Key::of(self.machine), &node);
                 Progress::Next
             }
             None => Progress::Wait,
@@ -434,13 +447,14 @@ impl Run<'_> {
             &approval,
             approve::Purpose::Serving,
         )
-        .await?;
+        .await;
         match approved {
-            Some(approved) => {
+            Ok(approved) => {
                 self.context.stores.serving.written(approved);
                 Ok(Progress::Next)
             }
-            None => Ok(Progress::Wait),
+            Err(Stop::Failed(error)) => Err(RemoteError::from(&error)),
+            Err(Stop::Stale | Stop::NotLeader) => Ok(Progress::Wait),
         }
     }
 
@@ -462,11 +476,11 @@ impl Run<'_> {
         let Some(open) = &self.hands.open else {
             return Ok(Progress::Wait);
         };
-        let _alone = self.context.evacuations.lock().await;
+        let _alone = self.memory.evacuations.lock().await;
         if !self.context.may_write()
             || evacuation::room(
                 &self.context.stores,
-                &self.context.surges,
+                &self.memory.surges,
                 self.machine,
                 self.context.now(),
             ) != Room::Free
@@ -529,18 +543,18 @@ fn gone(result: Result<(), kube::Error>) -> Result<Progress, RemoteError> {
     }
 }
 
-/// What made a step fail: infra clusters have a circuit breaker each for trouble that is everybody's there.
-fn cause(step: &Step, error: &RemoteError) -> Cause {
-    match step {
+/// Whether it is the infra cluster that answers, or may.
+fn is_infra(step: &Step) -> bool {
+    matches!(
+        step,
         Step::CreateVm
-        | Step::FindVm
-        | Step::LabelVm { .. }
-        | Step::DeleteVm { .. }
-        | Step::CreateUserData { .. }
-        | Step::DeleteUserData(_)
-        | Step::RenderUserData(_) => Cause::Object,
-        _ => Cause::of(error),
-    }
+            | Step::FindVm
+            | Step::LabelVm { .. }
+            | Step::DeleteVm { .. }
+            | Step::CreateUserData { .. }
+            | Step::DeleteUserData(_)
+            | Step::RenderUserData(_)
+    )
 }
 
 pub(super) fn concern(step: &Step) -> Concern {

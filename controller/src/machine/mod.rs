@@ -3,6 +3,8 @@
 //! - [`observe`] takes a snapshot of everything that is known of one Machine;
 //! - [`decide`] is a pure function from the snapshot to a plan;
 //! - [`act`] carries the plan out, write by write;
+//! - [`reconcile`] does that in the kernel, and [`memory`] is what it remembers in between;
+//! - [`failures`] are writes that failed;
 //! - [`contests`] are fights with other controllers over what is on a Node;
 //! - [`creations`] are creates of VMs that got no answer;
 //! - [`confirm`] reads what a plan takes for absent before anything ends for it;
@@ -19,6 +21,8 @@ pub mod creations;
 pub mod decide;
 pub mod drain;
 pub mod evacuation;
+pub mod failures;
+pub mod memory;
 pub mod observe;
 pub mod observed;
 pub mod on_node;

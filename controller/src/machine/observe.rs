@@ -25,6 +25,7 @@ use tokio::time::Instant;
 use self::sources::{Sources, provider_of};
 use super::brake;
 use super::evacuation::{self, Room};
+use super::memory::Memory;
 use super::observed::{Asked, ClusterName, Eviction, Facts, GuestView, Infra, Observed, Open, Spec, VmState};
 use super::record::{FailureDomain, Infrastructure};
 use super::starts::Start;
@@ -102,6 +103,7 @@ pub fn place(context: &Context, key: &Key, machine: &StoredMachine) {
 /// Takes the snapshot.
 pub async fn observe(
     context: &Context,
+    memory: &Memory,
     key: &Key,
     machine: &Arc<StoredMachine>,
     now: Timestamp,
@@ -136,7 +138,7 @@ pub async fn observe(
     };
     let infra = match access {
         Err(infra) => infra,
-        Ok(open) => match look(context, machine, open.as_ref(), &mut hands, now).await {
+        Ok(open) => match look((context, memory), machine, open.as_ref(), &mut hands, now).await {
             Ok(view) => {
                 hands.open = Some(open);
                 Infra::Open(Box::new(view))
@@ -158,10 +160,10 @@ pub async fn observe(
     hands.spare_tokens.clone_from(&tokens);
     let room = match &infra {
         Infra::Open(open) if matches!(open.eviction, Eviction::Wanted { .. }) => {
-            evacuation::room(&context.stores, &context.surges, machine, now)
+            evacuation::room(&context.stores, &memory.surges, machine, now)
         }
         Infra::Open(_) => {
-            context.surges.forget(key);
+            memory.surges.forget(key);
             Room::Alone
         }
         _ => Room::Alone,
@@ -169,13 +171,13 @@ pub async fn observe(
     let node = context.stores.nodes.get(&Key::new("", machine.name()));
     let waits = node
         .as_ref()
-        .map(|node| context.contests.waits(node.uid(), Instant::now()));
+        .map(|node| memory.contests.waits(node.uid(), Instant::now()));
     let vm_is_gone = matches!(&infra, Infra::Open(open) if open.vm.is_none());
     let observed = Observed {
         start: Start::Free,
-        recreation: context.recreations.of(key, machine.uid(), now),
+        recreation: memory.recreations.of(key, machine.uid(), now),
         room,
-        guests: guests::guests(context, key, machine, vm_is_gone, node.as_deref()),
+        guests: guests::guests(context, memory, key, machine, vm_is_gone, node.as_deref()),
         machine: machine.clone(),
         settings: context.settings.clone(),
         name_winner: name_winner(context, machine),
@@ -185,13 +187,13 @@ pub async fn observe(
         node,
         waits: waits.unwrap_or_default(),
         bootstrap,
-        creation: context.failures.creations.of(machine, Instant::now()),
+        creation: memory.failures.creations.of(machine, Instant::now()),
         token,
         has_spare_tokens: !tokens.is_empty(),
-        requests: asked(context, machine),
-        leading_since: *context.leading_since.get_or_init(|| now),
+        requests: asked(context, memory, machine),
+        leading_since: *memory.leading_since.get_or_init(|| now),
         skew: context.clock.skew(),
-        failure: context.failures.pending(key, machine, now),
+        failure: memory.failures.pending(key, machine, now),
     };
     (observed, hands)
 }
@@ -256,7 +258,7 @@ fn access(
 
 /// The VM of the Machine's name, its disks, and what is known of the cluster.
 async fn look(
-    context: &Context,
+    (context, memory): (&Context, &Memory),
     machine: &StoredMachine,
     open: &dyn Place,
     hands: &mut Hands,
@@ -299,13 +301,21 @@ async fn look(
         machine,
         settle: context.settings.look_every.mul_f64(1.3),
     };
-    let (brake, released) = context.brakes.ask(question, now);
+    let (brake, released) = memory.brakes.ask(question, now);
     if released {
         for other in context.infra.users(infra) {
-            context.queue.add(other);
+            context.queues.machines.add(other);
         }
     }
-    let contested = contested::find(context, machine, open, &addresses, &guest.proven_addresses).await;
+    let contested = contested::find(
+        context,
+        &memory.reserved,
+        machine,
+        open,
+        &addresses,
+        &guest.proven_addresses,
+    )
+    .await;
     Ok(Open {
         infrastructure,
         unwatched: sight.unwatched,
@@ -313,7 +323,7 @@ async fn look(
         may_label: vm
             .as_ref()
             .and_then(|vm| vm.metadata.uid.as_deref())
-            .is_none_or(|uid| context.failures.may_label(uid, now)),
+            .is_none_or(|uid| memory.failures.may_label(uid, now)),
         labelled_machine_exists: owner
             .is_some_and(|owner| !context.stores.machines.by_index(owner).is_empty()),
         recorded_by: vm
@@ -337,13 +347,13 @@ async fn look(
 }
 
 /// The pending requests for the serving certificate of the Machine's node.
-fn asked(context: &Context, machine: &StoredMachine) -> Vec<Asked> {
+fn asked(context: &Context, memory: &Memory, machine: &StoredMachine) -> Vec<Asked> {
     if !context.settings.approves_serving {
         return Vec::new();
     }
     let pending = context.stores.serving_requests(machine.name()).into_iter();
     let asked = pending.map(|request| Asked {
-        told: context.told.of(request.uid()),
+        told: memory.told.of(request.uid()),
         request,
     });
     asked.collect()

@@ -10,7 +10,6 @@ use machinist_infra::clock::Skew;
 use machinist_infra::provider::Instance;
 pub use machinist_infra::provider::{Disk, Eviction, NotWatched, State as VmState, Unwatched};
 
-use super::conditions::ProgressInterval;
 use super::contests::Waits;
 use super::creations::Creation;
 use super::drain::Seen;
@@ -18,40 +17,12 @@ use super::drain::turns::Turn;
 use super::evacuation::Room;
 use super::record::{CredentialSource, FailureDomain, Infrastructure};
 use super::starts::Start;
-use crate::bootstrap::Mode;
 use crate::bootstrap::token::TokenView;
 use crate::cache::{Node, StoredMachine};
-use crate::csr::ClientApprover;
+pub use crate::config::Settings;
 use crate::csr::request::StoredRequest;
 use crate::csr::serving::Contested;
 use crate::runtime::recreation::Recreation;
-
-/// What holds for all Machines.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// Only Machines with this controller label are handled.
-    pub name: String,
-    /// How long a Machine may take to join; `None` for ever.
-    pub join_timeout: Option<Duration>,
-    /// An external cloud controller manager gives Nodes their providerID.
-    pub external_cloud_provider: bool,
-    /// UID of the user cluster's kube-system namespace.
-    pub cluster_uid: String,
-    /// How often a Machine is looked at whose credential may not watch.
-    pub look_every: Duration,
-    /// How long a VM may take to run; `None` for ever. A Machine's annotation may say otherwise.
-    pub provisioning_timeout: Option<Duration>,
-    /// Whether requests for serving certificates are approved.
-    pub approves_serving: bool,
-    /// Which process approves first client certificates.
-    pub client_approver: ClientApprover,
-    /// Where user data comes from, unless a Machine says otherwise.
-    pub bootstrap: Mode,
-    /// How long after its deletion was asked for a Machine waits for pods and volumes; `None` for ever.
-    pub skip_eviction_after: Option<Duration>,
-    /// How soon progress alone is written.
-    pub progress: ProgressInterval,
-}
 
 /// Everything known of one Machine.
 #[derive(Debug, Clone)]

@@ -1,322 +1,393 @@
-//! One pass over one Machine: observe, decide, act; and the workers that do it.
+//! The reconciler of Machines.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::FutureExt as _;
 use jiff::Timestamp;
+use machinist_infra::lane::{Lane, Turn};
+use machinist_infra::provider::InfraEvent;
 use machinist_infra::store::Key;
-use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use super::act::{StepError, act};
+use super::confirm;
+use super::decide::decide;
+use super::memory::Memory;
+use super::observe::{Hands, observe, place};
+use super::observed::{Concern, Observed};
+use super::plan::{Plan, Step};
+use super::starts::{Pool, Start};
 use crate::cache::{Remnant, StoredMachine, owner};
 use crate::context::Context;
-use crate::machine::act::{Outcome, act};
-use crate::machine::confirm;
-use crate::machine::decide::decide;
-use crate::machine::observe::{Hands, observe, place};
-use crate::machine::observed::{Concern, Observed};
-use crate::machine::plan::{Event, Plan};
-use crate::machine::starts::{Pool, Start};
 use crate::runtime::backoff::Cause;
-use crate::telemetry::span::measured;
+use crate::runtime::kernel::{self, Reconciler, Requeue};
+use crate::runtime::queue::Queue;
+use crate::runtime::write::Stop;
+use crate::telemetry::events::Event;
+use crate::telemetry::metrics::Counts;
 
-/// Works on Machines until the queue is closed. Each waits in its infra cluster's own lane: a cluster that is slow or gone
-/// holds back its own Machines only. Nothing is done before it is known which Machines there are: a store that lags behind
-/// may show one that is gone, and its VM would be made for nobody.
-pub async fn work(context: Arc<Context>) {
-    tokio::select! {
-        () = context.caught_up.machines(&context.client, &context.stores) => {}
-        () = context.queue.closed() => return,
-    }
-    context.stores.lost.lead();
-    resume(&context);
-    for machine in context.stores.machines.all() {
-        note_start(&context, &machine);
-    }
-    let mut passes = JoinSet::new();
-    loop {
-        let key = tokio::select! {
-            key = context.queue.next() => key,
-            Some(_) = passes.join_next() => continue,
-        };
-        let Some(key) = key else { break };
-        let working = Working {
-            context: Arc::clone(&context),
-            key,
-        };
-        passes.spawn(in_lane(working));
-    }
-    while passes.join_next().await.is_some() {}
-}
+/// How often a Machine is reconciled that is gone, while something of its is not, should nothing tell.
+const LOST: Duration = Duration::from_secs(1);
 
-/// Finishes the deletions of Machines that are gone, because their finalizers were removed by force while no controller saw it.
-fn resume(context: &Context) {
-    let machines = &context.stores.machines;
-    for node in context.stores.nodes.all() {
-        let Some(machine) = Remnant::machine(&node) else {
-            continue;
-        };
-        if machines.has_index(machine.uid()) || machines.has_index(machine.name()) {
-            continue;
-        }
-        let key = Key::of(&machine);
-        tracing::warn!(machine = %key, uid = machine.uid(), "it is gone, and its Node was being drained; the deletion goes on");
-        context.stores.lost.resume(machine, context.now());
-        context.queue.add(key);
-    }
-}
-
-/// An Event about a Machine that was let go: on its MachineSet; without one, on its namespace.
-async fn tell_of_let_go(context: &Context, key: &Key) {
-    let Some(machine) = context.stores.lost.take_let_go(key) else {
-        return;
-    };
-    if machine.is_ignored(&context.settings.name) || !context.may_write() {
-        return;
-    }
-    let place = machine.record.as_ref().map(|record| &record.infrastructure);
-    let (namespace, server) = place.map_or(("", ""), |place| (&place.namespace, &place.server));
-    let name = machine.name();
-    let event = Event {
-        warning: true,
-        reason: "VMLetGo",
-        message: format!(
-            "the Machine {key} was deleted after its finalizers were removed: the VM {name} in namespace {namespace} of {server} \
-             and the Node {name} stay. `kubectl machinist orphans` lists them"
-        ),
-    };
-    let published = match owner::controller(&machine.metadata) {
-        Some(set) => context.events.publish_about(set, &key.namespace, &event).await,
-        None => {
-            context
-                .events
-                .publish_about_namespace(&key.namespace, &event)
-                .await
-        }
-    };
-    if let Err(error) = published {
-        tracing::warn!(machine = %key, %error, "cannot record that it was let go: {}", event.message);
-    }
-}
-
-/// A Machine that is being worked on, until this is dropped.
-struct Working {
+/// Makes Machines into Nodes, and takes them down again.
+pub struct MachineReconciler {
     context: Arc<Context>,
-    key: Key,
+    memory: Memory,
+    /// The concurrency limit of Machines whose infra cluster is not known.
+    default_lane: Arc<Lane>,
 }
 
-impl Drop for Working {
-    fn drop(&mut self) {
-        self.context.queue.done(&self.key);
+/// What is known of one Machine.
+pub struct Snapshot {
+    observed: Observed,
+    hands: Hands,
+    /// Whether it is gone while something of its is not.
+    is_lost: bool,
+    /// Since when it has not been answered to what happened to its VM.
+    unseen: Option<std::time::Instant>,
+}
+
+impl kernel::Plan for Plan {
+    fn verbs(&self) -> Vec<&'static str> {
+        self.steps.iter().map(Step::verb).collect()
+    }
+
+    fn requeue_after(&self) -> Option<Duration> {
+        self.again
     }
 }
 
-async fn in_lane(working: Working) {
-    let Working { context, key } = &working;
-    let lane = context.infra.lane(key).unwrap_or_else(|| {
-        if let Some(machine) = context.stores.machines.get(key) {
-            place(context, key, &machine);
+impl Reconciler for MachineReconciler {
+    const NAME: &'static str = "machine";
+    /// Each waits for the limit of its infra cluster.
+    const AT_ONCE: usize = usize::MAX;
+    const REMEMBERS_FAILURES: bool = true;
+
+    type Snapshot = Snapshot;
+    type Plan = Plan;
+
+    fn context(&self) -> &Context {
+        &self.context
+    }
+
+    fn queue(&self) -> &Arc<Queue<Key>> {
+        &self.context.queues.machines
+    }
+
+    /// A store that lags behind may show a Machine that is gone, and its VM would be made for nobody.
+    async fn begin(&self) {
+        let Context { client, stores, .. } = self.context.as_ref();
+        self.context.caught_up.machines(client, stores).await;
+        stores.lost.lead();
+        self.resume();
+        for machine in stores.machines.all() {
+            self.note_start(&machine);
+            self.queue().add(Key::of(machine.as_ref()));
         }
-        let antechamber = || Arc::clone(&context.antechamber);
-        context.infra.lane(key).unwrap_or_else(antechamber)
-    });
-    let pool = context
-        .stores
-        .machines
-        .get(key)
-        .map(|machine| Pool::of(&machine).set);
-    let _turn = lane
-        .turn(&key.namespace, pool.as_deref().unwrap_or_default())
-        .await;
-    if context.queue.is_closed() {
-        return;
+        for machine in stores.lost.keys() {
+            self.queue().add(machine);
+        }
     }
-    // On the heap only while it runs: thousands may be waiting for their lane.
-    let pass = Box::pin(pass(context, key)).map(Some);
-    measured(&context.metrics, "machine", key, pass).await;
+
+    /// An infra cluster that is slow or gone holds back its own Machines only.
+    async fn turn(&self, key: &Key) -> Option<Turn> {
+        let context = &self.context;
+        let machine = context.stores.machines.get(key);
+        let lane = context.infra.lane(key).unwrap_or_else(|| {
+            if let Some(machine) = &machine {
+                place(context, key, machine);
+            }
+            let default = || Arc::clone(&self.default_lane);
+            context.infra.lane(key).unwrap_or_else(default)
+        });
+        let pool = machine.map(|machine| Pool::of(&machine).set);
+        Some(
+            lane.turn(&key.namespace, pool.as_deref().unwrap_or_default())
+                .await,
+        )
+    }
+
+    async fn snapshot(&self, key: &Key, now: Timestamp) -> Option<Snapshot> {
+        let (stores, memory) = (&self.context.stores, &self.memory);
+        let mut lost = stores.lost.get(key);
+        if lost
+            .as_ref()
+            .is_some_and(|machine| machine.is_ignored(&self.context.settings.name))
+        {
+            stores.lost.forget(key);
+            lost = None;
+        }
+        let is_lost = lost.is_some();
+        let machine = lost.or_else(|| stores.machines.get(key))?;
+        memory.failures.creations.begin(Instant::now());
+        memory.times.note(key, Some(&machine), now, &self.context.metrics);
+        // What happens from here on is for the next reconcile to answer.
+        let unseen = memory.times.unseen(key);
+        let (observed, hands) = observe(&self.context, memory, key, &machine, now).await;
+        Some(Snapshot {
+            observed,
+            hands,
+            is_lost,
+            unseen,
+        })
+    }
+
+    fn decide(&self, snapshot: &Snapshot, now: Timestamp) -> Plan {
+        decide(&snapshot.observed, now)
+    }
+
+    async fn apply(
+        &self,
+        key: &Key,
+        mut snapshot: Snapshot,
+        plan: Plan,
+        now: Timestamp,
+    ) -> Result<Requeue, Stop<String>> {
+        self.report_let_go(key).await;
+        let plan = self.started(&mut snapshot, plan, now);
+        let again = plan.again.into_iter().chain(snapshot.hands.look_again).min();
+        let (writes, makes_vm) = (plan.changes_something(), plan.makes_vm());
+        let Snapshot {
+            observed,
+            hands,
+            is_lost,
+            unseen,
+        } = &snapshot;
+        let machine = &observed.machine;
+        let mut refused = false;
+        let result = match self.confirmed(&snapshot, &plan, now).await {
+            Ok(()) => {
+                let result = act(&self.context, &self.memory, machine, hands, plan).await;
+                refused = is_refused(&result);
+                result.map_err(|stop| stop.map(|error| self.failed(&snapshot, &error, now)))
+            }
+            Err(stop) => Err(stop),
+        };
+        // What was written is in the stores already.
+        let after = self.context.stores.machines.get(key);
+        if let Some(after) = &after {
+            let record = after.record.as_ref();
+            if record.is_some_and(|record| record.node_uid.is_some()) {
+                self.memory.recreations.end(key);
+            }
+            self.note_start(after);
+        }
+        if makes_vm && refused {
+            // There is no VM, and none will come.
+            self.enqueue(self.memory.starts.forget(key));
+        }
+        match (unseen, after) {
+            (Some(since), Some(after)) if result.is_ok() => {
+                let times = &self.memory.times;
+                times.answered(machine, &after, since.elapsed(), &self.context.metrics);
+            }
+            (Some(since), _) if result.is_err() => self.memory.times.still_unseen(key, *since),
+            _ => {}
+        }
+        result?;
+        let has_failed = observed.failure.is_some();
+        if !has_failed {
+            self.memory.failures.clear(key);
+        }
+        Ok(if *is_lost {
+            Requeue::After(again.map_or(LOST, |again| again.min(LOST)))
+        } else {
+            Requeue::after(writes && !has_failed, again)
+        })
+    }
+
+    async fn forget(&self, key: &Key) {
+        self.report_let_go(key).await;
+        let context = &self.context;
+        context.references.keep(key, &HashSet::default());
+        self.memory.times.note(key, None, context.now(), &context.metrics);
+        context.infra.release(key);
+        self.enqueue(self.memory.forget(key));
+    }
+}
+
+impl MachineReconciler {
+    /// `worker_count` Machines are worked on at once whose infra cluster is not known.
+    pub fn new(context: Arc<Context>, memory: Memory, worker_count: usize) -> Self {
+        Self {
+            context,
+            memory,
+            default_lane: Lane::new(worker_count),
+        }
+    }
+
+    /// Something that the Machine waits for has changed: what failed is tried again soon.
+    pub fn retry(&self, key: Key) {
+        self.memory.failures.release(&key);
+        self.queue().add(key);
+    }
+
+    /// Something has changed on an infra cluster.
+    pub fn on_infra_event(&self, event: InfraEvent) {
+        match event {
+            InfraEvent::Vm { name } => {
+                for machine in self.context.stores.machines.by_index(&name) {
+                    // Whoever does not lead has no reconciles that would see it.
+                    if self.context.may_write() {
+                        self.memory.times.heard(&machine, std::time::Instant::now());
+                    }
+                    self.queue().add(Key::of(machine.as_ref()));
+                }
+                self.enqueue(self.context.stores.lost.named(&name));
+            }
+            InfraEvent::State { machines } => {
+                for machine in machines {
+                    self.retry(machine);
+                }
+            }
+        }
+    }
+
+    /// Watches all disruption budgets.
+    pub fn watch_budgets(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.memory.drains.watch_budgets()
+    }
+
+    /// Reads the cluster's own addresses, so that no request for a serving certificate waits for them.
+    pub async fn read_own_addresses(&self) {
+        let Context { access, client, .. } = self.context.as_ref();
+        self.memory.reserved.read_ahead(client, access).await;
+    }
+
+    /// Pods that are not evicted because a disruption budget forbids it.
+    pub fn blocked_evictions(&self) -> usize {
+        self.memory.drains.blocked(self.context.now())
+    }
+
+    /// Machines that start, and those that wait for their turn to.
+    pub fn count_starts(&self) -> Counts {
+        self.memory.starts.count()
+    }
+
+    /// The infra clusters by their state.
+    pub fn count_infra(&self) -> Counts {
+        let infra = &self.context.infra;
+        let (used, unreachable) = infra.count();
+        let is_used = |cluster: &_| !infra.users(cluster).is_empty();
+        vec![
+            ("used", used),
+            ("unreachable", unreachable),
+            ("braked", self.memory.brakes.engaged(is_used)),
+        ]
+    }
+
+    /// Finishes the deletions of Machines that are gone, because their finalizers were removed by force while no controller
+    /// saw it.
+    fn resume(&self) {
+        let stores = &self.context.stores;
+        for node in stores.nodes.all() {
+            let Some(machine) = Remnant::machine(&node) else {
+                continue;
+            };
+            if stores.machines.has_index(machine.uid()) || stores.machines.has_index(machine.name()) {
+                continue;
+            }
+            let key = Key::of(&machine);
+            tracing::warn!(machine = %key, uid = machine.uid(), "it is gone, and its Node was being drained; the deletion goes on");
+            stores.lost.resume(machine, self.context.now());
+        }
+    }
+
+    /// An Event about a Machine that was let go: on its MachineSet; without one, on its namespace.
+    async fn report_let_go(&self, key: &Key) {
+        let context = &self.context;
+        let Some(machine) = context.stores.lost.take_let_go(key) else {
+            return;
+        };
+        if machine.is_ignored(&context.settings.name) || !context.may_write() {
+            return;
+        }
+        let place = machine.record.as_ref().map(|record| &record.infrastructure);
+        let (namespace, server) = place.map_or(("", ""), |place| (&place.namespace, &place.server));
+        let name = machine.name();
+        let event = Event {
+            warning: true,
+            reason: "VMLetGo",
+            message: format!(
+                "the Machine {key} was deleted after its finalizers were removed: the VM {name} in namespace {namespace} of {server} \
+                 and the Node {name} stay. `kubectl machinist orphans` lists them"
+            ),
+        };
+        let (events, namespace) = (&context.events, &key.namespace);
+        match owner::controller(&machine.metadata) {
+            Some(set) => events.publish_about(set, namespace, &event).await,
+            None => events.publish_about_namespace(namespace, &event).await,
+        }
+    }
+
+    /// What the Machine's status says of its start.
+    fn note_start(&self, machine: &StoredMachine) {
+        let seen = machine.record.as_ref().and_then(|record| record.vm_seen);
+        let age = seen.and_then(|seen| Duration::try_from(self.context.now().duration_since(seen)).ok());
+        let starts = &self.memory.starts;
+        self.enqueue(starts.note(machine, age.unwrap_or_default(), Instant::now()));
+    }
+
+    fn enqueue(&self, machines: Vec<Key>) {
+        for machine in machines {
+            self.queue().add(machine);
+        }
+    }
+
+    /// The plan, or another if it makes a VM and the Machine may not start yet.
+    fn started(&self, snapshot: &mut Snapshot, plan: Plan, now: Timestamp) -> Plan {
+        let Some(open) = snapshot.hands.open.as_ref().filter(|_| plan.makes_vm()) else {
+            return plan;
+        };
+        let starts = &self.memory.starts;
+        let (start, next) = starts.begin(&snapshot.observed.machine, open.key(), Instant::now());
+        self.enqueue(next);
+        if start == Start::Free {
+            return plan;
+        }
+        snapshot.observed.start = start;
+        decide(&snapshot.observed, now)
+    }
+
+    /// Whether all that ends by the plan is as it was observed.
+    async fn confirmed(&self, snapshot: &Snapshot, plan: &Plan, now: Timestamp) -> Result<(), Stop<String>> {
+        let Snapshot { observed, hands, .. } = snapshot;
+        if !confirm::ends_something(&observed.machine, plan) {
+            return Ok(());
+        }
+        match confirm::is_as_observed(&self.context, observed, hands, plan).await {
+            Ok(true) => Ok(()),
+            // It is in the stores now.
+            Ok(false) => Err(Stop::Stale),
+            Err(error) => {
+                let message = format!("cannot read what was not seen, so nothing ends for it: {error}");
+                let cause = (Concern::Infrastructure, Cause::of(&error));
+                let failures = &self.memory.failures;
+                failures.add(&observed.machine, cause, message.clone(), now);
+                Err(Stop::Failed(message))
+            }
+        }
+    }
+
+    /// Remembers a write that failed; how, for a person.
+    fn failed(&self, snapshot: &Snapshot, failed: &StepError, now: Timestamp) -> String {
+        if failed.error.code() == Some(401)
+            && let Some(open) = &snapshot.hands.open
+        {
+            open.doubt();
+        }
+        let cause = (failed.concerns, failed.cause);
+        let failures = &self.memory.failures;
+        failures.add(&snapshot.observed.machine, cause, failed.to_string(), now);
+        failed.to_string()
+    }
 }
 
 /// Whether the plan ended with a refusal: what was asked for will not come.
-fn is_refused(outcome: &Outcome) -> bool {
-    let Outcome::Failed(failed) = outcome else {
+fn is_refused(result: &Result<(), Stop<StepError>>) -> bool {
+    let Err(Stop::Failed(failed)) = result else {
         return false;
     };
     failed.error.code().is_some_and(|code| (400..500).contains(&code))
-}
-
-/// What the Machine's status says of its start.
-fn note_start(context: &Context, machine: &StoredMachine) {
-    let seen = machine.record.as_ref().and_then(|record| record.vm_seen);
-    let age = seen.and_then(|seen| Duration::try_from(context.now().duration_since(seen)).ok());
-    let next = (context.starts).note(machine, age.unwrap_or_default(), Instant::now());
-    start_others(context, next);
-}
-
-/// Their turn to start has come.
-fn start_others(context: &Context, next: Vec<Key>) {
-    for machine in next {
-        context.queue.add(machine);
-    }
-}
-
-/// After a write that met somebody else's, the watch tells; should it be silent, look again.
-const STALE: Duration = Duration::from_secs(1);
-
-/// How often a Machine is looked at that is gone, while something of its is not, should nothing tell.
-const LOST: Duration = Duration::from_secs(1);
-
-/// One pass; whether every write succeeded.
-async fn pass(context: &Context, key: &Key) -> bool {
-    tell_of_let_go(context, key).await;
-    let lost = context.stores.lost.get(key);
-    let is_lost = lost.is_some();
-    let Some(machine) = lost.or_else(|| context.stores.machines.get(key)) else {
-        forget(context, key);
-        return true;
-    };
-    if !context.may_write() {
-        return true;
-    }
-    context.failures.creations.begin(Instant::now());
-    if is_lost && machine.is_ignored(&context.settings.name) {
-        context.stores.lost.forget(key);
-        context.queue.add(key.clone());
-        return true;
-    }
-    let now = context.now();
-    context.times.note(key, Some(&machine), now, &context.metrics);
-    let unseen = context.times.unseen(key);
-    let (mut observed, hands) = observe(context, key, &machine, now).await;
-    let plan = match decided(context, key, &mut observed, &hands, now).await {
-        Ok(plan) => plan,
-        Err(is_well) => {
-            if let Some(since) = unseen {
-                context.times.still_unseen(key, since);
-            }
-            return is_well;
-        }
-    };
-    let again = plan.again.into_iter().chain(hands.look_again).min();
-    let (writes, makes_vm) = (plan.changes_something(), plan.makes_vm());
-    let outcome = act(context, &machine, &hands, plan).await;
-    if let Some(after) = context.stores.machines.get(key) {
-        if after
-            .record
-            .as_ref()
-            .is_some_and(|record| record.node_uid.is_some())
-        {
-            context.recreations.end(key);
-        }
-        note_start(context, &after);
-    }
-    if makes_vm && is_refused(&outcome) {
-        // There is no VM, and none will come.
-        start_others(context, context.starts.forget(key));
-    }
-    if let Some(since) = unseen {
-        if matches!(outcome, Outcome::Done) {
-            // What was written is in the stores already.
-            if let Some(after) = context.stores.machines.get(key) {
-                let took = since.elapsed();
-                context.times.answered(&machine, &after, took, &context.metrics);
-            }
-        } else {
-            context.times.still_unseen(key, since);
-        }
-    }
-    match outcome {
-        Outcome::Done => {
-            if observed.failure.is_none() {
-                context.failures.clear(key);
-            }
-            if let Some(delay) = again {
-                context.queue.add_after(key.clone(), delay);
-            }
-            // The next step is decided from what was written, without waiting for the watch.
-            if is_lost {
-                context.queue.add_after(key.clone(), LOST);
-            } else if writes && observed.failure.is_none() {
-                context.queue.add(key.clone());
-            }
-            true
-        }
-        Outcome::Stale => {
-            context.queue.add_after(key.clone(), STALE);
-            true
-        }
-        Outcome::Failed(error) => {
-            tracing::warn!(machine = %key, %error, "a write failed");
-            if error.error.code() == Some(401)
-                && let Some(open) = &hands.open
-            {
-                open.doubt();
-            }
-            context
-                .failures
-                .add(&machine, (error.concerns, error.cause), error.to_string(), now);
-            context.queue.add(key.clone());
-            false
-        }
-        Outcome::NotLeader => true,
-    }
-}
-
-/// What to do for the Machine, if it may start and all that ends for it is as it was observed; else the pass is over, and this is
-/// its result.
-async fn decided(
-    context: &Context,
-    key: &Key,
-    observed: &mut Observed,
-    hands: &Hands,
-    now: Timestamp,
-) -> Result<Plan, bool> {
-    let mut plan = decide(observed, now);
-    if plan.makes_vm()
-        && let Some(open) = &hands.open
-    {
-        let (start, next) = (context.starts).begin(&observed.machine, open.key(), Instant::now());
-        start_others(context, next);
-        if start != Start::Free {
-            observed.start = start;
-            plan = decide(observed, now);
-        }
-    }
-    tracing::debug!(machine = %key, steps = ?plan.steps, again = ?plan.again, "decided");
-    if !confirm::ends_something(&observed.machine, &plan) {
-        return Ok(plan);
-    }
-    match confirm::is_as_observed(context, observed, hands, &plan).await {
-        Ok(true) => Ok(plan),
-        // It is in the stores now.
-        Ok(false) => {
-            context.queue.add_after(key.clone(), STALE);
-            Err(true)
-        }
-        Err(error) => {
-            tracing::warn!(machine = %key, %error, "cannot read what was not seen; nothing ends for it");
-            let message = format!("cannot read what was not seen, so nothing ends for it: {error}");
-            let cause = (Concern::Infrastructure, Cause::of(&error));
-            context.failures.add(&observed.machine, cause, message, now);
-            context.queue.add(key.clone());
-            Err(false)
-        }
-    }
-}
-
-/// Forgets a Machine of which nothing is left.
-fn forget(context: &Context, key: &Key) {
-    context
-        .references
-        .keep(key, &std::collections::HashSet::default());
-    context.times.note(key, None, context.now(), &context.metrics);
-    let _gone = context.times.unseen(key);
-    context.failures.clear(key);
-    context.failures.creations.forget(key);
-    context.recreations.end(key);
-    context.turns.forget(key);
-    context.surges.forget(key);
-    start_others(context, context.starts.forget(key));
-    context.infra.release(key);
-    context.drains.close(key);
 }

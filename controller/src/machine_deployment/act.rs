@@ -14,7 +14,7 @@ use machinist_shared::names::{API_VERSION, CONTROLLER, annotation, finalizer};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::memory::Failed;
+use super::memory::{Failed, Memories};
 use super::observe;
 use super::observed::Likeness;
 use super::plan::{NewSet, Plan, Step};
@@ -22,61 +22,34 @@ use crate::cache::{StoredMachineDeployment, StoredMachineSet, Stores};
 use crate::context::Context;
 use crate::machine::act::patch_params;
 use crate::runtime::backoff::Cause;
+use crate::runtime::write::{self, Stop, WriteError, is_taken};
 
-/// How carrying out a plan ended.
+/// What went wrong.
 #[derive(Debug)]
-pub(super) enum Outcome {
-    /// Every write succeeded.
-    Done,
-    /// Something had changed meanwhile: decide again when it shows.
-    Stale,
+pub(super) enum Failure {
     /// The rollback was refused, and would be again: what the answer was.
-    RollbackRefused(StepError),
+    RollbackRefused(String),
     /// A write failed.
-    Failed(StepError),
-    /// This process may not write any more.
-    NotLeader,
+    Write(Failed),
     /// A new set is not as it was sent: how.
     Rejected(String),
-}
-
-/// A write that failed.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot {verb}: {error}")]
-pub(super) struct StepError {
-    /// Whether the status was to be written.
-    of_status: bool,
-    /// What was tried.
-    verb: &'static str,
-    /// What the answer was.
-    error: RemoteError,
-}
-
-impl StepError {
-    /// As it is remembered.
-    pub(super) fn failed(&self) -> Failed {
-        Failed {
-            message: self.to_string(),
-            cause: Cause::of(&self.error),
-            of_status: self.of_status,
-        }
-    }
 }
 
 /// Carries out `plan`, which was decided from `deployment` and `sets`.
 pub(super) async fn act(
     context: &Context,
+    memories: &Memories,
     key: &Key,
-    deployment: &StoredMachineDeployment,
-    sets: &[Arc<StoredMachineSet>],
+    (deployment, sets): (&StoredMachineDeployment, &[Arc<StoredMachineSet>]),
     plan: Plan,
-) -> Outcome {
+) -> Result<(), Stop<Failure>> {
     let version = |set: &Arc<StoredMachineSet>| {
         let version = set.metadata.resource_version.clone().unwrap_or_default();
         (set.uid().to_owned(), version)
     };
     let mut run = Run {
         context,
+        memories,
         key,
         deployment,
         resource_version: deployment.metadata.resource_version.clone().unwrap_or_default(),
@@ -84,52 +57,46 @@ pub(super) async fn act(
         rejected: None,
     };
     for step in plan.steps {
-        if !context.may_write() {
-            return Outcome::NotLeader;
-        }
         let verb = step.verb();
-        let result = run.step(&step).await;
-        let label = if result.is_ok() { "ok" } else { "error" };
-        context.metrics.writes.with_label_values(&[verb, label]).inc();
-        match result {
-            Ok(()) => {
-                let (uid, object) = (deployment.uid(), step.object());
-                tracing::info!(deployment = %key, uid, object, why = plan.why, "{verb}");
-                if let Some(how) = run.rejected.take() {
-                    return Outcome::Rejected(how);
-                }
-            }
-            Err(_) if !context.may_write() => return Outcome::NotLeader,
-            // An Event is for people; a failed one stops nothing.
-            Err(error) if matches!(step, Step::Event(_)) => {
-                tracing::warn!(deployment = %key, error = %RemoteError::from(&error), "cannot record an Event");
-            }
-            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => return Outcome::Stale,
-            Err(error) => {
-                let refused = matches!(step, Step::RollBack(_)) && is_refusal(&error);
-                let error = StepError {
-                    of_status: matches!(step, Step::PatchStatus(_)),
-                    verb,
-                    error: RemoteError::from(&error),
-                };
-                return if refused {
-                    Outcome::RollbackRefused(error)
-                } else {
-                    Outcome::Failed(error)
-                };
-            }
+        if let Step::Event(event) = &step {
+            context.events.publish(deployment, event).await;
+            continue;
+        }
+        write::write(context, verb, run.step(&step))
+            .await
+            .map_err(|stop| failed(&step, stop))?;
+        let (uid, object) = (deployment.uid(), step.object());
+        tracing::info!(deployment = %key, uid, object, why = plan.why, "{verb}");
+        if let Some(how) = run.rejected.take() {
+            return Err(Stop::Failed(Failure::Rejected(how)));
         }
     }
-    Outcome::Done
+    Ok(())
 }
 
-/// Whether the same write would be answered the same again.
-fn is_refusal(error: &kube::Error) -> bool {
-    matches!(error, kube::Error::Api(status) if matches!(status.code, 400..=499) && !matches!(status.code, 401 | 408 | 429))
+fn failed(step: &Step, stop: Stop<kube::Error>) -> Stop<Failure> {
+    match stop {
+        // The watch shows whose the set of that name is.
+        Stop::Failed(error) if is_taken(&error) => Stop::Stale,
+        stop => stop.map(|error| {
+            let error = RemoteError::from(&error);
+            let (verb, cause) = (step.verb(), Cause::of(&error));
+            let message = WriteError { verb, error }.to_string();
+            if matches!(step, Step::RollBack(_)) && cause == Cause::Object {
+                return Failure::RollbackRefused(message);
+            }
+            Failure::Write(Failed {
+                of_status: matches!(step, Step::PatchStatus(_)),
+                message,
+                cause,
+            })
+        }),
+    }
 }
 
 struct Run<'a> {
     context: &'a Context,
+    memories: &'a Memories,
     key: &'a Key,
     deployment: &'a StoredMachineDeployment,
     /// The deployment's, after our last patch of it.
@@ -160,7 +127,7 @@ impl Run<'_> {
                 self.patch_set(name, uid, &json_patch_of(&patch)?).await
             }
             Step::DeleteSet { name, uid } => self.delete(name, uid).await,
-            Step::Event(event) => self.context.events.publish(self.deployment, event).await,
+            Step::Event(_) => Ok(()),
         }
     }
 
@@ -196,9 +163,7 @@ impl Run<'_> {
         let written = api
             .patch_status(self.deployment.name(), &patch_params(), &Patch::Merge(&patch))
             .await?;
-        self.context
-            .deployment_memories
-            .told(self.key, self.context.now());
+        self.memories.told(self.key, self.context.now());
         self.taken_in(written);
         Ok(())
     }
@@ -213,7 +178,7 @@ impl Run<'_> {
         let url = StoredMachineSet::url_path(&(), Some(self.deployment.namespace()));
         let request = Request::new(url).create(&params, body);
         let request = request.map_err(kube::Error::BuildRequest)?;
-        let memories = &self.context.deployment_memories;
+        let memories = self.memories;
         memories.begin(self.key, &set.name, Instant::now());
         let answer = self.context.client.request::<StoredMachineSet>(request).await;
         let written = answer.inspect_err(|error| {

@@ -11,8 +11,8 @@ pub mod memory;
 mod observe;
 pub mod observed;
 pub mod plan;
+mod reconcile;
 #[cfg(test)]
 mod take_over;
-mod work;
 
-pub use work::work;
+pub use reconcile::MachineDeploymentReconciler;

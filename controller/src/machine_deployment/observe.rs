@@ -10,8 +10,9 @@ use machinist_shared::template;
 use tokio::time::Instant;
 
 use super::decide::likeness_of;
+use super::memory::Memories;
 use super::observed::{Deployment, Likeness, Machines, Observed, Set, Status, Strategy, Trouble};
-use crate::autoscaler::{self, Group};
+use crate::autoscaler::{Group, NodeGroups};
 use crate::cache::{StoredMachine, StoredMachineDeployment, StoredMachineSet, Stores, overlap, owner};
 use crate::context::Context;
 use crate::machine::evacuation;
@@ -20,7 +21,9 @@ use crate::runtime::creation_limit::Fate;
 
 /// Everything known of the deployment, and the sets that it was taken from.
 pub(super) fn observe(
-    context: &Arc<Context>,
+    context: &Context,
+    groups: &Arc<NodeGroups>,
+    memories: &Memories,
     key: &Key,
     stored: &StoredMachineDeployment,
     now: Timestamp,
@@ -28,7 +31,6 @@ pub(super) fn observe(
     let all = context.stores.machine_sets_in(stored.namespace());
     let names = all.iter().map(|set| set.name().to_owned()).collect();
     let deployment = deployment(stored);
-    let memories = &context.deployment_memories;
     let find = |name: &str| {
         context
             .stores
@@ -68,19 +70,15 @@ pub(super) fn observe(
     });
     let is_group = deployment.may_be_a_node_group() && !deployment.deleting;
     let object = is_group.then(|| deployment.as_node_group());
-    let looked = autoscaler::look(context, &Group::Deployment(key.clone()), object.as_ref());
+    let looked = groups.look(&Group::Deployment(key.clone()), object.as_ref());
     let observed = Observed {
         sets: sets.collect(),
         names,
         creations,
         rejected,
-        failure: context
-            .deployment_memories
-            .pending(key, || subject(stored, &ours), now),
-        rollback_refused: context
-            .deployment_memories
-            .rollback_refused(key, &deployment.annotations),
-        status_written: context.deployment_memories.status_written(key),
+        failure: memories.pending(key, || subject(stored, &ours), now),
+        rollback_refused: memories.rollback_refused(key, &deployment.annotations),
+        status_written: memories.status_written(key),
         overlaps: overlap::of_deployment(&context.stores, stored),
         instancetype: looked.spec,
         instancetype_again: looked.again,

@@ -12,69 +12,48 @@ use machinist_shared::autoscaler;
 use machinist_shared::names::{annotation, finalizer};
 use serde_json::{Value, json};
 
-use super::memory::Failed;
+use super::memory::{Failed, Memories};
 use super::new_machine;
 use super::plan::{Plan, Step};
 use crate::cache::{StoredMachine, StoredMachineSet};
 use crate::context::Context;
 use crate::machine::act::{patch_params, with_uid};
 use crate::runtime::backoff::Cause;
+use crate::runtime::write::{self, Stop, WriteError};
 
 mod create;
 
-/// How carrying out a plan ended.
+/// Why a write was not made, or not believed.
 #[derive(Debug)]
-pub(super) enum Outcome {
-    /// Every write succeeded.
-    Done,
-    /// Something had changed meanwhile: decide again when it shows.
-    Stale,
+pub(super) enum Refusal {
     /// A new Machine is not as it was sent: how.
     Rejected(String),
-    /// A write failed.
-    Failed(StepError),
-    /// This process may not write any more.
-    NotLeader,
-}
-
-/// A write that failed.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot {verb}: {error}")]
-pub(super) struct StepError {
-    /// How `status.errorReason` shows it.
-    pub reason: &'static str,
-    /// Whether the status was to be written.
-    pub of_status: bool,
-    /// What was tried.
-    verb: &'static str,
-    /// What the answer was.
-    error: RemoteError,
-}
-
-impl StepError {
-    /// As it is remembered.
-    pub(super) fn failed(&self) -> Failed {
-        Failed {
-            reason: self.reason,
-            message: self.to_string(),
-            cause: Cause::of(&self.error),
-            of_status: self.of_status,
-        }
-    }
-}
-
-/// Why a single write was not made, or not believed.
-enum Refused {
-    NotLeader,
-    Stale,
-    Rejected(String),
+    /// The API server says so.
     Error(kube::Error),
 }
 
+type Refused = Stop<Refusal>;
+
+/// What went wrong.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// A new Machine is not as it was sent: how.
+    Rejected(String),
+    /// A write failed.
+    Write(Failed),
+}
+
 /// Carries out `plan` for `set`.
-pub(super) async fn act(context: &Context, key: &Key, set: &Arc<StoredMachineSet>, plan: Plan) -> Outcome {
+pub(super) async fn act(
+    context: &Context,
+    memories: &Memories,
+    key: &Key,
+    set: &Arc<StoredMachineSet>,
+    plan: Plan,
+) -> Result<(), Stop<Failure>> {
     let mut run = Run {
         context,
+        memories,
         key,
         set,
         why: plan.why,
@@ -84,32 +63,30 @@ pub(super) async fn act(context: &Context, key: &Key, set: &Arc<StoredMachineSet
     for step in plan.steps {
         let (verb, reason, is_adoption) = (step.verb(), step.failure(), matches!(step, Step::Adopt(_)));
         let of_status = matches!(step, Step::Status(_));
-        match run.step(step).await {
-            Ok(()) => {}
-            Err(Refused::NotLeader) => return Outcome::NotLeader,
-            Err(Refused::Stale) => return Outcome::Stale,
-            Err(Refused::Rejected(how)) => return Outcome::Rejected(how),
-            Err(Refused::Error(error)) => {
+        let tell = |refusal| match refusal {
+            Refusal::Rejected(how) => Failure::Rejected(how),
+            Refusal::Error(error) => {
                 let error = RemoteError::from(&error);
-                let error = StepError {
+                Failure::Write(Failed {
                     reason,
+                    cause: Cause::of(&error),
+                    message: WriteError { verb, error }.to_string(),
                     of_status,
-                    verb,
-                    error,
-                };
-                // A Machine that cannot be taken keeps its place, and holds back no other.
-                if !is_adoption {
-                    return Outcome::Failed(error);
-                }
-                failed = Some(error);
+                })
             }
+        };
+        match run.step(step).await.map_err(|stop| stop.map(tell)) {
+            // A Machine that cannot be taken keeps its place, and holds back no other.
+            Err(Stop::Failed(failure @ Failure::Write(_))) if is_adoption => failed = Some(failure),
+            done => done?,
         }
     }
-    failed.map_or(Outcome::Done, Outcome::Failed)
+    failed.map_or(Ok(()), |failure| Err(Stop::Failed(failure)))
 }
 
 struct Run<'a> {
     context: &'a Context,
+    memories: &'a Memories,
     key: &'a Key,
     set: &'a Arc<StoredMachineSet>,
     why: String,
@@ -123,7 +100,7 @@ impl Run<'_> {
             Step::PatchSet(patch) => self.patch_set(patch).await,
             Step::Release(machines) => {
                 for machine in machines {
-                    self.context.set_memories.expect_loss(self.key, machine.uid());
+                    self.memories.expect_loss(self.key, machine.uid());
                 }
                 self.each(machines, |machine| self.own(machine, step.verb(), None))
                     .await
@@ -144,10 +121,7 @@ impl Run<'_> {
             }
             Step::Status(patch) => self.patch_status(patch).await,
             Step::Event(event) => {
-                // An Event is for people; a failed one stops nothing.
-                if let Err(error) = self.context.events.publish(self.set.as_ref(), event).await {
-                    tracing::warn!(set = %self.key, error = %RemoteError::from(&error), "cannot record an Event");
-                }
+                self.context.events.publish(self.set.as_ref(), event).await;
                 Ok(())
             }
         }
@@ -161,25 +135,11 @@ impl Run<'_> {
         write: impl Future<Output = Result<T, kube::Error>>,
     ) -> Result<T, Refused> {
         // Nobody closes it.
-        let _permit = self.context.set_memories.in_flight.acquire().await;
-        if !self.context.may_write() {
-            return Err(Refused::NotLeader);
-        }
-        let result = write.await;
-        let label = if result.is_ok() { "ok" } else { "error" };
-        self.context
-            .metrics
-            .writes
-            .with_label_values(&[verb, label])
-            .inc();
-        if result.is_ok() {
-            tracing::info!(set = %self.key, uid = self.set.uid(), object, why = self.why, "{verb}");
-        }
-        result.map_err(|error| match &error {
-            _ if !self.context.may_write() => Refused::NotLeader,
-            kube::Error::Api(status) if status.code == 404 || status.reason == "Conflict" => Refused::Stale,
-            _ => Refused::Error(error),
-        })
+        let _permit = self.memories.in_flight.acquire().await;
+        let written = write::write(self.context, verb, write).await;
+        let written = written.map_err(|stop| stop.map(Refusal::Error))?;
+        tracing::info!(set = %self.key, uid = self.set.uid(), object, why = self.why, "{verb}");
+        Ok(written)
     }
 
     /// Does the same with all of them at once; what matters most of the answers.
@@ -231,12 +191,12 @@ impl Run<'_> {
     /// whatever it takes back in between goes with it.
     async fn make_sure_that_it_lives(&self) -> Result<(), Refused> {
         let found = self.sets().list(&named(self.set.name())).await;
-        let found = found.map_err(Refused::Error)?.items.into_iter().next();
+        let found = found.map_err(failed)?.items.into_iter().next();
         let lives = found
             .as_ref()
             .is_some_and(|found| found.uid() == self.set.uid() && !found.is_deleting());
         self.context.stores.machine_sets.looked(self.key, found);
-        if lives { Ok(()) } else { Err(Refused::Stale) }
+        if lives { Ok(()) } else { Err(Stop::Stale) }
     }
 
     /// The cluster-autoscaler marks a Machine and then lowers the size: the size may be heard of first, and another Machine
@@ -251,7 +211,7 @@ impl Run<'_> {
             .machines()
             .list_metadata(&ListParams::default().labels(&selector))
             .await
-            .map_err(Refused::Error)?;
+            .map_err(failed)?;
         let is_known = |name: &str| {
             let machine = (self.context.stores.machines).get(&Key::new(self.set.namespace(), name));
             machine.is_none_or(|machine| machine.is_marked() || machine.is_deleting())
@@ -262,7 +222,7 @@ impl Run<'_> {
         });
         let mut unknown = marked.filter(|machine| !is_known(&machine.name_any()));
         if unknown.next().is_some() {
-            return Err(Refused::Stale);
+            return Err(Stop::Stale);
         }
         Ok(())
     }
@@ -309,7 +269,7 @@ impl Run<'_> {
                 .resource_version
                 .clone_from(&machine.metadata.resource_version);
         }
-        self.context.set_memories.expect_loss(self.key, machine.uid());
+        self.memories.expect_loss(self.key, machine.uid());
         let write = async {
             match api.delete(name, &params).await {
                 // What is gone need not be deleted.
@@ -319,7 +279,7 @@ impl Run<'_> {
             }
         };
         let left = self.write("delete the Machine", name, write).await?;
-        self.context.set_memories.refund(self.key, name);
+        self.memories.refund(self.key, name);
         match left {
             Some(left) if left.is_deleting() => self.context.stores.machines.written(left),
             _ => self
@@ -355,13 +315,17 @@ fn owners(machine: &StoredMachine, uid: &str, reference: Option<&Value>) -> Valu
     json!(owners)
 }
 
+fn failed(error: kube::Error) -> Refused {
+    Stop::Failed(Refusal::Error(error))
+}
+
 /// What matters most: a lost leadership, then a Machine that is not as it was sent, then a failure, then that something had changed.
 fn worst(results: Vec<Result<(), Refused>>) -> Result<(), Refused> {
     let weight = |refused: &Refused| match refused {
-        Refused::NotLeader => 4,
-        Refused::Rejected(_) => 3,
-        Refused::Error(_) => 2,
-        Refused::Stale => 1,
+        Stop::NotLeader => 4,
+        Stop::Failed(Refusal::Rejected(_)) => 3,
+        Stop::Failed(Refusal::Error(_)) => 2,
+        Stop::Stale => 1,
     };
     let refused = results.into_iter().filter_map(Result::err);
     refused.max_by_key(weight).map_or(Ok(()), Err)
@@ -393,19 +357,16 @@ mod tests {
 
     #[test]
     fn a_lost_leadership_outweighs_a_failure_and_that_a_change() {
-        let error = || Err(Refused::Error(kube::Error::TlsRequired));
+        let error = || Err(failed(kube::Error::TlsRequired));
         assert!(matches!(
-            worst(vec![Ok(()), error(), Err(Refused::Stale)]),
-            Err(Refused::Error(_))
+            worst(vec![Ok(()), error(), Err(Stop::Stale)]),
+            Err(Stop::Failed(Refusal::Error(_)))
         ));
         assert!(matches!(
-            worst(vec![Err(Refused::NotLeader), error()]),
-            Err(Refused::NotLeader)
+            worst(vec![Err(Stop::NotLeader), error()]),
+            Err(Stop::NotLeader)
         ));
-        assert!(matches!(
-            worst(vec![Ok(()), Err(Refused::Stale)]),
-            Err(Refused::Stale)
-        ));
+        assert!(matches!(worst(vec![Ok(()), Err(Stop::Stale)]), Err(Stop::Stale)));
         assert!(worst(vec![Ok(())]).is_ok());
     }
 }

@@ -8,8 +8,8 @@ pub mod memory;
 mod new_machine;
 mod observe;
 pub mod observed;
-mod pass;
 pub mod plan;
+mod reconcile;
 
 pub use observe::available_at;
-pub use pass::work;
+pub use reconcile::MachineSetReconciler;

@@ -6,8 +6,9 @@ use jiff::Timestamp;
 use machinist_infra::store::Key;
 use tokio::time::Instant;
 
+use super::memory::Memories;
 use super::observed::{Member, NodeState, Observed};
-use crate::autoscaler::{self, Group};
+use crate::autoscaler::{Group, NodeGroups};
 use crate::cache::{StoredMachine, StoredMachineSet, Stores, overlap};
 use crate::context::Context;
 use crate::runtime::backoff;
@@ -15,17 +16,19 @@ use crate::runtime::creation_limit::Fate;
 
 /// Everything known of the set, and of nothing else: the cost grows with its own Machines and the orphans only.
 pub(super) fn observe(
-    context: &Arc<Context>,
+    context: &Context,
+    groups: &Arc<NodeGroups>,
+    memories: &Memories,
     key: &Key,
     set: &Arc<StoredMachineSet>,
-    (started, now): (Instant, Timestamp),
+    now: Timestamp,
 ) -> Observed {
-    let stores = &context.stores;
+    let (stores, started) = (&context.stores, Instant::now());
     // What has come by watch meanwhile is no question any more.
-    for name in context.set_memories.unresolved(key) {
+    for name in memories.unresolved(key) {
         let found = stores.machines.get(&Key::new(set.namespace(), &name));
         if found.is_some_and(|machine| machine.controller_uid() == Some(set.uid())) {
-            context.set_memories.resolve(key, &name);
+            memories.resolve(key, &name);
         }
     }
     let machines = stores.machines_of(set.uid()).into_iter();
@@ -37,9 +40,7 @@ pub(super) fn observe(
     let machine = |name: &str| stores.machines.get(&Key::new(set.namespace(), name));
     let still =
         |name: &str, uid: &str| machine(name).filter(|found| found.uid() == uid && !found.is_deleting());
-    let rejected = context
-        .set_memories
-        .rejected(key, |name, uid| still(name, uid).is_some());
+    let rejected = memories.rejected(key, |name, uid| still(name, uid).is_some());
     let rejected: Vec<_> = rejected
         .iter()
         .filter_map(|(name, uid)| still(name, uid))
@@ -59,20 +60,20 @@ pub(super) fn observe(
         None => Fate::Lost,
     };
     let object = set.is_node_group().then(|| set.as_node_group());
-    let looked = autoscaler::look(context, &Group::Set(key.clone()), object.as_ref());
+    let looked = groups.look(&Group::Set(key.clone()), object.as_ref());
     Observed {
         set: set.clone(),
         instancetype: looked.spec,
         instancetype_again: looked.again,
         orphans: orphans.collect(),
-        creations: context.set_memories.allowance(key, set, started, fate),
+        creations: memories.allowance(key, set, started, fate),
         rejected,
-        failure: context.set_memories.failure(key, || subject(set, &machines)),
+        failure: memories.failure(key, || subject(set, &machines)),
         machines,
-        recreation: context.set_memories.recreations.of(key, set.uid(), now),
+        recreation: memories.recreations.of(key, set.uid(), now),
         skew: context.clock.skew(),
-        status_overdue: context.set_memories.is_overdue(key, started),
-        overlaps: if context.set_memories.tells_overlap(key, set.metadata.generation) {
+        status_overdue: memories.is_overdue(key, started),
+        overlaps: if memories.tells_overlap(key, set.metadata.generation) {
             overlap::of_set(stores, set)
         } else {
             Vec::new()

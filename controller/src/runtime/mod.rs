@@ -2,6 +2,8 @@
 
 pub mod backoff;
 pub mod creation_limit;
+pub mod kernel;
 pub mod queue;
 pub mod recreation;
-pub mod worker;
+mod worker;
+pub mod write;

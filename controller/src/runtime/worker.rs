@@ -9,7 +9,7 @@ use crate::runtime::queue::Queue;
 
 /// Does a `pass` over each key of `queue`, at most `at_once` at a time, until the queue is closed; then waits for those
 /// that have begun.
-pub async fn work<P>(queue: Arc<Queue<Key>>, at_once: usize, pass: impl Fn(Key) -> P)
+pub(super) async fn work<P>(queue: Arc<Queue<Key>>, at_once: usize, pass: impl Fn(Key) -> P)
 where
     P: Future<Output = ()> + Send + 'static,
 {

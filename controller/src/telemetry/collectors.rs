@@ -3,6 +3,7 @@
 use std::sync::{Arc, Weak};
 
 use k8s_openapi::jiff::Timestamp;
+use machinist_infra::clock::ServerClock;
 use machinist_infra::traffic::Traffic;
 use machinist_infra::watch::unreadable;
 use machinist_shared::api::MachineSpec;
@@ -13,7 +14,8 @@ use prometheus::{Gauge, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts};
 use crate::cache::SpecState;
 use crate::cache::{StoredMachine, StoredMachineDeployment};
 use crate::context::Context;
-use crate::telemetry::metrics::Counts;
+use crate::runtime::queue::Queues;
+use crate::telemetry::metrics::{Counts, Metrics};
 
 /// Requests to both kinds of clusters.
 pub struct Requests {
@@ -80,16 +82,21 @@ impl Collector for Unreadable {
 
 /// What waits to be worked on, by controller. Zero while another process leads: what it works on waits here, too.
 pub struct Depths {
-    context: Weak<Context>,
+    queues: Queues,
+    metrics: Metrics,
     depth: IntGaugeVec,
 }
 
 impl Depths {
     /// To be registered.
-    pub fn new(context: Weak<Context>) -> Result<Self, prometheus::Error> {
+    pub fn new(queues: Queues, metrics: Metrics) -> Result<Self, prometheus::Error> {
         let about = "Objects waiting to be worked on, by controller.";
         let depth = IntGaugeVec::new(Opts::new("machinist_queue_depth", about), &["controller"])?;
-        Ok(Self { context, depth })
+        Ok(Self {
+            queues,
+            metrics,
+            depth,
+        })
     }
 }
 
@@ -99,79 +106,66 @@ impl Collector for Depths {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        if let Some(context) = self.context.upgrade() {
-            let leads = context.metrics.leader.get() > 0;
-            for (controller, queue) in [
-                ("machine", &context.queue),
-                ("machineset", &context.sets),
-                ("machinedeployment", &context.deployments),
-            ] {
-                let depth = if leads { queue.depth() } else { 0 };
-                // Their number is far below the limit.
-                let depth = i64::try_from(depth).unwrap_or(i64::MAX);
-                self.depth.with_label_values(&[controller]).set(depth);
-            }
+        let leads = self.metrics.leader.get() > 0;
+        for (controller, queue) in [
+            ("machine", &self.queues.machines),
+            ("machineset", &self.queues.sets),
+            ("machinedeployment", &self.queues.deployments),
+        ] {
+            let depth = if leads { queue.depth() } else { 0 };
+            // Their number is far below the limit.
+            let depth = i64::try_from(depth).unwrap_or(i64::MAX);
+            self.depth.with_label_values(&[controller]).set(depth);
         }
         self.depth.collect()
     }
 }
 
-/// Pods of draining Nodes that a PodDisruptionBudget does not let go. Most of them are never asked for, for what a budget
-/// allows is known; so nothing happens that could be counted.
-pub struct Blocked {
-    context: Weak<Context>,
-    pods: IntGauge,
+/// A gauge that is read off when somebody asks.
+pub struct Reading {
+    /// `None` if there is nothing to be read.
+    read: Box<dyn Fn() -> Option<f64> + Send + Sync>,
+    gauge: Gauge,
 }
 
-impl Blocked {
-    /// To be registered.
-    pub fn new(context: Weak<Context>) -> Result<Self, prometheus::Error> {
+impl Reading {
+    fn new(
+        name: &str,
+        about: &str,
+        read: impl Fn() -> Option<f64> + Send + Sync + 'static,
+    ) -> Result<Self, prometheus::Error> {
+        Ok(Self {
+            read: Box::new(read),
+            gauge: Gauge::new(name, about)?,
+        })
+    }
+
+    /// Pods of draining Nodes that a PodDisruptionBudget does not let go. Most of them are never asked for, for what a budget
+    /// allows is known; so nothing happens that could be counted.
+    pub fn blocked(
+        count: impl Fn() -> Option<usize> + Send + Sync + 'static,
+    ) -> Result<Self, prometheus::Error> {
         let about = "Pods of draining Nodes that a PodDisruptionBudget does not let go now.";
-        let pods = IntGauge::new("machinist_evictions_blocked", about)?;
-        Ok(Self { context, pods })
-    }
-}
-
-impl Collector for Blocked {
-    fn desc(&self) -> Vec<&Desc> {
-        self.pods.desc()
+        let read = move || count().and_then(|pods| u32::try_from(pods).ok()).map(f64::from);
+        Self::new("machinist_evictions_blocked", about, read)
     }
 
-    fn collect(&self) -> Vec<MetricFamily> {
-        if let Some(context) = self.context.upgrade() {
-            let blocked = context.drains.blocked(context.now());
-            // Their number is far below the limit.
-            self.pods.set(i64::try_from(blocked).unwrap_or(i64::MAX));
-        }
-        self.pods.collect()
-    }
-}
-
-/// How far the clocks differ.
-pub struct ClockSkew {
-    context: Weak<Context>,
-    seconds: Gauge,
-}
-
-impl ClockSkew {
-    /// To be registered.
-    pub fn new(context: Weak<Context>) -> Result<Self, prometheus::Error> {
+    /// How far the clocks differ.
+    pub fn clock_skew(clock: ServerClock) -> Result<Self, prometheus::Error> {
         let about = "Seconds that the clock of the user cluster's API server is ahead of the controller's.";
-        let seconds = Gauge::new("machinist_clock_skew_seconds", about)?;
-        Ok(Self { context, seconds })
+        let read = move || clock.ahead().map(|ahead| ahead.as_secs_f64());
+        Self::new("machinist_clock_skew_seconds", about, read)
     }
 }
 
-impl Collector for ClockSkew {
+impl Collector for Reading {
     fn desc(&self) -> Vec<&Desc> {
-        self.seconds.desc()
+        self.gauge.desc()
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        let ahead = self.context.upgrade().and_then(|context| context.clock.ahead());
-        self.seconds
-            .set(ahead.map_or(f64::NAN, |ahead| ahead.as_secs_f64()));
-        self.seconds.collect()
+        self.gauge.set((self.read)().unwrap_or(f64::NAN));
+        self.gauge.collect()
     }
 }
 
@@ -195,22 +189,20 @@ impl ByState {
     }
 
     /// Infra clusters (server, CA and namespace).
-    pub fn infra_clusters(context: Weak<Context>) -> Result<Self, prometheus::Error> {
+    pub fn infra_clusters(
+        count: impl Fn() -> Option<Counts> + Send + Sync + 'static,
+    ) -> Result<Self, prometheus::Error> {
         let about = "Infra clusters and namespaces in use, and those of them that do not answer or have lost many VMs at once.";
-        let opts = Opts::new("machinist_infra_clusters", about);
-        Self::new(opts, move || {
-            context.upgrade().map(|context| context.count_infra())
-        })
+        Self::new(Opts::new("machinist_infra_clusters", about), count)
     }
 
     /// Machines that start.
-    pub fn starts(context: Weak<Context>) -> Result<Self, prometheus::Error> {
+    pub fn starts(
+        count: impl Fn() -> Option<Counts> + Send + Sync + 'static,
+    ) -> Result<Self, prometheus::Error> {
         let about =
             "Machines that have a VM and have never been Ready, and those whose VM waits for one of them.";
-        let opts = Opts::new("machinist_starting_machines", about);
-        Self::new(opts, move || {
-            context.upgrade().map(|context| context.starts.count())
-        })
+        Self::new(Opts::new("machinist_starting_machines", about), count)
     }
 }
 

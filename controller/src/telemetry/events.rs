@@ -9,6 +9,9 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::runtime::events::{Event as KubeEvent, EventType, Recorder, Reporter};
 use kube::{Client, Resource};
+use machinist_infra::client::RemoteError;
+
+use crate::telemetry::metrics::Metrics;
 
 /// How many Events about one object and of one reason are written at once, and how often one more: those of a Machine's whole life fit, and what
 /// others do to it, like forging signing requests, fills neither etcd nor anybody's view. As client-go's recorder has it.
@@ -31,6 +34,7 @@ pub struct Event {
 pub struct Events {
     recorder: Recorder,
     written: Arc<Mutex<HashMap<String, Written>>>,
+    metrics: Metrics,
 }
 
 /// Events of one reason about one object: how many were written of what may be, as of when.
@@ -78,7 +82,7 @@ impl std::fmt::Debug for Events {
 
 impl Events {
     /// Events are reported by this process.
-    pub fn new(client: Client, instance: &str) -> Self {
+    pub fn new(client: Client, instance: &str, metrics: Metrics) -> Self {
         let reporter = Reporter {
             controller: "machine-controller".to_owned(),
             instance: Some(instance.to_owned()),
@@ -86,15 +90,13 @@ impl Events {
         Self {
             recorder: Recorder::new(client, reporter),
             written: Arc::default(),
+            metrics,
         }
     }
 
-    /// Writes one Event about an object of ours. Equal Events of the last minutes are counted up, not repeated.
-    pub async fn publish<K: Resource<DynamicType = ()>>(
-        &self,
-        object: &K,
-        event: &Event,
-    ) -> Result<(), kube::Error> {
+    /// Writes one Event about an object of ours. Equal Events of the last minutes are counted up, not repeated. Events are for
+    /// people: one that cannot be written is logged and stops nothing.
+    pub async fn publish<K: Resource<DynamicType = ()>>(&self, object: &K, event: &Event) {
         let metadata = object.meta();
         let about = ObjectReference {
             api_version: Some(K::api_version(&()).into_owned()),
@@ -104,28 +106,21 @@ impl Events {
             uid: metadata.uid.clone(),
             ..ObjectReference::default()
         };
-        self.record(&about, event).await
+        self.record(&about, event).await;
     }
 
     /// Writes one Event about the cluster as a whole: about its namespace kube-system.
-    pub async fn publish_about_cluster(&self, uid: &str, event: &Event) -> Result<(), kube::Error> {
+    pub async fn publish_about_cluster(&self, uid: &str, event: &Event) {
         let about = ObjectReference {
-            api_version: Some("v1".to_owned()),
-            kind: Some("Namespace".to_owned()),
-            name: Some("kube-system".to_owned()),
             uid: Some(uid.to_owned()),
-            ..ObjectReference::default()
+            namespace: None,
+            ..namespace("kube-system")
         };
-        self.record(&about, event).await
+        self.record(&about, event).await;
     }
 
     /// Writes one Event about whoever owns an object of that namespace.
-    pub async fn publish_about(
-        &self,
-        owner: &OwnerReference,
-        namespace: &str,
-        event: &Event,
-    ) -> Result<(), kube::Error> {
+    pub async fn publish_about(&self, owner: &OwnerReference, namespace: &str, event: &Event) {
         let about = ObjectReference {
             api_version: Some(owner.api_version.clone()),
             kind: Some(owner.kind.clone()),
@@ -134,22 +129,15 @@ impl Events {
             uid: Some(owner.uid.clone()),
             ..ObjectReference::default()
         };
-        self.record(&about, event).await
+        self.record(&about, event).await;
     }
 
     /// Writes one Event about a namespace, into it: `kubectl get events` shows it among those of the namespace's objects.
-    pub async fn publish_about_namespace(&self, name: &str, event: &Event) -> Result<(), kube::Error> {
-        let about = ObjectReference {
-            api_version: Some("v1".to_owned()),
-            kind: Some("Namespace".to_owned()),
-            name: Some(name.to_owned()),
-            namespace: Some(name.to_owned()),
-            ..ObjectReference::default()
-        };
-        self.record(&about, event).await
+    pub async fn publish_about_namespace(&self, name: &str, event: &Event) {
+        self.record(&namespace(name), event).await;
     }
 
-    async fn record(&self, about: &ObjectReference, event: &Event) -> Result<(), kube::Error> {
+    async fn record(&self, about: &ObjectReference, event: &Event) {
         // By reason, too: forged signing requests hide no failure.
         let about_what = about.uid.as_deref().or(about.name.as_deref());
         let subject = format!("{}/{}", about_what.unwrap_or_default(), event.reason);
@@ -165,8 +153,9 @@ impl Events {
                 reason = event.reason,
                 "too many Events about it; left out"
             );
-            return Ok(());
+            return;
         }
+        let message = &event.message;
         let event = KubeEvent {
             type_: if event.warning {
                 EventType::Warning
@@ -178,7 +167,30 @@ impl Events {
             action: action(event),
             secondary: None,
         };
-        self.recorder.publish(&event, about).await
+        let result = self.recorder.publish(&event, about).await;
+        self.metrics.count_write("record an Event", result.is_ok());
+        if let Err(error) = result {
+            let error = RemoteError::from(&error);
+            let ObjectReference {
+                kind,
+                namespace,
+                name,
+                uid,
+                ..
+            } = about;
+            tracing::warn!(kind, namespace, name, uid, %error, "cannot record an Event: {message}");
+        }
+    }
+}
+
+/// A namespace, and Events about it in itself.
+fn namespace(name: &str) -> ObjectReference {
+    ObjectReference {
+        api_version: Some("v1".to_owned()),
+        kind: Some("Namespace".to_owned()),
+        name: Some(name.to_owned()),
+        namespace: Some(name.to_owned()),
+        ..ObjectReference::default()
     }
 }
 

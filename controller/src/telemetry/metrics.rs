@@ -155,6 +155,12 @@ impl Metrics {
         seconds.observe(took.as_secs_f64());
     }
 
+    /// A write was answered.
+    pub fn count_write(&self, verb: &str, ok: bool) {
+        let result = if ok { "ok" } else { "error" };
+        self.writes.with_label_values(&[verb, result]).inc();
+    }
+
     /// A signing request was decided.
     pub fn count_request(&self, purpose: &str, verdict: &str) {
         self.requests.with_label_values(&[purpose, verdict]).inc();

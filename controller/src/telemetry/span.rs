@@ -1,4 +1,4 @@
-//! A pass of a controller over one object, as metrics and spans have it.
+//! A reconcile of one object, as metrics and spans have it.
 
 use machinist_infra::store::Key;
 use tokio::time::Instant;
@@ -7,12 +7,12 @@ use tracing::field::Empty;
 
 use crate::telemetry::metrics::Metrics;
 
-/// Runs a pass, which says whether every write succeeded, or nothing if it had to wait.
+/// Runs a reconcile, which says whether every write succeeded.
 pub async fn measured(
     metrics: &Metrics,
     controller: &'static str,
     key: &Key,
-    pass: impl Future<Output = Option<bool>>,
+    reconcile: impl Future<Output = bool>,
 ) {
     let span = tracing::info_span!(
         "pass",
@@ -23,9 +23,7 @@ pub async fn measured(
         k8s.object.name = &*key.name,
     );
     let began = Instant::now();
-    let Some(ok) = pass.instrument(span.clone()).await else {
-        return;
-    };
+    let ok = reconcile.instrument(span.clone()).await;
     metrics.count_pass(controller, ok, began.elapsed());
     if !ok {
         span.record("otel.status_code", "ERROR");

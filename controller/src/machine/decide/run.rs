@@ -15,7 +15,7 @@ use super::draft::Draft;
 use super::{delete, evacuate, join, launch};
 use crate::cache::SpecState;
 use crate::config::OptionalDuration;
-use crate::context::LABEL_AGAIN;
+use crate::machine::failures::LABEL_AGAIN;
 
 pub(super) fn decide(draft: &mut Draft<'_>, usable: &Usable, open: &Open, vm: &Instance) {
     let uid = vm.metadata.uid.clone().unwrap_or_default();

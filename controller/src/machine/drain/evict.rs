@@ -16,7 +16,7 @@ use serde_json::json;
 use super::budget::Budget;
 use super::sort::{Answer, Refusal};
 use super::target::Target;
-use super::watch::Claim;
+use super::watch::{Claim, Drains};
 use crate::cache::StoredMachine;
 use crate::context::Context;
 
@@ -34,7 +34,7 @@ const REFUSED: Duration = Duration::from_secs(5);
 const SPENT: Duration = Duration::from_secs(30);
 
 /// Asks to evict each of these pods, by its own grace period, and notes the answers.
-pub async fn evict(context: &Context, machine: &StoredMachine, targets: &[Target]) {
+pub async fn evict(context: &Context, drains: &Drains, machine: &StoredMachine, targets: &[Target]) {
     let (machine, machine_uid) = (&Key::of(machine), machine.uid());
     stream::iter(targets)
         .for_each_concurrent(AT_ONCE, |target| async move {
@@ -42,20 +42,20 @@ pub async fn evict(context: &Context, machine: &StoredMachine, targets: &[Target
                 return;
             }
             let budget = target.budget.as_ref();
-            let budget = budget.and_then(|name| context.drains.budget(&Key::new(&target.namespace, name)));
+            let budget = budget.and_then(|name| drains.budget(&Key::new(&target.namespace, name)));
             if let Some(budget) = &budget
-                && !context.drains.claim(budget)
+                && !drains.claim(budget)
             {
                 // Somebody else's pod goes first.
                 let answer = spent(budget, context.now());
-                context.drains.answered(machine, &target.uid, answer);
+                drains.answered(machine, &target.uid, answer);
                 return;
             }
             let result = ask(context, target).await;
             if let Some(budget) = &budget
                 && result.is_err()
             {
-                context.drains.unclaim(budget);
+                drains.unclaim(budget);
             }
             let answer = answer(result, budget.as_deref(), context.now());
             let (result, refusal) = match &answer.refusal {
@@ -72,7 +72,7 @@ pub async fn evict(context: &Context, machine: &StoredMachine, targets: &[Target
                     tracing::debug!(%machine, uid = machine_uid, pod, why, "a pod may not be evicted");
                 }
             }
-            context.drains.answered(machine, &target.uid, answer);
+            drains.answered(machine, &target.uid, answer);
         })
         .await;
 }
@@ -140,7 +140,7 @@ fn too_many(status: &Status, budget: Option<&Budget>) -> Refusal {
 }
 
 /// Notes which claims these volumes belong to. What cannot be read is asked for again, for it would else be waited for.
-pub async fn look_up(context: &Context, machine: &Key, volumes: &[String]) {
+pub async fn look_up(context: &Context, drains: &Drains, machine: &Key, volumes: &[String]) {
     let api: Api<PersistentVolume> = Api::all(context.client.clone());
     for volume in volumes {
         let claim = match api.get_opt(volume).await {
@@ -153,7 +153,7 @@ pub async fn look_up(context: &Context, machine: &Key, volumes: &[String]) {
                 Claim::Unread(after(context.now(), REFUSED))
             }
         };
-        context.drains.claimed(machine, volume, claim);
+        drains.claimed(machine, volume, claim);
     }
 }
 

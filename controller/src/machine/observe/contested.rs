@@ -8,7 +8,7 @@ use machinist_infra::provider::Place;
 
 use crate::cache::StoredMachine;
 use crate::context::Context;
-use crate::csr::reserved::Reserved;
+use crate::csr::reserved::{Known, Reserved};
 use crate::csr::serving::Contested;
 
 /// Which addresses of the VM somebody else has, too: the cluster itself, another Node, or another VM beside it. Only
@@ -18,6 +18,7 @@ use crate::csr::serving::Contested;
 /// with the addresses that its VM has.
 pub(super) async fn find(
     context: &Context,
+    known: &Known,
     machine: &StoredMachine,
     open: &dyn Place,
     addresses: &[String],
@@ -28,7 +29,7 @@ pub(super) async fn find(
     }
     let hosts = context.access.hosts();
     let reserved = match &hosts {
-        Ok(hosts) => context.reserved.get(&context.client, hosts).await,
+        Ok(hosts) => known.get(&context.client, hosts).await,
         Err(pending) => Err(RemoteError::other(pending.to_string())),
     };
     let clusters = |address| clusters_own(address, context.access.dns(), &reserved);

@@ -4,6 +4,7 @@ use machinist_infra::store::Key;
 
 use super::super::drain::Seen;
 use super::super::drain::turns::{self, Turn};
+use super::super::memory::Memory;
 use super::super::observed::{Guests, Refuge};
 use crate::cache::{Node, StoredMachine};
 use crate::context::Context;
@@ -11,6 +12,7 @@ use crate::context::Context;
 /// What there is on the Node of the Machine's name, if the Machine is being deleted; volumes only, if just its VM is gone.
 pub(super) fn guests(
     context: &Context,
+    memory: &Memory,
     key: &Key,
     machine: &StoredMachine,
     vm_is_gone: bool,
@@ -30,19 +32,19 @@ pub(super) fn guests(
         return Guests { volumes, ..nothing };
     }
     Guests {
-        pods: context.drains.see(key, node.uid()),
+        pods: memory.drains.see(key, node.uid()),
         volumes,
         refuge: refuge(context, machine),
-        turn: turn(context, machine),
+        turn: turn(context, memory, machine),
     }
 }
 
-fn turn(context: &Context, machine: &StoredMachine) -> Option<Turn> {
+fn turn(context: &Context, memory: &Memory, machine: &StoredMachine) -> Option<Turn> {
     let deployment = context.stores.deployment_of(machine)?;
     let limit = turns::limit(&deployment)?;
     let siblings = context.stores.machines_of_deployment(&deployment);
     Some(
-        context
+        memory
             .turns
             .take(machine, siblings, limit, &context.settings.name),
     )

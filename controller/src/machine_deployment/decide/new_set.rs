@@ -3,13 +3,13 @@
 use std::cmp::Reverse;
 
 use machinist_shared::template;
-use serde_json::Value;
 
 use super::super::conditions::Reason;
 use super::super::observed::{Deployment, Likeness, Machines, Set, Texts};
 use super::draft::Draft;
 use super::hash::{hash_of, with_hash};
 use super::revision;
+use crate::cache::labels_of;
 
 /// Finds the new set: one of the same template, however that is written. One that is being deleted comes last.
 ///
@@ -135,18 +135,10 @@ fn free_name(deployment: &Deployment, taken: impl Fn(&str) -> bool) -> (String, 
     }
 }
 
-fn labels_of(template: &Value) -> Texts {
-    let labels = template.pointer("/metadata/labels").and_then(Value::as_object);
-    let texts = labels.into_iter().flatten();
-    texts
-        .filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())))
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use machinist_shared::names::annotation;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::super::super::plan::Step;
     use super::super::fixtures;

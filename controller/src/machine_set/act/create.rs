@@ -8,9 +8,10 @@ use machinist_shared::names::CONTROLLER;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::{Refused, Run, named, worst};
+use super::{Refusal, Refused, Run, failed, named, worst};
 use crate::cache::{StoredMachine, StoredMachineSet};
 use crate::machine_set::new_machine;
+use crate::runtime::write::{Stop, is_taken};
 
 /// The largest batch; after it the server has shown that it takes them.
 const MAX_BATCH: usize = 32;
@@ -32,7 +33,7 @@ enum Fate {
 fn fate(answer: Result<(), &kube::Error>) -> Fate {
     match answer {
         Ok(()) => Fate::Made,
-        Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => Fate::Taken,
+        Err(error) if is_taken(error) => Fate::Taken,
         Err(kube::Error::Api(status)) if status.code < 500 => Fate::Refused,
         Err(_) => Fate::Unknown,
     }
@@ -55,7 +56,7 @@ impl Run<'_> {
     /// failure ends it.
     pub(super) async fn create(&self, count: usize) -> Result<(), Refused> {
         // Whatever has become of these, asking under the same name makes no second one.
-        let mut lost = self.context.set_memories.unresolved(self.key);
+        let mut lost = self.memories.unresolved(self.key);
         lost.truncate(count);
         let mut missing = count - lost.len();
         self.batch(lost).await?;
@@ -75,7 +76,7 @@ impl Run<'_> {
         let none = names.is_empty();
         worst(join_all(names.iter().map(|name| self.create_one(name))).await)?;
         if !none {
-            self.context.set_memories.accept(self.key);
+            self.memories.accept(self.key);
         }
         Ok(())
     }
@@ -90,7 +91,7 @@ impl Run<'_> {
     }
 
     async fn create_one(&self, name: &str) -> Result<(), Refused> {
-        let memories = &self.context.set_memories;
+        let memories = self.memories;
         let params = PostParams {
             field_manager: Some(CONTROLLER.to_owned()),
             ..PostParams::default()
@@ -99,7 +100,7 @@ impl Run<'_> {
         let url = StoredMachine::url_path(&(), Some(self.set.namespace()));
         let request = Request::new(url)
             .create(&params, body)
-            .map_err(|error| Refused::Error(kube::Error::BuildRequest(error)))?;
+            .map_err(|error| failed(kube::Error::BuildRequest(error)))?;
         memories.begin(self.key, name, Instant::now());
         let write = self.context.client.request::<StoredMachine>(request);
         match self.write("create the Machine", name, write).await {
@@ -107,19 +108,19 @@ impl Run<'_> {
                 memories.resolve(self.key, name);
                 self.made(machine)
             }
-            Err(Refused::Error(error)) => match fate(Err(&error)) {
+            Err(Stop::Failed(Refusal::Error(error))) => match fate(Err(&error)) {
                 Fate::Taken => self.who_has(name).await,
-                Fate::Unknown => Err(Refused::Error(error)),
+                Fate::Unknown => Err(failed(error)),
                 Fate::Made | Fate::Refused => {
                     memories.resolve(self.key, name);
                     memories.refund(self.key, name);
-                    Err(Refused::Error(nameless(error, name)))
+                    Err(failed(nameless(error, name)))
                 }
             },
-            Err(Refused::Stale) => {
+            Err(Stop::Stale) => {
                 memories.resolve(self.key, name);
                 memories.refund(self.key, name);
-                Err(Refused::Stale)
+                Err(Stop::Stale)
             }
             Err(refused) => Err(refused),
         }
@@ -130,21 +131,21 @@ impl Run<'_> {
     fn made(&self, machine: StoredMachine) -> Result<(), Refused> {
         let difference = difference(self.set, &machine);
         if difference.is_some() {
-            let memories = &self.context.set_memories;
+            let memories = self.memories;
             memories.reject(self.key, machine.name(), machine.uid());
         }
         self.context.stores.machines.written(machine);
-        difference.map_or(Ok(()), |how| Err(Refused::Rejected(how)))
+        difference.map_or(Ok(()), |how| Err(Stop::Failed(Refusal::Rejected(how))))
     }
 
     /// Somebody has that name: it is ours if it was made by a request whose answer was lost.
     async fn who_has(&self, name: &str) -> Result<(), Refused> {
         let found = self.machines().list(&named(name)).await;
-        let found = found.map_err(Refused::Error)?.items.into_iter().next();
-        self.context.set_memories.resolve(self.key, name);
+        let found = found.map_err(failed)?.items.into_iter().next();
+        self.memories.resolve(self.key, name);
         match found {
             Some(machine) if machine.controller_uid() == Some(self.set.uid()) => self.made(machine),
-            _ => Err(Refused::Stale),
+            _ => Err(Stop::Stale),
         }
     }
 }

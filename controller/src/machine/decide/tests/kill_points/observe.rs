@@ -11,8 +11,8 @@ use super::super::super::super::drain::sort::Answers;
 use super::super::super::super::observed::Asked;
 use super::world::{Kind, NAME, World};
 use super::*;
-use crate::context::Failures;
 use crate::csr::request::StoredRequest;
+use crate::machine::failures::Failures;
 use crate::machine::observe::bootstrap::own_token;
 use crate::runtime::recreation::Recreations;
 

@@ -1,0 +1,55 @@
+//! Metrics that are read off when somebody asks for them.
+
+use std::sync::Arc;
+
+use machinist_infra::traffic::Traffic;
+
+use crate::app::reconcilers::Reconcilers;
+use crate::context::Context;
+use crate::csr::ClientApprover;
+use crate::machine::reconcile::MachineReconciler;
+use crate::telemetry::collectors::{ByState, Depths, MachineController, Reading, Requests, Unreadable};
+use crate::telemetry::orphans::Orphans;
+
+/// Registers them.
+pub(super) fn register(
+    registry: &prometheus::Registry,
+    (context, reconcilers): (&Arc<Context>, &Reconcilers),
+    worker_count: usize,
+    [user, infra]: [&Traffic; 2],
+) -> anyhow::Result<()> {
+    let depths = Depths::new(context.queues.clone(), context.metrics.clone())?;
+    registry.register(Box::new(depths))?;
+    registry.register(Box::new(Requests::new(user.clone(), infra.clone())?))?;
+    registry.register(Box::new(Unreadable::new()?))?;
+    if context.settings.client_approver == ClientApprover::Only {
+        // The other controller counts Machines.
+        return Ok(());
+    }
+    let machines = &reconcilers.machines;
+    registry.register(Box::new(Orphans::new(Arc::downgrade(context))?))?;
+    registry.register(Box::new(Reading::blocked(of(
+        machines,
+        MachineReconciler::blocked_evictions,
+    ))?))?;
+    registry.register(Box::new(Reading::clock_skew(context.clock.clone())?))?;
+    registry.register(Box::new(ByState::infra_clusters(of(
+        machines,
+        MachineReconciler::count_infra,
+    ))?))?;
+    registry.register(Box::new(ByState::starts(of(
+        machines,
+        MachineReconciler::count_starts,
+    ))?))?;
+    registry.register(Box::new(MachineController::new(context, worker_count)?))?;
+    Ok(())
+}
+
+/// What is read off a reconciler as long as there is one.
+fn of<R: Send + Sync + 'static, T: 'static>(
+    reconciler: &Arc<R>,
+    read: fn(&R) -> T,
+) -> impl Fn() -> Option<T> + Send + Sync + 'static {
+    let reconciler = Arc::downgrade(reconciler);
+    move || reconciler.upgrade().map(|reconciler| read(&reconciler))
+}

@@ -1,0 +1,192 @@
+//! What is known of the instancetypes of node groups, and when it is to be asked for again.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use machinist_infra::store::Key;
+use machinist_shared::autoscaler;
+use machinist_shared::config_var::ConfigVarString;
+use machinist_shared::field::{FieldPath, Report};
+use machinist_shared::kubevirt::spec::Matcher;
+use machinist_shared::provider_spec::ProviderConfig;
+use serde_json::Value;
+use tokio::time::Instant;
+
+/// How long an answer is believed.
+const EVERY: Duration = Duration::from_mins(5);
+/// How soon it is asked again after no answer, or for what does not exist.
+const AGAIN: Duration = Duration::from_mins(1);
+
+/// What the cluster-autoscaler may take for a node group.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Group {
+    /// A MachineDeployment.
+    Deployment(Key),
+    /// A MachineSet that stands alone.
+    Set(Key),
+}
+
+/// An instancetype, and whose credential may read it.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Wanted {
+    pub(super) matcher: Matcher,
+    pub(super) kubeconfig: ConfigVarString,
+}
+
+impl Wanted {
+    /// What must be read before the capacity of a node group is known.
+    pub(crate) fn of(object: &Value) -> Option<Self> {
+        let matcher = autoscaler::instancetype_needed(None, object)?;
+        let value = object.pointer("/spec/template/spec/providerSpec/value");
+        let config = ProviderConfig::decode(value, &FieldPath::new("spec"), &mut Report::new());
+        let kubeconfig = config.cloud_provider_spec?.credential().clone();
+        Some(Self { matcher, kubeconfig })
+    }
+}
+
+/// What was found, and when.
+#[derive(Debug)]
+struct Entry {
+    wanted: Wanted,
+    spec: Option<Value>,
+    /// When to ask again; nothing while it is being asked.
+    due: Option<Instant>,
+}
+
+/// What is known of an instancetype.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Looked {
+    /// Its `spec`, if it was ever seen.
+    pub(crate) spec: Option<Value>,
+    /// It must be asked for now.
+    pub(crate) ask: bool,
+    /// How long until it must be asked for again.
+    pub(crate) again: Option<Duration>,
+}
+
+/// The instancetypes of node groups.
+#[derive(Debug, Default)]
+pub(super) struct Instancetypes(Mutex<HashMap<Group, Entry>>);
+
+impl Instancetypes {
+    /// What is known for that group. If the answer says so, whoever looks must ask.
+    pub(super) fn look(&self, group: &Group, wanted: Option<&Wanted>, now: Instant) -> Looked {
+        let mut known = self.lock();
+        let Some(wanted) = wanted else {
+            known.remove(group);
+            return Looked::default();
+        };
+        let entry = known.entry(group.clone()).or_insert_with(|| Entry {
+            wanted: wanted.clone(),
+            spec: None,
+            due: Some(now),
+        });
+        if entry.wanted != *wanted {
+            *entry = Entry {
+                wanted: wanted.clone(),
+                spec: None,
+                due: Some(now),
+            };
+        }
+        let ask = entry.due.is_some_and(|due| due <= now);
+        if ask {
+            entry.due = None;
+        }
+        Looked {
+            spec: entry.spec.clone(),
+            ask,
+            again: entry.due.map(|due| due.duration_since(now)),
+        }
+    }
+
+    /// What came of asking. What nobody answers stays as it was known; what is not there is not known.
+    pub(super) fn answered(
+        &self,
+        group: &Group,
+        wanted: &Wanted,
+        answer: Result<Option<Value>, String>,
+        now: Instant,
+    ) {
+        let mut known = self.lock();
+        let Some(entry) = known.get_mut(group).filter(|entry| entry.wanted == *wanted) else {
+            return;
+        };
+        let found = matches!(answer, Ok(Some(_)));
+        if let Ok(spec) = answer {
+            entry.spec = spec;
+        }
+        entry.due = Some(now + if found { EVERY } else { AGAIN });
+    }
+
+    /// The object is gone.
+    pub(crate) fn forget(&self, group: &Group) {
+        self.lock().remove(group);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Group, Entry>> {
+        // Every change is complete before anything can panic.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use machinist_shared::names::autoscaler::MAX_SIZE;
+    use serde_json::json;
+
+    fn object(instancetype: &str) -> Value {
+        json!({
+            "metadata": {"annotations": {MAX_SIZE: "5"}},
+            "spec": {"template": {"spec": {"providerSpec": {"value": {
+                "cloudProvider": "kubevirt", "operatingSystem": "ubuntu", "cloudProviderSpec": {
+                    "auth": {"kubeconfig": {"secretKeyRef": {"namespace": "n", "name": "s", "key": "k"}}},
+                    "virtualMachine": {"instancetype": {"name": instancetype}, "template": {"primaryDisk": {"size": "10Gi"}}},
+                },
+            }}}}},
+        })
+    }
+
+    #[test]
+    fn an_instancetype_is_asked_for_once_and_again_after_a_while_and_at_once_if_it_is_another() {
+        let all = Instancetypes::default();
+        let group = Group::Set(Key::new("ns", "s"));
+        let other = Group::Deployment(Key::new("ns", "s"));
+        let (wanted, start) = (Wanted::of(&object("small")).unwrap(), Instant::now());
+        assert!(all.look(&group, Some(&wanted), start).ask);
+        assert_eq!(
+            all.look(&group, Some(&wanted), start),
+            Looked::default(),
+            "it is being asked for"
+        );
+        all.answered(&group, &wanted, Ok(Some(json!(1))), start);
+        let looked = all.look(&group, Some(&wanted), start);
+        assert_eq!(
+            (looked.spec, looked.ask, looked.again),
+            (Some(json!(1)), false, Some(EVERY))
+        );
+
+        // Nobody answers: what is known stays, and is asked for sooner.
+        let later = start + EVERY;
+        assert!(all.look(&group, Some(&wanted), later).ask);
+        all.answered(&group, &wanted, Err("no".to_owned()), later);
+        let looked = all.look(&group, Some(&wanted), later);
+        assert_eq!((looked.spec, looked.again), (Some(json!(1)), Some(AGAIN)));
+
+        assert!(all.look(&other, Some(&wanted), later).ask, "a namesake");
+        let large = Wanted::of(&object("large")).unwrap();
+        let looked = all.look(&group, Some(&large), later);
+        assert_eq!((looked.spec, looked.ask), (None, true));
+        // An answer to the question before says nothing.
+        all.answered(&group, &wanted, Ok(Some(json!(2))), later);
+        assert_eq!(all.look(&group, Some(&large), later), Looked::default());
+    }
+
+    #[test]
+    fn what_is_no_node_group_needs_none() {
+        let mut object = object("small");
+        object["metadata"] = json!({});
+        assert_eq!(Wanted::of(&object), None);
+    }
+}

@@ -1,0 +1,140 @@
+//! The reconciler of MachineDeployments.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use machinist_infra::store::Key;
+
+use super::act::{Failure, act};
+use super::decide::decide;
+use super::memory::Memories;
+use super::observe::{observe, subject};
+use super::observed::Observed;
+use super::plan::{Plan, Step};
+use crate::autoscaler::{Group, NodeGroups};
+use crate::cache::{StoredMachineDeployment, StoredMachineSet};
+use crate::context::Context;
+use crate::runtime::kernel::{self, Reconciler, Requeue};
+use crate::runtime::queue::Queue;
+use crate::runtime::write::Stop;
+
+/// Rolls MachineDeployments out.
+pub struct MachineDeploymentReconciler {
+    context: Arc<Context>,
+    groups: Arc<NodeGroups>,
+    memories: Memories,
+}
+
+/// What is known of one MachineDeployment, and what that was taken from.
+pub struct Snapshot {
+    observed: Observed,
+    deployment: Arc<StoredMachineDeployment>,
+    sets: Vec<Arc<StoredMachineSet>>,
+}
+
+impl MachineDeploymentReconciler {
+    /// Of a process that has reconciled nothing yet.
+    pub fn new(context: Arc<Context>, groups: Arc<NodeGroups>) -> Self {
+        Self {
+            context,
+            groups,
+            memories: Memories::default(),
+        }
+    }
+}
+
+impl kernel::Plan for Plan {
+    fn verbs(&self) -> Vec<&'static str> {
+        self.steps.iter().map(Step::verb).collect()
+    }
+
+    fn requeue_after(&self) -> Option<Duration> {
+        self.again
+    }
+}
+
+impl Reconciler for MachineDeploymentReconciler {
+    const NAME: &'static str = "machinedeployment";
+    const AT_ONCE: usize = 16;
+    const REMEMBERS_FAILURES: bool = true;
+
+    type Snapshot = Snapshot;
+    type Plan = Plan;
+
+    fn context(&self) -> &Context {
+        &self.context
+    }
+
+    fn queue(&self) -> &Arc<Queue<Key>> {
+        &self.context.queues.deployments
+    }
+
+    async fn begin(&self) {
+        let Context {
+            client,
+            stores,
+            caught_up,
+            ..
+        } = self.context.as_ref();
+        caught_up.machine_deployments(client, stores).await;
+        caught_up.machine_sets(client, stores).await;
+        for deployment in stores.machine_deployments.all() {
+            self.queue().add(Key::of(deployment.as_ref()));
+        }
+    }
+
+    async fn snapshot(&self, key: &Key, now: Timestamp) -> Option<Snapshot> {
+        let deployment = self.context.stores.machine_deployments.get(key)?;
+        let (observed, sets) = observe(&self.context, &self.groups, &self.memories, key, &deployment, now);
+        Some(Snapshot {
+            observed,
+            deployment,
+            sets,
+        })
+    }
+
+    fn decide(&self, snapshot: &Snapshot, now: Timestamp) -> Plan {
+        decide(&snapshot.observed, now)
+    }
+
+    async fn apply(
+        &self,
+        key: &Key,
+        snapshot: Snapshot,
+        plan: Plan,
+        now: Timestamp,
+    ) -> Result<Requeue, Stop<String>> {
+        let (memories, observed) = (&self.memories, &snapshot.observed);
+        let from = (snapshot.deployment.as_ref(), snapshot.sets.as_slice());
+        let (again, writes) = (plan.again, !plan.steps.is_empty());
+        let result = act(&self.context, memories, key, from, plan).await;
+        result.map_err(|stop| {
+            stop.map(|failure| match failure {
+                Failure::RollbackRefused(error) => {
+                    memories.refuse_rollback(key, &observed.deployment.annotations, error.clone());
+                    error
+                }
+                Failure::Rejected(how) => {
+                    memories.halt(key, how.clone(), now);
+                    how
+                }
+                Failure::Write(failed) => {
+                    let message = failed.message.clone();
+                    memories.fail(key, subject(from.0, from.1), failed, now);
+                    message
+                }
+            })
+        })?;
+        let has_failed = observed.failure.is_some();
+        if !has_failed {
+            memories.forgive(key);
+        }
+        Ok(Requeue::after(writes && !has_failed, again))
+    }
+
+    async fn forget(&self, key: &Key) {
+        self.memories.forget(key);
+        self.groups.forget(&Group::Deployment(key.clone()));
+    }
+}

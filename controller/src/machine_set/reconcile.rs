@@ -1,0 +1,148 @@
+//! The reconciler of MachineSets.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use machinist_infra::store::Key;
+use tokio::time::Instant;
+
+use super::act::{Failure, act};
+use super::decide::decide;
+use super::memory::Memories;
+use super::observe::{observe, subject};
+use super::observed::Observed;
+use super::plan::{Plan, Step};
+use crate::autoscaler::{Group, NodeGroups};
+use crate::context::Context;
+use crate::runtime::kernel::{self, Reconciler, Requeue};
+use crate::runtime::queue::Queue;
+use crate::runtime::write::Stop;
+
+/// Keeps each MachineSet's number of Machines.
+pub struct MachineSetReconciler {
+    context: Arc<Context>,
+    groups: Arc<NodeGroups>,
+    memories: Memories,
+}
+
+impl MachineSetReconciler {
+    /// Of a process that has reconciled nothing yet.
+    pub fn new(context: Arc<Context>, groups: Arc<NodeGroups>) -> Self {
+        Self {
+            context,
+            groups,
+            memories: Memories::default(),
+        }
+    }
+}
+
+impl kernel::Plan for Plan {
+    fn verbs(&self) -> Vec<&'static str> {
+        self.steps.iter().map(Step::verb).collect()
+    }
+
+    fn requeue_after(&self) -> Option<Duration> {
+        self.again
+    }
+}
+
+impl Reconciler for MachineSetReconciler {
+    const NAME: &'static str = "machineset";
+    const AT_ONCE: usize = 16;
+    const REMEMBERS_FAILURES: bool = true;
+
+    type Snapshot = Observed;
+    type Plan = Plan;
+
+    fn context(&self) -> &Context {
+        &self.context
+    }
+
+    fn queue(&self) -> &Arc<Queue<Key>> {
+        &self.context.queues.sets
+    }
+
+    async fn begin(&self) {
+        let Context {
+            client,
+            stores,
+            caught_up,
+            ..
+        } = self.context.as_ref();
+        caught_up.machines(client, stores).await;
+        caught_up.machine_sets(client, stores).await;
+        for set in stores.machine_sets.all() {
+            self.queue().add(Key::of(set.as_ref()));
+        }
+    }
+
+    /// What a burst of Machines and Nodes changes is reconciled together.
+    fn pace(&self, key: &Key) -> Option<Duration> {
+        let set = self.context.stores.machine_sets.get(key)?;
+        self.memories.pace(key, &set, Instant::now())
+    }
+
+    async fn snapshot(&self, key: &Key, now: Timestamp) -> Option<Observed> {
+        let stores = &self.context.stores;
+        let set = stores.machine_sets.get(key)?;
+        let machines = stores.machines_of(set.uid());
+        self.memories
+            .count_losses(key, &set, machines.iter().map(AsRef::as_ref), now);
+        Some(observe(
+            &self.context,
+            &self.groups,
+            &self.memories,
+            key,
+            &set,
+            now,
+        ))
+    }
+
+    fn decide(&self, observed: &Observed, now: Timestamp) -> Plan {
+        decide(observed, now)
+    }
+
+    async fn apply(
+        &self,
+        key: &Key,
+        observed: Observed,
+        plan: Plan,
+        now: Timestamp,
+    ) -> Result<Requeue, Stop<String>> {
+        let (memories, set) = (&self.memories, &observed.set);
+        let (again, more, forgive) = (plan.again, plan.more, plan.forgive);
+        let works = plan.steps.iter().any(Step::is_work);
+        let result = act(&self.context, memories, key, set, plan).await;
+        result.map_err(|stop| {
+            stop.map(|failure| match failure {
+                Failure::Rejected(how) => {
+                    memories.halt(key, how.clone(), now);
+                    memories.hurry(key);
+                    how
+                }
+                Failure::Write(failed) => {
+                    let message = failed.message.clone();
+                    memories.fail(key, subject(set, &observed.machines), failed, now);
+                    message
+                }
+            })
+        })?;
+        memories.overlap_told(key, set.metadata.generation);
+        if works || forgive {
+            memories.forgive(key);
+        }
+        if !works || observed.status_overdue {
+            memories.told(key, Instant::now());
+        }
+        if more {
+            memories.hurry(key);
+        }
+        Ok(Requeue::after(works, again))
+    }
+
+    async fn forget(&self, key: &Key) {
+        self.memories.forget(key);
+        self.groups.forget(&Group::Set(key.clone()));
+    }
+}
