@@ -1,7 +1,6 @@
 //! What is known of the instancetypes of node groups, and when it is to be asked for again.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use machinist_infra::store::Key;
@@ -10,6 +9,7 @@ use machinist_shared::config_var::ConfigVarString;
 use machinist_shared::field::{FieldPath, Report};
 use machinist_shared::kubevirt::spec::Matcher;
 use machinist_shared::provider_spec::ProviderConfig;
+use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::time::Instant;
 
@@ -72,7 +72,7 @@ pub(super) struct Instancetypes(Mutex<HashMap<Group, Entry>>);
 impl Instancetypes {
     /// What is known for that group. If the answer says so, whoever looks must ask.
     pub(super) fn look(&self, group: &Group, wanted: Option<&Wanted>, now: Instant) -> Looked {
-        let mut known = self.lock();
+        let mut known = self.0.lock();
         let Some(wanted) = wanted else {
             known.remove(group);
             return Looked::default();
@@ -108,7 +108,7 @@ impl Instancetypes {
         answer: Result<Option<Value>, String>,
         now: Instant,
     ) {
-        let mut known = self.lock();
+        let mut known = self.0.lock();
         let Some(entry) = known.get_mut(group).filter(|entry| entry.wanted == *wanted) else {
             return;
         };
@@ -121,12 +121,7 @@ impl Instancetypes {
 
     /// The object is gone.
     pub(crate) fn forget(&self, group: &Group) {
-        self.lock().remove(group);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<Group, Entry>> {
-        // Every change is complete before anything can panic.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().remove(group);
     }
 }
 

@@ -5,7 +5,7 @@
 //! found is watched: guests get the CA of the day.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -16,6 +16,7 @@ use machinist_infra::reflect::{Signal, reflect};
 use machinist_infra::store::{Key, Store};
 use machinist_infra::user_cluster::UserCluster;
 use machinist_infra::watch::Selector;
+use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 use tokio::sync::{Notify, watch};
 
@@ -123,7 +124,7 @@ impl Access {
     /// Every host, address or name, by which the API server is known here: as flags and our own kubeconfig have it, and as it is
     /// published, whatever kubelets are told.
     pub fn hosts(&self) -> Result<Vec<String>, AccessError> {
-        let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        let failures = self.failures.lock();
         if !self.cluster_info.is_synced() && failures[0].is_none() {
             return Err(AccessError::Pending);
         }
@@ -200,7 +201,7 @@ impl Access {
                 }
                 Signal::Changed(_) | Signal::Synced => None,
             };
-            self.failures.lock().unwrap_or_else(PoisonError::into_inner)[nth] = failure;
+            self.failures.lock()[nth] = failure;
             self.changed.notify_one();
         };
         reflect(api, config, store.clone(), on).await;
@@ -208,11 +209,7 @@ impl Access {
 
     /// Takes in what was read; whether something else is known now.
     async fn refresh(&self) -> bool {
-        let failures = self
-            .failures
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
+        let failures = self.failures.lock().clone();
         let [info, endpoints] = failures;
         let info = Seen::new(&self.cluster_info, info, |store| {
             let map = store.get(&Key::new(NAMESPACE, NAME));

@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
+use std::sync::{Arc, LazyLock, Weak};
 
 use kube::core::ObjectMeta;
 use machinist_shared::api::{MachineSpec, MachineStatus};
 use machinist_shared::names::{self, annotation, condition};
+use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -93,7 +94,7 @@ fn shared(spec: MachineSpec) -> Arc<MachineSpec> {
     let mut hasher = DefaultHasher::new();
     serde_json::to_string(&spec).unwrap_or_default().hash(&mut hasher);
     // Every change of the map is complete before anything can panic.
-    let mut specs = SPECS.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut specs = SPECS.lock();
     if specs.len() == specs.capacity() {
         specs.retain(|_, spec| spec.strong_count() > 0);
     }

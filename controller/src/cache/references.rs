@@ -1,13 +1,14 @@
 //! Secrets and ConfigMaps that specs refer to: one watch per referenced object, for as long as somebody needs it.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::{Api, Client};
 use machinist_infra::reflect::{Signal, reflect};
 use machinist_infra::store::{Key, Store};
 use machinist_infra::watch::Selector;
+use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
@@ -94,7 +95,7 @@ impl References {
 
     /// What is known of `reference`, on behalf of the Machine `user`; opens the watch if there is none.
     pub fn look(&self, reference: &Reference, user: &Key) -> Looked {
-        let mut watches = self.watches.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut watches = self.watches.lock();
         let watch = watches
             .entry(reference.clone())
             .or_insert_with(|| self.open(reference));
@@ -113,13 +114,13 @@ impl References {
 
     /// What `reference` held when it was deleted, if that was seen while a Machine referred to it.
     pub fn parting(&self, reference: &Reference) -> Option<Data> {
-        let watches = self.watches.lock().unwrap_or_else(PoisonError::into_inner);
+        let watches = self.watches.lock();
         watches.get(reference)?.parting.clone()
     }
 
     /// What is known of the Secret `namespace/name`, on behalf of the Machine `user`; opens the watch if there is none.
     pub fn look_secret(&self, reference: &Reference, user: &Key) -> LookedSecret {
-        let mut watches = self.watches.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut watches = self.watches.lock();
         let watch = watches
             .entry(reference.clone())
             .or_insert_with(|| self.open(reference));
@@ -135,7 +136,7 @@ impl References {
 
     /// The Machine `user` now needs `references` only; watches that nobody needs any more end.
     pub fn keep(&self, user: &Key, references: &HashSet<Reference>) {
-        let mut watches = self.watches.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut watches = self.watches.lock();
         watches.retain(|reference, watch| {
             if !references.contains(reference) {
                 watch.users.remove(user);
@@ -197,7 +198,7 @@ impl References {
                 return;
             }
             let Some(watches) = watches.upgrade() else { return };
-            let mut watches = watches.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut watches = watches.lock();
             let Some(watch) = watches.get_mut(&reference) else {
                 return;
             };

@@ -12,12 +12,13 @@
 //! ([`Remnant`]).
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use machinist_infra::store::{Change, Key};
 use machinist_shared::names::{annotation, finalizer, label};
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -44,7 +45,7 @@ struct Inner {
 impl Lost {
     /// From now on this process leads.
     pub fn lead(&self) {
-        self.lock().leads = true;
+        self.inner.lock().leads = true;
     }
 
     /// Takes note of what that change says: of a Machine that is gone, or has lost our finalizer. `told` is whether the end
@@ -56,7 +57,7 @@ impl Lost {
         if after.is_none() && !told {
             return;
         }
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         let key = Key::of(before.as_ref());
         let is_over = after.as_ref().is_none_or(|after| after.is_deleting());
         let keeps_finalizer = after
@@ -86,17 +87,17 @@ impl Lost {
 
     /// Finishes the deletion of a Machine that is known from its Node.
     pub fn resume(&self, machine: StoredMachine, now: Timestamp) {
-        self.lock().keep(Key::of(&machine), &Arc::new(machine), now);
+        self.inner.lock().keep(Key::of(&machine), &Arc::new(machine), now);
     }
 
     /// The Machine of that key that was let go, once.
     pub fn take_let_go(&self, key: &Key) -> Option<Arc<StoredMachine>> {
-        self.lock().let_go.remove(key)
+        self.inner.lock().let_go.remove(key)
     }
 
     /// This process removes our finalizer from the Machine of that UID; or it has not, after all.
     pub fn release(&self, uid: &str, releases: bool) {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         if releases {
             inner.released.insert(uid.to_owned());
         } else {
@@ -106,7 +107,7 @@ impl Lost {
 
     /// What a patch says of the status of a Machine that is here.
     pub fn patched(&self, key: &Key, patch: &Value) {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         let Some(machine) = inner.machines.get_mut(key) else {
             return;
         };
@@ -123,12 +124,16 @@ impl Lost {
 
     /// Whether the Machine of that UID is among them.
     pub fn has_uid(&self, uid: &str) -> bool {
-        self.lock().machines.values().any(|machine| machine.uid() == uid)
+        self.inner
+            .lock()
+            .machines
+            .values()
+            .any(|machine| machine.uid() == uid)
     }
 
     /// The Machine of that key.
     pub fn get(&self, key: &Key) -> Option<Arc<StoredMachine>> {
-        self.lock().machines.get(key).cloned()
+        self.inner.lock().machines.get(key).cloned()
     }
 
     /// Whether that very Machine is among them.
@@ -139,24 +144,19 @@ impl Lost {
 
     /// Nothing of it is left.
     pub fn forget(&self, key: &Key) {
-        self.lock().machines.remove(key);
+        self.inner.lock().machines.remove(key);
     }
 
     /// The keys of those that are called so.
     pub fn named(&self, name: &str) -> Vec<Key> {
-        let inner = self.lock();
+        let inner = self.inner.lock();
         let named = inner.machines.keys().filter(|key| key.name == name);
         named.cloned().collect()
     }
 
     /// The keys of all of them.
     pub fn keys(&self) -> Vec<Key> {
-        self.lock().machines.keys().cloned().collect()
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
-        // Every change is one insert or removal.
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock().machines.keys().cloned().collect()
     }
 }
 

@@ -1,12 +1,13 @@
 //! The reconciler of requests for client certificates: the first ones of our own Machines' kubelets are approved, as
 //! [`super::client`] says. Those for serving certificates are decided with their Machine.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use machinist_infra::client::RemoteError;
 use machinist_infra::store::Key;
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::approve::{self, Purpose};
@@ -181,7 +182,7 @@ impl Reconciler for ClientRequestReconciler {
 
 impl ClientRequestReconciler {
     fn is_due_to_ask(&self) -> bool {
-        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut asked = self.asked.lock();
         asked.is_due(Instant::now())
     }
 }

@@ -1,7 +1,8 @@
 //! Remembers which refusals have been told, so that an Event says each of them once.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Mutex, PoisonError};
+
+use parking_lot::Mutex;
 
 /// Reasons that were told, by UID of the request.
 #[derive(Debug, Default)]
@@ -12,13 +13,13 @@ pub struct Told {
 impl Told {
     /// What has been told of that request.
     pub fn of(&self, request: &str) -> Vec<String> {
-        let told = self.by_request.lock().unwrap_or_else(PoisonError::into_inner);
+        let told = self.by_request.lock();
         told.get(request).into_iter().flatten().cloned().collect()
     }
 
     /// Notes that it is being told; `false` if it was before. Forgets every request that is not pending any more.
     pub fn note(&self, request: &str, reason: &str, is_pending: impl Fn(&str) -> bool) -> bool {
-        let mut told = self.by_request.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut told = self.by_request.lock();
         told.retain(|uid, _| uid == request || is_pending(uid));
         told.entry(request.to_owned())
             .or_default()

@@ -5,12 +5,13 @@
 //! deletes again and again is one.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use machinist_infra::provider::{InfraKey, Place, Providers};
 use machinist_infra::store::Key;
+use parking_lot::Mutex;
 
 use super::observed::{Brake, Losses};
 use super::record::Infrastructure;
@@ -194,7 +195,7 @@ impl Brakes {
         // That a VM which Machinist deletes goes is no loss.
         let is_deleted = record.is_some_and(|record| record.vm_deleting) && machine.is_deleting();
         let lost = recorded.filter(is_missing).filter(|_| !is_deleted);
-        let mut by_infra = self.by_infra.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut by_infra = self.by_infra.lock();
         let kept = by_infra.entry(open.key().clone()).or_default();
         let was_engaged = kept.vanished.engaged.is_some();
         if recorded.is_some() && lost.is_none() && !was_engaged {
@@ -225,7 +226,7 @@ impl Brakes {
     /// How many of the infra clusters in use have an engaged one. Of a cluster that no Machine uses any more, nobody asks, so
     /// nothing would release it.
     pub fn engaged(&self, is_used: impl Fn(&InfraKey) -> bool) -> usize {
-        let by_infra = self.by_infra.lock().unwrap_or_else(PoisonError::into_inner);
+        let by_infra = self.by_infra.lock();
         let engaged = by_infra
             .iter()
             .filter(|(_, kept)| kept.vanished.engaged.is_some());

@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 /// First and longest pause before something is put back.
@@ -67,7 +67,7 @@ impl Put {
 impl Contests {
     /// What must still wait on the Node of that UID.
     pub fn waits(&self, node: &str, now: Instant) -> Waits {
-        let memory = self.lock();
+        let memory = self.0.lock();
         let puts = memory.by_node.get(node).into_iter().flatten();
         let waits =
             puts.map(|(item, put)| (item.clone(), (put.at + put.pause).saturating_duration_since(now)));
@@ -76,7 +76,7 @@ impl Contests {
 
     /// These have been put onto the Node of that UID; which of them somebody is to be told of: once an episode.
     pub fn put(&self, node: &str, items: &[Item], now: Instant) -> Vec<Item> {
-        let mut memory = self.lock();
+        let mut memory = self.0.lock();
         let (known, forget_at) = (memory.by_node.len(), memory.forget_at);
         if known >= forget_at {
             memory.by_node.retain(|_, puts| {
@@ -109,11 +109,6 @@ impl Contests {
             }
         }
         news
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Memory> {
-        // Every change is complete before anything can panic.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

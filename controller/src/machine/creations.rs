@@ -1,11 +1,12 @@
 //! Creates of VMs that got no answer: as long as the infra cluster may be busy admitting one, its VM may still appear.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use machinist_infra::client::RemoteError;
 use machinist_infra::store::Key;
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::cache::StoredMachine;
@@ -77,23 +78,19 @@ impl Creations {
 
     /// Forgets a Machine that is gone.
     pub fn forget(&self, key: &Key) {
-        self.lock().remove(key);
+        self.by_machine.lock().remove(key);
     }
 
     fn state(&self, machine: &StoredMachine) -> Option<State> {
-        let creations = self.lock();
+        let creations = self.by_machine.lock();
         let (uid, state) = creations.get(&Key::of(machine))?;
         (uid == machine.uid()).then_some(*state)
     }
 
     fn put(&self, machine: &StoredMachine, state: State) {
-        self.lock()
+        self.by_machine
+            .lock()
             .insert(Key::of(machine), (machine.uid().to_owned(), state));
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Key, (String, State)>> {
-        // Every change of the map is a single insert or remove.
-        self.by_machine.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

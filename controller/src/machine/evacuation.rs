@@ -2,11 +2,12 @@
 //! they are replaced elsewhere.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use machinist_infra::store::Key;
 use machinist_shared::names::{annotation, condition};
+use parking_lot::Mutex;
 
 use super::conditions::Reason;
 use crate::cache::{StoredMachine, StoredMachineDeployment, StoredMachineSet, Stores};
@@ -64,7 +65,7 @@ pub struct Surges {
 impl Surges {
     /// Whether another may be made in place of that Machine, beside `limit` of them at most. If it may, it stays so.
     fn take(&self, machine: &StoredMachine, siblings: &[Arc<StoredMachine>], limit: usize) -> bool {
-        let mut begun = lock(&self.begun);
+        let mut begun = self.begun.lock();
         let has = |other: &StoredMachine| {
             surges(other) || begun.get(&Key::of(other)).is_some_and(|uid| *uid == other.uid())
         };
@@ -79,20 +80,15 @@ impl Surges {
 
     /// Nobody waits for the Machine of that key to go.
     pub fn forget(&self, key: &Key) {
-        lock(&self.begun).remove(key);
-        lock(&self.going).remove(key);
+        self.begun.lock().remove(key);
+        self.going.lock().remove(key);
     }
-}
-
-fn lock(map: &Mutex<HashMap<Key, String>>) -> MutexGuard<'_, HashMap<Key, String>> {
-    // Every change of the map is a single insert or remove.
-    map.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Whether the Machine may be deleted now, by what is in the stores. If it may, it is one that goes, and no other counts on it.
 pub fn room(stores: &Stores, surges: &Surges, machine: &StoredMachine, now: Timestamp) -> Room {
     // Held until the end: of two that could go, one is the first.
-    let mut going = lock(&surges.going);
+    let mut going = surges.going.lock();
     let room = find_room(stores, surges, &going, machine, now);
     if room == Room::Free {
         going.insert(Key::of(machine), machine.uid().to_owned());
@@ -166,7 +162,7 @@ fn find_room(
     let sets = stores.machine_sets_of(deployment.uid());
     if sets.iter().any(|other| other.revision() > set.revision()) {
         // A rollout replaces it, and needs the room.
-        lock(&surges.begun).remove(&Key::of(machine));
+        surges.begun.lock().remove(&Key::of(machine));
         return Room::SurgeFull { limit: surge };
     }
     let asked: i32 = sets.iter().map(replicas).fold(0, i32::saturating_add);

@@ -1,11 +1,11 @@
 //! Writes that failed, by Machine: what holds it back, until when, and how its status shows it.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
 use machinist_infra::store::Key;
+use parking_lot::Mutex;
 
 use super::creations::Creations;
 use super::observed::{Concern, Failure};
@@ -44,7 +44,7 @@ impl Failures {
     /// The failure that still holds its Machine back at `now`. What failed before the Machine was seen to be deleted does not
     /// hold back its deletion. Times of the API server's clock are not compared with those of ours.
     pub fn pending(&self, key: &Key, machine: &StoredMachine, now: Timestamp) -> Option<Failure> {
-        let mut failures = self.by_machine.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut failures = self.by_machine.lock();
         let failed = failures
             .get_mut(key)
             .filter(|failed| failed.deleting == machine.is_deleting())?;
@@ -68,7 +68,7 @@ impl Failures {
         message: String,
         now: Timestamp,
     ) {
-        let mut failures = self.by_machine.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut failures = self.by_machine.lock();
         let (key, deleting) = (Key::of(machine), machine.is_deleting());
         let last = failures.get(&key).filter(|failed| failed.deleting == deleting);
         let before = last.map(|failed| &failed.episode);
@@ -99,14 +99,14 @@ impl Failures {
 
     /// The credential may not label the VM of that UID.
     pub fn forbid_labelling(&self, vm_uid: &str, now: Timestamp) {
-        let mut unlabelled = self.unlabelled.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut unlabelled = self.unlabelled.lock();
         unlabelled.retain(|_, tried| !may_try_again(*tried, now));
         unlabelled.insert(vm_uid.to_owned(), now);
     }
 
     /// Whether labelling the VM of that UID has not just been forbidden: rights may have been granted since.
     pub fn may_label(&self, vm_uid: &str, now: Timestamp) -> bool {
-        let unlabelled = self.unlabelled.lock().unwrap_or_else(PoisonError::into_inner);
+        let unlabelled = self.unlabelled.lock();
         unlabelled
             .get(vm_uid)
             .is_none_or(|tried| may_try_again(*tried, now))
@@ -114,7 +114,7 @@ impl Failures {
 
     /// Something that the Machine waits for has changed: what failed is tried again soon.
     pub fn release(&self, machine: &Key) {
-        let mut failures = self.by_machine.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut failures = self.by_machine.lock();
         if let Some(failed) = failures.get_mut(machine) {
             failed.episode.end();
         }
@@ -122,10 +122,7 @@ impl Failures {
 
     /// All went well.
     pub fn clear(&self, machine: &Key) {
-        self.by_machine
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(machine);
+        self.by_machine.lock().remove(machine);
     }
 }
 

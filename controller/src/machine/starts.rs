@@ -2,11 +2,11 @@
 //! limit for each infra cluster, shared between MachineSets, so that no pool, however large, keeps others from starting.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use machinist_infra::provider::InfraKey;
 use machinist_infra::store::Key;
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::phase::Phase;
@@ -131,7 +131,7 @@ impl Starts {
         if stage(machine) == Stage::Over {
             return (Start::Free, Vec::new());
         }
-        let mut clusters = self.lock();
+        let mut clusters = self.clusters.lock();
         let cluster = cluster_of(&infra.server, &infra.ca_digest).to_owned();
         let cluster = clusters.entry(cluster).or_default();
         let (key, pool) = (Key::of(machine), Pool::of(machine));
@@ -161,7 +161,7 @@ impl Starts {
             (Stage::Over, _) => self.forget(&Key::of(machine)),
             (Stage::Starting, Some(record)) => {
                 let infra = &record.infrastructure;
-                let mut clusters = self.lock();
+                let mut clusters = self.clusters.lock();
                 let cluster = clusters
                     .entry(cluster_of(&infra.server, &infra.ca_digest).to_owned())
                     .or_default();
@@ -177,7 +177,7 @@ impl Starts {
 
     /// The Machine is gone, or does not start any more; gives who may start instead of it.
     pub fn forget(&self, machine: &Key) -> Vec<Key> {
-        let mut clusters = self.lock();
+        let mut clusters = self.clusters.lock();
         let mut next = Vec::new();
         clusters.retain(|_, cluster| {
             let waited = cluster.waits.remove(machine);
@@ -199,17 +199,12 @@ impl Starts {
 
     /// How many start, and how many wait for that.
     pub fn count(&self) -> Vec<(&'static str, usize)> {
-        let clusters = self.lock();
+        let clusters = self.clusters.lock();
         let sum = |count: fn(&Cluster) -> usize| clusters.values().map(count).sum();
         vec![
             ("starting", sum(|cluster| cluster.starting.len())),
             ("waiting", sum(|cluster| cluster.waits.len())),
         ]
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Cluster>> {
-        // Every change is complete before anything can panic.
-        self.clusters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -3,11 +3,11 @@
 //! long it takes from the news that a VM runs until the status says so.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::jiff::Timestamp;
 use machinist_infra::store::Key;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::phase::Phase;
 use super::record::Record;
@@ -89,7 +89,7 @@ impl Times {
     }
 
     fn lock_news(&self) -> MutexGuard<'_, HashMap<Key, Instant>> {
-        self.news.lock().unwrap_or_else(PoisonError::into_inner)
+        self.news.lock()
     }
 
     /// A pass sees a Machine, or that it is gone.
@@ -110,7 +110,7 @@ impl Times {
     }
 
     fn ended(&self, key: &Key, after: Option<Seen>, now: Timestamp) -> Ended {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = self.seen.lock();
         let before = seen.remove(key);
         let same = |before: &Seen| after.as_ref().is_none_or(|after| after.uid == before.uid);
         let ended = before

@@ -1,10 +1,10 @@
 //! What one process remembers of MachineDeployments. Nothing here is needed after a restart.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use k8s_openapi::jiff::Timestamp;
 use machinist_infra::store::Key;
+use parking_lot::Mutex;
 
 use machinist_shared::names::annotation;
 
@@ -48,7 +48,7 @@ pub struct Failed {
 impl Memories {
     /// The failure that holds the deployment back at `now`, if it is like `subject` now.
     pub fn pending(&self, key: &Key, subject: impl FnOnce() -> u64, now: Timestamp) -> Option<Failure> {
-        let memories = self.lock();
+        let memories = self.deployments.lock();
         let (failure, episode) = memories.get(key)?.failure.as_ref()?;
         let until = episode.until(subject());
         (until > now).then(|| Failure {
@@ -59,7 +59,7 @@ impl Memories {
 
     /// A write failed while the deployment was like `subject`; the pause doubles from one attempt to the next.
     pub fn fail(&self, key: &Key, subject: u64, failed: Failed, now: Timestamp) {
-        let mut memories = self.lock();
+        let mut memories = self.deployments.lock();
         let memory = memories.entry(key.clone()).or_default();
         let before = memory.failure.take();
         let episode = before.as_ref().map(|(_, episode)| episode);
@@ -82,7 +82,7 @@ impl Memories {
     /// The rollback that the annotations ask for was refused: with which answer.
     pub fn rollback_refused(&self, key: &Key, annotations: &Texts) -> Option<String> {
         let asked = annotations.get(annotation::ROLLBACK_TO)?;
-        let memories = self.lock();
+        let memories = self.deployments.lock();
         let (refused, answer) = memories.get(key)?.rollback_refused.as_ref()?;
         (refused == asked).then(|| answer.clone())
     }
@@ -90,12 +90,16 @@ impl Memories {
     /// The rollback that the annotations ask for was refused.
     pub fn refuse_rollback(&self, key: &Key, annotations: &Texts, answer: String) {
         let asked = annotations.get(annotation::ROLLBACK_TO).cloned();
-        self.lock().entry(key.clone()).or_default().rollback_refused = asked.map(|asked| (asked, answer));
+        self.deployments
+            .lock()
+            .entry(key.clone())
+            .or_default()
+            .rollback_refused = asked.map(|asked| (asked, answer));
     }
 
     /// All went well.
     pub fn forgive(&self, key: &Key) {
-        if let Some(memory) = self.lock().get_mut(key) {
+        if let Some(memory) = self.deployments.lock().get_mut(key) {
             memory.failure = None;
             memory.rollback_refused = None;
         }
@@ -148,27 +152,26 @@ impl Memories {
     }
 
     fn creations<T>(&self, key: &Key, of: impl FnOnce(&mut CreationLimit) -> T) -> T {
-        of(&mut self.lock().entry(key.clone()).or_default().creations)
+        of(&mut self.deployments.lock().entry(key.clone()).or_default().creations)
     }
 
     /// When the status was written last.
     pub fn status_written(&self, key: &Key) -> Option<Timestamp> {
-        self.lock().get(key)?.status_written
+        self.deployments.lock().get(key)?.status_written
     }
 
     /// The status was written.
     pub fn told(&self, key: &Key, now: Timestamp) {
-        self.lock().entry(key.clone()).or_default().status_written = Some(now);
+        self.deployments
+            .lock()
+            .entry(key.clone())
+            .or_default()
+            .status_written = Some(now);
     }
 
     /// The deployment is gone.
     pub fn forget(&self, key: &Key) {
-        self.lock().remove(key);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Memory>> {
-        // Every change is complete before anything can panic.
-        self.deployments.lock().unwrap_or_else(PoisonError::into_inner)
+        self.deployments.lock().remove(key);
     }
 }
 

@@ -1,11 +1,11 @@
 //! What a process remembers of its MachineSets between passes, and the API server does not know.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use machinist_infra::store::Key;
+use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
@@ -96,7 +96,7 @@ impl Memories {
             paused: set.paused_by().is_some(),
             deleting: set.is_deleting(),
         };
-        let mut sets = self.lock();
+        let mut sets = self.sets.lock();
         let memory = sets.entry(key.clone()).or_default();
         if memory.uid != set.uid() {
             *memory = Memory {
@@ -124,7 +124,7 @@ impl Memories {
     /// The set is gone.
     pub fn forget(&self, key: &Key) {
         self.recreations.end(key);
-        self.lock().remove(key);
+        self.sets.lock().remove(key);
     }
 
     /// The status says what is so.
@@ -152,7 +152,7 @@ impl Memories {
 
     /// The write that failed last, for a set that is like `subject` now.
     pub fn failure(&self, key: &Key, subject: impl FnOnce() -> u64) -> Option<Failure> {
-        let mut sets = self.lock();
+        let mut sets = self.sets.lock();
         let (failure, episode) = sets.get_mut(key)?.failure.as_mut()?;
         let shown = Failure {
             until: episode.until(subject()),
@@ -292,12 +292,7 @@ impl Memories {
     }
 
     fn of<T>(&self, key: &Key, change: impl FnOnce(&mut Memory) -> T) -> Option<T> {
-        self.lock().get_mut(key).map(change)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Memory>> {
-        // Every change is complete before anything can panic.
-        self.sets.lock().unwrap_or_else(PoisonError::into_inner)
+        self.sets.lock().get_mut(key).map(change)
     }
 }
 

@@ -5,12 +5,13 @@
 //! concurrency limits, the leader's fence, span and metrics, and when a key is due again.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use machinist_infra::lane::Turn;
 use machinist_infra::store::Key;
+use parking_lot::Mutex;
 
 use crate::context::Context;
 use crate::runtime::backoff::{Backoff, Jitter};
@@ -195,7 +196,7 @@ struct Attempts {
 impl Attempts {
     /// How long to wait after one more failure.
     fn pause(&self, key: &Key) -> Duration {
-        let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut failed = self.failed.lock();
         let before = failed.entry(key.clone()).or_default();
         let pause = RETRY.pause(*before, self.jitter);
         *before += 1;
@@ -203,10 +204,7 @@ impl Attempts {
     }
 
     fn end(&self, key: &Key) {
-        self.failed
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(key);
+        self.failed.lock().remove(key);
     }
 }
 

@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::hash::Hash;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use machinist_infra::store::Key;
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -87,7 +88,7 @@ impl<K: Clone + Eq + Hash> Default for Queue<K> {
 impl<K: Clone + Eq + Hash> Queue<K> {
     /// Asks for `key` to be worked on now; of a queue that is closed, nothing is.
     pub fn add(&self, key: K) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         if state.closed {
             return;
         }
@@ -103,7 +104,7 @@ impl<K: Clone + Eq + Hash> Queue<K> {
     /// Asks for `key` to be worked on after `delay`, unless it is due earlier anyway.
     pub fn add_after(&self, key: K, delay: Duration) {
         let due = Instant::now() + delay;
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         if state.closed {
             return;
         }
@@ -119,7 +120,7 @@ impl<K: Clone + Eq + Hash> Queue<K> {
         loop {
             let notified = self.wake.notified();
             let sleep_until = {
-                let mut state = self.lock();
+                let mut state = self.state.lock();
                 if state.closed {
                     self.wake.notify_one();
                     return None;
@@ -147,7 +148,7 @@ impl<K: Clone + Eq + Hash> Queue<K> {
     /// `key` is no longer being worked on.
     pub fn done(&self, key: &K) {
         let again = {
-            let mut state = self.lock();
+            let mut state = self.state.lock();
             state.working.remove(key);
             state.again.remove(key)
         };
@@ -158,7 +159,7 @@ impl<K: Clone + Eq + Hash> Queue<K> {
 
     /// Lets every [`Queue::next`] return `None` from now on.
     pub fn close(&self) {
-        self.lock().closed = true;
+        self.state.lock().closed = true;
         self.ended.notify_waiters();
         self.wake.notify_waiters();
         self.wake.notify_one();
@@ -166,7 +167,7 @@ impl<K: Clone + Eq + Hash> Queue<K> {
 
     /// Whether it has been closed.
     pub fn is_closed(&self) -> bool {
-        self.lock().closed
+        self.state.lock().closed
     }
 
     /// Returns when it has been closed.
@@ -182,12 +183,7 @@ impl<K: Clone + Eq + Hash> Queue<K> {
 
     /// How many keys are waiting to be worked on now.
     pub fn depth(&self) -> usize {
-        self.lock().ready.len()
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, State<K>> {
-        // Every change of the state is complete before anything can panic.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().ready.len()
     }
 }
 

@@ -5,11 +5,11 @@
 //! ends when what was created has become a Node, or when nothing had to be replaced for a while.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use machinist_infra::store::Key;
+use parking_lot::Mutex;
 
 use crate::runtime::backoff::{Backoff, Jitter};
 
@@ -61,7 +61,7 @@ impl Recreations {
 
     /// Something was created for the object of that key and UID, or is to be.
     pub fn count(&self, key: &Key, uid: &str, now: Timestamp) {
-        let mut episodes = self.lock();
+        let mut episodes = self.episodes.lock();
         let before = episodes
             .get(key)
             .filter(|episode| episode.uid == uid && now < episode.ends());
@@ -77,7 +77,7 @@ impl Recreations {
 
     /// The episode of the object of that key and UID, if it has come to pauses.
     pub fn of(&self, key: &Key, uid: &str, now: Timestamp) -> Option<Recreation> {
-        let episodes = self.lock();
+        let episodes = self.episodes.lock();
         let episode = episodes.get(key)?;
         let is_on = episode.uid == uid && episode.count > 1 && now < episode.ends();
         is_on.then(|| Recreation {
@@ -89,12 +89,7 @@ impl Recreations {
 
     /// What was created has lasted, or the object is gone or asks for something else.
     pub fn end(&self, key: &Key) {
-        self.lock().remove(key);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Episode>> {
-        // Every change is complete before anything can panic.
-        self.episodes.lock().unwrap_or_else(PoisonError::into_inner)
+        self.episodes.lock().remove(key);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::ObjectReference;
@@ -10,6 +10,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::runtime::events::{Event as KubeEvent, EventType, Recorder, Reporter};
 use kube::{Client, Resource};
 use machinist_infra::client::RemoteError;
+use parking_lot::Mutex;
 
 use crate::telemetry::metrics::Metrics;
 
@@ -141,12 +142,7 @@ impl Events {
         // By reason, too: forged signing requests hide no failure.
         let about_what = about.uid.as_deref().or(about.name.as_deref());
         let subject = format!("{}/{}", about_what.unwrap_or_default(), event.reason);
-        // Every change of the map is complete before anything can panic.
-        let may = may_write(
-            &mut self.written.lock().unwrap_or_else(PoisonError::into_inner),
-            &subject,
-            Instant::now(),
-        );
+        let may = may_write(&mut self.written.lock(), &subject, Instant::now());
         if !may {
             tracing::debug!(
                 object = about.name,

@@ -2,10 +2,11 @@
 //! somebody asks for the metrics, named once in the log, and never deleted.
 
 use std::collections::BTreeSet;
-use std::sync::{Mutex, PoisonError, Weak};
+use std::sync::Weak;
 
 use machinist_infra::orphans::of_node;
 use machinist_infra::provider::Orphan;
+use parking_lot::Mutex;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{IntGaugeVec, Opts};
@@ -66,7 +67,7 @@ impl Orphans {
             self.count.with_label_values(&[kind]).set(count);
         }
         let found: BTreeSet<Orphan> = found.into_iter().collect();
-        let mut named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut named = self.named.lock();
         for orphan in found.difference(&named) {
             tracing::warn!(
                 kind = orphan.kind,

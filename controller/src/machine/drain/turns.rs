@@ -2,9 +2,10 @@
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use machinist_infra::store::Key;
+use parking_lot::Mutex;
 
 use machinist_shared::names::{annotation, condition};
 
@@ -34,7 +35,7 @@ impl Turns {
         limit: usize,
         controller_name: &str,
     ) -> Turn {
-        let mut begun = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut begun = self.0.lock();
         let has_begun = |other: &StoredMachine| {
             is_draining(other) || begun.get(&Key::of(other)).is_some_and(|uid| *uid == other.uid())
         };
@@ -50,7 +51,7 @@ impl Turns {
 
     /// Forgets a Machine that is gone.
     pub fn forget(&self, key: &Key) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
+        self.0.lock().remove(key);
     }
 }
 

@@ -1,13 +1,14 @@
 //! One watch of pods per draining Node, one of all disruption budgets, and what was answered to evictions.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use k8s_openapi::jiff::Timestamp;
 use kube::{Api, Client};
 use machinist_infra::reflect::{Signal, reflect};
 use machinist_infra::store::{Key, Store};
 use machinist_infra::watch::Selector;
+use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
@@ -134,7 +135,7 @@ impl Drains {
                 return;
             }
             let Some(watches) = watches.upgrade() else { return };
-            let watches = watches.lock().unwrap_or_else(PoisonError::into_inner);
+            let watches = watches.lock();
             for (machine, watch) in watches.iter() {
                 if change.versions().any(|budget| watch.waits_for(budget)) {
                     // Nobody listens any more only when the process is ending.
@@ -163,7 +164,7 @@ impl Drains {
 
     /// Watches the pods of that Node until [`Drains::close`].
     pub fn open(&self, machine: &Key, node: &Node) {
-        let mut watches = self.lock();
+        let mut watches = self.watches.lock();
         if watches
             .get(machine)
             .is_some_and(|watch| watch.node_uid == node.uid())
@@ -191,7 +192,7 @@ impl Drains {
 
     /// Ends the Machine's watch, if there is one.
     pub fn close(&self, machine: &Key) {
-        let mut watches = self.lock();
+        let mut watches = self.watches.lock();
         watches.remove(machine);
         if watches.is_empty() {
             *self.claims() = Claims::default();
@@ -200,7 +201,7 @@ impl Drains {
 
     /// What is known of the pods of the Machine's Node of that UID.
     pub fn see(&self, machine: &Key, node_uid: &str) -> Seen {
-        let watches = self.lock();
+        let watches = self.watches.lock();
         match watches.get(machine) {
             Some(watch) if watch.node_uid != node_uid => Seen::Unwatched,
             Some(watch) if watch.store.is_synced() => {
@@ -220,7 +221,7 @@ impl Drains {
     /// How many pods of all draining Nodes a disruption budget does not let go, whether it was asked for in vain or is known
     /// to be spent.
     pub fn blocked(&self, now: Timestamp) -> usize {
-        let watches = self.lock();
+        let watches = self.watches.lock();
         let synced = watches.values().filter(|watch| watch.store.is_synced());
         let blocked = synced.map(|watch| {
             let pods = watch.store.all();
@@ -232,14 +233,14 @@ impl Drains {
 
     /// Notes what was answered to the eviction of the pod of that UID.
     pub fn answered(&self, machine: &Key, pod_uid: &str, answer: Answer) {
-        if let Some(watch) = self.lock().get_mut(machine) {
+        if let Some(watch) = self.watches.lock().get_mut(machine) {
             watch.answers.insert(pod_uid.to_owned(), answer);
         }
     }
 
     /// Notes what was found out of a volume's claim.
     pub fn claimed(&self, machine: &Key, volume: &str, claim: Claim) {
-        if let Some(watch) = self.lock().get_mut(machine) {
+        if let Some(watch) = self.watches.lock().get_mut(machine) {
             watch.claims.insert(volume.to_owned(), claim);
         }
     }
@@ -263,7 +264,7 @@ impl Drains {
                 Signal::Failed(error) => {
                     tracing::warn!(machine = %machine, %error, "watch of a draining Node's pods failed");
                     let Some(watches) = watches.upgrade() else { return };
-                    let mut watches = watches.lock().unwrap_or_else(PoisonError::into_inner);
+                    let mut watches = watches.lock();
                     if let Some(watch) = watches.get_mut(&machine) {
                         watch.failed = Some(error.to_string());
                     }
@@ -274,13 +275,8 @@ impl Drains {
         }
     }
 
-    fn claims(&self) -> std::sync::MutexGuard<'_, Claims> {
+    fn claims(&self) -> parking_lot::MutexGuard<'_, Claims> {
         // Every change of it is complete before anything can panic.
-        self.claims.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Key, Watch>> {
-        // Every change of the map is a single insert or remove.
-        self.watches.lock().unwrap_or_else(PoisonError::into_inner)
+        self.claims.lock()
     }
 }
