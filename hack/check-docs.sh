@@ -53,10 +53,10 @@ metrics="$(grep -ohE '"machinist_[a-z_]+"' -r controller/src webhook/src infra/s
 documented="$(sed -nE 's/^\| `(machinist_[a-z_]+)` \|.*/\1/p' docs/metrics.md | sort -u)"
 compare "the metric" docs/metrics.md "$metrics" "$documented"
 
-names="$(grep -ohE '"machinist\.dev/[a-z-]+"' shared/src/names.rs | tr -d '"' | sort -u)"
+names="$(grep -ohE '"machinist\.dev/[a-z-]+"' shared/src/api/names.rs | tr -d '"' | sort -u)"
 at_least 5 "labels and annotations of ours" "$names"
 while read -r name; do
-  grep -qF "\`$name\`" docs/manifest.md || complain "$name of shared/src/names.rs is not in docs/manifest.md"
+  grep -qF "\`$name\`" docs/manifest.md || complain "$name of shared/src/api/names.rs is not in docs/manifest.md"
 done <<<"$names"
 
 # Markdown links to files, and to headings of them.

@@ -4,9 +4,9 @@ use futures::future::join_all;
 use kube::Client;
 use kube::api::{DeleteParams, Preconditions};
 use kube::core::ObjectMeta;
-use machinist_infra::client::RemoteError;
-use machinist_infra::orphans::{Seen, Verdict, controller};
-use machinist_shared::names::label;
+use machinist_infra::kube::client::RemoteError;
+use machinist_infra::kubevirt::orphans::{Seen, Verdict, controller};
+use machinist_shared::api::names::label;
 
 use crate::flags::Target;
 use crate::kind::Kind;

@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::core::v1::Secret;
 use kube::core::ApiResource;
-use machinist_infra::objects::{Claim, DataVolume, Vm};
+use machinist_infra::kubevirt::objects::{Claim, DataVolume, Vm};
 
 /// A kind, in the order in which they own each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -6,11 +6,11 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::ListParams;
 use kube::core::{ApiResource, DynamicObject, ObjectMeta};
 use kube::{Api, Client};
-use machinist_infra::client::RemoteError;
+use machinist_infra::kube::client::RemoteError;
 use machinist_shared::api;
-use machinist_shared::config_var::{ConfigVarString, KeyRef, RefKind};
-use machinist_shared::field::{FieldPath, Report};
-use machinist_shared::names::annotation;
+use machinist_shared::api::config_var::{ConfigVarString, KeyRef, RefKind};
+use machinist_shared::api::field::{FieldPath, Report};
+use machinist_shared::api::names::annotation;
 use machinist_shared::provider_spec::ProviderConfig;
 use serde_json::Value;
 

@@ -4,9 +4,9 @@ use k8s_openapi::api::core::v1::Node;
 use kube::api::{DeleteParams, ListParams, Preconditions};
 use kube::core::ObjectMeta;
 use kube::{Api, Client};
-use machinist_infra::client::RemoteError;
-use machinist_infra::orphans::of_node;
-use machinist_shared::names::{annotation, label};
+use machinist_infra::kube::client::RemoteError;
+use machinist_infra::kubevirt::orphans::of_node;
+use machinist_shared::api::names::{annotation, label};
 
 use crate::machines::{Living, PAGE};
 use crate::report::{Orphan, Where};

@@ -6,10 +6,10 @@ use std::path::Path;
 use anyhow::{Context as _, bail};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::{Api, Client};
-use machinist_infra::client::{ClientOptions, RemoteError, infra_client, kubectl_client};
-use machinist_infra::kubeconfig::InfraKubeconfig;
-use machinist_infra::user_cluster::KubectlCluster;
-use machinist_shared::config_var::{KeyRef, LookupError, RefKind};
+use machinist_infra::kube::client::{ClientOptions, RemoteError, infra_client, kubectl_client};
+use machinist_infra::kube::kubeconfig::InfraKubeconfig;
+use machinist_infra::kube::user_cluster::KubectlCluster;
+use machinist_shared::api::config_var::{KeyRef, LookupError, RefKind};
 use machinist_shared::kubevirt::resolved::{self, Env, raw_or_base64};
 use serde::Serialize;
 

@@ -4,8 +4,8 @@ use std::collections::HashSet;
 use std::fmt::Write as _;
 
 use k8s_openapi::jiff::Timestamp;
-use machinist_infra::orphans::{Namespace, Seen};
-use machinist_shared::names::label;
+use machinist_infra::kubevirt::orphans::{Namespace, Seen};
+use machinist_shared::api::names::label;
 use serde::Serialize;
 
 use crate::kind::Kind;

@@ -9,9 +9,9 @@ use futures::future::join_all;
 use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::jiff::Timestamp;
 use kube::{Api, Client};
-use machinist_infra::client::{ClientOptions, RemoteError, kubectl_client};
-use machinist_infra::kubeconfig::AddressPolicy;
-use machinist_infra::user_cluster::KubectlCluster;
+use machinist_infra::kube::client::{ClientOptions, RemoteError, kubectl_client};
+use machinist_infra::kube::kubeconfig::AddressPolicy;
+use machinist_infra::kube::user_cluster::KubectlCluster;
 
 use crate::flags::{Command, Delete, Flags, OnOrphans, Orphans, Output, Places, Target};
 use crate::kind::Kind;

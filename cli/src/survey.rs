@@ -4,9 +4,9 @@ use futures::future::join_all;
 use kube::api::ListParams;
 use kube::core::{DynamicObject, ObjectMeta};
 use kube::{Api, Client};
-use machinist_infra::client::RemoteError;
-use machinist_infra::orphans::{Namespace, Seen};
-use machinist_shared::names::label;
+use machinist_infra::kube::client::RemoteError;
+use machinist_infra::kubevirt::orphans::{Namespace, Seen};
+use machinist_shared::api::names::label;
 
 use crate::kind::Kind;
 use crate::machines::PAGE;

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use clap::CommandFactory as _;
+use machinist_command_line::reference;
 use machinist_controller::config::{Flags, machine_controller};
-use machinist_shared::command_line::reference;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/flags.md");

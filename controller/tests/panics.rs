@@ -2,8 +2,8 @@
 
 use std::process::Command;
 
+use machinist_infra::telemetry::LogFormat;
 use machinist_infra::telemetry::{self, Endpoint, Settings};
-use machinist_shared::command_line::value::LogFormat;
 
 const CHILD: &str = "MACHINIST_TEST_PANICS";
 

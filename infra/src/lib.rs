@@ -1,28 +1,16 @@
-//! The providers' I/O half: [`provider`] is what the controller knows of them; the other modules are KubeVirt's, from a
-//! kubeconfig in a spec to a pooled client, and what is watched through it.
+//! The providers' I/O half: [`provider`] is what the controller knows of them, [`kubevirt`] the one that ships, and [`kube`]
+//! and [`cache`] what both servers reach a cluster with and keep of it.
 
-pub mod answer;
-pub mod breaker;
-pub mod client;
-pub mod clock;
-pub mod facts;
-pub mod fence;
+pub mod cache;
 pub mod http_server;
-pub mod inquiry;
-mod json_strings;
-pub mod kubeconfig;
+pub mod kube;
 pub mod kubevirt;
-pub mod lane;
-pub mod objects;
-pub mod orphans;
-pub mod pool;
 pub mod process;
-mod projected;
 pub mod provider;
-pub mod reflect;
-pub mod store;
 pub mod telemetry;
-pub mod traffic;
-pub mod user_cluster;
-mod user_data;
-pub mod watch;
+
+// Paths of before, for the controller.
+pub use self::kube::{client, clock, fence, kubeconfig, traffic, user_cluster};
+pub use cache::{reflect, store, watch};
+pub use kubevirt::{facts, inquiry, objects, orphans, pool};
+pub use provider::lane;

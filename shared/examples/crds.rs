@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use machinist_shared::crd;
+use machinist_shared::api::crd;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/machinist/files/crds");

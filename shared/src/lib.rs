@@ -3,22 +3,11 @@
 
 pub mod admission;
 pub mod api;
-pub mod autoscaler;
-pub mod command_line;
-pub mod config_var;
-pub mod crd;
-pub mod decode;
-pub mod field;
-pub mod kubelet_settings;
-pub mod kubelet_version;
 pub mod kubevirt;
-pub mod names;
-pub mod network;
-pub mod operating_system;
 pub mod provider;
 pub mod provider_spec;
-pub mod quantity;
-pub mod ssh;
-pub mod startup_taints;
-pub mod syntax;
-pub mod template;
+
+// Paths of before, for the controller.
+pub use admission::{autoscaler, kubelet_settings, kubelet_version, startup_taints, template};
+pub use api::{config_var, crd, decode, field, names, quantity, syntax};
+pub use provider_spec::{network, operating_system};

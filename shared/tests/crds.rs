@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use machinist_shared::crd;
+use machinist_shared::api::crd;
 use serde_json::Value;
 
 #[test]

@@ -1,12 +1,12 @@
 //! Laws of admission, for whatever JSON comes: nothing panics, defaulting twice is defaulting once, what defaults make
 //! of a valid object is valid, patches lead where they say, and writing nothing is never a change.
 
+use machinist_shared::admission::autoscaler;
+use machinist_shared::admission::template::{equal, equal_in_place, hash};
 use machinist_shared::admission::{
     AdmissionSettings, Author, mutate_create, mutate_deployment, mutate_set, mutate_update, patch,
     validate_create, validate_deployment, validate_set, validate_update,
 };
-use machinist_shared::autoscaler;
-use machinist_shared::template::{equal, equal_in_place, hash};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 

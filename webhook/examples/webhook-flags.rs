@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use clap::CommandFactory as _;
-use machinist_shared::command_line::reference;
+use machinist_command_line::reference;
 use machinist_webhook::flags::{Flags, machine_controller};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -12,8 +12,8 @@ use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessRevie
 use kube::api::PostParams;
 use kube::{Api, Client};
 use machinist_shared::admission::Reference;
-use machinist_shared::config_var::{KeyRef, RefKind};
-use machinist_shared::field::{ErrorKind, Report};
+use machinist_shared::api::config_var::{KeyRef, RefKind};
+use machinist_shared::api::field::{ErrorKind, Report};
 
 use crate::review::User;
 

@@ -2,16 +2,16 @@
 
 use std::time::Duration;
 
-use machinist_infra::inquiry::Secrets;
-use machinist_infra::kubeconfig::AddressPolicy;
+use machinist_infra::kube::kubeconfig::AddressPolicy;
+use machinist_infra::kubevirt::inquiry::Secrets;
 use machinist_shared::admission::{
     AdmissionSettings, Author, ValueAt, mutate_create, mutate_deployment, mutate_set, mutate_update,
     new_references, patch, validate_create, validate_deployment, validate_set, validate_update,
 };
-use machinist_shared::field::{ErrorKind, FieldPath, Report, reported};
+use machinist_shared::admission::{autoscaler, template};
+use machinist_shared::api::field::{ErrorKind, FieldPath, Report, reported};
 use machinist_shared::kubevirt::spec::Matcher;
 use machinist_shared::kubevirt::topology;
-use machinist_shared::{autoscaler, template};
 use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
 

@@ -10,9 +10,9 @@ use std::time::SystemTime;
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client};
 use machinist_certs::{CertificateFiles, CurrentCertificate, Identity, Reloader};
-use machinist_infra::reflect::{Signal, reflect};
-use machinist_infra::store::{Key, Store};
-use machinist_infra::watch::Selector;
+use machinist_infra::cache::reflect::{Signal, reflect};
+use machinist_infra::cache::store::{Key, Store};
+use machinist_infra::cache::watch::Selector;
 use tokio::task::JoinSet;
 
 use crate::flags::Flags;

@@ -7,17 +7,17 @@ use clap::ValueEnum;
 use futures::future;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::{Api, Client};
-use machinist_infra::client::{ClientOptions, RemoteError};
-use machinist_infra::inquiry::{Inquiry, Question, Secrets};
-use machinist_infra::kubeconfig::{AddressPolicy, InfraKubeconfig};
+use machinist_infra::kube::client::{ClientOptions, RemoteError};
+use machinist_infra::kube::kubeconfig::{AddressPolicy, InfraKubeconfig};
+use machinist_infra::kubevirt::inquiry::{Inquiry, Question, Secrets};
 use machinist_shared::admission::ValueAt;
-use machinist_shared::config_var::{KeyRef, LookupError, RefKind};
-use machinist_shared::field::{ErrorKind, FieldPath, Report};
+use machinist_shared::api::config_var::{KeyRef, LookupError, RefKind};
+use machinist_shared::api::field::{ErrorKind, FieldPath, Report};
 use machinist_shared::kubevirt::resolved::{self, Env, KubeconfigSource, Unresolved};
 use machinist_shared::kubevirt::spec::{CloudProviderSpec, Matcher};
 use machinist_shared::kubevirt::{topology, validate};
-use machinist_shared::operating_system::OperatingSystem;
 use machinist_shared::provider_spec::ProviderConfig;
+use machinist_shared::provider_spec::operating_system::OperatingSystem;
 use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
 
@@ -277,7 +277,7 @@ impl Infra {
             return Err(Unusable::Wrong(judged));
         }
         let unusable = |error: Unresolved| {
-            use machinist_shared::config_var::ResolveError;
+            use machinist_shared::api::config_var::ResolveError;
             match &error {
                 Unresolved::Reference {
                     error:

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use machinist_infra::kubeconfig::{AddressPolicy, InfraKubeconfig};
+use machinist_infra::kube::kubeconfig::{AddressPolicy, InfraKubeconfig};
 use machinist_shared::kubevirt::resolved::decode_base64;
 use sha2::{Digest as _, Sha256};
 

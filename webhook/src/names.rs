@@ -10,8 +10,8 @@ use k8s_openapi::api::core::v1::Node;
 use kube::api::ListParams;
 use kube::{Api, Client};
 use machinist_shared::api::Machine;
-use machinist_shared::field::{FieldPath, Report};
-use machinist_shared::names::annotation;
+use machinist_shared::api::field::{FieldPath, Report};
+use machinist_shared::api::names::annotation;
 
 /// How long both questions together may take.
 const PATIENCE: Duration = Duration::from_secs(1);

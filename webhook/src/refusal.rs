@@ -1,6 +1,6 @@
 //! A refusal as `metav1.Status`: what kubectl shows as a list of causes, and Helm and Argo as one message.
 
-use machinist_shared::field::{ErrorKind, FieldError, MAX_REPORTED, Report, cut, reported};
+use machinist_shared::api::field::{ErrorKind, FieldError, MAX_REPORTED, Report, cut, reported};
 use serde::Serialize;
 
 use crate::review::Kind;
@@ -70,7 +70,7 @@ impl Status {
             message,
             details: Details {
                 name: name.to_owned(),
-                group: machinist_shared::names::GROUP,
+                group: machinist_shared::api::names::GROUP,
                 kind: match kind {
                     Kind::MachineDeployment => "MachineDeployment",
                     Kind::MachineSet => "MachineSet",
@@ -93,7 +93,7 @@ fn message(errors: &[FieldError]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use machinist_shared::field::FieldPath;
+    use machinist_shared::api::field::FieldPath;
     use serde_json::json;
 
     use super::*;

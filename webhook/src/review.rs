@@ -125,7 +125,7 @@ impl<O> Request<'_, O> {
     /// Which of our kinds it is about; subresources are nobody's business here.
     pub(crate) fn kind(&self) -> Kind {
         let main = self.sub_resource.as_deref().is_none_or(str::is_empty);
-        if !main || self.resource.group != machinist_shared::names::GROUP {
+        if !main || self.resource.group != machinist_shared::api::names::GROUP {
             return Kind::Other;
         }
         match self.resource.resource.as_ref() {

@@ -1,6 +1,6 @@
 //! What is stored already is no reason to refuse: an object that names what has vanished since must still be mendable.
 
-use machinist_shared::field::Report;
+use machinist_shared::api::field::Report;
 use serde_json::Value;
 
 use crate::admit::any_case;
@@ -74,7 +74,7 @@ fn parts(path: &str) -> Vec<&str> {
 
 #[cfg(test)]
 mod tests {
-    use machinist_shared::field::FieldPath;
+    use machinist_shared::api::field::FieldPath;
     use rstest::rstest;
     use serde_json::json;
 

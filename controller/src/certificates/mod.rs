@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use kube::Client;
 use machinist_certs::rotation::{Action, Found, Memory, Observed, Obstacle, Plan, Policy, decide};
-use machinist_shared::command_line::value::ObjectName;
+use machinist_command_line::value::ObjectName;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Flags;

@@ -1,6 +1,6 @@
 //! Flags of machine-controller's `machine-controller`, and what became of them.
 
-use machinist_shared::command_line::former::Former;
+use machinist_command_line::former::Former;
 
 /// All of them.
 pub const FLAGS: &[Former] = &[

@@ -4,13 +4,13 @@ use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
 
 use clap::{ArgAction, Parser};
-use machinist_infra::telemetry::Endpoint;
-use machinist_infra::user_cluster::UserCluster;
-use machinist_shared::command_line::value::{
-    LogFormat, OptionalName, SomeDuration, address, boolean, object_name, some_duration,
+pub use machinist_command_line::value::{OptionalDuration, duration};
+use machinist_command_line::value::{
+    OptionalName, SomeDuration, address, boolean, object_name, some_duration,
 };
-pub use machinist_shared::command_line::value::{OptionalDuration, duration};
-use machinist_shared::command_line::{self, Told, heading};
+use machinist_command_line::{Told, heading};
+use machinist_infra::telemetry::{Endpoint, LogFormat};
+use machinist_infra::user_cluster::UserCluster;
 use machinist_shared::names;
 
 use crate::bootstrap::Mode;
@@ -209,7 +209,7 @@ pub struct Flags {
 impl Flags {
     /// Reads the arguments of the process, in Go's syntax or in ours.
     pub fn read(args: impl IntoIterator<Item = OsString>) -> Result<Told<Self>, clap::Error> {
-        let mut told: Told<Self> = command_line::parse(args, machine_controller::FLAGS)?;
+        let mut told: Told<Self> = machinist_command_line::parse(args, machine_controller::FLAGS)?;
         told.notices.extend(told.flags.no_dns());
         Ok(told)
     }

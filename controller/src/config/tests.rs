@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use clap::CommandFactory as _;
 use clap::error::ErrorKind;
-use machinist_shared::command_line::{faults, former_faults, reference};
+use machinist_command_line::{faults, former_faults, reference};
 use rstest::rstest;
 
 use super::*;

@@ -6,8 +6,8 @@ pub(crate) mod requests;
 
 use std::time::Duration;
 
+use clap::ValueEnum;
 use http::HeaderMap;
-use machinist_shared::command_line::value::LogFormat;
 use opentelemetry::propagation::TextMapPropagator as _;
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_http::HeaderExtractor;
@@ -27,6 +27,15 @@ use crate::process::hide_panic_messages;
 
 /// How long the end of the process waits for the last spans to be delivered.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// Form of the log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Console,
+}
 
 /// What is told, how and whereto.
 #[derive(Debug)]
@@ -194,7 +203,7 @@ mod tests {
             tracing::debug!(target: "kube_client::client", "Unsuccessful data error parse: secret");
             assert_eq!(lines.0.load(Ordering::Relaxed), 0);
             tracing::error!(target: "kube_client::client", "one line");
-            tracing::warn!(target: "machinist_infra::client", "another");
+            tracing::warn!(target: "machinist_infra::kube::client", "another");
             assert_eq!(lines.0.load(Ordering::Relaxed), 2);
         });
     }

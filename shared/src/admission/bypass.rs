@@ -9,9 +9,9 @@
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::raw::{annotation, canonical, child, object_at_mut};
 use super::shape::MACHINE_SPEC;
-use crate::names::annotation::{BYPASS_IMMUTABILITY, SPEC_CHANGE};
+use crate::api::names::annotation::{BYPASS_IMMUTABILITY, SPEC_CHANGE};
+use crate::api::raw::{annotation, canonical, child, object_at_mut};
 
 /// Removes the annotation from `new`, an update of `old`; leaves the trace if it was `true` and the spec changed.
 pub(super) fn mutate(old: &Value, new: &mut Value) {

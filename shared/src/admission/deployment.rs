@@ -2,17 +2,18 @@
 
 use serde_json::{Value, json};
 
-use super::raw::{Object, child, object_at, object_at_mut};
-use super::shape::DEPLOYMENT;
-use super::template::{
+use super::pool::{
     default_template, judge_name, judge_replicas, judge_selector, judge_template, template_changed,
 };
+use super::shape::DEPLOYMENT;
 use super::update::{is_deleting, only_new};
 use super::validate::{merge, not_an_object};
 use super::{AdmissionSettings, Author};
-use crate::field::{FieldPath, Report};
+use crate::admission::autoscaler;
+use crate::api::field::{FieldPath, Report};
+use crate::api::raw::{Object, child, object_at, object_at_mut};
+use crate::api::syntax;
 use crate::provider::Maker;
-use crate::{autoscaler, syntax};
 
 /// A MachineDeployment as it is to be stored; `old` is what is stored now, if it is an update. One that is being
 /// deleted stays as it is.
@@ -172,7 +173,7 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
-    use crate::names::label;
+    use crate::api::names::label;
 
     fn deployment(labels: &Value, class: &str) -> Value {
         json!({"spec": {"template": {"spec": {"metadata": {"labels": labels}, "providerSpec": {"value": {

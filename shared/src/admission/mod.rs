@@ -10,17 +10,21 @@
 //! assert!(report.errors.iter().any(|e| e.path.to_string() == "spec.providerSpec.value.cloudProvider"));
 //! ```
 
+pub mod autoscaler;
 mod bypass;
 mod deployment;
+pub mod kubelet_settings;
+pub mod kubelet_version;
 pub(crate) mod mutate;
 mod patch;
-pub(crate) mod raw;
+mod pool;
 mod references;
 pub mod selector;
 mod set;
 mod settings;
 pub(crate) mod shape;
-mod template;
+pub mod startup_taints;
+pub mod template;
 mod update;
 mod validate;
 

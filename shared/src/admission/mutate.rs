@@ -5,11 +5,11 @@
 
 use serde_json::{Value, json};
 
-use super::raw::{self, Object, child, object_at, object_at_mut, text};
 use super::{AdmissionSettings, bypass};
-use crate::names::{annotation, label};
-use crate::operating_system::OperatingSystem;
+use crate::api::names::{annotation, label};
+use crate::api::raw::{self, Object, child, object_at, object_at_mut, text};
 use crate::provider::{self, Provider};
+use crate::provider_spec::operating_system::OperatingSystem;
 use crate::provider_spec::{DNS_KEYS, KEYS, NETWORK_KEYS};
 
 /// A Machine as it is to be stored when it is made.

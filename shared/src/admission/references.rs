@@ -5,9 +5,9 @@
 
 use serde_json::Value;
 
-use super::raw::{Object, any_case};
-use crate::config_var::{KeyRef, RefKind};
-use crate::field::FieldPath;
+use crate::api::config_var::{KeyRef, RefKind};
+use crate::api::field::FieldPath;
+use crate::api::raw::{Object, any_case};
 
 /// Where a provider's spec is in an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,7 +77,7 @@ fn collect(value: &Value, path: &FieldPath, found: &mut Vec<Reference>) {
     }
 }
 
-/// One that counts: with namespace, name and key, as [`crate::config_var`] reads it, in any letter case.
+/// One that counts: with namespace, name and key, as [`crate::api::config_var`] reads it, in any letter case.
 fn reference(name: &str, field: &Value) -> Option<KeyRef> {
     let kind = if name.eq_ignore_ascii_case("secretKeyRef") {
         RefKind::Secret

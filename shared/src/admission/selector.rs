@@ -2,9 +2,9 @@
 
 use serde_json::{Map, Value};
 
-use super::raw::{Object, object_at};
-use crate::field::{FieldPath, Report};
-use crate::syntax;
+use crate::api::field::{FieldPath, Report};
+use crate::api::raw::{Object, object_at};
+use crate::api::syntax;
 
 const OPERATORS: [&str; 4] = ["In", "NotIn", "Exists", "DoesNotExist"];
 

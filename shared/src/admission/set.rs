@@ -2,16 +2,16 @@
 
 use serde_json::{Value, json};
 
-use super::raw::{Object, object_at_mut};
-use super::shape::SET;
-use super::template::{
+use super::pool::{
     default_template, judge_name, judge_replicas, judge_selector, judge_template, template_changed,
 };
+use super::shape::SET;
 use super::update::{is_deleting, only_new};
 use super::validate::{merge, not_an_object};
 use super::{AdmissionSettings, Author};
-use crate::autoscaler;
-use crate::field::{FieldPath, Report};
+use crate::admission::autoscaler;
+use crate::api::field::{FieldPath, Report};
+use crate::api::raw::{Object, object_at_mut};
 use crate::provider::Maker;
 
 const POLICIES: [&str; 3] = ["Random", "Newest", "Oldest"];

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::kubelet_version::VersionConstraint;
+use crate::admission::kubelet_version::VersionConstraint;
 use crate::provider::Overridden;
 
 /// What admission is told from outside. The controller must be told the same.
@@ -52,7 +52,7 @@ pub fn parse_feature_gates(text: &str) -> Result<BTreeMap<String, bool>, Feature
             let name = Some(name.trim()).filter(|name| !name.is_empty())?;
             Some((
                 name.to_owned(),
-                <bool as crate::config_var::ConfigValue>::of_text(value.trim().to_owned())?,
+                <bool as crate::api::config_var::ConfigValue>::of_text(value.trim().to_owned())?,
             ))
         });
         gates.extend([parsed.ok_or_else(|| FeatureGateError(item.to_owned()))?]);

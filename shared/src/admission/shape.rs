@@ -6,8 +6,8 @@
 use jiff::Timestamp;
 use serde_json::Value;
 
-use crate::decode::json_type;
-use crate::field::{ErrorKind, FieldPath, MAX_REPORTED, Report, did_you_mean};
+use crate::api::decode::json_type;
+use crate::api::field::{ErrorKind, FieldPath, MAX_REPORTED, Report, did_you_mean};
 
 /// What a value may be; `null` always may be.
 #[derive(Debug)]

@@ -5,8 +5,8 @@ use serde_json::Value;
 use super::shape::{MACHINE, Shape};
 use super::validate::{inspect_spec, not_an_object};
 use super::{AdmissionSettings, Author, bypass};
-use crate::field::{FieldPath, Report};
-use crate::template;
+use crate::admission::template;
+use crate::api::field::{FieldPath, Report};
 
 /// Judges the update of the Machine `old` to `new`, after [`super::mutate_update`].
 ///
@@ -177,7 +177,7 @@ mod tests {
 
     use super::super::mutate_update;
     use super::*;
-    use crate::names::annotation::{BYPASS_IMMUTABILITY, SPEC_CHANGE};
+    use crate::api::names::annotation::{BYPASS_IMMUTABILITY, SPEC_CHANGE};
 
     fn machine(spec: &Value, annotations: &Value) -> Value {
         json!({"metadata": {"name": "m", "uid": "u", "annotations": annotations}, "spec": spec})

@@ -6,16 +6,16 @@ use std::sync::Arc;
 use jiff::SignedDuration;
 use serde_json::Value;
 
-use super::raw::{Object, object_at};
 use super::shape::{MACHINE, MACHINE_SPEC};
 use super::{AdmissionSettings, Author};
-use crate::field::{ErrorKind, FieldPath, Report};
-use crate::names::{self, annotation, is_ccm_provider_id_of};
+use crate::admission::startup_taints;
+use crate::admission::{kubelet_settings, kubelet_version};
+use crate::api::field::{ErrorKind, FieldPath, Report};
+use crate::api::names::{self, annotation, is_ccm_provider_id_of};
+use crate::api::raw::{Object, object_at};
+use crate::api::syntax;
 use crate::provider::{self, Spec};
 use crate::provider_spec::ProviderConfig;
-use crate::startup_taints;
-use crate::syntax;
-use crate::{kubelet_settings, kubelet_version};
 
 /// Judges a Machine that is to be made, after its defaults are in.
 pub fn validate_create(raw: &Value, author: Author, settings: &AdmissionSettings) -> Report {
@@ -123,7 +123,7 @@ pub(super) fn validate_startup_taints(
     let known: Vec<&str> = taints.filter_map(|taint| taint.get("key")?.as_str()).collect();
     for key in startup_taints::keys(named.unwrap_or_default()) {
         if !known.contains(&key) {
-            let hint = crate::field::did_you_mean(key, known.iter().copied());
+            let hint = crate::api::field::did_you_mean(key, known.iter().copied());
             let why = format!("{key:?} is not the key of a taint in spec.taints{hint}");
             policy.invalid(&path.child("annotations").child(annotation::STARTUP_TAINTS), why);
         }
@@ -309,7 +309,7 @@ fn warn_taints(spec: &Object, path: &FieldPath, report: &mut Report) {
         }
         let effects = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
         if !effects.contains(&text("effect")) {
-            let hint = crate::field::did_you_mean(text("effect"), effects);
+            let hint = crate::api::field::did_you_mean(text("effect"), effects);
             report.warn(
                 &path.child("effect"),
                 format!(

@@ -3,11 +3,19 @@
 //! `providerSpec.value` stays raw JSON: what a person wrote is what is stored. The doc comments here are what
 //! `kubectl explain` prints.
 
+pub mod config_var;
+pub mod crd;
+pub mod decode;
 mod deployment;
 mod explain;
+pub mod field;
 mod lenient;
 mod machine;
+pub mod names;
+pub mod quantity;
+pub(crate) mod raw;
 mod set;
+pub mod syntax;
 
 pub use deployment::{
     MachineDeployment, MachineDeploymentCondition, MachineDeploymentSpec, MachineDeploymentStatus,
@@ -27,13 +35,13 @@ macro_rules! resource {
                 stringify!($type).into()
             }
             fn group(_: &()) -> std::borrow::Cow<'_, str> {
-                crate::names::GROUP.into()
+                crate::api::names::GROUP.into()
             }
             fn version(_: &()) -> std::borrow::Cow<'_, str> {
-                crate::names::VERSION.into()
+                crate::api::names::VERSION.into()
             }
             fn api_version(_: &()) -> std::borrow::Cow<'_, str> {
-                crate::names::API_VERSION.into()
+                crate::api::names::API_VERSION.into()
             }
             fn plural(_: &()) -> std::borrow::Cow<'_, str> {
                 $plural.into()

@@ -3,9 +3,9 @@
 use serde_json::Value;
 
 use super::spec::VirtualMachine;
-use crate::config_var::ConfigVarString;
+use crate::api::config_var::ConfigVarString;
+use crate::api::quantity;
 use crate::provider::{Amounts, Lookup};
-use crate::quantity;
 
 /// Capacity of a VM: its own, or that of its instancetype, whose `spec` is `instancetype` if that is known.
 pub(super) fn capacity(vm: &VirtualMachine, lookup: &Lookup<'_>, instancetype: Option<&Value>) -> Amounts {

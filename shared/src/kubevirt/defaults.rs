@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 use super::provider::NAME;
 use crate::admission::AdmissionSettings;
 use crate::admission::mutate::provider_of;
-use crate::admission::raw::{self, Object, child, object_at, object_at_mut, text};
-use crate::names::{annotation, label};
+use crate::api::names::{annotation, label};
+use crate::api::raw::{self, Object, child, object_at, object_at_mut, text};
 
 /// Fills them in. On an update, `stored` is the spec that is stored now, and they are taken from it, absent staying
 /// absent, unless the fields that they follow from have changed.

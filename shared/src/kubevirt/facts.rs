@@ -78,8 +78,8 @@ pub fn topology<'a>(
     let (mut region, mut zone) = (None, None);
     for (key, values) in expressions {
         let found = match key {
-            crate::names::label::REGION => &mut region,
-            crate::names::label::ZONE => &mut zone,
+            crate::api::names::label::REGION => &mut region,
+            crate::api::names::label::ZONE => &mut zone,
             _ => continue,
         };
         match values {

@@ -16,7 +16,6 @@ pub mod cloud_config;
 mod defaults;
 pub mod facts;
 pub mod kinds;
-pub mod machinist;
 pub mod observed;
 pub mod provider;
 pub mod render;
@@ -25,3 +24,6 @@ pub mod root_cause;
 pub mod spec;
 pub mod topology;
 pub mod validate;
+
+// A path of before, for the controller.
+pub use crate::provider::machinist;

@@ -11,9 +11,9 @@ use super::resolved::{self, Env, Lookup, Overridden, ResolvedSpec, Secret, Unres
 use super::spec::{self, CloudProviderSpec};
 use super::{capacity, cloud_config, defaults, validate};
 use crate::admission::AdmissionSettings;
-use crate::config_var::{ConfigVarString, KeyRef};
-use crate::decode::Field;
-use crate::field::{FieldPath, Report};
+use crate::api::config_var::{ConfigVarString, KeyRef};
+use crate::api::decode::Field;
+use crate::api::field::{FieldPath, Report};
 use crate::provider::{
     Amounts, Blueprint, Cloud, FailureDomain, Machinist, Maker, Opaque, Order, Provider, Spec,
 };

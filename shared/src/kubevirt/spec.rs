@@ -3,10 +3,10 @@
 use k8s_openapi::api::core::v1::PodDNSConfig;
 use serde_json::Value;
 
-use crate::config_var::{ConfigVarBool, ConfigVarString, KeyRef};
-use crate::decode::{Field, Fields};
-use crate::field::{FieldPath, Report};
-use crate::kubevirt::machinist::{self, Machinist};
+use crate::api::config_var::{ConfigVarBool, ConfigVarString, KeyRef};
+use crate::api::decode::{Field, Fields};
+use crate::api::field::{FieldPath, Report};
+use crate::provider::machinist::{self, Machinist};
 
 /// `cloudProviderSpec` as written.
 #[derive(Debug, Clone, Default, PartialEq)]

@@ -6,8 +6,8 @@ use super::defaults::{has_own_labels, located, topology_source};
 use super::provider::NAME;
 use crate::admission::ValueAt;
 use crate::admission::mutate::provider_of;
-use crate::admission::raw::{Object, object_at, object_at_mut};
-use crate::names::label;
+use crate::api::names::label;
+use crate::api::raw::{Object, object_at, object_at_mut};
 
 /// Where the spec of a Machine is.
 fn keys(at: ValueAt) -> &'static [&'static str] {

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result, ensure};
 use machinist_shared::admission::AdmissionSettings;
-use machinist_shared::config_var::LookupError;
-use machinist_shared::decode::Fields;
-use machinist_shared::field::{FieldPath, Report};
+use machinist_shared::api::config_var::LookupError;
+use machinist_shared::api::decode::Fields;
+use machinist_shared::api::field::{FieldPath, Report};
 use machinist_shared::provider::{Blueprint, Env, Overridden, Spec};
 use serde_json::{Map, Value, json};
 
@@ -60,7 +60,7 @@ pub(crate) fn mistake<B: Bed>(bed: &B) -> Result<()> {
     wrong["clusterNam"] = json!("x");
     let (_, report) = judged(bed, &wrong);
     let path = format!("{PATH}.cloudProviderSpec.clusterNam");
-    let told = |error: &machinist_shared::field::FieldError| error.path.to_string() == path;
+    let told = |error: &machinist_shared::api::field::FieldError| error.path.to_string() == path;
     ensure!(
         report.errors.iter().any(told),
         "an unknown key is not told: {report:?}"

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use machinist_infra::cache::store::Key;
 use machinist_infra::provider::{InfraEvent, Instance, Labelling, Place, Provider, Sight, Watched};
-use machinist_infra::store::Key;
-use machinist_shared::names::label;
+use machinist_shared::api::names::label;
 use machinist_shared::provider::{Blueprint, Order};
 use serde_json::Value;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};

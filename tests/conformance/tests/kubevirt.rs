@@ -7,9 +7,9 @@ use std::time::Duration;
 use anyhow::Result;
 use conformance::Bed;
 use conformance::bed::{Foreign, PEER};
-use machinist_infra::client::ClientOptions;
-use machinist_infra::kubeconfig::AddressPolicy;
-use machinist_infra::pool::PoolOptions;
+use machinist_infra::kube::client::ClientOptions;
+use machinist_infra::kube::kubeconfig::AddressPolicy;
+use machinist_infra::kubevirt::pool::PoolOptions;
 use machinist_infra::provider::{InfraEvent, Provider, shipped};
 use machinist_shared::provider::{Secret, find};
 use serde_json::{Value, json};
@@ -59,7 +59,7 @@ impl Bed for OnTestbed {
             },
             lane: 4,
             look_every: Duration::from_secs(30),
-            facts_ttl: machinist_infra::facts::TTL,
+            facts_ttl: machinist_infra::kubevirt::facts::TTL,
             cache_bytes: usize::MAX,
             cluster_uid: "7f0e0d3a-2f1c-4f6e-8b59-3f3f5a3a1e22".to_owned(),
         };

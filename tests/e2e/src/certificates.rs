@@ -20,7 +20,7 @@ use kube::{
     api::{ListParams, PostParams},
     config::{KubeConfigOptions, Kubeconfig},
 };
-use machinist_shared::names::{TOKEN_SECRET_TYPE, label};
+use machinist_shared::api::names::{TOKEN_SECRET_TYPE, label};
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, SanType};
 
 use crate::{Case, case::PATIENCE, manifest::NAMESPACE, wait};

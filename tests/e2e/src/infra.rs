@@ -9,7 +9,7 @@ use kube::{
     api::{ListParams, Patch, PatchParams},
     core::ObjectMeta,
 };
-use machinist_shared::{api::Machine, names::condition};
+use machinist_shared::api::{Machine, names::condition};
 use serde_json::{Value, json};
 use testbed::{
     kubeconfig,

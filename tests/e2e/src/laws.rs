@@ -4,8 +4,8 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use kube::{Resource as _, ResourceExt as _};
+use machinist_shared::admission::template;
 use machinist_shared::api::{Machine, MachineSet};
-use machinist_shared::template;
 use serde_json::Value;
 use tokio::task::JoinHandle;
 
@@ -142,7 +142,7 @@ fn doubles(sets: &[Set]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use machinist_shared::names::label;
+    use machinist_shared::api::names::label;
     use serde_json::json;
 
     #[test]

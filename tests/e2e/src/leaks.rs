@@ -13,7 +13,7 @@ use kube::{
     api::ListParams,
     core::{ApiResource, DynamicObject},
 };
-use machinist_shared::{api::Machine, names};
+use machinist_shared::api::{Machine, names};
 use serde::de::DeserializeOwned;
 use testbed::{Testbed, seed::INFRA_NAMESPACE};
 

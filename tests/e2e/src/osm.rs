@@ -4,7 +4,7 @@
 use anyhow::{Context as _, Result};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::{Api, ResourceExt as _, api::DeleteParams, config::Kubeconfig};
-use machinist_shared::names::{annotation, osm};
+use machinist_shared::api::names::{annotation, osm};
 use serde_json::{Value, json};
 
 use crate::{Case, manifest};

@@ -8,7 +8,7 @@ use kube::{
     api::{Patch, PatchParams, PostParams},
     core::DynamicObject,
 };
-use machinist_shared::names::{annotation, finalizer, label};
+use machinist_shared::api::names::{annotation, finalizer, label};
 use serde_json::{Value, json};
 use testbed::seed::INFRA_NAMESPACE;
 

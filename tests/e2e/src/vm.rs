@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use machinist_shared::field::{FieldPath, Report};
+use machinist_shared::api::field::{FieldPath, Report};
 use machinist_shared::kubevirt::facts::Facts;
 use machinist_shared::kubevirt::render::{RenderInput, render};
 use machinist_shared::kubevirt::resolved::{Env, resolve};

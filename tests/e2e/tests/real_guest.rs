@@ -21,7 +21,7 @@ use kube::{
     api::{DeleteParams, ListParams},
     runtime::{WatchStreamExt as _, watcher},
 };
-use machinist_shared::{api::Machine, names};
+use machinist_shared::api::{Machine, names};
 use serde_json::{Value, json};
 use testbed::{GuestNetwork, bed::Options};
 

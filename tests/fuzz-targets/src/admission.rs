@@ -5,16 +5,16 @@
 
 use std::collections::BTreeMap;
 
+use machinist_shared::admission::template::{equal, equal_in_place, hash};
 use machinist_shared::admission::{
     AdmissionSettings, Author, mutate_create, mutate_deployment, mutate_set, mutate_update, patch,
     validate_create, validate_deployment, validate_set, validate_update,
 };
-use machinist_shared::field::{FieldPath, Report};
+use machinist_shared::api::field::{FieldPath, Report};
 use machinist_shared::kubevirt::facts::{Facts, facts_needed};
 use machinist_shared::kubevirt::render::{RenderInput, render};
 use machinist_shared::kubevirt::resolved::{Env, resolve};
 use machinist_shared::provider_spec::ProviderConfig;
-use machinist_shared::template::{equal, equal_in_place, hash};
 use serde_json::{Deserializer, Value};
 
 use crate::Input;

@@ -10,9 +10,9 @@ use futures::StreamExt as _;
 use futures::stream;
 use http_body::Frame;
 use kube::Api;
-use machinist_infra::answer::AnswerLimits;
-use machinist_infra::client::RemoteError;
-use machinist_infra::objects::{Claim, DataVolume, Vm, Vmi};
+use machinist_infra::kube::answer::AnswerLimits;
+use machinist_infra::kube::client::RemoteError;
+use machinist_infra::kubevirt::objects::{Claim, DataVolume, Vm, Vmi};
 use serde::Deserialize;
 
 use crate::Input;

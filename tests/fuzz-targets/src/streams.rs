@@ -15,9 +15,9 @@ use http_body_util::StreamBody;
 use kube::client::Body;
 use kube::core::WatchEvent;
 use kube::{Api, Client, Resource};
-use machinist_infra::answer::AnswerLimits;
-use machinist_infra::reflect::follow;
-use machinist_infra::store::{Key, Store};
+use machinist_infra::cache::reflect::follow;
+use machinist_infra::cache::store::{Key, Store};
+use machinist_infra::kube::answer::AnswerLimits;
 use serde::de::DeserializeOwned;
 use tower::{BoxError, ServiceBuilder, service_fn};
 

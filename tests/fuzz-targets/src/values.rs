@@ -1,9 +1,9 @@
 //! The small texts that people write: quantities, and the three forms of a value that may be referred to.
 
-use machinist_shared::config_var::{ConfigValue, ConfigVar, LookupError};
-use machinist_shared::decode::Field;
-use machinist_shared::field::{FieldPath, Report};
-use machinist_shared::quantity;
+use machinist_shared::api::config_var::{ConfigValue, ConfigVar, LookupError};
+use machinist_shared::api::decode::Field;
+use machinist_shared::api::field::{FieldPath, Report};
+use machinist_shared::api::quantity;
 use serde_json::Value;
 
 /// One input.

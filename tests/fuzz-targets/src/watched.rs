@@ -7,7 +7,7 @@ use machinist_controller::cache::{
     Node, StoredMachine, StoredMachineDeployment, StoredMachineSet, VolumeAttachment,
 };
 use machinist_controller::csr::request::StoredRequest;
-use machinist_infra::answer::AnswerLimits;
+use machinist_infra::kube::answer::AnswerLimits;
 
 use crate::Input;
 use crate::streams::run as stream;

@@ -1,6 +1,6 @@
 //! Flags of machine-controller's `webhook`, and what became of them.
 
-use machinist_shared::command_line::former::Former;
+use machinist_command_line::former::Former;
 
 /// All of them. The flags about nodes that its other binary takes and ignores are none of this one's, there and here.
 pub const FLAGS: &[Former] = &[

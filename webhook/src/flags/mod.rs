@@ -6,14 +6,14 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Parser, ValueEnum};
 use machinist_certs::MinimumTls;
-use machinist_infra::telemetry::Endpoint;
-use machinist_infra::user_cluster::UserCluster;
-use machinist_shared::admission::{AdmissionSettings, parse_feature_gates};
-use machinist_shared::command_line::value::{
-    LogFormat, OptionalDuration, OptionalName, address, address_with_port, boolean, duration, object_name,
+use machinist_command_line::value::{
+    OptionalDuration, OptionalName, address, address_with_port, boolean, duration, object_name,
 };
-use machinist_shared::command_line::{self, Told, heading};
-use machinist_shared::kubelet_version::VersionConstraint;
+use machinist_command_line::{Told, heading};
+use machinist_infra::kube::user_cluster::UserCluster;
+use machinist_infra::telemetry::{Endpoint, LogFormat};
+use machinist_shared::admission::kubelet_version::VersionConstraint;
+use machinist_shared::admission::{AdmissionSettings, parse_feature_gates};
 use machinist_shared::kubevirt::resolved::Env;
 
 pub mod machine_controller;
@@ -155,7 +155,7 @@ pub struct FeatureGates(std::collections::BTreeMap<String, bool>);
 impl Flags {
     /// Reads the arguments of the process, in Go's syntax or in ours.
     pub fn read(args: impl IntoIterator<Item = OsString>) -> Result<Told<Self>, clap::Error> {
-        command_line::parse(args, machine_controller::FLAGS)
+        machinist_command_line::parse(args, machine_controller::FLAGS)
     }
 
     /// The user cluster.
@@ -187,7 +187,7 @@ impl Flags {
 
 fn version_constraint(text: &str) -> Result<VersionConstraint, String> {
     text.parse()
-        .map_err(|error: machinist_shared::kubelet_version::VersionError| error.to_string())
+        .map_err(|error: machinist_shared::admission::kubelet_version::VersionError| error.to_string())
 }
 
 fn feature_gates(text: &str) -> Result<FeatureGates, String> {

@@ -1,6 +1,6 @@
 use clap::CommandFactory as _;
 use clap::error::ErrorKind;
-use machinist_shared::command_line::{faults, former_faults, reference};
+use machinist_command_line::{faults, former_faults, reference};
 use rstest::rstest;
 
 use super::*;

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 
 use super::RenderInput;
+use crate::api::names::annotation;
 use crate::kubevirt::resolved::{Disk, Image, ResolvedSpec};
-use crate::names::annotation;
 
 /// Name of the volume with the operating system.
 pub(crate) const PRIMARY_DISK: &str = "datavolumedisk";

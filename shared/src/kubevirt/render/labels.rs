@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::RenderInput;
-use crate::names::{annotation, label};
+use crate::api::names::{annotation, label};
 
 type Map = BTreeMap<String, String>;
 

@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
+use crate::api::names::label;
 use crate::kubevirt::resolved::ResolvedSpec;
-use crate::names::label;
 
 /// The node affinity preset; `{}` without one.
 pub(super) fn affinity(spec: &ResolvedSpec) -> Value {

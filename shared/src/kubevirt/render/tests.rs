@@ -6,9 +6,9 @@ use rstest::rstest;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::config_var::LookupError;
-use crate::decode::Fields;
-use crate::field::{FieldPath, Report};
+use crate::api::config_var::LookupError;
+use crate::api::decode::Fields;
+use crate::api::field::{FieldPath, Report};
 use crate::kubevirt::resolved::{Env, resolve};
 use crate::kubevirt::spec::decode;
 

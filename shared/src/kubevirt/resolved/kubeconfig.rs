@@ -6,7 +6,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use super::{Env, Lookup, Unresolved, value};
-use crate::config_var::{ConfigVar, KeyRef, LookupError, ResolveError};
+use crate::api::config_var::{ConfigVar, KeyRef, LookupError, ResolveError};
 
 /// Text that must not be shown.
 #[derive(Clone, PartialEq, Eq, Default)]
@@ -120,7 +120,7 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
-    use crate::config_var::RefKind;
+    use crate::api::config_var::RefKind;
 
     fn reference() -> KeyRef {
         KeyRef {

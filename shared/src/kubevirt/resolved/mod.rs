@@ -1,18 +1,17 @@
 //! A spec whose every value is known: references looked up, environment applied, defaults of the provider filled in.
 
-mod env;
 mod kubeconfig;
 mod usable;
 
 use k8s_openapi::api::core::v1::PodDNSConfig;
 
-pub use env::{Env, Overridden};
+pub use crate::provider::env::{Env, Overridden};
 pub use kubeconfig::{Kubeconfig, KubeconfigSource, Secret, decode_base64, kubeconfig, raw_or_base64};
 
 use super::facts::ACCESS_MODES;
 use super::kinds;
 use super::spec::{CloudProviderSpec, Matcher, SecondaryDisk, VirtualMachine};
-use crate::config_var::{ConfigValue, ConfigVar, KeyRef, LookupError, ResolveError};
+use crate::api::config_var::{ConfigValue, ConfigVar, KeyRef, LookupError, ResolveError};
 
 /// Why a spec could not be resolved.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -289,8 +288,8 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::decode::Fields;
-    use crate::field::{FieldPath, Report};
+    use crate::api::decode::Fields;
+    use crate::api::field::{FieldPath, Report};
 
     /// A usable spec, with a change merged over it. References lead to what is written in their key.
     fn resolved(change: &Value) -> Result<ResolvedSpec, Unresolved> {

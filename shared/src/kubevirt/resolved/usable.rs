@@ -2,7 +2,7 @@
 //! no Machine of its that has a VM has one.
 
 use super::{ResolvedSpec, Unresolved};
-use crate::quantity;
+use crate::api::quantity;
 
 const QUANTITY: &str = "is not a quantity; write one like 2, 500m, 4Gi or 10G";
 

@@ -1,11 +1,11 @@
 //! Where the operating system comes from: CDI's rules, which KubeVirt does not apply when it takes a VM.
 
 use super::{is_empty, literal, object_name, text};
-use crate::field::{FieldPath, Report};
+use crate::api::field::{FieldPath, Report};
+use crate::api::syntax;
 use crate::kubevirt::render::{REGISTRIES, SourceKind, source_kind};
 use crate::kubevirt::resolved::Image;
 use crate::kubevirt::spec::PrimaryDisk;
-use crate::syntax;
 
 /// Judges image, source and what belongs to them.
 pub(super) fn validate(disk: &PrimaryDisk, path: &FieldPath, report: &mut Report) {

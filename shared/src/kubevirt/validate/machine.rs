@@ -1,11 +1,11 @@
 //! What a spec asks of the Machine around it: its name and its labels become those of objects on the infra cluster.
 
-use crate::field::{FieldPath, Report};
+use crate::api::field::{FieldPath, Report};
+use crate::api::syntax::{LABEL_MAX, dns_subdomain};
 use crate::kubevirt::render::RESERVED_LABELS;
 use crate::kubevirt::render::secondary_disk;
 use crate::kubevirt::spec::CloudProviderSpec;
 use crate::provider::Maker;
-use crate::syntax::{LABEL_MAX, dns_subdomain};
 
 /// Judges the name of a Machine: further disks bear it, and volumes of a pod are no longer than labels and have no dots.
 pub fn name(name: &str, spec: &CloudProviderSpec, path: &FieldPath, report: &mut Report) {

@@ -1,7 +1,7 @@
 //! Which instancetype and preference the VM has.
 
 use super::{literal, object_name, text};
-use crate::field::{FieldPath, Report, did_you_mean};
+use crate::api::field::{FieldPath, Report, did_you_mean};
 use crate::kubevirt::kinds::{self, INSTANCETYPES, PREFERENCES};
 use crate::kubevirt::render::{PRIMARY_DISK, SourceKind, source_kind};
 use crate::kubevirt::resolved::Image;

@@ -13,12 +13,12 @@ mod scheduling;
 mod tests;
 mod vm;
 
-use super::machinist;
 use super::resolved::Overridden;
 use super::spec::CloudProviderSpec;
-use crate::config_var::ConfigVarString;
-use crate::field::{FieldPath, Report};
-use crate::{quantity, syntax};
+use crate::api::config_var::ConfigVarString;
+use crate::api::field::{FieldPath, Report};
+use crate::api::{quantity, syntax};
+use crate::provider::machinist;
 
 pub use machine::{labels, name, name_of_maker};
 pub use referred::referred;

@@ -2,8 +2,8 @@
 //! never shown.
 
 use super::validate;
-use crate::config_var::{ConfigVar, ConfigVarString, LookupError};
-use crate::field::{ErrorKind, FieldError, FieldPath, Report};
+use crate::api::config_var::{ConfigVar, ConfigVarString, LookupError};
+use crate::api::field::{ErrorKind, FieldError, FieldPath, Report};
 use crate::kubevirt::resolved::{Lookup, Overridden};
 use crate::kubevirt::spec::CloudProviderSpec;
 
@@ -170,8 +170,8 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::config_var::KeyRef;
-    use crate::decode::Fields;
+    use crate::api::config_var::KeyRef;
+    use crate::api::decode::Fields;
 
     fn behind(text: &str) -> Value {
         json!({"secretKeyRef": {"namespace": "a", "name": "b", "key": text}})
@@ -313,7 +313,7 @@ mod tests {
             .push(crate::kubevirt::spec::TopologySpread::default());
         spec.node_affinity.values.push(ConfigVar::default());
         let reference = KeyRef {
-            kind: crate::config_var::RefKind::Secret,
+            kind: crate::api::config_var::RefKind::Secret,
             namespace: "a".to_owned(),
             name: "b".to_owned(),
             key: "c".to_owned(),

@@ -1,9 +1,9 @@
 //! Where the VM may run.
 
 use super::{is_empty, literal, text};
-use crate::field::{FieldPath, Report};
+use crate::api::field::{FieldPath, Report};
+use crate::api::syntax;
 use crate::kubevirt::spec::{NodeAffinityPreset, TopologySpread};
-use crate::syntax;
 
 /// Judges the preset of a node affinity.
 pub(super) fn affinity(preset: &NodeAffinityPreset, path: &FieldPath, report: &mut Report) {

@@ -4,7 +4,7 @@ use rstest::rstest;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::decode::Fields;
+use crate::api::decode::Fields;
 use crate::provider::Maker;
 
 fn good() -> Value {

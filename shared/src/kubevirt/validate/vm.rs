@@ -3,11 +3,11 @@
 use k8s_openapi::api::core::v1::PodDNSConfig;
 
 use super::{image, is_empty, label_value, literal, matchers, object_name, positive, text};
-use crate::config_var::ConfigVarString;
-use crate::field::{FieldPath, Report};
+use crate::api::config_var::ConfigVarString;
+use crate::api::field::{FieldPath, Report};
+use crate::api::{quantity, syntax};
 use crate::kubevirt::facts::ACCESS_MODES;
 use crate::kubevirt::spec::VirtualMachine;
-use crate::{quantity, syntax};
 
 /// What KubeVirt takes at least: 1M.
 const LEAST_MEMORY: f64 = 1e6;

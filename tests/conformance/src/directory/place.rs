@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use futures::future::{BoxFuture, ready};
 use k8s_openapi::jiff::Timestamp;
-use machinist_infra::client::RemoteError;
-use machinist_infra::facts::FactError;
+use machinist_infra::kube::client::RemoteError;
+use machinist_infra::kubevirt::facts::FactError;
 use machinist_infra::provider::{
     Blind, Delivery, Disk, Guest, InfraKey, Instance, Labelling, NamedAt, Place, Sight, State,
 };

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::StreamExt as _;
 use inotify::{Inotify, WatchMask};
+use machinist_infra::cache::store::Key;
 use machinist_infra::provider::{InfraEvent, InfraKey, Provider, Watched};
-use machinist_infra::store::Key;
 use machinist_shared::provider::Secret;
 use serde::Deserialize;
 use tokio::sync::mpsc::UnboundedSender;

@@ -8,11 +8,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use machinist_shared::admission::AdmissionSettings;
-use machinist_shared::config_var::{ConfigVarString, KeyRef};
-use machinist_shared::decode::Field;
-use machinist_shared::field::{FieldPath, Report};
-use machinist_shared::kubevirt::machinist;
-use machinist_shared::names::label;
+use machinist_shared::api::config_var::{ConfigVarString, KeyRef};
+use machinist_shared::api::decode::Field;
+use machinist_shared::api::field::{FieldPath, Report};
+use machinist_shared::api::names::label;
+use machinist_shared::provider::machinist;
 use machinist_shared::provider::{
     Amounts, Blueprint, Cloud, Env, FailureDomain, Lookup, Machinist, Opaque, Order, Overridden, Provider,
     Secret, Spec, Unresolved,

@@ -46,7 +46,7 @@ pub const ELSEWHERE: &[(&str, &str, &str)] = &[
     (
         "2.3/a-boolean-behind-a-reference-is-a-Go-boolean",
         "It needs an object to read.",
-        "shared/src/config_var.rs::a_boolean_from_a_secret_is_parsed_as_go_does",
+        "shared/src/api/config_var.rs::a_boolean_from_a_secret_is_parsed_as_go_does",
     ),
     (
         "2.3/a-bad-boolean-behind-a-reference",

@@ -4,7 +4,7 @@ use machinist_shared::admission::{
     AdmissionSettings, mutate_create, mutate_deployment, mutate_set, mutate_update, validate_create,
     validate_deployment, validate_set, validate_update,
 };
-use machinist_shared::field::Report;
+use machinist_shared::api::field::Report;
 use serde_json::{Value, json};
 
 use super::{INFRA_NAMESPACE, Kind, Row};

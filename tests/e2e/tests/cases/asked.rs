@@ -10,7 +10,7 @@ use e2e::{
     infra, manifest,
     manifest::NAMESPACE,
 };
-use machinist_shared::names::autoscaler::{CAPACITY, MAX_SIZE, MIN_SIZE};
+use machinist_shared::api::names::autoscaler::{CAPACITY, MAX_SIZE, MIN_SIZE};
 use rstest::rstest;
 use serde_json::{Value, json};
 use testbed::bed::MACHINES;

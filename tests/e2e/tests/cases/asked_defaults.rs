@@ -8,7 +8,7 @@ use e2e::{
     manifest,
     manifest::NAMESPACE,
 };
-use machinist_shared::names::label;
+use machinist_shared::api::names::label;
 use serde_json::{Value, json};
 use testbed::bed::MACHINES;
 

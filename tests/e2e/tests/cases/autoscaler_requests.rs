@@ -10,8 +10,8 @@ use kube::{
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
     core::{ApiResource, DynamicObject},
 };
-use machinist_shared::{
-    api::{Machine, MachineDeployment, MachineSet},
+use machinist_shared::api::{
+    Machine, MachineDeployment, MachineSet,
     names::{annotation, autoscaler},
 };
 use serde_json::{Value, json};

@@ -10,7 +10,7 @@ use e2e::{
     wait,
 };
 use kube::{ResourceExt as _, api::DeleteParams};
-use machinist_shared::names::autoscaler::{CAPACITY, MAX_SIZE, MIN_SIZE};
+use machinist_shared::api::names::autoscaler::{CAPACITY, MAX_SIZE, MIN_SIZE};
 use serde_json::json;
 use testbed::bed::{CONTROLLER, MACHINES};
 

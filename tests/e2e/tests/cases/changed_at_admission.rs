@@ -12,7 +12,7 @@ use kube::api::{ListParams, Patch, PatchParams};
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, Resource, ResourceExt as _};
 use machinist_shared::api::MachineSet;
-use machinist_shared::names::annotation;
+use machinist_shared::api::names::annotation;
 use serde_json::{Value, json};
 
 #[tokio::test]

@@ -4,10 +4,7 @@
 use anyhow::{Context as _, Result};
 use e2e::{Case, case::PATIENCE, gate::Gate, manifest, wait};
 use kube::api::{DeleteParams, Patch, PatchParams};
-use machinist_shared::{
-    api::{Machine, MachineSet},
-    names::annotation,
-};
+use machinist_shared::api::{Machine, MachineSet, names::annotation};
 use serde_json::json;
 
 #[tokio::test]

@@ -11,8 +11,8 @@ use e2e::{
 };
 use k8s_openapi::api::core::v1::Node;
 use kube::{Client, ResourceExt as _};
-use machinist_shared::{
-    api::Machine,
+use machinist_shared::api::{
+    Machine,
     names::{annotation, condition, label},
 };
 use serde_json::json;

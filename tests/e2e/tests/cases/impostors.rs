@@ -17,7 +17,7 @@ use kube::{
     Api, Client, Config, ResourceExt as _,
     api::{DeleteParams, ListParams, PostParams},
 };
-use machinist_shared::names::TOKEN_SECRET_TYPE;
+use machinist_shared::api::names::TOKEN_SECRET_TYPE;
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
 use serde_json::json;
 

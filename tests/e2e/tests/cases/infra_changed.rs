@@ -4,7 +4,7 @@ use anyhow::Result;
 use e2e::{Case, infra, manifest, objects, wait};
 use futures::future::try_join_all;
 use kube::api::{DeleteParams, ListParams};
-use machinist_shared::{api::Machine, names::annotation::ACCEPT_INFRASTRUCTURE};
+use machinist_shared::api::{Machine, names::annotation::ACCEPT_INFRASTRUCTURE};
 use testbed::{
     ControlPlane,
     bed::MACHINES,

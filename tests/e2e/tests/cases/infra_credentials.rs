@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result};
 use e2e::{Case, case::PATIENCE, infra, manifest, objects, wait};
 use kube::{ResourceExt as _, api::DeleteParams};
-use machinist_shared::names::{annotation::INITIALIZERS, condition};
+use machinist_shared::api::names::{annotation::INITIALIZERS, condition};
 use serde_json::{Value, json};
 use testbed::{
     bed::MACHINES,

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 use e2e::{Case, infra, manifest};
-use machinist_shared::names::condition;
+use machinist_shared::api::names::condition;
 use testbed::bed::{MACHINES, Options};
 
 const ALL: [&str; 3] = ["get", "list", "watch"];

@@ -15,8 +15,8 @@ use kube::{
     api::{DeleteParams, ListParams, Patch, PatchParams},
     runtime::{WatchStreamExt as _, watcher},
 };
-use machinist_shared::{
-    api::{Machine, MachineSet, MachineSetStatus},
+use machinist_shared::api::{
+    Machine, MachineSet, MachineSetStatus,
     names::{annotation, finalizer},
 };
 use serde_json::{Value, json};

@@ -15,7 +15,7 @@ use kube::{
     Api, ResourceExt as _,
     api::{ListParams, Patch, PatchParams},
 };
-use machinist_shared::{api::MachineSet, names::label};
+use machinist_shared::api::{MachineSet, names::label};
 use serde_json::{Value, json};
 use testbed::{
     bed::{CONTROLLER, Options},

@@ -4,7 +4,7 @@ use anyhow::Result;
 use e2e::{Case, case::PATIENCE, rollout::deployment, wait};
 use kube::{ResourceExt as _, api::ListParams};
 use machinist_shared::api::MachineDeployment;
-use machinist_shared::names::annotation;
+use machinist_shared::api::names::annotation;
 use serde_json::json;
 
 const POOL: &str = "pool";

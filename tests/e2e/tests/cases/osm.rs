@@ -12,7 +12,7 @@ use e2e::{
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, ResourceExt as _, api::ListParams};
 use machinist_shared::api::Machine;
-use machinist_shared::names::{TOKEN_SECRET_TYPE, annotation, label};
+use machinist_shared::api::names::{TOKEN_SECRET_TYPE, annotation, label};
 use serde_json::json;
 use testbed::{
     bed::{MACHINES, Options},

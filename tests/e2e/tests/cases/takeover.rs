@@ -8,7 +8,7 @@ use kube::{
     api::{DeleteParams, Patch, PatchParams},
     core::DynamicObject,
 };
-use machinist_shared::names::{annotation, label};
+use machinist_shared::api::names::{annotation, label};
 use serde_json::{Value, json};
 use testbed::{
     bed::Options,

@@ -10,7 +10,7 @@ use e2e::{
     wait,
 };
 use kube::{Resource as _, ResourceExt as _, api::ListParams, core::DynamicObject};
-use machinist_shared::names::label;
+use machinist_shared::api::names::label;
 use testbed::bed::Options;
 
 #[tokio::test]

@@ -19,8 +19,8 @@ use kube::{
     api::{DeleteParams, Patch, PatchParams},
     runtime::{WatchStreamExt as _, watcher},
 };
-use machinist_shared::{
-    api::Machine,
+use machinist_shared::api::{
+    Machine,
     names::{TOKEN_SECRET_TYPE, label},
 };
 use serde_json::json;

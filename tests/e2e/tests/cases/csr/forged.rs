@@ -8,7 +8,7 @@ use e2e::{
     infra, manifest, wait,
 };
 use kube::{Client, api::DeleteParams};
-use machinist_shared::{api::Machine, names::condition};
+use machinist_shared::api::{Machine, names::condition};
 use rcgen::{CustomExtension, DnType, SanType};
 use serde_json::json;
 

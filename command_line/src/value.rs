@@ -1,0 +1,165 @@
+//! Values as Go programs take them.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+/// A duration, or none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct OptionalDuration(pub Option<Duration>);
+
+/// Parses Go's durations (`25m`, `1h30m`, `90s`); the empty text is none.
+pub fn duration(text: &str) -> Result<OptionalDuration, String> {
+    if text.is_empty() {
+        return Ok(OptionalDuration(None));
+    }
+    // Go's only duration without a unit.
+    if text == "0" {
+        return Ok(OptionalDuration(Some(Duration::ZERO)));
+    }
+    let span: jiff::SignedDuration = text
+        .parse()
+        .map_err(|_| format!("{text:?} is no duration like 25m or 1h30m"))?;
+    let duration = Duration::try_from(span).map_err(|_| format!("{text:?} is negative"))?;
+    Ok(OptionalDuration(Some(duration)))
+}
+
+/// A duration that is more than nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SomeDuration(pub Duration);
+
+/// Parses such a duration.
+pub fn some_duration(text: &str) -> Result<SomeDuration, String> {
+    match duration(text)?.0 {
+        Some(duration) if !duration.is_zero() => Ok(SomeDuration(duration)),
+        _ => Err("must be more than nothing".to_owned()),
+    }
+}
+
+/// Parses what Go takes for a boolean (`strconv.ParseBool`).
+pub fn boolean(text: &str) -> Result<bool, String> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
+        _ => Err(format!("{text:?} is neither true nor false")),
+    }
+}
+
+/// Parses `host:port` as Go programs take it: `:port` is every address, IPv4 and IPv6, and `localhost` is 127.0.0.1.
+pub fn address(text: &str) -> Result<SocketAddr, String> {
+    let host = match text.rsplit_once(':') {
+        Some(("", _)) => Ipv6Addr::UNSPECIFIED.into(),
+        Some(("localhost", _)) => Ipv4Addr::LOCALHOST.into(),
+        _ => {
+            return text
+                .parse()
+                .map_err(|_| format!("{text:?} is no address like 0.0.0.0:9876, localhost:9876 or :9876"));
+        }
+    };
+    let port = text.rsplit(':').next().unwrap_or_default();
+    let port = port.parse().map_err(|_| format!("{text:?} has no port number"))?;
+    Ok(SocketAddr::new(host, port))
+}
+
+/// As [`address`]; where a colon ends it, the port is `port`.
+pub fn address_with_port(text: &str, port: u16) -> Result<SocketAddr, String> {
+    if text.ends_with(':') {
+        address(&format!("{text}{port}"))
+    } else {
+        address(text)
+    }
+}
+
+/// An object of a namespace by its name, or none.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct OptionalName(pub Option<ObjectName>);
+
+/// An object of a namespace by its name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObjectName {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
+
+impl std::fmt::Display for ObjectName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// Parses `namespace/name`; the empty text is none.
+pub fn object_name(text: &str) -> Result<OptionalName, String> {
+    if text.is_empty() {
+        return Ok(OptionalName(None));
+    }
+    match text.split_once('/') {
+        Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/') => {
+            Ok(OptionalName(Some(ObjectName {
+                namespace: namespace.to_owned(),
+                name: name.to_owned(),
+            })))
+        }
+        _ => Err(format!("{text:?} is not like namespace/name")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case(":9876", Ok("[::]:9876"))]
+    #[case("127.0.0.1:0", Ok("127.0.0.1:0"))]
+    #[case("[::1]:1", Ok("[::1]:1"))]
+    #[case("localhost:1", Ok("127.0.0.1:1"))]
+    #[case("example.com:1", Err(()))]
+    #[case("localhost", Err(()))]
+    #[case(":http", Err(()))]
+    #[case("localhost:http", Err(()))]
+    #[case("127.0.0.1:", Err(()))]
+    fn addresses_are_read_as_go_programs_take_them(#[case] text: &str, #[case] want: Result<&str, ()>) {
+        assert_eq!(
+            address(text).map(|a| a.to_string()).map_err(|_| ()),
+            want.map(str::to_owned)
+        );
+    }
+
+    #[rstest]
+    #[case(":", "[::]:9443")]
+    #[case("0.0.0.0:", "0.0.0.0:9443")]
+    #[case("[::1]:", "[::1]:9443")]
+    #[case("localhost:", "127.0.0.1:9443")]
+    #[case("[::1]:1", "[::1]:1")]
+    fn an_address_may_lack_its_port(#[case] text: &str, #[case] want: &str) {
+        let address = address_with_port(text, 9443);
+        assert_eq!(address, Ok(want.parse().unwrap()));
+    }
+
+    #[rstest]
+    #[case("", Ok(""))]
+    #[case("a/b", Ok("a/b"))]
+    #[case("b", Err(()))]
+    #[case("/b", Err(()))]
+    #[case("a/", Err(()))]
+    #[case("a/b/c", Err(()))]
+    fn an_object_has_a_namespace_and_a_name(#[case] text: &str, #[case] want: Result<&str, ()>) {
+        let name = |name: OptionalName| name.0.map(|name| name.to_string()).unwrap_or_default();
+        assert_eq!(
+            object_name(text).map(name).map_err(|_| ()),
+            want.map(str::to_owned)
+        );
+    }
+
+    #[rstest]
+    #[case(&["1", "t", "T", "true", "TRUE", "True"], Some(true))]
+    #[case(&["0", "f", "F", "false", "FALSE", "False"], Some(false))]
+    #[case(&["", "yes", "on", "tRUE", "2", " true"], None)]
+    fn booleans_are_read_as_go_reads_them(#[case] texts: &[&str], #[case] want: Option<bool>) {
+        for text in texts {
+            assert_eq!(boolean(text).ok(), want, "{text:?}");
+        }
+    }
+}

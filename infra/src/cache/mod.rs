@@ -1,0 +1,6 @@
+//! What is watched, in memory: lists and watches, and the stores that they fill.
+
+mod projected;
+pub mod reflect;
+pub mod store;
+pub mod watch;

@@ -1,0 +1,647 @@
+//! An in-memory view of one kind, fed by a watch and by the answers to our own writes.
+//!
+//! It never goes back: an object is replaced only by one with a higher resourceVersion, and a deleted object is not
+//! brought back by a late answer to an earlier write. So a decision always sees what we ourselves wrote before it.
+
+use std::collections::{HashMap, HashSet};
+use std::hash::Hash;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use kube::{Resource, ResourceExt};
+
+use crate::cache::watch::Event;
+
+/// Namespace (empty for cluster-scoped kinds) and name of an object.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Key {
+    /// Namespace; empty for cluster-scoped kinds.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+}
+
+impl Key {
+    /// The key of `namespace/name`.
+    pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
+        Self {
+            namespace: namespace.into(),
+            name: name.into(),
+        }
+    }
+
+    /// The key of an object.
+    pub fn of<K: Resource>(object: &K) -> Self {
+        Self::new(
+            object.meta().namespace.clone().unwrap_or_default(),
+            object.name_any(),
+        )
+    }
+}
+
+impl std::fmt::Display for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.namespace.is_empty() {
+            f.write_str(&self.name)
+        } else {
+            write!(f, "{}/{}", self.namespace, self.name)
+        }
+    }
+}
+
+/// How many deletions are remembered, so that late answers to writes do not bring an object back.
+const TOMBSTONES: usize = 4096;
+
+struct Inner<K> {
+    objects: HashMap<Key, Arc<K>>,
+    /// Secondary index: value → keys.
+    index: HashMap<String, HashSet<Key>>,
+    tombstones: HashMap<Key, u64>,
+    /// A running (re-)list.
+    listing: Option<Listing>,
+    /// Versions of what we wrote during the last list, which did not show it. It was either too early for that, and the
+    /// watch will tell, or somebody has deleted the object since.
+    unconfirmed: HashMap<Key, u64>,
+    /// Objects that are there, but cannot be read.
+    unreadable: HashSet<Key>,
+    synced: bool,
+    removals: u64,
+    /// About how many bytes all of that takes, if that is asked of this store.
+    bytes: usize,
+}
+
+/// A running (re-)list: whatever is in neither at its end is gone.
+#[derive(Default)]
+struct Listing {
+    shown: HashSet<Key>,
+    unreadable: HashSet<Key>,
+    written: HashMap<Key, u64>,
+}
+
+/// The objects of one kind, by key and by one secondary index.
+pub struct Store<K> {
+    inner: RwLock<Inner<K>>,
+    index_of: fn(&K) -> Vec<String>,
+    bytes_of: fn(&K) -> usize,
+}
+
+impl<K> std::fmt::Debug for Store<K> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store").finish_non_exhaustive()
+    }
+}
+
+/// What an event changed: the object before and after.
+#[derive(Debug)]
+pub struct Change<K> {
+    /// The object before; `None` if it is new.
+    pub before: Option<Arc<K>>,
+    /// The object now; `None` if it is gone.
+    pub after: Option<Arc<K>>,
+}
+
+impl<K> Change<K> {
+    /// Before and after, whichever exist.
+    pub fn versions(&self) -> impl Iterator<Item = &Arc<K>> {
+        self.before.iter().chain(self.after.iter())
+    }
+}
+
+/// All objects of a kind as a consistent list showed them.
+#[derive(Debug, Clone, Default)]
+pub struct Listed {
+    /// resourceVersion of the list.
+    pub at: u64,
+    /// resourceVersions of its objects.
+    pub versions: HashMap<Key, u64>,
+}
+
+impl<K: Resource> Store<K> {
+    /// An empty store whose secondary index holds each object under `index_of(object)`.
+    pub fn new(index_of: fn(&K) -> Vec<String>) -> Self {
+        let inner = Inner {
+            objects: HashMap::new(),
+            index: HashMap::new(),
+            tombstones: HashMap::new(),
+            listing: None,
+            unconfirmed: HashMap::new(),
+            unreadable: HashSet::new(),
+            synced: false,
+            removals: 0,
+            bytes: 0,
+        };
+        Self {
+            inner: RwLock::new(inner),
+            index_of,
+            bytes_of: |_| 0,
+        }
+    }
+
+    /// One that knows about how many bytes it takes.
+    pub fn weighing(index_of: fn(&K) -> Vec<String>, bytes_of: fn(&K) -> usize) -> Self {
+        Self {
+            bytes_of,
+            ..Self::new(index_of)
+        }
+    }
+
+    /// About how many bytes the objects take.
+    pub fn bytes(&self) -> usize {
+        self.read().bytes
+    }
+
+    /// Forgets everything: it is known of nothing whether it is there.
+    pub fn clear(&self) {
+        let (index_of, mut inner) = (self.index_of, self.write());
+        let removals = inner.removals + 1;
+        *inner = Self::new(index_of)
+            .inner
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner);
+        inner.removals = removals;
+    }
+
+    /// Replaces an object by itself in the same version, with all that was left out.
+    pub fn completed(&self, object: K) -> Option<Change<K>> {
+        self.put(&mut self.write(), object, Source::Whole)
+    }
+
+    /// Whether the first list is complete.
+    pub fn is_synced(&self) -> bool {
+        self.read().synced
+    }
+
+    /// How many objects have gone so far: while it is the same, whatever was there still is.
+    pub fn removals(&self) -> u64 {
+        self.read().removals
+    }
+
+    /// The object of that key.
+    pub fn get(&self, key: &Key) -> Option<Arc<K>> {
+        self.read().objects.get(key).cloned()
+    }
+
+    /// Whether an object of that key is there that cannot be read. If it could be read before, [`Store::get`] has it as it
+    /// was then.
+    pub fn is_unreadable(&self, key: &Key) -> bool {
+        self.read().unreadable.contains(key)
+    }
+
+    /// All objects.
+    pub fn all(&self) -> Vec<Arc<K>> {
+        self.read().objects.values().cloned().collect()
+    }
+
+    /// Whether any object is like that; asks no more of them than it takes.
+    pub fn any(&self, mut like: impl FnMut(&K) -> bool) -> bool {
+        self.read().objects.values().any(|object| like(object))
+    }
+
+    /// The objects with that index value.
+    pub fn by_index(&self, value: &str) -> Vec<Arc<K>> {
+        let inner = self.read();
+        let keys = inner.index.get(value).into_iter().flatten();
+        keys.filter_map(|key| inner.objects.get(key).cloned()).collect()
+    }
+
+    /// Whether any object has that index value.
+    pub fn has_index(&self, value: &str) -> bool {
+        self.read().index.get(value).is_some_and(|keys| !keys.is_empty())
+    }
+
+    /// Whether everything that a list showed is known here: what was there in that version or a later one, or gone since;
+    /// and of what was not there, nothing older than the list.
+    pub fn knows(&self, listed: &Listed) -> bool {
+        let inner = self.read();
+        let known = |key: &Key, listed: u64| match inner.objects.get(key) {
+            Some(object) => version(object.as_ref()).is_none_or(|had| had >= listed),
+            None => inner.tombstones.get(key).is_some_and(|dead| *dead >= listed),
+        };
+        let past = |key: &Key, object: &K| {
+            version(object).is_some_and(|had| had <= listed.at) && !listed.versions.contains_key(key)
+        };
+        listed.versions.iter().all(|(key, version)| known(key, *version))
+            && !inner.objects.iter().any(|(key, object)| past(key, object))
+    }
+
+    /// Whether the end of that object was told; one that was only missing in a list may never have been deleted.
+    pub fn saw_deletion(&self, key: &Key) -> bool {
+        self.read().tombstones.contains_key(key)
+    }
+
+    /// Takes a watch event in; gives what it changed.
+    pub fn apply(&self, event: Event<K>) -> Vec<Change<K>> {
+        let mut inner = self.write();
+        match event {
+            Event::Init => {
+                let unfinished = inner.listing.replace(Listing::default()).unwrap_or_default();
+                let bytes: usize = unfinished.unreadable.iter().map(bytes_of_key).sum();
+                inner.bytes = inner.bytes.saturating_sub(bytes);
+                Vec::new()
+            }
+            Event::InitApply(object) => {
+                if let Some(listing) = &mut inner.listing {
+                    listing.shown.insert(Key::of(&object));
+                }
+                self.put(&mut inner, object, Source::List).into_iter().collect()
+            }
+            Event::InitDone => {
+                let Listing {
+                    shown,
+                    unreadable,
+                    mut written,
+                } = inner.listing.take().unwrap_or_default();
+                let before: usize = inner.unreadable.iter().map(bytes_of_key).sum();
+                inner.bytes = inner.bytes.saturating_sub(before);
+                inner.unreadable = unreadable;
+                inner.synced = true;
+                let gone: Vec<Key> = inner
+                    .objects
+                    .keys()
+                    .filter(|key| !shown.contains(key) && !written.contains_key(key))
+                    // What it was like when it could be read says more than nothing.
+                    .filter(|key| !inner.unreadable.contains(key))
+                    .cloned()
+                    .collect();
+                written.retain(|key, _| !shown.contains(key));
+                inner.unconfirmed = written;
+                gone.into_iter()
+                    .filter_map(|key| self.remove(&mut inner, &key))
+                    .collect()
+            }
+            Event::InitUnreadable(key) => {
+                let bytes = bytes_of_key(&key);
+                if inner
+                    .listing
+                    .as_mut()
+                    .is_some_and(|listing| listing.unreadable.insert(key))
+                {
+                    inner.bytes += bytes;
+                }
+                Vec::new()
+            }
+            Event::Unreadable(key) => {
+                let bytes = bytes_of_key(&key);
+                if inner.unreadable.insert(key) {
+                    inner.bytes += bytes;
+                }
+                Vec::new()
+            }
+            Event::Apply(object) => {
+                let mut changes = self.refute(&mut inner, &object);
+                changes.extend(self.put(&mut inner, object, Source::Watch));
+                changes
+            }
+            Event::Delete(object) => {
+                let mut changes = self.refute(&mut inner, &object);
+                let key = Key::of(&object);
+                Self::is_readable(&mut inner, &key);
+                if inner
+                    .objects
+                    .get(&key)
+                    .is_some_and(|old| old.uid() != object.uid())
+                {
+                    return changes;
+                }
+                let version = version(&object).unwrap_or(u64::MAX);
+                Self::bury(&mut inner, &key, version);
+                changes.extend(self.remove(&mut inner, &key));
+                changes
+            }
+        }
+    }
+
+    /// Takes in what a GET of the object of that key answered; gives what it changed.
+    pub fn looked(&self, key: &Key, found: Option<K>) -> Option<Change<K>> {
+        let mut inner = self.write();
+        match found {
+            Some(object) => self.put(&mut inner, object, Source::List),
+            None => self.remove(&mut inner, key),
+        }
+    }
+
+    /// Takes in the object that the API server answered to a write of ours.
+    pub fn written(&self, object: K) {
+        let mut inner = self.write();
+        self.put(&mut inner, object, Source::Write);
+    }
+
+    /// Takes in that a delete of ours removed the object of that UID at once.
+    pub fn deleted(&self, key: &Key, uid: &str) {
+        let mut inner = self.write();
+        let Some(object) = inner
+            .objects
+            .get(key)
+            .filter(|object| object.uid().as_deref() == Some(uid))
+        else {
+            return;
+        };
+        let version = version(object.as_ref()).unwrap_or_default();
+        Self::bury(&mut inner, key, version);
+        self.remove(&mut inner, key);
+    }
+
+    fn put(&self, inner: &mut Inner<K>, object: K, source: Source) -> Option<Change<K>> {
+        let key = Key::of(&object);
+        let new = version(&object);
+        // Also what a list or watch says that lags behind our own delete.
+        if inner
+            .tombstones
+            .get(&key)
+            .is_some_and(|dead| new.is_none_or(|v| v <= *dead))
+        {
+            return None;
+        }
+        // A list that began before our write knows nothing of it, and must not end it.
+        if source == Source::Write
+            && let (Some(listing), Some(new)) = (&mut inner.listing, new)
+        {
+            listing.written.insert(key.clone(), new);
+        }
+        let old = inner.objects.get(&key).cloned();
+        if let Some(old) = &old
+            && old.uid() == object.uid()
+            && let (Some(had), Some(new)) = (version(old.as_ref()), new)
+            // A write that takes the last finalizer of a deleted object away is answered with the version before it.
+            && (new < had || (new == had && source == Source::List))
+        {
+            return None;
+        }
+        if let Some(old) = &old {
+            inner.bytes = inner.bytes.saturating_sub((self.bytes_of)(old));
+            self.unindex(inner, &key, old);
+        }
+        let object = Arc::new(object);
+        for value in (self.index_of)(&object) {
+            inner.index.entry(value).or_default().insert(key.clone());
+        }
+        if inner.tombstones.remove(&key).is_some() {
+            inner.bytes = inner.bytes.saturating_sub(bytes_of_key(&key));
+        }
+        Self::is_readable(inner, &key);
+        inner.bytes += (self.bytes_of)(&object);
+        inner.objects.insert(key, object.clone());
+        Some(Change {
+            before: old,
+            after: Some(object),
+        })
+    }
+
+    /// Removes what we wrote during the last list and the watch would have told of before it told of `object`: the list was
+    /// late enough to show it, and did not.
+    fn refute(&self, inner: &mut Inner<K>, object: &K) -> Vec<Change<K>> {
+        if inner.unconfirmed.is_empty() {
+            return Vec::new();
+        }
+        inner.unconfirmed.remove(&Key::of(object));
+        let told = version(object).unwrap_or_default();
+        let refuted = inner.unconfirmed.extract_if(|_, written| *written < told);
+        let refuted: Vec<(Key, u64)> = refuted.collect();
+        let mut changes = Vec::new();
+        for (key, written) in refuted {
+            let same = |object: &Arc<K>| version(object.as_ref()) == Some(written);
+            if inner.objects.get(&key).is_some_and(same) {
+                changes.extend(self.remove(inner, &key));
+            }
+        }
+        changes
+    }
+
+    fn remove(&self, inner: &mut Inner<K>, key: &Key) -> Option<Change<K>> {
+        let old = inner.objects.remove(key)?;
+        inner.removals += 1;
+        inner.bytes = inner.bytes.saturating_sub((self.bytes_of)(&old));
+        self.unindex(inner, key, &old);
+        Some(Change {
+            before: Some(old),
+            after: None,
+        })
+    }
+
+    fn bury(inner: &mut Inner<K>, key: &Key, version: u64) {
+        if inner.tombstones.len() >= TOMBSTONES {
+            let bytes: usize = inner.tombstones.keys().map(bytes_of_key).sum();
+            inner.bytes = inner.bytes.saturating_sub(bytes);
+            inner.tombstones.clear();
+        }
+        if inner.tombstones.insert(key.clone(), version).is_none() {
+            inner.bytes += bytes_of_key(key);
+        }
+    }
+
+    fn is_readable(inner: &mut Inner<K>, key: &Key) {
+        if inner.unreadable.remove(key) {
+            inner.bytes = inner.bytes.saturating_sub(bytes_of_key(key));
+        }
+    }
+
+    fn unindex(&self, inner: &mut Inner<K>, key: &Key, old: &K) {
+        for value in (self.index_of)(old) {
+            if let Some(keys) = inner.index.get_mut(&value) {
+                keys.remove(key);
+                if keys.is_empty() {
+                    inner.index.remove(&value);
+                }
+            }
+        }
+    }
+
+    fn read(&self) -> std::sync::RwLockReadGuard<'_, Inner<K>> {
+        // A panic while the lock was held left the maps as they were: every change is a single insert or remove.
+        self.inner.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> std::sync::RwLockWriteGuard<'_, Inner<K>> {
+        self.inner.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    List,
+    Watch,
+    Write,
+    /// A read of that very object.
+    Whole,
+}
+
+fn bytes_of_key(key: &Key) -> usize {
+    size_of::<Key>() + key.namespace.len() + key.name.len()
+}
+
+/// resourceVersions of one kind are comparable decimal numbers (KEP-5504).
+fn version<K: Resource>(object: &K) -> Option<u64> {
+    object.meta().resource_version.as_deref()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::api::core::v1::ConfigMap;
+    use kube::core::ObjectMeta;
+
+    fn object(uid: &str, version: &str) -> ConfigMap {
+        ConfigMap {
+            metadata: ObjectMeta {
+                name: Some("a".into()),
+                namespace: Some("ns".into()),
+                uid: Some(uid.into()),
+                resource_version: Some(version.into()),
+                ..ObjectMeta::default()
+            },
+            ..ConfigMap::default()
+        }
+    }
+
+    fn store() -> Store<ConfigMap> {
+        Store::new(|o| o.metadata.uid.clone().into_iter().collect())
+    }
+
+    fn version_in(store: &Store<ConfigMap>) -> Option<String> {
+        store.get(&Key::new("ns", "a")).and_then(|o| o.resource_version())
+    }
+
+    #[test]
+    fn an_older_event_does_not_undo_our_own_write() {
+        let store = store();
+        store.apply(Event::Apply(object("u", "5")));
+        store.written(object("u", "9"));
+        assert!(store.apply(Event::Apply(object("u", "7"))).is_empty());
+        assert_eq!(version_in(&store).as_deref(), Some("9"));
+    }
+
+    #[test]
+    fn what_takes_the_last_finalizer_away_is_seen_although_it_has_the_version_before_it() {
+        let store = store();
+        let mut held = object("u", "9");
+        held.metadata.finalizers = Some(vec!["a/b".into()]);
+        store.apply(Event::Apply(held));
+        store.written(object("u", "9"));
+        assert!(store.get(&Key::new("ns", "a")).unwrap().finalizers().is_empty());
+    }
+
+    #[test]
+    fn the_watch_event_of_our_own_write_still_reports_a_change() {
+        let store = store();
+        store.written(object("u", "9"));
+        assert_eq!(store.apply(Event::Apply(object("u", "9"))).len(), 1);
+    }
+
+    #[test]
+    fn a_late_answer_does_not_bring_a_deleted_object_back() {
+        let store = store();
+        store.apply(Event::Apply(object("u", "5")));
+        store.apply(Event::Delete(object("u", "8")));
+        store.written(object("u", "7"));
+        assert_eq!(version_in(&store), None);
+        store.apply(Event::Apply(object("v", "9")));
+        assert_eq!(version_in(&store).as_deref(), Some("9"));
+    }
+
+    #[test]
+    fn a_relist_drops_what_is_no_longer_there_and_keeps_the_index_true() {
+        let store = store();
+        store.apply(Event::Apply(object("u", "5")));
+        assert_eq!(store.by_index("u").len(), 1);
+        store.apply(Event::Init);
+        let gone = store.apply(Event::InitDone);
+        assert_eq!(gone.len(), 1);
+        assert!(store.by_index("u").is_empty() && store.is_synced());
+        let key = Key::new("ns", "a");
+        assert!(!store.saw_deletion(&key), "it was only missing");
+        store.apply(Event::Apply(object("u", "6")));
+        store.apply(Event::Delete(object("u", "7")));
+        assert!(store.saw_deletion(&key));
+    }
+
+    #[test]
+    fn what_was_looked_up_comes_and_goes_and_removals_are_counted() {
+        let (store, key) = (store(), Key::new("ns", "a"));
+        store.looked(&key, Some(object("u", "5")));
+        store.looked(&key, Some(object("u", "4")));
+        assert_eq!((version_in(&store).as_deref(), store.removals()), (Some("5"), 0));
+        store.looked(&key, None);
+        assert_eq!((version_in(&store), store.removals()), (None, 1));
+        store.looked(&key, None);
+        assert_eq!(store.removals(), 1);
+    }
+
+    #[test]
+    fn a_store_knows_a_list_once_it_has_seen_all_of_it_and_lost_what_was_gone() {
+        let store = store();
+        let listed = |versions: &[u64]| Listed {
+            at: 8,
+            versions: versions.iter().map(|v| (Key::new("ns", "a"), *v)).collect(),
+        };
+        assert!(store.knows(&listed(&[])));
+        assert!(!store.knows(&listed(&[5])), "it has not come yet");
+        store.apply(Event::Apply(object("u", "5")));
+        assert!(store.knows(&listed(&[5])));
+        assert!(!store.knows(&listed(&[6])), "it has changed since");
+        assert!(!store.knows(&listed(&[])), "its end has not come yet");
+        store.apply(Event::Apply(object("u", "9")));
+        assert!(store.knows(&listed(&[6])), "it is newer");
+        assert!(store.knows(&listed(&[])), "it was made later than the list");
+        store.apply(Event::Delete(object("u", "11")));
+        assert!(store.knows(&listed(&[6])) && store.knows(&listed(&[])));
+    }
+
+    #[test]
+    fn a_list_that_began_before_our_write_does_not_end_what_we_wrote() {
+        let store = store();
+        store.apply(Event::Init);
+        store.written(object("u", "9"));
+        assert!(store.apply(Event::InitDone).is_empty());
+        assert_eq!(version_in(&store).as_deref(), Some("9"));
+    }
+
+    #[test]
+    fn what_we_wrote_during_a_list_and_somebody_deleted_before_its_end_goes_when_the_watch_goes_on() {
+        let store = store();
+        store.apply(Event::Init);
+        store.written(object("u", "9"));
+        store.apply(Event::InitDone);
+        let mut other = object("v", "9");
+        other.metadata.name = Some("b".into());
+        assert_eq!(
+            store.apply(Event::Apply(other.clone())).len(),
+            1,
+            "it may come yet"
+        );
+        assert!(version_in(&store).is_some());
+        other.metadata.resource_version = Some("11".into());
+        let changes = store.apply(Event::Apply(other.clone()));
+        assert_eq!(changes.len(), 2);
+        assert_eq!(version_in(&store), None, "the watch is past it");
+
+        store.apply(Event::Init);
+        store.apply(Event::InitApply(other.clone()));
+        store.written(object("u", "13"));
+        store.apply(Event::InitDone);
+        store.apply(Event::Apply(object("u", "13")));
+        other.metadata.resource_version = Some("15".into());
+        store.apply(Event::Apply(other));
+        assert!(version_in(&store).is_some(), "the watch has told of it");
+    }
+
+    #[test]
+    fn what_we_deleted_is_not_brought_back_by_a_list_or_watch_that_lags() {
+        let store = store();
+        store.apply(Event::Apply(object("u", "5")));
+        store.deleted(&Key::new("ns", "a"), "u");
+        store.apply(Event::Init);
+        store.apply(Event::InitApply(object("u", "5")));
+        store.apply(Event::InitDone);
+        store.apply(Event::Apply(object("u", "4")));
+        assert_eq!(version_in(&store), None);
+        store.apply(Event::Apply(object("v", "9")));
+        assert_eq!(version_in(&store).as_deref(), Some("9"));
+    }
+
+    #[test]
+    fn a_deletion_of_an_earlier_incarnation_leaves_the_new_one() {
+        let store = store();
+        store.apply(Event::Apply(object("new", "9")));
+        assert!(store.apply(Event::Delete(object("old", "8"))).is_empty());
+        assert!(version_in(&store).is_some());
+    }
+}

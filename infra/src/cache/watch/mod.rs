@@ -1,0 +1,341 @@
+//! Lists and watches one kind, object by object.
+//!
+//! kube's own watcher decodes pages of 500 objects whole, of whatever size, so one object can hide all others, and it keeps
+//! bookmarks to itself, by which a watch that brings nothing is told from one where nothing happens.
+
+mod answer;
+mod items;
+mod lines;
+mod named;
+#[cfg(test)]
+mod tests;
+pub mod unreadable;
+
+use std::fmt::Debug;
+use std::marker::PhantomData;
+use std::time::Duration;
+
+use kube::api::{ListParams, WatchParams};
+use kube::client::Body;
+use kube::core::{ListMeta, Status, WatchEvent};
+use kube::{Api, Client, Resource};
+use serde::de::DeserializeOwned;
+use tokio::time::{Instant, sleep_until};
+
+use self::answer::{Answer, NoChunk, Room};
+use self::items::{Item, Items};
+use self::lines::{Line, Lines};
+use self::named::name_of;
+use crate::cache::store::Key;
+use crate::kube::answer::Streamed;
+use crate::kube::client::RemoteError;
+
+/// Objects on one page of a list.
+const PAGE: u32 = 500;
+/// Bytes of one object, or of a watch event; API servers store none that is larger.
+const OBJECT_BYTES: usize = 3 * 1024 * 1024;
+/// Bytes of one page; a longer one is asked for again with fewer objects.
+const PAGE_BYTES: usize = 16 * 1024 * 1024;
+/// How long the answer to a list may pause.
+const LIST_PAUSE: Duration = Duration::from_secs(10);
+/// A watch that brings nothing for so long is opened again: API servers send a bookmark each minute.
+const SILENCE: Duration = Duration::from_secs(90);
+/// A watch that ended sooner is opened again after this long.
+const SHORTEST_WATCH: Duration = Duration::from_secs(1);
+/// How long an API server may let a watch run.
+const WATCH_SECONDS: u32 = 290;
+
+/// Which objects of a kind.
+#[derive(Debug, Clone, Default)]
+pub struct Selector {
+    fields: Option<String>,
+    labels: Option<String>,
+}
+
+impl Selector {
+    /// Those with such fields: `metadata.name=x`.
+    #[must_use]
+    pub fn fields(self, selector: &str) -> Self {
+        Self {
+            fields: Some(selector.to_owned()),
+            ..self
+        }
+    }
+
+    /// Those with such labels.
+    #[must_use]
+    pub fn labels(self, selector: &str) -> Self {
+        Self {
+            labels: Some(selector.to_owned()),
+            ..self
+        }
+    }
+}
+
+/// What is learned of a kind.
+#[derive(Debug, Clone)]
+pub enum Event<K> {
+    /// A list begins: what it does not have is gone.
+    Init,
+    /// The list has this object.
+    InitApply(K),
+    /// The list has an object of that name which cannot be read.
+    InitUnreadable(Key),
+    /// The list is complete.
+    InitDone,
+    /// This object is new or was changed.
+    Apply(K),
+    /// An object of that name, which cannot be read, is new or was changed.
+    Unreadable(Key),
+    /// This object is gone.
+    Delete(K),
+}
+
+/// Where a kind is listed and watched.
+pub(crate) struct Source<K> {
+    client: Client,
+    url: String,
+    selector: Selector,
+    /// The version that is known, once there is one.
+    version: Option<String>,
+    room: Room,
+    kind: PhantomData<fn() -> K>,
+}
+
+/// Whose servers they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Trust {
+    /// The user cluster's.
+    UserCluster,
+    /// Servers that authors of Machines name: all of them share what is held of large objects.
+    Infra,
+}
+
+impl<K> Source<K>
+where
+    K: Resource<DynamicType: Default> + DeserializeOwned + Clone + Debug,
+{
+    pub(crate) fn new(api: Api<K>, selector: Selector, trust: Trust) -> Self {
+        Self {
+            url: api.resource_url().to_owned(),
+            client: api.into_client(),
+            selector,
+            version: None,
+            room: Room::of(trust),
+            kind: PhantomData,
+        }
+    }
+
+    /// The next time begins with a list.
+    pub(crate) fn forget(&mut self) {
+        self.version = None;
+    }
+
+    /// Lists unless the version is known, and watches from there on; returns the failure that ends it.
+    pub(crate) async fn run(&mut self, mut on: impl FnMut(Event<K>) + Send) -> RemoteError {
+        loop {
+            let version = match self.version.clone() {
+                Some(version) => version,
+                None => match self.list(&mut on).await {
+                    Ok(version) => version,
+                    Err(error) => return error,
+                },
+            };
+            self.version = Some(version.clone());
+            let opened = Instant::now();
+            if let Err(error) = self.watch(&version, &mut on).await {
+                if error.code() == Some(GONE) {
+                    self.version = None;
+                }
+                return error;
+            }
+            // A server that ends each watch at once is not asked without end.
+            sleep_until(opened + SHORTEST_WATCH).await;
+        }
+    }
+
+    /// Lists page by page; the version of the list.
+    async fn list(&mut self, on: &mut (impl FnMut(Event<K>) + Send)) -> Result<String, RemoteError> {
+        on(Event::Init);
+        let mut params = ListParams {
+            label_selector: self.selector.labels.clone(),
+            field_selector: self.selector.fields.clone(),
+            limit: Some(PAGE),
+            ..ListParams::default()
+        };
+        loop {
+            let page = match self.page(&params, on).await? {
+                Page::Read(metadata) => metadata,
+                Page::TooLarge => {
+                    params.limit = params.limit.map(|limit| (limit / 8).max(1));
+                    continue;
+                }
+            };
+            if let Some(token) = page.continue_.filter(|token| !token.is_empty()) {
+                params.continue_token = Some(token);
+                continue;
+            }
+            let version = page.resource_version.filter(|version| !version.is_empty());
+            let version = version.ok_or_else(|| RemoteError::other("a list without a resourceVersion"))?;
+            on(Event::InitDone);
+            return Ok(version);
+        }
+    }
+
+    async fn page(
+        &mut self,
+        params: &ListParams,
+        on: &mut (impl FnMut(Event<K>) + Send),
+    ) -> Result<Page, RemoteError> {
+        let request = kube::core::Request::new(&self.url).list(params);
+        let mut answer = self.send(request).await?;
+        let (mut items, mut count) = (Items::new(OBJECT_BYTES), 0);
+        while let Some(chunk) = answer.next(LIST_PAUSE).await? {
+            let read = items.read(&chunk, |item| {
+                count += 1;
+                let unread = match item {
+                    Item::Whole(json) => match serde_json::from_slice(json) {
+                        Ok(object) => return on(Event::InitApply(object)),
+                        Err(error) => unreadable::<K>(json, &error.to_string()),
+                    },
+                    Item::Oversized(json) => unreadable::<K>(json, TOO_LARGE),
+                };
+                if let Some(key) = unread {
+                    on(Event::InitUnreadable(key));
+                }
+            });
+            read.map_err(|error| RemoteError::other(error.to_string()))?;
+            self.room.hold(items.held()).await?;
+            if answer.read() > PAGE_BYTES {
+                let limit = params.limit.unwrap_or(PAGE);
+                if limit == 1 || count > limit {
+                    return Err(RemoteError::other("a list with more objects than were asked for"));
+                }
+                return Ok(Page::TooLarge);
+            }
+        }
+        let metadata = items.end().and_then(|metadata| match metadata.as_slice() {
+            [] => Ok(ListMeta::default()),
+            json => serde_json::from_slice(json).map_err(|_| items::NotAList),
+        });
+        metadata
+            .map(Page::Read)
+            .map_err(|error| RemoteError::other(error.to_string()))
+    }
+
+    /// Watches from that version on until the API server ends it, or nothing comes any more.
+    async fn watch(
+        &mut self,
+        version: &str,
+        on: &mut (impl FnMut(Event<K>) + Send),
+    ) -> Result<(), RemoteError> {
+        let params = WatchParams {
+            label_selector: self.selector.labels.clone(),
+            field_selector: self.selector.fields.clone(),
+            timeout: Some(WATCH_SECONDS),
+            bookmarks: true,
+            ..WatchParams::default()
+        };
+        let request = kube::core::Request::new(&self.url).watch(&params, version);
+        let mut answer = self.send(request).await?;
+        let mut lines = Lines::new(OBJECT_BYTES);
+        loop {
+            let chunk = match answer.next(SILENCE).await {
+                Ok(Some(chunk)) => chunk,
+                Ok(None) => return Ok(()),
+                Err(NoChunk::Silent(_)) => {
+                    tracing::info!(kind = %K::kind(&K::DynamicType::default()), "a watch brought nothing for {SILENCE:?}; opening it again");
+                    return Ok(());
+                }
+                Err(error) => return Err(error.into()),
+            };
+            let mut ended = None;
+            lines.read(&chunk, |line| {
+                if ended.is_none() {
+                    ended = self.event(line, on).err();
+                }
+            });
+            if let Some(error) = ended {
+                return Err(error);
+            }
+            self.room.hold(lines.held()).await?;
+        }
+    }
+
+    /// Takes one event of a watch in.
+    fn event(&mut self, line: Line<'_>, on: &mut impl FnMut(Event<K>)) -> Result<(), RemoteError> {
+        let (json, why) = match line {
+            Line::Whole(json) => match serde_json::from_slice::<WatchEvent<K>>(json) {
+                Ok(event) => return self.take(event, on),
+                Err(error) => (json, error.to_string()),
+            },
+            Line::Oversized(json) => (json, TOO_LARGE.to_owned()),
+        };
+        if let Some(key) = unreadable::<K>(json, &why) {
+            on(Event::Unreadable(key));
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, event: WatchEvent<K>, on: &mut impl FnMut(Event<K>)) -> Result<(), RemoteError> {
+        let seen = |object: &K| object.meta().resource_version.clone();
+        match event {
+            WatchEvent::Added(object) | WatchEvent::Modified(object) => {
+                self.version = seen(&object).or_else(|| self.version.take());
+                on(Event::Apply(object));
+            }
+            WatchEvent::Deleted(object) => {
+                self.version = seen(&object).or_else(|| self.version.take());
+                on(Event::Delete(object));
+            }
+            WatchEvent::Bookmark(bookmark) => self.version = Some(bookmark.metadata.resource_version),
+            WatchEvent::Error(status) => return Err(RemoteError::from_status(&status)),
+        }
+        Ok(())
+    }
+
+    async fn send(
+        &self,
+        request: Result<http::Request<Vec<u8>>, kube::core::request::Error>,
+    ) -> Result<Answer, RemoteError> {
+        let request = request.map_err(|_| RemoteError::other("its URL cannot be used"))?;
+        let mut request = request.map(Body::from);
+        request.extensions_mut().insert(Streamed);
+        let (head, body) = self.client.send(request).await?.into_parts();
+        let mut answer = Answer::new(body);
+        if head.status.is_success() {
+            return Ok(answer);
+        }
+        // Short: errors are read before they get here.
+        let mut text = Vec::new();
+        while let Some(chunk) = answer.next(LIST_PAUSE).await? {
+            text.extend_from_slice(&chunk);
+        }
+        let status = serde_json::from_slice::<Status>(&text).unwrap_or_default();
+        Err(RemoteError::from_status(&Status {
+            code: head.status.as_u16(),
+            ..status
+        }))
+    }
+}
+
+/// What became of a page.
+enum Page {
+    /// All of its objects were given; the list's metadata.
+    Read(ListMeta),
+    /// It is to be asked for again with fewer objects.
+    TooLarge,
+}
+
+/// The history that a watch would have to begin with is gone.
+const GONE: u16 = 410;
+
+const TOO_LARGE: &str = "it is larger than 3 MiB";
+
+/// Logs that an object cannot be read; its name, as far as it has one.
+fn unreadable<K: Resource<DynamicType: Default>>(json: &[u8], why: &str) -> Option<Key> {
+    let key = name_of(json);
+    let kind = K::kind(&K::DynamicType::default()).into_owned();
+    unreadable::note(&kind, key.as_ref(), why);
+    key
+}

@@ -1,0 +1,52 @@
+//! Objects that are left out because they cannot be read: each is named in the log, and all are counted.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+
+use crate::cache::store::Key;
+
+/// How many names are remembered, so that each is logged once.
+const NAMES: usize = 1024;
+
+#[derive(Default)]
+struct Noted {
+    counts: BTreeMap<String, u64>,
+    named: HashSet<(String, Key)>,
+}
+
+static NOTED: LazyLock<Mutex<Noted>> = LazyLock::new(Mutex::default);
+
+/// How often an object was left out, by kind.
+pub fn counts() -> Vec<(String, u64)> {
+    let noted = noted();
+    noted
+        .counts
+        .iter()
+        .map(|(kind, count)| (kind.clone(), *count))
+        .collect()
+}
+
+/// Notes that an object is left out.
+pub(super) fn note(kind: &str, key: Option<&Key>, why: &str) {
+    let mut noted = noted();
+    *noted.counts.entry(kind.to_owned()).or_default() += 1;
+    let Some(key) = key else {
+        tracing::warn!(
+            kind,
+            why,
+            "an object without a name cannot be read and is left out"
+        );
+        return;
+    };
+    if noted.named.len() >= NAMES {
+        noted.named.clear();
+    }
+    if noted.named.insert((kind.to_owned(), key.clone())) {
+        tracing::warn!(kind, object = %key, why, "an object cannot be read and is left out");
+    }
+}
+
+fn noted() -> MutexGuard<'static, Noted> {
+    // Every change is complete before anything can panic.
+    NOTED.lock().unwrap_or_else(PoisonError::into_inner)
+}

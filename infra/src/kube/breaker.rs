@@ -1,0 +1,213 @@
+//! The circuit breaker of one infra cluster: while it does not answer, nobody waits for it.
+//!
+//! Any request that gets no answer makes the cluster *suspected*; then a single probe, not one request per Machine,
+//! finds out whether it is *broken*, and when it answers again.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::{Request, Response};
+use kube::client::Body;
+use tokio::sync::{Semaphore, watch};
+use tower::{BoxError, Layer, Service};
+
+use crate::kube::client::{RemoteError, Shown};
+
+/// Whether an infra cluster answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Circuit {
+    /// It does, as far as is known.
+    Closed,
+    /// A request was not answered; requests go on until a probe has told.
+    Suspected(RemoteError),
+    /// It does not; every request but a probe fails at once.
+    Open(RemoteError),
+}
+
+/// The circuit breaker of one infra cluster, shared by the clients of all credentials.
+#[derive(Debug)]
+pub struct Breaker {
+    state: watch::Sender<Circuit>,
+    /// Requests in flight, over all credentials.
+    pub(crate) in_flight: Arc<Semaphore>,
+}
+
+impl Breaker {
+    /// A closed one, which lets so many requests be in flight.
+    pub fn new(in_flight: usize) -> Self {
+        Self {
+            state: watch::Sender::new(Circuit::Closed),
+            in_flight: Arc::new(Semaphore::new(in_flight)),
+        }
+    }
+
+    /// A request was not answered.
+    pub fn suspect(&self, cause: RemoteError) {
+        self.change(|state| (*state == Circuit::Closed).then_some(Circuit::Suspected(cause)));
+    }
+
+    /// A probe was not answered. Whether that is news.
+    pub fn open(&self, cause: RemoteError) -> bool {
+        self.change(|state| (!matches!(state, Circuit::Open(_))).then_some(Circuit::Open(cause)))
+    }
+
+    /// A probe was answered. Whether the circuit was open.
+    pub fn close(&self) -> bool {
+        let mut was_open = false;
+        self.change(|state| {
+            was_open = matches!(state, Circuit::Open(_));
+            (*state != Circuit::Closed).then_some(Circuit::Closed)
+        });
+        was_open
+    }
+
+    /// Why nothing is asked of the cluster, while that is so.
+    pub fn cause(&self) -> Option<RemoteError> {
+        match &*self.state.borrow() {
+            Circuit::Open(cause) => Some(cause.clone()),
+            Circuit::Closed | Circuit::Suspected(_) => None,
+        }
+    }
+
+    /// Returns when a probe is due.
+    pub async fn suspected(&self) {
+        self.wait(|state| *state != Circuit::Closed).await;
+    }
+
+    /// Returns when requests make sense, and no doubt is left.
+    pub async fn closed(&self) {
+        self.wait(|state| *state == Circuit::Closed).await;
+    }
+
+    /// Returns when requests make no sense any more.
+    pub async fn opened(&self) {
+        self.wait(|state| matches!(state, Circuit::Open(_))).await;
+    }
+
+    async fn wait(&self, until: impl FnMut(&Circuit) -> bool) {
+        // The sender lives as long as `self`.
+        let _ = self.state.subscribe().wait_for(until).await;
+    }
+
+    fn change(&self, next: impl FnOnce(&Circuit) -> Option<Circuit>) -> bool {
+        self.state.send_if_modified(|state| match next(state) {
+            Some(next) => {
+                *state = next;
+                true
+            }
+            None => false,
+        })
+    }
+}
+
+/// Marks a request that is made although the circuit is open.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Probe;
+
+/// First and longest pause between two probes of a cluster that does not answer.
+pub const PROBES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
+
+/// Fails requests at once while the circuit is open, and tells the breaker of those that get no answer.
+#[derive(Debug, Clone)]
+pub(crate) struct BreakerLayer(pub(crate) Arc<Breaker>);
+
+impl<S> Layer<S> for BreakerLayer {
+    type Service = Broken<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Broken {
+            inner,
+            breaker: Arc::clone(&self.0),
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Broken<S> {
+    inner: S,
+    breaker: Arc<Breaker>,
+}
+
+impl<S, B> Service<Request<Body>> for Broken<S>
+where
+    S: Service<Request<Body>, Response = Response<B>, Error = BoxError>,
+    S::Future: Send + 'static,
+{
+    type Response = Response<B>;
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, BoxError>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        if request.extensions().get::<Probe>().is_none()
+            && let Some(cause) = self.breaker.cause()
+        {
+            return Box::pin(async move { Err(BoxError::from(Shown(cause.to_string()))) });
+        }
+        let (answer, breaker) = (self.inner.call(request), Arc::clone(&self.breaker));
+        Box::pin(async move {
+            let answer = answer.await;
+            if let Err(error) = &answer {
+                breaker.suspect(RemoteError::from_transport(error.as_ref()));
+            }
+            answer
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tower::{ServiceExt as _, service_fn};
+
+    fn cause(text: &str) -> RemoteError {
+        RemoteError::other(text)
+    }
+
+    #[test]
+    fn a_single_lost_request_is_a_suspicion_and_only_a_probe_opens_the_circuit() {
+        let breaker = Breaker::new(1);
+        breaker.suspect(cause("lost"));
+        assert_eq!(breaker.cause(), None, "requests go on");
+        assert!(breaker.open(cause("no answer")));
+        assert_eq!(breaker.cause(), Some(cause("no answer")));
+        breaker.suspect(cause("later"));
+        assert!(!breaker.open(cause("again")), "no news");
+        assert_eq!(breaker.cause(), Some(cause("no answer")), "the first cause stays");
+        assert!(breaker.close());
+        assert!(!breaker.close());
+        assert_eq!(breaker.cause(), None);
+    }
+
+    #[tokio::test]
+    async fn an_open_circuit_fails_at_once_without_asking_and_lets_a_probe_through() {
+        let breaker = Arc::new(Breaker::new(1));
+        let asked = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let count = Arc::clone(&asked);
+        let service = BreakerLayer(Arc::clone(&breaker)).layer(service_fn(move |_: Request<Body>| {
+            count.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            async { Err::<Response<Body>, _>(BoxError::from(Shown("no answer within 3s".into()))) }
+        }));
+        let request = || Request::new(Body::empty());
+        assert!(service.clone().oneshot(request()).await.is_err());
+        breaker.suspected().await;
+        breaker.open(cause("no answer within 3s"));
+        let error = service.clone().oneshot(request()).await.unwrap_err();
+        assert_eq!(error.to_string(), "no answer within 3s");
+        assert_eq!(
+            asked.load(std::sync::atomic::Ordering::SeqCst),
+            1,
+            "the second was not asked"
+        );
+        let mut probe = request();
+        probe.extensions_mut().insert(Probe);
+        assert!(service.oneshot(probe).await.is_err());
+        assert_eq!(asked.load(std::sync::atomic::Ordering::SeqCst), 2);
+    }
+}

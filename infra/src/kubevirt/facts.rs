@@ -1,0 +1,215 @@
+//! Facts about an infra cluster that rendering needs, asked once and kept for some minutes.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::storage::v1::StorageClass;
+use kube::api::{ApiResource, DynamicObject, GroupVersionKind};
+use kube::{Api, Client};
+use machinist_shared::kubevirt::facts::{Facts, FactsNeeded, NamedInstancetype, Offer, offer, topology};
+use machinist_shared::kubevirt::kinds::{CLUSTER_INSTANCETYPE, instancetypes};
+use serde::de::DeserializeOwned;
+use tokio::time::Instant;
+
+use crate::kube::client::{RemoteError, is_object_name};
+
+/// How long an answer is used, if nothing else is said.
+pub const TTL: Duration = Duration::from_mins(5);
+/// How long at most one with headers is used: they are credentials, and may be rotated.
+const HEADERS_TTL: Duration = Duration::from_secs(10);
+
+/// Why a fact could not be had.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FactError {
+    /// It names something that does not exist.
+    #[error("{kind} {name} does not exist on the infra cluster")]
+    NotFound {
+        /// Kind.
+        kind: &'static str,
+        /// Name.
+        name: String,
+    },
+    /// It could not be asked for.
+    #[error("{kind} {name} cannot be read from the infra cluster: {error}")]
+    Remote {
+        /// Kind.
+        kind: &'static str,
+        /// Name.
+        name: String,
+        /// Why.
+        error: RemoteError,
+    },
+}
+
+/// By whom, by digest, and what.
+type Asked = (String, FactsNeeded);
+
+/// Answers of one infra cluster, by who asked and what was asked: rights are not shared. Only what exists is kept, so that
+/// a missing object that appears is seen at once.
+#[derive(Debug)]
+pub struct FactsCache {
+    ttl: Duration,
+    answers: Mutex<HashMap<Asked, (Instant, Facts)>>,
+}
+
+impl FactsCache {
+    /// An empty cache that uses an answer for `ttl`.
+    pub fn new(ttl: Duration) -> Self {
+        Self {
+            ttl,
+            answers: Mutex::default(),
+        }
+    }
+
+    /// The facts, from memory or by asking with `client`, whose credential has that digest.
+    pub async fn get(
+        &self,
+        credential: &str,
+        client: &Client,
+        namespace: &str,
+        needed: &FactsNeeded,
+    ) -> Result<Facts, FactError> {
+        let key = (credential.to_owned(), needed.clone());
+        let known = self
+            .lock()
+            .get(&key)
+            .filter(|(asked, _)| asked.elapsed() < self.ttl_of(needed))
+            .map(|(_, facts)| facts.clone());
+        if let Some(facts) = known {
+            return Ok(facts);
+        }
+        let facts = ask(client, namespace, needed).await?;
+        let mut answers = self.lock();
+        answers.retain(|(_, needed), (asked, _)| asked.elapsed() < self.ttl_of(needed));
+        answers.insert(key, (Instant::now(), facts.clone()));
+        drop(answers);
+        Ok(facts)
+    }
+
+    /// Forgets everything.
+    pub fn clear(&self) {
+        self.lock().clear();
+    }
+
+    /// How long an answer is used again.
+    fn ttl_of(&self, needed: &FactsNeeded) -> Duration {
+        match needed.extra_headers_secret {
+            Some(_) => self.ttl.min(HEADERS_TTL),
+            None => self.ttl,
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Asked, (Instant, Facts)>> {
+        // Every change is one insert.
+        self.answers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn ask(client: &Client, namespace: &str, needed: &FactsNeeded) -> Result<Facts, FactError> {
+    let mut facts = Facts::default();
+    let classes: Api<StorageClass> = Api::all(client.clone());
+    let class = get(&classes, "StorageClass", &needed.storage_class).await?;
+    let terms = class.allowed_topologies.unwrap_or_default();
+    let expressions = terms
+        .iter()
+        .flat_map(|term| term.match_label_expressions.iter().flatten());
+    (facts.region, facts.zone) = topology(expressions.map(|e| (e.key.as_str(), e.values.as_slice())));
+    for name in &needed.storage_profiles {
+        let offer = profile(client, name).await?;
+        facts
+            .access_modes
+            .insert(name.clone(), offer.access_mode.to_owned());
+        let block_only = offer.block_only.into_iter();
+        facts
+            .block_only
+            .extend(block_only.map(|mode| (name.clone(), mode.to_owned())));
+    }
+    if let Some(wanted) = &needed.instancetype {
+        facts.instancetype_kind = Some(instancetype_kind(client, namespace, wanted).await?);
+    }
+    if let Some(name) = &needed.extra_headers_secret {
+        let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
+        let secret = get(&secrets, "Secret", name).await?;
+        let data: BTreeMap<_, _> = secret.data.unwrap_or_default();
+        facts.extra_headers = data
+            .into_iter()
+            .map(|(key, value)| {
+                let text = String::from_utf8_lossy(&value.0).into_owned();
+                format!("{key}: {}", text.strip_suffix('\n').unwrap_or(&text))
+            })
+            .collect();
+    }
+    Ok(facts)
+}
+
+async fn profile(client: &Client, name: &str) -> Result<Offer, FactError> {
+    let profiles = Api::<DynamicObject>::all_with(
+        client.clone(),
+        &resource("cdi.kubevirt.io", "v1beta1", "StorageProfile"),
+    );
+    let profile = get(&profiles, "StorageProfile", name).await?;
+    Ok(offer(profile.data.pointer("/status/claimPropertySets")))
+}
+
+/// The kind of the instancetype of that name: the one that the spec asks for, else the other. What the credential may not
+/// get counts as absent, but if nothing is found, the spec is believed.
+async fn instancetype_kind(
+    client: &Client,
+    namespace: &str,
+    wanted: &NamedInstancetype,
+) -> Result<String, FactError> {
+    let mut refused = None;
+    for kind in instancetypes(&wanted.kind) {
+        let resource = resource("instancetype.kubevirt.io", "v1beta1", kind);
+        let api: Api<DynamicObject> = if kind == CLUSTER_INSTANCETYPE {
+            Api::all_with(client.clone(), &resource)
+        } else {
+            Api::namespaced_with(client.clone(), namespace, &resource)
+        };
+        match get(&api, "instancetype", &wanted.name).await {
+            Ok(_) => return Ok(kind.to_owned()),
+            Err(FactError::NotFound { .. }) => {}
+            Err(FactError::Remote { kind, name, error }) if error.code() == Some(403) => {
+                refused = Some(FactError::Remote { kind, name, error });
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    match refused {
+        Some(_) if !wanted.kind.is_empty() => Ok(wanted.kind.clone()),
+        Some(error) => Err(error),
+        None => Err(FactError::NotFound {
+            kind: "instancetype",
+            name: wanted.name.clone(),
+        }),
+    }
+}
+
+fn resource(group: &str, version: &str, kind: &str) -> ApiResource {
+    ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind))
+}
+
+async fn get<K>(api: &Api<K>, kind: &'static str, name: &str) -> Result<K, FactError>
+where
+    K: Clone + DeserializeOwned + std::fmt::Debug,
+{
+    if !is_object_name(name) {
+        return Err(FactError::NotFound {
+            kind,
+            name: name.to_owned(),
+        });
+    }
+    api.get(name).await.map_err(|error| match error {
+        kube::Error::Api(status) if status.code == 404 => FactError::NotFound {
+            kind,
+            name: name.to_owned(),
+        },
+        error => FactError::Remote {
+            kind,
+            name: name.to_owned(),
+            error: RemoteError::from(&error),
+        },
+    })
+}

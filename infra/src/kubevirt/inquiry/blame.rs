@@ -1,0 +1,372 @@
+//! KubeVirt's verdict on a VM, told by the fields of our spec that it comes from.
+
+use kube::core::Status;
+use machinist_shared::api::field::{ErrorKind, FieldPath, Report};
+use machinist_shared::api::names::{annotation, label};
+use serde_json::Value;
+
+use super::Question;
+use crate::kube::client::RemoteError;
+
+/// Fields of a VirtualMachine, and of `cloudProviderSpec` what makes them; the first that fits counts.
+const ORIGINS: [(&str, &str); 19] = [
+    (
+        "spec.template.spec.domain.resources.requests.memory",
+        "virtualMachine.template.memory",
+    ),
+    (
+        "spec.template.spec.domain.resources.limits.memory",
+        "virtualMachine.template.memory",
+    ),
+    (
+        "spec.template.spec.domain.memory",
+        "virtualMachine.template.memory",
+    ),
+    (
+        "spec.template.spec.domain.resources.requests.cpu",
+        "virtualMachine.template.cpus",
+    ),
+    (
+        "spec.template.spec.domain.resources.limits.cpu",
+        "virtualMachine.template.cpus",
+    ),
+    ("spec.template.spec.domain.cpu", "virtualMachine.template.vcpus"),
+    (
+        "spec.template.spec.domain.devices.networkInterfaceMultiqueue",
+        "virtualMachine.enableNetworkMultiQueue",
+    ),
+    ("spec.instancetype", "virtualMachine.instancetype"),
+    ("spec.preference", "virtualMachine.preference"),
+    (
+        "spec.template.spec.evictionStrategy",
+        "virtualMachine.evictionStrategy",
+    ),
+    ("spec.template.spec.dnsPolicy", "virtualMachine.dnsPolicy"),
+    ("spec.template.spec.dnsConfig", "virtualMachine.dnsConfig"),
+    // These bear no path.
+    ("dnsPolicy", "virtualMachine.dnsPolicy"),
+    ("nameservers", "virtualMachine.dnsConfig.nameservers"),
+    ("searchDomains", "virtualMachine.dnsConfig.searches"),
+    ("options", "virtualMachine.dnsConfig.options"),
+    ("spec.template.spec.affinity", "affinity"),
+    ("spec.template.spec.nodeAffinity", "affinity.nodeAffinityPreset"),
+    (
+        "spec.template.spec.topologySpreadConstraints",
+        "topologySpreadConstraints",
+    ),
+];
+
+/// Fields of a DataVolume template, and what of a disk makes them.
+const DISK_ORIGINS: [(&str, &str); 6] = [
+    ("resources", "size"),
+    ("storageClassName", "storageClassName"),
+    ("accessModes", "storageAccessType"),
+    ("secretRef", "dataVolumeSecretRef"),
+    ("extraHeaders", "extraHeaders"),
+    ("source", "osImage"),
+];
+
+/// Adds an error for each cause of the refusal, or one for the whole.
+pub(super) fn blame(status: &Status, question: &Question<'_>, vm: &Value, report: &mut Report) {
+    let whole = RemoteError::from(&kube::Error::Api(Box::new(status.clone()))).to_string();
+    if status.code == 403 && !whole.contains("quota") && !whole.contains("admission webhook") {
+        let path = super::kubeconfig_path(question);
+        report.error(
+            &path,
+            ErrorKind::Forbidden,
+            format!("its user may not make VirtualMachines: {whole}"),
+        );
+        return;
+    }
+    let causes = status
+        .details
+        .as_ref()
+        .map(|details| details.causes.as_slice())
+        .unwrap_or_default();
+    let before = report.errors.len();
+    for cause in causes.iter().filter(|cause| !cause.message.is_empty()) {
+        let path = origin(&cause.field, &cause.message, question, vm);
+        report.invalid(
+            &path,
+            format!(
+                "KubeVirt refuses this: {}: {}",
+                cause.field,
+                excerpt(&cause.message)
+            ),
+        );
+    }
+    if report.errors.len() == before {
+        report.invalid(
+            &question.path.child("virtualMachine"),
+            format!("KubeVirt refuses the VM: {whole}"),
+        );
+    }
+}
+
+/// The field of our spec from which that of the VM was made.
+fn origin(field: &str, message: &str, question: &Question<'_>, vm: &Value) -> FieldPath {
+    let path = &question.path;
+    // KubeVirt's schema names the field in its message alone.
+    let field = match message.split_once(" in body ") {
+        Some((named, _)) if field.is_empty() => named,
+        _ => field,
+    };
+    if let Some((index, rest)) = data_volume(field) {
+        return of_disk(index, rest, path);
+    }
+    let template = field.strip_prefix("spec.template.").unwrap_or(field);
+    if let Some(rest) = template.strip_prefix("metadata.labels") {
+        return of_label(rest, message, question, vm);
+    }
+    if let Some(rest) = template.strip_prefix("metadata.annotations") {
+        return of_annotation(rest, message, question, vm);
+    }
+    let begins = |vm: &str| {
+        field
+            .strip_prefix(vm)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+    };
+    let ours = ORIGINS
+        .iter()
+        .find(|(vm, _)| begins(vm))
+        .map_or("virtualMachine", |(_, ours)| ours);
+    below(path, ours)
+}
+
+fn below(path: &FieldPath, fields: &str) -> FieldPath {
+    fields
+        .split('.')
+        .fold(path.clone(), |path, part| path.child(part))
+}
+
+fn of_disk(index: usize, rest: &str, path: &FieldPath) -> FieldPath {
+    let template = path.child("virtualMachine").child("template");
+    let disk = match index.checked_sub(1) {
+        None => template.child("primaryDisk"),
+        Some(further) => template.child("secondaryDisks").index(further),
+    };
+    let has = |key: &str| rest.split(['.', '[', ']']).any(|part| part == key);
+    match DISK_ORIGINS.iter().find(|(vm, _)| has(vm)) {
+        // Further disks have nothing but their size and where they are.
+        Some((_, ours)) if index == 0 || ["size", "storageClassName", "storageAccessType"].contains(ours) => {
+            disk.child(ours)
+        }
+        _ => disk,
+    }
+}
+
+/// A label is named in the field or quoted, itself or by its value, in the message.
+fn of_label(rest: &str, message: &str, question: &Question<'_>, vm: &Value) -> FieldPath {
+    let location = question.path.child("virtualMachine").child("location");
+    match named(rest, message, &vm["metadata"]["labels"]) {
+        Some(label::CLUSTER_NAME | label::CLUSTER_ID) => question.path.child("clusterName"),
+        Some(label::PROJECT_ID) => question.path.child("projectID"),
+        Some(label::REGION) if !question.labels.contains_key(label::REGION) => location.child("region"),
+        Some(label::ZONE) if !question.labels.contains_key(label::ZONE) => location.child("zone"),
+        Some(label::KUBEVIRT_VM | label::MACHINE_DEPLOYMENT) => FieldPath::new("metadata.name"),
+        Some(key) => question.metadata.child("labels").child(key),
+        None => question.metadata.child("labels"),
+    }
+}
+
+fn of_annotation(rest: &str, message: &str, question: &Question<'_>, vm: &Value) -> FieldPath {
+    // Named in neither way.
+    if let Some(operating_system) = &question.ignition
+        && message.contains(annotation::IGNITION)
+    {
+        return operating_system.clone();
+    }
+    match named(rest, message, &vm["spec"]["template"]["metadata"]["annotations"]) {
+        Some(annotation::OVN_LOGICAL_SWITCH)
+            if !question.annotations.contains_key(annotation::OVN_LOGICAL_SWITCH) =>
+        {
+            below(&question.path, "virtualMachine.providerNetwork.vpc.subnet.name")
+        }
+        Some(key) => question.metadata.child("annotations").child(key),
+        None => question.metadata.child("annotations"),
+    }
+}
+
+/// The key of the map that a cause means.
+fn named<'a>(rest: &str, message: &str, map: &'a Value) -> Option<&'a str> {
+    let key = rest.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    let key = key.or_else(|| rest.strip_prefix('.'));
+    let quoted = message.split('"').nth(1);
+    let pairs = || map.as_object().into_iter().flatten();
+    let by_key = |wanted: &str| pairs().find(|(key, _)| *key == wanted);
+    let by_value = |wanted: &str| pairs().find(|(_, value)| value.as_str() == Some(wanted));
+    let found = key.and_then(by_key).or_else(|| quoted.and_then(by_key));
+    // KubeVirt puts what is forbidden by a feature gate at the end of its message.
+    let at_the_end = || pairs().find(|(key, _)| message.ends_with(&format!(".{key}")));
+    let found = found.or_else(at_the_end);
+    let found = found.or_else(|| quoted.filter(|text| !text.is_empty()).and_then(by_value));
+    found.map(|(key, _)| key.as_str())
+}
+
+/// The index in `spec.dataVolumeTemplates[…]`, with or without a dot before the bracket, and what follows. KubeVirt's own
+/// code leaves out the last letter.
+fn data_volume(field: &str) -> Option<(usize, &str)> {
+    let rest = field.strip_prefix("spec.dataVolumeTemplate")?;
+    let rest = rest.strip_prefix('s').unwrap_or(rest);
+    let rest = rest.strip_prefix('.').unwrap_or(rest).strip_prefix('[')?;
+    let (index, rest) = rest.split_once(']')?;
+    Some((index.parse().ok()?, rest))
+}
+
+fn excerpt(text: &str) -> String {
+    const MOST: usize = 300;
+    if text.chars().count() <= MOST {
+        return text.to_owned();
+    }
+    text.chars().take(MOST).chain(['…']).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use machinist_shared::kubevirt::resolved::ResolvedSpec;
+    use rstest::rstest;
+    use serde_json::json;
+
+    use super::super::Secrets;
+    use super::*;
+    use crate::kube::kubeconfig::{AddressPolicy, InfraKubeconfig};
+
+    #[rstest]
+    #[case::memory(
+        "spec.template.spec.domain.resources.requests.memory",
+        "",
+        "c.virtualMachine.template.memory"
+    )]
+    #[case::cores("spec.template.spec.domain.cpu.cores", "", "c.virtualMachine.template.vcpus")]
+    #[case::instancetype("spec.instancetype", "", "c.virtualMachine.instancetype")]
+    #[case::a_longer_word("spec.instancetypes", "", "c.virtualMachine")]
+    #[case::spread(
+        "spec.template.spec.topologySpreadConstraints[0].maxSkew",
+        "",
+        "c.topologySpreadConstraints"
+    )]
+    #[case::the_primary_disk("spec.dataVolumeTemplates[0]", "", "c.virtualMachine.template.primaryDisk")]
+    #[case::its_image(
+        "spec.dataVolumeTemplates[0].spec.source.http.url",
+        "",
+        "c.virtualMachine.template.primaryDisk.osImage"
+    )]
+    #[case::its_secret(
+        "spec.dataVolumeTemplates[0].spec.source.http.secretRef",
+        "",
+        "c.virtualMachine.template.primaryDisk.dataVolumeSecretRef"
+    )]
+    #[case::with_a_dot(
+        "spec.dataVolumeTemplates.[0].spec.storage.accessModes",
+        "",
+        "c.virtualMachine.template.primaryDisk.storageAccessType"
+    )]
+    #[case::a_further_disk(
+        "spec.dataVolumeTemplates[2].spec.source",
+        "",
+        "c.virtualMachine.template.secondaryDisks[1]"
+    )]
+    #[case::its_size(
+        "spec.dataVolumeTemplates[2].spec.storage.resources.requests[storage]",
+        "",
+        "c.virtualMachine.template.secondaryDisks[1].size"
+    )]
+    #[case::its_class(
+        "spec.dataVolumeTemplates[1].spec.pvc.storageClassName",
+        "",
+        "c.virtualMachine.template.secondaryDisks[0].storageClassName"
+    )]
+    #[case::a_label_by_its_value(
+        "metadata.labels",
+        "Invalid value: \"no such cluster\": a valid label must be",
+        "c.clusterName"
+    )]
+    #[case::a_label_by_its_key(
+        "spec.template.metadata.labels[kubermatic.k8c.io/project-id]",
+        "",
+        "c.projectID"
+    )]
+    #[case::the_name("metadata.labels", "Invalid value: \"a.name\": must be", "metadata.name")]
+    #[case::a_zone(
+        "metadata.labels",
+        "Invalid value: \"the zone\": must be",
+        "c.virtualMachine.location.zone"
+    )]
+    #[case::a_label_of_the_machine(
+        "spec.template.metadata.labels",
+        "Invalid value: \"a b\": must be",
+        "t.labels.pool"
+    )]
+    #[case::an_unknown_label("metadata.labels", "too many", "t.labels")]
+    #[case::an_annotation(
+        "spec.template.metadata.annotations",
+        "Invalid value: \"x/y\": must be",
+        "t.annotations[x/y]"
+    )]
+    #[case::a_subnet(
+        "spec.template.metadata.annotations[ovn.kubernetes.io/logical_switch]",
+        "",
+        "c.virtualMachine.providerNetwork.vpc.subnet.name"
+    )]
+    #[case::kubevirts_name_of_a_disk(
+        "spec.dataVolumeTemplate[1]",
+        "",
+        "c.virtualMachine.template.secondaryDisks[0]"
+    )]
+    #[case::servers("nameservers", "", "c.virtualMachine.dnsConfig.nameservers")]
+    #[case::searches("searchDomains", "", "c.virtualMachine.dnsConfig.searches")]
+    #[case::options("options", "", "c.virtualMachine.dnsConfig.options")]
+    #[case::dns_policy("dnsPolicy", "", "c.virtualMachine.dnsPolicy")]
+    #[case::affinity(
+        "spec.template.spec.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[0].matchExpressions[0].key",
+        "",
+        "c.affinity.nodeAffinityPreset"
+    )]
+    #[case::what_the_schema_says(
+        "",
+        "spec.template.spec.topologySpreadConstraints.whenUnsatisfiable in body should be one of [DoNotSchedule ScheduleAnyway]",
+        "c.topologySpreadConstraints"
+    )]
+    #[case::an_annotation_that_a_gate_forbids(
+        "spec.template.metadata.annotations",
+        "sidecar feature gate is not enabled in kubevirt-config, invalid entry spec.template.metadata.annotations.x/y",
+        "t.annotations[x/y]"
+    )]
+    #[case::ignition_that_a_gate_forbids(
+        "spec.template.metadata.annotations",
+        "ExperimentalIgnitionSupport feature gate is not enabled in kubevirt-config, invalid entry spec.template.metadata.annotations.kubevirt.io/ignitiondata",
+        "v.operatingSystem"
+    )]
+    #[case::anything_else("spec.running", "", "c.virtualMachine")]
+    #[case::nothing("", "", "c.virtualMachine")]
+    fn kubevirts_field_leads_to_ours(#[case] field: &str, #[case] message: &str, #[case] want: &str) {
+        let kubeconfig = "{current-context: c, contexts: [{name: c, context: {cluster: c, user: u}}], \
+             clusters: [{name: c, cluster: {server: 'https://infra.example'}}], users: [{name: u, user: {token: t}}]}";
+        let kubeconfig = InfraKubeconfig::parse(kubeconfig, AddressPolicy::default()).unwrap();
+        let texts = |key: &str, value: &str| BTreeMap::from([(key.to_owned(), value.to_owned())]);
+        let question = Question {
+            kubeconfig: &kubeconfig,
+            namespace: "vms",
+            name: "a.name",
+            labels: &texts("pool", "a b"),
+            annotations: &texts("x/y", "z"),
+            machine_deployment: None,
+            spec: &ResolvedSpec::default(),
+            replicas: 1,
+            ignition: Some(FieldPath::new("v.operatingSystem")),
+            secrets: Secrets::Untold,
+            path: FieldPath::new("c"),
+            metadata: FieldPath::new("t"),
+        };
+        let vm = json!({
+            "metadata": {"labels": {
+                label::CLUSTER_NAME: "no such cluster", label::PROJECT_ID: "p", label::KUBEVIRT_VM: "a.name",
+                label::ZONE: "the zone", "pool": "a b",
+            }},
+            "spec": {"template": {"metadata": {"annotations": {"x/y": "z", annotation::OVN_LOGICAL_SWITCH: "s"}}}},
+        });
+        assert_eq!(origin(field, message, &question, &vm).to_string(), want);
+    }
+}

@@ -1,0 +1,400 @@
+//! Whether what a spec names on the infra cluster exists, and what does instead.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::future;
+use k8s_openapi::api::core::v1::{Node, Pod, ResourceQuota};
+use kube::api::ListParams;
+use kube::{Api, Client, Resource, ResourceExt};
+use machinist_shared::api::field::{ErrorKind, Report, did_you_mean};
+use machinist_shared::api::quantity;
+use machinist_shared::kubevirt::spec::Matcher;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use tokio::time::Instant;
+
+use super::wanted::{Kind, Wanted, Weight, instancetype_kinds, wanted};
+use super::{Question, Unreachable, refused, within};
+use crate::kube::client::{RemoteError, is_object_name};
+
+/// How long it is believed that something exists, or must not be seen.
+const TTL: Duration = Duration::from_mins(1);
+/// How many names that exist are told.
+const SHOWN: usize = 10;
+/// More nodes than this are nobody's hint.
+const NODES: u32 = 100;
+/// Nor are more pods than this.
+const PODS: u32 = 2000;
+/// Those that take something of a node.
+const SCHEDULED: &str = "spec.nodeName!=,status.phase!=Succeeded,status.phase!=Failed";
+
+/// What exists, and what of it counts.
+#[derive(Debug, Default)]
+pub(super) struct Existence {
+    known: Mutex<HashMap<Named, (Instant, Known)>>,
+    quotas: Kept<Vec<ResourceQuota>>,
+    nodes: Kept<Vec<Node>>,
+    taken: Kept<Vec<Taken>>,
+}
+
+/// An answer that is kept for a while; nothing where the credential may not look.
+type Kept<T> = Mutex<Option<(Instant, Option<T>)>>;
+
+/// What a pod takes of a node.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Taken {
+    pub(super) node: String,
+    pub(super) memory: f64,
+    pub(super) cpu: f64,
+}
+
+/// What was found on the way.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// `spec` of the instancetype.
+    pub(super) instancetype: Value,
+}
+
+/// An object that a spec names.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Named {
+    kind: Kind,
+    name: String,
+}
+
+/// What is kept of an object: what is missing is not, so that it is seen as soon as it is there.
+#[derive(Debug, Clone)]
+enum Known {
+    /// With what counts of it.
+    There(Value),
+    /// The credential may not look.
+    Hidden,
+}
+
+/// What came of looking for a name.
+enum Look {
+    /// Of this kind, with what counts of it.
+    There(Kind, Value),
+    /// The credential may not look.
+    Hidden,
+    /// What there is instead.
+    Missing(Vec<String>),
+}
+
+impl Existence {
+    /// `spec` of an instancetype, if the credential sees one.
+    pub(super) async fn instancetype(
+        &self,
+        client: &Client,
+        namespace: &str,
+        matcher: &Matcher,
+    ) -> Result<Option<Value>, RemoteError> {
+        for kind in instancetype_kinds(matcher) {
+            if let Some(Known::There(spec)) = self.get(client, namespace, kind, &matcher.name).await? {
+                return Ok(Some(spec));
+            }
+        }
+        Ok(None)
+    }
+
+    /// A StorageClass, if the credential sees it.
+    pub(super) async fn storage_class(
+        &self,
+        client: &Client,
+        name: &str,
+    ) -> Result<Option<Value>, RemoteError> {
+        match self.get(client, "", Kind::StorageClass, name).await? {
+            Some(Known::There(class)) => Ok(Some(class)),
+            Some(Known::Hidden) | None => Ok(None),
+        }
+    }
+
+    /// An error for each name that nothing bears, also if others are not answered in time. Nothing if there is no use in
+    /// asking more.
+    pub(super) async fn judge(
+        &self,
+        client: &Client,
+        question: &Question<'_>,
+        deadline: Instant,
+        report: &mut Report,
+    ) -> Result<Option<Found>, Unreachable> {
+        let wanted = wanted(question);
+        let looks = wanted
+            .iter()
+            .map(|wanted| within(deadline, self.look(client, question.namespace, wanted, deadline)));
+        let (mut found, mut failed) = (Found::default(), None);
+        for (wanted, look) in wanted.iter().zip(future::join_all(looks).await) {
+            match look {
+                Ok(Ok(Look::There(kind, spec))) => {
+                    warn_of_kind(wanted, kind, question, report);
+                    if kind.is_instancetype() {
+                        found.instancetype = spec;
+                    }
+                }
+                Ok(Ok(Look::Hidden)) => {}
+                Ok(Ok(Look::Missing(others))) => match wanted.weight {
+                    Weight::Error => {
+                        report.error(&wanted.path, ErrorKind::NotFound, missing(wanted, &others));
+                    }
+                    Weight::Warning => report.warn(&wanted.path, missing(wanted, &others)),
+                },
+                Ok(Err(error)) => failed = failed.or(Some(Ok(error))),
+                Err(late) => failed = failed.or(Some(Err(late))),
+            }
+        }
+        match failed {
+            None => Ok(Some(found)),
+            Some(error) => refused(question, &error?, report).map(|()| None),
+        }
+    }
+
+    async fn look(
+        &self,
+        client: &Client,
+        namespace: &str,
+        wanted: &Wanted,
+        deadline: Instant,
+    ) -> Result<Look, RemoteError> {
+        let mut hidden = false;
+        for kind in &wanted.kinds {
+            match self.get(client, namespace, *kind, &wanted.name).await? {
+                Some(Known::There(spec)) => return Ok(Look::There(*kind, spec)),
+                // Not every credential may look; KubeVirt will.
+                Some(Known::Hidden) => hidden = true,
+                None => {}
+            }
+        }
+        if hidden {
+            return Ok(Look::Hidden);
+        }
+        let mut others = Vec::new();
+        for kind in wanted.kinds.iter().filter(|kind| **kind != Kind::Secret) {
+            let (api, all) = (kind.api(client, namespace), ListParams::default());
+            // Whoever may not list is told no names; nor is who would lose the cause to the deadline for them.
+            if let Ok(Ok(list)) = within(deadline, api.list_metadata(&all)).await {
+                others.extend(list.items.iter().map(ResourceExt::name_any));
+            }
+        }
+        Ok(Look::Missing(others))
+    }
+
+    /// One object, from memory or by asking; nothing if there is none.
+    async fn get(
+        &self,
+        client: &Client,
+        namespace: &str,
+        kind: Kind,
+        name: &str,
+    ) -> Result<Option<Known>, RemoteError> {
+        let named = Named {
+            kind,
+            name: name.to_owned(),
+        };
+        if let Some(known) = self.known(&named) {
+            return Ok(Some(known));
+        }
+        let known = match ask(client, namespace, kind, name).await {
+            Ok(Some(value)) => Known::There(value),
+            Ok(None) => return Ok(None),
+            Err(kube::Error::Api(status)) if status.code == 404 => return Ok(None),
+            Err(kube::Error::Api(status)) if status.code == 403 => Known::Hidden,
+            Err(error) => return Err(RemoteError::from(&error)),
+        };
+        let mut all = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|_, (asked, _)| asked.elapsed() < TTL);
+        all.insert(named, (Instant::now(), known.clone()));
+        Ok(Some(known))
+    }
+
+    fn known(&self, named: &Named) -> Option<Known> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let (asked, known) = known.get(named)?;
+        (asked.elapsed() < TTL).then(|| known.clone())
+    }
+
+    /// Whether the claim that the primary disk is cloned from exists, where the credential may look.
+    pub(super) async fn judge_claim(
+        &self,
+        client: &Client,
+        question: &Question<'_>,
+        vm: &Value,
+        report: &mut Report,
+    ) -> Result<(), RemoteError> {
+        let source = &vm["spec"]["dataVolumeTemplates"][0]["spec"]["source"]["pvc"];
+        let (Some(namespace), Some(name)) = (source["namespace"].as_str(), source["name"].as_str()) else {
+            return Ok(());
+        };
+        let full = format!("{namespace}/{name}");
+        if self.get(client, namespace, Kind::Claim, &full).await?.is_some() {
+            return Ok(());
+        }
+        let others = Kind::Claim
+            .api(client, namespace)
+            .list_metadata(&ListParams::default())
+            .await;
+        let others: Vec<String> = others
+            .map(|list| list.items.iter().map(ResourceExt::name_any).collect())
+            .unwrap_or_default();
+        let hint = did_you_mean(name, others.iter().map(String::as_str));
+        let template = question.path.child("virtualMachine").child("template");
+        let text = format!(
+            "{name:?}: there is no PersistentVolumeClaim of that name in namespace {namespace} of the infra cluster{hint}"
+        );
+        let path = template.child("primaryDisk").child("osImage");
+        report.error(&path, ErrorKind::NotFound, text);
+        Ok(())
+    }
+
+    /// The ResourceQuotas of the namespace; nothing where the credential may not see them.
+    pub(super) async fn quotas(&self, client: &Client, namespace: &str) -> Option<Vec<ResourceQuota>> {
+        let api = Api::<ResourceQuota>::namespaced(client.clone(), namespace);
+        kept(&self.quotas, &api, &ListParams::default(), |it| it).await
+    }
+
+    /// The nodes; nothing where the credential may not see them, or there are too many.
+    pub(super) async fn nodes(&self, client: &Client) -> Option<Vec<Node>> {
+        let api = Api::<Node>::all(client.clone());
+        let nodes = kept(&self.nodes, &api, &ListParams::default().limit(NODES), |it| it).await;
+        nodes.filter(|nodes| nodes.len() < NODES as usize)
+    }
+
+    /// What the pods of all namespaces take; nothing where the credential may not see them, or there are too many.
+    pub(super) async fn taken(&self, client: &Client) -> Option<Vec<Taken>> {
+        let api = Api::<Pod>::all(client.clone());
+        let scheduled = ListParams::default().fields(SCHEDULED).limit(PODS);
+        let taken = kept(&self.taken, &api, &scheduled, |pod| taken_by(&pod)).await;
+        taken.filter(|pods| pods.len() < PODS as usize)
+    }
+}
+
+/// What counts of an object; nothing if there is none.
+async fn ask(client: &Client, namespace: &str, kind: Kind, name: &str) -> kube::Result<Option<Value>> {
+    // What cannot be a name is nothing's name, and no part of a request.
+    if !name.split('/').all(is_object_name) || !(namespace.is_empty() || is_object_name(namespace)) {
+        return Ok(None);
+    }
+    let api = kind.api(client, namespace);
+    match kind {
+        Kind::Secret => api.get_metadata(name).await.map(|_| Some(Value::Null)),
+        Kind::Claim => {
+            // Only list and watch are needed of claims elsewhere, so the name is looked for in the list.
+            let name = name.rsplit('/').next().unwrap_or(name);
+            let named = ListParams::default().fields(&format!("metadata.name={name}"));
+            let list = api.list_metadata(&named).await?;
+            Ok((!list.items.is_empty()).then_some(Value::Null))
+        }
+        Kind::StorageClass => api.get(name).await.map(|class| Some(class.data)),
+        _ => {
+            let object = api.get(name).await?;
+            Ok(Some(object.data.get("spec").cloned().unwrap_or_default()))
+        }
+    }
+}
+
+fn taken_by(pod: &Pod) -> Taken {
+    let spec = pod.spec.as_ref();
+    let containers = || spec.into_iter().flat_map(|spec| &spec.containers);
+    let sum = |resource: &str| {
+        let requests = containers().filter_map(|container| container.resources.as_ref()?.requests.as_ref());
+        let overhead = spec.and_then(|spec| spec.overhead.as_ref());
+        let amounts = requests
+            .chain(overhead)
+            .filter_map(|requests| requests.get(resource));
+        amounts.filter_map(|amount| quantity::parse(&amount.0)).sum()
+    };
+    Taken {
+        node: spec.and_then(|spec| spec.node_name.clone()).unwrap_or_default(),
+        memory: sum("memory"),
+        cpu: sum("cpu"),
+    }
+}
+
+/// What counts of a list, from memory or by asking.
+async fn kept<K, T>(
+    memory: &Kept<Vec<T>>,
+    api: &Api<K>,
+    params: &ListParams,
+    of: impl Fn(K) -> T,
+) -> Option<Vec<T>>
+where
+    K: Resource + Clone + DeserializeOwned + std::fmt::Debug,
+    T: Clone,
+{
+    let lock = || memory.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((asked, list)) = lock().as_ref()
+        && asked.elapsed() < TTL
+    {
+        return list.clone();
+    }
+    let list = match api.list(params).await {
+        Ok(list) => Some(list.items.into_iter().map(of).collect::<Vec<T>>()),
+        Err(kube::Error::Api(status)) if status.code == 403 => None,
+        // It may be answered next time.
+        Err(_) => return None,
+    };
+    *lock() = Some((Instant::now(), list.clone()));
+    list
+}
+
+/// machine-controller does not look at the kind of an instancetype; the author should know which one is used.
+fn warn_of_kind(wanted: &Wanted, found: Kind, question: &Question<'_>, report: &mut Report) {
+    let asked = question.spec.instancetype.as_ref().map(|it| it.kind.as_str());
+    if !found.is_instancetype() || asked.is_none_or(|asked| asked.is_empty() || asked == found.text()) {
+        return;
+    }
+    let kind = question
+        .path
+        .child("virtualMachine")
+        .child("instancetype")
+        .child("kind");
+    let text = format!(
+        "there is no {} {:?} on the infra cluster; the {} of that name is used",
+        asked.unwrap_or_default(),
+        wanted.name,
+        found.text()
+    );
+    report.warn(&kind, text);
+}
+
+fn missing(wanted: &Wanted, others: &[String]) -> String {
+    let kinds: Vec<_> = wanted.kinds.iter().map(|kind| kind.text()).collect();
+    let kinds = kinds.join(" or ");
+    let hint = did_you_mean(&wanted.name, others.iter().map(String::as_str));
+    let text = format!(
+        "{:?}: there is no {kinds} of that name on the infra cluster{hint}",
+        wanted.name
+    );
+    let shown: Vec<_> = others.iter().take(SHOWN).map(String::as_str).collect();
+    match others.len() {
+        0 => text,
+        all if all > SHOWN => format!("{text}; there are: {} and {} more", shown.join(", "), all - SHOWN),
+        _ => format!("{text}; there are: {}", shown.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use machinist_shared::api::field::FieldPath;
+
+    use super::*;
+
+    #[test]
+    fn a_missing_name_is_told_with_those_that_exist() {
+        let wanted = Wanted {
+            path: FieldPath::new("x"),
+            kinds: vec![Kind::Instancetype, Kind::ClusterInstancetype],
+            name: "standrad-2".to_owned(),
+            weight: Weight::Error,
+        };
+        assert_eq!(
+            missing(&wanted, &["standard-2".to_owned(), "large".to_owned()]),
+            "\"standrad-2\": there is no VirtualMachineInstancetype or VirtualMachineClusterInstancetype of that name on \
+             the infra cluster; did you mean \"standard-2\"?; there are: standard-2, large"
+        );
+        let many: Vec<String> = (0..12).map(|i| format!("other{i}")).collect();
+        assert!(missing(&wanted, &many).ends_with("other9 and 2 more"));
+        assert!(missing(&wanted, &[]).ends_with("on the infra cluster"));
+    }
+}

@@ -1,0 +1,447 @@
+//! What only the infra cluster knows of a spec before its VM is made: whether what it names exists, and what KubeVirt
+//! would say to the VM.
+//!
+//! Reads only, and one dry-run. Answers that something exists are kept for a minute, by credential, so that nobody learns
+//! anything through somebody else's rights; in the steady state a question is the dry-run alone.
+
+mod blame;
+mod existence;
+mod gate;
+mod quota;
+mod room;
+mod wanted;
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use kube::api::PostParams;
+use kube::core::Request;
+use kube::{Client, Resource as _};
+use machinist_shared::api::field::{ErrorKind, FieldPath, Report};
+use machinist_shared::kubevirt::facts::{facts_needed, topology};
+use machinist_shared::kubevirt::render::{RenderInput, render};
+use machinist_shared::kubevirt::resolved::ResolvedSpec;
+use machinist_shared::kubevirt::spec::Matcher;
+use serde_json::{Value, json};
+use tokio::time::{Instant, timeout_at};
+
+use crate::kube::client::{ClientOptions, RemoteError, infra_client};
+use crate::kube::kubeconfig::InfraKubeconfig;
+use crate::kubevirt::facts::{self, FactError, FactsCache};
+use crate::kubevirt::objects::Vm;
+
+use existence::{Existence, Found};
+use gate::Gate;
+
+/// How many credentials are remembered at once.
+const CLIENTS: usize = 256;
+/// How long a client of nobody's is kept.
+const IDLE: Duration = Duration::from_mins(10);
+
+/// What stands for Ignition's user data, by which KubeVirt knows it.
+const IGNITION: &str = r#"{"ignition":{"version":"3.3.0"}}"#;
+
+/// A VM that is to be.
+#[derive(Debug, Clone)]
+pub struct Question<'a> {
+    /// Where it is to be.
+    pub kubeconfig: &'a InfraKubeconfig,
+    /// In which namespace.
+    pub namespace: &'a str,
+    /// Name of the Machine, or of what makes many of them.
+    pub name: &'a str,
+    /// Labels of the Machine.
+    pub labels: &'a std::collections::BTreeMap<String, String>,
+    /// Annotations of the Machine.
+    pub annotations: &'a std::collections::BTreeMap<String, String>,
+    /// Name of the MachineDeployment above the Machine.
+    pub machine_deployment: Option<&'a str>,
+    /// What is asked for.
+    pub spec: &'a ResolvedSpec,
+    /// How many there will be at once, besides those that there are.
+    pub replicas: u64,
+    /// Where the operating system is written whose user data Ignition reads, if that is so.
+    pub ignition: Option<FieldPath>,
+    /// Whether the author may know which Secrets there are.
+    pub secrets: Secrets,
+    /// Where that is written: `….cloudProviderSpec`.
+    pub path: FieldPath,
+    /// Where the Machine's labels and annotations are written: `metadata`, or that of a template.
+    pub metadata: FieldPath,
+}
+
+/// Whether it is told that a Secret of the infra cluster does not exist.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Secrets {
+    /// The author holds the very credential that is asked with, or may read it.
+    Told,
+    /// Nobody knows what the author may see.
+    Untold,
+}
+
+/// What came of it.
+#[derive(Debug, Default)]
+pub struct Answer {
+    /// Errors and warnings of the infra cluster, by our fields.
+    pub report: Report,
+    /// Why there may be more: it could not be asked for everything.
+    pub unreachable: Option<String>,
+}
+
+/// Asks infra clusters.
+#[derive(Debug)]
+pub struct Inquiry {
+    options: ClientOptions,
+    clusters: Mutex<HashMap<String, (Instant, Arc<Cluster>)>>,
+    /// By the server's URL: whoever does not answer one credential answers none.
+    gates: Mutex<HashMap<String, (Instant, Arc<Gate>)>>,
+}
+
+/// What is known through one credential.
+#[derive(Debug)]
+struct Cluster {
+    client: ClientOf,
+    facts: FactsCache,
+    existence: Existence,
+}
+
+struct ClientOf(Client);
+
+impl std::fmt::Debug for ClientOf {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Client")
+    }
+}
+
+/// Why nobody could be asked.
+#[derive(Debug)]
+struct Unreachable(String);
+
+impl From<RemoteError> for Unreachable {
+    fn from(error: RemoteError) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// The answer, if it comes in time.
+async fn within<T>(deadline: Instant, answer: impl Future<Output = T>) -> Result<T, Unreachable> {
+    let late = |_| Unreachable("no answer in time".to_owned());
+    timeout_at(deadline, answer).await.map_err(late)
+}
+
+impl Inquiry {
+    /// Asks with clients of these limits.
+    pub fn new(options: ClientOptions) -> Self {
+        Self {
+            options,
+            clusters: Mutex::default(),
+            gates: Mutex::default(),
+        }
+    }
+
+    /// Asks, and tells by `deadline` what is known by then.
+    pub async fn ask(&self, question: &Question<'_>, deadline: Instant) -> Answer {
+        let mut report = Report::new();
+        let asked = Box::pin(self.try_ask(question, deadline, &mut report));
+        let unreachable = self.through_gate(question.kubeconfig, asked).await.err();
+        Answer {
+            report,
+            unreachable: unreachable.map(|Unreachable(why)| why),
+        }
+    }
+
+    /// `spec` of an instancetype; nothing if there is none of that name, or the credential may not look.
+    pub async fn instancetype(
+        &self,
+        kubeconfig: &InfraKubeconfig,
+        namespace: &str,
+        wanted: &Matcher,
+        deadline: Instant,
+    ) -> Result<Option<Value>, String> {
+        let ask = async {
+            let cluster = self.cluster(kubeconfig).await?;
+            let found = cluster
+                .existence
+                .instancetype(&cluster.client.0, namespace, wanted);
+            Ok(found.await?)
+        };
+        let ask = async { within(deadline, ask).await? };
+        let found = self.through_gate(kubeconfig, ask).await;
+        found.map_err(|Unreachable(why)| why)
+    }
+
+    /// Region and zone of a StorageClass; nothing of one that does not exist, or that the credential may not see.
+    pub async fn topology(
+        &self,
+        kubeconfig: &InfraKubeconfig,
+        storage_class: &str,
+        deadline: Instant,
+    ) -> Result<(Option<String>, Option<String>), String> {
+        let ask = async {
+            let cluster = self.cluster(kubeconfig).await?;
+            let found = cluster.existence.storage_class(&cluster.client.0, storage_class);
+            Ok(found.await?)
+        };
+        let ask = async { within(deadline, ask).await? };
+        let class = self.through_gate(kubeconfig, ask).await;
+        let class = class.map_err(|Unreachable(why)| why)?.unwrap_or_default();
+        let terms = class["allowedTopologies"].as_array().into_iter().flatten();
+        let expressions =
+            terms.flat_map(|term| term["matchLabelExpressions"].as_array().into_iter().flatten());
+        let expressions: Vec<(&str, Vec<String>)> = expressions
+            .map(|it| {
+                let values = it["values"].as_array().into_iter().flatten();
+                let values = values.filter_map(Value::as_str).map(str::to_owned).collect();
+                (it["key"].as_str().unwrap_or_default(), values)
+            })
+            .collect();
+        Ok(topology(
+            expressions.iter().map(|(key, values)| (*key, values.as_slice())),
+        ))
+    }
+
+    /// Asks if the server answers as far as is known, and remembers whether it did.
+    async fn through_gate<T>(
+        &self,
+        kubeconfig: &InfraKubeconfig,
+        ask: impl Future<Output = Result<T, Unreachable>>,
+    ) -> Result<T, Unreachable> {
+        let gate = self.gate(kubeconfig.server());
+        let place = gate.enter().await.map_err(Unreachable)?;
+        let answer = ask.await;
+        place.leave(answer.as_ref().err().map(|Unreachable(why)| why.as_str()));
+        answer
+    }
+
+    fn gate(&self, server: &str) -> Arc<Gate> {
+        let mut gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
+        gates.retain(|_, (used, _)| used.elapsed() < IDLE);
+        let (used, gate) = gates
+            .entry(server.to_owned())
+            .or_insert_with(|| (Instant::now(), Arc::default()));
+        *used = Instant::now();
+        Arc::clone(gate)
+    }
+
+    async fn try_ask(
+        &self,
+        question: &Question<'_>,
+        deadline: Instant,
+        report: &mut Report,
+    ) -> Result<(), Unreachable> {
+        let cluster = within(deadline, self.cluster(question.kubeconfig)).await??;
+        let client = &cluster.client.0;
+        let judged = cluster.existence.judge(client, question, deadline, report);
+        let Some(found) = judged.await? else {
+            return Ok(());
+        };
+        let mut needed = facts_needed(question.spec);
+        // Nothing in a Secret is needed to judge, and so none is read.
+        needed.extra_headers_secret = None;
+        let digest = question.kubeconfig.credential_digest();
+        let facts = cluster.facts.get(&digest, client, question.namespace, &needed);
+        let facts = match within(deadline, facts).await? {
+            Ok(facts) => facts,
+            // Told by its field already, if it is one that we ask for by name.
+            Err(FactError::NotFound { .. }) if !report.is_ok() => return Ok(()),
+            Err(error @ FactError::NotFound { .. }) => {
+                report.error(
+                    &origin_of(&error, question),
+                    ErrorKind::NotFound,
+                    error.to_string(),
+                );
+                return Ok(());
+            }
+            Err(FactError::Remote { error, .. }) if error.code() == Some(403) => {
+                let path = kubeconfig_path(question);
+                report.error(
+                    &path,
+                    ErrorKind::Forbidden,
+                    format!("its user lacks a right that is needed: {error}"),
+                );
+                return Ok(());
+            }
+            Err(FactError::Remote { error, .. }) => return refused(question, &error, report),
+        };
+        let vm = render(&RenderInput {
+            name: question.name,
+            uid: "00000000-0000-0000-0000-000000000000",
+            labels: question.labels,
+            annotations: question.annotations,
+            machine_deployment: question.machine_deployment,
+            cluster_uid: "",
+            namespace: question.namespace,
+            spec: question.spec,
+            facts: &facts,
+            user_data_secret: "dry-run",
+            ignition: question.ignition.as_ref().map(|_| IGNITION),
+        });
+        let claim = cluster.existence.judge_claim(client, question, &vm, report);
+        within(deadline, claim).await??;
+        if !report.is_ok() {
+            return Ok(());
+        }
+        if let Err(error) = within(deadline, verdict(client, question, vm.clone(), report)).await? {
+            return match error {
+                kube::Error::Api(status) if matches!(status.code, 400 | 403 | 422) => {
+                    blame::blame(&status, question, &vm, report);
+                    Ok(())
+                }
+                error => refused(question, &RemoteError::from(&error), report),
+            };
+        }
+        // Hints, for which nobody is called unreachable.
+        let hints = cluster.hints(question, &found);
+        if let Ok(hints) = within(deadline, hints).await {
+            report.extend(hints);
+        }
+        Ok(())
+    }
+
+    /// The cluster through this very credential.
+    async fn cluster(&self, kubeconfig: &InfraKubeconfig) -> Result<Arc<Cluster>, Unreachable> {
+        let digest = kubeconfig.credential_digest();
+        if let Some((used, cluster)) = self.lock().get_mut(&digest) {
+            *used = Instant::now();
+            return Ok(Arc::clone(cluster));
+        }
+        let client = infra_client(kubeconfig, &self.options)
+            .await
+            .map_err(|error| Unreachable(error.to_string()))?;
+        let cluster = Arc::new(Cluster {
+            client: ClientOf(client),
+            facts: FactsCache::new(facts::TTL),
+            existence: Existence::default(),
+        });
+        let mut clusters = self.lock();
+        clusters.retain(|_, (used, _)| used.elapsed() < IDLE);
+        if clusters.len() >= CLIENTS {
+            clusters.clear();
+        }
+        clusters.insert(digest, (Instant::now(), Arc::clone(&cluster)));
+        Ok(cluster)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, (Instant, Arc<Cluster>)>> {
+        // Every change is complete before anything can panic.
+        self.clusters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Cluster {
+    /// Whether there is room, as far as the credential sees: more than one VM asks for room that nobody has looked at, and
+    /// the same room is asked for by each admission.
+    async fn hints(&self, question: &Question<'_>, found: &Found) -> Report {
+        let mut report = Report::new();
+        if question.replicas == 0 {
+            return report;
+        }
+        let needed = quota::Needed::of(question.spec, found);
+        let client = &self.client.0;
+        let (quotas, nodes) = futures::join!(
+            self.existence.quotas(client, question.namespace),
+            self.existence.nodes(client)
+        );
+        quota::judge(&quotas.unwrap_or_default(), &needed, question, &mut report);
+        let Some(nodes) = nodes else {
+            return report;
+        };
+        let taken = self.existence.taken(client).await;
+        room::judge(&nodes, taken.as_deref(), &needed, question, &mut report);
+        report
+    }
+}
+
+/// KubeVirt's own admission, and the schema of its version, on the VM. A field that this version does not know is a
+/// warning, for it is left out when the VM is made, and the rest is judged without it.
+async fn verdict(
+    client: &Client,
+    question: &Question<'_>,
+    vm: Value,
+    report: &mut Report,
+) -> kube::Result<()> {
+    match dry_run(client, question.namespace, vm.clone(), "Strict").await {
+        Err(kube::Error::Api(status)) if status.code == 400 && status.message.contains("strict decoding") => {
+            let text = RemoteError::from(&kube::Error::Api(status)).to_string();
+            report.warn(
+                &question.path.child("virtualMachine"),
+                format!(
+                    "the infra cluster's KubeVirt does not know a field of the VM, and leaves it out: {text}"
+                ),
+            );
+            dry_run(client, question.namespace, vm, "Ignore").await
+        }
+        judged => judged,
+    }
+}
+
+/// With a name of its own: the real one may exist.
+async fn dry_run(client: &Client, namespace: &str, mut vm: Value, validation: &str) -> kube::Result<()> {
+    if let Some(metadata) = vm["metadata"].as_object_mut() {
+        let name = metadata.remove("name").unwrap_or_default();
+        let prefix = format!("{}-", name.as_str().unwrap_or_default());
+        metadata.insert("generateName".to_owned(), json!(prefix));
+    }
+    let params = PostParams {
+        dry_run: true,
+        ..PostParams::default()
+    };
+    let body = serde_json::to_vec(&vm).map_err(kube::Error::SerdeError)?;
+    let request = Request::new(Vm::url_path(&(), Some(namespace))).create(&params, body);
+    let mut request = request.map_err(kube::Error::BuildRequest)?;
+    let uri = format!("{}&fieldValidation={validation}", request.uri());
+    let uri = uri
+        .parse()
+        .map_err(|error: http::uri::InvalidUri| kube::Error::HttpError(error.into()))?;
+    *request.uri_mut() = uri;
+    client.request::<Value>(request).await.map(drop)
+}
+
+/// An answer that says nothing of the spec: the credential is at fault, or the cluster cannot be asked now.
+fn refused(question: &Question<'_>, error: &RemoteError, report: &mut Report) -> Result<(), Unreachable> {
+    let path = kubeconfig_path(question);
+    match error.code() {
+        Some(401) => report.error(
+            &path,
+            ErrorKind::Invalid,
+            format!("the infra cluster does not know its user: {error}"),
+        ),
+        Some(404) => report.error(
+            &path,
+            ErrorKind::Invalid,
+            format!(
+                "the infra cluster has no KubeVirt, or not the namespace {}: {error}",
+                question.namespace
+            ),
+        ),
+        _ => return Err(Unreachable(error.to_string())),
+    }
+    Ok(())
+}
+
+/// The field of the disk whose StorageProfile is missing: everything else that is asked for is named in the spec itself.
+fn origin_of(error: &FactError, question: &Question<'_>) -> FieldPath {
+    let FactError::NotFound {
+        kind: "StorageProfile",
+        name,
+    } = error
+    else {
+        return question.path.clone();
+    };
+    let template = question.path.child("virtualMachine").child("template");
+    let primary = template.child("primaryDisk");
+    let mut secondary = question.spec.secondary_disks.iter();
+    let disk = if question.spec.primary_disk.storage_class == *name {
+        primary
+    } else {
+        let index = secondary.position(|disk| disk.storage_class == *name);
+        index.map_or(primary, |index| template.child("secondaryDisks").index(index))
+    };
+    disk.child("storageClassName")
+}
+
+fn kubeconfig_path(question: &Question<'_>) -> FieldPath {
+    question.path.child("auth").child("kubeconfig")
+}

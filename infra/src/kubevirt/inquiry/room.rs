@@ -1,0 +1,156 @@
+//! Whether a node of the infra cluster is large enough for the VM, and all nodes for all of them: a hint where the
+//! credential may see nodes. What runs there already counts where it may see the pods of all namespaces, too.
+
+use k8s_openapi::api::core::v1::Node;
+use machinist_shared::api::field::Report;
+use machinist_shared::api::quantity;
+
+use super::Question;
+use super::existence::Taken;
+use super::quota::Needed;
+
+/// A warning for each resource of which no node has enough for one, or all nodes together for all. `taken` is what pods
+/// take, if anybody knows.
+pub(super) fn judge(
+    nodes: &[Node],
+    taken: Option<&[Taken]>,
+    needed: &Needed,
+    question: &Question<'_>,
+    report: &mut Report,
+) {
+    for (resource, one) in [("memory", needed.memory), ("cpu", needed.cpu)] {
+        let rooms: Vec<(f64, &str, &str)> = nodes.iter().filter_map(|node| room(node, resource)).collect();
+        let Some((largest, text, _)) = rooms.iter().copied().max_by(|a, b| a.0.total_cmp(&b.0)) else {
+            continue;
+        };
+        let path = question.path.child("virtualMachine");
+        if one > largest {
+            let what =
+                format!("no node of the infra cluster has that much {resource}; the largest has {text}");
+            report.warn(&path, what);
+            continue;
+        }
+        let free = |room: f64, name: &str| {
+            let pods = taken.into_iter().flatten().filter(|pod| pod.node == name);
+            let taken = pods.map(|pod| if resource == "cpu" { pod.cpu } else { pod.memory });
+            (room - taken.sum::<f64>()).max(0.0)
+        };
+        // A VM does not stretch over nodes; the amounts are far below where a float loses a byte.
+        let fitting: f64 = rooms
+            .iter()
+            .map(|(room, _, name)| (free(*room, name) / one).floor())
+            .sum();
+        #[expect(clippy::cast_precision_loss, reason = "a number of VMs")]
+        let wanted = question.replicas as f64;
+        if one > 0.0 && fitting < wanted {
+            let (left, even_so) = match taken {
+                Some(_) => (" left", ""),
+                None => ("", ", even if nothing else ran there"),
+            };
+            let what = format!(
+                "the nodes of the infra cluster have {resource}{left} for {fitting} of {wanted} more VMs{even_so}"
+            );
+            report.warn(&path, what);
+        }
+    }
+}
+
+/// How much of a resource a node has for pods, and its name; nothing where none are put.
+fn room<'a>(node: &'a Node, resource: &str) -> Option<(f64, &'a str, &'a str)> {
+    if node.spec.as_ref().and_then(|spec| spec.unschedulable) == Some(true) {
+        return None;
+    }
+    let text = node
+        .status
+        .as_ref()?
+        .allocatable
+        .as_ref()?
+        .get(resource)?
+        .0
+        .as_str();
+    let name = node.metadata.name.as_deref().unwrap_or_default();
+    Some((quantity::parse(text)?, text, name))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use machinist_shared::api::field::FieldPath;
+    use machinist_shared::kubevirt::resolved::ResolvedSpec;
+    use rstest::rstest;
+    use serde_json::json;
+
+    use super::super::Secrets;
+    use super::super::existence::Found;
+    use super::*;
+    use crate::kube::kubeconfig::{AddressPolicy, InfraKubeconfig};
+
+    fn node(memory: &str, unschedulable: bool) -> Node {
+        let node = json!({"metadata": {"name": format!("node-{memory}")}, "spec": {"unschedulable": unschedulable},
+            "status": {"allocatable": {"memory": memory, "cpu": "4"}}});
+        serde_json::from_value(node).unwrap()
+    }
+
+    fn taken(node: &str, gibibytes: f64) -> Taken {
+        Taken {
+            node: node.to_owned(),
+            memory: gibibytes * 1024.0 * 1024.0 * 1024.0,
+            cpu: 0.0,
+        }
+    }
+
+    #[rstest]
+    #[case::nobody_may_look(&[], None, 9, None)]
+    #[case::room_for_all(&[node("9Gi", false), node("9Gi", false)], None, 4, None)]
+    #[case::too_large_for_any(&[node("2Gi", false), node("3Gi", false)], None, 1, Some("no node of the infra cluster has that much memory; the largest has 3Gi"))]
+    #[case::too_large_beside_its_launcher(&[node("4Gi", false)], None, 1, Some("the largest has 4Gi"))]
+    #[case::too_many(&[node("7Gi", false), node("5Gi", false)], None, 3, Some("have memory for 2 of 3 more VMs, even if nothing else ran there"))]
+    #[case::a_cordoned_node_has_no_room(&[node("9Gi", true), node("5Gi", false)], None, 2, Some("have memory for 1 of 2 more VMs"))]
+    #[case::others_have_taken_it(&[node("9Gi", false)], Some(vec![taken("node-9Gi", 2.0)]), 2, Some("have memory left for 1 of 2 more VMs"))]
+    #[case::others_have_taken_it_elsewhere(&[node("9Gi", false)], Some(vec![taken("another", 2.0)]), 2, None)]
+    #[case::more_is_taken_than_there_is(&[node("9Gi", false)], Some(vec![taken("node-9Gi", 20.0)]), 1, Some("have memory left for 0 of 1 more VMs"))]
+    fn room_is_what_nodes_have(
+        #[case] nodes: &[Node],
+        #[case] taken: Option<Vec<Taken>>,
+        #[case] replicas: u64,
+        #[case] want: Option<&str>,
+    ) {
+        let kubeconfig = "{current-context: c, contexts: [{name: c, context: {cluster: c, user: u}}], \
+             clusters: [{name: c, cluster: {server: 'https://infra.example'}}], users: [{name: u, user: {token: t}}]}";
+        let kubeconfig = InfraKubeconfig::parse(kubeconfig, AddressPolicy::default()).unwrap();
+        let spec = ResolvedSpec {
+            memory: "4Gi".to_owned(),
+            cpus: "1".to_owned(),
+            ..ResolvedSpec::default()
+        };
+        let none = BTreeMap::new();
+        let question = Question {
+            kubeconfig: &kubeconfig,
+            namespace: "vms",
+            name: "m",
+            labels: &none,
+            annotations: &none,
+            machine_deployment: None,
+            spec: &spec,
+            replicas,
+            ignition: None,
+            secrets: Secrets::Untold,
+            path: FieldPath::new("c"),
+            metadata: FieldPath::new("metadata"),
+        };
+        let mut report = Report::new();
+        judge(
+            nodes,
+            taken.as_deref(),
+            &Needed::of(&spec, &Found::default()),
+            &question,
+            &mut report,
+        );
+        match (report.warnings.as_slice(), want) {
+            ([], None) => {}
+            ([warning], Some(want)) => assert!(warning.contains(want), "{warning}"),
+            other => panic!("{other:?}"),
+        }
+    }
+}

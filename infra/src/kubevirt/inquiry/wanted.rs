@@ -1,0 +1,144 @@
+//! What a spec names on the infra cluster.
+
+use kube::api::{ApiResource, DynamicObject, GroupVersionKind};
+use kube::{Api, Client};
+use machinist_shared::api::field::FieldPath;
+use machinist_shared::kubevirt::kinds::{
+    CLUSTER_INSTANCETYPE, CLUSTER_PREFERENCE, INSTANCETYPE, INSTANCETYPES, PREFERENCE, canonical,
+    instancetypes,
+};
+use machinist_shared::kubevirt::render::downloads;
+use machinist_shared::kubevirt::spec::Matcher;
+
+use super::{Question, Secrets};
+
+/// Kinds that a spec names by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Kind {
+    Instancetype,
+    ClusterInstancetype,
+    Preference,
+    ClusterPreference,
+    StorageClass,
+    /// Of the VMs' namespace. Only its metadata is ever looked at.
+    Secret,
+    /// Of any namespace, and so called `namespace/name`.
+    Claim,
+}
+
+impl Kind {
+    pub(super) fn text(self) -> &'static str {
+        match self {
+            Self::Instancetype => INSTANCETYPE,
+            Self::ClusterInstancetype => CLUSTER_INSTANCETYPE,
+            Self::Preference => PREFERENCE,
+            Self::ClusterPreference => CLUSTER_PREFERENCE,
+            Self::StorageClass => "StorageClass",
+            Self::Secret => "Secret",
+            Self::Claim => "PersistentVolumeClaim",
+        }
+    }
+
+    pub(super) fn is_instancetype(self) -> bool {
+        matches!(self, Self::Instancetype | Self::ClusterInstancetype)
+    }
+
+    pub(super) fn api(self, client: &Client, namespace: &str) -> Api<DynamicObject> {
+        let gvk = match self {
+            Self::StorageClass => GroupVersionKind::gvk("storage.k8s.io", "v1", self.text()),
+            Self::Secret | Self::Claim => GroupVersionKind::gvk("", "v1", self.text()),
+            _ => GroupVersionKind::gvk("instancetype.kubevirt.io", "v1beta1", self.text()),
+        };
+        let resource = ApiResource::from_gvk(&gvk);
+        match self {
+            Self::ClusterInstancetype | Self::ClusterPreference | Self::StorageClass => {
+                Api::all_with(client.clone(), &resource)
+            }
+            _ => Api::namespaced_with(client.clone(), namespace, &resource),
+        }
+    }
+}
+
+/// What it means that something is missing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Weight {
+    /// No VM can come of it.
+    Error,
+    /// It may be made later.
+    Warning,
+}
+
+/// One thing to ask for: a name that one of these kinds may bear.
+#[derive(Debug)]
+pub(super) struct Wanted {
+    pub(super) path: FieldPath,
+    /// The best first.
+    pub(super) kinds: Vec<Kind>,
+    pub(super) name: String,
+    pub(super) weight: Weight,
+}
+
+/// Everything that the spec names.
+pub(super) fn wanted(question: &Question<'_>) -> Vec<Wanted> {
+    let (spec, vm) = (question.spec, question.path.child("virtualMachine"));
+    let template = vm.child("template");
+    let mut wanted = Vec::new();
+    let mut want = |path: FieldPath, kinds: Vec<Kind>, name: &str, weight| {
+        if !name.is_empty() {
+            let name = name.to_owned();
+            wanted.push(Wanted {
+                path,
+                kinds,
+                name,
+                weight,
+            });
+        }
+    };
+    if let Some(it) = &spec.instancetype {
+        let path = vm.child("instancetype").child("name");
+        want(path, instancetype_kinds(it), &it.name, Weight::Error);
+    }
+    if let Some(it) = &spec.preference {
+        let kind = match it.kind.as_str() {
+            PREFERENCE => Kind::Preference,
+            // KubeVirt takes it for the cluster-wide kind.
+            _ => Kind::ClusterPreference,
+        };
+        let path = vm.child("preference").child("name");
+        want(path, vec![kind], &it.name, Weight::Error);
+    }
+    let primary = template.child("primaryDisk");
+    let class = |disk: &FieldPath| disk.child("storageClassName");
+    let classes = vec![Kind::StorageClass];
+    want(
+        class(&primary),
+        classes.clone(),
+        &spec.primary_disk.storage_class,
+        Weight::Error,
+    );
+    for (index, disk) in spec.secondary_disks.iter().enumerate() {
+        let path = class(&template.child("secondaryDisks").index(index));
+        want(path, classes.clone(), &disk.storage_class, Weight::Error);
+    }
+    if question.secrets == Secrets::Told && downloads(&spec.image) {
+        let secrets = vec![Kind::Secret];
+        let path = primary.child("dataVolumeSecretRef");
+        // CDI waits for it.
+        want(path, secrets.clone(), &spec.image.secret, Weight::Warning);
+        let path = primary.child("extraHeadersSecretRef");
+        want(path, secrets, &spec.image.extra_headers_secret, Weight::Error);
+    }
+    wanted
+}
+
+/// Both kinds of instancetypes, the one that is asked for first.
+pub(super) fn instancetype_kinds(matcher: &Matcher) -> Vec<Kind> {
+    let asked = canonical(&matcher.kind, INSTANCETYPES).unwrap_or_default();
+    instancetypes(asked)
+        .into_iter()
+        .map(|kind| match kind {
+            INSTANCETYPE => Kind::Instancetype,
+            _ => Kind::ClusterInstancetype,
+        })
+        .collect()
+}

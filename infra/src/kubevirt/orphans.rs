@@ -1,0 +1,286 @@
+//! What bears a cluster's label and that of a Machine that is gone: which objects are left behind, and why others are not.
+//! The metric and the report judge by the same rule.
+//!
+//! Disks bear no label: they share the fate of the VM that controls them, and so does everything that a VM which is there
+//! controls, whatever its own labels say.
+
+use std::collections::HashMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use kube::core::ObjectMeta;
+use machinist_shared::api::names::label;
+
+/// An object of an infra cluster.
+#[derive(Debug, Clone, Copy)]
+pub struct Seen<'a> {
+    /// Its kind.
+    pub kind: &'static str,
+    /// Its metadata.
+    pub metadata: &'a ObjectMeta,
+}
+
+/// Whether something has been left behind.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Verdict<'a> {
+    /// It has; of the Machine of that UID.
+    Orphan(&'a str),
+    /// The Machine of that UID, or one that has taken the VM over, is there.
+    HasMachine(&'a str),
+    /// It does not bear this cluster's label, or that of no Machine.
+    Stranger,
+    /// Somebody else's object, which nobody looked at, controls it.
+    Unknown(&'a OwnerReference),
+}
+
+/// UID of the Machine that left that Node of the user cluster behind, if it did: the Machine that the Node's label names is
+/// gone, and no other has the Node's name.
+pub fn of_node<'a>(node: &'a ObjectMeta, has_machine: &dyn Fn(&str) -> bool) -> Option<&'a str> {
+    let owner = node.labels.as_ref()?.get(label::OWNED_BY)?;
+    let name = node.name.as_deref()?;
+    (!has_machine(owner) && !has_machine(name)).then_some(owner.as_str())
+}
+
+/// Objects of one namespace.
+#[derive(Debug)]
+pub struct Namespace<'a> {
+    objects: Vec<Seen<'a>>,
+    by_uid: HashMap<&'a str, Seen<'a>>,
+    complete: &'a [&'static str],
+}
+
+/// A claim of a DataVolume of a VM; longer chains are rings.
+const LONGEST_CHAIN: usize = 4;
+
+impl<'a> Namespace<'a> {
+    /// What was seen there. Of the kinds `complete`, what was not seen is not there.
+    pub fn new(objects: Vec<Seen<'a>>, complete: &'a [&'static str]) -> Self {
+        let by_uid = objects
+            .iter()
+            .filter_map(|seen| Some((seen.metadata.uid.as_deref()?, *seen)))
+            .collect();
+        Self {
+            objects,
+            by_uid,
+            complete,
+        }
+    }
+
+    /// Its orphans, for the cluster of that UID. `has_machine` says of a labelled object and the Machine UID on its label
+    /// whether that Machine, or another one that has the object, is there.
+    pub fn orphans(
+        &self,
+        cluster_uid: &str,
+        has_machine: &dyn Fn(&ObjectMeta, &str) -> bool,
+    ) -> Vec<(Seen<'a>, &'a str)> {
+        let judged =
+            self.objects
+                .iter()
+                .filter_map(|seen| match self.judge(*seen, cluster_uid, has_machine) {
+                    Verdict::Orphan(machine) => Some((*seen, machine)),
+                    _ => None,
+                });
+        judged.collect()
+    }
+
+    /// Whether one of them is an orphan.
+    pub fn judge(
+        &self,
+        seen: Seen<'a>,
+        cluster_uid: &str,
+        has_machine: &dyn Fn(&ObjectMeta, &str) -> bool,
+    ) -> Verdict<'a> {
+        let top = self.top(seen);
+        if let Some(owner) = controller(top.metadata)
+            && (self.owner(top).is_some() || !self.complete.contains(&owner.kind.as_str()))
+        {
+            return Verdict::Unknown(owner);
+        }
+        let labels = top.metadata.labels.as_ref();
+        let label = |key: &str| labels.and_then(|labels| labels.get(key)).map(String::as_str);
+        match label(label::MACHINE_UID) {
+            Some(machine) if label(label::CLUSTER_UID) == Some(cluster_uid) => {
+                if has_machine(top.metadata, machine) {
+                    Verdict::HasMachine(machine)
+                } else {
+                    Verdict::Orphan(machine)
+                }
+            }
+            _ => Verdict::Stranger,
+        }
+    }
+
+    /// What controls an object, and is there.
+    pub fn owner(&self, seen: Seen<'a>) -> Option<Seen<'a>> {
+        let owner = controller(seen.metadata)?;
+        self.by_uid.get(owner.uid.as_str()).copied()
+    }
+
+    /// What is above everything that controls an object; itself, if nothing is.
+    pub fn top(&self, seen: Seen<'a>) -> Seen<'a> {
+        let chain = std::iter::successors(Some(seen), |seen| self.owner(*seen));
+        chain.take(LONGEST_CHAIN).last().unwrap_or(seen)
+    }
+}
+
+/// What controls an object.
+pub fn controller(metadata: &ObjectMeta) -> Option<&OwnerReference> {
+    let mut owners = metadata.owner_references.iter().flatten();
+    owners.find(|owner| owner.controller == Some(true))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+    use serde_json::{Value, json};
+
+    const KINDS: [&str; 3] = ["VirtualMachine", "DataVolume", "PersistentVolumeClaim"];
+
+    fn metadata(value: Value) -> ObjectMeta {
+        serde_json::from_value(value).unwrap()
+    }
+
+    #[allow(
+        clippy::needless_pass_by_value,
+        reason = "tables read better without references"
+    )]
+    fn owned_by(name: &str, kind: &str, owner: &str, labels: Value) -> ObjectMeta {
+        metadata(
+            json!({"name": name, "namespace": "vms", "uid": name, "labels": labels, "ownerReferences": [
+                {"apiVersion": "v", "kind": "Pod", "name": "uses-it", "uid": "uses-it"},
+                {"apiVersion": "v", "kind": kind, "name": "o", "uid": owner, "controller": true}]}),
+        )
+    }
+
+    fn of(machine: &str) -> Value {
+        json!({label::CLUSTER_UID: "c", label::MACHINE_UID: machine})
+    }
+
+    fn lives(_: &ObjectMeta, uid: &str) -> bool {
+        uid == "alive"
+    }
+
+    #[rstest]
+    #[case::of_a_machine_that_is_gone(of("gone"), Verdict::Orphan("gone"))]
+    #[case::of_a_machine_that_lives(of("alive"), Verdict::HasMachine("alive"))]
+    #[case::of_another_cluster(json!({label::CLUSTER_UID: "d", label::MACHINE_UID: "gone"}), Verdict::Stranger)]
+    #[case::without_a_cluster(json!({label::MACHINE_UID: "gone"}), Verdict::Stranger)]
+    #[case::without_a_machine(json!({label::CLUSTER_UID: "c"}), Verdict::Stranger)]
+    #[case::without_labels(json!(null), Verdict::Stranger)]
+    fn a_vm_is_judged_by_its_labels_and_what_it_controls_as_it(
+        #[case] labels: Value,
+        #[case] expected: Verdict<'_>,
+    ) {
+        let vm = metadata(json!({"name": "web-1", "namespace": "vms", "uid": "vm", "labels": labels}));
+        let volume = owned_by("dv", "VirtualMachine", "vm", json!(null));
+        let claim = owned_by("claim", "DataVolume", "dv", json!(null));
+        // Whatever its own labels say: the VM may have been taken over since.
+        let secrets = ["gone", "alive"].map(|machine| owned_by(machine, "VirtualMachine", "vm", of(machine)));
+        let all: Vec<_> = [&claim, &volume, &vm, &secrets[0], &secrets[1]]
+            .into_iter()
+            .zip([
+                "PersistentVolumeClaim",
+                "DataVolume",
+                "VirtualMachine",
+                "Secret",
+                "Secret",
+            ])
+            .map(|(metadata, kind)| Seen { kind, metadata })
+            .collect();
+        let namespace = Namespace::new(all.clone(), &KINDS);
+        for seen in all {
+            assert_eq!(namespace.judge(seen, "c", &lives), expected, "{seen:?}");
+            assert_eq!(namespace.top(seen).metadata.name.as_deref(), Some("web-1"));
+        }
+        let orphans = namespace.orphans("c", &lives).len();
+        assert_eq!(
+            orphans,
+            if matches!(expected, Verdict::Orphan(_)) {
+                5
+            } else {
+                0
+            }
+        );
+    }
+
+    #[rstest]
+    #[case::its_vm_is_gone("VirtualMachine", &KINDS, of("gone"), true)]
+    #[case::its_vm_is_gone_and_its_machine_is_not("VirtualMachine", &KINDS, of("alive"), false)]
+    #[case::its_vm_is_gone_and_it_has_no_label("VirtualMachine", &KINDS, json!(null), false)]
+    #[case::vms_could_not_be_looked_at("VirtualMachine", &KINDS[1..], of("gone"), false)]
+    #[case::somebody_else_controls_it("VirtualMachineRestore", &KINDS, of("gone"), false)]
+    fn what_has_lost_its_owner_is_judged_by_its_own_labels(
+        #[case] kind: &str,
+        #[case] complete: &[&'static str],
+        #[case] labels: Value,
+        #[case] orphaned: bool,
+    ) {
+        let secret = owned_by("secret", kind, "lost", labels);
+        let seen = Seen {
+            kind: "Secret",
+            metadata: &secret,
+        };
+        let complete = complete.to_vec();
+        let namespace = Namespace::new(vec![seen], &complete);
+        let verdict = namespace.judge(seen, "c", &lives);
+        assert_eq!(
+            matches!(verdict, Verdict::Orphan("gone")),
+            orphaned,
+            "{verdict:?}"
+        );
+    }
+
+    #[test]
+    fn a_vm_that_another_machine_has_taken_over_is_no_orphan_and_neither_is_its_disk() {
+        let vm = metadata(json!({"name": "web-1", "uid": "vm", "labels": of("gone")}));
+        let volume = owned_by("dv", "VirtualMachine", "vm", json!(null));
+        let (vm, volume) = (
+            Seen {
+                kind: "VirtualMachine",
+                metadata: &vm,
+            },
+            Seen {
+                kind: "DataVolume",
+                metadata: &volume,
+            },
+        );
+        let namespace = Namespace::new(vec![vm, volume], &KINDS);
+        let taken = |metadata: &ObjectMeta, _: &str| metadata.uid.as_deref() == Some("vm");
+        for seen in [vm, volume] {
+            assert_eq!(namespace.judge(seen, "c", &taken), Verdict::HasMachine("gone"));
+        }
+    }
+
+    #[rstest]
+    #[case::of_a_machine_that_is_gone(json!({"name": "web-1", "labels": {label::OWNED_BY: "gone"}}), Some("gone"))]
+    #[case::of_one_that_lives(json!({"name": "web-1", "labels": {label::OWNED_BY: "alive"}}), None)]
+    #[case::whose_name_another_machine_has(json!({"name": "alive", "labels": {label::OWNED_BY: "gone"}}), None)]
+    #[case::of_nobody(json!({"name": "web-1"}), None)]
+    fn a_node_is_judged_by_its_label_and_name(#[case] node: Value, #[case] machine: Option<&str>) {
+        let has_machine = |uid_or_name: &str| uid_or_name == "alive";
+        assert_eq!(of_node(&metadata(node), &has_machine), machine);
+    }
+
+    #[test]
+    fn of_what_owns_itself_nobody_can_tell() {
+        let (a, b) = (
+            owned_by("a", "DataVolume", "b", of("gone")),
+            owned_by("b", "PersistentVolumeClaim", "a", json!(null)),
+        );
+        let (a, b) = (
+            Seen {
+                kind: "PersistentVolumeClaim",
+                metadata: &a,
+            },
+            Seen {
+                kind: "DataVolume",
+                metadata: &b,
+            },
+        );
+        let namespace = Namespace::new(vec![a, b], &KINDS);
+        for seen in [a, b] {
+            let verdict = namespace.judge(seen, "c", &lives);
+            assert!(matches!(verdict, Verdict::Unknown(_)), "{verdict:?}");
+        }
+    }
+}

@@ -1,0 +1,442 @@
+//! One infra cluster and namespace: its shared stores, the credentials in use, and whether it answers.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Namespace;
+use kube::api::ListParams;
+use kube::{Api, Client, Resource};
+use tokio::sync::{mpsc, watch};
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+
+use super::budget::{Budget, Share};
+use super::credential::{Credential, Standing, check};
+use super::kind::{Kind, Missing, Objects};
+use super::{InfraEvent, InfraKey, PoolOptions, watches};
+use crate::cache::reflect::jitter;
+use crate::cache::store::Key;
+use crate::kube::breaker::{Breaker, PROBES, Probe};
+use crate::kube::client::RemoteError;
+use crate::kube::kubeconfig::InfraKubeconfig;
+use crate::kubevirt::facts::FactsCache;
+use crate::kubevirt::objects::{Cached, Vm};
+use crate::provider::lane::Lane;
+
+/// How true the shared store of one kind is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Truth {
+    /// Being read, or read anew.
+    Syncing,
+    /// It is what the watch says.
+    Current,
+    /// The API server does not let it be watched.
+    Trouble(RemoteError),
+}
+
+/// A credential and the Machines that use it.
+struct Held {
+    credential: Arc<Credential>,
+    users: HashSet<Key>,
+    check: AbortHandle,
+    /// Later is newer.
+    number: u64,
+}
+
+pub(super) struct Entry {
+    pub(super) key: InfraKey,
+    pub(super) objects: Objects,
+    pub(super) facts: FactsCache,
+    pub(super) breaker: Arc<Breaker>,
+    pub(super) options: PoolOptions,
+    /// What is held of all infra clusters, and whether of this one more than its share.
+    budget: Arc<Budget>,
+    pub(super) share: Arc<Share>,
+    /// Names of the Machines that use it, each as often as it has credentials.
+    names: Mutex<HashMap<String, usize>>,
+    /// How many Machines of this cluster are worked on at a time.
+    pub(super) lane: Arc<Lane>,
+    namespace_uid: RwLock<Option<String>>,
+    truth: Mutex<HashMap<Kind, Truth>>,
+    held: Mutex<HashMap<String, Held>>,
+    changes: watch::Sender<u64>,
+    numbers: AtomicU64,
+    events: mpsc::UnboundedSender<InfraEvent>,
+    tasks: Mutex<Vec<AbortHandle>>,
+    idle_since: Mutex<Option<Instant>>,
+}
+
+impl std::fmt::Debug for Entry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Entry")
+            .field("key", &self.key)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A probe is answered in this time, or it is not.
+const PROBE_TIME: Duration = Duration::from_secs(3);
+
+impl Entry {
+    /// A new one, with its watches and its probe waiting for a credential.
+    pub(super) fn start(
+        key: InfraKey,
+        options: PoolOptions,
+        budget: Arc<Budget>,
+        events: mpsc::UnboundedSender<InfraEvent>,
+    ) -> Arc<Self> {
+        let entry = Arc::new(Self {
+            key,
+            objects: Objects::default(),
+            facts: FactsCache::new(options.facts_ttl),
+            breaker: Arc::new(Breaker::new(options.client.in_flight)),
+            lane: Lane::new(options.lane),
+            options,
+            budget,
+            share: Share::new(),
+            names: Mutex::default(),
+            namespace_uid: RwLock::new(None),
+            truth: Mutex::new(Kind::ALL.map(|kind| (kind, Truth::Syncing)).into()),
+            held: Mutex::default(),
+            changes: watch::Sender::new(0),
+            numbers: AtomicU64::new(0),
+            events,
+            tasks: Mutex::default(),
+            idle_since: Mutex::new(None),
+        });
+        entry.budget.admit(&entry.key, &entry.share);
+        let mut tasks = watches::start(&entry);
+        tasks.push(tokio::spawn(probe(Arc::clone(&entry))).abort_handle());
+        *lock(&entry.tasks) = tasks;
+        entry
+    }
+
+    /// Ends everything. Its tasks hold it, so it does not end by itself.
+    pub(super) fn end(&self) {
+        for task in lock(&self.tasks).drain(..) {
+            task.abort();
+        }
+        for (_, held) in lock(&self.held).drain() {
+            held.check.abort();
+        }
+        self.budget.forget(&self.key, &self.share);
+    }
+
+    // === Credentials ===
+
+    /// The credential of a kubeconfig, used by that Machine from now on.
+    pub(super) fn credential(self: &Arc<Self>, kubeconfig: &InfraKubeconfig, user: &Key) -> Arc<Credential> {
+        *lock(&self.idle_since) = None;
+        let mut held = lock(&self.held);
+        let found = held.entry(kubeconfig.credential_digest()).or_insert_with(|| {
+            let credential = Arc::new(Credential::new(kubeconfig.clone(), self.options.look_every));
+            Held {
+                check: tokio::spawn(check(Arc::clone(self), Arc::clone(&credential))).abort_handle(),
+                credential,
+                users: HashSet::new(),
+                number: self.numbers.fetch_add(1, Ordering::Relaxed),
+            }
+        });
+        if !found.users.contains(user) {
+            found.users.insert(user.clone());
+            *lock(&self.names).entry(user.name.clone()).or_default() += 1;
+        }
+        Arc::clone(&found.credential)
+    }
+
+    /// That Machine does not use that credential any more.
+    pub(super) fn release(&self, digest: &str, user: &Key) {
+        let mut held = lock(&self.held);
+        if let Some(found) = held.get_mut(digest) {
+            if found.users.remove(user) {
+                self.forget_name(&user.name);
+            }
+            if found.users.is_empty() {
+                found.check.abort();
+                held.remove(digest);
+            }
+        }
+        if held.is_empty() {
+            *lock(&self.idle_since) = Some(Instant::now());
+        }
+        drop(held);
+        self.credentials_changed();
+    }
+
+    fn forget_name(&self, name: &str) {
+        let mut names = lock(&self.names);
+        if let Some(count) = names.get_mut(name) {
+            *count -= 1;
+            if *count == 0 {
+                names.remove(name);
+            }
+        }
+    }
+
+    /// For how long no Machine has used it.
+    pub(super) fn idle(&self) -> Option<Duration> {
+        lock(&self.idle_since).map(|since| since.elapsed())
+    }
+
+    /// The newest credential that may watch that kind.
+    fn watcher_of(&self, kind: Kind) -> Option<Arc<Credential>> {
+        let held = lock(&self.held);
+        let able = held.values().filter(|held| held.credential.may_watch(kind));
+        able.max_by_key(|held| held.number)
+            .map(|held| Arc::clone(&held.credential))
+    }
+
+    /// Whether some credential may watch that kind.
+    pub(super) fn can_watch(&self, kind: Kind) -> bool {
+        self.watcher_of(kind).is_some()
+    }
+
+    /// Returns the credential to watch that kind with, as soon as there is one.
+    pub(super) async fn watcher(&self, kind: Kind) -> Arc<Credential> {
+        let mut changes = self.changes.subscribe();
+        loop {
+            changes.mark_unchanged();
+            if let Some(credential) = self.watcher_of(kind) {
+                return credential;
+            }
+            // The sender lives as long as `self`.
+            let _ = changes.changed().await;
+        }
+    }
+
+    /// Returns when that credential should no longer be watched with, and another one can be: it is used by nobody any
+    /// more, or in doubt.
+    pub(super) async fn superseded(&self, credential: &Credential, kind: Kind) {
+        let mut changes = self.changes.subscribe();
+        loop {
+            changes.mark_unchanged();
+            let used = lock(&self.held).contains_key(&credential.digest);
+            if !(used && credential.may_watch(kind)) && self.watcher_of(kind).is_some() {
+                return;
+            }
+            let _ = changes.changed().await;
+        }
+    }
+
+    /// A credential came, went, or is known better.
+    pub(super) fn credentials_changed(&self) {
+        self.changes.send_modify(|count| *count += 1);
+    }
+
+    fn probing(&self) -> Option<Client> {
+        let held = lock(&self.held);
+        let able = held
+            .values()
+            .filter_map(|held| Some((held.number, held.credential.client()?)));
+        able.max_by_key(|(number, _)| *number).map(|(_, client)| client)
+    }
+
+    // === What is known of the cluster ===
+
+    /// UID of the namespace, where a credential may read it.
+    pub(super) fn namespace_uid(&self) -> Option<String> {
+        self.namespace_uid
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Reads the UID of the namespace if it is not known. Not every credential may; server and CA then tell clusters apart.
+    pub(super) async fn learn_namespace(&self, client: &Client) {
+        if self.namespace_uid().is_none() {
+            let _ = self.verify_namespace(client).await;
+        }
+    }
+
+    /// Reads the UID of the namespace anew: behind the same address may be another cluster by now.
+    pub(super) async fn verify_namespace(&self, client: &Client) -> Result<(), RemoteError> {
+        let namespaces: Api<Namespace> = Api::all(client.clone());
+        let uid = match namespaces.get_metadata(&self.key.namespace).await {
+            Ok(namespace) => namespace.metadata.uid,
+            Err(kube::Error::Api(status)) if status.code == 403 => return Ok(()),
+            Err(error) => return Err(RemoteError::from(&error)),
+        };
+        let mut known = self.namespace_uid.write().unwrap_or_else(PoisonError::into_inner);
+        if known.is_some() && *known != uid {
+            tracing::warn!(
+                server = self.key.server,
+                namespace = self.key.namespace,
+                "another cluster answers at this address"
+            );
+            self.facts.clear();
+        }
+        *known = uid;
+        Ok(())
+    }
+
+    /// How true the shared stores are, of all kinds but those that are looked up.
+    pub(super) fn truth(&self, but: &Missing) -> Truth {
+        all_but(&lock(&self.truth), but)
+    }
+
+    /// Whether the shared store of a kind is what the watch says.
+    pub(super) fn is_current(&self, kind: Kind) -> bool {
+        lock(&self.truth).get(&kind) == Some(&Truth::Current)
+    }
+
+    /// Notes how true the shared store of a kind is, and tells the Machines whose credentials can do more or less by that.
+    pub(super) fn set_truth(&self, kind: Kind, truth: Truth) {
+        let (before, after) = {
+            let mut known = lock(&self.truth);
+            let before = known.clone();
+            known.insert(kind, truth);
+            (before, known.clone())
+        };
+        if before == after {
+            return;
+        }
+        let held: Vec<_> = lock(&self.held)
+            .values()
+            .map(|held| Arc::clone(&held.credential))
+            .collect();
+        for credential in held {
+            let Standing::Works(missing) = credential.standing() else {
+                continue;
+            };
+            let now = all_but(&after, &missing);
+            // Being read anew takes no time worth telling; if it does, the breaker or a failure tells.
+            if now != Truth::Syncing && now != all_but(&before, &missing) {
+                self.tell_users(&credential);
+            }
+        }
+    }
+
+    // === How much of it is held ===
+
+    /// Leaves of an object that is neither made for this user cluster nor named after one of its Machines what tells it from
+    /// others; `vm` gives the name of the VM that an object of that name belongs to.
+    pub(super) fn reduce<K: Cached>(&self, object: &mut K, vm: fn(&str) -> String) {
+        let is_ours = object.cluster_uid() == Some(self.options.cluster_uid.as_str());
+        let name = vm(object.meta().name.as_deref().unwrap_or_default());
+        if !is_ours && !lock(&self.names).contains_key(&name) {
+            object.reduce();
+        }
+    }
+
+    /// Tells how much is held of it.
+    pub(super) fn weigh(&self) {
+        let machines = lock(&self.names).len();
+        self.budget
+            .hold(&self.key, self.objects.bytes(), machines, &self.share);
+    }
+
+    /// One more kind is held whole; if all are that can be, it fits.
+    pub(super) fn fits(&self) {
+        let all = Kind::ALL
+            .into_iter()
+            .all(|kind| self.is_current(kind) || !self.can_watch(kind));
+        if all && self.share.fits() {
+            self.tell_all();
+        }
+    }
+
+    // === Telling ===
+
+    pub(super) fn tell(&self, event: InfraEvent) {
+        // Nobody listens any more only when the process is ending.
+        let _ = self.events.send(event);
+    }
+
+    /// Tells the Machines of a credential that its standing has changed.
+    pub(super) fn tell_of(&self, credential: &Credential) {
+        self.credentials_changed();
+        self.tell_users(credential);
+    }
+
+    fn tell_users(&self, credential: &Credential) {
+        let users = lock(&self.held)
+            .get(&credential.digest)
+            .map(|held| held.users.iter().cloned().collect());
+        self.tell(InfraEvent::State {
+            machines: users.unwrap_or_default(),
+        });
+    }
+
+    /// The Machines that use it.
+    pub(super) fn users(&self) -> Vec<Key> {
+        let held = lock(&self.held);
+        let users: HashSet<&Key> = held.values().flat_map(|held| &held.users).collect();
+        users.into_iter().cloned().collect()
+    }
+
+    /// Tells all Machines that something has changed for all of them.
+    pub(super) fn tell_all(&self) {
+        self.tell(InfraEvent::State {
+            machines: self.users(),
+        });
+    }
+}
+
+/// How true the stores are together, of all kinds but those that are looked up.
+fn all_but(truth: &HashMap<Kind, Truth>, but: &Missing) -> Truth {
+    let mut all = Truth::Current;
+    for kind in Kind::ALL.into_iter().filter(|kind| !but.has(*kind)) {
+        match truth.get(&kind) {
+            Some(Truth::Trouble(error)) => return Truth::Trouble(error.clone()),
+            Some(Truth::Current) => {}
+            _ => all = Truth::Syncing,
+        }
+    }
+    all
+}
+
+/// Finds out whether a suspected cluster answers, and tries a broken one again until it does.
+async fn probe(entry: Arc<Entry>) {
+    loop {
+        entry.breaker.suspected().await;
+        let mut pause = PROBES.0;
+        loop {
+            match ask(&entry).await {
+                Ok(()) => break,
+                Err(cause) => {
+                    if entry.breaker.open(cause.clone()) {
+                        tracing::warn!(server = entry.key.server, namespace = entry.key.namespace, %cause, "the infra cluster does not answer");
+                        entry.tell_all();
+                    }
+                }
+            }
+            tokio::time::sleep(pause.mul_f64(0.8 + 0.4 * jitter())).await;
+            pause = (pause * 2).min(PROBES.1);
+        }
+        if entry.breaker.close() {
+            tracing::info!(
+                server = entry.key.server,
+                namespace = entry.key.namespace,
+                "the infra cluster answers again"
+            );
+            entry.tell_all();
+        }
+    }
+}
+
+/// One small request. Any answer will do, but one of a gateway that has nobody behind it.
+async fn ask(entry: &Entry) -> Result<(), RemoteError> {
+    let Some(client) = entry.probing() else {
+        return Err(RemoteError::other("nobody has a credential for it"));
+    };
+    let path = Vm::url_path(&(), Some(&entry.key.namespace));
+    let request = kube::core::Request::new(path).list_metadata(&ListParams::default().limit(1));
+    let mut request = request.map_err(|_| RemoteError::other("its URL cannot be used"))?;
+    request.extensions_mut().insert(Probe);
+    let request = request.map(kube::client::Body::from);
+    match tokio::time::timeout(PROBE_TIME, client.send(request)).await {
+        Err(_) => Err(RemoteError::other(format!("no answer within {PROBE_TIME:?}"))),
+        Ok(Err(error)) => Err(RemoteError::from(&error)),
+        Ok(Ok(answer)) if matches!(answer.status().as_u16(), 502..=504) => {
+            Err(RemoteError::other(format!("HTTP {}", answer.status().as_u16())))
+        }
+        Ok(Ok(_)) => Ok(()),
+    }
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    // Every change under these locks is complete before anything can panic.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,183 @@
+//! Looking at one Machine's objects by GET, with its own credential, where that may not watch them.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::future::try_join_all;
+use kube::api::ListParams;
+use kube::{Api, Client, Resource};
+use serde::de::DeserializeOwned;
+use tokio::time::Instant;
+
+use super::credential::is_forbidden;
+use super::kind::{Kind, Missing, Objects};
+use crate::cache::reflect::jitter;
+use crate::cache::store::{Key, Store};
+use crate::kube::client::RemoteError;
+use crate::kubevirt::objects::Cached;
+
+/// What was looked up, and when.
+#[derive(Debug)]
+pub(super) struct Looks {
+    /// How often a Machine is looked at, jittered by a tenth either way.
+    every: Duration,
+    pub(super) objects: Objects,
+    taken: Mutex<HashMap<String, Look>>,
+}
+
+#[derive(Debug, Clone)]
+struct Look {
+    until: Instant,
+    seen: Result<Seen, RemoteError>,
+}
+
+/// What a look has come to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// Kinds of disks that the credential may not even get: nobody can tell whether the names are free.
+    pub unseen_disks: Vec<&'static str>,
+}
+
+/// What to look at, and how.
+#[derive(Clone, Copy)]
+pub(super) struct Sight<'a> {
+    pub(super) client: &'a Client,
+    pub(super) namespace: &'a str,
+    /// Name of the VM.
+    pub(super) name: &'a str,
+    /// Names of its disks.
+    pub(super) disks: &'a [String],
+    /// The kinds to look at.
+    pub(super) missing: &'a Missing,
+}
+
+impl Looks {
+    pub(super) fn every(every: Duration) -> Self {
+        Self {
+            every,
+            objects: Objects::default(),
+            taken: Mutex::default(),
+        }
+    }
+
+    /// Looks, unless that has been done lately; gives also how long until the next look is due.
+    pub(super) async fn take(&self, sight: Sight<'_>) -> (Result<Seen, RemoteError>, Duration) {
+        let now = Instant::now();
+        let known = self
+            .lock()
+            .get(sight.name)
+            .filter(|look| look.until > now)
+            .cloned();
+        if let Some(look) = known {
+            return (look.seen, look.until.saturating_duration_since(now));
+        }
+        let seen = self.look(sight).await;
+        // What got no answer is no look; the breaker says when to try again.
+        let lost = matches!(&seen, Err(error) if error.is_lost());
+        let pause = if lost {
+            Duration::from_secs(1).min(self.every)
+        } else {
+            self.every.mul_f64(0.9 + 0.2 * jitter())
+        };
+        let look = Look {
+            until: Instant::now() + pause,
+            seen: seen.clone(),
+        };
+        let mut taken = self.lock();
+        taken.retain(|_, look| look.until + 2 * self.every > now);
+        taken.insert(sight.name.to_owned(), look);
+        (seen, pause)
+    }
+
+    /// Whether the VM of that name has been looked at, so that its absence means something.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.lock().get(name).is_some_and(|look| look.seen.is_ok())
+    }
+
+    async fn look(&self, sight: Sight<'_>) -> Result<Seen, RemoteError> {
+        let own = [sight.name.to_owned()];
+        let of = |kind: Kind, names| if sight.missing.has(kind) { names } else { &[][..] };
+        let (vms, instances, volumes, claims) = tokio::try_join!(
+            get(sight, Kind::Vm, &self.objects.vms, of(Kind::Vm, &own)),
+            get(sight, Kind::Vmi, &self.objects.vmis, of(Kind::Vmi, &own)),
+            get(
+                sight,
+                Kind::DataVolume,
+                &self.objects.data_volumes,
+                of(Kind::DataVolume, sight.disks)
+            ),
+            get(
+                sight,
+                Kind::Claim,
+                &self.objects.claims,
+                of(Kind::Claim, sight.disks)
+            ),
+        )?;
+        // Without VM and VMI, nothing can be told; without the disks, only whether a VM may be made.
+        if let Some(refusal) = vms.or(instances) {
+            return Err(refusal);
+        }
+        let unseen = [(Kind::DataVolume, volumes), (Kind::Claim, claims)];
+        let unseen = unseen.into_iter().filter(|(_, refusal)| refusal.is_some());
+        Ok(Seen {
+            unseen_disks: unseen.map(|(kind, _)| kind.resource()).collect(),
+        })
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Look>> {
+        // Every change is one insert or removal.
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Reads one object by the rights that reading it otherwise takes, too: by a list of one, or by GET if its kind may not be
+/// listed and watched.
+pub(crate) async fn read_one<K>(api: &Api<K>, name: &str, forbidden: bool) -> Result<Option<K>, kube::Error>
+where
+    K: Resource + Clone + DeserializeOwned + std::fmt::Debug,
+{
+    if forbidden {
+        return api.get_opt(name).await;
+    }
+    let one = ListParams::default().fields(&format!("metadata.name={name}"));
+    Ok(api.list(&one).await?.items.into_iter().next())
+}
+
+/// What one object may take.
+const OBJECT_BYTES: usize = 256 * 1024;
+
+/// Gets the objects into the store; the refusal, if the credential may not get that kind.
+async fn get<K>(
+    sight: Sight<'_>,
+    kind: Kind,
+    store: &Store<K>,
+    names: &[String],
+) -> Result<Option<RemoteError>, RemoteError>
+where
+    K: Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>
+        + Clone
+        + DeserializeOwned
+        + Cached
+        + std::fmt::Debug,
+{
+    let api: Api<K> = Api::namespaced(sight.client.clone(), sight.namespace);
+    let answers = names.iter().map(async |name| {
+        let found = match read_one(&api, name, sight.missing.forbids(kind)).await {
+            Ok(found) => found,
+            Err(error) if is_forbidden(&error) => return Ok(Some(RemoteError::from(&error))),
+            Err(error) => return Err(RemoteError::from(&error)),
+        };
+        let bytes = found.as_ref().map_or(0, Cached::bytes);
+        if bytes > OBJECT_BYTES {
+            let why = format!(
+                "{} {name} takes {bytes} bytes, which is more than {OBJECT_BYTES}",
+                K::kind(&())
+            );
+            return Err(RemoteError::other(why));
+        }
+        store.looked(&Key::new(sight.namespace, name), found);
+        Ok(None)
+    });
+    Ok(try_join_all(answers).await?.into_iter().flatten().next())
+}

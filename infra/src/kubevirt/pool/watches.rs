@@ -1,0 +1,169 @@
+//! The watches of one infra cluster: each kind by itself, with whichever credential may.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::{Api, Resource};
+use serde::de::DeserializeOwned;
+use tokio::task::AbortHandle;
+
+use super::InfraEvent;
+use super::entry::{Entry, Truth};
+use super::kind::Kind;
+use crate::cache::reflect::{follow, jitter};
+use crate::cache::store::Store;
+use crate::cache::watch::Event;
+use crate::kubevirt::objects::Cached;
+use crate::kubevirt::objects::{Claim, DataVolume, Vm, Vmi};
+
+/// First and longest pause before a watch that failed is opened again.
+const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
+
+/// Starts them all; each waits for a credential.
+pub(super) fn start(entry: &Arc<Entry>) -> Vec<AbortHandle> {
+    let objects = &entry.objects;
+    let own = |name: &str| name.to_owned();
+    let of_disk = |name: &str| vm_of_disk(name).to_owned();
+    vec![
+        spawn::<Vm>(entry, Kind::Vm, &objects.vms, own),
+        spawn::<Vmi>(entry, Kind::Vmi, &objects.vmis, own),
+        spawn::<DataVolume>(entry, Kind::DataVolume, &objects.data_volumes, of_disk),
+        spawn::<Claim>(entry, Kind::Claim, &objects.claims, of_disk),
+    ]
+}
+
+fn spawn<K>(entry: &Arc<Entry>, kind: Kind, store: &Arc<Store<K>>, vm: fn(&str) -> String) -> AbortHandle
+where
+    K: Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>
+        + Clone
+        + DeserializeOwned
+        + Cached
+        + std::fmt::Debug
+        + Send
+        + Sync
+        + 'static,
+{
+    let (entry, store) = (Arc::clone(entry), Arc::clone(store));
+    tokio::spawn(async move { keep(&entry, kind, &store, vm).await }).abort_handle()
+}
+
+/// Keeps one kind watched, whatever becomes of credentials and cluster; runs until dropped.
+async fn keep<K>(entry: &Entry, kind: Kind, store: &Store<K>, vm: fn(&str) -> String)
+where
+    K: Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>
+        + Clone
+        + DeserializeOwned
+        + Cached
+        + std::fmt::Debug
+        + Send
+        + Sync
+        + 'static,
+{
+    let mut pause = RETRY.0;
+    loop {
+        if entry.share.is_paused() {
+            store.clear();
+            entry.weigh();
+            entry.set_truth(kind, Truth::Syncing);
+            entry.tell_all();
+            entry.share.allowed().await;
+        }
+        entry.breaker.closed().await;
+        let credential = entry.watcher(kind).await;
+        let Some(client) = credential.client() else {
+            continue;
+        };
+        // Before VMs can vanish from the store, it must be known whether it is still the same cluster.
+        let verified = match kind {
+            Kind::Vm => entry.verify_namespace(&client).await,
+            _ => Ok(()),
+        };
+        let mut synced = false;
+        let on = |mut event: Event<K>| {
+            if let Event::InitApply(object) | Event::Apply(object) = &mut event {
+                entry.reduce(object, vm);
+            }
+            let is_done = matches!(event, Event::InitDone);
+            for change in store.apply(event) {
+                // Nobody reads what is not complete yet, and all are told when it is.
+                if entry.is_current(kind)
+                    && let Some(name) = change.versions().find_map(|object| object.meta().name.as_deref())
+                {
+                    entry.tell(InfraEvent::Vm { name: vm(name) });
+                }
+            }
+            entry.weigh();
+            if is_done {
+                synced = true;
+                entry.set_truth(kind, Truth::Current);
+                entry.fits();
+            }
+        };
+        let api: Api<K> = Api::namespaced(client, &entry.key.namespace);
+        let failure = if let Err(error) = verified {
+            Some(error)
+        } else {
+            tokio::select! {
+                failure = follow(api, on) => failure,
+                () = entry.share.exceeded() => continue,
+                () = entry.superseded(&credential, kind) => None,
+                () = entry.breaker.opened() => {
+                    entry.set_truth(kind, Truth::Syncing);
+                    None
+                }
+            }
+        };
+        if synced {
+            pause = RETRY.0;
+        }
+        let Some(error) = failure else { continue };
+        tracing::warn!(server = entry.key.server, kind = kind.resource(), %error, "a watch of the infra cluster failed");
+        match error.code() {
+            // The history is too short: the list is simply taken anew.
+            Some(410) => continue,
+            None if error.is_lost() => {
+                entry.set_truth(kind, Truth::Syncing);
+                entry.breaker.suspect(error);
+            }
+            Some(401 | 403) => {
+                credential.doubt();
+                entry.tell_of(&credential);
+                // Another one goes on where this one stopped, and nobody notices.
+                if entry.can_watch(kind) {
+                    continue;
+                }
+                entry.set_truth(kind, Truth::Trouble(error));
+            }
+            _ => entry.set_truth(kind, Truth::Trouble(error)),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(pause.mul_f64(0.8 + 0.4 * jitter())) => {}
+            () = entry.share.exceeded() => {}
+        }
+        pause = (pause * 2).min(RETRY.1);
+    }
+}
+
+/// `web-1-secondarydisk0` belongs to the VM `web-1`; other names are the VM's own.
+fn vm_of_disk(name: &str) -> &str {
+    match name.rsplit_once("-secondarydisk") {
+        Some((vm, index)) if !index.is_empty() && index.bytes().all(|b| b.is_ascii_digit()) => vm,
+        _ => name,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::vm_of_disk;
+    use rstest::rstest;
+
+    #[rstest]
+    #[case("web-1", "web-1")]
+    #[case("web-1-secondarydisk0", "web-1")]
+    #[case("web-1-secondarydisk12", "web-1")]
+    #[case("web-1-secondarydisk", "web-1-secondarydisk")]
+    #[case("web-1-secondarydiskx", "web-1-secondarydiskx")]
+    fn disks_are_named_after_their_vm(#[case] disk: &str, #[case] vm: &str) {
+        assert_eq!(vm_of_disk(disk), vm);
+    }
+}

@@ -1,0 +1,127 @@
+//! What a node of a template will have.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use crate::api::config_var::{KeyRef, LookupError};
+use crate::api::field::{FieldPath, Report};
+use crate::api::names::annotation::{self, KUBELET_CONFIG};
+use crate::api::names::label;
+use crate::api::raw::{Object, object_at};
+use crate::api::syntax;
+use crate::kubevirt::spec::{CloudProviderSpec, Matcher};
+use crate::provider_spec::ProviderConfig;
+use crate::provider_spec::operating_system::OperatingSystem;
+
+/// Keys that follow from an instancetype if there is one.
+pub(super) const OF_THE_INSTANCETYPE: [&str; 4] = ["cpu", "memory", "gpu-count", "gpu-type"];
+
+/// What is known of a node: by key, as the autoscaler reads it; nothing at a key is that there is none. A key that is
+/// not there is not known.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Capacity(pub(super) BTreeMap<&'static str, Option<String>>);
+
+impl Capacity {
+    /// What is known to be there.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let known = self.0.iter();
+        known.filter_map(|(key, value)| Some((*key, value.as_deref()?)))
+    }
+}
+
+/// Capacity of the nodes of `spec.template` of a MachineDeployment or MachineSet. `lookup` gives what the template refers
+/// to (at admission nothing: its author may not be allowed to read it), `instancetype` is the `spec` of the template's
+/// instancetype, if that is known.
+pub fn capacity(
+    object: &Value,
+    lookup: &dyn Fn(&KeyRef) -> Result<String, LookupError>,
+    instancetype: Option<&Value>,
+) -> Capacity {
+    let mut capacity = Capacity::default();
+    let Some(spec) = template_spec(object) else {
+        return capacity;
+    };
+    let known = &mut capacity.0;
+    let config = config(spec);
+    known.insert("labels", labels(spec, config.operating_system));
+    known.insert("taints", taints(spec));
+    known.insert("maxPods", max_pods(object));
+    let Some(cloud) = config.cloud_provider_spec else {
+        return capacity;
+    };
+    known.extend(cloud.capacity(lookup, instancetype));
+    capacity
+}
+
+/// The instancetype of the template, if it names one.
+pub fn instancetype(object: &Value) -> Option<Matcher> {
+    let cloud = config(template_spec(object)?).cloud_provider_spec?;
+    let found = cloud
+        .of::<CloudProviderSpec>()?
+        .virtual_machine
+        .instancetype
+        .clone()?;
+    (!found.name.is_empty()).then_some(found)
+}
+
+fn template_spec(object: &Value) -> Option<&Object> {
+    object_at(object.as_object()?, &["spec", "template", "spec"])
+}
+
+fn config(spec: &Object) -> ProviderConfig {
+    let value = object_at(spec, &["providerSpec"]).and_then(|provider| provider.get("value"));
+    // What is wrong with it is told elsewhere.
+    ProviderConfig::decode(value, &FieldPath::default(), &mut Report::new())
+}
+
+/// Labels of the Node that a Machine's spec asks for.
+fn labels(spec: &Object, os: Option<OperatingSystem>) -> Option<String> {
+    let own = object_at(spec, &["metadata", "labels"]).into_iter().flatten();
+    let mut labels: BTreeMap<&str, &str> = own
+        .filter_map(|(key, value)| Some((key.as_str(), value.as_str()?)))
+        .collect();
+    if let Some(os) = os {
+        labels.entry(label::OPERATING_SYSTEM).or_insert(os.as_str());
+    }
+    let valid = |(key, value): &(&str, &str)| {
+        syntax::qualified_name(key).is_ok() && syntax::label_value(value).is_ok()
+    };
+    let labels = labels.into_iter().filter(valid);
+    list(labels.map(|(key, value)| format!("{key}={value}")))
+}
+
+fn taints(spec: &Object) -> Option<String> {
+    let taints = spec.get("taints").and_then(Value::as_array).into_iter().flatten();
+    list(taints.filter_map(|taint| {
+        let text = |key: &str| taint.get(key).and_then(Value::as_str).unwrap_or_default();
+        let (key, value, effect) = (text("key"), text("value"), text("effect"));
+        let valid = syntax::qualified_name(key).is_ok() && syntax::label_value(value).is_ok();
+        let equals = if value.is_empty() { "" } else { "=" };
+        (valid && !effect.is_empty()).then(|| format!("{key}{equals}{value}:{effect}"))
+    }))
+}
+
+/// As the maker of user data is told: Machinist by the Machine, and so by the template; operating-system-manager, which
+/// works for a MachineDeployment that names a profile, by that, too.
+fn max_pods(object: &Value) -> Option<String> {
+    let of = |object: &Value, key: &str| {
+        let mut found = super::annotations(object).filter(|(found, text)| *found == key && !text.is_empty());
+        found.next().map(|(_, text)| text.to_owned())
+    };
+    let key = format!("{KUBELET_CONFIG}MaxPods");
+    let template = object.pointer("/spec/template");
+    let mode = template.and_then(|template| of(template, annotation::BOOTSTRAP));
+    let is_osm =
+        mode.as_deref() != Some("builtin") && of(object, annotation::OPERATING_SYSTEM_PROFILE).is_some();
+    let text = template
+        .and_then(|template| of(template, &key))
+        .or_else(|| of(object, &key).filter(|_| is_osm))?;
+    text.parse::<u32>().ok().filter(|pods| *pods > 0)?;
+    Some(text)
+}
+
+fn list(items: impl Iterator<Item = String>) -> Option<String> {
+    let items = items.collect::<Vec<_>>();
+    (!items.is_empty()).then(|| items.join(","))
+}

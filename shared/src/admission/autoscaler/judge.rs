@@ -1,0 +1,263 @@
+//! What is wrong with the annotations that the autoscaler reads.
+
+use serde_json::Value;
+
+use super::sizes::whole_number;
+use super::{Sizes, annotations, sizes, stands_alone};
+use crate::api::field::{FieldPath, Report, did_you_mean, nearest};
+use crate::api::names::GROUP;
+use crate::api::names::autoscaler::{CAPACITY, MAX_SIZE, MIN_SIZE, OPTIONS, SIZES};
+use crate::api::{quantity, syntax};
+
+const DURATIONS: [&str; 4] = [
+    "scaledownunneededtime",
+    "scaledownunreadytime",
+    "maxnodeprovisiontime",
+    "maxnodestartuptime",
+];
+const FRACTIONS: [&str; 2] = [
+    "scaledownutilizationthreshold",
+    "scaledowngpuutilizationthreshold",
+];
+const QUANTITIES: [&str; 3] = ["cpu", "memory", "ephemeral-disk"];
+const INTEGERS: [&str; 2] = ["maxPods", "gpu-count"];
+const OTHERS: [&str; 5] = ["gpu-type", "labels", "taints", "csi-driver", "dra-driver"];
+const EFFECTS: [&str; 3] = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
+
+/// Judges a MachineDeployment or MachineSet, after [`super::write`].
+///
+/// An error is what takes node groups away: all of them (sizes), or this one whenever it has no Machine (capacity). What
+/// the autoscaler passes over is a warning.
+pub fn judge(object: &Value, report: &mut Report) {
+    // The sets of a deployment have copies of its annotations, which nobody reads.
+    if !stands_alone(object) {
+        return;
+    }
+    let path = FieldPath::new("metadata").child("annotations");
+    judge_sizes(object, &path, report);
+    for (key, text) in annotations(object) {
+        let path = path.child(key);
+        if let Some(option) = key.strip_prefix(OPTIONS) {
+            judge_option(option, text, &path, report);
+        } else if let Some(of) = key.strip_prefix(CAPACITY) {
+            judge_capacity(of, text, &path, report);
+        } else if key != MIN_SIZE && key != MAX_SIZE {
+            warn_misnamed(key, &path, report);
+        }
+    }
+    if let Some(sizes) = sizes(object) {
+        judge_group(object, sizes, &path, report);
+    }
+}
+
+fn judge_sizes(object: &Value, path: &FieldPath, report: &mut Report) {
+    let consequence = "the cluster-autoscaler would drop every node group of the cluster";
+    let mut size = |key: &str| {
+        let (_, text) = annotations(object).find(|(found, _)| *found == key)?;
+        let size = whole_number(text).filter(|size| *size >= 0);
+        if size.is_none() {
+            report.invalid(
+                &path.child(key),
+                format!("{text:?} must be a whole number of at least 0, or {consequence}"),
+            );
+        }
+        Some(size)
+    };
+    match (size(MIN_SIZE), size(MAX_SIZE)) {
+        (Some(min), None) if min != Some(0) => {
+            let why = format!("must be set beside the smallest size, or {consequence}");
+            report.required(&path.child(MAX_SIZE), why);
+        }
+        (Some(Some(min)), Some(Some(max))) if max < min => report.invalid(
+            &path.child(MAX_SIZE),
+            format!("{max} must not be below the smallest size {min}, or {consequence}"),
+        ),
+        _ => {}
+    }
+}
+
+fn judge_option(option: &str, text: &str, path: &FieldPath, report: &mut Report) {
+    if FRACTIONS.contains(&option) {
+        if text.parse::<f64>().is_err() {
+            report.warn(
+                path,
+                format!("{text:?} is no number like 0.5; the cluster-autoscaler uses its default"),
+            );
+        }
+    } else if DURATIONS.contains(&option) {
+        if !is_duration(text) {
+            report.warn(
+                path,
+                format!("{text:?} is no duration like 10m or 1h30m; the cluster-autoscaler uses its default"),
+            );
+        }
+    } else {
+        let hint = did_you_mean(option, FRACTIONS.into_iter().chain(DURATIONS));
+        report.warn(
+            path,
+            format!("the cluster-autoscaler has no option {option:?}{hint}"),
+        );
+    }
+}
+
+fn judge_capacity(of: &str, text: &str, path: &FieldPath, report: &mut Report) {
+    let consequence = "the cluster-autoscaler would not see the node group while it has no Machines";
+    // Which is what is absent to it.
+    if text.is_empty() {
+        return;
+    }
+    match of {
+        _ if QUANTITIES.contains(&of) => {
+            if quantity::parse(text).is_none() {
+                report.invalid(
+                    path,
+                    format!("{text:?} is no quantity like 4 or 8Gi; {consequence}"),
+                );
+            }
+        }
+        _ if INTEGERS.contains(&of) => {
+            if whole_number(text).is_none() {
+                report.invalid(path, format!("{text:?} is no whole number; {consequence}"));
+            }
+        }
+        "labels" => {
+            for item in items(text).filter(|item| !is_label(item)) {
+                report.warn(
+                    path,
+                    format!("{item:?} is no label like key=value; the cluster-autoscaler passes over it"),
+                );
+            }
+        }
+        "taints" => {
+            for item in items(text).filter(|item| !is_taint(item)) {
+                report.warn(
+                    path,
+                    format!("{item:?} is no taint like key=value:NoSchedule; the cluster-autoscaler passes over it"),
+                );
+            }
+        }
+        "csi-driver" => judge_csi_drivers(text, consequence, path, report),
+        _ if OTHERS.contains(&of) => {}
+        _ => {
+            let known = QUANTITIES.into_iter().chain(INTEGERS).chain(OTHERS);
+            let hint = did_you_mean(of, known);
+            report.warn(
+                path,
+                format!("the cluster-autoscaler knows no capacity {of:?}{hint}"),
+            );
+        }
+    }
+}
+
+/// How many volumes of each CSI driver a node holds.
+fn judge_csi_drivers(text: &str, consequence: &str, path: &FieldPath, report: &mut Report) {
+    for item in items(text) {
+        match item.split_once('=') {
+            Some((driver, limit)) if !driver.is_empty() => {
+                if whole_number(limit).is_none() {
+                    let why = format!("{limit:?} of {item:?} is no whole number; {consequence}");
+                    report.invalid(path, why);
+                }
+            }
+            _ => report.warn(
+                path,
+                format!(
+                    "{item:?} is no limit like ebs.csi.example.com=25; the cluster-autoscaler cannot read it"
+                ),
+            ),
+        }
+    }
+}
+
+/// Sizes under a name that is nearly theirs, or that belongs to another API group.
+fn warn_misnamed(key: &str, path: &FieldPath, report: &mut Report) {
+    let Some((group, name)) = key.split_once('/') else {
+        return;
+    };
+    let nearly = nearest(key, [MIN_SIZE, MAX_SIZE]);
+    if group == GROUP && nearly.is_some() {
+        let hint = did_you_mean(key, [MIN_SIZE, MAX_SIZE]);
+        report.warn(
+            path,
+            format!("the cluster-autoscaler does not know this annotation{hint}"),
+        );
+    } else if group != GROUP && format!("/{name}").starts_with(SIZES) {
+        report.warn(
+            path,
+            format!("the cluster-autoscaler with CAPI_GROUP={GROUP} reads {GROUP}/{name} instead"),
+        );
+    }
+}
+
+/// A node group that works, but perhaps not as it is meant.
+fn judge_group(object: &Value, sizes: Sizes, path: &FieldPath, report: &mut Report) {
+    let replicas = object.pointer("/spec/replicas").and_then(Value::as_i64);
+    if let Some(replicas) = replicas.filter(|n| !(sizes.min..=sizes.max).contains(n)) {
+        report.warn(
+            &FieldPath::new("spec").child("replicas"),
+            format!(
+                "{replicas} is outside of what the cluster-autoscaler may set, {} to {}",
+                sizes.min, sizes.max
+            ),
+        );
+    }
+    let of = |key: &str| {
+        let found = annotations(object).find(|(found, _)| found.strip_prefix(CAPACITY) == Some(key));
+        found.map(|(_, text)| text)
+    };
+    let missing = ["cpu", "memory"].into_iter().find(|key| of(key).is_none());
+    if let Some(missing) = missing.filter(|_| sizes.min == 0 || replicas == Some(0)) {
+        report.warn(
+            &path.child(&format!("{CAPACITY}{missing}")),
+            "is not known yet, and the cluster-autoscaler does not see a node group without Machines before it is",
+        );
+    }
+    if of("gpu-type").is_some() && of("gpu-count").is_none() {
+        report.warn(
+            &path.child(&format!("{CAPACITY}gpu-type")),
+            "counts only beside gpu-count",
+        );
+    }
+}
+
+fn items(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',').filter(|item| !item.is_empty())
+}
+
+fn is_label(item: &str) -> bool {
+    let label = item.split_once('=');
+    label
+        .is_some_and(|(key, value)| syntax::qualified_name(key).is_ok() && syntax::label_value(value).is_ok())
+}
+
+fn is_taint(item: &str) -> bool {
+    let Some((taint, effect)) = item.rsplit_once(':') else {
+        return false;
+    };
+    let (key, value) = taint.split_once('=').unwrap_or((taint, ""));
+    EFFECTS.contains(&effect) && syntax::qualified_name(key).is_ok() && syntax::label_value(value).is_ok()
+}
+
+/// As Go's `time.ParseDuration` reads it.
+fn is_duration(text: &str) -> bool {
+    let unsigned = text.strip_prefix(['+', '-']).unwrap_or(text);
+    if unsigned == "0" {
+        return true;
+    }
+    let mut rest = unsigned;
+    while !rest.is_empty() {
+        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.');
+        let (number, tail) = rest.split_at(end.unwrap_or(rest.len()));
+        let digits = number.bytes().filter(u8::is_ascii_digit).count();
+        // The longest first: `m` begins `ms`.
+        let units = ["ns", "us", "µs", "μs", "ms", "s", "m", "h"];
+        let Some(unit) = units.into_iter().find(|unit| tail.starts_with(unit)) else {
+            return false;
+        };
+        if digits == 0 || number.len() - digits > 1 {
+            return false;
+        }
+        rest = &tail[unit.len()..];
+    }
+    !unsigned.is_empty()
+}

@@ -1,0 +1,87 @@
+//! What MachineSets and MachineDeployments have in common: a template, and a selector that must match it.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::mutate::{default_spec, provider_of};
+use super::validate::{validate_provider_id, validate_spec, validate_startup_taints, warn_annotations};
+use super::{AdmissionSettings, selector};
+use crate::admission::template;
+use crate::api::field::{FieldPath, Report};
+use crate::api::raw::{Object, object_at};
+use crate::provider;
+use crate::provider::{Maker, Spec};
+
+/// Fills in the spec of a template; `old` is the object that is stored now, if it is an update.
+///
+/// Defaults that come from outside (the namespace of the VMs, topology) are part of the template, and a template that
+/// changes rolls every Machine. So on an update they are taken from `old`, absent staying absent, unless the fields
+/// that they follow from have changed.
+pub(super) fn default_template(old: Option<&Value>, template: &mut Object, settings: &AdmissionSettings) {
+    default_spec(template);
+    let stored = old.and_then(|old| object_at(old.as_object()?, &["spec", "template", "spec"]));
+    if let Some(provider) = provider_of(template) {
+        provider.add_defaults(template, stored, settings);
+    }
+}
+
+/// Whether an update is another template; so is every new object's.
+pub(super) fn template_changed(old: Option<&Value>, new: &Value) -> bool {
+    let template = |object: &Value| object.pointer("/spec/template").cloned().unwrap_or_default();
+    old.is_none_or(|old| !template::equal(&template(old), &template(new)))
+}
+
+/// Judges the selector, which must match the template's labels.
+pub(super) fn judge_selector(spec: &Object, path: &FieldPath, report: &mut Report) {
+    let labels = object_at(spec, &["template", "metadata", "labels"]);
+    if selector::validate(spec, labels, &path.child("selector"), report) == Some(false) {
+        let labels = path.child("template").child("metadata").child("labels");
+        report.invalid(&labels, "the selector does not match them");
+    }
+}
+
+/// Judges the number of Machines.
+pub(super) fn judge_replicas(spec: &Object, path: &FieldPath, report: &mut Report) {
+    match spec.get("replicas") {
+        None | Some(Value::Null) => report.required(path, "must be set"),
+        Some(replicas) if replicas.as_i64().is_some_and(|n| n < 0) => {
+            report.invalid(path, format!("{replicas} must not be negative"));
+        }
+        Some(_) => {}
+    }
+}
+
+/// Judges the template in `spec` as a Machine of its would be. The provider's part, as far as it could be read.
+pub(super) fn judge_template(
+    spec: &Object,
+    path: &FieldPath,
+    settings: &AdmissionSettings,
+    report: &mut Report,
+    policy: &mut Report,
+) -> Option<Arc<dyn Spec>> {
+    let template = object_at(spec, &["template"]);
+    let of_machine = template.and_then(|template| template.get("spec"));
+    let cloud = validate_spec(of_machine, &path.child("spec"), settings, report, policy);
+    validate_provider_id(of_machine, None, &path.child("spec"), policy);
+    let labels = template.and_then(|template| object_at(template, &["metadata", "labels"]));
+    let provider = of_machine.and_then(Value::as_object).and_then(provider_of);
+    provider.unwrap_or(provider::DEFAULT).validate_labels(
+        &mut labels.into_iter().flatten().map(|(key, _)| key.as_str()),
+        &path.child("metadata").child("labels"),
+        report,
+    );
+    let annotations = template.and_then(|template| template.get("metadata")?.get("annotations"));
+    warn_annotations(annotations, &path.child("metadata"), report);
+    validate_startup_taints(annotations, of_machine, &path.child("metadata"), policy);
+    cloud
+}
+
+/// Judges the name of what makes Machines of that template.
+pub(super) fn judge_name(object: &Value, maker: Maker, cloud: Option<&dyn Spec>, report: &mut Report) {
+    let name = object.pointer("/metadata/name").and_then(Value::as_str);
+    if let (Some(name), Some(cloud)) = (name, cloud) {
+        let path = FieldPath::new("metadata").child("name");
+        cloud.validate_name_of_maker(name, maker, &path, report);
+    }
+}

@@ -1,0 +1,57 @@
+//! Taints that end with the start of a Node: an agent takes each away when it is ready. A Node gets them when it registers,
+//! and never again, or whoever takes them away would do so for ever, and pods would be evicted each time.
+
+/// Keys that are known to end with the start.
+const WELL_KNOWN: [&str; 3] = [
+    // A cloud controller manager's.
+    "node.cloudprovider.kubernetes.io/uninitialized",
+    // Cluster API's.
+    "node.cluster.x-k8s.io/uninitialized",
+    // Karpenter's.
+    "karpenter.sh/unregistered",
+];
+
+/// Keys of the cluster-autoscaler for such taints begin like this.
+const PREFIXES: [&str; 2] = [
+    "startup-taint.cluster-autoscaler.kubernetes.io/",
+    "ignore-taint.cluster-autoscaler.kubernetes.io/",
+];
+
+/// What agents call it: Cilium's and the CSI drivers' of AWS are below domains of their own.
+const AGENT_NOT_READY: &str = "agent-not-ready";
+
+/// Whether a taint of that key ends with the start, where [`crate::api::names::annotation::STARTUP_TAINTS`] has that text.
+pub fn has(named: Option<&str>, key: &str) -> bool {
+    let name = key.rsplit_once('/').map(|(_, name)| name);
+    WELL_KNOWN.contains(&key)
+        || PREFIXES.iter().any(|prefix| key.starts_with(prefix))
+        || name == Some(AGENT_NOT_READY)
+        || named.into_iter().flat_map(keys).any(|named| named == key)
+}
+
+/// The keys in a text of [`crate::api::names::annotation::STARTUP_TAINTS`].
+pub fn keys(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',').map(str::trim).filter(|key| !key.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+
+    #[rstest]
+    #[case::of_an_agent("node.cilium.io/agent-not-ready", true)]
+    #[case::of_another_agent("ebs.csi.aws.com/agent-not-ready", true)]
+    #[case::of_the_cloud_controller_manager("node.cloudprovider.kubernetes.io/uninitialized", true)]
+    #[case::of_karpenter("karpenter.sh/unregistered", true)]
+    #[case::of_the_cluster_autoscaler("startup-taint.cluster-autoscaler.kubernetes.io/gpu", true)]
+    #[case::named("example.com/warming-up", true)]
+    #[case::named_with_a_space("plain", true)]
+    #[case::any_other("dedicated", false)]
+    #[case::without_a_domain("agent-not-ready", false)]
+    #[case::of_kubernetes("node.kubernetes.io/not-ready", false)]
+    #[case::part_of_one_that_is_named("example.com/warming", false)]
+    fn a_taint_that_ends_with_the_start_is_known_by_its_key(#[case] key: &str, #[case] expected: bool) {
+        assert_eq!(has(Some("example.com/warming-up, plain,"), key), expected);
+    }
+}

@@ -1,0 +1,136 @@
+//! `cloudProviderSpec.machinist`: what the built-in bootstrap does besides, and machine-controller's API has no field for.
+//!
+//! The object is ours, and optional. It is decoded as strictly as the rest: an unknown key is an error.
+
+mod decode;
+mod validate;
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value};
+
+use crate::api::config_var::{ConfigVarString, KeyRef};
+
+pub use decode::decode;
+pub use validate::{FLAGS_OF_OURS, is_reserved, validate};
+
+/// The object as written.
+#[derive(Clone, Default, PartialEq)]
+pub struct Machinist {
+    /// Files to write before anything is installed.
+    pub files: Vec<GuestFile>,
+    /// Shell commands to run before and after the installation.
+    pub commands: Commands,
+    /// Settings of the kubelet.
+    pub kubelet: KubeletExtras,
+    /// Hosts to take the time from.
+    pub time_servers: Vec<String>,
+    /// Where images come from.
+    pub registries: Registries,
+    /// HTTP proxy of containerd, the kubelet and the installation.
+    pub proxy: Proxy,
+    /// Further CAs that the guest trusts, PEM.
+    pub ca_bundle: ConfigVarString,
+}
+
+/// A file of the guest.
+#[derive(Clone, PartialEq, Eq)]
+pub struct GuestFile {
+    /// Absolute path.
+    pub path: String,
+    /// Permissions in octal, like `0644`.
+    pub permissions: String,
+    /// Its text.
+    pub content: String,
+}
+
+/// Permissions of files that name none.
+pub const DEFAULT_PERMISSIONS: &str = "0644";
+
+/// Shell commands, one a line of a script that stops at the first that fails.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Commands {
+    /// Before containerd and the kubelet are installed.
+    pub pre_install: Vec<String>,
+    /// After they are started.
+    pub post_install: Vec<String>,
+}
+
+/// Settings of the kubelet.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct KubeletExtras {
+    /// Flags, without the leading dashes.
+    pub extra_args: BTreeMap<String, String>,
+    /// Merged over the KubeletConfiguration.
+    pub extra_config: Map<String, Value>,
+}
+
+/// Where images come from.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Registries {
+    /// Mirrors by registry, in the order in which they are asked before the registry itself. `*` is any registry.
+    pub mirrors: BTreeMap<String, Vec<String>>,
+    /// Credentials as in `.dockerconfigjson`.
+    pub credentials: ConfigVarString,
+}
+
+/// An HTTP proxy.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Proxy {
+    /// URL for `http` addresses.
+    pub http: String,
+    /// URL for `https` addresses.
+    pub https: String,
+    /// Hosts, domains and networks that are reached without it.
+    pub no: Vec<String>,
+}
+
+impl Proxy {
+    /// Whether there is one.
+    pub fn is_set(&self) -> bool {
+        !self.http.is_empty() || !self.https.is_empty()
+    }
+}
+
+impl Machinist {
+    /// Every reference to a Secret or ConfigMap of the user cluster.
+    pub fn references(&self) -> impl Iterator<Item = &KeyRef> {
+        self.registries
+            .credentials
+            .references()
+            .chain(self.ca_bundle.references())
+    }
+}
+
+/// Content of files and commands, and the password in a proxy's URL, may be secret.
+impl std::fmt::Debug for Machinist {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Machinist")
+            .field("files", &self.files)
+            .field("registries", &self.registries)
+            .field("proxy", &self.proxy)
+            .finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for GuestFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("GuestFile")
+            .field("path", &self.path)
+            .finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for Commands {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Commands").finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for Proxy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Proxy")
+            .field("no", &self.no)
+            .finish_non_exhaustive()
+    }
+}
