@@ -8,8 +8,11 @@ use crate::app::reconcilers::Reconcilers;
 use crate::context::Context;
 use crate::csr::ClientApprover;
 use crate::machine::reconcile::MachineReconciler;
-use crate::telemetry::collectors::{ByState, Depths, MachineController, Reading, Requests, Unreadable};
-use crate::telemetry::orphans::Orphans;
+use crate::telemetry::collectors::{
+    MachineController, blocked_evictions, clock_skew, depths, infra_clusters, requests, starts,
+    unreadable_objects,
+};
+use crate::telemetry::orphans::orphans;
 
 /// Registers them.
 pub(super) fn register(
@@ -18,29 +21,25 @@ pub(super) fn register(
     worker_count: usize,
     [user, infra]: [&Traffic; 2],
 ) -> anyhow::Result<()> {
-    let depths = Depths::new(context.queues.clone(), context.metrics.clone())?;
-    registry.register(Box::new(depths))?;
-    registry.register(Box::new(Requests::new(user.clone(), infra.clone())?))?;
-    registry.register(Box::new(Unreadable::new()?))?;
+    registry.register(Box::new(depths(context.queues.clone(), context.metrics.clone())?))?;
+    registry.register(Box::new(requests(user.clone(), infra.clone())?))?;
+    registry.register(Box::new(unreadable_objects()?))?;
     if context.settings.client_approver == ClientApprover::Only {
         // The other controller counts Machines.
         return Ok(());
     }
     let machines = &reconcilers.machines;
-    registry.register(Box::new(Orphans::new(Arc::downgrade(context))?))?;
-    registry.register(Box::new(Reading::blocked(of(
+    registry.register(Box::new(orphans(Arc::downgrade(context))?))?;
+    registry.register(Box::new(blocked_evictions(of(
         machines,
         MachineReconciler::blocked_evictions,
     ))?))?;
-    registry.register(Box::new(Reading::clock_skew(context.clock.clone())?))?;
-    registry.register(Box::new(ByState::infra_clusters(of(
+    registry.register(Box::new(clock_skew(context.clock.clone())?))?;
+    registry.register(Box::new(infra_clusters(of(
         machines,
         MachineReconciler::count_infra,
     ))?))?;
-    registry.register(Box::new(ByState::starts(of(
-        machines,
-        MachineReconciler::count_starts,
-    ))?))?;
+    registry.register(Box::new(starts(of(machines, MachineReconciler::count_starts))?))?;
     registry.register(Box::new(MachineController::new(context, worker_count)?))?;
     Ok(())
 }

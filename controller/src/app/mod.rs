@@ -1,7 +1,6 @@
 //! The process: what it consists of, how it begins and ends, and what it serves over HTTP.
 
 mod changes;
-mod clients;
 mod collectors;
 mod reconcilers;
 pub mod run;

@@ -11,10 +11,9 @@ use machinist_infra::traffic::Traffic;
 use machinist_shared::names;
 use tokio_util::sync::CancellationToken;
 
-use crate::app::clients::{counted, fenced, timed, user_cluster};
 use crate::app::server::{self, Health};
 use crate::app::tasks::Tasks;
-use crate::app::wiring::{Wired, wire};
+use crate::app::wiring::{Wired, counted, fenced, timed, user_cluster, wire};
 use crate::app::{changes, collectors};
 use crate::certificates;
 use crate::config::Flags;

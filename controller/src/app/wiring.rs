@@ -5,11 +5,13 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{Api, Client};
-use machinist_infra::client::ClientOptions;
+use machinist_infra::client::{ClientOptions, user_cluster_client};
 use machinist_infra::clock::ServerClock;
+use machinist_infra::fence::MayWrite;
 use machinist_infra::kubeconfig::AddressPolicy;
 use machinist_infra::pool::PoolOptions;
 use machinist_infra::provider;
+use machinist_infra::traffic::Traffic;
 use machinist_shared::kubevirt::resolved::Env;
 use tokio::sync::mpsc;
 
@@ -131,5 +133,37 @@ fn pool_options(flags: &Flags, client: ClientOptions, settings: &Settings) -> Po
         facts_ttl: flags.infra_facts_ttl.0,
         cache_bytes: flags.infra_cache_mib.saturating_mul(1024 * 1024),
         cluster_uid: settings.cluster_uid.clone(),
+    }
+}
+
+/// Makes a client of the user cluster.
+pub(super) async fn user_cluster(flags: &Flags, options: &ClientOptions) -> anyhow::Result<Client> {
+    user_cluster_client(flags.user_cluster(), options)
+        .await
+        .context("cannot make a client of the user cluster")
+}
+
+/// A client's options.
+pub(super) fn counted(traffic: &Traffic) -> ClientOptions {
+    ClientOptions {
+        traffic: traffic.clone(),
+        ..ClientOptions::default()
+    }
+}
+
+/// The same of a client whose writes are the leader's.
+pub(super) fn fenced(traffic: &Traffic, fence: &Fence) -> ClientOptions {
+    let fence = fence.clone();
+    ClientOptions {
+        may_write: MayWrite::by(move || fence.may_write()),
+        ..counted(traffic)
+    }
+}
+
+/// The same of a client that tells the time.
+pub(super) fn timed(options: ClientOptions, clock: &ServerClock) -> ClientOptions {
+    ClientOptions {
+        clock: Some(clock.clone()),
+        ..options
     }
 }

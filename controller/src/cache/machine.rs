@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::named::named;
 use super::owner;
 use crate::machine::conditions::Reason;
 use crate::machine::record::{Infrastructure, Record};
@@ -109,31 +110,13 @@ fn shared(spec: MachineSpec) -> Arc<MachineSpec> {
     }
 }
 
+named!(StoredMachine, metadata);
+
 impl StoredMachine {
     /// Whether a kubelet has ever joined for it, as far as its status says.
     pub fn has_joined(&self) -> bool {
         let record = self.record.as_ref();
         self.status.node_ref.is_some() || record.is_some_and(Record::has_joined)
-    }
-
-    /// Name, which is also the VM's and the Node's.
-    pub fn name(&self) -> &str {
-        self.metadata.name.as_deref().unwrap_or_default()
-    }
-
-    /// Namespace.
-    pub fn namespace(&self) -> &str {
-        self.metadata.namespace.as_deref().unwrap_or_default()
-    }
-
-    /// UID.
-    pub fn uid(&self) -> &str {
-        self.metadata.uid.as_deref().unwrap_or_default()
-    }
-
-    /// Whether it is being deleted.
-    pub fn is_deleting(&self) -> bool {
-        self.metadata.deletion_timestamp.is_some()
     }
 
     /// Whether a condition says that, be it true or not.
@@ -153,11 +136,6 @@ impl StoredMachine {
     /// Whether it bears that finalizer.
     pub fn has_finalizer(&self, finalizer: &str) -> bool {
         self.metadata.finalizers.iter().flatten().any(|f| f == finalizer)
-    }
-
-    /// An annotation's text.
-    pub fn annotation(&self, key: &str) -> Option<&str> {
-        self.metadata.annotations.as_ref()?.get(key).map(String::as_str)
     }
 
     /// Whether somebody has asked for this one to go first. The cluster-autoscaler does.

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::machine_set::StoredMachineSet;
+use super::named::named;
 use super::owner;
 use super::selection::{Selection, labels_of};
 use super::spec::{self, Decoded, Fields, Template};
@@ -101,6 +102,8 @@ impl From<Raw> for StoredMachineDeployment {
     }
 }
 
+named!(StoredMachineDeployment, metadata);
+
 impl StoredMachineDeployment {
     /// How many of its Machines may be missing by its own rules.
     pub fn max_unavailable(&self) -> i32 {
@@ -147,31 +150,6 @@ impl StoredMachineDeployment {
             && keeps_labels
             && !made_with.is_empty()
             && !self.selector.matches(Some(&made_with))
-    }
-
-    /// Name.
-    pub fn name(&self) -> &str {
-        self.metadata.name.as_deref().unwrap_or_default()
-    }
-
-    /// Namespace.
-    pub fn namespace(&self) -> &str {
-        self.metadata.namespace.as_deref().unwrap_or_default()
-    }
-
-    /// UID.
-    pub fn uid(&self) -> &str {
-        self.metadata.uid.as_deref().unwrap_or_default()
-    }
-
-    /// Whether it is being deleted.
-    pub fn is_deleting(&self) -> bool {
-        self.metadata.deletion_timestamp.is_some()
-    }
-
-    /// An annotation's text.
-    pub fn annotation(&self, key: &str) -> Option<&str> {
-        self.metadata.annotations.as_ref()?.get(key).map(String::as_str)
     }
 }
 

@@ -12,6 +12,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::machine::StoredMachine;
+use super::named::named;
 use super::owner;
 use super::selection::Selection;
 use super::spec::{Fields, Template};
@@ -88,32 +89,9 @@ impl From<Raw> for StoredMachineSet {
     }
 }
 
+named!(StoredMachineSet, metadata);
+
 impl StoredMachineSet {
-    /// Name.
-    pub fn name(&self) -> &str {
-        self.metadata.name.as_deref().unwrap_or_default()
-    }
-
-    /// Namespace.
-    pub fn namespace(&self) -> &str {
-        self.metadata.namespace.as_deref().unwrap_or_default()
-    }
-
-    /// UID.
-    pub fn uid(&self) -> &str {
-        self.metadata.uid.as_deref().unwrap_or_default()
-    }
-
-    /// Whether it is being deleted.
-    pub fn is_deleting(&self) -> bool {
-        self.metadata.deletion_timestamp.is_some()
-    }
-
-    /// An annotation's text.
-    pub fn annotation(&self, key: &str) -> Option<&str> {
-        self.metadata.annotations.as_ref()?.get(key).map(String::as_str)
-    }
-
     /// Whether the cluster-autoscaler may take it for a node group. Of a set with a MachineDeployment, that tells.
     pub fn is_node_group(&self) -> bool {
         self.machine_deployment().is_none()

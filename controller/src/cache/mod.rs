@@ -3,6 +3,7 @@
 mod machine;
 mod machine_deployment;
 mod machine_set;
+mod named;
 mod node;
 pub mod overlap;
 pub mod owner;

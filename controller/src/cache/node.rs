@@ -7,6 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::core::ObjectMeta;
 use serde::{Deserialize, Deserializer, Serialize};
 
+use super::named::named;
 use super::owner;
 
 const READY: &str = "Ready";
@@ -103,17 +104,9 @@ fn nullable<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
+named!(Node, metadata);
+
 impl Node {
-    /// Name.
-    pub fn name(&self) -> &str {
-        self.metadata.name.as_deref().unwrap_or_default()
-    }
-
-    /// UID.
-    pub fn uid(&self) -> &str {
-        self.metadata.uid.as_deref().unwrap_or_default()
-    }
-
     /// Its addresses, each as [`IpAddr`] writes it; without names.
     pub fn own_addresses(&self) -> Vec<String> {
         let is_address =
@@ -122,11 +115,6 @@ impl Node {
         own.filter_map(|address| address.address.parse::<IpAddr>().ok())
             .map(|address| address.to_canonical().to_string())
             .collect()
-    }
-
-    /// An annotation's text.
-    pub fn annotation(&self, key: &str) -> Option<&str> {
-        self.metadata.annotations.as_ref()?.get(key).map(String::as_str)
     }
 
     /// A label's text.

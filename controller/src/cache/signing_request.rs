@@ -4,6 +4,8 @@ use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::jiff::Timestamp;
 use serde::Deserialize;
 
+use super::named::named;
+
 /// What the user of a node begins with.
 pub const NODE_USER: &str = "system:node:";
 
@@ -67,17 +69,9 @@ fn bytes(object: &CertificateSigningRequest) -> usize {
     pairs + extra + texts.map(String::len).sum::<usize>() + spec.request.0.len()
 }
 
+named!(StoredRequest, object.metadata);
+
 impl StoredRequest {
-    /// Its name.
-    pub fn name(&self) -> &str {
-        self.object.metadata.name.as_deref().unwrap_or_default()
-    }
-
-    /// Its UID.
-    pub fn uid(&self) -> &str {
-        self.object.metadata.uid.as_deref().unwrap_or_default()
-    }
-
     /// How young it is: creation times are whole seconds; within one, the version tells.
     pub fn age(&self) -> (Option<Timestamp>, Option<u64>) {
         let metadata = &self.object.metadata;

@@ -19,7 +19,7 @@ use crate::bootstrap::token::TokenView;
 use crate::cache::{Node, StoredMachine, StoredRequest, TOKEN_NAMESPACE};
 use crate::context::Context;
 use crate::machine::ownership::{NodeClaim, NodeVerdict, node_verdict};
-use crate::runtime::kernel::{self, Reconciler, Requeue};
+use crate::runtime::kernel::{Reconciler, Requeue};
 use crate::runtime::queue::Queue;
 use crate::runtime::write::{Stop, WriteError};
 
@@ -56,20 +56,6 @@ impl ClientRequestReconciler {
             told: Told::default(),
             asked: Mutex::new(bindings::Asked::at(Instant::now())),
         }
-    }
-}
-
-impl kernel::Plan for Verdict {
-    fn verbs(&self) -> Vec<&'static str> {
-        match self {
-            Self::Approve => vec![approve::APPROVE],
-            Self::Refused(_) => vec!["tell of a signing request"],
-            Self::NotOurs | Self::Waiting(_) => Vec::new(),
-        }
-    }
-
-    fn requeue_after(&self) -> Option<Duration> {
-        None
     }
 }
 
@@ -141,6 +127,15 @@ impl Reconciler for ClientRequestReconciler {
             machine: facts,
             now,
         })
+    }
+
+    fn summary(verdict: &Verdict) -> (Vec<&'static str>, Option<Duration>) {
+        let steps = match verdict {
+            Verdict::Approve => vec![approve::APPROVE],
+            Verdict::Refused(_) => vec!["tell of a signing request"],
+            Verdict::NotOurs | Verdict::Waiting(_) => Vec::new(),
+        };
+        (steps, None)
     }
 
     async fn apply(

@@ -4,12 +4,12 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Secret;
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::api::{Patch, PostParams};
 use kube::{Api, ResourceExt};
 use machinist_infra::client::RemoteError;
 use machinist_infra::provider::{Delivery, Labelling};
 use machinist_infra::store::Key;
-use machinist_shared::names::{CONTROLLER, annotation, finalizer, label};
+use machinist_shared::names::{annotation, finalizer, label};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -26,7 +26,7 @@ use crate::cache::{Node, StoredMachine, StoredMachineSet, TOKEN_NAMESPACE};
 use crate::context::Context;
 use crate::csr::{approve, request::StoredRequest, serving};
 use crate::runtime::backoff::Cause;
-use crate::runtime::write::{self, Stop};
+use crate::runtime::write::{self, Stop, guarded, patch_params, with_uid};
 
 /// A write that failed.
 #[derive(Debug, thiserror::Error)]
@@ -140,6 +140,18 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
+    fn machines(&self) -> Api<StoredMachine> {
+        Api::namespaced(self.context.client.clone(), self.machine.namespace())
+    }
+
+    fn tokens(&self) -> Api<Secret> {
+        Api::namespaced(self.context.client.clone(), TOKEN_NAMESPACE)
+    }
+
+    fn nodes(&self) -> Api<Node> {
+        Api::all(self.context.client.clone())
+    }
+
     async fn step(&mut self, step: &Step) -> Result<Progress, RemoteError> {
         match step {
             Step::PatchMachine(patch) => self.patch_machine(patch).await,
@@ -206,11 +218,8 @@ impl Run<'_> {
             }
             return Ok(Progress::Next);
         }
-        let mut patch = patch.clone();
-        let guard =
-            json!({"metadata": {"uid": self.machine.uid(), "resourceVersion": self.resource_version}});
-        json_patch::merge(&mut patch, &guard);
-        let api: Api<StoredMachine> = Api::namespaced(self.context.client.clone(), self.machine.namespace());
+        let patch = guarded(patch, self.machine.uid(), self.resource_version.as_deref());
+        let api = self.machines();
         let releases = patch
             .pointer("/metadata/finalizers")
             .and_then(Value::as_array)
@@ -233,7 +242,7 @@ impl Run<'_> {
     }
 
     async fn create_token(&mut self) -> Result<Progress, RemoteError> {
-        let api: Api<Secret> = Api::namespaced(self.context.client.clone(), TOKEN_NAMESPACE);
+        let api = self.tokens();
         let secret = bootstrap::new_token(self.machine, self.context.now());
         let written = api.create(&PostParams::default(), &secret).await?;
         self.token = TokenView::from_secret(&written).ok();
@@ -245,7 +254,7 @@ impl Run<'_> {
         let Some(token) = &self.token else {
             return Ok(Progress::Wait);
         };
-        let api: Api<Secret> = Api::namespaced(self.context.client.clone(), TOKEN_NAMESPACE);
+        let api = self.tokens();
         let patch = bootstrap::token::extend(token, self.context.now());
         let written = api
             .patch(&token.secret_name(), &patch_params(), &Patch::Merge(&patch))
@@ -255,7 +264,7 @@ impl Run<'_> {
     }
 
     async fn delete_spare_tokens(&mut self) -> Result<Progress, RemoteError> {
-        let api: Api<Secret> = Api::namespaced(self.context.client.clone(), TOKEN_NAMESPACE);
+        let api = self.tokens();
         for token in std::mem::take(&mut self.spare_tokens) {
             let params = with_uid(&token.secret_uid);
             gone(api.delete(&token.secret_name(), &params).await.map(drop))?;
@@ -367,7 +376,7 @@ impl Run<'_> {
     }
 
     async fn patch_node(&mut self, uid: &str, patch: &Value, puts: &[Item]) -> Result<Progress, RemoteError> {
-        let api: Api<Node> = Api::all(self.context.client.clone());
+        let api = self.nodes();
         let written = api
             .patch(self.machine.name(), &patch_params(), &Patch::Merge(patch))
             .await?;
@@ -408,7 +417,7 @@ impl Run<'_> {
     }
 
     async fn delete_node(&mut self, uid: &str) -> Result<Progress, RemoteError> {
-        let api: Api<Node> = Api::all(self.context.client.clone());
+        let api = self.nodes();
         match api.delete(self.machine.name(), &with_uid(uid)).await {
             // Somebody's finalizer holds it: the Machine goes when the Node is gone.
             Ok(either)
@@ -490,7 +499,7 @@ impl Run<'_> {
         if !open.must_leave(self.machine.name(), uid, host).await? {
             return Ok(Progress::Wait);
         }
-        let api: Api<StoredMachine> = Api::namespaced(self.context.client.clone(), self.machine.namespace());
+        let api = self.machines();
         let deleted = api
             .delete(self.machine.name(), &with_uid(self.machine.uid()))
             .await;
@@ -506,32 +515,12 @@ impl Run<'_> {
     }
 
     async fn delete_machine(&mut self) -> Result<Progress, RemoteError> {
-        let api: Api<StoredMachine> = Api::namespaced(self.context.client.clone(), self.machine.namespace());
+        let api = self.machines();
         gone(
             api.delete(self.machine.name(), &with_uid(self.machine.uid()))
                 .await
                 .map(drop),
         )
-    }
-}
-
-/// Patches are ours.
-pub(crate) fn patch_params() -> PatchParams {
-    PatchParams {
-        field_manager: Some(CONTROLLER.to_owned()),
-        ..PatchParams::default()
-    }
-}
-
-/// Deletes only the object of that UID.
-pub(crate) fn with_uid(uid: &str) -> DeleteParams {
-    let preconditions = Preconditions {
-        uid: Some(uid.to_owned()),
-        resource_version: None,
-    };
-    DeleteParams {
-        preconditions: Some(preconditions),
-        ..DeleteParams::default()
     }
 }
 
@@ -584,12 +573,6 @@ pub(super) fn concern(step: &Step) -> Concern {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_delete_names_the_uid_that_was_decided_on() {
-        let params = serde_json::to_value(with_uid("u-1")).unwrap();
-        assert_eq!(params["preconditions"]["uid"], "u-1");
-    }
 
     #[test]
     fn what_is_gone_is_deleted() {

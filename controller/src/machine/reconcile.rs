@@ -21,7 +21,7 @@ use super::starts::{Pool, Start};
 use crate::cache::{Remnant, StoredMachine, owner};
 use crate::context::Context;
 use crate::runtime::backoff::Cause;
-use crate::runtime::kernel::{self, Reconciler, Requeue};
+use crate::runtime::kernel::{Reconciler, Requeue};
 use crate::runtime::queue::Queue;
 use crate::runtime::write::Stop;
 use crate::telemetry::events::Event;
@@ -46,16 +46,6 @@ pub struct Snapshot {
     is_lost: bool,
     /// Since when it has not been answered to what happened to its VM.
     unseen: Option<std::time::Instant>,
-}
-
-impl kernel::Plan for Plan {
-    fn verbs(&self) -> Vec<&'static str> {
-        self.steps.iter().map(Step::verb).collect()
-    }
-
-    fn requeue_after(&self) -> Option<Duration> {
-        self.again
-    }
 }
 
 impl Reconciler for MachineReconciler {
@@ -135,6 +125,10 @@ impl Reconciler for MachineReconciler {
 
     fn decide(&self, snapshot: &Snapshot, now: Timestamp) -> Plan {
         decide(&snapshot.observed, now)
+    }
+
+    fn summary(plan: &Plan) -> (Vec<&'static str>, Option<Duration>) {
+        (plan.steps.iter().map(Step::verb).collect(), plan.again)
     }
 
     async fn apply(

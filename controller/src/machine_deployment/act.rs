@@ -20,9 +20,9 @@ use super::observed::Likeness;
 use super::plan::{NewSet, Plan, Step};
 use crate::cache::{StoredMachineDeployment, StoredMachineSet, Stores};
 use crate::context::Context;
-use crate::machine::act::patch_params;
 use crate::runtime::backoff::Cause;
-use crate::runtime::write::{self, Stop, WriteError, is_taken};
+use crate::runtime::creation_limit::CreationLimit;
+use crate::runtime::write::{self, Stop, WriteError, guarded, is_taken, patch_params};
 
 /// What went wrong.
 #[derive(Debug)]
@@ -115,7 +115,7 @@ impl Run<'_> {
             Step::PatchStatus(patch) => self.patch_status(patch).await,
             Step::CreateSet(set) => self.create(set).await,
             Step::PatchSet { name, uid, patch } => {
-                let patch = guarded(patch, uid, &self.set_version(uid));
+                let patch = guarded(patch, uid, Some(&self.set_version(uid)));
                 self.patch_set(name, uid, &Patch::Merge(patch)).await
             }
             Step::CopyTemplate { name, uid, template } => {
@@ -132,7 +132,7 @@ impl Run<'_> {
     }
 
     async fn patch_deployment(&mut self, patch: &Value) -> Result<(), kube::Error> {
-        let patch = guarded(patch, self.deployment.uid(), &self.resource_version);
+        let patch = guarded(patch, self.deployment.uid(), Some(&self.resource_version));
         let api = self.deployments();
         let written = api
             .patch(self.deployment.name(), &patch_params(), &Patch::Merge(&patch))
@@ -158,7 +158,7 @@ impl Run<'_> {
     }
 
     async fn patch_status(&mut self, patch: &Value) -> Result<(), kube::Error> {
-        let patch = guarded(patch, self.deployment.uid(), &self.resource_version);
+        let patch = guarded(patch, self.deployment.uid(), Some(&self.resource_version));
         let api = self.deployments();
         let written = api
             .patch_status(self.deployment.name(), &patch_params(), &Patch::Merge(&patch))
@@ -179,18 +179,20 @@ impl Run<'_> {
         let request = Request::new(url).create(&params, body);
         let request = request.map_err(kube::Error::BuildRequest)?;
         let memories = self.memories;
-        memories.begin(self.key, &set.name, Instant::now());
+        memories.creations(self.key, |creations| creations.spend(&set.name, Instant::now()));
         let answer = self.context.client.request::<StoredMachineSet>(request).await;
         let written = answer.inspect_err(|error| {
             if matches!(error, kube::Error::Api(status) if status.code < 500) {
-                memories.refund(self.key, &set.name);
+                memories.creations(self.key, |creations| creations.refund(&set.name));
             }
         })?;
         self.rejected = difference(&self.context.stores, self.deployment, &written);
         if self.rejected.is_some() {
-            memories.reject(self.key, written.name(), written.uid());
+            memories.creations(self.key, |creations| {
+                creations.reject(written.name(), written.uid())
+            });
         } else {
-            memories.accept(self.key);
+            memories.creations(self.key, CreationLimit::accept);
         }
         self.context.stores.machine_sets.written(written);
         Ok(())
@@ -269,13 +271,6 @@ fn difference(
          MachineSet was deleted, and no other is created but one now and then, after 5 minutes at the soonest; it goes on at \
          once when its selector or template changes, or when it is paused and resumed"
     ))
-}
-
-fn guarded(patch: &Value, uid: &str, resource_version: &str) -> Value {
-    let mut patch = patch.clone();
-    let guard = json!({"metadata": {"uid": uid, "resourceVersion": resource_version}});
-    json_patch::merge(&mut patch, &guard);
-    patch
 }
 
 fn json_patch_of(operations: &[Value]) -> Result<Patch<Value>, kube::Error> {

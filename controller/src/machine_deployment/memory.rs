@@ -105,36 +105,6 @@ impl Memories {
         }
     }
 
-    /// A set is about to be created.
-    pub fn begin(&self, key: &Key, name: &str, now: Instant) {
-        self.creations(key, |creations| creations.spend(name, now));
-    }
-
-    /// No set of that name was created.
-    pub fn refund(&self, key: &Key, name: &str) {
-        self.creations(key, |creations| creations.refund(name));
-    }
-
-    /// The set of that name and UID is not as it was sent.
-    pub fn reject(&self, key: &Key, name: &str, uid: &str) {
-        self.creations(key, |creations| creations.reject(name, uid));
-    }
-
-    /// Sets that are not as they were sent, of those that are still there.
-    pub fn rejected(&self, key: &Key, is_there: impl Fn(&str, &str) -> bool) -> Vec<(String, String)> {
-        self.creations(key, |creations| creations.rejected(is_there))
-    }
-
-    /// A new set is as it was sent.
-    pub fn accept(&self, key: &Key) {
-        self.creations(key, CreationLimit::accept);
-    }
-
-    /// A new set is not: none is created for a while.
-    pub fn halt(&self, key: &Key, message: String, now: Timestamp) {
-        self.creations(key, |creations| creations.halt(message, now));
-    }
-
     /// What the deployment may create.
     pub fn allowance(
         &self,
@@ -151,7 +121,8 @@ impl Memories {
         })
     }
 
-    fn creations<T>(&self, key: &Key, of: impl FnOnce(&mut CreationLimit) -> T) -> T {
+    /// What it has created that may come to nothing.
+    pub fn creations<T>(&self, key: &Key, of: impl FnOnce(&mut CreationLimit) -> T) -> T {
         of(&mut self.deployments.lock().entry(key.clone()).or_default().creations)
     }
 

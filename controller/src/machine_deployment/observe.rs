@@ -37,8 +37,8 @@ pub(super) fn observe(
             .machine_sets
             .get(&Key::new(stored.namespace(), name))
     };
-    let rejected = memories.rejected(key, |name, uid| {
-        find(name).is_some_and(|set| set.uid() == uid && !set.is_deleting())
+    let rejected = memories.creations(key, |creations| {
+        creations.rejected(|name, uid| find(name).is_some_and(|set| set.uid() == uid && !set.is_deleting()))
     });
     let is_rejected = |set: &StoredMachineSet| rejected.iter().any(|(_, uid)| uid == set.uid());
     let fate = |name: &str| match find(name) {

@@ -15,7 +15,7 @@ use super::plan::{Plan, Step};
 use crate::autoscaler::{Group, NodeGroups};
 use crate::cache::{StoredMachineDeployment, StoredMachineSet};
 use crate::context::Context;
-use crate::runtime::kernel::{self, Reconciler, Requeue};
+use crate::runtime::kernel::{Reconciler, Requeue};
 use crate::runtime::queue::Queue;
 use crate::runtime::write::Stop;
 
@@ -41,16 +41,6 @@ impl MachineDeploymentReconciler {
             groups,
             memories: Memories::default(),
         }
-    }
-}
-
-impl kernel::Plan for Plan {
-    fn verbs(&self) -> Vec<&'static str> {
-        self.steps.iter().map(Step::verb).collect()
-    }
-
-    fn requeue_after(&self) -> Option<Duration> {
-        self.again
     }
 }
 
@@ -98,6 +88,10 @@ impl Reconciler for MachineDeploymentReconciler {
         decide(&snapshot.observed, now)
     }
 
+    fn summary(plan: &Plan) -> (Vec<&'static str>, Option<Duration>) {
+        (plan.steps.iter().map(Step::verb).collect(), plan.again)
+    }
+
     async fn apply(
         &self,
         key: &Key,
@@ -116,7 +110,7 @@ impl Reconciler for MachineDeploymentReconciler {
                     error
                 }
                 Failure::Rejected(how) => {
-                    memories.halt(key, how.clone(), now);
+                    memories.creations(key, |creations| creations.halt(how.clone(), now));
                     how
                 }
                 Failure::Write(failed) => {

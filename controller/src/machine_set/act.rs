@@ -17,9 +17,8 @@ use super::new_machine;
 use super::plan::{Plan, Step};
 use crate::cache::{StoredMachine, StoredMachineSet};
 use crate::context::Context;
-use crate::machine::act::{patch_params, with_uid};
 use crate::runtime::backoff::Cause;
-use crate::runtime::write::{self, Stop, WriteError};
+use crate::runtime::write::{self, Stop, WriteError, guarded, patch_params, with_uid};
 
 mod create;
 
@@ -97,7 +96,7 @@ struct Run<'a> {
 impl Run<'_> {
     async fn step(&mut self, step: Step) -> Result<(), Refused> {
         match &step {
-            Step::PatchSet(patch) => self.patch_set(patch).await,
+            Step::PatchSet(patch) | Step::Status(patch) => self.patch_set(&step, patch).await,
             Step::Release(machines) => {
                 for machine in machines {
                     self.memories.expect_loss(self.key, machine.uid());
@@ -116,10 +115,14 @@ impl Run<'_> {
                 self.make_sure_that_marks_are_known().await?;
                 self.each(machines, |machine| self.delete(machine)).await
             }
-            Step::ChangeInPlace(changes) => {
-                worst(join_all(changes.iter().map(|(machine, patch)| self.change(machine, patch))).await)
-            }
-            Step::Status(patch) => self.patch_status(patch).await,
+            Step::ChangeInPlace(changes) => worst(
+                join_all(
+                    changes
+                        .iter()
+                        .map(|(machine, patch)| self.change(machine, step.verb(), patch)),
+                )
+                .await,
+            ),
             Step::Event(event) => {
                 self.context.events.publish(self.set.as_ref(), event).await;
                 Ok(())
@@ -154,37 +157,21 @@ impl Run<'_> {
         worst(join_all(machines.iter().map(write)).await)
     }
 
-    async fn patch_set(&mut self, patch: &Value) -> Result<(), Refused> {
-        let patch = self.guarded(patch);
-        let (api, name, params) = (self.sets(), self.set.name(), patch_params());
-        let write = async { api.patch(name, &params, &Patch::Merge(&patch)).await };
-        let written = self.write("patch the MachineSet", name, write).await?;
-        self.taken_in(written);
-        Ok(())
-    }
-
-    async fn patch_status(&mut self, patch: &Value) -> Result<(), Refused> {
-        let patch = self.guarded(patch);
-        let (api, name, params) = (self.sets(), self.set.name(), patch_params());
-        let write = async { api.patch_status(name, &params, &Patch::Merge(&patch)).await };
-        let written = self
-            .write("patch the status of the MachineSet", name, write)
-            .await?;
-        self.taken_in(written);
-        Ok(())
-    }
-
-    fn guarded(&self, patch: &Value) -> Value {
-        let mut patch = patch.clone();
-        let guard = json!({"metadata": {"uid": self.set.uid(), "resourceVersion": self.resource_version}});
-        json_patch::merge(&mut patch, &guard);
-        patch
-    }
-
-    fn taken_in(&mut self, written: StoredMachineSet) {
+    async fn patch_set(&mut self, step: &Step, patch: &Value) -> Result<(), Refused> {
+        let patch = guarded(patch, self.set.uid(), self.resource_version.as_deref());
+        let (api, name, params, patch) = (self.sets(), self.set.name(), patch_params(), Patch::Merge(&patch));
+        let write = async {
+            if matches!(step, Step::Status(_)) {
+                api.patch_status(name, &params, &patch).await
+            } else {
+                api.patch(name, &params, &patch).await
+            }
+        };
+        let written = self.write(step.verb(), name, write).await?;
         self.resource_version
             .clone_from(&written.metadata.resource_version);
         self.context.stores.machine_sets.written(written);
+        Ok(())
     }
 
     /// Asks the API server, not the store: `kubectl delete --cascade=orphan` lets the Machines go and then ends the set, and
@@ -234,27 +221,22 @@ impl Run<'_> {
         verb: &'static str,
         reference: Option<&Value>,
     ) -> Result<(), Refused> {
-        let patch = json!({"metadata": {
-            "uid": machine.uid(),
-            "resourceVersion": machine.metadata.resource_version,
-            "ownerReferences": owners(machine, self.set.uid(), reference),
-        }});
-        let (api, name, params) = (self.machines(), machine.name(), patch_params());
-        let write = async { api.patch(name, &params, &Patch::Merge(&patch)).await };
-        let written = self.write(verb, name, write).await?;
-        self.context.stores.machines.written(written);
-        Ok(())
+        let owners = owners(machine, self.set.uid(), reference);
+        let patch = json!({"metadata": {"ownerReferences": owners}});
+        self.change(machine, verb, &patch).await
     }
 
     /// Changes a Machine as it was when that was decided.
-    async fn change(&self, machine: &StoredMachine, change: &Value) -> Result<(), Refused> {
-        let mut patch = change.clone();
-        let guard =
-            json!({"metadata": {"uid": machine.uid(), "resourceVersion": machine.metadata.resource_version}});
-        json_patch::merge(&mut patch, &guard);
+    async fn change(
+        &self,
+        machine: &StoredMachine,
+        verb: &'static str,
+        patch: &Value,
+    ) -> Result<(), Refused> {
+        let patch = guarded(patch, machine.uid(), machine.metadata.resource_version.as_deref());
         let (api, name, params) = (self.machines(), machine.name(), patch_params());
         let write = async { api.patch(name, &params, &Patch::Merge(&patch)).await };
-        let written = self.write("change the Machine in place", name, write).await?;
+        let written = self.write(verb, name, write).await?;
         self.context.stores.machines.written(written);
         Ok(())
     }
@@ -279,7 +261,8 @@ impl Run<'_> {
             }
         };
         let left = self.write("delete the Machine", name, write).await?;
-        self.memories.refund(self.key, name);
+        self.memories
+            .creations(self.key, |creations| creations.refund(name));
         match left {
             Some(left) if left.is_deleting() => self.context.stores.machines.written(left),
             _ => self

@@ -235,32 +235,6 @@ impl Memories {
         });
     }
 
-    /// No Machine of that name was created, or it was deleted on purpose.
-    pub fn refund(&self, key: &Key, name: &str) {
-        self.of(key, |memory| memory.creations.refund(name));
-    }
-
-    /// The Machine of that name and UID is not as it was sent.
-    pub fn reject(&self, key: &Key, name: &str, uid: &str) {
-        self.of(key, |memory| memory.creations.reject(name, uid));
-    }
-
-    /// Machines that are not as they were sent, of those that are still there.
-    pub fn rejected(&self, key: &Key, is_there: impl Fn(&str, &str) -> bool) -> Vec<(String, String)> {
-        let rejected = self.of(key, |memory| memory.creations.rejected(is_there));
-        rejected.unwrap_or_default()
-    }
-
-    /// New Machines are as they were sent.
-    pub fn accept(&self, key: &Key) {
-        self.of(key, |memory| memory.creations.accept());
-    }
-
-    /// A new Machine is not: none is created for a while.
-    pub fn halt(&self, key: &Key, message: String, now: Timestamp) {
-        self.of(key, |memory| memory.creations.halt(message, now));
-    }
-
     /// What the set may create: as many as it asks for, some in the place of others, and few that come to nothing.
     pub fn allowance(
         &self,
@@ -278,6 +252,11 @@ impl Memories {
             creations.allowance(replicas + replicas / 10 + SPARE_CREATIONS, now)
         });
         allowance.unwrap_or_else(|| CreationLimit::default().allowance(replicas, now))
+    }
+
+    /// What the set has created that may come to nothing.
+    pub fn creations<T>(&self, key: &Key, of: impl FnOnce(&mut CreationLimit) -> T) -> Option<T> {
+        self.of(key, |memory| of(&mut memory.creations))
     }
 
     /// It is known what has become of that name.

@@ -40,7 +40,10 @@ pub(super) fn observe(
     let machine = |name: &str| stores.machines.get(&Key::new(set.namespace(), name));
     let still =
         |name: &str, uid: &str| machine(name).filter(|found| found.uid() == uid && !found.is_deleting());
-    let rejected = memories.rejected(key, |name, uid| still(name, uid).is_some());
+    let rejected = memories.creations(key, |creations| {
+        creations.rejected(|name, uid| still(name, uid).is_some())
+    });
+    let rejected = rejected.unwrap_or_default();
     let rejected: Vec<_> = rejected
         .iter()
         .filter_map(|(name, uid)| still(name, uid))

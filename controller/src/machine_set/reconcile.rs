@@ -15,7 +15,7 @@ use super::observed::Observed;
 use super::plan::{Plan, Step};
 use crate::autoscaler::{Group, NodeGroups};
 use crate::context::Context;
-use crate::runtime::kernel::{self, Reconciler, Requeue};
+use crate::runtime::kernel::{Reconciler, Requeue};
 use crate::runtime::queue::Queue;
 use crate::runtime::write::Stop;
 
@@ -34,16 +34,6 @@ impl MachineSetReconciler {
             groups,
             memories: Memories::default(),
         }
-    }
-}
-
-impl kernel::Plan for Plan {
-    fn verbs(&self) -> Vec<&'static str> {
-        self.steps.iter().map(Step::verb).collect()
-    }
-
-    fn requeue_after(&self) -> Option<Duration> {
-        self.again
     }
 }
 
@@ -103,6 +93,10 @@ impl Reconciler for MachineSetReconciler {
         decide(observed, now)
     }
 
+    fn summary(plan: &Plan) -> (Vec<&'static str>, Option<Duration>) {
+        (plan.steps.iter().map(Step::verb).collect(), plan.again)
+    }
+
     async fn apply(
         &self,
         key: &Key,
@@ -117,7 +111,7 @@ impl Reconciler for MachineSetReconciler {
         result.map_err(|stop| {
             stop.map(|failure| match failure {
                 Failure::Rejected(how) => {
-                    memories.halt(key, how.clone(), now);
+                    memories.creations(key, |creations| creations.halt(how.clone(), now));
                     memories.hurry(key);
                     how
                 }

@@ -29,15 +29,6 @@ const RETRY: Backoff = Backoff {
     longest: Duration::from_secs(30),
 };
 
-/// What a reconciler plans for one object.
-pub trait Plan: Send {
-    /// What its writes do, in order, for the log.
-    fn verbs(&self) -> Vec<&'static str>;
-
-    /// When to reconcile again, if nothing happens before.
-    fn requeue_after(&self) -> Option<Duration>;
-}
-
 /// When a key is due again whose plan was carried out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Requeue {
@@ -76,7 +67,7 @@ pub trait Reconciler: Send + Sync + 'static {
     type Snapshot: Send + Sync;
 
     /// What to do for it.
-    type Plan: Plan;
+    type Plan: Send;
 
     /// What all reconcilers have in common.
     fn context(&self) -> &Context;
@@ -102,6 +93,9 @@ pub trait Reconciler: Send + Sync + 'static {
 
     /// What follows from that: the same snapshot and time give the same plan.
     fn decide(&self, snapshot: &Self::Snapshot, now: Timestamp) -> Self::Plan;
+
+    /// What the plan's writes do, in order, and when it says to reconcile again; for the log.
+    fn summary(plan: &Self::Plan) -> (Vec<&'static str>, Option<Duration>);
 
     /// Carries the plan out.
     fn apply(
@@ -158,7 +152,8 @@ async fn reconcile<R: Reconciler>(reconciler: &R, attempts: &Attempts, key: &Key
         return true;
     };
     let plan = reconciler.decide(&snapshot, now);
-    tracing::debug!(controller = R::NAME, object = %key, steps = ?plan.verbs(), again = ?plan.requeue_after(), "decided");
+    let (steps, again) = R::summary(&plan);
+    tracing::debug!(controller = R::NAME, object = %key, ?steps, ?again, "decided");
     match reconciler.apply(key, snapshot, plan, now).await {
         Ok(requeue) => {
             attempts.end(key);

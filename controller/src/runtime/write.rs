@@ -1,6 +1,9 @@
 //! One write, as all reconcilers make it, and what its answer means.
 
+use kube::api::{DeleteParams, PatchParams, Preconditions};
 use machinist_infra::client::RemoteError;
+use machinist_shared::names::CONTROLLER;
+use serde_json::{Value, json};
 
 use crate::context::Context;
 
@@ -86,6 +89,34 @@ pub async fn fenced<T, E: Answer>(
     })
 }
 
+/// Patches are ours.
+pub fn patch_params() -> PatchParams {
+    PatchParams {
+        field_manager: Some(CONTROLLER.to_owned()),
+        ..PatchParams::default()
+    }
+}
+
+/// Deletes only the object of that UID.
+pub fn with_uid(uid: &str) -> DeleteParams {
+    let preconditions = Preconditions {
+        uid: Some(uid.to_owned()),
+        resource_version: None,
+    };
+    DeleteParams {
+        preconditions: Some(preconditions),
+        ..DeleteParams::default()
+    }
+}
+
+/// The merge patch of an object as it was decided about, and of no other of its name.
+pub fn guarded(patch: &Value, uid: &str, resource_version: Option<&str>) -> Value {
+    let mut patch = patch.clone();
+    let guard = json!({"metadata": {"uid": uid, "resourceVersion": resource_version}});
+    json_patch::merge(&mut patch, &guard);
+    patch
+}
+
 #[cfg(test)]
 mod tests {
     use rstest::rstest;
@@ -106,5 +137,11 @@ mod tests {
             ..Default::default()
         };
         assert_eq!(kube::Error::Api(Box::new(status)).is_stale(), stale);
+    }
+
+    #[test]
+    fn a_delete_names_the_uid_that_was_decided_on() {
+        let params = serde_json::to_value(with_uid("u-1")).unwrap();
+        assert_eq!(params["preconditions"]["uid"], "u-1");
     }
 }

@@ -4,6 +4,7 @@ use std::sync::{Arc, Weak};
 
 use k8s_openapi::jiff::Timestamp;
 use machinist_infra::clock::ServerClock;
+use machinist_infra::store::Key;
 use machinist_infra::traffic::Traffic;
 use machinist_infra::watch::unreadable;
 use machinist_shared::api::MachineSpec;
@@ -14,211 +15,137 @@ use prometheus::{Gauge, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts};
 use crate::cache::SpecState;
 use crate::cache::{StoredMachine, StoredMachineDeployment};
 use crate::context::Context;
-use crate::runtime::queue::Queues;
+use crate::runtime::queue::{Queue, Queues};
 use crate::telemetry::metrics::{Counts, Metrics};
 
-/// Requests to both kinds of clusters.
-pub struct Requests {
-    user: Traffic,
-    infra: Traffic,
-    count: IntCounterVec,
+/// A metric that is brought up to date whenever somebody asks for it.
+pub struct ReadOff<M> {
+    metric: M,
+    read: Box<dyn Fn(&M) + Send + Sync>,
 }
 
-impl Requests {
-    /// To be registered.
-    pub fn new(user: Traffic, infra: Traffic) -> Result<Self, prometheus::Error> {
-        let about = "Requests to API servers, by kind of cluster, verb and result.";
-        let count = IntCounterVec::new(
-            Opts::new("machinist_api_requests_total", about),
-            &["cluster_kind", "verb", "result"],
-        )?;
-        Ok(Self { user, infra, count })
+impl<M: Collector> ReadOff<M> {
+    pub(super) fn new(metric: M, read: impl Fn(&M) + Send + Sync + 'static) -> Self {
+        let read = Box::new(read);
+        Self { metric, read }
     }
 }
 
-impl Collector for Requests {
+impl<M: Collector> Collector for ReadOff<M> {
     fn desc(&self) -> Vec<&Desc> {
-        self.count.desc()
+        self.metric.desc()
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        for (cluster, traffic) in [("user", &self.user), ("infra", &self.infra)] {
+        (self.read)(&self.metric);
+        self.metric.collect()
+    }
+}
+
+/// To be registered.
+pub type Registered<M> = Result<ReadOff<M>, prometheus::Error>;
+
+/// Requests to both kinds of clusters.
+pub fn requests(user: Traffic, infra: Traffic) -> Registered<IntCounterVec> {
+    let about = "Requests to API servers, by kind of cluster, verb and result.";
+    let opts = Opts::new("machinist_api_requests_total", about);
+    let count = IntCounterVec::new(opts, &["cluster_kind", "verb", "result"])?;
+    Ok(ReadOff::new(count, move |metric| {
+        for (cluster, traffic) in [("user", &user), ("infra", &infra)] {
             for count in traffic.counts() {
                 for (result, value) in [("ok", count.ok), ("error", count.error)] {
-                    let counter = self.count.with_label_values(&[cluster, count.verb, result]);
+                    let counter = metric.with_label_values(&[cluster, count.verb, result]);
                     counter.inc_by(value.saturating_sub(counter.get()));
                 }
             }
         }
-        self.count.collect()
-    }
+    }))
 }
 
 /// Objects that are left out because they cannot be read.
-pub struct Unreadable(IntCounterVec);
-
-impl Unreadable {
-    /// To be registered.
-    pub fn new() -> Result<Self, prometheus::Error> {
-        let about = "Objects read by a list or watch and left out because they cannot be decoded or are too large; the log names them.";
-        let opts = Opts::new("machinist_unreadable_objects_total", about);
-        Ok(Self(IntCounterVec::new(opts, &["kind"])?))
-    }
-}
-
-impl Collector for Unreadable {
-    fn desc(&self) -> Vec<&Desc> {
-        self.0.desc()
-    }
-
-    fn collect(&self) -> Vec<MetricFamily> {
+pub fn unreadable_objects() -> Registered<IntCounterVec> {
+    let about = "Objects read by a list or watch and left out because they cannot be decoded or are too large; the log names them.";
+    let opts = Opts::new("machinist_unreadable_objects_total", about);
+    Ok(ReadOff::new(IntCounterVec::new(opts, &["kind"])?, |metric| {
         for (kind, count) in unreadable::counts() {
-            let counter = self.0.with_label_values(&[&kind]);
+            let counter = metric.with_label_values(&[&kind]);
             counter.inc_by(count.saturating_sub(counter.get()));
         }
-        self.0.collect()
-    }
+    }))
 }
 
 /// What waits to be worked on, by controller. Zero while another process leads: what it works on waits here, too.
-pub struct Depths {
-    queues: Queues,
-    metrics: Metrics,
-    depth: IntGaugeVec,
+pub fn depths(queues: Queues, metrics: Metrics) -> Registered<IntGaugeVec> {
+    let opts = Opts::new(
+        "machinist_queue_depth",
+        "Objects waiting to be worked on, by controller.",
+    );
+    by_label(opts, "controller", move || {
+        let depth = |queue: &Queue<Key>| {
+            if metrics.leader.get() > 0 {
+                queue.depth()
+            } else {
+                0
+            }
+        };
+        Some(vec![
+            ("machine", depth(&queues.machines)),
+            ("machineset", depth(&queues.sets)),
+            ("machinedeployment", depth(&queues.deployments)),
+        ])
+    })
 }
 
-impl Depths {
-    /// To be registered.
-    pub fn new(queues: Queues, metrics: Metrics) -> Result<Self, prometheus::Error> {
-        let about = "Objects waiting to be worked on, by controller.";
-        let depth = IntGaugeVec::new(Opts::new("machinist_queue_depth", about), &["controller"])?;
-        Ok(Self {
-            queues,
-            metrics,
-            depth,
-        })
-    }
-}
-
-impl Collector for Depths {
-    fn desc(&self) -> Vec<&Desc> {
-        self.depth.desc()
-    }
-
-    fn collect(&self) -> Vec<MetricFamily> {
-        let leads = self.metrics.leader.get() > 0;
-        for (controller, queue) in [
-            ("machine", &self.queues.machines),
-            ("machineset", &self.queues.sets),
-            ("machinedeployment", &self.queues.deployments),
-        ] {
-            let depth = if leads { queue.depth() } else { 0 };
-            // Their number is far below the limit.
-            let depth = i64::try_from(depth).unwrap_or(i64::MAX);
-            self.depth.with_label_values(&[controller]).set(depth);
+/// Pods of draining Nodes that a PodDisruptionBudget does not let go. Most of them are never asked for, for what a budget
+/// allows is known; so nothing happens that could be counted.
+pub fn blocked_evictions(count: impl Fn() -> Option<usize> + Send + Sync + 'static) -> Registered<IntGauge> {
+    let about = "Pods of draining Nodes that a PodDisruptionBudget does not let go now.";
+    let gauge = IntGauge::new("machinist_evictions_blocked", about)?;
+    Ok(ReadOff::new(gauge, move |gauge| {
+        if let Some(pods) = count() {
+            gauge.set(number(pods));
         }
-        self.depth.collect()
-    }
+    }))
 }
 
-/// A gauge that is read off when somebody asks.
-pub struct Reading {
-    /// `None` if there is nothing to be read.
-    read: Box<dyn Fn() -> Option<f64> + Send + Sync>,
-    gauge: Gauge,
+/// How far the clocks differ.
+pub fn clock_skew(clock: ServerClock) -> Registered<Gauge> {
+    let about = "Seconds that the clock of the user cluster's API server is ahead of the controller's.";
+    let gauge = Gauge::new("machinist_clock_skew_seconds", about)?;
+    Ok(ReadOff::new(gauge, move |gauge| {
+        gauge.set(clock.ahead().map_or(f64::NAN, |ahead| ahead.as_secs_f64()));
+    }))
 }
 
-impl Reading {
-    fn new(
-        name: &str,
-        about: &str,
-        read: impl Fn() -> Option<f64> + Send + Sync + 'static,
-    ) -> Result<Self, prometheus::Error> {
-        Ok(Self {
-            read: Box::new(read),
-            gauge: Gauge::new(name, about)?,
-        })
-    }
-
-    /// Pods of draining Nodes that a PodDisruptionBudget does not let go. Most of them are never asked for, for what a budget
-    /// allows is known; so nothing happens that could be counted.
-    pub fn blocked(
-        count: impl Fn() -> Option<usize> + Send + Sync + 'static,
-    ) -> Result<Self, prometheus::Error> {
-        let about = "Pods of draining Nodes that a PodDisruptionBudget does not let go now.";
-        let read = move || count().and_then(|pods| u32::try_from(pods).ok()).map(f64::from);
-        Self::new("machinist_evictions_blocked", about, read)
-    }
-
-    /// How far the clocks differ.
-    pub fn clock_skew(clock: ServerClock) -> Result<Self, prometheus::Error> {
-        let about = "Seconds that the clock of the user cluster's API server is ahead of the controller's.";
-        let read = move || clock.ahead().map(|ahead| ahead.as_secs_f64());
-        Self::new("machinist_clock_skew_seconds", about, read)
-    }
+/// Infra clusters (server, CA and namespace) by their state.
+pub fn infra_clusters(count: impl Fn() -> Option<Counts> + Send + Sync + 'static) -> Registered<IntGaugeVec> {
+    let about = "Infra clusters and namespaces in use, and those of them that do not answer or have lost many VMs at once.";
+    by_label(Opts::new("machinist_infra_clusters", about), "state", count)
 }
 
-impl Collector for Reading {
-    fn desc(&self) -> Vec<&Desc> {
-        self.gauge.desc()
-    }
-
-    fn collect(&self) -> Vec<MetricFamily> {
-        self.gauge.set((self.read)().unwrap_or(f64::NAN));
-        self.gauge.collect()
-    }
+/// Machines that start, by their state.
+pub fn starts(count: impl Fn() -> Option<Counts> + Send + Sync + 'static) -> Registered<IntGaugeVec> {
+    let about =
+        "Machines that have a VM and have never been Ready, and those whose VM waits for one of them.";
+    by_label(Opts::new("machinist_starting_machines", about), "state", count)
 }
 
-/// A gauge of what is counted by state when somebody asks.
-pub struct ByState {
-    /// `None` at the end of the process.
-    count: Box<dyn Fn() -> Option<Counts> + Send + Sync>,
-    gauge: IntGaugeVec,
-}
-
-impl ByState {
-    /// To be registered.
-    pub fn new(
-        opts: Opts,
-        count: impl Fn() -> Option<Counts> + Send + Sync + 'static,
-    ) -> Result<Self, prometheus::Error> {
-        Ok(Self {
-            count: Box::new(count),
-            gauge: IntGaugeVec::new(opts, &["state"])?,
-        })
-    }
-
-    /// Infra clusters (server, CA and namespace).
-    pub fn infra_clusters(
-        count: impl Fn() -> Option<Counts> + Send + Sync + 'static,
-    ) -> Result<Self, prometheus::Error> {
-        let about = "Infra clusters and namespaces in use, and those of them that do not answer or have lost many VMs at once.";
-        Self::new(Opts::new("machinist_infra_clusters", about), count)
-    }
-
-    /// Machines that start.
-    pub fn starts(
-        count: impl Fn() -> Option<Counts> + Send + Sync + 'static,
-    ) -> Result<Self, prometheus::Error> {
-        let about =
-            "Machines that have a VM and have never been Ready, and those whose VM waits for one of them.";
-        Self::new(Opts::new("machinist_starting_machines", about), count)
-    }
-}
-
-impl Collector for ByState {
-    fn desc(&self) -> Vec<&Desc> {
-        self.gauge.desc()
-    }
-
-    fn collect(&self) -> Vec<MetricFamily> {
-        for (state, count) in (self.count)().into_iter().flatten() {
-            // Their number is far below the limit.
-            let count = i64::try_from(count).unwrap_or(i64::MAX);
-            self.gauge.with_label_values(&[state]).set(count);
+/// What is counted by one label; `None` at the end of the process.
+fn by_label(
+    opts: Opts,
+    label: &str,
+    count: impl Fn() -> Option<Counts> + Send + Sync + 'static,
+) -> Registered<IntGaugeVec> {
+    Ok(ReadOff::new(IntGaugeVec::new(opts, &[label])?, move |gauge| {
+        for (value, found) in count().into_iter().flatten() {
+            gauge.with_label_values(&[value]).set(number(found));
         }
-        self.gauge.collect()
-    }
+    }))
+}
+
+/// For a gauge. It is far below the limit.
+pub(super) fn number(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
 }
 
 /// Reads a count off a status.
@@ -321,8 +248,7 @@ impl MachineController {
         if context.metrics.leader.get() == 0 {
             return;
         }
-        self.workers
-            .set(i64::try_from(self.worker_count).unwrap_or(i64::MAX));
+        self.workers.set(number(self.worker_count));
         let failed = |controller| {
             context
                 .metrics
@@ -414,7 +340,7 @@ mod tests {
                     ("braked", 0),
                 ]
             };
-            ByState::new(Opts::new("some", "Some."), move || Some(count())).unwrap()
+            by_label(Opts::new("some", "Some."), "state", move || Some(count())).unwrap()
         };
         let shown = || {
             let families = clusters.collect();

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::{Refusal, Refused, Run, failed, named, worst};
 use crate::cache::{StoredMachine, StoredMachineSet};
 use crate::machine_set::new_machine;
+use crate::runtime::creation_limit::CreationLimit;
 use crate::runtime::write::{Stop, is_taken};
 
 /// The largest batch; after it the server has shown that it takes them.
@@ -76,7 +77,7 @@ impl Run<'_> {
         let none = names.is_empty();
         worst(join_all(names.iter().map(|name| self.create_one(name))).await)?;
         if !none {
-            self.memories.accept(self.key);
+            self.memories.creations(self.key, CreationLimit::accept);
         }
         Ok(())
     }
@@ -113,13 +114,13 @@ impl Run<'_> {
                 Fate::Unknown => Err(failed(error)),
                 Fate::Made | Fate::Refused => {
                     memories.resolve(self.key, name);
-                    memories.refund(self.key, name);
+                    memories.creations(self.key, |creations| creations.refund(name));
                     Err(failed(nameless(error, name)))
                 }
             },
             Err(Stop::Stale) => {
                 memories.resolve(self.key, name);
-                memories.refund(self.key, name);
+                memories.creations(self.key, |creations| creations.refund(name));
                 Err(Stop::Stale)
             }
             Err(refused) => Err(refused),
@@ -132,7 +133,9 @@ impl Run<'_> {
         let difference = difference(self.set, &machine);
         if difference.is_some() {
             let memories = self.memories;
-            memories.reject(self.key, machine.name(), machine.uid());
+            memories.creations(self.key, |creations| {
+                creations.reject(machine.name(), machine.uid())
+            });
         }
         self.context.stores.machines.written(machine);
         difference.map_or(Ok(()), |how| Err(Stop::Failed(Refusal::Rejected(how))))
