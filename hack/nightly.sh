@@ -5,6 +5,12 @@ set -euo pipefail
 
 cd "$(dirname "$0")/.."
 parts=(fuzz-admission fuzz-values fuzz-csr fuzz-watched fuzz-answers guests cert-manager fleet outage many neighbours drains rollout-laws random-edits kill-points asked-time)
+for class in kills watches; do
+  for operation in create scale rollout evacuation; do
+    parts+=("sieve-$class-$operation")
+  done
+done
+parts+=(sieve-restores-user sieve-restores-infra)
 for round in $(seq -w 20); do
   parts+=("repeat-$round")
 done
@@ -28,6 +34,8 @@ run() {
     random-edits) EDITS=1000 case_program cases random_edits:: ;;
     kill-points) MACHINIST_KILL_POINTS=all case_program cases crash:: ;;
     asked-time) case_program asked_time ;;
+    # What held is not tried again, should it take longer than the time there is.
+    sieve-*) SIEVE="${1#sieve-}" SIEVE_HELD="$results/$1.held" SIEVE_SECONDS="${SIEVE_SECONDS:-480}" case_program sieve ;;
     repeat-*) hack/under-load.sh cargo test --workspace --locked --test cases ;;
     *)
       echo "nightly: there is no part $1; there are: ${parts[*]}" >&2

@@ -365,6 +365,21 @@ impl Testbed {
         self.controller.iter().chain(&self.webhook)
     }
 
+    /// Puts the infra cluster's etcd back, for [`ControlPlane::restore_etcd`], and starts the simulator again, which knows
+    /// later versions than there are then.
+    pub async fn restore_infra(&mut self, folder: &Path) -> Result<()> {
+        if let Some(simulator) = self.simulator.take() {
+            simulator.terminate(SIMULATOR_ENDS).await?;
+        }
+        self.infra.restore_etcd(folder).await?;
+        if self.options.boot.is_some() {
+            // It says that it is ready in its log.
+            fs::File::create(self.dir.join("kubevirt-sim.log"))?;
+            self.simulator = Some(self.simulate(&self.infra, "kubevirt-sim").await?);
+        }
+        Ok(())
+    }
+
     /// The simulated KubeVirt, if there is one.
     pub fn simulator(&self) -> Option<&Process> {
         self.simulator.as_ref()

@@ -26,6 +26,7 @@ use kube::{
     Api, Client,
     api::{Patch, PatchParams, PostParams},
 };
+use nix::sys::signal::Signal;
 use serde_json::json;
 use tokio::io::AsyncWriteExt as _;
 
@@ -35,7 +36,7 @@ use crate::{
     kubeconfig,
     pki::{self, Ca},
     ports::Port,
-    process::{Process, Program},
+    process::{self, Process, Program},
     runs, timings,
     tools::Tools,
 };
@@ -105,7 +106,7 @@ pub struct ControlPlane {
     // Dropped in this order: clients first, storage last.
     controller_manager: Mutex<Option<Process>>,
     apiserver: Mutex<Process>,
-    etcd: Process,
+    etcd: Mutex<Process>,
     data: DataDir,
     ports: [Port; 3],
     controller_manager_port: Port,
@@ -170,7 +171,7 @@ impl ControlPlane {
             config,
             controller_manager: Mutex::new(None),
             apiserver: Mutex::new(apiserver),
-            etcd,
+            etcd: Mutex::new(etcd),
             data,
             ports: [etcd_port, peer_port, secure_port],
             controller_manager_port: Port::reserve()?,
@@ -233,11 +234,50 @@ impl ControlPlane {
         self.await_apiserver().await
     }
 
+    /// Copies what etcd holds now into `folder`, which does not exist yet, for [`Self::restore_etcd`].
+    pub async fn snapshot_etcd(&self, folder: &Path) -> Result<()> {
+        // While it is stopped, its files are as a crash would leave them, which it starts from.
+        let pid = {
+            let etcd = lock(&self.etcd);
+            etcd.signal(Signal::SIGSTOP);
+            etcd.pid()
+        };
+        while !process::is_stopped(pid) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let copied = copy_folder(&self.data.etcd(), folder);
+        lock(&self.etcd).signal(Signal::SIGCONT);
+        copied.with_context(|| format!("filling {}", folder.display()))
+    }
+
+    /// Puts etcd back to what [`Self::snapshot_etcd`] copied, and starts the servers of this cluster again: versions of
+    /// objects count from there once more.
+    pub async fn restore_etcd(&self, folder: &Path) -> Result<()> {
+        let managed = lock(&self.controller_manager).is_some();
+        self.kill_controller_manager();
+        {
+            let (mut apiserver, mut etcd) = (lock(&self.apiserver), lock(&self.etcd));
+            apiserver.kill();
+            etcd.kill();
+            fs::remove_dir_all(self.data.etcd())?;
+            copy_folder(folder, &self.data.etcd())
+                .with_context(|| format!("restoring {}", folder.display()))?;
+            *etcd = etcd.program().clone().spawn()?;
+            *apiserver = apiserver.program().clone().spawn()?;
+        }
+        self.await_apiserver().await?;
+        if managed {
+            self.start_controller_manager().await?;
+        }
+        Ok(())
+    }
+
     /// Ends everything and moves etcd's data to `folder`, for [`Options::etcd_data`].
     pub(crate) async fn into_etcd_data(self, folder: &Path) -> Result<()> {
         self.kill_controller_manager();
         lock(&self.apiserver).kill();
-        self.etcd.terminate(ETCD_ENDS).await?;
+        let etcd = self.etcd.into_inner().unwrap_or_else(PoisonError::into_inner);
+        etcd.terminate(ETCD_ENDS).await?;
         fs::rename(self.data.etcd(), folder).with_context(|| format!("filling {}", folder.display()))
     }
 

@@ -266,6 +266,14 @@ pub fn is_running(process: u32) -> bool {
     })
 }
 
+/// Whether a process with this pid is stopped.
+pub(crate) fn is_stopped(process: u32) -> bool {
+    fs::read_to_string(format!("/proc/{process}/stat")).is_ok_and(|stat| {
+        stat.rsplit_once(')')
+            .is_some_and(|(_, rest)| rest.trim_start().starts_with('T'))
+    })
+}
+
 /// Sends a signal to a process that is not our child.
 pub fn signal_pid(process: u32, signal: Signal) -> Result<()> {
     Ok(kill(pid(process), signal)?)

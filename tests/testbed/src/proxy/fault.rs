@@ -1,6 +1,7 @@
 //! What goes wrong between one client and the API server, switched on and off by tests.
 
 use std::{
+    collections::BTreeMap,
     fmt,
     sync::{
         Arc, Mutex, PoisonError,
@@ -10,6 +11,8 @@ use std::{
 };
 
 use tokio::sync::watch;
+
+use super::request::Target;
 
 /// The state of one client's way to the API server.
 #[derive(Debug, Clone, Default)]
@@ -26,10 +29,36 @@ pub(crate) struct Faults {
     pub(crate) failing: Option<String>,
     /// Lists are answered as of this resourceVersion.
     pub(crate) past: Option<u64>,
+    /// Events of watches of this resource come so much later.
+    pub(crate) late: Option<(String, Duration)>,
     /// Counts the times that open watches were cut.
     pub(crate) cuts: u64,
+    /// The same for the watches of one resource.
+    pub(crate) cuts_by_resource: BTreeMap<String, u64>,
     /// Armed by [`super::FaultProxy::arm`].
     pub(crate) fuse: Option<Arc<WriteFuse>>,
+}
+
+impl Faults {
+    /// How often watches of this resource were cut.
+    pub(crate) fn cuts_of(&self, resource: &str) -> u64 {
+        self.cuts + self.cuts_by_resource.get(resource).copied().unwrap_or_default()
+    }
+
+    /// How much later the events of watches of this resource come.
+    pub(crate) fn delay_of(&self, resource: &str) -> Option<Duration> {
+        let (late, delay) = self.late.as_ref()?;
+        (late == resource).then_some(*delay)
+    }
+
+    /// The same without any fault that can be healed.
+    pub(crate) fn healed(&self) -> Self {
+        Self {
+            cuts: self.cuts,
+            cuts_by_resource: self.cuts_by_resource.clone(),
+            ..Self::default()
+        }
+    }
 }
 
 /// Which watches are held back.
@@ -55,6 +84,7 @@ impl Frozen {
 /// Fires once, after the n-th write that the API server took, before the client learns of it. May be armed at several
 /// proxies, so that it counts the writes to both clusters.
 pub struct WriteFuse {
+    counts: Box<dyn Fn(&Target) -> bool + Send + Sync>,
     left: AtomicUsize,
     action: Mutex<Option<Box<dyn FnOnce() + Send>>>,
     fired: watch::Sender<bool>,
@@ -63,7 +93,17 @@ pub struct WriteFuse {
 impl WriteFuse {
     /// Runs `action` at the `nth` write, counted from 1. It must not block: a SIGKILL does not.
     pub fn after(nth: usize, action: impl FnOnce() + Send + 'static) -> Arc<Self> {
+        Self::after_one_of(|_| true, nth, action)
+    }
+
+    /// The same, where only those writes count.
+    pub fn after_one_of(
+        counts: impl Fn(&Target) -> bool + Send + Sync + 'static,
+        nth: usize,
+        action: impl FnOnce() + Send + 'static,
+    ) -> Arc<Self> {
         Arc::new(Self {
+            counts: Box::new(counts),
             left: AtomicUsize::new(nth),
             action: Mutex::new(Some(Box::new(action))),
             fired: watch::Sender::new(false),
@@ -82,7 +122,10 @@ impl WriteFuse {
     }
 
     /// Counts a write; `true` if its answer must not be passed on, as whoever waits for it is dead.
-    pub(crate) fn burn(&self) -> bool {
+    pub(crate) fn burn(&self, write: &Target) -> bool {
+        if !(self.counts)(write) {
+            return false;
+        }
         let count = |left: usize| left.checked_sub(1);
         let left = self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, count);
         if left == Ok(1)
@@ -106,21 +149,47 @@ impl fmt::Debug for WriteFuse {
 
 #[cfg(test)]
 mod tests {
+    use http::Method;
+
     use super::*;
 
+    fn write(path: &'static str) -> Target {
+        Target::parse(&Method::POST, &http::Uri::from_static(path))
+    }
+
     #[test]
-    fn a_fuse_fires_once_at_the_nth_write() {
+    fn a_fuse_fires_once_at_the_nth_write_that_counts() {
         let count = Arc::new(AtomicUsize::new(0));
         let seen = Arc::clone(&count);
-        let fuse = WriteFuse::after(3, move || {
-            seen.fetch_add(1, Ordering::SeqCst);
-        });
-        assert!(!fuse.burn());
-        assert!(!fuse.burn());
+        let fuse = WriteFuse::after_one_of(
+            |write| write.resource == "secrets",
+            3,
+            move || {
+                seen.fetch_add(1, Ordering::SeqCst);
+            },
+        );
+        let (secret, node) = (write("/api/v1/namespaces/a/secrets"), write("/api/v1/nodes"));
+        assert!(!fuse.burn(&secret));
+        assert!(!fuse.burn(&secret));
+        assert!(!fuse.burn(&node));
         assert!(!fuse.has_fired());
-        assert!(fuse.burn());
-        assert!(!fuse.burn(), "a successor's writes pass");
+        assert!(fuse.burn(&secret));
+        assert!(!fuse.burn(&secret), "a successor's writes pass");
         assert!(fuse.has_fired());
         assert_eq!(count.load(Ordering::SeqCst), 1);
+    }
+
+    #[test]
+    fn watches_of_one_resource_are_late_or_cut_and_a_cut_is_not_healed() {
+        let mut faults = Faults {
+            late: Some(("nodes".to_owned(), Duration::from_secs(1))),
+            ..Faults::default()
+        };
+        assert_eq!(faults.delay_of("nodes"), Some(Duration::from_secs(1)));
+        assert_eq!(faults.delay_of("secrets"), None);
+        *faults.cuts_by_resource.entry("nodes".to_owned()).or_default() += 1;
+        let healed = faults.healed();
+        assert_eq!((healed.cuts_of("nodes"), healed.cuts_of("secrets")), (1, 0));
+        assert_eq!(healed.delay_of("nodes"), None);
     }
 }

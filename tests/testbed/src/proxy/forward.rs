@@ -122,16 +122,16 @@ const HOP_BY_HOP: [HeaderName; 6] = [
 async fn exchange(way: &Way, request: hyper::Request<Incoming>) -> io::Result<Response<Body>> {
     let (at, start) = (jiff::Timestamp::now(), Instant::now());
     passable(&way.faults).await;
+    let target = Target::parse(request.method(), request.uri());
     let (refuse, delay, cuts) = {
         let faults = way.faults.borrow();
-        (faults.refuse, faults.delay, faults.cuts)
+        (faults.refuse, faults.delay, faults.cuts_of(&target.resource))
     };
     if refuse {
         return Err(io::ErrorKind::ConnectionReset.into());
     }
     tokio::time::sleep(delay).await;
 
-    let target = Target::parse(request.method(), request.uri());
     let header = request.headers().get(header::USER_AGENT);
     let user_agent = header
         .and_then(|value| value.to_str().ok())
@@ -184,10 +184,15 @@ async fn exchange(way: &Way, request: hyper::Request<Incoming>) -> io::Result<Re
         at,
         took: start.elapsed(),
     };
-    let written = record.is_successful_write();
+    let fuse = way
+        .faults
+        .borrow()
+        .fuse
+        .clone()
+        .filter(|_| record.is_successful_write());
+    let is_cut_off = fuse.is_some_and(|fuse| fuse.burn(&record.target));
     way.requests.send_modify(|requests| requests.push(record));
-    let fuse = way.faults.borrow().fuse.clone();
-    if written && fuse.is_some_and(|fuse| fuse.burn()) {
+    if is_cut_off {
         return Err(io::ErrorKind::ConnectionAborted.into());
     }
     // The API server has done it; a black hole that opened meanwhile swallows only the news.
@@ -243,7 +248,11 @@ async fn pump(
     watching: Option<(String, u64)>,
 ) {
     let mut changes = faults.subscribe();
-    let cut = |faults: &Faults| watching.as_ref().is_some_and(|(_, cuts)| faults.cuts != *cuts);
+    let cut = |faults: &Faults| {
+        watching
+            .as_ref()
+            .is_some_and(|(resource, cuts)| faults.cuts_of(resource) != *cuts)
+    };
     let frozen = |faults: &Faults| {
         watching
             .as_ref()
@@ -256,6 +265,12 @@ async fn pump(
             () = frames.closed() => return,
             _ = changes.wait_for(cut) => None,
         };
+        let late = watching
+            .as_ref()
+            .and_then(|(resource, _)| faults.borrow().delay_of(resource));
+        if let Some(delay) = late {
+            tokio::time::sleep(delay).await;
+        }
         let waited = tokio::select! {
             waited = changes.wait_for(|faults| cut(faults) || !held(faults)) => waited.is_ok_and(|faults| cut(&faults)),
             () = frames.closed() => return,

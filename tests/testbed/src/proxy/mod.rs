@@ -174,6 +174,18 @@ impl FaultProxy {
         self.change(client, |faults| faults.frozen = Frozen::Of(resource.to_owned()));
     }
 
+    /// Breaks the client's open watches of one resource, like `machines`; new ones are fine.
+    pub fn cut_watches_of(&self, client: &str, resource: &str) {
+        self.change(client, |faults| {
+            *faults.cuts_by_resource.entry(resource.to_owned()).or_default() += 1;
+        });
+    }
+
+    /// Every event of the watches of one resource, like `machines`, comes so much later, until [`Self::heal`].
+    pub fn delay_watches_of(&self, client: &str, resource: &str, delay: Duration) {
+        self.change(client, |faults| faults.late = Some((resource.to_owned(), delay)));
+    }
+
     /// Shows the client the cluster as it was at this resourceVersion, until [`Self::heal`]: lists of objects are of then,
     /// and watches bring nothing newer. Writes, single reads and lists of metadata only are of now.
     pub fn show_past(&self, client: &str, version: u64) {
@@ -187,9 +199,8 @@ impl FaultProxy {
     pub fn heal(&self, client: &str) {
         self.change(client, |faults| {
             *faults = Faults {
-                cuts: faults.cuts,
                 fuse: faults.fuse.clone(),
-                ..Faults::default()
+                ..faults.healed()
             };
         });
     }
@@ -197,12 +208,7 @@ impl FaultProxy {
     /// Forgets all requests, and ends every fault and fuse of every client.
     pub fn reset(&self) {
         for client in lock(&self.shared.clients).values() {
-            client.faults.send_modify(|faults| {
-                *faults = Faults {
-                    cuts: faults.cuts,
-                    ..Faults::default()
-                };
-            });
+            client.faults.send_modify(|faults| *faults = faults.healed());
         }
         self.clear_requests();
     }
