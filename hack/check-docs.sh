@@ -36,7 +36,8 @@ at_least() {
   fi
 }
 
-controller_reasons="$(reasons_in controller/src/machine/conditions.rs | sort -u)"
+# The texts in the list of reasons of a Machine's conditions.
+controller_reasons="$(sed -nE 's/^    [A-Z][A-Za-z]* = "([A-Za-z]+)",$/\1/p' controller/src/machine/reason.rs | sort -u)"
 at_least 20 "reasons of the controller" "$controller_reasons"
 vm_reasons="$(reasons_in shared/src/kubevirt/root_cause/mod.rs | sort -u)"
 at_least 10 "reasons of a VM's state" "$vm_reasons"

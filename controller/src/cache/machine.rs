@@ -13,8 +13,7 @@ use serde_json::Value;
 
 use super::named::named;
 use super::owner;
-use crate::machine::conditions::Reason;
-use crate::machine::record::{Infrastructure, Record};
+use crate::machine::record::{self, Infrastructure, Progress, Record};
 
 /// The spec of a stored Machine.
 #[derive(Debug, Clone, PartialEq)]
@@ -40,6 +39,8 @@ pub struct StoredMachine {
     pub status: MachineStatus,
     /// Our record in `status.providerStatus`.
     pub record: Option<Record>,
+    /// What takes time, from there.
+    pub progress: Progress,
 }
 
 #[derive(Deserialize)]
@@ -70,19 +71,25 @@ impl From<Raw> for StoredMachine {
             }
             Err(error) => (SpecState::Undecodable(error.to_string()), None),
         };
-        let record = raw.status.get("providerStatus").and_then(Record::read);
-        let mut status = serde_json::from_value::<Option<MachineStatus>>(raw.status)
+        let mut raw_status = raw.status;
+        // That is the record.
+        let provider_status = raw_status
+            .as_object_mut()
+            .and_then(|status| status.remove("providerStatus"))
+            .unwrap_or_default();
+        let status = serde_json::from_value::<Option<MachineStatus>>(raw_status)
             .ok()
             .flatten()
             .unwrap_or_default();
-        // That is the record.
-        status.provider_status = None;
+        let conditions = status.conditions.as_deref().unwrap_or_default();
+        let (record, progress) = record::read(&provider_status, conditions);
         Self {
             metadata,
             spec,
             provider_id,
             status,
             record,
+            progress,
         }
     }
 }
@@ -117,12 +124,6 @@ impl StoredMachine {
     pub fn has_joined(&self) -> bool {
         let record = self.record.as_ref();
         self.status.node_ref.is_some() || record.is_some_and(Record::has_joined)
-    }
-
-    /// Whether a condition says that, be it true or not.
-    pub fn says(&self, kind: &str, reason: Reason) -> bool {
-        let mut conditions = self.status.conditions.iter().flatten();
-        conditions.any(|stored| stored.type_ == kind && stored.reason == Some(reason.text()))
     }
 
     /// Whether its status says that its VM runs.

@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{Node, StoredMachine};
-use crate::machine::record::Record;
+use crate::machine::record::{self, Record};
 
 /// Machines that are gone, while something of theirs may not be.
 #[derive(Debug, Default)]
@@ -116,9 +116,11 @@ impl Lost {
             machine.status.conditions = serde_json::from_value(conditions.clone()).unwrap_or_default();
         }
         if let Some(change) = patch.pointer("/status/providerStatus") {
-            let mut record = json!(machine.record);
-            json_patch::merge(&mut record, change);
-            machine.record = Record::read(&record);
+            let mut stored = json!(machine.record);
+            json_patch::merge(&mut stored, &json!(machine.progress));
+            json_patch::merge(&mut stored, change);
+            let conditions = machine.status.conditions.as_deref().unwrap_or_default();
+            (machine.record, machine.progress) = record::read(&stored, conditions);
         }
     }
 

@@ -14,13 +14,13 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::contests::Item;
-use super::decide::user_data_secret_name;
 use super::drain::evict;
 use super::evacuation::{self, Room};
 use super::memory::Memory;
 use super::observe::Hands;
 use super::observed::Concern;
 use super::plan::{Event, Plan, Step, UserDataSource};
+use super::user_data_source::user_data_secret_name;
 use crate::bootstrap::{self, token::TokenView, user_data::UserData};
 use crate::cache::{Node, StoredMachine, StoredMachineSet, TOKEN_NAMESPACE};
 use crate::context::Context;

@@ -7,93 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use machinist_shared::names::condition;
 
-/// Why a condition has its status. The texts are part of the API; KubeVirt's root causes are in
-/// `machinist_shared::kubevirt::root_cause`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[allow(missing_docs, reason = "the names are the texts")]
-pub enum Reason {
-    // Ready
-    NodeReady,
-    Deleting,
-    // InfrastructureReachable
-    Reachable,
-    Connecting,
-    Unreachable,
-    WatchForbidden,
-    CacheFull,
-    // InfrastructureReady
-    NameTaken,
-    NodeNameTaken,
-    VMNameTaken,
-    DiskNameTaken,
-    WaitingForDisks,
-    InvalidSpec,
-    ReferenceNotFound,
-    WaitingForReference,
-    WaitingForInfrastructure,
-    WaitingToStart,
-    ClockSkew,
-    RecreationBackOff,
-    InfrastructureChanged,
-    PlacementUnknown,
-    FactsUnavailable,
-    Creating,
-    CreateFailed,
-    VMTerminating,
-    VMVanished,
-    // BootstrapReady
-    DataReady,
-    Joined,
-    WaitingForVM,
-    WaitingForBootstrapSecret,
-    BootstrapSecretRevision,
-    BootstrapFailed,
-    BootstrapTokenExpired,
-    // NodeReady
-    NodeNotReady,
-    NodeDeleted,
-    WaitingForNode,
-    JoinTimeout,
-    DecorationFailed,
-    ProvisioningTimeout,
-    // ServingCertificate
-    CertificatePending,
-    CertificateRefused,
-    ApprovalFailed,
-    // Evacuating
-    HostDraining,
-    WaitingForReplacement,
-    HostDrained,
-    LiveMigrating,
-    NotMigratable,
-    // Drained
-    NodeDrained,
-    Draining,
-    EvictionBlocked,
-    DrainSkipped,
-    // VolumesDetached
-    VolumesDetached,
-    VolumesAttached,
-    VolumeDetachSkipped,
-    // Deleting
-    WaitingForPreDrainHook,
-    WaitingForOtherDrains,
-    DrainingNode,
-    WaitingForVolumeDetach,
-    WaitingForPreTerminateHook,
-    WaitingForVMDeletion,
-    ReleasingVolumes,
-    DeletingNode,
-    DeletionBlocked,
-    DeleteFailed,
-}
-
-impl Reason {
-    /// The text in `reason`.
-    pub fn text(self) -> String {
-        format!("{self:?}")
-    }
-}
+use super::reason::Reason;
 
 /// Status of a condition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,6 +37,17 @@ pub enum Urgency {
     Lazy,
     /// At once.
     Now,
+}
+
+/// What becomes of other words for the same reason.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Words {
+    /// They are as urgent as the reason.
+    Same,
+    /// They are mere progress.
+    Late,
+    /// The first stay.
+    First,
 }
 
 /// How long after the last write progress alone is written.
@@ -162,6 +87,8 @@ pub struct Condition {
     pub message: String,
     /// How soon a change of it must be written.
     pub urgency: Urgency,
+    /// What becomes of other words for the same reason.
+    pub words: Words,
 }
 
 impl Condition {
@@ -170,9 +97,47 @@ impl Condition {
         Self {
             kind,
             status,
-            reason: reason.text(),
+            reason: reason.as_str().to_owned(),
             message: message.into(),
             urgency: Urgency::Now,
+            words: Words::Same,
+        }
+    }
+
+    /// `InfrastructureReady`.
+    pub fn infrastructure(status: Status, reason: Reason, message: impl Into<String>) -> Self {
+        Self::new(condition::INFRASTRUCTURE_READY, status, reason, message)
+    }
+
+    /// `NodeReady`.
+    pub fn node_ready(status: Status, reason: Reason, message: impl Into<String>) -> Self {
+        Self::new(condition::NODE_READY, status, reason, message)
+    }
+
+    /// `NodeReady` of a Machine that has no VM.
+    pub fn no_vm_yet() -> Self {
+        Self::node_ready(Status::False, Reason::WaitingForVM, "there is no VM yet").lazy()
+    }
+
+    /// `Deleting`, at that step.
+    pub fn deleting(step: Reason, message: impl Into<String>) -> Self {
+        Self::new(condition::DELETING, Status::True, step, message)
+    }
+
+    /// A condition as it is stored.
+    pub fn stored(kind: &'static str, stored: &NodeCondition) -> Self {
+        let status = match stored.status.as_str() {
+            "True" => Status::True,
+            "False" => Status::False,
+            _ => Status::Unknown,
+        };
+        Self {
+            kind,
+            status,
+            reason: stored.reason.clone().unwrap_or_default(),
+            message: stored.message.clone().unwrap_or_default(),
+            urgency: Urgency::Lazy,
+            words: Words::Same,
         }
     }
 
@@ -180,6 +145,13 @@ impl Condition {
     #[must_use]
     pub fn lazy(mut self) -> Self {
         self.urgency = Urgency::Lazy;
+        self
+    }
+
+    /// The same; what becomes of other words for the same reason.
+    #[must_use]
+    pub fn words(mut self, words: Words) -> Self {
+        self.words = words;
         self
     }
 }
@@ -208,12 +180,13 @@ pub fn with_summary(mut conditions: Vec<Condition>) -> Vec<Condition> {
             kind: condition::READY,
             status: Status::False,
             reason: if cause.kind == condition::DELETING {
-                Reason::Deleting.text()
+                Reason::Deleting.as_str().to_owned()
             } else {
                 cause.reason.clone()
             },
             message: cause.message.clone(),
             urgency: cause.urgency,
+            words: cause.words,
         },
     };
     conditions.insert(0, ready);
@@ -250,19 +223,19 @@ pub fn change(
             let same_step = want.kind != condition::DELETING || c.reason.as_deref() == Some(&want.reason);
             c.status == want.status.text() && same_step
         });
-        let same = same_status
-            && old.is_some_and(|c| {
-                c.reason.as_deref().unwrap_or_default() == want.reason
-                    && c.message.as_deref().unwrap_or_default() == want.message
-            });
-        if same && let Some(old) = old {
+        let same_reason = old.is_some_and(|c| c.reason.as_deref().unwrap_or_default() == want.reason);
+        let same_words = want.words == Words::First
+            || old.is_some_and(|c| c.message.as_deref().unwrap_or_default() == want.message);
+        if let Some(old) = old.filter(|_| same_status && same_reason && same_words) {
             list.push(old.clone());
             continue;
         }
         // A new condition that says "not yet" is progress; a new verdict is not.
-        urgency = urgency.max(Some(want.urgency));
-        only_words &=
-            same_status && old.is_some_and(|c| c.reason.as_deref().unwrap_or_default() == want.reason);
+        urgency = urgency.max(Some(match want.words {
+            Words::Late if same_reason => Urgency::Lazy,
+            _ => want.urgency,
+        }));
+        only_words &= same_status && same_reason;
         list.push(NodeCondition {
             type_: want.kind.to_owned(),
             status: want.status.text().to_owned(),

@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use machinist_infra::store::Key;
-use machinist_shared::names::{annotation, condition};
+use machinist_shared::names::annotation;
 use parking_lot::Mutex;
 
-use super::conditions::Reason;
+use super::record::Reservation;
 use crate::cache::{StoredMachine, StoredMachineDeployment, StoredMachineSet, Stores};
 use crate::machine_set;
 
@@ -40,18 +40,19 @@ pub enum Room {
 
 /// Whether a Machine waits to be replaced.
 pub fn is_waiting(machine: &StoredMachine) -> bool {
-    machine.says(condition::EVACUATING, Reason::HostDraining) || surges(machine)
+    let evacuation = machine.progress.evacuation.as_ref();
+    evacuation.is_some_and(|evacuation| evacuation.reserved != Some(Reservation::Deletion))
 }
 
 /// Whether its MachineSet is to make another in its place first. It does not count meanwhile.
 pub fn surges(machine: &StoredMachine) -> bool {
-    machine.says(condition::EVACUATING, Reason::WaitingForReplacement)
+    machine.progress.reservation() == Some(Reservation::Surge)
 }
 
 /// Whether it is the one that goes: from the moment that it is chosen until it is gone, it does not count, and no other goes
 /// in its stead, however slow its deletion is.
 pub fn is_going(machine: &StoredMachine) -> bool {
-    surges(machine) || machine.says(condition::EVACUATING, Reason::HostDrained)
+    machine.progress.reservation().is_some()
 }
 
 /// The Machines for which others are made in their place, and those that go, by UID. Their status says so a moment later;
@@ -142,7 +143,7 @@ fn find_room(
     let others = siblings.iter().filter(|other| other.uid() != machine.uid());
     let is_available = |other: &Arc<StoredMachine>| {
         let at = machine_set::available_at(stores, other, ready_for);
-        let goes = other.says(condition::EVACUATING, Reason::HostDrained)
+        let goes = other.progress.reservation() == Some(Reservation::Deletion)
             || going
                 .get(&Key::of(other.as_ref()))
                 .is_some_and(|uid| uid == other.uid());

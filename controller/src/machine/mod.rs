@@ -1,7 +1,7 @@
 //! A Machine's life: observe → decide → act.
 //!
 //! - [`observe`] takes a snapshot of everything that is known of one Machine;
-//! - [`decide`] is a pure function from the snapshot to a plan;
+//! - [`decide`] is a pure function from the snapshot to a plan: [`phases`] of its life, folded by [`status`];
 //! - [`act`] carries the plan out, write by write;
 //! - [`reconcile`] does that in the kernel, and [`memory`] is what it remembers in between;
 //! - [`failures`] are writes that failed;
@@ -14,6 +14,7 @@
 
 pub mod act;
 pub mod brake;
+pub mod clock;
 pub mod conditions;
 pub mod confirm;
 pub mod contests;
@@ -28,8 +29,12 @@ pub mod observed;
 pub mod on_node;
 pub mod ownership;
 pub mod phase;
+pub mod phases;
 pub mod plan;
+pub mod reason;
 pub mod reconcile;
 pub mod record;
 pub mod starts;
+pub mod status;
 pub mod times;
+pub mod user_data_source;

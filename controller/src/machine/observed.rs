@@ -220,6 +220,13 @@ impl Open {
     pub fn guest_started(&self) -> bool {
         self.guest.as_ref().is_some_and(|guest| guest.started)
     }
+
+    /// Whether there is a guest of the VM of that UID. One that does not tell whose it is can be no other's, for the VM had the
+    /// name.
+    pub fn has_guest_of(&self, vm_uid: &str) -> bool {
+        let guest = self.guest.as_ref();
+        guest.is_some_and(|guest| guest.instance.as_deref().is_none_or(|of| of == vm_uid))
+    }
 }
 
 /// Whether too many VMs are missing at the same time to believe it: the mass-loss guard.

@@ -2,6 +2,8 @@
 //!
 //! What is a stranger's is left alone: not decorated, drained, changed or deleted.
 
+mod of_machine;
+
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::core::ObjectMeta;
 use machinist_infra::provider::{Disk, Instance};

@@ -1,11 +1,9 @@
 //! What an event about a Node, or a volume that is attached to one, enqueues.
 
 use machinist_infra::store::Key;
-use machinist_shared::names::condition;
 
 use super::machine::{requests_of, sets_of};
 use crate::cache::{Node, Stores, VolumeAttachment};
-use crate::machine::conditions::Reason::VMVanished;
 use crate::runtime::queue::Queues;
 
 /// A Node: the Machines of its name, their sets, and the requests that came with their tokens.
@@ -22,7 +20,7 @@ pub(super) fn enqueue(node: &Node, stores: &Stores, queues: &Queues) {
 /// An attached volume: the Machine of the Node's name, which waits for it only while it is being deleted or its VM is gone.
 pub(super) fn enqueue_attached(attachment: &VolumeAttachment, stores: &Stores, queues: &Queues) {
     for machine in stores.machines.by_index(&attachment.node) {
-        if machine.is_deleting() || machine.says(condition::INFRASTRUCTURE_READY, VMVanished) {
+        if machine.is_deleting() || machine.progress.vm_loss.is_some() {
             queues.machines.add(Key::of(machine.as_ref()));
         }
     }

@@ -347,7 +347,7 @@ fn the_volumes_of_a_vm_that_vanished_are_detached_before_its_node_goes() {
     );
     assert_eq!(
         patch(&plan)["status"]["providerStatus"],
-        Value::Null,
+        json!({"vmLoss": {"vmUID": "v1", "missedAt": NOW}}),
         "it is still on record"
     );
     // The Node may not let itself be marked, or nobody detaches them.
@@ -765,3 +765,4 @@ mod on_node;
 mod osm;
 mod serving;
 mod tokens;
+mod upgrade;

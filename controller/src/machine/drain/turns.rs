@@ -7,9 +7,9 @@ use std::sync::Arc;
 use machinist_infra::store::Key;
 use parking_lot::Mutex;
 
-use machinist_shared::names::{annotation, condition};
+use machinist_shared::names::annotation;
 
-use super::super::conditions::Reason;
+use super::super::record::{Deletion, WaitingFor};
 use crate::cache::{StoredMachine, StoredMachineDeployment};
 
 /// Whose turn a Machine's drain is.
@@ -79,21 +79,18 @@ fn in_turn(
 
 /// Whether its Node is being drained.
 pub fn is_draining(machine: &StoredMachine) -> bool {
-    let reasons = [Reason::Draining, Reason::EvictionBlocked];
-    reason(machine, condition::DRAINED)
-        .is_some_and(|drained| reasons.iter().any(|reason| reason.text() == *drained))
+    let deletion = machine.progress.deletion.as_deref();
+    deletion.is_some_and(Deletion::is_draining)
 }
 
 /// Whether it waits for its turn.
 pub fn is_waiting(machine: &StoredMachine) -> bool {
-    reason(machine, condition::DELETING) == Some(&Reason::WaitingForOtherDrains.text())
+    machine.progress.waits_for() == Some(WaitingFor::DrainSlot)
 }
 
 /// Whether nothing can be done for its VM, and so nothing is done for its Node.
 fn is_held_up(machine: &StoredMachine) -> bool {
-    let reasons = [Reason::DeletionBlocked, Reason::WaitingForInfrastructure];
-    reason(machine, condition::DELETING)
-        .is_some_and(|deleting| reasons.iter().any(|reason| reason.text() == *deleting))
+    machine.progress.waits_for() == Some(WaitingFor::Infrastructure)
 }
 
 /// One that is left alone or held up lets others go first, as long as its drain has not begun.
@@ -106,14 +103,9 @@ fn is_in_line(machine: &StoredMachine, controller_name: &str) -> bool {
     }
     let annotations = machine.metadata.annotations.iter().flatten();
     let mut hooks = annotations.filter(|(key, _)| key.starts_with(annotation::PRE_DRAIN_HOOK));
-    let is_over = reason(machine, condition::DRAINED).is_some();
+    let deletion = machine.progress.deletion.as_deref();
+    let is_over = deletion.is_some_and(|deletion| deletion.drain_ended_at.is_some());
     !is_over && !is_held_up(machine) && hooks.next().is_none() && !machine.is_ignored(controller_name)
-}
-
-fn reason<'a>(machine: &'a StoredMachine, kind: &str) -> Option<&'a String> {
-    let conditions = machine.status.conditions.iter().flatten();
-    let mut stored = conditions.filter(|stored| stored.type_ == kind);
-    stored.next().and_then(|stored| stored.reason.as_ref())
 }
 
 #[cfg(test)]

@@ -15,9 +15,9 @@ use crate::bootstrap::token::TokenView;
 use crate::bootstrap::user_data::{self, UserData, UserDataInput};
 use crate::cache::{LookedSecret, Reference, ReferenceKind, StoredMachine};
 use crate::context::Context;
-use crate::machine::decide::user_data_secret_name;
 use crate::machine::observed::Bootstrap;
 use crate::machine::ownership::provider_id_of;
+use crate::machine::user_data_source::user_data_secret_name;
 
 /// Takes the one out of a Machine's tokens that its VM has, whose user data is in the Secret of that name. There are several
 /// where the answer to the creation of one was lost: then, the one on record or in that name counts, and the oldest while

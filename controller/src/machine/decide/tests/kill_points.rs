@@ -157,7 +157,9 @@ fn timeless(value: &Value) -> Value {
     ];
     match value {
         Value::Object(fields) => {
-            let kept = fields.iter().filter(|(key, _)| !TIMES.contains(&key.as_str()));
+            let is_time =
+                |key: &str| TIMES.contains(&key) || key.ends_with("StartedAt") || key.ends_with("EndedAt");
+            let kept = fields.iter().filter(|(key, _)| !is_time(key));
             kept.map(|(key, value)| (key.clone(), timeless(value))).collect()
         }
         Value::Array(items) => items.iter().map(timeless).collect(),

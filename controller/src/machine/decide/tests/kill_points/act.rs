@@ -4,7 +4,6 @@ use machinist_infra::store::Key;
 
 use super::super::super::super::drain::sort::{Answer as EvictionAnswer, Refusal};
 use super::super::super::super::drain::target::Target;
-use super::super::super::user_data_secret_name;
 use super::client::{Client, Failure, Fault, gone};
 use super::observe::{Process, from, instant, observe};
 use super::world::{Answer, Kind, NAME, World};
@@ -13,6 +12,7 @@ use crate::bootstrap::token;
 use crate::csr::request::StoredRequest;
 use crate::csr::serving;
 use crate::machine::act::concern;
+use crate::machine::user_data_source::user_data_secret_name;
 use crate::runtime::backoff::Cause;
 
 /// How a pass ended.

@@ -2,11 +2,16 @@
 //!
 //! It says *where*, never *whose*: ownership is decided from what is observed (see [`super::ownership`]).
 
+mod legacy;
+mod progress;
+
+use k8s_openapi::api::core::v1::NodeCondition;
 use k8s_openapi::jiff::Timestamp;
 use machinist_infra::kubeconfig::{CA_INSECURE, CA_SYSTEM};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+pub use self::progress::{Deletion, Evacuation, Progress, Reservation, VmLoss, WaitingFor};
 use super::on_node::Retired;
 
 /// Where a Machine's VM was put, and which it is.
@@ -155,6 +160,14 @@ pub struct FailureDomain {
     /// Zone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub zone: Option<String>,
+}
+
+/// What a Machine's `providerStatus` holds; what takes time, of versions that wrote none, from its conditions.
+pub fn read(provider_status: &Value, conditions: &[NodeCondition]) -> (Option<Record>, Progress) {
+    let record = Record::read(provider_status);
+    let vm_uid = record.as_ref().and_then(|record| record.vm_uid.as_deref());
+    let progress = Progress::read(provider_status).unwrap_or_else(|| legacy::progress(conditions, vm_uid));
+    (record, progress)
 }
 
 impl Record {
