@@ -14,7 +14,7 @@ use machinist_shared::names::{API_VERSION, CONTROLLER, annotation, finalizer};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::memory::{Failed, Memories};
+use super::memory::Memories;
 use super::observe;
 use super::observed::Likeness;
 use super::plan::{NewSet, Plan, Step};
@@ -22,6 +22,7 @@ use crate::cache::{StoredMachineDeployment, StoredMachineSet, Stores};
 use crate::context::Context;
 use crate::runtime::backoff::Cause;
 use crate::runtime::creation_limit::CreationLimit;
+use crate::runtime::failure::Failed;
 use crate::runtime::write::{self, Stop, WriteError, guarded, is_taken, patch_params};
 
 /// What went wrong.
@@ -86,6 +87,7 @@ fn failed(step: &Step, stop: Stop<kube::Error>) -> Stop<Failure> {
                 return Failure::RollbackRefused(message);
             }
             Failure::Write(Failed {
+                reason: "",
                 of_status: matches!(step, Step::PatchStatus(_)),
                 message,
                 cause,

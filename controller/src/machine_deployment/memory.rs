@@ -10,10 +10,11 @@ use machinist_shared::names::annotation;
 
 use tokio::time::Instant;
 
-use super::observed::{Failure, Texts};
+use super::observed::Texts;
 use crate::cache::StoredMachineDeployment;
-use crate::runtime::backoff::{Cause, Episode, Jitter};
+use crate::runtime::backoff::Jitter;
 use crate::runtime::creation_limit::{Allowance, CreationLimit, Fate};
+use crate::runtime::failure::{Failed, Failure, LastFailure};
 
 /// Sets of one template that may come to nothing.
 const MAX_CREATIONS: usize = 8;
@@ -21,7 +22,7 @@ const MAX_CREATIONS: usize = 8;
 #[derive(Debug, Default)]
 struct Memory {
     creations: CreationLimit,
-    failure: Option<(Failure, Episode)>,
+    failure: LastFailure,
     status_written: Option<Timestamp>,
     /// The rollback that was asked for, and what the answer was.
     rollback_refused: Option<(String, String)>,
@@ -34,49 +35,18 @@ pub struct Memories {
     jitter: Jitter,
 }
 
-/// A write that failed.
-#[derive(Debug)]
-pub struct Failed {
-    /// What was tried and what the answer was.
-    pub message: String,
-    /// What made it fail.
-    pub cause: Cause,
-    /// Whether the status was to be written.
-    pub of_status: bool,
-}
-
 impl Memories {
     /// The failure that holds the deployment back at `now`, if it is like `subject` now.
     pub fn pending(&self, key: &Key, subject: impl FnOnce() -> u64, now: Timestamp) -> Option<Failure> {
-        let memories = self.deployments.lock();
-        let (failure, episode) = memories.get(key)?.failure.as_ref()?;
-        let until = episode.until(subject());
-        (until > now).then(|| Failure {
-            until,
-            ..failure.clone()
-        })
+        let failure = self.deployments.lock().get_mut(key)?.failure.show(subject);
+        failure.filter(|failure| failure.until > now)
     }
 
-    /// A write failed while the deployment was like `subject`; the pause doubles from one attempt to the next.
+    /// A write failed while the deployment was like `subject`.
     pub fn fail(&self, key: &Key, subject: u64, failed: Failed, now: Timestamp) {
         let mut memories = self.deployments.lock();
         let memory = memories.entry(key.clone()).or_default();
-        let before = memory.failure.take();
-        let episode = before.as_ref().map(|(_, episode)| episode);
-        let episode = Episode::after(episode, subject, failed.cause, self.jitter, now);
-        let failure = match before {
-            // It is why the status was to be written.
-            Some((failure, last)) if failed.of_status && last == episode => Failure {
-                of_status: true,
-                ..failure
-            },
-            _ => Failure {
-                message: failed.message,
-                until: episode.until(subject),
-                of_status: failed.of_status,
-            },
-        };
-        memory.failure = Some((failure, episode));
+        memory.failure.add(subject, failed, self.jitter, now);
     }
 
     /// The rollback that the annotations ask for was refused: with which answer.
@@ -100,7 +70,7 @@ impl Memories {
     /// All went well.
     pub fn forgive(&self, key: &Key) {
         if let Some(memory) = self.deployments.lock().get_mut(key) {
-            memory.failure = None;
+            memory.failure.clear();
             memory.rollback_refused = None;
         }
     }
@@ -149,6 +119,7 @@ impl Memories {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::runtime::backoff::Cause;
 
     #[test]
     fn pauses_double_until_all_goes_well() {
@@ -189,6 +160,7 @@ mod tests {
 
     fn failed(message: &str, of_status: bool) -> Failed {
         Failed {
+            reason: "",
             message: message.to_owned(),
             cause: Cause::Object,
             of_status,

@@ -11,6 +11,7 @@ use machinist_shared::names::{API_VERSION, annotation};
 
 use crate::cache::{Decoded, Template};
 use crate::runtime::creation_limit::Allowance;
+pub use crate::runtime::failure::Failure;
 
 /// Labels or annotations.
 pub type Texts = BTreeMap<String, String>;
@@ -205,17 +206,6 @@ impl std::fmt::Display for Trouble {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}: {}", self.whose, self.message)
     }
-}
-
-/// A write that failed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failure {
-    /// What was tried and what the answer was, for a person.
-    pub message: String,
-    /// Not to be tried again before.
-    pub until: Timestamp,
-    /// The status could not be written, either, and is not tried again before, either.
-    pub of_status: bool,
 }
 
 impl Deployment {

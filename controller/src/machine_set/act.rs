@@ -12,12 +12,13 @@ use machinist_shared::autoscaler;
 use machinist_shared::names::{annotation, finalizer};
 use serde_json::{Value, json};
 
-use super::memory::{Failed, Memories};
+use super::memory::Memories;
 use super::new_machine;
 use super::plan::{Plan, Step};
 use crate::cache::{StoredMachine, StoredMachineSet};
 use crate::context::Context;
 use crate::runtime::backoff::Cause;
+use crate::runtime::failure::Failed;
 use crate::runtime::write::{self, Stop, WriteError, guarded, patch_params, with_uid};
 
 mod create;

@@ -9,10 +9,10 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use super::observed::Failure;
 use crate::cache::{StoredMachine, StoredMachineSet};
-use crate::runtime::backoff::{Cause, Episode, Jitter};
+use crate::runtime::backoff::Jitter;
 use crate::runtime::creation_limit::{Allowance, CreationLimit, Fate};
+use crate::runtime::failure::{Failed, Failure, LastFailure};
 use crate::runtime::recreation::Recreations;
 
 /// Between two passes over a set whose spec is the same: what a burst of Machines and Nodes changes is told together.
@@ -55,7 +55,7 @@ struct Memory {
     uid: String,
     /// Names under which Machines were asked for, and no answer said whether they exist.
     unresolved: BTreeSet<String>,
-    failure: Option<(Failure, Episode)>,
+    failure: LastFailure,
     /// UIDs of Machines that have not become Nodes yet, as of the generation beside them.
     unproven: (Option<i64>, HashSet<String>),
     /// When the last pass began, and what of the set it saw.
@@ -65,19 +65,6 @@ struct Memory {
     /// The generation for which it was told who else selects its Machines.
     overlap_told: Option<i64>,
     creations: CreationLimit,
-}
-
-/// A write that failed.
-#[derive(Debug)]
-pub struct Failed {
-    /// As `status.errorReason` shows it.
-    pub reason: &'static str,
-    /// What was tried and what the answer was.
-    pub message: String,
-    /// What made it fail.
-    pub cause: Cause,
-    /// Whether the status was to be written.
-    pub of_status: bool,
 }
 
 /// What of a set makes a pass urgent when it changes.
@@ -152,44 +139,19 @@ impl Memories {
 
     /// The write that failed last, for a set that is like `subject` now.
     pub fn failure(&self, key: &Key, subject: impl FnOnce() -> u64) -> Option<Failure> {
-        let mut sets = self.sets.lock();
-        let (failure, episode) = sets.get_mut(key)?.failure.as_mut()?;
-        let shown = Failure {
-            until: episode.until(subject()),
-            ..failure.clone()
-        };
-        failure.is_news = false;
-        Some(shown)
+        self.of(key, |memory| memory.failure.show(subject)).flatten()
     }
 
-    /// A write failed while the set was like `subject`; the pause doubles from one attempt to the next.
+    /// A write failed while the set was like `subject`.
     pub fn fail(&self, key: &Key, subject: u64, failed: Failed, now: Timestamp) {
-        let jitter = self.jitter;
         self.of(key, |memory| {
-            let before = memory.failure.take();
-            let episode = before.as_ref().map(|(_, episode)| episode);
-            let episode = Episode::after(episode, subject, failed.cause, jitter, now);
-            let failure = match before {
-                // It is why the status was to be written.
-                Some((failure, last)) if failed.of_status && last == episode => Failure {
-                    of_status: true,
-                    ..failure
-                },
-                _ => Failure {
-                    reason: failed.reason,
-                    message: failed.message,
-                    until: episode.until(subject),
-                    is_news: true,
-                    of_status: failed.of_status,
-                },
-            };
-            memory.failure = Some((failure, episode));
+            memory.failure.add(subject, failed, self.jitter, now)
         });
     }
 
     /// All went well, or what failed is not wanted any more.
     pub fn forgive(&self, key: &Key) {
-        self.of(key, |memory| memory.failure = None);
+        self.of(key, |memory| memory.failure.clear());
     }
 
     /// Counts Machines of the set that ended before they became Nodes, and that the set did not take itself: those that are
@@ -278,6 +240,7 @@ impl Memories {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::runtime::backoff::Cause;
     use serde_json::json;
 
     fn set(uid: &str, generation: i64) -> StoredMachineSet {

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::cache::{StoredMachine, StoredMachineSet};
 use crate::runtime::creation_limit::Allowance;
+pub use crate::runtime::failure::Failure;
 use crate::runtime::recreation::Recreation;
 
 /// A MachineSet and its Machines.
@@ -61,21 +62,6 @@ pub enum NodeState {
         /// Since when, if its kubelet says so.
         since: Option<Timestamp>,
     },
-}
-
-/// A write that failed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failure {
-    /// As `status.errorReason` shows it.
-    pub reason: &'static str,
-    /// What was tried and what the answer was.
-    pub message: String,
-    /// Not to be tried again before.
-    pub until: Timestamp,
-    /// No pass was shown it before.
-    pub is_news: bool,
-    /// The status could not be written, either, and is not tried again before, either.
-    pub of_status: bool,
 }
 
 impl Member {

@@ -2,6 +2,7 @@
 
 pub mod backoff;
 pub mod creation_limit;
+pub mod failure;
 pub mod kernel;
 pub mod queue;
 pub mod recreation;

@@ -123,6 +123,7 @@ impl World {
             message: "refused".to_owned(),
             until: at(self.time + 1),
             of_status: false,
+            ..Failure::default()
         });
         observed
     }

@@ -742,6 +742,7 @@ fn a_rollback_that_fails_holds_nothing_up_and_one_that_is_refused_is_not_asked_f
         message: "cannot roll back: timeout".to_owned(),
         until: at(104),
         of_status: false,
+        ..Failure::default()
     });
     let plan = decide(&observed, at(99));
     assert_eq!(said(&plan, PROGRESSING).unwrap().1, "WriteFailed");
@@ -810,6 +811,7 @@ fn a_failed_write_holds_the_others_back_and_is_told() {
         message: "cannot create the MachineSet: forbidden".to_owned(),
         until: at(104),
         of_status: false,
+        ..Failure::default()
     });
     let plan = decide(&observed, at(99));
     assert_eq!(sizes(&plan), Vec::<String>::new());
@@ -826,6 +828,7 @@ fn a_status_that_could_not_be_written_is_not_tried_again_before_its_time() {
         message: "cannot patch the MachineDeployment's status: HTTP 500".to_owned(),
         until: at(104),
         of_status: true,
+        ..Failure::default()
     });
     let plan = decide(&observed, at(99));
     assert_eq!(plan.steps, []);
