@@ -422,7 +422,7 @@ mod tests {
         for (server, missing) in [("a", 9), ("b", 9), ("c", 0)] {
             let mut kept = Kept::default();
             kept.vanished.take(&census(10, 0..missing), at(0));
-            brakes.by_infra.lock().unwrap().insert(key(server), kept);
+            brakes.by_infra.lock().insert(key(server), kept);
         }
         assert_eq!(brakes.engaged(|_| true), 2);
         assert_eq!(brakes.engaged(|infra| *infra != key("a")), 1);

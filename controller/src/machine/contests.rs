@@ -174,7 +174,7 @@ mod tests {
         for number in 100..200 {
             contests.put(&number.to_string(), &[taint()], late);
         }
-        assert!(contests.lock().by_node.len() <= 128);
-        assert!(!contests.lock().by_node.contains_key("node"));
+        assert!(contests.0.lock().by_node.len() <= 128);
+        assert!(!contests.0.lock().by_node.contains_key("node"));
     }
 }

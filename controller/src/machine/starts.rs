@@ -376,7 +376,7 @@ mod tests {
         assert!(begins(&anew, &other, &infra(), now));
         starts.forget(&Key::of(&hangs));
         starts.forget(&Key::of(&other));
-        assert_eq!(starts.lock().len(), 0, "nothing is left of it");
+        assert_eq!(starts.clusters.lock().len(), 0, "nothing is left of it");
     }
 
     #[test]
@@ -400,7 +400,7 @@ mod tests {
         for i in 0..4 {
             starts.forget(&Key::new("ns", format!("a-{i}")));
         }
-        assert_eq!(starts.lock().len(), 0, "nothing is left of it");
+        assert_eq!(starts.clusters.lock().len(), 0, "nothing is left of it");
     }
 
     #[test]
@@ -481,7 +481,7 @@ mod tests {
             // All that have been named begin; all that have begun end, one after the other.
             for _ in 0..1000 {
                 let Some(key) = named.pop() else {
-                    let started = starts.lock().values().flat_map(|c| c.starting.keys().cloned().collect::<Vec<_>>()).next();
+                    let started = starts.clusters.lock().values().flat_map(|c| c.starting.keys().cloned().collect::<Vec<_>>()).next();
                     let Some(key) = started else { break };
                     alive.remove(&key);
                     named.extend(starts.forget(&key));

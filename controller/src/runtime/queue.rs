@@ -251,7 +251,7 @@ mod tests {
             came.push(key);
         }
         assert_eq!(came, ["a", "c", "b"]);
-        let state = queue.lock();
+        let state = queue.state.lock();
         assert!(state.later.is_empty() && state.due.is_empty() && state.ready.is_empty());
     }
 
@@ -261,7 +261,10 @@ mod tests {
         queue.add("a");
         assert_eq!(queue.next().await, Some("a"));
         queue.add_after("a", Duration::ZERO);
-        queue.lock().promote(Instant::now() + Duration::from_secs(1));
+        queue
+            .state
+            .lock()
+            .promote(Instant::now() + Duration::from_secs(1));
         assert_eq!(queue.depth(), 0);
         queue.done(&"a");
         assert_eq!(queue.next().await, Some("a"));
