@@ -4,7 +4,7 @@ use futures::future::join_all;
 use kube::Client;
 use kube::api::{DeleteParams, Preconditions};
 use kube::core::ObjectMeta;
-use machinist_infra::kube::client::RemoteError;
+use machinist_infra::kube::error::RemoteError;
 use machinist_infra::kubevirt::orphans::{Seen, Verdict, controller};
 use machinist_shared::api::names::label;
 

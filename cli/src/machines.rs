@@ -6,7 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::ListParams;
 use kube::core::{ApiResource, DynamicObject, ObjectMeta};
 use kube::{Api, Client};
-use machinist_infra::kube::client::RemoteError;
+use machinist_infra::kube::error::RemoteError;
 use machinist_shared::api;
 use machinist_shared::api::config_var::{ConfigVarString, KeyRef, RefKind};
 use machinist_shared::api::field::{FieldPath, Report};

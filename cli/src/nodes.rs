@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::Node;
 use kube::api::{DeleteParams, ListParams, Preconditions};
 use kube::core::ObjectMeta;
 use kube::{Api, Client};
-use machinist_infra::kube::client::RemoteError;
+use machinist_infra::kube::error::RemoteError;
 use machinist_infra::kubevirt::orphans::of_node;
 use machinist_shared::api::names::{annotation, label};
 

@@ -6,11 +6,12 @@ use std::path::Path;
 use anyhow::{Context as _, bail};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::{Api, Client};
-use machinist_infra::kube::client::{ClientOptions, RemoteError, infra_client, kubectl_client};
+use machinist_infra::kube::client::{ClientOptions, infra_client, kubectl_client};
+use machinist_infra::kube::error::RemoteError;
 use machinist_infra::kube::kubeconfig::InfraKubeconfig;
 use machinist_infra::kube::user_cluster::KubectlCluster;
 use machinist_shared::api::config_var::{KeyRef, LookupError, RefKind};
-use machinist_shared::kubevirt::resolved::{self, Env, raw_or_base64};
+use machinist_shared::provider::{self, Env, raw_or_base64};
 use serde::Serialize;
 
 use crate::flags::{Places, SecretKey};
@@ -193,7 +194,7 @@ async fn of_machines(
 
     let (mut parsed, mut by_key, mut failed) = (HashMap::new(), ByKey::new(), Failed::default());
     for (machine, namespaces) in placed {
-        let text = match resolved::kubeconfig(&machine.credential, &Env::default(), &lookup) {
+        let text = match provider::kubeconfig(&machine.credential, &Env::default(), &lookup) {
             Ok(kubeconfig) => kubeconfig.text,
             Err(error) => {
                 failed.add(error.to_string(), machine);

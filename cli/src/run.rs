@@ -9,7 +9,8 @@ use futures::future::join_all;
 use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::jiff::Timestamp;
 use kube::{Api, Client};
-use machinist_infra::kube::client::{ClientOptions, RemoteError, kubectl_client};
+use machinist_infra::kube::client::{ClientOptions, kubectl_client};
+use machinist_infra::kube::error::RemoteError;
 use machinist_infra::kube::kubeconfig::AddressPolicy;
 use machinist_infra::kube::user_cluster::KubectlCluster;
 

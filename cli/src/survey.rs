@@ -4,7 +4,7 @@ use futures::future::join_all;
 use kube::api::ListParams;
 use kube::core::{DynamicObject, ObjectMeta};
 use kube::{Api, Client};
-use machinist_infra::kube::client::RemoteError;
+use machinist_infra::kube::error::RemoteError;
 use machinist_infra::kubevirt::orphans::{Namespace, Seen};
 use machinist_shared::api::names::label;
 

@@ -3,24 +3,15 @@
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use machinist_shared::api::duration;
+
 /// A duration, or none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct OptionalDuration(pub Option<Duration>);
 
 /// Parses Go's durations (`25m`, `1h30m`, `90s`); the empty text is none.
 pub fn duration(text: &str) -> Result<OptionalDuration, String> {
-    if text.is_empty() {
-        return Ok(OptionalDuration(None));
-    }
-    // Go's only duration without a unit.
-    if text == "0" {
-        return Ok(OptionalDuration(Some(Duration::ZERO)));
-    }
-    let span: jiff::SignedDuration = text
-        .parse()
-        .map_err(|_| format!("{text:?} is no duration like 25m or 1h30m"))?;
-    let duration = Duration::try_from(span).map_err(|_| format!("{text:?} is negative"))?;
-    Ok(OptionalDuration(Some(duration)))
+    duration::parse(text).map(OptionalDuration)
 }
 
 /// A duration that is more than nothing.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 use machinist_infra::clock::ServerClock;
-use machinist_infra::provider::Providers;
+use machinist_infra::providers::Providers;
 use machinist_shared::kubevirt::resolved::Env;
 
 use crate::bootstrap::Access;

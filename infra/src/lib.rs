@@ -5,8 +5,10 @@ pub mod cache;
 pub mod http_server;
 pub mod kube;
 pub mod kubevirt;
+mod lock;
 pub mod process;
 pub mod provider;
+pub mod providers;
 pub mod telemetry;
 
 // Paths of before, for the controller.

@@ -6,6 +6,7 @@ pub mod api;
 pub mod kubevirt;
 pub mod provider;
 pub mod provider_spec;
+pub mod providers;
 
 // Paths of before, for the controller.
 pub use admission::{autoscaler, kubelet_settings, kubelet_version, startup_taints, template};

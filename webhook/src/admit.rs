@@ -5,10 +5,11 @@ use std::time::Duration;
 use machinist_infra::kube::kubeconfig::AddressPolicy;
 use machinist_infra::kubevirt::inquiry::Secrets;
 use machinist_shared::admission::{
-    AdmissionSettings, Author, ValueAt, mutate_create, mutate_deployment, mutate_set, mutate_update,
-    new_references, patch, validate_create, validate_deployment, validate_set, validate_update,
+    AdmissionSettings, Author, Reference, Subject, judge_create, judge_deployment, judge_set, mutate_create,
+    mutate_deployment, mutate_set, mutate_update, new_references, patch, validate_update,
 };
 use machinist_shared::admission::{autoscaler, template};
+use machinist_shared::api::ValueAt;
 use machinist_shared::api::field::{ErrorKind, FieldPath, Report, reported};
 use machinist_shared::kubevirt::spec::Matcher;
 use machinist_shared::kubevirt::topology;
@@ -17,11 +18,12 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::access::Access;
 use crate::infra::{Asked, Infra};
+pub use crate::kind::Kind;
 use crate::kubeconfig::Verdicts;
 use crate::names::{Names, Newcomer};
 use crate::refusal::Status;
-use crate::review::Request;
-pub use crate::review::{Kind, Operation, Verdict};
+pub use crate::review::{Operation, Verdict};
+use crate::review::{Request, User};
 
 /// The rules, and what they were told from outside.
 #[derive(Debug)]
@@ -67,25 +69,43 @@ impl Admission {
         }
     }
 
-    /// Defaults: a patch, never a refusal.
-    pub(crate) async fn mutate(&self, request: &Request<'_, Value>) -> Verdict {
-        let Some(object) = &request.object else {
-            return Verdict::default();
+    /// What a request is about, if it is about one of ours.
+    fn reviewed<'a>(&self, request: &'a Request<'_, Value>) -> Option<Reviewed<'a>> {
+        let object = request.object.as_ref()?;
+        let at = match request.kind() {
+            Kind::Machine => ValueAt::MACHINE,
+            Kind::MachineSet | Kind::MachineDeployment => ValueAt::TEMPLATE,
+            Kind::Other => return None,
         };
         let old = match request.operation() {
             Operation::Create => None,
-            Operation::Update => Some(request.old_object.as_ref().unwrap_or(&Value::Null)),
-            Operation::Other => return Verdict::default(),
+            Operation::Update => request.old_object.as_ref(),
+            Operation::Other => return None,
         };
-        let author = self.settings.author(request.username());
-        let mutated = match (request.kind(), old) {
-            (Kind::Machine, None) => mutate_create(object, &self.settings),
-            (Kind::Machine, Some(old)) => mutate_update(old, object),
-            (Kind::MachineSet, old) => mutate_set(old, object, author, &self.settings),
-            (Kind::MachineDeployment, old) => mutate_deployment(old, object, &self.settings),
-            (Kind::Other, _) => return Verdict::default(),
+        Some(Reviewed {
+            kind: request.kind(),
+            operation: request.operation(),
+            author: self.settings.author(request.username()),
+            user: request.user(),
+            old: old.map(|old| Subject::new(old, at)),
+            new: Subject::new(object, at),
+        })
+    }
+
+    /// Defaults: a patch, never a refusal.
+    pub(crate) async fn mutate(&self, request: &Request<'_, Value>) -> Verdict {
+        let Some(sent) = self.reviewed(request) else {
+            return Verdict::default();
         };
-        let mutated = self.with_outside_defaults(request, old, mutated).await;
+        let (old, object) = (sent.stored(), sent.new.object());
+        let mutated = match sent.kind {
+            Kind::Machine if sent.is_update() => mutate_update(old.unwrap_or(&Value::Null), object),
+            Kind::Machine => mutate_create(object, &self.settings),
+            Kind::MachineSet => mutate_set(old, object, sent.author, &self.settings),
+            Kind::MachineDeployment => mutate_deployment(old, object, &self.settings),
+            Kind::Other => return Verdict::default(),
+        };
+        let mutated = self.with_outside_defaults(&sent, mutated).await;
         Verdict {
             patch: patch(object, &mutated),
             ..Verdict::default()
@@ -95,45 +115,44 @@ impl Admission {
     /// The object with what only the infra cluster knows: region and zone of its disk, and the capacity of its instancetype,
     /// if it is a node group of the cluster-autoscaler whose capacity is not known otherwise. What cannot be had in time
     /// is left out, and told when the object is judged.
-    async fn with_outside_defaults(
-        &self,
-        request: &Request<'_, Value>,
-        old: Option<&Value>,
-        object: Value,
-    ) -> Value {
-        let (Some(infra), Some(wanted)) = (&self.cluster.infra, self.outside_defaults(request, old)) else {
+    async fn with_outside_defaults(&self, sent: &Reviewed<'_>, object: Value) -> Value {
+        let (Some(infra), Some(wanted)) = (&self.cluster.infra, sent.outside_defaults()) else {
             return object;
         };
         let deadline = Instant::now() + PATIENCE_FOR_DEFAULTS;
-        // Nothing is looked up for who may not.
-        let rights = timeout_at(deadline, self.ask_for_rights(request, &object)).await;
-        if !rights.is_ok_and(|report| report.is_ok() && report.warnings.is_empty()) {
-            return object;
-        }
-        let asked = Asked {
-            object: &object,
-            old,
-            at: wanted.at,
-            secrets: Secrets::Untold,
-            must: false,
-        };
-        let topology = async {
-            if wanted.topology {
-                Box::pin(infra.topology(asked, deadline)).await
-            } else {
-                None
+        let (old, at) = (sent.stored(), sent.new.at());
+        let (topology, instancetype) = {
+            let completed = Subject::new(&object, at);
+            // Nothing is looked up for who may not.
+            let references = new_references(old, &object, at);
+            let rights = timeout_at(deadline, self.ask_for_rights(sent, &references)).await;
+            if !rights.is_ok_and(|report| report.is_ok() && report.warnings.is_empty()) {
+                return object;
             }
+            let asked = Asked {
+                subject: &completed,
+                old,
+                secrets: Secrets::Untold,
+                must: false,
+            };
+            let topology = async {
+                if wanted.topology {
+                    Box::pin(infra.topology(asked, deadline)).await
+                } else {
+                    None
+                }
+            };
+            let instancetype = sent.instancetype(&completed);
+            let instancetype = async {
+                match &instancetype {
+                    Some(wanted) => Box::pin(infra.instancetype(asked, wanted, deadline)).await,
+                    None => None,
+                }
+            };
+            tokio::join!(topology, instancetype)
         };
-        let instancetype = wanted.instancetype(old, &object);
-        let instancetype = async {
-            match &instancetype {
-                Some(wanted) => Box::pin(infra.instancetype(asked, wanted, deadline)).await,
-                None => None,
-            }
-        };
-        let (topology, instancetype) = tokio::join!(topology, instancetype);
         let object = match topology {
-            Some(found) => topology::write(object, wanted.at, found),
+            Some(found) => topology::write(object, at, found),
             None => object,
         };
         match instancetype {
@@ -142,143 +161,95 @@ impl Admission {
         }
     }
 
-    /// Which defaults of an object come from its infra cluster; nothing if none does. Machines of our own set controller
-    /// have those of their set.
-    fn outside_defaults(&self, request: &Request<'_, Value>, old: Option<&Value>) -> Option<OutsideDefaults> {
-        let object = request.object.as_ref()?;
-        if self.settings.author(request.username()) != Author::Person || is_deleting(object) {
-            return None;
-        }
-        let at = match (request.kind(), old) {
-            (Kind::Machine, None) => ValueAt::MACHINE,
-            (Kind::MachineSet | Kind::MachineDeployment, _) => ValueAt::TEMPLATE,
-            (Kind::Machine, Some(_)) | (Kind::Other, _) => return None,
-        };
-        let wanted = OutsideDefaults {
-            at,
-            topology: topology::needed(old, object, at),
-        };
-        (wanted.topology || wanted.instancetype(old, object).is_some()).then_some(wanted)
-    }
-
     /// The verdict: refused with every reason, or allowed, with warnings either way.
     pub(crate) async fn validate(&self, request: &Request<'_, Value>) -> Verdict {
-        let Some(object) = &request.object else {
+        let Some(it) = self.reviewed(request) else {
             return Verdict::default();
         };
-        let old = request
-            .old_object
-            .as_ref()
-            .filter(|_| request.operation() == Operation::Update);
+        let outside = it.outside_defaults();
         // Both steps together take no longer than one does alone.
-        let spent = match self.outside_defaults(request, old) {
+        let spent = match outside {
             Some(_) => PATIENCE_FOR_DEFAULTS,
             None => Duration::ZERO,
         };
         let deadline = Instant::now() + PATIENCE.saturating_sub(spent);
-        let mut report = self.judge(request, object);
-        let (name, references) = tokio::join!(
-            self.ask_for_name(request, object),
-            self.ask_for_rights(request, object)
-        );
+        let mut report = self.judge(&it);
+        let references = new_references(it.stored(), it.new.object(), it.new.at());
+        let (name, rights) = tokio::join!(self.ask_for_name(&it), self.ask_for_rights(&it, &references));
         report.extend(name);
         // Nothing is looked up for who may not, not even where that is only a warning.
-        let may_read = references.is_ok() && references.warnings.is_empty();
-        report.extend(references);
-        let asked = self
-            .placed(request, object)
-            .filter(|_| may_read && report.is_ok());
-        if let (Some(infra), Some(asked)) = (&self.cluster.infra, asked) {
+        let may_read = rights.is_ok() && rights.warnings.is_empty();
+        report.extend(rights);
+        if let Some(infra) = &self.cluster.infra
+            && may_read
+            && report.is_ok()
+            && it.is_to_be_asked_for()
+        {
+            let (old, object, at) = (it.stored(), it.new.object(), it.new.at());
+            let asked = Asked {
+                subject: &it.new,
+                old,
+                secrets: self.secrets(&it, &references),
+                must: outside.is_some_and(|outside| outside.topology) && !topology::known(old, object, at),
+            };
             report.extend(infra.judge(asked, deadline).await);
         }
         Verdict {
-            refusal: Status::of(request.kind(), text(object, "/metadata/name"), &report),
+            refusal: Status::of(it.kind, text(it.new.object(), "/metadata/name"), &report),
             warnings: reported(report.warnings.into_iter()),
             ..Verdict::default()
         }
     }
 
     /// Everything that needs nobody else.
-    fn judge(&self, request: &Request<'_, Value>, object: &Value) -> Report {
-        let old = request.old_object.as_ref();
-        match (request.kind(), request.operation()) {
-            (Kind::Machine, Operation::Create) => {
-                let author = self.settings.author(request.username());
-                let mut report = validate_create(object, author, &self.settings);
-                self.judge_kubeconfig(object, &SPEC, author, &mut report);
+    fn judge(&self, it: &Reviewed<'_>) -> Report {
+        let (author, object) = (it.author, it.new.object());
+        match it.kind {
+            Kind::Machine if it.is_update() => {
+                let old = it.stored().unwrap_or(&Value::Null);
+                validate_update(old, object, author, &self.settings)
+            }
+            Kind::Machine => {
+                let mut report = judge_create(&it.new, author, &self.settings);
+                self.judge_kubeconfig(&it.new, author, &mut report);
                 report
             }
-            (Kind::Machine, Operation::Update) => {
-                let author = self.settings.author(request.username());
-                validate_update(old.unwrap_or(&Value::Null), object, author, &self.settings)
-            }
-            (kind @ (Kind::MachineSet | Kind::MachineDeployment), Operation::Create | Operation::Update) => {
-                let old = old.filter(|_| request.operation() == Operation::Update);
-                let (author, mut report) = if kind == Kind::MachineSet {
-                    let author = self.settings.author(request.username());
-                    (author, validate_set(old, object, author, &self.settings))
+            Kind::MachineSet | Kind::MachineDeployment => {
+                let old = it.old.as_ref();
+                let (author, mut report) = if it.kind == Kind::MachineSet {
+                    (author, judge_set(old, &it.new, author, &self.settings))
                 } else {
-                    (Author::Person, validate_deployment(old, object, &self.settings))
+                    (Author::Person, judge_deployment(old, &it.new, &self.settings))
                 };
-                let kubeconfig = |object| Kubeconfig::of(object, &TEMPLATE);
                 // What is stored already is no reason to refuse.
-                if old.is_none_or(|old| kubeconfig(old) != kubeconfig(object)) && !is_deleting(object) {
-                    self.judge_kubeconfig(object, &TEMPLATE, author, &mut report);
+                if !is_deleting(object)
+                    && old.is_none_or(|old| Kubeconfig::of(old) != Kubeconfig::of(&it.new))
+                {
+                    self.judge_kubeconfig(&it.new, author, &mut report);
                 }
                 report
             }
-            (Kind::Other, _) | (_, Operation::Other) => Report::new(),
+            Kind::Other => Report::new(),
         }
-    }
-
-    /// What its infra cluster is to be asked for: a Machine that a person makes, a set or a deployment whose Machines are
-    /// new or will be others.
-    fn placed<'a>(&self, request: &'a Request<'_, Value>, object: &'a Value) -> Option<Asked<'a>> {
-        if self.settings.author(request.username()) != Author::Person || is_deleting(object) {
-            return None;
-        }
-        let at = match (request.kind(), request.operation()) {
-            (Kind::Machine, Operation::Create) => ValueAt::MACHINE,
-            (Kind::MachineSet | Kind::MachineDeployment, Operation::Create) => ValueAt::TEMPLATE,
-            (Kind::MachineSet | Kind::MachineDeployment, Operation::Update) => {
-                let template = |object: &Value| object.pointer("/spec/template").cloned().unwrap_or_default();
-                let same = |old: &Value| template::equal_in_place(&template(old), &template(object));
-                (!request.old_object.as_ref().is_some_and(same)).then_some(ValueAt::TEMPLATE)?
-            }
-            _ => return None,
-        };
-        let old = request
-            .old_object
-            .as_ref()
-            .filter(|_| request.operation() == Operation::Update);
-        Some(Asked {
-            object,
-            old,
-            at,
-            secrets: self.secrets(old, object, at),
-            must: topology::needed(old, object, at) && !topology::known(old, object, at),
-        })
     }
 
     /// Whether the author may read the kubeconfig: one that is in the spec for sure, one behind a reference if that was
     /// asked for just now.
-    fn secrets(&self, old: Option<&Value>, object: &Value, at: ValueAt) -> Secrets {
-        let spec = if at == ValueAt::MACHINE { &SPEC } else { &TEMPLATE };
-        let may_read = match Kubeconfig::of(object, spec) {
+    fn secrets(&self, it: &Reviewed<'_>, references: &[Reference]) -> Secrets {
+        let may_read = match Kubeconfig::of(&it.new) {
             Some(Kubeconfig::Inline(_)) => true,
             Some(Kubeconfig::Elsewhere) => {
-                let new = new_references(old, object, at);
-                let field = format!("{}.cloudProviderSpec.auth.kubeconfig.", at.path).to_lowercase();
+                let field = format!("{}.", kubeconfig_path(it.new.at())).to_lowercase();
                 let asked = |path: String| path.to_lowercase().starts_with(&field);
-                self.cluster.access.is_some() && new.iter().any(|it| asked(it.path.to_string()))
+                self.cluster.access.is_some() && references.iter().any(|it| asked(it.path.to_string()))
             }
             Some(Kubeconfig::Absent) | None => false,
         };
         if may_read { Secrets::Told } else { Secrets::Untold }
     }
 
-    async fn ask_for_name(&self, request: &Request<'_, Value>, object: &Value) -> Report {
-        match (&self.cluster.names, self.newcomer(request, object)) {
+    async fn ask_for_name(&self, it: &Reviewed<'_>) -> Report {
+        match (&self.cluster.names, it.newcomer()) {
             (Some(names), Some(newcomer)) => names.judge(&newcomer).await,
             _ => Report::new(),
         }
@@ -286,51 +257,18 @@ impl Admission {
 
     /// Whether the author may read what the object refers to and did not before. The set controller's Machines have
     /// the references of a set whose author was asked for.
-    async fn ask_for_rights(&self, request: &Request<'_, Value>, object: &Value) -> Report {
-        let at = match request.kind() {
-            Kind::Machine => ValueAt::MACHINE,
-            Kind::MachineSet | Kind::MachineDeployment => ValueAt::TEMPLATE,
-            Kind::Other => return Report::new(),
-        };
-        let old = match request.operation() {
-            Operation::Create => None,
-            Operation::Update => request.old_object.as_ref(),
-            Operation::Other => return Report::new(),
-        };
+    async fn ask_for_rights(&self, it: &Reviewed<'_>, references: &[Reference]) -> Report {
         match &self.cluster.access {
-            Some(access) if self.settings.author(request.username()) == Author::Person => {
-                access
-                    .judge(request.user(), &new_references(old, object, at))
-                    .await
-            }
+            Some(access) if it.author == Author::Person => access.judge(it.user, references).await,
             _ => Report::new(),
         }
     }
 
-    /// The Machine whose name is to be asked for: one that a person makes.
-    fn newcomer(&self, request: &Request<'_, Value>, object: &Value) -> Option<Newcomer> {
-        let (name, namespace) = (
-            text(object, "/metadata/name"),
-            text(object, "/metadata/namespace"),
-        );
-        let asked = request.kind() == Kind::Machine
-            && request.operation() == Operation::Create
-            && self.settings.author(request.username()) == Author::Person
-            && !name.is_empty();
-        asked.then(|| Newcomer {
-            namespace: namespace.to_owned(),
-            name: name.to_owned(),
-        })
-    }
-
-    fn judge_kubeconfig(&self, object: &Value, at: &SpecAt, author: Author, report: &mut Report) {
-        let Some(found) = Kubeconfig::of(object, at) else {
+    fn judge_kubeconfig(&self, subject: &Subject<'_>, author: Author, report: &mut Report) {
+        let Some(found) = Kubeconfig::of(subject) else {
             return;
         };
-        let path = || {
-            let value = FieldPath::new(at.path).child("providerSpec").child("value");
-            value.child("cloudProviderSpec").child("auth").child("kubeconfig")
-        };
+        let path = || kubeconfig_path(subject.at());
         let wrong = match found {
             Kubeconfig::Inline(text) => self
                 .kubeconfigs
@@ -352,41 +290,88 @@ impl Admission {
     }
 }
 
+/// An object that is reviewed, and what is known of the request. Each spec is decoded once.
+struct Reviewed<'a> {
+    kind: Kind,
+    operation: Operation,
+    author: Author,
+    user: &'a User<'a>,
+    /// What is stored now, if it is an update.
+    old: Option<Subject<'a>>,
+    new: Subject<'a>,
+}
+
 /// What of an object only its infra cluster knows.
 #[derive(Debug, Clone, Copy)]
 struct OutsideDefaults {
-    at: ValueAt,
     /// Region and zone of the StorageClass.
     topology: bool,
 }
 
-impl OutsideDefaults {
+impl<'a> Reviewed<'a> {
+    fn is_update(&self) -> bool {
+        self.operation == Operation::Update
+    }
+
+    fn stored(&self) -> Option<&'a Value> {
+        self.old.as_ref().map(Subject::object)
+    }
+
+    /// Which defaults of an object come from its infra cluster; nothing if none does. Machines of our own set controller
+    /// have those of their set.
+    fn outside_defaults(&self) -> Option<OutsideDefaults> {
+        let (old, object) = (self.stored(), self.new.object());
+        let is_new = self.kind != Kind::Machine || !self.is_update();
+        if self.author != Author::Person || is_deleting(object) || !is_new {
+            return None;
+        }
+        let topology = topology::needed(old, object, self.new.at());
+        (topology || self.instancetype(&self.new).is_some()).then_some(OutsideDefaults { topology })
+    }
+
     /// The instancetype whose capacity a node group has.
-    fn instancetype(self, old: Option<&Value>, object: &Value) -> Option<Matcher> {
-        let set = self.at == ValueAt::TEMPLATE;
-        set.then(|| autoscaler::instancetype_needed(old, object))
+    fn instancetype(&self, subject: &Subject<'_>) -> Option<Matcher> {
+        let set = self.kind != Kind::Machine;
+        set.then(|| autoscaler::instancetype_needed(self.stored(), subject))
             .flatten()
+    }
+
+    /// Whether its infra cluster is to be asked for it: a Machine that a person makes, a set or a deployment whose Machines
+    /// are new or will be others.
+    fn is_to_be_asked_for(&self) -> bool {
+        let object = self.new.object();
+        let template = |object: &Value| object.pointer("/spec/template").cloned().unwrap_or_default();
+        let is_new = match (self.kind, self.stored()) {
+            (Kind::Machine, _) => !self.is_update(),
+            (_, None) => true,
+            (_, Some(old)) => !template::equal_in_place(&template(old), &template(object)),
+        };
+        self.author == Author::Person && !is_deleting(object) && is_new
+    }
+
+    /// The Machine whose name is to be asked for: one that a person makes.
+    fn newcomer(&self) -> Option<Newcomer> {
+        let object = self.new.object();
+        let (name, namespace) = (
+            text(object, "/metadata/name"),
+            text(object, "/metadata/namespace"),
+        );
+        let asked = self.kind == Kind::Machine
+            && !self.is_update()
+            && self.author == Author::Person
+            && !name.is_empty();
+        asked.then(|| Newcomer {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+        })
     }
 }
 
-/// Where the spec of a Machine is.
-struct SpecAt {
-    /// For people.
-    path: &'static str,
-    /// JSON pointer to `providerSpec.value`.
-    value: &'static str,
+/// Where a kubeconfig is written.
+fn kubeconfig_path(at: ValueAt) -> FieldPath {
+    let cloud = FieldPath::new(at.path).child("cloudProviderSpec");
+    cloud.child("auth").child("kubeconfig")
 }
-
-/// In a Machine.
-const SPEC: SpecAt = SpecAt {
-    path: "spec",
-    value: "/spec/providerSpec/value",
-};
-/// In a MachineSet or MachineDeployment.
-const TEMPLATE: SpecAt = SpecAt {
-    path: "spec.template.spec",
-    value: "/spec/template/spec/providerSpec/value",
-};
 
 fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
     object
@@ -413,56 +398,18 @@ enum Kubeconfig<'a> {
 }
 
 impl<'a> Kubeconfig<'a> {
-    /// Reads it from an object; nothing if there is no spec of ours to have one.
-    fn of(object: &'a Value, at: &SpecAt) -> Option<Self> {
-        let value = object.pointer(at.value)?;
-        if any_case(value, "cloudProvider")?.as_str() != Some("kubevirt") {
-            return None;
-        }
-        let spec = any_case(value, "cloudProviderSpec").filter(|spec| spec.is_object())?;
-        let Some(found) = any_case(spec, "auth").and_then(|auth| any_case(auth, "kubeconfig")) else {
-            return Some(Self::Absent);
-        };
-        let text = if found.is_object() {
-            any_case(found, "value").unwrap_or(&Value::Null)
-        } else {
-            found
-        };
-        Some(match text {
-            Value::String(text) if !text.is_empty() => Self::Inline(text),
-            _ if found.is_object() && refers(found) => Self::Elsewhere,
-            Value::Null | Value::String(_) => Self::Absent,
+    /// Where the decoder found it; nothing if there is no provider's spec to have one.
+    fn of(subject: &'a Subject<'_>) -> Option<Self> {
+        let credential = subject.config().cloud_provider_spec.as_ref()?.credential();
+        let inline = credential.value.as_deref().filter(|text| !text.is_empty());
+        Some(match (inline, credential.reference()) {
+            (Some(text), _) => Self::Inline(text),
+            (None, Some(_)) => Self::Elsewhere,
             // Of a wrong type, which has been told.
-            _ => Self::Elsewhere,
+            (None, None) if subject.faults().blames(&kubeconfig_path(subject.at())) => Self::Elsewhere,
+            (None, None) => Self::Absent,
         })
     }
-}
-
-/// Whether a value in object form has a reference that counts: one with all three parts.
-fn refers(value: &Value) -> bool {
-    ["secretKeyRef", "configMapKeyRef"]
-        .iter()
-        .filter_map(|kind| any_case(value, kind))
-        .any(|reference| {
-            let text = |part| {
-                any_case(reference, part)
-                    .and_then(Value::as_str)
-                    .unwrap_or_default()
-            };
-            ["namespace", "name", "key"]
-                .iter()
-                .all(|part| !text(part).is_empty())
-        })
-}
-
-/// The value at `key`, in any letter case if the exact key is absent, as everywhere in provider specs.
-pub(crate) fn any_case<'a>(object: &'a Value, key: &str) -> Option<&'a Value> {
-    let map = object.as_object()?;
-    map.get(key).or_else(|| {
-        map.iter()
-            .find(|(k, _)| k.eq_ignore_ascii_case(key))
-            .map(|(_, v)| v)
-    })
 }
 
 #[cfg(test)]
@@ -488,14 +435,16 @@ mod tests {
     #[case::no_auth(json!(null), Kubeconfig::Absent)]
     #[case::a_list_is_someone_elses_error(json!({"kubeconfig": []}), Kubeconfig::Elsewhere)]
     fn a_kubeconfig_is_found_where_the_decoder_finds_it(#[case] auth: Value, #[case] want: Kubeconfig<'_>) {
-        assert_eq!(Kubeconfig::of(&machine(&auth), &SPEC), Some(want));
+        let machine = machine(&auth);
+        let subject = Subject::new(&machine, ValueAt::MACHINE);
+        assert_eq!(Kubeconfig::of(&subject), Some(want));
     }
 
     #[test]
     fn another_providers_spec_has_none() {
         let mut machine = machine(&json!({"kubeconfig": "x"}));
         machine["spec"]["providerSpec"]["value"]["cloudProvider"] = json!("aws");
-        assert_eq!(Kubeconfig::of(&machine, &SPEC), None);
+        assert_eq!(Kubeconfig::of(&Subject::new(&machine, ValueAt::MACHINE)), None);
     }
 
     #[test]
@@ -509,7 +458,9 @@ mod tests {
                 Cluster::default(),
             );
             let mut report = Report::new();
-            admission.judge_kubeconfig(&machine(&json!({})), &SPEC, author, &mut report);
+            let machine = machine(&json!({}));
+            let subject = Subject::new(&machine, ValueAt::MACHINE);
+            admission.judge_kubeconfig(&subject, author, &mut report);
             (
                 report.blames(&FieldPath::new(path)),
                 report.warnings.iter().any(|w| w.starts_with(path)),

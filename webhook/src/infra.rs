@@ -7,15 +7,18 @@ use clap::ValueEnum;
 use futures::future;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::{Api, Client};
-use machinist_infra::kube::client::{ClientOptions, RemoteError};
+use machinist_infra::kube::client::ClientOptions;
+use machinist_infra::kube::error::RemoteError;
 use machinist_infra::kube::kubeconfig::{AddressPolicy, InfraKubeconfig};
 use machinist_infra::kubevirt::inquiry::{Inquiry, Question, Secrets};
-use machinist_shared::admission::ValueAt;
+use machinist_shared::admission::Subject;
+use machinist_shared::api::ValueAt;
 use machinist_shared::api::config_var::{KeyRef, LookupError, RefKind};
 use machinist_shared::api::field::{ErrorKind, FieldPath, Report};
-use machinist_shared::kubevirt::resolved::{self, Env, KubeconfigSource, Unresolved};
+use machinist_shared::kubevirt::resolved;
 use machinist_shared::kubevirt::spec::{CloudProviderSpec, Matcher};
 use machinist_shared::kubevirt::{topology, validate};
+use machinist_shared::provider::{self, Env, KubeconfigSource, Unresolved};
 use machinist_shared::provider_spec::ProviderConfig;
 use machinist_shared::provider_spec::operating_system::OperatingSystem;
 use serde_json::Value;
@@ -55,14 +58,28 @@ impl std::fmt::Debug for Infra {
 /// What is to be made.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Asked<'a> {
-    pub(crate) object: &'a Value,
+    pub(crate) subject: &'a Subject<'a>,
     /// What is stored now, if it is an update.
     pub(crate) old: Option<&'a Value>,
-    pub(crate) at: ValueAt,
     /// Whether the author may read the kubeconfig.
     pub(crate) secrets: Secrets,
     /// Whether the infra cluster must be asked, or the object lacks something that belongs to it.
     pub(crate) must: bool,
+}
+
+impl<'a> Asked<'a> {
+    fn object(self) -> &'a Value {
+        self.subject.object()
+    }
+
+    fn at(self) -> ValueAt {
+        self.subject.at()
+    }
+
+    /// The KubeVirt provider's part of the spec: others are not asked at admission. What is wrong with it is told elsewhere.
+    fn cloud(self) -> Option<&'a CloudProviderSpec> {
+        self.subject.config().cloud_provider_spec.as_ref()?.of()
+    }
 }
 
 /// A spec that can be asked for.
@@ -110,10 +127,10 @@ impl Infra {
 
     /// Errors and warnings of the infra cluster, by the fields of the spec, before `deadline`.
     pub(crate) async fn judge(&self, asked: Asked<'_>, deadline: Instant) -> Report {
-        let path = FieldPath::new(asked.at.path).child("cloudProviderSpec");
+        let path = FieldPath::new(asked.at().path).child("cloudProviderSpec");
         let (report, unreachable) = self.ask(asked, &path, deadline).await;
         let mut report = match asked.old {
-            Some(old) => stored::downgrade(report, old, asked.object),
+            Some(old) => stored::downgrade(report, old, asked.object()),
             None => report,
         };
         match unreachable {
@@ -130,7 +147,7 @@ impl Infra {
     async fn judge_topology(&self, asked: Asked<'_>, path: &FieldPath, deadline: Instant) -> Report {
         let mut report = Report::new();
         let found = Box::pin(self.topology(asked, deadline)).await;
-        if found.is_none_or(|found| !topology::is_written(asked.object, asked.at, found)) {
+        if found.is_none_or(|found| !topology::is_written(asked.object(), asked.at(), found)) {
             let path = field_path(path, "primaryDisk.storageClassName");
             let text = "its region and zone could not be read in time; try again, or write both down in \
                         virtualMachine.location";
@@ -145,13 +162,10 @@ impl Infra {
         asked: Asked<'_>,
         deadline: Instant,
     ) -> Option<(Option<String>, Option<String>)> {
-        let path = FieldPath::new(asked.at.path).child("cloudProviderSpec");
-        let cloud = cloud_provider_spec(asked)?;
+        let path = FieldPath::new(asked.at().path).child("cloudProviderSpec");
+        let cloud = asked.cloud()?;
         // What is wrong with it will be told.
-        let usable = timeout_at(deadline, self.usable(&cloud, &path))
-            .await
-            .ok()?
-            .ok()?;
+        let usable = timeout_at(deadline, self.usable(cloud, &path)).await.ok()?.ok()?;
         let class = &usable.spec.primary_disk.storage_class;
         let found = self.inquiry.topology(&usable.kubeconfig, class, deadline).await;
         found.ok()
@@ -164,13 +178,10 @@ impl Infra {
         wanted: &Matcher,
         deadline: Instant,
     ) -> Option<Value> {
-        let path = FieldPath::new(asked.at.path).child("cloudProviderSpec");
-        let cloud = cloud_provider_spec(asked)?;
+        let path = FieldPath::new(asked.at().path).child("cloudProviderSpec");
+        let cloud = asked.cloud()?;
         // What is wrong with it will be told.
-        let usable = timeout_at(deadline, self.usable(&cloud, &path))
-            .await
-            .ok()?
-            .ok()?;
+        let usable = timeout_at(deadline, self.usable(cloud, &path)).await.ok()?.ok()?;
         let namespace = &self.env.infra_namespace;
         let found = self
             .inquiry
@@ -201,9 +212,7 @@ impl Infra {
     /// What is known by `deadline`, and why that is not all.
     async fn ask(&self, asked: Asked<'_>, path: &FieldPath, deadline: Instant) -> (Report, Option<String>) {
         let mut report = Report::new();
-        let config = provider_config(asked);
-        let spec = config.cloud_provider_spec.as_ref();
-        let Some(cloud) = spec.and_then(|spec| spec.of::<CloudProviderSpec>()) else {
+        let Some(cloud) = asked.cloud() else {
             return (report, None);
         };
         let usable = match timeout_at(deadline, self.usable(cloud, path)).await {
@@ -218,21 +227,21 @@ impl Infra {
             }
         };
         report.warnings.extend(usable.told.warnings.iter().cloned());
-        let machine = asked.at == ValueAt::MACHINE;
+        let machine = asked.at() == ValueAt::MACHINE;
         let metadata = if machine {
             "metadata"
         } else {
             "spec.template.metadata"
         };
         let pointer = format!("/{}", metadata.replace('.', "/"));
-        let texts = |field: &str| string_map(asked.object.pointer(&format!("{pointer}/{field}")));
+        let texts = |field: &str| string_map(asked.object().pointer(&format!("{pointer}/{field}")));
         let (labels, annotations) = (texts("labels"), texts("annotations"));
         let name = asked
-            .object
+            .object()
             .pointer("/metadata/name")
             .and_then(Value::as_str)
             .unwrap_or("machine");
-        let set = asked.object.pointer("/kind").and_then(Value::as_str) == Some("MachineSet");
+        let set = asked.object().pointer("/kind").and_then(Value::as_str) == Some("MachineSet");
         // Machines of a set bear its name, as far as the API server lets them.
         let name = if set { start_of(name, GENERATED) } else { name };
         let question = Question {
@@ -246,14 +255,15 @@ impl Infra {
             replicas: if machine {
                 1
             } else {
-                pool::added(asked.old, asked.object)
+                pool::added(asked.old, asked.object())
             },
             secrets: match usable.source {
                 // It is nobody's who writes specs.
                 KubeconfigSource::Environment => Secrets::Untold,
                 _ => asked.secrets,
             },
-            ignition: reads_ignition(&config).then(|| FieldPath::new(asked.at.path).child("operatingSystem")),
+            ignition: reads_ignition(asked.subject.config())
+                .then(|| FieldPath::new(asked.at().path).child("operatingSystem")),
             path: path.clone(),
             metadata: FieldPath::new(metadata),
         };
@@ -304,7 +314,7 @@ impl Infra {
             }
         };
         let spec = resolved::resolve(cloud, &self.env, &lookup).map_err(unusable)?;
-        let found = resolved::kubeconfig(&cloud.kubeconfig, &self.env, &lookup).map_err(unusable)?;
+        let found = provider::kubeconfig(&cloud.kubeconfig, &self.env, &lookup).map_err(unusable)?;
         let kubeconfig = InfraKubeconfig::parse(found.text.expose(), self.policy).map_err(|error| {
             Unusable::wrong(
                 &field_path(path, "auth.kubeconfig"),
@@ -359,17 +369,6 @@ const GENERATED: usize = 58;
 /// At most `length` bytes, of a name that is ASCII.
 fn start_of(name: &str, length: usize) -> &str {
     name.get(..length).unwrap_or(name)
-}
-
-fn provider_config(asked: Asked<'_>) -> ProviderConfig {
-    let value = asked.object.pointer(asked.at.pointer);
-    // What is wrong with it is told elsewhere.
-    ProviderConfig::decode(value, &FieldPath::new(asked.at.path), &mut Report::new())
-}
-
-fn cloud_provider_spec(asked: Asked<'_>) -> Option<CloudProviderSpec> {
-    // Other providers are not asked at admission.
-    provider_config(asked).cloud_provider_spec?.of().cloned()
 }
 
 /// Whether Ignition reads the user data.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use machinist_infra::kube::kubeconfig::{AddressPolicy, InfraKubeconfig};
-use machinist_shared::kubevirt::resolved::decode_base64;
+use machinist_shared::provider::decode_base64;
 use sha2::{Digest as _, Sha256};
 
 /// How many verdicts one generation of the cache holds.

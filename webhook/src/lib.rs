@@ -7,6 +7,7 @@ pub mod certificate;
 pub mod flags;
 mod handler;
 pub mod infra;
+mod kind;
 mod kubeconfig;
 pub mod metrics;
 pub mod names;

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry};
 
-use crate::review::{Kind, Operation, Verdict};
+use crate::kind::Kind;
+use crate::review::{Operation, Verdict};
 
 /// Which of the two questions was asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,5 +1,7 @@
 //! How many Machines an object brings at once.
 
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use machinist_shared::api::rollout;
 use serde_json::Value;
 
 /// How many Machines there will be besides those that there are: all of a new object; of one that changes its template,
@@ -22,14 +24,11 @@ fn surge(object: &Value, replicas: u64) -> u64 {
     if strategy.get("type").and_then(Value::as_str) != Some("RollingUpdate") {
         return 0;
     }
-    match strategy.pointer("/rollingUpdate/maxSurge") {
-        Some(Value::String(text)) => {
-            let percent = text.trim_end_matches('%').parse::<u64>().unwrap_or_default();
-            replicas.saturating_mul(percent).div_ceil(100)
-        }
-        Some(number) => number.as_u64().unwrap_or_default(),
-        None => 0,
-    }
+    let written = strategy.pointer("/rollingUpdate/maxSurge").cloned();
+    // What is neither a number nor a text has been told.
+    let written: Option<IntOrString> = written.and_then(|it| serde_json::from_value(it).ok());
+    let replicas = i32::try_from(replicas).unwrap_or(i32::MAX);
+    u64::try_from(rollout::max_surge(written.as_ref(), replicas)).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -46,6 +45,7 @@ mod tests {
     #[case::a_rollout_that_shrinks(Some(5), json!(3), json!(1), 1)]
     #[case::in_percent(Some(10), json!(10), json!("25%"), 3)]
     #[case::without_surge(Some(3), json!(3), json!(0), 0)]
+    #[case::with_the_surge_that_is_the_default(Some(3), json!(3), json!(null), 1)]
     #[case::no_more_than_there_are(Some(2), json!(2), json!(9), 2)]
     fn a_pool_needs_room_for_what_is_added(
         #[case] old: Option<u64>,

@@ -3,7 +3,7 @@
 use machinist_shared::api::field::{ErrorKind, FieldError, MAX_REPORTED, Report, cut, reported};
 use serde::Serialize;
 
-use crate::review::Kind;
+use crate::kind::Kind;
 
 /// Why a request is refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

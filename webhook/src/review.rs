@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use crate::kind::Kind;
 use crate::object::Object;
 use crate::refusal::Status;
 
@@ -74,19 +75,6 @@ pub(crate) struct User<'a> {
     pub(crate) extra: Option<&'a RawValue>,
 }
 
-/// Which of our kinds a request is about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// A Machine.
-    Machine,
-    /// A MachineDeployment.
-    MachineDeployment,
-    /// A MachineSet.
-    MachineSet,
-    /// Anything else: let through.
-    Other,
-}
-
 /// What is done to the object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
@@ -96,18 +84,6 @@ pub enum Operation {
     Update,
     /// Anything else: let through.
     Other,
-}
-
-impl Kind {
-    /// As metrics and spans have it.
-    pub(crate) fn label(self) -> &'static str {
-        match self {
-            Self::Machine => "machines",
-            Self::MachineDeployment => "machinedeployments",
-            Self::MachineSet => "machinesets",
-            Self::Other => "other",
-        }
-    }
 }
 
 impl Operation {

@@ -11,7 +11,7 @@ use machinist_infra::http_server::{self, NoDelayAcceptor};
 use machinist_infra::kube::client::{ClientOptions, user_cluster_client};
 use machinist_infra::kube::kubeconfig::AddressPolicy;
 use machinist_infra::process::install_tls_provider;
-use machinist_shared::kubevirt::resolved::Env;
+use machinist_shared::provider::Env;
 use tokio::task::JoinSet;
 
 use crate::access::Access;

@@ -1,9 +1,8 @@
 //! What is stored already is no reason to refuse: an object that names what has vanished since must still be mendable.
 
 use machinist_shared::api::field::Report;
+use machinist_shared::api::raw::any_case;
 use serde_json::Value;
-
-use crate::admit::any_case;
 
 /// The report with a warning in place of each error about a field that `old` has with the same value.
 pub(crate) fn downgrade(report: Report, old: &Value, new: &Value) -> Report {
@@ -54,7 +53,7 @@ fn equal(old: &Value, new: &Value) -> bool {
 fn child<'a>(value: &'a Value, part: &str) -> Option<&'a Value> {
     match value {
         Value::Array(items) => items.get(part.parse::<usize>().ok()?),
-        object => any_case(object, part),
+        object => any_case(object.as_object()?, part),
     }
 }
 

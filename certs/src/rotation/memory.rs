@@ -7,16 +7,7 @@ use std::time::SystemTime;
 
 use crate::root::{Bundle, Root};
 
-use super::observed::{Found, Serving, Signer};
-
-/// Since when it has been so, without a break, as far as this process has seen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Since {
-    /// The authority is in every `caBundle`.
-    pub trusted: Option<SystemTime>,
-    /// The serving Secret holds the certificate that it holds.
-    pub issued: Option<SystemTime>,
-}
+use super::observed::{Found, Serving, Signer, Since};
 
 /// What a process has seen so far.
 #[derive(Debug, Default)]

@@ -9,8 +9,8 @@ mod memory;
 mod observed;
 
 pub use decide::{Action, Because, Obstacle, Plan, decide, in_transition};
-pub use memory::{Memory, Since};
-pub use observed::{Found, Observed, Policy, Serving, Signer};
+pub use memory::Memory;
+pub use observed::{Found, Observed, Policy, Serving, Signer, Since};
 
 #[cfg(test)]
 mod tests;

@@ -8,7 +8,14 @@ use crate::identity::Identity;
 use crate::probe::Served;
 use crate::root::{Bundle, Root, Validity};
 
-use super::memory::Since;
+/// Since when it has been so, without a break, as far as this process has seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Since {
+    /// The authority is in every `caBundle`.
+    pub trusted: Option<SystemTime>,
+    /// The serving Secret holds the certificate that it holds.
+    pub issued: Option<SystemTime>,
+}
 
 /// What is wanted.
 #[derive(Debug, Clone)]

@@ -10,7 +10,7 @@ use machinist_infra::clock::ServerClock;
 use machinist_infra::fence::MayWrite;
 use machinist_infra::kubeconfig::AddressPolicy;
 use machinist_infra::pool::PoolOptions;
-use machinist_infra::provider;
+use machinist_infra::providers;
 use machinist_infra::traffic::Traffic;
 use machinist_shared::kubevirt::resolved::Env;
 use tokio::sync::mpsc;
@@ -60,7 +60,7 @@ pub(super) async fn wire(
     let own_server = flags.user_cluster().server_url().await.ok();
     let context = Arc::new(Context {
         references: References::new(client.clone(), referenced),
-        infra: provider::shipped(options, events),
+        infra: providers::shipped(options, events),
         stores: Arc::new(match flags.client_csr_approver {
             ClientApprover::Only => Stores::of_approver(),
             ClientApprover::Here | ClientApprover::Elsewhere => Stores::at(clock.clone()),

@@ -4,11 +4,11 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use machinist_infra::store::Key;
+use machinist_shared::admission::Subject;
+use machinist_shared::api::ValueAt;
 use machinist_shared::autoscaler;
 use machinist_shared::config_var::ConfigVarString;
-use machinist_shared::field::{FieldPath, Report};
 use machinist_shared::kubevirt::spec::Matcher;
-use machinist_shared::provider_spec::ProviderConfig;
 use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::time::Instant;
@@ -37,10 +37,14 @@ pub(crate) struct Wanted {
 impl Wanted {
     /// What must be read before the capacity of a node group is known.
     pub(crate) fn of(object: &Value) -> Option<Self> {
-        let matcher = autoscaler::instancetype_needed(None, object)?;
-        let value = object.pointer("/spec/template/spec/providerSpec/value");
-        let config = ProviderConfig::decode(value, &FieldPath::new("spec"), &mut Report::new());
-        let kubeconfig = config.cloud_provider_spec?.credential().clone();
+        let subject = Subject::new(object, ValueAt::TEMPLATE);
+        let matcher = autoscaler::instancetype_needed(None, &subject)?;
+        let kubeconfig = subject
+            .config()
+            .cloud_provider_spec
+            .as_ref()?
+            .credential()
+            .clone();
         Some(Self { matcher, kubeconfig })
     }
 }

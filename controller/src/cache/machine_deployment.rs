@@ -2,7 +2,7 @@
 
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::core::ObjectMeta;
-use machinist_shared::api::MachineDeploymentStatus;
+use machinist_shared::api::{MachineDeploymentStatus, rollout};
 use machinist_shared::names::{self, label};
 use serde::Deserialize;
 use serde_json::Value;
@@ -107,21 +107,12 @@ named!(StoredMachineDeployment, metadata);
 impl StoredMachineDeployment {
     /// How many of its Machines may be missing by its own rules.
     pub fn max_unavailable(&self) -> i32 {
-        self.limit(self.max_unavailable.as_ref(), 0, Round::Down)
+        rollout::max_unavailable(self.max_unavailable.as_ref(), self.replicas.unwrap_or(1))
     }
 
     /// How many Machines may be too many by its own rules.
     pub fn max_surge(&self) -> i32 {
-        self.limit(self.max_surge.as_ref(), 1, Round::Up)
-    }
-
-    fn limit(&self, value: Option<&IntOrString>, default: i32, round: Round) -> i32 {
-        let default = IntOrString::Int(default);
-        resolve_limit(
-            value.unwrap_or(&default),
-            self.replicas.unwrap_or(1).max(0),
-            round,
-        )
+        rollout::max_surge(self.max_surge.as_ref(), self.replicas.unwrap_or(1))
     }
 
     /// Whether it controls the set and selects it.
@@ -162,29 +153,6 @@ machinist_infra::projected!(
     "machinedeployments"
 );
 machinist_infra::serialize_metadata!(StoredMachineDeployment);
-
-/// Where a share that is no whole number goes.
-#[derive(Debug, Clone, Copy)]
-pub enum Round {
-    /// To the next larger.
-    Up,
-    /// To the next smaller.
-    Down,
-}
-
-/// A number, or a percentage of `of`. Text is a percentage even without `%`; what is no number at all is none.
-pub fn resolve_limit(value: &IntOrString, of: i32, round: Round) -> i32 {
-    let percent = match value {
-        IntOrString::Int(number) => return (*number).max(0),
-        IntOrString::String(text) => text.strip_suffix('%').unwrap_or(text).trim().parse::<i64>(),
-    };
-    let product = percent.unwrap_or(0).clamp(0, i64::from(i32::MAX)) * i64::from(of);
-    let share = match round {
-        Round::Up => (product + 99) / 100,
-        Round::Down => product / 100,
-    };
-    i32::try_from(share).unwrap_or(i32::MAX)
-}
 
 #[cfg(test)]
 mod tests {

@@ -17,7 +17,7 @@ mod tombstones;
 mod volume_attachment;
 
 pub use machine::{SpecState, StoredMachine};
-pub use machine_deployment::{Round, StoredMachineDeployment, resolve_limit};
+pub use machine_deployment::StoredMachineDeployment;
 pub use machine_set::StoredMachineSet;
 pub use node::{Node, NodeSpec, NodeStatus};
 pub use references::{Looked, LookedSecret, Reference, ReferenceKind, References};

@@ -1,5 +1,6 @@
 //! What is watched, in memory: lists and watches, and the stores that they fill.
 
+pub mod key;
 mod projected;
 pub mod reflect;
 pub mod store;

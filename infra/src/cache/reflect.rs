@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::cache::store::{Change, Store};
 use crate::cache::watch::{Event, Selector, Source, Trust};
-use crate::kube::client::RemoteError;
+use crate::kube::error::RemoteError;
 
 /// What a watch says besides changes.
 #[derive(Debug)]

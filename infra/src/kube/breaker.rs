@@ -14,7 +14,7 @@ use kube::client::Body;
 use tokio::sync::{Semaphore, watch};
 use tower::{BoxError, Layer, Service};
 
-use crate::kube::client::{RemoteError, Shown};
+use crate::kube::error::{RemoteError, Shown};
 
 /// Whether an infra cluster answers.
 #[derive(Debug, Clone, PartialEq, Eq)]

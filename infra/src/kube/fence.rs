@@ -11,7 +11,7 @@ use http::{Method, Request, Response};
 use kube::client::Body;
 use tower::{BoxError, Layer, Service};
 
-use crate::kube::client::Shown;
+use crate::kube::error::Shown;
 
 /// Whether a write may be sent now; without a fence, always.
 #[derive(Clone, Default)]
@@ -91,7 +91,7 @@ mod tests {
     use tower::{ServiceBuilder, ServiceExt as _};
 
     use super::*;
-    use crate::kube::client::RemoteError;
+    use crate::kube::error::RemoteError;
 
     fn request(method: &Method, path: &str) -> Request<Body> {
         let request = Request::builder().method(method).uri(path);

@@ -4,6 +4,8 @@ pub mod answer;
 pub mod breaker;
 pub mod client;
 pub mod clock;
+mod deadline;
+pub mod error;
 pub mod fence;
 pub(crate) mod json_strings;
 pub mod kubeconfig;

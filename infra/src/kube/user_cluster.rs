@@ -6,7 +6,7 @@ use base64::Engine as _;
 use kube::Config;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 
-use crate::kube::client::ClientError;
+use crate::kube::error::ClientError;
 
 /// How the user cluster is reached. Empty is none: with neither, it is the one that the pod runs in.
 #[derive(Debug, Clone, Copy, Default)]

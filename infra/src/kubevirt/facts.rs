@@ -13,35 +13,15 @@ use machinist_shared::kubevirt::kinds::{CLUSTER_INSTANCETYPE, instancetypes};
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
-use crate::kube::client::{RemoteError, is_object_name};
+use crate::kube::client::is_object_name;
+use crate::kube::error::RemoteError;
+// A path of before, for the controller.
+pub use crate::provider::FactError;
 
 /// How long an answer is used, if nothing else is said.
 pub const TTL: Duration = Duration::from_mins(5);
 /// How long at most one with headers is used: they are credentials, and may be rotated.
 const HEADERS_TTL: Duration = Duration::from_secs(10);
-
-/// Why a fact could not be had.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum FactError {
-    /// It names something that does not exist.
-    #[error("{kind} {name} does not exist on the infra cluster")]
-    NotFound {
-        /// Kind.
-        kind: &'static str,
-        /// Name.
-        name: String,
-    },
-    /// It could not be asked for.
-    #[error("{kind} {name} cannot be read from the infra cluster: {error}")]
-    Remote {
-        /// Kind.
-        kind: &'static str,
-        /// Name.
-        name: String,
-        /// Why.
-        error: RemoteError,
-    },
-}
 
 /// By whom, by digest, and what.
 type Asked = (String, FactsNeeded);

@@ -25,14 +25,13 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::cache::store::{Key, Store};
-use crate::kube::client::RemoteError;
-use crate::kubevirt::facts::FactError;
+use crate::kube::error::RemoteError;
 use crate::kubevirt::objects::{Cached, DataVolume, Vm, Vmi};
 use crate::kubevirt::pool::{Access, InfraPool, Kind, OpenInfra, read_one};
 use crate::provider::lane::Lane;
 use crate::provider::{
-    Blind, Delivery, Disk, Eviction, Guest, InfraKey, Instance, Labelling, NamedAt, NotWatched, Orphan,
-    Place, Provider, Sight, State, Unwatched, Watched,
+    Blind, Delivery, Disk, Eviction, FactError, Guest, InfraKey, Instance, Labelling, NamedAt, NotWatched,
+    Orphan, Place, Provider, Sight, State, Unwatched, Watched,
 };
 
 impl Provider for InfraPool {

@@ -6,13 +6,15 @@ use super::pool::{
     default_template, judge_name, judge_replicas, judge_selector, judge_template, template_changed,
 };
 use super::shape::DEPLOYMENT;
+use super::subject::Subject;
 use super::update::{is_deleting, only_new};
 use super::validate::{merge, not_an_object};
 use super::{AdmissionSettings, Author};
 use crate::admission::autoscaler;
+use crate::api::ValueAt;
 use crate::api::field::{FieldPath, Report};
 use crate::api::raw::{Object, child, object_at, object_at_mut};
-use crate::api::syntax;
+use crate::api::{rollout, syntax};
 use crate::provider::Maker;
 
 /// A MachineDeployment as it is to be stored; `old` is what is stored now, if it is an update. One that is being
@@ -61,7 +63,10 @@ fn default_rollout(spec: &mut Object) {
     let Some(rolling) = child(strategy, "rollingUpdate") else {
         return;
     };
-    for (key, value) in [("maxSurge", 1), ("maxUnavailable", 0)] {
+    for (key, value) in [
+        ("maxSurge", rollout::MAX_SURGE),
+        ("maxUnavailable", rollout::MAX_UNAVAILABLE),
+    ] {
         if rolling.get(key).is_none_or(Value::is_null) {
             rolling.insert(key.to_owned(), json!(value));
         }
@@ -71,15 +76,26 @@ fn default_rollout(spec: &mut Object) {
 /// Judges a MachineDeployment after [`mutate_deployment`]; `old` is what is stored now, if it is an update. One that
 /// is being deleted always passes, and what is stored already is no reason to refuse.
 pub fn validate_deployment(old: Option<&Value>, new: &Value, settings: &AdmissionSettings) -> Report {
-    if is_deleting(new) {
+    let subject = |object| Subject::new(object, ValueAt::TEMPLATE);
+    judge_deployment(old.map(subject).as_ref(), &subject(new), settings)
+}
+
+/// The same of a MachineDeployment of which others will ask more.
+pub fn judge_deployment(
+    old: Option<&Subject<'_>>,
+    new: &Subject<'_>,
+    settings: &AdmissionSettings,
+) -> Report {
+    let object = new.object();
+    if is_deleting(object) {
         return Report::new();
     }
-    if !new.is_object() {
+    if !object.is_object() {
         return not_an_object();
     }
-    let with_template = template_changed(old, new);
-    only_new(&DEPLOYMENT, old, new, |object| {
-        judge(object, settings, with_template)
+    let with_template = template_changed(old.map(Subject::object), object);
+    only_new(&DEPLOYMENT, old, new, |subject| {
+        judge(subject, settings, with_template)
     })
 }
 
@@ -97,7 +113,8 @@ fn judge_deadline(spec: &Object, path: &FieldPath, report: &mut Report) {
 }
 
 /// Everything but shapes.
-fn judge(object: &Value, settings: &AdmissionSettings, with_template: bool) -> Report {
+fn judge(subject: &Subject<'_>, settings: &AdmissionSettings, with_template: bool) -> Report {
+    let object = subject.object();
     let (mut report, mut policy, path) = (Report::new(), Report::new(), FieldPath::new("spec"));
     let empty = Object::new();
     let spec = match object.get("spec") {
@@ -117,8 +134,15 @@ fn judge(object: &Value, settings: &AdmissionSettings, with_template: bool) -> R
     autoscaler::judge(object, &mut report);
     validate_strategy(spec, &path.child("strategy"), &mut report);
     if with_template {
-        let cloud = judge_template(spec, &path.child("template"), settings, &mut report, &mut policy);
-        judge_name(object, Maker::Deployment, cloud.as_deref(), &mut report);
+        let cloud = judge_template(
+            subject,
+            spec,
+            &path.child("template"),
+            settings,
+            &mut report,
+            &mut policy,
+        );
+        judge_name(object, Maker::Deployment, cloud, &mut report);
     }
     merge(report, policy, Author::Person)
 }

@@ -8,9 +8,9 @@ use serde_json::{Value, json};
 use super::{AdmissionSettings, bypass};
 use crate::api::names::{annotation, label};
 use crate::api::raw::{self, Object, child, object_at, object_at_mut, text};
-use crate::provider::{self, Provider};
 use crate::provider_spec::operating_system::OperatingSystem;
 use crate::provider_spec::{DNS_KEYS, KEYS, NETWORK_KEYS};
+use crate::providers;
 
 /// A Machine as it is to be stored when it is made.
 pub fn mutate_create(raw: &Value, settings: &AdmissionSettings) -> Value {
@@ -26,8 +26,8 @@ pub fn mutate_create(raw: &Value, settings: &AdmissionSettings) -> Value {
         return machine;
     };
     let os = default_spec(spec);
-    if let Some(provider) = provider_of(spec) {
-        provider.add_defaults(spec, None, settings);
+    if let Some(provider) = providers::of_spec(spec) {
+        provider.add_defaults(spec, None, &settings.infra_namespace);
     }
     if let Some(os) = os {
         let labels = child(spec, "metadata").and_then(|metadata| child(metadata, "labels"));
@@ -110,11 +110,6 @@ pub(crate) fn default_spec(spec: &mut Object) -> Option<OperatingSystem> {
         value.insert("operatingSystemSpec".to_owned(), spec);
     }
     Some(os)
-}
-
-/// The provider that a Machine's spec names.
-pub(crate) fn provider_of(spec: &Object) -> Option<&'static dyn Provider> {
-    provider::of(object_at(spec, &["providerSpec"])?.get("value"))
 }
 
 #[cfg(test)]

@@ -1,17 +1,16 @@
 //! What MachineSets and MachineDeployments have in common: a template, and a selector that must match it.
 
-use std::sync::Arc;
-
 use serde_json::Value;
 
-use super::mutate::{default_spec, provider_of};
+use super::mutate::default_spec;
+use super::subject::Subject;
 use super::validate::{validate_provider_id, validate_spec, validate_startup_taints, warn_annotations};
 use super::{AdmissionSettings, selector};
 use crate::admission::template;
 use crate::api::field::{FieldPath, Report};
 use crate::api::raw::{Object, object_at};
-use crate::provider;
 use crate::provider::{Maker, Spec};
+use crate::providers;
 
 /// Fills in the spec of a template; `old` is the object that is stored now, if it is an update.
 ///
@@ -21,8 +20,8 @@ use crate::provider::{Maker, Spec};
 pub(super) fn default_template(old: Option<&Value>, template: &mut Object, settings: &AdmissionSettings) {
     default_spec(template);
     let stored = old.and_then(|old| object_at(old.as_object()?, &["spec", "template", "spec"]));
-    if let Some(provider) = provider_of(template) {
-        provider.add_defaults(template, stored, settings);
+    if let Some(provider) = providers::of_spec(template) {
+        provider.add_defaults(template, stored, &settings.infra_namespace);
     }
 }
 
@@ -53,20 +52,21 @@ pub(super) fn judge_replicas(spec: &Object, path: &FieldPath, report: &mut Repor
 }
 
 /// Judges the template in `spec` as a Machine of its would be. The provider's part, as far as it could be read.
-pub(super) fn judge_template(
+pub(super) fn judge_template<'a>(
+    subject: &'a Subject<'_>,
     spec: &Object,
     path: &FieldPath,
     settings: &AdmissionSettings,
     report: &mut Report,
     policy: &mut Report,
-) -> Option<Arc<dyn Spec>> {
+) -> Option<&'a dyn Spec> {
     let template = object_at(spec, &["template"]);
     let of_machine = template.and_then(|template| template.get("spec"));
-    let cloud = validate_spec(of_machine, &path.child("spec"), settings, report, policy);
+    let cloud = validate_spec(subject, of_machine, &path.child("spec"), settings, report, policy);
     validate_provider_id(of_machine, None, &path.child("spec"), policy);
     let labels = template.and_then(|template| object_at(template, &["metadata", "labels"]));
-    let provider = of_machine.and_then(Value::as_object).and_then(provider_of);
-    provider.unwrap_or(provider::DEFAULT).validate_labels(
+    let provider = of_machine.and_then(Value::as_object).and_then(providers::of_spec);
+    provider.unwrap_or(providers::DEFAULT).validate_labels(
         &mut labels.into_iter().flatten().map(|(key, _)| key.as_str()),
         &path.child("metadata").child("labels"),
         report,

@@ -5,31 +5,10 @@
 
 use serde_json::Value;
 
+use crate::api::ValueAt;
 use crate::api::config_var::{KeyRef, RefKind};
 use crate::api::field::FieldPath;
 use crate::api::raw::{Object, any_case};
-
-/// Where a provider's spec is in an object.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ValueAt {
-    /// JSON pointer.
-    pub pointer: &'static str,
-    /// For people.
-    pub path: &'static str,
-}
-
-impl ValueAt {
-    /// In a Machine.
-    pub const MACHINE: Self = Self {
-        pointer: "/spec/providerSpec/value",
-        path: "spec.providerSpec.value",
-    };
-    /// In a MachineSet or MachineDeployment.
-    pub const TEMPLATE: Self = Self {
-        pointer: "/spec/template/spec/providerSpec/value",
-        path: "spec.template.spec.providerSpec.value",
-    };
-}
 
 /// A reference, and the field that holds it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -6,10 +6,12 @@ use super::pool::{
     default_template, judge_name, judge_replicas, judge_selector, judge_template, template_changed,
 };
 use super::shape::SET;
+use super::subject::Subject;
 use super::update::{is_deleting, only_new};
 use super::validate::{merge, not_an_object};
 use super::{AdmissionSettings, Author};
 use crate::admission::autoscaler;
+use crate::api::ValueAt;
 use crate::api::field::{FieldPath, Report};
 use crate::api::raw::{Object, object_at_mut};
 use crate::provider::Maker;
@@ -54,20 +56,33 @@ pub fn validate_set(
     author: Author,
     settings: &AdmissionSettings,
 ) -> Report {
-    if is_deleting(new) {
+    let subject = |object| Subject::new(object, ValueAt::TEMPLATE);
+    judge_set(old.map(subject).as_ref(), &subject(new), author, settings)
+}
+
+/// The same of a MachineSet of which others will ask more.
+pub fn judge_set(
+    old: Option<&Subject<'_>>,
+    new: &Subject<'_>,
+    author: Author,
+    settings: &AdmissionSettings,
+) -> Report {
+    let object = new.object();
+    if is_deleting(object) {
         return Report::new();
     }
-    if !new.is_object() {
+    if !object.is_object() {
         return not_an_object();
     }
-    let with_template = template_changed(old, new);
-    only_new(&SET, old, new, |object| {
-        judge(object, author, settings, with_template)
+    let with_template = template_changed(old.map(Subject::object), object);
+    only_new(&SET, old, new, |subject| {
+        judge(subject, author, settings, with_template)
     })
 }
 
 /// Everything but shapes.
-fn judge(object: &Value, author: Author, settings: &AdmissionSettings, with_template: bool) -> Report {
+fn judge(subject: &Subject<'_>, author: Author, settings: &AdmissionSettings, with_template: bool) -> Report {
+    let object = subject.object();
     let (mut report, mut policy, path) = (Report::new(), Report::new(), FieldPath::new("spec"));
     let empty = Object::new();
     let spec = match object.get("spec") {
@@ -90,8 +105,15 @@ fn judge(object: &Value, author: Author, settings: &AdmissionSettings, with_temp
     }
     autoscaler::judge(object, &mut policy);
     if with_template {
-        let cloud = judge_template(spec, &path.child("template"), settings, &mut report, &mut policy);
-        judge_name(object, Maker::Set, cloud.as_deref(), &mut report);
+        let cloud = judge_template(
+            subject,
+            spec,
+            &path.child("template"),
+            settings,
+            &mut report,
+            &mut policy,
+        );
+        judge_name(object, Maker::Set, cloud, &mut report);
     }
     merge(report, policy, author)
 }

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::shape::{MACHINE, Shape};
+use super::subject::Subject;
 use super::validate::{inspect_spec, not_an_object};
 use super::{AdmissionSettings, Author, bypass};
 use crate::admission::template;
@@ -50,9 +51,9 @@ fn new_faults(shape: &Shape, old: &Value, new: &Value) -> Report {
 /// reason to refuse.
 pub(super) fn only_new(
     shape: &Shape,
-    old: Option<&Value>,
-    new: &Value,
-    judge: impl Fn(&Value) -> Report,
+    old: Option<&Subject<'_>>,
+    new: &Subject<'_>,
+    judge: impl Fn(&Subject<'_>) -> Report,
 ) -> Report {
     let mut judged = judge(new);
     let mut report = Report::new();
@@ -62,9 +63,9 @@ pub(super) fn only_new(
         judged
             .warnings
             .retain(|warning| !before.warnings.contains(warning));
-        report = new_faults(shape, old, new);
+        report = new_faults(shape, old.object(), new.object());
     } else {
-        shape.check(new, &FieldPath::default(), &mut report);
+        shape.check(new.object(), &FieldPath::default(), &mut report);
     }
     report.extend(judged);
     report
@@ -103,7 +104,7 @@ fn validate_spec_change(
     }
     if bypass::permits(old, new) {
         // The author insists; the author shall know.
-        let faults = inspect_spec(new.get("spec"), settings);
+        let faults = inspect_spec(new, settings);
         report
             .warnings
             .extend(faults.errors.iter().map(ToString::to_string));

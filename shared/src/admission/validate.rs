@@ -1,24 +1,30 @@
 //! What a Machine must be to be made: everything that can be told without asking the infra cluster, all at once.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
-use jiff::SignedDuration;
 use serde_json::Value;
 
 use super::shape::{MACHINE, MACHINE_SPEC};
+use super::subject::Subject;
 use super::{AdmissionSettings, Author};
 use crate::admission::startup_taints;
 use crate::admission::{kubelet_settings, kubelet_version};
+use crate::api::ValueAt;
 use crate::api::field::{ErrorKind, FieldPath, Report};
 use crate::api::names::{self, annotation, is_ccm_provider_id_of};
 use crate::api::raw::{Object, object_at};
-use crate::api::syntax;
-use crate::provider::{self, Spec};
-use crate::provider_spec::ProviderConfig;
+use crate::api::{duration, syntax};
+use crate::provider::Spec;
+use crate::providers;
 
 /// Judges a Machine that is to be made, after its defaults are in.
 pub fn validate_create(raw: &Value, author: Author, settings: &AdmissionSettings) -> Report {
+    judge_create(&Subject::new(raw, ValueAt::MACHINE), author, settings)
+}
+
+/// The same of a Machine of which others will ask more.
+pub fn judge_create(machine: &Subject<'_>, author: Author, settings: &AdmissionSettings) -> Report {
+    let raw = machine.object();
     if !raw.is_object() {
         return not_an_object();
     }
@@ -33,14 +39,21 @@ pub fn validate_create(raw: &Value, author: Author, settings: &AdmissionSettings
     validate_node_name(name, raw, &mut policy);
     let spec = FieldPath::new("spec");
     validate_provider_id(raw.get("spec"), Some(name), &spec, &mut policy);
-    let cloud = validate_spec(raw.get("spec"), &spec, settings, &mut report, &mut policy);
+    let cloud = validate_spec(
+        machine,
+        raw.get("spec"),
+        &spec,
+        settings,
+        &mut report,
+        &mut policy,
+    );
     let metadata = FieldPath::new("metadata");
     if let Some(cloud) = cloud {
         cloud.validate_name(name, &metadata.child("name"), &mut report);
     }
     let labels = raw.pointer("/metadata/labels").and_then(Value::as_object);
-    let provider = provider::of(raw.pointer("/spec/providerSpec/value"));
-    provider.unwrap_or(provider::DEFAULT).validate_labels(
+    let provider = providers::of(raw.pointer("/spec/providerSpec/value"));
+    provider.unwrap_or(providers::DEFAULT).validate_labels(
         &mut labels.into_iter().flatten().map(|(key, _)| key.as_str()),
         &metadata.child("labels"),
         &mut report,
@@ -101,7 +114,7 @@ pub(super) fn warn_annotations(annotations: Option<&Value>, path: &FieldPath, re
         annotation::DETACH_TIMEOUT,
         annotation::NODE_DELETION_TIMEOUT,
     ] {
-        let Some(text) = annotations.get(key).filter(|text| !is_timeout(text)) else {
+        let Some(text) = annotations.get(key).filter(|text| duration::parse(text).is_err()) else {
             continue;
         };
         let why = format!("{text:?} is no duration like 10m or 1h30m, so it sets no limit");
@@ -130,22 +143,17 @@ pub(super) fn validate_startup_taints(
     }
 }
 
-/// Whether the controller can read that timeout.
-fn is_timeout(text: &str) -> bool {
-    let span = text.parse::<SignedDuration>();
-    matches!(text, "" | "0") || span.is_ok_and(|span| !span.is_negative())
-}
-
 /// Judges the spec of a Machine, found at `path`, in a template as well. Shapes are judged before, into `report`.
 /// What keeps the spec from being rendered goes to `report`, other reasons to refuse it to `policy`. The provider's part,
 /// as far as it could be read.
-pub(super) fn validate_spec(
+pub(super) fn validate_spec<'a>(
+    subject: &'a Subject<'_>,
     spec: Option<&Value>,
     path: &FieldPath,
     settings: &AdmissionSettings,
     report: &mut Report,
     policy: &mut Report,
-) -> Option<Arc<dyn Spec>> {
+) -> Option<&'a dyn Spec> {
     let empty = Object::new();
     let spec = match spec {
         None | Some(Value::Null) => &empty,
@@ -153,7 +161,14 @@ pub(super) fn validate_spec(
         // Of a wrong type, which has been told.
         Some(_) => return None,
     };
-    let cloud = validate_provider(spec, &path.child("providerSpec"), settings, report, policy);
+    let cloud = validate_provider(
+        subject,
+        spec,
+        &path.child("providerSpec"),
+        settings,
+        report,
+        policy,
+    );
     validate_version(
         spec,
         &path.child("versions").child("kubelet"),
@@ -218,13 +233,14 @@ fn validate_node_name(name: &str, raw: &Value, policy: &mut Report) {
     }
 }
 
-fn validate_provider(
+fn validate_provider<'a>(
+    subject: &'a Subject<'_>,
     spec: &Object,
     path: &FieldPath,
     settings: &AdmissionSettings,
     report: &mut Report,
     policy: &mut Report,
-) -> Option<Arc<dyn Spec>> {
+) -> Option<&'a dyn Spec> {
     let provider = match spec.get("providerSpec") {
         None | Some(Value::Null) => None,
         Some(Value::Object(provider)) => Some(provider),
@@ -234,13 +250,16 @@ fn validate_provider(
         report.warn(&path.child("valueFrom"), "has no effect; use value");
     }
     let value_path = path.child("value");
-    let config = ProviderConfig::decode(provider.and_then(|p| p.get("value")), &value_path, report);
+    let config = subject.config();
+    report.extend(subject.faults().clone());
     config.validate_ssh_keys(&value_path, policy);
-    if let Some(cloud) = &config.cloud_provider_spec {
-        let path = value_path.child("cloudProviderSpec");
-        cloud.validate(settings.overridden, &path, report);
-    }
-    config.cloud_provider_spec
+    let cloud = config.cloud_provider_spec.as_deref()?;
+    cloud.validate(
+        settings.overridden,
+        &value_path.child("cloudProviderSpec"),
+        report,
+    );
+    Some(cloud)
 }
 
 fn validate_version(
@@ -344,11 +363,13 @@ fn warn_metadata(spec: &Object, path: &FieldPath, report: &mut Report) {
     }
 }
 
-/// Judges a whole spec without a Machine around it, as for a bypassed change.
-pub(super) fn inspect_spec(spec: Option<&Value>, settings: &AdmissionSettings) -> Report {
+/// Judges the spec of a Machine alone, as for a bypassed change.
+pub(super) fn inspect_spec(machine: &Value, settings: &AdmissionSettings) -> Report {
+    let spec = machine.get("spec");
     let (mut report, mut policy, path) = (Report::new(), Report::new(), FieldPath::new("spec"));
     MACHINE_SPEC.check(spec.unwrap_or(&Value::Null), &path, &mut report);
-    validate_spec(spec, &path, settings, &mut report, &mut policy);
+    let subject = Subject::new(machine, ValueAt::MACHINE);
+    validate_spec(&subject, spec, &path, settings, &mut report, &mut policy);
     merge(report, policy, Author::Person)
 }
 

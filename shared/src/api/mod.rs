@@ -7,15 +7,18 @@ pub mod config_var;
 pub mod crd;
 pub mod decode;
 mod deployment;
+pub mod duration;
 mod explain;
 pub mod field;
 mod lenient;
 mod machine;
 pub mod names;
 pub mod quantity;
-pub(crate) mod raw;
+pub mod raw;
+pub mod rollout;
 mod set;
 pub mod syntax;
+mod value_at;
 
 pub use deployment::{
     MachineDeployment, MachineDeploymentCondition, MachineDeploymentSpec, MachineDeploymentStatus,
@@ -23,6 +26,7 @@ pub use deployment::{
 };
 pub use machine::{Machine, MachineSpec, MachineStatus, MachineVersions, ProviderSpec, VersionsStatus};
 pub use set::{MachineSet, MachineSetSpec, MachineSetStatus, MachineTemplate};
+pub use value_at::ValueAt;
 
 /// Implements `kube_core::Resource` for one of our namespaced kinds.
 macro_rules! resource {

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 /// A JSON object.
-pub(crate) type Object = Map<String, Value>;
+pub type Object = Map<String, Value>;
 
 /// The object at `key`, made if absent or `null`; nothing if something else is there.
 pub(crate) fn child<'a>(object: &'a mut Object, key: &str) -> Option<&'a mut Object> {
@@ -32,7 +32,7 @@ pub(crate) fn text<'a>(object: &'a Object, key: &str) -> Option<&'a str> {
 }
 
 /// The value at `key`, in any letter case if the exact key is absent.
-pub(crate) fn any_case<'a>(object: &'a Object, key: &str) -> Option<&'a Value> {
+pub fn any_case<'a>(object: &'a Object, key: &str) -> Option<&'a Value> {
     object.get(key).or_else(|| {
         object
             .iter()

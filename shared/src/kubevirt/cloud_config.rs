@@ -3,7 +3,7 @@
 use semver::Version;
 use serde_json::Value;
 
-use super::resolved::Secret;
+use crate::provider::Secret;
 
 /// Who takes care of the cloud for a kubelet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

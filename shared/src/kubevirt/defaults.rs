@@ -2,20 +2,19 @@
 
 use serde_json::{Value, json};
 
-use super::provider::NAME;
-use crate::admission::AdmissionSettings;
-use crate::admission::mutate::provider_of;
+use super::NAME;
 use crate::api::names::{annotation, label};
 use crate::api::raw::{self, Object, child, object_at, object_at_mut, text};
+use crate::provider::named_by;
 
 /// Fills them in. On an update, `stored` is the spec that is stored now, and they are taken from it, absent staying
 /// absent, unless the fields that they follow from have changed.
-pub(super) fn add(spec: &mut Object, stored: Option<&Object>, settings: &AdmissionSettings) {
+pub(super) fn add(spec: &mut Object, stored: Option<&Object>, infra_namespace: &str) {
     if let Some(stored) = stored {
-        keep(stored, spec, settings);
+        keep(stored, spec, infra_namespace);
         return;
     }
-    default_cluster_namespace(spec, &settings.infra_namespace);
+    default_cluster_namespace(spec, infra_namespace);
     if has_own_labels(spec) {
         default_topology(spec);
     }
@@ -36,9 +35,9 @@ pub(super) fn forget(spec: &mut Object) {
     }
 }
 
-fn keep(stored: &Object, template: &mut Object, settings: &AdmissionSettings) {
-    if provider_of(stored).is_none_or(|provider| provider.name() != NAME) {
-        default_cluster_namespace(template, &settings.infra_namespace);
+fn keep(stored: &Object, template: &mut Object, infra_namespace: &str) {
+    if named_by(stored) != Some(NAME) {
+        default_cluster_namespace(template, infra_namespace);
     } else if let Some(namespace) = object_at(stored, &["metadata", "annotations"])
         .and_then(|annotations| annotations.get(annotation::CLUSTER_NAMESPACE)?.as_str())
     {
@@ -46,10 +45,7 @@ fn keep(stored: &Object, template: &mut Object, settings: &AdmissionSettings) {
     } else if let Some(annotations) = object_at_mut(template, &["metadata", "annotations"])
         && annotations.contains_key(annotation::CLUSTER_NAMESPACE)
     {
-        annotations.insert(
-            annotation::CLUSTER_NAMESPACE.to_owned(),
-            json!(settings.infra_namespace),
-        );
+        annotations.insert(annotation::CLUSTER_NAMESPACE.to_owned(), json!(infra_namespace));
     }
     if !has_own_labels(template) {
         return;

@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use super::render::{SourceKind, source_kind};
 use super::resolved::ResolvedSpec;
+use super::source::{SourceKind, source_kind};
+use super::spec::ACCESS_MODES;
 
 /// What must be asked.
 #[derive(Clone, Default, PartialEq, Eq, Hash)]
@@ -89,14 +90,6 @@ pub fn topology<'a>(
     }
     (region, zone)
 }
-
-/// Access modes of claims.
-pub const ACCESS_MODES: [&str; 4] = [
-    "ReadWriteOnce",
-    "ReadWriteMany",
-    "ReadOnlyMany",
-    "ReadWriteOncePod",
-];
 
 /// Access mode that a StorageProfile offers: ReadWriteMany if any claim property set has it.
 pub fn access_mode<'a>(offered: impl IntoIterator<Item = &'a str>) -> &'static str {

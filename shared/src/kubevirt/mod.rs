@@ -11,6 +11,9 @@ macro_rules! hidden {
     )+};
 }
 
+/// What `cloudProvider` calls it.
+pub const NAME: &str = "kubevirt";
+
 mod capacity;
 pub mod cloud_config;
 mod defaults;
@@ -21,6 +24,7 @@ pub mod provider;
 pub mod render;
 pub mod resolved;
 pub mod root_cause;
+pub mod source;
 pub mod spec;
 pub mod topology;
 pub mod validate;

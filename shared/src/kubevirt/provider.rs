@@ -7,19 +7,16 @@ use serde_json::{Map, Value};
 
 use super::facts::{Facts, facts_needed};
 use super::render::{RenderInput, disk_names, render};
-use super::resolved::{self, Env, Lookup, Overridden, ResolvedSpec, Secret, Unresolved};
+use super::resolved::{self, ResolvedSpec};
 use super::spec::{self, CloudProviderSpec};
-use super::{capacity, cloud_config, defaults, validate};
-use crate::admission::AdmissionSettings;
+use super::{NAME, capacity, cloud_config, defaults, validate};
 use crate::api::config_var::{ConfigVarString, KeyRef};
 use crate::api::decode::Field;
 use crate::api::field::{FieldPath, Report};
 use crate::provider::{
-    Amounts, Blueprint, Cloud, FailureDomain, Machinist, Maker, Opaque, Order, Provider, Spec,
+    self, Amounts, Blueprint, Cloud, Env, FailureDomain, Lookup, Machinist, Maker, Opaque, Order, Overridden,
+    Provider, Secret, Spec, Unresolved,
 };
-
-/// What `cloudProvider` calls it.
-pub const NAME: &str = "kubevirt";
 
 /// KubeVirt.
 #[derive(Debug, Clone, Copy)]
@@ -38,9 +35,9 @@ impl Provider for KubeVirt {
         &self,
         spec: &mut Map<String, Value>,
         stored: Option<&Map<String, Value>>,
-        settings: &AdmissionSettings,
+        infra_namespace: &str,
     ) {
-        defaults::add(spec, stored, settings);
+        defaults::add(spec, stored, infra_namespace);
     }
 
     fn forget_defaults(&self, spec: &mut Map<String, Value>) {
@@ -87,7 +84,7 @@ impl Spec for CloudProviderSpec {
     }
 
     fn cluster_name(&self, env: &Env, lookup: &Lookup<'_>) -> Result<String, Unresolved> {
-        resolved::cluster_name(&self.cluster_name, env, lookup)
+        provider::cluster_name(&self.cluster_name, env, lookup)
     }
 
     fn resolve(&self, env: &Env, lookup: &Lookup<'_>) -> Result<Arc<dyn Blueprint>, Unresolved> {
@@ -155,7 +152,7 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
-    use crate::provider::find;
+    use crate::providers::find;
 
     #[rstest]
     #[case::an_old_kubelet("1.28.9", false, "namespace: \"tenant-7\"")]

@@ -8,6 +8,14 @@ use crate::api::decode::{Field, Fields};
 use crate::api::field::{FieldPath, Report};
 use crate::provider::machinist::{self, Machinist};
 
+/// Access modes of claims.
+pub const ACCESS_MODES: [&str; 4] = [
+    "ReadWriteOnce",
+    "ReadWriteMany",
+    "ReadOnlyMany",
+    "ReadWriteOncePod",
+];
+
 /// `cloudProviderSpec` as written.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct CloudProviderSpec {

@@ -2,12 +2,12 @@
 
 use serde_json::{Value, json};
 
+use super::NAME;
 use super::defaults::{has_own_labels, located, topology_source};
-use super::provider::NAME;
-use crate::admission::ValueAt;
-use crate::admission::mutate::provider_of;
+use crate::api::ValueAt;
 use crate::api::names::label;
 use crate::api::raw::{Object, object_at, object_at_mut};
+use crate::provider::named_by;
 
 /// Where the spec of a Machine is.
 fn keys(at: ValueAt) -> &'static [&'static str] {
@@ -19,7 +19,7 @@ fn keys(at: ValueAt) -> &'static [&'static str] {
 }
 
 fn is_ours(spec: &Object) -> bool {
-    provider_of(spec).is_some_and(|provider| provider.name() == NAME)
+    named_by(spec) == Some(NAME)
 }
 
 /// Whether the StorageClass says something that the object does not: its labels may be added to, as they always have been

@@ -3,8 +3,11 @@
 //! The I/O half is `machinist_infra::provider`. What passes between the two halves of one provider and nobody else
 //! understands goes as [`Opaque`]; `docs/adding-a-provider.md` shows both by example.
 
-pub mod env;
+mod env;
+mod kubeconfig;
 pub mod machinist;
+mod resolve;
+mod secret;
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -14,34 +17,25 @@ use std::sync::Arc;
 use semver::Version;
 use serde_json::{Map, Value};
 
-use crate::admission::AdmissionSettings;
+pub use self::env::{Env, Overridden};
+pub use self::kubeconfig::{Kubeconfig, KubeconfigSource, decode_base64, kubeconfig, raw_or_base64};
+pub use self::machinist::Machinist;
+pub use self::resolve::{Lookup, Unresolved, cluster_name};
+pub(crate) use self::resolve::{leads_nowhere, value};
+pub use self::secret::Secret;
 use crate::api::config_var::{ConfigVarString, KeyRef};
 use crate::api::decode::Field;
 use crate::api::field::{FieldPath, Report};
-use crate::api::raw::any_case;
-use crate::kubevirt::provider::KubeVirt;
-pub use crate::kubevirt::resolved::{Env, Lookup, Overridden, Secret, Unresolved};
-pub use crate::provider::machinist::Machinist;
+use crate::api::raw::{Object, any_case, object_at};
 
-/// The providers that ship. A new one is a line here.
-static SHIPPED: [&dyn Provider; 1] = [&KubeVirt];
-
-/// The one that is asked about what is common to all where a spec names none.
-pub const DEFAULT: &dyn Provider = &KubeVirt;
-
-/// What `cloudProvider` may say.
-pub fn names() -> Vec<&'static str> {
-    SHIPPED.iter().map(|provider| provider.name()).collect()
+/// What the spec of a Machine calls its provider.
+pub(crate) fn named_by(spec: &Object) -> Option<&str> {
+    name_in(object_at(spec, &["providerSpec", "value"])?)
 }
 
-/// The provider that `cloudProvider` calls so.
-pub fn find(name: &str) -> Option<&'static dyn Provider> {
-    SHIPPED.into_iter().find(|provider| provider.name() == name)
-}
-
-/// The provider that `providerSpec.value` names, whatever else is in there.
-pub fn of(value: Option<&Value>) -> Option<&'static dyn Provider> {
-    find(any_case(value?.as_object()?, "cloudProvider")?.as_str()?)
+/// What `providerSpec.value` calls it.
+pub(crate) fn name_in(value: &Object) -> Option<&str> {
+    any_case(value, "cloudProvider")?.as_str()
 }
 
 /// One provider, for all Machines that name it.
@@ -55,13 +49,13 @@ pub trait Provider: Debug + Send + Sync {
     /// `AddDefaults`: fills in what the spec of a Machine leaves to the provider, in the raw object, and refuses nothing.
     /// Doing it twice is doing it once.
     ///
-    /// `stored` is the spec of a template that is stored now. What comes from outside of the spec is then taken from
+    /// `infra_namespace` is where the process's environment has instances made. `stored` is the spec of a template that is stored now. What comes from outside of the spec is then taken from
     /// there, absent staying absent, unless what it follows from has changed: another template rolls every Machine.
     fn add_defaults(
         &self,
         spec: &mut Map<String, Value>,
         stored: Option<&Map<String, Value>>,
-        settings: &AdmissionSettings,
+        infra_namespace: &str,
     );
 
     /// Takes out of a template what `add_defaults` would write over it, so that templates can be compared by what they

@@ -8,11 +8,12 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use self::network::Network;
+use self::operating_system::OperatingSystem;
 use crate::api::decode::{Field, Fields};
 use crate::api::field::{FieldPath, Report};
-use crate::provider::{self, Provider, Spec};
-use crate::provider_spec::network::Network;
-use crate::provider_spec::operating_system::OperatingSystem;
+use crate::provider::{Provider, Spec};
+use crate::providers;
 
 /// Keys of `providerSpec.value`.
 pub const KEYS: [&str; 8] = [
@@ -69,8 +70,8 @@ impl ProviderConfig {
             ca_public_key: fields.take("caPublicKey").string(report).unwrap_or_default(),
             cloud_provider: choice(
                 &fields.take("cloudProvider"),
-                &provider::names(),
-                provider::find,
+                &providers::names(),
+                providers::find,
                 report,
             ),
             ..Self::default()
@@ -80,7 +81,7 @@ impl ProviderConfig {
             &fields.take("operatingSystem"),
             config
                 .cloud_provider
-                .unwrap_or(provider::DEFAULT)
+                .unwrap_or(providers::DEFAULT)
                 .operating_systems(),
             report,
         );

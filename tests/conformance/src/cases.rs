@@ -1,7 +1,7 @@
 //! The cases. A name is what must hold; an error says what did not.
 
 use anyhow::{Context as _, Result, bail, ensure};
-use machinist_infra::kube::client::RemoteError;
+use machinist_infra::kube::error::RemoteError;
 use machinist_infra::provider::{Delivery, Disk, Sight, Watched};
 
 use crate::Bed;

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, ensure};
-use machinist_shared::admission::AdmissionSettings;
 use machinist_shared::api::config_var::LookupError;
 use machinist_shared::api::decode::Fields;
 use machinist_shared::api::field::{FieldPath, Report};
@@ -77,24 +76,17 @@ fn machine<B: Bed>(bed: &B) -> Map<String, Value> {
     spec.as_object().cloned().unwrap_or_default()
 }
 
-fn settings(namespace: &str) -> AdmissionSettings {
-    AdmissionSettings {
-        infra_namespace: namespace.to_owned(),
-        ..AdmissionSettings::default()
-    }
-}
-
 pub(crate) fn defaults_twice<B: Bed>(bed: &B) -> Result<()> {
     let mut spec = machine(bed);
-    bed.pure().add_defaults(&mut spec, None, &settings("one"));
+    bed.pure().add_defaults(&mut spec, None, "one");
     let once = spec.clone();
-    bed.pure().add_defaults(&mut spec, None, &settings("one"));
+    bed.pure().add_defaults(&mut spec, None, "one");
     ensure!(once == spec, "{once:?} becomes {spec:?}");
     let mut unreadable = Map::from_iter([(
         "providerSpec".to_owned(),
         json!({"value": {"cloudProviderSpec": 7}}),
     )]);
-    bed.pure().add_defaults(&mut unreadable, None, &settings("one"));
+    bed.pure().add_defaults(&mut unreadable, None, "one");
     let left = Value::from(unreadable);
     ensure!(
         left.pointer("/providerSpec/value/cloudProviderSpec") == Some(&json!(7)),
@@ -106,10 +98,9 @@ pub(crate) fn defaults_twice<B: Bed>(bed: &B) -> Result<()> {
 /// Another template rolls every Machine.
 pub(crate) fn stored_stays<B: Bed>(bed: &B) -> Result<()> {
     let mut stored = machine(bed);
-    bed.pure().add_defaults(&mut stored, None, &settings("one"));
+    bed.pure().add_defaults(&mut stored, None, "one");
     let mut applied = machine(bed);
-    bed.pure()
-        .add_defaults(&mut applied, Some(&stored), &settings("another"));
+    bed.pure().add_defaults(&mut applied, Some(&stored), "another");
     ensure!(
         stored == applied,
         "what is applied anew is {applied:?}, not {stored:?}"

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use machinist_shared::api::field::{FieldPath, Report};
 use machinist_shared::kubevirt::facts::Facts;
 use machinist_shared::kubevirt::render::{RenderInput, render};
-use machinist_shared::kubevirt::resolved::{Env, resolve};
+use machinist_shared::kubevirt::resolved::resolve;
+use machinist_shared::provider::Env;
 use machinist_shared::provider_spec::ProviderConfig;
 use serde_json::Value;
 

@@ -11,7 +11,7 @@ use futures::stream;
 use http_body::Frame;
 use kube::Api;
 use machinist_infra::kube::answer::AnswerLimits;
-use machinist_infra::kube::client::RemoteError;
+use machinist_infra::kube::error::RemoteError;
 use machinist_infra::kubevirt::objects::{Claim, DataVolume, Vm, Vmi};
 use serde::Deserialize;
 

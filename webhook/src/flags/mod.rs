@@ -14,7 +14,7 @@ use machinist_infra::kube::user_cluster::UserCluster;
 use machinist_infra::telemetry::{Endpoint, LogFormat};
 use machinist_shared::admission::kubelet_version::VersionConstraint;
 use machinist_shared::admission::{AdmissionSettings, parse_feature_gates};
-use machinist_shared::kubevirt::resolved::Env;
+use machinist_shared::provider::Env;
 
 pub mod machine_controller;
 

@@ -21,7 +21,7 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use machinist_certs::{DevelopmentCa, Leaf};
-use machinist_shared::kubevirt::resolved::Env;
+use machinist_shared::provider::Env;
 use machinist_webhook::admit::Cluster;
 use machinist_webhook::certificate::Source;
 use machinist_webhook::flags::Flags;

@@ -10,6 +10,7 @@ use machinist_shared::field::{FieldPath, Report};
 use machinist_shared::kubevirt::resolved::{self, Kubeconfig, KubeconfigSource};
 use machinist_shared::provider::{self, Provider, Unresolved};
 use machinist_shared::provider_spec::ProviderConfig;
+use machinist_shared::providers;
 
 use super::super::observed::{ClusterName, Infra, Spec, Usable};
 use super::super::record::CredentialSource;
@@ -203,7 +204,7 @@ pub(super) fn provider_of(machine: &StoredMachine) -> Option<&'static str> {
     let SpecState::Decoded(spec) = &machine.spec else {
         return None;
     };
-    provider::of(spec.provider_spec.as_ref()?.value.as_ref()).map(Provider::name)
+    providers::of(spec.provider_spec.as_ref()?.value.as_ref()).map(Provider::name)
 }
 
 fn kubeconfig_of(machine: &StoredMachine) -> ConfigVarString {

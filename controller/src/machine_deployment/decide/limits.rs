@@ -1,9 +1,9 @@
 //! How many Machines a rollout may make too many, and how many may be missing.
 
+use machinist_shared::api::rollout;
 use machinist_shared::names::annotation;
 
 use super::super::observed::{Deployment, Texts};
-use crate::cache::{Round, resolve_limit};
 
 /// The limits of a rollout, as numbers of Machines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,8 +19,8 @@ pub(super) struct Limits {
 impl Limits {
     pub(super) fn of(deployment: &Deployment) -> Self {
         let desired = deployment.replicas.max(0);
-        let surge = resolve_limit(&deployment.max_surge, desired, Round::Up);
-        let unavailable = match resolve_limit(&deployment.max_unavailable, desired, Round::Down) {
+        let surge = rollout::max_surge(Some(&deployment.max_surge), desired);
+        let unavailable = match rollout::max_unavailable(Some(&deployment.max_unavailable), desired) {
             // Without any room nothing could ever move.
             0 if surge == 0 => 1,
             unavailable => unavailable,

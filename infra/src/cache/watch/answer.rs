@@ -9,8 +9,7 @@ use kube::client::Body;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
-use super::Trust;
-use crate::kube::client::RemoteError;
+use crate::kube::error::RemoteError;
 
 /// An object up to this size is held without asking.
 const SMALL: usize = 64 * 1024;
@@ -18,6 +17,15 @@ const SMALL: usize = 64 * 1024;
 const LARGE_AT_ONCE: usize = 4;
 /// How long one of those may take to come: others wait.
 const LARGE_TIME: Duration = Duration::from_secs(5);
+
+/// Whose servers they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Trust {
+    /// The user cluster's.
+    UserCluster,
+    /// Servers that authors of Machines name: all of them share what is held of large objects.
+    Infra,
+}
 
 /// An answer that is being read.
 pub(super) struct Answer {

@@ -22,13 +22,14 @@ use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, sleep_until};
 
+pub(crate) use self::answer::Trust;
 use self::answer::{Answer, NoChunk, Room};
 use self::items::{Item, Items};
 use self::lines::{Line, Lines};
 use self::named::name_of;
-use crate::cache::store::Key;
+use crate::cache::key::Key;
 use crate::kube::answer::Streamed;
-use crate::kube::client::RemoteError;
+use crate::kube::error::RemoteError;
 
 /// Objects on one page of a list.
 const PAGE: u32 = 500;
@@ -100,15 +101,6 @@ pub(crate) struct Source<K> {
     version: Option<String>,
     room: Room,
     kind: PhantomData<fn() -> K>,
-}
-
-/// Whose servers they are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Trust {
-    /// The user cluster's.
-    UserCluster,
-    /// Servers that authors of Machines name: all of them share what is held of large objects.
-    Infra,
 }
 
 impl<K> Source<K>

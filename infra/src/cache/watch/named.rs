@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor};
 
-use crate::cache::store::Key;
+use crate::cache::key::Key;
 
 /// Namespace and name of the object that this JSON begins, or of that in a watch event.
 pub(super) fn name_of(json: &[u8]) -> Option<Key> {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
-use crate::cache::store::Key;
+use crate::cache::key::Key;
 
 /// How many names are remembered, so that each is logged once.
 const NAMES: usize = 1024;

@@ -23,6 +23,7 @@ use tokio_util::sync::PollSemaphore;
 use tower::{BoxError, Layer, Service};
 
 use self::depth::Pruner;
+use crate::kube::error::{TooLarge, TooSlow};
 use crate::telemetry::requests::is_watch;
 
 /// Marks a request whose answer is read as it comes, piece by piece, with limits of the reader's own.
@@ -75,16 +76,6 @@ impl AnswerLimits {
         }
     }
 }
-
-/// The answer is larger than it may be.
-#[derive(Debug, thiserror::Error)]
-#[error("the answer is larger than {0} KiB")]
-pub(crate) struct TooLarge(usize);
-
-/// The answer did not end in time.
-#[derive(Debug, thiserror::Error)]
-#[error("the answer did not end within {0:?}")]
-pub(crate) struct TooSlow(Duration);
 
 impl<S> Layer<S> for AnswerLimits {
     type Service = WithAnswerLimits<S>;
@@ -279,7 +270,7 @@ mod tests {
 
     use super::*;
     use crate::cache::watch::{Selector, Source, Trust};
-    use crate::kube::client::RemoteError;
+    use crate::kube::error::RemoteError;
 
     /// A client of a server that answers with that status and these chunks, each after a pause.
     fn client(status: u16, chunks: Vec<&'static str>, pause: Duration) -> Client {

@@ -5,8 +5,8 @@ use machinist_shared::api::field::{ErrorKind, FieldPath, Report};
 use machinist_shared::api::names::{annotation, label};
 use serde_json::Value;
 
-use super::Question;
-use crate::kube::client::RemoteError;
+use super::question::Question;
+use crate::kube::error::RemoteError;
 
 /// Fields of a VirtualMachine, and of `cloudProviderSpec` what makes them; the first that fits counts.
 const ORIGINS: [(&str, &str); 19] = [
@@ -70,7 +70,7 @@ const DISK_ORIGINS: [(&str, &str); 6] = [
 pub(super) fn blame(status: &Status, question: &Question<'_>, vm: &Value, report: &mut Report) {
     let whole = RemoteError::from(&kube::Error::Api(Box::new(status.clone()))).to_string();
     if status.code == 403 && !whole.contains("quota") && !whole.contains("admission webhook") {
-        let path = super::kubeconfig_path(question);
+        let path = question.kubeconfig_path();
         report.error(
             &path,
             ErrorKind::Forbidden,
@@ -229,7 +229,7 @@ mod tests {
     use rstest::rstest;
     use serde_json::json;
 
-    use super::super::Secrets;
+    use super::super::question::Secrets;
     use super::*;
     use crate::kube::kubeconfig::{AddressPolicy, InfraKubeconfig};
 

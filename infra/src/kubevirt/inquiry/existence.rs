@@ -15,9 +15,11 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::time::Instant;
 
+use super::question::Question;
+use super::unreachable::{Unreachable, refused, within};
 use super::wanted::{Kind, Wanted, Weight, instancetype_kinds, wanted};
-use super::{Question, Unreachable, refused, within};
-use crate::kube::client::{RemoteError, is_object_name};
+use crate::kube::client::is_object_name;
+use crate::kube::error::RemoteError;
 
 /// How long it is believed that something exists, or must not be seen.
 const TTL: Duration = Duration::from_mins(1);

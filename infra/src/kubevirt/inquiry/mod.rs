@@ -7,8 +7,10 @@
 mod blame;
 mod existence;
 mod gate;
+mod question;
 mod quota;
 mod room;
+mod unreachable;
 mod wanted;
 
 use std::collections::HashMap;
@@ -22,18 +24,21 @@ use kube::{Client, Resource as _};
 use machinist_shared::api::field::{ErrorKind, FieldPath, Report};
 use machinist_shared::kubevirt::facts::{facts_needed, topology};
 use machinist_shared::kubevirt::render::{RenderInput, render};
-use machinist_shared::kubevirt::resolved::ResolvedSpec;
 use machinist_shared::kubevirt::spec::Matcher;
 use serde_json::{Value, json};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
-use crate::kube::client::{ClientOptions, RemoteError, infra_client};
+use crate::kube::client::{ClientOptions, infra_client};
+use crate::kube::error::RemoteError;
 use crate::kube::kubeconfig::InfraKubeconfig;
-use crate::kubevirt::facts::{self, FactError, FactsCache};
+use crate::kubevirt::facts::{self, FactsCache};
 use crate::kubevirt::objects::Vm;
+use crate::provider::FactError;
 
-use existence::{Existence, Found};
-use gate::Gate;
+use self::existence::{Existence, Found};
+use self::gate::Gate;
+pub use self::question::{Question, Secrets};
+use self::unreachable::{Unreachable, refused, within};
 
 /// How many credentials are remembered at once.
 const CLIENTS: usize = 256;
@@ -42,44 +47,6 @@ const IDLE: Duration = Duration::from_mins(10);
 
 /// What stands for Ignition's user data, by which KubeVirt knows it.
 const IGNITION: &str = r#"{"ignition":{"version":"3.3.0"}}"#;
-
-/// A VM that is to be.
-#[derive(Debug, Clone)]
-pub struct Question<'a> {
-    /// Where it is to be.
-    pub kubeconfig: &'a InfraKubeconfig,
-    /// In which namespace.
-    pub namespace: &'a str,
-    /// Name of the Machine, or of what makes many of them.
-    pub name: &'a str,
-    /// Labels of the Machine.
-    pub labels: &'a std::collections::BTreeMap<String, String>,
-    /// Annotations of the Machine.
-    pub annotations: &'a std::collections::BTreeMap<String, String>,
-    /// Name of the MachineDeployment above the Machine.
-    pub machine_deployment: Option<&'a str>,
-    /// What is asked for.
-    pub spec: &'a ResolvedSpec,
-    /// How many there will be at once, besides those that there are.
-    pub replicas: u64,
-    /// Where the operating system is written whose user data Ignition reads, if that is so.
-    pub ignition: Option<FieldPath>,
-    /// Whether the author may know which Secrets there are.
-    pub secrets: Secrets,
-    /// Where that is written: `….cloudProviderSpec`.
-    pub path: FieldPath,
-    /// Where the Machine's labels and annotations are written: `metadata`, or that of a template.
-    pub metadata: FieldPath,
-}
-
-/// Whether it is told that a Secret of the infra cluster does not exist.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Secrets {
-    /// The author holds the very credential that is asked with, or may read it.
-    Told,
-    /// Nobody knows what the author may see.
-    Untold,
-}
 
 /// What came of it.
 #[derive(Debug, Default)]
@@ -113,22 +80,6 @@ impl std::fmt::Debug for ClientOf {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Client")
     }
-}
-
-/// Why nobody could be asked.
-#[derive(Debug)]
-struct Unreachable(String);
-
-impl From<RemoteError> for Unreachable {
-    fn from(error: RemoteError) -> Self {
-        Self(error.to_string())
-    }
-}
-
-/// The answer, if it comes in time.
-async fn within<T>(deadline: Instant, answer: impl Future<Output = T>) -> Result<T, Unreachable> {
-    let late = |_| Unreachable("no answer in time".to_owned());
-    timeout_at(deadline, answer).await.map_err(late)
 }
 
 impl Inquiry {
@@ -255,7 +206,7 @@ impl Inquiry {
                 return Ok(());
             }
             Err(FactError::Remote { error, .. }) if error.code() == Some(403) => {
-                let path = kubeconfig_path(question);
+                let path = question.kubeconfig_path();
                 report.error(
                     &path,
                     ErrorKind::Forbidden,
@@ -399,28 +350,6 @@ async fn dry_run(client: &Client, namespace: &str, mut vm: Value, validation: &s
     client.request::<Value>(request).await.map(drop)
 }
 
-/// An answer that says nothing of the spec: the credential is at fault, or the cluster cannot be asked now.
-fn refused(question: &Question<'_>, error: &RemoteError, report: &mut Report) -> Result<(), Unreachable> {
-    let path = kubeconfig_path(question);
-    match error.code() {
-        Some(401) => report.error(
-            &path,
-            ErrorKind::Invalid,
-            format!("the infra cluster does not know its user: {error}"),
-        ),
-        Some(404) => report.error(
-            &path,
-            ErrorKind::Invalid,
-            format!(
-                "the infra cluster has no KubeVirt, or not the namespace {}: {error}",
-                question.namespace
-            ),
-        ),
-        _ => return Err(Unreachable(error.to_string())),
-    }
-    Ok(())
-}
-
 /// The field of the disk whose StorageProfile is missing: everything else that is asked for is named in the spec itself.
 fn origin_of(error: &FactError, question: &Question<'_>) -> FieldPath {
     let FactError::NotFound {
@@ -440,8 +369,4 @@ fn origin_of(error: &FactError, question: &Question<'_>) -> FieldPath {
         index.map_or(primary, |index| template.child("secondaryDisks").index(index))
     };
     disk.child("storageClassName")
-}
-
-fn kubeconfig_path(question: &Question<'_>) -> FieldPath {
-    question.path.child("auth").child("kubeconfig")
 }

@@ -8,8 +8,8 @@ use machinist_shared::api::field::Report;
 use machinist_shared::api::quantity;
 use machinist_shared::kubevirt::resolved::ResolvedSpec;
 
-use super::Question;
 use super::existence::Found;
+use super::question::Question;
 
 /// Memory that a launcher takes beside its guest, at least: its own processes and an I/O thread, something for each vCPU,
 /// and page tables. KubeVirt adds more for devices and by release.
@@ -137,7 +137,7 @@ mod tests {
     use machinist_shared::kubevirt::resolved::Disk;
     use serde_json::json;
 
-    use super::super::Secrets;
+    use super::super::question::Secrets;
     use super::*;
     use crate::kube::kubeconfig::{AddressPolicy, InfraKubeconfig};
 

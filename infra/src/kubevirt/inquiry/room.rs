@@ -5,8 +5,8 @@ use k8s_openapi::api::core::v1::Node;
 use machinist_shared::api::field::Report;
 use machinist_shared::api::quantity;
 
-use super::Question;
 use super::existence::Taken;
+use super::question::Question;
 use super::quota::Needed;
 
 /// A warning for each resource of which no node has enough for one, or all nodes together for all. `taken` is what pods
@@ -81,8 +81,8 @@ mod tests {
     use rstest::rstest;
     use serde_json::json;
 
-    use super::super::Secrets;
     use super::super::existence::Found;
+    use super::super::question::Secrets;
     use super::*;
     use crate::kube::kubeconfig::{AddressPolicy, InfraKubeconfig};
 

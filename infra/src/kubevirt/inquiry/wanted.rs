@@ -7,10 +7,10 @@ use machinist_shared::kubevirt::kinds::{
     CLUSTER_INSTANCETYPE, CLUSTER_PREFERENCE, INSTANCETYPE, INSTANCETYPES, PREFERENCE, canonical,
     instancetypes,
 };
-use machinist_shared::kubevirt::render::downloads;
+use machinist_shared::kubevirt::source::downloads;
 use machinist_shared::kubevirt::spec::Matcher;
 
-use super::{Question, Secrets};
+use super::question::{Question, Secrets};
 
 /// Kinds that a spec names by name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

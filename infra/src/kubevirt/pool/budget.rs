@@ -8,8 +8,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
-use super::InfraKey;
-use super::entry::lock;
+use crate::lock::lock;
+use crate::provider::InfraKey;
 
 /// What a Machine's own VM, VMI and disks take, generously.
 const OF_A_MACHINE: usize = 16 * 1024;

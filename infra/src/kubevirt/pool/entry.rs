@@ -6,24 +6,41 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Namespace;
-use kube::api::ListParams;
-use kube::{Api, Client, Resource};
+use kube::{Api, Client};
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::budget::{Budget, Share};
-use super::credential::{Credential, Standing, check};
+use super::credential::{Credential, Standing};
 use super::kind::{Kind, Missing, Objects};
-use super::{InfraEvent, InfraKey, PoolOptions, watches};
-use crate::cache::reflect::jitter;
 use crate::cache::store::Key;
-use crate::kube::breaker::{Breaker, PROBES, Probe};
-use crate::kube::client::RemoteError;
+use crate::kube::breaker::Breaker;
+use crate::kube::client::ClientOptions;
+use crate::kube::error::RemoteError;
 use crate::kube::kubeconfig::InfraKubeconfig;
 use crate::kubevirt::facts::FactsCache;
-use crate::kubevirt::objects::{Cached, Vm};
+use crate::kubevirt::objects::Cached;
+use crate::lock::lock;
 use crate::provider::lane::Lane;
+use crate::provider::{InfraEvent, InfraKey};
+
+/// What holds for all infra clusters.
+#[derive(Debug, Clone)]
+pub struct PoolOptions {
+    /// Limits of each client.
+    pub client: ClientOptions,
+    /// How many Machines of one infra cluster are worked on at a time.
+    pub lane: usize,
+    /// How often a Machine is looked at whose credential may not watch, and whether it may by now.
+    pub look_every: Duration,
+    /// How long a fact about an infra cluster is used before it is read again.
+    pub facts_ttl: Duration,
+    /// How many bytes are held of all infra clusters together.
+    pub cache_bytes: usize,
+    /// UID of the user cluster, which its VMs bear.
+    pub cluster_uid: String,
+}
 
 /// How true the shared store of one kind is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,18 +93,15 @@ impl std::fmt::Debug for Entry {
     }
 }
 
-/// A probe is answered in this time, or it is not.
-const PROBE_TIME: Duration = Duration::from_secs(3);
-
 impl Entry {
-    /// A new one, with its watches and its probe waiting for a credential.
-    pub(super) fn start(
+    /// A new one, which is not watched yet.
+    pub(super) fn new(
         key: InfraKey,
         options: PoolOptions,
         budget: Arc<Budget>,
         events: mpsc::UnboundedSender<InfraEvent>,
-    ) -> Arc<Self> {
-        let entry = Arc::new(Self {
+    ) -> Self {
+        let entry = Self {
             key,
             objects: Objects::default(),
             facts: FactsCache::new(options.facts_ttl),
@@ -105,12 +119,14 @@ impl Entry {
             events,
             tasks: Mutex::default(),
             idle_since: Mutex::new(None),
-        });
+        };
         entry.budget.admit(&entry.key, &entry.share);
-        let mut tasks = watches::start(&entry);
-        tasks.push(tokio::spawn(probe(Arc::clone(&entry))).abort_handle());
-        *lock(&entry.tasks) = tasks;
         entry
+    }
+
+    /// These end with it.
+    pub(super) fn own(&self, tasks: Vec<AbortHandle>) {
+        lock(&self.tasks).extend(tasks);
     }
 
     /// Ends everything. Its tasks hold it, so it does not end by itself.
@@ -126,14 +142,19 @@ impl Entry {
 
     // === Credentials ===
 
-    /// The credential of a kubeconfig, used by that Machine from now on.
-    pub(super) fn credential(self: &Arc<Self>, kubeconfig: &InfraKubeconfig, user: &Key) -> Arc<Credential> {
+    /// The credential of a kubeconfig, used by that Machine from now on. A new one is checked by the task that `check` starts.
+    pub(super) fn credential(
+        &self,
+        kubeconfig: &InfraKubeconfig,
+        user: &Key,
+        check: impl FnOnce(&Arc<Credential>) -> AbortHandle,
+    ) -> Arc<Credential> {
         *lock(&self.idle_since) = None;
         let mut held = lock(&self.held);
         let found = held.entry(kubeconfig.credential_digest()).or_insert_with(|| {
             let credential = Arc::new(Credential::new(kubeconfig.clone(), self.options.look_every));
             Held {
-                check: tokio::spawn(check(Arc::clone(self), Arc::clone(&credential))).abort_handle(),
+                check: check(&credential),
                 credential,
                 users: HashSet::new(),
                 number: self.numbers.fetch_add(1, Ordering::Relaxed),
@@ -225,7 +246,8 @@ impl Entry {
         self.changes.send_modify(|count| *count += 1);
     }
 
-    fn probing(&self) -> Option<Client> {
+    /// The newest client, to find out with whether the cluster answers.
+    pub(super) fn probing(&self) -> Option<Client> {
         let held = lock(&self.held);
         let able = held
             .values()
@@ -385,58 +407,4 @@ fn all_but(truth: &HashMap<Kind, Truth>, but: &Missing) -> Truth {
         }
     }
     all
-}
-
-/// Finds out whether a suspected cluster answers, and tries a broken one again until it does.
-async fn probe(entry: Arc<Entry>) {
-    loop {
-        entry.breaker.suspected().await;
-        let mut pause = PROBES.0;
-        loop {
-            match ask(&entry).await {
-                Ok(()) => break,
-                Err(cause) => {
-                    if entry.breaker.open(cause.clone()) {
-                        tracing::warn!(server = entry.key.server, namespace = entry.key.namespace, %cause, "the infra cluster does not answer");
-                        entry.tell_all();
-                    }
-                }
-            }
-            tokio::time::sleep(pause.mul_f64(0.8 + 0.4 * jitter())).await;
-            pause = (pause * 2).min(PROBES.1);
-        }
-        if entry.breaker.close() {
-            tracing::info!(
-                server = entry.key.server,
-                namespace = entry.key.namespace,
-                "the infra cluster answers again"
-            );
-            entry.tell_all();
-        }
-    }
-}
-
-/// One small request. Any answer will do, but one of a gateway that has nobody behind it.
-async fn ask(entry: &Entry) -> Result<(), RemoteError> {
-    let Some(client) = entry.probing() else {
-        return Err(RemoteError::other("nobody has a credential for it"));
-    };
-    let path = Vm::url_path(&(), Some(&entry.key.namespace));
-    let request = kube::core::Request::new(path).list_metadata(&ListParams::default().limit(1));
-    let mut request = request.map_err(|_| RemoteError::other("its URL cannot be used"))?;
-    request.extensions_mut().insert(Probe);
-    let request = request.map(kube::client::Body::from);
-    match tokio::time::timeout(PROBE_TIME, client.send(request)).await {
-        Err(_) => Err(RemoteError::other(format!("no answer within {PROBE_TIME:?}"))),
-        Ok(Err(error)) => Err(RemoteError::from(&error)),
-        Ok(Ok(answer)) if matches!(answer.status().as_u16(), 502..=504) => {
-            Err(RemoteError::other(format!("HTTP {}", answer.status().as_u16())))
-        }
-        Ok(Ok(_)) => Ok(()),
-    }
-}
-
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    // Every change under these locks is complete before anything can panic.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -10,11 +10,10 @@ use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
-use super::credential::is_forbidden;
 use super::kind::{Kind, Missing, Objects};
 use crate::cache::reflect::jitter;
 use crate::cache::store::{Key, Store};
-use crate::kube::client::RemoteError;
+use crate::kube::error::{RemoteError, is_forbidden};
 use crate::kubevirt::objects::Cached;
 
 /// What was looked up, and when.

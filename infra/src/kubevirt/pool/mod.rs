@@ -4,11 +4,13 @@
 //! its own credential, and only after that credential has been seen to work there.
 
 mod budget;
+mod check;
 mod credential;
 mod entry;
 mod kind;
 mod look;
 mod orphans;
+mod probe;
 mod readings;
 mod watches;
 
@@ -21,7 +23,8 @@ use tokio::sync::mpsc;
 
 use self::budget::Budget;
 use self::credential::{Credential, Standing};
-use self::entry::{Entry, Truth, lock};
+pub use self::entry::PoolOptions;
+use self::entry::{Entry, Truth};
 use self::kind::Objects;
 pub use self::kind::{Kind, Missing};
 pub use self::look::Seen;
@@ -29,13 +32,13 @@ use self::look::Sight;
 pub(crate) use self::look::read_one;
 use self::readings::Readings;
 use crate::cache::store::{Key, Store};
-use crate::kube::client::{ClientOptions, RemoteError};
+use crate::kube::error::RemoteError;
 use crate::kube::kubeconfig::{InfraKubeconfig, KubeconfigError};
 use crate::kubevirt::facts::FactsCache;
 use crate::kubevirt::objects::{Claim, DataVolume, Vm, Vmi};
-use crate::provider::Orphan;
+use crate::lock::lock;
 use crate::provider::lane::Lane;
-pub use crate::provider::{InfraEvent, InfraKey};
+use crate::provider::{InfraEvent, InfraKey, Orphan};
 
 /// Whether an infra cluster can be worked with, through one credential.
 #[derive(Debug, Clone)]
@@ -167,23 +170,6 @@ struct Places {
     now: Vec<Place>,
 }
 
-/// What holds for all infra clusters.
-#[derive(Debug, Clone)]
-pub struct PoolOptions {
-    /// Limits of each client.
-    pub client: ClientOptions,
-    /// How many Machines of one infra cluster are worked on at a time.
-    pub lane: usize,
-    /// How often a Machine is looked at whose credential may not watch, and whether it may by now.
-    pub look_every: Duration,
-    /// How long a fact about an infra cluster is used before it is read again.
-    pub facts_ttl: Duration,
-    /// How many bytes are held of all infra clusters together.
-    pub cache_bytes: usize,
-    /// UID of the user cluster, which its VMs bear.
-    pub cluster_uid: String,
-}
-
 /// All infra clusters in use.
 pub struct InfraPool {
     options: PoolOptions,
@@ -231,7 +217,7 @@ impl InfraPool {
             namespace: namespace.to_owned(),
         };
         let entry = self.entry(&key);
-        let credential = entry.credential(kubeconfig, user);
+        let credential = entry.credential(kubeconfig, user, |credential| check::start(&entry, credential));
         let place = (key, credential.digest.clone());
         let mut places = lock(&self.places);
         let places = places.entry(user.clone()).or_default();
@@ -357,7 +343,11 @@ impl InfraPool {
         let mut entries = lock(&self.entries);
         let new = || {
             let budget = Arc::clone(&self.budget);
-            Entry::start(key.clone(), self.options.clone(), budget, self.events.clone())
+            let entry = Entry::new(key.clone(), self.options.clone(), budget, self.events.clone());
+            let entry = Arc::new(entry);
+            entry.own(watches::start(&entry));
+            entry.own(vec![probe::start(&entry)]);
+            entry
         };
         Arc::clone(entries.entry(key.clone()).or_insert_with(new))
     }

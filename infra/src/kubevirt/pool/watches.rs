@@ -7,7 +7,6 @@ use kube::{Api, Resource};
 use serde::de::DeserializeOwned;
 use tokio::task::AbortHandle;
 
-use super::InfraEvent;
 use super::entry::{Entry, Truth};
 use super::kind::Kind;
 use crate::cache::reflect::{follow, jitter};
@@ -15,6 +14,7 @@ use crate::cache::store::Store;
 use crate::cache::watch::Event;
 use crate::kubevirt::objects::Cached;
 use crate::kubevirt::objects::{Claim, DataVolume, Vm, Vmi};
+use crate::provider::InfraEvent;
 
 /// First and longest pause before a watch that failed is opened again.
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));

@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
+use crate::admission::subject::Subject;
+use crate::api::ValueAt;
 use crate::api::config_var::{KeyRef, LookupError};
-use crate::api::field::{FieldPath, Report};
 use crate::api::names::annotation::{self, KUBELET_CONFIG};
 use crate::api::names::label;
 use crate::api::raw::{Object, object_at};
 use crate::api::syntax;
 use crate::kubevirt::spec::{CloudProviderSpec, Matcher};
-use crate::provider_spec::ProviderConfig;
 use crate::provider_spec::operating_system::OperatingSystem;
 
 /// Keys that follow from an instancetype if there is one.
@@ -43,11 +43,12 @@ pub fn capacity(
         return capacity;
     };
     let known = &mut capacity.0;
-    let config = config(spec);
+    let subject = Subject::new(object, ValueAt::TEMPLATE);
+    let config = subject.config();
     known.insert("labels", labels(spec, config.operating_system));
     known.insert("taints", taints(spec));
     known.insert("maxPods", max_pods(object));
-    let Some(cloud) = config.cloud_provider_spec else {
+    let Some(cloud) = &config.cloud_provider_spec else {
         return capacity;
     };
     known.extend(cloud.capacity(lookup, instancetype));
@@ -55,8 +56,8 @@ pub fn capacity(
 }
 
 /// The instancetype of the template, if it names one.
-pub fn instancetype(object: &Value) -> Option<Matcher> {
-    let cloud = config(template_spec(object)?).cloud_provider_spec?;
+pub fn instancetype(subject: &Subject<'_>) -> Option<Matcher> {
+    let cloud = subject.config().cloud_provider_spec.as_ref()?;
     let found = cloud
         .of::<CloudProviderSpec>()?
         .virtual_machine
@@ -67,12 +68,6 @@ pub fn instancetype(object: &Value) -> Option<Matcher> {
 
 fn template_spec(object: &Value) -> Option<&Object> {
     object_at(object.as_object()?, &["spec", "template", "spec"])
-}
-
-fn config(spec: &Object) -> ProviderConfig {
-    let value = object_at(spec, &["providerSpec"]).and_then(|provider| provider.get("value"));
-    // What is wrong with it is told elsewhere.
-    ProviderConfig::decode(value, &FieldPath::default(), &mut Report::new())
 }
 
 /// Labels of the Node that a Machine's spec asks for.

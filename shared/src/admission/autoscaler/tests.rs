@@ -2,9 +2,12 @@ use rstest::rstest;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::admission::Subject;
+use crate::api::ValueAt;
 use crate::api::config_var::LookupError;
 use crate::api::field::Report;
 use crate::api::names::autoscaler::{CAPACITY, MAX_SIZE, MIN_SIZE, WRITTEN};
+use crate::kubevirt::spec::Matcher;
 
 fn group(vm: &Value, annotations: &Value) -> Value {
     json!({
@@ -38,6 +41,10 @@ fn sized() -> Value {
 fn of(object: &Value, key: &str) -> Option<String> {
     let mut found = annotations(object).filter(|(found, _)| found.strip_prefix(CAPACITY) == Some(key));
     found.next().map(|(_, text)| text.to_owned())
+}
+
+fn needed(old: Option<&Value>, object: &Value) -> Option<Matcher> {
+    instancetype_needed(old, &Subject::new(object, ValueAt::TEMPLATE))
 }
 
 fn unread(_: &crate::api::config_var::KeyRef) -> Result<String, LookupError> {
@@ -353,17 +360,17 @@ fn annotations_of(object: &Value) -> Vec<String> {
 fn an_instancetype_is_read_once_per_template() {
     let spec = json!({"cpu": {"guest": 4}, "memory": {"guest": "16Gi"}});
     let object = group(&typed(), &sized());
-    assert_eq!(instancetype_needed(None, &object).unwrap().name, "large");
+    assert_eq!(needed(None, &object).unwrap().name, "large");
     let stored = write(None, object.clone(), Some(&spec));
-    assert_eq!(instancetype_needed(Some(&stored), &stored), None);
+    assert_eq!(needed(Some(&stored), &stored), None);
     // Someone puts back a manifest that has none of ours.
     let put_back = write(Some(&stored), object.clone(), None);
     assert_eq!(put_back, stored);
     let mut other = stored.clone();
     other["spec"]["template"]["spec"]["providerSpec"]["value"]["cloudProviderSpec"]["virtualMachine"]["instancetype"]
         ["name"] = json!("small");
-    assert_eq!(instancetype_needed(Some(&stored), &other).unwrap().name, "small");
-    assert_eq!(instancetype_needed(None, &group(&typed(), &json!({}))), None);
+    assert_eq!(needed(Some(&stored), &other).unwrap().name, "small");
+    assert_eq!(needed(None, &group(&typed(), &json!({}))), None);
 }
 
 #[test]

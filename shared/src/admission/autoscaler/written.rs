@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::capacity::{Capacity, OF_THE_INSTANCETYPE, capacity, instancetype};
 use super::{annotations, sizes, stands_alone};
+use crate::admission::subject::Subject;
 use crate::admission::template;
 use crate::api::config_var::LookupError;
 use crate::api::names::autoscaler::{CAPACITY, WRITTEN};
@@ -61,9 +62,10 @@ pub fn corrections(object: &Value, capacity: &Capacity) -> Changes {
 
 /// The instancetype that must be read before the capacity of an object is known; `old` is what is stored now, if it is an
 /// update. Nothing while the template stays what it is and its capacity was known.
-pub fn instancetype_needed(old: Option<&Value>, object: &Value) -> Option<Matcher> {
+pub fn instancetype_needed(old: Option<&Value>, subject: &Subject<'_>) -> Option<Matcher> {
+    let object = subject.object();
     sizes(object)?;
-    let found = instancetype(object)?;
+    let found = instancetype(subject)?;
     let current: BTreeMap<&str, &str> = annotations(object).collect();
     let known = |key: &str| current.contains_key(format!("{CAPACITY}{key}").as_str());
     let same = old.is_some_and(|old| same_template(old, object));

@@ -16,10 +16,11 @@ mod form;
 
 use serde_json::Value;
 
-use crate::admission::mutate::{default_spec, provider_of};
+use crate::admission::mutate::default_spec;
 use crate::admission::shape::TEMPLATE;
 use crate::api::names::{annotation, label};
 use crate::api::raw::{Object, canonical, object_at_mut};
+use crate::providers;
 
 /// Whether two values of `spec.template` mean the same, so that no Machine need be made anew for the other one.
 ///
@@ -66,7 +67,7 @@ fn normal(template: &Value) -> Value {
             labels.remove(label::TEMPLATE_HASH);
         }
         if let Some(spec) = object_at_mut(root, &["spec"]) {
-            if let Some(provider) = provider_of(spec) {
+            if let Some(provider) = providers::of_spec(spec) {
                 provider.forget_defaults(spec);
             }
             default_spec(spec);

@@ -15,8 +15,8 @@ use super::kinds::CLUSTER_INSTANCETYPE;
 use super::resolved::ResolvedSpec;
 use super::spec::Matcher;
 
-pub(crate) use disks::{PRIMARY_DISK, REGISTRIES, SourceKind, secondary_disk, source_kind};
-pub use disks::{disk_names, downloads};
+pub use disks::disk_names;
+pub(crate) use disks::{PRIMARY_DISK, secondary_disk};
 pub(crate) use labels::RESERVED_LABELS;
 
 /// What a VirtualMachine is rendered from.

@@ -9,8 +9,9 @@ use super::*;
 use crate::api::config_var::LookupError;
 use crate::api::decode::Fields;
 use crate::api::field::{FieldPath, Report};
-use crate::kubevirt::resolved::{Env, resolve};
+use crate::kubevirt::resolved::resolve;
 use crate::kubevirt::spec::decode;
+use crate::provider::Env;
 
 fn vm_of(spec: &Value, facts: &Facts) -> Value {
     vm_with(spec, facts, None)

@@ -1,46 +1,17 @@
 //! A spec whose every value is known: references looked up, environment applied, defaults of the provider filled in.
 
-mod kubeconfig;
 mod usable;
 
 use k8s_openapi::api::core::v1::PodDNSConfig;
 
-pub use crate::provider::env::{Env, Overridden};
-pub use kubeconfig::{Kubeconfig, KubeconfigSource, Secret, decode_base64, kubeconfig, raw_or_base64};
-
-use super::facts::ACCESS_MODES;
 use super::kinds;
-use super::spec::{CloudProviderSpec, Matcher, SecondaryDisk, VirtualMachine};
-use crate::api::config_var::{ConfigValue, ConfigVar, KeyRef, LookupError, ResolveError};
-
-/// Why a spec could not be resolved.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Unresolved {
-    /// A reference leads nowhere.
-    #[error("{field}: {error}")]
-    Reference {
-        /// The field.
-        field: &'static str,
-        /// What is wrong.
-        error: ResolveError,
-    },
-    /// An inline kubeconfig must be base64.
-    #[error(
-        "auth.kubeconfig: the inline value is not base64; encode the kubeconfig with `base64 -w0`, or refer to a Secret"
-    )]
-    KubeconfigNotBase64,
-    /// No kubeconfig anywhere.
-    #[error("auth.kubeconfig: there is none in the spec and none in the environment (KUBEVIRT_KUBECONFIG)")]
-    NoKubeconfig,
-    /// A value, most often one behind a reference, is not of the form that the field takes. It is not shown.
-    #[error("{field}: {why}")]
-    Unusable {
-        /// The field.
-        field: &'static str,
-        /// What it must be.
-        why: &'static str,
-    },
-}
+use super::spec::{ACCESS_MODES, CloudProviderSpec, Matcher, SecondaryDisk, VirtualMachine};
+use crate::api::config_var::ConfigVar;
+use crate::provider::{leads_nowhere, value};
+// Paths of before, for the controller.
+pub use crate::provider::{
+    Env, Kubeconfig, KubeconfigSource, Lookup, Secret, Unresolved, cluster_name, kubeconfig,
+};
 
 /// A spec whose every value is known.
 #[derive(Clone, Default, PartialEq)]
@@ -139,33 +110,13 @@ pub struct Image {
 
 hidden!(ResolvedSpec, Spread, Disk, Image);
 
-/// Looks a reference up.
-pub type Lookup<'a> = dyn Fn(&KeyRef) -> Result<String, LookupError> + 'a;
-
-fn value<T: ConfigValue>(
-    field: &'static str,
-    var: &ConfigVar<T>,
-    lookup: &Lookup<'_>,
-) -> Result<Option<T>, Unresolved> {
-    var.resolve(lookup)
-        .map_err(|error| Unresolved::Reference { field, error })
-}
-
-/// Resolves the cluster's name alone: the environment's, else the spec's.
-pub fn cluster_name(var: &ConfigVar<String>, env: &Env, lookup: &Lookup<'_>) -> Result<String, Unresolved> {
-    if !env.cluster_id.is_empty() {
-        return Ok(env.cluster_id.clone());
-    }
-    Ok(value("clusterName", var, lookup)?.unwrap_or_default())
-}
-
 /// The disks as they are claimed: the primary one, and the others.
 fn disks(vm: &VirtualMachine, lookup: &Lookup<'_>) -> Result<(Disk, Vec<Disk>), Unresolved> {
     let text = |field, var: &ConfigVar<String>| Ok(value(field, var, lookup)?.unwrap_or_default());
     let disk = &vm.primary_disk;
     let access_mode = match text("primaryDisk.storageAccessType", &disk.access_mode) {
         // machine-controller does without it.
-        Err(error) if kubeconfig::leads_nowhere(&error) => String::new(),
+        Err(error) if leads_nowhere(&error) => String::new(),
         found => found?,
     };
     let primary = Disk {
@@ -288,6 +239,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::api::config_var::LookupError;
     use crate::api::decode::Fields;
     use crate::api::field::{FieldPath, Report};
 

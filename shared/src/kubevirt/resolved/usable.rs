@@ -1,8 +1,9 @@
 //! Values of a form that nothing can be made of. Machine-controller refuses the same ones each time it reads a spec, so
 //! no Machine of its that has a VM has one.
 
-use super::{ResolvedSpec, Unresolved};
+use super::ResolvedSpec;
 use crate::api::quantity;
+use crate::provider::Unresolved;
 
 const QUANTITY: &str = "is not a quantity; write one like 2, 500m, 4Gi or 10G";
 

@@ -3,8 +3,8 @@
 use super::{is_empty, literal, object_name, text};
 use crate::api::field::{FieldPath, Report};
 use crate::api::syntax;
-use crate::kubevirt::render::{REGISTRIES, SourceKind, source_kind};
 use crate::kubevirt::resolved::Image;
+use crate::kubevirt::source::{REGISTRIES, SourceKind, source_kind};
 use crate::kubevirt::spec::PrimaryDisk;
 
 /// Judges image, source and what belongs to them.

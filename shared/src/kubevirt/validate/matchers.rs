@@ -3,8 +3,9 @@
 use super::{literal, object_name, text};
 use crate::api::field::{FieldPath, Report, did_you_mean};
 use crate::kubevirt::kinds::{self, INSTANCETYPES, PREFERENCES};
-use crate::kubevirt::render::{PRIMARY_DISK, SourceKind, source_kind};
+use crate::kubevirt::render::PRIMARY_DISK;
 use crate::kubevirt::resolved::Image;
+use crate::kubevirt::source::{SourceKind, source_kind};
 use crate::kubevirt::spec::{Matcher, VirtualMachine};
 
 /// Judges `instancetype` and `preference` of the VM at `path`.

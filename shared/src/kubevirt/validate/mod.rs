@@ -13,12 +13,11 @@ mod scheduling;
 mod tests;
 mod vm;
 
-use super::resolved::Overridden;
 use super::spec::CloudProviderSpec;
 use crate::api::config_var::ConfigVarString;
 use crate::api::field::{FieldPath, Report};
 use crate::api::{quantity, syntax};
-use crate::provider::machinist;
+use crate::provider::{Overridden, machinist};
 
 pub use machine::{labels, name, name_of_maker};
 pub use referred::referred;
@@ -89,7 +88,7 @@ fn kubeconfig(var: &ConfigVarString, path: &FieldPath, report: &mut Report) {
     let Some(inline) = var.value.as_deref().filter(|text| !text.is_empty()) else {
         return;
     };
-    if super::resolved::decode_base64(inline).is_none() {
+    if crate::provider::decode_base64(inline).is_none() {
         report.invalid(path, "the inline value is not base64; encode the kubeconfig with `base64 -w0`, or refer to a Secret by secretKeyRef");
     } else if var.reference().is_some() {
         report.warn(

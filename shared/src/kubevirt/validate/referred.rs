@@ -4,8 +4,8 @@
 use super::validate;
 use crate::api::config_var::{ConfigVar, ConfigVarString, LookupError};
 use crate::api::field::{ErrorKind, FieldError, FieldPath, Report};
-use crate::kubevirt::resolved::{Lookup, Overridden};
 use crate::kubevirt::spec::CloudProviderSpec;
+use crate::provider::{Lookup, Overridden};
 
 /// A value that was read.
 struct Read {

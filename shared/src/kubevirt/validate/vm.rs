@@ -6,8 +6,7 @@ use super::{image, is_empty, label_value, literal, matchers, object_name, positi
 use crate::api::config_var::ConfigVarString;
 use crate::api::field::{FieldPath, Report};
 use crate::api::{quantity, syntax};
-use crate::kubevirt::facts::ACCESS_MODES;
-use crate::kubevirt::spec::VirtualMachine;
+use crate::kubevirt::spec::{ACCESS_MODES, VirtualMachine};
 
 /// What KubeVirt takes at least: 1M.
 const LEAST_MEMORY: f64 = 1e6;

@@ -7,10 +7,9 @@ use std::time::Duration;
 
 use futures::future::{BoxFuture, ready};
 use k8s_openapi::jiff::Timestamp;
-use machinist_infra::kube::client::RemoteError;
-use machinist_infra::kubevirt::facts::FactError;
+use machinist_infra::kube::error::RemoteError;
 use machinist_infra::provider::{
-    Blind, Delivery, Disk, Guest, InfraKey, Instance, Labelling, NamedAt, Place, Sight, State,
+    Blind, Delivery, Disk, FactError, Guest, InfraKey, Instance, Labelling, NamedAt, Place, Sight, State,
 };
 use machinist_shared::provider::Opaque;
 use serde_json::Value;

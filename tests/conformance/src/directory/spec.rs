@@ -7,7 +7,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use machinist_shared::admission::AdmissionSettings;
 use machinist_shared::api::config_var::{ConfigVarString, KeyRef};
 use machinist_shared::api::decode::Field;
 use machinist_shared::api::field::{FieldPath, Report};
@@ -66,7 +65,7 @@ impl Provider for Directory {
         &self,
         spec: &mut Map<String, Value>,
         _stored: Option<&Map<String, Value>>,
-        _settings: &AdmissionSettings,
+        _infra_namespace: &str,
     ) {
         // It follows from nothing outside of the spec, so what is stored does not matter.
         let site = ["providerSpec", "value", "cloudProviderSpec"]
@@ -131,7 +130,7 @@ impl Spec for Site {
     }
 
     fn cluster_name(&self, env: &Env, lookup: &Lookup<'_>) -> Result<String, Unresolved> {
-        machinist_shared::kubevirt::resolved::cluster_name(&self.cluster_name, env, lookup)
+        machinist_shared::provider::cluster_name(&self.cluster_name, env, lookup)
     }
 
     fn resolve(&self, env: &Env, lookup: &Lookup<'_>) -> Result<Arc<dyn Blueprint>, Unresolved> {

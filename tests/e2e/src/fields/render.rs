@@ -1,7 +1,7 @@
 //! The way of a row's manifest: defaulted and judged as at admission, then rendered as by the controller.
 
 use machinist_shared::admission::{AdmissionSettings, Author, mutate_create, validate_create};
-use machinist_shared::kubevirt::resolved::Env;
+use machinist_shared::provider::Env;
 use serde_json::Value;
 
 use super::{Form, Row};

@@ -56,7 +56,7 @@ pub const ELSEWHERE: &[(&str, &str, &str)] = &[
     (
         "2.3/kubeconfig-from-the-environment",
         "The webhook of the rows has none in its environment.",
-        "shared/src/kubevirt/resolved/kubeconfig.rs::a_reference_to_nothing_falls_through_to_the_environment_and_one_not_read_does_not",
+        "shared/src/provider/kubeconfig.rs::a_reference_to_nothing_falls_through_to_the_environment_and_one_not_read_does_not",
     ),
     (
         "2.3/serialising",

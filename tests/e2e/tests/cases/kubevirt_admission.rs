@@ -16,7 +16,7 @@ use kubevirt_sim::{
 };
 use machinist_shared::{
     admission::{AdmissionSettings, Author, mutate_create, validate_create},
-    kubevirt::resolved::Env,
+    provider::Env,
 };
 use serde_json::{Value, json};
 use testbed::{

@@ -1,34 +1,12 @@
 //! The kubeconfig of a spec: inline, behind a reference, or from the environment.
 
-use std::fmt;
-
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use super::{Env, Lookup, Unresolved, value};
-use crate::api::config_var::{ConfigVar, KeyRef, LookupError, ResolveError};
-
-/// Text that must not be shown.
-#[derive(Clone, PartialEq, Eq, Default)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Hides a text.
-    pub fn new(text: String) -> Self {
-        Self(text)
-    }
-
-    /// Shows it; to be used, not printed.
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("[hidden]")
-    }
-}
+use super::env::Env;
+use super::resolve::{Lookup, Unresolved, leads_nowhere, value};
+use super::secret::Secret;
+use crate::api::config_var::{ConfigVar, KeyRef};
 
 /// Where a kubeconfig came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,7 +36,7 @@ pub fn kubeconfig(var: &ConfigVar<String>, env: &Env, lookup: &Lookup<'_>) -> Re
     if let Some(inline) = var.value.as_deref().filter(|text| !text.is_empty()) {
         let text = decode_base64(inline).ok_or(Unresolved::KubeconfigNotBase64)?;
         return Ok(Kubeconfig {
-            text: Secret(text),
+            text: Secret::new(text),
             source: KubeconfigSource::Inline,
         });
     }
@@ -70,7 +48,7 @@ pub fn kubeconfig(var: &ConfigVar<String>, env: &Env, lookup: &Lookup<'_>) -> Re
         if !text.is_empty() {
             let source = KubeconfigSource::Reference(reference.clone());
             return Ok(Kubeconfig {
-                text: Secret(raw_or_base64(text)),
+                text: Secret::new(raw_or_base64(text)),
                 source,
             });
         }
@@ -80,24 +58,9 @@ pub fn kubeconfig(var: &ConfigVar<String>, env: &Env, lookup: &Lookup<'_>) -> Re
     }
     let text = raw_or_base64(env.kubeconfig.clone());
     Ok(Kubeconfig {
-        text: Secret(text),
+        text: Secret::new(text),
         source: KubeconfigSource::Environment,
     })
-}
-
-/// Whether it is known that there is nothing at the end of a reference.
-pub(super) fn leads_nowhere(error: &Unresolved) -> bool {
-    let Unresolved::Reference {
-        error: ResolveError::Lookup { cause, .. },
-        ..
-    } = error
-    else {
-        return false;
-    };
-    match cause {
-        LookupError::NoObject | LookupError::NoKey => true,
-        LookupError::Unavailable(_) => false,
-    }
 }
 
 /// Decodes a text that is base64 for certain.
@@ -120,7 +83,7 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
-    use crate::api::config_var::RefKind;
+    use crate::api::config_var::{LookupError, RefKind};
 
     fn reference() -> KeyRef {
         KeyRef {

@@ -1,0 +1,51 @@
+//! Why an infra cluster could not be asked.
+
+use std::future::Future;
+
+use machinist_shared::api::field::{ErrorKind, Report};
+use tokio::time::{Instant, timeout_at};
+
+use super::question::Question;
+use crate::kube::error::RemoteError;
+
+/// Why nobody could be asked.
+#[derive(Debug)]
+pub(super) struct Unreachable(pub(super) String);
+
+impl From<RemoteError> for Unreachable {
+    fn from(error: RemoteError) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// The answer, if it comes in time.
+pub(super) async fn within<T>(deadline: Instant, answer: impl Future<Output = T>) -> Result<T, Unreachable> {
+    let late = |_| Unreachable("no answer in time".to_owned());
+    timeout_at(deadline, answer).await.map_err(late)
+}
+
+/// An answer that says nothing of the spec: the credential is at fault, or the cluster cannot be asked now.
+pub(super) fn refused(
+    question: &Question<'_>,
+    error: &RemoteError,
+    report: &mut Report,
+) -> Result<(), Unreachable> {
+    let path = question.kubeconfig_path();
+    match error.code() {
+        Some(401) => report.error(
+            &path,
+            ErrorKind::Invalid,
+            format!("the infra cluster does not know its user: {error}"),
+        ),
+        Some(404) => report.error(
+            &path,
+            ErrorKind::Invalid,
+            format!(
+                "the infra cluster has no KubeVirt, or not the namespace {}: {error}",
+                question.namespace
+            ),
+        ),
+        _ => return Err(Unreachable(error.to_string())),
+    }
+    Ok(())
+}

@@ -1,0 +1,136 @@
+//! Whether a credential works at an infra cluster, and what it may watch there.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::api::{ListParams, WatchParams};
+use kube::{Api, Client, Resource};
+use serde::de::DeserializeOwned;
+use tokio::task::AbortHandle;
+
+use super::credential::{Credential, Standing};
+use super::entry::{Entry, Truth};
+use super::kind::{Kind, Missing};
+use crate::cache::reflect::jitter;
+use crate::kube::client::infra_client_through;
+use crate::kube::error::{RemoteError, is_forbidden};
+use crate::kubevirt::objects::{Claim, DataVolume, Vm, Vmi};
+
+/// First and longest pause before a refused credential is tried again.
+const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+
+/// Starts it.
+pub(super) fn start(entry: &Arc<Entry>, credential: &Arc<Credential>) -> AbortHandle {
+    tokio::spawn(check(Arc::clone(entry), Arc::clone(credential))).abort_handle()
+}
+
+/// Finds out whether a credential works, and again whenever that is in doubt, until it is no longer used.
+async fn check(entry: Arc<Entry>, credential: Arc<Credential>) {
+    let client =
+        match infra_client_through(&credential.kubeconfig, &entry.options.client, &entry.breaker).await {
+            Ok(client) => client,
+            Err(error) => {
+                credential.stands(Standing::Refused(RemoteError::other(error.to_string())));
+                entry.tell_of(&credential);
+                return;
+            }
+        };
+    credential.has_client(client.clone());
+    entry.credentials_changed();
+    let mut pause = RETRY.0;
+    loop {
+        entry.breaker.closed().await;
+        let (standing, wait) = match rights(&entry, &client).await {
+            Ok(missing) if missing.is_empty() => (Standing::Works(Arc::new(missing)), None),
+            Ok(missing) => (Standing::Works(Arc::new(missing)), Some(entry.options.look_every)),
+            Err(error) if error.is_lost() => {
+                // The breaker knows by now; whether it is broken is told by its probe, not by this.
+                tokio::time::sleep(RETRY.0).await;
+                continue;
+            }
+            Err(error) => {
+                let wait = pause;
+                pause = (pause * 2).min(RETRY.1);
+                (Standing::Refused(error), Some(wait))
+            }
+        };
+        if let Standing::Works(_) = standing {
+            pause = RETRY.0;
+            entry.learn_namespace(&client).await;
+        }
+        if credential.stands(standing.clone()) {
+            let tells = match &standing {
+                // What it may read is not complete yet; all are told when it is.
+                Standing::Works(missing) => entry.truth(missing) != Truth::Syncing,
+                _ => true,
+            };
+            match standing {
+                Standing::Refused(error) => {
+                    tracing::warn!(server = entry.key.server, namespace = entry.key.namespace, %error, "a credential is refused");
+                }
+                Standing::Works(missing) if !missing.is_empty() => {
+                    tracing::warn!(server = entry.key.server, namespace = entry.key.namespace, %missing, "a credential may not watch");
+                }
+                _ => tracing::info!(
+                    server = entry.key.server,
+                    namespace = entry.key.namespace,
+                    "a credential works"
+                ),
+            }
+            if tells {
+                entry.tell_of(&credential);
+            } else {
+                entry.credentials_changed();
+            }
+        }
+        let doubted = credential.doubted.notified();
+        match wait {
+            None => doubted.await,
+            Some(wait) => {
+                let _ = tokio::time::timeout(wait.mul_f64(0.8 + 0.4 * jitter()), doubted).await;
+            }
+        }
+    }
+}
+
+/// What the credential lacks, found out by small requests with the credential itself.
+async fn rights(entry: &Entry, client: &Client) -> Result<Missing, RemoteError> {
+    let namespace = &entry.key.namespace;
+    let (vms, instances, volumes, claims) = tokio::try_join!(
+        missing::<Vm>(client, namespace),
+        missing::<Vmi>(client, namespace),
+        missing::<DataVolume>(client, namespace),
+        missing::<Claim>(client, namespace),
+    )?;
+    let mut all = Missing::default();
+    for (kind, verbs) in Kind::ALL.into_iter().zip([vms, instances, volumes, claims]) {
+        all.add(kind, verbs);
+    }
+    Ok(all)
+}
+
+async fn missing<K>(client: &Client, namespace: &str) -> Result<Vec<&'static str>, RemoteError>
+where
+    K: Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>
+        + Clone
+        + DeserializeOwned
+        + std::fmt::Debug,
+{
+    let api: Api<K> = Api::namespaced(client.clone(), namespace);
+    let mut verbs = Vec::new();
+    let mut version = None;
+    match api.list_metadata(&ListParams::default().limit(1)).await {
+        Ok(list) => version = list.metadata.resource_version,
+        Err(error) if is_forbidden(&error) => verbs.push("list"),
+        Err(error) => return Err(RemoteError::from(&error)),
+    }
+    // Only whether it is opened matters.
+    let params = WatchParams::default().timeout(1);
+    let version = version.unwrap_or_else(|| "0".to_owned());
+    match api.watch_metadata(&params, &version).await.map(drop) {
+        Ok(()) => {}
+        Err(error) if is_forbidden(&error) => verbs.push("watch"),
+        Err(error) => return Err(RemoteError::from(&error)),
+    }
+    Ok(verbs)
+}

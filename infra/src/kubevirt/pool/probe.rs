@@ -1,0 +1,71 @@
+//! Whether an infra cluster answers, found out by one request at a time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::Resource as _;
+use kube::api::ListParams;
+use tokio::task::AbortHandle;
+
+use super::entry::Entry;
+use crate::cache::reflect::jitter;
+use crate::kube::breaker::{PROBES, Probe};
+use crate::kube::error::RemoteError;
+use crate::kubevirt::objects::Vm;
+
+/// A probe is answered in this time, or it is not.
+const PROBE_TIME: Duration = Duration::from_secs(3);
+
+/// Starts it; it waits for a credential.
+pub(super) fn start(entry: &Arc<Entry>) -> AbortHandle {
+    tokio::spawn(probe(Arc::clone(entry))).abort_handle()
+}
+
+/// Finds out whether a suspected cluster answers, and tries a broken one again until it does.
+async fn probe(entry: Arc<Entry>) {
+    loop {
+        entry.breaker.suspected().await;
+        let mut pause = PROBES.0;
+        loop {
+            match ask(&entry).await {
+                Ok(()) => break,
+                Err(cause) => {
+                    if entry.breaker.open(cause.clone()) {
+                        tracing::warn!(server = entry.key.server, namespace = entry.key.namespace, %cause, "the infra cluster does not answer");
+                        entry.tell_all();
+                    }
+                }
+            }
+            tokio::time::sleep(pause.mul_f64(0.8 + 0.4 * jitter())).await;
+            pause = (pause * 2).min(PROBES.1);
+        }
+        if entry.breaker.close() {
+            tracing::info!(
+                server = entry.key.server,
+                namespace = entry.key.namespace,
+                "the infra cluster answers again"
+            );
+            entry.tell_all();
+        }
+    }
+}
+
+/// One small request. Any answer will do, but one of a gateway that has nobody behind it.
+async fn ask(entry: &Entry) -> Result<(), RemoteError> {
+    let Some(client) = entry.probing() else {
+        return Err(RemoteError::other("nobody has a credential for it"));
+    };
+    let path = Vm::url_path(&(), Some(&entry.key.namespace));
+    let request = kube::core::Request::new(path).list_metadata(&ListParams::default().limit(1));
+    let mut request = request.map_err(|_| RemoteError::other("its URL cannot be used"))?;
+    request.extensions_mut().insert(Probe);
+    let request = request.map(kube::client::Body::from);
+    match tokio::time::timeout(PROBE_TIME, client.send(request)).await {
+        Err(_) => Err(RemoteError::other(format!("no answer within {PROBE_TIME:?}"))),
+        Ok(Err(error)) => Err(RemoteError::from(&error)),
+        Ok(Ok(answer)) if matches!(answer.status().as_u16(), 502..=504) => {
+            Err(RemoteError::other(format!("HTTP {}", answer.status().as_u16())))
+        }
+        Ok(Ok(_)) => Ok(()),
+    }
+}
