@@ -1,13 +1,19 @@
-//! The shape of Machine objects outside `providerSpec.value`: which keys there are, and of which JSON types.
+//! The shape of Machine objects outside `providerSpec.value`: which keys there are, and of which JSON types. It follows from
+//! the schemas of the API types.
 //!
 //! A value of a wrong type is an error, as no typed client could read the object. An unknown or miscased key is only a
 //! warning: such objects have always been accepted, and the key ignored.
 
+use std::sync::LazyLock;
+
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde_json::Value;
 
 use crate::api::decode::json_type;
 use crate::api::field::{ErrorKind, FieldPath, MAX_REPORTED, Report, did_you_mean};
+use crate::api::schema::{self, single_type};
+use crate::api::{MachineDeploymentSpec, MachineSetSpec, MachineSpec, MachineStatus, MachineTemplate};
 
 /// What a value may be; `null` always may be.
 #[derive(Debug)]
@@ -27,177 +33,85 @@ pub(crate) enum Shape {
     /// A time after RFC 3339.
     Time,
     /// An object with free keys and values of one shape.
-    Map(&'static Shape),
+    Map(Box<Shape>),
     /// A list.
-    List(&'static Shape),
+    List(Box<Shape>),
     /// An object with known keys.
-    Object(&'static [(&'static str, &'static Shape)]),
+    Object(Vec<(String, Shape)>),
 }
 
 use Shape::{Any, Flag, Int32, Int64, IntOrString, List, Map, Object, Text, Time};
 
-const TEXTS: Shape = Map(&Text);
-const OWNER: Shape = Object(&[
-    ("apiVersion", &Text),
-    ("kind", &Text),
-    ("name", &Text),
-    ("uid", &Text),
-    ("controller", &Flag),
-    ("blockOwnerDeletion", &Flag),
-]);
-/// `metav1.ObjectMeta`.
-pub(crate) static OBJECT_META: Shape = Object(&[
-    ("name", &Text),
-    ("generateName", &Text),
-    ("namespace", &Text),
-    ("selfLink", &Text),
-    ("uid", &Text),
-    ("resourceVersion", &Text),
-    ("generation", &Int64),
-    ("creationTimestamp", &Time),
-    ("deletionTimestamp", &Time),
-    ("deletionGracePeriodSeconds", &Int64),
-    ("labels", &TEXTS),
-    ("annotations", &TEXTS),
-    ("ownerReferences", &List(&OWNER)),
-    ("finalizers", &List(&Text)),
-    ("managedFields", &List(&Any)),
-]);
-const TAINT: Shape = Object(&[
-    ("key", &Text),
-    ("value", &Text),
-    ("effect", &Text),
-    ("timeAdded", &Time),
-]);
-const REFERENCE_KEYS: &[(&str, &Shape)] = &[
-    ("kind", &Text),
-    ("namespace", &Text),
-    ("name", &Text),
-    ("uid", &Text),
-    ("apiVersion", &Text),
-    ("resourceVersion", &Text),
-    ("fieldPath", &Text),
-];
-const MACHINE_CLASS: Shape = Object(&[
-    ("kind", &Text),
-    ("namespace", &Text),
-    ("name", &Text),
-    ("uid", &Text),
-    ("apiVersion", &Text),
-    ("resourceVersion", &Text),
-    ("fieldPath", &Text),
-    ("provider", &Text),
-]);
-const VERSIONS: Shape = Object(&[("kubelet", &Text), ("controlPlane", &Text)]);
-const CONFIG_MAP_SOURCE: Shape = Object(&[
-    ("namespace", &Text),
-    ("name", &Text),
-    ("uid", &Text),
-    ("resourceVersion", &Text),
-    ("kubeletConfigKey", &Text),
-]);
 /// `spec` of a Machine.
-pub(crate) static MACHINE_SPEC: Shape = Object(&[
-    ("metadata", &OBJECT_META),
-    ("taints", &List(&TAINT)),
-    (
-        "providerSpec",
-        &Object(&[
-            ("value", &Any),
-            ("valueFrom", &Object(&[("machineClass", &MACHINE_CLASS)])),
-        ]),
-    ),
-    ("versions", &VERSIONS),
-    ("configSource", &Object(&[("configMap", &CONFIG_MAP_SOURCE)])),
-    ("providerID", &Text),
-]);
-const ADDRESS: Shape = Object(&[("type", &Text), ("address", &Text)]);
-const CONDITION: Shape = Object(&[
-    ("type", &Text),
-    ("status", &Text),
-    ("lastHeartbeatTime", &Time),
-    ("lastTransitionTime", &Time),
-    ("reason", &Text),
-    ("message", &Text),
-]);
-const OPERATION: Shape = Object(&[
-    ("description", &Text),
-    ("lastUpdated", &Time),
-    ("state", &Text),
-    ("type", &Text),
-]);
-/// `status` of a Machine.
-pub(crate) static MACHINE_STATUS: Shape = Object(&[
-    ("nodeRef", &Object(REFERENCE_KEYS)),
-    ("versions", &VERSIONS),
-    ("addresses", &List(&ADDRESS)),
-    ("conditions", &List(&CONDITION)),
-    ("errorReason", &Text),
-    ("errorMessage", &Text),
-    ("failureMessage", &Text),
-    ("lastUpdated", &Time),
-    ("providerStatus", &Any),
-    ("lastOperation", &OPERATION),
-    ("phase", &Text),
-]);
+pub(crate) static MACHINE_SPEC: LazyLock<Shape> = LazyLock::new(Shape::of::<MachineSpec>);
 /// A Machine. Its metadata is the API server's to judge.
-pub(crate) static MACHINE: Shape = Object(&[
-    ("apiVersion", &Text),
-    ("kind", &Text),
-    ("metadata", &Any),
-    ("spec", &MACHINE_SPEC),
-    ("status", &MACHINE_STATUS),
-]);
-
-const EXPRESSION: Shape = Object(&[("key", &Text), ("operator", &Text), ("values", &List(&Text))]);
+pub(crate) static MACHINE: LazyLock<Shape> =
+    LazyLock::new(|| whole(Shape::of::<MachineSpec>(), Shape::of::<MachineStatus>()));
 /// `spec.template` of a MachineSet or MachineDeployment.
-pub(crate) static TEMPLATE: Shape = Object(&[("metadata", &OBJECT_META), ("spec", &MACHINE_SPEC)]);
-const SELECTOR: Shape = Object(&[("matchLabels", &TEXTS), ("matchExpressions", &List(&EXPRESSION))]);
+pub(crate) static TEMPLATE: LazyLock<Shape> = LazyLock::new(Shape::of::<MachineTemplate>);
 /// A MachineSet. Its metadata and status are the API server's to judge.
-pub(crate) static SET: Shape = Object(&[
-    ("apiVersion", &Text),
-    ("kind", &Text),
-    ("metadata", &Any),
-    (
-        "spec",
-        &Object(&[
-            ("replicas", &Int32),
-            ("minReadySeconds", &Int32),
-            ("deletePolicy", &Text),
-            ("selector", &SELECTOR),
-            ("template", &TEMPLATE),
-        ]),
-    ),
-    ("status", &Any),
-]);
-/// `spec` of a MachineDeployment.
-static DEPLOYMENT_SPEC: Shape = Object(&[
-    ("replicas", &Int32),
-    ("selector", &SELECTOR),
-    ("template", &TEMPLATE),
-    (
-        "strategy",
-        &Object(&[
-            ("type", &Text),
-            (
-                "rollingUpdate",
-                &Object(&[("maxUnavailable", &IntOrString), ("maxSurge", &IntOrString)]),
-            ),
-        ]),
-    ),
-    ("minReadySeconds", &Int32),
-    ("revisionHistoryLimit", &Int32),
-    ("paused", &Flag),
-    ("progressDeadlineSeconds", &Int32),
-]);
+pub(crate) static SET: LazyLock<Shape> = LazyLock::new(|| whole(Shape::of::<MachineSetSpec>(), Any));
 /// A MachineDeployment. Its metadata and status are the API server's to judge.
-pub(crate) static DEPLOYMENT: Shape = Object(&[
-    ("apiVersion", &Text),
-    ("kind", &Text),
-    ("metadata", &Any),
-    ("spec", &DEPLOYMENT_SPEC),
-    ("status", &Any),
-]);
+pub(crate) static DEPLOYMENT: LazyLock<Shape> =
+    LazyLock::new(|| whole(Shape::of::<MachineDeploymentSpec>(), Any));
+
+fn whole(spec: Shape, status: Shape) -> Shape {
+    let fields = [
+        ("apiVersion", Text),
+        ("kind", Text),
+        ("metadata", Any),
+        ("spec", spec),
+        ("status", status),
+    ];
+    Object(fields.map(|(key, shape)| (key.to_owned(), shape)).into())
+}
+
+impl Shape {
+    /// The shape of an API type.
+    fn of<T: JsonSchema>() -> Self {
+        Self::from(&schema::of::<T>())
+    }
+}
+
+impl From<&Value> for Shape {
+    /// The shape that a schema describes.
+    fn from(schema: &Value) -> Self {
+        if let Some(shape) = schema.get("x-shape") {
+            return Self::from(shape);
+        }
+        if schema.get("x-kubernetes-int-or-string").is_some() {
+            return IntOrString;
+        }
+        let format = schema.get("format").and_then(Value::as_str);
+        match single_type(schema) {
+            Some("string") if format == Some("date-time") => Time,
+            Some("string") => Text,
+            Some("boolean") => Flag,
+            Some("integer") if format == Some("int32") => Int32,
+            Some("integer") => Int64,
+            Some("array") => List(Box::new(Self::from(&schema["items"]))),
+            Some("object") => match (&schema["properties"], &schema["additionalProperties"]) {
+                (Value::Object(properties), _) => Object(
+                    properties
+                        .iter()
+                        .map(|(key, of)| (key.clone(), field(key, of)))
+                        .collect(),
+                ),
+                (_, items @ Value::Object(_)) => Map(Box::new(Self::from(items))),
+                _ => Any,
+            },
+            _ => Any,
+        }
+    }
+}
+
+fn field(key: &str, schema: &Value) -> Shape {
+    match key {
+        // Of the API server's making.
+        "managedFields" => List(Box::new(Any)),
+        _ => Shape::from(schema),
+    }
+}
 
 /// Where a value is: steps from a root, written out as a path only for what is reported.
 #[derive(Debug, Clone, Copy)]
@@ -275,7 +189,7 @@ impl Shape {
                         shape.check_at(value, at, report);
                     } else {
                         let hint = if report.warnings.len() < MAX_REPORTED {
-                            did_you_mean(key, keys.iter().map(|(known, _)| *known))
+                            did_you_mean(key, keys.iter().map(|(known, _)| known.as_str()))
                         } else {
                             // A person reads the first hundred, and each costs time.
                             String::new()
@@ -339,10 +253,10 @@ impl Shape {
     }
 }
 
-fn lookup(keys: &[(&'static str, &'static Shape)], key: &str) -> Option<&'static Shape> {
+fn lookup<'a>(keys: &'a [(String, Shape)], key: &str) -> Option<&'a Shape> {
     keys.iter()
-        .find(|(known, _)| *known == key)
-        .map(|(_, shape)| *shape)
+        .find(|(known, _)| known == key)
+        .map(|(_, shape)| shape)
 }
 
 #[cfg(test)]

@@ -6,10 +6,10 @@
 //! nullable, and nothing is required or limited.
 
 use schemars::JsonSchema;
-use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
 use crate::api::names::{GROUP, VERSION};
+use crate::api::schema::{self, single_type};
 use crate::api::{Machine, MachineDeployment, MachineSet};
 
 /// The three definitions: Machine, MachineSet, MachineDeployment.
@@ -125,7 +125,7 @@ fn definition<T: JsonSchema>(kind: &str, short: &str, columns: &[Value], subreso
         "served": true,
         "storage": true,
         "additionalPrinterColumns": columns,
-        "schema": { "openAPIV3Schema": schema::<T>() },
+        "schema": { "openAPIV3Schema": described::<T>() },
     });
     if !subresources.is_null() {
         version["subresources"] = subresources.clone();
@@ -157,13 +157,8 @@ fn definition<T: JsonSchema>(kind: &str, short: &str, columns: &[Value], subreso
     })
 }
 
-fn schema<T: JsonSchema>() -> Value {
-    let settings = SchemaSettings::openapi3().with(|s| {
-        s.inline_subschemas = true;
-        s.meta_schema = None;
-    });
-    let generated = settings.into_generator().into_root_schema_for::<T>().to_value();
-    let mut root = describe(&generated);
+fn described<T: JsonSchema>() -> Value {
+    let mut root = describe(&schema::of::<T>());
     if let Some(root) = root.as_object_mut() {
         root.remove("nullable");
     }
@@ -206,18 +201,6 @@ fn describe(schema: &Value) -> Value {
         }
     }
     Value::Object(out)
-}
-
-/// The one type of a schema, `null` aside.
-fn single_type(schema: &Value) -> Option<&str> {
-    match schema.get("type")? {
-        Value::String(one) => Some(one),
-        Value::Array(several) => {
-            let mut types = several.iter().filter_map(Value::as_str).filter(|t| *t != "null");
-            types.next().filter(|_| types.next().is_none())
-        }
-        _ => None,
-    }
 }
 
 #[cfg(test)]

@@ -2,12 +2,18 @@
 
 use std::collections::BTreeMap;
 
+use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube_core::ObjectMeta;
 use schemars::JsonSchema;
 use serde_json::Value;
+
+use super::schema;
 
 /// Labels and annotations for the Node.
 #[derive(JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-shape" = schema::of::<ObjectMeta>()))]
 #[expect(dead_code, reason = "only its schema is used")]
 pub(super) struct NodeMetadata {
     /// The Machine's own name, which is also the Node's. May be left out.
@@ -21,6 +27,7 @@ pub(super) struct NodeMetadata {
 /// Metadata of the Machines.
 #[derive(JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-shape" = schema::of::<ObjectMeta>()))]
 #[expect(dead_code, reason = "only its schema is used")]
 pub(super) struct TemplateMetadata {
     /// Labels of the Machines; the selector must match them.
@@ -33,6 +40,7 @@ pub(super) struct TemplateMetadata {
 /// once, and tells more than a schema could.
 #[derive(JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-shape" = true))]
 #[expect(dead_code, reason = "only its schema is used")]
 pub(super) struct ProviderSpecValue {
     /// SSH public keys that may log in to the machine, each as a line of `authorized_keys`.
@@ -51,4 +59,32 @@ pub(super) struct ProviderSpecValue {
     network: Value,
     /// Cloud config for the kubelet. Only the maker of user data reads it.
     overwrite_cloud_config: Value,
+}
+
+/// What `providerSpec.valueFrom` was.
+#[derive(JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[expect(dead_code, reason = "only its schema is used")]
+pub(super) struct ValueFrom {
+    machine_class: Option<MachineClass>,
+}
+
+#[derive(JsonSchema)]
+#[expect(dead_code, reason = "only its schema is used")]
+struct MachineClass {
+    #[serde(flatten)]
+    reference: ObjectReference,
+    provider: Option<String>,
+}
+
+/// What `status.lastOperation` was.
+#[derive(JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[expect(dead_code, reason = "only its schema is used")]
+pub(super) struct LastOperation {
+    description: Option<String>,
+    last_updated: Option<Time>,
+    state: Option<String>,
+    #[serde(rename = "type")]
+    type_: Option<String>,
 }

@@ -1,13 +1,15 @@
 //! Machine: one node-to-be.
 
-use k8s_openapi::api::core::v1::{NodeAddress, NodeCondition, ObjectReference, Taint};
+use k8s_openapi::api::core::v1::{NodeAddress, NodeCondition, NodeConfigSource, ObjectReference, Taint};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube_core::ObjectMeta;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::explain::{NodeMetadata, ProviderSpecValue};
+use super::explain::{LastOperation, NodeMetadata, ProviderSpecValue, ValueFrom};
 use super::lenient::{null_default, without_nulls};
+use super::schema;
 
 /// A Machine is one node of the cluster: a virtual machine whose kubelet joins as a Node of the same name.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -53,6 +55,7 @@ pub struct MachineSpec {
     pub versions: Option<MachineVersions>,
     /// Not supported by any kubelet since 1.24; must be absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-shape" = schema::of::<NodeConfigSource>()))]
     pub config_source: Option<Value>,
     /// Identity of the machine, equal to the Node's `spec.providerID`. Written by the controller unless an external cloud controller manager runs.
     #[serde(default, rename = "providerID", skip_serializing_if = "Option::is_none")]
@@ -69,6 +72,7 @@ pub struct ProviderSpec {
     pub value: Option<Value>,
     /// Never read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-shape" = schema::of::<ValueFrom>()))]
     pub value_from: Option<Value>,
 }
 
@@ -123,12 +127,14 @@ pub struct MachineStatus {
     pub failure_message: Option<String>,
     /// When the status last changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-shape" = schema::of::<Time>()))]
     pub last_updated: Option<Value>,
     /// Where the VM was put and which it is: the controller's record.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub provider_status: Option<Value>,
     /// Never written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-shape" = schema::of::<LastOperation>()))]
     pub last_operation: Option<Value>,
     /// `Pending`, `Provisioning`, `Running`, `Deleting` or `Failed` (cannot heal).
     #[serde(default, skip_serializing_if = "Option::is_none")]

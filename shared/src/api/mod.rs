@@ -16,6 +16,7 @@ pub mod names;
 pub mod quantity;
 pub mod raw;
 pub mod rollout;
+pub(crate) mod schema;
 mod set;
 pub mod syntax;
 mod value_at;
