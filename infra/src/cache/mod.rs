@@ -4,4 +4,5 @@ pub mod key;
 mod projected;
 pub mod reflect;
 pub mod store;
+pub(crate) mod ttl;
 pub mod watch;

@@ -1,7 +1,6 @@
 //! Facts about an infra cluster that rendering needs, asked once and kept for some minutes.
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::{Mutex, PoisonError};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Secret;
@@ -11,8 +10,8 @@ use kube::{Api, Client};
 use machinist_shared::kubevirt::facts::{Facts, FactsNeeded, NamedInstancetype, Offer, offer, topology};
 use machinist_shared::kubevirt::kinds::{CLUSTER_INSTANCETYPE, instancetypes};
 use serde::de::DeserializeOwned;
-use tokio::time::Instant;
 
+use crate::cache::ttl::TtlMap;
 use crate::kube::client::is_object_name;
 use crate::kube::error::RemoteError;
 // A path of before, for the controller.
@@ -31,7 +30,7 @@ type Asked = (String, FactsNeeded);
 #[derive(Debug)]
 pub struct FactsCache {
     ttl: Duration,
-    answers: Mutex<HashMap<Asked, (Instant, Facts)>>,
+    answers: TtlMap<Asked, Facts>,
 }
 
 impl FactsCache {
@@ -39,7 +38,7 @@ impl FactsCache {
     pub fn new(ttl: Duration) -> Self {
         Self {
             ttl,
-            answers: Mutex::default(),
+            answers: TtlMap::default(),
         }
     }
 
@@ -52,25 +51,17 @@ impl FactsCache {
         needed: &FactsNeeded,
     ) -> Result<Facts, FactError> {
         let key = (credential.to_owned(), needed.clone());
-        let known = self
-            .lock()
-            .get(&key)
-            .filter(|(asked, _)| asked.elapsed() < self.ttl_of(needed))
-            .map(|(_, facts)| facts.clone());
-        if let Some(facts) = known {
+        if let Some(facts) = self.answers.get(&key) {
             return Ok(facts);
         }
         let facts = ask(client, namespace, needed).await?;
-        let mut answers = self.lock();
-        answers.retain(|(_, needed), (asked, _)| asked.elapsed() < self.ttl_of(needed));
-        answers.insert(key, (Instant::now(), facts.clone()));
-        drop(answers);
+        self.answers.insert(key, facts.clone(), self.ttl_of(needed));
         Ok(facts)
     }
 
     /// Forgets everything.
     pub fn clear(&self) {
-        self.lock().clear();
+        self.answers.clear();
     }
 
     /// How long an answer is used again.
@@ -79,11 +70,6 @@ impl FactsCache {
             Some(_) => self.ttl.min(HEADERS_TTL),
             None => self.ttl,
         }
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Asked, (Instant, Facts)>> {
-        // Every change is one insert.
-        self.answers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

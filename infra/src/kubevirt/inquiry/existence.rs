@@ -1,7 +1,5 @@
 //! Whether what a spec names on the infra cluster exists, and what does instead.
 
-use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::future;
@@ -18,6 +16,7 @@ use tokio::time::Instant;
 use super::question::Question;
 use super::unreachable::{Unreachable, refused, within};
 use super::wanted::{Kind, Wanted, Weight, instancetype_kinds, wanted};
+use crate::cache::ttl::TtlMap;
 use crate::kube::client::is_object_name;
 use crate::kube::error::RemoteError;
 
@@ -35,14 +34,14 @@ const SCHEDULED: &str = "spec.nodeName!=,status.phase!=Succeeded,status.phase!=F
 /// What exists, and what of it counts.
 #[derive(Debug, Default)]
 pub(super) struct Existence {
-    known: Mutex<HashMap<Named, (Instant, Known)>>,
-    quotas: Kept<Vec<ResourceQuota>>,
-    nodes: Kept<Vec<Node>>,
-    taken: Kept<Vec<Taken>>,
+    known: TtlMap<Named, Known>,
+    quotas: Kept<ResourceQuota>,
+    nodes: Kept<Node>,
+    taken: Kept<Taken>,
 }
 
-/// An answer that is kept for a while; nothing where the credential may not look.
-type Kept<T> = Mutex<Option<(Instant, Option<T>)>>;
+/// A list; nothing where the credential may not look.
+type Kept<T> = TtlMap<(), Option<Vec<T>>>;
 
 /// What a pod takes of a node.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -194,7 +193,7 @@ impl Existence {
             kind,
             name: name.to_owned(),
         };
-        if let Some(known) = self.known(&named) {
+        if let Some(known) = self.known.get(&named) {
             return Ok(Some(known));
         }
         let known = match ask(client, namespace, kind, name).await {
@@ -204,16 +203,8 @@ impl Existence {
             Err(kube::Error::Api(status)) if status.code == 403 => Known::Hidden,
             Err(error) => return Err(RemoteError::from(&error)),
         };
-        let mut all = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        all.retain(|_, (asked, _)| asked.elapsed() < TTL);
-        all.insert(named, (Instant::now(), known.clone()));
+        self.known.insert(named, known.clone(), TTL);
         Ok(Some(known))
-    }
-
-    fn known(&self, named: &Named) -> Option<Known> {
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let (asked, known) = known.get(named)?;
-        (asked.elapsed() < TTL).then(|| known.clone())
     }
 
     /// Whether the claim that the primary disk is cloned from exists, where the credential may look.
@@ -315,7 +306,7 @@ fn taken_by(pod: &Pod) -> Taken {
 
 /// What counts of a list, from memory or by asking.
 async fn kept<K, T>(
-    memory: &Kept<Vec<T>>,
+    memory: &Kept<T>,
     api: &Api<K>,
     params: &ListParams,
     of: impl Fn(K) -> T,
@@ -324,11 +315,8 @@ where
     K: Resource + Clone + DeserializeOwned + std::fmt::Debug,
     T: Clone,
 {
-    let lock = || memory.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some((asked, list)) = lock().as_ref()
-        && asked.elapsed() < TTL
-    {
-        return list.clone();
+    if let Some(list) = memory.get(&()) {
+        return list;
     }
     let list = match api.list(params).await {
         Ok(list) => Some(list.items.into_iter().map(of).collect::<Vec<T>>()),
@@ -336,7 +324,7 @@ where
         // It may be answered next time.
         Err(_) => return None,
     };
-    *lock() = Some((Instant::now(), list.clone()));
+    memory.insert((), list.clone(), TTL);
     list
 }
 

@@ -13,9 +13,8 @@ mod room;
 mod unreachable;
 mod wanted;
 
-use std::collections::HashMap;
 use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use kube::api::PostParams;
@@ -28,6 +27,7 @@ use machinist_shared::kubevirt::spec::Matcher;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use crate::cache::ttl::TtlMap;
 use crate::kube::client::{ClientOptions, infra_client};
 use crate::kube::error::RemoteError;
 use crate::kube::kubeconfig::InfraKubeconfig;
@@ -61,9 +61,9 @@ pub struct Answer {
 #[derive(Debug)]
 pub struct Inquiry {
     options: ClientOptions,
-    clusters: Mutex<HashMap<String, (Instant, Arc<Cluster>)>>,
+    clusters: TtlMap<String, Arc<Cluster>>,
     /// By the server's URL: whoever does not answer one credential answers none.
-    gates: Mutex<HashMap<String, (Instant, Arc<Gate>)>>,
+    gates: TtlMap<String, Arc<Gate>>,
 }
 
 /// What is known through one credential.
@@ -87,8 +87,8 @@ impl Inquiry {
     pub fn new(options: ClientOptions) -> Self {
         Self {
             options,
-            clusters: Mutex::default(),
-            gates: Mutex::default(),
+            clusters: TtlMap::default(),
+            gates: TtlMap::default(),
         }
     }
 
@@ -159,21 +159,12 @@ impl Inquiry {
         kubeconfig: &InfraKubeconfig,
         ask: impl Future<Output = Result<T, Unreachable>>,
     ) -> Result<T, Unreachable> {
-        let gate = self.gate(kubeconfig.server());
+        let server = kubeconfig.server().to_owned();
+        let gate = self.gates.renew_or_insert(server, IDLE, Arc::default);
         let place = gate.enter().await.map_err(Unreachable)?;
         let answer = ask.await;
         place.leave(answer.as_ref().err().map(|Unreachable(why)| why.as_str()));
         answer
-    }
-
-    fn gate(&self, server: &str) -> Arc<Gate> {
-        let mut gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
-        gates.retain(|_, (used, _)| used.elapsed() < IDLE);
-        let (used, gate) = gates
-            .entry(server.to_owned())
-            .or_insert_with(|| (Instant::now(), Arc::default()));
-        *used = Instant::now();
-        Arc::clone(gate)
     }
 
     async fn try_ask(
@@ -254,9 +245,8 @@ impl Inquiry {
     /// The cluster through this very credential.
     async fn cluster(&self, kubeconfig: &InfraKubeconfig) -> Result<Arc<Cluster>, Unreachable> {
         let digest = kubeconfig.credential_digest();
-        if let Some((used, cluster)) = self.lock().get_mut(&digest) {
-            *used = Instant::now();
-            return Ok(Arc::clone(cluster));
+        if let Some(cluster) = self.clusters.renew(&digest, IDLE) {
+            return Ok(cluster);
         }
         let client = infra_client(kubeconfig, &self.options)
             .await
@@ -266,18 +256,11 @@ impl Inquiry {
             facts: FactsCache::new(facts::TTL),
             existence: Existence::default(),
         });
-        let mut clusters = self.lock();
-        clusters.retain(|_, (used, _)| used.elapsed() < IDLE);
-        if clusters.len() >= CLIENTS {
-            clusters.clear();
+        if self.clusters.len() >= CLIENTS {
+            self.clusters.clear();
         }
-        clusters.insert(digest, (Instant::now(), Arc::clone(&cluster)));
+        self.clusters.insert(digest, Arc::clone(&cluster), IDLE);
         Ok(cluster)
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, (Instant, Arc<Cluster>)>> {
-        // Every change is complete before anything can panic.
-        self.clusters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -16,7 +16,7 @@ mod watches;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use kube::Client;
 use tokio::sync::mpsc;
@@ -204,8 +204,7 @@ impl InfraPool {
 
     /// Reads a kubeconfig, or knows what became of that.
     pub(crate) fn read(&self, kubeconfig: &str) -> Arc<Result<InfraKubeconfig, KubeconfigError>> {
-        self.readings
-            .read(kubeconfig, self.options.client.addresses, Instant::now())
+        self.readings.read(kubeconfig, self.options.client.addresses)
     }
 
     /// The infra cluster of `kubeconfig`, as far as its credential is known to work, for the Machine `user`. Never

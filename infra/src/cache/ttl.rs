@@ -1,0 +1,98 @@
+//! Answers that are kept for a while.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::lock::lock;
+
+/// Values by key, each until its time is over.
+#[derive(Debug)]
+pub(crate) struct TtlMap<K, V>(Mutex<HashMap<K, (Instant, V)>>);
+
+impl<K, V> Default for TtlMap<K, V> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<K: Eq + Hash, V: Clone> TtlMap<K, V> {
+    /// The value, if it is kept.
+    pub(crate) fn get(&self, key: &K) -> Option<V> {
+        let kept = lock(&self.0);
+        let (until, value) = kept.get(key)?;
+        (*until > Instant::now()).then(|| value.clone())
+    }
+
+    /// The value, if it is kept, which it is for `ttl` from now on.
+    pub(crate) fn renew(&self, key: &K, ttl: Duration) -> Option<V> {
+        let now = Instant::now();
+        let mut kept = lock(&self.0);
+        let (until, value) = kept.get_mut(key).filter(|(until, _)| *until > now)?;
+        *until = now + ttl;
+        Some(value.clone())
+    }
+
+    /// Keeps a value for `ttl`, and forgets those whose time is over.
+    pub(crate) fn insert(&self, key: K, value: V, ttl: Duration) {
+        let now = Instant::now();
+        let mut kept = lock(&self.0);
+        kept.retain(|_, (until, _)| *until > now);
+        kept.insert(key, (now + ttl, value));
+    }
+
+    /// As [`TtlMap::renew`], or with a new value as [`TtlMap::insert`], in one step.
+    pub(crate) fn renew_or_insert(&self, key: K, ttl: Duration, new: impl FnOnce() -> V) -> V {
+        let now = Instant::now();
+        let mut kept = lock(&self.0);
+        kept.retain(|_, (until, _)| *until > now);
+        let (until, value) = kept.entry(key).or_insert_with(|| (now, new()));
+        *until = now + ttl;
+        value.clone()
+    }
+
+    /// How many are kept, at most.
+    pub(crate) fn len(&self) -> usize {
+        lock(&self.0).len()
+    }
+
+    /// Forgets all.
+    pub(crate) fn clear(&self) {
+        lock(&self.0).clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TTL: Duration = Duration::from_secs(10);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_value_is_kept_until_its_time_is_over() {
+        let map = TtlMap::default();
+        map.insert("a", 1, TTL);
+        tokio::time::advance(TTL - Duration::from_secs(1)).await;
+        assert_eq!(map.get(&"a"), Some(1));
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(map.get(&"a"), None);
+        map.insert("b", 2, TTL);
+        assert_eq!(map.len(), 1, "what is over takes no memory");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_value_that_is_used_is_kept_longer() {
+        let map = TtlMap::default();
+        assert_eq!(map.renew_or_insert("a", TTL, || 1), 1);
+        for _ in 0..3 {
+            tokio::time::advance(TTL / 2).await;
+            assert_eq!(map.renew(&"a", TTL), Some(1));
+            assert_eq!(map.renew_or_insert("a", TTL, || 2), 1);
+        }
+        tokio::time::advance(TTL).await;
+        assert_eq!(map.renew(&"a", TTL), None);
+    }
+}
