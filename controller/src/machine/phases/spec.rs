@@ -10,27 +10,25 @@ use super::{Kept, PhaseResult, View, token};
 pub(super) fn run(view: &View<'_>) -> PhaseResult {
     match &view.observed.spec {
         Spec::Usable(_) => PhaseResult::default(),
-        Spec::Waiting(what) => match view.stored(condition::INFRASTRUCTURE_READY) {
-            // After a restart everything is read again: what is stored still holds.
-            Some(stored) => {
-                let mut result = PhaseResult::stop().condition(stored).keeping(Kept::Status);
-                result
-                    .conditions
-                    .extend(view.stored(condition::INFRASTRUCTURE_REACHABLE));
-                result.and(token::keep(view))
-            }
-            None => {
-                let message = format!("waiting for {what}");
-                let waiting =
-                    Condition::infrastructure(Status::Unknown, Reason::WaitingForReference, message);
-                PhaseResult::stop()
-                    .condition(waiting.lazy())
-                    .and(token::keep(view))
-            }
-        },
+        Spec::Waiting(what) => waiting(view, what),
         Spec::ReferenceNotFound(what) => unusable(view, Reason::ReferenceNotFound, what),
         Spec::Invalid(why) => unusable(view, Reason::InvalidSpec, why),
     }
+}
+
+fn waiting(view: &View<'_>, what: &str) -> PhaseResult {
+    if let Some(stored) = view.stored(condition::INFRASTRUCTURE_READY) {
+        // After a restart everything is read again: what is stored still holds.
+        let mut result = PhaseResult::stop().condition(stored).keeping(Kept::Status);
+        let reachable = view.stored(condition::INFRASTRUCTURE_REACHABLE);
+        result.conditions.extend(reachable);
+        return result.and(token::keep(view));
+    }
+    let message = format!("waiting for {what}");
+    let waiting = Condition::infrastructure(Status::Unknown, Reason::WaitingForReference, message);
+    PhaseResult::stop()
+        .condition(waiting.lazy())
+        .and(token::keep(view))
 }
 
 fn unusable(view: &View<'_>, reason: Reason, why: &str) -> PhaseResult {

@@ -70,10 +70,11 @@ pub(super) fn hold(observed: &Observed, result: PhaseResult, now: Timestamp) -> 
 
 /// That condition instead of what else is said of its type.
 fn shown_by(result: PhaseResult, condition: Condition) -> PhaseResult {
+    let kind = condition.kind;
     let others = result.conditions.into_iter();
-    let others = others.filter(|other| other.kind != condition.kind);
+    let others = others.filter(|other| other.kind != kind);
     PhaseResult {
-        conditions: others.chain([condition.clone()]).collect(),
+        conditions: others.chain([condition]).collect(),
         ..result
     }
 }

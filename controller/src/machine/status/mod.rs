@@ -9,7 +9,7 @@ use k8s_openapi::jiff::Timestamp;
 use machinist_shared::names::condition;
 
 use self::hold::{Held, hold};
-use self::patch::Patch;
+use self::patch::Written;
 use super::observed::Observed;
 use super::phases::PhaseResult;
 use super::plan::{Event, Plan, Step};
@@ -18,40 +18,36 @@ use super::plan::{Event, Plan, Step};
 pub fn plan(observed: &Observed, result: PhaseResult, now: Timestamp) -> Plan {
     if observed.machine.is_paused() {
         // Nothing is done about the Machine; but its kubelet goes on, and its certificate ends.
-        return finished(observed, result, Vec::new());
+        return finished(observed, &result, Vec::new());
     }
     let Held { result, is_written } = hold(observed, result, now);
     if !is_written {
-        let steps = result.steps.clone();
-        return finished(observed, result, steps);
+        return finished(observed, &result, result.steps.clone());
     }
-    let mut patch = Patch::of(observed, &result, now);
-    let told = events::announced(observed, &result);
-    let is_momentary = result.is_momentary && told.is_empty() && patch.is_status_alone;
-    if is_momentary {
-        patch = Patch::default();
+    let mut written = Written::of(observed, &result, now);
+    let announced = events::announced(observed, &result);
+    if result.is_momentary && announced.is_empty() && written.is_status_alone {
+        written = Written::default();
     }
-    let steps = result.steps.iter().cloned();
-    let steps = steps
-        .chain(patch.patch.map(Step::PatchMachine))
-        .chain(result.then.iter().cloned());
-    let told = told.into_iter().chain(patch.events);
-    let steps = steps.chain(told.map(Step::Event)).collect();
-    finished(observed, result.requeue(patch.requeue_after), steps)
+    let mut steps = result.steps.clone();
+    steps.extend(written.patch.map(Step::PatchMachine));
+    steps.extend(result.then.iter().cloned());
+    steps.extend(announced.into_iter().chain(written.events).map(Step::Event));
+    finished(observed, &result.requeue(written.requeue_after), steps)
 }
 
 /// Those steps, and after them what is done about signing requests.
-fn finished(observed: &Observed, result: PhaseResult, steps: Vec<Step>) -> Plan {
-    let mut steps: Vec<Step> = steps;
+fn finished(observed: &Observed, result: &PhaseResult, mut steps: Vec<Step>) -> Plan {
     steps.extend(result.on_requests.iter().cloned());
+    let is_idle = steps.is_empty();
     Plan {
-        why: if steps.is_empty() {
-            String::new()
-        } else {
-            why(observed, &result)
-        },
         steps,
         again: result.requeue_after,
+        why: if is_idle {
+            String::new()
+        } else {
+            why(observed, result)
+        },
     }
 }
 

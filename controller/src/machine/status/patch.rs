@@ -20,7 +20,7 @@ use crate::cache::StoredMachine;
 
 /// What writing the Machine comes to.
 #[derive(Debug, Default)]
-pub(super) struct Patch {
+pub(super) struct Written {
     /// The patch, unless all is as it should be.
     pub(super) patch: Option<Value>,
     /// When mere progress is to be written.
@@ -31,7 +31,7 @@ pub(super) struct Patch {
     pub(super) is_status_alone: bool,
 }
 
-impl Patch {
+impl Written {
     pub(super) fn of(observed: &Observed, result: &PhaseResult, now: Timestamp) -> Self {
         let machine = &observed.machine;
         let stored = machine.status.conditions.as_deref().unwrap_or_default();
@@ -67,7 +67,7 @@ impl Patch {
             provider_status.extend(of_progress.clone());
         }
 
-        let mut patch = Self {
+        let mut written = Self {
             is_status_alone: finalizers.is_none() && before == machine.record.as_ref(),
             ..Self::default()
         };
@@ -78,13 +78,13 @@ impl Patch {
             Change::Now(list) => Some(list),
             Change::Later(list, _) if is_due => Some(list),
             Change::Later(_, due) => {
-                patch.requeue_after = Some(clock::until(due, now));
+                written.requeue_after = Some(clock::until(due, now));
                 None
             }
         };
         let is_written = is_due || listed.is_some();
         if let Some(list) = listed {
-            patch.events = events::of_causes(observed, stored, &wanted);
+            written.events = events::of_causes(observed, stored, &wanted);
             status.insert("conditions".to_owned(), json!(list));
         }
         if is_written && nothing_begun {
@@ -107,8 +107,8 @@ impl Patch {
         if let Some(provider_id) = &result.provider_id {
             whole.insert("spec".to_owned(), json!({"providerID": provider_id}));
         }
-        patch.patch = (!whole.is_empty()).then_some(Value::Object(whole));
-        patch
+        written.patch = (!whole.is_empty()).then_some(Value::Object(whole));
+        written
     }
 }
 

@@ -158,7 +158,9 @@ fn stages() -> Machines {
         machine
     };
     let draining = after(&deleting, with_pod);
-    let vm_deleting = after(&deleting, |o| o.node = Some(node(&being_drained())));
+    let vm_deleting = after(&deleting, |o| {
+        o.node = Some(node(&being_drained()));
+    });
     let cannot = |concern, volumes: bool| {
         after(&vm_deleting, |o| {
             if volumes {
@@ -197,7 +199,7 @@ fn stages() -> Machines {
         (
             "waiting for a pre-terminate hook",
             after(&hooked("pre-terminate"), |o| {
-                o.node = Some(node(&being_drained()))
+                o.node = Some(node(&being_drained()));
             }),
         ),
         (
