@@ -487,7 +487,7 @@ impl Run<'_> {
         };
         let _alone = self.memory.evacuations.lock().await;
         if !self.context.may_write()
-            || evacuation::room(
+            || evacuation::reserve(
                 &self.context.stores,
                 &self.memory.surges,
                 self.machine,

@@ -64,21 +64,6 @@ pub struct Surges {
 }
 
 impl Surges {
-    /// Whether another may be made in place of that Machine, beside `limit` of them at most. If it may, it stays so.
-    fn take(&self, machine: &StoredMachine, siblings: &[Arc<StoredMachine>], limit: usize) -> bool {
-        let mut begun = self.begun.lock();
-        let has = |other: &StoredMachine| {
-            surges(other) || begun.get(&Key::of(other)).is_some_and(|uid| *uid == other.uid())
-        };
-        let others = siblings.iter().filter(|other| other.uid() != machine.uid());
-        let others = others.filter(|other| !other.is_deleting() && has(other));
-        let may = has(machine) || others.count() < limit;
-        if may {
-            begun.insert(Key::of(machine), machine.uid().to_owned());
-        }
-        may
-    }
-
     /// Nobody waits for the Machine of that key to go.
     pub fn forget(&self, key: &Key) {
         self.begun.lock().remove(key);
@@ -86,23 +71,53 @@ impl Surges {
     }
 }
 
-/// Whether the Machine may be deleted now, by what is in the stores. If it may, it is one that goes, and no other counts on it.
+/// Whether another may be made in place of that Machine, beside `limit` of them at most, those having begun.
+fn may_surge(
+    begun: &HashMap<Key, String>,
+    machine: &StoredMachine,
+    siblings: &[Arc<StoredMachine>],
+    limit: usize,
+) -> bool {
+    let has = |other: &StoredMachine| {
+        surges(other) || begun.get(&Key::of(other)).is_some_and(|uid| *uid == other.uid())
+    };
+    let others = siblings.iter().filter(|other| other.uid() != machine.uid());
+    let others = others.filter(|other| !other.is_deleting() && has(other));
+    has(machine) || others.count() < limit
+}
+
+/// Whether the Machine may be deleted now, by what is in the stores and what is reserved for others. Reserves nothing.
 pub fn room(stores: &Stores, surges: &Surges, machine: &StoredMachine, now: Timestamp) -> Room {
+    find_room(stores, (&surges.begun.lock(), &surges.going.lock()), machine, now)
+}
+
+/// The same, and reserves it for the Machine: if it may be deleted, it is one that goes, and no other counts on it; if another
+/// is made in its place first, that is one of as many as there may be too many.
+pub fn reserve(stores: &Stores, surges: &Surges, machine: &StoredMachine, now: Timestamp) -> Room {
     // Held until the end: of two that could go, one is the first.
-    let mut going = surges.going.lock();
-    let room = find_room(stores, surges, &going, machine, now);
+    let (mut begun, mut going) = (surges.begun.lock(), surges.going.lock());
+    let room = find_room(stores, (&begun, &going), machine, now);
+    let (key, uid) = (Key::of(machine), machine.uid().to_owned());
+    match room {
+        Room::Surge => {
+            begun.insert(key.clone(), uid.clone());
+        }
+        Room::SurgeFull { .. } => {
+            begun.remove(&key);
+        }
+        _ => {}
+    }
     if room == Room::Free {
-        going.insert(Key::of(machine), machine.uid().to_owned());
+        going.insert(key, uid);
     } else {
-        going.remove(&Key::of(machine));
+        going.remove(&key);
     }
     room
 }
 
 fn find_room(
     stores: &Stores,
-    surges: &Surges,
-    going: &HashMap<Key, String>,
+    (begun, going): (&HashMap<Key, String>, &HashMap<Key, String>),
     machine: &StoredMachine,
     now: Timestamp,
 ) -> Room {
@@ -163,12 +178,11 @@ fn find_room(
     let sets = stores.machine_sets_of(deployment.uid());
     if sets.iter().any(|other| other.revision() > set.revision()) {
         // A rollout replaces it, and needs the room.
-        surges.begun.lock().remove(&Key::of(machine));
         return Room::SurgeFull { limit: surge };
     }
     let asked: i32 = sets.iter().map(replicas).fold(0, i32::saturating_add);
     let taken = usize::try_from(asked.saturating_sub(wanted)).unwrap_or_default();
-    if surges.take(machine, &siblings, surge.saturating_sub(taken)) {
+    if may_surge(begun, machine, &siblings, surge.saturating_sub(taken)) {
         Room::Surge
     } else {
         Room::SurgeFull { limit: surge }
@@ -330,28 +344,41 @@ mod tests {
             .apply(Event::Apply(serde_json::from_value(node).unwrap()));
         let get = |name: &str| stores.machines.get(&Key::new("ns", name)).unwrap();
         let (surges, now) = (Surges::default(), NOW.parse().unwrap());
-        assert_eq!(room(&stores, &surges, &get("a"), now), Room::Free);
-        assert_ne!(room(&stores, &surges, &get("b"), now), Room::Free);
-        assert_eq!(room(&stores, &surges, &get("a"), now), Room::Free, "it stays so");
+        for machine in ["a", "b", "a"] {
+            let room = room(&stores, &surges, &get(machine), now);
+            assert_eq!(room, Room::Free, "what is only seen is not taken");
+        }
+        assert_eq!(reserve(&stores, &surges, &get("a"), now), Room::Free);
+        assert_ne!(reserve(&stores, &surges, &get("b"), now), Room::Free);
+        assert_eq!(
+            reserve(&stores, &surges, &get("a"), now),
+            Room::Free,
+            "it stays so"
+        );
         surges.forget(&Key::new("ns", "a"));
-        assert_eq!(room(&stores, &surges, &get("b"), now), Room::Free);
+        assert_eq!(reserve(&stores, &surges, &get("b"), now), Room::Free);
     }
 
     #[test]
     fn no_more_are_made_in_place_of_others_than_may_be_too_many() {
-        let surges = Surges::default();
+        let mut begun = HashMap::new();
+        let mut take = |machine: &Arc<StoredMachine>, siblings: &[Arc<StoredMachine>], limit: usize| {
+            let may = may_surge(&begun, machine, siblings, limit);
+            if may {
+                begun.insert(Key::of(machine.as_ref()), machine.uid().to_owned());
+            }
+            may
+        };
         let said = json!({"conditions": [{"type": "Evacuating", "status": "True", "reason": "WaitingForReplacement"}]});
         let (a, b) = (machine("a", &Value::Null), machine("b", &Value::Null));
         let all = [Arc::clone(&a), Arc::clone(&b)];
-        assert!(surges.take(&a, &all, 1));
-        assert!(!surges.take(&b, &all, 1), "before the other's status says so");
-        assert!(surges.take(&a, &all, 1), "it stays so");
-        assert!(surges.take(&b, &all, 2));
-        surges.forget(&Key::of(a.as_ref()));
-        surges.forget(&Key::of(b.as_ref()));
+        assert!(take(&a, &all, 1));
+        assert!(!take(&b, &all, 1), "before the other's status says so");
+        assert!(take(&a, &all, 1), "it stays so");
+        assert!(take(&b, &all, 2));
         let told = machine("c", &said);
         assert!(
-            !surges.take(&b, &[Arc::clone(&b), told], 1),
+            !may_surge(&HashMap::new(), &b, &[Arc::clone(&b), told], 1),
             "also when another process said so"
         );
     }

@@ -44,20 +44,25 @@ impl Failures {
     /// The failure that still holds its Machine back at `now`. What failed before the Machine was seen to be deleted does not
     /// hold back its deletion. Times of the API server's clock are not compared with those of ours.
     pub fn pending(&self, key: &Key, machine: &StoredMachine, now: Timestamp) -> Option<Failure> {
-        let mut failures = self.by_machine.lock();
+        let failures = self.by_machine.lock();
         let failed = failures
-            .get_mut(key)
+            .get(key)
             .filter(|failed| failed.deleting == machine.is_deleting())?;
         let until = failed.episode.until(subject(machine));
         if until <= now {
             return None;
         }
-        let shown = Failure {
+        Some(Failure {
             until,
             ..failed.failure.clone()
-        };
-        failed.failure.is_news = false;
-        Some(shown)
+        })
+    }
+
+    /// A plan was made that reports the Machine's failure: it is no news any more.
+    pub fn reported(&self, key: &Key) {
+        if let Some(failed) = self.by_machine.lock().get_mut(key) {
+            failed.failure.is_news = false;
+        }
     }
 
     /// A write for a Machine failed that was, or was not, seen to be deleted. A deletion begins with short pauses again.
@@ -175,7 +180,13 @@ mod tests {
         let key = Key::of(&alive);
         let is_news = |message: &str| {
             failures.add(&alive, (Concern::Machine, Cause::Object), message.into(), now);
-            [(); 2].map(|()| failures.pending(&key, &alive, now).unwrap().is_news)
+            let twice = [(); 2].map(|()| failures.pending(&key, &alive, now));
+            assert_eq!(twice[0], twice[1], "what is only read stays as it is");
+            [(); 2].map(|()| {
+                let is_news = failures.pending(&key, &alive, now).unwrap().is_news;
+                failures.reported(&key);
+                is_news
+            })
         };
         assert_eq!(
             [is_news("no"), is_news("no"), is_news("never")],

@@ -6,7 +6,7 @@ mod contested;
 mod guests;
 mod sources;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +24,7 @@ use tokio::time::Instant;
 
 use self::sources::{Sources, provider_of};
 use super::brake;
+use super::drain::turns::Turn;
 use super::evacuation::{self, Room};
 use super::memory::Memory;
 use super::observed::{Asked, ClusterName, Eviction, Facts, GuestView, Infra, Observed, Open, Spec, VmState};
@@ -31,7 +32,7 @@ use super::record::{FailureDomain, Infrastructure};
 use super::starts::Start;
 use crate::bootstrap::token::TokenView;
 use crate::bootstrap::user_data::UserData;
-use crate::cache::StoredMachine;
+use crate::cache::{Reference, StoredMachine};
 use crate::context::Context;
 
 /// What carrying out a plan needs besides the snapshot.
@@ -47,6 +48,10 @@ pub struct Hands {
     pub osm: Option<UserData>,
     /// When to look again at what no watch tells of.
     pub look_again: Option<Duration>,
+    /// What its spec refers to.
+    references: HashSet<Reference>,
+    /// The mass-loss guard of its infra cluster has just let go.
+    is_released: bool,
     spec: Option<Decoded>,
     facts: Option<Opaque>,
 }
@@ -88,6 +93,43 @@ impl Hands {
     }
 }
 
+impl Hands {
+    /// Keeps what the snapshot was taken from, and nothing else; and has other Machines reconciled that the mass-loss guard of
+    /// their infra cluster held back.
+    pub fn keep(&self, context: &Context, key: &Key) {
+        context.infra.settle(key);
+        context.references.keep(key, &self.references);
+        if let Some(open) = self.open.as_ref().filter(|_| self.is_released) {
+            for other in context.infra.users(open.key()) {
+                context.queues.machines.add(other);
+            }
+        }
+    }
+}
+
+/// Reserves what the Machine needs, and gives back what it does not need any more; what it has then.
+pub fn reserve(
+    context: &Context,
+    memory: &Memory,
+    observed: &Observed,
+    now: Timestamp,
+) -> (Room, Option<Turn>) {
+    let machine = &observed.machine;
+    let room = match &observed.infra {
+        Infra::Open(open) if matches!(open.eviction, Eviction::Wanted { .. }) => {
+            evacuation::reserve(&context.stores, &memory.surges, machine, now)
+        }
+        Infra::Open(_) => {
+            memory.surges.forget(&Key::of(machine.as_ref()));
+            Room::Alone
+        }
+        _ => Room::Alone,
+    };
+    let turn = observed.guests.turn;
+    let turn = turn.and_then(|_| guests::take_turn(context, memory, machine));
+    (room, turn)
+}
+
 /// Finds out which infra cluster a Machine is on, as far as is known without asking anybody.
 pub fn place(context: &Context, key: &Key, machine: &StoredMachine) {
     let sources = Sources {
@@ -124,9 +166,6 @@ pub async fn observe(
         Ok(open) => (Ok(open), None),
         Err((infra, look_again)) => (Err(infra), look_again),
     };
-    context.infra.settle(key);
-    context.references.keep(key, &sources.references.into_inner());
-
     let mut hands = Hands {
         open: None,
         token: None,
@@ -135,6 +174,8 @@ pub async fn observe(
         spec: decoded,
         facts: None,
         look_again,
+        references: sources.references.into_inner(),
+        is_released: false,
     };
     let infra = match access {
         Err(infra) => infra,
@@ -162,10 +203,6 @@ pub async fn observe(
         Infra::Open(open) if matches!(open.eviction, Eviction::Wanted { .. }) => {
             evacuation::room(&context.stores, &memory.surges, machine, now)
         }
-        Infra::Open(_) => {
-            memory.surges.forget(key);
-            Room::Alone
-        }
         _ => Room::Alone,
     };
     let node = context.stores.nodes.get(&Key::new("", machine.name()));
@@ -191,7 +228,7 @@ pub async fn observe(
         token,
         has_spare_tokens: !tokens.is_empty(),
         requests: asked(context, memory, machine),
-        leading_since: *memory.leading_since.get_or_init(|| now),
+        leading_since: memory.leading_since.get().copied().unwrap_or(now),
         skew: context.clock.skew(),
         failure: memory.failures.pending(key, machine, now),
     };
@@ -301,12 +338,8 @@ async fn look(
         machine,
         settle: context.settings.look_every.mul_f64(1.3),
     };
-    let (brake, released) = memory.brakes.ask(question, now);
-    if released {
-        for other in context.infra.users(infra) {
-            context.queues.machines.add(other);
-        }
-    }
+    let (brake, is_released) = memory.brakes.ask(question, now);
+    hands.is_released = is_released;
     let contested = contested::find(
         context,
         &memory.reserved,

@@ -14,7 +14,7 @@ use super::act::{StepError, act};
 use super::confirm;
 use super::decide::decide;
 use super::memory::Memory;
-use super::observe::{Hands, observe, place};
+use super::observe::{Hands, observe, place, reserve};
 use super::observed::{Concern, Observed};
 use super::plan::{Plan, Step};
 use super::starts::{Pool, Start};
@@ -70,6 +70,7 @@ impl Reconciler for MachineReconciler {
         let Context { client, stores, .. } = self.context.as_ref();
         self.context.caught_up.machines(client, stores).await;
         stores.lost.lead();
+        self.memory.leading_since.get_or_init(|| self.context.now());
         self.resume();
         for machine in stores.machines.all() {
             self.note_start(&machine);
@@ -139,7 +140,12 @@ impl Reconciler for MachineReconciler {
         now: Timestamp,
     ) -> Result<Requeue, Stop<String>> {
         self.report_let_go(key).await;
+        snapshot.hands.keep(&self.context, key);
+        let plan = self.reserved(&mut snapshot, plan, now);
         let plan = self.started(&mut snapshot, plan, now);
+        if snapshot.observed.failure.is_some() {
+            self.memory.failures.reported(key);
+        }
         let again = plan.again.into_iter().chain(snapshot.hands.look_again).min();
         let (writes, makes_vm) = (plan.changes_something(), plan.makes_vm());
         let Snapshot {
@@ -327,6 +333,17 @@ impl MachineReconciler {
         for machine in machines {
             self.queue().add(machine);
         }
+    }
+
+    /// The plan, or another if something that the Machine needs was reserved for others since the snapshot.
+    fn reserved(&self, snapshot: &mut Snapshot, plan: Plan, now: Timestamp) -> Plan {
+        let observed = &mut snapshot.observed;
+        let (room, turn) = reserve(&self.context, &self.memory, observed, now);
+        if (room, turn) == (observed.room, observed.guests.turn) {
+            return plan;
+        }
+        (observed.room, observed.guests.turn) = (room, turn);
+        decide(observed, now)
     }
 
     /// The plan, or another if it makes a VM and the Machine may not start yet.

@@ -27,7 +27,18 @@ pub struct Turn {
 pub struct Turns(Mutex<HashMap<Key, String>>);
 
 impl Turns {
-    /// Whose turn the drain of one of these Machines is. If it is its own, it stays so.
+    /// Whose turn the drain of one of these Machines is, without taking it.
+    pub fn see(
+        &self,
+        machine: &StoredMachine,
+        siblings: Vec<Arc<StoredMachine>>,
+        limit: usize,
+        controller_name: &str,
+    ) -> Turn {
+        turn(&self.0.lock(), machine, siblings, limit, controller_name).0
+    }
+
+    /// The same; if it is its own, it stays so.
     pub fn take(
         &self,
         machine: &StoredMachine,
@@ -36,23 +47,35 @@ impl Turns {
         controller_name: &str,
     ) -> Turn {
         let mut begun = self.0.lock();
-        let has_begun = |other: &StoredMachine| {
-            is_draining(other) || begun.get(&Key::of(other)).is_some_and(|uid| *uid == other.uid())
-        };
-        let in_turn = in_turn(siblings, controller_name, &has_begun);
-        let place = in_turn.iter().position(|other| other.uid() == machine.uid());
-        // One that is not in line yet comes last. One that was held up gets in line first, or all that were would begin at once.
-        let ahead = place.unwrap_or_else(|| in_turn.len().max(if is_held_up(machine) { limit } else { 0 }));
-        if place.is_some() && ahead < limit {
+        let (turn, is_in_line) = turn(&begun, machine, siblings, limit, controller_name);
+        if is_in_line && turn.ahead < limit {
             begun.insert(Key::of(machine), machine.uid().to_owned());
         }
-        Turn { ahead, limit }
+        turn
     }
 
     /// Forgets a Machine that is gone.
     pub fn forget(&self, key: &Key) {
         self.0.lock().remove(key);
     }
+}
+
+/// Whose turn it is, those having begun, and whether the Machine is in line at all.
+fn turn(
+    begun: &HashMap<Key, String>,
+    machine: &StoredMachine,
+    siblings: Vec<Arc<StoredMachine>>,
+    limit: usize,
+    controller_name: &str,
+) -> (Turn, bool) {
+    let has_begun = |other: &StoredMachine| {
+        is_draining(other) || begun.get(&Key::of(other)).is_some_and(|uid| *uid == other.uid())
+    };
+    let in_turn = in_turn(siblings, controller_name, &has_begun);
+    let place = in_turn.iter().position(|other| other.uid() == machine.uid());
+    // One that is not in line yet comes last. One that was held up gets in line first, or all that were would begin at once.
+    let ahead = place.unwrap_or_else(|| in_turn.len().max(if is_held_up(machine) { limit } else { 0 }));
+    (Turn { ahead, limit }, place.is_some())
 }
 
 /// How many Nodes of a MachineDeployment may be drained at a time, if it says so.

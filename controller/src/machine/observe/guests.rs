@@ -1,5 +1,7 @@
 //! What there is on the Node of a Machine that is being deleted, or whose VM is gone.
 
+use std::sync::Arc;
+
 use machinist_infra::store::Key;
 
 use super::super::drain::Seen;
@@ -35,19 +37,25 @@ pub(super) fn guests(
         pods: memory.drains.see(key, node.uid()),
         volumes,
         refuge: refuge(context, machine),
-        turn: turn(context, memory, machine),
+        turn: in_line(context, machine).map(|(siblings, limit)| {
+            let name = &context.settings.name;
+            memory.turns.see(machine, siblings, limit, name)
+        }),
     }
 }
 
-fn turn(context: &Context, memory: &Memory, machine: &StoredMachine) -> Option<Turn> {
+/// Takes the Machine's drain slot, if there is one for it.
+pub(super) fn take_turn(context: &Context, memory: &Memory, machine: &StoredMachine) -> Option<Turn> {
+    let (siblings, limit) = in_line(context, machine)?;
+    let name = &context.settings.name;
+    Some(memory.turns.take(machine, siblings, limit, name))
+}
+
+/// The Machines of the MachineDeployment, if it limits drains, and to how many at a time.
+fn in_line(context: &Context, machine: &StoredMachine) -> Option<(Vec<Arc<StoredMachine>>, usize)> {
     let deployment = context.stores.deployment_of(machine)?;
     let limit = turns::limit(&deployment)?;
-    let siblings = context.stores.machines_of_deployment(&deployment);
-    Some(
-        memory
-            .turns
-            .take(machine, siblings, limit, &context.settings.name),
-    )
+    Some((context.stores.machines_of_deployment(&deployment), limit))
 }
 
 /// Whether there is another Node that takes pods, or will be. Whether it is Ready is not asked: it may become so.

@@ -80,11 +80,7 @@ fn record_vm(view: &View<'_>, open: &Open, vm: &Instance) -> PhaseResult {
             let message = format!("the VM is being made anew: {why}");
             let result = PhaseResult::stop()
                 .record(recorded)
-                .condition(Condition::infrastructure(
-                    Status::False,
-                    Reason::Creating,
-                    message,
-                ));
+                .infrastructure(Reason::Creating, message);
             vm_loss::replaced(view, result, &uid, why)
         }
     }
@@ -126,7 +122,7 @@ pub(super) fn missing(view: &View<'_>) -> Option<PhaseResult> {
     Some(
         PhaseResult::default()
             .condition(bootstrap)
-            .condition(Condition::infrastructure(Status::False, reason, message))
+            .infrastructure(reason, message)
             .condition(Condition::no_vm_yet()),
     )
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use machinist_infra::clock::Skew;
 
-use super::super::conditions::{Condition, Status};
+use super::super::conditions::Condition;
 use super::super::reason::Reason;
 use super::{Kept, PhaseResult, View};
 
@@ -19,11 +19,7 @@ pub(super) fn live(view: &View<'_>) -> PhaseResult {
     if view.vm_uid().is_some() {
         return result;
     }
-    result.condition(Condition::infrastructure(
-        Status::False,
-        Reason::ClockSkew,
-        message,
-    ))
+    result.infrastructure(Reason::ClockSkew, message)
 }
 
 pub(super) fn deleting(view: &View<'_>) -> PhaseResult {

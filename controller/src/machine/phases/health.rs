@@ -63,11 +63,7 @@ fn provisioning(view: &View<'_>, open: &Open, vm: &Instance) -> PhaseResult {
         open.state.message
     );
     let result = result
-        .condition(Condition::infrastructure(
-            Status::False,
-            Reason::ProvisioningTimeout,
-            message.as_str(),
-        ))
+        .infrastructure(Reason::ProvisioningTimeout, message.as_str())
         .fail("CreateError", message.as_str());
     replacement::by_set(view, result, "ProvisioningTimeout", &message)
 }

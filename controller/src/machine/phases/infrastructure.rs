@@ -69,7 +69,7 @@ fn unreachable(view: &View<'_>) -> PhaseResult {
                 return result;
             }
             result
-                .condition(Condition::infrastructure(Status::False, reason, what.as_str()))
+                .infrastructure(reason, what.as_str())
                 .error("CreateError", what.as_str())
         }
     }
@@ -105,11 +105,7 @@ fn placed(view: &View<'_>, open: &Open) -> PhaseResult {
         acceptance(infrastructure),
     );
     PhaseResult::default()
-        .condition(Condition::infrastructure(
-            Status::False,
-            Reason::InfrastructureChanged,
-            message,
-        ))
+        .infrastructure(Reason::InfrastructureChanged, message)
         .keeping(Kept::Conditions)
 }
 

@@ -32,9 +32,7 @@ pub(super) fn run(view: &View<'_>) -> PhaseResult {
     }
     let in_the_way = forbidden(view, open)
         .or_else(|| disk_in_the_way(view, usable, open))
-        .map(|(reason, message)| {
-            PhaseResult::default().condition(Condition::infrastructure(Status::False, reason, message))
-        });
+        .map(|(reason, message)| PhaseResult::default().infrastructure(reason, message));
     in_the_way
         .or_else(|| facts_missing(open))
         .or_else(|| former_node(view))
@@ -117,11 +115,7 @@ fn disk_in_the_way(view: &View<'_>, usable: &Usable, open: &Open) -> Forbidden {
 fn facts_missing(open: &Open) -> Option<PhaseResult> {
     let unavailable = |why: &str| {
         PhaseResult::default()
-            .condition(Condition::infrastructure(
-                Status::False,
-                Reason::FactsUnavailable,
-                why,
-            ))
+            .infrastructure(Reason::FactsUnavailable, why)
             .requeue(FACTS_INTERVAL)
     };
     match &open.facts {
@@ -165,7 +159,7 @@ fn recreation_backoff(view: &View<'_>) -> Option<PhaseResult> {
     let (reason, kind) = (Reason::RecreationBackOff, condition::INFRASTRUCTURE_READY);
     Some(
         PhaseResult::default()
-            .condition(Condition::infrastructure(Status::False, reason, message))
+            .infrastructure(reason, message)
             .condition(Condition::no_vm_yet())
             // The same text each time: such Events are one, which is counted up.
             .event(
@@ -245,11 +239,7 @@ fn create(view: &View<'_>, usable: &Usable, open: &Open) -> PhaseResult {
         adds_finalizers: FINALIZERS,
         ..PhaseResult::default()
     }
-    .condition(Condition::infrastructure(
-        Status::False,
-        Reason::Creating,
-        message,
-    ))
+    .infrastructure(Reason::Creating, message)
     .condition(Condition::no_vm_yet())
     .condition(bootstrap.lazy())
     .record(record);

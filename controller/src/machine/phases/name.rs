@@ -1,6 +1,5 @@
 //! Whether the Machine has its name for itself.
 
-use super::super::conditions::{Condition, Status};
 use super::super::reason::Reason;
 use super::{PhaseResult, View};
 
@@ -11,9 +10,5 @@ pub(super) fn run(view: &View<'_>) -> PhaseResult {
     let message = format!(
         "the Machine {winner} has this name already; VM and Node bear their Machine's name, so it must be unique in the cluster"
     );
-    PhaseResult::stop().condition(Condition::infrastructure(
-        Status::False,
-        Reason::NameTaken,
-        message,
-    ))
+    PhaseResult::stop().infrastructure(Reason::NameTaken, message)
 }

@@ -23,13 +23,7 @@ pub(super) fn run(view: &View<'_>) -> PhaseResult {
     let name = view.machine().name();
     let namespace = &open.infrastructure.namespace;
     let uid = vm.metadata.uid.clone().unwrap_or_default();
-    let taken = |message| {
-        PhaseResult::stop().condition(Condition::infrastructure(
-            Status::False,
-            Reason::VMNameTaken,
-            message,
-        ))
-    };
+    let taken = |message| PhaseResult::stop().infrastructure(Reason::VMNameTaken, message);
     match view.observed.vm_verdict(open, vm) {
         VmVerdict::Ours => own(view, vm, &uid),
         VmVerdict::Adopt => {
@@ -40,11 +34,7 @@ pub(super) fn run(view: &View<'_>) -> PhaseResult {
                 ..PhaseResult::stop()
             }
             .record(adopted(view, credential, &open.infrastructure, &uid))
-            .condition(Condition::infrastructure(
-                Status::False,
-                Reason::Creating,
-                message.as_str(),
-            ))
+            .infrastructure(Reason::Creating, message.as_str())
             .event(false, "Adopted", message)
         }
         VmVerdict::Undecided(what) => {
@@ -91,11 +81,7 @@ fn own(view: &View<'_>, vm: &Instance, uid: &str) -> PhaseResult {
     let is_former = former.is_some_and(|former| former.uid == uid);
     if is_former && (terminating || view.own_node().is_none()) {
         let message = "the former VM is on its way out";
-        let mut result = PhaseResult::stop().condition(Condition::infrastructure(
-            Status::False,
-            Reason::VMTerminating,
-            message,
-        ));
+        let mut result = PhaseResult::stop().infrastructure(Reason::VMTerminating, message);
         let uid = uid.to_owned();
         result
             .steps
@@ -108,11 +94,7 @@ fn own(view: &View<'_>, vm: &Instance, uid: &str) -> PhaseResult {
             view.machine().name()
         );
         return PhaseResult::stop()
-            .condition(Condition::infrastructure(
-                Status::False,
-                Reason::VMTerminating,
-                message,
-            ))
+            .infrastructure(Reason::VMTerminating, message)
             .keeping(Kept::Conditions);
     }
     // A VM that was given up, because its guest seemed never to have been started, has become a Node after all: then it is the

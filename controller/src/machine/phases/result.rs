@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::ObjectReference;
 
-use super::super::conditions::Condition;
+use super::super::conditions::{Condition, Status};
 use super::super::plan::{Event, Step};
 use super::super::reason::Reason;
 use super::super::record::{Progress, Record};
@@ -169,6 +169,12 @@ impl PhaseResult {
     pub fn condition(mut self, condition: Condition) -> Self {
         self.conditions.push(condition);
         self
+    }
+
+    /// With `InfrastructureReady` False for that reason.
+    #[must_use]
+    pub fn infrastructure(self, reason: Reason, message: impl Into<String>) -> Self {
+        self.condition(Condition::infrastructure(Status::False, reason, message))
     }
 
     /// Conditions of which nothing is said stay as they are stored.

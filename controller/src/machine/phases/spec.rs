@@ -32,7 +32,7 @@ fn waiting(view: &View<'_>, what: &str) -> PhaseResult {
 }
 
 fn unusable(view: &View<'_>, reason: Reason, why: &str) -> PhaseResult {
-    let result = PhaseResult::default().condition(Condition::infrastructure(Status::False, reason, why));
+    let result = PhaseResult::default().infrastructure(reason, why);
     if view.vm_uid().is_some() {
         return result;
     }

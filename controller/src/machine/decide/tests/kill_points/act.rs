@@ -32,6 +32,7 @@ pub(super) fn pass(world: &mut World, process: &mut Process, client: &mut Client
         return Outcome::Done(false, None);
     };
     let plan = decide(&observed, world.now);
+    process.failures.reported(&Key::of(observed.machine.as_ref()));
     let (changes, again) = (plan.changes_something(), plan.again);
     let machine = Arc::clone(&observed.machine);
     let mut acting = Acting {
