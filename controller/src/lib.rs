@@ -1,5 +1,8 @@
 //! The controller: makes Machines into Nodes, and takes them down again.
 
+#[macro_use]
+mod reasons;
+
 pub mod app;
 pub mod autoscaler;
 pub mod bootstrap;

@@ -40,3 +40,19 @@ impl Phase {
         Self::ALL.into_iter().find(|phase| phase.text() == text)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The cluster-autoscaler reads them, and so does the version before.
+    #[test]
+    fn the_texts_are_part_of_the_api() {
+        let texts = Phase::ALL.map(Phase::text);
+        assert_eq!(
+            texts,
+            ["Pending", "Provisioning", "Running", "Deleting", "Failed"]
+        );
+        assert_eq!(texts.map(Phase::stored), Phase::ALL.map(Some));
+    }
+}

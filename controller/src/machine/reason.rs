@@ -2,30 +2,10 @@
 
 use k8s_openapi::api::core::v1::NodeCondition;
 
-macro_rules! reasons {
-    ($($name:ident = $text:literal,)*) => {
-        /// Why a condition has its status. KubeVirt's root causes are in `machinist_shared::kubevirt::root_cause`.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-        #[allow(missing_docs, reason = "the texts say it")]
-        pub enum Reason {
-            $($name,)*
-        }
-
-        impl Reason {
-            /// All of them.
-            pub const ALL: &[Self] = &[$(Self::$name,)*];
-
-            /// The text in `reason`.
-            pub fn as_str(self) -> &'static str {
-                match self {
-                    $(Self::$name => $text,)*
-                }
-            }
-        }
-    };
-}
-
 reasons! {
+/// Why a condition has its status. KubeVirt's root causes are in `machinist_shared::kubevirt::root_cause`.
+#[allow(missing_docs, reason = "the texts say it")]
+pub enum Reason {
     // Ready
     NodeReady = "NodeReady",
     Deleting = "Deleting",
@@ -100,6 +80,7 @@ reasons! {
     DeletingNode = "DeletingNode",
     DeletionBlocked = "DeletionBlocked",
     DeleteFailed = "DeleteFailed",
+}
 }
 
 impl Reason {

@@ -13,50 +13,44 @@ pub const SELECTOR_OVERLAP: &str = "SelectorOverlap";
 /// How the last rollback that was asked for ended.
 pub const ROLLED_BACK: &str = "RolledBack";
 
+reasons! {
 /// Why a condition has its status. The texts are part of the API.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Reason {
     /// At least `replicas` less `maxUnavailable` are available.
-    MinimumReplicasAvailable,
+    MinimumReplicasAvailable = "MinimumReplicasAvailable",
     /// Fewer are.
-    MinimumReplicasUnavailable,
+    MinimumReplicasUnavailable = "MinimumReplicasUnavailable",
     /// A set for the template has been made.
-    NewMachineSetCreated,
+    NewMachineSetCreated = "NewMachineSetCreated",
     /// Machines come and go.
-    MachineSetUpdated,
+    MachineSetUpdated = "MachineSetUpdated",
     /// All Machines are of the template, and available.
-    NewMachineSetAvailable,
+    NewMachineSetAvailable = "NewMachineSetAvailable",
     /// Nothing has moved for `progressDeadlineSeconds`.
-    ProgressDeadlineExceeded,
+    ProgressDeadlineExceeded = "ProgressDeadlineExceeded",
     /// `spec.paused`.
-    DeploymentPaused,
+    DeploymentPaused = "DeploymentPaused",
     /// Machines of the template fail to join and none ever has: nothing more is replaced.
-    RolloutHalted,
+    RolloutHalted = "RolloutHalted",
     /// Machines of older templates wait to be deleted by a person (strategy OnDelete).
-    WaitingForDeletion,
+    WaitingForDeletion = "WaitingForDeletion",
     /// Nothing can be decided from the spec.
-    InvalidSpec,
+    InvalidSpec = "InvalidSpec",
     /// A write was refused or failed.
-    WriteFailed,
+    WriteFailed = "WriteFailed",
     /// The API server stores its new MachineSets otherwise than it sends them.
-    MachineSetChangedAtAdmission,
+    MachineSetChangedAtAdmission = "MachineSetChangedAtAdmission",
     /// Too many MachineSets that it has created are not its own.
-    TooManyCreations,
+    TooManyCreations = "TooManyCreations",
     /// Another MachineDeployment selects the same Machines.
-    SelectorOverlap,
+    SelectorOverlap = "SelectorOverlap",
     /// The template of that revision is back.
-    RevisionRestored,
+    RevisionRestored = "RevisionRestored",
     /// There is no such revision.
-    RevisionNotFound,
+    RevisionNotFound = "RevisionNotFound",
     /// The template of that revision is not valid any more, or is not allowed.
-    RollbackRefused,
+    RollbackRefused = "RollbackRefused",
 }
-
-impl Reason {
-    /// The text in `reason`.
-    pub fn text(self) -> String {
-        format!("{self:?}")
-    }
 }
 
 /// A condition as it should be.
@@ -91,7 +85,7 @@ pub fn find<'a>(
 
 /// Whether the condition of that type has this reason.
 pub fn has_reason(conditions: &[MachineDeploymentCondition], kind: &str, reason: Reason) -> bool {
-    find(conditions, kind).is_some_and(|condition| condition.reason.as_deref() == Some(&reason.text()))
+    find(conditions, kind).is_some_and(|condition| condition.reason.as_deref() == Some(reason.as_str()))
 }
 
 /// Puts a verdict into the conditions. `updated` is when something last happened that it tells of; by default, the time at
@@ -107,7 +101,7 @@ pub fn put(
     let same_status = old.as_ref().is_some_and(|old| old.status == verdict.status);
     let same = same_status
         && old.as_ref().is_some_and(|old| {
-            old.reason.as_deref() == Some(&verdict.reason.text())
+            old.reason.as_deref() == Some(verdict.reason.as_str())
                 && old.message.as_deref().unwrap_or_default() == verdict.message
         });
     let kept = |time: Option<&Time>, keep: bool| time.filter(|_| keep).cloned().or(Some(Time(now)));
@@ -115,7 +109,7 @@ pub fn put(
     let new = MachineDeploymentCondition {
         type_: kind.to_owned(),
         status: verdict.status.to_owned(),
-        reason: Some(verdict.reason.text()),
+        reason: Some(verdict.reason.as_str().to_owned()),
         message: Some(verdict.message.clone()),
         last_update_time: match updated {
             Some(updated) => Some(Time(updated)),
@@ -126,5 +120,16 @@ pub fn put(
     match conditions.iter_mut().find(|condition| condition.type_ == kind) {
         Some(slot) => *slot = new,
         None => conditions.push(new),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_texts_are_part_of_the_api() {
+        let texts: Vec<_> = Reason::ALL.iter().map(|reason| reason.as_str()).collect();
+        insta::assert_snapshot!(texts.join("\n"));
     }
 }

@@ -191,6 +191,18 @@ mod tests {
     }
 
     #[test]
+    fn a_turn_that_is_only_seen_is_not_taken() {
+        let turns = Turns::default();
+        let (a, b) = (machine("a", EARLY, &json!({})), machine("b", LATE, &json!({})));
+        let both = || vec![Arc::clone(&a), Arc::clone(&b)];
+        let seen = |of: &StoredMachine, all| turns.see(of, all, 1, "").ahead;
+        assert_eq!(seen(&b, vec![Arc::clone(&b)]), 0, "nothing else is deleted yet");
+        assert_eq!([seen(&a, both()), seen(&b, both())], [0, 1]);
+        turns.take(&b, vec![Arc::clone(&b)], 1, "");
+        assert_eq!([seen(&a, both()), seen(&b, both())], [1, 0]);
+    }
+
+    #[test]
     fn those_that_were_blocked_do_not_all_begin_at_once() {
         let turns = Turns::default();
         let blocked = |name: &str| machine(name, EARLY, &with("Deleting", "DeletionBlocked"));

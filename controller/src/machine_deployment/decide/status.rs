@@ -86,7 +86,7 @@ fn progressing(draft: &mut Draft<'_>, status: &Status, complete: bool) -> (Verdi
     let last = last.map_or(now, |time| time.0);
     // The time at which this was first said.
     let since = |verdict: Verdict| {
-        let said = stored.and_then(|stored| stored.reason.as_deref()) == Some(&verdict.reason.text());
+        let said = stored.and_then(|stored| stored.reason.as_deref()) == Some(verdict.reason.as_str());
         (verdict, if said { last } else { now })
     };
     if let Some(fault) = &deployment.fault {
