@@ -43,8 +43,9 @@ pub async fn is_as_observed(
     if observed.node.is_none() && !context.stores.nodes.saw_deletion(&key) {
         let nodes: Api<Node> = Api::all(context.client.clone());
         let one = ListParams::default().fields(&format!("metadata.name={name}"));
+        let known = context.stores.nodes.known(&key);
         if let Some(node) = nodes.list(&one).await?.items.into_iter().next() {
-            context.stores.nodes.looked(&key, Some(node));
+            context.stores.nodes.looked(&key, Some(node), known);
             return Ok(false);
         }
     }

@@ -20,8 +20,12 @@ use crate::runtime::worker;
 use crate::runtime::write::Stop;
 use crate::telemetry::span::measured;
 
-/// After a write that met somebody else's, a watch tells; should it be silent, the key is due again.
-const STALE: Duration = Duration::from_secs(1);
+/// After a write that met another's, or a read that showed otherwise than was decided from, a watch tells; should it be
+/// silent, the key is due again after these pauses.
+const STALE: Backoff = Backoff {
+    first: Duration::from_secs(1),
+    longest: Duration::from_mins(1),
+};
 
 /// Pauses between attempts whose failure no status shows.
 const RETRY: Backoff = Backoff {
@@ -117,15 +121,15 @@ pub async fn run<R: Reconciler>(reconciler: Arc<R>) {
         () = reconciler.begin() => {}
         () = queue.closed() => return,
     }
-    let attempts = Arc::new(Attempts::default());
+    let pauses = Arc::new(Pauses::default());
     worker::work(queue, R::AT_ONCE, move |key| {
-        let (reconciler, attempts) = (reconciler.clone(), attempts.clone());
-        async move { in_turn(reconciler.as_ref(), &attempts, &key).await }
+        let (reconciler, pauses) = (reconciler.clone(), pauses.clone());
+        async move { in_turn(reconciler.as_ref(), &pauses, &key).await }
     })
     .await;
 }
 
-async fn in_turn<R: Reconciler>(reconciler: &R, attempts: &Attempts, key: &Key) {
+async fn in_turn<R: Reconciler>(reconciler: &R, pauses: &Pauses, key: &Key) {
     let _turn = reconciler.turn(key).await;
     if reconciler.queue().is_closed() {
         return;
@@ -135,19 +139,19 @@ async fn in_turn<R: Reconciler>(reconciler: &R, attempts: &Attempts, key: &Key) 
         return;
     }
     // On the heap only while it runs: thousands may be waiting for their turn.
-    let reconcile = Box::pin(reconcile(reconciler, attempts, key));
+    let reconcile = Box::pin(reconcile(reconciler, pauses, key));
     measured(&reconciler.context().metrics, R::NAME, key, reconcile).await;
 }
 
 /// Whether every write succeeded.
-async fn reconcile<R: Reconciler>(reconciler: &R, attempts: &Attempts, key: &Key) -> bool {
+async fn reconcile<R: Reconciler>(reconciler: &R, pauses: &Pauses, key: &Key) -> bool {
     let (context, queue) = (reconciler.context(), reconciler.queue());
     if !context.may_write() {
         return true;
     }
     let now = context.now();
     let Some(snapshot) = reconciler.snapshot(key, now).await else {
-        attempts.end(key);
+        pauses.end(key);
         reconciler.forget(key).await;
         return true;
     };
@@ -156,7 +160,7 @@ async fn reconcile<R: Reconciler>(reconciler: &R, attempts: &Attempts, key: &Key
     tracing::debug!(controller = R::NAME, object = %key, ?steps, ?again, "decided");
     match reconciler.apply(key, snapshot, plan, now).await {
         Ok(requeue) => {
-            attempts.end(key);
+            pauses.end(key);
             match requeue {
                 Requeue::Now => queue.add(key.clone()),
                 Requeue::After(delay) => queue.add_after(key.clone(), delay),
@@ -165,7 +169,7 @@ async fn reconcile<R: Reconciler>(reconciler: &R, attempts: &Attempts, key: &Key
             true
         }
         Err(Stop::Stale) => {
-            queue.add_after(key.clone(), STALE);
+            queue.add_after(key.clone(), pauses.after(key, STALE));
             true
         }
         Err(Stop::NotLeader) => true,
@@ -174,32 +178,32 @@ async fn reconcile<R: Reconciler>(reconciler: &R, attempts: &Attempts, key: &Key
             if R::REMEMBERS_FAILURES {
                 queue.add(key.clone());
             } else {
-                queue.add_after(key.clone(), attempts.pause(key));
+                queue.add_after(key.clone(), pauses.after(key, RETRY));
             }
             false
         }
     }
 }
 
-/// How often in a row each key failed.
+/// How often in a row each key failed or was stale.
 #[derive(Debug, Default)]
-struct Attempts {
-    failed: Mutex<HashMap<Key, u32>>,
+struct Pauses {
+    attempts: Mutex<HashMap<Key, u32>>,
     jitter: Jitter,
 }
 
-impl Attempts {
-    /// How long to wait after one more failure.
-    fn pause(&self, key: &Key) -> Duration {
-        let mut failed = self.failed.lock();
-        let before = failed.entry(key.clone()).or_default();
-        let pause = RETRY.pause(*before, self.jitter);
-        *before += 1;
+impl Pauses {
+    /// How long to wait after one more attempt.
+    fn after(&self, key: &Key, backoff: Backoff) -> Duration {
+        let mut attempts = self.attempts.lock();
+        let before = attempts.entry(key.clone()).or_default();
+        let pause = backoff.pause(*before, self.jitter);
+        *before = before.saturating_add(1);
         pause
     }
 
     fn end(&self, key: &Key) {
-        self.failed.lock().remove(key);
+        self.attempts.lock().remove(key);
     }
 }
 
@@ -209,19 +213,21 @@ mod tests {
 
     #[test]
     fn what_failed_is_tried_again_after_a_pause_that_doubles() {
-        let attempts = Attempts {
+        let pauses = Pauses {
             jitter: Jitter::NONE,
-            ..Attempts::default()
+            ..Pauses::default()
         };
         let key = Key::new("", "csr-1");
-        let pause = || attempts.pause(&key).as_millis();
-        assert_eq!([pause(), pause(), pause()], [500, 1000, 2000]);
-        for _ in 0..40 {
-            pause();
+        for (backoff, expected) in [
+            (RETRY, [500, 1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000]),
+            (STALE, [1_000, 2_000, 4_000, 8_000, 16_000, 32_000, 60_000, 60_000]),
+        ] {
+            let pause = || pauses.after(&key, backoff).as_millis();
+            assert_eq!([(); 8].map(|()| pause()), expected);
+            pauses.end(&key);
+            assert_eq!(pause(), expected[0], "it begins again");
+            pauses.end(&key);
         }
-        assert_eq!(pause(), 30_000);
-        attempts.end(&key);
-        assert_eq!(pause(), 500, "it begins again");
     }
 
     #[test]

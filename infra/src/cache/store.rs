@@ -38,6 +38,15 @@ struct Listing {
     shown: HashSet<Key>,
     unreadable: HashSet<Key>,
     written: HashMap<Key, u64>,
+    /// What something else was learned of since it began: that may be newer.
+    learned: HashSet<Key>,
+}
+
+impl Listing {
+    /// Whether nothing is known of that object that the list does not know.
+    fn is_newest_of(&self, key: &Key) -> bool {
+        !self.learned.contains(key)
+    }
 }
 
 /// The objects of one kind, by key and by one secondary index.
@@ -212,6 +221,7 @@ impl<K: Resource> Store<K> {
                     shown,
                     unreadable,
                     mut written,
+                    learned: _,
                 } = inner.listing.take().unwrap_or_default();
                 let before: usize = inner.unreadable.iter().map(bytes_of_key).sum();
                 inner.bytes = inner.bytes.saturating_sub(before);
@@ -273,11 +283,20 @@ impl<K: Resource> Store<K> {
         }
     }
 
-    /// Takes in what a GET of the object of that key answered; gives what it changed.
-    pub fn looked(&self, key: &Key, found: Option<K>) -> Option<Change<K>> {
+    /// The latest version of that object that is known, or of its end: for [`Self::looked`].
+    pub fn known(&self, key: &Key) -> Option<u64> {
+        let inner = self.read();
+        let object = inner.objects.get(key).and_then(|object| version(object.as_ref()));
+        object.max(inner.tombstones.get(key).copied())
+    }
+
+    /// Takes in what a GET of the object of that key answered that was sent when `known` was the latest known version; gives
+    /// what it changed. An older version shows that the API server's storage was restored.
+    pub fn looked(&self, key: &Key, found: Option<K>, known: Option<u64>) -> Option<Change<K>> {
         let mut inner = self.write();
         match found {
-            Some(object) => self.put(&mut inner, object, Source::List),
+            Some(object) if version(&object) < known => self.put(&mut inner, object, Source::Restored),
+            Some(object) => self.put(&mut inner, object, Source::Read),
             None => self.remove(&mut inner, key),
         }
     }
@@ -300,17 +319,35 @@ impl<K: Resource> Store<K> {
         };
         let version = version(object.as_ref()).unwrap_or_default();
         Self::bury(&mut inner, key, version);
+        if let Some(listing) = &mut inner.listing {
+            listing.learned.insert(key.clone());
+        }
         self.remove(&mut inner, key);
     }
 
     fn put(&self, inner: &mut Inner<K>, object: K, source: Source) -> Option<Change<K>> {
         let key = Key::of(&object);
         let new = version(&object);
-        // Also what a list or watch says that lags behind our own delete.
-        if inner
-            .tombstones
-            .get(&key)
-            .is_some_and(|dead| new.is_none_or(|v| v <= *dead))
+        // A list shows what was there after it began, so an older version shows that the API server's storage was restored.
+        let restored = match source {
+            Source::Restored => true,
+            Source::List => inner
+                .listing
+                .as_ref()
+                .is_some_and(|listing| listing.is_newest_of(&key)),
+            Source::Watch | Source::Write | Source::Read | Source::Whole => false,
+        };
+        if source != Source::List
+            && let Some(listing) = &mut inner.listing
+        {
+            listing.learned.insert(key.clone());
+        }
+        // Also what a watch says that lags behind our own delete.
+        if !restored
+            && inner
+                .tombstones
+                .get(&key)
+                .is_some_and(|dead| new.is_none_or(|v| v <= *dead))
         {
             return None;
         }
@@ -325,7 +362,7 @@ impl<K: Resource> Store<K> {
             && old.uid() == object.uid()
             && let (Some(had), Some(new)) = (version(old.as_ref()), new)
             // A write that takes the last finalizer of a deleted object away is answered with the version before it.
-            && (new < had || (new == had && source == Source::List))
+            && ((new < had && !restored) || (new == had && [Source::List, Source::Read].contains(&source)))
         {
             return None;
         }
@@ -424,6 +461,10 @@ enum Source {
     Watch,
     Write,
     /// A read of that very object.
+    Read,
+    /// The same, which shows an older version than was known before it.
+    Restored,
+    /// A read of all that was left out of it.
     Whole,
 }
 
@@ -519,13 +560,44 @@ mod tests {
     #[test]
     fn what_was_looked_up_comes_and_goes_and_removals_are_counted() {
         let (store, key) = (store(), Key::new("ns", "a"));
-        store.looked(&key, Some(object("u", "5")));
-        store.looked(&key, Some(object("u", "4")));
+        store.looked(&key, Some(object("u", "5")), None);
+        store.looked(&key, Some(object("u", "4")), None);
         assert_eq!((version_in(&store).as_deref(), store.removals()), (Some("5"), 0));
-        store.looked(&key, None);
+        store.looked(&key, None, Some(5));
         assert_eq!((version_in(&store), store.removals()), (None, 1));
-        store.looked(&key, None);
+        store.looked(&key, None, None);
         assert_eq!(store.removals(), 1);
+    }
+
+    #[test]
+    fn a_read_that_shows_less_than_was_known_before_it_shows_that_storage_was_restored() {
+        let (store, key) = (store(), Key::new("ns", "a"));
+        store.apply(Event::Apply(object("u", "5")));
+        store.looked(&key, Some(object("u", "4")), store.known(&key));
+        assert_eq!(version_in(&store).as_deref(), Some("4"));
+        store.apply(Event::Delete(object("u", "8")));
+        assert_eq!(store.known(&key), Some(8));
+        store.looked(&key, Some(object("u", "4")), store.known(&key));
+        assert_eq!(version_in(&store).as_deref(), Some("4"), "it is there again");
+    }
+
+    #[test]
+    fn a_list_shows_that_storage_was_restored_but_for_what_was_learned_since_it_began() {
+        let store = store();
+        store.apply(Event::Apply(object("u", "9")));
+        let list = |version| {
+            store.apply(Event::InitApply(object("u", version)));
+            store.apply(Event::InitDone);
+            version_in(&store)
+        };
+        store.apply(Event::Init);
+        assert_eq!(list("5").as_deref(), Some("5"));
+        store.apply(Event::Delete(object("u", "10")));
+        store.apply(Event::Init);
+        assert_eq!(list("5").as_deref(), Some("5"), "it is there again");
+        store.apply(Event::Init);
+        store.looked(&Key::new("ns", "a"), Some(object("u", "7")), Some(5));
+        assert_eq!(list("6").as_deref(), Some("7"), "read after the list began");
     }
 
     #[test]
@@ -590,8 +662,8 @@ mod tests {
     fn what_we_deleted_is_not_brought_back_by_a_list_or_watch_that_lags() {
         let store = store();
         store.apply(Event::Apply(object("u", "5")));
-        store.deleted(&Key::new("ns", "a"), "u");
         store.apply(Event::Init);
+        store.deleted(&Key::new("ns", "a"), "u");
         store.apply(Event::InitApply(object("u", "5")));
         store.apply(Event::InitDone);
         store.apply(Event::Apply(object("u", "4")));

@@ -359,10 +359,13 @@ where
 {
     let key = Key::new(&open.key().namespace, name);
     let version = |object: &K| object.meta().resource_version.clone();
-    let before = store.get(&key).and_then(|object| version(&object));
+    let (before, known) = (
+        store.get(&key).and_then(|object| version(&object)),
+        store.known(&key),
+    );
     let found: Option<K> = ask(open, kind, name).await?;
     let is_same = before == found.as_ref().and_then(version);
-    store.looked(&key, found);
+    store.looked(&key, found, known);
     Ok(is_same)
 }
 

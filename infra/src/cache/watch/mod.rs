@@ -39,7 +39,8 @@ const OBJECT_BYTES: usize = 3 * 1024 * 1024;
 const PAGE_BYTES: usize = 16 * 1024 * 1024;
 /// How long the answer to a list may pause.
 const LIST_PAUSE: Duration = Duration::from_secs(10);
-/// A watch that brings nothing for so long is opened again: API servers send a bookmark each minute.
+/// After a watch that brings nothing for so long comes a list: API servers send a bookmark each minute. One whose storage was
+/// restored says nothing of what is older than the version that is known.
 const SILENCE: Duration = Duration::from_secs(90);
 /// A watch that ended sooner is opened again after this long.
 const SHORTEST_WATCH: Duration = Duration::from_secs(1);
@@ -229,14 +230,22 @@ where
             ..WatchParams::default()
         };
         let request = kube::core::Request::new(&self.url).watch(&params, version);
-        let mut answer = self.send(request).await?;
+        let mut answer = match self.send(request).await {
+            // An API server that was away may come back with another storage.
+            Err(error) if error.code().is_none_or(|code| code >= 500) => {
+                self.version = None;
+                return Err(error);
+            }
+            answer => answer?,
+        };
         let mut lines = Lines::new(OBJECT_BYTES);
         loop {
             let chunk = match answer.next(SILENCE).await {
                 Ok(Some(chunk)) => chunk,
                 Ok(None) => return Ok(()),
                 Err(NoChunk::Silent(_)) => {
-                    tracing::info!(kind = %K::kind(&K::DynamicType::default()), "a watch brought nothing for {SILENCE:?}; opening it again");
+                    tracing::info!(kind = %K::kind(&K::DynamicType::default()), "a watch brought nothing for {SILENCE:?}; listing again");
+                    self.version = None;
                     return Ok(());
                 }
                 Err(error) => return Err(error.into()),

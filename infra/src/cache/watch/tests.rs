@@ -188,6 +188,18 @@ async fn a_watch_whose_history_is_gone_begins_with_a_list_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn after_an_api_server_was_away_comes_a_list() {
+    let away = (502, String::new());
+    let script = Script::new([list(&[], ""), away, list(&[object("a")], ""), watch(&[])]);
+    let mut source = script.source();
+    assert_eq!(source.run(|_| {}).await.code(), Some(502));
+    assert_eq!(source.run(|_| {}).await.code(), Some(503));
+    let asked = script.asked();
+    assert!(asked[2].contains("limit=500"), "{asked:?}");
+    assert!(asked[3].contains("watch=true"), "{asked:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_server_that_ends_each_watch_at_once_is_asked_once_a_second() {
     let script = Script::new(std::iter::once(list(&[], "")).chain((0..10).map(|_| watch(&[]))));
     let begun = Instant::now();

@@ -162,6 +162,8 @@ where
 {
     let api: Api<K> = Api::namespaced(sight.client.clone(), sight.namespace);
     let answers = names.iter().map(async |name| {
+        let key = Key::new(sight.namespace, name);
+        let known = store.known(&key);
         let found = match read_one(&api, name, sight.missing.forbids(kind)).await {
             Ok(found) => found,
             Err(error) if is_forbidden(&error) => return Ok(Some(RemoteError::from(&error))),
@@ -175,7 +177,7 @@ where
             );
             return Err(RemoteError::other(why));
         }
-        store.looked(&Key::new(sight.namespace, name), found);
+        store.looked(&key, found, known);
         Ok(None)
     });
     Ok(try_join_all(answers).await?.into_iter().flatten().next())
