@@ -34,6 +34,7 @@ use crate::bootstrap::token::TokenView;
 use crate::bootstrap::user_data::UserData;
 use crate::cache::{Reference, StoredMachine};
 use crate::context::Context;
+use crate::runtime::recreation::Recreation;
 
 /// What carrying out a plan needs besides the snapshot.
 #[derive(Debug, Default)]
@@ -210,9 +211,16 @@ pub async fn observe(
         .as_ref()
         .map(|node| memory.contests.waits(node.uid(), Instant::now()));
     let vm_is_gone = matches!(&infra, Infra::Open(open) if open.vm.is_none());
+    let recorded = machine
+        .record
+        .as_ref()
+        .and_then(|record| record.recreation.as_ref());
     let observed = Observed {
         start: Start::Free,
-        recreation: memory.recreations.of(key, machine.uid(), now),
+        recreation: Recreation::longer(
+            memory.recreations.of(key, machine.uid(), now),
+            recorded.and_then(|recorded| recorded.episode(now)),
+        ),
         room,
         guests: guests::guests(context, memory, key, machine, vm_is_gone, node.as_deref()),
         machine: machine.clone(),

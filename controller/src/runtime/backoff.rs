@@ -28,6 +28,10 @@ impl Jitter {
     #[cfg(test)]
     pub const NONE: Self = Self(|| 0.5);
 
+    /// Every pause is as short as chance can make it.
+    #[cfg(test)]
+    pub const LEAST: Self = Self(|| 0.0);
+
     fn spread(self, pause: Duration) -> Duration {
         pause.mul_f64(1.0 + SPREAD * (2.0 * (self.0)() - 1.0))
     }

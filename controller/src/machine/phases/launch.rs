@@ -14,6 +14,7 @@ use super::super::starts::Start;
 use super::super::user_data_source;
 use super::ownership::FINALIZERS;
 use super::{Kept, PhaseResult, View, bootstrap, vm_loss};
+use crate::runtime::recreation::Recreated;
 
 /// What a VM is made from is not watched: StorageClasses, StorageProfiles and instancetypes are read again so often.
 const FACTS_INTERVAL: Duration = Duration::from_secs(10);
@@ -200,6 +201,10 @@ fn create(view: &View<'_>, usable: &Usable, open: &Open) -> PhaseResult {
     let name = view.machine().name();
     let before = view.record();
     let former = before.and_then(|record| record.former.clone());
+    let recreation = former.as_ref().map(|former| {
+        let before = before.and_then(|record| record.recreation.as_ref());
+        Recreated::after(before, view.observed.recreation.as_ref(), &former.uid, view.now)
+    });
     let message = match &former {
         Some(former) => format!("the VM {name} is being made anew: {}", former.why),
         None => format!(
@@ -225,6 +230,7 @@ fn create(view: &View<'_>, usable: &Usable, open: &Open) -> PhaseResult {
             _ => None,
         },
         former,
+        recreation,
         joined: view.has_joined_once(),
         has_been_ready: before.is_some_and(|record| record.has_been_ready),
         ..Record::default()

@@ -109,6 +109,7 @@ fn with_node(record: &Record, open: &Open, node: &Node, linked_before: bool) -> 
             .then(|| system_uuid.to_owned())
             .or(record.node_system_uuid.clone()),
         node_uid: Some(node.uid().to_owned()),
+        recreation: None,
         ..record.clone()
     }
 }

@@ -13,6 +13,7 @@ use serde_json::Value;
 
 pub use self::progress::{Deletion, Evacuation, Progress, Reservation, VmLoss, WaitingFor};
 use super::on_node::Retired;
+use crate::runtime::recreation::Recreated;
 
 /// Where a Machine's VM was put, and which it is.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,6 +46,9 @@ pub struct Record {
     /// The VM before this one, which vanished or had to be made anew; kept until the new one runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub former: Option<FormerVm>,
+    /// VMs in a row that were created in the place of others, until one has become a Node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recreation: Option<Recreated>,
     /// A former VM of this Machine had become a Node: there is no hurry for this one.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub joined: bool,

@@ -150,6 +150,31 @@ fn a_machine_whose_vms_end_before_they_join_gets_the_next_one_after_a_pause() {
         message.starts_with("4 VMs in a row") && message.ends_with("its token is gone"),
         "{message}"
     );
-    let plan = decide(&o, now() + Duration::from_secs(4));
+    let later = now() + Duration::from_secs(4);
+    let plan = decide(&o, later);
     assert!(verbs(&plan).contains(&"create the VirtualMachine"));
+    // A controller that begins after that goes on counting: with the write that precedes the VM anyway.
+    let Some(Step::PatchMachine(patch)) = plan.steps.first() else {
+        panic!("{:?}", verbs(&plan))
+    };
+    let recreation = &patch["status"]["providerStatus"]["recreation"];
+    assert_eq!(*recreation, json!({"count": 5, "at": later, "former": "v1"}));
+}
+
+#[test]
+fn a_kubelet_that_joins_ends_what_is_on_record_of_vms_that_did_not() {
+    let mut written = recorded();
+    let recreation = json!({"count": 5, "at": now(), "former": "v0"});
+    written["status"]["providerStatus"]["recreation"] = recreation;
+    let mut o = observed(machine(&written), running());
+    o.node = Some(node(&json!({})));
+    let plan = decide(&o, now());
+    let patches = plan.steps.iter().filter_map(|step| match step {
+        Step::PatchMachine(patch) => Some(&patch["status"]["providerStatus"]),
+        _ => None,
+    });
+    let patches: Vec<_> = patches.collect();
+    assert_eq!(patches.len(), 1);
+    assert_eq!(patches[0]["nodeUID"], "node-1");
+    assert_eq!(patches[0].get("recreation"), Some(&Value::Null));
 }
