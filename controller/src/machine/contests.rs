@@ -25,6 +25,8 @@ pub enum Item {
     Annotation(String),
     /// The taint of that key and effect.
     Taint(String, String),
+    /// That no pod is scheduled onto it.
+    Unschedulable,
 }
 
 impl fmt::Display for Item {
@@ -33,6 +35,7 @@ impl fmt::Display for Item {
             Self::Label(key) => write!(f, "label {key}"),
             Self::Annotation(key) => write!(f, "annotation {key}"),
             Self::Taint(key, effect) => write!(f, "taint {key}:{effect}"),
+            Self::Unschedulable => f.write_str("spec.unschedulable"),
         }
     }
 }

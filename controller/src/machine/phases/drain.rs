@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::super::clock::{Deadlines, timeout};
 use super::super::conditions::{Condition, Status, Words};
+use super::super::contests::Item;
 use super::super::drain::sort::{Sorted, sort};
 use super::super::drain::target::Target;
 use super::super::drain::watch::{Pods, Seen};
@@ -101,11 +102,18 @@ fn drain(view: &View<'_>, node: &Node) -> PhaseResult {
             .progress(view.progress().with_deletion(deletion))
             .requeue(SLOT_INTERVAL);
     }
-    if let Some(cordon) = cordon(view, node) {
-        return begins(view, node, "the Node is being cordoned").step(cordon);
-    }
+    let (cordon, held_back) = cordon(view, node);
+    let result = match cordon {
+        Some(cordon) => begins(view, node, "the Node is being cordoned").step(cordon),
+        None => empty(view, node),
+    };
+    result.requeue(held_back)
+}
+
+/// Evicts the pods of a Node that is cordoned.
+fn empty(view: &View<'_>, node: &Node) -> PhaseResult {
     let listing = "the Node's pods are being listed";
-    match &guests.pods {
+    match &view.observed.guests.pods {
         Seen::Unwatched => begins(view, node, listing).step(Step::WatchPods),
         Seen::Opening(None) => begins(view, node, listing),
         Seen::Opening(Some(why)) => {
@@ -116,26 +124,33 @@ fn drain(view: &View<'_>, node: &Node) -> PhaseResult {
     }
 }
 
-/// What cordons the Node, and notes on it what a controller has to know that begins when the Machine is gone.
-fn cordon(view: &View<'_>, node: &Node) -> Option<Step> {
+/// What cordons the Node, and notes on it what a controller has to know that begins when the Machine is gone. What the kubelet or
+/// another controller takes away is put back later and later, and the drain goes on meanwhile: after how long, for the requeue.
+fn cordon(view: &View<'_>, node: &Node) -> (Option<Step>, Option<Duration>) {
+    let mark = Item::Annotation(annotation::DELETING.to_owned());
     let remnant = view.record().map(|record| Remnant::new(view.machine(), record));
     let remnant = remnant.filter(|_| !Remnant::is_on(node, view.machine().uid()));
-    if node.spec.unschedulable && remnant.is_none() {
-        return None;
+    let missing = (!node.spec.unschedulable)
+        .then_some(Item::Unschedulable)
+        .into_iter()
+        .chain(remnant.is_some().then(|| mark.clone()));
+    let waits = &view.observed.waits;
+    let (held_back, puts): (Vec<Item>, Vec<Item>) = missing.partition(|item| waits.contains_key(item));
+    let held_back = held_back.iter().filter_map(|item| waits.get(item)).min().copied();
+    if puts.is_empty() {
+        return (None, held_back);
     }
-    let mut patch = json!({
-        "metadata": {"uid": node.uid(), "resourceVersion": node.metadata.resource_version},
-        "spec": {"unschedulable": true},
-    });
-    if let Some(remnant) = remnant {
+    let mut patch =
+        json!({"metadata": {"uid": node.uid(), "resourceVersion": node.metadata.resource_version}});
+    if puts.contains(&Item::Unschedulable) {
+        patch["spec"] = json!({"unschedulable": true});
+    }
+    if let Some(remnant) = remnant.filter(|_| puts.contains(&mark)) {
         let remnant = json!(remnant).to_string();
         patch["metadata"]["annotations"] = json!({annotation::DELETING: remnant});
     }
-    Some(Step::PatchNode {
-        uid: node.uid().to_owned(),
-        patch,
-        puts: Vec::new(),
-    })
+    let uid = node.uid().to_owned();
+    (Some(Step::PatchNode { uid, patch, puts }), held_back)
 }
 
 /// Nothing is known of the pods yet. Where others wait for a drain slot, it shows who has it.

@@ -175,6 +175,31 @@ fn a_node_is_cordoned_on_condition_of_what_was_seen_then_its_pods_are_watched_th
     assert_eq!(condition(&plan, "Drained")["status"], "True");
 }
 
+/// A kubelet may change its own Node.
+#[test]
+fn a_node_that_loses_its_mark_or_is_uncordoned_gets_it_back_after_a_pause_and_the_drain_goes_on() {
+    let mark = Item::Annotation("machinist.dev/deleting".to_owned());
+    let mut o = leaving(&json!({}));
+    o.node = Some(node(&json!({})));
+    let Some(Step::PatchNode { puts, .. }) = decide(&o, now()).steps.into_iter().next() else {
+        panic!("it is not marked")
+    };
+    assert_eq!(puts, [Item::Unschedulable, mark.clone()]);
+    with_pods(&mut o, vec![pod("a", &json!({}))]);
+    let [long, short] = [8, 4].map(Duration::from_secs);
+    o.waits = Waits::from([(Item::Unschedulable, long), (mark.clone(), short)]);
+    let plan = decide(&o, now());
+    assert!(matches!(&plan.steps[0], Step::EvictPods(_)), "{:?}", verbs(&plan));
+    assert_eq!(plan.again, Some(short));
+    o.waits.remove(&mark);
+    let plan = decide(&o, now());
+    let Some(Step::PatchNode { patch, puts, .. }) = plan.steps.first() else {
+        panic!("{:?}", verbs(&plan))
+    };
+    assert_eq!(*puts, [mark]);
+    assert!(patch.get("spec").is_none() && patch["metadata"]["annotations"].is_object());
+}
+
 #[test]
 fn what_cannot_be_listed_is_told_and_not_taken_for_an_empty_node() {
     let mut o = leaving(&json!({}));
