@@ -100,6 +100,8 @@ pub(crate) struct Source<K> {
     selector: Selector,
     /// The version that is known, once there is one.
     version: Option<String>,
+    /// Whether the last watch failed: the API server may have been away, and come back with a storage that was restored.
+    failed: bool,
     room: Room,
     kind: PhantomData<fn() -> K>,
 }
@@ -114,6 +116,7 @@ where
             client: api.into_client(),
             selector,
             version: None,
+            failed: false,
             room: Room::of(trust),
             kind: PhantomData,
         }
@@ -127,6 +130,17 @@ where
     /// Lists unless the version is known, and watches from there on; returns the failure that ends it.
     pub(crate) async fn run(&mut self, mut on: impl FnMut(Event<K>) + Send) -> RemoteError {
         loop {
+            if self.failed {
+                match self.is_ahead().await {
+                    Err(error) => return error,
+                    Ok(true) => {
+                        tracing::warn!(kind = %K::kind(&K::DynamicType::default()), "the API server has gone back to an earlier version; listing again");
+                        self.version = None;
+                    }
+                    Ok(false) => {}
+                }
+            }
+            self.failed = false;
             let version = match self.version.clone() {
                 Some(version) => version,
                 None => match self.list(&mut on).await {
@@ -137,6 +151,7 @@ where
             self.version = Some(version.clone());
             let opened = Instant::now();
             if let Err(error) = self.watch(&version, &mut on).await {
+                self.failed = true;
                 if error.code() == Some(GONE) {
                     self.version = None;
                 }
@@ -145,6 +160,28 @@ where
             // A server that ends each watch at once is not asked without end.
             sleep_until(opened + SHORTEST_WATCH).await;
         }
+    }
+
+    /// Whether the version that is known is later than the API server's: then it would watch in silence.
+    async fn is_ahead(&mut self) -> Result<bool, RemoteError> {
+        let number = |version: &String| version.parse::<u64>().ok();
+        let Some(known) = self.version.as_ref().and_then(number) else {
+            return Ok(false);
+        };
+        let one = ListParams {
+            label_selector: self.selector.labels.clone(),
+            field_selector: self.selector.fields.clone(),
+            limit: Some(1),
+            ..ListParams::default()
+        };
+        Ok(match self.page(&one, &mut |_| {}).await? {
+            Page::Read(metadata) => metadata
+                .resource_version
+                .as_ref()
+                .and_then(number)
+                .is_some_and(|now| now < known),
+            Page::TooLarge => false,
+        })
     }
 
     /// Lists page by page; the version of the list.
@@ -230,14 +267,7 @@ where
             ..WatchParams::default()
         };
         let request = kube::core::Request::new(&self.url).watch(&params, version);
-        let mut answer = match self.send(request).await {
-            // An API server that was away may come back with another storage.
-            Err(error) if error.code().is_none_or(|code| code >= 500) => {
-                self.version = None;
-                return Err(error);
-            }
-            answer => answer?,
-        };
+        let mut answer = self.send(request).await?;
         let mut lines = Lines::new(OBJECT_BYTES);
         loop {
             let chunk = match answer.next(SILENCE).await {

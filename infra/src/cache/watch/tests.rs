@@ -188,15 +188,38 @@ async fn a_watch_whose_history_is_gone_begins_with_a_list_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_an_api_server_was_away_comes_a_list() {
-    let away = (502, String::new());
-    let script = Script::new([list(&[], ""), away, list(&[object("a")], ""), watch(&[])]);
+async fn after_a_watch_has_failed_it_goes_on_unless_the_api_server_has_gone_back() {
+    let now = |version: &str| {
+        let metadata = json!({"resourceVersion": version});
+        (
+            200,
+            json!({"kind": "List", "metadata": metadata, "items": []}).to_string(),
+        )
+    };
+    let away = || (502, String::new());
+    let script = Script::new([
+        list(&[], ""),
+        away(),
+        now("8"),
+        away(),
+        now("6"),
+        now("6"),
+        away(),
+    ]);
     let mut source = script.source();
-    assert_eq!(source.run(|_| {}).await.code(), Some(502));
-    assert_eq!(source.run(|_| {}).await.code(), Some(503));
+    for _ in 0..3 {
+        assert_eq!(source.run(|_| {}).await.code(), Some(502));
+    }
     let asked = script.asked();
-    assert!(asked[2].contains("limit=500"), "{asked:?}");
-    assert!(asked[3].contains("watch=true"), "{asked:?}");
+    assert!(
+        asked[2] == "&limit=1" && asked[3].contains("resourceVersion=7"),
+        "{asked:?}"
+    );
+    assert!(
+        asked[4] == "&limit=1" && asked[5].contains("limit=500"),
+        "{asked:?}"
+    );
+    assert!(asked[6].contains("resourceVersion=6"), "{asked:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -7,8 +7,13 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use kube::ResourceExt as _;
-use kube::api::DeleteParams;
+use futures::StreamExt as _;
+use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
+use kube::{
+    Api, ResourceExt as _,
+    api::DeleteParams,
+    runtime::{WatchStreamExt as _, watcher},
+};
 use testbed::proxy::{Request, WriteFuse};
 
 use super::{
@@ -300,7 +305,10 @@ async fn restore(
     let deadline = Instant::now() + PATIENCE;
     let asked = bed.case.deployments().get_opt(super::bed::POOL).await?;
     let size = asked.and_then(|pool| pool.spec.replicas);
-    bed.obeyed(size).await?;
+    tokio::select! {
+        obeyed = bed.obeyed(size) => obeyed?,
+        deleted = delete_without_node(bed) => deleted?,
+    }
     let after = whole(bed, deadline).await?;
     oracle::bystander(before, &after)?;
     for machine in machines(&bed.case).await? {
@@ -309,6 +317,26 @@ async fn restore(
     }
     delete_unknown(bed, &after).await?;
     Ok(Happened::Yes)
+}
+
+/// Deletes each Machine whose Node is not known any more, as the documentation says: a kubelet registers only when it starts.
+async fn delete_without_node(bed: &Bed) -> Result<()> {
+    let machines = bed.case.machines();
+    let mut states = watcher(machines.clone(), watcher::Config::default())
+        .default_backoff()
+        .applied_objects()
+        .boxed();
+    while let Some(state) = states.next().await {
+        let Ok(machine) = state else { continue };
+        if e2e::case::message(&machine, "NodeDeleted").is_some()
+            && machine.metadata.deletion_timestamp.is_none()
+        {
+            machines
+                .delete(&machine.name_any(), &DeleteParams::default())
+                .await?;
+        }
+    }
+    Ok(())
 }
 
 async fn whole(bed: &Bed, deadline: Instant) -> Result<Seen> {
@@ -321,15 +349,18 @@ async fn whole(bed: &Bed, deadline: Instant) -> Result<Seen> {
     }
 }
 
-/// Deletes VMs and Nodes of Machines that are not known any more, as a person does.
+/// Deletes VMs and Nodes of Machines that are not known any more, as a person does, and what their kubelets ask for, which
+/// Kubernetes deletes after a day.
 async fn delete_unknown(bed: &Bed, after: &Seen) -> Result<()> {
     let background = DeleteParams::background();
     let (vms, nodes) = (bed.case.vms(), bed.case.nodes());
+    let requests: Api<CertificateSigningRequest> = Api::all(bed.case.bed.user().client());
     for left in oracle::left_behind(&bed.case, after).await? {
         let (kind, name) = left.split_once('/').unwrap_or_default();
         match kind {
             "VirtualMachine" => drop(vms.delete(name, &background).await?),
             "Node" => drop(nodes.delete(name, &background).await?),
+            "CertificateSigningRequest" => drop(requests.delete(name, &background).await?),
             _ => {}
         }
     }
