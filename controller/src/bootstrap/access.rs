@@ -199,7 +199,7 @@ impl Access {
                     tracing::debug!(kind = %K::kind(&()), %error, "cannot read how kubelets reach the API server");
                     Some(error.clone())
                 }
-                Signal::Changed(_) | Signal::Synced => None,
+                Signal::Changed(_) | Signal::Synced | Signal::Restored => None,
             };
             self.failures.lock()[nth] = failure;
             self.changed.notify_one();

@@ -63,7 +63,7 @@ impl Stores {
                 let kind = K::kind(&());
                 tracing::warn!(%kind, name, %error, "cannot watch what the webhook's certificate depends on");
             }
-            Signal::Changed(_) | Signal::Synced => self.changed.notify_one(),
+            Signal::Changed(_) | Signal::Synced | Signal::Restored => self.changed.notify_one(),
         };
         reflect(api, config, store.clone(), on).await;
     }

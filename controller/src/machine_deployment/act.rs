@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use kube::Api;
 use kube::Resource;
-use kube::api::{DeleteParams, Patch, PostParams, Preconditions};
+use kube::api::{DeleteParams, ListParams, Patch, PostParams, Preconditions};
 use kube::core::Request;
 use machinist_infra::client::RemoteError;
 use machinist_infra::store::Key;
@@ -170,8 +170,26 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// Asks the API server, not the store: whether the deployment is there and is not being deleted.
+    async fn make_sure_that_it_lives(&self) -> Result<(), kube::Error> {
+        let one = ListParams::default().fields(&format!("metadata.name={}", self.deployment.name()));
+        let found = self.deployments().list(&one).await?.items.into_iter().next();
+        if found.is_some_and(|found| found.uid() == self.deployment.uid() && !found.is_deleting()) {
+            return Ok(());
+        }
+        Err(kube::Error::Api(Box::new(kube::core::Status {
+            code: 409,
+            message: "the MachineDeployment is gone or being deleted".to_owned(),
+            ..kube::core::Status::default()
+        })))
+    }
+
     /// Its name is the same in every pass: if it is there already, the watch shows whose it is.
     async fn create(&mut self, set: &NewSet) -> Result<(), kube::Error> {
+        // What is missing though the spec is obeyed already may have gone with the deployment, which is not seen yet.
+        if self.deployment.status.observed_generation == self.deployment.metadata.generation {
+            self.make_sure_that_it_lives().await?;
+        }
         let body = body(self.deployment, set).to_string().into_bytes();
         let params = PostParams {
             field_manager: Some(CONTROLLER.to_owned()),

@@ -8,6 +8,7 @@ use machinist_infra::reflect::{Signal, reflect};
 use machinist_infra::store::{Change, Key, Store};
 use machinist_infra::watch::Selector;
 use machinist_shared::names;
+use tokio::sync::Notify;
 
 use super::{machine, machine_deployment, machine_set, node, request, token};
 use crate::cache::{StoredMachine, Stores, TOKEN_NAMESPACE};
@@ -102,14 +103,25 @@ impl Routes<'_> {
         } else {
             Selector::default().fields(fields)
         };
+        let restored = Arc::new(Notify::new());
+        let noticed = restored.clone();
         let on = move |signal: Signal<'_, K>| match signal {
             Signal::Changed(change) => enqueue(change, &stores, &queues),
             Signal::Synced => stores.changed.notify_waiters(),
+            Signal::Restored => noticed.notify_one(),
             Signal::Failed(error) => {
                 tracing::warn!(kind = %K::kind(&()), %error, "watch of the user cluster failed");
             }
         };
-        Box::pin(reflect(api, config, store.clone(), on))
+        let store = store.clone();
+        Box::pin(async move {
+            tokio::select! {
+                () = reflect(api, config, store, on) => {}
+                // What is in memory, here and everywhere else, may never have been. The process ends with this, and its
+                // successor knows nothing of it.
+                () = restored.notified() => {}
+            }
+        })
     }
 }
 

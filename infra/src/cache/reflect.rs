@@ -23,6 +23,8 @@ pub enum Signal<'a, K> {
     Synced,
     /// The watch or list failed; it is being tried again.
     Failed(&'a RemoteError),
+    /// The API server's storage was restored to an earlier state: what is known may never have been. A list follows.
+    Restored,
 }
 
 /// How long a watch may go without a fresh list: heals silent loss.
@@ -49,6 +51,9 @@ where
             continue;
         };
         on(Signal::Failed(&error));
+        if source.was_restored() {
+            on(Signal::Restored);
+        }
         if began.elapsed() > HELD {
             backoff.reset();
         }

@@ -124,7 +124,7 @@ impl Drains {
         let on = move |signal: Signal<'_, Budget>| {
             let change = match signal {
                 Signal::Changed(change) => change,
-                Signal::Synced => return,
+                Signal::Synced | Signal::Restored => return,
                 Signal::Failed(error) => {
                     tracing::warn!(%error, "watch of disruption budgets failed");
                     return;
@@ -260,7 +260,7 @@ impl Drains {
                         return;
                     }
                 }
-                Signal::Synced => {}
+                Signal::Synced | Signal::Restored => {}
                 Signal::Failed(error) => {
                     tracing::warn!(machine = %machine, %error, "watch of a draining Node's pods failed");
                     let Some(watches) = watches.upgrade() else { return };

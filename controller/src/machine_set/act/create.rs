@@ -56,6 +56,10 @@ impl Run<'_> {
     /// Makes `count` Machines in batches of 1, 2, 4, …, so that a template that is refused is refused once. The first
     /// failure ends it.
     pub(super) async fn create(&self, count: usize) -> Result<(), Refused> {
+        // What is missing though the spec is obeyed already may have gone with the set, which is not seen yet.
+        if self.set.status.observed_generation == self.set.metadata.generation {
+            self.make_sure_that_it_lives().await?;
+        }
         // Whatever has become of these, asking under the same name makes no second one.
         let mut lost = self.memories.unresolved(self.key);
         lost.truncate(count);

@@ -102,6 +102,8 @@ pub(crate) struct Source<K> {
     version: Option<String>,
     /// Whether the last watch failed: the API server may have been away, and come back with a storage that was restored.
     failed: bool,
+    /// Whether it has.
+    restored: bool,
     room: Room,
     kind: PhantomData<fn() -> K>,
 }
@@ -117,9 +119,15 @@ where
             selector,
             version: None,
             failed: false,
+            restored: false,
             room: Room::of(trust),
             kind: PhantomData,
         }
+    }
+
+    /// Whether the last failure was that the API server's storage was restored to an earlier state.
+    pub(crate) fn was_restored(&mut self) -> bool {
+        std::mem::take(&mut self.restored)
     }
 
     /// The next time begins with a list.
@@ -134,8 +142,10 @@ where
                 match self.is_ahead().await {
                     Err(error) => return error,
                     Ok(true) => {
-                        tracing::warn!(kind = %K::kind(&K::DynamicType::default()), "the API server has gone back to an earlier version; listing again");
-                        self.version = None;
+                        (self.version, self.failed, self.restored) = (None, false, true);
+                        return RemoteError::other(
+                            "the API server has gone back to an earlier version: its storage was restored",
+                        );
                     }
                     Ok(false) => {}
                 }

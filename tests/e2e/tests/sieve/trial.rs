@@ -188,6 +188,7 @@ async fn over(bed: &Bed, operation: Operation, before: &Seen) -> Result<()> {
 /// Tries it; an error if anything did not hold.
 pub(crate) async fn run(bed: &mut Bed, trial: &Trial) -> Result<Happened> {
     let operation = trial.operation;
+    bed.case.bed.controller().start().await?;
     let before = operation.prepare(bed).await?;
     let created = bed.created();
     e2e::budget::forget(&bed.case.bed);
@@ -302,6 +303,23 @@ async fn restore(
         Cluster::User => bed.case.bed.user().restore_etcd(&folder).await?,
         Cluster::Infra => bed.case.bed.restore_infra(&folder).await?,
     }
+    tokio::select! {
+        restored = restored(bed, before) => restored?,
+        ended = restart_what_ends(bed) => ended?,
+    }
+    Ok(Happened::Yes)
+}
+
+/// Starts the controller again whenever it ends, as a kubelet does.
+async fn restart_what_ends(bed: &Bed) -> Result<()> {
+    loop {
+        bed.case.bed.controller().start().await?;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+/// What holds once a cluster was restored.
+async fn restored(bed: &Bed, before: &Seen) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
     let asked = bed.case.deployments().get_opt(super::bed::POOL).await?;
     let size = asked.and_then(|pool| pool.spec.replicas);
@@ -315,8 +333,7 @@ async fn restore(
         let vms = bed.case.lives.uids(&machine.name_any());
         anyhow::ensure!(vms.len() <= 2, "{} has had the VMs {vms:?}", machine.name_any());
     }
-    delete_unknown(bed, &after).await?;
-    Ok(Happened::Yes)
+    delete_unknown(bed, &after).await
 }
 
 /// Deletes each Machine whose Node is not known any more, as the documentation says: a kubelet registers only when it starts.
