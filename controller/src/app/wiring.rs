@@ -79,6 +79,8 @@ pub(super) async fn wire(
     let memory = Memory::new(
         Starts::new(
             flags.max_starting_machines,
+            // The others work on Machines that have their VMs.
+            flags.worker_count * 3 / 4,
             flags.provisioning_timeout.0,
             flags.join_cluster_timeout.0,
         ),

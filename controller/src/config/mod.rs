@@ -61,7 +61,8 @@ pub struct Flags {
     #[arg(default_value_t = true, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     #[arg(value_parser = boolean, value_name = "BOOL")]
     pub machine_sets: bool,
-    /// How many Machines of one infra cluster are worked on at a time.
+    /// How many Machines of one infra cluster are worked on at a time. Three quarters of them may be those whose VM is being
+    /// created, fewer while the infra cluster answers slowly, two at least.
     #[arg(long, env = "MACHINIST_WORKER_COUNT", help_heading = heading::MACHINES)]
     #[arg(default_value_t = 16)]
     pub worker_count: usize,

@@ -301,6 +301,14 @@ impl Run<'_> {
         let answer = open.create(vm).await;
         let creations = &self.memory.failures.creations;
         creations.answered(self.machine, asked, answer.as_ref().copied());
+        // A refusal may come before the work.
+        let took = match &answer {
+            Ok(()) => Some(Some(asked.elapsed())),
+            Err(error) => error.is_overload().then_some(None),
+        };
+        if let Some(took) = took {
+            self.memory.starts.answered(open.key(), took, Instant::now());
+        }
         if answer.is_ok() {
             let (key, now) = (Key::of(self.machine), self.context.now());
             self.memory.recreations.count(&key, self.machine.uid(), now);

@@ -4,6 +4,7 @@ use std::sync::OnceLock;
 
 use k8s_openapi::jiff::Timestamp;
 use machinist_infra::store::Key;
+use tokio::time::Instant;
 
 use super::brake::Brakes;
 use super::contests::Contests;
@@ -76,6 +77,6 @@ impl Memory {
         self.turns.forget(key);
         self.surges.forget(key);
         self.drains.close(key);
-        self.starts.forget(key)
+        self.starts.forget(key, Instant::now())
     }
 }

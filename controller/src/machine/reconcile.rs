@@ -48,6 +48,22 @@ pub struct Snapshot {
     unseen: Option<std::time::Instant>,
 }
 
+/// A VM that is being made, until this is dropped.
+struct Creation<'a> {
+    reconciler: &'a MachineReconciler,
+    key: Key,
+}
+
+impl Drop for Creation<'_> {
+    fn drop(&mut self) {
+        let reconciler = self.reconciler;
+        let (next, pause) = reconciler.memory.starts.end_creation(&self.key, Instant::now());
+        for machine in next {
+            reconciler.queue().add_after(machine, pause);
+        }
+    }
+}
+
 impl Reconciler for MachineReconciler {
     const NAME: &'static str = "machine";
     /// Each waits for the limit of its infra cluster.
@@ -142,7 +158,16 @@ impl Reconciler for MachineReconciler {
         self.report_let_go(key).await;
         snapshot.hands.keep(&self.context, key);
         let plan = self.reserved(&mut snapshot, plan, now);
-        let plan = self.started(&mut snapshot, plan, now);
+        let (plan, creating) = match self.started(&mut snapshot, plan, now) {
+            Ok(started) => started,
+            // There is nothing to be shown of that.
+            Err(again) => {
+                if let Some(since) = snapshot.unseen {
+                    self.memory.times.still_unseen(key, since);
+                }
+                return Ok(Requeue::After(again));
+            }
+        };
         if snapshot.observed.failure.is_some() {
             self.memory.failures.reported(key);
         }
@@ -164,6 +189,7 @@ impl Reconciler for MachineReconciler {
             }
             Err(stop) => Err(stop),
         };
+        drop(creating);
         // What was written is in the stores already.
         let after = self.context.stores.machines.get(key);
         if let Some(after) = &after {
@@ -175,7 +201,7 @@ impl Reconciler for MachineReconciler {
         }
         if makes_vm && refused {
             // There is no VM, and none will come.
-            self.enqueue(self.memory.starts.forget(key));
+            self.enqueue(self.memory.starts.forget(key, Instant::now()));
         }
         match (unseen, after) {
             (Some(since), Some(after)) if result.is_ok() => {
@@ -346,19 +372,32 @@ impl MachineReconciler {
         decide(observed, now)
     }
 
-    /// The plan, or another if it makes a VM and the Machine may not start yet.
-    fn started(&self, snapshot: &mut Snapshot, plan: Plan, now: Timestamp) -> Plan {
+    /// The plan, or another if it makes a VM and the Machine may not start yet; an error says when to ask again, while the VMs
+    /// of others are being made.
+    fn started(
+        &self,
+        snapshot: &mut Snapshot,
+        plan: Plan,
+        now: Timestamp,
+    ) -> Result<(Plan, Option<Creation<'_>>), Duration> {
+        let (starts, observed) = (&self.memory.starts, &mut snapshot.observed);
+        let key = Key::of(observed.machine.as_ref());
         let Some(open) = snapshot.hands.open.as_ref().filter(|_| plan.makes_vm()) else {
-            return plan;
+            self.enqueue(starts.decline(&key, Instant::now()));
+            return Ok((plan, None));
         };
-        let starts = &self.memory.starts;
-        let (start, next) = starts.begin(&snapshot.observed.machine, open.key(), Instant::now());
+        let (start, next) = starts.begin(&observed.machine, open.key(), Instant::now());
         self.enqueue(next);
+        let start = start?;
         if start == Start::Free {
-            return plan;
+            let creation = Creation {
+                reconciler: self,
+                key,
+            };
+            return Ok((plan, Some(creation)));
         }
-        snapshot.observed.start = start;
-        decide(&snapshot.observed, now)
+        observed.start = start;
+        Ok((decide(observed, now), None))
     }
 
     /// Whether all that ends by the plan is as it was observed.

@@ -1,9 +1,11 @@
 //! How many Machines of an infra cluster start at once: they have a VM, or one is being made, and have never been Ready. A
-//! limit for each infra cluster, shared between MachineSets, so that no pool, however large, keeps others from starting.
+//! limit for each infra cluster, shared between MachineSets, so that no pool, however large, keeps others from starting. And how
+//! many VMs are being made at once there: as many as it answers without making others wait.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
+use machinist_infra::provider::limit::Limit;
 use machinist_infra::provider::InfraKey;
 use machinist_infra::store::Key;
 use parking_lot::Mutex;
@@ -16,6 +18,12 @@ use crate::cache::StoredMachine;
 /// No set takes more than so many times what is left, and no namespace more than that, so that there is always something left
 /// for those who come later: one set alone has three quarters of the limit, all sets of a namespace have all but a 32nd.
 const SHARES: (usize, usize) = (3, 31);
+
+/// Whoever waits is named when its turn comes; should that be lost, it asks again.
+pub const START_INTERVAL: Duration = Duration::from_mins(1);
+
+/// VMs that are made at once of each infra cluster, however slow it is.
+const FEWEST_CREATIONS: usize = 2;
 
 /// How long a Machine whose node may take for ever to join counts as one that starts.
 const FOR_EVER: Duration = Duration::from_hours(1);
@@ -41,14 +49,20 @@ pub enum Start {
 pub struct Starts {
     /// How many may at once on each.
     limit: usize,
+    /// How many VMs may be made at once on each, at most.
+    creations: usize,
     /// How long a Machine counts at most.
     longest: Duration,
     clusters: Mutex<HashMap<String, Cluster>>,
 }
 
 /// Those of one infra cluster.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Cluster {
+    /// Those whose VMs are being made.
+    creating: HashSet<Key>,
+    /// How many may be.
+    creations: Limit,
     /// With until when they count.
     starting: HashMap<Key, (Pool, Instant)>,
     /// Those that have had their time.
@@ -59,9 +73,11 @@ struct Cluster {
     namespaces: HashMap<String, usize>,
     /// Those that wait, the longest first.
     waiting: BTreeMap<Pool, VecDeque<Key>>,
+    /// Those that need no place among those that start.
+    placed: VecDeque<Key>,
     waits: HashSet<Key>,
-    /// Those whose turn has come, and who have not begun.
-    called: HashSet<Key>,
+    /// Those whose turn has come, and who have not begun; from when on they may.
+    called: HashMap<Key, Instant>,
 }
 
 /// Whose Machines take turns with those of others: those of a MachineSet, or those of a namespace that have none.
@@ -115,56 +131,138 @@ fn cluster_of<'a>(server: &'a str, ca_digest: &'a str) -> &'a str {
 
 impl Starts {
     /// At most `limit` at once on each infra cluster, without one if it is 0, each of them for as long as it may take to
-    /// become a Node.
-    pub fn new(limit: usize, provisioning_timeout: Option<Duration>, join_timeout: Option<Duration>) -> Self {
+    /// become a Node; VMs of at most `creations` are made at once.
+    pub fn new(
+        limit: usize,
+        creations: usize,
+        provisioning_timeout: Option<Duration>,
+        join_timeout: Option<Duration>,
+    ) -> Self {
         let longest = join_timeout.map(|join| join + provisioning_timeout.unwrap_or_default());
         Self {
             limit: if limit == 0 { usize::MAX } else { limit },
+            creations,
             longest: longest.unwrap_or(FOR_EVER),
             clusters: Mutex::default(),
         }
     }
 
-    /// The Machine's VM is about to be made: whether it may, and who may be next. If it may not, the Machine waits until it is
-    /// among those.
-    pub fn begin(&self, machine: &StoredMachine, infra: &InfraKey, now: Instant) -> (Start, Vec<Key>) {
-        if stage(machine) == Stage::Over {
-            return (Start::Free, Vec::new());
-        }
+    /// The Machine's VM is about to be made: whether it may, or, while those of others are being made, when to ask again; and who
+    /// may be next. If it may, [`Starts::end_creation`] follows; if not, the Machine waits until it is among those.
+    pub fn begin(
+        &self,
+        machine: &StoredMachine,
+        infra: &InfraKey,
+        now: Instant,
+    ) -> (Result<Start, Duration>, Vec<Key>) {
         let mut clusters = self.clusters.lock();
-        let cluster = cluster_of(&infra.server, &infra.ca_digest).to_owned();
-        let cluster = clusters.entry(cluster).or_default();
+        let cluster = self.cluster(&mut clusters, &infra.server, &infra.ca_digest);
         let (key, pool) = (Key::of(machine), Pool::of(machine));
-        if cluster.starting.contains_key(&key) || cluster.over.contains(&key) {
-            return (Start::Free, Vec::new());
+        if let Some(pause) = cluster
+            .called
+            .get(&key)
+            .map(|from| from.saturating_duration_since(now))
+            && !pause.is_zero()
+        {
+            return (Err(pause), Vec::new());
         }
-        if !cluster.may_start(&pool, self.limit) {
+        let was_called = cluster.called.remove(&key).is_some();
+        // Others have their place among those that start, or need none.
+        let counts = stage(machine) != Stage::Over
+            && !cluster.starting.contains_key(&key)
+            && !cluster.over.contains(&key);
+        if counts && !cluster.may_start(&pool, self.limit) {
             cluster.expire(now);
         }
-        let was_called = cluster.called.remove(&key);
-        if !cluster.may_start(&pool, self.limit) {
+        if counts && !cluster.may_start(&pool, self.limit) {
             let full = Start::Full {
                 starting: cluster.starting.len(),
                 own: cluster.pools.get(&pool).copied().unwrap_or_default(),
                 limit: self.limit,
             };
             cluster.wait(key, pool, was_called);
-            return (full, Vec::new());
+            return (Ok(full), Vec::new());
         }
-        cluster.start(key, pool, now + self.longest);
-        (Start::Free, cluster.next(self.limit))
+        if !cluster.may_create() {
+            if counts {
+                cluster.wait(key, pool, was_called);
+            } else if cluster.waits.insert(key.clone()) {
+                cluster.placed.push_back(key);
+            }
+            return (Err(START_INTERVAL), Vec::new());
+        }
+        cluster.stop_waiting(&key);
+        cluster.creating.insert(key.clone());
+        if counts {
+            cluster.start(key, pool, now + self.longest);
+        }
+        (Ok(Start::Free), cluster.next(self.limit, now))
+    }
+
+    /// The infra cluster has answered the creation of a VM after so long; or it has not, or said that it has too much to do.
+    pub fn answered(&self, infra: &InfraKey, took: Option<Duration>, now: Instant) {
+        let mut clusters = self.clusters.lock();
+        let cluster = self.cluster(&mut clusters, &infra.server, &infra.ca_digest);
+        let in_flight = cluster.creating.len();
+        match took {
+            Some(took) => cluster.creations.answered(took, in_flight, now),
+            None => cluster.creations.overloaded(now),
+        }
+    }
+
+    /// The Machine's VM is being made no more; gives whose may be instead, and after how long.
+    pub fn end_creation(&self, machine: &Key, now: Instant) -> (Vec<Key>, Duration) {
+        let mut pause = Duration::ZERO;
+        let next = self.each(now, |cluster| {
+            let was_made = cluster.creating.remove(machine);
+            if was_made {
+                pause = cluster.creations.pause();
+            }
+            was_made.then_some(now + pause)
+        });
+        (next, pause)
+    }
+
+    /// The Machine's turn, if it has come, is given to others: no VM of it is made.
+    pub fn decline(&self, machine: &Key, now: Instant) -> Vec<Key> {
+        self.each(now, |cluster| {
+            let waited = cluster.stop_waiting(machine);
+            (cluster.called.remove(machine).is_some() || waited).then_some(now)
+        })
+    }
+
+    /// Who may start where `change` has freed something, from when on it says.
+    fn each(&self, now: Instant, mut change: impl FnMut(&mut Cluster) -> Option<Instant>) -> Vec<Key> {
+        let mut next = Vec::new();
+        self.clusters.lock().retain(|_, cluster| {
+            if let Some(from) = change(cluster) {
+                next.append(&mut cluster.next(self.limit, from));
+            }
+            cluster.is_used(now)
+        });
+        next
+    }
+
+    fn cluster<'a>(
+        &self,
+        clusters: &'a mut HashMap<String, Cluster>,
+        server: &str,
+        ca_digest: &str,
+    ) -> &'a mut Cluster {
+        let new = || Cluster::new(self.creations);
+        clusters
+            .entry(cluster_of(server, ca_digest).to_owned())
+            .or_insert_with(new)
     }
 
     /// What the Machine's status says now, whose VM was made so long ago, if that is known; gives who may start instead of it.
     pub fn note(&self, machine: &StoredMachine, age: Duration, now: Instant) -> Vec<Key> {
         match (stage(machine), &machine.record) {
-            (Stage::Over, _) => self.forget(&Key::of(machine)),
+            (Stage::Over, _) => self.forget(&Key::of(machine), now),
             (Stage::Starting, Some(record)) => {
                 let infra = &record.infrastructure;
                 let mut clusters = self.clusters.lock();
-                let cluster = clusters
-                    .entry(cluster_of(&infra.server, &infra.ca_digest).to_owned())
-                    .or_default();
+                let cluster = self.cluster(&mut clusters, &infra.server, &infra.ca_digest);
                 let key = Key::of(machine);
                 if !cluster.over.contains(&key) {
                     cluster.start(key, Pool::of(machine), now + self.longest.saturating_sub(age));
@@ -176,23 +274,17 @@ impl Starts {
     }
 
     /// The Machine is gone, or does not start any more; gives who may start instead of it.
-    pub fn forget(&self, machine: &Key) -> Vec<Key> {
+    pub fn forget(&self, machine: &Key, now: Instant) -> Vec<Key> {
         let mut clusters = self.clusters.lock();
         let mut next = Vec::new();
         clusters.retain(|_, cluster| {
-            let waited = cluster.waits.remove(machine);
-            if waited {
-                cluster.waiting.retain(|_, waiting| {
-                    waiting.retain(|key| key != machine);
-                    !waiting.is_empty()
-                });
-            }
+            cluster.stop_waiting(machine);
             cluster.over.remove(machine);
-            let was_called = cluster.called.remove(machine);
+            let was_called = cluster.called.remove(machine).is_some();
             if cluster.end(machine) || was_called {
-                next.append(&mut cluster.next(self.limit));
+                next.append(&mut cluster.next(self.limit, now));
             }
-            !(cluster.starting.is_empty() && cluster.waits.is_empty() && cluster.over.is_empty())
+            cluster.is_used(now)
         });
         next
     }
@@ -202,6 +294,7 @@ impl Starts {
         let clusters = self.clusters.lock();
         let sum = |count: fn(&Cluster) -> usize| clusters.values().map(count).sum();
         vec![
+            ("creating", sum(|cluster| cluster.creating.len())),
             ("starting", sum(|cluster| cluster.starting.len())),
             ("waiting", sum(|cluster| cluster.waits.len())),
         ]
@@ -209,6 +302,48 @@ impl Starts {
 }
 
 impl Cluster {
+    fn new(creations: usize) -> Self {
+        Self {
+            creating: HashSet::new(),
+            creations: Limit::new(FEWEST_CREATIONS, creations),
+            starting: HashMap::new(),
+            over: HashSet::new(),
+            pools: HashMap::new(),
+            namespaces: HashMap::new(),
+            waiting: BTreeMap::new(),
+            placed: VecDeque::new(),
+            waits: HashSet::new(),
+            called: HashMap::new(),
+        }
+    }
+
+    /// Whether there is something to be known of it.
+    fn is_used(&self, now: Instant) -> bool {
+        let is_empty = self.creating.is_empty()
+            && self.starting.is_empty()
+            && self.waits.is_empty()
+            && self.over.is_empty();
+        !is_empty || self.creations.is_known(now)
+    }
+
+    /// Whoever was called will, too.
+    fn may_create(&self) -> bool {
+        self.creating.len() + self.called.len() < self.creations.get()
+    }
+
+    /// Whether it did wait.
+    fn stop_waiting(&mut self, key: &Key) -> bool {
+        let waited = self.waits.remove(key);
+        if waited {
+            self.placed.retain(|waits| waits != key);
+            self.waiting.retain(|_, waiting| {
+                waiting.retain(|waits| waits != key);
+                !waiting.is_empty()
+            });
+        }
+        waited
+    }
+
     /// Whoever was called and came too late is the next again.
     fn wait(&mut self, key: Key, pool: Pool, was_called: bool) {
         if self.waits.insert(key.clone()) {
@@ -258,7 +393,15 @@ impl Cluster {
     }
 
     /// Who has waited the longest, of the pool with the fewest, of the namespace with the fewest, that may start one.
-    fn next(&mut self, limit: usize) -> Vec<Key> {
+    fn next(&mut self, limit: usize, from: Instant) -> Vec<Key> {
+        if !self.may_create() {
+            return Vec::new();
+        }
+        if let Some(key) = self.placed.pop_front() {
+            self.waits.remove(&key);
+            self.called.insert(key.clone(), from);
+            return vec![key];
+        }
         let count = |pool: &Pool| {
             let of_namespace = self.namespaces.get(&pool.namespace).copied().unwrap_or_default();
             (of_namespace, self.pools.get(pool).copied().unwrap_or_default())
@@ -273,7 +416,7 @@ impl Cluster {
         }
         if let Some(key) = &next {
             self.waits.remove(key);
-            self.called.insert(key.clone());
+            self.called.insert(key.clone(), from);
         }
         next.into_iter().collect()
     }
@@ -301,6 +444,9 @@ mod tests {
         serde_json::from_value(machine).unwrap()
     }
 
+    const SOON: Result<Start, Duration> = Err(START_INTERVAL);
+    const FREE: Result<Start, Duration> = Ok(Start::Free);
+
     fn infra() -> InfraKey {
         InfraKey {
             namespace: "vms".into(),
@@ -316,11 +462,14 @@ mod tests {
     }
 
     fn starts(limit: usize) -> Starts {
-        Starts::new(limit, None, Some(Duration::from_mins(10)))
+        Starts::new(limit, 2, None, Some(Duration::from_mins(10)))
     }
 
+    /// Whether it begins; its VM is made by then.
     fn begins(starts: &Starts, machine: &StoredMachine, infra: &InfraKey, now: Instant) -> bool {
-        starts.begin(machine, infra, now).0 == Start::Free
+        let begins = starts.begin(machine, infra, now).0 == FREE;
+        starts.end_creation(&Key::of(machine), now);
+        begins
     }
 
     /// How many of `count` Machines of the group begin.
@@ -342,7 +491,7 @@ mod tests {
             begun(&starts, &group.to_string(), 3);
         }
         assert_eq!(
-            starts.count()[0],
+            starts.count()[1],
             ("starting", 969),
             "a namespace leaves something to others"
         );
@@ -356,8 +505,8 @@ mod tests {
             )
         });
         assert!(elsewhere.count() > 20);
-        assert_eq!(begun(&super::Starts::new(0, None, None), "a", 5000), 5000);
-        assert_eq!(begun(&super::Starts::new(1, None, None), "a", 2), 1);
+        assert_eq!(begun(&super::Starts::new(0, 2, None, None), "a", 5000), 5000);
+        assert_eq!(begun(&super::Starts::new(1, 2, None, None), "a", 2), 1);
     }
 
     #[test]
@@ -369,13 +518,13 @@ mod tests {
         assert!(!begins(&starts, &other, &infra(), now));
         assert!(begins(&starts, &other, &infra(), later));
         starts.note(&hangs, Duration::ZERO, later);
-        assert_eq!(starts.count()[0], ("starting", 1));
+        assert_eq!(starts.count()[1], ("starting", 1));
         // Nor after a restart, if it is known since when it hangs.
-        let anew = super::Starts::new(1, None, Some(Duration::from_mins(10)));
+        let anew = super::Starts::new(1, 2, None, Some(Duration::from_mins(10)));
         anew.note(&hangs, Duration::from_mins(11), now);
         assert!(begins(&anew, &other, &infra(), now));
-        starts.forget(&Key::of(&hangs));
-        starts.forget(&Key::of(&other));
+        starts.forget(&Key::of(&hangs), now);
+        starts.forget(&Key::of(&other), now);
         assert_eq!(starts.clusters.lock().len(), 0, "nothing is left of it");
     }
 
@@ -389,16 +538,16 @@ mod tests {
             own: 3,
             limit: 4,
         };
-        assert_eq!(starts.begin(&waiting, &infra(), now), (full, Vec::new()));
-        assert_eq!(starts.begin(&waiting, &infra(), now), (full, Vec::new()));
-        assert_eq!(starts.count(), [("starting", 3), ("waiting", 1)]);
+        assert_eq!(starts.begin(&waiting, &infra(), now), (Ok(full), Vec::new()));
+        assert_eq!(starts.begin(&waiting, &infra(), now), (Ok(full), Vec::new()));
+        assert_eq!(starts.count()[1..], [("starting", 3), ("waiting", 1)]);
         let ready = machine("a", "a-0", &json!({"status": {"phase": "Running"}}));
         assert_eq!(starts.note(&ready, Duration::ZERO, now), [Key::of(&waiting)]);
-        assert_eq!(starts.count(), [("starting", 2), ("waiting", 0)]);
+        assert_eq!(starts.count()[1..], [("starting", 2), ("waiting", 0)]);
         assert!(begins(&starts, &waiting, &infra(), now));
         assert!(begins(&starts, &waiting, &infra(), now), "it has its place");
         for i in 0..4 {
-            starts.forget(&Key::new("ns", format!("a-{i}")));
+            starts.forget(&Key::new("ns", format!("a-{i}")), now);
         }
         assert_eq!(starts.clusters.lock().len(), 0, "nothing is left of it");
     }
@@ -417,7 +566,7 @@ mod tests {
         let count = |more: &Value| {
             let starts = starts(9);
             starts.note(&machine("a", "a-0", more), Duration::ZERO, Instant::now());
-            starts.count()[0].1
+            starts.count()[1].1
         };
         let mut paused = record(&json!({}));
         paused["metadata"] = json!({"annotations": {"machine-controller.kubermatic.io/initializers": "x"}});
@@ -455,6 +604,111 @@ mod tests {
         assert!(begins(&starts, &other, &another, now));
     }
 
+    #[test]
+    fn few_vms_are_made_at_once_until_it_is_seen_that_more_make_nobody_wait() {
+        let (starts, mut now) = (Starts::new(0, 12, None, None), Instant::now());
+        let machines: Vec<_> = (0..80)
+            .map(|i| machine("a", &format!("a-{i}"), &json!({})))
+            .collect();
+        let (mut called, mut most) = (VecDeque::new(), 0);
+        for machine in &machines {
+            if starts.begin(machine, &infra(), now).0 == FREE {
+                called.push_back(Key::of(machine));
+            }
+        }
+        assert_eq!(
+            starts.count(),
+            [("creating", 2), ("starting", 2), ("waiting", 78)]
+        );
+        while let Some(done) = called.pop_front() {
+            now += Duration::from_millis(200);
+            starts.answered(&infra(), Some(Duration::from_millis(10)), now);
+            let (mut next, pause) = starts.end_creation(&done, now);
+            now += pause;
+            while let Some(key) = next.pop() {
+                let machine = machines
+                    .iter()
+                    .find(|machine| machine.name() == key.name)
+                    .unwrap();
+                let (start, more) = starts.begin(machine, &infra(), now);
+                assert_eq!(start, FREE, "its turn has come");
+                called.push_back(key);
+                next.extend(more);
+            }
+            most = most.max(starts.count()[0].1);
+        }
+        assert_eq!(
+            starts.count(),
+            [("creating", 0), ("starting", 80), ("waiting", 0)]
+        );
+        assert_eq!(most, 12);
+        starts.answered(&infra(), None, now);
+        assert_eq!(starts.clusters.lock().values().next().unwrap().creations.get(), 9);
+    }
+
+    #[test]
+    fn a_turn_to_be_made_is_given_on_by_a_machine_whose_vm_is_not_and_by_one_that_is_gone() {
+        let (starts, now) = (starts(0), Instant::now());
+        let machines: Vec<_> = (0..5)
+            .map(|i| machine("a", &format!("a-{i}"), &json!({})))
+            .collect();
+        let begin = |i: usize| starts.begin(&machines[i], &infra(), now);
+        let key = |i: usize| Key::of(&machines[i]);
+        assert_eq!([begin(0).0, begin(1).0], [FREE; 2]);
+        assert_eq!([begin(2).0, begin(3).0, begin(4).0], [SOON; 3]);
+        assert_eq!(starts.end_creation(&key(0), now).0, [key(2)]);
+        assert_eq!(begin(4).0, SOON, "another was called");
+        assert_eq!(starts.decline(&key(2), now), [key(3)]);
+        assert_eq!(starts.forget(&key(3), now), [key(4)]);
+        assert_eq!(begin(4), (FREE, Vec::new()));
+    }
+
+    #[test]
+    fn where_vms_are_made_slowly_the_next_one_comes_after_a_pause() {
+        let (starts, now) = (starts(0), Instant::now());
+        let machines: Vec<_> = (0..3)
+            .map(|i| machine("a", &format!("a-{i}"), &json!({})))
+            .collect();
+        for machine in &machines {
+            let _placed = starts.begin(machine, &infra(), now);
+        }
+        starts.answered(&infra(), None, now);
+        let (next, pause) = starts.end_creation(&Key::of(&machines[0]), now);
+        assert_eq!(next, [Key::of(&machines[2])]);
+        assert!(!pause.is_zero());
+        // Whatever else it hears of.
+        let begin = |at| starts.begin(&machines[2], &infra(), at).0;
+        assert_eq!(begin(now), Err(pause));
+        assert_eq!(begin(now + pause), FREE);
+    }
+
+    #[test]
+    fn who_has_its_place_already_is_made_before_those_that_have_none() {
+        let (starts, now) = (starts(4), Instant::now());
+        let again = machine(
+            "a",
+            "again",
+            &record(&json!({"vmUID": null, "hasBeenReady": true})),
+        );
+        let machines: Vec<_> = (0..3)
+            .map(|i| machine("a", &format!("a-{i}"), &json!({})))
+            .collect();
+        for machine in &machines {
+            let _placed = starts.begin(machine, &infra(), now);
+        }
+        assert_eq!(starts.begin(&again, &infra(), now), (SOON, Vec::new()));
+        assert_eq!(
+            starts.end_creation(&Key::of(&machines[0]), now).0,
+            [Key::of(&again)]
+        );
+        assert_eq!(starts.begin(&again, &infra(), now), (FREE, Vec::new()));
+        assert_eq!(
+            starts.count()[1],
+            ("starting", 2),
+            "it counts as one that has started"
+        );
+    }
+
     proptest! {
         /// Whatever begins, ends and waits in whichever order: the limit holds, whoever waits is named in the end, and a pool
         /// that comes late starts something unless all is taken.
@@ -464,6 +718,11 @@ mod tests {
             acts in prop::collection::vec((0..3_usize, 0..8_usize, any::<bool>()), 0..200),
         ) {
             let (starts, now) = (starts(limit), Instant::now());
+            let made = |machine: &StoredMachine| {
+                let mut next = starts.begin(machine, &infra(), now).1;
+                next.extend(starts.end_creation(&Key::of(machine), now).0);
+                next
+            };
             let mut named: Vec<Key> = Vec::new();
             let mut alive = HashSet::new();
             for (group, number, ends) in acts {
@@ -471,12 +730,12 @@ mod tests {
                 let key = Key::of(&machine);
                 if ends {
                     alive.remove(&key);
-                    named.extend(starts.forget(&key));
+                    named.extend(starts.forget(&key, now));
                 } else {
                     alive.insert(key);
-                    named.extend(starts.begin(&machine, &infra(), now).1);
+                    named.extend(made(&machine));
                 }
-                prop_assert!(starts.count()[0].1 <= limit);
+                prop_assert!(starts.count()[1].1 <= limit);
             }
             // All that have been named begin; all that have begun end, one after the other.
             for _ in 0..1000 {
@@ -484,15 +743,15 @@ mod tests {
                     let started = starts.clusters.lock().values().flat_map(|c| c.starting.keys().cloned().collect::<Vec<_>>()).next();
                     let Some(key) = started else { break };
                     alive.remove(&key);
-                    named.extend(starts.forget(&key));
+                    named.extend(starts.forget(&key, now));
                     continue;
                 };
                 if !alive.contains(&key) { continue }
                 let group = key.name.split('-').nth(1).unwrap().to_owned();
                 let machine = machine(&group, &key.name, &json!({}));
-                named.extend(starts.begin(&machine, &infra(), now).1);
+                named.extend(made(&machine));
             }
-            prop_assert_eq!(starts.count(), [("starting", 0), ("waiting", 0)]);
+            prop_assert_eq!(starts.count(), [("creating", 0), ("starting", 0), ("waiting", 0)]);
         }
     }
 }

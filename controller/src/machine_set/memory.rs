@@ -1,9 +1,12 @@
 //! What a process remembers of its MachineSets between passes, and the API server does not know.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use machinist_infra::lane::Lane;
+use machinist_infra::provider::limit::Limit;
 use machinist_infra::store::Key;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
@@ -27,6 +30,9 @@ const SPARE_CREATIONS: usize = 16;
 /// Writes in flight at once, of all sets together: half of what the client allows, for Machines have writes, too.
 const IN_FLIGHT: usize = 32;
 
+/// Creations of Machines in flight at once, however slow the API server is.
+const FEWEST_CREATIONS: usize = 2;
+
 /// What is remembered of all sets.
 #[derive(Debug)]
 pub struct Memories {
@@ -36,6 +42,8 @@ pub struct Memories {
     pub recreations: Recreations,
     /// Writes of Machines that may be in flight.
     pub in_flight: Semaphore,
+    /// Creations of Machines among them: as many as the API server answers without making others wait, each set in turn.
+    pub creations: Arc<Lane>,
 }
 
 impl Default for Memories {
@@ -45,6 +53,7 @@ impl Default for Memories {
             jitter: Jitter::default(),
             recreations: Recreations::default(),
             in_flight: Semaphore::new(IN_FLIGHT),
+            creations: Lane::adaptive(Limit::new(FEWEST_CREATIONS, IN_FLIGHT)),
         }
     }
 }

@@ -71,6 +71,11 @@ impl RemoteError {
         self.lost
     }
 
+    /// Whether the API server did not answer in time, or said that it has too much to do.
+    pub fn is_overload(&self) -> bool {
+        self.lost || matches!(self.code, Some(429 | 502..=504))
+    }
+
     /// Whether the API server answered, but will not serve this credential.
     pub fn is_refusal(&self) -> bool {
         matches!(self.code, Some(401 | 403))

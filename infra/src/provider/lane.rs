@@ -1,10 +1,16 @@
 //! How many Machines of an infra cluster are worked on at a time, and whose turn it is: each namespace in turn, and in it each
-//! pool, so that one of a thousand Machines delays another's by one, and not by a thousand.
+//! pool, so that one of a thousand Machines delays another's by one, and not by a thousand. How many there may be is a number, or
+//! follows how long a server takes to answer them.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::limit::Limit;
 
 /// A lane; a turn in it lasts as long as its [`Turn`].
 #[derive(Debug)]
@@ -14,7 +20,8 @@ pub struct Lane {
 
 #[derive(Debug)]
 struct State {
-    free: usize,
+    in_use: usize,
+    limit: Limit,
     /// Who waits, by namespace and pool.
     waiting: Rota<Rota<VecDeque<oneshot::Sender<Turn>>>>,
 }
@@ -79,8 +86,14 @@ pub struct Turn {
 impl Lane {
     /// One for so many at a time.
     pub fn new(width: usize) -> Arc<Self> {
+        Self::adaptive(Limit::fixed(width))
+    }
+
+    /// One for as many at a time as `limit` says, which follows what [`Turn::answered`] tells.
+    pub fn adaptive(limit: Limit) -> Arc<Self> {
         let state = State {
-            free: width.max(1),
+            in_use: 0,
+            limit,
             waiting: Rota::default(),
         };
         Arc::new(Self {
@@ -92,8 +105,8 @@ impl Lane {
     pub async fn turn(self: &Arc<Self>, namespace: &str, pool: &str) -> Turn {
         let waits = {
             let mut state = self.lock();
-            if state.free > 0 {
-                state.free -= 1;
+            if state.in_use < state.limit.get() {
+                state.in_use += 1;
                 return Turn {
                     lane: Some(Arc::clone(self)),
                 };
@@ -106,20 +119,22 @@ impl Lane {
         waits.await.unwrap_or(Turn { lane: None })
     }
 
-    /// Gives the turn to the next, or leaves it free.
+    /// Gives the turn to the next, and more if there may be more by now; or leaves it free.
     fn pass_on(self: &Arc<Self>) {
         let mut state = self.lock();
-        while let Some(next) = state.next() {
+        state.in_use -= 1;
+        while state.in_use < state.limit.get()
+            && let Some(next) = state.next()
+        {
             let turn = Turn {
                 lane: Some(Arc::clone(self)),
             };
             match next.send(turn) {
-                Ok(()) => return,
+                Ok(()) => state.in_use += 1,
                 // Whoever waited is gone. Its turn must not be passed on from here, under the lock.
                 Err(mut turn) => turn.lane = None,
             }
         }
-        state.free += 1;
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -128,10 +143,32 @@ impl Lane {
     }
 }
 
+impl Turn {
+    /// A server has answered after so long; or it has not, or said that it has too much to do.
+    pub fn answered(&self, took: Option<Duration>) {
+        if let Some(lane) = &self.lane {
+            let mut state = lane.lock();
+            let in_use = state.in_use;
+            match took {
+                Some(took) => state.limit.answered(took, in_use, Instant::now()),
+                None => state.limit.overloaded(Instant::now()),
+            }
+        }
+    }
+}
+
 impl Drop for Turn {
     fn drop(&mut self) {
-        if let Some(lane) = self.lane.take() {
-            lane.pass_on();
+        let Some(lane) = self.lane.take() else { return };
+        let pause = lane.lock().limit.pause();
+        match Handle::try_current() {
+            Ok(runtime) if !pause.is_zero() => {
+                runtime.spawn(async move {
+                    tokio::time::sleep(pause).await;
+                    lane.pass_on();
+                });
+            }
+            _ => lane.pass_on(),
         }
     }
 }
@@ -171,8 +208,8 @@ mod tests {
         );
         let state = lane.lock();
         assert_eq!(
-            (state.free, state.waiting.of.len(), state.waiting.order.len()),
-            (1, 0, 0)
+            (state.in_use, state.waiting.of.len(), state.waiting.order.len()),
+            (0, 0, 0)
         );
     }
 
@@ -185,9 +222,9 @@ mod tests {
         assert!(waits.as_mut().now_or_never().is_none());
         drop(held);
         let turn = waits.await;
-        assert_eq!(lane.lock().free, 1);
+        assert_eq!(lane.lock().in_use, 1);
         drop(turn);
-        assert_eq!(lane.lock().free, 2);
+        assert_eq!(lane.lock().in_use, 0);
     }
 
     /// A turn that was given is not lost with the one who was to have it.
@@ -199,6 +236,49 @@ mod tests {
         assert!(waits.as_mut().now_or_never().is_none());
         drop(held);
         drop(waits);
-        assert_eq!(lane.lock().free, 1);
+        assert_eq!(lane.lock().in_use, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_next_turn_comes_after_a_pause_where_the_fewest_are_too_many() {
+        let lane = Lane::adaptive(Limit::new(1, 2));
+        let held = lane.turn("ns", "a").await;
+        held.answered(None);
+        let pause = lane.lock().limit.pause();
+        let dropped = Instant::now();
+        drop(held);
+        let next = lane.turn("ns", "a").await;
+        assert!(dropped.elapsed() >= pause && !pause.is_zero());
+        drop(next);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn more_have_their_turns_while_answers_come_soon_and_fewer_once_they_do_not() {
+        let lane = Lane::adaptive(Limit::new(1, 2));
+        let held = lane.turn("ns", "a").await;
+        let mut waiting: Vec<_> = (0..3).map(|_| Box::pin(lane.turn("ns", "a"))).collect();
+        assert!(
+            waiting
+                .iter_mut()
+                .all(|turn| turn.as_mut().now_or_never().is_none())
+        );
+        while lane.lock().limit.get() < 2 {
+            tokio::time::advance(Duration::from_secs(1)).await;
+            held.answered(Some(Duration::from_millis(10)));
+        }
+        drop(held);
+        let mut turns: Vec<_> = waiting
+            .iter_mut()
+            .filter_map(|turn| turn.as_mut().now_or_never())
+            .collect();
+        assert_eq!(turns.len(), 2);
+        turns[0].answered(None);
+        turns.pop();
+        assert!(
+            waiting.pop().unwrap().now_or_never().is_none(),
+            "one is enough now"
+        );
+        drop(turns);
+        assert_eq!(lane.lock().in_use, 0);
     }
 }

@@ -5,6 +5,7 @@
 //! itself. The pure half is `machinist_shared::provider`.
 
 pub mod lane;
+pub mod limit;
 mod types;
 
 use std::fmt::Debug;

@@ -1,7 +1,8 @@
 //! What a pool of a million replicas, none of which ever becomes a Node, costs all others: how long admission takes, and how long
 //! it takes from an event of their VMs to their status, before and beside it; and that the leader goes on to lead.
 //!
-//! `NEIGHBOURS_SECONDS` is how long each of both is measured, `NEIGHBOURS_ARGS` what the controller is started with.
+//! `NEIGHBOURS_SECONDS` is how long each of both is measured, `NEIGHBOURS_ROUNDS` how often, in turns: the medians of the rounds are
+//! printed. `NEIGHBOURS_ARGS` is what the controller is started with.
 
 use std::{
     collections::HashMap,
@@ -19,7 +20,7 @@ use kube::{
     core::{ApiResource, DynamicObject},
     runtime::{WatchStreamExt as _, watcher},
 };
-use machinist_shared::api::Machine;
+use machinist_shared::api::{Machine, MachineSet};
 use serde_json::json;
 use testbed::bed::Options;
 use tokio::{sync::Notify, task::JoinHandle};
@@ -28,6 +29,10 @@ use tokio::{sync::Notify, task::JoinHandle};
 const SOUND: usize = 10;
 /// From one sample to the next.
 const PACE: Duration = Duration::from_millis(100);
+/// What others take before it is measured no longer than this.
+const BEFORE: Duration = Duration::from_mins(1);
+/// How long the end of the pool may take.
+const END: Duration = Duration::from_mins(8);
 /// `--max-starting-machines`, as it is by default.
 const LIMIT: usize = 2000;
 
@@ -35,6 +40,8 @@ const LIMIT: usize = 2000;
 async fn a_pool_of_a_million_replicas_leaves_others_their_time() -> Result<()> {
     let seconds = std::env::var("NEIGHBOURS_SECONDS").unwrap_or_else(|_| "30".to_owned());
     let time = Duration::from_secs(seconds.parse().context("NEIGHBOURS_SECONDS is a number")?);
+    let rounds = std::env::var("NEIGHBOURS_ROUNDS").unwrap_or_else(|_| "1".to_owned());
+    let rounds: usize = rounds.parse().context("NEIGHBOURS_ROUNDS is a number")?;
     let args = std::env::var("NEIGHBOURS_ARGS").unwrap_or_default();
     let case = Case::start_alone(Options {
         controller_args: args.split_whitespace().map(str::to_owned).collect(),
@@ -62,44 +69,48 @@ async fn a_pool_of_a_million_replicas_leaves_others_their_time() -> Result<()> {
     case.settled().await;
     let leader = lease(&case).await?;
 
-    let before = measure(&case, &sound, time).await?;
-    let mut flood = manifest::machine_set("flood", 1_000_000);
-    flood["spec"]["template"]["metadata"]["annotations"] = json!({"sim.kubevirt.io/never-joins": "true"});
-    case.apply(&flood).await?;
-    let beside = measure(&case, &sound, time).await?;
-
-    for (what, before, beside) in [
-        ("admission", &before.admission, &beside.admission),
-        ("from event to status", &before.told, &beside.told),
+    let mut phases = Vec::new();
+    for round in 1..=rounds {
+        let before = measure(&case, &sound, time.min(BEFORE)).await?;
+        let mut flood = manifest::machine_set("flood", 1_000_000);
+        flood["spec"]["template"]["metadata"]["annotations"] = json!({"sim.kubevirt.io/never-joins": "true"});
+        case.apply(&flood).await?;
+        let beside = measure(&case, &sound, time).await?;
+        let vms = number(&case.vms()).await?;
+        let machines = number(&case.machines()).await?;
+        println!("round {round}: {machines} Machines and {vms} VMs {time:?} after a million were asked for");
+        ensure!(vms <= LIMIT + SOUND, "{vms} VMs");
+        ensure!(lease(&case).await? == leader, "another leads");
+        for (what, times) in [("before", &before), ("beside", &beside)] {
+            println!("round {round}, {what}: {times}");
+        }
+        phases.push((before, beside));
+        if round < rounds {
+            end(&case).await?;
+        }
+    }
+    for (what, of) in [
+        (
+            "admission",
+            (|times| &times.admission) as fn(&Times) -> &Vec<Duration>,
+        ),
+        ("from event to status", |times| &times.told),
     ] {
-        let at =
-            |times: &[Duration], share: usize| times[(times.len() - 1) * share / 100].as_secs_f64() * 1e3;
+        let median = |share: usize| {
+            let of_phase = |phase: fn(&(Times, Times)) -> &Times| {
+                let mut all: Vec<f64> = phases.iter().map(|both| at(of(phase(both)), share)).collect();
+                all.sort_by(f64::total_cmp);
+                f64::midpoint(all[(all.len() - 1) / 2], all[all.len() / 2])
+            };
+            (of_phase(|both| &both.0), of_phase(|both| &both.1))
+        };
+        let ((p50, p50_beside), (p99, p99_beside)) = (median(50), median(99));
         println!(
-            "{what}, {} and {} samples: p50 {:.0} ms and {:.0} ms, p99 {:.0} ms and {:.0} ms, ratio of p99 {:.1}",
-            before.len(),
-            beside.len(),
-            at(before, 50),
-            at(beside, 50),
-            at(before, 99),
-            at(beside, 99),
-            at(beside, 99) / at(before, 99)
+            "{what}, medians of {rounds} rounds: p50 {p50:.0} ms and {p50_beside:.0} ms, p99 {p99:.0} ms and {p99_beside:.0} ms, \
+             ratio of p99 {:.1}",
+            p99_beside / p99
         );
     }
-    let vms = case
-        .vms()
-        .list_metadata(&ListParams::default())
-        .await?
-        .items
-        .len();
-    let machines = case
-        .machines()
-        .list_metadata(&ListParams::default())
-        .await?
-        .items
-        .len();
-    println!("{machines} Machines and {vms} VMs {time:?} after a million were asked for");
-    ensure!(vms <= LIMIT + SOUND, "{vms} VMs");
-    ensure!(lease(&case).await? == leader, "another leads");
     case.bed.shut_down().await
 }
 
@@ -110,27 +121,72 @@ async fn lease(case: &Case) -> Result<(Option<String>, Option<i32>)> {
     Ok((spec.holder_identity, spec.lease_transitions))
 }
 
-/// Sorted times.
+/// Ends the pool, and waits until nothing of it is left.
+async fn end(case: &Case) -> Result<()> {
+    let none = Patch::Merge(json!({"spec": {"replicas": 0}}));
+    let sets: Api<MachineSet> = Api::namespaced(case.bed.user().client(), manifest::NAMESPACE);
+    sets.patch("flood", &PatchParams::default(), &none).await?;
+    let until = Instant::now() + END;
+    while number(&case.vms()).await?.max(number(&case.machines()).await?) > SOUND {
+        ensure!(Instant::now() < until, "the pool is still there after {END:?}");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    case.settled().await;
+    Ok(())
+}
+
+async fn number<K>(api: &Api<K>) -> Result<usize>
+where
+    K: Clone + serde::de::DeserializeOwned + std::fmt::Debug,
+{
+    Ok(api.list_metadata(&ListParams::default()).await?.items.len())
+}
+
+/// Sorted times, and how many admissions were refused with the advice to try again.
 struct Times {
     admission: Vec<Duration>,
+    refused: usize,
     told: Vec<Duration>,
+}
+
+/// In milliseconds.
+fn at(times: &[Duration], percent: usize) -> f64 {
+    times[(times.len() - 1) * percent / 100].as_secs_f64() * 1e3
+}
+
+impl std::fmt::Display for Times {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (what, times) in [
+            ("admission", &self.admission),
+            ("from event to status", &self.told),
+        ] {
+            let (p50, p90, p99) = (at(times, 50), at(times, 90), at(times, 99));
+            write!(
+                f,
+                "{what} p50 {p50:.0} p90 {p90:.0} p99 {p99:.0} ms of {}, ",
+                times.len()
+            )?;
+        }
+        write!(f, "{} told to try again", self.refused)
+    }
 }
 
 async fn measure(case: &Case, sound: &[String], time: Duration) -> Result<Times> {
     let until = Instant::now() + time;
-    let (admission, told) = tokio::try_join!(admissions(case, until), events(case, sound, until))?;
+    let ((admission, refused), told) = tokio::try_join!(admissions(case, until), events(case, sound, until))?;
     let sorted = |mut times: Vec<Duration>| {
         times.sort();
         times
     };
     Ok(Times {
         admission: sorted(admission),
+        refused,
         told: sorted(told),
     })
 }
 
 /// How long the API server takes to admit a Machine that is not stored.
-async fn admissions(case: &Case, until: Instant) -> Result<Vec<Duration>> {
+async fn admissions(case: &Case, until: Instant) -> Result<(Vec<Duration>, usize)> {
     let machine: DynamicObject = serde_json::from_value(manifest::machine("admitted"))?;
     let kind = ApiResource::erase::<Machine>(&());
     let machines = Api::namespaced_with(case.bed.user().client(), manifest::NAMESPACE, &kind);
@@ -144,13 +200,17 @@ async fn admissions(case: &Case, until: Instant) -> Result<Vec<Duration>> {
         match machines.create(&dry, &machine).await {
             Ok(_) => times.push(begun.elapsed()),
             // Whoever is told to try again has waited for nothing.
-            Err(error) if error.to_string().contains("try again") => refused += 1,
+            Err(error) if error.to_string().contains("try again") => {
+                if refused == 0 {
+                    println!("{error}");
+                }
+                refused += 1;
+            }
             Err(error) => return Err(error.into()),
         }
         tokio::time::sleep(PACE).await;
     }
-    println!("{} admitted, {refused} told to try again", times.len());
-    Ok(times)
+    Ok((times, refused))
 }
 
 /// How long it takes from when a VM shows that it is paused, or not any more, until its Machine does.

@@ -10,7 +10,7 @@ use super::super::ownership::{DiskVerdict, NodeVerdict, disk_verdict, provider_i
 use super::super::plan::{Step, UserDataSource};
 use super::super::reason::Reason;
 use super::super::record::{BootstrapSecret, FailureDomain, Record};
-use super::super::starts::Start;
+use super::super::starts::{START_INTERVAL, Start};
 use super::super::user_data_source;
 use super::ownership::FINALIZERS;
 use super::{Kept, PhaseResult, View, bootstrap, vm_loss};
@@ -18,8 +18,6 @@ use crate::runtime::recreation::Recreated;
 
 /// What a VM is made from is not watched: StorageClasses, StorageProfiles and instancetypes are read again so often.
 const FACTS_INTERVAL: Duration = Duration::from_secs(10);
-/// A Machine that waits to start is named when its turn comes; should that be lost, it is reconciled again after this.
-const START_INTERVAL: Duration = Duration::from_mins(1);
 
 pub(super) fn run(view: &View<'_>) -> PhaseResult {
     let (Some(usable), Some(open)) = (view.usable(), view.open()) else {

@@ -4,6 +4,7 @@ use futures::future::join_all;
 use kube::Resource;
 use kube::api::PostParams;
 use kube::core::Request;
+use machinist_infra::client::RemoteError;
 use machinist_shared::names::CONTROLLER;
 use serde_json::Value;
 use tokio::time::Instant;
@@ -106,8 +107,22 @@ impl Run<'_> {
         let request = Request::new(url)
             .create(&params, body)
             .map_err(|error| failed(kube::Error::BuildRequest(error)))?;
+        let turn = memories
+            .creations
+            .turn(self.set.namespace(), self.set.uid())
+            .await;
         memories.begin(self.key, name, Instant::now());
-        let write = self.context.client.request::<StoredMachine>(request);
+        let write = async {
+            let asked = Instant::now();
+            let answer = self.context.client.request::<StoredMachine>(request).await;
+            match &answer {
+                Ok(_) => turn.answered(Some(asked.elapsed())),
+                Err(error) if RemoteError::from(error).is_overload() => turn.answered(None),
+                // A refusal may come before the work.
+                Err(_) => {}
+            }
+            answer
+        };
         match self.write("create the Machine", name, write).await {
             Ok(machine) => {
                 memories.resolve(self.key, name);

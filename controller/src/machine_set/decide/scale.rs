@@ -12,9 +12,11 @@ use crate::machine_set::observed::{Member, NodeState, Observed};
 use crate::machine_set::plan::{Plan, Step};
 use crate::runtime::creation_limit::TOO_MANY_CREATIONS;
 
-/// Machines that one plan makes, deletes or changes at most, and that wait for their VM at most: in between, a new number of
-/// replicas is heard, and the status told.
+/// Machines that one plan deletes or changes at most: in between, a new number of replicas is heard, and the status told.
 pub(super) const AT_ONCE: usize = 250;
+
+/// Machines that wait for their VM at most: more would cost the API server and gain nothing.
+const WAITING: usize = 32;
 
 /// Which of the healthy go first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,7 +71,7 @@ pub(super) fn scale(
         // While VMs are not made, neither are Machines that would wait for them in any number. An event of one of those that
         // wait tells that it has its VM.
         let waiting = staying.iter().filter(|member| member.waits_for_vm()).count();
-        let count = missing.min(AT_ONCE.saturating_sub(waiting));
+        let count = missing.min(WAITING.saturating_sub(waiting));
         let paused = observed
             .recreation
             .as_ref()

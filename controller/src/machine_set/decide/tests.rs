@@ -111,7 +111,7 @@ fn status_of(plan: &Plan) -> Value {
 #[case::what_is_too_much_is_deleted(1, 3, &["delete 1 2"])]
 #[case::enough_is_left_alone_and_told(2, 2, &["status"])]
 #[case::none_are_wanted_and_none_are_there(0, 0, &["status"])]
-#[case::no_plan_makes_more_than_250(1000, 0, &["create 250"])]
+#[case::no_plan_makes_more_than_32(1000, 0, &["create 32"])]
 fn the_number_of_machines_is_kept(#[case] wanted: i32, #[case] there: usize, #[case] expected: &[&str]) {
     let machines = (0..there).map(|i| ready(&format!("m-{i}"))).collect();
     let plan = decide(&observed(set(wanted, &json!({})), machines), now());
@@ -124,11 +124,11 @@ fn the_number_of_machines_is_kept(#[case] wanted: i32, #[case] there: usize, #[c
 }
 
 #[rstest]
-#[case::fewer_than_there_may_be(3, 700, &["create 247"], true)]
-#[case::as_many_as_there_may_be(250, 700, &["status"], false)]
-#[case::the_last_ones(249, 251, &["create 1"], true)]
+#[case::fewer_than_there_may_be(3, 700, &["create 29"], true)]
+#[case::as_many_as_there_may_be(32, 700, &["status"], false)]
+#[case::the_last_ones(31, 33, &["create 1"], true)]
 #[case::no_more_than_are_missing(10, 20, &["create 10"], false)]
-fn no_more_than_250_machines_wait_for_their_vm(
+fn no_more_than_32_machines_wait_for_their_vm(
     #[case] waiting: usize,
     #[case] wanted: i32,
     #[case] expected: &[&str],

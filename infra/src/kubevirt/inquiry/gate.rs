@@ -36,6 +36,13 @@ struct State {
     answered: Option<Instant>,
 }
 
+impl State {
+    /// Whether it has answered lately.
+    fn is_lively(&self, now: Instant) -> bool {
+        self.answered.is_some_and(|last| now < last + LIVELY)
+    }
+}
+
 /// A place among those who ask; left when dropped.
 #[derive(Debug)]
 pub(super) struct Place<'a> {
@@ -86,7 +93,7 @@ impl Gate {
             Some((until, _)) => *until = now + SILENCE,
             None => {}
         }
-        Ok(state.answered.is_some_and(|last| now < last + LIVELY))
+        Ok(state.is_lively(now))
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
@@ -104,6 +111,8 @@ impl Gate {
                     answered: Some(now),
                 };
             }
+            // One that is slow is asked again: whoever is next may have an answer in time.
+            Some(_) if state.is_lively(now) => {}
             Some(why) if took >= SLOW => {
                 *state = State {
                     silent: Some((now + SILENCE, why.to_owned())),
@@ -140,6 +149,19 @@ mod tests {
         assert!(gate.may_ask(later).is_err(), "and one is enough");
         gate.learn(None, SLOW, later);
         assert_eq!(gate.may_ask(later), Ok(true));
+    }
+
+    #[test]
+    fn a_server_that_has_answered_lately_is_asked_on_when_one_answer_is_late() {
+        let (gate, now) = (Gate::default(), Instant::now());
+        gate.learn(None, SLOW, now);
+        gate.learn(LATE, SLOW * 4, now + SLOW * 4);
+        assert_eq!(gate.may_ask(now + SLOW * 4), Ok(true));
+        gate.learn(LATE, SLOW * 4, now + LIVELY);
+        assert!(
+            gate.may_ask(now + LIVELY).is_err(),
+            "it has not answered for a while"
+        );
     }
 
     #[test]
