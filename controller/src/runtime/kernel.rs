@@ -220,7 +220,10 @@ mod tests {
         let key = Key::new("", "csr-1");
         for (backoff, expected) in [
             (RETRY, [500, 1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000]),
-            (STALE, [1_000, 2_000, 4_000, 8_000, 16_000, 32_000, 60_000, 60_000]),
+            (
+                STALE,
+                [1_000, 2_000, 4_000, 8_000, 16_000, 32_000, 60_000, 60_000],
+            ),
         ] {
             let pause = || pauses.after(&key, backoff).as_millis();
             assert_eq!([(); 8].map(|()| pause()), expected);

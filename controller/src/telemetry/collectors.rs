@@ -125,8 +125,7 @@ pub fn infra_clusters(count: impl Fn() -> Option<Counts> + Send + Sync + 'static
 
 /// Machines that start, by their state.
 pub fn starts(count: impl Fn() -> Option<Counts> + Send + Sync + 'static) -> Registered<IntGaugeVec> {
-    let about =
-        "Machines whose VM is being created, those that have a VM and have never been Ready, and those whose VM waits for one of them.";
+    let about = "Machines whose VM is being created, those that have a VM and have never been Ready, and those whose VM waits for one of them.";
     by_label(Opts::new("machinist_starting_machines", about), "state", count)
 }
 

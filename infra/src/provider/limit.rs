@@ -31,7 +31,7 @@ const FASTEST_TTL: Duration = Duration::from_mins(5);
 pub struct Limit {
     least: usize,
     most: usize,
-    limit: usize,
+    current: usize,
     /// After each request, before the next one takes its place.
     pause: Duration,
     /// Until the first round that is slow, the limit doubles, and the pause is halved; after it, it grows by one, and the pause
@@ -58,7 +58,7 @@ impl Limit {
         Self {
             least,
             most: most.max(least),
-            limit: least,
+            current: least,
             pause: if least < most { FIRST_PAUSE } else { Duration::ZERO },
             is_new: true,
             round: Vec::with_capacity(ROUND),
@@ -77,7 +77,7 @@ impl Limit {
 
     /// How many may be in flight.
     pub fn get(&self) -> usize {
-        self.limit
+        self.current
     }
 
     /// How long after a request the next one may take its place.
@@ -93,7 +93,7 @@ impl Limit {
 
     /// The server has answered one of `in_flight` requests, after so long.
     pub fn answered(&mut self, took: Duration, in_flight: usize, now: Instant) {
-        self.was_reached |= in_flight >= self.limit;
+        self.was_reached |= in_flight >= self.current;
         self.round.push(took);
         let began = *self.began.get_or_insert(now);
         if self.round.len() < ROUND || now.saturating_duration_since(began) < ROUND_TIME {
@@ -119,11 +119,11 @@ impl Limit {
                 shorter
             };
         } else if self.was_reached {
-            let more = if self.is_new { self.limit } else { 1 };
-            self.limit = (self.limit + more).min(self.most);
+            let more = if self.is_new { self.current } else { 1 };
+            self.current = (self.current + more).min(self.most);
         }
         self.was_reached = false;
-        tracing::debug!(limit = self.limit, pause = ?self.pause, ?median, ?fastest, "requests in flight");
+        tracing::debug!(limit = self.current, pause = ?self.pause, ?median, ?fastest, "requests in flight");
     }
 
     /// The server has not answered, or said that it has too much to do.
@@ -141,8 +141,8 @@ impl Limit {
 
     fn shrink(&mut self) {
         self.is_new = false;
-        if self.limit > self.least {
-            self.limit = (self.limit * 3 / 4).max(self.least);
+        if self.current > self.least {
+            self.current = (self.current * 3 / 4).max(self.least);
         } else {
             self.pause = (self.pause * 3 / 2).clamp(PAUSES.0, PAUSES.1);
         }
