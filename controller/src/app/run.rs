@@ -18,7 +18,7 @@ use crate::app::{changes, collectors};
 use crate::certificates;
 use crate::config::Flags;
 use crate::csr::ClientApprover;
-use crate::leader::{Elector, ElectorConfig, Fence};
+use crate::leader::{Elector, ElectorConfig, Fence, Leadership};
 use crate::telemetry::events::Events;
 use crate::telemetry::metrics::Metrics;
 
@@ -117,18 +117,11 @@ async fn run(flags: Flags) -> anyhow::Result<()> {
             metrics.leader.set(1);
             tracing::info!(identity, "leading");
             reconcilers.run(&mut workers, &context);
-            let end = until_the_end(&stop, &mut tasks, async {
-                let lost = async {
-                    match &leadership {
-                        Some(leadership) => leadership.lost().await,
-                        None => std::future::pending().await,
-                    }
-                };
-                tokio::select! {
-                    () = lost => End::Lost,
-                    error = workers.ended() => End::Failed(error),
-                }
-            });
+            let end = until_the_end(
+                &stop,
+                &mut tasks,
+                while_leading(leadership.as_ref(), &mut workers),
+            );
             let end = end.await.unwrap_or_else(|end| end);
             (leadership, end)
         }
@@ -151,6 +144,20 @@ async fn run(flags: Flags) -> anyhow::Result<()> {
     match end {
         End::Failed(error) => Err(error),
         End::Stopped | End::Lost => Ok(()),
+    }
+}
+
+/// Ends when leadership is lost, or a worker ends.
+async fn while_leading(leadership: Option<&Leadership>, workers: &mut Tasks) -> End {
+    let lost = async {
+        match leadership {
+            Some(leadership) => leadership.lost().await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = lost => End::Lost,
+        error = workers.ended() => End::Failed(error),
     }
 }
 

@@ -52,14 +52,14 @@ pub(super) async fn wire(
     identity: &str,
 ) -> anyhow::Result<Wired> {
     let settings = Settings::of(flags, cluster_uid(&client).await?);
-    let (referenced, references) = mpsc::unbounded_channel();
+    let (reference_changes, references) = mpsc::unbounded_channel();
     let (drained, pods) = mpsc::unbounded_channel();
     let (events, infra) = mpsc::unbounded_channel();
     let options = pool_options(flags, infra_options, &settings);
     let infra_client = options.client.clone();
     let own_server = flags.user_cluster().server_url().await.ok();
     let context = Arc::new(Context {
-        references: References::new(client.clone(), referenced),
+        references: References::new(client.clone(), reference_changes),
         infra: providers::shipped(options, events),
         stores: Arc::new(match flags.client_csr_approver {
             ClientApprover::Only => Stores::of_approver(),

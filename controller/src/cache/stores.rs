@@ -174,7 +174,7 @@ impl Stores {
     /// Pending requests that came with the bootstrap token on the Machine's record.
     pub fn requests_with_recorded_token(&self, machine: &StoredMachine) -> Vec<Arc<StoredRequest>> {
         recorded_token(machine)
-            .map(|id| self.requests.by_index(&format!("{}{id}", TOKEN_USER)))
+            .map(|id| self.requests.by_index(&format!("{TOKEN_USER}{id}")))
             .unwrap_or_default()
     }
 
@@ -278,7 +278,7 @@ impl Stores {
     pub fn requests_with(&self, token: &Secret) -> Vec<Arc<StoredRequest>> {
         let name = token.name_any();
         let id = name.strip_prefix(TOKEN_PREFIX);
-        id.map(|id| self.requests.by_index(&format!("{}{id}", TOKEN_USER)))
+        id.map(|id| self.requests.by_index(&format!("{TOKEN_USER}{id}")))
             .unwrap_or_default()
     }
 

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use futures::TryFutureExt as _;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Patch, PostParams};
 use kube::{Api, ResourceExt};
@@ -79,14 +80,13 @@ pub async fn act(
     for step in plan.steps {
         let verb = step.verb();
         let is_infra = is_infra(&step);
-        let done = async {
-            let done = run.step(&step).await;
-            done.map_err(if is_infra {
-                Answered::InfraCluster
-            } else {
-                Answered::UserCluster
-            })
+        let answered = if is_infra {
+            Answered::InfraCluster
+        } else {
+            Answered::UserCluster
         };
+        // Futures of steps are large.
+        let done = Box::pin(run.step(&step)).map_err(answered);
         // Events count themselves.
         let done = if step.is_counted() && !matches!(step, Step::Event(_)) {
             write::write(context, verb, done).await

@@ -75,11 +75,11 @@ pub(super) async fn act(
     Ok(())
 }
 
-fn failed(step: &Step, stop: Stop<kube::Error>) -> Stop<Failure> {
-    match stop {
+fn failed(step: &Step, why: Stop<kube::Error>) -> Stop<Failure> {
+    match why {
         // The watch shows whose the set of that name is.
         Stop::Failed(error) if is_taken(&error) => Stop::Stale,
-        stop => stop.map(|error| {
+        why => why.map(|error| {
             let error = RemoteError::from(&error);
             let (verb, cause) = (step.verb(), Cause::of(&error));
             let message = WriteError { verb, error }.to_string();
@@ -209,7 +209,7 @@ impl Run<'_> {
         self.rejected = difference(&self.context.stores, self.deployment, &written);
         if self.rejected.is_some() {
             memories.creations(self.key, |creations| {
-                creations.reject(written.name(), written.uid())
+                creations.reject(written.name(), written.uid());
             });
         } else {
             memories.creations(self.key, CreationLimit::accept);

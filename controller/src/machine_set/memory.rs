@@ -154,7 +154,7 @@ impl Memories {
     /// A write failed while the set was like `subject`.
     pub fn fail(&self, key: &Key, subject: u64, failed: Failed, now: Timestamp) {
         self.of(key, |memory| {
-            memory.failure.add(subject, failed, self.jitter, now)
+            memory.failure.add(subject, failed, self.jitter, now);
         });
     }
 

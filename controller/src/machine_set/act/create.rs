@@ -153,7 +153,7 @@ impl Run<'_> {
         if difference.is_some() {
             let memories = self.memories;
             memories.creations(self.key, |creations| {
-                creations.reject(machine.name(), machine.uid())
+                creations.reject(machine.name(), machine.uid());
             });
         }
         self.context.stores.machines.written(machine);
