@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use k8s_openapi::jiff::Timestamp;
 use kube::Client;
-use machinist_infra::clock::ServerClock;
+use machinist_infra::kube::clock::ServerClock;
 use machinist_infra::providers::Providers;
 use machinist_shared::kubevirt::resolved::Env;
 

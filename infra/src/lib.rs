@@ -10,9 +10,3 @@ pub mod process;
 pub mod provider;
 pub mod providers;
 pub mod telemetry;
-
-// Paths of before, for the controller.
-pub use self::kube::{client, clock, fence, kubeconfig, traffic, user_cluster};
-pub use cache::{reflect, store, watch};
-pub use kubevirt::{facts, inquiry, objects, orphans, pool};
-pub use provider::lane;

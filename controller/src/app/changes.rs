@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
+use machinist_infra::cache::store::Key;
 use machinist_infra::provider::InfraEvent;
-use machinist_infra::store::Key;
 use tokio::sync::mpsc;
 
 use crate::app::reconcilers::Reconcilers;

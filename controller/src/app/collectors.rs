@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use machinist_infra::traffic::Traffic;
+use machinist_infra::kube::traffic::Traffic;
 
 use crate::app::reconcilers::Reconcilers;
 use crate::context::Context;

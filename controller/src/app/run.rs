@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use kube::Client;
-use machinist_infra::clock::ServerClock;
+use machinist_infra::kube::clock::ServerClock;
+use machinist_infra::kube::traffic::Traffic;
 use machinist_infra::process::{bind, install_tls_provider};
-use machinist_infra::traffic::Traffic;
 use machinist_shared::names;
 use tokio_util::sync::CancellationToken;
 

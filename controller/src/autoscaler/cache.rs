@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use machinist_infra::store::Key;
+use machinist_infra::cache::store::Key;
 use machinist_shared::admission::Subject;
 use machinist_shared::api::ValueAt;
 use machinist_shared::autoscaler;

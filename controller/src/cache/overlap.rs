@@ -81,7 +81,7 @@ fn sorted(names: impl Iterator<Item = String>) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use machinist_infra::watch::Event;
+    use machinist_infra::cache::watch::Event;
     use rstest::rstest;
     use serde_json::json;
 

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::{Api, Client};
-use machinist_infra::reflect::{Signal, reflect};
-use machinist_infra::store::{Key, Store};
-use machinist_infra::watch::Selector;
+use machinist_infra::cache::reflect::{Signal, reflect};
+use machinist_infra::cache::store::{Key, Store};
+use machinist_infra::cache::watch::Selector;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;

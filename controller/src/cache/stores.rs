@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt;
-use machinist_infra::clock::ServerClock;
-use machinist_infra::store::{Key, Store};
+use machinist_infra::cache::store::{Key, Store};
+use machinist_infra::kube::clock::ServerClock;
 use machinist_shared::names::label;
 use tokio::sync::Notify;
 
@@ -294,7 +294,7 @@ impl Stores {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use machinist_infra::watch::Event;
+    use machinist_infra::cache::watch::Event;
     use rstest::rstest;
     use serde_json::json;
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use kube::api::ListParams;
 use kube::{Api, Client};
-use machinist_infra::client::RemoteError;
-use machinist_infra::store::{Key, Listed, Store};
+use machinist_infra::cache::store::{Key, Listed, Store};
+use machinist_infra::kube::client::RemoteError;
 use serde::de::DeserializeOwned;
 use tokio::sync::OnceCell;
 

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
-use machinist_infra::store::{Change, Key};
+use machinist_infra::cache::store::{Change, Key};
 use machinist_shared::names::{annotation, finalizer, label};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};

@@ -8,9 +8,9 @@ use k8s_openapi::api::admissionregistration::v1::{
 };
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client, Resource};
-use machinist_infra::reflect::{Signal, reflect};
-use machinist_infra::store::{Key, Store};
-use machinist_infra::watch::Selector;
+use machinist_infra::cache::reflect::{Signal, reflect};
+use machinist_infra::cache::store::{Key, Store};
+use machinist_infra::cache::watch::Selector;
 use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 

@@ -9,8 +9,8 @@ use machinist_command_line::value::{
     OptionalName, SomeDuration, address, boolean, object_name, some_duration,
 };
 use machinist_command_line::{Told, heading};
+use machinist_infra::kube::user_cluster::UserCluster;
 use machinist_infra::telemetry::{Endpoint, LogFormat};
-use machinist_infra::user_cluster::UserCluster;
 use machinist_shared::names;
 
 use crate::bootstrap::Mode;

@@ -3,7 +3,7 @@
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use kube::Api;
 use kube::api::PostParams;
-use machinist_infra::store::Key;
+use machinist_infra::cache::store::Key;
 
 use super::told::Told;
 use crate::cache::{StoredMachine, StoredRequest};

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use machinist_infra::client::RemoteError;
-use machinist_infra::store::Key;
+use machinist_infra::cache::store::Key;
+use machinist_infra::kube::client::RemoteError;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use machinist_infra::cache::store::Key;
 use machinist_infra::provider::{InfraKey, Place};
 use machinist_infra::providers::Providers;
-use machinist_infra::store::Key;
 use parking_lot::Mutex;
 
 use super::observed::{Brake, Losses};

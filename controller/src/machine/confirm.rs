@@ -3,8 +3,8 @@
 
 use kube::Api;
 use kube::api::ListParams;
-use machinist_infra::client::RemoteError;
-use machinist_infra::store::Key;
+use machinist_infra::cache::store::Key;
+use machinist_infra::kube::client::RemoteError;
 use machinist_shared::names::finalizer;
 use serde_json::Value;
 

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use machinist_infra::client::RemoteError;
-use machinist_infra::store::Key;
+use machinist_infra::cache::store::Key;
+use machinist_infra::kube::client::RemoteError;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use machinist_infra::store::Key;
+use machinist_infra::cache::store::Key;
 use machinist_shared::names::annotation;
 use parking_lot::Mutex;
 
@@ -224,7 +224,7 @@ fn paused_by(deployment: &StoredMachineDeployment) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use machinist_infra::watch::Event;
+    use machinist_infra::cache::watch::Event;
     use rstest::rstest;
     use serde_json::{Value, json};
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
-use machinist_infra::store::Key;
+use machinist_infra::cache::store::Key;
 use parking_lot::Mutex;
 
 use super::creations::Creations;

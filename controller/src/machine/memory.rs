@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 
 use k8s_openapi::jiff::Timestamp;
-use machinist_infra::store::Key;
+use machinist_infra::cache::store::Key;
 use tokio::time::Instant;
 
 use super::brake::Brakes;

@@ -11,9 +11,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
-use machinist_infra::facts::FactError;
+use machinist_infra::cache::store::Key;
+use machinist_infra::kubevirt::facts::FactError;
 use machinist_infra::provider::{Place, Watched};
-use machinist_infra::store::Key;
 use machinist_shared::api::MachineSpec;
 use machinist_shared::kubevirt::resolved::{self, Kubeconfig};
 use machinist_shared::names::label;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Taint;
 use k8s_openapi::jiff::Timestamp;
 use kube::core::ObjectMeta;
-use machinist_infra::clock::Skew;
+use machinist_infra::kube::clock::Skew;
 use machinist_infra::provider::Instance;
 pub use machinist_infra::provider::{Disk, Eviction, NotWatched, State as VmState, Unwatched};
 

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use machinist_infra::lane::{Lane, Turn};
+use machinist_infra::cache::store::Key;
 use machinist_infra::provider::InfraEvent;
-use machinist_infra::store::Key;
+use machinist_infra::provider::lane::{Lane, Turn};
 use tokio::time::Instant;
 
 use super::act::{StepError, act};

@@ -5,9 +5,9 @@
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
+use machinist_infra::cache::store::Key;
 use machinist_infra::provider::InfraKey;
 use machinist_infra::provider::limit::Limit;
-use machinist_infra::store::Key;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 

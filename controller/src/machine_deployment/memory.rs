@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use k8s_openapi::jiff::Timestamp;
-use machinist_infra::store::Key;
+use machinist_infra::cache::store::Key;
 use parking_lot::Mutex;
 
 use machinist_shared::names::annotation;

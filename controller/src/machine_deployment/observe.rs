@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
-use machinist_infra::store::Key;
+use machinist_infra::cache::store::Key;
 use machinist_shared::names::annotation;
 use machinist_shared::template;
 use tokio::time::Instant;
@@ -285,7 +285,7 @@ mod tests {
     #[case::fewer_than_none(-2_000_000_000)]
     fn a_set_has_no_more_machines_than_there_are_whatever_its_status_says(#[case] number: i64) {
         let stores = Stores::default();
-        stores.machines.apply(machinist_infra::watch::Event::Apply(
+        stores.machines.apply(machinist_infra::cache::watch::Event::Apply(
             serde_json::from_value(json!({"metadata": {"name": "m", "namespace": "ns", "uid": "uid-m", "resourceVersion": "1",
                 "ownerReferences": [{"apiVersion": "v1", "kind": "MachineSet", "name": "s", "uid": "uid-s", "controller": true}]}}))
             .unwrap(),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use machinist_infra::store::Key;
+use machinist_infra::cache::store::Key;
 
 use super::act::{Failure, act};
 use super::decide::decide;

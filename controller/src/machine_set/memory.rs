@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use machinist_infra::lane::Lane;
+use machinist_infra::cache::store::Key;
+use machinist_infra::provider::lane::Lane;
 use machinist_infra::provider::limit::Limit;
-use machinist_infra::store::Key;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;

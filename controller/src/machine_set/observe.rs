@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use machinist_infra::store::Key;
+use machinist_infra::cache::store::Key;
 use tokio::time::Instant;
 
 use super::memory::Memories;
@@ -128,7 +128,7 @@ pub fn available_at(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use machinist_infra::watch::Event;
+    use machinist_infra::cache::watch::Event;
     use rstest::rstest;
     use serde_json::{Value, json};
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use machinist_infra::clock::Skew;
+use machinist_infra::kube::clock::Skew;
 use serde_json::Value;
 
 use crate::cache::{StoredMachine, StoredMachineSet};

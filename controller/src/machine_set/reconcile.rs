@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use machinist_infra::store::Key;
+use machinist_infra::cache::store::Key;
 use tokio::time::Instant;
 
 use super::act::{Failure, act};

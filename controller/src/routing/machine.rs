@@ -1,6 +1,6 @@
 //! What an event about a Machine enqueues.
 
-use machinist_infra::store::Key;
+use machinist_infra::cache::store::Key;
 
 use super::token;
 use crate::cache::{StoredMachine, StoredMachineDeployment, Stores, owner};

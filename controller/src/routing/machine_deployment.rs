@@ -1,6 +1,6 @@
 //! What an event about a MachineDeployment enqueues.
 
-use machinist_infra::store::Key;
+use machinist_infra::cache::store::Key;
 
 use super::machine_set::waiting_machines;
 use crate::cache::{StoredMachineDeployment, Stores, overlap};

@@ -1,6 +1,6 @@
 //! What an event about a MachineSet enqueues.
 
-use machinist_infra::store::Key;
+use machinist_infra::cache::store::Key;
 
 use crate::cache::{StoredMachineSet, Stores, owner};
 use crate::machine::evacuation;

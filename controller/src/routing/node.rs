@@ -1,6 +1,6 @@
 //! What an event about a Node, or a volume that is attached to one, enqueues.
 
-use machinist_infra::store::Key;
+use machinist_infra::cache::store::Key;
 
 use super::machine::{requests_of, sets_of};
 use crate::cache::{Node, Stores, VolumeAttachment};

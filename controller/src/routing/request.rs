@@ -1,6 +1,6 @@
 //! What an event about a certificate signing request enqueues.
 
-use machinist_infra::store::Key;
+use machinist_infra::cache::store::Key;
 
 use crate::cache::{NODE_USER, StoredRequest, Stores};
 use crate::runtime::queue::Queues;

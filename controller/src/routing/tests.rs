@@ -1,6 +1,6 @@
 use k8s_openapi::api::core::v1::Secret;
-use machinist_infra::store::Key;
-use machinist_infra::watch::Event;
+use machinist_infra::cache::store::Key;
+use machinist_infra::cache::watch::Event;
 use rstest::rstest;
 use serde_json::{Value, json};
 

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use kube::{Api, Client};
-use machinist_infra::reflect::{Signal, reflect};
-use machinist_infra::store::{Change, Key, Store};
-use machinist_infra::watch::Selector;
+use machinist_infra::cache::reflect::{Signal, reflect};
+use machinist_infra::cache::store::{Change, Key, Store};
+use machinist_infra::cache::watch::Selector;
 use machinist_shared::names;
 use tokio::sync::Notify;
 

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use machinist_infra::lane::Turn;
-use machinist_infra::store::Key;
+use machinist_infra::cache::store::Key;
+use machinist_infra::provider::lane::Turn;
 use parking_lot::Mutex;
 
 use crate::context::Context;

@@ -5,7 +5,7 @@ use std::hash::Hash;
 use std::sync::Arc;
 use std::time::Duration;
 
-use machinist_infra::store::Key;
+use machinist_infra::cache::store::Key;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;

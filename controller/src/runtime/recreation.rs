@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
-use machinist_infra::store::Key;
+use machinist_infra::cache::store::Key;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 

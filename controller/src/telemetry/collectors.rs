@@ -3,10 +3,10 @@
 use std::sync::{Arc, Weak};
 
 use k8s_openapi::jiff::Timestamp;
-use machinist_infra::clock::ServerClock;
-use machinist_infra::store::Key;
-use machinist_infra::traffic::Traffic;
-use machinist_infra::watch::unreadable;
+use machinist_infra::cache::store::Key;
+use machinist_infra::cache::watch::unreadable;
+use machinist_infra::kube::clock::ServerClock;
+use machinist_infra::kube::traffic::Traffic;
 use machinist_shared::api::MachineSpec;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::sync::Weak;
 
-use machinist_infra::orphans::of_node;
+use machinist_infra::kubevirt::orphans::of_node;
 use machinist_infra::provider::Orphan;
 use parking_lot::Mutex;
 use prometheus::{IntGaugeVec, Opts};

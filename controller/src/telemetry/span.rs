@@ -1,6 +1,6 @@
 //! A reconcile of one object, as metrics and spans have it.
 
-use machinist_infra::store::Key;
+use machinist_infra::cache::store::Key;
 use tokio::time::Instant;
 use tracing::Instrument as _;
 use tracing::field::Empty;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
-use machinist_infra::clock::Skew;
+use machinist_infra::kube::clock::Skew;
 use machinist_infra::kubevirt::instance;
 use machinist_infra::provider::Instance;
 use rstest::rstest;

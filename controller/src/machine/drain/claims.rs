@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use machinist_infra::store::Key;
+use machinist_infra::cache::store::Key;
 use tokio::time::Instant;
 
 use super::budget::Budget;

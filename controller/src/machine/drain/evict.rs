@@ -9,8 +9,8 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::Api;
 use kube::api::PostParams;
 use kube::core::Status;
-use machinist_infra::client::RemoteError;
-use machinist_infra::store::Key;
+use machinist_infra::cache::store::Key;
+use machinist_infra::kube::client::RemoteError;
 use serde_json::json;
 
 use super::budget::Budget;

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use machinist_infra::store::Key;
+use machinist_infra::cache::store::Key;
 use parking_lot::Mutex;
 
 use machinist_shared::names::annotation;

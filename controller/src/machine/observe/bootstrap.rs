@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use machinist_infra::client::Shown;
-use machinist_infra::store::Key;
+use machinist_infra::cache::store::Key;
+use machinist_infra::kube::client::Shown;
 use machinist_shared::names::{self, annotation};
 use serde_json::Value;
 

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use machinist_infra::client::RemoteError;
+use machinist_infra::kube::client::RemoteError;
 use machinist_infra::provider::Place;
 
 use crate::cache::StoredMachine;

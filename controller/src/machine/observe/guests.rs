@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use machinist_infra::store::Key;
+use machinist_infra::cache::store::Key;
 
 use super::super::drain::Seen;
 use super::super::drain::turns::{self, Turn};

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use machinist_infra::store::Key;
+use machinist_infra::cache::store::Key;
 use machinist_shared::api::MachineSpec;
 use machinist_shared::config_var::{ConfigVarString, KeyRef, LookupError, RefKind, ResolveError};
 use machinist_shared::field::{FieldPath, Report};

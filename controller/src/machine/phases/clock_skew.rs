@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use machinist_infra::clock::Skew;
+use machinist_infra::kube::clock::Skew;
 
 use super::super::conditions::Condition;
 use super::super::reason::Reason;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
 use kube::core::ObjectMeta;
-use machinist_infra::clock::Skew;
+use machinist_infra::kube::clock::Skew;
 use machinist_infra::provider::Instance;
 use machinist_shared::names::{annotation, condition};
 

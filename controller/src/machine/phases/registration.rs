@@ -3,7 +3,7 @@
 mod decoration;
 
 use k8s_openapi::api::core::v1::ObjectReference;
-use machinist_infra::clock::Skew;
+use machinist_infra::kube::clock::Skew;
 use machinist_infra::provider::Instance;
 
 use self::decoration::decorate;

@@ -7,7 +7,7 @@ mod progress;
 
 use k8s_openapi::api::core::v1::NodeCondition;
 use k8s_openapi::jiff::Timestamp;
-use machinist_infra::kubeconfig::{CA_INSECURE, CA_SYSTEM};
+use machinist_infra::kube::kubeconfig::{CA_INSECURE, CA_SYSTEM};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 

@@ -1,13 +1,13 @@
 //! What holds over any history of a MachineSet, as it is decided from caches that lag behind.
 //!
 //! The world is the API server's truth. The controller sees its own writes at once and everything else late, as
-//! [`machinist_infra::store`] promises.
+//! [`machinist_infra::cache::store`] promises.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use machinist_infra::clock::Skew;
+use machinist_infra::kube::clock::Skew;
 use proptest::prelude::*;
 use serde_json::json;
 

@@ -13,7 +13,7 @@ mod tests;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use machinist_infra::clock::Skew;
+use machinist_infra::kube::clock::Skew;
 use machinist_shared::names::finalizer;
 use serde_json::{Map, Value, json};
 

@@ -1,6 +1,6 @@
 //! How the controller carries out a plan in the world, as `act.rs` and `reconcile.rs` have it.
 
-use machinist_infra::store::Key;
+use machinist_infra::cache::store::Key;
 
 use super::super::super::super::drain::sort::{Answer as EvictionAnswer, Refusal};
 use super::super::super::super::drain::target::Target;

@@ -1,9 +1,9 @@
 //! What the controller remembers, and what it sees of the world, as `observe.rs` has it.
 
 use k8s_openapi::api::core::v1::Secret;
+use machinist_infra::cache::store::Key;
 use machinist_infra::kubevirt;
-use machinist_infra::objects::Vmi;
-use machinist_infra::store::Key;
+use machinist_infra::kubevirt::objects::Vmi;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
