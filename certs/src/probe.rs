@@ -1,9 +1,10 @@
 //! What a replica serves with, as a client sees it: a TLS handshake, of which nothing but the certificate is wanted.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
 use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
@@ -43,7 +44,7 @@ pub async fn served(address: SocketAddr, name: &str, patience: Duration) -> Serv
     let Ok(Some(result)) = tokio::time::timeout(patience, handshake).await else {
         return Served::Unknown;
     };
-    let leaf = seen.leaf.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let leaf = seen.leaf.lock().take();
     match (result, leaf) {
         // Where clients need certificates of their own, the server ends it after it has shown its own.
         (_, Some(leaf)) => Served::Certificate(leaf),
@@ -69,7 +70,7 @@ struct Seen {
 
 impl Seen {
     fn note(&self, certificate: &CertificateDer<'_>) {
-        *self.leaf.lock().unwrap_or_else(PoisonError::into_inner) = Some(certificate.to_vec());
+        *self.leaf.lock() = Some(certificate.to_vec());
     }
 }
 

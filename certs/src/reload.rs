@@ -2,11 +2,12 @@
 //! connections live on. Where the directories cannot be watched, the files are read every few seconds.
 
 use std::io;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use futures::StreamExt as _;
 use inotify::{Inotify, WatchMask};
+use parking_lot::RwLock;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
@@ -42,14 +43,14 @@ impl CurrentCertificate {
 
     /// When it ends to be valid; nothing while there is none.
     pub fn expires(&self) -> Option<SystemTime> {
-        let current = self.identity.read().unwrap_or_else(PoisonError::into_inner);
+        let current = self.identity.read();
         current.as_ref().map(Identity::expires)
     }
 
     /// New handshakes are served with this one; connections that there are live on.
     pub fn replace(&self, identity: Identity) {
         let expires = identity.expires();
-        let mut current = self.identity.write().unwrap_or_else(PoisonError::into_inner);
+        let mut current = self.identity.write();
         let changed = !current.as_ref().is_some_and(|old| old.is_same(&identity));
         *current = Some(identity);
         drop(current);
@@ -65,7 +66,7 @@ impl CurrentCertificate {
 
 impl ResolvesServerCert for CurrentCertificate {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let current = self.identity.read().unwrap_or_else(PoisonError::into_inner);
+        let current = self.identity.read();
         current.as_ref().map(Identity::certified)
     }
 }

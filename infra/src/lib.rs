@@ -5,7 +5,6 @@ pub mod cache;
 pub mod http_server;
 pub mod kube;
 pub mod kubevirt;
-mod lock;
 pub mod process;
 pub mod provider;
 pub mod providers;

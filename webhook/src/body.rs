@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::Request;
@@ -11,6 +11,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, StatusCode, header};
 use http_body_util::BodyExt as _;
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
@@ -57,7 +58,7 @@ struct Held {
 impl Incomplete {
     /// A body of that address begins. If too many of it have not ended, the oldest is given up.
     fn begin(&self, address: IpAddr) -> Held {
-        let mut all = self.lock();
+        let mut all = self.0.lock();
         let of_one = all.bodies.iter().filter(|(_, body)| body.address == address);
         if of_one.clone().count() >= BODIES_OF_ONE
             && let Some(oldest) = of_one.map(|(number, _)| *number).next()
@@ -78,11 +79,6 @@ impl Incomplete {
             number,
             given_up,
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Bodies> {
-        // Every change is complete before anything can panic.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -123,7 +119,7 @@ impl Held {
         if bytes <= SMALL {
             return;
         }
-        let mut all = self.all.lock();
+        let mut all = self.all.0.lock();
         let Some(body) = all.bodies.get_mut(&self.number) else {
             return;
         };
@@ -137,7 +133,7 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.all.lock().bodies.remove(&self.number);
+        self.all.0.lock().bodies.remove(&self.number);
     }
 }
 
@@ -233,7 +229,7 @@ mod tests {
     }
 
     fn is_given_up(held: &Held) -> bool {
-        !held.all.lock().bodies.contains_key(&held.number)
+        !held.all.0.lock().bodies.contains_key(&held.number)
     }
 
     #[test]
@@ -244,7 +240,7 @@ mod tests {
         let given_up: Vec<bool> = of_one.iter().map(is_given_up).collect();
         assert!(given_up[0] && !given_up[1..].contains(&true) && !is_given_up(&other));
         drop((of_one, other));
-        assert!(incomplete.lock().bodies.is_empty());
+        assert!(incomplete.0.lock().bodies.is_empty());
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! Verdicts on the kubeconfigs in specs, each kubeconfig parsed once: a cluster's Machines all carry the same.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use machinist_infra::kube::kubeconfig::{AddressPolicy, InfraKubeconfig};
 use machinist_shared::provider::decode_base64;
+use parking_lot::Mutex;
 use sha2::{Digest as _, Sha256};
 
 /// How many verdicts one generation of the cache holds.
@@ -41,15 +42,14 @@ impl Verdicts {
     /// elsewhere.
     pub(crate) fn judge(&self, inline: &str) -> Verdict {
         let key = Sha256::digest(inline).into();
-        let lock = || self.generations.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(verdict) = lock().get(&key) {
+        if let Some(verdict) = self.generations.lock().get(&key) {
             return verdict;
         }
         // Not under the lock: parsing takes a while.
         let verdict = decode_base64(inline)
             .and_then(|text| InfraKubeconfig::parse(&text, self.policy).err())
             .map(|error| Arc::from(error.to_string()));
-        lock().insert(key, &verdict);
+        self.generations.lock().insert(key, &verdict);
         verdict
     }
 }
@@ -94,7 +94,7 @@ mod tests {
             let refused = verdicts.judge(&kubeconfig("exec: {command: sh}")).unwrap();
             assert!(refused.contains("exec"), "{refused}");
         }
-        assert_eq!(verdicts.generations.lock().unwrap().young.len(), 2);
+        assert_eq!(verdicts.generations.lock().young.len(), 2);
     }
 
     #[test]
@@ -108,7 +108,7 @@ mod tests {
                 verdicts.judge(&used);
             }
         }
-        let generations = verdicts.generations.lock().unwrap();
+        let generations = verdicts.generations.lock();
         assert!(generations.young.len() + generations.old.len() <= 2 * GENERATION);
         let key: Key = Sha256::digest(&used).into();
         assert!(generations.young.contains_key(&key) || generations.old.contains_key(&key));

@@ -4,11 +4,13 @@
 //! brought back by a late answer to an earlier write. So a decision always sees what we ourselves wrote before it.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 use kube::{Resource, ResourceExt};
 
 pub use crate::cache::key::Key;
+use parking_lot::RwLock;
+
 use crate::cache::watch::Event;
 
 /// How many deletions are remembered, so that late answers to writes do not bring an object back.
@@ -118,72 +120,73 @@ impl<K: Resource> Store<K> {
 
     /// About how many bytes the objects take.
     pub fn bytes(&self) -> usize {
-        self.read().bytes
+        self.inner.read().bytes
     }
 
     /// Forgets everything: it is known of nothing whether it is there.
     pub fn clear(&self) {
-        let (index_of, mut inner) = (self.index_of, self.write());
+        let (index_of, mut inner) = (self.index_of, self.inner.write());
         let removals = inner.removals + 1;
-        *inner = Self::new(index_of)
-            .inner
-            .into_inner()
-            .unwrap_or_else(PoisonError::into_inner);
+        *inner = Self::new(index_of).inner.into_inner();
         inner.removals = removals;
     }
 
     /// Replaces an object by itself in the same version, with all that was left out.
     pub fn completed(&self, object: K) -> Option<Change<K>> {
-        self.put(&mut self.write(), object, Source::Whole)
+        self.put(&mut self.inner.write(), object, Source::Whole)
     }
 
     /// Whether the first list is complete.
     pub fn is_synced(&self) -> bool {
-        self.read().synced
+        self.inner.read().synced
     }
 
     /// How many objects have gone so far: while it is the same, whatever was there still is.
     pub fn removals(&self) -> u64 {
-        self.read().removals
+        self.inner.read().removals
     }
 
     /// The object of that key.
     pub fn get(&self, key: &Key) -> Option<Arc<K>> {
-        self.read().objects.get(key).cloned()
+        self.inner.read().objects.get(key).cloned()
     }
 
     /// Whether an object of that key is there that cannot be read. If it could be read before, [`Store::get`] has it as it
     /// was then.
     pub fn is_unreadable(&self, key: &Key) -> bool {
-        self.read().unreadable.contains(key)
+        self.inner.read().unreadable.contains(key)
     }
 
     /// All objects.
     pub fn all(&self) -> Vec<Arc<K>> {
-        self.read().objects.values().cloned().collect()
+        self.inner.read().objects.values().cloned().collect()
     }
 
     /// Whether any object is like that; asks no more of them than it takes.
     pub fn any(&self, mut like: impl FnMut(&K) -> bool) -> bool {
-        self.read().objects.values().any(|object| like(object))
+        self.inner.read().objects.values().any(|object| like(object))
     }
 
     /// The objects with that index value.
     pub fn by_index(&self, value: &str) -> Vec<Arc<K>> {
-        let inner = self.read();
+        let inner = self.inner.read();
         let keys = inner.index.get(value).into_iter().flatten();
         keys.filter_map(|key| inner.objects.get(key).cloned()).collect()
     }
 
     /// Whether any object has that index value.
     pub fn has_index(&self, value: &str) -> bool {
-        self.read().index.get(value).is_some_and(|keys| !keys.is_empty())
+        self.inner
+            .read()
+            .index
+            .get(value)
+            .is_some_and(|keys| !keys.is_empty())
     }
 
     /// Whether everything that a list showed is known here: what was there in that version or a later one, or gone since;
     /// and of what was not there, nothing older than the list.
     pub fn knows(&self, listed: &Listed) -> bool {
-        let inner = self.read();
+        let inner = self.inner.read();
         let known = |key: &Key, listed: u64| match inner.objects.get(key) {
             Some(object) => version(object.as_ref()).is_none_or(|had| had >= listed),
             None => inner.tombstones.get(key).is_some_and(|dead| *dead >= listed),
@@ -197,12 +200,12 @@ impl<K: Resource> Store<K> {
 
     /// Whether the end of that object was told; one that was only missing in a list may never have been deleted.
     pub fn saw_deletion(&self, key: &Key) -> bool {
-        self.read().tombstones.contains_key(key)
+        self.inner.read().tombstones.contains_key(key)
     }
 
     /// Takes a watch event in; gives what it changed.
     pub fn apply(&self, event: Event<K>) -> Vec<Change<K>> {
-        let mut inner = self.write();
+        let mut inner = self.inner.write();
         match event {
             Event::Init => {
                 let unfinished = inner.listing.replace(Listing::default()).unwrap_or_default();
@@ -285,7 +288,7 @@ impl<K: Resource> Store<K> {
 
     /// The latest version of that object that is known, or of its end: for [`Self::looked`].
     pub fn known(&self, key: &Key) -> Option<u64> {
-        let inner = self.read();
+        let inner = self.inner.read();
         let object = inner.objects.get(key).and_then(|object| version(object.as_ref()));
         object.max(inner.tombstones.get(key).copied())
     }
@@ -293,7 +296,7 @@ impl<K: Resource> Store<K> {
     /// Takes in what a GET of the object of that key answered that was sent when `known` was the latest known version; gives
     /// what it changed. An older version shows that the API server's storage was restored.
     pub fn looked(&self, key: &Key, found: Option<K>, known: Option<u64>) -> Option<Change<K>> {
-        let mut inner = self.write();
+        let mut inner = self.inner.write();
         match found {
             Some(object) if version(&object) < known => self.put(&mut inner, object, Source::Restored),
             Some(object) => self.put(&mut inner, object, Source::Read),
@@ -303,13 +306,13 @@ impl<K: Resource> Store<K> {
 
     /// Takes in the object that the API server answered to a write of ours.
     pub fn written(&self, object: K) {
-        let mut inner = self.write();
+        let mut inner = self.inner.write();
         self.put(&mut inner, object, Source::Write);
     }
 
     /// Takes in that a delete of ours removed the object of that UID at once.
     pub fn deleted(&self, key: &Key, uid: &str) {
-        let mut inner = self.write();
+        let mut inner = self.inner.write();
         let Some(object) = inner
             .objects
             .get(key)
@@ -443,15 +446,6 @@ impl<K: Resource> Store<K> {
                 }
             }
         }
-    }
-
-    fn read(&self) -> std::sync::RwLockReadGuard<'_, Inner<K>> {
-        // A panic while the lock was held left the maps as they were: every change is a single insert or remove.
-        self.inner.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn write(&self) -> std::sync::RwLockWriteGuard<'_, Inner<K>> {
-        self.inner.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

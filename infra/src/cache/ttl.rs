@@ -2,12 +2,10 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::sync::Mutex;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
-
-use crate::lock::lock;
 
 /// Values by key, each until its time is over.
 #[derive(Debug)]
@@ -22,7 +20,7 @@ impl<K, V> Default for TtlMap<K, V> {
 impl<K: Eq + Hash, V: Clone> TtlMap<K, V> {
     /// The value, if it is kept.
     pub(crate) fn get(&self, key: &K) -> Option<V> {
-        let kept = lock(&self.0);
+        let kept = self.0.lock();
         let (until, value) = kept.get(key)?;
         (*until > Instant::now()).then(|| value.clone())
     }
@@ -30,7 +28,7 @@ impl<K: Eq + Hash, V: Clone> TtlMap<K, V> {
     /// The value, if it is kept, which it is for `ttl` from now on.
     pub(crate) fn renew(&self, key: &K, ttl: Duration) -> Option<V> {
         let now = Instant::now();
-        let mut kept = lock(&self.0);
+        let mut kept = self.0.lock();
         let (until, value) = kept.get_mut(key).filter(|(until, _)| *until > now)?;
         *until = now + ttl;
         Some(value.clone())
@@ -39,7 +37,7 @@ impl<K: Eq + Hash, V: Clone> TtlMap<K, V> {
     /// Keeps a value for `ttl`, and forgets those whose time is over.
     pub(crate) fn insert(&self, key: K, value: V, ttl: Duration) {
         let now = Instant::now();
-        let mut kept = lock(&self.0);
+        let mut kept = self.0.lock();
         kept.retain(|_, (until, _)| *until > now);
         kept.insert(key, (now + ttl, value));
     }
@@ -47,7 +45,7 @@ impl<K: Eq + Hash, V: Clone> TtlMap<K, V> {
     /// As [`TtlMap::renew`], or with a new value as [`TtlMap::insert`], in one step.
     pub(crate) fn renew_or_insert(&self, key: K, ttl: Duration, new: impl FnOnce() -> V) -> V {
         let now = Instant::now();
-        let mut kept = lock(&self.0);
+        let mut kept = self.0.lock();
         kept.retain(|_, (until, _)| *until > now);
         let (until, value) = kept.entry(key).or_insert_with(|| (now, new()));
         *until = now + ttl;
@@ -56,12 +54,12 @@ impl<K: Eq + Hash, V: Clone> TtlMap<K, V> {
 
     /// How many are kept, at most.
     pub(crate) fn len(&self) -> usize {
-        lock(&self.0).len()
+        self.0.lock().len()
     }
 
     /// Forgets all.
     pub(crate) fn clear(&self) {
-        lock(&self.0).clear();
+        self.0.lock().clear();
     }
 }
 

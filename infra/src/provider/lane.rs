@@ -3,9 +3,10 @@
 //! follows how long a server takes to answer them.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -104,7 +105,7 @@ impl Lane {
     /// Waits for the turn of somebody of that pool of that namespace.
     pub async fn turn(self: &Arc<Self>, namespace: &str, pool: &str) -> Turn {
         let waits = {
-            let mut state = self.lock();
+            let mut state = self.state.lock();
             if state.in_use < state.limit.get() {
                 state.in_use += 1;
                 return Turn {
@@ -121,7 +122,7 @@ impl Lane {
 
     /// Gives the turn to the next, and more if there may be more by now; or leaves it free.
     fn pass_on(self: &Arc<Self>) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         state.in_use -= 1;
         while state.in_use < state.limit.get()
             && let Some(next) = state.next()
@@ -136,18 +137,13 @@ impl Lane {
             }
         }
     }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // Every change is complete before anything can panic.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Turn {
     /// A server has answered after so long; or it has not, or said that it has too much to do.
     pub fn answered(&self, took: Option<Duration>) {
         if let Some(lane) = &self.lane {
-            let mut state = lane.lock();
+            let mut state = lane.state.lock();
             let in_use = state.in_use;
             match took {
                 Some(took) => state.limit.answered(took, in_use, Instant::now()),
@@ -160,7 +156,7 @@ impl Turn {
 impl Drop for Turn {
     fn drop(&mut self) {
         let Some(lane) = self.lane.take() else { return };
-        let pause = lane.lock().limit.pause();
+        let pause = lane.state.lock().limit.pause();
         match Handle::try_current() {
             Ok(runtime) if !pause.is_zero() => {
                 runtime.spawn(async move {
@@ -186,7 +182,7 @@ mod tests {
         let order = Mutex::new(Vec::new());
         let one = async |(namespace, pool): (&str, &'static str)| {
             let turn = lane.turn(namespace, pool).await;
-            order.lock().unwrap().push(pool);
+            order.lock().push(pool);
             drop(turn);
         };
         let waiting = [
@@ -203,10 +199,10 @@ mod tests {
         drop(first);
         all.await;
         assert_eq!(
-            *order.lock().unwrap(),
+            *order.lock(),
             ["large", "other", "small", "other", "large", "large"]
         );
-        let state = lane.lock();
+        let state = lane.state.lock();
         assert_eq!(
             (state.in_use, state.waiting.of.len(), state.waiting.order.len()),
             (0, 0, 0)
@@ -222,9 +218,9 @@ mod tests {
         assert!(waits.as_mut().now_or_never().is_none());
         drop(held);
         let turn = waits.await;
-        assert_eq!(lane.lock().in_use, 1);
+        assert_eq!(lane.state.lock().in_use, 1);
         drop(turn);
-        assert_eq!(lane.lock().in_use, 0);
+        assert_eq!(lane.state.lock().in_use, 0);
     }
 
     /// A turn that was given is not lost with the one who was to have it.
@@ -236,7 +232,7 @@ mod tests {
         assert!(waits.as_mut().now_or_never().is_none());
         drop(held);
         drop(waits);
-        assert_eq!(lane.lock().in_use, 0);
+        assert_eq!(lane.state.lock().in_use, 0);
     }
 
     #[tokio::test(start_paused = true)]
@@ -244,7 +240,7 @@ mod tests {
         let lane = Lane::adaptive(Limit::new(1, 2));
         let held = lane.turn("ns", "a").await;
         held.answered(None);
-        let pause = lane.lock().limit.pause();
+        let pause = lane.state.lock().limit.pause();
         let dropped = Instant::now();
         drop(held);
         let next = lane.turn("ns", "a").await;
@@ -262,7 +258,7 @@ mod tests {
                 .iter_mut()
                 .all(|turn| turn.as_mut().now_or_never().is_none())
         );
-        while lane.lock().limit.get() < 2 {
+        while lane.state.lock().limit.get() < 2 {
             tokio::time::advance(Duration::from_secs(1)).await;
             held.answered(Some(Duration::from_millis(10)));
         }
@@ -279,6 +275,6 @@ mod tests {
             "one is enough now"
         );
         drop(turns);
-        assert_eq!(lane.lock().in_use, 0);
+        assert_eq!(lane.state.lock().in_use, 0);
     }
 }

@@ -1,11 +1,12 @@
 //! Lists and watches against servers that answer anything.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use http::{Request, Response};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::ResourceExt as _;
+use parking_lot::Mutex;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use tower::service_fn;
@@ -32,13 +33,8 @@ impl Script {
         let script = self.clone();
         let answer = move |request: Request<Body>| {
             let query = request.uri().query().unwrap_or_default().to_owned();
-            script.asked.lock().unwrap().push(query);
-            let (status, text) = script
-                .answers
-                .lock()
-                .unwrap()
-                .pop_front()
-                .unwrap_or((503, String::new()));
+            script.asked.lock().push(query);
+            let (status, text) = script.answers.lock().pop_front().unwrap_or((503, String::new()));
             let response = Response::builder()
                 .status(status)
                 .body(Body::from(text.into_bytes()));
@@ -67,7 +63,7 @@ impl Script {
     }
 
     fn asked(&self) -> Vec<String> {
-        self.asked.lock().unwrap().clone()
+        self.asked.lock().clone()
     }
 }
 

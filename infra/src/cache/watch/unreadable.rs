@@ -1,7 +1,9 @@
 //! Objects that are left out because they cannot be read: each is named in the log, and all are counted.
 
 use std::collections::{BTreeMap, HashSet};
-use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::LazyLock;
+
+use parking_lot::Mutex;
 
 use crate::cache::key::Key;
 
@@ -18,7 +20,7 @@ static NOTED: LazyLock<Mutex<Noted>> = LazyLock::new(Mutex::default);
 
 /// How often an object was left out, by kind.
 pub fn counts() -> Vec<(String, u64)> {
-    let noted = noted();
+    let noted = NOTED.lock();
     noted
         .counts
         .iter()
@@ -28,7 +30,7 @@ pub fn counts() -> Vec<(String, u64)> {
 
 /// Notes that an object is left out.
 pub(super) fn note(kind: &str, key: Option<&Key>, why: &str) {
-    let mut noted = noted();
+    let mut noted = NOTED.lock();
     *noted.counts.entry(kind.to_owned()).or_default() += 1;
     let Some(key) = key else {
         tracing::warn!(
@@ -44,9 +46,4 @@ pub(super) fn note(kind: &str, key: Option<&Key>, why: &str) {
     if noted.named.insert((kind.to_owned(), key.clone())) {
         tracing::warn!(kind, object = %key, why, "an object cannot be read and is left out");
     }
-}
-
-fn noted() -> MutexGuard<'static, Noted> {
-    // Every change is complete before anything can panic.
-    NOTED.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,8 +1,8 @@
 //! The way to one API server: while it does not answer, few wait for it, so that those who ask others find a place.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout};
 
@@ -86,7 +86,7 @@ impl Gate {
 
     /// Whether it makes sense to ask; if so, whether the server is known to answer.
     fn may_ask(&self, now: Instant) -> Result<bool, String> {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         match state.silent.as_mut() {
             Some((until, why)) if now < *until => return Err(why.clone()),
             // This one finds out; the others go on as before until it has.
@@ -96,14 +96,9 @@ impl Gate {
         Ok(state.is_lively(now))
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
-        // Every change is one assignment.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// What came of a question that took so long.
     fn learn(&self, unanswered: Option<&str>, took: Duration, now: Instant) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         match unanswered {
             None => {
                 *state = State {

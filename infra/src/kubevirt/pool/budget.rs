@@ -2,13 +2,13 @@
 //! one that is over its share while all together are over the limit is not held any more: its Machines are looked at one by one.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
-use crate::lock::lock;
 use crate::provider::InfraKey;
 
 /// What a Machine's own VM, VMI and disks take, generously.
@@ -60,13 +60,13 @@ impl Budget {
             machines: 0,
             share: Arc::clone(share),
         };
-        let before = lock(&self.held).by_entry.insert(key.clone(), part);
-        lock(&self.held).bytes -= before.map_or(0, |part| part.bytes);
+        let before = self.held.lock().by_entry.insert(key.clone(), part);
+        self.held.lock().bytes -= before.map_or(0, |part| part.bytes);
     }
 
     /// An infra cluster holds so much for so many Machines. Whoever is over its share by that is told so.
     pub(super) fn hold(&self, key: &InfraKey, bytes: usize, machines: usize, share: &Arc<Share>) {
-        let mut held = lock(&self.held);
+        let mut held = self.held.lock();
         // Of one that is not used any more, the last events may come late.
         let known = held
             .by_entry
@@ -90,7 +90,7 @@ impl Budget {
 
     /// Nothing is held of it any more.
     pub(super) fn forget(&self, key: &InfraKey, share: &Arc<Share>) {
-        let mut held = lock(&self.held);
+        let mut held = self.held.lock();
         if held
             .by_entry
             .get(key)
@@ -247,7 +247,7 @@ mod tests {
                     *bytes += OF_A_MACHINE;
                     budget.hold(key, *bytes, 1, share);
                 }
-                let held = lock(&budget.held).bytes;
+                let held = budget.held.lock().bytes;
                 // What all Machines may take, and a little.
                 assert!(held <= (50 + 2 * 64) * OF_A_MACHINE, "{held}");
             }
@@ -257,7 +257,7 @@ mod tests {
         budget.forget(key, share);
         budget.hold(key, 1, 1, share);
         assert!(
-            !lock(&budget.held).by_entry.contains_key(key),
+            !budget.held.lock().by_entry.contains_key(key),
             "what comes late is not held"
         );
     }

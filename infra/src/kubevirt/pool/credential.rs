@@ -1,9 +1,10 @@
 //! One credential at one infra cluster: whether it works there, and what it may watch.
 
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use kube::Client;
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::kind::{Kind, Missing};
@@ -46,10 +47,7 @@ impl Credential {
     }
 
     pub(super) fn standing(&self) -> Standing {
-        self.standing
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.standing.lock().clone()
     }
 
     /// Its client, once there is one.
@@ -68,7 +66,7 @@ impl Credential {
 
     /// The API server refused it where it had been taken: it counts as unknown until that is cleared up.
     pub(super) fn doubt(&self) {
-        let mut standing = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut standing = self.standing.lock();
         if matches!(*standing, Standing::Works(_)) {
             *standing = Standing::Checking;
             self.doubted.notify_one();
@@ -77,7 +75,7 @@ impl Credential {
 
     /// Notes what is known of it. Whether that is news.
     pub(super) fn stands(&self, standing: Standing) -> bool {
-        let mut now = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut now = self.standing.lock();
         let same = match (&*now, &standing) {
             (Standing::Checking, Standing::Checking) => true,
             (Standing::Works(a), Standing::Works(b)) => a == b,

@@ -1,12 +1,13 @@
 //! One infra cluster and namespace: its shared stores, the credentials in use, and whether it answers.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{Api, Client};
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
@@ -21,7 +22,6 @@ use crate::kube::error::RemoteError;
 use crate::kube::kubeconfig::InfraKubeconfig;
 use crate::kubevirt::facts::FactsCache;
 use crate::kubevirt::objects::Cached;
-use crate::lock::lock;
 use crate::provider::lane::Lane;
 use crate::provider::{InfraEvent, InfraKey};
 
@@ -126,15 +126,15 @@ impl Entry {
 
     /// These end with it.
     pub(super) fn own(&self, tasks: Vec<AbortHandle>) {
-        lock(&self.tasks).extend(tasks);
+        self.tasks.lock().extend(tasks);
     }
 
     /// Ends everything. Its tasks hold it, so it does not end by itself.
     pub(super) fn end(&self) {
-        for task in lock(&self.tasks).drain(..) {
+        for task in self.tasks.lock().drain(..) {
             task.abort();
         }
-        for (_, held) in lock(&self.held).drain() {
+        for (_, held) in self.held.lock().drain() {
             held.check.abort();
         }
         self.budget.forget(&self.key, &self.share);
@@ -149,8 +149,8 @@ impl Entry {
         user: &Key,
         check: impl FnOnce(&Arc<Credential>) -> AbortHandle,
     ) -> Arc<Credential> {
-        *lock(&self.idle_since) = None;
-        let mut held = lock(&self.held);
+        *self.idle_since.lock() = None;
+        let mut held = self.held.lock();
         let found = held.entry(kubeconfig.credential_digest()).or_insert_with(|| {
             let credential = Arc::new(Credential::new(kubeconfig.clone(), self.options.look_every));
             Held {
@@ -162,14 +162,14 @@ impl Entry {
         });
         if !found.users.contains(user) {
             found.users.insert(user.clone());
-            *lock(&self.names).entry(user.name.clone()).or_default() += 1;
+            *self.names.lock().entry(user.name.clone()).or_default() += 1;
         }
         Arc::clone(&found.credential)
     }
 
     /// That Machine does not use that credential any more.
     pub(super) fn release(&self, digest: &str, user: &Key) {
-        let mut held = lock(&self.held);
+        let mut held = self.held.lock();
         if let Some(found) = held.get_mut(digest) {
             if found.users.remove(user) {
                 self.forget_name(&user.name);
@@ -180,14 +180,14 @@ impl Entry {
             }
         }
         if held.is_empty() {
-            *lock(&self.idle_since) = Some(Instant::now());
+            *self.idle_since.lock() = Some(Instant::now());
         }
         drop(held);
         self.credentials_changed();
     }
 
     fn forget_name(&self, name: &str) {
-        let mut names = lock(&self.names);
+        let mut names = self.names.lock();
         if let Some(count) = names.get_mut(name) {
             *count -= 1;
             if *count == 0 {
@@ -198,12 +198,12 @@ impl Entry {
 
     /// For how long no Machine has used it.
     pub(super) fn idle(&self) -> Option<Duration> {
-        lock(&self.idle_since).map(|since| since.elapsed())
+        self.idle_since.lock().map(|since| since.elapsed())
     }
 
     /// The newest credential that may watch that kind.
     fn watcher_of(&self, kind: Kind) -> Option<Arc<Credential>> {
-        let held = lock(&self.held);
+        let held = self.held.lock();
         let able = held.values().filter(|held| held.credential.may_watch(kind));
         able.max_by_key(|held| held.number)
             .map(|held| Arc::clone(&held.credential))
@@ -233,7 +233,7 @@ impl Entry {
         let mut changes = self.changes.subscribe();
         loop {
             changes.mark_unchanged();
-            let used = lock(&self.held).contains_key(&credential.digest);
+            let used = self.held.lock().contains_key(&credential.digest);
             if !(used && credential.may_watch(kind)) && self.watcher_of(kind).is_some() {
                 return;
             }
@@ -248,7 +248,7 @@ impl Entry {
 
     /// The newest client, to find out with whether the cluster answers.
     pub(super) fn probing(&self) -> Option<Client> {
-        let held = lock(&self.held);
+        let held = self.held.lock();
         let able = held
             .values()
             .filter_map(|held| Some((held.number, held.credential.client()?)));
@@ -259,10 +259,7 @@ impl Entry {
 
     /// UID of the namespace, where a credential may read it.
     pub(super) fn namespace_uid(&self) -> Option<String> {
-        self.namespace_uid
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.namespace_uid.read().clone()
     }
 
     /// Reads the UID of the namespace if it is not known. Not every credential may; server and CA then tell clusters apart.
@@ -280,7 +277,7 @@ impl Entry {
             Err(kube::Error::Api(status)) if status.code == 403 => return Ok(()),
             Err(error) => return Err(RemoteError::from(&error)),
         };
-        let mut known = self.namespace_uid.write().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.namespace_uid.write();
         if known.is_some() && *known != uid {
             tracing::warn!(
                 server = self.key.server,
@@ -295,18 +292,18 @@ impl Entry {
 
     /// How true the shared stores are, of all kinds but those that are looked up.
     pub(super) fn truth(&self, but: &Missing) -> Truth {
-        all_but(&lock(&self.truth), but)
+        all_but(&self.truth.lock(), but)
     }
 
     /// Whether the shared store of a kind is what the watch says.
     pub(super) fn is_current(&self, kind: Kind) -> bool {
-        lock(&self.truth).get(&kind) == Some(&Truth::Current)
+        self.truth.lock().get(&kind) == Some(&Truth::Current)
     }
 
     /// Notes how true the shared store of a kind is, and tells the Machines whose credentials can do more or less by that.
     pub(super) fn set_truth(&self, kind: Kind, truth: Truth) {
         let (before, after) = {
-            let mut known = lock(&self.truth);
+            let mut known = self.truth.lock();
             let before = known.clone();
             known.insert(kind, truth);
             (before, known.clone())
@@ -314,7 +311,9 @@ impl Entry {
         if before == after {
             return;
         }
-        let held: Vec<_> = lock(&self.held)
+        let held: Vec<_> = self
+            .held
+            .lock()
             .values()
             .map(|held| Arc::clone(&held.credential))
             .collect();
@@ -337,14 +336,14 @@ impl Entry {
     pub(super) fn reduce<K: Cached>(&self, object: &mut K, vm: fn(&str) -> String) {
         let is_ours = object.cluster_uid() == Some(self.options.cluster_uid.as_str());
         let name = vm(object.meta().name.as_deref().unwrap_or_default());
-        if !is_ours && !lock(&self.names).contains_key(&name) {
+        if !is_ours && !self.names.lock().contains_key(&name) {
             object.reduce();
         }
     }
 
     /// Tells how much is held of it.
     pub(super) fn weigh(&self) {
-        let machines = lock(&self.names).len();
+        let machines = self.names.lock().len();
         self.budget
             .hold(&self.key, self.objects.bytes(), machines, &self.share);
     }
@@ -373,7 +372,9 @@ impl Entry {
     }
 
     fn tell_users(&self, credential: &Credential) {
-        let users = lock(&self.held)
+        let users = self
+            .held
+            .lock()
             .get(&credential.digest)
             .map(|held| held.users.iter().cloned().collect());
         self.tell(InfraEvent::State {
@@ -383,7 +384,7 @@ impl Entry {
 
     /// The Machines that use it.
     pub(super) fn users(&self) -> Vec<Key> {
-        let held = lock(&self.held);
+        let held = self.held.lock();
         let users: HashSet<&Key> = held.values().flat_map(|held| &held.users).collect();
         users.into_iter().cloned().collect()
     }

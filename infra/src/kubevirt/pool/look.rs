@@ -1,12 +1,12 @@
 //! Looking at one Machine's objects by GET, with its own credential, where that may not watch them.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::future::try_join_all;
 use kube::api::ListParams;
 use kube::{Api, Client, Resource};
+use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
@@ -64,6 +64,7 @@ impl Looks {
     pub(super) async fn take(&self, sight: Sight<'_>) -> (Result<Seen, RemoteError>, Duration) {
         let now = Instant::now();
         let known = self
+            .taken
             .lock()
             .get(sight.name)
             .filter(|look| look.until > now)
@@ -83,7 +84,7 @@ impl Looks {
             until: Instant::now() + pause,
             seen: seen.clone(),
         };
-        let mut taken = self.lock();
+        let mut taken = self.taken.lock();
         taken.retain(|_, look| look.until + 2 * self.every > now);
         taken.insert(sight.name.to_owned(), look);
         (seen, pause)
@@ -91,7 +92,7 @@ impl Looks {
 
     /// Whether the VM of that name has been looked at, so that its absence means something.
     pub(super) fn has(&self, name: &str) -> bool {
-        self.lock().get(name).is_some_and(|look| look.seen.is_ok())
+        self.taken.lock().get(name).is_some_and(|look| look.seen.is_ok())
     }
 
     async fn look(&self, sight: Sight<'_>) -> Result<Seen, RemoteError> {
@@ -122,11 +123,6 @@ impl Looks {
         Ok(Seen {
             unseen_disks: unseen.map(|(kind, _)| kind.resource()).collect(),
         })
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Look>> {
-        // Every change is one insert or removal.
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

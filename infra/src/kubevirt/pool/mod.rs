@@ -15,10 +15,11 @@ mod readings;
 mod watches;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use kube::Client;
+use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
 use self::budget::Budget;
@@ -36,7 +37,6 @@ use crate::kube::error::RemoteError;
 use crate::kube::kubeconfig::{InfraKubeconfig, KubeconfigError};
 use crate::kubevirt::facts::FactsCache;
 use crate::kubevirt::objects::{Claim, DataVolume, Vm, Vmi};
-use crate::lock::lock;
 use crate::provider::lane::Lane;
 use crate::provider::{InfraEvent, InfraKey, Orphan};
 
@@ -218,7 +218,7 @@ impl InfraPool {
         let entry = self.entry(&key);
         let credential = entry.credential(kubeconfig, user, |credential| check::start(&entry, credential));
         let place = (key, credential.digest.clone());
-        let mut places = lock(&self.places);
+        let mut places = self.places.lock();
         let places = places.entry(user.clone()).or_default();
         if !places.now.contains(&place) {
             places.now.push(place);
@@ -253,7 +253,7 @@ impl InfraPool {
     /// for nothing keeps what it has, for its kubeconfig may come back.
     pub fn settle(&self, user: &Key) {
         let given_up: Vec<Place> = {
-            let mut places = lock(&self.places);
+            let mut places = self.places.lock();
             let Some(places) = places.get_mut(user).filter(|places| !places.now.is_empty()) else {
                 return;
             };
@@ -269,34 +269,36 @@ impl InfraPool {
 
     /// The Machine `user` is gone.
     pub fn release(&self, user: &Key) {
-        let places = lock(&self.places).remove(user).unwrap_or_default();
+        let places = self.places.lock().remove(user).unwrap_or_default();
         self.give_up(user, places.settled.into_iter().chain(places.now).collect());
     }
 
     /// The lane of the Machine `user`, if its infra cluster is known: each has its own, so that one that is slow slows
     /// nobody else's.
     pub fn lane(&self, user: &Key) -> Option<Arc<Lane>> {
-        let (key, _) = lock(&self.places).get(user)?.settled.first()?.clone();
-        let entry = lock(&self.entries).get(&key).cloned()?;
+        let (key, _) = self.places.lock().get(user)?.settled.first()?.clone();
+        let entry = self.entries.lock().get(&key).cloned()?;
         Some(Arc::clone(&entry.lane))
     }
 
     /// The Machines that use that infra cluster.
     pub fn users(&self, key: &InfraKey) -> Vec<Key> {
-        let entry = lock(&self.entries).get(key).cloned();
+        let entry = self.entries.lock().get(key).cloned();
         entry.map(|entry| entry.users()).unwrap_or_default()
     }
 
     /// Whether the Machine `user` works with another entry than `but`, perhaps the same cluster by another address, and its
     /// VM of that UID is there.
     pub fn sees_elsewhere(&self, user: &Key, but: &InfraKey, vm_uid: &str) -> bool {
-        let settled = lock(&self.places)
+        let settled = self
+            .places
+            .lock()
             .get(user)
             .map(|places| places.settled.clone())
             .unwrap_or_default();
         let others = settled.iter().map(|(key, _)| key).filter(|key| *key != but);
         others.into_iter().any(|key| {
-            let entry = lock(&self.entries).get(key).cloned();
+            let entry = self.entries.lock().get(key).cloned();
             entry.is_some_and(|entry| {
                 let usable =
                     entry.breaker.cause().is_none() && entry.truth(&Missing::default()) == Truth::Current;
@@ -308,7 +310,7 @@ impl InfraPool {
 
     /// See [`crate::provider::Provider::orphans`].
     pub(crate) fn orphans(&self, cluster_uid: &str, lives: &dyn Fn(&str) -> bool) -> Vec<Orphan> {
-        let entries: Vec<_> = lock(&self.entries).values().cloned().collect();
+        let entries: Vec<_> = self.entries.lock().values().cloned().collect();
         let all = entries.iter();
         all.flat_map(|entry| orphans::of(&entry.key, &entry.objects, cluster_uid, lives))
             .collect()
@@ -316,7 +318,7 @@ impl InfraPool {
 
     /// How many infra clusters are in use, and how many of them do not answer.
     pub fn count(&self) -> (usize, usize) {
-        let entries = lock(&self.entries);
+        let entries = self.entries.lock();
         let used = entries.values().filter(|entry| entry.idle().is_none());
         let broken = used.clone().filter(|entry| entry.breaker.cause().is_some());
         (used.count(), broken.count())
@@ -324,12 +326,12 @@ impl InfraPool {
 
     fn give_up(&self, user: &Key, places: Vec<Place>) {
         for (key, digest) in places {
-            let entry = lock(&self.entries).get(&key).cloned();
+            let entry = self.entries.lock().get(&key).cloned();
             if let Some(entry) = entry {
                 entry.release(&digest, user);
             }
         }
-        lock(&self.entries).retain(|_, entry| {
+        self.entries.lock().retain(|_, entry| {
             let idle = entry.idle().is_some_and(|idle| idle > IDLE);
             if idle {
                 entry.end();
@@ -339,7 +341,7 @@ impl InfraPool {
     }
 
     fn entry(&self, key: &InfraKey) -> Arc<Entry> {
-        let mut entries = lock(&self.entries);
+        let mut entries = self.entries.lock();
         let new = || {
             let budget = Arc::clone(&self.budget);
             let entry = Entry::new(key.clone(), self.options.clone(), budget, self.events.clone());
