@@ -4,8 +4,7 @@
     hack/check-circles.py [--edges] [CRATE ...]
 
 A path like `crate::cache::Stores` counts as an import of the file that defines the item: re-exports are followed, `mod`
-declarations, tests and what a submodule takes from the module that it is in do not count. Circles are an error, unless
-hack/circles-allowed.txt has a line with all of their files.
+declarations, tests and what a submodule takes from the module that it is in do not count. Circles are an error.
 """
 
 import re
@@ -13,8 +12,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-CRATES = ["shared", "infra", "certs", "webhook", "controller", "cli"]
-ALLOWED = ROOT / "hack" / "circles-allowed.txt"
+CRATES = ["shared", "infra", "certs", "webhook", "controller", "command_line", "cli"]
 
 LITERALS = re.compile(
     r'//[^\n]*|/\*.*?\*/|r(#*)".*?"\1|b?"(?:\\.|[^"\\])*"|b?\'(?:\\[^\']*|[^\'\\])\'', re.DOTALL
@@ -209,9 +207,7 @@ def circles(edges):
 
 def main():
     names = [name for name in sys.argv[1:] if not name.startswith("--")] or CRATES
-    lines = ALLOWED.read_text().splitlines() if ALLOWED.exists() else []
-    allowed = [set(line.split()) for line in lines if line.strip() and not line.startswith("#")]
-    used, wrong = [], False
+    wrong = False
     sys.setrecursionlimit(10_000)
     for name in names:
         crate = Crate(name)
@@ -220,21 +216,12 @@ def main():
             for module, others in sorted(edges.items()):
                 print(crate.file(module), *sorted(crate.file(other) for other in others))
         for circle in circles(edges):
-            files = {crate.file(module) for module in circle}
-            may = [line for line in allowed if files <= line]
-            if may:
-                used += may
-                continue
             wrong = True
             print(f"{name}: {len(files)} files import each other:")
             for module in sorted(circle):
                 for other, line in sorted(edges[module].items()):
                     if other in circle:
                         print(f"  {crate.file(module)}:{line} imports {crate.file(other)}")
-    for line in allowed:
-        if line not in used and any(file.split("/")[0] in names for file in line):
-            wrong = True
-            print(f"{ALLOWED.relative_to(ROOT)}: no circle needs this line any more: {' '.join(sorted(line))}")
     return 1 if wrong else 0
 
 
