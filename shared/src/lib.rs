@@ -7,8 +7,3 @@ pub mod kubevirt;
 pub mod provider;
 pub mod provider_spec;
 pub mod providers;
-
-// Paths of before, for the controller.
-pub use admission::{autoscaler, kubelet_settings, kubelet_version, startup_taints, template};
-pub use api::{config_var, crd, decode, field, names, quantity, syntax};
-pub use provider_spec::{network, operating_system};

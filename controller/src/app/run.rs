@@ -8,7 +8,7 @@ use kube::Client;
 use machinist_infra::kube::clock::ServerClock;
 use machinist_infra::kube::traffic::Traffic;
 use machinist_infra::process::{bind, install_tls_provider};
-use machinist_shared::names;
+use machinist_shared::api::names;
 use tokio_util::sync::CancellationToken;
 
 use crate::app::server::{self, Health};

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use machinist_infra::cache::store::Key;
 use machinist_shared::admission::Subject;
+use machinist_shared::admission::autoscaler;
 use machinist_shared::api::ValueAt;
-use machinist_shared::autoscaler;
-use machinist_shared::config_var::ConfigVarString;
+use machinist_shared::api::config_var::ConfigVarString;
 use machinist_shared::kubevirt::spec::Matcher;
 use parking_lot::Mutex;
 use serde_json::Value;
@@ -132,7 +132,7 @@ impl Instancetypes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use machinist_shared::names::autoscaler::MAX_SIZE;
+    use machinist_shared::api::names::autoscaler::MAX_SIZE;
     use serde_json::json;
 
     fn object(instancetype: &str) -> Value {

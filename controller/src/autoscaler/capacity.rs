@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use machinist_shared::autoscaler::{self, Changes};
-use machinist_shared::config_var::LookupError;
-use machinist_shared::names::autoscaler::{MAX_SIZE, WRITTEN};
+use machinist_shared::admission::autoscaler::{self, Changes};
+use machinist_shared::api::config_var::LookupError;
+use machinist_shared::api::names::autoscaler::{MAX_SIZE, WRITTEN};
 use serde_json::{Value, json};
 
 /// Whether an object with these annotations may be a node group, or what we wrote for it is to be taken away.

@@ -13,7 +13,7 @@ use kube::api::ListParams;
 use machinist_infra::kube::client::{ClientOptions, RemoteError};
 use machinist_infra::kube::kubeconfig::{AddressPolicy, InfraKubeconfig};
 use machinist_infra::kubevirt::inquiry::Inquiry;
-use machinist_shared::config_var::{KeyRef, LookupError, RefKind};
+use machinist_shared::api::config_var::{KeyRef, LookupError, RefKind};
 use machinist_shared::kubevirt::resolved;
 use serde_json::Value;
 use tokio::time::Instant;

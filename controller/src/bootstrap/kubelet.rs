@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::Taint;
-use machinist_shared::{kubelet_settings, syntax};
+use machinist_shared::admission::kubelet_settings;
+use machinist_shared::api::syntax;
 use minijinja::context;
 use serde_json::{Value, json};
 

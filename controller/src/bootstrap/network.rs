@@ -4,7 +4,7 @@
 
 use std::fmt::Write as _;
 
-use machinist_shared::network::{Network, StaticAddress};
+use machinist_shared::provider_spec::network::{Network, StaticAddress};
 
 use super::guest::{File, mode};
 

@@ -1,7 +1,7 @@
 //! The Secret by which operating-system-manager hands user data over: one per MachineDeployment, remade at each revision.
 
 use k8s_openapi::api::core::v1::Secret;
-use machinist_shared::names::{annotation, osm};
+use machinist_shared::api::names::{annotation, osm};
 
 use super::size;
 use super::user_data::{UserData, UserDataError};

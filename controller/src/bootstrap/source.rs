@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use machinist_shared::names::BOOTSTRAP_MODES;
+use machinist_shared::api::names::BOOTSTRAP_MODES;
 
 /// Bootstrap mode, of the controller and of one Machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use machinist_shared::names::{self, label};
+use machinist_shared::api::names::{self, label};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::json;
 

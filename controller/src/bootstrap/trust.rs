@@ -1,6 +1,6 @@
 //! Whom the guest trusts: further CAs for TLS, and an SSH CA for users who log in.
 
-use machinist_shared::operating_system::OperatingSystem;
+use machinist_shared::provider_spec::operating_system::OperatingSystem;
 
 use super::guest::{File, mode};
 use super::input::UserDataError;

@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use machinist_shared::operating_system::OperatingSystem;
+use machinist_shared::provider_spec::operating_system::OperatingSystem;
 use minijinja::context;
 use serde_json::Value;
 

@@ -5,8 +5,8 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, LazyLock, Weak};
 
 use kube::core::ObjectMeta;
+use machinist_shared::api::names::{self, annotation, condition};
 use machinist_shared::api::{MachineSpec, MachineStatus};
-use machinist_shared::names::{self, annotation, condition};
 use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::Value;

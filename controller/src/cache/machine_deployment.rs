@@ -2,8 +2,8 @@
 
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::core::ObjectMeta;
+use machinist_shared::api::names::{self, label};
 use machinist_shared::api::{MachineDeploymentStatus, rollout};
-use machinist_shared::names::{self, label};
 use serde::Deserialize;
 use serde_json::Value;
 

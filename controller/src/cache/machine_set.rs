@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use kube::core::ObjectMeta;
 use machinist_shared::api::MachineSetStatus;
-use machinist_shared::config_var::ConfigVarString;
-use machinist_shared::field::{FieldPath, Report};
-use machinist_shared::names::{self, annotation};
+use machinist_shared::api::config_var::ConfigVarString;
+use machinist_shared::api::field::{FieldPath, Report};
+use machinist_shared::api::names::{self, annotation};
 use machinist_shared::provider_spec::ProviderConfig;
 use serde::Deserialize;
 use serde_json::Value;

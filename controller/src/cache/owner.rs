@@ -2,7 +2,7 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::core::ObjectMeta;
-use machinist_shared::names::annotation;
+use machinist_shared::api::names::annotation;
 
 /// The reference to whoever controls it: there is at most one.
 pub fn controller(metadata: &ObjectMeta) -> Option<&OwnerReference> {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::core::{Selector, SelectorExt};
 use machinist_shared::admission::selector;
-use machinist_shared::field::{FieldPath, Report};
+use machinist_shared::api::field::{FieldPath, Report};
 use serde_json::{Map, Value};
 
 /// Labels of an object.

@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt;
 use machinist_infra::cache::store::{Key, Store};
 use machinist_infra::kube::clock::ServerClock;
-use machinist_shared::names::label;
+use machinist_shared::api::names::label;
 use tokio::sync::Notify;
 
 use super::{

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use machinist_infra::cache::store::{Change, Key};
-use machinist_shared::names::{annotation, finalizer, label};
+use machinist_shared::api::names::{annotation, finalizer, label};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};

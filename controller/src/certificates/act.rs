@@ -19,7 +19,7 @@ use machinist_certs::rotation::{Action, Because};
 use machinist_certs::{Authority, AuthorityError, Root, bundle_pem};
 use machinist_infra::cache::store::Store;
 use machinist_infra::kube::client::RemoteError;
-use machinist_shared::names::{self, annotation, label};
+use machinist_shared::api::names::{self, annotation, label};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};

@@ -189,7 +189,7 @@ impl Keeper {
             format!(
                 "the Secret {namespace}/{name} is not of the controller's making (label {}) and so left as it is: delete it, or \
                  have the webhook's certificate made by whoever made it (chart value webhook.certificate.mode)",
-                machinist_shared::names::label::CERTIFICATE
+                machinist_shared::api::names::label::CERTIFICATE
             )
         };
         let (name, message) = match obstacle {

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt as _;
 use machinist_certs::Bundle;
 use machinist_certs::rotation::{Found, Memory, Observed, Serving, Signer, in_transition};
-use machinist_shared::names::{annotation, label};
+use machinist_shared::api::names::{annotation, label};
 
 use super::{Keeper, stores};
 

@@ -11,7 +11,7 @@ use machinist_command_line::value::{
 use machinist_command_line::{Told, heading};
 use machinist_infra::kube::user_cluster::UserCluster;
 use machinist_infra::telemetry::{Endpoint, LogFormat};
-use machinist_shared::names;
+use machinist_shared::api::names;
 
 use crate::bootstrap::Mode;
 use crate::csr::range::Range;

@@ -6,7 +6,7 @@
 
 use jiff::Timestamp;
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
-use machinist_shared::names;
+use machinist_shared::api::names;
 
 use super::Verdict;
 use super::request::{self, check_expiration, check_usages, is_decided};

@@ -10,7 +10,7 @@ use kube::{Api, ResourceExt};
 use machinist_infra::cache::store::Key;
 use machinist_infra::kube::client::RemoteError;
 use machinist_infra::provider::{Delivery, Labelling};
-use machinist_shared::names::{annotation, finalizer, label};
+use machinist_shared::api::names::{annotation, finalizer, label};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::NodeCondition;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
-use machinist_shared::names::condition;
+use machinist_shared::api::names::condition;
 
 use super::reason::Reason;
 

@@ -5,7 +5,7 @@ use kube::Api;
 use kube::api::ListParams;
 use machinist_infra::cache::store::Key;
 use machinist_infra::kube::client::RemoteError;
-use machinist_shared::names::finalizer;
+use machinist_shared::api::names::finalizer;
 use serde_json::Value;
 
 use super::observe::Hands;

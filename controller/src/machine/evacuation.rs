@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use machinist_infra::cache::store::Key;
-use machinist_shared::names::annotation;
+use machinist_shared::api::names::annotation;
 use parking_lot::Mutex;
 
 use super::record::Reservation;

@@ -15,8 +15,8 @@ use machinist_infra::cache::store::Key;
 use machinist_infra::kubevirt::facts::FactError;
 use machinist_infra::provider::{Place, Watched};
 use machinist_shared::api::MachineSpec;
+use machinist_shared::api::names::label;
 use machinist_shared::kubevirt::resolved::{self, Kubeconfig};
-use machinist_shared::names::label;
 use machinist_shared::provider::{Blueprint, Opaque, Order};
 use machinist_shared::provider_spec::ProviderConfig;
 use serde_json::Value;
@@ -437,7 +437,7 @@ fn name_winner(context: &Context, machine: &StoredMachine) -> Option<String> {
         let recorded = m.record.as_ref().is_some_and(|record| record.vm_uid.is_some());
         (
             !recorded,
-            !m.has_finalizer(machinist_shared::names::finalizer::VM),
+            !m.has_finalizer(machinist_shared::api::names::finalizer::VM),
             m.metadata.creation_timestamp.as_ref().map(|t| t.0),
             m.uid().to_owned(),
         )

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::Taint;
 use machinist_shared::api::MachineSpec;
-use machinist_shared::names::{annotation, label};
+use machinist_shared::api::names::{annotation, label};
 use serde::{Deserialize, Serialize};
 
 use crate::cache::Node;

@@ -7,8 +7,8 @@ mod of_machine;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::core::ObjectMeta;
 use machinist_infra::provider::{Disk, Instance};
-use machinist_shared::field::cut;
-use machinist_shared::names::{PROVIDER_ID_PREFIX, annotation, finalizer, is_ccm_provider_id_of, label};
+use machinist_shared::api::field::cut;
+use machinist_shared::api::names::{PROVIDER_ID_PREFIX, annotation, finalizer, is_ccm_provider_id_of, label};
 
 use super::observed::ClusterName;
 use crate::cache::{Node, StoredMachine};

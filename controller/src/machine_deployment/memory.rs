@@ -6,7 +6,7 @@ use k8s_openapi::jiff::Timestamp;
 use machinist_infra::cache::store::Key;
 use parking_lot::Mutex;
 
-use machinist_shared::names::annotation;
+use machinist_shared::api::names::annotation;
 
 use tokio::time::Instant;
 

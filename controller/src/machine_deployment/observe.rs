@@ -5,8 +5,8 @@ use std::sync::Arc;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use machinist_infra::cache::store::Key;
-use machinist_shared::names::annotation;
-use machinist_shared::template;
+use machinist_shared::admission::template;
+use machinist_shared::api::names::annotation;
 use tokio::time::Instant;
 
 use super::decide::likeness_of;

@@ -7,7 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use machinist_shared::api::MachineDeploymentCondition;
-use machinist_shared::names::{API_VERSION, annotation};
+use machinist_shared::api::names::{API_VERSION, annotation};
 
 use crate::cache::{Decoded, Template};
 use crate::runtime::creation_limit::Allowance;

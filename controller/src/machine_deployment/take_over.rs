@@ -2,7 +2,7 @@
 //! by it.
 
 use k8s_openapi::jiff::Timestamp;
-use machinist_shared::names::label;
+use machinist_shared::api::names::label;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 

@@ -8,8 +8,8 @@ use kube::api::{ListParams, Patch};
 use kube::{Api, ResourceExt};
 use machinist_infra::cache::store::Key;
 use machinist_infra::kube::client::RemoteError;
-use machinist_shared::autoscaler;
-use machinist_shared::names::{annotation, finalizer};
+use machinist_shared::admission::autoscaler;
+use machinist_shared::api::names::{annotation, finalizer};
 use serde_json::{Value, json};
 
 use super::memory::Memories;

@@ -1,6 +1,6 @@
 //! A new Machine of a set.
 
-use machinist_shared::names::{API_VERSION, annotation};
+use machinist_shared::api::names::{API_VERSION, annotation};
 use serde_json::{Value, json};
 
 use crate::cache::StoredMachineSet;

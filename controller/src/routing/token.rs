@@ -3,7 +3,7 @@
 use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt as _;
 use machinist_infra::cache::store::Key;
-use machinist_shared::names::label;
+use machinist_shared::api::names::label;
 
 use crate::cache::Stores;
 use crate::runtime::queue::Queues;

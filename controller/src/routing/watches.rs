@@ -7,7 +7,7 @@ use kube::{Api, Client};
 use machinist_infra::cache::reflect::{Signal, reflect};
 use machinist_infra::cache::store::{Change, Key, Store};
 use machinist_infra::cache::watch::Selector;
-use machinist_shared::names;
+use machinist_shared::api::names;
 use tokio::sync::Notify;
 
 use super::{machine, machine_deployment, machine_set, node, request, token};

@@ -2,7 +2,7 @@
 
 use kube::api::{DeleteParams, PatchParams, Preconditions};
 use machinist_infra::kube::client::RemoteError;
-use machinist_shared::names::CONTROLLER;
+use machinist_shared::api::names::CONTROLLER;
 use serde_json::{Value, json};
 
 use crate::context::Context;

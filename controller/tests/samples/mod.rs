@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::Taint;
-use machinist_shared::decode::Fields;
-use machinist_shared::field::{FieldPath, Report};
+use machinist_shared::api::decode::Fields;
+use machinist_shared::api::field::{FieldPath, Report};
 use machinist_shared::kubevirt::machinist::{self, Machinist};
 use machinist_shared::kubevirt::resolved::Secret;
-use machinist_shared::network::Network;
-use machinist_shared::operating_system::OperatingSystem;
+use machinist_shared::provider_spec::network::Network;
+use machinist_shared::provider_spec::operating_system::OperatingSystem;
 use secrecy::SecretString;
 use serde_json::{Value, json};
 

@@ -5,7 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use k8s_openapi::api::core::v1::Taint;
 use machinist_shared::kubevirt::machinist::Machinist;
 use machinist_shared::kubevirt::resolved::Secret;
-use machinist_shared::network::Network;
+use machinist_shared::provider_spec::network::Network;
 use rstest::rstest;
 use secrecy::SecretString;
 use serde_json::json;

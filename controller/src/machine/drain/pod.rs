@@ -1,7 +1,7 @@
 //! A pod, projected to the fields that a drain asks for.
 
 use kube::core::ObjectMeta;
-use machinist_shared::names::{annotation, label};
+use machinist_shared::api::names::{annotation, label};
 use serde::Deserialize;
 use serde_json::Value;
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use machinist_infra::cache::store::Key;
 use parking_lot::Mutex;
 
-use machinist_shared::names::annotation;
+use machinist_shared::api::names::annotation;
 
 use super::super::record::{Deletion, WaitingFor};
 use crate::cache::{StoredMachine, StoredMachineDeployment};

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use machinist_infra::cache::store::Key;
 use machinist_infra::kube::client::Shown;
-use machinist_shared::names::{self, annotation};
+use machinist_shared::api::names::{self, annotation};
 use serde_json::Value;
 
 use super::Hands;

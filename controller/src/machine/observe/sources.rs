@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use machinist_infra::cache::store::Key;
 use machinist_shared::api::MachineSpec;
-use machinist_shared::config_var::{ConfigVarString, KeyRef, LookupError, RefKind, ResolveError};
-use machinist_shared::field::{FieldPath, Report};
+use machinist_shared::api::config_var::{ConfigVarString, KeyRef, LookupError, RefKind, ResolveError};
+use machinist_shared::api::field::{FieldPath, Report};
 use machinist_shared::kubevirt::resolved::{self, Kubeconfig, KubeconfigSource};
 use machinist_shared::provider::{self, Provider, Unresolved};
 use machinist_shared::provider_spec::ProviderConfig;

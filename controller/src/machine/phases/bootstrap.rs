@@ -1,7 +1,7 @@
 //! The user data of a VM that has just been made: given to it, and the VM recorded with it.
 
 use machinist_infra::provider::Instance;
-use machinist_shared::names::{condition, label};
+use machinist_shared::api::names::{condition, label};
 
 use super::super::conditions::{Condition, Status};
 use super::super::observed::{Bootstrap, Open};

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
-use machinist_shared::names::{annotation, condition};
+use machinist_shared::api::names::{annotation, condition};
 use serde_json::json;
 
 use super::super::clock::{Deadlines, timeout};

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use machinist_infra::provider::Eviction;
-use machinist_shared::names::condition;
+use machinist_shared::api::names::condition;
 
 use super::super::conditions::{Condition, Status};
 use super::super::evacuation::Room;

@@ -1,6 +1,6 @@
 //! Nothing of the Machine is left: its token is deleted, and our finalizers removed.
 
-use machinist_shared::names::finalizer;
+use machinist_shared::api::names::finalizer;
 
 use super::super::conditions::Condition;
 use super::super::plan::Step;

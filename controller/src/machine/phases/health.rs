@@ -6,7 +6,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::core::ObjectMeta;
 use machinist_infra::kube::clock::Skew;
 use machinist_infra::provider::Instance;
-use machinist_shared::names::{annotation, condition};
+use machinist_shared::api::names::{annotation, condition};
 
 use super::super::conditions::{Condition, Status, Urgency, Words};
 use super::super::observed::Open;

@@ -1,7 +1,7 @@
 //! Annotations that hold up the deletion of a Machine, in Cluster API's way: before the drain, and before the end of the VM.
 
 use k8s_openapi::jiff::Timestamp;
-use machinist_shared::names::annotation;
+use machinist_shared::api::names::annotation;
 
 use super::super::conditions::Condition;
 use super::super::reason::Reason;

@@ -1,6 +1,6 @@
 //! Whether the Machine's infra cluster answers, and whether it is the one on record.
 
-use machinist_shared::names::{annotation, condition};
+use machinist_shared::api::names::{annotation, condition};
 
 use super::super::conditions::{Condition, Status};
 use super::super::observed::{Infra, NotWatched, Open};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use machinist_shared::names::{annotation, condition, finalizer, label};
+use machinist_shared::api::names::{annotation, condition, finalizer, label};
 
 use super::super::conditions::{Condition, Status, Words};
 use super::super::observed::{Bootstrap, Disk, Facts, Open, Usable};

@@ -1,6 +1,6 @@
 //! The Node of a Machine whose VM is gone, which is the last that tells of the VM: the Secret with its user data goes before.
 
-use machinist_shared::names::annotation;
+use machinist_shared::api::names::annotation;
 
 use super::super::clock::{Deadlines, timeout};
 use super::super::conditions::Condition;

@@ -1,7 +1,7 @@
 //! Whose the VM of the Machine's name is: what is not the Machine's is left alone.
 
 use machinist_infra::provider::Instance;
-use machinist_shared::names::{annotation, finalizer};
+use machinist_shared::api::names::{annotation, finalizer};
 
 use super::super::conditions::{Condition, Status};
 use super::super::ownership::VmVerdict;

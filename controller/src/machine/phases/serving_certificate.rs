@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use machinist_shared::names::condition;
+use machinist_shared::api::names::condition;
 
 use super::super::conditions::{Condition, Status};
 use super::super::observed::{Asked, Infra};

@@ -1,6 +1,6 @@
 //! Whether the Machine's spec can be used. A Machine that has a VM needs nothing of it to be looked after.
 
-use machinist_shared::names::condition;
+use machinist_shared::api::names::condition;
 
 use super::super::conditions::{Condition, Status};
 use super::super::observed::Spec;

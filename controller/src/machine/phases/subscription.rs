@@ -1,6 +1,6 @@
 //! machine-controller's finalizer for Red Hat subscriptions, which is removed at once.
 
-use machinist_shared::names::finalizer;
+use machinist_shared::api::names::finalizer;
 
 use super::{PhaseResult, View};
 

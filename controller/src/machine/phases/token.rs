@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
-use machinist_shared::names::condition;
+use machinist_shared::api::names::condition;
 
 use super::super::conditions::{Condition, Status};
 use super::super::observed::Open;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
 use machinist_infra::provider::Instance;
-use machinist_shared::names::annotation;
+use machinist_shared::api::names::annotation;
 
 use super::super::clock::{self, Wait};
 use super::super::conditions::Condition;

@@ -1,7 +1,7 @@
 //! How a deleting Machine's VM stands, and its deletion.
 
 use machinist_infra::provider::Instance;
-use machinist_shared::names::{annotation, finalizer};
+use machinist_shared::api::names::{annotation, finalizer};
 
 use super::super::conditions::Condition;
 use super::super::creations::Creation;

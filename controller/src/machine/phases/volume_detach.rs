@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use machinist_shared::names::{annotation, condition};
+use machinist_shared::api::names::{annotation, condition};
 
 use super::super::clock::{Deadlines, timeout};
 use super::super::conditions::{Condition, Status};

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Taint;
 use k8s_openapi::jiff::Timestamp;
-use machinist_shared::names::taint;
+use machinist_shared::api::names::taint;
 use serde_json::json;
 
 use super::super::clock::Deadlines;

@@ -3,7 +3,7 @@
 
 use k8s_openapi::api::core::v1::NodeCondition;
 use k8s_openapi::jiff::Timestamp;
-use machinist_shared::names::condition;
+use machinist_shared::api::names::condition;
 
 use super::super::reason::Reason;
 use super::progress::{Deletion, Evacuation, Progress, Reservation, VmLoss, WaitingFor};

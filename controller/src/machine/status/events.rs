@@ -1,7 +1,7 @@
 //! Events: what phases announce, and causes that a person should look at, when they are new.
 
 use k8s_openapi::api::core::v1::NodeCondition;
-use machinist_shared::names::condition;
+use machinist_shared::api::names::condition;
 
 use super::super::conditions::{Condition, Status, Urgency};
 use super::super::observed::{Infra, Observed};

@@ -2,7 +2,7 @@
 //! not wait for it goes on.
 
 use k8s_openapi::jiff::Timestamp;
-use machinist_shared::names::condition;
+use machinist_shared::api::names::condition;
 
 use super::super::clock;
 use super::super::conditions::{Condition, Status};

@@ -6,7 +6,7 @@ mod hold;
 mod patch;
 
 use k8s_openapi::jiff::Timestamp;
-use machinist_shared::names::condition;
+use machinist_shared::api::names::condition;
 
 use self::hold::{Held, hold};
 use self::patch::Written;

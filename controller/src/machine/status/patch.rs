@@ -5,7 +5,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{NodeAddress, ObjectReference};
 use k8s_openapi::jiff::Timestamp;
 use machinist_shared::api::VersionsStatus;
-use machinist_shared::names::condition;
+use machinist_shared::api::names::condition;
 use serde_json::{Map, Value, json};
 
 use super::super::clock;

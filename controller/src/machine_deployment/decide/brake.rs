@@ -4,7 +4,7 @@
 //! set before it is deleted ([`annotation::MACHINE_FAILED`]), and a set whose Machine was available once bears
 //! [`annotation::PROVEN`].
 
-use machinist_shared::names::annotation;
+use machinist_shared::api::names::annotation;
 
 use super::super::observed::{Set, Strategy};
 use super::draft::Draft;

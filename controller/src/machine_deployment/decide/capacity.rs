@@ -32,8 +32,8 @@ impl Deployment {
 
 #[cfg(test)]
 mod tests {
-    use machinist_shared::names::annotation;
-    use machinist_shared::names::autoscaler::{CAPACITY, MAX_SIZE, WRITTEN};
+    use machinist_shared::api::names::annotation;
+    use machinist_shared::api::names::autoscaler::{CAPACITY, MAX_SIZE, WRITTEN};
 
     use serde_json::{Value, json};
 
@@ -51,7 +51,7 @@ mod tests {
             "cloudProviderSpec": {"virtualMachine": {
                 "instancetype": {"name": instancetype}, "template": {"primaryDisk": {"size": "10Gi"}}}},
         });
-        deployment.hash = machinist_shared::template::hash(&template);
+        deployment.hash = machinist_shared::admission::template::hash(&template);
         deployment.template = Template::from(template);
         deployment.annotations.insert(MAX_SIZE.to_owned(), "5".to_owned());
         deployment

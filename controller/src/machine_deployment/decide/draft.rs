@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
-use machinist_shared::autoscaler::Changes;
-use machinist_shared::names::finalizer;
+use machinist_shared::admission::autoscaler::Changes;
+use machinist_shared::api::names::finalizer;
 use serde_json::{Map, Value, json};
 
 use super::super::conditions::{self, PROGRESSING, Reason, SELECTOR_OVERLAP};

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
-use machinist_shared::names::{annotation, finalizer, label};
-use machinist_shared::template;
+use machinist_shared::admission::template;
+use machinist_shared::api::names::{annotation, finalizer, label};
 use serde_json::{Value, json};
 
 use super::super::observed::{Deployment, Likeness, Machines, Observed, Set, Status, Strategy, Texts};

@@ -1,7 +1,7 @@
 //! The hash label that tells the Machines of one set from those of others, and which template is a set's.
 
-use machinist_shared::names::label;
-use machinist_shared::template;
+use machinist_shared::admission::template;
+use machinist_shared::api::names::label;
 use serde_json::{Map, Value, json};
 
 use super::super::observed::{Deployment, Likeness, Set};

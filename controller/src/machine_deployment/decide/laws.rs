@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use machinist_shared::names::annotation;
-use machinist_shared::template;
+use machinist_shared::admission::template;
+use machinist_shared::api::names::annotation;
 use proptest::prelude::*;
 use proptest::strategy::Strategy as Strategy2;
 use serde_json::Value;

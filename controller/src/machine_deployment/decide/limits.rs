@@ -1,7 +1,7 @@
 //! How many Machines a rollout may make too many, and how many may be missing.
 
+use machinist_shared::api::names::annotation;
 use machinist_shared::api::rollout;
-use machinist_shared::names::annotation;
 
 use super::super::observed::{Deployment, Texts};
 

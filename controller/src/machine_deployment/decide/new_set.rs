@@ -2,7 +2,7 @@
 
 use std::cmp::Reverse;
 
-use machinist_shared::template;
+use machinist_shared::admission::template;
 
 use super::super::conditions::Reason;
 use super::super::observed::{Deployment, Likeness, Machines, Set, Texts};
@@ -137,7 +137,7 @@ fn free_name(deployment: &Deployment, taken: impl Fn(&str) -> bool) -> (String, 
 
 #[cfg(test)]
 mod tests {
-    use machinist_shared::names::annotation;
+    use machinist_shared::api::names::annotation;
     use serde_json::{Value, json};
 
     use super::super::super::plan::Step;

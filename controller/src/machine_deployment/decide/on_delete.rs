@@ -1,6 +1,6 @@
 //! The strategy OnDelete: a Machine of an older template is replaced when a person deletes it, and not before.
 
-use machinist_shared::names::annotation;
+use machinist_shared::api::names::annotation;
 
 use super::super::observed::Strategy;
 use super::draft::Draft;

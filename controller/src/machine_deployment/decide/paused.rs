@@ -1,6 +1,6 @@
 //! A paused deployment: no set is made and none is rolled, but it is scaled, every set in proportion.
 
-use machinist_shared::names::annotation;
+use machinist_shared::api::names::annotation;
 
 use super::draft::Draft;
 use super::limits::Limits;

@@ -1,7 +1,7 @@
 //! Revisions: which template came when. Written as machine-controller writes them, and again under the names that the
 //! cluster-autoscaler looks for.
 
-use machinist_shared::names::{annotation, label};
+use machinist_shared::api::names::{annotation, label};
 
 use super::super::observed::{Set, Texts};
 use super::draft::Draft;

@@ -1,6 +1,6 @@
 //! Going back to an earlier revision, asked for by annotation: its template becomes the deployment's.
 
-use machinist_shared::names::{annotation, label};
+use machinist_shared::api::names::{annotation, label};
 use serde_json::{Value, json};
 
 use super::super::conditions::{self, ROLLED_BACK, Reason, Verdict};

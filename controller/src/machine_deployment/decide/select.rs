@@ -1,6 +1,6 @@
 //! Which sets belong to the deployment: those whose own labels match its selector and that nobody else controls.
 
-use machinist_shared::names::{annotation, label};
+use machinist_shared::api::names::{annotation, label};
 
 use super::super::observed::Set;
 use super::draft::Draft;
@@ -28,6 +28,6 @@ pub(super) fn decide(draft: &mut Draft<'_>) {
 fn let_go(set: &mut Set) {
     set.labels.remove(label::DEPLOYMENT_NAME);
     set.annotations.retain(|key, _| {
-        key != annotation::ROLLOUT_GUARD && !machinist_shared::autoscaler::is_of_a_node_group(key)
+        key != annotation::ROLLOUT_GUARD && !machinist_shared::admission::autoscaler::is_of_a_node_group(key)
     });
 }

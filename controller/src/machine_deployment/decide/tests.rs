@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use k8s_openapi::jiff::SignedDuration;
-use machinist_shared::names::{annotation, label};
+use machinist_shared::api::names::{annotation, label};
 use rstest::rstest;
 use serde_json::{Value, json};
 

@@ -5,7 +5,7 @@ use kube::Resource;
 use kube::api::PostParams;
 use kube::core::Request;
 use machinist_infra::kube::client::RemoteError;
-use machinist_shared::names::CONTROLLER;
+use machinist_shared::api::names::CONTROLLER;
 use serde_json::Value;
 use tokio::time::Instant;
 

@@ -3,9 +3,9 @@
 
 use std::sync::Arc;
 
+use machinist_shared::admission::template;
 use machinist_shared::api::MachineSpec;
-use machinist_shared::names::annotation;
-use machinist_shared::template;
+use machinist_shared::api::names::annotation;
 use serde_json::{Map, Value, json};
 
 use super::scale::AT_ONCE;

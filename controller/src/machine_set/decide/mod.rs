@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use machinist_infra::kube::clock::Skew;
-use machinist_shared::names::finalizer;
+use machinist_shared::api::names::finalizer;
 use serde_json::{Map, Value, json};
 
 use self::members::Members;

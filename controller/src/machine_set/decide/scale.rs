@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use machinist_shared::names::annotation;
+use machinist_shared::api::names::annotation;
 
 use super::{INVALID_CONFIGURATION, MACHINE_CHANGED_AT_ADMISSION, Trouble, until};
 use crate::cache::StoredMachine;

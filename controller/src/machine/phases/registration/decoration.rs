@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Taint;
-use machinist_shared::names::{annotation, label};
-use machinist_shared::startup_taints;
+use machinist_shared::admission::startup_taints;
+use machinist_shared::api::names::{annotation, label};
 use serde_json::{Map, Value, json};
 
 use super::super::super::contests::{Item, Waits};
