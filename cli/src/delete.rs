@@ -5,7 +5,7 @@ use kube::Client;
 use kube::api::{DeleteParams, Preconditions};
 use kube::core::ObjectMeta;
 use machinist_infra::kube::error::RemoteError;
-use machinist_infra::kubevirt::orphans::{Seen, Verdict, controller};
+use machinist_infra::kubevirt::orphans::{ObservedObject, Ownership, controller};
 use machinist_shared::api::names::label;
 
 use crate::flags::Target;
@@ -116,23 +116,23 @@ pub fn judge<'a>(
     let Some((kind, object)) = looked.chain.objects.first() else {
         return Err("it is not there".to_owned());
     };
-    let seen = Seen {
+    let seen = ObservedObject {
         kind: kind.name(),
         metadata: object,
     };
     let has_machine = |object: &ObjectMeta, machine: &str| living.has(object, machine);
-    match namespace.judge(seen, cluster_uid, &has_machine) {
-        Verdict::Orphan(_) => Ok((&looked.place, object)),
-        Verdict::HasMachine(uid) => Err(match living.name(uid) {
+    match namespace.classify(seen, cluster_uid, &has_machine) {
+        Ownership::Orphan(_) => Ok((&looked.place, object)),
+        Ownership::HasMachine(uid) => Err(match living.name(uid) {
             Some(name) => format!("it is no orphan: it is of Machine {name}; delete that"),
             None => "it is no orphan: a Machine has its VM on record, or is told to take it over".to_owned(),
         }),
-        Verdict::Stranger => Err(format!(
+        Ownership::Foreign => Err(format!(
             "it is no orphan of this cluster: neither it nor what controls it has the labels {}={cluster_uid} and {}",
             label::CLUSTER_UID,
             label::MACHINE_UID
         )),
-        Verdict::Unknown(owner) => Err(format!(
+        Ownership::Unknown(owner) => Err(format!(
             "{}/{} controls it, and nobody can tell whose that is",
             owner.kind, owner.name
         )),

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::fmt::Write as _;
 
 use k8s_openapi::jiff::Timestamp;
-use machinist_infra::kubevirt::orphans::{Namespace, Seen};
+use machinist_infra::kubevirt::orphans::{Namespace, ObservedObject};
 use machinist_shared::api::names::label;
 use serde::Serialize;
 
@@ -173,10 +173,10 @@ fn of(place: &Place) -> Where {
     }
 }
 
-fn orphan(place: &Where, namespace: &Namespace<'_>, seen: Seen<'_>, machine_uid: &str) -> Orphan {
+fn orphan(place: &Where, namespace: &Namespace<'_>, seen: ObservedObject<'_>, machine_uid: &str) -> Orphan {
     let metadata = seen.metadata;
     let text = |text: &Option<String>| text.clone().unwrap_or_default();
-    let named = |seen: Seen<'_>| format!("{}/{}", seen.kind, text(&seen.metadata.name));
+    let named = |seen: ObservedObject<'_>| format!("{}/{}", seen.kind, text(&seen.metadata.name));
     let top = namespace.top(seen);
     // A VM bears its Machine's name, and so says a label of KubeVirt's.
     let machine = if top.kind == Kind::VirtualMachine.name() {

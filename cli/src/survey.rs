@@ -5,7 +5,7 @@ use kube::api::ListParams;
 use kube::core::{DynamicObject, ObjectMeta};
 use kube::{Api, Client};
 use machinist_infra::kube::error::RemoteError;
-use machinist_infra::kubevirt::orphans::{Namespace, Seen};
+use machinist_infra::kubevirt::orphans::{Namespace, ObservedObject};
 use machinist_shared::api::names::label;
 
 use crate::kind::Kind;
@@ -24,7 +24,7 @@ pub struct Sight {
 impl Sight {
     /// To be judged.
     pub fn namespace(&self) -> Namespace<'_> {
-        let objects = self.objects.iter().map(|(kind, metadata)| Seen {
+        let objects = self.objects.iter().map(|(kind, metadata)| ObservedObject {
             kind: kind.name(),
             metadata,
         });

@@ -6,7 +6,7 @@ use tokio::sync::mpsc;
 
 use crate::cache::key::Key;
 use crate::kubevirt::pool::{InfraPool, PoolOptions};
-use crate::provider::lane::Lane;
+use crate::provider::concurrency_limit::ConcurrencyLimit;
 use crate::provider::{InfraEvent, InfraKey, Orphan, Provider};
 
 /// The providers that ship, by what `cloudProvider` calls them. A new one is a line here.
@@ -51,15 +51,17 @@ impl Providers {
         all.flat_map(|provider| provider.users(place)).collect()
     }
 
-    /// See [`Provider::lane`].
-    pub fn lane(&self, user: &Key) -> Option<Arc<Lane>> {
-        self.0.iter().find_map(|provider| provider.lane(user))
+    /// See [`Provider::concurrency_limit`].
+    pub fn concurrency_limit(&self, user: &Key) -> Option<Arc<ConcurrencyLimit>> {
+        self.0
+            .iter()
+            .find_map(|provider| provider.concurrency_limit(user))
     }
 
-    /// See [`Provider::sees_elsewhere`].
-    pub fn sees_elsewhere(&self, user: &Key, but: &InfraKey, uid: &str) -> bool {
+    /// See [`Provider::has_instance_elsewhere`].
+    pub fn has_instance_elsewhere(&self, user: &Key, but: &InfraKey, uid: &str) -> bool {
         let mut all = self.0.iter();
-        all.any(|provider| provider.sees_elsewhere(user, but, uid))
+        all.any(|provider| provider.has_instance_elsewhere(user, but, uid))
     }
 
     /// See [`Provider::orphans`].

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use machinist_infra::kube::kubeconfig::AddressPolicy;
-use machinist_infra::kubevirt::inquiry::Secrets;
+use machinist_infra::kubevirt::preflight::SecretDisclosure;
 use machinist_shared::admission::{
     AdmissionSettings, Author, Reference, Subject, judge_create, judge_deployment, judge_set, mutate_create,
     mutate_deployment, mutate_set, mutate_update, new_references, patch, validate_update,
@@ -132,7 +132,7 @@ impl Admission {
             let asked = Asked {
                 subject: &completed,
                 old,
-                secrets: Secrets::Untold,
+                secrets: SecretDisclosure::Untold,
                 must: false,
             };
             let topology = async {
@@ -235,7 +235,7 @@ impl Admission {
 
     /// Whether the author may read the kubeconfig: one that is in the spec for sure, one behind a reference if that was
     /// asked for just now.
-    fn secrets(&self, it: &Reviewed<'_>, references: &[Reference]) -> Secrets {
+    fn secrets(&self, it: &Reviewed<'_>, references: &[Reference]) -> SecretDisclosure {
         let may_read = match Kubeconfig::of(&it.new) {
             Some(Kubeconfig::Inline(_)) => true,
             Some(Kubeconfig::Elsewhere) => {
@@ -245,7 +245,11 @@ impl Admission {
             }
             Some(Kubeconfig::Absent) | None => false,
         };
-        if may_read { Secrets::Told } else { Secrets::Untold }
+        if may_read {
+            SecretDisclosure::Told
+        } else {
+            SecretDisclosure::Untold
+        }
     }
 
     async fn ask_for_name(&self, it: &Reviewed<'_>) -> Report {

@@ -10,7 +10,7 @@ use kube::{Api, Client};
 use machinist_infra::kube::client::ClientOptions;
 use machinist_infra::kube::error::RemoteError;
 use machinist_infra::kube::kubeconfig::{AddressPolicy, InfraKubeconfig};
-use machinist_infra::kubevirt::inquiry::{Inquiry, Question, Secrets};
+use machinist_infra::kubevirt::preflight::{Preflight, PreflightRequest, SecretDisclosure};
 use machinist_shared::admission::Subject;
 use machinist_shared::api::ValueAt;
 use machinist_shared::api::config_var::{KeyRef, LookupError, RefKind};
@@ -41,7 +41,7 @@ pub enum Unreachable {
 pub struct Infra {
     /// Of the user cluster, for what specs refer to.
     client: Client,
-    inquiry: Inquiry,
+    preflight: Preflight,
     env: Env,
     policy: AddressPolicy,
     unreachable: Unreachable,
@@ -62,7 +62,7 @@ pub(crate) struct Asked<'a> {
     /// What is stored now, if it is an update.
     pub(crate) old: Option<&'a Value>,
     /// Whether the author may read the kubeconfig.
-    pub(crate) secrets: Secrets,
+    pub(crate) secrets: SecretDisclosure,
     /// Whether the infra cluster must be asked, or the object lacks something that belongs to it.
     pub(crate) must: bool,
 }
@@ -118,7 +118,7 @@ impl Infra {
     ) -> Option<Self> {
         (unreachable != Unreachable::Off).then(|| Self {
             client,
-            inquiry: Inquiry::new(options),
+            preflight: Preflight::new(options),
             env,
             policy,
             unreachable,
@@ -167,7 +167,7 @@ impl Infra {
         // What is wrong with it will be told.
         let usable = timeout_at(deadline, self.usable(cloud, &path)).await.ok()?.ok()?;
         let class = &usable.spec.primary_disk.storage_class;
-        let found = self.inquiry.topology(&usable.kubeconfig, class, deadline).await;
+        let found = self.preflight.topology(&usable.kubeconfig, class, deadline).await;
         found.ok()
     }
 
@@ -184,7 +184,7 @@ impl Infra {
         let usable = timeout_at(deadline, self.usable(cloud, &path)).await.ok()?.ok()?;
         let namespace = &self.env.infra_namespace;
         let found = self
-            .inquiry
+            .preflight
             .instancetype(&usable.kubeconfig, namespace, wanted, deadline);
         found.await.ok()?
     }
@@ -244,7 +244,7 @@ impl Infra {
         let set = asked.object().pointer("/kind").and_then(Value::as_str) == Some("MachineSet");
         // Machines of a set bear its name, as far as the API server lets them.
         let name = if set { start_of(name, GENERATED) } else { name };
-        let question = Question {
+        let question = PreflightRequest {
             kubeconfig: &usable.kubeconfig,
             namespace: &self.env.infra_namespace,
             name,
@@ -259,7 +259,7 @@ impl Infra {
             },
             secrets: match usable.source {
                 // It is nobody's who writes specs.
-                KubeconfigSource::Environment => Secrets::Untold,
+                KubeconfigSource::Environment => SecretDisclosure::Untold,
                 _ => asked.secrets,
             },
             ignition: reads_ignition(asked.subject.config())
@@ -267,7 +267,7 @@ impl Infra {
             path: path.clone(),
             metadata: FieldPath::new(metadata),
         };
-        let answer = self.inquiry.ask(&question, deadline).await;
+        let answer = self.preflight.ask(&question, deadline).await;
         let server = usable.kubeconfig.server();
         (
             answer.report,

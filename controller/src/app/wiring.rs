@@ -130,8 +130,8 @@ fn pool_options(flags: &Flags, client: ClientOptions, settings: &Settings) -> Po
     };
     PoolOptions {
         client: ClientOptions { addresses, ..client },
-        lane: flags.worker_count.max(1),
-        look_every: settings.look_every,
+        concurrency_limit: flags.worker_count.max(1),
+        poll_interval: settings.look_every,
         facts_ttl: flags.infra_facts_ttl.0,
         cache_bytes: flags.infra_cache_mib.saturating_mul(1024 * 1024),
         cluster_uid: settings.cluster_uid.clone(),

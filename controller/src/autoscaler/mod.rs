@@ -12,7 +12,7 @@ use kube::Api;
 use kube::api::ListParams;
 use machinist_infra::kube::client::{ClientOptions, RemoteError};
 use machinist_infra::kube::kubeconfig::{AddressPolicy, InfraKubeconfig};
-use machinist_infra::kubevirt::inquiry::Inquiry;
+use machinist_infra::kubevirt::preflight::Preflight;
 use machinist_shared::api::config_var::{KeyRef, LookupError, RefKind};
 use machinist_shared::kubevirt::resolved;
 use serde_json::Value;
@@ -30,7 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// The node groups, and what is known of their instancetypes.
 pub struct NodeGroups {
     context: Arc<Context>,
-    inquiry: Inquiry,
+    preflight: Preflight,
     addresses: AddressPolicy,
     instancetypes: Instancetypes,
 }
@@ -41,7 +41,7 @@ impl NodeGroups {
         Arc::new(Self {
             context,
             addresses: options.addresses,
-            inquiry: Inquiry::new(options),
+            preflight: Preflight::new(options),
             instancetypes: Instancetypes::default(),
         })
     }
@@ -94,7 +94,7 @@ impl NodeGroups {
         let kubeconfig = InfraKubeconfig::parse(found.text.expose(), self.addresses);
         let kubeconfig = kubeconfig.map_err(|error| format!("auth.kubeconfig: {error}"))?;
         let deadline = Instant::now() + PATIENCE;
-        self.inquiry
+        self.preflight
             .instancetype(&kubeconfig, &env.infra_namespace, &wanted.matcher, deadline)
             .await
     }

@@ -9,7 +9,7 @@ use kube::api::{Patch, PostParams};
 use kube::{Api, ResourceExt};
 use machinist_infra::cache::store::Key;
 use machinist_infra::kube::client::RemoteError;
-use machinist_infra::provider::{Delivery, Labelling};
+use machinist_infra::provider::{AdoptParams, BootstrapData};
 use machinist_shared::api::names::{annotation, finalizer, label};
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -332,7 +332,7 @@ impl Run<'_> {
         let (Some(open), Some((name, user_data))) = (&self.hands.open, &self.user_data) else {
             return Ok(Progress::Wait);
         };
-        let delivery = Delivery {
+        let delivery = BootstrapData {
             name,
             instance: self.machine.name(),
             uid: vm_uid,
@@ -340,7 +340,7 @@ impl Run<'_> {
             cluster_uid: &self.context.settings.cluster_uid,
             data: user_data.bytes(),
         };
-        open.deliver(delivery).await?;
+        open.create_user_data(delivery).await?;
         Ok(Progress::Next)
     }
 
@@ -348,7 +348,7 @@ impl Run<'_> {
         let Some(open) = &self.hands.open else {
             return Ok(Progress::Wait);
         };
-        open.take_back(name).await?;
+        open.delete_user_data(name).await?;
         Ok(Progress::Next)
     }
 
@@ -356,7 +356,7 @@ impl Run<'_> {
         let Some(open) = &self.hands.open else {
             return Ok(Progress::Wait);
         };
-        let labelling = Labelling {
+        let labelling = AdoptParams {
             uid,
             resource_version,
             labels: &[
@@ -504,7 +504,7 @@ impl Run<'_> {
         {
             return Ok(Progress::Wait);
         }
-        if !open.must_leave(self.machine.name(), uid, host).await? {
+        if !open.confirm_eviction(self.machine.name(), uid, host).await? {
             return Ok(Progress::Wait);
         }
         let api = self.machines();

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use machinist_infra::cache::store::Key;
-use machinist_infra::provider::{InfraKey, Place};
+use machinist_infra::provider::{InfraClient, InfraKey};
 use machinist_infra::providers::Providers;
 use parking_lot::Mutex;
 
@@ -176,7 +176,7 @@ pub struct Question<'a> {
     /// All infra clusters.
     pub pool: &'a Providers,
     /// The infra cluster, seen by the Machine's credential.
-    pub open: &'a dyn Place,
+    pub open: &'a dyn InfraClient,
     /// The same, as records have it.
     pub infrastructure: &'a Infrastructure,
     /// The Machine.
@@ -235,7 +235,7 @@ impl Brakes {
     }
 }
 
-fn is_there(open: &dyn Place, name: &str, uid: &str) -> bool {
+fn is_there(open: &dyn InfraClient, name: &str, uid: &str) -> bool {
     open.uid_of(name).as_deref() == Some(uid)
 }
 
@@ -249,7 +249,9 @@ fn census(question: Question<'_>) -> Census {
             continue;
         };
         let Some(uid) = &record.vm_uid else { continue };
-        if !record.infrastructure.is_same(question.infrastructure) || !question.open.knows(machine.name()) {
+        if !record.infrastructure.is_same(question.infrastructure)
+            || !question.open.is_absence_conclusive(machine.name())
+        {
             continue;
         }
         census.recorded += 1;
@@ -257,7 +259,7 @@ fn census(question: Question<'_>) -> Census {
         let is_missing = !is_there(question.open, machine.name(), uid)
             && !machine.accepts(question.infrastructure)
             // One address of a cluster may be behind another, and see less.
-            && !question.pool.sees_elsewhere(&user, question.open.key(), uid);
+            && !question.pool.has_instance_elsewhere(&user, question.open.key(), uid);
         if is_missing {
             census.missing.insert(uid.clone(), user);
         }

@@ -56,10 +56,10 @@ pub async fn is_as_observed(
     if open.unwatched.is_some() {
         return Ok(true);
     }
-    let is_unseen = open.vm.is_none() && !place.saw_end(name);
+    let is_unseen = open.vm.is_none() && !place.saw_deletion(name);
     let is_replaced = open.vm.is_some() && plan.steps.contains(&Step::DeleteMachine);
     if is_unseen || is_replaced {
-        return place.is_as_seen(name).await;
+        return place.verify_cached(name).await;
     }
     Ok(true)
 }

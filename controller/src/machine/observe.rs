@@ -13,7 +13,7 @@ use std::time::Duration;
 use k8s_openapi::jiff::Timestamp;
 use machinist_infra::cache::store::Key;
 use machinist_infra::kubevirt::facts::FactError;
-use machinist_infra::provider::{Place, Watched};
+use machinist_infra::provider::{InfraClient, WatchStatus};
 use machinist_shared::api::MachineSpec;
 use machinist_shared::api::names::label;
 use machinist_shared::kubevirt::resolved::{self, Kubeconfig};
@@ -40,7 +40,7 @@ use crate::runtime::recreation::Recreation;
 #[derive(Debug, Default)]
 pub struct Hands {
     /// The infra cluster, through the Machine's own credential.
-    pub open: Option<Arc<dyn Place>>,
+    pub open: Option<Arc<dyn InfraClient>>,
     /// The Machine's bootstrap token.
     pub token: Option<TokenView>,
     /// Others that are bound to it.
@@ -249,7 +249,7 @@ fn access(
     sources: &Sources<'_>,
     machine: &StoredMachine,
     kubeconfig: Result<Kubeconfig, Infra>,
-) -> Result<Arc<dyn Place>, (Infra, Option<Duration>)> {
+) -> Result<Arc<dyn InfraClient>, (Infra, Option<Duration>)> {
     let context = sources.context;
     let namespace = machine
         .record
@@ -261,11 +261,11 @@ fn access(
             return Err((Infra::NoCredential(unknown), false));
         };
         match provider.watch(sources.key, &kubeconfig.text, namespace) {
-            Watched::Open(place) => Ok(place),
-            Watched::Opening => Err((Infra::Connecting, false)),
-            Watched::Failed { why, refused: true } => Err((Infra::Refused(why), true)),
-            Watched::Failed { why, refused: false } => Err((Infra::Unreachable(why), false)),
-            Watched::Unusable(why) => Err((Infra::NoCredential(why), true)),
+            WatchStatus::Open(place) => Ok(place),
+            WatchStatus::Opening => Err((Infra::Connecting, false)),
+            WatchStatus::Failed { why, refused: true } => Err((Infra::Refused(why), true)),
+            WatchStatus::Failed { why, refused: false } => Err((Infra::Unreachable(why), false)),
+            WatchStatus::Unusable(why) => Err((Infra::NoCredential(why), true)),
         }
     };
     let (own, refused) = match kubeconfig {
@@ -305,7 +305,7 @@ fn access(
 async fn look(
     (context, memory): (&Context, &Memory),
     machine: &StoredMachine,
-    open: &dyn Place,
+    open: &dyn InfraClient,
     hands: &mut Hands,
     now: Timestamp,
 ) -> Result<Open, Infra> {
@@ -400,7 +400,7 @@ fn asked(context: &Context, memory: &Memory, machine: &StoredMachine) -> Vec<Ask
     asked.collect()
 }
 
-async fn facts(open: &dyn Place, hands: &mut Hands) -> Facts {
+async fn facts(open: &dyn InfraClient, hands: &mut Hands) -> Facts {
     let Some(spec) = &hands.spec else {
         return Facts::NotNeeded;
     };

@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use machinist_infra::cache::store::Key;
 use machinist_infra::provider::InfraEvent;
-use machinist_infra::provider::lane::{Lane, Turn};
+use machinist_infra::provider::concurrency_limit::{ConcurrencyLimit, Permit};
 use tokio::time::Instant;
 
 use super::act::{StepError, act};
@@ -35,7 +35,7 @@ pub struct MachineReconciler {
     context: Arc<Context>,
     memory: Memory,
     /// The concurrency limit of Machines whose infra cluster is not known.
-    default_lane: Arc<Lane>,
+    default_lane: Arc<ConcurrencyLimit>,
 }
 
 /// What is known of one Machine.
@@ -98,19 +98,20 @@ impl Reconciler for MachineReconciler {
     }
 
     /// An infra cluster that is slow or gone holds back its own Machines only.
-    async fn turn(&self, key: &Key) -> Option<Turn> {
+    async fn turn(&self, key: &Key) -> Option<Permit> {
         let context = &self.context;
         let machine = context.stores.machines.get(key);
-        let lane = context.infra.lane(key).unwrap_or_else(|| {
+        let concurrency_limit = context.infra.concurrency_limit(key).unwrap_or_else(|| {
             if let Some(machine) = &machine {
                 place(context, key, machine);
             }
             let default = || Arc::clone(&self.default_lane);
-            context.infra.lane(key).unwrap_or_else(default)
+            context.infra.concurrency_limit(key).unwrap_or_else(default)
         });
         let pool = machine.map(|machine| Pool::of(&machine).set);
         Some(
-            lane.turn(&key.namespace, pool.as_deref().unwrap_or_default())
+            concurrency_limit
+                .acquire(&key.namespace, pool.as_deref().unwrap_or_default())
                 .await,
         )
     }
@@ -239,7 +240,7 @@ impl MachineReconciler {
         Self {
             context,
             memory,
-            default_lane: Lane::new(worker_count),
+            default_lane: ConcurrencyLimit::new(worker_count),
         }
     }
 
@@ -425,7 +426,7 @@ impl MachineReconciler {
         if failed.error.code() == Some(401)
             && let Some(open) = &snapshot.hands.open
         {
-            open.doubt();
+            open.recheck_credential();
         }
         let cause = (failed.concerns, failed.cause);
         let failures = &self.memory.failures;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use machinist_infra::cache::store::Key;
 use machinist_infra::provider::InfraKey;
-use machinist_infra::provider::limit::Limit;
+use machinist_infra::provider::adaptive_limit::AdaptiveLimit;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -62,7 +62,7 @@ struct Cluster {
     /// Those whose VMs are being made.
     creating: HashSet<Key>,
     /// How many may be.
-    creations: Limit,
+    creations: AdaptiveLimit,
     /// With until when they count.
     starting: HashMap<Key, (Pool, Instant)>,
     /// Those that have had their time.
@@ -305,7 +305,7 @@ impl Cluster {
     fn new(creations: usize) -> Self {
         Self {
             creating: HashSet::new(),
-            creations: Limit::new(FEWEST_CREATIONS, creations),
+            creations: AdaptiveLimit::new(FEWEST_CREATIONS, creations),
             starting: HashMap::new(),
             over: HashSet::new(),
             pools: HashMap::new(),

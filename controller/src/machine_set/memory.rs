@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use machinist_infra::cache::store::Key;
-use machinist_infra::provider::lane::Lane;
-use machinist_infra::provider::limit::Limit;
+use machinist_infra::provider::adaptive_limit::AdaptiveLimit;
+use machinist_infra::provider::concurrency_limit::ConcurrencyLimit;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -43,7 +43,7 @@ pub struct Memories {
     /// Writes of Machines that may be in flight.
     pub in_flight: Semaphore,
     /// Creations of Machines among them: as many as the API server answers without making others wait, each set in turn.
-    pub creations: Arc<Lane>,
+    pub creations: Arc<ConcurrencyLimit>,
 }
 
 impl Default for Memories {
@@ -53,7 +53,7 @@ impl Default for Memories {
             jitter: Jitter::default(),
             recreations: Recreations::default(),
             in_flight: Semaphore::new(IN_FLIGHT),
-            creations: Lane::adaptive(Limit::new(FEWEST_CREATIONS, IN_FLIGHT)),
+            creations: ConcurrencyLimit::adaptive(AdaptiveLimit::new(FEWEST_CREATIONS, IN_FLIGHT)),
         }
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use machinist_infra::cache::store::Key;
-use machinist_infra::provider::lane::Turn;
+use machinist_infra::provider::concurrency_limit::Permit;
 use parking_lot::Mutex;
 
 use crate::context::Context;
@@ -83,7 +83,7 @@ pub trait Reconciler: Send + Sync + 'static {
     fn begin(&self) -> impl Future<Output = ()> + Send;
 
     /// Waits for the concurrency limit of whatever this key has to do with.
-    fn turn(&self, _: &Key) -> impl Future<Output = Option<Turn>> + Send {
+    fn turn(&self, _: &Key) -> impl Future<Output = Option<Permit>> + Send {
         std::future::ready(None)
     }
 

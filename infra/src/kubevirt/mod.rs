@@ -2,10 +2,10 @@
 //! stores.
 
 pub mod facts;
-pub mod inquiry;
 pub mod objects;
 pub mod orphans;
 pub mod pool;
+pub mod preflight;
 mod user_data;
 
 use std::fmt::Debug;
@@ -28,10 +28,10 @@ use crate::cache::store::{Key, Store};
 use crate::kube::error::RemoteError;
 use crate::kubevirt::objects::{Cached, DataVolume, Vm, Vmi};
 use crate::kubevirt::pool::{Access, InfraPool, Kind, OpenInfra, read_one};
-use crate::provider::lane::Lane;
+use crate::provider::concurrency_limit::ConcurrencyLimit;
 use crate::provider::{
-    Blind, Delivery, Disk, Eviction, FactError, Guest, InfraKey, Instance, Labelling, NamedAt, NotWatched,
-    Orphan, Place, Provider, Sight, State, Unwatched, Watched,
+    AddressOwner, AdoptParams, BootstrapData, Disk, Eviction, FactError, Guest, InfraClient, InfraKey,
+    Instance, InstanceView, NotWatched, Orphan, Provider, State, Unavailable, Unwatched, WatchStatus,
 };
 
 impl Provider for InfraPool {
@@ -43,16 +43,16 @@ impl Provider for InfraPool {
         "kubevirt"
     }
 
-    fn watch(&self, user: &Key, credential: &Secret, namespace: &str) -> Watched {
+    fn watch(&self, user: &Key, credential: &Secret, namespace: &str) -> WatchStatus {
         let read = self.read(credential.expose());
         let kubeconfig = match read.as_ref() {
             Ok(kubeconfig) => kubeconfig,
-            Err(error) => return Watched::Unusable(format!("auth.kubeconfig: {error}")),
+            Err(error) => return WatchStatus::Unusable(format!("auth.kubeconfig: {error}")),
         };
         match self.access(user, kubeconfig, namespace) {
-            Access::Open(open) => Watched::Open(Arc::new(open)),
-            Access::Opening => Watched::Opening,
-            Access::Failed(error) => Watched::Failed {
+            Access::Open(open) => WatchStatus::Open(Arc::new(open)),
+            Access::Opening => WatchStatus::Opening,
+            Access::Failed(error) => WatchStatus::Failed {
                 why: format!("{}: {error}", kubeconfig.server()),
                 refused: error.is_refusal(),
             },
@@ -71,12 +71,12 @@ impl Provider for InfraPool {
         Self::users(self, place)
     }
 
-    fn lane(&self, user: &Key) -> Option<Arc<Lane>> {
-        Self::lane(self, user)
+    fn concurrency_limit(&self, user: &Key) -> Option<Arc<ConcurrencyLimit>> {
+        Self::concurrency_limit(self, user)
     }
 
-    fn sees_elsewhere(&self, user: &Key, but: &InfraKey, uid: &str) -> bool {
-        Self::sees_elsewhere(self, user, but, uid)
+    fn has_instance_elsewhere(&self, user: &Key, but: &InfraKey, uid: &str) -> bool {
+        Self::has_instance_elsewhere(self, user, but, uid)
     }
 
     fn count(&self) -> (usize, usize) {
@@ -84,7 +84,7 @@ impl Provider for InfraPool {
     }
 }
 
-impl Place for OpenInfra {
+impl InfraClient for OpenInfra {
     fn key(&self) -> &InfraKey {
         Self::key(self)
     }
@@ -93,7 +93,11 @@ impl Place for OpenInfra {
         Self::namespace_uid(self)
     }
 
-    fn get<'a>(&'a self, name: &'a str, disks: &'a [String]) -> BoxFuture<'a, Result<Sight, Blind>> {
+    fn get<'a>(
+        &'a self,
+        name: &'a str,
+        disks: &'a [String],
+    ) -> BoxFuture<'a, Result<InstanceView, Unavailable>> {
         Box::pin(get(self, name, disks))
     }
 
@@ -102,10 +106,10 @@ impl Place for OpenInfra {
         vm.metadata.uid.clone()
     }
 
-    fn named_at(&self, address: &str) -> Vec<NamedAt> {
+    fn instances_at_address(&self, address: &str) -> Vec<AddressOwner> {
         let vmis = self.vmis().by_index(address).into_iter();
         vmis.filter_map(|vmi| {
-            Some(NamedAt {
+            Some(AddressOwner {
                 name: vmi.metadata.name.clone()?,
                 proven: vmi.proven_addresses().iter().any(|own| own == address),
             })
@@ -113,8 +117,8 @@ impl Place for OpenInfra {
         .collect()
     }
 
-    fn knows(&self, name: &str) -> bool {
-        Self::knows(self, name)
+    fn is_absence_conclusive(&self, name: &str) -> bool {
+        Self::is_absence_conclusive(self, name)
     }
 
     fn is_watched(&self) -> bool {
@@ -137,23 +141,26 @@ impl Place for OpenInfra {
         Box::pin(find_vm(self, name))
     }
 
-    fn saw_end(&self, name: &str) -> bool {
+    fn saw_deletion(&self, name: &str) -> bool {
         self.vms().saw_deletion(&Key::new(&self.key().namespace, name))
     }
 
-    fn is_as_seen<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<bool, RemoteError>> {
-        Box::pin(is_as_seen(self, name))
+    fn verify_cached<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<bool, RemoteError>> {
+        Box::pin(verify_cached(self, name))
     }
 
-    fn deliver<'a>(&'a self, user_data: Delivery<'a>) -> BoxFuture<'a, Result<(), RemoteError>> {
-        Box::pin(deliver(self, user_data))
+    fn create_user_data<'a>(
+        &'a self,
+        user_data: BootstrapData<'a>,
+    ) -> BoxFuture<'a, Result<(), RemoteError>> {
+        Box::pin(create_user_data(self, user_data))
     }
 
-    fn take_back<'a>(&'a self, user_data: &'a str) -> BoxFuture<'a, Result<(), RemoteError>> {
-        Box::pin(take_back(self, user_data))
+    fn delete_user_data<'a>(&'a self, user_data: &'a str) -> BoxFuture<'a, Result<(), RemoteError>> {
+        Box::pin(delete_user_data(self, user_data))
     }
 
-    fn label<'a>(&'a self, name: &'a str, label: Labelling<'a>) -> BoxFuture<'a, Result<(), RemoteError>> {
+    fn label<'a>(&'a self, name: &'a str, label: AdoptParams<'a>) -> BoxFuture<'a, Result<(), RemoteError>> {
         Box::pin(put_labels(self, name, label))
     }
 
@@ -161,29 +168,29 @@ impl Place for OpenInfra {
         Box::pin(delete(self, name, uid))
     }
 
-    fn must_leave<'a>(
+    fn confirm_eviction<'a>(
         &'a self,
         name: &'a str,
         uid: &'a str,
         host: &'a str,
     ) -> BoxFuture<'a, Result<bool, RemoteError>> {
-        Box::pin(must_leave(self, name, uid, host))
+        Box::pin(confirm_eviction(self, name, uid, host))
     }
 
-    fn doubt(&self) {
-        Self::doubt(self);
+    fn recheck_credential(&self) {
+        Self::recheck_credential(self);
     }
 }
 
-async fn get(open: &OpenInfra, name: &str, disks: &[String]) -> Result<Sight, Blind> {
+async fn get(open: &OpenInfra, name: &str, disks: &[String]) -> Result<InstanceView, Unavailable> {
     let (unwatched, again) = unwatched(open, name, disks).await?;
     let at = |name: &str| Key::new(&open.key().namespace, name);
-    complete(open, name, disks).await.map_err(|error| Blind {
+    complete(open, name, disks).await.map_err(|error| Unavailable {
         why: format!("{}: {error}", open.key().server),
         again: UNREAD,
     })?;
     if open.is_unreadable(name) {
-        return Err(Blind {
+        return Err(Unavailable {
             why: format!(
                 "{}: the VirtualMachine {name} cannot be read; the log says why",
                 open.key().server
@@ -202,7 +209,7 @@ async fn get(open: &OpenInfra, name: &str, disks: &[String]) -> Result<Sight, Bl
     });
     let vmi = open.vmis().get(&at(name));
     let vm = open.vms().get(&at(name));
-    Ok(Sight {
+    Ok(InstanceView {
         guest: vmi.as_ref().map(|vmi| Guest {
             started: vmi.status.has_run(),
             addresses: vmi.status.addresses(),
@@ -283,7 +290,7 @@ fn eviction(vmi: &Vmi) -> Eviction {
     }
 }
 
-async fn must_leave(open: &OpenInfra, name: &str, uid: &str, host: &str) -> Result<bool, RemoteError> {
+async fn confirm_eviction(open: &OpenInfra, name: &str, uid: &str, host: &str) -> Result<bool, RemoteError> {
     let wanted = Eviction::Wanted {
         uid: uid.to_owned(),
         host: host.to_owned(),
@@ -341,7 +348,7 @@ async fn find_vm(open: &OpenInfra, name: &str) -> Result<(), RemoteError> {
     Ok(())
 }
 
-async fn is_as_seen(open: &OpenInfra, name: &str) -> Result<bool, RemoteError> {
+async fn verify_cached(open: &OpenInfra, name: &str) -> Result<bool, RemoteError> {
     let vm = reread_version(open, Kind::Vm, open.vms(), name).await?;
     let vmi = reread_version(open, Kind::Vmi, open.vmis(), name).await?;
     Ok(vm && vmi)
@@ -369,7 +376,7 @@ where
     Ok(is_same)
 }
 
-async fn deliver(open: &OpenInfra, user_data: Delivery<'_>) -> Result<(), RemoteError> {
+async fn create_user_data(open: &OpenInfra, user_data: BootstrapData<'_>) -> Result<(), RemoteError> {
     let api = Api::namespaced(open.client().clone(), &open.key().namespace);
     let secret = user_data::secret(user_data);
     match api.create(&PostParams::default(), &secret).await {
@@ -380,7 +387,7 @@ async fn deliver(open: &OpenInfra, user_data: Delivery<'_>) -> Result<(), Remote
 }
 
 /// Garbage collection would take it, too, and nobody could tell when.
-async fn take_back(open: &OpenInfra, user_data: &str) -> Result<(), RemoteError> {
+async fn delete_user_data(open: &OpenInfra, user_data: &str) -> Result<(), RemoteError> {
     let api: Api<k8s_openapi::api::core::v1::Secret> =
         Api::namespaced(open.client().clone(), &open.key().namespace);
     // As above, the name can only be our own.
@@ -399,7 +406,7 @@ async fn take_back(open: &OpenInfra, user_data: &str) -> Result<(), RemoteError>
     }
 }
 
-async fn put_labels(open: &OpenInfra, name: &str, label: Labelling<'_>) -> Result<(), RemoteError> {
+async fn put_labels(open: &OpenInfra, name: &str, label: AdoptParams<'_>) -> Result<(), RemoteError> {
     let labels: Value = label
         .labels
         .iter()
@@ -450,11 +457,11 @@ async fn unwatched(
     open: &OpenInfra,
     name: &str,
     disks: &[String],
-) -> Result<(Option<Unwatched>, Option<Duration>), Blind> {
+) -> Result<(Option<Unwatched>, Option<Duration>), Unavailable> {
     if open.missing().is_empty() {
         return Ok((None, None));
     }
-    let (seen, again) = open.look(name, disks).await;
+    let (seen, again) = open.poll(name, disks).await;
     match seen {
         Ok(seen) => {
             let unwatched = Unwatched {
@@ -477,7 +484,7 @@ async fn unwatched(
             } else {
                 format!("{server}: it has too many objects to be watched, and cannot be looked at: {error}")
             };
-            Err(Blind { why, again })
+            Err(Unavailable { why, again })
         }
     }
 }

@@ -1,5 +1,5 @@
 //! What bears a cluster's label and that of a Machine that is gone: which objects are left behind, and why others are not.
-//! The metric and the report judge by the same rule.
+//! The metric and the report classify by the same rule.
 //!
 //! Disks bear no label: they share the fate of the VM that controls them, and so does everything that a VM which is there
 //! controls, whatever its own labels say.
@@ -12,7 +12,7 @@ use machinist_shared::api::names::label;
 
 /// An object of an infra cluster.
 #[derive(Debug, Clone, Copy)]
-pub struct Seen<'a> {
+pub struct ObservedObject<'a> {
     /// Its kind.
     pub kind: &'static str,
     /// Its metadata.
@@ -21,13 +21,13 @@ pub struct Seen<'a> {
 
 /// Whether something has been left behind.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Verdict<'a> {
+pub enum Ownership<'a> {
     /// It has; of the Machine of that UID.
     Orphan(&'a str),
     /// The Machine of that UID, or one that has taken the VM over, is there.
     HasMachine(&'a str),
     /// It does not bear this cluster's label, or that of no Machine.
-    Stranger,
+    Foreign,
     /// Somebody else's object, which nobody looked at, controls it.
     Unknown(&'a OwnerReference),
 }
@@ -43,8 +43,8 @@ pub fn of_node<'a>(node: &'a ObjectMeta, has_machine: &dyn Fn(&str) -> bool) -> 
 /// Objects of one namespace.
 #[derive(Debug)]
 pub struct Namespace<'a> {
-    objects: Vec<Seen<'a>>,
-    by_uid: HashMap<&'a str, Seen<'a>>,
+    objects: Vec<ObservedObject<'a>>,
+    by_uid: HashMap<&'a str, ObservedObject<'a>>,
     complete: &'a [&'static str],
 }
 
@@ -53,7 +53,7 @@ const LONGEST_CHAIN: usize = 4;
 
 impl<'a> Namespace<'a> {
     /// What was seen there. Of the kinds `complete`, what was not seen is not there.
-    pub fn new(objects: Vec<Seen<'a>>, complete: &'a [&'static str]) -> Self {
+    pub fn new(objects: Vec<ObservedObject<'a>>, complete: &'a [&'static str]) -> Self {
         let by_uid = objects
             .iter()
             .filter_map(|seen| Some((seen.metadata.uid.as_deref()?, *seen)))
@@ -71,52 +71,52 @@ impl<'a> Namespace<'a> {
         &self,
         cluster_uid: &str,
         has_machine: &dyn Fn(&ObjectMeta, &str) -> bool,
-    ) -> Vec<(Seen<'a>, &'a str)> {
+    ) -> Vec<(ObservedObject<'a>, &'a str)> {
         let judged =
             self.objects
                 .iter()
-                .filter_map(|seen| match self.judge(*seen, cluster_uid, has_machine) {
-                    Verdict::Orphan(machine) => Some((*seen, machine)),
+                .filter_map(|seen| match self.classify(*seen, cluster_uid, has_machine) {
+                    Ownership::Orphan(machine) => Some((*seen, machine)),
                     _ => None,
                 });
         judged.collect()
     }
 
     /// Whether one of them is an orphan.
-    pub fn judge(
+    pub fn classify(
         &self,
-        seen: Seen<'a>,
+        seen: ObservedObject<'a>,
         cluster_uid: &str,
         has_machine: &dyn Fn(&ObjectMeta, &str) -> bool,
-    ) -> Verdict<'a> {
+    ) -> Ownership<'a> {
         let top = self.top(seen);
         if let Some(owner) = controller(top.metadata)
             && (self.owner(top).is_some() || !self.complete.contains(&owner.kind.as_str()))
         {
-            return Verdict::Unknown(owner);
+            return Ownership::Unknown(owner);
         }
         let labels = top.metadata.labels.as_ref();
         let label = |key: &str| labels.and_then(|labels| labels.get(key)).map(String::as_str);
         match label(label::MACHINE_UID) {
             Some(machine) if label(label::CLUSTER_UID) == Some(cluster_uid) => {
                 if has_machine(top.metadata, machine) {
-                    Verdict::HasMachine(machine)
+                    Ownership::HasMachine(machine)
                 } else {
-                    Verdict::Orphan(machine)
+                    Ownership::Orphan(machine)
                 }
             }
-            _ => Verdict::Stranger,
+            _ => Ownership::Foreign,
         }
     }
 
     /// What controls an object, and is there.
-    pub fn owner(&self, seen: Seen<'a>) -> Option<Seen<'a>> {
+    pub fn owner(&self, seen: ObservedObject<'a>) -> Option<ObservedObject<'a>> {
         let owner = controller(seen.metadata)?;
         self.by_uid.get(owner.uid.as_str()).copied()
     }
 
     /// What is above everything that controls an object; itself, if nothing is.
-    pub fn top(&self, seen: Seen<'a>) -> Seen<'a> {
+    pub fn top(&self, seen: ObservedObject<'a>) -> ObservedObject<'a> {
         let chain = std::iter::successors(Some(seen), |seen| self.owner(*seen));
         chain.take(LONGEST_CHAIN).last().unwrap_or(seen)
     }
@@ -161,15 +161,15 @@ mod tests {
     }
 
     #[rstest]
-    #[case::of_a_machine_that_is_gone(of("gone"), Verdict::Orphan("gone"))]
-    #[case::of_a_machine_that_lives(of("alive"), Verdict::HasMachine("alive"))]
-    #[case::of_another_cluster(json!({label::CLUSTER_UID: "d", label::MACHINE_UID: "gone"}), Verdict::Stranger)]
-    #[case::without_a_cluster(json!({label::MACHINE_UID: "gone"}), Verdict::Stranger)]
-    #[case::without_a_machine(json!({label::CLUSTER_UID: "c"}), Verdict::Stranger)]
-    #[case::without_labels(json!(null), Verdict::Stranger)]
+    #[case::of_a_machine_that_is_gone(of("gone"), Ownership::Orphan("gone"))]
+    #[case::of_a_machine_that_lives(of("alive"), Ownership::HasMachine("alive"))]
+    #[case::of_another_cluster(json!({label::CLUSTER_UID: "d", label::MACHINE_UID: "gone"}), Ownership::Foreign)]
+    #[case::without_a_cluster(json!({label::MACHINE_UID: "gone"}), Ownership::Foreign)]
+    #[case::without_a_machine(json!({label::CLUSTER_UID: "c"}), Ownership::Foreign)]
+    #[case::without_labels(json!(null), Ownership::Foreign)]
     fn a_vm_is_judged_by_its_labels_and_what_it_controls_as_it(
         #[case] labels: Value,
-        #[case] expected: Verdict<'_>,
+        #[case] expected: Ownership<'_>,
     ) {
         let vm = metadata(json!({"name": "web-1", "namespace": "vms", "uid": "vm", "labels": labels}));
         let volume = owned_by("dv", "VirtualMachine", "vm", json!(null));
@@ -185,17 +185,17 @@ mod tests {
                 "Secret",
                 "Secret",
             ])
-            .map(|(metadata, kind)| Seen { kind, metadata })
+            .map(|(metadata, kind)| ObservedObject { kind, metadata })
             .collect();
         let namespace = Namespace::new(all.clone(), &KINDS);
         for seen in all {
-            assert_eq!(namespace.judge(seen, "c", &lives), expected, "{seen:?}");
+            assert_eq!(namespace.classify(seen, "c", &lives), expected, "{seen:?}");
             assert_eq!(namespace.top(seen).metadata.name.as_deref(), Some("web-1"));
         }
         let orphans = namespace.orphans("c", &lives).len();
         assert_eq!(
             orphans,
-            if matches!(expected, Verdict::Orphan(_)) {
+            if matches!(expected, Ownership::Orphan(_)) {
                 5
             } else {
                 0
@@ -216,15 +216,15 @@ mod tests {
         #[case] orphaned: bool,
     ) {
         let secret = owned_by("secret", kind, "lost", labels);
-        let seen = Seen {
+        let seen = ObservedObject {
             kind: "Secret",
             metadata: &secret,
         };
         let complete = complete.to_vec();
         let namespace = Namespace::new(vec![seen], &complete);
-        let verdict = namespace.judge(seen, "c", &lives);
+        let verdict = namespace.classify(seen, "c", &lives);
         assert_eq!(
-            matches!(verdict, Verdict::Orphan("gone")),
+            matches!(verdict, Ownership::Orphan("gone")),
             orphaned,
             "{verdict:?}"
         );
@@ -235,11 +235,11 @@ mod tests {
         let vm = metadata(json!({"name": "web-1", "uid": "vm", "labels": of("gone")}));
         let volume = owned_by("dv", "VirtualMachine", "vm", json!(null));
         let (vm, volume) = (
-            Seen {
+            ObservedObject {
                 kind: "VirtualMachine",
                 metadata: &vm,
             },
-            Seen {
+            ObservedObject {
                 kind: "DataVolume",
                 metadata: &volume,
             },
@@ -247,7 +247,10 @@ mod tests {
         let namespace = Namespace::new(vec![vm, volume], &KINDS);
         let taken = |metadata: &ObjectMeta, _: &str| metadata.uid.as_deref() == Some("vm");
         for seen in [vm, volume] {
-            assert_eq!(namespace.judge(seen, "c", &taken), Verdict::HasMachine("gone"));
+            assert_eq!(
+                namespace.classify(seen, "c", &taken),
+                Ownership::HasMachine("gone")
+            );
         }
     }
 
@@ -268,19 +271,19 @@ mod tests {
             owned_by("b", "PersistentVolumeClaim", "a", json!(null)),
         );
         let (a, b) = (
-            Seen {
+            ObservedObject {
                 kind: "PersistentVolumeClaim",
                 metadata: &a,
             },
-            Seen {
+            ObservedObject {
                 kind: "DataVolume",
                 metadata: &b,
             },
         );
         let namespace = Namespace::new(vec![a, b], &KINDS);
         for seen in [a, b] {
-            let verdict = namespace.judge(seen, "c", &lives);
-            assert!(matches!(verdict, Verdict::Unknown(_)), "{verdict:?}");
+            let verdict = namespace.classify(seen, "c", &lives);
+            assert!(matches!(verdict, Ownership::Unknown(_)), "{verdict:?}");
         }
     }
 }

@@ -8,10 +8,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::core::ObjectMeta;
 use machinist_shared::api::names::label;
 
-use crate::provider::Delivery;
+use crate::provider::BootstrapData;
 
 /// The Secret. It goes with its VM, by the API server's garbage collection.
-pub(crate) fn secret(from: Delivery<'_>) -> Secret {
+pub(crate) fn secret(from: BootstrapData<'_>) -> Secret {
     let labels = [
         (label::MACHINE_UID, from.machine_uid),
         (label::CLUSTER_UID, from.cluster_uid),

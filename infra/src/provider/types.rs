@@ -36,7 +36,7 @@ pub enum InfraEvent {
 
 /// What is seen under a Machine's name.
 #[derive(Debug, Clone, Default)]
-pub struct Sight {
+pub struct InstanceView {
     /// The instance of that name, whosever it is.
     pub instance: Option<Arc<Instance>>,
     /// The guest of that name, if there is one. It may outlive its instance for a moment.
@@ -51,7 +51,7 @@ pub struct Sight {
 
 /// Nothing could be seen.
 #[derive(Debug, Clone)]
-pub struct Blind {
+pub struct Unavailable {
     /// Why, for a person.
     pub why: String,
     /// When to look again.
@@ -75,7 +75,7 @@ pub struct Instance {
 
 /// An instance whose guest has an address.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NamedAt {
+pub struct AddressOwner {
     /// Its name.
     pub name: String,
     /// It is one of [`Guest::proven_addresses`].
@@ -177,7 +177,7 @@ pub struct Unwatched {
 
 /// User data for an instance.
 #[derive(Clone, Copy)]
-pub struct Delivery<'a> {
+pub struct BootstrapData<'a> {
     /// The name that the instance was made with. It is bound to one Machine and one token: what bears it already is the
     /// same user data, delivered before a crash.
     pub name: &'a str,
@@ -195,7 +195,7 @@ pub struct Delivery<'a> {
 
 /// Labels for an instance.
 #[derive(Debug, Clone, Copy)]
-pub struct Labelling<'a> {
+pub struct AdoptParams<'a> {
     /// UID that the instance must have.
     pub uid: &'a str,
     /// Version that it must have.

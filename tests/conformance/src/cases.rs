@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result, bail, ensure};
 use machinist_infra::kube::error::RemoteError;
-use machinist_infra::provider::{Delivery, Disk, Sight, Watched};
+use machinist_infra::provider::{BootstrapData, Disk, InstanceView, WatchStatus};
 
 use crate::Bed;
 use crate::bed::{Foreign, PEER};
@@ -168,7 +168,7 @@ async fn delete_by_uid<B: Bed>(mut subject: Subject<'_, B>) -> Result<()> {
 async fn foreign_instance<B: Bed>(mut subject: Subject<'_, B>) -> Result<()> {
     subject.bed.make("foreign", Foreign::Instance).await?;
     let before = subject.bed.stored("foreign").await?;
-    let seen = |sight: &Sight| sight.instance.is_some();
+    let seen = |sight: &InstanceView| sight.instance.is_some();
     let sight = subject.until("foreign", "seen", seen).await?;
     let instance = sight.instance.context("it is not seen")?;
     ensure!(
@@ -192,7 +192,7 @@ async fn foreign_disk<B: Bed>(mut subject: Subject<'_, B>) -> Result<()> {
     let disks = subject.blueprint()?.disks("data");
     let disk = disks.first().context("the bed's blueprint has no disk")?;
     subject.bed.make(disk, Foreign::Disk).await?;
-    let shown = |sight: &Sight| {
+    let shown = |sight: &InstanceView| {
         let names = sight.disks.iter().filter_map(|disk| disk.metadata.name.as_ref());
         names.into_iter().any(|name| name == disk)
     };
@@ -211,7 +211,7 @@ async fn foreign_disk<B: Bed>(mut subject: Subject<'_, B>) -> Result<()> {
 
 async fn taken_over<B: Bed>(mut subject: Subject<'_, B>) -> Result<()> {
     subject.bed.make("peers", Foreign::Peers).await?;
-    let known = |sight: &Sight| {
+    let known = |sight: &InstanceView| {
         let made_for = sight
             .instance
             .as_ref()
@@ -237,7 +237,7 @@ async fn taken_over<B: Bed>(mut subject: Subject<'_, B>) -> Result<()> {
         let version = instance.metadata.resource_version.clone().unwrap_or_default();
         match place.label("peers", labelling(uid(&instance), &version)).await {
             Err(error) if error.is_conflict() => {
-                let newer = |sight: &Sight| {
+                let newer = |sight: &InstanceView| {
                     let now = sight.instance.as_ref().map(|now| &now.metadata.resource_version);
                     now != Some(&instance.metadata.resource_version)
                 };
@@ -259,20 +259,20 @@ async fn delivered_twice<B: Bed>(mut subject: Subject<'_, B>) -> Result<()> {
     let made = subject.made(place.as_ref(), "delivered").await?;
     for time in ["first", "second"] {
         place
-            .deliver(delivery("delivered", uid(&made)))
+            .create_user_data(delivery("delivered", uid(&made)))
             .await
             .context(time)?;
     }
     subject.gone("delivered").await?;
     let place = subject.open().await?;
     for time in ["taken back", "taken back again"] {
-        place.take_back("userdata-delivered").await.context(time)?;
+        place.delete_user_data("userdata-delivered").await.context(time)?;
     }
     Ok(())
 }
 
-fn delivery<'a>(instance: &'a str, uid: &'a str) -> Delivery<'a> {
-    Delivery {
+fn delivery<'a>(instance: &'a str, uid: &'a str) -> BootstrapData<'a> {
+    BootstrapData {
         name: match instance {
             "runs" => "userdata-runs",
             _ => "userdata-delivered",
@@ -293,9 +293,9 @@ async fn state_by_watch<B: Bed>(mut subject: Subject<'_, B>) -> Result<()> {
         "it runs, or has failed, before it has user data: {:?}",
         made.state
     );
-    place.deliver(delivery("runs", uid(&made))).await?;
+    place.create_user_data(delivery("runs", uid(&made))).await?;
     subject.bed.boot("runs").await?;
-    let runs = |sight: &Sight| {
+    let runs = |sight: &InstanceView| {
         let ready = sight
             .instance
             .as_ref()
@@ -346,7 +346,10 @@ async fn lost<B: Bed>(mut subject: Subject<'_, B>) -> Result<()> {
     let writes = [
         ("a create", place.create(next).await),
         ("a delete", place.delete("kept", uid(&made)).await),
-        ("user data", place.deliver(delivery("kept", uid(&made))).await),
+        (
+            "user data",
+            place.create_user_data(delivery("kept", uid(&made))).await,
+        ),
     ];
     for (what, outcome) in writes {
         ensure!(
@@ -355,7 +358,7 @@ async fn lost<B: Bed>(mut subject: Subject<'_, B>) -> Result<()> {
         );
     }
     let failed = |watched| match watched {
-        Watched::Failed { refused, .. } => Some(refused),
+        WatchStatus::Failed { refused, .. } => Some(refused),
         _ => None,
     };
     let refused = subject
@@ -390,11 +393,11 @@ async fn junk<B: Bed>(mut subject: Subject<'_, B>) -> Result<()> {
     // While somebody else's credential is in use there.
     subject.open().await?;
     let answered = |watched| match watched {
-        Watched::Opening => None,
+        WatchStatus::Opening => None,
         other => Some(other),
     };
     match subject.known("an answer", true, answered).await? {
-        Watched::Failed { refused: true, .. } => Ok(()),
+        WatchStatus::Failed { refused: true, .. } => Ok(()),
         other => bail!("it gets {other:?}"),
     }
 }

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use machinist_infra::cache::store::Key;
-use machinist_infra::provider::{InfraEvent, Instance, Labelling, Place, Provider, Sight, Watched};
+use machinist_infra::provider::{
+    AdoptParams, InfraClient, InfraEvent, Instance, InstanceView, Provider, WatchStatus,
+};
 use machinist_shared::api::names::label;
 use machinist_shared::provider::{Blueprint, Order};
 use serde_json::Value;
@@ -49,7 +51,7 @@ impl<'a, B: Bed> Subject<'a, B> {
     }
 
     /// What is known of the place, by that credential.
-    pub fn watch(&self, junk: bool) -> Watched {
+    pub fn watch(&self, junk: bool) -> WatchStatus {
         let credential = if junk {
             self.bed.junk()
         } else {
@@ -73,7 +75,7 @@ impl<'a, B: Bed> Subject<'a, B> {
         &mut self,
         what: &str,
         junk: bool,
-        fits: impl Fn(Watched) -> Option<T>,
+        fits: impl Fn(WatchStatus) -> Option<T>,
     ) -> Result<T> {
         loop {
             if let Some(found) = fits(self.watch(junk)) {
@@ -84,16 +86,21 @@ impl<'a, B: Bed> Subject<'a, B> {
     }
 
     /// The place, as soon as it is open.
-    pub async fn open(&mut self) -> Result<Arc<dyn Place>> {
+    pub async fn open(&mut self) -> Result<Arc<dyn InfraClient>> {
         let open = |watched| match watched {
-            Watched::Open(place) => Some(place),
+            WatchStatus::Open(place) => Some(place),
             _ => None,
         };
         self.known("the place to open", false, open).await
     }
 
     /// Waits until what is seen under a name fits: looks anew only when something is told.
-    pub async fn until(&mut self, name: &str, what: &str, fits: impl Fn(&Sight) -> bool) -> Result<Sight> {
+    pub async fn until(
+        &mut self,
+        name: &str,
+        what: &str,
+        fits: impl Fn(&InstanceView) -> bool,
+    ) -> Result<InstanceView> {
         loop {
             let place = self.open().await?;
             match self.see(place.as_ref(), name).await {
@@ -104,14 +111,14 @@ impl<'a, B: Bed> Subject<'a, B> {
     }
 
     /// What is seen under a name.
-    pub async fn see(&self, place: &dyn Place, name: &str) -> Result<Sight> {
+    pub async fn see(&self, place: &dyn InfraClient, name: &str) -> Result<InstanceView> {
         let disks = self.blueprint()?.disks(name);
         let seen = place.get(name, &disks).await;
         seen.map_err(|blind| anyhow::anyhow!("{name} cannot be seen: {}", blind.why))
     }
 
     /// The instance of that name, which must be there.
-    pub async fn instance(&self, place: &dyn Place, name: &str) -> Result<Arc<Instance>> {
+    pub async fn instance(&self, place: &dyn InfraClient, name: &str) -> Result<Arc<Instance>> {
         let sight = self.see(place, name).await?;
         sight
             .instance
@@ -119,7 +126,7 @@ impl<'a, B: Bed> Subject<'a, B> {
     }
 
     /// The instance that the Machine asks for, as the pure half renders it.
-    pub async fn rendered(&self, place: &dyn Place, name: &str) -> Result<Value> {
+    pub async fn rendered(&self, place: &dyn InfraClient, name: &str) -> Result<Value> {
         let blueprint = self.blueprint()?;
         let facts = place.facts(&blueprint.facts_needed()).await?;
         let none = BTreeMap::new();
@@ -139,7 +146,7 @@ impl<'a, B: Bed> Subject<'a, B> {
     }
 
     /// Makes the instance of that name; it is in memory at once.
-    pub async fn made(&self, place: &dyn Place, name: &str) -> Result<Arc<Instance>> {
+    pub async fn made(&self, place: &dyn InfraClient, name: &str) -> Result<Arc<Instance>> {
         place.create(self.rendered(place, name).await?).await?;
         self.instance(place, name).await
     }
@@ -175,8 +182,8 @@ pub(crate) fn owner(instance: &Instance) -> Option<&str> {
 }
 
 /// Our labels, for that very instance.
-pub(crate) fn labelling<'a>(uid: &'a str, version: &'a str) -> Labelling<'a> {
-    Labelling {
+pub(crate) fn labelling<'a>(uid: &'a str, version: &'a str) -> AdoptParams<'a> {
+    AdoptParams {
         uid,
         resource_version: version,
         labels: &[(label::MACHINE_UID, MACHINE), (label::CLUSTER_UID, CLUSTER)],

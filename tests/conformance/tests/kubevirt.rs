@@ -59,8 +59,8 @@ impl Bed for OnTestbed {
                 addresses: AddressPolicy { allow_loopback: true },
                 ..ClientOptions::default()
             },
-            lane: 4,
-            look_every: Duration::from_secs(30),
+            concurrency_limit: 4,
+            poll_interval: Duration::from_secs(30),
             facts_ttl: machinist_infra::kubevirt::facts::TTL,
             cache_bytes: usize::MAX,
             cluster_uid: "7f0e0d3a-2f1c-4f6e-8b59-3f3f5a3a1e22".to_owned(),

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use machinist_infra::kube::client::RemoteError;
-use machinist_infra::provider::Place;
+use machinist_infra::provider::InfraClient;
 
 use crate::cache::StoredMachine;
 use crate::context::Context;
@@ -20,7 +20,7 @@ pub(super) async fn find(
     context: &Context,
     known: &Known,
     machine: &StoredMachine,
-    open: &dyn Place,
+    open: &dyn InfraClient,
     addresses: &[String],
     proven_addresses: &[String],
 ) -> Vec<Contested> {
@@ -43,7 +43,7 @@ pub(super) async fn find(
         let nodes = nodes
             .filter(|node| !is_proven && context.stores.machines.by_index(node.name()).is_empty())
             .map(|node| format!("Node {}", node.name()));
-        let vms = open.named_at(text).into_iter();
+        let vms = open.instances_at_address(text).into_iter();
         let vms = vms
             .filter(|other| other.name != machine.name() && (other.proven || !is_proven))
             .map(|other| format!("the VM {}", other.name));

@@ -109,7 +109,7 @@ impl Run<'_> {
             .map_err(|error| failed(kube::Error::BuildRequest(error)))?;
         let turn = memories
             .creations
-            .turn(self.set.namespace(), self.set.uid())
+            .acquire(self.set.namespace(), self.set.uid())
             .await;
         memories.begin(self.key, name, Instant::now());
         let write = async {

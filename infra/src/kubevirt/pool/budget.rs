@@ -12,10 +12,10 @@ use tokio::time::{Instant, sleep_until};
 use crate::provider::InfraKey;
 
 /// What a Machine's own VM, VMI and disks take, generously.
-const OF_A_MACHINE: usize = 16 * 1024;
+const BYTES_PER_MACHINE: usize = 16 * 1024;
 
 /// First and longest pause before it is tried whether an infra cluster fits again.
-const RETRY: (Duration, Duration) = (Duration::from_mins(5), Duration::from_hours(1));
+const RETRY_BACKOFF: (Duration, Duration) = (Duration::from_mins(5), Duration::from_hours(1));
 
 /// The bytes that may be held of all infra clusters.
 #[derive(Debug)]
@@ -41,7 +41,7 @@ struct Part {
 impl Part {
     /// What it holds for its Machines.
     fn own(&self) -> usize {
-        self.bytes.min(self.machines.saturating_mul(OF_A_MACHINE))
+        self.bytes.min(self.machines.saturating_mul(BYTES_PER_MACHINE))
     }
 }
 
@@ -140,7 +140,7 @@ impl Share {
             if state.is_paused() {
                 return false;
             }
-            let pause = (state.pause * 2).clamp(RETRY.0, RETRY.1);
+            let pause = (state.pause * 2).clamp(RETRY_BACKOFF.0, RETRY_BACKOFF.1);
             *state = State {
                 is_over: true,
                 again: Some(Instant::now() + pause),
@@ -203,37 +203,37 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_holds_more_than_its_machines_take_goes_first_and_comes_back() {
-        let budget = Budget::new(100 * OF_A_MACHINE);
+        let budget = Budget::new(100 * BYTES_PER_MACHINE);
         let (large, flood, small) = (Share::new(), Share::new(), Share::new());
         budget.admit(&key("large"), &large);
         budget.admit(&key("small"), &small);
         budget.admit(&key("flood"), &flood);
-        budget.hold(&key("large"), 60 * OF_A_MACHINE, 60, &large);
-        budget.hold(&key("small"), OF_A_MACHINE, 1, &small);
-        budget.hold(&key("flood"), 39 * OF_A_MACHINE, 1, &flood);
+        budget.hold(&key("large"), 60 * BYTES_PER_MACHINE, 60, &large);
+        budget.hold(&key("small"), BYTES_PER_MACHINE, 1, &small);
+        budget.hold(&key("flood"), 39 * BYTES_PER_MACHINE, 1, &flood);
         assert!(!flood.is_over(), "there is room");
-        budget.hold(&key("small"), 3 * OF_A_MACHINE, 1, &small);
+        budget.hold(&key("small"), 3 * BYTES_PER_MACHINE, 1, &small);
         assert!(flood.is_over() && !large.is_over() && !small.is_over());
         flood.exceeded().await;
         budget.hold(&key("flood"), 0, 1, &flood);
         let before = Instant::now();
         flood.allowed().await;
-        assert_eq!(before.elapsed(), RETRY.0);
+        assert_eq!(before.elapsed(), RETRY_BACKOFF.0);
         assert!(flood.is_over(), "until all of it is held");
         // It is as large as before: the next time is later.
-        budget.hold(&key("flood"), 39 * OF_A_MACHINE, 1, &flood);
+        budget.hold(&key("flood"), 39 * BYTES_PER_MACHINE, 1, &flood);
         let before = Instant::now();
         flood.allowed().await;
-        assert_eq!(before.elapsed(), 2 * RETRY.0);
+        assert_eq!(before.elapsed(), 2 * RETRY_BACKOFF.0);
         assert!(flood.fits() && !flood.is_over() && !flood.fits());
     }
 
     #[tokio::test]
     async fn many_floods_leave_what_machines_need() {
-        let budget = Budget::new(100 * OF_A_MACHINE);
+        let budget = Budget::new(100 * BYTES_PER_MACHINE);
         let large = Share::new();
         budget.admit(&key("large"), &large);
-        budget.hold(&key("large"), 50 * OF_A_MACHINE, 50, &large);
+        budget.hold(&key("large"), 50 * BYTES_PER_MACHINE, 50, &large);
         let floods: Vec<_> = (0..64).map(|i| (key(&i.to_string()), Share::new())).collect();
         for (key, share) in &floods {
             budget.admit(key, share);
@@ -244,12 +244,12 @@ mod tests {
                 if share.is_over() {
                     budget.hold(key, 0, 1, share);
                 } else {
-                    *bytes += OF_A_MACHINE;
+                    *bytes += BYTES_PER_MACHINE;
                     budget.hold(key, *bytes, 1, share);
                 }
                 let held = budget.held.lock().bytes;
                 // What all Machines may take, and a little.
-                assert!(held <= (50 + 2 * 64) * OF_A_MACHINE, "{held}");
+                assert!(held <= (50 + 2 * 64) * BYTES_PER_MACHINE, "{held}");
             }
         }
         assert!(!large.is_over());

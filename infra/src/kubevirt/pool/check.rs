@@ -8,8 +8,8 @@ use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 use tokio::task::AbortHandle;
 
-use super::credential::{Credential, Standing};
-use super::entry::{Entry, Truth};
+use super::credential::{Credential, CredentialState};
+use super::entry::{Entry, SyncState};
 use super::kind::{Kind, Missing};
 use crate::cache::reflect::jitter;
 use crate::kube::client::infra_client_through;
@@ -17,58 +17,61 @@ use crate::kube::error::{RemoteError, is_forbidden};
 use crate::kubevirt::objects::{Claim, DataVolume, Vm, Vmi};
 
 /// First and longest pause before a refused credential is tried again.
-const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+const RETRY_BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 
 /// Starts it.
 pub(super) fn start(entry: &Arc<Entry>, credential: &Arc<Credential>) -> AbortHandle {
     tokio::spawn(check(Arc::clone(entry), Arc::clone(credential))).abort_handle()
 }
 
-/// Finds out whether a credential works, and again whenever that is in doubt, until it is no longer used.
+/// Finds out whether a credential works, and again whenever that is in recheck_credential, until it is no longer used.
 async fn check(entry: Arc<Entry>, credential: Arc<Credential>) {
     let client =
         match infra_client_through(&credential.kubeconfig, &entry.options.client, &entry.breaker).await {
             Ok(client) => client,
             Err(error) => {
-                credential.stands(Standing::Refused(RemoteError::other(error.to_string())));
-                entry.tell_of(&credential);
+                credential.set_state(CredentialState::Refused(RemoteError::other(error.to_string())));
+                entry.emit_for_credential(&credential);
                 return;
             }
         };
     credential.has_client(client.clone());
     entry.credentials_changed();
-    let mut pause = RETRY.0;
+    let mut pause = RETRY_BACKOFF.0;
     loop {
         entry.breaker.closed().await;
-        let (standing, wait) = match rights(&entry, &client).await {
-            Ok(missing) if missing.is_empty() => (Standing::Works(Arc::new(missing)), None),
-            Ok(missing) => (Standing::Works(Arc::new(missing)), Some(entry.options.look_every)),
+        let (state, wait) = match rights(&entry, &client).await {
+            Ok(missing) if missing.is_empty() => (CredentialState::Works(Arc::new(missing)), None),
+            Ok(missing) => (
+                CredentialState::Works(Arc::new(missing)),
+                Some(entry.options.poll_interval),
+            ),
             Err(error) if error.is_lost() => {
                 // The breaker knows by now; whether it is broken is told by its probe, not by this.
-                tokio::time::sleep(RETRY.0).await;
+                tokio::time::sleep(RETRY_BACKOFF.0).await;
                 continue;
             }
             Err(error) => {
                 let wait = pause;
-                pause = (pause * 2).min(RETRY.1);
-                (Standing::Refused(error), Some(wait))
+                pause = (pause * 2).min(RETRY_BACKOFF.1);
+                (CredentialState::Refused(error), Some(wait))
             }
         };
-        if let Standing::Works(_) = standing {
-            pause = RETRY.0;
+        if let CredentialState::Works(_) = state {
+            pause = RETRY_BACKOFF.0;
             entry.learn_namespace(&client).await;
         }
-        if credential.stands(standing.clone()) {
-            let tells = match &standing {
+        if credential.set_state(state.clone()) {
+            let tells = match &state {
                 // What it may read is not complete yet; all are told when it is.
-                Standing::Works(missing) => entry.truth(missing) != Truth::Syncing,
+                CredentialState::Works(missing) => entry.sync_state(missing) != SyncState::Syncing,
                 _ => true,
             };
-            match standing {
-                Standing::Refused(error) => {
+            match state {
+                CredentialState::Refused(error) => {
                     tracing::warn!(server = entry.key.server, namespace = entry.key.namespace, %error, "a credential is refused");
                 }
-                Standing::Works(missing) if !missing.is_empty() => {
+                CredentialState::Works(missing) if !missing.is_empty() => {
                     tracing::warn!(server = entry.key.server, namespace = entry.key.namespace, %missing, "a credential may not watch");
                 }
                 _ => tracing::info!(
@@ -78,7 +81,7 @@ async fn check(entry: Arc<Entry>, credential: Arc<Credential>) {
                 ),
             }
             if tells {
-                entry.tell_of(&credential);
+                entry.emit_for_credential(&credential);
             } else {
                 entry.credentials_changed();
             }

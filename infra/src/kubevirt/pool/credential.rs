@@ -8,13 +8,13 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::kind::{Kind, Missing};
-use super::look::Looks;
+use super::poll::Polls;
 use crate::kube::error::RemoteError;
 use crate::kube::kubeconfig::InfraKubeconfig;
 
 /// What is known of a credential.
 #[derive(Debug, Clone)]
-pub(super) enum Standing {
+pub(super) enum CredentialState {
     /// Being found out.
     Checking,
     /// The API server takes it; what it may not watch.
@@ -28,26 +28,26 @@ pub(super) struct Credential {
     pub(super) digest: String,
     pub(super) kubeconfig: InfraKubeconfig,
     client: OnceLock<Client>,
-    standing: Mutex<Standing>,
+    state: Mutex<CredentialState>,
     pub(super) doubted: Notify,
     /// What was looked up one by one, because it may not be watched.
-    pub(super) looks: Looks,
+    pub(super) polls: Polls,
 }
 
 impl Credential {
-    pub(super) fn new(kubeconfig: InfraKubeconfig, look_every: Duration) -> Self {
+    pub(super) fn new(kubeconfig: InfraKubeconfig, poll_interval: Duration) -> Self {
         Self {
             digest: kubeconfig.credential_digest(),
             kubeconfig,
             client: OnceLock::new(),
-            standing: Mutex::new(Standing::Checking),
+            state: Mutex::new(CredentialState::Checking),
             doubted: Notify::new(),
-            looks: Looks::every(look_every),
+            polls: Polls::every(poll_interval),
         }
     }
 
-    pub(super) fn standing(&self) -> Standing {
-        self.standing.lock().clone()
+    pub(super) fn state(&self) -> CredentialState {
+        self.state.lock().clone()
     }
 
     /// Its client, once there is one.
@@ -61,28 +61,28 @@ impl Credential {
 
     /// Whether it may watch that kind.
     pub(super) fn may_watch(&self, kind: Kind) -> bool {
-        matches!(self.standing(), Standing::Works(missing) if !missing.has(kind))
+        matches!(self.state(), CredentialState::Works(missing) if !missing.has(kind))
     }
 
     /// The API server refused it where it had been taken: it counts as unknown until that is cleared up.
-    pub(super) fn doubt(&self) {
-        let mut standing = self.standing.lock();
-        if matches!(*standing, Standing::Works(_)) {
-            *standing = Standing::Checking;
+    pub(super) fn recheck_credential(&self) {
+        let mut state = self.state.lock();
+        if matches!(*state, CredentialState::Works(_)) {
+            *state = CredentialState::Checking;
             self.doubted.notify_one();
         }
     }
 
     /// Notes what is known of it. Whether that is news.
-    pub(super) fn stands(&self, standing: Standing) -> bool {
-        let mut now = self.standing.lock();
-        let same = match (&*now, &standing) {
-            (Standing::Checking, Standing::Checking) => true,
-            (Standing::Works(a), Standing::Works(b)) => a == b,
-            (Standing::Refused(a), Standing::Refused(b)) => a == b,
+    pub(super) fn set_state(&self, state: CredentialState) -> bool {
+        let mut now = self.state.lock();
+        let same = match (&*now, &state) {
+            (CredentialState::Checking, CredentialState::Checking) => true,
+            (CredentialState::Works(a), CredentialState::Works(b)) => a == b,
+            (CredentialState::Refused(a), CredentialState::Refused(b)) => a == b,
             _ => false,
         };
-        *now = standing;
+        *now = state;
         !same
     }
 }

@@ -13,7 +13,7 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::budget::{Budget, Share};
-use super::credential::{Credential, Standing};
+use super::credential::{Credential, CredentialState};
 use super::kind::{Kind, Missing, Objects};
 use crate::cache::store::Key;
 use crate::kube::breaker::Breaker;
@@ -22,7 +22,7 @@ use crate::kube::error::RemoteError;
 use crate::kube::kubeconfig::InfraKubeconfig;
 use crate::kubevirt::facts::FactsCache;
 use crate::kubevirt::objects::Cached;
-use crate::provider::lane::Lane;
+use crate::provider::concurrency_limit::ConcurrencyLimit;
 use crate::provider::{InfraEvent, InfraKey};
 
 /// What holds for all infra clusters.
@@ -31,9 +31,9 @@ pub struct PoolOptions {
     /// Limits of each client.
     pub client: ClientOptions,
     /// How many Machines of one infra cluster are worked on at a time.
-    pub lane: usize,
+    pub concurrency_limit: usize,
     /// How often a Machine is looked at whose credential may not watch, and whether it may by now.
-    pub look_every: Duration,
+    pub poll_interval: Duration,
     /// How long a fact about an infra cluster is used before it is read again.
     pub facts_ttl: Duration,
     /// How many bytes are held of all infra clusters together.
@@ -44,7 +44,7 @@ pub struct PoolOptions {
 
 /// How true the shared store of one kind is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Truth {
+pub(super) enum SyncState {
     /// Being read, or read anew.
     Syncing,
     /// It is what the watch says.
@@ -74,9 +74,9 @@ pub(super) struct Entry {
     /// Names of the Machines that use it, each as often as it has credentials.
     names: Mutex<HashMap<String, usize>>,
     /// How many Machines of this cluster are worked on at a time.
-    pub(super) lane: Arc<Lane>,
+    pub(super) concurrency_limit: Arc<ConcurrencyLimit>,
     namespace_uid: RwLock<Option<String>>,
-    truth: Mutex<HashMap<Kind, Truth>>,
+    sync_state: Mutex<HashMap<Kind, SyncState>>,
     held: Mutex<HashMap<String, Held>>,
     changes: watch::Sender<u64>,
     numbers: AtomicU64,
@@ -106,13 +106,13 @@ impl Entry {
             objects: Objects::default(),
             facts: FactsCache::new(options.facts_ttl),
             breaker: Arc::new(Breaker::new(options.client.in_flight)),
-            lane: Lane::new(options.lane),
+            concurrency_limit: ConcurrencyLimit::new(options.concurrency_limit),
             options,
             budget,
             share: Share::new(),
             names: Mutex::default(),
             namespace_uid: RwLock::new(None),
-            truth: Mutex::new(Kind::ALL.map(|kind| (kind, Truth::Syncing)).into()),
+            sync_state: Mutex::new(Kind::ALL.map(|kind| (kind, SyncState::Syncing)).into()),
             held: Mutex::default(),
             changes: watch::Sender::new(0),
             numbers: AtomicU64::new(0),
@@ -152,7 +152,7 @@ impl Entry {
         *self.idle_since.lock() = None;
         let mut held = self.held.lock();
         let found = held.entry(kubeconfig.credential_digest()).or_insert_with(|| {
-            let credential = Arc::new(Credential::new(kubeconfig.clone(), self.options.look_every));
+            let credential = Arc::new(Credential::new(kubeconfig.clone(), self.options.poll_interval));
             Held {
                 check: check(&credential),
                 credential,
@@ -228,7 +228,7 @@ impl Entry {
     }
 
     /// Returns when that credential should no longer be watched with, and another one can be: it is used by nobody any
-    /// more, or in doubt.
+    /// more, or in recheck_credential.
     pub(super) async fn superseded(&self, credential: &Credential, kind: Kind) {
         let mut changes = self.changes.subscribe();
         loop {
@@ -262,7 +262,7 @@ impl Entry {
         self.namespace_uid.read().clone()
     }
 
-    /// Reads the UID of the namespace if it is not known. Not every credential may; server and CA then tell clusters apart.
+    /// Reads the UID of the namespace if it is not known. Not every credential may; server and CA then emit clusters apart.
     pub(super) async fn learn_namespace(&self, client: &Client) {
         if self.namespace_uid().is_none() {
             let _ = self.verify_namespace(client).await;
@@ -291,21 +291,21 @@ impl Entry {
     }
 
     /// How true the shared stores are, of all kinds but those that are looked up.
-    pub(super) fn truth(&self, but: &Missing) -> Truth {
-        all_but(&self.truth.lock(), but)
+    pub(super) fn sync_state(&self, but: &Missing) -> SyncState {
+        all_but(&self.sync_state.lock(), but)
     }
 
     /// Whether the shared store of a kind is what the watch says.
     pub(super) fn is_current(&self, kind: Kind) -> bool {
-        self.truth.lock().get(&kind) == Some(&Truth::Current)
+        self.sync_state.lock().get(&kind) == Some(&SyncState::Current)
     }
 
     /// Notes how true the shared store of a kind is, and tells the Machines whose credentials can do more or less by that.
-    pub(super) fn set_truth(&self, kind: Kind, truth: Truth) {
+    pub(super) fn set_sync_state(&self, kind: Kind, sync_state: SyncState) {
         let (before, after) = {
-            let mut known = self.truth.lock();
+            let mut known = self.sync_state.lock();
             let before = known.clone();
-            known.insert(kind, truth);
+            known.insert(kind, sync_state);
             (before, known.clone())
         };
         if before == after {
@@ -318,13 +318,13 @@ impl Entry {
             .map(|held| Arc::clone(&held.credential))
             .collect();
         for credential in held {
-            let Standing::Works(missing) = credential.standing() else {
+            let CredentialState::Works(missing) = credential.state() else {
                 continue;
             };
             let now = all_but(&after, &missing);
             // Being read anew takes no time worth telling; if it does, the breaker or a failure tells.
-            if now != Truth::Syncing && now != all_but(&before, &missing) {
-                self.tell_users(&credential);
+            if now != SyncState::Syncing && now != all_but(&before, &missing) {
+                self.emit_for_users(&credential);
             }
         }
     }
@@ -342,7 +342,7 @@ impl Entry {
     }
 
     /// Tells how much is held of it.
-    pub(super) fn weigh(&self) {
+    pub(super) fn update_size(&self) {
         let machines = self.names.lock().len();
         self.budget
             .hold(&self.key, self.objects.bytes(), machines, &self.share);
@@ -354,30 +354,30 @@ impl Entry {
             .into_iter()
             .all(|kind| self.is_current(kind) || !self.can_watch(kind));
         if all && self.share.fits() {
-            self.tell_all();
+            self.emit_for_all();
         }
     }
 
     // === Telling ===
 
-    pub(super) fn tell(&self, event: InfraEvent) {
+    pub(super) fn emit(&self, event: InfraEvent) {
         // Nobody listens any more only when the process is ending.
         let _ = self.events.send(event);
     }
 
-    /// Tells the Machines of a credential that its standing has changed.
-    pub(super) fn tell_of(&self, credential: &Credential) {
+    /// Tells the Machines of a credential that its state has changed.
+    pub(super) fn emit_for_credential(&self, credential: &Credential) {
         self.credentials_changed();
-        self.tell_users(credential);
+        self.emit_for_users(credential);
     }
 
-    fn tell_users(&self, credential: &Credential) {
+    fn emit_for_users(&self, credential: &Credential) {
         let users = self
             .held
             .lock()
             .get(&credential.digest)
             .map(|held| held.users.iter().cloned().collect());
-        self.tell(InfraEvent::State {
+        self.emit(InfraEvent::State {
             machines: users.unwrap_or_default(),
         });
     }
@@ -390,21 +390,21 @@ impl Entry {
     }
 
     /// Tells all Machines that something has changed for all of them.
-    pub(super) fn tell_all(&self) {
-        self.tell(InfraEvent::State {
+    pub(super) fn emit_for_all(&self) {
+        self.emit(InfraEvent::State {
             machines: self.users(),
         });
     }
 }
 
 /// How true the stores are together, of all kinds but those that are looked up.
-fn all_but(truth: &HashMap<Kind, Truth>, but: &Missing) -> Truth {
-    let mut all = Truth::Current;
+fn all_but(sync_state: &HashMap<Kind, SyncState>, but: &Missing) -> SyncState {
+    let mut all = SyncState::Current;
     for kind in Kind::ALL.into_iter().filter(|kind| !but.has(*kind)) {
-        match truth.get(&kind) {
-            Some(Truth::Trouble(error)) => return Truth::Trouble(error.clone()),
-            Some(Truth::Current) => {}
-            _ => all = Truth::Syncing,
+        match sync_state.get(&kind) {
+            Some(SyncState::Trouble(error)) => return SyncState::Trouble(error.clone()),
+            Some(SyncState::Current) => {}
+            _ => all = SyncState::Syncing,
         }
     }
     all

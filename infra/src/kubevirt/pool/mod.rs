@@ -8,10 +8,10 @@ mod check;
 mod credential;
 mod entry;
 mod kind;
-mod look;
+mod kubeconfig_cache;
 mod orphans;
+mod poll;
 mod probe;
-mod readings;
 mod watches;
 
 use std::collections::HashMap;
@@ -23,21 +23,21 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
 use self::budget::Budget;
-use self::credential::{Credential, Standing};
+use self::credential::{Credential, CredentialState};
 pub use self::entry::PoolOptions;
-use self::entry::{Entry, Truth};
+use self::entry::{Entry, SyncState};
 use self::kind::Objects;
 pub use self::kind::{Kind, Missing};
-pub use self::look::Seen;
-use self::look::Sight;
-pub(crate) use self::look::read_one;
-use self::readings::Readings;
+use self::kubeconfig_cache::KubeconfigCache;
+pub use self::poll::PollResult;
+use self::poll::PollTarget;
+pub(crate) use self::poll::read_one;
 use crate::cache::store::{Key, Store};
 use crate::kube::error::RemoteError;
 use crate::kube::kubeconfig::{InfraKubeconfig, KubeconfigError};
 use crate::kubevirt::facts::FactsCache;
 use crate::kubevirt::objects::{Claim, DataVolume, Vm, Vmi};
-use crate::provider::lane::Lane;
+use crate::provider::concurrency_limit::ConcurrencyLimit;
 use crate::provider::{InfraEvent, InfraKey, Orphan};
 
 /// Whether an infra cluster can be worked with, through one credential.
@@ -85,9 +85,9 @@ impl OpenInfra {
     }
 
     /// The API server refused the credential: it must be found out anew whether it works.
-    pub fn doubt(&self) {
-        self.credential.doubt();
-        self.entry.tell_of(&self.credential);
+    pub fn recheck_credential(&self) {
+        self.credential.recheck_credential();
+        self.entry.emit_for_credential(&self.credential);
     }
 
     /// UID of the VMs' namespace, where the credential may read it.
@@ -95,27 +95,27 @@ impl OpenInfra {
         self.entry.namespace_uid()
     }
 
-    /// What the credential may not watch. Of these kinds, the stores hold what [`OpenInfra::look`] found.
+    /// What the credential may not watch. Of these kinds, the stores hold what [`OpenInfra::poll`] found.
     pub fn missing(&self) -> &Missing {
         &self.missing
     }
 
-    /// Looks at the VM of that name, its instance and disks, where they may not be watched, unless that has been done
-    /// lately; gives also how long until the next look is due.
-    pub async fn look(&self, name: &str, disks: &[String]) -> (Result<Seen, RemoteError>, Duration) {
-        let sight = Sight {
+    /// Polls at the VM of that name, its instance and disks, where they may not be watched, unless that has been done
+    /// lately; gives also how long until the next poll is due.
+    pub async fn poll(&self, name: &str, disks: &[String]) -> (Result<PollResult, RemoteError>, Duration) {
+        let sight = PollTarget {
             client: &self.client,
             namespace: &self.entry.key.namespace,
             name,
             disks,
             missing: &self.missing,
         };
-        self.credential.looks.take(sight).await
+        self.credential.polls.take(sight).await
     }
 
     /// Whether the absence of the VM of that name means something: it is watched, or has been looked at.
-    pub fn knows(&self, name: &str) -> bool {
-        let is_seen = !self.missing.has(Kind::Vm) || self.credential.looks.has(name);
+    pub fn is_absence_conclusive(&self, name: &str) -> bool {
+        let is_seen = !self.missing.has(Kind::Vm) || self.credential.polls.has(name);
         is_seen && !self.is_unreadable(name)
     }
 
@@ -153,7 +153,7 @@ impl OpenInfra {
     /// The shared stores, or this credential's own.
     fn objects(&self, kind: Kind) -> &Objects {
         if self.missing.has(kind) {
-            &self.credential.looks.objects
+            &self.credential.polls.objects
         } else {
             &self.entry.objects
         }
@@ -161,13 +161,13 @@ impl OpenInfra {
 }
 
 /// An entry and a credential there.
-type Place = (InfraKey, String);
+type EntryAndCredential = (InfraKey, String);
 
 /// The credentials that a Machine uses: as of its last pass, and so far in this one.
 #[derive(Debug, Default)]
-struct Places {
-    settled: Vec<Place>,
-    now: Vec<Place>,
+struct MachineAccess {
+    settled: Vec<EntryAndCredential>,
+    now: Vec<EntryAndCredential>,
 }
 
 /// All infra clusters in use.
@@ -176,8 +176,8 @@ pub struct InfraPool {
     budget: Arc<Budget>,
     events: mpsc::UnboundedSender<InfraEvent>,
     entries: Mutex<HashMap<InfraKey, Arc<Entry>>>,
-    places: Mutex<HashMap<Key, Places>>,
-    readings: Readings,
+    accesses: Mutex<HashMap<Key, MachineAccess>>,
+    kubeconfigs: KubeconfigCache,
 }
 
 impl std::fmt::Debug for InfraPool {
@@ -187,7 +187,7 @@ impl std::fmt::Debug for InfraPool {
 }
 
 /// How long the watches of an infra cluster that no Machine uses stay open, in case one comes back.
-const IDLE: Duration = Duration::from_mins(5);
+const IDLE_TTL: Duration = Duration::from_mins(5);
 
 impl InfraPool {
     /// An empty pool that tells of everything through `events`.
@@ -197,14 +197,14 @@ impl InfraPool {
             options,
             events,
             entries: Mutex::default(),
-            places: Mutex::default(),
-            readings: Readings::default(),
+            accesses: Mutex::default(),
+            kubeconfigs: KubeconfigCache::default(),
         }
     }
 
-    /// Reads a kubeconfig, or knows what became of that.
+    /// Parses a kubeconfig, or returns the cached result.
     pub(crate) fn read(&self, kubeconfig: &str) -> Arc<Result<InfraKubeconfig, KubeconfigError>> {
-        self.readings.read(kubeconfig, self.options.client.addresses)
+        self.kubeconfigs.read(kubeconfig, self.options.client.addresses)
     }
 
     /// The infra cluster of `kubeconfig`, as far as its credential is known to work, for the Machine `user`. Never
@@ -218,50 +218,50 @@ impl InfraPool {
         let entry = self.entry(&key);
         let credential = entry.credential(kubeconfig, user, |credential| check::start(&entry, credential));
         let place = (key, credential.digest.clone());
-        let mut places = self.places.lock();
-        let places = places.entry(user.clone()).or_default();
-        if !places.now.contains(&place) {
-            places.now.push(place);
+        let mut accesses = self.accesses.lock();
+        let accesses = accesses.entry(user.clone()).or_default();
+        if !accesses.now.contains(&place) {
+            accesses.now.push(place);
         }
         if let Some(cause) = entry.breaker.cause() {
             return Access::Failed(cause);
         }
-        match (credential.standing(), credential.client()) {
-            (Standing::Refused(error), _) => Access::Failed(error),
-            (Standing::Works(missing), Some(client)) => {
+        match (credential.state(), credential.client()) {
+            (CredentialState::Refused(error), _) => Access::Failed(error),
+            (CredentialState::Works(missing), Some(client)) => {
                 let missing = if entry.share.is_over() {
                     Arc::new(missing.and_all())
                 } else {
                     missing
                 };
-                match entry.truth(&missing) {
-                    Truth::Current => Access::Open(OpenInfra {
+                match entry.sync_state(&missing) {
+                    SyncState::Current => Access::Open(OpenInfra {
                         entry,
                         credential,
                         missing,
                         client,
                     }),
-                    Truth::Syncing => Access::Opening,
-                    Truth::Trouble(error) => Access::Failed(error),
+                    SyncState::Syncing => Access::Opening,
+                    SyncState::Trouble(error) => Access::Failed(error),
                 }
             }
             _ => Access::Opening,
         }
     }
 
-    /// The Machine `user` has asked for all that it needs: what it needed before and not now is given up. One that asked
-    /// for nothing keeps what it has, for its kubeconfig may come back.
+    /// The Machine `user` has asked for all that it needs: what it needed before and not now is given up. One that
+    /// asked for nothing keeps what it has, for its kubeconfig may come back.
     pub fn settle(&self, user: &Key) {
-        let given_up: Vec<Place> = {
-            let mut places = self.places.lock();
-            let Some(places) = places.get_mut(user).filter(|places| !places.now.is_empty()) else {
+        let given_up: Vec<EntryAndCredential> = {
+            let mut accesses = self.accesses.lock();
+            let Some(accesses) = accesses.get_mut(user).filter(|accesses| !accesses.now.is_empty()) else {
                 return;
             };
-            let now = std::mem::take(&mut places.now);
-            let before = std::mem::replace(&mut places.settled, now);
+            let now = std::mem::take(&mut accesses.now);
+            let before = std::mem::replace(&mut accesses.settled, now);
             before
                 .into_iter()
-                .filter(|place| !places.settled.contains(place))
+                .filter(|place| !accesses.settled.contains(place))
                 .collect()
         };
         self.give_up(user, given_up);
@@ -269,16 +269,16 @@ impl InfraPool {
 
     /// The Machine `user` is gone.
     pub fn release(&self, user: &Key) {
-        let places = self.places.lock().remove(user).unwrap_or_default();
-        self.give_up(user, places.settled.into_iter().chain(places.now).collect());
+        let accesses = self.accesses.lock().remove(user).unwrap_or_default();
+        self.give_up(user, accesses.settled.into_iter().chain(accesses.now).collect());
     }
 
-    /// The lane of the Machine `user`, if its infra cluster is known: each has its own, so that one that is slow slows
-    /// nobody else's.
-    pub fn lane(&self, user: &Key) -> Option<Arc<Lane>> {
-        let (key, _) = self.places.lock().get(user)?.settled.first()?.clone();
+    /// The concurrency_limit of the Machine `user`, if its infra cluster is known: each has its own, so that one that
+    /// is slow slows nobody else's.
+    pub fn concurrency_limit(&self, user: &Key) -> Option<Arc<ConcurrencyLimit>> {
+        let (key, _) = self.accesses.lock().get(user)?.settled.first()?.clone();
         let entry = self.entries.lock().get(&key).cloned()?;
-        Some(Arc::clone(&entry.lane))
+        Some(Arc::clone(&entry.concurrency_limit))
     }
 
     /// The Machines that use that infra cluster.
@@ -287,21 +287,21 @@ impl InfraPool {
         entry.map(|entry| entry.users()).unwrap_or_default()
     }
 
-    /// Whether the Machine `user` works with another entry than `but`, perhaps the same cluster by another address, and its
-    /// VM of that UID is there.
-    pub fn sees_elsewhere(&self, user: &Key, but: &InfraKey, vm_uid: &str) -> bool {
+    /// Whether the Machine `user` works with another entry than `but`, perhaps the same cluster by another address, and
+    /// its VM of that UID is there.
+    pub fn has_instance_elsewhere(&self, user: &Key, but: &InfraKey, vm_uid: &str) -> bool {
         let settled = self
-            .places
+            .accesses
             .lock()
             .get(user)
-            .map(|places| places.settled.clone())
+            .map(|accesses| accesses.settled.clone())
             .unwrap_or_default();
         let others = settled.iter().map(|(key, _)| key).filter(|key| *key != but);
         others.into_iter().any(|key| {
             let entry = self.entries.lock().get(key).cloned();
             entry.is_some_and(|entry| {
-                let usable =
-                    entry.breaker.cause().is_none() && entry.truth(&Missing::default()) == Truth::Current;
+                let usable = entry.breaker.cause().is_none()
+                    && entry.sync_state(&Missing::default()) == SyncState::Current;
                 let vm = entry.objects.vms.get(&Key::new(&key.namespace, &user.name));
                 usable && vm.is_some_and(|vm| vm.metadata.uid.as_deref() == Some(vm_uid))
             })
@@ -324,15 +324,15 @@ impl InfraPool {
         (used.count(), broken.count())
     }
 
-    fn give_up(&self, user: &Key, places: Vec<Place>) {
-        for (key, digest) in places {
+    fn give_up(&self, user: &Key, accesses: Vec<EntryAndCredential>) {
+        for (key, digest) in accesses {
             let entry = self.entries.lock().get(&key).cloned();
             if let Some(entry) = entry {
                 entry.release(&digest, user);
             }
         }
         self.entries.lock().retain(|_, entry| {
-            let idle = entry.idle().is_some_and(|idle| idle > IDLE);
+            let idle = entry.idle().is_some_and(|idle| idle > IDLE_TTL);
             if idle {
                 entry.end();
             }

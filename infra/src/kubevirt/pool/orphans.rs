@@ -1,7 +1,7 @@
 //! VMs that bear a cluster's label and that of a Machine that is gone, and their disks.
 
 use super::kind::Objects;
-use crate::kubevirt::orphans::{Namespace, Seen};
+use crate::kubevirt::orphans::{Namespace, ObservedObject};
 use crate::provider::{InfraKey, Orphan};
 
 /// All that are watched whole.
@@ -17,7 +17,7 @@ pub(super) fn of(
     let vms = objects.vms.all();
     let volumes = objects.data_volumes.all();
     let claims = objects.claims.all();
-    let seen = |kind: &'static str, metadata| Seen { kind, metadata };
+    let seen = |kind: &'static str, metadata| ObservedObject { kind, metadata };
     let vms = vms.iter().map(|vm| seen(KINDS[0], &vm.metadata));
     let volumes = volumes.iter().map(|volume| seen(KINDS[1], &volume.metadata));
     let claims = claims.iter().map(|claim| seen(KINDS[2], &claim.metadata));

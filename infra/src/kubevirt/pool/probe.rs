@@ -14,7 +14,7 @@ use crate::kube::error::RemoteError;
 use crate::kubevirt::objects::Vm;
 
 /// A probe is answered in this time, or it is not.
-const PROBE_TIME: Duration = Duration::from_secs(3);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Starts it; it waits for a credential.
 pub(super) fn start(entry: &Arc<Entry>) -> AbortHandle {
@@ -32,7 +32,7 @@ async fn probe(entry: Arc<Entry>) {
                 Err(cause) => {
                     if entry.breaker.open(cause.clone()) {
                         tracing::warn!(server = entry.key.server, namespace = entry.key.namespace, %cause, "the infra cluster does not answer");
-                        entry.tell_all();
+                        entry.emit_for_all();
                     }
                 }
             }
@@ -45,7 +45,7 @@ async fn probe(entry: Arc<Entry>) {
                 namespace = entry.key.namespace,
                 "the infra cluster answers again"
             );
-            entry.tell_all();
+            entry.emit_for_all();
         }
     }
 }
@@ -60,8 +60,8 @@ async fn ask(entry: &Entry) -> Result<(), RemoteError> {
     let mut request = request.map_err(|_| RemoteError::other("its URL cannot be used"))?;
     request.extensions_mut().insert(Probe);
     let request = request.map(kube::client::Body::from);
-    match tokio::time::timeout(PROBE_TIME, client.send(request)).await {
-        Err(_) => Err(RemoteError::other(format!("no answer within {PROBE_TIME:?}"))),
+    match tokio::time::timeout(PROBE_TIMEOUT, client.send(request)).await {
+        Err(_) => Err(RemoteError::other(format!("no answer within {PROBE_TIMEOUT:?}"))),
         Ok(Err(error)) => Err(RemoteError::from(&error)),
         Ok(Ok(answer)) if matches!(answer.status().as_u16(), 502..=504) => {
             Err(RemoteError::other(format!("HTTP {}", answer.status().as_u16())))

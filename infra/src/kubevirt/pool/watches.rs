@@ -7,7 +7,7 @@ use kube::{Api, Resource};
 use serde::de::DeserializeOwned;
 use tokio::task::AbortHandle;
 
-use super::entry::{Entry, Truth};
+use super::entry::{Entry, SyncState};
 use super::kind::Kind;
 use crate::cache::reflect::{follow, jitter};
 use crate::cache::store::Store;
@@ -17,7 +17,7 @@ use crate::kubevirt::objects::{Claim, DataVolume, Vm, Vmi};
 use crate::provider::InfraEvent;
 
 /// First and longest pause before a watch that failed is opened again.
-const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
+const RETRY_BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
 
 /// Starts them all; each waits for a credential.
 pub(super) fn start(entry: &Arc<Entry>) -> Vec<AbortHandle> {
@@ -59,13 +59,13 @@ where
         + Sync
         + 'static,
 {
-    let mut pause = RETRY.0;
+    let mut pause = RETRY_BACKOFF.0;
     loop {
         if entry.share.is_paused() {
             store.clear();
-            entry.weigh();
-            entry.set_truth(kind, Truth::Syncing);
-            entry.tell_all();
+            entry.update_size();
+            entry.set_sync_state(kind, SyncState::Syncing);
+            entry.emit_for_all();
             entry.share.allowed().await;
         }
         entry.breaker.closed().await;
@@ -89,13 +89,13 @@ where
                 if entry.is_current(kind)
                     && let Some(name) = change.versions().find_map(|object| object.meta().name.as_deref())
                 {
-                    entry.tell(InfraEvent::Vm { name: vm(name) });
+                    entry.emit(InfraEvent::Vm { name: vm(name) });
                 }
             }
-            entry.weigh();
+            entry.update_size();
             if is_done {
                 synced = true;
-                entry.set_truth(kind, Truth::Current);
+                entry.set_sync_state(kind, SyncState::Current);
                 entry.fits();
             }
         };
@@ -108,13 +108,13 @@ where
                 () = entry.share.exceeded() => continue,
                 () = entry.superseded(&credential, kind) => None,
                 () = entry.breaker.opened() => {
-                    entry.set_truth(kind, Truth::Syncing);
+                    entry.set_sync_state(kind, SyncState::Syncing);
                     None
                 }
             }
         };
         if synced {
-            pause = RETRY.0;
+            pause = RETRY_BACKOFF.0;
         }
         let Some(error) = failure else { continue };
         tracing::warn!(server = entry.key.server, kind = kind.resource(), %error, "a watch of the infra cluster failed");
@@ -122,25 +122,25 @@ where
             // The history is too short: the list is simply taken anew.
             Some(410) => continue,
             None if error.is_lost() => {
-                entry.set_truth(kind, Truth::Syncing);
+                entry.set_sync_state(kind, SyncState::Syncing);
                 entry.breaker.suspect(error);
             }
             Some(401 | 403) => {
-                credential.doubt();
-                entry.tell_of(&credential);
+                credential.recheck_credential();
+                entry.emit_for_credential(&credential);
                 // Another one goes on where this one stopped, and nobody notices.
                 if entry.can_watch(kind) {
                     continue;
                 }
-                entry.set_truth(kind, Truth::Trouble(error));
+                entry.set_sync_state(kind, SyncState::Trouble(error));
             }
-            _ => entry.set_truth(kind, Truth::Trouble(error)),
+            _ => entry.set_sync_state(kind, SyncState::Trouble(error)),
         }
         tokio::select! {
             () = tokio::time::sleep(pause.mul_f64(0.8 + 0.4 * jitter())) => {}
             () = entry.share.exceeded() => {}
         }
-        pause = (pause * 2).min(RETRY.1);
+        pause = (pause * 2).min(RETRY_BACKOFF.1);
     }
 }
 

@@ -9,7 +9,8 @@ use futures::future::{BoxFuture, ready};
 use k8s_openapi::jiff::Timestamp;
 use machinist_infra::kube::error::RemoteError;
 use machinist_infra::provider::{
-    Blind, Delivery, Disk, FactError, Guest, InfraKey, Instance, Labelling, NamedAt, Place, Sight, State,
+    AddressOwner, AdoptParams, BootstrapData, Disk, FactError, Guest, InfraClient, InfraKey, Instance,
+    InstanceView, State, Unavailable,
 };
 use machinist_shared::provider::Opaque;
 use serde_json::Value;
@@ -56,7 +57,7 @@ impl Opened {
     }
 }
 
-impl Place for Opened {
+impl InfraClient for Opened {
     fn key(&self) -> &InfraKey {
         &self.memory.key
     }
@@ -65,9 +66,13 @@ impl Place for Opened {
         None
     }
 
-    fn get<'a>(&'a self, name: &'a str, disks: &'a [String]) -> BoxFuture<'a, Result<Sight, Blind>> {
+    fn get<'a>(
+        &'a self,
+        name: &'a str,
+        disks: &'a [String],
+    ) -> BoxFuture<'a, Result<InstanceView, Unavailable>> {
         let sight = self.contents(|contents| sight(contents, name, disks));
-        let blind = |why| Blind { why, again: AGAIN };
+        let blind = |why| Unavailable { why, again: AGAIN };
         Box::pin(ready(sight.map_err(blind)))
     }
 
@@ -76,14 +81,14 @@ impl Place for Opened {
         self.contents(uid).ok().flatten()
     }
 
-    fn named_at(&self, address: &str) -> Vec<NamedAt> {
+    fn instances_at_address(&self, address: &str) -> Vec<AddressOwner> {
         let has = |guest: &Option<GuestFile>| {
             let guest = guest.as_ref();
             guest.is_some_and(|guest| guest.addresses.iter().any(|own| own == address))
         };
         let named = self.contents(|contents| {
             let instances = contents.instances.iter().filter(|(_, (_, guest))| has(guest));
-            let named = |name: &String| NamedAt {
+            let named = |name: &String| AddressOwner {
                 name: name.clone(),
                 proven: true,
             };
@@ -92,7 +97,7 @@ impl Place for Opened {
         named.unwrap_or_default()
     }
 
-    fn knows(&self, _name: &str) -> bool {
+    fn is_absence_conclusive(&self, _name: &str) -> bool {
         self.contents(|_| ()).is_ok()
     }
 
@@ -118,7 +123,10 @@ impl Place for Opened {
         Box::pin(ready(made))
     }
 
-    fn deliver<'a>(&'a self, user_data: Delivery<'a>) -> BoxFuture<'a, Result<(), RemoteError>> {
+    fn create_user_data<'a>(
+        &'a self,
+        user_data: BootstrapData<'a>,
+    ) -> BoxFuture<'a, Result<(), RemoteError>> {
         let delivered = self.write(|| {
             let Some(stored) = self
                 .stored(user_data.instance)?
@@ -135,7 +143,7 @@ impl Place for Opened {
         Box::pin(ready(delivered))
     }
 
-    fn label<'a>(&'a self, name: &'a str, label: Labelling<'a>) -> BoxFuture<'a, Result<(), RemoteError>> {
+    fn label<'a>(&'a self, name: &'a str, label: AdoptParams<'a>) -> BoxFuture<'a, Result<(), RemoteError>> {
         let labelled = self.write(|| {
             let is_it = |stored: &Stored| {
                 stored.uid == label.uid && stored.version.to_string() == label.resource_version
@@ -164,12 +172,12 @@ impl Place for Opened {
         Box::pin(ready(deleted))
     }
 
-    fn doubt(&self) {
+    fn recheck_credential(&self) {
         self.memory.look();
     }
 }
 
-fn sight(contents: &Contents, name: &str, disks: &[String]) -> Sight {
+fn sight(contents: &Contents, name: &str, disks: &[String]) -> InstanceView {
     let found = contents.instances.get(name);
     let of = |(stored, guest): &(Stored, Option<GuestFile>)| Instance {
         metadata: stored.metadata(),
@@ -181,7 +189,7 @@ fn sight(contents: &Contents, name: &str, disks: &[String]) -> Sight {
     let disks = disks
         .iter()
         .filter_map(|name| Some((name, contents.disks.get(name)?)));
-    Sight {
+    InstanceView {
         instance: found.map(|found| Arc::new(of(found))),
         guest: found.and_then(|(_, guest)| {
             let addresses = guest.as_ref()?.addresses.clone();
@@ -197,7 +205,7 @@ fn sight(contents: &Contents, name: &str, disks: &[String]) -> Sight {
                 metadata: files::disk_metadata(name, owner),
             })
             .collect(),
-        ..Sight::default()
+        ..InstanceView::default()
     }
 }
 

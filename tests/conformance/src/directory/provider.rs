@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use futures::StreamExt as _;
 use inotify::{Inotify, WatchMask};
 use machinist_infra::cache::store::Key;
-use machinist_infra::provider::{InfraEvent, InfraKey, Provider, Watched};
+use machinist_infra::provider::{InfraEvent, InfraKey, Provider, WatchStatus};
 use machinist_shared::provider::Secret;
 use serde::Deserialize;
 use tokio::sync::mpsc::UnboundedSender;
@@ -94,9 +94,9 @@ impl Provider for Directories {
         NAME
     }
 
-    fn watch(&self, user: &Key, credential: &Secret, namespace: &str) -> Watched {
+    fn watch(&self, user: &Key, credential: &Secret, namespace: &str) -> WatchStatus {
         let Ok(credential) = serde_json::from_str::<Credential>(credential.expose()) else {
-            return Watched::Unusable("auth: it is not an object with path and key".to_owned());
+            return WatchStatus::Unusable("auth: it is not an object with path and key".to_owned());
         };
         let key = InfraKey {
             server: format!("file://{}", credential.path.display()),
@@ -108,16 +108,16 @@ impl Provider for Directories {
         lock(&self.asked).entry(user.clone()).or_default()[1].insert(key);
         let state = lock(&memory.state);
         match &state.known {
-            None => Watched::Opening,
-            Some(Err(why)) => Watched::Failed {
+            None => WatchStatus::Opening,
+            Some(Err(why)) => WatchStatus::Failed {
                 why: why.clone(),
                 refused: false,
             },
-            Some(Ok(contents)) if contents.key != credential.key => Watched::Failed {
+            Some(Ok(contents)) if contents.key != credential.key => WatchStatus::Failed {
                 why: format!("{}: the key does not open it", memory.key.server),
                 refused: true,
             },
-            Some(Ok(_)) => Watched::Open(Arc::new(Opened {
+            Some(Ok(_)) => WatchStatus::Open(Arc::new(Opened {
                 memory: Arc::clone(&memory),
             })),
         }
@@ -166,7 +166,7 @@ pub(super) struct Memory {
 
 #[derive(Debug, Default)]
 pub(super) struct State {
-    /// What is there, or why nobody knows; `None` before the first look.
+    /// What is there, or why nobody is_absence_conclusive; `None` before the first look.
     pub(super) known: Option<Result<Contents, String>>,
     pub(super) removals: u64,
 }

@@ -13,9 +13,9 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::question::Question;
+use super::request::PreflightRequest;
+use super::requirements::{Kind, Requirement, Severity, instancetype_kinds, requirements};
 use super::unreachable::{Unreachable, refused, within};
-use super::wanted::{Kind, Wanted, Weight, instancetype_kinds, wanted};
 use crate::cache::ttl::TtlMap;
 use crate::kube::client::is_object_name;
 use crate::kube::error::RemoteError;
@@ -23,29 +23,29 @@ use crate::kube::error::RemoteError;
 /// How long it is believed that something exists, or must not be seen.
 const TTL: Duration = Duration::from_mins(1);
 /// How many names that exist are told.
-const SHOWN: usize = 10;
+const MAX_SHOWN: usize = 10;
 /// More nodes than this are nobody's hint.
-const NODES: u32 = 100;
+const MAX_NODES: u32 = 100;
 /// Nor are more pods than this.
-const PODS: u32 = 2000;
+const MAX_PODS: u32 = 2000;
 /// Those that take something of a node.
 const SCHEDULED: &str = "spec.nodeName!=,status.phase!=Succeeded,status.phase!=Failed";
 
 /// What exists, and what of it counts.
 #[derive(Debug, Default)]
 pub(super) struct Existence {
-    known: TtlMap<Named, Known>,
-    quotas: Kept<ResourceQuota>,
-    nodes: Kept<Node>,
-    taken: Kept<Taken>,
+    known: TtlMap<Named, Cached>,
+    quotas: CachedList<ResourceQuota>,
+    nodes: CachedList<Node>,
+    pod_requests: CachedList<PodRequests>,
 }
 
 /// A list; nothing where the credential may not look.
-type Kept<T> = TtlMap<(), Option<Vec<T>>>;
+type CachedList<T> = TtlMap<(), Option<Vec<T>>>;
 
 /// What a pod takes of a node.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(super) struct Taken {
+pub(super) struct PodRequests {
     pub(super) node: String,
     pub(super) memory: f64,
     pub(super) cpu: f64,
@@ -65,9 +65,9 @@ struct Named {
     name: String,
 }
 
-/// What is kept of an object: what is missing is not, so that it is seen as soon as it is there.
+/// What is cached_list of an object: what is missing is not, so that it is seen as soon as it is there.
 #[derive(Debug, Clone)]
-enum Known {
+enum Cached {
     /// With what counts of it.
     There(Value),
     /// The credential may not look.
@@ -75,7 +75,7 @@ enum Known {
 }
 
 /// What came of looking for a name.
-enum Look {
+enum Lookup {
     /// Of this kind, with what counts of it.
     There(Kind, Value),
     /// The credential may not look.
@@ -93,7 +93,7 @@ impl Existence {
         matcher: &Matcher,
     ) -> Result<Option<Value>, RemoteError> {
         for kind in instancetype_kinds(matcher) {
-            if let Some(Known::There(spec)) = self.get(client, namespace, kind, &matcher.name).await? {
+            if let Some(Cached::There(spec)) = self.get(client, namespace, kind, &matcher.name).await? {
                 return Ok(Some(spec));
             }
         }
@@ -107,39 +107,46 @@ impl Existence {
         name: &str,
     ) -> Result<Option<Value>, RemoteError> {
         match self.get(client, "", Kind::StorageClass, name).await? {
-            Some(Known::There(class)) => Ok(Some(class)),
-            Some(Known::Hidden) | None => Ok(None),
+            Some(Cached::There(class)) => Ok(Some(class)),
+            Some(Cached::Hidden) | None => Ok(None),
         }
     }
 
     /// An error for each name that nothing bears, also if others are not answered in time. Nothing if there is no use in
     /// asking more.
-    pub(super) async fn judge(
+    pub(super) async fn check(
         &self,
         client: &Client,
-        question: &Question<'_>,
+        request: &PreflightRequest<'_>,
         deadline: Instant,
         report: &mut Report,
     ) -> Result<Option<Found>, Unreachable> {
-        let wanted = wanted(question);
-        let looks = wanted
-            .iter()
-            .map(|wanted| within(deadline, self.look(client, question.namespace, wanted, deadline)));
+        let requirements = requirements(request);
+        let looks = requirements.iter().map(|requirements| {
+            within(
+                deadline,
+                self.look(client, request.namespace, requirements, deadline),
+            )
+        });
         let (mut found, mut failed) = (Found::default(), None);
-        for (wanted, look) in wanted.iter().zip(future::join_all(looks).await) {
+        for (requirements, look) in requirements.iter().zip(future::join_all(looks).await) {
             match look {
-                Ok(Ok(Look::There(kind, spec))) => {
-                    warn_of_kind(wanted, kind, question, report);
+                Ok(Ok(Lookup::There(kind, spec))) => {
+                    warn_kind_mismatch(requirements, kind, request, report);
                     if kind.is_instancetype() {
                         found.instancetype = spec;
                     }
                 }
-                Ok(Ok(Look::Hidden)) => {}
-                Ok(Ok(Look::Missing(others))) => match wanted.weight {
-                    Weight::Error => {
-                        report.error(&wanted.path, ErrorKind::NotFound, missing(wanted, &others));
+                Ok(Ok(Lookup::Hidden)) => {}
+                Ok(Ok(Lookup::Missing(others))) => match requirements.weight {
+                    Severity::Error => {
+                        report.error(
+                            &requirements.path,
+                            ErrorKind::NotFound,
+                            missing(requirements, &others),
+                        );
                     }
-                    Weight::Warning => report.warn(&wanted.path, missing(wanted, &others)),
+                    Severity::Warning => report.warn(&requirements.path, missing(requirements, &others)),
                 },
                 Ok(Err(error)) => failed = failed.or(Some(Ok(error))),
                 Err(late) => failed = failed.or(Some(Err(late))),
@@ -147,7 +154,7 @@ impl Existence {
         }
         match failed {
             None => Ok(Some(found)),
-            Some(error) => refused(question, &error?, report).map(|()| None),
+            Some(error) => refused(request, &error?, report).map(|()| None),
         }
     }
 
@@ -155,30 +162,30 @@ impl Existence {
         &self,
         client: &Client,
         namespace: &str,
-        wanted: &Wanted,
+        requirements: &Requirement,
         deadline: Instant,
-    ) -> Result<Look, RemoteError> {
+    ) -> Result<Lookup, RemoteError> {
         let mut hidden = false;
-        for kind in &wanted.kinds {
-            match self.get(client, namespace, *kind, &wanted.name).await? {
-                Some(Known::There(spec)) => return Ok(Look::There(*kind, spec)),
+        for kind in &requirements.kinds {
+            match self.get(client, namespace, *kind, &requirements.name).await? {
+                Some(Cached::There(spec)) => return Ok(Lookup::There(*kind, spec)),
                 // Not every credential may look; KubeVirt will.
-                Some(Known::Hidden) => hidden = true,
+                Some(Cached::Hidden) => hidden = true,
                 None => {}
             }
         }
         if hidden {
-            return Ok(Look::Hidden);
+            return Ok(Lookup::Hidden);
         }
         let mut others = Vec::new();
-        for kind in wanted.kinds.iter().filter(|kind| **kind != Kind::Secret) {
+        for kind in requirements.kinds.iter().filter(|kind| **kind != Kind::Secret) {
             let (api, all) = (kind.api(client, namespace), ListParams::default());
             // Whoever may not list is told no names; nor is who would lose the cause to the deadline for them.
             if let Ok(Ok(list)) = within(deadline, api.list_metadata(&all)).await {
                 others.extend(list.items.iter().map(ResourceExt::name_any));
             }
         }
-        Ok(Look::Missing(others))
+        Ok(Lookup::Missing(others))
     }
 
     /// One object, from memory or by asking; nothing if there is none.
@@ -188,7 +195,7 @@ impl Existence {
         namespace: &str,
         kind: Kind,
         name: &str,
-    ) -> Result<Option<Known>, RemoteError> {
+    ) -> Result<Option<Cached>, RemoteError> {
         let named = Named {
             kind,
             name: name.to_owned(),
@@ -197,10 +204,10 @@ impl Existence {
             return Ok(Some(known));
         }
         let known = match ask(client, namespace, kind, name).await {
-            Ok(Some(value)) => Known::There(value),
+            Ok(Some(value)) => Cached::There(value),
             Ok(None) => return Ok(None),
             Err(kube::Error::Api(status)) if status.code == 404 => return Ok(None),
-            Err(kube::Error::Api(status)) if status.code == 403 => Known::Hidden,
+            Err(kube::Error::Api(status)) if status.code == 403 => Cached::Hidden,
             Err(error) => return Err(RemoteError::from(&error)),
         };
         self.known.insert(named, known.clone(), TTL);
@@ -208,10 +215,10 @@ impl Existence {
     }
 
     /// Whether the claim that the primary disk is cloned from exists, where the credential may look.
-    pub(super) async fn judge_claim(
+    pub(super) async fn check_claim(
         &self,
         client: &Client,
-        question: &Question<'_>,
+        request: &PreflightRequest<'_>,
         vm: &Value,
         report: &mut Report,
     ) -> Result<(), RemoteError> {
@@ -231,7 +238,7 @@ impl Existence {
             .map(|list| list.items.iter().map(ResourceExt::name_any).collect())
             .unwrap_or_default();
         let hint = did_you_mean(name, others.iter().map(String::as_str));
-        let template = question.path.child("virtualMachine").child("template");
+        let template = request.path.child("virtualMachine").child("template");
         let text = format!(
             "{name:?}: there is no PersistentVolumeClaim of that name in namespace {namespace} of the infra cluster{hint}"
         );
@@ -243,22 +250,25 @@ impl Existence {
     /// The ResourceQuotas of the namespace; nothing where the credential may not see them.
     pub(super) async fn quotas(&self, client: &Client, namespace: &str) -> Option<Vec<ResourceQuota>> {
         let api = Api::<ResourceQuota>::namespaced(client.clone(), namespace);
-        kept(&self.quotas, &api, &ListParams::default(), |it| it).await
+        cached_list(&self.quotas, &api, &ListParams::default(), |it| it).await
     }
 
     /// The nodes; nothing where the credential may not see them, or there are too many.
     pub(super) async fn nodes(&self, client: &Client) -> Option<Vec<Node>> {
         let api = Api::<Node>::all(client.clone());
-        let nodes = kept(&self.nodes, &api, &ListParams::default().limit(NODES), |it| it).await;
-        nodes.filter(|nodes| nodes.len() < NODES as usize)
+        let nodes = cached_list(&self.nodes, &api, &ListParams::default().limit(MAX_NODES), |it| {
+            it
+        })
+        .await;
+        nodes.filter(|nodes| nodes.len() < MAX_NODES as usize)
     }
 
     /// What the pods of all namespaces take; nothing where the credential may not see them, or there are too many.
-    pub(super) async fn taken(&self, client: &Client) -> Option<Vec<Taken>> {
+    pub(super) async fn pod_requests(&self, client: &Client) -> Option<Vec<PodRequests>> {
         let api = Api::<Pod>::all(client.clone());
-        let scheduled = ListParams::default().fields(SCHEDULED).limit(PODS);
-        let taken = kept(&self.taken, &api, &scheduled, |pod| taken_by(&pod)).await;
-        taken.filter(|pods| pods.len() < PODS as usize)
+        let scheduled = ListParams::default().fields(SCHEDULED).limit(MAX_PODS);
+        let pod_requests = cached_list(&self.pod_requests, &api, &scheduled, |pod| requests_of(&pod)).await;
+        pod_requests.filter(|pods| pods.len() < MAX_PODS as usize)
     }
 }
 
@@ -286,7 +296,7 @@ async fn ask(client: &Client, namespace: &str, kind: Kind, name: &str) -> kube::
     }
 }
 
-fn taken_by(pod: &Pod) -> Taken {
+fn requests_of(pod: &Pod) -> PodRequests {
     let spec = pod.spec.as_ref();
     let containers = || spec.into_iter().flat_map(|spec| &spec.containers);
     let sum = |resource: &str| {
@@ -297,7 +307,7 @@ fn taken_by(pod: &Pod) -> Taken {
             .filter_map(|requests| requests.get(resource));
         amounts.filter_map(|amount| quantity::parse(&amount.0)).sum()
     };
-    Taken {
+    PodRequests {
         node: spec.and_then(|spec| spec.node_name.clone()).unwrap_or_default(),
         memory: sum("memory"),
         cpu: sum("cpu"),
@@ -305,8 +315,8 @@ fn taken_by(pod: &Pod) -> Taken {
 }
 
 /// What counts of a list, from memory or by asking.
-async fn kept<K, T>(
-    memory: &Kept<T>,
+async fn cached_list<K, T>(
+    memory: &CachedList<T>,
     api: &Api<K>,
     params: &ListParams,
     of: impl Fn(K) -> T,
@@ -329,12 +339,17 @@ where
 }
 
 /// machine-controller does not look at the kind of an instancetype; the author should know which one is used.
-fn warn_of_kind(wanted: &Wanted, found: Kind, question: &Question<'_>, report: &mut Report) {
-    let asked = question.spec.instancetype.as_ref().map(|it| it.kind.as_str());
+fn warn_kind_mismatch(
+    requirements: &Requirement,
+    found: Kind,
+    request: &PreflightRequest<'_>,
+    report: &mut Report,
+) {
+    let asked = request.spec.instancetype.as_ref().map(|it| it.kind.as_str());
     if !found.is_instancetype() || asked.is_none_or(|asked| asked.is_empty() || asked == found.text()) {
         return;
     }
-    let kind = question
+    let kind = request
         .path
         .child("virtualMachine")
         .child("instancetype")
@@ -342,24 +357,28 @@ fn warn_of_kind(wanted: &Wanted, found: Kind, question: &Question<'_>, report: &
     let text = format!(
         "there is no {} {:?} on the infra cluster; the {} of that name is used",
         asked.unwrap_or_default(),
-        wanted.name,
+        requirements.name,
         found.text()
     );
     report.warn(&kind, text);
 }
 
-fn missing(wanted: &Wanted, others: &[String]) -> String {
-    let kinds: Vec<_> = wanted.kinds.iter().map(|kind| kind.text()).collect();
+fn missing(requirements: &Requirement, others: &[String]) -> String {
+    let kinds: Vec<_> = requirements.kinds.iter().map(|kind| kind.text()).collect();
     let kinds = kinds.join(" or ");
-    let hint = did_you_mean(&wanted.name, others.iter().map(String::as_str));
+    let hint = did_you_mean(&requirements.name, others.iter().map(String::as_str));
     let text = format!(
         "{:?}: there is no {kinds} of that name on the infra cluster{hint}",
-        wanted.name
+        requirements.name
     );
-    let shown: Vec<_> = others.iter().take(SHOWN).map(String::as_str).collect();
+    let shown: Vec<_> = others.iter().take(MAX_SHOWN).map(String::as_str).collect();
     match others.len() {
         0 => text,
-        all if all > SHOWN => format!("{text}; there are: {} and {} more", shown.join(", "), all - SHOWN),
+        all if all > MAX_SHOWN => format!(
+            "{text}; there are: {} and {} more",
+            shown.join(", "),
+            all - MAX_SHOWN
+        ),
         _ => format!("{text}; there are: {}", shown.join(", ")),
     }
 }
@@ -372,19 +391,19 @@ mod tests {
 
     #[test]
     fn a_missing_name_is_told_with_those_that_exist() {
-        let wanted = Wanted {
+        let requirements = Requirement {
             path: FieldPath::new("x"),
             kinds: vec![Kind::Instancetype, Kind::ClusterInstancetype],
             name: "standrad-2".to_owned(),
-            weight: Weight::Error,
+            weight: Severity::Error,
         };
         assert_eq!(
-            missing(&wanted, &["standard-2".to_owned(), "large".to_owned()]),
+            missing(&requirements, &["standard-2".to_owned(), "large".to_owned()]),
             "\"standrad-2\": there is no VirtualMachineInstancetype or VirtualMachineClusterInstancetype of that name on \
              the infra cluster; did you mean \"standard-2\"?; there are: standard-2, large"
         );
         let many: Vec<String> = (0..12).map(|i| format!("other{i}")).collect();
-        assert!(missing(&wanted, &many).ends_with("other9 and 2 more"));
-        assert!(missing(&wanted, &[]).ends_with("on the infra cluster"));
+        assert!(missing(&requirements, &many).ends_with("other9 and 2 more"));
+        assert!(missing(&requirements, &[]).ends_with("on the infra cluster"));
     }
 }

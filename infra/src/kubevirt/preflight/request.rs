@@ -9,7 +9,7 @@ use crate::kube::kubeconfig::InfraKubeconfig;
 
 /// A VM that is to be.
 #[derive(Debug, Clone)]
-pub struct Question<'a> {
+pub struct PreflightRequest<'a> {
     /// Where it is to be.
     pub kubeconfig: &'a InfraKubeconfig,
     /// In which namespace.
@@ -28,15 +28,15 @@ pub struct Question<'a> {
     pub replicas: u64,
     /// Where the operating system is written whose user data Ignition reads, if that is so.
     pub ignition: Option<FieldPath>,
-    /// Whether the author may know which Secrets there are.
-    pub secrets: Secrets,
+    /// Whether the author may know which SecretDisclosure there are.
+    pub secrets: SecretDisclosure,
     /// Where that is written: `….cloudProviderSpec`.
     pub path: FieldPath,
     /// Where the Machine's labels and annotations are written: `metadata`, or that of a template.
     pub metadata: FieldPath,
 }
 
-impl Question<'_> {
+impl PreflightRequest<'_> {
     /// Where the credential is written.
     pub(super) fn kubeconfig_path(&self) -> FieldPath {
         self.path.child("auth").child("kubeconfig")
@@ -45,7 +45,7 @@ impl Question<'_> {
 
 /// Whether it is told that a Secret of the infra cluster does not exist.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Secrets {
+pub enum SecretDisclosure {
     /// The author holds the very credential that is asked with, or may read it.
     Told,
     /// Nobody knows what the author may see.

@@ -10,7 +10,7 @@ use machinist_shared::kubevirt::kinds::{
 use machinist_shared::kubevirt::source::downloads;
 use machinist_shared::kubevirt::spec::Matcher;
 
-use super::question::{Question, Secrets};
+use super::request::{PreflightRequest, SecretDisclosure};
 
 /// Kinds that a spec names by name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -61,7 +61,7 @@ impl Kind {
 
 /// What it means that something is missing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Weight {
+pub(super) enum Severity {
     /// No VM can come of it.
     Error,
     /// It may be made later.
@@ -70,23 +70,23 @@ pub(super) enum Weight {
 
 /// One thing to ask for: a name that one of these kinds may bear.
 #[derive(Debug)]
-pub(super) struct Wanted {
+pub(super) struct Requirement {
     pub(super) path: FieldPath,
     /// The best first.
     pub(super) kinds: Vec<Kind>,
     pub(super) name: String,
-    pub(super) weight: Weight,
+    pub(super) weight: Severity,
 }
 
 /// Everything that the spec names.
-pub(super) fn wanted(question: &Question<'_>) -> Vec<Wanted> {
-    let (spec, vm) = (question.spec, question.path.child("virtualMachine"));
+pub(super) fn requirements(request: &PreflightRequest<'_>) -> Vec<Requirement> {
+    let (spec, vm) = (request.spec, request.path.child("virtualMachine"));
     let template = vm.child("template");
-    let mut wanted = Vec::new();
+    let mut requirements = Vec::new();
     let mut want = |path: FieldPath, kinds: Vec<Kind>, name: &str, weight| {
         if !name.is_empty() {
             let name = name.to_owned();
-            wanted.push(Wanted {
+            requirements.push(Requirement {
                 path,
                 kinds,
                 name,
@@ -96,7 +96,7 @@ pub(super) fn wanted(question: &Question<'_>) -> Vec<Wanted> {
     };
     if let Some(it) = &spec.instancetype {
         let path = vm.child("instancetype").child("name");
-        want(path, instancetype_kinds(it), &it.name, Weight::Error);
+        want(path, instancetype_kinds(it), &it.name, Severity::Error);
     }
     if let Some(it) = &spec.preference {
         let kind = match it.kind.as_str() {
@@ -105,7 +105,7 @@ pub(super) fn wanted(question: &Question<'_>) -> Vec<Wanted> {
             _ => Kind::ClusterPreference,
         };
         let path = vm.child("preference").child("name");
-        want(path, vec![kind], &it.name, Weight::Error);
+        want(path, vec![kind], &it.name, Severity::Error);
     }
     let primary = template.child("primaryDisk");
     let class = |disk: &FieldPath| disk.child("storageClassName");
@@ -114,21 +114,21 @@ pub(super) fn wanted(question: &Question<'_>) -> Vec<Wanted> {
         class(&primary),
         classes.clone(),
         &spec.primary_disk.storage_class,
-        Weight::Error,
+        Severity::Error,
     );
     for (index, disk) in spec.secondary_disks.iter().enumerate() {
         let path = class(&template.child("secondaryDisks").index(index));
-        want(path, classes.clone(), &disk.storage_class, Weight::Error);
+        want(path, classes.clone(), &disk.storage_class, Severity::Error);
     }
-    if question.secrets == Secrets::Told && downloads(&spec.image) {
+    if request.secrets == SecretDisclosure::Told && downloads(&spec.image) {
         let secrets = vec![Kind::Secret];
         let path = primary.child("dataVolumeSecretRef");
         // CDI waits for it.
-        want(path, secrets.clone(), &spec.image.secret, Weight::Warning);
+        want(path, secrets.clone(), &spec.image.secret, Severity::Warning);
         let path = primary.child("extraHeadersSecretRef");
-        want(path, secrets, &spec.image.extra_headers_secret, Weight::Error);
+        want(path, secrets, &spec.image.extra_headers_secret, Severity::Error);
     }
-    wanted
+    requirements
 }
 
 /// Both kinds of instancetypes, the one that is asked for first.

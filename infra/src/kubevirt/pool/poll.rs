@@ -18,40 +18,40 @@ use crate::kubevirt::objects::Cached;
 
 /// What was looked up, and when.
 #[derive(Debug)]
-pub(super) struct Looks {
+pub(super) struct Polls {
     /// How often a Machine is looked at, jittered by a tenth either way.
     every: Duration,
     pub(super) objects: Objects,
-    taken: Mutex<HashMap<String, Look>>,
+    taken: Mutex<HashMap<String, Poll>>,
 }
 
 #[derive(Debug, Clone)]
-struct Look {
+struct Poll {
     until: Instant,
-    seen: Result<Seen, RemoteError>,
+    seen: Result<PollResult, RemoteError>,
 }
 
-/// What a look has come to.
+/// What a poll has come to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Seen {
-    /// Kinds of disks that the credential may not even get: nobody can tell whether the names are free.
+pub struct PollResult {
+    /// Kinds of disks that the credential may not even get: nobody can emit whether the names are free.
     pub unseen_disks: Vec<&'static str>,
 }
 
-/// What to look at, and how.
+/// What to poll at, and how.
 #[derive(Clone, Copy)]
-pub(super) struct Sight<'a> {
+pub(super) struct PollTarget<'a> {
     pub(super) client: &'a Client,
     pub(super) namespace: &'a str,
     /// Name of the VM.
     pub(super) name: &'a str,
     /// Names of its disks.
     pub(super) disks: &'a [String],
-    /// The kinds to look at.
+    /// The kinds to poll at.
     pub(super) missing: &'a Missing,
 }
 
-impl Looks {
+impl Polls {
     pub(super) fn every(every: Duration) -> Self {
         Self {
             every,
@@ -60,42 +60,42 @@ impl Looks {
         }
     }
 
-    /// Looks, unless that has been done lately; gives also how long until the next look is due.
-    pub(super) async fn take(&self, sight: Sight<'_>) -> (Result<Seen, RemoteError>, Duration) {
+    /// Polls, unless that has been done lately; gives also how long until the next poll is due.
+    pub(super) async fn take(&self, sight: PollTarget<'_>) -> (Result<PollResult, RemoteError>, Duration) {
         let now = Instant::now();
         let known = self
             .taken
             .lock()
             .get(sight.name)
-            .filter(|look| look.until > now)
+            .filter(|poll| poll.until > now)
             .cloned();
-        if let Some(look) = known {
-            return (look.seen, look.until.saturating_duration_since(now));
+        if let Some(poll) = known {
+            return (poll.seen, poll.until.saturating_duration_since(now));
         }
-        let seen = self.look(sight).await;
-        // What got no answer is no look; the breaker says when to try again.
+        let seen = self.poll(sight).await;
+        // What got no answer is no poll; the breaker says when to try again.
         let lost = matches!(&seen, Err(error) if error.is_lost());
         let pause = if lost {
             Duration::from_secs(1).min(self.every)
         } else {
             self.every.mul_f64(0.9 + 0.2 * jitter())
         };
-        let look = Look {
+        let poll = Poll {
             until: Instant::now() + pause,
             seen: seen.clone(),
         };
         let mut taken = self.taken.lock();
-        taken.retain(|_, look| look.until + 2 * self.every > now);
-        taken.insert(sight.name.to_owned(), look);
+        taken.retain(|_, poll| poll.until + 2 * self.every > now);
+        taken.insert(sight.name.to_owned(), poll);
         (seen, pause)
     }
 
     /// Whether the VM of that name has been looked at, so that its absence means something.
     pub(super) fn has(&self, name: &str) -> bool {
-        self.taken.lock().get(name).is_some_and(|look| look.seen.is_ok())
+        self.taken.lock().get(name).is_some_and(|poll| poll.seen.is_ok())
     }
 
-    async fn look(&self, sight: Sight<'_>) -> Result<Seen, RemoteError> {
+    async fn poll(&self, sight: PollTarget<'_>) -> Result<PollResult, RemoteError> {
         let own = [sight.name.to_owned()];
         let of = |kind: Kind, names| if sight.missing.has(kind) { names } else { &[][..] };
         let (vms, instances, volumes, claims) = tokio::try_join!(
@@ -120,7 +120,7 @@ impl Looks {
         }
         let unseen = [(Kind::DataVolume, volumes), (Kind::Claim, claims)];
         let unseen = unseen.into_iter().filter(|(_, refusal)| refusal.is_some());
-        Ok(Seen {
+        Ok(PollResult {
             unseen_disks: unseen.map(|(kind, _)| kind.resource()).collect(),
         })
     }
@@ -144,7 +144,7 @@ const OBJECT_BYTES: usize = 256 * 1024;
 
 /// Gets the objects into the store; the refusal, if the credential may not get that kind.
 async fn get<K>(
-    sight: Sight<'_>,
+    sight: PollTarget<'_>,
     kind: Kind,
     store: &Store<K>,
     names: &[String],

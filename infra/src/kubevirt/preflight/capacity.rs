@@ -5,50 +5,53 @@ use k8s_openapi::api::core::v1::Node;
 use machinist_shared::api::field::Report;
 use machinist_shared::api::quantity;
 
-use super::existence::Taken;
-use super::question::Question;
+use super::existence::PodRequests;
 use super::quota::Needed;
+use super::request::PreflightRequest;
 
-/// A warning for each resource of which no node has enough for one, or all nodes together for all. `taken` is what pods
+/// A warning for each resource of which no node has enough for one, or all nodes together for all. `pod_requests` is what pods
 /// take, if anybody knows.
-pub(super) fn judge(
+pub(super) fn check(
     nodes: &[Node],
-    taken: Option<&[Taken]>,
+    pod_requests: Option<&[PodRequests]>,
     needed: &Needed,
-    question: &Question<'_>,
+    request: &PreflightRequest<'_>,
     report: &mut Report,
 ) {
     for (resource, one) in [("memory", needed.memory), ("cpu", needed.cpu)] {
-        let rooms: Vec<(f64, &str, &str)> = nodes.iter().filter_map(|node| room(node, resource)).collect();
+        let rooms: Vec<(f64, &str, &str)> = nodes
+            .iter()
+            .filter_map(|node| available(node, resource))
+            .collect();
         let Some((largest, text, _)) = rooms.iter().copied().max_by(|a, b| a.0.total_cmp(&b.0)) else {
             continue;
         };
-        let path = question.path.child("virtualMachine");
+        let path = request.path.child("virtualMachine");
         if one > largest {
             let what =
                 format!("no node of the infra cluster has that much {resource}; the largest has {text}");
             report.warn(&path, what);
             continue;
         }
-        let free = |room: f64, name: &str| {
-            let pods = taken.into_iter().flatten().filter(|pod| pod.node == name);
-            let taken = pods.map(|pod| if resource == "cpu" { pod.cpu } else { pod.memory });
-            (room - taken.sum::<f64>()).max(0.0)
+        let free = |available: f64, name: &str| {
+            let pods = pod_requests.into_iter().flatten().filter(|pod| pod.node == name);
+            let pod_requests = pods.map(|pod| if resource == "cpu" { pod.cpu } else { pod.memory });
+            (available - pod_requests.sum::<f64>()).max(0.0)
         };
         // A VM does not stretch over nodes; the amounts are far below where a float loses a byte.
         let fitting: f64 = rooms
             .iter()
-            .map(|(room, _, name)| (free(*room, name) / one).floor())
+            .map(|(available, _, name)| (free(*available, name) / one).floor())
             .sum();
         #[expect(clippy::cast_precision_loss, reason = "a number of VMs")]
-        let wanted = question.replicas as f64;
-        if one > 0.0 && fitting < wanted {
-            let (left, even_so) = match taken {
+        let requirements = request.replicas as f64;
+        if one > 0.0 && fitting < requirements {
+            let (left, even_so) = match pod_requests {
                 Some(_) => (" left", ""),
                 None => ("", ", even if nothing else ran there"),
             };
             let what = format!(
-                "the nodes of the infra cluster have {resource}{left} for {fitting} of {wanted} more VMs{even_so}"
+                "the nodes of the infra cluster have {resource}{left} for {fitting} of {requirements} more VMs{even_so}"
             );
             report.warn(&path, what);
         }
@@ -56,7 +59,7 @@ pub(super) fn judge(
 }
 
 /// How much of a resource a node has for pods, and its name; nothing where none are put.
-fn room<'a>(node: &'a Node, resource: &str) -> Option<(f64, &'a str, &'a str)> {
+fn available<'a>(node: &'a Node, resource: &str) -> Option<(f64, &'a str, &'a str)> {
     if node.spec.as_ref().and_then(|spec| spec.unschedulable) == Some(true) {
         return None;
     }
@@ -82,7 +85,7 @@ mod tests {
     use serde_json::json;
 
     use super::super::existence::Found;
-    use super::super::question::Secrets;
+    use super::super::request::SecretDisclosure;
     use super::*;
     use crate::kube::kubeconfig::{AddressPolicy, InfraKubeconfig};
 
@@ -92,8 +95,8 @@ mod tests {
         serde_json::from_value(node).unwrap()
     }
 
-    fn taken(node: &str, gibibytes: f64) -> Taken {
-        Taken {
+    fn pod_requests(node: &str, gibibytes: f64) -> PodRequests {
+        PodRequests {
             node: node.to_owned(),
             memory: gibibytes * 1024.0 * 1024.0 * 1024.0,
             cpu: 0.0,
@@ -107,12 +110,12 @@ mod tests {
     #[case::too_large_beside_its_launcher(&[node("4Gi", false)], None, 1, Some("the largest has 4Gi"))]
     #[case::too_many(&[node("7Gi", false), node("5Gi", false)], None, 3, Some("have memory for 2 of 3 more VMs, even if nothing else ran there"))]
     #[case::a_cordoned_node_has_no_room(&[node("9Gi", true), node("5Gi", false)], None, 2, Some("have memory for 1 of 2 more VMs"))]
-    #[case::others_have_taken_it(&[node("9Gi", false)], Some(vec![taken("node-9Gi", 2.0)]), 2, Some("have memory left for 1 of 2 more VMs"))]
-    #[case::others_have_taken_it_elsewhere(&[node("9Gi", false)], Some(vec![taken("another", 2.0)]), 2, None)]
-    #[case::more_is_taken_than_there_is(&[node("9Gi", false)], Some(vec![taken("node-9Gi", 20.0)]), 1, Some("have memory left for 0 of 1 more VMs"))]
+    #[case::others_have_taken_it(&[node("9Gi", false)], Some(vec![pod_requests("node-9Gi", 2.0)]), 2, Some("have memory left for 1 of 2 more VMs"))]
+    #[case::others_have_taken_it_elsewhere(&[node("9Gi", false)], Some(vec![pod_requests("another", 2.0)]), 2, None)]
+    #[case::more_is_taken_than_there_is(&[node("9Gi", false)], Some(vec![pod_requests("node-9Gi", 20.0)]), 1, Some("have memory left for 0 of 1 more VMs"))]
     fn room_is_what_nodes_have(
         #[case] nodes: &[Node],
-        #[case] taken: Option<Vec<Taken>>,
+        #[case] pod_requests: Option<Vec<PodRequests>>,
         #[case] replicas: u64,
         #[case] want: Option<&str>,
     ) {
@@ -125,7 +128,7 @@ mod tests {
             ..ResolvedSpec::default()
         };
         let none = BTreeMap::new();
-        let question = Question {
+        let request = PreflightRequest {
             kubeconfig: &kubeconfig,
             namespace: "vms",
             name: "m",
@@ -135,16 +138,16 @@ mod tests {
             spec: &spec,
             replicas,
             ignition: None,
-            secrets: Secrets::Untold,
+            secrets: SecretDisclosure::Untold,
             path: FieldPath::new("c"),
             metadata: FieldPath::new("metadata"),
         };
         let mut report = Report::new();
-        judge(
+        check(
             nodes,
-            taken.as_deref(),
+            pod_requests.as_deref(),
             &Needed::of(&spec, &Found::default()),
-            &question,
+            &request,
             &mut report,
         );
         match (report.warnings.as_slice(), want) {

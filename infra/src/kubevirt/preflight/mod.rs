@@ -1,17 +1,17 @@
 //! What only the infra cluster knows of a spec before its VM is made: whether what it names exists, and what KubeVirt
 //! would say to the VM.
 //!
-//! Reads only, and one dry-run. Answers that something exists are kept for a minute, by credential, so that nobody learns
-//! anything through somebody else's rights; in the steady state a question is the dry-run alone.
+//! Reads only, and one dry-run. Answers that something exists are cached_list for a minute, by credential, so that nobody learns
+//! anything through somebody else's rights; in the steady state a request is the dry-run alone.
 
-mod blame;
+mod capacity;
 mod existence;
-mod gate;
-mod question;
+mod field_mapping;
 mod quota;
-mod room;
+mod request;
+mod requirements;
+mod server_limiter;
 mod unreachable;
-mod wanted;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -36,21 +36,21 @@ use crate::kubevirt::objects::Vm;
 use crate::provider::FactError;
 
 use self::existence::{Existence, Found};
-use self::gate::Gate;
-pub use self::question::{Question, Secrets};
+pub use self::request::{PreflightRequest, SecretDisclosure};
+use self::server_limiter::ServerLimiter;
 use self::unreachable::{Unreachable, refused, within};
 
 /// How many credentials are remembered at once.
-const CLIENTS: usize = 256;
-/// How long a client of nobody's is kept.
-const IDLE: Duration = Duration::from_mins(10);
+const MAX_CLIENTS: usize = 256;
+/// How long a client of nobody's is cached_list.
+const IDLE_TTL: Duration = Duration::from_mins(10);
 
 /// What stands for Ignition's user data, by which KubeVirt knows it.
 const IGNITION: &str = r#"{"ignition":{"version":"3.3.0"}}"#;
 
 /// What came of it.
 #[derive(Debug, Default)]
-pub struct Answer {
+pub struct PreflightReport {
     /// Errors and warnings of the infra cluster, by our fields.
     pub report: Report,
     /// Why there may be more: it could not be asked for everything.
@@ -59,11 +59,11 @@ pub struct Answer {
 
 /// Asks infra clusters.
 #[derive(Debug)]
-pub struct Inquiry {
+pub struct Preflight {
     options: ClientOptions,
     clusters: TtlMap<String, Arc<Cluster>>,
     /// By the server's URL: whoever does not answer one credential answers none.
-    gates: TtlMap<String, Arc<Gate>>,
+    limiters: TtlMap<String, Arc<ServerLimiter>>,
 }
 
 /// What is known through one credential.
@@ -82,22 +82,22 @@ impl std::fmt::Debug for ClientOf {
     }
 }
 
-impl Inquiry {
+impl Preflight {
     /// Asks with clients of these limits.
     pub fn new(options: ClientOptions) -> Self {
         Self {
             options,
             clusters: TtlMap::default(),
-            gates: TtlMap::default(),
+            limiters: TtlMap::default(),
         }
     }
 
     /// Asks, and tells by `deadline` what is known by then.
-    pub async fn ask(&self, question: &Question<'_>, deadline: Instant) -> Answer {
+    pub async fn ask(&self, request: &PreflightRequest<'_>, deadline: Instant) -> PreflightReport {
         let mut report = Report::new();
-        let asked = Box::pin(self.try_ask(question, deadline, &mut report));
-        let unreachable = self.through_gate(question.kubeconfig, asked).await.err();
-        Answer {
+        let asked = Box::pin(self.run_checks(request, deadline, &mut report));
+        let unreachable = self.through_limiter(request.kubeconfig, asked).await.err();
+        PreflightReport {
             report,
             unreachable: unreachable.map(|Unreachable(why)| why),
         }
@@ -108,18 +108,18 @@ impl Inquiry {
         &self,
         kubeconfig: &InfraKubeconfig,
         namespace: &str,
-        wanted: &Matcher,
+        requirements: &Matcher,
         deadline: Instant,
     ) -> Result<Option<Value>, String> {
         let ask = async {
             let cluster = self.cluster(kubeconfig).await?;
             let found = cluster
                 .existence
-                .instancetype(&cluster.client.0, namespace, wanted);
+                .instancetype(&cluster.client.0, namespace, requirements);
             Ok(found.await?)
         };
         let ask = async { within(deadline, ask).await? };
-        let found = self.through_gate(kubeconfig, ask).await;
+        let found = self.through_limiter(kubeconfig, ask).await;
         found.map_err(|Unreachable(why)| why)
     }
 
@@ -136,7 +136,7 @@ impl Inquiry {
             Ok(found.await?)
         };
         let ask = async { within(deadline, ask).await? };
-        let class = self.through_gate(kubeconfig, ask).await;
+        let class = self.through_limiter(kubeconfig, ask).await;
         let class = class.map_err(|Unreachable(why)| why)?.unwrap_or_default();
         let terms = class["allowedTopologies"].as_array().into_iter().flatten();
         let expressions =
@@ -154,50 +154,50 @@ impl Inquiry {
     }
 
     /// Asks if the server answers as far as is known, and remembers whether it did.
-    async fn through_gate<T>(
+    async fn through_limiter<T>(
         &self,
         kubeconfig: &InfraKubeconfig,
         ask: impl Future<Output = Result<T, Unreachable>>,
     ) -> Result<T, Unreachable> {
         let server = kubeconfig.server().to_owned();
-        let gate = self.gates.renew_or_insert(server, IDLE, Arc::default);
-        let place = gate.enter().await.map_err(Unreachable)?;
+        let limiter = self.limiters.renew_or_insert(server, IDLE_TTL, Arc::default);
+        let place = limiter.acquire().await.map_err(Unreachable)?;
         let answer = ask.await;
-        place.leave(answer.as_ref().err().map(|Unreachable(why)| why.as_str()));
+        place.release(answer.as_ref().err().map(|Unreachable(why)| why.as_str()));
         answer
     }
 
-    async fn try_ask(
+    async fn run_checks(
         &self,
-        question: &Question<'_>,
+        request: &PreflightRequest<'_>,
         deadline: Instant,
         report: &mut Report,
     ) -> Result<(), Unreachable> {
-        let cluster = within(deadline, self.cluster(question.kubeconfig)).await??;
+        let cluster = within(deadline, self.cluster(request.kubeconfig)).await??;
         let client = &cluster.client.0;
-        let judged = cluster.existence.judge(client, question, deadline, report);
+        let judged = cluster.existence.check(client, request, deadline, report);
         let Some(found) = judged.await? else {
             return Ok(());
         };
-        let mut needed = facts_needed(question.spec);
-        // Nothing in a Secret is needed to judge, and so none is read.
+        let mut needed = facts_needed(request.spec);
+        // Nothing in a Secret is needed to check, and so none is read.
         needed.extra_headers_secret = None;
-        let digest = question.kubeconfig.credential_digest();
-        let facts = cluster.facts.get(&digest, client, question.namespace, &needed);
+        let digest = request.kubeconfig.credential_digest();
+        let facts = cluster.facts.get(&digest, client, request.namespace, &needed);
         let facts = match within(deadline, facts).await? {
             Ok(facts) => facts,
             // Told by its field already, if it is one that we ask for by name.
             Err(FactError::NotFound { .. }) if !report.is_ok() => return Ok(()),
             Err(error @ FactError::NotFound { .. }) => {
                 report.error(
-                    &origin_of(&error, question),
+                    &origin_of(&error, request),
                     ErrorKind::NotFound,
                     error.to_string(),
                 );
                 return Ok(());
             }
             Err(FactError::Remote { error, .. }) if error.code() == Some(403) => {
-                let path = question.kubeconfig_path();
+                let path = request.kubeconfig_path();
                 report.error(
                     &path,
                     ErrorKind::Forbidden,
@@ -205,37 +205,37 @@ impl Inquiry {
                 );
                 return Ok(());
             }
-            Err(FactError::Remote { error, .. }) => return refused(question, &error, report),
+            Err(FactError::Remote { error, .. }) => return refused(request, &error, report),
         };
         let vm = render(&RenderInput {
-            name: question.name,
+            name: request.name,
             uid: "00000000-0000-0000-0000-000000000000",
-            labels: question.labels,
-            annotations: question.annotations,
-            machine_deployment: question.machine_deployment,
+            labels: request.labels,
+            annotations: request.annotations,
+            machine_deployment: request.machine_deployment,
             cluster_uid: "",
-            namespace: question.namespace,
-            spec: question.spec,
+            namespace: request.namespace,
+            spec: request.spec,
             facts: &facts,
             user_data_secret: "dry-run",
-            ignition: question.ignition.as_ref().map(|_| IGNITION),
+            ignition: request.ignition.as_ref().map(|_| IGNITION),
         });
-        let claim = cluster.existence.judge_claim(client, question, &vm, report);
+        let claim = cluster.existence.check_claim(client, request, &vm, report);
         within(deadline, claim).await??;
         if !report.is_ok() {
             return Ok(());
         }
-        if let Err(error) = within(deadline, verdict(client, question, vm.clone(), report)).await? {
+        if let Err(error) = within(deadline, verdict(client, request, vm.clone(), report)).await? {
             return match error {
                 kube::Error::Api(status) if matches!(status.code, 400 | 403 | 422) => {
-                    blame::blame(&status, question, &vm, report);
+                    field_mapping::map_fields(&status, request, &vm, report);
                     Ok(())
                 }
-                error => refused(question, &RemoteError::from(&error), report),
+                error => refused(request, &RemoteError::from(&error), report),
             };
         }
         // Hints, for which nobody is called unreachable.
-        let hints = cluster.hints(question, &found);
+        let hints = cluster.hints(request, &found);
         if let Ok(hints) = within(deadline, hints).await {
             report.extend(hints);
         }
@@ -245,7 +245,7 @@ impl Inquiry {
     /// The cluster through this very credential.
     async fn cluster(&self, kubeconfig: &InfraKubeconfig) -> Result<Arc<Cluster>, Unreachable> {
         let digest = kubeconfig.credential_digest();
-        if let Some(cluster) = self.clusters.renew(&digest, IDLE) {
+        if let Some(cluster) = self.clusters.renew(&digest, IDLE_TTL) {
             return Ok(cluster);
         }
         let client = infra_client(kubeconfig, &self.options)
@@ -256,34 +256,34 @@ impl Inquiry {
             facts: FactsCache::new(facts::TTL),
             existence: Existence::default(),
         });
-        if self.clusters.len() >= CLIENTS {
+        if self.clusters.len() >= MAX_CLIENTS {
             self.clusters.clear();
         }
-        self.clusters.insert(digest, Arc::clone(&cluster), IDLE);
+        self.clusters.insert(digest, Arc::clone(&cluster), IDLE_TTL);
         Ok(cluster)
     }
 }
 
 impl Cluster {
-    /// Whether there is room, as far as the credential sees: more than one VM asks for room that nobody has looked at, and
-    /// the same room is asked for by each admission.
-    async fn hints(&self, question: &Question<'_>, found: &Found) -> Report {
+    /// Whether there is available, as far as the credential sees: more than one VM asks for available that nobody has looked at, and
+    /// the same available is asked for by each admission.
+    async fn hints(&self, request: &PreflightRequest<'_>, found: &Found) -> Report {
         let mut report = Report::new();
-        if question.replicas == 0 {
+        if request.replicas == 0 {
             return report;
         }
-        let needed = quota::Needed::of(question.spec, found);
+        let needed = quota::Needed::of(request.spec, found);
         let client = &self.client.0;
         let (quotas, nodes) = futures::join!(
-            self.existence.quotas(client, question.namespace),
+            self.existence.quotas(client, request.namespace),
             self.existence.nodes(client)
         );
-        quota::judge(&quotas.unwrap_or_default(), &needed, question, &mut report);
+        quota::check(&quotas.unwrap_or_default(), &needed, request, &mut report);
         let Some(nodes) = nodes else {
             return report;
         };
-        let taken = self.existence.taken(client).await;
-        room::judge(&nodes, taken.as_deref(), &needed, question, &mut report);
+        let pod_requests = self.existence.pod_requests(client).await;
+        capacity::check(&nodes, pod_requests.as_deref(), &needed, request, &mut report);
         report
     }
 }
@@ -292,20 +292,20 @@ impl Cluster {
 /// warning, for it is left out when the VM is made, and the rest is judged without it.
 async fn verdict(
     client: &Client,
-    question: &Question<'_>,
+    request: &PreflightRequest<'_>,
     vm: Value,
     report: &mut Report,
 ) -> kube::Result<()> {
-    match dry_run(client, question.namespace, vm.clone(), "Strict").await {
+    match dry_run(client, request.namespace, vm.clone(), "Strict").await {
         Err(kube::Error::Api(status)) if status.code == 400 && status.message.contains("strict decoding") => {
             let text = RemoteError::from(&kube::Error::Api(status)).to_string();
             report.warn(
-                &question.path.child("virtualMachine"),
+                &request.path.child("virtualMachine"),
                 format!(
                     "the infra cluster's KubeVirt does not know a field of the VM, and leaves it out: {text}"
                 ),
             );
-            dry_run(client, question.namespace, vm, "Ignore").await
+            dry_run(client, request.namespace, vm, "Ignore").await
         }
         judged => judged,
     }
@@ -334,18 +334,18 @@ async fn dry_run(client: &Client, namespace: &str, mut vm: Value, validation: &s
 }
 
 /// The field of the disk whose StorageProfile is missing: everything else that is asked for is named in the spec itself.
-fn origin_of(error: &FactError, question: &Question<'_>) -> FieldPath {
+fn origin_of(error: &FactError, request: &PreflightRequest<'_>) -> FieldPath {
     let FactError::NotFound {
         kind: "StorageProfile",
         name,
     } = error
     else {
-        return question.path.clone();
+        return request.path.clone();
     };
-    let template = question.path.child("virtualMachine").child("template");
+    let template = request.path.child("virtualMachine").child("template");
     let primary = template.child("primaryDisk");
-    let mut secondary = question.spec.secondary_disks.iter();
-    let disk = if question.spec.primary_disk.storage_class == *name {
+    let mut secondary = request.spec.secondary_disks.iter();
+    let disk = if request.spec.primary_disk.storage_class == *name {
         primary
     } else {
         let index = secondary.position(|disk| disk.storage_class == *name);

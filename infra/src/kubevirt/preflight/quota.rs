@@ -1,4 +1,4 @@
-//! Whether the namespace's ResourceQuotas leave room for the VMs: a warning, for both may change before they start.
+//! Whether the namespace's ResourceQuotas release available for the VMs: a warning, for both may change before they start.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use machinist_shared::api::quantity;
 use machinist_shared::kubevirt::resolved::ResolvedSpec;
 
 use super::existence::Found;
-use super::question::Question;
+use super::request::PreflightRequest;
 
 /// Memory that a launcher takes beside its guest, at least: its own processes and an I/O thread, something for each vCPU,
 /// and page tables. KubeVirt adds more for devices and by release.
@@ -93,8 +93,13 @@ fn with_launcher(guest: f64, vcpus: f64) -> f64 {
     guest * (1.0 + PAGE_TABLES) + LAUNCHER + vcpus * PER_VCPU
 }
 
-/// A warning for each quota that does not leave room for all of them.
-pub(super) fn judge(quotas: &[ResourceQuota], needed: &Needed, question: &Question<'_>, report: &mut Report) {
+/// A warning for each quota that does not release available for all of them.
+pub(super) fn check(
+    quotas: &[ResourceQuota],
+    needed: &Needed,
+    request: &PreflightRequest<'_>,
+    report: &mut Report,
+) {
     for quota in quotas {
         let status = quota.status.clone().unwrap_or_default();
         for (resource, hard) in status.hard.iter().flatten() {
@@ -112,16 +117,16 @@ pub(super) fn judge(quotas: &[ResourceQuota], needed: &Needed, question: &Questi
                 reason = "as many as fit; the sizes are far below where a float loses a byte"
             )]
             let fitting = ((most - used) / one).max(0.0) as u64;
-            if fitting < question.replicas {
+            if fitting < request.replicas {
                 report.warn(
-                    &question.path.child("virtualMachine"),
+                    &request.path.child("virtualMachine"),
                     format!(
-                        "ResourceQuota {} of namespace {} allows {resource} {}, of which {used_text} is used: there is room \
+                        "ResourceQuota {} of namespace {} allows {resource} {}, of which {used_text} is used: there is available \
                          for {fitting} of {} more VMs",
                         quota.name_any(),
-                        question.namespace,
+                        request.namespace,
                         hard.0,
-                        question.replicas
+                        request.replicas
                     ),
                 );
             }
@@ -137,7 +142,7 @@ mod tests {
     use machinist_shared::kubevirt::resolved::Disk;
     use serde_json::json;
 
-    use super::super::question::Secrets;
+    use super::super::request::SecretDisclosure;
     use super::*;
     use crate::kube::kubeconfig::{AddressPolicy, InfraKubeconfig};
 
@@ -167,7 +172,7 @@ mod tests {
             ..ResolvedSpec::default()
         };
         let none = BTreeMap::new();
-        let question = Question {
+        let request = PreflightRequest {
             kubeconfig: &kubeconfig,
             namespace: "vms",
             name: "m",
@@ -177,15 +182,15 @@ mod tests {
             spec: &spec,
             replicas,
             ignition: None,
-            secrets: Secrets::Untold,
+            secrets: SecretDisclosure::Untold,
             path: FieldPath::new("c"),
             metadata: FieldPath::new("metadata"),
         };
         let mut report = Report::new();
-        judge(
+        check(
             &[quota],
             &Needed::of(&spec, &Found::default()),
-            &question,
+            &request,
             &mut report,
         );
         report.warnings.len()

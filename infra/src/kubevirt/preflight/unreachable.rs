@@ -5,7 +5,7 @@ use std::future::Future;
 use machinist_shared::api::field::{ErrorKind, Report};
 use tokio::time::{Instant, timeout_at};
 
-use super::question::Question;
+use super::request::PreflightRequest;
 use crate::kube::error::RemoteError;
 
 /// Why nobody could be asked.
@@ -26,11 +26,11 @@ pub(super) async fn within<T>(deadline: Instant, answer: impl Future<Output = T>
 
 /// An answer that says nothing of the spec: the credential is at fault, or the cluster cannot be asked now.
 pub(super) fn refused(
-    question: &Question<'_>,
+    request: &PreflightRequest<'_>,
     error: &RemoteError,
     report: &mut Report,
 ) -> Result<(), Unreachable> {
-    let path = question.kubeconfig_path();
+    let path = request.kubeconfig_path();
     match error.code() {
         Some(401) => report.error(
             &path,
@@ -42,7 +42,7 @@ pub(super) fn refused(
             ErrorKind::Invalid,
             format!(
                 "the infra cluster has no KubeVirt, or not the namespace {}: {error}",
-                question.namespace
+                request.namespace
             ),
         ),
         _ => return Err(Unreachable(error.to_string())),

@@ -5,7 +5,7 @@ use machinist_shared::api::field::{ErrorKind, FieldPath, Report};
 use machinist_shared::api::names::{annotation, label};
 use serde_json::Value;
 
-use super::question::Question;
+use super::request::PreflightRequest;
 use crate::kube::error::RemoteError;
 
 /// Fields of a VirtualMachine, and of `cloudProviderSpec` what makes them; the first that fits counts.
@@ -67,10 +67,10 @@ const DISK_ORIGINS: [(&str, &str); 6] = [
 ];
 
 /// Adds an error for each cause of the refusal, or one for the whole.
-pub(super) fn blame(status: &Status, question: &Question<'_>, vm: &Value, report: &mut Report) {
+pub(super) fn map_fields(status: &Status, request: &PreflightRequest<'_>, vm: &Value, report: &mut Report) {
     let whole = RemoteError::from(&kube::Error::Api(Box::new(status.clone()))).to_string();
     if status.code == 403 && !whole.contains("quota") && !whole.contains("admission webhook") {
-        let path = question.kubeconfig_path();
+        let path = request.kubeconfig_path();
         report.error(
             &path,
             ErrorKind::Forbidden,
@@ -85,7 +85,7 @@ pub(super) fn blame(status: &Status, question: &Question<'_>, vm: &Value, report
         .unwrap_or_default();
     let before = report.errors.len();
     for cause in causes.iter().filter(|cause| !cause.message.is_empty()) {
-        let path = origin(&cause.field, &cause.message, question, vm);
+        let path = origin(&cause.field, &cause.message, request, vm);
         report.invalid(
             &path,
             format!(
@@ -97,15 +97,15 @@ pub(super) fn blame(status: &Status, question: &Question<'_>, vm: &Value, report
     }
     if report.errors.len() == before {
         report.invalid(
-            &question.path.child("virtualMachine"),
+            &request.path.child("virtualMachine"),
             format!("KubeVirt refuses the VM: {whole}"),
         );
     }
 }
 
 /// The field of our spec from which that of the VM was made.
-fn origin(field: &str, message: &str, question: &Question<'_>, vm: &Value) -> FieldPath {
-    let path = &question.path;
+fn origin(field: &str, message: &str, request: &PreflightRequest<'_>, vm: &Value) -> FieldPath {
+    let path = &request.path;
     // KubeVirt's schema names the field in its message alone.
     let field = match message.split_once(" in body ") {
         Some((named, _)) if field.is_empty() => named,
@@ -116,10 +116,10 @@ fn origin(field: &str, message: &str, question: &Question<'_>, vm: &Value) -> Fi
     }
     let template = field.strip_prefix("spec.template.").unwrap_or(field);
     if let Some(rest) = template.strip_prefix("metadata.labels") {
-        return of_label(rest, message, question, vm);
+        return of_label(rest, message, request, vm);
     }
     if let Some(rest) = template.strip_prefix("metadata.annotations") {
-        return of_annotation(rest, message, question, vm);
+        return of_annotation(rest, message, request, vm);
     }
     let begins = |vm: &str| {
         field
@@ -156,34 +156,34 @@ fn of_disk(index: usize, rest: &str, path: &FieldPath) -> FieldPath {
 }
 
 /// A label is named in the field or quoted, itself or by its value, in the message.
-fn of_label(rest: &str, message: &str, question: &Question<'_>, vm: &Value) -> FieldPath {
-    let location = question.path.child("virtualMachine").child("location");
+fn of_label(rest: &str, message: &str, request: &PreflightRequest<'_>, vm: &Value) -> FieldPath {
+    let location = request.path.child("virtualMachine").child("location");
     match named(rest, message, &vm["metadata"]["labels"]) {
-        Some(label::CLUSTER_NAME | label::CLUSTER_ID) => question.path.child("clusterName"),
-        Some(label::PROJECT_ID) => question.path.child("projectID"),
-        Some(label::REGION) if !question.labels.contains_key(label::REGION) => location.child("region"),
-        Some(label::ZONE) if !question.labels.contains_key(label::ZONE) => location.child("zone"),
+        Some(label::CLUSTER_NAME | label::CLUSTER_ID) => request.path.child("clusterName"),
+        Some(label::PROJECT_ID) => request.path.child("projectID"),
+        Some(label::REGION) if !request.labels.contains_key(label::REGION) => location.child("region"),
+        Some(label::ZONE) if !request.labels.contains_key(label::ZONE) => location.child("zone"),
         Some(label::KUBEVIRT_VM | label::MACHINE_DEPLOYMENT) => FieldPath::new("metadata.name"),
-        Some(key) => question.metadata.child("labels").child(key),
-        None => question.metadata.child("labels"),
+        Some(key) => request.metadata.child("labels").child(key),
+        None => request.metadata.child("labels"),
     }
 }
 
-fn of_annotation(rest: &str, message: &str, question: &Question<'_>, vm: &Value) -> FieldPath {
+fn of_annotation(rest: &str, message: &str, request: &PreflightRequest<'_>, vm: &Value) -> FieldPath {
     // Named in neither way.
-    if let Some(operating_system) = &question.ignition
+    if let Some(operating_system) = &request.ignition
         && message.contains(annotation::IGNITION)
     {
         return operating_system.clone();
     }
     match named(rest, message, &vm["spec"]["template"]["metadata"]["annotations"]) {
         Some(annotation::OVN_LOGICAL_SWITCH)
-            if !question.annotations.contains_key(annotation::OVN_LOGICAL_SWITCH) =>
+            if !request.annotations.contains_key(annotation::OVN_LOGICAL_SWITCH) =>
         {
-            below(&question.path, "virtualMachine.providerNetwork.vpc.subnet.name")
+            below(&request.path, "virtualMachine.providerNetwork.vpc.subnet.name")
         }
-        Some(key) => question.metadata.child("annotations").child(key),
-        None => question.metadata.child("annotations"),
+        Some(key) => request.metadata.child("annotations").child(key),
+        None => request.metadata.child("annotations"),
     }
 }
 
@@ -193,10 +193,10 @@ fn named<'a>(rest: &str, message: &str, map: &'a Value) -> Option<&'a str> {
     let key = key.or_else(|| rest.strip_prefix('.'));
     let quoted = message.split('"').nth(1);
     let pairs = || map.as_object().into_iter().flatten();
-    let by_key = |wanted: &str| pairs().find(|(key, _)| *key == wanted);
-    let by_value = |wanted: &str| pairs().find(|(_, value)| value.as_str() == Some(wanted));
+    let by_key = |requirements: &str| pairs().find(|(key, _)| *key == requirements);
+    let by_value = |requirements: &str| pairs().find(|(_, value)| value.as_str() == Some(requirements));
     let found = key.and_then(by_key).or_else(|| quoted.and_then(by_key));
-    // KubeVirt puts what is forbidden by a feature gate at the end of its message.
+    // KubeVirt puts what is forbidden by a feature limiter at the end of its message.
     let at_the_end = || pairs().find(|(key, _)| message.ends_with(&format!(".{key}")));
     let found = found.or_else(at_the_end);
     let found = found.or_else(|| quoted.filter(|text| !text.is_empty()).and_then(by_value));
@@ -229,7 +229,7 @@ mod tests {
     use rstest::rstest;
     use serde_json::json;
 
-    use super::super::question::Secrets;
+    use super::super::request::SecretDisclosure;
     use super::*;
     use crate::kube::kubeconfig::{AddressPolicy, InfraKubeconfig};
 
@@ -331,12 +331,12 @@ mod tests {
     )]
     #[case::an_annotation_that_a_gate_forbids(
         "spec.template.metadata.annotations",
-        "sidecar feature gate is not enabled in kubevirt-config, invalid entry spec.template.metadata.annotations.x/y",
+        "sidecar feature limiter is not enabled in kubevirt-config, invalid entry spec.template.metadata.annotations.x/y",
         "t.annotations[x/y]"
     )]
     #[case::ignition_that_a_gate_forbids(
         "spec.template.metadata.annotations",
-        "ExperimentalIgnitionSupport feature gate is not enabled in kubevirt-config, invalid entry spec.template.metadata.annotations.kubevirt.io/ignitiondata",
+        "ExperimentalIgnitionSupport feature limiter is not enabled in kubevirt-config, invalid entry spec.template.metadata.annotations.kubevirt.io/ignitiondata",
         "v.operatingSystem"
     )]
     #[case::anything_else("spec.running", "", "c.virtualMachine")]
@@ -346,7 +346,7 @@ mod tests {
              clusters: [{name: c, cluster: {server: 'https://infra.example'}}], users: [{name: u, user: {token: t}}]}";
         let kubeconfig = InfraKubeconfig::parse(kubeconfig, AddressPolicy::default()).unwrap();
         let texts = |key: &str, value: &str| BTreeMap::from([(key.to_owned(), value.to_owned())]);
-        let question = Question {
+        let request = PreflightRequest {
             kubeconfig: &kubeconfig,
             namespace: "vms",
             name: "a.name",
@@ -356,7 +356,7 @@ mod tests {
             spec: &ResolvedSpec::default(),
             replicas: 1,
             ignition: Some(FieldPath::new("v.operatingSystem")),
-            secrets: Secrets::Untold,
+            secrets: SecretDisclosure::Untold,
             path: FieldPath::new("c"),
             metadata: FieldPath::new("t"),
         };
@@ -367,6 +367,6 @@ mod tests {
             }},
             "spec": {"template": {"metadata": {"annotations": {"x/y": "z", annotation::OVN_LOGICAL_SWITCH: "s"}}}},
         });
-        assert_eq!(origin(field, message, &question, &vm).to_string(), want);
+        assert_eq!(origin(field, message, &request, &vm).to_string(), want);
     }
 }

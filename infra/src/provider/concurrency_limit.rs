@@ -11,20 +11,20 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::limit::Limit;
+use super::adaptive_limit::AdaptiveLimit;
 
-/// A lane; a turn in it lasts as long as its [`Turn`].
+/// A lane; a turn in it lasts as long as its [`Permit`].
 #[derive(Debug)]
-pub struct Lane {
+pub struct ConcurrencyLimit {
     state: Mutex<State>,
 }
 
 #[derive(Debug)]
 struct State {
     in_use: usize,
-    limit: Limit,
+    limit: AdaptiveLimit,
     /// Who waits, by namespace and pool.
-    waiting: Rota<Rota<VecDeque<oneshot::Sender<Turn>>>>,
+    waiting: Rota<Rota<VecDeque<oneshot::Sender<Permit>>>>,
 }
 
 /// Who has their turns one after the other, the next one first.
@@ -70,7 +70,7 @@ impl<T: Default> Rota<T> {
 }
 
 impl State {
-    fn next(&mut self) -> Option<oneshot::Sender<Turn>> {
+    fn next(&mut self) -> Option<oneshot::Sender<Permit>> {
         self.waiting.take(
             |pools| pools.take(VecDeque::pop_front, VecDeque::is_empty),
             |pools| pools.of.is_empty(),
@@ -80,18 +80,18 @@ impl State {
 
 /// The right to be worked on, until it is dropped.
 #[derive(Debug)]
-pub struct Turn {
-    lane: Option<Arc<Lane>>,
+pub struct Permit {
+    lane: Option<Arc<ConcurrencyLimit>>,
 }
 
-impl Lane {
+impl ConcurrencyLimit {
     /// One for so many at a time.
     pub fn new(width: usize) -> Arc<Self> {
-        Self::adaptive(Limit::fixed(width))
+        Self::adaptive(AdaptiveLimit::fixed(width))
     }
 
-    /// One for as many at a time as `limit` says, which follows what [`Turn::answered`] tells.
-    pub fn adaptive(limit: Limit) -> Arc<Self> {
+    /// One for as many at a time as `limit` says, which follows what [`Permit::answered`] tells.
+    pub fn adaptive(limit: AdaptiveLimit) -> Arc<Self> {
         let state = State {
             in_use: 0,
             limit,
@@ -103,12 +103,12 @@ impl Lane {
     }
 
     /// Waits for the turn of somebody of that pool of that namespace.
-    pub async fn turn(self: &Arc<Self>, namespace: &str, pool: &str) -> Turn {
+    pub async fn acquire(self: &Arc<Self>, namespace: &str, pool: &str) -> Permit {
         let waits = {
             let mut state = self.state.lock();
             if state.in_use < state.limit.get() {
                 state.in_use += 1;
-                return Turn {
+                return Permit {
                     lane: Some(Arc::clone(self)),
                 };
             }
@@ -117,7 +117,7 @@ impl Lane {
             waits
         };
         // A sender is dropped only when its turn is given.
-        waits.await.unwrap_or(Turn { lane: None })
+        waits.await.unwrap_or(Permit { lane: None })
     }
 
     /// Gives the turn to the next, and more if there may be more by now; or leaves it free.
@@ -127,7 +127,7 @@ impl Lane {
         while state.in_use < state.limit.get()
             && let Some(next) = state.next()
         {
-            let turn = Turn {
+            let turn = Permit {
                 lane: Some(Arc::clone(self)),
             };
             match next.send(turn) {
@@ -139,7 +139,7 @@ impl Lane {
     }
 }
 
-impl Turn {
+impl Permit {
     /// A server has answered after so long; or it has not, or said that it has too much to do.
     pub fn answered(&self, took: Option<Duration>) {
         if let Some(lane) = &self.lane {
@@ -153,7 +153,7 @@ impl Turn {
     }
 }
 
-impl Drop for Turn {
+impl Drop for Permit {
     fn drop(&mut self) {
         let Some(lane) = self.lane.take() else { return };
         let pause = lane.state.lock().limit.pause();
@@ -177,11 +177,11 @@ mod tests {
 
     #[tokio::test]
     async fn pools_have_their_turns_one_after_the_other() {
-        let lane = Lane::new(1);
-        let first = lane.turn("ns", "large").await;
+        let lane = ConcurrencyLimit::new(1);
+        let first = lane.acquire("ns", "large").await;
         let order = Mutex::new(Vec::new());
         let one = async |(namespace, pool): (&str, &'static str)| {
-            let turn = lane.turn(namespace, pool).await;
+            let turn = lane.acquire(namespace, pool).await;
             order.lock().push(pool);
             drop(turn);
         };
@@ -211,10 +211,10 @@ mod tests {
 
     #[tokio::test]
     async fn whoever_does_not_wait_any_more_keeps_nobody_waiting() {
-        let lane = Lane::new(2);
-        let held = [lane.turn("ns", "a").await, lane.turn("ns", "a").await];
-        assert!(lane.turn("ns", "b").now_or_never().is_none(), "and is dropped");
-        let mut waits = Box::pin(lane.turn("ns", "c"));
+        let lane = ConcurrencyLimit::new(2);
+        let held = [lane.acquire("ns", "a").await, lane.acquire("ns", "a").await];
+        assert!(lane.acquire("ns", "b").now_or_never().is_none(), "and is dropped");
+        let mut waits = Box::pin(lane.acquire("ns", "c"));
         assert!(waits.as_mut().now_or_never().is_none());
         drop(held);
         let turn = waits.await;
@@ -226,9 +226,9 @@ mod tests {
     /// A turn that was given is not lost with the one who was to have it.
     #[tokio::test]
     async fn a_turn_that_nobody_takes_is_given_on() {
-        let lane = Lane::new(1);
-        let held = lane.turn("ns", "a").await;
-        let mut waits = Box::pin(lane.turn("ns", "b"));
+        let lane = ConcurrencyLimit::new(1);
+        let held = lane.acquire("ns", "a").await;
+        let mut waits = Box::pin(lane.acquire("ns", "b"));
         assert!(waits.as_mut().now_or_never().is_none());
         drop(held);
         drop(waits);
@@ -237,22 +237,22 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_next_turn_comes_after_a_pause_where_the_fewest_are_too_many() {
-        let lane = Lane::adaptive(Limit::new(1, 2));
-        let held = lane.turn("ns", "a").await;
+        let lane = ConcurrencyLimit::adaptive(AdaptiveLimit::new(1, 2));
+        let held = lane.acquire("ns", "a").await;
         held.answered(None);
         let pause = lane.state.lock().limit.pause();
         let dropped = Instant::now();
         drop(held);
-        let next = lane.turn("ns", "a").await;
+        let next = lane.acquire("ns", "a").await;
         assert!(dropped.elapsed() >= pause && !pause.is_zero());
         drop(next);
     }
 
     #[tokio::test(start_paused = true)]
     async fn more_have_their_turns_while_answers_come_soon_and_fewer_once_they_do_not() {
-        let lane = Lane::adaptive(Limit::new(1, 2));
-        let held = lane.turn("ns", "a").await;
-        let mut waiting: Vec<_> = (0..3).map(|_| Box::pin(lane.turn("ns", "a"))).collect();
+        let lane = ConcurrencyLimit::adaptive(AdaptiveLimit::new(1, 2));
+        let held = lane.acquire("ns", "a").await;
+        let mut waiting: Vec<_> = (0..3).map(|_| Box::pin(lane.acquire("ns", "a"))).collect();
         assert!(
             waiting
                 .iter_mut()

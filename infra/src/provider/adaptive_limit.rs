@@ -28,7 +28,7 @@ const FASTEST_TTL: Duration = Duration::from_mins(5);
 
 /// The limit of one kind of requests to one server.
 #[derive(Debug)]
-pub struct Limit {
+pub struct AdaptiveLimit {
     least: usize,
     most: usize,
     current: usize,
@@ -51,7 +51,7 @@ pub struct Limit {
     since: Option<Instant>,
 }
 
-impl Limit {
+impl AdaptiveLimit {
     /// One between `least` and `most`, which begins with `least` and a pause.
     pub fn new(least: usize, most: usize) -> Self {
         let least = least.max(1);
@@ -170,11 +170,11 @@ mod tests {
     const SLOW: Duration = Duration::from_millis(31);
 
     /// A limit and what time it is.
-    struct Scene(Limit, Instant);
+    struct Scene(AdaptiveLimit, Instant);
 
     impl Scene {
         fn new(least: usize, most: usize) -> Self {
-            Self(Limit::new(least, most), Instant::now())
+            Self(AdaptiveLimit::new(least, most), Instant::now())
         }
 
         /// Rounds in which as many were in flight as may be; the limit after each.
@@ -213,7 +213,7 @@ mod tests {
         let mut limit = Scene::begun(2, 9);
         assert_eq!(limit.rounds(FAST, 4), [4, 8, 9, 9]);
         assert_eq!(limit.rounds(SLOW, 7), [6, 4, 3, 2, 2, 2, 2]);
-        let mut fixed = Scene(Limit::fixed(4), Instant::now());
+        let mut fixed = Scene(AdaptiveLimit::fixed(4), Instant::now());
         assert_eq!(fixed.rounds(FAST, 1), [4]);
         assert_eq!(fixed.rounds(SLOW, 1), [4]);
     }
@@ -245,7 +245,7 @@ mod tests {
 
     #[test]
     fn answers_that_come_in_a_burst_are_judged_when_what_they_set_off_can_be_felt() {
-        let (mut limit, now) = (Limit::new(2, 64), Instant::now());
+        let (mut limit, now) = (AdaptiveLimit::new(2, 64), Instant::now());
         for _ in 0..10 * ROUND {
             limit.answered(FAST, 2, now);
         }

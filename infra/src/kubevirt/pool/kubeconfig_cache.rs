@@ -10,22 +10,22 @@ use crate::cache::ttl::TtlMap;
 use crate::kube::kubeconfig::{AddressPolicy, InfraKubeconfig, KubeconfigError};
 
 /// One that nobody has brought for so long is forgotten.
-const KEPT: Duration = Duration::from_mins(10);
+const CACHE_TTL: Duration = Duration::from_mins(10);
 
 /// What became of a text.
 type Read = Arc<Result<InfraKubeconfig, KubeconfigError>>;
 
 /// Kubeconfigs that were read lately, by digest of their text.
 #[derive(Default)]
-pub(super) struct Readings(TtlMap<[u8; 32], Read>);
+pub(super) struct KubeconfigCache(TtlMap<[u8; 32], Read>);
 
-impl Readings {
+impl KubeconfigCache {
     /// Reads a kubeconfig, unless that has been done.
     pub(super) fn read(&self, text: &str, policy: AddressPolicy) -> Read {
         let digest = Sha256::digest(text.as_bytes()).into();
-        self.0.renew(&digest, KEPT).unwrap_or_else(|| {
+        self.0.renew(&digest, CACHE_TTL).unwrap_or_else(|| {
             let read = Arc::new(InfraKubeconfig::parse(text, policy));
-            self.0.insert(digest, Arc::clone(&read), KEPT);
+            self.0.insert(digest, Arc::clone(&read), CACHE_TTL);
             read
         })
     }
@@ -37,11 +37,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_text_is_read_once_and_forgotten_when_nobody_brings_it_any_more() {
-        let (readings, policy) = (Readings::default(), AddressPolicy { allow_loopback: true });
-        let first = readings.read("nonsense", policy);
+        let (kubeconfigs, policy) = (KubeconfigCache::default(), AddressPolicy { allow_loopback: true });
+        let first = kubeconfigs.read("nonsense", policy);
         assert!(first.is_err());
-        assert!(Arc::ptr_eq(&first, &readings.read("nonsense", policy)));
-        tokio::time::advance(KEPT).await;
-        assert!(!Arc::ptr_eq(&first, &readings.read("nonsense", policy)));
+        assert!(Arc::ptr_eq(&first, &kubeconfigs.read("nonsense", policy)));
+        tokio::time::advance(CACHE_TTL).await;
+        assert!(!Arc::ptr_eq(&first, &kubeconfigs.read("nonsense", policy)));
     }
 }

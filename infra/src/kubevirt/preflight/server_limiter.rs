@@ -1,0 +1,198 @@
+//! The way to one API server: while it does not answer, few wait for it, so that those who ask others find a place.
+
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::{Instant, timeout};
+
+/// How many may ask at once: less than half of what the server of the reviews takes.
+const MAX_CONCURRENT: usize = 24;
+/// How long a place is waited for.
+const QUEUE_TIMEOUT: Duration = Duration::from_millis(250);
+/// How many may wait for a place, unless the server is known to answer.
+const MAX_WAITING: usize = 8;
+/// How long it is believed that a server answers.
+const REACHABLE_TTL: Duration = Duration::from_secs(10);
+/// A request that takes longer and stays without an answer tells that the next will, too. What fails sooner costs nobody
+/// a place, and may be mended.
+const SLOW_THRESHOLD: Duration = Duration::from_millis(500);
+/// How long nobody asks a server that did not answer; then one does.
+const UNREACHABLE_TTL: Duration = Duration::from_secs(3);
+
+/// The limiter before one API server.
+#[derive(Debug)]
+pub(super) struct ServerLimiter {
+    places: Semaphore,
+    waiting: Semaphore,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Until when nobody asks, and why.
+    silent: Option<(Instant, String)>,
+    /// When a request was last answered.
+    answered: Option<Instant>,
+}
+
+impl State {
+    /// Whether it has answered lately.
+    fn is_reachable(&self, now: Instant) -> bool {
+        self.answered.is_some_and(|last| now < last + REACHABLE_TTL)
+    }
+}
+
+/// A place among those who ask; left when dropped.
+#[derive(Debug)]
+pub(super) struct Permit<'a> {
+    limiter: &'a ServerLimiter,
+    since: Instant,
+    _permit: SemaphorePermit<'a>,
+}
+
+impl Default for ServerLimiter {
+    fn default() -> Self {
+        Self {
+            places: Semaphore::new(MAX_CONCURRENT),
+            waiting: Semaphore::new(MAX_WAITING),
+            state: Mutex::default(),
+        }
+    }
+}
+
+impl ServerLimiter {
+    /// A place; why there is none, if the server is known not to answer or too many wait for it.
+    pub(super) async fn acquire(&self) -> Result<Permit<'_>, String> {
+        let lively = self.may_ask(Instant::now())?;
+        let crowded = || format!("{MAX_CONCURRENT} other questions wait for its answer");
+        let place = |permit| Permit {
+            limiter: self,
+            since: Instant::now(),
+            _permit: permit,
+        };
+        if let Ok(permit) = self.places.try_acquire() {
+            return Ok(place(permit));
+        }
+        let waiting = self.waiting.try_acquire();
+        if waiting.is_err() && !lively {
+            return Err(crowded());
+        }
+        match timeout(QUEUE_TIMEOUT, self.places.acquire()).await {
+            Ok(Ok(permit)) => Ok(place(permit)),
+            _ => Err(crowded()),
+        }
+    }
+
+    /// Whether it makes sense to ask; if so, whether the server is known to answer.
+    fn may_ask(&self, now: Instant) -> Result<bool, String> {
+        let mut state = self.state.lock();
+        match state.silent.as_mut() {
+            Some((until, why)) if now < *until => return Err(why.clone()),
+            // This one finds out; the others go on as before until it has.
+            Some((until, _)) => *until = now + UNREACHABLE_TTL,
+            None => {}
+        }
+        Ok(state.is_reachable(now))
+    }
+
+    /// What came of a request that took so long.
+    fn record(&self, unanswered: Option<&str>, took: Duration, now: Instant) {
+        let mut state = self.state.lock();
+        match unanswered {
+            None => {
+                *state = State {
+                    silent: None,
+                    answered: Some(now),
+                };
+            }
+            // One that is slow is asked again: whoever is next may have an answer in time.
+            Some(_) if state.is_reachable(now) => {}
+            Some(why) if took >= SLOW_THRESHOLD => {
+                *state = State {
+                    silent: Some((now + UNREACHABLE_TTL, why.to_owned())),
+                    answered: None,
+                };
+            }
+            Some(_) => {}
+        }
+    }
+}
+
+impl Permit<'_> {
+    /// Leaves, with what came of the request.
+    pub(super) fn release(self, unanswered: Option<&str>) {
+        self.limiter
+            .record(unanswered, self.since.elapsed(), Instant::now());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LATE: Option<&str> = Some("no answer in time");
+
+    #[test]
+    fn a_server_that_did_not_answer_is_left_alone_until_one_question_is_answered() {
+        let (limiter, now) = (ServerLimiter::default(), Instant::now());
+        assert_eq!(limiter.may_ask(now), Ok(false));
+        limiter.record(LATE, SLOW_THRESHOLD, now);
+        assert_eq!(limiter.may_ask(now).unwrap_err(), "no answer in time");
+
+        let later = now + UNREACHABLE_TTL;
+        assert!(limiter.may_ask(later).is_ok(), "one finds out");
+        assert!(limiter.may_ask(later).is_err(), "and one is enough");
+        limiter.record(None, SLOW_THRESHOLD, later);
+        assert_eq!(limiter.may_ask(later), Ok(true));
+    }
+
+    #[test]
+    fn a_server_that_has_answered_lately_is_asked_on_when_one_answer_is_late() {
+        let (limiter, now) = (ServerLimiter::default(), Instant::now());
+        limiter.record(None, SLOW_THRESHOLD, now);
+        limiter.record(LATE, SLOW_THRESHOLD * 4, now + SLOW_THRESHOLD * 4);
+        assert_eq!(limiter.may_ask(now + SLOW_THRESHOLD * 4), Ok(true));
+        limiter.record(LATE, SLOW_THRESHOLD * 4, now + REACHABLE_TTL);
+        assert!(
+            limiter.may_ask(now + REACHABLE_TTL).is_err(),
+            "it has not answered for a while"
+        );
+    }
+
+    #[test]
+    fn what_fails_at_once_keeps_nobody_away() {
+        let (limiter, now) = (ServerLimiter::default(), Instant::now());
+        limiter.record(Some("connection refused"), SLOW_THRESHOLD / 2, now);
+        assert!(limiter.may_ask(now).is_ok());
+    }
+
+    #[tokio::test]
+    async fn few_wait_for_a_server_unless_it_is_known_to_answer() {
+        let limiter = ServerLimiter::default();
+        let mut places = Vec::new();
+        for _ in 0..MAX_CONCURRENT {
+            places.push(limiter.acquire().await.unwrap());
+        }
+        let begun = Instant::now();
+        let all =
+            futures::future::join_all((0..MAX_CONCURRENT + MAX_WAITING).map(|_| limiter.acquire())).await;
+        assert!(all.iter().all(Result::is_err));
+        assert!(begun.elapsed() >= QUEUE_TIMEOUT, "some have waited for a place");
+
+        let waiting: Vec<_> = (0..MAX_WAITING).map(|_| limiter.waiting.try_acquire()).collect();
+        assert!(
+            limiter
+                .acquire()
+                .await
+                .unwrap_err()
+                .contains("other questions wait")
+        );
+        // One is answered, so that a place is free and there is hope for more.
+        places.pop().unwrap().release(None);
+        let place = limiter.acquire().await.unwrap();
+        let (next, ()) = tokio::join!(limiter.acquire(), async { place.release(None) });
+        assert!(next.is_ok());
+        drop(waiting);
+    }
+}
