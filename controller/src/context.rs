@@ -6,7 +6,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 use machinist_infra::kube::clock::ServerClock;
 use machinist_infra::providers::Providers;
-use machinist_shared::kubevirt::resolved::Env;
+use machinist_shared::provider::Env;
 
 use crate::bootstrap::Access;
 use crate::cache::{CaughtUp, References, Stores};

@@ -2,7 +2,7 @@
 
 use machinist_controller::app::run;
 use machinist_controller::config::Flags;
-use machinist_infra::telemetry::{self, Settings};
+use machinist_infra::telemetry::{self, TelemetryOptions};
 
 /// Passes and watches are many small allocations: a third of the time went into those.
 #[global_allocator]
@@ -16,7 +16,7 @@ fn main() -> anyhow::Result<()> {
     } else {
         "info"
     };
-    let settings = Settings {
+    let settings = TelemetryOptions {
         service: "machinist-controller",
         version: env!("CARGO_PKG_VERSION"),
         format: flags.log_format,

@@ -3,14 +3,14 @@
 use std::process::Command;
 
 use machinist_infra::telemetry::LogFormat;
-use machinist_infra::telemetry::{self, Endpoint, Settings};
+use machinist_infra::telemetry::{self, Endpoint, TelemetryOptions};
 
 const CHILD: &str = "MACHINIST_TEST_PANICS";
 
 #[test]
 fn a_panic_tells_its_place_and_not_its_message() {
     if std::env::var_os(CHILD).is_some() {
-        let settings = Settings {
+        let settings = TelemetryOptions {
             service: "panics",
             version: "0",
             format: LogFormat::Json,

@@ -35,9 +35,9 @@ impl Providers {
         found.cloned()
     }
 
-    /// See [`Provider::settle`].
-    pub fn settle(&self, user: &Key) {
-        self.0.iter().for_each(|provider| provider.settle(user));
+    /// See [`Provider::release_unused`].
+    pub fn release_unused(&self, user: &Key) {
+        self.0.iter().for_each(|provider| provider.release_unused(user));
     }
 
     /// See [`Provider::release`].

@@ -132,7 +132,7 @@ impl Admission {
             let asked = Asked {
                 subject: &completed,
                 old,
-                secrets: SecretDisclosure::Untold,
+                secrets: SecretDisclosure::Hidden,
                 must: false,
             };
             let topology = async {
@@ -246,9 +246,9 @@ impl Admission {
             Some(Kubeconfig::Absent) | None => false,
         };
         if may_read {
-            SecretDisclosure::Told
+            SecretDisclosure::Allowed
         } else {
-            SecretDisclosure::Untold
+            SecretDisclosure::Hidden
         }
     }
 
@@ -287,7 +287,7 @@ impl Admission {
         };
         match (wrong, author) {
             (None, _) => {}
-            (Some(_), _) if report.blames(&path()) => {}
+            (Some(_), _) if report.has_error_at(&path()) => {}
             (Some((kind, why)), Author::Person) => report.error(&path(), kind, why),
             (Some((_, why)), Author::SetController) => report.warn(&path(), why),
         }
@@ -410,7 +410,7 @@ impl<'a> Kubeconfig<'a> {
             (Some(text), _) => Self::Inline(text),
             (None, Some(_)) => Self::Elsewhere,
             // Of a wrong type, which has been told.
-            (None, None) if subject.faults().blames(&kubeconfig_path(subject.at())) => Self::Elsewhere,
+            (None, None) if subject.faults().has_error_at(&kubeconfig_path(subject.at())) => Self::Elsewhere,
             (None, None) => Self::Absent,
         })
     }
@@ -466,7 +466,7 @@ mod tests {
             let subject = Subject::new(&machine, ValueAt::MACHINE);
             admission.judge_kubeconfig(&subject, author, &mut report);
             (
-                report.blames(&FieldPath::new(path)),
+                report.has_error_at(&FieldPath::new(path)),
                 report.warnings.iter().any(|w| w.starts_with(path)),
             )
         };

@@ -66,7 +66,7 @@ async fn validate(
 impl Answers {
     async fn answer(&self, step: Step, client: IpAddr, request: Request) -> Response {
         let span = span(step);
-        telemetry::continues(&span, request.headers());
+        telemetry::set_parent(&span, request.headers());
         let answer = async {
             let body = match body::json(request, self.body_limit, client, &self.incomplete).await {
                 Ok(body) => body,

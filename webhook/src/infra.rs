@@ -259,7 +259,7 @@ impl Infra {
             },
             secrets: match usable.source {
                 // It is nobody's who writes specs.
-                KubeconfigSource::Environment => SecretDisclosure::Untold,
+                KubeconfigSource::Environment => SecretDisclosure::Hidden,
                 _ => asked.secrets,
             },
             ignition: reads_ignition(asked.subject.config())

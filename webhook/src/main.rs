@@ -1,6 +1,6 @@
 //! The webhook's process.
 
-use machinist_infra::telemetry::{self, Settings};
+use machinist_infra::telemetry::{self, TelemetryOptions};
 use machinist_webhook::flags::Flags;
 use machinist_webhook::run;
 
@@ -16,7 +16,7 @@ fn main() -> anyhow::Result<()> {
     } else {
         "info"
     };
-    let settings = Settings {
+    let settings = TelemetryOptions {
         service: "machinist-webhook",
         version: env!("CARGO_PKG_VERSION"),
         format: flags.log_format,

@@ -163,7 +163,7 @@ async fn while_leading(leadership: Option<&Leadership>, workers: &mut Tasks) -> 
 
 /// Writes that have begun are finished. Whoever only reads is not waited for: the next leader begins anew.
 async fn finish(workers: &mut Tasks, [user, infra]: [&Traffic; 2]) {
-    let quiet = async { tokio::join!(user.quiet(), infra.quiet()) };
+    let quiet = async { tokio::join!(user.writes_done(), infra.writes_done()) };
     let done = async {
         tokio::select! {
             () = workers.all_ended() => {}

@@ -12,7 +12,7 @@ use machinist_infra::kube::kubeconfig::AddressPolicy;
 use machinist_infra::kube::traffic::Traffic;
 use machinist_infra::kubevirt::pool::PoolOptions;
 use machinist_infra::providers;
-use machinist_shared::kubevirt::resolved::Env;
+use machinist_shared::provider::Env;
 use tokio::sync::mpsc;
 
 use crate::app::changes::Changes;

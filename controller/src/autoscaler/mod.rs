@@ -10,11 +10,12 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::Api;
 use kube::api::ListParams;
-use machinist_infra::kube::client::{ClientOptions, RemoteError};
+use machinist_infra::kube::client::ClientOptions;
+use machinist_infra::kube::error::RemoteError;
 use machinist_infra::kube::kubeconfig::{AddressPolicy, InfraKubeconfig};
 use machinist_infra::kubevirt::preflight::Preflight;
 use machinist_shared::api::config_var::{KeyRef, LookupError, RefKind};
-use machinist_shared::kubevirt::resolved;
+use machinist_shared::provider;
 use serde_json::Value;
 use tokio::time::Instant;
 
@@ -89,7 +90,7 @@ impl NodeGroups {
             Some(reference) => referenced(&self.context, reference).await,
             None => Err(LookupError::NoObject),
         };
-        let found = resolved::kubeconfig(&wanted.kubeconfig, env, &|_| text.clone());
+        let found = provider::kubeconfig(&wanted.kubeconfig, env, &|_| text.clone());
         let found = found.map_err(|error| error.to_string())?;
         let kubeconfig = InfraKubeconfig::parse(found.text.expose(), self.addresses);
         let kubeconfig = kubeconfig.map_err(|error| format!("auth.kubeconfig: {error}"))?;

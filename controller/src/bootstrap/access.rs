@@ -14,7 +14,7 @@ use kube::{Api, Client, Resource};
 use machinist_infra::cache::reflect::{Signal, reflect};
 use machinist_infra::cache::store::{Key, Store};
 use machinist_infra::cache::watch::Selector;
-use machinist_infra::kube::client::RemoteError;
+use machinist_infra::kube::error::RemoteError;
 use machinist_infra::kube::user_cluster::UserCluster;
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;

@@ -6,8 +6,8 @@ use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::Taint;
 use machinist_shared::admission::kubelet_settings::SettingError;
-use machinist_shared::kubevirt::machinist::Machinist;
-use machinist_shared::kubevirt::resolved::Secret;
+use machinist_shared::provider::Secret;
+use machinist_shared::provider::machinist::Machinist;
 use machinist_shared::provider_spec::network::Network;
 use machinist_shared::provider_spec::operating_system::OperatingSystem;
 use secrecy::SecretString;

@@ -1,6 +1,6 @@
 //! The HTTP proxy of everything in the guest that fetches something: containerd, the kubelet, the installation.
 
-use machinist_shared::kubevirt::machinist::Proxy;
+use machinist_shared::provider::machinist::Proxy;
 
 use super::guest::{File, mode};
 use super::input::UserDataError;

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use machinist_shared::kubevirt::machinist::Registries;
+use machinist_shared::provider::machinist::Registries;
 use machinist_shared::provider_spec::operating_system::OperatingSystem;
 use serde_json::Value;
 

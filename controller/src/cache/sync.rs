@@ -6,7 +6,7 @@ use std::time::Duration;
 use kube::api::ListParams;
 use kube::{Api, Client};
 use machinist_infra::cache::store::{Key, Listed, Store};
-use machinist_infra::kube::client::RemoteError;
+use machinist_infra::kube::error::RemoteError;
 use serde::de::DeserializeOwned;
 use tokio::sync::OnceCell;
 
@@ -79,7 +79,7 @@ where
 }
 
 async fn until_known<K: kube::Resource>(store: &Store<K>, listed: &Listed) {
-    while !store.knows(listed) {
+    while !store.includes(listed) {
         tokio::time::sleep(LOOK).await;
     }
 }

@@ -18,7 +18,7 @@ use kube::{Api, Resource, ResourceExt as _};
 use machinist_certs::rotation::{Action, Because};
 use machinist_certs::{Authority, AuthorityError, Root, bundle_pem};
 use machinist_infra::cache::store::Store;
-use machinist_infra::kube::client::RemoteError;
+use machinist_infra::kube::error::RemoteError;
 use machinist_shared::api::names::{self, annotation, label};
 use serde::Serialize;
 use serde::de::DeserializeOwned;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use machinist_infra::cache::store::Key;
-use machinist_infra::kube::client::RemoteError;
+use machinist_infra::kube::error::RemoteError;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 

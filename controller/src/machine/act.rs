@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Patch, PostParams};
 use kube::{Api, ResourceExt};
 use machinist_infra::cache::store::Key;
-use machinist_infra::kube::client::RemoteError;
+use machinist_infra::kube::error::RemoteError;
 use machinist_infra::provider::{AdoptParams, BootstrapData};
 use machinist_shared::api::names::{annotation, finalizer, label};
 use serde_json::{Value, json};

@@ -4,7 +4,7 @@
 use kube::Api;
 use kube::api::ListParams;
 use machinist_infra::cache::store::Key;
-use machinist_infra::kube::client::RemoteError;
+use machinist_infra::kube::error::RemoteError;
 use machinist_shared::api::names::finalizer;
 use serde_json::Value;
 
@@ -43,9 +43,9 @@ pub async fn is_as_observed(
     if observed.node.is_none() && !context.stores.nodes.saw_deletion(&key) {
         let nodes: Api<Node> = Api::all(context.client.clone());
         let one = ListParams::default().fields(&format!("metadata.name={name}"));
-        let known = context.stores.nodes.known(&key);
+        let known = context.stores.nodes.latest_version(&key);
         if let Some(node) = nodes.list(&one).await?.items.into_iter().next() {
-            context.stores.nodes.looked(&key, Some(node), known);
+            context.stores.nodes.observed(&key, Some(node), known);
             return Ok(false);
         }
     }

@@ -12,12 +12,12 @@ use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
 use machinist_infra::cache::store::Key;
-use machinist_infra::kubevirt::facts::FactError;
+use machinist_infra::provider::FactError;
 use machinist_infra::provider::{InfraClient, WatchStatus};
 use machinist_shared::api::MachineSpec;
 use machinist_shared::api::names::label;
-use machinist_shared::kubevirt::resolved::{self, Kubeconfig};
-use machinist_shared::provider::{Blueprint, Opaque, Order};
+use machinist_shared::provider::{self, Kubeconfig};
+use machinist_shared::provider::{InstanceParams, Opaque, ResolvedProviderSpec};
 use machinist_shared::provider_spec::ProviderConfig;
 use serde_json::Value;
 use tokio::time::Instant;
@@ -64,7 +64,7 @@ const REFUSED: Duration = Duration::from_secs(30);
 struct Decoded {
     machine: MachineSpec,
     config: ProviderConfig,
-    resolved: Arc<dyn Blueprint>,
+    resolved: Arc<dyn ResolvedProviderSpec>,
 }
 
 impl Hands {
@@ -79,7 +79,7 @@ impl Hands {
         let (open, spec, facts) = (self.open.as_ref()?, self.spec.as_ref()?, self.facts.as_ref()?);
         let none = BTreeMap::new();
         let deployment = context.stores.machine_deployment(machine);
-        let order = Order {
+        let order = InstanceParams {
             name: machine.name(),
             uid: machine.uid(),
             labels: machine.metadata.labels.as_ref().unwrap_or(&none),
@@ -98,7 +98,7 @@ impl Hands {
     /// Keeps what the snapshot was taken from, and nothing else; and has other Machines reconciled that the mass-loss guard of
     /// their infra cluster held back.
     pub fn keep(&self, context: &Context, key: &Key) {
-        context.infra.settle(key);
+        context.infra.release_unused(key);
         context.references.keep(key, &self.references);
         if let Some(open) = self.open.as_ref().filter(|_| self.is_released) {
             for other in context.infra.users(open.key()) {
@@ -140,7 +140,7 @@ pub fn place(context: &Context, key: &Key, machine: &StoredMachine) {
     };
     // What is still missing is found out by the pass that follows.
     let _ = access(&sources, machine, sources.kubeconfig(machine));
-    context.infra.settle(key);
+    context.infra.release_unused(key);
 }
 
 /// Takes the snapshot.
@@ -288,7 +288,7 @@ fn access(
     }
     let newer = context.stores.newer_machine_sets(machine).into_iter();
     let newer = newer.filter_map(|set| {
-        resolved::kubeconfig(&set.kubeconfig, &context.env, &|key| sources.lookup(key)).ok()
+        provider::kubeconfig(&set.kubeconfig, &context.env, &|key| sources.lookup(key)).ok()
     });
     let mut last = own;
     for kubeconfig in newer {

@@ -8,7 +8,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::core::ObjectMeta;
 use machinist_infra::kube::clock::Skew;
 use machinist_infra::provider::Instance;
-pub use machinist_infra::provider::{Disk, Eviction, NotWatched, State as VmState, Unwatched};
+pub use machinist_infra::provider::{Disk, Eviction, InstanceState as VmState, NotWatched, Unwatched};
 
 use super::contests::Waits;
 use super::creations::Creation;

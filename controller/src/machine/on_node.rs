@@ -38,7 +38,7 @@ impl OnNode {
     /// machine stays: where that is, and what its guest was told once.
     #[must_use]
     pub fn by(&self, template: &Self) -> Self {
-        let of_the_guest = |key: &str| annotation::OF_THE_KUBELET.iter().any(|of| key.starts_with(of));
+        let of_the_guest = |key: &str| annotation::KUBELET_PREFIXES.iter().any(|of| key.starts_with(of));
         let keeps_label = |key: &str| [label::REGION, label::ZONE].contains(&key);
         let keeps_annotation = |key: &str| key == annotation::CLUSTER_NAMESPACE || of_the_guest(key);
         let mut labels = mixed(&self.labels, &template.labels, keeps_label);

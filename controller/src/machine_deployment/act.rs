@@ -9,7 +9,7 @@ use kube::Resource;
 use kube::api::{DeleteParams, ListParams, Patch, PostParams, Preconditions};
 use kube::core::Request;
 use machinist_infra::cache::store::Key;
-use machinist_infra::kube::client::RemoteError;
+use machinist_infra::kube::error::RemoteError;
 use machinist_shared::api::names::{API_VERSION, CONTROLLER, annotation, finalizer};
 use serde_json::{Value, json};
 use tokio::time::Instant;

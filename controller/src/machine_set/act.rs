@@ -7,7 +7,7 @@ use futures::future::join_all;
 use kube::api::{ListParams, Patch};
 use kube::{Api, ResourceExt};
 use machinist_infra::cache::store::Key;
-use machinist_infra::kube::client::RemoteError;
+use machinist_infra::kube::error::RemoteError;
 use machinist_shared::admission::autoscaler;
 use machinist_shared::api::names::{annotation, finalizer};
 use serde_json::{Value, json};
@@ -178,13 +178,13 @@ impl Run<'_> {
     /// Asks the API server, not the store: `kubectl delete --cascade=orphan` lets the Machines go and then ends the set, and
     /// whatever it takes back in between goes with it.
     async fn make_sure_that_it_lives(&self) -> Result<(), Refused> {
-        let known = self.context.stores.machine_sets.known(self.key);
+        let known = self.context.stores.machine_sets.latest_version(self.key);
         let found = self.sets().list(&named(self.set.name())).await;
         let found = found.map_err(failed)?.items.into_iter().next();
         let lives = found
             .as_ref()
             .is_some_and(|found| found.uid() == self.set.uid() && !found.is_deleting());
-        self.context.stores.machine_sets.looked(self.key, found, known);
+        self.context.stores.machine_sets.observed(self.key, found, known);
         if lives { Ok(()) } else { Err(Stop::Stale) }
     }
 

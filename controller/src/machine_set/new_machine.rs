@@ -47,7 +47,7 @@ pub(super) fn body(set: &StoredMachineSet, name: &str) -> Value {
     }
     // What is decided by hand is decided for one Machine, and a providerID is one's.
     if let Some(annotations) = metadata["annotations"].as_object_mut() {
-        annotations.retain(|key, _| !annotation::BY_HAND.contains(&key.as_str()));
+        annotations.retain(|key, _| !annotation::ADMIN_DECISIONS.contains(&key.as_str()));
     }
     let mut spec = set
         .template

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::core::ObjectMeta;
-use machinist_infra::kube::client::RemoteError;
+use machinist_infra::kube::error::RemoteError;
 
 /// How far a pause is from what was asked for, at most: so that those that failed together are not tried together.
 const SPREAD: f64 = 0.2;

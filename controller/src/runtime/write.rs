@@ -1,7 +1,7 @@
 //! One write, as all reconcilers make it, and what its answer means.
 
 use kube::api::{DeleteParams, PatchParams, Preconditions};
-use machinist_infra::kube::client::RemoteError;
+use machinist_infra::kube::error::RemoteError;
 use machinist_shared::api::names::CONTROLLER;
 use serde_json::{Value, json};
 

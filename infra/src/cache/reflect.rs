@@ -44,7 +44,7 @@ where
     let mut relist = relist();
     loop {
         let began = Instant::now();
-        let round = source.run(|event| take_in(event, &store, &mut on));
+        let round = source.run(|event| apply_event(event, &store, &mut on));
         let Ok(error) = timeout_at(relist, round).await else {
             source.forget();
             relist = self::relist();
@@ -54,16 +54,16 @@ where
         if source.was_restored() {
             on(Signal::Restored);
         }
-        if began.elapsed() > HELD {
+        if began.elapsed() > HEALTHY_WATCH {
             backoff.reset();
         }
         // It never ends.
-        sleep(backoff.next().unwrap_or(HELD)).await;
+        sleep(backoff.next().unwrap_or(HEALTHY_WATCH)).await;
     }
 }
 
 /// A watch that held so long was no failure by itself.
-const HELD: Duration = Duration::from_secs(30);
+const HEALTHY_WATCH: Duration = Duration::from_secs(30);
 
 /// Lists and watches a kind of an infra cluster, until the first failure, for the caller to decide how to go on; `None` when
 /// the list is due again.
@@ -81,7 +81,7 @@ fn relist() -> Instant {
     Instant::now() + RELIST.mul_f64(0.9 + jitter() / 10.0)
 }
 
-fn take_in<K: Resource>(event: Event<K>, store: &Store<K>, on: &mut impl FnMut(Signal<'_, K>)) {
+fn apply_event<K: Resource>(event: Event<K>, store: &Store<K>, on: &mut impl FnMut(Signal<'_, K>)) {
     let done = matches!(event, Event::InitDone);
     for change in store.apply(event) {
         on(Signal::Changed(&change));

@@ -133,7 +133,7 @@ impl<K: Resource> Store<K> {
 
     /// Replaces an object by itself in the same version, with all that was left out.
     pub fn completed(&self, object: K) -> Option<Change<K>> {
-        self.put(&mut self.inner.write(), object, Source::Whole)
+        self.put(&mut self.inner.write(), object, Source::Full)
     }
 
     /// Whether the first list is complete.
@@ -185,7 +185,7 @@ impl<K: Resource> Store<K> {
 
     /// Whether everything that a list showed is known here: what was there in that version or a later one, or gone since;
     /// and of what was not there, nothing older than the list.
-    pub fn knows(&self, listed: &Listed) -> bool {
+    pub fn includes(&self, listed: &Listed) -> bool {
         let inner = self.inner.read();
         let known = |key: &Key, listed: u64| match inner.objects.get(key) {
             Some(object) => version(object.as_ref()).is_none_or(|had| had >= listed),
@@ -263,12 +263,12 @@ impl<K: Resource> Store<K> {
                 Vec::new()
             }
             Event::Apply(object) => {
-                let mut changes = self.refute(&mut inner, &object);
+                let mut changes = self.remove_refuted(&mut inner, &object);
                 changes.extend(self.put(&mut inner, object, Source::Watch));
                 changes
             }
             Event::Delete(object) => {
-                let mut changes = self.refute(&mut inner, &object);
+                let mut changes = self.remove_refuted(&mut inner, &object);
                 let key = Key::of(&object);
                 Self::is_readable(&mut inner, &key);
                 if inner
@@ -279,15 +279,15 @@ impl<K: Resource> Store<K> {
                     return changes;
                 }
                 let version = version(&object).unwrap_or(u64::MAX);
-                Self::bury(&mut inner, &key, version);
+                Self::add_tombstone(&mut inner, &key, version);
                 changes.extend(self.remove(&mut inner, &key));
                 changes
             }
         }
     }
 
-    /// The latest version of that object that is known, or of its end: for [`Self::looked`].
-    pub fn known(&self, key: &Key) -> Option<u64> {
+    /// The latest version of that object that is known, or of its end: for [`Self::observed`].
+    pub fn latest_version(&self, key: &Key) -> Option<u64> {
         let inner = self.inner.read();
         let object = inner.objects.get(key).and_then(|object| version(object.as_ref()));
         object.max(inner.tombstones.get(key).copied())
@@ -295,7 +295,7 @@ impl<K: Resource> Store<K> {
 
     /// Takes in what a GET of the object of that key answered that was sent when `known` was the latest known version; gives
     /// what it changed. An older version shows that the API server's storage was restored.
-    pub fn looked(&self, key: &Key, found: Option<K>, known: Option<u64>) -> Option<Change<K>> {
+    pub fn observed(&self, key: &Key, found: Option<K>, known: Option<u64>) -> Option<Change<K>> {
         let mut inner = self.inner.write();
         match found {
             Some(object) if version(&object) < known => self.put(&mut inner, object, Source::Restored),
@@ -321,7 +321,7 @@ impl<K: Resource> Store<K> {
             return;
         };
         let version = version(object.as_ref()).unwrap_or_default();
-        Self::bury(&mut inner, key, version);
+        Self::add_tombstone(&mut inner, key, version);
         if let Some(listing) = &mut inner.listing {
             listing.learned.insert(key.clone());
         }
@@ -338,7 +338,7 @@ impl<K: Resource> Store<K> {
                 .listing
                 .as_ref()
                 .is_some_and(|listing| listing.is_newest_of(&key)),
-            Source::Watch | Source::Write | Source::Read | Source::Whole => false,
+            Source::Watch | Source::Write | Source::Read | Source::Full => false,
         };
         if source != Source::List
             && let Some(listing) = &mut inner.listing
@@ -391,7 +391,7 @@ impl<K: Resource> Store<K> {
 
     /// Removes what we wrote during the last list and the watch would have told of before it told of `object`: the list was
     /// late enough to show it, and did not.
-    fn refute(&self, inner: &mut Inner<K>, object: &K) -> Vec<Change<K>> {
+    fn remove_refuted(&self, inner: &mut Inner<K>, object: &K) -> Vec<Change<K>> {
         if inner.unconfirmed.is_empty() {
             return Vec::new();
         }
@@ -420,7 +420,7 @@ impl<K: Resource> Store<K> {
         })
     }
 
-    fn bury(inner: &mut Inner<K>, key: &Key, version: u64) {
+    fn add_tombstone(inner: &mut Inner<K>, key: &Key, version: u64) {
         if inner.tombstones.len() >= TOMBSTONES {
             let bytes: usize = inner.tombstones.keys().map(bytes_of_key).sum();
             inner.bytes = inner.bytes.saturating_sub(bytes);
@@ -459,7 +459,7 @@ enum Source {
     /// The same, which shows an older version than was known before it.
     Restored,
     /// A read of all that was left out of it.
-    Whole,
+    Full,
 }
 
 fn bytes_of_key(key: &Key) -> usize {
@@ -554,12 +554,12 @@ mod tests {
     #[test]
     fn what_was_looked_up_comes_and_goes_and_removals_are_counted() {
         let (store, key) = (store(), Key::new("ns", "a"));
-        store.looked(&key, Some(object("u", "5")), None);
-        store.looked(&key, Some(object("u", "4")), None);
+        store.observed(&key, Some(object("u", "5")), None);
+        store.observed(&key, Some(object("u", "4")), None);
         assert_eq!((version_in(&store).as_deref(), store.removals()), (Some("5"), 0));
-        store.looked(&key, None, Some(5));
+        store.observed(&key, None, Some(5));
         assert_eq!((version_in(&store), store.removals()), (None, 1));
-        store.looked(&key, None, None);
+        store.observed(&key, None, None);
         assert_eq!(store.removals(), 1);
     }
 
@@ -567,11 +567,11 @@ mod tests {
     fn a_read_that_shows_less_than_was_known_before_it_shows_that_storage_was_restored() {
         let (store, key) = (store(), Key::new("ns", "a"));
         store.apply(Event::Apply(object("u", "5")));
-        store.looked(&key, Some(object("u", "4")), store.known(&key));
+        store.observed(&key, Some(object("u", "4")), store.latest_version(&key));
         assert_eq!(version_in(&store).as_deref(), Some("4"));
         store.apply(Event::Delete(object("u", "8")));
-        assert_eq!(store.known(&key), Some(8));
-        store.looked(&key, Some(object("u", "4")), store.known(&key));
+        assert_eq!(store.latest_version(&key), Some(8));
+        store.observed(&key, Some(object("u", "4")), store.latest_version(&key));
         assert_eq!(version_in(&store).as_deref(), Some("4"), "it is there again");
     }
 
@@ -590,7 +590,7 @@ mod tests {
         store.apply(Event::Init);
         assert_eq!(list("5").as_deref(), Some("5"), "it is there again");
         store.apply(Event::Init);
-        store.looked(&Key::new("ns", "a"), Some(object("u", "7")), Some(5));
+        store.observed(&Key::new("ns", "a"), Some(object("u", "7")), Some(5));
         assert_eq!(list("6").as_deref(), Some("7"), "read after the list began");
     }
 
@@ -601,17 +601,17 @@ mod tests {
             at: 8,
             versions: versions.iter().map(|v| (Key::new("ns", "a"), *v)).collect(),
         };
-        assert!(store.knows(&listed(&[])));
-        assert!(!store.knows(&listed(&[5])), "it has not come yet");
+        assert!(store.includes(&listed(&[])));
+        assert!(!store.includes(&listed(&[5])), "it has not come yet");
         store.apply(Event::Apply(object("u", "5")));
-        assert!(store.knows(&listed(&[5])));
-        assert!(!store.knows(&listed(&[6])), "it has changed since");
-        assert!(!store.knows(&listed(&[])), "its end has not come yet");
+        assert!(store.includes(&listed(&[5])));
+        assert!(!store.includes(&listed(&[6])), "it has changed since");
+        assert!(!store.includes(&listed(&[])), "its end has not come yet");
         store.apply(Event::Apply(object("u", "9")));
-        assert!(store.knows(&listed(&[6])), "it is newer");
-        assert!(store.knows(&listed(&[])), "it was made later than the list");
+        assert!(store.includes(&listed(&[6])), "it is newer");
+        assert!(store.includes(&listed(&[])), "it was made later than the list");
         store.apply(Event::Delete(object("u", "11")));
-        assert!(store.knows(&listed(&[6])) && store.knows(&listed(&[])));
+        assert!(store.includes(&listed(&[6])) && store.includes(&listed(&[])));
     }
 
     #[test]

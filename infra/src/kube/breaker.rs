@@ -14,7 +14,7 @@ use kube::client::Body;
 use tokio::sync::{Semaphore, watch};
 use tower::{BoxError, Layer, Service};
 
-use crate::kube::error::{RemoteError, Shown};
+use crate::kube::error::{DisplayError, RemoteError};
 
 /// Whether an infra cluster answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -108,7 +108,7 @@ impl Breaker {
 pub(crate) struct Probe;
 
 /// First and longest pause between two probes of a cluster that does not answer.
-pub const PROBES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
+pub const PROBE_BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
 
 /// Fails requests at once while the circuit is open, and tells the breaker of those that get no answer.
 #[derive(Debug, Clone)]
@@ -148,7 +148,7 @@ where
         if request.extensions().get::<Probe>().is_none()
             && let Some(cause) = self.breaker.cause()
         {
-            return Box::pin(async move { Err(BoxError::from(Shown(cause.to_string()))) });
+            return Box::pin(async move { Err(BoxError::from(DisplayError(cause.to_string()))) });
         }
         let (answer, breaker) = (self.inner.call(request), Arc::clone(&self.breaker));
         Box::pin(async move {
@@ -192,7 +192,7 @@ mod tests {
         let count = Arc::clone(&asked);
         let service = BreakerLayer(Arc::clone(&breaker)).layer(service_fn(move |_: Request<Body>| {
             count.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-            async { Err::<Response<Body>, _>(BoxError::from(Shown("no answer within 3s".into()))) }
+            async { Err::<Response<Body>, _>(BoxError::from(DisplayError("no answer within 3s".into()))) }
         }));
         let request = || Request::new(Body::empty());
         assert!(service.clone().oneshot(request()).await.is_err());

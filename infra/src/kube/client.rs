@@ -22,8 +22,7 @@ use crate::kube::answer::AnswerLimits;
 use crate::kube::breaker::{Breaker, BreakerLayer};
 use crate::kube::clock::ServerClock;
 use crate::kube::deadline::Deadlines;
-// Paths of before, for the controller.
-pub use crate::kube::error::{ClientError, RemoteError, Shown};
+use crate::kube::error::ClientError;
 use crate::kube::fence::MayWrite;
 use crate::kube::kubeconfig::{AddressPolicy, InfraKubeconfig};
 use crate::kube::traffic::Traffic;
@@ -124,7 +123,7 @@ pub async fn kubectl_client(
     options: &ClientOptions,
 ) -> Result<(Client, String), ClientError> {
     let config = cluster.config().await?;
-    let server = shown(&config.cluster_url);
+    let server = redacted(&config.cluster_url);
     let breaker = Arc::new(Breaker::new(options.in_flight));
     let client = build(
         config,
@@ -137,7 +136,7 @@ pub async fn kubectl_client(
 }
 
 /// A URL without the password that may be in it.
-fn shown(url: &http::Uri) -> String {
+fn redacted(url: &http::Uri) -> String {
     let authority = url.authority().map_or("", |authority| authority.as_str());
     let (_, host) = authority.rsplit_once('@').unwrap_or(("", authority));
     let path = url.path().trim_end_matches('/');

@@ -75,7 +75,7 @@ impl ServerClock {
 
     /// An answer to a request that was sent then, came then, and had that `Date`. What is known stays as long as it can be
     /// true: so a clock that is right is not corrected, and a correction does not go up and down.
-    fn told(&self, date: Timestamp, sent: Timestamp, came: Timestamp) {
+    fn record(&self, date: Timestamp, sent: Timestamp, came: Timestamp) {
         let millis = |ahead: SignedDuration| i64::try_from(ahead.as_millis()).unwrap_or_default();
         let least = millis(date.duration_since(came));
         let most = millis(date.duration_since(sent) + RESOLUTION);
@@ -127,7 +127,7 @@ where
             let date = answer.headers().get(header::DATE);
             let date = date.and_then(|date| rfc2822::parse(date.to_str().ok()?).ok());
             if let Some(date) = date {
-                clock.told(date.timestamp(), sent, Timestamp::now());
+                clock.record(date.timestamp(), sent, Timestamp::now());
             }
             Ok(answer)
         })
@@ -157,7 +157,7 @@ mod tests {
         for millis in 0..3000 {
             // Both show the same; the answer takes 20 ms.
             let date = at((millis + 10) / 1000 * 1000);
-            clock.told(date, at(millis), at(millis + 20));
+            clock.record(date, at(millis), at(millis + 20));
             assert_eq!(ahead(&clock), Some(0), "{millis}");
         }
     }
@@ -169,7 +169,7 @@ mod tests {
             let mut before = None;
             for millis in (0..4000).step_by(37) {
                 let date = at((millis + skew + 10).div_euclid(1000) * 1000);
-                clock.told(date, at(millis), at(millis + 20));
+                clock.record(date, at(millis), at(millis + 20));
                 let known = ahead(&clock).unwrap();
                 assert!((known - i128::from(skew)).abs() <= 1020, "{skew}: {known}");
                 // To within the time from one answer to the next.
@@ -185,7 +185,7 @@ mod tests {
         let clock = ServerClock::default();
         assert_eq!(clock.skew(), Skew::Unknown);
         for (seconds, small) in [(3599, true), (-3599, true), (3602, false), (-3602, false)] {
-            clock.told(at(seconds * 1000), at(0), at(20));
+            clock.record(at(seconds * 1000), at(0), at(20));
             assert_eq!(clock.skew() == Skew::Small, small, "{seconds}");
         }
     }
@@ -193,11 +193,11 @@ mod tests {
     #[test]
     fn a_clock_that_is_set_is_followed_and_slow_answers_say_little() {
         let clock = ServerClock::default();
-        clock.told(at(2_400_000), at(0), at(20));
-        clock.told(at(2_400_000), at(-60_000), at(60_000));
+        clock.record(at(2_400_000), at(0), at(20));
+        clock.record(at(2_400_000), at(-60_000), at(60_000));
         let known = ahead(&clock).unwrap();
         assert!((2_399_980..=2_401_000).contains(&known), "{known}");
-        clock.told(at(5000), at(5000), at(5020));
+        clock.record(at(5000), at(5000), at(5020));
         let known = ahead(&clock).unwrap();
         assert!((-20..=1000).contains(&known), "{known}");
     }

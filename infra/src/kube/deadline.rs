@@ -9,7 +9,7 @@ use http::{Method, Request, Response};
 use kube::client::Body;
 use tower::{BoxError, Layer, Service};
 
-use crate::kube::error::{Elapsed, Shown};
+use crate::kube::error::{DisplayError, Elapsed};
 
 /// A timeout on every request until its answer begins.
 #[derive(Debug, Clone, Copy)]
@@ -51,7 +51,7 @@ where
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         if !is_sound(request.uri()) {
             let why = "a name in the request is not one that Kubernetes objects have";
-            return Box::pin(async move { Err(Shown(why.to_owned()).into()) });
+            return Box::pin(async move { Err(DisplayError(why.to_owned()).into()) });
         }
         let limit = if request.method() == Method::GET {
             self.deadlines.read

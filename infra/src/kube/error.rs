@@ -67,7 +67,7 @@ impl RemoteError {
     }
 
     /// Whether there was no answer at all.
-    pub fn is_lost(&self) -> bool {
+    pub fn is_unanswered(&self) -> bool {
         self.lost
     }
 
@@ -165,7 +165,7 @@ fn transport(error: &(dyn std::error::Error + 'static)) -> String {
         if let Some(tls) = error.downcast_ref::<rustls::Error>() {
             return format!("TLS: {tls}");
         }
-        if let Some(own) = error.downcast_ref::<Shown>() {
+        if let Some(own) = error.downcast_ref::<DisplayError>() {
             return own.0.clone();
         }
         cause = error.source();
@@ -176,7 +176,7 @@ fn transport(error: &(dyn std::error::Error + 'static)) -> String {
 /// An error whose text may be shown as it is.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub struct Shown(pub String);
+pub struct DisplayError(pub String);
 
 /// Whether the API server answered that the credential lacks a right.
 pub(crate) fn is_forbidden(error: &kube::Error) -> bool {

@@ -11,7 +11,7 @@ use http::{Method, Request, Response};
 use kube::client::Body;
 use tower::{BoxError, Layer, Service};
 
-use crate::kube::error::Shown;
+use crate::kube::error::DisplayError;
 
 /// Whether a write may be sent now; without a fence, always.
 #[derive(Clone, Default)]
@@ -77,7 +77,7 @@ where
         if self.may_write.allows(&request) {
             return Box::pin(self.inner.call(request));
         }
-        let why = Shown("not sent: this process does not lead any more".to_owned());
+        let why = DisplayError("not sent: this process does not lead any more".to_owned());
         Box::pin(async { Err(why.into()) })
     }
 }

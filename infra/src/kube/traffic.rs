@@ -19,7 +19,7 @@ pub struct Traffic(Arc<Counts>);
 
 /// Counts the requests to one server.
 #[derive(Debug, Clone)]
-pub(crate) struct Counting {
+pub(crate) struct ServerTraffic {
     traffic: Traffic,
     server: Arc<str>,
 }
@@ -55,37 +55,37 @@ impl Traffic {
     }
 
     /// Counts the requests to `server`.
-    pub(crate) fn to(&self, server: &str) -> Counting {
-        Counting {
+    pub(crate) fn to(&self, server: &str) -> ServerTraffic {
+        ServerTraffic {
             traffic: self.clone(),
             server: server.into(),
         }
     }
 
     /// Returns once no write is under way.
-    pub async fn quiet(&self) {
+    pub async fn writes_done(&self) {
         // The sender lives in `self`.
         let _ = self.0.writing.subscribe().wait_for(|writing| *writing == 0).await;
     }
 }
 
 /// A write that is under way, until this is dropped.
-struct Writing(Arc<Counts>);
+struct WriteGuard(Arc<Counts>);
 
-impl Writing {
+impl WriteGuard {
     fn new(counts: &Arc<Counts>) -> Self {
         counts.writing.send_modify(|writing| *writing += 1);
         Self(Arc::clone(counts))
     }
 }
 
-impl Drop for Writing {
+impl Drop for WriteGuard {
     fn drop(&mut self) {
         self.0.writing.send_modify(|writing| *writing -= 1);
     }
 }
 
-impl<S> Layer<S> for Counting {
+impl<S> Layer<S> for ServerTraffic {
     type Service = Counted<S>;
 
     fn layer(&self, inner: S) -> Counted<S> {
@@ -98,7 +98,7 @@ impl<S> Layer<S> for Counting {
 #[derive(Debug, Clone)]
 pub(crate) struct Counted<S> {
     inner: S,
-    counting: Counting,
+    counting: ServerTraffic,
 }
 
 impl<S, A, B> Service<Request<A>> for Counted<S>
@@ -115,11 +115,11 @@ where
     }
 
     fn call(&mut self, request: Request<A>) -> Self::Future {
-        let Counting { traffic, server } = &self.counting;
+        let ServerTraffic { traffic, server } = &self.counting;
         let counts = Arc::clone(&traffic.0);
         let verb = requests::verb(&request);
         let span = requests::span(&request, verb, server);
-        let writing = (request.method() != Method::GET).then(|| Writing::new(&counts));
+        let writing = (request.method() != Method::GET).then(|| WriteGuard::new(&counts));
         let answer = self.inner.call(request);
         Box::pin(async move {
             let answer = answer.await;
@@ -181,7 +181,7 @@ mod tests {
     #[tokio::test]
     async fn it_is_quiet_once_no_write_is_under_way(#[case] method: &str, #[case] meanwhile: bool) {
         let traffic = Traffic::default();
-        assert!(traffic.quiet().now_or_never().is_some());
+        assert!(traffic.writes_done().now_or_never().is_some());
         let (answer, answered) = oneshot::channel();
         let answered = answered.shared();
         let service = traffic.to("server").layer(service_fn(move |_: Request<()>| {
@@ -193,9 +193,9 @@ mod tests {
         }));
         let asked = tokio::spawn(service.oneshot(request(method, "/api/v1/nodes/a")));
         tokio::task::yield_now().await;
-        assert_eq!(traffic.quiet().now_or_never().is_some(), meanwhile);
+        assert_eq!(traffic.writes_done().now_or_never().is_some(), meanwhile);
         answer.send(()).unwrap();
-        traffic.quiet().await;
+        traffic.writes_done().await;
         asked.await.unwrap().unwrap();
     }
 
@@ -207,6 +207,6 @@ mod tests {
         }));
         let asked = service.oneshot(request("POST", "/api/v1/nodes"));
         assert!(asked.now_or_never().is_none());
-        assert!(traffic.quiet().now_or_never().is_some());
+        assert!(traffic.writes_done().now_or_never().is_some());
     }
 }

@@ -7,15 +7,16 @@ use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::{Api, Client};
-use machinist_shared::kubevirt::facts::{Facts, FactsNeeded, NamedInstancetype, Offer, offer, topology};
+use machinist_shared::kubevirt::facts::{
+    ClaimModes, Facts, FactsNeeded, NamedInstancetype, claim_modes, topology,
+};
 use machinist_shared::kubevirt::kinds::{CLUSTER_INSTANCETYPE, instancetypes};
 use serde::de::DeserializeOwned;
 
 use crate::cache::ttl::TtlMap;
 use crate::kube::client::is_object_name;
 use crate::kube::error::RemoteError;
-// A path of before, for the controller.
-pub use crate::provider::FactError;
+use crate::provider::FactError;
 
 /// How long an answer is used, if nothing else is said.
 pub const TTL: Duration = Duration::from_mins(5);
@@ -83,11 +84,11 @@ async fn ask(client: &Client, namespace: &str, needed: &FactsNeeded) -> Result<F
         .flat_map(|term| term.match_label_expressions.iter().flatten());
     (facts.region, facts.zone) = topology(expressions.map(|e| (e.key.as_str(), e.values.as_slice())));
     for name in &needed.storage_profiles {
-        let offer = profile(client, name).await?;
+        let claim_modes = profile(client, name).await?;
         facts
             .access_modes
-            .insert(name.clone(), offer.access_mode.to_owned());
-        let block_only = offer.block_only.into_iter();
+            .insert(name.clone(), claim_modes.access_mode.to_owned());
+        let block_only = claim_modes.block_only.into_iter();
         facts
             .block_only
             .extend(block_only.map(|mode| (name.clone(), mode.to_owned())));
@@ -110,13 +111,13 @@ async fn ask(client: &Client, namespace: &str, needed: &FactsNeeded) -> Result<F
     Ok(facts)
 }
 
-async fn profile(client: &Client, name: &str) -> Result<Offer, FactError> {
+async fn profile(client: &Client, name: &str) -> Result<ClaimModes, FactError> {
     let profiles = Api::<DynamicObject>::all_with(
         client.clone(),
         &resource("cdi.kubevirt.io", "v1beta1", "StorageProfile"),
     );
     let profile = get(&profiles, "StorageProfile", name).await?;
-    Ok(offer(profile.data.pointer("/status/claimPropertySets")))
+    Ok(claim_modes(profile.data.pointer("/status/claimPropertySets")))
 }
 
 /// The kind of the instancetype of that name: the one that the spec asks for, else the other. What the credential may not

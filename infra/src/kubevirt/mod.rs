@@ -19,7 +19,7 @@ use kube::core::{ApiResource, DynamicObject};
 use kube::{Api, Resource};
 use machinist_shared::api::names::{CONTROLLER, label};
 use machinist_shared::kubevirt::observed::find;
-use machinist_shared::kubevirt::root_cause::{Sight as CauseOf, root_cause};
+use machinist_shared::kubevirt::root_cause::{VmView as CauseOf, root_cause};
 use machinist_shared::provider::{Opaque, Secret};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -31,7 +31,7 @@ use crate::kubevirt::pool::{Access, InfraPool, Kind, OpenInfra, read_one};
 use crate::provider::concurrency_limit::ConcurrencyLimit;
 use crate::provider::{
     AddressOwner, AdoptParams, BootstrapData, Disk, Eviction, FactError, Guest, InfraClient, InfraKey,
-    Instance, InstanceView, NotWatched, Orphan, Provider, State, Unavailable, Unwatched, WatchStatus,
+    Instance, InstanceState, InstanceView, NotWatched, Orphan, Provider, Unavailable, Unwatched, WatchStatus,
 };
 
 impl Provider for InfraPool {
@@ -59,8 +59,8 @@ impl Provider for InfraPool {
         }
     }
 
-    fn settle(&self, user: &Key) {
-        Self::settle(self, user);
+    fn release_unused(&self, user: &Key) {
+        Self::release_unused(self, user);
     }
 
     fn release(&self, user: &Key) {
@@ -187,7 +187,7 @@ async fn get(open: &OpenInfra, name: &str, disks: &[String]) -> Result<InstanceV
     let at = |name: &str| Key::new(&open.key().namespace, name);
     complete(open, name, disks).await.map_err(|error| Unavailable {
         why: format!("{}: {error}", open.key().server),
-        again: UNREAD,
+        again: UNREADABLE_RETRY,
     })?;
     if open.is_unreadable(name) {
         return Err(Unavailable {
@@ -195,7 +195,7 @@ async fn get(open: &OpenInfra, name: &str, disks: &[String]) -> Result<InstanceV
                 "{}: the VirtualMachine {name} cannot be read; the log says why",
                 open.key().server
             ),
-            again: UNREAD,
+            again: UNREADABLE_RETRY,
         });
     }
     let volumes: Vec<_> = disks
@@ -232,7 +232,7 @@ async fn get(open: &OpenInfra, name: &str, disks: &[String]) -> Result<InstanceV
 }
 
 /// How long until what could not be read is read again, should nothing tell of it.
-const UNREAD: Duration = Duration::from_secs(30);
+const UNREADABLE_RETRY: Duration = Duration::from_secs(30);
 
 /// Reads anew what was held as somebody else's before a Machine of that name was known.
 async fn complete(open: &OpenInfra, name: &str, disks: &[String]) -> Result<(), RemoteError> {
@@ -368,11 +368,11 @@ where
     let version = |object: &K| object.meta().resource_version.clone();
     let (before, known) = (
         store.get(&key).and_then(|object| version(&object)),
-        store.known(&key),
+        store.latest_version(&key),
     );
     let found: Option<K> = ask(open, kind, name).await?;
     let is_same = before == found.as_ref().and_then(version);
-    store.looked(&key, found, known);
+    store.observed(&key, found, known);
     Ok(is_same)
 }
 
@@ -517,7 +517,7 @@ pub fn instance(vm: &Vm, vmi: Option<&Vmi>, volumes: &[Arc<DataVolume>]) -> Inst
         user_data: vm.user_data_secret().map(str::to_owned),
         made_by_peer_for: made_by_peer.then(|| labelled(label::CLUSTER_NAME).unwrap_or_default().to_owned()),
         system_uuid: vm.firmware_uuid().map(str::to_owned),
-        state: State {
+        state: InstanceState {
             ready: cause.is_ready(),
             terminal: cause.is_terminal(),
             progress: cause.is_progress(),

@@ -5,7 +5,7 @@
 use kube::Resource;
 use kube::core::ObjectMeta;
 use machinist_shared::api::names::label;
-use machinist_shared::kubevirt::observed::{DataVolumeStatus, VmStatus, VmiStatus, few};
+use machinist_shared::kubevirt::observed::{DataVolumeStatus, VmStatus, VmiStatus, bounded};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer};
 
@@ -202,7 +202,7 @@ struct Template {
 struct TemplateSpec {
     #[serde(deserialize_with = "nullable")]
     domain: Domain,
-    #[serde(deserialize_with = "few")]
+    #[serde(deserialize_with = "bounded")]
     volumes: Vec<Volume>,
 }
 
@@ -333,7 +333,7 @@ struct VmiDomain {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 struct Devices {
-    #[serde(deserialize_with = "few")]
+    #[serde(deserialize_with = "bounded")]
     interfaces: Vec<InterfaceSpec>,
 }
 

@@ -18,7 +18,7 @@ use serde_json::Value;
 use self::concurrency_limit::ConcurrencyLimit;
 pub use self::types::{
     AddressOwner, AdoptParams, BootstrapData, Disk, Eviction, FactError, Guest, InfraEvent, InfraKey,
-    Instance, InstanceView, NotWatched, Orphan, State, Unavailable, Unwatched,
+    Instance, InstanceState, InstanceView, NotWatched, Orphan, Unavailable, Unwatched,
 };
 use crate::cache::key::Key;
 use crate::kube::error::RemoteError;
@@ -28,7 +28,7 @@ pub trait Provider: Debug + Send + Sync {
     /// What `cloudProvider` calls it.
     fn name(&self) -> &'static str;
 
-    /// Watches the place that `credential` leads to, for the Machine `user`, from now until [`Provider::settle`] or
+    /// Watches the place that `credential` leads to, for the Machine `user`, from now until [`Provider::release_unused`] or
     /// [`Provider::release`]: whatever changes there is told as an [`InfraEvent`]. Never blocks; gives what is known so
     /// far.
     ///
@@ -37,7 +37,7 @@ pub trait Provider: Debug + Send + Sync {
 
     /// The Machine `user` has asked for all that it needs: places that it watched before and not since the last call
     /// are given up. One that asked for none keeps what it has.
-    fn settle(&self, user: &Key);
+    fn release_unused(&self, user: &Key);
 
     /// The Machine `user` is gone.
     fn release(&self, user: &Key);
@@ -72,11 +72,11 @@ pub trait Provider: Debug + Send + Sync {
 /// What is known of a place.
 #[derive(Debug, Clone)]
 pub enum WatchStatus {
-    /// Being found out; an [`InfraEvent::State`] follows.
+    /// Being found out; an [`InfraEvent::InstanceState`] follows.
     Opening,
     /// It answers, and everything there is known.
     Open(Arc<dyn InfraClient>),
-    /// It does not answer, or does not take the credential; it is being retried, and an [`InfraEvent::State`] tells
+    /// It does not answer, or does not take the credential; it is being retried, and an [`InfraEvent::InstanceState`] tells
     /// when that changes.
     Failed {
         /// Which place and what is wrong, for a person.
@@ -123,10 +123,10 @@ pub trait InfraClient: Debug + Send + Sync {
     /// How many instances have gone so far: while it is the same, whatever was there still is.
     fn removals(&self) -> u64;
 
-    /// Answers what `Blueprint::facts_needed` asks.
+    /// Answers what `ResolvedProviderSpec::facts_needed` asks.
     fn facts<'a>(&'a self, needed: &'a Opaque) -> BoxFuture<'a, Result<Opaque, FactError>>;
 
-    /// Makes the instance that `Blueprint::render` gave. If one of its name is there, whosever, nothing is changed.
+    /// Makes the instance that `ResolvedProviderSpec::render` gave. If one of its name is there, whosever, nothing is changed.
     fn create(&self, instance: Value) -> BoxFuture<'_, Result<(), RemoteError>>;
 
     /// Asks anew, not from memory, whether an instance of that name is there, and takes it into memory if so. Whose

@@ -70,7 +70,7 @@ pub struct Instance {
     /// What the guest's kubelet reports as its system UUID.
     pub system_uuid: Option<String>,
     /// What keeps it from running.
-    pub state: State,
+    pub state: InstanceState,
 }
 
 /// An instance whose guest has an address.
@@ -135,7 +135,7 @@ pub enum Eviction {
 
 /// What keeps an instance from running.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct State {
+pub struct InstanceState {
     /// It runs.
     pub ready: bool,
     /// It cannot heal.

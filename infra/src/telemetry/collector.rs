@@ -26,7 +26,7 @@ use crate::process::install_tls_provider;
 const TRACES: &str = "/v1/traces";
 
 /// How long a delivery may take. What comes meanwhile waits, and is dropped once the queue is full.
-const PATIENCE: Duration = Duration::from_secs(5);
+const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How much of an answer is read: errors only.
 const MAX_ANSWER: usize = 64 * 1024;
@@ -109,7 +109,7 @@ pub(super) fn exporter(url: &Uri, runtime: Handle) -> Result<SpanExporter, Telem
     let exporter = SpanExporter::builder()
         .with_http()
         .with_endpoint(url.to_string())
-        .with_timeout(PATIENCE)
+        .with_timeout(EXPORT_TIMEOUT)
         .with_http_client(collector);
     exporter.build().map_err(TelemetryError::Exporter)
 }
@@ -176,7 +176,7 @@ impl<C: Connect + Clone + std::fmt::Debug + Send + Sync + 'static> HttpClient fo
             Ok(Response::from_parts(parts, body))
         };
         // Who exports is on a thread without a runtime.
-        let in_time = async { tokio::time::timeout(PATIENCE, answer).await };
+        let in_time = async { tokio::time::timeout(EXPORT_TIMEOUT, answer).await };
         let answer = match self.runtime.spawn(in_time).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(elapsed)) => Err(elapsed.into()),

@@ -26,7 +26,7 @@ pub use collector::{Endpoint, TelemetryError};
 use crate::process::hide_panic_messages;
 
 /// How long the end of the process waits for the last spans to be delivered.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Form of the log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -39,7 +39,7 @@ pub enum LogFormat {
 
 /// What is told, how and whereto.
 #[derive(Debug)]
-pub struct Settings<'a> {
+pub struct TelemetryOptions<'a> {
     /// Name of the server, as spans have it.
     pub service: &'static str,
     /// Its version.
@@ -52,7 +52,7 @@ pub struct Settings<'a> {
     pub collector: &'a Endpoint,
 }
 
-/// Delivers spans until it is dropped, and then the last ones, for [`LAST_WORDS`] at most.
+/// Delivers spans until it is dropped, and then the last ones, for [`FLUSH_TIMEOUT`] at most.
 #[derive(Debug, Default)]
 #[must_use = "without it, no span is delivered"]
 pub struct Telemetry(Option<Export>);
@@ -65,7 +65,7 @@ struct Export {
 }
 
 /// Starts logging, panics without their messages included, and the export of spans.
-pub fn start(settings: &Settings<'_>) -> Result<Telemetry, TelemetryError> {
+pub fn start(settings: &TelemetryOptions<'_>) -> Result<Telemetry, TelemetryError> {
     let export = Export::start(settings)?;
     let spans = export.as_ref().map(|export| {
         tracing_opentelemetry::layer()
@@ -102,7 +102,7 @@ fn is_our_span(metadata: &Metadata<'_>) -> bool {
 }
 
 /// Makes a span the child of what the headers of its request tell (`traceparent`), if they do.
-pub fn continues(span: &Span, headers: &HeaderMap) {
+pub fn set_parent(span: &Span, headers: &HeaderMap) {
     if span.is_disabled() {
         return;
     }
@@ -112,7 +112,7 @@ pub fn continues(span: &Span, headers: &HeaderMap) {
 }
 
 impl Export {
-    fn start(settings: &Settings<'_>) -> Result<Option<Self>, TelemetryError> {
+    fn start(settings: &TelemetryOptions<'_>) -> Result<Option<Self>, TelemetryError> {
         let Some(uri) = &settings.collector.0 else {
             return Ok(None);
         };
@@ -134,7 +134,7 @@ impl Export {
         Ok(Some(Self { provider, runtime }))
     }
 
-    fn tracer(&self, settings: &Settings<'_>) -> SdkTracer {
+    fn tracer(&self, settings: &TelemetryOptions<'_>) -> SdkTracer {
         self.provider.tracer(settings.service)
     }
 }
@@ -143,7 +143,7 @@ impl Drop for Telemetry {
     fn drop(&mut self) {
         if let Some(Export { provider, runtime }) = self.0.take() {
             // A collector that does not answer is told of already.
-            let _ = provider.shutdown_with_timeout(LAST_WORDS);
+            let _ = provider.shutdown_with_timeout(FLUSH_TIMEOUT);
             runtime.shutdown_background();
         }
     }
@@ -173,7 +173,7 @@ mod tests {
         tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
             let trace_of = |headers: &HeaderMap| {
                 let span = tracing::info_span!("admission");
-                continues(&span, headers);
+                set_parent(&span, headers);
                 let context = span.context();
                 let found = context.span().span_context().trace_id();
                 found.to_string()

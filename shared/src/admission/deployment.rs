@@ -15,7 +15,7 @@ use crate::api::ValueAt;
 use crate::api::field::{FieldPath, Report};
 use crate::api::raw::{Object, child, object_at, object_at_mut};
 use crate::api::{rollout, syntax};
-use crate::provider::Maker;
+use crate::provider::MachineOwnerKind;
 
 /// A MachineDeployment as it is to be stored; `old` is what is stored now, if it is an update. One that is being
 /// deleted stays as it is.
@@ -142,7 +142,7 @@ fn judge(subject: &Subject<'_>, settings: &AdmissionSettings, with_template: boo
             &mut report,
             &mut policy,
         );
-        judge_name(object, Maker::Deployment, cloud, &mut report);
+        judge_name(object, MachineOwnerKind::Deployment, cloud, &mut report);
     }
     merge(report, policy, Author::Person)
 }

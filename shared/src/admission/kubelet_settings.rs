@@ -41,7 +41,7 @@ const SIGNALS: [&str; 7] = [
 
 /// A feature gate that is on in every kubelet by itself, and that admission writes onto every Machine: naming it would
 /// keep a kubelet that has dropped it from starting.
-const ON_BY_ITSELF: &str = "RotateKubeletServerCertificate";
+const ENABLED_BY_DEFAULT: &str = "RotateKubeletServerCertificate";
 
 /// An annotation that is of no use.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -64,7 +64,7 @@ pub fn read(annotations: &BTreeMap<String, String>) -> (Map<String, Value>, Vec<
             })
         } else if let Some(gate) = annotation.strip_prefix(KUBELET_FEATURE_GATES) {
             feature_gate(gate, text.trim()).map(|on| {
-                if !(on && gate == ON_BY_ITSELF) {
+                if !(on && gate == ENABLED_BY_DEFAULT) {
                     gates.insert(gate.to_owned(), json!(on));
                 }
             })

@@ -68,7 +68,7 @@ impl Default for VersionConstraint {
         let any = Comparison {
             op: Op::AtLeast,
             version: Version::new(0, 0, 0),
-            wild: Wild::None,
+            wild: Wildcard::None,
         };
         Self {
             text: ">=0.0.0".to_owned(),
@@ -119,7 +119,7 @@ enum Op {
 
 /// From which number on a version in a comparison is open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Wild {
+enum Wildcard {
     None,
     Patch,
     Minor,
@@ -130,7 +130,7 @@ enum Wild {
 struct Comparison {
     op: Op,
     version: Version,
-    wild: Wild,
+    wild: Wildcard,
 }
 
 impl Comparison {
@@ -141,23 +141,23 @@ impl Comparison {
         }
         let order = v.cmp_precedence(c);
         let same_open = match self.wild {
-            Wild::None => order == Ordering::Equal,
-            Wild::Patch => (v.major, v.minor) == (c.major, c.minor),
-            Wild::Minor => v.major == c.major,
-            Wild::All => true,
+            Wildcard::None => order == Ordering::Equal,
+            Wildcard::Patch => (v.major, v.minor) == (c.major, c.minor),
+            Wildcard::Minor => v.major == c.major,
+            Wildcard::All => true,
         };
         match self.op {
             Op::Equal => same_open,
             Op::NotEqual => !same_open,
-            Op::Above => order == Ordering::Greater && !(self.wild != Wild::None && same_open),
+            Op::Above => order == Ordering::Greater && !(self.wild != Wildcard::None && same_open),
             Op::AtLeast => order != Ordering::Less,
             Op::Below => order == Ordering::Less,
-            Op::AtMost => order != Ordering::Greater || (self.wild != Wild::None && same_open),
+            Op::AtMost => order != Ordering::Greater || (self.wild != Wildcard::None && same_open),
             Op::Tilde => {
                 let same = match self.wild {
-                    Wild::All => true,
-                    Wild::Minor => v.major == c.major,
-                    Wild::Patch | Wild::None => (v.major, v.minor) == (c.major, c.minor),
+                    Wildcard::All => true,
+                    Wildcard::Minor => v.major == c.major,
+                    Wildcard::Patch | Wildcard::None => (v.major, v.minor) == (c.major, c.minor),
                 };
                 order != Ordering::Less && same
             }
@@ -169,12 +169,12 @@ impl Comparison {
     fn same_leftmost(&self, v: &Version) -> bool {
         let c = &self.version;
         match self.wild {
-            Wild::All => true,
-            Wild::Minor => v.major == c.major,
+            Wildcard::All => true,
+            Wildcard::Minor => v.major == c.major,
             _ if c.major > 0 => v.major == c.major,
-            Wild::Patch => (v.major, v.minor) == (0, c.minor),
-            Wild::None if c.minor > 0 => (v.major, v.minor) == (0, c.minor),
-            Wild::None => (v.major, v.minor, v.patch) == (0, 0, c.patch),
+            Wildcard::Patch => (v.major, v.minor) == (0, c.minor),
+            Wildcard::None if c.minor > 0 => (v.major, v.minor) == (0, c.minor),
+            Wildcard::None => (v.major, v.minor, v.patch) == (0, 0, c.patch),
         }
     }
 }
@@ -236,10 +236,10 @@ fn parse_comparison(op: Op, text: &str) -> Option<Comparison> {
     }
     // A number that is missing is as open as a wildcard.
     let (wild, core) = match open {
-        0 => (Wild::All, "0".to_owned()),
-        1 => (Wild::Minor, parts[..1].join(".")),
-        2 => (Wild::Patch, parts[..2].join(".")),
-        _ => (Wild::None, core.to_owned()),
+        0 => (Wildcard::All, "0".to_owned()),
+        1 => (Wildcard::Minor, parts[..1].join(".")),
+        2 => (Wildcard::Patch, parts[..2].join(".")),
+        _ => (Wildcard::None, core.to_owned()),
     };
     let version = parse_loose(&format!("{core}{suffix}"))?;
     Some(Comparison { op, version, wild })

@@ -9,7 +9,7 @@ use super::{AdmissionSettings, selector};
 use crate::admission::template;
 use crate::api::field::{FieldPath, Report};
 use crate::api::raw::{Object, object_at};
-use crate::provider::{Maker, Spec};
+use crate::provider::{MachineOwnerKind, Spec};
 use crate::providers;
 
 /// Fills in the spec of a template; `old` is the object that is stored now, if it is an update.
@@ -78,10 +78,15 @@ pub(super) fn judge_template<'a>(
 }
 
 /// Judges the name of what makes Machines of that template.
-pub(super) fn judge_name(object: &Value, maker: Maker, cloud: Option<&dyn Spec>, report: &mut Report) {
+pub(super) fn judge_name(
+    object: &Value,
+    maker: MachineOwnerKind,
+    cloud: Option<&dyn Spec>,
+    report: &mut Report,
+) {
     let name = object.pointer("/metadata/name").and_then(Value::as_str);
     if let (Some(name), Some(cloud)) = (name, cloud) {
         let path = FieldPath::new("metadata").child("name");
-        cloud.validate_name_of_maker(name, maker, &path, report);
+        cloud.validate_owner_name(name, maker, &path, report);
     }
 }

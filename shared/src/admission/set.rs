@@ -14,7 +14,7 @@ use crate::admission::autoscaler;
 use crate::api::ValueAt;
 use crate::api::field::{FieldPath, Report};
 use crate::api::raw::{Object, object_at_mut};
-use crate::provider::Maker;
+use crate::provider::MachineOwnerKind;
 
 const POLICIES: [&str; 3] = ["Random", "Newest", "Oldest"];
 
@@ -113,7 +113,7 @@ fn judge(subject: &Subject<'_>, author: Author, settings: &AdmissionSettings, wi
             &mut report,
             &mut policy,
         );
-        judge_name(object, Maker::Set, cloud, &mut report);
+        judge_name(object, MachineOwnerKind::Set, cloud, &mut report);
     }
     merge(report, policy, author)
 }

@@ -70,6 +70,6 @@ mod tests {
         assert!(std::ptr::eq(subject.config(), subject.config()));
         assert_eq!(subject.config().cloud_provider.unwrap().name(), "kubevirt");
         let auth = "spec.template.spec.providerSpec.value.cloudProviderSpec.auth";
-        assert!(subject.faults().blames(&FieldPath::new(auth)));
+        assert!(subject.faults().has_error_at(&FieldPath::new(auth)));
     }
 }

@@ -141,7 +141,7 @@ impl Report {
     }
 
     /// Whether an error has been reported for exactly this field, so that a later rule need not judge it again.
-    pub fn blames(&self, path: &FieldPath) -> bool {
+    pub fn has_error_at(&self, path: &FieldPath) -> bool {
         self.errors.iter().any(|error| error.path == *path)
     }
 

@@ -128,7 +128,7 @@ pub mod annotation {
     /// Prefix, on a Machine: kubelet feature gates as the webhook was told.
     pub const KUBELET_FEATURE_GATES: &str = "v1.kubelet-featuregates.machine-controller.kubermatic.io/";
     /// Prefixes of everything that the maker of user data reads from annotations: feature gates, flags, configuration.
-    pub const OF_THE_KUBELET: [&str; 3] = [
+    pub const KUBELET_PREFIXES: [&str; 3] = [
         KUBELET_FEATURE_GATES,
         "v1.kubelet-flags.machine-controller.kubermatic.io/",
         KUBELET_CONFIG,
@@ -181,7 +181,7 @@ pub mod annotation {
     /// Ours, on a Machine: namespace UID or server of the new infra after [`super::reason::INFRASTRUCTURE_CHANGED`].
     pub const ACCEPT_INFRASTRUCTURE: &str = "machinist.dev/accept-infrastructure";
     /// What an admin decides by hand, about one Machine. Setting them takes the right to `adopt` Machines.
-    pub const BY_HAND: [&str; 3] = [ADOPT_VM, ABANDON_VM, ACCEPT_INFRASTRUCTURE];
+    pub const ADMIN_DECISIONS: [&str; 3] = [ADOPT_VM, ABANDON_VM, ACCEPT_INFRASTRUCTURE];
     /// Ours, on a Machine: digest of the one spec change that [`BYPASS_IMMUTABILITY`] let through last; opens nothing
     /// but that change.
     pub const SPEC_CHANGE: &str = "machinist.dev/spec-change";

@@ -5,11 +5,15 @@ use serde_json::Value;
 use super::spec::VirtualMachine;
 use crate::api::config_var::ConfigVarString;
 use crate::api::quantity;
-use crate::provider::{Amounts, Lookup};
+use crate::provider::{Lookup, NodeCapacity};
 
 /// Capacity of a VM: its own, or that of its instancetype, whose `spec` is `instancetype` if that is known.
-pub(super) fn capacity(vm: &VirtualMachine, lookup: &Lookup<'_>, instancetype: Option<&Value>) -> Amounts {
-    let mut known = Amounts::new();
+pub(super) fn capacity(
+    vm: &VirtualMachine,
+    lookup: &Lookup<'_>,
+    instancetype: Option<&Value>,
+) -> NodeCapacity {
+    let mut known = NodeCapacity::new();
     let amount = |var: &ConfigVarString| {
         let text = var.resolve(lookup).ok()??;
         quantity::parse(&text)

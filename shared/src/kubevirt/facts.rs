@@ -102,7 +102,7 @@ pub fn access_mode<'a>(offered: impl IntoIterator<Item = &'a str>) -> &'static s
 
 /// What a StorageProfile offers for disks.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Offer {
+pub struct ClaimModes {
     /// The access mode to use.
     pub access_mode: &'static str,
     /// Access modes that are there for block devices only: a claim that does not say so is never bound.
@@ -110,7 +110,7 @@ pub struct Offer {
 }
 
 /// What `status.claimPropertySets` of a StorageProfile offers.
-pub fn offer(claim_property_sets: Option<&Value>) -> Offer {
+pub fn claim_modes(claim_property_sets: Option<&Value>) -> ClaimModes {
     let sets = claim_property_sets
         .and_then(Value::as_array)
         .into_iter()
@@ -130,7 +130,7 @@ pub fn offer(claim_property_sets: Option<&Value>) -> Offer {
             .peekable();
         with_it.peek().is_some() && with_it.all(|(_, block)| *block)
     };
-    Offer {
+    ClaimModes {
         access_mode,
         block_only: ACCESS_MODES.into_iter().filter(is_block_only).collect(),
     }
@@ -182,7 +182,7 @@ mod tests {
     #[case::one_writer_on_blocks_only(json!([{"accessModes": ["ReadWriteMany"]}, {"accessModes": ["ReadWriteOnce"], "volumeMode": "Block"}]), "ReadWriteMany", &["ReadWriteOnce"])]
     #[case::many_writers_on_both(json!([{"accessModes": ["ReadWriteMany"], "volumeMode": "Block"}, {"accessModes": ["ReadWriteMany"], "volumeMode": "Filesystem"}]), "ReadWriteMany", &[])]
     fn what_a_profile_offers(#[case] sets: Value, #[case] access_mode: &str, #[case] block_only: &[&str]) {
-        let got = offer(Some(&sets));
+        let got = claim_modes(Some(&sets));
         assert_eq!(
             (got.access_mode, got.block_only.as_slice()),
             (access_mode, block_only)

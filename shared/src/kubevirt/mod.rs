@@ -28,6 +28,3 @@ pub mod source;
 pub mod spec;
 pub mod topology;
 pub mod validate;
-
-// A path of before, for the controller.
-pub use crate::provider::machinist;

@@ -10,7 +10,7 @@ use serde::de::{IgnoredAny, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 /// Elements of a list that are read; KubeVirt's own have far fewer. A small text can have a million.
-const FEW: usize = 256;
+const MAX_ITEMS: usize = 256;
 
 fn nullable<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
     deserializer: D,
@@ -19,9 +19,9 @@ fn nullable<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
 }
 
 /// The first elements of a list; of null, none.
-pub fn few<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
-    struct First<T>(PhantomData<T>);
-    impl<'de, T: Deserialize<'de>> Visitor<'de> for First<T> {
+pub fn bounded<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
+    struct Bounded<T>(PhantomData<T>);
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for Bounded<T> {
         type Value = Vec<T>;
 
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -42,7 +42,7 @@ pub fn few<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> R
 
         fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
             let mut first = Vec::new();
-            while first.len() < FEW {
+            while first.len() < MAX_ITEMS {
                 match list.next_element()? {
                     Some(element) => first.push(element),
                     None => return Ok(first),
@@ -52,7 +52,7 @@ pub fn few<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> R
             Ok(first)
         }
     }
-    deserializer.deserialize_option(First(PhantomData))
+    deserializer.deserialize_option(Bounded(PhantomData))
 }
 
 /// A condition of a VM, VMI or DataVolume.
@@ -85,7 +85,7 @@ pub struct VmStatus {
     #[serde(deserialize_with = "nullable")]
     pub printable_status: String,
     /// Conditions, the VMI's mirrored among them.
-    #[serde(deserialize_with = "few")]
+    #[serde(deserialize_with = "bounded")]
     pub conditions: Vec<Condition>,
     /// A VMI exists.
     #[serde(deserialize_with = "nullable")]
@@ -115,7 +115,7 @@ pub struct VmiStatus {
     #[serde(deserialize_with = "nullable")]
     pub reason: String,
     /// Conditions.
-    #[serde(deserialize_with = "few")]
+    #[serde(deserialize_with = "bounded")]
     pub conditions: Vec<Condition>,
     /// The infra node that it runs on.
     #[serde(deserialize_with = "nullable")]
@@ -124,10 +124,10 @@ pub struct VmiStatus {
     #[serde(deserialize_with = "nullable")]
     pub evacuation_node_name: String,
     /// Every phase that it was in, in order.
-    #[serde(deserialize_with = "few")]
+    #[serde(deserialize_with = "bounded")]
     pub phase_transition_timestamps: Vec<Transition>,
     /// Network interfaces, the guest's own inventions among them.
-    #[serde(deserialize_with = "few")]
+    #[serde(deserialize_with = "bounded")]
     pub interfaces: Vec<Interface>,
 }
 
@@ -147,11 +147,11 @@ pub struct Interface {
     /// Name of the network in the spec; empty for interfaces that only the guest knows.
     #[serde(deserialize_with = "nullable")]
     pub name: String,
-    /// First address.
+    /// Bounded address.
     #[serde(deserialize_with = "nullable")]
     pub ip_address: String,
     /// All addresses.
-    #[serde(deserialize_with = "few")]
+    #[serde(deserialize_with = "bounded")]
     pub ip_addresses: Vec<String>,
     /// KubeVirt says where it knows the interface from, and that is not the guest agent, whose word is the guest's.
     #[serde(rename = "infoSource", deserialize_with = "is_without_guest_agent")]
@@ -239,7 +239,7 @@ pub struct DataVolumeStatus {
     #[serde(deserialize_with = "nullable")]
     pub restart_count: i64,
     /// Conditions.
-    #[serde(deserialize_with = "few")]
+    #[serde(deserialize_with = "bounded")]
     pub conditions: Vec<Condition>,
 }
 
@@ -254,7 +254,7 @@ mod tests {
         let million: Vec<Value> = (0..1_000_000).map(|_| json!({})).collect();
         let status: VmiStatus =
             serde_json::from_value(json!({"conditions": million, "interfaces": null})).unwrap();
-        assert_eq!((status.conditions.len(), status.interfaces.len()), (FEW, 0));
+        assert_eq!((status.conditions.len(), status.interfaces.len()), (MAX_ITEMS, 0));
     }
 
     #[test]

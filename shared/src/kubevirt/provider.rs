@@ -14,8 +14,8 @@ use crate::api::config_var::{ConfigVarString, KeyRef};
 use crate::api::decode::Field;
 use crate::api::field::{FieldPath, Report};
 use crate::provider::{
-    self, Amounts, Blueprint, Cloud, Env, FailureDomain, Lookup, Machinist, Maker, Opaque, Order, Overridden,
-    Provider, Secret, Spec, Unresolved,
+    self, Cloud, Env, FailureDomain, InstanceParams, Lookup, MachineOwnerKind, Machinist, NodeCapacity,
+    Opaque, Overridden, Provider, ResolvedProviderSpec, Secret, Spec, Unresolved,
 };
 
 /// KubeVirt.
@@ -71,8 +71,14 @@ impl Spec for CloudProviderSpec {
         validate::name(name, self, path, report);
     }
 
-    fn validate_name_of_maker(&self, name: &str, maker: Maker, path: &FieldPath, report: &mut Report) {
-        validate::name_of_maker(name, maker, self, path, report);
+    fn validate_owner_name(
+        &self,
+        name: &str,
+        maker: MachineOwnerKind,
+        path: &FieldPath,
+        report: &mut Report,
+    ) {
+        validate::owner_name(name, maker, self, path, report);
     }
 
     fn references(&self) -> Vec<&KeyRef> {
@@ -87,7 +93,7 @@ impl Spec for CloudProviderSpec {
         provider::cluster_name(&self.cluster_name, env, lookup)
     }
 
-    fn resolve(&self, env: &Env, lookup: &Lookup<'_>) -> Result<Arc<dyn Blueprint>, Unresolved> {
+    fn resolve(&self, env: &Env, lookup: &Lookup<'_>) -> Result<Arc<dyn ResolvedProviderSpec>, Unresolved> {
         Ok(Arc::new(resolved::resolve(self, env, lookup)?))
     }
 
@@ -95,12 +101,12 @@ impl Spec for CloudProviderSpec {
         &self.machinist
     }
 
-    fn capacity(&self, lookup: &Lookup<'_>, instancetype: Option<&Value>) -> Amounts {
+    fn capacity(&self, lookup: &Lookup<'_>, instancetype: Option<&Value>) -> NodeCapacity {
         capacity::capacity(&self.virtual_machine, lookup, instancetype)
     }
 }
 
-impl Blueprint for ResolvedSpec {
+impl ResolvedProviderSpec for ResolvedSpec {
     fn cluster_name(&self) -> &str {
         &self.cluster_name
     }
@@ -130,7 +136,7 @@ impl Blueprint for ResolvedSpec {
         }
     }
 
-    fn render(&self, order: &Order<'_>, facts: &Opaque) -> Option<Value> {
+    fn render(&self, order: &InstanceParams<'_>, facts: &Opaque) -> Option<Value> {
         Some(render(&RenderInput {
             name: order.name,
             uid: order.uid,

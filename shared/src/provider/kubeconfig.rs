@@ -4,7 +4,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use super::env::Env;
-use super::resolve::{Lookup, Unresolved, leads_nowhere, value};
+use super::resolve::{Lookup, Unresolved, is_known_missing, value};
 use super::secret::Secret;
 use crate::api::config_var::{ConfigVar, KeyRef};
 
@@ -42,7 +42,7 @@ pub fn kubeconfig(var: &ConfigVar<String>, env: &Env, lookup: &Lookup<'_>) -> Re
     }
     if let Some(reference) = var.reference() {
         let text = match value("auth.kubeconfig", var, lookup) {
-            Err(error) if env.kubeconfig.is_empty() || !leads_nowhere(&error) => return Err(error),
+            Err(error) if env.kubeconfig.is_empty() || !is_known_missing(&error) => return Err(error),
             found => found.unwrap_or_default().unwrap_or_default(),
         };
         if !text.is_empty() {

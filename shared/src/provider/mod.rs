@@ -21,7 +21,7 @@ pub use self::env::{Env, Overridden};
 pub use self::kubeconfig::{Kubeconfig, KubeconfigSource, decode_base64, kubeconfig, raw_or_base64};
 pub use self::machinist::Machinist;
 pub use self::resolve::{Lookup, Unresolved, cluster_name};
-pub(crate) use self::resolve::{leads_nowhere, value};
+pub(crate) use self::resolve::{is_known_missing, value};
 pub use self::secret::Secret;
 use crate::api::config_var::{ConfigVarString, KeyRef};
 use crate::api::decode::Field;
@@ -85,7 +85,7 @@ pub struct Cloud<'a> {
 
 /// What makes Machines and gives them its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Maker {
+pub enum MachineOwnerKind {
     /// A MachineSet.
     Set,
     /// A MachineDeployment, through its sets.
@@ -102,7 +102,14 @@ pub trait Spec: Any + Debug + Send + Sync {
     fn validate_name(&self, name: &str, path: &FieldPath, report: &mut Report);
 
     /// Judges the name of what makes such Machines and gives them its name.
-    fn validate_name_of_maker(&self, _name: &str, _maker: Maker, _path: &FieldPath, _report: &mut Report) {}
+    fn validate_owner_name(
+        &self,
+        _name: &str,
+        _maker: MachineOwnerKind,
+        _path: &FieldPath,
+        _report: &mut Report,
+    ) {
+    }
 
     /// All references to Secrets and ConfigMaps.
     fn references(&self) -> Vec<&KeyRef>;
@@ -114,14 +121,14 @@ pub trait Spec: Any + Debug + Send + Sync {
     fn cluster_name(&self, env: &Env, lookup: &Lookup<'_>) -> Result<String, Unresolved>;
 
     /// Looks every reference up but the credential's.
-    fn resolve(&self, env: &Env, lookup: &Lookup<'_>) -> Result<Arc<dyn Blueprint>, Unresolved>;
+    fn resolve(&self, env: &Env, lookup: &Lookup<'_>) -> Result<Arc<dyn ResolvedProviderSpec>, Unresolved>;
 
     /// `cloudProviderSpec.machinist`: what the built-in bootstrap does besides, whatever the provider.
     fn machinist(&self) -> &Machinist;
 
     /// What a node of it will have, by the keys of the cluster-autoscaler's annotations; nothing at a key is that there is
     /// none, and a key that is not there is not known. `instancetype` is the `spec` of what it names as its size.
-    fn capacity(&self, lookup: &Lookup<'_>, instancetype: Option<&Value>) -> Amounts;
+    fn capacity(&self, lookup: &Lookup<'_>, instancetype: Option<&Value>) -> NodeCapacity;
 }
 
 impl dyn Spec {
@@ -131,11 +138,11 @@ impl dyn Spec {
     }
 }
 
-/// Amounts by key of the cluster-autoscaler.
-pub type Amounts = BTreeMap<&'static str, Option<String>>;
+/// NodeCapacity by key of the cluster-autoscaler.
+pub type NodeCapacity = BTreeMap<&'static str, Option<String>>;
 
 /// A spec whose every value is known: what an instance is made from.
-pub trait Blueprint: Any + Debug + Send + Sync {
+pub trait ResolvedProviderSpec: Any + Debug + Send + Sync {
     /// Name of the cluster, which the instance bears as a label.
     fn cluster_name(&self) -> &str;
 
@@ -156,10 +163,10 @@ pub trait Blueprint: Any + Debug + Send + Sync {
     fn failure_domain(&self, facts: &Opaque) -> FailureDomain;
 
     /// The instance, as the I/O half creates it; `None` for facts of another provider. Equal orders, equal instances.
-    fn render(&self, order: &Order<'_>, facts: &Opaque) -> Option<Value>;
+    fn render(&self, order: &InstanceParams<'_>, facts: &Opaque) -> Option<Value>;
 }
 
-impl dyn Blueprint {
+impl dyn ResolvedProviderSpec {
     /// The blueprint as a provider's own type.
     pub fn of<T: Any>(&self) -> Option<&T> {
         (self as &dyn Any).downcast_ref()
@@ -168,7 +175,7 @@ impl dyn Blueprint {
 
 /// What an instance is rendered from, besides spec and facts.
 #[derive(Debug, Clone, Copy)]
-pub struct Order<'a> {
+pub struct InstanceParams<'a> {
     /// Name of the Machine, and so of the instance.
     pub name: &'a str,
     /// UID of the Machine; the instance bears it as a label.

@@ -54,7 +54,7 @@ pub fn cluster_name(var: &ConfigVar<String>, env: &Env, lookup: &Lookup<'_>) -> 
 }
 
 /// Whether it is known that there is nothing at the end of a reference.
-pub(crate) fn leads_nowhere(error: &Unresolved) -> bool {
+pub(crate) fn is_known_missing(error: &Unresolved) -> bool {
     let Unresolved::Reference {
         error: ResolveError::Lookup { cause, .. },
         ..

@@ -137,7 +137,7 @@ fn choice<T>(
     report: &mut Report,
 ) -> Option<T> {
     let name = field.string(report).unwrap_or_default();
-    if report.blames(&field.path) {
+    if report.has_error_at(&field.path) {
         return None;
     }
     if name.is_empty() {

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use machinist_shared::api::config_var::LookupError;
 use machinist_shared::api::decode::Fields;
 use machinist_shared::api::field::{FieldPath, Report};
-use machinist_shared::provider::{Blueprint, Env, Overridden, Spec};
+use machinist_shared::provider::{Env, Overridden, ResolvedProviderSpec, Spec};
 use serde_json::{Map, Value, json};
 
 use crate::Bed;
@@ -30,7 +30,7 @@ fn judged<B: Bed>(bed: &B, written: &Value) -> (Option<Arc<dyn Spec>>, Report) {
 }
 
 /// What the bed's spec comes to.
-pub(crate) fn blueprint<B: Bed>(bed: &B) -> Result<Arc<dyn Blueprint>> {
+pub(crate) fn blueprint<B: Bed>(bed: &B) -> Result<Arc<dyn ResolvedProviderSpec>> {
     let (read, report) = judged(bed, &bed.written());
     let spec = read.with_context(|| format!("it cannot be read: {:?}", report.errors))?;
     Ok(spec.resolve(&Env::new(|_| None), &|_| Err(LookupError::NoObject))?)

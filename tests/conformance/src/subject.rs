@@ -10,7 +10,7 @@ use machinist_infra::provider::{
     AdoptParams, InfraClient, InfraEvent, Instance, InstanceView, Provider, WatchStatus,
 };
 use machinist_shared::api::names::label;
-use machinist_shared::provider::{Blueprint, Order};
+use machinist_shared::provider::{InstanceParams, ResolvedProviderSpec};
 use serde_json::Value;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
@@ -46,7 +46,7 @@ impl<'a, B: Bed> Subject<'a, B> {
     }
 
     /// What the bed's spec comes to.
-    pub fn blueprint(&self) -> Result<Arc<dyn Blueprint>> {
+    pub fn blueprint(&self) -> Result<Arc<dyn ResolvedProviderSpec>> {
         pure::blueprint(self.bed)
     }
 
@@ -58,7 +58,7 @@ impl<'a, B: Bed> Subject<'a, B> {
             self.bed.credential()
         };
         let watched = self.provider.watch(&self.user, &credential, self.bed.namespace());
-        self.provider.settle(&self.user);
+        self.provider.release_unused(&self.user);
         watched
     }
 
@@ -130,7 +130,7 @@ impl<'a, B: Bed> Subject<'a, B> {
         let blueprint = self.blueprint()?;
         let facts = place.facts(&blueprint.facts_needed()).await?;
         let none = BTreeMap::new();
-        let order = Order {
+        let order = InstanceParams {
             name,
             uid: MACHINE,
             labels: &none,

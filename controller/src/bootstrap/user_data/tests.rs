@@ -3,8 +3,8 @@ use std::collections::BTreeMap;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use k8s_openapi::api::core::v1::Taint;
-use machinist_shared::kubevirt::machinist::Machinist;
-use machinist_shared::kubevirt::resolved::Secret;
+use machinist_shared::provider::Secret;
+use machinist_shared::provider::machinist::Machinist;
 use machinist_shared::provider_spec::network::Network;
 use rstest::rstest;
 use secrecy::SecretString;
@@ -287,7 +287,7 @@ fn files_commands_and_flags_of_a_person_are_there() {
     let mut base = Base::new();
     base.machinist
         .files
-        .push(machinist_shared::kubevirt::machinist::GuestFile {
+        .push(machinist_shared::provider::machinist::GuestFile {
             path: "/etc/motd".into(),
             permissions: "0640".into(),
             content: "hello\n".into(),
@@ -412,7 +412,7 @@ fn too_much_is_refused_before_anything_is_made(#[case] os: OperatingSystem, #[ca
     let noise = STANDARD.encode(bytes.take(1_200_000).collect::<Vec<_>>());
     base.machinist
         .files
-        .push(machinist_shared::kubevirt::machinist::GuestFile {
+        .push(machinist_shared::provider::machinist::GuestFile {
             path: "/big".into(),
             permissions: "0644".into(),
             content: noise,

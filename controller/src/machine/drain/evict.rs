@@ -10,7 +10,7 @@ use kube::Api;
 use kube::api::PostParams;
 use kube::core::Status;
 use machinist_infra::cache::store::Key;
-use machinist_infra::kube::client::RemoteError;
+use machinist_infra::kube::error::RemoteError;
 use serde_json::json;
 
 use super::budget::Budget;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use machinist_infra::cache::store::Key;
-use machinist_infra::kube::client::Shown;
+use machinist_infra::kube::error::DisplayError;
 use machinist_shared::api::names::{self, annotation};
 use serde_json::Value;
 
@@ -48,8 +48,8 @@ impl Hands {
         context: &Context,
         machine: &StoredMachine,
         token: &TokenView,
-    ) -> Result<UserData, Shown> {
-        let unreadable = || Shown("the spec cannot be read any more".to_owned());
+    ) -> Result<UserData, DisplayError> {
+        let unreadable = || DisplayError("the spec cannot be read any more".to_owned());
         let spec = self.spec.as_ref().ok_or_else(unreadable)?;
         let (config, resolved) = (&spec.config, &spec.resolved);
         let cloud = config.cloud_provider_spec.as_ref().ok_or_else(unreadable)?;
@@ -57,7 +57,10 @@ impl Hands {
         let none = BTreeMap::new();
         let metadata = spec.machine.metadata.as_ref();
         let versions = spec.machine.versions.as_ref();
-        let access = context.access.look().map_err(|error| Shown(error.to_string()))?;
+        let access = context
+            .access
+            .look()
+            .map_err(|error| DisplayError(error.to_string()))?;
         user_data::render(&UserDataInput {
             operating_system: config.operating_system.ok_or_else(unreadable)?,
             operating_system_spec: config.operating_system_spec.as_ref().unwrap_or(&Value::Null),
@@ -81,7 +84,7 @@ impl Hands {
             registry_credentials: resolved.registry_credentials(),
             ca_bundle: resolved.ca_bundle(),
         })
-        .map_err(|error| Shown(error.to_string()))
+        .map_err(|error| DisplayError(error.to_string()))
     }
 }
 

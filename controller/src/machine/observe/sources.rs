@@ -7,8 +7,7 @@ use machinist_infra::cache::store::Key;
 use machinist_shared::api::MachineSpec;
 use machinist_shared::api::config_var::{ConfigVarString, KeyRef, LookupError, RefKind, ResolveError};
 use machinist_shared::api::field::{FieldPath, Report};
-use machinist_shared::kubevirt::resolved::{self, Kubeconfig, KubeconfigSource};
-use machinist_shared::provider::{self, Provider, Unresolved};
+use machinist_shared::provider::{self, Kubeconfig, KubeconfigSource, Provider, Unresolved};
 use machinist_shared::provider_spec::ProviderConfig;
 use machinist_shared::providers;
 
@@ -70,7 +69,7 @@ impl Sources<'_> {
             Ok(resolved) => resolved,
             Err(error) => return (unresolved(&error), None),
         };
-        let kubeconfig = resolved::kubeconfig(cloud.credential(), &self.context.env, &|key| self.lookup(key));
+        let kubeconfig = provider::kubeconfig(cloud.credential(), &self.context.env, &|key| self.lookup(key));
         let credential = match kubeconfig {
             Ok(found) => Some(source(&found.source)),
             // A Machine with a VM may be reached through a newer credential of its MachineDeployment.
@@ -127,7 +126,7 @@ impl Sources<'_> {
             (true, Some(CredentialSource::Environment)) => ConfigVarString::default(),
             _ => kubeconfig_of(machine),
         };
-        let found = resolved::kubeconfig(&var, &self.context.env, &|key| {
+        let found = provider::kubeconfig(&var, &self.context.env, &|key| {
             if machine.is_deleting() {
                 self.lookup_parting(key)
             } else {
@@ -138,7 +137,7 @@ impl Sources<'_> {
             let own = machine.is_deleting() && !self.context.env.kubeconfig.is_empty() && !is_pending(&error);
             let default = ConfigVarString::default();
             if own {
-                resolved::kubeconfig(&default, &self.context.env, &|_| Err(LookupError::NoObject))
+                provider::kubeconfig(&default, &self.context.env, &|_| Err(LookupError::NoObject))
             } else {
                 Err(error)
             }

@@ -4,7 +4,7 @@ use futures::future::join_all;
 use kube::Resource;
 use kube::api::PostParams;
 use kube::core::Request;
-use machinist_infra::kube::client::RemoteError;
+use machinist_infra::kube::error::RemoteError;
 use machinist_shared::api::names::CONTROLLER;
 use serde_json::Value;
 use tokio::time::Instant;

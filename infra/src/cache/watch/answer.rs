@@ -16,7 +16,7 @@ const SMALL: usize = 64 * 1024;
 /// How many larger ones of infra clusters may be held at once.
 const LARGE_AT_ONCE: usize = 4;
 /// How long one of those may take to come: others wait.
-const LARGE_TIME: Duration = Duration::from_secs(5);
+const LARGE_OBJECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Whose servers they are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,14 +78,14 @@ impl Answer {
     }
 }
 
-/// Room for the object that is being read. Small ones take none.
+/// Reservation for the object that is being read. Small ones take none.
 #[derive(Debug)]
-pub(super) struct Room {
+pub(super) struct Reservation {
     shared: Option<Arc<Semaphore>>,
     taken: Option<(OwnedSemaphorePermit, Instant)>,
 }
 
-impl Room {
+impl Reservation {
     pub(super) fn of(trust: Trust) -> Self {
         static SHARED: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(LARGE_AT_ONCE)));
         Self {
@@ -101,10 +101,10 @@ impl Room {
             return Ok(());
         }
         match (&self.taken, &self.shared) {
-            (Some((_, since)), _) if since.elapsed() > LARGE_TIME => {
+            (Some((_, since)), _) if since.elapsed() > LARGE_OBJECT_TIMEOUT => {
                 self.taken = None;
                 Err(RemoteError::other(format!(
-                    "an object of over {} KiB did not come within {LARGE_TIME:?}",
+                    "an object of over {} KiB did not come within {LARGE_OBJECT_TIMEOUT:?}",
                     SMALL / 1024
                 )))
             }

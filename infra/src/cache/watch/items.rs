@@ -3,10 +3,10 @@
 use crate::kube::json_strings::Strings;
 
 /// Bytes that a list may have beside its objects.
-const BESIDE: usize = 64 * 1024;
+const MAX_METADATA_BYTES: usize = 64 * 1024;
 
 /// An object that is so many times larger than one may be has no end.
-const ENDLESS: usize = 4;
+const ENDLESS_FACTOR: usize = 4;
 
 /// An object of a list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -143,7 +143,7 @@ impl Items {
             Part::Items if self.depth > 2 => {
                 self.hold(&chunk[from..]);
                 // No API server stores the like: it will never end.
-                if self.length > ENDLESS * self.largest {
+                if self.length > ENDLESS_FACTOR * self.largest {
                     return Err(NotAList);
                 }
             }
@@ -168,7 +168,7 @@ impl Items {
 
     fn count(&mut self, bytes: usize) -> Result<(), NotAList> {
         self.beside += bytes;
-        if self.beside > BESIDE {
+        if self.beside > MAX_METADATA_BYTES {
             Err(NotAList)
         } else {
             Ok(())
@@ -247,7 +247,7 @@ mod tests {
 
     #[test]
     fn a_list_has_not_much_beside_its_objects() {
-        let much = "x".repeat(BESIDE + 1);
+        let much = "x".repeat(MAX_METADATA_BYTES + 1);
         for beside in [
             format!(r#"{{"{much}":1}}"#),
             format!(r#"{{"a":"{much}"}}"#),

@@ -23,7 +23,7 @@ use serde::de::DeserializeOwned;
 use tokio::time::{Instant, sleep_until};
 
 pub(crate) use self::answer::Trust;
-use self::answer::{Answer, NoChunk, Room};
+use self::answer::{Answer, NoChunk, Reservation};
 use self::items::{Item, Items};
 use self::lines::{Line, Lines};
 use self::named::name_of;
@@ -38,10 +38,10 @@ const OBJECT_BYTES: usize = 3 * 1024 * 1024;
 /// Bytes of one page; a longer one is asked for again with fewer objects.
 const PAGE_BYTES: usize = 16 * 1024 * 1024;
 /// How long the answer to a list may pause.
-const LIST_PAUSE: Duration = Duration::from_secs(10);
+const LIST_IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 /// After a watch that brings nothing for so long comes a list: API servers send a bookmark each minute. One whose storage was
 /// restored says nothing of what is older than the version that is known.
-const SILENCE: Duration = Duration::from_secs(90);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
 /// A watch that ended sooner is opened again after this long.
 const SHORTEST_WATCH: Duration = Duration::from_secs(1);
 /// How long an API server may let a watch run.
@@ -104,7 +104,7 @@ pub(crate) struct Source<K> {
     failed: bool,
     /// Whether it has.
     restored: bool,
-    room: Room,
+    room: Reservation,
     kind: PhantomData<fn() -> K>,
 }
 
@@ -120,7 +120,7 @@ where
             version: None,
             failed: false,
             restored: false,
-            room: Room::of(trust),
+            room: Reservation::of(trust),
             kind: PhantomData,
         }
     }
@@ -230,7 +230,7 @@ where
         let request = kube::core::Request::new(&self.url).list(params);
         let mut answer = self.send(request).await?;
         let (mut items, mut count) = (Items::new(OBJECT_BYTES), 0);
-        while let Some(chunk) = answer.next(LIST_PAUSE).await? {
+        while let Some(chunk) = answer.next(LIST_IDLE_TIMEOUT).await? {
             let read = items.read(&chunk, |item| {
                 count += 1;
                 let unread = match item {
@@ -280,11 +280,11 @@ where
         let mut answer = self.send(request).await?;
         let mut lines = Lines::new(OBJECT_BYTES);
         loop {
-            let chunk = match answer.next(SILENCE).await {
+            let chunk = match answer.next(IDLE_TIMEOUT).await {
                 Ok(Some(chunk)) => chunk,
                 Ok(None) => return Ok(()),
                 Err(NoChunk::Silent(_)) => {
-                    tracing::info!(kind = %K::kind(&K::DynamicType::default()), "a watch brought nothing for {SILENCE:?}; listing again");
+                    tracing::info!(kind = %K::kind(&K::DynamicType::default()), "a watch brought nothing for {IDLE_TIMEOUT:?}; listing again");
                     self.version = None;
                     return Ok(());
                 }
@@ -349,7 +349,7 @@ where
         }
         // Short: errors are read before they get here.
         let mut text = Vec::new();
-        while let Some(chunk) = answer.next(LIST_PAUSE).await? {
+        while let Some(chunk) = answer.next(LIST_IDLE_TIMEOUT).await? {
             text.extend_from_slice(&chunk);
         }
         let status = serde_json::from_slice::<Status>(&text).unwrap_or_default();

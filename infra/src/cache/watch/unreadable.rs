@@ -8,20 +8,20 @@ use parking_lot::Mutex;
 use crate::cache::key::Key;
 
 /// How many names are remembered, so that each is logged once.
-const NAMES: usize = 1024;
+const MAX_NAMES: usize = 1024;
 
 #[derive(Default)]
-struct Noted {
+struct Unreadable {
     counts: BTreeMap<String, u64>,
     named: HashSet<(String, Key)>,
 }
 
-static NOTED: LazyLock<Mutex<Noted>> = LazyLock::new(Mutex::default);
+static UNREADABLE: LazyLock<Mutex<Unreadable>> = LazyLock::new(Mutex::default);
 
 /// How often an object was left out, by kind.
 pub fn counts() -> Vec<(String, u64)> {
-    let noted = NOTED.lock();
-    noted
+    let unreadable = UNREADABLE.lock();
+    unreadable
         .counts
         .iter()
         .map(|(kind, count)| (kind.clone(), *count))
@@ -30,8 +30,8 @@ pub fn counts() -> Vec<(String, u64)> {
 
 /// Notes that an object is left out.
 pub(super) fn note(kind: &str, key: Option<&Key>, why: &str) {
-    let mut noted = NOTED.lock();
-    *noted.counts.entry(kind.to_owned()).or_default() += 1;
+    let mut unreadable = UNREADABLE.lock();
+    *unreadable.counts.entry(kind.to_owned()).or_default() += 1;
     let Some(key) = key else {
         tracing::warn!(
             kind,
@@ -40,10 +40,10 @@ pub(super) fn note(kind: &str, key: Option<&Key>, why: &str) {
         );
         return;
     };
-    if noted.named.len() >= NAMES {
-        noted.named.clear();
+    if unreadable.named.len() >= MAX_NAMES {
+        unreadable.named.clear();
     }
-    if noted.named.insert((kind.to_owned(), key.clone())) {
+    if unreadable.named.insert((kind.to_owned(), key.clone())) {
         tracing::warn!(kind, object = %key, why, "an object cannot be read and is left out");
     }
 }

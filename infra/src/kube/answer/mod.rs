@@ -50,7 +50,7 @@ const USER_BYTES: usize = 64 * 1024 * 1024;
 /// How many answers of infra clusters can be longer than [`SMALL`] at once.
 const LARGE_AT_ONCE: usize = 4;
 /// How long one of those may take: others wait.
-const LARGE_TIME: Duration = Duration::from_secs(2);
+const LARGE_ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// How much may be left out of one document, which no limit of what is kept sees. API servers store no object with more than a tenth.
 const CUT_BYTES: usize = 16 * 1024 * 1024;
 /// How much of an error is read.
@@ -165,11 +165,11 @@ async fn error_of_kubernetes(mut body: AnyBody, time: Duration) -> Bytes {
 struct LimitedBody {
     inner: AnyBody,
     pruner: Pruner,
-    limits: Option<Held>,
+    limits: Option<ReadState>,
 }
 
 /// The limits of a body, and how much of them it has taken.
-struct Held {
+struct ReadState {
     bytes: usize,
     read: usize,
     shared: Option<PollSemaphore>,
@@ -180,7 +180,7 @@ struct Held {
 
 impl LimitedBody {
     fn new(inner: AnyBody, pruner: Pruner, limits: Option<(AnswerLimits, Duration)>) -> Self {
-        let held = |(limits, time): (AnswerLimits, Duration)| Held {
+        let held = |(limits, time): (AnswerLimits, Duration)| ReadState {
             read: 0,
             shared: limits.shared.map(PollSemaphore::new),
             permit: None,
@@ -195,7 +195,7 @@ impl LimitedBody {
     }
 }
 
-impl Held {
+impl ReadState {
     /// Ready to read on, with the share of the budget that this takes.
     fn poll_room(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         if self.end.1.as_mut().poll(context).is_ready() {
@@ -206,7 +206,7 @@ impl Held {
             && let Some(shared) = &mut self.shared
         {
             self.permit = ready!(shared.poll_acquire(context));
-            let time = self.end.0.min(LARGE_TIME);
+            let time = self.end.0.min(LARGE_ANSWER_TIMEOUT);
             self.end = (time, Box::pin(tokio::time::sleep(time)));
             // To be woken at the end.
             let _ = self.end.1.as_mut().poll(context);
@@ -313,7 +313,7 @@ mod tests {
         chunks.extend([SPACE, SPACE, "}}"]);
         let error = get(client(200, chunks, Duration::ZERO)).await.unwrap_err();
         assert_eq!(error.to_string(), "the answer is larger than 2048 KiB");
-        assert!(!error.is_lost(), "the server is there");
+        assert!(!error.is_unanswered(), "the server is there");
     }
 
     /// Nothing is held of it, so no other limit ends it.
@@ -325,7 +325,7 @@ mod tests {
         let mut source = Source::new(api, Selector::default(), Trust::Infra);
         let error = source.run(|_| {}).await;
         assert_eq!(error.to_string(), "the answer is larger than 16384 KiB");
-        assert!(!error.is_lost(), "the server is there");
+        assert!(!error.is_unanswered(), "the server is there");
     }
 
     #[tokio::test(start_paused = true)]

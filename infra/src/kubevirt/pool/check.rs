@@ -46,7 +46,7 @@ async fn check(entry: Arc<Entry>, credential: Arc<Credential>) {
                 CredentialState::Works(Arc::new(missing)),
                 Some(entry.options.poll_interval),
             ),
-            Err(error) if error.is_lost() => {
+            Err(error) if error.is_unanswered() => {
                 // The breaker knows by now; whether it is broken is told by its probe, not by this.
                 tokio::time::sleep(RETRY_BACKOFF.0).await;
                 continue;

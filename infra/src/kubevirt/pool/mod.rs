@@ -251,7 +251,7 @@ impl InfraPool {
 
     /// The Machine `user` has asked for all that it needs: what it needed before and not now is given up. One that
     /// asked for nothing keeps what it has, for its kubeconfig may come back.
-    pub fn settle(&self, user: &Key) {
+    pub fn release_unused(&self, user: &Key) {
         let given_up: Vec<EntryAndCredential> = {
             let mut accesses = self.accesses.lock();
             let Some(accesses) = accesses.get_mut(user).filter(|accesses| !accesses.now.is_empty()) else {

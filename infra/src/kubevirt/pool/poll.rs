@@ -74,7 +74,7 @@ impl Polls {
         }
         let seen = self.poll(sight).await;
         // What got no answer is no poll; the breaker says when to try again.
-        let lost = matches!(&seen, Err(error) if error.is_lost());
+        let lost = matches!(&seen, Err(error) if error.is_unanswered());
         let pause = if lost {
             Duration::from_secs(1).min(self.every)
         } else {
@@ -159,7 +159,7 @@ where
     let api: Api<K> = Api::namespaced(sight.client.clone(), sight.namespace);
     let answers = names.iter().map(async |name| {
         let key = Key::new(sight.namespace, name);
-        let known = store.known(&key);
+        let known = store.latest_version(&key);
         let found = match read_one(&api, name, sight.missing.forbids(kind)).await {
             Ok(found) => found,
             Err(error) if is_forbidden(&error) => return Ok(Some(RemoteError::from(&error))),
@@ -173,7 +173,7 @@ where
             );
             return Err(RemoteError::other(why));
         }
-        store.looked(&key, found, known);
+        store.observed(&key, found, known);
         Ok(None)
     });
     Ok(try_join_all(answers).await?.into_iter().flatten().next())

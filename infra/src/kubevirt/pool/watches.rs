@@ -121,7 +121,7 @@ where
         match error.code() {
             // The history is too short: the list is simply taken anew.
             Some(410) => continue,
-            None if error.is_lost() => {
+            None if error.is_unanswered() => {
                 entry.set_sync_state(kind, SyncState::Syncing);
                 entry.breaker.suspect(error);
             }

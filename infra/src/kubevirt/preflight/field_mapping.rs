@@ -214,11 +214,11 @@ fn data_volume(field: &str) -> Option<(usize, &str)> {
 }
 
 fn excerpt(text: &str) -> String {
-    const MOST: usize = 300;
-    if text.chars().count() <= MOST {
+    const MAX_EXCERPT: usize = 300;
+    if text.chars().count() <= MAX_EXCERPT {
         return text.to_owned();
     }
-    text.chars().take(MOST).chain(['…']).collect()
+    text.chars().take(MAX_EXCERPT).chain(['…']).collect()
 }
 
 #[cfg(test)]
@@ -356,7 +356,7 @@ mod tests {
             spec: &ResolvedSpec::default(),
             replicas: 1,
             ignition: Some(FieldPath::new("v.operatingSystem")),
-            secrets: SecretDisclosure::Untold,
+            secrets: SecretDisclosure::Hidden,
             path: FieldPath::new("c"),
             metadata: FieldPath::new("t"),
         };

@@ -182,7 +182,7 @@ mod tests {
             spec: &spec,
             replicas,
             ignition: None,
-            secrets: SecretDisclosure::Untold,
+            secrets: SecretDisclosure::Hidden,
             path: FieldPath::new("c"),
             metadata: FieldPath::new("metadata"),
         };

@@ -47,7 +47,7 @@ impl PreflightRequest<'_> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SecretDisclosure {
     /// The author holds the very credential that is asked with, or may read it.
-    Told,
+    Allowed,
     /// Nobody knows what the author may see.
-    Untold,
+    Hidden,
 }

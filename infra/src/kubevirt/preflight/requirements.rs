@@ -120,7 +120,7 @@ pub(super) fn requirements(request: &PreflightRequest<'_>) -> Vec<Requirement> {
         let path = class(&template.child("secondaryDisks").index(index));
         want(path, classes.clone(), &disk.storage_class, Severity::Error);
     }
-    if request.secrets == SecretDisclosure::Told && downloads(&spec.image) {
+    if request.secrets == SecretDisclosure::Allowed && downloads(&spec.image) {
         let secrets = vec![Kind::Secret];
         let path = primary.child("dataVolumeSecretRef");
         // CDI waits for it.

@@ -15,7 +15,7 @@ use crate::kubevirt::spec::{CloudProviderSpec, Matcher};
 use crate::provider_spec::operating_system::OperatingSystem;
 
 /// Keys that follow from an instancetype if there is one.
-pub(super) const OF_THE_INSTANCETYPE: [&str; 4] = ["cpu", "memory", "gpu-count", "gpu-type"];
+pub(super) const INSTANCETYPE_KEYS: [&str; 4] = ["cpu", "memory", "gpu-count", "gpu-type"];
 
 /// What is known of a node: by key, as the autoscaler reads it; nothing at a key is that there is none. A key that is
 /// not there is not known.

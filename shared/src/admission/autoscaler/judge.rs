@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::sizes::whole_number;
-use super::{Sizes, annotations, sizes, stands_alone};
+use super::{Sizes, annotations, is_top_level, sizes};
 use crate::api::field::{FieldPath, Report, did_you_mean, nearest};
 use crate::api::names::GROUP;
 use crate::api::names::autoscaler::{CAPACITY, MAX_SIZE, MIN_SIZE, OPTIONS, SIZES};
@@ -30,7 +30,7 @@ const EFFECTS: [&str; 3] = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
 /// the autoscaler passes over is a warning.
 pub fn judge(object: &Value, report: &mut Report) {
     // The sets of a deployment have copies of its annotations, which nobody reads.
-    if !stands_alone(object) {
+    if !is_top_level(object) {
         return;
     }
     let path = FieldPath::new("metadata").child("annotations");

@@ -20,7 +20,7 @@ use crate::api::names::autoscaler::{CAPACITY, MAX_SIZE, MIN_SIZE, OPTIONS, WRITT
 use crate::api::raw::{Object, object_at};
 
 /// Whether the autoscaler may see the object as a node group: a MachineDeployment, or a MachineSet of none.
-fn stands_alone(object: &Value) -> bool {
+fn is_top_level(object: &Value) -> bool {
     let owners = object
         .pointer("/metadata/ownerReferences")
         .and_then(Value::as_array);

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{annotations, stands_alone};
+use super::{annotations, is_top_level};
 use crate::api::names::autoscaler::{MAX_SIZE, MIN_SIZE};
 
 /// Bounds of a node group.
@@ -16,7 +16,7 @@ pub struct Sizes {
 
 /// The bounds of the object, if the autoscaler takes it for a node group.
 pub fn sizes(object: &Value) -> Option<Sizes> {
-    if !stands_alone(object) {
+    if !is_top_level(object) {
         return None;
     }
     let size = |key| match annotations(object).find(|(found, _)| *found == key) {

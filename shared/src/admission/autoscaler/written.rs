@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::capacity::{Capacity, OF_THE_INSTANCETYPE, capacity, instancetype};
-use super::{annotations, sizes, stands_alone};
+use super::capacity::{Capacity, INSTANCETYPE_KEYS, capacity, instancetype};
+use super::{annotations, is_top_level, sizes};
 use crate::admission::subject::Subject;
 use crate::admission::template;
 use crate::api::config_var::LookupError;
@@ -82,15 +82,15 @@ pub fn instancetype_needed(old: Option<&Value>, subject: &Subject<'_>) -> Option
 /// value that somebody has learnt meanwhile.
 pub fn write(old: Option<&Value>, mut object: Value, instancetype: Option<&Value>) -> Value {
     // Sets of a deployment have copies of its annotations, and are never looked at.
-    if !stands_alone(&object) {
+    if !is_top_level(&object) {
         return object;
     }
     let unread = |_: &_| Err(LookupError::Unavailable("not read at admission".to_owned()));
     let mut known = capacity(&object, &unread, instancetype);
     if let Some(old) = old.filter(|old| same_template(old, &object)) {
         let kept = written(old);
-        for key in OF_THE_INSTANCETYPE {
-            let lost = !known.0.contains_key(key) && is_lost(&object, key);
+        for key in INSTANCETYPE_KEYS {
+            let lost = !known.0.contains_key(key) && is_missing(&object, key);
             if let Some(value) = kept.get(key).filter(|_| lost) {
                 known.0.insert(key, Some(value.clone()));
             }
@@ -115,7 +115,7 @@ pub fn write(old: Option<&Value>, mut object: Value, instancetype: Option<&Value
 }
 
 /// Whether what an object says of its capacity lacks that key without saying so: it has no record, or one that lists it.
-fn is_lost(object: &Value, key: &str) -> bool {
+fn is_missing(object: &Value, key: &str) -> bool {
     let there = annotations(object).any(|(found, _)| found.strip_prefix(CAPACITY) == Some(key));
     let recorded = annotations(object).any(|(found, _)| found == WRITTEN);
     !there && (!recorded || written(object).contains_key(key))

@@ -37,7 +37,7 @@ pub fn equal(a: &Value, b: &Value) -> bool {
 /// kubelet that are written as annotations, for a guest reads them once. The Machine's own labels and annotations are on
 /// the virtual machine as well, but for timeouts, which only we read.
 pub fn equal_in_place(a: &Value, b: &Value) -> bool {
-    a == b || kept_by_the_guest(a) == kept_by_the_guest(b)
+    a == b || is_fixed_in_guest(a) == is_fixed_in_guest(b)
 }
 
 /// A number for the template, the same for templates that are [`equal`]. Names of sets are made of it and nothing is
@@ -86,7 +86,7 @@ fn normal_value(spec: &mut Object) {
     }
 }
 
-fn kept_by_the_guest(template: &Value) -> Value {
+fn is_fixed_in_guest(template: &Value) -> Value {
     let mut template = normal(template);
     let annotations = template
         .as_object_mut()
@@ -103,7 +103,7 @@ fn kept_by_the_guest(template: &Value) -> Value {
             labels.retain(|key, _| [label::REGION, label::ZONE].contains(&key.as_str()));
         }
         if let Some(annotations) = object_at_mut(spec, &["metadata", "annotations"]) {
-            annotations.retain(|key, _| annotation::OF_THE_KUBELET.iter().any(|of| key.starts_with(of)));
+            annotations.retain(|key, _| annotation::KUBELET_PREFIXES.iter().any(|of| key.starts_with(of)));
         }
     }
     TEMPLATE.normal(&template)

@@ -7,11 +7,8 @@ use k8s_openapi::api::core::v1::PodDNSConfig;
 use super::kinds;
 use super::spec::{ACCESS_MODES, CloudProviderSpec, Matcher, SecondaryDisk, VirtualMachine};
 use crate::api::config_var::ConfigVar;
-use crate::provider::{leads_nowhere, value};
-// Paths of before, for the controller.
-pub use crate::provider::{
-    Env, Kubeconfig, KubeconfigSource, Lookup, Secret, Unresolved, cluster_name, kubeconfig,
-};
+use crate::provider::{Env, Lookup, Secret, Unresolved, cluster_name};
+use crate::provider::{is_known_missing, value};
 
 /// A spec whose every value is known.
 #[derive(Clone, Default, PartialEq)]
@@ -116,7 +113,7 @@ fn disks(vm: &VirtualMachine, lookup: &Lookup<'_>) -> Result<(Disk, Vec<Disk>), 
     let disk = &vm.primary_disk;
     let access_mode = match text("primaryDisk.storageAccessType", &disk.access_mode) {
         // machine-controller does without it.
-        Err(error) if leads_nowhere(&error) => String::new(),
+        Err(error) if is_known_missing(&error) => String::new(),
         found => found?,
     };
     let primary = Disk {

@@ -1,17 +1,17 @@
 //! DataVolumes: what keeps them from being filled, and how far they are.
 
-use super::{InfraState, Reason, Sight, is_about_quota, said};
+use super::{InfraState, Reason, VmView, is_about_quota, reason_and_message};
 use crate::kubevirt::observed::{Condition, DataVolumeStatus, find};
 
 /// An importer that was started again this often is failing, even while it runs.
 const RESTARTS: i64 = 3;
 
 /// The first disk with trouble; one that has failed for good before all others.
-pub(super) fn trouble(sight: Sight<'_>) -> Option<InfraState> {
+pub(super) fn trouble(sight: VmView<'_>) -> Option<InfraState> {
     let failed = sight.disks.iter().find(|(_, status)| status.phase == "Failed");
     if let Some((name, status)) = failed {
         let why = why_failed(status)
-            .map(said)
+            .map(reason_and_message)
             .filter(|why| !why.is_empty())
             .map(|why| format!(": {why}"))
             .unwrap_or_default();
@@ -20,7 +20,10 @@ pub(super) fn trouble(sight: Sight<'_>) -> Option<InfraState> {
             format!("DataVolume {name} has failed for good{why}"),
         ));
     }
-    sight.disks.iter().find_map(|(name, status)| heals(name, status))
+    sight
+        .disks
+        .iter()
+        .find_map(|(name, status)| is_transient(name, status))
 }
 
 /// The condition that says why: the importer's pod and the claim, whichever is in trouble; else whichever says anything.
@@ -49,7 +52,7 @@ fn is_claim_failing(bound: &Condition) -> bool {
 }
 
 /// Trouble that CDI goes on trying to overcome.
-fn heals(name: &str, status: &DataVolumeStatus) -> Option<InfraState> {
+fn is_transient(name: &str, status: &DataVolumeStatus) -> Option<InfraState> {
     let restarts = match status.restart_count {
         0 => String::new(),
         1 => " (the importer was restarted once)".to_owned(),
@@ -63,13 +66,13 @@ fn heals(name: &str, status: &DataVolumeStatus) -> Option<InfraState> {
     };
     let (bound, running) = (not_true(status, "Bound"), not_true(status, "Running"));
     if let Some(quota) = [bound, running].into_iter().flatten().find(|c| is_about_quota(c)) {
-        return tell(Reason::DiskQuotaExceeded, &said(quota));
+        return tell(Reason::DiskQuotaExceeded, &reason_and_message(quota));
     }
     if let Some((reason, running)) = running.and_then(|c| Some((importer(c)?, c))) {
-        return tell(reason, &said(running));
+        return tell(reason, &reason_and_message(running));
     }
     if let Some(bound) = bound.filter(|c| is_claim_failing(c)) {
-        return tell(Reason::DiskClaimFailing, &said(bound));
+        return tell(Reason::DiskClaimFailing, &reason_and_message(bound));
     }
     if status.restart_count >= RESTARTS && is_on_the_way(status) {
         return tell(Reason::DiskImportFailing, &format!("is {}", phase(status)));
@@ -88,7 +91,7 @@ fn importer(running: &Condition) -> Option<Reason> {
 }
 
 /// The first disk that is not there yet. One that waits for its VM is the VM's to wait for.
-pub(super) fn progress(sight: Sight<'_>) -> Option<InfraState> {
+pub(super) fn progress(sight: VmView<'_>) -> Option<InfraState> {
     if sight.is_running() {
         return None;
     }
@@ -96,7 +99,7 @@ pub(super) fn progress(sight: Sight<'_>) -> Option<InfraState> {
     let phase = phase(status);
     let done = match status.progress.as_str() {
         "" | "N/A" => String::new(),
-        progress => format!(", {} done", tens(progress)),
+        progress => format!(", {} done", rounded_percent(progress)),
     };
     let moving = phase.ends_with("InProgress") || phase.ends_with("Scheduled");
     if moving {
@@ -106,9 +109,9 @@ pub(super) fn progress(sight: Sight<'_>) -> Option<InfraState> {
         ));
     }
     let claim = find(&status.conditions, "Bound", "False")
-        .map(said)
-        .filter(|said| !said.is_empty())
-        .map(|said| format!(": {said}"))
+        .map(reason_and_message)
+        .filter(|reason_and_message| !reason_and_message.is_empty())
+        .map(|reason_and_message| format!(": {reason_and_message}"))
         .unwrap_or_default();
     Some(InfraState::new(
         Reason::WaitingForDisk,
@@ -132,7 +135,7 @@ fn phase(status: &DataVolumeStatus) -> &str {
 }
 
 /// `42.31%` → `40 %`: progress is told in steps of ten.
-fn tens(progress: &str) -> String {
+fn rounded_percent(progress: &str) -> String {
     let percent: f64 = progress.trim_end_matches('%').parse().unwrap_or_default();
     format!("{:.0} %", (percent / 10.0).floor() * 10.0)
 }

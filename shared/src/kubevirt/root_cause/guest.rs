@@ -1,9 +1,9 @@
 //! The guest: ended, or paused.
 
-use super::{InfraState, Reason, Sight, said};
+use super::{InfraState, Reason, VmView, reason_and_message};
 
 /// A guest that nothing starts again, which is the end of its VM.
-pub(super) fn ended(sight: Sight<'_>) -> Option<InfraState> {
+pub(super) fn ended(sight: VmView<'_>) -> Option<InfraState> {
     let strategy = sight.run_strategy;
     let for_good = |phase: &str| match strategy {
         "Always" | "Halted" => false,
@@ -44,7 +44,7 @@ pub(super) fn ended(sight: Sight<'_>) -> Option<InfraState> {
 }
 
 /// A guest that stands still. One that is being migrated does so for a moment, which is no trouble.
-pub(super) fn paused(sight: Sight<'_>) -> Option<InfraState> {
+pub(super) fn paused(sight: VmView<'_>) -> Option<InfraState> {
     let paused = sight.condition("Paused", "True")?;
     if sight.vm.printable_status == "Migrating" && paused.reason != "PausedIOError" {
         return None;
@@ -54,7 +54,7 @@ pub(super) fn paused(sight: Sight<'_>) -> Option<InfraState> {
         format!(
             "VirtualMachineInstance {} is paused: {}",
             sight.name,
-            said(paused)
+            reason_and_message(paused)
         ),
     ))
 }

@@ -1,7 +1,7 @@
 //! Why a VM does not run: one reason from a closed list, and a message for a person.
 //!
 //! The order is that of a search for the root cause: the VM's own failure, its disks, the launcher pod, the guest. The
-//! first that has something to say speaks, in the words of the object that it speaks of. A transient cause heals when its
+//! first that has something to say speaks, in the words of the object that it speaks of. A transient cause is_transient when its
 //! own cause goes away; a terminal one does not.
 
 mod disks;
@@ -91,7 +91,7 @@ impl InfraState {
 
 /// What is observed of a VM.
 #[derive(Debug, Clone, Copy)]
-pub struct Sight<'a> {
+pub struct VmView<'a> {
     /// Its name.
     pub name: &'a str,
     /// `spec.runStrategy`.
@@ -104,7 +104,7 @@ pub struct Sight<'a> {
     pub disks: &'a [(&'a str, &'a DataVolumeStatus)],
 }
 
-impl<'a> Sight<'a> {
+impl<'a> VmView<'a> {
     /// The condition of that type and status, on the VMI or mirrored on the VM.
     fn condition(&self, kind: &str, status: &str) -> Option<&'a Condition> {
         let conditions = self.vmi.map(|vmi| vmi.conditions.as_slice()).unwrap_or_default();
@@ -117,7 +117,7 @@ impl<'a> Sight<'a> {
 }
 
 /// The root cause of what keeps a VM from running.
-pub fn root_cause(sight: Sight<'_>) -> InfraState {
+pub fn root_cause(sight: VmView<'_>) -> InfraState {
     if let Some(stopping) = stage::stopping(sight) {
         return stopping;
     }
@@ -126,7 +126,7 @@ pub fn root_cause(sight: Sight<'_>) -> InfraState {
         .or_else(|| disks::progress(sight))
         .or_else(|| launcher::trouble(sight));
     if let Some(end) = guest::ended(sight) {
-        // Nothing heals any more, whatever else is wrong; but that may be why.
+        // Nothing is_transient any more, whatever else is wrong; but that may be why.
         return match in_the_way.filter(|cause| !cause.is_progress()) {
             Some(cause) if cause.is_terminal() => cause,
             Some(cause) => InfraState::new(
@@ -142,7 +142,7 @@ pub fn root_cause(sight: Sight<'_>) -> InfraState {
 }
 
 /// A condition's reason and message.
-fn said(condition: &Condition) -> String {
+fn reason_and_message(condition: &Condition) -> String {
     match (condition.reason.as_str(), condition.message.as_str()) {
         ("", message) => message.to_owned(),
         (reason, "") => reason.to_owned(),
@@ -155,7 +155,7 @@ fn is_about_quota(condition: &Condition) -> bool {
     condition.reason == "ErrExceededQuota" || condition.message.contains("exceeded quota")
 }
 
-fn vm_failure(sight: Sight<'_>) -> Option<InfraState> {
+fn vm_failure(sight: VmView<'_>) -> Option<InfraState> {
     let conditions = &sight.vm.conditions;
     let (condition, reason) = match find(conditions, "Failure", "True") {
         Some(failure) => {
@@ -176,6 +176,6 @@ fn vm_failure(sight: Sight<'_>) -> Option<InfraState> {
     };
     Some(InfraState::new(
         reason,
-        format!("VirtualMachine {}: {}", sight.name, said(condition)),
+        format!("VirtualMachine {}: {}", sight.name, reason_and_message(condition)),
     ))
 }

@@ -1,17 +1,17 @@
 //! How far a VM is that nothing is known to be in the way of.
 
-use super::{InfraState, Reason, Sight};
+use super::{InfraState, Reason, VmView};
 use crate::kubevirt::observed::VmiStatus;
 
 /// A VM that is to end: what is wrong with it does not matter any more.
-pub(super) fn stopping(sight: Sight<'_>) -> Option<InfraState> {
+pub(super) fn stopping(sight: VmView<'_>) -> Option<InfraState> {
     let (name, status) = (sight.name, sight.vm.printable_status.as_str());
     matches!(status, "Stopping" | "Terminating")
         .then(|| InfraState::new(Reason::VMStopping, format!("VirtualMachine {name} is {status}")))
 }
 
 /// The stage; the VM's one-word status where there is nothing better.
-pub(super) fn stage(sight: Sight<'_>) -> InfraState {
+pub(super) fn stage(sight: VmView<'_>) -> InfraState {
     let name = sight.name;
     let Some(vmi) = sight.vmi else {
         return without_instance(sight);
@@ -42,17 +42,17 @@ pub(super) fn stage(sight: Sight<'_>) -> InfraState {
     }
 }
 
-fn running(sight: Sight<'_>, vmi: &VmiStatus) -> InfraState {
+fn running(sight: VmView<'_>, vmi: &VmiStatus) -> InfraState {
     let name = sight.name;
     if !vmi.addresses().is_empty() {
         return InfraState::new(Reason::VMRunning, format!("VirtualMachineInstance {name} runs"));
     }
     if let Some(agent) = sight.condition("AgentVersionNotSupported", "True") {
-        let said = super::said(agent);
+        let reason_and_message = super::reason_and_message(agent);
         return InfraState::new(
             Reason::GuestAgentUnsupported,
             format!(
-                "VirtualMachineInstance {name} runs without an address, and its guest agent is of no use: {said}"
+                "VirtualMachineInstance {name} runs without an address, and its guest agent is of no use: {reason_and_message}"
             ),
         );
     }
@@ -67,7 +67,7 @@ fn running(sight: Sight<'_>, vmi: &VmiStatus) -> InfraState {
     )
 }
 
-fn without_instance(sight: Sight<'_>) -> InfraState {
+fn without_instance(sight: VmView<'_>) -> InfraState {
     let (name, status) = (sight.name, sight.vm.printable_status.as_str());
     printed(sight).unwrap_or_else(|| match status {
         "CrashLoopBackOff" => start_failing(sight),
@@ -88,12 +88,12 @@ fn without_instance(sight: Sight<'_>) -> InfraState {
 }
 
 /// KubeVirt keeps count of failed starts until one succeeds, also while it tries again.
-fn failed_before(sight: Sight<'_>) -> Option<InfraState> {
+fn failed_before(sight: VmView<'_>) -> Option<InfraState> {
     let failure = sight.vm.start_failure.as_ref()?;
     (failure.consecutive_fail_count > 0).then(|| start_failing(sight))
 }
 
-fn start_failing(sight: Sight<'_>) -> InfraState {
+fn start_failing(sight: VmView<'_>) -> InfraState {
     let failure = sight.vm.start_failure.as_ref();
     let failures = failure.map_or(0, |failure| failure.consecutive_fail_count);
     InfraState::new(
@@ -113,7 +113,7 @@ fn halted(name: &str) -> InfraState {
 }
 
 /// What a status says that has a reason of its own, though no condition was found that explains it.
-fn printed(sight: Sight<'_>) -> Option<InfraState> {
+fn printed(sight: VmView<'_>) -> Option<InfraState> {
     let status = sight.vm.printable_status.as_str();
     let reason = match status {
         "ErrorPvcNotFound" => Reason::DiskNotFound,

@@ -5,7 +5,7 @@ use crate::api::syntax::{LABEL_MAX, dns_subdomain};
 use crate::kubevirt::render::RESERVED_LABELS;
 use crate::kubevirt::render::secondary_disk;
 use crate::kubevirt::spec::CloudProviderSpec;
-use crate::provider::Maker;
+use crate::provider::MachineOwnerKind;
 
 /// Judges the name of a Machine: further disks bear it, and volumes of a pod are no longer than labels and have no dots.
 pub fn name(name: &str, spec: &CloudProviderSpec, path: &FieldPath, report: &mut Report) {
@@ -30,17 +30,17 @@ pub fn name(name: &str, spec: &CloudProviderSpec, path: &FieldPath, report: &mut
 /// Judges the name of a MachineSet or MachineDeployment: of its Machines, each must be a good name. A set is named like its
 /// deployment with a hash of up to 10 digits, a Machine like its set with 5 random characters, before which the API server
 /// cuts the name at 58.
-pub fn name_of_maker(
+pub fn owner_name(
     name: &str,
-    maker: Maker,
+    maker: MachineOwnerKind,
     spec: &CloudProviderSpec,
     path: &FieldPath,
     report: &mut Report,
 ) {
     const RANDOM: usize = 5;
     let added = match maker {
-        Maker::Set => "-".len(),
-        Maker::Deployment => "-0123456789-".len(),
+        MachineOwnerKind::Set => "-".len(),
+        MachineOwnerKind::Deployment => "-0123456789-".len(),
     };
     let Some(last) = spec.virtual_machine.secondary_disks.len().checked_sub(1) else {
         return;

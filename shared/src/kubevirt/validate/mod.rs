@@ -19,7 +19,7 @@ use crate::api::field::{FieldPath, Report};
 use crate::api::{quantity, syntax};
 use crate::provider::{Overridden, machinist};
 
-pub use machine::{labels, name, name_of_maker};
+pub use machine::{labels, name, owner_name};
 pub use referred::referred;
 
 /// Operating systems that this provider can boot.

@@ -64,21 +64,21 @@ pub fn referred(
         validate(spec, overridden, path, &mut judged);
         judged.errors
     };
-    // What is wrong without them has been told.
+    // What is wrong without them has been redacted.
     let told_already = judge(spec);
     for error in judge(&read_spec) {
         if let Some(read) = values.iter().find(|read| read.path == error.path) {
-            report.error(&error.path, error.kind, told(&error, read));
+            report.error(&error.path, error.kind, redacted(&error, read));
         } else if !told_already.contains(&error) {
-            report.error(&error.path, error.kind, told_elsewhere(&error, &values));
+            report.error(&error.path, error.kind, mismatch_message(&error, &values));
         }
     }
     report
 }
 
 /// The message about a field that does not go with values that were read, without those.
-fn told_elsewhere(error: &FieldError, values: &[Read]) -> String {
-    if !values.iter().any(|read| shows(&error.message, &read.text)) {
+fn mismatch_message(error: &FieldError, values: &[Read]) -> String {
+    if !values.iter().any(|read| reveals(&error.message, &read.text)) {
         return error.message.clone();
     }
     let mut fields: Vec<_> = values.iter().map(|read| read.path.to_string()).collect();
@@ -86,16 +86,16 @@ fn told_elsewhere(error: &FieldError, values: &[Read]) -> String {
     format!("does not go with what is behind {}", fields.join(", "))
 }
 
-fn shows(message: &str, text: &str) -> bool {
+fn reveals(message: &str, text: &str) -> bool {
     !text.is_empty() && message.contains(text)
 }
 
 /// The message, without the value: it may be a Secret's.
-fn told(error: &FieldError, read: &Read) -> String {
+fn redacted(error: &FieldError, read: &Read) -> String {
     let from = &read.from;
     let quoted = format!("{:?}", read.text);
     let message = error.message.replace(&quoted, "the value");
-    if !shows(&message, &read.text) {
+    if !reveals(&message, &read.text) {
         return format!("{from}: {message}");
     }
     format!("{from}: the value is not one that this field takes")
@@ -292,9 +292,9 @@ mod tests {
             "y" => Err(LookupError::NoKey),
             _ => Err(LookupError::Unavailable("no answer".to_owned())),
         });
-        let told: Vec<_> = report.errors.iter().map(|error| error.path.to_string()).collect();
+        let redacted: Vec<_> = report.errors.iter().map(|error| error.path.to_string()).collect();
         let base = "s.virtualMachine.template";
-        assert_eq!(told, [format!("{base}.cpus"), format!("{base}.memory")]);
+        assert_eq!(redacted, [format!("{base}.cpus"), format!("{base}.memory")]);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::api::decode::Fields;
-use crate::provider::Maker;
+use crate::provider::MachineOwnerKind;
 
 fn good() -> Value {
     json!({
@@ -176,15 +176,21 @@ fn a_deployments_name_must_do_for_the_disks_of_its_machines(
         .resize(disks, crate::kubevirt::spec::SecondaryDisk::default());
     let mut report = Report::new();
     let path = FieldPath::new("metadata.name");
-    name_of_maker(deployment, Maker::Deployment, &spec, &path, &mut report);
+    owner_name(
+        deployment,
+        MachineOwnerKind::Deployment,
+        &spec,
+        &path,
+        &mut report,
+    );
     let messages: Vec<_> = report.errors.iter().map(|error| error.message.as_str()).collect();
     assert_eq!(messages, want.into_iter().collect::<Vec<_>>());
 
     // A set of that name has no hash, so it may be longer.
     let mut of_set = Report::new();
-    name_of_maker(
+    owner_name(
         &format!("{deployment}-4567890bcd"),
-        Maker::Set,
+        MachineOwnerKind::Set,
         &spec,
         &path,
         &mut of_set,

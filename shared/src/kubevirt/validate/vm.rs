@@ -9,7 +9,7 @@ use crate::api::{quantity, syntax};
 use crate::kubevirt::spec::{ACCESS_MODES, VirtualMachine};
 
 /// What KubeVirt takes at least: 1M.
-const LEAST_MEMORY: f64 = 1e6;
+const MIN_MEMORY: f64 = 1e6;
 
 /// Judges `virtualMachine`.
 pub(super) fn validate(vm: &VirtualMachine, path: &FieldPath, report: &mut Report) {
@@ -44,7 +44,7 @@ fn sizes(vm: &VirtualMachine, template: &FieldPath, report: &mut Report) {
     } else if let Some(text) = literal(&vm.memory) {
         let path = template.child("memory");
         positive(text, &path, report);
-        if quantity::parse(text).is_some_and(|amount| amount > 0.0 && amount < LEAST_MEMORY) {
+        if quantity::parse(text).is_some_and(|amount| amount > 0.0 && amount < MIN_MEMORY) {
             report.invalid(
                 &path,
                 format!("{text:?} is less than 1M, which KubeVirt refuses; a node needs gigabytes"),
@@ -160,8 +160,8 @@ fn eviction(vm: &VirtualMachine, path: &FieldPath, report: &mut Report) {
 /// them.
 fn dns(vm: &VirtualMachine, path: &FieldPath, report: &mut Report) {
     const POLICIES: [&str; 4] = ["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"];
-    const MOST_SEARCHES: usize = 6;
-    const LONGEST_SEARCHES: usize = 256;
+    const MAX_SEARCHES: usize = 6;
+    const MAX_SEARCH_CHARACTERS: usize = 256;
     let none = PodDNSConfig::default();
     let config = vm.dns_config.as_ref().unwrap_or(&none);
     let list = |list: &'_ Option<Vec<String>>| list.clone().unwrap_or_default();
@@ -205,20 +205,22 @@ fn dns(vm: &VirtualMachine, path: &FieldPath, report: &mut Report) {
             );
         }
     }
-    if searches.len() > MOST_SEARCHES {
+    if searches.len() > MAX_SEARCHES {
         report.invalid(
             &path.child("searches"),
             format!(
-                "KubeVirt takes at most {MOST_SEARCHES} search domains, not {}",
+                "KubeVirt takes at most {MAX_SEARCHES} search domains, not {}",
                 searches.len()
             ),
         );
     }
     let length = searches.join(" ").len();
-    if length > LONGEST_SEARCHES {
+    if length > MAX_SEARCH_CHARACTERS {
         report.invalid(
             &path.child("searches"),
-            format!("KubeVirt takes at most {LONGEST_SEARCHES} characters of search domains, not {length}"),
+            format!(
+                "KubeVirt takes at most {MAX_SEARCH_CHARACTERS} characters of search domains, not {length}"
+            ),
         );
     }
     for (index, option) in config.options.iter().flatten().enumerate() {

@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use crate::api::config_var::{ConfigVarString, KeyRef};
 
 pub use decode::decode;
-pub use validate::{FLAGS_OF_OURS, is_reserved, validate};
+pub use validate::{MANAGED_FLAGS, is_reserved, validate};
 
 /// The object as written.
 #[derive(Clone, Default, PartialEq)]

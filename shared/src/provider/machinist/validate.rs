@@ -8,7 +8,7 @@ use crate::api::field::{FieldPath, Report, did_you_mean};
 use crate::api::syntax;
 
 /// Flags of the kubelet that Machinist gives, and by which a node is told from others.
-pub const FLAGS_OF_OURS: [&str; 11] = [
+pub const MANAGED_FLAGS: [&str; 11] = [
     "bootstrap-kubeconfig",
     "cert-dir",
     "cloud-provider",
@@ -23,7 +23,7 @@ pub const FLAGS_OF_OURS: [&str; 11] = [
 ];
 
 /// Fields of the KubeletConfiguration that a node cannot join without.
-const SETTINGS_OF_OURS: [&str; 10] = [
+const MANAGED_SETTINGS: [&str; 10] = [
     "apiVersion",
     "authentication",
     "authorization",
@@ -37,7 +37,7 @@ const SETTINGS_OF_OURS: [&str; 10] = [
 ];
 
 /// Files that Machinist writes.
-const PATHS_OF_OURS: [&str; 20] = [
+const MANAGED_PATHS: [&str; 20] = [
     "/etc/containerd/config.toml",
     "/etc/hostname",
     "/etc/kubernetes/bootstrap-kubelet.conf",
@@ -61,14 +61,14 @@ const PATHS_OF_OURS: [&str; 20] = [
 ];
 
 /// What precedes and follows the number of a file with a certificate of `caBundle`.
-const CERTIFICATES_OF_OURS: [(&str, &str); 3] = [
+const MANAGED_CERTIFICATES: [(&str, &str); 3] = [
     ("/etc/pki/ca-trust/source/anchors/machinist-", ".pem"),
     ("/etc/ssl/certs/machinist-", ".pem"),
     ("/usr/local/share/ca-certificates/machinist-", ".crt"),
 ];
 
 /// Folders that are Machinist's, or the kubelet's alone.
-const FOLDERS_OF_OURS: [&str; 8] = [
+const MANAGED_FOLDERS: [&str; 8] = [
     "/dev",
     "/etc/containerd/certs.d",
     "/etc/kubernetes/pki",
@@ -82,16 +82,16 @@ const FOLDERS_OF_OURS: [&str; 8] = [
 /// Whether Machinist may write a file at this path: Ignition takes no two of one path, and with another one the node could
 /// not join.
 pub fn is_reserved(path: &str) -> bool {
-    let is_certificate = CERTIFICATES_OF_OURS.iter().any(|(before, after)| {
+    let is_certificate = MANAGED_CERTIFICATES.iter().any(|(before, after)| {
         let number = path
             .strip_prefix(before)
             .and_then(|rest| rest.strip_suffix(after));
         number.is_some_and(|number| number.parse::<usize>().is_ok())
     });
-    PATHS_OF_OURS.contains(&path)
+    MANAGED_PATHS.contains(&path)
         || is_certificate
         || path == "/var/lib/kubelet/kubeconfig"
-        || FOLDERS_OF_OURS.iter().any(|folder| {
+        || MANAGED_FOLDERS.iter().any(|folder| {
             path == *folder
                 || path
                     .strip_prefix(folder)
@@ -184,7 +184,7 @@ fn kubelet(machinist: &Machinist, path: &FieldPath, report: &mut Report) {
                 .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
         if !well_formed {
             report.invalid(&path, "is no flag; write it without leading dashes, like v");
-        } else if FLAGS_OF_OURS.contains(&name.as_str()) {
+        } else if MANAGED_FLAGS.contains(&name.as_str()) {
             report.forbidden(
                 &path,
                 "is given by Machinist, and the node could not join with another one",
@@ -195,7 +195,7 @@ fn kubelet(machinist: &Machinist, path: &FieldPath, report: &mut Report) {
     }
     for name in machinist.kubelet.extra_config.keys() {
         let path = path.child("extraConfig").child(name);
-        if SETTINGS_OF_OURS.contains(&name.as_str()) {
+        if MANAGED_SETTINGS.contains(&name.as_str()) {
             report.forbidden(
                 &path,
                 "is set by Machinist, and the node could not join with another one",

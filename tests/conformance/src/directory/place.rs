@@ -10,7 +10,7 @@ use k8s_openapi::jiff::Timestamp;
 use machinist_infra::kube::error::RemoteError;
 use machinist_infra::provider::{
     AddressOwner, AdoptParams, BootstrapData, Disk, FactError, Guest, InfraClient, InfraKey, Instance,
-    InstanceView, State, Unavailable,
+    InstanceState, InstanceView, Unavailable,
 };
 use machinist_shared::provider::Opaque;
 use serde_json::Value;
@@ -209,7 +209,7 @@ fn sight(contents: &Contents, name: &str, disks: &[String]) -> InstanceView {
     }
 }
 
-fn state(guest: Option<&GuestFile>) -> State {
+fn state(guest: Option<&GuestFile>) -> InstanceState {
     let (ready, reason, message) = match guest {
         None => (false, "VMStarting", "nobody has written guest.json yet"),
         Some(guest) if guest.addresses.is_empty() => {
@@ -217,7 +217,7 @@ fn state(guest: Option<&GuestFile>) -> State {
         }
         Some(_) => (true, "VMRunning", "guest.json is there"),
     };
-    State {
+    InstanceState {
         ready,
         terminal: false,
         progress: !ready,

@@ -29,7 +29,7 @@ struct Credential {
 pub struct Directories {
     events: UnboundedSender<InfraEvent>,
     watches: Mutex<HashMap<InfraKey, Watch>>,
-    /// The places that a Machine has asked for: before its last [`Provider::settle`], and since.
+    /// The places that a Machine has asked for: before its last [`Provider::release_unused`], and since.
     asked: Mutex<HashMap<Key, [HashSet<InfraKey>; 2]>>,
 }
 
@@ -123,7 +123,7 @@ impl Provider for Directories {
         }
     }
 
-    fn settle(&self, user: &Key) {
+    fn release_unused(&self, user: &Key) {
         let given_up = {
             let mut asked = lock(&self.asked);
             let Some([before, now]) = asked.get_mut(user).filter(|[_, now]| !now.is_empty()) else {
@@ -161,11 +161,11 @@ pub(super) struct Memory {
     pub(super) namespace: PathBuf,
     events: UnboundedSender<InfraEvent>,
     users: Mutex<HashSet<Key>>,
-    pub(super) state: Mutex<State>,
+    pub(super) state: Mutex<InstanceState>,
 }
 
 #[derive(Debug, Default)]
-pub(super) struct State {
+pub(super) struct InstanceState {
     /// What is there, or why nobody is_absence_conclusive; `None` before the first look.
     pub(super) known: Option<Result<Contents, String>>,
     pub(super) removals: u64,

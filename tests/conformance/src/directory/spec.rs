@@ -13,8 +13,8 @@ use machinist_shared::api::field::{FieldPath, Report};
 use machinist_shared::api::names::label;
 use machinist_shared::provider::machinist;
 use machinist_shared::provider::{
-    Amounts, Blueprint, Cloud, Env, FailureDomain, Lookup, Machinist, Opaque, Order, Overridden, Provider,
-    Secret, Spec, Unresolved,
+    Cloud, Env, FailureDomain, InstanceParams, Lookup, Machinist, NodeCapacity, Opaque, Overridden, Provider,
+    ResolvedProviderSpec, Secret, Spec, Unresolved,
 };
 use serde_json::{Map, Value, json};
 
@@ -133,7 +133,7 @@ impl Spec for Site {
         machinist_shared::provider::cluster_name(&self.cluster_name, env, lookup)
     }
 
-    fn resolve(&self, env: &Env, lookup: &Lookup<'_>) -> Result<Arc<dyn Blueprint>, Unresolved> {
+    fn resolve(&self, env: &Env, lookup: &Lookup<'_>) -> Result<Arc<dyn ResolvedProviderSpec>, Unresolved> {
         let secret = |field, var: &ConfigVarString| {
             let found = var
                 .resolve(lookup)
@@ -155,12 +155,12 @@ impl Spec for Site {
         &self.machinist
     }
 
-    fn capacity(&self, _lookup: &Lookup<'_>, _instancetype: Option<&Value>) -> Amounts {
-        Amounts::new()
+    fn capacity(&self, _lookup: &Lookup<'_>, _instancetype: Option<&Value>) -> NodeCapacity {
+        NodeCapacity::new()
     }
 }
 
-impl Blueprint for Plot {
+impl ResolvedProviderSpec for Plot {
     fn cluster_name(&self) -> &str {
         &self.cluster_name
     }
@@ -190,7 +190,7 @@ impl Blueprint for Plot {
         }
     }
 
-    fn render(&self, order: &Order<'_>, facts: &Opaque) -> Option<Value> {
+    fn render(&self, order: &InstanceParams<'_>, facts: &Opaque) -> Option<Value> {
         let region = facts.of::<Facts>()?.region.clone();
         let mut labels: BTreeMap<String, String> = order.labels.clone();
         let ours = [

@@ -26,7 +26,7 @@ fn judge(strategy: &str, vm: &Value, vmi: &Value, disk: &Value) -> InfraState {
     let vmi: Option<VmiStatus> = serde_json::from_value(vmi.clone()).unwrap();
     let disk: Option<DataVolumeStatus> = serde_json::from_value(disk.clone()).unwrap();
     let disks: Vec<_> = disk.iter().map(|status| ("web-1", status)).collect();
-    root_cause(Sight {
+    root_cause(VmView {
         name: "web-1",
         run_strategy: strategy,
         vm: &vm,
@@ -255,7 +255,7 @@ fn a_failed_disk_is_told_before_one_that_can_heal() {
     let failing: DataVolumeStatus =
         serde_json::from_value(phase("ImportInProgress").with("Running", "False", "Error", "404")).unwrap();
     let failed: DataVolumeStatus = serde_json::from_value(phase("Failed")).unwrap();
-    let state = root_cause(Sight {
+    let state = root_cause(VmView {
         name: "web-1",
         run_strategy: "Once",
         vm: &VmStatus::default(),

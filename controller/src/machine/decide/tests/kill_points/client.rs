@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use machinist_infra::kube::client::RemoteError;
+use machinist_infra::kube::error::RemoteError;
 
 use super::world::{Answer, Kind, World};
 use super::*;
