@@ -1,4 +1,4 @@
-{{/* Refuses values that would render, and then break. Each message has the value's name, and what to do. */}}
+{{/* Refuses values that render and fail later. Each message has the value's name and the fix. */}}
 {{- define "machinist.checks" -}}
 {{- $servers := include "machinist.servers" . | fromYamlArray -}}
 {{- include "machinist.checkParts" . -}}
@@ -29,7 +29,7 @@
 {{- end -}}
 {{- end }}
 
-{{/* Of a variable that is there twice Kubernetes takes the last, so one of both would count for nothing. */}}
+{{/* Kubernetes uses the last of two variables with the same name, so one of both would have no effect. */}}
 {{- define "machinist.checkEnv" -}}
 {{- $root := index . 0 -}}{{- $server := index . 1 -}}
 {{- $values := dict "POD_NAMESPACE" "infra.namespace" "CLUSTER_ID" "infra.clusterID" "PROJECT_ID" "infra.projectID" "KUBEVIRT_KUBECONFIG" "infra.kubeconfigSecret" -}}
@@ -47,11 +47,11 @@
 {{- end -}}
 {{- end }}
 
-{{/* A budget that lets no pod go keeps every node of theirs from ever being drained. */}}
+{{/* If a budget allows no disruption, the nodes of its pods can never be drained. */}}
 {{- define "machinist.checkBudget" -}}
 {{- $root := index . 0 -}}{{- $server := index . 1 -}}{{- $values := index $root.Values $server -}}
 {{- $budget := $values.podDisruptionBudget -}}
-{{/* Without a number, Kubernetes has one pod. */}}
+{{/* Without a number, Kubernetes runs one pod. */}}
 {{- $replicas := ternary 1 $values.replicas (kindIs "invalid" $values.replicas) | int -}}
 {{- if and $budget.enabled $replicas -}}
   {{- $path := printf "%s.podDisruptionBudget" $server -}}
@@ -65,15 +65,15 @@
       {{- $number = div (add (mul $number $replicas) 99) 100 -}}
     {{- end -}}
     {{- if ge (int $number) $replicas -}}
-      {{- fail (printf "%s.minAvailable is %s and %s.replicas is %d, so no pod may ever be evicted, and its node never drained: %s, or more replicas" $path $least $server $replicas $instead) -}}
+      {{- fail (printf "%s.minAvailable is %s and %s.replicas is %d, so no pod can be evicted and its node cannot be drained: %s, or more replicas" $path $least $server $replicas $instead) -}}
     {{- end -}}
   {{- else if or (kindIs "invalid" $budget.maxUnavailable) (has $most (list "" "0" "0%")) -}}
-    {{- fail (printf "%s.maxUnavailable is %q, so no pod may ever be evicted, and its node never drained: %s" $path (ternary "" $most (kindIs "invalid" $budget.maxUnavailable)) $instead) -}}
+    {{- fail (printf "%s.maxUnavailable is %q, so no pod can be evicted and its node cannot be drained: %s" $path (ternary "" $most (kindIs "invalid" $budget.maxUnavailable)) $instead) -}}
   {{- end -}}
 {{- end -}}
 {{- end }}
 
-{{/* Takes (list root servers). Ports must differ within a pod, and, of both servers in the network of one node, between them. */}}
+{{/* Takes (list root servers). Ports must differ within a pod. If both servers use their node's network, all ports must differ. */}}
 {{- define "machinist.checkPorts" -}}
 {{- $root := index . 0 -}}{{- $servers := index . 1 -}}
 {{- $ports := dict "controller" (list "metricsPort" "probesPort") "webhook" (list "port" "opsPort") -}}
@@ -92,7 +92,7 @@
 {{- end -}}
 {{- end }}
 
-{{/* A controller in the network of its node has the address of that node, which no selector of pods tells. */}}
+{{/* A controller in its node's network has the address of that node, which no pod selector matches. */}}
 {{- define "machinist.checkPolicies" -}}
 {{- $policy := .Values.networkPolicy -}}
 {{- if and $policy.enabled $policy.webhookFrom .Values.controller.hostNetwork (not .Values.webhook.hostNetwork) -}}

@@ -5,7 +5,7 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 
-{{/* Whose pods this release has: not those of a webhook that is elsewhere. */}}
+{{/* The servers whose pods this release has, without a webhook outside the cluster. */}}
 {{- define "machinist.servers" -}}
 {{- include "machinist.approver" . -}}
 - controller
@@ -17,7 +17,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 {{- end }}
 
-{{/* The approver's pods are like the controller's, whose program they run, but for what it has values of its own for. */}}
+{{/* The approver's pods are like the controller's, whose program they run, except for its own values. */}}
 {{- define "machinist.approver" -}}
 {{- $approver := deepCopy .Values.controller -}}
 {{- range $key, $value := .Values.approver }}{{- $_ := set $approver $key $value }}{{- end -}}
@@ -25,8 +25,8 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- $_ := set .Values "approver" $approver -}}
 {{- end }}
 
-{{/* Name of a server's objects, and how those begin that it has more of. A controller beside others has its name in it. Takes
-(list root server), as everything here that is about one of the servers: `controller`, `approver` or `webhook`. */}}
+{{/* Name of a server's objects, or the prefix of their names. It contains the name of a named controller. Takes (list root server), like
+all templates for one of the servers: `controller`, `approver` or `webhook`. */}}
 {{- define "machinist.name" -}}
 {{- $root := index . 0 -}}{{- $server := index . 1 -}}
 machinist-{{ $server }}{{ if eq $root.Values.parts "controller" }}-{{ $root.Values.controller.name }}{{ end }}
@@ -55,12 +55,12 @@ system:serviceaccount:{{ .Release.Namespace }}:{{ include "machinist.serviceAcco
 system:serviceaccount:{{ .Release.Namespace }}:{{ include "machinist.serviceAccount" (list . "approver") }}
 {{- end }}
 
-{{/* All controllers, in JSON: ours and those of other releases. */}}
+{{/* The users of all controllers, in JSON: ours and those of other releases. */}}
 {{- define "machinist.controllerUsers" -}}
 {{- prepend .Values.otherControllers (include "machinist.controllerUser" .) | toJson -}}
 {{- end }}
 
-{{/* Environment of both servers: they must agree on it. Never from the downward API. */}}
+{{/* Environment of both servers, which must be the same. Never from the downward API. */}}
 {{- define "machinist.env" -}}
 - name: POD_NAMESPACE
   value: {{ .Values.infra.namespace | quote }}
@@ -81,7 +81,7 @@ system:serviceaccount:{{ .Release.Namespace }}:{{ include "machinist.serviceAcco
 {{- end }}
 {{- end }}
 
-{{/* Who makes the webhook's certificate: selfManaged, certManager or existingSecret; nothing, if the webhook is another release's. */}}
+{{/* Source of the webhook's certificate: selfManaged, certManager or existingSecret; empty, if another release has the webhook. */}}
 {{- define "machinist.certificateMode" -}}
 {{- if eq .Values.parts "all" -}}
 {{- include "machinist.ownCertificateMode" . -}}
@@ -107,7 +107,7 @@ system:serviceaccount:{{ .Release.Namespace }}:{{ include "machinist.serviceAcco
 {{- $mode -}}
 {{- end }}
 
-{{/* By which name API servers call the webhook. */}}
+{{/* The name by which API servers call the webhook. */}}
 {{- define "machinist.webhookName" -}}
 {{- if .Values.webhook.url -}}
 {{- trimAll "[]" (urlParse .Values.webhook.url).hostname -}}
@@ -116,7 +116,7 @@ machinist-webhook.{{ .Release.Namespace }}.svc
 {{- end -}}
 {{- end }}
 
-{{/* Where the replicas of the webhook are, for the controller's flag. */}}
+{{/* The addresses of the webhook's replicas, for the controller's flag. */}}
 {{- define "machinist.webhookReplicas" -}}
 {{- if .Values.webhook.url -}}
 {{- $host := (urlParse .Values.webhook.url).host -}}
@@ -127,7 +127,7 @@ machinist-webhook
 {{- end -}}
 {{- end }}
 
-{{/* The annotation by which cert-manager has the webhook configurations trust its certificate. */}}
+{{/* The annotation by which cert-manager injects its CA into the webhook configurations. */}}
 {{- define "machinist.injectCA" -}}
 {{- $from := .Values.webhook.certificate.injectCAFrom -}}
 {{- if eq (include "machinist.certificateMode" .) "certManager" -}}

@@ -1,11 +1,11 @@
-{{/* What the pods of all servers have in common. All take (list root server), with `controller`, `approver` or `webhook`. */}}
+{{/* Common parts of all servers' pods. All take (list root server), with `controller`, `approver` or `webhook`. */}}
 
 {{- define "machinist.image" -}}
 {{- $root := index . 0 -}}
 {{- $own := index $root.Values (index . 1) "image" -}}
 {{- $image := $root.Values.image -}}
 {{- $repository := $own.repository | default $image.repository -}}
-{{/* A tag of its own is meant, whatever digest all have. */}}
+{{/* A server's own tag overrides the common digest. */}}
 {{- $digest := $own.digest | default (ternary $image.digest "" (empty $own.tag)) -}}
 {{- if $digest -}}
 {{ $repository }}@{{ $digest }}
@@ -23,15 +23,15 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{- $root := index . 0 -}}{{- $values := index $root.Values (index . 1) -}}
 labels:
   {{- $selector := include "machinist.selector" . | fromYaml -}}
-  {{/* The first that names a label wins: those of the selector are not anybody's to change. */}}
+  {{/* The first map with a label wins, so values cannot change the labels of the selector. */}}
   {{- merge $selector $values.podLabels (include "machinist.labels" $root | fromYaml) | toYaml | nindent 2 }}
 {{- with $values.podAnnotations }}
 annotations: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end }}
 
-{{/* Takes (list affinity onControlPlane). The label of control-plane nodes has a value that differs: empty with kubeadm, "true"
-with k3s and RKE2. The terms of a node affinity are alternatives, so each gets it. */}}
+{{/* Takes (list affinity onControlPlane). The label of control-plane nodes has different values: empty with kubeadm, "true" with k3s and
+RKE2. The terms of a node affinity are alternatives, so each gets the label. */}}
 {{- define "machinist.affinity" -}}
 {{- $affinity := deepCopy (index . 0) -}}
 {{- if index . 1 -}}
@@ -63,14 +63,14 @@ priorityClassName: {{ . | quote }}
 {{- end }}
 {{- if $values.hostNetwork }}
 hostNetwork: true
-# Infra clusters and the API server may have names that only the cluster's DNS knows.
+# Infra clusters and the API server may have names that only the cluster's DNS resolves.
 dnsPolicy: ClusterFirstWithHostNet
 {{- end }}
 {{- $onControlPlane := eq $root.Values.placement "controlPlane" }}
 {{- with $values.nodeSelector }}
 nodeSelector: {{- toYaml . | nindent 2 }}
 {{- end }}
-{{/* k3s and RKE2 taint servers that run etcd by that role, too. */}}
+{{/* k3s and RKE2 also taint servers with the etcd role. */}}
 {{- $tolerations := list -}}
 {{- if $onControlPlane -}}
   {{- range list "control-plane" "etcd" -}}
@@ -100,7 +100,7 @@ securityContext: {{- toYaml $values.securityContext | nindent 2 }}
 resources: {{- toYaml $values.resources | nindent 2 }}
 {{- end }}
 
-{{/* Our flags and those of the values. Of a flag that is given twice the servers take the last, so a value would count for nothing. */}}
+{{/* The chart's flags and those of the values. The servers use the last of two equal flags, so a value would have no effect. */}}
 {{- define "machinist.args" -}}
 {{- $root := index . 0 -}}{{- $server := index . 1 -}}
 {{- $ours := include (printf "machinist.%sArgs" $server) $root | fromYamlArray -}}
@@ -121,7 +121,7 @@ resources: {{- toYaml $values.resources | nindent 2 }}
 {{- if $values.strategy -}}
 strategy: {{- toYaml $values.strategy | nindent 2 }}
 {{- else if $values.hostNetwork -}}
-# A second pod on the same node would find the port taken.
+# A second pod on the same node could not bind the port.
 strategy:
   rollingUpdate: {maxSurge: 0, maxUnavailable: 1}
 {{- else if eq $server "webhook" -}}

@@ -224,7 +224,7 @@ fn is_value(values: &Value, path: &str) -> bool {
 // Budgets that keep nodes from being drained.
 #[case(
     &["webhook.podDisruptionBudget.minAvailable=1", "webhook.replicas=1"],
-    "webhook.podDisruptionBudget.minAvailable is 1 and webhook.replicas is 1, so no pod may ever be evicted"
+    "webhook.podDisruptionBudget.minAvailable is 1 and webhook.replicas is 1, so no pod can be evicted"
 )]
 #[case(
     &["controller.podDisruptionBudget.minAvailable=51%"],
