@@ -51,7 +51,7 @@ pub fn surges(machine: &StoredMachine) -> bool {
 
 /// Whether it is the one that goes: from the moment that it is chosen until it is gone, it does not count, and no other goes
 /// in its stead, however slow its deletion is.
-pub fn is_going(machine: &StoredMachine) -> bool {
+pub fn is_replaced(machine: &StoredMachine) -> bool {
     machine.progress.reservation().is_some()
 }
 

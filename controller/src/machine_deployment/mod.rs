@@ -12,6 +12,7 @@ mod observe;
 pub mod observed;
 pub mod plan;
 mod reconcile;
+mod rollout;
 #[cfg(test)]
 mod take_over;
 

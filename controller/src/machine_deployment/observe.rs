@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::decide::likeness_of;
 use super::memory::Memories;
 use super::observed::{Deployment, Likeness, Machines, Observed, Set, Status, Strategy, Trouble};
+use super::rollout::Rollout;
 use crate::autoscaler::{Group, NodeGroups};
 use crate::cache::{StoredMachine, StoredMachineDeployment, StoredMachineSet, Stores, overlap, owner};
 use crate::context::Context;
@@ -133,6 +134,7 @@ pub(super) fn deployment(stored: &StoredMachineDeployment) -> Deployment {
         in_place: stored.annotation(annotation::IN_PLACE) == Some("true"),
         held_by: held_by(stored),
         fault,
+        rollout: Rollout::of(&stored.status),
         status: status(stored),
         status_decoded: stored.status_decoded,
     }
@@ -153,6 +155,7 @@ fn status(stored: &StoredMachineDeployment) -> Status {
         unavailable: status.unavailable_replicas.unwrap_or_default(),
         label_selector: status.label_selector.clone(),
         conditions: status.conditions.clone().unwrap_or_default(),
+        rollout: status.rollout.clone(),
     }
 }
 
@@ -197,7 +200,7 @@ pub(super) fn set_of(
 fn machines(machines: &[Arc<StoredMachine>]) -> Machines {
     let mut alive: Vec<_> = machines.iter().filter(|machine| !machine.is_deleting()).collect();
     alive.sort_by_key(|machine| machine.metadata.creation_timestamp.as_ref().map(|time| time.0));
-    let surging = alive.iter().filter(|machine| evacuation::is_going(machine));
+    let surging = alive.iter().filter(|machine| evacuation::is_replaced(machine));
     Machines {
         alive: i32::try_from(alive.len()).unwrap_or(i32::MAX),
         surging: i32::try_from(surging.count()).unwrap_or(i32::MAX),

@@ -6,9 +6,10 @@ use std::time::Duration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
-use machinist_shared::api::MachineDeploymentCondition;
 use machinist_shared::api::names::{API_VERSION, annotation};
+use machinist_shared::api::{MachineDeploymentCondition, RolloutStatus};
 
+use super::rollout::Rollout;
 use crate::cache::{Decoded, Template};
 use crate::runtime::creation_limit::Allowance;
 pub use crate::runtime::failure::Failure;
@@ -88,6 +89,8 @@ pub struct Deployment {
     pub held_by: Option<&'static str>,
     /// Why nothing can be decided from its spec.
     pub fault: Option<String>,
+    /// How far its rollout has come.
+    pub rollout: Rollout,
     /// The status as stored.
     pub status: Status,
     /// How much of it could be decoded.
@@ -122,6 +125,8 @@ pub struct Status {
     pub label_selector: Option<String>,
     /// Conditions.
     pub conditions: Vec<MachineDeploymentCondition>,
+    /// How far the rollout has come.
+    pub rollout: Option<RolloutStatus>,
 }
 
 /// A MachineSet.

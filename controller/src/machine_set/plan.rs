@@ -73,10 +73,3 @@ pub struct Plan {
     /// How many Machines there shall be and how many there are while these writes are made, for the log.
     pub why: String,
 }
-
-impl Plan {
-    /// Looks again after `delay`, unless that is planned earlier anyway.
-    pub fn look_again(&mut self, delay: Duration) {
-        self.again = Some(self.again.map_or(delay, |planned| planned.min(delay)));
-    }
-}

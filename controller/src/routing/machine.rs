@@ -5,7 +5,7 @@ use machinist_infra::cache::store::Key;
 use super::token;
 use crate::cache::{StoredMachine, StoredMachineDeployment, Stores, owner};
 use crate::machine::drain::turns;
-use crate::machine_deployment::conditions::{self, PROGRESSING, Reason};
+use crate::machine_deployment::conditions::{self, PROGRESSING};
 use crate::runtime::queue::Queues;
 
 /// A Machine, before and after: its namesakes, one of which may now win or lose the name; its set; and the requests that
@@ -18,9 +18,10 @@ pub(super) fn enqueue(machine: &StoredMachine, stores: &Stores, queues: &Queues)
     sets_of(machine, stores, queues);
     if let Some(deployment) = stores.deployment_of(machine) {
         // Its counts say nothing of this: one of a template that fails is enough to stop a rollout, and what holds one up
-        // is told as it is now.
-        let stuck = deployment.status.conditions.as_deref().unwrap_or_default();
-        let stuck = conditions::has_reason(stuck, PROGRESSING, Reason::ProgressDeadlineExceeded);
+        // is shown as it is now.
+        let conditions = deployment.status.conditions.as_deref().unwrap_or_default();
+        let progressing = conditions::find(conditions, PROGRESSING);
+        let stuck = progressing.is_some_and(|condition| condition.status == "False");
         if stuck || machine.status.phase.as_deref() == Some("Failed") {
             queues.deployments.add(Key::of(deployment.as_ref()));
         }

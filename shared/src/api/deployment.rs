@@ -116,6 +116,22 @@ pub struct MachineDeploymentStatus {
         skip_serializing_if = "Option::is_none"
     )]
     pub conditions: Option<Vec<MachineDeploymentCondition>>,
+    /// How far the rollout has come, for the controller's next start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<RolloutStatus>,
+}
+
+/// How far a rollout has come. Absent fields are written as null, so that a merge patch takes them away.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RolloutStatus {
+    /// When it last made progress; absent while it is paused, halted or cannot go on.
+    #[serde(default)]
+    #[schemars(with = "Option<String>")]
+    pub last_progress_time: Option<Time>,
+    /// The generation of the spec whose rollout was completed.
+    #[serde(default)]
+    pub completed_generation: Option<i64>,
 }
 
 /// One question about a MachineDeployment, answered.

@@ -23,7 +23,7 @@ mod value_at;
 
 pub use deployment::{
     MachineDeployment, MachineDeploymentCondition, MachineDeploymentSpec, MachineDeploymentStatus,
-    MachineDeploymentStrategy, RollingUpdate,
+    MachineDeploymentStrategy, RollingUpdate, RolloutStatus,
 };
 pub use machine::{Machine, MachineSpec, MachineStatus, MachineVersions, ProviderSpec, VersionsStatus};
 pub use set::{MachineSet, MachineSetSpec, MachineSetStatus, MachineTemplate};

@@ -1,21 +1,21 @@
 //! What a node of the deployment will have, for the cluster-autoscaler, which scales up from nothing by it.
 
-use super::super::observed::Deployment;
-use super::draft::Draft;
+use std::time::Duration;
+
+use machinist_shared::admission::autoscaler::Changes;
+
+use super::super::observed::{Deployment, Observed};
 use crate::autoscaler;
 
-/// Keeps the annotations true.
-pub(super) fn decide(draft: &mut Draft<'_>) {
-    let deployment = &draft.observed.deployment;
+/// Annotations that it gets or loses, and how long the instancetype that they follow from is cached.
+pub(super) fn changes(observed: &Observed) -> (Changes, Option<Duration>) {
+    let deployment = &observed.deployment;
     if !deployment.may_be_a_node_group() {
-        return;
+        return (Changes::new(), None);
     }
-    let instancetype = draft.observed.instancetype.as_ref();
-    draft.capacity = autoscaler::corrections(&deployment.as_node_group(), instancetype);
-    let again = draft.observed.instancetype_again;
-    if let Some(again) = again {
-        draft.plan.look_again(again);
-    }
+    let instancetype = observed.instancetype.as_ref();
+    let changes = autoscaler::corrections(&deployment.as_node_group(), instancetype);
+    (changes, observed.instancetype_again)
 }
 
 impl Deployment {

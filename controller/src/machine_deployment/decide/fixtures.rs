@@ -6,9 +6,11 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use machinist_shared::admission::template;
 use machinist_shared::api::names::{annotation, finalizer, label};
+use machinist_shared::api::{MachineDeploymentStatus, RolloutStatus};
 use serde_json::{Value, json};
 
 use super::super::observed::{Deployment, Likeness, Machines, Observed, Set, Status, Strategy, Texts};
+use super::super::rollout::Rollout;
 use super::with_hash;
 use crate::cache::{Decoded, Template};
 use crate::runtime::creation_limit::Allowance;
@@ -47,6 +49,7 @@ pub(super) fn deployment(replicas: i32) -> Deployment {
         in_place: false,
         held_by: None,
         fault: None,
+        rollout: Rollout::default(),
         status: Status::default(),
         status_decoded: Decoded::Whole,
     }
@@ -100,6 +103,15 @@ pub(super) fn set_with(number: i32, size: i32, available: i32) -> Set {
         set.annotations.remove(annotation::PROVEN);
     }
     set
+}
+
+/// How far the rollout has come once that patch of the status is written.
+pub(super) fn rollout_after(before: &Deployment, patch: &Value) -> (Option<RolloutStatus>, Rollout) {
+    let mut status = json!({"rollout": before.status.rollout});
+    json_patch::merge(&mut status, &json!({"rollout": patch["rollout"]}));
+    let status: MachineDeploymentStatus = serde_json::from_value(status).unwrap();
+    let rollout = Rollout::of(&status);
+    (status.rollout, rollout)
 }
 
 pub(super) fn observed(deployment: Deployment, sets: Vec<Set>) -> Observed {

@@ -286,6 +286,10 @@ impl World {
         if !patch["conditions"].is_null() {
             status.conditions = serde_json::from_value(patch["conditions"].clone()).unwrap();
         }
+        if !patch["rollout"].is_null() {
+            let (stored, rollout) = super::fixtures::rollout_after(&self.deployment, patch);
+            (self.deployment.status.rollout, self.deployment.rollout) = (stored, rollout);
+        }
     }
 
     /// The set's controller looks: it makes or deletes Machines, those that are not available first, and tells.

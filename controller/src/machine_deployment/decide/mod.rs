@@ -1,24 +1,26 @@
 //! What happens next to a MachineDeployment: a pure function from what is observed to a plan.
 //!
 //! In this order: whose the sets are ([`select`]), which of them is the new one ([`new_set`]), which revision they are
-//! ([`revision`]), whether the template has proven itself ([`brake`]), how large each set shall be ([`rolling`],
-//! [`on_delete`], [`paused`]), what its nodes will have ([`capacity`]), what the status says ([`status`]), and which old sets may go ([`history`]). Each changes
-//! its copy of the sets; at the end, the difference to what is stored is what is written.
+//! ([`revision`]), whether the template has proven itself ([`rollout_halt`]), how large each set should be ([`rolling`],
+//! [`on_delete`], [`paused`]), what its nodes will have ([`capacity`]), what the status shows ([`status`]), and which old sets
+//! are deleted ([`history`]). Each takes the sets as far as they are decided and returns them with its own changes; [`writes`]
+//! makes a plan of the difference to what is stored.
 
-mod brake;
 mod capacity;
-mod draft;
 mod hash;
 mod history;
 mod limits;
 mod new_set;
 mod on_delete;
 mod paused;
+mod pool;
 mod revision;
 mod rollback;
 mod rolling;
+mod rollout_halt;
 mod select;
 mod status;
+mod writes;
 
 #[cfg(test)]
 mod fixtures;
@@ -28,50 +30,98 @@ mod laws;
 mod tests;
 
 use k8s_openapi::jiff::Timestamp;
+use machinist_shared::admission::autoscaler::Changes;
+use machinist_shared::api::names::{annotation, finalizer};
 
 pub use hash::{likeness_of, with_hash};
 
 use super::observed::{Observed, Strategy};
-use super::plan::Plan;
-use draft::Draft;
+use super::plan::{Plan, Step};
+use pool::Pool;
+use status::Findings;
+use writes::Decision;
 
 /// The plan for a deployment as observed at `now`. The same observation and time give the same plan.
 pub fn decide(observed: &Observed, now: Timestamp) -> Plan {
     let deployment = &observed.deployment;
-    // Garbage collection takes its sets away; whoever deletes it wants nothing of us.
+    // Garbage collection deletes its sets, and its author expects nothing else.
     if deployment.deleting {
         return Plan::default();
     }
-    let mut draft = Draft::new(observed, now);
+    let stored = Pool::of(observed);
     if deployment.fault.is_some() || deployment.held_by.is_some() {
-        new_set::find(&mut draft);
-        status::decide(&mut draft);
-        draft.forget_changes();
-        return draft.finish();
+        let pool = new_set::find(stored);
+        let shown = status::decide(&pool, &Findings::default(), now);
+        return writes::plan(Decision::of_status(pool, shown.status, shown.requeue_after), now);
     }
-    draft.delete_rejected();
-    draft.finalizer();
-    select::decide(&mut draft);
-    if rollback::decide(&mut draft) {
-        return draft.finish();
+    let pool = select::claim(stored);
+    let decision = rollback::decide(&pool, now).unwrap_or_else(|| rolled(pool, now));
+    let rejected = rejected(observed);
+    writes::plan(Decision { rejected, ..decision }, now)
+}
+
+/// What follows from the spec.
+fn rolled(pool: Pool<'_>, now: Timestamp) -> Decision<'_> {
+    let (observed, deployment) = (pool.observed, &pool.observed.deployment);
+    let pool = new_set::find(pool);
+    let held = match &pool.new {
+        None if !deployment.paused => new_set::held(observed, now),
+        _ => None,
+    };
+    let pool = match held {
+        None if !deployment.paused => new_set::create(pool),
+        _ => pool,
+    };
+    let pool = rollout_halt::note(revision::assign(pool));
+    let halted = rollout_halt::cause(&pool);
+    let pool = match deployment.strategy {
+        _ if deployment.paused || held.is_some() => paused::scale(pool),
+        Strategy::RollingUpdate => rolling::scale(pool, halted.is_some()),
+        Strategy::OnDelete => on_delete::scale(pool),
+    };
+    let pool = on_delete::mark(pool);
+    let doubles = history::doubles(&pool);
+    let requeue_after = held.as_ref().and_then(|held| held.requeue_after);
+    let findings = Findings { held, halted };
+    let shown = status::decide(&pool, &findings, now);
+    let mut deletions = doubles;
+    if shown.is_complete && !deployment.paused {
+        deletions.extend(history::surplus(&pool));
     }
-    new_set::find(&mut draft);
-    if !deployment.paused {
-        new_set::create(&mut draft);
+    deletions.dedup();
+    let revision = pool.new_set().and_then(revision::text);
+    let revision = revision.map(|text| (annotation::REVISION.to_owned(), Some(text.to_owned())));
+    let (capacity, capacity_again) = capacity::changes(observed);
+    Decision {
+        rejected: Vec::new(),
+        finalizers: with_finalizer(&deployment.finalizers),
+        annotations: revision.into_iter().chain(capacity).collect::<Changes>(),
+        request: None,
+        deletions,
+        status: Some(shown.status),
+        events: Vec::new(),
+        requeue_after: [requeue_after, capacity_again, shown.requeue_after]
+            .into_iter()
+            .flatten()
+            .min(),
+        pool,
     }
-    revision::decide(&mut draft);
-    brake::decide(&mut draft);
-    match deployment.strategy {
-        _ if deployment.paused || draft.held.is_some() => paused::decide(&mut draft),
-        Strategy::RollingUpdate => rolling::decide(&mut draft),
-        Strategy::OnDelete => on_delete::decide(&mut draft),
+}
+
+/// Deletions of sets of its making that are not as they were sent. One that failed is tried again with everything else.
+fn rejected(observed: &Observed) -> Vec<Step> {
+    if observed.failure.is_some() {
+        return Vec::new();
     }
-    on_delete::mark(&mut draft);
-    capacity::decide(&mut draft);
-    history::forget_doubles(&mut draft);
-    let complete = status::decide(&mut draft);
-    if complete && !deployment.paused {
-        history::decide(&mut draft);
-    }
-    draft.finish()
+    let rejected = observed.rejected.iter().cloned();
+    rejected
+        .map(|(name, uid)| Step::DeleteSet { name, uid })
+        .collect()
+}
+
+/// Those finalizers and the one that makes garbage collection delete what the deployment owns first; nothing if it is there.
+fn with_finalizer(stored: &[String]) -> Option<Vec<String>> {
+    let is_there = stored.iter().any(|f| f == finalizer::FOREGROUND_DELETION);
+    let added = finalizer::FOREGROUND_DELETION.to_owned();
+    (!is_there).then(|| stored.iter().cloned().chain([added]).collect())
 }

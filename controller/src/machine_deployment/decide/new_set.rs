@@ -1,14 +1,17 @@
 //! The new set: the one of the deployment's template.
 
 use std::cmp::Reverse;
+use std::time::Duration;
 
+use k8s_openapi::jiff::Timestamp;
 use machinist_shared::admission::template;
 
 use super::super::conditions::Reason;
-use super::super::observed::{Deployment, Likeness, Machines, Set, Texts};
-use super::draft::Draft;
+use super::super::observed::{Deployment, Likeness, Machines, Observed, Set, Texts};
 use super::hash::{hash_of, with_hash};
+use super::pool::Pool;
 use super::revision;
+use super::writes::until;
 use crate::cache::labels_of;
 
 /// Finds the new set: one of the same template, however that is written. One that is being deleted comes last.
@@ -22,10 +25,10 @@ use crate::cache::labels_of;
 ///
 /// The deployment's template is copied into the set, byte for byte: machine-controller compares bytes, and
 /// would roll the pool on the way back.
-pub(super) fn find(draft: &mut Draft<'_>) {
-    let deployment = &draft.observed.deployment;
+pub(super) fn find(pool: Pool<'_>) -> Pool<'_> {
+    let deployment = &pool.observed.deployment;
     let alike = |likeness| {
-        let members = draft.members();
+        let members = pool.members();
         members.filter(move |(_, set)| set.likeness >= likeness)
     };
     let found = if deployment.in_place {
@@ -44,32 +47,32 @@ pub(super) fn find(draft: &mut Draft<'_>) {
         })
     };
     let Some(index) = found.map(|(index, _)| index) else {
-        return;
+        return pool;
     };
     let taken =
         deployment.in_place && alike(Likeness::Equal).any(|(other, set)| other != index && !set.deleting);
-    draft.new = Some(index);
-    let set = &mut draft.sets[index];
-    if set.likeness != Likeness::Identical && !set.deleting && !taken {
-        set.template = match hash_of(set) {
-            Some(hash) => with_hash(&deployment.template, &hash),
-            None => deployment.template.clone(),
-        };
-        set.likeness = Likeness::Identical;
-    }
+    let pool = Pool {
+        new: Some(index),
+        ..pool
+    };
+    pool.with(index, |set| {
+        if set.likeness != Likeness::Identical && !set.deleting && !taken {
+            set.template = match hash_of(set) {
+                Some(hash) => with_hash(&deployment.template, &hash),
+                None => deployment.template.clone(),
+            };
+            set.likeness = Likeness::Identical;
+        }
+    })
 }
 
-/// Plans a new set of size 0, unless there is one, or none may be created.
-pub(super) fn create(draft: &mut Draft<'_>) {
-    if draft.new.is_some() {
-        return;
+/// With a new set of size 0, unless there is one.
+pub(super) fn create(mut pool: Pool<'_>) -> Pool<'_> {
+    if pool.new.is_some() {
+        return pool;
     }
-    draft.held = held(draft);
-    if draft.held.is_some() {
-        return;
-    }
-    let deployment = &draft.observed.deployment;
-    let (name, hash) = free_name(deployment, |name| draft.observed.names.contains(name));
+    let deployment = &pool.observed.deployment;
+    let (name, hash) = free_name(deployment, |name| pool.observed.names.contains(name));
     let template = with_hash(&deployment.template, &hash);
     let set = Set {
         name,
@@ -92,36 +95,45 @@ pub(super) fn create(draft: &mut Draft<'_>) {
         error: None,
         machines: Machines::default(),
     };
-    draft.new = Some(draft.sets.len());
-    draft.sets.push(set);
+    pool.new = Some(pool.sets.len());
+    pool.sets.push(set);
+    pool
+}
+
+/// Why no set may be created now.
+pub(super) struct Held {
+    pub(super) reason: Reason,
+    pub(super) message: String,
+    pub(super) requeue_after: Option<Duration>,
 }
 
 /// Why no set may be created now: what was created last is not as it was sent, or does not stay the deployment's.
-fn held(draft: &mut Draft<'_>) -> Option<(Reason, String)> {
-    let creations = &draft.observed.creations;
+pub(super) fn held(observed: &Observed, now: Timestamp) -> Option<Held> {
+    let creations = &observed.creations;
     match &creations.halt {
-        Some(halt) if halt.until > draft.now => {
-            let wait = draft.until(halt.until);
-            draft.plan.look_again(wait);
-            Some((Reason::MachineSetChangedAtAdmission, halt.message.clone()))
-        }
+        Some(halt) if halt.until > now => Some(Held {
+            reason: Reason::MachineSetChangedAtAdmission,
+            message: halt.message.clone(),
+            requeue_after: Some(until(now, halt.until)),
+        }),
         None if creations.left == 0 => {
-            if let Some(next) = creations.next {
-                draft.plan.look_again(next);
-            }
             let message = "the MachineSets that it creates do not stay its own: another controller, an admission webhook or a \
                            policy changes their labels, owners or templates, or removes them. It creates one about every 5 \
                            minutes until one stays; it goes on at once when its selector or template changes, or when it is \
                            paused and resumed";
-            Some((Reason::TooManyCreations, message.to_owned()))
+            Some(Held {
+                reason: Reason::TooManyCreations,
+                message: message.to_owned(),
+                requeue_after: creations.next,
+            })
         }
         _ => None,
     }
 }
 
-/// A name that no set bears, and the hash that it is made of. It is the same in every pass until the set is there, so a
-/// crash or a stale view makes no second one: the API server knows the name. Only if another template's or a stranger's
-/// set bears it, the next one is tried.
+/// A name that no set bears, and the hash that it is made of. It is the same in every reconcile until the set is there, so a
+/// crash or a stale cache creates no second one: the API server knows the name. Only if a set of another template or owner
+/// bears it, the next one is tried.
 fn free_name(deployment: &Deployment, taken: impl Fn(&str) -> bool) -> (String, String) {
     // A step that reaches every number before it comes back to one.
     const STEP: u32 = 0x9E37_79B1;

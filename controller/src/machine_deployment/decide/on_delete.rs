@@ -3,46 +3,44 @@
 use machinist_shared::api::names::annotation;
 
 use super::super::observed::Strategy;
-use super::draft::Draft;
 use super::limits::Limits;
+use super::pool::Pool;
 
-pub(super) fn decide(draft: &mut Draft<'_>) {
-    let limits = Limits::of(&draft.observed.deployment);
-    let old = draft.old_indexes();
-    for &index in &old {
-        let set = &draft.sets[index];
-        // A new set that may yet be refused takes nobody's place.
-        if draft.is_creating() {
-            break;
+/// The sets with the sizes that the strategy gives them.
+pub(super) fn scale(mut pool: Pool<'_>) -> Pool<'_> {
+    let limits = Limits::of(&pool.observed.deployment);
+    let old = pool.old_indexes();
+    // A new set that may yet be refused replaces nothing.
+    if !pool.is_creating() {
+        for &index in &old {
+            let set = &pool.sets[index];
+            // What is deleted does not come back from the old template. Until its set knows that, it may still create some.
+            if set.annotations.contains_key(annotation::NO_NEW_MACHINES) {
+                let left = set.replicas.min(set.existing.max(set.machines.alive));
+                pool = pool.scaled(index, left, limits);
+            }
         }
-        // What has gone does not come back from the old template. Before its set knows that, it may still be making some.
-        if set.annotations.contains_key(annotation::NO_NEW_MACHINES) {
-            let left = set.replicas.min(set.existing.max(set.machines.alive));
-            draft.scale(index, left, limits);
-        }
     }
     for &index in &old {
-        let surplus = (draft.spec_sum() - limits.desired).max(0);
-        let size = draft.sets[index].replicas;
-        draft.scale(index, size - surplus.min(size), limits);
+        let surplus = (pool.spec_sum() - limits.desired).max(0);
+        let size = pool.sets[index].replicas;
+        pool = pool.scaled(index, size - surplus.min(size), limits);
     }
-    if let Some(index) = draft.new {
-        let size = draft.sets[index].replicas;
-        let others = draft.spec_sum() - size;
-        draft.scale(index, (limits.desired - others).max(0), limits);
-    }
+    let Some(index) = pool.new else { return pool };
+    let others = pool.spec_sum() - pool.sets[index].replicas;
+    pool.scaled(index, (limits.desired - others).max(0), limits)
 }
 
-/// Tells old sets that they make no Machines any more, and every other set that it does.
-pub(super) fn mark(draft: &mut Draft<'_>) {
-    let on_delete = draft.observed.deployment.strategy == Strategy::OnDelete;
-    let new = draft.new;
-    for (index, set) in draft.members_mut() {
+/// Marks old sets that create no Machines any more, and takes the mark from every other set.
+pub(super) fn mark(pool: Pool<'_>) -> Pool<'_> {
+    let on_delete = pool.observed.deployment.strategy == Strategy::OnDelete;
+    let new = pool.new;
+    pool.with_members(|index, set| {
         if on_delete && new.is_some() && new != Some(index) && set.replicas > 0 {
             set.annotations
                 .insert(annotation::NO_NEW_MACHINES.to_owned(), "true".to_owned());
         } else {
             set.annotations.remove(annotation::NO_NEW_MACHINES);
         }
-    }
+    })
 }

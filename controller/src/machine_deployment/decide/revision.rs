@@ -4,8 +4,8 @@
 use machinist_shared::api::names::{annotation, label};
 
 use super::super::observed::{Set, Texts};
-use super::draft::Draft;
 use super::limits::Limits;
+use super::pool::Pool;
 
 /// No more of the history is kept than fits into this many bytes.
 const HISTORY: usize = 2000;
@@ -31,37 +31,35 @@ pub(super) fn of(set: &Set) -> i64 {
     text(set).and_then(|text| text.parse().ok()).unwrap_or(0)
 }
 
-fn text(set: &Set) -> Option<&str> {
+/// The revision of a set as it is written.
+pub(super) fn text(set: &Set) -> Option<&str> {
     set.annotation(annotation::REVISION)
         .filter(|text| !text.is_empty())
 }
 
 /// Copies the deployment's annotations and gives the new set its revision: higher than that of all old ones, and never
 /// lower than before.
-pub(super) fn decide(draft: &mut Draft<'_>) {
-    let deployment = &draft.observed.deployment;
-    let newest = draft.old().map(of).max().unwrap_or(0).saturating_add(1);
-    let limits = Limits::of(deployment);
-    let min_ready_seconds = deployment.min_ready_seconds;
-    let creating = draft.is_creating();
-    if let Some(set) = draft.new_set_mut() {
-        let before = set.annotations.clone();
-        set.min_ready_seconds = min_ready_seconds;
-        copy(&deployment.annotations, &mut set.annotations);
-        // Unlike the others, this one does something; so it goes, too.
-        if !deployment.in_place {
-            set.annotations.remove(annotation::IN_PLACE);
-        }
-        revise(set, &before, newest);
-        if creating {
-            limits.annotate(&mut set.annotations);
-        }
-        let revision = text(set).map(str::to_owned);
-        if let Some(revision) = revision {
-            draft.annotations.insert(annotation::REVISION, revision);
-        }
-    }
-    guard(draft);
+pub(super) fn assign(pool: Pool<'_>) -> Pool<'_> {
+    let deployment = &pool.observed.deployment;
+    let newest = pool.old().map(of).max().unwrap_or(0).saturating_add(1);
+    let is_creating = pool.is_creating();
+    let pool = match pool.new {
+        None => pool,
+        Some(index) => pool.with(index, |set| {
+            let before = set.annotations.clone();
+            set.min_ready_seconds = deployment.min_ready_seconds;
+            copy(&deployment.annotations, &mut set.annotations);
+            // Unlike the others, this one has an effect on the set; so it is removed, too.
+            if !deployment.in_place {
+                set.annotations.remove(annotation::IN_PLACE);
+            }
+            revise(set, &before, newest);
+            if is_creating {
+                Limits::of(deployment).annotate(&mut set.annotations);
+            }
+        }),
+    };
+    guard(pool)
 }
 
 fn copy(from: &Texts, to: &mut Texts) {
@@ -75,14 +73,14 @@ fn copy(from: &Texts, to: &mut Texts) {
 fn revise(set: &mut Set, before: &Texts, newest: i64) {
     let had = text(set).map(str::to_owned);
     if had.as_ref().is_some_and(|had| had.parse::<i64>().is_err()) {
-        // Somebody else's numbering: nothing here would be right.
+        // Another controller's numbering: nothing here would be right.
         set.annotations.clone_from(before);
         return;
     }
     if of(set) < newest {
         set.annotations
             .insert(annotation::REVISION.to_owned(), newest.to_string());
-        // It is tried anew: what failed before says nothing.
+        // It is tried again: an earlier failure means nothing.
         set.annotations.remove(annotation::MACHINE_FAILED);
     }
     if let Some(had) = had
@@ -105,15 +103,15 @@ fn revise(set: &mut Set, before: &Texts, newest: i64) {
 /// Marks every set for the cluster-autoscaler, which removes no node of a pool that is being rolled. It needs the label
 /// and the annotation on every set, or neither: a set with the label alone would count as old for ever.
 ///
-/// A set without the mark is new here. machine-controller copies whatever its deployment is annotated with, and takes nothing
-/// back: a pause that has long ended there would hold the set for ever.
-fn guard(draft: &mut Draft<'_>) {
+/// A set without the mark is new here. machine-controller copies all annotations of its deployment, and removes none: a pause
+/// that has long ended there would hold the set for ever.
+fn guard(pool: Pool<'_>) -> Pool<'_> {
     const LONGEST_LABEL: usize = 63;
-    let name = draft.observed.deployment.name.clone();
+    let name = &pool.observed.deployment.name;
     if name.len() > LONGEST_LABEL {
-        return;
+        return pool;
     }
-    for (_, set) in draft.members_mut() {
+    pool.with_members(|_, set| {
         if !set.annotations.contains_key(annotation::ROLLOUT_GUARD) {
             set.annotations.remove(annotation::PAUSED);
             set.annotations.remove(annotation::INITIALIZERS);
@@ -122,5 +120,5 @@ fn guard(draft: &mut Draft<'_>) {
         set.labels.insert(label::DEPLOYMENT_NAME.to_owned(), name.clone());
         set.annotations
             .insert(annotation::ROLLOUT_GUARD.to_owned(), revision);
-    }
+    })
 }

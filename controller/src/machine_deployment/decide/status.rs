@@ -1,69 +1,115 @@
-//! What the status says: counts, whether enough Machines are available, and how the rollout goes.
+//! What the status shows: counts, whether enough Machines are available, and how the rollout goes.
 
-use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use std::time::Duration;
+
+use k8s_openapi::jiff::Timestamp;
 
 use super::super::conditions::{self, AVAILABLE, PROGRESSING, Reason, SELECTOR_OVERLAP, Verdict};
 use super::super::observed::{Machines, Set, Status, Strategy, Trouble};
-use super::draft::Draft;
+use super::super::rollout::Rollout;
 use super::limits::Limits;
+use super::new_set::Held;
+use super::pool::Pool;
+use super::writes::until;
 use crate::cache::overlap;
 
-/// Decides the status; whether the rollout is complete.
-pub(super) fn decide(draft: &mut Draft<'_>) -> bool {
-    let mut status = counts(draft);
-    let limits = Limits::of(&draft.observed.deployment);
-    let complete = [status.replicas, status.updated, status.available]
-        .iter()
-        .all(|count| *count == limits.desired);
-    let complete =
-        complete && draft.new.is_some() && !draft.is_creating() && draft.old().all(|set| set.replicas == 0);
-    let now = draft.now;
-    let verdict = available(&status, limits);
-    conditions::put(&mut status.conditions, AVAILABLE, &verdict, None, now);
-    let (verdict, updated) = progressing(draft, &status, complete);
-    conditions::put(&mut status.conditions, PROGRESSING, &verdict, Some(updated), now);
-    overlap(draft, &mut status);
-    draft.status = Some(status);
-    complete
+/// What else holds the rollout up.
+#[derive(Default)]
+pub(super) struct Findings {
+    /// Why no set may be created now.
+    pub(super) held: Option<Held>,
+    /// Why the rollout is halted.
+    pub(super) halted: Option<String>,
 }
 
-/// Says while others select the same Machines; nothing is done about it.
-fn overlap(draft: &mut Draft<'_>, status: &mut Status) {
-    let overlaps = &draft.observed.overlaps;
+/// What is shown.
+pub(super) struct Shown {
+    pub(super) status: Status,
+    /// Whether the rollout is complete.
+    pub(super) is_complete: bool,
+    /// When to reconcile again at the latest.
+    pub(super) requeue_after: Option<Duration>,
+}
+
+/// How the rollout goes.
+struct Progress {
+    verdict: Verdict,
+    /// When it last made progress, while it goes on.
+    last: Option<Timestamp>,
+    requeue_after: Option<Duration>,
+}
+
+/// Decides the status.
+pub(super) fn decide(pool: &Pool<'_>, findings: &Findings, now: Timestamp) -> Shown {
+    let deployment = &pool.observed.deployment;
+    let limits = Limits::of(deployment);
+    let counts = counts(pool);
+    let is_complete = [counts.replicas, counts.updated, counts.available]
+        .iter()
+        .all(|count| *count == limits.desired);
+    let is_complete =
+        is_complete && pool.new.is_some() && !pool.is_creating() && pool.old().all(|set| set.replicas == 0);
+    let progress = progress(pool, findings, &counts, is_complete, now);
+    let is_done = progress.verdict.reason == Reason::NewMachineSetAvailable;
+    let rollout = Rollout {
+        last_progress: progress.last,
+        completed_generation: if is_done {
+            Some(deployment.generation)
+        } else {
+            deployment.rollout.completed(deployment.generation)
+        },
+    };
+    let mut conditions = deployment.status.conditions.clone();
+    conditions::put(&mut conditions, AVAILABLE, &available(&counts, limits), None, now);
+    conditions::put(
+        &mut conditions,
+        PROGRESSING,
+        &progress.verdict,
+        progress.last,
+        now,
+    );
+    match overlap(&pool.observed.overlaps) {
+        Some(verdict) => conditions::put(&mut conditions, SELECTOR_OVERLAP, &verdict, None, now),
+        None => conditions.retain(|found| found.type_ != SELECTOR_OVERLAP),
+    }
+    Shown {
+        status: Status {
+            conditions,
+            rollout: Some(rollout.status()),
+            ..counts
+        },
+        is_complete,
+        requeue_after: progress.requeue_after,
+    }
+}
+
+/// Shown while others select the same Machines; nothing is done about it.
+fn overlap(overlaps: &[String]) -> Option<Verdict> {
     if overlaps.is_empty() {
-        status.conditions.retain(|found| found.type_ != SELECTOR_OVERLAP);
-        return;
+        return None;
     }
     let message = format!(
         "its Machines are selected by MachineDeployment {} as well, or theirs by it: give each labels of its own, or the \
          cluster-autoscaler counts Machines twice",
         overlap::listed(overlaps)
     );
-    let verdict = Verdict::new("True", Reason::SelectorOverlap, message);
-    conditions::put(
-        &mut status.conditions,
-        SELECTOR_OVERLAP,
-        &verdict,
-        None,
-        draft.now,
-    );
+    Some(Verdict::new("True", Reason::SelectorOverlap, message))
 }
 
-fn counts(draft: &Draft<'_>) -> Status {
-    let deployment = &draft.observed.deployment;
+fn counts(pool: &Pool<'_>) -> Status {
+    let deployment = &pool.observed.deployment;
     let mut status = Status {
         observed_generation: deployment.generation,
-        updated: draft.new_set().map_or(0, |set| set.existing),
+        updated: pool.new_set().map_or(0, |set| set.existing),
         label_selector: deployment.selector_text.clone(),
-        conditions: deployment.status.conditions.clone(),
         ..Status::default()
     };
-    for (_, set) in draft.members() {
+    for (_, set) in pool.members() {
         status.replicas = status.replicas.saturating_add(set.existing);
         status.ready = status.ready.saturating_add(set.ready);
         status.available = status.available.saturating_add(set.available);
     }
-    status.unavailable = (draft.spec_sum() - status.available).max(0);
+    status.unavailable = (pool.spec_sum() - status.available).max(0);
     status
 }
 
@@ -78,113 +124,127 @@ fn available(status: &Status, limits: Limits) -> Verdict {
 }
 
 /// How the rollout goes, and when it last made progress.
-fn progressing(draft: &mut Draft<'_>, status: &Status, complete: bool) -> (Verdict, Timestamp) {
-    let now = draft.now;
-    let deployment = &draft.observed.deployment;
-    let stored = conditions::find(&deployment.status.conditions, PROGRESSING);
-    let last = stored.and_then(|stored| stored.last_update_time.as_ref());
-    let last = last.map_or(now, |time| time.0);
-    // The time at which this was first said.
-    let since = |verdict: Verdict| {
-        let said = stored.and_then(|stored| stored.reason.as_deref()) == Some(verdict.reason.as_str());
-        (verdict, if said { last } else { now })
+fn progress(
+    pool: &Pool<'_>,
+    findings: &Findings,
+    status: &Status,
+    is_complete: bool,
+    now: Timestamp,
+) -> Progress {
+    let deployment = &pool.observed.deployment;
+    if let Some(verdict) = stopped(pool, findings, status, is_complete) {
+        return Progress {
+            verdict,
+            last: None,
+            requeue_after: None,
+        };
+    }
+    let going_on = |reason, message: String, last, requeue_after| Progress {
+        verdict: Verdict::new("True", reason, message),
+        last: Some(last),
+        requeue_after,
     };
+    let rollout = &deployment.rollout;
+    let last = rollout.last_progress.unwrap_or(now);
+    let is_done = rollout.completed(deployment.generation).is_some();
+    let desired = deployment.replicas.max(0);
+    if is_complete {
+        let message = format!("all {desired} Machines are of the current template and available");
+        let since = if is_done { last } else { now };
+        return going_on(Reason::NewMachineSetAvailable, message, since, None);
+    }
+    let so_far = so_far(pool, status);
+    if pool.is_creating() {
+        return going_on(Reason::NewMachineSetCreated, so_far, now, None);
+    }
+    if is_done {
+        // A rollout that was done stays done when a Machine is lost: only a changed spec starts another.
+        return going_on(Reason::NewMachineSetAvailable, so_far, last, None);
+    }
+    // Until it has its first Machine, the new set is all that there is of the rollout.
+    let reason = if status.updated == 0 {
+        Reason::NewMachineSetCreated
+    } else {
+        Reason::MachineSetUpdated
+    };
+    if moved(&deployment.status, status) || rollout.last_progress.is_none() {
+        let deadline = deployment.progress_deadline.try_into().unwrap_or_default();
+        return going_on(reason, so_far, now, Some(deadline));
+    }
+    let deadline = deployment.progress_deadline;
+    let due = last.checked_add(deadline).unwrap_or(Timestamp::MAX);
+    if due <= now {
+        let cause = blocking(pool).map_or_else(String::new, |trouble| format!("; {trouble}"));
+        let message = format!("no progress for {} s: {so_far}{cause}", deadline.as_secs());
+        return Progress {
+            verdict: Verdict::new("False", Reason::ProgressDeadlineExceeded, message),
+            last: Some(last),
+            requeue_after: None,
+        };
+    }
+    // What does not pass by itself is shown at once; a Machine that is being created is not worth a message.
+    let obstacle = pool.new_set().and_then(obstacle);
+    let obstacle = obstacle.or_else(|| pool.old().find_map(self::obstacle));
+    let cause = obstacle.map_or_else(String::new, |trouble| format!("; {trouble}"));
+    going_on(reason, so_far + &cause, last, Some(until(now, due)))
+}
+
+/// Why the rollout does not go on, if that is so.
+fn stopped(pool: &Pool<'_>, findings: &Findings, status: &Status, is_complete: bool) -> Option<Verdict> {
+    let deployment = &pool.observed.deployment;
     if let Some(fault) = &deployment.fault {
-        return since(Verdict::new("False", Reason::InvalidSpec, fault.clone()));
+        return Some(Verdict::new("False", Reason::InvalidSpec, fault.clone()));
     }
     if let Some(annotation) = deployment.held_by {
-        let message = format!("left alone because of the annotation {annotation}");
-        return since(Verdict::new("Unknown", Reason::DeploymentPaused, message));
+        let message = format!("not reconciled because of the annotation {annotation}");
+        return Some(Verdict::new("Unknown", Reason::DeploymentPaused, message));
     }
-    if let Some(failure) = &draft.observed.failure {
-        return since(Verdict::new(
+    if let Some(failure) = &pool.observed.failure {
+        return Some(Verdict::new(
             "False",
             Reason::WriteFailed,
             failure.message.clone(),
         ));
     }
-    if let Some((reason, message)) = &draft.held {
-        return since(Verdict::new("False", *reason, message.clone()));
+    if let Some(held) = &findings.held {
+        return Some(Verdict::new("False", held.reason, held.message.clone()));
     }
     if deployment.paused {
         let message = "paused by spec.paused: it is scaled, but nothing is rolled";
-        return since(Verdict::new("Unknown", Reason::DeploymentPaused, message));
+        return Some(Verdict::new("Unknown", Reason::DeploymentPaused, message));
     }
-    let desired = deployment.replicas.max(0);
-    if complete {
-        let message = format!("all {desired} Machines are of the current template and available");
-        return since(Verdict::new("True", Reason::NewMachineSetAvailable, message));
+    if is_complete {
+        return None;
     }
-    if let Some(cause) = &draft.halted {
-        let set = draft.new_set().map(|set| set.name.clone()).unwrap_or_default();
+    if let Some(cause) = &findings.halted {
+        let set = pool.new_set().map(|set| set.name.clone()).unwrap_or_default();
         let message = format!(
-            "no Machine of MachineSet {set} has become available, and nothing more is replaced until one does: {cause}. Mend the \
-             template, or go back with the annotation machinist.dev/rollback-to"
+            "no Machine of MachineSet {set} has become available, and no further Machine is replaced until one does: {cause}. Fix \
+             the template, or roll back with the annotation machinist.dev/rollback-to"
         );
-        return since(Verdict::new("False", Reason::RolloutHalted, message));
+        return Some(Verdict::new("False", Reason::RolloutHalted, message));
     }
-    let so_far = format!(
-        "{} of {desired} Machines are of the current template, {} available",
-        status.updated, status.available
-    );
-    let waiting = draft.spec_sum() == status.available && draft.old().any(|set| set.replicas > 0);
+    let waiting = pool.spec_sum() == status.available && pool.old().any(|set| set.replicas > 0);
     if deployment.strategy == Strategy::OnDelete && waiting {
-        let message =
-            format!("{so_far}; each of the others is replaced when it is deleted (strategy OnDelete)");
-        return since(Verdict::new("True", Reason::WaitingForDeletion, message));
-    }
-    if draft.is_creating() {
-        return (Verdict::new("True", Reason::NewMachineSetCreated, so_far), now);
-    }
-    if moved(&deployment.status, status) || !is_running(draft) {
-        // A rollout that was done stays done when a Machine is lost: only a changed spec starts another.
-        let done = conditions::has_reason(
-            &deployment.status.conditions,
-            PROGRESSING,
-            Reason::NewMachineSetAvailable,
+        let message = format!(
+            "{}; each of the others is replaced when it is deleted (strategy OnDelete)",
+            so_far(pool, status)
         );
-        if !(done && deployment.status.observed_generation == deployment.generation) {
-            let verdict = Verdict::new("True", Reason::MachineSetUpdated, so_far);
-            draft.plan.look_again(std_duration(deployment.progress_deadline));
-            return (verdict, now);
-        }
+        return Some(Verdict::new("True", Reason::WaitingForDeletion, message));
     }
-    still(draft, so_far, last)
+    None
 }
 
-/// Nothing has moved in this pass.
-fn still(draft: &mut Draft<'_>, so_far: String, last: Timestamp) -> (Verdict, Timestamp) {
-    let deployment = &draft.observed.deployment;
-    let is = |reason| conditions::has_reason(&deployment.status.conditions, PROGRESSING, reason);
-    if is(Reason::NewMachineSetAvailable) {
-        return (Verdict::new("True", Reason::NewMachineSetAvailable, so_far), last);
-    }
-    let deadline = deployment.progress_deadline;
-    let due = last.checked_add(deadline).unwrap_or(Timestamp::MAX);
-    if due <= draft.now || is(Reason::ProgressDeadlineExceeded) {
-        let cause = blocking(draft).map_or_else(String::new, |trouble| format!("; {trouble}"));
-        let message = format!("no progress for {} s: {so_far}{cause}", deadline.as_secs());
-        return (
-            Verdict::new("False", Reason::ProgressDeadlineExceeded, message),
-            last,
-        );
-    }
-    let reason = if is(Reason::NewMachineSetCreated) {
-        Reason::NewMachineSetCreated
-    } else {
-        Reason::MachineSetUpdated
-    };
-    let wait = draft.until(due);
-    draft.plan.look_again(wait);
-    // What does not pass by itself is told at once; a Machine that is on its way is not worth a word.
-    let obstacle = draft.new_set().and_then(obstacle);
-    let obstacle = obstacle.or_else(|| draft.old().find_map(self::obstacle));
-    let cause = obstacle.map_or_else(String::new, |trouble| format!("; {trouble}"));
-    (Verdict::new("True", reason, so_far + &cause), last)
+fn so_far(pool: &Pool<'_>, status: &Status) -> String {
+    format!(
+        "{} of {} Machines are of the current template, {} available",
+        status.updated,
+        pool.observed.deployment.replicas.max(0),
+        status.available
+    )
 }
 
-/// Whether there is more of what is wanted, or less of what is not, than the stored status tells; or something else is
-/// wanted.
+/// Whether there is more of what is desired, or less of what is not, than the stored status shows; or the spec has changed.
 fn moved(old: &Status, new: &Status) -> bool {
     // Any client may have written the stored one.
     let outdated = |status: &Status| status.replicas.saturating_sub(status.updated);
@@ -195,23 +255,10 @@ fn moved(old: &Status, new: &Status) -> bool {
         || new.available > old.available
 }
 
-/// Whether the stored condition tells of a rollout that was going on.
-fn is_running(draft: &Draft<'_>) -> bool {
-    let stored = &draft.observed.deployment.status.conditions;
-    [
-        Reason::NewMachineSetCreated,
-        Reason::MachineSetUpdated,
-        Reason::NewMachineSetAvailable,
-        Reason::ProgressDeadlineExceeded,
-    ]
-    .iter()
-    .any(|reason| conditions::has_reason(stored, PROGRESSING, *reason))
-}
-
 /// What keeps the rollout: of the new set, else of any.
-fn blocking(draft: &Draft<'_>) -> Option<Trouble> {
-    let new = draft.new_set().and_then(trouble);
-    new.or_else(|| draft.old().find_map(trouble))
+fn blocking(pool: &Pool<'_>) -> Option<Trouble> {
+    let new = pool.new_set().and_then(trouble);
+    new.or_else(|| pool.old().find_map(trouble))
 }
 
 /// What keeps a set from what it is asked for.
@@ -222,7 +269,7 @@ fn trouble(set: &Set) -> Option<Trouble> {
         .or_else(|| blocking.clone())
 }
 
-/// What keeps it, whatever its Machines do: that nobody works on it, or that its writes are refused.
+/// What keeps it, whatever its Machines do: that it is not reconciled, or that its writes are refused.
 fn obstacle(set: &Set) -> Option<Trouble> {
     let own = |message: String| Trouble {
         whose: format!("MachineSet {}", set.name),
@@ -233,11 +280,9 @@ fn obstacle(set: &Set) -> Option<Trouble> {
         return Some(own(message.to_owned()));
     }
     if let Some(annotation) = set.held_by() {
-        return Some(own(format!("left alone because of the annotation {annotation}")));
+        return Some(own(format!(
+            "not reconciled because of the annotation {annotation}"
+        )));
     }
     set.error.clone().map(own)
-}
-
-fn std_duration(duration: SignedDuration) -> std::time::Duration {
-    duration.try_into().unwrap_or_default()
 }

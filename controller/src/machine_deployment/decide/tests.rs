@@ -8,7 +8,7 @@ use machinist_shared::api::names::{annotation, label};
 use rstest::rstest;
 use serde_json::{Value, json};
 
-use super::fixtures::{at, deployment, observed, set, set_with};
+use super::fixtures::{at, deployment, observed, rollout_after, set, set_with};
 use super::*;
 use crate::cache::Decoded;
 use crate::machine_deployment::conditions::{AVAILABLE, PROGRESSING, ROLLED_BACK, SELECTOR_OVERLAP};
@@ -115,6 +115,9 @@ fn with_status(mut deployment: Deployment, plan: &Plan) -> Deployment {
             }
             if !status["conditions"].is_null() {
                 deployment.status.conditions = serde_json::from_value(status["conditions"].clone()).unwrap();
+            }
+            if !status["rollout"].is_null() {
+                (deployment.status.rollout, deployment.rollout) = rollout_after(&deployment, status);
             }
         }
     }
@@ -316,9 +319,7 @@ fn the_new_set_is_the_oldest_equal_one(#[case] sets: Vec<(i64, bool)>, #[case] w
         })
         .collect();
     let observed = observed(deployment(1), sets);
-    let mut draft = Draft::new(&observed, at(99));
-    new_set::find(&mut draft);
-    assert_eq!(draft.new, want);
+    assert_eq!(new_set::find(Pool::of(&observed)).new, want);
 }
 
 #[test]
@@ -544,7 +545,7 @@ fn what_machine_controller_copied_holds_a_set_no_longer_than_its_deployment() {
     assert!(patch_of(&plan, "d-2").is_none());
     let (_, _, message) = said(&plan, PROGRESSING).unwrap();
     assert!(
-        message.contains("MachineSet d-2: left alone because of the annotation cluster.x-k8s.io/paused"),
+        message.contains("MachineSet d-2: not reconciled because of the annotation cluster.x-k8s.io/paused"),
         "{message}"
     );
 }
@@ -656,6 +657,11 @@ fn the_status_counts_and_is_written_at_most_every_200_ms() {
         panic!("{:?}", plan.steps)
     };
     let mut counts = patch["status"].clone();
+    let rollout = counts.as_object_mut().unwrap().remove("rollout").unwrap();
+    assert_eq!(
+        rollout,
+        json!({"lastProgressTime": "2027-01-15T08:00:00Z", "completedGeneration": null})
+    );
     counts.as_object_mut().unwrap().remove("conditions");
     assert_eq!(
         counts,

@@ -8,22 +8,23 @@ use machinist_shared::api::MachineSpec;
 use machinist_shared::api::names::annotation;
 use serde_json::{Map, Value, json};
 
+use super::Work;
 use super::scale::AT_ONCE;
 use crate::cache::{SpecState, StoredMachine, StoredMachineSet};
 use crate::machine::on_node::{OnNode, Retired};
 use crate::machine_set::observed::Member;
-use crate::machine_set::plan::{Plan, Step};
+use crate::machine_set::plan::Step;
 
-/// Plans to change the Machines that are not as the template wants their Nodes, if the set may.
-pub(super) fn change(set: &StoredMachineSet, active: &[&Member], plan: &mut Plan) {
+/// Changes the Machines that are not as the template asks for their Nodes, if the set may; not those that `planned` deletes.
+pub(super) fn change(set: &StoredMachineSet, active: &[&Member], planned: &[Step]) -> Work {
     if !set.changes_in_place() {
-        return;
+        return Work::default();
     }
     let Some(wanted) = Wanted::of(&set.template) else {
-        return;
+        return Work::default();
     };
     let goes = |machine: &StoredMachine| {
-        plan.steps.iter().any(|step| match step {
+        planned.iter().any(|step| match step {
             Step::Delete(victims) => victims.iter().any(|victim| victim.uid() == machine.uid()),
             _ => false,
         })
@@ -33,10 +34,13 @@ pub(super) fn change(set: &StoredMachineSet, active: &[&Member], plan: &mut Plan
         .filter(|machine| !goes(machine))
         .filter_map(|machine| Some((machine.clone(), wanted.patch(machine)?)));
     let mut changes: Vec<(Arc<StoredMachine>, Value)> = changes.take(AT_ONCE + 1).collect();
-    plan.more |= changes.len() > AT_ONCE;
+    let more = changes.len() > AT_ONCE;
     changes.truncate(AT_ONCE);
-    if !changes.is_empty() {
-        plan.steps.push(Step::ChangeInPlace(changes));
+    let step = (!changes.is_empty()).then_some(Step::ChangeInPlace(changes));
+    Work {
+        steps: step.into_iter().collect(),
+        more,
+        ..Work::default()
     }
 }
 
@@ -193,9 +197,8 @@ mod tests {
     }
 
     fn patch(set: &StoredMachineSet, member: &Member) -> Option<Value> {
-        let mut plan = Plan::default();
-        change(set, &[member], &mut plan);
-        match plan.steps.pop() {
+        let mut work = change(set, &[member], &[]);
+        match work.steps.pop() {
             Some(Step::ChangeInPlace(mut changes)) => changes.pop().map(|(_, patch)| patch),
             _ => None,
         }

@@ -10,6 +10,7 @@ mod laws;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -21,7 +22,7 @@ use self::members::Members;
 use super::observed::Observed;
 use super::plan::{Plan, Step};
 use crate::autoscaler;
-use crate::cache::{StoredMachineSet, overlap};
+use crate::cache::{StoredMachine, StoredMachineSet, overlap};
 use crate::telemetry::events::Event;
 
 /// Something wrong, as the status shows it.
@@ -37,6 +38,47 @@ const INVALID_CONFIGURATION: &str = "InvalidConfiguration";
 /// `status.errorReason` while new Machines are not stored as they are sent.
 const MACHINE_CHANGED_AT_ADMISSION: &str = "MachineChangedAtAdmission";
 
+/// What changes Machines, or the set itself.
+#[derive(Default)]
+struct Work {
+    /// Writes, in order.
+    steps: Vec<Step>,
+    /// Whether more is known to be done than one plan holds.
+    more: bool,
+    /// When to reconcile again at the latest.
+    requeue_after: Option<Duration>,
+    /// What is wrong.
+    trouble: Option<Trouble>,
+}
+
+impl Work {
+    /// This, and then the other.
+    fn and(self, later: Self) -> Self {
+        Self {
+            steps: [self.steps, later.steps].concat(),
+            more: self.more || later.more,
+            requeue_after: self.requeue_after.into_iter().chain(later.requeue_after).min(),
+            trouble: self.trouble.or(later.trouble),
+        }
+    }
+
+    /// Nothing of it now; all of it again after `delay`.
+    fn postponed(self, delay: Duration) -> Self {
+        let steps = Vec::new();
+        self.held_back(steps, delay)
+    }
+
+    /// Only those of its steps now; the rest again after `delay`.
+    fn held_back(self, steps: Vec<Step>, delay: Duration) -> Self {
+        Self {
+            steps,
+            more: false,
+            requeue_after: self.requeue_after.into_iter().chain([delay]).min(),
+            trouble: self.trouble,
+        }
+    }
+}
+
 /// What to do for the set, at `now`.
 pub fn decide(observed: &Observed, now: Timestamp) -> Plan {
     let set = &observed.set;
@@ -45,71 +87,107 @@ pub fn decide(observed: &Observed, now: Timestamp) -> Plan {
         return Plan::default();
     }
     let members = Members::of(observed);
-    let mut plan = Plan::default();
-    let mut trouble = invalid(set);
-    if trouble.is_none() && set.paused_by().is_none() {
-        trouble = work(observed, &members, now, &mut plan).err();
-    }
-    let mut is_silent = false;
-    match &observed.failure {
-        Some(failure) if failure.of_status && failure.until > now => {
-            is_silent = true;
-            plan.steps.clear();
-            plan.more = false;
-            plan.look_again(until(now, failure.until));
-        }
-        Some(_) if plan.steps.is_empty() => plan.forgive = true,
-        Some(failure) => {
-            trouble = trouble.or_else(|| {
-                Some(Trouble {
-                    reason: failure.reason,
-                    message: failure.message.clone(),
-                })
-            });
-            if failure.until > now {
-                plan.steps.clear();
-                plan.more = false;
-                plan.look_again(until(now, failure.until));
-            }
-        }
-        None => {}
-    }
-    if let Skew::TooLarge(_) = observed.skew {
-        let is_held = |step: &Step| matches!(step, Step::Create(_) | Step::Delete(_));
-        plan.steps.retain(|step| !is_held(step));
-        plan.more = false;
-        plan.look_again(SKEWED);
-        trouble = trouble.or_else(|| Some(skewed()));
-    }
-    if let Some(recreation) = &observed.recreation {
-        trouble = trouble.or_else(|| Some(ends_early()));
-        plan.look_again(until(now, recreation.ends));
-    }
-    let (wanted, there) = (set.replicas.unwrap_or_default(), members.active.len());
-    plan.why = format!("{wanted} Machines are wanted, {there} are there");
+    let work = match invalid(set) {
+        Some(trouble) => Work {
+            trouble: Some(trouble),
+            ..Work::default()
+        },
+        None if set.paused_by().is_some() => Work::default(),
+        None => work(observed, &members, now),
+    };
+    let has_failed = observed.failure.is_some();
+    let forgive = work.steps.is_empty()
+        && observed
+            .failure
+            .as_ref()
+            .is_some_and(|failure| !(failure.of_status && failure.until > now));
+    let work = held_back(observed, work, now);
+    let (replicas, there) = (set.replicas.unwrap_or_default(), members.active.len());
     let counts = status::count(set, &members.active, now);
-    if let Some(at) = counts.next_available {
-        plan.look_again(until(now, at));
+    let next_available = counts.next_available.map(|at| until(now, at));
+    let is_status_due = !is_status_held(observed, now) && (work.steps.is_empty() || observed.status_overdue);
+    let shown = if is_status_due {
+        let is_news = has_failed && observed.failure.as_ref().is_some_and(|failure| failure.is_news);
+        shown(set, &counts, work.trouble.as_ref(), is_news)
+    } else {
+        Vec::new()
+    };
+    let overlap = overlap(&observed.overlaps).map(Step::Event);
+    Plan {
+        again: work.requeue_after.into_iter().chain(next_available).min(),
+        more: work.more,
+        forgive,
+        why: format!("{replicas} Machines are desired, {there} are there"),
+        steps: work.steps.into_iter().chain(shown).chain(overlap).collect(),
     }
-    if !is_silent && (plan.steps.is_empty() || observed.status_overdue) {
-        let is_news = trouble.is_some() && observed.failure.as_ref().is_some_and(|failure| failure.is_news);
-        tell(set, &counts, trouble, is_news, &mut plan);
-    }
-    if !observed.overlaps.is_empty() {
-        plan.steps.push(Step::Event(Event {
-            warning: true,
-            reason: "SelectorOverlap",
-            message: format!(
-                "its Machines are selected by MachineSet {} as well, or theirs by it: give each labels of its own, or what one lets go is taken by the other",
-                overlap::listed(&observed.overlaps)
-            ),
-        }));
-    }
-    plan
 }
 
-/// How often a set is looked at while the clocks differ too much.
-const SKEWED: Duration = Duration::from_mins(1);
+/// Whether the status could not be written, and it is too early to try again.
+fn is_status_held(observed: &Observed, now: Timestamp) -> bool {
+    let failure = observed.failure.as_ref();
+    failure.is_some_and(|failure| failure.of_status && failure.until > now)
+}
+
+/// What of the work may be done now.
+fn held_back(observed: &Observed, work: Work, now: Timestamp) -> Work {
+    let work = match &observed.failure {
+        Some(failure) if is_status_held(observed, now) => work.postponed(until(now, failure.until)),
+        Some(failure) if !work.steps.is_empty() => {
+            let failed = Work {
+                trouble: Some(Trouble {
+                    reason: failure.reason,
+                    message: failure.message.clone(),
+                }),
+                ..Work::default()
+            };
+            let work = work.and(failed);
+            if failure.until > now {
+                work.postponed(until(now, failure.until))
+            } else {
+                work
+            }
+        }
+        _ => work,
+    };
+    let work = match observed.skew {
+        Skew::TooLarge(_) => {
+            let is_held = |step: &&Step| matches!(step, Step::Create(_) | Step::Delete(_));
+            let steps = work.steps.iter().filter(|step| !is_held(step)).cloned().collect();
+            work.held_back(steps, CLOCK_SKEW_POLL_INTERVAL).and(Work {
+                trouble: Some(skewed()),
+                ..Work::default()
+            })
+        }
+        _ => work,
+    };
+    match &observed.recreation {
+        Some(recreation) => work.and(Work {
+            requeue_after: Some(until(now, recreation.ends)),
+            trouble: Some(ends_early()),
+            ..Work::default()
+        }),
+        None => work,
+    }
+}
+
+/// An Event while other sets select the same Machines.
+fn overlap(overlaps: &[String]) -> Option<Event> {
+    if overlaps.is_empty() {
+        return None;
+    }
+    Some(Event {
+        warning: true,
+        reason: "SelectorOverlap",
+        message: format!(
+            "its Machines are selected by MachineSet {} as well, or theirs by it: give each labels of its own, or one set adopts \
+             what the other releases",
+            overlap::listed(overlaps)
+        ),
+    })
+}
+
+/// How often a set is reconciled while the clocks differ too much.
+const CLOCK_SKEW_POLL_INTERVAL: Duration = Duration::from_mins(1);
 
 fn skewed() -> Trouble {
     Trouble {
@@ -148,30 +226,27 @@ fn invalid(set: &StoredMachineSet) -> Option<Trouble> {
 }
 
 /// What changes Machines, and the set itself.
-fn work(observed: &Observed, members: &Members<'_>, now: Timestamp, plan: &mut Plan) -> Result<(), Trouble> {
+fn work(observed: &Observed, members: &Members<'_>, now: Timestamp) -> Work {
     let set = &observed.set;
-    if let Some(patch) = set_patch(observed) {
-        plan.steps.push(Step::PatchSet(patch));
-    }
-    if let Some(again) = observed.instancetype_again {
-        plan.look_again(again);
-    }
-    if !observed.rejected.is_empty() {
-        plan.steps.push(Step::Delete(observed.rejected.clone()));
-    }
-    if !members.strayed.is_empty() {
-        plan.steps.push(Step::Release(members.strayed.clone()));
-    }
-    if !observed.orphans.is_empty() {
-        plan.steps.push(Step::Adopt(observed.orphans.clone()));
-    }
-    let scaled = scale::scale(observed, &members.active, now, plan);
-    in_place::change(set, &members.active, plan);
-    scaled
+    let some = |machines: &Vec<Arc<StoredMachine>>| (!machines.is_empty()).then(|| machines.clone());
+    let steps = [
+        set_patch(observed).map(Step::PatchSet),
+        some(&observed.rejected).map(Step::Delete),
+        some(&members.strayed).map(Step::Release),
+        some(&observed.orphans).map(Step::Adopt),
+    ];
+    let first = Work {
+        steps: steps.into_iter().flatten().collect(),
+        requeue_after: observed.instancetype_again,
+        ..Work::default()
+    };
+    let work = first.and(scale::scale(observed, &members.active, now));
+    let in_place = in_place::change(set, &members.active, &work.steps);
+    work.and(in_place)
 }
 
-/// The finalizer that makes garbage collection delete what the set owns first; and what the cluster-autoscaler is told of the
-/// nodes of a set that stands alone.
+/// The finalizer that makes garbage collection delete what the set owns first; and the capacity annotations for the
+/// cluster-autoscaler on a set that stands alone.
 fn set_patch(observed: &Observed) -> Option<Value> {
     let set = &observed.set;
     let mut metadata = Map::new();
@@ -189,27 +264,27 @@ fn set_patch(observed: &Observed) -> Option<Value> {
     (!metadata.is_empty()).then(|| json!({"metadata": metadata}))
 }
 
-/// Writes the status if it says something new, and an Event about trouble that is new, or `is_news`: of an attempt that
-/// failed like the one before. Such Events are one, which is counted up.
-fn tell(
+/// The write of the status if it shows something new, and an Event about trouble that is new, or `is_news`: of an attempt that
+/// failed like the one before. The API server counts such Events as one.
+fn shown(
     set: &StoredMachineSet,
     counts: &status::Counts,
-    trouble: Option<Trouble>,
+    trouble: Option<&Trouble>,
     is_news: bool,
-    plan: &mut Plan,
-) {
-    let patch = status::patch(set, counts, trouble.as_ref());
-    plan.steps.extend(patch.map(Step::Status));
-    if let Some(trouble) = trouble
-        && (is_news || set.status.error_message.as_ref() != Some(&trouble.message))
-    {
-        plan.steps.push(Step::Event(Event {
-            warning: true,
-            // Whatever went wrong: that is how machine-controller's users filter.
-            reason: "ReconcileError",
-            message: trouble.message,
-        }));
-    }
+) -> Vec<Step> {
+    let patch = status::patch(set, counts, trouble).map(Step::Status);
+    let is_new = |trouble: &&Trouble| set.status.error_message.as_ref() != Some(&trouble.message);
+    let event = trouble
+        .filter(|trouble| is_news || is_new(trouble))
+        .map(|trouble| {
+            Step::Event(Event {
+                warning: true,
+                // Whatever went wrong: that is how machine-controller's users filter.
+                reason: "ReconcileError",
+                message: trouble.message.clone(),
+            })
+        });
+    patch.into_iter().chain(event).collect()
 }
 
 fn until(now: Timestamp, at: Timestamp) -> Duration {

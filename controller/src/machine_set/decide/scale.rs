@@ -1,18 +1,20 @@
 //! How many Machines to make or delete, and which go first.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use machinist_shared::api::names::annotation;
 
-use super::{INVALID_CONFIGURATION, MACHINE_CHANGED_AT_ADMISSION, Trouble, until};
+use super::{INVALID_CONFIGURATION, MACHINE_CHANGED_AT_ADMISSION, Trouble, Work, until};
 use crate::cache::StoredMachine;
 use crate::machine::evacuation;
 use crate::machine_set::observed::{Member, NodeState, Observed};
-use crate::machine_set::plan::{Plan, Step};
+use crate::machine_set::plan::Step;
 use crate::runtime::creation_limit::TOO_MANY_CREATIONS;
 
-/// Machines that one plan deletes or changes at most: in between, a new number of replicas is heard, and the status told.
+/// Machines that one plan deletes or changes at most: in between, the next reconcile sees a new number of replicas and writes the
+/// status.
 pub(super) const AT_ONCE: usize = 250;
 
 /// Machines that wait for their VM at most: more would cost the API server and gain nothing.
@@ -37,102 +39,120 @@ impl DeletePolicy {
     }
 }
 
-/// Plans to make what is missing, or to delete what is too much. Orphans count when something is missing, for they
-/// will be ours; and not when something is too much, for they are not yet.
-pub(super) fn scale(
-    observed: &Observed,
-    active: &[&Member],
-    now: Timestamp,
-    plan: &mut Plan,
-) -> Result<(), Trouble> {
+/// Creates what is missing, or deletes what is too much. Orphans count when something is missing, for they will be adopted; and
+/// not when something is too much, for they are not yet.
+pub(super) fn scale(observed: &Observed, active: &[&Member], now: Timestamp) -> Work {
     let set = &observed.set;
-    let policy = DeletePolicy::parse(&set.delete_policy).ok_or_else(|| Trouble {
-        reason: INVALID_CONFIGURATION,
-        message: format!(
-            "spec.deletePolicy: {:?} is not one of \"Random\", \"Newest\", \"Oldest\"; nothing is scaled down",
-            set.delete_policy
-        ),
-    });
     // A missing number is reported by the caller.
-    let wanted = set.replicas.and_then(|replicas| usize::try_from(replicas).ok());
-    let Some(wanted) = wanted else { return Ok(()) };
-    // One that goes is more than was asked for.
-    let is_going = |member: &&&Member| evacuation::is_going(&member.machine);
+    let Some(replicas) = set.replicas.and_then(|replicas| usize::try_from(replicas).ok()) else {
+        return Work::default();
+    };
+    // One that is being replaced is more than was asked for.
     let staying: Vec<&Member> = active
         .iter()
-        .filter(|member| !is_going(member))
+        .filter(|member| !evacuation::is_replaced(&member.machine))
         .copied()
         .collect();
-    let counted = staying.len();
-    let missing = wanted.saturating_sub(counted + observed.orphans.len());
-    let mut held = None;
-    // Under the strategy OnDelete, what a person takes from an older template comes back from the newer one.
-    if missing > 0 && set.annotation(annotation::NO_NEW_MACHINES) != Some("true") {
-        // While VMs are not made, neither are Machines that would wait for them in any number. An event of one of those that
-        // wait tells that it has its VM.
-        let waiting = staying.iter().filter(|member| member.waits_for_vm()).count();
-        let count = missing.min(WAITING.saturating_sub(waiting));
-        let paused = observed
-            .recreation
-            .as_ref()
-            .filter(|recreation| recreation.until > now);
-        if let Some(recreation) = paused {
-            plan.look_again(until(now, recreation.until));
-        }
-        let (most, why) = if count > 0 && paused.is_none() {
-            allowed(observed, now, plan)
-        } else {
-            (0, None)
+    let missing = replicas.saturating_sub(staying.len() + observed.orphans.len());
+    let surplus = staying.len().saturating_sub(replicas);
+    let deleted = delete(observed, &staying, surplus, now);
+    deleted.and(create(observed, &staying, missing, now))
+}
+
+/// Creates as many of the missing Machines as is allowed now.
+fn create(observed: &Observed, staying: &[&Member], missing: usize, now: Timestamp) -> Work {
+    let set = &observed.set;
+    // Under the strategy OnDelete, what a person deletes of an older template comes back from the newer one.
+    if missing == 0 || set.annotation(annotation::NO_NEW_MACHINES) == Some("true") {
+        return Work::default();
+    }
+    // While no VMs are created, neither are Machines that would wait for them in any number. When one of those that wait has its
+    // VM, its event enqueues the set.
+    let waiting = staying.iter().filter(|member| member.waits_for_vm()).count();
+    let count = missing.min(WAITING.saturating_sub(waiting));
+    let paused = observed.recreation.as_ref();
+    if let Some(recreation) = paused.filter(|recreation| recreation.until > now) {
+        return Work {
+            requeue_after: Some(until(now, recreation.until)),
+            ..Work::default()
         };
-        held = why;
-        let count = count.min(most);
-        if count > 0 {
-            plan.steps.push(Step::Create(count));
-        }
-        plan.more = missing > count && count > 0 && paused.is_none();
     }
-    let policy = policy?;
-    // One of those that are about to be taken may be missed less. Should they not let themselves be taken, it is not waited
-    // for.
+    if count == 0 {
+        return Work::default();
+    }
+    let (most, held) = allowed(observed, now);
+    let count = count.min(most);
+    held.and(Work {
+        steps: (count > 0).then_some(Step::Create(count)).into_iter().collect(),
+        more: missing > count && count > 0,
+        ..Work::default()
+    })
+}
+
+/// Deletes those Machines of the surplus that are missed least.
+fn delete(observed: &Observed, staying: &[&Member], surplus: usize, now: Timestamp) -> Work {
+    let set = &observed.set;
+    let Some(policy) = DeletePolicy::parse(&set.delete_policy) else {
+        return Work {
+            trouble: Some(Trouble {
+                reason: INVALID_CONFIGURATION,
+                message: format!(
+                    "spec.deletePolicy: {:?} is not one of \"Random\", \"Newest\", \"Oldest\"; nothing is scaled down",
+                    set.delete_policy
+                ),
+            }),
+            ..Work::default()
+        };
+    };
+    // One of those that are about to be adopted may be missed less. Should their adoption fail, it is not waited for.
     let waits = !observed.orphans.is_empty() && observed.failure.is_none();
-    let surplus = counted.saturating_sub(wanted);
-    if surplus > 0 && !waits {
-        let class = |member: &Member| class(member, set.min_ready_seconds, now);
-        let victims = first_to_go(&staying, class, policy, surplus.min(AT_ONCE));
-        plan.steps.push(Step::Delete(victims));
-        plan.more = surplus > AT_ONCE;
+    if surplus == 0 || waits {
+        return Work::default();
     }
-    held.map_or(Ok(()), Err)
+    let class = |member: &Member| class(member, set.min_ready_seconds, now);
+    let victims = first_to_go(staying, class, policy, surplus.min(AT_ONCE));
+    Work {
+        steps: vec![Step::Delete(victims)],
+        more: surplus > AT_ONCE,
+        ..Work::default()
+    }
 }
 
 /// How many Machines may be created, and why not any number.
-fn allowed(observed: &Observed, now: Timestamp, plan: &mut Plan) -> (usize, Option<Trouble>) {
+fn allowed(observed: &Observed, now: Timestamp) -> (usize, Work) {
     let creations = &observed.creations;
-    if let Some(next) = creations.next {
-        plan.look_again(next);
-    }
-    if let Some(halt) = &creations.halt {
-        let trouble = Trouble {
-            reason: MACHINE_CHANGED_AT_ADMISSION,
-            message: halt.message.clone(),
-        };
-        if halt.until > now {
-            plan.look_again(until(now, halt.until));
-            return (0, Some(trouble));
-        }
-        return (creations.left, Some(trouble));
-    }
-    if creations.left > 0 {
-        return (creations.left, None);
-    }
-    let trouble = Trouble {
-        reason: TOO_MANY_CREATIONS,
-        message: "the Machines that it creates do not stay its own: another controller, an admission webhook or a policy \
-                  changes their labels or owners, or removes them. It creates one about every 5 minutes until one stays; \
-                  it goes on at once when its selector or template changes, or when it is paused and resumed"
-            .to_owned(),
+    let held = |reason, message: &str, again: Option<Duration>| Work {
+        requeue_after: creations.next.into_iter().chain(again).min(),
+        trouble: Some(Trouble {
+            reason,
+            message: message.to_owned(),
+        }),
+        ..Work::default()
     };
-    (0, Some(trouble))
+    match &creations.halt {
+        Some(halt) => {
+            let again = (halt.until > now).then(|| until(now, halt.until));
+            let most = if again.is_some() { 0 } else { creations.left };
+            (most, held(MACHINE_CHANGED_AT_ADMISSION, &halt.message, again))
+        }
+        None if creations.left > 0 => (
+            creations.left,
+            Work {
+                requeue_after: creations.next,
+                ..Work::default()
+            },
+        ),
+        None => (
+            0,
+            held(
+                TOO_MANY_CREATIONS,
+                "the Machines that it creates do not stay its own: another controller, an admission webhook or a policy \
+                 changes their labels or owners, or removes them. It creates one about every 5 minutes until one stays; \
+                 it goes on at once when its selector or template changes, or when it is paused and resumed",
+                None,
+            ),
+        ),
+    }
 }
 
 /// The `count` Machines that are missed least.
@@ -200,7 +220,7 @@ fn class(member: &Member, min_ready_seconds: i32, now: Timestamp) -> Class {
     }
 }
 
-/// FNV-1a: arbitrary, and the same every time, so that two looks at one state choose the same Machines.
+/// FNV-1a: arbitrary, and the same every time, so that two reconciles of one state choose the same Machines.
 fn hash(text: &str) -> u64 {
     text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)

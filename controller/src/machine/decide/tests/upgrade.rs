@@ -333,13 +333,13 @@ fn what_was_reserved_for_a_machine_stays_so() {
     let before = before();
     let of = |name: &str| stored(&before[name]);
     let surge = of("evacuating, another is made first");
-    assert!(evacuation::is_waiting(&surge) && evacuation::surges(&surge) && evacuation::is_going(&surge));
+    assert!(evacuation::is_waiting(&surge) && evacuation::surges(&surge) && evacuation::is_replaced(&surge));
     let chosen = of("evacuating, is the one that goes");
     assert!(
-        !evacuation::is_waiting(&chosen) && !evacuation::surges(&chosen) && evacuation::is_going(&chosen)
+        !evacuation::is_waiting(&chosen) && !evacuation::surges(&chosen) && evacuation::is_replaced(&chosen)
     );
     let waits = of("evacuating, waits");
-    assert!(evacuation::is_waiting(&waits) && !evacuation::is_going(&waits));
+    assert!(evacuation::is_waiting(&waits) && !evacuation::is_replaced(&waits));
     assert!(turns::is_draining(&of("draining")) && turns::is_draining(&of("draining, blocked")));
     assert!(!turns::is_draining(&of("waiting for volumes")));
     assert!(turns::is_waiting(&of("waiting for other drains")));
