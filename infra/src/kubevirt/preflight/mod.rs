@@ -265,8 +265,8 @@ impl Preflight {
 }
 
 impl Cluster {
-    /// Whether there is available, as far as the credential sees: more than one VM asks for available that nobody has looked at, and
-    /// the same available is asked for by each admission.
+    /// Whether there is room, as far as the credential sees: the dry-run is of one VM only, and every admission counts on the
+    /// same room.
     async fn hints(&self, request: &PreflightRequest<'_>, found: &Found) -> Report {
         let mut report = Report::new();
         if request.replicas == 0 {

@@ -1,4 +1,4 @@
-//! Whether the namespace's ResourceQuotas release available for the VMs: a warning, for both may change before they start.
+//! Whether the namespace's ResourceQuotas leave room for the VMs: a warning, for both may change before they start.
 
 use std::collections::BTreeMap;
 
@@ -93,7 +93,7 @@ fn with_launcher(guest: f64, vcpus: f64) -> f64 {
     guest * (1.0 + PAGE_TABLES) + LAUNCHER + vcpus * PER_VCPU
 }
 
-/// A warning for each quota that does not release available for all of them.
+/// A warning for each quota that does not leave room for all of them.
 pub(super) fn check(
     quotas: &[ResourceQuota],
     needed: &Needed,
@@ -121,7 +121,7 @@ pub(super) fn check(
                 report.warn(
                     &request.path.child("virtualMachine"),
                     format!(
-                        "ResourceQuota {} of namespace {} allows {resource} {}, of which {used_text} is used: there is available \
+                        "ResourceQuota {} of namespace {} allows {resource} {}, of which {used_text} is used: there is room \
                          for {fitting} of {} more VMs",
                         quota.name_any(),
                         request.namespace,
