@@ -93,6 +93,8 @@ fn the_docs_speak_of_values_that_there_are() -> Result<()> {
         for code in text.split('`').skip(1).step_by(2) {
             let words = code.split(|c: char| !(c.is_ascii_alphanumeric() || "./-_".contains(c)));
             for word in words {
+                // Also of a comment's last word.
+                let word = word.trim_end_matches('.');
                 let Some((top, _)) = word.split_once('.') else {
                     continue;
                 };
