@@ -1,4 +1,4 @@
-//! HTTP servers with a limit on how long a client may take over everything.
+//! HTTP servers with timeouts on everything that a client does.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -13,21 +13,21 @@ use axum_server::service::SendService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
-/// The routes, which know the client's address.
+/// The routes, with the client's address.
 type Routes = AddExtension<Router, ConnectInfo<SocketAddr>>;
 
-/// What tells a running server to stop, and where it listens.
+/// Handle to stop a running server, with its address.
 pub type Handle = axum_server::Handle<SocketAddr>;
 
-/// How long a client may take.
+/// Timeouts for a client.
 #[derive(Debug, Clone)]
 pub struct Timeouts {
-    /// From the head of a request to the answer.
+    /// From the head of a request to the response.
     pub request: Duration,
     /// From the connection to the end of the TLS handshake, and from there to the first request.
     pub handshake: Duration,
-    /// From one request's answer to the next request's head. Go's clients close idle connections after 90 s, and they
-    /// should be first.
+    /// From the response to one request to the head of the next. Go clients close idle connections after 90 s, and
+    /// should do so first.
     pub idle: Duration,
 }
 
@@ -41,7 +41,7 @@ impl Default for Timeouts {
     }
 }
 
-/// Serves until the handle says otherwise; handlers can extract the client's address.
+/// Serves until the handle stops it; handlers can extract the client's address.
 pub async fn serve<A>(
     listener: TcpListener,
     acceptor: A,

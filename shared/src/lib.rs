@@ -1,5 +1,5 @@
-//! What both servers agree on: the API types of `cluster.k8s.io/v1alpha1`, its names, and the pure half of
-//! the providers. Nothing here does I/O, reads a clock or draws a random number.
+//! Code that both servers share: the API types of `cluster.k8s.io/v1alpha1`, its names, and the pure half of the
+//! providers. This crate does no I/O, reads no clock and generates no random numbers.
 
 pub mod admission;
 pub mod api;

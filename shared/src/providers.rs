@@ -6,23 +6,23 @@ use crate::api::raw::Object;
 use crate::kubevirt::provider::KubeVirt;
 use crate::provider::{self, Provider};
 
-/// The providers that ship. A new one is a line here.
+/// The built-in providers. Add a line for a new one.
 static SHIPPED: [&dyn Provider; 1] = [&KubeVirt];
 
-/// The one that is asked about what is common to all where a spec names none.
+/// The provider for common questions if a spec names none.
 pub const DEFAULT: &dyn Provider = &KubeVirt;
 
-/// What `cloudProvider` may say.
+/// The allowed values of `cloudProvider`.
 pub fn names() -> Vec<&'static str> {
     SHIPPED.iter().map(|provider| provider.name()).collect()
 }
 
-/// The provider that `cloudProvider` calls so.
+/// The provider with that name.
 pub fn find(name: &str) -> Option<&'static dyn Provider> {
     SHIPPED.into_iter().find(|provider| provider.name() == name)
 }
 
-/// The provider that `providerSpec.value` names, whatever else is in there.
+/// The provider that `providerSpec.value` names, even if the rest is malformed.
 pub fn of(value: Option<&Value>) -> Option<&'static dyn Provider> {
     find(provider::name_in(value?.as_object()?)?)
 }

@@ -56,7 +56,7 @@ impl Access {
     }
 
     /// Each reference that `author` may not read, by its field.
-    pub(crate) async fn judge(&self, author: &User<'_>, references: &[Reference]) -> Report {
+    pub(crate) async fn check(&self, author: &User<'_>, references: &[Reference]) -> Report {
         let mut report = Report::new();
         if references.is_empty() {
             return report;
@@ -113,7 +113,7 @@ impl Access {
             Ok(Some(_)) => Answer::No,
             Ok(None) => Answer::Unknown,
             Err(error) => {
-                tracing::warn!(code = ?code(&error), "cannot ask for the rights of an author");
+                tracing::warn!(code = ?code(&error), "cannot check the permissions of an author");
                 Answer::Unknown
             }
         }
@@ -156,14 +156,14 @@ fn subject(user: &User<'_>) -> SubjectAccessReviewSpec {
 
 fn denied(user: &str, key: &KeyRef) -> String {
     format!(
-        "user {user:?} may not get {} {}/{}, which this has Machinist read: use one that they may get, or let them get it",
+        "user {user:?} cannot get {} {}/{}, which the object references: reference one that they can get, or grant them the permission",
         key.kind, key.namespace, key.name
     )
 }
 
 fn unknown(key: &KeyRef) -> String {
     format!(
-        "could not find out whether you may get {} {}/{}, which this has Machinist read: try again",
+        "could not check whether you can get {} {}/{}, which the object references: try again",
         key.kind, key.namespace, key.name
     )
 }

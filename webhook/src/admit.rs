@@ -5,8 +5,9 @@ use std::time::Duration;
 use machinist_infra::kube::kubeconfig::AddressPolicy;
 use machinist_infra::kubevirt::preflight::SecretDisclosure;
 use machinist_shared::admission::{
-    AdmissionSettings, Author, Reference, Subject, judge_create, judge_deployment, judge_set, mutate_create,
-    mutate_deployment, mutate_set, mutate_update, new_references, patch, validate_update,
+    AdmissionSettings, Author, Reference, Subject, mutate_create, mutate_deployment, mutate_set,
+    mutate_update, new_references, patch, validate_create_subject, validate_deployment_subject,
+    validate_set_subject, validate_update,
 };
 use machinist_shared::admission::{autoscaler, template};
 use machinist_shared::api::ValueAt;
@@ -112,9 +113,9 @@ impl Admission {
         }
     }
 
-    /// The object with what only the infra cluster knows: region and zone of its disk, and the capacity of its instancetype,
-    /// if it is a node group of the cluster-autoscaler whose capacity is not known otherwise. What cannot be had in time
-    /// is left out, and told when the object is judged.
+    /// The object with what only the infra cluster knows: region and zone of its disk, and the capacity of its
+    /// instancetype, if it is a node group of the cluster-autoscaler whose capacity is not known otherwise. What cannot
+    /// be had in time is left out, and told when the object is judged.
     async fn with_outside_defaults(&self, sent: &Reviewed<'_>, object: Value) -> Value {
         let (Some(infra), Some(wanted)) = (&self.cluster.infra, sent.outside_defaults()) else {
             return object;
@@ -173,7 +174,7 @@ impl Admission {
             None => Duration::ZERO,
         };
         let deadline = Instant::now() + PATIENCE.saturating_sub(spent);
-        let mut report = self.judge(&it);
+        let mut report = self.check(&it);
         let references = new_references(it.stored(), it.new.object(), it.new.at());
         let (name, rights) = tokio::join!(self.ask_for_name(&it), self.ask_for_rights(&it, &references));
         report.extend(name);
@@ -192,7 +193,7 @@ impl Admission {
                 secrets: self.secrets(&it, &references),
                 must: outside.is_some_and(|outside| outside.topology) && !topology::known(old, object, at),
             };
-            report.extend(infra.judge(asked, deadline).await);
+            report.extend(infra.check(asked, deadline).await);
         }
         Verdict {
             refusal: Status::of(it.kind, text(it.new.object(), "/metadata/name"), &report),
@@ -202,7 +203,7 @@ impl Admission {
     }
 
     /// Everything that needs nobody else.
-    fn judge(&self, it: &Reviewed<'_>) -> Report {
+    fn check(&self, it: &Reviewed<'_>) -> Report {
         let (author, object) = (it.author, it.new.object());
         match it.kind {
             Kind::Machine if it.is_update() => {
@@ -210,22 +211,25 @@ impl Admission {
                 validate_update(old, object, author, &self.settings)
             }
             Kind::Machine => {
-                let mut report = judge_create(&it.new, author, &self.settings);
-                self.judge_kubeconfig(&it.new, author, &mut report);
+                let mut report = validate_create_subject(&it.new, author, &self.settings);
+                self.check_kubeconfig(&it.new, author, &mut report);
                 report
             }
             Kind::MachineSet | Kind::MachineDeployment => {
                 let old = it.old.as_ref();
                 let (author, mut report) = if it.kind == Kind::MachineSet {
-                    (author, judge_set(old, &it.new, author, &self.settings))
+                    (author, validate_set_subject(old, &it.new, author, &self.settings))
                 } else {
-                    (Author::Person, judge_deployment(old, &it.new, &self.settings))
+                    (
+                        Author::Person,
+                        validate_deployment_subject(old, &it.new, &self.settings),
+                    )
                 };
                 // What is stored already is no reason to refuse.
                 if !is_deleting(object)
                     && old.is_none_or(|old| Kubeconfig::of(old) != Kubeconfig::of(&it.new))
                 {
-                    self.judge_kubeconfig(&it.new, author, &mut report);
+                    self.check_kubeconfig(&it.new, author, &mut report);
                 }
                 report
             }
@@ -254,7 +258,7 @@ impl Admission {
 
     async fn ask_for_name(&self, it: &Reviewed<'_>) -> Report {
         match (&self.cluster.names, it.newcomer()) {
-            (Some(names), Some(newcomer)) => names.judge(&newcomer).await,
+            (Some(names), Some(newcomer)) => names.check(&newcomer).await,
             _ => Report::new(),
         }
     }
@@ -263,12 +267,12 @@ impl Admission {
     /// the references of a set whose author was asked for.
     async fn ask_for_rights(&self, it: &Reviewed<'_>, references: &[Reference]) -> Report {
         match &self.cluster.access {
-            Some(access) if it.author == Author::Person => access.judge(it.user, references).await,
+            Some(access) if it.author == Author::Person => access.check(it.user, references).await,
             _ => Report::new(),
         }
     }
 
-    fn judge_kubeconfig(&self, subject: &Subject<'_>, author: Author, report: &mut Report) {
+    fn check_kubeconfig(&self, subject: &Subject<'_>, author: Author, report: &mut Report) {
         let Some(found) = Kubeconfig::of(subject) else {
             return;
         };
@@ -276,11 +280,11 @@ impl Admission {
         let wrong = match found {
             Kubeconfig::Inline(text) => self
                 .kubeconfigs
-                .judge(text)
+                .check(text)
                 .map(|why| (ErrorKind::Invalid, why.to_string())),
             Kubeconfig::Absent if self.environment_has_kubeconfig => None,
             Kubeconfig::Absent => {
-                let why = "must be set: there is none in the environment (KUBEVIRT_KUBECONFIG) either";
+                let why = "must be set: the environment (KUBEVIRT_KUBECONFIG) has none";
                 Some((ErrorKind::Required, why.to_owned()))
             }
             Kubeconfig::Elsewhere => None,
@@ -321,8 +325,8 @@ impl<'a> Reviewed<'a> {
         self.old.as_ref().map(Subject::object)
     }
 
-    /// Which defaults of an object come from its infra cluster; nothing if none does. Machines of our own set controller
-    /// have those of their set.
+    /// Which defaults of an object come from its infra cluster; nothing if none does. Machines of our own set
+    /// controller have those of their set.
     fn outside_defaults(&self) -> Option<OutsideDefaults> {
         let (old, object) = (self.stored(), self.new.object());
         let is_new = self.kind != Kind::Machine || !self.is_update();
@@ -340,8 +344,8 @@ impl<'a> Reviewed<'a> {
             .flatten()
     }
 
-    /// Whether its infra cluster is to be asked for it: a Machine that a person makes, a set or a deployment whose Machines
-    /// are new or will be others.
+    /// Whether its infra cluster is to be asked for it: a Machine that a person makes, a set or a deployment whose
+    /// Machines are new or will be others.
     fn is_to_be_asked_for(&self) -> bool {
         let object = self.new.object();
         let template = |object: &Value| object.pointer("/spec/template").cloned().unwrap_or_default();
@@ -464,7 +468,7 @@ mod tests {
             let mut report = Report::new();
             let machine = machine(&json!({}));
             let subject = Subject::new(&machine, ValueAt::MACHINE);
-            admission.judge_kubeconfig(&subject, author, &mut report);
+            admission.check_kubeconfig(&subject, author, &mut report);
             (
                 report.has_error_at(&FieldPath::new(path)),
                 report.warnings.iter().any(|w| w.starts_with(path)),

@@ -1,5 +1,5 @@
-//! Reads the bodies of requests. A request that has not come whole takes nothing from those that have: of what each client
-//! address, and all of them together, may hold of such requests, the oldest make room for the newest.
+//! Reads the bodies of requests. A request that has not come whole takes nothing from those that have: of what each
+//! client address, and all of them together, may hold of such requests, the oldest make room for the newest.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -137,8 +137,8 @@ impl Drop for Held {
     }
 }
 
-/// The whole body of a JSON request from that address: 415 for another content type, 413 for too long a body, 408 for too slow
-/// a one, 429 for one that made room for a younger one.
+/// The whole body of a JSON request from that address: 415 for another content type, 413 for too long a body, 408 for
+/// too slow a one, 429 for one that made room for a younger one.
 pub async fn json(
     request: Request,
     limit: usize,
@@ -174,7 +174,12 @@ pub async fn json(
             }
         };
         let frame = match frame {
-            Err(_) => return Err(refused(StatusCode::REQUEST_TIMEOUT, "the body came too slowly")),
+            Err(_) => {
+                return Err(refused(
+                    StatusCode::REQUEST_TIMEOUT,
+                    "the body arrived too slowly",
+                ));
+            }
             Ok(None) => return Ok(body.freeze()),
             Ok(Some(Err(_))) => return Err(refused(StatusCode::BAD_REQUEST, "the body ended early")),
             Ok(Some(Ok(frame))) => frame,

@@ -1,7 +1,7 @@
 //! Where the serving certificate comes from: files, or one Secret that is read by its name.
 //!
-//! The Secret is watched, not mounted: a kubelet shows a change of a mounted Secret after a minute or more, and starts no pod
-//! before it is there, while a watch tells it at once and the webhook waits for it, alive and not ready.
+//! The Secret is watched, not mounted: a kubelet shows a change of a mounted Secret after a minute or more, and starts
+//! no pod before it is there, while a watch tells it at once and the webhook waits for it, alive and not ready.
 
 use std::io;
 use std::sync::Arc;
@@ -105,7 +105,7 @@ async fn follow(client: Client, namespace: String, name: String, current: &Curre
         } else if let Some(found) = stored.get(&key) {
             serve(&secret, &found, current);
         } else if stored.is_synced() {
-            tracing::warn!(secret, "the Secret of the serving certificate is not there (yet)");
+            tracing::warn!(secret, "the Secret of the serving certificate does not exist yet");
         }
     };
     reflect(Api::namespaced(client, &namespace), config, store, on).await;
@@ -119,7 +119,7 @@ fn serve(secret: &str, found: &Secret, current: &CurrentCertificate) {
     match Identity::of_secret(secret, data("tls.crt"), data("tls.key"), SystemTime::now()) {
         Ok(identity) => current.replace(identity),
         Err(error) => {
-            tracing::warn!(%error, "the certificate is not usable; serving with what was good before");
+            tracing::warn!(%error, "the certificate is not usable; still serving with the previous one");
         }
     }
 }

@@ -76,7 +76,8 @@ impl<'a> Asked<'a> {
         self.subject.at()
     }
 
-    /// The KubeVirt provider's part of the spec: others are not asked at admission. What is wrong with it is told elsewhere.
+    /// The KubeVirt provider's part of the spec: others are not asked at admission. What is wrong with it is told
+    /// elsewhere.
     fn cloud(self) -> Option<&'a CloudProviderSpec> {
         self.subject.config().cloud_provider_spec.as_ref()?.of()
     }
@@ -126,7 +127,7 @@ impl Infra {
     }
 
     /// Errors and warnings of the infra cluster, by the fields of the spec, before `deadline`.
-    pub(crate) async fn judge(&self, asked: Asked<'_>, deadline: Instant) -> Report {
+    pub(crate) async fn check(&self, asked: Asked<'_>, deadline: Instant) -> Report {
         let path = FieldPath::new(asked.at().path).child("cloudProviderSpec");
         let (report, unreachable) = self.ask(asked, &path, deadline).await;
         let mut report = match asked.old {
@@ -136,7 +137,7 @@ impl Infra {
         match unreachable {
             Some(why) => report.extend(self.unreachable(asked, &path, &why)),
             None if asked.must && report.is_ok() => {
-                report.extend(self.judge_topology(asked, &path, deadline).await);
+                report.extend(self.check_topology(asked, &path, deadline).await);
             }
             None => {}
         }
@@ -144,12 +145,12 @@ impl Infra {
     }
 
     /// An error if region and zone could not be had when the object got its defaults.
-    async fn judge_topology(&self, asked: Asked<'_>, path: &FieldPath, deadline: Instant) -> Report {
+    async fn check_topology(&self, asked: Asked<'_>, path: &FieldPath, deadline: Instant) -> Report {
         let mut report = Report::new();
         let found = Box::pin(self.topology(asked, deadline)).await;
         if found.is_none_or(|found| !topology::is_written(asked.object(), asked.at(), found)) {
             let path = field_path(path, "primaryDisk.storageClassName");
-            let text = "its region and zone could not be read in time; try again, or write both down in \
+            let text = "its region and zone could not be read in time; try again, or set both in \
                         virtualMachine.location";
             report.error(&path, ErrorKind::Invalid, text);
         }
@@ -193,12 +194,12 @@ impl Infra {
         let mut report = Report::new();
         let path = path.child("auth").child("kubeconfig");
         let text = format!(
-            "the infra cluster could not be asked ({why}), so it is not known whether what is named there exists"
+            "the infra cluster could not be asked ({why}), so the objects that the spec names were not checked"
         );
         match self.unreachable {
             _ if asked.must => {
                 let text = format!(
-                    "{text}, nor in which region and zone its disks are; try again, or write both down in \
+                    "{text}, and the region and zone of its disks are unknown; try again, or set both in \
                      virtualMachine.location"
                 );
                 report.error(&path, ErrorKind::Invalid, text);
@@ -222,7 +223,7 @@ impl Infra {
             Err(_) => {
                 return (
                     report,
-                    Some("what it refers to could not be read in time".to_owned()),
+                    Some("the objects that it references could not be read in time".to_owned()),
                 );
             }
         };

@@ -40,7 +40,7 @@ impl Verdicts {
 
     /// What is wrong with an inline kubeconfig, if anything; `None` as well for what is no base64, which is told
     /// elsewhere.
-    pub(crate) fn judge(&self, inline: &str) -> Verdict {
+    pub(crate) fn check(&self, inline: &str) -> Verdict {
         let key = Sha256::digest(inline).into();
         if let Some(verdict) = self.generations.lock().get(&key) {
             return verdict;
@@ -90,8 +90,8 @@ mod tests {
     fn a_verdict_is_the_same_when_it_is_remembered() {
         let verdicts = Verdicts::default();
         for _ in 0..2 {
-            assert_eq!(verdicts.judge(&kubeconfig("token: t")), None);
-            let refused = verdicts.judge(&kubeconfig("exec: {command: sh}")).unwrap();
+            assert_eq!(verdicts.check(&kubeconfig("token: t")), None);
+            let refused = verdicts.check(&kubeconfig("exec: {command: sh}")).unwrap();
             assert!(refused.contains("exec"), "{refused}");
         }
         assert_eq!(verdicts.generations.lock().young.len(), 2);
@@ -101,11 +101,11 @@ mod tests {
     fn the_cache_is_bounded_and_keeps_what_is_used() {
         let verdicts = Verdicts::default();
         let used = kubeconfig("exec: {}");
-        verdicts.judge(&used);
+        verdicts.check(&used);
         for i in 0..10 * GENERATION {
-            verdicts.judge(&i.to_string());
+            verdicts.check(&i.to_string());
             if i % (GENERATION / 2) == 0 {
-                verdicts.judge(&used);
+                verdicts.check(&used);
             }
         }
         let generations = verdicts.generations.lock();

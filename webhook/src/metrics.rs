@@ -32,7 +32,7 @@ pub struct Metrics {
     admissions: IntCounterVec,
     unreadable: IntCounterVec,
     seconds: HistogramVec,
-    /// When the serving certificate ends to be valid, in seconds since 1970.
+    /// Expiry time of the serving certificate, in seconds since 1970.
     pub certificate_expires: IntGauge,
 }
 
@@ -67,7 +67,7 @@ impl Metrics {
             seconds,
             certificate_expires: IntGauge::new(
                 "machinist_serving_certificate_expires_timestamp_seconds",
-                "When the serving certificate ends to be valid, in seconds since 1970.",
+                "Expiry time of the serving certificate, in seconds since 1970.",
             )?,
         };
         registry.register(Box::new(metrics.admissions.clone()))?;

@@ -42,7 +42,7 @@ impl Names {
     }
 
     /// An error at `metadata.name` if it is taken; a warning if that could not be found out in time.
-    pub(crate) async fn judge(&self, newcomer: &Newcomer) -> Report {
+    pub(crate) async fn check(&self, newcomer: &Newcomer) -> Report {
         let mut report = Report::new();
         let path = FieldPath::new("metadata").child("name");
         match tokio::time::timeout(PATIENCE, self.taken(newcomer)).await {
@@ -86,7 +86,7 @@ fn by_machine(newcomer: &Newcomer, namespaces: impl IntoIterator<Item = String>)
         .into_iter()
         .find(|namespace| *namespace != newcomer.namespace)?;
     Some(format!(
-        "{:?} is the name of a Machine in namespace {other} already; VM and Node bear the Machine's name, so it must \
+        "{:?} is already the name of a Machine in namespace {other}; VM and Node have the Machine's name, so it must \
          be unique in the cluster: choose another",
         newcomer.name
     ))
@@ -103,14 +103,14 @@ fn by_node(newcomer: &Newcomer, machine: Option<&str>) -> Option<String> {
         |other| format!("belongs to Machine {other}"),
     );
     Some(format!(
-        "a Node named {:?} exists and {whose}; the Machine's Node would bear the same name: choose another",
+        "a Node named {:?} exists and {whose}; the Machine's Node would have the same name: choose another",
         newcomer.name
     ))
 }
 
 fn unknown(why: &str) -> String {
     format!(
-        "could not find out whether the name is free ({why}); if it is taken, the Machine will get no VM and say so"
+        "could not check whether the name is free ({why}); if it is taken, the Machine gets no VM and its conditions say so"
     )
 }
 

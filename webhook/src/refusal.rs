@@ -102,14 +102,14 @@ mod tests {
     fn every_cause_is_in_the_list_and_in_the_message() {
         let mut report = Report::new();
         report.required(&FieldPath::new("spec.a"), "must be set");
-        report.invalid(&FieldPath::new("spec.b"), "\"x\" is no number");
+        report.invalid(&FieldPath::new("spec.b"), "\"x\" is not a number");
         let status = serde_json::to_value(Status::of(Kind::Machine, "m", &report)).unwrap();
         let want = json!({
             "status": "Failure", "code": 422, "reason": "Invalid",
-            "message": "2 errors:\n  spec.a: must be set\n  spec.b: \"x\" is no number",
+            "message": "2 errors:\n  spec.a: must be set\n  spec.b: \"x\" is not a number",
             "details": {"name": "m", "group": "cluster.k8s.io", "kind": "Machine", "causes": [
                 {"reason": "FieldValueRequired", "message": "must be set", "field": "spec.a"},
-                {"reason": "FieldValueInvalid", "message": "\"x\" is no number", "field": "spec.b"},
+                {"reason": "FieldValueInvalid", "message": "\"x\" is not a number", "field": "spec.b"},
             ]},
         });
         assert_eq!(status, want);

@@ -136,10 +136,10 @@ impl<O> Request<'_, O> {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ReviewError {
     /// It is no JSON of that shape.
-    #[error("the body is no AdmissionReview: {0}")]
+    #[error("the body is not an AdmissionReview: {0}")]
     Malformed(serde_json::Error),
     /// It is something else, or of a version from the future.
-    #[error("{0:?} of {1:?} is not answered here; send an AdmissionReview of admission.k8s.io/v1")]
+    #[error("{0:?} of {1:?} is not supported; send an AdmissionReview of admission.k8s.io/v1")]
     Unknown(String, String),
     /// Nothing is asked.
     #[error("the AdmissionReview has no request")]
@@ -303,12 +303,9 @@ mod tests {
     }
 
     #[rstest]
-    #[case::no_json("}", "the body is no AdmissionReview")]
-    #[case::a_list("[]", "the body is no AdmissionReview")]
-    #[case::another_kind(
-        r#"{"apiVersion":"v1","kind":"Pod"}"#,
-        "\"Pod\" of \"v1\" is not answered here"
-    )]
+    #[case::no_json("}", "the body is not an AdmissionReview")]
+    #[case::a_list("[]", "the body is not an AdmissionReview")]
+    #[case::another_kind(r#"{"apiVersion":"v1","kind":"Pod"}"#, "\"Pod\" of \"v1\" is not supported")]
     #[case::a_version_from_the_future(
         r#"{"apiVersion":"admission.k8s.io/v2","kind":"AdmissionReview"}"#,
         "\"AdmissionReview\" of"
@@ -319,9 +316,12 @@ mod tests {
     )]
     #[case::no_uid(
         r#"{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{}}"#,
-        "the body is no AdmissionReview"
+        "the body is not an AdmissionReview"
     )]
-    #[case::a_key_twice(r#"{"apiVersion":"v1","apiVersion":"v1"}"#, "the body is no AdmissionReview")]
+    #[case::a_key_twice(
+        r#"{"apiVersion":"v1","apiVersion":"v1"}"#,
+        "the body is not an AdmissionReview"
+    )]
     fn what_is_no_review_is_told(#[case] body: &str, #[case] want: &str) {
         let error = read(body.as_bytes()).unwrap_err().to_string();
         assert!(error.starts_with(want), "{error}");

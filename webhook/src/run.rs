@@ -53,7 +53,7 @@ async fn connect(flags: &Flags, env: &Env) -> anyhow::Result<(Cluster, Option<Cl
     let cluster = flags.user_cluster();
     if cluster.is_of_the_pod() && !in_cluster {
         tracing::warn!(
-            "neither --kubeconfig nor a ServiceAccount: nobody can tell whether names are free and what authors may read"
+            "neither --kubeconfig nor a ServiceAccount: names and the permissions of authors are not checked"
         );
         return Ok((Cluster::default(), None));
     }
@@ -193,7 +193,7 @@ fn clients(flags: &Flags) -> anyhow::Result<Clients> {
         (true, true) => Ok(Clients::Any),
         (true, false) => bail!("--client-allowed-names needs --client-ca-file, the CAs of those clients"),
         (false, true) => bail!(
-            "--client-ca-file alone would let in every client of these CAs, which may be kubelets, too: \
+            "--client-ca-file alone would accept every client of these CAs, which may include kubelets: \
              --client-allowed-names says whose certificates count"
         ),
         (false, false) => Ok(Clients::of_file(flags.client_ca_file.as_ref(), &names)?),

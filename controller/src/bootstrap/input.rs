@@ -91,7 +91,7 @@ pub enum UserDataError {
     )]
     Credentials(&'static str),
     /// The CAs are of no use.
-    #[error("machinist.caBundle holds no PEM certificate")]
+    #[error("machinist.caBundle contains no PEM certificate")]
     CaBundle,
     /// It is too large.
     #[error(

@@ -41,10 +41,7 @@ pub const FLAGS: &[Former] = &[
         "override-bootstrap-kubelet-apiserver",
         "works: kubelets of the built-in bootstrap get it",
     ),
-    Former::no_effect(
-        "node-port-range",
-        "machine-controller does nothing with it either",
-    ),
+    Former::no_effect("node-port-range", "machine-controller ignores it, too"),
     Former::boolean_without_effect(
         "use-external-bootstrap",
         "`--bootstrap` and the annotation `machinist.dev/bootstrap` say where user data comes from",

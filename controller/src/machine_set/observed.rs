@@ -21,7 +21,8 @@ pub struct Observed {
     pub machines: Vec<Member>,
     /// Machines of its namespace that nobody controls and that its selector selects.
     pub orphans: Vec<Arc<StoredMachine>>,
-    /// Machines of its making that are not as they were sent: its selector does not select them, or another controls them.
+    /// Machines of its making that are not as they were sent: its selector does not select them, or another controls
+    /// them.
     pub rejected: Vec<Arc<StoredMachine>>,
     /// What it may create.
     pub creations: Allowance,
@@ -65,7 +66,7 @@ pub enum NodeState {
 }
 
 impl Member {
-    /// Whether it has failed for good.
+    /// Whether it failed permanently.
     pub fn has_failed(&self) -> bool {
         let status = &self.machine.status;
         let said = [

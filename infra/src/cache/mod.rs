@@ -1,4 +1,4 @@
-//! What is watched, in memory: lists and watches, and the stores that they fill.
+//! In-memory caches: lists and watches, and the stores that they fill.
 
 pub mod key;
 mod projected;

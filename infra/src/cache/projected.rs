@@ -1,6 +1,6 @@
-//! Types that hold of a kind only what is read of it.
+//! Types with only the fields of a kind that are read.
 
-/// Implements [`kube::Resource`] for a type with the metadata of a kind, in the field `metadata` or the one given last.
+/// Implements [`kube::Resource`] for a type with the metadata of a kind, in the field `metadata` or the last argument.
 #[macro_export]
 macro_rules! projected {
     ($type:ty, $scope:ident, $kind:literal, $group:expr, $version:expr, $plural:literal) => {
@@ -33,8 +33,8 @@ macro_rules! projected {
     };
 }
 
-/// Implements [`serde::Serialize`] for such a type, which kube's API wants: the metadata only, because it is patched, never
-/// written whole.
+/// Implements [`serde::Serialize`] for such a type, as kube's API requires: only the metadata, because the object is
+/// patched, never written whole.
 #[macro_export]
 macro_rules! serialize_metadata {
     ($type:ty) => {

@@ -1,4 +1,4 @@
-//! Watches one kind into a [`Store`] for as long as it is wanted.
+//! Watches one kind into a [`Store`] until dropped.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -14,26 +14,27 @@ use crate::cache::store::{Change, Store};
 use crate::cache::watch::{Event, Selector, Source, Trust};
 use crate::kube::error::RemoteError;
 
-/// What a watch says besides changes.
+/// Events of a watch other than changes.
 #[derive(Debug)]
 pub enum Signal<'a, K> {
     /// An object changed.
     Changed(&'a Change<K>),
     /// The first list, or a re-list after trouble, is complete.
     Synced,
-    /// The watch or list failed; it is being tried again.
+    /// The watch or list failed; it is retried.
     Failed(&'a RemoteError),
-    /// The API server's storage was restored to an earlier state: what is known may never have been. A list follows.
+    /// The API server's storage was restored to an earlier state: cached objects may never have existed. A list
+    /// follows.
     Restored,
 }
 
-/// How long a watch may go without a fresh list: heals silent loss.
+/// Maximum time between lists, which repair silently lost events.
 const RELIST: Duration = Duration::from_mins(30);
 
-/// Watches `api` into `store` and tells `on` of everything; runs until dropped.
+/// Watches `api` into `store` and reports every event to `on`; runs until dropped.
 ///
-/// The list is repeated every 30 minutes (jittered by up to a tenth), which is the only steady read. After a failure, the
-/// watch goes on where it was.
+/// The list is repeated every 30 minutes (jittered by up to a tenth), which is the only periodic read. After a failure,
+/// the watch resumes.
 pub async fn reflect<K, F>(api: Api<K>, selector: Selector, store: Arc<Store<K>>, mut on: F)
 where
     K: Resource<DynamicType: Default> + Clone + DeserializeOwned + Debug + Send + Sync,
@@ -57,16 +58,16 @@ where
         if began.elapsed() > HEALTHY_WATCH {
             backoff.reset();
         }
-        // It never ends.
+        // The stream never ends.
         sleep(backoff.next().unwrap_or(HEALTHY_WATCH)).await;
     }
 }
 
-/// A watch that held so long was no failure by itself.
+/// A watch that lasted at least this long was healthy.
 const HEALTHY_WATCH: Duration = Duration::from_secs(30);
 
-/// Lists and watches a kind of an infra cluster, until the first failure, for the caller to decide how to go on; `None` when
-/// the list is due again.
+/// Lists and watches a kind of an infra cluster until the first failure, which the caller handles; `None` when the next
+/// list is due.
 pub async fn follow<K, F>(api: Api<K>, on: F) -> Option<RemoteError>
 where
     K: Resource<DynamicType: Default> + Clone + DeserializeOwned + Debug + Send + Sync,
@@ -76,7 +77,7 @@ where
     timeout_at(relist(), source.run(on)).await.ok()
 }
 
-/// When the list is due again.
+/// When the next list is due.
 fn relist() -> Instant {
     Instant::now() + RELIST.mul_f64(0.9 + jitter() / 10.0)
 }
@@ -91,7 +92,7 @@ fn apply_event<K: Resource>(event: Event<K>, store: &Store<K>, on: &mut impl FnM
     }
 }
 
-/// Between 0 and 1, different at every call, so that what many do does not come together.
+/// A random number between 0 and 1, so that periodic work does not synchronize.
 pub fn jitter() -> f64 {
     let nanos = std::time::SystemTime::UNIX_EPOCH
         .elapsed()

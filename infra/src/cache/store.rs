@@ -1,7 +1,7 @@
-//! An in-memory view of one kind, fed by a watch and by the answers to our own writes.
+//! An in-memory cache of one kind, filled by a watch and by the responses to this process's own writes.
 //!
-//! It never goes back: an object is replaced only by one with a higher resourceVersion, and a deleted object is not
-//! brought back by a late answer to an earlier write. So a decision always sees what we ourselves wrote before it.
+//! It never goes backwards: only a higher resourceVersion replaces an object, and a late response to an earlier write
+//! does not restore a deleted object. So a decision always sees this process's own earlier writes.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use parking_lot::RwLock;
 
 use crate::cache::watch::Event;
 
-/// How many deletions are remembered, so that late answers to writes do not bring an object back.
+/// Maximum number of remembered deletions, so that late responses to writes do not restore an object.
 const TOMBSTONES: usize = 4096;
 
 struct Inner<K> {
@@ -21,31 +21,31 @@ struct Inner<K> {
     /// Secondary index: value → keys.
     index: HashMap<String, HashSet<Key>>,
     tombstones: HashMap<Key, u64>,
-    /// A running (re-)list.
+    /// The current (re-)list.
     listing: Option<Listing>,
-    /// Versions of what we wrote during the last list, which did not show it. It was either too early for that, and the
-    /// watch will tell, or somebody has deleted the object since.
+    /// Versions of objects that this process wrote during the last list and that the list did not contain. Either the
+    /// list was earlier, and the watch will deliver them, or another client has deleted them.
     unconfirmed: HashMap<Key, u64>,
-    /// Objects that are there, but cannot be read.
+    /// Objects that exist, but cannot be decoded.
     unreadable: HashSet<Key>,
     synced: bool,
     removals: u64,
-    /// About how many bytes all of that takes, if that is asked of this store.
+    /// Approximate size in bytes, if this store tracks it.
     bytes: usize,
 }
 
-/// A running (re-)list: whatever is in neither at its end is gone.
+/// A (re-)list in progress: an object that is in neither set at its end is deleted.
 #[derive(Default)]
 struct Listing {
     shown: HashSet<Key>,
     unreadable: HashSet<Key>,
     written: HashMap<Key, u64>,
-    /// What something else was learned of since it began: that may be newer.
+    /// Keys that other events have changed since it began, and may be newer.
     learned: HashSet<Key>,
 }
 
 impl Listing {
-    /// Whether nothing is known of that object that the list does not know.
+    /// Whether the list has the newest known version of that object.
     fn is_newest_of(&self, key: &Key) -> bool {
         !self.learned.contains(key)
     }
@@ -64,12 +64,12 @@ impl<K> std::fmt::Debug for Store<K> {
     }
 }
 
-/// What an event changed: the object before and after.
+/// A change by an event: the object before and after.
 #[derive(Debug)]
 pub struct Change<K> {
-    /// The object before; `None` if it is new.
+    /// The previous object; `None` if it is new.
     pub before: Option<Arc<K>>,
-    /// The object now; `None` if it is gone.
+    /// The current object; `None` if it is deleted.
     pub after: Option<Arc<K>>,
 }
 
@@ -80,7 +80,7 @@ impl<K> Change<K> {
     }
 }
 
-/// All objects of a kind as a consistent list showed them.
+/// All objects of a kind in a consistent list.
 #[derive(Debug, Clone, Default)]
 pub struct Listed {
     /// resourceVersion of the list.
@@ -110,7 +110,7 @@ impl<K: Resource> Store<K> {
         }
     }
 
-    /// One that knows about how many bytes it takes.
+    /// A store that tracks its approximate size in bytes.
     pub fn weighing(index_of: fn(&K) -> Vec<String>, bytes_of: fn(&K) -> usize) -> Self {
         Self {
             bytes_of,
@@ -118,12 +118,12 @@ impl<K: Resource> Store<K> {
         }
     }
 
-    /// About how many bytes the objects take.
+    /// Approximate size of the objects in bytes.
     pub fn bytes(&self) -> usize {
         self.inner.read().bytes
     }
 
-    /// Forgets everything: it is known of nothing whether it is there.
+    /// Removes everything: the existence of every object is then unknown.
     pub fn clear(&self) {
         let (index_of, mut inner) = (self.index_of, self.inner.write());
         let removals = inner.removals + 1;
@@ -131,7 +131,7 @@ impl<K: Resource> Store<K> {
         inner.removals = removals;
     }
 
-    /// Replaces an object by itself in the same version, with all that was left out.
+    /// Replaces a reduced object by the complete one of the same version.
     pub fn completed(&self, object: K) -> Option<Change<K>> {
         self.put(&mut self.inner.write(), object, Source::Full)
     }
@@ -141,18 +141,18 @@ impl<K: Resource> Store<K> {
         self.inner.read().synced
     }
 
-    /// How many objects have gone so far: while it is the same, whatever was there still is.
+    /// Number of removed objects so far: while it is unchanged, every object still exists.
     pub fn removals(&self) -> u64 {
         self.inner.read().removals
     }
 
-    /// The object of that key.
+    /// The object with that key.
     pub fn get(&self, key: &Key) -> Option<Arc<K>> {
         self.inner.read().objects.get(key).cloned()
     }
 
-    /// Whether an object of that key is there that cannot be read. If it could be read before, [`Store::get`] has it as it
-    /// was then.
+    /// Whether an object with that key exists but cannot be decoded. If it could be decoded earlier, [`Store::get`]
+    /// returns that version.
     pub fn is_unreadable(&self, key: &Key) -> bool {
         self.inner.read().unreadable.contains(key)
     }
@@ -162,7 +162,7 @@ impl<K: Resource> Store<K> {
         self.inner.read().objects.values().cloned().collect()
     }
 
-    /// Whether any object is like that; asks no more of them than it takes.
+    /// Whether any object matches the predicate.
     pub fn any(&self, mut like: impl FnMut(&K) -> bool) -> bool {
         self.inner.read().objects.values().any(|object| like(object))
     }
@@ -183,8 +183,8 @@ impl<K: Resource> Store<K> {
             .is_some_and(|keys| !keys.is_empty())
     }
 
-    /// Whether everything that a list showed is known here: what was there in that version or a later one, or gone since;
-    /// and of what was not there, nothing older than the list.
+    /// Whether the store is at least as new as a list: it has every listed object in that version or later, or has seen
+    /// its deletion, and has no other object that is older than the list.
     pub fn includes(&self, listed: &Listed) -> bool {
         let inner = self.inner.read();
         let known = |key: &Key, listed: u64| match inner.objects.get(key) {
@@ -198,12 +198,13 @@ impl<K: Resource> Store<K> {
             && !inner.objects.iter().any(|(key, object)| past(key, object))
     }
 
-    /// Whether the end of that object was told; one that was only missing in a list may never have been deleted.
+    /// Whether a deletion event for that object was received; an object that was only missing in a list may still
+    /// exist.
     pub fn saw_deletion(&self, key: &Key) -> bool {
         self.inner.read().tombstones.contains_key(key)
     }
 
-    /// Takes a watch event in; gives what it changed.
+    /// Applies a watch event; returns the change.
     pub fn apply(&self, event: Event<K>) -> Vec<Change<K>> {
         let mut inner = self.inner.write();
         match event {
@@ -234,7 +235,7 @@ impl<K: Resource> Store<K> {
                     .objects
                     .keys()
                     .filter(|key| !shown.contains(key) && !written.contains_key(key))
-                    // What it was like when it could be read says more than nothing.
+                    // The last decodable version is better than none.
                     .filter(|key| !inner.unreadable.contains(key))
                     .cloned()
                     .collect();
@@ -286,15 +287,15 @@ impl<K: Resource> Store<K> {
         }
     }
 
-    /// The latest version of that object that is known, or of its end: for [`Self::observed`].
+    /// The latest known version of that object or of its deletion, for [`Self::observed`].
     pub fn latest_version(&self, key: &Key) -> Option<u64> {
         let inner = self.inner.read();
         let object = inner.objects.get(key).and_then(|object| version(object.as_ref()));
         object.max(inner.tombstones.get(key).copied())
     }
 
-    /// Takes in what a GET of the object of that key answered that was sent when `known` was the latest known version; gives
-    /// what it changed. An older version shows that the API server's storage was restored.
+    /// Applies the response to a GET of that object; returns the change. `known` is the latest version that was known
+    /// when the GET was sent. An older version shows that the API server's storage was restored.
     pub fn observed(&self, key: &Key, found: Option<K>, known: Option<u64>) -> Option<Change<K>> {
         let mut inner = self.inner.write();
         match found {
@@ -304,13 +305,13 @@ impl<K: Resource> Store<K> {
         }
     }
 
-    /// Takes in the object that the API server answered to a write of ours.
+    /// Applies the API server's response to one of this process's writes.
     pub fn written(&self, object: K) {
         let mut inner = self.inner.write();
         self.put(&mut inner, object, Source::Write);
     }
 
-    /// Takes in that a delete of ours removed the object of that UID at once.
+    /// Records that one of this process's deletions removed the object with that UID immediately.
     pub fn deleted(&self, key: &Key, uid: &str) {
         let mut inner = self.inner.write();
         let Some(object) = inner
@@ -331,7 +332,7 @@ impl<K: Resource> Store<K> {
     fn put(&self, inner: &mut Inner<K>, object: K, source: Source) -> Option<Change<K>> {
         let key = Key::of(&object);
         let new = version(&object);
-        // A list shows what was there after it began, so an older version shows that the API server's storage was restored.
+        // A list is at least as new as its start, so an older version shows that the API server's storage was restored.
         let restored = match source {
             Source::Restored => true,
             Source::List => inner
@@ -345,7 +346,7 @@ impl<K: Resource> Store<K> {
         {
             listing.learned.insert(key.clone());
         }
-        // Also what a watch says that lags behind our own delete.
+        // Also an event of a watch that lags behind this process's own deletion.
         if !restored
             && inner
                 .tombstones
@@ -354,7 +355,7 @@ impl<K: Resource> Store<K> {
         {
             return None;
         }
-        // A list that began before our write knows nothing of it, and must not end it.
+        // A list that began before this process's write does not contain the object, and must not remove it.
         if source == Source::Write
             && let (Some(listing), Some(new)) = (&mut inner.listing, new)
         {
@@ -364,7 +365,7 @@ impl<K: Resource> Store<K> {
         if let Some(old) = &old
             && old.uid() == object.uid()
             && let (Some(had), Some(new)) = (version(old.as_ref()), new)
-            // A write that takes the last finalizer of a deleted object away is answered with the version before it.
+            // The response to a write that removes the last finalizer of a deleted object has the previous version.
             && ((new < had && !restored) || (new == had && [Source::List, Source::Read].contains(&source)))
         {
             return None;
@@ -389,8 +390,8 @@ impl<K: Resource> Store<K> {
         })
     }
 
-    /// Removes what we wrote during the last list and the watch would have told of before it told of `object`: the list was
-    /// late enough to show it, and did not.
+    /// Removes objects that this process wrote during the last list and that the watch would have delivered before
+    /// `object`: the list was new enough to contain them, and did not.
     fn remove_refuted(&self, inner: &mut Inner<K>, object: &K) -> Vec<Change<K>> {
         if inner.unconfirmed.is_empty() {
             return Vec::new();
@@ -454,11 +455,11 @@ enum Source {
     List,
     Watch,
     Write,
-    /// A read of that very object.
+    /// A read of that object.
     Read,
-    /// The same, which shows an older version than was known before it.
+    /// A read of that object with an older version than was known before.
     Restored,
-    /// A read of all that was left out of it.
+    /// A read of the complete object.
     Full,
 }
 

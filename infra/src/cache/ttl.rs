@@ -1,4 +1,4 @@
-//! Answers that are kept for a while.
+//! A map whose entries expire.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -7,7 +7,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-/// Values by key, each until its time is over.
+/// Values by key, each with an expiry.
 #[derive(Debug)]
 pub(crate) struct TtlMap<K, V>(Mutex<HashMap<K, (Instant, V)>>);
 
@@ -18,14 +18,14 @@ impl<K, V> Default for TtlMap<K, V> {
 }
 
 impl<K: Eq + Hash, V: Clone> TtlMap<K, V> {
-    /// The value, if it is kept.
+    /// The value, if it has not expired.
     pub(crate) fn get(&self, key: &K) -> Option<V> {
         let kept = self.0.lock();
         let (until, value) = kept.get(key)?;
         (*until > Instant::now()).then(|| value.clone())
     }
 
-    /// The value, if it is kept, which it is for `ttl` from now on.
+    /// The value, if it has not expired; it then expires `ttl` from now.
     pub(crate) fn renew(&self, key: &K, ttl: Duration) -> Option<V> {
         let now = Instant::now();
         let mut kept = self.0.lock();
@@ -34,7 +34,7 @@ impl<K: Eq + Hash, V: Clone> TtlMap<K, V> {
         Some(value.clone())
     }
 
-    /// Keeps a value for `ttl`, and forgets those whose time is over.
+    /// Inserts a value that expires after `ttl`, and removes expired ones.
     pub(crate) fn insert(&self, key: K, value: V, ttl: Duration) {
         let now = Instant::now();
         let mut kept = self.0.lock();
@@ -42,7 +42,7 @@ impl<K: Eq + Hash, V: Clone> TtlMap<K, V> {
         kept.insert(key, (now + ttl, value));
     }
 
-    /// As [`TtlMap::renew`], or with a new value as [`TtlMap::insert`], in one step.
+    /// [`TtlMap::renew`], or [`TtlMap::insert`] with a new value, in one step.
     pub(crate) fn renew_or_insert(&self, key: K, ttl: Duration, new: impl FnOnce() -> V) -> V {
         let now = Instant::now();
         let mut kept = self.0.lock();
@@ -52,12 +52,12 @@ impl<K: Eq + Hash, V: Clone> TtlMap<K, V> {
         value.clone()
     }
 
-    /// How many are kept, at most.
+    /// Number of entries, including expired ones.
     pub(crate) fn len(&self) -> usize {
         self.0.lock().len()
     }
 
-    /// Forgets all.
+    /// Removes all entries.
     pub(crate) fn clear(&self) {
         self.0.lock().clear();
     }

@@ -1,7 +1,7 @@
-//! The circuit breaker of one infra cluster: while it does not answer, nobody waits for it.
+//! The circuit breaker of one infra cluster: while it is unreachable, no request waits for it.
 //!
-//! Any request that gets no answer makes the cluster *suspected*; then a single probe, not one request per Machine,
-//! finds out whether it is *broken*, and when it answers again.
+//! A request without a response makes the cluster *suspected*. Then a single probe, instead of one request per Machine,
+//! determines whether it is *broken*, and when it is reachable again.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -16,14 +16,14 @@ use tower::{BoxError, Layer, Service};
 
 use crate::kube::error::{DisplayError, RemoteError};
 
-/// Whether an infra cluster answers.
+/// The state of an infra cluster's circuit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Circuit {
-    /// It does, as far as is known.
+    /// Reachable, as far as is known.
     Closed,
-    /// A request was not answered; requests go on until a probe has told.
+    /// A request got no response; requests continue until a probe decides.
     Suspected(RemoteError),
-    /// It does not; every request but a probe fails at once.
+    /// Unreachable; every request except a probe fails immediately.
     Open(RemoteError),
 }
 
@@ -31,12 +31,12 @@ pub enum Circuit {
 #[derive(Debug)]
 pub struct Breaker {
     state: watch::Sender<Circuit>,
-    /// Requests in flight, over all credentials.
+    /// Requests in flight, across all credentials.
     pub(crate) in_flight: Arc<Semaphore>,
 }
 
 impl Breaker {
-    /// A closed one, which lets so many requests be in flight.
+    /// A closed breaker with that limit of requests in flight.
     pub fn new(in_flight: usize) -> Self {
         Self {
             state: watch::Sender::new(Circuit::Closed),
@@ -44,17 +44,17 @@ impl Breaker {
         }
     }
 
-    /// A request was not answered.
+    /// Records a request without a response.
     pub fn suspect(&self, cause: RemoteError) {
         self.change(|state| (*state == Circuit::Closed).then_some(Circuit::Suspected(cause)));
     }
 
-    /// A probe was not answered. Whether that is news.
+    /// Records a failed probe. Returns whether the state changed.
     pub fn open(&self, cause: RemoteError) -> bool {
         self.change(|state| (!matches!(state, Circuit::Open(_))).then_some(Circuit::Open(cause)))
     }
 
-    /// A probe was answered. Whether the circuit was open.
+    /// Records a successful probe. Returns whether the circuit was open.
     pub fn close(&self) -> bool {
         let mut was_open = false;
         self.change(|state| {
@@ -64,7 +64,7 @@ impl Breaker {
         was_open
     }
 
-    /// Why nothing is asked of the cluster, while that is so.
+    /// Why the circuit is open, while it is.
     pub fn cause(&self) -> Option<RemoteError> {
         match &*self.state.borrow() {
             Circuit::Open(cause) => Some(cause.clone()),
@@ -77,12 +77,12 @@ impl Breaker {
         self.wait(|state| *state != Circuit::Closed).await;
     }
 
-    /// Returns when requests make sense, and no doubt is left.
+    /// Returns when the circuit is closed.
     pub async fn closed(&self) {
         self.wait(|state| *state == Circuit::Closed).await;
     }
 
-    /// Returns when requests make no sense any more.
+    /// Returns when the circuit is open.
     pub async fn opened(&self) {
         self.wait(|state| matches!(state, Circuit::Open(_))).await;
     }
@@ -103,14 +103,14 @@ impl Breaker {
     }
 }
 
-/// Marks a request that is made although the circuit is open.
+/// Marks a request that is sent even if the circuit is open.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Probe;
 
-/// First and longest pause between two probes of a cluster that does not answer.
+/// First and longest pause between two probes of an unreachable cluster.
 pub const PROBE_BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
 
-/// Fails requests at once while the circuit is open, and tells the breaker of those that get no answer.
+/// Fails requests immediately while the circuit is open, and reports requests without a response to the breaker.
 #[derive(Debug, Clone)]
 pub(crate) struct BreakerLayer(pub(crate) Arc<Breaker>);
 

@@ -1,5 +1,5 @@
 //! Clients that cannot hang: no retries inside the client, a timeout on everything but watches, a limit of requests in
-//! flight, no redirects, no proxy, and no connection to an address that is not allowed.
+//! flight, no redirects, no proxy, and no connection to a forbidden address.
 
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
@@ -31,23 +31,23 @@ use crate::kube::user_cluster::{KubectlCluster, UserCluster};
 /// Limits of a client.
 #[derive(Debug, Clone)]
 pub struct ClientOptions {
-    /// How long connecting may take.
+    /// Timeout for connecting.
     pub connect: Duration,
-    /// How long a read other than a watch may take.
+    /// Timeout for a read other than a watch.
     pub read: Duration,
-    /// How long a write may take: shorter than the time between the last renewal of the Lease and its loss.
+    /// Timeout for a write: shorter than the time between the last renewal of the Lease and its loss.
     pub write: Duration,
-    /// How many requests may be in flight.
+    /// Maximum number of requests in flight.
     pub in_flight: usize,
-    /// Where connections may lead.
+    /// Allowed addresses.
     pub addresses: AddressPolicy,
     /// `User-Agent`.
     pub user_agent: String,
-    /// Where requests are counted.
+    /// Counts requests.
     pub traffic: Traffic,
-    /// Asked right before each write is sent.
+    /// Checked right before each write is sent.
     pub may_write: MayWrite,
-    /// Told the time by every answer of the one API server that it is about.
+    /// Updated by every response of its API server.
     pub clock: Option<ServerClock>,
 }
 
@@ -76,8 +76,7 @@ pub async fn infra_client(
     infra_client_through(kubeconfig, options, &breaker).await
 }
 
-/// A client of the infra cluster of a spec's kubeconfig, which shares its limits and `breaker` with those of other
-/// credentials.
+/// A client of the infra cluster of a spec's kubeconfig, with limits and `breaker` shared with other credentials.
 pub async fn infra_client_through(
     kubeconfig: &InfraKubeconfig,
     options: &ClientOptions,
@@ -106,7 +105,7 @@ pub async fn user_cluster_client(
     options: &ClientOptions,
 ) -> Result<Client, ClientError> {
     let config = cluster.config().await?;
-    // Nobody probes it, so it never opens: whoever cannot reach the user cluster has nothing else to do.
+    // It has no probe and never opens: without the user cluster, there is no other work.
     let breaker = Arc::new(Breaker::new(options.in_flight));
     build(
         config,
@@ -117,7 +116,7 @@ pub async fn user_cluster_client(
     )
 }
 
-/// A client of the cluster that kubectl would ask, and the URL of its API server.
+/// A client of the cluster that kubectl uses, and the URL of its API server.
 pub async fn kubectl_client(
     cluster: KubectlCluster<'_>,
     options: &ClientOptions,
@@ -135,7 +134,7 @@ pub async fn kubectl_client(
     Ok((client, server))
 }
 
-/// A URL without the password that may be in it.
+/// A URL without its password, if any.
 fn redacted(url: &http::Uri) -> String {
     let authority = url.authority().map_or("", |authority| authority.as_str());
     let (_, host) = authority.rsplit_once('@').unwrap_or(("", authority));
@@ -143,11 +142,11 @@ fn redacted(url: &http::Uri) -> String {
     format!("{}://{host}{path}", url.scheme_str().unwrap_or("https"))
 }
 
-/// A connection that says nothing for this long is asked for a sign of life by the kernel, every 5 seconds, three times:
-/// so a watch ends whose server is gone without a word.
+/// TCP keepalive: the kernel probes a connection that is idle for this long, every 5 seconds, three times. So a watch
+/// ends if its server disappears.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 
-/// What a connection reads ahead, at most: there are many, to servers that anybody may have named.
+/// Maximum read buffer of a connection: there are many, to servers that authors of Machines choose.
 const READ_BUFFER: usize = 64 * 1024;
 
 fn build(
@@ -182,7 +181,8 @@ fn build(
         .layer(GlobalConcurrencyLimitLayer::with_semaphore(Arc::clone(
             &breaker.in_flight,
         )))
-        // Below the limit, where a write may have waited; above the breaker, whose server it says nothing of.
+        // Inside the limit, where a write may have waited; outside the breaker, because it says nothing about the
+        // server.
         .layer(options.may_write.clone())
         .layer(BreakerLayer(Arc::clone(breaker)))
         .layer(answers)
@@ -199,7 +199,7 @@ fn build(
     Ok(ClientBuilder::new(service, config.default_namespace).build())
 }
 
-/// Resolves names, and refuses addresses that a spec's kubeconfig may not lead to.
+/// Resolves names, and refuses addresses that a spec's kubeconfig must not use.
 #[derive(Debug, Clone)]
 struct Resolver {
     policy: Option<AddressPolicy>,
@@ -230,7 +230,7 @@ impl Service<Name> for Resolver {
     }
 }
 
-/// Whether an object can have that name. A request for another one would be a request for something else.
+/// Whether an object can have that name. Any other name could change the meaning of a request's path.
 pub fn is_object_name(name: &str) -> bool {
     syntax::dns_subdomain(name).is_ok()
 }

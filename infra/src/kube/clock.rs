@@ -1,7 +1,7 @@
-//! The time of an API server, as the `Date` of its answers tells it: this process's clock, corrected.
+//! The time of an API server: this process's clock, corrected by the `Date` of responses.
 //!
-//! Times that the API server stamps (`creationTimestamp`, the expiration of bootstrap tokens) are compared with this one
-//! and with no other.
+//! Times that the API server stamps (`creationTimestamp`, the expiration of bootstrap tokens) are compared only with
+//! this clock.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -14,30 +14,30 @@ use k8s_openapi::jiff::fmt::rfc2822;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use tower::{Layer, Service};
 
-/// No answer has told the time yet.
+/// No response has had a time yet.
 const UNKNOWN: i64 = i64::MIN;
 
-/// The most that clocks may differ: beyond that, one of them is broken, and nobody knows what else goes by it.
+/// Maximum difference of the clocks: beyond that, one of them is broken, with unknown consequences.
 const MAX_SKEW: SignedDuration = SignedDuration::from_hours(1);
 
-/// A `Date` has whole seconds, of a time that may be up to one later.
+/// A `Date` has whole seconds; the actual time may be up to a second later.
 const RESOLUTION: SignedDuration = SignedDuration::from_secs(1);
 
-/// How far an API server's clock is ahead of this process's.
+/// The difference between an API server's clock and this process's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Skew {
-    /// No answer has told the time yet.
+    /// No response has had a time yet.
     Unknown,
-    /// So little that it is corrected.
+    /// Small enough to be corrected.
     Small,
-    /// So far that nothing is created or deleted.
+    /// So large that nothing is created or deleted.
     TooLarge(SignedDuration),
 }
 
 /// The clock of one API server.
 #[derive(Debug, Clone)]
 pub struct ServerClock {
-    /// How many milliseconds it is ahead of this process's clock.
+    /// Milliseconds by which it is ahead of this process's clock.
     ahead: Arc<AtomicI64>,
 }
 
@@ -50,21 +50,21 @@ impl Default for ServerClock {
 }
 
 impl ServerClock {
-    /// What it shows now; as long as no answer has told, what this process's clock shows.
+    /// Its current time; this process's time until a response has had a time.
     pub fn now(&self) -> Timestamp {
         let now = Timestamp::now();
         let ahead = self.ahead().unwrap_or_default();
         now.saturating_add(ahead).unwrap_or(now)
     }
 
-    /// How far it is ahead of this process's clock: to within a second and the time that the fastest answer took. `None` as
-    /// long as no answer has told.
+    /// How far it is ahead of this process's clock, with an error of up to a second and the fastest response time.
+    /// `None` until a response has had a time.
     pub fn ahead(&self) -> Option<SignedDuration> {
         let ahead = self.ahead.load(Ordering::Relaxed);
         (ahead != UNKNOWN).then(|| SignedDuration::from_millis(ahead))
     }
 
-    /// Whether that is little enough.
+    /// Whether the difference is small enough.
     pub fn skew(&self) -> Skew {
         match self.ahead() {
             None => Skew::Unknown,
@@ -73,13 +73,13 @@ impl ServerClock {
         }
     }
 
-    /// An answer to a request that was sent then, came then, and had that `Date`. What is known stays as long as it can be
-    /// true: so a clock that is right is not corrected, and a correction does not go up and down.
+    /// Records the `Date` of a response with the times of request and response. The estimate stays as long as it is
+    /// possible: so a correct clock is not corrected, and a correction does not oscillate.
     fn record(&self, date: Timestamp, sent: Timestamp, came: Timestamp) {
         let millis = |ahead: SignedDuration| i64::try_from(ahead.as_millis()).unwrap_or_default();
         let least = millis(date.duration_since(came));
         let most = millis(date.duration_since(sent) + RESOLUTION);
-        // This process's clock was set in between.
+        // This process's clock was changed meanwhile.
         if most < least {
             return;
         }
@@ -99,7 +99,7 @@ impl<S> Layer<S> for ServerClock {
     }
 }
 
-/// A service whose answers tell the time.
+/// A service that records the time of responses.
 #[derive(Debug, Clone)]
 pub struct Timed<S> {
     inner: S,

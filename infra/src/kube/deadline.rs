@@ -1,4 +1,4 @@
-//! A deadline on every request until its answer begins, and none for one that asks for something else than it seems to.
+//! A timeout on every request until its response begins, and a check of the request's path.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -11,7 +11,7 @@ use tower::{BoxError, Layer, Service};
 
 use crate::kube::error::{DisplayError, Elapsed};
 
-/// A timeout on every request until its answer begins.
+/// A timeout on every request until its response begins.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Deadlines {
     pub(crate) read: Duration,
@@ -50,7 +50,7 @@ where
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         if !is_sound(request.uri()) {
-            let why = "a name in the request is not one that Kubernetes objects have";
+            let why = "the request contains a name that Kubernetes objects cannot have";
             return Box::pin(async move { Err(DisplayError(why.to_owned()).into()) });
         }
         let limit = if request.method() == Method::GET {
@@ -67,7 +67,7 @@ where
     }
 }
 
-/// Whether a request's path is one of plain parts. Names are judged before they get here; this is for the one that was not.
+/// Whether a request's path has only plain parts. Names are validated before; this catches one that was not.
 fn is_sound(url: &http::Uri) -> bool {
     let plain = |part: &str| {
         !matches!(part, "" | "." | "..")

@@ -1,14 +1,14 @@
-//! Why a cluster's API server could not be reached, or gave no answer; as much of it as may be shown.
+//! Errors of requests to a cluster's API server, without parts that must not be shown.
 
 use std::time::Duration;
 
-/// Why a client could not be made. Never holds a secret.
+/// Why a client could not be created. Never contains a secret.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// The kubeconfig cannot be used.
     #[error("the kubeconfig cannot be used: {0}")]
     Kubeconfig(String),
-    /// The API server's URL is none. It may hold a password, so it is not shown.
+    /// The API server's URL is malformed. It may contain a password, so it is not shown.
     #[error("the API server's address is not a URL like https://10.0.0.1:6443")]
     Server,
     /// TLS could not be set up: the CA or client certificate is bad.
@@ -18,7 +18,7 @@ pub enum ClientError {
     Tls,
 }
 
-/// What may be shown of a remote error: a decoded `Status`, or the kind of trouble; never a body or a header.
+/// The displayable part of a remote error: a decoded `Status`, or the kind of error; never a body or a header.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{text}")]
 pub struct RemoteError {
@@ -27,16 +27,16 @@ pub struct RemoteError {
     lost: bool,
 }
 
-/// How much of a remote message is shown.
+/// Maximum length of a remote message.
 const MAX_MESSAGE: usize = 1024;
 
 impl RemoteError {
-    /// HTTP status code, where the API server answered at all.
+    /// HTTP status code, if the API server responded.
     pub fn code(&self) -> Option<u16> {
         self.code
     }
 
-    /// An error of our own words.
+    /// An error with Machinist's own message.
     pub fn other(text: impl Into<String>) -> Self {
         Self {
             text: text.into(),
@@ -45,7 +45,7 @@ impl RemoteError {
         }
     }
 
-    /// What may be shown of a request that got no answer.
+    /// The displayable part of an error of a request without a response.
     pub fn from_transport(error: &(dyn std::error::Error + 'static)) -> Self {
         Self {
             lost: true,
@@ -53,7 +53,7 @@ impl RemoteError {
         }
     }
 
-    /// Somebody else wrote first, or it is not what it was taken for: to be decided again.
+    /// A conflict: another client wrote first, or the object is not the expected one. The decision must be repeated.
     pub fn conflict(text: impl Into<String>) -> Self {
         Self {
             code: Some(409),
@@ -61,27 +61,27 @@ impl RemoteError {
         }
     }
 
-    /// Whether a write met somebody else's.
+    /// Whether a write conflicted with another client's.
     pub fn is_conflict(&self) -> bool {
         self.code == Some(409)
     }
 
-    /// Whether there was no answer at all.
+    /// Whether there was no response at all.
     pub fn is_unanswered(&self) -> bool {
         self.lost
     }
 
-    /// Whether the API server did not answer in time, or said that it has too much to do.
+    /// Whether the API server did not respond in time, or reported overload.
     pub fn is_overload(&self) -> bool {
         self.lost || matches!(self.code, Some(429 | 502..=504))
     }
 
-    /// Whether the API server answered, but will not serve this credential.
+    /// Whether the API server responded, but rejects this credential.
     pub fn is_refusal(&self) -> bool {
         matches!(self.code, Some(401 | 403))
     }
 
-    /// There was no answer for so long.
+    /// No response for that long.
     pub(crate) fn no_answer(time: Duration) -> Self {
         Self {
             lost: true,
@@ -89,10 +89,10 @@ impl RemoteError {
         }
     }
 
-    /// What may be shown of a `Status`.
+    /// The displayable part of a `Status`.
     pub(crate) fn from_status(status: &kube::core::Status) -> Self {
-        // The client's own reason where the answer was no Status: it is then of anybody, perhaps of a server that only this
-        // process can reach, and nobody who wrote its address into a spec is to read it.
+        // The client's own reason if the response was not a Status: it may come from a server that only this process
+        // can reach, and the author of the spec with its address must not see it.
         let mut text = if status.message.is_empty() || status.reason == "Failed to parse error data" {
             format!("HTTP {}", status.code)
         } else {
@@ -119,7 +119,7 @@ impl From<&kube::Error> for RemoteError {
         match error {
             kube::Error::Api(status) => Self::from_status(status),
             kube::Error::SerdeError(_) | kube::Error::FromUtf8(_) => {
-                Self::other("the answer is not what a Kubernetes API gives")
+                Self::other("the response is not one of a Kubernetes API")
             }
             kube::Error::Auth(_) => Self::other("the kubeconfig's credential cannot be used"),
             other => match cause::<TooLarge>(other) {
@@ -142,7 +142,7 @@ fn cause<'a, E: std::error::Error + 'static>(error: &'a (dyn std::error::Error +
     causes.filter_map(|error| error.downcast_ref()).last()
 }
 
-/// The kind of a transport error, from the innermost cause that says something.
+/// The kind of a transport error, from the innermost meaningful cause.
 fn transport(error: &(dyn std::error::Error + 'static)) -> String {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     let mut text = "the API server cannot be reached".to_owned();
@@ -178,22 +178,22 @@ fn transport(error: &(dyn std::error::Error + 'static)) -> String {
 #[error("{0}")]
 pub struct DisplayError(pub String);
 
-/// Whether the API server answered that the credential lacks a right.
+/// Whether the API server reported a missing permission.
 pub(crate) fn is_forbidden(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == 403)
 }
 
-/// The request was not answered in time.
+/// The request got no response in time.
 #[derive(Debug, thiserror::Error)]
 #[error("no answer within {0:?}")]
 pub(crate) struct Elapsed(pub(crate) Duration);
 
-/// The answer is larger than it may be.
+/// The response is too large.
 #[derive(Debug, thiserror::Error)]
 #[error("the answer is larger than {0} KiB")]
 pub(crate) struct TooLarge(pub(crate) usize);
 
-/// The answer did not end in time.
+/// The response did not end in time.
 #[derive(Debug, thiserror::Error)]
 #[error("the answer did not end within {0:?}")]
 pub(crate) struct TooSlow(pub(crate) Duration);

@@ -1,5 +1,5 @@
-//! Asks once more, right before a write is sent, whether it may be: between the decision and this, it may have waited for
-//! others to be answered.
+//! Checks again, right before a write is sent, whether this process still leads: the write may have waited for other
+//! requests since the decision.
 
 use std::fmt;
 use std::future::Future;
@@ -13,12 +13,12 @@ use tower::{BoxError, Layer, Service};
 
 use crate::kube::error::DisplayError;
 
-/// Whether a write may be sent now; without a fence, always.
+/// Whether a write may be sent now; always true without a fence.
 #[derive(Clone, Default)]
 pub struct MayWrite(Option<Arc<dyn Fn() -> bool + Send + Sync>>);
 
 impl MayWrite {
-    /// Asks that of `fence`.
+    /// Checks `fence`.
     pub fn by(fence: impl Fn() -> bool + Send + Sync + 'static) -> Self {
         Self(Some(Arc::new(fence)))
     }
@@ -34,7 +34,7 @@ impl fmt::Debug for MayWrite {
     }
 }
 
-/// Reviews of rights and tokens are made like objects, and change nothing.
+/// Reviews of permissions and tokens are created like objects, but change nothing.
 fn is_write(request: &Request<Body>) -> bool {
     const REVIEWS: [&str; 2] = ["/apis/authorization.k8s.io/", "/apis/authentication.k8s.io/"];
     let path = request.uri().path();
@@ -52,7 +52,7 @@ impl<S> Layer<S> for MayWrite {
     }
 }
 
-/// A client whose writes the fence holds back.
+/// A client with fenced writes.
 #[derive(Debug, Clone)]
 pub struct Fenced<S> {
     inner: S,
@@ -77,7 +77,7 @@ where
         if self.may_write.allows(&request) {
             return Box::pin(self.inner.call(request));
         }
-        let why = DisplayError("not sent: this process does not lead any more".to_owned());
+        let why = DisplayError("not sent: this process is no longer the leader".to_owned());
         Box::pin(async { Err(why.into()) })
     }
 }
@@ -143,7 +143,7 @@ mod tests {
         let refused = second.await.unwrap_err();
         assert_eq!(
             RemoteError::from_transport(&*refused).to_string(),
-            "not sent: this process does not lead any more"
+            "not sent: this process is no longer the leader"
         );
         assert_eq!(sent.load(Ordering::SeqCst), 1);
         drop(answer);

@@ -1,4 +1,4 @@
-//! Tells a string from structure in JSON that streams by.
+//! Distinguishes strings from structure in streaming JSON.
 
 /// Whether the stream is inside a string.
 #[derive(Debug, Default)]
@@ -8,7 +8,7 @@ pub(crate) struct Strings {
 }
 
 impl Strings {
-    /// Whether this byte is part of a string: its content, or a quote. The stream is in the state after it.
+    /// Whether this byte is part of a string: its content, or a quote. Advances the state.
     pub(crate) fn has(&mut self, byte: u8) -> bool {
         if !self.inside {
             self.inside = byte == b'"';

@@ -1,7 +1,7 @@
-//! Kubeconfigs that people write into specs: inline credentials only, and only to addresses that are allowed.
+//! Kubeconfigs in specs: inline credentials only, and only allowed addresses.
 //!
-//! Whoever may write a Machine chooses the kubeconfig, so nothing in it may make this process run a program, read a
-//! file, or talk to its own host.
+//! The author of a Machine chooses the kubeconfig, so it must not make this process run a program, read a file, or
+//! connect to its own host.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -12,10 +12,10 @@ use kube::config::{AuthInfo, Cluster, Kubeconfig};
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 
-/// Where kubeconfigs in specs may lead.
+/// Allowed addresses of kubeconfigs in specs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct AddressPolicy {
-    /// Loopback and link-local addresses, too.
+    /// Allow loopback and link-local addresses.
     pub allow_loopback: bool,
 }
 
@@ -34,19 +34,19 @@ impl AddressPolicy {
     }
 }
 
-/// Why a kubeconfig is refused. Never holds any of its secrets.
+/// Why a kubeconfig is refused. Never contains its secrets.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KubeconfigError {
-    /// It cannot be read.
+    /// It cannot be decoded.
     #[error("the kubeconfig is neither YAML nor JSON of the kind Config")]
     Undecodable,
     /// It is larger than any kubeconfig.
     #[error("the kubeconfig has {0} bytes; the limit is {MAX_BYTES}")]
     TooLarge(usize),
-    /// Something is missing.
+    /// A required part is missing.
     #[error("the kubeconfig has no {0}")]
     Missing(&'static str),
-    /// Something must not be in it.
+    /// It contains a forbidden field.
     #[error("{field} is not allowed in a spec's kubeconfig; {instead}")]
     Forbidden {
         /// The field.
@@ -54,8 +54,8 @@ pub enum KubeconfigError {
         /// What to write instead.
         instead: &'static str,
     },
-    /// It leads to an address that is not allowed.
-    #[error("the server{0} is a loopback or link-local address, which --infra-allow-loopback would allow")]
+    /// Its server has a forbidden address.
+    #[error("the server{0} is a loopback or link-local address; only --infra-allow-loopback permits that")]
     Address(Host),
     /// The server's URL cannot be used.
     #[error("the server{0} is not a URL like https://10.0.0.1:6443, without user, password and query")]
@@ -67,8 +67,8 @@ pub enum KubeconfigError {
 
 const MAX_BYTES: usize = 256 * 1024;
 
-/// Host and port of a server's URL, which is all of a kubeconfig that is ever quoted. Nothing where a user and a password
-/// may be in the URL, which can hide in what looks like a host.
+/// Host and port of a server's URL, the only part of a kubeconfig that is ever shown. Empty if the URL may contain a
+/// user and a password, which can look like a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Host(Option<String>);
 
@@ -93,12 +93,12 @@ impl fmt::Display for Host {
     }
 }
 
-/// In place of a CA's digest: the certificate is verified with the CAs that the world trusts.
+/// Instead of a CA's digest: the certificate is verified with the system's CAs.
 pub const CA_SYSTEM: &str = "system";
-/// In place of a CA's digest: the certificate is not verified.
+/// Instead of a CA's digest: the certificate is not verified.
 pub const CA_INSECURE: &str = "insecure";
 
-/// A kubeconfig that may be used.
+/// A valid kubeconfig.
 #[derive(Clone)]
 pub struct InfraKubeconfig {
     server: String,
@@ -118,7 +118,7 @@ impl fmt::Debug for InfraKubeconfig {
 }
 
 impl InfraKubeconfig {
-    /// Reads a kubeconfig and refuses what must not be in a spec's.
+    /// Parses a kubeconfig and refuses one that is forbidden in a spec.
     pub fn parse(text: &str, policy: AddressPolicy) -> Result<Self, KubeconfigError> {
         if text.len() > MAX_BYTES {
             return Err(KubeconfigError::TooLarge(text.len()));
@@ -163,18 +163,19 @@ impl InfraKubeconfig {
         &self.server
     }
 
-    /// SHA-256 of the CA, and of the name that it must certify where that is not the server's; [`CA_SYSTEM`] without either, [`CA_INSECURE`] where it is not verified.
+    /// SHA-256 of the CA, and of the TLS server name if it differs from the server's; [`CA_SYSTEM`] without either,
+    /// [`CA_INSECURE`] without verification.
     pub fn ca_digest(&self) -> String {
         self.ca_digest.clone()
     }
 
-    /// SHA-256 of server, CA and credential: equal only for the same rights at the same place.
+    /// SHA-256 of server, CA and credential: equal only for the same permissions on the same cluster.
     pub fn credential_digest(&self) -> String {
         self.credential_digest.clone()
     }
 }
 
-/// Reads what is written as client-go does: empty text is none, and base64 may have line breaks.
+/// Normalizes values as client-go does: an empty string is absent, and base64 may have line breaks.
 fn normalize(config: &mut Kubeconfig) {
     fn text(field: &mut Option<String>) {
         *field = field.take().filter(|text| !text.is_empty());
@@ -292,7 +293,7 @@ fn server(cluster: &Cluster, policy: AddressPolicy) -> Result<String, Kubeconfig
         .trim_end_matches('/');
     let bad = || KubeconfigError::Server(Host::of(url));
     let parsed: http::Uri = url.parse().map_err(|_| bad())?;
-    // A password with a slash or without its host ends up in the path, or looks like a port.
+    // A password with a slash or without a host ends up in the path, or looks like a port.
     let has_port = |authority: &http::uri::Authority| authority.as_str() != authority.host();
     let authority = parsed
         .authority()
@@ -303,7 +304,7 @@ fn server(cluster: &Cluster, policy: AddressPolicy) -> Result<String, Kubeconfig
     let host = authority.host().trim_start_matches('[').trim_end_matches(']');
     let refused = match host.parse::<IpAddr>() {
         Ok(address) => !policy.allows(address),
-        // Names are judged again after resolution; this one always means this host.
+        // Names are checked again after resolution; this name always means this host.
         Err(_) => !policy.allow_loopback && (host == "localhost" || host.ends_with(".localhost")),
     };
     if refused {
@@ -326,7 +327,7 @@ fn ca_digest(cluster: &Cluster) -> Result<String, KubeconfigError> {
     };
     Ok(match &cluster.tls_server_name {
         None => ca,
-        // Behind one address may be several clusters.
+        // One address can serve several clusters.
         Some(name) => hex(&Sha256::digest(format!("{ca}\n{name}"))),
     })
 }

@@ -1,4 +1,4 @@
-//! Clients of a cluster's API server that can neither hang nor be filled, nor write where this process must not.
+//! Clients of a cluster's API server with limits on time and memory, and fenced writes.
 
 pub mod answer;
 pub mod breaker;

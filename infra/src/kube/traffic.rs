@@ -1,5 +1,5 @@
-//! Counts the requests of the clients that share it: by verb for the metrics, and how many writes are under way, so that who
-//! hands over knows when the last is done.
+//! Counts the requests of the clients that share it: by verb for the metrics, and writes in flight, so that a handover
+//! can wait for the last one.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use tower::{Layer, Service};
 use crate::telemetry::requests;
 pub use crate::telemetry::requests::VERBS;
 
-/// Requests of the clients that share it.
+/// Request counters of the clients that share it.
 #[derive(Debug, Clone, Default)]
 pub struct Traffic(Arc<Counts>);
 
@@ -26,9 +26,9 @@ pub(crate) struct ServerTraffic {
 
 #[derive(Debug, Default)]
 struct Counts {
-    /// By verb: answered, and failed.
+    /// By verb: successes and failures.
     requests: [[AtomicU64; 2]; VERBS.len()],
-    /// Writes that have begun and not ended.
+    /// Writes in flight.
     writing: watch::Sender<usize>,
 }
 
@@ -37,9 +37,9 @@ struct Counts {
 pub struct Count {
     /// One of [`VERBS`].
     pub verb: &'static str,
-    /// How many were answered with success.
+    /// Number of successful responses.
     pub ok: u64,
-    /// How many were answered with an error, or not at all.
+    /// Number of error responses and missing responses.
     pub error: u64,
 }
 
@@ -62,14 +62,14 @@ impl Traffic {
         }
     }
 
-    /// Returns once no write is under way.
+    /// Returns when no write is in flight.
     pub async fn writes_done(&self) {
         // The sender lives in `self`.
         let _ = self.0.writing.subscribe().wait_for(|writing| *writing == 0).await;
     }
 }
 
-/// A write that is under way, until this is dropped.
+/// A write in flight, until dropped.
 struct WriteGuard(Arc<Counts>);
 
 impl WriteGuard {
@@ -94,7 +94,7 @@ impl<S> Layer<S> for ServerTraffic {
     }
 }
 
-/// A service whose requests are counted, and have spans.
+/// A service that counts requests and creates spans.
 #[derive(Debug, Clone)]
 pub(crate) struct Counted<S> {
     inner: S,

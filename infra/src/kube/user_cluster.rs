@@ -1,4 +1,4 @@
-//! Where the user cluster is: in a kubeconfig, at a URL, or around the pod; and which cluster kubectl would ask.
+//! The address of the user cluster: a kubeconfig, a URL, or the pod's own cluster; and the cluster that kubectl uses.
 
 use std::path::Path;
 
@@ -8,22 +8,22 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 
 use crate::kube::error::ClientError;
 
-/// How the user cluster is reached. Empty is none: with neither, it is the one that the pod runs in.
+/// The address of the user cluster. Empty values are unset: without both, it is the pod's own cluster.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct UserCluster<'a> {
-    /// Path of the kubeconfig. It is the admin's own, so it may be anything that a kubeconfig can be.
+    /// Path of the kubeconfig. It is the admin's, so it may use every feature of kubeconfigs.
     pub kubeconfig: &'a str,
     /// URL of the API server, instead of that of the kubeconfig.
     pub server: &'a str,
 }
 
 impl UserCluster<'_> {
-    /// Is it the cluster that the pod runs in?
+    /// Whether it is the pod's own cluster.
     pub const fn is_of_the_pod(self) -> bool {
         self.kubeconfig.is_empty() && self.server.is_empty()
     }
 
-    /// The CAs by which its API server is known, PEM; none, if the system's are.
+    /// The CAs of its API server, PEM; `None` for the system's.
     pub async fn ca_pem(self) -> Result<Option<String>, ClientError> {
         let engine = &base64::engine::general_purpose::STANDARD;
         let certificates = self.config().await?.root_cert.unwrap_or_default();
@@ -44,7 +44,7 @@ impl UserCluster<'_> {
         Ok(self.config().await?.cluster_url.to_string())
     }
 
-    /// What a client of it is made of.
+    /// The configuration of a client for it.
     pub(crate) async fn config(self) -> Result<Config, ClientError> {
         let server = (!self.server.is_empty()).then(|| {
             let server = self.server.parse::<http::Uri>().ok();
@@ -70,18 +70,18 @@ impl UserCluster<'_> {
     }
 }
 
-/// The cluster that kubectl would ask: that of a file, else of the files in `KUBECONFIG`, else of `~/.kube/config`, else the one
-/// that the pod runs in.
+/// The cluster that kubectl uses: from a file, otherwise from the files in `KUBECONFIG`, otherwise from
+/// `~/.kube/config`, otherwise the pod's own.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct KubectlCluster<'a> {
-    /// Path of the kubeconfig. It is the person's own, so it may be anything that a kubeconfig can be.
+    /// Path of the kubeconfig. It is the user's own, so it may use every feature of kubeconfigs.
     pub kubeconfig: Option<&'a Path>,
     /// Name of the context, instead of the current one.
     pub context: Option<&'a str>,
 }
 
 impl KubectlCluster<'_> {
-    /// What a client of it is made of.
+    /// The configuration of a client for it.
     pub(crate) async fn config(self) -> Result<Config, ClientError> {
         let bad = |error: &dyn std::fmt::Display| ClientError::Kubeconfig(error.to_string());
         let options = KubeConfigOptions {
@@ -95,7 +95,7 @@ impl KubectlCluster<'_> {
         }
         match Config::from_kubeconfig(&options).await {
             Ok(config) => Ok(config),
-            // A context is one of a kubeconfig.
+            // A context requires a kubeconfig.
             Err(error) if self.context.is_some() => Err(bad(&error)),
             Err(error) => Config::incluster().map_err(|_| bad(&error)),
         }

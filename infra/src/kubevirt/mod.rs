@@ -1,5 +1,5 @@
-//! KubeVirt as a provider: instances are VirtualMachines, a place is a namespace of an infra cluster, its memory the pooled
-//! stores.
+//! KubeVirt as a provider: instances are VirtualMachines, a place is a namespace of an infra cluster, its memory the
+//! pooled stores.
 
 pub mod facts;
 pub mod objects;
@@ -192,7 +192,7 @@ async fn get(open: &OpenInfra, name: &str, disks: &[String]) -> Result<InstanceV
     if open.is_unreadable(name) {
         return Err(Unavailable {
             why: format!(
-                "{}: the VirtualMachine {name} cannot be read; the log says why",
+                "{}: the VirtualMachine {name} cannot be read; see the log",
                 open.key().server
             ),
             again: UNREADABLE_RETRY,
@@ -269,8 +269,8 @@ fn owner(vmi: &Vmi) -> Option<String> {
     controllers.next().map(|owner| owner.uid.clone())
 }
 
-/// What KubeVirt's marks on a VMI say. Only `External` is anybody else's business: who acted on the mark of a VMI that is
-/// being migrated would kill it in flight.
+/// What KubeVirt's marks on a VMI say. Only `External` is anybody else's business: who acted on the mark of a VMI that
+/// is being migrated would kill it in flight.
 fn eviction(vmi: &Vmi) -> Eviction {
     let (status, strategy) = (&vmi.status, vmi.spec.eviction_strategy.as_str());
     let host = &status.evacuation_node_name;
@@ -314,7 +314,7 @@ async fn facts(open: &OpenInfra, needed: &Opaque) -> Result<Opaque, FactError> {
     let needed = needed.of().ok_or_else(|| FactError::Remote {
         kind: "what",
         name: "the spec needs".to_owned(),
-        error: RemoteError::other("another provider is to be asked"),
+        error: RemoteError::other("the facts belong to another provider"),
     })?;
     let cache = open.facts();
     let namespace = &open.key().namespace;
@@ -478,11 +478,13 @@ async fn unwatched(
             let server = &open.key().server;
             let why = if open.missing().is_forbidden() {
                 format!(
-                    "{server}: the credential may neither watch ({}) nor look: {error}",
+                    "{server}: the credential may neither watch ({}) nor get: {error}",
                     open.missing()
                 )
             } else {
-                format!("{server}: it has too many objects to be watched, and cannot be looked at: {error}")
+                format!(
+                    "{server}: it has too many objects to watch, and they cannot be read one by one: {error}"
+                )
             };
             Err(Unavailable { why, again })
         }

@@ -46,7 +46,7 @@ impl FromStr for Endpoint {
         if text.is_empty() {
             return Ok(Self(None));
         }
-        let bad = || format!("{text:?} is no URL like http://collector:4318");
+        let bad = || format!("{text:?} is not a URL like http://collector:4318");
         let url: Uri = text.parse().map_err(|_| bad())?;
         let Parts {
             scheme: Some(scheme),
@@ -62,7 +62,7 @@ impl FromStr for Endpoint {
             return Err(bad());
         }
         if authority.as_str().contains('@') {
-            return Err("credentials are no part of the URL: set OTEL_EXPORTER_OTLP_HEADERS".to_owned());
+            return Err("the URL must not contain credentials; set OTEL_EXPORTER_OTLP_HEADERS".to_owned());
         }
         let path = path_and_query.as_ref().map_or("", PathAndQuery::path);
         let path = path.trim_end_matches('/');
@@ -80,7 +80,7 @@ pub enum TelemetryError {
     #[error("the threads that deliver spans cannot be started: {0}")]
     Threads(#[source] std::io::Error),
     /// The file of `OTEL_EXPORTER_OTLP_CERTIFICATE`.
-    #[error("{CERTIFICATE} is {}, which is no file of PEM certificates: {error}", .path.display())]
+    #[error("{CERTIFICATE} is {}, which is not a file of PEM certificates: {error}", .path.display())]
     Certificates {
         /// The file.
         path: PathBuf,
@@ -149,9 +149,12 @@ impl<C> Collector<C> {
         let failed = self.failing.swap(error.is_some(), Ordering::Relaxed);
         match error {
             Some(error) if !failed => {
-                tracing::warn!(error, "the collector takes no spans; they are lost until it does");
+                tracing::warn!(
+                    error,
+                    "the collector does not accept spans; they are dropped until it does"
+                );
             }
-            None if failed => tracing::info!("the collector takes spans again"),
+            None if failed => tracing::info!("the collector accepts spans again"),
             _ => {}
         }
     }
@@ -204,10 +207,10 @@ mod tests {
     }
 
     #[rstest]
-    #[case("collector:4318", "is no URL like http://collector:4318")]
-    #[case("ftp://collector", "is no URL like http://collector:4318")]
-    #[case("/v1/traces", "is no URL like http://collector:4318")]
-    #[case("http://collector?token=x", "is no URL like http://collector:4318")]
+    #[case("collector:4318", "is not a URL like http://collector:4318")]
+    #[case("ftp://collector", "is not a URL like http://collector:4318")]
+    #[case("/v1/traces", "is not a URL like http://collector:4318")]
+    #[case("http://collector?token=x", "is not a URL like http://collector:4318")]
     #[case("http://me:sesame@collector", "set OTEL_EXPORTER_OTLP_HEADERS")]
     fn what_is_no_url_of_a_collector_is_refused(#[case] text: &str, #[case] want: &str) {
         let error = text.parse::<Endpoint>().unwrap_err();

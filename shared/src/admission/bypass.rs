@@ -1,10 +1,10 @@
-//! The way around immutability: one spec change, once.
+//! The bypass of immutability: one spec change, once.
 //!
-//! A person sets [`BYPASS_IMMUTABILITY`] to `true` and changes the spec in one request. The mutating step must remove
-//! the annotation, or it would open every later change as well; but the validating step, which judges the change, runs
+//! A user sets [`BYPASS_IMMUTABILITY`] to `true` and changes the spec in one request. The mutating step must remove the
+//! annotation, or it would permit every later change as well. The validating step, which validates the change, runs
 //! after it. So the mutating step leaves a trace: [`SPEC_CHANGE`] with a digest of the Machine's UID, its old spec and
-//! its new one. Whoever may set the one may set the other, so the trace gives no new right; it fits this one
-//! transition only, and any later write that passes admission removes it.
+//! its new spec. A user who can set one annotation can set the other, so the trace grants no new permission. It fits
+//! this one transition only, and any later write that passes admission removes it.
 
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -13,12 +13,12 @@ use super::shape::MACHINE_SPEC;
 use crate::api::names::annotation::{BYPASS_IMMUTABILITY, SPEC_CHANGE};
 use crate::api::raw::{annotation, canonical, child, object_at_mut};
 
-/// Removes the annotation from `new`, an update of `old`; leaves the trace if it was `true` and the spec changed.
+/// Removes the annotation from `new`, an update of `old`; and leaves the trace if it was `true` and the spec changed.
 pub(super) fn mutate(old: &Value, new: &mut Value) {
     let granted = annotation(new, BYPASS_IMMUTABILITY) == Some("true");
     remove(new, BYPASS_IMMUTABILITY);
     if old.get("spec") == new.get("spec") {
-        // As most updates are; comparing costs far less than making what typed clients see.
+        // Most updates leave the spec unchanged, and a comparison costs far less than normalization.
         remove(new, SPEC_CHANGE);
         return;
     }
@@ -41,9 +41,9 @@ pub(super) fn mutate(old: &Value, new: &mut Value) {
     }
 }
 
-/// Whether the change from `old` to `new` was let through.
+/// Whether the bypass permits the change from `old` to `new`.
 pub(super) fn permits(old: &Value, new: &Value) -> bool {
-    // The annotation itself is still there only if the mutating step did not run.
+    // The annotation still exists only if the mutating step did not run.
     annotation(new, BYPASS_IMMUTABILITY) == Some("true")
         || annotation(new, SPEC_CHANGE) == Some(trace(old, &spec(old), &spec(new)).as_str())
 }

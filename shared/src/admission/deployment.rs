@@ -1,9 +1,10 @@
-//! MachineDeployments: defaults of the rollout, and the same defaults and verdicts on the template as on a Machine.
+//! MachineDeployments: defaults of the rollout, and the same defaults and validation of the template as of a Machine.
 
 use serde_json::{Value, json};
 
 use super::pool::{
-    default_template, judge_name, judge_replicas, judge_selector, judge_template, template_changed,
+    default_template, template_changed, validate_name, validate_replicas, validate_selector,
+    validate_template,
 };
 use super::shape::DEPLOYMENT;
 use super::subject::Subject;
@@ -17,8 +18,8 @@ use crate::api::raw::{Object, child, object_at, object_at_mut};
 use crate::api::{rollout, syntax};
 use crate::provider::MachineOwnerKind;
 
-/// A MachineDeployment as it is to be stored; `old` is what is stored now, if it is an update. One that is being
-/// deleted stays as it is.
+/// Adds defaults to a MachineDeployment; `old` is the stored object, if this is an update. A MachineDeployment that is
+/// being deleted is not changed.
 pub fn mutate_deployment(old: Option<&Value>, raw: &Value, settings: &AdmissionSettings) -> Value {
     let mut deployment = raw.clone();
     if is_deleting(raw) {
@@ -73,15 +74,15 @@ fn default_rollout(spec: &mut Object) {
     }
 }
 
-/// Judges a MachineDeployment after [`mutate_deployment`]; `old` is what is stored now, if it is an update. One that
-/// is being deleted always passes, and what is stored already is no reason to refuse.
+/// Validates a MachineDeployment after [`mutate_deployment`]; `old` is the stored object, if this is an update. A
+/// MachineDeployment that is being deleted always passes, and stored values are never a reason to refuse.
 pub fn validate_deployment(old: Option<&Value>, new: &Value, settings: &AdmissionSettings) -> Report {
     let subject = |object| Subject::new(object, ValueAt::TEMPLATE);
-    judge_deployment(old.map(subject).as_ref(), &subject(new), settings)
+    validate_deployment_subject(old.map(subject).as_ref(), &subject(new), settings)
 }
 
-/// The same of a MachineDeployment of which others will ask more.
-pub fn judge_deployment(
+/// Validates a [`Subject`], whose decoded spec later checks reuse.
+pub fn validate_deployment_subject(
     old: Option<&Subject<'_>>,
     new: &Subject<'_>,
     settings: &AdmissionSettings,
@@ -95,25 +96,25 @@ pub fn judge_deployment(
     }
     let with_template = template_changed(old.map(Subject::object), object);
     only_new(&DEPLOYMENT, old, new, |subject| {
-        judge(subject, settings, with_template)
+        validate(subject, settings, with_template)
     })
 }
 
-/// Nodes that count only after the deadline make every rollout look stuck.
-fn judge_deadline(spec: &Object, path: &FieldPath, report: &mut Report) {
+/// If Nodes become available only after the deadline, every rollout appears stuck.
+fn validate_deadline(spec: &Object, path: &FieldPath, report: &mut Report) {
     let seconds = |key: &str| spec.get(key).and_then(Value::as_i64);
     if let (Some(ready), Some(deadline)) = (seconds("minReadySeconds"), seconds("progressDeadlineSeconds"))
         && ready >= deadline
     {
         let why = format!(
-            "{deadline} is not above minReadySeconds ({ready}): every rollout will be said to exceed its deadline"
+            "{deadline} is not above minReadySeconds ({ready}): every rollout will exceed its deadline"
         );
         report.warn(path, why);
     }
 }
 
 /// Everything but shapes.
-fn judge(subject: &Subject<'_>, settings: &AdmissionSettings, with_template: bool) -> Report {
+fn validate(subject: &Subject<'_>, settings: &AdmissionSettings, with_template: bool) -> Report {
     let object = subject.object();
     let (mut report, mut policy, path) = (Report::new(), Report::new(), FieldPath::new("spec"));
     let empty = Object::new();
@@ -122,19 +123,18 @@ fn judge(subject: &Subject<'_>, settings: &AdmissionSettings, with_template: boo
         Some(Value::Object(spec)) => spec,
         Some(_) => return report,
     };
-    judge_selector(spec, &path, &mut report);
+    validate_selector(spec, &path, &mut report);
     let name = object.pointer("/metadata/name").and_then(Value::as_str);
     if name.is_some_and(|name| name.len() > syntax::LABEL_MAX) {
-        let why =
-            "is longer than 63 characters; no infra cluster takes it as a label of the virtual machines";
+        let why = "is longer than 63 characters; infra clusters reject it as a label of the virtual machines";
         report.warn(&FieldPath::new("metadata.name"), why);
     }
-    judge_replicas(spec, &path.child("replicas"), &mut report);
-    judge_deadline(spec, &path.child("progressDeadlineSeconds"), &mut report);
-    autoscaler::judge(object, &mut report);
+    validate_replicas(spec, &path.child("replicas"), &mut report);
+    validate_deadline(spec, &path.child("progressDeadlineSeconds"), &mut report);
+    autoscaler::validate(object, &mut report);
     validate_strategy(spec, &path.child("strategy"), &mut report);
     if with_template {
-        let cloud = judge_template(
+        let cloud = validate_template(
             subject,
             spec,
             &path.child("template"),
@@ -142,7 +142,7 @@ fn judge(subject: &Subject<'_>, settings: &AdmissionSettings, with_template: boo
             &mut report,
             &mut policy,
         );
-        judge_name(object, MachineOwnerKind::Deployment, cloud, &mut report);
+        validate_name(object, MachineOwnerKind::Deployment, cloud, &mut report);
     }
     merge(report, policy, Author::Person)
 }
@@ -153,9 +153,9 @@ fn validate_strategy(spec: &Object, path: &FieldPath, report: &mut Report) {
     };
     match strategy.get("type").and_then(Value::as_str).unwrap_or_default() {
         "RollingUpdate" => {}
-        // Nothing rolls, so it may be of any pace.
+        // OnDelete does not roll, so the limits have no effect.
         "OnDelete" => return,
-        // The path as it has always been reported, capital T.
+        // The path with a capital T, as machine-controller reports it.
         kind => return report.not_supported(&path.child("Type"), kind, &["RollingUpdate", "OnDelete"]),
     }
     let path = path.child("rollingUpdate");
@@ -166,14 +166,14 @@ fn validate_strategy(spec: &Object, path: &FieldPath, report: &mut Report) {
         let (value, path) = (rolling.get(key).unwrap_or(&Value::Null), path.child(key));
         let amount = match value {
             Value::Null => return Some(0),
-            // The shape has told.
+            // The shape check reports it.
             Value::String(text) => text.replace('%', "").parse::<i64>().ok(),
             other => Some(other.as_i64()?),
         };
         match amount {
             None => report.invalid(
                 &path,
-                format!("{value} is neither a number nor a percentage, like 1 or 25%"),
+                format!("{value} is not a number or percentage, like 1 or 25%"),
             ),
             Some(n) if n < 0 => report.invalid(&path, format!("{value} must not be negative")),
             Some(n) if n > 100 && value.is_string() && key == "maxUnavailable" => {
@@ -187,7 +187,7 @@ fn validate_strategy(spec: &Object, path: &FieldPath, report: &mut Report) {
     if (unavailable, surge) == (Some(0), Some(0)) {
         report.invalid(
             &path.child("maxUnavailable"),
-            "must not be 0 when maxSurge is 0, or nothing could ever be replaced",
+            "must not be 0 when maxSurge is 0, or no Machine could ever be replaced",
         );
     }
 }

@@ -1,7 +1,8 @@
-//! Settings of the kubelet in a Machine's annotations, in the form that operating-system-manager reads:
+//! Kubelet settings in a Machine's annotations, in the form that operating-system-manager reads:
 //! `v1.kubelet-config.machine-controller.kubermatic.io/KEY` and `v1.kubelet-featuregates.…/GATE`.
 //!
-//! A setting that a kubelet would not start with is an error here, and becomes a condition instead of a broken node.
+//! A setting that would keep the kubelet from starting is an error here, and becomes a condition instead of a broken
+//! node.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +12,7 @@ use crate::api::config_var::ConfigValue as _;
 use crate::api::names::annotation::{KUBELET_CONFIG, KUBELET_FEATURE_GATES};
 use crate::api::{field, quantity};
 
-/// Keys behind the prefix.
+/// Keys after the prefix.
 pub const KEYS: [&str; 10] = [
     "SystemReserved",
     "KubeReserved",
@@ -25,10 +26,10 @@ pub const KEYS: [&str; 10] = [
     "ImageMaximumGCAge",
 ];
 
-/// What may be reserved.
+/// Resources that can be reserved.
 const RESOURCES: [&str; 4] = ["cpu", "memory", "ephemeral-storage", "pid"];
 
-/// What the kubelet evicts pods for.
+/// Eviction signals of the kubelet.
 const SIGNALS: [&str; 7] = [
     "memory.available",
     "nodefs.available",
@@ -39,11 +40,11 @@ const SIGNALS: [&str; 7] = [
     "pid.available",
 ];
 
-/// A feature gate that is on in every kubelet by itself, and that admission writes onto every Machine: naming it would
-/// keep a kubelet that has dropped it from starting.
+/// A feature gate that every kubelet enables by default and that admission writes to every Machine. A kubelet that has
+/// removed the gate would not start with it.
 const ENABLED_BY_DEFAULT: &str = "RotateKubeletServerCertificate";
 
-/// An annotation that is of no use.
+/// An annotation with an invalid setting.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("annotation {annotation}: {why}")]
 pub struct SettingError {
@@ -53,7 +54,7 @@ pub struct SettingError {
     pub why: String,
 }
 
-/// Reads the annotations: fields of the KubeletConfiguration, and everything that is wrong.
+/// Parses the annotations: fields of the KubeletConfiguration, and all errors.
 pub fn read(annotations: &BTreeMap<String, String>) -> (Map<String, Value>, Vec<SettingError>) {
     let (mut config, mut errors) = (Map::new(), Vec::new());
     let mut gates = Map::new();
@@ -104,7 +105,7 @@ fn setting(key: &str, text: &str) -> Result<(&'static str, Value), String> {
     })
 }
 
-/// The kubelet wants the low threshold below the high one, 85 by itself.
+/// The kubelet requires the low threshold to be below the high one, 85 by default.
 fn thresholds(config: &Map<String, Value>) -> Option<SettingError> {
     let of = |key: &str, default| config.get(key).and_then(Value::as_i64).unwrap_or(default);
     let (high, low) = (
@@ -119,9 +120,9 @@ fn thresholds(config: &Map<String, Value>) -> Option<SettingError> {
 
 fn feature_gate(gate: &str, text: &str) -> Result<bool, String> {
     if gate.is_empty() || !gate.bytes().all(|b| b.is_ascii_alphanumeric()) {
-        return Err(format!("{gate:?} is no feature gate"));
+        return Err(format!("{gate:?} is not a feature gate"));
     }
-    bool::of_text(text.to_owned()).ok_or_else(|| format!("{text:?} is neither true nor false"))
+    bool::of_text(text.to_owned()).ok_or_else(|| format!("{text:?} is not true or false"))
 }
 
 /// `cpu=200m,memory=200Mi`.
@@ -140,12 +141,12 @@ fn eviction(text: &str) -> Result<Value, String> {
     pairs(text, &['<', '='], |key, value| {
         if !SIGNALS.contains(&key) {
             let hint = field::did_you_mean(key, SIGNALS);
-            return Err(format!("{key:?} is no eviction signal{hint}"));
+            return Err(format!("{key:?} is not an eviction signal{hint}"));
         }
         match value.strip_suffix('%') {
             None => amount(value),
             Some(percent) if percent.parse::<f64>().is_ok_and(|p| (0.0..100.0).contains(&p)) => Ok(value),
-            Some(_) => Err(format!("{value:?} is no percentage below 100")),
+            Some(_) => Err(format!("{value:?} is not a percentage below 100")),
         }
     })
 }
@@ -184,12 +185,12 @@ fn amount(text: &str) -> Result<&str, String> {
 fn number(text: &str, least: i32, most: i32) -> Result<Value, String> {
     match text.parse::<i32>() {
         Ok(number) if (least..=most).contains(&number) => Ok(json!(number)),
-        _ if most == i32::MAX => Err(format!("{text:?} is not a whole number from {least} on")),
+        _ if most == i32::MAX => Err(format!("{text:?} is not a whole number of at least {least}")),
         _ => Err(format!("{text:?} is not a whole number from {least} to {most}")),
     }
 }
 
-/// A duration as Go writes it, not negative.
+/// A duration in Go's syntax, not negative.
 fn age(text: &str) -> Result<Value, String> {
     let units = ["ns", "us", "µs", "ms", "s", "m", "h"];
     let mut rest = text;
@@ -208,7 +209,7 @@ fn age(text: &str) -> Result<Value, String> {
     if text == "0" || parts > 0 {
         Ok(json!(if text == "0" { "0s" } else { text }))
     } else {
-        Err(format!("{text:?} is no duration; write one like 2m or 1h30m"))
+        Err(format!("{text:?} is not a duration; write one like 2m or 1h30m"))
     }
 }
 
@@ -249,10 +250,10 @@ mod tests {
     #[case::no_quantity("KubeReserved", "memory=200MB", "not a quantity")]
     #[case::negative("KubeReserved", "memory=-1", "not a quantity")]
     #[case::empty("KubeReserved", "", "is empty")]
-    #[case::an_unknown_signal("EvictionHard", "memory<100Mi", "no eviction signal")]
-    #[case::too_many_percent("EvictionHard", "memory.available<110%", "no percentage")]
+    #[case::an_unknown_signal("EvictionHard", "memory<100Mi", "not an eviction signal")]
+    #[case::too_many_percent("EvictionHard", "memory.available<110%", "not a percentage")]
     #[case::log_size("ContainerLogMaxSize", "many", "not a quantity")]
-    #[case::one_log_file("ContainerLogMaxFiles", "1", "from 2 on")]
+    #[case::one_log_file("ContainerLogMaxFiles", "1", "of at least 2")]
     #[case::no_pods("MaxPods", "0", "from 1 to")]
     #[case::many_percent("ImageGCHighThresholdPercent", "101", "from 0 to 100")]
     #[case::low_above_high(
@@ -260,9 +261,9 @@ mod tests {
         "90",
         "must be less than the high threshold, 85"
     )]
-    #[case::no_unit("ImageMinimumGCAge", "120", "no duration")]
-    #[case::an_unknown_unit("ImageMinimumGCAge", "1d", "no duration")]
-    #[case::a_negative_age("ImageMaximumGCAge", "-1h", "no duration")]
+    #[case::no_unit("ImageMinimumGCAge", "120", "not a duration")]
+    #[case::an_unknown_unit("ImageMinimumGCAge", "1d", "not a duration")]
+    #[case::a_negative_age("ImageMaximumGCAge", "-1h", "not a duration")]
     fn what_a_kubelet_would_not_start_with_is_told(#[case] key: &str, #[case] text: &str, #[case] why: &str) {
         let (config, errors) = config(key, text);
         let told = errors.iter().map(ToString::to_string).collect::<Vec<_>>();

@@ -38,7 +38,7 @@ fn parse_loose(text: &str) -> Option<Version> {
             .ok()?;
     }
     let [major, minor, patch] = numbers;
-    // An empty suffix behind `-` or `+` is an error, not a missing one.
+    // An empty suffix after `-` or `+` is an error, unlike a missing one.
     let pre = pre.map_or(Some(Prerelease::EMPTY), |p| {
         Prerelease::new(p).ok().filter(|p| !p.is_empty())
     })?;
@@ -117,7 +117,7 @@ enum Op {
     Caret,
 }
 
-/// From which number on a version in a comparison is open.
+/// The first wildcard component of a version in a comparison.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Wildcard {
     None,
@@ -165,7 +165,7 @@ impl Comparison {
         }
     }
 
-    /// Whether the leftmost number that is not zero is the same, which is what `^` asks for.
+    /// Whether the leftmost nonzero component is the same, as `^` requires.
     fn same_leftmost(&self, v: &Version) -> bool {
         let c = &self.version;
         match self.wild {
@@ -234,7 +234,7 @@ fn parse_comparison(op: Op, text: &str) -> Option<Comparison> {
     if parts.len() > 3 || parts[open..].iter().any(|part| !matches!(*part, "x" | "X" | "*")) {
         return None;
     }
-    // A number that is missing is as open as a wildcard.
+    // A missing component is a wildcard.
     let (wild, core) = match open {
         0 => (Wildcard::All, "0".to_owned()),
         1 => (Wildcard::Minor, parts[..1].join(".")),

@@ -1,4 +1,4 @@
-//! Admission, as pure functions of raw JSON: defaults, verdicts, and the patch between.
+//! Admission, as pure functions of raw JSON: defaults, validation, and the patch.
 //!
 //! ```
 //! use machinist_shared::admission::{AdmissionSettings, Author, mutate_create, patch, validate_create};
@@ -29,12 +29,12 @@ pub mod template;
 mod update;
 mod validate;
 
-pub use deployment::{judge_deployment, mutate_deployment, validate_deployment};
+pub use deployment::{mutate_deployment, validate_deployment, validate_deployment_subject};
 pub use mutate::{mutate_create, mutate_update};
 pub use patch::patch;
 pub use references::{Reference, new_references};
-pub use set::{judge_set, mutate_set, validate_set};
+pub use set::{mutate_set, validate_set, validate_set_subject};
 pub use settings::{AdmissionSettings, Author, FeatureGateError, parse_feature_gates};
 pub use subject::Subject;
 pub use update::validate_update;
-pub use validate::{judge_create, validate_create};
+pub use validate::{validate_create, validate_create_subject};

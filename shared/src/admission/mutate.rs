@@ -1,4 +1,4 @@
-//! Defaults. Nothing is refused here: what cannot be read is left alone, and told by the validating step.
+//! Defaults. Nothing is refused here: malformed values stay unchanged, and the validating step reports them.
 //!
 //! Only what must change is changed, and in the raw object: kubectl leaves out parents such as `spec.metadata`, and a
 //! patch computed from a typed copy would add below a parent that is not there.
@@ -12,7 +12,7 @@ use crate::provider_spec::operating_system::OperatingSystem;
 use crate::provider_spec::{DNS_KEYS, KEYS, NETWORK_KEYS};
 use crate::providers;
 
-/// A Machine as it is to be stored when it is made.
+/// Adds defaults to a new Machine.
 pub fn mutate_create(raw: &Value, settings: &AdmissionSettings) -> Value {
     let mut machine = raw.clone();
     for key in [annotation::BYPASS_IMMUTABILITY, annotation::SPEC_CHANGE] {
@@ -51,8 +51,8 @@ pub fn mutate_create(raw: &Value, settings: &AdmissionSettings) -> Value {
     machine
 }
 
-/// A Machine as it is to be stored when it is updated: defaults never come later, so this only names the Node where an
-/// older Machine does not, and uses up the way around immutability (see [`bypass`]).
+/// Adds defaults to an updated Machine: sets the Node's name where an older Machine lacks it, and consumes the bypass
+/// of immutability (see [`bypass`]). Other defaults are added only at creation.
 pub fn mutate_update(old: &Value, raw: &Value) -> Value {
     let mut machine = raw.clone();
     default_node_name(&mut machine);
@@ -60,7 +60,7 @@ pub fn mutate_update(old: &Value, raw: &Value) -> Value {
     machine
 }
 
-/// The Node is named like the Machine. Names that the API server is yet to make are not known here.
+/// The Node has the Machine's name. Names that the API server has yet to generate are unknown here.
 fn default_node_name(machine: &mut Value) {
     let name = machine
         .pointer("/metadata/name")
@@ -95,7 +95,7 @@ fn text_exact(object: &Object, key: &str) -> bool {
         .is_some_and(|text| !text.is_empty())
 }
 
-/// The defaults of every Machine spec, in templates as well; gives the operating system if one is named.
+/// The defaults of every Machine spec, in templates as well; returns the operating system if the spec names one.
 pub(crate) fn default_spec(spec: &mut Object) -> Option<OperatingSystem> {
     let value = object_at_mut(spec, &["providerSpec", "value"])?;
     raw::spell(value, &KEYS);

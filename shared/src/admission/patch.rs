@@ -1,13 +1,14 @@
-//! The patch between what was sent and what is to be stored.
+//! The patch from the received object to the object to store.
 
 use json_patch::jsonptr::PointerBuf;
 use json_patch::{AddOperation, Patch, PatchOperation, RemoveOperation, ReplaceOperation};
 use serde_json::{Map, Value};
 
-/// JSON Patch that turns `before` into `after`: raw against raw, only what changed. Empty if nothing did.
+/// JSON Patch that turns `before` into `after`: it contains only the differences of the raw values. Empty if there are
+/// none.
 ///
-/// Nearly all of an object is equal, and is only compared; `json_patch::diff` would write a pointer for each key.
-/// A list that differs is replaced as a whole.
+/// Nearly all of an object is equal and only compared; `json_patch::diff` would build a pointer for each key. A list
+/// that differs is replaced as a whole.
 pub fn patch(before: &Value, after: &Value) -> Patch {
     let mut patch = Patch(Vec::new());
     if before != after {

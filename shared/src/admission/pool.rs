@@ -12,11 +12,11 @@ use crate::api::raw::{Object, object_at};
 use crate::provider::{MachineOwnerKind, Spec};
 use crate::providers;
 
-/// Fills in the spec of a template; `old` is the object that is stored now, if it is an update.
+/// Adds defaults to the spec of a template; `old` is the stored object, if this is an update.
 ///
-/// Defaults that come from outside (the namespace of the VMs, topology) are part of the template, and a template that
-/// changes rolls every Machine. So on an update they are taken from `old`, absent staying absent, unless the fields
-/// that they follow from have changed.
+/// Defaults from outside the spec (the namespace of the VMs, topology) are part of the template, and a changed template
+/// replaces every Machine. So an update takes them from `old` (absent stays absent), unless the fields that determine
+/// them have changed.
 pub(super) fn default_template(old: Option<&Value>, template: &mut Object, settings: &AdmissionSettings) {
     default_spec(template);
     let stored = old.and_then(|old| object_at(old.as_object()?, &["spec", "template", "spec"]));
@@ -25,14 +25,14 @@ pub(super) fn default_template(old: Option<&Value>, template: &mut Object, setti
     }
 }
 
-/// Whether an update is another template; so is every new object's.
+/// Whether an update changes the template; every new object does.
 pub(super) fn template_changed(old: Option<&Value>, new: &Value) -> bool {
     let template = |object: &Value| object.pointer("/spec/template").cloned().unwrap_or_default();
     old.is_none_or(|old| !template::equal(&template(old), &template(new)))
 }
 
-/// Judges the selector, which must match the template's labels.
-pub(super) fn judge_selector(spec: &Object, path: &FieldPath, report: &mut Report) {
+/// Validates the selector, which must match the template's labels.
+pub(super) fn validate_selector(spec: &Object, path: &FieldPath, report: &mut Report) {
     let labels = object_at(spec, &["template", "metadata", "labels"]);
     if selector::validate(spec, labels, &path.child("selector"), report) == Some(false) {
         let labels = path.child("template").child("metadata").child("labels");
@@ -40,8 +40,8 @@ pub(super) fn judge_selector(spec: &Object, path: &FieldPath, report: &mut Repor
     }
 }
 
-/// Judges the number of Machines.
-pub(super) fn judge_replicas(spec: &Object, path: &FieldPath, report: &mut Report) {
+/// Validates the number of Machines.
+pub(super) fn validate_replicas(spec: &Object, path: &FieldPath, report: &mut Report) {
     match spec.get("replicas") {
         None | Some(Value::Null) => report.required(path, "must be set"),
         Some(replicas) if replicas.as_i64().is_some_and(|n| n < 0) => {
@@ -51,8 +51,9 @@ pub(super) fn judge_replicas(spec: &Object, path: &FieldPath, report: &mut Repor
     }
 }
 
-/// Judges the template in `spec` as a Machine of its would be. The provider's part, as far as it could be read.
-pub(super) fn judge_template<'a>(
+/// Validates the template in `spec` like one of its Machines. Returns the provider's part, as far as it could be
+/// decoded.
+pub(super) fn validate_template<'a>(
     subject: &'a Subject<'_>,
     spec: &Object,
     path: &FieldPath,
@@ -77,8 +78,8 @@ pub(super) fn judge_template<'a>(
     cloud
 }
 
-/// Judges the name of what makes Machines of that template.
-pub(super) fn judge_name(
+/// Validates the name of the owner of Machines of that template.
+pub(super) fn validate_name(
     object: &Value,
     maker: MachineOwnerKind,
     cloud: Option<&dyn Spec>,

@@ -1,7 +1,7 @@
-//! Which Secrets and ConfigMaps of the user cluster an object makes the controller read.
+//! The Secrets and ConfigMaps of the user cluster that an object makes the controller read.
 //!
-//! The controller may read them all, its author may not: a reference is a way to have a Secret read back (as the label
-//! of a VM, say), so whoever writes one must be allowed to read what it names.
+//! The controller can read all of them, but the author of the object cannot. A reference could reveal a Secret (for
+//! example as the label of a VM), so the author must be allowed to read the referenced object.
 
 use serde_json::Value;
 
@@ -10,16 +10,16 @@ use crate::api::config_var::{KeyRef, RefKind};
 use crate::api::field::FieldPath;
 use crate::api::raw::{Object, any_case};
 
-/// A reference, and the field that holds it.
+/// A reference, and the field that contains it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reference {
     /// Like `….auth.kubeconfig.secretKeyRef`.
     pub path: FieldPath,
-    /// What it names.
+    /// The referenced key.
     pub key: KeyRef,
 }
 
-/// The references of `new` that `old` has not at the same place, wherever in the provider's spec they are: whether a
+/// The references of `new` that `old` does not have in the same field, in any field of the provider's spec: whether a
 /// field is used is decided elsewhere, and may change.
 pub fn new_references(old: Option<&Value>, new: &Value, at: ValueAt) -> Vec<Reference> {
     let references = |object: &Value| {
@@ -56,7 +56,7 @@ fn collect(value: &Value, path: &FieldPath, found: &mut Vec<Reference>) {
     }
 }
 
-/// One that counts: with namespace, name and key, as [`crate::api::config_var`] reads it, in any letter case.
+/// A complete reference: with namespace, name and key, as [`crate::api::config_var`] reads it, in any letter case.
 fn reference(name: &str, field: &Value) -> Option<KeyRef> {
     let kind = if name.eq_ignore_ascii_case("secretKeyRef") {
         RefKind::Secret

@@ -8,8 +8,7 @@ use crate::api::syntax;
 
 const OPERATORS: [&str; 4] = ["In", "NotIn", "Exists", "DoesNotExist"];
 
-/// Judges the selector in `spec` (of a set, too, which has no admission); gives whether it matches `labels`, or nothing if
-/// that cannot be told.
+/// Validates the selector in `spec`; returns whether it matches `labels`, or `None` if the selector is malformed.
 pub fn validate(
     spec: &Map<String, Value>,
     labels: Option<&Map<String, Value>>,

@@ -1,9 +1,10 @@
-//! MachineSets: defaults and verdicts as on a MachineDeployment, as far as a set has the fields.
+//! MachineSets: defaults and validation as of a MachineDeployment, as far as a MachineSet has the fields.
 
 use serde_json::{Value, json};
 
 use super::pool::{
-    default_template, judge_name, judge_replicas, judge_selector, judge_template, template_changed,
+    default_template, template_changed, validate_name, validate_replicas, validate_selector,
+    validate_template,
 };
 use super::shape::SET;
 use super::subject::Subject;
@@ -18,11 +19,12 @@ use crate::provider::MachineOwnerKind;
 
 const POLICIES: [&str; 3] = ["Random", "Newest", "Oldest"];
 
-/// A MachineSet as it is to be stored; `old` is what is stored now, if it is an update. One that is being deleted stays
-/// as it is.
+/// Adds defaults to a MachineSet; `old` is the stored object, if this is an update. A MachineSet that is being deleted
+/// is not changed.
 ///
-/// So does what our own controller writes: the template of a deployment, which has its defaults or shall do without.
-/// A set without a number that is stored already stays without one: nobody knows how many Machines it has.
+/// Neither is an object that Machinist's controller writes: its template comes from a MachineDeployment, with that
+/// one's defaults. A stored MachineSet without `replicas` stays without it, because the number of its Machines is
+/// unknown.
 pub fn mutate_set(old: Option<&Value>, raw: &Value, author: Author, settings: &AdmissionSettings) -> Value {
     let mut set = raw.clone();
     if is_deleting(raw) || author == Author::SetController {
@@ -47,9 +49,9 @@ pub fn mutate_set(old: Option<&Value>, raw: &Value, author: Author, settings: &A
     autoscaler::write(old, set, None)
 }
 
-/// Judges a MachineSet after [`mutate_set`]; `old` is what is stored now, if it is an update. One that is being deleted
-/// always passes, and what is stored already is no reason to refuse. Our own controller is refused only for what
-/// no Machine could be made of, or a pool that was taken over could not heal.
+/// Validates a MachineSet after [`mutate_set`]; `old` is the stored object, if this is an update. A MachineSet that is
+/// being deleted always passes, and stored values are never a reason to refuse. Machinist's controller is refused only
+/// for specs that cannot be rendered, or an adopted pool could not recover.
 pub fn validate_set(
     old: Option<&Value>,
     new: &Value,
@@ -57,11 +59,11 @@ pub fn validate_set(
     settings: &AdmissionSettings,
 ) -> Report {
     let subject = |object| Subject::new(object, ValueAt::TEMPLATE);
-    judge_set(old.map(subject).as_ref(), &subject(new), author, settings)
+    validate_set_subject(old.map(subject).as_ref(), &subject(new), author, settings)
 }
 
-/// The same of a MachineSet of which others will ask more.
-pub fn judge_set(
+/// Validates a [`Subject`], whose decoded spec later checks reuse.
+pub fn validate_set_subject(
     old: Option<&Subject<'_>>,
     new: &Subject<'_>,
     author: Author,
@@ -76,12 +78,17 @@ pub fn judge_set(
     }
     let with_template = template_changed(old.map(Subject::object), object);
     only_new(&SET, old, new, |subject| {
-        judge(subject, author, settings, with_template)
+        validate(subject, author, settings, with_template)
     })
 }
 
 /// Everything but shapes.
-fn judge(subject: &Subject<'_>, author: Author, settings: &AdmissionSettings, with_template: bool) -> Report {
+fn validate(
+    subject: &Subject<'_>,
+    author: Author,
+    settings: &AdmissionSettings,
+    with_template: bool,
+) -> Report {
     let object = subject.object();
     let (mut report, mut policy, path) = (Report::new(), Report::new(), FieldPath::new("spec"));
     let empty = Object::new();
@@ -90,8 +97,8 @@ fn judge(subject: &Subject<'_>, author: Author, settings: &AdmissionSettings, wi
         Some(Value::Object(spec)) => spec,
         Some(_) => return report,
     };
-    judge_selector(spec, &path, &mut report);
-    judge_replicas(spec, &path.child("replicas"), &mut report);
+    validate_selector(spec, &path, &mut report);
+    validate_replicas(spec, &path.child("replicas"), &mut report);
     let delete_policy = spec.get("deletePolicy").and_then(Value::as_str);
     if let Some(found) = delete_policy.filter(|text| !text.is_empty() && !POLICIES.contains(text)) {
         policy.not_supported(&path.child("deletePolicy"), found, &POLICIES);
@@ -103,9 +110,9 @@ fn judge(subject: &Subject<'_>, author: Author, settings: &AdmissionSettings, wi
             format!("{seconds} must not be negative"),
         );
     }
-    autoscaler::judge(object, &mut policy);
+    autoscaler::validate(object, &mut policy);
     if with_template {
-        let cloud = judge_template(
+        let cloud = validate_template(
             subject,
             spec,
             &path.child("template"),
@@ -113,7 +120,7 @@ fn judge(subject: &Subject<'_>, author: Author, settings: &AdmissionSettings, wi
             &mut report,
             &mut policy,
         );
-        judge_name(object, MachineOwnerKind::Set, cloud, &mut report);
+        validate_name(object, MachineOwnerKind::Set, cloud, &mut report);
     }
     merge(report, policy, author)
 }

@@ -1,11 +1,11 @@
-//! What admission is told from outside: flags and environment.
+//! Settings of admission from flags and environment.
 
 use std::collections::BTreeMap;
 
 use crate::admission::kubelet_version::VersionConstraint;
 use crate::provider::Overridden;
 
-/// What admission is told from outside. The controller must be told the same.
+/// Settings of admission. The controller must have the same.
 #[derive(Debug, Clone)]
 pub struct AdmissionSettings {
     /// Namespace of the VMs on the infra cluster (`POD_NAMESPACE`, default `kube-system`).
@@ -18,7 +18,7 @@ pub struct AdmissionSettings {
     pub external_cloud_provider: bool,
     /// Which kubelet versions are allowed (`--kubernetes-version-constraints`).
     pub version_constraint: VersionConstraint,
-    /// Users that our MachineSet controller goes by (`--controller-user`).
+    /// User names of Machinist's MachineSet controller (`--controller-user`).
     pub controller_users: Vec<String>,
 }
 
@@ -36,10 +36,10 @@ impl Default for AdmissionSettings {
     }
 }
 
-/// The feature gate that is always noted: without it a kubelet asks for no serving certificate.
+/// The feature gate that every Machine gets: without it a kubelet requests no serving certificate.
 const ROTATE_SERVER_CERTIFICATE: &str = "RotateKubeletServerCertificate";
 
-/// Text of `--node-kubelet-feature-gates` that cannot be read.
+/// A malformed value of `--node-kubelet-feature-gates`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not a feature gate; write them like Gate=true,OtherGate=false")]
 pub struct FeatureGateError(String);
@@ -64,16 +64,16 @@ pub fn parse_feature_gates(text: &str) -> Result<BTreeMap<String, bool>, Feature
 /// Who wrote an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Author {
-    /// A person, or a program on behalf of one.
+    /// A user, or a program on behalf of one.
     Person,
-    /// Our MachineSet controller: its Machines are refused only for what cannot be rendered, or a pool that was taken
-    /// over could not heal.
+    /// Machinist's MachineSet controller: its Machines are refused only for specs that cannot be rendered, or an
+    /// adopted pool could not recover.
     SetController,
 }
 
 impl AdmissionSettings {
-    /// Who the user of a request is. Told from the authenticated user, never from an ownerReference, which anyone
-    /// can write.
+    /// The kind of author of a request. The authenticated user determines it, never an ownerReference, which anyone can
+    /// write.
     pub fn author(&self, username: &str) -> Author {
         if self.controller_users.iter().any(|user| user == username) {
             Author::SetController

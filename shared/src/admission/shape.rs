@@ -1,8 +1,8 @@
-//! The shape of Machine objects outside `providerSpec.value`: which keys there are, and of which JSON types. It follows from
-//! the schemas of the API types.
+//! The shape of Machine objects outside `providerSpec.value`: which keys there are, and of which JSON types. It follows
+//! from the schemas of the API types.
 //!
-//! A value of a wrong type is an error, as no typed client could read the object. An unknown or miscased key is only a
-//! warning: such objects have always been accepted, and the key ignored.
+//! A value of a wrong type is an error, because typed clients could not read the object. An unknown or miscased key is
+//! only a warning: such objects have always been accepted, and the key ignored.
 
 use std::sync::LazyLock;
 
@@ -44,14 +44,14 @@ use Shape::{Any, Flag, Int32, Int64, IntOrString, List, Map, Object, Text, Time}
 
 /// `spec` of a Machine.
 pub(crate) static MACHINE_SPEC: LazyLock<Shape> = LazyLock::new(Shape::of::<MachineSpec>);
-/// A Machine. Its metadata is the API server's to judge.
+/// A Machine. The API server validates its metadata.
 pub(crate) static MACHINE: LazyLock<Shape> =
     LazyLock::new(|| whole(Shape::of::<MachineSpec>(), Shape::of::<MachineStatus>()));
 /// `spec.template` of a MachineSet or MachineDeployment.
 pub(crate) static TEMPLATE: LazyLock<Shape> = LazyLock::new(Shape::of::<MachineTemplate>);
-/// A MachineSet. Its metadata and status are the API server's to judge.
+/// A MachineSet. The API server validates metadata and status.
 pub(crate) static SET: LazyLock<Shape> = LazyLock::new(|| whole(Shape::of::<MachineSetSpec>(), Any));
-/// A MachineDeployment. Its metadata and status are the API server's to judge.
+/// A MachineDeployment. The API server validates metadata and status.
 pub(crate) static DEPLOYMENT: LazyLock<Shape> =
     LazyLock::new(|| whole(Shape::of::<MachineDeploymentSpec>(), Any));
 
@@ -107,13 +107,13 @@ impl From<&Value> for Shape {
 
 fn field(key: &str, schema: &Value) -> Shape {
     match key {
-        // Of the API server's making.
+        // The API server generated the schema.
         "managedFields" => List(Box::new(Any)),
         _ => Shape::from(schema),
     }
 }
 
-/// Where a value is: steps from a root, written out as a path only for what is reported.
+/// The location of a value: steps from a root. The path is built only for reported values.
 #[derive(Debug, Clone, Copy)]
 enum At<'a> {
     Root(&'a FieldPath),
@@ -191,7 +191,7 @@ impl Shape {
                         let hint = if report.warnings.len() < MAX_REPORTED {
                             did_you_mean(key, keys.iter().map(|(known, _)| known.as_str()))
                         } else {
-                            // A person reads the first hundred, and each costs time.
+                            // Users read at most the first hundred, and each costs time.
                             String::new()
                         };
                         report.warn(&at.path(), format!("unknown field {key:?}, ignored{hint}"));
@@ -206,8 +206,8 @@ impl Shape {
         }
     }
 
-    /// The value as a typed client would see it: `null`, zero values and empty containers of known fields are absent,
-    /// unknown keys are gone, times are of one form. Values of [`Shape::Any`] are kept as they are.
+    /// The value as a typed client reads it: `null`, zero values and empty containers of known fields are absent,
+    /// unknown keys are removed, times are normalized. Values of [`Shape::Any`] are kept as they are.
     pub(crate) fn normal(&self, value: &Value) -> Value {
         match (self, value) {
             (Time, Value::String(text)) => text

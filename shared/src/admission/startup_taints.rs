@@ -1,7 +1,7 @@
-//! Taints that end with the start of a Node: an agent takes each away when it is ready. A Node gets them when it registers,
-//! and never again, or whoever takes them away would do so for ever, and pods would be evicted each time.
+//! Startup taints: an agent removes each one when it is ready. A Node gets them when it registers and never again.
+//! Otherwise the agent would have to remove them again and again, and pods would be evicted each time.
 
-/// Keys that are known to end with the start.
+/// Keys of well-known startup taints.
 const WELL_KNOWN: [&str; 3] = [
     // A cloud controller manager's.
     "node.cloudprovider.kubernetes.io/uninitialized",
@@ -11,16 +11,17 @@ const WELL_KNOWN: [&str; 3] = [
     "karpenter.sh/unregistered",
 ];
 
-/// Keys of the cluster-autoscaler for such taints begin like this.
+/// Prefixes of the cluster-autoscaler's keys for startup taints.
 const PREFIXES: [&str; 2] = [
     "startup-taint.cluster-autoscaler.kubernetes.io/",
     "ignore-taint.cluster-autoscaler.kubernetes.io/",
 ];
 
-/// What agents call it: Cilium's and the CSI drivers' of AWS are below domains of their own.
+/// The name that agents use: Cilium and the CSI drivers of AWS have it below domains of their own.
 const AGENT_NOT_READY: &str = "agent-not-ready";
 
-/// Whether a taint of that key ends with the start, where [`crate::api::names::annotation::STARTUP_TAINTS`] has that text.
+/// Whether a taint with that key is a startup taint, where [`crate::api::names::annotation::STARTUP_TAINTS`] has that
+/// value.
 pub fn has(named: Option<&str>, key: &str) -> bool {
     let name = key.rsplit_once('/').map(|(_, name)| name);
     WELL_KNOWN.contains(&key)
@@ -29,7 +30,7 @@ pub fn has(named: Option<&str>, key: &str) -> bool {
         || named.into_iter().flat_map(keys).any(|named| named == key)
 }
 
-/// The keys in a text of [`crate::api::names::annotation::STARTUP_TAINTS`].
+/// The keys in a value of [`crate::api::names::annotation::STARTUP_TAINTS`].
 pub fn keys(text: &str) -> impl Iterator<Item = &str> {
     text.split(',').map(str::trim).filter(|key| !key.is_empty())
 }

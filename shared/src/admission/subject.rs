@@ -1,4 +1,4 @@
-//! An object that is judged, with its provider's spec decoded once for all who ask.
+//! An object under validation, with its provider's spec decoded once.
 
 use std::sync::OnceLock;
 
@@ -8,7 +8,7 @@ use crate::api::ValueAt;
 use crate::api::field::{FieldPath, Report};
 use crate::provider_spec::ProviderConfig;
 
-/// An object, and its `providerSpec.value`, which is decoded when it is first asked for.
+/// An object and its `providerSpec.value`, which is decoded on first use.
 #[derive(Debug)]
 pub struct Subject<'a> {
     object: &'a Value,
@@ -17,7 +17,7 @@ pub struct Subject<'a> {
 }
 
 impl<'a> Subject<'a> {
-    /// An object whose provider's spec is there.
+    /// An object whose provider's spec is at that location.
     pub fn new(object: &'a Value, at: ValueAt) -> Self {
         Self {
             object,

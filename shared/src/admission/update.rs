@@ -1,4 +1,4 @@
-//! What may change in a Machine: its metadata and status freely, its spec not.
+//! Validation of updates of a Machine: metadata and status may change, the spec may not.
 
 use serde_json::Value;
 
@@ -9,13 +9,13 @@ use super::{AdmissionSettings, Author, bypass};
 use crate::admission::template;
 use crate::api::field::{FieldPath, Report};
 
-/// Judges the update of the Machine `old` to `new`, after [`super::mutate_update`].
+/// Validates the update of the Machine `old` to `new`, after [`super::mutate_update`].
 ///
-/// Only what changes is judged: what has been stored is never a reason to refuse, nor is the Machine that is being
-/// deleted. The spec must stay what typed clients see of it (`null`, absent, empty and zero are the same outside of
+/// Only changes are validated: stored values are never a reason to refuse, and a Machine that is being deleted always
+/// passes. The spec must stay what typed clients see of it (`null`, absent, empty and zero are the same outside of
 /// `providerSpec.value`, and differ inside), with three exceptions: a providerID is set where none was, the Node is
-/// named like the Machine, or the way around immutability is used, which opens everything but a providerID. Our own
-/// controller may also change what is only on the Node, of which its set was judged (ADR 011).
+/// named like the Machine, or the bypass of immutability is used, which permits every change but that of a providerID.
+/// Machinist's controller may also change values of the Node, which were validated with its MachineSet (ADR 011).
 pub fn validate_update(old: &Value, new: &Value, author: Author, settings: &AdmissionSettings) -> Report {
     if !new.is_object() {
         return not_an_object();
@@ -35,7 +35,7 @@ pub(super) fn is_deleting(object: &Value) -> bool {
         .is_some_and(|time| !time.is_null())
 }
 
-/// What is wrong with the shape of `new` and was not with `old`.
+/// The shape errors of `new` that `old` does not have.
 fn new_faults(shape: &Shape, old: &Value, new: &Value) -> Report {
     let (mut before, mut after) = (Report::new(), Report::new());
     shape.check(old, &FieldPath::default(), &mut before);
@@ -47,18 +47,18 @@ fn new_faults(shape: &Shape, old: &Value, new: &Value) -> Report {
     after
 }
 
-/// The shape and the `judge`ment of `new`, without what is as wrong with `old`, if there is one: what is stored is no
-/// reason to refuse.
+/// The errors of `new`, by shape and by `validate`, without those that `old` has, too: stored values are never a reason to
+/// refuse.
 pub(super) fn only_new(
     shape: &Shape,
     old: Option<&Subject<'_>>,
     new: &Subject<'_>,
-    judge: impl Fn(&Subject<'_>) -> Report,
+    validate: impl Fn(&Subject<'_>) -> Report,
 ) -> Report {
-    let mut judged = judge(new);
+    let mut judged = validate(new);
     let mut report = Report::new();
     if let Some(old) = old {
-        let before = judge(old);
+        let before = validate(old);
         judged.errors.retain(|error| !before.errors.contains(error));
         judged
             .warnings
@@ -87,7 +87,7 @@ fn validate_spec_change(
     match (id(&before), id(&after)) {
         (Some(was), Some(is)) if was != is => {
             report.forbidden(&path.child("providerID"), "is immutable once set");
-            // Told; not to be told again as a change.
+            // Already reported; not to be reported again as a change.
             forget(&mut before, &["providerID"]);
             forget(&mut after, &["providerID"]);
         }
@@ -103,7 +103,7 @@ fn validate_spec_change(
         return;
     }
     if bypass::permits(old, new) {
-        // The author insists; the author shall know.
+        // The author uses the bypass and gets a warning.
         let faults = inspect_spec(new, settings);
         report
             .warnings
@@ -116,18 +116,18 @@ fn validate_spec_change(
     for path in changed {
         report.forbidden(
             &path,
-            "a Machine's spec is immutable; make a new Machine, or change its MachineDeployment",
+            "a Machine's spec is immutable; create a new Machine, or change its MachineDeployment",
         );
     }
 }
 
-/// Whether the Machine of one spec becomes that of the other without another virtual machine.
+/// Whether the Machine of one spec becomes that of the other without a new virtual machine.
 fn is_in_place(before: &Value, after: &Value) -> bool {
     let template = |spec: &Value| serde_json::json!({ "spec": spec });
     template::equal_in_place(&template(before), &template(after))
 }
 
-/// Takes a key out of a normalised spec, and the object around it if it was the last one.
+/// Removes a key from a normalized spec, and the object around it if it was the last one.
 fn forget(spec: &mut Value, path: &[&str]) {
     let Some(((key, rest), map)) = path.split_first().zip(spec.as_object_mut()) else {
         return;
@@ -142,8 +142,8 @@ fn forget(spec: &mut Value, path: &[&str]) {
     }
 }
 
-/// Paths of the deepest fields in which two values differ. A list counts as one field, and so does an object of
-/// several fields that came or went as a whole.
+/// Paths of the deepest fields in which two values differ. A list is one field, and so is an object of several fields
+/// that was added or removed as a whole.
 fn differences(old: &Value, new: &Value, path: &FieldPath, found: &mut Vec<FieldPath>) {
     let (Value::Object(before), Value::Object(after)) = (old, new) else {
         if old != new {
@@ -162,7 +162,7 @@ fn differences(old: &Value, new: &Value, path: &FieldPath, found: &mut Vec<Field
     }
 }
 
-/// Leads into objects that have but one field.
+/// Descends into objects that have only one field.
 fn only_field(value: &Value, path: FieldPath) -> FieldPath {
     let mut fields = value.as_object().into_iter().flatten();
     match (fields.next(), fields.next()) {

@@ -1,4 +1,4 @@
-//! What a Machine must be to be made: everything that can be told without asking the infra cluster, all at once.
+//! Validation of a new Machine: everything that can be checked without the infra cluster, all at once.
 
 use std::collections::BTreeMap;
 
@@ -17,13 +17,17 @@ use crate::api::{duration, syntax};
 use crate::provider::Spec;
 use crate::providers;
 
-/// Judges a Machine that is to be made, after its defaults are in.
+/// Validates a new Machine, after its defaults are added.
 pub fn validate_create(raw: &Value, author: Author, settings: &AdmissionSettings) -> Report {
-    judge_create(&Subject::new(raw, ValueAt::MACHINE), author, settings)
+    validate_create_subject(&Subject::new(raw, ValueAt::MACHINE), author, settings)
 }
 
-/// The same of a Machine of which others will ask more.
-pub fn judge_create(machine: &Subject<'_>, author: Author, settings: &AdmissionSettings) -> Report {
+/// Validates a [`Subject`], whose decoded spec later checks reuse.
+pub fn validate_create_subject(
+    machine: &Subject<'_>,
+    author: Author,
+    settings: &AdmissionSettings,
+) -> Report {
     let raw = machine.object();
     if !raw.is_object() {
         return not_an_object();
@@ -64,8 +68,8 @@ pub fn judge_create(machine: &Subject<'_>, author: Author, settings: &AdmissionS
     merge(report, policy, author)
 }
 
-/// A providerID is one Machine's, and the autoscaler takes no two of the same: a new Machine, and even more a template, has
-/// none. Only a cloud controller manager's, which is made of the name, can be known before.
+/// A providerID belongs to one Machine, and the autoscaler accepts no duplicates. So a new Machine and a template have
+/// none. Only that of a cloud controller manager, which consists of the name, can be known in advance.
 pub(super) fn validate_provider_id(
     spec: Option<&Value>,
     name: Option<&str>,
@@ -87,8 +91,8 @@ pub(super) fn validate_provider_id(
     );
 }
 
-/// Annotations that the built-in bootstrap reads and could not use: found below the metadata at `path`, of a template as
-/// well. They have never been refused.
+/// Warns of annotations that the built-in bootstrap cannot use, below the metadata at `path`, of a template as well.
+/// They have never been refused.
 pub(super) fn warn_annotations(annotations: Option<&Value>, path: &FieldPath, report: &mut Report) {
     let annotations = annotations.and_then(Value::as_object).into_iter().flatten();
     let annotations: BTreeMap<String, String> = annotations
@@ -96,10 +100,7 @@ pub(super) fn warn_annotations(annotations: Option<&Value>, path: &FieldPath, re
         .collect();
     let path = path.child("annotations");
     for error in kubelet_settings::read(&annotations).1 {
-        let why = format!(
-            "the node is not made with this setting of its kubelet: {}",
-            error.why
-        );
+        let why = format!("the kubelet does not get this setting: {}", error.why);
         report.warn(&path.child(&error.annotation), why);
     }
     if let Some(mode) = annotations.get(annotation::BOOTSTRAP)
@@ -117,13 +118,13 @@ pub(super) fn warn_annotations(annotations: Option<&Value>, path: &FieldPath, re
         let Some(text) = annotations.get(key).filter(|text| duration::parse(text).is_err()) else {
             continue;
         };
-        let why = format!("{text:?} is no duration like 10m or 1h30m, so it sets no limit");
+        let why = format!("{text:?} is not a duration like 10m or 1h30m; no timeout applies");
         report.warn(&path.child(key), why);
     }
 }
 
-/// The annotation that names taints which end with the start: found below the metadata at `path`, of a template as well. A
-/// key that is misspelt would name nothing, and its taint be put back for ever.
+/// Validates the annotation that names startup taints, below the metadata at `path`, of a template as well. A
+/// misspelled key would match no taint, and the taint would be restored again and again.
 pub(super) fn validate_startup_taints(
     annotations: Option<&Value>,
     spec: Option<&Value>,
@@ -143,9 +144,9 @@ pub(super) fn validate_startup_taints(
     }
 }
 
-/// Judges the spec of a Machine, found at `path`, in a template as well. Shapes are judged before, into `report`.
-/// What keeps the spec from being rendered goes to `report`, other reasons to refuse it to `policy`. The provider's part,
-/// as far as it could be read.
+/// Validates the spec of a Machine at `path`, in a template as well. Shape errors are already in `report`. Errors that
+/// prevent rendering go to `report`, other reasons to refuse to `policy`. Returns the provider's part, as far as it
+/// could be decoded.
 pub(super) fn validate_spec<'a>(
     subject: &'a Subject<'_>,
     spec: Option<&Value>,
@@ -158,7 +159,7 @@ pub(super) fn validate_spec<'a>(
     let spec = match spec {
         None | Some(Value::Null) => &empty,
         Some(Value::Object(spec)) => spec,
-        // Of a wrong type, which has been told.
+        // A value of a wrong type is already reported.
         Some(_) => return None,
     };
     let cloud = validate_provider(
@@ -187,14 +188,14 @@ pub(super) fn validate_spec<'a>(
     cloud
 }
 
-/// The report on something that has no fields to blame.
+/// The report on a value that is not an object.
 pub(super) fn not_an_object() -> Report {
     let mut report = Report::new();
     report.error(&FieldPath::new("<object>"), ErrorKind::Type, "must be an object");
     report
 }
 
-/// What the author's kind makes of reasons that are not about rendering.
+/// Merges reasons that are not about rendering, depending on the author.
 pub(super) fn merge(mut report: Report, policy: Report, author: Author) -> Report {
     match author {
         Author::Person => report.extend(policy),
@@ -208,13 +209,13 @@ pub(super) fn merge(mut report: Report, policy: Report, author: Author) -> Repor
     report
 }
 
-/// Virtual machine and Node bear the Machine's name, and labels carry it.
+/// Virtual machine, Node and labels have the Machine's name.
 fn validate_name(name: &str, report: &mut Report) {
     if name.len() > syntax::LABEL_MAX {
         let path = FieldPath::new("metadata").child("name");
         report.invalid(
             &path,
-            "must be no more than 63 characters, as labels of the virtual machine carry it",
+            "must be no more than 63 characters: it becomes a label of the virtual machine",
         );
     }
 }
@@ -228,7 +229,7 @@ fn validate_node_name(name: &str, raw: &Value, policy: &mut Report) {
         let path = FieldPath::new("spec").child("metadata").child("name");
         policy.invalid(
             &path,
-            format!("{node:?} must be the Machine's own name, or be left out"),
+            format!("{node:?} must be the Machine's own name, or be unset"),
         );
     }
 }
@@ -305,7 +306,7 @@ fn validate_version(
     }
 }
 
-/// Taints that no Node takes have always been admitted; the person should know.
+/// Taints that Nodes reject have always been admitted; the user gets a warning.
 fn warn_taints(spec: &Object, path: &FieldPath, report: &mut Report) {
     let taints = spec.get("taints").and_then(Value::as_array);
     let mut known = Vec::new();
@@ -314,17 +315,14 @@ fn warn_taints(spec: &Object, path: &FieldPath, report: &mut Report) {
         let path = path.index(i);
         let identity = (text("key"), text("effect"));
         if known.contains(&identity) {
-            report.warn(
-                &path,
-                "has the key and the effect of one before it, and is left out: a Node has each once",
-            );
+            report.warn(&path, "repeats key and effect of an earlier taint and is ignored");
         }
         known.push(identity);
         if let Err(why) = syntax::qualified_name(text("key")) {
-            report.warn(&path.child("key"), format!("no Node takes this taint: {why}"));
+            report.warn(&path.child("key"), format!("Nodes reject this taint: {why}"));
         }
         if let Err(why) = syntax::label_value(text("value")) {
-            report.warn(&path.child("value"), format!("no Node takes this taint: {why}"));
+            report.warn(&path.child("value"), format!("Nodes reject this taint: {why}"));
         }
         let effects = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
         if !effects.contains(&text("effect")) {
@@ -332,7 +330,7 @@ fn warn_taints(spec: &Object, path: &FieldPath, report: &mut Report) {
             report.warn(
                 &path.child("effect"),
                 format!(
-                    "no Node takes this taint: must be one of {}{hint}",
+                    "Nodes reject this taint: must be one of {}{hint}",
                     effects.join(", ")
                 ),
             );
@@ -340,14 +338,14 @@ fn warn_taints(spec: &Object, path: &FieldPath, report: &mut Report) {
     }
 }
 
-/// So have labels and annotations.
+/// The same for labels and annotations.
 fn warn_metadata(spec: &Object, path: &FieldPath, report: &mut Report) {
     for (key, value) in object_at(spec, &["metadata", "labels"]).into_iter().flatten() {
         let path = path.child("labels").child(key);
         if let Err(why) =
             syntax::qualified_name(key).and(syntax::label_value(value.as_str().unwrap_or_default()))
         {
-            report.warn(&path, format!("no Node takes this label: {why}"));
+            report.warn(&path, format!("Nodes reject this label: {why}"));
         }
     }
     for (key, _) in object_at(spec, &["metadata", "annotations"])
@@ -357,13 +355,13 @@ fn warn_metadata(spec: &Object, path: &FieldPath, report: &mut Report) {
         if let Err(why) = syntax::qualified_name(&key.to_lowercase()) {
             report.warn(
                 &path.child("annotations").child(key),
-                format!("no Node takes this annotation: {why}"),
+                format!("Nodes reject this annotation: {why}"),
             );
         }
     }
 }
 
-/// Judges the spec of a Machine alone, as for a bypassed change.
+/// Validates only the spec of a Machine, as for a bypassed change.
 pub(super) fn inspect_spec(machine: &Value, settings: &AdmissionSettings) -> Report {
     let spec = machine.get("spec");
     let (mut report, mut policy, path) = (Report::new(), Report::new(), FieldPath::new("spec"));

@@ -1,8 +1,8 @@
-//! Values in a provider's spec that are written down or taken from a Secret or ConfigMap.
+//! Values in a provider's spec that are literals or come from a Secret or ConfigMap.
 //!
 //! A string may be a JSON string, number or boolean (its text is the value), or an object of `value`, `secretKeyRef`
 //! and `configMapKeyRef`; a boolean may be a JSON boolean or that object. `secretKeyRef` wins over `configMapKeyRef`,
-//! which wins over `value`; a reference counts only when namespace, name and key are all there.
+//! which wins over `value`; a reference counts only with namespace, name and key.
 
 use std::fmt;
 
@@ -12,7 +12,7 @@ use crate::api::decode::{Field, Fields, json_type};
 use crate::api::field::{ErrorKind, Report, cut};
 use crate::api::syntax;
 
-/// What kind of object a value is taken from.
+/// The kind of object that a value comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum RefKind {
     /// A Secret.
@@ -30,7 +30,7 @@ impl fmt::Display for RefKind {
     }
 }
 
-/// One key of a Secret or ConfigMap of the cluster that holds the Machines. Always complete.
+/// One key of a Secret or ConfigMap of the cluster of the Machines. Always complete.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KeyRef {
     /// Secret or ConfigMap.
@@ -53,16 +53,16 @@ impl fmt::Display for KeyRef {
     }
 }
 
-/// A value that is written down, or taken from somewhere else.
+/// A literal value, or a reference to one.
 ///
 /// `Debug` does not show the value, which may be a kubeconfig.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ConfigVar<T> {
     /// The value as written; used when neither reference is set.
     pub value: Option<T>,
-    /// Where to take it from first.
+    /// The Secret key that has the value; wins.
     pub secret_ref: Option<KeyRef>,
-    /// Where to take it from if not from a Secret.
+    /// The ConfigMap key that has the value, without a Secret key.
     pub config_map_ref: Option<KeyRef>,
 }
 
@@ -100,20 +100,20 @@ pub enum LookupError {
     /// It exists, without that key.
     #[error("it has no such key")]
     NoKey,
-    /// It could not be asked for; why.
+    /// It could not be read; why.
     #[error("{0}")]
     Unavailable(String),
 }
 
-/// Why a value has none.
+/// Why a value could not be resolved.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ResolveError {
     /// The reference leads nowhere.
     #[error("cannot read {reference}: {cause}")]
     Lookup {
-        /// What was to be read.
+        /// The reference.
         reference: KeyRef,
-        /// What stood in the way.
+        /// The cause.
         cause: LookupError,
     },
     /// The text is not a boolean.
@@ -132,11 +132,11 @@ impl ResolveError {
 
 /// Types that a [`ConfigVar`] can hold.
 pub trait ConfigValue: Sized + Clone {
-    /// How the literal forms are called in error messages.
+    /// The literal forms, as error messages name them.
     const LITERALS: &'static str;
     /// The value of a literal of the short form, `None` if it is of the wrong type.
     fn of_literal(literal: &Value) -> Option<Self>;
-    /// The value of `value` in the object form, or nothing.
+    /// The value of `value` in the object form, if any.
     fn of_field(field: &Field<'_>, report: &mut Report) -> Option<Self>;
     /// The value of a Secret's or ConfigMap's text, `None` if it is malformed.
     fn of_text(text: String) -> Option<Self>;
@@ -184,7 +184,7 @@ impl ConfigValue for bool {
 }
 
 impl<T: ConfigValue> ConfigVar<T> {
-    /// A value that is written down.
+    /// A literal value.
     pub fn literal(value: T) -> Self {
         Self {
             value: Some(value),
@@ -192,7 +192,7 @@ impl<T: ConfigValue> ConfigVar<T> {
         }
     }
 
-    /// Reads `field`; absent and `null` are the default (unset). What is wrong is reported, and is then unset, too.
+    /// Reads `field`; absent and `null` are the default (unset). Errors are reported, and the value is then unset, too.
     pub fn decode(field: &Field<'_>, report: &mut Report) -> Self {
         let Some(found) = field.value else {
             return Self::default();
@@ -229,22 +229,22 @@ impl<T: ConfigValue> ConfigVar<T> {
         }
     }
 
-    /// Whether nothing is written and nothing referred to.
+    /// Whether there is neither a literal nor a reference.
     pub fn is_unset(&self) -> bool {
         self.value.is_none() && self.reference().is_none()
     }
 
-    /// The reference that decides the value, if one does.
+    /// The reference that determines the value, if any.
     pub fn reference(&self) -> Option<&KeyRef> {
         self.secret_ref.as_ref().or(self.config_map_ref.as_ref())
     }
 
-    /// Every reference, also the one that another overrides.
+    /// Every reference, including an overridden one.
     pub fn references(&self) -> impl Iterator<Item = &KeyRef> {
         self.secret_ref.iter().chain(&self.config_map_ref)
     }
 
-    /// The value, `None` if unset; `lookup` gives the text of a reference. A reference that fails never falls
+    /// The value, `None` if unset; `lookup` returns the text of a reference. A reference that fails never falls
     /// through to the next source.
     pub fn resolve(
         &self,
@@ -267,7 +267,7 @@ fn decode_ref(kind: RefKind, field: &Field<'_>, report: &mut Report) -> Option<K
     let mut fields = field.object(report)?;
     let [namespace, name, key] =
         ["namespace", "name", "key"].map(|part| fields.take(part).string(report).unwrap_or_default());
-    // An ObjectReference's other keys are taken and never used.
+    // The other keys of an ObjectReference are accepted and ignored.
     for part in ["kind", "uid", "apiVersion", "resourceVersion", "fieldPath"] {
         fields.take(part).string(report);
     }
@@ -276,7 +276,7 @@ fn decode_ref(kind: RefKind, field: &Field<'_>, report: &mut Report) -> Option<K
         report.warn(&field.path, "ignored: namespace, name and key must all be set");
         return None;
     }
-    // They become part of a request's path.
+    // They become part of the path of a request.
     for (part, text, fault) in [
         ("namespace", &namespace, syntax::namespace(&namespace).err()),
         ("name", &name, syntax::dns_subdomain(&name).err()),
@@ -284,7 +284,7 @@ fn decode_ref(kind: RefKind, field: &Field<'_>, report: &mut Report) -> Option<K
         if let Some(why) = fault {
             report.invalid(
                 &field.path.child(part),
-                format!("{:?} is no {part} of a {kind}: {why}", cut(text.clone())),
+                format!("{:?} is not a {part} of a {kind}: {why}", cut(text.clone())),
             );
         }
     }

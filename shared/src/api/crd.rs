@@ -1,9 +1,9 @@
 //! The CustomResourceDefinitions, generated from the API types.
 //!
-//! Their schemas describe and do not judge: they are there for `kubectl explain`. Schema validation runs between the
-//! mutating and the validating step of admission; it would hide the list of everything that is wrong, prune keys that
-//! are legal, and refuse the nulls that Go clients stored. So every object preserves unknown fields, everything is
-//! nullable, and nothing is required or limited.
+//! Their schemas only describe, for `kubectl explain`, and validate nothing. Schema validation runs between the
+//! mutating and the validating step of admission; it would hide the list of all errors, prune legal keys, and refuse
+//! the nulls that Go clients stored. So every object preserves unknown fields, everything is nullable, and nothing is
+//! required or limited.
 
 use schemars::JsonSchema;
 use serde_json::{Map, Value, json};
@@ -35,10 +35,10 @@ fn machine() -> Value {
         column("Address", "string", ".status.addresses[0].address"),
         column("Age", "date", ".metadata.creationTimestamp"),
         deleted(),
-        // Ours, behind the columns that scripts know by their place.
+        // Machinist's own column comes after those that scripts know by position.
         column("Phase", "string", ".status.phase"),
     ];
-    // Status is written through the object itself, together with finalizers and providerID.
+    // There is no status subresource: the controller writes status together with finalizers and providerID.
     definition::<Machine>("Machine", "ma", &columns, &Value::Null)
 }
 
@@ -58,7 +58,8 @@ fn machine_deployment() -> Value {
     let mut columns = replica_columns();
     columns.extend(template_columns());
     columns.extend(template_tail());
-    // Ours, behind the columns that scripts know by their place: done, going or stuck, and on what.
+    // Machinist's own columns come after those that scripts know by position: whether the rollout is complete,
+    // progressing or stuck, and why.
     columns.push(column("Rollout", "string", &progressing("reason")));
     columns.push(column("Message", "string", &progressing("message")));
     definition::<MachineDeployment>("MachineDeployment", "md", &columns, &scalable())
@@ -136,9 +137,9 @@ fn definition<T: JsonSchema>(kind: &str, short: &str, columns: &[Value], subreso
         "metadata": {
             "name": format!("{plural}.{GROUP}"),
             "annotations": {
-                // The group belongs to Kubernetes' own names; the API server asks for this.
+                // The group is a protected Kubernetes group, so the API server requires this.
                 "api-approved.kubernetes.io": "unapproved, legacy API",
-                // Without the definitions, every Machine would be gone.
+                // Deleting the definitions would delete every Machine.
                 "helm.sh/resource-policy": "keep",
             },
         },
@@ -165,7 +166,7 @@ fn described<T: JsonSchema>() -> Value {
     root
 }
 
-/// What is left of a schema: description, type where there is exactly one, and what is inside.
+/// A reduced schema: description, type if there is exactly one, and nested schemas.
 fn describe(schema: &Value) -> Value {
     let mut out = Map::from_iter([("nullable".to_owned(), json!(true))]);
     if let Some(description) = schema.get("description") {

@@ -1,4 +1,4 @@
-//! Decoding JSON the way Go clients taught users to write it, with every mistake reported at once.
+//! Decodes JSON as leniently as Go clients do, and reports all errors at once.
 //!
 //! Keys match without regard to letter case (the exact spelling wins), `null` is the same as absent, and a value of
 //! the wrong JSON type is an error with its path. Whether an unknown key is an error or a warning is up to the caller.
@@ -19,7 +19,7 @@ use serde_json::{Map, Value};
 
 use crate::api::field::{ErrorKind, FieldPath, MAX_REPORTED, Report, did_you_mean};
 
-/// The keys of one JSON object, taken one by one.
+/// The keys of one JSON object, read one by one.
 #[derive(Debug)]
 pub struct Fields<'a> {
     path: FieldPath,
@@ -28,7 +28,7 @@ pub struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
-    /// The fields of `value`; `null` has none; anything but an object is reported and gives `None`.
+    /// The fields of `value`; `null` has none; anything but an object is reported and returns `None`.
     pub fn of(value: &'a Value, path: FieldPath, report: &mut Report) -> Option<Self> {
         match value {
             Value::Null => Some(Self {
@@ -53,10 +53,10 @@ impl<'a> Fields<'a> {
         &self.path
     }
 
-    /// The field `key`, which from now on counts as known.
+    /// The field `key`, which counts as known from now on.
     pub fn take(&mut self, key: &'static str) -> Field<'a> {
         let found = self.map.and_then(|map| {
-            // Without an object there are no unknown keys either.
+            // Without an object there are no unknown keys.
             self.known.push(key);
             map.get(key).or_else(|| {
                 let mut entries = map.iter();
@@ -94,7 +94,7 @@ impl<'a> Fields<'a> {
                 let hint = if nth < MAX_REPORTED {
                     did_you_mean(key, self.known.iter().copied())
                 } else {
-                    // A person reads the first hundred, and each costs time.
+                    // Users read at most the first hundred, and each costs time.
                     String::new()
                 };
                 (self.path.child(key), format!("unknown field {key:?}{hint}"))
@@ -108,7 +108,7 @@ impl<'a> Fields<'a> {
 pub struct Field<'a> {
     /// Where it is.
     pub path: FieldPath,
-    /// What is there; never `Some(Null)`.
+    /// Its value; never `Some(Null)`.
     pub value: Option<&'a Value>,
 }
 
@@ -143,7 +143,7 @@ impl<'a> Field<'a> {
         Some(items.iter().enumerate().map(item).collect())
     }
 
-    /// A list of strings; items that are none are reported and left out.
+    /// A list of strings; other items are reported and skipped.
     pub fn strings(&self, report: &mut Report) -> Option<Vec<String>> {
         let items = self.items(report)?;
         Some(items.iter().filter_map(|item| item.string(report)).collect())

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::MachineTemplate;
 use super::lenient::{null_default, without_nulls};
 
-/// A MachineDeployment keeps a number of Machines and rolls them when the template changes.
+/// A MachineDeployment maintains a number of Machines and replaces them when the template changes.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct MachineDeployment {
@@ -17,30 +17,30 @@ pub struct MachineDeployment {
     #[serde(default, deserialize_with = "null_default")]
     #[schemars(skip)]
     pub metadata: ObjectMeta,
-    /// How many Machines, of which template, and how they are rolled.
+    /// The number of Machines, their template, and how rollouts replace them.
     #[serde(default, deserialize_with = "null_default")]
     pub spec: MachineDeploymentSpec,
-    /// What has been observed of the Machines.
+    /// Observed state of the Machines.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<MachineDeploymentStatus>,
 }
 super::resource!(MachineDeployment, "machinedeployments");
 
-/// How many Machines, of which template, and how they are rolled.
+/// The number of Machines, their template, and how rollouts replace them.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct MachineDeploymentSpec {
     /// How many Machines. Default 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replicas: Option<i32>,
-    /// Which Machines belong to it; must match the template's labels.
+    /// Selects its Machines; must match the template's labels.
     #[serde(
         default,
         deserialize_with = "without_nulls",
         skip_serializing_if = "Option::is_none"
     )]
     pub selector: Option<LabelSelector>,
-    /// The Machine to make.
+    /// The Machine to create.
     #[serde(default, deserialize_with = "null_default")]
     pub template: MachineTemplate,
     /// How Machines are replaced when the template changes.
@@ -52,7 +52,7 @@ pub struct MachineDeploymentSpec {
     /// How many old MachineSets to keep. Default 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision_history_limit: Option<i32>,
-    /// While true no rollout step is taken.
+    /// While true, the rollout does not progress.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paused: Option<bool>,
     /// Seconds without progress after which a rollout counts as failed. Default 600.
@@ -64,7 +64,8 @@ pub struct MachineDeploymentSpec {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct MachineDeploymentStrategy {
-    /// `RollingUpdate`, the default, replaces Machines step by step; `OnDelete` replaces a Machine of an older template when a person deletes it.
+    /// `RollingUpdate`, the default, replaces Machines step by step; `OnDelete` replaces a Machine of an older template
+    /// when a user deletes it.
     #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
     pub type_: Option<String>,
     /// Limits of a rolling update.
@@ -76,15 +77,15 @@ pub struct MachineDeploymentStrategy {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RollingUpdate {
-    /// Machines that may be missing during the update, a number or a percentage. Default 0.
+    /// Machines that may be unavailable during the update, a number or a percentage. Default 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_unavailable: Option<IntOrString>,
-    /// Machines that may be made beyond `replicas` during the update, a number or a percentage. Default 1.
+    /// Machines that may be created above `replicas` during the update, a number or a percentage. Default 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_surge: Option<IntOrString>,
 }
 
-/// What has been observed of a MachineDeployment's Machines.
+/// Observed state of a MachineDeployment's Machines.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct MachineDeploymentStatus {
@@ -109,7 +110,8 @@ pub struct MachineDeploymentStatus {
     /// The selector as text, for `/scale`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label_selector: Option<String>,
-    /// `Available`: enough Machines are. `Progressing`: the rollout goes on or is done; `False` if it is stuck, and on what.
+    /// `Available`: enough Machines are available. `Progressing`: the rollout progresses or is complete; `False` with
+    /// the cause if it is stuck.
     #[serde(
         default,
         deserialize_with = "without_nulls",
@@ -134,23 +136,23 @@ pub struct RolloutStatus {
     pub completed_generation: Option<i64>,
 }
 
-/// One question about a MachineDeployment, answered.
+/// A condition of a MachineDeployment.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct MachineDeploymentCondition {
-    /// What is asked: `Available`, `Progressing` or `RolledBack`.
+    /// `Available`, `Progressing` or `RolledBack`.
     #[serde(default, rename = "type")]
     pub type_: String,
     /// `True`, `False` or `Unknown`.
     #[serde(default)]
     pub status: String,
-    /// Why, in one word.
+    /// Reason in CamelCase.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// Why, for a person.
+    /// Human-readable message.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
-    /// When the rollout last made progress; for other types, when the answer last changed.
+    /// When the rollout last made progress; for other types, when the condition last changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>")]
     pub last_update_time: Option<Time>,

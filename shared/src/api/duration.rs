@@ -1,10 +1,10 @@
-//! Durations as Go programs take them: `25m`, `1h30m`, `90s`.
+//! Durations in Go's syntax: `25m`, `1h30m`, `90s`.
 
 use std::time::Duration;
 
 use jiff::SignedDuration;
 
-/// Parses one; the empty text is none.
+/// Parses a duration; the empty string is `None`.
 pub fn parse(text: &str) -> Result<Option<Duration>, String> {
     if text.is_empty() {
         return Ok(None);
@@ -15,7 +15,7 @@ pub fn parse(text: &str) -> Result<Option<Duration>, String> {
     }
     let span: SignedDuration = text
         .parse()
-        .map_err(|_| format!("{text:?} is no duration like 25m or 1h30m"))?;
+        .map_err(|_| format!("{text:?} is not a duration like 25m or 1h30m"))?;
     let duration = Duration::try_from(span).map_err(|_| format!("{text:?} is negative"))?;
     Ok(Some(duration))
 }
@@ -31,7 +31,7 @@ mod tests {
     #[case("0", Ok(Some(0)))]
     #[case("90s", Ok(Some(90)))]
     #[case("1h0m0s", Ok(Some(3600)))]
-    #[case("600", Err("is no duration like 25m or 1h30m"))]
+    #[case("600", Err("is not a duration like 25m or 1h30m"))]
     #[case("-5m", Err("is negative"))]
     fn durations_are_read_as_go_programs_take_them(
         #[case] text: &str,

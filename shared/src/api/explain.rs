@@ -1,4 +1,4 @@
-//! What `kubectl explain` says of fields that are raw JSON or far larger in Rust. Only their schemas are used.
+//! Types for `kubectl explain` of fields that are raw JSON or far larger in Rust. Only their schemas are used.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +16,7 @@ use super::schema;
 #[schemars(extend("x-shape" = schema::of::<ObjectMeta>()))]
 #[expect(dead_code, reason = "only its schema is used")]
 pub(super) struct NodeMetadata {
-    /// The Machine's own name, which is also the Node's. May be left out.
+    /// The Machine's own name, which is also the Node's. Optional.
     name: Option<String>,
     /// Labels of the Node, added where the Node lacks the key.
     labels: Option<BTreeMap<String, String>>,
@@ -36,8 +36,8 @@ pub(super) struct TemplateMetadata {
     annotations: Option<BTreeMap<String, String>>,
 }
 
-/// Provider, operating system, SSH keys and the provider's own part. No types are given: admission judges all of it at
-/// once, and tells more than a schema could.
+/// Provider, operating system, SSH keys and the provider's own part. The schema has no types: admission validates all
+/// of it at once, and reports more than a schema could.
 #[derive(JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-shape" = true))]
@@ -45,11 +45,15 @@ pub(super) struct TemplateMetadata {
 pub(super) struct ProviderSpecValue {
     /// SSH public keys that may log in to the machine, each as a line of `authorized_keys`.
     ssh_public_keys: Value,
-    /// Public key of an SSH certificate authority. Only the maker of user data reads it.
+    /// Public key of an SSH certificate authority. Only the generator of user data reads it.
     ca_public_key: Value,
-    /// Who makes the machine: `kubevirt`. Required.
+    /// Provider that creates the machine: `kubevirt`. Required.
     cloud_provider: Value,
-    /// The provider's own part. For `kubevirt`: `auth.kubeconfig` (of the infra cluster; base64, or a `secretKeyRef`), `clusterName`, `virtualMachine` (`instancetype`, `preference`, `template` with `cpus`, `memory` and `primaryDisk`), `affinity`, `topologySpreadConstraints`, and `machinist` for what else the built-in bootstrap shall do. Most strings may be taken from a Secret or ConfigMap: `{secretKeyRef: {namespace, name, key}}`, `{configMapKeyRef: …}`.
+    /// The provider's own part. For `kubevirt`: `auth.kubeconfig` (of the infra cluster; base64, or a `secretKeyRef`),
+    /// `clusterName`, `virtualMachine` (`instancetype`, `preference`, `template` with `cpus`, `memory` and
+    /// `primaryDisk`), `affinity`, `topologySpreadConstraints`, and `machinist` for additional settings of the built-in
+    /// bootstrap. Most strings can come from a Secret or ConfigMap: `{secretKeyRef: {namespace, name, key}}`,
+    /// `{configMapKeyRef: …}`.
     cloud_provider_spec: Value,
     /// Operating system: `ubuntu`, `rhel`, `flatcar` or `rockylinux`. Required.
     operating_system: Value,
@@ -57,11 +61,11 @@ pub(super) struct ProviderSpecValue {
     operating_system_spec: Value,
     /// Network settings of the guest (`cidr`, `gateway`, `dns.servers`, `ipFamily`), for the built-in bootstrap.
     network: Value,
-    /// Cloud config for the kubelet. Only the maker of user data reads it.
+    /// Cloud config for the kubelet. Only the generator of user data reads it.
     overwrite_cloud_config: Value,
 }
 
-/// What `providerSpec.valueFrom` was.
+/// `providerSpec.valueFrom` of older versions of the API.
 #[derive(JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[expect(dead_code, reason = "only its schema is used")]
@@ -77,7 +81,7 @@ struct MachineClass {
     provider: Option<String>,
 }
 
-/// What `status.lastOperation` was.
+/// `status.lastOperation` of older versions of the API.
 #[derive(JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[expect(dead_code, reason = "only its schema is used")]

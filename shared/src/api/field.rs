@@ -1,8 +1,8 @@
-//! Field errors: what is wrong, where, and what to write instead. Collected, never thrown one by one.
+//! Field errors: the field, the problem, and the fix. All errors of an object are collected.
 
 use std::fmt;
 
-/// Path of a field as a person would write it: `spec.providerSpec.value.cloudProviderSpec.auth`.
+/// Path of a field as users write it: `spec.providerSpec.value.cloudProviderSpec.auth`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct FieldPath(String);
 
@@ -19,7 +19,7 @@ impl FieldPath {
             && name
                 .bytes()
                 .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
-        // Paths are made by the hundred for every object that is judged, so each is allocated but once.
+        // Every validated object builds hundreds of paths, so each is allocated only once.
         let mut path = String::with_capacity(self.0.len() + name.len() + 2);
         path.push_str(&self.0);
         if plain {
@@ -79,14 +79,14 @@ impl ErrorKind {
     }
 }
 
-/// One thing that is wrong with an object.
+/// One error in an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FieldError {
     /// Where.
     pub path: FieldPath,
-    /// What kind of wrong.
+    /// The kind of error.
     pub kind: ErrorKind,
-    /// What is wrong and what to do, for a person. Never holds a secret.
+    /// The problem and the fix, for a user. Never contains a secret.
     pub message: String,
 }
 
@@ -96,9 +96,9 @@ impl fmt::Display for FieldError {
     }
 }
 
-/// How many errors, and how many warnings, of one object a person is shown.
+/// Maximum number of errors, and of warnings, that are shown for one object.
 pub const MAX_REPORTED: usize = 100;
-/// How much of one of them.
+/// Maximum length of one of them.
 const MAX_TEXT: usize = 1024;
 
 /// The first [`MAX_REPORTED`] texts, each up to 1 KiB, and `and N more`.
@@ -111,7 +111,7 @@ pub fn reported(texts: impl ExactSizeIterator<Item = String>) -> Vec<String> {
     shown
 }
 
-/// The text, cut off if it is too long for a person.
+/// The text, truncated if it is too long.
 pub fn cut(mut text: String) -> String {
     if text.len() > MAX_TEXT {
         text.truncate(text.floor_char_boundary(MAX_TEXT));
@@ -120,12 +120,12 @@ pub fn cut(mut text: String) -> String {
     text
 }
 
-/// Everything found wrong (errors) or odd (warnings) in one object.
+/// All errors and warnings for one object.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Report {
     /// Reasons to refuse.
     pub errors: Vec<FieldError>,
-    /// Shown to the person by kubectl, refuse nothing.
+    /// Shown by kubectl; they refuse nothing.
     pub warnings: Vec<String>,
 }
 
@@ -135,17 +135,17 @@ impl Report {
         Self::default()
     }
 
-    /// Whether nothing speaks against the object.
+    /// Whether there are no errors.
     pub fn is_ok(&self) -> bool {
         self.errors.is_empty()
     }
 
-    /// Whether an error has been reported for exactly this field, so that a later rule need not judge it again.
+    /// Whether an error has been reported for exactly this field, so that a later rule can skip it.
     pub fn has_error_at(&self, path: &FieldPath) -> bool {
         self.errors.iter().any(|error| error.path == *path)
     }
 
-    /// Adds everything that `other` has found.
+    /// Adds all errors and warnings of `other`.
     pub fn extend(&mut self, other: Self) {
         self.errors.extend(other.errors);
         self.warnings.extend(other.warnings);
@@ -196,7 +196,7 @@ impl Report {
     }
 }
 
-/// `; did you mean "x"?` for the candidate nearest to `got`, or nothing if none is near.
+/// `; did you mean "x"?` for the candidate nearest to `got`, or the empty string if none is near.
 pub fn did_you_mean<'a>(got: &str, candidates: impl IntoIterator<Item = &'a str>) -> String {
     nearest(got, candidates).map_or_else(String::new, |best| format!("; did you mean {best:?}?"))
 }

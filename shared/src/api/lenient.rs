@@ -1,4 +1,4 @@
-//! Reading what Go clients stored: they write `null` where they mean nothing, and so do people.
+//! Lenient deserialization of objects from Go clients and users, who write `null` for absent values.
 
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, Deserializer, Error};
@@ -11,7 +11,7 @@ pub(super) fn null_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'
     Ok(Option::deserialize(from)?.unwrap_or_default())
 }
 
-/// Types of Kubernetes take no `null` inside maps and lists: it is left out there.
+/// Kubernetes types accept no `null` in maps and lists: it is dropped there.
 pub(super) fn without_nulls<'de, D: Deserializer<'de>, T: DeserializeOwned>(
     from: D,
 ) -> Result<Option<T>, D::Error> {

@@ -19,20 +19,21 @@ pub struct Machine {
     #[serde(default, deserialize_with = "null_default")]
     #[schemars(skip)]
     pub metadata: ObjectMeta,
-    /// What the Machine shall be. Immutable once admitted.
+    /// Desired state of the Machine. Immutable once admitted.
     #[serde(default, deserialize_with = "null_default")]
     pub spec: MachineSpec,
-    /// What has been observed of the Machine. Written by the controller.
+    /// Observed state of the Machine. Written by the controller.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<MachineStatus>,
 }
 super::resource!(Machine, "machines");
 
-/// What a Machine shall be.
+/// Desired state of a Machine.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct MachineSpec {
-    /// Labels and annotations for the Node, added where the Node lacks the key. `name` is always the Machine's own name.
+    /// Labels and annotations for the Node, added where the Node lacks the key. `name` is always the Machine's own
+    /// name.
     #[serde(
         default,
         deserialize_with = "without_nulls",
@@ -40,14 +41,14 @@ pub struct MachineSpec {
     )]
     #[schemars(with = "NodeMetadata")]
     pub metadata: Option<ObjectMeta>,
-    /// Taints of the Node, there before anything can be scheduled onto it.
+    /// Taints of the Node, set before any pod can be scheduled to it.
     #[serde(
         default,
         deserialize_with = "without_nulls",
         skip_serializing_if = "Option::is_none"
     )]
     pub taints: Option<Vec<Taint>>,
-    /// Which provider makes the machine, and how.
+    /// The provider that creates the machine, and its settings.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub provider_spec: Option<ProviderSpec>,
     /// Versions to install.
@@ -57,16 +58,18 @@ pub struct MachineSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-shape" = schema::of::<NodeConfigSource>()))]
     pub config_source: Option<Value>,
-    /// Identity of the machine, equal to the Node's `spec.providerID`. Written by the controller unless an external cloud controller manager runs.
+    /// Identity of the machine, equal to the Node's `spec.providerID`. Written by the controller unless an external
+    /// cloud controller manager runs.
     #[serde(default, rename = "providerID", skip_serializing_if = "Option::is_none")]
     pub provider_id: Option<String>,
 }
 
-/// Which provider makes the machine, and how.
+/// The provider that creates the machine, and its settings.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ProviderSpec {
-    /// Provider, operating system, SSH keys and the provider's own part, decoded strictly at admission. Stored as written.
+    /// Provider, operating system, SSH keys and the provider's own part, decoded strictly at admission. Stored as
+    /// written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "ProviderSpecValue")]
     pub value: Option<Value>,
@@ -88,7 +91,7 @@ pub struct MachineVersions {
     pub control_plane: Option<String>,
 }
 
-/// What has been observed of a Machine.
+/// Observed state of a Machine.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct MachineStatus {
@@ -109,34 +112,34 @@ pub struct MachineStatus {
         skip_serializing_if = "Option::is_none"
     )]
     pub addresses: Option<Vec<NodeAddress>>,
-    /// One condition per question, each with a reason from a closed list and a message for a person. `Ready` sums them up.
+    /// Conditions, each with a reason from a closed list and a human-readable message. `Ready` summarizes the others.
     #[serde(
         default,
         deserialize_with = "without_nulls",
         skip_serializing_if = "Option::is_none"
     )]
     pub conditions: Option<Vec<NodeCondition>>,
-    /// Reason of the error that keeps the Machine from becoming a Node, until it is mended.
+    /// Reason of the error that keeps the Machine from becoming a Node, until it is fixed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error_reason: Option<String>,
-    /// That error for a person.
+    /// Human-readable message of that error.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error_message: Option<String>,
-    /// That error again, where the cluster-autoscaler looks for it. Set only with phase `Failed`.
+    /// That error again, in the field that the cluster-autoscaler reads. Set only with phase `Failed`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure_message: Option<String>,
     /// When the status last changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-shape" = schema::of::<Time>()))]
     pub last_updated: Option<Value>,
-    /// Where the VM was put and which it is: the controller's record.
+    /// The controller's record of the VM and its location.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub provider_status: Option<Value>,
     /// Never written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-shape" = schema::of::<LastOperation>()))]
     pub last_operation: Option<Value>,
-    /// `Pending`, `Provisioning`, `Running`, `Deleting` or `Failed` (cannot heal).
+    /// `Pending`, `Provisioning`, `Running`, `Deleting` or `Failed` (cannot recover).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase: Option<String>,
 }

@@ -1,6 +1,6 @@
 //! The API types of `cluster.k8s.io/v1alpha1`, as users write and tools read them.
 //!
-//! `providerSpec.value` stays raw JSON: what a person wrote is what is stored. The doc comments here are what
+//! `providerSpec.value` stays raw JSON: it is stored as the user wrote it. The doc comments here are what
 //! `kubectl explain` prints.
 
 pub mod config_var;

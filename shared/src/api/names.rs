@@ -1,25 +1,26 @@
 //! Every name of the API in one place: labels, annotations, finalizers, condition types and their reasons.
 //!
-//! Names without a remark are machine-controller's and part of the contract with its users. Names below
-//! [`PREFIX`] are our own (ADR 001).
+//! Names without a remark are machine-controller's and part of the contract with its users. Names below [`PREFIX`] are
+//! Machinist's own (ADR 001).
 
 /// API group of Machine, MachineSet and MachineDeployment.
 pub const GROUP: &str = "cluster.k8s.io";
 /// The one served and stored version.
 pub const VERSION: &str = "v1alpha1";
-/// `apiVersion` of all our kinds.
+/// `apiVersion` of all Machinist kinds.
 pub const API_VERSION: &str = "cluster.k8s.io/v1alpha1";
-/// Prefix of our own labels and annotations (ADR 001).
+/// Prefix of Machinist's own labels and annotations (ADR 001).
 pub const PREFIX: &str = "machinist.dev";
 
-/// The Lease that both machine-controller and we take, so that both never run at once, unless a flag names another.
+/// The Lease of both machine-controller and Machinist, so that they never run at the same time, unless a flag names
+/// another Lease.
 pub const LEASE: &str = "machine-controller";
-/// The Lease of who keeps the webhook's certificates, in the namespace of their Secrets. Beside a machine-controller that
-/// leads, our webhook still has to serve.
+/// The Lease of the process that maintains the webhook's certificates, in the namespace of their Secrets. It is
+/// separate because Machinist's webhook serves even while machine-controller is the leader.
 pub const CERTIFICATES_LEASE: &str = "machinist-certificates";
 /// Field manager and user agent of the controller.
 pub const CONTROLLER: &str = "machinist-controller";
-/// Field manager of nothing but the `caBundle` of our webhook configurations.
+/// Field manager of only the `caBundle` of Machinist's webhook configurations.
 pub const CA_BUNDLE_MANAGER: &str = "machinist-certificates";
 
 /// Finalizers on Machines.
@@ -30,7 +31,7 @@ pub mod finalizer {
     pub const NODE: &str = "machine-node-delete-finalizer";
     /// Left by machine-controller on rhel Machines.
     pub const RED_HAT_SUBSCRIPTION: &str = "kubermatic.io/red-hat-subscription";
-    /// On MachineSets and MachineDeployments: garbage collection deletes what they own first, and then takes it away.
+    /// On MachineSets and MachineDeployments: garbage collection deletes their dependents first, and then removes it.
     pub const FOREGROUND_DELETION: &str = "foregroundDeletion";
 }
 
@@ -38,7 +39,7 @@ pub mod finalizer {
 pub mod label {
     /// On a Machine: selects the controller instance (`--name`).
     pub const CONTROLLER_NAME: &str = "machine.k8s.io/controller";
-    /// On a MachineSet of a MachineDeployment, on its Machines and in its selector: number of the template.
+    /// On a MachineSet of a MachineDeployment, on its Machines and in its selector: hash of the template.
     pub const TEMPLATE_HASH: &str = "machine-template-hash";
     /// On a MachineSet: name of its MachineDeployment. The cluster-autoscaler finds the sets of a pool by it.
     pub const DEPLOYMENT_NAME: &str = "cluster.x-k8s.io/deployment-name";
@@ -65,15 +66,15 @@ pub mod label {
     /// Zone, on VMs and Nodes.
     pub const ZONE: &str = "topology.kubernetes.io/zone";
 
-    /// On a pod: what becomes of it when its Node is drained, `skip` or `wait-completed`. Cluster API's name.
+    /// On a pod: how a drain of its Node treats it, `skip` or `wait-completed`. Cluster API's name.
     pub const DRAIN: &str = "cluster.x-k8s.io/drain";
 
-    /// Ours, on VMs, Secrets of user data and bootstrap tokens: UID of the Machine.
+    /// Machinist's own, on VMs, Secrets of user data and bootstrap tokens: UID of the Machine.
     pub const MACHINE_UID: &str = "machinist.dev/machine-uid";
-    /// Ours, on VMs and Secrets of user data: UID of the user cluster's kube-system namespace.
+    /// Machinist's own, on VMs and Secrets of user data: UID of the user cluster's kube-system namespace.
     pub const CLUSTER_UID: &str = "machinist.dev/cluster-uid";
-    /// On Secrets of the webhook's certificates that the controller makes: [`CERTIFICATE_AUTHORITY`] or
-    /// [`CERTIFICATE_SERVING`]. Without it, they are somebody else's.
+    /// On Secrets of the webhook's certificates that the controller creates: [`CERTIFICATE_AUTHORITY`] or
+    /// [`CERTIFICATE_SERVING`]. Without it, the Secrets belong to another owner.
     pub const CERTIFICATE: &str = "machinist.dev/certificate";
     /// Value of [`CERTIFICATE`].
     pub const CERTIFICATE_AUTHORITY: &str = "authority";
@@ -89,45 +90,46 @@ pub mod annotation {
     pub const OVN_LOGICAL_SWITCH: &str = "ovn.kubernetes.io/logical_switch";
     /// On a Machine: `true` lets one spec change through; removed by the webhook on use.
     pub const BYPASS_IMMUTABILITY: &str = "kubermatic.io/bypass-no-spec-mutation-requirement";
-    /// On a Machine or MachineSet: any text makes every controller leave it alone.
+    /// On a Machine or MachineSet: any value makes every controller ignore it.
     pub const INITIALIZERS: &str = "machine-controller.kubermatic.io/initializers";
-    /// On a MachineDeployment or MachineSet: there at all, it is left alone. Cluster API's name; the cluster-autoscaler
-    /// reads it, too.
+    /// On a MachineDeployment or MachineSet: with any value, controllers ignore it. Cluster API's name; the
+    /// cluster-autoscaler reads it, too.
     pub const PAUSED: &str = "cluster.x-k8s.io/paused";
-    /// On a MachineDeployment and its MachineSets: number of the template.
+    /// On a MachineDeployment and its MachineSets: revision of the template.
     pub const REVISION: &str = "machinedeployment.clusters.k8s.io/revision";
-    /// On a MachineSet: numbers that its template had before, with commas between.
+    /// On a MachineSet: earlier revisions of its template, comma-separated.
     pub const REVISION_HISTORY: &str = "machinedeployment.clusters.k8s.io/revision-history";
     /// On a MachineSet: `replicas` of the MachineDeployment when the set was scaled last.
     pub const DESIRED_REPLICAS: &str = "machinedeployment.clusters.k8s.io/desired-replicas";
     /// On a MachineSet: the same and `maxSurge`.
     pub const MAX_REPLICAS: &str = "machinedeployment.clusters.k8s.io/max-replicas";
-    /// On a MachineSet: [`REVISION`] again, where the cluster-autoscaler looks for it. It removes no node of a pool that is
-    /// being rolled.
+    /// On a MachineSet: [`REVISION`] again, where the cluster-autoscaler reads it. It removes no node of a pool during
+    /// a rollout.
     pub const ROLLOUT_GUARD: &str = "machinedeployment.clusters.x-k8s.io/revision";
-    /// Ours, on a MachineDeployment: the revision to go back to; empty or `0` is the one before. Removed when done.
+    /// Machinist's own, on a MachineDeployment: the revision to roll back to; empty or `0` is the previous one. Removed
+    /// when done.
     pub const ROLLBACK_TO: &str = "machinist.dev/rollback-to";
-    /// Ours, on a MachineDeployment or MachineSet: `true` changes what is only on the Nodes, and timeouts, of the Machines
-    /// that are there, instead of making others (ADR 011).
+    /// Machinist's own, on a MachineDeployment or MachineSet: `true` propagates Node labels, annotations, taints and
+    /// timeouts to the existing Machines in place, instead of replacing them (ADR 011).
     pub const IN_PLACE: &str = "machinist.dev/in-place-changes";
-    /// Ours, on a MachineSet: one of its Machines has been available.
+    /// Machinist's own, on a MachineSet: one of its Machines has been available.
     pub const PROVEN: &str = "machinist.dev/proven";
-    /// Ours, on a MachineSet: the last of its Machines that ran out of time to join, and why.
+    /// Machinist's own, on a MachineSet: the last of its Machines whose join timeout expired, and why.
     pub const MACHINE_FAILED: &str = "machinist.dev/machine-failed";
-    /// On a MachineSet of an older template (strategy OnDelete): it makes no Machines. Cluster API's name.
+    /// On a MachineSet of an older template (strategy OnDelete): it creates no Machines. Cluster API's name.
     pub const NO_NEW_MACHINES: &str = "cluster.x-k8s.io/disable-machine-create";
-    /// On a Machine: any text makes it the first to go when its set is scaled down. The cluster-autoscaler writes it.
+    /// On a Machine: with any value, scaling down its MachineSet deletes it first. The cluster-autoscaler writes it.
     pub const DELETE_MACHINE: &str = "cluster.k8s.io/delete-machine";
     /// On a Node: `<namespace>/<name>` of its Machine.
     pub const MACHINE: &str = "cluster.k8s.io/machine";
-    /// Ours, on a Node that is drained because its Machine is being deleted: what finishing that takes, as JSON, should the
-    /// Machine's finalizers be removed by force.
+    /// Machinist's own, on a Node that is drained because its Machine is being deleted: the data to finish the
+    /// deletion, as JSON, in case the Machine's finalizers are removed by force.
     pub const DELETING: &str = "machinist.dev/deleting";
     /// In `spec.metadata.annotations`: namespace of the VMs on the infra cluster.
     pub const CLUSTER_NAMESPACE: &str = "cluster.x-k8s.io/cluster-namespace";
-    /// Prefix, on a Machine: kubelet feature gates as the webhook was told.
+    /// Prefix, on a Machine: kubelet feature gates from the webhook's flags.
     pub const KUBELET_FEATURE_GATES: &str = "v1.kubelet-featuregates.machine-controller.kubermatic.io/";
-    /// Prefixes of everything that the maker of user data reads from annotations: feature gates, flags, configuration.
+    /// Prefixes of all annotations that the generator of user data reads: feature gates, flags, configuration.
     pub const KUBELET_PREFIXES: [&str; 3] = [
         KUBELET_FEATURE_GATES,
         "v1.kubelet-flags.machine-controller.kubermatic.io/",
@@ -141,57 +143,60 @@ pub mod annotation {
     /// Prefix of annotations that go to the primary DataVolume instead of the VM.
     pub const CDI_PREFIX: &str = "cdi.kubevirt.io";
 
-    /// kubectl's copy of the whole manifest, which may hold a kubeconfig.
+    /// kubectl's copy of the whole manifest, which may contain a kubeconfig.
     pub const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
-    /// On a Node: there at all, no pod is evicted from it when its Machine goes.
+    /// On a Node: with any value, no pod is evicted from it when its Machine is deleted.
     pub const SKIP_EVICTION: &str = "kubermatic.io/skip-eviction";
-    /// On a Machine: there at all, its Node is not drained. Cluster API's name.
+    /// On a Machine: with any value, its Node is not drained. Cluster API's name.
     pub const EXCLUDE_DRAIN: &str = "machine.cluster.x-k8s.io/exclude-node-draining";
-    /// On a Machine: there at all, nobody waits for its Node's volumes to be detached. Cluster API's name.
+    /// On a Machine: with any value, its deletion does not wait until its Node's volumes are detached. Cluster API's
+    /// name.
     pub const EXCLUDE_DETACH: &str = "machine.cluster.x-k8s.io/exclude-wait-for-node-volume-detach";
-    /// Prefix, on a Machine: its Node is not drained before all annotations of this prefix are gone. Cluster API's name.
+    /// Prefix, on a Machine: its Node is not drained before all annotations of this prefix are removed. Cluster API's
+    /// name.
     pub const PRE_DRAIN_HOOK: &str = "pre-drain.delete.hook.machine.cluster.x-k8s.io";
-    /// Prefix, on a Machine: its VM is not deleted before all annotations of this prefix are gone. Cluster API's name.
+    /// Prefix, on a Machine: its VM is not deleted before all annotations of this prefix are removed. Cluster API's
+    /// name.
     pub const PRE_TERMINATE_HOOK: &str = "pre-terminate.delete.hook.machine.cluster.x-k8s.io";
     /// On a pod: the kubelet's copy of one that it read from a file. Kubernetes' name.
     pub const MIRROR_POD: &str = "kubernetes.io/config.mirror";
 
-    /// Ours, on a MachineDeployment: how many of its Nodes are drained at a time.
+    /// Machinist's own, on a MachineDeployment: how many of its Nodes drain at the same time.
     pub const MAX_CONCURRENT_DRAINS: &str = "machinist.dev/max-concurrent-drains";
-    /// Ours, on a Machine: how long its Node may take to be drained (`10m`); `0s` for ever. Cluster API's
+    /// Machinist's own, on a Machine: how long its Node may take to drain (`10m`); `0s` means no timeout. Cluster API's
     /// `nodeDrainTimeout`.
     pub const DRAIN_TIMEOUT: &str = "machinist.dev/node-drain-timeout";
-    /// Ours, on a Machine: how long its Node's volumes may take to be detached after that (`5m`); `0s` for ever. Cluster
-    /// API's `nodeVolumeDetachTimeout`.
+    /// Machinist's own, on a Machine: how long its Node's volumes may take to detach after that (`5m`); `0s` means no
+    /// timeout. Cluster API's `nodeVolumeDetachTimeout`.
     pub const DETACH_TIMEOUT: &str = "machinist.dev/node-volume-detach-timeout";
-    /// Ours, on a Machine: how long its Node may take to go once its VM is gone (`1m`); `0s` for ever. Cluster API's
-    /// `nodeDeletionTimeout`.
+    /// Machinist's own, on a Machine: how long its Node may take to disappear after its VM (`1m`); `0s` means no
+    /// timeout. Cluster API's `nodeDeletionTimeout`.
     pub const NODE_DELETION_TIMEOUT: &str = "machinist.dev/node-deletion-timeout";
 
-    /// Ours, on a Machine: `copy` fills its secondary disks with the image of the operating system, as machine-controller
-    /// does, instead of leaving them blank.
+    /// Machinist's own, on a Machine: `copy` fills its secondary disks with the image of the operating system, as
+    /// machine-controller does, instead of leaving them blank.
     pub const SECONDARY_DISKS: &str = "machinist.dev/secondary-disks";
-    /// Ours, on a Machine: `metadata.uid` of a stranger's VM that this Machine shall take.
+    /// Machinist's own, on a Machine: `metadata.uid` of a foreign VM that this Machine adopts.
     pub const ADOPT_VM: &str = "machinist.dev/adopt-vm-uid";
-    /// Ours, on a deleting Machine: UID of the VM that an admin gives up on.
+    /// Machinist's own, on a deleting Machine: UID of the VM that an admin abandons.
     pub const ABANDON_VM: &str = "machinist.dev/abandon-vm-uid";
-    /// Value of [`ABANDON_VM`] where no VM is on record.
+    /// Value of [`ABANDON_VM`] if no VM is recorded.
     pub const ABANDON_UNKNOWN: &str = "unknown";
-    /// Ours, on a Machine: namespace UID or server of the new infra after [`super::reason::INFRASTRUCTURE_CHANGED`].
+    /// Machinist's own, on a Machine: namespace UID or server of the new infra after
+    /// [`super::reason::INFRASTRUCTURE_CHANGED`].
     pub const ACCEPT_INFRASTRUCTURE: &str = "machinist.dev/accept-infrastructure";
-    /// What an admin decides by hand, about one Machine. Setting them takes the right to `adopt` Machines.
+    /// Manual decisions of an admin about one Machine. Setting them requires the permission to `adopt` Machines.
     pub const ADMIN_DECISIONS: [&str; 3] = [ADOPT_VM, ABANDON_VM, ACCEPT_INFRASTRUCTURE];
-    /// Ours, on a Machine: digest of the one spec change that [`BYPASS_IMMUTABILITY`] let through last; opens nothing
-    /// but that change.
+    /// Machinist's own, on a Machine: digest of the last spec change that [`BYPASS_IMMUTABILITY`] permitted; permits
+    /// only that change.
     pub const SPEC_CHANGE: &str = "machinist.dev/spec-change";
-    /// Ours, on a Machine: how long its VM may take to run (`45m`); `off` for ever.
+    /// Machinist's own, on a Machine: how long its VM may take to run (`45m`); `off` means no timeout.
     pub const PROVISIONING_TIMEOUT: &str = "machinist.dev/provisioning-timeout";
-    /// Ours, on a Machine: keys of taints in its spec that end with the start of its Node, with commas between. They are put
-    /// onto the Node when it registers, and not put back.
+    /// Machinist's own, on a Machine: keys of startup taints in its spec, comma-separated. The Node gets them when it
+    /// registers, and they are not restored.
     pub const STARTUP_TAINTS: &str = "machinist.dev/startup-taints";
-    /// Ours, on a Machine: how long it may take with its steps, and which taints end with its start. No virtual machine is
-    /// another one for them.
+    /// Machinist's own, on a Machine: its timeouts and startup taints. Changing them requires no new virtual machine.
     pub const CHANGED_IN_PLACE: [&str; 5] = [
         STARTUP_TAINTS,
         PROVISIONING_TIMEOUT,
@@ -199,40 +204,42 @@ pub mod annotation {
         DETACH_TIMEOUT,
         NODE_DELETION_TIMEOUT,
     ];
-    /// On a MachineDeployment, operating-system-manager's: the profile that it makes user data by. Not empty, it makes
-    /// *osm* the bootstrap mode of `auto`.
+    /// On a MachineDeployment, operating-system-manager's: the profile that it generates user data from. If set, `auto`
+    /// means bootstrap mode *osm*.
     pub const OPERATING_SYSTEM_PROFILE: &str = "k8c.io/operating-system-profile";
-    /// On a bootstrap Secret, operating-system-manager's: [`REVISION`] of the MachineDeployment that it was made for.
+    /// On a bootstrap Secret, operating-system-manager's: [`REVISION`] of the MachineDeployment that it was generated
+    /// for.
     pub const BOOTSTRAP_REVISION: &str = "k8c.io/machine-deployment-revision";
-    /// Ours, on a Machine: bootstrap mode of this object (`auto`, `osm`, `builtin`).
+    /// Machinist's own, on a Machine: bootstrap mode of this object (`auto`, `osm`, `builtin`).
     pub const BOOTSTRAP: &str = "machinist.dev/bootstrap";
 
-    /// Ours, on a Secret of the webhook's certificates: whatever its text, what the Secret holds is made anew. Removed when
-    /// done.
+    /// Machinist's own, on a Secret of the webhook's certificates: with any value, its content is generated again.
+    /// Removed when done.
     pub const ROTATE: &str = "machinist.dev/rotate";
 }
 
-/// What the cluster-autoscaler (provider `clusterapi`, `CAPI_GROUP=cluster.k8s.io`) reads of MachineDeployments and of
-/// MachineSets that stand alone: annotations.
+/// Annotations that the cluster-autoscaler (provider `clusterapi`, `CAPI_GROUP=cluster.k8s.io`) reads from
+/// MachineDeployments and from MachineSets without one.
 pub mod autoscaler {
     /// Fewest Machines.
     pub const MIN_SIZE: &str = "cluster.k8s.io/cluster-api-autoscaler-node-group-min-size";
-    /// Most Machines; without it, or with 0, the object is no node group.
+    /// Most Machines; without it, or with 0, the object is not a node group.
     pub const MAX_SIZE: &str = "cluster.k8s.io/cluster-api-autoscaler-node-group-max-size";
     /// Prefix of those two, without the group.
     pub const SIZES: &str = "/cluster-api-autoscaler-node-group-";
     /// Prefix of settings of one node group.
     pub const OPTIONS: &str = "cluster.k8s.io/autoscaling-options-";
-    /// Prefix of what a node of the group will have, known before there is one.
+    /// Prefix of the capacity of a node of the group, known before a node exists.
     pub const CAPACITY: &str = "capacity.cluster-autoscaler.kubernetes.io/";
-    /// Ours: which annotations below [`CAPACITY`] we wrote, and what, as JSON. Others are the user's.
+    /// Machinist's own: the annotations below [`CAPACITY`] that Machinist wrote, with their values, as JSON. Others are
+    /// the user's.
     pub const WRITTEN: &str = "machinist.dev/autoscaler-capacity";
 }
 
 /// Values of [`annotation::BOOTSTRAP`].
 pub const BOOTSTRAP_MODES: [&str; 3] = ["auto", "osm", "builtin"];
 
-/// What operating-system-manager hands user data over by.
+/// The Secrets through which operating-system-manager delivers user data.
 pub mod osm {
     /// Namespace of its Secrets.
     pub const NAMESPACE: &str = "cloud-init-settings";
@@ -240,14 +247,14 @@ pub mod osm {
     pub const KEY: &str = "cloud-config";
 }
 
-/// Group of our bootstrap tokens: bound to `system:node-bootstrapper`, never to `…:nodeclient`.
+/// Group of Machinist's bootstrap tokens: bound to `system:node-bootstrapper`, never to `…:nodeclient`.
 pub const TOKEN_GROUP: &str = "system:bootstrappers:machinist:machine";
 /// Type of bootstrap token Secrets.
 pub const TOKEN_SECRET_TYPE: &str = "bootstrap.kubernetes.io/token";
-/// providerID without an external CCM is this and the Machine's UID.
+/// The providerID without an external CCM is this prefix and the Machine's UID.
 pub const PROVIDER_ID_PREFIX: &str = "kubermatic://kubevirt/";
 
-/// Whether it is the providerID that KubeVirt's cloud controller manager gives to the Node of the VM of that name.
+/// Whether it is the providerID that KubeVirt's cloud controller manager sets on the Node of the VM of that name.
 pub fn is_ccm_provider_id_of(vm: &str, provider_id: &str) -> bool {
     const PREFIX: &str = "kubevirt://";
     let scheme = provider_id.get(..PREFIX.len());
@@ -261,28 +268,28 @@ pub mod condition {
     pub const READY: &str = "Ready";
     /// VM, disks, scheduling: the root cause.
     pub const INFRASTRUCTURE_READY: &str = "InfrastructureReady";
-    /// The infra cluster answers.
+    /// The infra cluster is reachable.
     pub const INFRASTRUCTURE_REACHABLE: &str = "InfrastructureReachable";
-    /// Token and user data are in place.
+    /// Token and user data exist.
     pub const BOOTSTRAP_READY: &str = "BootstrapReady";
     /// The Node has joined and is Ready.
     pub const NODE_READY: &str = "NodeReady";
-    /// Present while the kubelet's request for a serving certificate is pending: why. It does not count for [`READY`].
+    /// Present with the cause while the kubelet's request for a serving certificate is pending. Not part of [`READY`].
     pub const SERVING_CERTIFICATE: &str = "ServingCertificate";
-    /// Present while the host of the VM is being drained on the infra cluster; and, False, while such a drain would hang. It
-    /// does not count for [`READY`].
+    /// Present while the host of the VM is being drained on the infra cluster; False while such a drain would hang. Not
+    /// part of [`READY`].
     pub const EVACUATING: &str = "Evacuating";
-    /// Present while deleting, from the beginning of the drain on: False since its beginning, and why it is not over.
+    /// Present during deletion from the start of the drain: False since then, with the cause.
     pub const DRAINED: &str = "Drained";
-    /// Present while deleting, if volumes had to be waited for: False since then, and which.
+    /// Present during deletion if volumes are attached: False since then, with their names.
     pub const VOLUMES_DETACHED: &str = "VolumesDetached";
-    /// Present while deleting: what is being waited for, since the last transition.
+    /// Present during deletion: what it waits for, since the last transition.
     pub const DELETING: &str = "Deleting";
 }
 
 /// Taints.
 pub mod taint {
-    /// Of Kubernetes, on a Node whose machine is off for good (KEP-2268): its pods are removed and its volumes detached at
-    /// once.
+    /// Kubernetes' own, on a Node whose machine is permanently off (KEP-2268): its pods are removed and its volumes
+    /// detached at once.
     pub const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
 }

@@ -6,9 +6,9 @@ const SUFFIXES: [&str; 15] = [
     "", "n", "u", "m", "k", "M", "G", "T", "P", "E", "Ki", "Mi", "Gi", "Ti", "Pi",
 ];
 
-/// The amount; `None` if the API server would not take the text.
+/// The amount; `None` if the API server would reject the text.
 pub fn parse(text: &str) -> Option<f64> {
-    // kube_quantity also takes `Gi` and `1e3Gi`, and does not take `1E`.
+    // kube_quantity also accepts `Gi` and `1e3Gi`, and rejects `1E`.
     let unsigned = text.strip_prefix(['+', '-']).unwrap_or(text);
     let end = unsigned.find(|c: char| !c.is_ascii_digit() && c != '.');
     let (number, suffix) = unsigned.split_at(end.unwrap_or(unsigned.len()));

@@ -1,11 +1,11 @@
-//! Edits of raw JSON objects that leave alone what they do not understand.
+//! Edits of raw JSON objects that preserve unknown parts.
 
 use serde_json::{Map, Value};
 
 /// A JSON object.
 pub type Object = Map<String, Value>;
 
-/// The object at `key`, made if absent or `null`; nothing if something else is there.
+/// The object at `key`, created if absent or `null`; `None` if it has another type.
 pub(crate) fn child<'a>(object: &'a mut Object, key: &str) -> Option<&'a mut Object> {
     let value = object.entry(key).or_insert(Value::Null);
     if value.is_null() {
@@ -20,13 +20,13 @@ pub(crate) fn object_at<'a>(object: &'a Object, path: &[&str]) -> Option<&'a Obj
         .try_fold(object, |object, key| object.get(*key)?.as_object())
 }
 
-/// The same, to be changed.
+/// The same, mutable.
 pub(crate) fn object_at_mut<'a>(object: &'a mut Object, path: &[&str]) -> Option<&'a mut Object> {
     path.iter()
         .try_fold(object, |object, key| object.get_mut(*key)?.as_object_mut())
 }
 
-/// The text at `key`, in any letter case if the exact key is absent; nothing if it is empty or no text.
+/// The text at `key`, in any letter case if the exact key is absent; `None` if it is empty or not a string.
 pub(crate) fn text<'a>(object: &'a Object, key: &str) -> Option<&'a str> {
     any_case(object, key)?.as_str().filter(|text| !text.is_empty())
 }
@@ -48,7 +48,7 @@ pub(crate) fn annotation<'a>(object: &'a Value, key: &str) -> Option<&'a str> {
         .as_str()
 }
 
-/// Gives keys of another letter case the spelling that the API documents, unless that is there, too.
+/// Renames keys in another letter case to the documented spelling, unless that key exists, too.
 pub(crate) fn spell(object: &mut Object, keys: &[&str]) {
     for key in keys {
         if object.contains_key(*key) {

@@ -1,10 +1,10 @@
-//! How many Machines a rollout may make too many, and how many may be missing.
+//! Limits of a rollout: surplus and unavailable Machines.
 
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-/// `maxSurge` where nothing is written.
+/// Default of `maxSurge`.
 pub const MAX_SURGE: i32 = 1;
-/// `maxUnavailable` where nothing is written.
+/// Default of `maxUnavailable`.
 pub const MAX_UNAVAILABLE: i32 = 0;
 
 /// `maxSurge` as a number of Machines.
@@ -29,7 +29,7 @@ enum Round {
     Down,
 }
 
-/// A number, or a percentage of `of`. Text is a percentage even without `%`; what is no number at all is none.
+/// A number, or a percentage of `of`. A string is a percentage even without `%`; anything else is `None`.
 fn resolve(value: &IntOrString, of: i32, round: Round) -> i32 {
     let percent = match value {
         IntOrString::Int(number) => return (*number).max(0),

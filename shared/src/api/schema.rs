@@ -1,11 +1,11 @@
-//! Schemas of the API types, from which both the CustomResourceDefinitions and the shapes that admission checks are made.
+//! Schemas of the API types, the source of both the CustomResourceDefinitions and the shapes that admission checks.
 
 use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
 use serde_json::Value;
 
-/// The schema of a type, in one piece. Where `kubectl explain` shows another part of a field than admission reads, the latter
-/// is the schema at the key `x-shape`.
+/// The schema of a type, in one piece. If admission reads a field differently than `kubectl explain` shows it, the key
+/// `x-shape` has the schema for admission.
 pub(crate) fn of<T: JsonSchema>() -> Value {
     let settings = SchemaSettings::openapi3().with(|s| {
         s.inline_subschemas = true;

@@ -1,4 +1,4 @@
-//! MachineSet: so many Machines of one template.
+//! MachineSet: a number of Machines of one template.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube_core::ObjectMeta;
@@ -9,7 +9,7 @@ use super::MachineSpec;
 use super::explain::TemplateMetadata;
 use super::lenient::{null_default, without_nulls};
 
-/// A MachineSet keeps a number of Machines of one template.
+/// A MachineSet maintains a number of Machines of one template.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct MachineSet {
@@ -17,16 +17,16 @@ pub struct MachineSet {
     #[serde(default, deserialize_with = "null_default")]
     #[schemars(skip)]
     pub metadata: ObjectMeta,
-    /// How many Machines, and of which template.
+    /// The number of Machines, and their template.
     #[serde(default, deserialize_with = "null_default")]
     pub spec: MachineSetSpec,
-    /// What has been observed of the Machines.
+    /// Observed state of the Machines.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<MachineSetStatus>,
 }
 super::resource!(MachineSet, "machinesets");
 
-/// How many Machines, and of which template.
+/// The number of Machines, and their template.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct MachineSetSpec {
@@ -36,22 +36,22 @@ pub struct MachineSetSpec {
     /// Seconds that a Node must be Ready before its Machine counts as available.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub min_ready_seconds: Option<i32>,
-    /// Which Machines go first when scaling down: `Random` (default), `Newest` or `Oldest`.
+    /// Which Machines are deleted first when scaling down: `Random` (default), `Newest` or `Oldest`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delete_policy: Option<String>,
-    /// Which Machines are counted; must match the template's labels.
+    /// Selects its Machines; must match the template's labels.
     #[serde(
         default,
         deserialize_with = "without_nulls",
         skip_serializing_if = "Option::is_none"
     )]
     pub selector: Option<LabelSelector>,
-    /// The Machine to make.
+    /// The Machine to create.
     #[serde(default, deserialize_with = "null_default")]
     pub template: MachineTemplate,
 }
 
-/// A Machine to be made.
+/// A Machine to create.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct MachineTemplate {
@@ -68,7 +68,7 @@ pub struct MachineTemplate {
     pub spec: MachineSpec,
 }
 
-/// What has been observed of a MachineSet's Machines.
+/// Observed state of a MachineSet's Machines.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct MachineSetStatus {
@@ -90,10 +90,11 @@ pub struct MachineSetStatus {
     /// The selector as text, for `/scale`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label_selector: Option<String>,
-    /// What kind of trouble there is: `InvalidConfiguration`, `CreateError`, `UpdateError`, `DeleteError`, `MachineChangedAtAdmission` or `TooManyCreations`.
+    /// Kind of error: `InvalidConfiguration`, `CreateError`, `UpdateError`, `DeleteError`, `MachineChangedAtAdmission`
+    /// or `TooManyCreations`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error_reason: Option<String>,
-    /// What is wrong, and what the API server answered.
+    /// The error, with the response of the API server.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error_message: Option<String>,
 }

@@ -1,6 +1,6 @@
 //! Kubernetes' rules for names, label keys and label values.
 
-/// Longest label value, and so the longest name that a label can carry.
+/// Maximum length of a label value, and so of a name in a label.
 pub const LABEL_MAX: usize = 63;
 
 /// Why `text` cannot be a label's value; empty is fine.
@@ -13,8 +13,8 @@ pub fn label_value(text: &str) -> Result<(), &'static str> {
         .ok_or("must be letters, digits, '-', '_' or '.', with a letter or digit at both ends")
 }
 
-/// Why `text` cannot be the key of a label, annotation or taint: a name of up to 63 characters, optionally behind a
-/// DNS domain and a slash.
+/// Why `text` cannot be the key of a label, annotation or taint: a name of up to 63 characters, optionally after a DNS
+/// domain and a slash.
 pub fn qualified_name(text: &str) -> Result<(), &'static str> {
     let (prefix, name) = text
         .split_once('/')

@@ -1,6 +1,6 @@
-//! Where the specs of Machines are.
+//! Locations of Machine specs.
 
-/// Where a provider's spec is in an object.
+/// The location of a provider's spec in an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ValueAt {
     /// JSON pointer.

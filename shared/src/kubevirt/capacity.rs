@@ -1,4 +1,4 @@
-//! What a VM will have, as far as it can be told without asking.
+//! The capacity of a VM, as far as it is known without the infra cluster.
 
 use serde_json::Value;
 
@@ -7,7 +7,7 @@ use crate::api::config_var::ConfigVarString;
 use crate::api::quantity;
 use crate::provider::{Lookup, NodeCapacity};
 
-/// Capacity of a VM: its own, or that of its instancetype, whose `spec` is `instancetype` if that is known.
+/// Capacity of a VM: its own, or that of its instancetype. `instancetype` is the instancetype's `spec`, if known.
 pub(super) fn capacity(
     vm: &VirtualMachine,
     lookup: &Lookup<'_>,
@@ -34,7 +34,7 @@ pub(super) fn capacity(
     known
 }
 
-/// The guest's CPUs: a fraction of one is one more.
+/// The guest's CPUs, rounded up.
 fn cores(vm: &VirtualMachine, amount: &dyn Fn(&ConfigVarString) -> Option<String>) -> Option<String> {
     if vm.vcpu_cores > 0 {
         return Some(vm.vcpu_cores.to_string());
@@ -48,7 +48,7 @@ fn of_instancetype(spec: &Value) -> [(&'static str, Option<String>); 4] {
     let memory = spec.pointer("/memory/guest").and_then(Value::as_str);
     let gpus = spec.pointer("/gpus").and_then(Value::as_array);
     let gpus = gpus.filter(|gpus| !gpus.is_empty());
-    // The devices of the infra cluster have names of their own; in the guest, the vendor's plugin has but one.
+    // Device names on the infra cluster vary; in the guest, the vendor's device plugin has only one name.
     let vendor = gpus
         .and_then(|gpus| gpus.first()?.get("deviceName")?.as_str()?.split_once('/'))
         .map(|(vendor, _)| vendor)

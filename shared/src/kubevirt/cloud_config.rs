@@ -1,21 +1,21 @@
-//! `GetCloudConfig`: what a cloud provider for KubeVirt reads, inside the guest and beside the control plane.
+//! `GetCloudConfig`: the configuration of a cloud provider for KubeVirt, in the guest and next to the control plane.
 
 use semver::Version;
 use serde_json::Value;
 
 use crate::provider::Secret;
 
-/// Who takes care of the cloud for a kubelet.
+/// The component that implements the cloud provider for a kubelet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CloudProvider {
-    /// The kubelet itself, as long as it had providers built in.
+    /// The kubelet itself, in versions with built-in providers.
     InTree,
     /// A cloud controller manager.
     External,
 }
 
-/// A kubelet's `/etc/kubernetes/cloud-config`, as operating-system-manager writes it: YAML with the kubeconfig of the infra
-/// cluster, and empty where no kubelet reads it, which is from 1.29 on and beside a cloud controller manager.
+/// A kubelet's `/etc/kubernetes/cloud-config`, as operating-system-manager writes it: YAML with the kubeconfig of the
+/// infra cluster. It is empty where no kubelet reads it: from 1.29 on, and with a cloud controller manager.
 pub fn for_kubelet(
     kubeconfig: &Secret,
     infra_namespace: &str,
@@ -32,9 +32,9 @@ pub fn for_kubelet(
     ))
 }
 
-/// The `--cloud-config` of cloud-provider-kubevirt, the cloud controller manager: YAML that says where its kubeconfig of
-/// the infra cluster is mounted, and where the VMs are. What else it takes has defaults, by which it gives Nodes the
-/// providerID `kubevirt://<VM name>`.
+/// The `--cloud-config` of cloud-provider-kubevirt, the cloud controller manager: YAML with the path of the infra
+/// kubeconfig and the namespace of the VMs. Its other settings have defaults, with which it sets the providerID
+/// `kubevirt://<VM name>` on Nodes.
 pub fn for_cloud_controller_manager(kubeconfig_path: &str, infra_namespace: &str) -> String {
     format!(
         "kubeconfig: {}\nnamespace: {}\n",

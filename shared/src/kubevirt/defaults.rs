@@ -1,4 +1,4 @@
-//! Defaults that come from outside of a spec: where its VMs are, and the Node's region and zone.
+//! Defaults from outside the spec: the namespace of its VMs, and the Node's region and zone.
 
 use serde_json::{Value, json};
 
@@ -7,8 +7,8 @@ use crate::api::names::{annotation, label};
 use crate::api::raw::{self, Object, child, object_at, object_at_mut, text};
 use crate::provider::named_by;
 
-/// Fills them in. On an update, `stored` is the spec that is stored now, and they are taken from it, absent staying
-/// absent, unless the fields that they follow from have changed.
+/// Adds the defaults. On an update, they come from `stored`, the stored spec (absent stays absent), unless the fields
+/// that determine them have changed.
 pub(super) fn add(spec: &mut Object, stored: Option<&Object>, infra_namespace: &str) {
     if let Some(stored) = stored {
         keep(stored, spec, infra_namespace);
@@ -20,7 +20,7 @@ pub(super) fn add(spec: &mut Object, stored: Option<&Object>, infra_namespace: &
     }
 }
 
-/// Admission writes them over whatever is there, so they say nothing that the rest of the template does not.
+/// Admission overwrites them, so they contain nothing that the rest of the template does not.
 pub(super) fn forget(spec: &mut Object) {
     let located = located(spec).map(|place| place.is_some());
     if let Some(annotations) = object_at_mut(spec, &["metadata", "annotations"]) {
@@ -59,7 +59,7 @@ fn keep(stored: &Object, template: &mut Object, infra_namespace: &str) {
         [label::REGION, label::ZONE].map(|key| (key, kept.and_then(|labels| labels.get(key)).cloned()));
     if let Some(labels) = object_at_mut(template, &["metadata", "labels"]) {
         for (key, value) in kept {
-            // What the author writes counts; what nobody writes stays as it is stored.
+            // Values that the author sets count; unset ones stay as stored.
             if let (Some(value), true) = (value, labels.get(key).is_none_or(Value::is_null)) {
                 labels.insert(key.to_owned(), value);
             }
@@ -67,7 +67,7 @@ fn keep(stored: &Object, template: &mut Object, infra_namespace: &str) {
     }
 }
 
-/// The fields that topology labels follow from: the location, and the StorageClass of the primary disk.
+/// The fields that determine topology labels: the location, and the StorageClass of the primary disk.
 pub(super) fn topology_source(spec: &Object) -> [Option<&Value>; 2] {
     let vm = object_at(spec, &["providerSpec", "value", "cloudProviderSpec"])
         .and_then(|cloud| raw::any_case(cloud, "virtualMachine")?.as_object());
@@ -80,7 +80,7 @@ pub(super) fn topology_source(spec: &Object) -> [Option<&Value>; 2] {
     ]
 }
 
-/// Notes on the Node where its VM is.
+/// Records the namespace of the VM on the Node.
 fn default_cluster_namespace(spec: &mut Object, namespace: &str) {
     let annotations = child(spec, "metadata").and_then(|metadata| child(metadata, "annotations"));
     if let Some(annotations) = annotations {
@@ -88,15 +88,14 @@ fn default_cluster_namespace(spec: &mut Object, namespace: &str) {
     }
 }
 
-/// Whether `spec.metadata.labels` is there, even if empty. Topology labels have always been added only then. A map with
-/// nothing but the operating system in it does not count: it may be our own work, and defaulting twice must not add
-/// more than defaulting once.
+/// Whether `spec.metadata.labels` exists, even if empty. Topology labels have always been added only then. A map with
+/// only the operating system does not count: admission may have written it, and defaulting must be idempotent.
 pub(super) fn has_own_labels(spec: &Object) -> bool {
     object_at(spec, &["metadata", "labels"])
         .is_some_and(|labels| labels.is_empty() || labels.keys().any(|key| key != label::OPERATING_SYSTEM))
 }
 
-/// Region and zone that the spec itself names.
+/// Region and zone from the spec itself.
 pub(super) fn located(spec: &Object) -> [Option<String>; 2] {
     object_at(spec, &["providerSpec", "value"])
         .and_then(|value| raw::any_case(value, "cloudProviderSpec")?.as_object())

@@ -1,4 +1,4 @@
-//! What must be known of the infra cluster before a VM can be rendered.
+//! Facts about the infra cluster that rendering a VM requires.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,14 +8,14 @@ use super::resolved::ResolvedSpec;
 use super::source::{SourceKind, source_kind};
 use super::spec::ACCESS_MODES;
 
-/// What must be asked.
+/// The facts to read.
 #[derive(Clone, Default, PartialEq, Eq, Hash)]
 pub struct FactsNeeded {
     /// The StorageClass of the primary disk, for its topology.
     pub storage_class: String,
-    /// StorageProfiles, for access and volume modes that the spec leaves open.
+    /// StorageProfiles, for access and volume modes that the spec does not set.
     pub storage_profiles: Vec<String>,
-    /// The instancetype, to find out its kind.
+    /// The instancetype, to determine its kind.
     pub instancetype: Option<NamedInstancetype>,
     /// Secret with headers for the image's download.
     pub extra_headers_secret: Option<String>,
@@ -26,11 +26,11 @@ pub struct FactsNeeded {
 pub struct NamedInstancetype {
     /// Its name.
     pub name: String,
-    /// The kind that the spec asks for, or empty.
+    /// The kind in the spec, or empty.
     pub kind: String,
 }
 
-/// What was answered.
+/// The facts.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Facts {
     /// Region of the primary disk's StorageClass, if it has exactly one.
@@ -39,7 +39,7 @@ pub struct Facts {
     pub zone: Option<String>,
     /// Access mode to use, by StorageClass.
     pub access_modes: BTreeMap<String, String>,
-    /// Access modes that a StorageClass offers for block devices only, each behind the StorageClass.
+    /// Access modes that a StorageClass offers for block devices only, after the StorageClass.
     pub block_only: BTreeSet<(String, String)>,
     /// Kind of the instancetype.
     pub instancetype_kind: Option<String>,
@@ -49,7 +49,7 @@ pub struct Facts {
 
 hidden!(FactsNeeded, NamedInstancetype, Facts);
 
-/// What must be asked to render this spec.
+/// The facts that rendering this spec requires.
 pub fn facts_needed(spec: &ResolvedSpec) -> FactsNeeded {
     let disks = std::iter::once(&spec.primary_disk).chain(&spec.secondary_disks);
     let mut storage_profiles: Vec<String> = disks
@@ -100,16 +100,16 @@ pub fn access_mode<'a>(offered: impl IntoIterator<Item = &'a str>) -> &'static s
     }
 }
 
-/// What a StorageProfile offers for disks.
+/// The access modes of a StorageProfile.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClaimModes {
     /// The access mode to use.
     pub access_mode: &'static str,
-    /// Access modes that are there for block devices only: a claim that does not say so is never bound.
+    /// Access modes for block devices only: a claim without volume mode `Block` is never bound.
     pub block_only: Vec<&'static str>,
 }
 
-/// What `status.claimPropertySets` of a StorageProfile offers.
+/// The access modes in `status.claimPropertySets` of a StorageProfile.
 pub fn claim_modes(claim_property_sets: Option<&Value>) -> ClaimModes {
     let sets = claim_property_sets
         .and_then(Value::as_array)

@@ -1,4 +1,5 @@
-//! Kinds of instancetypes and preferences, in every spelling that KubeVirt takes: any letter case, one or many.
+//! Kinds of instancetypes and preferences, in every spelling that KubeVirt accepts: any letter case, singular or
+//! plural.
 
 /// Kind of a namespaced instancetype.
 pub const INSTANCETYPE: &str = "VirtualMachineInstancetype";
@@ -9,20 +10,20 @@ pub const PREFERENCE: &str = "VirtualMachinePreference";
 /// Kind of a cluster-wide preference.
 pub const CLUSTER_PREFERENCE: &str = "VirtualMachineClusterPreference";
 
-/// Both kinds of instancetypes, in the order in which a bare name is looked for.
+/// Both kinds of instancetypes, in the order in which a name without a kind is resolved.
 pub const INSTANCETYPES: [&str; 2] = [INSTANCETYPE, CLUSTER_INSTANCETYPE];
 /// Both kinds of preferences.
 pub const PREFERENCES: [&str; 2] = [PREFERENCE, CLUSTER_PREFERENCE];
 
-/// The one of `kinds` that a spec means by `written`.
+/// The kind in `kinds` that `written` denotes.
 pub fn canonical(written: &str, kinds: [&'static str; 2]) -> Option<&'static str> {
     let written = written.to_ascii_lowercase();
     let one = written.strip_suffix('s').unwrap_or(&written);
     kinds.into_iter().find(|kind| kind.eq_ignore_ascii_case(one))
 }
 
-/// Both kinds of instancetypes, the one that a spec asks for first: machine-controller takes whichever bears the name, and
-/// what works there must work here.
+/// Both kinds of instancetypes, with the kind in the spec first: machine-controller uses any kind with that name, and
+/// its specs must work with Machinist.
 pub fn instancetypes(asked: &str) -> [&'static str; 2] {
     let [first, second] = INSTANCETYPES;
     if asked == second {

@@ -1,6 +1,6 @@
-//! The KubeVirt provider's pure half: what a spec means, and the VirtualMachine that follows from it.
+//! The KubeVirt provider's pure half: the meaning of a spec, and the VirtualMachine for it.
 
-/// `Debug` that shows nothing but the name of the type: any field may have come out of a Secret.
+/// `Debug` that shows only the name of the type: any field may come from a Secret.
 macro_rules! hidden {
     ($($name:ident),+) => {$(
         impl std::fmt::Debug for $name {
@@ -11,7 +11,7 @@ macro_rules! hidden {
     )+};
 }
 
-/// What `cloudProvider` calls it.
+/// Its name in `cloudProvider`.
 pub const NAME: &str = "kubevirt";
 
 mod capacity;

@@ -1,4 +1,4 @@
-//! Statuses as KubeVirt and CDI write them, projected to the fields that say what keeps a VM from running.
+//! Statuses as KubeVirt and CDI write them, projected to the fields with the reasons why a VM does not run.
 //!
 //! Fields that are false or empty are absent there, never `false`; absent and null read as the default here.
 
@@ -9,7 +9,8 @@ use std::net::IpAddr;
 use serde::de::{IgnoredAny, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-/// Elements of a list that are read; KubeVirt's own have far fewer. A small text can have a million.
+/// Maximum number of list items that are read; KubeVirt's own lists have far fewer. A small document can have a
+/// million.
 const MAX_ITEMS: usize = 256;
 
 fn nullable<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
@@ -18,7 +19,7 @@ fn nullable<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
-/// The first elements of a list; of null, none.
+/// The first items of a list; none for null.
 pub fn bounded<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
     struct Bounded<T>(PhantomData<T>);
     impl<'de, T: Deserialize<'de>> Visitor<'de> for Bounded<T> {
@@ -64,10 +65,10 @@ pub struct Condition {
     pub kind: String,
     /// True, False or Unknown.
     pub status: String,
-    /// CamelCase, or empty.
+    /// CamelCase reason, or empty.
     #[serde(deserialize_with = "nullable")]
     pub reason: String,
-    /// For a person.
+    /// Human-readable message.
     #[serde(deserialize_with = "nullable")]
     pub message: String,
 }
@@ -81,13 +82,13 @@ pub fn find<'a>(conditions: &'a [Condition], kind: &str, status: &str) -> Option
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct VmStatus {
-    /// One word for people; `Stopped` is also the first that is ever written.
+    /// One-word summary; `Stopped` is also the initial value.
     #[serde(deserialize_with = "nullable")]
     pub printable_status: String,
     /// Conditions, the VMI's mirrored among them.
     #[serde(deserialize_with = "bounded")]
     pub conditions: Vec<Condition>,
-    /// A VMI exists.
+    /// Whether a VMI exists.
     #[serde(deserialize_with = "nullable")]
     pub created: bool,
     /// Set while starts fail.
@@ -99,7 +100,7 @@ pub struct VmStatus {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct StartFailure {
-    /// How many starts in a row failed.
+    /// Number of consecutive failed starts.
     #[serde(deserialize_with = "nullable")]
     pub consecutive_fail_count: i64,
 }
@@ -120,18 +121,18 @@ pub struct VmiStatus {
     /// The infra node that it runs on.
     #[serde(deserialize_with = "nullable")]
     pub node_name: String,
-    /// The infra node that it was asked to leave.
+    /// The infra node that it must leave.
     #[serde(deserialize_with = "nullable")]
     pub evacuation_node_name: String,
-    /// Every phase that it was in, in order.
+    /// All its phases so far, in order.
     #[serde(deserialize_with = "bounded")]
     pub phase_transition_timestamps: Vec<Transition>,
-    /// Network interfaces, the guest's own inventions among them.
+    /// Network interfaces, including those that only the guest reports.
     #[serde(deserialize_with = "bounded")]
     pub interfaces: Vec<Interface>,
 }
 
-/// A phase that a VMI was in. Since when is not read.
+/// A phase of a VMI. Its time is not read.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct Transition {
@@ -153,12 +154,12 @@ pub struct Interface {
     /// All addresses.
     #[serde(deserialize_with = "bounded")]
     pub ip_addresses: Vec<String>,
-    /// KubeVirt says where it knows the interface from, and that is not the guest agent, whose word is the guest's.
+    /// KubeVirt's sources of information about the interface; the guest controls what the guest agent reports.
     #[serde(rename = "infoSource", deserialize_with = "is_without_guest_agent")]
     pub beside_agent: bool,
 }
 
-/// Whether that is `domain` and the like, and not `domain, guest-agent`, or nothing.
+/// Whether a source is set and none is the guest agent: `domain`, but not `domain, guest-agent`.
 fn is_without_guest_agent<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
     let source = Option::<String>::deserialize(deserializer)?.unwrap_or_default();
     Ok(!source.is_empty() && !source.split(',').any(|one| one.trim() == "guest-agent"))
@@ -166,15 +167,15 @@ fn is_without_guest_agent<'de, D: Deserializer<'de>>(deserializer: D) -> Result<
 
 impl VmiStatus {
     /// Addresses of the VM's own interfaces, in order, without prefix lengths and duplicates, each as [`IpAddr`] writes
-    /// it. Left out are interfaces that only the guest agent reports (bridges, overlays), and addresses by which nobody
-    /// outside the guest reaches it: loopback, link-local, multicast, unspecified. A guest that has ended has none: KubeVirt
-    /// keeps them in its status, and gives them to others.
+    /// it. Interfaces that only the guest agent reports (bridges, overlays) are skipped. So are addresses that are not
+    /// reachable from outside the guest: loopback, link-local, multicast, unspecified. A guest that has ended has none:
+    /// KubeVirt keeps them in its status, but assigns them to other guests.
     pub fn addresses(&self) -> Vec<String> {
         self.addresses_of(|_| true)
     }
 
-    /// Those of [`Self::addresses`] that the guest has no say in: of the interfaces that KubeVirt knows without its agent, or
-    /// whose name is that of one `behind_pod`.
+    /// The [`Self::addresses`] that the guest does not control: of interfaces that KubeVirt knows without the agent, or
+    /// whose name is in `behind_pod`.
     pub fn addresses_beside_agent(&self, mut behind_pod: impl FnMut(&str) -> bool) -> Vec<String> {
         self.addresses_of(|interface| interface.beside_agent || behind_pod(&interface.name))
     }
@@ -202,20 +203,20 @@ impl VmiStatus {
         addresses
     }
 
-    /// The guest has run, whatever became of it: one that waits for a host or for its disks has not.
+    /// Whether the guest has ever run: one that waits for a host or for its disks has not.
     pub fn has_run(&self) -> bool {
         let passed = &self.phase_transition_timestamps;
         let mut phases = passed.iter().map(|passed| passed.phase.as_str());
         matches!(self.phase.as_str(), "Running" | "Succeeded") || phases.any(|phase| phase == "Running")
     }
 
-    /// The guest has ended.
+    /// Whether the guest has ended.
     pub fn is_final(&self) -> bool {
         matches!(self.phase.as_str(), "Succeeded" | "Failed")
     }
 }
 
-/// Whether others can reach a guest by this address at all.
+/// Whether an address is reachable from outside the guest.
 fn is_reachable(address: &IpAddr) -> bool {
     let address = address.to_canonical();
     let is_link_local = match address {
@@ -235,7 +236,7 @@ pub struct DataVolumeStatus {
     /// `N/A` or `42.31%`.
     #[serde(deserialize_with = "nullable")]
     pub progress: String,
-    /// How often the importer was restarted.
+    /// Number of restarts of the importer.
     #[serde(deserialize_with = "nullable")]
     pub restart_count: i64,
     /// Conditions.

@@ -1,4 +1,4 @@
-//! KubeVirt's part in [`crate::provider`].
+//! KubeVirt's implementation of [`crate::provider`].
 
 use std::sync::Arc;
 

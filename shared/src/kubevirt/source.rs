@@ -1,11 +1,11 @@
-//! What the image of a primary disk is taken from.
+//! The source of a primary disk's image.
 
 use super::resolved::Image;
 
 /// Schemes of images in registries.
 pub(crate) const REGISTRIES: [&str; 2] = ["docker", "oci-archive"];
 
-/// What an image is taken from.
+/// The source of an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SourceKind {
     Http,
@@ -13,12 +13,12 @@ pub(crate) enum SourceKind {
     Claim,
 }
 
-/// Whether an image is downloaded from the web, with the Secrets that the spec names for that.
+/// Whether an image is downloaded over HTTP, with the Secrets in the spec.
 pub fn downloads(image: &Image) -> bool {
     source_kind(image) == SourceKind::Http
 }
 
-/// As the spec says; else guessed: a URI is a registry's or a web server's, anything else a claim.
+/// The source in the spec; otherwise inferred: a URI is a registry's or a web server's, anything else a claim.
 pub(crate) fn source_kind(image: &Image) -> SourceKind {
     match image.source.as_str() {
         "http" => return SourceKind::Http,

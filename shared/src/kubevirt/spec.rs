@@ -31,7 +31,7 @@ pub struct CloudProviderSpec {
     pub node_affinity: NodeAffinityPreset,
     /// How VMs are spread over infra nodes.
     pub topology_spread: Vec<TopologySpread>,
-    /// What the built-in bootstrap does besides; ours.
+    /// Machinist's own settings of the built-in bootstrap.
     pub machinist: Box<Machinist>,
 }
 
@@ -62,18 +62,18 @@ pub struct VirtualMachine {
     pub zone: String,
     /// Name of the provider network's subnet.
     pub subnet: String,
-    /// Several queues per network interface. Default true.
+    /// Multiple queues per network interface. Default true.
     pub network_multi_queue: ConfigVarBool,
     /// What an eviction of the launcher pod does: `External` (default) or `LiveMigrate`.
     pub eviction_strategy: String,
 }
 
-/// Names an instancetype or preference.
+/// References an instancetype or preference.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Matcher {
     /// Name.
     pub name: String,
-    /// Kind; found by name if empty.
+    /// Kind; discovered by name if empty.
     pub kind: String,
     /// ControllerRevision to use.
     pub revision_name: String,
@@ -96,7 +96,7 @@ pub struct PrimaryDisk {
     pub storage_target: ConfigVarString,
     /// URL, image or claim of the operating system's image.
     pub os_image: ConfigVarString,
-    /// `http`, `registry` or `pvc`; guessed from the image if unset.
+    /// `http`, `registry` or `pvc`; inferred from the image if unset.
     pub source: ConfigVarString,
     /// `node` (default) or `pod`, for registries.
     pub pull_method: ConfigVarString,
@@ -133,9 +133,9 @@ pub struct NodeAffinityPreset {
 /// An item of `topologySpreadConstraints`.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct TopologySpread {
-    /// By how many the VMs of two domains may differ.
+    /// Maximum difference in VMs between two domains.
     pub max_skew: ConfigVarString,
-    /// Label that tells domains apart.
+    /// Label that identifies the domains.
     pub topology_key: ConfigVarString,
     /// `DoNotSchedule` or `ScheduleAnyway`.
     pub when_unsatisfiable: ConfigVarString,
@@ -186,7 +186,7 @@ impl CloudProviderSpec {
     }
 }
 
-/// Decodes `cloudProviderSpec`; everything wrong is reported. `None` if it is absent or no object.
+/// Decodes `cloudProviderSpec`; all errors are reported. `None` if it is absent or not an object.
 pub fn decode(field: &Field<'_>, report: &mut Report) -> Option<CloudProviderSpec> {
     if field.value.is_none() {
         report.required(&field.path, "is required for the provider kubevirt");
@@ -253,7 +253,7 @@ fn virtual_machine(mut fields: Fields<'_>, report: &mut Report) -> VirtualMachin
         location.deny_unknown(report);
     }
     if let Some(mut network) = nested(&mut fields, "providerNetwork", report) {
-        // The network's and the VPC's names are free text that nothing reads.
+        // The names of network and VPC are free text without effect.
         network.take("name").string(report);
         if let Some(mut vpc) = nested(&mut network, "vpc", report) {
             vpc.take("name").string(report);

@@ -1,4 +1,4 @@
-//! Region and zone of a Node from the StorageClass of its disk: a default that only the infra cluster knows.
+//! Region and zone of a Node from the StorageClass of its disk: a default that requires the infra cluster.
 
 use serde_json::{Value, json};
 
@@ -22,9 +22,9 @@ fn is_ours(spec: &Object) -> bool {
     named_by(spec) == Some(NAME)
 }
 
-/// Whether the StorageClass says something that the object does not: its labels may be added to, as they always have been
-/// only where `spec.metadata.labels` is there, and its location leaves something open. On an update only if what
-/// the labels follow from is another one; whatever else changes, they stay as they are stored.
+/// Whether the StorageClass can add labels to the object: `spec.metadata.labels` exists, and the location leaves region
+/// or zone unset. On an update, only if the fields that determine the labels have changed; otherwise they stay as
+/// stored.
 pub fn needed(old: Option<&Value>, new: &Value, at: ValueAt) -> bool {
     let spec_of = |object| object_at(Value::as_object(object)?, keys(at));
     let Some(spec) = spec_of(new).filter(|spec| is_ours(spec) && has_own_labels(spec)) else {
@@ -36,8 +36,8 @@ pub fn needed(old: Option<&Value>, new: &Value, at: ValueAt) -> bool {
     is_new && has_class && located(spec).iter().any(Option::is_none)
 }
 
-/// Whether the labels that the StorageClass may give are all there, and on an update others than before, which may be
-/// those of another StorageClass.
+/// Whether all labels that the StorageClass can add exist. On an update they must differ from the previous ones, which
+/// may be those of another StorageClass.
 pub fn known(old: Option<&Value>, new: &Value, at: ValueAt) -> bool {
     let labels_of = |object: &Value| {
         let labels =
@@ -51,12 +51,12 @@ pub fn known(old: Option<&Value>, new: &Value, at: ValueAt) -> bool {
     all && old.is_none_or(|old| labels_of(old) != labels)
 }
 
-/// Whether the object has what its StorageClass gives.
+/// Whether the object has the labels of its StorageClass.
 pub fn is_written(object: &Value, at: ValueAt, found: (Option<String>, Option<String>)) -> bool {
     write(object.clone(), at, found) == *object
 }
 
-/// The object with the region and the zone of its StorageClass; what the location says goes before.
+/// The object with region and zone of its StorageClass; the location takes precedence.
 pub fn write(mut object: Value, at: ValueAt, (region, zone): (Option<String>, Option<String>)) -> Value {
     let spec: Option<&mut Object> = object
         .as_object_mut()

@@ -1,8 +1,8 @@
-//! The part of a process's environment that specs may fall back to.
+//! Environment variables that serve as defaults or overrides of specs.
 
 use std::fmt;
 
-/// The part of a process's environment that specs may fall back to. Webhook and controller must agree on it.
+/// Environment variables that serve as defaults or overrides of specs. Webhook and controller must agree on it.
 #[derive(Clone, Default)]
 pub struct Env {
     /// `CLUSTER_ID`: wins over `clusterName` when not empty.
@@ -15,7 +15,7 @@ pub struct Env {
     pub infra_namespace: String,
 }
 
-/// Fields that the environment sets, whatever a spec says there.
+/// Fields that the environment sets, overriding specs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Overridden {
     /// `clusterName`.
@@ -35,7 +35,7 @@ impl fmt::Debug for Env {
 }
 
 impl Env {
-    /// What specs have no say in.
+    /// The fields that the environment overrides.
     pub fn overridden(&self) -> Overridden {
         Overridden {
             cluster_name: !self.cluster_id.is_empty(),
@@ -43,7 +43,7 @@ impl Env {
         }
     }
 
-    /// Takes the environment from `variable`, a look-up by name such as `|name| std::env::var(name).ok()`.
+    /// Reads the environment through `variable`, a lookup by name such as `|name| std::env::var(name).ok()`.
     pub fn new(variable: impl Fn(&str) -> Option<String>) -> Self {
         let text = |name: &str| variable(name).unwrap_or_default();
         let namespace = text("POD_NAMESPACE");

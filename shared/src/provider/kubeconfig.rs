@@ -1,4 +1,4 @@
-//! The kubeconfig of a spec: inline, behind a reference, or from the environment.
+//! The kubeconfig of a spec: inline, referenced, or from the environment.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -8,10 +8,10 @@ use super::resolve::{Lookup, Unresolved, is_known_missing, value};
 use super::secret::Secret;
 use crate::api::config_var::{ConfigVar, KeyRef};
 
-/// Where a kubeconfig came from.
+/// The source of a kubeconfig.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KubeconfigSource {
-    /// Written into the spec.
+    /// Inline in the spec.
     Inline,
     /// A Secret's or ConfigMap's key.
     Reference(KeyRef),
@@ -19,19 +19,18 @@ pub enum KubeconfigSource {
     Environment,
 }
 
-/// A kubeconfig and where it came from.
+/// A kubeconfig and its source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Kubeconfig {
     /// The kubeconfig, YAML or JSON.
     pub text: Secret,
-    /// Where it came from.
+    /// Its source.
     pub source: KubeconfigSource,
 }
 
-/// The kubeconfig of a spec. An inline value wins over a reference and must be base64; what a reference or the
-/// environment holds may be raw or base64. A reference that leads nowhere, or to an empty text, falls through to the
-/// environment if that has one, as with machine-controller; one that could not be read does not, for nobody knows what it
-/// holds.
+/// The kubeconfig of a spec. An inline value wins over a reference and must be base64; a reference or the environment
+/// may contain it raw or as base64. A missing or empty reference falls through to the environment if that has one, as
+/// with machine-controller. A reference that could not be read does not, because its content is unknown.
 pub fn kubeconfig(var: &ConfigVar<String>, env: &Env, lookup: &Lookup<'_>) -> Result<Kubeconfig, Unresolved> {
     if let Some(inline) = var.value.as_deref().filter(|text| !text.is_empty()) {
         let text = decode_base64(inline).ok_or(Unresolved::KubeconfigNotBase64)?;
@@ -63,7 +62,7 @@ pub fn kubeconfig(var: &ConfigVar<String>, env: &Env, lookup: &Lookup<'_>) -> Re
     })
 }
 
-/// Decodes a text that is base64 for certain.
+/// Decodes a text that must be base64.
 pub fn decode_base64(text: &str) -> Option<String> {
     let decoded = if text.contains(['\r', '\n']) {
         STANDARD.decode(text.replace(['\r', '\n'], ""))
@@ -73,7 +72,7 @@ pub fn decode_base64(text: &str) -> Option<String> {
     String::from_utf8(decoded.ok()?).ok()
 }
 
-/// A text that may be base64 or not.
+/// Decodes a text that may be base64.
 pub fn raw_or_base64(text: String) -> String {
     decode_base64(&text).unwrap_or(text)
 }

@@ -1,7 +1,7 @@
-//! The pure half of a provider: what its part of a spec means, without asking anybody.
+//! The pure half of a provider: the meaning of its part of a spec, without I/O.
 //!
-//! The I/O half is `machinist_infra::provider`. What passes between the two halves of one provider and nobody else
-//! understands goes as [`Opaque`]; `docs/adding-a-provider.md` shows both by example.
+//! The I/O half is `machinist_infra::provider`. Data that only the two halves of one provider understand is passed as
+//! [`Opaque`]; `docs/adding-a-provider.md` shows both by example.
 
 mod env;
 mod kubeconfig;
@@ -28,29 +28,29 @@ use crate::api::decode::Field;
 use crate::api::field::{FieldPath, Report};
 use crate::api::raw::{Object, any_case, object_at};
 
-/// What the spec of a Machine calls its provider.
+/// The name of the provider in the spec of a Machine.
 pub(crate) fn named_by(spec: &Object) -> Option<&str> {
     name_in(object_at(spec, &["providerSpec", "value"])?)
 }
 
-/// What `providerSpec.value` calls it.
+/// The name of the provider in `providerSpec.value`.
 pub(crate) fn name_in(value: &Object) -> Option<&str> {
     any_case(value, "cloudProvider")?.as_str()
 }
 
-/// One provider, for all Machines that name it.
+/// A provider, for all Machines that name it.
 pub trait Provider: Debug + Send + Sync {
-    /// What `cloudProvider` calls it.
+    /// Its name in `cloudProvider`.
     fn name(&self) -> &'static str;
 
     /// The operating systems that it can boot.
     fn operating_systems(&self) -> &'static [&'static str];
 
-    /// `AddDefaults`: fills in what the spec of a Machine leaves to the provider, in the raw object, and refuses nothing.
-    /// Doing it twice is doing it once.
+    /// `AddDefaults`: adds the provider's defaults to the raw spec of a Machine, and refuses nothing. It is idempotent.
     ///
-    /// `infra_namespace` is where the process's environment has instances made. `stored` is the spec of a template that is stored now. What comes from outside of the spec is then taken from
-    /// there, absent staying absent, unless what it follows from has changed: another template rolls every Machine.
+    /// `infra_namespace` is the namespace of instances from the process's environment. `stored` is the stored spec of a
+    /// template. Defaults from outside the spec then come from it (absent stays absent), unless the fields that
+    /// determine them have changed: a changed template replaces every Machine.
     fn add_defaults(
         &self,
         spec: &mut Map<String, Value>,
@@ -58,50 +58,49 @@ pub trait Provider: Debug + Send + Sync {
         infra_namespace: &str,
     );
 
-    /// Takes out of a template what `add_defaults` would write over it, so that templates can be compared by what they
-    /// say.
+    /// Removes the values that `add_defaults` overwrites from a template, so that templates can be compared.
     fn forget_defaults(&self, spec: &mut Map<String, Value>);
 
-    /// Reads `cloudProviderSpec`, with every mistake in its form reported, and whatever could be read.
+    /// Decodes `cloudProviderSpec` as far as possible, and reports all errors in its form.
     fn decode(&self, field: &Field<'_>, report: &mut Report) -> Option<Arc<dyn Spec>>;
 
-    /// Judges the labels of a Machine, which its instance bears.
+    /// Validates the labels of a Machine, which its instance gets.
     fn validate_labels(&self, keys: &mut dyn Iterator<Item = &str>, path: &FieldPath, report: &mut Report);
 
-    /// `GetCloudConfig`: what a kubelet of that version is told about the cloud; empty if it reads nothing.
+    /// `GetCloudConfig`: the cloud config for a kubelet of that version; empty if it reads none.
     fn cloud_config(&self, cloud: &Cloud<'_>, kubelet: &Version) -> Secret;
 }
 
-/// What a cloud config is made from.
+/// The input for a cloud config.
 #[derive(Debug, Clone, Copy)]
 pub struct Cloud<'a> {
-    /// The credential of the place.
+    /// The credential of the infra cluster.
     pub credential: &'a Secret,
     /// Namespace of the instances.
     pub namespace: &'a str,
-    /// A cloud controller manager takes care of it.
+    /// Whether a cloud controller manager runs.
     pub external: bool,
 }
 
-/// What makes Machines and gives them its name.
+/// The kind of an owner whose name Machines get.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MachineOwnerKind {
     /// A MachineSet.
     Set,
-    /// A MachineDeployment, through its sets.
+    /// A MachineDeployment, through its MachineSets.
     Deployment,
 }
 
-/// The provider's part of a spec, read. References lead where they lead.
+/// The decoded provider's part of a spec. References are not resolved.
 pub trait Spec: Any + Debug + Send + Sync {
-    /// `Validate`: everything that is wrong in itself, at once, each with its field below `path`. Fields that are
-    /// `overridden` have no effect.
+    /// `Validate`: reports all errors of the spec, each with its field below `path`. Fields in `overridden` have no
+    /// effect.
     fn validate(&self, overridden: Overridden, path: &FieldPath, report: &mut Report);
 
-    /// Judges the name of the Machine around it.
+    /// Validates the name of its Machine.
     fn validate_name(&self, name: &str, path: &FieldPath, report: &mut Report);
 
-    /// Judges the name of what makes such Machines and gives them its name.
+    /// Validates the name of an owner of such Machines.
     fn validate_owner_name(
         &self,
         _name: &str,
@@ -114,20 +113,20 @@ pub trait Spec: Any + Debug + Send + Sync {
     /// All references to Secrets and ConfigMaps.
     fn references(&self) -> Vec<&KeyRef>;
 
-    /// Where the credential of the place is.
+    /// The credential of the infra cluster.
     fn credential(&self) -> &ConfigVarString;
 
-    /// The cluster name alone, however much else cannot be resolved: instances of machine-controller are known by it.
+    /// The cluster name alone, even if other values cannot be resolved: it identifies instances of machine-controller.
     fn cluster_name(&self, env: &Env, lookup: &Lookup<'_>) -> Result<String, Unresolved>;
 
-    /// Looks every reference up but the credential's.
+    /// Resolves every reference except the credential's.
     fn resolve(&self, env: &Env, lookup: &Lookup<'_>) -> Result<Arc<dyn ResolvedProviderSpec>, Unresolved>;
 
-    /// `cloudProviderSpec.machinist`: what the built-in bootstrap does besides, whatever the provider.
+    /// `cloudProviderSpec.machinist`: additional settings of the built-in bootstrap, for any provider.
     fn machinist(&self) -> &Machinist;
 
-    /// What a node of it will have, by the keys of the cluster-autoscaler's annotations; nothing at a key is that there is
-    /// none, and a key that is not there is not known. `instancetype` is the `spec` of what it names as its size.
+    /// The capacity of a node, by the keys of the cluster-autoscaler's annotations; `None` means that the node has none
+    /// of it, and a missing key that it is unknown. `instancetype` is the `spec` of the referenced instancetype.
     fn capacity(&self, lookup: &Lookup<'_>, instancetype: Option<&Value>) -> NodeCapacity;
 }
 
@@ -138,12 +137,12 @@ impl dyn Spec {
     }
 }
 
-/// NodeCapacity by key of the cluster-autoscaler.
+/// Capacity of a node, by key of the cluster-autoscaler.
 pub type NodeCapacity = BTreeMap<&'static str, Option<String>>;
 
-/// A spec whose every value is known: what an instance is made from.
+/// A resolved spec, from which an instance is rendered.
 pub trait ResolvedProviderSpec: Any + Debug + Send + Sync {
-    /// Name of the cluster, which the instance bears as a label.
+    /// Name of the cluster, a label of the instance.
     fn cluster_name(&self) -> &str;
 
     /// `machinist.registries.credentials`, or empty.
@@ -152,33 +151,33 @@ pub trait ResolvedProviderSpec: Any + Debug + Send + Sync {
     /// `machinist.caBundle`, PEM, or empty.
     fn ca_bundle(&self) -> &Secret;
 
-    /// Names of the disks that the instance of the Machine of that name will have: what bears them and is a stranger's is
-    /// in the way.
+    /// Names of the disks of the Machine's instance: foreign objects with these names are conflicts.
     fn disks(&self, machine: &str) -> Vec<String>;
 
-    /// What must be asked of the place before the instance can be rendered.
+    /// The facts about the infra cluster that rendering requires.
     fn facts_needed(&self) -> Opaque;
 
-    /// Where the instance will be, by spec and facts.
+    /// Region and zone of the instance, from spec and facts.
     fn failure_domain(&self, facts: &Opaque) -> FailureDomain;
 
-    /// The instance, as the I/O half creates it; `None` for facts of another provider. Equal orders, equal instances.
+    /// The instance, as the I/O half creates it; `None` for facts of another provider. Equal parameters give equal
+    /// instances.
     fn render(&self, order: &InstanceParams<'_>, facts: &Opaque) -> Option<Value>;
 }
 
 impl dyn ResolvedProviderSpec {
-    /// The blueprint as a provider's own type.
+    /// The resolved spec as a provider's own type.
     pub fn of<T: Any>(&self) -> Option<&T> {
         (self as &dyn Any).downcast_ref()
     }
 }
 
-/// What an instance is rendered from, besides spec and facts.
+/// The input for rendering an instance, in addition to spec and facts.
 #[derive(Debug, Clone, Copy)]
 pub struct InstanceParams<'a> {
     /// Name of the Machine, and so of the instance.
     pub name: &'a str,
-    /// UID of the Machine; the instance bears it as a label.
+    /// UID of the Machine, a label of the instance.
     pub uid: &'a str,
     /// Labels of the Machine.
     pub labels: &'a BTreeMap<String, String>,
@@ -186,11 +185,11 @@ pub struct InstanceParams<'a> {
     pub annotations: &'a BTreeMap<String, String>,
     /// Name of the MachineDeployment above the Machine.
     pub machine_deployment: Option<&'a str>,
-    /// UID of the user cluster; the instance bears it as a label.
+    /// UID of the user cluster, a label of the instance.
     pub cluster_uid: &'a str,
     /// Namespace of the instance.
     pub namespace: &'a str,
-    /// Name under which the user data will be delivered.
+    /// Name of the object with the user data.
     pub user_data: &'a str,
     /// User data to pass by Ignition, for flatcar.
     pub ignition: Option<&'a str>,
@@ -205,7 +204,7 @@ pub struct FailureDomain {
     pub zone: Option<String>,
 }
 
-/// What only the two halves of one provider understand.
+/// A value that only the two halves of one provider understand.
 #[derive(Clone)]
 pub struct Opaque(Arc<dyn Any + Send + Sync>);
 
@@ -215,13 +214,13 @@ impl Opaque {
         Self(Arc::new(value))
     }
 
-    /// The value, if it is one of that type.
+    /// The value, if it has that type.
     pub fn of<T: Any>(&self) -> Option<&T> {
         self.0.downcast_ref()
     }
 }
 
-/// It may hold secrets, and nobody here knows.
+/// It may contain secrets of unknown form.
 impl Debug for Opaque {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Opaque")

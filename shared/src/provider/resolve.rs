@@ -1,4 +1,4 @@
-//! From values as they are written to values that are known.
+//! Resolution of the values in a spec.
 
 use super::env::Env;
 use crate::api::config_var::{ConfigValue, ConfigVar, KeyRef, LookupError, ResolveError};
@@ -6,7 +6,7 @@ use crate::api::config_var::{ConfigValue, ConfigVar, KeyRef, LookupError, Resolv
 /// Why a spec could not be resolved.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unresolved {
-    /// A reference leads nowhere.
+    /// A reference cannot be resolved.
     #[error("{field}: {error}")]
     Reference {
         /// The field.
@@ -19,10 +19,10 @@ pub enum Unresolved {
         "auth.kubeconfig: the inline value is not base64; encode the kubeconfig with `base64 -w0`, or refer to a Secret"
     )]
     KubeconfigNotBase64,
-    /// No kubeconfig anywhere.
-    #[error("auth.kubeconfig: there is none in the spec and none in the environment (KUBEVIRT_KUBECONFIG)")]
+    /// There is no kubeconfig.
+    #[error("auth.kubeconfig: neither the spec nor the environment (KUBEVIRT_KUBECONFIG) has one")]
     NoKubeconfig,
-    /// A value, most often one behind a reference, is not of the form that the field takes. It is not shown.
+    /// A value, usually a referenced one, does not have the form of the field. It is not shown.
     #[error("{field}: {why}")]
     Unusable {
         /// The field.
@@ -32,10 +32,10 @@ pub enum Unresolved {
     },
 }
 
-/// Looks a reference up.
+/// Reads a reference.
 pub type Lookup<'a> = dyn Fn(&KeyRef) -> Result<String, LookupError> + 'a;
 
-/// The value behind a field, if there is one.
+/// The value of a field, if any.
 pub(crate) fn value<T: ConfigValue>(
     field: &'static str,
     var: &ConfigVar<T>,
@@ -45,7 +45,7 @@ pub(crate) fn value<T: ConfigValue>(
         .map_err(|error| Unresolved::Reference { field, error })
 }
 
-/// Resolves the cluster's name alone: the environment's, else the spec's.
+/// Resolves only the cluster's name: the environment's, otherwise the spec's.
 pub fn cluster_name(var: &ConfigVar<String>, env: &Env, lookup: &Lookup<'_>) -> Result<String, Unresolved> {
     if !env.cluster_id.is_empty() {
         return Ok(env.cluster_id.clone());
@@ -53,7 +53,7 @@ pub fn cluster_name(var: &ConfigVar<String>, env: &Env, lookup: &Lookup<'_>) -> 
     Ok(value("clusterName", var, lookup)?.unwrap_or_default())
 }
 
-/// Whether it is known that there is nothing at the end of a reference.
+/// Whether the referenced object or key certainly does not exist.
 pub(crate) fn is_known_missing(error: &Unresolved) -> bool {
     let Unresolved::Reference {
         error: ResolveError::Lookup { cause, .. },

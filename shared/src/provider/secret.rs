@@ -12,7 +12,7 @@ impl Secret {
         Self(text)
     }
 
-    /// Shows it; to be used, not printed.
+    /// The text, to be used, not printed.
     pub fn expose(&self) -> &str {
         &self.0
     }

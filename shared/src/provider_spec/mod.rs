@@ -1,4 +1,4 @@
-//! `providerSpec.value`: what every provider's spec has in common, decoded strictly, with every mistake reported.
+//! `providerSpec.value`: the part that all providers share, decoded strictly, with all errors reported.
 
 pub mod network;
 pub mod operating_system;
@@ -31,14 +31,14 @@ pub const NETWORK_KEYS: [&str; 4] = ["cidr", "gateway", "dns", "ipFamily"];
 /// Keys of `providerSpec.value.network.dns`.
 pub const DNS_KEYS: [&str; 1] = ["servers"];
 
-/// `providerSpec.value`. What could not be read is absent, and reported.
+/// `providerSpec.value`. Malformed fields are absent and reported.
 #[derive(Debug, Clone, Default)]
 pub struct ProviderConfig {
-    /// Keys that may log in.
+    /// SSH keys with access.
     pub ssh_public_keys: Vec<String>,
-    /// Key of an SSH certificate authority; only the maker of user data reads it.
+    /// Key of an SSH certificate authority; only the generator of user data reads it.
     pub ca_public_key: String,
-    /// Who makes the machine.
+    /// The provider that creates the machine.
     pub cloud_provider: Option<&'static dyn Provider>,
     /// The provider's own part.
     pub cloud_provider_spec: Option<Arc<dyn Spec>>,
@@ -46,14 +46,14 @@ pub struct ProviderConfig {
     pub operating_system: Option<OperatingSystem>,
     /// Settings of the operating system, as written.
     pub operating_system_spec: Option<Value>,
-    /// Static network settings, of no effect on KubeVirt.
+    /// Static network settings, without effect on KubeVirt.
     pub network: Option<Network>,
-    /// Cloud config for the kubelet; only the maker of user data reads it.
+    /// Cloud config for the kubelet; only the generator of user data reads it.
     pub overwrite_cloud_config: Option<String>,
 }
 
 impl ProviderConfig {
-    /// Reads `value`, found at `path` (`spec.providerSpec.value` of a Machine). Unknown keys are errors.
+    /// Decodes `value` at `path` (`spec.providerSpec.value` of a Machine). Unknown keys are errors.
     pub fn decode(value: Option<&Value>, path: &FieldPath, report: &mut Report) -> Self {
         let Some(value) = value.filter(|v| !v.is_null()) else {
             report.required(
@@ -89,14 +89,14 @@ impl ProviderConfig {
         config.network = Network::decode(&fields.take("network"), report);
         config.overwrite_cloud_config = fields.take("overwriteCloudConfig").string(report);
         fields.deny_unknown(report);
-        // Another provider's part would only be a heap of unknown keys.
+        // The part of an unknown provider would only produce errors about unknown keys.
         if let Some(provider) = config.cloud_provider {
             config.cloud_provider_spec = provider.decode(&cloud_provider_spec, report);
         }
         config
     }
 
-    /// Checks what a decoded config may still have wrong: SSH keys, found below `path`.
+    /// Validates the SSH keys of a decoded config below `path`.
     pub fn validate_ssh_keys(&self, path: &FieldPath, report: &mut Report) {
         let path = path.child("sshPublicKeys");
         for (i, key) in self.ssh_public_keys.iter().enumerate() {
@@ -156,7 +156,7 @@ fn choice<T>(
     found
 }
 
-/// The start of a text, so that a whole file pasted by mistake (a private key, perhaps) is not shown.
+/// The start of a text, so that a file pasted by mistake (for example a private key) is not shown whole.
 fn excerpt(text: &str) -> String {
     let short: String = text.chars().take(32).collect();
     if short.len() < text.len() {

@@ -1,5 +1,5 @@
-//! `providerSpec.value.network`: decoded strictly. KubeVirt takes no notice of it; the built-in bootstrap writes it into the
-//! guest, as far as it is of use there.
+//! `providerSpec.value.network`: decoded strictly. KubeVirt ignores it; the built-in bootstrap configures the guest
+//! with it, as far as that is possible.
 
 use std::net::IpAddr;
 
@@ -15,12 +15,12 @@ pub struct Network {
     pub gateway: String,
     /// Name servers.
     pub dns_servers: Vec<String>,
-    /// `""`, `IPv4`, `IPv6`, `IPv4+IPv6` or `IPv6+IPv4`; anything else is taken for IPv4.
+    /// `""`, `IPv4`, `IPv6`, `IPv4+IPv6` or `IPv6+IPv4`; anything else means IPv4.
     pub ip_family: String,
 }
 
 impl Network {
-    /// Reads `field`; unknown keys are errors.
+    /// Decodes `field`; unknown keys are errors.
     pub fn decode(field: &Field<'_>, report: &mut Report) -> Option<Self> {
         let mut fields = field.object(report)?;
         let mut text = |key| fields.take(key).string(report).unwrap_or_default();
@@ -43,14 +43,14 @@ impl Network {
         if let Err(why) = network.static_address() {
             report.warn(
                 &field.path,
-                format!("the static address has no effect: {why}; the guest takes what DHCP offers"),
+                format!("the static address has no effect: {why}; the guest uses DHCP"),
             );
         }
         if !FAMILIES.contains(&network.ip_family.as_str()) {
             report.warn(
                 &field.path.child("ipFamily"),
                 format!(
-                    "{:?} is none of {}; IPv4 is used",
+                    "{:?} is not one of {}; IPv4 is used",
                     network.ip_family,
                     FAMILIES[1..].join(", ")
                 ),
@@ -59,20 +59,20 @@ impl Network {
         Some(network)
     }
 
-    /// Whether it asks for a static address.
+    /// Whether it sets a static address.
     pub fn is_static(&self) -> bool {
         !self.cidr.is_empty() || !self.gateway.is_empty() || !self.dns_servers.is_empty()
     }
 
-    /// The static address that it asks for, if any; or why it is of no use to a guest. It has never been refused, so it is
-    /// not refused now.
+    /// The static address, if any, or why a guest cannot use it. Admission has never refused it, so it does not refuse
+    /// it now.
     pub fn static_address(&self) -> Result<Option<StaticAddress>, String> {
         if !self.is_static() {
             return Ok(None);
         }
         let address = |field: &str, text: &str| -> Result<IpAddr, String> {
             text.parse()
-                .map_err(|_| format!("{field} {text:?} is no IP address"))
+                .map_err(|_| format!("{field} {text:?} is not an IP address"))
         };
         let (address_text, prefix) = self.cidr.split_once('/').unwrap_or((&self.cidr, ""));
         let ip = address_text.parse::<IpAddr>().ok();
@@ -81,7 +81,7 @@ impl Network {
             .filter(|(ip, prefix)| *prefix <= if ip.is_ipv4() { 32 } else { 128 })
             .ok_or_else(|| {
                 format!(
-                    "cidr {:?} is no address with a prefix, like 10.0.0.5/24",
+                    "cidr {:?} is not an address with a prefix, like 10.0.0.5/24",
                     self.cidr
                 )
             })?;
@@ -101,12 +101,12 @@ impl Network {
 /// Values of `ipFamily`.
 const FAMILIES: [&str; 5] = ["", "IPv4", "IPv6", "IPv4+IPv6", "IPv6+IPv4"];
 
-/// A static address, and what goes with it.
+/// A static address and its network settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StaticAddress {
     /// The address.
     pub ip: IpAddr,
-    /// Bits of the network in it.
+    /// Length of the network prefix.
     pub prefix: u8,
     /// Default gateway.
     pub gateway: Option<IpAddr>,

@@ -1,10 +1,10 @@
-//! Operating systems, and what `operatingSystemSpec` is when a person leaves it out.
+//! Operating systems, and the defaults of `operatingSystemSpec`.
 
 use std::fmt;
 
 use serde_json::{Value, json};
 
-/// An operating system that user data can be made for.
+/// An operating system that user data can be generated for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum OperatingSystem {
     /// Ubuntu.
@@ -31,7 +31,7 @@ impl OperatingSystem {
     /// Names of those that run on KubeVirt.
     pub const ON_KUBEVIRT: [&str; 4] = ["ubuntu", "rhel", "flatcar", "rockylinux"];
 
-    /// The one of that exact name.
+    /// The operating system with that exact name.
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|os| os.as_str() == name)
     }
@@ -47,10 +47,10 @@ impl OperatingSystem {
         }
     }
 
-    /// What `operatingSystemSpec` becomes at admission; `None` if it stays as it is.
+    /// The value of `operatingSystemSpec` after admission; `None` if it is unchanged.
     ///
-    /// An object, even an empty one, stays as written, except on Flatcar: there it is always completed, and keys that
-    /// mean nothing there are dropped.
+    /// An object, even an empty one, is not changed, except on Flatcar: there it is always completed, and keys without
+    /// meaning are dropped.
     pub fn default_spec(self, current: Option<&Value>) -> Option<Value> {
         let absent = current.is_none_or(Value::is_null);
         let spec = match self {
@@ -76,7 +76,7 @@ impl fmt::Display for OperatingSystem {
     }
 }
 
-/// Values of a wrong type are taken as unset, as machine-controller does.
+/// Values of a wrong type count as unset, as in machine-controller.
 fn flatcar_spec(current: Option<&Value>) -> Value {
     let get = |key: &str| {
         let map = current?.as_object()?;

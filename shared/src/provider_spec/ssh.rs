@@ -1,18 +1,18 @@
-//! SSH public keys as `authorized_keys` has them, judged as Go's `golang.org/x/crypto/ssh` judges them.
+//! SSH public keys in the format of `authorized_keys`, validated like Go's `golang.org/x/crypto/ssh`.
 //!
-//! An entry may have several lines, of which the first usable one counts. The key type in words before the key is not
-//! compared with the type inside the key, which decides.
+//! An entry may have several lines; the first valid one counts. The key type before the key is not compared with the
+//! type inside the key, which determines the type.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use ssh_key::public::{EcdsaPublicKey, KeyData, PublicKey};
 
-/// Why an entry is no SSH public key.
+/// Why an entry is not an SSH public key.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SshKeyError {
-    /// No line of it looks like a key.
+    /// No line looks like a key.
     #[error("no SSH public key in it")]
     NoKey,
-    /// The last line that looked like a key is none; why.
+    /// The last line that looks like a key is not valid; why.
     #[error("no SSH public key in it: {0}")]
     BadKey(String),
 }
@@ -40,7 +40,7 @@ pub fn check(entry: &str) -> Result<(), SshKeyError> {
     Err(last)
 }
 
-/// The line behind its leading options, which end at the first blank outside double quotes.
+/// The line after its leading options, which end at the first blank outside double quotes.
 fn skip_options(line: &str) -> Option<&str> {
     let (mut quoted, mut before) = (false, ' ');
     for (at, c) in line.char_indices() {
@@ -73,7 +73,7 @@ fn check_plain(blob: &[u8]) -> Result<(), String> {
 /// A certificate that is cut off, too long, or of an unknown type.
 struct Malformed;
 
-/// What of a certificate is judged.
+/// The validated parts of a certificate.
 struct Certificate<'a> {
     /// The certified key, as a blob of its own.
     key: Vec<u8>,
@@ -81,8 +81,8 @@ struct Certificate<'a> {
     signer: &'a [u8],
 }
 
-/// The key in an OpenSSH certificate, as a blob of its own, and its signer's key. `None` if the blob is
-/// none. (The crate's own reader refuses certificates that never expire.)
+/// The key in an OpenSSH certificate, as a blob of its own, and its signer's key. `None` if the blob is not a
+/// certificate. (The crate's own parser refuses certificates that never expire.)
 fn split_certificate(blob: &[u8]) -> Option<Result<Certificate<'_>, Malformed>> {
     let mut rest = blob;
     let name = text(&mut rest)?.strip_suffix(b"-cert-v01@openssh.com")?;
@@ -126,7 +126,7 @@ fn split_certificate(blob: &[u8]) -> Option<Result<Certificate<'_>, Malformed>> 
     Some(read().ok_or(Malformed))
 }
 
-/// Takes bytes that start with their length.
+/// Reads bytes with a length prefix.
 fn text<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
     let (length, behind) = rest.split_first_chunk::<4>()?;
     let (text, behind) = behind.split_at_checked(usize::try_from(u32::from_be_bytes(*length)).ok()?)?;

@@ -13,7 +13,7 @@ pub const FLAGS: &[Former] = &[
     Former::same("listen-address"),
     Former::same("tls-cert-path"),
     Former::same("tls-key-path"),
-    Former::no_effect("namespace", "machine-controller does nothing with it either"),
+    Former::no_effect("namespace", "machine-controller ignores it, too"),
     Former::same("kubernetes-version-constraints"),
     Former::no_effect(
         "ca-bundle",

@@ -695,7 +695,7 @@ fn taints_and_labels_that_are_there_are_never_overwritten() {
 }
 
 #[rstest]
-#[case::the_guest("GuestEnded", "the guest has shut itself down, and nothing starts it again")]
+#[case::the_guest("GuestEnded", "the guest has shut down, and it is not restarted")]
 #[case::a_disk("DiskFailed", "DataVolume web-1: checksum mismatch")]
 fn what_cannot_heal_fails_the_machine_and_is_told_once_and_is_taken_back_when_it_is_gone(
     #[case] reason: &str,

@@ -1,4 +1,4 @@
-//! The answer to a list or watch, chunk by chunk, and how much of an object may be held.
+//! Reads the response to a list or watch chunk by chunk, and limits the buffered size of an object.
 
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -11,23 +11,23 @@ use tokio::time::{Instant, timeout};
 
 use crate::kube::error::RemoteError;
 
-/// An object up to this size is held without asking.
+/// An object up to this size is buffered without a reservation.
 const SMALL: usize = 64 * 1024;
-/// How many larger ones of infra clusters may be held at once.
+/// Maximum number of larger objects of infra clusters in memory at the same time.
 const LARGE_AT_ONCE: usize = 4;
-/// How long one of those may take to come: others wait.
+/// How long one of those may take to arrive, because others wait.
 const LARGE_OBJECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Whose servers they are.
+/// Whether the server is trusted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Trust {
-    /// The user cluster's.
+    /// The server of the user cluster.
     UserCluster,
-    /// Servers that authors of Machines name: all of them share what is held of large objects.
+    /// Servers in kubeconfigs of Machine authors: all of them share one budget for large objects.
     Infra,
 }
 
-/// An answer that is being read.
+/// A response in progress.
 pub(super) struct Answer {
     body: Body,
     read: usize,
@@ -36,7 +36,7 @@ pub(super) struct Answer {
 /// Why there is no further chunk.
 #[derive(Debug)]
 pub(super) enum NoChunk {
-    /// Nothing came for so long.
+    /// Nothing arrived for this long.
     Silent(Duration),
     /// The connection failed.
     Failed(RemoteError),
@@ -72,7 +72,7 @@ impl Answer {
         }
     }
 
-    /// Bytes so far.
+    /// Bytes read so far.
     pub(super) fn read(&self) -> usize {
         self.read
     }
@@ -94,7 +94,7 @@ impl Reservation {
         }
     }
 
-    /// So many bytes are held of an object whose end has not come: waits until there is room for all of it.
+    /// Reports the buffered bytes of an incomplete object; waits until there is memory for all of it.
     pub(super) async fn hold(&mut self, bytes: usize) -> Result<(), RemoteError> {
         if bytes <= SMALL {
             self.taken = None;
@@ -104,13 +104,13 @@ impl Reservation {
             (Some((_, since)), _) if since.elapsed() > LARGE_OBJECT_TIMEOUT => {
                 self.taken = None;
                 Err(RemoteError::other(format!(
-                    "an object of over {} KiB did not come within {LARGE_OBJECT_TIMEOUT:?}",
+                    "an object of over {} KiB did not arrive within {LARGE_OBJECT_TIMEOUT:?}",
                     SMALL / 1024
                 )))
             }
             (None, Some(shared)) => {
                 let permit = Arc::clone(shared).acquire_owned().await;
-                // It is never closed.
+                // The semaphore is never closed.
                 self.taken = permit.ok().map(|permit| (permit, Instant::now()));
                 Ok(())
             }

@@ -1,33 +1,33 @@
-//! Finds the objects of a list in its JSON as it comes, so that no more than one of them is held at a time.
+//! Splits the JSON of a list into objects as it arrives, so that at most one object is buffered at a time.
 
 use crate::kube::json_strings::Strings;
 
-/// Bytes that a list may have beside its objects.
+/// Maximum bytes of a list apart from its objects.
 const MAX_METADATA_BYTES: usize = 64 * 1024;
 
-/// An object that is so many times larger than one may be has no end.
+/// An object this many times above the maximum size is treated as endless.
 const ENDLESS_FACTOR: usize = 4;
 
 /// An object of a list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Item<'a> {
-    /// All of its JSON.
+    /// Its complete JSON.
     Whole(&'a [u8]),
-    /// The beginning of the JSON of one that is too large.
+    /// The start of the JSON of one that is too large.
     Oversized(&'a [u8]),
 }
 
-/// It is not the JSON of a list.
+/// The response is not the JSON of a list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the answer is not a list of Kubernetes objects")]
 pub(super) struct NotAList;
 
-/// The part of a list that is being read.
+/// The current part of a list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Part {
     /// Before the list, between its fields, or after it.
     Between,
-    /// The value of a field of no interest.
+    /// The value of an ignored field.
     Other,
     /// `metadata`.
     Metadata,
@@ -35,25 +35,25 @@ enum Part {
     Items,
 }
 
-/// Where in a list the stream is.
+/// The position of the stream in a list.
 #[derive(Debug)]
 pub(super) struct Items {
     largest: usize,
     depth: u32,
     strings: Strings,
     part: Part,
-    /// The last string at the first level: a key, or a value of no interest.
+    /// The last string at the first level: a key, or an ignored value.
     key: Vec<u8>,
     metadata: Vec<u8>,
     item: Vec<u8>,
-    /// Of the whole object, also of what is not held.
+    /// Length of the whole object, including bytes that are not buffered.
     length: usize,
     beside: usize,
     ended: bool,
 }
 
 impl Items {
-    /// At the beginning of a list whose objects have up to so many bytes.
+    /// A parser at the start of a list with objects of up to this many bytes.
     pub(super) fn new(largest: usize) -> Self {
         Self {
             largest,
@@ -69,14 +69,14 @@ impl Items {
         }
     }
 
-    /// How many bytes of an object are held.
+    /// Number of buffered bytes of an object.
     pub(super) fn held(&self) -> usize {
         self.item.capacity()
     }
 
-    /// Gives the objects that end in this chunk.
+    /// Returns the objects that end in this chunk.
     pub(super) fn read(&mut self, chunk: &[u8], mut each: impl FnMut(Item<'_>)) -> Result<(), NotAList> {
-        // Where in the chunk what belongs to the current object or the metadata begins.
+        // The start of the current object or the metadata in the chunk.
         let mut from = 0;
         for (at, byte) in chunk.iter().enumerate() {
             let was_inside = self.strings.is_inside();
@@ -142,7 +142,7 @@ impl Items {
         match self.part {
             Part::Items if self.depth > 2 => {
                 self.hold(&chunk[from..]);
-                // No API server stores the like: it will never end.
+                // No API server stores such an object: it is endless.
                 if self.length > ENDLESS_FACTOR * self.largest {
                     return Err(NotAList);
                 }
@@ -175,7 +175,7 @@ impl Items {
         }
     }
 
-    /// Keeps one byte more than an object may have, which says that it is too large.
+    /// Buffers one byte more than the maximum, to detect an object that is too large.
     fn hold(&mut self, piece: &[u8]) {
         self.length += piece.len();
         let room = (self.largest + 1).saturating_sub(self.item.len());

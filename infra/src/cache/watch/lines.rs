@@ -1,15 +1,15 @@
-//! Finds the events of a watch in its answer as it comes: each is a line.
+//! Splits the response of a watch into events as it arrives: each is a line.
 
 /// An event of a watch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Line<'a> {
-    /// All of its JSON.
+    /// Its complete JSON.
     Whole(&'a [u8]),
-    /// The beginning of the JSON of one that is too large.
+    /// The start of the JSON of one that is too large.
     Oversized(&'a [u8]),
 }
 
-/// The line that is being read.
+/// The line in progress.
 #[derive(Debug)]
 pub(super) struct Lines {
     largest: usize,
@@ -17,7 +17,7 @@ pub(super) struct Lines {
 }
 
 impl Lines {
-    /// Of lines that have up to so many bytes.
+    /// A parser for lines of up to this many bytes.
     pub(super) fn new(largest: usize) -> Self {
         Self {
             largest,
@@ -25,19 +25,19 @@ impl Lines {
         }
     }
 
-    /// How many bytes of a line are held.
+    /// Number of buffered bytes of a line.
     pub(super) fn held(&self) -> usize {
         self.line.capacity()
     }
 
-    /// Gives the lines that end in this chunk.
+    /// Returns the lines that end in this chunk.
     pub(super) fn read(&mut self, chunk: &[u8], mut each: impl FnMut(Line<'_>)) {
         for piece in chunk.split_inclusive(|byte| *byte == b'\n') {
             let (piece, ends) = match piece.split_last() {
                 Some((b'\n', piece)) => (piece, true),
                 _ => (piece, false),
             };
-            // One byte more than a line may have says that it is too large.
+            // One byte more than the maximum detects a line that is too large.
             let room = (self.largest + 1).saturating_sub(self.line.len());
             self.line.extend_from_slice(&piece[..piece.len().min(room)]);
             if !ends {

@@ -1,7 +1,7 @@
 //! Lists and watches one kind, object by object.
 //!
-//! kube's own watcher decodes pages of 500 objects whole, of whatever size, so one object can hide all others, and it keeps
-//! bookmarks to itself, by which a watch that brings nothing is told from one where nothing happens.
+//! kube's own watcher decodes pages of 500 objects of any size, so one object can hide all others. It also hides
+//! bookmarks, which distinguish a broken watch from an idle one.
 
 mod answer;
 mod items;
@@ -33,21 +33,21 @@ use crate::kube::error::RemoteError;
 
 /// Objects on one page of a list.
 const PAGE: u32 = 500;
-/// Bytes of one object, or of a watch event; API servers store none that is larger.
+/// Maximum bytes of one object or watch event; API servers store no larger ones.
 const OBJECT_BYTES: usize = 3 * 1024 * 1024;
-/// Bytes of one page; a longer one is asked for again with fewer objects.
+/// Maximum bytes of one page; a longer page is requested again with fewer objects.
 const PAGE_BYTES: usize = 16 * 1024 * 1024;
-/// How long the answer to a list may pause.
+/// Maximum pause in the response to a list.
 const LIST_IDLE_TIMEOUT: Duration = Duration::from_secs(10);
-/// After a watch that brings nothing for so long comes a list: API servers send a bookmark each minute. One whose storage was
-/// restored says nothing of what is older than the version that is known.
+/// A watch without events for this long is followed by a list, because API servers send a bookmark each minute. An API
+/// server with a restored storage sends no events below the known version.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
-/// A watch that ended sooner is opened again after this long.
+/// A watch that ended sooner than this is reopened after this long.
 const SHORTEST_WATCH: Duration = Duration::from_secs(1);
-/// How long an API server may let a watch run.
+/// Requested timeout of a watch.
 const WATCH_SECONDS: u32 = 290;
 
-/// Which objects of a kind.
+/// Selects objects of a kind.
 #[derive(Debug, Clone, Default)]
 pub struct Selector {
     fields: Option<String>,
@@ -55,7 +55,7 @@ pub struct Selector {
 }
 
 impl Selector {
-    /// Those with such fields: `metadata.name=x`.
+    /// A field selector: `metadata.name=x`.
     #[must_use]
     pub fn fields(self, selector: &str) -> Self {
         Self {
@@ -64,7 +64,7 @@ impl Selector {
         }
     }
 
-    /// Those with such labels.
+    /// A label selector.
     #[must_use]
     pub fn labels(self, selector: &str) -> Self {
         Self {
@@ -74,35 +74,35 @@ impl Selector {
     }
 }
 
-/// What is learned of a kind.
+/// An event of a list or watch.
 #[derive(Debug, Clone)]
 pub enum Event<K> {
-    /// A list begins: what it does not have is gone.
+    /// A list begins: objects that it does not contain are deleted.
     Init,
-    /// The list has this object.
+    /// The list contains this object.
     InitApply(K),
-    /// The list has an object of that name which cannot be read.
+    /// The list contains an object with that name that cannot be decoded.
     InitUnreadable(Key),
     /// The list is complete.
     InitDone,
-    /// This object is new or was changed.
+    /// This object was created or changed.
     Apply(K),
-    /// An object of that name, which cannot be read, is new or was changed.
+    /// An object with that name that cannot be decoded was created or changed.
     Unreadable(Key),
-    /// This object is gone.
+    /// This object was deleted.
     Delete(K),
 }
 
-/// Where a kind is listed and watched.
+/// A kind to list and watch.
 pub(crate) struct Source<K> {
     client: Client,
     url: String,
     selector: Selector,
-    /// The version that is known, once there is one.
+    /// The latest known version, if any.
     version: Option<String>,
-    /// Whether the last watch failed: the API server may have been away, and come back with a storage that was restored.
+    /// Whether the last watch failed: the API server may have restarted with a restored storage.
     failed: bool,
-    /// Whether it has.
+    /// Whether the storage was restored.
     restored: bool,
     room: Reservation,
     kind: PhantomData<fn() -> K>,
@@ -130,12 +130,12 @@ where
         std::mem::take(&mut self.restored)
     }
 
-    /// The next time begins with a list.
+    /// Makes the next run begin with a list.
     pub(crate) fn forget(&mut self) {
         self.version = None;
     }
 
-    /// Lists unless the version is known, and watches from there on; returns the failure that ends it.
+    /// Lists unless the version is known, then watches; returns the failure that ends the watch.
     pub(crate) async fn run(&mut self, mut on: impl FnMut(Event<K>) + Send) -> RemoteError {
         loop {
             if self.failed {
@@ -144,7 +144,7 @@ where
                     Ok(true) => {
                         (self.version, self.failed, self.restored) = (None, false, true);
                         return RemoteError::other(
-                            "the API server has gone back to an earlier version: its storage was restored",
+                            "the API server went back to an earlier resourceVersion: its storage was restored",
                         );
                     }
                     Ok(false) => {}
@@ -167,12 +167,12 @@ where
                 }
                 return error;
             }
-            // A server that ends each watch at once is not asked without end.
+            // Avoids a tight loop if a server ends each watch immediately.
             sleep_until(opened + SHORTEST_WATCH).await;
         }
     }
 
-    /// Whether the version that is known is later than the API server's: then it would watch in silence.
+    /// Whether the known version is later than the API server's: then the watch would receive no events.
     async fn is_ahead(&mut self) -> Result<bool, RemoteError> {
         let number = |version: &String| version.parse::<u64>().ok();
         let Some(known) = self.version.as_ref().and_then(number) else {
@@ -194,7 +194,7 @@ where
         })
     }
 
-    /// Lists page by page; the version of the list.
+    /// Lists page by page; returns the version of the list.
     async fn list(&mut self, on: &mut (impl FnMut(Event<K>) + Send)) -> Result<String, RemoteError> {
         on(Event::Init);
         let mut params = ListParams {
@@ -249,7 +249,7 @@ where
             if answer.read() > PAGE_BYTES {
                 let limit = params.limit.unwrap_or(PAGE);
                 if limit == 1 || count > limit {
-                    return Err(RemoteError::other("a list with more objects than were asked for"));
+                    return Err(RemoteError::other("a list with more objects than requested"));
                 }
                 return Ok(Page::TooLarge);
             }
@@ -263,7 +263,7 @@ where
             .map_err(|error| RemoteError::other(error.to_string()))
     }
 
-    /// Watches from that version on until the API server ends it, or nothing comes any more.
+    /// Watches from that version until the API server ends the watch, or no events arrive.
     async fn watch(
         &mut self,
         version: &str,
@@ -284,7 +284,7 @@ where
                 Ok(Some(chunk)) => chunk,
                 Ok(None) => return Ok(()),
                 Err(NoChunk::Silent(_)) => {
-                    tracing::info!(kind = %K::kind(&K::DynamicType::default()), "a watch brought nothing for {IDLE_TIMEOUT:?}; listing again");
+                    tracing::info!(kind = %K::kind(&K::DynamicType::default()), "a watch delivered nothing for {IDLE_TIMEOUT:?}; listing again");
                     self.version = None;
                     return Ok(());
                 }
@@ -303,7 +303,7 @@ where
         }
     }
 
-    /// Takes one event of a watch in.
+    /// Handles one event of a watch.
     fn event(&mut self, line: Line<'_>, on: &mut impl FnMut(Event<K>)) -> Result<(), RemoteError> {
         let (json, why) = match line {
             Line::Whole(json) => match serde_json::from_slice::<WatchEvent<K>>(json) {
@@ -347,7 +347,7 @@ where
         if head.status.is_success() {
             return Ok(answer);
         }
-        // Short: errors are read before they get here.
+        // Short, because errors are read before.
         let mut text = Vec::new();
         while let Some(chunk) = answer.next(LIST_IDLE_TIMEOUT).await? {
             text.extend_from_slice(&chunk);
@@ -360,20 +360,20 @@ where
     }
 }
 
-/// What became of a page.
+/// The result of requesting a page.
 enum Page {
-    /// All of its objects were given; the list's metadata.
+    /// All its objects were delivered; the list's metadata.
     Read(ListMeta),
-    /// It is to be asked for again with fewer objects.
+    /// The page must be requested again with fewer objects.
     TooLarge,
 }
 
-/// The history that a watch would have to begin with is gone.
+/// The requested history is no longer available.
 const GONE: u16 = 410;
 
 const TOO_LARGE: &str = "it is larger than 3 MiB";
 
-/// Logs that an object cannot be read; its name, as far as it has one.
+/// Logs that an object cannot be decoded; returns its name, if it has one.
 fn unreadable<K: Resource<DynamicType: Default>>(json: &[u8], why: &str) -> Option<Key> {
     let key = name_of(json);
     let kind = K::kind(&K::DynamicType::default()).into_owned();

@@ -1,4 +1,4 @@
-//! The name of an object that cannot be read, from as much of its JSON as there is.
+//! The name of an object that cannot be decoded, from its partial JSON.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -7,16 +7,16 @@ use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor};
 
 use crate::cache::key::Key;
 
-/// Namespace and name of the object that this JSON begins, or of that in a watch event.
+/// Namespace and name of the object at the start of this JSON, or in a watch event.
 pub(super) fn name_of(json: &[u8]) -> Option<Key> {
     let mut found = Key::new("", "");
     let mut deserializer = serde_json::Deserializer::from_slice(json);
-    // It fails at the end of what there is; what was found until then counts.
+    // It fails at the end of the partial JSON; values found until then count.
     let _ = Fields::Object(&mut found).deserialize(&mut deserializer);
     (!found.name.is_empty()).then_some(found)
 }
 
-/// What of an object is of interest.
+/// The fields of an object that are read.
 enum Fields<'a> {
     Object(&'a mut Key),
     Metadata(&'a mut Key),

@@ -1,4 +1,4 @@
-//! Objects that are left out because they cannot be read: each is named in the log, and all are counted.
+//! Skipped objects that cannot be decoded: each is logged by name, and all are counted.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::LazyLock;
@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 
 use crate::cache::key::Key;
 
-/// How many names are remembered, so that each is logged once.
+/// Maximum number of remembered names, so that each is logged once.
 const MAX_NAMES: usize = 1024;
 
 #[derive(Default)]
@@ -18,7 +18,7 @@ struct Unreadable {
 
 static UNREADABLE: LazyLock<Mutex<Unreadable>> = LazyLock::new(Mutex::default);
 
-/// How often an object was left out, by kind.
+/// Number of skipped objects, by kind.
 pub fn counts() -> Vec<(String, u64)> {
     let unreadable = UNREADABLE.lock();
     unreadable
@@ -28,22 +28,18 @@ pub fn counts() -> Vec<(String, u64)> {
         .collect()
 }
 
-/// Notes that an object is left out.
+/// Records a skipped object.
 pub(super) fn note(kind: &str, key: Option<&Key>, why: &str) {
     let mut unreadable = UNREADABLE.lock();
     *unreadable.counts.entry(kind.to_owned()).or_default() += 1;
     let Some(key) = key else {
-        tracing::warn!(
-            kind,
-            why,
-            "an object without a name cannot be read and is left out"
-        );
+        tracing::warn!(kind, why, "skipping an object without a name that cannot be read");
         return;
     };
     if unreadable.named.len() >= MAX_NAMES {
         unreadable.named.clear();
     }
     if unreadable.named.insert((kind.to_owned(), key.clone())) {
-        tracing::warn!(kind, object = %key, why, "an object cannot be read and is left out");
+        tracing::warn!(kind, object = %key, why, "skipping an object that cannot be read");
     }
 }

@@ -1,29 +1,29 @@
-//! Cuts what is nested too deeply out of JSON as it streams by.
+//! Removes deeply nested values from streaming JSON.
 //!
-//! `serde_json` rejects a whole document that is nested 128 levels deep anywhere, also in fields that are not read: one
-//! object's status or managed fields would hide every object of the list that it is in.
+//! `serde_json` rejects a whole document that is nested 128 levels deep anywhere, even in ignored fields: one object's
+//! status or managed fields would hide every object in its list.
 
 use bytes::{Bytes, BytesMut};
 
 use crate::kube::json_strings::Strings;
 
-/// Levels of objects and arrays that are kept of a document; `null` stands for what is deeper. A list is two levels around
-/// its objects, a watch event one.
+/// Maximum nesting of a document; `null` replaces deeper values. A list adds two levels around its objects, a watch
+/// event one.
 const MAX_DEPTH: u32 = 120;
 
-/// Where in a document the stream is.
+/// The position of the stream in a document.
 #[derive(Debug, Default)]
 pub(super) struct Pruner {
     /// Each line is a document of its own, as in a watch.
     lines: bool,
     depth: u32,
     strings: Strings,
-    /// Bytes that were left out of the document.
+    /// Bytes removed from the document.
     cut: usize,
 }
 
 impl Pruner {
-    /// For one document, or for one in each line.
+    /// For one document, or for one per line.
     pub(super) fn new(lines: bool) -> Self {
         Self {
             lines,
@@ -31,19 +31,19 @@ impl Pruner {
         }
     }
 
-    /// How many bytes were left out of the document so far: whoever counts what is kept does not see them.
+    /// Bytes removed from the document so far, which size limits on the rest do not count.
     pub(super) fn cut(&self) -> usize {
         self.cut
     }
 
-    /// The next chunk without what is nested too deeply. It is not copied if it has nothing like that.
+    /// The next chunk without deeply nested values. It is copied only if it contains any.
     pub(super) fn prune(&mut self, chunk: &Bytes) -> Bytes {
         let mut pruned: Option<BytesMut> = None;
-        // Where what is kept begins.
+        // The start of the kept part.
         let mut kept = if self.depth > MAX_DEPTH { chunk.len() } else { 0 };
         for (at, byte) in chunk.iter().enumerate() {
             if self.lines && *byte == b'\n' {
-                // A line that ended early spoils no other.
+                // A line that ended early does not affect the next.
                 kept = kept.min(at);
                 *self = Self::new(true);
                 continue;

@@ -1,7 +1,7 @@
-//! What a server's answer may be: so large, so long in coming, nested so deeply, and an error only as Kubernetes writes it.
+//! Limits on responses: size, duration and nesting; and only Kubernetes' own errors are passed on.
 //!
-//! Answers are decoded whole, but for the lists and watches of [`crate::cache::watch`], so each has a cap, and those of infra
-//! clusters share a budget: an author of a Machine can name a server whose answers never end.
+//! Responses are decoded whole, except lists and watches of [`crate::cache::watch`], so each has a maximum size. Those
+//! of infra clusters share a budget, because an author of a Machine can name a server with endless responses.
 
 mod depth;
 
@@ -26,38 +26,39 @@ use self::depth::Pruner;
 use crate::kube::error::{TooLarge, TooSlow};
 use crate::telemetry::requests::is_watch;
 
-/// Marks a request whose answer is read as it comes, piece by piece, with limits of the reader's own.
+/// Marks a request with a streamed response; the reader applies its own limits.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Streamed;
 
-/// What an answer may be.
+/// Limits of a response.
 #[derive(Debug, Clone)]
 pub struct AnswerLimits {
-    /// Bytes at most.
+    /// Maximum bytes.
     bytes: usize,
-    /// What all answers longer than [`SMALL`] share.
+    /// The budget that all responses longer than [`SMALL`] share.
     shared: Option<Arc<Semaphore>>,
-    /// From the answer's head to its end, of reads and of writes.
+    /// Timeout from the response's head to its end, for reads and writes.
     time: (Duration, Duration),
 }
 
-/// An answer up to this size takes no slot. Objects are a few KiB.
+/// A response up to this size needs no slot. Objects have a few KiB.
 const SMALL: usize = 32 * 1024;
-/// Of an infra cluster: its API server stores no object that is larger.
+/// For an infra cluster: its API server stores no larger object.
 const INFRA_BYTES: usize = 2 * 1024 * 1024;
-/// Of the user cluster, where pods of a Node and the like are listed.
+/// For the user cluster, where for example the pods of a Node are listed.
 const USER_BYTES: usize = 64 * 1024 * 1024;
-/// How many answers of infra clusters can be longer than [`SMALL`] at once.
+/// Maximum number of concurrent responses of infra clusters above [`SMALL`].
 const LARGE_AT_ONCE: usize = 4;
-/// How long one of those may take: others wait.
+/// How long one of those may take, because others wait.
 const LARGE_ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
-/// How much may be left out of one document, which no limit of what is kept sees. API servers store no object with more than a tenth.
+/// Maximum bytes removed from one document, which other limits do not count. Objects in API servers stay below a tenth
+/// of it.
 const CUT_BYTES: usize = 16 * 1024 * 1024;
-/// How much of an error is read.
+/// Maximum bytes of an error that are read.
 const ERROR_BYTES: usize = 64 * 1024;
 
 impl AnswerLimits {
-    /// Of infra clusters, whose servers anybody may have written into a Machine.
+    /// For infra clusters, whose servers authors of Machines choose.
     pub fn infra(read: Duration, write: Duration) -> Self {
         static SHARED: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(LARGE_AT_ONCE)));
         Self {
@@ -67,7 +68,7 @@ impl AnswerLimits {
         }
     }
 
-    /// Of the user cluster, whose objects others write.
+    /// For the user cluster, whose objects others write.
     pub fn user(read: Duration, write: Duration) -> Self {
         Self {
             bytes: USER_BYTES,
@@ -88,14 +89,14 @@ impl<S> Layer<S> for AnswerLimits {
     }
 }
 
-/// A client whose answers are within their limits.
+/// A client that limits responses.
 #[derive(Debug, Clone)]
 pub struct WithAnswerLimits<S> {
     inner: S,
     limits: AnswerLimits,
 }
 
-/// The body of any answer.
+/// The body of any response.
 pub type AnyBody = http_body_util::combinators::UnsyncBoxBody<Bytes, BoxError>;
 
 impl<S, B> Service<Request<Body>> for WithAnswerLimits<S>
@@ -137,8 +138,8 @@ where
     }
 }
 
-/// The error, if it is a `Status`; otherwise nothing: it may be of a server that only this process can reach, and the
-/// author of the spec that names its address is not to read what it says.
+/// The error, if it is a `Status`; otherwise nothing: it may come from a server that only this process can reach, and
+/// the author of the spec with its address must not see it.
 async fn error_of_kubernetes(mut body: AnyBody, time: Duration) -> Bytes {
     #[derive(Deserialize)]
     struct Kind<'a> {
@@ -154,26 +155,26 @@ async fn error_of_kubernetes(mut body: AnyBody, time: Duration) -> Bytes {
             }
         }
     };
-    // Half of a Status is none.
+    // An incomplete Status is not a Status.
     let _ = tokio::time::timeout(time, read).await;
     let body = text.freeze();
     let is_status = serde_json::from_slice::<Kind<'_>>(&body).is_ok_and(|found| found.kind == "Status");
     if is_status { body } else { Bytes::new() }
 }
 
-/// A body within its limits.
+/// A body with limits.
 struct LimitedBody {
     inner: AnyBody,
     pruner: Pruner,
     limits: Option<ReadState>,
 }
 
-/// The limits of a body, and how much of them it has taken.
+/// The limits of a body, and the used part.
 struct ReadState {
     bytes: usize,
     read: usize,
     shared: Option<PollSemaphore>,
-    /// Until the body ends.
+    /// Held until the body ends.
     permit: Option<OwnedSemaphorePermit>,
     end: (Duration, Pin<Box<Sleep>>),
 }
@@ -196,7 +197,7 @@ impl LimitedBody {
 }
 
 impl ReadState {
-    /// Ready to read on, with the share of the budget that this takes.
+    /// Ready to continue, with the required part of the budget.
     fn poll_room(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         if self.end.1.as_mut().poll(context).is_ready() {
             return Poll::Ready(Err(TooSlow(self.end.0).into()));
@@ -208,7 +209,7 @@ impl ReadState {
             self.permit = ready!(shared.poll_acquire(context));
             let time = self.end.0.min(LARGE_ANSWER_TIMEOUT);
             self.end = (time, Box::pin(tokio::time::sleep(time)));
-            // To be woken at the end.
+            // Wakes the task at the timeout.
             let _ = self.end.1.as_mut().poll(context);
         }
         Poll::Ready(Ok(()))
@@ -235,7 +236,7 @@ impl http_body::Body for LimitedBody {
         };
         if let Some(held) = &mut this.limits {
             let chunk = frame.data_ref().map_or(&[][..], |chunk| chunk.as_ref());
-            // Objects are asked for: what begins like anything else need not be read to its end to be refused.
+            // Requests are for objects: a response that starts differently is refused without reading it whole.
             if held.read == 0 && chunk.trim_ascii_start().first().is_some_and(|byte| *byte != b'{') {
                 return Poll::Ready(None);
             }
@@ -333,7 +334,7 @@ mod tests {
         let error = get(client(200, vec!["x"; 100], Duration::from_secs(1)))
             .await
             .unwrap_err();
-        assert_eq!(error.to_string(), "the answer is not what a Kubernetes API gives");
+        assert_eq!(error.to_string(), "the response is not one of a Kubernetes API");
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,5 +1,6 @@
-//! How much is held of all infra clusters together. Each has what its Machines' own objects take, and an equal part of the rest;
-//! one that is over its share while all together are over the limit is not held any more: its Machines are looked at one by one.
+//! How much is held of all infra clusters together. Each has what its Machines' own objects take, and an equal part of
+//! the rest; one that is over its share while all together are over the limit is not held any more: its Machines are
+//! looked at one by one.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -154,7 +155,7 @@ impl Share {
                 namespace = key.namespace,
                 bytes,
                 share,
-                "an infra cluster has more objects than fit into its share of the memory; its Machines are looked at one by one"
+                "the objects of an infra cluster exceed its share of the cache; reading the objects of its Machines one by one"
             );
         }
     }

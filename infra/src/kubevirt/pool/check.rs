@@ -69,10 +69,10 @@ async fn check(entry: Arc<Entry>, credential: Arc<Credential>) {
             };
             match state {
                 CredentialState::Refused(error) => {
-                    tracing::warn!(server = entry.key.server, namespace = entry.key.namespace, %error, "a credential is refused");
+                    tracing::warn!(server = entry.key.server, namespace = entry.key.namespace, %error, "an infra cluster rejects a credential");
                 }
                 CredentialState::Works(missing) if !missing.is_empty() => {
-                    tracing::warn!(server = entry.key.server, namespace = entry.key.namespace, %missing, "a credential may not watch");
+                    tracing::warn!(server = entry.key.server, namespace = entry.key.namespace, %missing, "a credential lacks the permission to watch");
                 }
                 _ => tracing::info!(
                     server = entry.key.server,

@@ -142,7 +142,8 @@ impl Entry {
 
     // === Credentials ===
 
-    /// The credential of a kubeconfig, used by that Machine from now on. A new one is checked by the task that `check` starts.
+    /// The credential of a kubeconfig, used by that Machine from now on. A new one is checked by the task that `check`
+    /// starts.
     pub(super) fn credential(
         &self,
         kubeconfig: &InfraKubeconfig,
@@ -262,7 +263,8 @@ impl Entry {
         self.namespace_uid.read().clone()
     }
 
-    /// Reads the UID of the namespace if it is not known. Not every credential may; server and CA then emit clusters apart.
+    /// Reads the UID of the namespace if it is not known. Not every credential may; server and CA then emit clusters
+    /// apart.
     pub(super) async fn learn_namespace(&self, client: &Client) {
         if self.namespace_uid().is_none() {
             let _ = self.verify_namespace(client).await;
@@ -300,7 +302,8 @@ impl Entry {
         self.sync_state.lock().get(&kind) == Some(&SyncState::Current)
     }
 
-    /// Notes how true the shared store of a kind is, and tells the Machines whose credentials can do more or less by that.
+    /// Notes how true the shared store of a kind is, and tells the Machines whose credentials can do more or less by
+    /// that.
     pub(super) fn set_sync_state(&self, kind: Kind, sync_state: SyncState) {
         let (before, after) = {
             let mut known = self.sync_state.lock();
@@ -331,8 +334,8 @@ impl Entry {
 
     // === How much of it is held ===
 
-    /// Leaves of an object that is neither made for this user cluster nor named after one of its Machines what tells it from
-    /// others; `vm` gives the name of the VM that an object of that name belongs to.
+    /// Leaves of an object that is neither made for this user cluster nor named after one of its Machines what tells it
+    /// from others; `vm` gives the name of the VM that an object of that name belongs to.
     pub(super) fn reduce<K: Cached>(&self, object: &mut K, vm: fn(&str) -> String) {
         let is_ours = object.cluster_uid() == Some(self.options.cluster_uid.as_str());
         let name = vm(object.meta().name.as_deref().unwrap_or_default());

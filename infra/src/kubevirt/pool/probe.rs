@@ -53,7 +53,7 @@ async fn probe(entry: Arc<Entry>) {
 /// One small request. Any answer will do, but one of a gateway that has nobody behind it.
 async fn ask(entry: &Entry) -> Result<(), RemoteError> {
     let Some(client) = entry.probing() else {
-        return Err(RemoteError::other("nobody has a credential for it"));
+        return Err(RemoteError::other("no Machine has a credential for it"));
     };
     let path = Vm::url_path(&(), Some(&entry.key.namespace));
     let request = kube::core::Request::new(path).list_metadata(&ListParams::default().limit(1));

@@ -74,7 +74,7 @@ pub(super) fn map_fields(status: &Status, request: &PreflightRequest<'_>, vm: &V
         report.error(
             &path,
             ErrorKind::Forbidden,
-            format!("its user may not make VirtualMachines: {whole}"),
+            format!("its user cannot create VirtualMachines: {whole}"),
         );
         return;
     }
@@ -89,7 +89,7 @@ pub(super) fn map_fields(status: &Status, request: &PreflightRequest<'_>, vm: &V
         report.invalid(
             &path,
             format!(
-                "KubeVirt refuses this: {}: {}",
+                "KubeVirt rejects this: {}: {}",
                 cause.field,
                 excerpt(&cause.message)
             ),
@@ -98,7 +98,7 @@ pub(super) fn map_fields(status: &Status, request: &PreflightRequest<'_>, vm: &V
     if report.errors.len() == before {
         report.invalid(
             &request.path.child("virtualMachine"),
-            format!("KubeVirt refuses the VM: {whole}"),
+            format!("KubeVirt rejects the VM: {whole}"),
         );
     }
 }
@@ -203,8 +203,8 @@ fn named<'a>(rest: &str, message: &str, map: &'a Value) -> Option<&'a str> {
     found.map(|(key, _)| key.as_str())
 }
 
-/// The index in `spec.dataVolumeTemplates[…]`, with or without a dot before the bracket, and what follows. KubeVirt's own
-/// code leaves out the last letter.
+/// The index in `spec.dataVolumeTemplates[…]`, with or without a dot before the bracket, and what follows. KubeVirt's
+/// own code leaves out the last letter.
 fn data_volume(field: &str) -> Option<(usize, &str)> {
     let rest = field.strip_prefix("spec.dataVolumeTemplate")?;
     let rest = rest.strip_prefix('s').unwrap_or(rest);

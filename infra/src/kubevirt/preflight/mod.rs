@@ -1,8 +1,8 @@
 //! What only the infra cluster knows of a spec before its VM is made: whether what it names exists, and what KubeVirt
 //! would say to the VM.
 //!
-//! Reads only, and one dry-run. Answers that something exists are cached_list for a minute, by credential, so that nobody learns
-//! anything through somebody else's rights; in the steady state a request is the dry-run alone.
+//! Reads only, and one dry-run. Answers that something exists are cached_list for a minute, by credential, so that
+//! nobody learns anything through somebody else's rights; in the steady state a request is the dry-run alone.
 
 mod capacity;
 mod existence;
@@ -201,7 +201,7 @@ impl Preflight {
                 report.error(
                     &path,
                     ErrorKind::Forbidden,
-                    format!("its user lacks a right that is needed: {error}"),
+                    format!("its user lacks a required permission: {error}"),
                 );
                 return Ok(());
             }
@@ -265,8 +265,8 @@ impl Preflight {
 }
 
 impl Cluster {
-    /// Whether there is room, as far as the credential sees: the dry-run is of one VM only, and every admission counts on the
-    /// same room.
+    /// Warns of missing capacity, as far as the credential can see it: the dry-run is for only one VM, and concurrent
+    /// admissions count on the same capacity.
     async fn hints(&self, request: &PreflightRequest<'_>, found: &Found) -> Report {
         let mut report = Report::new();
         if request.replicas == 0 {
@@ -301,9 +301,7 @@ async fn verdict(
             let text = RemoteError::from(&kube::Error::Api(status)).to_string();
             report.warn(
                 &request.path.child("virtualMachine"),
-                format!(
-                    "the infra cluster's KubeVirt does not know a field of the VM, and leaves it out: {text}"
-                ),
+                format!("the infra cluster's KubeVirt does not know a field of the VM and drops it: {text}"),
             );
             dry_run(client, request.namespace, vm, "Ignore").await
         }
@@ -333,7 +331,8 @@ async fn dry_run(client: &Client, namespace: &str, mut vm: Value, validation: &s
     client.request::<Value>(request).await.map(drop)
 }
 
-/// The field of the disk whose StorageProfile is missing: everything else that is asked for is named in the spec itself.
+/// The field of the disk whose StorageProfile is missing: everything else that is asked for is named in the spec
+/// itself.
 fn origin_of(error: &FactError, request: &PreflightRequest<'_>) -> FieldPath {
     let FactError::NotFound {
         kind: "StorageProfile",

@@ -14,8 +14,8 @@ const QUEUE_TIMEOUT: Duration = Duration::from_millis(250);
 const MAX_WAITING: usize = 8;
 /// How long it is believed that a server answers.
 const REACHABLE_TTL: Duration = Duration::from_secs(10);
-/// A request that takes longer and stays without an answer tells that the next will, too. What fails sooner costs nobody
-/// a place, and may be mended.
+/// A request that takes longer and stays without an answer tells that the next will, too. What fails sooner costs
+/// nobody a place, and may be mended.
 const SLOW_THRESHOLD: Duration = Duration::from_millis(500);
 /// How long nobody asks a server that did not answer; then one does.
 const UNREACHABLE_TTL: Duration = Duration::from_secs(3);
@@ -65,7 +65,7 @@ impl ServerLimiter {
     /// A place; why there is none, if the server is known not to answer or too many wait for it.
     pub(super) async fn acquire(&self) -> Result<Permit<'_>, String> {
         let lively = self.may_ask(Instant::now())?;
-        let crowded = || format!("{MAX_CONCURRENT} other questions wait for its answer");
+        let crowded = || format!("{MAX_CONCURRENT} other requests wait for its response");
         let place = |permit| Permit {
             limiter: self,
             since: Instant::now(),
@@ -186,7 +186,7 @@ mod tests {
                 .acquire()
                 .await
                 .unwrap_err()
-                .contains("other questions wait")
+                .contains("other requests wait")
         );
         // One is answered, so that a place is free and there is hope for more.
         places.pop().unwrap().release(None);

@@ -35,13 +35,13 @@ pub(super) fn refused(
         Some(401) => report.error(
             &path,
             ErrorKind::Invalid,
-            format!("the infra cluster does not know its user: {error}"),
+            format!("the infra cluster does not accept its credential: {error}"),
         ),
         Some(404) => report.error(
             &path,
             ErrorKind::Invalid,
             format!(
-                "the infra cluster has no KubeVirt, or not the namespace {}: {error}",
+                "the infra cluster has no KubeVirt, or no namespace {}: {error}",
                 request.namespace
             ),
         ),

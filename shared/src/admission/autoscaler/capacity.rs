@@ -1,4 +1,4 @@
-//! What a node of a template will have.
+//! The capacity of the nodes of a template.
 
 use std::collections::BTreeMap;
 
@@ -14,25 +14,25 @@ use crate::api::syntax;
 use crate::kubevirt::spec::{CloudProviderSpec, Matcher};
 use crate::provider_spec::operating_system::OperatingSystem;
 
-/// Keys that follow from an instancetype if there is one.
+/// Keys that the instancetype determines, if the spec has one.
 pub(super) const INSTANCETYPE_KEYS: [&str; 4] = ["cpu", "memory", "gpu-count", "gpu-type"];
 
-/// What is known of a node: by key, as the autoscaler reads it; nothing at a key is that there is none. A key that is
-/// not there is not known.
+/// The known capacity of a node, by annotation key of the autoscaler. `None` means that the node has none of it; a
+/// missing key means that it is unknown.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Capacity(pub(super) BTreeMap<&'static str, Option<String>>);
 
 impl Capacity {
-    /// What is known to be there.
+    /// The known, nonzero capacity.
     pub fn iter(&self) -> impl Iterator<Item = (&'static str, &str)> {
         let known = self.0.iter();
         known.filter_map(|(key, value)| Some((*key, value.as_deref()?)))
     }
 }
 
-/// Capacity of the nodes of `spec.template` of a MachineDeployment or MachineSet. `lookup` gives what the template refers
-/// to (at admission nothing: its author may not be allowed to read it), `instancetype` is the `spec` of the template's
-/// instancetype, if that is known.
+/// Capacity of the nodes of `spec.template` of a MachineDeployment or MachineSet. `lookup` resolves the template's
+/// references (nothing at admission: the author may not be allowed to read them). `instancetype` is the `spec` of the
+/// template's instancetype, if known.
 pub fn capacity(
     object: &Value,
     lookup: &dyn Fn(&KeyRef) -> Result<String, LookupError>,
@@ -97,8 +97,8 @@ fn taints(spec: &Object) -> Option<String> {
     }))
 }
 
-/// As the maker of user data is told: Machinist by the Machine, and so by the template; operating-system-manager, which
-/// works for a MachineDeployment that names a profile, by that, too.
+/// `maxPods` as the component that generates user data reads it: Machinist from the Machine, and so from the template;
+/// operating-system-manager also from a MachineDeployment that names a profile.
 fn max_pods(object: &Value) -> Option<String> {
     let of = |object: &Value, key: &str| {
         let mut found = super::annotations(object).filter(|(found, text)| *found == key && !text.is_empty());

@@ -1,17 +1,17 @@
-//! The unmodified cluster-autoscaler: what it reads of a node group, judged before it reads it, and what a node of the
-//! group will have, written down so that a group can be scaled up from nothing.
+//! Support for the unmodified cluster-autoscaler: validates the annotations that it reads, and writes the capacity
+//! annotations that it needs to scale a node group up from zero.
 //!
 //! The provider is `clusterapi` with `CAPI_GROUP=cluster.k8s.io`. One malformed size on any object makes it drop every
-//! node group of the cluster, silently for whoever wrote it; so it is refused at admission.
+//! node group of the cluster without notifying the author, so admission refuses malformed sizes.
 
 mod capacity;
-mod judge;
 mod sizes;
+mod validate;
 mod written;
 
 pub use capacity::{Capacity, capacity, instancetype};
-pub use judge::judge;
 pub use sizes::{Sizes, sizes};
+pub use validate::validate;
 pub use written::{Changes, corrections, instancetype_needed, write};
 
 use serde_json::Value;
@@ -19,7 +19,7 @@ use serde_json::Value;
 use crate::api::names::autoscaler::{CAPACITY, MAX_SIZE, MIN_SIZE, OPTIONS, WRITTEN};
 use crate::api::raw::{Object, object_at};
 
-/// Whether the autoscaler may see the object as a node group: a MachineDeployment, or a MachineSet of none.
+/// Whether the object can be a node group: a MachineDeployment, or a MachineSet without a MachineDeployment.
 fn is_top_level(object: &Value) -> bool {
     let owners = object
         .pointer("/metadata/ownerReferences")
@@ -28,7 +28,7 @@ fn is_top_level(object: &Value) -> bool {
     !owners.any(|owner| owner.get("kind").and_then(Value::as_str) == Some("MachineDeployment"))
 }
 
-/// Whether an annotation makes a node group of an object, or describes the group.
+/// Whether an annotation makes an object a node group, or describes the group.
 #[must_use]
 pub fn is_of_a_node_group(key: &str) -> bool {
     [MIN_SIZE, MAX_SIZE, WRITTEN].contains(&key) || key.starts_with(CAPACITY) || key.starts_with(OPTIONS)

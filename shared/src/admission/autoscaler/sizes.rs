@@ -14,7 +14,7 @@ pub struct Sizes {
     pub max: i64,
 }
 
-/// The bounds of the object, if the autoscaler takes it for a node group.
+/// The bounds of the object, if the autoscaler treats it as a node group.
 pub fn sizes(object: &Value) -> Option<Sizes> {
     if !is_top_level(object) {
         return None;

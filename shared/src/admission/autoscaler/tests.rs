@@ -68,7 +68,7 @@ fn the_sets_of_a_deployment_are_no_node_groups() {
     let mut set = group(&vm(), &json!({MIN_SIZE: "x", MAX_SIZE: "5"}));
     set["metadata"]["ownerReferences"] = json!([{"kind": "MachineDeployment", "name": "d"}]);
     let mut report = Report::new();
-    judge(&set, &mut report);
+    validate(&set, &mut report);
     assert_eq!(report, Report::new());
     assert_eq!(write(None, set.clone(), None), set);
 }
@@ -84,7 +84,7 @@ fn a_size_that_would_drop_every_group_is_refused(#[case] which: &str, #[case] te
     let mut annotations = sized();
     annotations[&key] = json!(text);
     let mut report = Report::new();
-    judge(&group(&vm(), &annotations), &mut report);
+    validate(&group(&vm(), &annotations), &mut report);
     assert_eq!(report.errors.len(), 1, "{report:?}");
     assert!(report.errors[0].message.contains("every node group"));
     assert_eq!(
@@ -96,16 +96,16 @@ fn a_size_that_would_drop_every_group_is_refused(#[case] which: &str, #[case] te
 #[test]
 fn a_smallest_size_of_nothing_alone_is_no_node_group_and_harmless() {
     let mut report = Report::new();
-    judge(&group(&vm(), &json!({MIN_SIZE: "0"})), &mut report);
+    validate(&group(&vm(), &json!({MIN_SIZE: "0"})), &mut report);
     assert!(report.is_ok(), "{report:?}");
 }
 
 #[rstest]
-#[case::upside_down(json!({MIN_SIZE: "5", MAX_SIZE: "1"}), "must not be below the smallest size 5")]
+#[case::upside_down(json!({MIN_SIZE: "5", MAX_SIZE: "1"}), "must not be below the minimum size 5")]
 #[case::no_largest(json!({MIN_SIZE: "1"}), "must be set")]
 fn sizes_that_do_not_fit_are_refused(#[case] annotations: Value, #[case] why: &str) {
     let mut report = Report::new();
-    judge(&group(&vm(), &annotations), &mut report);
+    validate(&group(&vm(), &annotations), &mut report);
     assert_eq!(
         report.errors[0].path.to_string(),
         format!("metadata.annotations[{MAX_SIZE}]")
@@ -117,12 +117,12 @@ fn sizes_that_do_not_fit_are_refused(#[case] annotations: Value, #[case] why: &s
 #[case("scaledownunneededtime", "10m", None)]
 #[case("scaledownunreadytime", "1h30m0.5s", None)]
 #[case("maxnodestartuptime", "0", None)]
-#[case("maxnodeprovisiontime", "10", Some("is no duration"))]
-#[case("maxnodeprovisiontime", "10 m", Some("is no duration"))]
-#[case("maxnodeprovisiontime", "", Some("is no duration"))]
-#[case("maxnodeprovisiontime", "1.2.3s", Some("is no duration"))]
+#[case("maxnodeprovisiontime", "10", Some("is not a duration"))]
+#[case("maxnodeprovisiontime", "10 m", Some("is not a duration"))]
+#[case("maxnodeprovisiontime", "", Some("is not a duration"))]
+#[case("maxnodeprovisiontime", "1.2.3s", Some("is not a duration"))]
 #[case("scaledownutilizationthreshold", "0.5", None)]
-#[case("scaledownutilizationthreshold", "50%", Some("is no number"))]
+#[case("scaledownutilizationthreshold", "50%", Some("is not a number"))]
 #[case("scaledownunneedtime", "10m", Some("did you mean \"scaledownunneededtime\""))]
 fn an_option_that_has_no_effect_is_told(
     #[case] option: &str,
@@ -131,7 +131,7 @@ fn an_option_that_has_no_effect_is_told(
 ) {
     let mut report = Report::new();
     let annotations = json!({format!("cluster.k8s.io/autoscaling-options-{option}"): text});
-    judge(&group(&vm(), &annotations), &mut report);
+    validate(&group(&vm(), &annotations), &mut report);
     assert!(report.is_ok());
     assert_eq!(report.warnings.is_empty(), want.is_none(), "{report:?}");
     assert!(
@@ -164,7 +164,7 @@ fn capacity_by_hand_is_judged(
     #[case] warnings: usize,
 ) {
     let mut report = Report::new();
-    judge(
+    validate(
         &group(&vm(), &json!({format!("{CAPACITY}{key}"): text})),
         &mut report,
     );
@@ -183,7 +183,7 @@ fn capacity_by_hand_is_judged(
 )]
 fn a_size_that_nobody_reads_is_told(#[case] key: &str, #[case] want: &str) {
     let mut report = Report::new();
-    judge(&group(&vm(), &json!({key: "5"})), &mut report);
+    validate(&group(&vm(), &json!({key: "5"})), &mut report);
     assert!(report.warnings[0].contains(want), "{report:?}");
 }
 
@@ -192,10 +192,10 @@ fn replicas_out_of_bounds_are_told() {
     let mut object = write(None, group(&vm(), &sized()), None);
     object["spec"]["replicas"] = json!(6);
     let mut report = Report::new();
-    judge(&object, &mut report);
+    validate(&object, &mut report);
     assert_eq!(
         report.warnings,
-        ["spec.replicas: 6 is outside of what the cluster-autoscaler may set, 0 to 5"]
+        ["spec.replicas: 6 is outside the limits of the cluster-autoscaler, 0 to 5"]
     );
 }
 

@@ -1,4 +1,4 @@
-//! Capacity as annotations of a node group, kept apart from what people write there themselves.
+//! The capacity annotations of a node group that Machinist writes, as opposed to those that users write.
 
 use std::collections::BTreeMap;
 
@@ -14,22 +14,22 @@ use crate::api::quantity;
 use crate::api::raw::child;
 use crate::kubevirt::spec::Matcher;
 
-/// Annotations to set, or to take away.
+/// Annotations to set or to remove.
 pub type Changes = BTreeMap<String, Option<String>>;
 
-/// What must change in an object's annotations so that they tell the capacity of its nodes, if it is a node group, and
-/// nothing of ours is left if it is none.
+/// The changes after which an object's annotations state the capacity of its nodes if it is a node group, and contain
+/// none of Machinist's if it is not.
 ///
-/// An annotation is ours while it says what we wrote; one that says something else is the user's, and stays. What is not
-/// known stays as well. An amount that is only written in another way is no reason to write: any change of a
-/// MachineDeployment's annotations has the maker of user data make its Secrets anew.
+/// An annotation is Machinist's while it has the value that Machinist wrote. One with another value is the user's and
+/// stays. Unknown capacity stays as well. An equal amount in another notation is not written again: any change of a
+/// MachineDeployment's annotations makes operating-system-manager generate its Secrets again.
 pub fn corrections(object: &Value, capacity: &Capacity) -> Changes {
     let current: BTreeMap<&str, &str> = annotations(object).collect();
     let mut written = written(object);
     let before = written.clone();
     let mut changes = Changes::new();
     let at = |key: &str| current.get(format!("{CAPACITY}{key}").as_str()).copied();
-    // What somebody has changed or taken away since is not ours any more.
+    // An annotation that a user has changed or removed since is no longer Machinist's.
     written.retain(|key, value| at(key) == Some(value.as_str()));
     if sizes(object).is_none() {
         let ours = std::mem::take(&mut written).into_keys();
@@ -60,8 +60,8 @@ pub fn corrections(object: &Value, capacity: &Capacity) -> Changes {
     changes
 }
 
-/// The instancetype that must be read before the capacity of an object is known; `old` is what is stored now, if it is an
-/// update. Nothing while the template stays what it is and its capacity was known.
+/// The instancetype that must be read to know the capacity of an object; `old` is the stored object, if this is an
+/// update. `None` if the template is unchanged and its capacity was known.
 pub fn instancetype_needed(old: Option<&Value>, subject: &Subject<'_>) -> Option<Matcher> {
     let object = subject.object();
     sizes(object)?;
@@ -76,12 +76,12 @@ pub fn instancetype_needed(old: Option<&Value>, subject: &Subject<'_>) -> Option
     (!settled).then_some(found)
 }
 
-/// The object with what it says of its capacity made true, as far as that is known: of a template that refers to Secrets
-/// less, of one with an instancetype only with the `spec` of that. What an update would take away although its template
-/// stays is taken from `old`, what is stored now; but what it writes itself, or leaves out of its own record, is another
-/// value that somebody has learnt meanwhile.
+/// The object with corrected capacity annotations, as far as the capacity is known: less is known of a template that
+/// references Secrets, and a template with an instancetype needs the instancetype's `spec`. If an update with an
+/// unchanged template omits annotations, they are taken from `old`, the stored object, unless the update itself wrote
+/// them or changed the record of them.
 pub fn write(old: Option<&Value>, mut object: Value, instancetype: Option<&Value>) -> Value {
-    // Sets of a deployment have copies of its annotations, and are never looked at.
+    // MachineSets of a MachineDeployment have copies of its annotations and are ignored.
     if !is_top_level(&object) {
         return object;
     }
@@ -114,14 +114,14 @@ pub fn write(old: Option<&Value>, mut object: Value, instancetype: Option<&Value
     object
 }
 
-/// Whether what an object says of its capacity lacks that key without saying so: it has no record, or one that lists it.
+/// Whether the object lost that capacity annotation: its record is missing, or still lists the key.
 fn is_missing(object: &Value, key: &str) -> bool {
     let there = annotations(object).any(|(found, _)| found.strip_prefix(CAPACITY) == Some(key));
     let recorded = annotations(object).any(|(found, _)| found == WRITTEN);
     !there && (!recorded || written(object).contains_key(key))
 }
 
-/// What we wrote, by key.
+/// The annotations that Machinist wrote, by key.
 fn written(object: &Value) -> BTreeMap<String, String> {
     let record = annotations(object).find(|(key, _)| *key == WRITTEN);
     record

@@ -1,11 +1,11 @@
-//! `providerSpec.value` in the one form of all values that mean the same.
+//! The normal form of `providerSpec.value`: equal for all values with the same meaning.
 
 use serde_json::{Map, Value, json};
 
 use crate::api::quantity;
 use crate::api::raw::{Object, any_case, text};
 
-/// How a value is written, and so which ways to write it are the same. `null` is always absent.
+/// The form of a value, which determines the notations that are equal. `null` is always absent.
 #[derive(Debug)]
 pub(super) enum Form {
     /// Anything; compared as it is.
@@ -133,12 +133,12 @@ pub(super) static VALUE: Form = Fields(&[
             ("ipFamily", &Text),
         ]),
     ),
-    // Set to nothing is not the same as unset.
+    // Set to nothing differs from unset.
     ("overwriteCloudConfig", &Raw),
 ]);
 
 impl Form {
-    /// The value in its normal form; nothing if it is as good as absent. What is of a wrong type stays as it is.
+    /// The value in its normal form; `None` if it is equal to an absent one. A value of a wrong type is not changed.
     pub(super) fn normal(&self, value: &Value) -> Option<Value> {
         match (self, value) {
             (_, Value::Null) => None,
@@ -149,7 +149,7 @@ impl Form {
             (Var | Amount, Value::String(_)) | (FlagOn, Value::Bool(_)) => self.literal(value),
             (Settings, Value::Object(map)) => settings(map),
             (List(form), Value::Array(items)) => (!items.is_empty()).then(|| {
-                // In a list, what is absent has its place, and an empty text is one.
+                // In a list, absent items keep their index, and an empty string is an item.
                 let item = |item: &Value| match item {
                     Value::String(_) => item.clone(),
                     _ => form.normal(item).unwrap_or_default(),
@@ -167,7 +167,7 @@ impl Form {
         match value {
             Value::String(text) if text.is_empty() => None,
             Value::Bool(true) => None,
-            // Fifteen digits: `0.1` and `100m` are the same, and no size of a disk is cut short.
+            // Fifteen digits: `0.1` and `100m` are equal, and no disk size is truncated.
             Value::String(text) if matches!(self, Amount) => Some(
                 quantity::parse(text).map_or_else(|| value.clone(), |amount| json!(format!("{amount:.14e}"))),
             ),
@@ -175,7 +175,7 @@ impl Form {
         }
     }
 
-    /// The form of an object: references that count, and the value beside them.
+    /// The form of an object: complete references, and the value.
     fn reference(&self, map: &Object, whole: &Value) -> Option<Value> {
         let value = match any_case(map, "value").unwrap_or(&Value::Null) {
             Value::Null => None,

@@ -1,9 +1,9 @@
-//! Templates of Machines, compared by what they mean.
+//! Comparison of Machine templates by meaning.
 //!
-//! A template that is another one rolls every node of a pool. So how it is written must not count: `null`, absent, `{}`
-//! and what admission would fill in are the same, and so are keys of another letter case, quantities of one amount, and
-//! the two ways to write a value down. What is unknown is ignored outside of `providerSpec.value`, where no client could
-//! tell it, and counts inside.
+//! A changed template replaces every node of a pool, so its notation must not matter: `null`, absent, `{}` and what
+//! admission would fill in are the same, and so are keys of another letter case, quantities of one amount, and the two
+//! ways to write a value down. Unknown keys are ignored outside `providerSpec.value`, where typed clients do not see
+//! them, and count inside.
 //!
 //! ```
 //! use machinist_shared::admission::template::equal;
@@ -22,32 +22,32 @@ use crate::api::names::{annotation, label};
 use crate::api::raw::{Object, canonical, object_at_mut};
 use crate::providers;
 
-/// Whether two values of `spec.template` mean the same, so that no Machine need be made anew for the other one.
+/// Whether two values of `spec.template` mean the same, so that a change from one to the other replaces no Machine.
 ///
-/// The label that tells the sets of a deployment apart does not count, and neither do defaults of admission that say
-/// where the virtual machines are: they come from the environment or repeat the location.
+/// The label that distinguishes the MachineSets of a MachineDeployment does not count. Neither do the defaults of
+/// admission for the location of the virtual machines: they come from the environment or repeat the location.
 pub fn equal(a: &Value, b: &Value) -> bool {
     a == b || normal(a) == normal(b)
 }
 
-/// Whether the Machines of one template can become those of the other without another virtual machine.
+/// Whether the Machines of one template can become those of the other without a new virtual machine.
 ///
-/// What is only on the Node may change: its labels, annotations and taints, which the guest asks for when it registers,
-/// and never again. Region and zone are not among them, as volumes of a Node are bound to those; nor are settings of the
-/// kubelet that are written as annotations, for a guest reads them once. The Machine's own labels and annotations are on
-/// the virtual machine as well, but for timeouts, which only we read.
+/// Only values of the Node may change: its labels, annotations and taints, which the guest sets at registration and
+/// never again. Region and zone are not among them, because volumes are bound to those. Neither are kubelet settings in
+/// annotations, because a guest reads them once. The Machine's own labels and annotations are on the virtual machine as
+/// well, except timeouts, which only Machinist reads.
 pub fn equal_in_place(a: &Value, b: &Value) -> bool {
     a == b || is_fixed_in_guest(a) == is_fixed_in_guest(b)
 }
 
-/// A number for the template, the same for templates that are [`equal`]. Names of sets are made of it and nothing is
-/// decided by it, so it need not be the one that machine-controller would have found.
+/// A hash of the template, the same for templates that are [`equal`]. It only becomes part of the names of MachineSets,
+/// so it does not have to match machine-controller's hash.
 pub fn hash(template: &Value) -> u32 {
     let fnv = |hash: u32, byte: u8| (hash ^ u32::from(byte)).wrapping_mul(16_777_619);
     canonical(&normal(template)).bytes().fold(2_166_136_261, fnv)
 }
 
-/// The end of a set's name: the hash, of characters that make no words.
+/// The suffix of a MachineSet's name: the hash, in characters that form no words.
 pub fn name_suffix(hash: u32) -> String {
     let safe = |digit: char| match digit {
         '0'..='5' => char::from_u32(u32::from(digit) + 4).unwrap_or(digit),
@@ -59,7 +59,7 @@ pub fn name_suffix(hash: u32) -> String {
     hash.to_string().chars().map(safe).collect()
 }
 
-/// One value for all templates that mean the same.
+/// The normal form of a template: equal for all templates with the same meaning.
 fn normal(template: &Value) -> Value {
     let mut template = template.clone();
     if let Some(root) = template.as_object_mut() {

@@ -9,11 +9,11 @@ use crate::api::names::annotation;
 use crate::kubevirt::resolved::{Disk, ResolvedSpec};
 use crate::kubevirt::source::{SourceKind, source_kind};
 
-/// Name of the volume with the operating system.
+/// Name of the operating system's volume.
 pub(crate) const PRIMARY_DISK: &str = "datavolumedisk";
 const CLOUD_INIT: &str = "cloudinitdisk";
 
-/// Name of a further disk: of its volume, its DataVolume and its claim.
+/// Name of a secondary disk: of its volume, its DataVolume and its claim.
 pub(crate) fn secondary_disk(name: &str, index: usize) -> String {
     format!("{name}-secondarydisk{index}")
 }
@@ -82,12 +82,12 @@ pub(super) fn data_volume_templates(
     std::iter::once(primary).chain(further).collect()
 }
 
-/// Which field of a DataVolume says what claim is made.
+/// The field of a DataVolume that describes its claim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Target {
-    /// CDI fills in the volume mode that fits the access mode.
+    /// CDI sets the volume mode that matches the access mode.
     Storage,
-    /// Taken as it is.
+    /// Used as it is.
     Pvc,
 }
 
@@ -116,7 +116,7 @@ fn claim(input: &RenderInput<'_>, disk: &Disk, target: Target) -> Value {
         "accessModes": [mode],
         "resources": {"requests": {"storage": disk.size}},
     });
-    // Without it the claim is one for a file system, which the class cannot give with this access mode.
+    // Without it the claim is for a file system, which the class does not support with this access mode.
     let as_offered = (disk.storage_class.clone(), mode.to_owned());
     if target == Target::Pvc && disk.by_profile && input.facts.block_only.contains(&as_offered) {
         claim["volumeMode"] = json!("Block");

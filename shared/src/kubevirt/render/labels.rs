@@ -7,7 +7,7 @@ use crate::api::names::{annotation, label};
 
 type Map = BTreeMap<String, String>;
 
-/// Labels that KubeVirt refuses on a template. A Machine may have them, its VM not.
+/// Labels that KubeVirt rejects on a template. A Machine may have them, its VM cannot.
 pub(crate) const RESERVED_LABELS: [&str; 6] = [
     "kubevirt.io/created-by",
     "kubevirt.io/migrationJobUID",
@@ -17,8 +17,8 @@ pub(crate) const RESERVED_LABELS: [&str; 6] = [
     "kubevirt.io/install-strategy",
 ];
 
-/// Labels of the VM and of its template; later ones overwrite earlier ones, so a Machine's labels cannot change whose
-/// VM it is.
+/// Labels of the VM and of its template; later ones overwrite earlier ones, so a Machine's labels cannot change the
+/// owner of the VM.
 pub(super) fn labels(input: &RenderInput<'_>) -> Map {
     let spec = input.spec;
     let mut labels = Map::new();
@@ -60,7 +60,7 @@ pub(super) fn annotations(input: &RenderInput<'_>) -> (Map, Map) {
     let mut set = |key: &str, value: &str| annotations.insert(key.to_owned(), value.to_owned());
     if let Some(ignition) = input.ignition {
         set(annotation::IGNITION, ignition);
-        // Without it KubeVirt from 1.6.4 on loses Ignition's argument when it adds hotplug ports.
+        // Without it, KubeVirt from 1.6.4 on loses Ignition's argument when it adds hotplug ports.
         set("kubevirt.io/placePCIDevicesOnRootComplex", "true");
     }
     set("kubevirt.io/allow-pod-bridge-network-live-migration", "true");

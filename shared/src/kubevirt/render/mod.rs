@@ -1,6 +1,6 @@
 //! The VirtualMachine that a Machine asks for, as JSON.
 //!
-//! It is made once and never updated. KubeVirt fills in more at admission, so it is never compared as a whole either.
+//! It is created once and never updated. KubeVirt adds fields at admission, so it is never compared as a whole.
 
 mod disks;
 mod labels;
@@ -19,7 +19,7 @@ pub use disks::disk_names;
 pub(crate) use disks::{PRIMARY_DISK, secondary_disk};
 pub(crate) use labels::RESERVED_LABELS;
 
-/// What a VirtualMachine is rendered from.
+/// The input for rendering a VirtualMachine.
 #[derive(Debug, Clone, Copy)]
 pub struct RenderInput<'a> {
     /// Name of the Machine, and so of the VM.
@@ -36,9 +36,9 @@ pub struct RenderInput<'a> {
     pub cluster_uid: &'a str,
     /// Namespace of the VM.
     pub namespace: &'a str,
-    /// What is asked for.
+    /// The resolved spec.
     pub spec: &'a ResolvedSpec,
-    /// What is known of the infra cluster.
+    /// The facts about the infra cluster.
     pub facts: &'a Facts,
     /// Name of the Secret with the user data.
     pub user_data_secret: &'a str,
@@ -97,7 +97,7 @@ pub fn render(input: &RenderInput<'_>) -> Value {
     })
 }
 
-/// Requests and limits are the same; an instancetype brings its own.
+/// Requests and limits are equal; an instancetype has its own.
 fn resources(spec: &ResolvedSpec) -> Value {
     if spec.instancetype.is_some() {
         return json!({});
@@ -110,7 +110,7 @@ fn resources(spec: &ResolvedSpec) -> Value {
     json!({"requests": amounts, "limits": amounts})
 }
 
-/// As written. An instancetype's name gets the kind that was found, and beside a name there is nothing to infer.
+/// As written. An instancetype's name gets the discovered kind, and a name excludes inference.
 fn matcher(matcher: &Matcher, found_kind: Option<&str>) -> Value {
     let named = !matcher.name.is_empty();
     let kind = found_kind.filter(|_| named).unwrap_or(&matcher.kind);

@@ -1,4 +1,4 @@
-//! Where the VM may run: node affinity and topology spread.
+//! Placement of the VM: node affinity and topology spread.
 
 use serde_json::{Value, json};
 
@@ -21,8 +21,8 @@ pub(super) fn affinity(spec: &ResolvedSpec) -> Value {
     }
 }
 
-/// The given constraints, or one that spreads over hosts. KubeVirt refuses an empty `whenUnsatisfiable`, for which
-/// there is one sensible reading.
+/// The given constraints, or one that spreads over hosts. KubeVirt rejects an empty `whenUnsatisfiable`, so it becomes
+/// the only sensible value.
 pub(super) fn topology_spread(spec: &ResolvedSpec, machine_deployment: Option<&str>) -> Value {
     let selector =
         json!({"matchLabels": {label::MACHINE_DEPLOYMENT: machine_deployment.unwrap_or_default()}});

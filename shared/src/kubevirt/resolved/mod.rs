@@ -1,4 +1,4 @@
-//! A spec whose every value is known: references looked up, environment applied, defaults of the provider filled in.
+//! A resolved spec: references read, environment applied, provider defaults added.
 
 mod usable;
 
@@ -10,7 +10,7 @@ use crate::api::config_var::ConfigVar;
 use crate::provider::{Env, Lookup, Secret, Unresolved, cluster_name};
 use crate::provider::{is_known_missing, value};
 
-/// A spec whose every value is known.
+/// A resolved spec.
 #[derive(Clone, Default, PartialEq)]
 pub struct ResolvedSpec {
     /// Value of the cluster-name labels.
@@ -45,7 +45,7 @@ pub struct ResolvedSpec {
     pub zone: String,
     /// Subnet, or empty.
     pub subnet: String,
-    /// Several queues per network interface.
+    /// Multiple queues per network interface.
     pub network_multi_queue: bool,
     /// Eviction strategy, or empty.
     pub eviction_strategy: String,
@@ -66,9 +66,9 @@ pub struct ResolvedSpec {
 /// A topology spread constraint.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Spread {
-    /// By how many the VMs of two domains may differ.
+    /// Maximum difference in VMs between two domains.
     pub max_skew: i32,
-    /// Label that tells domains apart.
+    /// Label that identifies the domains.
     pub topology_key: String,
     /// `DoNotSchedule`, `ScheduleAnyway`, or empty.
     pub when_unsatisfiable: String,
@@ -83,17 +83,17 @@ pub struct Disk {
     pub storage_class: String,
     /// Access mode, or empty: from the StorageProfile.
     pub access_mode: String,
-    /// The spec gives it no access mode of its own, so its StorageProfile is asked: for the mode, if it is not the primary
-    /// disk's, and for the volume mode that fits it.
+    /// The spec sets no access mode for it, so its StorageProfile determines the mode (unless the primary disk's
+    /// applies) and the matching volume mode.
     pub by_profile: bool,
 }
 
-/// Where the operating system comes from.
+/// The image of the operating system.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Image {
     /// URL, image or claim.
     pub location: String,
-    /// `http`, `registry`, `pvc`, or anything else: guessed.
+    /// `http`, `registry` or `pvc`; other values are inferred from the image.
     pub source: String,
     /// `node`, `pod` or empty.
     pub pull_method: String,
@@ -107,12 +107,12 @@ pub struct Image {
 
 hidden!(ResolvedSpec, Spread, Disk, Image);
 
-/// The disks as they are claimed: the primary one, and the others.
+/// The disks to claim: the primary one and the others.
 fn disks(vm: &VirtualMachine, lookup: &Lookup<'_>) -> Result<(Disk, Vec<Disk>), Unresolved> {
     let text = |field, var: &ConfigVar<String>| Ok(value(field, var, lookup)?.unwrap_or_default());
     let disk = &vm.primary_disk;
     let access_mode = match text("primaryDisk.storageAccessType", &disk.access_mode) {
-        // machine-controller does without it.
+        // machine-controller ignores the field.
         Err(error) if is_known_missing(&error) => String::new(),
         found => found?,
     };
@@ -126,7 +126,7 @@ fn disks(vm: &VirtualMachine, lookup: &Lookup<'_>) -> Result<(Disk, Vec<Disk>), 
         let storage_class = text("secondaryDisks.storageClassName", &disk.storage_class)?;
         let own = text("secondaryDisks.storageAccessType", &disk.access_mode)?;
         let by_profile = own.is_empty();
-        // machine-controller gives every disk the primary's, whatever its own says.
+        // machine-controller uses the primary disk's value for every disk.
         let access_mode = if ACCESS_MODES.contains(&own.as_str()) {
             own
         } else if storage_class == primary.storage_class {
@@ -146,8 +146,8 @@ fn disks(vm: &VirtualMachine, lookup: &Lookup<'_>) -> Result<(Disk, Vec<Disk>), 
     Ok((primary, others))
 }
 
-/// Resolves everything but the kubeconfig. What machine-controller cannot use either is an error; what KubeVirt refuses
-/// is left to it, so that no spec that has a VM fails here.
+/// Resolves everything except the kubeconfig. Values that machine-controller cannot use either are errors; KubeVirt
+/// validates the rest, so that no spec with an existing VM fails here.
 pub fn resolve(spec: &CloudProviderSpec, env: &Env, lookup: &Lookup<'_>) -> Result<ResolvedSpec, Unresolved> {
     let text = |field, var: &ConfigVar<String>| Ok(value(field, var, lookup)?.unwrap_or_default());
     let vm = &spec.virtual_machine;
@@ -160,7 +160,7 @@ pub fn resolve(spec: &CloudProviderSpec, env: &Env, lookup: &Lookup<'_>) -> Resu
         } else {
             env.project_id.clone()
         },
-        // machine-controller never looks at an instancetype's kind; of a preference's, KubeVirt is the judge.
+        // machine-controller ignores an instancetype's kind; KubeVirt validates a preference's.
         instancetype: vm.instancetype.as_ref().map(|it| Matcher {
             kind: kinds::canonical(&it.kind, kinds::INSTANCETYPES)
                 .unwrap_or_default()

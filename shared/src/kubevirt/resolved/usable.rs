@@ -1,5 +1,5 @@
-//! Values of a form that nothing can be made of. Machine-controller refuses the same ones each time it reads a spec, so
-//! no Machine of its that has a VM has one.
+//! Malformed values. machine-controller refuses the same ones each time it reads a spec, so none of its Machines with a
+//! VM has one.
 
 use super::ResolvedSpec;
 use crate::api::quantity;

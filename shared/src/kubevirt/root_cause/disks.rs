@@ -1,14 +1,14 @@
-//! DataVolumes: what keeps them from being filled, and how far they are.
+//! DataVolumes: errors and progress of their import.
 
 use super::{InfraState, Reason, VmView, is_about_quota, reason_and_message};
 use crate::kubevirt::observed::{Condition, DataVolumeStatus, find};
 
-/// An importer that was started again this often is failing, even while it runs.
+/// An importer with this many restarts is failing, even while it runs.
 const RESTARTS: i64 = 3;
 
-/// The first disk with trouble; one that has failed for good before all others.
-pub(super) fn trouble(sight: VmView<'_>) -> Option<InfraState> {
-    let failed = sight.disks.iter().find(|(_, status)| status.phase == "Failed");
+/// The first disk with an error; a permanent failure comes first.
+pub(super) fn trouble(view: VmView<'_>) -> Option<InfraState> {
+    let failed = view.disks.iter().find(|(_, status)| status.phase == "Failed");
     if let Some((name, status)) = failed {
         let why = why_failed(status)
             .map(reason_and_message)
@@ -17,16 +17,15 @@ pub(super) fn trouble(sight: VmView<'_>) -> Option<InfraState> {
             .unwrap_or_default();
         return Some(InfraState::new(
             Reason::DiskFailed,
-            format!("DataVolume {name} has failed for good{why}"),
+            format!("DataVolume {name} failed permanently{why}"),
         ));
     }
-    sight
-        .disks
+    view.disks
         .iter()
         .find_map(|(name, status)| is_transient(name, status))
 }
 
-/// The condition that says why: the importer's pod and the claim, whichever is in trouble; else whichever says anything.
+/// The condition with the cause: that of the importer's pod or the claim with an error; otherwise any with a message.
 fn why_failed(status: &DataVolumeStatus) -> Option<&Condition> {
     let (running, bound) = (not_true(status, "Running"), not_true(status, "Bound"));
     let either = || [running, bound].into_iter().flatten();
@@ -42,7 +41,8 @@ fn not_true<'a>(status: &'a DataVolumeStatus, kind: &str) -> Option<&'a Conditio
     conditions.find(|c| c.kind == kind && c.status != "True")
 }
 
-/// Whether a claim that is not bound is more than not bound yet. Of a claim that CDI could not even make, it knows nothing.
+/// Whether an unbound claim is failing rather than pending. CDI has no information about a claim that it could not
+/// create.
 fn is_claim_failing(bound: &Condition) -> bool {
     let pending = ["", "Pending", "Claim Pending", "NotFound"];
     match bound.status.as_str() {
@@ -51,14 +51,14 @@ fn is_claim_failing(bound: &Condition) -> bool {
     }
 }
 
-/// Trouble that CDI goes on trying to overcome.
+/// An error that CDI retries.
 fn is_transient(name: &str, status: &DataVolumeStatus) -> Option<InfraState> {
     let restarts = match status.restart_count {
         0 => String::new(),
         1 => " (the importer was restarted once)".to_owned(),
         count => format!(" (the importer was restarted {count} times)"),
     };
-    let tell = |reason, what: &str| {
+    let state = |reason, what: &str| {
         Some(InfraState::new(
             reason,
             format!("DataVolume {name}: {what}{restarts}"),
@@ -66,21 +66,21 @@ fn is_transient(name: &str, status: &DataVolumeStatus) -> Option<InfraState> {
     };
     let (bound, running) = (not_true(status, "Bound"), not_true(status, "Running"));
     if let Some(quota) = [bound, running].into_iter().flatten().find(|c| is_about_quota(c)) {
-        return tell(Reason::DiskQuotaExceeded, &reason_and_message(quota));
+        return state(Reason::DiskQuotaExceeded, &reason_and_message(quota));
     }
     if let Some((reason, running)) = running.and_then(|c| Some((importer(c)?, c))) {
-        return tell(reason, &reason_and_message(running));
+        return state(reason, &reason_and_message(running));
     }
     if let Some(bound) = bound.filter(|c| is_claim_failing(c)) {
-        return tell(Reason::DiskClaimFailing, &reason_and_message(bound));
+        return state(Reason::DiskClaimFailing, &reason_and_message(bound));
     }
     if status.restart_count >= RESTARTS && is_on_the_way(status) {
-        return tell(Reason::DiskImportFailing, &format!("is {}", phase(status)));
+        return state(Reason::DiskImportFailing, &format!("is {}", phase(status)));
     }
     None
 }
 
-/// What is wrong with the importer's pod, if it is that.
+/// The error of the importer's pod, if any.
 fn importer(running: &Condition) -> Option<Reason> {
     match running.reason.as_str() {
         "Error" | "ChecksumError" | "OOMKilled" => Some(Reason::DiskImportFailing),
@@ -90,12 +90,12 @@ fn importer(running: &Condition) -> Option<Reason> {
     }
 }
 
-/// The first disk that is not there yet. One that waits for its VM is the VM's to wait for.
-pub(super) fn progress(sight: VmView<'_>) -> Option<InfraState> {
-    if sight.is_running() {
+/// The first disk that is not ready. A disk that waits for its VM does not count.
+pub(super) fn progress(view: VmView<'_>) -> Option<InfraState> {
+    if view.is_running() {
         return None;
     }
-    let (name, status) = sight.disks.iter().find(|(_, status)| is_on_the_way(status))?;
+    let (name, status) = view.disks.iter().find(|(_, status)| is_on_the_way(status))?;
     let phase = phase(status);
     let done = match status.progress.as_str() {
         "" | "N/A" => String::new(),
@@ -134,7 +134,7 @@ fn phase(status: &DataVolumeStatus) -> &str {
     }
 }
 
-/// `42.31%` → `40 %`: progress is told in steps of ten.
+/// `42.31%` → `40 %`: progress is reported in steps of ten.
 fn rounded_percent(progress: &str) -> String {
     let percent: f64 = progress.trim_end_matches('%').parse().unwrap_or_default();
     format!("{:.0} %", (percent / 10.0).floor() * 10.0)

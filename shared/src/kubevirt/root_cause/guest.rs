@@ -2,21 +2,21 @@
 
 use super::{InfraState, Reason, VmView, reason_and_message};
 
-/// A guest that nothing starts again, which is the end of its VM.
-pub(super) fn ended(sight: VmView<'_>) -> Option<InfraState> {
-    let strategy = sight.run_strategy;
+/// A guest that is not restarted, which ends its VM.
+pub(super) fn ended(view: VmView<'_>) -> Option<InfraState> {
+    let strategy = view.run_strategy;
     let for_good = |phase: &str| match strategy {
         "Always" | "Halted" => false,
         "RerunOnFailure" => phase == "Succeeded",
         _ => true,
     };
-    let again = format!("under runStrategy {strategy} nothing starts it again");
-    if let Some(vmi) = sight.vmi {
+    let again = format!("runStrategy {strategy} does not restart it");
+    if let Some(vmi) = view.vmi {
         if !vmi.is_final() || !for_good(&vmi.phase) {
             return None;
         }
         let how = if vmi.phase == "Succeeded" {
-            "the guest shut itself down"
+            "the guest shut down"
         } else {
             "the guest crashed or its host was lost"
         };
@@ -27,33 +27,30 @@ pub(super) fn ended(sight: VmView<'_>) -> Option<InfraState> {
         };
         let message = format!(
             "VirtualMachineInstance {} is {}: {how}{why}; {again}",
-            sight.name, vmi.phase
+            view.name, vmi.phase
         );
         return Some(InfraState::new(Reason::GuestEnded, message));
     }
-    let crashed = sight.vm.printable_status == "CrashLoopBackOff" && for_good("Failed");
+    let crashed = view.vm.printable_status == "CrashLoopBackOff" && for_good("Failed");
     crashed.then(|| {
         InfraState::new(
             Reason::GuestEnded,
-            format!(
-                "VirtualMachine {} ended before its guest ran; {again}",
-                sight.name
-            ),
+            format!("VirtualMachine {} ended before its guest ran; {again}", view.name),
         )
     })
 }
 
-/// A guest that stands still. One that is being migrated does so for a moment, which is no trouble.
-pub(super) fn paused(sight: VmView<'_>) -> Option<InfraState> {
-    let paused = sight.condition("Paused", "True")?;
-    if sight.vm.printable_status == "Migrating" && paused.reason != "PausedIOError" {
+/// A paused guest. A live migration pauses it for a moment, which is not an error.
+pub(super) fn paused(view: VmView<'_>) -> Option<InfraState> {
+    let paused = view.condition("Paused", "True")?;
+    if view.vm.printable_status == "Migrating" && paused.reason != "PausedIOError" {
         return None;
     }
     Some(InfraState::new(
         Reason::VMPaused,
         format!(
             "VirtualMachineInstance {} is paused: {}",
-            sight.name,
+            view.name,
             reason_and_message(paused)
         ),
     ))

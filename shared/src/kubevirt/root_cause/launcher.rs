@@ -2,9 +2,9 @@
 
 use super::{InfraState, Reason, VmView, is_about_quota, reason_and_message};
 
-/// What keeps the pod from being made, or from finding a node.
-pub(super) fn trouble(sight: VmView<'_>) -> Option<InfraState> {
-    if let Some(synchronized) = sight.condition("Synchronized", "False") {
+/// Errors that prevent the pod from being created or scheduled.
+pub(super) fn trouble(view: VmView<'_>) -> Option<InfraState> {
+    if let Some(synchronized) = view.condition("Synchronized", "False") {
         let reason = match synchronized.reason.as_str() {
             "ErrImagePull" | "ImagePullBackOff" => Reason::LauncherImageFailed,
             "FailedPvcNotFound" => Reason::DiskNotFound,
@@ -14,16 +14,16 @@ pub(super) fn trouble(sight: VmView<'_>) -> Option<InfraState> {
         };
         let message = format!(
             "VirtualMachineInstance {}: {}",
-            sight.name,
+            view.name,
             reason_and_message(synchronized)
         );
         return Some(InfraState::new(reason, message));
     }
-    let unscheduled = sight
+    let unscheduled = view
         .condition("PodScheduled", "False")
         .filter(|condition| condition.reason == "Unschedulable")?;
     Some(InfraState::new(
         Reason::Unschedulable,
-        format!("VirtualMachineInstance {}: {}", sight.name, unscheduled.message),
+        format!("VirtualMachineInstance {}: {}", view.name, unscheduled.message),
     ))
 }

@@ -1,8 +1,8 @@
-//! Why a VM does not run: one reason from a closed list, and a message for a person.
+//! Why a VM does not run: one reason from a closed list, and a human-readable message.
 //!
-//! The order is that of a search for the root cause: the VM's own failure, its disks, the launcher pod, the guest. The
-//! first that has something to say speaks, in the words of the object that it speaks of. A transient cause is_transient when its
-//! own cause goes away; a terminal one does not.
+//! The search for the root cause checks in this order: the VM's own failure, its disks, the launcher pod, the guest.
+//! The first one with an error provides the message, in that object's own words. A transient cause is_transient when
+//! its own cause goes away; a terminal one does not.
 
 mod disks;
 mod guest;
@@ -13,18 +13,18 @@ mod tests;
 
 use super::observed::{Condition, DataVolumeStatus, VmStatus, VmiStatus, find};
 
-/// Why a VM does not run, or that it does. The names are the texts of the API.
+/// Why a VM does not run, or that it runs. The variants' names are the reasons in the API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[allow(missing_docs, reason = "the names are the texts of the API")]
 pub enum Reason {
     VMRunning,
-    // On the way.
+    // In progress.
     VMStarting,
     ImportingDisk,
     WaitingForDisk,
     WaitingForAddress,
     VMStopping,
-    // In the way, but it can heal.
+    // Failing, but it can recover.
     VMFailure,
     InstancetypeNotFound,
     PreferenceNotFound,
@@ -44,17 +44,17 @@ pub enum Reason {
     GuestAgentUnsupported,
     VMUnknown,
     VMHalted,
-    // For good.
+    // Terminal.
     DiskFailed,
     GuestEnded,
 }
 
-/// What a VM's state comes to.
+/// The state of a VM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InfraState {
-    /// Which of the closed list.
+    /// The reason.
     pub reason: Reason,
-    /// For a person: the object, and its own words.
+    /// Human-readable message: the object, and its own text.
     pub message: String,
 }
 
@@ -71,12 +71,12 @@ impl InfraState {
         self.reason == Reason::VMRunning
     }
 
-    /// It cannot heal.
+    /// Whether it cannot recover.
     pub fn is_terminal(&self) -> bool {
         matches!(self.reason, Reason::DiskFailed | Reason::GuestEnded)
     }
 
-    /// A stage that every VM passes.
+    /// Whether it is a stage that every VM passes.
     pub fn is_progress(&self) -> bool {
         matches!(
             self.reason,
@@ -89,7 +89,7 @@ impl InfraState {
     }
 }
 
-/// What is observed of a VM.
+/// The observed objects of a VM.
 #[derive(Debug, Clone, Copy)]
 pub struct VmView<'a> {
     /// Its name.
@@ -116,16 +116,16 @@ impl<'a> VmView<'a> {
     }
 }
 
-/// The root cause of what keeps a VM from running.
-pub fn root_cause(sight: VmView<'_>) -> InfraState {
-    if let Some(stopping) = stage::stopping(sight) {
+/// The root cause why a VM does not run.
+pub fn root_cause(view: VmView<'_>) -> InfraState {
+    if let Some(stopping) = stage::stopping(view) {
         return stopping;
     }
-    let in_the_way = vm_failure(sight)
-        .or_else(|| disks::trouble(sight))
-        .or_else(|| disks::progress(sight))
-        .or_else(|| launcher::trouble(sight));
-    if let Some(end) = guest::ended(sight) {
+    let in_the_way = vm_failure(view)
+        .or_else(|| disks::trouble(view))
+        .or_else(|| disks::progress(view))
+        .or_else(|| launcher::trouble(view));
+    if let Some(end) = guest::ended(view) {
         // Nothing is_transient any more, whatever else is wrong; but that may be why.
         return match in_the_way.filter(|cause| !cause.is_progress()) {
             Some(cause) if cause.is_terminal() => cause,
@@ -137,8 +137,8 @@ pub fn root_cause(sight: VmView<'_>) -> InfraState {
         };
     }
     in_the_way
-        .or_else(|| guest::paused(sight))
-        .unwrap_or_else(|| stage::stage(sight))
+        .or_else(|| guest::paused(view))
+        .unwrap_or_else(|| stage::stage(view))
 }
 
 /// A condition's reason and message.
@@ -150,13 +150,13 @@ fn reason_and_message(condition: &Condition) -> String {
     }
 }
 
-/// The API server's words for a ResourceQuota, wherever they are passed on.
+/// Whether a message is the API server's for a ResourceQuota.
 fn is_about_quota(condition: &Condition) -> bool {
     condition.reason == "ErrExceededQuota" || condition.message.contains("exceeded quota")
 }
 
-fn vm_failure(sight: VmView<'_>) -> Option<InfraState> {
-    let conditions = &sight.vm.conditions;
+fn vm_failure(view: VmView<'_>) -> Option<InfraState> {
+    let conditions = &view.vm.conditions;
     let (condition, reason) = match find(conditions, "Failure", "True") {
         Some(failure) => {
             let reason = match failure.reason.as_str() {
@@ -167,8 +167,8 @@ fn vm_failure(sight: VmView<'_>) -> Option<InfraState> {
             };
             (failure, reason)
         }
-        // It keeps a VM from starting, not from running.
-        None if sight.is_running() => return None,
+        // It prevents a VM from starting, not from running.
+        None if view.is_running() => return None,
         None => (
             find(conditions, "ManualRecoveryRequired", "True")?,
             Reason::VMRecoveryRequired,
@@ -176,6 +176,6 @@ fn vm_failure(sight: VmView<'_>) -> Option<InfraState> {
     };
     Some(InfraState::new(
         reason,
-        format!("VirtualMachine {}: {}", sight.name, reason_and_message(condition)),
+        format!("VirtualMachine {}: {}", view.name, reason_and_message(condition)),
     ))
 }

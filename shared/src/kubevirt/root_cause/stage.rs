@@ -1,62 +1,60 @@
-//! How far a VM is that nothing is known to be in the way of.
+//! The stage of a VM without a known error.
 
 use super::{InfraState, Reason, VmView};
 use crate::kubevirt::observed::VmiStatus;
 
-/// A VM that is to end: what is wrong with it does not matter any more.
-pub(super) fn stopping(sight: VmView<'_>) -> Option<InfraState> {
-    let (name, status) = (sight.name, sight.vm.printable_status.as_str());
+/// A VM that is stopping: its errors no longer matter.
+pub(super) fn stopping(view: VmView<'_>) -> Option<InfraState> {
+    let (name, status) = (view.name, view.vm.printable_status.as_str());
     matches!(status, "Stopping" | "Terminating")
         .then(|| InfraState::new(Reason::VMStopping, format!("VirtualMachine {name} is {status}")))
 }
 
-/// The stage; the VM's one-word status where there is nothing better.
-pub(super) fn stage(sight: VmView<'_>) -> InfraState {
-    let name = sight.name;
-    let Some(vmi) = sight.vmi else {
-        return without_instance(sight);
+/// The stage; the VM's one-word status if there is nothing more specific.
+pub(super) fn stage(view: VmView<'_>) -> InfraState {
+    let name = view.name;
+    let Some(vmi) = view.vmi else {
+        return without_instance(view);
     };
     match vmi.phase.as_str() {
-        "Running" => running(sight, vmi),
+        "Running" => running(view, vmi),
         "Unknown" => InfraState::new(
             Reason::VMUnknown,
             format!("the host of VirtualMachineInstance {name} cannot be reached"),
         ),
-        "Succeeded" | "Failed" if sight.run_strategy == "Halted" => halted(name),
+        "Succeeded" | "Failed" if view.run_strategy == "Halted" => halted(name),
         "Succeeded" | "Failed" => InfraState::new(
             Reason::StartFailing,
             format!(
-                "VirtualMachineInstance {name} is {}; it is started again",
+                "VirtualMachineInstance {name} is {}; KubeVirt restarts it",
                 vmi.phase
             ),
         ),
-        phase => printed(sight)
-            .or_else(|| failed_before(sight))
-            .unwrap_or_else(|| {
-                let phase = if phase.is_empty() { "Pending" } else { phase };
-                InfraState::new(
-                    Reason::VMStarting,
-                    format!("VirtualMachineInstance {name} is {phase}"),
-                )
-            }),
+        phase => printed(view).or_else(|| failed_before(view)).unwrap_or_else(|| {
+            let phase = if phase.is_empty() { "Pending" } else { phase };
+            InfraState::new(
+                Reason::VMStarting,
+                format!("VirtualMachineInstance {name} is {phase}"),
+            )
+        }),
     }
 }
 
-fn running(sight: VmView<'_>, vmi: &VmiStatus) -> InfraState {
-    let name = sight.name;
+fn running(view: VmView<'_>, vmi: &VmiStatus) -> InfraState {
+    let name = view.name;
     if !vmi.addresses().is_empty() {
         return InfraState::new(Reason::VMRunning, format!("VirtualMachineInstance {name} runs"));
     }
-    if let Some(agent) = sight.condition("AgentVersionNotSupported", "True") {
-        let reason_and_message = super::reason_and_message(agent);
+    if let Some(agent) = view.condition("AgentVersionNotSupported", "True") {
+        let why = super::reason_and_message(agent);
         return InfraState::new(
             Reason::GuestAgentUnsupported,
             format!(
-                "VirtualMachineInstance {name} runs without an address, and its guest agent is of no use: {reason_and_message}"
+                "VirtualMachineInstance {name} runs without an address, and its guest agent is not usable: {why}"
             ),
         );
     }
-    let agent = if sight.condition("AgentConnected", "True").is_some() {
+    let agent = if view.condition("AgentConnected", "True").is_some() {
         "its guest agent reports none"
     } else {
         "no guest agent is connected"
@@ -67,40 +65,40 @@ fn running(sight: VmView<'_>, vmi: &VmiStatus) -> InfraState {
     )
 }
 
-fn without_instance(sight: VmView<'_>) -> InfraState {
-    let (name, status) = (sight.name, sight.vm.printable_status.as_str());
-    printed(sight).unwrap_or_else(|| match status {
-        "CrashLoopBackOff" => start_failing(sight),
+fn without_instance(view: VmView<'_>) -> InfraState {
+    let (name, status) = (view.name, view.vm.printable_status.as_str());
+    printed(view).unwrap_or_else(|| match status {
+        "CrashLoopBackOff" => start_failing(view),
         "Unknown" => InfraState::new(
             Reason::VMUnknown,
-            format!("nobody knows the state of VirtualMachine {name}"),
+            format!("the state of VirtualMachine {name} is unknown"),
         ),
         "Provisioning" => InfraState::new(
             Reason::WaitingForDisk,
-            format!("VirtualMachine {name} is Provisioning: its disks are being made"),
+            format!("VirtualMachine {name} is Provisioning: its disks are being created"),
         ),
-        _ if sight.run_strategy == "Halted" => halted(name),
-        _ if let Some(failing) = failed_before(sight) => failing,
-        // The first status that KubeVirt ever writes is Stopped: with a guest that is to run, it means "not yet".
+        _ if view.run_strategy == "Halted" => halted(name),
+        _ if let Some(failing) = failed_before(view) => failing,
+        // KubeVirt's initial status is Stopped: for a VM that must run, it means "not started yet".
         "" | "Stopped" => InfraState::new(Reason::VMStarting, format!("VirtualMachine {name} was accepted")),
         status => InfraState::new(Reason::VMStarting, format!("VirtualMachine {name} is {status}")),
     })
 }
 
-/// KubeVirt keeps count of failed starts until one succeeds, also while it tries again.
-fn failed_before(sight: VmView<'_>) -> Option<InfraState> {
-    let failure = sight.vm.start_failure.as_ref()?;
-    (failure.consecutive_fail_count > 0).then(|| start_failing(sight))
+/// KubeVirt counts failed starts until one succeeds, also while it retries.
+fn failed_before(view: VmView<'_>) -> Option<InfraState> {
+    let failure = view.vm.start_failure.as_ref()?;
+    (failure.consecutive_fail_count > 0).then(|| start_failing(view))
 }
 
-fn start_failing(sight: VmView<'_>) -> InfraState {
-    let failure = sight.vm.start_failure.as_ref();
+fn start_failing(view: VmView<'_>) -> InfraState {
+    let failure = view.vm.start_failure.as_ref();
     let failures = failure.map_or(0, |failure| failure.consecutive_fail_count);
     InfraState::new(
         Reason::StartFailing,
         format!(
-            "VirtualMachine {} failed to start {failures} times; it is tried again",
-            sight.name
+            "VirtualMachine {} failed to start {failures} times; KubeVirt retries",
+            view.name
         ),
     )
 }
@@ -112,9 +110,9 @@ fn halted(name: &str) -> InfraState {
     )
 }
 
-/// What a status says that has a reason of its own, though no condition was found that explains it.
-fn printed(sight: VmView<'_>) -> Option<InfraState> {
-    let status = sight.vm.printable_status.as_str();
+/// A printable status with a reason of its own, if no condition explains it.
+fn printed(view: VmView<'_>) -> Option<InfraState> {
+    let status = view.vm.printable_status.as_str();
     let reason = match status {
         "ErrorPvcNotFound" => Reason::DiskNotFound,
         "DataVolumeError" => Reason::DiskImportFailing,
@@ -125,6 +123,6 @@ fn printed(sight: VmView<'_>) -> Option<InfraState> {
     };
     Some(InfraState::new(
         reason,
-        format!("VirtualMachine {} is {status}", sight.name),
+        format!("VirtualMachine {} is {status}", view.name),
     ))
 }

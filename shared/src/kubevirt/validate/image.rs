@@ -1,4 +1,4 @@
-//! Where the operating system comes from: CDI's rules, which KubeVirt does not apply when it takes a VM.
+//! Validation of the operating system's image: CDI's rules, which KubeVirt does not apply when it admits a VM.
 
 use super::{is_empty, literal, object_name, text};
 use crate::api::field::{FieldPath, Report};
@@ -7,7 +7,7 @@ use crate::kubevirt::resolved::Image;
 use crate::kubevirt::source::{REGISTRIES, SourceKind, source_kind};
 use crate::kubevirt::spec::PrimaryDisk;
 
-/// Judges image, source and what belongs to them.
+/// Validates image, source and related fields.
 pub(super) fn validate(disk: &PrimaryDisk, path: &FieldPath, report: &mut Report) {
     if let Some(method) = text(&disk.pull_method)
         && !["node", "pod"].contains(&method)
@@ -19,7 +19,7 @@ pub(super) fn validate(disk: &PrimaryDisk, path: &FieldPath, report: &mut Report
     {
         report.warn(
             &path.child("source"),
-            format!("{source:?} is none of http, registry, pvc; the source is guessed from osImage"),
+            format!("{source:?} is not one of http, registry, pvc; the source is inferred from osImage"),
         );
     }
     if !disk.extra_headers.is_empty() && !is_empty(&disk.extra_headers_secret) {
@@ -56,7 +56,7 @@ fn of_kind(kind: SourceKind, location: &str, path: &FieldPath, report: &mut Repo
     }
 }
 
-/// `scheme://…` with something behind it that can be asked.
+/// `scheme://…` with a host.
 fn remote(location: &str, schemes: &[&str], path: &FieldPath, report: &mut Report) {
     let rest = location
         .split_once("://")
@@ -66,7 +66,7 @@ fn remote(location: &str, schemes: &[&str], path: &FieldPath, report: &mut Repor
         let want = "http://…, https://…, docker://…, oci-archive://… or the name of a PVC";
         report.invalid(
             path,
-            format!("{location:?} is no source that CDI can import; write {want}"),
+            format!("{location:?} is not a source that CDI can import; write {want}"),
         );
         return;
     };
@@ -76,7 +76,7 @@ fn remote(location: &str, schemes: &[&str], path: &FieldPath, report: &mut Repor
     } else if location.chars().any(|c| c.is_whitespace() || c.is_control()) {
         report.invalid(
             path,
-            format!("{location:?} has white space in it, which CDI refuses"),
+            format!("{location:?} contains white space, which CDI rejects"),
         );
     }
 }
@@ -91,10 +91,10 @@ fn claim(location: &str, path: &FieldPath, report: &mut Report) {
         .flatten()
         .find(|name| syntax::dns_subdomain(name).is_err())
     {
-        let image = "; an image on a server begins with http://, https:// or docker://";
+        let image = "; an image on a server starts with http://, https:// or docker://";
         report.invalid(
             path,
-            format!("{location:?} is no PVC, NAME or NAMESPACE/NAME: {bad:?} is no name{image}"),
+            format!("{location:?} is not a PVC, NAME or NAMESPACE/NAME: {bad:?} is not a name{image}"),
         );
     } else if parts.next().is_some() {
         let name = second.unwrap_or_default();
@@ -105,7 +105,7 @@ fn claim(location: &str, path: &FieldPath, report: &mut Report) {
     }
 }
 
-/// Judges what belongs to the kind of source, and tells what another kind would need.
+/// Validates the fields of that kind of source, and warns of those of other kinds.
 fn companions(kind: SourceKind, disk: &PrimaryDisk, path: &FieldPath, report: &mut Report) {
     let idle = |key: &str, only: &str, report: &mut Report| {
         report.warn(

@@ -1,4 +1,4 @@
-//! What a spec asks of the Machine around it: its name and its labels become those of objects on the infra cluster.
+//! Validation of the Machine around a spec: its name and labels become those of objects on the infra cluster.
 
 use crate::api::field::{FieldPath, Report};
 use crate::api::syntax::{LABEL_MAX, dns_subdomain};
@@ -7,7 +7,8 @@ use crate::kubevirt::render::secondary_disk;
 use crate::kubevirt::spec::CloudProviderSpec;
 use crate::provider::MachineOwnerKind;
 
-/// Judges the name of a Machine: further disks bear it, and volumes of a pod are no longer than labels and have no dots.
+/// Validates the name of a Machine: it is part of the names of secondary disks, and names of pod volumes have the
+/// length limit of labels and no dots.
 pub fn name(name: &str, spec: &CloudProviderSpec, path: &FieldPath, report: &mut Report) {
     let Some(last) = spec.virtual_machine.secondary_disks.len().checked_sub(1) else {
         return;
@@ -27,9 +28,9 @@ pub fn name(name: &str, spec: &CloudProviderSpec, path: &FieldPath, report: &mut
     }
 }
 
-/// Judges the name of a MachineSet or MachineDeployment: of its Machines, each must be a good name. A set is named like its
-/// deployment with a hash of up to 10 digits, a Machine like its set with 5 random characters, before which the API server
-/// cuts the name at 58.
+/// Validates the name of a MachineSet or MachineDeployment: the names of its Machines must be valid. A MachineSet has
+/// its MachineDeployment's name and a hash of up to 10 digits; a Machine has its MachineSet's name, truncated to 58
+/// characters by the API server, and 5 random characters.
 pub fn owner_name(
     name: &str,
     maker: MachineOwnerKind,
@@ -62,13 +63,13 @@ pub fn owner_name(
     }
 }
 
-/// Judges the labels of a Machine, which become the VM's.
+/// Validates the labels of a Machine, which the VM gets.
 pub fn labels<'a>(keys: impl IntoIterator<Item = &'a str>, path: &FieldPath, report: &mut Report) {
     for key in keys {
         if RESERVED_LABELS.contains(&key) {
             report.warn(
                 &path.child(key),
-                "is reserved for KubeVirt, and left out of the VM's labels",
+                "is reserved for KubeVirt and is not copied to the VM",
             );
         }
     }

@@ -1,4 +1,4 @@
-//! Which instancetype and preference the VM has.
+//! Validation of instancetype and preference of the VM.
 
 use super::{literal, object_name, text};
 use crate::api::field::{FieldPath, Report, did_you_mean};
@@ -8,7 +8,7 @@ use crate::kubevirt::resolved::Image;
 use crate::kubevirt::source::{SourceKind, source_kind};
 use crate::kubevirt::spec::{Matcher, VirtualMachine};
 
-/// Judges `instancetype` and `preference` of the VM at `path`.
+/// Validates `instancetype` and `preference` of the VM at `path`.
 pub(super) fn validate(vm: &VirtualMachine, path: &FieldPath, report: &mut Report) {
     if let Some(instancetype) = &vm.instancetype {
         let path = path.child("instancetype");
@@ -16,14 +16,14 @@ pub(super) fn validate(vm: &VirtualMachine, path: &FieldPath, report: &mut Repor
         if instancetype.name.is_empty() {
             inferred(instancetype, vm, &path, report);
         } else {
-            // It is left out of the VM.
+            // The VM does not get it.
             no_inference(instancetype, &path, report);
         }
         if !known(&instancetype.kind, INSTANCETYPES) {
-            // machine-controller does not look at it.
+            // machine-controller ignores it.
             let hint = did_you_mean(&instancetype.kind, INSTANCETYPES);
             let text = format!(
-                "{:?} is no kind of instancetype and has no effect",
+                "{:?} is not a kind of instancetype and has no effect",
                 instancetype.kind
             );
             report.warn(&path.child("kind"), format!("{text}{hint}"));
@@ -36,7 +36,7 @@ pub(super) fn validate(vm: &VirtualMachine, path: &FieldPath, report: &mut Repor
         if !known(&preference.kind, PREFERENCES) {
             report.not_supported(&path.child("kind"), &preference.kind, &PREFERENCES);
         }
-        // A preference is passed on as it is.
+        // A preference is passed on unchanged.
         if !preference.name.is_empty() && !preference.infer_from_volume.is_empty() {
             report.forbidden(
                 &path.child("inferFromVolume"),
@@ -55,7 +55,7 @@ fn matcher(matcher: &Matcher, kinds: [&str; 2], path: &FieldPath, report: &mut R
     object_name(Some(&matcher.revision_name), &path.child("revisionName"), report);
 }
 
-/// Fields that say from where to infer one, beside a name.
+/// Fields for inference, which have no effect with a name.
 fn no_inference(matcher: &Matcher, path: &FieldPath, report: &mut Report) {
     let policy = &matcher.infer_from_volume_failure_policy;
     for (field, text) in [
@@ -63,12 +63,12 @@ fn no_inference(matcher: &Matcher, path: &FieldPath, report: &mut Report) {
         ("inferFromVolumeFailurePolicy", policy),
     ] {
         if !text.is_empty() {
-            report.warn(&path.child(field), "has no effect beside name");
+            report.warn(&path.child(field), "has no effect together with name");
         }
     }
 }
 
-/// From where to infer one.
+/// The volume to infer it from.
 fn inferred(matcher: &Matcher, vm: &VirtualMachine, path: &FieldPath, report: &mut Report) {
     let policy = matcher.infer_from_volume_failure_policy.as_str();
     if !["", "Reject", "Ignore"].contains(&policy) {
@@ -82,25 +82,25 @@ fn inferred(matcher: &Matcher, vm: &VirtualMachine, path: &FieldPath, report: &m
     if !is_disk(volume, vm.secondary_disks.len()) {
         report.invalid(
             &path.child("inferFromVolume"),
-            format!("{volume:?} is no disk of the VM; the one with the operating system is {PRIMARY_DISK}"),
+            format!("{volume:?} is not a disk of the VM; the operating system is on {PRIMARY_DISK}"),
         );
     } else if matcher.name.is_empty() {
         unnamed(matcher, vm, path, report);
     }
 }
 
-/// What KubeVirt refuses of a matcher without a name.
+/// The errors of a matcher without a name, by KubeVirt's rules.
 fn unnamed(matcher: &Matcher, vm: &VirtualMachine, path: &FieldPath, report: &mut Report) {
     if !matcher.kind.is_empty() {
         report.forbidden(
             &path.child("kind"),
-            "is mutually exclusive with inferFromVolume, which brings the kind; leave it out",
+            "is mutually exclusive with inferFromVolume, which determines the kind; remove it",
         );
     }
-    // It looks at the labels of the claim that is cloned.
+    // KubeVirt reads the labels of the cloned claim.
     if is_imported(vm) {
         let path = path.child("inferFromVolume");
-        let why = "KubeVirt can infer from the clone of a PVC, and not from an image that is imported";
+        let why = "KubeVirt can infer from a cloned PVC, but not from an imported image";
         if matcher.infer_from_volume_failure_policy == "Ignore" {
             report.warn(&path, format!("has no effect: {why}"));
         } else {
@@ -109,7 +109,7 @@ fn unnamed(matcher: &Matcher, vm: &VirtualMachine, path: &FieldPath, report: &mu
     }
 }
 
-/// Whether the operating system is known not to come from a claim.
+/// Whether the operating system certainly does not come from a claim.
 fn is_imported(vm: &VirtualMachine) -> bool {
     let disk = &vm.primary_disk;
     let Some(location) = text(&disk.os_image).filter(|_| disk.source.reference().is_none()) else {
@@ -127,7 +127,7 @@ fn known(kind: &str, kinds: [&'static str; 2]) -> bool {
     kind.is_empty() || kinds::canonical(kind, kinds).is_some()
 }
 
-/// Further disks bear the Machine's name, which may not be known yet.
+/// Names of secondary disks contain the Machine's name, which may be unknown.
 fn is_disk(volume: &str, further: usize) -> bool {
     volume == PRIMARY_DISK
         || volume

@@ -1,8 +1,8 @@
-//! What of a spec is wrong in itself, without asking the infra cluster. Every error at once, each with its field.
+//! Validation of a spec without the infra cluster. Reports every error at once, each with its field.
 //!
-//! Besides what cannot be rendered it refuses what KubeVirt and CDI refuse only later, when nobody looks any more. What
-//! has no effect, or has one sensible reading, is a warning. Values behind references are judged where they can be read
-//! ([`referred`]).
+//! It refuses specs that cannot be rendered, and those that KubeVirt and CDI would refuse only later, when the user no
+//! longer watches. Values without effect, or with only one sensible meaning, are warnings. Referenced values are
+//! validated where they can be read ([`referred`]).
 
 mod image;
 mod machine;
@@ -25,7 +25,7 @@ pub use referred::referred;
 /// Operating systems that this provider can boot.
 pub const OPERATING_SYSTEMS: [&str; 4] = ["ubuntu", "rhel", "flatcar", "rockylinux"];
 
-/// Judges a spec found at `path`, in servers whose environment sets what is `overridden`.
+/// Validates a spec at `path`; the environment of the server sets the fields in `overridden`.
 pub fn validate(spec: &CloudProviderSpec, overridden: Overridden, path: &FieldPath, report: &mut Report) {
     if !overridden.cluster_name {
         label_value(literal(&spec.cluster_name), &path.child("clusterName"), report);
@@ -48,7 +48,7 @@ pub fn validate(spec: &CloudProviderSpec, overridden: Overridden, path: &FieldPa
     machinist::validate(&spec.machinist, &path.child("machinist"), report);
 }
 
-/// The text of a value that is written down and not overridden by a reference.
+/// The text of a literal value that no reference overrides.
 fn literal(var: &ConfigVarString) -> Option<&str> {
     if var.reference().is_some() {
         None
@@ -57,12 +57,12 @@ fn literal(var: &ConfigVarString) -> Option<&str> {
     }
 }
 
-/// Nothing is written, or the empty text, and nothing referred to.
+/// Whether the value is unset or empty, without a reference.
 fn is_empty(var: &ConfigVarString) -> bool {
     var.is_unset() || literal(var) == Some("")
 }
 
-/// The text, if it is written down and not empty.
+/// The literal text, if not empty.
 fn text(var: &ConfigVarString) -> Option<&str> {
     literal(var).filter(|text| !text.is_empty())
 }
@@ -80,7 +80,7 @@ fn object_name(text: Option<&str>, path: &FieldPath, report: &mut Report) {
     if let Some(text) = text.filter(|text| !text.is_empty())
         && let Err(why) = syntax::dns_subdomain(text)
     {
-        report.invalid(path, format!("{text:?} is no name of an object: {why}"));
+        report.invalid(path, format!("{text:?} is not an object name: {why}"));
     }
 }
 
@@ -93,7 +93,7 @@ fn kubeconfig(var: &ConfigVarString, path: &FieldPath, report: &mut Report) {
     } else if var.reference().is_some() {
         report.warn(
             path,
-            "has a value and a reference; the value is used, unlike elsewhere",
+            "has a value and a reference; the value is used, unlike in other fields",
         );
     }
 }

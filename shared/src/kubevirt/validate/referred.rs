@@ -1,5 +1,4 @@
-//! Values behind references, at the time at which they can be read: they are judged as if they were written down, but
-//! never shown.
+//! Validation of referenced values, where they can be read: like literal values, but they are never shown.
 
 use super::validate;
 use crate::api::config_var::{ConfigVar, ConfigVarString, LookupError};
@@ -7,17 +6,17 @@ use crate::api::field::{ErrorKind, FieldError, FieldPath, Report};
 use crate::kubevirt::spec::CloudProviderSpec;
 use crate::provider::{Lookup, Overridden};
 
-/// A value that was read.
+/// A referenced value.
 struct Read {
     path: FieldPath,
     text: String,
-    /// Where it was read, for a person.
+    /// Its reference, for messages.
     from: String,
 }
 
-/// What is wrong with values that `spec`, found at `path`, refers to, and which references lead nowhere: each by its own
-/// field, or by the one that does not go with them. What nobody can read now is not judged, nor what is `overridden`. The
-/// kubeconfig and `machinist` are judged where they are used.
+/// Errors in the values that `spec` at `path` references, and missing references: each with its own field, or with the
+/// conflicting one. Values that cannot be read now are not validated, nor are the fields in `overridden`. The
+/// kubeconfig and `machinist` are validated where they are used.
 pub fn referred(
     spec: &CloudProviderSpec,
     overridden: Overridden,
@@ -40,11 +39,13 @@ pub fn referred(
                 values.push(Read { path, text, from });
             }
             Err(LookupError::Unavailable(_)) => {}
-            // machine-controller does without it.
+            // machine-controller ignores the field.
             Err(cause) if path == optional => {
                 report.warn(
                     &path,
-                    format!("cannot read {reference}: {cause}; what the StorageProfile offers is used"),
+                    format!(
+                        "cannot read {reference}: {cause}; the access mode of the StorageProfile is used"
+                    ),
                 );
             }
             Err(cause) => {
@@ -59,14 +60,14 @@ pub fn referred(
     if values.is_empty() {
         return report;
     }
-    let judge = |spec: &CloudProviderSpec| {
-        let mut judged = Report::new();
-        validate(spec, overridden, path, &mut judged);
-        judged.errors
+    let check = |spec: &CloudProviderSpec| {
+        let mut other = Report::new();
+        validate(spec, overridden, path, &mut other);
+        other.errors
     };
-    // What is wrong without them has been redacted.
-    let told_already = judge(spec);
-    for error in judge(&read_spec) {
+    // Errors without the referenced values are already reported.
+    let told_already = check(spec);
+    for error in check(&read_spec) {
         if let Some(read) = values.iter().find(|read| read.path == error.path) {
             report.error(&error.path, error.kind, redacted(&error, read));
         } else if !told_already.contains(&error) {
@@ -76,21 +77,21 @@ pub fn referred(
     report
 }
 
-/// The message about a field that does not go with values that were read, without those.
+/// The message about a field that conflicts with referenced values, without those values.
 fn mismatch_message(error: &FieldError, values: &[Read]) -> String {
     if !values.iter().any(|read| reveals(&error.message, &read.text)) {
         return error.message.clone();
     }
     let mut fields: Vec<_> = values.iter().map(|read| read.path.to_string()).collect();
     fields.sort();
-    format!("does not go with what is behind {}", fields.join(", "))
+    format!("conflicts with the value behind {}", fields.join(", "))
 }
 
 fn reveals(message: &str, text: &str) -> bool {
     !text.is_empty() && message.contains(text)
 }
 
-/// The message, without the value: it may be a Secret's.
+/// The message without the value, which may be a Secret's.
 fn redacted(error: &FieldError, read: &Read) -> String {
     let from = &read.from;
     let quoted = format!("{:?}", read.text);
@@ -98,10 +99,10 @@ fn redacted(error: &FieldError, read: &Read) -> String {
     if !reveals(&message, &read.text) {
         return format!("{from}: {message}");
     }
-    format!("{from}: the value is not one that this field takes")
+    format!("{from}: this field does not accept the value")
 }
 
-/// All values that may be behind a reference and are judged, each with its field.
+/// All values that can be references and are validated, each with its field.
 fn vars<'a>(
     spec: &'a mut CloudProviderSpec,
     overridden: Overridden,
@@ -178,11 +179,11 @@ mod tests {
     }
 
     /// References lead to what is written in their key.
-    fn judge(change: &Value) -> Report {
-        judge_by(change, &|key| Ok(key.key.clone()))
+    fn check(change: &Value) -> Report {
+        check_by(change, &|key| Ok(key.key.clone()))
     }
 
-    fn judge_by(change: &Value, lookup: &Lookup<'_>) -> Report {
+    fn check_by(change: &Value, lookup: &Lookup<'_>) -> Report {
         referred(&spec(change), Overridden::default(), &FieldPath::new("s"), lookup)
     }
 
@@ -210,12 +211,12 @@ mod tests {
     #[test]
     fn an_access_mode_that_leads_nowhere_is_done_without() {
         let nowhere = |_: &_| Err(LookupError::NoKey);
-        let report = judge_by(&disk(&json!({"storageAccessType": behind("k")})), &nowhere);
+        let report = check_by(&disk(&json!({"storageAccessType": behind("k")})), &nowhere);
         assert!(report.is_ok(), "{:?}", report.errors);
         assert_eq!(report.warnings.len(), 1, "{:?}", report.warnings);
         let secondary =
             json!([{"size": "1Gi", "storageClassName": "standard", "storageAccessType": behind("k")}]);
-        assert!(!judge_by(&template(&json!({"secondaryDisks": secondary})), &nowhere).is_ok());
+        assert!(!check_by(&template(&json!({"secondaryDisks": secondary})), &nowhere).is_ok());
     }
 
     #[rstest]
@@ -232,7 +233,7 @@ mod tests {
     #[case::affinity(json!({"affinity": {"nodeAffinityPreset": {"type": behind("Sesame"), "key": "k"}}}), "s.affinity.nodeAffinityPreset.type")]
     #[case::spread(json!({"topologySpreadConstraints": [{"maxSkew": "1", "topologyKey": "k", "whenUnsatisfiable": behind("Sesame")}]}), "s.topologySpreadConstraints[0].whenUnsatisfiable")]
     fn a_value_behind_a_reference_is_judged_and_not_shown(#[case] change: Value, #[case] blamed: &str) {
-        let report = judge(&change);
+        let report = check(&change);
         let [error] = report.errors.as_slice() else {
             panic!("{:?}", report.errors);
         };
@@ -248,13 +249,13 @@ mod tests {
 
     #[test]
     fn a_field_that_does_not_go_with_a_value_behind_a_reference_is_told() {
-        let report = judge(&json!({"virtualMachine": {"dnsPolicy": behind("None")}}));
+        let report = check(&json!({"virtualMachine": {"dnsPolicy": behind("None")}}));
         let [error] = report.errors.as_slice() else {
             panic!("{:?}", report.errors);
         };
         assert_eq!(
             error.to_string(),
-            "s.virtualMachine.dnsConfig.nameservers: does not go with what is behind s.virtualMachine.dnsPolicy"
+            "s.virtualMachine.dnsConfig.nameservers: conflicts with the value behind s.virtualMachine.dnsPolicy"
         );
     }
 
@@ -287,7 +288,7 @@ mod tests {
         let change = template(
             &json!({"memory": behind("x"), "cpus": behind("y"), "primaryDisk": {"size": behind("z")}}),
         );
-        let report = judge_by(&change, &|key: &KeyRef| match key.key.as_str() {
+        let report = check_by(&change, &|key: &KeyRef| match key.key.as_str() {
             "x" => Err(LookupError::NoObject),
             "y" => Err(LookupError::NoKey),
             _ => Err(LookupError::Unavailable("no answer".to_owned())),
@@ -299,7 +300,7 @@ mod tests {
 
     #[test]
     fn what_is_written_down_is_not_judged_again() {
-        let report = judge(&template(&json!({"memory": "0", "cpus": behind("2")})));
+        let report = check(&template(&json!({"memory": "0", "cpus": behind("2")})));
         assert!(report.is_ok(), "{:?}", report.errors);
     }
 

@@ -17,11 +17,11 @@ fn good() -> Value {
     })
 }
 
-fn judge(extra: &Value) -> Report {
-    judge_under(Overridden::default(), extra)
+fn check(extra: &Value) -> Report {
+    check_under(Overridden::default(), extra)
 }
 
-fn judge_under(overridden: Overridden, extra: &Value) -> Report {
+fn check_under(overridden: Overridden, extra: &Value) -> Report {
     let mut spec = good();
     json_patch::merge(&mut spec, extra);
     let (object, mut report) = (json!({"s": spec}), Report::new());
@@ -38,7 +38,7 @@ fn judge_under(overridden: Overridden, extra: &Value) -> Report {
 #[case::the_project(Overridden { project_id: true, ..Overridden::default() }, &["s.clusterName"])]
 fn what_the_environment_sets_is_not_judged(#[case] overridden: Overridden, #[case] blamed: &[&str]) {
     let no_labels = json!({"clusterName": "no label", "projectID": "no label"});
-    let report = judge_under(overridden, &no_labels);
+    let report = check_under(overridden, &no_labels);
     let paths: Vec<_> = report.errors.iter().map(|error| error.path.to_string()).collect();
     assert_eq!(paths, blamed);
 }
@@ -63,12 +63,12 @@ fn from_a_claim(extra: &Value) -> Value {
 #[case::search_domains_of_256_characters(vm(&json!({"dnsConfig": {"searches": ["a".repeat(63), "b".repeat(63), "c".repeat(63), "d".repeat(62), "e"]}})))]
 #[case::inference_from_a_claim(from_a_claim(&json!({"instancetype": {"name": null, "inferFromVolume": "datavolumedisk"}})))]
 fn what_kubevirt_just_takes_is_fine(#[case] extra: Value) {
-    assert_eq!(judge(&extra), Report::new());
+    assert_eq!(check(&extra), Report::new());
 }
 
 #[test]
 fn a_plain_spec_is_fine() {
-    assert_eq!(judge(&json!({})), Report::new());
+    assert_eq!(check(&json!({})), Report::new());
 }
 
 #[rstest]
@@ -100,14 +100,14 @@ fn a_plain_spec_is_fine() {
 #[case::inference_from_an_image(vm(&json!({"preference": {"inferFromVolume": "datavolumedisk"}})), "s.virtualMachine.preference.inferFromVolume")]
 #[case::inference_beside_a_kind(from_a_claim(&json!({"instancetype": {"name": null, "kind": "VirtualMachineInstancetype", "inferFromVolume": "datavolumedisk"}})), "s.virtualMachine.instancetype.kind")]
 fn each_mistake_is_told_with_its_field(#[case] extra: Value, #[case] path: &str) {
-    let report = judge(&extra);
+    let report = check(&extra);
     let paths: Vec<String> = report.errors.iter().map(|error| error.path.to_string()).collect();
     assert_eq!(paths, [path]);
 }
 
 #[test]
 fn the_shipped_example_of_machine_controller_passes_with_a_warning() {
-    let report = judge(&json!({
+    let report = check(&json!({
         "topologySpreadConstraints": [{"maxSkew": "1", "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": ""}],
         "affinity": {"nodeAffinityPreset": {"type": "", "key": "", "values": []}},
     }));
@@ -116,27 +116,27 @@ fn the_shipped_example_of_machine_controller_passes_with_a_warning() {
 }
 
 #[rstest]
-#[case::sizes_beside_an_instancetype(vm(&json!({"template": {"memory": "1Gi"}})), "s.virtualMachine.template.memory: has no effect beside an instancetype")]
-#[case::inference_beside_a_name(vm(&json!({"instancetype": {"inferFromVolume": "datavolumedisk"}})), "s.virtualMachine.instancetype.inferFromVolume: has no effect beside name")]
-#[case::inference_from_no_disk_beside_a_name(vm(&json!({"instancetype": {"inferFromVolume": "rootdisk"}})), "s.virtualMachine.instancetype.inferFromVolume: has no effect beside name")]
-#[case::a_policy_beside_a_name(vm(&json!({"instancetype": {"inferFromVolumeFailurePolicy": "Reject!"}})), "s.virtualMachine.instancetype.inferFromVolumeFailurePolicy: has no effect beside name")]
-#[case::inference_from_an_image_that_may_fail(vm(&json!({"preference": {"inferFromVolume": "datavolumedisk", "inferFromVolumeFailurePolicy": "Ignore"}})), "s.virtualMachine.preference.inferFromVolume: has no effect: KubeVirt can infer from the clone of a PVC, and not from an image that is imported")]
-#[case::an_instancetypes_unknown_kind(vm(&json!({"instancetype": {"kind": "VirtualMachineInstanceType2"}})), "s.virtualMachine.instancetype.kind: \"VirtualMachineInstanceType2\" is no kind of instancetype and has no effect; did you mean \"VirtualMachineInstancetype\"?")]
+#[case::sizes_beside_an_instancetype(vm(&json!({"template": {"memory": "1Gi"}})), "s.virtualMachine.template.memory: has no effect together with an instancetype")]
+#[case::inference_beside_a_name(vm(&json!({"instancetype": {"inferFromVolume": "datavolumedisk"}})), "s.virtualMachine.instancetype.inferFromVolume: has no effect together with name")]
+#[case::inference_from_no_disk_beside_a_name(vm(&json!({"instancetype": {"inferFromVolume": "rootdisk"}})), "s.virtualMachine.instancetype.inferFromVolume: has no effect together with name")]
+#[case::a_policy_beside_a_name(vm(&json!({"instancetype": {"inferFromVolumeFailurePolicy": "Reject!"}})), "s.virtualMachine.instancetype.inferFromVolumeFailurePolicy: has no effect together with name")]
+#[case::inference_from_an_image_that_may_fail(vm(&json!({"preference": {"inferFromVolume": "datavolumedisk", "inferFromVolumeFailurePolicy": "Ignore"}})), "s.virtualMachine.preference.inferFromVolume: has no effect: KubeVirt can infer from a cloned PVC, but not from an imported image")]
+#[case::an_instancetypes_unknown_kind(vm(&json!({"instancetype": {"kind": "VirtualMachineInstanceType2"}})), "s.virtualMachine.instancetype.kind: \"VirtualMachineInstanceType2\" is not a kind of instancetype and has no effect; did you mean \"VirtualMachineInstancetype\"?")]
 #[case::a_flavor(vm(&json!({"flavor": {"name": "x"}})), "s.virtualMachine.flavor: is deprecated and has no effect; use virtualMachine.instancetype")]
 #[case::a_pod_preset(json!({"affinity": {"podAffinityPreset": "soft"}}), "s.affinity.podAffinityPreset: is deprecated and has no effect; use topologySpreadConstraints")]
 #[case::an_affinity_without_type(json!({"affinity": {"nodeAffinityPreset": {"key": "zone"}}}), "s.affinity.nodeAffinityPreset: has no effect without type; write hard or soft")]
 #[case::an_unused_affinity_is_not_judged(json!({"affinity": {"nodeAffinityPreset": {"key": "my zone", "values": ["b c"]}}}), "s.affinity.nodeAffinityPreset: has no effect without type; write hard or soft")]
 #[case::an_unused_secret_is_not_judged(vm(&json!({"template": {"primaryDisk": {"osImage": "docker://x", "extraHeadersSecretRef": "A B"}}})), "s.virtualMachine.template.primaryDisk.extraHeadersSecretRef: has no effect; it is for http sources")]
-#[case::an_empty_action(json!({"topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "k", "whenUnsatisfiable": ""}]}), "s.topologySpreadConstraints[0].whenUnsatisfiable: is empty, which KubeVirt refuses; ScheduleAnyway is used")]
+#[case::an_empty_action(json!({"topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "k", "whenUnsatisfiable": ""}]}), "s.topologySpreadConstraints[0].whenUnsatisfiable: is empty, which KubeVirt rejects; ScheduleAnyway is used")]
 #[case::a_secret_for_a_registry(vm(&json!({"template": {"primaryDisk": {"osImage": "docker://x", "dataVolumeSecretRef": "s"}}})), "s.virtualMachine.template.primaryDisk.dataVolumeSecretRef: has no effect; it is for http sources")]
 #[case::a_pull_method_for_http(vm(&json!({"template": {"primaryDisk": {"pullMethod": "pod"}}})), "s.virtualMachine.template.primaryDisk.pullMethod: has no effect; it is for registry sources")]
 #[case::a_header_without_value(vm(&json!({"template": {"primaryDisk": {"extraHeaders": ["token"]}}})), "s.virtualMachine.template.primaryDisk.extraHeaders[0]: has no effect: a header is written as `Name: value`")]
 #[case::a_claim_of_three_parts(vm(&json!({"template": {"primaryDisk": {"osImage": "a/b/c"}}})), "s.virtualMachine.template.primaryDisk.osImage: \"a/b/c\" is read as PVC b in namespace a; the rest has no effect")]
-#[case::an_unknown_target(vm(&json!({"template": {"primaryDisk": {"storageTarget": "PVC"}}})), "s.virtualMachine.template.primaryDisk.storageTarget: \"PVC\" is neither pvc nor storage; storage is used")]
+#[case::an_unknown_target(vm(&json!({"template": {"primaryDisk": {"storageTarget": "PVC"}}})), "s.virtualMachine.template.primaryDisk.storageTarget: \"PVC\" is not one of pvc, storage; storage is used")]
 #[case::no_migration(vm(&json!({"evictionStrategy": "LiveMigrate", "template": {"primaryDisk": {"storageAccessType": "ReadWriteOnce"}}})), "s.virtualMachine.evictionStrategy: a VM with a disk that is ReadWriteOnce cannot migrate; draining its host will hang")]
-#[case::a_value_beside_a_reference(json!({"auth": {"kubeconfig": {"value": "YQ==", "secretKeyRef": {"namespace": "a", "name": "b", "key": "c"}}}}), "s.auth.kubeconfig: has a value and a reference; the value is used, unlike elsewhere")]
+#[case::a_value_beside_a_reference(json!({"auth": {"kubeconfig": {"value": "YQ==", "secretKeyRef": {"namespace": "a", "name": "b", "key": "c"}}}}), "s.auth.kubeconfig: has a value and a reference; the value is used, unlike in other fields")]
 fn what_has_no_effect_is_a_warning(#[case] extra: Value, #[case] warning: &str) {
-    let report = judge(&extra);
+    let report = check(&extra);
     assert!(report.is_ok(), "{:?}", report.errors);
     assert_eq!(report.warnings, [warning]);
 }

@@ -1,4 +1,4 @@
-//! The VM itself: its size, its disks, its DNS.
+//! Validation of the VM itself: size, disks and DNS.
 
 use k8s_openapi::api::core::v1::PodDNSConfig;
 
@@ -8,10 +8,10 @@ use crate::api::field::{FieldPath, Report};
 use crate::api::{quantity, syntax};
 use crate::kubevirt::spec::{ACCESS_MODES, VirtualMachine};
 
-/// What KubeVirt takes at least: 1M.
+/// KubeVirt's minimum: 1M.
 const MIN_MEMORY: f64 = 1e6;
 
-/// Judges `virtualMachine`.
+/// Validates `virtualMachine`.
 pub(super) fn validate(vm: &VirtualMachine, path: &FieldPath, report: &mut Report) {
     let template = path.child("template");
     matchers::validate(vm, path, report);
@@ -23,7 +23,7 @@ pub(super) fn validate(vm: &VirtualMachine, path: &FieldPath, report: &mut Repor
     if vm.vcpu_cores < 0 || vm.vcpu_cores > i64::from(u32::MAX) {
         report.invalid(
             &template.child("vcpus").child("cores"),
-            format!("{} is no number of cores", vm.vcpu_cores),
+            format!("{} is not a number of cores", vm.vcpu_cores),
         );
     }
     disks(vm, &template, report);
@@ -34,7 +34,7 @@ pub(super) fn validate(vm: &VirtualMachine, path: &FieldPath, report: &mut Repor
     eviction(vm, path, report);
 }
 
-/// CPUs and memory, which an instancetype would bring.
+/// CPUs and memory, for a VM without an instancetype.
 fn sizes(vm: &VirtualMachine, template: &FieldPath, report: &mut Report) {
     if vm.memory.is_unset() {
         report.required(
@@ -47,13 +47,13 @@ fn sizes(vm: &VirtualMachine, template: &FieldPath, report: &mut Report) {
         if quantity::parse(text).is_some_and(|amount| amount > 0.0 && amount < MIN_MEMORY) {
             report.invalid(
                 &path,
-                format!("{text:?} is less than 1M, which KubeVirt refuses; a node needs gigabytes"),
+                format!("{text:?} is less than 1M, which KubeVirt rejects; a node needs gigabytes"),
             );
         }
     }
     if vm.vcpu_cores != 0 {
         if !vm.cpus.is_unset() {
-            report.warn(&template.child("cpus"), "has no effect beside vcpus.cores");
+            report.warn(&template.child("cpus"), "has no effect together with vcpus.cores");
         }
     } else if vm.cpus.is_unset() {
         report.required(
@@ -72,7 +72,10 @@ fn warn_sizes(vm: &VirtualMachine, template: &FieldPath, report: &mut Report) {
         ("memory", !is_empty(&vm.memory)),
     ];
     for (key, _) in set.into_iter().filter(|(_, set)| *set) {
-        report.warn(&template.child(key), "has no effect beside an instancetype");
+        report.warn(
+            &template.child(key),
+            "has no effect together with an instancetype",
+        );
     }
 }
 
@@ -94,7 +97,7 @@ fn disks(vm: &VirtualMachine, template: &FieldPath, report: &mut Report) {
     {
         report.warn(
             &path.child("storageTarget"),
-            format!("{target:?} is neither pvc nor storage; storage is used"),
+            format!("{target:?} is not one of pvc, storage; storage is used"),
         );
     }
     image::validate(disk, &path, report);
@@ -105,10 +108,7 @@ fn disks(vm: &VirtualMachine, template: &FieldPath, report: &mut Report) {
         if let Some(mode) = unknown_mode(&disk.access_mode) {
             report.warn(
                 &path.child("storageAccessType"),
-                format!(
-                    "{mode:?} is none of {}; it counts as none",
-                    ACCESS_MODES.join(", ")
-                ),
+                format!("{mode:?} is none of {}; it is ignored", ACCESS_MODES.join(", ")),
             );
         }
     }
@@ -131,7 +131,7 @@ fn storage_class(var: &ConfigVarString, disk: &FieldPath, report: &mut Report) {
     object_name(literal(var), &path, report);
 }
 
-/// The access mode, if it is none.
+/// The access mode, if it is unknown.
 fn unknown_mode(var: &ConfigVarString) -> Option<&str> {
     text(var).filter(|mode| !ACCESS_MODES.contains(mode))
 }
@@ -156,8 +156,7 @@ fn eviction(vm: &VirtualMachine, path: &FieldPath, report: &mut Report) {
     }
 }
 
-/// KubeVirt's rules for DNS, which are the pod's of some releases ago: no dot at the end of a search domain, and few of
-/// them.
+/// KubeVirt's rules for DNS, which are those of pods in older releases: few search domains, without a trailing dot.
 fn dns(vm: &VirtualMachine, path: &FieldPath, report: &mut Report) {
     const POLICIES: [&str; 4] = ["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"];
     const MAX_SEARCHES: usize = 6;
@@ -181,27 +180,30 @@ fn dns(vm: &VirtualMachine, path: &FieldPath, report: &mut Report) {
     if nameservers.len() > 3 {
         report.invalid(
             &path.child("nameservers"),
-            format!("KubeVirt takes at most 3 nameservers, not {}", nameservers.len()),
+            format!(
+                "KubeVirt accepts at most 3 nameservers, not {}",
+                nameservers.len()
+            ),
         );
     }
     for (index, server) in nameservers.iter().enumerate() {
         if server.parse::<std::net::IpAddr>().is_err() {
             report.invalid(
                 &path.child("nameservers").index(index),
-                format!("{server:?} is no IP address"),
+                format!("{server:?} is not an IP address"),
             );
         }
     }
     for (index, search) in searches.iter().enumerate() {
         if syntax::dns_subdomain(search).is_err() {
             let dot = if search.ends_with('.') {
-                ": KubeVirt takes none with a dot at the end"
+                ": KubeVirt rejects a trailing dot"
             } else {
                 ""
             };
             report.invalid(
                 &path.child("searches").index(index),
-                format!("{search:?} is no DNS domain{dot}"),
+                format!("{search:?} is not a DNS domain{dot}"),
             );
         }
     }
@@ -209,7 +211,7 @@ fn dns(vm: &VirtualMachine, path: &FieldPath, report: &mut Report) {
         report.invalid(
             &path.child("searches"),
             format!(
-                "KubeVirt takes at most {MAX_SEARCHES} search domains, not {}",
+                "KubeVirt accepts at most {MAX_SEARCHES} search domains, not {}",
                 searches.len()
             ),
         );
@@ -219,7 +221,7 @@ fn dns(vm: &VirtualMachine, path: &FieldPath, report: &mut Report) {
         report.invalid(
             &path.child("searches"),
             format!(
-                "KubeVirt takes at most {MAX_SEARCH_CHARACTERS} characters of search domains, not {length}"
+                "KubeVirt accepts at most {MAX_SEARCH_CHARACTERS} characters of search domains, not {length}"
             ),
         );
     }

@@ -1,4 +1,4 @@
-//! Reads the object; everything wrong with its shape is reported.
+//! Decoding of the object; all errors in its shape are reported.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use crate::api::config_var::ConfigVarString;
 use crate::api::decode::{Field, Fields};
 use crate::api::field::{ErrorKind, Report};
 
-/// Reads the object at `field`; absent is as good as empty.
+/// Decodes the object at `field`; absent equals empty.
 pub fn decode(field: &Field<'_>, report: &mut Report) -> Machinist {
     let mut machinist = Machinist::default();
     let Some(mut fields) = field.object(report) else {
@@ -60,7 +60,7 @@ fn kubelet(mut fields: Fields<'_>, report: &mut Report) -> KubeletExtras {
     let arguments = object(&fields.take("extraArgs"), report);
     let mut extra_args = BTreeMap::new();
     for (path, name, value) in arguments {
-        // Numbers and booleans are flags as often as texts.
+        // Values of flags can be numbers and booleans as well as strings.
         match value {
             Value::String(text) => extra_args.insert(name, text),
             Value::Number(_) | Value::Bool(_) => extra_args.insert(name, value.to_string()),
@@ -111,12 +111,12 @@ fn proxy(mut fields: Fields<'_>, report: &mut Report) -> Proxy {
     proxy
 }
 
-/// The entries of an object whose keys are anybody's.
+/// The entries of an object with arbitrary keys.
 fn object(field: &Field<'_>, report: &mut Report) -> Vec<(crate::api::field::FieldPath, String, Value)> {
     let Some(value) = field.value else {
         return Vec::new();
     };
-    // Reports what is no object.
+    // Reports a value that is not an object.
     if Fields::of(value, field.path.clone(), report).is_none() {
         return Vec::new();
     }

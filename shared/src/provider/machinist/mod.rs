@@ -1,6 +1,7 @@
-//! `cloudProviderSpec.machinist`: what the built-in bootstrap does besides, and machine-controller's API has no field for.
+//! `cloudProviderSpec.machinist`: additional settings of the built-in bootstrap that machine-controller's API does not
+//! have.
 //!
-//! The object is ours, and optional. It is decoded as strictly as the rest: an unknown key is an error.
+//! The object is Machinist's own and optional. It is decoded as strictly as the rest: an unknown key is an error.
 
 mod decode;
 mod validate;
@@ -23,13 +24,13 @@ pub struct Machinist {
     pub commands: Commands,
     /// Settings of the kubelet.
     pub kubelet: KubeletExtras,
-    /// Hosts to take the time from.
+    /// NTP servers.
     pub time_servers: Vec<String>,
-    /// Where images come from.
+    /// Sources of container images.
     pub registries: Registries,
     /// HTTP proxy of containerd, the kubelet and the installation.
     pub proxy: Proxy,
-    /// Further CAs that the guest trusts, PEM.
+    /// Additional CAs that the guest trusts, PEM.
     pub ca_bundle: ConfigVarString,
 }
 
@@ -47,7 +48,7 @@ pub struct GuestFile {
 /// Permissions of files that name none.
 pub const DEFAULT_PERMISSIONS: &str = "0644";
 
-/// Shell commands, one a line of a script that stops at the first that fails.
+/// Shell commands, the lines of a script that stops at the first failure.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Commands {
     /// Before containerd and the kubelet are installed.
@@ -65,10 +66,10 @@ pub struct KubeletExtras {
     pub extra_config: Map<String, Value>,
 }
 
-/// Where images come from.
+/// Sources of container images.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Registries {
-    /// Mirrors by registry, in the order in which they are asked before the registry itself. `*` is any registry.
+    /// Mirrors by registry, in the order in which they are tried before the registry itself. `*` is any registry.
     pub mirrors: BTreeMap<String, Vec<String>>,
     /// Credentials as in `.dockerconfigjson`.
     pub credentials: ConfigVarString,
@@ -81,12 +82,12 @@ pub struct Proxy {
     pub http: String,
     /// URL for `https` addresses.
     pub https: String,
-    /// Hosts, domains and networks that are reached without it.
+    /// Hosts, domains and networks that bypass it.
     pub no: Vec<String>,
 }
 
 impl Proxy {
-    /// Whether there is one.
+    /// Whether a proxy is set.
     pub fn is_set(&self) -> bool {
         !self.http.is_empty() || !self.https.is_empty()
     }
@@ -102,7 +103,7 @@ impl Machinist {
     }
 }
 
-/// Content of files and commands, and the password in a proxy's URL, may be secret.
+/// File contents, commands, and the password in a proxy's URL can be secret.
 impl std::fmt::Debug for Machinist {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Machinist")

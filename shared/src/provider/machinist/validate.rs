@@ -1,4 +1,4 @@
-//! What of the object is wrong in itself: what the guest could not do, and what would keep it from joining.
+//! Validation of the object: values that do not work in the guest, or would keep it from joining.
 
 use std::net::IpAddr;
 
@@ -7,7 +7,7 @@ use crate::api::config_var::ConfigVarString;
 use crate::api::field::{FieldPath, Report, did_you_mean};
 use crate::api::syntax;
 
-/// Flags of the kubelet that Machinist gives, and by which a node is told from others.
+/// Kubelet flags that Machinist sets, and those that identify a node.
 pub const MANAGED_FLAGS: [&str; 11] = [
     "bootstrap-kubeconfig",
     "cert-dir",
@@ -60,14 +60,14 @@ const MANAGED_PATHS: [&str; 20] = [
     "/etc/NetworkManager/system-connections/machinist.nmconnection",
 ];
 
-/// What precedes and follows the number of a file with a certificate of `caBundle`.
+/// Prefix and suffix around the number in the name of a file with a certificate of `caBundle`.
 const MANAGED_CERTIFICATES: [(&str, &str); 3] = [
     ("/etc/pki/ca-trust/source/anchors/machinist-", ".pem"),
     ("/etc/ssl/certs/machinist-", ".pem"),
     ("/usr/local/share/ca-certificates/machinist-", ".crt"),
 ];
 
-/// Folders that are Machinist's, or the kubelet's alone.
+/// Directories that belong to Machinist or the kubelet.
 const MANAGED_FOLDERS: [&str; 8] = [
     "/dev",
     "/etc/containerd/certs.d",
@@ -79,8 +79,8 @@ const MANAGED_FOLDERS: [&str; 8] = [
     "/var/lib/machinist",
 ];
 
-/// Whether Machinist may write a file at this path: Ignition takes no two of one path, and with another one the node could
-/// not join.
+/// Whether Machinist may write a file at this path: Ignition rejects duplicate paths, and the node could not join with
+/// different content.
 pub fn is_reserved(path: &str) -> bool {
     let is_certificate = MANAGED_CERTIFICATES.iter().any(|(before, after)| {
         let number = path
@@ -99,7 +99,7 @@ pub fn is_reserved(path: &str) -> bool {
         })
 }
 
-/// Judges the object found at `path`.
+/// Validates the object at `path`.
 pub fn validate(machinist: &Machinist, path: &FieldPath, report: &mut Report) {
     let mut paths = Vec::new();
     for (index, file) in machinist.files.iter().enumerate() {
@@ -117,7 +117,7 @@ pub fn validate(machinist: &Machinist, path: &FieldPath, report: &mut Report) {
     ] {
         for (index, command) in list.iter().enumerate() {
             if command.trim().is_empty() || command.contains('\0') {
-                report.invalid(&commands.child(key).index(index), "is no shell command");
+                report.invalid(&commands.child(key).index(index), "is not a shell command");
             }
         }
     }
@@ -126,7 +126,7 @@ pub fn validate(machinist: &Machinist, path: &FieldPath, report: &mut Report) {
         if !is_host(server) {
             report.invalid(
                 &path.child("timeServers").index(index),
-                format!("{server:?} is neither a host name nor an IP address"),
+                format!("{server:?} is not a host name or IP address"),
             );
         }
     }
@@ -135,7 +135,7 @@ pub fn validate(machinist: &Machinist, path: &FieldPath, report: &mut Report) {
     if let Some(text) = literal(&machinist.ca_bundle)
         && !text.contains("-----BEGIN CERTIFICATE-----")
     {
-        report.invalid(&path.child("caBundle"), "holds no PEM certificate");
+        report.invalid(&path.child("caBundle"), "contains no PEM certificate");
     }
 }
 
@@ -151,12 +151,12 @@ fn file(file: &GuestFile, path: &FieldPath, report: &mut Report) {
     } else if !text.starts_with('/') || !clean || text.chars().any(char::is_control) {
         report.invalid(
             &at,
-            format!("{text:?} is not absolute, or has empty parts, . or .. in it"),
+            format!("{text:?} is not an absolute path without empty parts, . and .."),
         );
     } else if is_reserved(text) {
         report.forbidden(
             &at,
-            format!("{text:?} is written by Machinist, and the node could not join with another one"),
+            format!("{text:?} is written by Machinist; the node could not join with a different one"),
         );
     }
     let octal = (3..=4).contains(&file.permissions.len())
@@ -168,7 +168,7 @@ fn file(file: &GuestFile, path: &FieldPath, report: &mut Report) {
         report.invalid(
             &path.child("permissions"),
             format!(
-                "{:?} are no permissions; write them in octal, like 0644",
+                "{:?} are not permissions; write them in octal, like 0644",
                 file.permissions
             ),
         );
@@ -183,14 +183,17 @@ fn kubelet(machinist: &Machinist, path: &FieldPath, report: &mut Report) {
                 .bytes()
                 .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
         if !well_formed {
-            report.invalid(&path, "is no flag; write it without leading dashes, like v");
+            report.invalid(&path, "is not a flag; write it without leading dashes, like v");
         } else if MANAGED_FLAGS.contains(&name.as_str()) {
             report.forbidden(
                 &path,
-                "is given by Machinist, and the node could not join with another one",
+                "is set by Machinist; the node could not join with a different value",
             );
         } else if value.chars().any(char::is_control) {
-            report.invalid(&path, "holds a control character, which no kubelet flag can");
+            report.invalid(
+                &path,
+                "contains a control character, which kubelet flags cannot have",
+            );
         }
     }
     for name in machinist.kubelet.extra_config.keys() {
@@ -198,13 +201,13 @@ fn kubelet(machinist: &Machinist, path: &FieldPath, report: &mut Report) {
         if MANAGED_SETTINGS.contains(&name.as_str()) {
             report.forbidden(
                 &path,
-                "is set by Machinist, and the node could not join with another one",
+                "is set by Machinist; the node could not join with a different value",
             );
         } else if !KUBELET_SETTINGS.contains(&name.as_str()) {
             let hint = did_you_mean(name, KUBELET_SETTINGS.iter().copied());
             report.warn(
                 &path,
-                format!("is not known as a field of the KubeletConfiguration, and a kubelet that does not know it does not start{hint}"),
+                format!("is not a known field of the KubeletConfiguration; a kubelet does not start with an unknown field{hint}"),
             );
         }
     }
@@ -217,7 +220,7 @@ fn registries(machinist: &Machinist, path: &FieldPath, report: &mut Report) {
             .rsplit_once(':')
             .map_or(registry.as_str(), |(host, _)| host);
         if registry != "*" && !is_host(host) {
-            report.invalid(&path, "is no host of a registry, like docker.io, or *");
+            report.invalid(&path, "is not a registry host, like docker.io, or *");
         }
         if mirrors.is_empty() {
             report.required(&path, "names no mirror, like https://mirror.example.com");
@@ -226,7 +229,7 @@ fn registries(machinist: &Machinist, path: &FieldPath, report: &mut Report) {
             if !is_url(mirror) {
                 report.invalid(
                     &path.index(index),
-                    format!("{mirror:?} is no URL like https://mirror.example.com/v2"),
+                    format!("{mirror:?} is not a URL like https://mirror.example.com/v2"),
                 );
             }
         }
@@ -238,7 +241,7 @@ fn registries(machinist: &Machinist, path: &FieldPath, report: &mut Report) {
     {
         report.invalid(
             &path.child("credentials"),
-            "is no docker configuration with auths, as in .dockerconfigjson; refer to a Secret by secretKeyRef",
+            "is not a Docker configuration with auths, as in .dockerconfigjson; refer to a Secret by secretKeyRef",
         );
     }
 }
@@ -246,8 +249,11 @@ fn registries(machinist: &Machinist, path: &FieldPath, report: &mut Report) {
 fn proxy(machinist: &Machinist, path: &FieldPath, report: &mut Report) {
     for (key, url) in [("http", &machinist.proxy.http), ("https", &machinist.proxy.https)] {
         if !url.is_empty() && !is_url(url) {
-            // It may hold a password.
-            report.invalid(&path.child(key), "is no URL like http://proxy.example.com:3128");
+            // It may contain a password.
+            report.invalid(
+                &path.child(key),
+                "is not a URL like http://proxy.example.com:3128",
+            );
         }
     }
     if !machinist.proxy.no.is_empty() && !machinist.proxy.is_set() {
@@ -261,13 +267,13 @@ fn proxy(machinist: &Machinist, path: &FieldPath, report: &mut Report) {
         {
             report.invalid(
                 &path.child("no").index(index),
-                format!("{host:?} is no host, domain or network"),
+                format!("{host:?} is not a host, domain or network"),
             );
         }
     }
 }
 
-/// The text, if it is written down and not overridden by a reference.
+/// The literal text, if no reference overrides it.
 fn literal(var: &ConfigVarString) -> Option<&str> {
     let text = if var.reference().is_some() {
         None
@@ -281,7 +287,7 @@ fn is_host(text: &str) -> bool {
     text.parse::<IpAddr>().is_ok() || syntax::dns_subdomain(&text.to_lowercase()).is_ok()
 }
 
-/// `http` or `https`, a host, and nothing that could end a line or a word of a configuration.
+/// `http` or `https`, a host, and no character that could end a line or a word of a configuration.
 fn is_url(text: &str) -> bool {
     let rest = text
         .strip_prefix("http://")
@@ -434,7 +440,7 @@ mod tests {
     use super::*;
     use crate::api::decode::Fields;
 
-    fn judge(object: &Value) -> Report {
+    fn check(object: &Value) -> Report {
         let (outer, mut report) = (json!({"m": object}), Report::new());
         if let Some(mut fields) = Fields::of(&outer, FieldPath::default(), &mut report) {
             let machinist = super::super::decode(&fields.take("m"), &mut report);
@@ -445,7 +451,7 @@ mod tests {
 
     #[test]
     fn everything_at_once_is_well() {
-        let report = judge(&json!({
+        let report = check(&json!({
             "files": [
                 {"path": "/etc/motd", "content": "hello\n", "permissions": "0600"},
                 {"path": "/a"},
@@ -501,7 +507,7 @@ mod tests {
     #[case::no_proxy(json!({"proxy": {"https": "http://p", "no": ["a,b"]}}), "m.proxy.no[0]")]
     #[case::a_bundle(json!({"caBundle": "sesame"}), "m.caBundle")]
     fn each_mistake_is_told_with_its_field(#[case] object: Value, #[case] path: &str) {
-        let report = judge(&object);
+        let report = check(&object);
         let paths: Vec<String> = report.errors.iter().map(|error| error.path.to_string()).collect();
         assert_eq!(paths, [path], "{:?}", report.errors);
         assert!(!format!("{report:?}").contains("sesame"));
@@ -509,7 +515,7 @@ mod tests {
 
     #[test]
     fn an_unknown_setting_of_the_kubelet_is_a_warning() {
-        let report = judge(&json!({"kubelet": {"extraConfig": {"maxPodz": 50}}}));
+        let report = check(&json!({"kubelet": {"extraConfig": {"maxPodz": 50}}}));
         assert!(report.is_ok());
         assert!(
             report.warnings[0].contains("did you mean \"maxPods\"?"),

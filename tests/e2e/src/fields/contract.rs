@@ -121,5 +121,5 @@ pub const CONTRACT: &[(&str, &str, &[&str])] = &[
     ("9.7", "Node affinity", &["hard", "soft", "none"]),
     ("9.8", "Topology spread", &["given", "default", "unknown-md"]),
     ("9.9", "Secret of the user data", &["name"]),
-    ("9.10", "What KubeVirt refuses", &["reserved-labels"]),
+    ("9.10", "What KubeVirt rejects", &["reserved-labels"]),
 ];

@@ -399,7 +399,7 @@ fn scheduling() -> Vec<Row> {
             ts!("/topologySpreadConstraints/0/whenUnsatisfiable"),
             "ScheduleAnyway",
         )
-        .remark("A warning: KubeVirt refuses the empty text."),
+        .remark("A warning: KubeVirt rejects the empty text."),
     ]
 }
 

@@ -46,7 +46,7 @@ fn sizes() -> Vec<Row> {
         Row::roll_out("autoscaler/below-zero", sized(deployment(), "-1", "5")).blames(&[MIN_AT]),
         Row::roll_out("autoscaler/upside-down", sized(deployment(), "5", "1"))
             .blames(&[MAX_AT])
-            .says("must not be below the smallest size 5"),
+            .says("must not be below the minimum size 5"),
         Row::roll_out("autoscaler/no-largest", annotated(deployment(), MIN, "1")).blames(&[MAX_AT]),
         Row::new("autoscaler/of-a-set", Kind::Set, sized(set(), "x", "1")).blames(&[MIN_AT]),
         Row::new("autoscaler/of-a-deployments-set", Kind::Set, owned),
@@ -54,7 +54,7 @@ fn sizes() -> Vec<Row> {
             "autoscaler/out-of-bounds",
             sized(deployment(), "2", "5"),
         )
-        .warns("spec.replicas: 1 is outside of what the cluster-autoscaler may set, 2 to 5"),
+        .warns("spec.replicas: 1 is outside the limits of the cluster-autoscaler, 2 to 5"),
         Row::roll_out(
             "autoscaler/another-group",
             annotated(
@@ -80,7 +80,7 @@ fn options() -> Vec<Row> {
             "autoscaler/option-no-duration",
             option("scaledownunneededtime", "10"),
         )
-        .warns("is no duration like 10m"),
+        .warns("is not a duration like 10m"),
         Row::roll_out(
             "autoscaler/option-misspelt",
             option("scaledownuneededtime", "10m"),

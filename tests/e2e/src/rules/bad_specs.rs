@@ -22,7 +22,7 @@ macro_rules! template {
 }
 
 const WORD: &str = "must be letters, digits, '-', '_' or '.', with a letter or digit at both ends";
-const SOURCE: &str = "is no source that CDI can import; write http://…, https://…, docker://…, oci-archive://… or the name of a PVC";
+const SOURCE: &str = "is not a source that CDI can import; write http://…, https://…, docker://…, oci-archive://… or the name of a PVC";
 
 pub(super) fn rows() -> Vec<Row> {
     [
@@ -68,23 +68,23 @@ fn matchers() -> Vec<Row> {
         bad!("preference-of-an-unknown-kind", "virtualMachine/preference", {"name": "a", "kind": "VirtualMachinePreference2"},
             ".virtualMachine.preference.kind": r#""VirtualMachinePreference2" is not supported; allowed: "VirtualMachinePreference", "VirtualMachineClusterPreference"; did you mean "VirtualMachinePreference"?"#),
         bad!("instancetype-in-capitals", "virtualMachine/instancetype", {"name": "Standard-2"},
-            ".virtualMachine.instancetype.name": r#""Standard-2" is no name of an object: must be lower-case letters, digits, '-' or '.', with a letter or digit at both ends"#),
+            ".virtualMachine.instancetype.name": r#""Standard-2" is not an object name: must be lower-case letters, digits, '-' or '.', with a letter or digit at both ends"#),
         bad!("instancetype-from-a-volume-that-is-not-there", "virtualMachine/instancetype", {"inferFromVolume": "rootdisk"},
-            ".virtualMachine.instancetype.inferFromVolume": r#""rootdisk" is no disk of the VM; the one with the operating system is datavolumedisk"#),
+            ".virtualMachine.instancetype.inferFromVolume": r#""rootdisk" is not a disk of the VM; the operating system is on datavolumedisk"#),
         bad!("instancetype-from-a-further-disk-that-is-not-there", "virtualMachine/instancetype", {"inferFromVolume": "m-secondarydisk0"},
-            ".virtualMachine.instancetype.inferFromVolume": r#""m-secondarydisk0" is no disk of the VM; the one with the operating system is datavolumedisk"#),
+            ".virtualMachine.instancetype.inferFromVolume": r#""m-secondarydisk0" is not a disk of the VM; the operating system is on datavolumedisk"#),
         bad!("instancetype-with-an-unknown-policy", "virtualMachine", {
                 "instancetype": {"inferFromVolume": "datavolumedisk", "inferFromVolumeFailurePolicy": "Reject!"},
                 "template": {"primaryDisk": {"osImage": "images/ubuntu", "size": "10Gi", "storageClassName": "standard"}},
             },
             ".virtualMachine.instancetype.inferFromVolumeFailurePolicy": r#""Reject!" is not supported; allowed: "Reject", "Ignore"; did you mean "Reject"?"#),
         bad!("instancetype-from-an-image", "virtualMachine/instancetype", {"inferFromVolume": "datavolumedisk"},
-            ".virtualMachine.instancetype.inferFromVolume": "KubeVirt can infer from the clone of a PVC, and not from an image that is imported; give a name instead"),
+            ".virtualMachine.instancetype.inferFromVolume": "KubeVirt can infer from a cloned PVC, but not from an imported image; give a name instead"),
         bad!("instancetype-from-a-volume-and-of-a-kind", "virtualMachine", {
                 "instancetype": {"inferFromVolume": "datavolumedisk", "kind": "VirtualMachineInstancetype"},
                 "template": {"primaryDisk": {"osImage": "images/ubuntu", "size": "10Gi", "storageClassName": "standard"}},
             },
-            ".virtualMachine.instancetype.kind": "is mutually exclusive with inferFromVolume, which brings the kind; leave it out"),
+            ".virtualMachine.instancetype.kind": "is mutually exclusive with inferFromVolume, which determines the kind; remove it"),
         bad!("preference-twice", "virtualMachine/preference", {"name": "a", "inferFromVolume": "datavolumedisk"},
             ".virtualMachine.preference.inferFromVolume": "is mutually exclusive with name; keep one of them"),
         bad!("preference-without-name", "virtualMachine/preference", {},
@@ -108,7 +108,7 @@ fn sizes() -> Vec<Row> {
         bad!("memory-below-zero", template!("memory"), "-4Gi",
             ".virtualMachine.template.memory": r#""-4Gi" must be more than zero"#),
         bad!("memory-of-kilobytes", template!("memory"), "640k",
-            ".virtualMachine.template.memory": r#""640k" is less than 1M, which KubeVirt refuses; a node needs gigabytes"#),
+            ".virtualMachine.template.memory": r#""640k" is less than 1M, which KubeVirt rejects; a node needs gigabytes"#),
         bad!("memory-with-a-space", template!("memory"), "4 Gi",
             ".virtualMachine.template.memory": r#""4 Gi" is not a quantity; write one like 2, 500m, 4Gi or 10G"#),
         bad!("memory-with-exponent-and-suffix", template!("memory"), "1e3Mi",
@@ -123,9 +123,9 @@ fn sizes() -> Vec<Row> {
             ".virtualMachine.template.cpus": "must be a string, a number, a boolean or an object with value, secretKeyRef or configMapKeyRef, not a list",
             ".virtualMachine.template.cpus": "no CPUs configured: set cpus or vcpus.cores, or an instancetype"),
         bad!("cores-below-zero", template!("vcpus"), {"cores": -2},
-            ".virtualMachine.template.vcpus.cores": "-2 is no number of cores"),
+            ".virtualMachine.template.vcpus.cores": "-2 is not a number of cores"),
         bad!("cores-beyond-32-bits", template!("vcpus"), {"cores": 4_294_967_296_u64},
-            ".virtualMachine.template.vcpus.cores": "4294967296 is no number of cores"),
+            ".virtualMachine.template.vcpus.cores": "4294967296 is not a number of cores"),
         bad!("cores-quoted", template!("vcpus"), {"cores": "4"},
             ".virtualMachine.template.vcpus.cores": "must be an integer, not a string"),
     ]
@@ -145,7 +145,7 @@ fn disks() -> Vec<Row> {
         bad!("class-empty", template!("primaryDisk/storageClassName"), "",
             ".virtualMachine.template.primaryDisk.storageClassName": CLASS),
         bad!("class-in-capitals", template!("primaryDisk/storageClassName"), "Standard",
-            ".virtualMachine.template.primaryDisk.storageClassName": r#""Standard" is no name of an object: must be lower-case letters, digits, '-' or '.', with a letter or digit at both ends"#),
+            ".virtualMachine.template.primaryDisk.storageClassName": r#""Standard" is not an object name: must be lower-case letters, digits, '-' or '.', with a letter or digit at both ends"#),
         bad!("access-mode-in-short", template!("primaryDisk/storageAccessType"), "RWX",
             ".virtualMachine.template.primaryDisk.storageAccessType": r#""RWX" is not supported; allowed: "ReadWriteOnce", "ReadWriteMany", "ReadOnlyMany", "ReadWriteOncePod""#),
         bad!("access-mode-with-a-typo", template!("primaryDisk/storageAccessType"), "ReadWriteMan",
@@ -155,7 +155,7 @@ fn disks() -> Vec<Row> {
             ".virtualMachine.template.secondaryDisks[0].storageClassName": CLASS),
         bad!("second-further-disk", template!("secondaryDisks"), [{"size": "1Gi", "storageClassName": "standard"}, {"size": "1Tb", "storageClassName": "Standard"}],
             ".virtualMachine.template.secondaryDisks[1].size": r#""1Tb" is not a quantity; write one like 2, 500m, 4Gi or 10G"#,
-            ".virtualMachine.template.secondaryDisks[1].storageClassName": r#""Standard" is no name of an object: must be lower-case letters, digits, '-' or '.', with a letter or digit at both ends"#),
+            ".virtualMachine.template.secondaryDisks[1].storageClassName": r#""Standard" is not an object name: must be lower-case letters, digits, '-' or '.', with a letter or digit at both ends"#),
         bad!("further-disks-as-an-object", template!("secondaryDisks"), {"size": "1Gi"},
             ".virtualMachine.template.secondaryDisks": "must be a list, not an object"),
     ]
@@ -207,14 +207,14 @@ fn images() -> Vec<Row> {
         image(
             "kubevirt/image-with-a-space",
             "http://x/my image.img",
-            "\"http://x/my image.img\" has white space in it, which CDI refuses".to_owned(),
+            "\"http://x/my image.img\" contains white space, which CDI rejects".to_owned(),
         ),
         bad!("image-empty", template!("primaryDisk/osImage"), "",
             ".virtualMachine.template.primaryDisk.osImage": "is required; names the image to boot: a URL, a registry image or a PVC"),
         bad!("registry-without-scheme", template!("primaryDisk"), {"osImage": "quay.io/x/y:1", "source": "registry", "size": "10Gi", "storageClassName": "standard"},
-            ".virtualMachine.template.primaryDisk.osImage": r#""quay.io/x/y:1" is no source that CDI can import; write http://…, https://…, docker://…, oci-archive://… or the name of a PVC"#),
+            ".virtualMachine.template.primaryDisk.osImage": r#""quay.io/x/y:1" is not a source that CDI can import; write http://…, https://…, docker://…, oci-archive://… or the name of a PVC"#),
         bad!("http-with-a-file-name", template!("primaryDisk"), {"osImage": "ubuntu.img", "source": "http", "size": "10Gi", "storageClassName": "standard"},
-            ".virtualMachine.template.primaryDisk.osImage": r#""ubuntu.img" is no source that CDI can import; write http://…, https://…, docker://…, oci-archive://… or the name of a PVC"#),
+            ".virtualMachine.template.primaryDisk.osImage": r#""ubuntu.img" is not a source that CDI can import; write http://…, https://…, docker://…, oci-archive://… or the name of a PVC"#),
         bad!("pull-method-of-a-host", template!("primaryDisk/pullMethod"), "host",
             ".virtualMachine.template.primaryDisk.pullMethod": r#""host" is not supported; allowed: "node", "pod""#),
         bad!("headers-twice", template!("primaryDisk"), {"osImage": "http://x/y.img", "size": "10Gi", "storageClassName": "standard", "extraHeaders": ["A: b"], "extraHeadersSecretRef": "headers"},
@@ -222,16 +222,17 @@ fn images() -> Vec<Row> {
         bad!("headers-as-a-map", template!("primaryDisk/extraHeaders"), {"A": "b"},
             ".virtualMachine.template.primaryDisk.extraHeaders": "must be a list, not an object"),
         bad!("secret-with-a-namespace", template!("primaryDisk/dataVolumeSecretRef"), "images/keys",
-            ".virtualMachine.template.primaryDisk.dataVolumeSecretRef": r#""images/keys" is no name of an object: must be lower-case letters, digits, '-' or '.', with a letter or digit at both ends"#),
+            ".virtualMachine.template.primaryDisk.dataVolumeSecretRef": r#""images/keys" is not an object name: must be lower-case letters, digits, '-' or '.', with a letter or digit at both ends"#),
         bad!("secret-of-headers-in-capitals", template!("primaryDisk/extraHeadersSecretRef"), "Headers",
-            ".virtualMachine.template.primaryDisk.extraHeadersSecretRef": r#""Headers" is no name of an object: must be lower-case letters, digits, '-' or '.', with a letter or digit at both ends"#),
+            ".virtualMachine.template.primaryDisk.extraHeadersSecretRef": r#""Headers" is not an object name: must be lower-case letters, digits, '-' or '.', with a letter or digit at both ends"#),
     ]
 }
 
 fn claims() -> Vec<Row> {
     let claim = |id, location: &'static str, name: &str| {
-        let image = "an image on a server begins with http://, https:// or docker://";
-        let message = format!("{location:?} is no PVC, NAME or NAMESPACE/NAME: {name:?} is no name; {image}");
+        let image = "an image on a server starts with http://, https:// or docker://";
+        let message =
+            format!("{location:?} is not a PVC, NAME or NAMESPACE/NAME: {name:?} is not a name; {image}");
         Row::create(
             id,
             cloud("virtualMachine/template/primaryDisk/osImage", json!(location)),
@@ -255,7 +256,7 @@ fn claims() -> Vec<Row> {
             "Images",
         ),
         bad!("claim-that-is-a-url", template!("primaryDisk"), {"osImage": "http://x/y.img", "source": "pvc", "size": "10Gi", "storageClassName": "standard"},
-            ".virtualMachine.template.primaryDisk.osImage": r#""http://x/y.img" is no PVC, NAME or NAMESPACE/NAME: "http:" is no name; an image on a server begins with http://, https:// or docker://"#),
+            ".virtualMachine.template.primaryDisk.osImage": r#""http://x/y.img" is not a PVC, NAME or NAMESPACE/NAME: "http:" is not a name; an image on a server starts with http://, https:// or docker://"#),
     ]
 }
 
@@ -266,21 +267,21 @@ fn network() -> Vec<Row> {
         bad!("dns-policy-none-without-config", "virtualMachine/dnsPolicy", "None",
             ".virtualMachine.dnsConfig.nameservers": "at least one nameserver is required with dnsPolicy None"),
         bad!("dns-of-four-servers", "virtualMachine/dnsConfig", {"nameservers": ["1.1.1.1", "1.1.1.2", "1.1.1.3", "1.1.1.4"]},
-            ".virtualMachine.dnsConfig.nameservers": "KubeVirt takes at most 3 nameservers, not 4"),
+            ".virtualMachine.dnsConfig.nameservers": "KubeVirt accepts at most 3 nameservers, not 4"),
         bad!("dns-server-by-name", "virtualMachine/dnsConfig", {"nameservers": ["dns.example.com"]},
-            ".virtualMachine.dnsConfig.nameservers[0]": r#""dns.example.com" is no IP address"#),
+            ".virtualMachine.dnsConfig.nameservers[0]": r#""dns.example.com" is not an IP address"#),
         bad!("dns-search-with-a-star", "virtualMachine/dnsConfig", {"nameservers": ["1.1.1.1"], "searches": ["example.com", "*.example.com"]},
-            ".virtualMachine.dnsConfig.searches[1]": r#""*.example.com" is no DNS domain"#),
+            ".virtualMachine.dnsConfig.searches[1]": r#""*.example.com" is not a DNS domain"#),
         bad!("dns-search-with-a-dot-last", "virtualMachine/dnsConfig", {"searches": ["example.com."]},
-            ".virtualMachine.dnsConfig.searches[0]": r#""example.com." is no DNS domain: KubeVirt takes none with a dot at the end"#),
+            ".virtualMachine.dnsConfig.searches[0]": r#""example.com." is not a DNS domain: KubeVirt rejects a trailing dot"#),
         bad!("dns-of-seven-searches", "virtualMachine/dnsConfig", {"searches": ["a", "b", "c", "d", "e", "f", "g"]},
-            ".virtualMachine.dnsConfig.searches": "KubeVirt takes at most 6 search domains, not 7"),
+            ".virtualMachine.dnsConfig.searches": "KubeVirt accepts at most 6 search domains, not 7"),
         bad!("dns-of-long-searches", "virtualMachine/dnsConfig", {"searches": [
                 "a123456789.a123456789.a123456789.a123456789.a123456789.a123456789.a123456789.a123456789",
                 "b123456789.b123456789.b123456789.b123456789.b123456789.b123456789.b123456789.b123456789",
                 "c123456789.c123456789.c123456789.c123456789.c123456789.c123456789.c123456789.c123456789",
             ]},
-            ".virtualMachine.dnsConfig.searches": "KubeVirt takes at most 256 characters of search domains, not 263"),
+            ".virtualMachine.dnsConfig.searches": "KubeVirt accepts at most 256 characters of search domains, not 263"),
         bad!("dns-option-without-name", "virtualMachine/dnsConfig", {"nameservers": ["1.1.1.1"], "options": [{"value": "2"}]},
             ".virtualMachine.dnsConfig.options[0].name": "is required, like ndots"),
         bad!("queues-quoted", "virtualMachine/enableNetworkMultiQueue", "true",
@@ -311,11 +312,11 @@ fn affinity() -> Vec<Row> {
             &[
                 (
                     "spec.providerSpec.value.cloudProviderSpec.affinity.nodeAffinityPreset.key",
-                    format!("\"my pool\" is no key of a label: {WORD}").leak(),
+                    format!("\"my pool\" is not a label key: {WORD}").leak(),
                 ),
                 (
                     "spec.providerSpec.value.cloudProviderSpec.affinity.nodeAffinityPreset.values[1]",
-                    format!("\"b c\" is no value of a label: {WORD}").leak(),
+                    format!("\"b c\" is not a label value: {WORD}").leak(),
                 ),
             ],
         ),
@@ -325,21 +326,21 @@ fn affinity() -> Vec<Row> {
 fn spread() -> Vec<Row> {
     vec![
         bad!("spread-of-nothing", "topologySpreadConstraints", [{}],
-            ".topologySpreadConstraints[0].maxSkew": "is required; write a number from 1 on",
-            ".topologySpreadConstraints[0].topologyKey": "is required, like kubernetes.io/hostname; KubeVirt refuses a VM without it")
-            .warns("whenUnsatisfiable: is empty, which KubeVirt refuses; ScheduleAnyway is used"),
+            ".topologySpreadConstraints[0].maxSkew": "is required; write a number of at least 1",
+            ".topologySpreadConstraints[0].topologyKey": "is required, like kubernetes.io/hostname; KubeVirt rejects a VM without it")
+            .warns("whenUnsatisfiable: is empty, which KubeVirt rejects; ScheduleAnyway is used"),
         bad!("skew-of-zero", "topologySpreadConstraints", [{"maxSkew": 0, "topologyKey": "rack", "whenUnsatisfiable": "DoNotSchedule"}],
-            ".topologySpreadConstraints[0].maxSkew": r#""0" is not a whole number from 1 on"#),
+            ".topologySpreadConstraints[0].maxSkew": r#""0" is not a whole number of at least 1"#),
         bad!("skew-in-words", "topologySpreadConstraints", [{"maxSkew": "one", "topologyKey": "rack", "whenUnsatisfiable": "DoNotSchedule"}],
-            ".topologySpreadConstraints[0].maxSkew": r#""one" is not a whole number from 1 on"#),
+            ".topologySpreadConstraints[0].maxSkew": r#""one" is not a whole number of at least 1"#),
         bad!("skew-beyond-32-bits", "topologySpreadConstraints", [{"maxSkew": "2147483648", "topologyKey": "rack", "whenUnsatisfiable": "DoNotSchedule"}],
-            ".topologySpreadConstraints[0].maxSkew": r#""2147483648" is not a whole number from 1 on"#),
+            ".topologySpreadConstraints[0].maxSkew": r#""2147483648" is not a whole number of at least 1"#),
         bad!("action-with-a-typo", "topologySpreadConstraints", [{"maxSkew": 1, "topologyKey": "rack", "whenUnsatisfiable": "ScheduleAnyways"}],
             ".topologySpreadConstraints[0].whenUnsatisfiable": r#""ScheduleAnyways" is not supported; allowed: "DoNotSchedule", "ScheduleAnyway"; did you mean "ScheduleAnyway"?"#),
         bad!("key-that-is-no-label", "topologySpreadConstraints", [{"maxSkew": 1, "topologyKey": "kubernetes.io/host/name", "whenUnsatisfiable": "DoNotSchedule"}],
-            ".topologySpreadConstraints[0].topologyKey": r#""kubernetes.io/host/name" is no key of a label: must be letters, digits, '-', '_' or '.', with a letter or digit at both ends"#),
+            ".topologySpreadConstraints[0].topologyKey": r#""kubernetes.io/host/name" is not a label key: must be letters, digits, '-', '_' or '.', with a letter or digit at both ends"#),
         bad!("spread-twice", "topologySpreadConstraints", [{"maxSkew": 1, "topologyKey": "rack", "whenUnsatisfiable": "ScheduleAnyway"}, {"maxSkew": 2, "topologyKey": "rack", "whenUnsatisfiable": ""}],
-            ".topologySpreadConstraints[1]": "repeats topologyKey and whenUnsatisfiable of an earlier item, which KubeVirt refuses"),
+            ".topologySpreadConstraints[1]": "repeats topologyKey and whenUnsatisfiable of an earlier item, which KubeVirt rejects"),
         bad!("spread-as-an-object", "topologySpreadConstraints", {"maxSkew": 1},
             ".topologySpreadConstraints": "must be a list, not an object"),
     ]
@@ -355,7 +356,11 @@ fn around() -> Vec<Row> {
         .with("/metadata/name", json!(name))
     };
     vec![
-        Row::create("kubevirt/a-name-with-a-dot-and-a-further-disk", with_a_disk("web.one")).causes(&[(
+        Row::create(
+            "kubevirt/a-name-with-a-dot-and-a-further-disk",
+            with_a_disk("web.one"),
+        )
+        .causes(&[(
             "metadata.name",
             "must have no dots with secondaryDisks: web.one-secondarydisk0 becomes a volume",
         )]),
@@ -372,7 +377,9 @@ fn around() -> Vec<Row> {
             "kubevirt/a-reserved-label",
             machine().with("/metadata/labels/kubevirt.io~1schedulable", json!("true")),
         )
-        .warns("metadata.labels[kubevirt.io/schedulable]: is reserved for KubeVirt, and left out of the VM's labels"),
+        .warns(
+            "metadata.labels[kubevirt.io/schedulable]: is reserved for KubeVirt and is not copied to the VM",
+        ),
         bad!("many-at-once", "virtualMachine", {
                 "instancetyp": {"name": "a"}, "dnsPolicy": "none", "evictionStrategy": "External!",
                 "template": {"cpus": "x", "memory": "y", "primaryDisk": {"size": "z", "storageClassName": "", "osImage": "ftp://a"}},
@@ -384,6 +391,6 @@ fn around() -> Vec<Row> {
             ".virtualMachine.template.memory": r#""y" is not a quantity; write one like 2, 500m, 4Gi or 10G"#,
             ".virtualMachine.template.primaryDisk.size": r#""z" is not a quantity; write one like 2, 500m, 4Gi or 10G"#,
             ".virtualMachine.template.primaryDisk.storageClassName": "is required; names a StorageClass of the infra cluster",
-            ".virtualMachine.template.primaryDisk.osImage": r#""ftp://a" is no source that CDI can import; write http://…, https://…, docker://…, oci-archive://… or the name of a PVC"#),
+            ".virtualMachine.template.primaryDisk.osImage": r#""ftp://a" is not a source that CDI can import; write http://…, https://…, docker://…, oci-archive://… or the name of a PVC"#),
     ]
 }

@@ -149,7 +149,7 @@ fn kubeconfigs() -> Vec<Row> {
         Row::create("2.3/kubeconfig-nowhere", cloud("auth", json!({})))
             .kept_by(Keeper::Webhook)
             .blames(&[KUBECONFIG])
-            .says("there is none in the environment"),
+            .says("the environment (KUBEVIRT_KUBECONFIG) has none"),
         Row::create(
             "2.3/kubeconfig-inline",
             cloud("auth/kubeconfig", inline("token: t")),

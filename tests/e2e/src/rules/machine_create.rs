@@ -82,7 +82,7 @@ fn steps() -> Vec<Row> {
             annotated(machine(), CONFIG, "many"),
         )
         .stores(CONFIG_AT, json!("many"))
-        .warns("the node is not made with this setting of its kubelet: \"many\" is not a whole number"),
+        .warns("the kubelet does not get this setting: \"many\" is not a whole number"),
         Row::create(
             "3.3/bootstrap-mode-of-no-use-is-told",
             annotated(machine(), "machinist.dev/bootstrap", "own"),
@@ -92,7 +92,7 @@ fn steps() -> Vec<Row> {
             "3.3/timeout-without-a-unit-is-told",
             annotated(machine(), "machinist.dev/node-drain-timeout", "600"),
         )
-        .warns("\"600\" is no duration like 10m or 1h30m"),
+        .warns("\"600\" is not a duration like 10m or 1h30m"),
         Row::create("3.3/os-label", machine()).stores(OS_AT, json!("ubuntu")),
         Row::create(
             "3.3/os-label-is-kept",
@@ -268,12 +268,12 @@ fn shapes() -> Vec<Row> {
         Row::create("3.3/label-type", machine().with("/spec/metadata/labels", json!({"a": 1})))
             .blames(&["spec.metadata.labels.a"]),
         Row::create("3.3/taints-are-not-judged", machine().with("/spec/taints", json!([{"key": "a", "effect": "NoScheduel"}])))
-            .warns("spec.taints[0].effect: no Node takes this taint: must be one of NoSchedule, PreferNoSchedule, NoExecute; did you mean \"NoSchedule\"?"),
+            .warns("spec.taints[0].effect: Nodes reject this taint: must be one of NoSchedule, PreferNoSchedule, NoExecute; did you mean \"NoSchedule\"?"),
         Row::create(
             "3.3/taints-are-not-counted",
             machine().with("/spec/taints", json!([{"key": "a", "effect": "NoSchedule"}, {"key": "a", "value": "b", "effect": "NoSchedule"}])),
         )
-        .warns("spec.taints[1]: has the key and the effect of one before it, and is left out: a Node has each once"),
+        .warns("spec.taints[1]: repeats key and effect of an earlier taint and is ignored"),
         Row::create("3.3/valueFrom-is-not-read", machine().with("/spec/providerSpec/valueFrom", json!({})))
             .warns("spec.providerSpec.valueFrom: has no effect"),
         Row::create(

@@ -100,7 +100,7 @@ fn machine_controllers() -> Vec<Row> {
             {"cores": 2, "sockets": 1},
             "virtualMachine.template.vcpus.sockets"
         )
-        .warns("template.cpus: has no effect beside vcpus.cores"),
+        .warns("template.cpus: has no effect together with vcpus.cores"),
         unknown!(
             "primaryDisk",
             "virtualMachine/template/primaryDisk/sise",

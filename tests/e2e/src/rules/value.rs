@@ -168,7 +168,7 @@ fn network() -> Vec<Row> {
             .stores("/spec/providerSpec/value/network", json!({})),
         Row::create("2.5/null", value("network", json!(null))),
         Row::create("2.5/any-family", value("network", json!({"ipFamily": "IPv5"})))
-            .warns("network.ipFamily: \"IPv5\" is none of IPv4, IPv6, IPv4+IPv6, IPv6+IPv4; IPv4 is used"),
+            .warns("network.ipFamily: \"IPv5\" is not one of IPv4, IPv6, IPv4+IPv6, IPv6+IPv4; IPv4 is used"),
         Row::create(
             "2.5/static-is-taken",
             value(
@@ -183,7 +183,7 @@ fn network() -> Vec<Row> {
                 json!({"cidr": "10.0.0.2/8", "gateway": "x", "dns": {"servers": ["y"]}, "ipFamily": "IPv6"}),
             ),
         )
-        .warns("spec.providerSpec.value.network: the static address has no effect: gateway \"x\" is no IP address"),
+        .warns("spec.providerSpec.value.network: the static address has no effect: gateway \"x\" is not an IP address"),
         Row::create(
             "2.5/dns-null",
             value("network", json!({"dns": {"servers": null}})),

@@ -1,5 +1,5 @@
-//! What admission takes from the infra cluster: region and zone of a Node from the StorageClass of its disk, and the kind
-//! of an instancetype that exists.
+//! What admission takes from the infra cluster: region and zone of a Node from the StorageClass of its disk, and the
+//! kind of an instancetype that exists.
 
 use anyhow::Result;
 use e2e::{
@@ -65,7 +65,7 @@ async fn a_nodes_zone_comes_from_its_storage_class_and_no_update_changes_it() ->
     let (taken, said) = kubectl(&case, &APPLY, &deployment("later", &manifest::machine("later"))).await?;
     assert!(!taken, "{said}");
     assert!(
-        said.contains("nor in which region and zone its disks are"),
+        said.contains("the region and zone of its disks are unknown"),
         "{said}"
     );
     // Nor would what gets another StorageClass, whose zone is not the one that is stored.
@@ -74,7 +74,7 @@ async fn a_nodes_zone_comes_from_its_storage_class_and_no_update_changes_it() ->
     let (taken, said) = patch(&case, "zoned", &other(json!({"template": class}))).await?;
     assert!(!taken, "{said}");
     assert!(
-        said.contains("nor in which region and zone its disks are"),
+        said.contains("the region and zone of its disks are unknown"),
         "{said}"
     );
     let south = json!({"region": "south", "zone": "south-1"});

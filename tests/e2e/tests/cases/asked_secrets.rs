@@ -75,7 +75,7 @@ async fn a_junk_token_learns_nothing_from_answers_to_a_valid_one() -> Result<()>
     *infra::kubeconfig_in(&mut machine) = json!({"value": BASE64_STANDARD.encode(config.to_string())});
     let said = case.refused(&machine).await?;
     assert!(
-        said.contains("auth.kubeconfig: the infra cluster does not know its user"),
+        said.contains("auth.kubeconfig: the infra cluster does not accept its credential"),
         "{said}"
     );
     for name in ["there is no", "did you mean", "sockets-advantage"] {
@@ -84,7 +84,7 @@ async fn a_junk_token_learns_nothing_from_answers_to_a_valid_one() -> Result<()>
     // Nor from what is there.
     manifest::virtual_machine(&mut machine)["instancetype"]["name"] = json!("standard-2");
     let said = case.refused(&machine).await?;
-    assert!(said.contains("does not know its user"), "{said}");
+    assert!(said.contains("does not accept its credential"), "{said}");
     case.finish_without_controller(&[]).await
 }
 

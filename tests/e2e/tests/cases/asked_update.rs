@@ -43,6 +43,6 @@ async fn what_vanished_since_is_a_warning_and_what_is_new_is_refused() -> Result
     infra::store(case.bed.user().client(), INFRA_SECRET, &kubeconfig).await?;
     let (taken, said) = patch(&case, "pool", &newer("1.36.1")).await?;
     assert!(taken, "{said}");
-    assert!(said.contains("does not know its user"), "{said}");
+    assert!(said.contains("does not accept its credential"), "{said}");
     case.finish_without_controller(&[]).await
 }

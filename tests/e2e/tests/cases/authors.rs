@@ -21,7 +21,7 @@ async fn a_reference_to_a_secret_that_the_author_may_not_read_is_refused(
     let field = format!("{spec}.providerSpec.value.cloudProviderSpec.clusterName.secretKeyRef");
     assert!(answer.contains(&field), "{answer}");
     assert!(
-        answer.contains("user \"jane\" may not get Secret kube-system/treasure"),
+        answer.contains("user \"jane\" cannot get Secret kube-system/treasure"),
         "{answer}"
     );
     assert!(!answer.contains("exist"), "{answer}");
@@ -71,7 +71,7 @@ async fn the_right_to_read_a_secret_allows_a_reference_and_the_bypass_annotation
     machine["metadata"]["annotations"] = json!({"kubermatic.io/bypass-no-spec-mutation-requirement": "true"});
     let answer = as_jane(&case, "replace", &machine).await?.unwrap_or_default();
     assert!(
-        answer.contains("may not get Secret kube-system/treasure"),
+        answer.contains("cannot get Secret kube-system/treasure"),
         "{answer}"
     );
 
@@ -106,7 +106,7 @@ async fn a_taken_over_cluster_is_only_warned() -> Result<()> {
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");
     assert!(
-        said.contains("Warning: ") && said.contains("may not get Secret"),
+        said.contains("Warning: ") && said.contains("cannot get Secret"),
         "{said}"
     );
     case.finish_without_controller(&[]).await

@@ -106,7 +106,7 @@ fn what_we_refuse_and_kubevirt_takes_is_refused_for_a_reason_on_record() -> Resu
         .map(|id| format!("{id}: KubeVirt takes it"));
     let stale = on_record
         .difference(&taken)
-        .map(|id| format!("{id}: KubeVirt refuses it"));
+        .map(|id| format!("{id}: KubeVirt rejects it"));
     println!("refused by us: {}, taken by KubeVirt: {}", ids.len(), taken.len());
     none_is(&unexplained.chain(stale).collect::<Vec<_>>())
 }

@@ -1,4 +1,4 @@
-//! What KubeVirt refuses of a matcher itself, whatever the cluster has.
+//! What KubeVirt rejects of a matcher itself, whatever the cluster has.
 
 use serde_json::Value;
 

@@ -187,7 +187,7 @@ fn the_kubelet_of_a_paused_machine_keeps_its_certificate() {
 
 #[rstest]
 #[case::a_reference_that_is_gone(Spec::ReferenceNotFound("Secret a/b does not exist".into()), "ReferenceNotFound")]
-#[case::a_spec_that_is_none(Spec::Invalid("memory is no quantity".into()), "InvalidSpec")]
+#[case::a_spec_that_is_none(Spec::Invalid("memory is not a quantity".into()), "InvalidSpec")]
 fn a_joined_machine_whose_spec_cannot_be_used_is_seen_to(#[case] spec: Spec, #[case] reason: &str) {
     let mut o = asking(asked("csr-1", "10.0.0.7"));
     o.spec = spec;

@@ -21,7 +21,7 @@ struct Row {
     reason: Reason,
 }
 
-fn judge(strategy: &str, vm: &Value, vmi: &Value, disk: &Value) -> InfraState {
+fn state_of(strategy: &str, vm: &Value, vmi: &Value, disk: &Value) -> InfraState {
     let vm: VmStatus = serde_json::from_value(vm.clone()).unwrap();
     let vmi: Option<VmiStatus> = serde_json::from_value(vmi.clone()).unwrap();
     let disk: Option<DataVolumeStatus> = serde_json::from_value(disk.clone()).unwrap();
@@ -94,7 +94,7 @@ impl Row {
 #[test]
 fn each_row_of_each_table_has_its_reason() {
     for row in rows() {
-        let state = judge(row.strategy, &row.vm, &row.vmi, &row.disk);
+        let state = state_of(row.strategy, &row.vm, &row.vmi, &row.disk);
         assert_eq!(state.reason, row.reason, "{}: {}", row.id, state.message);
         let terminal = [
             "11.1/CrashLoopBackOff-Once",
@@ -134,7 +134,7 @@ fn the_earlier_step_speaks() {
         let conditions = status["conditions"].as_array_mut().unwrap();
         conditions.retain(|condition| condition["type"] != kind);
     };
-    let mut note = |vm: &Value, vmi: &Value, disk: &Value| order.push(judge("Once", vm, vmi, disk).reason);
+    let mut note = |vm: &Value, vmi: &Value, disk: &Value| order.push(state_of("Once", vm, vmi, disk).reason);
     note(&vm, &vmi, &disk);
     heal(&mut vm, "Failure");
     note(&vm, &vmi, &disk);
@@ -180,7 +180,10 @@ fn the_earlier_step_speaks() {
 #[case::after_all("Paused", "PausedByMigrationMonitor", Reason::VMPaused)]
 fn a_live_migration_is_no_trouble(#[case] status: &str, #[case] why: &str, #[case] reason: Reason) {
     let vmi = running().with("Paused", "True", why, "");
-    assert_eq!(judge("Once", &printed(status), &vmi, &json!(null)).reason, reason);
+    assert_eq!(
+        state_of("Once", &printed(status), &vmi, &json!(null)).reason,
+        reason
+    );
 }
 
 #[test]
@@ -191,12 +194,11 @@ fn an_end_is_the_end_and_tells_what_was_wrong_before() {
         "FailedGuaranteeResources",
         "no huge pages",
     );
-    let state = judge("Once", &json!({}), &vmi, &json!(null));
+    let state = state_of("Once", &json!({}), &vmi, &json!(null));
     assert!(state.is_terminal());
     assert_eq!(
         state.message,
-        "VirtualMachineInstance web-1 is Failed: the guest crashed or its host was lost; under runStrategy Once nothing \
-         starts it again; before that, VirtualMachineInstance web-1: FailedGuaranteeResources: no huge pages"
+        "VirtualMachineInstance web-1 is Failed: the guest crashed or its host was lost; runStrategy Once does not restart it; before that, VirtualMachineInstance web-1: FailedGuaranteeResources: no huge pages"
     );
 }
 
@@ -214,7 +216,7 @@ fn the_run_strategy_decides_what_an_end_means(
     #[case] reason: Reason,
 ) {
     assert_eq!(
-        judge(strategy, &json!({}), &phase(end), &json!(null)).reason,
+        state_of(strategy, &json!({}), &phase(end), &json!(null)).reason,
         reason
     );
 }
@@ -224,14 +226,14 @@ fn the_run_strategy_decides_what_an_end_means(
 #[case::no_progress_yet(json!({"phase": "ImportScheduled", "progress": "N/A"}), "DataVolume web-1 is ImportScheduled")]
 #[case::claim(phase("Pending").with("Bound", "False", "Pending", "no volume yet"), "DataVolume web-1 is Pending: Pending: no volume yet")]
 #[case::restarts(json!({"phase": "ImportInProgress", "restartCount": 4}), "DataVolume web-1: is ImportInProgress (the importer was restarted 4 times)")]
-#[case::for_good(phase("Failed").with("Running", "False", "ChecksumError", "want a, got b"), "DataVolume web-1 has failed for good: ChecksumError: want a, got b")]
-#[case::claim_behind_a_pod_that_is_done(phase("Failed").with("Running", "False", "Completed", "Import Complete").with("Bound", "False", "ClaimLost", "no volume left"), "DataVolume web-1 has failed for good: ClaimLost: no volume left")]
-#[case::pod_before_a_claim(phase("Failed").with("Running", "False", "Error", "404").with("Bound", "False", "Pending", ""), "DataVolume web-1 has failed for good: Error: 404")]
-#[case::nothing_but_a_pod_that_is_done(phase("Failed").with("Running", "False", "Completed", "Import Complete"), "DataVolume web-1 has failed for good: Completed: Import Complete")]
+#[case::for_good(phase("Failed").with("Running", "False", "ChecksumError", "want a, got b"), "DataVolume web-1 failed permanently: ChecksumError: want a, got b")]
+#[case::claim_behind_a_pod_that_is_done(phase("Failed").with("Running", "False", "Completed", "Import Complete").with("Bound", "False", "ClaimLost", "no volume left"), "DataVolume web-1 failed permanently: ClaimLost: no volume left")]
+#[case::pod_before_a_claim(phase("Failed").with("Running", "False", "Error", "404").with("Bound", "False", "Pending", ""), "DataVolume web-1 failed permanently: Error: 404")]
+#[case::nothing_but_a_pod_that_is_done(phase("Failed").with("Running", "False", "Completed", "Import Complete"), "DataVolume web-1 failed permanently: Completed: Import Complete")]
 #[case::no_claim_could_be_made(phase("Pending").with("Bound", "Unknown", "ErrClaimNotValid", "no access mode"), "DataVolume web-1: ErrClaimNotValid: no access mode")]
 #[case::nothing_known_yet(phase("Pending").with("Bound", "Unknown", "NotFound", "No PVC found"), "DataVolume web-1 is Pending")]
 fn disks_are_told_in_their_own_words(#[case] disk: Value, #[case] message: &str) {
-    let state = judge("Once", &printed("Provisioning"), &json!(null), &disk);
+    let state = state_of("Once", &printed("Provisioning"), &json!(null), &disk);
     assert_eq!(state.message, message);
 }
 
@@ -243,7 +245,7 @@ fn the_schedulers_words_reach_the_person() {
         "Unschedulable",
         "0/1 nodes are available: 1 Insufficient memory.",
     );
-    let state = judge("Once", &vm, &phase("Scheduling"), &json!(null));
+    let state = state_of("Once", &vm, &phase("Scheduling"), &json!(null));
     assert_eq!(
         state.message,
         "VirtualMachineInstance web-1: 0/1 nodes are available: 1 Insufficient memory."
@@ -264,6 +266,6 @@ fn a_failed_disk_is_told_before_one_that_can_heal() {
     });
     assert_eq!(
         state.message,
-        "DataVolume web-1-secondarydisk0 has failed for good"
+        "DataVolume web-1-secondarydisk0 failed permanently"
     );
 }

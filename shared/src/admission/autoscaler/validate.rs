@@ -1,4 +1,4 @@
-//! What is wrong with the annotations that the autoscaler reads.
+//! Validation of the annotations that the autoscaler reads.
 
 use serde_json::Value;
 
@@ -24,33 +24,33 @@ const INTEGERS: [&str; 2] = ["maxPods", "gpu-count"];
 const OTHERS: [&str; 5] = ["gpu-type", "labels", "taints", "csi-driver", "dra-driver"];
 const EFFECTS: [&str; 3] = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
 
-/// Judges a MachineDeployment or MachineSet, after [`super::write`].
+/// Validates a MachineDeployment or MachineSet, after [`super::write`].
 ///
-/// An error is what takes node groups away: all of them (sizes), or this one whenever it has no Machine (capacity). What
-/// the autoscaler passes over is a warning.
-pub fn judge(object: &Value, report: &mut Report) {
-    // The sets of a deployment have copies of its annotations, which nobody reads.
+/// A value that hides node groups from the autoscaler is an error: malformed sizes hide all of them, a malformed
+/// capacity this one while it has no Machine. A value that the autoscaler ignores is a warning.
+pub fn validate(object: &Value, report: &mut Report) {
+    // The MachineSets of a MachineDeployment have copies of its annotations, which no component reads.
     if !is_top_level(object) {
         return;
     }
     let path = FieldPath::new("metadata").child("annotations");
-    judge_sizes(object, &path, report);
+    validate_sizes(object, &path, report);
     for (key, text) in annotations(object) {
         let path = path.child(key);
         if let Some(option) = key.strip_prefix(OPTIONS) {
-            judge_option(option, text, &path, report);
+            validate_option(option, text, &path, report);
         } else if let Some(of) = key.strip_prefix(CAPACITY) {
-            judge_capacity(of, text, &path, report);
+            validate_capacity(of, text, &path, report);
         } else if key != MIN_SIZE && key != MAX_SIZE {
             warn_misnamed(key, &path, report);
         }
     }
     if let Some(sizes) = sizes(object) {
-        judge_group(object, sizes, &path, report);
+        validate_group(object, sizes, &path, report);
     }
 }
 
-fn judge_sizes(object: &Value, path: &FieldPath, report: &mut Report) {
+fn validate_sizes(object: &Value, path: &FieldPath, report: &mut Report) {
     let consequence = "the cluster-autoscaler would drop every node group of the cluster";
     let mut size = |key: &str| {
         let (_, text) = annotations(object).find(|(found, _)| *found == key)?;
@@ -65,30 +65,32 @@ fn judge_sizes(object: &Value, path: &FieldPath, report: &mut Report) {
     };
     match (size(MIN_SIZE), size(MAX_SIZE)) {
         (Some(min), None) if min != Some(0) => {
-            let why = format!("must be set beside the smallest size, or {consequence}");
+            let why = format!("must be set together with the minimum size, or {consequence}");
             report.required(&path.child(MAX_SIZE), why);
         }
         (Some(Some(min)), Some(Some(max))) if max < min => report.invalid(
             &path.child(MAX_SIZE),
-            format!("{max} must not be below the smallest size {min}, or {consequence}"),
+            format!("{max} must not be below the minimum size {min}, or {consequence}"),
         ),
         _ => {}
     }
 }
 
-fn judge_option(option: &str, text: &str, path: &FieldPath, report: &mut Report) {
+fn validate_option(option: &str, text: &str, path: &FieldPath, report: &mut Report) {
     if FRACTIONS.contains(&option) {
         if text.parse::<f64>().is_err() {
             report.warn(
                 path,
-                format!("{text:?} is no number like 0.5; the cluster-autoscaler uses its default"),
+                format!("{text:?} is not a number like 0.5; the cluster-autoscaler uses its default"),
             );
         }
     } else if DURATIONS.contains(&option) {
         if !is_duration(text) {
             report.warn(
                 path,
-                format!("{text:?} is no duration like 10m or 1h30m; the cluster-autoscaler uses its default"),
+                format!(
+                    "{text:?} is not a duration like 10m or 1h30m; the cluster-autoscaler uses its default"
+                ),
             );
         }
     } else {
@@ -100,9 +102,9 @@ fn judge_option(option: &str, text: &str, path: &FieldPath, report: &mut Report)
     }
 }
 
-fn judge_capacity(of: &str, text: &str, path: &FieldPath, report: &mut Report) {
-    let consequence = "the cluster-autoscaler would not see the node group while it has no Machines";
-    // Which is what is absent to it.
+fn validate_capacity(of: &str, text: &str, path: &FieldPath, report: &mut Report) {
+    let consequence = "the cluster-autoscaler would ignore the node group while it has no Machines";
+    // The autoscaler reads an empty value as absent.
     if text.is_empty() {
         return;
     }
@@ -111,20 +113,20 @@ fn judge_capacity(of: &str, text: &str, path: &FieldPath, report: &mut Report) {
             if quantity::parse(text).is_none() {
                 report.invalid(
                     path,
-                    format!("{text:?} is no quantity like 4 or 8Gi; {consequence}"),
+                    format!("{text:?} is not a quantity like 4 or 8Gi; {consequence}"),
                 );
             }
         }
         _ if INTEGERS.contains(&of) => {
             if whole_number(text).is_none() {
-                report.invalid(path, format!("{text:?} is no whole number; {consequence}"));
+                report.invalid(path, format!("{text:?} is not a whole number; {consequence}"));
             }
         }
         "labels" => {
             for item in items(text).filter(|item| !is_label(item)) {
                 report.warn(
                     path,
-                    format!("{item:?} is no label like key=value; the cluster-autoscaler passes over it"),
+                    format!("{item:?} is not a label like key=value; the cluster-autoscaler ignores it"),
                 );
             }
         }
@@ -132,44 +134,46 @@ fn judge_capacity(of: &str, text: &str, path: &FieldPath, report: &mut Report) {
             for item in items(text).filter(|item| !is_taint(item)) {
                 report.warn(
                     path,
-                    format!("{item:?} is no taint like key=value:NoSchedule; the cluster-autoscaler passes over it"),
+                    format!(
+                        "{item:?} is not a taint like key=value:NoSchedule; the cluster-autoscaler ignores it"
+                    ),
                 );
             }
         }
-        "csi-driver" => judge_csi_drivers(text, consequence, path, report),
+        "csi-driver" => validate_csi_drivers(text, consequence, path, report),
         _ if OTHERS.contains(&of) => {}
         _ => {
             let known = QUANTITIES.into_iter().chain(INTEGERS).chain(OTHERS);
             let hint = did_you_mean(of, known);
             report.warn(
                 path,
-                format!("the cluster-autoscaler knows no capacity {of:?}{hint}"),
+                format!("the cluster-autoscaler does not know capacity {of:?}{hint}"),
             );
         }
     }
 }
 
 /// How many volumes of each CSI driver a node holds.
-fn judge_csi_drivers(text: &str, consequence: &str, path: &FieldPath, report: &mut Report) {
+fn validate_csi_drivers(text: &str, consequence: &str, path: &FieldPath, report: &mut Report) {
     for item in items(text) {
         match item.split_once('=') {
             Some((driver, limit)) if !driver.is_empty() => {
                 if whole_number(limit).is_none() {
-                    let why = format!("{limit:?} of {item:?} is no whole number; {consequence}");
+                    let why = format!("{limit:?} of {item:?} is not a whole number; {consequence}");
                     report.invalid(path, why);
                 }
             }
             _ => report.warn(
                 path,
                 format!(
-                    "{item:?} is no limit like ebs.csi.example.com=25; the cluster-autoscaler cannot read it"
+                    "{item:?} is not a limit like ebs.csi.example.com=25; the cluster-autoscaler cannot read it"
                 ),
             ),
         }
     }
 }
 
-/// Sizes under a name that is nearly theirs, or that belongs to another API group.
+/// Warns of misspelled size annotations, and of those of another API group.
 fn warn_misnamed(key: &str, path: &FieldPath, report: &mut Report) {
     let Some((group, name)) = key.split_once('/') else {
         return;
@@ -189,14 +193,14 @@ fn warn_misnamed(key: &str, path: &FieldPath, report: &mut Report) {
     }
 }
 
-/// A node group that works, but perhaps not as it is meant.
-fn judge_group(object: &Value, sizes: Sizes, path: &FieldPath, report: &mut Report) {
+/// Warns of a node group that works, but perhaps not as intended.
+fn validate_group(object: &Value, sizes: Sizes, path: &FieldPath, report: &mut Report) {
     let replicas = object.pointer("/spec/replicas").and_then(Value::as_i64);
     if let Some(replicas) = replicas.filter(|n| !(sizes.min..=sizes.max).contains(n)) {
         report.warn(
             &FieldPath::new("spec").child("replicas"),
             format!(
-                "{replicas} is outside of what the cluster-autoscaler may set, {} to {}",
+                "{replicas} is outside the limits of the cluster-autoscaler, {} to {}",
                 sizes.min, sizes.max
             ),
         );
@@ -209,13 +213,13 @@ fn judge_group(object: &Value, sizes: Sizes, path: &FieldPath, report: &mut Repo
     if let Some(missing) = missing.filter(|_| sizes.min == 0 || replicas == Some(0)) {
         report.warn(
             &path.child(&format!("{CAPACITY}{missing}")),
-            "is not known yet, and the cluster-autoscaler does not see a node group without Machines before it is",
+            "is not known yet; until it is, the cluster-autoscaler ignores the node group while it has no Machines",
         );
     }
     if of("gpu-type").is_some() && of("gpu-count").is_none() {
         report.warn(
             &path.child(&format!("{CAPACITY}gpu-type")),
-            "counts only beside gpu-count",
+            "has no effect without gpu-count",
         );
     }
 }
@@ -238,7 +242,7 @@ fn is_taint(item: &str) -> bool {
     EFFECTS.contains(&effect) && syntax::qualified_name(key).is_ok() && syntax::label_value(value).is_ok()
 }
 
-/// As Go's `time.ParseDuration` reads it.
+/// Whether Go's `time.ParseDuration` accepts it.
 fn is_duration(text: &str) -> bool {
     let unsigned = text.strip_prefix(['+', '-']).unwrap_or(text);
     if unsigned == "0" {
