@@ -124,6 +124,11 @@ nightly-%: ## One part of it, like nightly-fleet
 test-guest: build ## A Machine becomes a Linux VM with a real kubelet, under emulation
 	hack/test-guest.sh
 
+.PHONY: test-guides
+test-guides: build ## Run the commands of the guides, and the examples, on the test bed
+	hack/install-tools.sh
+	hack/test-guides.py
+
 .PHONY: guest-image
 guest-image: ## Build what real guests boot from, and their QEMU, into target/guest
 	hack/install-tools.sh guest

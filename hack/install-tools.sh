@@ -10,7 +10,7 @@ promtool=target/tools/bin/promtool
 # A program of each package.
 declare -A programs
 case "${1:-checks}" in
-  checks) programs=([cloud-init]=cloud-init [shellcheck]=shellcheck) ;;
+  checks) programs=([cloud-init]=cloud-init [shellcheck]=shellcheck [jq]=jq) ;;
   guest) programs=([mmdebstrap]=mmdebstrap [genisoimage]=genisoimage [iproute2]=ip [dnsmasq-base]=dnsmasq [e2fsprogs]=mke2fs) ;;
   *)
     echo "usage: install-tools.sh [guest]" >&2

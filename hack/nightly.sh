@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Runs the parts of `make nightly`, each of them at most 10 minutes long, and prints a table. A part that has passed at
-# this commit is not run again, so an interrupted night goes on where it was. Usage: hack/nightly.sh [PART...]
+# Runs the parts of `make nightly`, each at most 10 minutes long, and prints a table. A part that has passed at this commit is not
+# repeated, so an interrupted night continues where it stopped. Usage: hack/nightly.sh [PART...]
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
-parts=(fuzz-admission fuzz-values fuzz-csr fuzz-watched fuzz-answers guests cert-manager fleet outage many neighbours drains rollout-laws random-edits kill-points asked-time)
+parts=(fuzz-admission fuzz-values fuzz-csr fuzz-watched fuzz-answers guests guides cert-manager fleet outage many neighbours drains rollout-laws random-edits kill-points asked-time)
 for class in kills watches; do
   for operation in create scale rollout evacuation; do
     parts+=("sieve-$class-$operation")
@@ -24,6 +24,7 @@ run() {
   case "$1" in
     fuzz-*) hack/fuzz.sh "${FUZZ_SECONDS:-570}" "${1#fuzz-}" ;;
     guests) hack/test-guest.sh 2 ;;
+    guides) cargo build --workspace --locked --bins && hack/test-guides.py ;;
     cert-manager) case_program cert_manager ;;
     fleet) FLEET_SIZES=25,100 case_program fleet ;;
     outage) OUTAGE_MACHINES=50 OUTAGE_SECONDS=60 case_program infra_outage ;;
@@ -34,7 +35,7 @@ run() {
     random-edits) EDITS=1000 case_program cases random_edits:: ;;
     kill-points) MACHINIST_KILL_POINTS=all case_program cases crash:: ;;
     asked-time) case_program asked_time ;;
-    # What held is not tried again, should it take longer than the time there is.
+    # Trials that passed are not repeated if the time runs out.
     sieve-*) SIEVE="${1#sieve-}" SIEVE_HELD="$results/$1.held" SIEVE_SECONDS="${SIEVE_SECONDS:-480}" case_program sieve ;;
     repeat-*) hack/under-load.sh cargo test --workspace --locked --test cases ;;
     *)

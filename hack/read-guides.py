@@ -1,15 +1,16 @@
 #!/usr/bin/env python3
-"""Reads the guides and holds them against the project: read-guides.py FOLDER, called by hack/check-guides.sh.
+"""Reads the guides and compares them with the project: read-guides.py FOLDER, called by hack/check-guides.sh.
 
-FOLDER has the list `cannot-run`; values of the chart, rules of Prometheus and shell blocks are written there, for programs to judge.
+It writes values of the chart, rules of Prometheus and shell blocks into FOLDER, for other programs to check.
 """
 
 import pathlib
 import re
 import sys
-import textwrap
 
 import yaml
+
+from guides import blocks, cannot_run, simple_commands
 
 WORK = pathlib.Path(sys.argv[1])
 TEXTS = [
@@ -26,8 +27,8 @@ OTHERS_WORDS = set(
 )
 # Flags in running text that are other programs'.
 OTHERS_FLAGS = set("--context --dry-run --force-conflicts --server-side --set --take-ownership --values --version".split())
-# Programs that every reader has.
-EVERYWHERE = set("cargo date diff echo export grep helm kubectl make".split())
+# Programs that readers of the guides have.
+EVERYWHERE = set("cargo date diff echo export grep helm jq kubectl make".split())
 
 complaints = []
 
@@ -72,16 +73,10 @@ TARGETS = set(re.findall(r"^([a-z-]+):", pathlib.Path("Makefile").read_text(), r
 ALERTS = set(re.findall(r"alert: (\w+)", pathlib.Path("charts/machinist/files/alerts.yaml").read_text()))
 # Every field that manifest.md explains, in whatever path.
 FIELDS = {part for span in re.findall(r"`([^`\n]+)`", MANIFEST) for part in re.findall(r"\w+", span)}
-CANNOT_RUN = [re.split(r"\s{2,}", line)[0] for line in (WORK / "cannot-run").read_text().splitlines()]
+CANNOT_RUN = cannot_run()
 
 
 # === Blocks
-
-
-def blocks(text):
-    """(language, first line, text) of each fenced block."""
-    for match in re.finditer(r"^( *)```(\w+)\n(.*?)^\1```$", text, re.S | re.M):
-        yield match[2], text[: match.start()].count("\n") + 1, textwrap.dedent(match[3])
 
 
 def schema_check(where, node, schema, path):
@@ -124,25 +119,13 @@ def yaml_block(where, text, count):
                 (WORK / f"rules-{count}.yaml").write_text(yaml.safe_dump(document["spec"]))
 
 
-def commands(text):
-    """Each simple command of a shell block, without quotes' insides that start no command."""
-    text = re.sub(r"\\\n\s*", " ", text)
-    text = re.sub(r"'[^']*'", "''", text)
-    for line in text.splitlines():
-        for piece in re.split(r"\||&&|;|\$\(", line.split(" #")[0]):
-            piece = piece.strip().rstrip('&)"').strip()
-            piece = re.sub(r'^(\w+="?[^\s"]*"?\s*)+', "", piece)
-            if piece and not piece.startswith("#"):
-                yield piece
-
-
 def shell_block(where, text, count):
     (WORK / f"shell-{count}.sh").write_text(f"# {where}\n{text}")
-    for command in commands(text):
+    for command in simple_commands(text):
         words = command.split()
         program = words[0].rsplit("/", 1)[-1]
         if program not in EVERYWHERE and not any(command.startswith(able) for able in CANNOT_RUN):
-            complain(where, f"{program} is neither what every reader has nor in the list of hack/check-guides.sh: {command}")
+            complain(where, f"{program} is neither what every reader has nor in hack/guides-cannot-run.txt: {command}")
         if program == "make" and len(words) > 1 and words[1] not in TARGETS:
             complain(where, f"there is no make target {words[1]}")
         if program.startswith("machinist-") or command.startswith("kubectl machinist"):
