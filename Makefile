@@ -1,26 +1,26 @@
-# Everything a person or CI does here. `make` alone lists it.
+# All tasks of developers and CI. `make` alone lists them.
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
-# The programs that `make build` made, which are all of one build.
+# The programs of `make build`, which are all of one build.
 export MACHINIST_BIN_DIR := target/debug
 TESTBED := target/debug/testbed
-# Where `make deploy` installs; and whose rights `make infra-role` prints, if given.
+# The namespace for `make deploy`; and, if given, for the rights that `make infra-role` prints.
 NAMESPACE ?= machinist-system
-# More flags for Helm, like --values my-values.yaml.
+# Further flags for Helm, like --values my-values.yaml.
 HELM_ARGS ?=
-# What `make image` makes, on which distroless image, by which engine.
+# The image that `make image` builds, its distroless base, and the engine.
 IMAGE ?= machinist:0.1.0
 BASE ?=
 ENGINE ?= $(shell command -v podman || command -v buildah || command -v docker)
 # `real`: the demo's VM is a Linux with a real kubelet, under emulation (root on Debian, x86_64).
 GUEST ?= simulated
-# Seconds of fuzzing in `make fuzz`, and what is fuzzed: admission, values, csr, watched or answers.
+# Seconds and target of `make fuzz`: admission, values, csr, watched or answers.
 FUZZ_SECONDS ?= 60
 FUZZ_TARGET ?= admission
-# What a person sees of the testbed, and nothing else.
+# The programs of `make up` and `make demo`.
 DEMO := --package testbed --package kubevirt-sim --package machinist-controller --package machinist-webhook
 
 .PHONY: help
@@ -38,11 +38,11 @@ up: demo-programs ## Start two control planes, a simulated KubeVirt and Machinis
 	$(TESTBED) up
 
 .PHONY: demo
-demo: demo-programs $(if $(filter real,$(GUEST)),guest-image) ## The same, then a Machine becomes a Node and a bad one is refused
+demo: demo-programs $(if $(filter real,$(GUEST)),guest-image) ## Start the same, bring up a Machine, and see a bad one refused
 	$(TESTBED) demo --guest $(GUEST)
 
 .PHONY: down
-down: ## End what `up` and `demo` started
+down: ## End everything that `up` and `demo` started
 	if [ -x $(TESTBED) ]; then $(TESTBED) down; fi
 
 ##@ Use it
@@ -66,7 +66,7 @@ sbom: ## Write the programs' bills of materials, CycloneDX, into target/sbom
 	hack/sbom.sh
 
 .PHONY: infra-role
-infra-role: ## Print what Machinist may do on an infra cluster, for the VMs of NAMESPACE there (machinist-infra)
+infra-role: ## Print the rights of Machinist on an infra cluster, for the VMs of NAMESPACE there (machinist-infra)
 	@sed 's/machinist-infra/$(if $(filter file,$(origin NAMESPACE)),machinist-infra,$(NAMESPACE))/g' examples/infra-rbac.yaml
 
 ##@ Work on it
@@ -76,11 +76,11 @@ build: ## Build all programs, for debugging
 	cargo build --workspace --bins
 
 .PHONY: crds
-crds: ## Write the chart's CRDs anew from the Rust types
+crds: ## Regenerate the chart's CRDs from the Rust types
 	cargo run --package machinist-shared --example crds
 
 .PHONY: kubevirt-crds
-# The flags are those of the testbed's build of this program: Go compiles KubeVirt once for both.
+# The same flags as in the testbed's build of this program, so Go compiles KubeVirt once for both.
 kubevirt-crds: export CGO_ENABLED := 0
 kubevirt-crds: ## Generate the CRDs of KubeVirt that the testbed installs from KubeVirt's Go module
 	file=tests/testbed/src/kubevirt-crds.json; partial="$$(mktemp)"; trap 'rm -f "$$partial"' EXIT; \
@@ -88,16 +88,16 @@ kubevirt-crds: ## Generate the CRDs of KubeVirt that the testbed installs from K
 	cp "$$partial" "$$file"
 
 .PHONY: fields
-fields: ## Write docs/kubevirt-fields.md anew from the table of fields
+fields: ## Regenerate docs/kubevirt-fields.md from the table of fields
 	cargo run --package e2e --example fields
 
 .PHONY: flags
-flags: ## Write docs/flags.md anew from the flags of both servers
+flags: ## Regenerate docs/flags.md from the flags of both servers
 	cargo run --package machinist-controller --example controller-flags
 	cargo run --package machinist-webhook --example webhook-flags
 
 .PHONY: lint
-lint: ## Formatting, clippy, licences and sources of dependencies, docs against code, alerts
+lint: ## Formatting, clippy, licenses and sources of dependencies, words, documents against the code, alerts
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	hack/install-tools.sh
@@ -105,23 +105,24 @@ lint: ## Formatting, clippy, licences and sources of dependencies, docs against 
 	hack/check-docs.sh
 	hack/check-guides.sh
 	hack/check-circles.py
+	hack/check-words.py
 	hack/check-alerts.sh
 
 .PHONY: test
-test: ## Every test of a change, on real control planes, and where the time went
+test: ## Run every test of a change, on real control planes, and report where the time went
 	hack/install-tools.sh
 	hack/test.sh
 
 .PHONY: nightly
-nightly: ## What takes longer: fuzzing, fleets, outages, two real guests, repetitions under load; goes on where it was
+nightly: ## Run long tests: fuzzing, fleets, outages, guides, two real guests, repetitions under load; continues where it stopped
 	hack/nightly.sh
 
 .PHONY: nightly-%
-nightly-%: ## One part of it, like nightly-fleet
+nightly-%: ## Run one part of it, like nightly-fleet
 	hack/nightly.sh $*
 
 .PHONY: test-guest
-test-guest: build ## A Machine becomes a Linux VM with a real kubelet, under emulation
+test-guest: build ## Bring up a Machine whose VM is a Linux with a real kubelet, under emulation
 	hack/test-guest.sh
 
 .PHONY: test-guides
@@ -130,7 +131,7 @@ test-guides: build ## Run the commands of the guides, and the examples, on the t
 	hack/test-guides.py
 
 .PHONY: guest-image
-guest-image: ## Build what real guests boot from, and their QEMU, into target/guest
+guest-image: ## Build the image of real guests, and their QEMU, into target/guest
 	hack/install-tools.sh guest
 	hack/guest-image.sh
 
@@ -139,30 +140,30 @@ fuzz: ## Fuzz FUZZ_TARGET for FUZZ_SECONDS
 	hack/fuzz.sh $(FUZZ_SECONDS) $(FUZZ_TARGET)
 
 .PHONY: requests
-requests: build ## Print every API request of one Machine's life and of its admission, held against its budget
+requests: build ## Print every API request of one Machine's life and of its admission, and compare them with the budget
 	cargo test --quiet --locked --package e2e --test cases machine::a_machine_becomes -- --nocapture
 	cargo test --quiet --locked --package e2e --test cases asked::warm -- --nocapture
 
 .PHONY: outage
-outage: build ## 200 Machines on two infra clusters, one of them cut off for a minute: what the other's take with and without
+outage: build ## Measure 200 Machines on two infra clusters while one is cut off for a minute: the times of the other's
 	OUTAGE_MACHINES=100 OUTAGE_SECONDS=60 cargo test --quiet --locked --package e2e --test infra_outage cut_off -- --nocapture
 
 .PHONY: fleet
-fleet: ## A pool from 0 to 100, 500 and 1,000 Machines and back: times beside a floor, requests by kind, CPU and memory
+fleet: ## Measure a pool from 0 to 100, 500 and 1,000 Machines and back: times beside a floor, requests by kind, CPU and memory
 	cargo build --release --locked --workspace --bins
 	MACHINIST_BIN_DIR=target/release FLEET_SIZES=100,500,1000 cargo test --workspace --locked --test fleet -- --nocapture
 
 .PHONY: drains
-drains: build ## 100 Machines deleted at once, without and with a budget that lets one pod go at a time: times, requests by name
+drains: build ## Measure the deletion of 100 Machines, without and with a budget of one disruption: times, requests by name
 	DRAIN_MACHINES=100 cargo test --workspace --locked --test drain_many -- --nocapture
 
 .PHONY: many
-many: ## A controller beside 10,000 Machines: its start, memory, what it costs idle, and how soon it tells of an event
+many: ## Measure a controller beside 10,000 Machines: start, memory, idle cost, and the time from an event to the status
 	cargo build --release --locked --workspace --bins
 	MACHINIST_BIN_DIR=target/release MANY_MACHINES=10000 cargo test --workspace --locked --test many -- --nocapture
 
 .PHONY: bench
-bench: ## Admission throughput, latency and memory beside a floor
+bench: ## Measure admission: throughput, latency and memory beside a floor
 	cargo build --release --locked --package machinist-webhook --package bench
 	target/release/bench
 
@@ -173,5 +174,5 @@ book: ## Build the documents as a book with a search, into target/book, and chec
 	hack/book.sh
 
 .PHONY: check-guides
-check-guides: ## Hold the guides against chart, CRDs, flags, metrics and links
+check-guides: ## Compare the guides with chart, CRDs, flags, metrics and links
 	hack/check-guides.sh

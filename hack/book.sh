@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Builds the book of the documents into target/book, with mdBook of the version below, which the first run builds into target/tools;
-# then checks that every link within the book leads somewhere.
+# Builds the book of the documents into target/book, and checks its links. The first run builds mdBook of the version below into
+# target/tools.
 #
-# The documents link to each other, to examples and to the chart by their paths in the repository. So the book is built of a copy
-# that has the same paths; docs/SUMMARY.md says what is in it, in which order.
+# The documents link to each other, to examples and to the chart by their paths in the repository. So the book is built from a copy
+# with the same paths. docs/SUMMARY.md lists its pages.
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
@@ -12,7 +12,7 @@ mdbook="target/tools/mdbook-$version/bin/mdbook"
 
 if [ ! -x "$mdbook" ]; then
   echo "book: building mdBook $version"
-  # One job at low priority, hardly optimized: the book is small, and other builds go first.
+  # One job at low priority, little optimized: the book is small, and other builds go first.
   CARGO_BUILD_JOBS="${CARGO_BUILD_JOBS:-1}" CARGO_PROFILE_RELEASE_OPT_LEVEL=1 CARGO_PROFILE_RELEASE_LTO=off \
     nice -n 19 cargo install mdbook --version "$version" --locked --no-default-features --features search \
     --root "target/tools/mdbook-$version" --target-dir target/tools/mdbook-build
@@ -28,7 +28,7 @@ done
 # Its links are relative to docs/.
 sed -E 's#\]\(\.\./#](#; t; s#\]\(#](docs/#' "$staged/docs/SUMMARY.md" >"$staged/SUMMARY.md"
 rm "$staged/docs/SUMMARY.md"
-# mdBook calls a README index. Folders are no pages, and code is not in the book.
+# mdBook names a README index. Folders and code are not pages of the book.
 find "$staged" -name README.md -execdir mv {} index.md \;
 find "$staged" -name '*.md' -exec sed -i -E \
   -e 's#(\]\(([^)]*/)?)README\.md#\1index.md#g' \

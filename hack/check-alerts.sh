@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Checks the alerts and the dashboard of the chart with promtool: the alerts by their tests, of which each alert has one that
-# sets it off and one that does not; every query of the dashboard by parsing it. And holds both against docs/: metrics, labels
-# and values are those of metrics.md, and alerts.md says of each alert what to do.
+# Checks the alerts and the dashboard of the chart with promtool. Each alert has a test that fires it and one that does not; promtool
+# parses every query of the dashboard. Compares both with docs/: metrics, labels and values are those of metrics.md, and alerts.md has
+# an action for each alert.
 # Needs promtool and Python's YAML (hack/install-tools.sh).
 set -euo pipefail
 
@@ -31,9 +31,9 @@ quietly "the alerts" promtool check rules "$files/alerts.yaml"
 quietly "the tests of the alerts" promtool test rules charts/machinist/ci/alerts-test.yaml
 python3 hack/read-alerts.py "$work/dashboard.json"
 quietly "the queries of the dashboard" promtool check rules "$work/dashboard.json"
-# A parser that takes anything would tell nothing.
+# A parser that accepts any query would prove nothing.
 sed '0,/sum by (/s//sum by ((/' "$work/dashboard.json" >"$work/broken.json"
 if promtool check rules "$work/broken.json" >/dev/null 2>&1; then
-  echo "check-alerts: promtool takes a query with a parenthesis too many, so it proves nothing" >&2
+  echo "check-alerts: promtool accepts a query with a superfluous parenthesis, so it proves nothing" >&2
   exit 1
 fi

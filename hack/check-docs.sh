@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Holds docs/ against the code: each condition reason has its row in troubleshooting.md and each metric in metrics.md, and
-# no row is about one that is gone; each annotation of ours is explained; links between documents lead somewhere.
+# Compares docs/ with the code: each condition reason has its row in troubleshooting.md and each metric in metrics.md, and no row is
+# obsolete; each annotation of ours is explained; the targets of links between documents exist.
 #
 # shellcheck disable=SC2016 # Backquotes in patterns are Markdown's.
 set -euo pipefail
@@ -29,7 +29,7 @@ compare() {
   done < <(comm -13 <(echo "$3") <(echo "$4"))
 }
 
-# at_least COUNT WHAT LIST: a list that is too short means that the code is written otherwise now, not that all is well.
+# at_least COUNT WHAT LIST: a list that is too short means that the notation in the code has changed, not that everything fits.
 at_least() {
   if [ "$(grep -c . <<<"$3")" -lt "$1" ]; then
     complain "fewer than $1 $2 were found in the code: teach hack/check-docs.sh where they are"

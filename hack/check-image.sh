@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
-# Runs what the image has as the image does, without a container engine: every program that Containerfile copies, under the
-# user that it names, without any privilege, in a read-only root that has nothing but the programs and libraries that
-# distroless' cc image has. The webhook even serves. check-image.sh [FOLDER OF THE PROGRAMS, default target/release]
-# Needs root, for the root of its own, curl and openssl.
+# Runs the programs of the image under its conditions, without a container engine: every program that Containerfile copies, under its
+# user, without any privilege, in a read-only root with only the programs and the libraries of distroless' cc image. The webhook also
+# serves. check-image.sh [FOLDER OF THE PROGRAMS, default target/release]
+# Needs root, for a separate root directory, curl and openssl.
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
 programs="${1:-target/release}"
 # Those of glibc and libgcc.
 allowed='^(libc|libm|libdl|libpthread|librt|libgcc_s|ld-linux-x86-64|ld-linux-aarch64)\.so\.[0-9]+$'
-# What is pulled may be 40 MB, and the base is about 10 of them.
+# The image may have 40 MB, and the base has about 10 of them.
 most_bytes=$((30 * 1000 * 1000))
 
 if ! unshare --mount true 2>/dev/null || [ "$(id -u)" -ne 0 ]; then
-  echo "check-image: a process cannot be given a root of its own here: nothing was checked"
+  echo "check-image: a process cannot get a root directory of its own here: nothing was checked"
   exit 0
 fi
 
@@ -72,7 +72,7 @@ said=
 until [[ "$said" == *'"message":"serving"'* ]]; do
   read -r -t 60 said <&"$log" || fail "the webhook does not serve; it said last: $said"
 done
-# The process, not what the script believes of it.
+# Check the process, not the script's assumption.
 status="$(cat "/proc/$server/status")"
 for line in "Uid:.${user%%:*}" "Gid:.${user##*:}" "CapEff:.0000000000000000" "NoNewPrivs:.1"; do
   grep -q "^$line" <<<"$status" || fail "the webhook does not run with $line: $status"
@@ -83,7 +83,7 @@ port="$(sed -E 's/.*"address":"127\.0\.0\.1:([0-9]+)".*/\1/' <<<"$said")"
 review='{"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {"uid": "1", "operation": "CREATE",
   "kind": {"group": "cluster.k8s.io", "version": "v1alpha1", "kind": "Machine"},
   "resource": {"group": "cluster.k8s.io", "version": "v1alpha1", "resource": "machines"},
-  "userInfo": {"username": "somebody"}, "namespace": "kube-system", "name": "empty",
+  "userInfo": {"username": "author"}, "namespace": "kube-system", "name": "empty",
   "object": {"apiVersion": "cluster.k8s.io/v1alpha1", "kind": "Machine",
     "metadata": {"name": "empty", "namespace": "kube-system"}, "spec": {}}}}'
 answer="$(curl --silent --show-error --max-time 30 --cacert "$root/tls/tls.crt" --header 'Content-Type: application/json' \
@@ -94,4 +94,4 @@ if [ "$programs" = target/release ]; then
   bytes="$(tar --create --directory "$root/usr/local/bin" "${names[@]}" | gzip | wc -c)"
   [ "$bytes" -le "$most_bytes" ] || fail "the programs are $bytes bytes, compressed, and may be $most_bytes"
 fi
-echo "check-image: ${names[*]} run as $user in a read-only root that has nothing but their libraries"
+echo "check-image: ${names[*]} run as $user in a read-only root with only their libraries"

@@ -3,8 +3,8 @@
 
     hack/check-words.py [--counts] [PATH ...]
 
-hack/words.txt has the words, each with what to write instead, and the exceptions, each with a reason. An identifier is read as
-its words: `LOOK_AGAIN` and `lookAgain` are "look again". In CHANGELOG.md, only the unreleased part counts.
+hack/words.txt has the words, each with a replacement, and the exceptions, each with a reason. An identifier is read as its words:
+`AT_ONCE` and `atOnce` are "at once". In CHANGELOG.md, only the unreleased part counts.
 """
 
 import collections
@@ -43,7 +43,6 @@ def read_list():
             continue
         fields = [field.strip() for field in re.split(r"\s+\|\s+", line)]
         if len(fields) == 2 and all(fields):
-            # "mend(s|ed)" is one entry of three words; "type Hands" is the definition of a Rust type.
             words[fields[0]] = (re.compile(rf"(?<![^ ]){fields[0]}(?![^ ])", 0 if fields[0].startswith("type ") else re.I), fields[1])
         elif len(fields) == 3 and all(fields):
             exceptions.append(fields)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Judges the licences, versions and sources of everything that is linked in, after deny.toml. Needs no network once the
-# tool is there; `hack/deny.sh advisories` also asks the advisory database, where that can be reached.
+# Checks the licenses, versions and sources of all linked crates, by deny.toml. Needs no network once the tool is built;
+# `hack/deny.sh advisories` also asks the advisory database, if reachable.
 set -euo pipefail
 
 cd "$(dirname "$0")/.."

@@ -2,7 +2,7 @@
 # Fuzzes one target (admission, values, csr, watched, answers) for some seconds; fails on a crash. Usage: hack/fuzz.sh [SECONDS] [TARGET]
 #
 # Needs the nightly toolchain, and installs it if there is none. Finds are kept in tests/fuzz/artifacts, the corpus in
-# tests/fuzz/corpus; hack/keep-corpus.sh takes the smallest part of it that reaches the same code into tests/fuzz/corpora.
+# tests/fuzz/corpus; hack/keep-corpus.sh copies the smallest part of it that reaches the same code into tests/fuzz/corpora.
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
@@ -20,7 +20,7 @@ fi
 export PATH=$PWD/target/tools/bin:$PATH
 
 mkdir -p "$corpus"
-# What earlier runs found worth keeping, which `cargo test` replays.
+# The corpus that earlier runs kept, which `cargo test` replays.
 cp -n "$fuzz/corpora/$target"/* "$corpus" 2> /dev/null || true
 if [[ $target == admission ]]; then
     cargo build --quiet --locked --workspace --example seeds

@@ -12,7 +12,7 @@ if [ -x "$program" ] && [ "$(cat "$program.stamp" 2>/dev/null)" = "$stamp" ]; th
 fi
 echo "building $(basename "$program") (minutes the first time, seconds when Go's build cache is warm)"
 mkdir -p "$(dirname "$program")"
-# What the module proxy cannot tell the linker: a kubelet judges its feature gates by its version.
+# The module proxy cannot give this to the linker: a kubelet decides about its feature gates by its version.
 version="$(sed -n 's/^\tk8s.io\/kubernetes \(v[0-9.]*\).*/\1/p' "$module/go.mod")"
 CGO_ENABLED=0 GOGC="${GOGC:-400}" GOMEMLIMIT="${GOMEMLIMIT:-320MiB}" go -C "$module" build -o "$(realpath -m "$program")" -gcflags=all=-dwarf=false \
   -ldflags "-s -w -X k8s.io/component-base/version.gitVersion=${version:-v0.0.0}" "$package"

@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
-# Builds what a real guest boots from, into target/guest: a private QEMU, and a Debian image with containerd and the
-# kubelet. Everything comes from Debian's packages and Go modules. Parts whose inputs have not changed are kept; when
-# all are current, this returns at once. Needs root and hack/install-tools.sh guest.
+# Builds the image of real guests into target/guest: a private QEMU, and a Debian image with containerd and the kubelet. Everything
+# comes from Debian's packages and Go modules. Parts whose inputs have not changed are kept. If all are current, this returns at once. Needs root and hack/install-tools.sh guest.
 #
 # MIRROR is the Debian mirror.
 set -euo pipefail
@@ -20,7 +19,7 @@ guest_packages=(systemd-sysv dbus udev kmod linux-image-cloud-amd64 initramfs-to
 
 say() { echo "guest-image: $*"; }
 
-# Runs a command whose output is shown only if it fails, three times at most: mirrors have bad moments.
+# Runs a command whose output is shown only if it fails, three times at most: mirrors fail temporarily.
 quietly() {
   local try
   for try in 1 2 3; do
@@ -43,7 +42,7 @@ flock 9
 mapfile -t image_sources < <(find "$sources" -type f | LC_ALL=C sort)
 qemu_digest="$(digest <<<"$suite $qemu_packages")"
 kubelet_digest="$(digest tests/tools/go.mod tests/tools/go.sum)"
-# How the image is put together is written here.
+# This file defines the image.
 image_digest="$(digest hack/guest-image.sh tests/tools/go.mod tests/tools/go.sum "${image_sources[@]}")"
 
 if current qemu "$qemu_digest" && current kubelet "$kubelet_digest" && current image "$image_digest"; then
@@ -64,7 +63,7 @@ build_qemu() {
   say "QEMU from Debian $suite, about half a minute ..."
   rm -rf "$out/qemu.partial" "$out/qemu"
   quietly mmdebstrap --variant=minbase --include="$qemu_packages" "$suite" "$out/qemu.partial" "$mirror"
-  # Devices and caches are of no use in a tree that is never booted.
+  # A tree that is never booted needs no devices and caches.
   rm -rf "$out"/qemu.partial/{dev,var,proc,sys,run,boot,usr/share/{doc,man,locale,i18n,zoneinfo}}
   mv "$out/qemu.partial" "$out/qemu"
 }
@@ -101,7 +100,7 @@ build_image() {
   say "Debian $suite with containerd, about a minute ..."
   rm -rf "$root" "$out/image.partial"
   mkdir -p "$out/image.partial"
-  # The initrd has what this one machine needs, and is unpacked by an emulated CPU: small and quick to unpack.
+  # The initrd has only what this one machine needs: an emulated CPU unpacks it.
   local initramfs="MODULES=list\\nCOMPRESS=lz4\\nRESUME=none\\nFSTYPE=ext4\\n"
   # shellcheck disable=SC2016 # "$1" is mmdebstrap's.
   quietly mmdebstrap --variant=minbase --include="$(IFS=, && echo "${guest_packages[*]}")" \
@@ -116,16 +115,16 @@ build_image() {
   printf 'virtio_pci\nvirtio_blk\next4\n' >>"$root/etc/initramfs-tools/modules"
   quietly chroot "$root" update-initramfs -u
   quietly chroot "$root" systemctl enable systemd-networkd.service systemd-networkd-wait-online.service
-  # Started by what the user data brings, once its configuration is written.
+  # The user data starts it, once its configuration is written.
   quietly chroot "$root" systemctl disable containerd.service
-  # Timers that would work while the guest boots.
+  # Timers that would run while the guest boots.
   quietly chroot "$root" systemctl mask apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer \
     fstrim.timer e2scrub_reap.service
   : >"$root/etc/machine-id"
   echo '/dev/vda / ext4 defaults 0 1' >"$root/etc/fstab"
 
   install -m 0755 "$out/kubelet" "$root/usr/bin/kubelet"
-  # Where everyone but Debian looks for CNI's plugins.
+  # The directory of CNI's plugins everywhere except in Debian.
   mkdir -p "$root/opt/cni"
   ln -s /usr/lib/cni "$root/opt/cni/bin"
   sandbox="$(chroot "$root" containerd config default | sed -n 's/^ *sandbox_image = "\(.*\)"/\1/p')"

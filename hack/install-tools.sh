@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs what is needed and the machine lacks, from Debian's packages: for the checks cloud-init, shellcheck and promtool,
-# or, with the argument `guest`, what builds and runs real guests. Says nothing when there is nothing to do.
+# Installs missing tools from Debian's packages: cloud-init, shellcheck, jq and promtool for the checks, or, with the argument `guest`,
+# the tools that build and run real guests. Prints nothing if nothing is missing.
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
@@ -19,7 +19,7 @@ case "${1:-checks}" in
 esac
 missing=()
 for package in "${!programs[@]}"; do
-  # The folders of administrators are not in everybody's path.
+  # The directories of administrators are not in every path.
   PATH="$PATH:/usr/sbin:/sbin" command -v "${programs[$package]}" >/dev/null || missing+=("$package")
 done
 unpack=()
@@ -58,13 +58,13 @@ if [ "${#unpack[@]}" -ne 0 ]; then
   work="$(mktemp -d)"
   trap 'rm -rf "$log" "$work"' EXIT
   if [ "$(id -u)" -eq 0 ]; then
-    # A second run beside this one holds apt's lock for a while.
+    # A concurrent run holds apt's lock for a while.
     run apt-get -o DPkg::Lock::Timeout=300 update
   fi
   (cd "$work" && run apt-get download "${unpack[@]}")
   dpkg-deb --extract "$work"/prometheus_*.deb "$work/root"
   mkdir -p "$(dirname "$promtool")"
-  # Renamed at the end, so that a second run beside this one finds all of it or nothing.
+  # Renamed at the end, so that a concurrent run finds all of it or nothing.
   mv "$work/root/usr/bin/promtool" "$promtool.$$"
   mv "$promtool.$$" "$promtool"
 fi
@@ -74,10 +74,10 @@ fi
 
 echo "install-tools: installing ${missing[*]}"
 export DEBIAN_FRONTEND=noninteractive
-# The package enables cloud-init's services: without this file they would set up this machine anew at its next boot.
+# The package enables cloud-init's services: without this file they would set up this machine again at its next boot.
 if [[ " ${missing[*]} " == *" cloud-init "* ]]; then
   install -D -m 0644 /dev/null /etc/cloud/cloud-init.disabled
 fi
-# A second run beside this one holds apt's lock for a while.
+# A concurrent run holds apt's lock for a while.
 run apt-get -o DPkg::Lock::Timeout=300 update
 run apt-get -o DPkg::Lock::Timeout=300 install --yes --no-install-recommends "${missing[@]}"

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Checks what guests are given, and our own scripts. The user data of the built-in bootstrap, for every operating system in
+# Checks the user data of guests, and our own scripts. The user data of the built-in bootstrap, for every operating system in
 # every setting: cloud-configs against cloud-init's schema, Ignition by its own validator, the scripts in them with bash -n
 # and shellcheck (Python with its compiler), the kubelet's configuration and flags by the real kubelet. hack/*.sh and
 # .ci/run with bash -n and shellcheck.
 # Needs cloud-init and shellcheck (hack/install-tools.sh), Go for the validator and the kubelet (built once into
-# target/tools), and openssl. Says nothing but a last line when all is well.
+# target/tools), and openssl. Prints only a last line if all checks pass.
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
@@ -47,8 +47,8 @@ done
 hack/go-build.sh tests/tools/ignition github.com/coreos/ignition/v2/validate target/tools/ignition-validate
 hack/go-build.sh tests/tools k8s.io/kubernetes/cmd/kubelet target/tools/kubelet
 
-# The real kubelet with a command line, one word a line. There is no container runtime and no cluster here: it has come as
-# far as it can, past its flags and its configuration, when it misses the kubeconfig that we take away.
+# The real kubelet with a command line, one word a line. There is no container runtime and no cluster here: when the kubelet
+# reports the missing kubeconfig, it has accepted its flags and its configuration.
 kubelet_starts() {
   local root="$1" command_line="$2" words
   mapfile -t words <"$command_line"
@@ -66,7 +66,7 @@ check_kubelet() {
 }
 openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=ca -keyout /dev/null -out "$work/ca.crt" 2>/dev/null
 
-# With the features that tests have, or dependencies would be compiled again.
+# With the features of the tests, or dependencies would be compiled again.
 cargo build --quiet --locked --workspace --example render-user-data
 target/debug/examples/render-user-data "$work/user-data"
 rendered=0
@@ -84,7 +84,7 @@ for file in "$work"/user-data/*; do
   root="$work/root/$name"
   check "$name" python3 hack/read-user-data.py "$file" "$work/parts/$name" "$root"
   for script in "$work/parts/$name/scripts"/*; do
-    # The same script is in nearly all of them, and read once.
+    # Nearly all contain the same script, which is checked once.
     digest="$(sha256sum "$script" | cut -d' ' -f1)"
     if [ ! -e "$work/seen-$digest" ]; then
       touch "$work/seen-$digest"
@@ -92,7 +92,7 @@ for file in "$work"/user-data/*; do
       check_script "$name: $(basename "$script")" "$script"
     fi
   done
-  # So are the kubelet's configuration and flags.
+  # The same is true for the kubelet's configuration and flags.
   digest="$(cat "$root/etc/kubernetes/kubelet-config.yaml" "$work/parts/$name/kubelet" | sed "s|$root||g" | sha256sum | cut -d' ' -f1)"
   if [ ! -e "$work/seen-$digest" ]; then
     touch "$work/seen-$digest"
@@ -102,11 +102,11 @@ for file in "$work"/user-data/*; do
     check_kubelet "$name" "$root" "$work/parts/$name/kubelet"
   fi
 done
-# Fewer would mean that nothing was rendered or extracted, not that all is well.
+# Fewer would mean that nothing was rendered or extracted, not that all checks pass.
 if [ "$rendered" -lt 40 ] || [ "$scripts" -lt 6 ] || [ "$kubelets" -lt 6 ]; then
   complain "only $rendered user data, $scripts scripts and $kubelets kubelets in them were found"
 fi
-# Nor would a kubelet that takes anything tell us something.
+# A kubelet that accepts any configuration would prove nothing.
 root="$work/root/ubuntu-plain.yaml"
 sed -i 's/"failSwapOn"/"failSwapOnn"/' "$root/etc/kubernetes/kubelet-config.yaml"
 if kubelet_starts "$root" "$work/parts/ubuntu-plain.yaml/kubelet"; then
@@ -125,4 +125,4 @@ if [ "$failures" -ne 0 ]; then
   echo "lint-user-data: $failures checks failed" >&2
   exit 1
 fi
-echo "lint-user-data: $rendered user data, $scripts scripts and $kubelets kubelets in them and $own scripts of our own are well"
+echo "lint-user-data: $rendered user data, $scripts scripts and $kubelets kubelets in them and $own scripts of our own pass"

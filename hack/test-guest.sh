@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs the end-to-end case of real guests, and builds their image first if need be. Where the kernel forbids network
-# namespaces there can be none: then this says so and fails nothing. Usage: hack/test-guest.sh [HOW MANY AT A TIME, 1]
+# Runs the end-to-end case of real guests, and builds their image first if need be. If the kernel forbids network
+# namespaces, this reports it and succeeds. Usage: hack/test-guest.sh [HOW MANY AT A TIME, 1]
 set -euo pipefail
 
 cd "$(dirname "$0")/.."

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Everything that `make test` runs, stage after stage, and where its time went: seconds of each stage, the slowest cases,
-# the share of the processors that was idle, and how many beds were started. The last stage reads what the others left.
+# Runs the stages of `make test`, and reports where the time went: seconds of each stage, the slowest cases, the idle share of the
+# processors, and the number of beds. The last stage reads the audit logs of the others.
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
@@ -25,13 +25,13 @@ stage() {
   printf '%d\t%s\n' "$((SECONDS - began))" "$name" >>"$timings/stages.tsv"
 }
 
-# Ticks since boot that the processors were idle, and all of them.
+# Idle ticks of the processors since boot, and all ticks.
 ticks() {
   awk '/^cpu / { print $5 + $6, $2 + $3 + $4 + $5 + $6 + $7 + $8 + $9 }' /proc/stat
 }
 
 read -r idle_before all_before < <(ticks)
-# All at once, as everything uses the same dependencies: each package alone would have features of its own.
+# One build for all, because each package alone would build dependencies with other features.
 stage "building Machinist and its tests" cargo build --workspace --locked --bins --tests --examples
 stage "building the control plane and KubeVirt's admission" "$MACHINIST_BIN_DIR/testbed" tools
 stage "user data of guests" hack/lint-user-data.sh

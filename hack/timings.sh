@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Prints where the time of `make test` went, from what its stages and cases left in target/timings.
+# Prints where the time of `make test` went, from the records of its stages and cases in target/timings.
 # Usage: hack/timings.sh IDLE, the share of the processors that was idle, in percent
 set -euo pipefail
 
