@@ -36,9 +36,9 @@ for path in sys.argv[1:]:
     names = {crate["name"] for crate in crates}
     # Fewer would mean that nothing was read; these two would mean that the list does not cover the shipped programs.
     if len(crates) < 100 or "rustls" not in names or "rstest" in names:
-        sys.exit(f"sbom: {path} has {len(crates)} crates and is not believed")
+        sys.exit(f"sbom: {path} has {len(crates)} crates, which cannot be right")
     unlicensed = [crate["name"] for crate in crates if not crate.get("licenses")]
     if unlicensed:
-        sys.exit(f"sbom: {path} knows no licence of {unlicensed}")
+        sys.exit(f"sbom: {path} has no license of {unlicensed}")
     print(f"sbom: {path}: {len(crates)} crates")
 END
