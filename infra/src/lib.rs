@@ -1,5 +1,5 @@
-//! The providers' I/O half: [`provider`] is what the controller knows of them, [`kubevirt`] the one that ships, and [`kube`]
-//! and [`cache`] what both servers reach a cluster with and keep of it.
+//! The providers' I/O half: [`provider`] is their interface to the controller, [`kubevirt`] the built-in one. [`kube`]
+//! and [`cache`] are the API clients and caches of both servers.
 
 pub mod cache;
 pub mod http_server;

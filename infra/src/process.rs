@@ -1,9 +1,9 @@
-//! What the processes of both servers have in common.
+//! Process setup for both servers.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 
-/// Listens on `address`; on IPv4 only where "every address" is asked for and there is no IPv6.
+/// Listens on `address`; only on IPv4 if it means every address and there is no IPv6.
 pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::bind(address).or_else(|error| {
         if address.is_ipv6() && address.ip().is_unspecified() {
@@ -14,12 +14,12 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     })
 }
 
-/// Has all TLS of this process done by one provider. Whoever comes first installs it.
+/// Installs the TLS provider of this process, unless it is installed.
 pub fn install_tls_provider() {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
 }
 
-/// A panic's message may quote what it was working on, secrets included: only its place is logged.
+/// A panic's message may contain data, including secrets: only its location is logged.
 pub fn hide_panic_messages() {
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();

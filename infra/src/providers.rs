@@ -9,7 +9,7 @@ use crate::kubevirt::pool::{InfraPool, PoolOptions};
 use crate::provider::concurrency_limit::ConcurrencyLimit;
 use crate::provider::{InfraEvent, InfraKey, Orphan, Provider};
 
-/// The providers that ship, by what `cloudProvider` calls them. A new one is a line here.
+/// The built-in providers, by name in `cloudProvider`. Add a line for a new one.
 pub fn shipped(options: PoolOptions, events: mpsc::UnboundedSender<InfraEvent>) -> Providers {
     Providers::new(vec![Arc::new(InfraPool::new(options, events))])
 }
@@ -19,13 +19,13 @@ pub fn shipped(options: PoolOptions, events: mpsc::UnboundedSender<InfraEvent>) 
 pub struct Providers(Vec<Arc<dyn Provider>>);
 
 impl Providers {
-    /// These, the first of which is the one of Machines that name none.
+    /// These providers; the first one is the default.
     pub fn new(providers: Vec<Arc<dyn Provider>>) -> Self {
         Self(providers)
     }
 
-    /// The one that `cloudProvider` calls so. Where nobody can tell what it says, the first: only what is being deleted
-    /// gets so far, and must be looked for somewhere.
+    /// The provider with that name. If the name is unreadable, the first one: only a Machine in deletion gets this far,
+    /// and its instance must be searched somewhere.
     pub fn get(&self, name: Option<&str>) -> Option<Arc<dyn Provider>> {
         let mut all = self.0.iter();
         let found = match name {

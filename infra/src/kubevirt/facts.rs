@@ -1,4 +1,4 @@
-//! Facts about an infra cluster that rendering needs, asked once and kept for some minutes.
+//! A cache of facts about an infra cluster that rendering requires.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -18,16 +18,16 @@ use crate::kube::client::is_object_name;
 use crate::kube::error::RemoteError;
 use crate::provider::FactError;
 
-/// How long an answer is used, if nothing else is said.
+/// Default time that a fact is cached.
 pub const TTL: Duration = Duration::from_mins(5);
-/// How long at most one with headers is used: they are credentials, and may be rotated.
+/// Maximum time that a fact with headers is cached: they are credentials, and may be rotated.
 const HEADERS_TTL: Duration = Duration::from_secs(10);
 
-/// By whom, by digest, and what.
+/// The credential's digest, and the facts.
 type Asked = (String, FactsNeeded);
 
-/// Answers of one infra cluster, by who asked and what was asked: rights are not shared. Only what exists is kept, so that
-/// a missing object that appears is seen at once.
+/// Facts about one infra cluster, by credential and request: permissions are not shared. Only existing objects are
+/// cached, so that a new object is found immediately.
 #[derive(Debug)]
 pub struct FactsCache {
     ttl: Duration,
@@ -35,7 +35,7 @@ pub struct FactsCache {
 }
 
 impl FactsCache {
-    /// An empty cache that uses an answer for `ttl`.
+    /// An empty cache that keeps facts for `ttl`.
     pub fn new(ttl: Duration) -> Self {
         Self {
             ttl,
@@ -43,7 +43,7 @@ impl FactsCache {
         }
     }
 
-    /// The facts, from memory or by asking with `client`, whose credential has that digest.
+    /// The facts, from the cache or by requests with `client`, whose credential has that digest.
     pub async fn get(
         &self,
         credential: &str,
@@ -60,12 +60,12 @@ impl FactsCache {
         Ok(facts)
     }
 
-    /// Forgets everything.
+    /// Clears the cache.
     pub fn clear(&self) {
         self.answers.clear();
     }
 
-    /// How long an answer is used again.
+    /// How long a fact is cached.
     fn ttl_of(&self, needed: &FactsNeeded) -> Duration {
         match needed.extra_headers_secret {
             Some(_) => self.ttl.min(HEADERS_TTL),
@@ -120,8 +120,8 @@ async fn profile(client: &Client, name: &str) -> Result<ClaimModes, FactError> {
     Ok(claim_modes(profile.data.pointer("/status/claimPropertySets")))
 }
 
-/// The kind of the instancetype of that name: the one that the spec asks for, else the other. What the credential may not
-/// get counts as absent, but if nothing is found, the spec is believed.
+/// The kind of the instancetype with that name: the one in the spec, otherwise the other. An object that the credential
+/// cannot get counts as absent, but if none is found, the kind in the spec is used.
 async fn instancetype_kind(
     client: &Client,
     namespace: &str,

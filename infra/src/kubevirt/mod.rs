@@ -1,5 +1,5 @@
-//! KubeVirt as a provider: instances are VirtualMachines, a place is a namespace of an infra cluster, its memory the
-//! pooled stores.
+//! KubeVirt as a provider: instances are VirtualMachines, an [`InfraClient`] is for a namespace of an infra cluster,
+//! and its cache are the pooled stores.
 
 pub mod facts;
 pub mod objects;
@@ -231,10 +231,10 @@ async fn get(open: &OpenInfra, name: &str, disks: &[String]) -> Result<InstanceV
     })
 }
 
-/// How long until what could not be read is read again, should nothing tell of it.
+/// How long until an undecodable object is read again without an event.
 const UNREADABLE_RETRY: Duration = Duration::from_secs(30);
 
-/// Reads anew what was held as somebody else's before a Machine of that name was known.
+/// Reads an object again that was reduced before a Machine with its name was known.
 async fn complete(open: &OpenInfra, name: &str, disks: &[String]) -> Result<(), RemoteError> {
     let own = [name.to_owned()];
     reread(open, Kind::Vm, open.vms(), &own).await?;
@@ -269,12 +269,12 @@ fn owner(vmi: &Vmi) -> Option<String> {
     controllers.next().map(|owner| owner.uid.clone())
 }
 
-/// What KubeVirt's marks on a VMI say. Only `External` is anybody else's business: who acted on the mark of a VMI that
-/// is being migrated would kill it in flight.
+/// KubeVirt's eviction marks on a VMI. Only `External` requires an action of others: deleting a VMI that is being
+/// migrated would interrupt its migration.
 fn eviction(vmi: &Vmi) -> Eviction {
     let (status, strategy) = (&vmi.status, vmi.spec.eviction_strategy.as_str());
     let host = &status.evacuation_node_name;
-    // One that has left already keeps its mark for a while.
+    // A VMI keeps its mark for a while after it has left.
     let marked = !host.is_empty() && *host == status.node_name && !status.is_final();
     match strategy {
         "External" if marked => Eviction::Wanted {
@@ -300,7 +300,7 @@ async fn confirm_eviction(open: &OpenInfra, name: &str, uid: &str, host: &str) -
     Ok(found.as_ref().is_some_and(stays))
 }
 
-/// Reads the object of that name anew.
+/// Reads the object with that name from the API server.
 async fn ask<K>(open: &OpenInfra, kind: Kind, name: &str) -> Result<Option<K>, RemoteError>
 where
     K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + DeserializeOwned + Debug,
@@ -332,7 +332,7 @@ async fn create(open: &OpenInfra, instance: Value) -> Result<(), RemoteError> {
         ..PostParams::default()
     };
     let created = api.create(&params, &object).await?;
-    // As the watch will.
+    // As the watch does.
     match serde_json::to_value(&created).and_then(serde_json::from_value::<Vm>) {
         Ok(vm) => open.vms().written(vm),
         Err(error) => tracing::warn!(%error, "the created VirtualMachine cannot be read"),
@@ -354,7 +354,7 @@ async fn verify_cached(open: &OpenInfra, name: &str) -> Result<bool, RemoteError
     Ok(vm && vmi)
 }
 
-/// Takes the object of that name into memory as it is; whether it was there in that version.
+/// Reads the object with that name into the cache; returns whether it had that version.
 async fn reread_version<K>(
     open: &OpenInfra,
     kind: Kind,
@@ -380,20 +380,21 @@ async fn create_user_data(open: &OpenInfra, user_data: BootstrapData<'_>) -> Res
     let api = Api::namespaced(open.client().clone(), &open.key().namespace);
     let secret = user_data::secret(user_data);
     match api.create(&PostParams::default(), &secret).await {
-        // The name holds the Machine's UID and the token's ID: it can only be our own, from before a crash.
+        // The name contains the Machine's UID and the token's ID: an existing Secret is Machinist's own, from before a
+        // crash.
         Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
         other => Ok(other.map(drop)?),
     }
 }
 
-/// Garbage collection would take it, too, and nobody could tell when.
+/// Garbage collection would delete it as well, but at an unknown time.
 async fn delete_user_data(open: &OpenInfra, user_data: &str) -> Result<(), RemoteError> {
     let api: Api<k8s_openapi::api::core::v1::Secret> =
         Api::namespaced(open.client().clone(), &open.key().namespace);
-    // As above, the name can only be our own.
+    // As above, the name can only be Machinist's own.
     match api.delete(user_data, &DeleteParams::default()).await {
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-        // The rights of machine-controller's kubeconfigs do not have it.
+        // machine-controller's kubeconfigs lack the permission.
         Err(kube::Error::Api(status)) if status.code == 403 => {
             tracing::debug!(
                 secret = user_data,
@@ -452,7 +453,7 @@ fn vms(open: &OpenInfra) -> Api<Vm> {
     Api::namespaced(open.client().clone(), &open.key().namespace)
 }
 
-/// Looks at what the credential may not watch, if anything.
+/// Polls the kinds that the credential may not watch, if any.
 async fn unwatched(
     open: &OpenInfra,
     name: &str,
@@ -491,7 +492,7 @@ async fn unwatched(
     }
 }
 
-/// A VM as an instance, with what its VMI and its disks say.
+/// A VM as an instance, with the state of its VMI and disks.
 pub fn instance(vm: &Vm, vmi: Option<&Vmi>, volumes: &[Arc<DataVolume>]) -> Instance {
     let name = vm.metadata.name.as_deref().unwrap_or_default();
     let disks: Vec<_> = volumes

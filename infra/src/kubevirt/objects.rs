@@ -1,6 +1,6 @@
-//! KubeVirt's and CDI's objects, projected to the fields that we use.
+//! KubeVirt's and CDI's objects, projected to the used fields.
 //!
-//! We never write them from these types: a VirtualMachine is created from rendered JSON and otherwise only patched.
+//! They are never written from these types: a VirtualMachine is created from rendered JSON and otherwise only patched.
 
 use kube::Resource;
 use kube::core::ObjectMeta;
@@ -15,7 +15,7 @@ fn nullable<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
-/// Metadata without what is not read of any: thousands are held.
+/// Metadata without unused fields, because thousands of objects are cached.
 fn metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
     let mut metadata = ObjectMeta::deserialize(deserializer)?;
     metadata.managed_fields = None;
@@ -26,30 +26,30 @@ fn metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D:
     Ok(metadata)
 }
 
-/// How an object of an infra cluster is held. Whose it is decides how much of it.
+/// A cached object of an infra cluster. Its owner determines how much of it is cached.
 pub trait Cached: Resource {
-    /// UID of the user cluster that it was made for, by its label.
+    /// UID of its user cluster, from its label.
     fn cluster_uid(&self) -> Option<&str> {
         let labels = self.meta().labels.as_ref()?;
         labels.get(label::CLUSTER_UID).map(String::as_str)
     }
 
-    /// Leaves of somebody else's object what tells it from others: its name, UID and owners, and addresses.
+    /// Reduces a foreign object to its identity: name, UID, owners and addresses.
     fn reduce(&mut self);
 
-    /// Whether that has happened.
+    /// Whether it is reduced.
     fn is_reduced(&self) -> bool;
 
-    /// About how many bytes it takes.
+    /// Its approximate size in bytes.
     fn bytes(&self) -> usize;
 }
 
-/// About how many bytes things take.
+/// Approximate sizes in bytes.
 mod size {
     use kube::core::ObjectMeta;
     use machinist_shared::kubevirt::observed::{Condition, Interface, Transition};
 
-    /// What maps and allocations take besides, for each text.
+    /// Overhead of maps and allocations for each string.
     const TEXT: usize = 48;
 
     pub(super) fn of_texts<'a>(texts: impl IntoIterator<Item = &'a String>) -> usize {
@@ -67,7 +67,7 @@ mod size {
         let owners = metadata.owner_references.iter().flatten();
         size_of::<ObjectMeta>()
             + of_texts(texts.into_iter().flatten())
-            // As the key of the store, too.
+            // Includes the key of the store.
             + of_texts(metadata.name.iter().chain(&metadata.namespace))
             + labels.map(|(key, value)| key.len() + value.len() + 2 * TEXT).sum::<usize>()
             + owners
@@ -95,7 +95,7 @@ mod size {
     }
 }
 
-/// The same of a disk, with our own labels only.
+/// Reduces a disk, keeping only Machinist's labels.
 fn disk<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
     let mut metadata = metadata(deserializer)?;
     keep_ours(&mut metadata);
@@ -109,7 +109,7 @@ fn keep_ours(metadata: &mut ObjectMeta) {
     metadata.labels = metadata.labels.take().filter(|labels| !labels.is_empty());
 }
 
-/// The same of a VMI, which has the labels of its VM, with that which tells whose it is.
+/// Reduces a VMI, which has the labels of its VM, keeping its owner's label.
 fn instance<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
     let mut metadata = metadata(deserializer)?;
     if let Some(labels) = &mut metadata.labels {
@@ -179,7 +179,7 @@ crate::projected!(
 );
 crate::serialize_metadata!(Vm);
 
-/// What we read of a VirtualMachine's spec.
+/// The used fields of a VirtualMachine's spec.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 pub struct VmSpec {
@@ -312,11 +312,11 @@ crate::projected!(
 );
 crate::serialize_metadata!(Vmi);
 
-/// What we read of a VirtualMachineInstance's spec.
+/// The used fields of a VirtualMachineInstance's spec.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct VmiSpec {
-    /// What shall happen when its host is drained.
+    /// Its eviction strategy for a drain of its host.
     #[serde(deserialize_with = "nullable")]
     pub eviction_strategy: String,
     #[serde(deserialize_with = "nullable")]
@@ -337,7 +337,7 @@ struct Devices {
     interfaces: Vec<InterfaceSpec>,
 }
 
-/// An interface of the spec, by how it is bound.
+/// An interface of the spec, with its binding.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 struct InterfaceSpec {
@@ -347,8 +347,8 @@ struct InterfaceSpec {
 }
 
 impl Vmi {
-    /// Addresses that the guest has no say in: those that KubeVirt knows without the guest agent, and those of the pod, behind
-    /// which an interface of the binding `masquerade` is.
+    /// Addresses that the guest does not control: those that KubeVirt knows without the guest agent, and those of the
+    /// pod if the interface has the binding `masquerade`.
     pub fn proven_addresses(&self) -> Vec<String> {
         let interfaces = &self.spec.domain.devices.interfaces;
         let behind_pod = |name: &str| {
@@ -399,7 +399,7 @@ crate::projected!(
 );
 crate::serialize_metadata!(DataVolume);
 
-/// A PersistentVolumeClaim, of which we read the metadata only.
+/// A PersistentVolumeClaim with only its metadata.
 #[derive(Debug, Clone, Default, Deserialize)]
 pub struct Claim {
     /// Metadata.

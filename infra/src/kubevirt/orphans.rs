@@ -1,8 +1,8 @@
-//! What bears a cluster's label and that of a Machine that is gone: which objects are left behind, and why others are not.
-//! The metric and the report classify by the same rule.
+//! What bears a cluster's label and that of a Machine that is gone: which objects are left behind, and why others are
+//! not. The metric and the report classify by the same rule.
 //!
-//! Disks bear no label: they share the fate of the VM that controls them, and so does everything that a VM which is there
-//! controls, whatever its own labels say.
+//! Disks have no label: they belong to the VM that controls them. So does every object that an existing VM controls,
+//! regardless of its own labels.
 
 use std::collections::HashMap;
 
@@ -19,21 +19,21 @@ pub struct ObservedObject<'a> {
     pub metadata: &'a ObjectMeta,
 }
 
-/// Whether something has been left behind.
+/// Whether an object is an orphan.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Ownership<'a> {
-    /// It has; of the Machine of that UID.
+    /// An orphan of the Machine with that UID.
     Orphan(&'a str),
-    /// The Machine of that UID, or one that has taken the VM over, is there.
+    /// The Machine with that UID, or another one that has adopted the VM, exists.
     HasMachine(&'a str),
-    /// It does not bear this cluster's label, or that of no Machine.
+    /// It lacks this cluster's label, or that of a Machine.
     Foreign,
-    /// Somebody else's object, which nobody looked at, controls it.
+    /// An object outside the survey controls it.
     Unknown(&'a OwnerReference),
 }
 
-/// UID of the Machine that left that Node of the user cluster behind, if it did: the Machine that the Node's label names is
-/// gone, and no other has the Node's name.
+/// UID of the deleted Machine that left that Node of the user cluster behind: the Machine in the Node's label does not
+/// exist, and no other has the Node's name.
 pub fn of_node<'a>(node: &'a ObjectMeta, has_machine: &dyn Fn(&str) -> bool) -> Option<&'a str> {
     let owner = node.labels.as_ref()?.get(label::OWNED_BY)?;
     let name = node.name.as_deref()?;
@@ -48,11 +48,11 @@ pub struct Namespace<'a> {
     complete: &'a [&'static str],
 }
 
-/// A claim of a DataVolume of a VM; longer chains are rings.
+/// The longest chain is a claim of a DataVolume of a VM; longer ones are cycles.
 const LONGEST_CHAIN: usize = 4;
 
 impl<'a> Namespace<'a> {
-    /// What was seen there. Of the kinds `complete`, what was not seen is not there.
+    /// The observed objects. Objects of the kinds in `complete` that were not observed do not exist.
     pub fn new(objects: Vec<ObservedObject<'a>>, complete: &'a [&'static str]) -> Self {
         let by_uid = objects
             .iter()
@@ -65,8 +65,8 @@ impl<'a> Namespace<'a> {
         }
     }
 
-    /// Its orphans, for the cluster of that UID. `has_machine` says of a labelled object and the Machine UID on its label
-    /// whether that Machine, or another one that has the object, is there.
+    /// Its orphans, for the cluster with that UID. `has_machine` returns for a labeled object and the Machine UID in
+    /// its label whether that Machine, or another owner of the object, exists.
     pub fn orphans(
         &self,
         cluster_uid: &str,
@@ -82,7 +82,7 @@ impl<'a> Namespace<'a> {
         judged.collect()
     }
 
-    /// Whether one of them is an orphan.
+    /// Whether an object is an orphan.
     pub fn classify(
         &self,
         seen: ObservedObject<'a>,
@@ -109,20 +109,20 @@ impl<'a> Namespace<'a> {
         }
     }
 
-    /// What controls an object, and is there.
+    /// The existing controller of an object.
     pub fn owner(&self, seen: ObservedObject<'a>) -> Option<ObservedObject<'a>> {
         let owner = controller(seen.metadata)?;
         self.by_uid.get(owner.uid.as_str()).copied()
     }
 
-    /// What is above everything that controls an object; itself, if nothing is.
+    /// The topmost controller of an object, or the object itself.
     pub fn top(&self, seen: ObservedObject<'a>) -> ObservedObject<'a> {
         let chain = std::iter::successors(Some(seen), |seen| self.owner(*seen));
         chain.take(LONGEST_CHAIN).last().unwrap_or(seen)
     }
 }
 
-/// What controls an object.
+/// The controller reference of an object.
 pub fn controller(metadata: &ObjectMeta) -> Option<&OwnerReference> {
     let mut owners = metadata.owner_references.iter().flatten();
     owners.find(|owner| owner.controller == Some(true))

@@ -10,7 +10,7 @@ use machinist_shared::api::names::label;
 
 use crate::provider::BootstrapData;
 
-/// The Secret. It goes with its VM, by the API server's garbage collection.
+/// The Secret. The API server's garbage collection deletes it with its VM.
 pub(crate) fn secret(from: BootstrapData<'_>) -> Secret {
     let labels = [
         (label::MACHINE_UID, from.machine_uid),

@@ -1,58 +1,58 @@
-//! How many requests of a kind may be in flight at a server, by how long it takes to answer them.
+//! An adaptive limit of requests in flight to a server, based on its response times.
 //!
-//! After TCP Vegas and Netflix' concurrency-limits: one more may be in flight while answers come about as soon as they do when
-//! nothing queues at the server, and fewer may once they take longer, because everybody else's requests then do, too. Where the
-//! fewest are still too many, there are pauses between them, as in Swift.
+//! After TCP Vegas and Netflix' concurrency-limits: the limit grows while responses take about as long as without a
+//! queue at the server, and shrinks when they take longer, because then other clients wait, too. If the minimum is
+//! still too much, there are pauses between requests, as in Swift.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// At least so many answers are judged together, by their median: a single one may be late for any reason.
+/// Minimum number of responses in a round, which their median represents: a single one may be late for any reason.
 const ROUND: usize = 8;
 
-/// And for so long at least: what a request sets off is felt later.
+/// Minimum duration of a round: the effects of a request appear later.
 const ROUND_TIME: Duration = Duration::from_secs(1);
 
-/// Answers half of which take more than so many times as long as the fastest have waited in a queue.
+/// If the median exceeds the fastest response by this factor, requests wait in a queue.
 const TOLERANCE: u32 = 3;
 
-/// Shortest and longest pause between two requests, where the fewest in flight are still too many.
+/// Shortest and longest pause between two requests, if the minimum in flight is still too much.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
-/// The pause to begin with.
+/// The initial pause.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 
-/// For so long it is known how fast the server can be; twice that at most.
+/// How long the fastest response counts, up to twice as long.
 const FASTEST_TTL: Duration = Duration::from_mins(5);
 
-/// The limit of one kind of requests to one server.
+/// The limit for one kind of requests to one server.
 #[derive(Debug)]
 pub struct AdaptiveLimit {
     least: usize,
     most: usize,
     current: usize,
-    /// After each request, before the next one takes its place.
+    /// Pause after each request before the next one.
     pause: Duration,
-    /// Until the first round that is slow, the limit doubles, and the pause is halved; after it, it grows by one, and the pause
+    /// Until the first slow round, the limit doubles and the pause halves; later, the limit grows by one and the pause
     /// shrinks by a quarter.
     is_new: bool,
-    /// How long the answers of this round took.
+    /// The response times of this round.
     round: Vec<Duration>,
-    /// When it began.
+    /// The start of the round.
     began: Option<Instant>,
     /// Whether the limit was reached in this round.
     was_reached: bool,
-    /// When there was last none.
+    /// When the server was last overloaded.
     overloaded: Option<Instant>,
-    /// The fastest answers of this period and of the one before.
+    /// The fastest responses of this period and of the previous one.
     fastest: [Option<Duration>; 2],
-    /// When this period began.
+    /// The start of this period.
     since: Option<Instant>,
 }
 
 impl AdaptiveLimit {
-    /// One between `least` and `most`, which begins with `least` and a pause.
+    /// A limit between `least` and `most` that starts with `least` and a pause.
     pub fn new(least: usize, most: usize) -> Self {
         let least = least.max(1);
         Self {
@@ -70,28 +70,28 @@ impl AdaptiveLimit {
         }
     }
 
-    /// One that stays as it is.
+    /// A limit that does not change.
     pub fn fixed(limit: usize) -> Self {
         Self::new(limit, limit)
     }
 
-    /// How many may be in flight.
+    /// The current limit of requests in flight.
     pub fn get(&self) -> usize {
         self.current
     }
 
-    /// How long after a request the next one may take its place.
+    /// The pause between a request and the next one.
     pub fn pause(&self) -> Duration {
         self.pause
     }
 
-    /// Whether it is known how fast the server can be.
+    /// Whether the fastest response time is known.
     pub fn is_known(&self, now: Instant) -> bool {
         self.since
             .is_some_and(|since| now.saturating_duration_since(since) <= 2 * FASTEST_TTL)
     }
 
-    /// The server has answered one of `in_flight` requests, after so long.
+    /// Records the response time of one of `in_flight` requests.
     pub fn answered(&mut self, took: Duration, in_flight: usize, now: Instant) {
         self.was_reached |= in_flight >= self.current;
         self.round.push(took);
@@ -101,7 +101,7 @@ impl AdaptiveLimit {
         }
         self.round.sort_unstable();
         let median = self.round[self.round.len() / 2];
-        // A single one may have been spared the work.
+        // A single response may have required less work.
         let fastest = self.fastest(self.round[1], now);
         self.round.clear();
         self.began = Some(now);
@@ -126,9 +126,9 @@ impl AdaptiveLimit {
         tracing::debug!(limit = self.current, pause = ?self.pause, ?median, ?fastest, "requests in flight");
     }
 
-    /// The server has not answered, or said that it has too much to do.
+    /// Records a missing response, or an overloaded server.
     pub fn overloaded(&mut self, now: Instant) {
-        // Those that were in flight together fail together.
+        // Requests that are in flight together fail together.
         let is_known = self
             .overloaded
             .is_some_and(|last| now.saturating_duration_since(last) < ROUND_TIME);
@@ -148,7 +148,7 @@ impl AdaptiveLimit {
         }
     }
 
-    /// The fastest answer lately, this one included.
+    /// The fastest recent response, including this one.
     fn fastest(&mut self, answer: Duration, now: Instant) -> Duration {
         let since = *self.since.get_or_insert(now);
         if now.saturating_duration_since(since) > FASTEST_TTL {

@@ -1,6 +1,6 @@
-//! How many Machines of an infra cluster are worked on at a time, and whose turn it is: each namespace in turn, and in it each
-//! pool, so that one of a thousand Machines delays another's by one, and not by a thousand. How many there may be is a number, or
-//! follows how long a server takes to answer them.
+//! A fair concurrency limit for the reconciles of an infra cluster's Machines: namespaces take turns, and in each its
+//! pools, so that a pool of a thousand Machines delays another pool by one Machine, not by a thousand. The limit is
+//! fixed, or adapts to the response times of a server.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::adaptive_limit::AdaptiveLimit;
 
-/// A lane; a turn in it lasts as long as its [`Permit`].
+/// A fair concurrency limit; a reconcile holds its [`Permit`].
 #[derive(Debug)]
 pub struct ConcurrencyLimit {
     state: Mutex<State>,
@@ -23,11 +23,11 @@ pub struct ConcurrencyLimit {
 struct State {
     in_use: usize,
     limit: AdaptiveLimit,
-    /// Who waits, by namespace and pool.
+    /// Waiters, by namespace and pool.
     waiting: Rota<Rota<VecDeque<oneshot::Sender<Permit>>>>,
 }
 
-/// Who has their turns one after the other, the next one first.
+/// A round-robin queue, the next one first.
 #[derive(Debug)]
 struct Rota<T> {
     order: VecDeque<String>,
@@ -51,7 +51,7 @@ impl<T: Default> Rota<T> {
         self.of.entry(name.to_owned()).or_default()
     }
 
-    /// Takes from the next one, which is the last then, or is gone if it has nothing left.
+    /// Takes from the next one, which then becomes the last, or is removed if it is empty.
     fn take<R>(
         &mut self,
         take: impl FnOnce(&mut T) -> Option<R>,
@@ -78,19 +78,19 @@ impl State {
     }
 }
 
-/// The right to be worked on, until it is dropped.
+/// Permission to run a reconcile, until dropped.
 #[derive(Debug)]
 pub struct Permit {
     lane: Option<Arc<ConcurrencyLimit>>,
 }
 
 impl ConcurrencyLimit {
-    /// One for so many at a time.
+    /// A fixed limit.
     pub fn new(width: usize) -> Arc<Self> {
         Self::adaptive(AdaptiveLimit::fixed(width))
     }
 
-    /// One for as many at a time as `limit` says, which follows what [`Permit::answered`] tells.
+    /// A limit that adapts to what [`Permit::answered`] records.
     pub fn adaptive(limit: AdaptiveLimit) -> Arc<Self> {
         let state = State {
             in_use: 0,
@@ -102,7 +102,7 @@ impl ConcurrencyLimit {
         })
     }
 
-    /// Waits for the turn of somebody of that pool of that namespace.
+    /// Waits for a permit for that pool of that namespace.
     pub async fn acquire(self: &Arc<Self>, namespace: &str, pool: &str) -> Permit {
         let waits = {
             let mut state = self.state.lock();
@@ -116,11 +116,11 @@ impl ConcurrencyLimit {
             state.waiting.of(namespace).of(pool).push_back(sender);
             waits
         };
-        // A sender is dropped only when its turn is given.
+        // A sender is dropped only after it has sent a permit.
         waits.await.unwrap_or(Permit { lane: None })
     }
 
-    /// Gives the turn to the next, and more if there may be more by now; or leaves it free.
+    /// Passes the permit to the next waiter, and wakes more if the limit has grown.
     fn pass_on(self: &Arc<Self>) {
         let mut state = self.state.lock();
         state.in_use -= 1;
@@ -132,7 +132,7 @@ impl ConcurrencyLimit {
             };
             match next.send(turn) {
                 Ok(()) => state.in_use += 1,
-                // Whoever waited is gone. Its turn must not be passed on from here, under the lock.
+                // The waiter is gone. Its permit must not be passed on here, under the lock.
                 Err(mut turn) => turn.lane = None,
             }
         }
@@ -140,7 +140,7 @@ impl ConcurrencyLimit {
 }
 
 impl Permit {
-    /// A server has answered after so long; or it has not, or said that it has too much to do.
+    /// Records the response time of a server, or a missing response or overload.
     pub fn answered(&self, took: Option<Duration>) {
         if let Some(lane) = &self.lane {
             let mut state = lane.state.lock();

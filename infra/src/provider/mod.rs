@@ -1,8 +1,8 @@
-//! The I/O half of a provider: watches the place where instances are, shows them, makes, labels and deletes them.
+//! The I/O half of a provider: watches an infra cluster, and reads, creates, labels and deletes instances.
 //!
-//! A [`Provider`] is one for the whole process; a [`InfraClient`] is where the instances of some Machines are, seen
-//! through one Machine's own credential. The controller knows nothing else about a provider. The controller alone
-//! decides which Machine owns an instance. The pure half is `machinist_shared::provider`.
+//! A [`Provider`] exists once per process. An [`InfraClient`] accesses the instances of some Machines with one
+//! Machine's own credential. The controller knows nothing else about a provider. The controller alone decides which
+//! Machine owns an instance. The pure half is `machinist_shared::provider`.
 
 pub mod adaptive_limit;
 pub mod concurrency_limit;
@@ -23,147 +23,148 @@ pub use self::types::{
 use crate::cache::key::Key;
 use crate::kube::error::RemoteError;
 
-/// One provider, for all Machines that name it.
+/// A provider, for all Machines that name it.
 pub trait Provider: Debug + Send + Sync {
-    /// What `cloudProvider` calls it.
+    /// Its name in `cloudProvider`.
     fn name(&self) -> &'static str;
 
-    /// Watches the place that `credential` leads to, for the Machine `user`, from now until [`Provider::release_unused`] or
-    /// [`Provider::release`]: whatever changes there is told as an [`InfraEvent`]. Never blocks; gives what is known so
-    /// far.
+    /// Watches the infra cluster of `credential` for the Machine `user`, until [`Provider::release_unused`] or
+    /// [`Provider::release`], and reports changes as [`InfraEvent`]s. Never blocks; returns the current state.
     ///
-    /// What one credential may see is shown to no other that has not been seen to work there itself.
+    /// Data that one credential can read is never returned for another credential that has not been verified itself.
     fn watch(&self, user: &Key, credential: &Secret, namespace: &str) -> WatchStatus;
 
-    /// The Machine `user` has asked for all that it needs: places that it watched before and not since the last call
-    /// are given up. One that asked for none keeps what it has.
+    /// Releases the infra clusters that the Machine `user` has not requested since the last call. A Machine without
+    /// requests keeps them.
     fn release_unused(&self, user: &Key);
 
-    /// The Machine `user` is gone.
+    /// Releases everything of the deleted Machine `user`.
     fn release(&self, user: &Key);
 
-    /// The Machines that watch that place.
+    /// The Machines that use that infra cluster.
     fn users(&self, place: &InfraKey) -> Vec<Key>;
 
-    /// The concurrency_limit of the Machine `user`, where places have lanes of their own, so that one that is slow
-    /// slows no other.
+    /// The concurrency limit for the Machine `user`, if infra clusters have separate limits, so that a slow one does
+    /// not delay others.
     fn concurrency_limit(&self, _user: &Key) -> Option<Arc<ConcurrencyLimit>> {
         None
     }
 
-    /// Whether the Machine `user` watches another place than `but`, perhaps the same by another address, and its
-    /// instance of that UID is there.
+    /// Whether the Machine `user` watches another infra cluster than `but`, perhaps the same at another address, that
+    /// has its instance with that UID.
     fn has_instance_elsewhere(&self, _user: &Key, _but: &InfraKey, _uid: &str) -> bool {
         false
     }
 
-    /// Instances labelled as made for the cluster of that UID, for a Machine that does not live, and their disks; as
-    /// far as they are in memory.
+    /// Cached instances with the label of the cluster with that UID but without a living Machine, and their disks.
     fn orphans(&self, _cluster_uid: &str, _lives: &dyn Fn(&str) -> bool) -> Vec<Orphan> {
         Vec::new()
     }
 
-    /// How many places are in use, and how many of them do not answer.
+    /// Number of infra clusters in use, and of unreachable ones.
     fn count(&self) -> (usize, usize) {
         (0, 0)
     }
 }
 
-/// What is known of a place.
+/// The state of an infra cluster.
 #[derive(Debug, Clone)]
 pub enum WatchStatus {
     /// Being found out; an [`InfraEvent::InstanceState`] follows.
     Opening,
-    /// It answers, and everything there is known.
+    /// Reachable, with complete caches.
     Open(Arc<dyn InfraClient>),
-    /// It does not answer, or does not take the credential; it is being retried, and an [`InfraEvent::InstanceState`] tells
-    /// when that changes.
+    /// It does not answer, or does not take the credential; it is being retried, and an [`InfraEvent::InstanceState`]
+    /// tells when that changes.
     Failed {
-        /// Which place and what is wrong, for a person.
+        /// Human-readable: the infra cluster and the error.
         why: String,
-        /// It answers, but does not take this credential.
+        /// It responds, but rejects this credential.
         refused: bool,
     },
-    /// The credential can be used for nothing; why, with the field.
+    /// The credential is malformed; the error, with the field.
     Unusable(String),
 }
 
-/// Where instances are, seen through one credential that works there.
+/// Access to instances on an infra cluster with one verified credential.
 ///
-/// An `Err` means that the state is unknown, never that something is absent. The text of an error is shown to people
-/// and holds no secret. Writes are safe to repeat. A write that meets another one is an error whose code is 409.
+/// An `Err` means that the state is unknown, never that something is absent. Users see the text of an error, and it
+/// contains no secret. Writes are idempotent. A write that conflicts with another one returns an error with code 409.
 pub trait InfraClient: Debug + Send + Sync {
-    /// Which place it is.
+    /// Identifies the infra cluster.
     fn key(&self) -> &InfraKey;
 
-    /// What tells the place from another at the same address, if that is known: UID of the namespace.
+    /// UID of the namespace, if known, which distinguishes clusters at the same address.
     fn namespace_uid(&self) -> Option<String>;
 
-    /// The instance of that name and whatever bears the names of its disks, whosever they are. From memory, as the
-    /// watch filled it; asked for only where the credential may not watch.
+    /// The instance with that name and all objects with the names of its disks, whoever owns them. It comes from the
+    /// cache of the watch, or from requests if the credential may not watch.
     fn get<'a>(
         &'a self,
         name: &'a str,
         disks: &'a [String],
     ) -> BoxFuture<'a, Result<InstanceView, Unavailable>>;
 
-    /// UID of the instance of that name, as far as it is in memory.
+    /// UID of the cached instance with that name.
     fn uid_of(&self, name: &str) -> Option<String>;
 
-    /// Names of the instances that have that address, as far as it is in memory: more than one is trouble. The address
-    /// is written as in [`Guest::addresses`].
+    /// Names of the cached instances with that address: more than one is a conflict. The address has the format of
+    /// [`Guest::addresses`].
     fn instances_at_address(&self, address: &str) -> Vec<AddressOwner>;
 
-    /// Whether the absence of the instance of that name from memory means that it is not there.
+    /// Whether the instance with that name does not exist if it is not cached.
     fn is_absence_conclusive(&self, name: &str) -> bool;
 
-    /// Whether everything is watched, so that absence of any name means something.
+    /// Whether everything is watched, so that the absence of any name is conclusive.
     fn is_watched(&self) -> bool;
 
-    /// How many instances have gone so far: while it is the same, whatever was there still is.
+    /// Number of removed instances so far: while it is unchanged, every instance still exists.
     fn removals(&self) -> u64;
 
-    /// Answers what `ResolvedProviderSpec::facts_needed` asks.
+    /// Reads the facts that `ResolvedProviderSpec::facts_needed` requests.
     fn facts<'a>(&'a self, needed: &'a Opaque) -> BoxFuture<'a, Result<Opaque, FactError>>;
 
-    /// Makes the instance that `ResolvedProviderSpec::render` gave. If one of its name is there, whosever, nothing is changed.
+    /// Creates the instance that `ResolvedProviderSpec::render` returned. If an instance with its name exists, nothing
+    /// is changed, whoever owns it.
     fn create(&self, instance: Value) -> BoxFuture<'_, Result<(), RemoteError>>;
 
-    /// Asks anew, not from memory, whether an instance of that name is there, and takes it into memory if so. Whose
-    /// memory is never behind need not ask.
+    /// Reads the instance with that name from the API server, not from the cache, and adds it to the cache if it
+    /// exists. A provider with an always current cache can skip the request.
     fn find<'a>(&'a self, _name: &'a str) -> BoxFuture<'a, Result<(), RemoteError>> {
         Box::pin(std::future::ready(Ok(())))
     }
 
-    /// Whether it was told that the instance of that name is gone, rather than not shown any more.
+    /// Whether a deletion event for the instance with that name was received, rather than the instance missing from a
+    /// list.
     fn saw_deletion(&self, _name: &str) -> bool {
         true
     }
 
-    /// Asks anew, not from memory, for the instance of that name and its guest, and takes them into memory; whether
-    /// they were there so.
+    /// Reads the instance with that name and its guest from the API server into the cache; returns whether the cache
+    /// was current.
     fn verify_cached<'a>(&'a self, _name: &'a str) -> BoxFuture<'a, Result<bool, RemoteError>> {
         Box::pin(std::future::ready(Ok(true)))
     }
 
-    /// Gives an instance its user data, which it does not start without, and which goes with it.
+    /// Creates the user data of an instance, which the instance requires to start and which is deleted with it.
     fn create_user_data<'a>(&'a self, user_data: BootstrapData<'a>)
     -> BoxFuture<'a, Result<(), RemoteError>>;
 
-    /// Takes back the user data of that name, once its instance is gone, if it is still there. A place where it cannot
-    /// outlive the instance has nothing to do, nor has one whose credential may not.
+    /// Deletes the user data with that name after its instance is gone, if it still exists. Does nothing if it cannot
+    /// outlive the instance, or the credential lacks the permission.
     fn delete_user_data<'a>(&'a self, _user_data: &'a str) -> BoxFuture<'a, Result<(), RemoteError>> {
         Box::pin(std::future::ready(Ok(())))
     }
 
-    /// Labels the instance of that name, UID and version: how one that somebody else made for the Machine is taken
-    /// over.
+    /// Labels the instance with that name, UID and version, to adopt an instance that another controller created for
+    /// the Machine.
     fn label<'a>(&'a self, name: &'a str, label: AdoptParams<'a>) -> BoxFuture<'a, Result<(), RemoteError>>;
 
-    /// Begins to delete the instance of that name, if it has that UID. One that is gone is deleted.
+    /// Starts the deletion of the instance with that name and UID. A missing instance counts as deleted.
     fn delete<'a>(&'a self, name: &'a str, uid: &'a str) -> BoxFuture<'a, Result<(), RemoteError>>;
 
-    /// Asks anew, not from memory, whether the guest of that name and UID is on that host, which waits for it to go.
+    /// Checks with the API server, not the cache, whether the guest with that name and UID is still on that host, which
+    /// waits until it leaves.
     fn confirm_eviction<'a>(
         &'a self,
         _name: &'a str,
@@ -173,6 +174,6 @@ pub trait InfraClient: Debug + Send + Sync {
         Box::pin(std::future::ready(Ok(false)))
     }
 
-    /// The credential was refused in a write: it must be found out anew whether it works.
+    /// The API server rejected the credential in a write: it must be checked again.
     fn recheck_credential(&self);
 }

@@ -1,4 +1,4 @@
-//! What is seen of a place and its instances, and what is given to them.
+//! Data types for infra clusters and their instances.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,102 +8,103 @@ use kube::core::ObjectMeta;
 use crate::cache::key::Key;
 use crate::kube::error::RemoteError;
 
-/// Which place, by the facets that are always known. What is shared between Machines is shared by it.
+/// Identifies an infra cluster by properties that are always known. Machines share caches by this key.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct InfraKey {
     /// URL of the server.
     pub server: String,
-    /// SHA-256 of its CA, or how it is trusted without one.
+    /// SHA-256 of its CA, or how it is verified without one.
     pub ca_digest: String,
     /// Namespace of the instances.
     pub namespace: String,
 }
 
-/// Something happened at a place.
+/// An event of an infra cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum InfraEvent {
-    /// Something of the instance of that name changed.
+    /// The instance with that name, or its objects, changed.
     Vm {
         /// Name of the instance, and so of the Machine.
         name: String,
     },
-    /// The place became reachable, unreachable, or a credential's rights became known.
+    /// The infra cluster became reachable or unreachable, or a credential's permissions changed.
     State {
-        /// The Machines that this concerns.
+        /// The affected Machines.
         machines: Vec<Key>,
     },
 }
 
-/// What is seen under a Machine's name.
+/// The objects of a Machine on the infra cluster.
 #[derive(Debug, Clone, Default)]
 pub struct InstanceView {
-    /// The instance of that name, whosever it is.
+    /// The instance with that name, whoever owns it.
     pub instance: Option<Arc<Instance>>,
-    /// The guest of that name, if there is one. It may outlive its instance for a moment.
+    /// The guest with that name, if any. It may outlive its instance briefly.
     pub guest: Option<Guest>,
-    /// What bears the names of its disks, and would be taken by an instance that is made now.
+    /// Objects with the names of its disks, which a new instance would use.
     pub disks: Vec<Disk>,
-    /// What the credential may not watch.
+    /// The kinds that the credential may not watch.
     pub unwatched: Option<Unwatched>,
-    /// When to look again at what no watch tells of.
+    /// When to poll the unwatched objects again.
     pub again: Option<Duration>,
 }
 
-/// Nothing could be seen.
+/// The objects could not be read.
 #[derive(Debug, Clone)]
 pub struct Unavailable {
-    /// Why, for a person.
+    /// Human-readable cause.
     pub why: String,
-    /// When to look again.
+    /// When to retry.
     pub again: Duration,
 }
 
-/// An instance: what becomes a Node.
+/// An instance, which becomes a Node.
 #[derive(Debug, Clone, Default)]
 pub struct Instance {
-    /// Name, UID, version, labels, when it was made, and whether it is on its way out.
+    /// Name, UID, version, labels, and times of creation and deletion.
     pub metadata: ObjectMeta,
-    /// Name of the user data that it was made to start with.
+    /// Name of the user data that it requires to start.
     pub user_data: Option<String>,
-    /// It looks like one that machine-controller made for the Machine of its name, in a cluster called so.
+    /// It has the form of an instance that machine-controller created for the Machine with its name; the cluster's
+    /// name.
     pub made_by_peer_for: Option<String>,
-    /// What the guest's kubelet reports as its system UUID.
+    /// The system UUID that the guest's kubelet reports.
     pub system_uuid: Option<String>,
-    /// What keeps it from running.
+    /// Its state, with the cause if it does not run.
     pub state: InstanceState,
 }
 
-/// An instance whose guest has an address.
+/// An instance with an address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AddressOwner {
     /// Its name.
     pub name: String,
-    /// It is one of [`Guest::proven_addresses`].
+    /// Whether it is one of [`Guest::proven_addresses`].
     pub proven: bool,
 }
 
-/// What runs in an instance.
+/// The running guest of an instance.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Guest {
-    /// It has run: its user data may have been read. Until then it waits for a host, or for its disks.
+    /// Whether it has run, and may have read its user data. Until then it waits for a host or for its disks.
     pub started: bool,
-    /// Its own addresses, each as `IpAddr` writes it: those by which others reach it, and none that only the guest itself
-    /// claims to have on interfaces of its own making.
+    /// Its addresses in the format of `IpAddr`: those that are reachable from outside, without those that only the
+    /// guest reports on its own interfaces.
     pub addresses: Vec<String>,
-    /// Those of them that the guest itself has no say in.
+    /// The addresses that the guest does not control.
     pub proven_addresses: Vec<String>,
-    /// Whether its host wants it to leave.
+    /// Whether its host evicts it.
     pub eviction: Eviction,
-    /// UID of the instance that it belongs to; `None` if it does not say.
+    /// UID of its instance; `None` if it is unknown.
     pub instance: Option<String>,
 }
 
-/// What is left of a Machine that is gone.
+/// An object left behind by a deleted Machine.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Orphan {
-    /// What it is.
+    /// Its kind.
     pub kind: &'static str,
-    /// Its place: the server.
+    /// Its infra cluster's server.
     pub server: String,
     /// Its namespace there.
     pub namespace: String,
@@ -111,75 +112,75 @@ pub struct Orphan {
     pub name: String,
 }
 
-/// How a guest leaves a host that is being drained.
+/// How a guest leaves a host during its drain.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Eviction {
-    /// Nobody has asked it to.
+    /// No eviction is requested.
     #[default]
     None,
-    /// The host waits for it to go, and nothing moves it: its instance must be deleted.
+    /// The host waits for it to leave, and it is not migrated: its instance must be deleted.
     Wanted {
         /// UID of the guest.
         uid: String,
         /// The host.
         host: String,
     },
-    /// It is being moved to another host, by others.
+    /// Another component migrates it to another host.
     Moving {
         /// The host that it leaves.
         host: String,
     },
-    /// It would be asked in vain: it should be moved, and cannot be; why.
+    /// It cannot leave: it requires a migration, which is impossible; why.
     Impossible(String),
 }
 
-/// What keeps an instance from running.
+/// The state of an instance.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct InstanceState {
-    /// It runs.
+    /// Whether it runs.
     pub ready: bool,
-    /// It cannot heal.
+    /// Whether it cannot recover.
     pub terminal: bool,
-    /// Mere progress.
+    /// Whether it is a normal stage.
     pub progress: bool,
     /// CamelCase reason.
     pub reason: String,
-    /// For a person.
+    /// Human-readable message.
     pub message: String,
 }
 
-/// Something that bears the name of an instance's disk.
+/// An object with the name of an instance's disk.
 #[derive(Debug, Clone)]
 pub struct Disk {
-    /// What it is, for a person.
+    /// Human-readable kind.
     pub kind: &'static str,
     /// Its metadata.
     pub metadata: ObjectMeta,
 }
 
-/// Why the objects of an infra cluster are looked at one by one.
+/// Why the objects of an infra cluster are polled.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NotWatched {
-    /// The credential may not; the missing verbs, by resource.
+    /// The credential lacks these verbs, by resource.
     Forbidden(String),
-    /// There are too many of them.
+    /// There are too many objects.
     TooLarge,
 }
 
-/// That objects are not watched.
+/// Details about unwatched objects.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unwatched {
     /// Why not.
     pub why: NotWatched,
-    /// Kinds of disks that it may not even get: nobody can tell whether an instance's disks would be somebody's.
+    /// Kinds of disks that it cannot even get: whether their names are free is unknown.
     pub unseen_disks: Vec<&'static str>,
 }
 
 /// User data for an instance.
 #[derive(Clone, Copy)]
 pub struct BootstrapData<'a> {
-    /// The name that the instance was made with. It is bound to one Machine and one token: what bears it already is the
-    /// same user data, delivered before a crash.
+    /// The name that the instance references. It is bound to one Machine and one token: an existing object with this
+    /// name is the same user data, created before a crash.
     pub name: &'a str,
     /// Name of the instance.
     pub instance: &'a str,
@@ -193,21 +194,21 @@ pub struct BootstrapData<'a> {
     pub data: &'a [u8],
 }
 
-/// Labels for an instance.
+/// Labels for adopting an instance.
 #[derive(Debug, Clone, Copy)]
 pub struct AdoptParams<'a> {
-    /// UID that the instance must have.
+    /// Required UID of the instance.
     pub uid: &'a str,
-    /// Version that it must have.
+    /// Required version of the instance.
     pub resource_version: &'a str,
     /// The labels.
     pub labels: &'a [(&'a str, &'a str)],
 }
 
-/// Why a fact could not be had.
+/// Why a fact could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FactError {
-    /// It names something that does not exist.
+    /// The object does not exist.
     #[error("{kind} {name} does not exist on the infra cluster")]
     NotFound {
         /// Kind.
@@ -215,7 +216,7 @@ pub enum FactError {
         /// Name.
         name: String,
     },
-    /// It could not be asked for.
+    /// The object could not be read.
     #[error("{kind} {name} cannot be read from the infra cluster: {error}")]
     Remote {
         /// Kind.

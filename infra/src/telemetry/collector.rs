@@ -1,4 +1,4 @@
-//! The way to the collector: OTLP over HTTP.
+//! The exporter to the collector: OTLP over HTTP.
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -22,26 +22,26 @@ use tokio::runtime::Handle;
 
 use crate::process::install_tls_provider;
 
-/// Where OTLP has traces, below what a collector's URL says.
+/// OTLP's path for traces, below a collector's URL.
 const TRACES: &str = "/v1/traces";
 
-/// How long a delivery may take. What comes meanwhile waits, and is dropped once the queue is full.
+/// Timeout of a delivery. Meanwhile, spans wait, and are dropped when the queue is full.
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How much of an answer is read: errors only.
+/// Maximum bytes of a response that are read: only errors have content.
 const MAX_ANSWER: usize = 64 * 1024;
 
-/// OpenTelemetry's own name of a file with CAs of collectors.
+/// OpenTelemetry's variable for a file with CAs of collectors.
 const CERTIFICATE: &str = "OTEL_EXPORTER_OTLP_CERTIFICATE";
 
-/// URL of a collector, or none.
+/// URL of a collector, if any.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Endpoint(pub(super) Option<Uri>);
 
 impl FromStr for Endpoint {
     type Err = String;
 
-    /// The empty text is none.
+    /// The empty string is `None`.
     fn from_str(text: &str) -> Result<Self, String> {
         if text.is_empty() {
             return Ok(Self(None));
@@ -76,7 +76,7 @@ impl FromStr for Endpoint {
 /// Why spans cannot be exported.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
-    /// There is no thread to be had.
+    /// A thread cannot be started.
     #[error("the threads that deliver spans cannot be started: {0}")]
     Threads(#[source] std::io::Error),
     /// The file of `OTEL_EXPORTER_OTLP_CERTIFICATE`.
@@ -87,15 +87,15 @@ pub enum TelemetryError {
         /// What is wrong with it.
         error: pem::Error,
     },
-    /// A CA is bad, or the machine has none.
+    /// A CA is invalid, or the system has none.
     #[error("TLS to the collector cannot be set up; check {CERTIFICATE}")]
     Tls,
-    /// A setting that OpenTelemetry itself reads.
+    /// An invalid setting of OpenTelemetry.
     #[error("spans cannot be exported; check the variables OTEL_EXPORTER_OTLP_…: {0}")]
     Exporter(#[source] ExporterBuildError),
 }
 
-/// Delivers spans to the collector at `url`, on `runtime`.
+/// Exports spans to the collector at `url`, on `runtime`.
 pub(super) fn exporter(url: &Uri, runtime: Handle) -> Result<SpanExporter, TelemetryError> {
     let mut config = Config::new(url.clone());
     config.root_cert = certificates()?;
@@ -114,7 +114,7 @@ pub(super) fn exporter(url: &Uri, runtime: Handle) -> Result<SpanExporter, Telem
     exporter.build().map_err(TelemetryError::Exporter)
 }
 
-/// CAs that are trusted instead of the machine's.
+/// CAs that are trusted instead of the system's.
 fn certificates() -> Result<Option<Vec<Vec<u8>>>, TelemetryError> {
     let Some(path) = std::env::var_os(CERTIFICATE).map(PathBuf::from) else {
         return Ok(None);
@@ -131,7 +131,7 @@ fn certificates() -> Result<Option<Vec<Vec<u8>>>, TelemetryError> {
     Err(TelemetryError::Certificates { path, error })
 }
 
-/// A client of the collector, which says when it begins to fail and when it works again.
+/// A client of the collector that logs when it starts to fail and when it recovers.
 #[derive(Debug)]
 struct Collector<C> {
     client: Client<C, Full<Bytes>>,
@@ -160,7 +160,7 @@ impl<C> Collector<C> {
     }
 }
 
-/// The cause that says what it was.
+/// The innermost cause.
 fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
     let mut error = error;
     while let Some(source) = error.source() {
@@ -178,7 +178,7 @@ impl<C: Connect + Clone + std::fmt::Debug + Send + Sync + 'static> HttpClient fo
             let body = Limited::new(body, MAX_ANSWER).collect().await?.to_bytes();
             Ok(Response::from_parts(parts, body))
         };
-        // Who exports is on a thread without a runtime.
+        // The exporter's thread has no runtime.
         let in_time = async { tokio::time::timeout(EXPORT_TIMEOUT, answer).await };
         let answer = match self.runtime.spawn(in_time).await {
             Ok(Ok(answer)) => answer,

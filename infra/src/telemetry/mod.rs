@@ -1,5 +1,5 @@
-//! What a server tells of its work: log lines on stderr, and spans to an OpenTelemetry collector where there is one. Without
-//! one, no span is made.
+//! Telemetry of a server: log lines on stderr, and spans for an OpenTelemetry collector if one is set. Otherwise, no
+//! spans are created.
 
 mod collector;
 pub(crate) mod requests;
@@ -25,19 +25,19 @@ pub use collector::{Endpoint, TelemetryError};
 
 use crate::process::hide_panic_messages;
 
-/// How long the end of the process waits for the last spans to be delivered.
+/// How long shutdown waits until the last spans are exported.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Form of the log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
-    /// For people.
+    /// Human-readable.
     Console,
 }
 
-/// What is told, how and whereto.
+/// Telemetry options.
 #[derive(Debug)]
 pub struct TelemetryOptions<'a> {
     /// Name of the server, as spans have it.
@@ -46,25 +46,25 @@ pub struct TelemetryOptions<'a> {
     pub version: &'static str,
     /// Form of the log lines.
     pub format: LogFormat,
-    /// What is logged, as directives of `RUST_LOG`, which wins where it is set.
+    /// Log filter, as directives of `RUST_LOG`, which wins if it is set.
     pub level: &'a str,
-    /// Whereto spans go.
+    /// The collector of spans.
     pub collector: &'a Endpoint,
 }
 
-/// Delivers spans until it is dropped, and then the last ones, for [`FLUSH_TIMEOUT`] at most.
+/// Exports spans until dropped, and then the last ones, for up to [`FLUSH_TIMEOUT`].
 #[derive(Debug, Default)]
 #[must_use = "without it, no span is delivered"]
 pub struct Telemetry(Option<Export>);
 
-/// Spans on their way, on threads of their own: a collector that is slow or gone holds nothing up.
+/// The exporter of spans, on separate threads: a slow or unreachable collector blocks nothing.
 #[derive(Debug)]
 struct Export {
     provider: SdkTracerProvider,
     runtime: Runtime,
 }
 
-/// Starts logging, panics without their messages included, and the export of spans.
+/// Starts logging, including panics without their messages, and the export of spans.
 pub fn start(settings: &TelemetryOptions<'_>) -> Result<Telemetry, TelemetryError> {
     let export = Export::start(settings)?;
     let spans = export.as_ref().map(|export| {
@@ -90,24 +90,25 @@ pub fn start(settings: &TelemetryOptions<'_>) -> Result<Telemetry, TelemetryErro
     Ok(Telemetry(export))
 }
 
-/// A log line is an event, and says nothing of the spans around it. Whatever `RUST_LOG` says, none is what the client for API
-/// servers tells of answers that it cannot decode: it quotes them whole, and an answer to the creation of a Secret holds the Secret.
+/// A log line is an event without the spans around it. Regardless of `RUST_LOG`, events of the Kubernetes client about
+/// undecodable responses are dropped: they contain the whole response, and the response to the creation of a Secret
+/// contains the Secret.
 fn is_line(metadata: &Metadata<'_>) -> bool {
     metadata.is_event() && !(metadata.target().starts_with("kube_client") && *metadata.level() > Level::ERROR)
 }
 
-/// Libraries have spans, too, which say nothing to whoever runs this.
+/// Spans of libraries are of no use to operators.
 fn is_our_span(metadata: &Metadata<'_>) -> bool {
     metadata.is_span() && metadata.target().starts_with("machinist_")
 }
 
-/// Makes a span the child of what the headers of its request tell (`traceparent`), if they do.
+/// Sets the parent of a span from the headers of its request (`traceparent`), if present.
 pub fn set_parent(span: &Span, headers: &HeaderMap) {
     if span.is_disabled() {
         return;
     }
     let parent = TraceContextPropagator::new().extract(&HeaderExtractor(headers));
-    // It fails for spans that nobody exports.
+    // It fails for spans that are not exported.
     let _ = span.set_parent(parent);
 }
 
@@ -142,7 +143,7 @@ impl Export {
 impl Drop for Telemetry {
     fn drop(&mut self) {
         if let Some(Export { provider, runtime }) = self.0.take() {
-            // A collector that does not answer is told of already.
+            // An unreachable collector is already logged.
             let _ = provider.shutdown_with_timeout(FLUSH_TIMEOUT);
             runtime.shutdown_background();
         }

@@ -1,13 +1,13 @@
-//! What a request to an API server is about, and its span.
+//! The target of a request to an API server, and its span.
 
 use http::{Method, Request};
 use tracing::Span;
 use tracing::field::Empty;
 
-/// Verbs as RBAC has them.
+/// The verbs of RBAC.
 pub const VERBS: [&str; 7] = ["get", "list", "watch", "create", "update", "patch", "delete"];
 
-/// What a path of the API is about. What it does not say is empty.
+/// The target of an API path. Missing parts are empty.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Target<'a> {
     resource: &'a str,
@@ -17,7 +17,7 @@ struct Target<'a> {
 }
 
 impl<'a> Target<'a> {
-    /// Reads `/api/v1/nodes`, `/apis/GROUP/VERSION/namespaces/NAMESPACE/RESOURCE` and the like.
+    /// Parses `/api/v1/nodes`, `/apis/GROUP/VERSION/namespaces/NAMESPACE/RESOURCE` and similar paths.
     fn of(path: &'a str) -> Self {
         let mut parts = path.split('/').filter(|part| !part.is_empty());
         let before = match parts.next() {
@@ -58,15 +58,15 @@ pub(crate) fn verb<B>(request: &Request<B>) -> usize {
     VERBS.iter().position(|verb| *verb == name).unwrap_or_default()
 }
 
-/// Whether a query asks for a watch.
+/// Whether a query requests a watch.
 pub(crate) fn is_watch(query: &str) -> bool {
     let mut pairs = query.split('&');
     pairs.any(|pair| matches!(pair, "watch=true" | "watch=1" | "watch"))
 }
 
-/// The span of a request to `server`. A watch's ends when it is answered, not when it ends.
+/// The span of a request to `server`. A watch's span ends with its first response, not with the watch.
 pub(crate) fn span<B>(request: &Request<B>, verb: usize, server: &str) -> Span {
-    // Spans are rarely exported: nothing is computed for those that are not.
+    // Spans are rarely exported: the others cost nothing.
     if !tracing::span_enabled!(tracing::Level::INFO) {
         return Span::none();
     }
@@ -91,7 +91,7 @@ pub(crate) fn span<B>(request: &Request<B>, verb: usize, server: &str) -> Span {
     )
 }
 
-/// Tells a span how its request was answered: with this code, or not at all. Whether it failed.
+/// Records the response to a span's request: this code, or none. Returns whether it failed.
 pub(crate) fn answered(span: &Span, code: Option<http::StatusCode>) -> bool {
     if let Some(code) = code {
         span.record("http.response.status_code", code.as_u16());

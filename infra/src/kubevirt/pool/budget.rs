@@ -1,6 +1,6 @@
-//! How much is held of all infra clusters together. Each has what its Machines' own objects take, and an equal part of
-//! the rest; one that is over its share while all together are over the limit is not held any more: its Machines are
-//! looked at one by one.
+//! Limits the cache size of all infra clusters together. Each gets the size of its Machines' own objects and an equal
+//! part of the rest. While the total is over the limit, a cluster over its share is not cached: the objects of its
+//! Machines are polled one by one.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,13 +12,13 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::provider::InfraKey;
 
-/// What a Machine's own VM, VMI and disks take, generously.
+/// A generous estimate for a Machine's own VM, VMI and disks.
 const BYTES_PER_MACHINE: usize = 16 * 1024;
 
-/// First and longest pause before it is tried whether an infra cluster fits again.
+/// First and longest pause before an infra cluster is cached again.
 const RETRY_BACKOFF: (Duration, Duration) = (Duration::from_mins(5), Duration::from_hours(1));
 
-/// The bytes that may be held of all infra clusters.
+/// The cache limit in bytes for all infra clusters.
 #[derive(Debug)]
 pub(super) struct Budget {
     limit: usize,
@@ -31,7 +31,7 @@ struct Held {
     by_entry: HashMap<InfraKey, Part>,
 }
 
-/// What is held of one infra cluster.
+/// The cached part of one infra cluster.
 #[derive(Debug)]
 struct Part {
     bytes: usize,
@@ -40,7 +40,7 @@ struct Part {
 }
 
 impl Part {
-    /// What it holds for its Machines.
+    /// The size for its Machines.
     fn own(&self) -> usize {
         self.bytes.min(self.machines.saturating_mul(BYTES_PER_MACHINE))
     }
@@ -54,7 +54,7 @@ impl Budget {
         }
     }
 
-    /// From now on, something may be held of that infra cluster.
+    /// Adds an infra cluster to the budget.
     pub(super) fn admit(&self, key: &InfraKey, share: &Arc<Share>) {
         let part = Part {
             bytes: 0,
@@ -65,10 +65,10 @@ impl Budget {
         self.held.lock().bytes -= before.map_or(0, |part| part.bytes);
     }
 
-    /// An infra cluster holds so much for so many Machines. Whoever is over its share by that is told so.
+    /// Updates the size and the number of Machines of an infra cluster. Notifies clusters over their share.
     pub(super) fn hold(&self, key: &InfraKey, bytes: usize, machines: usize, share: &Arc<Share>) {
         let mut held = self.held.lock();
-        // Of one that is not used any more, the last events may come late.
+        // The last events of an unused cluster may arrive late.
         let known = held
             .by_entry
             .get_mut(key)
@@ -89,7 +89,7 @@ impl Budget {
         }
     }
 
-    /// Nothing is held of it any more.
+    /// Removes an infra cluster from the budget.
     pub(super) fn forget(&self, key: &InfraKey, share: &Arc<Share>) {
         let mut held = self.held.lock();
         if held
@@ -111,11 +111,11 @@ pub(super) struct Share {
 
 #[derive(Debug, Clone, Copy, Default)]
 struct State {
-    /// Its Machines are looked at one by one.
+    /// Whether its Machines are polled one by one.
     is_over: bool,
-    /// When it may be tried again whether it fits.
+    /// When it may be cached again.
     again: Option<Instant>,
-    /// How long the pause was.
+    /// The last pause.
     pause: Duration,
 }
 
@@ -126,12 +126,12 @@ impl Share {
         })
     }
 
-    /// Whether the Machines are looked at one by one.
+    /// Whether the Machines are polled one by one.
     pub(super) fn is_over(&self) -> bool {
         self.state.borrow().is_over
     }
 
-    /// Whether nothing may be held of it.
+    /// Whether it must not be cached.
     pub(super) fn is_paused(&self) -> bool {
         self.state.borrow().is_paused()
     }
@@ -160,7 +160,7 @@ impl Share {
         }
     }
 
-    /// All of it is held, and fits; whether that is news.
+    /// Records that it is cached completely; returns whether the state changed.
     pub(super) fn fits(&self) -> bool {
         self.state.send_if_modified(|state| {
             let is_news = state.is_over && !state.is_paused();
@@ -169,13 +169,13 @@ impl Share {
         })
     }
 
-    /// Returns when nothing may be held of it.
+    /// Returns when it must not be cached.
     pub(super) async fn exceeded(&self) {
         // The sender lives as long as `self`.
         let _ = self.state.subscribe().wait_for(State::is_paused).await;
     }
 
-    /// Returns when it may be held, or tried whether it can be.
+    /// Returns when it may be cached again.
     pub(super) async fn allowed(&self) {
         let again = self.state.borrow().again;
         if let Some(again) = again {

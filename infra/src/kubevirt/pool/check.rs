@@ -1,4 +1,4 @@
-//! Whether a credential works at an infra cluster, and what it may watch there.
+//! Checks whether a credential works for an infra cluster, and what it may watch.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,12 +19,12 @@ use crate::kubevirt::objects::{Claim, DataVolume, Vm, Vmi};
 /// First and longest pause before a refused credential is tried again.
 const RETRY_BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 
-/// Starts it.
+/// Starts the check.
 pub(super) fn start(entry: &Arc<Entry>, credential: &Arc<Credential>) -> AbortHandle {
     tokio::spawn(check(Arc::clone(entry), Arc::clone(credential))).abort_handle()
 }
 
-/// Finds out whether a credential works, and again whenever that is in recheck_credential, until it is no longer used.
+/// Checks whether a credential works, and again after each rejected request, until it is no longer used.
 async fn check(entry: Arc<Entry>, credential: Arc<Credential>) {
     let client =
         match infra_client_through(&credential.kubeconfig, &entry.options.client, &entry.breaker).await {
@@ -47,7 +47,7 @@ async fn check(entry: Arc<Entry>, credential: Arc<Credential>) {
                 Some(entry.options.poll_interval),
             ),
             Err(error) if error.is_unanswered() => {
-                // The breaker knows by now; whether it is broken is told by its probe, not by this.
+                // The breaker has recorded the failure; its own probe reports whether the cluster is broken.
                 tokio::time::sleep(RETRY_BACKOFF.0).await;
                 continue;
             }
@@ -63,7 +63,7 @@ async fn check(entry: Arc<Entry>, credential: Arc<Credential>) {
         }
         if credential.set_state(state.clone()) {
             let tells = match &state {
-                // What it may read is not complete yet; all are told when it is.
+                // Its stores are not complete yet; all its Machines are notified when they are.
                 CredentialState::Works(missing) => entry.sync_state(missing) != SyncState::Syncing,
                 _ => true,
             };
@@ -96,7 +96,7 @@ async fn check(entry: Arc<Entry>, credential: Arc<Credential>) {
     }
 }
 
-/// What the credential lacks, found out by small requests with the credential itself.
+/// The permissions that the credential lacks, determined by small requests.
 async fn rights(entry: &Entry, client: &Client) -> Result<Missing, RemoteError> {
     let namespace = &entry.key.namespace;
     let (vms, instances, volumes, claims) = tokio::try_join!(
@@ -127,7 +127,7 @@ where
         Err(error) if is_forbidden(&error) => verbs.push("list"),
         Err(error) => return Err(RemoteError::from(&error)),
     }
-    // Only whether it is opened matters.
+    // Only the response's status matters.
     let params = WatchParams::default().timeout(1);
     let version = version.unwrap_or_else(|| "0".to_owned());
     match api.watch_metadata(&params, &version).await.map(drop) {

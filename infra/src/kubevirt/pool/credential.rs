@@ -1,4 +1,4 @@
-//! One credential at one infra cluster: whether it works there, and what it may watch.
+//! The state of one credential for one infra cluster: whether it works, and what it may watch.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -12,14 +12,14 @@ use super::poll::Polls;
 use crate::kube::error::RemoteError;
 use crate::kube::kubeconfig::InfraKubeconfig;
 
-/// What is known of a credential.
+/// The state of a credential.
 #[derive(Debug, Clone)]
 pub(super) enum CredentialState {
     /// Being found out.
     Checking,
-    /// The API server takes it; what it may not watch.
+    /// The API server accepts it; the kinds that it may not watch.
     Works(Arc<Missing>),
-    /// The API server does not take it, or it cannot be used.
+    /// The API server rejects it, or it is malformed.
     Refused(RemoteError),
 }
 
@@ -30,7 +30,7 @@ pub(super) struct Credential {
     client: OnceLock<Client>,
     state: Mutex<CredentialState>,
     pub(super) doubted: Notify,
-    /// What was looked up one by one, because it may not be watched.
+    /// Objects that were polled, because the credential may not watch them.
     pub(super) polls: Polls,
 }
 
@@ -64,7 +64,7 @@ impl Credential {
         matches!(self.state(), CredentialState::Works(missing) if !missing.has(kind))
     }
 
-    /// The API server refused it where it had been taken: it counts as unknown until that is cleared up.
+    /// The API server rejected it after accepting it: its state is unknown until it is checked again.
     pub(super) fn recheck_credential(&self) {
         let mut state = self.state.lock();
         if matches!(*state, CredentialState::Works(_)) {
@@ -73,7 +73,7 @@ impl Credential {
         }
     }
 
-    /// Notes what is known of it. Whether that is news.
+    /// Sets its state. Returns whether it changed.
     pub(super) fn set_state(&self, state: CredentialState) -> bool {
         let mut now = self.state.lock();
         let same = match (&*now, &state) {

@@ -1,4 +1,4 @@
-//! One infra cluster and namespace: its shared stores, the credentials in use, and whether it answers.
+//! One infra cluster and namespace: its shared stores, the credentials in use, and its reachability.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -25,31 +25,32 @@ use crate::kubevirt::objects::Cached;
 use crate::provider::concurrency_limit::ConcurrencyLimit;
 use crate::provider::{InfraEvent, InfraKey};
 
-/// What holds for all infra clusters.
+/// Options for all infra clusters.
 #[derive(Debug, Clone)]
 pub struct PoolOptions {
     /// Limits of each client.
     pub client: ClientOptions,
-    /// How many Machines of one infra cluster are worked on at a time.
+    /// Maximum number of concurrent reconciles of Machines of one infra cluster.
     pub concurrency_limit: usize,
-    /// How often a Machine is looked at whose credential may not watch, and whether it may by now.
+    /// How often the objects of a Machine are polled if its credential may not watch, and its permissions are checked
+    /// again.
     pub poll_interval: Duration,
-    /// How long a fact about an infra cluster is used before it is read again.
+    /// How long a fact about an infra cluster is cached.
     pub facts_ttl: Duration,
-    /// How many bytes are held of all infra clusters together.
+    /// Maximum cache size in bytes for all infra clusters together.
     pub cache_bytes: usize,
-    /// UID of the user cluster, which its VMs bear.
+    /// UID of the user cluster, a label of its VMs.
     pub cluster_uid: String,
 }
 
-/// How true the shared store of one kind is.
+/// The state of the shared store of one kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum SyncState {
-    /// Being read, or read anew.
+    /// It is being listed, for the first time or again.
     Syncing,
-    /// It is what the watch says.
+    /// It follows the watch.
     Current,
-    /// The API server does not let it be watched.
+    /// The API server does not allow the watch.
     Trouble(RemoteError),
 }
 
@@ -58,7 +59,7 @@ struct Held {
     credential: Arc<Credential>,
     users: HashSet<Key>,
     check: AbortHandle,
-    /// Later is newer.
+    /// A higher number is newer.
     number: u64,
 }
 
@@ -68,12 +69,12 @@ pub(super) struct Entry {
     pub(super) facts: FactsCache,
     pub(super) breaker: Arc<Breaker>,
     pub(super) options: PoolOptions,
-    /// What is held of all infra clusters, and whether of this one more than its share.
+    /// The budget of all infra clusters, and whether this one exceeds its share.
     budget: Arc<Budget>,
     pub(super) share: Arc<Share>,
-    /// Names of the Machines that use it, each as often as it has credentials.
+    /// Names of the Machines that use it, with their number of credentials.
     names: Mutex<HashMap<String, usize>>,
-    /// How many Machines of this cluster are worked on at a time.
+    /// Limits concurrent reconciles of Machines of this cluster.
     pub(super) concurrency_limit: Arc<ConcurrencyLimit>,
     namespace_uid: RwLock<Option<String>>,
     sync_state: Mutex<HashMap<Kind, SyncState>>,
@@ -94,7 +95,7 @@ impl std::fmt::Debug for Entry {
 }
 
 impl Entry {
-    /// A new one, which is not watched yet.
+    /// A new entry without watches.
     pub(super) fn new(
         key: InfraKey,
         options: PoolOptions,
@@ -124,12 +125,12 @@ impl Entry {
         entry
     }
 
-    /// These end with it.
+    /// Tasks that end with it.
     pub(super) fn own(&self, tasks: Vec<AbortHandle>) {
         self.tasks.lock().extend(tasks);
     }
 
-    /// Ends everything. Its tasks hold it, so it does not end by itself.
+    /// Ends all its tasks. They hold references to it, so it does not end by itself.
     pub(super) fn end(&self) {
         for task in self.tasks.lock().drain(..) {
             task.abort();
@@ -168,7 +169,7 @@ impl Entry {
         Arc::clone(&found.credential)
     }
 
-    /// That Machine does not use that credential any more.
+    /// The Machine no longer uses that credential.
     pub(super) fn release(&self, digest: &str, user: &Key) {
         let mut held = self.held.lock();
         if let Some(found) = held.get_mut(digest) {
@@ -197,7 +198,7 @@ impl Entry {
         }
     }
 
-    /// For how long no Machine has used it.
+    /// How long no Machine has used it.
     pub(super) fn idle(&self) -> Option<Duration> {
         self.idle_since.lock().map(|since| since.elapsed())
     }
@@ -228,8 +229,8 @@ impl Entry {
         }
     }
 
-    /// Returns when that credential should no longer be watched with, and another one can be: it is used by nobody any
-    /// more, or in recheck_credential.
+    /// Returns when another credential should be used for the watch: no Machine uses this one any more, or its state is
+    /// unknown.
     pub(super) async fn superseded(&self, credential: &Credential, kind: Kind) {
         let mut changes = self.changes.subscribe();
         loop {
@@ -242,12 +243,12 @@ impl Entry {
         }
     }
 
-    /// A credential came, went, or is known better.
+    /// A credential was added, removed, or changed its state.
     pub(super) fn credentials_changed(&self) {
         self.changes.send_modify(|count| *count += 1);
     }
 
-    /// The newest client, to find out with whether the cluster answers.
+    /// The newest client, for probes.
     pub(super) fn probing(&self) -> Option<Client> {
         let held = self.held.lock();
         let able = held
@@ -258,20 +259,20 @@ impl Entry {
 
     // === What is known of the cluster ===
 
-    /// UID of the namespace, where a credential may read it.
+    /// UID of the namespace, if a credential may read it.
     pub(super) fn namespace_uid(&self) -> Option<String> {
         self.namespace_uid.read().clone()
     }
 
-    /// Reads the UID of the namespace if it is not known. Not every credential may; server and CA then emit clusters
-    /// apart.
+    /// Reads the UID of the namespace if it is unknown. Not every credential may; then server and CA identify the
+    /// cluster.
     pub(super) async fn learn_namespace(&self, client: &Client) {
         if self.namespace_uid().is_none() {
             let _ = self.verify_namespace(client).await;
         }
     }
 
-    /// Reads the UID of the namespace anew: behind the same address may be another cluster by now.
+    /// Reads the UID of the namespace again: another cluster may now use the same address.
     pub(super) async fn verify_namespace(&self, client: &Client) -> Result<(), RemoteError> {
         let namespaces: Api<Namespace> = Api::all(client.clone());
         let uid = match namespaces.get_metadata(&self.key.namespace).await {
@@ -292,18 +293,17 @@ impl Entry {
         Ok(())
     }
 
-    /// How true the shared stores are, of all kinds but those that are looked up.
+    /// The state of the shared stores, of all kinds except the polled ones.
     pub(super) fn sync_state(&self, but: &Missing) -> SyncState {
         all_but(&self.sync_state.lock(), but)
     }
 
-    /// Whether the shared store of a kind is what the watch says.
+    /// Whether the shared store of a kind follows its watch.
     pub(super) fn is_current(&self, kind: Kind) -> bool {
         self.sync_state.lock().get(&kind) == Some(&SyncState::Current)
     }
 
-    /// Notes how true the shared store of a kind is, and tells the Machines whose credentials can do more or less by
-    /// that.
+    /// Sets the state of the shared store of a kind, and notifies the Machines that it affects.
     pub(super) fn set_sync_state(&self, kind: Kind, sync_state: SyncState) {
         let (before, after) = {
             let mut known = self.sync_state.lock();
@@ -325,17 +325,17 @@ impl Entry {
                 continue;
             };
             let now = all_but(&after, &missing);
-            // Being read anew takes no time worth telling; if it does, the breaker or a failure tells.
+            // Listing again is usually fast; otherwise the breaker or a failure notifies.
             if now != SyncState::Syncing && now != all_but(&before, &missing) {
                 self.emit_for_users(&credential);
             }
         }
     }
 
-    // === How much of it is held ===
+    // === Cache size ===
 
-    /// Leaves of an object that is neither made for this user cluster nor named after one of its Machines what tells it
-    /// from others; `vm` gives the name of the VM that an object of that name belongs to.
+    /// Reduces an object to its identity, if it neither belongs to this user cluster nor has the name of one of its
+    /// Machines; `vm` returns the name of the VM that an object with that name belongs to.
     pub(super) fn reduce<K: Cached>(&self, object: &mut K, vm: fn(&str) -> String) {
         let is_ours = object.cluster_uid() == Some(self.options.cluster_uid.as_str());
         let name = vm(object.meta().name.as_deref().unwrap_or_default());
@@ -344,14 +344,14 @@ impl Entry {
         }
     }
 
-    /// Tells how much is held of it.
+    /// Reports its cache size to the budget.
     pub(super) fn update_size(&self) {
         let machines = self.names.lock().len();
         self.budget
             .hold(&self.key, self.objects.bytes(), machines, &self.share);
     }
 
-    /// One more kind is held whole; if all are that can be, it fits.
+    /// Records that a kind is cached completely; if all are, the cluster fits.
     pub(super) fn fits(&self) {
         let all = Kind::ALL
             .into_iter()
@@ -361,14 +361,14 @@ impl Entry {
         }
     }
 
-    // === Telling ===
+    // === Notifications ===
 
     pub(super) fn emit(&self, event: InfraEvent) {
-        // Nobody listens any more only when the process is ending.
+        // The receiver is only gone when the process ends.
         let _ = self.events.send(event);
     }
 
-    /// Tells the Machines of a credential that its state has changed.
+    /// Notifies the Machines of a credential that its state has changed.
     pub(super) fn emit_for_credential(&self, credential: &Credential) {
         self.credentials_changed();
         self.emit_for_users(credential);
@@ -392,7 +392,7 @@ impl Entry {
         users.into_iter().cloned().collect()
     }
 
-    /// Tells all Machines that something has changed for all of them.
+    /// Notifies all Machines.
     pub(super) fn emit_for_all(&self) {
         self.emit(InfraEvent::State {
             machines: self.users(),
@@ -400,7 +400,7 @@ impl Entry {
     }
 }
 
-/// How true the stores are together, of all kinds but those that are looked up.
+/// The combined state of the stores, of all kinds except `but`.
 fn all_but(sync_state: &HashMap<Kind, SyncState>, but: &Missing) -> SyncState {
     let mut all = SyncState::Current;
     for kind in Kind::ALL.into_iter().filter(|kind| !but.has(*kind)) {

@@ -35,12 +35,12 @@ impl Kind {
     }
 }
 
-/// What a credential lacks for watching, by kind; most lack nothing.
+/// The permissions that a credential lacks for watching, by kind; usually none.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Missing(BTreeMap<Kind, Vec<&'static str>>);
 
 impl Missing {
-    /// The same, and nothing else is watched either, whatever the credential may.
+    /// The same, and no other kind is watched either, regardless of the credential's permissions.
     pub(super) fn and_all(&self) -> Self {
         let mut all = self.clone();
         for kind in Kind::ALL {
@@ -49,7 +49,7 @@ impl Missing {
         all
     }
 
-    /// Whether the credential lacks a verb; else there is too much to be watched.
+    /// Whether the credential lacks a verb; otherwise there are too many objects to watch.
     pub fn is_forbidden(&self) -> bool {
         self.0.values().any(|verbs| !verbs.is_empty())
     }
@@ -59,7 +59,7 @@ impl Missing {
         self.0.get(&kind).is_some_and(|verbs| !verbs.is_empty())
     }
 
-    /// Notes verbs that are missing for a kind.
+    /// Adds missing verbs for a kind.
     pub(super) fn add(&mut self, kind: Kind, verbs: Vec<&'static str>) {
         if !verbs.is_empty() {
             self.0.insert(kind, verbs);
@@ -102,7 +102,7 @@ impl Default for Objects {
     fn default() -> Self {
         Self {
             vms: Arc::new(Store::weighing(|_| Vec::new(), Vm::bytes)),
-            // By address: two VMs with one address are trouble.
+            // Indexed by address: two VMs with the same address are a conflict.
             vmis: Arc::new(Store::weighing(|vmi| vmi.status.addresses(), Vmi::bytes)),
             data_volumes: Arc::new(Store::weighing(|_| Vec::new(), DataVolume::bytes)),
             claims: Arc::new(Store::weighing(|_| Vec::new(), Claim::bytes)),
@@ -111,7 +111,7 @@ impl Default for Objects {
 }
 
 impl Objects {
-    /// About how many bytes they take.
+    /// Their approximate size in bytes.
     pub(super) fn bytes(&self) -> usize {
         self.vms.bytes() + self.vmis.bytes() + self.data_volumes.bytes() + self.claims.bytes()
     }

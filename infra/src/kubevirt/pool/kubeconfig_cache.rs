@@ -1,5 +1,5 @@
-//! Kubeconfigs that were read lately: every pass over a Machine brings the text of its own, which is mostly the same as the
-//! last time.
+//! A cache of parsed kubeconfigs: every reconcile of a Machine provides the text of its kubeconfig, which is usually
+//! unchanged.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,18 +9,18 @@ use sha2::{Digest as _, Sha256};
 use crate::cache::ttl::TtlMap;
 use crate::kube::kubeconfig::{AddressPolicy, InfraKubeconfig, KubeconfigError};
 
-/// One that nobody has brought for so long is forgotten.
+/// How long an unused entry is kept.
 const CACHE_TTL: Duration = Duration::from_mins(10);
 
-/// What became of a text.
+/// The result of parsing a text.
 type Read = Arc<Result<InfraKubeconfig, KubeconfigError>>;
 
-/// Kubeconfigs that were read lately, by digest of their text.
+/// Parsed kubeconfigs, by digest of their text.
 #[derive(Default)]
 pub(super) struct KubeconfigCache(TtlMap<[u8; 32], Read>);
 
 impl KubeconfigCache {
-    /// Reads a kubeconfig, unless that has been done.
+    /// Parses a kubeconfig, unless it is cached.
     pub(super) fn read(&self, text: &str, policy: AddressPolicy) -> Read {
         let digest = Sha256::digest(text.as_bytes()).into();
         self.0.renew(&digest, CACHE_TTL).unwrap_or_else(|| {

@@ -1,7 +1,7 @@
 //! The infra clusters in use: one entry per (server, CA, namespace), with its watches, and one access per credential.
 //!
-//! Stores are pooled, rights are not. A Machine reads an entry's stores only through an [`Access`], which it gets for
-//! its own credential, and only after that credential has been seen to work there.
+//! Stores are pooled, permissions are not. A Machine reads an entry's stores only through an [`Access`] for its own
+//! credential, and only after that credential has been verified.
 
 mod budget;
 mod check;
@@ -40,18 +40,18 @@ use crate::kubevirt::objects::{Claim, DataVolume, Vm, Vmi};
 use crate::provider::concurrency_limit::ConcurrencyLimit;
 use crate::provider::{InfraEvent, InfraKey, Orphan};
 
-/// Whether an infra cluster can be worked with, through one credential.
+/// The state of the access to an infra cluster with one credential.
 #[derive(Debug, Clone)]
 pub enum Access {
-    /// Being found out; an [`InfraEvent::State`] follows.
+    /// Unknown; an [`InfraEvent::State`] follows.
     Opening,
-    /// The cluster answers and the stores are complete.
+    /// The cluster responds and the stores are complete.
     Open(OpenInfra),
-    /// The cluster does not answer, or the credential is refused; it is being retried.
+    /// The cluster does not respond, or rejects the credential; it is retried.
     Failed(RemoteError),
 }
 
-/// An infra cluster seen through one credential that works there.
+/// An infra cluster, accessed with one verified credential.
 #[derive(Clone)]
 pub struct OpenInfra {
     entry: Arc<Entry>,
@@ -74,34 +74,34 @@ impl OpenInfra {
         &self.client
     }
 
-    /// Which cluster and namespace.
+    /// Cluster and namespace.
     pub fn key(&self) -> &InfraKey {
         &self.entry.key
     }
 
-    /// Digest of the credential, by which answers may be kept.
+    /// Digest of the credential, as a cache key.
     pub fn credential_digest(&self) -> &str {
         &self.credential.digest
     }
 
-    /// The API server refused the credential: it must be found out anew whether it works.
+    /// The API server rejected the credential: it must be checked again.
     pub fn recheck_credential(&self) {
         self.credential.recheck_credential();
         self.entry.emit_for_credential(&self.credential);
     }
 
-    /// UID of the VMs' namespace, where the credential may read it.
+    /// UID of the VMs' namespace, if the credential may read it.
     pub fn namespace_uid(&self) -> Option<String> {
         self.entry.namespace_uid()
     }
 
-    /// What the credential may not watch. Of these kinds, the stores hold what [`OpenInfra::poll`] found.
+    /// The kinds that the credential may not watch. Their stores contain the results of [`OpenInfra::poll`].
     pub fn missing(&self) -> &Missing {
         &self.missing
     }
 
-    /// Polls at the VM of that name, its instance and disks, where they may not be watched, unless that has been done
-    /// lately; gives also how long until the next poll is due.
+    /// Polls the VM with that name, its instance and disks, if they cannot be watched and the next poll is due; also
+    /// returns the time until the next poll.
     pub async fn poll(&self, name: &str, disks: &[String]) -> (Result<PollResult, RemoteError>, Duration) {
         let sight = PollTarget {
             client: &self.client,
@@ -113,13 +113,13 @@ impl OpenInfra {
         self.credential.polls.take(sight).await
     }
 
-    /// Whether the absence of the VM of that name means something: it is watched, or has been looked at.
+    /// Whether the absence of the VM with that name is conclusive: VMs are watched, or it has been polled.
     pub fn is_absence_conclusive(&self, name: &str) -> bool {
         let is_seen = !self.missing.has(Kind::Vm) || self.credential.polls.has(name);
         is_seen && !self.is_unreadable(name)
     }
 
-    /// Whether there is a VM of that name that cannot be read.
+    /// Whether a VM with that name exists that cannot be decoded.
     pub fn is_unreadable(&self, name: &str) -> bool {
         let key = Key::new(&self.entry.key.namespace, name);
         self.vms().get(&key).is_none() && self.vms().is_unreadable(&key)
@@ -145,12 +145,12 @@ impl OpenInfra {
         &self.objects(Kind::Claim).claims
     }
 
-    /// Cached answers about StorageClasses, instancetypes and the like.
+    /// Cached facts about StorageClasses, instancetypes and similar objects.
     pub fn facts(&self) -> &FactsCache {
         &self.entry.facts
     }
 
-    /// The shared stores, or this credential's own.
+    /// The shared stores, or the credential's own.
     fn objects(&self, kind: Kind) -> &Objects {
         if self.missing.has(kind) {
             &self.credential.polls.objects
@@ -160,10 +160,10 @@ impl OpenInfra {
     }
 }
 
-/// An entry and a credential there.
+/// An entry, and a credential for it.
 type EntryAndCredential = (InfraKey, String);
 
-/// The credentials that a Machine uses: as of its last pass, and so far in this one.
+/// The credentials that a Machine uses: as of its last reconcile, and so far in the current one.
 #[derive(Debug, Default)]
 struct MachineAccess {
     settled: Vec<EntryAndCredential>,
@@ -190,7 +190,7 @@ impl std::fmt::Debug for InfraPool {
 const IDLE_TTL: Duration = Duration::from_mins(5);
 
 impl InfraPool {
-    /// An empty pool that tells of everything through `events`.
+    /// An empty pool that sends its events to `events`.
     pub fn new(options: PoolOptions, events: mpsc::UnboundedSender<InfraEvent>) -> Self {
         Self {
             budget: Arc::new(Budget::new(options.cache_bytes)),
@@ -207,8 +207,8 @@ impl InfraPool {
         self.kubeconfigs.read(kubeconfig, self.options.client.addresses)
     }
 
-    /// The infra cluster of `kubeconfig`, as far as its credential is known to work, for the Machine `user`. Never
-    /// blocks: what is not known is being found out, and an [`InfraEvent::State`] tells when.
+    /// Access to the infra cluster of `kubeconfig` for the Machine `user`. Never blocks: unknown state is checked in
+    /// the background, and an [`InfraEvent::State`] follows.
     pub fn access(&self, user: &Key, kubeconfig: &InfraKubeconfig, namespace: &str) -> Access {
         let key = InfraKey {
             server: kubeconfig.server().to_owned(),
@@ -249,8 +249,8 @@ impl InfraPool {
         }
     }
 
-    /// The Machine `user` has asked for all that it needs: what it needed before and not now is given up. One that
-    /// asked for nothing keeps what it has, for its kubeconfig may come back.
+    /// Releases the accesses that the Machine `user` has not requested since the last call. A Machine without requests
+    /// keeps its accesses, because its kubeconfig may reappear.
     pub fn release_unused(&self, user: &Key) {
         let given_up: Vec<EntryAndCredential> = {
             let mut accesses = self.accesses.lock();
@@ -267,14 +267,14 @@ impl InfraPool {
         self.give_up(user, given_up);
     }
 
-    /// The Machine `user` is gone.
+    /// Releases everything of the deleted Machine `user`.
     pub fn release(&self, user: &Key) {
         let accesses = self.accesses.lock().remove(user).unwrap_or_default();
         self.give_up(user, accesses.settled.into_iter().chain(accesses.now).collect());
     }
 
-    /// The concurrency_limit of the Machine `user`, if its infra cluster is known: each has its own, so that one that
-    /// is slow slows nobody else's.
+    /// The concurrency limit for the Machine `user`, if its infra cluster is known: each cluster has its own, so that a
+    /// slow one does not delay others.
     pub fn concurrency_limit(&self, user: &Key) -> Option<Arc<ConcurrencyLimit>> {
         let (key, _) = self.accesses.lock().get(user)?.settled.first()?.clone();
         let entry = self.entries.lock().get(&key).cloned()?;
@@ -287,8 +287,8 @@ impl InfraPool {
         entry.map(|entry| entry.users()).unwrap_or_default()
     }
 
-    /// Whether the Machine `user` works with another entry than `but`, perhaps the same cluster by another address, and
-    /// its VM of that UID is there.
+    /// Whether the Machine `user` uses another entry than `but`, perhaps the same cluster at another address, that has
+    /// its VM with that UID.
     pub fn has_instance_elsewhere(&self, user: &Key, but: &InfraKey, vm_uid: &str) -> bool {
         let settled = self
             .accesses
@@ -316,7 +316,7 @@ impl InfraPool {
             .collect()
     }
 
-    /// How many infra clusters are in use, and how many of them do not answer.
+    /// Number of infra clusters in use, and of unreachable ones.
     pub fn count(&self) -> (usize, usize) {
         let entries = self.entries.lock();
         let used = entries.values().filter(|entry| entry.idle().is_none());

@@ -1,10 +1,10 @@
-//! VMs that bear a cluster's label and that of a Machine that is gone, and their disks.
+//! VMs with a cluster's label and that of a deleted Machine, and their disks.
 
 use super::kind::Objects;
 use crate::kubevirt::orphans::{Namespace, ObservedObject};
 use crate::provider::{InfraKey, Orphan};
 
-/// All that are watched whole.
+/// The kinds that are watched completely.
 const KINDS: [&str; 3] = ["VirtualMachine", "DataVolume", "PersistentVolumeClaim"];
 
 /// Orphans among `objects`, of the cluster of that UID.

@@ -1,4 +1,4 @@
-//! Looking at one Machine's objects by GET, with its own credential, where that may not watch them.
+//! Polls one Machine's objects by GET with its own credential, if that may not watch them.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -16,10 +16,10 @@ use crate::cache::store::{Key, Store};
 use crate::kube::error::{RemoteError, is_forbidden};
 use crate::kubevirt::objects::Cached;
 
-/// What was looked up, and when.
+/// The polled objects, with their time.
 #[derive(Debug)]
 pub(super) struct Polls {
-    /// How often a Machine is looked at, jittered by a tenth either way.
+    /// The polling interval of a Machine, jittered by a tenth either way.
     every: Duration,
     pub(super) objects: Objects,
     taken: Mutex<HashMap<String, Poll>>,
@@ -31,14 +31,14 @@ struct Poll {
     seen: Result<PollResult, RemoteError>,
 }
 
-/// What a poll has come to.
+/// The result of a poll.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PollResult {
-    /// Kinds of disks that the credential may not even get: nobody can emit whether the names are free.
+    /// Kinds of disks that the credential cannot even get: whether their names are free is unknown.
     pub unseen_disks: Vec<&'static str>,
 }
 
-/// What to poll at, and how.
+/// What to poll.
 #[derive(Clone, Copy)]
 pub(super) struct PollTarget<'a> {
     pub(super) client: &'a Client,
@@ -47,7 +47,7 @@ pub(super) struct PollTarget<'a> {
     pub(super) name: &'a str,
     /// Names of its disks.
     pub(super) disks: &'a [String],
-    /// The kinds to poll at.
+    /// The kinds to poll.
     pub(super) missing: &'a Missing,
 }
 
@@ -60,7 +60,7 @@ impl Polls {
         }
     }
 
-    /// Polls, unless that has been done lately; gives also how long until the next poll is due.
+    /// Polls if the next poll is due; also returns the time until the next poll.
     pub(super) async fn take(&self, sight: PollTarget<'_>) -> (Result<PollResult, RemoteError>, Duration) {
         let now = Instant::now();
         let known = self
@@ -73,7 +73,7 @@ impl Polls {
             return (poll.seen, poll.until.saturating_duration_since(now));
         }
         let seen = self.poll(sight).await;
-        // What got no answer is no poll; the breaker says when to try again.
+        // A poll without a response does not count; the breaker decides when to retry.
         let lost = matches!(&seen, Err(error) if error.is_unanswered());
         let pause = if lost {
             Duration::from_secs(1).min(self.every)
@@ -90,7 +90,7 @@ impl Polls {
         (seen, pause)
     }
 
-    /// Whether the VM of that name has been looked at, so that its absence means something.
+    /// Whether the VM with that name has been polled, so that its absence is conclusive.
     pub(super) fn has(&self, name: &str) -> bool {
         self.taken.lock().get(name).is_some_and(|poll| poll.seen.is_ok())
     }
@@ -114,7 +114,7 @@ impl Polls {
                 of(Kind::Claim, sight.disks)
             ),
         )?;
-        // Without VM and VMI, nothing can be told; without the disks, only whether a VM may be made.
+        // Without VM and VMI, nothing is known; without the disks, only whether a VM may be created.
         if let Some(refusal) = vms.or(instances) {
             return Err(refusal);
         }
@@ -126,8 +126,8 @@ impl Polls {
     }
 }
 
-/// Reads one object by the rights that reading it otherwise takes, too: by a list of one, or by GET if its kind may not be
-/// listed and watched.
+/// Reads one object with the permissions that caching requires anyway: by a list of one, or by GET if its kind cannot
+/// be listed and watched.
 pub(crate) async fn read_one<K>(api: &Api<K>, name: &str, forbidden: bool) -> Result<Option<K>, kube::Error>
 where
     K: Resource + Clone + DeserializeOwned + std::fmt::Debug,
@@ -139,10 +139,10 @@ where
     Ok(api.list(&one).await?.items.into_iter().next())
 }
 
-/// What one object may take.
+/// Maximum size of one object.
 const OBJECT_BYTES: usize = 256 * 1024;
 
-/// Gets the objects into the store; the refusal, if the credential may not get that kind.
+/// Reads the objects into the store; returns the error if the credential may not get that kind.
 async fn get<K>(
     sight: PollTarget<'_>,
     kind: Kind,

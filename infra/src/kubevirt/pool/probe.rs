@@ -1,4 +1,4 @@
-//! Whether an infra cluster answers, found out by one request at a time.
+//! Probes whether an infra cluster is reachable, with one request at a time.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,15 +13,15 @@ use crate::kube::breaker::{PROBE_BACKOFF, Probe};
 use crate::kube::error::RemoteError;
 use crate::kubevirt::objects::Vm;
 
-/// A probe is answered in this time, or it is not.
+/// Timeout of a probe.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Starts it; it waits for a credential.
+/// Starts the probe task; it waits for a credential.
 pub(super) fn start(entry: &Arc<Entry>) -> AbortHandle {
     tokio::spawn(probe(Arc::clone(entry))).abort_handle()
 }
 
-/// Finds out whether a suspected cluster answers, and tries a broken one again until it does.
+/// Probes a suspected cluster, and retries a broken one until it responds.
 async fn probe(entry: Arc<Entry>) {
     loop {
         entry.breaker.suspected().await;
@@ -50,7 +50,7 @@ async fn probe(entry: Arc<Entry>) {
     }
 }
 
-/// One small request. Any answer will do, but one of a gateway that has nobody behind it.
+/// Sends a small request. Any response counts, except that of a gateway without a backend.
 async fn ask(entry: &Entry) -> Result<(), RemoteError> {
     let Some(client) = entry.probing() else {
         return Err(RemoteError::other("no Machine has a credential for it"));

@@ -1,4 +1,4 @@
-//! The watches of one infra cluster: each kind by itself, with whichever credential may.
+//! The watches of one infra cluster: one per kind, with any credential that may watch it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,10 +16,10 @@ use crate::kubevirt::objects::Cached;
 use crate::kubevirt::objects::{Claim, DataVolume, Vm, Vmi};
 use crate::provider::InfraEvent;
 
-/// First and longest pause before a watch that failed is opened again.
+/// First and longest pause before a failed watch is reopened.
 const RETRY_BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
 
-/// Starts them all; each waits for a credential.
+/// Starts all watches; each waits for a credential.
 pub(super) fn start(entry: &Arc<Entry>) -> Vec<AbortHandle> {
     let objects = &entry.objects;
     let own = |name: &str| name.to_owned();
@@ -47,7 +47,7 @@ where
     tokio::spawn(async move { keep(&entry, kind, &store, vm).await }).abort_handle()
 }
 
-/// Keeps one kind watched, whatever becomes of credentials and cluster; runs until dropped.
+/// Watches one kind across changes of credentials and cluster; runs until dropped.
 async fn keep<K>(entry: &Entry, kind: Kind, store: &Store<K>, vm: fn(&str) -> String)
 where
     K: Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>
@@ -73,7 +73,7 @@ where
         let Some(client) = credential.client() else {
             continue;
         };
-        // Before VMs can vanish from the store, it must be known whether it is still the same cluster.
+        // The cluster's identity must be verified before VMs can disappear from the store.
         let verified = match kind {
             Kind::Vm => entry.verify_namespace(&client).await,
             _ => Ok(()),
@@ -85,7 +85,7 @@ where
             }
             let is_done = matches!(event, Event::InitDone);
             for change in store.apply(event) {
-                // Nobody reads what is not complete yet, and all are told when it is.
+                // Incomplete stores are not read, and all Machines are notified when they are complete.
                 if entry.is_current(kind)
                     && let Some(name) = change.versions().find_map(|object| object.meta().name.as_deref())
                 {
@@ -119,7 +119,7 @@ where
         let Some(error) = failure else { continue };
         tracing::warn!(server = entry.key.server, kind = kind.resource(), %error, "a watch of the infra cluster failed");
         match error.code() {
-            // The history is too short: the list is simply taken anew.
+            // The history is too short: the kind is listed again.
             Some(410) => continue,
             None if error.is_unanswered() => {
                 entry.set_sync_state(kind, SyncState::Syncing);
@@ -128,7 +128,7 @@ where
             Some(401 | 403) => {
                 credential.recheck_credential();
                 entry.emit_for_credential(&credential);
-                // Another one goes on where this one stopped, and nobody notices.
+                // Another credential continues the watch.
                 if entry.can_watch(kind) {
                     continue;
                 }

@@ -1,5 +1,5 @@
-//! Whether a node of the infra cluster is large enough for the VM, and all nodes for all of them: a hint where the
-//! credential may see nodes. What runs there already counts where it may see the pods of all namespaces, too.
+//! Warns if no infra node is large enough for the VM, or all nodes together are too small for all VMs, if the
+//! credential can list nodes. Existing pods count if the credential can list the pods of all namespaces.
 
 use k8s_openapi::api::core::v1::Node;
 use machinist_shared::api::field::Report;
@@ -9,8 +9,8 @@ use super::existence::PodRequests;
 use super::quota::Needed;
 use super::request::PreflightRequest;
 
-/// A warning for each resource of which no node has enough for one, or all nodes together for all. `pod_requests` is what pods
-/// take, if anybody knows.
+/// Adds a warning for each resource of which no node has enough for one VM, or all nodes together for all.
+/// `pod_requests` are the requests of existing pods, if known.
 pub(super) fn check(
     nodes: &[Node],
     pod_requests: Option<&[PodRequests]>,
@@ -38,7 +38,7 @@ pub(super) fn check(
             let pod_requests = pods.map(|pod| if resource == "cpu" { pod.cpu } else { pod.memory });
             (available - pod_requests.sum::<f64>()).max(0.0)
         };
-        // A VM does not stretch over nodes; the amounts are far below where a float loses a byte.
+        // A VM cannot span nodes. The amounts are far below the precision limit of a float.
         let fitting: f64 = rooms
             .iter()
             .map(|(available, _, name)| (free(*available, name) / one).floor())
@@ -58,7 +58,7 @@ pub(super) fn check(
     }
 }
 
-/// How much of a resource a node has for pods, and its name; nothing where none are put.
+/// The amount of a resource that a node has for pods, and its name; `None` if it is unschedulable.
 fn available<'a>(node: &'a Node, resource: &str) -> Option<(f64, &'a str, &'a str)> {
     if node.spec.as_ref().and_then(|spec| spec.unschedulable) == Some(true) {
         return None;

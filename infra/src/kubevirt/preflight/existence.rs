@@ -1,4 +1,4 @@
-//! Whether what a spec names on the infra cluster exists, and what does instead.
+//! Checks that the objects exist that a spec names on the infra cluster, and lists alternatives.
 
 use std::time::Duration;
 
@@ -20,18 +20,18 @@ use crate::cache::ttl::TtlMap;
 use crate::kube::client::is_object_name;
 use crate::kube::error::RemoteError;
 
-/// How long it is believed that something exists, or must not be seen.
+/// How long the result that an object exists, or is forbidden, is cached.
 const TTL: Duration = Duration::from_mins(1);
-/// How many names that exist are told.
+/// Maximum number of existing names in a message.
 const MAX_SHOWN: usize = 10;
-/// More nodes than this are nobody's hint.
+/// With more nodes, there are no capacity hints.
 const MAX_NODES: u32 = 100;
-/// Nor are more pods than this.
+/// With more pods, existing pods do not count.
 const MAX_PODS: u32 = 2000;
-/// Those that take something of a node.
+/// Selects pods that use capacity of a node.
 const SCHEDULED: &str = "spec.nodeName!=,status.phase!=Succeeded,status.phase!=Failed";
 
-/// What exists, and what of it counts.
+/// Cached objects, reduced to the relevant fields.
 #[derive(Debug, Default)]
 pub(super) struct Existence {
     known: TtlMap<Named, Cached>,
@@ -40,10 +40,10 @@ pub(super) struct Existence {
     pod_requests: CachedList<PodRequests>,
 }
 
-/// A list; nothing where the credential may not look.
+/// A list; `None` if the credential lacks the permission.
 type CachedList<T> = TtlMap<(), Option<Vec<T>>>;
 
-/// What a pod takes of a node.
+/// The requests of a pod on a node.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct PodRequests {
     pub(super) node: String,
@@ -51,7 +51,7 @@ pub(super) struct PodRequests {
     pub(super) cpu: f64,
 }
 
-/// What was found on the way.
+/// Objects found during the checks.
 #[derive(Debug, Default)]
 pub(super) struct Found {
     /// `spec` of the instancetype.
@@ -65,27 +65,27 @@ struct Named {
     name: String,
 }
 
-/// What is cached_list of an object: what is missing is not, so that it is seen as soon as it is there.
+/// A cached lookup. Missing objects are not cached, so that they are found as soon as they exist.
 #[derive(Debug, Clone)]
 enum Cached {
-    /// With what counts of it.
+    /// It exists, with its relevant fields.
     There(Value),
-    /// The credential may not look.
+    /// The credential lacks the permission to read it.
     Hidden,
 }
 
-/// What came of looking for a name.
+/// The result of looking up a name.
 enum Lookup {
-    /// Of this kind, with what counts of it.
+    /// It exists with this kind, with its relevant fields.
     There(Kind, Value),
-    /// The credential may not look.
+    /// The credential lacks the permission to read it.
     Hidden,
-    /// What there is instead.
+    /// It is missing; the existing alternatives.
     Missing(Vec<String>),
 }
 
 impl Existence {
-    /// `spec` of an instancetype, if the credential sees one.
+    /// `spec` of an instancetype, if the credential can read it.
     pub(super) async fn instancetype(
         &self,
         client: &Client,
@@ -100,7 +100,7 @@ impl Existence {
         Ok(None)
     }
 
-    /// A StorageClass, if the credential sees it.
+    /// A StorageClass, if the credential can read it.
     pub(super) async fn storage_class(
         &self,
         client: &Client,
@@ -112,8 +112,7 @@ impl Existence {
         }
     }
 
-    /// An error for each name that nothing bears, also if others are not answered in time. Nothing if there is no use in
-    /// asking more.
+    /// Adds an error for each missing name, even if other lookups time out. `None` if further checks are pointless.
     pub(super) async fn check(
         &self,
         client: &Client,
@@ -169,7 +168,7 @@ impl Existence {
         for kind in &requirements.kinds {
             match self.get(client, namespace, *kind, &requirements.name).await? {
                 Some(Cached::There(spec)) => return Ok(Lookup::There(*kind, spec)),
-                // Not every credential may look; KubeVirt will.
+                // Not every credential can read it; KubeVirt checks it later.
                 Some(Cached::Hidden) => hidden = true,
                 None => {}
             }
@@ -180,7 +179,7 @@ impl Existence {
         let mut others = Vec::new();
         for kind in requirements.kinds.iter().filter(|kind| **kind != Kind::Secret) {
             let (api, all) = (kind.api(client, namespace), ListParams::default());
-            // Whoever may not list is told no names; nor is who would lose the cause to the deadline for them.
+            // Without the permission to list, or without time left, the error has no alternatives.
             if let Ok(Ok(list)) = within(deadline, api.list_metadata(&all)).await {
                 others.extend(list.items.iter().map(ResourceExt::name_any));
             }
@@ -188,7 +187,7 @@ impl Existence {
         Ok(Lookup::Missing(others))
     }
 
-    /// One object, from memory or by asking; nothing if there is none.
+    /// One object, from the cache or the API server; `None` if it does not exist.
     async fn get(
         &self,
         client: &Client,
@@ -214,7 +213,7 @@ impl Existence {
         Ok(Some(known))
     }
 
-    /// Whether the claim that the primary disk is cloned from exists, where the credential may look.
+    /// Checks that the claim that the primary disk is cloned from exists, if the credential can list claims.
     pub(super) async fn check_claim(
         &self,
         client: &Client,
@@ -247,13 +246,13 @@ impl Existence {
         Ok(())
     }
 
-    /// The ResourceQuotas of the namespace; nothing where the credential may not see them.
+    /// The ResourceQuotas of the namespace; `None` if the credential cannot list them.
     pub(super) async fn quotas(&self, client: &Client, namespace: &str) -> Option<Vec<ResourceQuota>> {
         let api = Api::<ResourceQuota>::namespaced(client.clone(), namespace);
         cached_list(&self.quotas, &api, &ListParams::default(), |it| it).await
     }
 
-    /// The nodes; nothing where the credential may not see them, or there are too many.
+    /// The nodes; `None` if the credential cannot list them, or there are too many.
     pub(super) async fn nodes(&self, client: &Client) -> Option<Vec<Node>> {
         let api = Api::<Node>::all(client.clone());
         let nodes = cached_list(&self.nodes, &api, &ListParams::default().limit(MAX_NODES), |it| {
@@ -263,7 +262,7 @@ impl Existence {
         nodes.filter(|nodes| nodes.len() < MAX_NODES as usize)
     }
 
-    /// What the pods of all namespaces take; nothing where the credential may not see them, or there are too many.
+    /// The requests of the pods of all namespaces; `None` if the credential cannot list them, or there are too many.
     pub(super) async fn pod_requests(&self, client: &Client) -> Option<Vec<PodRequests>> {
         let api = Api::<Pod>::all(client.clone());
         let scheduled = ListParams::default().fields(SCHEDULED).limit(MAX_PODS);
@@ -272,9 +271,9 @@ impl Existence {
     }
 }
 
-/// What counts of an object; nothing if there is none.
+/// The relevant fields of an object; `None` if it does not exist.
 async fn ask(client: &Client, namespace: &str, kind: Kind, name: &str) -> kube::Result<Option<Value>> {
-    // What cannot be a name is nothing's name, and no part of a request.
+    // A malformed name cannot exist, and must not become part of a request.
     if !name.split('/').all(is_object_name) || !(namespace.is_empty() || is_object_name(namespace)) {
         return Ok(None);
     }
@@ -282,7 +281,7 @@ async fn ask(client: &Client, namespace: &str, kind: Kind, name: &str) -> kube::
     match kind {
         Kind::Secret => api.get_metadata(name).await.map(|_| Some(Value::Null)),
         Kind::Claim => {
-            // Only list and watch are needed of claims elsewhere, so the name is looked for in the list.
+            // Other code needs only list and watch for claims, so the name is searched in the list.
             let name = name.rsplit('/').next().unwrap_or(name);
             let named = ListParams::default().fields(&format!("metadata.name={name}"));
             let list = api.list_metadata(&named).await?;
@@ -314,7 +313,7 @@ fn requests_of(pod: &Pod) -> PodRequests {
     }
 }
 
-/// What counts of a list, from memory or by asking.
+/// The relevant fields of a list, from the cache or the API server.
 async fn cached_list<K, T>(
     memory: &CachedList<T>,
     api: &Api<K>,
@@ -331,14 +330,14 @@ where
     let list = match api.list(params).await {
         Ok(list) => Some(list.items.into_iter().map(of).collect::<Vec<T>>()),
         Err(kube::Error::Api(status)) if status.code == 403 => None,
-        // It may be answered next time.
+        // The next attempt may succeed.
         Err(_) => return None,
     };
     memory.insert((), list.clone(), TTL);
     list
 }
 
-/// machine-controller does not look at the kind of an instancetype; the author should know which one is used.
+/// machine-controller ignores the kind of an instancetype; the warning names the kind that is used.
 fn warn_kind_mismatch(
     requirements: &Requirement,
     found: Kind,

@@ -1,4 +1,4 @@
-//! KubeVirt's verdict on a VM, told by the fields of our spec that it comes from.
+//! Maps KubeVirt's errors for a VM to the fields of the Machine's spec.
 
 use kube::core::Status;
 use machinist_shared::api::field::{ErrorKind, FieldPath, Report};
@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::request::PreflightRequest;
 use crate::kube::error::RemoteError;
 
-/// Fields of a VirtualMachine, and of `cloudProviderSpec` what makes them; the first that fits counts.
+/// Fields of a VirtualMachine, with the fields of `cloudProviderSpec` that they come from; the first match counts.
 const ORIGINS: [(&str, &str); 19] = [
     (
         "spec.template.spec.domain.resources.requests.memory",
@@ -43,7 +43,7 @@ const ORIGINS: [(&str, &str); 19] = [
     ),
     ("spec.template.spec.dnsPolicy", "virtualMachine.dnsPolicy"),
     ("spec.template.spec.dnsConfig", "virtualMachine.dnsConfig"),
-    // These bear no path.
+    // These have no path.
     ("dnsPolicy", "virtualMachine.dnsPolicy"),
     ("nameservers", "virtualMachine.dnsConfig.nameservers"),
     ("searchDomains", "virtualMachine.dnsConfig.searches"),
@@ -56,7 +56,7 @@ const ORIGINS: [(&str, &str); 19] = [
     ),
 ];
 
-/// Fields of a DataVolume template, and what of a disk makes them.
+/// Fields of a DataVolume template, with the fields of a disk that they come from.
 const DISK_ORIGINS: [(&str, &str); 6] = [
     ("resources", "size"),
     ("storageClassName", "storageClassName"),
@@ -103,10 +103,10 @@ pub(super) fn map_fields(status: &Status, request: &PreflightRequest<'_>, vm: &V
     }
 }
 
-/// The field of our spec from which that of the VM was made.
+/// The field of the Machine's spec that a field of the VM comes from.
 fn origin(field: &str, message: &str, request: &PreflightRequest<'_>, vm: &Value) -> FieldPath {
     let path = &request.path;
-    // KubeVirt's schema names the field in its message alone.
+    // KubeVirt's schema names the field only in its message.
     let field = match message.split_once(" in body ") {
         Some((named, _)) if field.is_empty() => named,
         _ => field,
@@ -147,7 +147,7 @@ fn of_disk(index: usize, rest: &str, path: &FieldPath) -> FieldPath {
     };
     let has = |key: &str| rest.split(['.', '[', ']']).any(|part| part == key);
     match DISK_ORIGINS.iter().find(|(vm, _)| has(vm)) {
-        // Further disks have nothing but their size and where they are.
+        // Secondary disks have only size and storage.
         Some((_, ours)) if index == 0 || ["size", "storageClassName", "storageAccessType"].contains(ours) => {
             disk.child(ours)
         }
@@ -155,7 +155,7 @@ fn of_disk(index: usize, rest: &str, path: &FieldPath) -> FieldPath {
     }
 }
 
-/// A label is named in the field or quoted, itself or by its value, in the message.
+/// The field names the label, or the message quotes its key or value.
 fn of_label(rest: &str, message: &str, request: &PreflightRequest<'_>, vm: &Value) -> FieldPath {
     let location = request.path.child("virtualMachine").child("location");
     match named(rest, message, &vm["metadata"]["labels"]) {
@@ -170,7 +170,7 @@ fn of_label(rest: &str, message: &str, request: &PreflightRequest<'_>, vm: &Valu
 }
 
 fn of_annotation(rest: &str, message: &str, request: &PreflightRequest<'_>, vm: &Value) -> FieldPath {
-    // Named in neither way.
+    // It is named in neither.
     if let Some(operating_system) = &request.ignition
         && message.contains(annotation::IGNITION)
     {
@@ -187,7 +187,7 @@ fn of_annotation(rest: &str, message: &str, request: &PreflightRequest<'_>, vm: 
     }
 }
 
-/// The key of the map that a cause means.
+/// The key of the map that a cause refers to.
 fn named<'a>(rest: &str, message: &str, map: &'a Value) -> Option<&'a str> {
     let key = rest.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
     let key = key.or_else(|| rest.strip_prefix('.'));
@@ -196,15 +196,15 @@ fn named<'a>(rest: &str, message: &str, map: &'a Value) -> Option<&'a str> {
     let by_key = |requirements: &str| pairs().find(|(key, _)| *key == requirements);
     let by_value = |requirements: &str| pairs().find(|(_, value)| value.as_str() == Some(requirements));
     let found = key.and_then(by_key).or_else(|| quoted.and_then(by_key));
-    // KubeVirt puts what is forbidden by a feature limiter at the end of its message.
+    // KubeVirt names a feature that a feature gate forbids at the end of its message.
     let at_the_end = || pairs().find(|(key, _)| message.ends_with(&format!(".{key}")));
     let found = found.or_else(at_the_end);
     let found = found.or_else(|| quoted.filter(|text| !text.is_empty()).and_then(by_value));
     found.map(|(key, _)| key.as_str())
 }
 
-/// The index in `spec.dataVolumeTemplates[…]`, with or without a dot before the bracket, and what follows. KubeVirt's
-/// own code leaves out the last letter.
+/// The index in `spec.dataVolumeTemplates[…]`, with or without a dot before the bracket, and the rest of the path.
+/// KubeVirt's own code omits the last letter.
 fn data_volume(field: &str) -> Option<(usize, &str)> {
     let rest = field.strip_prefix("spec.dataVolumeTemplate")?;
     let rest = rest.strip_prefix('s').unwrap_or(rest);

@@ -1,8 +1,8 @@
-//! What only the infra cluster knows of a spec before its VM is made: whether what it names exists, and what KubeVirt
-//! would say to the VM.
+//! Checks of a spec against the infra cluster before its VM is created: whether the referenced objects exist, and
+//! whether KubeVirt admits the VM.
 //!
-//! Reads only, and one dry-run. Answers that something exists are cached_list for a minute, by credential, so that
-//! nobody learns anything through somebody else's rights; in the steady state a request is the dry-run alone.
+//! They consist of reads and one dry-run. Positive results are cached for a minute by credential, so that no author
+//! learns anything through the permissions of another; in the steady state a check is only the dry-run.
 
 mod capacity;
 mod existence;
@@ -40,33 +40,33 @@ pub use self::request::{PreflightRequest, SecretDisclosure};
 use self::server_limiter::ServerLimiter;
 use self::unreachable::{Unreachable, refused, within};
 
-/// How many credentials are remembered at once.
+/// Maximum number of cached credentials.
 const MAX_CLIENTS: usize = 256;
-/// How long a client of nobody's is cached_list.
+/// How long an unused client is kept.
 const IDLE_TTL: Duration = Duration::from_mins(10);
 
-/// What stands for Ignition's user data, by which KubeVirt knows it.
+/// A placeholder for Ignition's user data, in a form that KubeVirt recognizes.
 const IGNITION: &str = r#"{"ignition":{"version":"3.3.0"}}"#;
 
-/// What came of it.
+/// The result of the checks.
 #[derive(Debug, Default)]
 pub struct PreflightReport {
-    /// Errors and warnings of the infra cluster, by our fields.
+    /// Errors and warnings of the infra cluster, by fields of the spec.
     pub report: Report,
-    /// Why there may be more: it could not be asked for everything.
+    /// Why the checks are incomplete, if they are.
     pub unreachable: Option<String>,
 }
 
-/// Asks infra clusters.
+/// Checks specs against infra clusters.
 #[derive(Debug)]
 pub struct Preflight {
     options: ClientOptions,
     clusters: TtlMap<String, Arc<Cluster>>,
-    /// By the server's URL: whoever does not answer one credential answers none.
+    /// By the server's URL: a server that does not respond to one credential responds to none.
     limiters: TtlMap<String, Arc<ServerLimiter>>,
 }
 
-/// What is known through one credential.
+/// Cached data for one credential.
 #[derive(Debug)]
 struct Cluster {
     client: ClientOf,
@@ -83,7 +83,7 @@ impl std::fmt::Debug for ClientOf {
 }
 
 impl Preflight {
-    /// Asks with clients of these limits.
+    /// Uses clients with these limits.
     pub fn new(options: ClientOptions) -> Self {
         Self {
             options,
@@ -92,7 +92,7 @@ impl Preflight {
         }
     }
 
-    /// Asks, and tells by `deadline` what is known by then.
+    /// Runs the checks, and returns the results known by `deadline`.
     pub async fn ask(&self, request: &PreflightRequest<'_>, deadline: Instant) -> PreflightReport {
         let mut report = Report::new();
         let asked = Box::pin(self.run_checks(request, deadline, &mut report));
@@ -103,7 +103,7 @@ impl Preflight {
         }
     }
 
-    /// `spec` of an instancetype; nothing if there is none of that name, or the credential may not look.
+    /// `spec` of an instancetype; `None` if it does not exist, or the credential cannot read it.
     pub async fn instancetype(
         &self,
         kubeconfig: &InfraKubeconfig,
@@ -123,7 +123,7 @@ impl Preflight {
         found.map_err(|Unreachable(why)| why)
     }
 
-    /// Region and zone of a StorageClass; nothing of one that does not exist, or that the credential may not see.
+    /// Region and zone of a StorageClass; empty if it does not exist, or the credential cannot read it.
     pub async fn topology(
         &self,
         kubeconfig: &InfraKubeconfig,
@@ -153,7 +153,7 @@ impl Preflight {
         ))
     }
 
-    /// Asks if the server answers as far as is known, and remembers whether it did.
+    /// Sends the request unless the server is known to be unreachable, and records whether it responded.
     async fn through_limiter<T>(
         &self,
         kubeconfig: &InfraKubeconfig,
@@ -180,13 +180,13 @@ impl Preflight {
             return Ok(());
         };
         let mut needed = facts_needed(request.spec);
-        // Nothing in a Secret is needed to check, and so none is read.
+        // The checks need no Secret data, so they read none.
         needed.extra_headers_secret = None;
         let digest = request.kubeconfig.credential_digest();
         let facts = cluster.facts.get(&digest, client, request.namespace, &needed);
         let facts = match within(deadline, facts).await? {
             Ok(facts) => facts,
-            // Told by its field already, if it is one that we ask for by name.
+            // Already reported with its field, if the spec names it.
             Err(FactError::NotFound { .. }) if !report.is_ok() => return Ok(()),
             Err(error @ FactError::NotFound { .. }) => {
                 report.error(
@@ -234,7 +234,7 @@ impl Preflight {
                 error => refused(request, &RemoteError::from(&error), report),
             };
         }
-        // Hints, for which nobody is called unreachable.
+        // Failed hints do not make the cluster unreachable.
         let hints = cluster.hints(request, &found);
         if let Ok(hints) = within(deadline, hints).await {
             report.extend(hints);
@@ -242,7 +242,7 @@ impl Preflight {
         Ok(())
     }
 
-    /// The cluster through this very credential.
+    /// The cluster with this credential.
     async fn cluster(&self, kubeconfig: &InfraKubeconfig) -> Result<Arc<Cluster>, Unreachable> {
         let digest = kubeconfig.credential_digest();
         if let Some(cluster) = self.clusters.renew(&digest, IDLE_TTL) {
@@ -288,8 +288,8 @@ impl Cluster {
     }
 }
 
-/// KubeVirt's own admission, and the schema of its version, on the VM. A field that this version does not know is a
-/// warning, for it is left out when the VM is made, and the rest is judged without it.
+/// Validates the VM by KubeVirt's own admission and the schema of its version. A field that this version does not know
+/// is a warning, because the VM is created without it, and the rest is validated without it.
 async fn verdict(
     client: &Client,
     request: &PreflightRequest<'_>,
@@ -309,7 +309,7 @@ async fn verdict(
     }
 }
 
-/// With a name of its own: the real one may exist.
+/// With a separate name: the real one may exist.
 async fn dry_run(client: &Client, namespace: &str, mut vm: Value, validation: &str) -> kube::Result<()> {
     if let Some(metadata) = vm["metadata"].as_object_mut() {
         let name = metadata.remove("name").unwrap_or_default();
@@ -331,8 +331,7 @@ async fn dry_run(client: &Client, namespace: &str, mut vm: Value, validation: &s
     client.request::<Value>(request).await.map(drop)
 }
 
-/// The field of the disk whose StorageProfile is missing: everything else that is asked for is named in the spec
-/// itself.
+/// The field of the disk whose StorageProfile is missing: the spec itself names all other objects.
 fn origin_of(error: &FactError, request: &PreflightRequest<'_>) -> FieldPath {
     let FactError::NotFound {
         kind: "StorageProfile",

@@ -1,4 +1,5 @@
-//! Whether the namespace's ResourceQuotas leave room for the VMs: a warning, for both may change before they start.
+//! Warns if the namespace's ResourceQuotas do not allow the VMs. It is only a warning, because both may change before
+//! they start.
 
 use std::collections::BTreeMap;
 
@@ -11,18 +12,18 @@ use machinist_shared::kubevirt::resolved::ResolvedSpec;
 use super::existence::Found;
 use super::request::PreflightRequest;
 
-/// Memory that a launcher takes beside its guest, at least: its own processes and an I/O thread, something for each vCPU,
-/// and page tables. KubeVirt adds more for devices and by release.
+/// Minimum memory of a launcher in addition to its guest: its own processes and an I/O thread, overhead for each vCPU,
+/// and page tables. KubeVirt adds more for devices, depending on its release.
 const LAUNCHER: f64 = 218.0 * MEBI;
 const PER_VCPU: f64 = 8.0 * MEBI;
 const PAGE_TABLES: f64 = 1.0 / 512.0;
 const MEBI: f64 = 1024.0 * 1024.0;
 
-/// What the pod of one VM takes at least.
+/// Minimum requests of the pod of one VM.
 #[derive(Debug, Default, Clone, PartialEq)]
 pub(super) struct Needed {
     pub(super) memory: f64,
-    /// Nothing where KubeVirt says how much, as for vCPUs.
+    /// `None` if KubeVirt determines it, as for vCPUs.
     pub(super) cpu: f64,
     storage: f64,
     claims: f64,
@@ -65,7 +66,7 @@ impl Needed {
         }
     }
 
-    /// How much of a quota's resource one VM takes.
+    /// The amount of a quota's resource that one VM uses.
     fn amount(&self, resource: &str) -> Option<f64> {
         if let Some((class, resource)) = resource.split_once(".storageclass.storage.k8s.io/") {
             let (storage, claims) = self.classes.get(class)?;
@@ -93,7 +94,7 @@ fn with_launcher(guest: f64, vcpus: f64) -> f64 {
     guest * (1.0 + PAGE_TABLES) + LAUNCHER + vcpus * PER_VCPU
 }
 
-/// A warning for each quota that does not leave room for all of them.
+/// Adds a warning for each quota that does not allow all VMs.
 pub(super) fn check(
     quotas: &[ResourceQuota],
     needed: &Needed,

@@ -1,4 +1,4 @@
-//! What is asked of an infra cluster before a VM is made.
+//! The input of the checks before a VM is created.
 
 use std::collections::BTreeMap;
 
@@ -7,14 +7,14 @@ use machinist_shared::kubevirt::resolved::ResolvedSpec;
 
 use crate::kube::kubeconfig::InfraKubeconfig;
 
-/// A VM that is to be.
+/// A VM to check.
 #[derive(Debug, Clone)]
 pub struct PreflightRequest<'a> {
-    /// Where it is to be.
+    /// The infra cluster.
     pub kubeconfig: &'a InfraKubeconfig,
-    /// In which namespace.
+    /// The namespace of the VM.
     pub namespace: &'a str,
-    /// Name of the Machine, or of what makes many of them.
+    /// Name of the Machine, or of its owner.
     pub name: &'a str,
     /// Labels of the Machine.
     pub labels: &'a BTreeMap<String, String>,
@@ -22,32 +22,32 @@ pub struct PreflightRequest<'a> {
     pub annotations: &'a BTreeMap<String, String>,
     /// Name of the MachineDeployment above the Machine.
     pub machine_deployment: Option<&'a str>,
-    /// What is asked for.
+    /// The resolved spec.
     pub spec: &'a ResolvedSpec,
-    /// How many there will be at once, besides those that there are.
+    /// Number of additional VMs at the same time.
     pub replicas: u64,
-    /// Where the operating system is written whose user data Ignition reads, if that is so.
+    /// The field of the operating system, if Ignition reads its user data.
     pub ignition: Option<FieldPath>,
-    /// Whether the author may know which SecretDisclosure there are.
+    /// Whether the author may learn which Secrets exist.
     pub secrets: SecretDisclosure,
-    /// Where that is written: `….cloudProviderSpec`.
+    /// Path of the spec: `….cloudProviderSpec`.
     pub path: FieldPath,
-    /// Where the Machine's labels and annotations are written: `metadata`, or that of a template.
+    /// Path of the Machine's labels and annotations: `metadata`, or that of a template.
     pub metadata: FieldPath,
 }
 
 impl PreflightRequest<'_> {
-    /// Where the credential is written.
+    /// Path of the credential.
     pub(super) fn kubeconfig_path(&self) -> FieldPath {
         self.path.child("auth").child("kubeconfig")
     }
 }
 
-/// Whether it is told that a Secret of the infra cluster does not exist.
+/// Whether errors may reveal that a Secret of the infra cluster does not exist.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SecretDisclosure {
-    /// The author holds the very credential that is asked with, or may read it.
+    /// The author has the credential of the checks, or can read it.
     Allowed,
-    /// Nobody knows what the author may see.
+    /// The permissions of the author are unknown.
     Hidden,
 }

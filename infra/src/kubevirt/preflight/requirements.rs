@@ -1,4 +1,4 @@
-//! What a spec names on the infra cluster.
+//! The objects that a spec names on the infra cluster.
 
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::{Api, Client};
@@ -12,7 +12,7 @@ use machinist_shared::kubevirt::spec::Matcher;
 
 use super::request::{PreflightRequest, SecretDisclosure};
 
-/// Kinds that a spec names by name.
+/// Kinds of objects that a spec can name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Kind {
     Instancetype,
@@ -20,9 +20,9 @@ pub(super) enum Kind {
     Preference,
     ClusterPreference,
     StorageClass,
-    /// Of the VMs' namespace. Only its metadata is ever looked at.
+    /// In the VMs' namespace. Only its metadata is read.
     Secret,
-    /// Of any namespace, and so called `namespace/name`.
+    /// In any namespace, named `namespace/name`.
     Claim,
 }
 
@@ -59,26 +59,26 @@ impl Kind {
     }
 }
 
-/// What it means that something is missing.
+/// The consequence of a missing object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Severity {
-    /// No VM can come of it.
+    /// The VM cannot be created.
     Error,
-    /// It may be made later.
+    /// It can be created later.
     Warning,
 }
 
-/// One thing to ask for: a name that one of these kinds may bear.
+/// A required object: a name, and its possible kinds.
 #[derive(Debug)]
 pub(super) struct Requirement {
     pub(super) path: FieldPath,
-    /// The best first.
+    /// The preferred kind first.
     pub(super) kinds: Vec<Kind>,
     pub(super) name: String,
     pub(super) weight: Severity,
 }
 
-/// Everything that the spec names.
+/// All objects that the spec names.
 pub(super) fn requirements(request: &PreflightRequest<'_>) -> Vec<Requirement> {
     let (spec, vm) = (request.spec, request.path.child("virtualMachine"));
     let template = vm.child("template");
@@ -101,7 +101,7 @@ pub(super) fn requirements(request: &PreflightRequest<'_>) -> Vec<Requirement> {
     if let Some(it) = &spec.preference {
         let kind = match it.kind.as_str() {
             PREFERENCE => Kind::Preference,
-            // KubeVirt takes it for the cluster-wide kind.
+            // KubeVirt treats it as the cluster-wide kind.
             _ => Kind::ClusterPreference,
         };
         let path = vm.child("preference").child("name");
@@ -131,7 +131,7 @@ pub(super) fn requirements(request: &PreflightRequest<'_>) -> Vec<Requirement> {
     requirements
 }
 
-/// Both kinds of instancetypes, the one that is asked for first.
+/// Both kinds of instancetypes, the requested one first.
 pub(super) fn instancetype_kinds(matcher: &Matcher) -> Vec<Kind> {
     let asked = canonical(&matcher.kind, INSTANCETYPES).unwrap_or_default();
     instancetypes(asked)

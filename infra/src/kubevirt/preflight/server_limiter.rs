@@ -1,4 +1,5 @@
-//! The way to one API server: while it does not answer, few wait for it, so that those who ask others find a place.
+//! Limits the requests to one API server: while it does not respond, few requests wait for it, so that requests to
+//! other servers can proceed.
 
 use std::time::Duration;
 
@@ -6,21 +7,21 @@ use parking_lot::Mutex;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout};
 
-/// How many may ask at once: less than half of what the server of the reviews takes.
+/// Maximum number of concurrent requests: less than half of the webhook's limit of reviews.
 const MAX_CONCURRENT: usize = 24;
-/// How long a place is waited for.
+/// How long a request waits for a permit.
 const QUEUE_TIMEOUT: Duration = Duration::from_millis(250);
-/// How many may wait for a place, unless the server is known to answer.
+/// Maximum number of waiting requests, unless the server is known to respond.
 const MAX_WAITING: usize = 8;
-/// How long it is believed that a server answers.
+/// How long a server counts as reachable after a response.
 const REACHABLE_TTL: Duration = Duration::from_secs(10);
-/// A request that takes longer and stays without an answer tells that the next will, too. What fails sooner costs
-/// nobody a place, and may be mended.
+/// A request without a response for longer than this marks the server as unreachable. A faster failure blocks no
+/// permit, and may be temporary.
 const SLOW_THRESHOLD: Duration = Duration::from_millis(500);
-/// How long nobody asks a server that did not answer; then one does.
+/// How long a server counts as unreachable; then one request tries again.
 const UNREACHABLE_TTL: Duration = Duration::from_secs(3);
 
-/// The limiter before one API server.
+/// The limiter for one API server.
 #[derive(Debug)]
 pub(super) struct ServerLimiter {
     places: Semaphore,
@@ -30,20 +31,20 @@ pub(super) struct ServerLimiter {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Until when nobody asks, and why.
+    /// Until when requests fail immediately, and why.
     silent: Option<(Instant, String)>,
-    /// When a request was last answered.
+    /// Time of the last response.
     answered: Option<Instant>,
 }
 
 impl State {
-    /// Whether it has answered lately.
+    /// Whether it has responded recently.
     fn is_reachable(&self, now: Instant) -> bool {
         self.answered.is_some_and(|last| now < last + REACHABLE_TTL)
     }
 }
 
-/// A place among those who ask; left when dropped.
+/// Permission to send a request, until dropped.
 #[derive(Debug)]
 pub(super) struct Permit<'a> {
     limiter: &'a ServerLimiter,
@@ -62,7 +63,7 @@ impl Default for ServerLimiter {
 }
 
 impl ServerLimiter {
-    /// A place; why there is none, if the server is known not to answer or too many wait for it.
+    /// Acquires a permit; an error if the server is known to be unreachable or too many requests wait for it.
     pub(super) async fn acquire(&self) -> Result<Permit<'_>, String> {
         let lively = self.may_ask(Instant::now())?;
         let crowded = || format!("{MAX_CONCURRENT} other requests wait for its response");
@@ -84,19 +85,19 @@ impl ServerLimiter {
         }
     }
 
-    /// Whether it makes sense to ask; if so, whether the server is known to answer.
+    /// Whether a request may be sent; if so, whether the server is known to respond.
     fn may_ask(&self, now: Instant) -> Result<bool, String> {
         let mut state = self.state.lock();
         match state.silent.as_mut() {
             Some((until, why)) if now < *until => return Err(why.clone()),
-            // This one finds out; the others go on as before until it has.
+            // This request tries again; others continue to fail until it succeeds.
             Some((until, _)) => *until = now + UNREACHABLE_TTL,
             None => {}
         }
         Ok(state.is_reachable(now))
     }
 
-    /// What came of a request that took so long.
+    /// Records the result of a request with that duration.
     fn record(&self, unanswered: Option<&str>, took: Duration, now: Instant) {
         let mut state = self.state.lock();
         match unanswered {
@@ -106,7 +107,7 @@ impl ServerLimiter {
                     answered: Some(now),
                 };
             }
-            // One that is slow is asked again: whoever is next may have an answer in time.
+            // A slow server is tried again: the next response may be in time.
             Some(_) if state.is_reachable(now) => {}
             Some(why) if took >= SLOW_THRESHOLD => {
                 *state = State {
@@ -120,7 +121,7 @@ impl ServerLimiter {
 }
 
 impl Permit<'_> {
-    /// Leaves, with what came of the request.
+    /// Releases the permit with the result of the request.
     pub(super) fn release(self, unanswered: Option<&str>) {
         self.limiter
             .record(unanswered, self.since.elapsed(), Instant::now());

@@ -1,4 +1,4 @@
-//! Why an infra cluster could not be asked.
+//! Errors of requests to an infra cluster.
 
 use std::future::Future;
 
@@ -8,7 +8,7 @@ use tokio::time::{Instant, timeout_at};
 use super::request::PreflightRequest;
 use crate::kube::error::RemoteError;
 
-/// Why nobody could be asked.
+/// Why the infra cluster could not be reached.
 #[derive(Debug)]
 pub(super) struct Unreachable(pub(super) String);
 
@@ -18,13 +18,13 @@ impl From<RemoteError> for Unreachable {
     }
 }
 
-/// The answer, if it comes in time.
+/// The response, if it arrives in time.
 pub(super) async fn within<T>(deadline: Instant, answer: impl Future<Output = T>) -> Result<T, Unreachable> {
     let late = |_| Unreachable("no answer in time".to_owned());
     timeout_at(deadline, answer).await.map_err(late)
 }
 
-/// An answer that says nothing of the spec: the credential is at fault, or the cluster cannot be asked now.
+/// An error that is independent of the spec: the credential is invalid, or the cluster is unavailable.
 pub(super) fn refused(
     request: &PreflightRequest<'_>,
     error: &RemoteError,
