@@ -117,7 +117,7 @@ def render(lines):
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img"'
         ' aria-labelledby="title">',
         "<!-- Recorded by hack/record-session.py: do not edit. -->",
-        '<title id="title">A terminal session: a Machine with mistakes is refused, a pool of nodes is made, rolled to another'
+        '<title id="title">A terminal session: a Machine with mistakes is refused, a pool of nodes is created, rolled to another'
         " Kubernetes version and deleted</title>",
         f"<style>{STYLE}</style>",
         f'<rect class="frame" x="0.5" y="0.5" width="{width - 1}" height="{height - 1}" rx="8"/>',
