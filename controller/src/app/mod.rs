@@ -5,5 +5,7 @@ mod collectors;
 mod reconcilers;
 pub mod run;
 pub mod server;
+#[cfg(test)]
+mod snapshots;
 pub mod tasks;
 mod wiring;

@@ -60,11 +60,9 @@ struct Entry {
 
 /// What is known of an instancetype.
 #[derive(Debug, Default, PartialEq)]
-pub(crate) struct Looked {
+pub(crate) struct Known {
     /// Its `spec`, if it was ever seen.
     pub(crate) spec: Option<Value>,
-    /// It must be asked for now.
-    pub(crate) ask: bool,
     /// How long until it must be asked for again.
     pub(crate) again: Option<Duration>,
 }
@@ -74,34 +72,36 @@ pub(crate) struct Looked {
 pub(super) struct Instancetypes(Mutex<HashMap<Group, Entry>>);
 
 impl Instancetypes {
-    /// What is known for that group. If the answer says so, whoever looks must ask.
-    pub(super) fn look(&self, group: &Group, wanted: Option<&Wanted>, now: Instant) -> Looked {
+    /// What that group needs; whether it must be asked for now, by the caller.
+    pub(super) fn note(&self, group: &Group, wanted: Option<&Wanted>, now: Instant) -> bool {
         let mut known = self.0.lock();
         let Some(wanted) = wanted else {
             known.remove(group);
-            return Looked::default();
+            return false;
         };
-        let entry = known.entry(group.clone()).or_insert_with(|| Entry {
+        let new = || Entry {
             wanted: wanted.clone(),
             spec: None,
             due: Some(now),
-        });
+        };
+        let entry = known.entry(group.clone()).or_insert_with(new);
         if entry.wanted != *wanted {
-            *entry = Entry {
-                wanted: wanted.clone(),
-                spec: None,
-                due: Some(now),
-            };
+            *entry = new();
         }
-        let ask = entry.due.is_some_and(|due| due <= now);
-        if ask {
+        let is_due = entry.due.is_some_and(|due| due <= now);
+        if is_due {
             entry.due = None;
         }
-        Looked {
+        is_due
+    }
+
+    /// What is known for that group.
+    pub(super) fn known(&self, group: &Group, now: Instant) -> Known {
+        let known = self.0.lock();
+        known.get(group).map_or_else(Known::default, |entry| Known {
             spec: entry.spec.clone(),
-            ask,
             again: entry.due.map(|due| due.duration_since(now)),
-        }
+        })
     }
 
     /// What came of asking. What nobody answers stays as it was known; what is not there is not known.
@@ -153,33 +153,28 @@ mod tests {
         let group = Group::Set(Key::new("ns", "s"));
         let other = Group::Deployment(Key::new("ns", "s"));
         let (wanted, start) = (Wanted::of(&object("small")).unwrap(), Instant::now());
-        assert!(all.look(&group, Some(&wanted), start).ask);
-        assert_eq!(
-            all.look(&group, Some(&wanted), start),
-            Looked::default(),
-            "it is being asked for"
-        );
+        assert!(all.note(&group, Some(&wanted), start));
+        assert!(!all.note(&group, Some(&wanted), start), "it is being asked for");
+        assert_eq!(all.known(&group, start), Known::default());
         all.answered(&group, &wanted, Ok(Some(json!(1))), start);
-        let looked = all.look(&group, Some(&wanted), start);
-        assert_eq!(
-            (looked.spec, looked.ask, looked.again),
-            (Some(json!(1)), false, Some(EVERY))
-        );
+        assert!(!all.note(&group, Some(&wanted), start));
+        let known = all.known(&group, start);
+        assert_eq!((known.spec, known.again), (Some(json!(1)), Some(EVERY)));
 
         // Nobody answers: what is known stays, and is asked for sooner.
         let later = start + EVERY;
-        assert!(all.look(&group, Some(&wanted), later).ask);
+        assert!(all.note(&group, Some(&wanted), later));
         all.answered(&group, &wanted, Err("no".to_owned()), later);
-        let looked = all.look(&group, Some(&wanted), later);
-        assert_eq!((looked.spec, looked.again), (Some(json!(1)), Some(AGAIN)));
+        let known = all.known(&group, later);
+        assert_eq!((known.spec, known.again), (Some(json!(1)), Some(AGAIN)));
 
-        assert!(all.look(&other, Some(&wanted), later).ask, "a namesake");
+        assert!(all.note(&other, Some(&wanted), later), "a namesake");
         let large = Wanted::of(&object("large")).unwrap();
-        let looked = all.look(&group, Some(&large), later);
-        assert_eq!((looked.spec, looked.ask), (None, true));
+        assert!(all.note(&group, Some(&large), later));
+        assert_eq!(all.known(&group, later).spec, None);
         // An answer to the question before says nothing.
         all.answered(&group, &wanted, Ok(Some(json!(2))), later);
-        assert_eq!(all.look(&group, Some(&large), later), Looked::default());
+        assert_eq!(all.known(&group, later), Known::default());
     }
 
     #[test]

@@ -22,7 +22,7 @@ use tokio::time::Instant;
 use crate::context::Context;
 
 pub use cache::Group;
-use cache::{Instancetypes, Looked, Wanted};
+use cache::{Instancetypes, Known, Wanted};
 pub(crate) use capacity::{corrections, may_be_one, object};
 
 /// How long an answer may take.
@@ -36,6 +36,12 @@ pub struct NodeGroups {
     instancetypes: Instancetypes,
 }
 
+impl std::fmt::Debug for NodeGroups {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("NodeGroups").field(&self.instancetypes).finish()
+    }
+}
+
 impl NodeGroups {
     /// None known yet; asked for with clients of these options.
     pub fn new(context: Arc<Context>, options: ClientOptions) -> Arc<Self> {
@@ -47,14 +53,18 @@ impl NodeGroups {
         })
     }
 
-    /// What is known of the instancetype of that object, if it is a node group; what is not, is asked for.
-    pub(crate) fn look(self: &Arc<Self>, group: &Group, object: Option<&Value>) -> Looked {
+    /// Asks for the instancetype of that object, if it is a node group, and the instancetype is not known.
+    pub(crate) fn note(self: &Arc<Self>, group: &Group, object: Option<&Value>) {
         let wanted = object.and_then(Wanted::of);
-        let looked = self.instancetypes.look(group, wanted.as_ref(), Instant::now());
-        if let Some(wanted) = wanted.filter(|_| looked.ask) {
+        let is_due = self.instancetypes.note(group, wanted.as_ref(), Instant::now());
+        if let Some(wanted) = wanted.filter(|_| is_due) {
             tokio::spawn(self.clone().ask(group.clone(), wanted));
         }
-        looked
+    }
+
+    /// What is known of the instancetype of that group.
+    pub(crate) fn known(&self, group: &Group) -> Known {
+        self.instancetypes.known(group, Instant::now())
     }
 
     /// The object is gone.

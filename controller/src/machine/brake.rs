@@ -4,7 +4,7 @@
 //! What counts is how many Machines miss their VM together, not how many VMs are lost over time: a Machine whose VM somebody
 //! deletes again and again is one.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,7 +35,7 @@ pub struct Census {
     /// How many there are.
     pub recorded: usize,
     /// UIDs of those that are not there, and their Machines.
-    pub missing: HashMap<String, Key>,
+    pub missing: BTreeMap<String, Key>,
 }
 
 impl Census {
@@ -45,7 +45,7 @@ impl Census {
 }
 
 /// What is missing from one infra cluster.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Vanished {
     /// When the VM of that UID was first missed.
     since: HashMap<String, Timestamp>,
@@ -128,20 +128,22 @@ impl Vanished {
     }
 
     /// How long nothing is done yet about the loss of the VM of that UID.
-    fn settles_in(&mut self, uid: &str, settle: Duration, now: Timestamp) -> Option<Duration> {
-        let since = if let Some(since) = self.since.get(uid) {
-            *since
-        } else {
-            // One of a Machine that is being deleted is in no census.
+    fn settles_in(&self, uid: &str, settle: Duration, now: Timestamp) -> Option<Duration> {
+        let of_deleting = self.of_deleting.get(uid).map(|(since, _)| since);
+        let since = self.since.get(uid).or(of_deleting).unwrap_or(&now);
+        let settle = SignedDuration::try_from(settle).unwrap_or(SignedDuration::MAX);
+        let left = settle.saturating_sub(now.duration_since(*since));
+        Duration::try_from(left).ok().filter(|left| !left.is_zero())
+    }
+
+    /// The VM of that UID is missing. One of a Machine that is being deleted is in no census.
+    fn miss(&mut self, uid: &str, now: Timestamp) {
+        if !self.since.contains_key(uid) {
             self.of_deleting
                 .retain(|_, (_, asked)| now.duration_since(*asked) <= FORGOTTEN);
-            let (since, asked) = self.of_deleting.entry(uid.to_owned()).or_insert((now, now));
+            let (_, asked) = self.of_deleting.entry(uid.to_owned()).or_insert((now, now));
             *asked = now;
-            *since
-        };
-        let settle = SignedDuration::try_from(settle).unwrap_or(SignedDuration::MAX);
-        let left = settle.saturating_sub(now.duration_since(since));
-        Duration::try_from(left).ok().filter(|left| !left.is_zero())
+        }
     }
 }
 
@@ -186,9 +188,22 @@ pub struct Question<'a> {
     pub settle: Duration,
 }
 
+/// What a Machine has seen of the guard.
+#[derive(Debug)]
+pub struct Seen {
+    /// The verdict.
+    pub brake: Brake,
+    infra: InfraKey,
+    /// UID of its VM, if that is missing.
+    lost: Option<String>,
+    /// The census that the verdict is from, if it was taken for it.
+    census: Option<(Census, u64)>,
+    at: Timestamp,
+}
+
 impl Brakes {
-    /// The verdict for one Machine, and whether the guard was released by it, so that others may go on.
-    pub fn ask(&self, question: Question<'_>, now: Timestamp) -> (Brake, bool) {
+    /// The verdict for one Machine. Remembers nothing.
+    pub fn see(&self, question: Question<'_>, now: Timestamp) -> Seen {
         let Question { open, machine, .. } = question;
         let record = machine.record.as_ref();
         let recorded = record.and_then(|record| record.vm_uid.as_deref());
@@ -196,32 +211,62 @@ impl Brakes {
         // That a VM which Machinist deletes goes is no loss.
         let is_deleted = record.is_some_and(|record| record.vm_deleting) && machine.is_deleting();
         let lost = recorded.filter(is_missing).filter(|_| !is_deleted);
-        let mut by_infra = self.by_infra.lock();
-        let kept = by_infra.entry(open.key().clone()).or_default();
-        let was_engaged = kept.vanished.engaged.is_some();
-        if recorded.is_some() && lost.is_none() && !was_engaged {
-            return (Brake::Released, false);
+        let seen = |brake, census| Seen {
+            brake,
+            infra: open.key().clone(),
+            lost: lost.map(str::to_owned),
+            census,
+            at: now,
+        };
+        let by_infra = self.by_infra.lock();
+        let none = Kept::default();
+        let kept = by_infra.get(open.key()).unwrap_or(&none);
+        if recorded.is_some() && lost.is_none() && kept.vanished.engaged.is_none() {
+            return seen(Brake::Released, None);
         }
         let missed = recorded.is_some_and(|uid| kept.vanished.since.contains_key(uid));
         let removals = open.removals();
-        let taken = kept.taken.take().filter(|taken| {
+        let taken = kept.taken.as_ref().filter(|taken| {
             // Not if this one has gone, or come back, since then.
             missed == lost.is_some() && taken.removals == removals && now.duration_since(taken.at) < FRESH
         });
-        let taken = taken.unwrap_or_else(|| Taken {
-            at: now,
-            removals,
-            brake: kept.vanished.take(&census(question), now),
-        });
-        let brake = taken.brake.clone();
-        kept.taken = Some(taken);
-        let released = was_engaged && brake == Brake::Released;
         let settle = if open.is_watched() { BURST } else { question.settle };
-        let settles_in = lost.and_then(|uid| kept.vanished.settles_in(uid, settle, now));
+        let settles_in = |vanished: &Vanished| lost.and_then(|uid| vanished.settles_in(uid, settle, now));
+        let (brake, settles_in, census) = match taken {
+            Some(taken) => (taken.brake.clone(), settles_in(&kept.vanished), None),
+            None => {
+                let (census, mut vanished) = (census(question), kept.vanished.clone());
+                let brake = vanished.take(&census, now);
+                (brake, settles_in(&vanished), Some((census, removals)))
+            }
+        };
         match (brake, settles_in) {
-            (Brake::Released, Some(left)) => (Brake::Settling(left), released),
-            (brake, _) => (brake, released),
+            (Brake::Released, Some(left)) => seen(Brake::Settling(left), census),
+            (brake, _) => seen(brake, census),
         }
+    }
+
+    /// Remembers what was seen; whether the guard was released by it, so that others may go on.
+    pub fn take(&self, seen: &Seen) -> bool {
+        if seen.lost.is_none() && seen.census.is_none() {
+            return false;
+        }
+        let mut by_infra = self.by_infra.lock();
+        let kept = by_infra.entry(seen.infra.clone()).or_default();
+        let was_engaged = kept.vanished.engaged.is_some();
+        // Not one that is older than what is known.
+        let is_newer = kept.taken.as_ref().is_none_or(|taken| taken.at <= seen.at);
+        if let Some((census, removals)) = seen.census.as_ref().filter(|_| is_newer) {
+            kept.taken = Some(Taken {
+                at: seen.at,
+                removals: *removals,
+                brake: kept.vanished.take(census, seen.at),
+            });
+        }
+        if let Some(uid) = &seen.lost {
+            kept.vanished.miss(uid, seen.at);
+        }
+        was_engaged && kept.vanished.engaged.is_none()
     }
 
     /// How many of the infra clusters in use have an engaged one. Of a cluster that no Machine uses any more, nobody asks, so
@@ -315,6 +360,7 @@ mod tests {
     fn the_loss_of_a_deleting_machines_vm_settles_once() {
         let (mut vanished, minute) = (Vanished::default(), Duration::from_mins(2));
         assert_eq!(vanished.settles_in("v", minute, at(0)), Some(minute));
+        vanished.miss("v", at(0));
         // Others are looked at meanwhile.
         vanished.take(&census(3, []), at(90));
         assert_eq!(

@@ -19,6 +19,7 @@ use crate::csr::told::Told;
 use crate::runtime::recreation::Recreations;
 
 /// What the reconciler of Machines remembers.
+#[derive(Debug)]
 pub struct Memory {
     /// Held while a Machine is deleted because its host is drained.
     pub evacuations: tokio::sync::Mutex<()>,
@@ -70,7 +71,7 @@ impl Memory {
 
     /// Forgets a Machine of which nothing is left; those whose turn to start has come by that.
     pub fn forget(&self, key: &Key) -> Vec<Key> {
-        let _gone = self.times.unseen(key);
+        self.times.forget_news(key);
         self.failures.clear(key);
         self.failures.creations.forget(key);
         self.recreations.end(key);

@@ -51,8 +51,8 @@ pub struct Hands {
     pub look_again: Option<Duration>,
     /// What its spec refers to.
     references: HashSet<Reference>,
-    /// The mass-loss guard of its infra cluster has just let go.
-    is_released: bool,
+    /// What the mass-loss guard of its infra cluster showed.
+    guard: Option<brake::Seen>,
     spec: Option<Decoded>,
     facts: Option<Opaque>,
 }
@@ -97,10 +97,11 @@ impl Hands {
 impl Hands {
     /// Keeps what the snapshot was taken from, and nothing else; and has other Machines reconciled that the mass-loss guard of
     /// their infra cluster held back.
-    pub fn keep(&self, context: &Context, key: &Key) {
+    pub fn keep(&self, context: &Context, memory: &Memory, key: &Key) {
         context.infra.release_unused(key);
         context.references.keep(key, &self.references);
-        if let Some(open) = self.open.as_ref().filter(|_| self.is_released) {
+        let is_released = self.guard.as_ref().is_some_and(|seen| memory.brakes.take(seen));
+        if let Some(open) = self.open.as_ref().filter(|_| is_released) {
             for other in context.infra.users(open.key()) {
                 context.queues.machines.add(other);
             }
@@ -176,7 +177,7 @@ pub async fn observe(
         facts: None,
         look_again,
         references: sources.references.into_inner(),
-        is_released: false,
+        guard: None,
     };
     let infra = match access {
         Err(infra) => infra,
@@ -346,8 +347,9 @@ async fn look(
         machine,
         settle: context.settings.look_every.mul_f64(1.3),
     };
-    let (brake, is_released) = memory.brakes.ask(question, now);
-    hands.is_released = is_released;
+    let guard = memory.brakes.see(question, now);
+    let brake = guard.brake.clone();
+    hands.guard = Some(guard);
     let contested = contested::find(
         context,
         &memory.reserved,

@@ -18,6 +18,7 @@ use super::observe::{Hands, observe, place, reserve};
 use super::observed::{Concern, Observed};
 use super::plan::{Plan, Step};
 use super::starts::{Pool, Start};
+use super::times::News;
 use crate::cache::{Remnant, StoredMachine, owner};
 use crate::context::Context;
 use crate::runtime::backoff::Cause;
@@ -31,6 +32,7 @@ use crate::telemetry::metrics::Counts;
 const LOST: Duration = Duration::from_secs(1);
 
 /// Makes Machines into Nodes, and takes them down again.
+#[derive(Debug)]
 pub struct MachineReconciler {
     context: Arc<Context>,
     memory: Memory,
@@ -39,13 +41,14 @@ pub struct MachineReconciler {
 }
 
 /// What is known of one Machine.
+#[derive(Debug)]
 pub struct Snapshot {
     observed: Observed,
     hands: Hands,
     /// Whether it is gone while something of its is not.
     is_lost: bool,
-    /// Since when it has not been answered to what happened to its VM.
-    unseen: Option<std::time::Instant>,
+    /// What was heard of its VM and is not answered yet.
+    news: Option<News>,
 }
 
 /// A VM that is being made, until this is dropped.
@@ -116,28 +119,28 @@ impl Reconciler for MachineReconciler {
         )
     }
 
-    async fn snapshot(&self, key: &Key, now: Timestamp) -> Option<Snapshot> {
+    fn note(&self, key: &Key, now: Timestamp) {
         let (stores, memory) = (&self.context.stores, &self.memory);
-        let mut lost = stores.lost.get(key);
-        if lost
-            .as_ref()
-            .is_some_and(|machine| machine.is_ignored(&self.context.settings.name))
-        {
+        let is_ignored = |machine: &StoredMachine| machine.is_ignored(&self.context.settings.name);
+        if stores.lost.get(key).is_some_and(|machine| is_ignored(&machine)) {
             stores.lost.forget(key);
-            lost = None;
         }
-        let is_lost = lost.is_some();
-        let machine = lost.or_else(|| stores.machines.get(key))?;
         memory.failures.creations.begin(Instant::now());
-        memory.times.note(key, Some(&machine), now, &self.context.metrics);
+        if let Some((machine, _)) = self.find(key) {
+            memory.times.note(key, Some(&machine), now, &self.context.metrics);
+        }
+    }
+
+    async fn snapshot(&self, key: &Key, now: Timestamp) -> Option<Snapshot> {
+        let (machine, is_lost) = self.find(key)?;
         // What happens from here on is for the next reconcile to answer.
-        let unseen = memory.times.unseen(key);
-        let (observed, hands) = observe(&self.context, memory, key, &machine, now).await;
+        let news = self.memory.times.news(key);
+        let (observed, hands) = observe(&self.context, &self.memory, key, &machine, now).await;
         Some(Snapshot {
             observed,
             hands,
             is_lost,
-            unseen,
+            news,
         })
     }
 
@@ -157,17 +160,12 @@ impl Reconciler for MachineReconciler {
         now: Timestamp,
     ) -> Result<Requeue, Stop<String>> {
         self.report_let_go(key).await;
-        snapshot.hands.keep(&self.context, key);
+        snapshot.hands.keep(&self.context, &self.memory, key);
         let plan = self.reserved(&mut snapshot, plan, now);
         let (plan, creating) = match self.started(&mut snapshot, plan, now) {
             Ok(started) => started,
             // There is nothing to be shown of that.
-            Err(again) => {
-                if let Some(since) = snapshot.unseen {
-                    self.memory.times.still_unseen(key, since);
-                }
-                return Ok(Requeue::After(again));
-            }
+            Err(again) => return Ok(Requeue::After(again)),
         };
         if snapshot.observed.failure.is_some() {
             self.memory.failures.reported(key);
@@ -178,7 +176,7 @@ impl Reconciler for MachineReconciler {
             observed,
             hands,
             is_lost,
-            unseen,
+            news,
         } = &snapshot;
         let machine = &observed.machine;
         let mut refused = false;
@@ -204,13 +202,12 @@ impl Reconciler for MachineReconciler {
             // There is no VM, and none will come.
             self.enqueue(self.memory.starts.forget(key, Instant::now()));
         }
-        match (unseen, after) {
-            (Some(since), Some(after)) if result.is_ok() => {
-                let times = &self.memory.times;
-                times.answered(machine, &after, since.elapsed(), &self.context.metrics);
+        if let (Some(news), Ok(())) = (news, &result) {
+            let times = &self.memory.times;
+            times.end_news(key, *news);
+            if let Some(after) = &after {
+                times.answered(machine, after, news.since.elapsed(), &self.context.metrics);
             }
-            (Some(since), _) if result.is_err() => self.memory.times.still_unseen(key, *since),
-            _ => {}
         }
         result?;
         let has_failed = observed.failure.is_some();
@@ -242,6 +239,13 @@ impl MachineReconciler {
             memory,
             default_lane: ConcurrencyLimit::new(worker_count),
         }
+    }
+
+    /// The Machine of that key, and whether it is gone while something of its is not.
+    fn find(&self, key: &Key) -> Option<(Arc<StoredMachine>, bool)> {
+        let stores = &self.context.stores;
+        let lost = stores.lost.get(key).map(|machine| (machine, true));
+        lost.or_else(|| Some((stores.machines.get(key)?, false)))
     }
 
     /// Something that the Machine waits for has changed: what failed is tried again soon.

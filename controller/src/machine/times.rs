@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use k8s_openapi::jiff::Timestamp;
 use machinist_infra::cache::store::Key;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 
 use super::phase::Phase;
 use super::record::Record;
@@ -18,8 +18,17 @@ use crate::telemetry::metrics::Metrics;
 #[derive(Debug, Default)]
 pub struct Times {
     seen: Mutex<HashMap<Key, Seen>>,
-    /// When the first news of VMs came that no pass has seen yet.
-    news: Mutex<HashMap<Key, Instant>>,
+    /// News of VMs that no plan has answered yet.
+    news: Mutex<HashMap<Key, News>>,
+}
+
+/// News of a Machine's VM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct News {
+    /// When the first came.
+    pub since: Instant,
+    /// How many came.
+    count: u64,
 }
 
 /// What was last seen of a Machine.
@@ -65,20 +74,30 @@ impl Times {
     /// Something of a Machine's VM has changed.
     pub fn heard(&self, machine: &StoredMachine, now: Instant) {
         if !machine.has_running_vm() {
-            self.still_unseen(&Key::of(machine), now);
+            let mut news = self.news.lock();
+            let known = news
+                .entry(Key::of(machine))
+                .or_insert(News { since: now, count: 0 });
+            known.count += 1;
         }
     }
 
-    /// A pass begins, which sees all that was heard of until now: since when.
-    pub fn unseen(&self, key: &Key) -> Option<Instant> {
-        self.lock_news().remove(key)
+    /// What a snapshot that is taken now answers.
+    pub fn news(&self, key: &Key) -> Option<News> {
+        self.news.lock().get(key).copied()
     }
 
-    /// The pass did not do what it meant to, so what was heard `since` is for the next one. The earliest counts.
-    pub fn still_unseen(&self, key: &Key, since: Instant) {
-        let mut news = self.lock_news();
-        let known = news.entry(key.clone()).or_insert(since);
-        *known = since.min(*known);
+    /// That was answered: a plan was carried out that was made of it. What has come since then is for the next one.
+    pub fn end_news(&self, key: &Key, answered: News) {
+        let mut news = self.news.lock();
+        if news.get(key) == Some(&answered) {
+            news.remove(key);
+        }
+    }
+
+    /// The Machine is gone.
+    pub fn forget_news(&self, key: &Key) {
+        self.news.lock().remove(key);
     }
 
     /// A pass has turned the Machine `before` into `after`, so long after the news was heard that it began with.
@@ -86,10 +105,6 @@ impl Times {
         if before.uid() == after.uid() && !before.has_running_vm() && after.has_running_vm() {
             metrics.running_to_status.observe(took.as_secs_f64());
         }
-    }
-
-    fn lock_news(&self) -> MutexGuard<'_, HashMap<Key, Instant>> {
-        self.news.lock()
     }
 
     /// A pass sees a Machine, or that it is gone.
@@ -254,18 +269,21 @@ mod tests {
         let at = |seconds| begun + Duration::from_secs(seconds);
         times.heard(&before, at(0));
         times.heard(&before, at(1));
-        assert_eq!(times.unseen(&key), Some(at(0)));
-        assert_eq!(times.unseen(&key), None);
-        // The pass could not write, and more was heard meanwhile.
+        let first = times.news(&key).unwrap();
+        assert_eq!(first.since, at(0));
+        // More comes while a plan is carried out that knew nothing of it.
         times.heard(&before, at(2));
-        times.still_unseen(&key, at(0));
-        assert_eq!(times.unseen(&key), Some(at(0)));
+        times.end_news(&key, first);
+        let second = times.news(&key).unwrap();
+        assert_eq!(second.since, at(0));
+        times.end_news(&key, second);
+        assert_eq!(times.news(&key), None);
         times.answered(&before, &after, Duration::from_secs(3), &metrics);
         assert_eq!(told(), (1, 3.0));
 
         // What runs already is no news, and is not timed again; nor is what does not run yet.
         times.heard(&after, at(3));
-        assert_eq!(times.unseen(&key), None);
+        assert_eq!(times.news(&key), None);
         times.answered(&after, &after, Duration::from_secs(1), &metrics);
         times.answered(&before, &before, Duration::from_secs(1), &metrics);
         assert_eq!(told(), (1, 3.0));

@@ -38,8 +38,15 @@ pub struct Memories {
 impl Memories {
     /// The failure that holds the deployment back at `now`, if it is like `subject` now.
     pub fn pending(&self, key: &Key, subject: impl FnOnce() -> u64, now: Timestamp) -> Option<Failure> {
-        let failure = self.deployments.lock().get_mut(key)?.failure.show(subject);
+        let failure = self.deployments.lock().get(key)?.failure.show(subject);
         failure.filter(|failure| failure.until > now)
+    }
+
+    /// A plan was made that reports it.
+    pub fn reported(&self, key: &Key) {
+        if let Some(memory) = self.deployments.lock().get_mut(key) {
+            memory.failure.reported();
+        }
     }
 
     /// A write failed while the deployment was like `subject`.
@@ -75,25 +82,34 @@ impl Memories {
         }
     }
 
-    /// What the deployment may create.
-    pub fn allowance(
-        &self,
-        key: &Key,
-        deployment: &StoredMachineDeployment,
-        is_paused: bool,
-        now: Instant,
-        fate: impl Fn(&str) -> Fate,
-    ) -> Allowance {
-        self.creations(key, |creations| {
-            creations.asked(deployment.selector.text(), &deployment.template, is_paused);
-            creations.review(now, fate);
-            creations.allowance(MAX_CREATIONS, now)
-        })
+    /// What the deployment may create, and what it has created that is to be deleted again: by name and UID.
+    pub fn allowance(&self, key: &Key) -> (Allowance, Vec<(String, String)>) {
+        let deployments = self.deployments.lock();
+        let creations = deployments.get(key).map(|memory| &memory.creations);
+        creations
+            .map(|creations| (creations.allowance(), creations.rejected()))
+            .unwrap_or_default()
     }
 
     /// What it has created that may come to nothing.
     pub fn creations<T>(&self, key: &Key, of: impl FnOnce(&mut CreationLimit) -> T) -> T {
         of(&mut self.deployments.lock().entry(key.clone()).or_default().creations)
+    }
+
+    /// Takes notice of what has become of the sets that the deployment has created, by their names, and which of those that are
+    /// not as they were sent are still there.
+    pub fn review(
+        &self,
+        key: &Key,
+        deployment: &StoredMachineDeployment,
+        is_paused: bool,
+        fate: impl Fn(&str) -> Fate,
+        is_there: impl Fn(&str, &str) -> bool,
+    ) {
+        self.creations(key, |creations| {
+            creations.asked(deployment.selector.text(), &deployment.template, is_paused);
+            creations.review(MAX_CREATIONS, Instant::now(), fate, is_there);
+        });
     }
 
     /// When the status was written last.

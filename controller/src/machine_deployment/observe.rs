@@ -7,7 +7,6 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use machinist_infra::cache::store::Key;
 use machinist_shared::admission::template;
 use machinist_shared::api::names::annotation;
-use tokio::time::Instant;
 
 use super::decide::likeness_of;
 use super::memory::Memories;
@@ -20,10 +19,37 @@ use crate::machine::evacuation;
 use crate::runtime::backoff;
 use crate::runtime::creation_limit::Fate;
 
+/// Takes notice of what has become of what the deployment has created.
+pub(super) fn note(
+    context: &Context,
+    groups: &Arc<NodeGroups>,
+    memories: &Memories,
+    key: &Key,
+    stored: &StoredMachineDeployment,
+) {
+    let sets = &context.stores.machine_sets;
+    let find = |name: &str| sets.get(&Key::new(stored.namespace(), name));
+    let fate = |name: &str| match find(name) {
+        Some(set) if !stored.has(&set) => Fate::Lost,
+        Some(set) if set.is_deleting() => Fate::Deleted,
+        Some(_) => Fate::Kept,
+        None if sets.saw_deletion(&Key::new(stored.namespace(), name)) => Fate::Deleted,
+        None => Fate::Lost,
+    };
+    let is_there =
+        |name: &str, uid: &str| find(name).is_some_and(|set| set.uid() == uid && !set.is_deleting());
+    let deployment = deployment(stored);
+    let is_paused = deployment.paused || deployment.held_by.is_some();
+    memories.review(key, stored, is_paused, fate, is_there);
+    let is_group = deployment.may_be_a_node_group() && !deployment.deleting;
+    let object = is_group.then(|| deployment.as_node_group());
+    groups.note(&Group::Deployment(key.clone()), object.as_ref());
+}
+
 /// Everything known of the deployment, and the sets that it was taken from.
 pub(super) fn observe(
     context: &Context,
-    groups: &Arc<NodeGroups>,
+    groups: &NodeGroups,
     memories: &Memories,
     key: &Key,
     stored: &StoredMachineDeployment,
@@ -32,27 +58,8 @@ pub(super) fn observe(
     let all = context.stores.machine_sets_in(stored.namespace());
     let names = all.iter().map(|set| set.name().to_owned()).collect();
     let deployment = deployment(stored);
-    let find = |name: &str| {
-        context
-            .stores
-            .machine_sets
-            .get(&Key::new(stored.namespace(), name))
-    };
-    let rejected = memories.creations(key, |creations| {
-        creations.rejected(|name, uid| find(name).is_some_and(|set| set.uid() == uid && !set.is_deleting()))
-    });
+    let (creations, rejected) = memories.allowance(key);
     let is_rejected = |set: &StoredMachineSet| rejected.iter().any(|(_, uid)| uid == set.uid());
-    let fate = |name: &str| match find(name) {
-        Some(set) if !stored.has(&set) => Fate::Lost,
-        Some(set) if set.is_deleting() => Fate::Deleted,
-        Some(_) => Fate::Kept,
-        None if (context.stores.machine_sets).saw_deletion(&Key::new(stored.namespace(), name)) => {
-            Fate::Deleted
-        }
-        None => Fate::Lost,
-    };
-    let is_paused = deployment.paused || deployment.held_by.is_some();
-    let creations = memories.allowance(key, stored, is_paused, Instant::now(), fate);
     let mut ours = all;
     ours.retain(|set| {
         let matches = stored.selector.matches(set.metadata.labels.as_ref());
@@ -69,9 +76,7 @@ pub(super) fn observe(
         }
         observed
     });
-    let is_group = deployment.may_be_a_node_group() && !deployment.deleting;
-    let object = is_group.then(|| deployment.as_node_group());
-    let looked = groups.look(&Group::Deployment(key.clone()), object.as_ref());
+    let instancetype = groups.known(&Group::Deployment(key.clone()));
     let observed = Observed {
         sets: sets.collect(),
         names,
@@ -81,8 +86,8 @@ pub(super) fn observe(
         rollback_refused: memories.rollback_refused(key, &deployment.annotations),
         status_written: memories.status_written(key),
         overlaps: overlap::of_deployment(&context.stores, stored),
-        instancetype: looked.spec,
-        instancetype_again: looked.again,
+        instancetype: instancetype.spec,
+        instancetype_again: instancetype.again,
         deployment,
     };
     (observed, ours)

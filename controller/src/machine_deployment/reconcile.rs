@@ -9,7 +9,7 @@ use machinist_infra::cache::store::Key;
 use super::act::{Failure, act};
 use super::decide::decide;
 use super::memory::Memories;
-use super::observe::{observe, subject};
+use super::observe::{note, observe, subject};
 use super::observed::Observed;
 use super::plan::{Plan, Step};
 use crate::autoscaler::{Group, NodeGroups};
@@ -20,6 +20,7 @@ use crate::runtime::queue::Queue;
 use crate::runtime::write::Stop;
 
 /// Rolls MachineDeployments out.
+#[derive(Debug)]
 pub struct MachineDeploymentReconciler {
     context: Arc<Context>,
     groups: Arc<NodeGroups>,
@@ -27,6 +28,7 @@ pub struct MachineDeploymentReconciler {
 }
 
 /// What is known of one MachineDeployment, and what that was taken from.
+#[derive(Debug)]
 pub struct Snapshot {
     observed: Observed,
     deployment: Arc<StoredMachineDeployment>,
@@ -74,6 +76,12 @@ impl Reconciler for MachineDeploymentReconciler {
         }
     }
 
+    fn note(&self, key: &Key, _: Timestamp) {
+        if let Some(deployment) = self.context.stores.machine_deployments.get(key) {
+            note(&self.context, &self.groups, &self.memories, key, &deployment);
+        }
+    }
+
     async fn snapshot(&self, key: &Key, now: Timestamp) -> Option<Snapshot> {
         let deployment = self.context.stores.machine_deployments.get(key)?;
         let (observed, sets) = observe(&self.context, &self.groups, &self.memories, key, &deployment, now);
@@ -102,6 +110,7 @@ impl Reconciler for MachineDeploymentReconciler {
         let (memories, observed) = (&self.memories, &snapshot.observed);
         let from = (snapshot.deployment.as_ref(), snapshot.sets.as_slice());
         let (again, writes) = (plan.again, !plan.steps.is_empty());
+        memories.reported(key);
         let result = act(&self.context, memories, key, from, plan).await;
         result.map_err(|stop| {
             stop.map(|failure| match failure {

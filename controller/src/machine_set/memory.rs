@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use crate::cache::{StoredMachine, StoredMachineSet};
 use crate::runtime::backoff::Jitter;
-use crate::runtime::creation_limit::{Allowance, CreationLimit, Fate};
+use crate::runtime::creation_limit::{CreationLimit, Fate};
 use crate::runtime::failure::{Failed, Failure, LastFailure};
 use crate::runtime::recreation::Recreations;
 
@@ -151,6 +151,11 @@ impl Memories {
         self.of(key, |memory| memory.failure.show(subject)).flatten()
     }
 
+    /// A plan was made that reports it.
+    pub fn reported(&self, key: &Key) {
+        self.of(key, |memory| memory.failure.reported());
+    }
+
     /// A write failed while the set was like `subject`.
     pub fn fail(&self, key: &Key, subject: u64, failed: Failed, now: Timestamp) {
         self.of(key, |memory| {
@@ -206,23 +211,24 @@ impl Memories {
         });
     }
 
-    /// What the set may create: as many as it asks for, some in the place of others, and few that come to nothing.
-    pub fn allowance(
+    /// Takes notice of what has become of the Machines that the set has created, by their names, and which of those that are not
+    /// as they were sent are still there. It may create as many as it asks for, some to replace others, and few that come to
+    /// nothing.
+    pub fn review(
         &self,
         key: &Key,
         set: &StoredMachineSet,
         now: Instant,
         fate: impl Fn(&str) -> Fate,
-    ) -> Allowance {
+        is_there: impl Fn(&str, &str) -> bool,
+    ) {
         let replicas = set.replicas.and_then(|replicas| usize::try_from(replicas).ok());
         let replicas = replicas.unwrap_or_default();
-        let allowance = self.of(key, |memory| {
+        self.of(key, |memory| {
             let creations = &mut memory.creations;
             creations.asked(set.selector.text(), &set.template, set.paused_by().is_some());
-            creations.review(now, fate);
-            creations.allowance(replicas + replicas / 10 + SPARE_CREATIONS, now)
+            creations.review(replicas + replicas / 10 + SPARE_CREATIONS, now, fate, is_there);
         });
-        allowance.unwrap_or_else(|| CreationLimit::default().allowance(replicas, now))
     }
 
     /// What the set has created that may come to nothing.
@@ -281,6 +287,12 @@ mod tests {
         memories.fail(&key, 1, failed("quota", false), now);
         let first = memories.failure(&key, || 1).unwrap();
         assert!(first.is_news && !first.of_status);
+        assert_eq!(
+            memories.failure(&key, || 1),
+            Some(first.clone()),
+            "seeing it reports nothing"
+        );
+        memories.reported(&key);
         for _ in 0..20 {
             memories.fail(&key, 1, failed("no status", true), now);
         }

@@ -14,46 +14,25 @@ use crate::context::Context;
 use crate::runtime::backoff;
 use crate::runtime::creation_limit::Fate;
 
-/// Everything known of the set, and of nothing else: the cost grows with its own Machines and the orphans only.
-pub(super) fn observe(
+/// Takes notice of what has become of what the set has created.
+pub(super) fn note(
     context: &Context,
     groups: &Arc<NodeGroups>,
     memories: &Memories,
     key: &Key,
     set: &Arc<StoredMachineSet>,
     now: Timestamp,
-) -> Observed {
-    let (stores, started) = (&context.stores, Instant::now());
+) {
+    let stores = &context.stores;
+    let machines = stores.machines_of(set.uid());
+    memories.count_losses(key, set, machines.iter().map(AsRef::as_ref), now);
+    let machine = |name: &str| stores.machines.get(&Key::new(set.namespace(), name));
     // What has come by watch meanwhile is no question any more.
     for name in memories.unresolved(key) {
-        let found = stores.machines.get(&Key::new(set.namespace(), &name));
-        if found.is_some_and(|machine| machine.controller_uid() == Some(set.uid())) {
+        if machine(&name).is_some_and(|machine| machine.controller_uid() == Some(set.uid())) {
             memories.resolve(key, &name);
         }
     }
-    let machines = stores.machines_of(set.uid()).into_iter();
-    let machines = machines.filter(|machine| machine.namespace() == set.namespace());
-    let machines = machines.map(|machine| Member {
-        node: node_state(stores, &machine),
-        machine,
-    });
-    let machine = |name: &str| stores.machines.get(&Key::new(set.namespace(), name));
-    let still =
-        |name: &str, uid: &str| machine(name).filter(|found| found.uid() == uid && !found.is_deleting());
-    let rejected = memories.creations(key, |creations| {
-        creations.rejected(|name, uid| still(name, uid).is_some())
-    });
-    let rejected = rejected.unwrap_or_default();
-    let rejected: Vec<_> = rejected
-        .iter()
-        .filter_map(|(name, uid)| still(name, uid))
-        .collect();
-    let is_rejected = |machine: &StoredMachine| rejected.iter().any(|other| other.uid() == machine.uid());
-    let machines: Vec<Member> = machines.filter(|member| !is_rejected(&member.machine)).collect();
-    let orphans = stores.orphaned_machines_in(set.namespace()).into_iter();
-    let orphans = orphans
-        .filter(|machine| !machine.is_deleting() && set.selector.matches(machine.metadata.labels.as_ref()))
-        .filter(|machine| !is_rejected(machine));
     let fate = |name: &str| match machine(name) {
         Some(found) if !set.has(&found) => Fate::Lost,
         Some(found) if found.is_deleting() => Fate::Deleted,
@@ -62,20 +41,61 @@ pub(super) fn observe(
         None if stores.machines.saw_deletion(&Key::new(set.namespace(), name)) => Fate::Deleted,
         None => Fate::Lost,
     };
+    memories.review(key, set, Instant::now(), fate, |name, uid| {
+        still(stores, set, name, uid).is_some()
+    });
     let object = set.is_node_group().then(|| set.as_node_group());
-    let looked = groups.look(&Group::Set(key.clone()), object.as_ref());
+    groups.note(&Group::Set(key.clone()), object.as_ref());
+}
+
+/// The Machine of that name and UID, unless it is being deleted.
+fn still(stores: &Stores, set: &StoredMachineSet, name: &str, uid: &str) -> Option<Arc<StoredMachine>> {
+    let found = stores.machines.get(&Key::new(set.namespace(), name))?;
+    (found.uid() == uid && !found.is_deleting()).then_some(found)
+}
+
+/// Everything known of the set, and of nothing else: the cost grows with its own Machines and the orphans only.
+pub(super) fn observe(
+    context: &Context,
+    groups: &NodeGroups,
+    memories: &Memories,
+    key: &Key,
+    set: &Arc<StoredMachineSet>,
+    now: Timestamp,
+) -> Observed {
+    let stores = &context.stores;
+    let machines = stores.machines_of(set.uid()).into_iter();
+    let machines = machines.filter(|machine| machine.namespace() == set.namespace());
+    let machines = machines.map(|machine| Member {
+        node: node_state(stores, &machine),
+        machine,
+    });
+    let rejected = memories.creations(key, |creations| creations.rejected());
+    let rejected = rejected.unwrap_or_default();
+    let rejected: Vec<_> = rejected
+        .iter()
+        .filter_map(|(name, uid)| still(stores, set, name, uid))
+        .collect();
+    let is_rejected = |machine: &StoredMachine| rejected.iter().any(|other| other.uid() == machine.uid());
+    let machines: Vec<Member> = machines.filter(|member| !is_rejected(&member.machine)).collect();
+    let orphans = stores.orphaned_machines_in(set.namespace()).into_iter();
+    let orphans = orphans
+        .filter(|machine| !machine.is_deleting() && set.selector.matches(machine.metadata.labels.as_ref()))
+        .filter(|machine| !is_rejected(machine));
+    let instancetype = groups.known(&Group::Set(key.clone()));
+    let creations = memories.creations(key, |creations| creations.allowance());
     Observed {
         set: set.clone(),
-        instancetype: looked.spec,
-        instancetype_again: looked.again,
+        instancetype: instancetype.spec,
+        instancetype_again: instancetype.again,
         orphans: orphans.collect(),
-        creations: memories.allowance(key, set, started, fate),
+        creations: creations.unwrap_or_default(),
         rejected,
         failure: memories.failure(key, || subject(set, &machines)),
         machines,
         recreation: memories.recreations.of(key, set.uid(), now),
         skew: context.clock.skew(),
-        status_overdue: memories.is_overdue(key, started),
+        status_overdue: memories.is_overdue(key, Instant::now()),
         overlaps: if memories.tells_overlap(key, set.metadata.generation) {
             overlap::of_set(stores, set)
         } else {

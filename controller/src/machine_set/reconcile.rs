@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::act::{Failure, act};
 use super::decide::decide;
 use super::memory::Memories;
-use super::observe::{observe, subject};
+use super::observe::{note, observe, subject};
 use super::observed::Observed;
 use super::plan::{Plan, Step};
 use crate::autoscaler::{Group, NodeGroups};
@@ -20,6 +20,7 @@ use crate::runtime::queue::Queue;
 use crate::runtime::write::Stop;
 
 /// Keeps each MachineSet's number of Machines.
+#[derive(Debug)]
 pub struct MachineSetReconciler {
     context: Arc<Context>,
     groups: Arc<NodeGroups>,
@@ -73,12 +74,14 @@ impl Reconciler for MachineSetReconciler {
         self.memories.pace(key, &set, Instant::now())
     }
 
+    fn note(&self, key: &Key, now: Timestamp) {
+        if let Some(set) = self.context.stores.machine_sets.get(key) {
+            note(&self.context, &self.groups, &self.memories, key, &set, now);
+        }
+    }
+
     async fn snapshot(&self, key: &Key, now: Timestamp) -> Option<Observed> {
-        let stores = &self.context.stores;
-        let set = stores.machine_sets.get(key)?;
-        let machines = stores.machines_of(set.uid());
-        self.memories
-            .count_losses(key, &set, machines.iter().map(AsRef::as_ref), now);
+        let set = self.context.stores.machine_sets.get(key)?;
         Some(observe(
             &self.context,
             &self.groups,
@@ -107,6 +110,7 @@ impl Reconciler for MachineSetReconciler {
         let (memories, set) = (&self.memories, &observed.set);
         let (again, more, forgive) = (plan.again, plan.more, plan.forgive);
         let works = plan.steps.iter().any(Step::is_work);
+        memories.reported(key);
         let result = act(&self.context, memories, key, set, plan).await;
         result.map_err(|stop| {
             stop.map(|failure| match failure {

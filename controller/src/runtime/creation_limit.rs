@@ -42,7 +42,7 @@ pub struct Halt {
 }
 
 /// What may be created.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Allowance {
     /// What was created last was changed on its way.
     pub halt: Option<Halt>,
@@ -78,6 +78,8 @@ pub struct CreationLimit {
     rejected: BTreeMap<String, String>,
     /// The selector and the template that were asked for.
     asked: Option<(Option<String>, Template)>,
+    /// How many creations were left at the last review, and how long until there is one if none was.
+    left: Option<(usize, Option<Duration>)>,
 }
 
 impl CreationLimit {
@@ -104,7 +106,16 @@ impl CreationLimit {
     }
 
     /// Takes notice of what has become of what was created.
-    pub fn review(&mut self, now: Instant, fate: impl Fn(&str) -> Fate) {
+    ///
+    /// At most `limit` creations may come to nothing. Of rejected objects, only those that are still there are remembered.
+    pub fn review(
+        &mut self,
+        limit: usize,
+        now: Instant,
+        fate: impl Fn(&str) -> Fate,
+        is_there: impl Fn(&str, &str) -> bool,
+    ) {
+        self.rejected.retain(|name, uid| is_there(name, uid));
         let mut proven = None;
         self.unproven.retain(|name, created| match fate(name) {
             Fate::Deleted => false,
@@ -119,10 +130,11 @@ impl CreationLimit {
             self.unproven.retain(|_, created| Some(*created) > proven);
             self.tries = 0;
         }
+        self.left = Some(self.left_of(limit, now));
     }
 
-    /// What may be created, if at most `limit` creations may come to nothing.
-    pub fn allowance(&mut self, limit: usize, now: Instant) -> Allowance {
+    /// How many creations are left of the limit, and how long until there is one if none is.
+    fn left_of(&mut self, limit: usize, now: Instant) -> (usize, Option<Duration>) {
         let mut left = limit.saturating_sub(self.unproven.len());
         if left > 0 {
             self.next = None;
@@ -145,6 +157,12 @@ impl CreationLimit {
                 .map_or(again, |at| at.min(again));
             next = Some(first.saturating_duration_since(now));
         }
+        (left, next)
+    }
+
+    /// What may be created, by the last review; without one, nothing.
+    pub fn allowance(&self) -> Allowance {
+        let (left, next) = self.left.unwrap_or_default();
         Allowance {
             halt: self.halt.as_ref().map(|(halt, _)| halt.clone()),
             left,
@@ -171,9 +189,8 @@ impl CreationLimit {
         self.rejected.insert(name.to_owned(), uid.to_owned());
     }
 
-    /// Names and UIDs of objects that are to be deleted, of those that are still there.
-    pub fn rejected(&mut self, is_there: impl Fn(&str, &str) -> bool) -> Vec<(String, String)> {
-        self.rejected.retain(|name, uid| is_there(name, uid));
+    /// Names and UIDs of objects that are to be deleted.
+    pub fn rejected(&self) -> Vec<(String, String)> {
         let left = self.rejected.iter();
         left.map(|(name, uid)| (name.clone(), uid.clone())).collect()
     }
@@ -198,13 +215,9 @@ mod tests {
         let mut made: BTreeMap<String, Instant> = BTreeMap::new();
         for second in 0..seconds {
             let now = start + SECOND * second;
-            creations.review(now, |name| fate(now - made[name]));
+            creations.review(LIMIT, now, |name| fate(now - made[name]), |_, _| true);
             let kept = made.values().filter(|at| fate(now - **at) == Fate::Kept).count();
-            for _ in 0..creations
-                .allowance(LIMIT, now)
-                .left
-                .min(2_usize.saturating_sub(kept))
-            {
+            for _ in 0..creations.allowance().left.min(2_usize.saturating_sub(kept)) {
                 let name = format!("m-{}", made.len());
                 creations.spend(&name, now);
                 made.insert(name, now);
@@ -244,8 +257,8 @@ mod tests {
         creations.spend("kept", start + SECOND);
         let fate = |name: &str| if name == "kept" { Fate::Kept } else { Fate::Lost };
         let left = |creations: &mut CreationLimit, now| {
-            creations.review(now, fate);
-            creations.allowance(LIMIT, now).left
+            creations.review(LIMIT, now, fate, |_, _| true);
+            creations.allowance().left
         };
         assert_eq!(left(&mut creations, start + PROVEN_AFTER), 0);
         assert_eq!(left(&mut creations, start + PROVEN_AFTER + SECOND), LIMIT);
@@ -258,11 +271,11 @@ mod tests {
             Timestamp::from_second(1_800_000_000).unwrap(),
         );
         let template = |number: i32| Template::from(json!({ "spec": number }));
-        let halted = |creations: &mut CreationLimit| creations.allowance(LIMIT, Instant::now()).halt;
+        let halted = |creations: &CreationLimit| creations.allowance().halt;
         creations.asked(Some("a=b".to_owned()), &template(1), false);
         for minutes in [5, 10, 20, 30, 30] {
             creations.halt("labels".to_owned(), now);
-            let pause = halted(&mut creations).unwrap().until.duration_since(now);
+            let pause = halted(&creations).unwrap().until.duration_since(now);
             let (least, most) = (minutes * 54, minutes * 66);
             assert!(
                 (least..=most).contains(&pause.as_secs()),
@@ -271,16 +284,16 @@ mod tests {
             creations.asked(Some("a=b".to_owned()), &template(1), false);
         }
         creations.asked(Some("a=b".to_owned()), &template(2), false);
-        assert_eq!(halted(&mut creations), None, "another template");
+        assert_eq!(halted(&creations), None, "another template");
         creations.halt("labels".to_owned(), now);
         creations.asked(Some("a=c".to_owned()), &template(2), false);
-        assert_eq!(halted(&mut creations), None, "another selector");
+        assert_eq!(halted(&creations), None, "another selector");
         creations.halt("labels".to_owned(), now);
         creations.asked(Some("a=c".to_owned()), &template(2), true);
-        assert_eq!(halted(&mut creations), None, "paused");
+        assert_eq!(halted(&creations), None, "paused");
         creations.halt("labels".to_owned(), now);
         creations.accept();
-        assert_eq!(halted(&mut creations), None, "accepted");
+        assert_eq!(halted(&creations), None, "accepted");
     }
 
     #[test]
@@ -288,8 +301,11 @@ mod tests {
         let mut creations = CreationLimit::default();
         creations.reject("a", "1");
         creations.reject("b", "2");
-        let left = creations.rejected(|name, _| name == "a");
-        assert_eq!(left, [("a".to_owned(), "1".to_owned())]);
-        assert!(creations.rejected(|_, _| false).is_empty());
+        let mut review = |is_there: fn(&str) -> bool| {
+            creations.review(LIMIT, Instant::now(), |_| Fate::Kept, |name, _| is_there(name));
+            creations.rejected()
+        };
+        assert_eq!(review(|name| name == "a"), [("a".to_owned(), "1".to_owned())]);
+        assert!(review(|_| false).is_empty());
     }
 }

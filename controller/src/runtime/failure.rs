@@ -38,15 +38,19 @@ pub struct LastFailure(Option<(Failure, Episode)>);
 
 impl LastFailure {
     /// It, for an object that is like `subject` now.
-    pub fn show(&mut self, subject: impl FnOnce() -> u64) -> Option<Failure> {
-        let (failure, episode) = self.0.as_mut()?;
-        let until = episode.until(subject());
-        let shown = Failure {
-            until,
+    pub fn show(&self, subject: impl FnOnce() -> u64) -> Option<Failure> {
+        let (failure, episode) = self.0.as_ref()?;
+        Some(Failure {
+            until: episode.until(subject()),
             ..failure.clone()
-        };
-        failure.is_news = false;
-        Some(shown)
+        })
+    }
+
+    /// It is reported, and no news any more.
+    pub fn reported(&mut self) {
+        if let Some((failure, _)) = &mut self.0 {
+            failure.is_news = false;
+        }
     }
 
     /// One more failed while the object was like `subject`; the pause doubles from one attempt to the next.

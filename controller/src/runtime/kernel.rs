@@ -1,7 +1,8 @@
 //! The kernel: the one loop that all reconcilers run in.
 //!
-//! A reconciler says what is known of an object ([`Reconciler::snapshot`]), what follows from that ([`Reconciler::decide`]),
-//! and carries it out ([`Reconciler::apply`]). What holds for all of them is here: one reconcile of a key at a time,
+//! A reconciler takes notice of what the caches show ([`Reconciler::note`]), takes a snapshot of an object
+//! ([`Reconciler::snapshot`]), decides what follows from that ([`Reconciler::decide`]), and carries it out
+//! ([`Reconciler::apply`]). What holds for all of them is here: one reconcile of a key at a time,
 //! concurrency limits, the leader's fence, span and metrics, and when a key is due again.
 
 use std::collections::HashMap;
@@ -92,7 +93,11 @@ pub trait Reconciler: Send + Sync + 'static {
         None
     }
 
-    /// What is known of the object; nothing if there is none, or nothing to be done for it.
+    /// Takes notice of what the caches show of the object. What is remembered changes here and in [`Reconciler::apply`] only.
+    fn note(&self, _: &Key, _: Timestamp) {}
+
+    /// What is known of the object; nothing if there is none, or nothing to be done for it. Taken twice, it is the same: it
+    /// changes nothing.
     fn snapshot(&self, key: &Key, now: Timestamp) -> impl Future<Output = Option<Self::Snapshot>> + Send;
 
     /// What follows from that: the same snapshot and time give the same plan.
@@ -150,6 +155,7 @@ async fn reconcile<R: Reconciler>(reconciler: &R, pauses: &Pauses, key: &Key) ->
         return true;
     }
     let now = context.now();
+    reconciler.note(key, now);
     let Some(snapshot) = reconciler.snapshot(key, now).await else {
         pauses.end(key);
         reconciler.forget(key).await;

@@ -763,6 +763,7 @@ mod joining;
 mod kill_points;
 mod on_node;
 mod osm;
+mod replacement;
 mod serving;
 mod tokens;
 mod upgrade;
