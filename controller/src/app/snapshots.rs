@@ -20,7 +20,7 @@ use machinist_infra::provider::{
     Unavailable, WatchStatus,
 };
 use machinist_infra::providers::Providers;
-use machinist_shared::kubevirt::resolved::Env;
+use machinist_shared::provider::Env;
 use machinist_shared::provider::{Opaque, Secret};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -124,7 +124,7 @@ impl Provider for Fake {
         })))
     }
 
-    fn settle(&self, _: &Key) {}
+    fn release_unused(&self, _: &Key) {}
 
     fn release(&self, _: &Key) {}
 
