@@ -20,8 +20,7 @@ use machinist_infra::provider::{
     Unavailable, WatchStatus,
 };
 use machinist_infra::providers::Providers;
-use machinist_shared::provider::Env;
-use machinist_shared::provider::{Opaque, Secret};
+use machinist_shared::provider::{Env, Opaque, Secret};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 

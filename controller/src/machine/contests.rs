@@ -7,8 +7,13 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-/// First and longest pause before something is put back.
-const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(5));
+use crate::runtime::backoff::{Backoff, Jitter};
+
+/// Pauses before something is put back.
+const BACKOFF: Backoff = Backoff {
+    first: Duration::from_secs(1),
+    longest: Duration::from_mins(5),
+};
 
 /// What has held for this long longer than its pause is not contested any more.
 const HELD: Duration = Duration::from_mins(5);
@@ -96,9 +101,7 @@ impl Contests {
         for item in items {
             let before = puts.get(item).filter(|put| !put.is_over(now));
             let times = before.map_or(1, |put| put.times.saturating_add(1));
-            let pause = BACKOFF.0.saturating_mul(1 << (times - 1).min(16)).min(BACKOFF.1);
-            // No less than it says, so that not all come at once.
-            let pause = pause.mul_f64(1.0 + f64::from(rand::random::<u8>()) / 1024.0);
+            let pause = BACKOFF.pause(times - 1, Jitter::default());
             puts.insert(
                 item.clone(),
                 Put {
@@ -145,17 +148,20 @@ mod tests {
         let (puts, told) = fight(&contests, start, Duration::from_secs(10));
         assert_eq!((puts.len(), told), (4, 1));
         let (puts, told) = fight(&Contests::default(), start, Duration::from_hours(1));
-        assert!((17..=20).contains(&puts.len()), "{} within an hour", puts.len());
+        assert!((15..=22).contains(&puts.len()), "{} within an hour", puts.len());
         assert_eq!(told, 1);
         let longest = puts.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap();
-        assert!((BACKOFF.1..BACKOFF.1 * 5 / 4).contains(&longest), "{longest:?}");
+        assert!(
+            (BACKOFF.longest * 4 / 5..=BACKOFF.longest * 6 / 5).contains(&longest),
+            "{longest:?}"
+        );
     }
 
     #[test]
     fn what_has_held_for_a_while_is_put_back_at_once_and_is_another_episode() {
         let (contests, start) = (Contests::default(), Instant::now());
         let (puts, _) = fight(&contests, start, Duration::from_mins(1));
-        let held = *puts.last().unwrap() + BACKOFF.1 + HELD;
+        let held = *puts.last().unwrap() + BACKOFF.longest * 6 / 5 + HELD;
         assert!(contests.waits("node", held).is_empty());
         let (puts, told) = fight(&contests, held, Duration::from_secs(10));
         assert_eq!((puts.len(), told), (4, 1));

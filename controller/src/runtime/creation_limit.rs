@@ -8,15 +8,22 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
 use crate::cache::Template;
+use crate::runtime::backoff::{Backoff, Jitter};
 
 /// After this long, an object that is still its owner's was worth creating.
 const PROVEN_AFTER: Duration = Duration::from_secs(20);
 
-/// First and longest pause before one more is created although the limit is reached: whoever changed them may have ended that.
-const AGAIN: (Duration, Duration) = (Duration::from_secs(2), Duration::from_mins(5));
+/// Pauses before one more is created although the limit is reached: whoever changed them may have ended that.
+const AGAIN: Backoff = Backoff {
+    first: Duration::from_secs(2),
+    longest: Duration::from_mins(5),
+};
 
-/// First and longest pause of a halt.
-const RETRY: (Duration, Duration) = (Duration::from_mins(5), Duration::from_mins(30));
+/// Pauses of a halt.
+const HALT: Backoff = Backoff {
+    first: Duration::from_mins(5),
+    longest: Duration::from_mins(30),
+};
 
 /// `status.errorReason` and the reason of a condition: the limit is reached.
 pub const TOO_MANY_CREATIONS: &str = "TooManyCreations";
@@ -147,8 +154,8 @@ impl CreationLimit {
         }
         let mut next = None;
         if left == 0 {
-            let pause = AGAIN.0.saturating_mul(1 << self.tries.min(16)).min(AGAIN.1);
-            let again = *self.next.get_or_insert(now + jittered(pause, rand::random()));
+            let pause = AGAIN.pause(self.tries, Jitter::default());
+            let again = *self.next.get_or_insert(now + pause);
             // One that stays shows before that all is well.
             let proven = self.unproven.values().map(|created| *created + PROVEN_AFTER);
             let first = proven
@@ -178,8 +185,8 @@ impl CreationLimit {
     /// It is not: nothing more is created for a while, which doubles from one time to the next.
     pub fn halt(&mut self, message: String, now: Timestamp) {
         let count = self.halt.as_ref().map_or(0, |(_, count)| count + 1);
-        let pause = RETRY.0.saturating_mul(1 << count.min(8)).min(RETRY.1);
-        let pause = SignedDuration::try_from(jittered(pause, rand::random())).unwrap_or(SignedDuration::MAX);
+        let pause = HALT.pause(count, Jitter::default());
+        let pause = SignedDuration::try_from(pause).unwrap_or(SignedDuration::MAX);
         let until = now.saturating_add(pause).unwrap_or(Timestamp::MAX);
         self.halt = Some((Halt { message, until }, count));
     }
@@ -194,11 +201,6 @@ impl CreationLimit {
         let left = self.rejected.iter();
         left.map(|(name, uid)| (name.clone(), uid.clone())).collect()
     }
-}
-
-/// Between 0.9 and 1.1 times as long, so that not all try again at once.
-fn jittered(pause: Duration, random: u8) -> Duration {
-    pause.mul_f64(0.9 + f64::from(random) / f64::from(u8::MAX) * 0.2)
 }
 
 #[cfg(test)]
@@ -276,7 +278,7 @@ mod tests {
         for minutes in [5, 10, 20, 30, 30] {
             creations.halt("labels".to_owned(), now);
             let pause = halted(&creations).unwrap().until.duration_since(now);
-            let (least, most) = (minutes * 54, minutes * 66);
+            let (least, most) = (minutes * 48, minutes * 72);
             assert!(
                 (least..=most).contains(&pause.as_secs()),
                 "{pause} for {minutes} min"

@@ -85,10 +85,7 @@ impl Recreated {
 
     /// The episode, unless it is over.
     pub fn episode(&self, now: Timestamp) -> Option<Recreation> {
-        let pause = PAUSE
-            .first
-            .saturating_mul(1 << self.count.saturating_sub(2).min(16))
-            .min(PAUSE.longest);
+        let pause = PAUSE.pause(self.count.saturating_sub(2), Jitter::NONE);
         let until = later(self.at, pause);
         let ends = until.saturating_add(QUIET).unwrap_or(Timestamp::MAX);
         (now < ends).then_some(Recreation {

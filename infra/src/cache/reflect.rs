@@ -4,12 +4,11 @@ use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kube::runtime::utils::Backoff as _;
-use kube::runtime::watcher::DefaultBackoff;
 use kube::{Api, Resource};
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, sleep, timeout_at};
 
+use crate::backoff::{Backoff, Jitter};
 use crate::cache::store::{Change, Store};
 use crate::cache::watch::{Event, Selector, Source, Trust};
 use crate::kube::error::RemoteError;
@@ -33,7 +32,7 @@ const RELIST: Duration = Duration::from_mins(30);
 
 /// Watches `api` into `store` and reports every event to `on`; runs until dropped.
 ///
-/// The list is repeated every 30 minutes (jittered by up to a tenth), which is the only periodic read. After a failure,
+/// The list is repeated every 30 minutes (or up to a fifth less or more), which is the only periodic read. After a failure,
 /// the watch resumes.
 pub async fn reflect<K, F>(api: Api<K>, selector: Selector, store: Arc<Store<K>>, mut on: F)
 where
@@ -41,7 +40,7 @@ where
     F: FnMut(Signal<'_, K>) + Send,
 {
     let mut source = Source::new(api, selector, Trust::UserCluster);
-    let mut backoff = DefaultBackoff::default();
+    let mut pauses = RETRY_BACKOFF.pauses();
     let mut relist = relist();
     loop {
         let began = Instant::now();
@@ -56,12 +55,17 @@ where
             on(Signal::Restored);
         }
         if began.elapsed() > HEALTHY_WATCH {
-            backoff.reset();
+            pauses.reset();
         }
-        // The stream never ends.
-        sleep(backoff.next().unwrap_or(HEALTHY_WATCH)).await;
+        sleep(pauses.after_failure()).await;
     }
 }
+
+/// Pauses before a watch that failed is opened again, as in client-go.
+const RETRY_BACKOFF: Backoff = Backoff {
+    first: Duration::from_millis(800),
+    longest: Duration::from_secs(30),
+};
 
 /// A watch that lasted at least this long was healthy.
 const HEALTHY_WATCH: Duration = Duration::from_secs(30);
@@ -79,7 +83,7 @@ where
 
 /// When the next list is due.
 fn relist() -> Instant {
-    Instant::now() + RELIST.mul_f64(0.9 + jitter() / 10.0)
+    Instant::now() + Jitter::default().spread(RELIST)
 }
 
 fn apply_event<K: Resource>(event: Event<K>, store: &Store<K>, on: &mut impl FnMut(Signal<'_, K>)) {
@@ -90,12 +94,4 @@ fn apply_event<K: Resource>(event: Event<K>, store: &Store<K>, on: &mut impl FnM
     if done {
         on(Signal::Synced);
     }
-}
-
-/// A random number between 0 and 1, so that periodic work does not synchronize.
-pub fn jitter() -> f64 {
-    let nanos = std::time::SystemTime::UNIX_EPOCH
-        .elapsed()
-        .map_or(0, |d| d.subsec_nanos());
-    f64::from(nanos % 1000) / 1000.0
 }

@@ -14,6 +14,7 @@ use kube::client::Body;
 use tokio::sync::{Semaphore, watch};
 use tower::{BoxError, Layer, Service};
 
+use crate::backoff::Backoff;
 use crate::kube::error::{DisplayError, RemoteError};
 
 /// The state of an infra cluster's circuit.
@@ -107,8 +108,11 @@ impl Breaker {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Probe;
 
-/// First and longest pause between two probes of an unreachable cluster.
-pub const PROBE_BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
+/// Pauses between two probes of an unreachable cluster.
+pub const PROBE_BACKOFF: Backoff = Backoff {
+    first: Duration::from_millis(500),
+    longest: Duration::from_secs(5),
+};
 
 /// Fails requests immediately while the circuit is open, and reports requests without a response to the breaker.
 #[derive(Debug, Clone)]

@@ -10,13 +10,17 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
+use crate::backoff::{Backoff, Jitter};
 use crate::provider::InfraKey;
 
 /// A generous estimate for a Machine's own VM, VMI and disks.
 const BYTES_PER_MACHINE: usize = 16 * 1024;
 
-/// First and longest pause before an infra cluster is cached again.
-const RETRY_BACKOFF: (Duration, Duration) = (Duration::from_mins(5), Duration::from_hours(1));
+/// Pauses before an infra cluster is cached again.
+const RETRY_BACKOFF: Backoff = Backoff {
+    first: Duration::from_mins(5),
+    longest: Duration::from_hours(1),
+};
 
 /// The cache limit in bytes for all infra clusters.
 #[derive(Debug)]
@@ -115,8 +119,8 @@ struct State {
     is_over: bool,
     /// When it may be cached again.
     again: Option<Instant>,
-    /// The last pause.
-    pause: Duration,
+    /// How often it did not fit.
+    failures: u32,
 }
 
 impl Share {
@@ -141,11 +145,11 @@ impl Share {
             if state.is_paused() {
                 return false;
             }
-            let pause = (state.pause * 2).clamp(RETRY_BACKOFF.0, RETRY_BACKOFF.1);
+            let pause = RETRY_BACKOFF.pause(state.failures, Jitter::default());
             *state = State {
                 is_over: true,
                 again: Some(Instant::now() + pause),
-                pause,
+                failures: state.failures.saturating_add(1),
             };
             true
         });
@@ -202,6 +206,10 @@ mod tests {
         }
     }
 
+    fn is_about(pause: Duration, expected: Duration) -> bool {
+        pause.abs_diff(expected) <= expected / 5
+    }
+
     #[tokio::test(start_paused = true)]
     async fn who_holds_more_than_its_machines_take_goes_first_and_comes_back() {
         let budget = Budget::new(100 * BYTES_PER_MACHINE);
@@ -219,13 +227,13 @@ mod tests {
         budget.hold(&key("flood"), 0, 1, &flood);
         let before = Instant::now();
         flood.allowed().await;
-        assert_eq!(before.elapsed(), RETRY_BACKOFF.0);
+        assert!(is_about(before.elapsed(), RETRY_BACKOFF.first));
         assert!(flood.is_over(), "until all of it is held");
         // It is as large as before: the next time is later.
         budget.hold(&key("flood"), 39 * BYTES_PER_MACHINE, 1, &flood);
         let before = Instant::now();
         flood.allowed().await;
-        assert_eq!(before.elapsed(), 2 * RETRY_BACKOFF.0);
+        assert!(is_about(before.elapsed(), 2 * RETRY_BACKOFF.first));
         assert!(flood.fits() && !flood.is_over() && !flood.fits());
     }
 

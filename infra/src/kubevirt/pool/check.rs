@@ -11,13 +11,16 @@ use tokio::task::AbortHandle;
 use super::credential::{Credential, CredentialState};
 use super::entry::{Entry, SyncState};
 use super::kind::{Kind, Missing};
-use crate::cache::reflect::jitter;
+use crate::backoff::{Backoff, Jitter};
 use crate::kube::client::infra_client_through;
 use crate::kube::error::{RemoteError, is_forbidden};
 use crate::kubevirt::objects::{Claim, DataVolume, Vm, Vmi};
 
-/// First and longest pause before a refused credential is tried again.
-const RETRY_BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+/// Pauses before a refused credential is tried again.
+const RETRY_BACKOFF: Backoff = Backoff {
+    first: Duration::from_millis(500),
+    longest: Duration::from_secs(30),
+};
 
 /// Starts the check.
 pub(super) fn start(entry: &Arc<Entry>, credential: &Arc<Credential>) -> AbortHandle {
@@ -37,28 +40,24 @@ async fn check(entry: Arc<Entry>, credential: Arc<Credential>) {
         };
     credential.has_client(client.clone());
     entry.credentials_changed();
-    let mut pause = RETRY_BACKOFF.0;
+    let mut pauses = RETRY_BACKOFF.pauses();
     loop {
         entry.breaker.closed().await;
         let (state, wait) = match rights(&entry, &client).await {
             Ok(missing) if missing.is_empty() => (CredentialState::Works(Arc::new(missing)), None),
             Ok(missing) => (
                 CredentialState::Works(Arc::new(missing)),
-                Some(entry.options.poll_interval),
+                Some(Jitter::default().spread(entry.options.poll_interval)),
             ),
             Err(error) if error.is_unanswered() => {
                 // The breaker has recorded the failure; its own probe reports whether the cluster is broken.
-                tokio::time::sleep(RETRY_BACKOFF.0).await;
+                tokio::time::sleep(RETRY_BACKOFF.first).await;
                 continue;
             }
-            Err(error) => {
-                let wait = pause;
-                pause = (pause * 2).min(RETRY_BACKOFF.1);
-                (CredentialState::Refused(error), Some(wait))
-            }
+            Err(error) => (CredentialState::Refused(error), Some(pauses.after_failure())),
         };
         if let CredentialState::Works(_) = state {
-            pause = RETRY_BACKOFF.0;
+            pauses.reset();
             entry.learn_namespace(&client).await;
         }
         if credential.set_state(state.clone()) {
@@ -90,7 +89,7 @@ async fn check(entry: Arc<Entry>, credential: Arc<Credential>) {
         match wait {
             None => doubted.await,
             Some(wait) => {
-                let _ = tokio::time::timeout(wait.mul_f64(0.8 + 0.4 * jitter()), doubted).await;
+                let _ = tokio::time::timeout(wait, doubted).await;
             }
         }
     }

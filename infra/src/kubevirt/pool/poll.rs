@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
 use super::kind::{Kind, Missing, Objects};
-use crate::cache::reflect::jitter;
+use crate::backoff::Jitter;
 use crate::cache::store::{Key, Store};
 use crate::kube::error::{RemoteError, is_forbidden};
 use crate::kubevirt::objects::Cached;
@@ -19,7 +19,7 @@ use crate::kubevirt::objects::Cached;
 /// The polled objects, with their time.
 #[derive(Debug)]
 pub(super) struct Polls {
-    /// The polling interval of a Machine, jittered by a tenth either way.
+    /// The polling interval of a Machine, jittered by a fifth either way.
     every: Duration,
     pub(super) objects: Objects,
     taken: Mutex<HashMap<String, Poll>>,
@@ -78,7 +78,7 @@ impl Polls {
         let pause = if lost {
             Duration::from_secs(1).min(self.every)
         } else {
-            self.every.mul_f64(0.9 + 0.2 * jitter())
+            Jitter::default().spread(self.every)
         };
         let poll = Poll {
             until: Instant::now() + pause,

@@ -8,7 +8,6 @@ use kube::api::ListParams;
 use tokio::task::AbortHandle;
 
 use super::entry::Entry;
-use crate::cache::reflect::jitter;
 use crate::kube::breaker::{PROBE_BACKOFF, Probe};
 use crate::kube::error::RemoteError;
 use crate::kubevirt::objects::Vm;
@@ -25,7 +24,7 @@ pub(super) fn start(entry: &Arc<Entry>) -> AbortHandle {
 async fn probe(entry: Arc<Entry>) {
     loop {
         entry.breaker.suspected().await;
-        let mut pause = PROBE_BACKOFF.0;
+        let mut pauses = PROBE_BACKOFF.pauses();
         loop {
             match ask(&entry).await {
                 Ok(()) => break,
@@ -36,8 +35,7 @@ async fn probe(entry: Arc<Entry>) {
                     }
                 }
             }
-            tokio::time::sleep(pause.mul_f64(0.8 + 0.4 * jitter())).await;
-            pause = (pause * 2).min(PROBE_BACKOFF.1);
+            tokio::time::sleep(pauses.after_failure()).await;
         }
         if entry.breaker.close() {
             tracing::info!(

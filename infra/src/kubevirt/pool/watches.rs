@@ -9,15 +9,19 @@ use tokio::task::AbortHandle;
 
 use super::entry::{Entry, SyncState};
 use super::kind::Kind;
-use crate::cache::reflect::{follow, jitter};
+use crate::backoff::Backoff;
+use crate::cache::reflect::follow;
 use crate::cache::store::Store;
 use crate::cache::watch::Event;
 use crate::kubevirt::objects::Cached;
 use crate::kubevirt::objects::{Claim, DataVolume, Vm, Vmi};
 use crate::provider::InfraEvent;
 
-/// First and longest pause before a failed watch is reopened.
-const RETRY_BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
+/// Pauses before a failed watch is reopened.
+const RETRY_BACKOFF: Backoff = Backoff {
+    first: Duration::from_millis(200),
+    longest: Duration::from_secs(30),
+};
 
 /// Starts all watches; each waits for a credential.
 pub(super) fn start(entry: &Arc<Entry>) -> Vec<AbortHandle> {
@@ -59,7 +63,7 @@ where
         + Sync
         + 'static,
 {
-    let mut pause = RETRY_BACKOFF.0;
+    let mut pauses = RETRY_BACKOFF.pauses();
     loop {
         if entry.share.is_paused() {
             store.clear();
@@ -114,7 +118,7 @@ where
             }
         };
         if synced {
-            pause = RETRY_BACKOFF.0;
+            pauses.reset();
         }
         let Some(error) = failure else { continue };
         tracing::warn!(server = entry.key.server, kind = kind.resource(), %error, "a watch of the infra cluster failed");
@@ -137,10 +141,9 @@ where
             _ => entry.set_sync_state(kind, SyncState::Trouble(error)),
         }
         tokio::select! {
-            () = tokio::time::sleep(pause.mul_f64(0.8 + 0.4 * jitter())) => {}
+            () = tokio::time::sleep(pauses.after_failure()) => {}
             () = entry.share.exceeded() => {}
         }
-        pause = (pause * 2).min(RETRY_BACKOFF.1);
     }
 }
 
