@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Checks that every link, picture and anchor within a folder of HTML pages leads somewhere: check-book.py FOLDER."""
+"""Checks that the target of every link and picture within a folder of HTML pages exists: check-book.py FOLDER."""
 
 import html.parser
 import pathlib
@@ -43,5 +43,5 @@ for complaint in sorted(complaints):
 if len(pages) < 30:
     sys.exit(f"check-book: only {len(pages)} pages in {ROOT}")
 if complaints:
-    sys.exit(f"check-book: {len(complaints)} links lead nowhere")
-print(f"check-book: all links of {len(pages)} pages lead somewhere")
+    sys.exit(f"check-book: {len(complaints)} links have no target")
+print(f"check-book: the targets of all links of {len(pages)} pages exist")

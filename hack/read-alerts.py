@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Reads the chart's alerts and dashboard and holds them against docs/metrics.md and docs/alerts.md; of each metric there
-is a panel. The queries of the dashboard go into a file of recording rules, which promtool can parse: read-alerts.py RULES."""
+"""Compares the chart's alerts and dashboard with docs/metrics.md and docs/alerts.md; each metric needs a panel. Writes the queries of the
+dashboard into a file of recording rules, which promtool can parse: read-alerts.py RULES."""
 
 import json
 import re
@@ -53,7 +53,7 @@ def check(where, query, metrics):
     for group in re.findall(r"\bby \(([^)]*)\)", query):
         for label in re.split(r", *", group):
             if label not in labels:
-                complaints.append(f"{where}: by ({label}), which is no label of {selectors}")
+                complaints.append(f"{where}: by ({label}), which is not a label of {selectors}")
 
 
 metrics = documented()
@@ -75,12 +75,12 @@ headings = re.findall(r"^### (\w+)$", open("docs/alerts.md").read(), re.MULTILIN
 for name in alerts:
     fired = {bool(case.get("exp_alerts")) for case in tests if case["alertname"] == name}
     if fired != {True, False}:
-        complaints.append(f"{name} needs a test that sets it off, and one that does not")
+        complaints.append(f"{name} needs a test that fires it, and one that does not")
     if name not in headings:
         complaints.append(f"{name} has no heading in docs/alerts.md")
 for name in {case["alertname"] for case in tests} | set(headings):
     if name not in alerts:
-        complaints.append(f"there is no alert {name}, and a test or docs/alerts.md is about it")
+        complaints.append(f"a test or docs/alerts.md names the alert {name}, which does not exist")
 
 dashboard = json.load(open(CHART + "files/dashboard.json"))
 rules, shown = [], set()
@@ -102,4 +102,4 @@ for complaint in complaints:
     print(f"check-alerts: {complaint}", file=sys.stderr)
 if complaints:
     sys.exit(f"check-alerts: {len(complaints)} complaints")
-print(f"check-alerts: {len(alerts)} alerts, {len(tests)} cases of them and {len(rules)} queries of the dashboard are well")
+print(f"check-alerts: {len(alerts)} alerts, {len(tests)} cases of them and {len(rules)} queries of the dashboard pass")

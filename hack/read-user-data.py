@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Takes user data apart for the checks of hack/lint-user-data.sh.
+"""Splits user data into files for the checks of hack/lint-user-data.sh.
 
 Usage: read-user-data.py USER_DATA FOLDER KUBELET_ROOT
 
 Writes to FOLDER: `scripts/`, every file of the guest with a shebang, and cloud-init's commands as one script; `files`,
-paths of all files; and, where there is a kubelet, `kubelet`, its command line with one word a line, in which all paths
-are below KUBELET_ROOT, where its files are written.
+paths of all files; and, if there is a kubelet, `kubelet`, its command line with one word a line and all paths below KUBELET_ROOT,
+where its files are written.
 """
 
 import base64
