@@ -1,4 +1,4 @@
-//! A certificate authority with its key, and the serving certificates that it signs. Time is an argument.
+//! A certificate authority with its key, and the serving certificates that it signs. The current time is an argument.
 
 use std::time::{Duration, SystemTime};
 
@@ -12,7 +12,7 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use crate::root::{Root, RootError};
 
-/// How far before now certificates begin to be valid: clocks differ.
+/// How far certificates are backdated, because clocks differ.
 pub(crate) const BACKDATE: Duration = Duration::from_hours(1);
 
 /// A certificate authority that can sign (ECDSA P-256).
@@ -31,43 +31,43 @@ impl std::fmt::Debug for Authority {
 
 /// A certificate and its private key, both PEM.
 #[derive(Clone)]
-pub struct Leaf {
+pub struct ServingCertificate {
     /// The certificate.
     pub certificate: String,
     /// Its private key (PKCS#8).
     pub key: String,
 }
 
-impl std::fmt::Debug for Leaf {
+impl std::fmt::Debug for ServingCertificate {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Leaf")
+        f.debug_struct("ServingCertificate")
             .field("certificate", &self.certificate)
             .finish_non_exhaustive()
     }
 }
 
-/// Why an authority cannot be used.
+/// Errors of an authority.
 #[derive(Debug, thiserror::Error)]
 pub enum AuthorityError {
     /// Its certificate cannot be read.
     #[error("the certificate of the CA: {0}")]
     Certificate(#[from] RootError),
-    /// Its certificate may sign nothing.
+    /// Its certificate is not that of a CA.
     #[error("the certificate of the CA is not that of a CA")]
     NotAnAuthority,
     /// Its key cannot be read.
-    #[error("the key of the CA is no private key: {0}")]
+    #[error("the key of the CA is not a private key: {0}")]
     Key(rcgen::Error),
-    /// Its key is another's.
-    #[error("the key of the CA does not fit its certificate")]
+    /// Its key does not match the certificate.
+    #[error("the key of the CA does not match its certificate")]
     Mismatch,
-    /// A certificate cannot be made.
-    #[error("cannot make a certificate: {0}")]
+    /// A certificate cannot be created.
+    #[error("cannot create a certificate: {0}")]
     Make(#[from] rcgen::Error),
 }
 
 impl Authority {
-    /// A new one of that common name, valid from shortly before `now` and for `lifetime` after it.
+    /// A new authority with that common name, valid from shortly before `now` until `lifetime` after it.
     pub fn new(common_name: &str, now: SystemTime, lifetime: Duration) -> Result<Self, AuthorityError> {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
@@ -82,7 +82,7 @@ impl Authority {
         Self::from_pem(made.pem().as_bytes(), made.key().serialize_pem().as_bytes())
     }
 
-    /// One that was made before.
+    /// Loads an existing authority.
     pub fn from_pem(certificate: &[u8], key: &[u8]) -> Result<Self, AuthorityError> {
         let root = Root::from_pem(certificate)?;
         let key =
@@ -111,9 +111,14 @@ impl Authority {
         self.issuer.key().serialize_pem()
     }
 
-    /// A serving certificate for these DNS names and IP addresses, valid from shortly before `now` and for `lifetime`
+    /// A serving certificate for these DNS names and IP addresses, valid from shortly before `now` until `lifetime`
     /// after it, but no longer than the authority itself.
-    pub fn issue(&self, names: &[&str], now: SystemTime, lifetime: Duration) -> Result<Leaf, AuthorityError> {
+    pub fn issue(
+        &self,
+        names: &[&str],
+        now: SystemTime,
+        lifetime: Duration,
+    ) -> Result<ServingCertificate, AuthorityError> {
         let mut params = CertificateParams::default();
         for name in names {
             let name = match name.parse() {
@@ -131,7 +136,7 @@ impl Authority {
         valid(&mut params, now, later(now, lifetime).min(self.root.ends()));
         let key = KeyPair::generate()?;
         let certificate = params.signed_by(&key, &self.issuer)?;
-        Ok(Leaf {
+        Ok(ServingCertificate {
             certificate: certificate.pem(),
             key: key.serialize_pem(),
         })
@@ -143,7 +148,7 @@ fn valid(params: &mut CertificateParams, now: SystemTime, until: SystemTime) {
     params.not_after = OffsetDateTime::from(until);
 }
 
-/// No later than what fits into a certificate's four digits of a year.
+/// Limited to the four-digit years of certificates.
 fn later(now: SystemTime, lifetime: Duration) -> SystemTime {
     const LONGEST: Duration = Duration::from_hours(24 * 365 * 100);
     now + lifetime.min(LONGEST)
@@ -193,10 +198,10 @@ mod tests {
     }
 
     #[rstest]
-    #[case::no_certificate("", "own", "the certificate of the CA: it holds no certificate")]
+    #[case::no_certificate("", "own", "the certificate of the CA: it contains no certificate")]
     #[case::a_leaf("leaf", "own", "the certificate of the CA is not that of a CA")]
     #[case::no_key("own", "", "the key of the CA is no private key")]
-    #[case::of_another("own", "other", "the key of the CA does not fit its certificate")]
+    #[case::of_another("own", "other", "the key of the CA does not match its certificate")]
     fn what_cannot_sign_is_refused(#[case] certificate: &str, #[case] key: &str, #[case] want: &str) {
         let now = SystemTime::now();
         let (own, other) = (authority(now), authority(now));

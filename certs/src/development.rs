@@ -4,14 +4,14 @@ use std::time::{Duration, SystemTime};
 
 use rustls_pki_types::CertificateDer;
 
-use crate::authority::{Authority, AuthorityError, Leaf};
+use crate::authority::{Authority, AuthorityError, ServingCertificate};
 
-/// A CA whose private key lives as long as this value.
+/// A CA with its private key in memory.
 #[derive(Debug)]
 pub struct DevelopmentCa(Authority);
 
 impl DevelopmentCa {
-    /// A new CA of that common name, valid for ten years.
+    /// A new CA with that common name, valid for ten years.
     pub fn new(common_name: &str) -> Result<Self, AuthorityError> {
         let ten_years = Duration::from_hours(24 * 3650);
         Authority::new(common_name, SystemTime::now(), ten_years).map(Self)
@@ -28,7 +28,7 @@ impl DevelopmentCa {
     }
 
     /// A serving certificate for these DNS names and IP addresses, valid for that long from now.
-    pub fn serving(&self, names: &[&str], validity: Duration) -> Result<Leaf, AuthorityError> {
+    pub fn serving(&self, names: &[&str], validity: Duration) -> Result<ServingCertificate, AuthorityError> {
         self.0.issue(names, SystemTime::now(), validity)
     }
 }

@@ -1,4 +1,4 @@
-//! A certificate with its key, read from files or of a Secret, and checked before anything is served with it.
+//! A certificate with its key, read from files or a Secret, and validated before use.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -13,9 +13,9 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use crate::root::Validity;
 
-/// Where a certificate or a key was read.
+/// The source of a certificate or key.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Place {
+pub enum PemSource {
     /// A file.
     File(PathBuf),
     /// A key of a Secret, `namespace/name`.
@@ -27,7 +27,7 @@ pub enum Place {
     },
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for PemSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File(path) => path.display().fmt(f),
@@ -36,13 +36,13 @@ impl fmt::Display for Place {
     }
 }
 
-impl From<&Path> for Place {
+impl From<&Path> for PemSource {
     fn from(path: &Path) -> Self {
         Self::File(path.to_owned())
     }
 }
 
-/// Where the serving certificate and its key are.
+/// The files of the serving certificate and its key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CertificateFiles {
     /// The certificate, followed by its intermediates: PEM.
@@ -60,7 +60,7 @@ impl CertificateFiles {
         }
     }
 
-    /// The directories that hold them, each once.
+    /// Their directories, without duplicates.
     pub(crate) fn directories(&self) -> Vec<&Path> {
         let mut found = Vec::with_capacity(2);
         for file in [&self.certificate, &self.key] {
@@ -76,51 +76,51 @@ impl CertificateFiles {
     }
 }
 
-/// Why a certificate cannot be served with.
+/// Why a certificate cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// A file cannot be read.
     #[error("cannot read {path}: {source}")]
     Read {
         /// The file, or key of a Secret.
-        path: Place,
+        path: PemSource,
         /// Why.
         source: std::io::Error,
     },
-    /// A file holds no usable PEM.
-    #[error("{path} holds no {what}: {source}")]
+    /// A file contains no usable PEM.
+    #[error("{path} contains no {what}: {source}")]
     Pem {
         /// The file, or key of a Secret.
-        path: Place,
-        /// What was looked for.
+        path: PemSource,
+        /// The expected content.
         what: &'static str,
         /// Why.
         source: pem::Error,
     },
-    /// The certificate is no X.509.
-    #[error("{path} holds no X.509 certificate: {reason}")]
+    /// The certificate is not X.509.
+    #[error("{path} contains no X.509 certificate: {reason}")]
     Certificate {
         /// The file, or key of a Secret.
-        path: Place,
+        path: PemSource,
         /// Why.
         reason: String,
     },
-    /// The key does not belong to the certificate, or is of a kind that TLS does not know.
-    #[error("the key in {key} does not fit the certificate in {certificate}: {source}")]
+    /// The key does not belong to the certificate, or has a type that TLS does not support.
+    #[error("the key in {key} does not match the certificate in {certificate}: {source}")]
     Mismatch {
-        /// The certificate's place.
-        certificate: Box<Place>,
-        /// The key's place.
-        key: Box<Place>,
+        /// The certificate's source.
+        certificate: Box<PemSource>,
+        /// The key's source.
+        key: Box<PemSource>,
         /// Why.
         source: rustls::Error,
     },
     /// The certificate is no longer valid, or not yet.
-    #[error("the certificate in {path} is valid from {from} to {until} only; renew it, or mend the clock")]
+    #[error("the certificate in {path} is valid from {from} to {until} only; renew it, or fix the clock")]
     NotValid {
         /// The file, or key of a Secret.
-        path: Place,
-        /// Begin of its validity.
+        path: PemSource,
+        /// Start of its validity.
         from: String,
         /// End of its validity.
         until: String,
@@ -135,7 +135,7 @@ pub enum LoadError {
     },
 }
 
-/// A certificate chain with its key, ready to be served with.
+/// A certificate chain with its key, ready to serve.
 #[derive(Debug, Clone)]
 pub struct Identity {
     certified: Arc<CertifiedKey>,
@@ -143,7 +143,7 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Reads and checks the files; `now` must lie within the certificate's validity.
+    /// Reads and validates the files; `now` must lie within the certificate's validity.
     pub fn load(files: &CertificateFiles, now: SystemTime) -> Result<Self, LoadError> {
         let read = |path: &Path| {
             std::fs::read(path).map_err(|source| LoadError::Read {
@@ -156,7 +156,7 @@ impl Identity {
         Self::from_pem(places, &certificate, &key, now)
     }
 
-    /// Checks what `tls.crt` and `tls.key` of a Secret (`namespace/name`) hold; `now` must lie within the certificate's
+    /// Validates `tls.crt` and `tls.key` of a Secret (`namespace/name`); `now` must lie within the certificate's
     /// validity.
     pub fn of_secret(
         secret: &str,
@@ -164,7 +164,7 @@ impl Identity {
         key: &[u8],
         now: SystemTime,
     ) -> Result<Self, LoadError> {
-        let place = |key| Place::Secret {
+        let place = |key| PemSource::Secret {
             secret: secret.to_owned(),
             key,
         };
@@ -172,12 +172,12 @@ impl Identity {
     }
 
     fn from_pem(
-        (of_certificate, of_key): (Place, Place),
+        (of_certificate, of_key): (PemSource, PemSource),
         certificate: &[u8],
         key: &[u8],
         now: SystemTime,
     ) -> Result<Self, LoadError> {
-        let no_pem = |path: &Place, what| {
+        let no_pem = |path: &PemSource, what| {
             let path = path.clone();
             move |source| LoadError::Pem { path, what, source }
         };
@@ -207,14 +207,14 @@ impl Identity {
         })
     }
 
-    /// When the certificate ends to be valid.
+    /// Expiry time of the certificate.
     pub fn expires(&self) -> SystemTime {
         self.validity.ends
     }
 
     /// The first certificate of the chain.
     pub(crate) fn leaf(&self) -> &[u8] {
-        // A chain without a certificate was refused.
+        // `from_pem` refuses a chain without a certificate.
         self.certified.cert.first().map(AsRef::as_ref).unwrap_or_default()
     }
 
@@ -222,19 +222,19 @@ impl Identity {
         self.validity
     }
 
-    /// What rustls serves with.
+    /// The certificate for rustls.
     pub(crate) fn certified(&self) -> Arc<CertifiedKey> {
         self.certified.clone()
     }
 
-    /// Whether both serve with the same certificate chain.
+    /// Whether both have the same certificate chain.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         self.certified.cert == other.certified.cert
     }
 }
 
 fn check_validity(
-    path: &Place,
+    path: &PemSource,
     certificate: Option<&CertificateDer<'_>>,
     now: SystemTime,
 ) -> Result<Validity, LoadError> {
@@ -262,11 +262,11 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
-    use crate::{DevelopmentCa, Leaf};
+    use crate::{DevelopmentCa, ServingCertificate};
 
     const DAY: Duration = Duration::from_hours(24);
 
-    fn leaf() -> Leaf {
+    fn leaf() -> ServingCertificate {
         DevelopmentCa::new("test")
             .unwrap()
             .serving(&["localhost", "127.0.0.1", "::1"], DAY)
@@ -297,7 +297,7 @@ mod tests {
     #[case::garbage(
         "-----BEGIN CERTIFICATE-----\naGk=\n-----END CERTIFICATE-----\n",
         None,
-        "tls.crt holds no X.509 certificate"
+        "tls.crt contains no X.509 certificate"
     )]
     #[case::anothers_key("own", Some("other"), "the key in tls.key does not fit")]
     fn what_cannot_be_served_is_refused(

@@ -1,5 +1,5 @@
-//! The webhook's certificates: the authority that signs them and its rotation, decided by pure functions; loading with every
-//! check that can be made before the first handshake; and hot reload into rustls.
+//! The webhook's certificates: the authority that signs them and its rotation, decided by pure functions; loading with
+//! validation; and hot reload into rustls.
 //!
 //! ```no_run
 //! # async fn serve() -> Result<(), Box<dyn std::error::Error>> {
@@ -20,9 +20,9 @@ mod root;
 pub mod rotation;
 mod tls;
 
-pub use authority::{Authority, AuthorityError, Leaf};
+pub use authority::{Authority, AuthorityError, ServingCertificate};
 pub use development::DevelopmentCa;
-pub use identity::{CertificateFiles, Identity, LoadError, Place};
+pub use identity::{CertificateFiles, Identity, LoadError, PemSource};
 pub use probe::{Served, served};
 pub use reload::{CurrentCertificate, Reloader};
 pub use root::{Bundle, Root, RootError, accepts, bundle_pem};

@@ -1,4 +1,4 @@
-//! What a replica serves with, as a client sees it: a TLS handshake, of which nothing but the certificate is wanted.
+//! Reads the certificate that a replica serves, by a TLS handshake.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,21 +12,21 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-/// What a replica serves with.
+/// The certificate that a replica serves.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Served {
-    /// With this certificate (DER).
+    /// This certificate (DER).
     Certificate(Vec<u8>),
-    /// It answers, and has no certificate yet.
+    /// It responds, but has no certificate yet.
     Nothing,
-    /// It does not answer.
+    /// It does not respond.
     Unknown,
 }
 
-/// Asks the replica at that address by a handshake for `name`, which ends within `patience`. Its key is proven, its
-/// certificate trusted by nobody here: who judges is the caller.
-pub async fn served(address: SocketAddr, name: &str, patience: Duration) -> Served {
-    let seen = Arc::new(Seen {
+/// Connects to the replica at that address with a handshake for `name` and a timeout. The handshake proves that the
+/// replica has the key, but does not verify the certificate: that is up to the caller.
+pub async fn served(address: SocketAddr, name: &str, timeout: Duration) -> Served {
+    let seen = Arc::new(CertificateRecorder {
         provider: Arc::new(aws_lc_rs::default_provider()),
         leaf: Mutex::default(),
     });
@@ -41,19 +41,19 @@ pub async fn served(address: SocketAddr, name: &str, patience: Duration) -> Serv
             .with_no_client_auth();
         Some(TlsConnector::from(Arc::new(config)).connect(name, tcp).await)
     };
-    let Ok(Some(result)) = tokio::time::timeout(patience, handshake).await else {
+    let Ok(Some(result)) = tokio::time::timeout(timeout, handshake).await else {
         return Served::Unknown;
     };
     let leaf = seen.leaf.lock().take();
     match (result, leaf) {
-        // Where clients need certificates of their own, the server ends it after it has shown its own.
+        // If clients need certificates, the server aborts the handshake after sending its own.
         (_, Some(leaf)) => Served::Certificate(leaf),
         (Err(error), None) if is_alert(&error) => Served::Nothing,
         _ => Served::Unknown,
     }
 }
 
-/// Whether the other side speaks TLS and refuses.
+/// Whether the server sent a TLS alert.
 fn is_alert(error: &std::io::Error) -> bool {
     error
         .get_ref()
@@ -61,20 +61,20 @@ fn is_alert(error: &std::io::Error) -> bool {
         .is_some_and(|error| matches!(error, rustls::Error::AlertReceived(_)))
 }
 
-/// Takes note of the certificate once the server has proven that it has its key.
+/// Records the certificate after the server has proven that it has the key.
 #[derive(Debug)]
-struct Seen {
+struct CertificateRecorder {
     provider: Arc<CryptoProvider>,
     leaf: Mutex<Option<Vec<u8>>>,
 }
 
-impl Seen {
+impl CertificateRecorder {
     fn note(&self, certificate: &CertificateDer<'_>) {
         *self.leaf.lock() = Some(certificate.to_vec());
     }
 }
 
-impl ServerCertVerifier for Seen {
+impl ServerCertVerifier for CertificateRecorder {
     fn verify_server_cert(
         &self,
         _: &CertificateDer<'_>,

@@ -1,5 +1,5 @@
-//! Hot reload: when the files' directories change, the files are read again; new handshakes use what is new, old
-//! connections live on. Where the directories cannot be watched, the files are read every few seconds.
+//! Hot reload: when the files' directories change, the files are read again. New handshakes use the new certificate,
+//! existing connections continue. If the directories cannot be watched, the files are read every few seconds.
 
 use std::io;
 use std::sync::Arc;
@@ -13,41 +13,41 @@ use rustls::sign::CertifiedKey;
 
 use crate::identity::{CertificateFiles, Identity, LoadError};
 
-/// Writers write several files: wait until nothing has happened for this long.
-const SETTLE: Duration = Duration::from_millis(50);
+/// Writers write several files: wait until there has been no change for this long.
+const SETTLE_TIME: Duration = Duration::from_millis(50);
 
 /// How often the files are read while their directories are not watched. The kubelet itself takes up to a minute.
 const POLL_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Begins to watch the files' directories.
+/// Starts to watch the files' directories.
 type Watch = fn(&CertificateFiles) -> Result<Inotify, LoadError>;
 
-/// The certificate that new handshakes are served with.
+/// The certificate for new handshakes.
 #[derive(Debug, Default)]
 pub struct CurrentCertificate {
     identity: RwLock<Option<Identity>>,
 }
 
 impl CurrentCertificate {
-    /// A certificate that never changes, unless a [`Reloader`] holds it.
+    /// A certificate that never changes, unless a [`Reloader`] updates it.
     pub fn new(identity: Identity) -> Self {
         Self {
             identity: RwLock::new(Some(identity)),
         }
     }
 
-    /// None yet: handshakes fail until there is one.
+    /// No certificate: handshakes fail until one is set.
     pub fn none() -> Self {
         Self::default()
     }
 
-    /// When it ends to be valid; nothing while there is none.
+    /// Its expiry time; `None` without a certificate.
     pub fn expires(&self) -> Option<SystemTime> {
         let current = self.identity.read();
         current.as_ref().map(Identity::expires)
     }
 
-    /// New handshakes are served with this one; connections that there are live on.
+    /// Replaces the certificate for new handshakes; existing connections continue.
     pub fn replace(&self, identity: Identity) {
         let expires = identity.expires();
         let mut current = self.identity.write();
@@ -73,22 +73,22 @@ impl ResolvesServerCert for CurrentCertificate {
 
 /// Watches the files' directories and keeps a [`CurrentCertificate`] current.
 ///
-/// Directories, not files: the kubelet swaps a symbolic link (`..data`) beside the files, so the files themselves
-/// never change.
+/// It watches directories, not files: the kubelet replaces a symbolic link (`..data`) next to the files, so the files
+/// themselves never change.
 ///
-/// The number of inotify instances is limited per user of the host, and other processes may use up all of them.
+/// The host limits the number of inotify instances per user, and other processes may exhaust it.
 #[derive(Debug)]
 pub struct Reloader {
     files: CertificateFiles,
     current: Arc<CurrentCertificate>,
     watch: Watch,
-    /// The watch, while there is one.
+    /// The watch, if it is open.
     watched: Option<Inotify>,
 }
 
 impl Reloader {
-    /// Loads the files and begins to watch them. What cannot be served with is an error now; later on, it leaves the
-    /// certificate as it is.
+    /// Loads the files and starts to watch them. An invalid certificate is an error now; later, it leaves the current
+    /// certificate in place.
     pub fn start(files: CertificateFiles) -> Result<(Arc<CurrentCertificate>, Self), LoadError> {
         Self::start_with(files, watch)
     }
@@ -97,7 +97,7 @@ impl Reloader {
         files: CertificateFiles,
         watch: Watch,
     ) -> Result<(Arc<CurrentCertificate>, Self), LoadError> {
-        // The watch comes first: a change between the two would be lost otherwise.
+        // The watch starts first, so that no change between the two is lost.
         let watched = match watch(&files) {
             Ok(watched) => Some(watched),
             Err(error) => {
@@ -117,7 +117,7 @@ impl Reloader {
         Ok((current, reloader))
     }
 
-    /// Reloads for ever.
+    /// Reloads until dropped.
     pub async fn run(mut self) {
         loop {
             if let Some(watched) = self.watched.take() {
@@ -133,7 +133,7 @@ impl Reloader {
         }
     }
 
-    /// Reloads until the watch ends; why it did.
+    /// Reloads until the watch ends; returns the error.
     async fn follow(&self, watch: Inotify) -> io::Error {
         let mut events = match watch.into_event_stream(vec![0; 4096]) {
             Ok(events) => events,
@@ -145,7 +145,7 @@ impl Reloader {
                 Some(Err(error)) => return error,
                 None => return io::ErrorKind::UnexpectedEof.into(),
             }
-            while let Ok(Some(_)) = tokio::time::timeout(SETTLE, events.next()).await {}
+            while let Ok(Some(_)) = tokio::time::timeout(SETTLE_TIME, events.next()).await {}
             self.reload();
         }
     }
@@ -153,9 +153,9 @@ impl Reloader {
     fn reload(&self) {
         match Identity::load(&self.files, SystemTime::now()) {
             Ok(identity) => self.current.replace(identity),
-            // A writer may be half-way through: it is read again after its next write, or the next time.
+            // A writer may not be finished: the next change or poll reads the files again.
             Err(error) => {
-                tracing::warn!(%error, "the changed certificate is not usable; still serving with the old one");
+                tracing::warn!(%error, "the changed certificate is not usable; still serving with the previous one");
             }
         }
     }
@@ -180,7 +180,7 @@ fn watch(files: &CertificateFiles) -> Result<Inotify, LoadError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{DevelopmentCa, Leaf};
+    use crate::{DevelopmentCa, ServingCertificate};
 
     const DAY: Duration = Duration::from_hours(24);
 
@@ -191,7 +191,7 @@ mod tests {
         })
     }
 
-    fn write(directory: &std::path::Path, leaf: &Leaf) -> CertificateFiles {
+    fn write(directory: &std::path::Path, leaf: &ServingCertificate) -> CertificateFiles {
         let files = CertificateFiles::new(directory.join("tls.crt"), directory.join("tls.key"));
         std::fs::write(&files.certificate, &leaf.certificate).unwrap();
         std::fs::write(directory.join("tls.key"), &leaf.key).unwrap();

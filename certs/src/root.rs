@@ -1,4 +1,4 @@
-//! Certificates of authorities, as a `caBundle` has them, and whether who trusts one accepts a server.
+//! Certificates of authorities, as in a `caBundle`, and validation of server certificates against them.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -20,7 +20,7 @@ pub struct Root {
     validity: Validity,
 }
 
-/// From when to when a certificate is valid.
+/// The validity period of a certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Validity {
     pub(crate) begins: SystemTime,
@@ -30,11 +30,11 @@ pub(crate) struct Validity {
 /// Why a certificate cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum RootError {
-    /// It is no PEM.
-    #[error("it holds no certificate")]
+    /// It is not PEM.
+    #[error("it contains no certificate")]
     Pem,
-    /// It is no X.509.
-    #[error("it holds no X.509 certificate: {0}")]
+    /// It is not X.509.
+    #[error("it contains no X.509 certificate: {0}")]
     Certificate(String),
 }
 
@@ -110,7 +110,7 @@ impl Root {
         name.unwrap_or_else(|| "without a name".to_owned())
     }
 
-    /// When it ends to be valid.
+    /// Its expiry time.
     pub fn ends(&self) -> SystemTime {
         self.validity.ends
     }
@@ -125,8 +125,8 @@ impl Root {
     }
 }
 
-/// Whether a client that trusts these roots accepts a server of that name with this certificate. As Go's clients do, it
-/// minds the validity of the roots themselves, too.
+/// Whether a client that trusts these roots accepts a server of that name with this certificate. Like Go clients, it
+/// checks the validity of the roots themselves, too.
 pub fn accepts<'a>(
     roots: impl IntoIterator<Item = &'a Root>,
     leaf: &[u8],
@@ -152,17 +152,17 @@ pub fn accepts<'a>(
         .is_ok()
 }
 
-/// What a `caBundle` holds.
+/// The content of a `caBundle`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Bundle {
     /// Its certificates.
     pub roots: BTreeSet<Root>,
-    /// Whether it holds anything that is no certificate.
-    pub littered: bool,
+    /// Whether it contains anything other than certificates.
+    pub has_invalid: bool,
 }
 
 impl Bundle {
-    /// Reads PEM; what cannot be read is left out and told by [`Bundle::littered`].
+    /// Parses PEM; invalid parts are skipped and reported by [`Bundle::has_invalid`].
     pub fn from_pem(text: &[u8]) -> Self {
         let mut bundle = Self::default();
         for der in CertificateDer::pem_slice_iter(text) {
@@ -173,10 +173,10 @@ impl Bundle {
                 Ok(root) => {
                     bundle.roots.insert(root);
                 }
-                Err(_) => bundle.littered = true,
+                Err(_) => bundle.has_invalid = true,
             }
         }
-        bundle.littered |= bundle.roots.is_empty() && !text.trim_ascii().is_empty();
+        bundle.has_invalid |= bundle.roots.is_empty() && !text.trim_ascii().is_empty();
         bundle
     }
 }
@@ -201,10 +201,10 @@ mod tests {
         let root = |name| Authority::new(name, now, DAY).unwrap().root().clone();
         let roots = BTreeSet::from([root("a"), root("b")]);
         let read = Bundle::from_pem(bundle_pem(&roots).as_bytes());
-        assert_eq!((read.roots, read.littered), (roots, false));
+        assert_eq!((read.roots, read.has_invalid), (roots, false));
         assert_eq!(Bundle::from_pem(b""), Bundle::default());
         assert_eq!(Bundle::from_pem(b"\n"), Bundle::default());
-        assert!(Bundle::from_pem(b"sesame").littered);
+        assert!(Bundle::from_pem(b"sesame").has_invalid);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The TLS settings of our servers.
+//! The TLS settings of the servers.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-/// The oldest TLS that is spoken.
+/// The minimum TLS version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum MinimumTls {
     /// TLS 1.2 with forward secrecy and authenticated encryption, and 1.3.
@@ -26,21 +26,21 @@ pub enum MinimumTls {
     Tls13,
 }
 
-/// Who may connect.
+/// The allowed clients.
 #[derive(Debug, Clone, Default)]
 pub enum Clients {
-    /// Everybody.
+    /// All clients.
     #[default]
     Any,
-    /// Who has a certificate of one of these authorities, for one of these names: its common name, or a DNS name of it. One
-    /// authority may have given certificates to many others, a cluster's to every kubelet.
+    /// Clients with a certificate of one of these authorities for one of these names: its common name, or a DNS name of
+    /// it. An authority may have issued certificates to many others, for example a cluster's to every kubelet.
     Of(Arc<RootCertStore>, Arc<[String]>),
 }
 
-/// Why certificates of clients cannot be checked.
+/// Why client certificates cannot be verified.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientsError {
-    /// The file cannot be read, or holds no certificates.
+    /// The file cannot be read, or contains no certificates.
     #[error("cannot read the CAs of clients in {path}: {reason}")]
     Read {
         /// The file.
@@ -51,7 +51,7 @@ pub enum ClientsError {
 }
 
 impl Clients {
-    /// Who has a certificate for one of these names of one of the authorities in this file (PEM).
+    /// Clients with a certificate for one of these names, of one of the authorities in this file (PEM).
     pub fn of_file(path: &Path, names: &[String]) -> Result<Self, ClientsError> {
         let failed = |reason: String| ClientsError::Read {
             path: path.display().to_string(),
@@ -64,13 +64,13 @@ impl Clients {
             roots.add(der).map_err(|error| failed(error.to_string()))?;
         }
         if roots.is_empty() {
-            return Err(failed("it holds no certificate".to_owned()));
+            return Err(failed("it contains no certificate".to_owned()));
         }
         Ok(Self::Of(Arc::new(roots), names.into()))
     }
 }
 
-/// HTTP/2 and HTTP/1.1 over TLS, served with what `certificate` resolves to, for these clients.
+/// HTTP/2 and HTTP/1.1 over TLS, with the certificate from `certificate`, for these clients.
 pub fn server_config(
     certificate: Arc<dyn ResolvesServerCert>,
     minimum: MinimumTls,
@@ -89,7 +89,7 @@ pub fn server_config(
             let of_authority = WebPkiClientVerifier::builder_with_provider(roots, provider)
                 .build()
                 .map_err(|error| rustls::Error::General(error.to_string()))?;
-            builder.with_client_cert_verifier(Arc::new(Named { of_authority, names }))
+            builder.with_client_cert_verifier(Arc::new(NamedClients { of_authority, names }))
         }
     };
     let mut config = builder.with_cert_resolver(certificate);
@@ -97,14 +97,14 @@ pub fn server_config(
     Ok(Arc::new(config))
 }
 
-/// Lets in who has a certificate of an authority, for one of the names.
+/// Accepts clients with a certificate of an authority for one of the names.
 #[derive(Debug)]
-struct Named {
+struct NamedClients {
     of_authority: Arc<dyn ClientCertVerifier>,
     names: Arc<[String]>,
 }
 
-impl ClientCertVerifier for Named {
+impl ClientCertVerifier for NamedClients {
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         self.of_authority.root_hint_subjects()
     }

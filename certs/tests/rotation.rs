@@ -12,8 +12,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use machinist_certs::{
-    CertificateFiles, Clients, CurrentCertificate, DevelopmentCa, Identity, Leaf, MinimumTls, Reloader,
-    Served, served as served_at, server_config,
+    CertificateFiles, Clients, CurrentCertificate, DevelopmentCa, Identity, MinimumTls, Reloader, Served,
+    ServingCertificate, served as served_at, server_config,
 };
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
@@ -83,7 +83,7 @@ async fn echoes(stream: &mut TlsStream<TcpStream>) {
     assert_eq!(&answer, b"hello");
 }
 
-fn write(directory: &Path, leaf: &Leaf) {
+fn write(directory: &Path, leaf: &ServingCertificate) {
     std::fs::create_dir_all(directory).unwrap();
     std::fs::write(directory.join("tls.crt"), &leaf.certificate).unwrap();
     std::fs::write(directory.join("tls.key"), &leaf.key).unwrap();
@@ -109,7 +109,7 @@ async fn served_after(
         .expect("the new certificate is served")
 }
 
-fn der(leaf: &Leaf) -> CertificateDer<'static> {
+fn der(leaf: &ServingCertificate) -> CertificateDer<'static> {
     use rustls::pki_types::pem::PemObject as _;
     CertificateDer::from_pem_slice(leaf.certificate.as_bytes()).unwrap()
 }
@@ -132,7 +132,7 @@ async fn files_written_anew_are_served_and_the_old_connection_lives_on() {
 async fn a_link_swapped_by_the_kubelet_is_noticed_every_time() {
     let (ca, directory) = (DevelopmentCa::new("test").unwrap(), tempfile::tempdir().unwrap());
     let volume = directory.path();
-    let swap = |generation: usize, leaf: &Leaf| {
+    let swap = |generation: usize, leaf: &ServingCertificate| {
         write(&volume.join(format!("..{generation}")), leaf);
         symlink(format!("..{generation}"), volume.join("..data_tmp")).unwrap();
         std::fs::rename(volume.join("..data_tmp"), volume.join("..data")).unwrap();

@@ -9,7 +9,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use machinist_certs::rotation::{
-    Action, Found, Memory, Observed, Policy, Serving, Signer, decide, in_transition,
+    Action, Observed, Policy, RotationState, SecretState, Serving, Signer, decide, in_transition,
 };
 use machinist_certs::{Authority, Bundle, Served, accepts, bundle_pem};
 use rand::rngs::StdRng;
@@ -56,7 +56,7 @@ struct Cluster {
     /// When the bundles were written.
     patched: SystemTime,
     replicas: Vec<Replica>,
-    memory: Memory,
+    memory: RotationState,
     writes: [usize; 3],
     checks: usize,
 }
@@ -82,7 +82,7 @@ impl Cluster {
                     lag: Duration::ZERO,
                 })
                 .collect(),
-            memory: Memory::default(),
+            memory: RotationState::default(),
             writes: [0; 3],
             checks: 0,
         }
@@ -99,10 +99,10 @@ impl Cluster {
 
     /// What the leader sees now.
     fn observe(&mut self) -> Observed {
-        let signer = self.authority.as_ref().map_or(Found::Absent, |data| {
+        let signer = self.authority.as_ref().map_or(SecretState::Absent, |data| {
             Signer::read(data.certificate.as_bytes(), data.key.as_bytes(), data.rotate)
         });
-        let serving = self.serving.as_ref().map_or(Found::Absent, |data| {
+        let serving = self.serving.as_ref().map_or(SecretState::Absent, |data| {
             let texts = [&data.certificate, &data.key, &data.authority].map(String::as_bytes);
             Serving::read("n/s", texts, data.rotate, self.now)
         });
@@ -140,12 +140,12 @@ impl Cluster {
             let observed = self.observe();
             let plan = decide(&observed, &Self::policy());
             if plan.actions.is_empty() {
-                return plan.look_again;
+                return plan.requeue_after;
             }
             for action in plan.actions {
                 if self.random.random_bool(0.05) {
                     // Another leads from now on, and remembers nothing.
-                    self.memory = Memory::default();
+                    self.memory = RotationState::default();
                     return self.now + STEP;
                 }
                 self.write(action);
@@ -285,10 +285,10 @@ fn live(seed: u64, days: u32, meddlers: u32) -> Cluster {
         // Minute by minute while something goes on, then to the next day.
         for _ in 0..30 {
             cluster.check();
-            let look_again = cluster.lead();
+            let requeue_after = cluster.lead();
             cluster.check();
             cluster.pass(STEP);
-            if look_again > cluster.now + HOUR / 2 {
+            if requeue_after > cluster.now + HOUR / 2 {
                 break;
             }
         }

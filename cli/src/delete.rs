@@ -1,4 +1,4 @@
-//! Deletes orphans by name: each is looked up anew, and only deleted as it was then.
+//! Deletes orphans by name: each is looked up again, and only that version is deleted.
 
 use futures::future::join_all;
 use kube::Client;
@@ -9,50 +9,55 @@ use machinist_infra::kubevirt::orphans::{ObservedObject, Ownership, controller};
 use machinist_shared::api::names::label;
 
 use crate::flags::Target;
+use crate::infra_namespaces::{InfraNamespace, Skipped};
 use crate::kind::Kind;
 use crate::machines::Living;
-use crate::places::{Place, Unseen};
-use crate::survey::{Sight, api, one};
+use crate::survey::{Survey, api, one};
 
-/// An object of a name that was asked for, and what controls it, from below.
-pub struct Looked {
-    place: Place,
-    chain: Sight,
+/// An object with a requested name, and its controllers, bottom up.
+pub struct Candidate {
+    infra_namespace: InfraNamespace,
+    chain: Survey,
 }
 
-/// Everything of that name.
+/// All objects with that name.
 pub struct Lookup {
     target: Target,
-    found: Vec<Looked>,
-    unseen: Vec<Unseen>,
+    found: Vec<Candidate>,
+    unseen: Vec<Skipped>,
 }
 
-/// A VM's claim has a DataVolume and a VM above it.
+/// A VM's claim has a DataVolume and a VM as controllers.
 const LONGEST_CHAIN: usize = 4;
 
-/// Looks for the target everywhere.
-pub async fn look(target: &Target, places: &[Place]) -> Lookup {
+/// Looks up the target in all namespaces.
+pub async fn look(target: &Target, infra_namespaces: &[InfraNamespace]) -> Lookup {
     let mut lookup = Lookup {
         target: target.clone(),
         found: Vec::new(),
         unseen: Vec::new(),
     };
-    let all = join_all(places.iter().map(|place| chain(place, target))).await;
-    for (place, looked) in places.iter().zip(all) {
+    let all = join_all(
+        infra_namespaces
+            .iter()
+            .map(|infra_namespace| chain(infra_namespace, target)),
+    )
+    .await;
+    for (infra_namespace, looked) in infra_namespaces.iter().zip(all) {
         match looked {
             Ok(None) => {}
             Ok(Some(chain)) => {
-                // Two addresses may be those of one cluster.
-                let uid = |sight: &Sight| sight.objects.first().and_then(|(_, object)| object.uid.clone());
+                // Two addresses may belong to one cluster.
+                let uid = |sight: &Survey| sight.objects.first().and_then(|(_, object)| object.uid.clone());
                 if lookup.found.iter().all(|known| uid(&known.chain) != uid(&chain)) {
-                    lookup.found.push(Looked {
-                        place: place.clone(),
+                    lookup.found.push(Candidate {
+                        infra_namespace: infra_namespace.clone(),
                         chain,
                     });
                 }
             }
-            Err(error) => lookup.unseen.push(Unseen {
-                what: place.to_string(),
+            Err(error) => lookup.unseen.push(Skipped {
+                what: infra_namespace.to_string(),
                 why: error.to_string(),
             }),
         }
@@ -60,11 +65,11 @@ pub async fn look(target: &Target, places: &[Place]) -> Lookup {
     lookup
 }
 
-async fn chain(place: &Place, target: &Target) -> Result<Option<Sight>, RemoteError> {
-    let Some(found) = one(place, target.kind, &target.name).await? else {
+async fn chain(infra_namespace: &InfraNamespace, target: &Target) -> Result<Option<Survey>, RemoteError> {
+    let Some(found) = one(infra_namespace, target.kind, &target.name).await? else {
         return Ok(None);
     };
-    let mut sight = Sight {
+    let mut sight = Survey {
         objects: vec![(target.kind, found)],
         complete: Vec::new(),
     };
@@ -78,7 +83,7 @@ async fn chain(place: &Place, target: &Target) -> Result<Option<Sight>, RemoteEr
         let Some(kind) = Kind::ALL.into_iter().find(|kind| kind.name() == owner.kind) else {
             break;
         };
-        let found = one(place, kind, &owner.name).await?;
+        let found = one(infra_namespace, kind, &owner.name).await?;
         sight.complete.push(kind.name());
         match found.filter(|found| found.uid.as_ref() == Some(&owner.uid)) {
             Some(found) => sight.objects.push((kind, found)),
@@ -89,32 +94,35 @@ async fn chain(place: &Place, target: &Target) -> Result<Option<Sight>, RemoteEr
     Ok(Some(sight))
 }
 
-/// What may be deleted, or why nothing is.
-pub fn judge<'a>(
+/// The object to delete, or why none is deleted.
+pub fn decide<'a>(
     lookup: &'a Lookup,
     cluster_uid: &str,
     living: &Living,
-) -> Result<(&'a Place, &'a ObjectMeta), String> {
+) -> Result<(&'a InfraNamespace, &'a ObjectMeta), String> {
     if let Some(unseen) = lookup.unseen.first() {
         return Err(format!(
-            "{} could not be looked at: {}; --infra-namespace and --infra-kubeconfig say where to look",
+            "{} could not be read: {}; select the namespace and cluster with --infra-namespace and --infra-kubeconfig",
             unseen.what, unseen.why
         ));
     }
     let looked = match &lookup.found[..] {
-        [] => return Err("it is not there".to_owned()),
+        [] => return Err("it does not exist".to_owned()),
         [looked] => looked,
         several => {
-            let places: Vec<_> = several.iter().map(|looked| looked.place.to_string()).collect();
+            let infra_namespaces: Vec<_> = several
+                .iter()
+                .map(|looked| looked.infra_namespace.to_string())
+                .collect();
             return Err(format!(
-                "there are several: in {}; say which one with --infra-namespace or --infra-kubeconfig",
-                places.join(" and in ")
+                "there are several: in {}; select one with --infra-namespace or --infra-kubeconfig",
+                infra_namespaces.join(" and in ")
             ));
         }
     };
     let namespace = looked.chain.namespace();
     let Some((kind, object)) = looked.chain.objects.first() else {
-        return Err("it is not there".to_owned());
+        return Err("it does not exist".to_owned());
     };
     let seen = ObservedObject {
         kind: kind.name(),
@@ -122,27 +130,27 @@ pub fn judge<'a>(
     };
     let has_machine = |object: &ObjectMeta, machine: &str| living.has(object, machine);
     match namespace.classify(seen, cluster_uid, &has_machine) {
-        Ownership::Orphan(_) => Ok((&looked.place, object)),
+        Ownership::Orphan(_) => Ok((&looked.infra_namespace, object)),
         Ownership::HasMachine(uid) => Err(match living.name(uid) {
-            Some(name) => format!("it is no orphan: it is of Machine {name}; delete that"),
-            None => "it is no orphan: a Machine has its VM on record, or is told to take it over".to_owned(),
+            Some(name) => format!("it is not an orphan: it belongs to Machine {name}; delete that"),
+            None => "it is not an orphan: a Machine has recorded its VM, or must adopt it".to_owned(),
         }),
         Ownership::Foreign => Err(format!(
-            "it is no orphan of this cluster: neither it nor what controls it has the labels {}={cluster_uid} and {}",
+            "it is not an orphan of this cluster: neither it nor what controls it has the labels {}={cluster_uid} and {}",
             label::CLUSTER_UID,
             label::MACHINE_UID
         )),
         Ownership::Unknown(owner) => Err(format!(
-            "{}/{} controls it, and nobody can tell whose that is",
+            "{}/{} controls it, and the owner of that is unknown",
             owner.kind, owner.name
         )),
     }
 }
 
-/// Deletes what was found, if it is still as it was then; what became of it.
+/// Deletes the object, if it is unchanged; returns the result.
 pub async fn delete(
     target: &Target,
-    place: &Place,
+    infra_namespace: &InfraNamespace,
     object: &ObjectMeta,
     dry_run: bool,
 ) -> Result<&'static str, RemoteError> {
@@ -158,13 +166,13 @@ pub async fn delete(
         ..DeleteParams::background()
     };
     let delete = async |client: Client| -> Result<_, RemoteError> {
-        let api = api(client, place, target.kind);
+        let api = api(client, infra_namespace, target.kind);
         match api.delete(&target.name, &params).await {
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(true),
             other => other.map(|_| false).map_err(RemoteError::from),
         }
     };
-    match place.ask(delete).await {
+    match infra_namespace.ask(delete).await {
         Ok(true) => Ok("is gone already"),
         Ok(false) if dry_run => Ok("would be deleted"),
         Ok(false) => Ok("deleted"),
@@ -176,7 +184,7 @@ pub async fn delete(
 }
 
 impl Lookup {
-    /// What was asked for.
+    /// The requested objects.
     pub fn target(&self) -> &Target {
         &self.target
     }
@@ -210,21 +218,21 @@ mod tests {
         json!({label::CLUSTER_UID: "c", label::MACHINE_UID: machine})
     }
 
-    fn in_place(namespace: &str, objects: Vec<(Kind, ObjectMeta)>) -> Looked {
-        Looked {
-            place: Place {
+    fn in_place(namespace: &str, objects: Vec<(Kind, ObjectMeta)>) -> Candidate {
+        Candidate {
+            infra_namespace: InfraNamespace {
                 server: "https://a".to_owned(),
                 namespace: namespace.to_owned(),
                 clients: Vec::new(),
             },
-            chain: Sight {
+            chain: Survey {
                 objects,
                 complete: vec!["VirtualMachine"],
             },
         }
     }
 
-    fn judged(found: Vec<Looked>, unseen: &[&str]) -> Result<String, String> {
+    fn judged(found: Vec<Candidate>, unseen: &[&str]) -> Result<String, String> {
         let lookup = Lookup {
             target: Target {
                 kind: Kind::VirtualMachine,
@@ -233,7 +241,7 @@ mod tests {
             found,
             unseen: unseen
                 .iter()
-                .map(|why| Unseen {
+                .map(|why| Skipped {
                     what: "namespace old".to_owned(),
                     why: (*why).to_owned(),
                 })
@@ -246,7 +254,7 @@ mod tests {
             vms: vec!["recorded".to_owned()],
             ..Machine::default()
         }]);
-        judge(&lookup, "c", &living).map(|(_, object)| object.uid.clone().unwrap_or_default())
+        decide(&lookup, "c", &living).map(|(_, object)| object.uid.clone().unwrap_or_default())
     }
 
     #[rstest]
@@ -294,13 +302,13 @@ mod tests {
                 Ok::<_, kube::Error>(http::Response::builder().status(status).body(answer).unwrap())
             }
         });
-        let mut place = in_place("vms", Vec::new()).place;
-        place.clients = vec![kube::Client::new(service, "default")];
+        let mut infra_namespace = in_place("vms", Vec::new()).infra_namespace;
+        infra_namespace.clients = vec![kube::Client::new(service, "default")];
         let target = Target {
             kind: Kind::VirtualMachine,
             name: "web-1".to_owned(),
         };
-        let became = delete(&target, &place, object, dry_run).await;
+        let became = delete(&target, &infra_namespace, object, dry_run).await;
         (
             became.map_err(|error| error.to_string()),
             json!(asked.try_recv().ok()),

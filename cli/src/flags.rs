@@ -6,91 +6,92 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::kind::Kind;
 
-/// What Machinist knows and no object tells. The program kubectl-machinist on the PATH is `kubectl machinist`.
+/// Shows what Machinist knows beyond the objects. The program kubectl-machinist on the PATH is `kubectl machinist`.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "kubectl-machinist", bin_name = "kubectl machinist", version)]
 pub struct Flags {
-    /// What to do.
+    /// The command.
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// What to do.
+/// The command.
 #[derive(Debug, Clone, Subcommand)]
 pub enum Command {
-    /// List what bears this cluster's identity and has no Machine: VMs, disks and Secrets on infra clusters, and Nodes.
+    /// List objects with this cluster's identity and without a Machine: VMs, disks and Secrets on infra clusters, and
+    /// Nodes.
     ///
-    /// Ends with 1 if anything could not be looked at.
+    /// Exits with 1 if any part could not be searched.
     Orphans(Orphans),
 }
 
 /// `orphans`.
 #[derive(Debug, Clone, Args)]
 pub struct Orphans {
-    /// Where to look.
+    /// The clusters to search.
     #[command(flatten)]
-    pub places: Places,
-    /// Form of the list.
+    pub infra_namespaces: ClusterFlags,
+    /// Output format.
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
     pub output: Output,
-    /// Delete all that is listed, after a question.
+    /// Delete all listed objects, after a confirmation.
     #[arg(long)]
     pub delete: bool,
-    /// Delete without a question.
+    /// Delete without a confirmation.
     #[arg(long, requires = "delete")]
     pub yes: bool,
-    /// What to do with them; nothing but listing them, without one.
+    /// The action; the default only lists them.
     #[command(subcommand)]
     pub command: Option<OnOrphans>,
 }
 
-/// What to do with orphans.
+/// Actions for orphans.
 #[derive(Debug, Clone, Subcommand)]
 pub enum OnOrphans {
-    /// Delete orphans, each by its name. What is none, or not any more, is refused.
+    /// Delete orphans by name. Objects that are not orphans, or no longer, are refused.
     Delete(Delete),
 }
 
 /// `orphans delete`.
 #[derive(Debug, Clone, Args)]
 pub struct Delete {
-    /// What to delete, like `vm/web-1`; the kinds are vm, dv, pvc and secret.
+    /// Objects to delete, like `vm/web-1`; the kinds are vm, dv, pvc and secret.
     #[arg(required = true, value_name = "KIND/NAME", value_parser = target)]
     pub targets: Vec<Target>,
-    /// Have the API server check everything, and delete nothing.
+    /// Let the API server check the requests, without deleting anything.
     #[arg(long)]
     pub dry_run: bool,
 }
 
-/// Where to look. The user cluster is found as kubectl finds it.
+/// The clusters to search. The user cluster is the one that kubectl uses.
 #[derive(Debug, Clone, Default, Args)]
-pub struct Places {
-    /// Kubeconfig of the user cluster, where the Machines are; without it, as kubectl finds one.
+pub struct ClusterFlags {
+    /// Kubeconfig of the user cluster with the Machines; the default is kubectl's.
     #[arg(long, global = true, value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
     /// Context in that kubeconfig.
     #[arg(long, global = true, value_name = "NAME")]
     pub context: Option<String>,
-    /// Kubeconfig of the infra cluster, instead of those that Machines refer to.
+    /// Kubeconfig of the infra cluster, instead of those that Machines reference.
     #[arg(long, global = true, value_name = "FILE", conflicts_with = "infra_secret")]
     pub infra_kubeconfig: Option<PathBuf>,
-    /// Secret of the user cluster that holds that kubeconfig; the key is `kubeconfig`, unless it is named.
+    /// Secret of the user cluster with that kubeconfig; the default key is `kubeconfig`.
     #[arg(long, global = true, value_name = "NAMESPACE/NAME[/KEY]", value_parser = secret_key)]
     pub infra_secret: Option<SecretKey>,
-    /// Namespace of the infra cluster to look into, repeatable; without one, those where Machines have their VMs.
+    /// Namespace of the infra cluster to search, repeatable; the default are those with VMs of Machines.
     #[arg(long, global = true, value_name = "NAMESPACE")]
     pub infra_namespace: Vec<String>,
-    /// Kubeconfigs of Machines and Secrets may lead to loopback and link-local addresses.
+    /// Allow loopback and link-local addresses in kubeconfigs of Machines and Secrets.
     #[arg(long, global = true)]
     pub infra_allow_loopback: bool,
 }
 
-/// Form of the list.
+/// Output format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Output {
-    /// For people.
+    /// Human-readable.
     Table,
-    /// For programs.
+    /// Machine-readable.
     Json,
 }
 
@@ -126,7 +127,7 @@ fn target(text: &str) -> Result<Target, String> {
         .filter(|(_, name)| !name.is_empty() && !name.contains('/'))
         .ok_or_else(|| format!("{text:?} is not like vm/web-1"))?;
     let known = Kind::parse(kind);
-    let kind = known.ok_or_else(|| format!("{kind:?} is none of vm, dv, pvc and secret"))?;
+    let kind = known.ok_or_else(|| format!("{kind:?} is not one of vm, dv, pvc and secret"))?;
     Ok(Target {
         kind,
         name: name.to_owned(),
@@ -174,8 +175,12 @@ mod tests {
             "orphans delete vm/web-1 --infra-kubeconfig f --infra-namespace a --infra-namespace b",
         ] {
             let orphans = parse(args).unwrap();
-            assert_eq!(orphans.places.infra_namespace, ["a", "b"], "{args}");
-            assert_eq!(orphans.places.infra_kubeconfig, Some("f".into()), "{args}");
+            assert_eq!(orphans.infra_namespaces.infra_namespace, ["a", "b"], "{args}");
+            assert_eq!(
+                orphans.infra_namespaces.infra_kubeconfig,
+                Some("f".into()),
+                "{args}"
+            );
             let Some(OnOrphans::Delete(delete)) = orphans.command else {
                 panic!("{args}")
             };

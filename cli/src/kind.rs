@@ -1,10 +1,10 @@
-//! The kinds of what a Machine may leave behind.
+//! The kinds of objects that a Machine can leave behind.
 
 use k8s_openapi::api::core::v1::Secret;
 use kube::core::ApiResource;
 use machinist_infra::kubevirt::objects::{Claim, DataVolume, Vm};
 
-/// A kind, in the order in which they own each other.
+/// A kind, in the order of ownership.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
     /// KubeVirt's VirtualMachine.
@@ -26,7 +26,7 @@ impl Kind {
         Self::Secret,
     ];
 
-    /// As manifests call it.
+    /// Its name in manifests.
     pub const fn name(self) -> &'static str {
         match self {
             Self::VirtualMachine => "VirtualMachine",
@@ -36,7 +36,7 @@ impl Kind {
         }
     }
 
-    /// As RBAC calls it.
+    /// Its name in RBAC.
     pub const fn resource_name(self) -> &'static str {
         match self {
             Self::VirtualMachine => "virtualmachines.kubevirt.io",
@@ -46,7 +46,7 @@ impl Kind {
         }
     }
 
-    /// The one that a person calls so: as in a manifest, as a resource or by its short name, in any letter case.
+    /// Parses a kind: as in a manifest, as a resource or by its short name, in any letter case.
     pub fn parse(text: &str) -> Option<Self> {
         let text = text.to_ascii_lowercase();
         let (text, group) = text.split_once('.').unwrap_or((&text, ""));
@@ -62,7 +62,7 @@ impl Kind {
         (group.is_empty() || group == own_group).then_some(kind)
     }
 
-    /// Where the API server has it.
+    /// Its API resource.
     pub fn resource(self) -> ApiResource {
         match self {
             Self::VirtualMachine => ApiResource::erase::<Vm>(&()),

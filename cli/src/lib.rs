@@ -1,18 +1,18 @@
-//! `kubectl machinist`: what a person asks of Machinist that no object tells.
+//! `kubectl machinist`: questions to Machinist that no object answers.
 //!
 //! ```text
-//! flags ──▶ places (credentials ▶ clients) ──▶ survey (what is there) ──▶ machines (who lives) ──▶ report, delete
+//! flags ──▶ infra_namespaces (credentials ▶ clients) ──▶ survey (objects) ──▶ machines (living owners) ──▶ report, delete
 //! ```
 //!
-//! Machines are always read after the objects of the infra clusters: a VM is made after its Machine, so one that was seen
-//! and whose Machine is not there has none.
+//! Machines are always read after the objects of the infra clusters: a VM is created after its Machine, so an observed
+//! VM without a Machine is an orphan.
 
 pub mod delete;
 pub mod flags;
+pub mod infra_namespaces;
 pub mod kind;
 pub mod machines;
 pub mod nodes;
-pub mod places;
 pub mod report;
 pub mod run;
 pub mod survey;

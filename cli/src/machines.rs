@@ -1,4 +1,4 @@
-//! Machines as far as orphans are concerned: who lives, what it has taken over, where its VM is and by which credential.
+//! The living Machines: the VMs that they have adopted, and the namespaces and credentials of their VMs.
 
 use std::collections::{HashMap, HashSet};
 
@@ -14,28 +14,28 @@ use machinist_shared::api::names::annotation;
 use machinist_shared::provider_spec::ProviderConfig;
 use serde_json::Value;
 
-/// Objects in one answer.
+/// Objects per page.
 pub const PAGE: u32 = 500;
 
-/// A Machine, read leniently: whatever is wrong with it, it lives.
+/// A Machine, decoded leniently: an invalid Machine is alive, too.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Machine {
     /// Namespace.
     pub namespace: String,
     /// Name, which is also the VM's.
     pub name: String,
-    /// UID, which the VM bears as a label.
+    /// UID, a label of the VM.
     pub uid: String,
-    /// UIDs of VMs that it has on record, or that an admin has told it to take.
+    /// UIDs of VMs that it has recorded, or must adopt.
     pub vms: Vec<String>,
-    /// Where its VM was put.
+    /// The namespace of its VM.
     pub infra_namespace: Option<String>,
-    /// The credential of that place.
+    /// The credential for that namespace.
     pub credential: ConfigVarString,
 }
 
 impl Machine {
-    /// Reads one as stored.
+    /// Decodes a stored Machine.
     pub fn read(stored: &DynamicObject) -> Self {
         let text = |path: &str| stored.data.pointer(path).and_then(Value::as_str);
         let recorded = text("/status/providerStatus/vmUID").map(str::to_owned);
@@ -56,7 +56,7 @@ impl Machine {
     }
 }
 
-/// The credential of the spec, as far as that can be decoded.
+/// The credential in the spec, if it can be decoded.
 fn credential(stored: &DynamicObject) -> ConfigVarString {
     let value = stored.data.pointer("/spec/providerSpec/value");
     let path = FieldPath::new("spec.providerSpec.value");
@@ -65,7 +65,7 @@ fn credential(stored: &DynamicObject) -> ConfigVarString {
     spec.map(|spec| spec.credential().clone()).unwrap_or_default()
 }
 
-/// That of the record, which a deleting Machine is deleted by, whatever its spec says.
+/// The credential in the record, which the deletion of a Machine uses instead of its spec's.
 fn recorded_credential(record: &Value) -> Option<ConfigVarString> {
     let text = |key: &str| record[key].as_str().map(str::to_owned);
     let reference = |kind| {
@@ -105,7 +105,7 @@ pub async fn list(client: &Client) -> Result<Vec<Machine>, RemoteError> {
     }
 }
 
-/// Who lives.
+/// The living Machines.
 #[derive(Debug, Default)]
 pub struct Living {
     names: HashMap<String, String>,
@@ -122,7 +122,7 @@ impl Living {
         }
     }
 
-    /// Whether the Machine of the UID on an object's label lives, or another one has the object.
+    /// Whether the Machine with the UID in an object's label exists, or another one owns the object.
     pub fn has(&self, object: &ObjectMeta, machine_uid: &str) -> bool {
         let uid = object.uid.as_deref().unwrap_or_default();
         self.names.contains_key(machine_uid) || self.vms.contains(uid) || self.owns(object)
@@ -133,7 +133,7 @@ impl Living {
         self.names.get(machine_uid).map(String::as_str)
     }
 
-    /// Whether the Machine of that UID or name lives.
+    /// Whether a Machine with that UID or name exists.
     pub fn is_there(&self, uid_or_name: &str) -> bool {
         let is_named = |machine: &String| {
             machine
@@ -143,7 +143,7 @@ impl Living {
         self.names.contains_key(uid_or_name) || self.names.values().any(is_named)
     }
 
-    /// Of something whose VM was not seen.
+    /// For an object whose VM was not found.
     fn owns(&self, object: &ObjectMeta) -> bool {
         let mut owners = object.owner_references.iter().flatten();
         owners.any(|owner: &OwnerReference| self.vms.contains(&owner.uid))

@@ -14,7 +14,7 @@ use crate::report::{Orphan, Where};
 /// The kind.
 pub const KIND: &str = "Node";
 
-/// All Nodes that bear the label of a Machine.
+/// All Nodes with the label of a Machine.
 pub async fn list(client: &Client) -> Result<Vec<ObjectMeta>, RemoteError> {
     let api: Api<Node> = Api::all(client.clone());
     let (mut nodes, mut params) = (
@@ -31,7 +31,7 @@ pub async fn list(client: &Client) -> Result<Vec<ObjectMeta>, RemoteError> {
     }
 }
 
-/// Those of them whose Machine is gone.
+/// The Nodes without a Machine.
 pub fn orphans(server: &str, nodes: &[ObjectMeta], living: &Living) -> Vec<Orphan> {
     let found = nodes.iter().filter_map(|node| {
         let machine_uid = of_node(node, &|machine| living.is_there(machine))?;
@@ -41,7 +41,7 @@ pub fn orphans(server: &str, nodes: &[ObjectMeta], living: &Living) -> Vec<Orpha
         let machine = machine.and_then(|machine| machine.split_once('/'));
         Some(Orphan {
             kind: KIND,
-            place: Where {
+            infra_namespace: Where {
                 server: server.to_owned(),
                 namespace: String::new(),
             },
@@ -57,7 +57,7 @@ pub fn orphans(server: &str, nodes: &[ObjectMeta], living: &Living) -> Vec<Orpha
     found.collect()
 }
 
-/// Deletes one, if it is still the Node that was listed; what became of it.
+/// Deletes a Node, if it is unchanged since the list; returns the result.
 pub async fn delete(client: &Client, node: &Orphan) -> Result<&'static str, RemoteError> {
     if node.deleting {
         return Ok("is being deleted already");

@@ -1,4 +1,4 @@
-//! The list of orphans, for people and for programs.
+//! The report about orphans.
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
@@ -8,24 +8,24 @@ use machinist_infra::kubevirt::orphans::{Namespace, ObservedObject};
 use machinist_shared::api::names::label;
 use serde::Serialize;
 
+use crate::infra_namespaces::{InfraNamespace, Skipped};
 use crate::kind::Kind;
 use crate::machines::Living;
-use crate::places::{Place, Unseen};
-use crate::survey::Sight;
+use crate::survey::Survey;
 
-/// Everything that was found out.
+/// The result of the search.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Report {
     /// UID of the user cluster.
     #[serde(rename = "clusterUID")]
     pub cluster_uid: String,
-    /// Where it was looked.
+    /// The searched namespaces.
     pub looked_at: Vec<Where>,
-    /// What was left behind.
+    /// The orphans.
     pub orphans: Vec<Orphan>,
-    /// What could not be looked at.
-    pub not_looked_at: Vec<Unseen>,
+    /// The parts that could not be searched.
+    pub not_looked_at: Vec<Skipped>,
 }
 
 /// A namespace of an infra cluster; without a namespace, the user cluster.
@@ -38,58 +38,61 @@ pub struct Where {
     pub namespace: String,
 }
 
-/// Something that was left behind.
+/// An orphan.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Orphan {
     /// Its kind.
     pub kind: &'static str,
-    /// Where it is.
+    /// Its location.
     #[serde(flatten)]
-    pub place: Where,
+    pub infra_namespace: Where,
     /// Its name.
     pub name: String,
-    /// Name of its Machine, if that can be told.
+    /// Name of its Machine, if known.
     pub machine: Option<String>,
     /// UID of its Machine.
     #[serde(rename = "machineUID")]
     pub machine_uid: String,
-    /// What controls it, and will take it along, as `Kind/name`.
+    /// Its controller, whose deletion deletes it, as `Kind/name`.
     pub owner: Option<String>,
     /// Its own UID.
     pub uid: String,
-    /// When it was made.
+    /// Creation time.
     pub created: Option<Timestamp>,
-    /// It is on its way out.
+    /// Whether it is being deleted.
     pub deleting: bool,
 }
 
 impl Report {
-    /// Judges what was seen in the places.
+    /// Classifies the objects found in the namespaces.
     pub fn new(
         cluster_uid: &str,
-        seen: &[(Place, Sight)],
+        seen: &[(InfraNamespace, Survey)],
         nodes: Vec<Orphan>,
-        mut not_looked_at: Vec<Unseen>,
+        mut not_looked_at: Vec<Skipped>,
         living: &Living,
     ) -> Self {
         let (mut orphans, mut known) = (Vec::new(), HashSet::new());
-        for (place, sight) in seen {
-            let (place, namespace) = (of(place), sight.namespace());
+        for (infra_namespace, sight) in seen {
+            let (infra_namespace, namespace) = (of(infra_namespace), sight.namespace());
             let found = namespace.orphans(cluster_uid, &|object, machine| living.has(object, machine));
             let found = found
                 .iter()
-                .map(|(seen, machine)| orphan(&place, &namespace, *seen, machine));
-            // Two addresses may be those of one cluster.
+                .map(|(seen, machine)| orphan(&infra_namespace, &namespace, *seen, machine));
+            // Two addresses may belong to one cluster.
             orphans.extend(found.filter(|orphan| known.insert(orphan.uid.clone())));
         }
         let kind = |orphan: &Orphan| Kind::parse(orphan.kind);
         orphans.sort_by_cached_key(|orphan: &Orphan| {
             let Orphan {
-                place, machine, name, ..
+                infra_namespace,
+                machine,
+                name,
+                ..
             } = orphan;
             (
-                place.clone(),
+                infra_namespace.clone(),
                 machine.is_none(),
                 machine.clone(),
                 kind(orphan),
@@ -101,27 +104,39 @@ impl Report {
         not_looked_at.dedup();
         Self {
             cluster_uid: cluster_uid.to_owned(),
-            looked_at: seen.iter().map(|(place, _)| of(place)).collect(),
+            looked_at: seen
+                .iter()
+                .map(|(infra_namespace, _)| of(infra_namespace))
+                .collect(),
             orphans,
             not_looked_at,
         }
     }
 
-    /// A table, or that there is nothing.
+    /// A table, or a message that there are none.
     pub fn table(&self, now: Timestamp) -> String {
         if self.orphans.is_empty() {
-            let places = self.looked_at.iter();
-            let places: Vec<_> = places
-                .map(|place| format!("namespace {} of {}", place.namespace, place.server))
+            let infra_namespaces = self.looked_at.iter();
+            let infra_namespaces: Vec<_> = infra_namespaces
+                .map(|infra_namespace| {
+                    format!(
+                        "namespace {} of {}",
+                        infra_namespace.namespace, infra_namespace.server
+                    )
+                })
                 .collect();
-            let places = if places.is_empty() {
+            let infra_namespaces = if infra_namespaces.is_empty() {
                 "nowhere".to_owned()
             } else {
-                places.join(", ")
+                infra_namespaces.join(", ")
             };
-            return format!("nothing was left behind, as far as could be seen; looked at: {places}\n");
+            return format!("no orphans found; searched: {infra_namespaces}\n");
         }
-        let servers: HashSet<_> = self.orphans.iter().map(|orphan| &orphan.place.server).collect();
+        let servers: HashSet<_> = self
+            .orphans
+            .iter()
+            .map(|orphan| &orphan.infra_namespace.server)
+            .collect();
         let mut heading = vec!["KIND", "NAMESPACE", "NAME", "MACHINE", "OWNER", "AGE", "UID"];
         if servers.len() > 1 {
             heading.push("SERVER");
@@ -130,7 +145,7 @@ impl Report {
         for orphan in &self.orphans {
             let mut row = vec![
                 orphan.kind.to_owned(),
-                or_none(&orphan.place.namespace),
+                or_none(&orphan.infra_namespace.namespace),
                 orphan.name.clone(),
                 orphan.machine.clone().unwrap_or_else(|| "<unknown>".to_owned()),
                 or_none(orphan.owner.as_deref().unwrap_or_default()),
@@ -138,47 +153,52 @@ impl Report {
                 orphan.uid.clone(),
             ];
             if servers.len() > 1 {
-                row.push(orphan.place.server.clone());
+                row.push(orphan.infra_namespace.server.clone());
             }
             rows.push(row);
         }
         aligned(&rows)
     }
 
-    /// What takes everything else along when it is deleted, VMs first.
+    /// The orphans whose deletion deletes all others, VMs first.
     pub fn tops(&self) -> impl Iterator<Item = &Orphan> {
         self.orphans.iter().filter(|orphan| orphan.owner.is_none())
     }
 
-    /// What could not be looked at, a line each.
+    /// The parts that could not be searched, one line each.
     pub fn warnings(&self) -> String {
         let mut text = String::new();
         for unseen in &self.not_looked_at {
             // Writing into a String cannot fail.
-            let _ = writeln!(text, "not looked at: {}: {}", unseen.what, unseen.why);
+            let _ = writeln!(text, "not searched: {}: {}", unseen.what, unseen.why);
         }
         if !text.is_empty() {
             text.push_str(
-                "There may be more. A kubeconfig that may list all this can be given with --infra-kubeconfig.\n",
+                "There may be more. Set a kubeconfig that may list these objects with --infra-kubeconfig.\n",
             );
         }
         text
     }
 }
 
-fn of(place: &Place) -> Where {
+fn of(infra_namespace: &InfraNamespace) -> Where {
     Where {
-        server: place.server.clone(),
-        namespace: place.namespace.clone(),
+        server: infra_namespace.server.clone(),
+        namespace: infra_namespace.namespace.clone(),
     }
 }
 
-fn orphan(place: &Where, namespace: &Namespace<'_>, seen: ObservedObject<'_>, machine_uid: &str) -> Orphan {
+fn orphan(
+    infra_namespace: &Where,
+    namespace: &Namespace<'_>,
+    seen: ObservedObject<'_>,
+    machine_uid: &str,
+) -> Orphan {
     let metadata = seen.metadata;
     let text = |text: &Option<String>| text.clone().unwrap_or_default();
     let named = |seen: ObservedObject<'_>| format!("{}/{}", seen.kind, text(&seen.metadata.name));
     let top = namespace.top(seen);
-    // A VM bears its Machine's name, and so says a label of KubeVirt's.
+    // A VM has its Machine's name, which KubeVirt repeats in a label.
     let machine = if top.kind == Kind::VirtualMachine.name() {
         top.metadata.name.clone()
     } else {
@@ -187,7 +207,7 @@ fn orphan(place: &Where, namespace: &Namespace<'_>, seen: ObservedObject<'_>, ma
     };
     Orphan {
         kind: seen.kind,
-        place: place.clone(),
+        infra_namespace: infra_namespace.clone(),
         name: text(&metadata.name),
         machine,
         machine_uid: machine_uid.to_owned(),
@@ -202,7 +222,7 @@ fn or_none(text: &str) -> String {
     if text.is_empty() { "<none>" } else { text }.to_owned()
 }
 
-/// As kubectl would say it, roughly.
+/// Approximately like kubectl.
 fn age(orphan: &Orphan, now: Timestamp) -> String {
     let age = match orphan.created {
         None => "<unknown>".to_owned(),
@@ -294,16 +314,16 @@ mod tests {
         ]
     }
 
-    fn place(server: &str) -> Place {
-        Place {
+    fn infra_namespace(server: &str) -> InfraNamespace {
+        InfraNamespace {
             server: server.to_owned(),
             namespace: "vms".to_owned(),
             clients: Vec::new(),
         }
     }
 
-    fn sight(objects: Vec<(Kind, ObjectMeta)>) -> Sight {
-        Sight {
+    fn sight(objects: Vec<(Kind, ObjectMeta)>) -> Survey {
+        Survey {
             objects,
             complete: Kind::ALL.map(Kind::name).to_vec(),
         }
@@ -317,7 +337,7 @@ mod tests {
         }])
     }
 
-    fn report(seen: &[(Place, Sight)]) -> Report {
+    fn report(seen: &[(InfraNamespace, Survey)]) -> Report {
         Report::new("c", seen, Vec::new(), Vec::new(), &living())
     }
 
@@ -329,7 +349,10 @@ mod tests {
         objects.push(object(Kind::Secret, "alone", of_machine("gone"), None));
         // By another address of the same cluster, too.
         let again = sight(whole("web-1", "gone"));
-        let seen = [(place("https://a"), sight(objects)), (place("https://b"), again)];
+        let seen = [
+            (infra_namespace("https://a"), sight(objects)),
+            (infra_namespace("https://b"), again),
+        ];
         let now = "2026-01-03T01:00:00Z".parse().unwrap();
         let table = report(&seen).table(now);
         let expected = "\
@@ -349,8 +372,8 @@ Secret                  vms         alone        <unknown>   <none>             
         let vm = &mut other[3].1;
         vm.deletion_timestamp = vm.creation_timestamp.clone();
         let seen = [
-            (place("https://a"), sight(whole("web-1", "gone"))),
-            (place("https://b"), sight(other)),
+            (infra_namespace("https://a"), sight(whole("web-1", "gone"))),
+            (infra_namespace("https://b"), sight(other)),
         ];
         let table = report(&seen).table("2026-01-01T00:05:00Z".parse().unwrap());
         let row = |start: &str| {
@@ -371,13 +394,13 @@ Secret                  vms         alone        <unknown>   <none>             
         let mut sight = sight(whole("web-1", "gone"));
         sight.objects.retain(|(kind, _)| *kind != Kind::VirtualMachine);
         sight.complete.retain(|kind| *kind != "VirtualMachine");
-        let unseen = Unseen {
+        let unseen = Skipped {
             what: "virtualmachines".to_owned(),
             why: "forbidden".to_owned(),
         };
         let report = Report::new(
             "c",
-            &[(place("https://a"), sight)],
+            &[(infra_namespace("https://a"), sight)],
             Vec::new(),
             vec![unseen],
             &living(),
@@ -388,7 +411,7 @@ Secret                  vms         alone        <unknown>   <none>             
 
     #[test]
     fn nothing_is_said_to_be_nothing() {
-        let report = report(&[(place("https://a"), sight(whole("web-2", "alive")))]);
+        let report = report(&[(infra_namespace("https://a"), sight(whole("web-2", "alive")))]);
         let table = report.table(Timestamp::UNIX_EPOCH);
         assert!(
             table.starts_with("nothing") && table.contains("vms of https://a"),
@@ -399,8 +422,11 @@ Secret                  vms         alone        <unknown>   <none>             
 
     #[test]
     fn programs_read_the_same() {
-        let json =
-            serde_json::to_value(report(&[(place("https://a"), sight(whole("web-1", "gone")))])).unwrap();
+        let json = serde_json::to_value(report(&[(
+            infra_namespace("https://a"),
+            sight(whole("web-1", "gone")),
+        )]))
+        .unwrap();
         assert_eq!(json["clusterUID"], "c");
         assert_eq!(
             json["orphans"][1],

@@ -1,4 +1,4 @@
-//! Carries a command out.
+//! Runs a command.
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -14,22 +14,22 @@ use machinist_infra::kube::error::RemoteError;
 use machinist_infra::kube::kubeconfig::AddressPolicy;
 use machinist_infra::kube::user_cluster::KubectlCluster;
 
-use crate::flags::{Command, Delete, Flags, OnOrphans, Orphans, Output, Places, Target};
+use crate::flags::{ClusterFlags, Command, Delete, Flags, OnOrphans, Orphans, Output, Target};
+use crate::infra_namespaces::{self, Found, InfraNamespace, Skipped};
 use crate::kind::Kind;
 use crate::machines::{self, Living, Machine};
-use crate::places::{self, Found, Place, Unseen};
 use crate::report::{Orphan, Report};
 use crate::{delete, nodes, survey};
 
-/// How long an API server may take with a write. Nothing is lost meanwhile, unlike for a controller that leads.
+/// Timeout of a write. It is longer than the controller's, because there is no leadership to lose.
 const WRITE: Duration = Duration::from_secs(10);
 
-/// Does what was asked, and gives the exit code.
+/// Runs the command, and returns the exit code.
 pub fn start(flags: Flags) -> anyhow::Result<ExitCode> {
-    // A panic's message may quote what was worked on, secrets included.
+    // A panic's message may contain data, including secrets.
     std::panic::set_hook(Box::new(|panic| {
-        let place = panic.location().map(ToString::to_string).unwrap_or_default();
-        eprintln!("error: panicked at {place}");
+        let infra_namespace = panic.location().map(ToString::to_string).unwrap_or_default();
+        eprintln!("error: panicked at {infra_namespace}");
     }));
     rustls::crypto::aws_lc_rs::default_provider()
         .install_default()
@@ -55,14 +55,14 @@ struct User {
 }
 
 impl User {
-    async fn open(flags: &Places, options: &ClientOptions) -> anyhow::Result<Self> {
+    async fn open(flags: &ClusterFlags, options: &ClientOptions) -> anyhow::Result<Self> {
         let cluster = KubectlCluster {
             kubeconfig: flags.kubeconfig.as_deref(),
             context: flags.context.as_deref(),
         };
         let (client, server) = kubectl_client(cluster, options)
             .await
-            .context("the cluster of the Machines: name its kubeconfig with --kubeconfig")?;
+            .context("the cluster of the Machines: set its kubeconfig with --kubeconfig")?;
         let namespaces: Api<Namespace> = Api::all(client.clone());
         let system = namespaces.get("kube-system").await.map_err(RemoteError::from);
         let system = system.with_context(|| {
@@ -78,19 +78,19 @@ impl User {
     async fn machines(&self) -> anyhow::Result<Vec<Machine>> {
         machines::list(&self.client).await.with_context(|| {
             format!(
-                "cannot list all Machines of {}, and without them everything would look left behind",
+                "cannot list all Machines of {}, and without them every object would appear to be an orphan",
                 self.server
             )
         })
     }
 }
 
-/// Whether all went well.
+/// Returns whether everything succeeded.
 async fn orphans_command(flags: Orphans) -> anyhow::Result<bool> {
     let options = ClientOptions {
         write: WRITE,
         addresses: AddressPolicy {
-            allow_loopback: flags.places.infra_allow_loopback,
+            allow_loopback: flags.infra_namespaces.infra_allow_loopback,
         },
         user_agent: concat!("kubectl-machinist/", env!("CARGO_PKG_VERSION")).to_owned(),
         ..ClientOptions::default()
@@ -98,33 +98,41 @@ async fn orphans_command(flags: Orphans) -> anyhow::Result<bool> {
     if flags.delete && flags.command.is_some() {
         bail!("--delete deletes all that is listed, and `delete` what is named: give one of them");
     }
-    let user = User::open(&flags.places, &options).await?;
+    let user = User::open(&flags.infra_namespaces, &options).await?;
     let machines = user.machines().await?;
-    let found = places::find(&flags.places, &user.client, &machines, &options).await?;
+    let found = infra_namespaces::find(&flags.infra_namespaces, &user.client, &machines, &options).await?;
     match flags.command {
         None if flags.delete => {
-            let places = found.places.clone();
+            let infra_namespaces = found.infra_namespaces.clone();
             let report = everything(&user, found).await?;
             print(&report.table(Timestamp::now()))?;
             eprint!("{}", report.warnings());
-            delete_listed(&user, &places, &report, flags.yes).await
+            delete_listed(&user, &infra_namespaces, &report, flags.yes).await
         }
         None => list(&everything(&user, found).await?, flags.output),
         Some(OnOrphans::Delete(delete)) => delete_named(&user, &found, &delete).await,
     }
 }
 
-/// Looks at everything.
+/// Searches everything.
 async fn everything(user: &User, found: Found) -> anyhow::Result<Report> {
-    let Found { places, mut unseen } = found;
-    let sights = join_all(places.iter().map(|place| survey::look(place, &user.uid))).await;
+    let Found {
+        infra_namespaces,
+        mut unseen,
+    } = found;
+    let sights = join_all(
+        infra_namespaces
+            .iter()
+            .map(|infra_namespace| survey::look(infra_namespace, &user.uid)),
+    )
+    .await;
     let mut seen = Vec::new();
-    for (place, (sight, missing)) in places.into_iter().zip(sights) {
+    for (infra_namespace, (sight, missing)) in infra_namespaces.into_iter().zip(sights) {
         unseen.extend(missing);
-        seen.push((place, sight));
+        seen.push((infra_namespace, sight));
     }
     let nodes = nodes::list(&user.client).await.unwrap_or_else(|error| {
-        unseen.push(Unseen {
+        unseen.push(Skipped {
             what: format!("nodes of {}", user.server),
             why: error.to_string(),
         });
@@ -146,8 +154,13 @@ fn list(report: &Report, output: Output) -> anyhow::Result<bool> {
     Ok(report.not_looked_at.is_empty())
 }
 
-/// Deletes all that was listed, if it is still there and still an orphan; Kubernetes deletes what it owns.
-async fn delete_listed(user: &User, places: &[Place], report: &Report, yes: bool) -> anyhow::Result<bool> {
+/// Deletes all listed objects that still exist and are still orphans; Kubernetes deletes their dependents.
+async fn delete_listed(
+    user: &User,
+    infra_namespaces: &[InfraNamespace],
+    report: &Report,
+    yes: bool,
+) -> anyhow::Result<bool> {
     let count = report.orphans.len();
     if count == 0 {
         return Ok(report.not_looked_at.is_empty());
@@ -159,7 +172,7 @@ async fn delete_listed(user: &User, places: &[Place], report: &Report, yes: bool
     let mut all = report.not_looked_at.is_empty();
     for orphan in report.tops() {
         let what = format!("{}/{}", orphan.kind, orphan.name);
-        match delete_one(user, places, orphan).await? {
+        match delete_one(user, infra_namespaces, orphan).await? {
             Ok(became) => print(&format!("{what} {became}\n"))?,
             Err(why) => {
                 all = false;
@@ -170,16 +183,16 @@ async fn delete_listed(user: &User, places: &[Place], report: &Report, yes: bool
     Ok(all)
 }
 
-/// Looks one up again, and deletes it; what became of it, or why it was not deleted.
+/// Looks up an object again, and deletes it; returns the result, or why it was not deleted.
 async fn delete_one(
     user: &User,
-    places: &[Place],
+    infra_namespaces: &[InfraNamespace],
     orphan: &Orphan,
 ) -> anyhow::Result<Result<&'static str, String>> {
     let Some(kind) = Kind::parse(orphan.kind) else {
         let living = Living::new(&user.machines().await?);
         if living.is_there(&orphan.machine_uid) || living.is_there(&orphan.name) {
-            return Ok(Err("it has a Machine by now".to_owned()));
+            return Ok(Err("it has a Machine now".to_owned()));
         }
         let became = nodes::delete(&user.client, orphan).await;
         return Ok(became.map_err(|error| error.to_string()));
@@ -188,25 +201,28 @@ async fn delete_one(
         kind,
         name: orphan.name.clone(),
     };
-    let places: Vec<_> = places
+    let infra_namespaces: Vec<_> = infra_namespaces
         .iter()
-        .filter(|place| place.server == orphan.place.server && place.namespace == orphan.place.namespace)
+        .filter(|infra_namespace| {
+            infra_namespace.server == orphan.infra_namespace.server
+                && infra_namespace.namespace == orphan.infra_namespace.namespace
+        })
         .cloned()
         .collect();
-    let lookup = delete::look(&target, &places).await;
+    let lookup = delete::look(&target, &infra_namespaces).await;
     let living = Living::new(&user.machines().await?);
-    Ok(match delete::judge(&lookup, &user.uid, &living) {
+    Ok(match delete::decide(&lookup, &user.uid, &living) {
         Ok((_, object)) if object.uid.as_ref() != Some(&orphan.uid) => {
-            Err("another object of its name is there by now".to_owned())
+            Err("another object with its name exists now".to_owned())
         }
-        Ok((place, object)) => delete::delete(&target, place, object, false)
+        Ok((infra_namespace, object)) => delete::delete(&target, infra_namespace, object, false)
             .await
             .map_err(|error| error.to_string()),
         Err(why) => Err(why),
     })
 }
 
-/// Whether the person at the terminal says yes.
+/// Whether the user at the terminal confirms.
 fn confirmed(question: &str) -> anyhow::Result<bool> {
     eprint!("{question}");
     let mut answer = String::new();
@@ -216,23 +232,23 @@ fn confirmed(question: &str) -> anyhow::Result<bool> {
 
 async fn delete_named(user: &User, found: &Found, flags: &Delete) -> anyhow::Result<bool> {
     for unseen in &found.unseen {
-        eprintln!("not looked at: {}: {}", unseen.what, unseen.why);
+        eprintln!("not searched: {}: {}", unseen.what, unseen.why);
     }
     let looked = join_all(
         flags
             .targets
             .iter()
-            .map(|target| delete::look(target, &found.places)),
+            .map(|target| delete::look(target, &found.infra_namespaces)),
     )
     .await;
     let living = Living::new(&user.machines().await?);
     let mut all = true;
     for lookup in &looked {
         let target = lookup.target();
-        let became = match delete::judge(lookup, &user.uid, &living) {
-            Ok((place, object)) => delete::delete(target, place, object, flags.dry_run)
+        let became = match delete::decide(lookup, &user.uid, &living) {
+            Ok((infra_namespace, object)) => delete::delete(target, infra_namespace, object, flags.dry_run)
                 .await
-                .map(|became| format!("{target} {became}, in {place}\n"))
+                .map(|became| format!("{target} {became}, in {infra_namespace}\n"))
                 .map_err(|error| error.to_string()),
             Err(why) => Err(why),
         };

@@ -1,4 +1,4 @@
-//! What is in places, by its metadata only.
+//! The objects in infra namespaces, by metadata.
 
 use futures::future::join_all;
 use kube::api::ListParams;
@@ -8,21 +8,21 @@ use machinist_infra::kube::error::RemoteError;
 use machinist_infra::kubevirt::orphans::{Namespace, ObservedObject};
 use machinist_shared::api::names::label;
 
+use crate::infra_namespaces::{InfraNamespace, Skipped};
 use crate::kind::Kind;
 use crate::machines::PAGE;
-use crate::places::{Place, Unseen};
 
-/// What was seen in one place.
+/// The objects in one namespace.
 #[derive(Debug, Default)]
-pub struct Sight {
+pub struct Survey {
     /// The objects.
     pub objects: Vec<(Kind, ObjectMeta)>,
-    /// Kinds of which everything was seen that counts.
+    /// Kinds with all relevant objects.
     pub complete: Vec<&'static str>,
 }
 
-impl Sight {
-    /// To be judged.
+impl Survey {
+    /// For classification.
     pub fn namespace(&self) -> Namespace<'_> {
         let objects = self.objects.iter().map(|(kind, metadata)| ObservedObject {
             kind: kind.name(),
@@ -32,17 +32,17 @@ impl Sight {
     }
 }
 
-/// Looks at everything there: at all VMs and disks, which may own each other, and at Secrets of that cluster.
-pub async fn look(place: &Place, cluster_uid: &str) -> (Sight, Vec<Unseen>) {
+/// Lists all VMs and disks, which can own each other, and the Secrets of that cluster.
+pub async fn look(infra_namespace: &InfraNamespace, cluster_uid: &str) -> (Survey, Vec<Skipped>) {
     let ours = ListParams::default().labels(&format!("{}={cluster_uid}", label::CLUSTER_UID));
     let lists = Kind::ALL.map(|kind| {
         let params = match kind {
             Kind::Secret => ours.clone(),
             _ => ListParams::default(),
         };
-        async move { (kind, list(place, kind, params).await) }
+        async move { (kind, list(infra_namespace, kind, params).await) }
     });
-    let (mut sight, mut unseen) = (Sight::default(), Vec::new());
+    let (mut sight, mut unseen) = (Survey::default(), Vec::new());
     for (kind, listed) in join_all(lists).await {
         match listed {
             Ok(objects) => {
@@ -50,8 +50,8 @@ pub async fn look(place: &Place, cluster_uid: &str) -> (Sight, Vec<Unseen>) {
                 let objects = objects.into_iter().map(|metadata| (kind, metadata));
                 sight.objects.extend(objects);
             }
-            Err(error) => unseen.push(Unseen {
-                what: format!("{} in {place}", kind.resource_name()),
+            Err(error) => unseen.push(Skipped {
+                what: format!("{} in {infra_namespace}", kind.resource_name()),
                 why: error.to_string(),
             }),
         }
@@ -59,15 +59,19 @@ pub async fn look(place: &Place, cluster_uid: &str) -> (Sight, Vec<Unseen>) {
     (sight, unseen)
 }
 
-/// Looks one object up, by the rights that listing takes, or else by that to get it.
-pub async fn one(place: &Place, kind: Kind, name: &str) -> Result<Option<ObjectMeta>, RemoteError> {
+/// Reads one object, with the permission to list or the one to get.
+pub async fn one(
+    infra_namespace: &InfraNamespace,
+    kind: Kind,
+    name: &str,
+) -> Result<Option<ObjectMeta>, RemoteError> {
     let params = ListParams::default().fields(&format!("metadata.name={name}"));
-    let found = match list(place, kind, params).await {
+    let found = match list(infra_namespace, kind, params).await {
         Err(refused) if refused.is_refusal() => {
             let get = async |client: Client| -> Result<_, RemoteError> {
-                Ok(api(client, place, kind).get_metadata_opt(name).await?)
+                Ok(api(client, infra_namespace, kind).get_metadata_opt(name).await?)
             };
-            let found = place.ask(get).await.map_err(|_| refused)?;
+            let found = infra_namespace.ask(get).await.map_err(|_| refused)?;
             found.map(|found| found.metadata)
         }
         listed => listed?.into_iter().next(),
@@ -75,9 +79,13 @@ pub async fn one(place: &Place, kind: Kind, name: &str) -> Result<Option<ObjectM
     Ok(found.filter(|metadata| metadata.name.as_deref() == Some(name)))
 }
 
-async fn list(place: &Place, kind: Kind, params: ListParams) -> Result<Vec<ObjectMeta>, RemoteError> {
+async fn list(
+    infra_namespace: &InfraNamespace,
+    kind: Kind,
+    params: ListParams,
+) -> Result<Vec<ObjectMeta>, RemoteError> {
     let pages = async |client: Client| -> Result<_, RemoteError> {
-        let api = api(client, place, kind);
+        let api = api(client, infra_namespace, kind);
         let (mut objects, mut params) = (Vec::new(), params.clone().limit(PAGE));
         loop {
             let page = api.list_metadata(&params).await?;
@@ -88,10 +96,10 @@ async fn list(place: &Place, kind: Kind, params: ListParams) -> Result<Vec<Objec
             }
         }
     };
-    place.ask(pages).await
+    infra_namespace.ask(pages).await
 }
 
-/// Objects of a kind there.
-pub fn api(client: Client, place: &Place, kind: Kind) -> Api<DynamicObject> {
-    Api::namespaced_with(client, &place.namespace, &kind.resource())
+/// The API for a kind in the namespace.
+pub fn api(client: Client, infra_namespace: &InfraNamespace, kind: Kind) -> Api<DynamicObject> {
+    Api::namespaced_with(client, &infra_namespace.namespace, &kind.resource())
 }

@@ -1,29 +1,29 @@
-//! Arguments of Go programs, as clap reads them: Go's package `flag` takes one dash for two.
+//! Rewrites arguments of Go programs for clap: Go's package `flag` accepts one dash for two.
 
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 
-use super::former::{Fate, Former, Takes};
+use super::legacy::{Compatibility, LegacyFlag, ValueKind};
 
-/// Arguments as clap reads them.
+/// Arguments for clap.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Rewritten {
     /// The arguments, the program's name first.
     pub args: Vec<OsString>,
-    /// Flags that were left out because they have no effect, each once.
-    pub without_effect: Vec<Former>,
+    /// Removed flags without effect, without duplicates.
+    pub without_effect: Vec<LegacyFlag>,
 }
 
-/// Gives every flag two dashes and leaves out those of `formers` that have no effect. `valued` names the flags whose value
-/// may be the next argument, which is left as it is. One letter behind one dash (`-h`) is clap's.
+/// Gives every flag two dashes and removes those of `legacy_flags` without effect. `valued` names the flags whose value
+/// can be the next argument, which is not changed. One letter after one dash (`-h`) is clap's.
 pub fn rewrite(
     args: impl IntoIterator<Item = OsString>,
     valued: &BTreeSet<&str>,
-    formers: &[Former],
+    legacy_flags: &[LegacyFlag],
 ) -> Rewritten {
     let mut rest = args.into_iter();
     let mut args: Vec<OsString> = rest.next().into_iter().collect();
-    let mut without_effect: Vec<Former> = Vec::new();
+    let mut without_effect: Vec<LegacyFlag> = Vec::new();
     while let Some(arg) = rest.next() {
         let Some(flag) = flag(&arg) else {
             let end_of_flags = arg == "--";
@@ -36,8 +36,8 @@ pub fn rewrite(
         let (name, value) = flag
             .split_once('=')
             .map_or((flag, None), |(name, value)| (name, Some(value)));
-        if let Some((former, takes)) = no_effect(name, formers) {
-            if value.is_none() && takes == Takes::Value {
+        if let Some((former, takes)) = no_effect(name, legacy_flags) {
+            if value.is_none() && takes == ValueKind::Value {
                 rest.next();
             }
             if !without_effect.contains(&former) {
@@ -66,9 +66,9 @@ fn flag(arg: &OsStr) -> Option<&str> {
     (named && flag.len() > 1).then_some(flag)
 }
 
-fn no_effect(name: &str, formers: &[Former]) -> Option<(Former, Takes)> {
-    formers.iter().find_map(|former| match former.fate {
-        Fate::NoEffect { takes, .. } if former.name == name => Some((*former, takes)),
+fn no_effect(name: &str, legacy_flags: &[LegacyFlag]) -> Option<(LegacyFlag, ValueKind)> {
+    legacy_flags.iter().find_map(|former| match former.compatibility {
+        Compatibility::NoEffect { takes, .. } if former.name == name => Some((*former, takes)),
         _ => None,
     })
 }

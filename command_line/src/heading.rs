@@ -1,18 +1,18 @@
 //! Groups of flags in `--help`, the same in both servers.
 
-/// How the clusters are reached.
+/// Access to the clusters.
 pub const CONNECTION: &str = "Connection";
-/// What the webhook serves on.
+/// The webhook's server.
 pub const SERVING: &str = "Serving and certificates";
-/// Who acts.
+/// Leader election.
 pub const LEADER_ELECTION: &str = "Leader election";
-/// What happens to Machines.
+/// Behavior for Machines.
 pub const MACHINES: &str = "Machines";
-/// What is admitted.
+/// Admission.
 pub const ADMISSION: &str = "Admission";
-/// How a VM becomes a Node.
+/// Bootstrap of Nodes.
 pub const BOOTSTRAP: &str = "Bootstrap and kubelets";
-/// How infra clusters are treated.
+/// Infra clusters.
 pub const INFRA: &str = "Infra clusters";
-/// What is told.
+/// Logs, metrics and traces.
 pub const OBSERVABILITY: &str = "Observability";

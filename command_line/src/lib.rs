@@ -1,8 +1,8 @@
-//! The command lines of both servers: what Go programs take, machine-controller's flags, and the document of all flags.
+//! The command lines of both servers: Go's flag syntax, machine-controller's flags, and the reference of all flags.
 //!
 //! ```text
-//! args ──rewrite──▶ args as clap reads them ──▶ flags
-//!           └─────▶ flags without effect, to be told in the log
+//! args ──rewrite──▶ args for clap ──▶ flags
+//!           └─────▶ flags without effect, for the log
 //! ```
 
 use std::collections::BTreeSet;
@@ -10,38 +10,43 @@ use std::ffi::OsString;
 
 use clap::{Arg, Command, Parser};
 
-pub mod former;
 pub mod go;
 pub mod heading;
+pub mod legacy;
 pub mod reference;
 pub mod value;
 
-use former::Former;
+use legacy::LegacyFlag;
 
-/// What a server was told to do.
+/// A parsed command line.
 #[derive(Debug)]
-pub struct Told<F> {
+pub struct Parsed<F> {
     /// The flags.
     pub flags: F,
-    /// What was given and has no effect, a line each. Never has a value: some are URLs with passwords.
+    /// Given flags without effect, one line each. They never contain a value: some are URLs with passwords.
     pub notices: Vec<String>,
 }
 
-/// Reads `args`, the program's name first, in Go's syntax or in ours. `formers` are machine-controller's flags.
+/// Parses `args`, the program's name first, in Go's syntax or Machinist's. `legacy_flags` are machine-controller's
+/// flags.
 pub fn parse<F: Parser>(
     args: impl IntoIterator<Item = OsString>,
-    formers: &'static [Former],
-) -> Result<Told<F>, clap::Error> {
+    legacy_flags: &'static [LegacyFlag],
+) -> Result<Parsed<F>, clap::Error> {
     let mut command = F::command();
     command.build();
-    let rewritten = go::rewrite(args, &valued(&command), formers);
-    Ok(Told {
+    let rewritten = go::rewrite(args, &valued(&command), legacy_flags);
+    Ok(Parsed {
         flags: F::try_parse_from(rewritten.args)?,
-        notices: rewritten.without_effect.iter().map(Former::to_string).collect(),
+        notices: rewritten
+            .without_effect
+            .iter()
+            .map(LegacyFlag::to_string)
+            .collect(),
     })
 }
 
-/// Names of the flags that take the next argument as their value if they have none behind a `=`. `command` is built.
+/// Names of the flags that use the next argument as their value without a `=`. `command` is built.
 fn valued(command: &Command) -> BTreeSet<&str> {
     let takes = |arg: &&Arg| arg.get_num_args().is_some_and(|count| count.min_values() > 0);
     command
@@ -56,14 +61,14 @@ pub fn variable(flag: &str) -> String {
     format!("MACHINIST_{}", flag.replace('-', "_").to_ascii_uppercase())
 }
 
-/// What is wrong with the flags of `command` that all servers' flags must have: an environment variable of the flag's own
+/// Violations of the rules for flags in `command`: an environment variable of the flag's own
 /// name, a heading, and no name that Kubernetes gives variables of Services (`MACHINIST_WEBHOOK_PORT` of
 /// `machinist-webhook`).
 pub fn faults(command: &Command) -> Vec<String> {
     let mut faults = Vec::new();
     for arg in command.get_arguments() {
         let Some(name) = arg.get_long() else {
-            faults.push(format!("{} is no flag with two dashes", arg.get_id()));
+            faults.push(format!("{} is not a flag with two dashes", arg.get_id()));
             continue;
         };
         let want = variable(name);
@@ -81,14 +86,14 @@ pub fn faults(command: &Command) -> Vec<String> {
     faults
 }
 
-/// What is wrong with `formers` beside the flags of `command`: one that is said to work must be a flag, and one without
-/// effect must not be.
-pub fn former_faults(command: &Command, formers: &[Former]) -> Vec<String> {
+/// Inconsistencies between `legacy_flags` and the flags of `command`: a working one must be a flag, and one without
+/// effect must not.
+pub fn legacy_faults(command: &Command, legacy_flags: &[LegacyFlag]) -> Vec<String> {
     let known: BTreeSet<&str> = command.get_arguments().filter_map(Arg::get_long).collect();
-    formers
+    legacy_flags
         .iter()
         .filter(|former| former.is_without_effect() == known.contains(former.name))
-        .map(|former| format!("--{} does not become what is said of it", former.name))
+        .map(|former| format!("--{} does not match its description", former.name))
         .collect()
 }
 

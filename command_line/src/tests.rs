@@ -27,14 +27,14 @@ struct Flags {
     log_debug: bool,
 }
 
-const FORMERS: &[Former] = &[
-    Former::same("name"),
-    Former::differs("worker-count", "otherwise"),
-    Former::no_effect("node-port-range", "nobody asks"),
-    Former::boolean_without_effect("enable-profiling", "no | profile"),
+const FORMERS: &[LegacyFlag] = &[
+    LegacyFlag::same("name"),
+    LegacyFlag::differs("worker-count", "otherwise"),
+    LegacyFlag::no_effect("node-port-range", "nobody asks"),
+    LegacyFlag::boolean_without_effect("enable-profiling", "no | profile"),
 ];
 
-fn read(args: &[&str]) -> Result<Told<Flags>, clap::Error> {
+fn read(args: &[&str]) -> Result<Parsed<Flags>, clap::Error> {
     parse(
         std::iter::once("server")
             .chain(args.iter().copied())
@@ -137,10 +137,10 @@ fn faults_are_found() {
     assert_eq!(of(good().help_heading(None::<&str>)), 1);
     assert_eq!(of(good().long("a-port").env("MACHINIST_A_PORT")), 1);
 
-    assert_eq!(former_faults(&Flags::command(), FORMERS), Vec::<String>::new());
-    let of = |former| former_faults(&Flags::command(), &[former]).len();
-    assert_eq!(of(Former::same("nome")), 1);
-    assert_eq!(of(Former::no_effect("name", "why")), 1);
+    assert_eq!(legacy_faults(&Flags::command(), FORMERS), Vec::<String>::new());
+    let of = |former| legacy_faults(&Flags::command(), &[former]).len();
+    assert_eq!(of(LegacyFlag::same("nome")), 1);
+    assert_eq!(of(LegacyFlag::no_effect("name", "why")), 1);
 }
 
 #[test]

@@ -1,32 +1,32 @@
-//! Values as Go programs take them.
+//! Values in Go's syntax.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use machinist_shared::api::duration;
 
-/// A duration, or none.
+/// An optional duration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct OptionalDuration(pub Option<Duration>);
 
-/// Parses Go's durations (`25m`, `1h30m`, `90s`); the empty text is none.
+/// Parses Go's durations (`25m`, `1h30m`, `90s`); the empty string is `None`.
 pub fn duration(text: &str) -> Result<OptionalDuration, String> {
     duration::parse(text).map(OptionalDuration)
 }
 
-/// A duration that is more than nothing.
+/// A duration above zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SomeDuration(pub Duration);
+pub struct NonzeroDuration(pub Duration);
 
-/// Parses such a duration.
-pub fn some_duration(text: &str) -> Result<SomeDuration, String> {
+/// Parses a duration above zero.
+pub fn nonzero_duration(text: &str) -> Result<NonzeroDuration, String> {
     match duration(text)?.0 {
-        Some(duration) if !duration.is_zero() => Ok(SomeDuration(duration)),
-        _ => Err("must be more than nothing".to_owned()),
+        Some(duration) if !duration.is_zero() => Ok(NonzeroDuration(duration)),
+        _ => Err("must be more than zero".to_owned()),
     }
 }
 
-/// Parses what Go takes for a boolean (`strconv.ParseBool`).
+/// Parses a boolean like Go's `strconv.ParseBool`.
 pub fn boolean(text: &str) -> Result<bool, String> {
     match text {
         "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
@@ -35,15 +35,15 @@ pub fn boolean(text: &str) -> Result<bool, String> {
     }
 }
 
-/// Parses `host:port` as Go programs take it: `:port` is every address, IPv4 and IPv6, and `localhost` is 127.0.0.1.
+/// Parses `host:port` like Go programs: `:port` is every address, IPv4 and IPv6, and `localhost` is 127.0.0.1.
 pub fn address(text: &str) -> Result<SocketAddr, String> {
     let host = match text.rsplit_once(':') {
         Some(("", _)) => Ipv6Addr::UNSPECIFIED.into(),
         Some(("localhost", _)) => Ipv4Addr::LOCALHOST.into(),
         _ => {
-            return text
-                .parse()
-                .map_err(|_| format!("{text:?} is no address like 0.0.0.0:9876, localhost:9876 or :9876"));
+            return text.parse().map_err(|_| {
+                format!("{text:?} is not an address like 0.0.0.0:9876, localhost:9876 or :9876")
+            });
         }
     };
     let port = text.rsplit(':').next().unwrap_or_default();
@@ -51,7 +51,7 @@ pub fn address(text: &str) -> Result<SocketAddr, String> {
     Ok(SocketAddr::new(host, port))
 }
 
-/// As [`address`]; where a colon ends it, the port is `port`.
+/// Like [`address`]; after a trailing colon, the port is `port`.
 pub fn address_with_port(text: &str, port: u16) -> Result<SocketAddr, String> {
     if text.ends_with(':') {
         address(&format!("{text}{port}"))
@@ -60,11 +60,11 @@ pub fn address_with_port(text: &str, port: u16) -> Result<SocketAddr, String> {
     }
 }
 
-/// An object of a namespace by its name, or none.
+/// An optional namespaced name.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct OptionalName(pub Option<ObjectName>);
 
-/// An object of a namespace by its name.
+/// A namespaced name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ObjectName {
     /// Its namespace.
@@ -79,7 +79,7 @@ impl std::fmt::Display for ObjectName {
     }
 }
 
-/// Parses `namespace/name`; the empty text is none.
+/// Parses `namespace/name`; the empty string is `None`.
 pub fn object_name(text: &str) -> Result<OptionalName, String> {
     if text.is_empty() {
         return Ok(OptionalName(None));

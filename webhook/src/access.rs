@@ -1,7 +1,8 @@
-//! Whether the author of an object may read what it refers to.
+//! Checks that the author of an object can read the objects that it references.
 //!
-//! The controller reads any Secret that a spec names. So whoever writes a reference is asked for: a
-//! SubjectAccessReview (verb `get`) for each Secret or ConfigMap that the stored object does not refer to already.
+//! The controller reads any Secret that a spec references. So the author of a new reference needs the permission: the
+//! webhook sends a SubjectAccessReview (verb `get`) for each Secret or ConfigMap that the stored object does not
+//! reference already.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -17,25 +18,25 @@ use machinist_shared::api::field::{ErrorKind, Report};
 
 use crate::review::User;
 
-/// How long all questions together may take.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// Timeout of all requests together.
+const TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What comes of an author who may not read what the object refers to.
+/// What to do if an author cannot read a referenced object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Mode {
-    /// The object is refused; also if nobody could be asked.
+pub enum AccessMode {
+    /// Refuse the object; also if the check fails.
     Enforce,
     /// A warning.
     Warn,
-    /// Nobody is asked.
+    /// No check.
     Off,
 }
 
-/// Asks for the rights of authors.
+/// Checks the permissions of authors.
 #[derive(Clone)]
 pub struct Access {
     client: Client,
-    mode: Mode,
+    mode: AccessMode,
 }
 
 impl std::fmt::Debug for Access {
@@ -46,16 +47,16 @@ impl std::fmt::Debug for Access {
     }
 }
 
-/// A Secret or ConfigMap: rights are not given to single keys.
+/// A Secret or ConfigMap: permissions do not apply to single keys.
 type Named<'a> = (RefKind, &'a str, &'a str);
 
 impl Access {
-    /// Asks the cluster of this client; nothing if nobody is to be asked.
-    pub fn new(client: Client, mode: Mode) -> Option<Self> {
-        (mode != Mode::Off).then_some(Self { client, mode })
+    /// Checks with the cluster of this client; `None` if checks are off.
+    pub fn new(client: Client, mode: AccessMode) -> Option<Self> {
+        (mode != AccessMode::Off).then_some(Self { client, mode })
     }
 
-    /// Each reference that `author` may not read, by its field.
+    /// Reports each reference that `author` cannot read, by field.
     pub(crate) async fn check(&self, author: &User<'_>, references: &[Reference]) -> Report {
         let mut report = Report::new();
         if references.is_empty() {
@@ -65,8 +66,8 @@ impl Access {
         let mut objects: Vec<Named<'_>> = references.iter().map(|reference| named(&reference.key)).collect();
         objects.sort_unstable();
         objects.dedup();
-        let asked = future::join_all(objects.iter().map(|object| self.may_read(&author, *object)));
-        let answers: BTreeMap<Named<'_>, Answer> = match tokio::time::timeout(PATIENCE, asked).await {
+        let new_object = future::join_all(objects.iter().map(|object| self.may_read(&author, *object)));
+        let answers: BTreeMap<Named<'_>, Answer> = match tokio::time::timeout(TIMEOUT, new_object).await {
             Ok(answers) => objects.into_iter().zip(answers).collect(),
             Err(_) => BTreeMap::new(),
         };
@@ -77,8 +78,8 @@ impl Access {
                 Some(Answer::Unknown) | None => unknown(&reference.key),
             };
             match self.mode {
-                Mode::Enforce => report.error(&reference.path, ErrorKind::Forbidden, why),
-                Mode::Warn | Mode::Off => report.warn(&reference.path, why),
+                AccessMode::Enforce => report.error(&reference.path, ErrorKind::Forbidden, why),
+                AccessMode::Warn | AccessMode::Off => report.warn(&reference.path, why),
             }
         }
         report
@@ -131,7 +132,7 @@ fn named(key: &KeyRef) -> Named<'_> {
     (key.kind, &key.namespace, &key.name)
 }
 
-/// Of an answer, if there was one; nothing else of it is shown.
+/// The code of a response, if any; nothing else of it is shown.
 fn code(error: &kube::Error) -> Option<u16> {
     match error {
         kube::Error::Api(status) => Some(status.code),
@@ -143,7 +144,7 @@ fn subject(user: &User<'_>) -> SubjectAccessReviewSpec {
     SubjectAccessReviewSpec {
         user: Some(user.username.to_string()),
         uid: (!user.uid.is_empty()).then(|| user.uid.to_string()),
-        // The API server wrote them; without groups, an author can only lose rights.
+        // The API server sets them; without groups, an author can only lose permissions.
         groups: user
             .groups
             .and_then(|groups| serde_json::from_str(groups.get()).ok()),

@@ -1,4 +1,4 @@
-//! From a request to a verdict: which rule is asked, and what its answer means to the API server.
+//! Decides on a request: selects the rules, and turns their results into a response to the API server.
 
 use std::time::Duration;
 
@@ -18,43 +18,43 @@ use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
 
 use crate::access::Access;
-use crate::infra::{Asked, Infra};
+use crate::infra::{Infra, NewObject};
 pub use crate::kind::Kind;
-use crate::kubeconfig::Verdicts;
-use crate::names::{Names, Newcomer};
+use crate::kubeconfig::ValidationCache;
+use crate::names::{Names, NewMachine};
 use crate::refusal::Status;
 pub use crate::review::{Operation, Verdict};
 use crate::review::{Request, User};
 
-/// The rules, and what they were told from outside.
+/// The rules, with their settings.
 #[derive(Debug)]
 pub struct Admission {
     settings: AdmissionSettings,
-    kubeconfigs: Verdicts,
-    /// Specs may leave the kubeconfig to the environment.
+    kubeconfigs: ValidationCache,
+    /// Whether the environment has a kubeconfig, so that specs need none.
     environment_has_kubeconfig: bool,
     cluster: Cluster,
 }
 
-/// What is asked of the user cluster; nothing where there is none to ask.
+/// Checks against the user cluster, if there is one.
 #[derive(Debug, Default)]
 pub struct Cluster {
     /// Whether names are free.
     pub names: Option<Names>,
-    /// What authors may read.
+    /// Checks the permissions of authors.
     pub access: Option<Access>,
-    /// What the infra clusters of specs say.
+    /// Checks against the infra clusters of specs.
     pub infra: Option<Infra>,
 }
 
-/// Everything that is asked, of whomever, is answered by then.
-const PATIENCE: Duration = Duration::from_millis(1900);
+/// Timeout of all external checks together.
+const TIMEOUT: Duration = Duration::from_millis(1900);
 
-/// The same where all that is asked for is a default that an object can do without.
-const PATIENCE_FOR_DEFAULTS: Duration = Duration::from_millis(900);
+/// Timeout if the external checks only provide optional defaults.
+const DEFAULTS_TIMEOUT: Duration = Duration::from_millis(900);
 
 impl Admission {
-    /// Admission under these settings; kubeconfigs in specs may lead where `policy` says, and may be absent if the
+    /// Admission with these settings; `policy` limits the addresses of kubeconfigs in specs, which are optional if the
     /// environment has one.
     pub fn new(
         settings: AdmissionSettings,
@@ -64,13 +64,13 @@ impl Admission {
     ) -> Self {
         Self {
             settings,
-            kubeconfigs: Verdicts::new(policy),
+            kubeconfigs: ValidationCache::new(policy),
             environment_has_kubeconfig,
             cluster,
         }
     }
 
-    /// What a request is about, if it is about one of ours.
+    /// The object of a request, if it is one of Machinist's kinds.
     fn reviewed<'a>(&self, request: &'a Request<'_, Value>) -> Option<Reviewed<'a>> {
         let object = request.object.as_ref()?;
         let at = match request.kind() {
@@ -113,24 +113,24 @@ impl Admission {
         }
     }
 
-    /// The object with what only the infra cluster knows: region and zone of its disk, and the capacity of its
-    /// instancetype, if it is a node group of the cluster-autoscaler whose capacity is not known otherwise. What cannot
-    /// be had in time is left out, and told when the object is judged.
+    /// Adds defaults from the infra cluster: region and zone of the disk, and the capacity of the instancetype, if the
+    /// object is a node group of the cluster-autoscaler with unknown capacity. Values that cannot be read in time are
+    /// omitted, and validation reports them.
     async fn with_outside_defaults(&self, sent: &Reviewed<'_>, object: Value) -> Value {
         let (Some(infra), Some(wanted)) = (&self.cluster.infra, sent.outside_defaults()) else {
             return object;
         };
-        let deadline = Instant::now() + PATIENCE_FOR_DEFAULTS;
+        let deadline = Instant::now() + DEFAULTS_TIMEOUT;
         let (old, at) = (sent.stored(), sent.new.at());
         let (topology, instancetype) = {
             let completed = Subject::new(&object, at);
-            // Nothing is looked up for who may not.
+            // No lookups for an author without permission.
             let references = new_references(old, &object, at);
             let rights = timeout_at(deadline, self.ask_for_rights(sent, &references)).await;
             if !rights.is_ok_and(|report| report.is_ok() && report.warnings.is_empty()) {
                 return object;
             }
-            let asked = Asked {
+            let new_object = NewObject {
                 subject: &completed,
                 old,
                 secrets: SecretDisclosure::Hidden,
@@ -138,7 +138,7 @@ impl Admission {
             };
             let topology = async {
                 if wanted.topology {
-                    Box::pin(infra.topology(asked, deadline)).await
+                    Box::pin(infra.topology(new_object, deadline)).await
                 } else {
                     None
                 }
@@ -146,7 +146,7 @@ impl Admission {
             let instancetype = sent.instancetype(&completed);
             let instancetype = async {
                 match &instancetype {
-                    Some(wanted) => Box::pin(infra.instancetype(asked, wanted, deadline)).await,
+                    Some(wanted) => Box::pin(infra.instancetype(new_object, wanted, deadline)).await,
                     None => None,
                 }
             };
@@ -162,23 +162,23 @@ impl Admission {
         }
     }
 
-    /// The verdict: refused with every reason, or allowed, with warnings either way.
+    /// Validates the object: refuses it with every reason, or allows it, with warnings in both cases.
     pub(crate) async fn validate(&self, request: &Request<'_, Value>) -> Verdict {
         let Some(it) = self.reviewed(request) else {
             return Verdict::default();
         };
         let outside = it.outside_defaults();
-        // Both steps together take no longer than one does alone.
+        // Both steps run concurrently.
         let spent = match outside {
-            Some(_) => PATIENCE_FOR_DEFAULTS,
+            Some(_) => DEFAULTS_TIMEOUT,
             None => Duration::ZERO,
         };
-        let deadline = Instant::now() + PATIENCE.saturating_sub(spent);
+        let deadline = Instant::now() + TIMEOUT.saturating_sub(spent);
         let mut report = self.check(&it);
         let references = new_references(it.stored(), it.new.object(), it.new.at());
         let (name, rights) = tokio::join!(self.ask_for_name(&it), self.ask_for_rights(&it, &references));
         report.extend(name);
-        // Nothing is looked up for who may not, not even where that is only a warning.
+        // No lookups for an author without permission, even if that is only a warning.
         let may_read = rights.is_ok() && rights.warnings.is_empty();
         report.extend(rights);
         if let Some(infra) = &self.cluster.infra
@@ -187,13 +187,13 @@ impl Admission {
             && it.is_to_be_asked_for()
         {
             let (old, object, at) = (it.stored(), it.new.object(), it.new.at());
-            let asked = Asked {
+            let new_object = NewObject {
                 subject: &it.new,
                 old,
                 secrets: self.secrets(&it, &references),
                 must: outside.is_some_and(|outside| outside.topology) && !topology::known(old, object, at),
             };
-            report.extend(infra.check(asked, deadline).await);
+            report.extend(infra.check(new_object, deadline).await);
         }
         Verdict {
             refusal: Status::of(it.kind, text(it.new.object(), "/metadata/name"), &report),
@@ -202,7 +202,7 @@ impl Admission {
         }
     }
 
-    /// Everything that needs nobody else.
+    /// All checks without requests.
     fn check(&self, it: &Reviewed<'_>) -> Report {
         let (author, object) = (it.author, it.new.object());
         match it.kind {
@@ -225,7 +225,7 @@ impl Admission {
                         validate_deployment_subject(old, &it.new, &self.settings),
                     )
                 };
-                // What is stored already is no reason to refuse.
+                // Stored values are never a reason to refuse.
                 if !is_deleting(object)
                     && old.is_none_or(|old| Kubeconfig::of(old) != Kubeconfig::of(&it.new))
                 {
@@ -237,15 +237,15 @@ impl Admission {
         }
     }
 
-    /// Whether the author may read the kubeconfig: one that is in the spec for sure, one behind a reference if that was
-    /// asked for just now.
+    /// Whether the author can read the kubeconfig: always if it is in the spec; a referenced one if this request
+    /// checked it.
     fn secrets(&self, it: &Reviewed<'_>, references: &[Reference]) -> SecretDisclosure {
         let may_read = match Kubeconfig::of(&it.new) {
             Some(Kubeconfig::Inline(_)) => true,
             Some(Kubeconfig::Elsewhere) => {
                 let field = format!("{}.", kubeconfig_path(it.new.at())).to_lowercase();
-                let asked = |path: String| path.to_lowercase().starts_with(&field);
-                self.cluster.access.is_some() && references.iter().any(|it| asked(it.path.to_string()))
+                let new_object = |path: String| path.to_lowercase().starts_with(&field);
+                self.cluster.access.is_some() && references.iter().any(|it| new_object(it.path.to_string()))
             }
             Some(Kubeconfig::Absent) | None => false,
         };
@@ -257,14 +257,14 @@ impl Admission {
     }
 
     async fn ask_for_name(&self, it: &Reviewed<'_>) -> Report {
-        match (&self.cluster.names, it.newcomer()) {
-            (Some(names), Some(newcomer)) => names.check(&newcomer).await,
+        match (&self.cluster.names, it.new_machine()) {
+            (Some(names), Some(new_machine)) => names.check(&new_machine).await,
             _ => Report::new(),
         }
     }
 
-    /// Whether the author may read what the object refers to and did not before. The set controller's Machines have
-    /// the references of a set whose author was asked for.
+    /// Checks that the author can read newly referenced objects. Machines of the MachineSet controller have the
+    /// references of a MachineSet whose author was checked.
     async fn ask_for_rights(&self, it: &Reviewed<'_>, references: &[Reference]) -> Report {
         match &self.cluster.access {
             Some(access) if it.author == Author::Person => access.check(it.user, references).await,
@@ -298,18 +298,18 @@ impl Admission {
     }
 }
 
-/// An object that is reviewed, and what is known of the request. Each spec is decoded once.
+/// An object under review, and the request. Each spec is decoded once.
 struct Reviewed<'a> {
     kind: Kind,
     operation: Operation,
     author: Author,
     user: &'a User<'a>,
-    /// What is stored now, if it is an update.
+    /// The stored object, if this is an update.
     old: Option<Subject<'a>>,
     new: Subject<'a>,
 }
 
-/// What of an object only its infra cluster knows.
+/// Defaults from the infra cluster.
 #[derive(Debug, Clone, Copy)]
 struct OutsideDefaults {
     /// Region and zone of the StorageClass.
@@ -325,8 +325,8 @@ impl<'a> Reviewed<'a> {
         self.old.as_ref().map(Subject::object)
     }
 
-    /// Which defaults of an object come from its infra cluster; nothing if none does. Machines of our own set
-    /// controller have those of their set.
+    /// The defaults that an object needs from its infra cluster; `None` if it needs none. Machines of Machinist's
+    /// MachineSet controller have those of their MachineSet.
     fn outside_defaults(&self) -> Option<OutsideDefaults> {
         let (old, object) = (self.stored(), self.new.object());
         let is_new = self.kind != Kind::Machine || !self.is_update();
@@ -337,15 +337,15 @@ impl<'a> Reviewed<'a> {
         (topology || self.instancetype(&self.new).is_some()).then_some(OutsideDefaults { topology })
     }
 
-    /// The instancetype whose capacity a node group has.
+    /// The instancetype that determines the capacity of a node group.
     fn instancetype(&self, subject: &Subject<'_>) -> Option<Matcher> {
         let set = self.kind != Kind::Machine;
         set.then(|| autoscaler::instancetype_needed(self.stored(), subject))
             .flatten()
     }
 
-    /// Whether its infra cluster is to be asked for it: a Machine that a person makes, a set or a deployment whose
-    /// Machines are new or will be others.
+    /// Whether to check it against its infra cluster: a Machine that a user creates, or a MachineSet or
+    /// MachineDeployment with new or changed Machines.
     fn is_to_be_asked_for(&self) -> bool {
         let object = self.new.object();
         let template = |object: &Value| object.pointer("/spec/template").cloned().unwrap_or_default();
@@ -357,25 +357,25 @@ impl<'a> Reviewed<'a> {
         self.author == Author::Person && !is_deleting(object) && is_new
     }
 
-    /// The Machine whose name is to be asked for: one that a person makes.
-    fn newcomer(&self) -> Option<Newcomer> {
+    /// The Machine whose name must be checked: one that a user creates.
+    fn new_machine(&self) -> Option<NewMachine> {
         let object = self.new.object();
         let (name, namespace) = (
             text(object, "/metadata/name"),
             text(object, "/metadata/namespace"),
         );
-        let asked = self.kind == Kind::Machine
+        let new_object = self.kind == Kind::Machine
             && !self.is_update()
             && self.author == Author::Person
             && !name.is_empty();
-        asked.then(|| Newcomer {
+        new_object.then(|| NewMachine {
             namespace: namespace.to_owned(),
             name: name.to_owned(),
         })
     }
 }
 
-/// Where a kubeconfig is written.
+/// The field of a kubeconfig.
 fn kubeconfig_path(at: ValueAt) -> FieldPath {
     let cloud = FieldPath::new(at.path).child("cloudProviderSpec");
     cloud.child("auth").child("kubeconfig")
@@ -394,26 +394,26 @@ fn is_deleting(object: &Value) -> bool {
         .is_some_and(|time| !time.is_null())
 }
 
-/// Where a spec's kubeconfig is.
+/// The location of a spec's kubeconfig.
 #[derive(Debug, PartialEq, Eq)]
 enum Kubeconfig<'a> {
-    /// In the spec itself. Wins over a reference, as it always has.
+    /// In the spec itself. It wins over a reference, as in machine-controller.
     Inline(&'a str),
-    /// Behind a reference.
+    /// In a referenced object.
     Elsewhere,
-    /// Nowhere in the spec.
+    /// Not in the spec.
     Absent,
 }
 
 impl<'a> Kubeconfig<'a> {
-    /// Where the decoder found it; nothing if there is no provider's spec to have one.
+    /// The location of the decoded kubeconfig; `None` without a provider's spec.
     fn of(subject: &'a Subject<'_>) -> Option<Self> {
         let credential = subject.config().cloud_provider_spec.as_ref()?.credential();
         let inline = credential.value.as_deref().filter(|text| !text.is_empty());
         Some(match (inline, credential.reference()) {
             (Some(text), _) => Self::Inline(text),
             (None, Some(_)) => Self::Elsewhere,
-            // Of a wrong type, which has been told.
+            // A value of a wrong type is already reported.
             (None, None) if subject.faults().has_error_at(&kubeconfig_path(subject.at())) => Self::Elsewhere,
             (None, None) => Self::Absent,
         })

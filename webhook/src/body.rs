@@ -1,5 +1,5 @@
-//! Reads the bodies of requests. A request that has not come whole takes nothing from those that have: of what each
-//! client address, and all of them together, may hold of such requests, the oldest make room for the newest.
+//! Reads the bodies of requests. Incomplete requests do not use up the capacity for complete ones: each client address,
+//! and all together, have a limit of incomplete bodies, above which the oldest are dropped.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -15,26 +15,27 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
-/// How long a body may bring nothing.
-const PAUSE: Duration = Duration::from_secs(2);
-/// How long it may take.
-const TIME: Duration = Duration::from_secs(10);
-/// What a body holds uncounted. Reviews are of 3 to 10 KB.
+/// Maximum pause in a body.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Timeout of a body.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bodies up to this size do not count. Reviews have 3 to 10 KB.
 const SMALL: usize = 64 * 1024;
-/// Incomplete bodies of one address. All reviews may come from one, and are complete within a millisecond.
-const BODIES_OF_ONE: usize = 64;
-/// Bytes of the larger incomplete bodies of one address.
-const BYTES_OF_ONE: usize = 16 * 1024 * 1024;
-/// Bytes of the larger incomplete bodies of all addresses.
-const BYTES_OF_ALL: usize = 64 * 1024 * 1024;
+/// Maximum number of incomplete bodies per address. All reviews may come from one address, and are complete within a
+/// millisecond.
+const MAX_BODIES_PER_ADDRESS: usize = 64;
+/// Maximum bytes of the larger incomplete bodies per address.
+const MAX_BYTES_PER_ADDRESS: usize = 16 * 1024 * 1024;
+/// Maximum bytes of the larger incomplete bodies of all addresses.
+const MAX_BYTES: usize = 64 * 1024 * 1024;
 
-/// Bodies that have not come whole.
+/// Incomplete bodies.
 #[derive(Debug, Clone, Default)]
 pub struct Incomplete(Arc<Mutex<Bodies>>);
 
 #[derive(Debug, Default)]
 struct Bodies {
-    /// By number: the oldest first.
+    /// By number, the oldest first.
     bodies: BTreeMap<u64, Body>,
     begun: u64,
 }
@@ -42,25 +43,25 @@ struct Bodies {
 #[derive(Debug)]
 struct Body {
     address: IpAddr,
-    /// If it is no small one.
+    /// Its bytes, if it is not small.
     bytes: usize,
     given_up: Arc<Notify>,
 }
 
-/// An incomplete body, until this is dropped.
-struct Held {
+/// An incomplete body, until dropped.
+struct PendingBody {
     all: Incomplete,
     number: u64,
-    /// It made room for a younger one.
+    /// Notified when it is dropped for a newer one.
     given_up: Arc<Notify>,
 }
 
 impl Incomplete {
-    /// A body of that address begins. If too many of it have not ended, the oldest is given up.
-    fn begin(&self, address: IpAddr) -> Held {
+    /// Registers a body of that address. If it has too many incomplete ones, the oldest is dropped.
+    fn begin(&self, address: IpAddr) -> PendingBody {
         let mut all = self.0.lock();
         let of_one = all.bodies.iter().filter(|(_, body)| body.address == address);
-        if of_one.clone().count() >= BODIES_OF_ONE
+        if of_one.clone().count() >= MAX_BODIES_PER_ADDRESS
             && let Some(oldest) = of_one.map(|(number, _)| *number).next()
         {
             all.give_up(oldest);
@@ -74,7 +75,7 @@ impl Incomplete {
         };
         all.bodies.insert(number, body);
         drop(all);
-        Held {
+        PendingBody {
             all: self.clone(),
             number,
             given_up,
@@ -89,16 +90,19 @@ impl Bodies {
         }
     }
 
-    /// The address whose large bodies hold more than it may, or the most if all together do.
+    /// The address whose large bodies exceed its limit, or the largest one if all together exceed theirs.
     fn over(&self, newest: IpAddr) -> Option<IpAddr> {
         let mut of: HashMap<IpAddr, usize> = HashMap::new();
         for body in self.bodies.values() {
             *of.entry(body.address).or_default() += body.bytes;
         }
-        if of.get(&newest).is_some_and(|bytes| *bytes > BYTES_OF_ONE) {
+        if of
+            .get(&newest)
+            .is_some_and(|bytes| *bytes > MAX_BYTES_PER_ADDRESS)
+        {
             return Some(newest);
         }
-        let over = of.values().sum::<usize>() > BYTES_OF_ALL;
+        let over = of.values().sum::<usize>() > MAX_BYTES;
         of.into_iter()
             .max_by_key(|(_, bytes)| *bytes)
             .map(|(address, _)| address)
@@ -113,8 +117,8 @@ impl Bodies {
     }
 }
 
-impl Held {
-    /// The body has so many bytes by now. Older ones are given up if that is too much.
+impl PendingBody {
+    /// Updates the size of the body. Older ones are dropped if that is too much.
     fn grows_to(&self, bytes: usize) {
         if bytes <= SMALL {
             return;
@@ -131,14 +135,14 @@ impl Held {
     }
 }
 
-impl Drop for Held {
+impl Drop for PendingBody {
     fn drop(&mut self) {
         self.all.0.lock().bodies.remove(&self.number);
     }
 }
 
-/// The whole body of a JSON request from that address: 415 for another content type, 413 for too long a body, 408 for
-/// too slow a one, 429 for one that made room for a younger one.
+/// The complete body of a JSON request from that address: 415 for another content type, 413 for a too large body, 408
+/// for a too slow one, 429 for one that was dropped for a newer one.
 pub async fn json(
     request: Request,
     limit: usize,
@@ -160,12 +164,12 @@ pub async fn json(
         return Err(too_large(limit));
     }
     let held = incomplete.begin(address);
-    let end = Instant::now() + TIME;
+    let end = Instant::now() + BODY_TIMEOUT;
     let (mut stream, mut body) = (request.into_body(), BytesMut::new());
     loop {
-        let pause = Instant::now() + PAUSE;
+        let pause = Instant::now() + IDLE_TIMEOUT;
         let frame = tokio::select! {
-            // What is there is read first.
+            // Available data is read first.
             biased;
             frame = timeout_at(end.min(pause), stream.frame()) => frame,
             () = held.given_up.notified() => {
@@ -233,7 +237,7 @@ mod tests {
         assert_eq!(is_json(&HeaderValue::from_str(value).unwrap()), want);
     }
 
-    fn is_given_up(held: &Held) -> bool {
+    fn is_given_up(held: &PendingBody) -> bool {
         !held.all.0.lock().bodies.contains_key(&held.number)
     }
 
@@ -241,7 +245,9 @@ mod tests {
     fn the_oldest_of_too_many_incomplete_bodies_of_an_address_is_given_up() {
         let incomplete = Incomplete::default();
         let other = incomplete.begin(OTHER);
-        let of_one: Vec<_> = (0..=BODIES_OF_ONE).map(|_| incomplete.begin(ONE)).collect();
+        let of_one: Vec<_> = (0..=MAX_BODIES_PER_ADDRESS)
+            .map(|_| incomplete.begin(ONE))
+            .collect();
         let given_up: Vec<bool> = of_one.iter().map(is_given_up).collect();
         assert!(given_up[0] && !given_up[1..].contains(&true) && !is_given_up(&other));
         drop((of_one, other));
@@ -257,12 +263,12 @@ mod tests {
             held
         };
         let small = large(ONE, SMALL);
-        let first = large(ONE, BYTES_OF_ONE);
+        let first = large(ONE, MAX_BYTES_PER_ADDRESS);
         let second = large(ONE, SMALL + 1);
         assert!(is_given_up(&first) && !is_given_up(&second) && !is_given_up(&small));
 
         let others: Vec<_> = (10..14u8)
-            .map(|n| large(IpAddr::V4(Ipv4Addr::new(10, 0, 0, n)), BYTES_OF_ONE))
+            .map(|n| large(IpAddr::V4(Ipv4Addr::new(10, 0, 0, n)), MAX_BYTES_PER_ADDRESS))
             .collect();
         assert_eq!(others.iter().filter(|held| is_given_up(held)).count(), 1);
         assert!(!is_given_up(&second));

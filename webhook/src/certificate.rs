@@ -1,7 +1,8 @@
-//! Where the serving certificate comes from: files, or one Secret that is read by its name.
+//! The source of the serving certificate: files, or a Secret with a given name.
 //!
-//! The Secret is watched, not mounted: a kubelet shows a change of a mounted Secret after a minute or more, and starts
-//! no pod before it is there, while a watch tells it at once and the webhook waits for it, alive and not ready.
+//! The Secret is watched, not mounted: a kubelet updates a mounted Secret after a minute or more, and does not start
+//! the pod before it exists. A watch reports changes immediately, and the webhook waits for the Secret, live but not
+//! ready.
 
 use std::io;
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use tokio::task::JoinSet;
 
 use crate::flags::Flags;
 
-/// Where it comes from.
+/// The source.
 #[derive(Clone)]
 pub enum Source {
     /// Two files.
@@ -46,7 +47,7 @@ impl std::fmt::Debug for Source {
 }
 
 impl Source {
-    /// What the flags say; a Secret needs a cluster to be read in.
+    /// The source from the flags; a Secret requires a cluster.
     pub fn new(flags: &Flags, client: Option<Client>) -> anyhow::Result<Self> {
         let Some(secret) = &flags.tls_secret.0 else {
             let files = CertificateFiles::new(&flags.tls_cert_path, &flags.tls_key_path);
@@ -62,7 +63,7 @@ impl Source {
         })
     }
 
-    /// The certificate, kept current by a task among these. Files must be there and good; a Secret may come later.
+    /// The certificate, with tasks that keep it current. Files must exist and be valid; a Secret may be created later.
     pub(crate) fn start(
         self,
         tasks: &mut JoinSet<io::Result<()>>,
@@ -93,7 +94,8 @@ impl Source {
     }
 }
 
-/// Serves with what the Secret holds, for ever. What is no longer there, or of no use, leaves the certificate as it is.
+/// Serves the certificate in the Secret, and follows changes. A missing or invalid Secret leaves the current
+/// certificate in place.
 async fn follow(client: Client, namespace: String, name: String, current: &CurrentCertificate) {
     let (secret, key) = (format!("{namespace}/{name}"), Key::new(&namespace, &name));
     let store = Arc::new(Store::new(|_: &Secret| Vec::new()));

@@ -21,14 +21,14 @@ use crate::refusal::Status;
 use crate::review::{self, ReviewError, Verdict};
 use crate::server::{Limits, json_response, overloaded};
 
-/// What every request is answered with.
+/// Shared state of the handlers.
 #[derive(Debug)]
 struct Answers {
     admission: Admission,
     metrics: Metrics,
     body_limit: usize,
     incomplete: Incomplete,
-    /// Taken by requests that have come whole.
+    /// Held by complete requests.
     slots: Semaphore,
 }
 
@@ -128,7 +128,7 @@ fn unreadable(step: Step, error: ReviewError) -> Response {
     let text = error.to_string();
     tracing::debug!(step = ?step, error = text, "unreadable review");
     match error {
-        // Mutating never refuses; the validating step will.
+        // The mutating step never refuses; the validating step does.
         ReviewError::Object { version, uid, .. } if step == Step::Mutate => {
             json_response(review::write(version, &uid, &Verdict::default()))
         }

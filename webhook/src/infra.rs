@@ -1,5 +1,5 @@
-//! What the infra cluster says of a spec: asked once everything that can be known without it is right, and only of what
-//! a person makes or changes.
+//! Checks of a spec against the infra cluster: after all other checks have passed, and only for objects that a user
+//! creates or changes.
 
 use std::collections::BTreeMap;
 
@@ -26,25 +26,25 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::{pool, stored};
 
-/// What comes of an infra cluster that cannot be asked in time.
+/// What to do if an infra cluster does not respond in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Unreachable {
+pub enum UnreachablePolicy {
     /// A warning.
     Warn,
-    /// The object is refused.
+    /// Refuse the object.
     Refuse,
-    /// No infra cluster is ever asked.
+    /// Send no requests to infra clusters.
     Off,
 }
 
-/// Asks the infra clusters of specs.
+/// Checks specs against infra clusters.
 pub struct Infra {
-    /// Of the user cluster, for what specs refer to.
+    /// Client of the user cluster, for referenced objects.
     client: Client,
     preflight: Preflight,
     env: Env,
     policy: AddressPolicy,
-    unreachable: Unreachable,
+    unreachable: UnreachablePolicy,
 }
 
 impl std::fmt::Debug for Infra {
@@ -55,19 +55,19 @@ impl std::fmt::Debug for Infra {
     }
 }
 
-/// What is to be made.
+/// The object to check.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Asked<'a> {
+pub(crate) struct NewObject<'a> {
     pub(crate) subject: &'a Subject<'a>,
-    /// What is stored now, if it is an update.
+    /// The stored object, if this is an update.
     pub(crate) old: Option<&'a Value>,
-    /// Whether the author may read the kubeconfig.
+    /// Whether the author can read the kubeconfig.
     pub(crate) secrets: SecretDisclosure,
-    /// Whether the infra cluster must be asked, or the object lacks something that belongs to it.
+    /// Whether the check is mandatory, because the object lacks defaults from the infra cluster.
     pub(crate) must: bool,
 }
 
-impl<'a> Asked<'a> {
+impl<'a> NewObject<'a> {
     fn object(self) -> &'a Value {
         self.subject.object()
     }
@@ -76,27 +76,27 @@ impl<'a> Asked<'a> {
         self.subject.at()
     }
 
-    /// The KubeVirt provider's part of the spec: others are not asked at admission. What is wrong with it is told
+    /// The KubeVirt provider's part of the spec: other providers have no such checks. Its errors are reported
     /// elsewhere.
     fn cloud(self) -> Option<&'a CloudProviderSpec> {
         self.subject.config().cloud_provider_spec.as_ref()?.of()
     }
 }
 
-/// A spec that can be asked for.
+/// A spec that can be checked.
 struct Usable {
     spec: resolved::ResolvedSpec,
     kubeconfig: InfraKubeconfig,
     source: KubeconfigSource,
-    /// What its author is told of what it refers to.
+    /// Errors and warnings about referenced values.
     told: Report,
 }
 
-/// Why it cannot.
+/// Why a spec cannot be checked.
 enum Unusable {
-    /// The author can mend it.
+    /// The author can fix it.
     Wrong(Report),
-    /// Nobody knows; what was to be read.
+    /// A referenced object could not be read.
     Unknown(String),
 }
 
@@ -109,15 +109,15 @@ impl Unusable {
 }
 
 impl Infra {
-    /// Asks with clients of these options; nothing if nobody is to be asked.
+    /// Uses clients with these options; `None` if checks are off.
     pub fn new(
         client: Client,
         options: ClientOptions,
         env: Env,
         policy: AddressPolicy,
-        unreachable: Unreachable,
+        unreachable: UnreachablePolicy,
     ) -> Option<Self> {
-        (unreachable != Unreachable::Off).then(|| Self {
+        (unreachable != UnreachablePolicy::Off).then(|| Self {
             client,
             preflight: Preflight::new(options),
             env,
@@ -126,29 +126,29 @@ impl Infra {
         })
     }
 
-    /// Errors and warnings of the infra cluster, by the fields of the spec, before `deadline`.
-    pub(crate) async fn check(&self, asked: Asked<'_>, deadline: Instant) -> Report {
-        let path = FieldPath::new(asked.at().path).child("cloudProviderSpec");
-        let (report, unreachable) = self.ask(asked, &path, deadline).await;
-        let mut report = match asked.old {
-            Some(old) => stored::downgrade(report, old, asked.object()),
+    /// Errors and warnings of the infra cluster, by field of the spec, until `deadline`.
+    pub(crate) async fn check(&self, new_object: NewObject<'_>, deadline: Instant) -> Report {
+        let path = FieldPath::new(new_object.at().path).child("cloudProviderSpec");
+        let (report, unreachable) = self.ask(new_object, &path, deadline).await;
+        let mut report = match new_object.old {
+            Some(old) => stored::downgrade(report, old, new_object.object()),
             None => report,
         };
         match unreachable {
-            Some(why) => report.extend(self.unreachable(asked, &path, &why)),
-            None if asked.must && report.is_ok() => {
-                report.extend(self.check_topology(asked, &path, deadline).await);
+            Some(why) => report.extend(self.unreachable(new_object, &path, &why)),
+            None if new_object.must && report.is_ok() => {
+                report.extend(self.check_topology(new_object, &path, deadline).await);
             }
             None => {}
         }
         report
     }
 
-    /// An error if region and zone could not be had when the object got its defaults.
-    async fn check_topology(&self, asked: Asked<'_>, path: &FieldPath, deadline: Instant) -> Report {
+    /// An error if region and zone could not be read when the object got its defaults.
+    async fn check_topology(&self, new_object: NewObject<'_>, path: &FieldPath, deadline: Instant) -> Report {
         let mut report = Report::new();
-        let found = Box::pin(self.topology(asked, deadline)).await;
-        if found.is_none_or(|found| !topology::is_written(asked.object(), asked.at(), found)) {
+        let found = Box::pin(self.topology(new_object, deadline)).await;
+        if found.is_none_or(|found| !topology::is_written(new_object.object(), new_object.at(), found)) {
             let path = field_path(path, "primaryDisk.storageClassName");
             let text = "its region and zone could not be read in time; try again, or set both in \
                         virtualMachine.location";
@@ -157,31 +157,31 @@ impl Infra {
         report
     }
 
-    /// Region and zone of the StorageClass that the object names, before `deadline`; nothing if they are not to be had.
+    /// Region and zone of the object's StorageClass, until `deadline`; empty if they cannot be read.
     pub(crate) async fn topology(
         &self,
-        asked: Asked<'_>,
+        new_object: NewObject<'_>,
         deadline: Instant,
     ) -> Option<(Option<String>, Option<String>)> {
-        let path = FieldPath::new(asked.at().path).child("cloudProviderSpec");
-        let cloud = asked.cloud()?;
-        // What is wrong with it will be told.
+        let path = FieldPath::new(new_object.at().path).child("cloudProviderSpec");
+        let cloud = new_object.cloud()?;
+        // Its errors are reported later.
         let usable = timeout_at(deadline, self.usable(cloud, &path)).await.ok()?.ok()?;
         let class = &usable.spec.primary_disk.storage_class;
         let found = self.preflight.topology(&usable.kubeconfig, class, deadline).await;
         found.ok()
     }
 
-    /// `spec` of an instancetype that the object names, before `deadline`; nothing if it is not to be had.
+    /// `spec` of the object's instancetype, until `deadline`; `None` if it cannot be read.
     pub(crate) async fn instancetype(
         &self,
-        asked: Asked<'_>,
+        new_object: NewObject<'_>,
         wanted: &Matcher,
         deadline: Instant,
     ) -> Option<Value> {
-        let path = FieldPath::new(asked.at().path).child("cloudProviderSpec");
-        let cloud = asked.cloud()?;
-        // What is wrong with it will be told.
+        let path = FieldPath::new(new_object.at().path).child("cloudProviderSpec");
+        let cloud = new_object.cloud()?;
+        // Its errors are reported later.
         let usable = timeout_at(deadline, self.usable(cloud, &path)).await.ok()?.ok()?;
         let namespace = &self.env.infra_namespace;
         let found = self
@@ -190,30 +190,37 @@ impl Infra {
         found.await.ok()?
     }
 
-    fn unreachable(&self, asked: Asked<'_>, path: &FieldPath, why: &str) -> Report {
+    fn unreachable(&self, new_object: NewObject<'_>, path: &FieldPath, why: &str) -> Report {
         let mut report = Report::new();
         let path = path.child("auth").child("kubeconfig");
         let text = format!(
             "the infra cluster could not be asked ({why}), so the objects that the spec names were not checked"
         );
         match self.unreachable {
-            _ if asked.must => {
+            _ if new_object.must => {
                 let text = format!(
                     "{text}, and the region and zone of its disks are unknown; try again, or set both in \
                      virtualMachine.location"
                 );
                 report.error(&path, ErrorKind::Invalid, text);
             }
-            Unreachable::Refuse => report.error(&path, ErrorKind::Invalid, format!("{text}; try again")),
-            Unreachable::Warn | Unreachable::Off => report.warn(&path, text),
+            UnreachablePolicy::Refuse => {
+                report.error(&path, ErrorKind::Invalid, format!("{text}; try again"))
+            }
+            UnreachablePolicy::Warn | UnreachablePolicy::Off => report.warn(&path, text),
         }
         report
     }
 
-    /// What is known by `deadline`, and why that is not all.
-    async fn ask(&self, asked: Asked<'_>, path: &FieldPath, deadline: Instant) -> (Report, Option<String>) {
+    /// The results until `deadline`, and why they are incomplete.
+    async fn ask(
+        &self,
+        new_object: NewObject<'_>,
+        path: &FieldPath,
+        deadline: Instant,
+    ) -> (Report, Option<String>) {
         let mut report = Report::new();
-        let Some(cloud) = asked.cloud() else {
+        let Some(cloud) = new_object.cloud() else {
             return (report, None);
         };
         let usable = match timeout_at(deadline, self.usable(cloud, path)).await {
@@ -228,22 +235,22 @@ impl Infra {
             }
         };
         report.warnings.extend(usable.told.warnings.iter().cloned());
-        let machine = asked.at() == ValueAt::MACHINE;
+        let machine = new_object.at() == ValueAt::MACHINE;
         let metadata = if machine {
             "metadata"
         } else {
             "spec.template.metadata"
         };
         let pointer = format!("/{}", metadata.replace('.', "/"));
-        let texts = |field: &str| string_map(asked.object().pointer(&format!("{pointer}/{field}")));
+        let texts = |field: &str| string_map(new_object.object().pointer(&format!("{pointer}/{field}")));
         let (labels, annotations) = (texts("labels"), texts("annotations"));
-        let name = asked
+        let name = new_object
             .object()
             .pointer("/metadata/name")
             .and_then(Value::as_str)
             .unwrap_or("machine");
-        let set = asked.object().pointer("/kind").and_then(Value::as_str) == Some("MachineSet");
-        // Machines of a set bear its name, as far as the API server lets them.
+        let set = new_object.object().pointer("/kind").and_then(Value::as_str) == Some("MachineSet");
+        // Machines of a MachineSet have its name, truncated by the API server.
         let name = if set { start_of(name, GENERATED) } else { name };
         let question = PreflightRequest {
             kubeconfig: &usable.kubeconfig,
@@ -256,15 +263,15 @@ impl Infra {
             replicas: if machine {
                 1
             } else {
-                pool::added(asked.old, asked.object())
+                pool::added(new_object.old, new_object.object())
             },
             secrets: match usable.source {
-                // It is nobody's who writes specs.
+                // It does not belong to authors of specs.
                 KubeconfigSource::Environment => SecretDisclosure::Hidden,
-                _ => asked.secrets,
+                _ => new_object.secrets,
             },
-            ignition: reads_ignition(asked.subject.config())
-                .then(|| FieldPath::new(asked.at().path).child("operatingSystem")),
+            ignition: reads_ignition(new_object.subject.config())
+                .then(|| FieldPath::new(new_object.at().path).child("operatingSystem")),
             path: path.clone(),
             metadata: FieldPath::new(metadata),
         };
@@ -310,7 +317,7 @@ impl Infra {
                     ErrorKind::Invalid,
                     format!("the value {why}"),
                 ),
-                // Told where values are judged.
+                // Reported where values are validated.
                 other => Unusable::wrong(path, ErrorKind::Invalid, other.to_string()),
             }
         };
@@ -331,7 +338,7 @@ impl Infra {
         })
     }
 
-    /// What the spec refers to, each object read once. Its author may read it: that was asked before.
+    /// The referenced objects, each read once. The permission of the author was checked before.
     async fn read(&self, keys: Vec<&KeyRef>) -> BTreeMap<Object, Result<Data, LookupError>> {
         let mut objects: Vec<Object> = keys.into_iter().map(named).collect();
         objects.sort();
@@ -364,10 +371,10 @@ impl Infra {
     }
 }
 
-/// How much of a `generateName` the API server keeps.
+/// Maximum length of a `generateName` in a name.
 const GENERATED: usize = 58;
 
-/// At most `length` bytes, of a name that is ASCII.
+/// The first `length` bytes of an ASCII name.
 fn start_of(name: &str, length: usize) -> &str {
     name.get(..length).unwrap_or(name)
 }
@@ -394,7 +401,7 @@ fn string_map(value: Option<&Value>) -> BTreeMap<String, String> {
         .collect()
 }
 
-/// The path of a field that resolving names in short.
+/// The full path of a field in an error of resolving.
 fn field_path(spec: &FieldPath, field: &str) -> FieldPath {
     let of_vm = ["dnsPolicy", "dnsConfig", "enableNetworkMultiQueue"];
     let of_template = ["primaryDisk", "secondaryDisks", "cpus", "memory", "vcpus"];

@@ -1,6 +1,6 @@
-//! The kinds that are judged.
+//! The validated kinds.
 
-/// Which of our kinds a request is about.
+/// The kind of object in a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// A Machine.
@@ -9,12 +9,12 @@ pub enum Kind {
     MachineDeployment,
     /// A MachineSet.
     MachineSet,
-    /// Anything else: let through.
+    /// Anything else is allowed.
     Other,
 }
 
 impl Kind {
-    /// As metrics and spans have it.
+    /// Its label in metrics and spans.
     pub(crate) fn label(self) -> &'static str {
         match self {
             Self::Machine => "machines",

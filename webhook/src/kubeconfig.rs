@@ -1,4 +1,4 @@
-//! Verdicts on the kubeconfigs in specs, each kubeconfig parsed once: a cluster's Machines all carry the same.
+//! Cached validation of kubeconfigs in specs, parsed once: all Machines of a cluster have the same one.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,29 +8,29 @@ use machinist_shared::provider::decode_base64;
 use parking_lot::Mutex;
 use sha2::{Digest as _, Sha256};
 
-/// How many verdicts one generation of the cache holds.
+/// Size of one generation of the cache.
 const GENERATION: usize = 128;
 
 type Key = [u8; 32];
-/// Nothing, or what is wrong. Never holds any of the kubeconfig.
-type Verdict = Option<Arc<str>>;
+/// The error, if any. Never contains any part of the kubeconfig.
+type Validation = Option<Arc<str>>;
 
-/// Verdicts by digest of the text, so that no credential is kept.
+/// ValidationCache by digest of the text, so that no credential is kept.
 #[derive(Debug, Default)]
-pub(crate) struct Verdicts {
+pub(crate) struct ValidationCache {
     policy: AddressPolicy,
     generations: Mutex<Generations>,
 }
 
-/// What is asked for moves to the young generation; when that is full, the old one is dropped.
+/// A used entry moves to the young generation; when that is full, the old one is dropped.
 #[derive(Debug, Default)]
 struct Generations {
-    young: HashMap<Key, Verdict>,
-    old: HashMap<Key, Verdict>,
+    young: HashMap<Key, Validation>,
+    old: HashMap<Key, Validation>,
 }
 
-impl Verdicts {
-    /// No verdicts yet; kubeconfigs may lead where `policy` says.
+impl ValidationCache {
+    /// An empty cache; `policy` limits the addresses of kubeconfigs.
     pub(crate) fn new(policy: AddressPolicy) -> Self {
         Self {
             policy,
@@ -38,37 +38,36 @@ impl Verdicts {
         }
     }
 
-    /// What is wrong with an inline kubeconfig, if anything; `None` as well for what is no base64, which is told
-    /// elsewhere.
-    pub(crate) fn check(&self, inline: &str) -> Verdict {
+    /// The error of an inline kubeconfig, if any; `None` if it is not base64, which is reported elsewhere.
+    pub(crate) fn check(&self, inline: &str) -> Validation {
         let key = Sha256::digest(inline).into();
-        if let Some(verdict) = self.generations.lock().get(&key) {
-            return verdict;
+        if let Some(validation) = self.generations.lock().get(&key) {
+            return validation;
         }
-        // Not under the lock: parsing takes a while.
-        let verdict = decode_base64(inline)
+        // Not under the lock, because parsing is slow.
+        let validation = decode_base64(inline)
             .and_then(|text| InfraKubeconfig::parse(&text, self.policy).err())
             .map(|error| Arc::from(error.to_string()));
-        self.generations.lock().insert(key, &verdict);
-        verdict
+        self.generations.lock().insert(key, &validation);
+        validation
     }
 }
 
 impl Generations {
-    fn get(&mut self, key: &Key) -> Option<Verdict> {
-        if let Some(verdict) = self.young.get(key) {
-            return Some(verdict.clone());
+    fn get(&mut self, key: &Key) -> Option<Validation> {
+        if let Some(validation) = self.young.get(key) {
+            return Some(validation.clone());
         }
-        let verdict = self.old.remove(key)?;
-        self.insert(*key, &verdict);
-        Some(verdict)
+        let validation = self.old.remove(key)?;
+        self.insert(*key, &validation);
+        Some(validation)
     }
 
-    fn insert(&mut self, key: Key, verdict: &Verdict) {
+    fn insert(&mut self, key: Key, validation: &Validation) {
         if self.young.len() >= GENERATION {
             self.old = std::mem::take(&mut self.young);
         }
-        self.young.insert(key, verdict.clone());
+        self.young.insert(key, validation.clone());
     }
 }
 
@@ -88,7 +87,7 @@ mod tests {
 
     #[test]
     fn a_verdict_is_the_same_when_it_is_remembered() {
-        let verdicts = Verdicts::default();
+        let verdicts = ValidationCache::default();
         for _ in 0..2 {
             assert_eq!(verdicts.check(&kubeconfig("token: t")), None);
             let refused = verdicts.check(&kubeconfig("exec: {command: sh}")).unwrap();
@@ -99,7 +98,7 @@ mod tests {
 
     #[test]
     fn the_cache_is_bounded_and_keeps_what_is_used() {
-        let verdicts = Verdicts::default();
+        let verdicts = ValidationCache::default();
         let used = kubeconfig("exec: {}");
         verdicts.check(&used);
         for i in 0..10 * GENERATION {

@@ -4,7 +4,7 @@ use machinist_infra::telemetry::{self, TelemetryOptions};
 use machinist_webhook::flags::Flags;
 use machinist_webhook::run;
 
-/// Admission is many small allocations; this allocator does them in a fraction of the time.
+/// Admission makes many small allocations, which this allocator does in a fraction of the time.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -23,7 +23,7 @@ fn main() -> anyhow::Result<()> {
         level,
         collector: &flags.otlp_endpoint,
     };
-    // Until the end of the process: it delivers the last spans then.
+    // Until the end of the process, to export the last spans.
     let _telemetry = telemetry::start(&settings)?;
     for notice in told.notices {
         tracing::warn!("{notice}");

@@ -1,4 +1,4 @@
-//! What the webhook counts. No label takes a value whose number grows with the cluster.
+//! The webhook's metrics. The number of label values does not grow with the cluster.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Reg
 use crate::kind::Kind;
 use crate::review::{Operation, Verdict};
 
-/// Which of the two questions was asked.
+/// The step of admission.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Step {
     /// `/mutate`.
@@ -17,7 +17,7 @@ pub(crate) enum Step {
 }
 
 impl Step {
-    /// As metrics and spans have it.
+    /// Its label in metrics and spans.
     pub(crate) fn label(self) -> &'static str {
         match self {
             Self::Mutate => "mutate",
@@ -42,7 +42,7 @@ impl Metrics {
         let seconds = HistogramVec::new(
             HistogramOpts::new(
                 "machinist_admission_seconds",
-                "Seconds of one admission, without its transport.",
+                "Duration of an admission in seconds, without transport.",
             )
             .buckets(vec![
                 25e-6, 50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 5e-3, 25e-3, 0.1, 0.5, 2.5,
@@ -53,7 +53,7 @@ impl Metrics {
             admissions: IntCounterVec::new(
                 Opts::new(
                     "machinist_admissions_total",
-                    "Answered reviews, by what was asked and what was answered.",
+                    "Answered reviews, by step, kind, operation and result.",
                 ),
                 &["step", "resource", "operation", "verdict"],
             )?,
@@ -77,7 +77,7 @@ impl Metrics {
         Ok(metrics)
     }
 
-    /// A review was answered.
+    /// Records an answered review.
     pub(crate) fn answered(
         &self,
         step: Step,
@@ -94,7 +94,7 @@ impl Metrics {
         seconds.observe(took.as_secs_f64());
     }
 
-    /// A review could not be read.
+    /// Records an unreadable review.
     pub(crate) fn unreadable(&self, step: Step) {
         self.unreadable.with_label_values(&[step.label()]).inc();
     }

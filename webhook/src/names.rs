@@ -1,8 +1,8 @@
-//! Whether the name of a new Machine is free. Its VM and its Node bear it, so it is taken by any Machine of any
-//! namespace and by a Node that is not this Machine's, a control plane's, for one.
+//! Checks that the name of a new Machine is free. Its VM and its Node have the same name, so it must be unique among
+//! the Machines of all namespaces and the Nodes of other owners, for example of the control plane.
 //!
-//! Asked once per Machine that a person makes, of the user cluster, and within a bound: whoever slips through, because
-//! the API server did not answer or two were made at once, is told the same by the controller and gets no VM.
+//! NewObject once per Machine that a person makes, of the user cluster, and within a bound: whoever slips through,
+//! because the API server did not answer or two were made at once, is told the same by the controller and gets no VM.
 
 use std::time::Duration;
 
@@ -13,17 +13,17 @@ use machinist_shared::api::Machine;
 use machinist_shared::api::field::{FieldPath, Report};
 use machinist_shared::api::names::annotation;
 
-/// How long both questions together may take.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// Timeout of both requests together.
+const TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A Machine that is to be made.
+/// A new Machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Newcomer {
+pub(crate) struct NewMachine {
     pub(crate) namespace: String,
     pub(crate) name: String,
 }
 
-/// Knows which names are taken.
+/// Checks names.
 #[derive(Clone)]
 pub struct Names {
     client: Client,
@@ -36,31 +36,31 @@ impl std::fmt::Debug for Names {
 }
 
 impl Names {
-    /// Asks the cluster of this client.
+    /// Uses the cluster of this client.
     pub fn new(client: Client) -> Self {
         Self { client }
     }
 
-    /// An error at `metadata.name` if it is taken; a warning if that could not be found out in time.
-    pub(crate) async fn check(&self, newcomer: &Newcomer) -> Report {
+    /// An error at `metadata.name` if it is taken; a warning if the check failed or timed out.
+    pub(crate) async fn check(&self, new_machine: &NewMachine) -> Report {
         let mut report = Report::new();
         let path = FieldPath::new("metadata").child("name");
-        match tokio::time::timeout(PATIENCE, self.taken(newcomer)).await {
+        match tokio::time::timeout(TIMEOUT, self.taken(new_machine)).await {
             Ok(Ok(None)) => {}
             Ok(Ok(Some(why))) => report.invalid(&path, why),
             Ok(Err(error)) => report.warn(&path, unknown(&reason(&error))),
-            Err(_) => report.warn(&path, unknown(&format!("no answer within {PATIENCE:?}"))),
+            Err(_) => report.warn(&path, unknown(&format!("no answer within {TIMEOUT:?}"))),
         }
         report
     }
 
-    /// By whom, for a person.
-    async fn taken(&self, newcomer: &Newcomer) -> kube::Result<Option<String>> {
+    /// Human-readable owner.
+    async fn taken(&self, new_machine: &NewMachine) -> kube::Result<Option<String>> {
         let nodes = Api::<Node>::all(self.client.clone());
         let machines = Api::<Machine>::all(self.client.clone());
-        let named = ListParams::default().fields(&format!("metadata.name={}", newcomer.name));
+        let named = ListParams::default().fields(&format!("metadata.name={}", new_machine.name));
         let node = async {
-            match nodes.get_metadata(&newcomer.name).await {
+            match nodes.get_metadata(&new_machine.name).await {
                 Ok(node) => Ok(Some(node.metadata)),
                 Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
                 Err(error) => Err(error),
@@ -71,31 +71,31 @@ impl Names {
             .items
             .into_iter()
             .filter_map(|machine| machine.metadata.namespace);
-        if let Some(why) = by_machine(newcomer, namespaces) {
+        if let Some(why) = by_machine(new_machine, namespaces) {
             return Ok(Some(why));
         }
         let machine =
             |node: kube::core::ObjectMeta| node.annotations.unwrap_or_default().remove(annotation::MACHINE);
-        Ok(node.and_then(|node| by_node(newcomer, machine(node).as_deref())))
+        Ok(node.and_then(|node| by_node(new_machine, machine(node).as_deref())))
     }
 }
 
-/// Whether another Machine bears the name. One in the same namespace is the API server's own affair.
-fn by_machine(newcomer: &Newcomer, namespaces: impl IntoIterator<Item = String>) -> Option<String> {
+/// Whether another Machine has the name. The API server checks those in the same namespace.
+fn by_machine(new_machine: &NewMachine, namespaces: impl IntoIterator<Item = String>) -> Option<String> {
     let other = namespaces
         .into_iter()
-        .find(|namespace| *namespace != newcomer.namespace)?;
+        .find(|namespace| *namespace != new_machine.namespace)?;
     Some(format!(
         "{:?} is already the name of a Machine in namespace {other}; VM and Node have the Machine's name, so it must \
          be unique in the cluster: choose another",
-        newcomer.name
+        new_machine.name
     ))
 }
 
-/// Whether the Node of that name belongs to someone else; `machine` is whose Node it says it is. One that names this
-/// very Machine is let through: Machines come back from backups.
-fn by_node(newcomer: &Newcomer, machine: Option<&str>) -> Option<String> {
-    if machine == Some(&format!("{}/{}", newcomer.namespace, newcomer.name)) {
+/// Whether the Node with that name has another owner; `machine` is the owner in the Node's annotation. A Node that
+/// names this Machine is accepted, because Machines can be restored from backups.
+fn by_node(new_machine: &NewMachine, machine: Option<&str>) -> Option<String> {
+    if machine == Some(&format!("{}/{}", new_machine.namespace, new_machine.name)) {
         return None;
     }
     let whose = machine.map_or_else(
@@ -104,7 +104,7 @@ fn by_node(newcomer: &Newcomer, machine: Option<&str>) -> Option<String> {
     );
     Some(format!(
         "a Node named {:?} exists and {whose}; the Machine's Node would have the same name: choose another",
-        newcomer.name
+        new_machine.name
     ))
 }
 
@@ -114,7 +114,7 @@ fn unknown(why: &str) -> String {
     )
 }
 
-/// Without addresses or bodies of answers.
+/// Without addresses or bodies of responses.
 fn reason(error: &kube::Error) -> String {
     match error {
         kube::Error::Api(status) => format!("the API server answered {} {}", status.code, status.reason),
@@ -126,8 +126,8 @@ fn reason(error: &kube::Error) -> String {
 mod tests {
     use super::*;
 
-    fn newcomer() -> Newcomer {
-        Newcomer {
+    fn new_machine() -> NewMachine {
+        NewMachine {
             namespace: "kube-system".into(),
             name: "w".into(),
         }
@@ -135,24 +135,24 @@ mod tests {
 
     #[test]
     fn a_machine_of_another_namespace_takes_the_name() {
-        let why = by_machine(&newcomer(), ["kube-system".into(), "other".into()]).unwrap();
+        let why = by_machine(&new_machine(), ["kube-system".into(), "other".into()]).unwrap();
         assert!(why.contains("in namespace other"), "{why}");
-        assert_eq!(by_machine(&newcomer(), ["kube-system".into()]), None);
-        assert_eq!(by_machine(&newcomer(), []), None);
+        assert_eq!(by_machine(&new_machine(), ["kube-system".into()]), None);
+        assert_eq!(by_machine(&new_machine(), []), None);
     }
 
     #[test]
     fn a_node_that_is_not_the_machines_takes_the_name() {
         assert!(
-            by_node(&newcomer(), None)
+            by_node(&new_machine(), None)
                 .unwrap()
                 .contains("belongs to no Machine")
         );
         assert!(
-            by_node(&newcomer(), Some("kube-system/x"))
+            by_node(&new_machine(), Some("kube-system/x"))
                 .unwrap()
                 .contains("belongs to Machine kube-system/x")
         );
-        assert_eq!(by_node(&newcomer(), Some("kube-system/w")), None);
+        assert_eq!(by_node(&new_machine(), Some("kube-system/w")), None);
     }
 }

@@ -1,4 +1,4 @@
-//! Objects in reviews, read without what no rule looks at.
+//! Objects in reviews, decoded without unused parts.
 
 use std::fmt;
 
@@ -7,25 +7,25 @@ use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Seq
 use serde::{Deserialize, de};
 use serde_json::{Map, Value};
 
-/// An object as it was sent, but for `metadata.managedFields`: that is about a third of many an object, in dozens of
-/// small maps, and admission neither reads nor changes it.
+/// An object as it was sent, except `metadata.managedFields`: it is about a third of many objects, in dozens of small
+/// maps, and admission neither reads nor changes it.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Object(pub(crate) Value);
 
 impl<'de> Deserialize<'de> for Object {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Place::Root.deserialize(deserializer).map(Self)
+        Position::Root.deserialize(deserializer).map(Self)
     }
 }
 
-/// Where in an object a value is.
+/// The position of a value in an object.
 #[derive(Debug, Clone, Copy)]
-enum Place {
+enum Position {
     Root,
     Metadata,
 }
 
-impl<'de> DeserializeSeed<'de> for Place {
+impl<'de> DeserializeSeed<'de> for Position {
     type Value = Value;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
@@ -33,7 +33,7 @@ impl<'de> DeserializeSeed<'de> for Place {
     }
 }
 
-impl<'de> Visitor<'de> for Place {
+impl<'de> Visitor<'de> for Position {
     type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

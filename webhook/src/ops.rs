@@ -14,7 +14,7 @@ use prometheus::{Registry, TEXT_FORMAT, TextEncoder};
 use crate::metrics::Metrics;
 use crate::server::Draining;
 
-/// What the probes look at.
+/// The state for the probes.
 #[derive(Debug)]
 pub(crate) struct Ops {
     pub(crate) draining: Draining,
@@ -25,7 +25,7 @@ pub(crate) struct Ops {
 
 /// The three routes.
 pub(crate) fn router(ops: Ops) -> Router {
-    // Liveness never fails: a restart mends neither a certificate nor a shutdown.
+    // Liveness never fails: a restart fixes neither a certificate nor a shutdown.
     Router::new()
         .route("/healthz", get(|| async { "ok" }))
         .route("/readyz", get(ready))
@@ -52,7 +52,7 @@ async fn ready(State(ops): State<Arc<Ops>>) -> (StatusCode, &'static str) {
 }
 
 async fn scrape(State(ops): State<Arc<Ops>>) -> Response {
-    // 0 while there is none: that alert is as true then.
+    // 0 without a certificate: the alert applies then as well.
     let expires = ops
         .certificate
         .expires()

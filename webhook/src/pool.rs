@@ -1,11 +1,11 @@
-//! How many Machines an object brings at once.
+//! The number of Machines that an object adds at once.
 
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use machinist_shared::api::rollout;
 use serde_json::Value;
 
-/// How many Machines there will be besides those that there are: all of a new object; of one that changes its template,
-/// what is added and what a rollout makes before it takes others away.
+/// The number of additional Machines: all of a new object; for a changed template, the added ones and the surge of the
+/// rollout.
 pub(crate) fn added(old: Option<&Value>, new: &Value) -> u64 {
     let replicas = |object: &Value| object.pointer("/spec/replicas").and_then(Value::as_u64);
     let wanted = replicas(new).unwrap_or(1);
@@ -18,14 +18,14 @@ pub(crate) fn added(old: Option<&Value>, new: &Value) -> u64 {
     }
 }
 
-/// `maxSurge` of a deployment; a set does not roll.
+/// `maxSurge` of a MachineDeployment; a MachineSet has no rollout.
 fn surge(object: &Value, replicas: u64) -> u64 {
     let strategy = object.pointer("/spec/strategy").unwrap_or(&Value::Null);
     if strategy.get("type").and_then(Value::as_str) != Some("RollingUpdate") {
         return 0;
     }
     let written = strategy.pointer("/rollingUpdate/maxSurge").cloned();
-    // What is neither a number nor a text has been told.
+    // Values of a wrong type are already reported.
     let written: Option<IntOrString> = written.and_then(|it| serde_json::from_value(it).ok());
     let replicas = i32::try_from(replicas).unwrap_or(i32::MAX);
     u64::try_from(rollout::max_surge(written.as_ref(), replicas)).unwrap_or_default()

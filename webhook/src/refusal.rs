@@ -1,4 +1,4 @@
-//! A refusal as `metav1.Status`: what kubectl shows as a list of causes, and Helm and Argo as one message.
+//! A refusal as `metav1.Status`, which kubectl shows as a list of causes, and Helm and Argo CD as one message.
 
 use machinist_shared::api::field::{ErrorKind, FieldError, MAX_REPORTED, Report, cut, reported};
 use serde::Serialize;
@@ -33,10 +33,10 @@ struct Cause {
 }
 
 impl Status {
-    /// The refusal of an object for all errors of a report; nothing if there is none.
+    /// The refusal of an object with all errors of a report; `None` without errors.
     ///
-    /// Code 422 and reason `Invalid`, because the API server turns a refusal without them into a 400 with no reason,
-    /// and kubectl lists the causes only of this reason.
+    /// Code 422 and reason `Invalid`, because the API server turns a refusal without them into a 400 without a reason,
+    /// and kubectl lists causes only for this reason.
     pub(crate) fn of(kind: Kind, name: &str, report: &Report) -> Option<Self> {
         if report.is_ok() {
             return None;
@@ -57,7 +57,7 @@ impl Status {
         Some(Self::invalid(kind, name, message(&report.errors), causes))
     }
 
-    /// The refusal of an object that cannot even be read.
+    /// The refusal of an object that cannot be decoded.
     pub(crate) fn unreadable(kind: Kind, message: String) -> Self {
         Self::invalid(kind, "", message, Vec::new())
     }
@@ -82,7 +82,7 @@ impl Status {
     }
 }
 
-/// Each error as `field: text`; several have a line each.
+/// Each error as `field: text`; multiple errors have one line each.
 fn message(errors: &[FieldError]) -> String {
     if let [only] = errors {
         return cut(only.to_string());

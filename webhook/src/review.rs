@@ -1,4 +1,4 @@
-//! AdmissionReview on the wire: read once, borrowing from the body; written without a tree in between.
+//! AdmissionReview on the wire: decoded once, borrowing from the body; encoded without an intermediate tree.
 
 use std::borrow::Cow;
 
@@ -13,10 +13,10 @@ use crate::kind::Kind;
 use crate::object::Object;
 use crate::refusal::Status;
 
-/// Versions of AdmissionReview that are answered, each in its own.
+/// Supported versions of AdmissionReview; the response has the version of the request.
 const VERSIONS: [&str; 2] = ["admission.k8s.io/v1", "admission.k8s.io/v1beta1"];
 
-/// A review as the API server sends it; `O` is how its objects are read.
+/// A review as the API server sends it; `O` is the type of its objects.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", bound = "O: Deserialize<'de>")]
 pub(crate) struct Review<'a, O> {
@@ -28,11 +28,11 @@ pub(crate) struct Review<'a, O> {
     request: Option<Request<'a, O>>,
 }
 
-/// What is asked.
+/// The request.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", bound = "O: Deserialize<'de>")]
 pub(crate) struct Request<'a, O> {
-    /// To be echoed.
+    /// Repeated in the response.
     #[serde(borrow)]
     pub(crate) uid: Cow<'a, str>,
     #[serde(borrow, default)]
@@ -46,7 +46,7 @@ pub(crate) struct Request<'a, O> {
     /// The object, absent on DELETE.
     #[serde(default)]
     pub(crate) object: Option<O>,
-    /// What is stored, absent on CREATE.
+    /// The stored object, absent on CREATE.
     #[serde(default)]
     pub(crate) old_object: Option<O>,
 }
@@ -60,7 +60,7 @@ struct Resource<'a> {
     resource: Cow<'a, str>,
 }
 
-/// Who asks, as authenticated.
+/// The authenticated user.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct User<'a> {
@@ -68,26 +68,26 @@ pub(crate) struct User<'a> {
     pub(crate) username: Cow<'a, str>,
     #[serde(borrow)]
     pub(crate) uid: Cow<'a, str>,
-    /// Read only when somebody asks for rights.
+    /// Decoded only for permission checks.
     #[serde(borrow)]
     pub(crate) groups: Option<&'a RawValue>,
     #[serde(borrow)]
     pub(crate) extra: Option<&'a RawValue>,
 }
 
-/// What is done to the object.
+/// The operation on the object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
-    /// It is made.
+    /// Creation.
     Create,
-    /// It is changed.
+    /// Update.
     Update,
-    /// Anything else: let through.
+    /// Anything else is allowed.
     Other,
 }
 
 impl Operation {
-    /// As metrics and spans have it.
+    /// Its label in metrics and spans.
     pub(crate) fn label(self) -> &'static str {
         match self {
             Self::Create => "CREATE",
@@ -98,7 +98,7 @@ impl Operation {
 }
 
 impl<O> Request<'_, O> {
-    /// Which of our kinds it is about; subresources are nobody's business here.
+    /// The kind of its object; requests for subresources are not validated.
     pub(crate) fn kind(&self) -> Kind {
         let main = self.sub_resource.as_deref().is_none_or(str::is_empty);
         if !main || self.resource.group != machinist_shared::api::names::GROUP {
@@ -112,7 +112,7 @@ impl<O> Request<'_, O> {
         }
     }
 
-    /// What is done.
+    /// The operation.
     pub(crate) fn operation(&self) -> Operation {
         match self.operation.as_ref() {
             "CREATE" => Operation::Create,
@@ -121,48 +121,48 @@ impl<O> Request<'_, O> {
         }
     }
 
-    /// Who asks.
+    /// The user.
     pub(crate) fn user(&self) -> &User<'_> {
         &self.user_info
     }
 
-    /// By which name.
+    /// The user name.
     pub(crate) fn username(&self) -> &str {
         &self.user_info.username
     }
 }
 
-/// Why a body is no review.
+/// Why a body is not a review.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ReviewError {
-    /// It is no JSON of that shape.
+    /// It is not JSON of that shape.
     #[error("the body is not an AdmissionReview: {0}")]
     Malformed(serde_json::Error),
-    /// It is something else, or of a version from the future.
+    /// It has another kind or an unknown version.
     #[error("{0:?} of {1:?} is not supported; send an AdmissionReview of admission.k8s.io/v1")]
     Unknown(String, String),
-    /// Nothing is asked.
+    /// It has no request.
     #[error("the AdmissionReview has no request")]
     NoRequest,
-    /// The object in a well-formed review cannot be held, because it is nested too deeply, for one.
+    /// The object in a well-formed review cannot be decoded, for example because it is nested too deeply.
     #[error("the object cannot be read: {reason}")]
     Object {
         /// Why.
         reason: serde_json::Error,
-        /// Version to answer in.
+        /// Version of the response.
         version: &'static str,
-        /// UID to answer to.
+        /// UID of the request.
         uid: String,
-        /// What the object is.
+        /// The kind of the object.
         of: Kind,
     },
 }
 
-/// Reads a review: the version to answer in, and what is asked.
+/// Parses a review: its version, and the request.
 pub(crate) fn read(body: &[u8]) -> Result<(&'static str, Request<'_, Value>), ReviewError> {
     match serde_json::from_slice::<Review<'_, Object>>(body) {
         Ok(review) => checked(review).map(|(version, request)| (version, values(request))),
-        // Perhaps only the object is at fault; then the review can be answered.
+        // If only the object is invalid, the review can be answered.
         Err(reason) => match serde_json::from_slice::<Review<'_, &RawValue>>(body).map(checked) {
             Ok(Ok((version, request))) => Err(ReviewError::Object {
                 reason,
@@ -201,7 +201,7 @@ fn checked<O>(review: Review<'_, O>) -> Result<(&'static str, Request<'_, O>), R
     Ok((version, review.request.ok_or(ReviewError::NoRequest)?))
 }
 
-/// The answer to a review.
+/// The response to a review.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Answer<'a> {
@@ -225,19 +225,19 @@ struct Response<'a> {
     warnings: &'a [String],
 }
 
-/// What is decided.
+/// The decision.
 #[derive(Debug, Default)]
 pub struct Verdict {
-    /// What to change; nothing if empty.
+    /// The patch; may be empty.
     pub patch: Patch,
-    /// Why it is refused, if it is.
+    /// The refusal, if any.
     pub refusal: Option<Status>,
-    /// What kubectl shall tell.
+    /// Warnings for kubectl.
     pub warnings: Vec<String>,
 }
 
 impl Verdict {
-    /// As metrics and spans have it.
+    /// Its label in metrics and spans.
     pub(crate) fn label(&self) -> &'static str {
         match self {
             Self { refusal: Some(_), .. } => "refused",
@@ -247,7 +247,7 @@ impl Verdict {
     }
 }
 
-/// Writes the answer to the review of that version and UID.
+/// Encodes the response to the review with that version and UID.
 pub(crate) fn write(version: &str, uid: &str, verdict: &Verdict) -> Vec<u8> {
     let patch = (!verdict.patch.0.is_empty()).then(|| STANDARD.encode(json(&verdict.patch)));
     json(&Answer {

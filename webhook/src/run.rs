@@ -1,4 +1,4 @@
-//! Wires the webhook: certificate, the two servers, and an orderly end.
+//! Wires the webhook: certificate, the two servers, and graceful shutdown.
 
 use std::io;
 use std::net::SocketAddr;
@@ -25,12 +25,12 @@ use crate::ops::Ops;
 use crate::server::{self, Draining, Handle, Limits};
 use crate::{handler, ops};
 
-/// How long the last requests may take after the delay of the shutdown.
-const DRAIN: Duration = Duration::from_secs(5);
-/// How long a question to the user cluster may take.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// Timeout of the last requests after the shutdown delay.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+/// Timeout of a request to the user cluster.
+const USER_CLUSTER_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Runs the webhook until it is told to stop.
+/// Runs the webhook until a signal stops it.
 pub fn start(flags: &Flags) -> anyhow::Result<()> {
     install_tls_provider();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -46,8 +46,8 @@ pub fn start(flags: &Flags) -> anyhow::Result<()> {
     })
 }
 
-/// The user cluster, and a client of it: of the kubeconfig, or that of the pod. Outside of a cluster and without a
-/// kubeconfig there is nobody to ask.
+/// The user cluster and a client for it: from the kubeconfig, or the pod's own. Outside a cluster and without a
+/// kubeconfig, there is none.
 async fn connect(flags: &Flags, env: &Env) -> anyhow::Result<(Cluster, Option<Client>)> {
     let in_cluster = std::env::var_os("KUBERNETES_SERVICE_HOST").is_some();
     let cluster = flags.user_cluster();
@@ -58,9 +58,9 @@ async fn connect(flags: &Flags, env: &Env) -> anyhow::Result<(Cluster, Option<Cl
         return Ok((Cluster::default(), None));
     }
     let options = ClientOptions {
-        connect: PATIENCE,
-        read: PATIENCE,
-        write: PATIENCE,
+        connect: USER_CLUSTER_TIMEOUT,
+        read: USER_CLUSTER_TIMEOUT,
+        write: USER_CLUSTER_TIMEOUT,
         user_agent: concat!("machinist-webhook/", env!("CARGO_PKG_VERSION")).to_owned(),
         ..ClientOptions::default()
     };
@@ -93,9 +93,9 @@ fn address_policy(flags: &Flags) -> AddressPolicy {
 /// A running webhook.
 #[derive(Debug)]
 pub struct Webhook {
-    /// Where `/mutate` and `/validate` are, with TLS.
+    /// Address of `/mutate` and `/validate`, with TLS.
     pub address: SocketAddr,
-    /// Where `/healthz`, `/readyz` and `/metrics` are.
+    /// Address of `/healthz`, `/readyz` and `/metrics`.
     pub ops_address: SocketAddr,
     draining: Draining,
     handle: Handle,
@@ -104,7 +104,7 @@ pub struct Webhook {
 }
 
 impl Webhook {
-    /// Starts both servers; they answer from now on.
+    /// Starts both servers.
     pub fn start(
         flags: &Flags,
         env: &Env,
@@ -162,7 +162,7 @@ impl Webhook {
         })
     }
 
-    /// Serves until `stop`, then for `notice` more while readiness fails, then until the last request is answered.
+    /// Serves until `stop`, then for `notice` with failing readiness, then until the last request is answered.
     pub async fn run(mut self, stop: impl Future<Output = ()>, notice: Duration) -> anyhow::Result<()> {
         tokio::select! {
             () = stop => {}
@@ -172,7 +172,7 @@ impl Webhook {
         tracing::info!("shutting down");
         self.draining.begin();
         tokio::time::sleep(notice).await;
-        self.handle.graceful_shutdown(Some(DRAIN));
+        self.handle.graceful_shutdown(Some(DRAIN_TIMEOUT));
         while let Some(ended) = self.serving.join_next().await {
             ended??;
         }
@@ -181,7 +181,7 @@ impl Webhook {
     }
 }
 
-/// Who may ask.
+/// The allowed clients.
 fn clients(flags: &Flags) -> anyhow::Result<Clients> {
     let names: Vec<String> = flags
         .client_allowed_names

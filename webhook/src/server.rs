@@ -1,4 +1,4 @@
-//! HTTP over TLS with a bound on everything that a client chooses: sizes, times, and how much at once.
+//! HTTP over TLS with limits on sizes, times and concurrency.
 
 use std::io;
 use std::net::TcpListener;
@@ -20,14 +20,14 @@ use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::timeout::TimeoutLayer;
 
-/// What a client may use up.
+/// Limits for clients.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// How long it may take.
+    /// Timeout of a body.
     pub timeouts: Timeouts,
-    /// Bytes of a request's body. etcd's own limit leaves room for an old and a new object in one review.
+    /// Maximum bytes of a request's body. It exceeds two objects of etcd's size limit in one review.
     pub body: usize,
-    /// Requests that have come whole at once; more are turned away at once.
+    /// Maximum number of concurrent complete requests; others are refused immediately.
     pub in_flight: usize,
 }
 
@@ -41,23 +41,23 @@ impl Default for Limits {
     }
 }
 
-/// Set when the server is about to stop: answers then ask HTTP/1.1 clients to connect anew, elsewhere.
+/// Set during shutdown: responses then make HTTP/1.1 clients reconnect to another replica.
 #[derive(Debug, Clone, Default)]
 pub struct Draining(Arc<AtomicBool>);
 
 impl Draining {
-    /// The server is about to stop.
+    /// Starts draining.
     pub fn begin(&self) {
         self.0.store(true, Ordering::Release);
     }
 
-    /// Whether it is.
+    /// Whether the server is draining.
     pub fn is_draining(&self) -> bool {
         self.0.load(Ordering::Acquire)
     }
 }
 
-/// Puts the limit on time around every route.
+/// Adds the timeout to every route.
 pub fn limited(router: Router, timeouts: &Timeouts, draining: Draining) -> Router {
     let layers = ServiceBuilder::new()
         .layer(CatchPanicLayer::custom(panicked))
@@ -71,7 +71,7 @@ pub fn limited(router: Router, timeouts: &Timeouts, draining: Draining) -> Route
 }
 
 async fn close_when_draining(State(draining): State<Draining>, mut response: Response) -> Response {
-    // HTTP/2 knows no such header; its clients are told when the server stops.
+    // HTTP/2 has no such header; its clients are notified when the server stops.
     if draining.is_draining() && response.version() <= Version::HTTP_11 {
         response
             .headers_mut()
@@ -81,16 +81,16 @@ async fn close_when_draining(State(draining): State<Draining>, mut response: Res
 }
 
 fn panicked(_: Box<dyn std::any::Any + Send>) -> Response {
-    // The payload may quote the request; where it happened has been logged.
+    // The payload may contain the request; the location is already logged.
     (StatusCode::INTERNAL_SERVER_ERROR, "internal error").into_response()
 }
 
-/// The answer to a request that there is no room for.
+/// The response to a request above the limit.
 pub(crate) fn overloaded() -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, "too many requests at once").into_response()
 }
 
-/// A JSON answer.
+/// A JSON response.
 pub fn json_response(body: Vec<u8>) -> Response {
     let mut response = Response::new(Body::from(body));
     response
@@ -99,7 +99,7 @@ pub fn json_response(body: Vec<u8>) -> Response {
     response
 }
 
-/// Serves HTTPS until the handle says otherwise.
+/// Serves HTTPS until the handle stops it.
 pub async fn serve_tls(
     listener: TcpListener,
     tls: Arc<ServerConfig>,

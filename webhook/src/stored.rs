@@ -1,10 +1,10 @@
-//! What is stored already is no reason to refuse: an object that names what has vanished since must still be mendable.
+//! Stored values are never a reason to refuse: an object that references a deleted object must still be editable.
 
 use machinist_shared::api::field::Report;
 use machinist_shared::api::raw::any_case;
 use serde_json::Value;
 
-/// The report with a warning in place of each error about a field that `old` has with the same value.
+/// The report with a warning instead of each error about a field with the same value in `old`.
 pub(crate) fn downgrade(report: Report, old: &Value, new: &Value) -> Report {
     let mut judged = Report {
         warnings: report.warnings,
@@ -20,7 +20,7 @@ pub(crate) fn downgrade(report: Report, old: &Value, new: &Value) -> Report {
     judged
 }
 
-/// Whether the field at the path is the same in both; where neither has it, the deepest one above it counts.
+/// Whether the field at the path is the same in both; if neither has it, its deepest existing parent counts.
 fn same(path: &str, old: &Value, new: &Value) -> bool {
     let (mut before, mut after) = (old, new);
     for part in parts(path) {
@@ -34,7 +34,7 @@ fn same(path: &str, old: &Value, new: &Value) -> bool {
     equal(before, after)
 }
 
-/// Equality to which `null` is as good as absent.
+/// Equality in which `null` equals absent.
 fn equal(old: &Value, new: &Value) -> bool {
     match (old, new) {
         (Value::Object(old), Value::Object(new)) => old.keys().chain(new.keys()).all(|key| {

@@ -1,4 +1,4 @@
-//! What to do now.
+//! The decision.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -7,108 +7,108 @@ use std::time::{Duration, SystemTime};
 use crate::probe::Served;
 use crate::root::{Bundle, Root};
 
-use super::observed::{Found, Observed, Policy, Serving, Signer};
+use super::observed::{Observed, Policy, SecretState, Serving, Signer};
 
-/// How often it is looked at anyway: whatever changes is told by watches, and certificates live for weeks.
-const LOOK: Duration = Duration::from_hours(1);
-/// How often replicas are asked until all serve what is new.
-const ASK: Duration = Duration::from_secs(10);
+/// How often it is reconciled without changes: watches report changes, and certificates are valid for weeks.
+const RESYNC_INTERVAL: Duration = Duration::from_hours(1);
+/// How often replicas are probed until all serve the new certificate.
+const PROBE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// A write.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
-    /// Make a new authority, in the place of one that there may be.
-    NewAuthority(Because),
-    /// Let every `caBundle` hold these, and nothing else.
+    /// Create a new authority, replacing the existing one, if any.
+    NewAuthority(Cause),
+    /// Set every `caBundle` to these roots.
     Trust(BTreeSet<Root>),
-    /// Have the authority sign a new serving certificate.
-    Issue(Because),
+    /// Sign a new serving certificate.
+    Issue(Cause),
 }
 
-/// Why something is made.
+/// Why a certificate is created.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Because {
-    /// There is none.
+pub enum Cause {
+    /// It does not exist.
     Missing,
-    /// What there is is of no use.
+    /// The existing one is not usable.
     Unusable(String),
     /// It is not valid yet.
     NotValid,
-    /// Two thirds of its life are over.
+    /// Two thirds of its lifetime have passed.
     Due,
-    /// Somebody asks for it.
+    /// An annotation requests it.
     Asked,
-    /// It is not of the present authority.
+    /// The current authority has not signed it.
     Authority,
-    /// It is not for all the names that it should be for.
+    /// It does not cover all required names.
     Names,
 }
 
-impl fmt::Display for Because {
+impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Missing => f.write_str("there was none"),
-            Self::Unusable(why) => write!(f, "what there was is of no use: {why}"),
-            Self::NotValid => f.write_str("what there was is not valid yet"),
-            Self::Due => f.write_str("two thirds of its life were over"),
-            Self::Asked => f.write_str("the annotation machinist.dev/rotate asked for it"),
+            Self::Missing => f.write_str("it did not exist"),
+            Self::Unusable(why) => write!(f, "the existing one is not usable: {why}"),
+            Self::NotValid => f.write_str("the existing one is not valid yet"),
+            Self::Due => f.write_str("two thirds of its lifetime have passed"),
+            Self::Asked => f.write_str("the annotation machinist.dev/rotate requested it"),
             Self::Authority => f.write_str("there is a new CA"),
-            Self::Names => f.write_str("it was not for the names by which the webhook is called"),
+            Self::Names => f.write_str("it was not valid for the names of the webhook's Service"),
         }
     }
 }
 
-/// What keeps us from doing anything.
+/// Why no action is possible.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Obstacle {
-    /// There are no webhook configurations, so nobody who would trust anything.
+    /// There are no webhook configurations, so no client would trust a certificate.
     NoConfigurations,
-    /// The Secret of the authority is somebody else's.
+    /// The Secret of the authority has another owner.
     ForeignAuthority,
-    /// The serving Secret is somebody else's.
+    /// The serving Secret has another owner.
     ForeignServing,
 }
 
-/// What to do.
+/// The command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
-    /// In this order, none after one that fails.
+    /// Executed in order until one fails.
     pub actions: Vec<Action>,
-    /// Why nothing is done.
+    /// Why there are no actions.
     pub obstacle: Option<Obstacle>,
-    /// When to look again, if nothing changes before.
-    pub look_again: SystemTime,
+    /// When to reconcile again without changes.
+    pub requeue_after: SystemTime,
 }
 
-/// Decides. What comes of it follows from what is observed alone; after a write, observe and decide again.
+/// Decides on actions from the observed state alone; after a write, observe and decide again.
 pub fn decide(observed: &Observed, policy: &Policy) -> Plan {
     let now = observed.now;
     let mut plan = Plan {
         actions: Vec::new(),
         obstacle: obstacle(observed),
-        look_again: now + LOOK,
+        requeue_after: now + RESYNC_INTERVAL,
     };
     if plan.obstacle.is_some() {
         return plan;
     }
     let signer = match &observed.signer {
-        Found::Usable(signer) => signer,
+        SecretState::Usable(signer) => signer,
         unusable => {
             plan.actions.push(Action::NewAuthority(
-                Because::of(unusable).unwrap_or(Because::Missing),
+                Cause::of(unusable).unwrap_or(Cause::Missing),
             ));
             return plan;
         }
     };
-    // One that is not valid yet was made by a clock that was wrong: nobody would accept what it signs.
+    // An authority that is not valid yet was created with a wrong clock: clients would reject its certificates.
     let usable = signer.root.validity().covers(now);
     let overdue_since = signer.root.validity().two_thirds();
-    let because = overdue(signer.rotate, overdue_since, now).or((!usable).then_some(Because::NotValid));
-    if let Some(because) = because {
-        plan.actions.push(Action::NewAuthority(because));
+    let cause = overdue(signer.rotate, overdue_since, now).or((!usable).then_some(Cause::NotValid));
+    if let Some(cause) = cause {
+        plan.actions.push(Action::NewAuthority(cause));
         return plan;
     }
-    plan.look_at(overdue_since);
+    plan.requeue_at(overdue_since);
 
     let others = others(&signer.root, &observed.serving, &observed.bundles, now);
     let view = View {
@@ -121,34 +121,34 @@ pub fn decide(observed: &Observed, policy: &Policy) -> Plan {
     if !view.released() {
         wanted.extend(others.iter().map(|other| (*other).clone()));
         if !others.is_empty() {
-            plan.look_at(view.next_look(observed.since.issued));
+            plan.requeue_at(view.next_requeue(observed.since.issued));
         }
     }
-    let wrong = |bundle: &Bundle| bundle.littered || bundle.roots != wanted;
+    let wrong = |bundle: &Bundle| bundle.has_invalid || bundle.roots != wanted;
     if observed.bundles.iter().any(wrong) {
         plan.actions.push(Action::Trust(wanted));
     }
     match view.reissue() {
-        Some(because) if view.may_issue() => plan.actions.push(Action::Issue(because)),
-        Some(_) => plan.look_at(view.next_look(observed.since.trusted)),
+        Some(cause) if view.may_issue() => plan.actions.push(Action::Issue(cause)),
+        Some(_) => plan.requeue_at(view.next_requeue(observed.since.trusted)),
         None => {
-            if let Found::Usable(serving) = &observed.serving {
-                plan.look_at(serving.validity.two_thirds());
+            if let SecretState::Usable(serving) = &observed.serving {
+                plan.requeue_at(serving.validity.two_thirds());
             }
         }
     }
     plan
 }
 
-/// Whether authorities other than the present one are still at stake, so that it matters what replicas serve.
+/// Whether other authorities than the current one may still be in use, so that the certificates of replicas matter.
 pub fn in_transition(
-    signer: &Found<Signer>,
-    serving: &Found<Serving>,
+    signer: &SecretState<Signer>,
+    serving: &SecretState<Serving>,
     bundles: &[Bundle],
     now: SystemTime,
 ) -> bool {
     match signer {
-        Found::Usable(signer) => !others(&signer.root, serving, bundles, now).is_empty(),
+        SecretState::Usable(signer) => !others(&signer.root, serving, bundles, now).is_empty(),
         _ => false,
     }
 }
@@ -156,25 +156,25 @@ pub fn in_transition(
 fn obstacle(observed: &Observed) -> Option<Obstacle> {
     if observed.bundles.is_empty() {
         Some(Obstacle::NoConfigurations)
-    } else if observed.signer == Found::Foreign {
+    } else if observed.signer == SecretState::Foreign {
         Some(Obstacle::ForeignAuthority)
-    } else if observed.serving == Found::Foreign {
+    } else if observed.serving == SecretState::Foreign {
         Some(Obstacle::ForeignServing)
     } else {
         None
     }
 }
 
-/// Roots besides the present one that somebody may serve under: those that are trusted, and those of the certificate in the
-/// Secret, should they have been taken out of a `caBundle` by hand.
+/// Other roots than the current one that a replica may use: the trusted ones, and those of the certificate in the
+/// Secret, in case a user removed them from a `caBundle`.
 fn others<'a>(
     root: &Root,
-    serving: &'a Found<Serving>,
+    serving: &'a SecretState<Serving>,
     bundles: &'a [Bundle],
     now: SystemTime,
 ) -> BTreeSet<&'a Root> {
     let of_serving = match serving {
-        Found::Usable(serving) => Some(&serving.authorities),
+        SecretState::Usable(serving) => Some(&serving.authorities),
         _ => None,
     };
     let trusted = bundles.iter().map(|bundle| &bundle.roots);
@@ -183,15 +183,15 @@ fn others<'a>(
         .collect()
 }
 
-fn overdue(asked: bool, due: SystemTime, now: SystemTime) -> Option<Because> {
+fn overdue(asked: bool, due: SystemTime, now: SystemTime) -> Option<Cause> {
     if asked {
-        Some(Because::Asked)
+        Some(Cause::Asked)
     } else {
-        (due <= now).then_some(Because::Due)
+        (due <= now).then_some(Cause::Due)
     }
 }
 
-/// What is observed, seen from the present authority.
+/// The observed state, from the view of the current authority.
 struct View<'a> {
     observed: &'a Observed,
     policy: &'a Policy,
@@ -200,15 +200,15 @@ struct View<'a> {
 }
 
 impl View<'_> {
-    /// Whether who trusts the present authority alone accepts this certificate, by every name.
+    /// Whether a client that trusts only the current authority accepts this certificate for every name.
     fn accepts(&self, leaf: &[u8]) -> bool {
         let mut names = self.policy.names.iter();
         names.all(|name| self.root.accepts(leaf, name, self.observed.now))
     }
 
-    /// Whether the serving Secret holds one that the present authority has signed.
+    /// Whether the current authority has signed the certificate in the serving Secret.
     fn is_ours(&self) -> bool {
-        matches!(&self.observed.serving, Found::Usable(serving) if self.accepts(&serving.leaf))
+        matches!(&self.observed.serving, SecretState::Usable(serving) if self.accepts(&serving.leaf))
     }
 
     fn lasts(&self, since: Option<SystemTime>) -> bool {
@@ -216,23 +216,23 @@ impl View<'_> {
         lasted.is_some_and(|lasted| lasted >= self.policy.overlap)
     }
 
-    /// When what has been so since then will have lasted long enough; after that, when replicas are asked again.
-    fn next_look(&self, since: Option<SystemTime>) -> SystemTime {
+    /// When the overlap since that time is over; after that, when replicas are probed again.
+    fn next_requeue(&self, since: Option<SystemTime>) -> SystemTime {
         let (now, lasts) = (self.observed.now, since.map(|since| since + self.policy.overlap));
         lasts
             .filter(|lasts| *lasts > now)
-            .unwrap_or(now + ASK)
-            .min(now + ASK)
+            .unwrap_or(now + PROBE_INTERVAL)
+            .min(now + PROBE_INTERVAL)
     }
 
-    /// The replicas, if any is known. A list without one proves nothing: endpoints come later than the pods that serve, and
-    /// vanish while they restart.
+    /// The replicas, if any are known. An empty list proves nothing: endpoints appear later than the serving pods, and
+    /// disappear while these restart.
     fn known_replicas(&self) -> Option<&[Served]> {
         let replicas = self.observed.replicas.as_deref();
         replicas.filter(|replicas| !replicas.is_empty())
     }
 
-    /// Whether nobody serves under another root any more, and nobody will: all who start read what is in the Secret.
+    /// Whether no replica uses another root any more, and none will: new replicas read the Secret.
     fn released(&self) -> bool {
         let renewed = |served: &Served| match served {
             Served::Certificate(leaf) => self.accepts(leaf),
@@ -246,26 +246,27 @@ impl View<'_> {
                 .is_some_and(|replicas| replicas.iter().all(renewed))
     }
 
-    /// Why another serving certificate is wanted, if one is.
-    fn reissue(&self) -> Option<Because> {
+    /// Why a new serving certificate is required, if it is.
+    fn reissue(&self) -> Option<Cause> {
         let serving = match &self.observed.serving {
-            Found::Usable(serving) => serving,
-            unusable => return Because::of(unusable),
+            SecretState::Usable(serving) => serving,
+            unusable => return Cause::of(unusable),
         };
         if !self.is_ours() {
             let (others, leaf) = (self.others.iter().copied(), &serving.leaf);
             let by_another =
                 |name: &String| crate::root::accepts(others.clone(), leaf, name, self.observed.now);
             return Some(if self.policy.names.iter().all(by_another) {
-                Because::Authority
+                Cause::Authority
             } else {
-                Because::Names
+                Cause::Names
             });
         }
         overdue(serving.rotate, serving.validity.two_thirds(), self.observed.now)
     }
 
-    /// Whether everybody accepts what is signed now. If there are other roots, API servers may still know those only.
+    /// Whether all clients accept a certificate that is signed now. If there are other roots, API servers may still
+    /// know only those.
     fn may_issue(&self) -> bool {
         let nobody_serves = |replicas: &[Served]| replicas.iter().all(|served| *served == Served::Nothing);
         self.others.is_empty()
@@ -275,18 +276,18 @@ impl View<'_> {
     }
 }
 
-impl Because {
-    fn of<T>(found: &Found<T>) -> Option<Self> {
+impl Cause {
+    fn of<T>(found: &SecretState<T>) -> Option<Self> {
         match found {
-            Found::Absent => Some(Self::Missing),
-            Found::Unusable(why) => Some(Self::Unusable(why.clone())),
-            Found::Foreign | Found::Usable(_) => None,
+            SecretState::Absent => Some(Self::Missing),
+            SecretState::Unusable(why) => Some(Self::Unusable(why.clone())),
+            SecretState::Foreign | SecretState::Usable(_) => None,
         }
     }
 }
 
 impl Plan {
-    fn look_at(&mut self, time: SystemTime) {
-        self.look_again = self.look_again.min(time);
+    fn requeue_at(&mut self, time: SystemTime) {
+        self.requeue_after = self.requeue_after.min(time);
     }
 }

@@ -1,4 +1,4 @@
-//! What is known when it is decided.
+//! The input of the decision.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime};
@@ -8,38 +8,38 @@ use crate::identity::Identity;
 use crate::probe::Served;
 use crate::root::{Bundle, Root, Validity};
 
-/// Since when it has been so, without a break, as far as this process has seen.
+/// Since when the state has been unchanged, as observed by this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Since {
-    /// The authority is in every `caBundle`.
+    /// Since when the authority is in every `caBundle`.
     pub trusted: Option<SystemTime>,
-    /// The serving Secret holds the certificate that it holds.
+    /// Since when the serving Secret has its certificate.
     pub issued: Option<SystemTime>,
 }
 
-/// What is wanted.
+/// The desired settings.
 #[derive(Debug, Clone)]
 pub struct Policy {
-    /// DNS names and IP addresses by which API servers call the webhook.
+    /// DNS names and IP addresses of the webhook for API servers.
     pub names: Vec<String>,
     /// How long an authority is valid.
     pub authority_lifetime: Duration,
     /// How long a serving certificate is valid.
     pub leaf_lifetime: Duration,
-    /// How long everybody may take to learn of a new `caBundle` or of a new serving certificate.
+    /// How long API servers and replicas may take to use a new `caBundle` or serving certificate.
     pub overlap: Duration,
 }
 
-/// A Secret, as far as it concerns us.
+/// The state of a Secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Found<T> {
-    /// There is none.
+pub enum SecretState<T> {
+    /// It does not exist.
     Absent,
-    /// There is one without our label: it is not ours to change.
+    /// It exists without Machinist's label, so Machinist must not change it.
     Foreign,
-    /// It is ours, and what it holds is of no use, for this reason.
+    /// It is Machinist's, but its content is not usable, for this reason.
     Unusable(String),
-    /// It is ours, and good.
+    /// It is Machinist's and usable.
     Usable(T),
 }
 
@@ -48,11 +48,11 @@ pub enum Found<T> {
 pub struct Signer {
     /// Its certificate.
     pub root: Root,
-    /// Whether somebody asks for another one.
+    /// Whether an annotation requests a new one.
     pub rotate: bool,
 }
 
-/// The Secret that the webhook serves with.
+/// The Secret with the webhook's serving certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Serving {
     pub(super) leaf: Vec<u8>,
@@ -61,63 +61,63 @@ pub struct Serving {
     pub(super) rotate: bool,
 }
 
-/// All of it, at one time.
+/// The observed state at one time.
 #[derive(Debug, Clone)]
 pub struct Observed {
     /// The time.
     pub now: SystemTime,
     /// The Secret of the authority.
-    pub signer: Found<Signer>,
-    /// The Secret that the webhook serves with.
-    pub serving: Found<Serving>,
+    pub signer: SecretState<Signer>,
+    /// The Secret with the webhook's serving certificate.
+    pub serving: SecretState<Serving>,
     /// The `caBundle` of each webhook of the configurations.
     pub bundles: Vec<Bundle>,
-    /// What each replica serves with; nothing if it is not known which there are.
+    /// The certificate of each replica; `None` if the replicas are unknown.
     pub replicas: Option<Vec<Served>>,
-    /// Since when it has been so.
+    /// Since when the state has been unchanged.
     pub since: Since,
 }
 
 impl Signer {
-    /// Reads what the Secret of the authority holds.
-    pub fn read(certificate: &[u8], key: &[u8], rotate: bool) -> Found<Self> {
+    /// Parses the Secret of the authority.
+    pub fn read(certificate: &[u8], key: &[u8], rotate: bool) -> SecretState<Self> {
         match Authority::from_pem(certificate, key) {
-            Ok(authority) => Found::Usable(Self {
+            Ok(authority) => SecretState::Usable(Self {
                 root: authority.root().clone(),
                 rotate,
             }),
-            Err(error) => Found::Unusable(error.to_string()),
+            Err(error) => SecretState::Unusable(error.to_string()),
         }
     }
 }
 
 impl Serving {
-    /// Reads what the serving Secret (`namespace/name`) holds at that time: `tls.crt`, `tls.key` and `ca.crt`.
+    /// Parses the serving Secret (`namespace/name`) at that time: `tls.crt`, `tls.key` and `ca.crt`.
     pub fn read(
         secret: &str,
         [certificate, key, authority]: [&[u8]; 3],
         rotate: bool,
         now: SystemTime,
-    ) -> Found<Self> {
+    ) -> SecretState<Self> {
         match Identity::of_secret(secret, certificate, key, now) {
-            Ok(identity) => Found::Usable(Self {
+            Ok(identity) => SecretState::Usable(Self {
                 leaf: identity.leaf().to_vec(),
                 validity: identity.validity(),
                 authorities: Bundle::from_pem(authority).roots,
                 rotate,
             }),
-            Err(error) => Found::Unusable(error.to_string()),
+            Err(error) => SecretState::Unusable(error.to_string()),
         }
     }
 
-    /// When it ends to be valid.
+    /// Its expiry time.
     pub fn ends(&self) -> SystemTime {
         self.validity.ends
     }
 }
 
 impl Validity {
-    /// When two thirds of it are over, from the moment in which it was signed.
+    /// When two thirds of its lifetime since signing have passed.
     pub(super) fn two_thirds(self) -> SystemTime {
         let signed = self.begins + BACKDATE;
         signed + self.ends.duration_since(signed).unwrap_or_default() * 2 / 3

@@ -8,7 +8,7 @@ use rstest::rstest;
 use super::*;
 use crate::probe::Served;
 use crate::root::{Bundle, Root};
-use crate::{Authority, Leaf};
+use crate::{Authority, ServingCertificate};
 
 const DAY: Duration = Duration::from_hours(24);
 const MINUTE: Duration = Duration::from_mins(1);
@@ -28,7 +28,7 @@ fn policy() -> Policy {
 }
 
 /// Three authorities made at the same time, each with a certificate that it signed.
-static WORLD: LazyLock<Vec<(Authority, Leaf)>> = LazyLock::new(|| {
+static WORLD: LazyLock<Vec<(Authority, ServingCertificate)>> = LazyLock::new(|| {
     let one = |name| {
         let authority = Authority::new(name, start(), policy().authority_lifetime).unwrap();
         let names: Vec<&str> = ["10.0.0.1", NAME].to_vec();
@@ -42,7 +42,7 @@ fn root(index: usize) -> Root {
     WORLD[index].0.root().clone()
 }
 
-fn signer(index: usize) -> Found<Signer> {
+fn signer(index: usize) -> SecretState<Signer> {
     let authority = &WORLD[index].0;
     Signer::read(
         authority.root().pem().as_bytes(),
@@ -51,20 +51,20 @@ fn signer(index: usize) -> Found<Signer> {
     )
 }
 
-fn serving_at(index: usize, now: SystemTime) -> Found<Serving> {
+fn serving_at(index: usize, now: SystemTime) -> SecretState<Serving> {
     let (authority, leaf) = &WORLD[index];
     let pem = authority.root().pem();
     let data = [&leaf.certificate, &leaf.key, &pem].map(String::as_bytes);
     Serving::read("n/s", data, false, now)
 }
 
-fn serving(index: usize) -> Found<Serving> {
+fn serving(index: usize) -> SecretState<Serving> {
     serving_at(index, start())
 }
 
 fn der(index: usize) -> Vec<u8> {
     match serving(index) {
-        Found::Usable(serving) => serving.leaf,
+        SecretState::Usable(serving) => serving.leaf,
         other => panic!("{other:?}"),
     }
 }
@@ -72,7 +72,7 @@ fn der(index: usize) -> Vec<u8> {
 fn bundle(roots: &[usize]) -> Bundle {
     Bundle {
         roots: roots.iter().map(|index| root(*index)).collect(),
-        littered: false,
+        has_invalid: false,
     }
 }
 
@@ -107,7 +107,7 @@ fn trust(roots: &[usize]) -> Action {
 
 fn short(plan: &Plan) -> Vec<String> {
     let name = |action: &Action| match action {
-        Action::NewAuthority(because) => format!("new authority: {because}"),
+        Action::NewAuthority(cause) => format!("new authority: {cause}"),
         Action::Trust(roots) => format!(
             "trust {}",
             roots
@@ -117,42 +117,42 @@ fn short(plan: &Plan) -> Vec<String> {
                 .into_iter()
                 .collect::<String>()
         ),
-        Action::Issue(because) => format!("issue: {because}"),
+        Action::Issue(cause) => format!("issue: {cause}"),
     };
     plan.actions.iter().map(name).collect()
 }
 
 #[rstest]
 #[case::nothing_is_there_yet(
-    Observed { signer: Found::Absent, serving: Found::Absent, bundles: vec![bundle(&[])], ..settled() },
-    &["new authority: there was none"]
+    Observed { signer: SecretState::Absent, serving: SecretState::Absent, bundles: vec![bundle(&[])], ..settled() },
+    &["new authority: it did not exist"]
 )]
 #[case::a_fresh_install_waits_for_nothing(
-    Observed { serving: Found::Absent, bundles: vec![bundle(&[]); 2], since: Since::default(), ..settled() },
-    &["trust a", "issue: there was none"]
+    Observed { serving: SecretState::Absent, bundles: vec![bundle(&[]); 2], since: Since::default(), ..settled() },
+    &["trust a", "issue: it did not exist"]
 )]
 #[case::all_is_well(settled(), &[])]
 #[case::a_serving_certificate_is_renewed_after_two_thirds_of_its_life(
-    Observed { now: start() + 60 * DAY, ..settled() }, &["issue: two thirds of its life were over"]
+    Observed { now: start() + 60 * DAY, ..settled() }, &["issue: two thirds of its lifetime have passed"]
 )]
 #[case::and_not_before(Observed { now: start() + 60 * DAY - MINUTE, ..settled() }, &[])]
 #[case::so_is_an_authority(
-    Observed { now: start() + 244 * DAY, ..settled() }, &["new authority: two thirds of its life were over"]
+    Observed { now: start() + 244 * DAY, ..settled() }, &["new authority: two thirds of its lifetime have passed"]
 )]
 #[case::an_authority_of_a_clock_that_was_wrong(
-    Observed { now: start() - 2 * DAY, serving: Found::Absent, ..settled() },
-    &["new authority: what there was is not valid yet"]
+    Observed { now: start() - 2 * DAY, serving: SecretState::Absent, ..settled() },
+    &["new authority: the existing one is not valid yet"]
 )]
 #[case::a_certificate_that_has_expired(
     Observed { now: start() + 91 * DAY, serving: serving_at(0, start() + 91 * DAY), ..settled() },
-    &["issue: what there was is of no use: the certificate in tls.crt of the Secret n/s is valid from Oct  3 23:00:00 2024 +00:00 to Jan  2 00:00:00 2025 +00:00 only; renew it, or mend the clock"]
+    &["issue: the existing one is not usable: the certificate in tls.crt of the Secret n/s is valid from Oct  3 23:00:00 2024 +00:00 to Jan  2 00:00:00 2025 +00:00 only; renew it, or fix the clock"]
 )]
 #[case::a_certificate_that_was_deleted_is_made_anew_at_once(
-    Observed { serving: Found::Absent, since: Since::default(), ..settled() }, &["issue: there was none"]
+    Observed { serving: SecretState::Absent, since: Since::default(), ..settled() }, &["issue: it did not exist"]
 )]
 #[case::a_ca_bundle_that_was_emptied(Observed { bundles: vec![bundle(&[0]), bundle(&[])], ..settled() }, &["trust a"])]
 #[case::litter_in_a_ca_bundle(
-    Observed { bundles: vec![Bundle { littered: true, ..bundle(&[0]) }], ..settled() }, &["trust a"]
+    Observed { bundles: vec![Bundle { has_invalid: true, ..bundle(&[0]) }], ..settled() }, &["trust a"]
 )]
 #[case::a_stranger_in_the_ca_bundle_goes_once_all_replicas_are_known_to_serve_ours(
     Observed { bundles: vec![bundle(&[0, 2])], replicas: Some(vec![Served::Certificate(der(0))]), ..settled() },
@@ -172,10 +172,10 @@ fn short(plan: &Plan) -> Vec<String> {
 #[case::then_it_signs(rotated(), &["issue: there is a new CA"])]
 #[case::where_nobody_serves_there_is_nobody_to_wait_for(
     Observed {
-        serving: Found::Absent, replicas: Some(vec![Served::Nothing; 2]), since: Since { trusted: Some(start() + DAY), issued: None },
+        serving: SecretState::Absent, replicas: Some(vec![Served::Nothing; 2]), since: Since { trusted: Some(start() + DAY), issued: None },
         ..rotated()
     },
-    &["issue: there was none"]
+    &["issue: it did not exist"]
 )]
 #[case::a_list_without_replicas_is_no_proof_that_nobody_serves(
     Observed { replicas: Some(vec![]), since: Since { trusted: Some(start() + DAY), ..settled().since }, ..rotated() }, &[]
@@ -184,7 +184,7 @@ fn short(plan: &Plan) -> Vec<String> {
     Observed { serving: serving(1), replicas: Some(vec![]), ..rotated() }, &[]
 )]
 #[case::a_serving_secret_deleted_meanwhile_waits_for_those_who_serve_from_memory(
-    Observed { serving: Found::Absent, since: Since { trusted: Some(start() + DAY), issued: None }, ..rotated() }, &[]
+    Observed { serving: SecretState::Absent, since: Since { trusted: Some(start() + DAY), issued: None }, ..rotated() }, &[]
 )]
 #[case::an_old_authority_is_trusted_while_a_replica_serves_under_it(
     Observed {
@@ -213,23 +213,23 @@ fn short(plan: &Plan) -> Vec<String> {
     Observed { bundles: vec![bundle(&[]); 2], since: Since { trusted: None, ..settled().since }, ..rotated() },
     &["trust ab"]
 )]
-#[case::the_secret_of_the_authority_is_somebody_elses(Observed { signer: Found::Foreign, ..settled() }, &[])]
+#[case::the_secret_of_the_authority_is_somebody_elses(Observed { signer: SecretState::Foreign, ..settled() }, &[])]
 #[case::the_serving_secret_is_somebody_elses(
-    Observed { signer: Found::Absent, serving: Found::Foreign, ..settled() }, &[]
+    Observed { signer: SecretState::Absent, serving: SecretState::Foreign, ..settled() }, &[]
 )]
-#[case::nobody_would_trust_anything(Observed { signer: Found::Absent, bundles: vec![], ..settled() }, &[])]
+#[case::nobody_would_trust_anything(Observed { signer: SecretState::Absent, bundles: vec![], ..settled() }, &[])]
 fn it_is_decided(#[case] observed: Observed, #[case] want: &[&str]) {
     assert_eq!(short(&decide(&observed, &policy())), want);
 }
 
 #[rstest]
-#[case::of_the_authority(true, "new authority: the annotation machinist.dev/rotate asked for it")]
-#[case::of_the_certificate(false, "issue: the annotation machinist.dev/rotate asked for it")]
+#[case::of_the_authority(true, "new authority: the annotation machinist.dev/rotate requested it")]
+#[case::of_the_certificate(false, "issue: the annotation machinist.dev/rotate requested it")]
 fn a_person_may_ask_for_a_rotation(#[case] of_authority: bool, #[case] want: &str) {
     let mut observed = settled();
     match (&mut observed.signer, &mut observed.serving) {
-        (Found::Usable(signer), _) if of_authority => signer.rotate = true,
-        (_, Found::Usable(serving)) => serving.rotate = true,
+        (SecretState::Usable(signer), _) if of_authority => signer.rotate = true,
+        (_, SecretState::Usable(serving)) => serving.rotate = true,
         _ => panic!("they are usable"),
     }
     assert_eq!(short(&decide(&observed, &policy())), [want]);
@@ -241,14 +241,14 @@ fn another_name_is_another_certificate() {
         names: vec!["elsewhere.example.com".to_owned()],
         ..policy()
     };
-    let want = "issue: it was not for the names by which the webhook is called";
+    let want = "issue: it was not valid for the names of the webhook's Service";
     assert_eq!(short(&decide(&settled(), &policy)), [want]);
 }
 
 #[test]
 fn it_is_looked_again_when_something_is_due() {
     let plan = decide(&settled(), &policy());
-    assert_eq!(plan.look_again, settled().now + Duration::from_hours(1));
+    assert_eq!(plan.requeue_after, settled().now + Duration::from_hours(1));
     let almost = start() + 60 * DAY - MINUTE;
     let plan = decide(
         &Observed {
@@ -257,7 +257,7 @@ fn it_is_looked_again_when_something_is_due() {
         },
         &policy(),
     );
-    assert_eq!(plan.look_again, almost + MINUTE);
+    assert_eq!(plan.requeue_after, almost + MINUTE);
     let waits = Observed {
         serving: serving(1),
         since: Since {
@@ -268,7 +268,7 @@ fn it_is_looked_again_when_something_is_due() {
     };
     let plan = decide(&waits, &policy());
     assert_eq!(
-        plan.look_again,
+        plan.requeue_after,
         waits.now + Duration::from_secs(3),
         "when it has lasted"
     );
@@ -280,7 +280,7 @@ fn it_is_looked_again_when_something_is_due() {
         &policy(),
     );
     assert_eq!(
-        plan.look_again,
+        plan.requeue_after,
         rotated().now + Duration::from_secs(10),
         "while replicas are asked"
     );
@@ -288,9 +288,9 @@ fn it_is_looked_again_when_something_is_due() {
 
 #[test]
 fn what_is_remembered_ends_with_the_first_break() {
-    let mut memory = Memory::default();
+    let mut memory = RotationState::default();
     let at = |minutes: u32| start() + minutes * MINUTE;
-    let note = |memory: &mut Memory, roots: &[usize], minutes| {
+    let note = |memory: &mut RotationState, roots: &[usize], minutes| {
         memory.note(
             &signer(0),
             &serving(0),
@@ -308,19 +308,19 @@ fn what_is_remembered_ends_with_the_first_break() {
 }
 
 fn any_bundle() -> impl Strategy<Value = Bundle> {
-    (prop::collection::vec(0..3_usize, 0..4), any::<bool>()).prop_map(|(roots, littered)| Bundle {
-        littered,
+    (prop::collection::vec(0..3_usize, 0..4), any::<bool>()).prop_map(|(roots, has_invalid)| Bundle {
+        has_invalid,
         ..bundle(&roots)
     })
 }
 
 fn any_found<T: Clone + std::fmt::Debug + 'static>(
-    usable: fn(usize) -> Found<T>,
-) -> impl Strategy<Value = Found<T>> {
+    usable: fn(usize) -> SecretState<T>,
+) -> impl Strategy<Value = SecretState<T>> {
     prop_oneof![
-        1 => Just(Found::Absent),
-        1 => Just(Found::Foreign),
-        1 => Just(Found::Unusable("broken".to_owned())),
+        1 => Just(SecretState::Absent),
+        1 => Just(SecretState::Foreign),
+        1 => Just(SecretState::Unusable("broken".to_owned())),
         6 => (0..3_usize).prop_map(usable),
     ]
 }
@@ -376,12 +376,12 @@ proptest! {
     #[test]
     fn who_signs_is_trusted_first(observed in any_observed()) {
         let plan = decide(&observed, &policy());
-        let foreign = observed.signer == Found::Foreign || observed.serving == Found::Foreign;
+        let foreign = observed.signer == SecretState::Foreign || observed.serving == SecretState::Foreign;
         prop_assert!(!(foreign || observed.bundles.is_empty()) || plan.actions.is_empty());
         let Some(position) = plan.actions.iter().position(|action| matches!(action, Action::Issue(_))) else {
             return Ok(());
         };
-        let Found::Usable(signer) = &observed.signer else {
+        let SecretState::Usable(signer) = &observed.signer else {
             return Err(TestCaseError::fail("nobody can sign"));
         };
         let everywhere = observed.bundles.iter().all(|bundle| bundle.roots.contains(&signer.root));
@@ -393,18 +393,18 @@ proptest! {
     #[test]
     fn it_comes_to_rest(observed in any_observed()) {
         let plan = decide(&observed, &policy());
-        prop_assert!(plan.look_again > observed.now);
+        prop_assert!(plan.requeue_after > observed.now);
         let mut after = observed;
         for action in plan.actions {
             match action {
                 Action::NewAuthority(_) => after.signer = signer(0),
                 Action::Trust(roots) => {
                     for bundle in &mut after.bundles {
-                        *bundle = Bundle { roots: roots.clone(), littered: false };
+                        *bundle = Bundle { roots: roots.clone(), has_invalid: false };
                     }
                 }
                 Action::Issue(_) => {
-                    let Found::Usable(now) = &after.signer else { panic!("nobody can sign") };
+                    let SecretState::Usable(now) = &after.signer else { panic!("nobody can sign") };
                     let index = (0..3).find(|index| root(*index) == now.root).unwrap();
                     after.serving = serving(index);
                 }
@@ -426,7 +426,7 @@ fn trust_again(plan: &Plan, observed: &Observed) -> bool {
         observed
             .bundles
             .iter()
-            .all(|bundle| bundle.roots == *roots && !bundle.littered)
+            .all(|bundle| bundle.roots == *roots && !bundle.has_invalid)
     })
 }
 
@@ -436,7 +436,7 @@ fn trust_is_what_it_says() {
         short(&Plan {
             actions: vec![trust(&[1, 0])],
             obstacle: None,
-            look_again: start()
+            requeue_after: start()
         }),
         ["trust ab"]
     );

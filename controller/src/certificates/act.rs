@@ -15,7 +15,7 @@ use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Resource, ResourceExt as _};
-use machinist_certs::rotation::{Action, Because};
+use machinist_certs::rotation::{Action, Cause};
 use machinist_certs::{Authority, AuthorityError, Root, bundle_pem};
 use machinist_infra::cache::store::Store;
 use machinist_infra::kube::error::RemoteError;
@@ -50,13 +50,13 @@ impl From<kube::Error> for WriteError {
 impl Keeper {
     pub(super) async fn write(&self, action: &Action) -> Result<(), WriteError> {
         match action {
-            Action::NewAuthority(because) => self.new_authority(because).await,
+            Action::NewAuthority(cause) => self.new_authority(cause).await,
             Action::Trust(roots) => self.trust(roots).await,
-            Action::Issue(because) => self.issue(because).await,
+            Action::Issue(cause) => self.issue(cause).await,
         }
     }
 
-    async fn new_authority(&self, because: &Because) -> Result<(), WriteError> {
+    async fn new_authority(&self, cause: &Cause) -> Result<(), WriteError> {
         let (settings, now) = (&self.settings, SystemTime::now());
         let made_at = jiff::Timestamp::try_from(now).unwrap_or_default();
         let name = format!("machinist-webhook-ca {made_at:.0}");
@@ -69,14 +69,14 @@ impl Keeper {
             data,
         )
         .await?;
-        let message = format!("made a new CA for the webhook, because {because}");
-        tracing::info!(secret = settings.authority, ca = name, %because, "made a new CA for the webhook");
+        let message = format!("made a new CA for the webhook, because {cause}");
+        tracing::info!(secret = settings.authority, ca = name, %cause, "made a new CA for the webhook");
         self.event(&settings.authority, false, "WebhookCAMade", message)
             .await;
         Ok(())
     }
 
-    async fn issue(&self, because: &Because) -> Result<(), WriteError> {
+    async fn issue(&self, cause: &Cause) -> Result<(), WriteError> {
         let (settings, policy) = (&self.settings, &self.settings.policy);
         let secret = stores::secret(
             &self.stores.authority,
@@ -103,8 +103,8 @@ impl Keeper {
             data,
         )
         .await?;
-        let message = format!("issued a new certificate for the webhook, because {because}");
-        tracing::info!(secret = %settings.serving, ca, %because, "issued a new certificate for the webhook");
+        let message = format!("issued a new certificate for the webhook, because {cause}");
+        tracing::info!(secret = %settings.serving, ca, %cause, "issued a new certificate for the webhook");
         self.event(&settings.serving.name, false, "WebhookCertificateIssued", message)
             .await;
         Ok(())

@@ -9,7 +9,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use kube::Client;
-use machinist_certs::rotation::{Action, Found, Memory, Observed, Obstacle, Plan, Policy, decide};
+use machinist_certs::rotation::{
+    Action, Observed, Obstacle, Plan, Policy, RotationState, SecretState, decide,
+};
 use machinist_command_line::value::ObjectName;
 use tokio_util::sync::CancellationToken;
 
@@ -136,7 +138,7 @@ struct Keeper {
 
 impl Keeper {
     async fn keep(&self, stop: &CancellationToken) {
-        let (mut memory, mut told, mut pace) = (Memory::default(), None, Pace::default());
+        let (mut memory, mut told, mut pace) = (RotationState::default(), None, Pace::default());
         while !stop.is_cancelled() {
             let observed = tokio::select! {
                 observed = self.observe(&mut memory) => observed,
@@ -149,7 +151,7 @@ impl Keeper {
             }
             self.count(&observed);
             let outcome = self.act(&plan).await;
-            let due = plan.look_again.duration_since(SystemTime::now());
+            let due = plan.requeue_after.duration_since(SystemTime::now());
             let wait = pace.wait(outcome, due.unwrap_or_default(), Instant::now());
             tokio::select! {
                 () = stop.cancelled() => {}
@@ -212,7 +214,7 @@ impl Keeper {
 
     fn count(&self, observed: &Observed) {
         let ends = match &observed.signer {
-            Found::Usable(signer) => signer.root.ends().duration_since(UNIX_EPOCH).unwrap_or_default(),
+            SecretState::Usable(signer) => signer.root.ends().duration_since(UNIX_EPOCH).unwrap_or_default(),
             _ => Duration::ZERO,
         };
         let metrics = &self.hands.metrics;

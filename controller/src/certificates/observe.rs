@@ -7,22 +7,22 @@ use k8s_openapi::api::admissionregistration::v1::WebhookClientConfig;
 use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt as _;
 use machinist_certs::Bundle;
-use machinist_certs::rotation::{Found, Memory, Observed, Serving, Signer, in_transition};
+use machinist_certs::rotation::{Observed, RotationState, SecretState, Serving, Signer, in_transition};
 use machinist_shared::api::names::{annotation, label};
 
 use super::{Keeper, stores};
 
 impl Keeper {
     /// All that the decision depends on. Replicas are asked only while it matters what they serve.
-    pub(super) async fn observe(&self, memory: &mut Memory) -> Observed {
+    pub(super) async fn observe(&self, memory: &mut RotationState) -> Observed {
         self.stores.synced().await;
         let (settings, stores) = (&self.settings, &self.stores);
         let namespace = &settings.serving.namespace;
         let now = SystemTime::now();
         let signer = stores::secret(&stores.authority, namespace, &settings.authority);
-        let signer = signer.map_or(Found::Absent, |secret| signer_of(&secret));
+        let signer = signer.map_or(SecretState::Absent, |secret| signer_of(&secret));
         let serving = stores::secret(&stores.serving, namespace, &settings.serving.name);
-        let serving = serving.map_or(Found::Absent, |secret| {
+        let serving = serving.map_or(SecretState::Absent, |secret| {
             serving_of(&secret, &settings.serving.to_string(), now)
         });
         let bundles = self.bundles();
@@ -62,9 +62,9 @@ fn bundle(config: &WebhookClientConfig) -> Bundle {
     Bundle::from_pem(pem.unwrap_or_default())
 }
 
-fn signer_of(secret: &Secret) -> Found<Signer> {
+fn signer_of(secret: &Secret) -> SecretState<Signer> {
     if !is_ours(secret, label::CERTIFICATE_AUTHORITY) {
-        return Found::Foreign;
+        return SecretState::Foreign;
     }
     Signer::read(
         data(secret, "tls.crt"),
@@ -73,9 +73,9 @@ fn signer_of(secret: &Secret) -> Found<Signer> {
     )
 }
 
-fn serving_of(secret: &Secret, name: &str, now: SystemTime) -> Found<Serving> {
+fn serving_of(secret: &Secret, name: &str, now: SystemTime) -> SecretState<Serving> {
     if !is_ours(secret, label::CERTIFICATE_SERVING) {
-        return Found::Foreign;
+        return SecretState::Foreign;
     }
     let data = ["tls.crt", "tls.key", "ca.crt"].map(|key| data(secret, key));
     Serving::read(name, data, wants_another(secret), now)
@@ -117,7 +117,7 @@ mod tests {
     #[case::with_ours(json!({"machinist.dev/certificate": "authority"}), false)]
     fn a_secret_without_our_label_is_somebody_elses(#[case] labels: Value, #[case] foreign: bool) {
         let found = signer_of(&secret(&labels, &json!({})));
-        assert_eq!(found == Found::Foreign, foreign, "{found:?}");
+        assert_eq!(found == SecretState::Foreign, foreign, "{found:?}");
     }
 
     #[test]
@@ -127,7 +127,7 @@ mod tests {
             "a/b",
             SystemTime::now(),
         );
-        let Found::Unusable(why) = found else {
+        let SecretState::Unusable(why) = found else {
             panic!("{found:?}")
         };
         assert!(

@@ -4,11 +4,11 @@ use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
 
 use clap::{ArgAction, Parser};
-pub use machinist_command_line::value::{OptionalDuration, duration};
 use machinist_command_line::value::{
-    OptionalName, SomeDuration, address, boolean, object_name, some_duration,
+    NonzeroDuration, OptionalName, address, boolean, nonzero_duration, object_name,
 };
-use machinist_command_line::{Told, heading};
+pub use machinist_command_line::value::{OptionalDuration, duration};
+use machinist_command_line::{Parsed, heading};
 use machinist_infra::kube::user_cluster::UserCluster;
 use machinist_infra::telemetry::{Endpoint, LogFormat};
 use machinist_shared::api::names;
@@ -89,13 +89,13 @@ pub struct Flags {
     /// words for the same stage, like the percentage of an import, after more than three times as long. Causes and results are
     /// written at once.
     #[arg(long, env = "MACHINIST_PROGRESS_REPORT_INTERVAL", help_heading = heading::MACHINES)]
-    #[arg(default_value = "3s", value_parser = some_duration)]
-    pub progress_report_interval: SomeDuration,
+    #[arg(default_value = "3s", value_parser = nonzero_duration)]
+    pub progress_report_interval: NonzeroDuration,
     /// How long what was read of an infra cluster for a VM is used again: a StorageClass, StorageProfiles, the kind of an
     /// instancetype. Of an image's headers, which are credentials, it is 10 seconds at most.
     #[arg(long, env = "MACHINIST_INFRA_FACTS_TTL", help_heading = heading::MACHINES)]
-    #[arg(default_value = "5m", value_parser = some_duration)]
-    pub infra_facts_ttl: SomeDuration,
+    #[arg(default_value = "5m", value_parser = nonzero_duration)]
+    pub infra_facts_ttl: NonzeroDuration,
     /// Secret that the webhook serves with, `namespace/name`: a controller makes it, signs it with a CA of its own, renews both,
     /// and has the webhook configurations trust them. Empty: somebody else does.
     #[arg(long, env = "MACHINIST_WEBHOOK_SERVING_SECRET", help_heading = heading::SERVING)]
@@ -120,16 +120,16 @@ pub struct Flags {
     pub webhook_certificate_names: Vec<String>,
     /// How long a CA is valid. After two thirds of it another takes its place.
     #[arg(long, env = "MACHINIST_WEBHOOK_CA_LIFETIME", help_heading = heading::SERVING)]
-    #[arg(default_value = "8760h", value_parser = some_duration)]
-    pub webhook_ca_lifetime: SomeDuration,
+    #[arg(default_value = "8760h", value_parser = nonzero_duration)]
+    pub webhook_ca_lifetime: NonzeroDuration,
     /// How long a serving certificate is valid. After two thirds of it another takes its place.
     #[arg(long, env = "MACHINIST_WEBHOOK_CERTIFICATE_LIFETIME", help_heading = heading::SERVING)]
-    #[arg(default_value = "2160h", value_parser = some_duration)]
-    pub webhook_certificate_lifetime: SomeDuration,
+    #[arg(default_value = "2160h", value_parser = nonzero_duration)]
+    pub webhook_certificate_lifetime: NonzeroDuration,
     /// How long API servers and the webhook's replicas may take to learn of what is new.
     #[arg(long, env = "MACHINIST_WEBHOOK_CERTIFICATE_OVERLAP", help_heading = heading::SERVING)]
-    #[arg(default_value = "5m", value_parser = some_duration)]
-    pub webhook_certificate_overlap: SomeDuration,
+    #[arg(default_value = "5m", value_parser = nonzero_duration)]
+    pub webhook_certificate_overlap: NonzeroDuration,
     /// Approve the serving certificates of our Machines' kubelets, and have kubelets ask for them.
     #[arg(long, env = "MACHINIST_NODE_CSR_APPROVER", help_heading = heading::BOOTSTRAP)]
     #[arg(default_value_t = true, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
@@ -209,10 +209,10 @@ pub struct Flags {
 
 impl Flags {
     /// Reads the arguments of the process, in Go's syntax or in ours.
-    pub fn read(args: impl IntoIterator<Item = OsString>) -> Result<Told<Self>, clap::Error> {
-        let mut told: Told<Self> = machinist_command_line::parse(args, machine_controller::FLAGS)?;
-        told.notices.extend(told.flags.no_dns());
-        Ok(told)
+    pub fn read(args: impl IntoIterator<Item = OsString>) -> Result<Parsed<Self>, clap::Error> {
+        let mut parsed: Parsed<Self> = machinist_command_line::parse(args, machine_controller::FLAGS)?;
+        parsed.notices.extend(parsed.flags.no_dns());
+        Ok(parsed)
     }
 
     /// The user cluster.

@@ -2,12 +2,12 @@ use std::time::Duration;
 
 use clap::CommandFactory as _;
 use clap::error::ErrorKind;
-use machinist_command_line::{faults, former_faults, reference};
+use machinist_command_line::{faults, legacy_faults, reference};
 use rstest::rstest;
 
 use super::*;
 
-fn read(args: &[&str]) -> Result<Told<Flags>, clap::Error> {
+fn read(args: &[&str]) -> Result<Parsed<Flags>, clap::Error> {
     Flags::read(
         std::iter::once("machinist-controller")
             .chain(args.iter().copied())
@@ -151,14 +151,14 @@ fn the_lease_is_machine_controllers_whatever_the_name_unless_another_is_given() 
 fn flags_are_in_the_environment_and_have_headings() {
     assert_eq!(faults(&Flags::command()), Vec::<String>::new());
     assert_eq!(
-        former_faults(&Flags::command(), machine_controller::FLAGS),
+        legacy_faults(&Flags::command(), machine_controller::FLAGS),
         Vec::<String>::new()
     );
 }
 
 #[rstest]
-#[case::of_nothing("--webhook-ca-lifetime=0", "must be more than nothing")]
-#[case::of_no_time("--webhook-certificate-overlap=", "must be more than nothing")]
+#[case::of_nothing("--webhook-ca-lifetime=0", "must be more than zero")]
+#[case::of_no_time("--webhook-certificate-overlap=", "must be more than zero")]
 #[case::without_a_namespace("--webhook-serving-secret=cert", "is not like namespace/name")]
 #[case::no_name(
     "--webhook-certificate-names=a.svc,https://b",

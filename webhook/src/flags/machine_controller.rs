@@ -1,30 +1,30 @@
-//! Flags of machine-controller's `webhook`, and what became of them.
+//! Flags of machine-controller's `webhook`, and their meaning in Machinist.
 
-use machinist_command_line::former::Former;
+use machinist_command_line::legacy::LegacyFlag;
 
-/// All of them. The flags about nodes that its other binary takes and ignores are none of this one's, there and here.
-pub const FLAGS: &[Former] = &[
-    Former::same("kubeconfig"),
-    Former::same("master"),
-    Former::differs(
+/// All of them. They do not include the node flags that its other binary accepts and ignores.
+pub const FLAGS: &[LegacyFlag] = &[
+    LegacyFlag::same("kubeconfig"),
+    LegacyFlag::same("master"),
+    LegacyFlag::differs(
         "worker-cluster-kubeconfig",
-        "wins over `-kubeconfig`: there is one cluster, that of the Machines",
+        "wins over `-kubeconfig`: both mean the cluster of the Machines",
     ),
-    Former::same("listen-address"),
-    Former::same("tls-cert-path"),
-    Former::same("tls-key-path"),
-    Former::no_effect("namespace", "machine-controller ignores it, too"),
-    Former::same("kubernetes-version-constraints"),
-    Former::no_effect(
+    LegacyFlag::same("listen-address"),
+    LegacyFlag::same("tls-cert-path"),
+    LegacyFlag::same("tls-key-path"),
+    LegacyFlag::no_effect("namespace", "machine-controller ignores it, too"),
+    LegacyFlag::same("kubernetes-version-constraints"),
+    LegacyFlag::no_effect(
         "ca-bundle",
-        "it is for other providers; kubeconfigs of infra clusters bring their CAs",
+        "it is for other providers; kubeconfigs of infra clusters contain their CAs",
     ),
-    Former::same("log-debug"),
-    Former::same("log-format"),
-    Former::same("node-external-cloud-provider"),
-    Former::same("node-kubelet-feature-gates"),
-    Former::boolean_without_effect(
+    LegacyFlag::same("log-debug"),
+    LegacyFlag::same("log-format"),
+    LegacyFlag::same("node-external-cloud-provider"),
+    LegacyFlag::same("node-kubelet-feature-gates"),
+    LegacyFlag::boolean_without_effect(
         "use-external-bootstrap",
-        "the controller's `--bootstrap` and the annotation `machinist.dev/bootstrap` say where user data comes from",
+        "the controller's `--bootstrap` and the annotation `machinist.dev/bootstrap` select the source of user data",
     ),
 ];

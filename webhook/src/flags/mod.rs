@@ -1,4 +1,5 @@
-//! Flags of the webhook. Names that machine-controller has keep its meaning: [`machine_controller`] has the list.
+//! Flags of the webhook. Flags with names of machine-controller keep their meaning: [`machine_controller`] has the
+//! list.
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -9,7 +10,7 @@ use machinist_certs::MinimumTls;
 use machinist_command_line::value::{
     OptionalDuration, OptionalName, address, address_with_port, boolean, duration, object_name,
 };
-use machinist_command_line::{Told, heading};
+use machinist_command_line::{Parsed, heading};
 use machinist_infra::kube::user_cluster::UserCluster;
 use machinist_infra::telemetry::{Endpoint, LogFormat};
 use machinist_shared::admission::kubelet_version::VersionConstraint;
@@ -22,7 +23,7 @@ pub mod machine_controller;
 #[derive(Debug, Clone, Parser)]
 #[command(name = "machinist-webhook", version, args_override_self = true)]
 pub struct Flags {
-    /// Kubeconfig of the user cluster; without it, the ServiceAccount of the pod. Asked whether the names of
+    /// Kubeconfig of the user cluster; without it, the ServiceAccount of the pod. NewObject whether the names of
     /// new Machines are free, and what authors may read; with neither, nobody is asked.
     #[arg(long, env = "MACHINIST_KUBECONFIG", help_heading = heading::CONNECTION)]
     #[arg(default_value = "")]
@@ -31,12 +32,13 @@ pub struct Flags {
     #[arg(long, env = "MACHINIST_MASTER", help_heading = heading::CONNECTION)]
     #[arg(default_value = "")]
     pub master: String,
-    /// The same as `--kubeconfig`, and wins over it and `--master`: machine-controller's name of the cluster whose SecretDisclosure
-    /// and ConfigMaps are meant, which is that of the Machines.
+    /// The same as `--kubeconfig`, and wins over it and `--master`: machine-controller's name of the cluster whose
+    /// SecretDisclosure and ConfigMaps are meant, which is that of the Machines.
     #[arg(long, env = "MACHINIST_WORKER_CLUSTER_KUBECONFIG", help_heading = heading::CONNECTION)]
     #[arg(default_value = "")]
     pub worker_cluster_kubeconfig: String,
-    /// Address of `/mutate` and `/validate`, with TLS: `host:port`, or `:port` for all addresses. `host:` has port 9443.
+    /// Address of `/mutate` and `/validate`, with TLS: `host:port`, or `:port` for all addresses. `host:` has port
+    /// 9443.
     #[arg(long, env = "MACHINIST_LISTEN_ADDRESS", help_heading = heading::SERVING)]
     #[arg(default_value = ":9876", value_parser = listen_address)]
     pub listen_address: SocketAddr,
@@ -48,36 +50,36 @@ pub struct Flags {
     #[arg(long, env = "MACHINIST_TLS_KEY_PATH", help_heading = heading::SERVING)]
     #[arg(default_value = "/tmp/cert/tls.key")]
     pub tls_key_path: PathBuf,
-    /// Secret with the serving certificate, `namespace/name`, instead of the two files. It is watched: it may come after the
-    /// start, and what changes is served at once.
+    /// Secret with the serving certificate, `namespace/name`, instead of the two files. The webhook watches it: it may
+    /// be created later, and changes apply immediately.
     #[arg(long, env = "MACHINIST_TLS_SECRET", help_heading = heading::SERVING)]
     #[arg(default_value = "", value_parser = object_name)]
     pub tls_secret: OptionalName,
-    /// The oldest TLS that is spoken.
+    /// The minimum TLS version.
     #[arg(long, env = "MACHINIST_TLS_MIN_VERSION", help_heading = heading::SERVING)]
     #[arg(default_value = "1.3")]
     pub tls_min_version: TlsVersion,
-    /// CAs of clients, PEM, read at the start: only who has a certificate of one of them, for one of `--client-allowed-names`, is
-    /// answered. Kubernetes' API servers
-    /// have one only if they were given one for this webhook.
+    /// CAs of clients, PEM, read at the start: only clients with a certificate of one of them, for one of
+    /// `--client-allowed-names`, are accepted. Kubernetes API servers have one only if they are configured with one for
+    /// this webhook.
     #[arg(long, env = "MACHINIST_CLIENT_CA_FILE", help_heading = heading::SERVING)]
     #[arg(default_value = "")]
     pub client_ca_file: String,
-    /// Names of the clients that are answered, with commas between: the common name, or a DNS name, of their certificates. Needed
-    /// with `--client-ca-file`: the CA of a cluster gives certificates to every kubelet.
+    /// Names of accepted clients, comma-separated: the common name, or a DNS name, of their certificates. Required with
+    /// `--client-ca-file`, because the CA of a cluster issues certificates to every kubelet.
     #[arg(long, env = "MACHINIST_CLIENT_ALLOWED_NAMES", help_heading = heading::SERVING)]
     #[arg(value_delimiter = ',')]
     pub client_allowed_names: Vec<String>,
-    /// User that our controller goes by; its Machines are refused only for what cannot be rendered. Repeatable;
-    /// the environment names one.
+    /// User name of Machinist's controller, whose Machines are refused only if they cannot be rendered. Repeatable; the
+    /// environment variable has one.
     #[arg(long, env = "MACHINIST_CONTROLLER_USER", help_heading = heading::ADMISSION)]
     #[arg(default_value = "system:serviceaccount:machinist-system:machinist-controller")]
     pub controller_user: Vec<String>,
-    /// Which kubelet versions are allowed, like `>=1.32.0, <1.36.0`.
+    /// Allowed kubelet versions, like `>=1.32.0, <1.36.0`.
     #[arg(long, env = "MACHINIST_KUBERNETES_VERSION_CONSTRAINTS", help_heading = heading::ADMISSION)]
     #[arg(default_value = ">=0.0.0", value_parser = version_constraint)]
     pub kubernetes_version_constraints: VersionConstraint,
-    /// An external cloud controller manager gives Nodes their providerID.
+    /// An external cloud controller manager sets the providerID of Nodes.
     #[arg(long, env = "MACHINIST_NODE_EXTERNAL_CLOUD_PROVIDER", help_heading = heading::BOOTSTRAP)]
     #[arg(default_value_t = false, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     #[arg(value_parser = boolean, value_name = "BOOL")]
@@ -89,18 +91,18 @@ pub struct Flags {
     /// What comes of authors who may not read the SecretDisclosure and ConfigMaps that they refer to.
     #[arg(long, env = "MACHINIST_REFERENCE_ACCESS_CHECK", help_heading = heading::ADMISSION)]
     #[arg(default_value = "enforce", ignore_case = true)]
-    pub reference_access_check: crate::access::Mode,
-    /// What comes of an infra cluster that cannot be asked within 2 s whether a new Machine is to its liking.
+    pub reference_access_check: crate::access::AccessMode,
+    /// What to do if the infra cluster cannot validate a new Machine within 2 s.
     #[arg(long, env = "MACHINIST_INFRA_UNREACHABLE", help_heading = heading::INFRA)]
     #[arg(default_value = "warn", ignore_case = true)]
-    pub infra_unreachable: crate::infra::Unreachable,
-    /// Kubeconfigs in specs may lead to loopback and link-local addresses.
+    pub infra_unreachable: crate::infra::UnreachablePolicy,
+    /// Allow loopback and link-local addresses in kubeconfigs in specs.
     #[arg(long, env = "MACHINIST_INFRA_ALLOW_LOOPBACK", help_heading = heading::INFRA)]
     #[arg(default_value_t = false, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     #[arg(value_parser = boolean, value_name = "BOOL")]
     pub infra_allow_loopback: bool,
-    /// How long requests are still served after SIGTERM: endpoints and API servers take a while to notice. The pod's
-    /// `terminationGracePeriodSeconds` must be longer, by at least 10 s.
+    /// How long to serve requests after SIGTERM, until endpoints and API servers notice the shutdown. The pod's
+    /// `terminationGracePeriodSeconds` must be longer by at least 10 s.
     #[arg(long, env = "MACHINIST_SHUTDOWN_DELAY_DURATION", help_heading = heading::SERVING)]
     #[arg(default_value = "10s", value_parser = duration)]
     pub shutdown_delay_duration: OptionalDuration,
@@ -108,22 +110,23 @@ pub struct Flags {
     #[arg(long, env = "MACHINIST_OPS_ADDRESS", help_heading = heading::OBSERVABILITY)]
     #[arg(default_value = "0.0.0.0:8081", value_parser = address)]
     pub ops_address: SocketAddr,
-    /// Form of the log lines.
+    /// Format of the log lines.
     #[arg(long, env = "MACHINIST_LOG_FORMAT", help_heading = heading::OBSERVABILITY)]
     #[arg(default_value = "json", ignore_case = true)]
     pub log_format: LogFormat,
-    /// Log every admission, too.
+    /// Log every admission request.
     #[arg(long, env = "MACHINIST_LOG_DEBUG", help_heading = heading::OBSERVABILITY)]
     #[arg(default_value_t = false, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     #[arg(value_parser = boolean, value_name = "BOOL")]
     pub log_debug: bool,
-    /// URL of an OpenTelemetry collector, like `http://collector:4318`: whereto spans go, as OTLP over HTTP. Empty: none are made.
+    /// URL of an OpenTelemetry collector for trace export (OTLP over HTTP), like `http://collector:4318`. Empty
+    /// disables tracing.
     #[arg(long, env = "MACHINIST_OTLP_ENDPOINT", help_heading = heading::OBSERVABILITY)]
     #[arg(default_value = "")]
     pub otlp_endpoint: Endpoint,
 }
 
-/// As machine-controller takes it, whose default is the port of such servers.
+/// The syntax of machine-controller, with its default port.
 fn listen_address(text: &str) -> Result<SocketAddr, String> {
     address_with_port(text, 9443)
 }
@@ -153,8 +156,8 @@ impl From<TlsVersion> for MinimumTls {
 pub struct FeatureGates(std::collections::BTreeMap<String, bool>);
 
 impl Flags {
-    /// Reads the arguments of the process, in Go's syntax or in ours.
-    pub fn read(args: impl IntoIterator<Item = OsString>) -> Result<Told<Self>, clap::Error> {
+    /// Parses the arguments of the process, in Go's syntax or Machinist's.
+    pub fn read(args: impl IntoIterator<Item = OsString>) -> Result<Parsed<Self>, clap::Error> {
         machinist_command_line::parse(args, machine_controller::FLAGS)
     }
 
@@ -172,7 +175,7 @@ impl Flags {
         }
     }
 
-    /// What the rules of admission need of the flags and of the environment.
+    /// The settings of admission, from flags and environment.
     pub fn settings(&self, env: &Env) -> AdmissionSettings {
         AdmissionSettings {
             infra_namespace: env.infra_namespace.clone(),

@@ -1,11 +1,11 @@
 use clap::CommandFactory as _;
 use clap::error::ErrorKind;
-use machinist_command_line::{faults, former_faults, reference};
+use machinist_command_line::{faults, legacy_faults, reference};
 use rstest::rstest;
 
 use super::*;
 
-fn read(args: &[&str]) -> Result<Told<Flags>, clap::Error> {
+fn read(args: &[&str]) -> Result<Parsed<Flags>, clap::Error> {
     Flags::read(
         std::iter::once("machinist-webhook")
             .chain(args.iter().copied())
@@ -97,7 +97,7 @@ fn the_cluster_of_the_machines_is_the_one_that_is_asked(#[case] args: &[&str], #
 fn flags_are_in_the_environment_and_have_headings() {
     assert_eq!(faults(&Flags::command()), Vec::<String>::new());
     assert_eq!(
-        former_faults(&Flags::command(), machine_controller::FLAGS),
+        legacy_faults(&Flags::command(), machine_controller::FLAGS),
         Vec::<String>::new()
     );
 }
@@ -114,7 +114,7 @@ fn the_reference_is_that_of_the_flags() {
 fn fields_that_the_environment_sets_are_known_to_admission() {
     let flags = read(&[]).unwrap().flags;
     let overridden = |name: &'static str| {
-        let env = Env::new(move |asked| (asked == name).then(|| "set".to_owned()));
+        let env = Env::new(move |new_object| (new_object == name).then(|| "set".to_owned()));
         let overridden = flags.settings(&env).overridden;
         (overridden.cluster_name, overridden.project_id)
     };

@@ -20,7 +20,7 @@ use http::{HeaderMap, Request, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use machinist_certs::{DevelopmentCa, Leaf};
+use machinist_certs::{DevelopmentCa, ServingCertificate};
 use machinist_shared::provider::Env;
 use machinist_webhook::admit::Cluster;
 use machinist_webhook::certificate::Source;
@@ -120,7 +120,7 @@ impl Server {
         self.stop.take().unwrap().send(()).unwrap();
     }
 
-    pub fn rotate(&self) -> Leaf {
+    pub fn rotate(&self) -> ServingCertificate {
         let leaf = self.ca.serving(&["localhost"], Duration::from_hours(1)).unwrap();
         write(self.certificates.path(), &leaf);
         leaf
@@ -135,7 +135,7 @@ impl Server {
     }
 
     /// What a client with this certificate gets for an unreadable review: status and body, or nothing if it is turned away.
-    pub async fn asked_with(&self, certificate: Option<&Leaf>) -> std::io::Result<String> {
+    pub async fn asked_with(&self, certificate: Option<&ServingCertificate>) -> std::io::Result<String> {
         let mut stream = tls(self.address, &self.ca, &[&TLS13], &[], certificate).await?;
         let request = "POST /validate HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n\
                        content-length: 2\r\nconnection: close\r\n\r\n{}";
@@ -184,7 +184,7 @@ impl Server {
 }
 
 /// A CA of clients (PEM), and the certificates of some of them, by their common names.
-pub fn client_ca<const N: usize>(names: [&str; N]) -> (String, [Leaf; N]) {
+pub fn client_ca<const N: usize>(names: [&str; N]) -> (String, [ServingCertificate; N]) {
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
@@ -193,7 +193,7 @@ pub fn client_ca<const N: usize>(names: [&str; N]) -> (String, [Leaf; N]) {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         params.distinguished_name.push(rcgen::DnType::CommonName, name);
         let key = KeyPair::generate().unwrap();
-        Leaf {
+        ServingCertificate {
             certificate: params.signed_by(&key, &ca).unwrap().pem(),
             key: key.serialize_pem(),
         }
@@ -217,7 +217,7 @@ async fn tls(
     ca: &DevelopmentCa,
     versions: &[&'static SupportedProtocolVersion],
     alpn: &[&[u8]],
-    certificate: Option<&Leaf>,
+    certificate: Option<&ServingCertificate>,
 ) -> std::io::Result<TlsStream<TcpStream>> {
     let mut roots = RootCertStore::empty();
     roots.add(ca.der()).unwrap();
@@ -241,7 +241,7 @@ async fn tls(
         .await
 }
 
-pub fn write(directory: &Path, leaf: &Leaf) {
+pub fn write(directory: &Path, leaf: &ServingCertificate) {
     std::fs::write(directory.join("tls.crt"), &leaf.certificate).unwrap();
     std::fs::write(directory.join("tls.key"), &leaf.key).unwrap();
 }

@@ -127,10 +127,10 @@ async fn told(case: &Case) -> Result<()> {
         .await?;
     let notes: Vec<String> = events.into_iter().filter_map(|event| event.note).collect();
     for said in [
-        "made a new CA for the webhook, because the annotation machinist.dev/rotate asked for it",
-        "made a new CA for the webhook, because there was none",
+        "made a new CA for the webhook, because the annotation machinist.dev/rotate requested it",
+        "made a new CA for the webhook, because it did not exist",
         "issued a new certificate for the webhook, because there is a new CA",
-        "issued a new certificate for the webhook, because there was none",
+        "issued a new certificate for the webhook, because it did not exist",
     ] {
         ensure!(
             notes.iter().any(|note| note == said),

@@ -139,7 +139,7 @@ async fn an_object_that_is_no_orphan_is_not_deleted() -> Result<()> {
         (&secret, "it is of Machine kube-system/kept"),
         ("vm/theirs", "no orphan of this cluster"),
         ("vm/elsewhere", "no orphan of this cluster"),
-        ("vm/nowhere", "it is not there"),
+        ("vm/nowhere", "it does not exist"),
     ] {
         let answer = admin(&case, &["orphans", "delete", target]).await?;
         ensure!(

@@ -1,38 +1,40 @@
 //! What only time can tell: since when everybody could have learnt of what was written.
 //!
-//! It is kept by whoever decides, not in the cluster: a new leader knows nothing of it and waits anew, which costs minutes
-//! of a rotation that has weeks.
+//! It is kept by whoever decides, not in the cluster: a new leader knows nothing of it and waits anew, which costs
+//! minutes of a rotation that has weeks.
 
 use std::time::SystemTime;
 
 use crate::root::{Bundle, Root};
 
-use super::observed::{Found, Serving, Signer, Since};
+use super::observed::{SecretState, Serving, Signer, Since};
 
-/// What a process has seen so far.
+/// The times that a process has observed.
 #[derive(Debug, Default)]
-pub struct Memory {
+pub struct RotationState {
     trusted: Option<(Root, SystemTime)>,
     issued: Option<(Vec<u8>, SystemTime)>,
 }
 
-impl Memory {
-    /// Takes note of what is there now.
+impl RotationState {
+    /// Updates the times from the current state.
     pub fn note(
         &mut self,
-        signer: &Found<Signer>,
-        serving: &Found<Serving>,
+        signer: &SecretState<Signer>,
+        serving: &SecretState<Serving>,
         bundles: &[Bundle],
         now: SystemTime,
     ) -> Since {
         let trusted = match signer {
-            Found::Usable(signer) if bundles.iter().all(|bundle| bundle.roots.contains(&signer.root)) => {
+            SecretState::Usable(signer)
+                if bundles.iter().all(|bundle| bundle.roots.contains(&signer.root)) =>
+            {
                 Some(&signer.root)
             }
             _ => None,
         };
         let issued = match serving {
-            Found::Usable(serving) => Some(&serving.leaf),
+            SecretState::Usable(serving) => Some(&serving.leaf),
             _ => None,
         };
         Since {

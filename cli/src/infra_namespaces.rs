@@ -1,4 +1,4 @@
-//! Which namespaces of which infra clusters to look into, and by which credentials.
+//! The namespaces of infra clusters to search, with their credentials.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
@@ -14,28 +14,28 @@ use machinist_shared::api::config_var::{KeyRef, LookupError, RefKind};
 use machinist_shared::provider::{self, Env, raw_or_base64};
 use serde::Serialize;
 
-use crate::flags::{Places, SecretKey};
+use crate::flags::{ClusterFlags, SecretKey};
 use crate::machines::Machine;
 
 /// A namespace of an infra cluster.
 #[derive(Clone)]
-pub struct Place {
+pub struct InfraNamespace {
     /// URL of the API server.
     pub server: String,
     /// The namespace.
     pub namespace: String,
-    /// A client for each credential of it: one may do what another may not. There is at least one.
+    /// A client for each of its credentials, whose permissions may differ. There is at least one.
     pub clients: Vec<Client>,
 }
 
-impl std::fmt::Display for Place {
+impl std::fmt::Display for InfraNamespace {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "namespace {} of {}", self.namespace, self.server)
     }
 }
 
-impl Place {
-    /// Asks by one credential after the other, until one is not refused.
+impl InfraNamespace {
+    /// Tries one credential after the other, until one is accepted.
     pub async fn ask<T>(
         &self,
         ask: impl AsyncFn(Client) -> Result<T, RemoteError>,
@@ -51,27 +51,27 @@ impl Place {
     }
 }
 
-/// Something that could not be looked at.
+/// A part that could not be searched.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-pub struct Unseen {
+pub struct Skipped {
     /// What.
     pub what: String,
     /// Why.
     pub why: String,
 }
 
-/// Where to look, and what stands in the way of looking elsewhere.
+/// The namespaces to search, and the parts that cannot be searched.
 #[derive(Default)]
 pub struct Found {
-    /// Each place once.
-    pub places: Vec<Place>,
+    /// Each namespace once.
+    pub infra_namespaces: Vec<InfraNamespace>,
     /// Credentials that cannot be used.
-    pub unseen: Vec<Unseen>,
+    pub unseen: Vec<Skipped>,
 }
 
-/// Finds out where to look.
+/// Determines the namespaces to search.
 pub async fn find(
-    flags: &Places,
+    flags: &ClusterFlags,
     user: &Client,
     machines: &[Machine],
     options: &ClientOptions,
@@ -83,17 +83,17 @@ pub async fn find(
     } else {
         of_machines(user, &flags.infra_namespace, machines, options).await
     };
-    if found.places.is_empty() && found.unseen.is_empty() {
+    if found.infra_namespaces.is_empty() && found.unseen.is_empty() {
         bail!(
-            "no Machine says on which infra cluster VMs are: name its kubeconfig with --infra-kubeconfig or --infra-secret, \
+            "no Machine names an infra cluster: set its kubeconfig with --infra-kubeconfig or --infra-secret, \
              and the namespace with --infra-namespace"
         );
     }
     Ok(found)
 }
 
-/// Those of the flags, else all that Machines have on record.
-fn namespaces(flags: &Places, machines: &[Machine]) -> anyhow::Result<BTreeSet<String>> {
+/// The namespaces in the flags, otherwise all that Machines have recorded.
+fn namespaces(flags: &ClusterFlags, machines: &[Machine]) -> anyhow::Result<BTreeSet<String>> {
     let mut namespaces: BTreeSet<String> = flags.infra_namespace.iter().cloned().collect();
     if namespaces.is_empty() {
         namespaces.extend(
@@ -103,7 +103,7 @@ fn namespaces(flags: &Places, machines: &[Machine]) -> anyhow::Result<BTreeSet<S
         );
     }
     if namespaces.is_empty() {
-        bail!("no Machine says in which namespace VMs are: name it with --infra-namespace");
+        bail!("no Machine names the namespace of VMs: set it with --infra-namespace");
     }
     Ok(namespaces)
 }
@@ -147,24 +147,24 @@ async fn of_secret(
 }
 
 fn everywhere(client: &Client, server: &str, namespaces: &BTreeSet<String>) -> Found {
-    let place = |namespace: &String| Place {
+    let infra_namespace = |namespace: &String| InfraNamespace {
         server: server.to_owned(),
         namespace: namespace.clone(),
         clients: vec![client.clone()],
     };
     Found {
-        places: namespaces.iter().map(place).collect(),
+        infra_namespaces: namespaces.iter().map(infra_namespace).collect(),
         unseen: Vec::new(),
     }
 }
 
-/// What is behind references, by object.
+/// Referenced values, by object.
 type Referenced = HashMap<(RefKind, String, String), Result<BTreeMap<String, String>, LookupError>>;
 
-/// Places by server, CA and namespace, each with its credentials by their digest.
+/// ClusterFlags by server, CA and namespace, each with its credentials by their digest.
 type ByKey = BTreeMap<(String, String, String), BTreeMap<String, InfraKubeconfig>>;
 
-/// By the credentials that Machines refer to, as the controller would resolve them.
+/// The namespaces of the Machines' credentials, resolved like in the controller.
 async fn of_machines(
     user: &Client,
     named: &[String],
@@ -178,7 +178,7 @@ async fn of_machines(
             named.to_vec()
         }
     };
-    // Without one, it never had a VM.
+    // Without a record, it never had a VM.
     let placed: Vec<_> = machines
         .iter()
         .map(|machine| (machine, namespaces_of(machine)))
@@ -209,8 +209,8 @@ async fn of_machines(
             Ok(kubeconfig) => {
                 let (server, ca) = (kubeconfig.server().to_owned(), kubeconfig.ca_digest());
                 for namespace in namespaces {
-                    let place = by_key.entry((server.clone(), ca.clone(), namespace)).or_default();
-                    place.insert(kubeconfig.credential_digest(), kubeconfig.clone());
+                    let infra_namespace = by_key.entry((server.clone(), ca.clone(), namespace)).or_default();
+                    infra_namespace.insert(kubeconfig.credential_digest(), kubeconfig.clone());
                 }
             }
         }
@@ -233,7 +233,7 @@ async fn referenced<'a>(user: &Client, machines: impl Iterator<Item = &'a Machin
     futures::future::join_all(read).await.into_iter().collect()
 }
 
-/// Data of a Secret or ConfigMap, as text; keys that are no text are left out.
+/// Data of a Secret or ConfigMap, as text; binary keys are skipped.
 async fn read(
     user: &Client,
     kind: RefKind,
@@ -262,7 +262,7 @@ async fn read(
 async fn connect(by_key: ByKey, options: &ClientOptions) -> Found {
     let (mut found, mut clients) = (Found::default(), HashMap::new());
     for ((server, _, namespace), credentials) in by_key {
-        let mut place = Place {
+        let mut infra_namespace = InfraNamespace {
             server,
             namespace,
             clients: Vec::new(),
@@ -273,25 +273,25 @@ async fn connect(by_key: ByKey, options: &ClientOptions) -> Found {
                 clients.insert(digest.clone(), client.map_err(|error| error.to_string()));
             }
             match &clients[&digest] {
-                Ok(client) => place.clients.push(client.clone()),
-                Err(why) => found.unseen.push(Unseen {
-                    what: place.to_string(),
+                Ok(client) => infra_namespace.clients.push(client.clone()),
+                Err(why) => found.unseen.push(Skipped {
+                    what: infra_namespace.to_string(),
                     why: why.clone(),
                 }),
             }
         }
-        if !place.clients.is_empty() {
-            found.places.push(place);
+        if !infra_namespace.clients.is_empty() {
+            found.infra_namespaces.push(infra_namespace);
         }
     }
     found
 }
 
-/// Machines whose credential cannot be used, by the reason.
+/// Machines with an unusable credential, by reason.
 #[derive(Debug, Default)]
 struct Failed(BTreeMap<String, Vec<String>>);
 
-/// So many are named.
+/// Maximum number of names.
 const NAMED: usize = 3;
 
 impl Failed {
@@ -300,16 +300,16 @@ impl Failed {
         self.0.entry(why).or_default().push(name);
     }
 
-    fn told(self) -> impl Iterator<Item = Unseen> {
+    fn told(self) -> impl Iterator<Item = Skipped> {
         self.0.into_iter().map(|(why, machines)| {
             let (named, others) = machines.split_at(machines.len().min(NAMED));
             let others = match others.len() {
                 0 => String::new(),
                 count => format!(" and of {count} others"),
             };
-            Unseen {
+            Skipped {
                 what: format!("the infra cluster of Machine {}{others}", named.join(", ")),
-                why: format!("{why}; name a kubeconfig with --infra-kubeconfig or --infra-secret"),
+                why: format!("{why}; set a kubeconfig with --infra-kubeconfig or --infra-secret"),
             }
         })
     }
@@ -335,7 +335,7 @@ mod tests {
             machine("b", None),
             machine("c", Some("vms")),
         ];
-        let mut flags = Places::default();
+        let mut flags = ClusterFlags::default();
         assert_eq!(namespaces(&flags, &machines).unwrap(), ["vms".to_owned()].into());
         let error = namespaces(&flags, &machines[1..2]).unwrap_err();
         assert!(error.to_string().contains("--infra-namespace"), "{error}");
