@@ -6,16 +6,20 @@ import (
 	"io"
 	"runtime/debug"
 	"slices"
-	"strings"
 
 	extv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"sigs.k8s.io/yaml"
+
+	"kubevirt.io/containerized-data-importer/pkg/operator/resources"
 
 	"kubevirt.io/kubevirt/pkg/virt-operator/resource/generate/components"
 )
 
 const (
 	kubevirtModule = "kubevirt.io/kubevirt"
+	cdiModule      = "kubevirt.io/containerized-data-importer"
 	// generatedFrom is the annotation that names the module that a CRD comes from, and its version.
 	generatedFrom = "machinist.dev/generated-from"
 )
@@ -55,19 +59,19 @@ func printCRDs(out io.Writer) error {
 	if err != nil {
 		return err
 	}
+	fromCDI, err := version(cdiModule)
+	if err != nil {
+		return err
+	}
 	printed := list{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "List"}}
-	for _, generate := range generators {
-		crd, err := generate()
-		if err != nil {
-			return err
-		}
+	add := func(crd *extv1.CustomResourceDefinition, source string) error {
 		// The others are deprecated, and each costs an API server as much again.
 		crd.Spec.Versions = slices.DeleteFunc(crd.Spec.Versions, func(version extv1.CustomResourceDefinitionVersion) bool {
 			return !version.Storage
 		})
 		for i := range crd.Spec.Versions {
 			schema := crd.Spec.Versions[i].Schema
-			// The generator leaves a schema that it cannot find empty, without an error.
+			// A generator leaves a schema that it cannot find empty, without an error.
 			if schema == nil || schema.OpenAPIV3Schema == nil {
 				return fmt.Errorf("%s has no schema for %s", source, crd.Name)
 			}
@@ -82,8 +86,26 @@ func printCRDs(out io.Writer) error {
 			},
 			Spec: crd.Spec,
 		})
+		return nil
 	}
-	printed.Items = append(printed.Items, dataVolume(), storageProfile())
+	for _, generate := range generators {
+		crd, err := generate()
+		if err != nil {
+			return err
+		}
+		if err := add(crd, source); err != nil {
+			return err
+		}
+	}
+	for _, name := range []string{"datavolume", "storageprofile"} {
+		crd, err := cdiCRD(name)
+		if err != nil {
+			return err
+		}
+		if err := add(crd, fromCDI); err != nil {
+			return err
+		}
+	}
 	encoder := json.NewEncoder(out)
 	encoder.SetEscapeHTML(false)
 	encoder.SetIndent("", " ")
@@ -131,58 +153,9 @@ func dropDescriptions(schema *extv1.JSONSchemaProps) {
 	}
 }
 
-func dataVolume() item {
-	return cdi("DataVolume", "datavolumes", extv1.NamespaceScoped, []string{"dv", "dvs"},
-		[]extv1.CustomResourceColumnDefinition{
-			{Name: "Phase", Type: "string", JSONPath: ".status.phase"},
-			{Name: "Progress", Type: "string", JSONPath: ".status.progress"},
-			{Name: "Age", Type: "date", JSONPath: ".metadata.creationTimestamp"},
-		})
-}
-
-func storageProfile() item {
-	return cdi("StorageProfile", "storageprofiles", extv1.ClusterScoped, nil, nil)
-}
-
-// cdi returns the CRD of a CDI kind. CDI generates its CRDs in its main module, which KubeVirt does not require; the API
-// module that KubeVirt requires has only the Go types. The schema keeps every field, because CDI's own webhook judges
-// these kinds.
-func cdi(
-	kind, plural string,
-	scope extv1.ResourceScope,
-	short []string,
-	columns []extv1.CustomResourceColumnDefinition,
-) item {
-	const group = "cdi.kubevirt.io"
-	keep := true
-	kept := extv1.JSONSchemaProps{Type: "object", XPreserveUnknownFields: &keep}
-	schema := &extv1.JSONSchemaProps{
-		Type:       "object",
-		Properties: map[string]extv1.JSONSchemaProps{"spec": kept, "status": kept},
-	}
-	return item{
-		TypeMeta: metav1.TypeMeta{APIVersion: "apiextensions.k8s.io/v1", Kind: "CustomResourceDefinition"},
-		Metadata: metadata{Name: plural + "." + group},
-		Spec: extv1.CustomResourceDefinitionSpec{
-			Group: group,
-			Names: extv1.CustomResourceDefinitionNames{
-				Plural:     plural,
-				Singular:   strings.ToLower(kind),
-				ShortNames: short,
-				Kind:       kind,
-				Categories: []string{"all"},
-			},
-			Scope: scope,
-			Versions: []extv1.CustomResourceDefinitionVersion{{
-				Name:    "v1beta1",
-				Served:  true,
-				Storage: true,
-				Schema:  &extv1.CustomResourceValidation{OpenAPIV3Schema: schema},
-				Subresources: &extv1.CustomResourceSubresources{
-					Status: &extv1.CustomResourceSubresourceStatus{},
-				},
-				AdditionalPrinterColumns: columns,
-			}},
-		},
-	}
+// cdiCRD returns a CRD that CDI's operator installs.
+func cdiCRD(name string) (*extv1.CustomResourceDefinition, error) {
+	crd := new(extv1.CustomResourceDefinition)
+	err := yaml.UnmarshalStrict([]byte(resources.CDICRDs[name]), crd)
+	return crd, err
 }
