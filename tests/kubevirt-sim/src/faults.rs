@@ -47,6 +47,8 @@ pub struct Faults {
     pub evacuate: bool,
     /// `slow-delete`: seconds the guest takes to shut down.
     pub slow_delete: Option<Duration>,
+    /// `slow-pod`: seconds that the launcher's pod is there after its guest has ended.
+    pub slow_pod: Option<Duration>,
     /// `no-ip`: the guest has no address.
     pub no_ip: bool,
     /// `agent-address`: an address that the guest agent reports, on an interface of a bridge.
@@ -85,6 +87,7 @@ impl Faults {
     }
 
     fn set(&mut self, name: &str, value: &str) {
+        let seconds = |text: &str| Duration::try_from_secs_f64(text.parse().ok()?).ok();
         let message = |default: &str| {
             Some(if matches!(value, "" | "true") {
                 default.to_owned()
@@ -110,10 +113,8 @@ impl Faults {
             "never-joins" => self.never_joins = true,
             "paused" => self.paused = message("PausedByUser"),
             "evacuate" => self.evacuate = true,
-            "slow-delete" => {
-                let seconds: Option<f64> = value.parse().ok();
-                self.slow_delete = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-            }
+            "slow-delete" => self.slow_delete = seconds(value),
+            "slow-pod" => self.slow_pod = seconds(value),
             "no-ip" => self.no_ip = true,
             "agent-address" => self.agent_address = Some(value.to_owned()),
             "guest" => self.real = value == "real",

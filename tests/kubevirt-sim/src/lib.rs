@@ -21,6 +21,7 @@ pub mod data_volume;
 pub mod faults;
 pub mod guest;
 mod guests;
+mod hosts;
 pub mod instance;
 pub mod instancetype;
 pub mod objects;
@@ -37,7 +38,7 @@ pub mod world;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-pub use options::Options;
+pub use options::{Options, Role};
 pub use simulator::{Simulator, StartError};
 
 /// Locks; a panic elsewhere leaves plain data behind, which is still good to use.

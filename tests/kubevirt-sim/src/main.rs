@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use kubevirt_sim::{Options, Simulator, real};
+use kubevirt_sim::{Options, Role, Simulator, real};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -21,6 +21,9 @@ struct Arguments {
     /// Namespace of the VMs.
     #[arg(long)]
     namespace: String,
+    /// Whose controllers run: the simulator's, or KubeVirt's and CDI's own, to which it plays the hosts.
+    #[arg(long, value_enum, default_value_t = Controllers::Simulated)]
+    kubevirt: Controllers,
     /// Seconds from the creation of a VirtualMachineInstance to Running.
     #[arg(long, default_value_t = 2.0)]
     boot_seconds: f64,
@@ -53,6 +56,13 @@ struct Arguments {
     consoles: Option<PathBuf>,
 }
 
+/// Whose controllers run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Controllers {
+    Simulated,
+    Real,
+}
+
 fn seconds(flag: &str, value: f64) -> anyhow::Result<Duration> {
     Duration::try_from_secs_f64(value).with_context(|| format!("--{flag}={value}"))
 }
@@ -78,7 +88,16 @@ async fn main() -> anyhow::Result<()> {
         .with_writer(std::io::stderr)
         .init();
     let arguments = Arguments::parse();
+    // Before the first client: several providers may be compiled in.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let kubeconfig = Kubeconfig::read_from(&arguments.kubeconfig)
+        .with_context(|| format!("reading {}", arguments.kubeconfig.display()))?;
+    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
     let options = Options {
+        role: match arguments.kubevirt {
+            Controllers::Simulated => Role::All,
+            Controllers::Real => Role::Hosts(Box::new(config.clone())),
+        },
         boot: seconds("boot-seconds", arguments.boot_seconds)?,
         import: seconds("import-seconds", arguments.import_seconds)?,
         kubelet: seconds("kubelet-seconds", arguments.kubelet_seconds)?,
@@ -89,11 +108,6 @@ async fn main() -> anyhow::Result<()> {
         real: real_guests(arguments.guest_image, arguments.guest_network, arguments.consoles),
         ..Options::new(arguments.namespace)
     };
-    // Before the first client: several providers may be compiled in.
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let kubeconfig = Kubeconfig::read_from(&arguments.kubeconfig)
-        .with_context(|| format!("reading {}", arguments.kubeconfig.display()))?;
-    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
     let mut end = signal(SignalKind::terminate())?;
     let simulator = Simulator::start(kube::Client::try_from(config)?, options).await?;
     println!("ready");

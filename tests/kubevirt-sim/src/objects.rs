@@ -28,6 +28,12 @@ pub enum Kind {
     Preference,
     /// instancetype.kubevirt.io/v1beta1 VirtualMachineClusterPreference
     ClusterPreference,
+    /// v1 Pod
+    Pod,
+    /// v1 PersistentVolume
+    Volume,
+    /// v1 Node
+    Node,
     /// apps/v1 ControllerRevision; written, not watched
     Revision,
     /// v1 Event; written, not watched
@@ -44,8 +50,8 @@ pub enum StatusIn {
 }
 
 impl Kind {
-    /// All kinds that are watched.
-    pub const WATCHED: [Self; 9] = [
+    /// All kinds that are watched where the simulator plays KubeVirt's and CDI's controllers.
+    pub const WATCHED: &[Self] = &[
         Self::Vm,
         Self::Vmi,
         Self::DataVolume,
@@ -55,6 +61,18 @@ impl Kind {
         Self::ClusterInstancetype,
         Self::Preference,
         Self::ClusterPreference,
+    ];
+
+    /// All kinds that are watched where it plays only hosts.
+    pub const WATCHED_ON_HOSTS: &[Self] = &[
+        Self::Vm,
+        Self::Vmi,
+        Self::DataVolume,
+        Self::Pvc,
+        Self::Secret,
+        Self::Pod,
+        Self::Volume,
+        Self::Node,
     ];
 
     /// Group, version, kind and plural.
@@ -80,6 +98,9 @@ impl Kind {
                 "VirtualMachineClusterPreference",
                 "virtualmachineclusterpreferences",
             ),
+            Self::Pod => ("", "v1", "Pod", "pods"),
+            Self::Volume => ("", "v1", "PersistentVolume", "persistentvolumes"),
+            Self::Node => ("", "v1", "Node", "nodes"),
             Self::Revision => ("apps", "v1", "ControllerRevision", "controllerrevisions"),
             Self::Event => ("", "v1", "Event", "events"),
         };
@@ -99,7 +120,10 @@ impl Kind {
 
     /// Whether its objects live in a namespace.
     pub fn namespaced(self) -> bool {
-        !matches!(self, Self::ClusterInstancetype | Self::ClusterPreference)
+        !matches!(
+            self,
+            Self::ClusterInstancetype | Self::ClusterPreference | Self::Volume | Self::Node
+        )
     }
 
     /// Where its status is written.

@@ -4,6 +4,15 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// What a simulator plays.
+#[derive(Debug, Clone)]
+pub enum Role {
+    /// All of KubeVirt and CDI.
+    All,
+    /// The hosts under KubeVirt's and CDI's own controllers; how their virt-handlers reach the cluster.
+    Hosts(Box<kube::Config>),
+}
+
 /// Timing and addresses of a simulator.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -24,6 +33,8 @@ pub struct Options {
     pub disks: Option<PathBuf>,
     /// What the guests' kubelets call their version.
     pub kubelet_version: String,
+    /// What it plays.
+    pub role: Role,
     /// What real guests need; without it, a VM that shall have one crashes at once.
     pub real: Option<crate::real::Options>,
 }
@@ -40,6 +51,7 @@ impl Options {
             webhook_listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             disks: None,
             kubelet_version: "v1.36.3".to_owned(),
+            role: Role::All,
             real: None,
         }
     }

@@ -17,7 +17,11 @@ pub enum Write {
     Update(Kind, DynamicObject),
     /// PUT of the status, guarded by resourceVersion.
     Status(Kind, DynamicObject),
-    /// DELETE of just this object.
+    /// POST of a pod's binding to a Node.
+    Bind(DynamicObject, String),
+    /// POST of a pod's eviction. It may be refused.
+    Evict(DynamicObject),
+    /// DELETE of just this object; of a pod as a kubelet does it, at once.
     Delete(Kind, DynamicObject),
     /// An Event about an object.
     Event {

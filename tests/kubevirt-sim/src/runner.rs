@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
 use jiff::Timestamp;
-use kube::api::{DeleteParams, DynamicObject, PostParams, Preconditions};
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{DeleteParams, DynamicObject, EvictParams, PostParams, Preconditions};
 use kube::core::TypeMeta;
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, Client, ResourceExt as _};
@@ -17,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::faults::Faults;
 use crate::guests::Guests;
+use crate::hosts::{Hosts, handler, pod, volume};
 use crate::instancetype;
 use crate::objects::{Kind, StatusIn, list, object, stamp, text};
 use crate::options::Options;
@@ -37,6 +39,8 @@ pub(crate) struct Runner {
     pub(crate) guests: Guests,
     pub(crate) stop: CancellationToken,
     actors: Mutex<HashMap<Key, Arc<Notify>>>,
+    /// Where only the hosts are simulated.
+    hosts: Option<Hosts>,
 }
 
 /// What one task remembers; of one object only, not of its successor of the same name.
@@ -54,6 +58,7 @@ impl Runner {
         options: Options,
         world: Arc<Mutex<World>>,
         guests: Guests,
+        hosts: Option<Hosts>,
     ) -> Arc<Self> {
         let (stop, actors) = (CancellationToken::new(), Mutex::default());
         Arc::new(Self {
@@ -63,15 +68,27 @@ impl Runner {
             guests,
             stop,
             actors,
+            hosts,
         })
     }
 
     fn api(&self, kind: Kind) -> Api<DynamicObject> {
+        self.api_with(self.client.clone(), kind)
+    }
+
+    fn api_with(&self, client: Client, kind: Kind) -> Api<DynamicObject> {
         if kind.namespaced() {
-            Api::namespaced_with(self.client.clone(), &self.options.namespace, &kind.resource())
+            Api::namespaced_with(client, &self.options.namespace, &kind.resource())
         } else {
-            Api::all_with(self.client.clone(), &kind.resource())
+            Api::all_with(client, &kind.resource())
         }
+    }
+
+    /// For writes of an object: a VMI is its virt-handler's.
+    fn api_for(&self, kind: Kind, object: &DynamicObject) -> Api<DynamicObject> {
+        let handler = self.hosts.as_ref().filter(|_| kind == Kind::Vmi);
+        let handler = handler.and_then(|hosts| hosts.handler(text(object, "/status/nodeName")?));
+        self.api_with(handler.unwrap_or(&self.client).clone(), kind)
     }
 
     /// Watches a kind for ever; `synced` fires when the first list is in.
@@ -125,7 +142,14 @@ impl Runner {
     }
 
     fn changed(self: &Arc<Self>, kind: Kind, name: &str) {
-        let concerned = lock(&self.world).concerned(kind, name);
+        let concerned = {
+            let world = lock(&self.world);
+            let mut concerned = world.concerned(kind, name);
+            if self.hosts.is_some() {
+                concerned.extend(world.concerned_pods(kind));
+            }
+            concerned
+        };
         for key in &concerned {
             self.wake(key);
         }
@@ -208,6 +232,9 @@ impl Runner {
             *actor = Actor::new(object.uid());
         }
         actor.clock.tick(Instant::now());
+        if let Some(hosts) = &self.hosts {
+            return Some(self.plan_on(hosts, &mut world, kind, &object, actor, notify, now));
+        }
         Some(match kind {
             Kind::Vm => Self::plan_vm(&world, &object, actor, now),
             Kind::Vmi => {
@@ -244,6 +271,67 @@ impl Runner {
             }
             _ => Plan::idle(),
         })
+    }
+
+    /// What the hosts do about an object.
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "everything that a component of a host may look at"
+    )]
+    fn plan_on(
+        &self,
+        hosts: &Hosts,
+        world: &mut World,
+        kind: Kind,
+        object: &DynamicObject,
+        actor: &mut Actor,
+        notify: &Arc<Notify>,
+        now: Timestamp,
+    ) -> Plan {
+        let name = object.name_any();
+        match kind {
+            Kind::Pvc => {
+                let faults = world.faults_of_claim(object);
+                let volume = world.get(Kind::Volume, &volume::name_for(object));
+                volume::provision(object, volume.map(AsRef::as_ref), &faults)
+            }
+            Kind::Volume => volume::reclaim(object),
+            Kind::Pod => {
+                let address = actor.address.get_or_insert_with(|| world.fresh_address()).clone();
+                let node = world.node_for(object, hosts.names());
+                let claims = pod::claim_names(object).map(|claim| world.get(Kind::Pvc, claim).cloned());
+                let seen = pod::Seen {
+                    pod: object,
+                    node,
+                    claims: claims.collect(),
+                    secrets: pod::secret_names(object)
+                        .all(|secret| world.get(Kind::Secret, secret).is_some()),
+                    over: world.is_over(object),
+                    faults: &world.faults_of_pod(object),
+                    options: &self.options,
+                    address: &address,
+                };
+                pod::sync(&seen, &mut actor.clock, now)
+            }
+            Kind::Vmi => {
+                let faults = world.faults_of_vm(&name);
+                self.guests.tend(&self.stop, world, object, &faults, notify);
+                let pod = world.launcher(object).cloned();
+                let address = pod.as_deref().and_then(|pod| text(pod, "/status/podIP"));
+                let seen = vmi::Seen {
+                    vmi: object,
+                    disks: disks(world, object),
+                    secret: true,
+                    faults: &faults,
+                    options: &self.options,
+                    host: text(object, "/status/nodeName").unwrap_or_default(),
+                    address: address.unwrap_or_default(),
+                    power: self.guests.power(object, &faults),
+                };
+                handler::sync(&seen, pod.as_deref(), &mut actor.clock, now)
+            }
+            _ => Plan::idle(),
+        }
     }
 
     fn plan_vm(world: &World, object: &DynamicObject, actor: &mut Actor, now: Timestamp) -> Plan {
@@ -303,7 +391,7 @@ impl Runner {
                 }
                 other => {
                     let created = other?;
-                    if Kind::WATCHED.contains(&kind) {
+                    if kind != Kind::Revision {
                         self.learn(kind, created);
                     }
                     return Ok(());
@@ -326,6 +414,30 @@ impl Runner {
                 }
                 return Ok(());
             }
+            Write::Bind(pod, node) => {
+                let name = pod.name_any();
+                let binding = serde_json::json!({
+                    "apiVersion": "v1", "kind": "Binding", "metadata": {"name": name, "uid": pod.uid()},
+                    "target": {"apiVersion": "v1", "kind": "Node", "name": node},
+                });
+                let bound = self
+                    .api(Kind::Pod)
+                    .create_subresource::<_, serde_json::Value>("binding", &name, &params, &binding)
+                    .await;
+                return bound.map(drop);
+            }
+            Write::Evict(pod) => {
+                let name = pod.name_any();
+                let pods: Api<Pod> = Api::namespaced(self.client.clone(), &self.options.namespace);
+                return match pods.evict(&name, &EvictParams::default()).await {
+                    // Refused: a drain tries again.
+                    Err(kube::Error::Api(status)) if matches!(status.code, 404 | 429) => {
+                        tracing::info!(pod = name, answer = status.message, "eviction");
+                        Ok(())
+                    }
+                    answer => answer.map(drop),
+                };
+            }
             Write::Update(kind, object) => (kind, self.put(kind, object, StatusIn::Object).await),
             Write::Status(kind, object) => (kind, self.put(kind, object, kind.status_in()).await),
             Write::Delete(kind, object) => {
@@ -334,6 +446,11 @@ impl Runner {
                     resource_version: None,
                 };
                 let params = DeleteParams::default().preconditions(only_this);
+                let params = if kind == Kind::Pod {
+                    params.grace_period(0)
+                } else {
+                    params
+                };
                 let name = object.name_any();
                 match self.api(kind).delete(&name, &params).await {
                     Ok(answer) => {
@@ -365,7 +482,11 @@ impl Runner {
         object: DynamicObject,
         place: StatusIn,
     ) -> Result<DynamicObject, (kube::Error, String, Option<String>)> {
-        let (name, api, params) = (object.name_any(), self.api(kind), PostParams::default());
+        let (name, api, params) = (
+            object.name_any(),
+            self.api_for(kind, &object),
+            PostParams::default(),
+        );
         let answer = match place {
             StatusIn::Subresource => api.replace_status(&name, &params, &object).await,
             StatusIn::Object => api.replace(&name, &params, &object).await,

@@ -13,8 +13,9 @@ use tokio::sync::oneshot;
 use crate::admission::{Admission, AdmissionError};
 use crate::guest::GuestState;
 use crate::guests::Guests;
+use crate::hosts::Hosts;
 use crate::objects::Kind;
-use crate::options::Options;
+use crate::options::{Options, Role};
 use crate::real::{Host, HostError};
 use crate::runner::Runner;
 use crate::world::World;
@@ -34,6 +35,9 @@ pub enum StartError {
     /// Real guests cannot run.
     #[error(transparent)]
     Host(#[from] HostError),
+    /// The hosts cannot be made.
+    #[error("cannot register the hosts: {0}")]
+    Hosts(#[source] kube::Error),
     /// A watch ended before its first list was complete.
     #[error("cannot watch {0}")]
     Watch(String),
@@ -69,13 +73,18 @@ impl Simulator {
             None => None,
         };
         let guests = Guests::new(disks, options.kubelet, options.kubelet_version.clone(), host);
-        let runner = Runner::new(client.clone(), options.clone(), Arc::clone(&world), guests);
+        let (watched, hosts) = match &options.role {
+            Role::All => (Kind::WATCHED, None),
+            Role::Hosts(config) => (Kind::WATCHED_ON_HOSTS, Some(Hosts::start(&client, config).await?)),
+        };
+        let simulates_admission = hosts.is_none();
+        let runner = Runner::new(client.clone(), options.clone(), Arc::clone(&world), guests, hosts);
         let mut simulator = Self {
             runner: Arc::clone(&runner),
             admission: None,
             _disks: temporary,
         };
-        let watches = Kind::WATCHED.map(|kind| {
+        let watches = watched.iter().map(|&kind| {
             let (synced, done) = oneshot::channel();
             tokio::spawn(Arc::clone(&runner).watch(kind, synced));
             async move { done.await.map_err(|_| StartError::Watch(kind.resource().plural)) }
@@ -83,8 +92,11 @@ impl Simulator {
         for watch in join_all(watches).await {
             watch?;
         }
-        let admission = Admission::start(client, &options.namespace, options.webhook_listen, world).await?;
-        simulator.admission = Some(admission);
+        if simulates_admission {
+            let admission =
+                Admission::start(client, &options.namespace, options.webhook_listen, world).await?;
+            simulator.admission = Some(admission);
+        }
         Ok(simulator)
     }
 

@@ -30,9 +30,9 @@ pub fn other(node: &str) -> &'static str {
 /// From Running to Ready.
 const READY_AFTER: Duration = Duration::from_millis(30);
 /// From Ready to the end of a guest that shall end.
-const ENDS_AFTER: Duration = Duration::from_millis(200);
+pub(crate) const ENDS_AFTER: Duration = Duration::from_millis(200);
 /// How long a live migration takes.
-const MIGRATION: Duration = Duration::from_millis(500);
+pub(crate) const MIGRATION: Duration = Duration::from_millis(500);
 
 /// What a VMI depends on.
 #[derive(Debug)]

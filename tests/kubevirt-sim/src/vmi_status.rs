@@ -249,7 +249,8 @@ fn volume_status(seen: &Seen, name: &str) -> Value {
     status
 }
 
-fn running(seen: &Seen, change: &Change, status: &mut Value, now: Timestamp) {
+/// What virt-handler says of the interfaces of a guest.
+pub(crate) fn interfaces(seen: &Seen) -> Value {
     let mut interfaces = vec![interface(seen)];
     if let Some(address) = &seen.faults.agent_address {
         interfaces.push(json!({
@@ -257,7 +258,11 @@ fn running(seen: &Seen, change: &Change, status: &mut Value, now: Timestamp) {
             "mac": simulated_mac(address), "infoSource": "domain, guest-agent",
         }));
     }
-    status["interfaces"] = Value::Array(interfaces);
+    Value::Array(interfaces)
+}
+
+fn running(seen: &Seen, change: &Change, status: &mut Value, now: Timestamp) {
+    status["interfaces"] = interfaces(seen);
     let before = text(seen.vmi, "/status/nodeName").unwrap_or(seen.host);
     let host = change.node.unwrap_or(before);
     status["nodeName"] = json!(host);
@@ -372,7 +377,27 @@ fn conditions(seen: &Seen, change: &Change, status: &Value) -> Vec<Condition> {
     if change.phase != "Running" {
         return out;
     }
-    out.push(match unshared(seen) {
+    out.extend(handler_conditions(seen, status));
+    // One marks the VMI, another sees the mark and says so.
+    if change.evacuating && text(seen.vmi, "/status/evacuationNodeName").is_some() {
+        let message = "VMI is marked for eviction";
+        out.push(condition(
+            "EvictionRequested",
+            "True",
+            "EvictionRequested",
+            message,
+            Times::Both,
+        ));
+    }
+    out
+}
+
+/// Types of the conditions that virt-handler writes.
+pub(crate) const HANDLER_CONDITIONS: [&str; 3] = ["LiveMigratable", "AgentConnected", "Paused"];
+
+/// The conditions that virt-handler writes on the VMI of a guest that runs.
+pub(crate) fn handler_conditions(seen: &Seen, status: &Value) -> Vec<Condition> {
+    let mut out = vec![match unshared(seen) {
         Some(claim) => {
             let message = format!("cannot migrate VMI: PVC {claim} is not shared");
             condition(
@@ -384,24 +409,13 @@ fn conditions(seen: &Seen, change: &Change, status: &Value) -> Vec<Condition> {
             )
         }
         None => condition("LiveMigratable", "True", "", "", Times::Transition),
-    });
+    }];
     // A real guest has no agent.
     if seen.power == Power::Simulated && status.pointer("/interfaces/0/ipAddress").is_some() {
         out.push(condition("AgentConnected", "True", "", "", Times::Probe));
     }
     if let Some(reason) = &seen.faults.paused {
         out.push(condition("Paused", "True", reason, "VMI was paused", Times::Both));
-    }
-    // One marks the VMI, another sees the mark and says so.
-    if change.evacuating && text(seen.vmi, "/status/evacuationNodeName").is_some() {
-        let message = "VMI is marked for eviction";
-        out.push(condition(
-            "EvictionRequested",
-            "True",
-            "EvictionRequested",
-            message,
-            Times::Both,
-        ));
     }
     out
 }

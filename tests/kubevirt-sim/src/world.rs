@@ -6,6 +6,8 @@ use std::sync::Arc;
 use kube::ResourceExt as _;
 use kube::api::DynamicObject;
 
+use crate::faults::Faults;
+use crate::hosts::pod;
 use crate::objects::{Kind, controller_of, list, text};
 use crate::vmi::{NODE, other};
 
@@ -161,8 +163,109 @@ impl World {
                     .map(|vm| (Kind::Vm, vm.name_any()))
                     .collect()
             }
-            Kind::Revision | Kind::Event => Vec::new(),
+            Kind::Pod => {
+                let mut keys = vec![(Kind::Pod, name.to_owned())];
+                let vmi = self.get(Kind::Pod, name).and_then(|pod| pod::vmi_of(pod));
+                keys.extend(vmi.map(|vmi| (Kind::Vmi, vmi.to_owned())));
+                keys
+            }
+            Kind::Volume => vec![(Kind::Volume, name.to_owned())],
+            Kind::Node | Kind::Revision | Kind::Event => Vec::new(),
         }
+    }
+
+    /// The pods that must look again when an object of this kind has changed: there are few.
+    pub(crate) fn concerned_pods(&self, kind: Kind) -> Vec<Key> {
+        let concerns = matches!(
+            kind,
+            Kind::Vm | Kind::Vmi | Kind::DataVolume | Kind::Pvc | Kind::Secret | Kind::Node
+        );
+        let pods = self.all(Kind::Pod).filter(|_| concerns);
+        pods.map(|pod| (Kind::Pod, pod.name_any())).collect()
+    }
+
+    /// Faults of the VM of this name.
+    pub(crate) fn faults_of_vm(&self, name: &str) -> Faults {
+        self.get(Kind::Vm, name)
+            .map(|vm| Faults::of(vm))
+            .unwrap_or_default()
+    }
+
+    /// Faults of the VM that a claim, or the one that it is to fill, belongs to.
+    pub(crate) fn faults_of_claim(&self, claim: &DynamicObject) -> Faults {
+        let owner = controller_of(claim).filter(|owner| owner.kind == "PersistentVolumeClaim");
+        let name = owner.map_or_else(|| claim.name_any(), |owner| owner.name.clone());
+        let disk = self.get(Kind::DataVolume, &name);
+        disk.map(|disk| Faults::of(self.vm_of(disk).unwrap_or(disk)))
+            .unwrap_or_default()
+    }
+
+    /// Faults of the VM that a pod works for.
+    pub(crate) fn faults_of_pod(&self, pod: &DynamicObject) -> Faults {
+        if let Some(vmi) = pod::vmi_of(pod) {
+            return self.faults_of_vm(vmi);
+        }
+        let claims = pod::claim_names(pod).filter_map(|claim| self.get(Kind::Pvc, claim));
+        let mut faults = claims.map(|claim| self.faults_of_claim(claim));
+        faults
+            .find(|faults| *faults != Faults::default())
+            .unwrap_or_default()
+    }
+
+    /// The pod that a VMI's guest is in, or comes into.
+    pub(crate) fn launcher(&self, vmi: &DynamicObject) -> Option<&Arc<DynamicObject>> {
+        let name = vmi.name_any();
+        let node = text(vmi, "/status/nodeName");
+        self.all(Kind::Pod).find(|pod| {
+            pod::vmi_of(pod) == Some(&name)
+                && pod::is_there(pod)
+                && node.is_some()
+                && text(pod, "/spec/nodeName") == node
+        })
+    }
+
+    /// Whether the guest of a launcher has ended or moved away.
+    pub(crate) fn is_over(&self, pod: &DynamicObject) -> bool {
+        let Some(vmi) = pod::vmi_of(pod).and_then(|name| self.get(Kind::Vmi, name)) else {
+            return false;
+        };
+        if pod.labels().get("kubevirt.io/created-by") != vmi.uid().as_ref() {
+            return true;
+        }
+        let moved = vmi.data.pointer("/status/migrationState").is_some_and(|state| {
+            state["completed"] == true && state["sourceNode"].as_str() == text(pod, "/spec/nodeName")
+        });
+        moved || matches!(text(vmi, "/status/phase"), Some("Succeeded" | "Failed"))
+    }
+
+    /// The Node that a pod goes to: one that is not cordoned and has no other pod of the same guest.
+    pub(crate) fn node_for<'a>(
+        &self,
+        pod: &DynamicObject,
+        mut nodes: impl Iterator<Item = &'a str>,
+    ) -> Option<String> {
+        let guest = pod::vmi_of(pod);
+        let taken = |node: &str| {
+            guest.is_some()
+                && self.all(Kind::Pod).any(|other| {
+                    pod::vmi_of(other) == guest
+                        && other.uid() != pod.uid()
+                        && pod::is_there(other)
+                        && text(other, "/spec/nodeName") == Some(node)
+                })
+        };
+        let open = |node: &&str| {
+            let node = self.get(Kind::Node, node);
+            node.is_some_and(|node| node.data.pointer("/spec/unschedulable") != Some(&true.into()))
+        };
+        let open: Vec<&str> = nodes.by_ref().filter(open).collect();
+        let preferred = self.drained.as_deref();
+        let free = |node: &&&str| !taken(node) && Some(**node) != preferred;
+        let chosen = open
+            .iter()
+            .find(free)
+            .or_else(|| open.iter().find(|node| !taken(node)));
+        chosen.map(|node| (*node).to_owned())
     }
 
     /// Who may wait for a disk that no VM owns: clones of it, VMs with a template of its name, VMIs that use it.

@@ -12,9 +12,9 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::{
-    ControlPlane, FaultProxy, GuestNetwork, binaries, chart, clock,
+    ControlPlane, FaultProxy, GuestNetwork, KubevirtProcesses, binaries, chart, clock,
     control_plane::Options as PlaneOptions,
-    paths,
+    kubevirt_processes, paths,
     pki::Ca,
     ports::Port,
     process::{Process, Program},
@@ -50,6 +50,15 @@ pub enum Machinist {
     Whole,
 }
 
+/// Who runs the VMs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Virtualization {
+    /// The simulator alone.
+    Simulated,
+    /// KubeVirt's and CDI's own controllers and webhooks; the simulator plays their hosts.
+    Real,
+}
+
 /// What etcd holds when a bed starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Storage {
@@ -69,6 +78,8 @@ pub struct Options {
     pub one_cluster: bool,
     /// Whether the API servers write audit logs.
     pub audit: bool,
+    /// Who runs the VMs.
+    pub virtualization: Virtualization,
     /// How long a simulated guest boots; `None`: no simulator.
     pub boot: Option<Duration>,
     /// Whether kubelets are in a network of real guests, which takes root and `make guest-image`. Simulated guests do not
@@ -98,6 +109,7 @@ impl Default for Options {
             dir: None,
             one_cluster: true,
             audit: false,
+            virtualization: Virtualization::Simulated,
             boot: Some(Duration::from_millis(200)),
             real_guests: false,
             machinist: Machinist::Whole,
@@ -119,6 +131,7 @@ impl Default for Options {
 pub struct Foundation {
     one_cluster: bool,
     audit: bool,
+    virtualization: Virtualization,
     real_guests: bool,
     chart_values: Option<Value>,
 }
@@ -138,6 +151,7 @@ impl Options {
         Foundation {
             one_cluster: self.one_cluster,
             audit: self.audit,
+            virtualization: self.virtualization,
             real_guests: self.real_guests,
             chart_values: (self.machinist >= Machinist::Chart).then(|| self.chart_values.clone()),
         }
@@ -201,6 +215,7 @@ pub struct Testbed {
     controller: Option<Server>,
     webhook: Option<Server>,
     simulator: Option<Process>,
+    kubevirt: Option<KubevirtProcesses>,
     user: Arc<Cluster>,
     infra: Arc<Cluster>,
     guest_network: Option<GuestNetwork>,
@@ -238,6 +253,7 @@ impl Testbed {
             controller: None,
             webhook: None,
             simulator: None,
+            kubevirt: None,
             user,
             infra,
             guest_network,
@@ -250,9 +266,18 @@ impl Testbed {
         if bed.options.machinist >= Machinist::Chart {
             bed.install_chart().await?;
         }
-        // It starts after the chart: the garbage collector discovers new kinds only every 30 seconds.
-        let user = Arc::clone(&bed.user);
-        tokio::try_join!(user.start_controller_manager(), bed.launch())?;
+        let kubevirt = match bed.options.virtualization {
+            Virtualization::Simulated => None,
+            Virtualization::Real => Some(kubevirt_processes::prepare(&bed.infra, &bed.dir).await?),
+        };
+        // They start after the chart: the garbage collector discovers new kinds only every 30 seconds.
+        let (user, infra) = (Arc::clone(&bed.user), Arc::clone(&bed.infra));
+        user.start_controller_manager().await?;
+        infra.start_controller_manager().await?;
+        if let Some(kubevirt) = kubevirt {
+            bed.kubevirt = Some(kubevirt.start(&bed.infra).await?);
+        }
+        bed.launch().await?;
         Ok(bed)
     }
 
@@ -380,6 +405,11 @@ impl Testbed {
         Ok(())
     }
 
+    /// KubeVirt's own processes, if they run.
+    pub fn kubevirt(&self) -> Option<&KubevirtProcesses> {
+        self.kubevirt.as_ref()
+    }
+
     /// The simulated KubeVirt, if there is one.
     pub fn simulator(&self) -> Option<&Process> {
         self.simulator.as_ref()
@@ -477,6 +507,10 @@ impl Testbed {
             ))
             .arg(format!("--namespace={INFRA_NAMESPACE}"))
             .arg(format!("--boot-seconds={}", boot.as_secs_f64()))
+            .arg(match self.options.virtualization {
+                Virtualization::Simulated => "--kubevirt=simulated",
+                Virtualization::Real => "--kubevirt=real",
+            })
             .arg("--webhook-listen=127.0.0.1:0")
             .arg(format!(
                 "--disks={}",
@@ -579,13 +613,20 @@ async fn clusters(
         etcd_data,
         ..PlaneOptions::user()
     };
+    let volumes = options.virtualization == Virtualization::Real;
     if options.one_cluster {
         let both = cluster(PlaneOptions {
             kubevirt: true,
+            volumes,
             ..user
         })
         .await?;
         return Ok((Arc::clone(&both), both));
     }
-    tokio::try_join!(cluster(user), cluster(PlaneOptions::infra()))
+    let infra = PlaneOptions {
+        volumes,
+        controller_manager: false,
+        ..PlaneOptions::infra()
+    };
+    tokio::try_join!(cluster(user), cluster(infra))
 }

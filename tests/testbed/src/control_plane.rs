@@ -59,6 +59,9 @@ pub struct Options {
     pub dir: Option<PathBuf>,
     /// Whether KubeVirt's and CDI's CRDs are installed.
     pub kubevirt: bool,
+    /// Whether the controller-manager binds claims to volumes, as KubeVirt's own controllers want it. The simulated ones
+    /// bind them themselves.
+    pub volumes: bool,
     /// Whether the controller-manager runs.
     pub controller_manager: bool,
     /// Whether every request is written to `audit.log`.
@@ -77,6 +80,7 @@ impl Options {
             name: "user".into(),
             dir: None,
             kubevirt: false,
+            volumes: false,
             controller_manager: true,
             audit: false,
             egress: None,
@@ -205,7 +209,7 @@ impl ControlPlane {
             &self.dir,
         )
         .envs(GARBAGE)
-        .args(flags::controller_manager(&self.dir, port.number()))
+        .args(flags::controller_manager(&self.dir, port.number(), &self.options))
         .spawn()?;
         *lock(&self.controller_manager) = Some(process);
         let server = format!("https://{}", port.address());

@@ -29,6 +29,12 @@ const CONTROLLERS: &[&str] = &[
     "validatingadmissionpolicy-status-controller",
 ];
 
+/// What binds claims to volumes and deletes them one after the other.
+const VOLUME_CONTROLLERS: &[&str] = &[
+    "persistentvolume-binder-controller",
+    "persistentvolume-protection-controller",
+];
+
 pub(crate) fn etcd(data: &Path, client: &str, peer: &str) -> Vec<String> {
     vec![
         "--name=default".into(),
@@ -85,6 +91,12 @@ pub(crate) fn apiserver(
         format!("--tls-cert-file={}", file("apiserver.crt")),
         format!("--tls-private-key-file={}", file("apiserver.key")),
         format!("--client-ca-file={}", file("ca.crt")),
+        // As kubeadm has it: servers that extend the API read in a ConfigMap who may speak for others.
+        format!("--requestheader-client-ca-file={}", file("ca.crt")),
+        "--requestheader-allowed-names=front-proxy-client".into(),
+        "--requestheader-username-headers=X-Remote-User".into(),
+        "--requestheader-group-headers=X-Remote-Group".into(),
+        "--requestheader-extra-headers-prefix=X-Remote-Extra-".into(),
         format!("--token-auth-file={}", file("tokens.csv")),
         "--enable-bootstrap-token-auth=true".into(),
         // There is no kube-proxy: webhooks that are Services are called at their endpoints.
@@ -120,11 +132,12 @@ pub(crate) fn apiserver(
     flags
 }
 
-pub(crate) fn controller_manager(dir: &Path, port: u16) -> Vec<String> {
+pub(crate) fn controller_manager(dir: &Path, port: u16, options: &Options) -> Vec<String> {
     let file = |name: &str| dir.join(name).display().to_string();
+    let volumes = if options.volumes { VOLUME_CONTROLLERS } else { &[] };
     vec![
         format!("--kubeconfig={}", file("controller-manager.kubeconfig")),
-        format!("--controllers={}", CONTROLLERS.join(",")),
+        format!("--controllers={}", [CONTROLLERS, volumes].concat().join(",")),
         "--leader-elect=false".into(),
         "--bind-address=127.0.0.1".into(),
         format!("--secure-port={port}"),

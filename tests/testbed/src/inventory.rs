@@ -35,6 +35,9 @@ const OTHERS: &[(&str, &str)] = &[
         "kube-apiserver-legacy-service-account-token-tracking",
     ),
     ("ServiceAccount", "default"),
+    // The simulated hosts.
+    ("Node", "node1"),
+    ("Node", "node2"),
     ("MutatingWebhookConfiguration", "virt-api-machinist-infra"),
     ("ValidatingWebhookConfiguration", "virt-api-machinist-infra"),
 ];

@@ -1,10 +1,10 @@
-//! KubeVirt's own code, built from its Go module: what its admission says of VirtualMachines, and the CRDs it
-//! generates, without a cluster.
+//! KubeVirt's and CDI's own code, built from their Go modules: what admission says of VirtualMachines and the CRDs that
+//! they generate, without a cluster, and the processes of [`crate::kubevirt_processes`].
 
 use std::{
     fmt::Write as _,
     io::{Read as _, Write as _},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
@@ -58,7 +58,7 @@ impl Kubevirt {
             name: "kubevirt",
             packages: vec![(".", "kubevirt")],
             linked: &[],
-            takes: "about 2 minutes the first time, seconds when Go's build cache is warm",
+            takes: "about 3 minutes the first time, seconds when Go's build cache is warm",
         };
         Ok(Self {
             program: build.make()?.join("kubevirt"),
@@ -77,6 +77,33 @@ impl Kubevirt {
             bail!("kubevirt crds ended with {}: {said}", printed.status);
         }
         Ok(String::from_utf8(printed.stdout)?)
+    }
+
+    /// The program: see `tests/tools/kubevirt`.
+    pub(crate) fn program(&self) -> &Path {
+        &self.program
+    }
+
+    /// What KubeVirt's and CDI's processes want besides [`Self::crds`]: CRDs, rights, and webhooks at these addresses.
+    pub(crate) fn manifests(&self, virt_api: &str, cdi_apiserver: &str, ca: &Path) -> Result<Vec<Value>> {
+        #[derive(Deserialize)]
+        struct List {
+            items: Vec<Value>,
+        }
+        let printed = Command::new(&self.program)
+            .arg("manifests")
+            .arg(format!("--virt-api=https://{virt_api}"))
+            .arg(format!("--cdi-apiserver=https://{cdi_apiserver}"))
+            .arg(format!("--ca-file={}", ca.display()))
+            .stdin(Stdio::null())
+            .output()
+            .with_context(|| format!("starting {}", self.program.display()))?;
+        if !printed.status.success() {
+            let said = String::from_utf8_lossy(&printed.stderr);
+            bail!("kubevirt manifests ended with {}: {said}", printed.status);
+        }
+        let list: List = serde_json::from_slice(&printed.stdout)?;
+        Ok(list.items)
     }
 
     /// What KubeVirt says of each VM when it is created in a cluster that has these instancetypes and preferences, with

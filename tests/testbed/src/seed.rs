@@ -48,7 +48,12 @@ pub async fn objects(plane: &ControlPlane) -> Result<()> {
         }),
         json!({
             "apiVersion": "cdi.kubevirt.io/v1beta1", "kind": "StorageProfile", "metadata": {"name": "standard"},
-            "spec": {},
+            // What its admin knows: CDI does not know the provisioner. CDI makes the status of it.
+            "spec": {"claimPropertySets": [
+                {"accessModes": ["ReadWriteMany"], "volumeMode": "Block"},
+                {"accessModes": ["ReadWriteOnce"], "volumeMode": "Block"},
+                {"accessModes": ["ReadWriteOnce"], "volumeMode": "Filesystem"},
+            ]},
         }),
         json!({
             "apiVersion": "instancetype.kubevirt.io/v1beta1", "kind": "VirtualMachineClusterInstancetype",

@@ -9,9 +9,14 @@ import (
 
 	snapshotv1 "github.com/kubernetes-csi/external-snapshotter/client/v6/apis/volumesnapshot/v1"
 	snapclient "github.com/kubernetes-csi/external-snapshotter/client/v6/clientset/versioned"
+	ocpconfigv1 "github.com/openshift/api/config/v1"
 	imagev1 "github.com/openshift/api/image/v1"
 	routev1 "github.com/openshift/api/route/v1"
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	extv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes"
 	kubescheme "k8s.io/client-go/kubernetes/scheme"
@@ -72,7 +77,7 @@ func parseCDI(program string, arguments []string) (*cdiFlags, error) {
 	}
 	for _, add := range []func(*runtime.Scheme) error{
 		kubescheme.AddToScheme, cdiv1.AddToScheme, extv1.AddToScheme, snapshotv1.AddToScheme, forklift.AddToScheme,
-		imagev1.Install, routev1.Install,
+		imagev1.Install, ocpconfigv1.Install, routev1.Install,
 	} {
 		if err := add(parsed.scheme); err != nil {
 			return nil, err
@@ -170,8 +175,14 @@ func controlCDI(arguments []string) error {
 		return err
 	}
 	ctx := signals.SetupSignalHandler()
+	own := cache.ByObject{Field: fields.OneTermEqualSelector("metadata.namespace", cdiNamespace)}
 	mgr, err := manager.New(flags.config, manager.Options{
-		Scheme:  flags.scheme,
+		Scheme: flags.scheme,
+		// Its Role lets it list these only there.
+		Cache: cache.Options{ByObject: map[client.Object]cache.ByObject{
+			&networkingv1.Ingress{}: own, &batchv1.CronJob{}: own, &batchv1.Job{}: own, &corev1.ConfigMap{}: own,
+			&corev1.Secret{}: own,
+		}},
 		Metrics: server.Options{BindAddress: "0"},
 	})
 	if err != nil {

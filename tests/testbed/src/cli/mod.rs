@@ -17,7 +17,9 @@ use anyhow::{Context as _, Result, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use nix::sys::signal::Signal;
 use testbed::{
-    GuestNetwork, Kubevirt, binaries, paths,
+    GuestNetwork, Kubevirt,
+    bed::Virtualization,
+    binaries, paths,
     process::{is_running, signal_pid},
     tools::Tools,
 };
@@ -70,6 +72,9 @@ pub(crate) struct Shape {
     /// Only the control planes with KubeVirt's CRDs: no simulator, no Machinist.
     #[arg(long)]
     bare: bool,
+    /// Who runs the VMs: a simulated KubeVirt, or KubeVirt's and CDI's own controllers on simulated hosts.
+    #[arg(long, value_enum, default_value_t = Virtualization::Simulated, conflicts_with = "bare")]
+    kubevirt: Virtualization,
     /// What the VMs of the demo run. Real ones take root and `make guest-image`.
     #[arg(long, value_enum, default_value_t = Guest::Simulated, conflicts_with = "bare")]
     guest: Guest,
@@ -81,6 +86,9 @@ impl Shape {
         let mut arguments = vec![format!("--boot-seconds={}", self.boot_seconds)];
         if self.guest == Guest::Real {
             arguments.push("--guest=real".into());
+        }
+        if self.kubevirt == Virtualization::Real {
+            arguments.push("--kubevirt=real".into());
         }
         arguments.extend(self.one_cluster.then(|| "--one-cluster".into()));
         arguments.extend(self.bare.then(|| "--bare".into()));
@@ -179,15 +187,22 @@ fn build(state: &State, shape: &Shape) -> Result<()> {
         bail!("this machine forbids real guests: {obstacle}");
     }
     Tools::find()?;
+    if shape.kubevirt == Virtualization::Real {
+        Kubevirt::build()?;
+    }
     binaries::build(&serve::options(state, shape).programs())
 }
 
 fn describe(shape: &Shape) -> &'static str {
-    match (shape.bare, shape.one_cluster) {
-        (true, true) => "one control plane",
-        (true, false) => "two control planes",
-        (false, true) => "one control plane, the simulated KubeVirt and Machinist",
-        (false, false) => "two control planes, the simulated KubeVirt and Machinist",
+    match (shape.bare, shape.one_cluster, shape.kubevirt) {
+        (true, true, _) => "one control plane",
+        (true, false, _) => "two control planes",
+        (false, true, Virtualization::Simulated) => "one control plane, the simulated KubeVirt and Machinist",
+        (false, false, Virtualization::Simulated) => {
+            "two control planes, the simulated KubeVirt and Machinist"
+        }
+        (false, true, Virtualization::Real) => "one control plane, KubeVirt, CDI and Machinist",
+        (false, false, Virtualization::Real) => "two control planes, KubeVirt, CDI and Machinist",
     }
 }
 

@@ -44,6 +44,7 @@ pub(crate) fn options(state: &State, shape: &Shape) -> Options {
         // One bed alone starts sooner without.
         storage: Storage::Empty,
         boot: (!shape.bare).then_some(Duration::from_secs(shape.boot_seconds)),
+        virtualization: shape.kubevirt,
         real_guests: shape.guest == Guest::Real,
         // The simulator's own pace, at which a person can follow.
         simulator_args: Vec::new(),

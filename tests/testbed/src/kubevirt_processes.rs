@@ -1,0 +1,259 @@
+//! KubeVirt's and CDI's own controllers and webhooks, as processes beside an infra cluster's API server.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::{
+    Api, Client,
+    api::{Patch, PatchParams, PostParams},
+    core::{ApiResource, DynamicObject, GroupVersionKind},
+};
+use serde_json::{Value, json};
+use tokio::net::TcpStream;
+
+use crate::{
+    ControlPlane, Kubevirt, crds,
+    pki::Ca,
+    ports::Port,
+    process::{Process, Program},
+    seed::INFRA_NAMESPACE,
+};
+
+/// How long all of them may take until they work, on a busy machine.
+const START_TIMEOUT: Duration = Duration::from_mins(3);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Namespace and ServiceAccount of each process.
+const ACCOUNTS: [(&str, &str, &str); 4] = [
+    ("virt-api", "kubevirt", "kubevirt-apiserver"),
+    ("virt-controller", "kubevirt", "kubevirt-controller"),
+    ("cdi-apiserver", "cdi", "cdi-apiserver"),
+    ("cdi-controller", "cdi", "cdi-sa"),
+];
+
+/// What the cluster has when they have been prepared.
+pub(crate) struct Prepared {
+    program: PathBuf,
+    dir: PathBuf,
+    ports: [Port; 3],
+    webhooks: Vec<Value>,
+}
+
+/// The running processes. They end when this is dropped.
+pub struct KubevirtProcesses {
+    processes: Vec<Process>,
+    _ports: [Port; 3],
+}
+
+/// Writes what their operators install, but for the webhooks: CRDs, ServiceAccounts and rights. Certificates are in `dir`.
+pub(crate) async fn prepare(infra: &ControlPlane, dir: &Path) -> Result<Prepared> {
+    let kubevirt = tokio::task::spawn_blocking(Kubevirt::build).await??;
+    let dir = dir.join("kubevirt");
+    let ca = Ca::new("kubevirt-ca")?;
+    ca.serving("kubevirt", &[])?.write(&dir, "tls")?;
+    let ca_file = dir.join("ca.crt");
+    fs::write(&ca_file, ca.pem())?;
+    let ports = [Port::reserve()?, Port::reserve()?, Port::reserve()?];
+    let [virt_api, _, cdi_apiserver] = &ports;
+    let objects = kubevirt.manifests(&virt_api.address(), &cdi_apiserver.address(), &ca_file)?;
+    let is = |part: &str| {
+        let part = part.to_owned();
+        move |object: &Value| object["kind"].as_str().is_some_and(|kind| kind.contains(&part))
+    };
+    let (installed, others): (Vec<Value>, Vec<Value>) =
+        objects.into_iter().partition(is("CustomResourceDefinition"));
+    let (webhooks, rights): (Vec<Value>, Vec<Value>) = others.into_iter().partition(is("Webhook"));
+    let installed = installed
+        .into_iter()
+        .map(serde_json::from_value)
+        .collect::<Result<Vec<CustomResourceDefinition>, _>>()?;
+    crds::install(&infra.client(), &installed).await?;
+    for namespace in ["kubevirt", "cdi"] {
+        infra.ensure_namespace(namespace).await?;
+    }
+    apply(infra, &rights).await?;
+    for (name, namespace, account) in ACCOUNTS {
+        let kubeconfig = infra
+            .service_account_kubeconfig(namespace, account, infra.server())
+            .await?;
+        fs::write(dir.join(format!("{name}.kubeconfig")), kubeconfig)?;
+    }
+    Ok(Prepared {
+        program: kubevirt.program().to_owned(),
+        dir,
+        ports,
+        webhooks,
+    })
+}
+
+impl Prepared {
+    /// Starts them, and returns when they work.
+    pub(crate) async fn start(self, infra: &ControlPlane) -> Result<KubevirtProcesses> {
+        let [virt_api, virt_controller, cdi_apiserver] = &self.ports;
+        let file = |name: &str| self.dir.join(name).display().to_string();
+        let program = |name: &str| {
+            let kubeconfig = format!("--kubeconfig={}", file(&format!("{name}.kubeconfig")));
+            Program::new(name, &self.program, &self.dir)
+                // As in their Deployments, more or less: each would take a whole machine for itself.
+                .env("GOMAXPROCS", "2")
+                .arg(name)
+                .arg(kubeconfig)
+        };
+        let serving = |program: Program| {
+            program
+                .arg(format!("--tls-cert-file={}", file("tls.crt")))
+                .arg(format!("--tls-key-file={}", file("tls.key")))
+        };
+        let listening = |program: Program, port: &Port| {
+            program
+                .arg("--listen=127.0.0.1")
+                .arg(format!("--port={}", port.number()))
+        };
+        let programs = [
+            listening(serving(program("virt-api")), virt_api)
+                .arg(format!("--handler-cert-file={}", file("tls.crt")))
+                .arg(format!("--handler-key-file={}", file("tls.key"))),
+            listening(program("virt-controller"), virt_controller)
+                .arg(format!("--prom-cert-file={}", file("tls.crt")))
+                .arg(format!("--prom-key-file={}", file("tls.key")))
+                .arg("--launcher-image=registry.test/virt-launcher:v1"),
+            serving(program("cdi-apiserver")).arg(format!("--listen={}", cdi_apiserver.address())),
+            program("cdi-controller"),
+        ];
+        let processes = programs.iter().map(Program::spawn).collect::<Result<Vec<_>>>()?;
+        let running = KubevirtProcesses {
+            processes,
+            _ports: self.ports.clone(),
+        };
+        let deadline = Instant::now() + START_TIMEOUT;
+        for port in &self.ports {
+            running
+                .until(deadline, "a port is open", async || {
+                    TcpStream::connect(port.address()).await.is_ok()
+                })
+                .await?;
+        }
+        apply(infra, &self.webhooks).await?;
+        configure(infra).await?;
+        let client = infra.client();
+        running
+            .until(deadline, "virt-api is asked", async || is_refused(&client).await)
+            .await?;
+        running
+            .until(deadline, "CDI's controllers work", async || {
+                is_adopted(&client).await
+            })
+            .await?;
+        Ok(running)
+    }
+}
+
+impl KubevirtProcesses {
+    /// The processes.
+    pub fn processes(&self) -> &[Process] {
+        &self.processes
+    }
+
+    async fn until(&self, deadline: Instant, what: &str, mut done: impl AsyncFnMut() -> bool) -> Result<()> {
+        while !done().await {
+            for process in &self.processes {
+                process.check_alive()?;
+            }
+            if Instant::now() > deadline {
+                bail!("not within {START_TIMEOUT:?}: {what}");
+            }
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
+        Ok(())
+    }
+}
+
+/// The objects that both operators watch; what they report is written by hand.
+async fn configure(infra: &ControlPlane) -> Result<()> {
+    let client = infra.client();
+    let kubevirt = json!({
+        "apiVersion": "kubevirt.io/v1", "kind": "KubeVirt",
+        "metadata": {"name": "kubevirt", "namespace": "kubevirt"},
+        "spec": {"configuration": {}},
+        "status": {"phase": "Deployed", "defaultArchitecture": "amd64"},
+    });
+    let cdi = json!({
+        "apiVersion": "cdi.kubevirt.io/v1beta1", "kind": "CDI",
+        "metadata": {"name": "cdi", "annotations": {"cdi.kubevirt.io/configAuthority": ""}},
+        "spec": {"config": {"featureGates": ["HonorWaitForFirstConsumer"]}},
+        "status": {"phase": "Deployed"},
+    });
+    let kubevirts = api(&client, "kubevirt.io", "v1", "KubeVirt", Some("kubevirt"));
+    let params = PostParams::default();
+    kubevirts
+        .create(&params, &serde_json::from_value(kubevirt.clone())?)
+        .await?;
+    kubevirts
+        .patch_status("kubevirt", &PatchParams::default(), &Patch::Merge(kubevirt))
+        .await?;
+    let cdis = api(&client, "cdi.kubevirt.io", "v1beta1", "CDI", None);
+    cdis.create(&params, &serde_json::from_value(cdi)?).await?;
+    Ok(())
+}
+
+fn api(
+    client: &Client,
+    group: &str,
+    version: &str,
+    kind: &str,
+    namespace: Option<&str>,
+) -> Api<DynamicObject> {
+    let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind));
+    match namespace {
+        Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
+        None => Api::all_with(client.clone(), &resource),
+    }
+}
+
+/// Whether a VM that KubeVirt refuses is refused.
+async fn is_refused(client: &Client) -> bool {
+    let vm = json!({
+        "apiVersion": "kubevirt.io/v1", "kind": "VirtualMachine", "metadata": {"name": "refused"},
+        "spec": {"runStrategy": "Once", "template": {"spec": {
+            "domain": {"devices": {"disks": [{"name": "without-a-volume"}]}},
+        }}},
+    });
+    let Ok(vm) = serde_json::from_value(vm) else {
+        return false;
+    };
+    let vms = api(
+        client,
+        "kubevirt.io",
+        "v1",
+        "VirtualMachine",
+        Some(INFRA_NAMESPACE),
+    );
+    let params = PostParams {
+        dry_run: true,
+        ..PostParams::default()
+    };
+    matches!(vms.create(&params, &vm).await, Err(kube::Error::Api(status)) if status.message.contains("denied"))
+}
+
+/// Whether CDI has taken the StorageProfile of the seed.
+async fn is_adopted(client: &Client) -> bool {
+    let profiles = api(client, "cdi.kubevirt.io", "v1beta1", "StorageProfile", None);
+    let Ok(profile) = profiles.get("standard").await else {
+        return false;
+    };
+    profile.metadata.owner_references.is_some() && profile.data.pointer("/status/storageClass").is_some()
+}
+
+async fn apply(infra: &ControlPlane, objects: &[Value]) -> Result<()> {
+    let list = json!({"apiVersion": "v1", "kind": "List", "items": objects});
+    infra
+        .kubectl_ok(&["apply", "--server-side", "-f", "-"], &list.to_string())
+        .await
+        .context("what KubeVirt and CDI install")?;
+    Ok(())
+}
