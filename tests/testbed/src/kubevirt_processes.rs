@@ -25,7 +25,9 @@ use crate::{
 };
 
 /// How long all of them may take until they work, on a busy machine.
-const START_TIMEOUT: Duration = Duration::from_mins(3);
+const START_TIMEOUT: Duration = Duration::from_mins(2);
+/// Folder of their certificates in theirs.
+const CERTIFICATES: &str = "certificates";
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Namespace and ServiceAccount of each process.
@@ -55,8 +57,10 @@ pub(crate) async fn prepare(infra: &ControlPlane, dir: &Path) -> Result<Prepared
     let kubevirt = tokio::task::spawn_blocking(Kubevirt::build).await??;
     let dir = dir.join("kubevirt");
     let ca = Ca::new("kubevirt-ca")?;
-    ca.serving("kubevirt", &[])?.write(&dir, "tls")?;
-    let ca_file = dir.join("ca.crt");
+    // They watch the whole folder of their certificates, so no log may be written there.
+    let certificates = dir.join(CERTIFICATES);
+    ca.serving("kubevirt", &[])?.write(&certificates, "tls")?;
+    let ca_file = certificates.join("ca.crt");
     fs::write(&ca_file, ca.pem())?;
     let ports = [Port::reserve()?, Port::reserve()?, Port::reserve()?];
     let [virt_api, _, cdi_apiserver] = &ports;
@@ -104,10 +108,14 @@ impl Prepared {
                 .arg(name)
                 .arg(kubeconfig)
         };
-        let serving = |program: Program| {
+        let (certificate, key) = (
+            file(&format!("{CERTIFICATES}/tls.crt")),
+            file(&format!("{CERTIFICATES}/tls.key")),
+        );
+        let with_certificate = |program: Program, purpose: &str| {
             program
-                .arg(format!("--tls-cert-file={}", file("tls.crt")))
-                .arg(format!("--tls-key-file={}", file("tls.key")))
+                .arg(format!("--{purpose}-cert-file={certificate}"))
+                .arg(format!("--{purpose}-key-file={key}"))
         };
         let listening = |program: Program, port: &Port| {
             program
@@ -115,14 +123,14 @@ impl Prepared {
                 .arg(format!("--port={}", port.number()))
         };
         let programs = [
-            listening(serving(program("virt-api")), virt_api)
-                .arg(format!("--handler-cert-file={}", file("tls.crt")))
-                .arg(format!("--handler-key-file={}", file("tls.key"))),
-            listening(program("virt-controller"), virt_controller)
-                .arg(format!("--prom-cert-file={}", file("tls.crt")))
-                .arg(format!("--prom-key-file={}", file("tls.key")))
+            with_certificate(
+                with_certificate(listening(program("virt-api"), virt_api), "tls"),
+                "handler",
+            ),
+            with_certificate(listening(program("virt-controller"), virt_controller), "prom")
                 .arg("--launcher-image=registry.test/virt-launcher:v1"),
-            serving(program("cdi-apiserver")).arg(format!("--listen={}", cdi_apiserver.address())),
+            with_certificate(program("cdi-apiserver"), "tls")
+                .arg(format!("--listen={}", cdi_apiserver.address())),
             program("cdi-controller"),
         ];
         let processes = programs.iter().map(Program::spawn).collect::<Result<Vec<_>>>()?;
@@ -246,7 +254,7 @@ async fn is_adopted(client: &Client) -> bool {
     let Ok(profile) = profiles.get("standard").await else {
         return false;
     };
-    profile.metadata.owner_references.is_some() && profile.data.pointer("/status/storageClass").is_some()
+    profile.data.pointer("/status/conditions").is_some()
 }
 
 async fn apply(infra: &ControlPlane, objects: &[Value]) -> Result<()> {
