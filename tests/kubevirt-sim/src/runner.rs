@@ -146,7 +146,7 @@ impl Runner {
             let world = lock(&self.world);
             let mut concerned = world.concerned(kind, name);
             if self.hosts.is_some() {
-                concerned.extend(world.concerned_pods(kind));
+                concerned.extend(world.concerned_on_hosts(kind));
             }
             concerned
         };

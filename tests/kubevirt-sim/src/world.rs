@@ -174,14 +174,17 @@ impl World {
         }
     }
 
-    /// The pods that must look again when an object of this kind has changed: there are few.
-    pub(crate) fn concerned_pods(&self, kind: Kind) -> Vec<Key> {
-        let concerns = matches!(
-            kind,
-            Kind::Vm | Kind::Vmi | Kind::DataVolume | Kind::Pvc | Kind::Secret | Kind::Node
-        );
-        let pods = self.all(Kind::Pod).filter(|_| concerns);
-        pods.map(|pod| (Kind::Pod, pod.name_any())).collect()
+    /// The pods and claims that must look again when an object of this kind has changed: there are few.
+    pub(crate) fn concerned_on_hosts(&self, kind: Kind) -> Vec<Key> {
+        let concerned: &[Kind] = match kind {
+            Kind::Vm => &[Kind::Pod, Kind::Pvc],
+            Kind::Vmi | Kind::DataVolume | Kind::Pvc | Kind::Secret | Kind::Node => &[Kind::Pod],
+            _ => &[],
+        };
+        concerned
+            .iter()
+            .flat_map(|kind| self.all(*kind).map(|object| (*kind, object.name_any())))
+            .collect()
     }
 
     /// Faults of the VM of this name.

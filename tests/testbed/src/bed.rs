@@ -59,6 +59,16 @@ pub enum Virtualization {
     Real,
 }
 
+impl Virtualization {
+    /// What `MACHINIST_KUBEVIRT` says (`real`): the same tests run on both.
+    pub fn of_environment() -> Self {
+        match std::env::var("MACHINIST_KUBEVIRT").as_deref() {
+            Ok("real") => Self::Real,
+            _ => Self::Simulated,
+        }
+    }
+}
+
 /// What etcd holds when a bed starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Storage {
@@ -74,7 +84,8 @@ pub enum Storage {
 pub struct Options {
     /// Folder of logs and keys; a new one below `target/testbed` if absent.
     pub dir: Option<PathBuf>,
-    /// Both roles on one control plane, which costs half; otherwise each role has its own.
+    /// Both roles on one control plane, which costs half; otherwise each role has its own. The default where KubeVirt is
+    /// simulated.
     pub one_cluster: bool,
     /// Whether the API servers write audit logs.
     pub audit: bool,
@@ -105,11 +116,13 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
+        let virtualization = Virtualization::of_environment();
         Self {
             dir: None,
-            one_cluster: true,
+            // Hosts are Nodes of their own, and no Machine's.
+            one_cluster: virtualization == Virtualization::Simulated,
             audit: false,
-            virtualization: Virtualization::Simulated,
+            virtualization,
             boot: Some(Duration::from_millis(200)),
             real_guests: false,
             machinist: Machinist::Whole,

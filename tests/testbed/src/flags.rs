@@ -136,6 +136,8 @@ pub(crate) fn controller_manager(dir: &Path, port: u16, options: &Options) -> Ve
     let file = |name: &str| dir.join(name).display().to_string();
     let volumes = if options.volumes { VOLUME_CONTROLLERS } else { &[] };
     vec![
+        // After a write that lost against another's, it would wait 15 seconds.
+        "--pvclaimbinder-sync-period=1s".into(),
         format!("--kubeconfig={}", file("controller-manager.kubeconfig")),
         format!("--controllers={}", [CONTROLLERS, volumes].concat().join(",")),
         "--leader-elect=false".into(),

@@ -18,7 +18,7 @@ const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
 /// How long an importer works before it fails.
 const FAILS_AFTER: Duration = Duration::from_millis(300);
 /// How long a kubelet waits before it starts a failed container again. Real ones begin with ten seconds.
-const BACK_OFF: Duration = Duration::from_millis(2500);
+const BACK_OFF: Duration = Duration::from_secs(3);
 
 /// What a pod is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -176,50 +176,48 @@ fn run(seen: &Seen, clock: &mut Clock, now: Timestamp) -> Plan {
     }
     match clock.left("working", seen.options.import) {
         Some(wait) => Plan::after(wait),
+        // The one end after which CDI starts no other importer.
+        None if seen.faults.import_failed => ended_saying(seen, r#"{"message": "checksum mismatch"}"#, now),
         None => ended(seen, now),
     }
 }
 
 /// The container works for a moment, fails, waits and works again.
 fn fail(seen: &Seen, message: &str, clock: &mut Clock, now: Timestamp) -> Plan {
-    let restarts = seen
-        .pod
-        .data
-        .pointer("/status/containerStatuses/0/restartCount")
-        .and_then(Value::as_u64)
-        .unwrap_or_default();
-    let mut next = if started(seen.pod).is_some() {
-        if let Some(wait) = clock.left(&format!("working {restarts}"), FAILS_AFTER) {
-            return Plan::after(wait);
-        }
-        let state = json!({"waiting": {"reason": "CrashLoopBackOff", "message": "back-off restarting failed container"}});
-        status(seen, "Running", &state, false, now)
-    } else {
-        if let Some(wait) = clock.left(&format!("waiting {restarts}"), BACK_OFF) {
-            return Plan::after(wait);
-        }
-        status(
-            seen,
-            "Running",
-            &json!({"running": {"startedAt": stamp(now)}}),
-            true,
-            now,
-        )
-    };
-    let restarts = restarts + u64::from(started(seen.pod).is_none());
-    let last = json!({"terminated": {
+    let container = seen.pod.data.pointer("/status/containerStatuses/0");
+    let container = container.cloned().unwrap_or_default();
+    let mut restarts = container["restartCount"].as_u64().unwrap_or_default();
+    let failed = json!({"terminated": {
         "exitCode": 1, "reason": "Error", "message": message, "startedAt": stamp(now), "finishedAt": stamp(now),
     }});
-    for container in next["containerStatuses"].as_array_mut().into_iter().flatten() {
-        container["restartCount"] = json!(restarts);
-        container["lastState"] = last.clone();
+    let (lasts, state, ready) = if container["state"].get("running").is_some() {
+        (FAILS_AFTER, failed.clone(), false)
+    } else if container["state"].get("terminated").is_some() {
+        let message = "back-off restarting failed container";
+        let waiting = json!({"waiting": {"reason": "CrashLoopBackOff", "message": message}});
+        (FAILS_AFTER, waiting, false)
+    } else {
+        restarts += 1;
+        (BACK_OFF, json!({"running": {"startedAt": stamp(now)}}), true)
+    };
+    if let Some(wait) = clock.left(&container["state"].to_string(), lasts) {
+        return Plan::after(wait);
     }
-    Plan::status_or(Kind::Pod, seen.pod, next, Plan::idle())
+    let mut status = status(seen, "Running", &state, ready, now);
+    for container in status["containerStatuses"].as_array_mut().into_iter().flatten() {
+        container["restartCount"] = json!(restarts);
+        container["lastState"] = failed.clone();
+    }
+    Plan::status_or(Kind::Pod, seen.pod, status, Plan::idle())
 }
 
 fn ended(seen: &Seen, now: Timestamp) -> Plan {
+    ended_saying(seen, "", now)
+}
+
+fn ended_saying(seen: &Seen, message: &str, now: Timestamp) -> Plan {
     let state = json!({"terminated": {
-        "exitCode": 0, "reason": "Completed", "startedAt": stamp(now), "finishedAt": stamp(now),
+        "exitCode": 0, "reason": "Completed", "message": message, "startedAt": stamp(now), "finishedAt": stamp(now),
     }});
     let status = status(seen, "Succeeded", &state, false, now);
     Plan::status_or(Kind::Pod, seen.pod, status, Plan::idle())
