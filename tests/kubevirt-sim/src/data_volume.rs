@@ -19,6 +19,19 @@ const SCHEDULING: f64 = 0.2;
 /// Progress is told about this often, and between twice and ten times per import.
 const STEP: Duration = Duration::from_millis(150);
 
+/// How long an importer works before it fails, and how long it is not started again then. Kubelets begin with ten seconds.
+const FAILS_AFTER: Duration = Duration::from_millis(300);
+const BACK_OFF: Duration = Duration::from_secs(3);
+
+/// How a StorageClass makes volumes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Class {
+    /// By a CSI driver: CDI fills a claim of its own and hands the volume over in the end.
+    pub csi: bool,
+    /// Not before a pod uses the claim.
+    pub waits: bool,
+}
+
 /// What a DataVolume depends on.
 #[derive(Debug)]
 pub struct Seen<'a> {
@@ -30,6 +43,12 @@ pub struct Seen<'a> {
     pub over_quota: Option<&'a str>,
     /// Whether the source of a clone exists; true for any other source.
     pub source_exists: bool,
+    /// How its StorageClass makes volumes.
+    pub class: Class,
+    /// Whether a VMI uses the claim.
+    pub consumer: bool,
+    /// The claim that is filled on behalf of [`Self::claim`].
+    pub prime: Option<&'a DynamicObject>,
     /// Faults of the VM, or of the DataVolume itself.
     pub faults: &'a Faults,
     /// How long an import takes.
@@ -42,6 +61,19 @@ pub fn ready(data_volume: &DynamicObject) -> bool {
         text(data_volume, "/status/phase"),
         Some("Succeeded" | "WaitForFirstConsumer" | "PendingPopulation")
     )
+}
+
+/// Why KubeVirt says that a DataVolume's importer is not there: no claim could be made for it.
+pub fn refused_claim(data_volume: &DynamicObject) -> Option<String> {
+    let bound = crate::objects::find_condition(list(data_volume, "/status/conditions"), "Bound")?;
+    let refused = bound["status"] == "False" && bound["reason"] == "ErrExceededQuota";
+    refused.then(|| {
+        format!(
+            "DataVolume {} importer is not running due to an error: {}",
+            data_volume.name_any(),
+            bound["message"].as_str().unwrap_or_default()
+        )
+    })
 }
 
 /// Whether KubeVirt calls this a DataVolumeError.
@@ -58,44 +90,53 @@ pub fn in_error(data_volume: &DynamicObject) -> bool {
 pub fn sync(seen: &Seen, clock: &mut Clock, now: Timestamp) -> Plan {
     let data_volume = seen.data_volume;
     let phase = text(data_volume, "/status/phase").unwrap_or_default();
-    if deleting(data_volume) || phase == "Succeeded" {
+    if deleting(data_volume) {
         return Plan::idle();
     }
+    let status = |step: &Step| json_status(seen, step, now);
+    let write = |step: &Step, otherwise: Plan| {
+        Plan::status_or(Kind::DataVolume, data_volume, status(step), otherwise)
+    };
     let Some(claim) = seen.claim else {
-        let create = Plan::one(Write::Create(Kind::Pvc, claim_for(data_volume)));
-        let Some(why) = seen.over_quota else {
-            return create;
+        if phase == "Succeeded" {
+            return Plan::idle();
+        }
+        let create = Plan::one(Write::Create(Kind::Pvc, claim_for(seen)));
+        return match seen.over_quota {
+            // Tried for ever, but said first.
+            Some(why) => write(&Step::OverQuota(why.to_owned()), create),
+            None if list(data_volume, "/status/conditions").is_empty() => write(&Step::NoClaim, create),
+            None => create,
         };
-        // Tried for ever, but said first.
-        let status = json_status(data_volume, &Step::OverQuota(why.to_owned()), now);
-        return Plan::status_or(Kind::DataVolume, data_volume, status, create);
     };
     let owned = controller_of(claim).is_some_and(|owner| Some(&owner.uid) == data_volume.uid().as_ref());
     if deleting(claim) || !owned {
         return Plan::idle();
     }
-    let status = |step: &Step| json_status(data_volume, step, now);
-    let write = |step: &Step, otherwise: Plan| {
-        Plan::status_or(Kind::DataVolume, data_volume, status(step), otherwise)
-    };
+    if phase == "Succeeded" {
+        return hand_over(seen, claim, status(&Step::Succeeded));
+    }
     if phase == "Failed" || seen.faults.import_failed {
         return write(&Step::Failed, Plan::idle());
     }
-    if seen.faults.pvc_pending || !seen.source_exists {
+    if let Some(phase) = waits_in(seen, claim) {
         clock.since("pending");
         let pending = json!({"phase": "Pending"});
         return write(
-            &Step::Pending,
+            &Step::Waiting(phase),
             Plan::status_or(Kind::Pvc, claim, pending, Plan::idle()),
         );
     }
-    let bound = bound_claim(claim);
-    if text(claim, "/status/phase") != Some("Bound") {
-        return Plan::status_or(Kind::Pvc, claim, bound, Plan::idle());
+    let filled = match (seen.class.csi, seen.prime) {
+        (false, _) => claim,
+        (true, Some(prime)) => prime,
+        (true, None) => return Plan::one(Write::Create(Kind::Pvc, prime_for(claim))),
+    };
+    if !is_bound(filled) {
+        return Plan::status_or(Kind::Pvc, filled, bound_claim(filled), Plan::idle());
     }
     if let Some(message) = &seen.faults.import_failing {
-        clock.since("failing");
-        return write(&Step::Failing(message.clone()), Plan::idle());
+        return fail(seen, message, clock, now);
     }
     let passed = clock.since("importing").as_secs_f64();
     let whole = seen.import.as_secs_f64().max(0.001);
@@ -109,6 +150,61 @@ pub fn sync(seen: &Seen, clock: &mut Clock, now: Timestamp) -> Plan {
             Plan::after(wait)
         },
     )
+}
+
+/// The phase in which the import waits for a volume, if it does.
+fn waits_in(seen: &Seen, claim: &DynamicObject) -> Option<&'static str> {
+    let begun = is_bound(claim) || seen.prime.is_some();
+    if seen.faults.pvc_pending || !seen.source_exists {
+        return Some("Pending");
+    }
+    match (begun || seen.consumer || !seen.class.waits, seen.class.csi) {
+        (true, _) => None,
+        (false, true) => Some("PendingPopulation"),
+        (false, false) => Some("WaitForFirstConsumer"),
+    }
+}
+
+/// The volume that was filled becomes that of the DataVolume's own claim.
+fn hand_over(seen: &Seen, claim: &DynamicObject, succeeded: Value) -> Plan {
+    if !is_bound(claim) {
+        return Plan::status_or(Kind::Pvc, claim, bound_claim(claim), Plan::idle());
+    }
+    let prime = seen.prime.filter(|prime| !deleting(prime));
+    let rest = prime.map_or_else(Plan::idle, |prime| {
+        Plan::one(Write::Delete(Kind::Pvc, prime.clone()))
+    });
+    Plan::status_or(Kind::DataVolume, seen.data_volume, succeeded, rest)
+}
+
+/// The importer works for a moment, fails, waits and is started again.
+fn fail(seen: &Seen, message: &str, clock: &mut Clock, now: Timestamp) -> Plan {
+    let running = crate::objects::find_condition(list(seen.data_volume, "/status/conditions"), "Running");
+    let is = |status: &str, reason: &str| {
+        running.is_some_and(|running| running["status"] == status && running["reason"] == reason)
+    };
+    let restarts = restarts(seen.data_volume);
+    let (lasts, next) = if is("True", "Pod is running") {
+        (FAILS_AFTER, Step::Failing(message.to_owned(), restarts))
+    } else if is("False", "Error") {
+        (BACK_OFF, Step::Retrying(restarts + 1))
+    } else {
+        (Duration::ZERO, Step::Retrying(restarts))
+    };
+    if let Some(wait) = clock.left(&format!("{next:?}"), lasts) {
+        return Plan::after(wait);
+    }
+    let status = json_status(seen, &next, now);
+    Plan::status_or(Kind::DataVolume, seen.data_volume, status, Plan::idle())
+}
+
+fn restarts(data_volume: &DynamicObject) -> u64 {
+    let restarts = data_volume.data.pointer("/status/restartCount");
+    restarts.and_then(Value::as_u64).unwrap_or_default()
+}
+
+fn is_bound(claim: &DynamicObject) -> bool {
+    text(claim, "/status/phase") == Some("Bound")
 }
 
 fn steps(import: Duration) -> u32 {
@@ -143,78 +239,87 @@ pub fn release_claim(claim: &DynamicObject, used: bool) -> Plan {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Step {
+    NoClaim,
     OverQuota(String),
-    Pending,
+    Waiting(&'static str),
     Scheduled,
     InProgress(u32),
-    Failing(String),
+    /// The importer runs again after so many restarts.
+    Retrying(u64),
+    Failing(String, u64),
     Failed,
     Succeeded,
 }
 
-fn json_status(data_volume: &DynamicObject, step: &Step, now: Timestamp) -> Value {
-    let name = data_volume.name_any();
+/// Type, status, reason and message of a condition.
+type Said = (&'static str, &'static str, String, String);
+
+#[allow(clippy::too_many_lines, reason = "one table: what CDI writes in each step")]
+fn json_status(seen: &Seen, step: &Step, now: Timestamp) -> Value {
+    let (data_volume, name) = (seen.data_volume, seen.data_volume.name_any());
     let clone = data_volume.data.pointer("/spec/source/pvc").is_some();
     let verb = if clone { "Clone" } else { "Import" };
-    let bound = ("Bound", "True", "Bound".to_owned(), format!("PVC {name} Bound"));
-    let ready = |status: &'static str, reason: &str| ("Ready", status, reason.to_owned(), String::new());
-    let running = |status: &'static str, reason: &str, message: &str| {
-        ("Running", status, reason.to_owned(), message.to_owned())
+    let said = |kind: &'static str, status: &'static str, reason: &str, message: &str| -> Said {
+        (kind, status, reason.to_owned(), message.to_owned())
     };
+    let bound = match seen.claim {
+        None => said("Bound", "False", "NotFound", "No PVC found"),
+        Some(claim) if is_bound(claim) => said("Bound", "True", "Bound", &format!("PVC {name} Bound")),
+        Some(_) => said("Bound", "False", "Pending", &format!("PVC {name} Pending")),
+    };
+    let ready = |status: &'static str, reason: &str| said("Ready", status, reason, "");
+    let running =
+        |status: &'static str, reason: &str, message: &str| said("Running", status, reason, message);
+    let unknown = || "N/A".to_owned();
     let (phase, progress, conditions) = match step {
+        Step::NoClaim => (
+            "Pending".to_owned(),
+            unknown(),
+            [bound, ready("False", ""), running("False", "", "")],
+        ),
         Step::OverQuota(why) => (
             "Pending".to_owned(),
-            "N/A".to_owned(),
+            unknown(),
             [
-                ("Bound", "Unknown", "ErrExceededQuota".to_owned(), why.clone()),
-                ready("False", "ErrExceededQuota"),
-                running("False", "ErrExceededQuota", why),
-            ],
-        ),
-        Step::Pending => (
-            "Pending".to_owned(),
-            "N/A".to_owned(),
-            [
-                (
-                    "Bound",
-                    "False",
-                    "Pending".to_owned(),
-                    format!("PVC {name} Pending"),
-                ),
-                ready("False", ""),
+                said("Bound", "False", "ErrExceededQuota", why),
+                said("Ready", "False", "ErrExceededQuota", why),
                 running("False", "", ""),
             ],
         ),
+        Step::Waiting(phase) => (
+            (*phase).to_owned(),
+            unknown(),
+            [bound, ready("False", ""), running("False", "", "")],
+        ),
         Step::Scheduled => (
             format!("{verb}Scheduled"),
-            "N/A".to_owned(),
+            unknown(),
             [
                 bound,
                 ready("False", "TransferRunning"),
                 running("False", "ContainerCreating", ""),
             ],
         ),
-        Step::InProgress(percent) => (
+        Step::InProgress(_) | Step::Retrying(_) => (
             format!("{verb}InProgress"),
-            format!("{percent}.00%"),
+            match step {
+                Step::InProgress(percent) => format!("{percent}.00%"),
+                _ => unknown(),
+            },
             [
                 bound,
                 ready("False", "TransferRunning"),
                 running("True", "Pod is running", ""),
             ],
         ),
-        Step::Failing(message) => (
+        Step::Failing(message, _) => (
             format!("{verb}InProgress"),
-            "N/A".to_owned(),
-            [
-                bound,
-                ready("False", "TransferRunning"),
-                running("False", "Error", message),
-            ],
+            unknown(),
+            [bound, ready("False", ""), running("False", "Error", message)],
         ),
         Step::Failed => (
             "Failed".to_owned(),
-            "N/A".to_owned(),
+            unknown(),
             [
                 bound,
                 ready("False", "Error"),
@@ -236,15 +341,16 @@ fn json_status(data_volume: &DynamicObject, step: &Step, now: Timestamp) -> Valu
         .into_iter()
         .map(|(kind, status, reason, message)| condition(before, kind, status, &reason, &message, now))
         .collect();
-    let mut status =
-        json!({"claimName": name, "phase": phase, "progress": progress, "conditions": conditions});
-    let restarts = data_volume
-        .data
-        .pointer("/status/restartCount")
-        .and_then(Value::as_u64)
-        .unwrap_or(0);
-    if restarts > 0 || matches!(step, Step::Failing(_)) {
-        status["restartCount"] = json!(restarts.max(1));
+    let mut status = json!({"phase": phase, "progress": progress, "conditions": conditions});
+    if seen.claim.is_some() {
+        status["claimName"] = json!(name);
+    }
+    let restarts = match step {
+        Step::Retrying(restarts) | Step::Failing(_, restarts) => *restarts,
+        _ => restarts(data_volume),
+    };
+    if restarts > 0 {
+        status["restartCount"] = json!(restarts);
     }
     status
 }
@@ -277,7 +383,8 @@ fn wanted(data_volume: &DynamicObject, field: &str) -> Value {
     at("pvc").or_else(|| at("storage")).cloned().unwrap_or_default()
 }
 
-fn claim_for(data_volume: &DynamicObject) -> DynamicObject {
+fn claim_for(seen: &Seen) -> DynamicObject {
+    let data_volume = seen.data_volume;
     let mut spec = json!({"resources": wanted(data_volume, "resources")});
     let modes = wanted(data_volume, "accessModes");
     spec["accessModes"] = if modes.is_null() {
@@ -291,10 +398,31 @@ fn claim_for(data_volume: &DynamicObject) -> DynamicObject {
             spec[field] = value;
         }
     }
+    if seen.class.csi {
+        let source = format!("volume-import-source-{}", data_volume.uid().unwrap_or_default());
+        spec["dataSourceRef"] =
+            json!({"apiGroup": "cdi.kubevirt.io", "kind": "VolumeImportSource", "name": source});
+    }
     let mut claim = object(Kind::Pvc, &data_volume.name_any(), json!({"spec": spec}));
     claim.metadata.labels = Some([("app".to_owned(), "containerized-data-importer".to_owned())].into());
     claim.metadata.owner_references = Some(vec![controlled_by(Kind::DataVolume, data_volume)]);
     claim
+}
+
+/// Name of the claim that CDI fills on behalf of another.
+pub fn prime_name(claim: &DynamicObject) -> String {
+    format!("prime-{}", claim.uid().unwrap_or_default())
+}
+
+/// The claim that CDI fills on behalf of this one.
+fn prime_for(claim: &DynamicObject) -> DynamicObject {
+    let mut spec = claim.data["spec"].clone();
+    if let Some(spec) = spec.as_object_mut() {
+        spec.remove("dataSourceRef");
+    }
+    let mut prime = object(Kind::Pvc, &prime_name(claim), json!({"spec": spec}));
+    prime.metadata.owner_references = Some(vec![controlled_by(Kind::Pvc, claim)]);
+    prime
 }
 
 fn bound_claim(claim: &DynamicObject) -> Value {

@@ -10,7 +10,7 @@ use crate::objects::{Kind, controlled_by, object};
 /// Kept until virt-controller has seen the guest end.
 pub const CONTROLLER_FINALIZER: &str = "kubevirt.io/virtualMachineControllerFinalize";
 /// Kept until the launcher's pod is gone.
-pub const FOREGROUND_FINALIZER: &str = "foregroundDeleteVirtualMachine";
+pub const FOREGROUND_FINALIZER: &str = "kubevirt.io/foregroundDeleteVirtualMachine";
 
 /// Name of the ControllerRevision that a VMI is started from.
 pub fn revision_name(vm: &DynamicObject) -> String {

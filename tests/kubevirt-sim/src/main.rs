@@ -92,7 +92,9 @@ async fn main() -> anyhow::Result<()> {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let kubeconfig = Kubeconfig::read_from(&arguments.kubeconfig)
         .with_context(|| format!("reading {}", arguments.kubeconfig.display()))?;
-    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+    let mut config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+    // An eviction that is refused must not be tried again behind the simulator's back.
+    config.default_retry = false;
     let options = Options {
         role: match arguments.kubevirt {
             Controllers::Simulated => Role::All,

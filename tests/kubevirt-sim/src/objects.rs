@@ -34,6 +34,10 @@ pub enum Kind {
     Volume,
     /// v1 Node
     Node,
+    /// storage.k8s.io/v1 StorageClass
+    StorageClass,
+    /// storage.k8s.io/v1 CSIDriver
+    CsiDriver,
     /// apps/v1 ControllerRevision; written, not watched
     Revision,
     /// v1 Event; written, not watched
@@ -61,6 +65,8 @@ impl Kind {
         Self::ClusterInstancetype,
         Self::Preference,
         Self::ClusterPreference,
+        Self::StorageClass,
+        Self::CsiDriver,
     ];
 
     /// All kinds that are watched where it plays only hosts.
@@ -101,6 +107,8 @@ impl Kind {
             Self::Pod => ("", "v1", "Pod", "pods"),
             Self::Volume => ("", "v1", "PersistentVolume", "persistentvolumes"),
             Self::Node => ("", "v1", "Node", "nodes"),
+            Self::StorageClass => ("storage.k8s.io", "v1", "StorageClass", "storageclasses"),
+            Self::CsiDriver => ("storage.k8s.io", "v1", "CSIDriver", "csidrivers"),
             Self::Revision => ("apps", "v1", "ControllerRevision", "controllerrevisions"),
             Self::Event => ("", "v1", "Event", "events"),
         };
@@ -122,7 +130,12 @@ impl Kind {
     pub fn namespaced(self) -> bool {
         !matches!(
             self,
-            Self::ClusterInstancetype | Self::ClusterPreference | Self::Volume | Self::Node
+            Self::ClusterInstancetype
+                | Self::ClusterPreference
+                | Self::Volume
+                | Self::Node
+                | Self::StorageClass
+                | Self::CsiDriver
         )
     }
 

@@ -252,9 +252,14 @@ impl Runner {
                 let source = text(&object, "/spec/source/pvc/name");
                 let elsewhere = text(&object, "/spec/source/pvc/namespace")
                     .is_some_and(|namespace| namespace != self.options.namespace);
+                let claim = world.get(Kind::Pvc, name).map(AsRef::as_ref);
+                let prime = claim.and_then(|claim| world.get(Kind::Pvc, &data_volume::prime_name(claim)));
                 let seen = data_volume::Seen {
                     data_volume: &object,
-                    claim: world.get(Kind::Pvc, name).map(AsRef::as_ref),
+                    claim,
+                    class: world.class_of(&object),
+                    consumer: world.has_consumer(name),
+                    prime: prime.map(AsRef::as_ref),
                     over_quota: actor.over_quota.as_deref(),
                     source_exists: elsewhere
                         || source.is_none_or(|name| world.get(Kind::Pvc, name).is_some()),
@@ -544,11 +549,16 @@ fn disks(world: &World, vmi: &DynamicObject) -> Vec<vmi::Disk> {
             .pointer("/persistentVolumeClaim/claimName")
             .and_then(serde_json::Value::as_str);
         let name = data_volume.or(claim)?;
+        let disk = world.get(Kind::DataVolume, name).cloned();
         Some(vmi::Disk {
             volume: volume["name"].as_str()?.to_owned(),
             claim: name.to_owned(),
             is_data_volume: data_volume.is_some(),
-            data_volume: world.get(Kind::DataVolume, name).cloned(),
+            class: disk
+                .as_deref()
+                .map(|disk| world.class_of(disk))
+                .unwrap_or_default(),
+            data_volume: disk,
             pvc: world.get(Kind::Pvc, name).cloned(),
         })
     });

@@ -229,6 +229,17 @@ fn start(seen: &Seen, memory: &mut Memory, now: Timestamp) -> Plan {
         "RerunOnFailure" => !memory.finished,
         _ => false,
     };
+    let refused = seen
+        .disks
+        .iter()
+        .find_map(|(_, disk)| data_volume::refused_claim(disk.as_deref()?));
+    if let Some(refused) = refused {
+        let failure = Failure {
+            reason: "FailedCreate",
+            message: format!("Error encountered while creating DataVolumes: {refused}"),
+        };
+        return settle(seen, memory, Some(failure), Start::No, now);
+    }
     if !ready || !wanted {
         return settle(seen, memory, None, Start::No, now);
     }

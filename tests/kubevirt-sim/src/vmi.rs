@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use kube::ResourceExt as _;
 use kube::api::DynamicObject;
 
-use crate::data_volume;
+use crate::data_volume::Class;
 use crate::faults::{Crash, Faults};
 use crate::instance::{CONTROLLER_FINALIZER, FOREGROUND_FINALIZER};
 use crate::objects::{Kind, deleting, list, text};
@@ -73,10 +73,29 @@ pub struct Disk {
     pub claim: String,
     /// Whether the volume names a DataVolume.
     pub is_data_volume: bool,
+    /// How the StorageClass of the DataVolume makes volumes.
+    pub class: Class,
     /// The DataVolume, if there is one.
     pub data_volume: Option<Arc<DynamicObject>>,
     /// The claim itself, if it exists.
     pub pvc: Option<Arc<DynamicObject>>,
+}
+
+impl Disk {
+    /// Whether there is all of its data, on a volume of its own.
+    pub fn is_filled(&self) -> bool {
+        let Some(data_volume) = &self.data_volume else {
+            return true;
+        };
+        let claim = self.pvc.as_deref();
+        text(data_volume, "/status/phase") == Some("Succeeded")
+            && claim.is_some_and(|claim| text(claim, "/status/phase") == Some("Bound"))
+    }
+
+    /// Whether the import waits for a pod that is not the launcher.
+    fn needs_a_pod_first(&self) -> bool {
+        !self.is_filled() && !(self.class.csi && self.class.waits)
+    }
 }
 
 /// The next step of a VMI.
@@ -130,12 +149,13 @@ fn pending(seen: &Seen, now: Timestamp) -> Plan {
             Plan::idle(),
         );
     }
-    let filled = seen
-        .disks
-        .iter()
-        .all(|disk| disk.data_volume.as_deref().is_none_or(data_volume::ready));
-    if !filled {
-        return change_or(seen, &Change::phase("Pending"), now, Plan::idle());
+    if seen.disks.iter().any(Disk::needs_a_pod_first) {
+        // A pod for nothing but that: the volume is made where it is scheduled.
+        let mut change = Change::phase("Pending").provisioning();
+        if let Some(message) = &seen.faults.unschedulable {
+            change = change.unschedulable(message.clone());
+        }
+        return change_or(seen, &change, now, Plan::idle());
     }
     change_or(
         seen,
@@ -154,6 +174,11 @@ fn scheduling(seen: &Seen, clock: &mut Clock, now: Timestamp) -> Plan {
     if let Some(message) = &seen.faults.image_pull {
         clock.since("image pull");
         return change_or(seen, &here.image_pull(message.clone()), now, Plan::idle());
+    }
+    if !seen.disks.iter().all(Disk::is_filled) {
+        // The pod is not scheduled before its claims are bound.
+        clock.since("disks");
+        return change_or(seen, &here, now, Plan::idle());
     }
     if !seen.secret {
         // The pod hangs in ContainerCreating, and KubeVirt says nothing.
@@ -310,12 +335,17 @@ fn end(seen: &Seen, clock: &mut Clock, now: Timestamp) -> Plan {
         .find(|name| seen.vmi.finalizers().iter().any(|finalizer| finalizer == name));
     match next {
         // The pod takes a moment to be gone.
-        Some(FOREGROUND_FINALIZER) if clock.left("pod", READY_AFTER).is_some() => Plan::after(READY_AFTER),
-        Some(name) => {
-            let mut vmi = seen.vmi.clone();
-            vmi.finalizers_mut().retain(|finalizer| finalizer != name);
-            Plan::one(Write::Update(Kind::Vmi, vmi))
-        }
+        Some(FOREGROUND_FINALIZER) => match clock.left("pod", seen.faults.slow_pod.unwrap_or(READY_AFTER)) {
+            Some(wait) => Plan::after(wait),
+            None => without_finalizer(seen.vmi, FOREGROUND_FINALIZER),
+        },
+        Some(name) => without_finalizer(seen.vmi, name),
         None => Plan::idle(),
     }
+}
+
+fn without_finalizer(vmi: &DynamicObject, name: &str) -> Plan {
+    let mut vmi = vmi.clone();
+    vmi.finalizers_mut().retain(|finalizer| finalizer != name);
+    Plan::one(Write::Update(Kind::Vmi, vmi))
 }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::instance;
 use crate::objects::{Condition, Times, condition, find_condition, list, stamp, text};
 use crate::vm::phase;
-use crate::vmi::{Power, Seen, other};
+use crate::vmi::{self, Power, Seen, other};
 
 /// What the Ready condition shall say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +31,7 @@ pub struct Change {
     missing_claim: Option<String>,
     unschedulable: Option<String>,
     image_pull: Option<String>,
+    provisioning: bool,
     evacuating: bool,
     migrating: bool,
     /// Where it is from now on; nothing if it stays where it is.
@@ -46,6 +47,7 @@ impl Change {
             missing_claim: None,
             unschedulable: None,
             image_pull: None,
+            provisioning: false,
             evacuating: false,
             migrating: false,
             node: None,
@@ -71,6 +73,14 @@ impl Change {
     #[must_use]
     pub fn unschedulable(mut self, message: String) -> Self {
         self.unschedulable = Some(message);
+        self
+    }
+
+    /// A pod makes the scheduler choose where volumes are made.
+    #[must_use]
+    pub fn provisioning(mut self) -> Self {
+        self.ready = Some(Ready::PodNotExists);
+        self.provisioning = true;
         self
     }
 
@@ -346,15 +356,22 @@ fn conditions(seen: &Seen, change: &Change, status: &Value) -> Vec<Condition> {
         ));
     }
     let has_pod = !matches!(change.phase.as_str(), "" | "Pending");
-    if has_pod && seen.disks.iter().any(|disk| disk.is_data_volume) {
-        let message = "All of the VMI's DVs are bound and ready";
+    if (has_pod || change.provisioning) && seen.disks.iter().any(|disk| disk.is_data_volume) {
+        let (status, reason, message) = if seen.disks.iter().all(vmi::Disk::is_filled) {
+            ("True", "AllDVsReady", "All of the VMI's DVs are bound and ready")
+        } else {
+            ("False", "NotAllDVsReady", "Not all of the VMI's DVs are ready")
+        };
         out.push(condition(
             "DataVolumesReady",
-            "True",
-            "AllDVsReady",
+            status,
+            reason,
             message,
             Times::None,
         ));
+    }
+    if change.provisioning {
+        out.push(condition("Provisioning", "True", "", "", Times::None));
     }
     if let Some(message) = &change.unschedulable {
         out.push(condition(

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use kube::ResourceExt as _;
 use kube::api::DynamicObject;
 
+use crate::data_volume::Class;
 use crate::faults::Faults;
 use crate::hosts::pod;
 use crate::objects::{Kind, controller_of, list, text};
@@ -130,11 +131,19 @@ impl World {
                 }
                 keys
             }
-            Kind::Vmi => vec![(Kind::Vmi, name.to_owned()), (Kind::Vm, name.to_owned())],
+            Kind::Vmi => {
+                let mut keys = vec![(Kind::Vmi, name.to_owned()), (Kind::Vm, name.to_owned())];
+                if let Some(vmi) = self.get(Kind::Vmi, name) {
+                    keys.extend(claim_names(vmi).map(|claim| (Kind::DataVolume, claim.to_owned())));
+                }
+                keys
+            }
             Kind::DataVolume | Kind::Pvc => {
                 let mut keys = vec![(Kind::DataVolume, name.to_owned())];
                 if kind == Kind::Pvc {
                     keys.push((Kind::Pvc, name.to_owned()));
+                    let target = self.get(Kind::Pvc, name).and_then(|claim| controller_of(claim));
+                    keys.extend(target.map(|target| (Kind::DataVolume, target.name.clone())));
                 }
                 match self
                     .get(Kind::DataVolume, name)
@@ -170,6 +179,10 @@ impl World {
                 keys
             }
             Kind::Volume => vec![(Kind::Volume, name.to_owned())],
+            Kind::StorageClass | Kind::CsiDriver => self
+                .all(Kind::DataVolume)
+                .map(|disk| (Kind::DataVolume, disk.name_any()))
+                .collect(),
             Kind::Node | Kind::Revision | Kind::Event => Vec::new(),
         }
     }
@@ -185,6 +198,30 @@ impl World {
             .iter()
             .flat_map(|kind| self.all(*kind).map(|object| (*kind, object.name_any())))
             .collect()
+    }
+
+    /// How the StorageClass of a DataVolume makes volumes.
+    pub(crate) fn class_of(&self, data_volume: &DynamicObject) -> Class {
+        let name = ["storage", "pvc"]
+            .iter()
+            .find_map(|part| text(data_volume, &format!("/spec/{part}/storageClassName")));
+        let Some(class) = name.and_then(|name| self.get(Kind::StorageClass, name)) else {
+            return Class::default();
+        };
+        let driver = text(class, "/provisioner").and_then(|driver| self.get(Kind::CsiDriver, driver));
+        Class {
+            csi: driver.is_some(),
+            waits: text(class, "/volumeBindingMode") == Some("WaitForFirstConsumer"),
+        }
+    }
+
+    /// Whether a VMI that can be scheduled uses a claim.
+    pub(crate) fn has_consumer(&self, claim: &str) -> bool {
+        self.all(Kind::Vmi).any(|vmi| {
+            !crate::vm::is_final(vmi)
+                && claim_names(vmi).any(|name| name == claim)
+                && self.faults_of_vm(&vmi.name_any()).unschedulable.is_none()
+        })
     }
 
     /// Faults of the VM of this name.

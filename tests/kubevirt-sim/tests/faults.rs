@@ -9,8 +9,9 @@ mod common;
 
 use common::recorded::assert_recorded;
 use common::{Scene, course, diskless, spec};
-use kube::ResourceExt as _;
-use kube::api::{DynamicObject, Patch, PatchParams};
+use k8s_openapi::api::core::v1::ResourceQuota;
+use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
+use kube::{Api, ResourceExt as _};
 use kubevirt_sim::objects::{Kind, find_condition, list, text};
 use serde_json::{Value, json};
 
@@ -69,10 +70,20 @@ async fn faults_before_the_guest_runs_are_told_and_heal() {
         condition(disk, "Running")
             .is_some_and(|running| running["reason"] == "Error" && running["message"] == "404 Not Found")
     };
-    let disk = scene
+    scene
         .is(Kind::DataVolume, "import-failing", "failing", failing)
         .await;
-    assert_eq!(disk.data["status"]["restartCount"], 1);
+    // The importer is started again, works for a moment and fails again.
+    let works = |disk: &DynamicObject| {
+        disk.data["status"]["restartCount"] == 1
+            && condition(disk, "Running").is_some_and(|running| running["status"] == "True")
+    };
+    scene
+        .is(Kind::DataVolume, "import-failing", "started again", works)
+        .await;
+    scene
+        .is(Kind::DataVolume, "import-failing", "failing again", failing)
+        .await;
     let pending = |claim: &DynamicObject| text(claim, "/status/phase") == Some("Pending");
     scene.is(Kind::Pvc, "pvc-pending", "Pending", pending).await;
     for (fault, ..) in cases {
@@ -82,6 +93,78 @@ async fn faults_before_the_guest_runs_are_told_and_heal() {
         let vm = scene.vm_is(fault, "Running").await;
         assert!(condition(&vm, "PodScheduled").is_none() && condition(&vm, "Synchronized").is_none());
     }
+    scene.stop().await;
+}
+
+#[tokio::test]
+async fn a_quota_on_claims_is_told_by_disk_and_vm_and_heals() {
+    let scene = Scene::start("fault-quota").await;
+    let quota = json!({
+        "apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none"},
+        "spec": {"hard": {"persistentvolumeclaims": "0"}},
+    });
+    let quotas: Api<ResourceQuota> = Api::namespaced(scene.client.clone(), &scene.namespace);
+    let quota = serde_json::from_value(quota).unwrap();
+    quotas.create(&PostParams::default(), &quota).await.unwrap();
+    // No controller writes it here, and without it the quota allows nothing to be judged.
+    let status = json!({"status": {
+        "hard": {"persistentvolumeclaims": "0"}, "used": {"persistentvolumeclaims": "0"},
+    }});
+    let params = PatchParams::default();
+    quotas
+        .patch_status("none", &params, &Patch::Merge(status))
+        .await
+        .unwrap();
+    scene.create_vm("greedy", spec("greedy", None)).await;
+    let refused = |vm: &DynamicObject| condition(vm, "Failure").is_some();
+    let vm = scene.is(Kind::Vm, "greedy", "refused", refused).await;
+    let failure = condition(&vm, "Failure").unwrap();
+    assert_eq!(failure["reason"], "FailedCreate");
+    let message = failure["message"].as_str().unwrap();
+    let begins = "Error encountered while creating DataVolumes: DataVolume greedy importer is not running due to an error: ";
+    assert!(
+        message.starts_with(begins) && message.contains("exceeded quota"),
+        "{message}"
+    );
+    assert_eq!(text(&vm, "/status/printableStatus"), Some("Provisioning"));
+    let disk = scene.api(Kind::DataVolume).get("greedy").await.unwrap();
+    for (kind, reason) in [
+        ("Bound", "ErrExceededQuota"),
+        ("Ready", "ErrExceededQuota"),
+        ("Running", ""),
+    ] {
+        let said = condition(&disk, kind).unwrap();
+        assert_eq!(
+            (&said["status"], &said["reason"]),
+            (&json!("False"), &json!(reason)),
+            "{kind}"
+        );
+    }
+    quotas.delete("none", &DeleteParams::default()).await.unwrap();
+    let vm = scene.vm_is("greedy", "Running").await;
+    assert!(condition(&vm, "Failure").is_none());
+    scene.stop().await;
+}
+
+#[tokio::test]
+async fn a_deleted_instance_stays_as_long_as_its_pod_and_is_replaced() {
+    let scene = Scene::start("fault-pod").await;
+    scene
+        .create_vm("again", with_fault(spec("again", None), "slow-pod", "1"))
+        .await;
+    scene.vm_is("again", "Running").await;
+    let first = scene.api(Kind::Vmi).get("again").await.unwrap();
+    scene.delete(Kind::Vmi, "again").await;
+    let ended = |vmi: &DynamicObject| {
+        vmi.metadata.deletion_timestamp.is_some() && text(vmi, "/status/phase") == Some("Succeeded")
+    };
+    let began = std::time::Instant::now();
+    scene.is(Kind::Vmi, "again", "final and there", ended).await;
+    scene.vm_is("again", "Stopped").await;
+    let new = |vmi: &DynamicObject| vmi.metadata.uid != first.metadata.uid;
+    scene.is(Kind::Vmi, "again", "a new one", new).await;
+    assert!(began.elapsed() >= std::time::Duration::from_millis(900));
+    scene.vm_is("again", "Running").await;
     scene.stop().await;
 }
 

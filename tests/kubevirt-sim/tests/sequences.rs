@@ -9,8 +9,11 @@ mod common;
 
 use common::recorded::assert_recorded;
 use common::{Scene, Seen, course, diskless, spec};
-use kube::ResourceExt as _;
+use k8s_openapi::api::storage::v1::{CSIDriver, StorageClass};
+use kube::api::PostParams;
+use kube::{Api, ResourceExt as _};
 use kubevirt_sim::objects::{Kind, find_condition, list, text};
+use rstest::rstest;
 use serde_json::{Value, json};
 
 fn is_phase(name: &'static str, phase: &'static str) -> impl Fn(&Seen) -> bool {
@@ -122,7 +125,15 @@ async fn a_vm_comes_up_and_goes_down_as_recorded() {
 
     let disk = scene.seen(Kind::DataVolume, "once");
     let phases = course(&disk, "/status/phase");
-    assert_eq!(phases, ["", "ImportScheduled", "ImportInProgress", "Succeeded"]);
+    assert_eq!(
+        phases,
+        ["", "Pending", "ImportScheduled", "ImportInProgress", "Succeeded"]
+    );
+    let bound = find_condition(list(&disk[1].object, "/status/conditions"), "Bound").unwrap();
+    assert_eq!(
+        (&bound["status"], &bound["reason"]),
+        (&json!("False"), &json!("NotFound"))
+    );
     let progress = course(&disk, "/status/progress");
     assert!(
         progress.contains(&"50.00%".to_owned()) && progress.last().unwrap() == "100.0%",
@@ -141,6 +152,82 @@ async fn a_vm_comes_up_and_goes_down_as_recorded() {
     scene.gone(Kind::DataVolume, "once").await;
     scene.gone(Kind::Pvc, "once").await;
     deletion_went_as_recorded(&scene).await;
+    scene.stop().await;
+}
+
+/// Makes a StorageClass, and the CSIDriver of its provisioner.
+async fn storage_class(scene: &Scene, name: &str, mode: &str, csi: bool) {
+    let params = PostParams::default();
+    let provisioner = format!("{name}.example.com");
+    let class = json!({
+        "metadata": {"name": name}, "provisioner": provisioner, "volumeBindingMode": mode,
+    });
+    let classes: Api<StorageClass> = Api::all(scene.client.clone());
+    classes
+        .create(&params, &serde_json::from_value(class).unwrap())
+        .await
+        .unwrap();
+    if csi {
+        let driver = json!({"metadata": {"name": provisioner}, "spec": {}});
+        let drivers: Api<CSIDriver> = Api::all(scene.client.clone());
+        drivers
+            .create(&params, &serde_json::from_value(driver).unwrap())
+            .await
+            .unwrap();
+    }
+}
+
+#[rstest]
+#[case::csi("csi", "Immediate", true,
+    &["", "Pending", "ImportScheduled", "ImportInProgress", "Succeeded"], &["", "Pending", "Scheduling"])]
+#[case::first_consumer("wffc", "WaitForFirstConsumer", false,
+    &["", "Pending", "WaitForFirstConsumer", "ImportScheduled", "ImportInProgress", "Succeeded"],
+    &["", "Pending", "Scheduling"])]
+#[case::csi_and_first_consumer("csi-wffc", "WaitForFirstConsumer", true,
+    &["", "Pending", "PendingPopulation", "ImportScheduled", "ImportInProgress", "Succeeded"],
+    &["", "Pending", "Scheduling"])]
+#[tokio::test]
+async fn disks_come_up_as_their_storage_class_has_it(
+    #[case] class: &str,
+    #[case] mode: &str,
+    #[case] csi: bool,
+    #[case] disk_course: &[&str],
+    #[case] instance_course: &[&str],
+) {
+    let scene = Scene::start(&format!("seq-{class}")).await;
+    storage_class(&scene, class, mode, csi).await;
+    let mut spec = spec("disk", None);
+    spec["dataVolumeTemplates"][0]["spec"]["storage"]["storageClassName"] = json!(class);
+    scene.create_vm("disk", spec).await;
+    scene
+        .saw("a ready VM", |seen| seen.kind == Kind::Vm && ready(seen))
+        .await;
+    let disks = scene.seen(Kind::DataVolume, "disk");
+    assert_eq!(course(&disks, "/status/phase"), disk_course);
+    let instances = scene.seen(Kind::Vmi, "disk");
+    assert_eq!(course(&instances, "/status/phase")[..3], *instance_course);
+    let says = |seen: &Seen, kind: &str, status: &str| {
+        find_condition(list(&seen.object, "/status/conditions"), kind)
+            .is_some_and(|condition| condition["status"] == status)
+    };
+    let during_import = |seen: &&Seen| text(&seen.object, "/status/phase") == Some("ImportInProgress");
+    let bound_then = disks
+        .iter()
+        .filter(during_import)
+        .all(|seen| says(seen, "Bound", "True"));
+    assert_eq!(bound_then, !csi, "a populated claim is bound in the end only");
+    assert!(disks.last().is_some_and(|seen| says(seen, "Bound", "True")));
+    let primes = scene.record();
+    let prime = primes
+        .iter()
+        .find(|seen| seen.object.name_any().starts_with("prime-"));
+    assert_eq!(prime.is_some(), csi, "CDI fills a claim of its own");
+    let provisioning = instances.iter().any(|seen| says(seen, "Provisioning", "True"));
+    assert_eq!(provisioning, mode == "WaitForFirstConsumer" && !csi);
+    let unfilled = instances.iter().any(|seen| {
+        text(&seen.object, "/status/phase") == Some("Scheduling") && says(seen, "DataVolumesReady", "False")
+    });
+    assert_eq!(unfilled, mode == "WaitForFirstConsumer" && csi);
     scene.stop().await;
 }
 
@@ -199,7 +286,7 @@ async fn deletion_went_as_recorded(scene: &Scene) {
     let last = last.map(|seen| seen.object.finalizers());
     assert_eq!(
         last,
-        Some(["foregroundDeleteVirtualMachine".to_owned()].as_slice())
+        Some(["kubevirt.io/foregroundDeleteVirtualMachine".to_owned()].as_slice())
     );
 }
 

@@ -134,7 +134,7 @@ async fn a_claim_that_waits_and_its_recovery() -> Result<()> {
         "unbound",
         event(&case.data_volumes(), "unbound", "Pending"),
         "WaitingForDisk",
-        "DataVolume unbound is Pending: Pending: PVC unbound Pending",
+        "PVC unbound Pending",
     )
     .await?;
     take_back(&case, "unbound", "pvc-pending").await?;
