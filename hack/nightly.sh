@@ -4,7 +4,7 @@
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
-parts=(fuzz-admission fuzz-values fuzz-csr fuzz-watched fuzz-answers guests guides cert-manager fleet outage many neighbours drains rollout-laws random-edits kill-points asked-time)
+parts=(fuzz-admission fuzz-values fuzz-csr fuzz-watched fuzz-answers guests guides real-kubevirt cert-manager fleet outage many neighbours drains rollout-laws random-edits kill-points asked-time)
 for class in kills watches; do
   for operation in create scale rollout evacuation; do
     parts+=("sieve-$class-$operation")
@@ -25,6 +25,7 @@ run() {
     fuzz-*) hack/fuzz.sh "${FUZZ_SECONDS:-570}" "${1#fuzz-}" ;;
     guests) hack/test-guest.sh 2 ;;
     guides) cargo build --workspace --locked --bins && hack/test-guides.py ;;
+    real-kubevirt) real_kubevirt ;;
     cert-manager) case_program cert_manager ;;
     fleet) FLEET_SIZES=25,100 case_program fleet ;;
     outage) OUTAGE_MACHINES=50 OUTAGE_SECONDS=60 case_program infra_outage ;;
@@ -43,6 +44,11 @@ run() {
       return 2
       ;;
   esac
+}
+
+real_kubevirt() {
+  cargo build --workspace --locked --bins --tests
+  MACHINIST_BIN_DIR=target/debug hack/real-kubevirt.sh all
 }
 
 # case_program NAME [FILTER]: a program of tests/e2e that runs alone.

@@ -33,10 +33,11 @@ ticks() {
 read -r idle_before all_before < <(ticks)
 # One build for all, because each package alone would build dependencies with other features.
 stage "building Machinist and its tests" cargo build --workspace --locked --bins --tests --examples
-stage "building the control plane and KubeVirt's admission" "$MACHINIST_BIN_DIR/testbed" tools
+stage "building the control plane, KubeVirt and CDI" "$MACHINIST_BIN_DIR/testbed" tools
 stage "user data of guests" hack/lint-user-data.sh
 stage "programs as the image runs them" hack/check-image.sh "$MACHINIST_BIN_DIR"
 stage "unit tests, corpora and end-to-end cases" cargo test --workspace --locked --no-fail-fast
+stage "end-to-end cases on KubeVirt's own controllers" hack/real-kubevirt.sh
 stage "a real guest" hack/test-guest.sh 1
 read -r idle_after all_after < <(ticks)
 

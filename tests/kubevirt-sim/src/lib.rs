@@ -30,6 +30,7 @@ pub mod plan;
 pub mod real;
 mod runner;
 mod simulator;
+pub mod storage_profile;
 pub mod vm;
 pub mod vm_status;
 pub mod vmi;

@@ -36,6 +36,8 @@ pub enum Kind {
     Node,
     /// storage.k8s.io/v1 StorageClass
     StorageClass,
+    /// cdi.kubevirt.io/v1beta1 StorageProfile
+    StorageProfile,
     /// storage.k8s.io/v1 CSIDriver
     CsiDriver,
     /// apps/v1 ControllerRevision; written, not watched
@@ -66,6 +68,7 @@ impl Kind {
         Self::Preference,
         Self::ClusterPreference,
         Self::StorageClass,
+        Self::StorageProfile,
         Self::CsiDriver,
     ];
 
@@ -108,6 +111,7 @@ impl Kind {
             Self::Volume => ("", "v1", "PersistentVolume", "persistentvolumes"),
             Self::Node => ("", "v1", "Node", "nodes"),
             Self::StorageClass => ("storage.k8s.io", "v1", "StorageClass", "storageclasses"),
+            Self::StorageProfile => ("cdi.kubevirt.io", "v1beta1", "StorageProfile", "storageprofiles"),
             Self::CsiDriver => ("storage.k8s.io", "v1", "CSIDriver", "csidrivers"),
             Self::Revision => ("apps", "v1", "ControllerRevision", "controllerrevisions"),
             Self::Event => ("", "v1", "Event", "events"),
@@ -135,6 +139,7 @@ impl Kind {
                 | Self::Volume
                 | Self::Node
                 | Self::StorageClass
+                | Self::StorageProfile
                 | Self::CsiDriver
         )
     }

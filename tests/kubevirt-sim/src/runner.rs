@@ -24,7 +24,7 @@ use crate::objects::{Kind, StatusIn, list, object, stamp, text};
 use crate::options::Options;
 use crate::plan::{self, Clock, Plan, Write};
 use crate::world::{Key, World, claim_names};
-use crate::{data_volume, lock, vm, vmi};
+use crate::{data_volume, lock, storage_profile, vm, vmi};
 
 /// Pause after a write that lost against someone else's.
 const CONFLICT: Duration = Duration::from_millis(20);
@@ -267,6 +267,10 @@ impl Runner {
                     import: self.options.import,
                 };
                 data_volume::sync(&seen, &mut actor.clock, now)
+            }
+            Kind::StorageClass => {
+                let profile = world.get(Kind::StorageProfile, name);
+                storage_profile::sync(&object, profile.map(AsRef::as_ref))
             }
             Kind::Pvc => {
                 let used = world

@@ -179,10 +179,12 @@ impl World {
                 keys
             }
             Kind::Volume => vec![(Kind::Volume, name.to_owned())],
-            Kind::StorageClass | Kind::CsiDriver => self
-                .all(Kind::DataVolume)
-                .map(|disk| (Kind::DataVolume, disk.name_any()))
-                .collect(),
+            Kind::StorageClass | Kind::StorageProfile | Kind::CsiDriver => {
+                let disks = self.all(Kind::DataVolume);
+                let mut keys: Vec<Key> = disks.map(|disk| (Kind::DataVolume, disk.name_any())).collect();
+                keys.push((Kind::StorageClass, name.to_owned()));
+                keys
+            }
             Kind::Node | Kind::Revision | Kind::Event => Vec::new(),
         }
     }

@@ -22,6 +22,7 @@ mod clock_skew;
 mod crash;
 mod csr;
 mod deleted_at_birth;
+mod disks;
 mod drain;
 mod external_ccm;
 mod facts;
