@@ -17,6 +17,8 @@ BASE ?=
 ENGINE ?= $(shell command -v podman || command -v buildah || command -v docker)
 # `real`: the demo's VM is a Linux with a real kubelet, under emulation (root on Debian, x86_64).
 GUEST ?= simulated
+# `real`: KubeVirt's and CDI's own controllers and webhooks run, on simulated hosts.
+KUBEVIRT ?= simulated
 # Seconds and target of `make fuzz`: admission, values, csr, watched or answers.
 FUZZ_SECONDS ?= 60
 FUZZ_TARGET ?= admission
@@ -35,11 +37,11 @@ demo-programs:
 
 .PHONY: up
 up: demo-programs ## Start two control planes, a simulated KubeVirt and Machinist on this machine
-	$(TESTBED) up
+	$(TESTBED) up --kubevirt $(KUBEVIRT)
 
 .PHONY: demo
 demo: demo-programs $(if $(filter real,$(GUEST)),guest-image) ## Start the same, bring up a Machine, and see a bad one refused
-	$(TESTBED) demo --guest $(GUEST)
+	$(TESTBED) demo --guest $(GUEST) --kubevirt $(KUBEVIRT)
 
 .PHONY: down
 down: ## End everything that `up` and `demo` started

@@ -2,6 +2,9 @@ module machinist.dev/tests/tools/kubevirt
 
 go 1.26.0
 
+// KubeVirt and CDI themselves, from the Go module proxy: admission, the generators of CRDs, rights and webhooks, and the
+// programs. The module is separate from the control plane's, because KubeVirt uses an older Kubernetes. CDI is built with
+// KubeVirt's, so that both compile it once.
 require (
 	github.com/evanphx/json-patch v5.6.0+incompatible
 	github.com/kubernetes-csi/external-snapshotter/client/v6 v6.0.1
@@ -183,6 +186,7 @@ replace (
 	kubevirt.io/api => kubevirt.io/api v1.9.0
 	kubevirt.io/client-go => kubevirt.io/client-go v1.9.0
 	kubevirt.io/containerized-data-importer-api => kubevirt.io/containerized-data-importer-api v1.65.0
+	// The proxy does not have them. KubeVirt uses them for exports of templates alone; these have just what it compiles.
 	kubevirt.io/virt-template-api => ./templates/api
 	kubevirt.io/virt-template-client-go => ./templates/client
 )

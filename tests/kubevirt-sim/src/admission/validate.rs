@@ -84,7 +84,7 @@ pub fn causes(vm: &Value, found: &Found) -> Vec<Cause> {
     causes.extend(
         found
             .unmet()
-            .map(|message| Cause::invalid("spec.preference", message)),
+            .map(|message| Cause::invalid("spec.instancetype", message)),
     );
     causes.extend(metadata(template));
     causes.extend(devices(spec));

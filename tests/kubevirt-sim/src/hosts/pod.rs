@@ -212,7 +212,8 @@ fn fail(seen: &Seen, message: &str, clock: &mut Clock, now: Timestamp) -> Plan {
 }
 
 fn ended(seen: &Seen, now: Timestamp) -> Plan {
-    ended_saying(seen, "", now)
+    // CDI reads it as JSON.
+    ended_saying(seen, "{}", now)
 }
 
 fn ended_saying(seen: &Seen, message: &str, now: Timestamp) -> Plan {
