@@ -73,7 +73,7 @@ impl Simulator {
             None => None,
         };
         let guests = Guests::new(disks, options.kubelet, options.kubelet_version.clone(), host);
-        let (watched, hosts) = match &options.role {
+        let (kinds, hosts) = match &options.role {
             Role::All => (Kind::WATCHED, None),
             Role::Hosts(config) => (Kind::WATCHED_ON_HOSTS, Some(Hosts::start(&client, config).await?)),
         };
@@ -84,7 +84,7 @@ impl Simulator {
             admission: None,
             _disks: temporary,
         };
-        let watches = watched.iter().map(|&kind| {
+        let watches = kinds.iter().map(|&kind| {
             let (synced, done) = oneshot::channel();
             tokio::spawn(Arc::clone(&runner).watch(kind, synced));
             async move { done.await.map_err(|_| StartError::Watch(kind.resource().plural)) }

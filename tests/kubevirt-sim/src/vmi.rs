@@ -94,7 +94,7 @@ impl Disk {
 
     /// Whether the import waits for a pod that is not the launcher.
     fn needs_a_pod_first(&self) -> bool {
-        !self.is_filled() && !(self.class.csi && self.class.waits)
+        !(self.is_filled() || self.class.csi && self.class.waits)
     }
 }
 

@@ -26,6 +26,7 @@ use crate::{
 };
 
 pub use crate::chart::{RELEASE, SYSTEM_NAMESPACE};
+pub use crate::virtualization::Virtualization;
 
 /// The controller's name at the user cluster's proxy.
 pub const CONTROLLER: &str = "controller";
@@ -48,25 +49,6 @@ pub enum Machinist {
     Webhook,
     /// The chart, a webhook and a controller.
     Whole,
-}
-
-/// Who runs the VMs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Virtualization {
-    /// The simulator alone.
-    Simulated,
-    /// KubeVirt's and CDI's own controllers and webhooks; the simulator plays their hosts.
-    Real,
-}
-
-impl Virtualization {
-    /// What `MACHINIST_KUBEVIRT` says (`real`): the same tests run on both.
-    pub fn of_environment() -> Self {
-        match std::env::var("MACHINIST_KUBEVIRT").as_deref() {
-            Ok("real") => Self::Real,
-            _ => Self::Simulated,
-        }
-    }
 }
 
 /// What etcd holds when a bed starts.
@@ -626,18 +608,17 @@ async fn clusters(
         etcd_data,
         ..PlaneOptions::user()
     };
-    let volumes = options.virtualization == Virtualization::Real;
+    let virtualization = Some(options.virtualization);
     if options.one_cluster {
         let both = cluster(PlaneOptions {
-            kubevirt: true,
-            volumes,
+            virtualization,
             ..user
         })
         .await?;
         return Ok((Arc::clone(&both), both));
     }
     let infra = PlaneOptions {
-        volumes,
+        virtualization,
         controller_manager: false,
         ..PlaneOptions::infra()
     };

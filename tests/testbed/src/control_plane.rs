@@ -39,6 +39,7 @@ use crate::{
     process::{self, Process, Program},
     runs, timings,
     tools::Tools,
+    virtualization::Virtualization,
 };
 
 /// How long a server may take from its start to its first `/readyz`.
@@ -57,11 +58,9 @@ pub struct Options {
     pub name: String,
     /// Folder of logs, keys and data; a new one below `target/testbed` if absent.
     pub dir: Option<PathBuf>,
-    /// Whether KubeVirt's and CDI's CRDs are installed.
-    pub kubevirt: bool,
-    /// Whether the controller-manager binds claims to volumes, as KubeVirt's own controllers want it. The simulated ones
-    /// bind them themselves.
-    pub volumes: bool,
+    /// Who runs VMs there; `None` if nobody does. KubeVirt's and CDI's CRDs are installed then, and for their own controllers
+    /// the controller-manager binds claims to volumes, which simulated ones do themselves.
+    pub virtualization: Option<Virtualization>,
     /// Whether the controller-manager runs.
     pub controller_manager: bool,
     /// Whether every request is written to `audit.log`.
@@ -79,8 +78,7 @@ impl Options {
         Self {
             name: "user".into(),
             dir: None,
-            kubevirt: false,
-            volumes: false,
+            virtualization: None,
             controller_manager: true,
             audit: false,
             egress: None,
@@ -92,7 +90,7 @@ impl Options {
     pub fn infra() -> Self {
         Self {
             name: "infra".into(),
-            kubevirt: true,
+            virtualization: Some(Virtualization::Simulated),
             ..Self::user()
         }
     }
@@ -122,7 +120,7 @@ impl ControlPlane {
     pub async fn start(options: Options) -> Result<Self> {
         timings::record("control-planes", &options.name);
         let tools = tokio::task::spawn_blocking(Tools::find).await??;
-        let crds = if options.kubevirt && options.etcd_data.is_none() {
+        let crds = if options.virtualization.is_some() && options.etcd_data.is_none() {
             crds::kubevirt()?
         } else {
             Vec::new()

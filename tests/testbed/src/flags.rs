@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::control_plane::Options;
+use crate::{control_plane::Options, virtualization::Virtualization};
 
 /// Controllers that a cluster of Machines needs. Left out is what would need nodes that run pods, volumes or a cloud:
 /// it would only cost CPU.
@@ -134,7 +134,11 @@ pub(crate) fn apiserver(
 
 pub(crate) fn controller_manager(dir: &Path, port: u16, options: &Options) -> Vec<String> {
     let file = |name: &str| dir.join(name).display().to_string();
-    let volumes = if options.volumes { VOLUME_CONTROLLERS } else { &[] };
+    let volumes = if options.virtualization == Some(Virtualization::Real) {
+        VOLUME_CONTROLLERS
+    } else {
+        &[]
+    };
     vec![
         // After a write that lost against another's, it would wait 15 seconds.
         "--pvclaimbinder-sync-period=1s".into(),

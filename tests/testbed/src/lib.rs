@@ -42,6 +42,7 @@ pub mod server;
 mod template;
 pub mod timings;
 pub mod tools;
+pub mod virtualization;
 
 pub use another_infra::AnotherInfra;
 pub use bed::{Cluster, Testbed};

@@ -11,7 +11,10 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use crate::{ControlPlane, chart, control_plane::Options, crds, paths, pki::Ca, runs, seed, tools::Tools};
+use crate::{
+    ControlPlane, chart, control_plane::Options, crds, paths, pki::Ca, runs, seed, tools::Tools,
+    virtualization::Virtualization,
+};
 
 /// The code that prepares it.
 const SOURCES: [&str; 5] = [
@@ -86,7 +89,7 @@ async fn prepare(root: &Path, etcd_data: &Path) -> Result<()> {
     let dir = runs::new("template")?;
     let plane = ControlPlane::start(Options {
         dir: Some(dir.join("template")),
-        kubevirt: true,
+        virtualization: Some(Virtualization::Simulated),
         controller_manager: false,
         ..Options::user()
     })

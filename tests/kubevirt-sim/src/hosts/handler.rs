@@ -48,13 +48,11 @@ fn run(seen: &Seen, pod: Option<&DynamicObject>, clock: &mut Clock, now: Timesta
         return plan;
     }
     if let (true, Some(pod)) = (evicts(seen), pod) {
-        return match clock.left("evicting", EVICT_INTERVAL) {
-            Some(wait) => Plan::after(wait),
-            None => {
-                clock.since("evicted");
-                Plan::one(Write::Evict(pod.clone()))
-            }
-        };
+        if let Some(wait) = clock.left("evicting", EVICT_INTERVAL) {
+            return Plan::after(wait);
+        }
+        clock.since("evicted");
+        return Plan::one(Write::Evict(pod.clone()));
     }
     let end = match (seen.faults.crash, seen.faults.power_off) {
         (Some(Crash::Running), _) => "Failed",
