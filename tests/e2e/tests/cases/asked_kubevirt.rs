@@ -30,7 +30,7 @@ async fn a_requirement_of_the_preference_that_the_instancetype_does_not_meet() -
     let mut machine = manifest::machine("small");
     manifest::virtual_machine(&mut machine)["preference"]["name"] = json!("demanding");
     let said = case.refused(&machine).await?;
-    let told = format!("{VALUE}.cloudProviderSpec.virtualMachine.preference: KubeVirt rejects this");
+    let told = format!("{VALUE}.cloudProviderSpec.virtualMachine.instancetype: KubeVirt rejects this");
     assert!(said.contains(&told), "{said}");
     assert!(said.contains("preference requires 4 vCPU"), "{said}");
     assert!(questions(&case).contains(&"create virtualmachines".to_owned()));
