@@ -9,7 +9,7 @@ use machinist_infra::providers::Providers;
 use machinist_shared::provider::Env;
 
 use crate::bootstrap::Access;
-use crate::cache::{CaughtUp, References, Stores};
+use crate::cache::{CacheSync, References, Stores};
 use crate::config::Settings;
 use crate::leader::Fence;
 use crate::runtime::queue::Queues;
@@ -25,7 +25,7 @@ pub struct Context {
     /// Its objects.
     pub stores: Arc<Stores>,
     /// Those that know what earlier leaders wrote.
-    pub caught_up: CaughtUp,
+    pub cache_sync: CacheSync,
     /// Referenced Secrets and ConfigMaps.
     pub references: References,
     /// Infra clusters.

@@ -6,6 +6,6 @@ mod reconcilers;
 pub mod run;
 pub mod server;
 #[cfg(test)]
-mod snapshots;
+mod snapshot_laws;
 pub mod tasks;
 mod wiring;

@@ -40,7 +40,7 @@ enum End {
     /// It was told to.
     Stopped,
     /// Another leads, or nobody can tell.
-    Lost,
+    Tombstones,
     /// Something does not run that has to.
     Failed(anyhow::Error),
 }
@@ -130,7 +130,7 @@ async fn run(flags: Flags) -> anyhow::Result<()> {
     // From here on no write begins.
     stop.cancel();
     queues.close();
-    if matches!(end, End::Lost) {
+    if matches!(end, End::Tombstones) {
         tracing::error!("leadership is lost; this process ends");
         return Ok(());
     }
@@ -143,7 +143,7 @@ async fn run(flags: Flags) -> anyhow::Result<()> {
     let _ = tokio::time::timeout(DRAIN, certificates).await;
     match end {
         End::Failed(error) => Err(error),
-        End::Stopped | End::Lost => Ok(()),
+        End::Stopped | End::Tombstones => Ok(()),
     }
 }
 
@@ -156,7 +156,7 @@ async fn while_leading(leadership: Option<&Leadership>, workers: &mut Tasks) -> 
         }
     };
     tokio::select! {
-        () = lost => End::Lost,
+        () = lost => End::Tombstones,
         error = workers.ended() => End::Failed(error),
     }
 }

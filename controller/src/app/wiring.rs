@@ -19,16 +19,16 @@ use crate::app::changes::Changes;
 use crate::app::reconcilers::Reconcilers;
 use crate::autoscaler::NodeGroups;
 use crate::bootstrap::Access;
-use crate::cache::{CaughtUp, References, Stores};
+use crate::cache::{CacheSync, References, Stores};
 use crate::config::{Flags, Settings};
 use crate::context::Context;
-use crate::csr::reserved::Known;
+use crate::csr::reserved_addresses::Known;
 use crate::csr::{ClientApprover, ClientRequestReconciler};
 use crate::leader::Fence;
 use crate::machine::drain::Drains;
 use crate::machine::memory::Memory;
 use crate::machine::reconcile::MachineReconciler;
-use crate::machine::starts::Starts;
+use crate::machine::start_limiter::StartLimiter;
 use crate::machine_deployment::MachineDeploymentReconciler;
 use crate::machine_set::MachineSetReconciler;
 use crate::runtime::queue::Queues;
@@ -66,7 +66,7 @@ pub(super) async fn wire(
             ClientApprover::Here | ClientApprover::Elsewhere => Stores::at(clock.clone()),
         }),
         clock,
-        caught_up: CaughtUp::default(),
+        cache_sync: CacheSync::default(),
         queues: Queues::default(),
         settings: Arc::new(settings),
         env: Env::new(|name| std::env::var(name).ok()),
@@ -77,7 +77,7 @@ pub(super) async fn wire(
         client: client.clone(),
     });
     let memory = Memory::new(
-        Starts::new(
+        StartLimiter::new(
             flags.max_starting_machines,
             // The others work on Machines that have their VMs.
             flags.worker_count * 3 / 4,
@@ -131,7 +131,7 @@ fn pool_options(flags: &Flags, client: ClientOptions, settings: &Settings) -> Po
     PoolOptions {
         client: ClientOptions { addresses, ..client },
         concurrency_limit: flags.worker_count.max(1),
-        poll_interval: settings.look_every,
+        poll_interval: settings.poll_interval,
         facts_ttl: flags.infra_facts_ttl.0,
         cache_bytes: flags.infra_cache_mib.saturating_mul(1024 * 1024),
         cluster_uid: settings.cluster_uid.clone(),

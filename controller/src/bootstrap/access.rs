@@ -308,12 +308,12 @@ fn judge(
     server: &str,
 ) -> Result<(String, String), AccessError> {
     let falls_back = needs_fallback(&info);
-    let told = Some(server)
+    let reported = Some(server)
         .filter(|server| !server.is_empty())
         .map(ToOwned::to_owned);
     let unpublished = match info {
         Seen::Pending => return Err(AccessError::Pending),
-        Seen::Synced(Ok((found, ca))) => return Ok((told.unwrap_or(found), ca)),
+        Seen::Synced(Ok((found, ca))) => return Ok((reported.unwrap_or(found), ca)),
         Seen::Synced(Err(why)) => format!("ConfigMap {NAMESPACE}/{NAME}: {why}"),
         Seen::Failed(error) => format!("cannot read ConfigMap {NAMESPACE}/{NAME}: {error}"),
     };
@@ -324,7 +324,7 @@ fn judge(
     let Some(ca) = own_ca else {
         return unknown("; and the controller's own kubeconfig has no CA");
     };
-    if let Some(server) = told {
+    if let Some(server) = reported {
         return Ok((server, ca));
     }
     match endpoints {

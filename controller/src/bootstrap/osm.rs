@@ -198,10 +198,10 @@ mod tests {
     #[case::empty(Some(secret(" \n", &of_revision("3"))), "has no text")]
     fn what_cannot_be_used_is_told(#[case] secret: Option<Secret>, #[case] why: &str) {
         let error = read(secret.as_ref(), "web-ns-bootstrap-config", Some("3"), "m").unwrap_err();
-        let told = error.to_string();
+        let reported = error.to_string();
         assert!(
-            told.contains(why) && told.contains("cloud-init-settings/web-ns-bootstrap-config"),
-            "{told}"
+            reported.contains(why) && reported.contains("cloud-init-settings/web-ns-bootstrap-config"),
+            "{reported}"
         );
     }
 

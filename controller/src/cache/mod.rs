@@ -25,6 +25,6 @@ pub use selection::{Labels, Selection, labels_of};
 pub use signing_request::{MAX_BYTES, NODE_USER, StoredRequest, TOKEN_USER, is_decided};
 pub use spec::{Decoded, Template};
 pub use stores::{Stores, TOKEN_NAMESPACE};
-pub use sync::CaughtUp;
-pub use tombstones::{Lost, Remnant};
+pub use sync::CacheSync;
+pub use tombstones::{Remnant, Tombstones};
 pub use volume_attachment::VolumeAttachment;

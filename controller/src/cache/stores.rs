@@ -10,8 +10,8 @@ use machinist_shared::api::names::label;
 use tokio::sync::Notify;
 
 use super::{
-    Lost, NODE_USER, Node, StoredMachine, StoredMachineDeployment, StoredMachineSet, StoredRequest,
-    TOKEN_USER, VolumeAttachment, owner,
+    NODE_USER, Node, StoredMachine, StoredMachineDeployment, StoredMachineSet, StoredRequest, TOKEN_USER,
+    Tombstones, VolumeAttachment, owner,
 };
 
 /// Names of bootstrap token Secrets begin with it.
@@ -26,7 +26,7 @@ pub struct Stores {
     /// Machines, indexed by name, UID, and whoever controls them.
     pub machines: Arc<Store<StoredMachine>>,
     /// Machines that are gone, while something of theirs is not.
-    pub lost: Lost,
+    pub tombstones: Tombstones,
     /// What time it is there.
     pub clock: ServerClock,
     /// Nodes, indexed by address.
@@ -105,7 +105,7 @@ impl Default for Stores {
                 ];
                 own.into_iter().chain(recorded_token(m).map(with_token)).collect()
             })),
-            lost: Lost::default(),
+            tombstones: Tombstones::default(),
             clock: ServerClock::default(),
             nodes: Arc::new(Store::new(Node::own_addresses)),
             attachments: Arc::new(Store::new(|a: &VolumeAttachment| vec![a.node.clone()])),

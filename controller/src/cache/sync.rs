@@ -23,29 +23,29 @@ const LOOK: Duration = Duration::from_millis(20);
 
 /// The stores that are known to know the past. Each is held against the API server once, for all who need it.
 #[derive(Debug, Default)]
-pub struct CaughtUp {
+pub struct CacheSync {
     machines: OnceCell<()>,
     machine_sets: OnceCell<()>,
     machine_deployments: OnceCell<()>,
 }
 
-impl CaughtUp {
+impl CacheSync {
     /// Returns once the store of Machines knows the past.
     pub async fn machines(&self, client: &Client, stores: &Stores) {
-        let caught_up = || catch_up(client, &stores.machines);
-        self.machines.get_or_init(caught_up).await;
+        let cache_sync = || catch_up(client, &stores.machines);
+        self.machines.get_or_init(cache_sync).await;
     }
 
     /// Returns once the store of MachineSets knows the past.
     pub async fn machine_sets(&self, client: &Client, stores: &Stores) {
-        let caught_up = || catch_up(client, &stores.machine_sets);
-        self.machine_sets.get_or_init(caught_up).await;
+        let cache_sync = || catch_up(client, &stores.machine_sets);
+        self.machine_sets.get_or_init(cache_sync).await;
     }
 
     /// Returns once the store of MachineDeployments knows the past.
     pub async fn machine_deployments(&self, client: &Client, stores: &Stores) {
-        let caught_up = || catch_up(client, &stores.machine_deployments);
-        self.machine_deployments.get_or_init(caught_up).await;
+        let cache_sync = || catch_up(client, &stores.machine_deployments);
+        self.machine_deployments.get_or_init(cache_sync).await;
     }
 }
 

@@ -27,7 +27,7 @@ use crate::machine::record::{self, Record};
 
 /// Machines that are gone, while something of theirs may not be.
 #[derive(Debug, Default)]
-pub struct Lost {
+pub struct Tombstones {
     inner: Mutex<Inner>,
 }
 
@@ -42,19 +42,19 @@ struct Inner {
     released: HashSet<String>,
 }
 
-impl Lost {
+impl Tombstones {
     /// From now on this process leads.
     pub fn lead(&self) {
         self.inner.lock().leads = true;
     }
 
-    /// Takes note of what that change says: of a Machine that is gone, or has lost our finalizer. `told` is whether the end
+    /// Takes note of what that change says: of a Machine that is gone, or has lost our finalizer. `reported` is whether the end
     /// of one that is gone was told, and not only missing in a list.
-    pub(crate) fn note(&self, change: &Change<StoredMachine>, told: bool, now: Timestamp) {
+    pub(crate) fn note(&self, change: &Change<StoredMachine>, reported: bool, now: Timestamp) {
         let (Some(before), after) = (&change.before, &change.after) else {
             return;
         };
-        if after.is_none() && !told {
+        if after.is_none() && !reported {
             return;
         }
         let mut inner = self.inner.lock();
@@ -279,7 +279,7 @@ mod tests {
         #[case] kept: bool,
         #[case] let_go: bool,
     ) {
-        let (lost, key) = (Lost::default(), Key::new("ns", "a"));
+        let (lost, key) = (Tombstones::default(), Key::new("ns", "a"));
         lost.lead();
         let gone = change(before, after.as_ref());
         lost.note(&gone, true, Timestamp::UNIX_EPOCH);
@@ -296,7 +296,7 @@ mod tests {
 
     #[test]
     fn what_this_process_releases_is_not_finished_again() {
-        let lost = Lost::default();
+        let lost = Tombstones::default();
         lost.lead();
         let gone = change(&deleting(&[finalizer::VM]), None);
         lost.release("u", true);
@@ -314,21 +314,21 @@ mod tests {
     #[case::only_missing_in_a_list(true, false, &ours())]
     fn what_may_be_the_work_of_others_is_not_kept(
         #[case] leads: bool,
-        #[case] told: bool,
+        #[case] reported: bool,
         #[case] before: &Value,
     ) {
-        let lost = Lost::default();
+        let lost = Tombstones::default();
         if leads {
             lost.lead();
         }
-        lost.note(&change(before, None), told, Timestamp::UNIX_EPOCH);
+        lost.note(&change(before, None), reported, Timestamp::UNIX_EPOCH);
         assert!(lost.keys().is_empty());
         assert!(lost.take_let_go(&Key::new("ns", "a")).is_none());
     }
 
     #[test]
     fn a_tombstone_waits_for_no_hook_and_remembers_what_is_said_of_it() {
-        let (lost, key) = (Lost::default(), Key::new("ns", "a"));
+        let (lost, key) = (Tombstones::default(), Key::new("ns", "a"));
         lost.lead();
         let mut before = deleting(&[finalizer::VM]);
         let hook = format!("{}/x", annotation::PRE_TERMINATE_HOOK);
@@ -357,7 +357,7 @@ mod tests {
         };
         assert!(Remnant::is_on(&node("u"), "u") && !Remnant::is_on(&node("u"), "v"));
         assert!(Remnant::machine(&node("another")).is_none());
-        let lost = Lost::default();
+        let lost = Tombstones::default();
         lost.resume(Remnant::machine(&node("u")).unwrap(), Timestamp::UNIX_EPOCH);
         let found = lost.get(&Key::new("ns", "a")).unwrap();
         assert!(

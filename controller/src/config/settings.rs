@@ -34,7 +34,7 @@ pub struct Settings {
     /// UID of the user cluster's kube-system namespace.
     pub cluster_uid: String,
     /// How often a Machine is looked at whose credential may not watch.
-    pub look_every: Duration,
+    pub poll_interval: Duration,
     /// How long a VM may take to run; `None` for ever. A Machine's annotation may say otherwise.
     pub provisioning_timeout: Option<Duration>,
     /// Whether requests for serving certificates are approved.
@@ -57,7 +57,7 @@ impl Settings {
             join_timeout: flags.join_cluster_timeout.0,
             external_cloud_provider: flags.node_external_cloud_provider,
             cluster_uid,
-            look_every: flags.infra_look_every.0.unwrap_or(LOOK_EVERY),
+            poll_interval: flags.infra_look_every.0.unwrap_or(LOOK_EVERY),
             provisioning_timeout: flags.provisioning_timeout.0,
             approves_serving: flags.node_csr_approver,
             client_approver: flags.client_csr_approver,

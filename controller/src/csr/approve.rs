@@ -5,7 +5,7 @@ use kube::Api;
 use kube::api::PostParams;
 use machinist_infra::cache::store::Key;
 
-use super::told::Told;
+use super::reported::Reported;
 use crate::cache::{StoredMachine, StoredRequest};
 use crate::context::Context;
 use crate::runtime::write::{Stop, write};
@@ -74,7 +74,7 @@ pub async fn put(
 /// Tells, once for each request and reason, why a request is not approved.
 pub async fn tell(
     context: &Context,
-    told: &Told,
+    reported: &Reported,
     machine: Option<&StoredMachine>,
     purpose: Purpose,
     request: &StoredRequest,
@@ -82,7 +82,7 @@ pub async fn tell(
 ) {
     let stores = &context.stores;
     let is_pending = |uid: &str| stores.requests.has_index(uid) || stores.serving.has_index(uid);
-    if !told.note(request.uid(), reason, is_pending) {
+    if !reported.note(request.uid(), reason, is_pending) {
         return;
     }
     context.metrics.count_request(purpose.label(), "not_approved");

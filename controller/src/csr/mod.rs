@@ -11,10 +11,10 @@ pub mod bindings;
 pub mod client;
 pub mod range;
 mod reconcile;
+pub mod reported;
 pub mod request;
-pub mod reserved;
+pub mod reserved_addresses;
 pub mod serving;
-pub mod told;
 
 pub use crate::config::ClientApprover;
 pub use reconcile::ClientRequestReconciler;

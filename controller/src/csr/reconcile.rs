@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::approve::{self, Purpose};
 use super::bindings;
 use super::client::{Binding, Case, MachineFacts, approval, judge, token_id};
-use super::told::Told;
+use super::reported::Reported;
 use super::{ClientApprover, Verdict};
 use crate::bootstrap::token::TokenView;
 use crate::cache::{Node, StoredMachine, StoredRequest, TOKEN_NAMESPACE};
@@ -27,7 +27,7 @@ use crate::runtime::write::{Stop, WriteError};
 pub struct ClientRequestReconciler {
     context: Arc<Context>,
     /// Refusals that were reported.
-    told: Told,
+    reported: Reported,
     /// When the cluster's role bindings were asked for last.
     asked: Mutex<bindings::Asked>,
 }
@@ -53,7 +53,7 @@ impl ClientRequestReconciler {
     pub fn new(context: Arc<Context>) -> Self {
         Self {
             context,
-            told: Told::default(),
+            reported: Reported::default(),
             asked: Mutex::new(bindings::Asked::at(Instant::now())),
         }
     }
@@ -150,7 +150,15 @@ impl Reconciler for ClientRequestReconciler {
         let done = match verdict {
             Verdict::NotOurs | Verdict::Waiting(_) => Ok(()),
             Verdict::Refused(reason) => {
-                approve::tell(context, &self.told, machine, Purpose::Client, request, &reason).await;
+                approve::tell(
+                    context,
+                    &self.reported,
+                    machine,
+                    Purpose::Client,
+                    request,
+                    &reason,
+                )
+                .await;
                 Ok(())
             }
             Verdict::Approve => {

@@ -55,7 +55,7 @@ pub enum VmState<'a> {
         /// As KubeVirt writes them.
         addresses: &'a [String],
         /// Who else has them.
-        contested: &'a [Contested],
+        address_conflicts: &'a [Contested],
     },
 }
 
@@ -101,7 +101,10 @@ pub fn judge(case: &Case<'_>) -> Verdict {
     }
     match case.vm {
         VmState::Unseen(why) => Verdict::Waiting(format!("the VM's addresses cannot be seen: {why}")),
-        VmState::Seen { addresses, contested } => own_addresses(&wanted, addresses, contested),
+        VmState::Seen {
+            addresses,
+            address_conflicts,
+        } => own_addresses(&wanted, addresses, address_conflicts),
     }
 }
 
@@ -154,7 +157,7 @@ fn content(case: &Case<'_>) -> Result<Wanted, String> {
 }
 
 /// Whether each address is the VM's own and nobody else's.
-fn own_addresses(wanted: &Wanted, own: &[String], contested: &[Contested]) -> Verdict {
+fn own_addresses(wanted: &Wanted, own: &[String], address_conflicts: &[Contested]) -> Verdict {
     let parsed: Vec<IpAddr> = own
         .iter()
         .filter_map(|address| address.parse::<IpAddr>().ok())
@@ -172,7 +175,7 @@ fn own_addresses(wanted: &Wanted, own: &[String], contested: &[Contested]) -> Ve
                 own.join(", ")
             ));
         }
-        if let Some(other) = contested.iter().find(|other| other.address == *address) {
+        if let Some(other) = address_conflicts.iter().find(|other| other.address == *address) {
             return Verdict::Refused(format!(
                 "it asks for the IP address {address}, which {} has, too",
                 other.by

@@ -45,7 +45,7 @@ pub(super) enum Attempt {
     /// Replace it; its `resourceVersion` lets only one candidate win.
     Replace(Box<Lease>),
     /// We led and do not any more.
-    Lost,
+    Tombstones,
 }
 
 /// One candidate's view of the election.
@@ -69,7 +69,7 @@ pub(super) struct Election {
 enum Phase {
     Standby,
     Leading { renewed: Instant },
-    Lost,
+    Tombstones,
 }
 
 impl Election {
@@ -90,7 +90,7 @@ impl Election {
     pub(super) fn renewed(&self) -> Option<Instant> {
         match self.phase {
             Phase::Leading { renewed } => Some(renewed),
-            Phase::Standby | Phase::Lost => None,
+            Phase::Standby | Phase::Tombstones => None,
         }
     }
 
@@ -114,7 +114,7 @@ impl Election {
         if let (Phase::Leading { .. }, Some(lease)) = (self.phase, &lease)
             && lease.spec.as_ref().and_then(holder) != Some(&self.identity)
         {
-            self.phase = Phase::Lost;
+            self.phase = Phase::Tombstones;
         }
         self.lease = lease;
     }
@@ -122,8 +122,8 @@ impl Election {
     /// What to do at `now`; `wall` is the time of day, written for people.
     pub(super) fn next(&mut self, now: Instant, wall: Timestamp) -> Attempt {
         self.expire(now);
-        if self.phase == Phase::Lost {
-            return Attempt::Lost;
+        if self.phase == Phase::Tombstones {
+            return Attempt::Tombstones;
         }
         if !self.fresh {
             return Attempt::Read;
@@ -158,7 +158,7 @@ impl Election {
         self.lease = Some(lease);
         self.foreign = None;
         self.fresh = true;
-        if self.phase != Phase::Lost {
+        if self.phase != Phase::Tombstones {
             self.phase = Phase::Leading { renewed: started };
         }
     }
@@ -174,7 +174,7 @@ impl Election {
         if let Phase::Leading { renewed } = self.phase
             && now.saturating_duration_since(renewed) >= self.timing.deadline
         {
-            self.phase = Phase::Lost;
+            self.phase = Phase::Tombstones;
         }
     }
 

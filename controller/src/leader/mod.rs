@@ -241,7 +241,7 @@ impl Candidate {
             let attempt = self.election.next(Instant::now(), Timestamp::now());
             let started = Instant::now();
             let written = match attempt {
-                Attempt::Wait | Attempt::Lost => return Ok(()),
+                Attempt::Wait | Attempt::Tombstones => return Ok(()),
                 Attempt::Read => {
                     let lease = timely(self.api.get_opt(&self.name)).await?;
                     self.election.observe(lease, Instant::now());

@@ -8,9 +8,9 @@ use machinist_infra::kube::error::RemoteError;
 use machinist_shared::api::names::finalizer;
 use serde_json::Value;
 
-use super::observe::Hands;
 use super::observed::{Infra, Observed};
 use super::plan::{Plan, Step};
+use super::snapshot::ApplyContext;
 use crate::cache::{Node, StoredMachine};
 use crate::context::Context;
 
@@ -35,7 +35,7 @@ pub fn ends_something(machine: &StoredMachine, plan: &Plan) -> bool {
 pub async fn is_as_observed(
     context: &Context,
     observed: &Observed,
-    hands: &Hands,
+    handles: &ApplyContext,
     plan: &Plan,
 ) -> Result<bool, RemoteError> {
     let name = observed.machine.name();
@@ -49,7 +49,7 @@ pub async fn is_as_observed(
             return Ok(false);
         }
     }
-    let (Infra::Open(open), Some(place)) = (&observed.infra, &hands.open) else {
+    let (Infra::Open(open), Some(place)) = (&observed.infra, &handles.open) else {
         return Ok(true);
     };
     // Without a watch, it was looked at.

@@ -7,8 +7,8 @@ use k8s_openapi::jiff::Timestamp;
 use machinist_infra::cache::store::Key;
 use parking_lot::Mutex;
 
-use super::creations::Creations;
-use super::observed::{Concern, Failure};
+use super::observed::{Failure, FailureScope};
+use super::vm_creations::VmCreations;
 use crate::cache::{SpecState, StoredMachine};
 use crate::runtime::backoff::{self, Cause, Episode, Jitter};
 
@@ -20,7 +20,7 @@ pub struct Failures {
     /// UIDs of adopted VMs that we were not allowed to label, and when that was.
     unlabelled: Mutex<HashMap<String, Timestamp>>,
     /// Creates of VMs that got no answer.
-    pub creations: Creations,
+    pub creations: VmCreations,
 }
 
 #[derive(Debug)]
@@ -69,7 +69,7 @@ impl Failures {
     pub fn add(
         &self,
         machine: &StoredMachine,
-        (concerns, cause): (Concern, Cause),
+        (scope, cause): (FailureScope, Cause),
         message: String,
         now: Timestamp,
     ) {
@@ -78,8 +78,8 @@ impl Failures {
         let last = failures.get(&key).filter(|failed| failed.deleting == deleting);
         let before = last.map(|failed| &failed.episode);
         // What cannot even be told is of the attempt before. What else failed after that was an attempt of its own.
-        let is_same = last.is_some_and(|failed| failed.failure.concerns == concerns);
-        let episode = if is_same || concerns == Concern::Machine {
+        let is_same = last.is_some_and(|failed| failed.failure.scope == scope);
+        let episode = if is_same || scope == FailureScope::Machine {
             Episode::after
         } else {
             Episode::longer
@@ -91,7 +91,7 @@ impl Failures {
             key,
             Failed {
                 failure: Failure {
-                    concerns,
+                    scope,
                     message,
                     until: episode.until(subject),
                     is_news,
@@ -179,7 +179,12 @@ mod tests {
         let alive = machine(None);
         let key = Key::of(&alive);
         let is_news = |message: &str| {
-            failures.add(&alive, (Concern::Machine, Cause::Object), message.into(), now);
+            failures.add(
+                &alive,
+                (FailureScope::Machine, Cause::Object),
+                message.into(),
+                now,
+            );
             let twice = [(); 2].map(|()| failures.pending(&key, &alive, now));
             assert_eq!(twice[0], twice[1], "what is only read stays as it is");
             [(); 2].map(|()| {
@@ -194,7 +199,12 @@ mod tests {
         );
         failures.clear(&key);
         let mut pause = |failures: &Failures| {
-            failures.add(&alive, (Concern::Infrastructure, Cause::Object), "no".into(), now);
+            failures.add(
+                &alive,
+                (FailureScope::Infrastructure, Cause::Object),
+                "no".into(),
+                now,
+            );
             let until = failures.pending(&key, &alive, now).unwrap().until;
             let pause = until.duration_since(now).as_millis();
             now = until;
@@ -218,7 +228,7 @@ mod tests {
             let deleted = machine(Some(now + SignedDuration::from_secs(skew)));
             failures.add(
                 &deleted,
-                (Concern::Infrastructure, Cause::Object),
+                (FailureScope::Infrastructure, Cause::Object),
                 "no".into(),
                 now,
             );
@@ -229,7 +239,12 @@ mod tests {
         }
         failures.clear(&key);
         assert_eq!(failures.pending(&key, &alive, now), None);
-        failures.add(&alive, (Concern::Infrastructure, Cause::Object), "no".into(), now);
+        failures.add(
+            &alive,
+            (FailureScope::Infrastructure, Cause::Object),
+            "no".into(),
+            now,
+        );
         let until = failures.pending(&key, &alive, now).unwrap().until;
         assert_eq!(until, now + SignedDuration::from_millis(500));
     }
@@ -246,13 +261,17 @@ mod tests {
             pending.map(|failure| failure.until.duration_since(start).as_millis())
         };
         // The Machine's status cannot be written, either.
-        for concern in [Concern::Infrastructure, Concern::Machine, Concern::Machine] {
-            failures.add(&machine, (concern, Cause::Object), "no".into(), start);
+        for failure_scope in [
+            FailureScope::Infrastructure,
+            FailureScope::Machine,
+            FailureScope::Machine,
+        ] {
+            failures.add(&machine, (failure_scope, Cause::Object), "no".into(), start);
         }
         assert_eq!(until(&machine, start), Some(500));
         let mut now = start;
         for _ in 0..10 {
-            failures.add(&machine, (Concern::Machine, Cause::Object), "no".into(), now);
+            failures.add(&machine, (FailureScope::Machine, Cause::Object), "no".into(), now);
             now = failures.pending(&key, &machine, now).unwrap().until;
         }
         let last = now - SignedDuration::from_secs(256);

@@ -6,16 +6,16 @@ use k8s_openapi::jiff::Timestamp;
 use machinist_infra::cache::store::Key;
 use tokio::time::Instant;
 
-use super::brake::Brakes;
-use super::contests::Contests;
+use super::disruption_budget::SurgeReservations;
 use super::drain::Drains;
-use super::drain::turns::Turns;
-use super::evacuation::Surges;
+use super::drain::slots::DrainSlots;
 use super::failures::Failures;
-use super::starts::Starts;
+use super::mass_loss_guard::MassLossGuards;
+use super::node_conflicts::NodeConflicts;
+use super::start_limiter::StartLimiter;
 use super::times::Times;
-use crate::csr::reserved::Known;
-use crate::csr::told::Told;
+use crate::csr::reported::Reported;
+use crate::csr::reserved_addresses::Known;
 use crate::runtime::recreation::Recreations;
 
 /// What the reconciler of Machines remembers.
@@ -24,17 +24,17 @@ pub struct Memory {
     /// Held while a Machine is deleted because its host is drained.
     pub evacuations: tokio::sync::Mutex<()>,
     /// In whose place others are made before that.
-    pub surges: Surges,
+    pub surge_reservations: SurgeReservations,
     /// Machines that start.
-    pub starts: Starts,
+    pub start_limiter: StartLimiter,
     /// Whose turn to be drained it is.
-    pub turns: Turns,
+    pub drain_slots: DrainSlots,
     /// Nodes that are being drained.
     pub drains: Drains,
     /// What other controllers take from Nodes.
-    pub contests: Contests,
+    pub node_conflicts: NodeConflicts,
     /// What has vanished from infra clusters.
-    pub brakes: Brakes,
+    pub mass_loss_guards: MassLossGuards,
     /// Addresses that are the user cluster's own.
     pub reserved: Known,
     /// When its first reconcile was: only a leader reconciles.
@@ -46,26 +46,26 @@ pub struct Memory {
     /// VMs that were created.
     pub recreations: Recreations,
     /// Refusals of serving certificates that were reported.
-    pub told: Told,
+    pub reported: Reported,
 }
 
 impl Memory {
     /// Of a process that has reconciled nothing yet.
-    pub fn new(starts: Starts, drains: Drains, reserved: Known) -> Self {
+    pub fn new(start_limiter: StartLimiter, drains: Drains, reserved: Known) -> Self {
         Self {
             evacuations: tokio::sync::Mutex::default(),
-            surges: Surges::default(),
-            starts,
-            turns: Turns::default(),
+            surge_reservations: SurgeReservations::default(),
+            start_limiter,
+            drain_slots: DrainSlots::default(),
             drains,
-            contests: Contests::default(),
-            brakes: Brakes::default(),
+            node_conflicts: NodeConflicts::default(),
+            mass_loss_guards: MassLossGuards::default(),
             reserved,
             leading_since: OnceLock::new(),
             times: Times::default(),
             failures: Failures::default(),
             recreations: Recreations::default(),
-            told: Told::default(),
+            reported: Reported::default(),
         }
     }
 
@@ -75,9 +75,9 @@ impl Memory {
         self.failures.clear(key);
         self.failures.creations.forget(key);
         self.recreations.end(key);
-        self.turns.forget(key);
-        self.surges.forget(key);
+        self.drain_slots.forget(key);
+        self.surge_reservations.forget(key);
         self.drains.close(key);
-        self.starts.forget(key, Instant::now())
+        self.start_limiter.forget(key, Instant::now())
     }
 }

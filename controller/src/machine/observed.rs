@@ -10,13 +10,13 @@ use machinist_infra::kube::clock::Skew;
 use machinist_infra::provider::Instance;
 pub use machinist_infra::provider::{Disk, Eviction, InstanceState as VmState, NotWatched, Unwatched};
 
-use super::contests::Waits;
-use super::creations::Creation;
+use super::disruption_budget::DisruptionBudget;
 use super::drain::Seen;
-use super::drain::turns::Turn;
-use super::evacuation::Room;
+use super::drain::slots::DrainSlot;
+use super::node_conflicts::Waits;
 use super::record::{CredentialSource, FailureDomain, Infrastructure};
-use super::starts::Start;
+use super::start_limiter::Start;
+use super::vm_creations::Creation;
 use crate::bootstrap::token::TokenView;
 use crate::cache::{Node, StoredMachine};
 pub use crate::config::Settings;
@@ -58,9 +58,9 @@ pub struct Observed {
     /// One VM after another was created for it and did not become a Node.
     pub recreation: Option<Recreation>,
     /// Whether it may be replaced, if its host is being drained.
-    pub room: Room,
+    pub disruption_budget: DisruptionBudget,
     /// What there is on its Node; only looked at while it is being deleted.
-    pub guests: Guests,
+    pub workload: NodeWorkload,
     /// Since when this process leads: what waited for a leader has waited until then.
     pub leading_since: Timestamp,
     /// Whether the clocks differ by little enough.
@@ -71,20 +71,20 @@ pub struct Observed {
 
 /// What there is on a deleting Machine's Node.
 #[derive(Debug, Clone)]
-pub struct Guests {
+pub struct NodeWorkload {
     /// Its pods.
     pub pods: Seen,
     /// Names of the volumes that are attached to it.
     pub volumes: Vec<String>,
     /// Whether its pods have somewhere to go.
-    pub refuge: Refuge,
+    pub schedulable_targets: SchedulableTargets,
     /// Whose turn it is, if its MachineDeployment limits drains.
-    pub turn: Option<Turn>,
+    pub drain_slot: Option<DrainSlot>,
 }
 
 /// Whether the pods of a deleting Machine's Node have somewhere to go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refuge {
+pub enum SchedulableTargets {
     /// Another Node takes pods, or a Machine is on its way to become one.
     Some,
     /// All other Nodes are cordoned: this is the end of the cluster.
@@ -97,7 +97,7 @@ pub struct Asked {
     /// The request.
     pub request: Arc<StoredRequest>,
     /// What was told of it: these reasons not to approve it are known already.
-    pub told: Vec<String>,
+    pub reported: Vec<String>,
 }
 
 /// Where a Machine's user data comes from.
@@ -186,7 +186,7 @@ pub struct Open {
     /// What the credential may not watch, so that the Machine is looked at now and then instead.
     pub unwatched: Option<Unwatched>,
     /// Whether too many VMs are missing at the same time to believe it.
-    pub brake: Brake,
+    pub mass_loss: MassLoss,
     /// The VM of the Machine's name.
     pub vm: Option<Arc<Instance>>,
     /// The credential is not known to be forbidden to label the VM.
@@ -206,7 +206,7 @@ pub struct Open {
     /// Those of them that the guest has no say in.
     pub proven_addresses: Vec<String>,
     /// Those of `addresses` that somebody else has, too; only looked for while a serving certificate is asked for.
-    pub contested: Vec<Contested>,
+    pub address_conflicts: Vec<Contested>,
     /// The root cause of what keeps the VM from running.
     pub state: VmState,
     /// DataVolumes and claims that bear the names of the Machine's disks.
@@ -231,7 +231,7 @@ impl Open {
 
 /// Whether too many VMs are missing at the same time to believe it: the mass-loss guard.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Brake {
+pub enum MassLoss {
     /// No.
     Released,
     /// Not known for so long: others that vanished with this one may not have been seen to be missing yet.
@@ -268,7 +268,7 @@ pub enum Facts {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
     /// Which question of the status it concerns.
-    pub concerns: Concern,
+    pub scope: FailureScope,
     /// What was tried and what the answer was, for a person.
     pub message: String,
     /// Not to be tried again before.
@@ -279,7 +279,7 @@ pub struct Failure {
 
 /// Which question of the status a failed write concerns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Concern {
+pub enum FailureScope {
     /// The VM.
     Infrastructure,
     /// Token and user data.

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::contests::Item;
 use super::drain::target::Target;
+use super::node_conflicts::Item;
 pub use crate::telemetry::events::Event;
 
 /// One write. Each is safe to repeat, and guarded by the UID or resourceVersion of what it was decided from.
@@ -198,7 +198,7 @@ impl Plan {
     }
 
     /// Looks again after `delay`, unless that is planned earlier anyway.
-    pub fn look_again(&mut self, delay: Duration) {
+    pub fn requeue_after(&mut self, delay: Duration) {
         self.again = Some(self.again.map_or(delay, |planned| planned.min(delay)));
     }
 }

@@ -10,14 +10,14 @@ use machinist_infra::provider::InfraEvent;
 use machinist_infra::provider::concurrency_limit::{ConcurrencyLimit, Permit};
 use tokio::time::Instant;
 
-use super::act::{StepError, act};
+use super::apply::{StepError, apply};
 use super::confirm;
 use super::decide::decide;
 use super::memory::Memory;
-use super::observe::{Hands, observe, place, reserve};
-use super::observed::{Concern, Observed};
+use super::observed::{FailureScope, Observed};
 use super::plan::{Plan, Step};
-use super::starts::{Pool, Start};
+use super::snapshot::{ApplyContext, observe, place, reserve};
+use super::start_limiter::{Pool, Start};
 use super::times::News;
 use crate::cache::{Remnant, StoredMachine, owner};
 use crate::context::Context;
@@ -44,7 +44,7 @@ pub struct MachineReconciler {
 #[derive(Debug)]
 pub struct Snapshot {
     observed: Observed,
-    hands: Hands,
+    handles: ApplyContext,
     /// Whether it is gone while something of its is not.
     is_lost: bool,
     /// What was heard of its VM and is not answered yet.
@@ -60,7 +60,10 @@ struct Creation<'a> {
 impl Drop for Creation<'_> {
     fn drop(&mut self) {
         let reconciler = self.reconciler;
-        let (next, pause) = reconciler.memory.starts.end_creation(&self.key, Instant::now());
+        let (next, pause) = reconciler
+            .memory
+            .start_limiter
+            .end_creation(&self.key, Instant::now());
         for machine in next {
             reconciler.queue().add_after(machine, pause);
         }
@@ -87,15 +90,15 @@ impl Reconciler for MachineReconciler {
     /// A store that lags behind may show a Machine that is gone, and its VM would be made for nobody.
     async fn begin(&self) {
         let Context { client, stores, .. } = self.context.as_ref();
-        self.context.caught_up.machines(client, stores).await;
-        stores.lost.lead();
+        self.context.cache_sync.machines(client, stores).await;
+        stores.tombstones.lead();
         self.memory.leading_since.get_or_init(|| self.context.now());
         self.resume();
         for machine in stores.machines.all() {
             self.note_start(&machine);
             self.queue().add(Key::of(machine.as_ref()));
         }
-        for machine in stores.lost.keys() {
+        for machine in stores.tombstones.keys() {
             self.queue().add(machine);
         }
     }
@@ -122,8 +125,12 @@ impl Reconciler for MachineReconciler {
     fn note(&self, key: &Key, now: Timestamp) {
         let (stores, memory) = (&self.context.stores, &self.memory);
         let is_ignored = |machine: &StoredMachine| machine.is_ignored(&self.context.settings.name);
-        if stores.lost.get(key).is_some_and(|machine| is_ignored(&machine)) {
-            stores.lost.forget(key);
+        if stores
+            .tombstones
+            .get(key)
+            .is_some_and(|machine| is_ignored(&machine))
+        {
+            stores.tombstones.forget(key);
         }
         memory.failures.creations.begin(Instant::now());
         if let Some((machine, _)) = self.find(key) {
@@ -135,10 +142,10 @@ impl Reconciler for MachineReconciler {
         let (machine, is_lost) = self.find(key)?;
         // What happens from here on is for the next reconcile to answer.
         let news = self.memory.times.news(key);
-        let (observed, hands) = observe(&self.context, &self.memory, key, &machine, now).await;
+        let (observed, handles) = observe(&self.context, &self.memory, key, &machine, now).await;
         Some(Snapshot {
             observed,
-            hands,
+            handles,
             is_lost,
             news,
         })
@@ -160,7 +167,7 @@ impl Reconciler for MachineReconciler {
         now: Timestamp,
     ) -> Result<Requeue, Stop<String>> {
         self.report_let_go(key).await;
-        snapshot.hands.keep(&self.context, &self.memory, key);
+        snapshot.handles.keep(&self.context, &self.memory, key);
         let plan = self.reserved(&mut snapshot, plan, now);
         let (plan, creating) = match self.started(&mut snapshot, plan, now) {
             Ok(started) => started,
@@ -170,11 +177,11 @@ impl Reconciler for MachineReconciler {
         if snapshot.observed.failure.is_some() {
             self.memory.failures.reported(key);
         }
-        let again = plan.again.into_iter().chain(snapshot.hands.look_again).min();
+        let again = plan.again.into_iter().chain(snapshot.handles.requeue_after).min();
         let (writes, makes_vm) = (plan.changes_something(), plan.makes_vm());
         let Snapshot {
             observed,
-            hands,
+            handles,
             is_lost,
             news,
         } = &snapshot;
@@ -182,7 +189,7 @@ impl Reconciler for MachineReconciler {
         let mut refused = false;
         let result = match self.confirmed(&snapshot, &plan, now).await {
             Ok(()) => {
-                let result = act(&self.context, &self.memory, machine, hands, plan).await;
+                let result = apply(&self.context, &self.memory, machine, handles, plan).await;
                 refused = is_refused(&result);
                 result.map_err(|stop| stop.map(|error| self.failed(&snapshot, &error, now)))
             }
@@ -200,7 +207,7 @@ impl Reconciler for MachineReconciler {
         }
         if makes_vm && refused {
             // There is no VM, and none will come.
-            self.enqueue(self.memory.starts.forget(key, Instant::now()));
+            self.enqueue(self.memory.start_limiter.forget(key, Instant::now()));
         }
         if let (Some(news), Ok(())) = (news, &result) {
             let times = &self.memory.times;
@@ -244,7 +251,7 @@ impl MachineReconciler {
     /// The Machine of that key, and whether it is gone while something of its is not.
     fn find(&self, key: &Key) -> Option<(Arc<StoredMachine>, bool)> {
         let stores = &self.context.stores;
-        let lost = stores.lost.get(key).map(|machine| (machine, true));
+        let lost = stores.tombstones.get(key).map(|machine| (machine, true));
         lost.or_else(|| Some((stores.machines.get(key)?, false)))
     }
 
@@ -265,7 +272,7 @@ impl MachineReconciler {
                     }
                     self.queue().add(Key::of(machine.as_ref()));
                 }
-                self.enqueue(self.context.stores.lost.named(&name));
+                self.enqueue(self.context.stores.tombstones.named(&name));
             }
             InfraEvent::State { machines } => {
                 for machine in machines {
@@ -293,7 +300,7 @@ impl MachineReconciler {
 
     /// Machines that start, and those that wait for their turn to.
     pub fn count_starts(&self) -> Counts {
-        self.memory.starts.count()
+        self.memory.start_limiter.count()
     }
 
     /// The infra clusters by their state.
@@ -304,7 +311,7 @@ impl MachineReconciler {
         vec![
             ("used", used),
             ("unreachable", unreachable),
-            ("braked", self.memory.brakes.engaged(is_used)),
+            ("braked", self.memory.mass_loss_guards.engaged(is_used)),
         ]
     }
 
@@ -321,14 +328,14 @@ impl MachineReconciler {
             }
             let key = Key::of(&machine);
             tracing::warn!(machine = %key, uid = machine.uid(), "it is gone, and its Node was being drained; the deletion goes on");
-            stores.lost.resume(machine, self.context.now());
+            stores.tombstones.resume(machine, self.context.now());
         }
     }
 
     /// An Event about a Machine that was let go: on its MachineSet; without one, on its namespace.
     async fn report_let_go(&self, key: &Key) {
         let context = &self.context;
-        let Some(machine) = context.stores.lost.take_let_go(key) else {
+        let Some(machine) = context.stores.tombstones.take_let_go(key) else {
             return;
         };
         if machine.is_ignored(&context.settings.name) || !context.may_write() {
@@ -356,8 +363,8 @@ impl MachineReconciler {
     fn note_start(&self, machine: &StoredMachine) {
         let seen = machine.record.as_ref().and_then(|record| record.vm_seen);
         let age = seen.and_then(|seen| Duration::try_from(self.context.now().duration_since(seen)).ok());
-        let starts = &self.memory.starts;
-        self.enqueue(starts.note(machine, age.unwrap_or_default(), Instant::now()));
+        let start_limiter = &self.memory.start_limiter;
+        self.enqueue(start_limiter.note(machine, age.unwrap_or_default(), Instant::now()));
     }
 
     fn enqueue(&self, machines: Vec<Key>) {
@@ -369,11 +376,11 @@ impl MachineReconciler {
     /// The plan, or another if something that the Machine needs was reserved for others since the snapshot.
     fn reserved(&self, snapshot: &mut Snapshot, plan: Plan, now: Timestamp) -> Plan {
         let observed = &mut snapshot.observed;
-        let (room, turn) = reserve(&self.context, &self.memory, observed, now);
-        if (room, turn) == (observed.room, observed.guests.turn) {
+        let (disruption_budget, turn) = reserve(&self.context, &self.memory, observed, now);
+        if (disruption_budget, turn) == (observed.disruption_budget, observed.workload.drain_slot) {
             return plan;
         }
-        (observed.room, observed.guests.turn) = (room, turn);
+        (observed.disruption_budget, observed.workload.drain_slot) = (disruption_budget, turn);
         decide(observed, now)
     }
 
@@ -385,13 +392,13 @@ impl MachineReconciler {
         plan: Plan,
         now: Timestamp,
     ) -> Result<(Plan, Option<Creation<'_>>), Duration> {
-        let (starts, observed) = (&self.memory.starts, &mut snapshot.observed);
+        let (start_limiter, observed) = (&self.memory.start_limiter, &mut snapshot.observed);
         let key = Key::of(observed.machine.as_ref());
-        let Some(open) = snapshot.hands.open.as_ref().filter(|_| plan.makes_vm()) else {
-            self.enqueue(starts.decline(&key, Instant::now()));
+        let Some(open) = snapshot.handles.open.as_ref().filter(|_| plan.makes_vm()) else {
+            self.enqueue(start_limiter.decline(&key, Instant::now()));
             return Ok((plan, None));
         };
-        let (start, next) = starts.begin(&observed.machine, open.key(), Instant::now());
+        let (start, next) = start_limiter.begin(&observed.machine, open.key(), Instant::now());
         self.enqueue(next);
         let start = start?;
         if start == Start::Free {
@@ -407,17 +414,19 @@ impl MachineReconciler {
 
     /// Whether all that ends by the plan is as it was observed.
     async fn confirmed(&self, snapshot: &Snapshot, plan: &Plan, now: Timestamp) -> Result<(), Stop<String>> {
-        let Snapshot { observed, hands, .. } = snapshot;
+        let Snapshot {
+            observed, handles, ..
+        } = snapshot;
         if !confirm::ends_something(&observed.machine, plan) {
             return Ok(());
         }
-        match confirm::is_as_observed(&self.context, observed, hands, plan).await {
+        match confirm::is_as_observed(&self.context, observed, handles, plan).await {
             Ok(true) => Ok(()),
             // It is in the stores now.
             Ok(false) => Err(Stop::Stale),
             Err(error) => {
                 let message = format!("cannot read what was not seen, so nothing ends for it: {error}");
-                let cause = (Concern::Infrastructure, Cause::of(&error));
+                let cause = (FailureScope::Infrastructure, Cause::of(&error));
                 let failures = &self.memory.failures;
                 failures.add(&observed.machine, cause, message.clone(), now);
                 Err(Stop::Failed(message))
@@ -428,11 +437,11 @@ impl MachineReconciler {
     /// Remembers a write that failed; how, for a person.
     fn failed(&self, snapshot: &Snapshot, failed: &StepError, now: Timestamp) -> String {
         if failed.error.code() == Some(401)
-            && let Some(open) = &snapshot.hands.open
+            && let Some(open) = &snapshot.handles.open
         {
             open.recheck_credential();
         }
-        let cause = (failed.concerns, failed.cause);
+        let cause = (failed.scope, failed.cause);
         let failures = &self.memory.failures;
         failures.add(&snapshot.observed.machine, cause, failed.to_string(), now);
         failed.to_string()

@@ -258,7 +258,7 @@ mod tests {
         };
         let (before, after) = (machine("False"), machine("True"));
         let key = Key::of(&before);
-        let told = || {
+        let reported = || {
             (
                 metrics.running_to_status.get_sample_count(),
                 metrics.running_to_status.get_sample_sum(),
@@ -279,14 +279,14 @@ mod tests {
         times.end_news(&key, second);
         assert_eq!(times.news(&key), None);
         times.answered(&before, &after, Duration::from_secs(3), &metrics);
-        assert_eq!(told(), (1, 3.0));
+        assert_eq!(reported(), (1, 3.0));
 
         // What runs already is no news, and is not timed again; nor is what does not run yet.
         times.heard(&after, at(3));
         assert_eq!(times.news(&key), None);
         times.answered(&after, &after, Duration::from_secs(1), &metrics);
         times.answered(&before, &before, Duration::from_secs(1), &metrics);
-        assert_eq!(told(), (1, 3.0));
+        assert_eq!(reported(), (1, 3.0));
     }
 
     #[test]

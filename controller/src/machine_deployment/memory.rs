@@ -118,7 +118,7 @@ impl Memories {
     }
 
     /// The status was written.
-    pub fn told(&self, key: &Key, now: Timestamp) {
+    pub fn status_written_at(&self, key: &Key, now: Timestamp) {
         self.deployments
             .lock()
             .entry(key.clone())

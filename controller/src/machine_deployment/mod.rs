@@ -4,16 +4,16 @@
 //! - [`decide`] is a pure function from the snapshot to a plan;
 //! - [`act`] carries the plan out, write by write.
 
-mod act;
+#[cfg(test)]
+mod adoption;
+mod apply;
 pub mod conditions;
 pub mod decide;
 pub mod memory;
-mod observe;
 pub mod observed;
 pub mod plan;
 mod reconcile;
 mod rollout;
-#[cfg(test)]
-mod take_over;
+mod snapshot;
 
 pub use reconcile::MachineDeploymentReconciler;

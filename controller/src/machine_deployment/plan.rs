@@ -107,7 +107,7 @@ pub struct Plan {
 
 impl Plan {
     /// Looks again after `delay`, unless that is planned earlier anyway.
-    pub fn look_again(&mut self, delay: Duration) {
+    pub fn requeue_after(&mut self, delay: Duration) {
         self.again = Some(self.again.map_or(delay, |planned| planned.min(delay)));
     }
 }

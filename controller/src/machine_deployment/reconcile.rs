@@ -6,12 +6,12 @@ use std::time::Duration;
 use jiff::Timestamp;
 use machinist_infra::cache::store::Key;
 
-use super::act::{Failure, act};
+use super::apply::{Failure, apply};
 use super::decide::decide;
 use super::memory::Memories;
-use super::observe::{note, observe, subject};
 use super::observed::Observed;
 use super::plan::{Plan, Step};
+use super::snapshot::{note, observe, subject};
 use crate::autoscaler::{Group, NodeGroups};
 use crate::cache::{StoredMachineDeployment, StoredMachineSet};
 use crate::context::Context;
@@ -66,11 +66,11 @@ impl Reconciler for MachineDeploymentReconciler {
         let Context {
             client,
             stores,
-            caught_up,
+            cache_sync,
             ..
         } = self.context.as_ref();
-        caught_up.machine_deployments(client, stores).await;
-        caught_up.machine_sets(client, stores).await;
+        cache_sync.machine_deployments(client, stores).await;
+        cache_sync.machine_sets(client, stores).await;
         for deployment in stores.machine_deployments.all() {
             self.queue().add(Key::of(deployment.as_ref()));
         }
@@ -111,7 +111,7 @@ impl Reconciler for MachineDeploymentReconciler {
         let from = (snapshot.deployment.as_ref(), snapshot.sets.as_slice());
         let (again, writes) = (plan.again, !plan.steps.is_empty());
         memories.reported(key);
-        let result = act(&self.context, memories, key, from, plan).await;
+        let result = apply(&self.context, memories, key, from, plan).await;
         result.map_err(|stop| {
             stop.map(|failure| match failure {
                 Failure::RollbackRefused(error) => {

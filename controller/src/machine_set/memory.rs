@@ -70,7 +70,7 @@ struct Memory {
     /// When the last pass began, and what of the set it saw.
     passed: Option<(Instant, Seen)>,
     /// When the status was last known to be true.
-    told: Option<Instant>,
+    status_current_at: Option<Instant>,
     /// The generation for which it was told who else selects its Machines.
     overlap_told: Option<i64>,
     creations: CreationLimit,
@@ -97,7 +97,7 @@ impl Memories {
         if memory.uid != set.uid() {
             *memory = Memory {
                 uid: set.uid().to_owned(),
-                told: Some(now),
+                status_current_at: Some(now),
                 ..Memory::default()
             };
         }
@@ -124,21 +124,21 @@ impl Memories {
     }
 
     /// The status says what is so.
-    pub fn told(&self, key: &Key, now: Instant) {
-        self.of(key, |memory| memory.told = Some(now));
+    pub fn status_is_current(&self, key: &Key, now: Instant) {
+        self.of(key, |memory| memory.status_current_at = Some(now));
     }
 
     /// Whether the status has not been known to be true for long.
     pub fn is_overdue(&self, key: &Key, now: Instant) -> bool {
-        let told = self.of(key, |memory| memory.told).flatten();
-        told.is_some_and(|told| now.saturating_duration_since(told) > OVERDUE)
+        let reported = self.of(key, |memory| memory.status_current_at).flatten();
+        reported.is_some_and(|reported| now.saturating_duration_since(reported) > OVERDUE)
     }
 
     /// Whether it is to be told who else selects the set's Machines: once for each spec. A newcomer is told of those that
     /// are there.
     pub fn tells_overlap(&self, key: &Key, generation: Option<i64>) -> bool {
-        let told = self.of(key, |memory| memory.overlap_told);
-        told != Some(generation)
+        let reported = self.of(key, |memory| memory.overlap_told);
+        reported != Some(generation)
     }
 
     /// That was told.
@@ -296,9 +296,12 @@ mod tests {
         for _ in 0..20 {
             memories.fail(&key, 1, failed("no status", true), now);
         }
-        let told = memories.failure(&key, || 1).unwrap();
-        assert_eq!((told.message.as_str(), told.until), ("quota", first.until));
-        assert!(told.of_status && !told.is_news);
+        let reported = memories.failure(&key, || 1).unwrap();
+        assert_eq!(
+            (reported.message.as_str(), reported.until),
+            ("quota", first.until)
+        );
+        assert!(reported.of_status && !reported.is_news);
         let changed = memories.failure(&key, || 2).unwrap();
         assert_eq!(changed.until, first.until, "the first pause is short anyway");
     }
@@ -366,7 +369,7 @@ mod tests {
         assert!(!memories.is_overdue(&key, start + OVERDUE));
         let late = start + OVERDUE * 2;
         assert!(memories.is_overdue(&key, late));
-        memories.told(&key, late);
+        memories.status_is_current(&key, late);
         assert!(!memories.is_overdue(&key, late));
     }
 

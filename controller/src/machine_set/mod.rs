@@ -2,14 +2,14 @@
 //!
 //! [`observe`] takes a snapshot from the stores, the pure [`decide`] says what to do, [`act`] does it.
 
-mod act;
+mod apply;
 pub mod decide;
 pub mod memory;
 mod new_machine;
-mod observe;
 pub mod observed;
 pub mod plan;
 mod reconcile;
+mod snapshot;
 
-pub use observe::available_at;
 pub use reconcile::MachineSetReconciler;
+pub use snapshot::available_at;

@@ -7,12 +7,12 @@ use jiff::Timestamp;
 use machinist_infra::cache::store::Key;
 use tokio::time::Instant;
 
-use super::act::{Failure, act};
+use super::apply::{Failure, apply};
 use super::decide::decide;
 use super::memory::Memories;
-use super::observe::{note, observe, subject};
 use super::observed::Observed;
 use super::plan::{Plan, Step};
+use super::snapshot::{note, observe, subject};
 use crate::autoscaler::{Group, NodeGroups};
 use crate::context::Context;
 use crate::runtime::kernel::{Reconciler, Requeue};
@@ -58,11 +58,11 @@ impl Reconciler for MachineSetReconciler {
         let Context {
             client,
             stores,
-            caught_up,
+            cache_sync,
             ..
         } = self.context.as_ref();
-        caught_up.machines(client, stores).await;
-        caught_up.machine_sets(client, stores).await;
+        cache_sync.machines(client, stores).await;
+        cache_sync.machine_sets(client, stores).await;
         for set in stores.machine_sets.all() {
             self.queue().add(Key::of(set.as_ref()));
         }
@@ -111,7 +111,7 @@ impl Reconciler for MachineSetReconciler {
         let (again, more, forgive) = (plan.again, plan.more, plan.forgive);
         let works = plan.steps.iter().any(Step::is_work);
         memories.reported(key);
-        let result = act(&self.context, memories, key, set, plan).await;
+        let result = apply(&self.context, memories, key, set, plan).await;
         result.map_err(|stop| {
             stop.map(|failure| match failure {
                 Failure::Rejected(how) => {
@@ -131,7 +131,7 @@ impl Reconciler for MachineSetReconciler {
             memories.forgive(key);
         }
         if !works || observed.status_overdue {
-            memories.told(key, Instant::now());
+            memories.status_is_current(key, Instant::now());
         }
         if more {
             memories.hurry(key);

@@ -4,7 +4,7 @@ use machinist_infra::cache::store::Key;
 
 use super::token;
 use crate::cache::{StoredMachine, StoredMachineDeployment, Stores, owner};
-use crate::machine::drain::turns;
+use crate::machine::drain::slots;
 use crate::machine_deployment::conditions::{self, PROGRESSING};
 use crate::runtime::queue::Queues;
 
@@ -34,13 +34,13 @@ pub(super) fn enqueue(machine: &StoredMachine, stores: &Stores, queues: &Queues)
 
 /// Machines that wait for others of their MachineDeployment to be drained.
 fn next_drains(deployment: &StoredMachineDeployment, stores: &Stores, queues: &Queues) {
-    let Some(limit) = turns::limit(deployment) else {
+    let Some(limit) = slots::limit(deployment) else {
         return;
     };
     let waiting = stores.machines_of_deployment(deployment);
     let mut waiting: Vec<_> = waiting
         .into_iter()
-        .filter(|machine| turns::is_waiting(machine))
+        .filter(|machine| slots::is_waiting(machine))
         .collect();
     waiting.sort_by_key(|machine| {
         let deleted = machine.metadata.deletion_timestamp.as_ref().map(|time| time.0);

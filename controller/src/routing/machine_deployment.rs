@@ -4,8 +4,8 @@ use machinist_infra::cache::store::Key;
 
 use super::machine_set::waiting_machines;
 use crate::cache::{StoredMachineDeployment, Stores, overlap};
-use crate::machine::drain::turns;
-use crate::machine::evacuation;
+use crate::machine::disruption_budget;
+use crate::machine::drain::slots;
 use crate::machine_deployment::conditions::SELECTOR_OVERLAP;
 use crate::runtime::queue::Queues;
 
@@ -15,7 +15,7 @@ pub(super) fn enqueue(deployment: &StoredMachineDeployment, stores: &Stores, que
     queues.deployments.add(Key::of(deployment));
     // The limit may be gone, or higher; or there may be room to replace one.
     for machine in stores.machines_of_deployment(deployment) {
-        if turns::is_waiting(&machine) || evacuation::is_waiting(&machine) {
+        if slots::is_waiting(&machine) || disruption_budget::is_waiting(&machine) {
             queues.machines.add(Key::of(machine.as_ref()));
         }
     }
@@ -24,10 +24,10 @@ pub(super) fn enqueue(deployment: &StoredMachineDeployment, stores: &Stores, que
     }
     for other in stores.machine_deployments_in(deployment.namespace()) {
         let conditions = other.status.conditions.iter().flatten();
-        let told = conditions
+        let reported = conditions
             .into_iter()
             .any(|condition| condition.type_ == SELECTOR_OVERLAP);
-        if told || (other.uid() != deployment.uid() && overlap::is_mutual(other.as_ref(), deployment)) {
+        if reported || (other.uid() != deployment.uid() && overlap::is_mutual(other.as_ref(), deployment)) {
             queues.deployments.add(Key::of(other.as_ref()));
         }
     }

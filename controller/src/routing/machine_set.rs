@@ -3,7 +3,7 @@
 use machinist_infra::cache::store::Key;
 
 use crate::cache::{StoredMachineSet, Stores, owner};
-use crate::machine::evacuation;
+use crate::machine::disruption_budget;
 use crate::runtime::queue::Queues;
 
 /// A set: itself and its deployment; every deployment that may adopt it, if nobody controls it; and its Machines that
@@ -35,7 +35,7 @@ pub(super) fn waiting_machines(set: &StoredMachineSet, stores: &Stores, queues: 
             .record
             .as_ref()
             .is_none_or(|record| record.vm_uid.is_none())
-            || evacuation::is_waiting(&machine)
+            || disruption_budget::is_waiting(&machine)
         {
             queues.machines.add(Key::of(machine.as_ref()));
         }

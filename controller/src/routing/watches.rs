@@ -40,10 +40,10 @@ pub fn watches(stores: &Arc<Stores>, client: &Client, queues: &Queues) -> Vec<Bo
     watches.extend([
         routes.watch(Api::all(all()), "", &stores.machines, |change, stores, queues| {
             // An API server that was restored from a backup lists fewer, and nobody has deleted those.
-            let told =
+            let reported =
                 |machine: &Arc<StoredMachine>| stores.machines.saw_deletion(&Key::of(machine.as_ref()));
-            let told = change.before.as_ref().is_some_and(told);
-            stores.lost.note(change, told, stores.clock.now());
+            let reported = change.before.as_ref().is_some_and(reported);
+            stores.tombstones.note(change, reported, stores.clock.now());
             each(machine::enqueue)(change, stores, queues);
         }),
         routes.watch(

@@ -36,7 +36,7 @@ pub enum Fate {
     /// It is its owner's and is being deleted.
     Deleted,
     /// Its owner does not have it: it was changed, or has not been seen.
-    Lost,
+    Tombstones,
 }
 
 /// Why nothing is created, as the status shows it.
@@ -130,7 +130,7 @@ impl CreationLimit {
                 proven = proven.max(Some(*created));
                 false
             }
-            Fate::Kept | Fate::Lost => true,
+            Fate::Kept | Fate::Tombstones => true,
         });
         if proven.is_some() {
             // What went wrong before it does so no more.
@@ -230,17 +230,20 @@ mod tests {
 
     #[test]
     fn creations_that_come_to_nothing_are_limited_and_tried_again_more_and_more_rarely() {
-        let minute = created(60, |_| Fate::Lost);
+        let minute = created(60, |_| Fate::Tombstones);
         assert!(
             (LIMIT + 3..=LIMIT + 5).contains(&minute),
             "{minute} within a minute"
         );
-        let hour = created(3600, |_| Fate::Lost);
+        let hour = created(3600, |_| Fate::Tombstones);
         assert!((LIMIT + 15..=LIMIT + 21).contains(&hour), "{hour} within an hour");
-        let soon = created(
-            3600,
-            |age| if age < SECOND * 10 { Fate::Kept } else { Fate::Lost },
-        );
+        let soon = created(3600, |age| {
+            if age < SECOND * 10 {
+                Fate::Kept
+            } else {
+                Fate::Tombstones
+            }
+        });
         assert!(soon <= LIMIT + 21, "{soon} that are lost after 10 s");
     }
 
@@ -257,7 +260,13 @@ mod tests {
             creations.spend(&lost.to_string(), start);
         }
         creations.spend("kept", start + SECOND);
-        let fate = |name: &str| if name == "kept" { Fate::Kept } else { Fate::Lost };
+        let fate = |name: &str| {
+            if name == "kept" {
+                Fate::Kept
+            } else {
+                Fate::Tombstones
+            }
+        };
         let left = |creations: &mut CreationLimit, now| {
             creations.review(LIMIT, now, fate, |_, _| true);
             creations.allowance().left

@@ -30,7 +30,7 @@ pub fn orphans(context: Weak<Context>) -> Registered<IntGaugeVec> {
 fn read(context: &Context, gauge: &IntGaugeVec, named: &mut BTreeSet<Orphan>) {
     let stores = &context.stores;
     // What a tombstone finishes is not left behind.
-    let has_machine = |uid: &str| stores.machines.has_index(uid) || stores.lost.has_uid(uid);
+    let has_machine = |uid: &str| stores.machines.has_index(uid) || stores.tombstones.has_uid(uid);
     let mut found = context.infra.orphans(&context.settings.cluster_uid, &has_machine);
     let nodes = stores.nodes.all();
     let nodes = nodes

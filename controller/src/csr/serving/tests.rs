@@ -19,14 +19,14 @@ struct Scene {
     node: NodeState,
     unseen: Option<&'static str>,
     addresses: Vec<String>,
-    contested: Vec<Contested>,
+    address_conflicts: Vec<Contested>,
 }
 
 impl Scene {
     fn judge(&self) -> Verdict {
         let seen = VmState::Seen {
             addresses: &self.addresses,
-            contested: &self.contested,
+            address_conflicts: &self.address_conflicts,
         };
         judge(&Case {
             request: &self.request,
@@ -141,7 +141,7 @@ fn honest() -> Scene {
         node: NodeState::Linked,
         unseen: None,
         addresses: vec!["10.0.0.7".to_owned(), "fd00::7".to_owned()],
-        contested: Vec::new(),
+        address_conflicts: Vec::new(),
     }
 }
 
@@ -166,7 +166,7 @@ fn with_forged_address(scene: &mut Scene) {
 #[case::for_ipv4_inside_ipv6(|s: &mut Scene| s.with_san(ip("::ffff:10.0.0.7")))]
 #[case::with_more_groups(|s: &mut Scene| s.set_groups(&["x", "system:authenticated", "system:nodes"]))]
 #[case::for_a_year(|s: &mut Scene| s.spec().expiration_seconds = Some(31_536_000))]
-#[case::while_another_address_of_the_vm_is_contested(|s: &mut Scene| s.contested = vec![Contested { address: "fd00::7".parse().unwrap(), by: "x".into() }])]
+#[case::while_another_address_of_the_vm_is_contested(|s: &mut Scene| s.address_conflicts = vec![Contested { address: "fd00::7".parse().unwrap(), by: "x".into() }])]
 #[case::with_a_condition_of_another_kind(|s: &mut Scene| s.add_condition("Noted"))]
 fn an_honest_request_is_approved(#[case] change: fn(&mut Scene)) {
     let mut scene = honest();
@@ -229,7 +229,7 @@ fn a_request_that_is_not_ours_to_decide_is_left_alone(#[case] change: fn(&mut Sc
 #[case::another_machines_address(|s: &mut Scene| s.with_san(ip("10.0.0.8")), "10.0.0.8, which is not the VM's: those are 10.0.0.7, fd00::7")]
 #[case::loopback(|s: &mut Scene| s.with_san(ip("127.0.0.1")), "127.0.0.1")]
 #[case::a_longer_ipv4_inside_ipv6(|s: &mut Scene| s.with_san(ip("::10.0.0.7")), "not the VM's")]
-#[case::an_address_that_another_has_too(|s: &mut Scene| s.contested = vec![Contested { address: "10.0.0.7".parse().unwrap(), by: "Node cp-1".into() }], "Node cp-1 has, too")]
+#[case::an_address_that_another_has_too(|s: &mut Scene| s.address_conflicts = vec![Contested { address: "10.0.0.7".parse().unwrap(), by: "Node cp-1".into() }], "Node cp-1 has, too")]
 #[case::an_email_address(|s: &mut Scene| s.with_san(SanType::Rfc822Name("a@b.example".try_into().unwrap())), "e-mail")]
 #[case::a_uri(|s: &mut Scene| s.with_san(SanType::URI("spiffe://a".try_into().unwrap())), "URI")]
 #[case::a_name_of_another_kind(|s: &mut Scene| s.with_san(SanType::OtherName((vec![1, 2, 3], "x".into()))), "neither a DNS name nor")]

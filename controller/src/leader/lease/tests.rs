@@ -113,7 +113,7 @@ impl World {
         loop {
             let attempt = candidate.election.next(self.now(), self.wall() + candidate.skew);
             match &attempt {
-                Attempt::Wait | Attempt::Lost => break,
+                Attempt::Wait | Attempt::Tombstones => break,
                 _ if self.network == Network::Down => {
                     candidate.election.refused();
                     break;
@@ -157,7 +157,7 @@ impl World {
 }
 
 fn is_lost(candidate: &mut Candidate, world: &World) -> bool {
-    candidate.election.next(world.now(), world.wall()) == Attempt::Lost
+    candidate.election.next(world.now(), world.wall()) == Attempt::Tombstones
 }
 
 #[test]

@@ -11,25 +11,25 @@ use rstest::rstest;
 use serde_json::{Value, json};
 
 use super::super::conditions::ProgressInterval;
-use super::super::contests::{Item, Waits};
-use super::super::creations::Creation;
+use super::super::disruption_budget::DisruptionBudget;
 use super::super::drain::watch::{Pods, Seen};
-use super::super::evacuation::Room;
+use super::super::node_conflicts::{Item, Waits};
 use super::super::observed::{
-    Bootstrap, Brake, ClusterName, Concern, Disk, Eviction, Facts, Failure, GuestView, Guests, Infra, Losses,
-    NotWatched, Observed, Open, Refuge, Settings, Spec, Unwatched, Usable, VmState,
+    Bootstrap, ClusterName, Disk, Eviction, Facts, Failure, FailureScope, GuestView, Infra, Losses, MassLoss,
+    NodeWorkload, NotWatched, Observed, Open, SchedulableTargets, Settings, Spec, Unwatched, Usable, VmState,
 };
 use super::super::plan::{Plan, Step, UserDataSource};
 use super::super::record::{FailureDomain, Infrastructure};
-use super::super::starts::Start;
+use super::super::start_limiter::Start;
+use super::super::vm_creations::Creation;
 use super::decide;
 use crate::bootstrap::Mode;
 use crate::bootstrap::token::TokenView;
 use crate::cache::{Node, StoredMachine};
 use crate::runtime::recreation::Recreation;
 
-fn engaged() -> Brake {
-    Brake::Engaged(Arc::new(Losses {
+fn engaged() -> MassLoss {
+    MassLoss::Engaged(Arc::new(Losses {
         missing: 6,
         recorded: 10,
         holders: ["a", "b", "c", "d", "e"].map(|name| format!("ns/{name}")).into(),
@@ -78,7 +78,7 @@ fn open() -> Open {
     Open {
         infrastructure: infrastructure(),
         unwatched: None,
-        brake: Brake::Released,
+        mass_loss: MassLoss::Released,
         vm: None,
         may_label: true,
         labelled_machine_exists: false,
@@ -88,7 +88,7 @@ fn open() -> Open {
         firmware_uuid: None,
         addresses: Vec::new(),
         proven_addresses: Vec::new(),
-        contested: Vec::new(),
+        address_conflicts: Vec::new(),
         state: VmState {
             progress: true,
             reason: "VMStarting".into(),
@@ -160,7 +160,7 @@ fn observed(machine: StoredMachine, open: Open) -> Observed {
             join_timeout: None,
             external_cloud_provider: false,
             cluster_uid: "c1".into(),
-            look_every: Duration::from_secs(30),
+            poll_interval: Duration::from_secs(30),
             progress: ProgressInterval::new(Duration::from_secs(3)),
             provisioning_timeout: None,
             approves_serving: true,
@@ -185,12 +185,12 @@ fn observed(machine: StoredMachine, open: Open) -> Observed {
         requests: Vec::new(),
         start: Start::Free,
         recreation: None,
-        room: Room::Alone,
-        guests: Guests {
+        disruption_budget: DisruptionBudget::Alone,
+        workload: NodeWorkload {
             pods: Seen::Pods(Pods::default()),
             volumes: Vec::new(),
-            refuge: Refuge::Some,
-            turn: None,
+            schedulable_targets: SchedulableTargets::Some,
+            drain_slot: None,
         },
         leading_since: "2026-01-01T00:00:00Z".parse().unwrap(),
         skew: Skew::Small,
@@ -333,7 +333,7 @@ fn a_vm_that_was_given_up_and_has_become_a_node_after_all_is_kept() {
 fn the_volumes_of_a_vm_that_vanished_are_detached_before_its_node_goes() {
     let mut o = observed(machine(&recorded()), open());
     o.node = Some(node(&json!({})));
-    o.guests.volumes = vec!["pv-1".into()];
+    o.workload.volumes = vec!["pv-1".into()];
     let plan = decide(&o, now());
     assert_eq!(
         verbs(&plan),
@@ -365,7 +365,7 @@ fn the_volumes_of_a_vm_that_vanished_are_detached_before_its_node_goes() {
             "{since}"
         );
     }
-    o.guests.volumes.clear();
+    o.workload.volumes.clear();
     o.machine = Arc::new(machine(&recorded()));
     assert!(verbs(&decide(&o, now())).contains(&"delete the Node"));
 }
@@ -378,7 +378,7 @@ fn a_guest_that_outlives_a_vm_that_vanished_keeps_its_volumes() {
     });
     let mut o = observed(machine(&recorded()), Open { guest, ..open() });
     o.node = Some(node(&json!({})));
-    o.guests.volumes = vec!["pv-1".into()];
+    o.workload.volumes = vec!["pv-1".into()];
     assert_eq!(
         verbs(&decide(&o, now())),
         ["patch the Machine", "record an Event"]
@@ -625,7 +625,7 @@ fn a_failed_write_is_shown_and_holds_the_next_try_back() {
     let mut o = observed(machine(&json!({})), open());
     let until = "2026-01-01T12:00:04Z".parse().unwrap();
     o.failure = Some(Failure {
-        concerns: Concern::Infrastructure,
+        scope: FailureScope::Infrastructure,
         message: "cannot create: quota".into(),
         until,
         is_news: true,
@@ -756,12 +756,12 @@ fn what_cannot_heal_fails_the_machine_and_is_told_once_and_is_taken_back_when_it
 }
 
 mod deletion;
+mod drain;
 mod evacuation;
-mod goodbye;
 mod infra;
 mod joining;
 mod kill_points;
-mod on_node;
+mod node_metadata;
 mod osm;
 mod replacement;
 mod serving;

@@ -208,6 +208,6 @@ mod tests {
             None,
             now,
         );
-        assert!(matches!(answer.refusal, Some(Refusal::Other(told)) if told.contains(text)));
+        assert!(matches!(answer.refusal, Some(Refusal::Other(reported)) if reported.contains(text)));
     }
 }

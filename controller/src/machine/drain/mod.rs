@@ -4,7 +4,7 @@
 //! - [`budget`] is a PodDisruptionBudget, likewise;
 //! - [`sort`] says what becomes of each, and what to evict now: pure;
 //! - [`target`] is a pod to evict;
-//! - [`turns`] says how many Nodes of one MachineDeployment are drained at a time;
+//! - [`drain_slots`] says how many Nodes of one MachineDeployment are drained at a time;
 //! - [`watch`] keeps one watch of pods per draining Node, one of all budgets, and what was answered to evictions;
 //! - [`evict`] asks the API server to evict them.
 //!
@@ -14,9 +14,9 @@ pub mod budget;
 pub mod claims;
 pub mod evict;
 pub mod pod;
+pub mod slots;
 pub mod sort;
 pub mod target;
-pub mod turns;
 pub mod watch;
 
 pub use pod::Pod;

@@ -96,7 +96,7 @@ impl<'a> Sorted<'a> {
         let waits = answer.filter(|answer| answer.until > now);
         if let Some(Answer { refusal: None, .. }) = waits {
             self.terminating.push(pod);
-            self.look_again(waits);
+            self.requeue_after(waits);
             return;
         }
         // What it lets go, or not, is known without asking; and what it did not let go, it may now.
@@ -116,11 +116,11 @@ impl<'a> Sorted<'a> {
         if waits.is_none() || is_news {
             self.evict.push((pod, budget));
         } else {
-            self.look_again(waits);
+            self.requeue_after(waits);
         }
     }
 
-    fn look_again(&mut self, answer: Option<&Answer>) {
+    fn requeue_after(&mut self, answer: Option<&Answer>) {
         self.again = self
             .again
             .into_iter()

@@ -8,11 +8,11 @@ use serde_json::json;
 
 use super::super::clock::{Deadlines, timeout};
 use super::super::conditions::{Condition, Status, Words};
-use super::super::contests::Item;
 use super::super::drain::sort::{Sorted, sort};
 use super::super::drain::target::Target;
 use super::super::drain::watch::{Pods, Seen};
-use super::super::observed::Refuge;
+use super::super::node_conflicts::Item;
+use super::super::observed::SchedulableTargets;
 use super::super::plan::Step;
 use super::super::reason::Reason;
 use super::super::record::{Deletion, WaitingFor};
@@ -50,7 +50,7 @@ pub(super) fn run(view: &View<'_>) -> PhaseResult {
                 .once(condition::DRAINED, Reason::DrainSkipped)
         }
         // Who ends a cluster knows, and would get as many Events as there are Machines.
-        None if view.observed.guests.refuge == Refuge::None => {
+        None if view.observed.workload.schedulable_targets == SchedulableTargets::None => {
             skipped(view, Drained::SkippedWithVolumes, NOWHERE.to_owned())
         }
         None => drain(view, node),
@@ -85,8 +85,8 @@ fn skipped(view: &View<'_>, drained: Drained, why: String) -> PhaseResult {
 }
 
 fn drain(view: &View<'_>, node: &Node) -> PhaseResult {
-    let guests = &view.observed.guests;
-    if let Some(turn) = guests.turn.filter(|turn| turn.ahead >= turn.limit) {
+    let workload = &view.observed.workload;
+    if let Some(turn) = workload.drain_slot.filter(|turn| turn.ahead >= turn.limit) {
         let message = format!(
             "{} Machines of the MachineDeployment are drained first, {} at a time ({})",
             turn.ahead,
@@ -113,7 +113,7 @@ fn drain(view: &View<'_>, node: &Node) -> PhaseResult {
 /// Evicts the pods of a Node that is cordoned.
 fn empty(view: &View<'_>, node: &Node) -> PhaseResult {
     let listing = "the Node's pods are being listed";
-    match &view.observed.guests.pods {
+    match &view.observed.workload.pods {
         Seen::Unwatched => begins(view, node, listing).step(Step::WatchPods),
         Seen::Opening(None) => begins(view, node, listing),
         Seen::Opening(Some(why)) => {
@@ -159,7 +159,8 @@ fn begins(view: &View<'_>, node: &Node, message: &str) -> PhaseResult {
     let machine = view.machine();
     let is_shown = machine.progress.deletion().drain_started_at.is_some();
     let asked_for = machine.metadata.deletion_timestamp.as_ref();
-    let Some(asked_for) = asked_for.filter(|_| view.observed.guests.turn.is_none() && !is_shown) else {
+    let Some(asked_for) = asked_for.filter(|_| view.observed.workload.drain_slot.is_none() && !is_shown)
+    else {
         return result;
     };
     let mut deadlines = Deadlines::default();

@@ -7,8 +7,8 @@ use machinist_infra::provider::Eviction;
 use machinist_shared::api::names::condition;
 
 use super::super::conditions::{Condition, Status};
-use super::super::evacuation::Room;
-use super::super::observed::Concern;
+use super::super::disruption_budget::DisruptionBudget;
+use super::super::observed::FailureScope;
 use super::super::plan::Step;
 use super::super::reason::Reason;
 use super::super::record::{Evacuation, Progress, Reservation};
@@ -58,10 +58,10 @@ fn wanted(view: &View<'_>, uid: &str, host: &str) -> PhaseResult {
         )
     };
     let failure = view.observed.failure.as_ref();
-    let failed = failure.filter(|failure| failure.concerns == Concern::Evacuation);
-    let (why, requeue) = match (view.observed.room, failed) {
-        (Room::Free, Some(failed)) => (failed.message.clone(), None),
-        (Room::Free, None) => {
+    let failed = failure.filter(|failure| failure.scope == FailureScope::Evacuation);
+    let (why, requeue) = match (view.observed.disruption_budget, failed) {
+        (DisruptionBudget::Allowed, Some(failed)) => (failed.message.clone(), None),
+        (DisruptionBudget::Allowed, None) => {
             let message = format!("its host {host} is being drained; the Machine is replaced");
             return shown(Status::True, Reason::HostDrained, message.clone())
                 .and(goes(Some(Reservation::Deletion)))
@@ -71,7 +71,7 @@ fn wanted(view: &View<'_>, uid: &str, host: &str) -> PhaseResult {
                     host: host.to_owned(),
                 });
         }
-        (Room::Surge, _) => {
+        (DisruptionBudget::Surge, _) => {
             let message = format!(
                 "its host {host} is being drained; no Machine may be missing, so that another is made first, and this one is \
                  deleted when that is there"
@@ -80,21 +80,21 @@ fn wanted(view: &View<'_>, uid: &str, host: &str) -> PhaseResult {
                 .and(goes(Some(Reservation::Surge)))
                 .requeue(REQUEUE_INTERVAL);
         }
-        (Room::Alone, _) => {
+        (DisruptionBudget::Alone, _) => {
             let why = "no MachineSet would replace the Machine: delete it, or move it by hand".to_owned();
             (why, None)
         }
-        (Room::Paused(by), _) => (
+        (DisruptionBudget::Paused(by), _) => (
             format!("what would replace the Machine has the annotation {by}"),
             None,
         ),
-        (Room::Full { missing, limit }, _) => {
+        (DisruptionBudget::Full { missing, limit }, _) => {
             let why = format!(
                 "the Machine is replaced later: {missing} others are missing, of {limit} that may be"
             );
             (why, Some(REQUEUE_INTERVAL))
         }
-        (Room::SurgeFull { limit }, _) => {
+        (DisruptionBudget::SurgeFull { limit }, _) => {
             let why = format!(
                 "the Machine is replaced later: {limit} may be too many, and as many are made already, in the place of others or by a rollout"
             );

@@ -24,7 +24,7 @@ pub(super) fn run(view: &View<'_>) -> PhaseResult {
 /// The infra cluster answers; what it does not allow.
 fn reachable(view: &View<'_>, open: &Open) -> Condition {
     let (server, namespace) = (&open.infrastructure.server, &open.infrastructure.namespace);
-    let every = view.observed.settings.look_every;
+    let every = view.observed.settings.poll_interval;
     let (reason, message) = match open.unwatched.as_ref().map(|unwatched| &unwatched.why) {
         None => (Reason::Reachable, format!("{server} answers")),
         Some(NotWatched::Forbidden(verbs)) => (

@@ -10,7 +10,7 @@ use super::super::ownership::{DiskVerdict, NodeVerdict, disk_verdict, provider_i
 use super::super::plan::{Step, UserDataSource};
 use super::super::reason::Reason;
 use super::super::record::{BootstrapSecret, FailureDomain, Record};
-use super::super::starts::{START_INTERVAL, Start};
+use super::super::start_limiter::{START_INTERVAL, Start};
 use super::super::user_data_source;
 use super::ownership::FINALIZERS;
 use super::{Kept, PhaseResult, View, bootstrap, vm_loss};

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::super::brake::BURST;
 use super::super::conditions::{Condition, Status, Words};
-use super::super::observed::{Brake, Losses, Open};
+use super::super::mass_loss_guard::BURST;
+use super::super::observed::{Losses, MassLoss, Open};
 use super::super::reason::Reason;
 use super::infrastructure::acceptance;
 use super::{Kept, PhaseResult, View, token};
@@ -41,9 +41,9 @@ pub(super) fn disbelief(view: &View<'_>, open: &Open) -> Option<(String, PhaseRe
     if is_seen(view, open) || view.machine().accepts(infrastructure) {
         return None;
     }
-    match &open.brake {
-        Brake::Released => None,
-        Brake::Settling(left) => {
+    match &open.mass_loss {
+        MassLoss::Released => None,
+        MassLoss::Settling(left) => {
             let why = "the VM is not there; whether others have vanished, too, is being looked at".to_owned();
             let result = PhaseResult {
                 is_momentary: *left <= BURST,
@@ -51,7 +51,7 @@ pub(super) fn disbelief(view: &View<'_>, open: &Open) -> Option<(String, PhaseRe
             };
             Some((why, result.requeue(SETTLING_INTERVAL.min(*left))))
         }
-        Brake::Engaged(losses) => {
+        MassLoss::Engaged(losses) => {
             let Losses {
                 missing, recorded, ..
             } = **losses;

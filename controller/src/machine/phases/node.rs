@@ -4,7 +4,7 @@ use machinist_shared::api::names::annotation;
 
 use super::super::clock::{Deadlines, timeout};
 use super::super::conditions::Condition;
-use super::super::observed::Concern;
+use super::super::observed::FailureScope;
 use super::super::plan::Step;
 use super::super::reason::Reason;
 use super::super::record::Deletion;
@@ -57,7 +57,7 @@ fn held(view: &View<'_>, node: &Node) -> PhaseResult {
 fn refused(view: &View<'_>, node: &Node) -> PhaseResult {
     let uid = node.uid().to_owned();
     let failure = view.observed.failure.as_ref();
-    let Some(failed) = failure.filter(|failure| failure.concerns == Concern::NodeDeletion) else {
+    let Some(failed) = failure.filter(|failure| failure.scope == FailureScope::NodeDeletion) else {
         return PhaseResult::default().step(Step::DeleteNode { uid });
     };
     let (waiting, is_over) = wait(view);

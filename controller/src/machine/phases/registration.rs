@@ -8,7 +8,7 @@ use machinist_infra::provider::Instance;
 
 use self::decoration::decorate;
 use super::super::conditions::{Condition, Status};
-use super::super::observed::{Concern, Open};
+use super::super::observed::{FailureScope, Open};
 use super::super::ownership::{NodeVerdict, is_same_uuid};
 use super::super::reason::Reason;
 use super::super::record::Record;
@@ -66,8 +66,8 @@ fn link(view: &View<'_>, open: &Open, node: &Node, record: Option<&Record>) -> P
     let is_linked = linked_before
         || failure.is_none_or(|f| {
             matches!(
-                f.concerns,
-                Concern::Certificate | Concern::Evacuation | Concern::Node
+                f.scope,
+                FailureScope::Certificate | FailureScope::Evacuation | FailureScope::Node
             )
         });
     let mut result = PhaseResult {

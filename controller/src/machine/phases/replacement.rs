@@ -22,8 +22,8 @@ pub(super) fn by_set(
         uid: set.uid.clone(),
         message: format!("Machine {}: {message}", machine.name()),
     });
-    let told = format!("{message}; the MachineSet replaces the Machine");
-    let mut result = result.event(true, reason, told).stopped();
+    let reported = format!("{message}; the MachineSet replaces the Machine");
+    let mut result = result.event(true, reason, reported).stopped();
     result.then.extend(note);
     result.then(Step::DeleteMachine)
 }

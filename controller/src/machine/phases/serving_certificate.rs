@@ -59,13 +59,13 @@ pub(super) fn run(view: &View<'_>) -> PhaseResult {
         return result;
     };
     let condition = Condition::new(condition::SERVING_CERTIFICATE, Status::False, reason, message);
-    let contested = view.open().is_some_and(|open| !open.contested.is_empty());
+    let address_conflicts = view.open().is_some_and(|open| !open.address_conflicts.is_empty());
     result
         .condition(match reason {
             Reason::CertificatePending => condition.lazy(),
             _ => condition,
         })
-        .requeue(contested.then_some(CONTESTED_INTERVAL))
+        .requeue(address_conflicts.then_some(CONTESTED_INTERVAL))
 }
 
 fn judged(view: &View<'_>, request: &StoredRequest) -> Verdict {
@@ -75,7 +75,7 @@ fn judged(view: &View<'_>, request: &StoredRequest) -> Verdict {
         (Some(node), Infra::Open(open)) => {
             let seen = VmState::Seen {
                 addresses: &open.addresses,
-                contested: &open.contested,
+                address_conflicts: &open.address_conflicts,
             };
             (node, seen)
         }
@@ -102,7 +102,7 @@ fn judged(view: &View<'_>, request: &StoredRequest) -> Verdict {
 
 /// What is done about a request that is not approved: its reason is reported once.
 fn refusal(asked: &Asked, reason: &str) -> Option<Step> {
-    let is_known = asked.told.iter().any(|told| told == reason);
+    let is_known = asked.reported.iter().any(|reported| reported == reason);
     (!is_known).then(|| Step::RefuseServing {
         name: asked.request.name().to_owned(),
         uid: asked.request.uid().to_owned(),

@@ -4,12 +4,12 @@ use machinist_infra::provider::Instance;
 use machinist_shared::api::names::{annotation, finalizer};
 
 use super::super::conditions::Condition;
-use super::super::creations::Creation;
 use super::super::observed::{ClusterName, Infra, Open};
 use super::super::ownership::VmVerdict;
 use super::super::plan::Step;
 use super::super::reason::Reason;
 use super::super::record::{Deletion, Record, WaitingFor};
+use super::super::vm_creations::Creation;
 use super::mass_loss_guard::disbelief;
 use super::ownership::adopted;
 use super::result::{Fate, Found};

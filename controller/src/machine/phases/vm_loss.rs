@@ -38,7 +38,7 @@ pub(super) fn run(view: &View<'_>, open: &Open, uid: &str) -> PhaseResult {
     }
     if let Some(node) = view.own_node() {
         // Volumes are not let go while it writes, and no VM of its name starts before it has ended.
-        if open.guest.is_some() && !view.observed.guests.volumes.is_empty() {
+        if open.guest.is_some() && !view.observed.workload.volumes.is_empty() {
             return result.condition(missed(format!("{why}; waiting for its guest to end")));
         }
         match volume_release::volumes(view, node, missed_at) {

@@ -25,9 +25,9 @@ pub(super) fn run(view: &View<'_>) -> PhaseResult {
 
 /// The wait where the Node was not drained: its pods are listed only if that can matter.
 fn undrained(view: &View<'_>) -> PhaseResult {
-    let guests = &view.observed.guests;
-    match &guests.pods {
-        Seen::Pods(pods) if !guests.volumes.is_empty() => {
+    let workload = &view.observed.workload;
+    match &workload.pods {
+        Seen::Pods(pods) if !workload.volumes.is_empty() => {
             let sorted = sort(&pods.pods, &pods.answers, &pods.budgets, view.now);
             wait(view, &sorted.kept_claims)
         }
@@ -49,11 +49,11 @@ fn shown(status: Status, reason: Reason, message: impl Into<String>) -> Conditio
 /// Waits until the Node's volumes are detached, but for those of pods that stay, unless that is not to be waited for.
 fn wait(view: &View<'_>, kept: &BTreeSet<String>) -> PhaseResult {
     let nothing_known = BTreeMap::new();
-    let claims = match &view.observed.guests.pods {
+    let claims = match &view.observed.workload.pods {
         Seen::Pods(pods) => &pods.claims,
         _ => &nothing_known,
     };
-    let attached = &view.observed.guests.volumes;
+    let attached = &view.observed.workload.volumes;
     // Only what pods that stay may have is of interest.
     let asked_for: &[String] = if kept.is_empty() { &[] } else { attached };
     let mut result = PhaseResult::default();

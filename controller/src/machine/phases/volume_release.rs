@@ -84,7 +84,7 @@ fn of_machine(view: &View<'_>) -> Option<(Timestamp, Volumes)> {
 /// that needs them elsewhere would wait for six minutes if the Node was deleted now; the taint lets Kubernetes detach them at
 /// once.
 pub(super) fn volumes(view: &View<'_>, node: &Node, since: Timestamp) -> Volumes {
-    let volumes = view.observed.guests.volumes.join(", ");
+    let volumes = view.observed.workload.volumes.join(", ");
     if volumes.is_empty() {
         return Volumes::None;
     }

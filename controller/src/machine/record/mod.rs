@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub use self::progress::{Deletion, Evacuation, Progress, Reservation, VmLoss, WaitingFor};
-use super::on_node::Retired;
+use super::node_metadata::Retired;
 use crate::runtime::recreation::Recreated;
 
 /// Where a Machine's VM was put, and which it is.
@@ -52,7 +52,7 @@ pub struct Record {
     /// A former VM of this Machine had become a Node: there is no hurry for this one.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub joined: bool,
-    /// The Machine's Node has been Ready: it starts no more (see [`super::starts`]).
+    /// The Machine's Node has been Ready: it starts no more (see [`super::start_limiter`]).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub has_been_ready: bool,
     /// `metadata.uid` of the Node that the VM became, once it was seen to be this Machine's.

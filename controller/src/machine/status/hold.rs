@@ -6,7 +6,7 @@ use machinist_shared::api::names::condition;
 
 use super::super::clock;
 use super::super::conditions::{Condition, Status};
-use super::super::observed::{Concern, Observed};
+use super::super::observed::{FailureScope, Observed};
 use super::super::phases::{Field, PhaseResult};
 use super::super::plan::Step;
 use super::super::reason::Reason;
@@ -32,32 +32,34 @@ pub(super) fn hold(observed: &Observed, result: PhaseResult, now: Timestamp) -> 
     let is_deleting = observed.machine.is_deleting();
     let why = failure.message.as_str();
     let failed = |kind, reason| Condition::new(kind, Status::False, reason, why);
-    let result = match failure.concerns {
+    let result = match failure.scope {
         // It is shown, and held back, where the host is asked about; everything else goes on.
-        Concern::Evacuation => result,
-        Concern::NodeDeletion if result.leaves_node => result,
-        Concern::Certificate => without_approvals(result, why),
-        Concern::Node if !is_deleting => without_decoration(observed, result, why),
-        Concern::Machine => {
+        FailureScope::Evacuation => result,
+        FailureScope::NodeDeletion if result.leaves_node => result,
+        FailureScope::Certificate => without_approvals(result, why),
+        FailureScope::Node if !is_deleting => without_decoration(observed, result, why),
+        FailureScope::Machine => {
             return Held {
                 result: without_patch(result, failure.is_news.then_some(why)),
                 is_written: false,
             };
         }
-        Concern::Replacement => without_writes(result).error("DeleteError", why),
-        Concern::Infrastructure | Concern::Node | Concern::NodeDeletion if is_deleting => shown_by(
-            without_writes(result),
-            Condition::deleting(Reason::DeleteFailed, why),
-        ),
-        Concern::Infrastructure => shown_by(
+        FailureScope::Replacement => without_writes(result).error("DeleteError", why),
+        FailureScope::Infrastructure | FailureScope::Node | FailureScope::NodeDeletion if is_deleting => {
+            shown_by(
+                without_writes(result),
+                Condition::deleting(Reason::DeleteFailed, why),
+            )
+        }
+        FailureScope::Infrastructure => shown_by(
             without_writes(result),
             failed(condition::INFRASTRUCTURE_READY, Reason::CreateFailed),
         ),
-        Concern::Bootstrap => shown_by(
+        FailureScope::Bootstrap => shown_by(
             without_writes(result),
             failed(condition::BOOTSTRAP_READY, Reason::BootstrapFailed),
         ),
-        Concern::Node | Concern::NodeDeletion => shown_by(
+        FailureScope::Node | FailureScope::NodeDeletion => shown_by(
             without_writes(result),
             failed(condition::NODE_READY, Reason::DecorationFailed),
         ),

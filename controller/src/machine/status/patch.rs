@@ -41,7 +41,7 @@ impl Written {
         let is_told = result.kept < Kept::Status;
         let before = result.record.as_ref().or(machine.record.as_ref());
         let record = before.map(|record| Record {
-            has_been_ready: record.has_been_ready || (is_told && turns(machine, phase)),
+            has_been_ready: record.has_been_ready || (is_told && drain_slots(machine, phase)),
             ..record.clone()
         });
         let progress = Progress {
@@ -215,7 +215,7 @@ fn phase(observed: &Observed, result: &PhaseResult, wanted: &[Condition]) -> Pha
 
 /// Whether it is shown with that phase that the Node is Ready, or is not any more. That it has been is recorded with that write,
 /// and never by one of its own.
-fn turns(machine: &StoredMachine, phase: Phase) -> bool {
+fn drain_slots(machine: &StoredMachine, phase: Phase) -> bool {
     let was_running = machine.status.phase.as_deref() == Some(Phase::Running.text());
     phase != Phase::Deleting && was_running != (phase == Phase::Running)
 }

@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::decide;
 use super::fixtures::{at, deployment, observed, template as numbered};
 use super::hash::hash_of;
-use super::limits::Limits;
+use super::rollout_limits::Limits;
 use super::with_hash;
 use crate::cache::Template;
 use crate::machine_deployment::observed::{Deployment, Failure, Likeness, Machines, Observed, Set, Strategy};
@@ -60,7 +60,7 @@ enum Happening {
 enum Machine {
     Booting,
     Available,
-    Lost,
+    Tombstones,
 }
 
 #[derive(Debug, Clone)]
@@ -399,7 +399,7 @@ impl World {
                         .iter_mut()
                         .find(|machine| **machine == Machine::Available)
                 {
-                    *machine = Machine::Lost;
+                    *machine = Machine::Tombstones;
                 }
             }
             Happening::Drain(index) => self.drain(*index),
@@ -452,7 +452,7 @@ impl World {
             }
             // What is lost comes back, as a Node does whose kubelet is started again.
             for machine in &mut self.sets[index].machines {
-                if *machine == Machine::Lost {
+                if *machine == Machine::Tombstones {
                     *machine = Machine::Available;
                 }
             }

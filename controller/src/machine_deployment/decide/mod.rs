@@ -9,7 +9,6 @@
 mod capacity;
 mod hash;
 mod history;
-mod limits;
 mod new_set;
 mod on_delete;
 mod paused;
@@ -18,6 +17,7 @@ mod revision;
 mod rollback;
 mod rolling;
 mod rollout_halt;
+mod rollout_limits;
 mod select;
 mod status;
 mod writes;

@@ -197,8 +197,8 @@ mod tests {
             Some(&with_hash(&fixtures::deployment(1).template, &hash)),
             "under its own hash"
         );
-        let told = |step: &Step| matches!(step, Step::Event(event) if event.reason == "ChangedInPlace");
-        assert!(planned.iter().any(told));
+        let reported = |step: &Step| matches!(step, Step::Event(event) if event.reason == "ChangedInPlace");
+        assert!(planned.iter().any(reported));
     }
 
     #[test]

@@ -7,9 +7,9 @@ use k8s_openapi::jiff::Timestamp;
 use super::super::conditions::{self, AVAILABLE, PROGRESSING, Reason, SELECTOR_OVERLAP, Verdict};
 use super::super::observed::{Machines, Set, Status, Strategy, Trouble};
 use super::super::rollout::Rollout;
-use super::limits::Limits;
 use super::new_set::Held;
 use super::pool::Pool;
+use super::rollout_limits::Limits;
 use super::writes::until;
 use crate::cache::overlap;
 

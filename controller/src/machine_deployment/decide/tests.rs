@@ -869,9 +869,9 @@ fn a_deployment_whose_new_sets_are_changed_creates_none_and_still_scales_the_old
         })
     };
     assert!(says(&plan, "MachineSetChangedAtAdmission"), "{:?}", plan.steps);
-    let told =
+    let reported =
         |step: &Step| matches!(step, Step::Event(event) if event.reason == "ReconcileError" && event.warning);
-    assert!(plan.steps.iter().any(told), "{:?}", plan.steps);
+    assert!(plan.steps.iter().any(reported), "{:?}", plan.steps);
     assert!(creates(&decide(&observed, at(400))), "it is tried again");
 
     observed.creations = Allowance {

@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use super::Work;
 use super::scale::AT_ONCE;
 use crate::cache::{SpecState, StoredMachine, StoredMachineSet};
-use crate::machine::on_node::{OnNode, Retired};
+use crate::machine::node_metadata::{NodeMetadata, Retired};
 use crate::machine_set::observed::Member;
 use crate::machine_set::plan::Step;
 
@@ -47,7 +47,7 @@ pub(super) fn change(set: &StoredMachineSet, active: &[&Member], planned: &[Step
 /// What a template wants.
 struct Wanted {
     spec: MachineSpec,
-    on_node: OnNode,
+    node_metadata: NodeMetadata,
     /// By annotation of the Machine.
     own: Vec<(&'static str, Option<String>)>,
 }
@@ -62,7 +62,7 @@ impl Wanted {
             (key, text.map(str::to_owned))
         };
         Some(Self {
-            on_node: OnNode::of(&spec),
+            node_metadata: NodeMetadata::of(&spec),
             own: annotation::CHANGED_IN_PLACE.into_iter().map(own).collect(),
             spec,
         })
@@ -73,8 +73,8 @@ impl Wanted {
         let SpecState::Decoded(spec) = &machine.spec else {
             return None;
         };
-        let (is, mut patch) = (OnNode::of(spec), Map::new());
-        let shall = is.by(&self.on_node);
+        let (is, mut patch) = (NodeMetadata::of(spec), Map::new());
+        let shall = is.by(&self.node_metadata);
         let own = self.own.iter();
         let own: Map<String, Value> = own
             .filter(|(key, wanted)| machine.annotation(key) != wanted.as_deref())

@@ -18,14 +18,14 @@ impl<'a> Members<'a> {
     pub(super) fn of(observed: &'a Observed) -> Self {
         let selector = &observed.set.selector;
         // One that selects nothing is a mistake: what was counted before still is, and nothing strays.
-        let told = selector.fault().is_none();
+        let reported = selector.fault().is_none();
         let (mut active, mut strayed) = (Vec::new(), Vec::new());
         for member in &observed.machines {
             let machine = &member.machine;
             if machine.is_deleting() {
                 continue;
             }
-            if told && !selector.matches(machine.metadata.labels.as_ref()) {
+            if reported && !selector.matches(machine.metadata.labels.as_ref()) {
                 strayed.push(machine.clone());
             } else {
                 active.push(member);

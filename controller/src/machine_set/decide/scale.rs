@@ -8,7 +8,7 @@ use machinist_shared::api::names::annotation;
 
 use super::{INVALID_CONFIGURATION, MACHINE_CHANGED_AT_ADMISSION, Trouble, Work, until};
 use crate::cache::StoredMachine;
-use crate::machine::evacuation;
+use crate::machine::disruption_budget;
 use crate::machine_set::observed::{Member, NodeState, Observed};
 use crate::machine_set::plan::Step;
 use crate::runtime::creation_limit::TOO_MANY_CREATIONS;
@@ -50,7 +50,7 @@ pub(super) fn scale(observed: &Observed, active: &[&Member], now: Timestamp) -> 
     // One that is being replaced is more than was asked for.
     let staying: Vec<&Member> = active
         .iter()
-        .filter(|member| !evacuation::is_replaced(&member.machine))
+        .filter(|member| !disruption_budget::is_replaced(&member.machine))
         .copied()
         .collect();
     let missing = replicas.saturating_sub(staying.len() + observed.orphans.len());

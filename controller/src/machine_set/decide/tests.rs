@@ -563,9 +563,9 @@ fn an_attempt_that_fails_like_the_one_before_is_counted_in_its_event_and_writes_
     };
     let mut observed = observed(set(2, &json!({})), vec![ready("m")]);
     observed.failure = Some(failure(true));
-    let told = decide(&observed, now());
-    assert_eq!(steps(&told), ["status", "event ReconcileError"]);
-    observed.set = set(2, &json!({"status": status_of(&told)}));
+    let reported = decide(&observed, now());
+    assert_eq!(steps(&reported), ["status", "event ReconcileError"]);
+    observed.set = set(2, &json!({"status": status_of(&reported)}));
     assert_eq!(steps(&decide(&observed, now())), ["event ReconcileError"]);
     observed.failure = Some(failure(false));
     assert_eq!(steps(&decide(&observed, now())), Vec::<String>::new());
@@ -626,11 +626,11 @@ fn a_set_whose_machines_end_early_makes_others_after_a_pause_and_says_so_until_t
         ends: ago(-600),
     };
     observed.recreation = Some(recreation(ago(-2)));
-    let told = decide(&observed, now());
-    assert_eq!(steps(&told), ["status", "event ReconcileError"]);
-    assert_eq!(told.again, Some(Duration::from_secs(2)));
-    assert_eq!(status_of(&told)["errorReason"], "CreateError");
-    observed.set = set(2, &json!({"status": status_of(&told)}));
+    let reported = decide(&observed, now());
+    assert_eq!(steps(&reported), ["status", "event ReconcileError"]);
+    assert_eq!(reported.again, Some(Duration::from_secs(2)));
+    assert_eq!(status_of(&reported)["errorReason"], "CreateError");
+    observed.set = set(2, &json!({"status": status_of(&reported)}));
     observed.recreation = Some(recreation(now()));
     assert_eq!(steps(&decide(&observed, now())), ["create 1"]);
     observed.machines.push(ready("n"));

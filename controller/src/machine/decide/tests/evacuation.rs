@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::*;
 
-fn on(eviction: Eviction, room: Room) -> Observed {
+fn on(eviction: Eviction, disruption_budget: DisruptionBudget) -> Observed {
     let owned = json!({"metadata": {"ownerReferences": [
         {"apiVersion": "cluster.k8s.io/v1alpha1", "kind": "MachineSet", "name": "s", "uid": "s", "controller": true}]}});
     let mut machine_ = recorded();
@@ -18,7 +18,7 @@ fn on(eviction: Eviction, room: Room) -> Observed {
         },
     );
     o.node = Some(node(&json!({})));
-    o.room = room;
+    o.disruption_budget = disruption_budget;
     o
 }
 
@@ -40,7 +40,7 @@ fn deletes(plan: &Plan) -> bool {
 
 #[test]
 fn a_machine_is_replaced_after_it_was_told_why() {
-    let plan = decide(&on(wanted(), Room::Free), now());
+    let plan = decide(&on(wanted(), DisruptionBudget::Allowed), now());
     assert_eq!(condition(&plan, "Evacuating")["reason"], "HostDrained");
     assert_eq!(
         condition(&plan, "NodeReady")["status"],
@@ -48,20 +48,26 @@ fn a_machine_is_replaced_after_it_was_told_why() {
         "nothing else is forgotten"
     );
     let at = |wanted: fn(&Step) -> bool| plan.steps.iter().position(wanted).unwrap();
-    let (told, goes) = (
+    let (reported, goes) = (
         at(|step| matches!(step, Step::PatchMachine(_))),
         at(|step| matches!(step, Step::Evacuate { uid, host } if uid == "vmi-1" && host == "host-a")),
     );
-    assert!(told < goes, "{:?}", verbs(&plan));
+    assert!(reported < goes, "{:?}", verbs(&plan));
 }
 
 #[rstest]
-#[case::nobody_would_replace_it(Room::Alone, "by hand")]
-#[case::what_would_is_paused(Room::Paused("cluster.x-k8s.io/paused"), "cluster.x-k8s.io/paused")]
-#[case::others_come_first(Room::SurgeFull { limit: 1 }, "1 may be too many, and as many are made already")]
-#[case::others_are_missing(Room::Full { missing: 1, limit: 1 }, "1 others are missing, of 1 that may be")]
-fn a_machine_that_may_not_be_replaced_says_so(#[case] room: Room, #[case] why: &str) {
-    let plan = decide(&on(wanted(), room), now());
+#[case::nobody_would_replace_it(DisruptionBudget::Alone, "by hand")]
+#[case::what_would_is_paused(
+    DisruptionBudget::Paused("cluster.x-k8s.io/paused"),
+    "cluster.x-k8s.io/paused"
+)]
+#[case::others_come_first(DisruptionBudget::SurgeFull { limit: 1 }, "1 may be too many, and as many are made already")]
+#[case::others_are_missing(DisruptionBudget::Full { missing: 1, limit: 1 }, "1 others are missing, of 1 that may be")]
+fn a_machine_that_may_not_be_replaced_says_so(
+    #[case] disruption_budget: DisruptionBudget,
+    #[case] why: &str,
+) {
+    let plan = decide(&on(wanted(), disruption_budget), now());
     assert!(!deletes(&plan), "{:?}", verbs(&plan));
     let evacuating = condition(&plan, "Evacuating");
     assert_eq!(
@@ -74,13 +80,16 @@ fn a_machine_that_may_not_be_replaced_says_so(#[case] room: Room, #[case] why: &
     );
     assert_eq!(
         plan.again.is_some(),
-        matches!(room, Room::Full { .. } | Room::SurgeFull { .. })
+        matches!(
+            disruption_budget,
+            DisruptionBudget::Full { .. } | DisruptionBudget::SurgeFull { .. }
+        )
     );
 }
 
 #[test]
 fn a_machine_that_may_not_be_missing_waits_for_another() {
-    let plan = decide(&on(wanted(), Room::Surge), now());
+    let plan = decide(&on(wanted(), DisruptionBudget::Surge), now());
     assert!(!deletes(&plan), "{:?}", verbs(&plan));
     assert_eq!(condition(&plan, "Evacuating")["reason"], "WaitingForReplacement");
     assert!(plan.again.is_some());
@@ -88,10 +97,10 @@ fn a_machine_that_may_not_be_missing_waits_for_another() {
 
 #[test]
 fn a_deletion_that_failed_is_told_and_holds_nothing_else_up() {
-    let mut o = on(wanted(), Room::Free);
-    let usual = verbs(&decide(&on(Eviction::None, Room::Free), now()));
+    let mut o = on(wanted(), DisruptionBudget::Allowed);
+    let usual = verbs(&decide(&on(Eviction::None, DisruptionBudget::Allowed), now()));
     o.failure = Some(Failure {
-        concerns: Concern::Evacuation,
+        scope: FailureScope::Evacuation,
         message: "cannot evacuate the host: 403 Forbidden".into(),
         until: now() + Duration::from_secs(4),
         is_news: true,
@@ -107,9 +116,9 @@ fn a_deletion_that_failed_is_told_and_holds_nothing_else_up() {
 
 #[test]
 fn a_replacement_that_failed_is_told() {
-    let mut o = on(Eviction::None, Room::Free);
+    let mut o = on(Eviction::None, DisruptionBudget::Allowed);
     o.failure = Some(Failure {
-        concerns: Concern::Replacement,
+        scope: FailureScope::Replacement,
         message: "cannot delete the Machine: 403 Forbidden".into(),
         until: now() + Duration::from_secs(4),
         is_news: true,
@@ -127,7 +136,7 @@ fn a_live_migration_is_only_told_and_is_no_trouble() {
     let moving = Eviction::Moving {
         host: "host-a".into(),
     };
-    let plan = decide(&on(moving, Room::Free), now());
+    let plan = decide(&on(moving, DisruptionBudget::Allowed), now());
     assert!(!deletes(&plan), "{:?}", verbs(&plan));
     assert_eq!(condition(&plan, "Evacuating")["reason"], "LiveMigrating");
     assert_eq!(condition(&plan, "Ready")["status"], "True");
@@ -141,7 +150,10 @@ fn a_live_migration_is_only_told_and_is_no_trouble() {
 
 #[test]
 fn a_vm_that_cannot_be_moved_says_so_before_anybody_waits_and_once() {
-    let o = on(Eviction::Impossible("PVC web-1 is not shared".into()), Room::Free);
+    let o = on(
+        Eviction::Impossible("PVC web-1 is not shared".into()),
+        DisruptionBudget::Allowed,
+    );
     let plan = decide(&o, now());
     assert!(!deletes(&plan));
     let evacuating = condition(&plan, "Evacuating");
@@ -160,7 +172,7 @@ fn a_vm_that_cannot_be_moved_says_so_before_anybody_waits_and_once() {
 
 #[test]
 fn a_mark_that_is_taken_back_leaves_nothing() {
-    let mut o = on(wanted(), Room::Alone);
+    let mut o = on(wanted(), DisruptionBudget::Alone);
     let plan = decide(&o, now());
     let mut written = recorded();
     json_patch::merge(&mut written, patch(&plan));

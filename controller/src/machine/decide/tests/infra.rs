@@ -83,8 +83,8 @@ fn an_outage_is_no_event_of_each_machine(#[case] infra: Infra, #[case] is_event:
 
 #[rstest]
 #[case::braked(engaged())]
-#[case::settling(Brake::Settling(Duration::from_secs(30)))]
-fn vms_that_vanish_all_at_once_are_not_believed_to_be_gone(#[case] brake: Brake) {
+#[case::settling(MassLoss::Settling(Duration::from_secs(30)))]
+fn vms_that_vanish_all_at_once_are_not_believed_to_be_gone(#[case] mass_loss: MassLoss) {
     for extra in [
         recorded(),
         placed(&json!({})),
@@ -92,7 +92,7 @@ fn vms_that_vanish_all_at_once_are_not_believed_to_be_gone(#[case] brake: Brake)
         json!({"metadata": {"ownerReferences": [{"kind": "MachineSet", "name": "s", "uid": "s1", "apiVersion": "v"}]}}),
     ] {
         let empty = || Open {
-            brake: brake.clone(),
+            mass_loss: mass_loss.clone(),
             ..open()
         };
         let mut o = observed(machine(&extra), empty());
@@ -127,7 +127,7 @@ fn an_admin_can_say_that_they_are_gone(#[case] accepted: &str) {
         &json!({"metadata": {"annotations": {"machinist.dev/accept-infrastructure": accepted}}}),
     );
     let braked = Open {
-        brake: engaged(),
+        mass_loss: engaged(),
         ..open()
     };
     assert_eq!(
@@ -141,7 +141,7 @@ fn a_vm_that_is_there_lives_on_under_the_brake() {
     let o = observed(
         machine(&recorded()),
         Open {
-            brake: engaged(),
+            mass_loss: engaged(),
             ..running()
         },
     );
@@ -152,7 +152,7 @@ fn a_vm_that_is_there_lives_on_under_the_brake() {
 #[test]
 fn a_loss_that_may_be_one_of_many_is_said_to_be_nothing_for_a_moment() {
     let settling = Open {
-        brake: Brake::Settling(Duration::from_secs(1)),
+        mass_loss: MassLoss::Settling(Duration::from_secs(1)),
         ..open()
     };
     let mut deleting = recorded();
@@ -167,7 +167,7 @@ fn a_loss_that_may_be_one_of_many_is_said_to_be_nothing_for_a_moment() {
 #[test]
 fn the_guard_says_who_holds_it() {
     let guarded = Open {
-        brake: engaged(),
+        mass_loss: engaged(),
         ..open()
     };
     let plan = decide(&observed(machine(&recorded()), guarded), now());
@@ -187,7 +187,7 @@ fn the_guard_holds_no_deletion_of_a_machine_whose_vm_is_seen() {
     let mut extra = recorded();
     json_patch::merge(&mut extra, &json!({"metadata": {"deletionTimestamp": NOW}}));
     let guarded = |open| Open {
-        brake: engaged(),
+        mass_loss: engaged(),
         ..open
     };
     let plan = decide(&observed(machine(&extra), guarded(running())), now());
@@ -414,8 +414,8 @@ fn a_machine_whose_infra_cluster_has_no_room_to_start_waits_and_says_so_once() {
     );
     assert!(plan.again.is_some());
     // Whatever the number is by now.
-    let told = patch(&plan).clone();
-    o.machine = Arc::new(machine(&told));
+    let reported = patch(&plan).clone();
+    o.machine = Arc::new(machine(&reported));
     o.start = Start::Full {
         starting: 1999,
         own: 1,

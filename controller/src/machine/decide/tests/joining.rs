@@ -334,11 +334,11 @@ fn a_node_that_was_made_anew_is_linked_decorated_and_told_of() {
         ["patch the Node", "patch the Machine", "record an Event"]
     );
     assert_eq!(patch(&plan)["status"]["providerStatus"]["nodeUID"], "node-1");
-    let told = plan
+    let reported = plan
         .steps
         .iter()
         .any(|step| matches!(step, Step::Event(event) if event.reason == "NodeReplaced"));
-    assert!(told);
+    assert!(reported);
 }
 
 #[rstest]

@@ -4,7 +4,7 @@
 //! The world is a model of both API servers, of KubeVirt, the guest and its kubelet. Only decisions are the real ones, with
 //! what is remembered of failures; how they are carried out is modelled after `act.rs`.
 
-mod act;
+mod apply;
 mod client;
 mod nature;
 mod observe;
@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 
 use super::*;
 
-use self::act::{Outcome, approve_client, pass};
+use self::apply::{Outcome, approve_client, pass};
 use self::client::{Client, Failure as Stopped, Fault};
 use self::observe::Process;
 use self::world::{Kind, MACHINE, NAME, World};

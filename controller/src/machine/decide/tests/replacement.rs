@@ -12,7 +12,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::cache::{StoredMachineSet, Stores};
-use crate::machine::evacuation::{self, Surges};
+use crate::machine::disruption_budget::{self, SurgeReservations};
 use crate::machine_set::decide::decide as decide_set;
 use crate::machine_set::observed::{Member, NodeState, Observed as ObservedSet};
 use crate::machine_set::plan::Step as SetStep;
@@ -72,7 +72,7 @@ impl Replica {
 
 struct World {
     stores: Stores,
-    surges: Surges,
+    surge_reservations: SurgeReservations,
     set: Arc<StoredMachineSet>,
     replicas: BTreeMap<String, Replica>,
     created: usize,
@@ -113,7 +113,7 @@ impl World {
         let set = stores.machine_sets.get(&Key::new("ns", "s")).unwrap();
         let mut world = Self {
             stores,
-            surges: Surges::default(),
+            surge_reservations: SurgeReservations::default(),
             set,
             replicas: BTreeMap::new(),
             created: 0,
@@ -209,7 +209,7 @@ impl World {
                 if let Some(name) = self.which(n, |replica| replica.deleting) {
                     let machine = StoredMachine::clone(&self.stored(&name));
                     self.stores.machines.apply(Event::Delete(machine));
-                    self.surges.forget(&Key::new("ns", &name));
+                    self.surge_reservations.forget(&Key::new("ns", &name));
                     self.replicas.remove(&name);
                 }
             }
@@ -239,9 +239,10 @@ impl World {
         );
         o.node = Some(node(&json!({})));
         if replica.drained {
-            o.room = evacuation::reserve(&self.stores, &self.surges, &self.stored(name), now());
+            o.disruption_budget =
+                disruption_budget::reserve(&self.stores, &self.surge_reservations, &self.stored(name), now());
         } else {
-            self.surges.forget(&Key::new("ns", name));
+            self.surge_reservations.forget(&Key::new("ns", name));
         }
         let plan = decide(&o, now());
         for step in plan.steps {
@@ -262,7 +263,8 @@ impl World {
 
     fn confirm(&mut self, name: &str) {
         let machine = self.stored(name);
-        let is_free = evacuation::reserve(&self.stores, &self.surges, &machine, now()) == Room::Free;
+        let is_free = disruption_budget::reserve(&self.stores, &self.surge_reservations, &machine, now())
+            == DisruptionBudget::Allowed;
         let goes = is_free && self.replicas[name].drained;
         self.change(name, |replica| {
             replica.confirming = false;

@@ -39,7 +39,7 @@ fn asked(name: &str, address: &str) -> Asked {
     request.spec.request.0 = pem.replace("\r\n", "\n").into_bytes();
     Asked {
         request: Arc::new(request.into()),
-        told: Vec::new(),
+        reported: Vec::new(),
     }
 }
 
@@ -97,14 +97,14 @@ fn a_request_that_came_before_the_link_is_decided_with_the_link_and_after_it() {
 
 #[test]
 fn a_link_that_is_held_back_holds_the_approval_back() {
-    let failure = |concerns| Failure {
-        concerns,
+    let failure = |scope| Failure {
+        scope,
         message: "no".into(),
         until: now() + Duration::from_secs(4),
         is_news: true,
     };
     let mut o = asking(asked("csr-1", "10.0.0.7"));
-    o.failure = Some(failure(Concern::Machine));
+    o.failure = Some(failure(FailureScope::Machine));
     assert_eq!(
         verbs(&decide(&o, now())),
         ["record an Event", APPROVE],
@@ -138,7 +138,7 @@ fn a_node_that_does_not_take_a_label_holds_nothing_else_back() {
     );
 
     o.failure = Some(Failure {
-        concerns: Concern::Node,
+        scope: FailureScope::Node,
         message: "cannot patch the Node: team is invalid".into(),
         until: now() + Duration::from_secs(4),
         is_news: true,
@@ -225,7 +225,7 @@ fn another_address_is_refused_told_once_and_shown() {
         panic!("{:?}", verbs(&plan))
     };
     assert!(reason.contains("10.0.0.8"), "{reason}");
-    o.requests[0].told = vec![reason.clone()];
+    o.requests[0].reported = vec![reason.clone()];
     assert!(!verbs(&decide(&o, now())).contains(&REFUSE));
 
     // The VM comes to have it.
@@ -254,7 +254,7 @@ fn an_address_that_somebody_else_has_is_looked_at_again() {
     let Infra::Open(open) = &mut o.infra else {
         unreachable!()
     };
-    open.contested = vec![Contested {
+    open.address_conflicts = vec![Contested {
         address: "10.0.0.7".parse().unwrap(),
         by: "Node cp-1".into(),
     }];
@@ -321,7 +321,7 @@ fn a_failed_approval_is_shown_and_holds_nothing_else_back() {
     let mut o = asking(asked("csr-1", "10.0.0.7"));
     o.machine = Arc::new(machine(&recorded()));
     o.failure = Some(Failure {
-        concerns: Concern::Certificate,
+        scope: FailureScope::Certificate,
         message: "cannot approve a signing request: forbidden".into(),
         until: now() + Duration::from_secs(4),
         is_news: true,

@@ -6,10 +6,10 @@
 use std::collections::BTreeMap;
 
 use super::*;
+use crate::machine::disruption_budget;
 use crate::machine::drain::Pod;
+use crate::machine::drain::slots::{self, DrainSlot};
 use crate::machine::drain::sort::{Answer, Refusal};
-use crate::machine::drain::turns::{self, Turn};
-use crate::machine::evacuation;
 
 type Machines = BTreeMap<String, Value>;
 
@@ -39,7 +39,7 @@ fn with_pod(o: &mut Observed) {
     let pod: Pod =
         serde_json::from_value(json!({"metadata": {"name": "a", "namespace": "ns", "uid": "a"}})).unwrap();
     o.node = Some(node(&being_drained()));
-    o.guests.pods = Seen::Pods(Pods {
+    o.workload.pods = Seen::Pods(Pods {
         pods: vec![Arc::new(pod)],
         ..Pods::default()
     });
@@ -47,7 +47,7 @@ fn with_pod(o: &mut Observed) {
 
 fn with_volume(o: &mut Observed) {
     o.node = Some(node(&being_drained()));
-    o.guests.volumes = vec!["pv-1".into()];
+    o.workload.volumes = vec!["pv-1".into()];
 }
 
 fn without_vm(o: &mut Observed) {
@@ -63,23 +63,23 @@ fn with_held_node(o: &mut Observed) {
     o.node = Some(node(&held));
 }
 
-fn failing(o: &mut Observed, concerns: Concern) {
+fn failing(o: &mut Observed, scope: FailureScope) {
     let until = now() + Duration::from_mins(5);
     o.failure = Some(Failure {
-        concerns,
+        scope,
         message: "403".into(),
         until,
         is_news: true,
     });
 }
 
-fn evacuating(o: &mut Observed, room: Room) {
+fn evacuating(o: &mut Observed, disruption_budget: DisruptionBudget) {
     let eviction = Eviction::Wanted {
         uid: "vmi-1".into(),
         host: "host-a".into(),
     };
     o.node = Some(node(&json!({})));
-    o.room = room;
+    o.disruption_budget = disruption_budget;
     o.infra = Infra::Open(Box::new(Open {
         eviction,
         ..running()
@@ -121,13 +121,13 @@ fn live_stages(all: &mut Machines) -> Value {
     let mut of_set = joined.clone();
     of_set["metadata"]["ownerReferences"] = json!([
         {"apiVersion": "cluster.k8s.io/v1alpha1", "kind": "MachineSet", "name": "s", "uid": "s", "controller": true}]);
-    let full = Room::Full { missing: 1, limit: 1 };
-    for (name, room) in [
+    let full = DisruptionBudget::Full { missing: 1, limit: 1 };
+    for (name, disruption_budget) in [
         ("evacuating, waits", full),
-        ("evacuating, another is made first", Room::Surge),
-        ("evacuating, is the one that goes", Room::Free),
+        ("evacuating, another is made first", DisruptionBudget::Surge),
+        ("evacuating, is the one that goes", DisruptionBudget::Allowed),
     ] {
-        all.insert(name.into(), after(&of_set, |o| evacuating(o, room)));
+        all.insert(name.into(), after(&of_set, |o| evacuating(o, disruption_budget)));
     }
     for (name, machine) in [
         ("waiting to start", waiting),
@@ -161,13 +161,13 @@ fn stages() -> Machines {
     let vm_deleting = after(&deleting, |o| {
         o.node = Some(node(&being_drained()));
     });
-    let cannot = |concern, volumes: bool| {
+    let cannot = |failure_scope, volumes: bool| {
         after(&vm_deleting, |o| {
             if volumes {
                 with_volume(o);
             }
             without_vm(o);
-            failing(o, concern);
+            failing(o, failure_scope);
         })
     };
     for (name, machine) in [
@@ -175,7 +175,7 @@ fn stages() -> Machines {
             "waiting for other drains",
             after(&deleting, |o| {
                 o.node = Some(node(&json!({})));
-                o.guests.turn = Some(Turn { ahead: 1, limit: 1 });
+                o.workload.drain_slot = Some(DrainSlot { ahead: 1, limit: 1 });
             }),
         ),
         (
@@ -186,7 +186,7 @@ fn stages() -> Machines {
             "draining, blocked",
             after(&draining, |o| {
                 with_pod(o);
-                let Seen::Pods(pods) = &mut o.guests.pods else {
+                let Seen::Pods(pods) = &mut o.workload.pods else {
                     panic!("no pods")
                 };
                 let refusal = Some(Refusal::Budget("budget".into(), None));
@@ -214,8 +214,11 @@ fn stages() -> Machines {
             }),
         ),
         ("deleting the Node", after(&vm_deleting, with_held_node)),
-        ("cannot delete the Node", cannot(Concern::NodeDeletion, false)),
-        ("cannot mark the Node", cannot(Concern::Node, true)),
+        (
+            "cannot delete the Node",
+            cannot(FailureScope::NodeDeletion, false),
+        ),
+        ("cannot mark the Node", cannot(FailureScope::Node, true)),
         ("deleting the VM", vm_deleting.clone()),
     ] {
         all.insert(name.into(), machine);
@@ -287,10 +290,10 @@ fn what_takes_time_is_recorded_and_read_from_conditions_where_it_is_not(
 #[case::node("deleting the Node", with_held_node, "12:10:00", "delete the bootstrap token")]
 #[case::release("releasing volumes", |o: &mut Observed| { with_volume(o); without_vm(o); }, "12:02:00", "delete the Node")]
 #[case::node_that_cannot_be_marked(
-    "cannot mark the Node", |o: &mut Observed| { with_volume(o); without_vm(o); failing(o, Concern::Evacuation); }, "12:02:00",
+    "cannot mark the Node", |o: &mut Observed| { with_volume(o); without_vm(o); failing(o, FailureScope::Evacuation); }, "12:02:00",
     "delete the Node")]
 #[case::node_that_cannot_be_deleted(
-    "cannot delete the Node", |o: &mut Observed| { without_vm(o); failing(o, Concern::NodeDeletion); }, "12:10:00",
+    "cannot delete the Node", |o: &mut Observed| { without_vm(o); failing(o, FailureScope::NodeDeletion); }, "12:10:00",
     "delete the bootstrap token")]
 #[case::vm_loss("the VM vanished", |o: &mut Observed| { with_volume(o); without_vm(o); }, "12:02:00", "delete the Node")]
 fn a_wait_that_began_under_the_version_before_ends_in_its_time(
@@ -333,16 +336,22 @@ fn what_was_reserved_for_a_machine_stays_so() {
     let before = before();
     let of = |name: &str| stored(&before[name]);
     let surge = of("evacuating, another is made first");
-    assert!(evacuation::is_waiting(&surge) && evacuation::surges(&surge) && evacuation::is_replaced(&surge));
+    assert!(
+        disruption_budget::is_waiting(&surge)
+            && disruption_budget::has_surge(&surge)
+            && disruption_budget::is_replaced(&surge)
+    );
     let chosen = of("evacuating, is the one that goes");
     assert!(
-        !evacuation::is_waiting(&chosen) && !evacuation::surges(&chosen) && evacuation::is_replaced(&chosen)
+        !disruption_budget::is_waiting(&chosen)
+            && !disruption_budget::has_surge(&chosen)
+            && disruption_budget::is_replaced(&chosen)
     );
     let waits = of("evacuating, waits");
-    assert!(evacuation::is_waiting(&waits) && !evacuation::is_replaced(&waits));
-    assert!(turns::is_draining(&of("draining")) && turns::is_draining(&of("draining, blocked")));
-    assert!(!turns::is_draining(&of("waiting for volumes")));
-    assert!(turns::is_waiting(&of("waiting for other drains")));
+    assert!(disruption_budget::is_waiting(&waits) && !disruption_budget::is_replaced(&waits));
+    assert!(slots::is_draining(&of("draining")) && slots::is_draining(&of("draining, blocked")));
+    assert!(!slots::is_draining(&of("waiting for volumes")));
+    assert!(slots::is_waiting(&of("waiting for other drains")));
 }
 
 #[test]
@@ -352,7 +361,7 @@ fn what_was_read_from_conditions_is_written_with_the_next_patch_and_by_none_of_i
     with_pod(&mut o);
     assert_eq!(verbs(&decide(&o, now())), ["evict pods"]);
     with_volume(&mut o);
-    o.guests.pods = Seen::Pods(Pods::default());
+    o.workload.pods = Seen::Pods(Pods::default());
     let plan = decide(&o, now() + Duration::from_mins(1));
     assert_eq!(
         patch(&plan)["status"]["providerStatus"],

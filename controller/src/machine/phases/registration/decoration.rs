@@ -8,9 +8,9 @@ use machinist_shared::admission::startup_taints;
 use machinist_shared::api::names::{annotation, label};
 use serde_json::{Map, Value, json};
 
-use super::super::super::contests::{Item, Waits};
+use super::super::super::node_conflicts::{Item, Waits};
+use super::super::super::node_metadata::Retired;
 use super::super::super::observed::Usable;
-use super::super::super::on_node::Retired;
 use super::super::super::ownership::provider_id_of;
 use super::super::super::plan::Step;
 use super::super::super::record::Record;

@@ -13,7 +13,7 @@ use super::world::{Kind, NAME, World};
 use super::*;
 use crate::csr::request::StoredRequest;
 use crate::machine::failures::Failures;
-use crate::machine::observe::bootstrap::own_token;
+use crate::machine::snapshot::bootstrap::own_token;
 use crate::runtime::recreation::Recreations;
 
 /// What a controller holds in memory only.
@@ -25,7 +25,7 @@ pub(super) struct Process {
     /// UID of the Node whose pods are watched.
     pub(super) watched: Option<String>,
     pub(super) answers: Answers,
-    pub(super) told: Vec<String>,
+    pub(super) reported: Vec<String>,
 }
 
 impl Process {
@@ -38,7 +38,7 @@ impl Process {
             since,
             watched: None,
             answers: Answers::new(),
-            told: Vec::new(),
+            reported: Vec::new(),
         }
     }
 }
@@ -55,13 +55,13 @@ pub(super) fn from<T: DeserializeOwned>(object: &Value) -> T {
 }
 
 /// What carrying out a plan needs besides the snapshot.
-pub(super) struct Hands {
+pub(super) struct ApplyContext {
     pub(super) token: Option<TokenView>,
     pub(super) spare_tokens: Vec<TokenView>,
 }
 
 /// The snapshot, unless there is no Machine.
-pub(super) fn observe(world: &World, process: &Process) -> Option<(Observed, Hands)> {
+pub(super) fn observe(world: &World, process: &Process) -> Option<(Observed, ApplyContext)> {
     let seen = world.seen();
     let own = |kind| seen.get(&(kind, NAME.to_owned()));
     let all = |kind| {
@@ -110,7 +110,7 @@ pub(super) fn observe(world: &World, process: &Process) -> Option<(Observed, Han
         .filter(is_pending)
         .map(|request| Asked {
             request: Arc::new(request),
-            told: process.told.clone(),
+            reported: process.reported.clone(),
         });
     let observed = Observed {
         spec: Spec::Usable(Box::new(Usable {
@@ -122,7 +122,7 @@ pub(super) fn observe(world: &World, process: &Process) -> Option<(Observed, Han
             )],
             ..Usable::default()
         })),
-        guests: guests(
+        workload: workload(
             &machine,
             &open,
             node.as_deref(),
@@ -142,23 +142,23 @@ pub(super) fn observe(world: &World, process: &Process) -> Option<(Observed, Han
         node,
         ..observed(machine, open)
     };
-    Some((observed, Hands { token, spare_tokens }))
+    Some((observed, ApplyContext { token, spare_tokens }))
 }
 
 /// As `observe/guests.rs` has it.
-fn guests<'a>(
+fn workload<'a>(
     machine: &StoredMachine,
     open: &Open,
     node: Option<&Node>,
     process: &Process,
     pods: impl Iterator<Item = &'a Value>,
     volumes: impl Iterator<Item = &'a Value>,
-) -> Guests {
-    let nothing = Guests {
+) -> NodeWorkload {
+    let nothing = NodeWorkload {
         pods: Seen::Unwatched,
         volumes: Vec::new(),
-        refuge: Refuge::Some,
-        turn: None,
+        schedulable_targets: SchedulableTargets::Some,
+        drain_slot: None,
     };
     let Some(node) = node.filter(|_| machine.is_deleting() || open.vm.is_none()) else {
         return nothing;
@@ -166,10 +166,10 @@ fn guests<'a>(
     let name = |volume: &Value| volume["metadata"]["name"].as_str().unwrap().to_owned();
     let volumes = volumes.map(name).collect();
     if !machine.is_deleting() || process.watched.as_deref() != Some(node.uid()) {
-        return Guests { volumes, ..nothing };
+        return NodeWorkload { volumes, ..nothing };
     }
     let pods = pods.filter(|pod| pod["spec"]["nodeName"] == NAME);
-    Guests {
+    NodeWorkload {
         pods: Seen::Pods(Pods {
             pods: pods.map(|pod| Arc::new(from(pod))).collect(),
             answers: process.answers.clone(),

@@ -8,7 +8,7 @@ use machinist_infra::provider::InfraClient;
 
 use crate::cache::StoredMachine;
 use crate::context::Context;
-use crate::csr::reserved::{Known, Reserved};
+use crate::csr::reserved_addresses::{Known, Reserved};
 use crate::csr::serving::Contested;
 
 /// Which addresses of the VM somebody else has, too: the cluster itself, another Node, or another VM beside it. Only
@@ -33,7 +33,7 @@ pub(super) async fn find(
         Err(pending) => Err(RemoteError::other(pending.to_string())),
     };
     let clusters = |address| clusters_own(address, context.access.dns(), &reserved);
-    let mut contested = Vec::new();
+    let mut address_conflicts = Vec::new();
     for text in addresses {
         let Ok(address) = text.parse::<IpAddr>() else {
             continue;
@@ -48,13 +48,13 @@ pub(super) async fn find(
             .filter(|other| other.name != machine.name() && (other.proven || !is_proven))
             .map(|other| format!("the VM {}", other.name));
         if let Some(by) = clusters(address).into_iter().chain(nodes).chain(vms).next() {
-            contested.push(Contested {
+            address_conflicts.push(Contested {
                 address: address.to_canonical(),
                 by,
             });
         }
     }
-    contested
+    address_conflicts
 }
 
 /// Which part of the cluster has an address, or may have it: what cannot be ruled out is not approved, and looked at again.

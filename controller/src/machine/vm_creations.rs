@@ -27,7 +27,7 @@ pub enum Creation {
 
 /// Creates that got no answer, by Machine.
 #[derive(Debug, Default)]
-pub struct Creations {
+pub struct VmCreations {
     /// Since when this process makes VMs. Of those that another made before, it cannot know.
     since: OnceLock<Instant>,
     by_machine: Mutex<HashMap<Key, (String, State)>>,
@@ -39,7 +39,7 @@ enum State {
     Settled,
 }
 
-impl Creations {
+impl VmCreations {
     /// This process makes VMs from now on.
     pub fn begin(&self, now: Instant) {
         self.since.get_or_init(|| now);
@@ -115,7 +115,7 @@ mod tests {
 
     #[test]
     fn a_create_without_an_answer_is_under_way_for_as_long_as_admission_may_take() {
-        let (creations, now, a) = (Creations::default(), Instant::now(), machine("a"));
+        let (creations, now, a) = (VmCreations::default(), Instant::now(), machine("a"));
         creations.answered(&a, now, Err(&lost()));
         assert_eq!(
             creations.of(&a, now + SECOND),
@@ -137,7 +137,7 @@ mod tests {
 
     #[test]
     fn a_refusal_says_nothing_of_an_earlier_create() {
-        let (creations, now, a) = (Creations::default(), Instant::now(), machine("a"));
+        let (creations, now, a) = (VmCreations::default(), Instant::now(), machine("a"));
         creations.answered(&a, now, Err(&lost()));
         creations.answered(&a, now + SECOND, Err(&refused()));
         assert_eq!(
@@ -150,7 +150,7 @@ mod tests {
 
     #[test]
     fn what_another_process_asked_for_may_still_appear() {
-        let (creations, now, a) = (Creations::default(), Instant::now(), machine("a"));
+        let (creations, now, a) = (VmCreations::default(), Instant::now(), machine("a"));
         creations.begin(now);
         assert_eq!(
             creations.of(&a, now + SECOND),

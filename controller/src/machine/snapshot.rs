@@ -1,9 +1,9 @@
 //! Takes the snapshot of one Machine: from the stores, and, only when its VM is to be made, from the infra cluster's
 //! cached facts.
 
+mod address_conflicts;
 pub(super) mod bootstrap;
-mod contested;
-mod guests;
+mod node_workload;
 mod sources;
 
 use std::collections::{BTreeMap, HashSet};
@@ -23,13 +23,13 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use self::sources::{Sources, provider_of};
-use super::brake;
-use super::drain::turns::Turn;
-use super::evacuation::{self, Room};
+use super::disruption_budget::{self, DisruptionBudget};
+use super::drain::slots::DrainSlot;
+use super::mass_loss_guard;
 use super::memory::Memory;
 use super::observed::{Asked, ClusterName, Eviction, Facts, GuestView, Infra, Observed, Open, Spec, VmState};
 use super::record::{FailureDomain, Infrastructure};
-use super::starts::Start;
+use super::start_limiter::Start;
 use crate::bootstrap::token::TokenView;
 use crate::bootstrap::user_data::UserData;
 use crate::cache::{Reference, StoredMachine};
@@ -38,7 +38,7 @@ use crate::runtime::recreation::Recreation;
 
 /// What carrying out a plan needs besides the snapshot.
 #[derive(Debug, Default)]
-pub struct Hands {
+pub struct ApplyContext {
     /// The infra cluster, through the Machine's own credential.
     pub open: Option<Arc<dyn InfraClient>>,
     /// The Machine's bootstrap token.
@@ -48,11 +48,11 @@ pub struct Hands {
     /// The user data that operating-system-manager made for it, where that is what the guest gets.
     pub osm: Option<UserData>,
     /// When to look again at what no watch tells of.
-    pub look_again: Option<Duration>,
+    pub requeue_after: Option<Duration>,
     /// What its spec refers to.
     references: HashSet<Reference>,
     /// What the mass-loss guard of its infra cluster showed.
-    guard: Option<brake::Seen>,
+    guard: Option<mass_loss_guard::Seen>,
     spec: Option<Decoded>,
     facts: Option<Opaque>,
 }
@@ -67,7 +67,7 @@ struct Decoded {
     resolved: Arc<dyn ResolvedProviderSpec>,
 }
 
-impl Hands {
+impl ApplyContext {
     /// The VirtualMachine to create; `None` if the snapshot was not one to create from.
     pub fn render(
         &self,
@@ -94,13 +94,16 @@ impl Hands {
     }
 }
 
-impl Hands {
+impl ApplyContext {
     /// Keeps what the snapshot was taken from, and nothing else; and has other Machines reconciled that the mass-loss guard of
     /// their infra cluster held back.
     pub fn keep(&self, context: &Context, memory: &Memory, key: &Key) {
         context.infra.release_unused(key);
         context.references.keep(key, &self.references);
-        let is_released = self.guard.as_ref().is_some_and(|seen| memory.brakes.take(seen));
+        let is_released = self
+            .guard
+            .as_ref()
+            .is_some_and(|seen| memory.mass_loss_guards.take(seen));
         if let Some(open) = self.open.as_ref().filter(|_| is_released) {
             for other in context.infra.users(open.key()) {
                 context.queues.machines.add(other);
@@ -115,21 +118,21 @@ pub fn reserve(
     memory: &Memory,
     observed: &Observed,
     now: Timestamp,
-) -> (Room, Option<Turn>) {
+) -> (DisruptionBudget, Option<DrainSlot>) {
     let machine = &observed.machine;
-    let room = match &observed.infra {
+    let disruption_budget = match &observed.infra {
         Infra::Open(open) if matches!(open.eviction, Eviction::Wanted { .. }) => {
-            evacuation::reserve(&context.stores, &memory.surges, machine, now)
+            disruption_budget::reserve(&context.stores, &memory.surge_reservations, machine, now)
         }
         Infra::Open(_) => {
-            memory.surges.forget(&Key::of(machine.as_ref()));
-            Room::Alone
+            memory.surge_reservations.forget(&Key::of(machine.as_ref()));
+            DisruptionBudget::Alone
         }
-        _ => Room::Alone,
+        _ => DisruptionBudget::Alone,
     };
-    let turn = observed.guests.turn;
-    let turn = turn.and_then(|_| guests::take_turn(context, memory, machine));
-    (room, turn)
+    let turn = observed.workload.drain_slot;
+    let turn = turn.and_then(|_| node_workload::take_slot(context, memory, machine));
+    (disruption_budget, turn)
 }
 
 /// Finds out which infra cluster a Machine is on, as far as is known without asking anybody.
@@ -151,7 +154,7 @@ pub async fn observe(
     key: &Key,
     machine: &Arc<StoredMachine>,
     now: Timestamp,
-) -> (Observed, Hands) {
+) -> (Observed, ApplyContext) {
     let sources = Sources {
         context,
         key,
@@ -164,26 +167,26 @@ pub async fn observe(
     };
     let kubeconfig = sources.kubeconfig(machine);
     let (bootstrap, osm) = sources.bootstrap(machine);
-    let (access, look_again) = match access(&sources, machine, kubeconfig) {
+    let (access, requeue_after) = match access(&sources, machine, kubeconfig) {
         Ok(open) => (Ok(open), None),
-        Err((infra, look_again)) => (Err(infra), look_again),
+        Err((infra, requeue_after)) => (Err(infra), requeue_after),
     };
-    let mut hands = Hands {
+    let mut handles = ApplyContext {
         open: None,
         token: None,
         spare_tokens: Vec::new(),
         osm,
         spec: decoded,
         facts: None,
-        look_again,
+        requeue_after,
         references: sources.references.into_inner(),
         guard: None,
     };
     let infra = match access {
         Err(infra) => infra,
-        Ok(open) => match look((context, memory), machine, open.as_ref(), &mut hands, now).await {
+        Ok(open) => match look((context, memory), machine, open.as_ref(), &mut handles, now).await {
             Ok(view) => {
-                hands.open = Some(open);
+                handles.open = Some(open);
                 Infra::Open(Box::new(view))
             }
             Err(infra) => infra,
@@ -199,18 +202,18 @@ pub async fn observe(
         _ => None,
     };
     let token = bootstrap::own_token(machine, user_data, &mut tokens);
-    hands.token.clone_from(&token);
-    hands.spare_tokens.clone_from(&tokens);
-    let room = match &infra {
+    handles.token.clone_from(&token);
+    handles.spare_tokens.clone_from(&tokens);
+    let disruption_budget = match &infra {
         Infra::Open(open) if matches!(open.eviction, Eviction::Wanted { .. }) => {
-            evacuation::room(&context.stores, &memory.surges, machine, now)
+            disruption_budget::check(&context.stores, &memory.surge_reservations, machine, now)
         }
-        _ => Room::Alone,
+        _ => DisruptionBudget::Alone,
     };
     let node = context.stores.nodes.get(&Key::new("", machine.name()));
     let waits = node
         .as_ref()
-        .map(|node| memory.contests.waits(node.uid(), Instant::now()));
+        .map(|node| memory.node_conflicts.waits(node.uid(), Instant::now()));
     let vm_is_gone = matches!(&infra, Infra::Open(open) if open.vm.is_none());
     let recorded = machine
         .record
@@ -222,8 +225,8 @@ pub async fn observe(
             memory.recreations.of(key, machine.uid(), now),
             recorded.and_then(|recorded| recorded.episode(now)),
         ),
-        room,
-        guests: guests::guests(context, memory, key, machine, vm_is_gone, node.as_deref()),
+        disruption_budget,
+        workload: node_workload::observe(context, memory, key, machine, vm_is_gone, node.as_deref()),
         machine: machine.clone(),
         settings: context.settings.clone(),
         name_winner: name_winner(context, machine),
@@ -241,7 +244,7 @@ pub async fn observe(
         skew: context.clock.skew(),
         failure: memory.failures.pending(key, machine, now),
     };
-    (observed, hands)
+    (observed, handles)
 }
 
 /// The infra cluster, through the Machine's own credential; or, where that is refused though the Machine has a VM there,
@@ -307,22 +310,22 @@ async fn look(
     (context, memory): (&Context, &Memory),
     machine: &StoredMachine,
     open: &dyn InfraClient,
-    hands: &mut Hands,
+    handles: &mut ApplyContext,
     now: Timestamp,
 ) -> Result<Open, Infra> {
     let infra = open.key();
-    let names = match &hands.spec {
+    let names = match &handles.spec {
         Some(spec) => spec.resolved.disks(machine.name()),
         None => vec![machine.name().to_owned()],
     };
     let sight = match open.get(machine.name(), &names).await {
         Ok(sight) => sight,
         Err(blind) => {
-            hands.look_again = Some(blind.again);
+            handles.requeue_after = Some(blind.again);
             return Err(Infra::Unreachable(blind.why));
         }
     };
-    hands.look_again = sight.again;
+    handles.requeue_after = sight.again;
     let vm = sight.instance;
     let view = sight.guest.as_ref().map(|guest| GuestView {
         started: guest.started,
@@ -339,18 +342,18 @@ async fn look(
         server: infra.server.clone(),
         ca_digest: infra.ca_digest.clone(),
     };
-    let question = brake::Question {
+    let question = mass_loss_guard::Question {
         stores: &context.stores,
         pool: &context.infra,
         open,
         infrastructure: &infrastructure,
         machine,
-        settle: context.settings.look_every.mul_f64(1.3),
+        settle: context.settings.poll_interval.mul_f64(1.3),
     };
-    let guard = memory.brakes.see(question, now);
-    let brake = guard.brake.clone();
-    hands.guard = Some(guard);
-    let contested = contested::find(
+    let guard = memory.mass_loss_guards.see(question, now);
+    let mass_loss = guard.mass_loss.clone();
+    handles.guard = Some(guard);
+    let address_conflicts = address_conflicts::find(
         context,
         &memory.reserved,
         machine,
@@ -362,7 +365,7 @@ async fn look(
     Ok(Open {
         infrastructure,
         unwatched: sight.unwatched,
-        brake,
+        mass_loss,
         may_label: vm
             .as_ref()
             .and_then(|vm| vm.metadata.uid.as_deref())
@@ -375,14 +378,14 @@ async fn look(
         guest: view,
         eviction,
         firmware_uuid: vm.as_ref().and_then(|vm| vm.system_uuid.clone()),
-        contested,
+        address_conflicts,
         addresses,
         proven_addresses: guest.proven_addresses,
         state: vm.as_ref().map_or_else(VmState::default, |vm| vm.state.clone()),
         facts: if vm.is_some() || machine.is_deleting() {
             Facts::NotNeeded
         } else {
-            facts(open, hands).await
+            facts(open, handles).await
         },
         vm,
         disks: sight.disks,
@@ -396,14 +399,14 @@ fn asked(context: &Context, memory: &Memory, machine: &StoredMachine) -> Vec<Ask
     }
     let pending = context.stores.serving_requests(machine.name()).into_iter();
     let asked = pending.map(|request| Asked {
-        told: memory.told.of(request.uid()),
+        reported: memory.reported.of(request.uid()),
         request,
     });
     asked.collect()
 }
 
-async fn facts(open: &dyn InfraClient, hands: &mut Hands) -> Facts {
-    let Some(spec) = &hands.spec else {
+async fn facts(open: &dyn InfraClient, handles: &mut ApplyContext) -> Facts {
+    let Some(spec) = &handles.spec else {
         return Facts::NotNeeded;
     };
     match open.facts(&spec.resolved.facts_needed()).await {
@@ -413,7 +416,7 @@ async fn facts(open: &dyn InfraClient, hands: &mut Hands) -> Facts {
                 region: found.region,
                 zone: found.zone,
             };
-            hands.facts = Some(facts);
+            handles.facts = Some(facts);
             Facts::Known(domain)
         }
         Err(error @ FactError::NotFound { .. }) => Facts::Missing(error.to_string()),

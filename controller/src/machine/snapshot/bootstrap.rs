@@ -7,7 +7,7 @@ use machinist_infra::kube::error::DisplayError;
 use machinist_shared::api::names::{self, annotation};
 use serde_json::Value;
 
-use super::Hands;
+use super::ApplyContext;
 use super::sources::Sources;
 use crate::bootstrap::osm;
 use crate::bootstrap::source::{Above, Choice, Deployment, Mode, choose};
@@ -41,7 +41,7 @@ pub(in crate::machine) fn own_token(
     Some(tokens.swap_remove(own))
 }
 
-impl Hands {
+impl ApplyContext {
     /// The user data that the guest joins with.
     pub fn user_data(
         &self,

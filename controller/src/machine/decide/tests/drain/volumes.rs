@@ -5,7 +5,7 @@ use super::*;
 #[test]
 fn volumes_are_waited_for_after_the_drain_and_named() {
     let mut o = leaving(&json!({}));
-    o.guests.volumes = vec!["pv-1".into()];
+    o.workload.volumes = vec!["pv-1".into()];
     let plan = decide(&o, now());
     assert!(touches_nothing(&plan), "{:?}", verbs(&plan));
     assert_eq!(condition(&plan, "Deleting")["reason"], "WaitingForVolumeDetach");
@@ -16,7 +16,7 @@ fn volumes_are_waited_for_after_the_drain_and_named() {
             .contains("pv-1")
     );
     let mut o = leaving(&since("VolumesDetached", "False", "VolumesAttached", NOW));
-    o.guests.volumes = Vec::new();
+    o.workload.volumes = Vec::new();
     let plan = decide(&o, now());
     assert!(deletes_vm(&plan));
     assert_eq!(condition(&plan, "VolumesDetached")["status"], "True");
@@ -37,7 +37,7 @@ fn volumes_are_waited_for_after_the_drain_and_named() {
 )]
 fn volumes_are_not_waited_for(#[case] machine: Value, #[case] deletes: bool) {
     let mut o = leaving(&machine);
-    o.guests.volumes = vec!["pv-1".into()];
+    o.workload.volumes = vec!["pv-1".into()];
     let plan = decide(&o, now());
     assert_eq!(deletes_vm(&plan), deletes);
     if deletes {
@@ -68,13 +68,13 @@ fn a_drain_that_is_left_out_leaves_the_volumes_to_be_waited_for(
     let mut o = leaving(&machine);
     o.node = Some(cordoned(&node));
     with_pods(&mut o, vec![pod("a", &json!({}))]);
-    o.guests.volumes = vec!["pv-1".into()];
+    o.workload.volumes = vec!["pv-1".into()];
     let plan = decide(&o, now());
     assert_eq!(deletes_vm(&plan), deletes);
     if !deletes {
         assert_eq!(condition(&plan, "Drained")["reason"], "DrainSkipped");
         assert_eq!(condition(&plan, "Deleting")["reason"], "WaitingForVolumeDetach");
-        o.guests.volumes.clear();
+        o.workload.volumes.clear();
         assert!(deletes_vm(&decide(&o, now())));
     }
 }
@@ -82,14 +82,14 @@ fn a_drain_that_is_left_out_leaves_the_volumes_to_be_waited_for(
 #[test]
 fn the_pods_of_a_node_that_is_not_drained_are_listed_for_their_volumes() {
     let mut o = leaving(&annotated("machine.cluster.x-k8s.io/exclude-node-draining", ""));
-    o.guests.pods = Seen::Unwatched;
+    o.workload.pods = Seen::Unwatched;
     assert!(deletes_vm(&decide(&o, now())), "there are none");
-    o.guests.volumes = vec!["pv-1".into()];
+    o.workload.volumes = vec!["pv-1".into()];
     assert!(verbs(&decide(&o, now())).contains(&"watch the Node's pods"));
     let stays = json!({"metadata": {"labels": {"cluster.x-k8s.io/drain": "skip"}},
         "spec": {"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "data"}}]}});
     with_pods(&mut o, vec![pod("a", &stays)]);
-    let Seen::Pods(pods) = &mut o.guests.pods else {
+    let Seen::Pods(pods) = &mut o.workload.pods else {
         panic!("no pods")
     };
     pods.claims.insert("pv-1".into(), Claim::Known("ns/data".into()));
@@ -102,13 +102,13 @@ fn the_volumes_of_pods_that_stay_are_looked_up_and_then_not_waited_for() {
     let stays = json!({"metadata": {"labels": {"cluster.x-k8s.io/drain": "skip"}},
         "spec": {"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "data"}}]}});
     with_pods(&mut o, vec![pod("a", &stays)]);
-    o.guests.volumes = vec!["pv-1".into(), "pv-2".into()];
+    o.workload.volumes = vec!["pv-1".into(), "pv-2".into()];
     let plan = decide(&o, now());
     assert!(
         plan.steps
             .contains(&Step::LookUpVolumes(vec!["pv-1".into(), "pv-2".into()]))
     );
-    let Seen::Pods(pods) = &mut o.guests.pods else {
+    let Seen::Pods(pods) = &mut o.workload.pods else {
         panic!("no pods")
     };
     let unread = |seconds| Claim::Unread(now() + Duration::from_secs(seconds));
@@ -117,13 +117,13 @@ fn the_volumes_of_pods_that_stay_are_looked_up_and_then_not_waited_for() {
     let plan = decide(&o, now());
     assert!(!verbs(&plan).contains(&"look up volumes"), "not at once");
     assert_eq!(plan.again, Some(Duration::from_secs(3)));
-    let Seen::Pods(pods) = &mut o.guests.pods else {
+    let Seen::Pods(pods) = &mut o.workload.pods else {
         panic!("no pods")
     };
     pods.claims.insert("pv-1".into(), unread(0));
     let again = Step::LookUpVolumes(vec!["pv-1".into()]);
     assert!(decide(&o, now()).steps.contains(&again));
-    let Seen::Pods(pods) = &mut o.guests.pods else {
+    let Seen::Pods(pods) = &mut o.workload.pods else {
         panic!("no pods")
     };
     pods.claims.insert("pv-1".into(), Claim::Known("ns/data".into()));
@@ -135,6 +135,6 @@ fn the_volumes_of_pods_that_stay_are_looked_up_and_then_not_waited_for() {
         message.contains("ns/other") && !message.contains("ns/data"),
         "{message}"
     );
-    o.guests.volumes = vec!["pv-1".into()];
+    o.workload.volumes = vec!["pv-1".into()];
     assert!(deletes_vm(&decide(&o, now())));
 }

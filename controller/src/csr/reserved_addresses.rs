@@ -42,7 +42,7 @@ impl Reserved {
         service: Option<&Service>,
         endpoints: Option<&EndpointSlice>,
         cidrs: Option<&[ServiceCIDR]>,
-        told: &[Range],
+        reported: &[Range],
     ) -> Result<Self, RemoteError> {
         let service = service.and_then(|service| service.spec.as_ref());
         let service = service.into_iter().flat_map(|spec| {
@@ -60,7 +60,7 @@ impl Reserved {
             .filter_map(|range| range.spec.as_ref());
         let ranges = specs.flat_map(|spec| spec.cidrs.iter().flatten());
         let ranges = ranges.filter_map(|text| text.parse().ok());
-        let at_most = if cidrs.is_some() || !told.is_empty() {
+        let at_most = if cidrs.is_some() || !reported.is_empty() {
             None
         } else {
             let found = service.first().and_then(|address| Range::at_most(*address));
@@ -72,7 +72,7 @@ impl Reserved {
             })?)
         };
         Ok(Self {
-            ranges: ranges.chain(told.iter().copied()).collect(),
+            ranges: ranges.chain(reported.iter().copied()).collect(),
             addresses: service.into_iter().chain(endpoints).collect(),
             at_most,
         })
@@ -99,7 +99,7 @@ impl Reserved {
 #[derive(Debug, Default)]
 pub struct Known {
     /// Ranges of Services that the flag tells.
-    told: Vec<Range>,
+    reported: Vec<Range>,
     read: Mutex<Option<Read>>,
 }
 
@@ -137,10 +137,10 @@ async fn resolve(hosts: &[String]) -> Vec<IpAddr> {
 }
 
 impl Known {
-    /// Nothing is read yet; `told` are the ranges of Services that the flag tells.
-    pub fn new(told: Vec<Range>) -> Self {
+    /// Nothing is read yet; `reported` are the ranges of Services that the flag tells.
+    pub fn new(reported: Vec<Range>) -> Self {
         Self {
-            told,
+            reported,
             read: Mutex::default(),
         }
     }
@@ -164,7 +164,7 @@ impl Known {
         {
             return Ok(read.reserved.clone());
         }
-        let (reserved, resolved) = futures::join!(read(client, &self.told), resolve(hosts));
+        let (reserved, resolved) = futures::join!(read(client, &self.reported), resolve(hosts));
         let mut reserved = reserved?;
         reserved.addresses.extend(resolved);
         let reserved = Arc::new(reserved);
@@ -177,7 +177,7 @@ impl Known {
     }
 }
 
-async fn read(client: &Client, told: &[Range]) -> Result<Reserved, RemoteError> {
+async fn read(client: &Client, reported: &[Range]) -> Result<Reserved, RemoteError> {
     let (namespace, name) = API_SERVER;
     let services: Api<Service> = Api::namespaced(client.clone(), namespace);
     let slices: Api<EndpointSlice> = Api::namespaced(client.clone(), namespace);
@@ -189,7 +189,7 @@ async fn read(client: &Client, told: &[Range]) -> Result<Reserved, RemoteError> 
         if_it_exists(service)?.as_ref(),
         if_it_exists(slice)?.as_ref(),
         cidrs.as_deref(),
-        told,
+        reported,
     )
 }
 
@@ -249,9 +249,9 @@ mod tests {
     #[case::the_flag_tells(&["10.96.0.0/16", "fd00:96::/112"], "10.96.3.4", Some("the range of Services 10.96.0.0/16"))]
     #[case::the_flag_tells_both(&["10.96.0.0/16", "fd00:96::/112"], "fd00:96::9", Some("the range of Services fd00:96::/112"))]
     #[case::the_flag_tells_otherwise(&["10.96.0.0/16"], "10.111.3.4", None)]
-    fn without_service_cidrs(#[case] told: &[&str], #[case] address: &str, #[case] whose: Option<&str>) {
-        let told: Vec<Range> = told.iter().map(|text| text.parse().unwrap()).collect();
-        let reserved = Reserved::of(Some(&service()), Some(&endpoints()), None, &told).unwrap();
+    fn without_service_cidrs(#[case] reported: &[&str], #[case] address: &str, #[case] whose: Option<&str>) {
+        let reported: Vec<Range> = reported.iter().map(|text| text.parse().unwrap()).collect();
+        let reserved = Reserved::of(Some(&service()), Some(&endpoints()), None, &reported).unwrap();
         let found = reserved.whose(address.parse().unwrap());
         let begins = |whose| found.as_ref().is_some_and(|found| found.starts_with(whose));
         assert!(whose.map_or(found.is_none(), begins), "{found:?}");

@@ -44,7 +44,7 @@ pub(super) enum Failure {
 }
 
 /// Carries out `plan` for `set`.
-pub(super) async fn act(
+pub(super) async fn apply(
     context: &Context,
     memories: &Memories,
     key: &Key,
@@ -245,7 +245,7 @@ impl Run<'_> {
 
     async fn delete(&self, machine: &StoredMachine) -> Result<(), Refused> {
         let (api, name, mut params) = (self.machines(), machine.name(), with_uid(machine.uid()));
-        // Its finalizers may be written just now, and would come too late (see [`crate::cache::Lost`]).
+        // Its finalizers may be written just now, and would come too late (see [`crate::cache::Tombstones`]).
         if !machine.has_finalizer(finalizer::VM)
             && let Some(preconditions) = &mut params.preconditions
         {

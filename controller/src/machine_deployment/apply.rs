@@ -15,9 +15,9 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::memory::Memories;
-use super::observe;
 use super::observed::Likeness;
 use super::plan::{NewSet, Plan, Step};
+use super::snapshot;
 use crate::cache::{StoredMachineDeployment, StoredMachineSet, Stores};
 use crate::context::Context;
 use crate::runtime::backoff::Cause;
@@ -37,7 +37,7 @@ pub(super) enum Failure {
 }
 
 /// Carries out `plan`, which was decided from `deployment` and `sets`.
-pub(super) async fn act(
+pub(super) async fn apply(
     context: &Context,
     memories: &Memories,
     key: &Key,
@@ -165,7 +165,7 @@ impl Run<'_> {
         let written = api
             .patch_status(self.deployment.name(), &patch_params(), &Patch::Merge(&patch))
             .await?;
-        self.memories.told(self.key, self.context.now());
+        self.memories.status_written_at(self.key, self.context.now());
         self.taken_in(written);
         Ok(())
     }
@@ -269,9 +269,9 @@ fn difference(
     deployment: &StoredMachineDeployment,
     set: &StoredMachineSet,
 ) -> Option<String> {
-    let wanted = observe::deployment(deployment);
+    let wanted = snapshot::deployment(deployment);
     let matches = deployment.selector.matches(set.metadata.labels.as_ref());
-    let found = observe::set_of(stores, &wanted, set, matches);
+    let found = snapshot::set_of(stores, &wanted, set, matches);
     let least = if wanted.in_place {
         Likeness::InPlace
     } else {

@@ -15,7 +15,7 @@ use super::rollout::Rollout;
 use crate::autoscaler::{Group, NodeGroups};
 use crate::cache::{StoredMachine, StoredMachineDeployment, StoredMachineSet, Stores, overlap, owner};
 use crate::context::Context;
-use crate::machine::evacuation;
+use crate::machine::disruption_budget;
 use crate::runtime::backoff;
 use crate::runtime::creation_limit::Fate;
 
@@ -30,11 +30,11 @@ pub(super) fn note(
     let sets = &context.stores.machine_sets;
     let find = |name: &str| sets.get(&Key::new(stored.namespace(), name));
     let fate = |name: &str| match find(name) {
-        Some(set) if !stored.has(&set) => Fate::Lost,
+        Some(set) if !stored.has(&set) => Fate::Tombstones,
         Some(set) if set.is_deleting() => Fate::Deleted,
         Some(_) => Fate::Kept,
         None if sets.saw_deletion(&Key::new(stored.namespace(), name)) => Fate::Deleted,
-        None => Fate::Lost,
+        None => Fate::Tombstones,
     };
     let is_there =
         |name: &str, uid: &str| find(name).is_some_and(|set| set.uid() == uid && !set.is_deleting());
@@ -205,7 +205,9 @@ pub(super) fn set_of(
 fn machines(machines: &[Arc<StoredMachine>]) -> Machines {
     let mut alive: Vec<_> = machines.iter().filter(|machine| !machine.is_deleting()).collect();
     alive.sort_by_key(|machine| machine.metadata.creation_timestamp.as_ref().map(|time| time.0));
-    let surging = alive.iter().filter(|machine| evacuation::is_replaced(machine));
+    let surging = alive
+        .iter()
+        .filter(|machine| disruption_budget::is_replaced(machine));
     Machines {
         alive: i32::try_from(alive.len()).unwrap_or(i32::MAX),
         surging: i32::try_from(surging.count()).unwrap_or(i32::MAX),

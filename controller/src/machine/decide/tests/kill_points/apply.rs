@@ -11,7 +11,7 @@ use super::*;
 use crate::bootstrap::token;
 use crate::csr::request::StoredRequest;
 use crate::csr::serving;
-use crate::machine::act::concern;
+use crate::machine::apply::failure_scope;
 use crate::machine::user_data_source::user_data_secret_name;
 use crate::runtime::backoff::Cause;
 
@@ -27,7 +27,7 @@ pub(super) enum Outcome {
 
 /// One pass over the Machine.
 pub(super) fn pass(world: &mut World, process: &mut Process, client: &mut Client) -> Outcome {
-    let Some((observed, hands)) = observe(world, process) else {
+    let Some((observed, handles)) = observe(world, process) else {
         *process = Process::new(process.since);
         return Outcome::Done(false, None);
     };
@@ -41,8 +41,8 @@ pub(super) fn pass(world: &mut World, process: &mut Process, client: &mut Client
         world,
         process,
         client,
-        token: hands.token,
-        spare_tokens: hands.spare_tokens,
+        token: handles.token,
+        spare_tokens: handles.spare_tokens,
         user_data: None,
     };
     for step in &plan.steps {
@@ -53,7 +53,7 @@ pub(super) fn pass(world: &mut World, process: &mut Process, client: &mut Client
             Err(Failure::Error(error)) if error.is_conflict() => return Outcome::Again,
             Err(Failure::Error(error)) => {
                 let message = format!("cannot {}: {error}", step.verb());
-                let failed = (concern(step), Cause::of(&error));
+                let failed = (failure_scope(step), Cause::of(&error));
                 process.failures.add(&machine, failed, message, world.now);
                 return Outcome::Again;
             }
@@ -197,7 +197,7 @@ impl Acting<'_> {
                 }))?;
             }
             Step::ApproveServing { name, uid } => return self.approve_serving(verb, name, uid),
-            Step::RefuseServing { reason, .. } => self.process.told.push(reason.clone()),
+            Step::RefuseServing { reason, .. } => self.process.reported.push(reason.clone()),
             Step::Event(_) => {}
             Step::LabelVm { .. }
             | Step::LookUpVolumes(_)

@@ -15,7 +15,7 @@ use crate::machine_set;
 
 /// Whether a Machine may be deleted now, to be replaced elsewhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Room {
+pub enum DisruptionBudget {
     /// It stands alone: nobody would replace it.
     Alone,
     /// What would replace it is paused, by this annotation.
@@ -35,7 +35,7 @@ pub enum Room {
         limit: usize,
     },
     /// It may.
-    Free,
+    Allowed,
 }
 
 /// Whether a Machine waits to be replaced.
@@ -45,7 +45,7 @@ pub fn is_waiting(machine: &StoredMachine) -> bool {
 }
 
 /// Whether its MachineSet is to make another in its place first. It does not count meanwhile.
-pub fn surges(machine: &StoredMachine) -> bool {
+pub fn has_surge(machine: &StoredMachine) -> bool {
     machine.progress.reservation() == Some(Reservation::Surge)
 }
 
@@ -58,12 +58,12 @@ pub fn is_replaced(machine: &StoredMachine) -> bool {
 /// The Machines for which others are made in their place, and those that go, by UID. Their status says so a moment later;
 /// meanwhile nobody else may take that room.
 #[derive(Debug, Default)]
-pub struct Surges {
+pub struct SurgeReservations {
     begun: Mutex<HashMap<Key, String>>,
     going: Mutex<HashMap<Key, String>>,
 }
 
-impl Surges {
+impl SurgeReservations {
     /// Nobody waits for the Machine of that key to go.
     pub fn forget(&self, key: &Key) {
         self.begun.lock().remove(key);
@@ -79,7 +79,7 @@ fn may_surge(
     limit: usize,
 ) -> bool {
     let has = |other: &StoredMachine| {
-        surges(other) || begun.get(&Key::of(other)).is_some_and(|uid| *uid == other.uid())
+        has_surge(other) || begun.get(&Key::of(other)).is_some_and(|uid| *uid == other.uid())
     };
     let others = siblings.iter().filter(|other| other.uid() != machine.uid());
     let others = others.filter(|other| !other.is_deleting() && has(other));
@@ -87,51 +87,68 @@ fn may_surge(
 }
 
 /// Whether the Machine may be deleted now, by what is in the stores and what is reserved for others. Reserves nothing.
-pub fn room(stores: &Stores, surges: &Surges, machine: &StoredMachine, now: Timestamp) -> Room {
-    find_room(stores, (&surges.begun.lock(), &surges.going.lock()), machine, now)
+pub fn check(
+    stores: &Stores,
+    surge_reservations: &SurgeReservations,
+    machine: &StoredMachine,
+    now: Timestamp,
+) -> DisruptionBudget {
+    find(
+        stores,
+        (&surge_reservations.begun.lock(), &surge_reservations.going.lock()),
+        machine,
+        now,
+    )
 }
 
 /// The same, and reserves it for the Machine: if it may be deleted, it is one that goes, and no other counts on it; if another
 /// is made in its place first, that is one of as many as there may be too many.
-pub fn reserve(stores: &Stores, surges: &Surges, machine: &StoredMachine, now: Timestamp) -> Room {
+pub fn reserve(
+    stores: &Stores,
+    surge_reservations: &SurgeReservations,
+    machine: &StoredMachine,
+    now: Timestamp,
+) -> DisruptionBudget {
     // Held until the end: of two that could go, one is the first.
-    let (mut begun, mut going) = (surges.begun.lock(), surges.going.lock());
-    let room = find_room(stores, (&begun, &going), machine, now);
+    let (mut begun, mut going) = (surge_reservations.begun.lock(), surge_reservations.going.lock());
+    let disruption_budget = find(stores, (&begun, &going), machine, now);
     let (key, uid) = (Key::of(machine), machine.uid().to_owned());
-    match room {
-        Room::Surge => {
+    match disruption_budget {
+        DisruptionBudget::Surge => {
             begun.insert(key.clone(), uid.clone());
         }
-        Room::SurgeFull { .. } => {
+        DisruptionBudget::SurgeFull { .. } => {
             begun.remove(&key);
         }
         _ => {}
     }
-    if room == Room::Free {
+    if disruption_budget == DisruptionBudget::Allowed {
         going.insert(key, uid);
     } else {
         going.remove(&key);
     }
-    room
+    disruption_budget
 }
 
-fn find_room(
+fn find(
     stores: &Stores,
     (begun, going): (&HashMap<Key, String>, &HashMap<Key, String>),
     machine: &StoredMachine,
     now: Timestamp,
-) -> Room {
+) -> DisruptionBudget {
     let set = machine
         .machine_set()
         .and_then(|set| stores.machine_sets.get(&Key::new(machine.namespace(), set)))
         .filter(|set| machine.controller_uid() == Some(set.uid()));
-    let Some(set) = set else { return Room::Alone };
+    let Some(set) = set else {
+        return DisruptionBudget::Alone;
+    };
     if let Some(by) = set.paused_by() {
-        return Room::Paused(by);
+        return DisruptionBudget::Paused(by);
     }
     let deployment = stores.deployment_of(machine);
     if let Some(by) = deployment.as_ref().and_then(|deployment| paused_by(deployment)) {
-        return Room::Paused(by);
+        return DisruptionBudget::Paused(by);
     }
     let (siblings, wanted, limit, surge, ready_for) = match &deployment {
         Some(deployment) => (
@@ -172,34 +189,34 @@ fn find_room(
         limit,
         surge,
     );
-    let Some(deployment) = deployment.filter(|_| judged == Room::Surge) else {
+    let Some(deployment) = deployment.filter(|_| judged == DisruptionBudget::Surge) else {
         return judged;
     };
     let sets = stores.machine_sets_of(deployment.uid());
     if sets.iter().any(|other| other.revision() > set.revision()) {
         // A rollout replaces it, and needs the room.
-        return Room::SurgeFull { limit: surge };
+        return DisruptionBudget::SurgeFull { limit: surge };
     }
     let asked: i32 = sets.iter().map(replicas).fold(0, i32::saturating_add);
     let taken = usize::try_from(asked.saturating_sub(wanted)).unwrap_or_default();
     if may_surge(begun, machine, &siblings, surge.saturating_sub(taken)) {
-        Room::Surge
+        DisruptionBudget::Surge
     } else {
-        Room::SurgeFull { limit: surge }
+        DisruptionBudget::SurgeFull { limit: surge }
     }
 }
 
 /// Whether `wanted` Machines less `limit` are left by the `available` others. Where none may be missing, another has to be
 /// there first. Without any room, one may go: a host that is drained goes in any case.
-fn judge(wanted: usize, available: usize, limit: usize, surge: usize) -> Room {
+fn judge(wanted: usize, available: usize, limit: usize, surge: usize) -> DisruptionBudget {
     let limit = if surge == 0 { limit.max(1) } else { limit };
     let missing = wanted.saturating_sub(available);
     if missing <= limit {
-        Room::Free
+        DisruptionBudget::Allowed
     } else if limit == 0 {
-        Room::Surge
+        DisruptionBudget::Surge
     } else {
-        Room::Full {
+        DisruptionBudget::Full {
             missing: missing - 1,
             limit,
         }
@@ -229,26 +246,26 @@ mod tests {
     use serde_json::{Value, json};
 
     #[rstest]
-    #[case::all_others_are_there(10, 9, 1, 0, Room::Free)]
-    #[case::one_is_missing_already(10, 8, 1, 0, Room::Full { missing: 1, limit: 1 })]
-    #[case::two_may_be(10, 8, 2, 0, Room::Free)]
-    #[case::three_may_not(10, 7, 2, 0, Room::Full { missing: 2, limit: 2 })]
-    #[case::what_may_be_missing_goes_without_a_surge(10, 9, 1, 1, Room::Free)]
-    #[case::without_any_room_one_at_a_time(3, 2, 0, 0, Room::Free)]
-    #[case::without_any_room_not_two(3, 1, 0, 0, Room::Full { missing: 1, limit: 1 })]
-    #[case::none_may_be_missing(3, 2, 0, 1, Room::Surge)]
-    #[case::another_is_there_instead(3, 3, 0, 1, Room::Free)]
-    #[case::the_only_one(1, 0, 0, 0, Room::Free)]
-    #[case::the_only_one_that_may_not_be_missing(1, 0, 0, 1, Room::Surge)]
-    #[case::scaled_to_nothing(0, 0, 0, 1, Room::Free)]
+    #[case::all_others_are_there(10, 9, 1, 0, DisruptionBudget::Allowed)]
+    #[case::one_is_missing_already(10, 8, 1, 0, DisruptionBudget::Full { missing: 1, limit: 1 })]
+    #[case::two_may_be(10, 8, 2, 0, DisruptionBudget::Allowed)]
+    #[case::three_may_not(10, 7, 2, 0, DisruptionBudget::Full { missing: 2, limit: 2 })]
+    #[case::what_may_be_missing_goes_without_a_surge(10, 9, 1, 1, DisruptionBudget::Allowed)]
+    #[case::without_any_room_one_at_a_time(3, 2, 0, 0, DisruptionBudget::Allowed)]
+    #[case::without_any_room_not_two(3, 1, 0, 0, DisruptionBudget::Full { missing: 1, limit: 1 })]
+    #[case::none_may_be_missing(3, 2, 0, 1, DisruptionBudget::Surge)]
+    #[case::another_is_there_instead(3, 3, 0, 1, DisruptionBudget::Allowed)]
+    #[case::the_only_one(1, 0, 0, 0, DisruptionBudget::Allowed)]
+    #[case::the_only_one_that_may_not_be_missing(1, 0, 0, 1, DisruptionBudget::Surge)]
+    #[case::scaled_to_nothing(0, 0, 0, 1, DisruptionBudget::Allowed)]
     fn a_machine_may_be_replaced(
         #[case] wanted: usize,
         #[case] available: usize,
         #[case] limit: usize,
         #[case] surge: usize,
-        #[case] room: Room,
+        #[case] disruption_budget: DisruptionBudget,
     ) {
-        assert_eq!(judge(wanted, available, limit, surge), room);
+        assert_eq!(judge(wanted, available, limit, surge), disruption_budget);
     }
 
     fn machine(name: &str, status: &Value) -> Arc<StoredMachine> {
@@ -305,23 +322,28 @@ mod tests {
     const ALONE: (i64, i32) = (1, 0);
 
     #[rstest]
-    #[case::all_others_are_there(json!({"spec": {"strategy": {"rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}}}}), LONG_AGO, ALONE, Room::Free)]
-    #[case::others_are_not_there_for_long_enough(json!({"spec": {"minReadySeconds": 300, "strategy": {"rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}}}}), MINUTES_AGO, ALONE, Room::Full { missing: 2, limit: 1 })]
-    #[case::others_are_there_for_long_enough(json!({"spec": {"minReadySeconds": 120, "strategy": {"rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}}}}), MINUTES_AGO, ALONE, Room::Free)]
-    #[case::another_comes_first(json!({}), LONG_AGO, ALONE, Room::Surge)]
-    #[case::a_rollout_replaces_it(json!({}), LONG_AGO, (3, 0), Room::SurgeFull { limit: 1 })]
-    #[case::a_rollout_has_the_room(json!({}), LONG_AGO, (1, 1), Room::SurgeFull { limit: 1 })]
-    #[case::there_is_room_beside_a_rollout(json!({"spec": {"strategy": {"rollingUpdate": {"maxSurge": 2}}}}), LONG_AGO, (1, 1), Room::Surge)]
+    #[case::all_others_are_there(json!({"spec": {"strategy": {"rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}}}}), LONG_AGO, ALONE, DisruptionBudget::Allowed)]
+    #[case::others_are_not_there_for_long_enough(json!({"spec": {"minReadySeconds": 300, "strategy": {"rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}}}}), MINUTES_AGO, ALONE, DisruptionBudget::Full { missing: 2, limit: 1 })]
+    #[case::others_are_there_for_long_enough(json!({"spec": {"minReadySeconds": 120, "strategy": {"rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}}}}), MINUTES_AGO, ALONE, DisruptionBudget::Allowed)]
+    #[case::another_comes_first(json!({}), LONG_AGO, ALONE, DisruptionBudget::Surge)]
+    #[case::a_rollout_replaces_it(json!({}), LONG_AGO, (3, 0), DisruptionBudget::SurgeFull { limit: 1 })]
+    #[case::a_rollout_has_the_room(json!({}), LONG_AGO, (1, 1), DisruptionBudget::SurgeFull { limit: 1 })]
+    #[case::there_is_room_beside_a_rollout(json!({"spec": {"strategy": {"rollingUpdate": {"maxSurge": 2}}}}), LONG_AGO, (1, 1), DisruptionBudget::Surge)]
     fn a_machine_is_replaced_by_the_rules_of_its_deployment(
         #[case] deployment: Value,
         #[case] since: &str,
         #[case] other: (i64, i32),
-        #[case] expected: Room,
+        #[case] expected: DisruptionBudget,
     ) {
         let stores = pool(&deployment, since, other);
         let machine = stores.machines.get(&Key::new("ns", "a")).unwrap();
-        let room = room(&stores, &Surges::default(), &machine, NOW.parse().unwrap());
-        assert_eq!(room, expected);
+        let disruption_budget = check(
+            &stores,
+            &SurgeReservations::default(),
+            &machine,
+            NOW.parse().unwrap(),
+        );
+        assert_eq!(disruption_budget, expected);
     }
 
     /// Of four Machines, one more than are wanted, each of two could go. The first that asks does.
@@ -343,20 +365,33 @@ mod tests {
             .nodes
             .apply(Event::Apply(serde_json::from_value(node).unwrap()));
         let get = |name: &str| stores.machines.get(&Key::new("ns", name)).unwrap();
-        let (surges, now) = (Surges::default(), NOW.parse().unwrap());
+        let (surge_reservations, now) = (SurgeReservations::default(), NOW.parse().unwrap());
         for machine in ["a", "b", "a"] {
-            let room = room(&stores, &surges, &get(machine), now);
-            assert_eq!(room, Room::Free, "what is only seen is not taken");
+            let disruption_budget = check(&stores, &surge_reservations, &get(machine), now);
+            assert_eq!(
+                disruption_budget,
+                DisruptionBudget::Allowed,
+                "what is only seen is not taken"
+            );
         }
-        assert_eq!(reserve(&stores, &surges, &get("a"), now), Room::Free);
-        assert_ne!(reserve(&stores, &surges, &get("b"), now), Room::Free);
         assert_eq!(
-            reserve(&stores, &surges, &get("a"), now),
-            Room::Free,
+            reserve(&stores, &surge_reservations, &get("a"), now),
+            DisruptionBudget::Allowed
+        );
+        assert_ne!(
+            reserve(&stores, &surge_reservations, &get("b"), now),
+            DisruptionBudget::Allowed
+        );
+        assert_eq!(
+            reserve(&stores, &surge_reservations, &get("a"), now),
+            DisruptionBudget::Allowed,
             "it stays so"
         );
-        surges.forget(&Key::new("ns", "a"));
-        assert_eq!(reserve(&stores, &surges, &get("b"), now), Room::Free);
+        surge_reservations.forget(&Key::new("ns", "a"));
+        assert_eq!(
+            reserve(&stores, &surge_reservations, &get("b"), now),
+            DisruptionBudget::Allowed
+        );
     }
 
     #[test]
@@ -376,9 +411,9 @@ mod tests {
         assert!(!take(&b, &all, 1), "before the other's status says so");
         assert!(take(&a, &all, 1), "it stays so");
         assert!(take(&b, &all, 2));
-        let told = machine("c", &said);
+        let reported = machine("c", &said);
         assert!(
-            !may_surge(&HashMap::new(), &b, &[Arc::clone(&b), told], 1),
+            !may_surge(&HashMap::new(), &b, &[Arc::clone(&b), reported], 1),
             "also when another process said so"
         );
     }

@@ -14,7 +14,7 @@ use machinist_infra::provider::{InfraClient, InfraKey};
 use machinist_infra::providers::Providers;
 use parking_lot::Mutex;
 
-use super::observed::{Brake, Losses};
+use super::observed::{Losses, MassLoss};
 use super::record::Infrastructure;
 use crate::cache::{StoredMachine, Stores};
 
@@ -31,14 +31,14 @@ pub const BURST: Duration = Duration::from_secs(2);
 
 /// The VMs of one infra cluster that Machines have on record, and are not being deleted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Census {
+pub struct Inventory {
     /// How many there are.
     pub recorded: usize,
     /// UIDs of those that are not there, and their Machines.
     pub missing: BTreeMap<String, Key>,
 }
 
-impl Census {
+impl Inventory {
     fn is_mass_loss(&self, missing: usize) -> bool {
         missing >= AT_LEAST && missing * ONE_IN > self.recorded
     }
@@ -46,7 +46,7 @@ impl Census {
 
 /// What is missing from one infra cluster.
 #[derive(Debug, Clone, Default)]
-pub struct Vanished {
+pub struct MissingTracker {
     /// When the VM of that UID was first missed.
     since: HashMap<String, Timestamp>,
     /// The same, of Machines that are being deleted, which are in no census; with when it was last asked for.
@@ -80,46 +80,48 @@ impl Span {
     }
 }
 
-impl Vanished {
+impl MissingTracker {
     /// Takes a census in; whether too many are missing to believe it.
     ///
     /// It engages when more than 20 % and at least 5 are missing that vanished within 60 seconds. It is released when
     /// none of those is missing any more: each is back, its loss accepted by an admin, or its Machine deleted. What
     /// vanished later is judged by itself then.
-    pub fn take(&mut self, census: &Census, now: Timestamp) -> Brake {
+    pub fn take(&mut self, inventory: &Inventory, now: Timestamp) -> MassLoss {
         self.since
-            .retain(|uid, since| census.missing.contains_key(uid) || now.duration_since(*since) <= WINDOW);
-        for uid in census.missing.keys() {
+            .retain(|uid, since| inventory.missing.contains_key(uid) || now.duration_since(*since) <= WINDOW);
+        for uid in inventory.missing.keys() {
             self.since.entry(uid.clone()).or_insert(now);
         }
-        let is_held = |span| self.holders(census, span).next().is_some();
+        let is_held = |span| self.holders(inventory, span).next().is_some();
         self.engaged = match self.engaged {
             Some(span) if is_held(span) => Some(span),
             // Nothing was done about these either: they are missing together, since whenever.
-            Some(_) => census.is_mass_loss(census.missing.len()).then(|| Span::ever(now)),
+            Some(_) => inventory
+                .is_mass_loss(inventory.missing.len())
+                .then(|| Span::ever(now)),
             None => {
-                let recent = census.missing.keys().filter(|uid| {
+                let recent = inventory.missing.keys().filter(|uid| {
                     let since = self.since.get(*uid);
                     since.is_some_and(|since| now.duration_since(*since) <= WINDOW)
                 });
-                census.is_mass_loss(recent.count()).then(|| Span::around(now))
+                inventory.is_mass_loss(recent.count()).then(|| Span::around(now))
             }
         };
         let Some(span) = self.engaged else {
-            return Brake::Released;
+            return MassLoss::Released;
         };
-        let mut holders: Vec<&Key> = self.holders(census, span).collect();
+        let mut holders: Vec<&Key> = self.holders(inventory, span).collect();
         holders.sort_unstable();
-        Brake::Engaged(Arc::new(Losses {
-            missing: census.missing.len(),
-            recorded: census.recorded,
+        MassLoss::Engaged(Arc::new(Losses {
+            missing: inventory.missing.len(),
+            recorded: inventory.recorded,
             holders: holders.into_iter().map(ToString::to_string).collect(),
         }))
     }
 
     /// The Machines whose missing VMs hold the guard.
-    fn holders<'a>(&'a self, census: &'a Census, span: Span) -> impl Iterator<Item = &'a Key> {
-        let missing = census.missing.iter().filter(move |(uid, _)| {
+    fn holders<'a>(&'a self, inventory: &'a Inventory, span: Span) -> impl Iterator<Item = &'a Key> {
+        let missing = inventory.missing.iter().filter(move |(uid, _)| {
             // What was missing long before did not vanish with the others.
             let since = self.since.get(*uid);
             since.is_some_and(|since| (span.from..=span.until).contains(since))
@@ -149,13 +151,13 @@ impl Vanished {
 
 /// The mass-loss guards of all infra clusters.
 #[derive(Debug, Default)]
-pub struct Brakes {
+pub struct MassLossGuards {
     by_infra: Mutex<HashMap<InfraKey, Kept>>,
 }
 
 #[derive(Debug, Default)]
 struct Kept {
-    vanished: Vanished,
+    vanished: MissingTracker,
     taken: Option<Taken>,
 }
 
@@ -164,7 +166,7 @@ struct Kept {
 struct Taken {
     at: Timestamp,
     removals: u64,
-    brake: Brake,
+    mass_loss: MassLoss,
 }
 
 /// A verdict is used for this long, unless another VM goes.
@@ -192,16 +194,16 @@ pub struct Question<'a> {
 #[derive(Debug)]
 pub struct Seen {
     /// The verdict.
-    pub brake: Brake,
+    pub mass_loss: MassLoss,
     infra: InfraKey,
     /// UID of its VM, if that is missing.
     lost: Option<String>,
     /// The census that the verdict is from, if it was taken for it.
-    census: Option<(Census, u64)>,
+    inventory: Option<(Inventory, u64)>,
     at: Timestamp,
 }
 
-impl Brakes {
+impl MassLossGuards {
     /// The verdict for one Machine. Remembers nothing.
     pub fn see(&self, question: Question<'_>, now: Timestamp) -> Seen {
         let Question { open, machine, .. } = question;
@@ -211,18 +213,18 @@ impl Brakes {
         // That a VM which Machinist deletes goes is no loss.
         let is_deleted = record.is_some_and(|record| record.vm_deleting) && machine.is_deleting();
         let lost = recorded.filter(is_missing).filter(|_| !is_deleted);
-        let seen = |brake, census| Seen {
-            brake,
+        let seen = |mass_loss, inventory| Seen {
+            mass_loss,
             infra: open.key().clone(),
             lost: lost.map(str::to_owned),
-            census,
+            inventory,
             at: now,
         };
         let by_infra = self.by_infra.lock();
         let none = Kept::default();
         let kept = by_infra.get(open.key()).unwrap_or(&none);
         if recorded.is_some() && lost.is_none() && kept.vanished.engaged.is_none() {
-            return seen(Brake::Released, None);
+            return seen(MassLoss::Released, None);
         }
         let missed = recorded.is_some_and(|uid| kept.vanished.since.contains_key(uid));
         let removals = open.removals();
@@ -231,24 +233,25 @@ impl Brakes {
             missed == lost.is_some() && taken.removals == removals && now.duration_since(taken.at) < FRESH
         });
         let settle = if open.is_watched() { BURST } else { question.settle };
-        let settles_in = |vanished: &Vanished| lost.and_then(|uid| vanished.settles_in(uid, settle, now));
-        let (brake, settles_in, census) = match taken {
-            Some(taken) => (taken.brake.clone(), settles_in(&kept.vanished), None),
+        let settles_in =
+            |vanished: &MissingTracker| lost.and_then(|uid| vanished.settles_in(uid, settle, now));
+        let (mass_loss, settles_in, inventory) = match taken {
+            Some(taken) => (taken.mass_loss.clone(), settles_in(&kept.vanished), None),
             None => {
-                let (census, mut vanished) = (census(question), kept.vanished.clone());
-                let brake = vanished.take(&census, now);
-                (brake, settles_in(&vanished), Some((census, removals)))
+                let (inventory, mut vanished) = (inventory(question), kept.vanished.clone());
+                let mass_loss = vanished.take(&inventory, now);
+                (mass_loss, settles_in(&vanished), Some((inventory, removals)))
             }
         };
-        match (brake, settles_in) {
-            (Brake::Released, Some(left)) => seen(Brake::Settling(left), census),
-            (brake, _) => seen(brake, census),
+        match (mass_loss, settles_in) {
+            (MassLoss::Released, Some(left)) => seen(MassLoss::Settling(left), inventory),
+            (mass_loss, _) => seen(mass_loss, inventory),
         }
     }
 
     /// Remembers what was seen; whether the guard was released by it, so that others may go on.
     pub fn take(&self, seen: &Seen) -> bool {
-        if seen.lost.is_none() && seen.census.is_none() {
+        if seen.lost.is_none() && seen.inventory.is_none() {
             return false;
         }
         let mut by_infra = self.by_infra.lock();
@@ -256,11 +259,11 @@ impl Brakes {
         let was_engaged = kept.vanished.engaged.is_some();
         // Not one that is older than what is known.
         let is_newer = kept.taken.as_ref().is_none_or(|taken| taken.at <= seen.at);
-        if let Some((census, removals)) = seen.census.as_ref().filter(|_| is_newer) {
+        if let Some((inventory, removals)) = seen.inventory.as_ref().filter(|_| is_newer) {
             kept.taken = Some(Taken {
                 at: seen.at,
                 removals: *removals,
-                brake: kept.vanished.take(census, seen.at),
+                mass_loss: kept.vanished.take(inventory, seen.at),
             });
         }
         if let Some(uid) = &seen.lost {
@@ -285,8 +288,8 @@ fn is_there(open: &dyn InfraClient, name: &str, uid: &str) -> bool {
 }
 
 /// Counts the recorded VMs, but for those whose loss an admin has accepted, and those that nobody has looked at.
-fn census(question: Question<'_>) -> Census {
-    let mut census = Census::default();
+fn inventory(question: Question<'_>) -> Inventory {
+    let mut inventory = Inventory::default();
     for machine in question.stores.machines.all() {
         // Nobody would ever do anything about the VM of one that is paused.
         let counts = !machine.is_deleting() && !machine.is_paused();
@@ -299,17 +302,17 @@ fn census(question: Question<'_>) -> Census {
         {
             continue;
         }
-        census.recorded += 1;
+        inventory.recorded += 1;
         let user = Key::new(machine.namespace(), machine.name());
         let is_missing = !is_there(question.open, machine.name(), uid)
             && !machine.accepts(question.infrastructure)
             // One address of a cluster may be behind another, and see less.
             && !question.pool.has_instance_elsewhere(&user, question.open.key(), uid);
         if is_missing {
-            census.missing.insert(uid.clone(), user);
+            inventory.missing.insert(uid.clone(), user);
         }
     }
-    census
+    inventory
 }
 
 #[cfg(test)]
@@ -322,9 +325,9 @@ mod tests {
         Timestamp::from_second(1_800_000_000 + second).unwrap()
     }
 
-    fn census(recorded: usize, missing: impl IntoIterator<Item = usize>) -> Census {
+    fn inventory(recorded: usize, missing: impl IntoIterator<Item = usize>) -> Inventory {
         let missing = missing.into_iter();
-        Census {
+        Inventory {
             recorded,
             missing: missing
                 .map(|n| (format!("vm-{n}"), Key::new("ns", format!("web-{n}"))))
@@ -333,24 +336,24 @@ mod tests {
     }
 
     /// Missing, recorded, and the number of Machines that hold the guard.
-    fn told(brake: &Brake) -> Option<[usize; 3]> {
-        match brake {
-            Brake::Engaged(losses) => Some([losses.missing, losses.recorded, losses.holders.len()]),
+    fn reported(mass_loss: &MassLoss) -> Option<[usize; 3]> {
+        match mass_loss {
+            MassLoss::Engaged(losses) => Some([losses.missing, losses.recorded, losses.holders.len()]),
             _ => None,
         }
     }
 
     #[test]
     fn what_was_missing_long_before_does_not_hold_it() {
-        let mut vanished = Vanished::default();
-        assert_eq!(told(&vanished.take(&census(30, [99]), at(0))), None);
+        let mut vanished = MissingTracker::default();
+        assert_eq!(reported(&vanished.take(&inventory(30, [99]), at(0))), None);
         let many = (0..10).chain([99]);
         assert_eq!(
-            told(&vanished.take(&census(30, many), at(86_400))),
+            reported(&vanished.take(&inventory(30, many), at(86_400))),
             Some([11, 30, 10])
         );
         assert_eq!(
-            told(&vanished.take(&census(30, [99]), at(86_420))),
+            reported(&vanished.take(&inventory(30, [99]), at(86_420))),
             None,
             "all others are back"
         );
@@ -358,11 +361,11 @@ mod tests {
 
     #[test]
     fn the_loss_of_a_deleting_machines_vm_settles_once() {
-        let (mut vanished, minute) = (Vanished::default(), Duration::from_mins(2));
+        let (mut vanished, minute) = (MissingTracker::default(), Duration::from_mins(2));
         assert_eq!(vanished.settles_in("v", minute, at(0)), Some(minute));
         vanished.miss("v", at(0));
         // Others are looked at meanwhile.
-        vanished.take(&census(3, []), at(90));
+        vanished.take(&inventory(3, []), at(90));
         assert_eq!(
             vanished.settles_in("v", minute, at(100)),
             Some(Duration::from_secs(20))
@@ -383,80 +386,86 @@ mod tests {
         #[case] missing: usize,
         #[case] expected: Option<[usize; 3]>,
     ) {
-        let mut vanished = Vanished::default();
+        let mut vanished = MissingTracker::default();
         assert_eq!(
-            told(&vanished.take(&census(recorded, 0..missing), at(0))),
+            reported(&vanished.take(&inventory(recorded, 0..missing), at(0))),
             expected
         );
     }
 
     #[test]
     fn losses_one_after_the_other_are_believed_however_many() {
-        let mut vanished = Vanished::default();
+        let mut vanished = MissingTracker::default();
         // Each is replaced before the next is lost: one Machine, or one of its MachineSet's, whose VM somebody deletes.
         for n in 0..50 {
-            let brake = vanished.take(&census(6, [n]), at(i64::try_from(n).unwrap()));
-            assert_eq!(brake, Brake::Released, "{n}");
+            let mass_loss = vanished.take(&inventory(6, [n]), at(i64::try_from(n).unwrap()));
+            assert_eq!(mass_loss, MassLoss::Released, "{n}");
         }
     }
 
     #[test]
     fn it_is_released_when_those_that_vanished_together_are_back_and_names_them_until_then() {
-        let mut vanished = Vanished::default();
+        let mut vanished = MissingTracker::default();
         assert_eq!(
-            told(&vanished.take(&census(20, 0..10), at(0))),
+            reported(&vanished.take(&inventory(20, 0..10), at(0))),
             Some([10, 20, 10])
         );
         // Two more of the same episode.
         assert_eq!(
-            told(&vanished.take(&census(20, 0..12), at(50))),
+            reported(&vanished.take(&inventory(20, 0..12), at(50))),
             Some([12, 20, 12])
         );
         // Another one, an hour later, holds nothing.
         assert_eq!(
-            told(&vanished.take(&census(20, 0..13), at(3600))),
+            reported(&vanished.take(&inventory(20, 0..13), at(3600))),
             Some([13, 20, 12])
         );
-        let Brake::Engaged(losses) = vanished.take(&census(20, 11..13), at(3700)) else {
+        let MassLoss::Engaged(losses) = vanished.take(&inventory(20, 11..13), at(3700)) else {
             panic!("one of them is missing");
         };
         assert_eq!(
             (losses.missing, &losses.holders[..]),
             (2, &["ns/web-11".to_owned()][..])
         );
-        assert_eq!(vanished.take(&census(20, 12..13), at(3701)), Brake::Released);
-        assert_eq!(vanished.take(&census(20, 12..14), at(3702)), Brake::Released);
+        assert_eq!(
+            vanished.take(&inventory(20, 12..13), at(3701)),
+            MassLoss::Released
+        );
+        assert_eq!(
+            vanished.take(&inventory(20, 12..14), at(3702)),
+            MassLoss::Released
+        );
     }
 
     #[test]
     fn what_vanished_together_later_holds_it_on() {
-        let mut vanished = Vanished::default();
+        let mut vanished = MissingTracker::default();
         assert_eq!(
-            told(&vanished.take(&census(30, 0..10), at(0))),
+            reported(&vanished.take(&inventory(30, 0..10), at(0))),
             Some([10, 30, 10])
         );
         assert_eq!(
-            told(&vanished.take(&census(30, 0..20), at(500))),
+            reported(&vanished.take(&inventory(30, 0..20), at(500))),
             Some([20, 30, 10])
         );
         assert_eq!(
-            told(&vanished.take(&census(30, 10..20), at(900))),
+            reported(&vanished.take(&inventory(30, 10..20), at(900))),
             Some([10, 30, 10]),
             "nobody has replaced these"
         );
-        assert_eq!(vanished.take(&census(30, []), at(901)), Brake::Released);
+        assert_eq!(vanished.take(&inventory(30, []), at(901)), MassLoss::Released);
     }
 
     #[test]
     fn a_loss_is_settled_a_moment_after_it_was_first_seen() {
-        let mut vanished = Vanished::default();
-        vanished.take(&census(3, [0]), at(0));
+        let mut vanished = MissingTracker::default();
+        vanished.take(&inventory(3, [0]), at(0));
         assert_eq!(vanished.settles_in("vm-0", BURST, at(0)), Some(BURST));
         assert_eq!(
             vanished.settles_in("vm-0", BURST, at(1)),
             Some(Duration::from_secs(1))
         );
-        vanished.take(&census(3, [0]), at(2));
+        vanished.take(&inventory(3, [0]), at(2));
         assert_eq!(vanished.settles_in("vm-0", BURST, at(2)), None);
     }
 
@@ -467,20 +476,20 @@ mod tests {
             ca_digest: String::new(),
             namespace: "vms".to_owned(),
         };
-        let brakes = Brakes::default();
+        let mass_loss_guards = MassLossGuards::default();
         for (server, missing) in [("a", 9), ("b", 9), ("c", 0)] {
             let mut kept = Kept::default();
-            kept.vanished.take(&census(10, 0..missing), at(0));
-            brakes.by_infra.lock().insert(key(server), kept);
+            kept.vanished.take(&inventory(10, 0..missing), at(0));
+            mass_loss_guards.by_infra.lock().insert(key(server), kept);
         }
-        assert_eq!(brakes.engaged(|_| true), 2);
-        assert_eq!(brakes.engaged(|infra| *infra != key("a")), 1);
+        assert_eq!(mass_loss_guards.engaged(|_| true), 2);
+        assert_eq!(mass_loss_guards.engaged(|infra| *infra != key("a")), 1);
     }
 
     /// What happens to an infra cluster's VMs.
     #[derive(Debug, Clone)]
     enum Happens {
-        Lost(usize),
+        Tombstones(usize),
         /// The infra cluster is emptied, or another one answers.
         AllLost,
         Back(usize),
@@ -491,7 +500,7 @@ mod tests {
 
     fn happens() -> impl Strategy<Value = Happens> {
         prop_oneof![
-            6 => (0..30_usize).prop_map(Happens::Lost),
+            6 => (0..30_usize).prop_map(Happens::Tombstones),
             1 => Just(Happens::AllLost),
             2 => (0..30_usize).prop_map(Happens::Back),
             1 => Just(Happens::AllBack),
@@ -508,12 +517,12 @@ mod tests {
         fn laws_of_the_guard(count in 1..30_usize, happens in prop::collection::vec(happens(), 1..80)) {
             let mut machines: Vec<Option<Recorded>> = (0..count).map(|vm| Some((vm, true))).collect();
             let (mut vms, mut clock, mut all_lost) = (count, 0, false);
-            let mut vanished = Vanished::default();
+            let mut vanished = MissingTracker::default();
             for happened in happens {
                 let was_engaged = vanished.engaged.is_some();
                 let all = machines.iter_mut().flatten();
                 match happened {
-                    Happens::Lost(n) => machines[n % count].iter_mut().for_each(|vm| vm.1 = false),
+                    Happens::Tombstones(n) => machines[n % count].iter_mut().for_each(|vm| vm.1 = false),
                     Happens::AllLost => all.for_each(|vm| vm.1 = false),
                     Happens::Back(n) => machines[n % count].iter_mut().for_each(|vm| vm.1 = true),
                     Happens::AllBack => all.for_each(|vm| vm.1 = true),
@@ -522,16 +531,16 @@ mod tests {
                 }
                 let recorded = machines.iter().flatten().count();
                 let lost = machines.iter().flatten().filter(|vm| !vm.1).map(|vm| vm.0);
-                let census = census(recorded, lost.collect::<Vec<_>>());
-                let missing = census.missing.len();
+                let inventory = inventory(recorded, lost.collect::<Vec<_>>());
+                let missing = inventory.missing.len();
                 all_lost = match happened {
                     Happens::AllLost => recorded >= AT_LEAST,
                     Happens::Back(_) | Happens::AllBack | Happens::MachineDeleted(_) => false,
                     _ => all_lost,
                 };
-                let brake = vanished.take(&census, at(clock));
-                match &brake {
-                    Brake::Engaged(losses) => {
+                let mass_loss = vanished.take(&inventory, at(clock));
+                match &mass_loss {
+                    MassLoss::Engaged(losses) => {
                         prop_assert_eq!((losses.missing, losses.recorded), (missing, recorded), "the numbers are true");
                         prop_assert!(!losses.holders.is_empty() && losses.holders.len() <= missing);
                         if !was_engaged {
@@ -540,11 +549,11 @@ mod tests {
                     }
                     _ => prop_assert!(!all_lost, "an emptied infra cluster is not believed"),
                 }
-                prop_assert!(missing > 0 || brake == Brake::Released, "all are seen");
+                prop_assert!(missing > 0 || mass_loss == MassLoss::Released, "all are seen");
                 // What is believed is replaced, once it has settled.
                 for vm in machines.iter_mut().flatten().filter(|vm| !vm.1) {
                     let uid = format!("vm-{}", vm.0);
-                    if vanished.settles_in(&uid, BURST, at(clock)).is_none() && brake == Brake::Released {
+                    if vanished.settles_in(&uid, BURST, at(clock)).is_none() && mass_loss == MassLoss::Released {
                         prop_assert!(!all_lost);
                         *vm = (vms, true);
                         vms += 1;

@@ -14,7 +14,7 @@ type Texts = BTreeMap<String, String>;
 
 /// What a Machine's spec asks for its Node.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct OnNode {
+pub struct NodeMetadata {
     /// Labels.
     pub labels: Texts,
     /// Annotations.
@@ -23,7 +23,7 @@ pub struct OnNode {
     pub taints: Vec<Taint>,
 }
 
-impl OnNode {
+impl NodeMetadata {
     /// What this spec asks for.
     pub fn of(spec: &MachineSpec) -> Self {
         let metadata = spec.metadata.clone().unwrap_or_default();
@@ -101,7 +101,7 @@ impl RetiredTaint {
 impl Retired {
     /// What is retired when a Machine asks for `new` after `old`, besides what was retired before.
     #[must_use]
-    pub fn after(before: Option<&Self>, old: &OnNode, new: &OnNode) -> Self {
+    pub fn after(before: Option<&Self>, old: &NodeMetadata, new: &NodeMetadata) -> Self {
         let mut retired = before.cloned().unwrap_or_default();
         for (all, old, new) in [
             (&mut retired.labels, &old.labels, &new.labels),
@@ -143,10 +143,10 @@ impl Retired {
 /// Keys whose value on the Node is one that was given to it.
 fn held<'a>(
     given: &'a BTreeMap<String, BTreeSet<String>>,
-    on_node: Option<&'a Texts>,
+    node_metadata: Option<&'a Texts>,
 ) -> impl Iterator<Item = &'a str> {
-    let on_node = on_node.into_iter().flatten();
-    on_node
+    let node_metadata = node_metadata.into_iter().flatten();
+    node_metadata
         .filter(|(key, value)| given.get(*key).is_some_and(|values| values.contains(*value)))
         .map(|(key, _)| key.as_str())
 }
@@ -156,16 +156,16 @@ mod tests {
     use super::*;
     use serde_json::{Value, json};
 
-    fn on_node(labels: &Value, taints: &Value) -> OnNode {
+    fn node_metadata(labels: &Value, taints: &Value) -> NodeMetadata {
         let spec = json!({"metadata": {"labels": labels}, "taints": taints});
-        OnNode::of(&serde_json::from_value(spec).unwrap())
+        NodeMetadata::of(&serde_json::from_value(spec).unwrap())
     }
 
     #[test]
     fn what_belongs_to_the_virtual_machine_stays() {
         let spec = |labels: Value, annotations: Value| {
             let spec = json!({"metadata": {"name": "m", "labels": labels, "annotations": annotations}});
-            OnNode::of(&serde_json::from_value(spec).unwrap())
+            NodeMetadata::of(&serde_json::from_value(spec).unwrap())
         };
         let kubelet = "v1.kubelet-config.machine-controller.kubermatic.io/MaxPods";
         let machine = spec(
@@ -187,9 +187,9 @@ mod tests {
     #[test]
     fn what_was_asked_for_once_is_retired_until_it_is_asked_for_again() {
         let taint = |value: &str| json!([{"key": "k", "value": value, "effect": "NoSchedule"}]);
-        let one = on_node(&json!({"a": "1", "b": "1"}), &taint("1"));
-        let two = on_node(&json!({"a": "2", "b": "1"}), &taint("2"));
-        let three = on_node(&json!({"b": "1"}), &json!([]));
+        let one = node_metadata(&json!({"a": "1", "b": "1"}), &taint("1"));
+        let two = node_metadata(&json!({"a": "2", "b": "1"}), &taint("2"));
+        let three = node_metadata(&json!({"b": "1"}), &json!([]));
         let retired = Retired::after(None, &one, &two);
         assert_eq!(
             json!(retired),

@@ -14,7 +14,7 @@ use crate::cache::{StoredMachine, StoredMachineDeployment};
 
 /// Whose turn a Machine's drain is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Turn {
+pub struct DrainSlot {
     /// How many Machines of the MachineDeployment come first.
     pub ahead: usize,
     /// How many of them may be drained at a time.
@@ -24,9 +24,9 @@ pub struct Turn {
 /// The Machines whose turn has come since this process started, by UID. Their status says so a moment later; meanwhile
 /// nobody else may think that it is his.
 #[derive(Debug, Default)]
-pub struct Turns(Mutex<HashMap<Key, String>>);
+pub struct DrainSlots(Mutex<HashMap<Key, String>>);
 
-impl Turns {
+impl DrainSlots {
     /// Whose turn the drain of one of these Machines is, without taking it.
     pub fn see(
         &self,
@@ -34,7 +34,7 @@ impl Turns {
         siblings: Vec<Arc<StoredMachine>>,
         limit: usize,
         controller_name: &str,
-    ) -> Turn {
+    ) -> DrainSlot {
         turn(&self.0.lock(), machine, siblings, limit, controller_name).0
     }
 
@@ -45,7 +45,7 @@ impl Turns {
         siblings: Vec<Arc<StoredMachine>>,
         limit: usize,
         controller_name: &str,
-    ) -> Turn {
+    ) -> DrainSlot {
         let mut begun = self.0.lock();
         let (turn, is_in_line) = turn(&begun, machine, siblings, limit, controller_name);
         if is_in_line && turn.ahead < limit {
@@ -67,7 +67,7 @@ fn turn(
     siblings: Vec<Arc<StoredMachine>>,
     limit: usize,
     controller_name: &str,
-) -> (Turn, bool) {
+) -> (DrainSlot, bool) {
     let has_begun = |other: &StoredMachine| {
         is_draining(other) || begun.get(&Key::of(other)).is_some_and(|uid| *uid == other.uid())
     };
@@ -75,7 +75,7 @@ fn turn(
     let place = in_turn.iter().position(|other| other.uid() == machine.uid());
     // One that is not in line yet comes last. One that was held up gets in line first, or all that were would begin at once.
     let ahead = place.unwrap_or_else(|| in_turn.len().max(if is_held_up(machine) { limit } else { 0 }));
-    (Turn { ahead, limit }, place.is_some())
+    (DrainSlot { ahead, limit }, place.is_some())
 }
 
 /// How many Nodes of a MachineDeployment may be drained at a time, if it says so.
@@ -170,18 +170,18 @@ mod tests {
 
     #[test]
     fn who_has_begun_stays_first_before_its_status_says_so() {
-        let turns = Turns::default();
+        let drain_slots = DrainSlots::default();
         let (a, b) = (machine("a", EARLY, &json!({})), machine("b", EARLY, &json!({})));
         let ahead = |of: &StoredMachine, all: &[&Arc<StoredMachine>]| {
             let all = all.iter().map(|machine| Arc::clone(machine)).collect();
-            turns.take(of, all, 1, "").ahead
+            drain_slots.take(of, all, 1, "").ahead
         };
         assert_eq!(ahead(&b, &[&b]), 0, "nobody else is deleted yet");
         assert_eq!(ahead(&a, &[&a, &b]), 1, "it comes first by name, and too late");
         assert_eq!(ahead(&b, &[&a, &b]), 0);
         let over = machine("b", EARLY, &with("Drained", "NodeDrained"));
         assert_eq!(ahead(&a, &[&a, &over]), 0, "the other's drain is over");
-        turns.forget(&Key::of(a.as_ref()));
+        drain_slots.forget(&Key::of(a.as_ref()));
         let anew = machine("b", EARLY, &json!({"metadata": {"uid": "anew"}}));
         assert_eq!(
             ahead(&a, &[&a, &anew]),
@@ -192,28 +192,28 @@ mod tests {
 
     #[test]
     fn a_turn_that_is_only_seen_is_not_taken() {
-        let turns = Turns::default();
+        let drain_slots = DrainSlots::default();
         let (a, b) = (machine("a", EARLY, &json!({})), machine("b", LATE, &json!({})));
         let both = || vec![Arc::clone(&a), Arc::clone(&b)];
-        let seen = |of: &StoredMachine, all| turns.see(of, all, 1, "").ahead;
+        let seen = |of: &StoredMachine, all| drain_slots.see(of, all, 1, "").ahead;
         assert_eq!(seen(&b, vec![Arc::clone(&b)]), 0, "nothing else is deleted yet");
         assert_eq!([seen(&a, both()), seen(&b, both())], [0, 1]);
-        turns.take(&b, vec![Arc::clone(&b)], 1, "");
+        drain_slots.take(&b, vec![Arc::clone(&b)], 1, "");
         assert_eq!([seen(&a, both()), seen(&b, both())], [1, 0]);
     }
 
     #[test]
     fn those_that_were_blocked_do_not_all_begin_at_once() {
-        let turns = Turns::default();
+        let drain_slots = DrainSlots::default();
         let blocked = |name: &str| machine(name, EARLY, &with("Deleting", "DeletionBlocked"));
         let (a, b) = (blocked("a"), blocked("b"));
         let begins = |of: &StoredMachine| {
-            let turn = turns.take(of, vec![Arc::clone(&a), Arc::clone(&b)], 1, "");
+            let turn = drain_slots.take(of, vec![Arc::clone(&a), Arc::clone(&b)], 1, "");
             turn.ahead < turn.limit
         };
         assert!(!begins(&a) && !begins(&b));
         let waits = machine("a", EARLY, &with("Deleting", "WaitingForOtherDrains"));
-        let turn = turns.take(&waits, vec![Arc::clone(&waits), b], 1, "");
+        let turn = drain_slots.take(&waits, vec![Arc::clone(&waits), b], 1, "");
         assert_eq!(turn.ahead, 0, "it is in line, and the blocked one is not");
     }
 

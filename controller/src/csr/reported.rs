@@ -6,22 +6,23 @@ use parking_lot::Mutex;
 
 /// Reasons that were told, by UID of the request.
 #[derive(Debug, Default)]
-pub struct Told {
+pub struct Reported {
     by_request: Mutex<HashMap<String, HashSet<String>>>,
 }
 
-impl Told {
+impl Reported {
     /// What has been told of that request.
     pub fn of(&self, request: &str) -> Vec<String> {
-        let told = self.by_request.lock();
-        told.get(request).into_iter().flatten().cloned().collect()
+        let reported = self.by_request.lock();
+        reported.get(request).into_iter().flatten().cloned().collect()
     }
 
     /// Notes that it is being told; `false` if it was before. Forgets every request that is not pending any more.
     pub fn note(&self, request: &str, reason: &str, is_pending: impl Fn(&str) -> bool) -> bool {
-        let mut told = self.by_request.lock();
-        told.retain(|uid, _| uid == request || is_pending(uid));
-        told.entry(request.to_owned())
+        let mut reported = self.by_request.lock();
+        reported.retain(|uid, _| uid == request || is_pending(uid));
+        reported
+            .entry(request.to_owned())
             .or_default()
             .insert(reason.to_owned())
     }
@@ -33,19 +34,19 @@ mod tests {
 
     #[test]
     fn each_reason_of_each_request_is_told_once() {
-        let told = Told::default();
-        assert!(told.note("a", "no", |_| true));
-        assert!(!told.note("a", "no", |_| true));
-        assert!(told.note("a", "no, because", |_| true));
-        assert!(told.note("b", "no", |_| true));
-        assert_eq!(told.of("b"), ["no"]);
+        let reported = Reported::default();
+        assert!(reported.note("a", "no", |_| true));
+        assert!(!reported.note("a", "no", |_| true));
+        assert!(reported.note("a", "no, because", |_| true));
+        assert!(reported.note("b", "no", |_| true));
+        assert_eq!(reported.of("b"), ["no"]);
     }
 
     #[test]
     fn what_is_not_pending_any_more_is_forgotten() {
-        let told = Told::default();
-        told.note("a", "no", |_| true);
-        told.note("b", "no", |uid| uid != "a");
-        assert!(told.of("a").is_empty() && !told.of("b").is_empty());
+        let reported = Reported::default();
+        reported.note("a", "no", |_| true);
+        reported.note("b", "no", |uid| uid != "a");
+        assert!(reported.of("a").is_empty() && !reported.of("b").is_empty());
     }
 }

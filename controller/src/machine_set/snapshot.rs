@@ -34,12 +34,12 @@ pub(super) fn note(
         }
     }
     let fate = |name: &str| match machine(name) {
-        Some(found) if !set.has(&found) => Fate::Lost,
+        Some(found) if !set.has(&found) => Fate::Tombstones,
         Some(found) if found.is_deleting() => Fate::Deleted,
         Some(_) => Fate::Kept,
         // One without finalizers is gone at once.
         None if stores.machines.saw_deletion(&Key::new(set.namespace(), name)) => Fate::Deleted,
-        None => Fate::Lost,
+        None => Fate::Tombstones,
     };
     memories.review(key, set, Instant::now(), fate, |name, uid| {
         still(stores, set, name, uid).is_some()

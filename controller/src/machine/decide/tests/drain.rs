@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::machine::drain::Pod;
+use crate::machine::drain::slots::DrainSlot;
 use crate::machine::drain::sort::{Answer, Refusal};
-use crate::machine::drain::turns::Turn;
 use crate::machine::drain::watch::Claim;
 
 const DRAIN_TIMEOUT: &str = "machinist.dev/node-drain-timeout";
@@ -58,14 +58,14 @@ fn pod(name: &str, extra: &Value) -> Arc<Pod> {
 }
 
 fn with_pods(o: &mut Observed, pods: Vec<Arc<Pod>>) {
-    o.guests.pods = Seen::Pods(Pods {
+    o.workload.pods = Seen::Pods(Pods {
         pods,
         ..Pods::default()
     });
 }
 
 fn refused(o: &mut Observed, uid: &str, refusal: Refusal) {
-    let Seen::Pods(pods) = &mut o.guests.pods else {
+    let Seen::Pods(pods) = &mut o.workload.pods else {
         panic!("no pods")
     };
     let until = now() + Duration::from_secs(5);
@@ -95,26 +95,26 @@ fn deletes_vm(plan: &Plan) -> bool {
 #[rstest]
 #[case::just_begun("11:59:59", json!({}), None, false)]
 #[case::for_a_while("11:59:58", json!({}), None, true)]
-#[case::in_turn("11:59:59", json!({}), Some(Turn { ahead: 0, limit: 1 }), true)]
+#[case::in_turn("11:59:59", json!({}), Some(DrainSlot { ahead: 0, limit: 1 }), true)]
 #[case::with_a_node_to_record("11:59:59", json!({"status": {"providerStatus": {"nodeUID": null}}}), None, true)]
 #[case::with_more_to_write("11:59:59", json!({"metadata": {"finalizers":
     ["machine-delete-finalizer", "machine-node-delete-finalizer", "kubermatic.io/red-hat-subscription"]}}), None, true)]
 fn of_a_drain_that_has_just_begun_nothing_is_said(
     #[case] deleted: &str,
     #[case] extra: Value,
-    #[case] turn: Option<Turn>,
+    #[case] drain_slot: Option<DrainSlot>,
     #[case] is_said: bool,
 ) {
     let deleted = format!("2026-01-01T{deleted}Z");
     let deleted = json!({"metadata": {"deletionTimestamp": deleted}, "status": {"providerStatus": {"nodeUID": "node-1"}}});
     let mut o = leaving(&both(deleted, &extra));
-    o.guests.turn = turn;
+    o.workload.drain_slot = drain_slot;
     for (pods, node) in [
         (Seen::Unwatched, node(&json!({}))),
         (Seen::Unwatched, cordoned(&json!({}))),
         (Seen::Opening(None), cordoned(&json!({}))),
     ] {
-        (o.guests.pods, o.node) = (pods, Some(node));
+        (o.workload.pods, o.node) = (pods, Some(node));
         let plan = decide(&o, now());
         assert_eq!(
             verbs(&plan).contains(&"patch the Machine"),
@@ -129,7 +129,7 @@ fn of_a_drain_that_has_just_begun_nothing_is_said(
         );
     }
     // What keeps it from going on is said at once.
-    o.guests.pods = Seen::Opening(Some("forbidden".into()));
+    o.workload.pods = Seen::Opening(Some("forbidden".into()));
     assert!(verbs(&decide(&o, now())).contains(&"patch the Machine"));
 }
 
@@ -137,7 +137,7 @@ fn of_a_drain_that_has_just_begun_nothing_is_said(
 fn a_node_is_cordoned_on_condition_of_what_was_seen_then_its_pods_are_watched_then_evicted() {
     let mut o = leaving(&json!({}));
     o.node = Some(node(&json!({})));
-    o.guests.pods = Seen::Unwatched;
+    o.workload.pods = Seen::Unwatched;
     let plan = decide(&o, now());
     let Step::PatchNode { patch: cordon, .. } = &plan.steps[0] else {
         panic!("{:?}", plan.steps)
@@ -163,7 +163,7 @@ fn a_node_is_cordoned_on_condition_of_what_was_seen_then_its_pods_are_watched_th
     assert_eq!(condition(&plan, "Drained")["status"], "False");
     o.node = Some(cordoned(&json!({})));
     assert_eq!(verbs(&decide(&o, now()))[0], "watch the Node's pods");
-    o.guests.pods = Seen::Opening(None);
+    o.workload.pods = Seen::Opening(None);
     assert!(touches_nothing(&decide(&o, now())), "the list is awaited");
     with_pods(&mut o, vec![pod("a", &json!({}))]);
     let plan = decide(&o, now());
@@ -203,7 +203,7 @@ fn a_node_that_loses_its_mark_or_is_uncordoned_gets_it_back_after_a_pause_and_th
 #[test]
 fn what_cannot_be_listed_is_told_and_not_taken_for_an_empty_node() {
     let mut o = leaving(&json!({}));
-    o.guests.pods = Seen::Opening(Some("403 Forbidden".into()));
+    o.workload.pods = Seen::Opening(Some("403 Forbidden".into()));
     let plan = decide(&o, now());
     assert!(touches_nothing(&plan));
     assert!(
@@ -236,7 +236,7 @@ fn a_budget_in_the_way_is_named_with_its_pods_and_told_once() {
     let mut written = json!({"metadata": {"deletionTimestamp": "2026-01-01T11:59:00Z"}});
     json_patch::merge(&mut written, patch(&plan));
     let mut again = leaving(&written);
-    again.guests = o.guests.clone();
+    again.workload = o.workload.clone();
     assert_eq!(decide(&again, now()).steps, [], "nothing new");
 }
 
@@ -320,7 +320,7 @@ fn a_node_is_drained_and_looked_at_again_when_that_ends(
 fn a_node_is_drained_in_turn(#[case] ahead: usize, #[case] begins: bool) {
     let mut o = leaving(&json!({}));
     o.node = Some(node(&json!({})));
-    o.guests.turn = Some(Turn { ahead, limit: 2 });
+    o.workload.drain_slot = Some(DrainSlot { ahead, limit: 2 });
     let plan = decide(&o, now());
     assert_eq!(verbs(&plan)[0] == "patch the Node", begins);
     if !begins {
@@ -334,7 +334,7 @@ fn a_node_is_drained_in_turn(#[case] ahead: usize, #[case] begins: bool) {
 fn at_the_end_of_a_cluster_nobody_is_evicted_to_nowhere() {
     let mut o = leaving(&json!({}));
     o.node = Some(node(&json!({})));
-    o.guests.refuge = Refuge::None;
+    o.workload.schedulable_targets = SchedulableTargets::None;
     with_pods(&mut o, vec![pod("a", &json!({}))]);
     let plan = decide(&o, now());
     assert!(deletes_vm(&plan));
@@ -417,7 +417,7 @@ fn the_drain_does_not_begin_anew_once_the_end_is_held_up() {
     let mut o = leaving(&both(hook, &held));
     o.node = Some(node(&json!({})));
     with_pods(&mut o, vec![pod("of-the-hooks-owner", &json!({}))]);
-    o.guests.volumes = vec!["pv-1".into()];
+    o.workload.volumes = vec!["pv-1".into()];
     let plan = decide(&o, now());
     assert!(touches_nothing(&plan), "{:?}", verbs(&plan));
     let mut released = StoredMachine::clone(&o.machine);
@@ -439,7 +439,7 @@ fn a_vm_that_is_on_its_way_out_is_not_drained() {
     let mut o = leaving(&json!({}));
     o.infra = going();
     with_pods(&mut o, vec![pod("a", &json!({}))]);
-    o.guests.volumes = vec!["pv-1".into()];
+    o.workload.volumes = vec!["pv-1".into()];
     let plan = decide(&o, now());
     assert!(touches_nothing(&plan));
     assert_eq!(condition(&plan, "Deleting")["reason"], "WaitingForVMDeletion");

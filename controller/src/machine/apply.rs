@@ -14,13 +14,13 @@ use machinist_shared::api::names::{annotation, finalizer, label};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::contests::Item;
+use super::disruption_budget::{self, DisruptionBudget};
 use super::drain::evict;
-use super::evacuation::{self, Room};
 use super::memory::Memory;
-use super::observe::Hands;
-use super::observed::Concern;
+use super::node_conflicts::Item;
+use super::observed::FailureScope;
 use super::plan::{Event, Plan, Step, UserDataSource};
+use super::snapshot::ApplyContext;
 use super::user_data_source::user_data_secret_name;
 use crate::bootstrap::{self, token::TokenView, user_data::UserData};
 use crate::cache::{Node, StoredMachine, StoredMachineSet, TOKEN_NAMESPACE};
@@ -34,7 +34,7 @@ use crate::runtime::write::{self, Stop, guarded, patch_params, with_uid};
 #[error("cannot {verb}: {error}")]
 pub struct StepError {
     /// Which question of the status it concerns.
-    pub concerns: Concern,
+    pub scope: FailureScope,
     /// What was tried.
     pub verb: &'static str,
     /// What made it fail.
@@ -60,21 +60,21 @@ impl write::Answer for Answered {
 }
 
 /// Carries out `plan` for `machine`.
-pub async fn act(
+pub async fn apply(
     context: &Context,
     memory: &Memory,
     machine: &StoredMachine,
-    hands: &Hands,
+    handles: &ApplyContext,
     plan: Plan,
 ) -> Result<(), Stop<StepError>> {
     let mut run = Run {
         context,
         memory,
         machine,
-        hands,
+        handles,
         resource_version: machine.metadata.resource_version.clone(),
-        token: hands.token.clone(),
-        spare_tokens: hands.spare_tokens.clone(),
+        token: handles.token.clone(),
+        spare_tokens: handles.spare_tokens.clone(),
         user_data: None,
     };
     for step in plan.steps {
@@ -96,7 +96,7 @@ pub async fn act(
         let failed = |answered| {
             let (Answered::UserCluster(error) | Answered::InfraCluster(error)) = answered;
             StepError {
-                concerns: concern(&step),
+                scope: failure_scope(&step),
                 verb,
                 // Infra clusters have a circuit breaker each for trouble that is everybody's there.
                 cause: if is_infra {
@@ -130,7 +130,7 @@ struct Run<'a> {
     context: &'a Context,
     memory: &'a Memory,
     machine: &'a StoredMachine,
-    hands: &'a Hands,
+    handles: &'a ApplyContext,
     /// The Machine's, after our last patch of it.
     resource_version: Option<String>,
     token: Option<TokenView>,
@@ -188,7 +188,7 @@ impl Run<'_> {
                 if let Some(request) = self.request(name, uid) {
                     approve::tell(
                         self.context,
-                        &self.memory.told,
+                        &self.memory.reported,
                         Some(self.machine),
                         approve::Purpose::Serving,
                         &request,
@@ -209,12 +209,12 @@ impl Run<'_> {
     }
 
     async fn patch_machine(&mut self, patch: &Value) -> Result<Progress, RemoteError> {
-        if self.context.stores.lost.has(self.machine) {
+        if self.context.stores.tombstones.has(self.machine) {
             // There is nothing to write to; without finalizers, it is let go.
             let key = Key::of(self.machine);
-            self.context.stores.lost.patched(&key, patch);
+            self.context.stores.tombstones.patched(&key, patch);
             if patch.pointer("/metadata/finalizers").is_some() {
-                self.context.stores.lost.forget(&key);
+                self.context.stores.tombstones.forget(&key);
             }
             return Ok(Progress::Next);
         }
@@ -226,13 +226,13 @@ impl Run<'_> {
             .is_some_and(|left| left.iter().all(|left| left != finalizer::VM));
         if releases {
             // Before the watch can tell of it.
-            self.context.stores.lost.release(self.machine.uid(), true);
+            self.context.stores.tombstones.release(self.machine.uid(), true);
         }
         let written = api
             .patch(self.machine.name(), &patch_params(), &Patch::Merge(&patch))
             .await;
         if releases && written.is_err() {
-            self.context.stores.lost.release(self.machine.uid(), false);
+            self.context.stores.tombstones.release(self.machine.uid(), false);
         }
         let written = written?;
         self.resource_version
@@ -277,9 +277,9 @@ impl Run<'_> {
     }
 
     fn render_user_data(&mut self, source: &UserDataSource) -> Result<Progress, RemoteError> {
-        let (id, user_data) = match (source, &self.token, &self.hands.osm) {
+        let (id, user_data) = match (source, &self.token, &self.handles.osm) {
             (UserDataSource::Token, Some(token), _) => {
-                let user_data = self.hands.user_data(self.context, self.machine, token);
+                let user_data = self.handles.user_data(self.context, self.machine, token);
                 let user_data = user_data.map_err(|why| kube::Error::Service(why.into()))?;
                 (token.id.as_str(), user_data)
             }
@@ -291,10 +291,10 @@ impl Run<'_> {
     }
 
     async fn create_vm(&mut self) -> Result<Progress, RemoteError> {
-        let (Some(open), Some((secret, user_data))) = (&self.hands.open, &self.user_data) else {
+        let (Some(open), Some((secret, user_data))) = (&self.handles.open, &self.user_data) else {
             return Ok(Progress::Wait);
         };
-        let Some(vm) = self.hands.render(self.context, self.machine, secret, user_data) else {
+        let Some(vm) = self.handles.render(self.context, self.machine, secret, user_data) else {
             return Ok(Progress::Wait);
         };
         let asked = Instant::now();
@@ -307,7 +307,9 @@ impl Run<'_> {
             Err(error) => error.is_overload().then_some(None),
         };
         if let Some(took) = took {
-            self.memory.starts.answered(open.key(), took, Instant::now());
+            self.memory
+                .start_limiter
+                .answered(open.key(), took, Instant::now());
         }
         if answer.is_ok() {
             let (key, now) = (Key::of(self.machine), self.context.now());
@@ -317,7 +319,7 @@ impl Run<'_> {
     }
 
     async fn find_vm(&self) -> Result<Progress, RemoteError> {
-        let Some(open) = &self.hands.open else {
+        let Some(open) = &self.handles.open else {
             return Ok(Progress::Wait);
         };
         let name = self.machine.name();
@@ -329,7 +331,7 @@ impl Run<'_> {
     }
 
     async fn create_user_data(&mut self, vm_uid: &str) -> Result<Progress, RemoteError> {
-        let (Some(open), Some((name, user_data))) = (&self.hands.open, &self.user_data) else {
+        let (Some(open), Some((name, user_data))) = (&self.handles.open, &self.user_data) else {
             return Ok(Progress::Wait);
         };
         let delivery = BootstrapData {
@@ -345,7 +347,7 @@ impl Run<'_> {
     }
 
     async fn delete_user_data(&self, name: &str) -> Result<Progress, RemoteError> {
-        let Some(open) = &self.hands.open else {
+        let Some(open) = &self.handles.open else {
             return Ok(Progress::Wait);
         };
         open.delete_user_data(name).await?;
@@ -353,7 +355,7 @@ impl Run<'_> {
     }
 
     async fn label_vm(&mut self, uid: &str, resource_version: &str) -> Result<Progress, RemoteError> {
-        let Some(open) = &self.hands.open else {
+        let Some(open) = &self.handles.open else {
             return Ok(Progress::Wait);
         };
         let labelling = AdoptParams {
@@ -375,7 +377,7 @@ impl Run<'_> {
     }
 
     async fn delete_vm(&mut self, uid: &str) -> Result<Progress, RemoteError> {
-        let Some(open) = &self.hands.open else {
+        let Some(open) = &self.handles.open else {
             return Ok(Progress::Wait);
         };
         open.delete(self.machine.name(), uid).await?;
@@ -389,9 +391,9 @@ impl Run<'_> {
             .patch(self.machine.name(), &patch_params(), &Patch::Merge(patch))
             .await?;
         self.context.stores.nodes.written(written);
-        let contested = self.memory.contests.put(uid, puts, Instant::now());
-        if !contested.is_empty() {
-            self.tell_of_contest(&contested).await;
+        let address_conflicts = self.memory.node_conflicts.put(uid, puts, Instant::now());
+        if !address_conflicts.is_empty() {
+            self.tell_of_contest(&address_conflicts).await;
         }
         Ok(Progress::Next)
     }
@@ -490,17 +492,17 @@ impl Run<'_> {
 
     /// One at a time, and each is in the stores before the next is judged: so no two take the same room.
     async fn evacuate(&mut self, uid: &str, host: &str) -> Result<Progress, RemoteError> {
-        let Some(open) = &self.hands.open else {
+        let Some(open) = &self.handles.open else {
             return Ok(Progress::Wait);
         };
         let _alone = self.memory.evacuations.lock().await;
         if !self.context.may_write()
-            || evacuation::reserve(
+            || disruption_budget::reserve(
                 &self.context.stores,
-                &self.memory.surges,
+                &self.memory.surge_reservations,
                 self.machine,
                 self.context.now(),
-            ) != Room::Free
+            ) != DisruptionBudget::Allowed
         {
             return Ok(Progress::Wait);
         }
@@ -554,27 +556,27 @@ fn is_infra(step: &Step) -> bool {
     )
 }
 
-pub(super) fn concern(step: &Step) -> Concern {
+pub(super) fn failure_scope(step: &Step) -> FailureScope {
     match step {
         Step::CreateVm
         | Step::FindVm
         | Step::LabelVm { .. }
         | Step::DeleteVm { .. }
-        | Step::DeleteUserData(_) => Concern::Infrastructure,
+        | Step::DeleteUserData(_) => FailureScope::Infrastructure,
         Step::CreateToken
         | Step::ExtendToken
         | Step::DeleteToken
         | Step::DeleteSpareTokens
         | Step::RenderUserData(_)
-        | Step::CreateUserData { .. } => Concern::Bootstrap,
+        | Step::CreateUserData { .. } => FailureScope::Bootstrap,
         Step::PatchNode { .. } | Step::WatchPods | Step::EvictPods(_) | Step::LookUpVolumes(_) => {
-            Concern::Node
+            FailureScope::Node
         }
-        Step::DeleteNode { .. } => Concern::NodeDeletion,
-        Step::ApproveServing { .. } | Step::RefuseServing { .. } => Concern::Certificate,
-        Step::Evacuate { .. } => Concern::Evacuation,
-        Step::NoteFailure { .. } | Step::DeleteMachine => Concern::Replacement,
-        Step::PatchMachine(_) | Step::Event(_) => Concern::Machine,
+        Step::DeleteNode { .. } => FailureScope::NodeDeletion,
+        Step::ApproveServing { .. } | Step::RefuseServing { .. } => FailureScope::Certificate,
+        Step::Evacuate { .. } => FailureScope::Evacuation,
+        Step::NoteFailure { .. } | Step::DeleteMachine => FailureScope::Replacement,
+        Step::PatchMachine(_) | Step::Event(_) => FailureScope::Machine,
     }
 }
 

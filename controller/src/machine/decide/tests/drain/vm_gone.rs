@@ -38,7 +38,7 @@ fn the_node_of_a_vm_that_is_gone_is_out_of_service_until_its_volumes_are_detache
     o.node = Some(cordoned(
         &json!({"spec": {"taints": [{"key": "dedicated", "effect": "NoSchedule"}]}}),
     ));
-    o.guests.volumes = vec!["pv-1".into()];
+    o.workload.volumes = vec!["pv-1".into()];
     let plan = decide(&o, now());
     assert_eq!(verbs(&plan), ["patch the Node", "patch the Machine"]);
     let Step::PatchNode { patch: taint, .. } = &plan.steps[0] else {
@@ -58,7 +58,7 @@ fn the_node_of_a_vm_that_is_gone_is_out_of_service_until_its_volumes_are_detache
         &json!({"spec": {"taints": [{"key": "node.kubernetes.io/out-of-service", "effect": "NoExecute"}]}}),
     ));
     assert_eq!(verbs(&decide(&o, now())), ["patch the Machine"], "once");
-    o.guests.volumes = Vec::new();
+    o.workload.volumes = Vec::new();
     assert!(verbs(&decide(&o, now())).contains(&"delete the Node"));
 }
 
@@ -67,21 +67,21 @@ fn the_node_of_a_vm_that_is_gone_is_out_of_service_until_its_volumes_are_detache
 #[case::after_two_minutes("2026-01-01T11:58:00Z", true)]
 fn volumes_that_nobody_detaches_do_not_keep_the_node_for_ever(#[case] begun: &str, #[case] deletes: bool) {
     let mut o = without_vm(&since("Deleting", "True", "ReleasingVolumes", begun));
-    o.guests.volumes = vec!["pv-1".into()];
+    o.workload.volumes = vec!["pv-1".into()];
     assert_eq!(verbs(&decide(&o, now())).contains(&"delete the Node"), deletes);
 }
 
 #[test]
 fn a_node_that_cannot_be_marked_out_of_service_is_not_kept_for_ever() {
     let mut o = without_vm(&since("Deleting", "True", "DeleteFailed", "2026-01-01T11:58:00Z"));
-    o.guests.volumes = vec!["pv-1".into()];
+    o.workload.volumes = vec!["pv-1".into()];
     assert!(verbs(&decide(&o, now())).contains(&"delete the Node"));
 }
 
 #[test]
 fn a_vm_that_was_given_up_on_may_still_run_so_its_node_is_not_out_of_service() {
     let mut o = leaving(&annotated("machinist.dev/abandon-vm-uid", "v1"));
-    o.guests.volumes = vec!["pv-1".into()];
+    o.workload.volumes = vec!["pv-1".into()];
     let verbs = verbs(&decide(&o, now()));
     assert!(
         verbs.contains(&"delete the Node") && !verbs.contains(&"patch the Node"),
@@ -102,7 +102,7 @@ fn a_guest_that_outlives_its_vm_is_waited_for(#[case] of: Option<&str>, #[case] 
         }),
         ..open()
     }));
-    o.guests.volumes = vec!["pv-1".into()];
+    o.workload.volumes = vec!["pv-1".into()];
     let plan = decide(&o, now());
     assert_eq!(
         !verbs(&plan).contains(&"patch the Node"),
@@ -123,7 +123,7 @@ fn a_guest_that_outlives_its_vm_is_waited_for(#[case] of: Option<&str>, #[case] 
 }
 
 /// Reasons of the Events of a plan.
-fn told(plan: &Plan) -> Vec<&'static str> {
+fn reported(plan: &Plan) -> Vec<&'static str> {
     let events = plan.steps.iter().filter_map(|step| match step {
         Step::Event(event) => Some(event.reason),
         _ => None,
@@ -143,7 +143,7 @@ fn told(plan: &Plan) -> Vec<&'static str> {
 #[case::volumes_that_nobody_detaches(
     {
         let mut o = without_vm(&since("Deleting", "True", "ReleasingVolumes", "2026-01-01T11:58:00Z"));
-        o.guests.volumes = vec!["pv-1".into()];
+        o.workload.volumes = vec!["pv-1".into()];
         o
     },
     "VolumesLeft")]
@@ -151,14 +151,14 @@ fn what_is_left_behind_is_told_once_when_the_machine_goes(#[case] mut o: Observe
     o.node = Some(cordoned(
         &json!({"metadata": {"deletionTimestamp": NOW, "finalizers": ["their/finalizer"]}}),
     ));
-    assert_eq!(told(&decide(&o, now())), [""; 0], "the Node is held");
+    assert_eq!(reported(&decide(&o, now())), [""; 0], "the Node is held");
     o.node = None;
     if reason == "VolumesLeft" {
         o.node = Some(cordoned(&json!({})));
     }
     let plan = decide(&o, now());
     assert_eq!(patch(&plan)["metadata"]["finalizers"], json!([]));
-    assert_eq!(told(&plan), [reason]);
+    assert_eq!(reported(&plan), [reason]);
 }
 
 #[rstest]
@@ -232,7 +232,7 @@ fn a_node_that_may_not_be_deleted_is_waited_for(#[case] extra: Value, #[case] go
         "tried first"
     );
     o.failure = Some(Failure {
-        concerns: Concern::NodeDeletion,
+        scope: FailureScope::NodeDeletion,
         message: "cannot delete the Node: 403 Forbidden".into(),
         until: now() + Duration::from_mins(5),
         is_news: true,
@@ -241,7 +241,7 @@ fn a_node_that_may_not_be_deleted_is_waited_for(#[case] extra: Value, #[case] go
     assert!(!verbs(&plan).contains(&"delete the Node"), "not at once again");
     assert_eq!(patch(&plan)["metadata"]["finalizers"] == json!([]), goes);
     if goes {
-        assert_eq!(told(&plan), ["NodeLeft"]);
+        assert_eq!(reported(&plan), ["NodeLeft"]);
     } else {
         assert_eq!(condition(&plan, "Deleting")["reason"], "DeleteFailed");
     }
@@ -269,10 +269,10 @@ fn a_subscription_finalizer_goes_at_once_and_says_what_to_do_by_hand(
 ) {
     let plan = decide(&o, now());
     assert_eq!(patch(&plan)["metadata"]["finalizers"], left);
-    let told = plan.steps.iter().any(|step| {
+    let reported = plan.steps.iter().any(|step| {
         matches!(step, Step::Event(event) if event.reason == "SubscriptionLeft" && event.message.contains("web-1"))
     });
-    assert!(told, "{:?}", plan.steps);
+    assert!(reported, "{:?}", plan.steps);
 }
 
 proptest! {
@@ -300,7 +300,7 @@ proptest! {
                 pods.answers.insert(name, Answer { refusal, until });
             }
         }
-        o.guests.pods = Seen::Pods(pods);
+        o.workload.pods = Seen::Pods(pods);
         let plan = decide(&o, now());
         prop_assert_eq!(deletes_vm(&plan), !must_go);
         for step in &plan.steps {

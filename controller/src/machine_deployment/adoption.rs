@@ -7,9 +7,9 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::decide::decide;
-use super::observe::{deployment, set_of};
 use super::observed::Observed;
 use super::plan::Step;
+use super::snapshot::{deployment, set_of};
 use crate::cache::{StoredMachineDeployment, StoredMachineSet, Stores};
 use crate::runtime::creation_limit::Allowance;
 

@@ -50,7 +50,7 @@ pub type Waits = BTreeMap<Item, Duration>;
 
 /// What was put onto Nodes, by their UIDs.
 #[derive(Debug, Default)]
-pub struct Contests(Mutex<Memory>);
+pub struct NodeConflicts(Mutex<Memory>);
 
 #[derive(Debug, Default)]
 struct Memory {
@@ -72,7 +72,7 @@ impl Put {
     }
 }
 
-impl Contests {
+impl NodeConflicts {
     /// What must still wait on the Node of that UID.
     pub fn waits(&self, node: &str, now: Instant) -> Waits {
         let memory = self.0.lock();
@@ -129,27 +129,27 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     /// Another controller takes it away as soon as it is put; when it was put within so long, and how often that was told.
-    fn fight(contests: &Contests, start: Instant, long: Duration) -> (Vec<Instant>, usize) {
-        let (mut puts, mut told, mut now) = (Vec::new(), 0, start);
+    fn fight(node_conflicts: &NodeConflicts, start: Instant, long: Duration) -> (Vec<Instant>, usize) {
+        let (mut puts, mut reported, mut now) = (Vec::new(), 0, start);
         while now < start + long {
-            if let Some(wait) = contests.waits("node", now).get(&taint()) {
+            if let Some(wait) = node_conflicts.waits("node", now).get(&taint()) {
                 now += *wait;
             } else {
-                told += contests.put("node", &[taint()], now).len();
+                reported += node_conflicts.put("node", &[taint()], now).len();
                 puts.push(now);
             }
         }
-        (puts, told)
+        (puts, reported)
     }
 
     #[test]
     fn what_is_taken_away_is_put_back_more_and_more_slowly_and_told_once() {
-        let (contests, start) = (Contests::default(), Instant::now());
-        let (puts, told) = fight(&contests, start, Duration::from_secs(10));
-        assert_eq!((puts.len(), told), (4, 1));
-        let (puts, told) = fight(&Contests::default(), start, Duration::from_hours(1));
+        let (node_conflicts, start) = (NodeConflicts::default(), Instant::now());
+        let (puts, reported) = fight(&node_conflicts, start, Duration::from_secs(10));
+        assert_eq!((puts.len(), reported), (4, 1));
+        let (puts, reported) = fight(&NodeConflicts::default(), start, Duration::from_hours(1));
         assert!((15..=22).contains(&puts.len()), "{} within an hour", puts.len());
-        assert_eq!(told, 1);
+        assert_eq!(reported, 1);
         let longest = puts.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap();
         assert!(
             (BACKOFF.longest * 4 / 5..=BACKOFF.longest * 6 / 5).contains(&longest),
@@ -159,31 +159,31 @@ mod tests {
 
     #[test]
     fn what_has_held_for_a_while_is_put_back_at_once_and_is_another_episode() {
-        let (contests, start) = (Contests::default(), Instant::now());
-        let (puts, _) = fight(&contests, start, Duration::from_mins(1));
+        let (node_conflicts, start) = (NodeConflicts::default(), Instant::now());
+        let (puts, _) = fight(&node_conflicts, start, Duration::from_mins(1));
         let held = *puts.last().unwrap() + BACKOFF.longest * 6 / 5 + HELD;
-        assert!(contests.waits("node", held).is_empty());
-        let (puts, told) = fight(&contests, held, Duration::from_secs(10));
-        assert_eq!((puts.len(), told), (4, 1));
+        assert!(node_conflicts.waits("node", held).is_empty());
+        let (puts, reported) = fight(&node_conflicts, held, Duration::from_secs(10));
+        assert_eq!((puts.len(), reported), (4, 1));
     }
 
     #[test]
     fn items_and_nodes_are_apart_and_what_holds_is_forgotten() {
-        let (contests, start) = (Contests::default(), Instant::now());
-        contests.put("node", &[taint()], start);
+        let (node_conflicts, start) = (NodeConflicts::default(), Instant::now());
+        node_conflicts.put("node", &[taint()], start);
         assert_eq!(
-            contests.waits("node", start).keys().collect::<Vec<_>>(),
+            node_conflicts.waits("node", start).keys().collect::<Vec<_>>(),
             [&taint()]
         );
-        assert!(contests.waits("another", start).is_empty());
+        assert!(node_conflicts.waits("another", start).is_empty());
         for number in 0..100 {
-            contests.put(&number.to_string(), &[taint()], start);
+            node_conflicts.put(&number.to_string(), &[taint()], start);
         }
         let late = start + HELD + SECOND * 2;
         for number in 100..200 {
-            contests.put(&number.to_string(), &[taint()], late);
+            node_conflicts.put(&number.to_string(), &[taint()], late);
         }
-        assert!(contests.0.lock().by_node.len() <= 128);
-        assert!(!contests.0.lock().by_node.contains_key("node"));
+        assert!(node_conflicts.0.lock().by_node.len() <= 128);
+        assert!(!node_conflicts.0.lock().by_node.contains_key("node"));
     }
 }

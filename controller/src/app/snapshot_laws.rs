@@ -26,15 +26,15 @@ use tokio::sync::mpsc;
 
 use crate::autoscaler::NodeGroups;
 use crate::bootstrap::Access;
-use crate::cache::{CaughtUp, References, Stores};
+use crate::cache::{CacheSync, References, Stores};
 use crate::config::{Flags, Settings};
 use crate::context::Context;
-use crate::csr::reserved::Known;
+use crate::csr::reserved_addresses::Known;
 use crate::leader::Fence;
 use crate::machine::drain::Drains;
 use crate::machine::memory::Memory;
 use crate::machine::reconcile::MachineReconciler;
-use crate::machine::starts::Starts;
+use crate::machine::start_limiter::StartLimiter;
 use crate::machine_deployment::MachineDeploymentReconciler;
 use crate::machine_set::MachineSetReconciler;
 use crate::runtime::kernel::Reconciler;
@@ -165,7 +165,7 @@ fn context(objects: &[Value]) -> (Arc<Context>, Flags) {
         client: client(),
         clock: ServerClock::default(),
         stores: Arc::new(stores),
-        caught_up: CaughtUp::default(),
+        cache_sync: CacheSync::default(),
         references: References::new(client(), mpsc::unbounded_channel().0),
         infra: Providers::new(vec![Arc::new(Fake)]),
         queues: Queues::default(),
@@ -181,7 +181,7 @@ fn context(objects: &[Value]) -> (Arc<Context>, Flags) {
 
 fn machines(context: &Arc<Context>, flags: &Flags) -> MachineReconciler {
     let memory = Memory::new(
-        Starts::new(10, 10, None, None),
+        StartLimiter::new(10, 10, None, None),
         Drains::new(client(), mpsc::unbounded_channel().0),
         Known::new(flags.service_cluster_ip_range.clone()),
     );
