@@ -200,7 +200,7 @@ mod tests {
     #[rstest]
     #[case::no_certificate("", "own", "the certificate of the CA: it contains no certificate")]
     #[case::a_leaf("leaf", "own", "the certificate of the CA is not that of a CA")]
-    #[case::no_key("own", "", "the key of the CA is no private key")]
+    #[case::no_key("own", "", "the key of the CA is not a private key")]
     #[case::of_another("own", "other", "the key of the CA does not match its certificate")]
     fn what_cannot_sign_is_refused(#[case] certificate: &str, #[case] key: &str, #[case] want: &str) {
         let now = SystemTime::now();

@@ -292,14 +292,14 @@ mod tests {
     }
 
     #[rstest]
-    #[case::no_certificate("", None, "tls.crt holds no certificate")]
-    #[case::no_key("own", Some(""), "tls.key holds no private key")]
+    #[case::no_certificate("", None, "tls.crt contains no certificate")]
+    #[case::no_key("own", Some(""), "tls.key contains no private key")]
     #[case::garbage(
         "-----BEGIN CERTIFICATE-----\naGk=\n-----END CERTIFICATE-----\n",
         None,
         "tls.crt contains no X.509 certificate"
     )]
-    #[case::anothers_key("own", Some("other"), "the key in tls.key does not fit")]
+    #[case::anothers_key("own", Some("other"), "the key in tls.key does not match")]
     fn what_cannot_be_served_is_refused(
         #[case] certificate: &str,
         #[case] key: Option<&str>,

@@ -115,7 +115,7 @@ fn der(leaf: &ServingCertificate) -> CertificateDer<'static> {
 }
 
 #[tokio::test]
-async fn files_written_anew_are_served_and_the_old_connection_lives_on() {
+async fn rewritten_files_are_served_and_the_old_connection_continues() {
     let (ca, directory) = (DevelopmentCa::new("test").unwrap(), tempfile::tempdir().unwrap());
     let [first, second] = [0, 1].map(|_| ca.serving(&["localhost"], DAY).unwrap());
     write(directory.path(), &first);
@@ -184,7 +184,7 @@ async fn who_does_not_answer_or_speaks_no_tls_is_not_known() {
     });
     let other = served_at(address, "localhost", Duration::from_secs(5)).await;
     assert_eq!(other, Served::Unknown);
-    // Nobody listens any more.
+    // The receiver is gone.
     let closed = std::net::TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()
@@ -193,7 +193,7 @@ async fn who_does_not_answer_or_speaks_no_tls_is_not_known() {
 }
 
 #[tokio::test]
-async fn a_broken_rotation_leaves_the_old_certificate_until_it_is_mended() {
+async fn a_broken_rotation_leaves_the_old_certificate_until_it_is_fixed() {
     let (ca, directory) = (DevelopmentCa::new("test").unwrap(), tempfile::tempdir().unwrap());
     let [first, second] = [0, 1].map(|_| ca.serving(&["localhost"], DAY).unwrap());
     write(directory.path(), &first);

@@ -1,5 +1,5 @@
-//! Years of rotations in seconds: what any replica serves is trusted by every API server at any time, whatever restarts,
-//! lags, is deleted or is asked for meanwhile. Real keys, real certificates, and a real verification of each.
+//! Years of rotations in seconds: what any replica serves is trusted by every API server at any time, whatever
+//! restarts, lags, is deleted or is asked for meanwhile. Real keys, real certificates, and a real verification of each.
 
 #![allow(
     clippy::unwrap_used,
@@ -134,7 +134,8 @@ impl Cluster {
         }
     }
 
-    /// Looks, decides and writes until there is nothing to write, or until the leader falls; when it wants to look again.
+    /// Observes, decides and writes until there is nothing to write, or until the leader falls; returns when to
+    /// reconcile again.
     fn lead(&mut self) -> SystemTime {
         loop {
             let observed = self.observe();
@@ -245,7 +246,7 @@ impl Cluster {
         }
     }
 
-    /// Somebody asks for a rotation, or deletes a Secret.
+    /// A user requests a rotation, or deletes a Secret.
     fn meddle(&mut self) {
         match self.random.random_range(0..4) {
             0 => self.authority.iter_mut().for_each(|data| data.rotate = true),
@@ -270,7 +271,10 @@ fn live(seed: u64, days: u32, meddlers: u32) -> Cluster {
     while cluster.serving.is_none() {
         cluster.lead();
     }
-    assert!(cluster.now + days * DAY == end, "nobody waits at the first start");
+    assert!(
+        cluster.now + days * DAY == end,
+        "the first start waits for nothing"
+    );
     for bundle in &mut cluster.bundles {
         bundle.used.clone_from(&bundle.stored);
     }

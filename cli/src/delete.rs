@@ -259,11 +259,14 @@ mod tests {
 
     #[rstest]
     #[case::of_no_machine(object("v", of("gone"), None), Ok("v"))]
-    #[case::of_a_machine(object("v", of("alive"), None), Err("it is of Machine ns/web-1; delete that"))]
-    #[case::on_record(object("recorded", of("gone"), None), Err("on record"))]
+    #[case::of_a_machine(
+        object("v", of("alive"), None),
+        Err("it belongs to Machine ns/web-1; delete that")
+    )]
+    #[case::on_record(object("recorded", of("gone"), None), Err("has recorded its VM"))]
     #[case::of_another_cluster(object("v", json!({label::CLUSTER_UID: "d", label::MACHINE_UID: "gone"}), None), Err("machinist.dev/cluster-uid=c"))]
-    #[case::a_strangers(object("v", json!(null), None), Err("no orphan of this cluster"))]
-    #[case::of_somebody_else(object("v", of("gone"), Some(("VirtualMachinePool", "p"))), Err("VirtualMachinePool/o controls it"))]
+    #[case::a_foreign_object(object("v", json!(null), None), Err("not an orphan of this cluster"))]
+    #[case::of_another_owner(object("v", of("gone"), Some(("VirtualMachinePool", "p"))), Err("VirtualMachinePool/o controls it"))]
     fn a_vm_is_deleted_if_it_is_an_orphan(#[case] vm: ObjectMeta, #[case] expected: Result<&str, &str>) {
         let verdict = judged(vec![in_place("vms", vec![(Kind::VirtualMachine, vm)])], &[]);
         match (verdict, expected) {
@@ -289,14 +292,14 @@ mod tests {
         status: u16,
         dry_run: bool,
     ) -> (Result<&'static str, String>, Value) {
-        let (told, mut asked) = tokio::sync::mpsc::unbounded_channel();
+        let (sent, mut asked) = tokio::sync::mpsc::unbounded_channel();
         let service = tower::service_fn(move |request: http::Request<kube::client::Body>| {
-            let told = told.clone();
+            let sent = sent.clone();
             async move {
                 let asked = format!("{} {}", request.method(), request.uri().path());
                 let body = request.into_body().collect_bytes().await?;
                 let body: Value = serde_json::from_slice(&body).unwrap();
-                told.send(json!({"asked": asked, "body": body})).unwrap();
+                sent.send(json!({"asked": asked, "body": body})).unwrap();
                 let answer = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": "said so", "code": status});
                 let answer = kube::client::Body::from(answer.to_string().into_bytes());
                 Ok::<_, kube::Error>(http::Response::builder().status(status).body(answer).unwrap())
@@ -369,7 +372,7 @@ mod tests {
         };
         assert!(judged(vec![vm("vms", "v")], &[]).is_ok());
         let why = judged(Vec::new(), &[]).unwrap_err();
-        assert!(why.contains("not there"), "{why}");
+        assert!(why.contains("does not exist"), "{why}");
         let why = judged(vec![vm("vms", "v"), vm("old", "w")], &[]).unwrap_err();
         assert!(
             why.contains("vms") && why.contains("old") && why.contains("--infra-namespace"),

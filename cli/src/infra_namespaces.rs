@@ -216,7 +216,7 @@ async fn of_machines(
         }
     }
     let mut found = connect(by_key, options).await;
-    found.unseen.extend(failed.told());
+    found.unseen.extend(failed.skipped());
     found
 }
 
@@ -300,7 +300,7 @@ impl Failed {
         self.0.entry(why).or_default().push(name);
     }
 
-    fn told(self) -> impl Iterator<Item = Skipped> {
+    fn skipped(self) -> impl Iterator<Item = Skipped> {
         self.0.into_iter().map(|(why, machines)| {
             let (named, others) = machines.split_at(machines.len().min(NAMED));
             let others = match others.len() {
@@ -344,17 +344,17 @@ mod tests {
     }
 
     #[test]
-    fn a_reason_is_told_once_whatever_the_number_of_machines() {
+    fn a_reason_is_reported_once_whatever_the_number_of_machines() {
         let mut failed = Failed::default();
         for name in ["a", "b", "c", "d", "e"] {
             failed.add("no".to_owned(), &machine(name, None));
         }
-        let told: Vec<_> = failed.told().collect();
-        assert_eq!(told.len(), 1);
+        let skipped: Vec<_> = failed.skipped().collect();
+        assert_eq!(skipped.len(), 1);
         assert!(
-            told[0].what.ends_with("ns/a, ns/b, ns/c and of 2 others"),
-            "{told:?}"
+            skipped[0].what.ends_with("ns/a, ns/b, ns/c and of 2 others"),
+            "{skipped:?}"
         );
-        assert!(told[0].why.contains("--infra-secret"), "{told:?}");
+        assert!(skipped[0].why.contains("--infra-secret"), "{skipped:?}");
     }
 }

@@ -21,11 +21,13 @@ pub struct Report {
     #[serde(rename = "clusterUID")]
     pub cluster_uid: String,
     /// The searched namespaces.
-    pub looked_at: Vec<Where>,
+    #[serde(rename = "lookedAt")]
+    pub searched: Vec<Where>,
     /// The orphans.
     pub orphans: Vec<Orphan>,
     /// The parts that could not be searched.
-    pub not_looked_at: Vec<Skipped>,
+    #[serde(rename = "notLookedAt")]
+    pub not_searched: Vec<Skipped>,
 }
 
 /// A namespace of an infra cluster; without a namespace, the user cluster.
@@ -70,7 +72,7 @@ impl Report {
         cluster_uid: &str,
         seen: &[(InfraNamespace, Survey)],
         nodes: Vec<Orphan>,
-        mut not_looked_at: Vec<Skipped>,
+        mut not_searched: Vec<Skipped>,
         living: &Living,
     ) -> Self {
         let (mut orphans, mut known) = (Vec::new(), HashSet::new());
@@ -100,23 +102,23 @@ impl Report {
             )
         });
         orphans.extend(nodes);
-        not_looked_at.sort();
-        not_looked_at.dedup();
+        not_searched.sort();
+        not_searched.dedup();
         Self {
             cluster_uid: cluster_uid.to_owned(),
-            looked_at: seen
+            searched: seen
                 .iter()
                 .map(|(infra_namespace, _)| of(infra_namespace))
                 .collect(),
             orphans,
-            not_looked_at,
+            not_searched,
         }
     }
 
     /// A table, or a message that there are none.
     pub fn table(&self, now: Timestamp) -> String {
         if self.orphans.is_empty() {
-            let infra_namespaces = self.looked_at.iter();
+            let infra_namespaces = self.searched.iter();
             let infra_namespaces: Vec<_> = infra_namespaces
                 .map(|infra_namespace| {
                     format!(
@@ -168,7 +170,7 @@ impl Report {
     /// The parts that could not be searched, one line each.
     pub fn warnings(&self) -> String {
         let mut text = String::new();
-        for unseen in &self.not_looked_at {
+        for unseen in &self.not_searched {
             // Writing into a String cannot fail.
             let _ = writeln!(text, "not searched: {}: {}", unseen.what, unseen.why);
         }
@@ -367,7 +369,7 @@ Secret                  vms         alone        <unknown>   <none>             
     }
 
     #[test]
-    fn two_clusters_are_told_apart() {
+    fn two_clusters_are_distinguished() {
         let mut other = whole("web-3", "gone");
         let vm = &mut other[3].1;
         vm.deletion_timestamp = vm.creation_timestamp.clone();
@@ -390,7 +392,7 @@ Secret                  vms         alone        <unknown>   <none>             
     }
 
     #[test]
-    fn without_vms_nobody_can_tell_of_what_they_own() {
+    fn without_vms_the_owners_of_their_objects_are_unknown() {
         let mut sight = sight(whole("web-1", "gone"));
         sight.objects.retain(|(kind, _)| *kind != Kind::VirtualMachine);
         sight.complete.retain(|kind| *kind != "VirtualMachine");
@@ -414,7 +416,7 @@ Secret                  vms         alone        <unknown>   <none>             
         let report = report(&[(infra_namespace("https://a"), sight(whole("web-2", "alive")))]);
         let table = report.table(Timestamp::UNIX_EPOCH);
         assert!(
-            table.starts_with("nothing") && table.contains("vms of https://a"),
+            table.starts_with("no orphans found") && table.contains("vms of https://a"),
             "{table}"
         );
         assert_eq!(report.warnings(), "");

@@ -151,7 +151,7 @@ fn list(report: &Report, output: Output) -> anyhow::Result<bool> {
         }
         Output::Json => print(&format!("{}\n", serde_json::to_string_pretty(report)?))?,
     }
-    Ok(report.not_looked_at.is_empty())
+    Ok(report.not_searched.is_empty())
 }
 
 /// Deletes all listed objects that still exist and are still orphans; Kubernetes deletes their dependents.
@@ -163,13 +163,13 @@ async fn delete_listed(
 ) -> anyhow::Result<bool> {
     let count = report.orphans.len();
     if count == 0 {
-        return Ok(report.not_looked_at.is_empty());
+        return Ok(report.not_searched.is_empty());
     }
     if !yes && !confirmed(&format!("Delete these {count} objects? [y/N] "))? {
         eprintln!("nothing was deleted");
         return Ok(false);
     }
-    let mut all = report.not_looked_at.is_empty();
+    let mut all = report.not_searched.is_empty();
     for orphan in report.tops() {
         let what = format!("{}/{}", orphan.kind, orphan.name);
         match delete_one(user, infra_namespaces, orphan).await? {

@@ -30,7 +30,7 @@ struct Flags {
 const FORMERS: &[LegacyFlag] = &[
     LegacyFlag::same("name"),
     LegacyFlag::differs("worker-count", "otherwise"),
-    LegacyFlag::no_effect("node-port-range", "nobody asks"),
+    LegacyFlag::no_effect("node-port-range", "it is unused"),
     LegacyFlag::boolean_without_effect("enable-profiling", "no | profile"),
 ];
 
@@ -84,26 +84,30 @@ fn values_are_left_as_they_are(#[case] args: &[&str], #[case] want: &str) {
     &["enable-profiling", "node-port-range"]
 )]
 #[case::none(&["-worker-count=5"], &[])]
-fn flags_without_effect_are_taken_and_told_once(#[case] args: &[&str], #[case] want: &[&str]) {
-    let told = read(args).unwrap();
-    assert_eq!(told.flags.worker_count, 5);
-    let told: Vec<_> = told
+fn flags_without_effect_are_accepted_and_reported_once(#[case] args: &[&str], #[case] want: &[&str]) {
+    let parsed = read(args).unwrap();
+    assert_eq!(parsed.flags.worker_count, 5);
+    let parsed: Vec<_> = parsed
         .notices
         .iter()
         .map(|notice| notice.split_once(" has no effect: ").unwrap().0)
         .collect();
     let want: Vec<_> = want.iter().map(|name| format!("--{name}")).collect();
-    assert_eq!(told, want);
+    assert_eq!(parsed, want);
 }
 
 #[test]
-fn what_is_told_has_no_value() {
-    let told = read(&[
+fn notices_have_no_value() {
+    let parsed = read(&[
         "-node-port-range=http://user:hunter2@proxy",
         "-enable-profiling=hunter2",
     ])
     .unwrap();
-    assert!(!told.notices.concat().contains("hunter2"), "{:?}", told.notices);
+    assert!(
+        !parsed.notices.concat().contains("hunter2"),
+        "{:?}",
+        parsed.notices
+    );
 }
 
 #[rstest]

@@ -89,7 +89,7 @@ struct Usable {
     kubeconfig: InfraKubeconfig,
     source: KubeconfigSource,
     /// Errors and warnings about referenced values.
-    told: Report,
+    findings: Report,
 }
 
 /// Why a spec cannot be checked.
@@ -234,7 +234,7 @@ impl Infra {
                 );
             }
         };
-        report.warnings.extend(usable.told.warnings.iter().cloned());
+        report.warnings.extend(usable.findings.warnings.iter().cloned());
         let machine = new_object.at() == ValueAt::MACHINE;
         let metadata = if machine {
             "metadata"
@@ -334,7 +334,7 @@ impl Infra {
             spec,
             kubeconfig,
             source: found.source,
-            told: judged,
+            findings: judged,
         })
     }
 

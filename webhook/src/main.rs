@@ -9,8 +9,8 @@ use machinist_webhook::run;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> anyhow::Result<()> {
-    let told = Flags::read(std::env::args_os()).unwrap_or_else(|error| error.exit());
-    let flags = told.flags;
+    let parsed = Flags::read(std::env::args_os()).unwrap_or_else(|error| error.exit());
+    let flags = parsed.flags;
     let level = if flags.log_debug {
         "info,machinist_webhook=debug"
     } else {
@@ -25,7 +25,7 @@ fn main() -> anyhow::Result<()> {
     };
     // Until the end of the process, to export the last spans.
     let _telemetry = telemetry::start(&settings)?;
-    for notice in told.notices {
+    for notice in parsed.notices {
         tracing::warn!("{notice}");
     }
     run::start(&flags)

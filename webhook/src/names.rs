@@ -1,8 +1,8 @@
 //! Checks that the name of a new Machine is free. Its VM and its Node have the same name, so it must be unique among
 //! the Machines of all namespaces and the Nodes of other owners, for example of the control plane.
 //!
-//! NewObject once per Machine that a person makes, of the user cluster, and within a bound: whoever slips through,
-//! because the API server did not answer or two were made at once, is told the same by the controller and gets no VM.
+//! The check runs once for each Machine that a user creates, with a timeout. If a duplicate passes, because the API
+//! server did not respond or two were created at the same time, the controller reports the conflict and creates no VM.
 
 use std::time::Duration;
 

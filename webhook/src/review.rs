@@ -322,13 +322,13 @@ mod tests {
         r#"{"apiVersion":"v1","apiVersion":"v1"}"#,
         "the body is not an AdmissionReview"
     )]
-    fn what_is_no_review_is_told(#[case] body: &str, #[case] want: &str) {
+    fn what_is_no_review_is_reported(#[case] body: &str, #[case] want: &str) {
         let error = read(body.as_bytes()).unwrap_err().to_string();
         assert!(error.starts_with(want), "{error}");
     }
 
     #[test]
-    fn an_object_that_cannot_be_held_is_told_to_its_uid() {
+    fn an_undecodable_object_is_reported_to_its_uid() {
         let deep = format!("{}{}", "[".repeat(10_000), "]".repeat(10_000));
         let body = String::from_utf8(review(&json!("DEEP")))
             .unwrap()

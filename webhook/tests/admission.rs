@@ -46,7 +46,7 @@ async fn a_machine_as_kubectl_sends_it_is_defaulted_and_then_admitted() {
 }
 
 #[tokio::test]
-async fn every_mistake_is_told_at_once_in_causes_and_message() {
+async fn every_error_is_reported_at_once_in_causes_and_message() {
     let server = Server::start();
     let mut bad = machine();
     bad["spec"]["versions"] = json!({});

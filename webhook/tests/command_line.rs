@@ -34,15 +34,15 @@ fn flags_are_read_from_the_environment_and_win_over_it() {
 }
 
 #[test]
-fn a_flag_without_effect_is_told_in_one_line_of_the_log_without_its_value() {
+fn a_flag_without_effect_is_logged_in_one_line_without_its_value() {
     let (code, said) = run(&[], &["-namespace=hunter2", "-namespace", "hunter2"]);
     assert_eq!(code, Some(1), "{said}");
-    let told: Vec<_> = said
+    let parsed: Vec<_> = said
         .lines()
         .filter(|line| line.contains("--namespace has no effect: "))
         .collect();
-    assert_eq!(told.len(), 1, "{said}");
-    assert!(told[0].contains("\"level\":\"WARN\""), "{said}");
+    assert_eq!(parsed.len(), 1, "{said}");
+    assert!(parsed[0].contains("\"level\":\"WARN\""), "{said}");
     assert!(!said.contains("hunter2"), "{said}");
 }
 

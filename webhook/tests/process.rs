@@ -21,7 +21,7 @@ use machinist_certs::DevelopmentCa;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// Nothing with this in it may be logged or told.
+/// Nothing with this in it may be logged or asked.
 const SECRET: &str = "sesame";
 
 /// The running program; killed with this value.
@@ -126,13 +126,16 @@ async fn sigterm_is_a_notice_of_ten_seconds_and_a_clean_end() {
     assert_eq!(early.review("/validate", &good).await["allowed"], true);
 
     program.terminate();
-    let told = Instant::now();
+    let asked = Instant::now();
     while get(program.ops, "/readyz").await.0 != 503 {
-        assert!(told.elapsed() < Duration::from_secs(2), "readiness does not fail");
+        assert!(
+            asked.elapsed() < Duration::from_secs(2),
+            "readiness does not fail"
+        );
     }
     // Endpoints and API servers take a while to notice: until then everything is answered, on old and new connections.
     let mut served = 0;
-    while told.elapsed() < Duration::from_secs(9) {
+    while asked.elapsed() < Duration::from_secs(9) {
         let answer = program.client().await.post("/validate", good.to_string()).await;
         assert_eq!(answer.json()["response"]["allowed"], true);
         assert_eq!(answer.headers["connection"], "close");
@@ -146,17 +149,17 @@ async fn sigterm_is_a_notice_of_ten_seconds_and_a_clean_end() {
         if let Some(status) = program.child.try_wait().unwrap() {
             break status;
         }
-        assert!(told.elapsed() < Duration::from_secs(18), "it does not end");
+        assert!(asked.elapsed() < Duration::from_secs(18), "it does not end");
         tokio::time::sleep(Duration::from_millis(50)).await;
     };
     assert!(status.success(), "{status}");
-    assert!(told.elapsed() > Duration::from_secs(9), "{:?}", told.elapsed());
+    assert!(asked.elapsed() > Duration::from_secs(9), "{:?}", asked.elapsed());
     let last = program.logged().last().unwrap().clone();
     assert!(last.contains("\"done\""), "{last}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn secrets_are_neither_logged_nor_told() {
+async fn secrets_are_neither_logged_nor_returned() {
     let mut program = Program::start();
     let mut client = program.client().await;
     let mut bodies = Vec::new();
@@ -179,7 +182,7 @@ async fn secrets_are_neither_logged_nor_told() {
         for path in ["/validate", "/mutate"] {
             let answer = client.post(path, body.clone()).await;
             let text = String::from_utf8_lossy(&answer.body).into_owned();
-            assert!(!text.contains(SECRET), "{path} told it: {text}");
+            assert!(!text.contains(SECRET), "{path} asked it: {text}");
         }
     }
     let log = program.logged();

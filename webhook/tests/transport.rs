@@ -35,7 +35,7 @@ fn body() -> String {
 #[case::an_unknown_path("POST", "/machines", "application/json", 404)]
 #[case::a_path_below("POST", "/validate/x", "application/json", 404)]
 #[tokio::test]
-async fn what_does_not_fit_is_told_by_its_status(
+async fn each_limit_has_its_status(
     #[case] method: &str,
     #[case] path: &str,
     #[case] content_type: &str,
@@ -146,7 +146,7 @@ async fn a_body_up_to_the_limit_is_read_and_one_beyond_is_not() {
     let answer = server.client().await.post("/validate", padded(limit)).await;
     assert_eq!(answer.status, StatusCode::OK);
 
-    // Told by its length, before any of it is sent.
+    // Refused by its length, before any of it is sent.
     let mut stream = server.raw().await;
     let head = format!(
         "POST /validate HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
@@ -155,7 +155,7 @@ async fn a_body_up_to_the_limit_is_read_and_one_beyond_is_not() {
     stream.write_all(head.as_bytes()).await.unwrap();
     assert!(read_some(&mut stream).await.starts_with("HTTP/1.1 413"));
 
-    // Told when it is passed, if no length was given.
+    // Refused when it is passed, without a given length.
     let mut stream = server.raw().await;
     stream.write_all(b"POST /validate HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n").await.unwrap();
     let chunk = format!("{:x}\r\n{}\r\n", 64 * 1024, " ".repeat(64 * 1024));
@@ -282,7 +282,7 @@ async fn old_tls_is_spoken_by_whom_it_is_asked_of_only() {
 #[tokio::test]
 async fn only_clients_of_the_ca_with_an_allowed_name_are_answered_and_everybody_sees_what_is_served() {
     let (ca, [leaf, kubelet]) = client_ca(["kube-apiserver", "system:node:web-1"]);
-    let (_, [stranger]) = client_ca(["kube-apiserver"]);
+    let (_, [foreign]) = client_ca(["kube-apiserver"]);
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), ca).unwrap();
     let args = [
@@ -293,8 +293,8 @@ async fn only_clients_of_the_ca_with_an_allowed_name_are_answered_and_everybody_
     let answer = server.asked_with(Some(&leaf)).await.unwrap();
     assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
     let others = [
-        ("nobody", None),
-        ("a stranger", Some(&stranger)),
+        ("no client", None),
+        ("a foreign", Some(&foreign)),
         ("a kubelet", Some(&kubelet)),
     ];
     for (who, certificate) in others {

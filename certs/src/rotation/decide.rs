@@ -268,11 +268,11 @@ impl View<'_> {
     /// Whether all clients accept a certificate that is signed now. If there are other roots, API servers may still
     /// know only those.
     fn may_issue(&self) -> bool {
-        let nobody_serves = |replicas: &[Served]| replicas.iter().all(|served| *served == Served::Nothing);
+        let none_serves = |replicas: &[Served]| replicas.iter().all(|served| *served == Served::Nothing);
         self.others.is_empty()
             || self.is_ours()
             || self.lasts(self.observed.since.trusted)
-            || self.known_replicas().is_some_and(nobody_serves)
+            || self.known_replicas().is_some_and(none_serves)
     }
 }
 

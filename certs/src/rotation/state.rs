@@ -1,7 +1,7 @@
-//! What only time can tell: since when everybody could have learnt of what was written.
+//! The times since which written state has been visible to all clients.
 //!
-//! It is kept by whoever decides, not in the cluster: a new leader knows nothing of it and waits anew, which costs
-//! minutes of a rotation that has weeks.
+//! The deciding process keeps them in memory, not in the cluster: a new leader waits again, which costs minutes of a
+//! rotation that has weeks.
 
 use std::time::SystemTime;
 

@@ -147,14 +147,14 @@ fn short(plan: &Plan) -> Vec<String> {
     Observed { now: start() + 91 * DAY, serving: serving_at(0, start() + 91 * DAY), ..settled() },
     &["issue: the existing one is not usable: the certificate in tls.crt of the Secret n/s is valid from Oct  3 23:00:00 2024 +00:00 to Jan  2 00:00:00 2025 +00:00 only; renew it, or fix the clock"]
 )]
-#[case::a_certificate_that_was_deleted_is_made_anew_at_once(
+#[case::a_deleted_certificate_is_issued_again_immediately(
     Observed { serving: SecretState::Absent, since: Since::default(), ..settled() }, &["issue: it did not exist"]
 )]
 #[case::a_ca_bundle_that_was_emptied(Observed { bundles: vec![bundle(&[0]), bundle(&[])], ..settled() }, &["trust a"])]
 #[case::litter_in_a_ca_bundle(
     Observed { bundles: vec![Bundle { has_invalid: true, ..bundle(&[0]) }], ..settled() }, &["trust a"]
 )]
-#[case::a_stranger_in_the_ca_bundle_goes_once_all_replicas_are_known_to_serve_ours(
+#[case::a_foreign_root_leaves_the_ca_bundle_once_all_replicas_are_known_to_serve_ours(
     Observed { bundles: vec![bundle(&[0, 2])], replicas: Some(vec![Served::Certificate(der(0))]), ..settled() },
     &["trust a"]
 )]
@@ -170,17 +170,17 @@ fn short(plan: &Plan) -> Vec<String> {
     Observed { since: Since { trusted: Some(start() + DAY - 4 * MINUTE), ..settled().since }, ..rotated() }, &[]
 )]
 #[case::then_it_signs(rotated(), &["issue: there is a new CA"])]
-#[case::where_nobody_serves_there_is_nobody_to_wait_for(
+#[case::where_no_replica_serves_there_is_none_to_wait_for(
     Observed {
         serving: SecretState::Absent, replicas: Some(vec![Served::Nothing; 2]), since: Since { trusted: Some(start() + DAY), issued: None },
         ..rotated()
     },
     &["issue: it did not exist"]
 )]
-#[case::a_list_without_replicas_is_no_proof_that_nobody_serves(
+#[case::a_list_without_replicas_is_no_proof_that_none_serves(
     Observed { replicas: Some(vec![]), since: Since { trusted: Some(start() + DAY), ..settled().since }, ..rotated() }, &[]
 )]
-#[case::nor_that_nobody_serves_under_the_old_authority(
+#[case::nor_that_none_serves_under_the_old_authority(
     Observed { serving: serving(1), replicas: Some(vec![]), ..rotated() }, &[]
 )]
 #[case::a_serving_secret_deleted_meanwhile_waits_for_those_who_serve_from_memory(
@@ -195,7 +195,7 @@ fn short(plan: &Plan) -> Vec<String> {
 #[case::and_while_one_does_not_answer(
     Observed { serving: serving(1), replicas: Some(vec![Served::Certificate(der(1)), Served::Unknown]), ..rotated() }, &[]
 )]
-#[case::and_while_nobody_knows_the_replicas(Observed { serving: serving(1), replicas: None, ..rotated() }, &[])]
+#[case::and_while_the_replicas_are_unknown(Observed { serving: serving(1), replicas: None, ..rotated() }, &[])]
 #[case::and_until_who_reads_the_secret_late_has_read_the_new_one(
     Observed {
         serving: serving(1), replicas: Some(vec![Served::Certificate(der(1))]),
@@ -213,11 +213,11 @@ fn short(plan: &Plan) -> Vec<String> {
     Observed { bundles: vec![bundle(&[]); 2], since: Since { trusted: None, ..settled().since }, ..rotated() },
     &["trust ab"]
 )]
-#[case::the_secret_of_the_authority_is_somebody_elses(Observed { signer: SecretState::Foreign, ..settled() }, &[])]
-#[case::the_serving_secret_is_somebody_elses(
+#[case::the_secret_of_the_authority_is_foreign(Observed { signer: SecretState::Foreign, ..settled() }, &[])]
+#[case::the_serving_secret_is_foreign(
     Observed { signer: SecretState::Absent, serving: SecretState::Foreign, ..settled() }, &[]
 )]
-#[case::nobody_would_trust_anything(Observed { signer: SecretState::Absent, bundles: vec![], ..settled() }, &[])]
+#[case::no_client_would_trust_anything(Observed { signer: SecretState::Absent, bundles: vec![], ..settled() }, &[])]
 fn it_is_decided(#[case] observed: Observed, #[case] want: &[&str]) {
     assert_eq!(short(&decide(&observed, &policy())), want);
 }
@@ -246,7 +246,7 @@ fn another_name_is_another_certificate() {
 }
 
 #[test]
-fn it_is_looked_again_when_something_is_due() {
+fn it_is_reconciled_when_something_is_due() {
     let plan = decide(&settled(), &policy());
     assert_eq!(plan.requeue_after, settled().now + Duration::from_hours(1));
     let almost = start() + 60 * DAY - MINUTE;
@@ -372,7 +372,7 @@ proptest! {
         }
     }
 
-    /// Nothing is signed by whom not every bundle trusts, and nothing of a stranger's is touched.
+    /// Only an authority in every bundle signs, and foreign objects are not touched.
     #[test]
     fn who_signs_is_trusted_first(observed in any_observed()) {
         let plan = decide(&observed, &policy());
@@ -382,7 +382,7 @@ proptest! {
             return Ok(());
         };
         let SecretState::Usable(signer) = &observed.signer else {
-            return Err(TestCaseError::fail("nobody can sign"));
+            return Err(TestCaseError::fail("no authority can sign"));
         };
         let everywhere = observed.bundles.iter().all(|bundle| bundle.roots.contains(&signer.root));
         let before = plan.actions[..position].iter().any(|action| matches!(action, Action::Trust(roots) if roots.contains(&signer.root)));
@@ -404,13 +404,13 @@ proptest! {
                     }
                 }
                 Action::Issue(_) => {
-                    let SecretState::Usable(now) = &after.signer else { panic!("nobody can sign") };
+                    let SecretState::Usable(now) = &after.signer else { panic!("no authority can sign") };
                     let index = (0..3).find(|index| root(*index) == now.root).unwrap();
                     after.serving = serving(index);
                 }
             }
         }
-        // Whoever was made: what remains is to have it trusted, and to issue.
+        // With the new authority, trust and issuing remain.
         let rest = decide(&after, &policy());
         prop_assert!(!rest.actions.iter().any(|action| matches!(action, Action::NewAuthority(_))));
         prop_assert_eq!(trust_again(&rest, &after), false);

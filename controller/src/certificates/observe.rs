@@ -131,7 +131,7 @@ mod tests {
             panic!("{found:?}")
         };
         assert!(
-            why.starts_with("tls.crt of the Secret a/b holds no certificate"),
+            why.starts_with("tls.crt of the Secret a/b contains no certificate"),
             "{why}"
         );
     }

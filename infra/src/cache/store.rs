@@ -397,8 +397,8 @@ impl<K: Resource> Store<K> {
             return Vec::new();
         }
         inner.unconfirmed.remove(&Key::of(object));
-        let told = version(object).unwrap_or_default();
-        let refuted = inner.unconfirmed.extract_if(|_, written| *written < told);
+        let event = version(object).unwrap_or_default();
+        let refuted = inner.unconfirmed.extract_if(|_, written| *written < event);
         let refuted: Vec<(Key, u64)> = refuted.collect();
         let mut changes = Vec::new();
         for (key, written) in refuted {
@@ -625,7 +625,7 @@ mod tests {
     }
 
     #[test]
-    fn what_we_wrote_during_a_list_and_somebody_deleted_before_its_end_goes_when_the_watch_goes_on() {
+    fn an_object_written_during_a_list_and_deleted_before_its_end_goes_when_the_watch_continues() {
         let store = store();
         store.apply(Event::Init);
         store.written(object("u", "9"));
@@ -650,7 +650,7 @@ mod tests {
         store.apply(Event::Apply(object("u", "13")));
         other.metadata.resource_version = Some("15".into());
         store.apply(Event::Apply(other));
-        assert!(version_in(&store).is_some(), "the watch has told of it");
+        assert!(version_in(&store).is_some(), "the watch has event of it");
     }
 
     #[test]

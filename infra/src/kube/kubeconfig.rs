@@ -497,7 +497,7 @@ mod tests {
     #[case::with_a_ca("certificate-authority-data: YWJj", true)]
     #[case::with_the_worlds("", true)]
     #[case::with_none("insecure-skip-tls-verify: true", false)]
-    fn clusters_behind_one_address_are_told_apart_by_the_name_that_they_serve(
+    fn clusters_behind_one_address_are_distinguished_by_the_name_that_they_serve(
         #[case] trust: &str,
         #[case] certified: bool,
     ) {

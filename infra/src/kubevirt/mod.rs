@@ -422,8 +422,8 @@ async fn put_labels(open: &OpenInfra, name: &str, label: AdoptParams<'_>) -> Res
         field_manager: Some(CONTROLLER.to_owned()),
         ..PatchParams::default()
     };
-    let labelled = vms(open).patch(name, &params, &Patch::Merge(&patch)).await?;
-    open.vms().written(labelled);
+    let labeled = vms(open).patch(name, &params, &Patch::Merge(&patch)).await?;
+    open.vms().written(labeled);
     Ok(())
 }
 
@@ -512,13 +512,13 @@ pub fn instance(vm: &Vm, vmi: Option<&Vmi>, volumes: &[Arc<DataVolume>]) -> Inst
         disks: &disks,
     });
     let labels = vm.metadata.labels.as_ref();
-    let labelled = |key: &str| labels.and_then(|labels| labels.get(key)).map(String::as_str);
+    let labeled = |key: &str| labels.and_then(|labels| labels.get(key)).map(String::as_str);
     let made_by_peer =
-        labelled(label::KUBEVIRT_VM) == Some(name) && labelled(label::ROLE) == Some(label::ROLE_WORKER);
+        labeled(label::KUBEVIRT_VM) == Some(name) && labeled(label::ROLE) == Some(label::ROLE_WORKER);
     Instance {
         metadata: vm.metadata.clone(),
         user_data: vm.user_data_secret().map(str::to_owned),
-        made_by_peer_for: made_by_peer.then(|| labelled(label::CLUSTER_NAME).unwrap_or_default().to_owned()),
+        made_by_peer_for: made_by_peer.then(|| labeled(label::CLUSTER_NAME).unwrap_or_default().to_owned()),
         system_uuid: vm.firmware_uuid().map(str::to_owned),
         state: InstanceState {
             ready: cause.is_ready(),
@@ -538,14 +538,14 @@ mod tests {
     #[rstest]
     #[case::its_vm(json!([{"apiVersion": "v", "kind": "k", "name": "o", "uid": "o"},
         {"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachine", "name": "a", "uid": "v1", "controller": true}]), Some("v1"))]
-    #[case::nobody(Value::Null, None)]
+    #[case::no_owner(Value::Null, None)]
     fn a_guest_belongs_to_its_vm(#[case] owners: Value, #[case] expected: Option<&str>) {
         let vmi = json!({"metadata": {"name": "a", "ownerReferences": owners}});
         assert_eq!(owner(&serde_json::from_value(vmi).unwrap()).as_deref(), expected);
     }
 
     #[rstest]
-    #[case::nobody_asked_it_to("External", json!({"nodeName": "a"}), Eviction::None)]
+    #[case::no_eviction("External", json!({"nodeName": "a"}), Eviction::None)]
     #[case::it_must_be_deleted("External", json!({"nodeName": "a", "evacuationNodeName": "a"}),
         Eviction::Wanted { uid: "u".into(), host: "a".into() })]
     #[case::it_has_left("External", json!({"nodeName": "b", "evacuationNodeName": "a"}), Eviction::None)]

@@ -174,7 +174,7 @@ mod tests {
         let vm = metadata(json!({"name": "web-1", "namespace": "vms", "uid": "vm", "labels": labels}));
         let volume = owned_by("dv", "VirtualMachine", "vm", json!(null));
         let claim = owned_by("claim", "DataVolume", "dv", json!(null));
-        // Whatever its own labels say: the VM may have been taken over since.
+        // Regardless of its own labels: the VM may have been adopted since.
         let secrets = ["gone", "alive"].map(|machine| owned_by(machine, "VirtualMachine", "vm", of(machine)));
         let all: Vec<_> = [&claim, &volume, &vm, &secrets[0], &secrets[1]]
             .into_iter()
@@ -207,8 +207,8 @@ mod tests {
     #[case::its_vm_is_gone("VirtualMachine", &KINDS, of("gone"), true)]
     #[case::its_vm_is_gone_and_its_machine_is_not("VirtualMachine", &KINDS, of("alive"), false)]
     #[case::its_vm_is_gone_and_it_has_no_label("VirtualMachine", &KINDS, json!(null), false)]
-    #[case::vms_could_not_be_looked_at("VirtualMachine", &KINDS[1..], of("gone"), false)]
-    #[case::somebody_else_controls_it("VirtualMachineRestore", &KINDS, of("gone"), false)]
+    #[case::vms_could_not_be_listed("VirtualMachine", &KINDS[1..], of("gone"), false)]
+    #[case::a_foreign_object_controls_it("VirtualMachineRestore", &KINDS, of("gone"), false)]
     fn what_has_lost_its_owner_is_judged_by_its_own_labels(
         #[case] kind: &str,
         #[case] complete: &[&'static str],
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn a_vm_that_another_machine_has_taken_over_is_no_orphan_and_neither_is_its_disk() {
+    fn an_adopted_vm_is_no_orphan_and_neither_is_its_disk() {
         let vm = metadata(json!({"name": "web-1", "uid": "vm", "labels": of("gone")}));
         let volume = owned_by("dv", "VirtualMachine", "vm", json!(null));
         let (vm, volume) = (
@@ -258,14 +258,14 @@ mod tests {
     #[case::of_a_machine_that_is_gone(json!({"name": "web-1", "labels": {label::OWNED_BY: "gone"}}), Some("gone"))]
     #[case::of_one_that_lives(json!({"name": "web-1", "labels": {label::OWNED_BY: "alive"}}), None)]
     #[case::whose_name_another_machine_has(json!({"name": "alive", "labels": {label::OWNED_BY: "gone"}}), None)]
-    #[case::of_nobody(json!({"name": "web-1"}), None)]
+    #[case::without_a_machine(json!({"name": "web-1"}), None)]
     fn a_node_is_judged_by_its_label_and_name(#[case] node: Value, #[case] machine: Option<&str>) {
         let has_machine = |uid_or_name: &str| uid_or_name == "alive";
         assert_eq!(of_node(&metadata(node), &has_machine), machine);
     }
 
     #[test]
-    fn of_what_owns_itself_nobody_can_tell() {
+    fn an_object_that_owns_itself_has_no_known_owner() {
         let (a, b) = (
             owned_by("a", "DataVolume", "b", of("gone")),
             owned_by("b", "PersistentVolumeClaim", "a", json!(null)),

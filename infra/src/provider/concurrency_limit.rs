@@ -81,7 +81,7 @@ impl State {
 /// Permission to run a reconcile, until dropped.
 #[derive(Debug)]
 pub struct Permit {
-    lane: Option<Arc<ConcurrencyLimit>>,
+    limiter: Option<Arc<ConcurrencyLimit>>,
 }
 
 impl ConcurrencyLimit {
@@ -109,7 +109,7 @@ impl ConcurrencyLimit {
             if state.in_use < state.limit.get() {
                 state.in_use += 1;
                 return Permit {
-                    lane: Some(Arc::clone(self)),
+                    limiter: Some(Arc::clone(self)),
                 };
             }
             let (sender, waits) = oneshot::channel();
@@ -117,7 +117,7 @@ impl ConcurrencyLimit {
             waits
         };
         // A sender is dropped only after it has sent a permit.
-        waits.await.unwrap_or(Permit { lane: None })
+        waits.await.unwrap_or(Permit { limiter: None })
     }
 
     /// Passes the permit to the next waiter, and wakes more if the limit has grown.
@@ -127,13 +127,13 @@ impl ConcurrencyLimit {
         while state.in_use < state.limit.get()
             && let Some(next) = state.next()
         {
-            let turn = Permit {
-                lane: Some(Arc::clone(self)),
+            let permit = Permit {
+                limiter: Some(Arc::clone(self)),
             };
-            match next.send(turn) {
+            match next.send(permit) {
                 Ok(()) => state.in_use += 1,
                 // The waiter is gone. Its permit must not be passed on here, under the lock.
-                Err(mut turn) => turn.lane = None,
+                Err(mut permit) => permit.limiter = None,
             }
         }
     }
@@ -142,8 +142,8 @@ impl ConcurrencyLimit {
 impl Permit {
     /// Records the response time of a server, or a missing response or overload.
     pub fn answered(&self, took: Option<Duration>) {
-        if let Some(lane) = &self.lane {
-            let mut state = lane.state.lock();
+        if let Some(limiter) = &self.limiter {
+            let mut state = limiter.state.lock();
             let in_use = state.in_use;
             match took {
                 Some(took) => state.limit.answered(took, in_use, Instant::now()),
@@ -155,16 +155,18 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let Some(lane) = self.lane.take() else { return };
-        let pause = lane.state.lock().limit.pause();
+        let Some(limiter) = self.limiter.take() else {
+            return;
+        };
+        let pause = limiter.state.lock().limit.pause();
         match Handle::try_current() {
             Ok(runtime) if !pause.is_zero() => {
                 runtime.spawn(async move {
                     tokio::time::sleep(pause).await;
-                    lane.pass_on();
+                    limiter.pass_on();
                 });
             }
-            _ => lane.pass_on(),
+            _ => limiter.pass_on(),
         }
     }
 }
@@ -177,13 +179,13 @@ mod tests {
 
     #[tokio::test]
     async fn pools_have_their_turns_one_after_the_other() {
-        let lane = ConcurrencyLimit::new(1);
-        let first = lane.acquire("ns", "large").await;
+        let limiter = ConcurrencyLimit::new(1);
+        let first = limiter.acquire("ns", "large").await;
         let order = Mutex::new(Vec::new());
         let one = async |(namespace, pool): (&str, &'static str)| {
-            let turn = lane.acquire(namespace, pool).await;
+            let permit = limiter.acquire(namespace, pool).await;
             order.lock().push(pool);
-            drop(turn);
+            drop(permit);
         };
         let waiting = [
             ("ns", "large"),
@@ -202,7 +204,7 @@ mod tests {
             *order.lock(),
             ["large", "other", "small", "other", "large", "large"]
         );
-        let state = lane.state.lock();
+        let state = limiter.state.lock();
         assert_eq!(
             (state.in_use, state.waiting.of.len(), state.waiting.order.len()),
             (0, 0, 0)
@@ -210,62 +212,65 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whoever_does_not_wait_any_more_keeps_nobody_waiting() {
-        let lane = ConcurrencyLimit::new(2);
-        let held = [lane.acquire("ns", "a").await, lane.acquire("ns", "a").await];
-        assert!(lane.acquire("ns", "b").now_or_never().is_none(), "and is dropped");
-        let mut waits = Box::pin(lane.acquire("ns", "c"));
+    async fn a_dropped_waiter_blocks_no_other() {
+        let limiter = ConcurrencyLimit::new(2);
+        let held = [limiter.acquire("ns", "a").await, limiter.acquire("ns", "a").await];
+        assert!(
+            limiter.acquire("ns", "b").now_or_never().is_none(),
+            "and is dropped"
+        );
+        let mut waits = Box::pin(limiter.acquire("ns", "c"));
         assert!(waits.as_mut().now_or_never().is_none());
         drop(held);
-        let turn = waits.await;
-        assert_eq!(lane.state.lock().in_use, 1);
-        drop(turn);
-        assert_eq!(lane.state.lock().in_use, 0);
+        let permit = waits.await;
+        assert_eq!(limiter.state.lock().in_use, 1);
+        drop(permit);
+        assert_eq!(limiter.state.lock().in_use, 0);
     }
 
-    /// A turn that was given is not lost with the one who was to have it.
+    /// A permit that was given is not lost with the one who was to have it.
     #[tokio::test]
-    async fn a_turn_that_nobody_takes_is_given_on() {
-        let lane = ConcurrencyLimit::new(1);
-        let held = lane.acquire("ns", "a").await;
-        let mut waits = Box::pin(lane.acquire("ns", "b"));
+    async fn a_permit_without_a_waiter_is_passed_on() {
+        let limiter = ConcurrencyLimit::new(1);
+        let held = limiter.acquire("ns", "a").await;
+        let mut waits = Box::pin(limiter.acquire("ns", "b"));
         assert!(waits.as_mut().now_or_never().is_none());
         drop(held);
         drop(waits);
-        assert_eq!(lane.state.lock().in_use, 0);
+        assert_eq!(limiter.state.lock().in_use, 0);
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_next_turn_comes_after_a_pause_where_the_fewest_are_too_many() {
-        let lane = ConcurrencyLimit::adaptive(AdaptiveLimit::new(1, 2));
-        let held = lane.acquire("ns", "a").await;
+        let limiter = ConcurrencyLimit::adaptive(AdaptiveLimit::new(1, 2));
+        let held = limiter.acquire("ns", "a").await;
         held.answered(None);
-        let pause = lane.state.lock().limit.pause();
+        let pause = limiter.state.lock().limit.pause();
         let dropped = Instant::now();
         drop(held);
-        let next = lane.acquire("ns", "a").await;
+        let next = limiter.acquire("ns", "a").await;
         assert!(dropped.elapsed() >= pause && !pause.is_zero());
         drop(next);
     }
 
     #[tokio::test(start_paused = true)]
     async fn more_have_their_turns_while_answers_come_soon_and_fewer_once_they_do_not() {
-        let lane = ConcurrencyLimit::adaptive(AdaptiveLimit::new(1, 2));
-        let held = lane.acquire("ns", "a").await;
-        let mut waiting: Vec<_> = (0..3).map(|_| Box::pin(lane.acquire("ns", "a"))).collect();
+        let limiter = ConcurrencyLimit::adaptive(AdaptiveLimit::new(1, 2));
+        let held = limiter.acquire("ns", "a").await;
+        let mut waiting: Vec<_> = (0..3).map(|_| Box::pin(limiter.acquire("ns", "a"))).collect();
         assert!(
             waiting
                 .iter_mut()
-                .all(|turn| turn.as_mut().now_or_never().is_none())
+                .all(|permit| permit.as_mut().now_or_never().is_none())
         );
-        while lane.state.lock().limit.get() < 2 {
+        while limiter.state.lock().limit.get() < 2 {
             tokio::time::advance(Duration::from_secs(1)).await;
             held.answered(Some(Duration::from_millis(10)));
         }
         drop(held);
         let mut turns: Vec<_> = waiting
             .iter_mut()
-            .filter_map(|turn| turn.as_mut().now_or_never())
+            .filter_map(|permit| permit.as_mut().now_or_never())
             .collect();
         assert_eq!(turns.len(), 2);
         turns[0].answered(None);
@@ -275,6 +280,6 @@ mod tests {
             "one is enough now"
         );
         drop(turns);
-        assert_eq!(lane.state.lock().in_use, 0);
+        assert_eq!(limiter.state.lock().in_use, 0);
     }
 }

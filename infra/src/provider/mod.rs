@@ -97,7 +97,7 @@ pub trait InfraClient: Debug + Send + Sync {
     /// UID of the namespace, if known, which distinguishes clusters at the same address.
     fn namespace_uid(&self) -> Option<String>;
 
-    /// The instance with that name and all objects with the names of its disks, whoever owns them. It comes from the
+    /// The instance with that name and all objects with the names of its disks, with any owner. It comes from the
     /// cache of the watch, or from requests if the credential may not watch.
     fn get<'a>(
         &'a self,
@@ -125,7 +125,7 @@ pub trait InfraClient: Debug + Send + Sync {
     fn facts<'a>(&'a self, needed: &'a Opaque) -> BoxFuture<'a, Result<Opaque, FactError>>;
 
     /// Creates the instance that `ResolvedProviderSpec::render` returned. If an instance with its name exists, nothing
-    /// is changed, whoever owns it.
+    /// is changed, whatever its owner.
     fn create(&self, instance: Value) -> BoxFuture<'_, Result<(), RemoteError>>;
 
     /// Reads the instance with that name from the API server, not from the cache, and adds it to the cache if it

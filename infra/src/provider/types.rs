@@ -37,7 +37,7 @@ pub enum InfraEvent {
 /// The objects of a Machine on the infra cluster.
 #[derive(Debug, Clone, Default)]
 pub struct InstanceView {
-    /// The instance with that name, whoever owns it.
+    /// The instance with that name, with any owner.
     pub instance: Option<Arc<Instance>>,
     /// The guest with that name, if any. It may outlive its instance briefly.
     pub guest: Option<Guest>,

@@ -160,7 +160,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_span_continues_what_its_request_tells_of() {
+    fn a_span_continues_the_trace_of_its_request() {
         let provider = SdkTracerProvider::builder().build();
         let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("test"));
         let trace = "0af7651916cd43dd8448eb211c80319c";
@@ -185,7 +185,7 @@ mod tests {
         });
     }
 
-    /// Counts what is told.
+    /// Counts events.
     #[derive(Debug, Clone, Default)]
     struct Lines(Arc<AtomicUsize>);
 

@@ -264,13 +264,17 @@ mod tests {
     #[case::no_unit("ImageMinimumGCAge", "120", "not a duration")]
     #[case::an_unknown_unit("ImageMinimumGCAge", "1d", "not a duration")]
     #[case::a_negative_age("ImageMaximumGCAge", "-1h", "not a duration")]
-    fn what_a_kubelet_would_not_start_with_is_told(#[case] key: &str, #[case] text: &str, #[case] why: &str) {
+    fn settings_that_keep_a_kubelet_from_starting_are_reported(
+        #[case] key: &str,
+        #[case] text: &str,
+        #[case] why: &str,
+    ) {
         let (config, errors) = config(key, text);
-        let told = errors.iter().map(ToString::to_string).collect::<Vec<_>>();
-        assert_eq!(told.len(), 1, "{told:?}, {config:?}");
+        let reported = errors.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(reported.len(), 1, "{reported:?}, {config:?}");
         assert!(
-            told[0].contains(why) && told[0].contains(KUBELET_CONFIG),
-            "{told:?}"
+            reported[0].contains(why) && reported[0].contains(KUBELET_CONFIG),
+            "{reported:?}"
         );
     }
 
@@ -287,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn other_annotations_are_none_of_its_business() {
+    fn other_annotations_are_ignored() {
         let annotations = BTreeMap::from([("MaxPods".to_owned(), "x".to_owned())]);
         assert_eq!(read(&annotations), (Map::new(), vec![]));
     }

@@ -282,7 +282,7 @@ mod tests {
     #[rstest]
     #[case::unknown(json!({"foo": 1}), "spec.foo: unknown field \"foo\", ignored")]
     #[case::miscased(json!({"Taints": 1}), "spec.Taints: unknown field \"Taints\", ignored; did you mean \"taints\"?")]
-    #[case::misspelt(json!({"versions": {"kublet": "1"}}), "spec.versions.kublet: unknown field \"kublet\", ignored; did you mean \"kubelet\"?")]
+    #[case::misspelled(json!({"versions": {"kublet": "1"}}), "spec.versions.kublet: unknown field \"kublet\", ignored; did you mean \"kubelet\"?")]
     fn an_unknown_key_is_a_warning(#[case] spec: Value, #[case] want: &str) {
         let mut report = Report::new();
         MACHINE_SPEC.check(&spec, &FieldPath::new("spec"), &mut report);

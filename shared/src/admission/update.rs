@@ -251,10 +251,7 @@ mod tests {
         json!({"metadata": {"annotations": {"v1.kubelet-config.machine-controller.kubermatic.io/MaxPods": "9"}}}), false)]
     #[case::a_label_and_a_version(json!({"metadata": {"labels": {"a": "b"}}, "versions": {"kubelet": "2"}}), false)]
     #[case::another_provider_id(json!({"metadata": {"labels": {"a": "b"}}, "providerID": "y"}), false)]
-    fn what_is_only_on_the_node_is_changed_by_our_controller_and_nobody_else(
-        #[case] change: Value,
-        #[case] in_place: bool,
-    ) {
+    fn values_of_the_node_are_changed_only_by_our_controller(#[case] change: Value, #[case] in_place: bool) {
         let old = machine(
             &json!({"versions": {"kubelet": "1"}, "providerID": "x", "taints": []}),
             &json!(null),

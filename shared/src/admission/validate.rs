@@ -107,7 +107,7 @@ pub(super) fn warn_annotations(annotations: Option<&Value>, path: &FieldPath, re
         && !mode.is_empty()
         && !names::BOOTSTRAP_MODES.contains(&mode.as_str())
     {
-        let why = format!("{mode:?} is none of {}", names::BOOTSTRAP_MODES.join(", "));
+        let why = format!("{mode:?} is not one of {}", names::BOOTSTRAP_MODES.join(", "));
         report.warn(&path.child(annotation::BOOTSTRAP), why);
     }
     for key in [
@@ -381,7 +381,7 @@ mod tests {
     #[case::a_taint_of_the_spec("a.example.com/warming-up", None)]
     #[case::two_of_them("a.example.com/warming-up,gpu", None)]
     #[case::none("", None)]
-    #[case::one_that_is_misspelt("gpu, a.example.com/warming-ups", Some("did you mean"))]
+    #[case::a_misspelled_one("gpu, a.example.com/warming-ups", Some("did you mean"))]
     #[case::one_that_is_not_there("ready", Some("\"ready\" is not the key"))]
     fn a_startup_taint_must_be_a_taint_of_the_spec(#[case] text: &str, #[case] why: Option<&str>) {
         let mut policy = Report::new();
@@ -404,7 +404,7 @@ mod tests {
     #[case::no_unit("600", false)]
     #[case::negative("-5m", false)]
     #[case::no_number("soon", false)]
-    fn a_timeout_that_cannot_be_read_is_told(#[case] text: &str, #[case] known: bool) {
+    fn a_malformed_timeout_is_reported(#[case] text: &str, #[case] known: bool) {
         for key in [
             "machinist.dev/node-drain-timeout",
             "machinist.dev/node-volume-detach-timeout",

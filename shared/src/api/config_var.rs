@@ -370,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn an_incomplete_reference_is_skipped_and_told() {
+    fn an_incomplete_reference_is_skipped_and_reported() {
         let (var, report) =
             decode::<String>(&json!({"value": "v", "secretKeyRef": {"name": "b", "key": "c"}}));
         assert_eq!(

@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cloud_controller_manager_is_told_where_to_look() {
+    fn a_cloud_controller_manager_gets_its_kubeconfig_and_namespace() {
         let made = for_cloud_controller_manager("/etc/infra/kubeconfig", "tenant-7");
         insta::assert_snapshot!("cloud_controller_manager", made);
         let read: Value = serde_saphyr::from_str(&made).unwrap();

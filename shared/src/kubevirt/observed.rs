@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_that_nobody_outside_the_guest_can_reach_are_left_out_and_the_others_written_one_way() {
+    fn unreachable_addresses_are_skipped_and_the_others_normalized() {
         let status: VmiStatus = serde_json::from_value(json!({"interfaces": [
             {"name": "default", "ipAddress": "fe80::1", "ipAddresses": [
                 "fe80::1", "169.254.25.10", "127.0.0.53", "::1", "::", "224.0.0.1", "nonsense", "FD00:0::5", "::ffff:10.1.0.5"]},

@@ -147,16 +147,16 @@ mod tests {
         let source = found.map(|found| found.source).ok();
         assert_eq!(source, falls.then_some(KubeconfigSource::Environment));
 
-        // Without one there, the person is told what is wrong with the reference.
+        // Without one there, the person is reported what is wrong with the reference.
         let error = kubeconfig(&var, &env(""), &|_| behind.clone()).unwrap_err();
-        let told = matches!(
+        let reported = matches!(
             error,
             Unresolved::Reference {
                 field: "auth.kubeconfig",
                 ..
             }
         );
-        assert_eq!(told, behind.is_err(), "{error}");
+        assert_eq!(reported, behind.is_err(), "{error}");
     }
 
     #[test]

@@ -191,7 +191,7 @@ mod tests {
     #[case::an_unknown_key_in_network(&json!({"network": {"dns": {"server": []}}}), "spec.providerSpec.value.network.dns.server: unknown field \"server\"; did you mean \"servers\"?")]
     #[case::an_os_that_kubevirt_lacks(&json!({"operatingSystem": "amzn2"}), "spec.providerSpec.value.operatingSystem: \"amzn2\" is not supported; allowed: \"ubuntu\", \"rhel\", \"flatcar\", \"rockylinux\"")]
     #[case::a_key_that_is_null(&json!({"sshPublicKeys": [null]}), "spec.providerSpec.value.sshPublicKeys[0]: \"\": no SSH public key in it")]
-    fn a_mistake_is_told_with_its_path(#[case] value: &Value, #[case] want: &str) {
+    fn an_error_is_reported_with_its_path(#[case] value: &Value, #[case] want: &str) {
         assert!(errors(value).contains(&want.to_owned()), "{:#?}", errors(value));
     }
 

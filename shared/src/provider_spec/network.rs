@@ -148,7 +148,7 @@ mod tests {
     #[case::a_gateway("10.0.0.5/24", "gw", &[], "gateway")]
     #[case::two_lines("10.0.0.5/24", "10.0.0.1\nDHCP=yes", &[], "gateway")]
     #[case::a_name_server("10.0.0.5/24", "", &["dns"], "dns.servers")]
-    fn what_no_guest_could_use_is_told(
+    fn unusable_addresses_are_reported(
         #[case] cidr: &str,
         #[case] gateway: &str,
         #[case] dns: &[&str],

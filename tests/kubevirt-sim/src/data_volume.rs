@@ -16,7 +16,7 @@ use crate::plan::{Clock, Plan, Write};
 const PVC_PROTECTION: &str = "kubernetes.io/pvc-protection";
 /// Part of the import before its first byte.
 const SCHEDULING: f64 = 0.2;
-/// Progress is told about this often, and between twice and ten times per import.
+/// Progress is reported about this often, between twice and ten times per import.
 const STEP: Duration = Duration::from_millis(150);
 
 /// How long an importer works before it fails, and how long it is not started again then. Kubelets begin with ten seconds.
@@ -227,7 +227,7 @@ fn progress(fraction: f64, steps: u32) -> (Step, f64) {
     (Step::InProgress(100 * step / steps), due(step + 1))
 }
 
-/// Lets a claim go that nobody uses any more.
+/// Releases an unused claim.
 pub fn release_claim(claim: &DynamicObject, used: bool) -> Plan {
     if used || !deleting(claim) || !claim.finalizers().iter().any(|name| name == PVC_PROTECTION) {
         return Plan::idle();

@@ -29,7 +29,7 @@ use crate::world::{World, claim_names};
 
 /// All guests, by the name of their VM.
 #[derive(Debug)]
-pub(crate) struct Guests {
+pub(crate) struct GuestManager {
     running: Mutex<HashMap<String, Running>>,
     states: Arc<Mutex<HashMap<String, GuestState>>>,
     disks: PathBuf,
@@ -52,7 +52,7 @@ struct Real {
     hardware: Arc<Mutex<Hardware>>,
 }
 
-impl Guests {
+impl GuestManager {
     pub(crate) fn new(
         disks: PathBuf,
         boot: Duration,
@@ -74,7 +74,7 @@ impl Guests {
         lock(&self.states).get(vm).cloned()
     }
 
-    /// Brings the guest in line with its VMI; `notify` is told when there is news of a real one.
+    /// Brings the guest in line with its VMI; `notify` is called when a real one changes.
     pub(crate) fn tend(
         &self,
         stop: &CancellationToken,

@@ -1,10 +1,9 @@
 //! A simulated KubeVirt: plays virt-api, virt-controller, CDI, virt-handler and the guests' kubelets against a real
 //! API server that has KubeVirt's CRDs.
 //!
-//! It writes the statuses KubeVirt writes, in KubeVirt's order, refuses what KubeVirt rejects, and leaves unsaid
-//! what KubeVirt leaves unsaid. Its guests join a cluster with nothing but what they find in their user data.
-//! Faults are switched on per VM by annotation ([`faults`]), and so is a real guest: a Linux with a real kubelet, under
-//! emulation ([`real`]).
+//! It writes the statuses that KubeVirt writes, in KubeVirt's order, and rejects what KubeVirt rejects. Its guests join
+//! a cluster with only their user data. Faults are switched on per VM by annotation ([`faults`]), and so is a real
+//! guest: a Linux with a real kubelet, under emulation ([`real`]).
 //!
 //! ```no_run
 //! # async fn example(client: kube::Client) -> Result<(), kubevirt_sim::StartError> {

@@ -1,4 +1,4 @@
-//! Runs a simulated KubeVirt until it is told to end.
+//! Runs a simulated KubeVirt until a signal stops it.
 
 use std::io::Write as _;
 use std::net::SocketAddr;

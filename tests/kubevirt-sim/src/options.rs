@@ -28,7 +28,7 @@ pub struct Options {
     pub shutdown: Duration,
     /// Where the admission webhook listens; port 0 means any free one.
     pub webhook_listen: SocketAddr,
-    /// Folder of the guests' disks; a temporary one if absent. Guests survive a restart of the simulator only with
+    /// Folder of the guests' disks; a temporary one if absent. GuestManager survive a restart of the simulator only with
     /// a folder that does.
     pub disks: Option<PathBuf>,
     /// What the guests' kubelets call their version.

@@ -1,4 +1,4 @@
-//! What a simulated component wants done next: writes in order, and when to look again.
+//! The plan of a simulated component: writes in order, and when to requeue.
 
 use std::time::{Duration, Instant};
 
@@ -38,12 +38,12 @@ pub enum Write {
     },
 }
 
-/// Writes to do now, and when to look again although nothing has changed.
+/// Writes to do now, and when to requeue without a change.
 #[derive(Debug, Clone, Default)]
 pub struct Plan {
     /// In order; the rest is dropped when one fails.
     pub writes: Vec<Write>,
-    /// Only looked at when there is nothing to write.
+    /// Only read without writes.
     pub again: Option<Duration>,
 }
 
@@ -53,7 +53,7 @@ impl Plan {
         Self::default()
     }
 
-    /// Looks again after a while.
+    /// Requeues after a while.
     pub fn after(wait: Duration) -> Self {
         Self {
             writes: Vec::new(),
@@ -135,7 +135,7 @@ impl Clock {
         self.now = now;
     }
 
-    /// Time since this situation began; another situation begins anew.
+    /// Time since this situation began; a new situation starts again at zero.
     pub fn since(&mut self, situation: &str) -> Duration {
         if self.situation.0 != situation {
             self.situation = (situation.to_owned(), self.now);

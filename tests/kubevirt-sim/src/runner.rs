@@ -17,7 +17,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::faults::Faults;
-use crate::guests::Guests;
+use crate::guests::GuestManager;
 use crate::hosts::{Hosts, handler, pod, volume};
 use crate::instancetype;
 use crate::objects::{Kind, StatusIn, list, object, stamp, text};
@@ -36,7 +36,7 @@ pub(crate) struct Runner {
     pub(crate) client: Client,
     pub(crate) options: Options,
     pub(crate) world: Arc<Mutex<World>>,
-    pub(crate) guests: Guests,
+    pub(crate) guests: GuestManager,
     pub(crate) stop: CancellationToken,
     actors: Mutex<HashMap<Key, Arc<Notify>>>,
     /// Where only the hosts are simulated.
@@ -57,7 +57,7 @@ impl Runner {
         client: Client,
         options: Options,
         world: Arc<Mutex<World>>,
-        guests: Guests,
+        guests: GuestManager,
         hosts: Option<Hosts>,
     ) -> Arc<Self> {
         let (stop, actors) = (CancellationToken::new(), Mutex::default());
@@ -110,7 +110,7 @@ impl Runner {
                         self.changed(kind, name);
                     }
                     if let Some(synced) = synced.take() {
-                        // Nobody waits any more if the start was given up.
+                        // The receiver is gone if the start was aborted.
                         let _ = synced.send(());
                     }
                 }
@@ -534,7 +534,7 @@ fn over_quota(error: &kube::Error) -> Option<String> {
     }
 }
 
-/// Objects out of lists have no type, and nobody here looks at managed fields.
+/// Objects in lists have no type, and managed fields are not used.
 fn prepare(kind: Kind, object: &mut DynamicObject) {
     let resource = kind.resource();
     object.types = Some(TypeMeta {

@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 
 use crate::admission::{Admission, AdmissionError};
 use crate::guest::GuestState;
-use crate::guests::Guests;
+use crate::guests::GuestManager;
 use crate::hosts::Hosts;
 use crate::objects::Kind;
 use crate::options::{Options, Role};
@@ -72,7 +72,7 @@ impl Simulator {
             Some(real) => Some(Arc::new(Host::start(real.clone()).await?)),
             None => None,
         };
-        let guests = Guests::new(disks, options.kubelet, options.kubelet_version.clone(), host);
+        let guests = GuestManager::new(disks, options.kubelet, options.kubelet_version.clone(), host);
         let (kinds, hosts) = match &options.role {
             Role::All => (Kind::WATCHED, None),
             Role::Hosts(config) => (Kind::WATCHED_ON_HOSTS, Some(Hosts::start(&client, config).await?)),

@@ -67,7 +67,7 @@ pub fn sync(seen: &Seen, memory: &mut Memory, now: Timestamp) -> Plan {
         return terminate(seen, now);
     }
     if text(seen.vm, "/status/printableStatus").is_none() {
-        // Whatever the run strategy, and before anything was looked at.
+        // Regardless of the run strategy, and before any other check.
         return Plan::one(with_status(
             Kind::Vm,
             seen.vm,
@@ -157,7 +157,7 @@ fn event(vm: &DynamicObject, class: &'static str, reason: &'static str, message:
     }
 }
 
-/// Creates the DataVolumes of all templates at once, and adopts those that nobody owns.
+/// Creates the DataVolumes of all templates at once, and adopts those without an owner.
 fn missing_disks(seen: &Seen) -> Result<Vec<Write>, Failure> {
     let mut writes = Vec::new();
     for (template, existing) in &seen.disks {

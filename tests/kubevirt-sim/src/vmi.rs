@@ -224,8 +224,8 @@ fn running(seen: &Seen, clock: &mut Clock, now: Timestamp) -> Plan {
     }
     if deleting(seen.vmi) {
         let stopping = Change::phase("Running").ready(Ready::PodTerminating);
-        let patience = seen.faults.slow_delete.unwrap_or(seen.options.shutdown);
-        return match clock.left("stopping", patience) {
+        let timeout = seen.faults.slow_delete.unwrap_or(seen.options.shutdown);
+        return match clock.left("stopping", timeout) {
             Some(wait) => change_or(seen, &stopping, now, Plan::after(wait)),
             None => change_or(
                 seen,

@@ -19,7 +19,7 @@ pub type Key = (Kind, String);
 #[derive(Debug, Default)]
 pub struct World {
     objects: HashMap<Kind, HashMap<String, Arc<DynamicObject>>>,
-    /// UIDs of those that a watch has told the end of: a late answer to a write does not bring them back.
+    /// UIDs of objects whose deletion a watch has delivered: a late response to a write does not restore them.
     ended: HashSet<String>,
     addresses: u32,
     /// The node that a VM was asked to leave last.
@@ -64,7 +64,7 @@ impl World {
         true
     }
 
-    /// The node that launchers are scheduled to. Whoever drains a node has cordoned it.
+    /// The node that launchers are scheduled to. A drained node is cordoned.
     pub fn host(&self) -> &'static str {
         self.drained.as_deref().map_or(NODE, other)
     }
@@ -115,7 +115,7 @@ impl World {
         }
     }
 
-    /// The parts of the simulator that must look again when this object has changed.
+    /// The parts of the simulator to requeue when this object has changed.
     pub fn concerned(&self, kind: Kind, name: &str) -> Vec<Key> {
         let vmis_with = |found: &dyn Fn(&DynamicObject) -> bool| -> Vec<Key> {
             self.all(Kind::Vmi)

@@ -25,7 +25,7 @@ fn condition<'a>(object: &'a DynamicObject, kind: &str) -> Option<&'a Value> {
 }
 
 #[tokio::test]
-async fn faults_before_the_guest_runs_are_told_and_heal() {
+async fn faults_before_the_guest_runs_are_reported_and_heal() {
     let scene = Scene::start("fault-heal").await;
     let cases = [
         ("unschedulable", "no room", "ErrorUnschedulable"),
@@ -53,11 +53,11 @@ async fn faults_before_the_guest_runs_are_told_and_heal() {
         scene
             .create_vm(&name, with_fault(diskless("Once"), fault, "true"))
             .await;
-        let told = |vm: &DynamicObject| {
+        let reported = |vm: &DynamicObject| {
             text(vm, "/status/printableStatus").is_some_and(|text| text.starts_with("Err"))
         };
         assert_recorded(
-            &scene.is(Kind::Vm, &name, "in error", told).await.data["status"],
+            &scene.is(Kind::Vm, &name, "in error", reported).await.data["status"],
             file,
         );
     }
@@ -228,10 +228,10 @@ async fn the_end_of_the_guest_follows_the_run_strategy() {
         scene.is(Kind::Vmi, name, phase, over).await;
     }
     for name in ["always-poweroff", "always-crash", "rerunonfailure-crash"] {
-        let patience = tokio::time::Instant::now() + common::PATIENCE;
+        let timeout = tokio::time::Instant::now() + common::TIMEOUT;
         while uids(name) < 2 {
             assert!(
-                tokio::time::Instant::now() < patience,
+                tokio::time::Instant::now() < timeout,
                 "{name} was not started again"
             );
             tokio::time::sleep(std::time::Duration::from_millis(50)).await;

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use common::{PATIENCE, Scene, client, plane, spec};
+use common::{Scene, TIMEOUT, client, plane, spec};
 use futures::StreamExt as _;
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::coordination::v1::Lease;
@@ -112,7 +112,7 @@ write_files:
     }
 }
 
-/// A bootstrap token of our own group, which may ask for certificates; nobody but the test approves them.
+/// A bootstrap token of Machinist's group, which may request certificates; only the test approves them.
 async fn token(client: &Client, id: &str) -> String {
     let binding = json!({
         "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
@@ -199,7 +199,7 @@ async fn boot(name: &str, user_data: &UserData) -> Scene {
 
 async fn node(client: &Client, name: &str) -> Node {
     let api: Api<Node> = Api::all(client.clone());
-    let deadline = tokio::time::Instant::now() + PATIENCE;
+    let deadline = tokio::time::Instant::now() + TIMEOUT;
     loop {
         let found = api.get_opt(name).await.unwrap();
         if let Some(node) = found.filter(is_ready) {
@@ -273,7 +273,7 @@ async fn a_guest_becomes_a_node_with_what_its_user_data_says() {
 
     scene.delete(Kind::Vm, "join-good").await;
     scene.gone(Kind::Vm, "join-good").await;
-    let deadline = tokio::time::Instant::now() + PATIENCE;
+    let deadline = tokio::time::Instant::now() + TIMEOUT;
     while scene.simulator.guest_node("join-good").is_some() {
         assert!(
             tokio::time::Instant::now() < deadline,
@@ -291,7 +291,7 @@ async fn a_guest_becomes_a_node_with_what_its_user_data_says() {
 
 async fn heartbeats(client: &Client, node: &str) {
     let api: Api<Lease> = Api::namespaced(client.clone(), "kube-node-lease");
-    let deadline = tokio::time::Instant::now() + PATIENCE;
+    let deadline = tokio::time::Instant::now() + TIMEOUT;
     while api.get_opt(node).await.unwrap().is_none() {
         assert!(tokio::time::Instant::now() < deadline, "no Lease");
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -303,7 +303,7 @@ async fn heartbeats(client: &Client, node: &str) {
 
 async fn serving_certificate(client: &Client, node: &str) {
     let api: Api<CertificateSigningRequest> = Api::all(client.clone());
-    let deadline = tokio::time::Instant::now() + PATIENCE;
+    let deadline = tokio::time::Instant::now() + TIMEOUT;
     loop {
         let issued = api
             .list(&ListParams::default())
@@ -333,7 +333,7 @@ async fn pods_run_and_end(client: &Client, node: &str) {
             "containers": [{"name": "web", "image": "registry.test/web"}],
         },
     });
-    let deadline = tokio::time::Instant::now() + PATIENCE;
+    let deadline = tokio::time::Instant::now() + TIMEOUT;
     let pod: Pod = serde_json::from_value(pod).unwrap();
     while let Err(error) = api.create(&PostParams::default(), &pod).await {
         // The namespace's ServiceAccount takes a moment to exist.
@@ -360,10 +360,10 @@ async fn pods_run_and_end(client: &Client, node: &str) {
     }
 }
 
-/// Waits until a guest that cannot join says this. It tries again and again, and on a busy machine a try may fail by the
-/// clock first.
+/// Waits until a guest that cannot join says this. It tries again and again, and on a busy machine a try may fail by
+/// the clock first.
 async fn fails_with(scene: &Scene, vm: &str, expected: &str) {
-    let deadline = tokio::time::Instant::now() + PATIENCE;
+    let deadline = tokio::time::Instant::now() + TIMEOUT;
     loop {
         let error = scene.simulator.guest_error(vm);
         if error.as_ref().is_some_and(|error| error.contains(expected)) {
@@ -443,7 +443,7 @@ async fn another_node_name_gets_no_certificate() {
     let api: Api<CertificateSigningRequest> = Api::all(client.clone());
     let asked =
         |csr: &CertificateSigningRequest| csr.spec.username.as_deref() == Some("system:bootstrap:naming");
-    let deadline = tokio::time::Instant::now() + PATIENCE;
+    let deadline = tokio::time::Instant::now() + TIMEOUT;
     let csr = loop {
         if let Some(csr) = api
             .list(&ListParams::default())
@@ -462,7 +462,7 @@ async fn another_node_name_gets_no_certificate() {
     let decided = csr.status.and_then(|status| status.conditions);
     assert!(
         decided.is_none(),
-        "nobody approves another node's name: {decided:?}"
+        "no request for another node's name is approved: {decided:?}"
     );
     let nodes: Api<Node> = Api::all(client.clone());
     for name in ["cp-1", "join-name"] {
@@ -487,7 +487,7 @@ async fn taints_that_are_not_in_the_user_data_are_not_on_the_node() {
 }
 
 #[tokio::test]
-async fn a_guest_told_never_to_join_joins_once_that_is_taken_back() {
+async fn a_guest_with_the_fault_never_joins_joins_once_the_fault_ends() {
     let client = client().await;
     let token = token(&client, "never0").await;
     let approver = approver(client.clone(), "never0", "join-never");
@@ -547,7 +547,7 @@ async fn a_hundred_guests_join_on_one_thread() {
             .filter(|node| node.name_any().starts_with("many-") && is_ready(node))
             .count()
     };
-    let deadline = tokio::time::Instant::now() + 2 * PATIENCE;
+    let deadline = tokio::time::Instant::now() + 2 * TIMEOUT;
     while joined().await < 100 {
         assert!(
             tokio::time::Instant::now() < deadline,

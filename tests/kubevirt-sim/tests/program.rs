@@ -1,4 +1,4 @@
-//! The program itself: says when it is ready, works, and leaves nothing registered when it is told to end.
+//! The program itself: reports readiness, works, and leaves nothing registered when it is stopped.
 
 #![allow(
     clippy::unwrap_used,
@@ -45,7 +45,7 @@ async fn the_program_says_ready_runs_vms_and_cleans_up_at_sigterm() {
     let vms: Api<DynamicObject> = Api::namespaced_with(client, "program", &Kind::Vm.resource());
     let vm = object(Kind::Vm, "a", json!({"spec": diskless("Once")}));
     vms.create(&PostParams::default(), &vm).await.unwrap();
-    let deadline = tokio::time::Instant::now() + common::PATIENCE;
+    let deadline = tokio::time::Instant::now() + common::TIMEOUT;
     while text(&vms.get("a").await.unwrap(), "/status/printableStatus") != Some("Running") {
         assert!(tokio::time::Instant::now() < deadline, "the VM does not run");
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;

@@ -13,7 +13,7 @@ use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use common::{PATIENCE, Scene, client, course, diskless, plane};
+use common::{Scene, TIMEOUT, client, course, diskless, plane};
 use kube::Api;
 use kube::api::{DynamicObject, PostParams};
 use kubevirt_sim::objects::{Kind, object, text};
@@ -93,9 +93,9 @@ fn uuid(vmi: &DynamicObject) -> String {
     text(vmi, "/spec/domain/firmware/uuid").unwrap().to_owned()
 }
 
-/// Asks until it is so: processes tell nobody of their beginning and end.
+/// Polls until it is so: processes do not report their start and end.
 async fn eventually<T>(what: &str, look: impl Fn() -> Option<T>) -> T {
-    let deadline = tokio::time::Instant::now() + PATIENCE;
+    let deadline = tokio::time::Instant::now() + TIMEOUT;
     loop {
         if let Some(found) = look() {
             return found;

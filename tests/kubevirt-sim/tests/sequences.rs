@@ -29,7 +29,7 @@ fn ready(seen: &Seen) -> bool {
         .is_some_and(|ready| ready["status"] == "True")
 }
 
-#[allow(clippy::too_many_lines, reason = "one life, told in one go")]
+#[allow(clippy::too_many_lines, reason = "one life in one test")]
 #[tokio::test]
 async fn a_vm_comes_up_and_goes_down_as_recorded() {
     let scene = Scene::start("seq-once").await;
@@ -303,8 +303,8 @@ fn without_data_volume(mut status: Value) -> Value {
     status
 }
 
-/// A VM mirrors its VMI. Where the pod was faster than the VM controller, the VM shows the pod's end already; it was recorded
-/// from before.
+/// A VM mirrors its VMI. Where the pod was faster than the VM controller, the VM shows the pod's end already; it was
+/// recorded from before.
 fn before_its_pod_ends(mut status: Value) -> Value {
     let conditions = status["conditions"].as_array_mut().unwrap();
     let ending = conditions
@@ -334,7 +334,7 @@ fn everything_that_was_recorded_is_compared() {
 }
 
 #[tokio::test]
-async fn an_eviction_that_is_somebody_elses_to_follow_is_told_as_recorded() {
+async fn an_external_eviction_is_reported_as_recorded() {
     let scene = Scene::start("seq-evict").await;
     let secret = json!({"stringData": {"userdata": "#cloud-config\n"}});
     scene.create(Kind::Secret, "userdata", secret).await.unwrap();
@@ -351,13 +351,13 @@ async fn an_eviction_that_is_somebody_elses_to_follow_is_told_as_recorded() {
         })
         .await;
     assert_recorded(&without_data_volume(marked.status()), "vmi-evacuating");
-    let told = scene
+    let reported = scene
         .saw("a VM that says so", |seen| {
             seen.kind == Kind::Vm
                 && find_condition(list(&seen.object, "/status/conditions"), "EvictionRequested").is_some()
         })
         .await;
-    assert_recorded(&without_data_volume(told.status()), "vm-evacuating");
+    assert_recorded(&without_data_volume(reported.status()), "vm-evacuating");
     scene.stop().await;
 }
 
@@ -385,7 +385,7 @@ async fn a_vm_deleted_while_provisioning_is_gone_at_once() {
 }
 
 #[tokio::test]
-async fn a_missing_claim_is_told_as_recorded_and_heals() {
+async fn a_missing_claim_is_reported_as_recorded_and_heals() {
     let scene = Scene::start("seq-pvc").await;
     let mut spec = diskless("Once");
     spec["template"]["spec"]["volumes"] =
@@ -405,7 +405,7 @@ async fn a_missing_claim_is_told_as_recorded_and_heals() {
 }
 
 #[tokio::test]
-async fn an_unknown_instancetype_is_told_as_recorded_and_heals() {
+async fn an_unknown_instancetype_is_reported_as_recorded_and_heals() {
     let scene = Scene::start("seq-type").await;
     let mut spec = diskless("Once");
     spec["instancetype"] = json!({"name": "nope", "kind": "VirtualMachineInstancetype"});
@@ -454,7 +454,7 @@ async fn what_virt_api_and_cdi_refuse_later_shows_as_a_failure() {
 }
 
 #[tokio::test]
-async fn a_data_volume_that_nobody_owns_is_adopted_and_dies_with_the_vm() {
+async fn a_data_volume_without_an_owner_is_adopted_and_dies_with_the_vm() {
     let scene = Scene::start("seq-adopt").await;
     let template = spec("adopted", None)["dataVolumeTemplates"][0]["spec"].clone();
     scene
@@ -474,7 +474,7 @@ async fn a_data_volume_that_nobody_owns_is_adopted_and_dies_with_the_vm() {
 }
 
 #[tokio::test]
-async fn a_missing_cloud_init_secret_is_left_unsaid() {
+async fn a_missing_cloud_init_secret_is_not_reported() {
     let scene = Scene::start("seq-secret").await;
     scene.create_vm("silent", spec("silent", Some("not-there"))).await;
     scene.saw("scheduling", is_phase("silent", "Scheduling")).await;

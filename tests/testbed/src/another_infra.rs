@@ -14,7 +14,7 @@ use crate::{
 
 /// An infra cluster of its own. It ends when this is dropped.
 pub struct AnotherInfra {
-    // Dropped in this order: whoever asks goes before whoever answers.
+    // Dropped in this order: clients before servers.
     _simulator: Process,
     cluster: Cluster,
 }

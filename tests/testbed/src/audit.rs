@@ -24,7 +24,7 @@ pub(crate) struct Audit {
     pub(crate) log: PathBuf,
 }
 
-/// `None` if nobody wants to know. `dir` is the folder of the control plane.
+/// `None` without auditing. `dir` is the directory of the control plane.
 pub(crate) fn audit(options: &Options, dir: &Path) -> Option<Audit> {
     if options.audit {
         return Some(Audit {

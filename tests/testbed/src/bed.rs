@@ -43,7 +43,7 @@ const SIMULATOR_ENDS: Duration = Duration::from_secs(10);
 pub enum Machinist {
     /// Neither chart nor servers.
     Absent,
-    /// The chart: CRDs, RBAC, policies and webhook configurations, but nobody who answers.
+    /// The chart: CRDs, RBAC, policies and webhook configurations, but no webhook.
     Chart,
     /// The chart and a webhook.
     Webhook,
@@ -54,8 +54,8 @@ pub enum Machinist {
 /// What etcd holds when a bed starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Storage {
-    /// Where the bed is of the usual shape, a copy of data that has the CRDs, the chart and the seeds in place. Preparing it
-    /// costs as much as the start of a bed.
+    /// Where the bed is of the usual shape, a copy of data that has the CRDs, the chart and the seeds in place.
+    /// Preparing it costs as much as the start of a bed.
     Template,
     /// Nothing.
     Empty,
@@ -75,8 +75,8 @@ pub struct Options {
     pub virtualization: Virtualization,
     /// How long a simulated guest boots; `None`: no simulator.
     pub boot: Option<Duration>,
-    /// Whether kubelets are in a network of real guests, which takes root and `make guest-image`. Simulated guests do not
-    /// reach the API server then.
+    /// Whether kubelets are in a network of real guests, which takes root and `make guest-image`. Simulated guests do
+    /// not reach the API server then.
     pub real_guests: bool,
     /// How much of Machinist is there.
     pub machinist: Machinist,
@@ -152,7 +152,8 @@ impl Options {
         }
     }
 
-    /// Whether it starts with a copy of the template. Where there are two clusters, their namespaces have different UIDs.
+    /// Whether it starts with a copy of the template. Where there are two clusters, their namespaces have different
+    /// UIDs.
     fn has_template(&self) -> bool {
         self.storage == Storage::Template
             && self.one_cluster
@@ -206,7 +207,7 @@ impl Deref for Cluster {
 
 /// The running bed. Everything ends when it is dropped.
 pub struct Testbed {
-    // Dropped in this order: whoever asks goes before whoever answers.
+    // Dropped in this order: clients before servers.
     controller: Option<Server>,
     webhook: Option<Server>,
     simulator: Option<Process>,
@@ -385,8 +386,8 @@ impl Testbed {
         self.controller.iter().chain(&self.webhook)
     }
 
-    /// Puts the infra cluster's etcd back, for [`ControlPlane::restore_etcd`], and starts the simulator again, which knows
-    /// later versions than there are then.
+    /// Puts the infra cluster's etcd back, for [`ControlPlane::restore_etcd`], and starts the simulator again, which
+    /// knows later versions than there are then.
     pub async fn restore_infra(&mut self, folder: &Path) -> Result<()> {
         if let Some(simulator) = self.simulator.take() {
             simulator.terminate(SIMULATOR_ENDS).await?;

@@ -38,7 +38,7 @@ pub fn build(packages: &[&str]) -> Result<()> {
     if target_folder().ends_with("release") {
         command.arg("--release");
     }
-    // Cargo's own progress tells a person best; nobody reads it in a log.
+    // Cargo's own progress is for terminals, not for logs.
     if !std::io::stderr().is_terminal() {
         command.arg("--quiet");
     }

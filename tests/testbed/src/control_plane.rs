@@ -43,12 +43,13 @@ use crate::{
 };
 
 /// How long a server may take from its start to its first `/readyz`.
-const START_PATIENCE: Duration = Duration::from_mins(2);
+const START_TIMEOUT: Duration = Duration::from_mins(2);
 /// How often a starting server is asked.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
 /// How long etcd may take from SIGTERM to its end.
 const ETCD_ENDS: Duration = Duration::from_secs(10);
-/// Go collects garbage for a quarter of a short-lived API server's time by default. The limit is for beds that live long.
+/// Go collects garbage for a quarter of a short-lived API server's time by default. The limit is for beds that live
+/// long.
 const GARBAGE: [(&str, &str); 2] = [("GOGC", "600"), ("GOMEMLIMIT", "800MiB")];
 
 /// What a control plane shall be like.
@@ -65,10 +66,11 @@ pub struct Options {
     pub controller_manager: bool,
     /// Whether every request is written to `audit.log`.
     pub audit: bool,
-    /// The egress socket of the [`crate::GuestNetwork`] that the kubelets are in; absent where they are on this machine.
+    /// The egress socket of the [`crate::GuestNetwork`] that the kubelets are in; absent where they are on this
+    /// machine.
     pub egress: Option<PathBuf>,
-    /// A folder that [`ControlPlane::into_etcd_data`] filled: the cluster starts with a copy. Its CRDs are in place then, and
-    /// the UIDs of its namespaces are those of every other copy.
+    /// A folder that [`ControlPlane::into_etcd_data`] filled: the cluster starts with a copy. Its CRDs are in place
+    /// then, and the UIDs of its namespaces are those of every other copy.
     pub etcd_data: Option<PathBuf>,
 }
 
@@ -347,7 +349,8 @@ impl ControlPlane {
         self.dir.join("audit.log")
     }
 
-    /// Notes beside the audit log that Machinist is refused these resources from now on, because a test took rights away.
+    /// Notes beside the audit log that Machinist is refused these resources from now on, because a test took rights
+    /// away.
     pub fn refuses(&self, resources: &[&str]) -> Result<()> {
         self.refuses.store(true, Ordering::Relaxed);
         audit::note_refused(&self.dir, resources)
@@ -590,7 +593,7 @@ fn write_secret(path: &Path, text: &str) -> Result<()> {
         .with_context(|| format!("writing {}", path.display()))
 }
 
-/// A client that asks once: whoever awaits a start asks again by itself.
+/// A client without retries: code that awaits a start retries itself.
 async fn impatient(kubeconfig: &str) -> Result<Client> {
     let mut config = kubeconfig::config(kubeconfig).await?;
     config.default_retry = false;
@@ -599,7 +602,7 @@ async fn impatient(kubeconfig: &str) -> Result<Client> {
 }
 
 async fn answers_ok(client: &Client, path: &str, alive: impl Fn() -> Result<()>) -> Result<()> {
-    let deadline = Instant::now() + START_PATIENCE;
+    let deadline = Instant::now() + START_TIMEOUT;
     loop {
         alive()?;
         let request = http::Request::get(path).body(Vec::new())?;
@@ -607,7 +610,7 @@ async fn answers_ok(client: &Client, path: &str, alive: impl Fn() -> Result<()>)
             return Ok(());
         };
         if Instant::now() > deadline {
-            bail!("{path} was not ok within {START_PATIENCE:?}: {problem}");
+            bail!("{path} was not ok within {START_TIMEOUT:?}: {problem}");
         }
         tokio::time::sleep(ASK_AGAIN).await;
     }

@@ -159,7 +159,7 @@ pub(crate) fn controller_manager(dir: &Path, port: u16, options: &Options) -> Ve
         "--kube-api-qps=100".into(),
         "--kube-api-burst=200".into(),
         "--min-resync-period=1h".into(),
-        // Nobody wants to wait 15 seconds for it.
+        // Shorter than the default of 15 seconds.
         "--horizontal-pod-autoscaler-sync-period=2s".into(),
         "--profiling=false".into(),
     ]

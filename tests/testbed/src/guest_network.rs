@@ -1,10 +1,10 @@
 //! The network of real guests: a network namespace with a bridge, where kubelets reach the API server and it reaches
 //! them.
 //!
-//! Nothing of it shows on the host, and it has no name: it ends with the last process in it. The API server itself stays
-//! where it is, on the host's loopback. Guests find it at [`GATEWAY`], from where connections are passed on as they are,
-//! so client certificates work. The other way, for `kubectl logs`, it goes through an egress selector, as where a
-//! konnectivity server stands between API server and nodes.
+//! Nothing of it shows on the host, and it has no name: it ends with the last process in it. The API server itself
+//! stays where it is, on the host's loopback. Guests find it at [`GATEWAY`], from where connections are passed on as
+//! they are, so client certificates work. The other way, for `kubectl logs`, it goes through an egress selector, as
+//! where a konnectivity server stands between API server and nodes.
 
 use std::{
     fs::File,
@@ -143,7 +143,7 @@ fn block_on<T: Send + 'static>(
 ) -> Result<T> {
     let (done, answer) = std::sync::mpsc::channel();
     runtime.spawn(async move {
-        // Nobody waits any more if the caller is gone.
+        // The receiver is gone if the caller is.
         let _ = done.send(future.await);
     });
     Ok(answer.recv()??)

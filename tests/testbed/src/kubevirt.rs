@@ -122,7 +122,7 @@ impl Kubevirt {
             .spawn()
             .with_context(|| format!("starting {}", self.program.display()))?;
         let mut stdin = child.stdin.take().context("no standard input")?;
-        // It answers and logs while it reads: nobody may wait for the other.
+        // It writes output and logs while it reads: neither side may block the other.
         let feeder = std::thread::spawn(move || stdin.write_all(lines.as_bytes()));
         let mut stderr = child.stderr.take().context("no standard error")?;
         let log = std::thread::spawn(move || {

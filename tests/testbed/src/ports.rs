@@ -25,7 +25,7 @@ impl Port {
     /// Reserves a free port. The lock on its file ends with this process at the latest.
     pub fn reserve() -> Result<Self> {
         static NEXT: AtomicU16 = AtomicU16::new(0);
-        // Of each user, as nobody can write into another's folder.
+        // One per user, because users cannot write to each other's directories.
         let user = std::env::var("USER").unwrap_or_default();
         let dir = std::env::temp_dir().join(format!("machinist-testbed-ports-{user}"));
         std::fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;

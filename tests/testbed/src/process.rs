@@ -15,8 +15,8 @@ use nix::{
     unistd::Pid,
 };
 
-/// How often a file or a child is looked at while something is awaited that announces itself in no other way.
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// How often a file or a child process is polled while waiting for a change without events.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// What to start.
 #[derive(Debug, Clone)]
@@ -187,31 +187,31 @@ impl Process {
         }
     }
 
-    /// SIGTERM, and waits for the end; SIGKILL and an error after `patience`.
-    pub async fn terminate(&self, patience: Duration) -> Result<ExitStatus> {
+    /// SIGTERM, and waits for the end; SIGKILL and an error after `timeout`.
+    pub async fn terminate(&self, timeout: Duration) -> Result<ExitStatus> {
         self.signal(Signal::SIGTERM);
-        let ended = self.ended(patience).await;
+        let ended = self.ended(timeout).await;
         self.kill();
         ended.context("after SIGTERM")
     }
 
     /// Waits until it ends by itself.
-    pub async fn ended(&self, patience: Duration) -> Result<ExitStatus> {
-        let deadline = Instant::now() + patience;
+    pub async fn ended(&self, timeout: Duration) -> Result<ExitStatus> {
+        let deadline = Instant::now() + timeout;
         loop {
             if let Some(status) = self.exited() {
                 return Ok(status);
             }
             if Instant::now() > deadline {
-                bail!("{} did not end within {patience:?}", self.name());
+                bail!("{} did not end within {timeout:?}", self.name());
             }
-            tokio::time::sleep(LOOK_AGAIN).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 
     /// Waits until the log has a line that starts with `start`.
-    pub async fn logged(&self, start: &str, patience: Duration) -> Result<()> {
-        let deadline = Instant::now() + patience;
+    pub async fn logged(&self, start: &str, timeout: Duration) -> Result<()> {
+        let deadline = Instant::now() + timeout;
         loop {
             let log = fs::read(&self.log).unwrap_or_default();
             if String::from_utf8_lossy(&log)
@@ -223,12 +223,12 @@ impl Process {
             self.check_alive()?;
             if Instant::now() > deadline {
                 bail!(
-                    "{} did not print {start:?} within {patience:?}:\n{}",
+                    "{} did not print {start:?} within {timeout:?}:\n{}",
                     self.name(),
                     self.log_tail()
                 );
             }
-            tokio::time::sleep(LOOK_AGAIN).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 

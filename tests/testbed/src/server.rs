@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// How long a server may take from its start to `/readyz`, and from SIGTERM to its end.
-const PATIENCE: Duration = Duration::from_mins(1);
+const TIMEOUT: Duration = Duration::from_mins(1);
 
 /// A controller or webhook under its own ServiceAccount, behind its own port of the fault proxy.
 pub struct Server {
@@ -69,7 +69,7 @@ impl Server {
 
     /// Waits for `/readyz`.
     pub async fn ready(&self) -> Result<()> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         loop {
             let answer = get(&self.health, "/readyz").await;
             if answer.as_ref().is_ok_and(|(code, _)| *code == 200) {
@@ -81,7 +81,7 @@ impl Server {
             }
             if Instant::now() > deadline {
                 bail!(
-                    "{} was not ready within {PATIENCE:?}: {answer:?}; log: {}",
+                    "{} was not ready within {TIMEOUT:?}: {answer:?}; log: {}",
                     self.client,
                     self.log().display()
                 );
@@ -92,10 +92,10 @@ impl Server {
 
     /// Waits until `/readyz` says otherwise than 200, or nothing.
     pub async fn unready(&self) -> Result<()> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         while matches!(get(&self.health, "/readyz").await, Ok((200, _))) {
             if Instant::now() > deadline {
-                bail!("{} was still ready after {PATIENCE:?}", self.client);
+                bail!("{} was still ready after {TIMEOUT:?}", self.client);
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -120,12 +120,12 @@ impl Server {
 
     /// SIGTERM, and waits for the end.
     pub async fn terminate(&self) -> Result<ExitStatus> {
-        self.taken()?.terminate(PATIENCE).await
+        self.taken()?.terminate(TIMEOUT).await
     }
 
     /// Waits until it ends by itself.
     pub async fn ended(&self) -> Result<ExitStatus> {
-        self.taken()?.ended(PATIENCE).await
+        self.taken()?.ended(TIMEOUT).await
     }
 
     fn taken(&self) -> Result<Process> {

@@ -30,12 +30,12 @@ async fn an_infra_cluster_knows_kubevirts_schema_and_collects_what_a_vm_owned() 
 
     // Strict: what KubeVirt does not know is refused, by name.
     let template = json!({"spec": {"domain": {"devices": {}}, "nodeSelektor": {}}});
-    let misspelt = vm(&json!({"runStrategy": "Once", "template": template}));
+    let misspelled = vm(&json!({"runStrategy": "Once", "template": template}));
     let refused = infra
-        .kubectl(&["create", "--validate=strict", "-f", "-"], &misspelt)
+        .kubectl(&["create", "--validate=strict", "-f", "-"], &misspelled)
         .await?;
     let stderr = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert!(!refused.status.success(), "a misspelt field was taken");
+    assert!(!refused.status.success(), "a misspelled field was taken");
     assert!(
         stderr.contains(r#"unknown field "spec.template.spec.nodeSelektor""#),
         "{stderr}"

@@ -1,4 +1,4 @@
-//! The fault proxy passes everything on, knows who asked for what, and breaks only what it was told to break.
+//! The fault proxy passes everything on, knows the client of each request, and breaks only the configured requests.
 
 use std::{
     sync::{

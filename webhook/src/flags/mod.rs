@@ -23,8 +23,8 @@ pub mod machine_controller;
 #[derive(Debug, Clone, Parser)]
 #[command(name = "machinist-webhook", version, args_override_self = true)]
 pub struct Flags {
-    /// Kubeconfig of the user cluster; without it, the ServiceAccount of the pod. NewObject whether the names of
-    /// new Machines are free, and what authors may read; with neither, nobody is asked.
+    /// Kubeconfig of the user cluster; the default is the ServiceAccount of the pod. The webhook checks the names of
+    /// new Machines and the permissions of authors with this cluster. Without both, there are no such checks.
     #[arg(long, env = "MACHINIST_KUBECONFIG", help_heading = heading::CONNECTION)]
     #[arg(default_value = "")]
     pub kubeconfig: String,

@@ -49,33 +49,33 @@ fn users_of_several_controllers_may_be_named() {
 
 #[test]
 fn the_args_of_machine_controllers_manifest_are_taken() {
-    let told = read(&[
+    let parsed = read(&[
         "-log-debug=false",
         "-log-format=json",
         "-namespace=kube-system",
         "-listen-address=0.0.0.0:9876",
     ])
     .unwrap();
-    assert_eq!(told.notices.len(), 1, "{:?}", told.notices);
+    assert_eq!(parsed.notices.len(), 1, "{:?}", parsed.notices);
     assert!(
-        told.notices[0].starts_with("--namespace has no effect: "),
+        parsed.notices[0].starts_with("--namespace has no effect: "),
         "{:?}",
-        told.notices
+        parsed.notices
     );
-    assert_eq!(told.flags.listen_address, "0.0.0.0:9876".parse().unwrap());
-    assert!(!told.flags.log_debug);
+    assert_eq!(parsed.flags.listen_address, "0.0.0.0:9876".parse().unwrap());
+    assert!(!parsed.flags.log_debug);
 }
 
 #[rstest]
 #[case::by_name("localhost:9876", "127.0.0.1:9876")]
 #[case::without_a_port("0.0.0.0:", "0.0.0.0:9443")]
 fn an_address_is_taken_as_machine_controller_takes_it(#[case] text: &str, #[case] want: &str) {
-    let told = read(&[&format!("-listen-address={text}")]).unwrap();
-    assert_eq!(told.flags.listen_address, want.parse().unwrap());
+    let parsed = read(&[&format!("-listen-address={text}")]).unwrap();
+    assert_eq!(parsed.flags.listen_address, want.parse().unwrap());
 }
 
 #[rstest]
-#[case::misspelt("-listen-adress=:1", Some("--listen-address"))]
+#[case::misspelled("-listen-adress=:1", Some("--listen-address"))]
 #[case::a_flag_of_the_controller_only("-node-pause-image=x", None)]
 fn an_unknown_flag_is_refused(#[case] arg: &str, #[case] guess: Option<&str>) {
     let error = read(&[arg]).unwrap_err();

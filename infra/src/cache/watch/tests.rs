@@ -87,7 +87,7 @@ fn watch(events: &[(&str, Value)]) -> (u16, String) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn pages_and_events_are_told_one_by_one_and_what_cannot_be_read_is_named() {
+async fn pages_and_events_are_delivered_one_by_one_and_undecodable_objects_are_named() {
     let bad = json!({"metadata": {"name": "bad", "namespace": "ns"}, "data": ["not a map"]});
     let bookmark = json!({"metadata": {"resourceVersion": "9", "annotations": {}}, "kind": "ConfigMap", "apiVersion": "v1"});
     let script = Script::new([

@@ -36,7 +36,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_text_is_read_once_and_forgotten_when_nobody_brings_it_any_more() {
+    async fn a_text_is_parsed_once_and_forgotten_when_unused() {
         let (kubeconfigs, policy) = (KubeconfigCache::default(), AddressPolicy { allow_loopback: true });
         let first = kubeconfigs.read("nonsense", policy);
         assert!(first.is_err());

@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[rstest]
-    #[case::nobody_may_look(&[], None, 9, None)]
+    #[case::no_permission(&[], None, 9, None)]
     #[case::room_for_all(&[node("9Gi", false), node("9Gi", false)], None, 4, None)]
     #[case::too_large_for_any(&[node("2Gi", false), node("3Gi", false)], None, 1, Some("no node of the infra cluster has that much memory; the largest has 3Gi"))]
     #[case::too_large_beside_its_launcher(&[node("4Gi", false)], None, 1, Some("the largest has 4Gi"))]

@@ -389,7 +389,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_missing_name_is_told_with_those_that_exist() {
+    fn a_missing_name_is_reported_with_those_that_exist() {
         let requirements = Requirement {
             path: FieldPath::new("x"),
             kinds: vec![Kind::Instancetype, Kind::ClusterInstancetype],

@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn what_fails_at_once_keeps_nobody_away() {
+    fn a_fast_failure_blocks_no_request() {
         let (limiter, now) = (ServerLimiter::default(), Instant::now());
         limiter.record(Some("connection refused"), SLOW_THRESHOLD / 2, now);
         assert!(limiter.may_ask(now).is_ok());

@@ -124,7 +124,7 @@ fn sizes_that_do_not_fit_are_refused(#[case] annotations: Value, #[case] why: &s
 #[case("scaledownutilizationthreshold", "0.5", None)]
 #[case("scaledownutilizationthreshold", "50%", Some("is not a number"))]
 #[case("scaledownunneedtime", "10m", Some("did you mean \"scaledownunneededtime\""))]
-fn an_option_that_has_no_effect_is_told(
+fn an_option_that_has_no_effect_is_reported(
     #[case] option: &str,
     #[case] text: &str,
     #[case] want: Option<&str>,
@@ -181,14 +181,14 @@ fn capacity_by_hand_is_judged(
     "cluster.x-k8s.io/cluster-api-autoscaler-node-group-max-size",
     "reads cluster.k8s.io/"
 )]
-fn a_size_that_nobody_reads_is_told(#[case] key: &str, #[case] want: &str) {
+fn an_unread_size_is_reported(#[case] key: &str, #[case] want: &str) {
     let mut report = Report::new();
     validate(&group(&vm(), &json!({key: "5"})), &mut report);
     assert!(report.warnings[0].contains(want), "{report:?}");
 }
 
 #[test]
-fn replicas_out_of_bounds_are_told() {
+fn replicas_out_of_bounds_are_reported() {
     let mut object = write(None, group(&vm(), &sized()), None);
     object["spec"]["replicas"] = json!(6);
     let mut report = Report::new();
@@ -223,7 +223,7 @@ fn capacity_follows_from_the_template() {
 #[case::of_both(json!({"MaxPods": "60"}), json!({"MaxPods": "50", "profile": "osp-ubuntu"}), Some("60"))]
 #[case::of_a_profile_that_is_not_used(json!({"mode": "builtin"}), json!({"MaxPods": "50", "profile": "osp-ubuntu"}), None)]
 #[case::of_no_use(json!({"MaxPods": "many"}), json!({}), None)]
-fn the_number_of_pods_is_that_of_whoever_makes_the_user_data(
+fn the_number_of_pods_is_that_of_the_generator_of_user_data(
     #[case] template: Value,
     #[case] deployment: Value,
     #[case] want: Option<&str>,
@@ -276,7 +276,7 @@ fn capacity_follows_from_the_instancetype() {
 }
 
 #[test]
-fn values_behind_references_need_somebody_who_may_read_them() {
+fn referenced_values_need_a_reader_with_permission() {
     let mut vm = vm();
     vm["template"]["memory"] = json!({"secretKeyRef": {"namespace": "a", "name": "b", "key": "c"}});
     let object = group(&vm, &sized());
@@ -309,7 +309,7 @@ fn what_a_person_wrote_stays() {
     annotations[format!("{CAPACITY}cpu")] = json!("1500m");
     let mut object = write(None, group(&vm(), &annotations), None);
     assert_eq!(of(&object, "cpu").as_deref(), Some("1500m"));
-    // One of ours that somebody changes is theirs from then on.
+    // An annotation that a user changes is the user's from then on.
     object["metadata"]["annotations"][format!("{CAPACITY}memory")] = json!("3Gi");
     object["spec"]["template"]["spec"]["providerSpec"]["value"]["cloudProviderSpec"]["virtualMachine"]["template"]
         ["memory"] = json!("8Gi");
@@ -381,18 +381,18 @@ fn what_an_instancetype_has_become_meanwhile_is_let_through_although_the_templat
     assert_eq!(of(&stored, "gpu-count").as_deref(), Some("1"));
     let spec = json!({"cpu": {"guest": 8}, "memory": {"guest": "16Gi"}});
     let changes = corrections(&stored, &capacity(&stored, &unread, Some(&spec)));
-    let mut mended = stored.clone();
+    let mut changed = stored.clone();
     for (key, value) in changes {
-        let annotations = mended["metadata"]["annotations"].as_object_mut().unwrap();
+        let annotations = changed["metadata"]["annotations"].as_object_mut().unwrap();
         match value {
             Some(value) => annotations.insert(key, json!(value)),
             None => annotations.remove(&key),
         };
     }
-    assert_eq!(of(&mended, "cpu").as_deref(), Some("8"));
-    assert_eq!(of(&mended, "gpu-count"), None);
+    assert_eq!(of(&changed, "cpu").as_deref(), Some("8"));
+    assert_eq!(of(&changed, "gpu-count"), None);
     // Admission, which does not ask again, has nothing to add.
-    assert_eq!(write(Some(&stored), mended.clone(), None), mended);
+    assert_eq!(write(Some(&stored), changed.clone(), None), changed);
 }
 
 #[test]

@@ -128,11 +128,11 @@ fn what_is_only_on_the_node_needs_no_other_machine(#[case] pointer: &str, #[case
 #[test]
 fn topology_that_admission_repeats_is_no_difference() {
     let located = with(&format!("{VM}/location"), json!({"region": "r"}));
-    let mut labelled = located.clone();
-    labelled["spec"]["metadata"]["labels"]["topology.kubernetes.io/region"] = json!("r");
-    assert!(equal(&located, &labelled));
-    labelled["spec"]["metadata"]["labels"]["topology.kubernetes.io/zone"] = json!("z");
-    assert!(!equal(&located, &labelled), "no location says the zone");
+    let mut labeled = located.clone();
+    labeled["spec"]["metadata"]["labels"]["topology.kubernetes.io/region"] = json!("r");
+    assert!(equal(&located, &labeled));
+    labeled["spec"]["metadata"]["labels"]["topology.kubernetes.io/zone"] = json!("z");
+    assert!(!equal(&located, &labeled), "no location says the zone");
 }
 
 #[test]

@@ -66,11 +66,11 @@ pub fn referred(
         other.errors
     };
     // Errors without the referenced values are already reported.
-    let told_already = check(spec);
+    let already_reported = check(spec);
     for error in check(&read_spec) {
         if let Some(read) = values.iter().find(|read| read.path == error.path) {
             report.error(&error.path, error.kind, redacted(&error, read));
-        } else if !told_already.contains(&error) {
+        } else if !already_reported.contains(&error) {
             report.error(&error.path, error.kind, mismatch_message(&error, &values));
         }
     }
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn a_field_that_does_not_go_with_a_value_behind_a_reference_is_told() {
+    fn a_field_that_conflicts_with_a_referenced_value_is_reported() {
         let report = check(&json!({"virtualMachine": {"dnsPolicy": behind("None")}}));
         let [error] = report.errors.as_slice() else {
             panic!("{:?}", report.errors);
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn every_reference_that_leads_nowhere_is_told() {
+    fn every_missing_reference_is_reported() {
         let change = template(
             &json!({"memory": behind("x"), "cpus": behind("y"), "primaryDisk": {"size": behind("z")}}),
         );

@@ -99,7 +99,7 @@ fn a_plain_spec_is_fine() {
 #[case::a_preferences_inference_beside_a_name(vm(&json!({"preference": {"name": "a", "inferFromVolume": "datavolumedisk"}})), "s.virtualMachine.preference.inferFromVolume")]
 #[case::inference_from_an_image(vm(&json!({"preference": {"inferFromVolume": "datavolumedisk"}})), "s.virtualMachine.preference.inferFromVolume")]
 #[case::inference_beside_a_kind(from_a_claim(&json!({"instancetype": {"name": null, "kind": "VirtualMachineInstancetype", "inferFromVolume": "datavolumedisk"}})), "s.virtualMachine.instancetype.kind")]
-fn each_mistake_is_told_with_its_field(#[case] extra: Value, #[case] path: &str) {
+fn each_error_is_reported_with_its_field(#[case] extra: Value, #[case] path: &str) {
     let report = check(&extra);
     let paths: Vec<String> = report.errors.iter().map(|error| error.path.to_string()).collect();
     assert_eq!(paths, [path]);
@@ -197,7 +197,7 @@ fn a_deployments_name_must_do_for_the_disks_of_its_machines(
     );
     assert_eq!(of_set.is_ok(), want.is_none());
 
-    // What it says is what its Machines are told.
+    // What it says is what its Machines are reported.
     if want.is_none() {
         let machine = format!("{deployment}-4567890bcd-x7k2p");
         name(&machine, &spec, &FieldPath::new("metadata.name"), &mut report);

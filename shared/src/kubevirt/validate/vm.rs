@@ -108,7 +108,10 @@ fn disks(vm: &VirtualMachine, template: &FieldPath, report: &mut Report) {
         if let Some(mode) = unknown_mode(&disk.access_mode) {
             report.warn(
                 &path.child("storageAccessType"),
-                format!("{mode:?} is none of {}; it is ignored", ACCESS_MODES.join(", ")),
+                format!(
+                    "{mode:?} is not one of {}; it is ignored",
+                    ACCESS_MODES.join(", ")
+                ),
             );
         }
     }

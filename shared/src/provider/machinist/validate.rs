@@ -506,7 +506,7 @@ mod tests {
     #[case::a_proxy(json!({"proxy": {"http": "proxy"}}), "m.proxy.http")]
     #[case::no_proxy(json!({"proxy": {"https": "http://p", "no": ["a,b"]}}), "m.proxy.no[0]")]
     #[case::a_bundle(json!({"caBundle": "sesame"}), "m.caBundle")]
-    fn each_mistake_is_told_with_its_field(#[case] object: Value, #[case] path: &str) {
+    fn each_error_is_reported_with_its_field(#[case] object: Value, #[case] path: &str) {
         let report = check(&object);
         let paths: Vec<String> = report.errors.iter().map(|error| error.path.to_string()).collect();
         assert_eq!(paths, [path], "{:?}", report.errors);

@@ -87,7 +87,7 @@ fn steps() -> Vec<Row> {
             "3.3/bootstrap-mode-of-no-use-is-told",
             annotated(machine(), "machinist.dev/bootstrap", "own"),
         )
-        .warns("\"own\" is none of auto, osm, builtin"),
+        .warns("\"own\" is not one of auto, osm, builtin"),
         Row::create(
             "3.3/timeout-without-a-unit-is-told",
             annotated(machine(), "machinist.dev/node-drain-timeout", "600"),

@@ -195,7 +195,7 @@ fn network() -> Vec<Row> {
             value("network", json!({"dns": {"servers": ["10.0.0.1", 1]}})),
         )
         .blames(&["spec.providerSpec.value.network.dns.servers[1]"])
-        .warns("network: the static address has no effect: cidr \"\" is no address"),
+        .warns("network: the static address has no effect: cidr \"\" is not an address"),
         Row::create("2.5/type", value("network", json!("IPv4"))).blames(&["spec.providerSpec.value.network"]),
         Row::create(
             "2.5/types-inside",

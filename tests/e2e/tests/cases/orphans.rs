@@ -84,7 +84,7 @@ async fn kinds_that_the_credential_may_not_list_are_reported() -> Result<()> {
     ensure!(
         answer
             .err
-            .contains("not looked at: secrets in namespace machinist-infra")
+            .contains("not searched: secrets in namespace machinist-infra")
             && answer.err.contains("is forbidden")
             && answer.err.contains("--infra-kubeconfig"),
         "{}",
@@ -133,12 +133,12 @@ async fn an_object_that_is_no_orphan_is_not_deleted() -> Result<()> {
     let kept_secret = secret_of(&case, "kept").await?;
     let secret = format!("secret/{kept_secret}");
     for (target, why) in [
-        ("vm/kept", "it is of Machine kube-system/kept"),
-        ("dv/kept", "it is of Machine kube-system/kept"),
-        ("pvc/kept", "it is of Machine kube-system/kept"),
-        (&secret, "it is of Machine kube-system/kept"),
-        ("vm/theirs", "no orphan of this cluster"),
-        ("vm/elsewhere", "no orphan of this cluster"),
+        ("vm/kept", "it belongs to Machine kube-system/kept"),
+        ("dv/kept", "it belongs to Machine kube-system/kept"),
+        ("pvc/kept", "it belongs to Machine kube-system/kept"),
+        (&secret, "it belongs to Machine kube-system/kept"),
+        ("vm/theirs", "not an orphan of this cluster"),
+        ("vm/elsewhere", "not an orphan of this cluster"),
         ("vm/nowhere", "it does not exist"),
     ] {
         let answer = admin(&case, &["orphans", "delete", target]).await?;

@@ -14,7 +14,7 @@ use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 
 /// How long the kubelet waits for an answer before it gives up.
-const PATIENCE: Duration = Duration::from_mins(15);
+const TIMEOUT: Duration = Duration::from_mins(15);
 
 /// Which certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,7 +79,7 @@ pub enum CertificateError {
         /// Message of the condition.
         message: String,
     },
-    /// Nobody answered.
+    /// No approver responded.
     #[error("certificate signing request {0} was neither approved nor denied in time")]
     Timeout(String),
 }
@@ -124,7 +124,7 @@ pub async fn request(
         Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => {}
         Err(error) => return Err(CertificateError::Create(error)),
     }
-    let answer = tokio::time::timeout(PATIENCE, issued(api, &name)).await;
+    let answer = tokio::time::timeout(TIMEOUT, issued(api, &name)).await;
     answer.unwrap_or(Err(CertificateError::Timeout(name)))
 }
 

@@ -409,7 +409,7 @@ mod tests {
     #[case::no_yaml(&[("/b", "clusters: [")], "kubelet: /b: ")]
     #[case::standalone(&[(UNIT_FILE, "[Service]\nExecStart=/usr/bin/kubelet\n")], "runs standalone")]
     #[case::not_registering(&[("/c", "{apiVersion: kubelet.config.k8s.io/v1beta1, kind: KubeletConfiguration, registerNode: false}")], "--register-node=false")]
-    fn what_keeps_a_kubelet_from_joining_is_told(#[case] changes: &[(&str, &str)], #[case] why: &str) {
+    fn what_keeps_a_kubelet_from_joining_is_reported(#[case] changes: &[(&str, &str)], #[case] why: &str) {
         let error = kubelet(changes).unwrap_err().to_string();
         assert!(error.contains(why), "{error}");
     }

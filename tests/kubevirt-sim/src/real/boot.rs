@@ -15,13 +15,13 @@ use super::host::{self, Host, ProgramError};
 use super::machine::{Card, Machine};
 use super::{BRIDGE, End, Hardware, qmp, seed};
 
-/// From the power button to the pulled plug. KubeVirt waits for `terminationGracePeriodSeconds`; an emulated guest needs
-/// up to 73 s.
+/// From the power button to the pulled plug. KubeVirt waits for `terminationGracePeriodSeconds`; an emulated guest
+/// needs up to 73 s.
 const GRACE: Duration = Duration::from_mins(2);
 /// A guest that is still booting does not hear the power button: it is pressed again.
 const PRESS_AGAIN: Duration = Duration::from_secs(10);
-/// How often the leases are looked at.
-const LOOK_AGAIN: Duration = Duration::from_millis(200);
+/// How often the leases are polled.
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// A real guest that is not on yet.
 #[derive(Debug)]
@@ -155,7 +155,7 @@ impl Guest {
         tell(&mut monitor, qmp::HELLO).await;
         let mut answers = BufReader::new(output).lines();
         let mut reason = None;
-        let mut looks = interval(LOOK_AGAIN);
+        let mut looks = interval(POLL_INTERVAL);
         let mut pressed: Option<(Instant, Instant)> = None;
         loop {
             // Without a press, the two last branches are off.

@@ -127,7 +127,7 @@ impl Host {
             .inside
             .spawn(async move { start(&line, &[], Stdio::null(), Stdio::null()) });
         let mut child = joined(child).await?;
-        // It answers nobody before it has bound its socket; a guest asks again and again.
+        // It does not respond before it has bound its socket; a guest retries.
         self.inside.spawn(async move {
             match child.wait().await {
                 Ok(status) => tracing::error!(%status, "the guests' DHCP server has ended"),
@@ -138,7 +138,7 @@ impl Host {
     }
 }
 
-/// The result of a task of this module; it is not cancelled before its host is gone.
+/// The result of a task of this module; it is not aborted before its host is gone.
 async fn joined<T>(task: tokio::task::JoinHandle<Result<T, ProgramError>>) -> Result<T, ProgramError> {
     task.await.unwrap_or_else(|error| {
         Err(ProgramError {
@@ -160,7 +160,7 @@ async fn enter(options: &Options, end: CancellationToken) -> Result<Handle, Host
             .and_then(|()| tokio::runtime::Builder::new_current_thread().enable_all().build());
         match runtime {
             Ok(runtime) => {
-                // Nobody waits any more if the start was given up.
+                // The receiver is gone if the start was aborted.
                 let _ = entered.send(Ok(runtime.handle().clone()));
                 runtime.block_on(end.cancelled());
             }

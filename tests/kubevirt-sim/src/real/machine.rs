@@ -191,7 +191,7 @@ mod tests {
     fn each_instance_has_a_card_of_its_own_that_linux_takes() {
         let (one, other) = (Card::of("a"), Card::of("b"));
         assert_ne!(one, other);
-        assert_eq!(one, Card::of("a"), "it can be told from the VMI alone");
+        assert_eq!(one, Card::of("a"), "the VMI alone determines it");
         assert_eq!(one.mac.len(), 17);
         assert!(one.tap.len() < 16, "IFNAMSIZ: {}", one.tap);
     }

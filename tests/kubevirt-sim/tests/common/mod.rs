@@ -20,7 +20,7 @@ use testbed::control_plane::Options as PlaneOptions;
 use tokio::task::JoinHandle;
 
 /// Longer than anything takes on a busy machine.
-pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
+pub(crate) const TIMEOUT: Duration = Duration::from_mins(1);
 
 /// One control plane for all tests; it plays both clusters. It ends with the process.
 static PLANE: LazyLock<ControlPlane> = LazyLock::new(|| {
@@ -161,7 +161,7 @@ impl Scene {
 
     /// Waits until something fitting has been seen, at any time.
     pub(crate) async fn saw(&self, what: &str, fits: impl Fn(&Seen) -> bool) -> Seen {
-        let deadline = tokio::time::Instant::now() + PATIENCE;
+        let deadline = tokio::time::Instant::now() + TIMEOUT;
         loop {
             if let Some(seen) = self.record().into_iter().find(&fits) {
                 return seen;
@@ -202,7 +202,7 @@ impl Scene {
         what: &str,
         fits: impl Fn(&DynamicObject) -> bool,
     ) -> DynamicObject {
-        let deadline = tokio::time::Instant::now() + PATIENCE;
+        let deadline = tokio::time::Instant::now() + TIMEOUT;
         loop {
             let found = self.api(kind).get_opt(name).await.unwrap();
             if let Some(object) = found.as_ref().filter(|object| fits(object)) {
@@ -218,7 +218,7 @@ impl Scene {
     }
 
     pub(crate) async fn gone(&self, kind: Kind, name: &str) {
-        let deadline = tokio::time::Instant::now() + PATIENCE;
+        let deadline = tokio::time::Instant::now() + TIMEOUT;
         while self.api(kind).get_opt(name).await.unwrap().is_some() {
             assert!(
                 tokio::time::Instant::now() < deadline,

@@ -12,10 +12,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-const LOOK_AGAIN: Duration = Duration::from_millis(200);
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// What a line that is shown has in it.
-const TOLD: [&str; 9] = [
+const SHOWN_LINES: [&str; 9] = [
     "Linux version",
     "Welcome to",
     "Cloud-init v.",
@@ -68,10 +68,10 @@ fn follow(path: &PathBuf, end: &AtomicBool) {
             .map(|console| console.read_until(b'\n', &mut line));
         // At the end of the file, a line may be there in part.
         if !matches!(read, Some(Ok(1..))) || line.last() != Some(&b'\n') {
-            std::thread::sleep(LOOK_AGAIN);
+            std::thread::sleep(POLL_INTERVAL);
             continue;
         }
-        if let Some(text) = told(&String::from_utf8_lossy(&line)) {
+        if let Some(text) = shown_line(&String::from_utf8_lossy(&line)) {
             println!("{:>5.0} s  {text}", start.elapsed().as_secs_f64());
         }
         line.clear();
@@ -79,11 +79,11 @@ fn follow(path: &PathBuf, end: &AtomicBool) {
 }
 
 /// The line as it is shown, if it is.
-fn told(line: &str) -> Option<String> {
+fn shown_line(line: &str) -> Option<String> {
     let line = plain(line);
     let line = line.trim();
-    TOLD.iter().any(|part| line.contains(part)).then(|| {
-        // The kernel's command line and compiler tell nobody anything.
+    SHOWN_LINES.iter().any(|part| line.contains(part)).then(|| {
+        // The kernel's command line and compiler are noise.
         let end = line
             .char_indices()
             .nth(110)
@@ -92,7 +92,7 @@ fn told(line: &str) -> Option<String> {
     })
 }
 
-/// Without what moves the cursor and colours the text.
+/// Without escape sequences for the cursor and colors.
 fn plain(line: &str) -> String {
     let mut text = String::new();
     let mut characters = line.chars();
@@ -121,7 +121,7 @@ mod tests {
         Some("[  OK  ] Started machinist-install.service - Find")
     )]
     #[case::noise("[    1.0] usb 1-1: new device\r\n", None)]
-    fn the_console_is_told_without_noise(#[case] line: &str, #[case] expected: Option<&str>) {
-        assert_eq!(told(line).as_deref(), expected);
+    fn the_console_is_shown_without_noise(#[case] line: &str, #[case] expected: Option<&str>) {
+        assert_eq!(shown_line(line).as_deref(), expected);
     }
 }

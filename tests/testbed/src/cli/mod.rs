@@ -27,10 +27,10 @@ use testbed::{
 use self::{interrupt::Started, state::State};
 
 /// How long a start may take once everything is built.
-const START_PATIENCE: Duration = Duration::from_mins(3);
+const START_TIMEOUT: Duration = Duration::from_mins(3);
 /// How long everything may take to end after SIGTERM.
-const END_PATIENCE: Duration = Duration::from_mins(1);
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
+const END_TIMEOUT: Duration = Duration::from_mins(1);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// A user cluster, an infra cluster with a simulated KubeVirt, and Machinist, on this machine.
 #[derive(Debug, Parser)]
@@ -172,7 +172,7 @@ fn is_as_asked(state: &State, shape: &Shape) -> Result<()> {
     if !ended.is_empty() {
         let (ended, dir) = (ended.join(", "), state.run_dir());
         bail!(
-            "the testbed is up, but not whole: {ended} ended; its log is below {}; start anew: make down up",
+            "the testbed is up, but not whole: {ended} ended; its log is below {}; restart it: make down up",
             dir.display()
         );
     }
@@ -207,18 +207,18 @@ fn describe(shape: &Shape) -> &'static str {
 }
 
 fn await_start(state: &State, mut runs: impl FnMut() -> bool) -> Result<()> {
-    let deadline = Instant::now() + START_PATIENCE;
+    let deadline = Instant::now() + START_TIMEOUT;
     while !state.is_ready() {
         if !runs() {
             bail!("the testbed did not start; end of its log:\n{}", state.log_tail());
         }
         if Instant::now() > deadline {
             bail!(
-                "not up within {START_PATIENCE:?}; logs are in {}",
+                "not up within {START_TIMEOUT:?}; logs are in {}",
                 state.dir().display()
             );
         }
-        std::thread::sleep(LOOK_AGAIN);
+        std::thread::sleep(POLL_INTERVAL);
     }
     Ok(())
 }
@@ -236,14 +236,14 @@ fn down(state: &State) -> Result<()> {
 /// Ends the supervisor, and everything with it.
 fn end(state: &State, supervisor: u32) -> Result<()> {
     signal_pid(supervisor, Signal::SIGTERM)?;
-    let deadline = Instant::now() + END_PATIENCE;
+    let deadline = Instant::now() + END_TIMEOUT;
     while is_running(supervisor) {
         if Instant::now() > deadline {
             // Its children end with it.
             signal_pid(supervisor, Signal::SIGKILL)?;
             break;
         }
-        std::thread::sleep(LOOK_AGAIN);
+        std::thread::sleep(POLL_INTERVAL);
     }
     state.forget_supervisor()
 }

@@ -1,4 +1,4 @@
-//! The supervisor: owns all processes until it is told to end.
+//! The supervisor: owns all processes until it is stopped.
 
 use std::{fs, path::Path, time::Duration};
 

@@ -44,7 +44,7 @@ impl State {
         self.dir.join("bin")
     }
 
-    /// Removes what an earlier run left, so that nobody takes it for the next one's.
+    /// Removes the files of an earlier run, so that they are not mistaken for the next one's.
     pub(crate) fn clear(&self) -> Result<()> {
         for file in [self.ready(), self.kubeconfig(), self.infra_kubeconfig()] {
             let _ = fs::remove_file(file);

@@ -121,7 +121,7 @@ impl WriteFuse {
         *self.fired.borrow()
     }
 
-    /// Counts a write; `true` if its answer must not be passed on, as whoever waits for it is dead.
+    /// Counts a write; `true` if its response must not be passed on, because the client is dead.
     pub(crate) fn burn(&self, write: &Target) -> bool {
         if !(self.counts)(write) {
             return false;

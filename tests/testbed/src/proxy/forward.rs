@@ -216,7 +216,7 @@ async fn exchange(way: &Way, request: hyper::Request<Incoming>) -> io::Result<Re
     Ok(Response::from_parts(head, StreamBody::new(body).boxed()))
 }
 
-/// Whoever lists metadata only asks what is there now.
+/// A client that lists only metadata needs the current objects.
 fn asks_for_metadata(headers: &http::HeaderMap) -> bool {
     let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
     accept.is_some_and(|accept| accept.contains("as=PartialObjectMetadataList"))
@@ -240,7 +240,8 @@ fn as_of(path: &str, version: u64) -> String {
     format!("{path}?{}", query.join("&"))
 }
 
-/// Copies the frames of an answer's body. `watching` is what a watch watches, and the number of cuts when it was opened.
+/// Copies the frames of an answer's body. `watching` is what a watch watches, and the number of cuts when it was
+/// opened.
 async fn pump(
     mut body: Incoming,
     frames: mpsc::Sender<io::Result<Frame<Bytes>>>,

@@ -232,7 +232,7 @@ fn the_run_strategy_decides_what_an_end_means(
 #[case::nothing_but_a_pod_that_is_done(phase("Failed").with("Running", "False", "Completed", "Import Complete"), "DataVolume web-1 failed permanently: Completed: Import Complete")]
 #[case::no_claim_could_be_made(phase("Pending").with("Bound", "Unknown", "ErrClaimNotValid", "no access mode"), "DataVolume web-1: ErrClaimNotValid: no access mode")]
 #[case::nothing_known_yet(phase("Pending").with("Bound", "Unknown", "NotFound", "No PVC found"), "DataVolume web-1 is Pending")]
-fn disks_are_told_in_their_own_words(#[case] disk: Value, #[case] message: &str) {
+fn disks_are_reported_in_their_own_words(#[case] disk: Value, #[case] message: &str) {
     let state = state_of("Once", &printed("Provisioning"), &json!(null), &disk);
     assert_eq!(state.message, message);
 }
@@ -253,7 +253,7 @@ fn the_schedulers_words_reach_the_person() {
 }
 
 #[test]
-fn a_failed_disk_is_told_before_one_that_can_heal() {
+fn a_failed_disk_is_reported_before_one_that_can_recover() {
     let failing: DataVolumeStatus =
         serde_json::from_value(phase("ImportInProgress").with("Running", "False", "Error", "404")).unwrap();
     let failed: DataVolumeStatus = serde_json::from_value(phase("Failed")).unwrap();
