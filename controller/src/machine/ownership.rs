@@ -4,6 +4,7 @@
 
 mod of_machine;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::core::ObjectMeta;
 use machinist_infra::provider::{Disk, Instance};
@@ -124,44 +125,33 @@ fn created(metadata: &ObjectMeta) -> Option<Timestamp> {
     metadata.creation_timestamp.as_ref().map(|time| time.0)
 }
 
-/// Whose DataVolume or PersistentVolumeClaim it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DiskVerdict {
-    /// The recorded VM's, and it lives.
-    Ours,
-    /// A former VM's of this Machine, on its way out.
-    OursTerminating,
-    /// Somebody else's.
-    Stranger,
+/// Those of the disks that are of the VMs of these UIDs: a disk whose controller is such a VM, or a DataVolume that is. A claim
+/// outlives its DataVolume; then the label tells, which CDI copies from the DataVolume that KubeVirt made for the VM.
+pub fn disks_of<'a>(disks: &'a [Disk], vm_uids: &[&str]) -> Vec<&'a Disk> {
+    let mut owners = vm_uids.to_vec();
+    let of_vms = disks.iter().filter(|disk| is_controlled_by(disk, vm_uids));
+    owners.extend(of_vms.filter_map(|disk| disk.metadata.uid.as_deref()));
+    let mut own = disks.iter().collect::<Vec<_>>();
+    own.retain(|disk| is_controlled_by(disk, &owners) || is_left_behind(disk, disks, vm_uids));
+    own
 }
 
-/// Whose disk it is: its controller must be the recorded VM, or a DataVolume that is the recorded VM's.
-pub fn disk_verdict(disk: &ObjectMeta, owners: &[&str]) -> DiskVerdict {
-    let controller = disk
-        .owner_references
-        .iter()
-        .flatten()
-        .find(|owner| owner.controller == Some(true));
-    let ours = controller.is_some_and(|owner| owners.contains(&owner.uid.as_str()));
-    match (ours, disk.deletion_timestamp.is_some()) {
-        (true, false) => DiskVerdict::Ours,
-        (true, true) => DiskVerdict::OursTerminating,
-        (false, _) => DiskVerdict::Stranger,
-    }
+fn is_controlled_by(disk: &Disk, owners: &[&str]) -> bool {
+    controller(&disk.metadata).is_some_and(|owner| owners.contains(&owner.uid.as_str()))
 }
 
-/// Those of the disks that are the VM's of that UID, or of DataVolumes that are.
-pub fn disks_of<'a>(disks: &'a [Disk], vm_uid: &'a str) -> Vec<&'a Disk> {
-    let mut owners = vec![vm_uid];
-    let is_ours =
-        |disk: &Disk, owners: &[&str]| disk_verdict(&disk.metadata, owners) != DiskVerdict::Stranger;
-    let of_vm: Vec<&str> = disks
-        .iter()
-        .filter(|disk| is_ours(disk, &owners))
-        .filter_map(|disk| disk.metadata.uid.as_deref())
-        .collect();
-    owners.extend(of_vm);
-    disks.iter().filter(|disk| is_ours(disk, &owners)).collect()
+/// Whether it is a claim of a DataVolume that is gone, and that DataVolume was one of these VMs'.
+fn is_left_behind(disk: &Disk, disks: &[Disk], vm_uids: &[&str]) -> bool {
+    let labels = disk.metadata.labels.as_ref();
+    let made_for = labels.and_then(|labels| labels.get(label::KUBEVIRT_CREATED_BY));
+    let exists = |uid: &str| disks.iter().any(|disk| disk.metadata.uid.as_deref() == Some(uid));
+    controller(&disk.metadata).is_some_and(|owner| owner.kind == "DataVolume" && !exists(&owner.uid))
+        && made_for.is_some_and(|vm| vm_uids.contains(&vm.as_str()))
+}
+
+fn controller(metadata: &ObjectMeta) -> Option<&OwnerReference> {
+    let mut owners = metadata.owner_references.iter().flatten();
+    owners.find(|owner| owner.controller == Some(true))
 }
 
 /// Whose Node it is.
@@ -402,17 +392,38 @@ mod tests {
         assert!(matches!(vm_verdict(claim), VmVerdict::Stranger(_)));
     }
 
+    fn controlled(kind: &str, uid: &str) -> Value {
+        json!([{"uid": uid, "controller": true, "kind": kind, "name": "a", "apiVersion": "v"}])
+    }
+
     #[rstest]
-    #[case::of_our_vm(json!({"ownerReferences": [{"uid": "v1", "controller": true, "kind": "VirtualMachine", "name": "a", "apiVersion": "v"}]}), DiskVerdict::Ours)]
-    #[case::of_our_vm_and_terminating(json!({"deletionTimestamp": LATER, "ownerReferences": [{"uid": "v1", "controller": true, "kind": "VirtualMachine", "name": "a", "apiVersion": "v"}]}), DiskVerdict::OursTerminating)]
-    #[case::owned_without_control(json!({"ownerReferences": [{"uid": "v1", "kind": "VirtualMachine", "name": "a", "apiVersion": "v"}]}), DiskVerdict::Stranger)]
-    #[case::of_another_vm(json!({"ownerReferences": [{"uid": "v2", "controller": true, "kind": "VirtualMachine", "name": "a", "apiVersion": "v"}]}), DiskVerdict::Stranger)]
-    #[case::nobodys(json!({}), DiskVerdict::Stranger)]
-    fn a_disk_is_ours_by_its_controller_only(#[case] metadata: Value, #[case] verdict: DiskVerdict) {
-        assert_eq!(
-            disk_verdict(&serde_json::from_value(metadata).unwrap(), &["v1"]),
-            verdict
-        );
+    #[case::of_our_vm(json!({"ownerReferences": controlled("VirtualMachine", "v1")}), true)]
+    #[case::of_our_vm_and_terminating(json!({"deletionTimestamp": LATER, "ownerReferences": controlled("VirtualMachine", "v1")}), true)]
+    #[case::of_the_vm_before(json!({"ownerReferences": controlled("VirtualMachine", "v0")}), true)]
+    #[case::of_our_data_volume(json!({"ownerReferences": controlled("DataVolume", "d1")}), true)]
+    #[case::owned_without_control(json!({"ownerReferences": [{"uid": "v1", "kind": "VirtualMachine", "name": "a", "apiVersion": "v"}]}), false)]
+    #[case::of_another_vm(json!({"ownerReferences": controlled("VirtualMachine", "v2")}), false)]
+    #[case::nobodys(json!({}), false)]
+    #[case::of_our_data_volume_that_is_gone(json!({"labels": {"kubevirt.io/created-by": "v0"}, "ownerReferences": controlled("DataVolume", "d0")}), true)]
+    #[case::of_another_data_volume_that_is_gone(json!({"labels": {"kubevirt.io/created-by": "v2"}, "ownerReferences": controlled("DataVolume", "d0")}), false)]
+    #[case::of_a_data_volume_without_label(json!({"deletionTimestamp": LATER, "ownerReferences": controlled("DataVolume", "d0")}), false)]
+    #[case::of_a_foreign_data_volume_that_is_there(json!({"labels": {"kubevirt.io/created-by": "v1"}, "ownerReferences": controlled("DataVolume", "d2")}), false)]
+    #[case::a_copy_of_our_claim(json!({"labels": {"kubevirt.io/created-by": "v1"}}), false)]
+    #[case::a_copy_in_other_hands(json!({"labels": {"kubevirt.io/created-by": "v1"}, "ownerReferences": controlled("Backup", "b1")}), false)]
+    fn a_disk_is_ours_by_its_controller_only(#[case] mut metadata: Value, #[case] ours: bool) {
+        let disk = |metadata: Value| Disk {
+            kind: "any",
+            metadata: serde_json::from_value(metadata).unwrap(),
+        };
+        metadata["uid"] = json!("judged");
+        let disks = [
+            disk(json!({"uid": "d1", "ownerReferences": controlled("VirtualMachine", "v1")})),
+            disk(json!({"uid": "d2"})),
+            disk(metadata),
+        ];
+        let own = disks_of(&disks, &["v1", "v0"]);
+        let has = |uid: &str| own.iter().any(|disk| disk.metadata.uid.as_deref() == Some(uid));
+        assert_eq!((has("d1"), has("d2"), has("judged")), (true, false, ours));
     }
 
     #[rstest]

@@ -35,6 +35,7 @@ pub enum Reason {
     CreateFailed = "CreateFailed",
     VMTerminating = "VMTerminating",
     VMVanished = "VMVanished",
+    VMDeleted = "VMDeleted",
     // BootstrapReady
     DataReady = "DataReady",
     Joined = "Joined",

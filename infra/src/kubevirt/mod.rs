@@ -509,6 +509,7 @@ pub fn instance(vm: &Vm, vmi: Option<&Vmi>, volumes: &[Arc<DataVolume>]) -> Inst
         run_strategy: vm.spec.run_strategy.as_deref().unwrap_or("Once"),
         vm: &vm.status,
         vmi: vmi.map(|vmi| &vmi.status),
+        is_vmi_deleting: vmi.is_some_and(|vmi| vmi.metadata.deletion_timestamp.is_some()),
         disks: &disks,
     });
     let labels = vm.metadata.labels.as_ref();
@@ -524,6 +525,7 @@ pub fn instance(vm: &Vm, vmi: Option<&Vmi>, volumes: &[Arc<DataVolume>]) -> Inst
             ready: cause.is_ready(),
             terminal: cause.is_terminal(),
             progress: cause.is_progress(),
+            is_retry: cause.is_retry,
             reason: format!("{:?}", cause.reason),
             message: cause.message,
         },

@@ -95,16 +95,18 @@ mod size {
     }
 }
 
-/// Reduces a disk, keeping only Machinist's labels.
+/// Reduces a disk, keeping only the labels that name its owner.
 fn disk<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
     let mut metadata = metadata(deserializer)?;
     keep_ours(&mut metadata);
     Ok(metadata)
 }
 
+/// Keeps our own labels, and KubeVirt's with the UID of the VM that a disk was made for.
 fn keep_ours(metadata: &mut ObjectMeta) {
+    let kept = [label::MACHINE_UID, label::CLUSTER_UID, label::KUBEVIRT_CREATED_BY];
     if let Some(labels) = &mut metadata.labels {
-        labels.retain(|key, _| [label::MACHINE_UID, label::CLUSTER_UID].contains(&key.as_str()));
+        labels.retain(|key, _| kept.contains(&key.as_str()));
     }
     metadata.labels = metadata.labels.take().filter(|labels| !labels.is_empty());
 }

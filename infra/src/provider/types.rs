@@ -143,6 +143,8 @@ pub struct InstanceState {
     pub terminal: bool,
     /// Whether it is a normal stage.
     pub progress: bool,
+    /// A failed preparation is tried again: the cause reported before still holds.
+    pub is_retry: bool,
     /// CamelCase reason.
     pub reason: String,
     /// Human-readable message.

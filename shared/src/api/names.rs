@@ -69,6 +69,8 @@ pub mod label {
     /// On a pod: how a drain of its Node treats it, `skip` or `wait-completed`. Cluster API's name.
     pub const DRAIN: &str = "cluster.x-k8s.io/drain";
 
+    /// KubeVirt's, on the DataVolumes that it creates from a VM's templates, and CDI's copy on their claims: UID of the VM.
+    pub const KUBEVIRT_CREATED_BY: &str = "kubevirt.io/created-by";
     /// Machinist's own, on VMs, Secrets of user data and bootstrap tokens: UID of the Machine.
     pub const MACHINE_UID: &str = "machinist.dev/machine-uid";
     /// Machinist's own, on VMs and Secrets of user data: UID of the user cluster's kube-system namespace.

@@ -210,6 +210,11 @@ impl VmiStatus {
         matches!(self.phase.as_str(), "Running" | "Succeeded") || phases.any(|phase| phase == "Running")
     }
 
+    /// Whether the recorded phases show that the guest never ran. Without recorded phases, that is unknown.
+    pub fn is_known_not_to_have_run(&self) -> bool {
+        !self.phase_transition_timestamps.is_empty() && !self.has_run()
+    }
+
     /// Whether the guest has ended.
     pub fn is_final(&self) -> bool {
         matches!(self.phase.as_str(), "Succeeded" | "Failed")

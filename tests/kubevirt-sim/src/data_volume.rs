@@ -404,7 +404,10 @@ fn claim_for(seen: &Seen) -> DynamicObject {
             json!({"apiGroup": "cdi.kubevirt.io", "kind": "VolumeImportSource", "name": source});
     }
     let mut claim = object(Kind::Pvc, &data_volume.name_any(), json!({"spec": spec}));
-    claim.metadata.labels = Some([("app".to_owned(), "containerized-data-importer".to_owned())].into());
+    claim.metadata.labels.clone_from(&data_volume.metadata.labels);
+    claim
+        .labels_mut()
+        .insert("app".to_owned(), "containerized-data-importer".to_owned());
     claim.metadata.owner_references = Some(vec![controlled_by(Kind::DataVolume, data_volume)]);
     claim
 }

@@ -557,6 +557,67 @@ fn the_former_vms_disk_is_waited_for() {
     );
 }
 
+/// The previous VM's DataVolume goes before its claim does.
+#[test]
+fn the_claim_of_the_former_vm_is_waited_for_after_its_data_volume_went() {
+    let owned = json!({"name": "web-1", "uid": "p1", "deletionTimestamp": NOW, "labels": {"kubevirt.io/created-by": "v0"},
+        "ownerReferences": [{"apiVersion": "cdi.kubevirt.io/v1beta1", "kind": "DataVolume", "name": "web-1", "uid": "d0", "controller": true}]});
+    let disk = Disk {
+        kind: "PersistentVolumeClaim",
+        metadata: serde_json::from_value(owned).unwrap(),
+    };
+    let former = placed(&json!({"status": {"providerStatus": {"former": {"uid": "v0", "why": "gone"}}}}));
+    let left = Open {
+        disks: vec![disk],
+        ..open()
+    };
+    let plan = decide(&observed(machine(&former), left.clone()), now());
+    assert!(touches_nothing(&plan));
+    let waits = condition(&plan, "InfrastructureReady");
+    assert_eq!(waits["reason"], "WaitingForDisks", "{waits}");
+
+    let mut deleted = former;
+    deleted["metadata"]["deletionTimestamp"] = json!(NOW);
+    let plan = decide(&observed(machine(&deleted), left), now());
+    assert_eq!(condition(&plan, "Deleting")["reason"], "WaitingForDisks");
+    assert_eq!(condition(&plan, "InfrastructureReady")["reason"], "VMDeleted");
+}
+
+#[rstest]
+#[case::that_failed_before(Some("DiskImportFailing"), true, ("DiskImportFailing", "404"))]
+#[case::that_copies(Some("DiskImportFailing"), false, ("ImportingDisk", "again"))]
+#[case::of_which_nothing_was_reported(None, true, ("ImportingDisk", "again"))]
+#[case::of_another_trouble(Some("Unschedulable"), true, ("ImportingDisk", "again"))]
+fn an_import_keeps_its_cause_while_it_is_tried_again(
+    #[case] stored: Option<&str>,
+    #[case] is_retry: bool,
+    #[case] shown: (&str, &str),
+) {
+    let stored = stored.map_or(json!([]), |reason| {
+        json!([{"type": "InfrastructureReady", "status": "False", "reason": reason, "message": "404", "lastTransitionTime": NOW}])
+    });
+    let importing = Open {
+        state: VmState {
+            progress: true,
+            is_retry,
+            reason: "ImportingDisk".into(),
+            message: "again".into(),
+            ..VmState::default()
+        },
+        ..running()
+    };
+    let mut failing = recorded();
+    failing["status"]["conditions"] = stored;
+    let machine = machine(&failing);
+    let view = crate::machine::phases::run(&observed(machine, importing), now());
+    let condition = view
+        .conditions
+        .iter()
+        .find(|c| c.kind == "InfrastructureReady")
+        .unwrap();
+    assert_eq!((condition.reason.as_str(), condition.message.as_str()), shown);
+}
+
 #[test]
 fn a_vanished_vm_of_a_standalone_machine_is_made_anew_with_its_cause_on_record() {
     let mut o = observed(machine(&recorded()), open());

@@ -7,12 +7,10 @@ use super::result::Fate;
 use super::{PhaseResult, View};
 
 pub(super) fn run(view: &View<'_>) -> PhaseResult {
-    let record = view.machine().record.as_ref();
-    let uid = record.and_then(|record| record.vm_uid.as_deref());
-    let (Some(Fate::Gone), Some(open), Some(uid)) = (&view.before.found.vm, view.open(), uid) else {
+    let (Some(Fate::Gone), Some(open)) = (&view.before.found.vm, view.open()) else {
         return PhaseResult::default();
     };
-    let left = disks_of(&open.disks, uid);
+    let left = disks_of(&open.disks, &view.vms());
     if left.is_empty() {
         return PhaseResult::default();
     }

@@ -102,6 +102,9 @@ pub(super) fn deadline(view: &View<'_>, vm: &Instance, timeout: Duration) -> Opt
         .map(|deadline| deadline.max(grace))
 }
 
+/// The reason of a disk whose import fails, as the root cause has it.
+const IMPORT_FAILING: &str = "DiskImportFailing";
+
 /// Answers `InfrastructureReady` with the root cause.
 fn state(view: &View<'_>, open: &Open) -> PhaseResult {
     let state = &open.state;
@@ -130,6 +133,11 @@ fn state(view: &View<'_>, open: &Open) -> PhaseResult {
         },
         words: Words::Same,
     };
+    // CDI forgets why an import failed as soon as it tries again.
+    let cause = view.stored(condition::INFRASTRUCTURE_READY);
+    let condition = cause
+        .filter(|cause| state.is_retry && cause.reason == IMPORT_FAILING)
+        .unwrap_or(condition);
     let replaces = view.record().filter(|_| state.ready && former.is_some());
     let result = PhaseResult::default()
         .condition(condition)

@@ -6,7 +6,7 @@ use machinist_shared::api::names::{annotation, condition, finalizer, label};
 
 use super::super::conditions::{Condition, Status, Words};
 use super::super::observed::{Bootstrap, Disk, Facts, Open, Usable};
-use super::super::ownership::{DiskVerdict, NodeVerdict, disk_verdict, provider_id_of};
+use super::super::ownership::{NodeVerdict, disks_of, provider_id_of};
 use super::super::plan::{Step, UserDataSource};
 use super::super::reason::Reason;
 use super::super::record::{BootstrapSecret, FailureDomain, Record};
@@ -78,21 +78,13 @@ fn forbidden(view: &View<'_>, open: &Open) -> Forbidden {
 /// What bears the names of the Machine's disks: KubeVirt adopts an existing DataVolume of the template's name and deletes it
 /// with the VM, and someone's data with it.
 fn disk_in_the_way(view: &View<'_>, usable: &Usable, open: &Open) -> Forbidden {
-    let former = view.record().and_then(|record| record.former.as_ref());
-    let mut owners: Vec<&str> = former.iter().map(|former| former.uid.as_str()).collect();
-    let of_former: Vec<&str> = open
-        .disks
-        .iter()
-        .filter(|disk| disk_verdict(&disk.metadata, &owners) != DiskVerdict::Stranger)
-        .filter_map(|disk| disk.metadata.uid.as_deref())
-        .collect();
-    owners.extend(of_former);
+    let own = disks_of(&open.disks, &view.vms());
     let in_the_way = open.disks.iter().filter(|disk| {
         let name = disk.metadata.name.as_ref();
         name.is_some_and(|name| usable.disks.contains(name))
     });
-    let (foreign, former): (Vec<_>, Vec<_>) =
-        in_the_way.partition(|disk| disk_verdict(&disk.metadata, &owners) == DiskVerdict::Stranger);
+    let (former, foreign): (Vec<_>, Vec<_>) =
+        in_the_way.partition(|disk| own.iter().any(|own| std::ptr::eq(*own, *disk)));
     let name = |disk: &Disk| disk.metadata.name.clone().unwrap_or_default();
     if let Some(disk) = foreign.first() {
         let message = format!(

@@ -52,6 +52,13 @@ impl<'a> View<'a> {
         self.record()?.vm_uid.as_deref()
     }
 
+    /// UIDs of its VM on record, and of the one before.
+    pub fn vms(&self) -> Vec<&'a str> {
+        let former = self.record().and_then(|record| record.former.as_ref());
+        let former = former.map(|former| former.uid.as_str());
+        self.vm_uid().into_iter().chain(former).collect()
+    }
+
     /// What takes time, as it shall be recorded.
     pub fn progress(&self) -> &'a Progress {
         let stored = &self.observed.machine.progress;

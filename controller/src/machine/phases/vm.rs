@@ -3,7 +3,7 @@
 use machinist_infra::provider::Instance;
 use machinist_shared::api::names::{annotation, finalizer};
 
-use super::super::conditions::Condition;
+use super::super::conditions::{Condition, Status};
 use super::super::observed::{ClusterName, Infra, Open};
 use super::super::ownership::VmVerdict;
 use super::super::plan::Step;
@@ -97,8 +97,13 @@ fn look(view: &View<'_>) -> PhaseResult {
         }
         (None, Some(_), None) => never_seen(view),
         (None, _, Some(recorded)) if open.has_guest_of(recorded) => guest_stays(view),
-        (None, ..) => found(Fate::Gone),
+        (None, ..) => gone(view),
     }
+}
+
+fn gone(view: &View<'_>) -> PhaseResult {
+    let message = format!("the VM {} is deleted", view.machine().name());
+    found(Fate::Gone).condition(Condition::infrastructure(Status::False, Reason::VMDeleted, message).lazy())
 }
 
 /// A guest still writes to its disks and runs its pods: nothing else may yet.
@@ -114,7 +119,7 @@ fn guest_stays(view: &View<'_>) -> PhaseResult {
 /// A VM was asked for, and none was ever seen.
 fn never_seen(view: &View<'_>) -> PhaseResult {
     match view.observed.creation {
-        Creation::Settled => found(Fate::Gone),
+        Creation::Settled => gone(view),
         Creation::UnderWay(left) => waits_for_infrastructure(
             view,
             "the infra cluster has not answered whether it makes the VM, which may still appear; what appears is deleted",
@@ -225,8 +230,9 @@ pub(super) fn run(view: &View<'_>) -> PhaseResult {
             ..record.clone()
         }));
     if deletes {
-        result.then(Step::DeleteVm { uid })
-    } else {
-        result
+        return result.then(Step::DeleteVm { uid });
     }
+    let message = format!("the VM {} is being deleted", view.machine().name());
+    let terminating = Condition::infrastructure(Status::False, Reason::VMTerminating, message);
+    result.condition(terminating.lazy())
 }

@@ -9,7 +9,7 @@ type Map = BTreeMap<String, String>;
 
 /// Labels that KubeVirt rejects on a template. A Machine may have them, its VM cannot.
 pub(crate) const RESERVED_LABELS: [&str; 6] = [
-    "kubevirt.io/created-by",
+    label::KUBEVIRT_CREATED_BY,
     "kubevirt.io/migrationJobUID",
     "kubevirt.io/nodeName",
     "kubevirt.io/migrationTargetNodeName",

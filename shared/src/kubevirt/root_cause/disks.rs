@@ -53,11 +53,7 @@ fn is_claim_failing(bound: &Condition) -> bool {
 
 /// An error that CDI retries.
 fn is_transient(name: &str, status: &DataVolumeStatus) -> Option<InfraState> {
-    let restarts = match status.restart_count {
-        0 => String::new(),
-        1 => " (the importer was restarted once)".to_owned(),
-        count => format!(" (the importer was restarted {count} times)"),
-    };
+    let restarts = restarts(status);
     let state = |reason, what: &str| {
         Some(InfraState::new(
             reason,
@@ -75,19 +71,51 @@ fn is_transient(name: &str, status: &DataVolumeStatus) -> Option<InfraState> {
         return state(Reason::DiskClaimFailing, &reason_and_message(bound));
     }
     if status.restart_count >= RESTARTS && is_on_the_way(status) {
-        return state(Reason::DiskImportFailing, &format!("is {}", phase(status)));
+        let failing = state(Reason::DiskImportFailing, &format!("is {}", phase(status)));
+        return failing.map(|failing| failing.retry(is_retry(status)));
     }
     None
 }
 
-/// The error of the importer's pod, if any.
-fn importer(running: &Condition) -> Option<Reason> {
-    match running.reason.as_str() {
-        "Error" | "ChecksumError" | "OOMKilled" => Some(Reason::DiskImportFailing),
-        "ImagePullFailed" => Some(Reason::DiskImageNotFound),
-        "Unschedulable" => Some(Reason::DiskUnschedulable),
-        _ => None,
+fn restarts(status: &DataVolumeStatus) -> String {
+    match status.restart_count {
+        0 => String::new(),
+        1 => " (the importer was restarted once)".to_owned(),
+        count => format!(" (the importer was restarted {count} times)"),
     }
+}
+
+/// The error of the importer's pod, if any. CDI passes on whatever reason the kubelet gives for a container that
+/// waits or has ended; for a clone it joins the reasons of the source's and the target's pod by "and".
+fn importer(running: &Condition) -> Option<Reason> {
+    running.reason.split(" and ").find_map(|reason| match reason {
+        // Stages of a pod, and of a populator.
+        ""
+        | "ContainerCreating"
+        | "PodInitializing"
+        | "Pod is running"
+        | "Scratch space required"
+        | "Completed"
+        | "Pending"
+        | "Populator is running"
+        | "TransferRunning" => None,
+        "ImagePullFailed"
+        | "ErrImagePull"
+        | "ImagePullBackOff"
+        | "ErrImageNeverPull"
+        | "InvalidImageName"
+        | "ImageInspectError"
+        | "RegistryUnavailable"
+        | "SignatureValidationFailed" => Some(Reason::DiskImageNotFound),
+        "Unschedulable" => Some(Reason::DiskUnschedulable),
+        _ => Some(Reason::DiskImportFailing),
+    })
+}
+
+/// The importer runs again after a failure and has copied nothing yet. CDI does not keep the cause of the failure.
+fn is_retry(status: &DataVolumeStatus) -> bool {
+    let progress = status.progress.trim_end_matches('%').parse::<f64>();
+    status.restart_count > 0 && is_on_the_way(status) && progress.unwrap_or_default() <= 0.0
 }
 
 /// The first disk that is not ready. A disk that waits for its VM does not count.
@@ -103,10 +131,11 @@ pub(super) fn progress(view: VmView<'_>) -> Option<InfraState> {
     };
     let moving = phase.ends_with("InProgress") || phase.ends_with("Scheduled");
     if moving {
-        return Some(InfraState::new(
+        let importing = InfraState::new(
             Reason::ImportingDisk,
-            format!("DataVolume {name} is {phase}{done}"),
-        ));
+            format!("DataVolume {name} is {phase}{done}{}", restarts(status)),
+        );
+        return Some(importing.retry(is_retry(status)));
     }
     let claim = find(&status.conditions, "Bound", "False")
         .map(reason_and_message)

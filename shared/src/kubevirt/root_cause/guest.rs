@@ -12,13 +12,13 @@ pub(super) fn ended(view: VmView<'_>) -> Option<InfraState> {
     };
     let again = format!("runStrategy {strategy} does not restart it");
     if let Some(vmi) = view.vmi {
-        if !vmi.is_final() || !for_good(&vmi.phase) {
+        if !vmi.is_final() || view.is_vmi_deleting || !for_good(&vmi.phase) {
             return None;
         }
-        let how = if vmi.phase == "Succeeded" {
-            "the guest shut down"
-        } else {
-            "the guest crashed or its host was lost"
+        let how = match vmi.phase.as_str() {
+            "Succeeded" => "the guest shut down",
+            _ if vmi.is_known_not_to_have_run() => "it ended before its guest ran",
+            _ => "the guest crashed or its host was lost",
         };
         let why = if vmi.reason.is_empty() {
             String::new()

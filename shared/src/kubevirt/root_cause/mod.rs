@@ -56,6 +56,8 @@ pub struct InfraState {
     pub reason: Reason,
     /// Human-readable message: the object, and its own text.
     pub message: String,
+    /// A failed import is tried again: the cause of the failure, reported before, still holds.
+    pub is_retry: bool,
 }
 
 impl InfraState {
@@ -63,7 +65,12 @@ impl InfraState {
         Self {
             reason,
             message: message.into(),
+            is_retry: false,
         }
+    }
+
+    fn retry(self, is_retry: bool) -> Self {
+        Self { is_retry, ..self }
     }
 
     /// It runs.
@@ -100,6 +107,8 @@ pub struct VmView<'a> {
     pub vm: &'a VmStatus,
     /// The VMI's status, if there is a VMI.
     pub vmi: Option<&'a VmiStatus>,
+    /// The VMI is being deleted: its end is not that of the VM, which KubeVirt starts again.
+    pub is_vmi_deleting: bool,
     /// Its DataVolumes, by name.
     pub disks: &'a [(&'a str, &'a DataVolumeStatus)],
 }

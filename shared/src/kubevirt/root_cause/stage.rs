@@ -23,6 +23,13 @@ pub(super) fn stage(view: VmView<'_>) -> InfraState {
             format!("the host of VirtualMachineInstance {name} cannot be reached"),
         ),
         "Succeeded" | "Failed" if view.run_strategy == "Halted" => halted(name),
+        "Succeeded" | "Failed" if view.is_vmi_deleting => InfraState::new(
+            Reason::VMStopping,
+            format!(
+                "VirtualMachineInstance {name} is {} and is being deleted",
+                vmi.phase
+            ),
+        ),
         "Succeeded" | "Failed" => InfraState::new(
             Reason::StartFailing,
             format!(

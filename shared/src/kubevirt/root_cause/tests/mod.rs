@@ -22,6 +22,10 @@ struct Row {
 }
 
 fn state_of(strategy: &str, vm: &Value, vmi: &Value, disk: &Value) -> InfraState {
+    state_with(strategy, vm, vmi, false, disk)
+}
+
+fn state_with(strategy: &str, vm: &Value, vmi: &Value, is_vmi_deleting: bool, disk: &Value) -> InfraState {
     let vm: VmStatus = serde_json::from_value(vm.clone()).unwrap();
     let vmi: Option<VmiStatus> = serde_json::from_value(vmi.clone()).unwrap();
     let disk: Option<DataVolumeStatus> = serde_json::from_value(disk.clone()).unwrap();
@@ -31,6 +35,7 @@ fn state_of(strategy: &str, vm: &Value, vmi: &Value, disk: &Value) -> InfraState
         run_strategy: strategy,
         vm: &vm,
         vmi: vmi.as_ref(),
+        is_vmi_deleting,
         disks: &disks,
     })
 }
@@ -221,8 +226,47 @@ fn the_run_strategy_decides_what_an_end_means(
     );
 }
 
+/// `kubectl delete vmi`: the VMI stays final until its pod is gone, and KubeVirt starts the VM again.
+#[rstest]
+#[case::once_after_a_shutdown("Once", "Succeeded", Reason::VMStopping)]
+#[case::once_after_a_crash("Once", "Failed", Reason::VMStopping)]
+#[case::rerun_on_failure("RerunOnFailure", "Succeeded", Reason::VMStopping)]
+#[case::always("Always", "Failed", Reason::VMStopping)]
+#[case::manual("Manual", "Succeeded", Reason::VMStopping)]
+#[case::halted("Halted", "Succeeded", Reason::VMHalted)]
+#[case::before_it_is_final("Once", "Running", Reason::VMStopping)]
+fn the_end_of_an_instance_that_is_being_deleted_is_not_the_end(
+    #[case] strategy: &str,
+    #[case] end: &str,
+    #[case] reason: Reason,
+) {
+    // KubeVirt shows Stopping until the VMI is final, and Stopped from then on.
+    let shown = if end == "Running" { "Stopping" } else { "Stopped" };
+    let state = state_with(strategy, &printed(shown), &phase(end), true, &json!(null));
+    assert_eq!(
+        (state.reason, state.is_terminal()),
+        (reason, false),
+        "{}",
+        state.message
+    );
+}
+
+#[rstest]
+#[case::that_waited_for_a_host(&["Pending", "Scheduling", "Failed"], "it ended before its guest ran")]
+#[case::that_had_a_host(&["Pending", "Scheduling", "Scheduled", "Failed"], "it ended before its guest ran")]
+#[case::that_ran(&["Scheduled", "Running", "Failed"], "the guest crashed or its host was lost")]
+#[case::whose_phases_are_not_recorded(&[], "the guest crashed or its host was lost")]
+fn a_guest_crashes_only_if_it_ran(#[case] phases: &[&str], #[case] how: &str) {
+    let mut vmi = phase("Failed");
+    vmi["phaseTransitionTimestamps"] = phases.iter().map(|phase| json!({"phase": phase})).collect();
+    let state = state_of("Once", &json!({}), &vmi, &json!(null));
+    assert!(state.is_terminal());
+    assert!(state.message.contains(how), "{}", state.message);
+}
+
 #[rstest]
 #[case::import(json!({"phase": "ImportInProgress", "progress": "42.31%"}), "DataVolume web-1 is ImportInProgress, 40 % done")]
+#[case::one_restart(json!({"phase": "ImportInProgress", "restartCount": 1}), "DataVolume web-1 is ImportInProgress (the importer was restarted once)")]
 #[case::no_progress_yet(json!({"phase": "ImportScheduled", "progress": "N/A"}), "DataVolume web-1 is ImportScheduled")]
 #[case::claim(phase("Pending").with("Bound", "False", "Pending", "no volume yet"), "DataVolume web-1 is Pending: Pending: no volume yet")]
 #[case::restarts(json!({"phase": "ImportInProgress", "restartCount": 4}), "DataVolume web-1: is ImportInProgress (the importer was restarted 4 times)")]
@@ -235,6 +279,50 @@ fn the_run_strategy_decides_what_an_end_means(
 fn disks_are_reported_in_their_own_words(#[case] disk: Value, #[case] message: &str) {
     let state = state_of("Once", &printed("Provisioning"), &json!(null), &disk);
     assert_eq!(state.message, message);
+}
+
+/// CDI passes on the kubelet's reasons as they are, and joins those of a clone's two pods.
+#[rstest]
+#[case::missing_secret("CreateContainerConfigError", Reason::DiskImportFailing)]
+#[case::container_not_created("CreateContainerError", Reason::DiskImportFailing)]
+#[case::container_not_started("RunContainerError", Reason::DiskImportFailing)]
+#[case::start_error("StartError", Reason::DiskImportFailing)]
+#[case::cannot_run("ContainerCannotRun", Reason::DiskImportFailing)]
+#[case::lost_status("ContainerStatusUnknown", Reason::DiskImportFailing)]
+#[case::deadline("DeadlineExceeded", Reason::DiskImportFailing)]
+#[case::pod_not_made("ErrStartingPod", Reason::DiskImportFailing)]
+#[case::unheard_of("SomethingNew", Reason::DiskImportFailing)]
+#[case::image_without_started("ImagePullBackOff", Reason::DiskImageNotFound)]
+#[case::image_name("InvalidImageName", Reason::DiskImageNotFound)]
+#[case::image_never_pulled("ErrImageNeverPull", Reason::DiskImageNotFound)]
+#[case::image_not_inspected("ImageInspectError", Reason::DiskImageNotFound)]
+#[case::image_not_signed("SignatureValidationFailed", Reason::DiskImageNotFound)]
+#[case::source_of_a_clone("ContainerCreating and CreateContainerError", Reason::DiskImportFailing)]
+#[case::target_of_a_clone("Error and Pod is running", Reason::DiskImportFailing)]
+#[case::both_of_a_clone_on_the_way("ContainerCreating and PodInitializing", Reason::ImportingDisk)]
+#[case::initializing("PodInitializing", Reason::ImportingDisk)]
+#[case::clone_pending("Pending", Reason::ImportingDisk)]
+#[case::populator("Populator is running", Reason::ImportingDisk)]
+#[case::nothing_said("", Reason::ImportingDisk)]
+fn trouble_of_the_importer_is_no_progress(#[case] why: &str, #[case] reason: Reason) {
+    let disk = phase("ImportScheduled").with("Running", "False", why, "secret \"nosuch\" not found");
+    let state = state_of("Once", &printed("Provisioning"), &json!(null), &disk);
+    assert_eq!(state.reason, reason, "{}", state.message);
+    let speaks = state.message.contains("secret \"nosuch\" not found");
+    assert_eq!(speaks, reason != Reason::ImportingDisk, "{}", state.message);
+}
+
+#[rstest]
+#[case::first_try(json!({"phase": "ImportInProgress", "progress": "N/A"}), false)]
+#[case::without_progress(json!({"phase": "ImportInProgress", "progress": "N/A", "restartCount": 1}), true)]
+#[case::at_nought(json!({"phase": "ImportInProgress", "progress": "0.00%", "restartCount": 2}), true)]
+#[case::of_one_that_fails_again_and_again(json!({"phase": "ImportInProgress", "restartCount": 4}), true)]
+#[case::that_copies(json!({"phase": "ImportInProgress", "progress": "3.10%", "restartCount": 1}), false)]
+#[case::that_is_done(json!({"phase": "Succeeded", "progress": "100.0%", "restartCount": 1}), false)]
+fn an_importer_that_was_restarted_tries_again_until_it_copies(#[case] disk: Value, #[case] is_retry: bool) {
+    let disk = disk.with("Running", "True", "Pod is running", "");
+    let state = state_of("Once", &printed("Provisioning"), &json!(null), &disk);
+    assert_eq!(state.is_retry, is_retry, "{}", state.message);
 }
 
 #[test]
@@ -262,6 +350,7 @@ fn a_failed_disk_is_reported_before_one_that_can_recover() {
         run_strategy: "Once",
         vm: &VmStatus::default(),
         vmi: None,
+        is_vmi_deleting: false,
         disks: &[("web-1", &failing), ("web-1-secondarydisk0", &failed)],
     });
     assert_eq!(
