@@ -1,6 +1,6 @@
 //! Validation of the operating system's image: CDI's rules, which KubeVirt does not apply when it admits a VM.
 
-use super::{is_empty, literal, object_name, text};
+use super::{is_empty, literal, object_name, text, url};
 use crate::api::field::{FieldPath, Report};
 use crate::api::syntax;
 use crate::kubevirt::resolved::Image;
@@ -78,7 +78,27 @@ fn remote(location: &str, schemes: &[&str], path: &FieldPath, report: &mut Repor
             path,
             format!("{location:?} contains white space, which CDI rejects"),
         );
+    } else if let Some(why) = url::refusal(rest) {
+        report.invalid(path, format!("{location:?} is no URL that CDI takes: {why}"));
+    } else if is_scheme(location, "docker")
+        && let Some(why) = url::bad_image(rest)
+    {
+        report.invalid(path, format!("{location:?} is no image: {why}"));
+    } else if is_scheme(location, "docker") && url::lacks_repository(rest) {
+        report.warn(
+            path,
+            format!("{location:?} names no repository and is read as docker.io/library/{rest}; write docker://{rest}/REPOSITORY:TAG"),
+        );
     }
+}
+
+fn is_archive(disk: &PrimaryDisk) -> bool {
+    text(&disk.os_image).is_some_and(|location| is_scheme(location, "oci-archive"))
+}
+
+fn is_scheme(location: &str, scheme: &str) -> bool {
+    let before = location.split_once("://").map(|(before, _)| before);
+    before.is_some_and(|before| before.eq_ignore_ascii_case(scheme))
 }
 
 /// `NAME`, or `NAMESPACE/NAME`.
@@ -86,7 +106,12 @@ fn claim(location: &str, path: &FieldPath, report: &mut Report) {
     let mut parts = location.split('/');
     let (first, second) = (parts.next().unwrap_or_default(), parts.next());
     let names = [Some(first), second];
-    if let Some(bad) = names
+    if second.is_some() && first.contains('.') {
+        report.invalid(
+            path,
+            format!("{location:?} is no PVC, NAME or NAMESPACE/NAME: a namespace has no dots; did you mean docker://{location}?"),
+        );
+    } else if let Some(bad) = names
         .into_iter()
         .flatten()
         .find(|name| syntax::dns_subdomain(name).is_err())
@@ -130,6 +155,13 @@ fn companions(kind: SourceKind, disk: &PrimaryDisk, path: &FieldPath, report: &m
         if !is_empty(&disk.extra_headers_secret) {
             idle("extraHeadersSecretRef", "http", report);
         }
+    }
+    let pulls_on_node = disk.pull_method.reference().is_none() && text(&disk.pull_method) != Some("pod");
+    if kind == SourceKind::Registry && pulls_on_node && is_archive(disk) {
+        report.warn(
+            &path.child("pullMethod"),
+            "an oci-archive is no image that a node can pull; CDI imports it with pullMethod pod",
+        );
     }
     if kind != SourceKind::Registry && text(&disk.pull_method).is_some() {
         idle("pullMethod", "registry", report);

@@ -11,6 +11,7 @@ mod referred;
 mod scheduling;
 #[cfg(test)]
 mod tests;
+mod url;
 mod vm;
 
 use super::spec::CloudProviderSpec;

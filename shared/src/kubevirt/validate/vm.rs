@@ -11,6 +11,9 @@ use crate::kubevirt::spec::{ACCESS_MODES, VirtualMachine};
 /// KubeVirt's minimum: 1M.
 const MIN_MEMORY: f64 = 1e6;
 
+/// CDI's minimum of a disk: 1Mi.
+const MIN_DISK: f64 = 1024.0 * 1024.0;
+
 /// Validates `virtualMachine`.
 pub(super) fn validate(vm: &VirtualMachine, path: &FieldPath, report: &mut Report) {
     let template = path.child("template");
@@ -123,6 +126,18 @@ fn size(var: &ConfigVarString, disk: &FieldPath, report: &mut Report) {
         report.required(&path, "is required, a quantity like 10Gi");
     } else if let Some(text) = literal(var) {
         positive(text, &path, report);
+        if quantity::parse(text).is_some_and(|amount| amount > 0.0 && amount.ceil() < MIN_DISK) {
+            let is_number = text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+            let meant = if is_number {
+                format!("; did you mean {text}Gi?")
+            } else {
+                String::new()
+            };
+            report.invalid(
+                &path,
+                format!("{text:?} is less than 1Mi, which CDI refuses{meant}"),
+            );
+        }
     }
 }
 

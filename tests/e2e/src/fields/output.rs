@@ -333,10 +333,12 @@ fn images() -> Vec<Row> {
             .becomes(SOURCE, json!({"pvc": {"namespace": "images", "name": "ubuntu"}}))
             .remark("A warning."),
         image("9.6/guessed-registry", "docker://quay.io/x:1").becomes(SOURCE, registry),
-        image("9.6/guessed-registry/archive", "oci-archive://quay.io/x:1").becomes(
-            "/spec/dataVolumeTemplates/0/spec/source/registry/url",
-            "oci-archive://quay.io/x:1",
-        ),
+        image("9.6/guessed-registry/archive", "oci-archive://quay.io/x:1")
+            .becomes(
+                "/spec/dataVolumeTemplates/0/spec/source/registry/url",
+                "oci-archive://quay.io/x:1",
+            )
+            .remark("A warning."),
         image("9.6/guessed-http", "https://x/y.img")
             .becomes(SOURCE, json!({"http": {"url": "https://x/y.img"}})),
         image("9.6/guessed-pvc", "images/ubuntu")
