@@ -47,12 +47,6 @@ pub struct Cluster {
     pub infra: Option<Infra>,
 }
 
-/// Timeout of all external checks together.
-const TIMEOUT: Duration = Duration::from_millis(1900);
-
-/// Timeout if the external checks only provide optional defaults.
-const DEFAULTS_TIMEOUT: Duration = Duration::from_millis(900);
-
 impl Admission {
     /// Admission with these settings; `policy` limits the addresses of kubeconfigs in specs, which are optional if the
     /// environment has one.
@@ -120,7 +114,7 @@ impl Admission {
         let (Some(infra), Some(wanted)) = (&self.cluster.infra, sent.outside_defaults()) else {
             return object;
         };
-        let deadline = Instant::now() + DEFAULTS_TIMEOUT;
+        let deadline = Instant::now() + infra.time_for_defaults();
         let (old, at) = (sent.stored(), sent.new.at());
         let (topology, instancetype) = {
             let completed = Subject::new(&object, at);
@@ -168,12 +162,11 @@ impl Admission {
             return Verdict::default();
         };
         let outside = it.outside_defaults();
-        // Both steps run concurrently.
-        let spent = match outside {
-            Some(_) => DEFAULTS_TIMEOUT,
-            None => Duration::ZERO,
-        };
-        let deadline = Instant::now() + TIMEOUT.saturating_sub(spent);
+        // Both steps together take no longer than one alone.
+        let deadline = self.cluster.infra.as_ref().map(|infra| {
+            let spent = outside.map_or(Duration::ZERO, |_| infra.time_for_defaults());
+            infra.deadline(spent)
+        });
         let mut report = self.check(&it);
         let references = new_references(it.stored(), it.new.object(), it.new.at());
         let (name, rights) = tokio::join!(self.ask_for_name(&it), self.ask_for_rights(&it, &references));
@@ -181,7 +174,7 @@ impl Admission {
         // No lookups for an author without permission, even if that is only a warning.
         let may_read = rights.is_ok() && rights.warnings.is_empty();
         report.extend(rights);
-        if let Some(infra) = &self.cluster.infra
+        if let (Some(infra), Some(deadline)) = (&self.cluster.infra, deadline)
             && may_read
             && report.is_ok()
             && it.is_to_be_asked_for()

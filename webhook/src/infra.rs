@@ -2,6 +2,7 @@
 //! creates or changes.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use clap::ValueEnum;
 use futures::future;
@@ -26,6 +27,9 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::{pool, stored};
 
+/// The share of the timeout that infra clusters have.
+const ANSWERING: f64 = 0.95;
+
 /// What to do if an infra cluster does not respond in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum UnreachablePolicy {
@@ -37,6 +41,15 @@ pub enum UnreachablePolicy {
     Off,
 }
 
+/// How specs are checked against infra clusters.
+#[derive(Debug, Clone, Copy)]
+pub struct AskPolicy {
+    /// Timeout of all checks of one admission.
+    pub timeout: Duration,
+    /// What to do without a response.
+    pub unreachable: UnreachablePolicy,
+}
+
 /// Checks specs against infra clusters.
 pub struct Infra {
     /// Client of the user cluster, for referenced objects.
@@ -44,13 +57,13 @@ pub struct Infra {
     preflight: Preflight,
     env: Env,
     policy: AddressPolicy,
-    unreachable: UnreachablePolicy,
+    ask: AskPolicy,
 }
 
 impl std::fmt::Debug for Infra {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Infra")
-            .field("unreachable", &self.unreachable)
+            .field("ask", &self.ask)
             .finish_non_exhaustive()
     }
 }
@@ -115,15 +128,25 @@ impl Infra {
         options: ClientOptions,
         env: Env,
         policy: AddressPolicy,
-        unreachable: UnreachablePolicy,
+        ask: AskPolicy,
     ) -> Option<Self> {
-        (unreachable != UnreachablePolicy::Off).then(|| Self {
+        (ask.unreachable != UnreachablePolicy::Off).then(|| Self {
             client,
             preflight: Preflight::new(options),
             env,
             policy,
-            unreachable,
+            ask,
         })
+    }
+
+    /// Deadline of checks that begin now, which leaves a little time to respond to the API server.
+    pub(crate) fn deadline(&self, spent: Duration) -> Instant {
+        Instant::now() + self.ask.timeout.mul_f64(ANSWERING).saturating_sub(spent)
+    }
+
+    /// Timeout of checks that only provide optional defaults.
+    pub(crate) fn time_for_defaults(&self) -> Duration {
+        self.ask.timeout.mul_f64(ANSWERING / 2.0)
     }
 
     /// Errors and warnings of the infra cluster, by field of the spec, until `deadline`.
@@ -196,7 +219,7 @@ impl Infra {
         let text = format!(
             "the infra cluster could not be asked ({why}), so the objects that the spec names were not checked"
         );
-        match self.unreachable {
+        match self.ask.unreachable {
             _ if new_object.must => {
                 let text = format!(
                     "{text}, and the region and zone of its disks are unknown; try again, or set both in \

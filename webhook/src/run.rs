@@ -18,7 +18,7 @@ use crate::access::Access;
 use crate::admit::{Admission, Cluster};
 use crate::certificate::Source;
 use crate::flags::Flags;
-use crate::infra::Infra;
+use crate::infra::{AskPolicy, Infra};
 use crate::metrics::Metrics;
 use crate::names::Names;
 use crate::ops::Ops;
@@ -68,6 +68,7 @@ async fn connect(flags: &Flags, env: &Env) -> anyhow::Result<(Cluster, Option<Cl
     let policy = address_policy(flags);
     let infra_options = ClientOptions {
         addresses: policy,
+        read: flags.infra_timeout.0,
         ..options
     };
     let cluster = Cluster {
@@ -76,7 +77,10 @@ async fn connect(flags: &Flags, env: &Env) -> anyhow::Result<(Cluster, Option<Cl
             infra_options,
             env.clone(),
             policy,
-            flags.infra_unreachable,
+            AskPolicy {
+                timeout: flags.infra_timeout.0,
+                unreachable: flags.infra_unreachable,
+            },
         ),
         names: Some(Names::new(client.clone())),
         access: Access::new(client.clone(), flags.reference_access_check),

@@ -8,6 +8,12 @@
 {{- end -}}
 {{- include "machinist.checkPorts" (list . $servers) -}}
 {{- include "machinist.checkPolicies" . -}}
+{{- $webhook := .Values.webhook -}}
+{{- $time := trimSuffix "s" $webhook.infraTimeout | float64 -}}
+{{- if hasSuffix "ms" $webhook.infraTimeout -}}{{- $time = divf (trimSuffix "ms" $webhook.infraTimeout | float64) 1000 -}}{{- end -}}
+{{- if gt (addf $time 1) ($webhook.timeoutSeconds | float64) -}}
+  {{- fail (printf "webhook.infraTimeout is %s and webhook.timeoutSeconds %v, so the API server would not wait for the answer: timeoutSeconds must be longer, by a second at least" $webhook.infraTimeout $webhook.timeoutSeconds) -}}
+{{- end -}}
 {{- $issuer := .Values.webhook.certificate.issuerRef -}}
 {{- if and $issuer (not $issuer.name) -}}
   {{- fail "webhook.certificate.issuerRef has no name: name the issuer, or leave issuerRef empty for a CA of the chart's own" -}}

@@ -1,12 +1,13 @@
 //! Checks that the objects exist that a spec names on the infra cluster, and lists alternatives.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future;
 use k8s_openapi::api::core::v1::{Node, Pod, ResourceQuota};
-use kube::api::ListParams;
+use kube::api::{DynamicObject, ListParams};
 use kube::{Api, Client, Resource, ResourceExt};
-use machinist_shared::api::field::{ErrorKind, Report, did_you_mean};
+use machinist_shared::api::field::{ErrorKind, FieldPath, Report, did_you_mean};
 use machinist_shared::api::quantity;
 use machinist_shared::kubevirt::spec::Matcher;
 use serde::de::DeserializeOwned;
@@ -15,6 +16,7 @@ use tokio::time::Instant;
 
 use super::request::PreflightRequest;
 use super::requirements::{Kind, Requirement, Severity, instancetype_kinds, requirements};
+use super::server_limiter::ServerLimiter;
 use super::unreachable::{Unreachable, refused, within};
 use crate::cache::ttl::TtlMap;
 use crate::kube::client::is_object_name;
@@ -31,9 +33,16 @@ const MAX_PODS: u32 = 2000;
 /// Selects pods that use capacity of a node.
 const SCHEDULED: &str = "spec.nodeName!=,status.phase!=Succeeded,status.phase!=Failed";
 
+/// Annotation of a StorageProfile: CDI creates no smaller claim.
+const MINIMUM_SIZE: &str = "cdi.kubevirt.io/minimumSupportedPvcSize";
+/// More than CDI adds for a file system by default, which is 6 %.
+const FILE_SYSTEM_OVERHEAD: f64 = 0.25;
+
 /// Cached objects, reduced to the relevant fields.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Existence {
+    /// Of the server that is asked, which is told of each answer.
+    limiter: Arc<ServerLimiter>,
     known: TtlMap<Named, Cached>,
     quotas: CachedList<ResourceQuota>,
     nodes: CachedList<Node>,
@@ -85,6 +94,17 @@ enum Lookup {
 }
 
 impl Existence {
+    /// Checks on the server behind that limiter.
+    pub(super) fn of(limiter: Arc<ServerLimiter>) -> Self {
+        Self {
+            limiter,
+            known: TtlMap::default(),
+            quotas: TtlMap::default(),
+            nodes: TtlMap::default(),
+            pod_requests: TtlMap::default(),
+        }
+    }
+
     /// `spec` of an instancetype, if the credential can read it.
     pub(super) async fn instancetype(
         &self,
@@ -202,7 +222,11 @@ impl Existence {
         if let Some(known) = self.known.get(&named) {
             return Ok(Some(known));
         }
-        let known = match ask(client, namespace, kind, name).await {
+        let answer = ask(client, namespace, kind, name).await;
+        if matches!(answer, Ok(_) | Err(kube::Error::Api(_))) {
+            self.limiter.answered();
+        }
+        let known = match answer {
             Ok(Some(value)) => Cached::There(value),
             Ok(None) => return Ok(None),
             Err(kube::Error::Api(status)) if status.code == 404 => return Ok(None),
@@ -213,7 +237,7 @@ impl Existence {
         Ok(Some(known))
     }
 
-    /// Checks that the claim that the primary disk is cloned from exists, if the credential can list claims.
+    /// Checks that the claim that the primary disk is cloned from exists and fits into the disk, if the credential can list claims.
     pub(super) async fn check_claim(
         &self,
         client: &Client,
@@ -225,9 +249,25 @@ impl Existence {
         let (Some(namespace), Some(name)) = (source["namespace"].as_str(), source["name"].as_str()) else {
             return Ok(());
         };
+        let disk = request
+            .path
+            .child("virtualMachine")
+            .child("template")
+            .child("primaryDisk");
         let full = format!("{namespace}/{name}");
-        if self.get(client, namespace, Kind::Claim, &full).await?.is_some() {
-            return Ok(());
+        match self.get(client, namespace, Kind::Claim, &full).await? {
+            Some(Cached::There(size)) => {
+                let Some(shrinks) = Shrinking::of(&size, request) else {
+                    return Ok(());
+                };
+                let has_minimum = self
+                    .has_minimum(client, &request.spec.primary_disk.storage_class)
+                    .await?;
+                shrinks.report(&full, has_minimum, &disk.child("size"), report);
+                return Ok(());
+            }
+            Some(Cached::Hidden) => return Ok(()),
+            None => {}
         }
         let others = Kind::Claim
             .api(client, namespace)
@@ -237,13 +277,20 @@ impl Existence {
             .map(|list| list.items.iter().map(ResourceExt::name_any).collect())
             .unwrap_or_default();
         let hint = did_you_mean(name, others.iter().map(String::as_str));
-        let template = request.path.child("virtualMachine").child("template");
         let text = format!(
             "{name:?}: there is no PersistentVolumeClaim of that name in namespace {namespace} of the infra cluster{hint}"
         );
-        let path = template.child("primaryDisk").child("osImage");
-        report.error(&path, ErrorKind::NotFound, text);
+        report.error(&disk.child("osImage"), ErrorKind::NotFound, text);
         Ok(())
+    }
+
+    /// Whether CDI may create claims of that StorageClass larger than requested; true if the credential cannot read it.
+    async fn has_minimum(&self, client: &Client, storage_class: &str) -> Result<bool, RemoteError> {
+        match self.get(client, "", Kind::StorageProfile, storage_class).await? {
+            Some(Cached::There(minimum)) => Ok(!minimum.is_null()),
+            Some(Cached::Hidden) => Ok(true),
+            None => Ok(false),
+        }
     }
 
     /// The ResourceQuotas of the namespace; `None` if the credential cannot list them.
@@ -284,13 +331,60 @@ async fn ask(client: &Client, namespace: &str, kind: Kind, name: &str) -> kube::
             // Other code needs only list and watch for claims, so the name is searched in the list.
             let name = name.rsplit('/').next().unwrap_or(name);
             let named = ListParams::default().fields(&format!("metadata.name={name}"));
-            let list = api.list_metadata(&named).await?;
-            Ok((!list.items.is_empty()).then_some(Value::Null))
+            let list = api.list(&named).await?;
+            let size =
+                |claim: &DynamicObject| claim.data.pointer("/spec/resources/requests/storage").cloned();
+            Ok(list.items.first().map(|claim| size(claim).unwrap_or_default()))
+        }
+        Kind::StorageProfile => {
+            let profile = api.get_metadata(name).await?;
+            let minimum = profile.annotations().get(MINIMUM_SIZE);
+            Ok(Some(
+                minimum.map_or(Value::Null, |minimum| Value::from(minimum.as_str())),
+            ))
         }
         Kind::StorageClass => api.get(name).await.map(|class| Some(class.data)),
         _ => {
             let object = api.get(name).await?;
             Ok(Some(object.data.get("spec").cloned().unwrap_or_default()))
+        }
+    }
+}
+
+/// A clone into a disk that is smaller than the claim, which CDI refuses for good.
+struct Shrinking {
+    /// What the claim asks for.
+    source: String,
+    /// What the disk asks for.
+    target: String,
+    /// CDI adds room for a file system to a disk whose claim it makes itself, and that may do.
+    may_fit: bool,
+}
+
+impl Shrinking {
+    fn of(source: &Value, request: &PreflightRequest<'_>) -> Option<Self> {
+        let (source, target) = (source.as_str()?, request.spec.primary_disk.size.as_str());
+        let (wanted, size) = (quantity::parse(source)?, quantity::parse(target)?);
+        (size < wanted).then(|| Self {
+            source: source.to_owned(),
+            target: target.to_owned(),
+            may_fit: !request.spec.storage_target_pvc && size * (1.0 + FILE_SYSTEM_OVERHEAD) >= wanted,
+        })
+    }
+
+    fn report(&self, claim: &str, has_minimum: bool, path: &FieldPath, report: &mut Report) {
+        let Self {
+            source,
+            target,
+            may_fit,
+        } = self;
+        let text = format!(
+            "{target:?} is smaller than the PersistentVolumeClaim {claim} that it is cloned from; CDI needs {source} or more"
+        );
+        if *may_fit || has_minimum {
+            report.warn(path, text);
+        } else {
+            report.invalid(path, text);
         }
     }
 }
@@ -384,9 +478,70 @@ fn missing(requirements: &Requirement, others: &[String]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use machinist_shared::api::field::FieldPath;
+    use std::collections::BTreeMap;
 
+    use machinist_shared::kubevirt::resolved::{Disk, ResolvedSpec};
+    use rstest::rstest;
+    use serde_json::json;
+
+    use super::super::request::SecretDisclosure;
     use super::*;
+    use crate::kube::kubeconfig::{AddressPolicy, InfraKubeconfig};
+
+    #[rstest]
+    #[case::equal("5Gi", "5Gi", false, false, None)]
+    #[case::larger("5Gi", "10Gi", false, false, None)]
+    #[case::equal_in_other_units("5Gi", "5120Mi", true, false, None)]
+    #[case::unknown("", "1Gi", true, false, None)]
+    #[case::much_smaller("5Gi", "1Gi", false, false, Some("error"))]
+    #[case::in_decimal_units("10Gi", "10G", true, false, Some("error"))]
+    #[case::by_a_file_systems_overhead("5691918450", "5Gi", false, false, Some("warning"))]
+    #[case::by_an_overhead_that_nobody_adds("5691918450", "5Gi", true, false, Some("error"))]
+    #[case::below_the_least_of_a_class("50Gi", "10Gi", false, true, Some("warning"))]
+    fn a_clone_needs_room(
+        #[case] source: &str,
+        #[case] target: &str,
+        #[case] storage_target_pvc: bool,
+        #[case] has_minimum: bool,
+        #[case] want: Option<&str>,
+    ) {
+        let kubeconfig = "{current-context: c, contexts: [{name: c, context: {cluster: c, user: u}}], \
+             clusters: [{name: c, cluster: {server: 'https://infra.example'}}], users: [{name: u, user: {token: t}}]}";
+        let kubeconfig = InfraKubeconfig::parse(kubeconfig, AddressPolicy::default()).unwrap();
+        let spec = ResolvedSpec {
+            primary_disk: Disk {
+                size: target.to_owned(),
+                ..Disk::default()
+            },
+            storage_target_pvc,
+            ..ResolvedSpec::default()
+        };
+        let request = PreflightRequest {
+            kubeconfig: &kubeconfig,
+            namespace: "vms",
+            name: "web-1",
+            labels: &BTreeMap::new(),
+            annotations: &BTreeMap::new(),
+            machine_deployment: None,
+            spec: &spec,
+            replicas: 1,
+            ignition: None,
+            secrets: SecretDisclosure::Hidden,
+            path: FieldPath::new("c"),
+            metadata: FieldPath::new("t"),
+        };
+        let mut report = Report::new();
+        if let Some(shrinks) = Shrinking::of(&json!(source), &request) {
+            shrinks.report("images/golden", has_minimum, &FieldPath::new("size"), &mut report);
+        }
+        let found = match (report.errors.len(), report.warnings.len()) {
+            (0, 0) => None,
+            (1, 0) => Some("error"),
+            (0, 1) => Some("warning"),
+            _ => panic!("{report:?}"),
+        };
+        assert_eq!(found, want);
+    }
 
     #[test]
     fn a_missing_name_is_reported_with_those_that_exist() {

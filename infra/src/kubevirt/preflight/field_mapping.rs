@@ -56,6 +56,34 @@ const ORIGINS: [(&str, &str); 19] = [
     ),
 ];
 
+/// Fields of a VM that an instancetype sets.
+const OF_INSTANCETYPES: &[&str] = &[
+    "domain.cpu",
+    "domain.memory",
+    "domain.resources",
+    "domain.devices.gpus",
+    "domain.devices.hostDevices",
+    "domain.ioThreads",
+    "domain.ioThreadsPolicy",
+    "domain.launchSecurity",
+    "nodeSelector",
+    "schedulerName",
+];
+
+/// Fields of a VM that a preference sets, and no instancetype does.
+const OF_PREFERENCES: &[&str] = &[
+    "domain.firmware",
+    "domain.features",
+    "domain.clock",
+    "domain.machine",
+    "domain.devices.tpm",
+    "domain.devices.inputs",
+    "domain.devices.rng",
+    "domain.devices.disks",
+    "domain.devices.interfaces",
+    "terminationGracePeriodSeconds",
+];
+
 /// Fields of a DataVolume template, with the fields of a disk that they come from.
 const DISK_ORIGINS: [(&str, &str); 6] = [
     ("resources", "size"),
@@ -89,9 +117,10 @@ pub(super) fn map_fields(status: &Status, request: &PreflightRequest<'_>, vm: &V
         report.invalid(
             &path,
             format!(
-                "KubeVirt rejects this: {}: {}",
+                "KubeVirt rejects this: {}: {}{}",
                 cause.field,
-                excerpt(&cause.message)
+                excerpt(&cause.message),
+                advice(&cause.field, &cause.message, request)
             ),
         );
     }
@@ -112,7 +141,8 @@ fn origin(field: &str, message: &str, request: &PreflightRequest<'_>, vm: &Value
         _ => field,
     };
     if let Some((index, rest)) = data_volume(field) {
-        return of_disk(index, rest, path);
+        let is_about_source = index == 0 && message.contains("clone source");
+        return of_disk(index, if is_about_source { ".source" } else { rest }, path);
     }
     let template = field.strip_prefix("spec.template.").unwrap_or(field);
     if let Some(rest) = template.strip_prefix("metadata.labels") {
@@ -126,11 +156,48 @@ fn origin(field: &str, message: &str, request: &PreflightRequest<'_>, vm: &Value
             .strip_prefix(vm)
             .is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
     };
-    let ours = ORIGINS
-        .iter()
-        .find(|(vm, _)| begins(vm))
-        .map_or("virtualMachine", |(_, ours)| ours);
+    let origin = ORIGINS.iter().find(|(vm, _)| begins(vm));
+    let ours = brought_by(field, request)
+        .or(origin.map(|(_, ours)| *ours))
+        .unwrap_or("virtualMachine");
     below(path, ours)
+}
+
+/// What to do about a cause that KubeVirt's own words do not explain.
+fn advice(field: &str, message: &str, request: &PreflightRequest<'_>) -> String {
+    let is_of_cpu = field.starts_with("spec.template.spec.domain.cpu");
+    let has_cpus = request.spec.instancetype.is_none() && request.spec.vcpu_cores == 0;
+    if is_of_cpu && has_cpus && message.contains("vCPU") {
+        return "; KubeVirt does not count cpus: set vcpus.cores instead, or use an instancetype".to_owned();
+    }
+    if message.contains("insufficient permissions in clone source namespace") {
+        return format!(
+            "; allow the ServiceAccount default of namespace {} to create datavolumes/source in the namespace of the PVC",
+            request.namespace
+        );
+    }
+    String::new()
+}
+
+/// The field of ours that brings this field of the VM's guest, which the author did not write: an instancetype brings sizes
+/// and devices, a preference what the guest is like.
+fn brought_by(field: &str, request: &PreflightRequest<'_>) -> Option<&'static str> {
+    let is_below = |parents: &[&str]| {
+        let domain = field.strip_prefix("spec.template.spec.")?;
+        let rest = parents.iter().find_map(|parent| domain.strip_prefix(parent))?;
+        (rest.is_empty() || rest.starts_with(['.', '['])).then_some(())
+    };
+    let spec = request.spec;
+    if spec.preference.is_some() && is_below(OF_PREFERENCES).is_some() {
+        return Some("virtualMachine.preference");
+    }
+    let by_instancetype = spec.instancetype.is_some() && is_below(OF_INSTANCETYPES).is_some();
+    if by_instancetype {
+        return Some("virtualMachine.instancetype");
+    }
+    // Without cores, there are only cpus.
+    let has_cpus = spec.vcpu_cores == 0 && is_below(&["domain.cpu"]).is_some();
+    has_cpus.then_some("virtualMachine.template.cpus")
 }
 
 fn below(path: &FieldPath, fields: &str) -> FieldPath {
@@ -226,6 +293,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use machinist_shared::kubevirt::resolved::ResolvedSpec;
+    use machinist_shared::kubevirt::spec::Matcher;
     use rstest::rstest;
     use serde_json::json;
 
@@ -342,6 +410,85 @@ mod tests {
     #[case::anything_else("spec.running", "", "c.virtualMachine")]
     #[case::nothing("", "", "c.virtualMachine")]
     fn kubevirts_field_leads_to_ours(#[case] field: &str, #[case] message: &str, #[case] want: &str) {
+        let spec = ResolvedSpec {
+            vcpu_cores: 2,
+            ..ResolvedSpec::default()
+        };
+        assert_eq!(origin_of(&spec, field, message).0, want);
+    }
+
+    fn matcher() -> Option<Matcher> {
+        Some(Matcher::default())
+    }
+
+    /// What the author did not write is the instancetype's, the preference's, or what is there instead of vcpus.
+    #[rstest]
+    #[case::cpus("domain.cpu", None, None, 0, "template.cpus")]
+    #[case::cores("domain.cpu", None, matcher(), 2, "template.vcpus")]
+    #[case::cpus_beside_a_preference("domain.cpu.sockets", None, matcher(), 0, "template.cpus")]
+    #[case::an_instancetypes_cpu("domain.cpu.dedicatedCpuPlacement", matcher(), None, 0, "instancetype")]
+    #[case::its_memory("domain.memory.hugepages", matcher(), None, 0, "instancetype")]
+    #[case::its_resources("domain.resources.requests.memory", matcher(), None, 0, "instancetype")]
+    #[case::its_gpus("domain.devices.gpus[0]", matcher(), None, 0, "instancetype")]
+    #[case::its_host_devices("domain.devices.hostDevices", matcher(), matcher(), 0, "instancetype")]
+    #[case::its_launch_security("domain.launchSecurity", matcher(), matcher(), 0, "instancetype")]
+    #[case::its_node_selector("nodeSelector", matcher(), None, 0, "instancetype")]
+    #[case::a_preferences_firmware("domain.firmware.bootloader.efi", matcher(), matcher(), 0, "preference")]
+    #[case::its_features("domain.features.smm", None, matcher(), 2, "preference")]
+    #[case::its_tpm("domain.devices.tpm", None, matcher(), 2, "preference")]
+    #[case::its_clock("domain.clock", None, matcher(), 2, "preference")]
+    #[case::queues_are_the_authors(
+        "domain.devices.networkInterfaceMultiqueue",
+        matcher(),
+        matcher(),
+        0,
+        "enableNetworkMultiQueue"
+    )]
+    #[case::a_longer_word("domain.cpus", matcher(), None, 0, "")]
+    #[case::memory_of_the_author("domain.resources.requests.memory", None, matcher(), 0, "template.memory")]
+    fn a_field_that_the_author_did_not_write_leads_to_what_brings_it(
+        #[case] field: &str,
+        #[case] instancetype: Option<Matcher>,
+        #[case] preference: Option<Matcher>,
+        #[case] vcpu_cores: i64,
+        #[case] want: &str,
+    ) {
+        let spec = ResolvedSpec {
+            instancetype,
+            preference,
+            vcpu_cores,
+            ..ResolvedSpec::default()
+        };
+        let field = format!("spec.template.spec.{field}");
+        let want = format!("c.virtualMachine.{want}");
+        assert_eq!(origin_of(&spec, &field, "").0, want.trim_end_matches('.'));
+    }
+
+    #[test]
+    fn what_kubevirt_does_not_explain_has_an_advice() {
+        let message = "insufficient CPU resources of 1 vCPU provided by VirtualMachine, preference requires 2 vCPU provided as cores";
+        let cpu = "spec.template.spec.domain.cpu";
+        assert!(
+            origin_of(&ResolvedSpec::default(), cpu, message)
+                .1
+                .contains("vcpus.cores")
+        );
+        let cores = ResolvedSpec {
+            vcpu_cores: 1,
+            ..ResolvedSpec::default()
+        };
+        assert_eq!(origin_of(&cores, cpu, message).1, "");
+        let message = "Authorization failed, message is: User system:serviceaccount:vms:default has insufficient permissions in clone source namespace images";
+        let (path, advice) = origin_of(&cores, "spec.dataVolumeTemplates[0]", message);
+        assert_eq!(path, "c.virtualMachine.template.primaryDisk.osImage");
+        assert!(
+            advice.contains("the ServiceAccount default of namespace vms"),
+            "{advice}"
+        );
+    }
+
+    /// Our field, and the advice.
+    fn origin_of(spec: &ResolvedSpec, field: &str, message: &str) -> (String, String) {
         let kubeconfig = "{current-context: c, contexts: [{name: c, context: {cluster: c, user: u}}], \
              clusters: [{name: c, cluster: {server: 'https://infra.example'}}], users: [{name: u, user: {token: t}}]}";
         let kubeconfig = InfraKubeconfig::parse(kubeconfig, AddressPolicy::default()).unwrap();
@@ -353,7 +500,7 @@ mod tests {
             labels: &texts("pool", "a b"),
             annotations: &texts("x/y", "z"),
             machine_deployment: None,
-            spec: &ResolvedSpec::default(),
+            spec,
             replicas: 1,
             ignition: Some(FieldPath::new("v.operatingSystem")),
             secrets: SecretDisclosure::Hidden,
@@ -367,6 +514,7 @@ mod tests {
             }},
             "spec": {"template": {"metadata": {"annotations": {"x/y": "z", annotation::OVN_LOGICAL_SWITCH: "s"}}}},
         });
-        assert_eq!(origin(field, message, &request, &vm).to_string(), want);
+        let path = origin(field, message, &request, &vm).to_string();
+        (path, advice(field, message, &request))
     }
 }

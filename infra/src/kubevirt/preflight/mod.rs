@@ -96,10 +96,10 @@ impl Preflight {
     pub async fn ask(&self, request: &PreflightRequest<'_>, deadline: Instant) -> PreflightReport {
         let mut report = Report::new();
         let asked = Box::pin(self.run_checks(request, deadline, &mut report));
-        let unreachable = self.through_limiter(request.kubeconfig, asked).await.err();
+        let asked = self.through_limiter(request.kubeconfig, deadline, asked).await;
         PreflightReport {
             report,
-            unreachable: unreachable.map(|Unreachable(why)| why),
+            unreachable: asked.err(),
         }
     }
 
@@ -119,8 +119,7 @@ impl Preflight {
             Ok(found.await?)
         };
         let ask = async { within(deadline, ask).await? };
-        let found = self.through_limiter(kubeconfig, ask).await;
-        found.map_err(|Unreachable(why)| why)
+        self.through_limiter(kubeconfig, deadline, ask).await
     }
 
     /// Region and zone of a StorageClass; empty if it does not exist, or the credential cannot read it.
@@ -136,8 +135,8 @@ impl Preflight {
             Ok(found.await?)
         };
         let ask = async { within(deadline, ask).await? };
-        let class = self.through_limiter(kubeconfig, ask).await;
-        let class = class.map_err(|Unreachable(why)| why)?.unwrap_or_default();
+        let class = self.through_limiter(kubeconfig, deadline, ask).await;
+        let class = class?.unwrap_or_default();
         let terms = class["allowedTopologies"].as_array().into_iter().flatten();
         let expressions =
             terms.flat_map(|term| term["matchLabelExpressions"].as_array().into_iter().flatten());
@@ -153,18 +152,24 @@ impl Preflight {
         ))
     }
 
-    /// Sends the request unless the server is known to be unreachable, and records whether it responded.
+    /// Sends the request unless the server is known to be unreachable, and records whether it responded; an error says why there
+    /// is no response.
     async fn through_limiter<T>(
         &self,
         kubeconfig: &InfraKubeconfig,
+        deadline: Instant,
         ask: impl Future<Output = Result<T, Unreachable>>,
-    ) -> Result<T, Unreachable> {
-        let server = kubeconfig.server().to_owned();
-        let limiter = self.limiters.renew_or_insert(server, IDLE_TTL, Arc::default);
-        let place = limiter.acquire().await.map_err(Unreachable)?;
-        let answer = ask.await;
-        place.release(answer.as_ref().err().map(|Unreachable(why)| why.as_str()));
+    ) -> Result<T, String> {
+        let limiter = self.limiter(kubeconfig);
+        let place = limiter.acquire(deadline).await?;
+        let answer = ask.await.map_err(|error| error.text(limiter.is_answering()));
+        place.release(answer.as_ref().err().map(String::as_str));
         answer
+    }
+
+    fn limiter(&self, kubeconfig: &InfraKubeconfig) -> Arc<ServerLimiter> {
+        let server = kubeconfig.server().to_owned();
+        self.limiters.renew_or_insert(server, IDLE_TTL, Arc::default)
     }
 
     async fn run_checks(
@@ -225,7 +230,11 @@ impl Preflight {
         if !report.is_ok() {
             return Ok(());
         }
-        if let Err(error) = within(deadline, verdict(client, request, vm.clone(), report)).await? {
+        let verdict = within(deadline, verdict(client, request, vm.clone(), report)).await?;
+        if matches!(verdict, Ok(()) | Err(kube::Error::Api(_))) {
+            self.limiter(request.kubeconfig).answered();
+        }
+        if let Err(error) = verdict {
             return match error {
                 kube::Error::Api(status) if matches!(status.code, 400 | 403 | 422) => {
                     field_mapping::map_fields(&status, request, &vm, report);
@@ -250,11 +259,11 @@ impl Preflight {
         }
         let client = infra_client(kubeconfig, &self.options)
             .await
-            .map_err(|error| Unreachable(error.to_string()))?;
+            .map_err(|error| Unreachable::Failed(error.to_string()))?;
         let cluster = Arc::new(Cluster {
             client: ClientOf(client),
             facts: FactsCache::new(facts::TTL),
-            existence: Existence::default(),
+            existence: Existence::of(self.limiter(kubeconfig)),
         });
         if self.clusters.len() >= MAX_CLIENTS {
             self.clusters.clear();

@@ -22,6 +22,8 @@ pub(super) enum Kind {
     StorageClass,
     /// In the VMs' namespace. Only its metadata is read.
     Secret,
+    /// CDI's, named like its StorageClass. Only its metadata is read.
+    StorageProfile,
     /// In any namespace, named `namespace/name`.
     Claim,
 }
@@ -34,6 +36,7 @@ impl Kind {
             Self::Preference => PREFERENCE,
             Self::ClusterPreference => CLUSTER_PREFERENCE,
             Self::StorageClass => "StorageClass",
+            Self::StorageProfile => "StorageProfile",
             Self::Secret => "Secret",
             Self::Claim => "PersistentVolumeClaim",
         }
@@ -46,14 +49,16 @@ impl Kind {
     pub(super) fn api(self, client: &Client, namespace: &str) -> Api<DynamicObject> {
         let gvk = match self {
             Self::StorageClass => GroupVersionKind::gvk("storage.k8s.io", "v1", self.text()),
+            Self::StorageProfile => GroupVersionKind::gvk("cdi.kubevirt.io", "v1beta1", self.text()),
             Self::Secret | Self::Claim => GroupVersionKind::gvk("", "v1", self.text()),
             _ => GroupVersionKind::gvk("instancetype.kubevirt.io", "v1beta1", self.text()),
         };
         let resource = ApiResource::from_gvk(&gvk);
         match self {
-            Self::ClusterInstancetype | Self::ClusterPreference | Self::StorageClass => {
-                Api::all_with(client.clone(), &resource)
-            }
+            Self::ClusterInstancetype
+            | Self::ClusterPreference
+            | Self::StorageClass
+            | Self::StorageProfile => Api::all_with(client.clone(), &resource),
             _ => Api::namespaced_with(client.clone(), namespace, &resource),
         }
     }

@@ -63,8 +63,9 @@ impl Default for ServerLimiter {
 }
 
 impl ServerLimiter {
-    /// Acquires a permit; an error if the server is known to be unreachable or too many requests wait for it.
-    pub(super) async fn acquire(&self) -> Result<Permit<'_>, String> {
+    /// Acquires a permit for a request with that deadline; an error if the server is known to be unreachable or too many requests
+    /// wait for it. For a server that responds, it waits for up to half of the time.
+    pub(super) async fn acquire(&self, deadline: Instant) -> Result<Permit<'_>, String> {
         let lively = self.may_ask(Instant::now())?;
         let crowded = || format!("{MAX_CONCURRENT} other requests wait for its response");
         let place = |permit| Permit {
@@ -79,10 +80,26 @@ impl ServerLimiter {
         if waiting.is_err() && !lively {
             return Err(crowded());
         }
-        match timeout(QUEUE_TIMEOUT, self.places.acquire()).await {
+        let half = deadline.saturating_duration_since(Instant::now()) / 2;
+        let time = if lively {
+            half.max(QUEUE_TIMEOUT)
+        } else {
+            QUEUE_TIMEOUT
+        };
+        match timeout(time, self.places.acquire()).await {
             Ok(Ok(permit)) => Ok(place(permit)),
             _ => Err(crowded()),
         }
+    }
+
+    /// Records that the server has responded.
+    pub(super) fn answered(&self) {
+        self.state.lock().answered = Some(Instant::now());
+    }
+
+    /// Whether it has responded recently.
+    pub(super) fn is_answering(&self) -> bool {
+        self.state.lock().is_reachable(Instant::now())
     }
 
     /// Whether a request may be sent; if so, whether the server is known to respond.
@@ -130,6 +147,7 @@ impl Permit<'_> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::unreachable::Unreachable;
     use super::*;
 
     const LATE: Option<&str> = Some("no answer in time");
@@ -161,6 +179,37 @@ mod tests {
         );
     }
 
+    /// Each answer counts, also where the last question of an admission is late.
+    #[test]
+    fn a_server_that_answers_slowly_is_asked_on_and_called_slow() {
+        let limiter = ServerLimiter::default();
+        let late = |limiter: &ServerLimiter| Unreachable::Late.text(limiter.is_answering());
+        assert_eq!(late(&limiter), "no answer in time");
+        limiter.answered();
+        assert!(late(&limiter).contains("--infra-timeout"));
+        limiter.record(LATE, SLOW_THRESHOLD, Instant::now());
+        assert_eq!(limiter.may_ask(Instant::now()), Ok(true));
+    }
+
+    #[tokio::test]
+    async fn for_a_server_that_answers_a_place_is_waited_for_half_the_time() {
+        let limiter = ServerLimiter::default();
+        limiter.answered();
+        let deadline = Instant::now() + QUEUE_TIMEOUT * 8;
+        let mut places = Vec::new();
+        for _ in 0..MAX_CONCURRENT {
+            places.push(limiter.acquire(deadline).await.unwrap());
+        }
+        let (next, ()) = tokio::join!(limiter.acquire(deadline), async {
+            tokio::time::sleep(QUEUE_TIMEOUT * 2).await;
+            places.pop();
+        });
+        assert!(next.is_ok());
+        let begun = Instant::now();
+        assert!(limiter.acquire(begun + QUEUE_TIMEOUT * 4).await.is_err());
+        assert!(begun.elapsed() < QUEUE_TIMEOUT * 3);
+    }
+
     #[test]
     fn a_fast_failure_blocks_no_request() {
         let (limiter, now) = (ServerLimiter::default(), Instant::now());
@@ -173,26 +222,28 @@ mod tests {
         let limiter = ServerLimiter::default();
         let mut places = Vec::new();
         for _ in 0..MAX_CONCURRENT {
-            places.push(limiter.acquire().await.unwrap());
+            places.push(limiter.acquire(Instant::now()).await.unwrap());
         }
         let begun = Instant::now();
-        let all =
-            futures::future::join_all((0..MAX_CONCURRENT + MAX_WAITING).map(|_| limiter.acquire())).await;
+        let all = futures::future::join_all(
+            (0..MAX_CONCURRENT + MAX_WAITING).map(|_| limiter.acquire(Instant::now())),
+        )
+        .await;
         assert!(all.iter().all(Result::is_err));
         assert!(begun.elapsed() >= QUEUE_TIMEOUT, "some have waited for a place");
 
         let waiting: Vec<_> = (0..MAX_WAITING).map(|_| limiter.waiting.try_acquire()).collect();
         assert!(
             limiter
-                .acquire()
+                .acquire(Instant::now())
                 .await
                 .unwrap_err()
                 .contains("other requests wait")
         );
         // One is answered, so that a place is free and there is hope for more.
         places.pop().unwrap().release(None);
-        let place = limiter.acquire().await.unwrap();
-        let (next, ()) = tokio::join!(limiter.acquire(), async { place.release(None) });
+        let place = limiter.acquire(Instant::now()).await.unwrap();
+        let (next, ()) = tokio::join!(limiter.acquire(Instant::now()), async { place.release(None) });
         assert!(next.is_ok());
         drop(waiting);
     }

@@ -10,18 +10,37 @@ use crate::kube::error::RemoteError;
 
 /// Why the infra cluster could not be reached.
 #[derive(Debug)]
-pub(super) struct Unreachable(pub(super) String);
+pub(super) enum Unreachable {
+    /// Not everything was answered in time.
+    Late,
+    /// The server cannot be asked.
+    Failed(String),
+}
+
+impl Unreachable {
+    /// For a person; a server that has answered something lately is slow.
+    pub(super) fn text(&self, is_answering: bool) -> String {
+        match self {
+            Self::Late if is_answering => {
+                "it answers, but too slowly to be asked everything; a longer time may be allowed with --infra-timeout, \
+                 chart value webhook.infraTimeout"
+                    .to_owned()
+            }
+            Self::Late => "no answer in time".to_owned(),
+            Self::Failed(why) => why.clone(),
+        }
+    }
+}
 
 impl From<RemoteError> for Unreachable {
     fn from(error: RemoteError) -> Self {
-        Self(error.to_string())
+        Self::Failed(error.to_string())
     }
 }
 
 /// The response, if it arrives in time.
 pub(super) async fn within<T>(deadline: Instant, answer: impl Future<Output = T>) -> Result<T, Unreachable> {
-    let late = |_| Unreachable("no answer in time".to_owned());
-    timeout_at(deadline, answer).await.map_err(late)
+    timeout_at(deadline, answer).await.map_err(|_| Unreachable::Late)
 }
 
 /// An error that is independent of the spec: the credential is invalid, or the cluster is unavailable.
@@ -45,7 +64,7 @@ pub(super) fn refused(
                 request.namespace
             ),
         ),
-        _ => return Err(Unreachable(error.to_string())),
+        _ => return Err(Unreachable::Failed(error.to_string())),
     }
     Ok(())
 }
