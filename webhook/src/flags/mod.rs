@@ -33,8 +33,8 @@ pub struct Flags {
     #[arg(long, env = "MACHINIST_MASTER", help_heading = heading::CONNECTION)]
     #[arg(default_value = "")]
     pub master: String,
-    /// The same as `--kubeconfig`, and wins over it and `--master`: machine-controller's name of the cluster whose
-    /// SecretDisclosure and ConfigMaps are meant, which is that of the Machines.
+    /// Same as `--kubeconfig`, and overrides it and `--master`: machine-controller's name for the cluster of the Machines and the
+    /// Secrets and ConfigMaps that they reference.
     #[arg(long, env = "MACHINIST_WORKER_CLUSTER_KUBECONFIG", help_heading = heading::CONNECTION)]
     #[arg(default_value = "")]
     pub worker_cluster_kubeconfig: String,
@@ -89,7 +89,7 @@ pub struct Flags {
     #[arg(long, env = "MACHINIST_NODE_KUBELET_FEATURE_GATES", help_heading = heading::BOOTSTRAP)]
     #[arg(default_value = "RotateKubeletServerCertificate=true", value_parser = feature_gates)]
     pub node_kubelet_feature_gates: FeatureGates,
-    /// What comes of authors who may not read the SecretDisclosure and ConfigMaps that they refer to.
+    /// What to do when the requesting user cannot read a referenced Secret or ConfigMap.
     #[arg(long, env = "MACHINIST_REFERENCE_ACCESS_CHECK", help_heading = heading::ADMISSION)]
     #[arg(default_value = "enforce", ignore_case = true)]
     pub reference_access_check: crate::access::AccessMode,
