@@ -2,14 +2,10 @@
 //! of an instancetype that may not be looked at.
 
 use anyhow::Result;
-use e2e::{
-    Case,
-    asked::{kubectl, start},
-    infra, manifest,
-};
+use e2e::{Case, asked::kubectl, infra, manifest};
 use serde_json::{Value, json};
 use testbed::{
-    bed::Options,
+    bed::{Machinist, Options},
     seed::{INFRA_CLUSTER_ROLE, INFRA_NAMESPACE},
 };
 
@@ -97,7 +93,13 @@ async fn the_kind_of_an_instancetype_that_may_not_be_looked_at_is_believed() -> 
 
 #[tokio::test]
 async fn a_storage_class_without_a_profile_is_told_by_the_disk() -> Result<()> {
-    let case = start(&[]).await?;
+    // Without a simulator: CDI makes the profile of a class as soon as it sees it.
+    let case = Case::start_with(Options {
+        machinist: Machinist::Webhook,
+        boot: None,
+        ..Options::default()
+    })
+    .await?;
     let infra = case.bed.infra();
     let bare = json!({
         "apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": {"name": "bare"},
