@@ -189,7 +189,7 @@ impl World {
         }
     }
 
-    /// The pods and claims that must look again when an object of this kind has changed: there are few.
+    /// The pods and claims to requeue when an object of this kind has changed: there are few.
     pub(crate) fn concerned_on_hosts(&self, kind: Kind) -> Vec<Key> {
         let concerned: &[Kind] = match kind {
             Kind::Vm => &[Kind::Pod, Kind::Pvc],

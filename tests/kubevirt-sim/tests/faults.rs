@@ -97,7 +97,7 @@ async fn faults_before_the_guest_runs_are_reported_and_heal() {
 }
 
 #[tokio::test]
-async fn a_quota_on_claims_is_told_by_disk_and_vm_and_heals() {
+async fn a_quota_on_claims_is_reported_by_disk_and_vm_and_heals() {
     let scene = Scene::start("fault-quota").await;
     let quota = json!({
         "apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none"},
