@@ -49,7 +49,7 @@ impl State {
 pub(super) struct Permit<'a> {
     limiter: &'a ServerLimiter,
     since: Instant,
-    _permit: SemaphorePermit<'a>,
+    _slot: SemaphorePermit<'a>,
 }
 
 impl Default for ServerLimiter {
@@ -71,7 +71,7 @@ impl ServerLimiter {
         let place = |permit| Permit {
             limiter: self,
             since: Instant::now(),
-            _permit: permit,
+            _slot: permit,
         };
         if let Ok(permit) = self.places.try_acquire() {
             return Ok(place(permit));
