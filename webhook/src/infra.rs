@@ -228,7 +228,7 @@ impl Infra {
                 report.error(&path, ErrorKind::Invalid, text);
             }
             UnreachablePolicy::Refuse => {
-                report.error(&path, ErrorKind::Invalid, format!("{text}; try again"))
+                report.error(&path, ErrorKind::Invalid, format!("{text}; try again"));
             }
             UnreachablePolicy::Warn | UnreachablePolicy::Off => report.warn(&path, text),
         }

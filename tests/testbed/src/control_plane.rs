@@ -59,7 +59,7 @@ pub struct Options {
     pub name: String,
     /// Folder of logs, keys and data; a new one below `target/testbed` if absent.
     pub dir: Option<PathBuf>,
-    /// Who runs VMs there; `None` if nobody does. KubeVirt's and CDI's CRDs are installed then, and for their own controllers
+    /// The component that runs VMs there, if any. KubeVirt's and CDI's CRDs are installed then, and for their own controllers
     /// the controller-manager binds claims to volumes, which simulated ones do themselves.
     pub virtualization: Option<Virtualization>,
     /// Whether the controller-manager runs.
