@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use clap::{ArgAction, Parser, ValueEnum};
 use machinist_certs::MinimumTls;
 use machinist_command_line::value::{
-    OptionalDuration, OptionalName, SomeDuration, address, address_with_port, boolean, duration, object_name,
-    some_duration,
+    NonzeroDuration, OptionalDuration, OptionalName, address, address_with_port, boolean, duration,
+    nonzero_duration, object_name,
 };
 use machinist_command_line::{Parsed, heading};
 use machinist_infra::kube::user_cluster::UserCluster;
@@ -96,8 +96,8 @@ pub struct Flags {
     /// How long admission asks an infra cluster about a new Machine. The API server's timeout for this webhook must be longer, by
     /// a second at least.
     #[arg(long, env = "MACHINIST_INFRA_TIMEOUT", help_heading = heading::INFRA)]
-    #[arg(default_value = "2s", value_parser = some_duration)]
-    pub infra_timeout: SomeDuration,
+    #[arg(default_value = "2s", value_parser = nonzero_duration)]
+    pub infra_timeout: NonzeroDuration,
     /// What to do if an infra cluster does not answer within `--infra-timeout` whether it accepts a new Machine.
     #[arg(long, env = "MACHINIST_INFRA_UNREACHABLE", help_heading = heading::INFRA)]
     #[arg(default_value = "warn", ignore_case = true)]

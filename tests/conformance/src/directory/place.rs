@@ -218,6 +218,7 @@ fn state(guest: Option<&GuestFile>) -> InstanceState {
         Some(_) => (true, "VMRunning", "guest.json is there"),
     };
     InstanceState {
+        is_retry: false,
         ready,
         terminal: false,
         progress: !ready,
