@@ -25,6 +25,7 @@ use crate::names::{Names, NewMachine};
 use crate::refusal::Status;
 pub use crate::review::{Operation, Verdict};
 use crate::review::{Request, User};
+use crate::skew::Skew;
 
 /// The rules, with their settings.
 #[derive(Debug)]
@@ -45,6 +46,21 @@ pub struct Cluster {
     pub access: Option<Access>,
     /// Checks against the infra clusters of specs.
     pub infra: Option<Infra>,
+    /// Whether the API server supports kubelets.
+    pub skew: Option<Skew>,
+}
+
+/// Warnings of settings of the operating system that the defaults replace, so that nobody can tell of them afterwards.
+fn dropped_settings(sent: &Reviewed<'_>, mutated: &Value) -> Vec<String> {
+    let at = sent.new.at();
+    let settings = |object: &Value| object.pointer(at.pointer)?.get("operatingSystemSpec").cloned();
+    let (written, kept) = (settings(sent.new.object()), settings(mutated));
+    let mut report = Report::new();
+    if let Some(os) = sent.new.config().operating_system.filter(|_| written != kept) {
+        let path = FieldPath::new(at.path).child("operatingSystemSpec");
+        os.warn_settings(written.as_ref(), &path, &mut report);
+    }
+    report.warnings
 }
 
 impl Admission {
@@ -103,6 +119,7 @@ impl Admission {
         let mutated = self.with_outside_defaults(&sent, mutated).await;
         Verdict {
             patch: patch(object, &mutated),
+            warnings: reported(dropped_settings(&sent, &mutated).into_iter()),
             ..Verdict::default()
         }
     }
@@ -169,8 +186,13 @@ impl Admission {
         });
         let mut report = self.check(&it);
         let references = new_references(it.stored(), it.new.object(), it.new.at());
-        let (name, rights) = tokio::join!(self.ask_for_name(&it), self.ask_for_rights(&it, &references));
+        let (name, rights, skew) = tokio::join!(
+            self.ask_for_name(&it),
+            self.ask_for_rights(&it, &references),
+            self.check_skew(&it)
+        );
         report.extend(name);
+        report.extend(skew);
         // No lookups for an author without permission, even if that is only a warning.
         let may_read = rights.is_ok() && rights.warnings.is_empty();
         report.extend(rights);
@@ -192,6 +214,27 @@ impl Admission {
             refusal: Status::of(it.kind, text(it.new.object(), "/metadata/name"), &report),
             warnings: reported(report.warnings.into_iter()),
             ..Verdict::default()
+        }
+    }
+
+    /// Whether the API server supports the kubelet, if a person writes another version than is stored.
+    async fn check_skew(&self, it: &Reviewed<'_>) -> Report {
+        let pointer = if it.new.at() == ValueAt::MACHINE {
+            "/spec/versions/kubelet"
+        } else {
+            "/spec/template/spec/versions/kubelet"
+        };
+        let kubelet = |object: &Value| object.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
+        let wanted = kubelet(it.new.object());
+        match (&self.cluster.skew, wanted) {
+            (Some(skew), Some(wanted))
+                if it.author == Author::Person && it.stored().and_then(kubelet).as_ref() != Some(&wanted) =>
+            {
+                let path = pointer.split('/').skip(2);
+                let path = path.fold(FieldPath::new("spec"), |path, part| path.child(part));
+                skew.judge(&wanted, &path).await
+            }
+            _ => Report::new(),
         }
     }
 

@@ -18,4 +18,5 @@ mod refusal;
 mod review;
 pub mod run;
 pub mod server;
+pub mod skew;
 mod stored;

@@ -23,6 +23,7 @@ use crate::metrics::Metrics;
 use crate::names::Names;
 use crate::ops::Ops;
 use crate::server::{self, Draining, Handle, Limits};
+use crate::skew::Skew;
 use crate::{handler, ops};
 
 /// Timeout of the last requests after the shutdown delay.
@@ -82,6 +83,7 @@ async fn connect(flags: &Flags, env: &Env) -> anyhow::Result<(Cluster, Option<Cl
                 unreachable: flags.infra_unreachable,
             },
         ),
+        skew: Skew::new(client.clone(), flags.kubelet_skew_policy),
         names: Some(Names::new(client.clone())),
         access: Access::new(client.clone(), flags.reference_access_check),
     };

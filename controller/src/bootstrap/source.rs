@@ -1,50 +1,6 @@
 //! Where a Machine's user data comes from: Machinist itself, or operating-system-manager.
 
-use std::fmt;
-use std::str::FromStr;
-
-use machinist_shared::api::names::BOOTSTRAP_MODES;
-
-/// Bootstrap mode, of the controller and of one Machine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Mode {
-    /// *osm* if and only if the MachineDeployment names an operating system profile.
-    #[default]
-    Auto,
-    /// operating-system-manager's Secret.
-    Osm,
-    /// Machinist's own user data, with a token for that Machine alone.
-    Builtin,
-}
-
-/// Text that names no mode.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no bootstrap mode; write auto, osm or builtin")]
-pub struct ModeError(String);
-
-impl FromStr for Mode {
-    type Err = ModeError;
-
-    fn from_str(text: &str) -> Result<Self, ModeError> {
-        match text {
-            "auto" => Ok(Self::Auto),
-            "osm" => Ok(Self::Osm),
-            "builtin" => Ok(Self::Builtin),
-            other => Err(ModeError(other.to_owned())),
-        }
-    }
-}
-
-impl fmt::Display for Mode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [auto, osm, builtin] = BOOTSTRAP_MODES;
-        f.write_str(match self {
-            Self::Auto => auto,
-            Self::Osm => osm,
-            Self::Builtin => builtin,
-        })
-    }
-}
+pub use machinist_shared::api::bootstrap_mode::{BootstrapMode as Mode, ModeError};
 
 /// What is above a Machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,6 +56,8 @@ pub fn choose(mode: Mode, above: Above<'_>) -> Choice<'_> {
 
 #[cfg(test)]
 mod tests {
+    use machinist_shared::api::names::BOOTSTRAP_MODES;
+
     use super::*;
     use rstest::rstest;
 

@@ -308,7 +308,8 @@ mod tests {
             stores
                 .machines
                 .apply(Event::Apply(serde_json::from_value(machine).unwrap()));
-            let node = json!({"metadata": {"name": name, "uid": name, "resourceVersion": "1"}, "status": {"conditions": [
+            let node = json!({"metadata": {"name": name, "uid": name, "resourceVersion": "1",
+                "annotations": {"cluster.k8s.io/machine": format!("ns/{name}")}}, "status": {"conditions": [
                 {"type": "Ready", "status": "True", "lastTransitionTime": since}]}});
             stores
                 .nodes
@@ -359,7 +360,8 @@ mod tests {
         stores
             .machines
             .apply(Event::Apply(serde_json::from_value(replacement).unwrap()));
-        let node = json!({"metadata": {"name": "r", "uid": "r", "resourceVersion": "1"}, "status": {"conditions": [
+        let node = json!({"metadata": {"name": "r", "uid": "r", "resourceVersion": "1",
+            "annotations": {"cluster.k8s.io/machine": "ns/r"}}, "status": {"conditions": [
             {"type": "Ready", "status": "True", "lastTransitionTime": LONG_AGO}]}});
         stores
             .nodes

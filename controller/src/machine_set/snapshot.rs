@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use machinist_infra::cache::store::Key;
+use machinist_shared::api::names::annotation;
 use tokio::time::Instant;
 
 use super::memory::Memories;
@@ -124,6 +125,11 @@ fn node_state(stores: &Stores, machine: &StoredMachine) -> NodeState {
     if joined.uid.as_deref().is_some_and(|uid| uid != node.uid()) {
         return NodeState::Absent;
     }
+    // A Node without the Machine's labels and taints takes pods that shall not come onto it. All of them are written at once.
+    let own = format!("{}/{}", machine.namespace(), machine.name());
+    if node.annotation(annotation::MACHINE) != Some(&own) {
+        return NodeState::NotReady;
+    }
     if node.is_ready() {
         let since = node.ready().and_then(|ready| ready.last_transition_time.as_ref());
         NodeState::Ready {
@@ -153,14 +159,22 @@ mod tests {
     use serde_json::{Value, json};
 
     fn node(uid: &str, ready: &str) -> Value {
-        json!({"metadata": {"name": "n", "uid": uid, "resourceVersion": "1"}, "status": {"conditions": [
+        json!({"metadata": {"name": "n", "uid": uid, "resourceVersion": "1", "annotations": {"cluster.k8s.io/machine": "kube-system/n"}}, "status": {"conditions": [
             {"type": "Ready", "status": ready, "lastTransitionTime": "2027-01-01T00:00:00Z"}]}})
+    }
+
+    /// A Node that the API server did not let be given the Machine's labels, taints and annotations.
+    fn undecorated(uid: &str, ready: &str) -> Value {
+        let mut node = node(uid, ready);
+        node["metadata"]["annotations"] = Value::Null;
+        node
     }
 
     #[rstest]
     #[case::ready(json!({"name": "n", "uid": "u"}), node("u", "True"),
         NodeState::Ready { since: Some("2027-01-01T00:00:00Z".parse().unwrap()) })]
     #[case::not_ready(json!({"name": "n", "uid": "u"}), node("u", "Unknown"), NodeState::NotReady)]
+    #[case::not_decorated(json!({"name": "n", "uid": "u"}), undecorated("u", "True"), NodeState::NotReady)]
     #[case::another_node_of_that_name(json!({"name": "n", "uid": "u"}), node("v", "True"), NodeState::Absent)]
     #[case::gone(json!({"name": "m", "uid": "u"}), node("u", "True"), NodeState::Absent)]
     #[case::not_joined(Value::Null, node("u", "True"), NodeState::Absent)]
@@ -173,9 +187,10 @@ mod tests {
         stores
             .nodes
             .apply(Event::Apply(serde_json::from_value(node).unwrap()));
-        let machine: StoredMachine =
-            serde_json::from_value(json!({"metadata": {"name": "n"}, "status": {"nodeRef": node_ref}}))
-                .unwrap();
+        let machine: StoredMachine = serde_json::from_value(
+            json!({"metadata": {"name": "n", "namespace": "kube-system"}, "status": {"nodeRef": node_ref}}),
+        )
+        .unwrap();
         assert_eq!(node_state(&stores, &machine), expected);
     }
 }

@@ -3,14 +3,14 @@
 use serde_json::{Value, json};
 
 use super::pool::{
-    default_template, template_changed, validate_name, validate_replicas, validate_selector,
-    validate_template,
+    default_replicas, default_template, template_changed, validate_name, validate_replicas,
+    validate_selector, validate_selector_change, validate_template,
 };
 use super::shape::DEPLOYMENT;
 use super::subject::Subject;
 use super::update::{is_deleting, only_new};
 use super::validate::{merge, not_an_object};
-use super::{AdmissionSettings, Author};
+use super::{AdmissionSettings, Author, own_names};
 use crate::admission::autoscaler;
 use crate::api::ValueAt;
 use crate::api::field::{FieldPath, Report};
@@ -31,6 +31,7 @@ pub fn mutate_deployment(old: Option<&Value>, raw: &Value, settings: &AdmissionS
     else {
         return deployment;
     };
+    default_replicas(old, raw, spec);
     default_rollout(spec);
     if let Some(template) = object_at_mut(spec, &["template", "spec"]) {
         default_template(old, template, settings);
@@ -45,7 +46,6 @@ fn default_rollout(spec: &mut Object) {
             *field = value;
         }
     };
-    default("replicas", json!(1));
     default("minReadySeconds", json!(0));
     default("revisionHistoryLimit", json!(1));
     default("progressDeadlineSeconds", json!(600));
@@ -95,9 +95,11 @@ pub fn validate_deployment_subject(
         return not_an_object();
     }
     let with_template = template_changed(old.map(Subject::object), object);
-    only_new(&DEPLOYMENT, old, new, |subject| {
+    let mut report = only_new(&DEPLOYMENT, old, new, |subject| {
         validate(subject, settings, with_template)
-    })
+    });
+    validate_selector_change(old.map(Subject::object), object, &mut report);
+    report
 }
 
 /// If Nodes become available only after the deadline, every rollout appears stuck.
@@ -124,6 +126,7 @@ fn validate(subject: &Subject<'_>, settings: &AdmissionSettings, with_template: 
         Some(_) => return report,
     };
     validate_selector(spec, &path, &mut report);
+    own_names::warn_of_deployment(object, &mut report);
     let name = object.pointer("/metadata/name").and_then(Value::as_str);
     if name.is_some_and(|name| name.len() > syntax::LABEL_MAX) {
         let why = "is longer than 63 characters; infra clusters reject it as a label of the virtual machines";
@@ -155,8 +158,7 @@ fn validate_strategy(spec: &Object, path: &FieldPath, report: &mut Report) {
         "RollingUpdate" => {}
         // OnDelete does not roll, so the limits have no effect.
         "OnDelete" => return,
-        // The path with a capital T, as machine-controller reports it.
-        kind => return report.not_supported(&path.child("Type"), kind, &["RollingUpdate", "OnDelete"]),
+        kind => return report.not_supported(&path.child("type"), kind, &["RollingUpdate", "OnDelete"]),
     }
     let path = path.child("rollingUpdate");
     let Some(rolling) = object_at(strategy, &["rollingUpdate"]) else {
@@ -223,5 +225,97 @@ mod tests {
             mutated.pointer("/spec/template/spec/metadata/labels"),
             Some(&want)
         );
+    }
+
+    fn sized(min: &str, max: &str, replicas: &Value) -> Value {
+        let size = |which: &str| format!("cluster.k8s.io/cluster-api-autoscaler-node-group-{which}-size");
+        let (min_size, max_size) = (size("min"), size("max"));
+        let mut object =
+            json!({"kind": "MachineDeployment", "spec": {"replicas": replicas, "template": {"spec": {}}}});
+        if !max.is_empty() {
+            object["metadata"]["annotations"] = json!({min_size: min, max_size: max});
+        }
+        object
+    }
+
+    /// Whoever takes `replicas` out of a manifest hands the pool over to the autoscaler.
+    #[rstest]
+    #[case::handed_over(sized("1", "6", &json!(null)), Some(6), 6)]
+    #[case::above_the_largest(sized("1", "6", &json!(null)), Some(9), 6)]
+    #[case::below_the_smallest(sized("2", "6", &json!(null)), Some(1), 2)]
+    #[case::of_none(sized("0", "6", &json!(null)), Some(0), 0)]
+    #[case::new(sized("2", "4", &json!(null)), None, 2)]
+    #[case::new_from_none(sized("0", "4", &json!(null)), None, 0)]
+    #[case::written(sized("1", "6", &json!(2)), Some(6), 2)]
+    #[case::without_sizes(sized("", "", &json!(null)), Some(6), 1)]
+    #[case::of_sizes_that_are_none(sized("x", "6", &json!(null)), Some(6), 1)]
+    fn replicas_that_are_left_out_of_a_node_group_are_the_autoscalers(
+        #[case] manifest: Value,
+        #[case] stored: Option<i64>,
+        #[case] want: i64,
+    ) {
+        let old = stored.map(|stored| sized("1", "6", &json!(stored)));
+        let mutated = mutate_deployment(old.as_ref(), &manifest, &AdmissionSettings::default());
+        assert_eq!(mutated.pointer("/spec/replicas"), Some(&json!(want)));
+        if stored.is_none() {
+            let set =
+                crate::admission::mutate_set(None, &manifest, Author::Person, &AdmissionSettings::default());
+            assert_eq!(set.pointer("/spec/replicas"), Some(&json!(want)));
+        }
+    }
+
+    #[rstest]
+    #[case::another_value(json!({"matchLabels": {"pool": "other"}}), true)]
+    #[case::narrower(json!({"matchLabels": {"pool": "web", "a": "b"}}), true)]
+    #[case::the_same_in_other_words(json!({"matchExpressions": [{"key": "pool", "operator": "In", "values": ["web"]}]}), false)]
+    fn a_stored_selector_stays(#[case] selector: Value, #[case] refused: bool) {
+        let object = |selector: &Value| {
+            json!({"spec": {"replicas": 1, "selector": selector, "strategy": {"type": "RollingUpdate"},
+                "template": {"metadata": {"labels": {"pool": "other", "a": "b"}}, "spec": {}}}})
+        };
+        let (old, new) = (
+            object(&json!({"matchLabels": {"pool": "web"}})),
+            object(&selector),
+        );
+        let at = |report: &Report| {
+            report
+                .errors
+                .iter()
+                .any(|error| error.path.to_string() == "spec.selector")
+        };
+        let settings = AdmissionSettings::default();
+        assert_eq!(at(&validate_deployment(Some(&old), &new, &settings)), refused);
+        assert!(!at(&validate_deployment(None, &new, &settings)));
+        let of_set = |author| {
+            at(&crate::admission::validate_set(
+                Some(&old),
+                &new,
+                author,
+                &settings,
+            ))
+        };
+        assert_eq!(of_set(Author::Person), refused);
+        assert!(!of_set(Author::SetController));
+    }
+
+    /// What is stored stays, wherever it is in its list by now.
+    #[test]
+    fn a_stored_taint_that_no_node_takes_is_no_reason_to_refuse() {
+        let object =
+            |taints: Value| json!({"spec": {"replicas": 1, "template": {"spec": {"taints": taints}}}});
+        let bad = json!({"key": "a", "effect": "Noschedule"});
+        let good = json!({"key": "b", "effect": "NoSchedule"});
+        let old = object(json!([bad]));
+        let about_taints = |new: &Value| {
+            let report = validate_deployment(Some(&old), new, &AdmissionSettings::default());
+            report
+                .errors
+                .iter()
+                .filter(|error| error.path.to_string().contains("taints"))
+                .count()
+        };
+        assert_eq!(about_taints(&object(json!([good, bad]))), 0);
+        let worse = json!({"key": "a", "effect": "NoScheduled"});
+        assert_eq!(about_taints(&object(json!([good, worse]))), 1);
     }
 }

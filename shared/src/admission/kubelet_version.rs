@@ -17,6 +17,33 @@ pub enum VersionError {
     Constraint(String),
 }
 
+/// Whether a version that [`parse`] reads is written as releases are: three numbers without leading zeros.
+pub fn is_whole(text: &str) -> bool {
+    Version::parse(text.strip_prefix('v').unwrap_or(text)).is_ok()
+}
+
+/// Minor versions that a kubelet may be older than its API server.
+const MAX_SKEW: u64 = 3;
+
+/// Why Kubernetes does not support a kubelet of that version with an API server of these `(major, minor)`.
+pub fn skew(kubelet: &Version, server: (u64, u64)) -> Option<String> {
+    let (major, minor) = server;
+    let text = format!("{}.{}", kubelet.major, kubelet.minor);
+    if (kubelet.major, kubelet.minor) > server {
+        return Some(format!(
+            "a kubelet {text} is newer than the API server, {major}.{minor}: upgrade the control plane first"
+        ));
+    }
+    let is_old = kubelet.major != major || kubelet.minor + MAX_SKEW < minor;
+    is_old.then(|| {
+        let oldest = minor.saturating_sub(MAX_SKEW);
+        format!(
+            "a kubelet {text} is more than {MAX_SKEW} minor versions older than the API server, {major}.{minor}, which \
+             supports {major}.{oldest} and newer"
+        )
+    })
+}
+
 /// Reads a version loosely: a leading `v` is optional, minor and patch may be missing, zeros may lead.
 pub fn parse(text: &str) -> Result<Version, VersionError> {
     parse_loose(text).ok_or_else(|| VersionError::Version(text.to_owned()))
@@ -308,6 +335,27 @@ mod tests {
     #[case("1.33 ||")]
     fn nonsense_is_no_constraint(#[case] text: &str) {
         assert!(text.parse::<VersionConstraint>().is_err());
+    }
+
+    #[rstest]
+    #[case::the_same("1.36.0", None)]
+    #[case::a_later_patch("1.36.9", None)]
+    #[case::three_older("1.33.4", None)]
+    #[case::four_older("1.32.9", Some("more than 3 minor"))]
+    #[case::much_older("1.20.1", Some("more than 3 minor"))]
+    #[case::another_major("0.9.0", Some("more than 3 minor"))]
+    #[case::one_newer("1.37.0", Some("newer than the API server"))]
+    #[case::a_pre_release_of_the_next("1.37.0-rc.1", Some("newer than the API server"))]
+    #[case::much_newer("1.99.0", Some("newer than the API server"))]
+    fn kubernetes_supports_a_kubelet_up_to_three_minors_older(
+        #[case] kubelet: &str,
+        #[case] why: Option<&str>,
+    ) {
+        let skew = skew(&parse(kubelet).unwrap(), (1, 36));
+        match why {
+            None => assert_eq!(skew, None),
+            Some(why) => assert!(skew.unwrap().contains(why)),
+        }
     }
 
     #[test]

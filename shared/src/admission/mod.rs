@@ -16,6 +16,7 @@ mod deployment;
 pub mod kubelet_settings;
 pub mod kubelet_version;
 pub(crate) mod mutate;
+mod own_names;
 mod patch;
 mod pool;
 mod references;

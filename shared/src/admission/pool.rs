@@ -1,11 +1,13 @@
 //! What MachineSets and MachineDeployments have in common: a template, and a selector that must match it.
 
+use std::collections::BTreeSet;
+
 use serde_json::Value;
 
 use super::mutate::default_spec;
 use super::subject::Subject;
-use super::validate::{validate_provider_id, validate_spec, validate_startup_taints, warn_annotations};
-use super::{AdmissionSettings, selector};
+use super::validate::{judge_annotations, validate_provider_id, validate_spec, validate_startup_taints};
+use super::{AdmissionSettings, autoscaler, own_names, selector};
 use crate::admission::template;
 use crate::api::field::{FieldPath, Report};
 use crate::api::raw::{Object, object_at};
@@ -37,6 +39,44 @@ pub(super) fn validate_selector(spec: &Object, path: &FieldPath, report: &mut Re
     if selector::validate(spec, labels, &path.child("selector"), report) == Some(false) {
         let labels = path.child("template").child("metadata").child("labels");
         report.invalid(&labels, "the selector does not match them");
+    }
+}
+
+/// Fills in the number of Machines. Of a node group of the cluster-autoscaler it is the autoscaler's: a manifest without it
+/// leaves what is stored, within the sizes, and a new group begins with the smallest.
+pub(super) fn default_replicas(old: Option<&Value>, object: &Value, spec: &mut Object) {
+    let replicas = spec.entry("replicas").or_insert(Value::Null);
+    if !replicas.is_null() {
+        return;
+    }
+    let stored = old.and_then(|old| old.pointer("/spec/replicas")?.as_i64());
+    *replicas = match (autoscaler::sizes(object), stored) {
+        (None, _) => Value::from(1),
+        (Some(sizes), None) => Value::from(sizes.min),
+        (Some(sizes), Some(stored)) => Value::from(stored.clamp(sizes.min, sizes.max)),
+    };
+}
+
+/// Refuses another selector than is stored: the Machines that it does not select would be left without an owner.
+pub(super) fn validate_selector_change(old: Option<&Value>, new: &Value, report: &mut Report) {
+    let Some(old) = old else { return };
+    let of = |object: &Value| selector::normal(object.pointer("/spec/selector").unwrap_or(&Value::Null));
+    let (before, after) = (of(old), of(new));
+    if !before.is_empty() && before != after {
+        let path = FieldPath::new("spec").child("selector");
+        let text = |selector: &BTreeSet<selector::Requirement>| {
+            let texts: Vec<_> = selector.iter().map(ToString::to_string).collect();
+            texts.join(", ")
+        };
+        report.forbidden(
+            &path,
+            format!(
+                "{:?} must stay {:?}: the Machines that are there would be left without an owner. Make another \
+                 object with the new selector, and delete this one when its Machines are ready",
+                text(&after),
+                text(&before)
+            ),
+        );
     }
 }
 
@@ -73,7 +113,14 @@ pub(super) fn validate_template<'a>(
         report,
     );
     let annotations = template.and_then(|template| template.get("metadata")?.get("annotations"));
-    warn_annotations(annotations, &path.child("metadata"), report);
+    let is_builtin = settings.is_builtin(subject.object());
+    let metadata = path.child("metadata");
+    judge_annotations(annotations, is_builtin, &metadata, report, policy);
+    own_names::warn_of_machine(
+        template.and_then(|template| template.get("metadata")),
+        &metadata,
+        report,
+    );
     validate_startup_taints(annotations, of_machine, &path.child("metadata"), policy);
     cloud
 }

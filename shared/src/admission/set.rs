@@ -1,16 +1,16 @@
 //! MachineSets: defaults and validation as of a MachineDeployment, as far as a MachineSet has the fields.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::pool::{
-    default_template, template_changed, validate_name, validate_replicas, validate_selector,
-    validate_template,
+    default_replicas, default_template, template_changed, validate_name, validate_replicas,
+    validate_selector, validate_selector_change, validate_template,
 };
 use super::shape::SET;
 use super::subject::Subject;
 use super::update::{is_deleting, only_new};
 use super::validate::{merge, not_an_object};
-use super::{AdmissionSettings, Author};
+use super::{AdmissionSettings, Author, own_names};
 use crate::admission::autoscaler;
 use crate::api::ValueAt;
 use crate::api::field::{FieldPath, Report};
@@ -38,10 +38,7 @@ pub fn mutate_set(old: Option<&Value>, raw: &Value, author: Author, settings: &A
     };
     let counted = |set: &Value| set.pointer("/spec/replicas").is_some_and(|n| !n.is_null());
     if old.is_none_or(counted) {
-        let replicas = spec.entry("replicas").or_insert(Value::Null);
-        if replicas.is_null() {
-            *replicas = json!(1);
-        }
+        default_replicas(old, raw, spec);
     }
     if let Some(template) = object_at_mut(spec, &["template", "spec"]) {
         default_template(old, template, settings);
@@ -77,9 +74,13 @@ pub fn validate_set_subject(
         return not_an_object();
     }
     let with_template = template_changed(old.map(Subject::object), object);
-    only_new(&SET, old, new, |subject| {
+    let mut report = only_new(&SET, old, new, |subject| {
         validate(subject, author, settings, with_template)
-    })
+    });
+    if author == Author::Person {
+        validate_selector_change(old.map(Subject::object), object, &mut report);
+    }
+    report
 }
 
 /// Everything but shapes.
@@ -98,6 +99,7 @@ fn validate(
         Some(_) => return report,
     };
     validate_selector(spec, &path, &mut report);
+    own_names::warn_of_set(object, &mut report);
     validate_replicas(spec, &path.child("replicas"), &mut report);
     let delete_policy = spec.get("deletePolicy").and_then(Value::as_str);
     if let Some(found) = delete_policy.filter(|text| !text.is_empty() && !POLICIES.contains(text)) {

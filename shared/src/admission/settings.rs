@@ -2,7 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use serde_json::Value;
+
 use crate::admission::kubelet_version::VersionConstraint;
+use crate::api::bootstrap_mode::BootstrapMode;
+use crate::api::names::annotation;
 use crate::provider::Overridden;
 
 /// Settings of admission. The controller must have the same.
@@ -18,6 +22,8 @@ pub struct AdmissionSettings {
     pub external_cloud_provider: bool,
     /// Which kubelet versions are allowed (`--kubernetes-version-constraints`).
     pub version_constraint: VersionConstraint,
+    /// Where user data comes from (`--bootstrap`).
+    pub bootstrap: BootstrapMode,
     /// User names of Machinist's MachineSet controller (`--controller-user`).
     pub controller_users: Vec<String>,
 }
@@ -31,6 +37,7 @@ impl Default for AdmissionSettings {
             feature_gates: BTreeMap::from([(ROTATE_SERVER_CERTIFICATE.to_owned(), true)]),
             external_cloud_provider: false,
             version_constraint: VersionConstraint::default(),
+            bootstrap: BootstrapMode::Auto,
             controller_users: Vec::new(),
         }
     }
@@ -72,6 +79,29 @@ pub enum Author {
 }
 
 impl AdmissionSettings {
+    /// Whether Machinist itself makes the user data of a Machine, or of those of a MachineDeployment or MachineSet.
+    pub(crate) fn is_builtin(&self, object: &Value) -> bool {
+        let text = |pointer: &str, key: &str| {
+            let annotations = object.pointer(pointer)?;
+            annotations.get(key)?.as_str().filter(|text| !text.is_empty())
+        };
+        let template = "/spec/template/metadata/annotations";
+        let own = if object.pointer("/spec/template").is_some() {
+            template
+        } else {
+            "/metadata/annotations"
+        };
+        let mode = text(own, annotation::BOOTSTRAP).and_then(|mode| mode.parse().ok());
+        match mode.unwrap_or(self.bootstrap) {
+            BootstrapMode::Builtin => true,
+            BootstrapMode::Osm => false,
+            BootstrapMode::Auto => {
+                own != template
+                    || text("/metadata/annotations", annotation::OPERATING_SYSTEM_PROFILE).is_none()
+            }
+        }
+    }
+
     /// The kind of author of a request. The authenticated user determines it, never an ownerReference, which anyone can
     /// write.
     pub fn author(&self, username: &str) -> Author {

@@ -11,7 +11,7 @@ use schemars::JsonSchema;
 use serde_json::Value;
 
 use crate::api::decode::json_type;
-use crate::api::field::{ErrorKind, FieldPath, MAX_REPORTED, Report, did_you_mean};
+use crate::api::field::{ErrorKind, FieldPath, MAX_REPORTED, Report, instead_of};
 use crate::api::schema::{self, single_type};
 use crate::api::{MachineDeploymentSpec, MachineSetSpec, MachineSpec, MachineStatus, MachineTemplate};
 
@@ -189,7 +189,7 @@ impl Shape {
                         shape.check_at(value, at, report);
                     } else {
                         let hint = if report.warnings.len() < MAX_REPORTED {
-                            did_you_mean(key, keys.iter().map(|(known, _)| known.as_str()))
+                            instead_of(key, keys.iter().map(|(known, _)| known.as_str()))
                         } else {
                             // Users read at most the first hundred, and each costs time.
                             String::new()

@@ -7,7 +7,7 @@ use super::subject::Subject;
 use super::validate::{inspect_spec, not_an_object};
 use super::{AdmissionSettings, Author, bypass};
 use crate::admission::template;
-use crate::api::field::{FieldPath, Report};
+use crate::api::field::{FieldError, FieldPath, Report};
 
 /// Validates the update of the Machine `old` to `new`, after [`super::mutate_update`].
 ///
@@ -47,6 +47,17 @@ fn new_faults(shape: &Shape, old: &Value, new: &Value) -> Report {
     after
 }
 
+/// Whether both say the same of the same thing, which may be elsewhere in its list by now.
+fn is_same(one: &FieldError, other: &FieldError) -> bool {
+    let path = |error: &FieldError| {
+        let path = error.path.to_string();
+        path.split(['[', ']'])
+            .filter(|part| part.parse::<usize>().is_err())
+            .collect::<String>()
+    };
+    (one.kind, &one.message) == (other.kind, &other.message) && path(one) == path(other)
+}
+
 /// The errors of `new`, by shape and by `validate`, without those that `old` has, too: stored values are never a reason to
 /// refuse.
 pub(super) fn only_new(
@@ -59,7 +70,9 @@ pub(super) fn only_new(
     let mut report = Report::new();
     if let Some(old) = old {
         let before = validate(old);
-        judged.errors.retain(|error| !before.errors.contains(error));
+        judged
+            .errors
+            .retain(|error| !before.errors.iter().any(|stored| is_same(stored, error)));
         judged
             .warnings
             .retain(|warning| !before.warnings.contains(warning));

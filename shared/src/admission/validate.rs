@@ -7,8 +7,8 @@ use serde_json::Value;
 use super::shape::{MACHINE, MACHINE_SPEC};
 use super::subject::Subject;
 use super::{AdmissionSettings, Author};
-use crate::admission::startup_taints;
 use crate::admission::{kubelet_settings, kubelet_version};
+use crate::admission::{own_names, startup_taints};
 use crate::api::ValueAt;
 use crate::api::field::{ErrorKind, FieldPath, Report};
 use crate::api::names::{self, annotation, is_ccm_provider_id_of};
@@ -63,7 +63,9 @@ pub fn validate_create_subject(
         &mut report,
     );
     let annotations = raw.pointer("/metadata/annotations");
-    warn_annotations(annotations, &metadata, &mut report);
+    let is_builtin = settings.is_builtin(raw);
+    judge_annotations(annotations, is_builtin, &metadata, &mut report, &mut policy);
+    own_names::warn_of_machine(raw.get("metadata"), &metadata, &mut report);
     validate_startup_taints(annotations, raw.get("spec"), &metadata, &mut policy);
     merge(report, policy, author)
 }
@@ -91,17 +93,31 @@ pub(super) fn validate_provider_id(
     );
 }
 
-/// Warns of annotations that the built-in bootstrap cannot use, below the metadata at `path`, of a template as well.
-/// They have never been refused.
-pub(super) fn warn_annotations(annotations: Option<&Value>, path: &FieldPath, report: &mut Report) {
+/// Annotations that the built-in bootstrap reads and could not use: found below the metadata at `path`, of a template as
+/// well. With a setting that no kubelet starts with, the built-in bootstrap makes no user data, and no Node comes of it.
+pub(super) fn validate_annotations(
+    annotations: Option<&Value>,
+    is_builtin: bool,
+    path: &FieldPath,
+    report: &mut Report,
+    policy: &mut Report,
+) {
     let annotations = annotations.and_then(Value::as_object).into_iter().flatten();
     let annotations: BTreeMap<String, String> = annotations
         .filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())))
         .collect();
     let path = path.child("annotations");
     for error in kubelet_settings::read(&annotations).1 {
-        let why = format!("the kubelet does not get this setting: {}", error.why);
-        report.warn(&path.child(&error.annotation), why);
+        let why = format!(
+            "the node is not made with this setting of its kubelet: {}",
+            error.why
+        );
+        let path = path.child(&error.annotation);
+        if is_builtin {
+            policy.invalid(&path, why);
+        } else {
+            report.warn(&path, why);
+        }
     }
     if let Some(mode) = annotations.get(annotation::BOOTSTRAP)
         && !mode.is_empty()
@@ -170,10 +186,11 @@ pub(super) fn validate_spec<'a>(
         report,
         policy,
     );
+    let is_builtin = settings.is_builtin(subject.object());
     validate_version(
         spec,
         &path.child("versions").child("kubelet"),
-        settings,
+        (settings, is_builtin),
         report,
         policy,
     );
@@ -183,8 +200,9 @@ pub(super) fn validate_spec<'a>(
             "must not be set: no supported kubelet reads it",
         );
     }
-    warn_taints(spec, &path.child("taints"), report);
-    warn_metadata(spec, &path.child("metadata"), report);
+    judge_taints(spec, &path.child("taints"), report, policy);
+    judge_metadata(spec, &path.child("metadata"), policy);
+    own_names::warn_of_node(spec.get("metadata"), &path.child("metadata"), report);
     cloud
 }
 
@@ -266,7 +284,7 @@ fn validate_provider<'a>(
 fn validate_version(
     spec: &Object,
     path: &FieldPath,
-    settings: &AdmissionSettings,
+    (settings, is_builtin): (&AdmissionSettings, bool),
     report: &mut Report,
     policy: &mut Report,
 ) {
@@ -280,6 +298,14 @@ fn validate_version(
         }
         None | Some(Value::Null) => "",
         Some(Value::String(text)) => text,
+        Some(Value::Number(_)) => {
+            // The type is wrong, which the shape has told; why people meet it, it cannot know.
+            report.invalid(
+                path,
+                "write the version in quotes and with all three numbers, like \"1.33.4\": YAML reads 1.30 as the number 1.3",
+            );
+            return;
+        }
         Some(_) => return,
     };
     if text.is_empty() {
@@ -302,12 +328,23 @@ fn validate_version(
                 ),
             );
         }
+        Ok(version) if !kubelet_version::is_whole(text) => {
+            let why = format!(
+                "{text:?} is the version of no release; write all three numbers without leading zeros, like {}.{}.4",
+                version.major, version.minor
+            );
+            if is_builtin {
+                policy.invalid(path, why);
+            } else {
+                report.warn(path, why);
+            }
+        }
         Ok(_) => {}
     }
 }
 
-/// Taints that Nodes reject have always been admitted; the user gets a warning.
-fn warn_taints(spec: &Object, path: &FieldPath, report: &mut Report) {
+/// Taints that no Node takes: the Node is never decorated, and pods come onto it that shall not.
+fn validate_taints(spec: &Object, path: &FieldPath, report: &mut Report, policy: &mut Report) {
     let taints = spec.get("taints").and_then(Value::as_array);
     let mut known = Vec::new();
     for (i, taint) in taints.into_iter().flatten().enumerate() {
@@ -319,18 +356,27 @@ fn warn_taints(spec: &Object, path: &FieldPath, report: &mut Report) {
         }
         known.push(identity);
         if let Err(why) = syntax::qualified_name(text("key")) {
-            report.warn(&path.child("key"), format!("Nodes reject this taint: {why}"));
+            let text = text("key");
+            policy.invalid(
+                &path.child("key"),
+                format!("{text:?}: no Node takes this taint: {why}"),
+            );
         }
         if let Err(why) = syntax::label_value(text("value")) {
-            report.warn(&path.child("value"), format!("Nodes reject this taint: {why}"));
+            let text = text("value");
+            policy.invalid(
+                &path.child("value"),
+                format!("{text:?}: no Node takes this taint: {why}"),
+            );
         }
         let effects = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
         if !effects.contains(&text("effect")) {
             let hint = crate::api::field::did_you_mean(text("effect"), effects);
-            report.warn(
+            let text = text("effect");
+            policy.invalid(
                 &path.child("effect"),
                 format!(
-                    "Nodes reject this taint: must be one of {}{hint}",
+                    "{text:?}: no Node takes this taint: must be one of {}{hint}",
                     effects.join(", ")
                 ),
             );
@@ -338,26 +384,36 @@ fn warn_taints(spec: &Object, path: &FieldPath, report: &mut Report) {
     }
 }
 
-/// The same for labels and annotations.
-fn warn_metadata(spec: &Object, path: &FieldPath, report: &mut Report) {
+/// What the API server takes of all annotations of an object.
+const MAX_ANNOTATIONS: usize = 256 * 1024;
+
+/// Labels and annotations that no Node takes.
+fn validate_metadata(spec: &Object, path: &FieldPath, policy: &mut Report) {
     for (key, value) in object_at(spec, &["metadata", "labels"]).into_iter().flatten() {
         let path = path.child("labels").child(key);
-        if let Err(why) =
-            syntax::qualified_name(key).and(syntax::label_value(value.as_str().unwrap_or_default()))
-        {
-            report.warn(&path, format!("Nodes reject this label: {why}"));
+        let value = value.as_str().unwrap_or_default();
+        if let Err(why) = syntax::qualified_name(key) {
+            policy.invalid(&path, format!("{key:?}: no Node takes this label: {why}"));
+        } else if let Err(why) = syntax::label_value(value) {
+            policy.invalid(&path, format!("{value:?}: no Node takes this label: {why}"));
         }
     }
-    for (key, _) in object_at(spec, &["metadata", "annotations"])
+    let mut size = 0;
+    for (key, value) in object_at(spec, &["metadata", "annotations"])
         .into_iter()
         .flatten()
     {
+        size += key.len() + value.as_str().unwrap_or_default().len();
         if let Err(why) = syntax::qualified_name(&key.to_lowercase()) {
-            report.warn(
+            policy.invalid(
                 &path.child("annotations").child(key),
-                format!("Nodes reject this annotation: {why}"),
+                format!("{key:?}: no Node takes this annotation: {why}"),
             );
         }
+    }
+    if size > MAX_ANNOTATIONS {
+        let why = format!("{size} bytes of annotations: a Node takes {MAX_ANNOTATIONS} at most");
+        policy.invalid(&path.child("annotations"), why);
     }
 }
 
@@ -410,11 +466,108 @@ mod tests {
             "machinist.dev/node-volume-detach-timeout",
             "machinist.dev/node-deletion-timeout",
         ] {
-            let mut report = Report::new();
+            let (mut report, mut policy) = (Report::new(), Report::new());
             let annotations = json!({key: text});
-            warn_annotations(Some(&annotations), &FieldPath::new("metadata"), &mut report);
+            let path = FieldPath::new("metadata");
+            judge_annotations(Some(&annotations), true, &path, &mut report, &mut policy);
             assert_eq!(report.warnings.is_empty(), known, "{:?}", report.warnings);
             assert!(known || report.warnings[0].contains(text));
+        }
+    }
+
+    /// What the API server takes of no Node, as its own validation has it.
+    #[rstest]
+    #[case::effect_in_other_letters(json!({"taints": [{"key": "a", "effect": "Noschedule"}]}), "spec.taints[0].effect")]
+    #[case::no_effect(json!({"taints": [{"key": "a", "value": "b"}]}), "spec.taints[0].effect")]
+    #[case::effect_with_a_blank(json!({"taints": [{"key": "a", "effect": "NoSchedule "}]}), "spec.taints[0].effect")]
+    #[case::no_key(json!({"taints": [{"effect": "NoExecute"}]}), "spec.taints[0].key")]
+    #[case::key_with_value(json!({"taints": [{"key": "a=b", "effect": "NoExecute"}]}), "spec.taints[0].key")]
+    #[case::key_of_three_parts(json!({"taints": [{"key": "a/b/c", "effect": "NoExecute"}]}), "spec.taints[0].key")]
+    #[case::value_with_a_blank(json!({"taints": [{"key": "a", "value": "db team", "effect": "NoSchedule"}]}), "spec.taints[0].value")]
+    #[case::long_value(json!({"taints": [{"key": "a", "value": "x".repeat(64), "effect": "NoSchedule"}]}), "spec.taints[0].value")]
+    #[case::long_label(json!({"metadata": {"labels": {"team": "x".repeat(80)}}}), "spec.metadata.labels.team")]
+    #[case::label_with_a_blank(json!({"metadata": {"labels": {"team": "a b"}}}), "spec.metadata.labels.team")]
+    #[case::label_key(json!({"metadata": {"labels": {"-team": "a"}}}), "spec.metadata.labels.-team")]
+    #[case::prefix_in_capitals(json!({"metadata": {"labels": {"Example.com/team": "a"}}}), "spec.metadata.labels[Example.com/team]")]
+    #[case::annotation_key(json!({"metadata": {"annotations": {"a b": "c"}}}), "spec.metadata.annotations[a b]")]
+    #[case::large_annotations(json!({"metadata": {"annotations": {"a": "x".repeat(300_000)}}}), "spec.metadata.annotations")]
+    fn what_no_node_takes_is_refused(#[case] spec: Value, #[case] path: &str) {
+        let machine = json!({"metadata": {"name": "m"}, "spec": spec});
+        let judge = |author| validate_create(&machine, author, &AdmissionSettings::default());
+        let at = |report: &Report| report.errors.iter().any(|error| error.path.to_string() == path);
+        let refused = judge(Author::Person);
+        assert!(at(&refused), "{:?}", refused.errors);
+        let made = judge(Author::SetController);
+        assert!(!at(&made), "what sets make is exempt");
+        assert!(
+            made.warnings.iter().any(|warning| warning.starts_with(path)),
+            "{:?}",
+            made.warnings
+        );
+    }
+
+    #[rstest]
+    #[case::with_a_letter("v1.33", true, "error")]
+    #[case::without_a_patch("1.33", true, "error")]
+    #[case::one_number("1", true, "error")]
+    #[case::leading_zeros("01.33.4", true, "error")]
+    #[case::leading_zeros_of_the_patch("1.33.04", true, "error")]
+    #[case::pre_release_without_a_patch("1.34-rc.1", true, "error")]
+    #[case::for_others_user_data("v1.33", false, "warning")]
+    #[case::whole("1.33.4", true, "nothing")]
+    #[case::whole_with_a_letter("v1.33.4", true, "nothing")]
+    #[case::of_a_distribution("v1.33.4+k3s1", true, "nothing")]
+    fn a_version_has_three_numbers(#[case] text: &str, #[case] is_builtin: bool, #[case] want: &str) {
+        let settings = AdmissionSettings {
+            version_constraint: ">=0.0.0-0".parse().unwrap(),
+            ..AdmissionSettings::default()
+        };
+        let spec = json!({"versions": {"kubelet": text}});
+        let (mut report, mut policy) = (Report::new(), Report::new());
+        let path = FieldPath::new("kubelet");
+        let spec = spec.as_object().unwrap();
+        validate_version(spec, &path, (&settings, is_builtin), &mut report, &mut policy);
+        let found = (policy.errors.len(), report.warnings.len());
+        let want = match want {
+            "error" => (1, 0),
+            "warning" => (0, 1),
+            _ => (0, 0),
+        };
+        assert_eq!((found, report.errors.len()), (want, 0), "{policy:?} {report:?}");
+    }
+
+    /// Settings with which no kubelet starts: refused where Machinist itself makes the user data.
+    #[rstest]
+    #[case::by_default(json!({}), true)]
+    #[case::by_the_machine(json!({"machinist.dev/bootstrap": "builtin"}), true)]
+    #[case::of_others(json!({"machinist.dev/bootstrap": "osm"}), false)]
+    fn a_kubelet_setting_that_cannot_be_is_refused(#[case] annotations: Value, #[case] refused: bool) {
+        for (key, text) in [
+            ("MaxPods", "lots"),
+            ("MaxPods", "0"),
+            ("EvictionHard", "memory<1Gi"),
+            ("KubeReserved", "cpu:1"),
+            ("ImageGCLowThresholdPercent", "90"),
+            ("ContainerLogMaxFiles", "1"),
+            ("NoSuchSetting", "1"),
+        ] {
+            let mut machine = json!({"metadata": {"name": "m", "annotations": annotations}, "spec": {}});
+            let key = format!("v1.kubelet-config.machine-controller.kubermatic.io/{key}");
+            machine["metadata"]["annotations"][&key] = json!(text);
+            let report = validate_create(&machine, Author::Person, &AdmissionSettings::default());
+            let about = |text: &str| text.contains(&key);
+            assert_eq!(
+                report.errors.iter().any(|e| about(&e.path.to_string())),
+                refused,
+                "{key}: {:?}",
+                report.errors
+            );
+            assert_eq!(
+                report.warnings.iter().any(|w| about(w)),
+                !refused,
+                "{key}: {:?}",
+                report.warnings
+            );
         }
     }
 }

@@ -17,7 +17,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::api::field::{ErrorKind, FieldPath, MAX_REPORTED, Report, did_you_mean};
+use crate::api::field::{ErrorKind, FieldPath, MAX_REPORTED, Report, instead_of};
 
 /// The keys of one JSON object, read one by one.
 #[derive(Debug)]
@@ -92,7 +92,7 @@ impl<'a> Fields<'a> {
             .enumerate()
             .map(|(nth, (key, _))| {
                 let hint = if nth < MAX_REPORTED {
-                    did_you_mean(key, self.known.iter().copied())
+                    instead_of(key, self.known.iter().copied())
                 } else {
                     // Users read at most the first hundred, and each costs time.
                     String::new()

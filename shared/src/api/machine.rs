@@ -84,7 +84,9 @@ pub struct ProviderSpec {
 #[serde(rename_all = "camelCase")]
 pub struct MachineVersions {
     /// Version of the kubelet, like `1.33.4`. Required.
+    // No type is given: admission tells more of `1.30`, which YAML reads as a number, than a schema could.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Value", extend("x-shape" = schema::of::<String>()))]
     pub kubelet: Option<String>,
     /// Never read.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -3,6 +3,7 @@
 //! `providerSpec.value` stays raw JSON: it is stored as the user wrote it. The doc comments here are what
 //! `kubectl explain` prints.
 
+pub mod bootstrap_mode;
 pub mod config_var;
 pub mod crd;
 pub mod decode;

@@ -85,7 +85,11 @@ impl ProviderConfig {
                 .operating_systems(),
             report,
         );
-        config.operating_system_spec = fields.take("operatingSystemSpec").value.cloned();
+        let settings = fields.take("operatingSystemSpec");
+        if let Some(os) = config.operating_system {
+            os.warn_settings(settings.value, &settings.path, report);
+        }
+        config.operating_system_spec = settings.value.cloned();
         config.network = Network::decode(&fields.take("network"), report);
         config.overwrite_cloud_config = fields.take("overwriteCloudConfig").string(report);
         fields.deny_unknown(report);

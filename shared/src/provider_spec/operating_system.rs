@@ -4,6 +4,9 @@ use std::fmt;
 
 use serde_json::{Value, json};
 
+use crate::api::decode::json_type;
+use crate::api::field::{FieldPath, Report, did_you_mean};
+
 /// An operating system that user data can be generated for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum OperatingSystem {
@@ -44,6 +47,68 @@ impl OperatingSystem {
             Self::Rhel => "rhel",
             Self::Flatcar => "flatcar",
             Self::RockyLinux => "rockylinux",
+        }
+    }
+
+    /// Settings that are true or false, and those that are texts, of the built-in bootstrap and operating-system-manager.
+    fn settings(self) -> (&'static [&'static str], &'static [&'static str]) {
+        match self {
+            Self::Ubuntu | Self::RockyLinux | Self::AmazonLinux2 => (&["distUpgradeOnBoot"], &[]),
+            Self::Rhel => (
+                &[
+                    "distUpgradeOnBoot",
+                    "attachSubscription",
+                    "rhelUseSatelliteServer",
+                ],
+                &[
+                    "rhelSubscriptionManagerUser",
+                    "rhelSubscriptionManagerPassword",
+                    "rhsmOfflineToken",
+                    "rhelSatelliteServer",
+                    "rhelOrganizationName",
+                    "rhelActivationKey",
+                ],
+            ),
+            Self::Flatcar => (
+                &["disableAutoUpdate", "disableLocksmithD", "disableUpdateEngine"],
+                &["provisioningUtility"],
+            ),
+        }
+    }
+
+    /// Settings of `operatingSystemSpec` that nobody reads, or reads as false: warnings at `path`.
+    pub fn warn_settings(self, spec: Option<&Value>, path: &FieldPath, report: &mut Report) {
+        let (flags, texts) = self.settings();
+        for (key, value) in spec.and_then(Value::as_object).into_iter().flatten() {
+            let path = path.child(key);
+            if flags.contains(&key.as_str()) {
+                if !value.is_boolean() && !value.is_null() {
+                    report.warn(
+                        &path,
+                        format!("{value} counts as false; write true or false without quotes"),
+                    );
+                }
+            } else if texts.contains(&key.as_str()) {
+                if !value.is_string() && !value.is_null() {
+                    report.warn(
+                        &path,
+                        format!("must be a string, not {}, and is ignored", json_type(value)),
+                    );
+                }
+            } else {
+                let hint = did_you_mean(key, flags.iter().chain(texts).copied());
+                report.warn(&path, format!("unknown setting {key:?} of {self}, ignored{hint}"));
+            }
+        }
+        let utility = spec.and_then(|spec| spec.get("provisioningUtility")?.as_str());
+        if let (Self::Flatcar, Some(utility)) = (self, utility)
+            && !["", "ignition", "cloud-init"].contains(&utility)
+        {
+            let path = path.child("provisioningUtility");
+            report.warn(
+                &path,
+                format!("{utility:?} is neither ignition nor cloud-init; ignition is used"),
+            );
         }
     }
 
@@ -142,5 +207,40 @@ mod tests {
                 .iter()
                 .all(|name| OperatingSystem::parse(name).is_some())
         );
+    }
+
+    #[rstest]
+    #[case::text_for_true("ubuntu", json!({"distUpgradeOnBoot": "yes"}), "distUpgradeOnBoot: \"yes\" counts as false")]
+    #[case::quoted("rhel", json!({"attachSubscription": "true"}), "attachSubscription: \"true\" counts as false")]
+    #[case::number("rockylinux", json!({"distUpgradeOnBoot": 1}), "distUpgradeOnBoot: 1 counts as false")]
+    #[case::misspelt("ubuntu", json!({"distUpgradeOnBot": true}), "did you mean \"distUpgradeOnBoot\"?")]
+    #[case::in_capitals("ubuntu", json!({"DistUpgradeOnBoot": true}), "did you mean \"distUpgradeOnBoot\"?")]
+    #[case::of_another_system("ubuntu", json!({"rhelActivationKey": "k"}), "unknown setting \"rhelActivationKey\" of ubuntu")]
+    #[case::number_for_text("rhel", json!({"rhelOrganizationName": 12345}), "must be a string, not a number")]
+    #[case::flatcars_flag("flatcar", json!({"disableAutoUpdate": "true"}), "disableAutoUpdate: \"true\" counts as false")]
+    #[case::flatcars_utility("flatcar", json!({"provisioningUtility": "cloudinit"}), "neither ignition nor cloud-init")]
+    fn a_setting_that_has_no_effect_is_reported(#[case] os: &str, #[case] spec: Value, #[case] why: &str) {
+        let mut report = Report::new();
+        let path = FieldPath::new("spec");
+        OperatingSystem::parse(os)
+            .unwrap()
+            .warn_settings(Some(&spec), &path, &mut report);
+        let [warning] = report.warnings.as_slice() else {
+            panic!("{:?}", report.warnings)
+        };
+        assert!(warning.contains(why), "{warning}");
+    }
+
+    #[test]
+    fn what_admission_writes_is_not_reported() {
+        for os in OperatingSystem::ALL {
+            let mut report = Report::new();
+            os.warn_settings(
+                os.default_spec(None).as_ref(),
+                &FieldPath::new("spec"),
+                &mut report,
+            );
+            assert_eq!(report.warnings, [""; 0], "{os}");
+        }
     }
 }

@@ -16,6 +16,7 @@ use machinist_infra::kube::user_cluster::UserCluster;
 use machinist_infra::telemetry::{Endpoint, LogFormat};
 use machinist_shared::admission::kubelet_version::VersionConstraint;
 use machinist_shared::admission::{AdmissionSettings, parse_feature_gates};
+use machinist_shared::api::bootstrap_mode::{BootstrapMode, ModeError};
 use machinist_shared::provider::Env;
 
 pub mod machine_controller;
@@ -80,6 +81,16 @@ pub struct Flags {
     #[arg(long, env = "MACHINIST_KUBERNETES_VERSION_CONSTRAINTS", help_heading = heading::ADMISSION)]
     #[arg(default_value = ">=0.0.0", value_parser = version_constraint)]
     pub kubernetes_version_constraints: VersionConstraint,
+    /// What to do about kubelets that Kubernetes' version skew policy excludes: newer than the API server, or more than three minor
+    /// versions older.
+    #[arg(long, env = "MACHINIST_KUBELET_SKEW_POLICY", help_heading = heading::ADMISSION)]
+    #[arg(default_value = "warn", ignore_case = true)]
+    pub kubelet_skew_policy: crate::skew::SkewPolicy,
+    /// Where user data comes from, as the controller is told: *osm*, *builtin* or *auto*. Where Machinist makes it, settings with
+    /// which no node is made are refused.
+    #[arg(long, env = "MACHINIST_BOOTSTRAP", help_heading = heading::BOOTSTRAP)]
+    #[arg(default_value_t = BootstrapMode::Auto, value_parser = bootstrap_mode)]
+    pub bootstrap: BootstrapMode,
     /// An external cloud controller manager sets the providerID of Nodes.
     #[arg(long, env = "MACHINIST_NODE_EXTERNAL_CLOUD_PROVIDER", help_heading = heading::BOOTSTRAP)]
     #[arg(default_value_t = false, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
@@ -189,9 +200,14 @@ impl Flags {
             feature_gates: self.node_kubelet_feature_gates.0.clone(),
             external_cloud_provider: self.node_external_cloud_provider,
             version_constraint: self.kubernetes_version_constraints.clone(),
+            bootstrap: self.bootstrap,
             controller_users: self.controller_user.clone(),
         }
     }
+}
+
+fn bootstrap_mode(text: &str) -> Result<BootstrapMode, String> {
+    text.parse().map_err(|error: ModeError| error.to_string())
 }
 
 fn version_constraint(text: &str) -> Result<VersionConstraint, String> {

@@ -55,10 +55,24 @@ pub(super) fn hold(observed: &Observed, result: PhaseResult, now: Timestamp) -> 
             without_writes(result),
             failed(condition::INFRASTRUCTURE_READY, Reason::CreateFailed),
         ),
-        FailureScope::Bootstrap => shown_by(
-            without_writes(result),
-            failed(condition::BOOTSTRAP_READY, Reason::BootstrapFailed),
-        ),
+        FailureScope::Bootstrap => {
+            let shown = shown_by(
+                without_writes(result),
+                failed(condition::BOOTSTRAP_READY, Reason::BootstrapFailed),
+            );
+            // No VM is made, or none started, because of that: it is the first cause.
+            let kind = condition::INFRASTRUCTURE_READY;
+            let is_ready = |other: &Condition| other.kind == kind && other.status == Status::True;
+            if shown.conditions.iter().any(is_ready) {
+                shown
+            } else {
+                let message = format!("no guest is started without user data: {why}");
+                shown_by(
+                    shown,
+                    Condition::infrastructure(Status::False, Reason::BootstrapFailed, message),
+                )
+            }
+        }
         FailureScope::Node | FailureScope::NodeDeletion => shown_by(
             without_writes(result),
             failed(condition::NODE_READY, Reason::DecorationFailed),

@@ -1,6 +1,7 @@
 //! From what the phases result in to one plan: conditions, phase, errors, the one patch of the Machine, and Events. It decides
 //! nothing.
 
+mod error;
 mod events;
 mod hold;
 mod patch;

@@ -15,7 +15,7 @@ use super::super::phase::Phase;
 use super::super::phases::{Field, Kept, PhaseResult};
 use super::super::plan::Event;
 use super::super::record::{Progress, Record};
-use super::events;
+use super::{error, events};
 use crate::cache::StoredMachine;
 
 /// What writing the Machine comes to.
@@ -49,7 +49,7 @@ impl Written {
             ..result.progress.as_ref().unwrap_or(&machine.progress).clone()
         };
 
-        let mut status = fields(machine, result);
+        let mut status = fields(machine, result, error::needs_person(&wanted));
         // That nothing has begun is worth no write of its own: in a moment there is more to show.
         let nothing_begun = machine.status.phase.is_none() && phase == Phase::Pending;
         let is_new = machine.status.phase.as_deref() != Some(phase.text());
@@ -113,7 +113,11 @@ impl Written {
 }
 
 /// Addresses, Node, version and errors that differ from what is stored.
-fn fields(machine: &StoredMachine, result: &PhaseResult) -> Map<String, Value> {
+fn fields(
+    machine: &StoredMachine,
+    result: &PhaseResult,
+    cause: Option<(&'static str, &str)>,
+) -> Map<String, Value> {
     let stored = &machine.status;
     let mut status = Map::new();
     let mut differs = |key: &str, old: Value, new: Value| {
@@ -150,8 +154,10 @@ fn fields(machine: &StoredMachine, result: &PhaseResult) -> Map<String, Value> {
     }
     if result.failing.is_some() || result.kept < Kept::Status {
         let failing = result.failing.as_ref();
-        let reason = failing.map(|failing| failing.reason);
-        let message = failing.map(|failing| &failing.message);
+        let failing = failing
+            .map(|failing| (failing.reason, failing.message.as_str()))
+            .or(cause);
+        let (reason, message) = failing.unzip();
         let failure = message.filter(|_| result.is_failed());
         differs("errorReason", json!(stored.error_reason), json!(reason));
         differs("errorMessage", json!(stored.error_message), json!(message));

@@ -117,6 +117,9 @@ fn sizes_that_do_not_fit_are_refused(#[case] annotations: Value, #[case] why: &s
 #[case("scaledownunneededtime", "10m", None)]
 #[case("scaledownunreadytime", "1h30m0.5s", None)]
 #[case("maxnodestartuptime", "0", None)]
+#[case("maxnodeprovisiontime", "3m", None)]
+#[case("maxnodeprovisiontime", "2m59s", Some("is below 3m"))]
+#[case("maxnodeprovisiontime", "30s", Some("is below 3m"))]
 #[case("maxnodeprovisiontime", "10", Some("is not a duration"))]
 #[case("maxnodeprovisiontime", "10 m", Some("is not a duration"))]
 #[case("maxnodeprovisiontime", "", Some("is not a duration"))]
@@ -142,6 +145,16 @@ fn an_option_that_has_no_effect_is_reported(
 
 #[rstest]
 #[case("cpu", "4", true, 0)]
+#[case("cpu", "100m", true, 0)]
+#[case("cpu", "0", false, 0)]
+#[case("cpu", "-2", false, 0)]
+#[case("memory", "0Gi", false, 0)]
+#[case("memory", "-1Gi", false, 0)]
+#[case("ephemeral-disk", "0", true, 0)]
+#[case("ephemeral-disk", "-1Gi", false, 0)]
+#[case("maxPods", "-5", false, 0)]
+#[case("gpu-count", "-1", false, 0)]
+#[case("gpu-count", "0", true, 0)]
 #[case("cpu", "four", false, 0)]
 #[case("memory", "8GiB", false, 0)]
 #[case("ephemeral-disk", "x", false, 0)]
@@ -195,7 +208,9 @@ fn replicas_out_of_bounds_are_reported() {
     validate(&object, &mut report);
     assert_eq!(
         report.warnings,
-        ["spec.replicas: 6 is outside the limits of the cluster-autoscaler, 0 to 5"]
+        [
+            "spec.replicas: 6 is outside the limits of the cluster-autoscaler, 0 to 5: it deletes no node, also no empty one, until a user sets fewer"
+        ]
     );
 }
 

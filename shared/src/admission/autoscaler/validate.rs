@@ -1,5 +1,7 @@
 //! Validation of the annotations that the autoscaler reads.
 
+use std::time::Duration;
+
 use serde_json::Value;
 
 use super::sizes::whole_number;
@@ -7,7 +9,7 @@ use super::{Sizes, annotations, is_top_level, sizes};
 use crate::api::field::{FieldPath, Report, did_you_mean, nearest};
 use crate::api::names::GROUP;
 use crate::api::names::autoscaler::{CAPACITY, MAX_SIZE, MIN_SIZE, OPTIONS, SIZES};
-use crate::api::{quantity, syntax};
+use crate::api::{duration, quantity, syntax};
 
 const DURATIONS: [&str; 4] = [
     "scaledownunneededtime",
@@ -22,6 +24,8 @@ const FRACTIONS: [&str; 2] = [
 const QUANTITIES: [&str; 3] = ["cpu", "memory", "ephemeral-disk"];
 const INTEGERS: [&str; 2] = ["maxPods", "gpu-count"];
 const OTHERS: [&str; 5] = ["gpu-type", "labels", "taints", "csi-driver", "dra-driver"];
+/// The least `maxnodeprovisiontime` above the time for which the autoscaler caches the instances of a group, 2 minutes.
+const MIN_PROVISION_TIME: Duration = Duration::from_mins(3);
 const EFFECTS: [&str; 3] = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
 
 /// Validates a MachineDeployment or MachineSet, after [`super::write`].
@@ -92,6 +96,16 @@ fn validate_option(option: &str, text: &str, path: &FieldPath, report: &mut Repo
                     "{text:?} is not a duration like 10m or 1h30m; the cluster-autoscaler uses its default"
                 ),
             );
+        } else if option == "maxnodeprovisiontime"
+            && duration::parse(text).is_ok_and(|time| time.is_some_and(|time| time < MIN_PROVISION_TIME))
+        {
+            report.warn(
+                path,
+                format!(
+                    "{text:?} is below 3m: the cluster-autoscaler caches for 2 minutes which Machines are nodes, and would \
+                     delete Machines that have joined"
+                ),
+            );
         }
     } else {
         let hint = did_you_mean(option, FRACTIONS.into_iter().chain(DURATIONS));
@@ -110,16 +124,29 @@ fn validate_capacity(of: &str, text: &str, path: &FieldPath, report: &mut Report
     }
     match of {
         _ if QUANTITIES.contains(&of) => {
-            if quantity::parse(text).is_none() {
-                report.invalid(
+            // Without CPUs or memory there is no node; of local storage there may be none.
+            let least = if of == "ephemeral-disk" {
+                0.0
+            } else {
+                f64::MIN_POSITIVE
+            };
+            match quantity::parse(text) {
+                None => report.invalid(
                     path,
                     format!("{text:?} is not a quantity like 4 or 8Gi; {consequence}"),
-                );
+                ),
+                Some(amount) if amount < least => {
+                    report.invalid(path, format!("{text:?} must be more than nothing; {consequence}"));
+                }
+                Some(_) => {}
             }
         }
         _ if INTEGERS.contains(&of) => {
-            if whole_number(text).is_none() {
-                report.invalid(path, format!("{text:?} is not a whole number; {consequence}"));
+            if whole_number(text).is_none_or(|number| number < 0) {
+                report.invalid(
+                    path,
+                    format!("{text:?} is not a whole number from 0 on; {consequence}"),
+                );
             }
         }
         "labels" => {
@@ -200,8 +227,14 @@ fn validate_group(object: &Value, sizes: Sizes, path: &FieldPath, report: &mut R
         report.warn(
             &FieldPath::new("spec").child("replicas"),
             format!(
-                "{replicas} is outside the limits of the cluster-autoscaler, {} to {}",
-                sizes.min, sizes.max
+                "{replicas} is outside the limits of the cluster-autoscaler, {} to {}: {}",
+                sizes.min,
+                sizes.max,
+                if replicas > sizes.max {
+                    "it deletes no node, also no empty one, until a user sets fewer"
+                } else {
+                    "it does not scale up to the smallest size, unless it runs with --enforce-node-group-min-size"
+                }
             ),
         );
     }

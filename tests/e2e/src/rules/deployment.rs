@@ -177,13 +177,13 @@ fn rollouts() -> Vec<Row> {
             "3.5/strategy-type",
             with("/spec/strategy/type", json!("Recreate")),
         )
-        .blames(&["spec.strategy.Type"]),
+        .blames(&["spec.strategy.type"]),
         Row::roll_out(
             "3.5/strategy-misspelt",
             with("/spec/strategy/type", json!("OnDelet")),
         )
         .causes(&[(
-            "spec.strategy.Type",
+            "spec.strategy.type",
             "\"OnDelet\" is not supported; allowed: \"RollingUpdate\", \"OnDelete\"; did you mean \"OnDelete\"?",
         )]),
         Row::roll_out(
@@ -298,7 +298,7 @@ fn templates() -> Vec<Row> {
                 .without("/spec/template/spec/versions"),
         )
         .blames(&[
-            "spec.strategy.Type",
+            "spec.strategy.type",
             "spec.selector",
             "spec.template.spec.versions.kubelet",
         ]),
@@ -366,7 +366,7 @@ fn updates() -> Vec<Row> {
         change("3.5/cluster-namespace-is-copied", elsewhere(), deployment())
             .stores(NAMESPACE_AT, json!("elsewhere")),
         change("3.5/a-rollout-is-judged-on-update", deployment(), recreated())
-            .blames(&["spec.strategy.Type"]),
+            .blames(&["spec.strategy.type"]),
         change(
             "3.5/deleting-passes",
             deleting(deployment()),

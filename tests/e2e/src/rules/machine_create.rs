@@ -81,8 +81,7 @@ fn steps() -> Vec<Row> {
             "3.3/kubelet-config-of-no-use-is-told",
             annotated(machine(), CONFIG, "many"),
         )
-        .stores(CONFIG_AT, json!("many"))
-        .warns("the kubelet does not get this setting: \"many\" is not a whole number"),
+        .blames(&["metadata.annotations[v1.kubelet-config.machine-controller.kubermatic.io/MaxPods]"]),
         Row::create(
             "3.3/bootstrap-mode-of-no-use-is-told",
             annotated(machine(), "machinist.dev/bootstrap", "own"),
@@ -268,7 +267,7 @@ fn shapes() -> Vec<Row> {
         Row::create("3.3/label-type", machine().with("/spec/metadata/labels", json!({"a": 1})))
             .blames(&["spec.metadata.labels.a"]),
         Row::create("3.3/taints-are-not-judged", machine().with("/spec/taints", json!([{"key": "a", "effect": "NoScheduel"}])))
-            .warns("spec.taints[0].effect: Nodes reject this taint: must be one of NoSchedule, PreferNoSchedule, NoExecute; did you mean \"NoSchedule\"?"),
+            .blames(&["spec.taints[0].effect"]),
         Row::create(
             "3.3/taints-are-not-counted",
             machine().with("/spec/taints", json!([{"key": "a", "effect": "NoSchedule"}, {"key": "a", "value": "b", "effect": "NoSchedule"}])),
