@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::mutate::default_spec;
+use super::mutate::{default_spec, write_as_machine_controller};
 use super::subject::Subject;
-use super::validate::{judge_annotations, validate_provider_id, validate_spec, validate_startup_taints};
+use super::validate::{validate_annotations, validate_provider_id, validate_spec, validate_startup_taints};
 use super::{AdmissionSettings, autoscaler, own_names, selector};
 use crate::admission::template;
 use crate::api::field::{FieldPath, Report};
@@ -21,7 +21,12 @@ use crate::providers;
 /// them have changed.
 pub(super) fn default_template(old: Option<&Value>, template: &mut Object, settings: &AdmissionSettings) {
     default_spec(template);
+    let value = |spec: &Object| object_at(spec, &["providerSpec", "value"]).cloned();
     let stored = old.and_then(|old| object_at(old.as_object()?, &["spec", "template", "spec"]));
+    // What is stored stays as it is until somebody writes another value.
+    if stored.is_none_or(|stored| value(stored) != value(template)) {
+        write_as_machine_controller(template);
+    }
     if let Some(provider) = providers::of_spec(template) {
         provider.add_defaults(template, stored, &settings.infra_namespace);
     }
@@ -115,7 +120,7 @@ pub(super) fn validate_template<'a>(
     let annotations = template.and_then(|template| template.get("metadata")?.get("annotations"));
     let is_builtin = settings.is_builtin(subject.object());
     let metadata = path.child("metadata");
-    judge_annotations(annotations, is_builtin, &metadata, report, policy);
+    validate_annotations(annotations, is_builtin, &metadata, report, policy);
     own_names::warn_of_machine(
         template.and_then(|template| template.get("metadata")),
         &metadata,

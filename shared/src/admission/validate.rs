@@ -14,6 +14,7 @@ use crate::api::field::{ErrorKind, FieldPath, Report};
 use crate::api::names::{self, annotation, is_ccm_provider_id_of};
 use crate::api::raw::{Object, object_at};
 use crate::api::{duration, syntax};
+use crate::kubevirt::topology;
 use crate::provider::Spec;
 use crate::providers;
 
@@ -64,7 +65,7 @@ pub fn validate_create_subject(
     );
     let annotations = raw.pointer("/metadata/annotations");
     let is_builtin = settings.is_builtin(raw);
-    judge_annotations(annotations, is_builtin, &metadata, &mut report, &mut policy);
+    validate_annotations(annotations, is_builtin, &metadata, &mut report, &mut policy);
     own_names::warn_of_machine(raw.get("metadata"), &metadata, &mut report);
     validate_startup_taints(annotations, raw.get("spec"), &metadata, &mut policy);
     merge(report, policy, author)
@@ -200,9 +201,10 @@ pub(super) fn validate_spec<'a>(
             "must not be set: no supported kubelet reads it",
         );
     }
-    judge_taints(spec, &path.child("taints"), report, policy);
-    judge_metadata(spec, &path.child("metadata"), policy);
+    validate_taints(spec, &path.child("taints"), report, policy);
+    validate_metadata(spec, &path.child("metadata"), policy);
     own_names::warn_of_node(spec.get("metadata"), &path.child("metadata"), report);
+    topology::warn_unlabelled(spec, path, report);
     cloud
 }
 
@@ -469,7 +471,7 @@ mod tests {
             let (mut report, mut policy) = (Report::new(), Report::new());
             let annotations = json!({key: text});
             let path = FieldPath::new("metadata");
-            judge_annotations(Some(&annotations), true, &path, &mut report, &mut policy);
+            validate_annotations(Some(&annotations), true, &path, &mut report, &mut policy);
             assert_eq!(report.warnings.is_empty(), known, "{:?}", report.warnings);
             assert!(known || report.warnings[0].contains(text));
         }

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::NAME;
 use super::defaults::{has_own_labels, located, topology_source};
 use crate::api::ValueAt;
+use crate::api::field::{FieldPath, Report};
 use crate::api::names::label;
 use crate::api::raw::{Object, object_at, object_at_mut};
 use crate::provider::named_by;
@@ -20,6 +21,27 @@ fn keys(at: ValueAt) -> &'static [&'static str] {
 
 fn is_ours(spec: &Object) -> bool {
     named_by(spec) == Some(NAME)
+}
+
+/// Warns of a location that no Node gets: its labels are added to, as machine-controller does, only where
+/// `spec.metadata.labels` is there. The spec of a Machine is found at `path`.
+pub(crate) fn warn_unlabelled(spec: &Object, path: &FieldPath, report: &mut Report) {
+    if !is_ours(spec) || has_own_labels(spec) || located(spec).iter().all(Option::is_none) {
+        return;
+    }
+    let keys = [
+        "providerSpec",
+        "value",
+        "cloudProviderSpec",
+        "virtualMachine",
+        "location",
+    ];
+    let location = keys.iter().fold(path.clone(), |path, key| path.child(key));
+    let labels = path.child("metadata").child("labels");
+    report.warn(
+        &location,
+        format!("only the VM gets it, and neither the Node nor the cluster-autoscaler: for that, write {labels}, which may be empty"),
+    );
 }
 
 /// Whether the StorageClass can add labels to the object: `spec.metadata.labels` exists, and the location leaves region
@@ -109,6 +131,28 @@ mod tests {
     ) {
         let machine = machine(&labels, &location, &class);
         assert_eq!(needed(None, &machine, ValueAt::MACHINE), want);
+    }
+
+    #[rstest]
+    #[case::no_labels(json!(null), json!({"zone": "z"}), true)]
+    #[case::only_a_region(json!(null), json!({"region": "r"}), true)]
+    #[case::an_empty_map(json!({}), json!({"zone": "z"}), false)]
+    #[case::labels(json!({"a": "b"}), json!({"zone": "z"}), false)]
+    #[case::no_location(json!(null), json!(null), false)]
+    #[case::an_empty_location(json!(null), json!({"zone": ""}), false)]
+    fn a_location_that_no_node_gets_is_reported(
+        #[case] labels: Value,
+        #[case] location: Value,
+        #[case] want: bool,
+    ) {
+        let machine = machine(&labels, &location, &json!("fast"));
+        let mut report = Report::new();
+        warn_unlabelled(
+            machine["spec"].as_object().unwrap(),
+            &FieldPath::new("spec"),
+            &mut report,
+        );
+        assert_eq!(!report.warnings.is_empty(), want, "{:?}", report.warnings);
     }
 
     #[rstest]
