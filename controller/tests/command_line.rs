@@ -35,7 +35,7 @@ fn flags_are_read_from_the_environment_and_win_over_it() {
 }
 
 #[test]
-fn a_flag_without_effect_is_told_in_one_line_of_the_log_without_its_value() {
+fn a_flag_without_effect_is_reported_in_one_line_of_the_log_without_its_value() {
     let (code, said) = run(&[], &["-node-http-proxy=hunter2", "-node-http-proxy", "hunter2"]);
     assert_eq!(code, Some(1), "{said}");
     let told: Vec<_> = said

@@ -1,4 +1,4 @@
-//! Metrics that are read off when somebody asks for them.
+//! Metrics that are read off when they are scraped.
 
 use std::sync::Arc;
 

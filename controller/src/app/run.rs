@@ -25,10 +25,10 @@ use crate::telemetry::metrics::Metrics;
 /// How long writes that have begun may take at the end: longer than any does.
 const DRAIN: Duration = Duration::from_secs(5);
 
-/// How long the start waits for what kubelets are told of the API server.
+/// How long the start waits for what kubelets are reported the API server.
 const LOOKED_UP: Duration = Duration::from_secs(3);
 
-/// Runs the controller until it is told to stop or loses its leadership.
+/// Runs the controller until it is reported to stop or loses its leadership.
 pub fn start(flags: Flags) -> anyhow::Result<()> {
     install_tls_provider();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -37,9 +37,9 @@ pub fn start(flags: Flags) -> anyhow::Result<()> {
 
 /// Why the process ends.
 enum End {
-    /// It was told to.
+    /// It was reported to.
     Stopped,
-    /// Another leads, or nobody can tell.
+    /// Another leads, or it cannot be determined.
     Tombstones,
     /// Something does not run that has to.
     Failed(anyhow::Error),
@@ -101,7 +101,7 @@ async fn run(flags: Flags) -> anyhow::Result<()> {
     let leads = until_the_end(&stop, &mut tasks, async {
         context.stores.synced().await;
         if flags.client_csr_approver != ClientApprover::Only {
-            // Only what is made anew needs it, and says so.
+            // Only what is recreated needs it, and says so.
             let _ = tokio::time::timeout(LOOKED_UP, context.access.looked_up()).await;
         }
         health.set_ready(true);
@@ -161,7 +161,7 @@ async fn while_leading(leadership: Option<&Leadership>, workers: &mut Tasks) -> 
     }
 }
 
-/// Writes that have begun are finished. Whoever only reads is not waited for: the next leader begins anew.
+/// Writes that have begun are finished. Who only reads is not waited for: the next leader begins again.
 async fn finish(workers: &mut Tasks, [user, infra]: [&Traffic; 2]) {
     let quiet = async { tokio::join!(user.writes_done(), infra.writes_done()) };
     let done = async {
@@ -180,7 +180,7 @@ async fn until_the_end<T>(
     what: impl Future<Output = T>,
 ) -> Result<T, End> {
     tokio::select! {
-        // Told to stop, servers end: that is no failure.
+        // Servers end when they are asked to stop: that is no failure.
         biased;
         () = stop.cancelled() => Err(End::Stopped),
         error = tasks.ended() => Err(End::Failed(error)),
@@ -188,7 +188,7 @@ async fn until_the_end<T>(
     }
 }
 
-/// Listens for probes and metrics. A port that is taken is told before anything else is done.
+/// Listens for probes and metrics. A port that is taken is reported before anything else is done.
 fn serve(
     tasks: &mut Tasks,
     flags: &Flags,
@@ -211,7 +211,7 @@ fn serve(
     Ok(())
 }
 
-/// Keeps the webhook's certificates, if they are ours to keep: whoever leads, for the webhook has to serve anyway. What is
+/// Keeps the webhook's certificates, if they are ours to keep: the leader, for the webhook has to serve anyway. What is
 /// returned ends when all is written and handed over.
 fn keep_certificates(
     tasks: &mut Tasks,
@@ -232,7 +232,7 @@ fn keep_certificates(
             );
             Elector::new(client.clone(), config)
         });
-        let hands = certificates::Hands {
+        let hands = certificates::CertificateContext {
             metrics: metrics.clone(),
             client: client.clone(),
             events: Events::new(client.clone(), identity, metrics.clone()),

@@ -63,7 +63,7 @@ mod tests {
     #[case::with_an_error(std::future::ready(Err(io::Error::from(io::ErrorKind::AddrInUse))).boxed(), "the worker has ended: address in use")]
     #[case::without_one(async { Ok(()) }.boxed(), "the worker has ended")]
     #[tokio::test]
-    async fn a_task_that_ends_is_told_by_its_name(
+    async fn a_task_that_ends_is_reported_by_its_name(
         #[case] task: Pin<Box<dyn Future<Output = io::Result<()>> + Send>>,
         #[case] want: &str,
     ) {

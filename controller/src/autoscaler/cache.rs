@@ -104,7 +104,7 @@ impl Instancetypes {
         })
     }
 
-    /// What came of asking. What nobody answers stays as it was known; what is not there is not known.
+    /// What came of asking. What is not answered stays as it was known; what is not there is not known.
     pub(super) fn answered(
         &self,
         group: &Group,
@@ -161,7 +161,7 @@ mod tests {
         let known = all.known(&group, start);
         assert_eq!((known.spec, known.again), (Some(json!(1)), Some(EVERY)));
 
-        // Nobody answers: what is known stays, and is asked for sooner.
+        // There is no answer: what is known stays, and is asked for sooner.
         let later = start + EVERY;
         assert!(all.note(&group, Some(&wanted), later));
         all.answered(&group, &wanted, Err("no".to_owned()), later);

@@ -17,7 +17,7 @@ pub(crate) fn object(annotations: &BTreeMap<String, String>, template: &Value) -
     json!({"metadata": {"annotations": annotations}, "spec": {"template": template}})
 }
 
-/// The annotations that keep its capacity true. What refers to Secrets is not read: whoever may read the object would read it
+/// The annotations that keep its capacity true. What refers to Secrets is not read: the one that may read the object would read it
 /// there.
 pub(crate) fn corrections(object: &Value, instancetype: Option<&Value>) -> Changes {
     let unread = |_: &_| Err(LookupError::Unavailable("not read".to_owned()));

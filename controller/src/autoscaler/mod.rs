@@ -1,4 +1,4 @@
-//! Node groups of the cluster-autoscaler: what a node of a group will have that has none. No watch tells of instancetypes, so
+//! Node groups of the cluster-autoscaler: what a node of a group will have that has none. No watch reports instancetypes, so
 //! they are asked for, beside the reconciles, and kept.
 
 mod cache;
@@ -26,7 +26,7 @@ use cache::{Instancetypes, Known, Wanted};
 pub(crate) use capacity::{corrections, may_be_one, object};
 
 /// How long an answer may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The node groups, and what is known of their instancetypes.
 pub struct NodeGroups {
@@ -73,9 +73,9 @@ impl NodeGroups {
     }
 
     /// Asks in the background, and has the object reconciled when there is an answer: an infra cluster that is slow holds up
-    /// nobody.
+    /// no other.
     async fn ask(self: Arc<Self>, group: Group, wanted: Wanted) {
-        let answer = tokio::time::timeout(PATIENCE, self.read(&wanted)).await;
+        let answer = tokio::time::timeout(TIMEOUT, self.read(&wanted)).await;
         let answer = answer.unwrap_or_else(|_| Err("no answer in time".to_owned()));
         if let Err(why) = &answer {
             tracing::warn!(
@@ -104,7 +104,7 @@ impl NodeGroups {
         let found = found.map_err(|error| error.to_string())?;
         let kubeconfig = InfraKubeconfig::parse(found.text.expose(), self.addresses);
         let kubeconfig = kubeconfig.map_err(|error| format!("auth.kubeconfig: {error}"))?;
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         self.preflight
             .instancetype(&kubeconfig, &env.infra_namespace, &wanted.matcher, deadline)
             .await

@@ -42,14 +42,14 @@ fn host(url: &str) -> Option<String> {
     Some(host.to_owned())
 }
 
-/// Why nobody can tell kubelets where the API server is, as of now.
+/// Why it cannot be determined kubelets where the API server is, as of now.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AccessError {
     /// It is being looked up.
     #[error("the API server's address and CA for kubelets are being looked up")]
     Pending,
     /// They are not to be found; why.
-    #[error("nobody knows the API server's address and CA for kubelets: {0}")]
+    #[error("cannot determine the API server URL and CA for kubelets: {0}")]
     Unknown(String),
 }
 
@@ -82,7 +82,7 @@ impl std::fmt::Debug for Access {
     }
 }
 
-/// What is told by flags.
+/// What is reported by flags.
 #[derive(Debug, Clone)]
 struct Options {
     /// URL of the API server, instead of the one that is found, unless empty.
@@ -122,7 +122,7 @@ impl Access {
     }
 
     /// Every host, address or name, by which the API server is known here: as flags and our own kubeconfig have it, and as it is
-    /// published, whatever kubelets are told.
+    /// published, whatever kubelets are reported.
     pub fn hosts(&self) -> Result<Vec<String>, AccessError> {
         let failures = self.failures.lock();
         if !self.cluster_info.is_synced() && failures[0].is_none() {
@@ -242,7 +242,10 @@ impl Access {
                 return false;
             }
             match &known {
-                Ok(access) => tracing::info!(server = access.server, "kubelets are told of this API server"),
+                Ok(access) => tracing::info!(
+                    server = access.server,
+                    "using this API server for kubelet bootstrap"
+                ),
                 Err(error) => tracing::warn!("{error}"),
             }
             *before = known;
@@ -413,13 +416,13 @@ mod tests {
 
     #[rstest::rstest]
     #[case::published(Seen::Synced(Ok(found())), Seen::Pending, "", Ok(("https://found", "CA")))]
-    #[case::published_and_told(Seen::Synced(Ok(found())), Seen::Pending, "https://told", Ok(("https://told", "CA")))]
+    #[case::published_and_reported(Seen::Synced(Ok(found())), Seen::Pending, "https://reported", Ok(("https://reported", "CA")))]
     #[case::absent(
         Seen::Synced(Err("gone".to_owned())), Seen::Synced(Some(address())), "", Ok(("https://10.0.0.1:6443", "own"))
     )]
     #[case::forbidden(Seen::Failed(refused()), Seen::Synced(Some(address())), "", Ok(("https://10.0.0.1:6443", "own")))]
-    #[case::absent_and_told(
-        Seen::Synced(Err("gone".to_owned())), Seen::Pending, "https://told", Ok(("https://told", "own"))
+    #[case::absent_and_reported(
+        Seen::Synced(Err("gone".to_owned())), Seen::Pending, "https://reported", Ok(("https://reported", "own"))
     )]
     #[case::not_read_yet(Seen::Pending, Seen::Synced(Some(address())), "", Err("being looked up"))]
     #[case::endpoints_not_read_yet(Seen::Synced(Err("gone".to_owned())), Seen::Pending, "", Err("being looked up"))]
@@ -451,7 +454,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_ca_nobody_knows() {
+    fn without_a_ca_it_is_not_known() {
         let absent = Seen::Synced(Err("gone".to_owned()));
         let error = judge(absent, Seen::Synced(Some(address())), None, "").unwrap_err();
         assert!(error.to_string().contains("own kubeconfig has no CA"), "{error}");

@@ -40,7 +40,7 @@ pub struct UserDataInput<'a> {
     pub labels: &'a BTreeMap<String, String>,
     /// providerID that the node registers with; `None` where an external CCM gives it.
     pub provider_id: Option<&'a str>,
-    /// Have the kubelet ask for a serving certificate of the cluster's: somebody approves them.
+    /// Have the kubelet ask for a serving certificate of the cluster's: another client approves them.
     pub serving_certificate: bool,
     /// SSH keys of the image's default user.
     pub ssh_keys: &'a [String],

@@ -1,7 +1,7 @@
 //! Bootstrap data: the token bound to one Machine, and the user data that lets its guest join with it.
 //!
 //! [`source`] chooses who makes a Machine's user data. [`osm`] reads what operating-system-manager made; else
-//! [`user_data`] puts together what a guest is to become, from a file for each concern beside it, and has it told to
+//! [`user_data`] puts together what a guest is to become, from a file for each topic beside it, and has it delivered to
 //! cloud-init or Ignition.
 
 pub mod access;

@@ -1,6 +1,6 @@
 //! `providerSpec.value.network` inside the guest: IP families of the Node, and a static address.
 //!
-//! KubeVirt gives a guest its address by DHCP; a static one is for networks whose addresses somebody else plans.
+//! KubeVirt gives a guest its address by DHCP; a static one is for networks whose addresses another client plans.
 
 use std::fmt::Write as _;
 
@@ -22,7 +22,7 @@ pub(super) enum Families {
 }
 
 impl Families {
-    /// What [`NODE_IP_SCRIPT`] is told of both: which comes first.
+    /// What [`NODE_IP_SCRIPT`] is reported both: which comes first.
     pub(super) fn both(self) -> Option<&'static str> {
         match self {
             Self::Ipv4 | Self::Ipv6 => None,
@@ -151,7 +151,7 @@ mod tests {
     #[case("IPv4+IPv6", Families::Ipv4First)]
     #[case("IPv6+IPv4", Families::Ipv6First)]
     #[case("IPv5", Families::Ipv4)]
-    fn families_are_told_by_name(#[case] name: &str, #[case] want: Families) {
+    fn families_are_reported_by_name(#[case] name: &str, #[case] want: Families) {
         let network = Network {
             ip_family: name.to_owned(),
             ..Network::default()

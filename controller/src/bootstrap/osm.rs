@@ -172,7 +172,7 @@ mod tests {
     #[rstest]
     #[case("#cloud-config\n", false)]
     #[case("\n {\"ignition\": {\"version\": \"2.3.0\"}}", true)]
-    fn ignition_is_told_from_a_cloud_config(#[case] text: &str, #[case] ignition: bool) {
+    fn ignition_is_reported_from_a_cloud_config(#[case] text: &str, #[case] ignition: bool) {
         let read = read(Some(&secret(text, &of_revision("3"))), "s", Some("3"), "m").unwrap();
         assert_eq!(read.user_data.ignition().is_some(), ignition);
         assert_eq!(read.revision, "3");
@@ -196,7 +196,7 @@ mod tests {
     )]
     #[case::as_text(Some(secret("x", &of_revision("03"))), "of revision 03")]
     #[case::empty(Some(secret(" \n", &of_revision("3"))), "has no text")]
-    fn what_cannot_be_used_is_told(#[case] secret: Option<Secret>, #[case] why: &str) {
+    fn what_cannot_be_used_is_reported(#[case] secret: Option<Secret>, #[case] why: &str) {
         let error = read(secret.as_ref(), "web-ns-bootstrap-config", Some("3"), "m").unwrap_err();
         let reported = error.to_string();
         assert!(

@@ -212,7 +212,7 @@ mod tests {
     #[case("{\"sesame\": 1}")]
     #[case("{\"auths\": {\"a\": {\"auth\": \"sesame\"}}}")]
     #[case("{\"auths\": {\"a\": {\"username\": \"a\\nb\", \"password\": \"sesame\"}}}")]
-    fn credentials_of_no_use_are_told_and_not_shown(#[case] text: &str) {
+    fn credentials_of_no_use_are_reported_and_not_shown(#[case] text: &str) {
         let error = with(&[], text).err().unwrap();
         assert!(!format!("{error} {error:?}").contains("sesame"));
     }

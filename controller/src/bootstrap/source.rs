@@ -33,7 +33,7 @@ pub enum Choice<'a> {
     Osm(Deployment<'a>),
     /// operating-system-manager should, but makes none without a MachineDeployment.
     NoDeployment,
-    /// Nobody can tell before this has been seen.
+    /// It cannot be determined before this has been seen.
     Unseen(&'a str),
 }
 
@@ -83,7 +83,7 @@ mod tests {
     #[case::a_profile("auto", deployment(Some("osp-ubuntu")), "osm")]
     #[case::an_empty_profile("auto", deployment(Some("")), "builtin")]
     #[case::no_profile("auto", deployment(None), "builtin")]
-    #[case::nobody_knows_yet("auto", Above::Unseen("x"), "unseen")]
+    #[case::not_known_yet("auto", Above::Unseen("x"), "unseen")]
     #[case::osm_without_a_profile("osm", deployment(None), "osm")]
     #[case::osm_alone("osm", Above::Nothing, "no deployment")]
     #[case::osm_unseen("osm", Above::Unseen("x"), "unseen")]
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn modes_are_told_by_their_names_and_no_other() {
+    fn modes_are_reported_by_their_names_and_no_other() {
         for text in BOOTSTRAP_MODES {
             assert_eq!(text.parse::<Mode>().unwrap().to_string(), text);
         }

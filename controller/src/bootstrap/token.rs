@@ -115,7 +115,7 @@ pub enum TokenError {
 }
 
 impl TokenView {
-    /// Reads a token back. Anything but what [`secret`] writes is refused: a Secret that somebody gave other groups or
+    /// Reads a token back. Anything but what [`secret`] writes is refused: a Secret that another client gave other groups or
     /// usages is not ours to hand to a guest.
     pub fn from_secret(object: &Secret) -> Result<Self, TokenError> {
         let metadata = &object.metadata;

@@ -31,7 +31,7 @@ pub(super) fn certificates(bundle: &str, os: OperatingSystem) -> Result<Vec<File
     Ok(files)
 }
 
-/// `caPublicKey`: whoever has a certificate of this SSH CA may log in.
+/// `caPublicKey`: the one that has a certificate of this SSH CA may log in.
 pub(super) fn ssh_ca(key: &str) -> Result<Vec<File>, UserDataError> {
     let key = key.trim();
     if key.is_empty() {

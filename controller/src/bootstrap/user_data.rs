@@ -1,7 +1,7 @@
 //! User data that turns a plain cloud image into a node: files and one service that finds or installs containerd and the
 //! kubelet, which then joins with the Machine's own token.
 //!
-//! What a guest is to become is put together here ([`super::guest`]), and told to cloud-init ([`super::cloud_config`]) or
+//! What a guest is to become is put together here ([`super::guest`]), and delivered to cloud-init ([`super::cloud_config`]) or
 //! to Ignition ([`super::ignition`]).
 
 use std::fmt;

@@ -139,7 +139,7 @@ impl StoredMachine {
         self.metadata.finalizers.iter().flatten().any(|f| f == finalizer)
     }
 
-    /// Whether somebody has asked for this one to go first. The cluster-autoscaler does.
+    /// Whether another client has asked for this one to go first. The cluster-autoscaler does.
     pub fn is_marked(&self) -> bool {
         self.annotation(annotation::DELETE_MACHINE)
             .is_some_and(|text| !text.is_empty())
@@ -154,7 +154,7 @@ impl StoredMachine {
             .next()
     }
 
-    /// UID of whoever controls it.
+    /// UID of the controller of it.
     pub fn controller_uid(&self) -> Option<&str> {
         owner::controller(&self.metadata).map(|owner| owner.uid.as_str())
     }

@@ -160,22 +160,22 @@ mod tests {
     use rstest::rstest;
     use serde_json::json;
 
-    fn labelled(pool: &str) -> Value {
+    fn labeled(pool: &str) -> Value {
         json!({"metadata": {"labels": {"pool": pool}}})
     }
 
     /// The deployment `d` that selects the pool `new`.
     #[rstest]
-    #[case::one_of_its_pool("uid-d", json!({"pool": "new"}), labelled("new"), true)]
+    #[case::one_of_its_pool("uid-d", json!({"pool": "new"}), labeled("new"), true)]
     #[case::one_made_before_its_selector_changed(
-        "uid-d", json!({"pool": "old", "machineDeployment": "d"}), labelled("old"), true)]
+        "uid-d", json!({"pool": "old", "machineDeployment": "d"}), labeled("old"), true)]
     #[case::one_whose_own_labels_were_changed(
-        "uid-d", json!({"pool": "x", "machineDeployment": "d"}), labelled("new"), false)]
+        "uid-d", json!({"pool": "x", "machineDeployment": "d"}), labeled("new"), false)]
     #[case::one_whose_labels_and_whose_selector_were_changed(
-        "uid-d", json!({"pool": "x", "machineDeployment": "d"}), labelled("old"), false)]
-    #[case::one_that_never_was_its_own("uid-d", json!({"pool": "old"}), labelled("old"), false)]
+        "uid-d", json!({"pool": "x", "machineDeployment": "d"}), labeled("old"), false)]
+    #[case::one_that_never_was_its_own("uid-d", json!({"pool": "old"}), labeled("old"), false)]
     #[case::one_that_another_controls(
-        "uid-e", json!({"pool": "old", "machineDeployment": "d"}), labelled("old"), false)]
+        "uid-e", json!({"pool": "old", "machineDeployment": "d"}), labeled("old"), false)]
     #[case::one_without_labels_in_its_template(
         "uid-d", json!({"pool": "old", "machineDeployment": "d"}), json!({}), false)]
     fn a_changed_selector_releases_no_set(
@@ -186,7 +186,7 @@ mod tests {
     ) {
         let deployment: StoredMachineDeployment = serde_json::from_value(json!({
             "metadata": {"name": "d", "uid": "uid-d"},
-            "spec": {"selector": {"matchLabels": {"pool": "new"}}, "template": labelled("new")},
+            "spec": {"selector": {"matchLabels": {"pool": "new"}}, "template": labeled("new")},
         }))
         .unwrap();
         let mut labels = labels;

@@ -15,7 +15,7 @@ const READY: &str = "Ready";
 /// A Node.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Node {
-    /// Metadata, without what nobody asks for.
+    /// Metadata, without what is not used.
     #[serde(deserialize_with = "metadata")]
     pub metadata: ObjectMeta,
     /// Spec.

@@ -1,4 +1,4 @@
-//! Two that select each other's Machines: each counts the other's as its own, and so does whoever counts by selector.
+//! Two that select each other's Machines: each counts the other's as its own, and so does the one that counts by selector.
 
 use serde_json::Value;
 

@@ -1,4 +1,4 @@
-//! Secrets and ConfigMaps that specs refer to: one watch per referenced object, for as long as somebody needs it.
+//! Secrets and ConfigMaps that specs refer to: one watch per referenced object, for as long as it is needed.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -35,7 +35,7 @@ pub struct Reference {
 /// What is known of a referenced object.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Looked {
-    /// Not yet known; the Machine is told when it is.
+    /// Not yet known; the Machine is reported when it is.
     Pending,
     /// It does not exist.
     Absent,
@@ -75,7 +75,7 @@ impl std::fmt::Debug for References {
 
 /// What is known of a referenced Secret, with its metadata.
 pub enum LookedSecret {
-    /// Not yet known; the Machine is told when it is.
+    /// Not yet known; the Machine is reported when it is.
     Pending,
     /// It does not exist.
     Absent,
@@ -134,7 +134,7 @@ impl References {
         }
     }
 
-    /// The Machine `user` now needs `references` only; watches that nobody needs any more end.
+    /// The Machine `user` now needs `references` only; watches that are not needed any more end.
     pub fn keep(&self, user: &Key, references: &HashSet<Reference>) {
         let mut watches = self.watches.lock();
         watches.retain(|reference, watch| {
@@ -208,11 +208,11 @@ impl References {
                     _ => None,
                 };
             }
-            // Until then nobody reads it; what a later list has changed is told by itself.
+            // Until then it has no reader; what a later list has changed is reported by itself.
             let tells = matches!(signal, Signal::Synced) != synced;
             synced |= matches!(signal, Signal::Synced);
             for user in watch.users.iter().filter(|_| tells) {
-                // Nobody listens any more only when the process is ending.
+                // There is no listener only when the process is ending.
                 let _ = changed.send(user.clone());
             }
         }

@@ -67,7 +67,7 @@ impl Selection {
         self.parsed.as_ref().ok().map(ToString::to_string)
     }
 
-    /// Why Machines must not be told by it: it cannot be read, is empty, or does not match the template beside it.
+    /// Why Machines must not be reported by it: it cannot be read, is empty, or does not match the template beside it.
     pub fn fault(&self) -> Option<&str> {
         match &self.parsed {
             Err(why) => Some(why),

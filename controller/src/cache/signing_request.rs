@@ -111,7 +111,7 @@ pub fn is_decided(request: &CertificateSigningRequest) -> bool {
             .any(|c| matches!(c.type_.as_str(), "Approved" | "Denied" | "Failed"))
 }
 
-/// Whether somebody has approved it, and the signer has not failed.
+/// Whether another client has approved it, and the signer has not failed.
 fn is_approved(request: &CertificateSigningRequest) -> bool {
     let status = request.status.as_ref();
     let conditions = status.and_then(|status| status.conditions.as_deref());

@@ -23,7 +23,7 @@ pub const TOKEN_NAMESPACE: &str = "kube-system";
 /// The controller's view of the user cluster.
 #[derive(Debug)]
 pub struct Stores {
-    /// Machines, indexed by name, UID, and whoever controls them.
+    /// Machines, indexed by name, UID, and the controller of them.
     pub machines: Arc<Store<StoredMachine>>,
     /// Machines that are gone, while something of theirs is not.
     pub tombstones: Tombstones,
@@ -33,7 +33,7 @@ pub struct Stores {
     pub nodes: Arc<Store<Node>>,
     /// Which volumes are attached to which Nodes, indexed by Node.
     pub attachments: Arc<Store<VolumeAttachment>>,
-    /// MachineSets, indexed by namespace and whoever controls them.
+    /// MachineSets, indexed by namespace and the controller of them.
     pub machine_sets: Arc<Store<StoredMachineSet>>,
     /// MachineDeployments, indexed by namespace.
     pub machine_deployments: Arc<Store<StoredMachineDeployment>>,
@@ -55,7 +55,7 @@ fn controlled_by(uid: &str) -> String {
     format!("controller:{uid}")
 }
 
-/// Where whatever nobody controls is indexed.
+/// Where what has no controller is indexed.
 fn orphan_in(namespace: &str) -> String {
     format!("orphan:{namespace}")
 }
@@ -192,7 +192,7 @@ impl Stores {
         volumes
     }
 
-    /// Machines of a namespace that nobody controls.
+    /// Machines of a namespace without a controller.
     pub fn orphaned_machines_in(&self, namespace: &str) -> Vec<Arc<StoredMachine>> {
         self.machines.by_index(&orphan_in(namespace))
     }
@@ -267,7 +267,7 @@ impl Stores {
         }
         let approved = self.serving.by_index(&approved_of(&requester));
         let created = |request: &StoredRequest| request.age().0;
-        // Approving one changed its version: within a second nobody can tell.
+        // Approving one changed its version: within a second it cannot be determined.
         let newest = approved.iter().map(|request| created(request)).max();
         pending.retain(|request| newest.is_none_or(|newest| created(request) >= newest));
         pending.sort_by_cached_key(|request| std::cmp::Reverse(request.age()));

@@ -15,8 +15,8 @@ use super::Stores;
 /// Objects on one page of a list.
 const PAGE: u32 = 500;
 
-/// How long the watch gets to bring what a list has shown, before the list is taken anew.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long the watch gets to bring what a list has shown, before the list is taken again.
+const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How often it is looked whether the watch has.
 const LOOK: Duration = Duration::from_millis(20);
@@ -61,7 +61,7 @@ where
     loop {
         match list(&api).await {
             Ok(listed) => {
-                if tokio::time::timeout(PATIENCE, until_known(store, &listed))
+                if tokio::time::timeout(TIMEOUT, until_known(store, &listed))
                     .await
                     .is_ok()
                 {
@@ -72,7 +72,7 @@ where
             Err(error) => {
                 let error = RemoteError::from(&error);
                 tracing::warn!(kind = %K::kind(&()), %error, "cannot list; waiting before anything is made or deleted");
-                tokio::time::sleep(PATIENCE).await;
+                tokio::time::sleep(TIMEOUT).await;
             }
         }
     }
@@ -92,7 +92,7 @@ where
     let (mut at, mut versions) = (None, HashMap::new());
     loop {
         let page = api.list_metadata(&params).await?;
-        // All pages show one instant. One that cannot be told apart from later ones shows nothing to be gone.
+        // All pages show one instant. One that cannot be reported apart from later ones shows nothing to be gone.
         at = at.or_else(|| page.metadata.resource_version.as_deref()?.parse().ok());
         for object in &page.items {
             let version = object.metadata.resource_version.as_deref();

@@ -3,7 +3,7 @@
 //! - The API server looks for finalizers when a DELETE comes in, and removes the object some time later, as it is then: what
 //!   was added in between holds nothing up. A Machine that is deleted in the moment in which its VM is made would leave all
 //!   that behind.
-//! - Somebody removes our finalizer by force after the deletion began under it. The deletion is finished all the same.
+//! - Another client removes our finalizer by force after the deletion began under it. The deletion is finished all the same.
 //!
 //! Both are kept here as Machines that are being deleted until what they had is gone. Who removes the finalizer *before*
 //! deleting the Machine lets VM and Node go: they stay, and an Event names them.
@@ -33,7 +33,7 @@ pub struct Tombstones {
 
 #[derive(Debug, Default)]
 struct Inner {
-    /// This process leads: the finalizers that it does not remove itself, somebody else has.
+    /// This process leads: the finalizers that it does not remove itself, another client has.
     leads: bool,
     machines: HashMap<Key, Arc<StoredMachine>>,
     /// Those whose finalizer was removed before they were deleted.
@@ -49,7 +49,7 @@ impl Tombstones {
     }
 
     /// Takes note of what that change says: of a Machine that is gone, or has lost our finalizer. `reported` is whether the end
-    /// of one that is gone was told, and not only missing in a list.
+    /// of one that is gone was reported, and not only missing in a list.
     pub(crate) fn note(&self, change: &Change<StoredMachine>, reported: bool, now: Timestamp) {
         let (Some(before), after) = (&change.before, &change.after) else {
             return;
@@ -166,7 +166,7 @@ impl Inner {
     fn keep(&mut self, key: Key, machine: &Arc<StoredMachine>, now: Timestamp) {
         let mut machine = machine.as_ref().clone();
         machine.metadata.deletion_timestamp.get_or_insert(Time(now));
-        // Nobody can remove a hook from an object that is gone.
+        // No client can remove a hook from an object that is gone.
         if let Some(annotations) = &mut machine.metadata.annotations {
             let hooks = [annotation::PRE_DRAIN_HOOK, annotation::PRE_TERMINATE_HOOK];
             annotations.retain(|key, _| !hooks.iter().any(|hook| key.starts_with(hook)));
@@ -286,7 +286,7 @@ mod tests {
         assert_eq!(lost.has(&machine(&json!({}))), kept);
         assert_eq!(lost.named("a").len(), usize::from(kept));
         assert_eq!(lost.take_let_go(&key).is_some(), let_go);
-        assert!(lost.take_let_go(&key).is_none(), "it is told once");
+        assert!(lost.take_let_go(&key).is_none(), "it is reported once");
         if kept {
             assert!(lost.get(&key).unwrap().is_deleting());
             lost.forget(&key);

@@ -8,7 +8,7 @@ use serde_json::Value;
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(from = "Raw")]
 pub struct VolumeAttachment {
-    /// Metadata, without what nobody asks for.
+    /// Metadata, without what is not used.
     pub metadata: ObjectMeta,
     /// The Node.
     pub node: String,

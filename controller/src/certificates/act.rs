@@ -187,7 +187,7 @@ impl Keeper {
         Ok(())
     }
 
-    /// Tells of a Secret of ours.
+    /// Reports a Secret of ours.
     pub(super) async fn event(&self, secret: &str, warning: bool, reason: &'static str, message: String) {
         let namespace = &self.settings.serving.namespace;
         let stores = [&self.stores.authority, &self.stores.serving];

@@ -1,4 +1,4 @@
-//! The webhook's certificates, where nobody else makes them: one controller keeps a CA and the serving certificate in two Secrets,
+//! The webhook's certificates, where no other makes them: one controller keeps a CA and the serving certificate in two Secrets,
 //! and has both webhook configurations trust them (ADR 013). Which one says a Lease of its own: the webhook is to serve beside a
 //! machine-controller that leads, too.
 //!
@@ -46,7 +46,7 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// What the flags say; nothing if somebody else makes the certificate.
+    /// What the flags say; nothing if another client makes the certificate.
     pub fn new(flags: &Flags) -> Option<Self> {
         let serving = flags.webhook_serving_secret.0.clone()?;
         let replicas = Replicas::new(&flags.webhook_replicas);
@@ -69,9 +69,9 @@ impl Settings {
     }
 }
 
-/// What the work is done with. Whoever leads here need not lead otherwise, so its client is not behind that fence.
+/// What the work is done with. The leader here need not lead otherwise, so its client is not behind that fence.
 #[derive(Clone)]
-pub struct Hands {
+pub struct CertificateContext {
     /// For counts.
     pub metrics: Metrics,
     /// Client of the user cluster.
@@ -80,14 +80,19 @@ pub struct Hands {
     pub events: Events,
 }
 
-impl std::fmt::Debug for Hands {
+impl std::fmt::Debug for CertificateContext {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Hands").finish_non_exhaustive()
+        f.debug_struct("CertificateContext").finish_non_exhaustive()
     }
 }
 
-/// Keeps the certificates while `elector` leads, or always without one, until told to stop.
-pub async fn work(hands: Hands, settings: Settings, elector: Option<Elector>, stop: CancellationToken) {
+/// Keeps the certificates while `elector` leads, or always without one, until asked to stop.
+pub async fn work(
+    hands: CertificateContext,
+    settings: Settings,
+    elector: Option<Elector>,
+    stop: CancellationToken,
+) {
     let Some(elector) = elector else {
         let fence = Fence::open().until(stop.clone());
         return Box::pin(keep(&hands, &settings, fence, &stop)).await;
@@ -113,8 +118,8 @@ pub async fn work(hands: Hands, settings: Settings, elector: Option<Elector>, st
     }
 }
 
-/// Keeps the certificates until told to stop. What is remembered begins anew.
-async fn keep(hands: &Hands, settings: &Settings, fence: Fence, stop: &CancellationToken) {
+/// Keeps the certificates until asked to stop. What is remembered begins again.
+async fn keep(hands: &CertificateContext, settings: &Settings, fence: Fence, stop: &CancellationToken) {
     let stores = Arc::new(Stores::new());
     let keeper = Keeper {
         hands: hands.clone(),
@@ -129,7 +134,7 @@ async fn keep(hands: &Hands, settings: &Settings, fence: Fence, stop: &Cancellat
 }
 
 struct Keeper {
-    hands: Hands,
+    hands: CertificateContext,
     settings: Settings,
     stores: Arc<Stores>,
     /// Says whether this process may still write.
@@ -138,15 +143,15 @@ struct Keeper {
 
 impl Keeper {
     async fn keep(&self, stop: &CancellationToken) {
-        let (mut memory, mut told, mut pace) = (RotationState::default(), None, Pace::default());
+        let (mut memory, mut reported, mut pace) = (RotationState::default(), None, Pace::default());
         while !stop.is_cancelled() {
             let observed = tokio::select! {
                 observed = self.observe(&mut memory) => observed,
                 () = stop.cancelled() => return,
             };
             let plan = decide(&observed, &self.settings.policy);
-            if told != plan.obstacle {
-                told = plan.obstacle;
+            if reported != plan.obstacle {
+                reported = plan.obstacle;
                 self.tell(plan.obstacle).await;
             }
             self.count(&observed);
@@ -190,7 +195,7 @@ impl Keeper {
         let foreign = |name: &str| {
             format!(
                 "the Secret {namespace}/{name} is not of the controller's making (label {}) and so left as it is: delete it, or \
-                 have the webhook's certificate made by whoever made it (chart value webhook.certificate.mode)",
+                 have the webhook's certificate made by its previous owner (chart value webhook.certificate.mode)",
                 machinist_shared::api::names::label::CERTIFICATE
             )
         };
@@ -199,7 +204,7 @@ impl Keeper {
             Some(Obstacle::NoConfigurations) => {
                 tracing::info!(
                     configuration,
-                    "there are no webhook configurations, so nobody needs a certificate"
+                    "there are no webhook configurations, so no certificate is needed"
                 );
                 return;
             }

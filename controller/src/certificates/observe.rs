@@ -115,7 +115,7 @@ mod tests {
     #[case::without_a_label(json!({}), true)]
     #[case::with_the_label_of_the_other(json!({"machinist.dev/certificate": "serving"}), true)]
     #[case::with_ours(json!({"machinist.dev/certificate": "authority"}), false)]
-    fn a_secret_without_our_label_is_somebody_elses(#[case] labels: Value, #[case] foreign: bool) {
+    fn a_secret_without_our_label_is_foreign_(#[case] labels: Value, #[case] foreign: bool) {
         let found = signer_of(&secret(&labels, &json!({})));
         assert_eq!(found == SecretState::Foreign, foreign, "{found:?}");
     }

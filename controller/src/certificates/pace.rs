@@ -9,7 +9,7 @@ const BACKOFF: Backoff = Backoff {
     first: Duration::from_secs(1),
     longest: Duration::from_mins(5),
 };
-/// So many writing passes in [`CALM`] are enough: a first start takes three, a rotation four. More are a quarrel with somebody
+/// So many writing passes in [`CALM`] are enough: a first start takes three, a rotation four. More are a quarrel with another client
 /// who undoes what we write.
 const HASTE: usize = 30;
 /// The pause in a quarrel.
@@ -20,7 +20,7 @@ const CALM: Duration = Duration::from_mins(1);
 pub(super) enum Outcome {
     /// Nothing was to be written.
     Rest,
-    /// Something was: look again.
+    /// Something was: check again.
     Written,
     /// A write failed.
     Failed,
@@ -69,7 +69,7 @@ impl Pace {
             return Wait { at_most, wakes: true };
         }
         tracing::warn!(
-            "somebody undoes what is written for the webhook's certificates; waiting for a minute"
+            "another writer reverts the objects of the webhook's certificates; backing off for a minute"
         );
         Wait {
             at_most: CALM,
@@ -85,7 +85,7 @@ mod tests {
     const HOUR: Duration = Duration::from_hours(1);
 
     #[test]
-    fn after_a_write_it_is_looked_again_at_once_and_at_rest_until_something_changes_or_is_due() {
+    fn after_a_write_it_is_checked_again_at_once_and_at_rest_until_something_changes_or_is_due() {
         let (mut pace, now) = (Pace::default(), Instant::now());
         let wait = |at_most| Wait { at_most, wakes: true };
         assert_eq!(pace.wait(Outcome::Written, HOUR, now), wait(Duration::ZERO));

@@ -1,7 +1,7 @@
 //! Which replicas of the webhook there are, and what each serves with.
 //!
 //! Each is asked as an API server asks it, by a TLS handshake. That needs no right but to list the addresses, nothing that a
-//! replica would have to be allowed to write, and shows what is served, not what somebody says.
+//! replica would have to be allowed to write, and shows what is served, not what another client says.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use machinist_infra::kube::error::RemoteError;
 use super::Settings;
 
 /// How long one may take to answer.
-const PATIENCE: Duration = Duration::from_secs(2);
+const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Where the replicas are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,7 +66,7 @@ impl Replicas {
             }
         };
         let name = settings.policy.names.first().map_or("", String::as_str);
-        let answers = join_all(addresses.iter().map(|address| served(*address, name, PATIENCE))).await;
+        let answers = join_all(addresses.iter().map(|address| served(*address, name, TIMEOUT))).await;
         for (address, answer) in addresses.iter().zip(&answers) {
             if *answer == Served::Unknown {
                 tracing::info!(%address, "a replica of the webhook does not answer; trusting its old CA meanwhile");

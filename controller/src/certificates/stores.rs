@@ -22,7 +22,7 @@ pub(super) struct Stores {
     pub(super) serving: Arc<Store<Secret>>,
     pub(super) mutating: Arc<Store<MutatingWebhookConfiguration>>,
     pub(super) validating: Arc<Store<ValidatingWebhookConfiguration>>,
-    /// Told whenever one of them changes.
+    /// Notified whenever one of them changes.
     pub(super) changed: Notify,
 }
 

@@ -97,7 +97,7 @@ pub struct Flags {
     #[arg(default_value = "5m", value_parser = nonzero_duration)]
     pub infra_facts_ttl: NonzeroDuration,
     /// Secret that the webhook serves with, `namespace/name`: a controller makes it, signs it with a CA of its own, renews both,
-    /// and has the webhook configurations trust them. Empty: somebody else does.
+    /// and has the webhook configurations trust them. Empty: another client does.
     #[arg(long, env = "MACHINIST_WEBHOOK_SERVING_SECRET", help_heading = heading::SERVING)]
     #[arg(default_value = "", value_parser = object_name)]
     pub webhook_serving_secret: OptionalName,
@@ -170,12 +170,12 @@ pub struct Flags {
     #[arg(long, env = "MACHINIST_CLUSTER_DOMAIN", help_heading = heading::BOOTSTRAP)]
     #[arg(default_value = "cluster.local")]
     pub cluster_domain: String,
-    /// How often a Machine is looked at whose kubeconfig may not watch the infra cluster.
+    /// How often a Machine is polled whose kubeconfig may not watch the infra cluster.
     #[arg(long, env = "MACHINIST_INFRA_LOOK_EVERY", help_heading = heading::INFRA)]
     #[arg(default_value = "30s", value_parser = duration)]
     pub infra_look_every: OptionalDuration,
     /// MiB that are held of the objects of all infra clusters together. Of one that is over its share, which grows with its
-    /// Machines, nothing is held: its Machines are looked at one by one.
+    /// Machines, nothing is held: its Machines are polled one by one.
     #[arg(long, env = "MACHINIST_INFRA_CACHE_MIB", help_heading = heading::INFRA)]
     #[arg(default_value_t = 192)]
     pub infra_cache_mib: usize,

@@ -33,7 +33,7 @@ pub struct Settings {
     pub external_cloud_provider: bool,
     /// UID of the user cluster's kube-system namespace.
     pub cluster_uid: String,
-    /// How often a Machine is looked at whose credential may not watch.
+    /// How often a Machine is polled whose credential may not watch.
     pub poll_interval: Duration,
     /// How long a VM may take to run; `None` for ever. A Machine's annotation may say otherwise.
     pub provisioning_timeout: Option<Duration>,

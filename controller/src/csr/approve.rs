@@ -11,7 +11,7 @@ use crate::context::Context;
 use crate::runtime::write::{Stop, write};
 use crate::telemetry::events::Event;
 
-/// Reason of the Event that tells of a request that is not approved.
+/// Reason of the Event that reports a request that is not approved.
 pub const NOT_APPROVED: &str = "SigningRequestNotApproved";
 
 /// Which certificate a request is for, in metrics.

@@ -1,6 +1,6 @@
 //! Whether the cluster's role bindings undo what the approvers are for, or let every node end with its first certificate.
 //!
-//! It is asked, not read from bindings: the API server knows every way by which somebody is allowed something, and asks
+//! It is asked, not read from bindings: the API server knows every way by which another client is allowed something, and asks
 //! itself the same when kube-controller-manager's approver does. It is asked when a controller begins to lead, and again when
 //! a token is used a while after that: who has no use for tokens is not asked for.
 
@@ -65,7 +65,7 @@ impl Question {
     pub fn wrong(self, allowed: bool) -> Option<&'static str> {
         match (self, allowed) {
             (Self::TokensAreTransferable, true) => Some(
-                "whoever holds a Machine's bootstrap token can become ANY node: a role binding lets the group system:bootstrappers, \
+                "the holder of a Machine's bootstrap token can become ANY node: a role binding lets the group system:bootstrappers, \
                  or Machinist's own, use certificatesigningrequests/nodeclient, so kube-controller-manager approves any name for it. \
                  Find it with `kubectl get clusterrolebindings -o wide | grep nodeclient` and bind the group of the tokens that need it instead",
             ),
@@ -93,7 +93,7 @@ impl Question {
     }
 }
 
-/// How long an answer holds. Bindings change while a controller leads, and nobody who changes them tells it.
+/// How long an answer holds. Bindings change while a controller leads, and no event says so.
 const HOLDS: Duration = Duration::from_mins(30);
 
 /// When it was asked last.
@@ -163,7 +163,7 @@ mod tests {
     #[case::tokens_of_any_node(Question::TokensAreTransferable, true, Some("ANY node"))]
     #[case::nodes_that_renew(Question::NodesCanRenew, true, None)]
     #[case::nodes_that_end(Question::NodesCanRenew, false, Some("selfnodeclient"))]
-    fn a_wrong_binding_is_told(
+    fn a_wrong_binding_is_reported(
         #[case] question: Question,
         #[case] allowed: bool,
         #[case] says: Option<&str>,

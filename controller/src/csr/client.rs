@@ -1,8 +1,8 @@
 //! Decides whether a bootstrapping kubelet gets its first client certificate.
 //!
-//! Kubernetes cannot bind a bootstrap token to a node name: its own approver signs any name for whoever holds one. So
+//! Kubernetes cannot bind a bootstrap token to a node name: its own approver signs any name for the one that holds one. So
 //! every rule that ties a request to the one Machine whose token asked for it is here. Nothing is ever denied: a request
-//! that does not satisfy us may be somebody else's to approve.
+//! that does not satisfy us may be another approver's to approve.
 
 use jiff::Timestamp;
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
@@ -74,10 +74,10 @@ pub struct MachineFacts<'a> {
     /// Whether its node has joined: there is no first certificate after that.
     pub joined: bool,
     /// Whether a Node of its name exists that is not its own.
-    pub node_is_stranger: bool,
+    pub node_is_foreign: bool,
 }
 
-/// ID of the token of ours that the request came with, if it did and nobody has decided it.
+/// ID of the token of ours that the request came with, if it did and it is not decided.
 pub fn token_id(request: &CertificateSigningRequest) -> Option<TokenId> {
     let spec = &request.spec;
     let groups = spec.groups.as_deref().unwrap_or_default();
@@ -171,7 +171,7 @@ fn check_machine(machine: &MachineFacts<'_>) -> Result<(), String> {
         Err(format!("Machine {name} is being deleted"))
     } else if machine.joined {
         Err(format!("the node of Machine {name} has joined already"))
-    } else if machine.node_is_stranger {
+    } else if machine.node_is_foreign {
         Err(format!(
             "Node {name} exists and does not belong to Machine {name}"
         ))

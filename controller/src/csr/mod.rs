@@ -19,7 +19,7 @@ pub mod serving;
 pub use crate::config::ClientApprover;
 pub use reconcile::ClientRequestReconciler;
 
-/// What becomes of a request. Nothing is ever denied: a request that does not satisfy us may be somebody else's to
+/// What becomes of a request. Nothing is ever denied: a request that does not satisfy us may be another approver's to
 /// approve.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {

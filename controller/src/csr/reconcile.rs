@@ -132,7 +132,7 @@ impl Reconciler for ClientRequestReconciler {
     fn summary(verdict: &Verdict) -> (Vec<&'static str>, Option<Duration>) {
         let steps = match verdict {
             Verdict::Approve => vec![approve::APPROVE],
-            Verdict::Refused(_) => vec!["tell of a signing request"],
+            Verdict::Refused(_) => vec!["report a signing request"],
             Verdict::NotOurs | Verdict::Waiting(_) => Vec::new(),
         };
         (steps, None)
@@ -196,9 +196,9 @@ fn facts<'a>(machine: &'a StoredMachine, node: Option<&Node>, token: Binding<'_>
         .record
         .as_ref()
         .is_some_and(|record| record.node_uid.is_some());
-    let node_is_stranger =
+    let node_is_foreign =
         node.is_some_and(|node| node_verdict(NodeClaim::unobserved(machine, node)) != NodeVerdict::Ours);
-    // A Node of the Machine's own from before its VM was made anew is older than the new VM's token. One that is younger
+    // A Node of the Machine's own from before its VM was recreated is older than the new VM's token. One that is younger
     // has joined with this very token, whether that is recorded yet or not. A former VM's Node goes before the token of the
     // next is on record, so that of a recorded token has joined with it.
     let is_younger = node.is_some_and(|node| match token {
@@ -212,7 +212,7 @@ fn facts<'a>(machine: &'a StoredMachine, node: Option<&Node>, token: Binding<'_>
         name: machine.name(),
         uid: machine.uid(),
         deleting: machine.is_deleting(),
-        joined: recorded || (is_younger && !node_is_stranger),
-        node_is_stranger,
+        joined: recorded || (is_younger && !node_is_foreign),
+        node_is_foreign,
     }
 }

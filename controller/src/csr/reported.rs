@@ -1,23 +1,23 @@
-//! Remembers which refusals have been told, so that an Event says each of them once.
+//! Remembers which refusals have been reported, so that an Event shows each of them once.
 
 use std::collections::{HashMap, HashSet};
 
 use parking_lot::Mutex;
 
-/// Reasons that were told, by UID of the request.
+/// Reasons that were reported, by UID of the request.
 #[derive(Debug, Default)]
 pub struct Reported {
     by_request: Mutex<HashMap<String, HashSet<String>>>,
 }
 
 impl Reported {
-    /// What has been told of that request.
+    /// What has been reported that request.
     pub fn of(&self, request: &str) -> Vec<String> {
         let reported = self.by_request.lock();
         reported.get(request).into_iter().flatten().cloned().collect()
     }
 
-    /// Notes that it is being told; `false` if it was before. Forgets every request that is not pending any more.
+    /// Notes that it is being reported; `false` if it was before. Forgets every request that is not pending any more.
     pub fn note(&self, request: &str, reason: &str, is_pending: impl Fn(&str) -> bool) -> bool {
         let mut reported = self.by_request.lock();
         reported.retain(|uid, _| uid == request || is_pending(uid));
@@ -33,7 +33,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_reason_of_each_request_is_told_once() {
+    fn each_reason_of_each_request_is_reported_once() {
         let reported = Reported::default();
         assert!(reported.note("a", "no", |_| true));
         assert!(!reported.note("a", "no", |_| true));

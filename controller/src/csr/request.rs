@@ -59,7 +59,7 @@ pub fn check_usages(usages: &[String], purpose: &str, whose: &str) -> Result<(),
     }
 }
 
-/// A certificate that outlives its node is of use to whoever finds it.
+/// A certificate that outlives its node is of use to the one that finds it.
 pub fn check_expiration(seconds: Option<i32>) -> Result<(), String> {
     match seconds {
         Some(seconds) if seconds > LONGEST => Err(format!(
@@ -142,7 +142,7 @@ fn add(wanted: &mut Wanted, name: &GeneralName<'_>) -> Result<(), String> {
     Ok(())
 }
 
-/// A text of whoever asks, quoted, and no longer than a person wants to read.
+/// A text of the one that asks, quoted, and no longer than a person wants to read.
 pub fn shown(text: &str) -> String {
     format!("{:?}", text.chars().take(100).collect::<String>())
 }

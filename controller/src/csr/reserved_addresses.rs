@@ -233,7 +233,7 @@ mod tests {
     #[case::another_service_by_ipv6("fd00:96::ffff", Some("the range of Services fd00:96::/112"))]
     #[case::beyond_that("fd00:96::1:0", None)]
     #[case::a_vm("10.200.0.5", None)]
-    fn an_address_is_told_to_be_the_clusters(#[case] address: &str, #[case] whose: Option<&str>) {
+    fn an_address_is_reported_to_be_the_clusters(#[case] address: &str, #[case] whose: Option<&str>) {
         let range =
             json!({"metadata": {"name": "kubernetes"}, "spec": {"cidrs": ["10.96.0.0/15", "fd00:96::/112"]}});
         let ranges = [serde_json::from_value(range).unwrap()];
@@ -244,7 +244,7 @@ mod tests {
     /// As of Kubernetes before 1.33.
     #[rstest]
     #[case::nothing_tells(&[], "10.111.3.4", Some("perhaps the range of Services, which is 10.96.0.0/12 at most"))]
-    #[case::nothing_tells_of_that(&[], "10.112.0.0", None)]
+    #[case::nothing_reports_that(&[], "10.112.0.0", None)]
     #[case::nothing_tells_but_this_is_known(&[], "10.96.0.1", Some("the API server"))]
     #[case::the_flag_tells(&["10.96.0.0/16", "fd00:96::/112"], "10.96.3.4", Some("the range of Services 10.96.0.0/16"))]
     #[case::the_flag_tells_both(&["10.96.0.0/16", "fd00:96::/112"], "fd00:96::9", Some("the range of Services fd00:96::/112"))]

@@ -2,10 +2,10 @@
 //!
 //! The signer is the cluster's, so a certificate for a name or an address that is not the node's own would let that node
 //! pass for another, or for the API server. So every name in it must be the node's, and every address one that the infra
-//! cluster shows on the VM's own interfaces: not what the Machine's status says, which whoever may update Machines can
+//! cluster shows on the VM's own interfaces: not what the Machine's status says, which the one that may update Machines can
 //! write, nor what the kubelet says of itself. The guest agent, which speaks for addresses of interfaces on networks
 //! without an address management of their own, is in the guest's hand, too; so an address that anybody else is known to
-//! have is nobody's.
+//! have is no one's.
 
 use std::net::IpAddr;
 
@@ -40,7 +40,7 @@ pub enum NodeState {
     /// It has not registered, or is gone.
     Absent,
     /// It is not the Machine's; why.
-    Stranger(String),
+    Foreign(String),
     /// It is the Machine's, and its UID is recorded.
     Linked,
 }
@@ -50,7 +50,7 @@ pub enum NodeState {
 pub enum VmState<'a> {
     /// It cannot be seen; why.
     Unseen(&'a str),
-    /// Addresses of its own interfaces, and which of them somebody else has, too.
+    /// Addresses of its own interfaces, and which of them others have, too.
     Seen {
         /// As KubeVirt writes them.
         addresses: &'a [String],
@@ -59,7 +59,7 @@ pub enum VmState<'a> {
     },
 }
 
-/// An address of a VM that somebody else has, too.
+/// An address of a VM that others have, too.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Contested {
     /// The address.
@@ -68,7 +68,7 @@ pub struct Contested {
     pub by: String,
 }
 
-/// The node whose serving certificate is asked for, if anybody of that kind asks and nobody has decided it.
+/// The node whose serving certificate is asked for, if anybody of that kind asks and it is not decided.
 pub fn node(request: &CertificateSigningRequest) -> Option<&str> {
     let spec = &request.spec;
     if spec.signer_name != SIGNER || is_decided(request) {
@@ -94,7 +94,7 @@ pub fn judge(case: &Case<'_>) -> Verdict {
     }
     match case.node {
         NodeState::Absent => return Verdict::Waiting(format!("Node {name} has not registered")),
-        NodeState::Stranger(why) => {
+        NodeState::Foreign(why) => {
             return Verdict::Refused(format!("Node {name} does not belong to Machine {name}: {why}"));
         }
         NodeState::Linked => {}
@@ -156,7 +156,7 @@ fn content(case: &Case<'_>) -> Result<Wanted, String> {
     }
 }
 
-/// Whether each address is the VM's own and nobody else's.
+/// Whether each address is the VM's own and no other's.
 fn own_addresses(wanted: &Wanted, own: &[String], address_conflicts: &[Contested]) -> Verdict {
     let parsed: Vec<IpAddr> = own
         .iter()

@@ -38,7 +38,7 @@ impl Default for Timing {
 pub(super) enum Attempt {
     /// Read the Lease, and hand it to [`Election::observe`].
     Read,
-    /// Somebody else leads.
+    /// Another process leads.
     Wait,
     /// Create it.
     Create(Box<Lease>),
@@ -58,7 +58,7 @@ pub(super) struct Election {
     /// The Lease as last read or written; nothing if there was none.
     lease: Option<Lease>,
     /// The last record with a holder other than us, and when it was first seen here. It outlives the Lease's deletion:
-    /// whoever held it may not have noticed yet.
+    /// the one that held it may not have noticed yet.
     foreign: Option<(LeaseSpec, Instant)>,
     /// Whether `lease` is what the API server holds as far as we know.
     fresh: bool,
@@ -107,10 +107,10 @@ impl Election {
                 self.foreign = Some((spec, now));
             }
         } else if lease.is_some() {
-            // Released, or ours: nobody else's claim stands.
+            // Released, or ours: no other's claim stands.
             self.foreign = None;
         }
-        // A deleted Lease is made anew by its leader; one that names another or nobody has been taken from us.
+        // A deleted Lease is recreated by its leader; one that names another or no holder has been taken from us.
         if let (Phase::Leading { .. }, Some(lease)) = (self.phase, &lease)
             && lease.spec.as_ref().and_then(holder) != Some(&self.identity)
         {
@@ -163,7 +163,7 @@ impl Election {
         }
     }
 
-    /// A write failed, or nobody knows whether it did: the Lease has to be read again.
+    /// A write failed, or it is not known whether it did: the Lease has to be read again.
     pub(super) fn refused(&mut self) {
         self.fresh = false;
     }
@@ -241,7 +241,7 @@ pub(super) fn is_free(lease: &Lease) -> bool {
     lease.spec.as_ref().and_then(holder).is_none()
 }
 
-/// Who holds the Lease; an empty name is nobody.
+/// Who holds the Lease; an empty name is no holder.
 fn holder(spec: &LeaseSpec) -> Option<&String> {
     spec.holder_identity.as_ref().filter(|holder| !holder.is_empty())
 }

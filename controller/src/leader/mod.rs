@@ -39,7 +39,7 @@ pub struct ElectorConfig {
 }
 
 impl ElectorConfig {
-    /// A candidate for the Lease of that name in `namespace`. `identity` must differ in each process: whoever finds it in the
+    /// A candidate for the Lease of that name in `namespace`. `identity` must differ in each process: the one that finds it in the
     /// Lease takes itself for the leader.
     pub fn new(lease: String, namespace: String, identity: String) -> Self {
         Self {
@@ -182,7 +182,7 @@ impl Leadership {
     }
 }
 
-/// Renews until told to stop or until the leadership is lost.
+/// Renews until asked to stop or until the leadership is lost.
 async fn renew(
     mut candidate: Candidate,
     pause: Duration,

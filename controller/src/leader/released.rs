@@ -50,7 +50,7 @@ impl Released {
     pub(super) async fn seen(&mut self) {
         if matches!(self.watch, Watch::Due) {
             let params = WatchParams::default().fields(&format!("metadata.name={}", self.name));
-            // Dropped while it opens, it is opened anew.
+            // Dropped while it opens, it is opened again.
             self.watch = match self.api.watch(&params, ANY).await {
                 Ok(events) => Watch::Open(Box::pin(events)),
                 Err(error) => {

@@ -216,7 +216,7 @@ async fn a_leader_notices_that_another_took_the_lease() {
     assert_eq!(
         holder(&server),
         "thief",
-        "a Lease of somebody else is not emptied"
+        "a Lease of another client is not emptied"
     );
 }
 

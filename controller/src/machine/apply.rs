@@ -33,7 +33,7 @@ use crate::runtime::write::{self, Stop, guarded, patch_params, with_uid};
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {verb}: {error}")]
 pub struct StepError {
-    /// Which question of the status it concerns.
+    /// Which question of the status it is about.
     pub scope: FailureScope,
     /// What was tried.
     pub verb: &'static str,
@@ -225,7 +225,7 @@ impl Run<'_> {
             .and_then(Value::as_array)
             .is_some_and(|left| left.iter().all(|left| left != finalizer::VM));
         if releases {
-            // Before the watch can tell of it.
+            // Before the watch can report it.
             self.context.stores.tombstones.release(self.machine.uid(), true);
         }
         let written = api
@@ -358,7 +358,7 @@ impl Run<'_> {
         let Some(open) = &self.handles.open else {
             return Ok(Progress::Wait);
         };
-        let labelling = AdoptParams {
+        let labeling = AdoptParams {
             uid,
             resource_version,
             labels: &[
@@ -366,10 +366,10 @@ impl Run<'_> {
                 (label::CLUSTER_UID, &self.context.settings.cluster_uid),
             ],
         };
-        match open.label(self.machine.name(), labelling).await {
+        match open.label(self.machine.name(), labeling).await {
             // The kubeconfig's rights may not allow it; the record suffices until they do.
             Err(error) if error.code() == Some(403) => {
-                self.memory.failures.forbid_labelling(uid, self.context.now());
+                self.memory.failures.forbid_labeling(uid, self.context.now());
             }
             other => other?,
         }
@@ -391,15 +391,15 @@ impl Run<'_> {
             .patch(self.machine.name(), &patch_params(), &Patch::Merge(patch))
             .await?;
         self.context.stores.nodes.written(written);
-        let address_conflicts = self.memory.node_conflicts.put(uid, puts, Instant::now());
-        if !address_conflicts.is_empty() {
-            self.tell_of_contest(&address_conflicts).await;
+        let contested = self.memory.node_conflicts.put(uid, puts, Instant::now());
+        if !contested.is_empty() {
+            self.report_conflict(&contested).await;
         }
         Ok(Progress::Next)
     }
 
     /// Another controller takes these from the Node.
-    async fn tell_of_contest(&self, items: &[Item]) {
+    async fn report_conflict(&self, items: &[Item]) {
         let items: Vec<String> = items.iter().map(ToString::to_string).collect();
         let message = format!(
             "another controller takes from Node {} what this Machine puts onto it: {}. It is put back more and more slowly, up \
@@ -429,7 +429,7 @@ impl Run<'_> {
     async fn delete_node(&mut self, uid: &str) -> Result<Progress, RemoteError> {
         let api = self.nodes();
         match api.delete(self.machine.name(), &with_uid(uid)).await {
-            // Somebody's finalizer holds it: the Machine goes when the Node is gone.
+            // Another client's finalizer holds it: the Machine goes when the Node is gone.
             Ok(either)
                 if either
                     .as_ref()
@@ -483,7 +483,7 @@ impl Run<'_> {
         let patch = json!({"metadata": {"uid": uid, "annotations": {annotation::MACHINE_FAILED: message}}});
         match api.patch(set, &patch_params(), &Patch::Merge(&patch)).await {
             Ok(written) => self.context.stores.machine_sets.written(written),
-            // The set is gone, or another of that name: nobody is left to be told.
+            // The set is gone, or another of that name: there is nothing to report to.
             Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
             Err(error) => return Err(RemoteError::from(&error)),
         }

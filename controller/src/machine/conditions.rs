@@ -16,7 +16,7 @@ pub enum Status {
     True,
     /// No.
     False,
-    /// Nobody can tell.
+    /// It cannot be determined.
     Unknown,
 }
 

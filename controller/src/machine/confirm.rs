@@ -30,7 +30,7 @@ pub fn ends_something(machine: &StoredMachine, plan: &Plan) -> bool {
     })
 }
 
-/// Reads what the plan takes for absent, and takes it into the stores; whether all is as it was observed. What was told to be
+/// Reads what the plan takes for absent, and takes it into the stores; whether all is as it was observed. What was reported to be
 /// gone is not read.
 pub async fn is_as_observed(
     context: &Context,
@@ -52,7 +52,7 @@ pub async fn is_as_observed(
     let (Infra::Open(open), Some(place)) = (&observed.infra, &handles.open) else {
         return Ok(true);
     };
-    // Without a watch, it was looked at.
+    // Without a watch, it was polled.
     if open.unwatched.is_some() {
         return Ok(true);
     }

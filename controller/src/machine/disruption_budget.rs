@@ -16,7 +16,7 @@ use crate::machine_set;
 /// Whether a Machine may be deleted now, to be replaced elsewhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DisruptionBudget {
-    /// It stands alone: nobody would replace it.
+    /// It stands alone: no controller would replace it.
     Alone,
     /// What would replace it is paused, by this annotation.
     Paused(&'static str),
@@ -56,7 +56,7 @@ pub fn is_replaced(machine: &StoredMachine) -> bool {
 }
 
 /// The Machines for which others are made in their place, and those that go, by UID. Their status says so a moment later;
-/// meanwhile nobody else may take that room.
+/// meanwhile no other may take that room.
 #[derive(Debug, Default)]
 pub struct SurgeReservations {
     begun: Mutex<HashMap<Key, String>>,
@@ -64,7 +64,7 @@ pub struct SurgeReservations {
 }
 
 impl SurgeReservations {
-    /// Nobody waits for the Machine of that key to go.
+    /// No budget is reserved for the Machine of that key to go.
     pub fn forget(&self, key: &Key) {
         self.begun.lock().remove(key);
         self.going.lock().remove(key);

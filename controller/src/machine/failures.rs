@@ -18,7 +18,7 @@ pub struct Failures {
     jitter: Jitter,
     by_machine: Mutex<HashMap<Key, Failed>>,
     /// UIDs of adopted VMs that we were not allowed to label, and when that was.
-    unlabelled: Mutex<HashMap<String, Timestamp>>,
+    unlabeled: Mutex<HashMap<String, Timestamp>>,
     /// Creates of VMs that got no answer.
     pub creations: VmCreations,
 }
@@ -77,7 +77,7 @@ impl Failures {
         let (key, deleting) = (Key::of(machine), machine.is_deleting());
         let last = failures.get(&key).filter(|failed| failed.deleting == deleting);
         let before = last.map(|failed| &failed.episode);
-        // What cannot even be told is of the attempt before. What else failed after that was an attempt of its own.
+        // What cannot even be reported is of the attempt before. What else failed after that was an attempt of its own.
         let is_same = last.is_some_and(|failed| failed.failure.scope == scope);
         let episode = if is_same || scope == FailureScope::Machine {
             Episode::after
@@ -103,16 +103,16 @@ impl Failures {
     }
 
     /// The credential may not label the VM of that UID.
-    pub fn forbid_labelling(&self, vm_uid: &str, now: Timestamp) {
-        let mut unlabelled = self.unlabelled.lock();
-        unlabelled.retain(|_, tried| !may_try_again(*tried, now));
-        unlabelled.insert(vm_uid.to_owned(), now);
+    pub fn forbid_labeling(&self, vm_uid: &str, now: Timestamp) {
+        let mut unlabeled = self.unlabeled.lock();
+        unlabeled.retain(|_, tried| !may_try_again(*tried, now));
+        unlabeled.insert(vm_uid.to_owned(), now);
     }
 
-    /// Whether labelling the VM of that UID has not just been forbidden: rights may have been granted since.
+    /// Whether labeling the VM of that UID has not just been forbidden: rights may have been granted since.
     pub fn may_label(&self, vm_uid: &str, now: Timestamp) -> bool {
-        let unlabelled = self.unlabelled.lock();
-        unlabelled
+        let unlabeled = self.unlabeled.lock();
+        unlabeled
             .get(vm_uid)
             .is_none_or(|tried| may_try_again(*tried, now))
     }
@@ -161,7 +161,7 @@ mod tests {
             Timestamp::from_second(1_800_000_000).unwrap(),
         );
         assert!(failures.may_label("v1", now));
-        failures.forbid_labelling("v1", now);
+        failures.forbid_labeling("v1", now);
         assert!(!failures.may_label("v1", now) && failures.may_label("v2", now));
         assert!(failures.may_label("v1", now + LABEL_AGAIN));
     }

@@ -1,7 +1,7 @@
 //! The mass-loss guard: when many VMs of one infra cluster are missing at the same time and Machinist did not delete them,
 //! another cluster answers there (restored, emptied, a name that leads elsewhere) rather than that the VMs are gone.
 //!
-//! What counts is how many Machines miss their VM together, not how many VMs are lost over time: a Machine whose VM somebody
+//! What counts is how many Machines miss their VM together, not how many VMs are lost over time: a Machine whose VM another client
 //! deletes again and again is one.
 
 use std::collections::{BTreeMap, HashMap};
@@ -185,8 +185,8 @@ pub struct Question<'a> {
     pub infrastructure: &'a Infrastructure,
     /// The Machine.
     pub machine: &'a StoredMachine,
-    /// Where VMs are looked at one by one, one that has vanished is believed after this time: all others have been looked
-    /// at by then.
+    /// Where VMs are polled one by one, one that has vanished is believed after this time: all others have been polled
+    /// by then.
     pub settle: Duration,
 }
 
@@ -272,7 +272,7 @@ impl MassLossGuards {
         was_engaged && kept.vanished.engaged.is_none()
     }
 
-    /// How many of the infra clusters in use have an engaged one. Of a cluster that no Machine uses any more, nobody asks, so
+    /// How many of the infra clusters in use have an engaged one. Of a cluster that no Machine uses any more, no Machine asks, so
     /// nothing would release it.
     pub fn engaged(&self, is_used: impl Fn(&InfraKey) -> bool) -> usize {
         let by_infra = self.by_infra.lock();
@@ -287,11 +287,11 @@ fn is_there(open: &dyn InfraClient, name: &str, uid: &str) -> bool {
     open.uid_of(name).as_deref() == Some(uid)
 }
 
-/// Counts the recorded VMs, but for those whose loss an admin has accepted, and those that nobody has looked at.
+/// Counts the recorded VMs, but for those whose loss an admin has accepted, and those that have not been polled.
 fn inventory(question: Question<'_>) -> Inventory {
     let mut inventory = Inventory::default();
     for machine in question.stores.machines.all() {
-        // Nobody would ever do anything about the VM of one that is paused.
+        // Nothing is done about the VM of one that is paused.
         let counts = !machine.is_deleting() && !machine.is_paused();
         let Some(record) = machine.record.as_ref().filter(|_| counts) else {
             continue;
@@ -364,7 +364,7 @@ mod tests {
         let (mut vanished, minute) = (MissingTracker::default(), Duration::from_mins(2));
         assert_eq!(vanished.settles_in("v", minute, at(0)), Some(minute));
         vanished.miss("v", at(0));
-        // Others are looked at meanwhile.
+        // Others are polled meanwhile.
         vanished.take(&inventory(3, []), at(90));
         assert_eq!(
             vanished.settles_in("v", minute, at(100)),
@@ -396,7 +396,7 @@ mod tests {
     #[test]
     fn losses_one_after_the_other_are_believed_however_many() {
         let mut vanished = MissingTracker::default();
-        // Each is replaced before the next is lost: one Machine, or one of its MachineSet's, whose VM somebody deletes.
+        // Each is replaced before the next is lost: one Machine, or one of its MachineSet's, whose VM another client deletes.
         for n in 0..50 {
             let mass_loss = vanished.take(&inventory(6, [n]), at(i64::try_from(n).unwrap()));
             assert_eq!(mass_loss, MassLoss::Released, "{n}");
@@ -451,7 +451,7 @@ mod tests {
         assert_eq!(
             reported(&vanished.take(&inventory(30, 10..20), at(900))),
             Some([10, 30, 10]),
-            "nobody has replaced these"
+            "these are not replaced"
         );
         assert_eq!(vanished.take(&inventory(30, []), at(901)), MassLoss::Released);
     }
@@ -470,7 +470,7 @@ mod tests {
     }
 
     #[test]
-    fn a_guard_that_nobody_can_release_any_more_is_not_counted() {
+    fn a_guard_that_no_controller_can_release_any_more_is_not_counted() {
         let key = |server: &str| InfraKey {
             server: server.to_owned(),
             ca_digest: String::new(),

@@ -1,4 +1,4 @@
-//! What another controller takes from a Node again and again: it is put back more and more slowly, and told once.
+//! What another controller takes from a Node again and again: it is put back more and more slowly, and reported once.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -18,8 +18,8 @@ const BACKOFF: Backoff = Backoff {
 /// What has held for this long longer than its pause is not contested any more.
 const HELD: Duration = Duration::from_mins(5);
 
-/// Somebody is told when something is put back for the second time.
-const TOLD_AT: u32 = 3;
+/// Another client is reported when something is put back for the second time.
+const REPORTED_AT: u32 = 3;
 
 /// Something that a Machine puts onto its Node.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -82,7 +82,7 @@ impl NodeConflicts {
         waits.filter(|(_, wait)| !wait.is_zero()).collect()
     }
 
-    /// These have been put onto the Node of that UID; which of them somebody is to be told of: once an episode.
+    /// These have been put onto the Node of that UID; which of them another client is to be reported: once an episode.
     pub fn put(&self, node: &str, items: &[Item], now: Instant) -> Vec<Item> {
         let mut memory = self.0.lock();
         let (known, forget_at) = (memory.by_node.len(), memory.forget_at);
@@ -110,7 +110,7 @@ impl NodeConflicts {
                     pause,
                 },
             );
-            if times == TOLD_AT {
+            if times == REPORTED_AT {
                 news.push(item.clone());
             }
         }
@@ -128,7 +128,7 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// Another controller takes it away as soon as it is put; when it was put within so long, and how often that was told.
+    /// Another controller takes it away as soon as it is put; when it was put within so long, and how often that was reported.
     fn fight(node_conflicts: &NodeConflicts, start: Instant, long: Duration) -> (Vec<Instant>, usize) {
         let (mut puts, mut reported, mut now) = (Vec::new(), 0, start);
         while now < start + long {
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_taken_away_is_put_back_more_and_more_slowly_and_told_once() {
+    fn what_is_taken_away_is_put_back_more_and_more_slowly_and_reported_once() {
         let (node_conflicts, start) = (NodeConflicts::default(), Instant::now());
         let (puts, reported) = fight(&node_conflicts, start, Duration::from_secs(10));
         assert_eq!((puts.len(), reported), (4, 1));

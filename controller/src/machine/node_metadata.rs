@@ -35,7 +35,7 @@ impl NodeMetadata {
     }
 
     /// What a Machine that asks for this shall ask for by a template that asks for `template`. What belongs to its virtual
-    /// machine stays: where that is, and what its guest was told once.
+    /// machine stays: where that is, and what its guest was reported once.
     #[must_use]
     pub fn by(&self, template: &Self) -> Self {
         let of_the_guest = |key: &str| annotation::KUBELET_PREFIXES.iter().any(|of| key.starts_with(of));
@@ -64,7 +64,7 @@ fn mixed(ours: &Texts, template: &Texts, keeps: impl Fn(&str) -> bool) -> Texts 
     all.map(|(key, value)| (key.clone(), value.clone())).collect()
 }
 
-/// What the Node may have of a Machine that does not ask for it any more. Whatever says something else is somebody else's.
+/// What the Node may have of a Machine that does not ask for it any more. Whatever says something else is another client's.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Retired {

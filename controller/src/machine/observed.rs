@@ -59,7 +59,7 @@ pub struct Observed {
     pub recreation: Option<Recreation>,
     /// Whether it may be replaced, if its host is being drained.
     pub disruption_budget: DisruptionBudget,
-    /// What there is on its Node; only looked at while it is being deleted.
+    /// What there is on its Node; only polled while it is being deleted.
     pub workload: NodeWorkload,
     /// Since when this process leads: what waited for a leader has waited until then.
     pub leading_since: Timestamp,
@@ -96,7 +96,7 @@ pub enum SchedulableTargets {
 pub struct Asked {
     /// The request.
     pub request: Arc<StoredRequest>,
-    /// What was told of it: these reasons not to approve it are known already.
+    /// What was reported it: these reasons not to approve it are known already.
     pub reported: Vec<String>,
 }
 
@@ -107,7 +107,7 @@ pub enum Bootstrap {
     Builtin,
     /// From operating-system-manager, whose Secret is there; its revision, or empty.
     Osm(String),
-    /// From operating-system-manager, whose Secret is not there or of no use; or nobody can tell yet. Why.
+    /// From operating-system-manager, whose Secret is not there or of no use; or it cannot be determined yet. Why.
     Waiting(String),
     /// From operating-system-manager, whose Secret is of another revision; which.
     OtherRevision(String),
@@ -183,7 +183,7 @@ pub struct GuestView {
 pub struct Open {
     /// Which cluster and namespace it is.
     pub infrastructure: Infrastructure,
-    /// What the credential may not watch, so that the Machine is looked at now and then instead.
+    /// What the credential may not watch, so that the Machine is polled now and then instead.
     pub unwatched: Option<Unwatched>,
     /// Whether too many VMs are missing at the same time to believe it.
     pub mass_loss: MassLoss,
@@ -192,7 +192,7 @@ pub struct Open {
     /// The credential is not known to be forbidden to label the VM.
     pub may_label: bool,
     /// The Machine that the VM's label names exists, and is another.
-    pub labelled_machine_exists: bool,
+    pub labeled_machine_exists: bool,
     /// Another Machine of this name that has the VM on record.
     pub recorded_by: Option<String>,
     /// The guest of the Machine's name, if there is one: a VMI.
@@ -205,7 +205,7 @@ pub struct Open {
     pub addresses: Vec<String>,
     /// Those of them that the guest has no say in.
     pub proven_addresses: Vec<String>,
-    /// Those of `addresses` that somebody else has, too; only looked for while a serving certificate is asked for.
+    /// Those of `addresses` that others have, too; only looked for while a serving certificate is asked for.
     pub address_conflicts: Vec<Contested>,
     /// The root cause of what keeps the VM from running.
     pub state: VmState,
@@ -267,7 +267,7 @@ pub enum Facts {
 /// A write that failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
-    /// Which question of the status it concerns.
+    /// Which question of the status it is about.
     pub scope: FailureScope,
     /// What was tried and what the answer was, for a person.
     pub message: String,
@@ -277,7 +277,7 @@ pub struct Failure {
     pub is_news: bool,
 }
 
-/// Which question of the status a failed write concerns.
+/// Which question of the status a failed write is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FailureScope {
     /// The VM.
@@ -294,6 +294,6 @@ pub enum FailureScope {
     Evacuation,
     /// The deletion of the Machine for its MachineSet to replace it.
     Replacement,
-    /// The Machine itself, which cannot be told then.
+    /// The Machine itself, which cannot be reported then.
     Machine,
 }

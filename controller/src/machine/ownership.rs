@@ -1,6 +1,6 @@
 //! Whose VM, whose disk, whose Node: decided from what is observed, never from a Machine's status alone.
 //!
-//! What is a stranger's is left alone: not decorated, drained, changed or deleted.
+//! What is a foreign is left alone: not decorated, drained, changed or deleted.
 
 mod of_machine;
 
@@ -20,13 +20,13 @@ pub enum VmVerdict {
     /// The Machine's.
     Ours,
     /// The Machine's by the rule for VMs that machine-controller made, or because an admin said so: to be recorded
-    /// and labelled first.
+    /// and labeled first.
     Adopt,
     /// Another user cluster's: no annotation makes it the Machine's.
     OtherCluster,
-    /// Somebody else's; why.
-    Stranger(String),
-    /// Nobody can tell yet; what is missing.
+    /// Not owned; why.
+    Foreign(String),
+    /// It cannot be determined yet; what is missing.
     Undecided(String),
 }
 
@@ -42,7 +42,7 @@ pub struct VmClaim<'a> {
     /// The cluster-name label that the Machine renders to.
     pub cluster_name: &'a ClusterName,
     /// UID of another Machine that the VM's label names exists.
-    pub labelled_machine_exists: bool,
+    pub labeled_machine_exists: bool,
     /// Another Machine of this name that comes first: it has the VM on record, or wins the name.
     pub rival: Option<&'a str>,
 }
@@ -60,56 +60,56 @@ pub fn vm_verdict(claim: VmClaim<'_>) -> VmVerdict {
         .and_then(|record| record.vm_uid.as_deref());
     let named_by_admin = machine.annotation(annotation::ADOPT_VM) == Some(uid);
     let labels = vm.metadata.labels.as_ref();
-    let labelled = |key: &str| labels.and_then(|l| l.get(key)).map(String::as_str);
+    let labeled = |key: &str| labels.and_then(|l| l.get(key)).map(String::as_str);
 
-    if labelled(label::CLUSTER_UID).is_some_and(|cluster| cluster != claim.cluster_uid) {
+    if labeled(label::CLUSTER_UID).is_some_and(|cluster| cluster != claim.cluster_uid) {
         return VmVerdict::OtherCluster;
     }
-    match labelled(label::MACHINE_UID) {
+    match labeled(label::MACHINE_UID) {
         Some(owner) if owner == machine.uid() => match recorded {
             Some(recorded) if recorded != uid && named_by_admin => VmVerdict::Adopt,
-            Some(recorded) if recorded != uid => stranger(format!(
+            Some(recorded) if recorded != uid => foreign(format!(
                 "its UID {uid} is not the recorded {recorded} (restored from a backup?)"
             )),
             _ => VmVerdict::Ours,
         },
         // On record already; our label follows.
-        Some(_) if named_by_admin && !claim.labelled_machine_exists && recorded == Some(uid) => {
+        Some(_) if named_by_admin && !claim.labeled_machine_exists && recorded == Some(uid) => {
             VmVerdict::Ours
         }
-        Some(owner) if named_by_admin && !claim.labelled_machine_exists => {
+        Some(owner) if named_by_admin && !claim.labeled_machine_exists => {
             tracing::debug!(vm = uid, former = owner, "an admin named this VM");
             VmVerdict::Adopt
         }
-        Some(owner) => stranger(format!("it is labelled as the Machine with UID {owner}")),
+        Some(owner) => foreign(format!("it is labeled as the Machine with UID {owner}")),
         None if recorded == Some(uid) => VmVerdict::Ours,
         None if named_by_admin => VmVerdict::Adopt,
-        None => unlabelled(claim),
+        None => unlabeled(claim),
     }
 }
 
 /// The rule for VMs without our label, as machine-controller makes them.
-fn unlabelled(claim: VmClaim<'_>) -> VmVerdict {
+fn unlabeled(claim: VmClaim<'_>) -> VmVerdict {
     let VmClaim { machine, vm, .. } = claim;
     if let Some(recorded) = machine.record.as_ref().and_then(|r| r.vm_uid.as_deref()) {
-        return stranger(format!("the recorded VM has the UID {recorded}"));
+        return foreign(format!("the recorded VM has the UID {recorded}"));
     }
     if !machine.has_finalizer(finalizer::VM) {
-        return stranger("it was there before this Machine");
+        return foreign("it was there before this Machine");
     }
     let Some(made_for) = &vm.made_by_peer_for else {
-        return stranger("it does not bear the labels of a Machine's VM");
+        return foreign("it does not bear the labels of a Machine's VM");
     };
     if let Some(rival) = claim.rival {
-        return stranger(format!("the Machine {rival} of the same name comes first"));
+        return foreign(format!("the Machine {rival} of the same name comes first"));
     }
     match (created(&vm.metadata), created(&machine.metadata)) {
         (Some(vm), Some(machine)) if vm + CLOCK_TOLERANCE >= machine => {}
-        _ => return stranger("it is older than this Machine"),
+        _ => return foreign("it is older than this Machine"),
     }
     match claim.cluster_name {
         ClusterName::Known(name) if made_for == name => VmVerdict::Adopt,
-        ClusterName::Known(_) => stranger("it bears another cluster's name"),
+        ClusterName::Known(_) => foreign("it bears another cluster's name"),
         ClusterName::Pending => {
             VmVerdict::Undecided("the object that clusterName refers to is being read".to_owned())
         }
@@ -117,8 +117,8 @@ fn unlabelled(claim: VmClaim<'_>) -> VmVerdict {
     }
 }
 
-fn stranger(why: impl Into<String>) -> VmVerdict {
-    VmVerdict::Stranger(why.into())
+fn foreign(why: impl Into<String>) -> VmVerdict {
+    VmVerdict::Foreign(why.into())
 }
 
 fn created(metadata: &ObjectMeta) -> Option<Timestamp> {
@@ -159,8 +159,8 @@ fn controller(metadata: &ObjectMeta) -> Option<&OwnerReference> {
 pub enum NodeVerdict {
     /// The Machine's.
     Ours,
-    /// Somebody else's; why.
-    Stranger(String),
+    /// Not owned; why.
+    Foreign(String),
 }
 
 /// What the verdict on the Node of a Machine's name is made from.
@@ -197,7 +197,7 @@ pub fn node_verdict(claim: NodeClaim<'_>) -> NodeVerdict {
     let NodeClaim { machine, node, .. } = claim;
     let own = format!("{}/{}", machine.namespace(), machine.name());
     if let Some(other) = node.annotation(annotation::MACHINE).filter(|other| *other != own) {
-        return NodeVerdict::Stranger(format!("it belongs to the Machine {other}"));
+        return NodeVerdict::Foreign(format!("it belongs to the Machine {other}"));
     }
     let record = machine.record.as_ref();
     // After the VM is gone nothing of it can be observed any more: then the owner label, which only we write, and the
@@ -208,7 +208,7 @@ pub fn node_verdict(claim: NodeClaim<'_>) -> NodeVerdict {
     let provider_id = node.spec.provider_id.as_deref().filter(|id| !id.is_empty());
     let by_provider_id = provider_id.is_some_and(|id| is_provider_id_of(machine, id));
     if let Some(other) = provider_id.filter(|_| !by_provider_id) {
-        return NodeVerdict::Stranger(format!("its providerID is {}", cut(other.to_owned())));
+        return NodeVerdict::Foreign(format!("its providerID is {}", cut(other.to_owned())));
     }
     // KubeVirt gives a VM that is made again another UUID, and the Node has that of the VM that it joined from until the
     // kubelet of the new one reports.
@@ -220,7 +220,7 @@ pub fn node_verdict(claim: NodeClaim<'_>) -> NodeVerdict {
     // A Node that was linked before system UUIDs were recorded may have that of a former VM.
     let is_known = joined_from.is_some() || (claim.firmware_uuid.is_some() && !by_record);
     if let Some(other) = system_uuid.filter(|_| is_known && !by_system_uuid) {
-        return NodeVerdict::Stranger(format!("its system UUID is {}", cut(other.to_owned())));
+        return NodeVerdict::Foreign(format!("its system UUID is {}", cut(other.to_owned())));
     }
     // The guest agent says what the guest wants it to: it ties only a Node that has nothing better.
     let addresses = match (provider_id, system_uuid) {
@@ -235,7 +235,7 @@ pub fn node_verdict(claim: NodeClaim<'_>) -> NodeVerdict {
     if by_provider_id || by_system_uuid || by_address || by_record {
         NodeVerdict::Ours
     } else {
-        NodeVerdict::Stranger("neither its providerID nor its system UUID nor an address is the VM's".into())
+        NodeVerdict::Foreign("neither its providerID nor its system UUID nor an address is the VM's".into())
     }
 }
 
@@ -312,13 +312,13 @@ mod tests {
             vm,
             cluster_uid: "c1",
             cluster_name,
-            labelled_machine_exists: false,
+            labeled_machine_exists: false,
             rival,
         };
         match vm_verdict(claim) {
             VmVerdict::Ours => "ours",
             VmVerdict::Adopt => "adopt",
-            VmVerdict::Stranger(_) => "stranger",
+            VmVerdict::Foreign(_) => "foreign",
             VmVerdict::OtherCluster => "another cluster's",
             VmVerdict::Undecided(_) => "undecided",
         }
@@ -329,24 +329,24 @@ mod tests {
     #[rstest]
     #[case::our_label_before_the_uid_is_recorded(json!({}), vm("v1", LATER, &json!({"machinist.dev/machine-uid": "m1"})), "ours")]
     #[case::our_label_and_the_recorded_uid(recorded("v1"), vm("v1", LATER, &json!({"machinist.dev/machine-uid": "m1"})), "ours")]
-    #[case::our_label_but_another_uid_than_recorded(recorded("v1"), vm("v2", LATER, &json!({"machinist.dev/machine-uid": "m1"})), "stranger")]
+    #[case::our_label_but_another_uid_than_recorded(recorded("v1"), vm("v2", LATER, &json!({"machinist.dev/machine-uid": "m1"})), "foreign")]
     #[case::our_label_from_another_user_cluster(json!({}), vm("v1", LATER, &json!({"machinist.dev/machine-uid": "m1", "machinist.dev/cluster-uid": "c2"})), "another cluster's")]
     #[case::another_user_clusters_that_an_annotation_names(json!({"metadata": {"annotations": {"machinist.dev/adopt-vm-uid": "v9"}}}), vm("v9", LATER, &json!({"machinist.dev/machine-uid": "gone", "machinist.dev/cluster-uid": "c2"})), "another cluster's")]
     #[case::another_user_clusters_without_a_machine(json!({"metadata": {"annotations": {"machinist.dev/adopt-vm-uid": "v9"}}}), vm("v9", LATER, &json!({"machinist.dev/cluster-uid": "c2"})), "another cluster's")]
     #[case::another_user_clusters_that_is_on_record(recorded("v1"), vm("v1", LATER, &json!({"machinist.dev/cluster-uid": "c2"})), "another cluster's")]
-    #[case::another_machines_label(json!({}), vm("v1", LATER, &json!({"machinist.dev/machine-uid": "m2"})), "stranger")]
+    #[case::another_machines_label(json!({}), vm("v1", LATER, &json!({"machinist.dev/machine-uid": "m2"})), "foreign")]
     #[case::machine_controllers_vm(json!({}), vm("v1", LATER, &peer_labels()), "adopt")]
     #[case::machine_controllers_vm_made_by_a_slow_clock(json!({}), vm("v1", "2026-01-01T11:56:00Z", &peer_labels()), "adopt")]
-    #[case::a_vm_much_older_than_the_machine(json!({}), vm("v1", "2026-01-01T11:50:00Z", &peer_labels()), "stranger")]
-    #[case::machine_controllers_vm_of_another_cluster(json!({}), vm("v1", LATER, &json!({"kubevirt.io/vm": "web-1", "cluster.x-k8s.io/role": "worker", "cluster.x-k8s.io/cluster-name": "d"})), "stranger")]
-    #[case::a_vm_without_any_label(json!({}), vm("v1", LATER, &json!({})), "stranger")]
-    #[case::no_finalizer_so_nobody_made_a_vm_for_it(json!({"metadata": {"finalizers": null}}), vm("v1", LATER, &peer_labels()), "stranger")]
-    #[case::adopted_but_not_labelled_yet(recorded("v1"), vm("v1", LATER, &peer_labels()), "ours")]
-    #[case::another_unlabelled_vm_than_recorded(recorded("v1"), vm("v2", LATER, &peer_labels()), "stranger")]
-    #[case::a_stranger_that_an_admin_named(json!({"metadata": {"annotations": {"machinist.dev/adopt-vm-uid": "v9"}}}), vm("v9", "2020-01-01T00:00:00Z", &json!({})), "adopt")]
+    #[case::a_vm_much_older_than_the_machine(json!({}), vm("v1", "2026-01-01T11:50:00Z", &peer_labels()), "foreign")]
+    #[case::machine_controllers_vm_of_another_cluster(json!({}), vm("v1", LATER, &json!({"kubevirt.io/vm": "web-1", "cluster.x-k8s.io/role": "worker", "cluster.x-k8s.io/cluster-name": "d"})), "foreign")]
+    #[case::a_vm_without_any_label(json!({}), vm("v1", LATER, &json!({})), "foreign")]
+    #[case::no_finalizer_so_no_controller_made_a_vm_for_it(json!({"metadata": {"finalizers": null}}), vm("v1", LATER, &peer_labels()), "foreign")]
+    #[case::adopted_but_not_labeled_yet(recorded("v1"), vm("v1", LATER, &peer_labels()), "ours")]
+    #[case::another_unlabeled_vm_than_recorded(recorded("v1"), vm("v2", LATER, &peer_labels()), "foreign")]
+    #[case::a_foreign_that_an_admin_named(json!({"metadata": {"annotations": {"machinist.dev/adopt-vm-uid": "v9"}}}), vm("v9", "2020-01-01T00:00:00Z", &json!({})), "adopt")]
     #[case::a_restored_backup_that_an_admin_named(json!({"metadata": {"annotations": {"machinist.dev/adopt-vm-uid": "v9"}}}), vm("v9", LATER, &json!({"machinist.dev/machine-uid": "gone"})), "adopt")]
     #[case::a_restored_backup_that_an_admin_named_and_that_is_on_record(json!({"metadata": {"annotations": {"machinist.dev/adopt-vm-uid": "v1"}}, "status": recorded("v1")["status"]}), vm("v1", LATER, &json!({"machinist.dev/machine-uid": "gone"})), "ours")]
-    #[case::a_restored_backup_on_record_that_nobody_named(recorded("v1"), vm("v1", LATER, &json!({"machinist.dev/machine-uid": "gone"})), "stranger")]
+    #[case::a_restored_backup_on_record_that_no_controller_named(recorded("v1"), vm("v1", LATER, &json!({"machinist.dev/machine-uid": "gone"})), "foreign")]
     fn a_vm_is_ours_by_the_rule_only(#[case] extra: Value, #[case] vm: Instance, #[case] verdict: &str) {
         assert_eq!(judge(&machine(&extra), &vm), verdict);
     }
@@ -354,7 +354,7 @@ mod tests {
     #[rstest]
     #[case::while_its_reference_is_read(ClusterName::Pending)]
     #[case::that_cannot_be_read(ClusterName::Unreadable("no such Secret".into()))]
-    fn nothing_is_said_of_an_unlabelled_vm_without_the_clusters_name(#[case] name: ClusterName) {
+    fn nothing_is_said_of_an_unlabeled_vm_without_the_clusters_name(#[case] name: ClusterName) {
         let (theirs, ours) = (peer_labels(), json!({"machinist.dev/machine-uid": "m1"}));
         assert_eq!(
             judge_with(&machine(&json!({})), &vm("v1", LATER, &theirs), &name, None),
@@ -371,10 +371,10 @@ mod tests {
     }
 
     #[test]
-    fn a_namesake_that_comes_first_keeps_its_unlabelled_vm() {
+    fn a_namesake_that_comes_first_keeps_its_unlabeled_vm() {
         let (machine, name) = (machine(&json!({})), ClusterName::Known("c".into()));
         let vm = vm("v1", LATER, &peer_labels());
-        assert_eq!(judge_with(&machine, &vm, &name, Some("other/web-1")), "stranger");
+        assert_eq!(judge_with(&machine, &vm, &name, Some("other/web-1")), "foreign");
     }
 
     #[test]
@@ -386,10 +386,10 @@ mod tests {
             vm: &vm,
             cluster_uid: "c1",
             cluster_name: &ClusterName::Known("c".into()),
-            labelled_machine_exists: true,
+            labeled_machine_exists: true,
             rival: None,
         };
-        assert!(matches!(vm_verdict(claim), VmVerdict::Stranger(_)));
+        assert!(matches!(vm_verdict(claim), VmVerdict::Foreign(_)));
     }
 
     fn controlled(kind: &str, uid: &str) -> Value {
@@ -506,7 +506,7 @@ mod tests {
             machine(&json!({"status": {"nodeRef": {"kind": "Node", "name": "web-1", "uid": "n1"}}}));
         let node = serde_json::from_value(json!({"metadata": {"name": "web-1", "uid": "n1"}})).unwrap();
         let claim = NodeClaim::unobserved(&machine, &node);
-        assert!(matches!(node_verdict(claim), NodeVerdict::Stranger(_)));
+        assert!(matches!(node_verdict(claim), NodeVerdict::Foreign(_)));
     }
 
     #[test]

@@ -35,7 +35,7 @@ impl Phase {
         }
     }
 
-    /// What is stored, unless it is none of ours: whoever may edit a Machine may write any phase.
+    /// What is stored, unless it is not ours: the one that may edit a Machine may write any phase.
     pub fn stored(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|phase| phase.text() == text)
     }

@@ -1,4 +1,4 @@
-//! A plan: which writes to make, in order, and when to look again.
+//! A plan: which writes to make, in order, and when to reconcile again.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ pub enum Step {
     RenderUserData(UserDataSource),
     /// Create the VirtualMachine.
     CreateVm,
-    /// Look anew whether there is a VM of the Machine's name.
+    /// Find out again whether there is a VM of the Machine's name.
     FindVm,
     /// Create the Secret with the user data, owned by the VM of that UID.
     CreateUserData {
@@ -152,7 +152,7 @@ impl Step {
             Self::LookUpVolumes(_) => "look up volumes",
             Self::DeleteNode { .. } => "delete the Node",
             Self::ApproveServing { .. } => "approve a signing request",
-            Self::RefuseServing { .. } => "tell of a signing request",
+            Self::RefuseServing { .. } => "report a signing request",
             Self::NoteFailure { .. } => "note the failure on the MachineSet",
             Self::Evacuate { .. } => "evacuate the host",
             Self::DeleteMachine => "delete the Machine",
@@ -166,7 +166,7 @@ impl Step {
 pub struct Plan {
     /// Writes, in order; the first that fails ends the plan.
     pub steps: Vec<Step>,
-    /// When to look again, if nothing happens before.
+    /// When to reconcile again, if nothing happens before.
     pub again: Option<Duration>,
     /// What the Machine's conditions say while these writes are made, for the log.
     pub why: String,
@@ -197,7 +197,7 @@ impl Plan {
         self.steps.contains(&Step::CreateVm)
     }
 
-    /// Looks again after `delay`, unless that is planned earlier anyway.
+    /// Reconciles again after `delay`, unless that is planned earlier anyway.
     pub fn requeue_after(&mut self, delay: Duration) {
         self.again = Some(self.again.map_or(delay, |planned| planned.min(delay)));
     }

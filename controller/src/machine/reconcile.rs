@@ -37,7 +37,7 @@ pub struct MachineReconciler {
     context: Arc<Context>,
     memory: Memory,
     /// The concurrency limit of Machines whose infra cluster is not known.
-    default_lane: Arc<ConcurrencyLimit>,
+    default_limit: Arc<ConcurrencyLimit>,
 }
 
 /// What is known of one Machine.
@@ -87,7 +87,7 @@ impl Reconciler for MachineReconciler {
         &self.context.queues.machines
     }
 
-    /// A store that lags behind may show a Machine that is gone, and its VM would be made for nobody.
+    /// A store that lags behind may show a Machine that is gone, and its VM would be created for no Machine.
     async fn begin(&self) {
         let Context { client, stores, .. } = self.context.as_ref();
         self.context.cache_sync.machines(client, stores).await;
@@ -111,7 +111,7 @@ impl Reconciler for MachineReconciler {
             if let Some(machine) = &machine {
                 place(context, key, machine);
             }
-            let default = || Arc::clone(&self.default_lane);
+            let default = || Arc::clone(&self.default_limit);
             context.infra.concurrency_limit(key).unwrap_or_else(default)
         });
         let pool = machine.map(|machine| Pool::of(&machine).set);
@@ -244,7 +244,7 @@ impl MachineReconciler {
         Self {
             context,
             memory,
-            default_lane: ConcurrencyLimit::new(worker_count),
+            default_limit: ConcurrencyLimit::new(worker_count),
         }
     }
 
@@ -266,7 +266,7 @@ impl MachineReconciler {
         match event {
             InfraEvent::Vm { name } => {
                 for machine in self.context.stores.machines.by_index(&name) {
-                    // Whoever does not lead has no reconciles that would see it.
+                    // A process that does not lead has no reconciles that would see it.
                     if self.context.may_write() {
                         self.memory.times.heard(&machine, std::time::Instant::now());
                     }

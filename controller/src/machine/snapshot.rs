@@ -47,7 +47,7 @@ pub struct ApplyContext {
     pub spare_tokens: Vec<TokenView>,
     /// The user data that operating-system-manager made for it, where that is what the guest gets.
     pub osm: Option<UserData>,
-    /// When to look again at what no watch tells of.
+    /// When to reconcile again at what no watch reports.
     pub requeue_after: Option<Duration>,
     /// What its spec refers to.
     references: HashSet<Reference>,
@@ -370,7 +370,7 @@ async fn look(
             .as_ref()
             .and_then(|vm| vm.metadata.uid.as_deref())
             .is_none_or(|uid| memory.failures.may_label(uid, now)),
-        labelled_machine_exists: owner
+        labeled_machine_exists: owner
             .is_some_and(|owner| !context.stores.machines.by_index(owner).is_empty()),
         recorded_by: vm
             .as_ref()

@@ -19,7 +19,7 @@ use crate::cache::StoredMachine;
 /// for those who come later: one set alone has three quarters of the limit, all sets of a namespace have all but a 32nd.
 const SHARES: (usize, usize) = (3, 31);
 
-/// Whoever waits is named when its turn comes; should that be lost, it asks again.
+/// Who waits is named when its turn comes; should that be lost, it asks again.
 pub const START_INTERVAL: Duration = Duration::from_mins(1);
 
 /// VMs that are made at once of each infra cluster, however slow it is.
@@ -326,7 +326,7 @@ impl Cluster {
         !is_empty || self.creations.is_known(now)
     }
 
-    /// Whoever was called will, too.
+    /// Who was called will, too.
     fn may_create(&self) -> bool {
         self.creating.len() + self.called.len() < self.creations.get()
     }
@@ -344,7 +344,7 @@ impl Cluster {
         waited
     }
 
-    /// Whoever was called and came too late is the next again.
+    /// Who was called and came too late is the next again.
     fn wait(&mut self, key: Key, pool: Pool, was_called: bool) {
         if self.waits.insert(key.clone()) {
             let waiting = self.waiting.entry(pool).or_default();
@@ -513,7 +513,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_had_its_time_counts_no_more_however_often_it_is_looked_at() {
+    fn who_has_had_its_time_counts_no_more_however_often_it_is_checked() {
         let (start_limiter, now) = (start_limiter(1), Instant::now());
         let hangs = machine("a", "a-0", &record(&json!({})));
         start_limiter.note(&hangs, Duration::ZERO, now);
@@ -523,9 +523,9 @@ mod tests {
         start_limiter.note(&hangs, Duration::ZERO, later);
         assert_eq!(start_limiter.count()[1], ("starting", 1));
         // Nor after a restart, if it is known since when it hangs.
-        let anew = super::StartLimiter::new(1, 2, None, Some(Duration::from_mins(10)));
-        anew.note(&hangs, Duration::from_mins(11), now);
-        assert!(begins(&anew, &other, &infra(), now));
+        let other_ = super::StartLimiter::new(1, 2, None, Some(Duration::from_mins(10)));
+        other_.note(&hangs, Duration::from_mins(11), now);
+        assert!(begins(&other_, &other, &infra(), now));
         start_limiter.forget(&Key::of(&hangs), now);
         start_limiter.forget(&Key::of(&other), now);
         assert_eq!(start_limiter.clusters.lock().len(), 0, "nothing is left of it");
@@ -625,7 +625,7 @@ mod tests {
     }
 
     #[test]
-    fn few_vms_are_made_at_once_until_it_is_seen_that_more_make_nobody_wait() {
+    fn few_vms_are_made_at_once_until_it_is_seen_that_more_make_none_wait() {
         let (start_limiter, mut now) = (StartLimiter::new(0, 12, None, None), Instant::now());
         let machines: Vec<_> = (0..80)
             .map(|i| machine("a", &format!("a-{i}"), &json!({})))
@@ -740,10 +740,10 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever begins, ends and waits in whichever order: the limit holds, whoever waits is named in the end, and a pool
+        /// Whatever begins, ends and waits in whichever order: the limit holds, the one that waits is named in the end, and a pool
         /// that comes late starts something unless all is taken.
         #[test]
-        fn the_limit_holds_and_nobody_waits_for_ever(
+        fn the_limit_holds_and_none_waits_for_ever(
             limit in 1_usize..12,
             acts in prop::collection::vec((0..3_usize, 0..8_usize, any::<bool>()), 0..200),
         ) {

@@ -1,5 +1,5 @@
 //! How long Machines take: in each phase, from their creation until they have joined, and from the wish for their deletion until
-//! they are gone. Told by what passes see, so a change of leader loses the phase that was under way, and nothing else. And how
+//! they are gone. Measured by what reconciles see, so a change of leader loses the phase that was under way, and nothing else. And how
 //! long it takes from the news that a VM runs until the status says so.
 
 use std::collections::HashMap;
@@ -50,7 +50,7 @@ impl Seen {
             uid: machine.uid().to_owned(),
             phase: machine.status.phase.as_deref().and_then(Phase::stored),
             since: now,
-            // One that is taken over has joined long ago.
+            // One that is adopted has joined long ago.
             joined: machine.status.node_ref.is_some()
                 || machine.record.as_ref().is_some_and(Record::has_joined),
             created: metadata.creation_timestamp.as_ref().map(|time| time.0),
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn another_of_the_same_name_begins_anew() {
+    fn another_of_the_same_name_begins_again() {
         let (times, key) = (Times::default(), Key::new("ns", "a"));
         let at = Timestamp::UNIX_EPOCH + Duration::from_secs(9);
         times.ended(&key, Some(seen("u", Some(Phase::Pending), false)), at);
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn a_phase_that_somebody_made_up_is_nobodys_time() {
+    fn a_phase_that_a_client_made_up_is_not_timed() {
         use prometheus::core::Collector as _;
 
         let (times, metrics) = (

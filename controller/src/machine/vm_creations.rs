@@ -127,9 +127,9 @@ mod tests {
         creations.forget(&Key::of(&a));
         creations.answered(&a, now, Err(&refused()));
         assert_eq!(creations.of(&a, now), Creation::Settled, "a refusal is an answer");
-        let anew = machine("b");
+        let other_ = machine("b");
         assert_ne!(
-            creations.of(&anew, now),
+            creations.of(&other_, now),
             Creation::Settled,
             "a namesake's is not its own"
         );

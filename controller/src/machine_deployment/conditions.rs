@@ -88,7 +88,7 @@ pub fn has_reason(conditions: &[MachineDeploymentCondition], kind: &str, reason:
     find(conditions, kind).is_some_and(|condition| condition.reason.as_deref() == Some(reason.as_str()))
 }
 
-/// Puts a verdict into the conditions. `updated` is when something last happened that it tells of; by default, the time at
+/// Puts a verdict into the conditions. `updated` is when something last happened that it reports; by default, the time at
 /// which status, reason or message changed.
 pub fn put(
     conditions: &mut Vec<MachineDeploymentCondition>,

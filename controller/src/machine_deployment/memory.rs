@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_status_that_cannot_be_written_is_of_the_attempt_that_it_tells_of() {
+    fn a_status_that_cannot_be_written_is_of_the_attempt_that_it_reports() {
         let (memories, key) = (exact(), Key::new("ns", "a"));
         let now = Timestamp::from_second(1_800_000_000).unwrap();
         memories.fail(&key, 1, failed("no set", false), now);

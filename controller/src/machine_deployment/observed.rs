@@ -22,7 +22,7 @@ pub type Texts = BTreeMap<String, String>;
 pub struct Observed {
     /// The deployment.
     pub deployment: Deployment,
-    /// Sets that it controls, and sets that nobody controls and that match its selector.
+    /// Sets that it controls, and sets without a controller and that match its selector.
     pub sets: Vec<Set>,
     /// Names of all sets in its namespace.
     pub names: BTreeSet<String>,
@@ -201,7 +201,7 @@ pub struct Machines {
 /// What keeps Machines from becoming available.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trouble {
-    /// Kind and name of whoever says so.
+    /// Kind and name of the one that says so.
     pub whose: String,
     /// What its conditions say.
     pub message: String,
@@ -248,7 +248,7 @@ impl Set {
         held_by(|key| self.annotation(key))
     }
 
-    /// Available Machines that stay when the set is scaled to its size: a status may tell of more than were asked for.
+    /// Available Machines that stay when the set is scaled to its size: a status may report more than were asked for.
     pub fn available(&self) -> i32 {
         self.available.clamp(0, self.replicas.max(0))
     }

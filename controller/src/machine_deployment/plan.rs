@@ -1,4 +1,4 @@
-//! A plan: which writes to make, in order, and when to look again.
+//! A plan: which writes to make, in order, and when to reconcile again.
 
 use std::time::Duration;
 
@@ -99,14 +99,14 @@ pub struct NewSet {
 pub struct Plan {
     /// Writes, in order; the first that fails ends the plan.
     pub steps: Vec<Step>,
-    /// When to look again, if nothing happens before.
+    /// When to reconcile again, if nothing happens before.
     pub again: Option<Duration>,
     /// How its rollout goes while these writes are made, for the log.
     pub why: String,
 }
 
 impl Plan {
-    /// Looks again after `delay`, unless that is planned earlier anyway.
+    /// Reconciles again after `delay`, unless that is planned earlier anyway.
     pub fn requeue_after(&mut self, delay: Duration) {
         self.again = Some(self.again.map_or(delay, |planned| planned.min(delay)));
     }

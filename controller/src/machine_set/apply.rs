@@ -138,7 +138,7 @@ impl Run<'_> {
         object: &str,
         write: impl Future<Output = Result<T, kube::Error>>,
     ) -> Result<T, Refused> {
-        // Nobody closes it.
+        // It is never closed.
         let _permit = self.memories.in_flight.acquire().await;
         let written = write::write(self.context, verb, write).await;
         let written = written.map_err(|stop| stop.map(Refusal::Error))?;

@@ -18,7 +18,7 @@ use crate::runtime::creation_limit::{CreationLimit, Fate};
 use crate::runtime::failure::{Failed, Failure, LastFailure};
 use crate::runtime::recreation::Recreations;
 
-/// Between two passes over a set whose spec is the same: what a burst of Machines and Nodes changes is told together.
+/// Between two passes over a set whose spec is the same: what a burst of Machines and Nodes changes is reported together.
 const PACE: Duration = Duration::from_millis(400);
 
 /// How long a status may wait for the Machines to settle.
@@ -71,8 +71,8 @@ struct Memory {
     passed: Option<(Instant, Seen)>,
     /// When the status was last known to be true.
     status_current_at: Option<Instant>,
-    /// The generation for which it was told who else selects its Machines.
-    overlap_told: Option<i64>,
+    /// The generation for which it was reported who else selects its Machines.
+    overlap_reported: Option<i64>,
     creations: CreationLimit,
 }
 
@@ -134,16 +134,16 @@ impl Memories {
         reported.is_some_and(|reported| now.saturating_duration_since(reported) > OVERDUE)
     }
 
-    /// Whether it is to be told who else selects the set's Machines: once for each spec. A newcomer is told of those that
+    /// Whether it is to be reported who else selects the set's Machines: once for each spec. A newcomer is reported those that
     /// are there.
     pub fn tells_overlap(&self, key: &Key, generation: Option<i64>) -> bool {
-        let reported = self.of(key, |memory| memory.overlap_told);
+        let reported = self.of(key, |memory| memory.overlap_reported);
         reported != Some(generation)
     }
 
-    /// That was told.
-    pub fn overlap_told(&self, key: &Key, generation: Option<i64>) {
-        self.of(key, |memory| memory.overlap_told = generation);
+    /// That was reported.
+    pub fn overlap_reported(&self, key: &Key, generation: Option<i64>) {
+        self.of(key, |memory| memory.overlap_reported = generation);
     }
 
     /// The write that failed last, for a set that is like `subject` now.
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn a_status_that_cannot_be_written_is_of_the_attempt_that_it_tells_of() {
+    fn a_status_that_cannot_be_written_is_of_the_attempt_that_it_reports() {
         let (memories, key) = (exact(), Key::new("ns", "a"));
         memories.pace(&key, &set("u", 1), Instant::now());
         let now = Timestamp::from_second(1_800_000_000).unwrap();
@@ -363,7 +363,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_status_is_overdue_only_when_it_has_not_been_told_for_long() {
+    async fn a_status_is_overdue_only_when_it_has_not_been_current_for_long() {
         let (memories, key, start) = (Memories::default(), Key::new("ns", "a"), Instant::now());
         memories.pace(&key, &set("u", 1), start);
         assert!(!memories.is_overdue(&key, start + OVERDUE));
@@ -374,11 +374,11 @@ mod tests {
     }
 
     #[test]
-    fn an_overlap_is_told_once_for_each_spec() {
+    fn an_overlap_is_reported_once_for_each_spec() {
         let (memories, key) = (Memories::default(), Key::new("ns", "a"));
         memories.pace(&key, &set("u", 1), Instant::now());
         assert!(memories.tells_overlap(&key, Some(1)));
-        memories.overlap_told(&key, Some(1));
+        memories.overlap_reported(&key, Some(1));
         assert!(!memories.tells_overlap(&key, Some(1)));
         assert!(memories.tells_overlap(&key, Some(2)));
     }

@@ -19,7 +19,7 @@ pub struct Observed {
     pub set: Arc<StoredMachineSet>,
     /// Machines that it controls.
     pub machines: Vec<Member>,
-    /// Machines of its namespace that nobody controls and that its selector selects.
+    /// Machines of its namespace without a controller and that its selector selects.
     pub orphans: Vec<Arc<StoredMachine>>,
     /// Machines of its making that are not as they were sent: its selector does not select them, or another controls
     /// them.
@@ -32,13 +32,13 @@ pub struct Observed {
     pub recreation: Option<Recreation>,
     /// Whether the clocks differ by little enough.
     pub skew: Skew,
-    /// Whether its status has not been told for so long that it cannot wait for the Machines to settle.
+    /// Whether its status has not been current for so long that it cannot wait for the Machines to settle.
     pub status_overdue: bool,
     /// `spec` of the template's instancetype, if the set is a node group by itself and it was seen.
     pub instancetype: Option<Value>,
     /// How long until that is asked for again.
     pub instancetype_again: Option<Duration>,
-    /// Names of other sets that select its Machines, or whose Machines it selects, unless that was told already.
+    /// Names of other sets that select its Machines, or whose Machines it selects, unless that was reported already.
     pub overlaps: Vec<String>,
 }
 
@@ -90,7 +90,7 @@ impl Member {
         matches!(self.node, NodeState::Ready { .. })
     }
 
-    /// From when on it counts as available; nothing if that cannot be told.
+    /// From when on it counts as available; nothing if that cannot be reported.
     pub fn available_at(&self, min_ready_seconds: i32) -> Option<Timestamp> {
         match self.node {
             NodeState::Ready { .. } if min_ready_seconds <= 0 => Some(Timestamp::MIN),

@@ -1,4 +1,4 @@
-//! A plan: which writes to make for a MachineSet, in order, and when to look again.
+//! A plan: which writes to make for a MachineSet, in order, and when to reconcile again.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,7 @@ pub enum Step {
     PatchSet(Value),
     /// Let go of Machines that the selector no longer selects.
     Release(Vec<Arc<StoredMachine>>),
-    /// Take Machines that nobody controls.
+    /// Take Machines without a controller.
     Adopt(Vec<Arc<StoredMachine>>),
     /// Make so many Machines.
     Create(usize),
@@ -64,7 +64,7 @@ impl Step {
 pub struct Plan {
     /// Writes, in order.
     pub steps: Vec<Step>,
-    /// When to look again, if nothing happens before.
+    /// When to reconcile again, if nothing happens before.
     pub again: Option<Duration>,
     /// Whether more is known to be done than one plan holds.
     pub more: bool,

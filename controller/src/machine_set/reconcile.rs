@@ -126,7 +126,7 @@ impl Reconciler for MachineSetReconciler {
                 }
             })
         })?;
-        memories.overlap_told(key, set.metadata.generation);
+        memories.overlap_reported(key, set.metadata.generation);
         if works || forgive {
             memories.forgive(key);
         }

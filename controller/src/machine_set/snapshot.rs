@@ -140,7 +140,7 @@ fn node_state(stores: &Stores, machine: &StoredMachine) -> NodeState {
     }
 }
 
-/// From when on a Machine counts as available; nothing if that cannot be told.
+/// From when on a Machine counts as available; nothing if that cannot be reported.
 pub fn available_at(
     stores: &Stores,
     machine: &Arc<StoredMachine>,

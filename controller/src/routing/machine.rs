@@ -61,7 +61,7 @@ pub(super) fn requests_of(machine: &StoredMachine, stores: &Stores, queues: &Que
     }
 }
 
-/// The set that controls a Machine; every set that may adopt it, if nobody does.
+/// The set that controls a Machine; every set that may adopt it, if no controller does.
 pub(super) fn sets_of(machine: &StoredMachine, stores: &Stores, queues: &Queues) {
     match owner::controller(&machine.metadata) {
         Some(owner) if owner.kind == "MachineSet" => {

@@ -10,7 +10,7 @@ use crate::machine_deployment::conditions::SELECTOR_OVERLAP;
 use crate::runtime::queue::Queues;
 
 /// A deployment: itself, the Machines of its sets that wait for their user data, and others that select its Machines, or
-/// that are told that somebody does.
+/// that are reported that another client does.
 pub(super) fn enqueue(deployment: &StoredMachineDeployment, stores: &Stores, queues: &Queues) {
     queues.deployments.add(Key::of(deployment));
     // The limit may be gone, or higher; or there may be room to replace one.

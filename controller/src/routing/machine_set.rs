@@ -6,7 +6,7 @@ use crate::cache::{StoredMachineSet, Stores, owner};
 use crate::machine::disruption_budget;
 use crate::runtime::queue::Queues;
 
-/// A set: itself and its deployment; every deployment that may adopt it, if nobody controls it; and its Machines that
+/// A set: itself and its deployment; every deployment that may adopt it, if it has no controller; and its Machines that
 /// wait for their user data.
 pub(super) fn enqueue(set: &StoredMachineSet, stores: &Stores, queues: &Queues) {
     queues.sets.add(Key::of(set));

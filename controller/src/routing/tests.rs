@@ -48,10 +48,10 @@ fn owned_by(kind: &str) -> Value {
 }
 
 #[rstest]
-#[case::a_controlled_one_concerns_its_set(owned_by("MachineSet"), &["owner"])]
-#[case::one_that_something_else_controls_concerns_none(owned_by("Other"), &[])]
-#[case::an_orphan_concerns_every_set_that_selects_it(json!({"labels": {"app": "a"}}), &["fits"])]
-#[case::an_orphan_without_the_labels_concerns_none(json!({"labels": {"app": "b"}}), &[])]
+#[case::a_controlled_one_is_about_its_set(owned_by("MachineSet"), &["owner"])]
+#[case::one_that_something_else_controls_is_about_none(owned_by("Other"), &[])]
+#[case::an_orphan_is_about_every_set_that_selects_it(json!({"labels": {"app": "a"}}), &["fits"])]
+#[case::an_orphan_without_the_labels_is_about_none(json!({"labels": {"app": "b"}}), &[])]
 #[tokio::test]
 async fn a_machine(#[case] metadata: Value, #[case] sets: &[&str]) {
     let (stores, queues) = (stores(), Queues::default());
@@ -61,9 +61,9 @@ async fn a_machine(#[case] metadata: Value, #[case] sets: &[&str]) {
 }
 
 #[rstest]
-#[case::a_controlled_one_concerns_its_deployment(owned_by("MachineDeployment"), &["owner"])]
-#[case::an_orphan_concerns_every_deployment_that_selects_it(json!({"labels": {"app": "a"}}), &["fits"])]
-#[case::an_orphan_without_the_labels_concerns_none(json!({}), &[])]
+#[case::a_controlled_one_is_about_its_deployment(owned_by("MachineDeployment"), &["owner"])]
+#[case::an_orphan_is_about_every_deployment_that_selects_it(json!({"labels": {"app": "a"}}), &["fits"])]
+#[case::an_orphan_without_the_labels_is_about_none(json!({}), &[])]
 #[tokio::test]
 async fn a_set(#[case] metadata: Value, #[case] deployments: &[&str]) {
     let (stores, queues) = (stores(), Queues::default());
@@ -136,7 +136,7 @@ fn a_token_on_the_records_of_two_machines_is_no_machines() {
             .machine_with_token(token.as_str())
             .map(|machine| machine.name().to_owned())
     };
-    // Whoever calls a Machine as a token is called has not got it.
+    // Who calls a Machine as a token is called has not got it.
     stores.machines.apply(Event::Apply(recorded("abcdef", "ghijkl")));
     assert_eq!(found(), None);
     stores.machines.apply(Event::Apply(recorded("m", "abcdef")));
@@ -146,7 +146,7 @@ fn a_token_on_the_records_of_two_machines_is_no_machines() {
 }
 
 #[tokio::test]
-async fn a_request_for_a_serving_certificate_concerns_the_machine_of_the_node() {
+async fn a_request_for_a_serving_certificate_is_about_the_machine_of_the_node() {
     let (stores, queues) = (stores(), Queues::default());
     stores
         .machines
@@ -158,7 +158,7 @@ async fn a_request_for_a_serving_certificate_concerns_the_machine_of_the_node() 
 }
 
 #[tokio::test]
-async fn a_node_concerns_its_machine_and_the_set_of_that() {
+async fn a_node_is_about_its_machine_and_the_set_of_that() {
     let (stores, queues) = (stores(), Queues::default());
     stores
         .machines
@@ -170,7 +170,7 @@ async fn a_node_concerns_its_machine_and_the_set_of_that() {
 }
 
 #[tokio::test]
-async fn an_attached_volume_concerns_the_machine_that_is_being_deleted() {
+async fn an_attached_volume_is_about_the_machine_that_is_being_deleted() {
     let (stores, queues) = (stores(), Queues::default());
     let deleting = json!({"deletionTimestamp": "2026-01-01T12:00:00Z"});
     for (name, metadata) in [("gone", deleting), ("alive", json!({}))] {
@@ -184,7 +184,7 @@ async fn an_attached_volume_concerns_the_machine_that_is_being_deleted() {
 }
 
 #[tokio::test]
-async fn a_set_and_a_deployment_concern_the_machines_that_have_no_vm_yet() {
+async fn a_set_and_a_deployment_are_about_the_machines_that_have_no_vm_yet() {
     let (stores, queues) = (stores(), Queues::default());
     let owned = owned_by("MachineSet");
     let mut placed = serde_json::to_value(json!({"metadata": {"namespace": "ns", "name": "placed", "uid": "uid-placed"},

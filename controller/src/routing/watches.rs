@@ -39,7 +39,7 @@ pub fn watches(stores: &Arc<Stores>, client: &Client, queues: &Queues) -> Vec<Bo
     let serving = of_signer(serving::SIGNER);
     watches.extend([
         routes.watch(Api::all(all()), "", &stores.machines, |change, stores, queues| {
-            // An API server that was restored from a backup lists fewer, and nobody has deleted those.
+            // An API server that was restored from a backup lists fewer, and no client has deleted those.
             let reported =
                 |machine: &Arc<StoredMachine>| stores.machines.saw_deletion(&Key::of(machine.as_ref()));
             let reported = change.before.as_ref().is_some_and(reported);

@@ -13,7 +13,7 @@ use crate::runtime::backoff::{Backoff, Jitter};
 /// After this long, an object that is still its owner's was worth creating.
 const PROVEN_AFTER: Duration = Duration::from_secs(20);
 
-/// Pauses before one more is created although the limit is reached: whoever changed them may have ended that.
+/// Pauses before one more is created although the limit is reached: the one that changed them may have ended that.
 const AGAIN: Backoff = Backoff {
     first: Duration::from_secs(2),
     longest: Duration::from_mins(5),
@@ -90,7 +90,7 @@ pub struct CreationLimit {
 }
 
 impl CreationLimit {
-    /// Forgets what speaks against creations when something else is asked for, or while creation is paused: whoever resumes
+    /// Forgets what speaks against creations when something else is asked for, or while creation is paused: the one that resumes
     /// it asks again. Another size asks for nothing else.
     pub fn asked(&mut self, selector: Option<String>, template: &Template, paused: bool) {
         let asked = Some((selector, template.clone()));

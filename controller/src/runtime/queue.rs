@@ -295,6 +295,6 @@ mod tests {
         waiter.await.unwrap();
         queue.closed().await;
         queue.add("a");
-        assert_eq!(queue.depth(), 0, "nobody takes it");
+        assert_eq!(queue.depth(), 0, "no worker takes it");
     }
 }

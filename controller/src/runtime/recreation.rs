@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_waits_for_the_end_of_each_episode_gains_no_more_than_twice_as_many() {
+    fn the_one_that_waits_for_the_end_of_each_episode_gains_no_more_than_twice_as_many() {
         // After so many in a row, nothing is to be replaced until the episode is over. That on record has no jitter.
         let rhythm = |row: usize| {
             let episode = Recreations::exact();

@@ -14,12 +14,12 @@ pub enum Stop<E> {
     Stale,
     /// A write failed.
     Failed(E),
-    /// This process may not write any more; whoever leads now decides.
+    /// This process may not write any more; the leader now decides.
     NotLeader,
 }
 
 impl<E> Stop<E> {
-    /// The same, told otherwise.
+    /// The same, described otherwise.
     pub fn map<T>(self, tell: impl FnOnce(E) -> T) -> Stop<T> {
         match self {
             Self::Stale => Stop::Stale,
@@ -47,7 +47,7 @@ pub trait Answer {
 
 impl Answer for kube::Error {
     /// 404 is an object that is gone, and 409 one that has changed or another of its name: a watch shows either. The name of
-    /// a new object is taken (409, too) is for whoever chose the name to judge. 422 and all other refusals are failures: the
+    /// a new object is taken (409, too) is for the one that chose the name to judge. 422 and all other refusals are failures: the
     /// same write would be refused again.
     fn is_stale(&self) -> bool {
         matches!(self, Self::Api(status) if status.code == 404 || status.code == 409 && !is_taken(self))

@@ -1,4 +1,4 @@
-//! Metrics that are read off when somebody asks for them: nothing is asked of an API server then.
+//! Metrics that are read off when they are scraped: nothing is asked of an API server then.
 
 use std::sync::{Arc, Weak};
 
@@ -18,7 +18,7 @@ use crate::context::Context;
 use crate::runtime::queue::{Queue, Queues};
 use crate::telemetry::metrics::{Counts, Metrics};
 
-/// A metric that is brought up to date whenever somebody asks for it.
+/// A metric that is brought up to date when it is scraped.
 pub struct ReadOff<M> {
     metric: M,
     read: Box<dyn Fn(&M) + Send + Sync>,
@@ -328,7 +328,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn states_are_counted_whenever_somebody_asks() {
+    fn states_are_counted_whenever_they_are_scraped() {
         let used = Arc::new(AtomicUsize::new(2));
         let clusters = {
             let used = used.clone();
@@ -360,7 +360,7 @@ mod tests {
             [("braked", 0.0), ("unreachable", 1.0), ("used", used)].map(|(state, n)| (state.to_owned(), n))
         };
         assert_eq!(shown(), want(2.0));
-        // Nothing tells of it.
+        // Nothing reports it.
         used.store(0, Ordering::Relaxed);
         assert_eq!(shown(), want(0.0));
     }

@@ -120,7 +120,7 @@ impl Events {
         self.record(&about, event).await;
     }
 
-    /// Writes one Event about whoever owns an object of that namespace.
+    /// Writes one Event about the owner of an object of that namespace.
     pub async fn publish_about(&self, owner: &OwnerReference, namespace: &str, event: &Event) {
         let about = ObjectReference {
             api_version: Some(owner.api_version.clone()),

@@ -1,5 +1,5 @@
 //! What the controller counts. No label takes a value whose number grows with the cluster.
-//! [`scraped`](crate::telemetry::collectors) has what is read off when somebody asks.
+//! [`scraped`](crate::telemetry::collectors) has what is read off when it is scraped.
 
 use std::time::Duration;
 
@@ -104,7 +104,7 @@ impl Metrics {
             requests: IntCounterVec::new(
                 Opts::new(
                     "machinist_signing_requests_total",
-                    "Signing requests of kubelets that were approved, and reasons told not to approve one.",
+                    "Signing requests of kubelets that were approved, and reported reasons not to approve one.",
                 ),
                 &["purpose", "verdict"],
             )?,

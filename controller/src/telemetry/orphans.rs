@@ -1,5 +1,5 @@
 //! VMs that bear our label and this cluster's identity and have no Machine, with their disks and Nodes: counted whenever
-//! somebody asks for the metrics, named once in the log, and never deleted.
+//! the metrics are scraped, named once in the log, and never deleted.
 
 use std::collections::BTreeSet;
 use std::sync::Weak;
@@ -54,7 +54,7 @@ fn read(context: &Context, gauge: &IntGaugeVec, named: &mut BTreeSet<Orphan>) {
             namespace = orphan.namespace,
             name = orphan.name,
             server = orphan.server,
-            "it is labelled as this cluster's and has no Machine; it is left alone"
+            "it is labeled as this cluster's and has no Machine; it is left alone"
         );
     }
     *named = found;

@@ -174,7 +174,7 @@ fn a_unit_runs_the_script_with_version_and_place_of_the_kubelet(
 #[case::cloud_init(OperatingSystem::Ubuntu, json!({}), "/runcmd/0", json!(["systemctl", "enable", "--now", "--no-block", INSTALL_SERVICE]))]
 #[case::ignition(OperatingSystem::Flatcar, json!({}), "/systemd/units", json!([{"name": INSTALL_SERVICE, "enabled": true}]))]
 #[case::coreos_cloudinit(OperatingSystem::Flatcar, json!({"provisioningUtility": "cloud-init"}), "/coreos/units", json!([{"name": INSTALL_SERVICE, "enable": true, "command": "start"}]))]
-fn the_unit_is_started_by_whoever_reads_the_user_data(
+fn the_unit_is_started_by_the_one_that_reads_the_user_data(
     #[case] os: OperatingSystem,
     #[case] spec: Value,
     #[case] pointer: &str,
@@ -244,7 +244,7 @@ fn annotations_win_over_defaults_and_extra_settings_over_both() {
 }
 
 #[test]
-fn an_annotation_that_would_keep_the_kubelet_from_starting_is_told_instead() {
+fn an_annotation_that_would_keep_the_kubelet_from_starting_is_reported_instead() {
     let base = Base::new();
     let key = "v1.kubelet-config.machine-controller.kubermatic.io/MaxPods";
     let annotations = BTreeMap::from([(key.to_owned(), "many".to_owned())]);
@@ -309,7 +309,7 @@ fn files_commands_and_flags_of_a_person_are_there() {
 #[rstest]
 #[case::cloud_init(OperatingSystem::RockyLinux, None)]
 #[case::flatcar(OperatingSystem::Flatcar, Some("[Time]\nNTP=a b\n"))]
-fn time_servers_are_told_to_who_keeps_the_time(#[case] os: OperatingSystem, #[case] want: Option<&str>) {
+fn time_servers_are_reported_to_who_keeps_the_time(#[case] os: OperatingSystem, #[case] want: Option<&str>) {
     let mut base = Base::new();
     base.machinist.time_servers = vec!["a".into(), "b".into()];
     let input = UserDataInput {

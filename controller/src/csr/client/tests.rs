@@ -135,7 +135,7 @@ fn honest() -> Scene {
             uid: "m1",
             deleting: false,
             joined: false,
-            node_is_stranger: false,
+            node_is_foreign: false,
         }),
         now: at("12:02:01"),
     }
@@ -256,7 +256,7 @@ fn an_honest_request_is_approved(#[case] change: fn(&mut Scene)) {
 #[rstest]
 #[case::of_another_signer(|s: &mut Scene| s.request.spec.signer_name = "kubernetes.io/kubelet-serving".into())]
 #[case::by_a_node_that_renews(|s: &mut Scene| s.request.spec.username = Some("system:node:worker-1".into()))]
-#[case::by_nobody(|s: &mut Scene| s.request.spec.username = None)]
+#[case::by_no_user(|s: &mut Scene| s.request.spec.username = None)]
 #[case::by_a_token_id_that_none_has(|s: &mut Scene| s.request.spec.username = Some("system:bootstrap:abcdef ".into()))]
 #[case::with_a_token_of_another_group(|s: &mut Scene| s.request.spec.groups = Some(vec!["system:bootstrappers".into()]))]
 #[case::with_a_group_that_only_begins_like_ours(|s: &mut Scene| s.request.spec.groups = Some(vec!["system:bootstrappers:machinist:machines".into()]))]
@@ -281,10 +281,10 @@ fn a_request_that_is_not_ours_to_decide_is_left_alone(#[case] change: fn(&mut Sc
 #[case::of_unknown_age(|s: &mut Scene| s.request.metadata.creation_timestamp = None, "older")]
 // The Machine.
 #[case::no_machine(|s: &mut Scene| s.machine = None, "no Machine")]
-#[case::a_machine_made_anew(|s: &mut Scene| s.machine().uid = "m9", "no Machine")]
+#[case::a_machine_recreated(|s: &mut Scene| s.machine().uid = "m9", "no Machine")]
 #[case::a_deleting_machine(|s: &mut Scene| s.machine().deleting = true, "being deleted")]
 #[case::a_joined_machine(|s: &mut Scene| s.machine().joined = true, "joined already")]
-#[case::a_strangers_node(|s: &mut Scene| s.machine().node_is_stranger = true, "does not belong")]
+#[case::a_foreign_node(|s: &mut Scene| s.machine().node_is_foreign = true, "does not belong")]
 // The usages.
 #[case::no_usages(|s: &mut Scene| s.request.spec.usages = None, "usages")]
 #[case::no_client_auth(|s: &mut Scene| s.set_usages(&["digital signature", "key encipherment"]), "usages")]

@@ -181,7 +181,7 @@ fn an_honest_request_is_approved(#[case] change: fn(&mut Scene)) {
 #[case::by_a_node_without_a_name(|s: &mut Scene| s.spec().username = Some("system:node:".into()))]
 #[case::by_an_admin(|s: &mut Scene| s.spec().username = Some("admin".into()))]
 #[case::by_a_token(|s: &mut Scene| s.spec().username = Some("system:bootstrap:abcdef".into()))]
-#[case::by_nobody(|s: &mut Scene| s.spec().username = None)]
+#[case::by_no_user(|s: &mut Scene| s.spec().username = None)]
 #[case::approved(|s: &mut Scene| s.add_condition("Approved"))]
 #[case::denied(|s: &mut Scene| s.add_condition("Denied"))]
 #[case::failed(|s: &mut Scene| s.add_condition("Failed"))]
@@ -238,7 +238,7 @@ fn a_request_that_is_not_ours_to_decide_is_left_alone(#[case] change: fn(&mut Sc
     CustomExtension::from_oid_content(&[2, 5, 29, 19], vec![0x30, 0x03, 0x01, 0x01, 0xff]))), "2.5.29.19")]
 // The Machine and its Node.
 #[case::of_a_deleting_machine(|s: &mut Scene| s.deleting = true, "being deleted")]
-#[case::of_a_strangers_node(|s: &mut Scene| s.node = NodeState::Stranger("no".into()), "does not belong")]
+#[case::of_a_foreign_node(|s: &mut Scene| s.node = NodeState::Foreign("no".into()), "does not belong")]
 fn a_request_that_breaks_a_rule_is_not_approved(#[case] change: fn(&mut Scene), #[case] why: &str) {
     let mut scene = honest();
     change(&mut scene);

@@ -76,7 +76,7 @@ impl World {
         lease
     }
 
-    /// Somebody else writes the Lease by hand.
+    /// Another client writes the Lease by hand.
     fn edit(&mut self, change: impl FnOnce(&mut LeaseSpec)) {
         let mut lease = self.lease.clone().unwrap();
         change(lease.spec.as_mut().unwrap());
@@ -274,7 +274,7 @@ fn the_holders_own_duration_counts(#[case] seconds: i32, #[case] least: u64) {
 
 #[rstest]
 #[case::another("thief")]
-#[case::nobody("")]
+#[case::no_holder("")]
 fn a_leader_that_finds_another_holder_has_lost(#[case] holder: &str) {
     let (mut world, mut a) = (World::new(), candidate("a"));
     assert!(world.turn(&mut a));
@@ -289,9 +289,9 @@ fn a_leader_that_finds_another_holder_has_lost(#[case] holder: &str) {
 fn a_change_that_is_no_change_of_holder_costs_a_leader_one_more_read() {
     let (mut world, mut a) = (World::new(), candidate("a"));
     assert!(world.turn(&mut a));
-    let mut labelled = world.lease.clone().unwrap();
-    labelled.metadata.labels = Some([("team".to_owned(), "x".to_owned())].into());
-    world.store(labelled);
+    let mut labeled = world.lease.clone().unwrap();
+    labeled.metadata.labels = Some([("team".to_owned(), "x".to_owned())].into());
+    world.store(labeled);
     let reads = world.reads;
     world.pass(2_000);
     assert!(world.turn(&mut a), "409, read again, renewed");
@@ -318,13 +318,16 @@ fn a_standby_is_not_put_off_by_a_change_of_metadata() {
 }
 
 #[test]
-fn a_leader_makes_a_deleted_lease_anew_before_a_standby_may() {
+fn a_leader_makes_a_deleted_lease_again_before_a_standby_may() {
     let (mut world, mut leader, mut standby) = (World::new(), candidate("leader"), candidate("standby"));
     assert!(world.turn(&mut leader));
     assert!(!world.turn(&mut standby));
     world.pass(1_000);
     world.lease = None;
-    assert!(!world.turn(&mut standby), "whoever held it may not have noticed");
+    assert!(
+        !world.turn(&mut standby),
+        "the one that held it may not have noticed"
+    );
     world.pass(1_000);
     assert!(world.turn(&mut leader));
     assert_eq!(world.holder(), "leader");

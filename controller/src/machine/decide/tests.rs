@@ -81,7 +81,7 @@ fn open() -> Open {
         mass_loss: MassLoss::Released,
         vm: None,
         may_label: true,
-        labelled_machine_exists: false,
+        labeled_machine_exists: false,
         recorded_by: None,
         guest: None,
         eviction: Eviction::None,
@@ -291,9 +291,9 @@ fn a_node_that_joined_before_its_vm_was_recorded_keeps_both() {
     assert_eq!(patch(&plan)["status"]["providerStatus"]["vmUID"], "v1");
     assert!(
         !verbs(&plan).contains(&"delete the bootstrap token"),
-        "without it and a record, nobody would know that the guest was started"
+        "without it and a record, it would not be known that the guest was started"
     );
-    // Somebody else has deleted it.
+    // Another client has deleted it.
     o.token = None;
     let plan = decide(&o, now());
     assert_eq!(patch(&plan)["status"]["providerStatus"]["vmUID"], "v1");
@@ -350,7 +350,7 @@ fn the_volumes_of_a_vm_that_vanished_are_detached_before_its_node_goes() {
         json!({"vmLoss": {"vmUID": "v1", "missedAt": NOW}}),
         "it is still on record"
     );
-    // The Node may not let itself be marked, or nobody detaches them.
+    // The Node may not let itself be marked, or no controller detaches them.
     for (since, goes) in [("2026-01-01T11:58:01Z", false), ("2026-01-01T11:58:00Z", true)] {
         let mut waiting = recorded();
         json_patch::merge(
@@ -386,7 +386,7 @@ fn a_guest_that_outlives_a_vm_that_vanished_keeps_its_volumes() {
 }
 
 #[test]
-fn a_former_vms_node_goes_before_a_vm_is_made_anew() {
+fn a_former_vms_node_goes_before_a_vm_is_recreated() {
     let former = placed(&json!({"status": {"providerStatus": {"former": {"uid": "v0", "why": "gone"}}}}));
     let mut o = observed(machine(&former), open());
     o.node = Some(node(&json!({})));
@@ -437,10 +437,10 @@ fn a_node_that_joined_is_decorated_then_linked_and_its_token_deleted() {
 }
 
 #[rstest]
-#[case::a_stranger_of_the_machines_name(json!({"spec": {"providerID": "other://x"}}))]
+#[case::a_foreign_of_the_machines_name(json!({"spec": {"providerID": "other://x"}}))]
 #[case::a_control_plane_node(json!({"metadata": {"labels": {"node-role.kubernetes.io/control-plane": ""}}, "spec": {"providerID": null}}))]
 #[case::another_machines_node(json!({"metadata": {"annotations": {"cluster.k8s.io/machine": "other/web-1"}}}))]
-fn a_strangers_node_gets_no_vm_and_is_left_alone(#[case] extra: Value) {
+fn a_foreign_node_gets_no_vm_and_is_left_alone(#[case] extra: Value) {
     let mut o = observed(machine(&json!({})), open());
     o.node = Some(node(&extra));
     let plan = decide(&o, now());
@@ -460,17 +460,17 @@ fn a_node_ref_written_by_hand_deletes_no_node() {
 }
 
 #[test]
-fn the_node_of_a_strangers_vm_is_left_alone_with_it() {
+fn the_node_of_a_foreign_vm_is_left_alone_with_it() {
     // A Machine out of a backup, which has another UID: the VM and its Node are those of the Machine that it was.
     let theirs = vm(&json!({"metadata": {"labels": {"machinist.dev/machine-uid": "m0"}}}));
     let deleting = machine(&json!({"metadata": {"deletionTimestamp": NOW,
         "finalizers": ["machine-delete-finalizer", "machine-node-delete-finalizer"]}}));
-    let stranger = Open {
+    let foreign = Open {
         vm: Some(theirs),
         firmware_uuid: Some("abc-1".into()),
         ..running()
     };
-    let mut o = observed(deleting, stranger);
+    let mut o = observed(deleting, foreign);
     o.node = Some(node(&json!({
         "metadata": {"annotations": {"cluster.k8s.io/machine": "kube-system/web-1"}},
         "spec": {"providerID": "kubermatic://kubevirt/m0"},
@@ -482,7 +482,7 @@ fn the_node_of_a_strangers_vm_is_left_alone_with_it() {
 }
 
 #[test]
-fn a_strangers_vm_is_reported_and_left_alone() {
+fn a_foreign_vm_is_reported_and_left_alone() {
     let theirs = vm(&json!({"metadata": {"labels": null, "creationTimestamp": "2020-01-01T00:00:00Z"}}));
     let plan = decide(
         &observed(
@@ -512,7 +512,7 @@ fn a_strangers_vm_is_reported_and_left_alone() {
 }
 
 #[test]
-fn a_strangers_disk_keeps_the_vm_from_being_made() {
+fn a_foreign_disk_keeps_the_vm_from_being_made() {
     let disk = Disk {
         kind: "DataVolume",
         metadata: serde_json::from_value(json!({"name": "web-1", "uid": "d1"})).unwrap(),
@@ -619,7 +619,7 @@ fn an_import_keeps_its_cause_while_it_is_tried_again(
 }
 
 #[test]
-fn a_vanished_vm_of_a_standalone_machine_is_made_anew_with_its_cause_on_record() {
+fn a_vanished_vm_of_a_standalone_machine_is_recreated_with_its_cause_on_record() {
     let mut o = observed(machine(&recorded()), open());
     o.node = Some(node(&json!({})));
     let plan = decide(&o, now());
@@ -668,7 +668,7 @@ fn a_lost_record_makes_no_second_vm() {
 }
 
 #[test]
-fn the_log_is_told_why_something_is_written() {
+fn the_log_is_reported_why_something_is_written() {
     let plan = decide(&observed(machine(&recorded()), open()), now());
     assert!(!plan.steps.is_empty());
     let ready = condition(&plan, "Ready");
@@ -758,7 +758,7 @@ fn taints_and_labels_that_are_there_are_never_overwritten() {
 #[rstest]
 #[case::the_guest("GuestEnded", "the guest has shut down, and it is not restarted")]
 #[case::a_disk("DiskFailed", "DataVolume web-1: checksum mismatch")]
-fn what_cannot_heal_fails_the_machine_and_is_told_once_and_is_taken_back_when_it_is_gone(
+fn what_cannot_heal_fails_the_machine_and_is_reported_once_and_is_taken_back_when_it_is_gone(
     #[case] reason: &str,
     #[case] message: &str,
 ) {
@@ -803,9 +803,9 @@ fn what_cannot_heal_fails_the_machine_and_is_told_once_and_is_taken_back_when_it
     let mut written = recorded();
     json_patch::merge(&mut written, patch(&failed));
     o.machine = Arc::new(machine(&written));
-    assert_eq!(decide(&o, now()).steps, [], "told once");
+    assert_eq!(decide(&o, now()).steps, [], "reported once");
 
-    // Somebody started it again, or mended the disk.
+    // Another client started it again, or fixed the disk.
     o.infra = Infra::Open(Box::new(running()));
     let healed = decide(&o, now());
     let status = &patch(&healed)["status"];

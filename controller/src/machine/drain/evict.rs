@@ -46,7 +46,7 @@ pub async fn evict(context: &Context, drains: &Drains, machine: &StoredMachine, 
             if let Some(budget) = &budget
                 && !drains.claim(budget)
             {
-                // Somebody else's pod goes first.
+                // Another client's pod goes first.
                 let answer = spent(budget, context.now());
                 drains.answered(machine, &target.uid, answer);
                 return;
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn two_budgets_for_one_pod_are_told_in_the_api_servers_words() {
+    fn two_budgets_for_one_pod_are_reported_in_the_api_servers_words() {
         let text = "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.";
         let now = Timestamp::from_second(1_800_000_000).unwrap();
         let answer = answer(

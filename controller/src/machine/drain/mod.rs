@@ -8,7 +8,7 @@
 //! - [`watch`] keeps one watch of pods per draining Node, one of all budgets, and what was answered to evictions;
 //! - [`evict`] asks the API server to evict them.
 //!
-//! When a Node is drained, and what comes before and after, is in `decide/goodbye.rs`.
+//! When a Node is drained, and what comes before and after, is in `phases/drain.rs`.
 
 pub mod budget;
 pub mod claims;

@@ -99,7 +99,7 @@ impl Pod {
         self.metadata.uid.as_deref().unwrap_or_default()
     }
 
-    /// Whether it has been told to end.
+    /// Whether it has been asked to end.
     pub fn is_terminating(&self) -> bool {
         self.metadata.deletion_timestamp.is_some()
     }

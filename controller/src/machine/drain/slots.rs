@@ -22,7 +22,7 @@ pub struct DrainSlot {
 }
 
 /// The Machines whose turn has come since this process started, by UID. Their status says so a moment later; meanwhile
-/// nobody else may think that it is his.
+/// no other may think that it is his.
 #[derive(Debug, Default)]
 pub struct DrainSlots(Mutex<HashMap<Key, String>>);
 
@@ -176,15 +176,15 @@ mod tests {
             let all = all.iter().map(|machine| Arc::clone(machine)).collect();
             drain_slots.take(of, all, 1, "").ahead
         };
-        assert_eq!(ahead(&b, &[&b]), 0, "nobody else is deleted yet");
+        assert_eq!(ahead(&b, &[&b]), 0, "no other is deleted yet");
         assert_eq!(ahead(&a, &[&a, &b]), 1, "it comes first by name, and too late");
         assert_eq!(ahead(&b, &[&a, &b]), 0);
         let over = machine("b", EARLY, &with("Drained", "NodeDrained"));
         assert_eq!(ahead(&a, &[&a, &over]), 0, "the other's drain is over");
         drain_slots.forget(&Key::of(a.as_ref()));
-        let anew = machine("b", EARLY, &json!({"metadata": {"uid": "anew"}}));
+        let other_ = machine("b", EARLY, &json!({"metadata": {"uid": "other"}}));
         assert_eq!(
-            ahead(&a, &[&a, &anew]),
+            ahead(&a, &[&a, &other_]),
             0,
             "a namesake of one that had begun has not"
         );
@@ -227,7 +227,7 @@ mod tests {
         EARLY, json!({"metadata": {"annotations": {"pre-drain.delete.hook.machine.cluster.x-k8s.io/a": ""}}}))]
     #[case::a_paused_one(
         EARLY, json!({"metadata": {"annotations": {"machine-controller.kubermatic.io/initializers": "a"}}}))]
-    fn nobody_waits_for(#[case] deleted: Option<&str>, #[case] extra: Value) {
+    fn no_machine_waits_for(#[case] deleted: Option<&str>, #[case] extra: Value) {
         assert!(in_turn(vec![machine("a", deleted, &extra)], "", &is_draining).is_empty());
     }
 

@@ -35,7 +35,7 @@ pub enum Refusal {
 pub struct Sorted<'a> {
     /// To be evicted now, each with the only budget about it.
     pub evict: Vec<(&'a Pod, Option<&'a Budget>)>,
-    /// Told to end, and still there.
+    /// Asked to end, and still there.
     pub terminating: Vec<&'a Pod>,
     /// Refused last time, some of which are to be tried again now, or that would be refused.
     pub refused: Vec<(&'a Pod, Cow<'a, Refusal>)>,
@@ -84,14 +84,14 @@ fn only<'a>(budgets: &'a [Arc<Budget>], pod: &Pod) -> Option<&'a Budget> {
     }
 }
 
-/// How many different refusals are told.
+/// How many different refusals are reported.
 const REFUSALS: usize = 5;
 
-/// How many pods of one kind are told by name.
+/// How many pods of one kind are reported by name.
 const NAMES: usize = 3;
 
 impl<'a> Sorted<'a> {
-    /// A pod that has to go and has not been told to.
+    /// A pod that has to go and has not been asked to.
     fn push(&mut self, pod: &'a Pod, answer: Option<&'a Answer>, budget: Option<&'a Budget>, now: Timestamp) {
         let waits = answer.filter(|answer| answer.until > now);
         if let Some(Answer { refusal: None, .. }) = waits {
@@ -219,7 +219,7 @@ mod tests {
         Arc::new(serde_json::from_value(pod).unwrap())
     }
 
-    fn labelled(rule: &str) -> Value {
+    fn labeled(rule: &str) -> Value {
         json!({"metadata": {"labels": {"cluster.x-k8s.io/drain": rule}}})
     }
 
@@ -314,7 +314,7 @@ mod tests {
             pod("b", &json!({})),
             pod("z", &json!({"metadata": {"namespace": "a"}})),
             pod("a", &json!({})),
-            pod("c", &labelled("skip")),
+            pod("c", &labeled("skip")),
         ];
         let none = Answers::new();
         let sorted = sort(&pods, &none, &[], at(0));
@@ -325,7 +325,7 @@ mod tests {
     #[test]
     fn a_node_is_drained_when_only_those_are_left_that_stay() {
         let pods = [
-            pod("a", &labelled("skip")),
+            pod("a", &labeled("skip")),
             pod("b", &json!({"status": {"phase": "Succeeded"}})),
             pod(
                 "c",
@@ -339,7 +339,7 @@ mod tests {
 
     #[test]
     fn what_ends_by_itself_is_waited_for_and_never_evicted() {
-        let pods = [pod("a", &labelled("wait-completed"))];
+        let pods = [pod("a", &labeled("wait-completed"))];
         let none = Answers::new();
         let sorted = sort(&pods, &none, &[], at(0));
         assert_eq!((of(&sorted.completing), sorted.evict.len()), (vec!["a"], 0));
@@ -380,7 +380,7 @@ mod tests {
 
     #[test]
     fn the_claims_of_those_that_stay_are_known_but_for_what_has_ended() {
-        let mut volumes = labelled("skip");
+        let mut volumes = labeled("skip");
         volumes["spec"] = json!({"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "c"}}]});
         let mut ended = volumes.clone();
         ended["status"] = json!({"phase": "Failed"});
@@ -398,7 +398,7 @@ mod tests {
             "f",
             &json!({"metadata": {"deletionTimestamp": "2026-01-01T12:00:00Z"}}),
         ));
-        pods.push(pod("g", &labelled("wait-completed")));
+        pods.push(pod("g", &labeled("wait-completed")));
         let budget = || {
             Some(Refusal::Budget(
                 "The disruption budget web needs 4 healthy pods and has 4 currently".into(),

@@ -22,7 +22,7 @@ use crate::cache::Node;
 /// What is known of the pods of a draining Node.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Seen {
-    /// Nobody watches them.
+    /// They are not watched.
     Unwatched,
     /// They are being listed; or cannot be, and why.
     Opening(Option<String>),
@@ -89,7 +89,7 @@ fn budgets_of(pods: &[Arc<Pod>], budgets: &Store<Budget>) -> Vec<Arc<Budget>> {
 
 type Watches = Arc<Mutex<HashMap<Key, Watch>>>;
 
-/// The watches of draining Nodes, by their Machines. They tell of a Machine whenever something changes for it.
+/// The watches of draining Nodes, by their Machines. They report a Machine whenever something changes for it.
 pub struct Drains {
     client: Client,
     changed: mpsc::UnboundedSender<Key>,
@@ -105,7 +105,7 @@ impl std::fmt::Debug for Drains {
 }
 
 impl Drains {
-    /// No watches yet; `changed` is told of Machines to look at.
+    /// No watches yet; `changed` is reported Machines to look at.
     pub fn new(client: Client, changed: mpsc::UnboundedSender<Key>) -> Self {
         Self {
             client,
@@ -130,7 +130,7 @@ impl Drains {
                     return;
                 }
             };
-            // One that lets nobody go concerns nobody.
+            // One that allows no eviction is about no Machine.
             if change.after.as_ref().is_some_and(|budget| budget.is_spent()) {
                 return;
             }
@@ -138,7 +138,7 @@ impl Drains {
             let watches = watches.lock();
             for (machine, watch) in watches.iter() {
                 if change.versions().any(|budget| watch.waits_for(budget)) {
-                    // Nobody listens any more only when the process is ending.
+                    // There is no listener only when the process is ending.
                     let _ = changed.send(machine.clone());
                 }
             }
@@ -270,7 +270,7 @@ impl Drains {
                     }
                 }
             }
-            // Nobody listens any more only when the process is ending.
+            // There is no listener only when the process is ending.
             let _ = changed.send(machine.clone());
         }
     }

@@ -14,7 +14,7 @@ impl Observed {
             vm,
             cluster_uid: &self.settings.cluster_uid,
             cluster_name: &self.cluster_name,
-            labelled_machine_exists: open.labelled_machine_exists,
+            labeled_machine_exists: open.labeled_machine_exists,
             rival: open.recorded_by.as_deref().or(self.name_winner.as_deref()),
         })
     }

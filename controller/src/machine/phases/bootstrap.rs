@@ -24,10 +24,10 @@ pub(super) fn run(view: &View<'_>) -> PhaseResult {
     if result.flow == super::Flow::Stop {
         return result;
     }
-    result.and(labelled(view, open, vm))
+    result.and(labeled(view, open, vm))
 }
 
-/// Makes the user data and records the VM, if it is not recorded; stops if the VM has to be made anew.
+/// Makes the user data and records the VM, if it is not recorded; stops if the VM has to be recreated.
 fn record_vm(view: &View<'_>, open: &Open, vm: &Instance) -> PhaseResult {
     if view.vm_uid().is_some() {
         return PhaseResult::default();
@@ -77,7 +77,7 @@ fn record_vm(view: &View<'_>, open: &Open, vm: &Instance) -> PhaseResult {
                 ),
             ),
         Err(why) => {
-            let message = format!("the VM is being made anew: {why}");
+            let message = format!("the VM is being recreated: {why}");
             let result = PhaseResult::stop()
                 .record(recorded)
                 .infrastructure(Reason::Creating, message);
@@ -94,7 +94,7 @@ fn has_joined(view: &View<'_>) -> bool {
 }
 
 /// Labels an adopted VM, as soon as that is allowed.
-fn labelled(view: &View<'_>, open: &Open, vm: &Instance) -> PhaseResult {
+fn labeled(view: &View<'_>, open: &Open, vm: &Instance) -> PhaseResult {
     let labels = vm.metadata.labels.as_ref();
     let owner = labels.and_then(|labels| labels.get(label::MACHINE_UID));
     if owner.is_some_and(|owner| owner == view.machine().uid()) {

@@ -265,7 +265,7 @@ fn unready(view: &View<'_>, node: &Node, deadlines: &mut Deadlines) -> Option<St
         .is_none_or(|changed| deadlines.is_over(view.wait(changed, UNREADY_TIMEOUT)))
         .then(|| {
             format!(
-                "it has not been Ready for {UNREADY_TIMEOUT:?} (it is {status}), so nobody can count on its pods' ending"
+                "Node NotReady for {UNREADY_TIMEOUT:?} (Ready={status}); skipping drain because the kubelet may not terminate pods"
             )
         })
 }

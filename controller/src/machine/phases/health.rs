@@ -42,7 +42,7 @@ pub(super) fn run(view: &View<'_>) -> PhaseResult {
 /// The VM may have taken too long to run; then the Machine is replaced for it, if it has a MachineSet.
 fn provisioning(view: &View<'_>, open: &Open, vm: &Instance) -> PhaseResult {
     let result = PhaseResult::default();
-    // A node that has joined once and is being made anew in place is worth waiting for.
+    // A node that has joined once and is being recreated in place is worth waiting for.
     if open.state.ready || view.has_joined_once() || view.observed.skew == Skew::Unknown {
         return result;
     }
@@ -85,7 +85,7 @@ fn provisioning_timeout(view: &View<'_>) -> Result<Option<Duration>, ()> {
 const GRACE_PERIOD: Duration = Duration::from_mins(5);
 
 /// When `timeout` is over: counted from the later of the Machine's and the VM's creation, so that neither a VM that could
-/// not be made for long nor one that is made anew has less time than others. Nor has one whose request was not approved,
+/// not be made for long nor one that is recreated has less time than others. Nor has one whose request was not approved,
 /// because no controller led: what waits for a new leader gets some time from that.
 pub(super) fn deadline(view: &View<'_>, vm: &Instance, timeout: Duration) -> Option<Timestamp> {
     let created = |metadata: &ObjectMeta| metadata.creation_timestamp.as_ref().map(|time| time.0);
@@ -112,7 +112,7 @@ fn state(view: &View<'_>, open: &Open) -> PhaseResult {
     let mut message = state.message.clone();
     if !state.ready {
         if let Some(former) = former {
-            message = format!("{message} (made anew: {})", former.why);
+            message = format!("{message} (recreated: {})", former.why);
         }
         if provisioning_timeout(view).is_err() {
             message = format!(

@@ -9,7 +9,7 @@ use super::super::record::Deletion;
 use super::result::Fate;
 use super::{PhaseResult, View};
 
-/// Whether a hook holds up the drain; there is none of a Machine without a Node.
+/// Whether a hook holds up the drain; there is not one of a Machine without a Node.
 pub(super) fn before_drain(view: &View<'_>) -> PhaseResult {
     if view.own_node().is_none() {
         return PhaseResult::default();

@@ -30,7 +30,7 @@ fn reachable(view: &View<'_>, open: &Open) -> Condition {
         Some(NotWatched::Forbidden(verbs)) => (
             Reason::WatchForbidden,
             format!(
-                "{server} answers, but in namespace {namespace} the credential may not {verbs}; the Machine is looked \
+                "{server} answers, but in namespace {namespace} the credential may not {verbs}; the Machine is polled \
                  at every {every:?} instead. Grant these verbs (examples/infra-rbac.yaml)"
             ),
         ),
@@ -38,7 +38,7 @@ fn reachable(view: &View<'_>, open: &Open) -> Condition {
             Reason::CacheFull,
             format!(
                 "{server} answers, but the objects in namespace {namespace} take more than their share of the memory \
-                 for all infra clusters (--infra-cache-mib); the Machine is looked at every {every:?} instead"
+                 for all infra clusters (--infra-cache-mib); the Machine is polled every {every:?} instead"
             ),
         ),
     };
@@ -97,7 +97,7 @@ fn placed(view: &View<'_>, open: &Open) -> PhaseResult {
     }
     let message = format!(
         "the VM was put into namespace {} of {}, but the kubeconfig now leads to namespace {} of {}, another cluster; nothing is \
-         created or deleted there. Mend the kubeconfig, or annotate the Machine with {}",
+         created or deleted there. Fix the kubeconfig, or annotate the Machine with {}",
         record.infrastructure.namespace,
         record.infrastructure.server,
         infrastructure.namespace,

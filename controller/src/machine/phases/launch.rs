@@ -56,7 +56,7 @@ fn forbidden(view: &View<'_>, open: &Open) -> Forbidden {
         );
         return Some((Reason::PlacementUnknown, message));
     }
-    if let Some(NodeVerdict::Stranger(why)) = view.observed.node_verdict() {
+    if let Some(NodeVerdict::Foreign(why)) = view.observed.node_verdict() {
         let name = machine.name();
         let message = format!(
             "a Node {name} exists that is not this Machine's: {why}. No VM is made and the Node is left alone; give the Machine another name"
@@ -68,8 +68,8 @@ fn forbidden(view: &View<'_>, open: &Open) -> Forbidden {
         return None;
     }
     let message = format!(
-        "the credential may neither watch nor get {} in namespace {namespace}, so nobody can tell whether a disk of this Machine's name is \
-         somebody's, which KubeVirt would take and delete with the VM. No VM is made until it may get them",
+        "the credential may neither watch nor get {} in namespace {namespace}, so whether a disk of this Machine's name exists cannot be determined. \
+         KubeVirt would adopt it and delete it with the VM. No VM is created until the credential may get them",
         unwatched.unseen_disks.join(" and "),
     );
     Some((Reason::WatchForbidden, message))
@@ -89,7 +89,7 @@ fn disk_in_the_way(view: &View<'_>, usable: &Usable, open: &Open) -> Forbidden {
     if let Some(disk) = foreign.first() {
         let message = format!(
             "a {} {} exists in namespace {} that is not this Machine's. No VM is made, because KubeVirt would take it and \
-             delete it with the VM. Rename the Machine, or remove the {} if nobody needs its data",
+             delete it with the VM. Rename the Machine, or remove the {} if its data is not needed",
             disk.kind,
             name(disk),
             open.infrastructure.namespace,
@@ -123,11 +123,11 @@ fn facts_missing(open: &Open) -> Option<PhaseResult> {
     }
 }
 
-/// The former VM's Node goes first: the new VM's kubelet would take it over, and whether that has joined could not be told.
+/// The former VM's Node goes first: the new VM's kubelet would take it over, and whether that has joined could not be reported.
 fn former_node(view: &View<'_>) -> Option<PhaseResult> {
     view.record()?.former.as_ref()?;
     let uid = view.own_node()?.uid().to_owned();
-    let message = "the former VM's Node goes before a VM is made anew";
+    let message = "the former VM's Node goes before a VM is recreated";
     let condition = Condition::infrastructure(Status::False, Reason::Creating, message);
     Some(
         PhaseResult::default()
@@ -196,7 +196,7 @@ fn create(view: &View<'_>, usable: &Usable, open: &Open) -> PhaseResult {
         Recreated::after(before, view.observed.recreation.as_ref(), &former.uid, view.now)
     });
     let message = match &former {
-        Some(former) => format!("the VM {name} is being made anew: {}", former.why),
+        Some(former) => format!("the VM {name} is being recreated: {}", former.why),
         None => format!(
             "the VM {name} is being made in namespace {}",
             open.infrastructure.namespace

@@ -44,7 +44,7 @@ pub(super) fn disbelief(view: &View<'_>, open: &Open) -> Option<(String, PhaseRe
     match &open.mass_loss {
         MassLoss::Released => None,
         MassLoss::Settling(left) => {
-            let why = "the VM is not there; whether others have vanished, too, is being looked at".to_owned();
+            let why = "the VM is not there; checking whether others have vanished, too".to_owned();
             let result = PhaseResult {
                 is_momentary: *left <= BURST,
                 ..PhaseResult::default()

@@ -1,4 +1,4 @@
-//! The Node of a Machine whose VM is gone, which is the last that tells of the VM: the Secret with its user data goes before.
+//! The Node of a Machine whose VM is gone, which is the last that reports the VM: the Secret with its user data goes before.
 
 use machinist_shared::api::names::annotation;
 

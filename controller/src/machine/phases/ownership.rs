@@ -27,7 +27,7 @@ pub(super) fn run(view: &View<'_>) -> PhaseResult {
     match view.observed.vm_verdict(open, vm) {
         VmVerdict::Ours => own(view, vm, &uid),
         VmVerdict::Adopt => {
-            let message = format!("the VM {name} ({uid}) is taken over");
+            let message = format!("the VM {name} ({uid}) is adopted");
             let credential = view.usable().and_then(|usable| usable.credential.clone());
             PhaseResult {
                 adds_finalizers: FINALIZERS,
@@ -39,7 +39,7 @@ pub(super) fn run(view: &View<'_>) -> PhaseResult {
         }
         VmVerdict::Undecided(what) => {
             let message =
-                format!("a VirtualMachine {name} ({uid}) exists, and nobody can tell whose it is: {what}");
+                format!("VirtualMachine {name} ({uid}) exists but its owner cannot be determined: {what}");
             PhaseResult::stop().condition(Condition::infrastructure(
                 Status::Unknown,
                 Reason::WaitingForReference,
@@ -50,7 +50,7 @@ pub(super) fn run(view: &View<'_>) -> PhaseResult {
             "a VirtualMachine {name} exists in namespace {namespace} that belongs to another user cluster. It is left alone. \
              Rename the Machine, or use another namespace"
         )),
-        VmVerdict::Stranger(why) => taken(format!(
+        VmVerdict::Foreign(why) => taken(format!(
             "a VirtualMachine {name} ({uid}) exists in namespace {namespace} that is not this Machine's: {why}. It is left alone. \
              Rename the Machine, delete that VM, or annotate the Machine with {}={uid} to take it",
             annotation::ADOPT_VM,

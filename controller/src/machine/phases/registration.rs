@@ -35,13 +35,13 @@ pub(super) fn run(view: &View<'_>) -> PhaseResult {
         };
         return result.and(absent(view, open, vm));
     };
-    if let Some(NodeVerdict::Stranger(why)) = view.observed.node_verdict() {
+    if let Some(NodeVerdict::Foreign(why)) = view.observed.node_verdict() {
         let message = format!(
             "a Node {} exists that is not this Machine's: {why}. It is left alone",
             node.name()
         );
         let taken = Condition::node_ready(Status::False, Reason::NodeNameTaken, message);
-        return found(NodeState::Stranger(why)).condition(taken);
+        return found(NodeState::Foreign(why)).condition(taken);
     }
     let decorated = decorate(view, node);
     let linked = link(view, open, node, decorated.record.as_ref());
@@ -86,7 +86,7 @@ fn link(view: &View<'_>, open: &Open, node: &Node, record: Option<&Record>) -> P
     };
     if record.is_some_and(|record| record.node_uid.is_some()) && !linked_before {
         let message = format!(
-            "Node {} was made anew ({}); it is this Machine's",
+            "Node {} was recreated ({}); it is this Machine's",
             node.name(),
             node.uid()
         );
@@ -160,7 +160,7 @@ fn elsewhere(node: &Node, open: &Open) -> String {
 /// No Node yet: what is being waited for, and until when.
 fn waiting(view: &View<'_>, open: &Open, vm: &Instance) -> PhaseResult {
     let mut result = PhaseResult::default();
-    // A node that has joined once and is being made anew in place is worth waiting for.
+    // A node that has joined once and is being recreated in place is worth waiting for.
     if let Some(timeout) = view.observed.settings.join_timeout
         && !view.has_joined_once()
         && view.observed.skew != Skew::Unknown

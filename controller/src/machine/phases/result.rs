@@ -22,11 +22,11 @@ pub struct PhaseResult {
     pub kept: Kept,
     /// What is done before the Machine is written.
     pub steps: Vec<Step>,
-    /// What is done after it is written, for it tells of that.
+    /// What is done after it is written, for it reports that.
     pub then: Vec<Step>,
     /// What is done about signing requests: after everything else.
     pub on_requests: Vec<Step>,
-    /// What a person is told once the Machine is written.
+    /// What a person is reported once the Machine is written.
     pub events: Vec<Announcement>,
     /// When to decide again at the latest.
     pub requeue_after: Option<Duration>,

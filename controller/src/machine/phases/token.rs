@@ -79,7 +79,7 @@ fn before_join(view: &View<'_>, open: &Open, vm_uid: &str) -> PhaseResult {
     let started = open.guest_started();
     let token = view.observed.token.as_ref();
     if let Some(token) = token.filter(|token| token.id.as_str() == ours)
-        // One that has expired and is still there saves a VM that was never started from being made, and filled, anew.
+        // One that has expired and is still there saves a VM that was never started from being made, and filled, again.
         && (token.expiration > view.now || !started)
     {
         let result = has_data("token and user data are in place");
@@ -102,7 +102,7 @@ fn before_join(view: &View<'_>, open: &Open, vm_uid: &str) -> PhaseResult {
     };
     if started {
         return expired(
-            "the bootstrap token is gone or expired before the kubelet joined; delete the Machine to have it made anew",
+            "the bootstrap token is gone or expired before the kubelet joined; delete the Machine to have it recreated",
         );
     }
     let why = "its bootstrap token is gone before its guest was started";

@@ -15,7 +15,7 @@ use super::ownership::adopted;
 use super::result::{Fate, Found};
 use super::{Kept, PhaseResult, View, launch};
 
-/// Finds out how the VM stands; where that cannot be told, nothing else is done.
+/// Finds out how the VM stands; where that cannot be reported, nothing else is done.
 pub(super) fn find(view: &View<'_>) -> PhaseResult {
     let machine = view.machine();
     let has_vm_finalizer = machine.has_finalizer(finalizer::VM);
@@ -61,9 +61,7 @@ fn look(view: &View<'_>) -> PhaseResult {
     let open = match &view.observed.infra {
         Infra::Open(open) => open,
         Infra::Unreachable(how) | Infra::Refused(how) => {
-            let why = format!(
-                "the infra cluster does not answer, so nobody can tell whether the VM is gone: {how}"
-            );
+            let why = format!("infra cluster unreachable: cannot confirm that the VM is deleted: {how}");
             return blocked(view, &why);
         }
         Infra::Connecting => return waits_for_infrastructure(view, "connecting to the infra cluster"),
@@ -109,7 +107,7 @@ fn gone(view: &View<'_>) -> PhaseResult {
 /// A guest still writes to its disks and runs its pods: nothing else may yet.
 fn guest_stays(view: &View<'_>) -> PhaseResult {
     let message = format!(
-        "the VM is gone, but not its guest: waiting for the VirtualMachineInstance {} to go. Delete it by hand, if nobody does",
+        "VM deleted but its VirtualMachineInstance {} remains; delete it manually if it persists",
         view.machine().name()
     );
     // Mostly it goes with the VM, a moment later.
@@ -148,14 +146,14 @@ fn judged(view: &View<'_>, open: &Open, vm: &Instance) -> PhaseResult {
         VmVerdict::Adopt => {
             let credential = view.usable().and_then(|usable| usable.credential.clone());
             let record = adopted(view, credential, &open.infrastructure, &uid);
-            let message = format!("the VM {uid} is taken over to be deleted");
+            let message = format!("the VM {uid} is adopted to be deleted");
             PhaseResult::stop()
                 .record(with_node(view, record))
                 .condition(Condition::deleting(Reason::WaitingForVMDeletion, message))
                 .event(
                     false,
                     "Adopted",
-                    format!("the VM {name} ({uid}) is taken over to be deleted"),
+                    format!("the VM {name} ({uid}) is adopted to be deleted"),
                 )
         }
         VmVerdict::Undecided(what) if view.observed.cluster_name == ClusterName::Pending => {
@@ -163,7 +161,7 @@ fn judged(view: &View<'_>, open: &Open, vm: &Instance) -> PhaseResult {
         }
         VmVerdict::Undecided(what) => {
             let why = format!(
-                "nobody can tell whether the VM {name} ({uid}) is this Machine's: {what}. To say that it is, annotate the Machine with \
+                "whether the VM {name} ({uid}) is this Machine's cannot be determined: {what}. To declare that it is, annotate the Machine with \
                  {}={uid}",
                 annotation::ADOPT_VM
             );
@@ -173,7 +171,7 @@ fn judged(view: &View<'_>, open: &Open, vm: &Instance) -> PhaseResult {
             let message = format!("the VM {name} belongs to another user cluster and is left alone");
             found(Fate::Let("VMLeftAlone", message))
         }
-        VmVerdict::Stranger(why) => {
+        VmVerdict::Foreign(why) => {
             let message = format!("the VM {name} ({uid}) is not this Machine's ({why}) and is left alone");
             found(Fate::Let("VMLeftAlone", message))
         }

@@ -62,7 +62,7 @@ pub(super) fn run(view: &View<'_>, open: &Open, uid: &str) -> PhaseResult {
     if view.observed.token.is_some() {
         result = result.step(Step::DeleteToken);
     }
-    let result = result.condition(missed(format!("{why}; it is being made anew")));
+    let result = result.condition(missed(format!("{why}; it is being recreated")));
     replaced(view, result, uid, &why)
 }
 

@@ -79,7 +79,7 @@ fn deletion(deleting: Said, drained: Said, detached: Said) -> Deletion {
     deletion
 }
 
-/// Since when it says so. One without a time is none of ours; what it tells of has just begun.
+/// Since when it says so. One without a time is not ours; what it reports has just begun.
 fn since(stored: &NodeCondition) -> Timestamp {
     stored
         .last_transition_time

@@ -43,7 +43,7 @@ pub struct Record {
     /// What the VM's user data was taken from, where it is operating-system-manager's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bootstrap_secret: Option<BootstrapSecret>,
-    /// The VM before this one, which vanished or had to be made anew; kept until the new one runs.
+    /// The VM before this one, which vanished or had to be recreated; kept until the new one runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub former: Option<FormerVm>,
     /// VMs in a row that were created in the place of others, until one has become a Node.
@@ -214,7 +214,7 @@ mod tests {
         false
     )]
     #[case::no_ca_is_not_an_equal_ca(infra(None, "a", ""), infra(None, "b", ""), false)]
-    fn the_same_infra_is_told_by_its_facets(
+    fn the_same_infra_is_reported_by_its_facets(
         #[case] a: Infrastructure,
         #[case] b: Infrastructure,
         #[case] same: bool,

@@ -1,4 +1,4 @@
-//! Addresses of a VM that are somebody else's, too, or may be.
+//! Addresses of a VM that are another client's, too, or may be.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -11,10 +11,10 @@ use crate::context::Context;
 use crate::csr::reserved_addresses::{Known, Reserved};
 use crate::csr::serving::Contested;
 
-/// Which addresses of the VM somebody else has, too: the cluster itself, another Node, or another VM beside it. Only
+/// Which addresses of the VM others have, too: the cluster itself, another Node, or another VM beside it. Only
 /// looked for while a serving certificate is asked for.
 ///
-/// What a guest says, by its kubelet or its guest agent, costs nobody else an address that is proven. A Machine's Node counts
+/// What a guest says, by its kubelet or its guest agent, costs no other an address that is proven. A Machine's Node counts
 /// with the addresses that its VM has.
 pub(super) async fn find(
     context: &Context,
@@ -57,7 +57,7 @@ pub(super) async fn find(
     address_conflicts
 }
 
-/// Which part of the cluster has an address, or may have it: what cannot be ruled out is not approved, and looked at again.
+/// Which part of the cluster has an address, or may have it: what cannot be ruled out is not approved, and polled again.
 fn clusters_own(
     address: IpAddr,
     dns: &[IpAddr],

@@ -133,7 +133,7 @@ impl Sources<'_> {
         match choose(mode, above) {
             Choice::Builtin => match self.context.access.look() {
                 Ok(_) => (Bootstrap::Builtin, None),
-                // Told again when it is known.
+                // Reported again when it is known.
                 Err(error) => (Bootstrap::Invalid(error.to_string()), None),
             },
             Choice::Unseen(what) => (

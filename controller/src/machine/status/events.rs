@@ -28,7 +28,7 @@ pub(super) fn announced(observed: &Observed, result: &PhaseResult) -> Vec<Event>
 
 /// Events for causes that are new.
 pub(super) fn of_causes(observed: &Observed, stored: &[NodeCondition], wanted: &[Condition]) -> Vec<Event> {
-    // All Machines on it have the condition, and an alert has the cluster: thousands of Events more help nobody.
+    // All Machines on it have the condition, and an alert has the cluster: thousands of Events more help no user.
     let is_outage = |want: &Condition| {
         want.kind == condition::INFRASTRUCTURE_REACHABLE && matches!(observed.infra, Infra::Unreachable(_))
     };

@@ -1,4 +1,4 @@
-//! What is left of a result while a write that failed is held back: what that concerns shows it, and everything else that does
+//! What is left of a result while a write that failed is held back: what that is about shows it, and everything else that does
 //! not wait for it goes on.
 
 use k8s_openapi::jiff::Timestamp;
@@ -152,7 +152,7 @@ fn without_decoration(observed: &Observed, result: PhaseResult, why: &str) -> Ph
     }
 }
 
-/// The Machine itself cannot be written, so nothing can that its record must tell of. An Event can be, and what does not
+/// The Machine itself cannot be written, so nothing can that its record must report. An Event can be, and what does not
 /// change the Machine.
 fn without_patch(result: PhaseResult, news: Option<&str>) -> PhaseResult {
     let event = news.map(|why| Step::Event(trouble(why.to_owned())));

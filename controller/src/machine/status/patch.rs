@@ -38,10 +38,10 @@ impl Written {
         let wanted = wanted(observed, result);
         let phase = phase(observed, result, &wanted);
         let finalizers = finalizers(machine, result);
-        let is_told = result.kept < Kept::Status;
+        let is_reported = result.kept < Kept::Status;
         let before = result.record.as_ref().or(machine.record.as_ref());
         let record = before.map(|record| Record {
-            has_been_ready: record.has_been_ready || (is_told && drain_slots(machine, phase)),
+            has_been_ready: record.has_been_ready || (is_reported && drain_slots(machine, phase)),
             ..record.clone()
         });
         let progress = Progress {
@@ -53,7 +53,7 @@ impl Written {
         // That nothing has begun is worth no write of its own: in a moment there is more to show.
         let nothing_begun = machine.status.phase.is_none() && phase == Phase::Pending;
         let is_new = machine.status.phase.as_deref() != Some(phase.text());
-        if is_new && !nothing_begun && (machine.status.phase.is_none() || is_told) {
+        if is_new && !nothing_begun && (machine.status.phase.is_none() || is_reported) {
             status.insert("phase".to_owned(), json!(phase.text()));
         }
         let mut provider_status = if record == machine.record {

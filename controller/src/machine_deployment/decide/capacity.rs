@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_group_is_told_what_its_instancetype_has_and_nothing_twice() {
+    fn a_node_group_is_reported_what_its_instancetype_has_and_nothing_twice() {
         let mut deployment = group("large");
         let unknown = written(deployment.clone(), None);
         assert_eq!(unknown.get(format!("{CAPACITY}cpu")), None, "{unknown}");
@@ -84,7 +84,7 @@ mod tests {
                 .insert(key.clone(), value.as_str().unwrap().to_owned());
         }
         assert_eq!(written(deployment.clone(), Some(4)), Value::Null);
-        // While nobody knows, what was told stays.
+        // While it is not known, what was reported stays.
         assert_eq!(written(deployment.clone(), None), Value::Null);
         let changed = written(deployment, Some(8));
         let keys: Vec<&String> = changed.as_object().unwrap().keys().collect();
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_node_group_any_more_is_told_nothing() {
+    fn what_is_no_node_group_any_more_is_reported_nothing() {
         let mut deployment = group("large");
         let first = written(deployment.clone(), Some(4));
         for (key, value) in first.as_object().unwrap() {

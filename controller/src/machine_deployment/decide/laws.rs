@@ -43,7 +43,7 @@ enum Happening {
     /// Guests of that template never join from now on.
     Break(i32),
     /// They do again.
-    Mend,
+    Fix,
     /// A Node of that set is lost.
     Lose(usize),
     /// The host of a Machine of that set is drained, and another is made in its place first, if there is room.
@@ -353,11 +353,11 @@ impl World {
             }
             Happening::Template(number) => {
                 let label = node_label(&self.deployment.template);
-                self.set_template(labelled(*number, label));
+                self.set_template(labeled(*number, label));
             }
             Happening::Label(label) => {
                 let number = number(&self.deployment.template);
-                self.set_template(labelled(number, *label));
+                self.set_template(labeled(number, *label));
             }
             Happening::Rewrite => {
                 let mut template = (*self.deployment.template).clone();
@@ -391,7 +391,7 @@ impl World {
                 }
             }
             Happening::Break(number) => drop(self.broken.insert(*number)),
-            Happening::Mend => self.broken.clear(),
+            Happening::Fix => self.broken.clear(),
             Happening::Lose(index) => {
                 if let Some(member) = member(&mut self.sets, *index)
                     && let Some(machine) = member
@@ -429,7 +429,7 @@ impl World {
         }
     }
 
-    /// Whoever waits for another goes when that is there, and waits no more while a rollout needs the room.
+    /// Who waits for another goes when that is there, and waits no more while a rollout needs the room.
     fn reconsider(&mut self) {
         for index in 0..self.sets.len() {
             let newest = self.is_newest(index);
@@ -505,7 +505,7 @@ fn node_label(template: &Value) -> i32 {
     i32::try_from(template["spec"]["label"].as_i64().unwrap_or_default()).unwrap()
 }
 
-fn labelled(number: i32, label: i32) -> Value {
+fn labeled(number: i32, label: i32) -> Value {
     let mut template = numbered(number);
     if label > 0 {
         template["spec"]["label"] = label.into();
@@ -555,7 +555,7 @@ fn anything() -> impl Strategy2<Value = Happening> {
         1 => Just(Happening::RollBack),
         1 => (0usize..4).prop_map(Happening::Delete),
         1 => (1i32..5).prop_map(Happening::Break),
-        1 => Just(Happening::Mend),
+        1 => Just(Happening::Fix),
         1 => (0usize..4).prop_map(Happening::Lose),
         1 => (0usize..4).prop_map(Happening::Drain),
     ]
@@ -598,7 +598,7 @@ proptest! {
         }
     }
 
-    /// Where changes in place are allowed, another label makes no Machine anew, whoever is killed when.
+    /// Where changes in place are allowed, another label recreates no Machine, the one that is killed when.
     #[test]
     fn a_label_costs_no_machine(
         replicas in 0i32..9,
@@ -615,7 +615,7 @@ proptest! {
         world.settle();
     }
 
-    /// Other bytes make no Machine anew, whoever is killed when, and end up in the set: machine-controller compares them.
+    /// Other bytes make no Machine again, the one that is killed when, and end up in the set: machine-controller compares them.
     #[test]
     fn bytes_cost_no_machine(
         replicas in 0i32..9,
@@ -636,7 +636,7 @@ proptest! {
     }
 
     /// A template whose Machines never join costs nothing that has joined before, beyond what may be missing; and the way
-    /// back makes no Machine anew.
+    /// back recreates no Machine.
     #[test]
     fn a_template_that_fails_stops_and_the_way_back_is_free(
         replicas in 1i32..9, surge in 1i32..4,
@@ -659,7 +659,7 @@ proptest! {
         prop_assert_eq!((number(&old.set.template), old.set.replicas), (2, replicas));
     }
 
-    /// With OnDelete no Machine goes that nobody deleted, as long as no fewer are wanted.
+    /// With OnDelete no Machine goes that no user deleted, as long as no fewer are wanted.
     #[test]
     fn on_delete_replaces_what_people_delete(
         replicas in 1i32..9,

@@ -58,7 +58,7 @@ fn said(plan: &Plan, kind: &str) -> Option<(String, String, String)> {
 }
 
 #[test]
-fn deployments_that_select_the_same_machines_are_told_so_once_and_no_longer_than_it_is_true() {
+fn deployments_that_select_the_same_machines_are_reported_so_once_and_no_longer_than_it_is_true() {
     let mut observed = observed(deployment(1), vec![set(2, 1)]);
     observed.overlaps = vec!["other".to_owned()];
     let plan = decide(&observed, at(100));
@@ -284,7 +284,7 @@ fn the_first_set_is_made_with_everything_that_others_read() {
 }
 
 #[test]
-fn a_name_that_a_stranger_or_another_template_has_is_not_fought_for() {
+fn a_name_that_a_foreign_or_another_template_has_is_not_fought_for() {
     let first = decide(&observed(deployment(1), vec![]), at(99));
     let name = |plan: &Plan| {
         plan.steps.iter().find_map(|step| match step {
@@ -383,7 +383,7 @@ fn a_revision_rises_and_the_one_before_is_kept() {
     assert_eq!(
         annotations[annotation::MACHINE_FAILED],
         Value::Null,
-        "it is tried anew"
+        "it is tried again"
     );
     let patch = deployment_patch(&plan).unwrap();
     assert_eq!(patch["metadata"]["annotations"][annotation::REVISION], "6");
@@ -473,7 +473,7 @@ fn a_machine_that_cannot_heal_stops_the_rollout_too() {
     set.annotations.insert(annotation::PROVEN.to_owned(), "true".to_owned());
     set
 })]
-fn the_brake_is_released_for_good_by(#[case] new: Set) {
+fn the_rollout_halt_is_released_for_good_by(#[case] new: Set) {
     let plan = decide(&observed(rolled(5, 3, 2), vec![set(1, 5), new]), at(99));
     assert_ne!(said(&plan, PROGRESSING).unwrap().1, "RolloutHalted");
     assert!(
@@ -484,7 +484,7 @@ fn the_brake_is_released_for_good_by(#[case] new: Set) {
 }
 
 #[test]
-fn under_the_brake_a_smaller_size_is_still_obeyed_and_a_first_template_needs_no_brake() {
+fn under_the_rollout_halt_a_smaller_size_is_still_obeyed_and_a_first_template_needs_no_halt() {
     let mut sets = failing();
     assert_eq!(
         sizes(&decide(&observed(rolled(3, 1, 0), sets.clone()), at(99))),
@@ -531,7 +531,7 @@ fn what_machine_controller_copied_holds_a_set_no_longer_than_its_deployment() {
         assert_eq!(annotations.get(key), Some(&Value::Null), "{annotations}");
     }
 
-    // Later, a person has done it; and is told what comes of it.
+    // Later, a person has done it; and is reported what comes of it.
     let mut meant = held(set_with(2, 3, 1));
     meant.existing = 1;
     let observed = observed(
@@ -571,7 +571,7 @@ fn a_set_that_is_let_go_is_no_part_of_the_rollout_and_no_node_group() {
 }
 
 #[test]
-fn machines_that_may_not_be_made_are_told_of_at_once() {
+fn machines_that_may_not_be_made_are_reported_at_once() {
     let mut refused = set_with(2, 3, 0);
     (refused.existing, refused.error) = (0, Some("exceeded quota".to_owned()));
     let sets = vec![refused];
@@ -811,7 +811,7 @@ fn one_that_cannot_be_read_says_so_and_changes_nothing() {
 }
 
 #[test]
-fn a_failed_write_holds_the_others_back_and_is_told() {
+fn a_failed_write_holds_the_others_back_and_is_reported() {
     let mut observed = observed(rolled(5, 1, 0), vec![set(1, 5)]);
     observed.failure = Some(Failure {
         message: "cannot create the MachineSet: forbidden".to_owned(),

@@ -25,9 +25,9 @@ enum Fate {
     Made,
     /// It does not, and will not.
     Refused,
-    /// The name is somebody else's.
+    /// The name is another client's.
     Taken,
-    /// Nobody knows: the answer was lost. It may exist, or come to exist yet.
+    /// Not known: the answer was lost. It may exist, or come to exist yet.
     Unknown,
 }
 
@@ -87,7 +87,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Nobody has changed or deleted the set since the decision.
+    /// No client has changed or deleted the set since the decision.
     fn is_still_wanted(&self) -> bool {
         self.context.stores.machine_sets.get(self.key).is_some_and(|set| {
             set.uid() == self.set.uid()
@@ -160,7 +160,7 @@ impl Run<'_> {
         difference.map_or(Ok(()), |how| Err(Stop::Failed(Refusal::Rejected(how))))
     }
 
-    /// Somebody has that name: it is ours if it was made by a request whose answer was lost.
+    /// Another client has that name: it is ours if it was made by a request whose answer was lost.
     async fn who_has(&self, name: &str) -> Result<(), Refused> {
         let found = self.machines().list(&named(name)).await;
         let found = found.map_err(failed)?.items.into_iter().next();

@@ -20,7 +20,7 @@ pub(super) fn change(set: &StoredMachineSet, active: &[&Member], planned: &[Step
     if !set.changes_in_place() {
         return Work::default();
     }
-    let Some(wanted) = Wanted::of(&set.template) else {
+    let Some(wanted) = Desired::of(&set.template) else {
         return Work::default();
     };
     let goes = |machine: &StoredMachine| {
@@ -45,15 +45,15 @@ pub(super) fn change(set: &StoredMachineSet, active: &[&Member], planned: &[Step
 }
 
 /// What a template wants.
-struct Wanted {
+struct Desired {
     spec: MachineSpec,
     node_metadata: NodeMetadata,
     /// By annotation of the Machine.
     own: Vec<(&'static str, Option<String>)>,
 }
 
-impl Wanted {
-    /// Nothing of one that nobody can read: no Machine is made of it either.
+impl Desired {
+    /// Nothing of one that cannot be decoded: no Machine is made of it either.
     fn of(template: &Value) -> Option<Self> {
         let spec: MachineSpec = serde_json::from_value(template.get("spec")?.clone()).ok()?;
         let annotations = template.pointer("/metadata/annotations");

@@ -20,13 +20,13 @@ use crate::runtime::creation_limit::Allowance;
 /// What happens between two passes.
 #[derive(Debug, Clone, Copy)]
 enum Happens {
-    /// Somebody scales the set.
+    /// A user scales the set.
     Scale(i32),
-    /// Somebody deletes a Machine.
+    /// A user deletes a Machine.
     Delete(usize),
-    /// Somebody changes the labels of a Machine so that they no longer match, or match again.
+    /// A user changes the labels of a Machine so that they no longer match, or match again.
     Relabel(usize),
-    /// Somebody makes a Machine that fits.
+    /// A user makes a Machine that fits.
     Orphan,
     /// The Node of a Machine changes.
     Node(usize, Joined),
@@ -172,7 +172,7 @@ impl World {
         self.cache.insert(name.to_owned(), *thing);
     }
 
-    /// A change by somebody else.
+    /// A change by another client.
     fn change(&mut self, nth: usize, change: impl FnOnce(&mut Thing)) {
         let Some(name) = self.truth.keys().nth(nth).cloned() else {
             return;
@@ -329,15 +329,15 @@ proptest! {
         let mut world = World::default();
         for event in history {
             let before = world.owned();
-            // Made by somebody, or let go by us and relabelled since.
+            // Made by another client, or let go by us and relabeled since.
             let orphans = world.truth.values().filter(|thing| !thing.ours && thing.fits).count();
             world.happen(event);
             if matches!(event, Happens::Pass) {
                 let wanted = usize::try_from(world.wanted).unwrap();
                 // Machines that got their labels back while the cache did not know are others' doing, too.
-                let relabelled = world.events.iter().filter(|(_, _, thing)| thing.is_some_and(|t| t.fits)).count();
+                let relabeled = world.events.iter().filter(|(_, _, thing)| thing.is_some_and(|t| t.fits)).count();
                 prop_assert!(
-                    world.owned() <= before.max(wanted) + orphans + relabelled,
+                    world.owned() <= before.max(wanted) + orphans + relabeled,
                     "{} Machines, {before} before, {wanted} wanted", world.owned()
                 );
             }
@@ -408,7 +408,7 @@ fn one_that_was_let_go_and_fits_again_is_adopted_and_one_goes_for_it() {
     );
     world.happen(Pass);
     assert_eq!(world.owned(), 4, "it is adopted, not made");
-    assert_eq!(world.truth.len(), 4, "nobody made a fifth");
+    assert_eq!(world.truth.len(), 4, "no fifth was created");
     world.happen(Pass);
     assert_eq!(world.owned(), 3);
 }

@@ -28,10 +28,10 @@ pub(super) fn count(set: &StoredMachineSet, active: &[&Member], now: Timestamp) 
     for member in active {
         counts.replicas += 1;
         let labels = member.machine.metadata.labels.as_ref();
-        let labelled = template.into_iter().flatten().all(|(key, value)| {
+        let labeled = template.into_iter().flatten().all(|(key, value)| {
             labels.and_then(|labels| labels.get(key)).map(String::as_str) == value.as_str()
         });
-        counts.fully_labeled += i32::from(labelled);
+        counts.fully_labeled += i32::from(labeled);
         counts.ready += i32::from(member.is_ready());
         match member.available_at(set.min_ready_seconds) {
             Some(at) if at <= now => counts.available += 1,

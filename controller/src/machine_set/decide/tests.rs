@@ -109,7 +109,7 @@ fn status_of(plan: &Plan) -> Value {
 #[rstest]
 #[case::what_is_missing_is_made(3, 1, &["create 2"])]
 #[case::what_is_too_much_is_deleted(1, 3, &["delete 1 2"])]
-#[case::enough_is_left_alone_and_told(2, 2, &["status"])]
+#[case::enough_is_left_alone_and_reported(2, 2, &["status"])]
 #[case::none_are_wanted_and_none_are_there(0, 0, &["status"])]
 #[case::no_plan_makes_more_than_32(1000, 0, &["create 32"])]
 fn the_number_of_machines_is_kept(#[case] wanted: i32, #[case] there: usize, #[case] expected: &[&str]) {
@@ -144,7 +144,7 @@ fn no_more_than_32_machines_wait_for_their_vm(
 }
 
 #[test]
-fn a_set_whose_machines_others_select_is_told_so() {
+fn a_set_whose_machines_others_select_is_reported_so() {
     let mut observed = observed(set(1, &json!({})), vec![ready("m")]);
     observed.overlaps = vec!["other".to_owned()];
     assert_eq!(
@@ -268,7 +268,7 @@ fn a_spec_that_cannot_be_obeyed_touches_no_machine_and_says_why(#[case] change: 
 }
 
 #[test]
-fn trouble_is_told_by_one_event_and_taken_back_when_it_is_mended() {
+fn trouble_is_reported_by_one_event_and_taken_back_when_it_is_fixed() {
     let status = json!({"replicas": 1, "observedGeneration": 3, "labelSelector": "app=a", "readyReplicas": 1,
         "availableReplicas": 1, "fullyLabeledReplicas": 1,
         "errorReason": "InvalidConfiguration", "errorMessage": "spec.replicas: is required"});
@@ -276,8 +276,8 @@ fn trouble_is_told_by_one_event_and_taken_back_when_it_is_mended() {
     let known = |machines| steps(&decide(&observed(known.clone(), machines), now()));
     assert!(known(vec![ready("m")]).is_empty());
     assert_eq!(known(vec![]), ["status"], "the Event has been written");
-    let mended = set(1, &json!({"status": status}));
-    let plan = decide(&observed(mended, vec![ready("m")]), now());
+    let fixed = set(1, &json!({"status": status}));
+    let plan = decide(&observed(fixed, vec![ready("m")]), now());
     assert_eq!(steps(&plan), ["status"]);
     assert_eq!(status_of(&plan)["errorReason"], Value::Null);
 }
@@ -326,7 +326,7 @@ fn one_that_goes_does_not_count_and_none_goes_in_its_stead(
 }
 
 #[test]
-fn a_set_that_stands_alone_is_told_what_its_instancetype_has_and_nothing_twice() {
+fn a_set_that_stands_alone_is_reported_what_its_instancetype_has_and_nothing_twice() {
     let group = json!({
         "metadata": {"annotations": {"cluster.k8s.io/cluster-api-autoscaler-node-group-max-size": "5",
             "cluster.k8s.io/cluster-api-autoscaler-node-group-min-size": "0"}},
@@ -371,7 +371,7 @@ fn a_set_that_stands_alone_is_told_what_its_instancetype_has_and_nothing_twice()
         taken["metadata"]["annotations"]["capacity.cluster-autoscaler.kubernetes.io/cpu"],
         Value::Null
     );
-    // A deployment's is told by that.
+    // A deployment's is reported by that.
     let owner = json!({"metadata": {"ownerReferences": [{"apiVersion": "cluster.k8s.io/v1alpha1", "kind": "MachineDeployment",
         "name": "d", "uid": "d", "controller": true}]}});
     let mut below = written;
@@ -471,7 +471,7 @@ fn of_equals_the_same_go_every_time_and_whatever_the_order_they_are_seen_in(
 
 #[test]
 fn the_status_counts() {
-    let unlabelled = json!({"spec": {"template": {"metadata": {"labels": {"more": "b"}}}}});
+    let unlabeled = json!({"spec": {"template": {"metadata": {"labels": {"more": "b"}}}}});
     let machines = vec![
         ready("ready"),
         member(
@@ -486,7 +486,7 @@ fn the_status_counts() {
             &json!({"metadata": {"deletionTimestamp": "2027-01-15T07:59:00Z"}}),
         ),
     ];
-    let plan = decide(&observed(set(3, &unlabelled), machines), now());
+    let plan = decide(&observed(set(3, &unlabeled), machines), now());
     let expected = json!({
         "replicas": 3, "fullyLabeledReplicas": 1, "readyReplicas": 1, "availableReplicas": 1,
         "observedGeneration": 3, "labelSelector": "app=a", "errorReason": null, "errorMessage": null,
@@ -665,7 +665,7 @@ fn a_set_whose_new_machines_are_changed_creates_none_and_goes_on_with_everything
     observed.orphans.clear();
     let later = now() + std::time::Duration::from_mins(5);
     assert_eq!(steps(&decide(&observed, later)), ["create 2"]);
-    // Nobody is told of it when nothing is missing.
+    // It is not reported when nothing is missing.
     observed.set = set(1, &json!({}));
     assert_eq!(status_of(&decide(&observed, now()))["errorReason"], Value::Null);
 }

@@ -135,7 +135,7 @@ impl Drop for Root {
 }
 
 #[test]
-fn what_runs_is_not_started_anew_because_a_command_of_a_person_failed() {
+fn what_runs_is_not_started_again_because_a_command_of_a_person_failed() {
     let root = Root::prepared("install");
     root.write("opt/machinist/pre-install.sh", "true\n");
     let install = |post_install: &str| {
@@ -150,7 +150,7 @@ fn what_runs_is_not_started_anew_because_a_command_of_a_person_failed() {
     assert_eq!(install("exit 1\n"), (false, 1));
     assert_eq!(install("exit 1\n"), (false, 1));
     assert!(!root.0.join("var/lib/machinist/installed").exists());
-    // Whatever a boot may have changed is looked at again.
+    // Whatever a boot may have changed is polled again.
     fs::remove_dir_all(root.0.join("run")).unwrap();
     assert_eq!(install("exit 1\n"), (false, 2));
     assert_eq!(install("true\n"), (true, 2));
@@ -326,14 +326,14 @@ fn the_guest_registers_by_the_python_that_it_has(#[case] has_platform: bool, #[c
 #[case::includes_others_only("#Include /etc/ssh/sshd_config.d/*.conf\nInclude /etc/ssh/a.conf\n", true)]
 #[case::includes("Include /etc/ssh/sshd_config.d/*.conf\nPort 22\n", false)]
 #[case::includes_as_flatcar_writes_it("  include \"/etc/ssh/sshd_config.d/*.conf\"\n", false)]
-fn sshd_is_told_of_its_ca_where_it_reads_one_file_only(#[case] config: &str, #[case] is_told: bool) {
+fn sshd_is_reported_its_ca_where_it_reads_one_file_only(#[case] config: &str, #[case] is_reported: bool) {
     let root = Root::prepared(&format!("sshd-{}", config.len()));
     let line = "TrustedUserCAKeys /etc/ssh/trusted-user-ca-keys.pem\n";
     root.write("etc/ssh/sshd_config.d/40-machinist.conf", line);
     root.write("etc/ssh/sshd_config", config);
     for _ in 0..2 {
         assert!(root.install());
-        let want = format!("{}{config}", if is_told { line } else { "" });
+        let want = format!("{}{config}", if is_reported { line } else { "" });
         assert_eq!(root.read("etc/ssh/sshd_config"), want);
         fs::remove_dir_all(root.0.join("run")).unwrap();
     }

@@ -1,4 +1,4 @@
-//! The way down: VM, Node, token, finalizers; what was taken over while deleting, and what is given up.
+//! The deletion: VM, Node, token, finalizers; what was adopted while deleting, and what is given up.
 
 use super::*;
 
@@ -105,7 +105,7 @@ fn a_node_is_recorded_before_the_vm_that_ties_it_is_deleted() {
 }
 
 /// A deleting Machine as machine-controller leaves it: its finalizers, and no record.
-fn taken_over_deleting() -> StoredMachine {
+fn adopted_deleting() -> StoredMachine {
     machine(&json!({"metadata": {
         "deletionTimestamp": NOW,
         "finalizers": ["machine-node-delete-finalizer", "machine-delete-finalizer"],
@@ -126,8 +126,8 @@ fn with_peers_vm() -> Open {
 }
 
 #[test]
-fn a_vm_taken_over_while_deleting_is_recorded_with_its_node_before_it_is_deleted() {
-    let mut o = observed(taken_over_deleting(), with_peers_vm());
+fn a_vm_adopted_while_deleting_is_recorded_with_its_node_before_it_is_deleted() {
+    let mut o = observed(adopted_deleting(), with_peers_vm());
     o.node = Some(node(&json!({})));
     let plan = decide(&o, now());
     assert_eq!(verbs(&plan), ["patch the Machine", "record an Event"]);
@@ -142,7 +142,7 @@ fn a_vm_taken_over_while_deleting_is_recorded_with_its_node_before_it_is_deleted
 #[case::its_reference_is_being_read(ClusterName::Pending, "WaitingForReference")]
 #[case::its_reference_is_gone(ClusterName::Unreadable("there is no Secret".into()), "DeletionBlocked")]
 fn a_vm_that_may_be_the_machines_is_not_forgotten(#[case] name: ClusterName, #[case] reason: &str) {
-    let mut o = observed(taken_over_deleting(), with_peers_vm());
+    let mut o = observed(adopted_deleting(), with_peers_vm());
     (o.spec, o.cluster_name) = (Spec::Invalid("unreadable".into()), name);
     let plan = decide(&o, now());
     assert_eq!(verbs(&plan), ["patch the Machine"]);
@@ -159,7 +159,7 @@ fn a_deleting_namesake_leaves_the_vm_to_the_machine(
 ) {
     let mut open = with_peers_vm();
     open.recorded_by = recorded.map(str::to_owned);
-    let mut o = observed(taken_over_deleting(), open);
+    let mut o = observed(adopted_deleting(), open);
     o.name_winner = winner.map(str::to_owned);
     let plan = decide(&o, now());
     assert!(touches_nothing(&plan), "{:?}", verbs(&plan));
@@ -168,13 +168,13 @@ fn a_deleting_namesake_leaves_the_vm_to_the_machine(
 
 #[test]
 fn a_vm_that_runs_somewhere_unknown_is_not_taken_for_gone() {
-    let mut o = observed(taken_over_deleting(), open());
+    let mut o = observed(adopted_deleting(), open());
     o.node = Some(node(&json!({})));
     let plan = decide(&o, now());
     assert_eq!(verbs(&plan), ["patch the Machine"]);
     assert_eq!(condition(&plan, "Deleting")["reason"], "DeletionBlocked");
 
-    let mut given_up = taken_over_deleting();
+    let mut given_up = adopted_deleting();
     let annotations = [("machinist.dev/abandon-vm-uid".to_owned(), "unknown".to_owned())];
     given_up.metadata.annotations = Some(annotations.into());
     o.machine = Arc::new(given_up);

@@ -201,7 +201,7 @@ fn a_node_that_loses_its_mark_or_is_uncordoned_gets_it_back_after_a_pause_and_th
 }
 
 #[test]
-fn what_cannot_be_listed_is_told_and_not_taken_for_an_empty_node() {
+fn what_cannot_be_listed_is_reported_and_not_taken_for_an_empty_node() {
     let mut o = leaving(&json!({}));
     o.workload.pods = Seen::Opening(Some("403 Forbidden".into()));
     let plan = decide(&o, now());
@@ -215,7 +215,7 @@ fn what_cannot_be_listed_is_told_and_not_taken_for_an_empty_node() {
 }
 
 #[test]
-fn a_budget_in_the_way_is_named_with_its_pods_and_told_once() {
+fn a_budget_in_the_way_is_named_with_its_pods_and_reported_once() {
     let mut o = leaving(&json!({}));
     with_pods(&mut o, vec![pod("a", &json!({}))]);
     refused(
@@ -296,7 +296,7 @@ fn a_node_is_not_drained(#[case] machine: Value, #[case] node: Value, #[case] wh
     json!({}),
     json!({"status": {"conditions": [{"type": "Ready", "status": "False", "lastTransitionTime": "2026-01-01T11:59:20Z"}]}}),
     Some(20))]
-fn a_node_is_drained_and_looked_at_again_when_that_ends(
+fn a_node_is_drained_and_checked_again_when_that_ends(
     #[case] machine: Value,
     #[case] node: Value,
     #[case] again: Option<u64>,
@@ -331,7 +331,7 @@ fn a_node_is_drained_in_turn(#[case] ahead: usize, #[case] begins: bool) {
 }
 
 #[test]
-fn at_the_end_of_a_cluster_nobody_is_evicted_to_nowhere() {
+fn at_the_end_of_a_cluster_no_pod_is_evicted_to_nowhere() {
     let mut o = leaving(&json!({}));
     o.node = Some(node(&json!({})));
     o.workload.schedulable_targets = SchedulableTargets::None;
@@ -342,12 +342,12 @@ fn at_the_end_of_a_cluster_nobody_is_evicted_to_nowhere() {
     assert_eq!(condition(&plan, "Drained")["reason"], "DrainSkipped");
     assert!(
         !verbs(&plan).contains(&"record an Event"),
-        "whoever does that knows"
+        "the one that does that knows"
     );
 }
 
 #[test]
-fn a_drain_that_is_left_out_is_told_once() {
+fn a_drain_that_is_left_out_is_reported_once() {
     let mut o = leaving(&annotated(
         "machine.cluster.x-k8s.io/exclude-node-draining",
         "true",
@@ -363,7 +363,7 @@ fn a_drain_that_is_left_out_is_told_once() {
 #[rstest]
 #[case::by_another_machines_name(json!({"metadata": {"annotations": {"cluster.k8s.io/machine": "other/web-1"}}}))]
 #[case::by_nothing_that_ties_it_to_the_vm(json!({"spec": {"providerID": "other://x"}}))]
-fn a_strangers_node_is_neither_cordoned_nor_drained(#[case] extra: Value) {
+fn a_foreign_node_is_neither_cordoned_nor_drained(#[case] extra: Value) {
     let mut o = leaving(&json!({}));
     o.node = Some(node(&extra));
     with_pods(&mut o, vec![pod("a", &json!({}))]);
@@ -411,7 +411,7 @@ fn hooks_hold_the_drain_and_then_the_vm_until_they_are_removed() {
 }
 
 #[test]
-fn the_drain_does_not_begin_anew_once_the_end_is_held_up() {
+fn the_drain_does_not_begin_again_once_the_end_is_held_up() {
     let hook = annotated("pre-terminate.delete.hook.machine.cluster.x-k8s.io", "");
     let held = since("Deleting", "True", "WaitingForPreTerminateHook", NOW);
     let mut o = leaving(&both(hook, &held));
@@ -426,7 +426,7 @@ fn the_drain_does_not_begin_anew_once_the_end_is_held_up() {
     assert!(deletes_vm(&decide(&o, now())), "nor when the hook is gone");
 }
 
-/// Its VM, deleted by somebody else.
+/// Its VM, deleted by another client.
 fn going() -> Infra {
     Infra::Open(Box::new(Open {
         vm: Some(vm(&json!({"metadata": {"deletionTimestamp": NOW}}))),
@@ -458,7 +458,7 @@ fn a_vm_that_is_on_its_way_out_is_not_drained() {
     Infra::Open(Box::new(open())),
     "WaitingForPreTerminateHook"
 )]
-fn a_hook_holds_the_machine_also_when_somebody_else_deletes_the_vm(
+fn a_hook_holds_the_machine_also_when_another_client_deletes_the_vm(
     #[case] hook: &str,
     #[case] infra: Infra,
     #[case] reason: &str,

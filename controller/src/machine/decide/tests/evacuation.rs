@@ -39,7 +39,7 @@ fn deletes(plan: &Plan) -> bool {
 }
 
 #[test]
-fn a_machine_is_replaced_after_it_was_told_why() {
+fn a_machine_is_replaced_after_it_was_reported_why() {
     let plan = decide(&on(wanted(), DisruptionBudget::Allowed), now());
     assert_eq!(condition(&plan, "Evacuating")["reason"], "HostDrained");
     assert_eq!(
@@ -56,7 +56,7 @@ fn a_machine_is_replaced_after_it_was_told_why() {
 }
 
 #[rstest]
-#[case::nobody_would_replace_it(DisruptionBudget::Alone, "by hand")]
+#[case::no_controller_would_replace_it(DisruptionBudget::Alone, "by hand")]
 #[case::what_would_is_paused(
     DisruptionBudget::Paused("cluster.x-k8s.io/paused"),
     "cluster.x-k8s.io/paused"
@@ -96,7 +96,7 @@ fn a_machine_that_may_not_be_missing_waits_for_another() {
 }
 
 #[test]
-fn a_deletion_that_failed_is_told_and_holds_nothing_else_up() {
+fn a_deletion_that_failed_is_reported_and_holds_nothing_else_up() {
     let mut o = on(wanted(), DisruptionBudget::Allowed);
     let usual = verbs(&decide(&on(Eviction::None, DisruptionBudget::Allowed), now()));
     o.failure = Some(Failure {
@@ -115,7 +115,7 @@ fn a_deletion_that_failed_is_told_and_holds_nothing_else_up() {
 }
 
 #[test]
-fn a_replacement_that_failed_is_told() {
+fn a_replacement_that_failed_is_reported() {
     let mut o = on(Eviction::None, DisruptionBudget::Allowed);
     o.failure = Some(Failure {
         scope: FailureScope::Replacement,
@@ -132,7 +132,7 @@ fn a_replacement_that_failed_is_told() {
 }
 
 #[test]
-fn a_live_migration_is_only_told_and_is_no_trouble() {
+fn a_live_migration_is_only_reported_and_is_no_trouble() {
     let moving = Eviction::Moving {
         host: "host-a".into(),
     };

@@ -82,7 +82,7 @@ fn an_outage_is_no_event_of_each_machine(#[case] infra: Infra, #[case] is_event:
 }
 
 #[rstest]
-#[case::braked(engaged())]
+#[case::halted(engaged())]
 #[case::settling(MassLoss::Settling(Duration::from_secs(30)))]
 fn vms_that_vanish_all_at_once_are_not_believed_to_be_gone(#[case] mass_loss: MassLoss) {
     for extra in [
@@ -103,7 +103,7 @@ fn vms_that_vanish_all_at_once_are_not_believed_to_be_gone(#[case] mass_loss: Ma
             condition(&plan, "InfrastructureReady")["reason"],
             "InfrastructureChanged"
         );
-        assert!(plan.again.is_some(), "it is looked at again");
+        assert!(plan.again.is_some(), "it is polled again");
 
         let mut deleting = extra.clone();
         json_patch::merge(
@@ -126,18 +126,18 @@ fn an_admin_can_say_that_they_are_gone(#[case] accepted: &str) {
         &mut extra,
         &json!({"metadata": {"annotations": {"machinist.dev/accept-infrastructure": accepted}}}),
     );
-    let braked = Open {
+    let halted = Open {
         mass_loss: engaged(),
         ..open()
     };
     assert_eq!(
-        verbs(&decide(&observed(machine(&extra), braked), now()))[1..],
+        verbs(&decide(&observed(machine(&extra), halted), now()))[1..],
         CREATE[1..]
     );
 }
 
 #[test]
-fn a_vm_that_is_there_lives_on_under_the_brake() {
+fn a_vm_that_is_there_lives_on_under_the_rollout_halt() {
     let o = observed(
         machine(&recorded()),
         Open {
@@ -244,7 +244,7 @@ fn what_may_not_be_watched_is_named_and_changes_nothing_else() {
             .unwrap()
             .contains("list, watch virtualmachines")
     );
-    assert!(verbs(&plan).contains(&"record an Event"), "a person is told");
+    assert!(verbs(&plan).contains(&"record an Event"), "a person is reported");
     let plan = decide(
         &observed(machine(&json!({})), Open { unwatched, ..open() }),
         now(),
@@ -277,7 +277,7 @@ fn an_infra_cluster_with_too_many_objects_is_named_and_nothing_is_missing_for_it
 }
 
 #[test]
-fn no_vm_is_made_where_nobody_can_tell_whose_the_disks_are() {
+fn no_vm_is_made_where_it_is_not_known_whose_the_disks_are() {
     let blind = Open {
         unwatched: Some(Unwatched {
             why: NotWatched::Forbidden("list, watch datavolumes.cdi.kubevirt.io".into()),
@@ -293,7 +293,7 @@ fn no_vm_is_made_where_nobody_can_tell_whose_the_disks_are() {
 }
 
 #[test]
-fn connecting_anew_unsays_nothing() {
+fn connecting_again_unsays_nothing() {
     let connecting = |machine| {
         let mut o = observed(machine, open());
         o.infra = Infra::Connecting;
@@ -319,10 +319,10 @@ fn connecting_anew_unsays_nothing() {
     assert_eq!(
         verbs(&decide(&o, later)),
         Vec::<&str>::new(),
-        "nor does a reference that is read anew"
+        "nor does a reference that is read again"
     );
 
-    // What does not answer is told, and changes nothing of what was known.
+    // What does not answer is reported, and changes nothing of what was known.
     let mut o = observed(machine(&extra), open());
     o.infra = Infra::Unreachable("timed out".into());
     let plan = decide(&o, later);
@@ -386,7 +386,7 @@ fn a_fact_is_asked_for_again_and_an_outage_is_no_error(#[case] facts: Facts, #[c
     );
     assert!(
         plan.again.is_some_and(|again| again <= Duration::from_secs(30)),
-        "nothing tells of it"
+        "nothing reports it"
     );
     assert_eq!(
         patch(&plan)["status"].get("errorReason").unwrap_or(&Value::Null),
@@ -427,7 +427,7 @@ fn a_machine_whose_infra_cluster_has_no_room_to_start_waits_and_says_so_once() {
 }
 
 #[test]
-fn that_a_node_has_been_ready_is_recorded_with_the_write_that_tells_of_it() {
+fn that_a_node_has_been_ready_is_recorded_with_the_write_that_reports_it() {
     let mut o = observed(machine(&recorded()), running());
     o.node = Some(node(&json!({})));
     let plan = decide(&o, now());

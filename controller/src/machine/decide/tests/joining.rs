@@ -1,4 +1,4 @@
-//! How long a VM and its node may take, and Nodes that come anew.
+//! How long a VM and its node may take, and Nodes that come again.
 
 use super::*;
 
@@ -71,7 +71,7 @@ fn a_machine_that_does_not_join_in_time_names_the_stage_and_a_set_replaces_it(
 #[rstest]
 #[case::that_had_joined_before_its_node_was_deleted(json!({"status": {"providerStatus": {"nodeUID": "node-0"}}}))]
 #[case::that_had_joined_as_a_former_vm(json!({"status": {"providerStatus": {"joined": true}}}))]
-fn a_machine_is_not_replaced_for_being_made_anew_in_place(#[case] joined: Value) {
+fn a_machine_is_not_replaced_for_being_recreated_in_place(#[case] joined: Value) {
     let mut extra = owned(recorded());
     json_patch::merge(&mut extra, &joined);
     let plan = decide(&limited(&extra, running()), late());
@@ -93,11 +93,11 @@ fn a_vanished_vm_leaves_behind_that_its_node_had_joined() {
     let gone = decide(&limited(&extra, open()), now());
     json_patch::merge(&mut extra, patch(&gone));
     assert_eq!(extra["status"]["providerStatus"]["joined"], true);
-    let mut anew = limited(&extra, open());
-    anew.token = None;
-    let anew = decide(&anew, now());
-    assert_eq!(verbs(&anew), CREATE);
-    json_patch::merge(&mut extra, patch(&anew));
+    let mut other_ = limited(&extra, open());
+    other_.token = None;
+    let other_ = decide(&other_, now());
+    assert_eq!(verbs(&other_), CREATE);
+    json_patch::merge(&mut extra, patch(&other_));
     assert_eq!(
         extra["status"]["providerStatus"]["joined"], true,
         "the new VM's record keeps it"
@@ -129,7 +129,7 @@ fn an_adopted_vm_whose_machine_has_a_node_ref_is_not_hurried() {
 #[rstest]
 #[case::that_has_just_begun("2026-01-01T12:09:00Z", "2026-01-01T12:14:00Z")]
 #[case::that_leads_for_long("2026-01-01T12:01:00Z", "2026-01-01T12:10:00Z")]
-fn a_machine_whose_time_was_over_when_nobody_led_gets_some_from_a_leader(
+fn a_machine_whose_time_was_over_without_a_leader_gets_some_from_a_leader(
     #[case] leading_since: &str,
     #[case] deadline: &str,
 ) {
@@ -180,7 +180,7 @@ fn the_time_to_join_begins_with_the_vm_if_that_was_made_later() {
 #[case::by_the_annotation(None, Some("5m"), true)]
 #[case::the_annotation_goes_before_the_flag(Some(5), Some("1h"), false)]
 #[case::the_annotation_turns_it_off(Some(5), Some("off"), false)]
-#[case::an_annotation_that_nobody_can_read_turns_it_off(Some(5), Some("soon"), false)]
+#[case::an_annotation_that_no_controller_can_read_turns_it_off(Some(5), Some("soon"), false)]
 fn a_vm_that_does_not_run_in_time_is_replaced(
     #[case] flag: Option<u64>,
     #[case] annotation: Option<&str>,
@@ -245,7 +245,7 @@ fn a_token_is_not_extended_beyond_the_time_to_join_and_goes_when_it_expires() {
 #[rstest]
 #[case::that_is_imported(stuck("ImportingDisk", "42 % of web-1"))]
 #[case::that_no_host_takes(stuck("Unschedulable", "Insufficient memory"))]
-fn the_token_of_a_vm_that_has_not_started_lives_on_and_its_vm_is_not_made_anew(#[case] open: Open) {
+fn the_token_of_a_vm_that_has_not_started_lives_on_and_its_vm_is_not_recreated(#[case] open: Open) {
     let at = |text: &str| -> Timestamp { text.parse().unwrap() };
     let mut o = limited(&recorded(), open);
     for (now, is_extended) in [("2026-01-01T12:12:00Z", false), ("2026-01-01T12:20:00Z", true)] {
@@ -261,7 +261,7 @@ fn the_token_of_a_vm_that_has_not_started_lives_on_and_its_vm_is_not_made_anew(#
             "{now}"
         );
     }
-    // Nobody was there to extend it.
+    // There was no leader to extend it.
     let plan = decide(&o, at("2026-01-01T13:00:00Z"));
     assert!(
         verbs(&plan).contains(&"extend the bootstrap token"),
@@ -289,7 +289,7 @@ fn the_token_of_a_machine_that_its_set_replaces_is_not_extended() {
 }
 
 #[test]
-fn a_token_that_expired_before_there_was_a_vm_is_made_anew_with_it() {
+fn a_token_that_expired_before_there_was_a_vm_is_recreated_with_it() {
     let mut o = observed(machine(&placed(&json!({}))), open());
     o.token = Some(token());
     let plan = decide(&o, "2026-01-01T13:00:00Z".parse().unwrap());
@@ -303,7 +303,7 @@ fn a_token_that_expired_before_there_was_a_vm_is_made_anew_with_it() {
 }
 
 #[test]
-fn a_vm_that_is_made_anew_in_place_is_not_replaced_for_its_import() {
+fn a_vm_that_is_recreated_in_place_is_not_replaced_for_its_import() {
     let mut extra = owned(recorded());
     json_patch::merge(
         &mut extra,
@@ -318,7 +318,7 @@ fn a_vm_that_is_made_anew_in_place_is_not_replaced_for_its_import() {
 }
 
 #[test]
-fn a_node_that_was_made_anew_is_linked_decorated_and_told_of() {
+fn a_node_that_was_recreated_is_linked_decorated_and_reported() {
     let mut extra = recorded();
     json_patch::merge(
         &mut extra,

@@ -113,7 +113,7 @@ impl Run {
         if fault == Fault::KilledForLong {
             while self.world.advance() || matches!(self.approve(), Ok(true)) {}
         }
-        self.world.is_led_anew();
+        self.world.is_led_again();
         self.process = Process::new(self.world.led_since);
     }
 

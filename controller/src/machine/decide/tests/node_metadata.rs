@@ -57,7 +57,7 @@ fn what_the_machine_asked_for_before_is_replaced_or_taken_away_and_forgotten_aft
 }
 
 #[test]
-fn what_somebody_else_has_changed_and_what_is_ours_or_of_kubernetes_stays() {
+fn what_another_client_has_changed_and_what_is_ours_or_of_kubernetes_stays() {
     let (of_node, of_machine) = patches(&json!({
         "metadata": {"labels": {"a": "theirs", "gone": "theirs"}, "annotations": {"note": "theirs"}},
         "spec": {"taints": [{"key": "k", "value": "theirs", "effect": "NoSchedule"},

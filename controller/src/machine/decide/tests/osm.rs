@@ -88,7 +88,7 @@ fn the_vm_gets_the_user_data_of_the_revision_that_it_was_made_for() {
 #[rstest]
 #[case::remade_for_a_newer_one(Bootstrap::Osm("4".into()))]
 #[case::the_mode_was_changed(Bootstrap::Builtin)]
-fn a_vm_whose_user_data_was_replaced_before_its_guest_got_it_is_made_anew(#[case] bootstrap: Bootstrap) {
+fn a_vm_whose_user_data_was_replaced_before_its_guest_got_it_is_recreated(#[case] bootstrap: Bootstrap) {
     let mut o = observed(machine(&osm_record("3")), osm_vm());
     o.bootstrap = bootstrap;
     let plan = decide(&o, now());

@@ -8,7 +8,7 @@ use super::*;
 use crate::csr::serving::Contested;
 
 const APPROVE: &str = "approve a signing request";
-const REFUSE: &str = "tell of a signing request";
+const REFUSE: &str = "report a signing request";
 
 /// What the kubelet of web-1 asks for, with that address.
 fn asked(name: &str, address: &str) -> Asked {
@@ -201,7 +201,7 @@ fn a_joined_machine_whose_spec_cannot_be_used_is_seen_to(#[case] spec: Spec, #[c
         (&Value::Null, &json!("Running"))
     );
 
-    // Its VM cannot be made anew.
+    // Its VM cannot be recreated.
     let Infra::Open(open) = &mut o.infra else {
         unreachable!()
     };
@@ -215,7 +215,7 @@ fn a_joined_machine_whose_spec_cannot_be_used_is_seen_to(#[case] spec: Spec, #[c
 }
 
 #[test]
-fn another_address_is_refused_told_once_and_shown() {
+fn another_address_is_refused_reported_once_and_shown() {
     let mut o = asking(asked("csr-1", "10.0.0.8"));
     let plan = decide(&o, now());
     assert!(verbs(&plan).contains(&REFUSE) && !verbs(&plan).contains(&APPROVE));
@@ -249,7 +249,7 @@ fn an_address_in_the_machines_status_proves_nothing() {
 }
 
 #[test]
-fn an_address_that_somebody_else_has_is_looked_at_again() {
+fn an_address_that_another_client_has_is_checked_again() {
     let mut o = asking(asked("csr-1", "10.0.0.7"));
     let Infra::Open(open) = &mut o.infra else {
         unreachable!()
@@ -264,7 +264,7 @@ fn an_address_that_somebody_else_has_is_looked_at_again() {
 }
 
 #[rstest]
-#[case::a_strangers_vm(Open { vm: Some(vm(&json!({"metadata": {"uid": "v2"}}))), ..running() })]
+#[case::a_foreign_vm(Open { vm: Some(vm(&json!({"metadata": {"uid": "v2"}}))), ..running() })]
 #[case::no_vm(open())]
 #[case::a_vm_on_its_way_out(Open { vm: Some(vm(&json!({"metadata": {"deletionTimestamp": NOW}}))), ..running() })]
 fn only_the_machines_own_vm_lends_its_addresses(#[case] open: Open) {
@@ -284,7 +284,7 @@ fn nothing_is_approved_while_the_vm_cannot_be_seen(#[case] infra: Infra) {
 }
 
 #[test]
-fn a_strangers_node_gets_no_certificate() {
+fn a_foreign_node_gets_no_certificate() {
     let mut o = asking(asked("csr-1", "10.0.0.7"));
     o.node = Some(node(&json!({"spec": {"providerID": "other://x"}})));
     assert!(verbs(&decide(&o, now())).contains(&REFUSE));
@@ -309,7 +309,7 @@ fn a_machine_that_has_lost_its_name_decides_nothing() {
 }
 
 #[test]
-fn many_requests_of_one_node_keep_nobody_busy() {
+fn many_requests_of_one_node_keep_no_worker_busy() {
     let mut o = asking(asked("csr-0", "10.0.0.7"));
     o.requests = (0..50).map(|n| asked(&format!("csr-{n}"), "10.0.0.8")).collect();
     let plan = decide(&o, now());

@@ -74,7 +74,7 @@ fn a_token_is_extended_at_half_life() {
         ..open()
     }));
 })]
-#[case::the_brake(|o: &mut Observed| o.infra = Infra::Open(Box::new(Open { mass_loss: engaged(), ..open() })))]
+#[case::the_rollout_halt(|o: &mut Observed| o.infra = Infra::Open(Box::new(Open { mass_loss: engaged(), ..open() })))]
 #[case::its_spec_refers_to_nothing(|o: &mut Observed| o.spec = Spec::ReferenceNotFound("no Secret".into()))]
 #[case::its_spec_is_being_read(|o: &mut Observed| o.spec = Spec::Waiting("a Secret".into()))]
 #[case::its_spec_cannot_be_rendered(|o: &mut Observed| o.spec = Spec::Invalid("no".into()))]
@@ -100,7 +100,7 @@ fn a_token_outlives_what_keeps_its_vm_from_being_seen(#[case] unseen: fn(&mut Ob
     });
     assert!(
         verbs(&decide(&o, half)).contains(&EXTEND),
-        "nobody can judge that"
+        "that cannot be judged"
     );
 
     // Another token is not the VM's; one that was used is not needed; and who is being deleted joins no more.

@@ -226,6 +226,20 @@ fn stages() -> Machines {
     all
 }
 
+/// Messages are for people: no version reads them.
+fn without_messages(mut machine: Value) -> Value {
+    let conditions = machine
+        .pointer_mut("/status/conditions")
+        .and_then(Value::as_array_mut);
+    for condition in conditions.into_iter().flatten() {
+        condition["message"] = Value::Null;
+    }
+    if let Some(status) = machine["status"].as_object_mut() {
+        status.retain(|key, _| key != "errorMessage" && key != "failureMessage");
+    }
+    machine
+}
+
 /// The version before reads conditions, their transition times and the record: none of that may be any different.
 #[test]
 fn what_this_version_writes_the_one_before_goes_on_with() {
@@ -251,7 +265,7 @@ fn what_this_version_writes_the_one_before_goes_on_with() {
                 conditions.retain(|condition| condition["type"] != "InfrastructureReady");
             }
         }
-        assert_eq!(machine, before, "{name}");
+        assert_eq!(without_messages(machine), without_messages(before), "{name}");
     }
 }
 

@@ -50,7 +50,7 @@ struct Decoration {
     again: Option<Duration>,
 }
 
-/// Whether the Node has not been given anything yet by whoever made its VM: machine-controller leaves the same marks.
+/// Whether the Node has not been given anything yet by the one that made its VM: machine-controller leaves the same marks.
 fn is_new(machine: &StoredMachine, node: &Node) -> bool {
     let own = format!("{}/{}", machine.namespace(), machine.name());
     recorded_node(machine) != Some(node.uid())

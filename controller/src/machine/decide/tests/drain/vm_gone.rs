@@ -65,7 +65,10 @@ fn the_node_of_a_vm_that_is_gone_is_out_of_service_until_its_volumes_are_detache
 #[rstest]
 #[case::in_time("2026-01-01T11:58:01Z", false)]
 #[case::after_two_minutes("2026-01-01T11:58:00Z", true)]
-fn volumes_that_nobody_detaches_do_not_keep_the_node_for_ever(#[case] begun: &str, #[case] deletes: bool) {
+fn volumes_that_no_controller_detaches_do_not_keep_the_node_for_ever(
+    #[case] begun: &str,
+    #[case] deletes: bool,
+) {
     let mut o = without_vm(&since("Deleting", "True", "ReleasingVolumes", begun));
     o.workload.volumes = vec!["pv-1".into()];
     assert_eq!(verbs(&decide(&o, now())).contains(&"delete the Node"), deletes);
@@ -133,21 +136,21 @@ fn reported(plan: &Plan) -> Vec<&'static str> {
 
 #[rstest]
 #[case::a_vm_that_was_given_up_on(leaving(&annotated("machinist.dev/abandon-vm-uid", "v1")), "VMAbandoned")]
-#[case::a_strangers_vm(
+#[case::a_foreign_vm(
     Observed { infra: Infra::Open(Box::new(Open {
         vm: Some(vm(&json!({"metadata": {"uid": "v9", "labels": {"machinist.dev/machine-uid": "m9"}}}))),
-        labelled_machine_exists: true,
+        labeled_machine_exists: true,
         ..running()
     })), ..without_vm(&json!({})) },
     "VMLeftAlone")]
-#[case::volumes_that_nobody_detaches(
+#[case::volumes_that_no_controller_detaches(
     {
         let mut o = without_vm(&since("Deleting", "True", "ReleasingVolumes", "2026-01-01T11:58:00Z"));
         o.workload.volumes = vec!["pv-1".into()];
         o
     },
     "VolumesLeft")]
-fn what_is_left_behind_is_told_once_when_the_machine_goes(#[case] mut o: Observed, #[case] reason: &str) {
+fn what_is_left_behind_is_reported_once_when_the_machine_goes(#[case] mut o: Observed, #[case] reason: &str) {
     o.node = Some(cordoned(
         &json!({"metadata": {"deletionTimestamp": NOW, "finalizers": ["their/finalizer"]}}),
     ));

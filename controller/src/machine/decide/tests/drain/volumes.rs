@@ -49,10 +49,10 @@ fn volumes_are_not_waited_for(#[case] machine: Value, #[case] deletes: bool) {
 }
 
 #[rstest]
-#[case::somebody_wants_no_drain(annotated("machine.cluster.x-k8s.io/exclude-node-draining", ""), json!({}), false)]
+#[case::an_annotation_wants_no_drain(annotated("machine.cluster.x-k8s.io/exclude-node-draining", ""), json!({}), false)]
 #[case::the_drain_took_too_long(
     both(annotated(DRAIN_TIMEOUT, "1m"), &since("Drained", "False", "Draining", "2026-01-01T11:59:00Z")), json!({}), false)]
-#[case::nobody_wants_that_either(
+#[case::no_annotation_wants_that_either(
     json!({"metadata": {"annotations": {"machine.cluster.x-k8s.io/exclude-node-draining": "",
         "machine.cluster.x-k8s.io/exclude-wait-for-node-volume-detach": ""}}}), json!({}), true)]
 #[case::machine_controllers_annotation_skips_both(json!({}), annotated("kubermatic.io/skip-eviction", "x"), true)]

@@ -18,7 +18,7 @@ use crate::runtime::backoff::Cause;
 /// How a pass ended.
 #[derive(Debug)]
 pub(super) enum Outcome {
-    /// Every step went well; whether there were any, and when to look again.
+    /// Every step went well; whether there were any, and when to reconcile again.
     Done(bool, Option<Duration>),
     /// Something has to be seen, or to be tried again.
     Again,

@@ -16,7 +16,7 @@ pub(super) enum Fault {
     KilledForLong,
     /// It is stored, and the answer lost.
     LostAnswer,
-    /// The same, and the watch tells of it late.
+    /// The same, and the watch reports it late.
     LostAnswerSeenLate,
     /// It is refused.
     Refused,

@@ -10,7 +10,7 @@ const ADDRESS: &str = "10.0.0.7";
 const IMPORT: Duration = Duration::from_mins(16);
 
 impl World {
-    /// What happens next without the controller, one stage: the oldest concern first; `false` if nothing does.
+    /// What happens next without the controller, one stage: the oldest first; `false` if nothing does.
     pub(super) fn advance(&mut self) -> bool {
         self.vm_goes() || self.pods_go() || self.guest_goes_on() || self.garbage_is_collected()
     }

@@ -200,7 +200,7 @@ impl World {
     }
 
     /// Another controller begins, with lists of everything.
-    pub(super) fn is_led_anew(&mut self) {
+    pub(super) fn is_led_again(&mut self) {
         self.led_since = self.now;
         self.late = None;
     }
