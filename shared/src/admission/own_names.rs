@@ -114,13 +114,14 @@ fn warn(metadata: Option<&Value>, here: On, path: &FieldPath, report: &mut Repor
 /// Where an annotation belongs, if not here.
 fn place(on: On, here: On) -> Option<&'static str> {
     match (on, here) {
-        (On::Machine, On::Machine) | (On::Deployment | On::Pool, On::Deployment | On::Pool) => None,
+        // Only Machinist writes those on Nothing, onto Nodes and Secrets.
+        (On::Nothing, _)
+        | (On::Machine, On::Machine)
+        | (On::Deployment | On::Pool, On::Deployment | On::Pool) => None,
         (On::Machine, On::Deployment | On::Pool) => Some("spec.template.metadata.annotations"),
         (On::Machine, On::Nothing) => Some("metadata.annotations of the Machine, or of the template"),
         (On::Deployment, _) => Some("metadata.annotations of the MachineDeployment"),
         (On::Pool, _) => Some("metadata.annotations of the MachineDeployment or MachineSet"),
-        // Only Machinist writes it, onto Nodes and Secrets.
-        (On::Nothing, _) => None,
     }
 }
 

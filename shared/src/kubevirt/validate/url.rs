@@ -70,8 +70,9 @@ fn bad_host(host: &str) -> Option<String> {
     }
     // In a host, only bytes beyond ASCII are escaped.
     let is_ascii = |(at, _): &(usize, &str)| matches!(host.as_bytes().get(at + 1), Some(b'0'..=b'7'));
-    let mut escapes = host.match_indices('%');
-    let escaped = escapes.find(|at| is_ascii(at) && !host[at.0..].starts_with("%25"));
+    let escaped = host
+        .match_indices('%')
+        .find(|at| is_ascii(at) && !host[at.0..].starts_with("%25"));
     escaped
         .map(|(at, _)| format!("{:?} cannot be in a host", host.get(at..at + 3).unwrap_or("%")))
         .or_else(|| bad_escape(host).map(escape))

@@ -149,7 +149,8 @@ impl World {
             );
             let ready =
                 json!({"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T11:00:00Z"});
-            let node = json!({"metadata": {"name": name, "uid": name, "resourceVersion": "1"}, "status": {"conditions": [ready]}});
+            let node = json!({"metadata": {"name": name, "uid": name, "resourceVersion": "1",
+                "annotations": {"cluster.k8s.io/machine": format!("ns/{name}")}}, "status": {"conditions": [ready]}});
             self.stores
                 .nodes
                 .apply(Event::Apply(serde_json::from_value(node).unwrap()));
