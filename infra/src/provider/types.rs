@@ -135,6 +135,7 @@ pub enum Eviction {
 }
 
 /// The state of an instance.
+#[allow(clippy::struct_excessive_bools, reason = "each answers a question of its own")]
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct InstanceState {
     /// Whether it runs.
