@@ -235,13 +235,12 @@ impl MassLossGuards {
         let settle = if open.is_watched() { BURST } else { question.settle };
         let settles_in =
             |vanished: &MissingTracker| lost.and_then(|uid| vanished.settles_in(uid, settle, now));
-        let (mass_loss, settles_in, inventory) = match taken {
-            Some(taken) => (taken.mass_loss.clone(), settles_in(&kept.vanished), None),
-            None => {
-                let (inventory, mut vanished) = (inventory(question), kept.vanished.clone());
-                let mass_loss = vanished.take(&inventory, now);
-                (mass_loss, settles_in(&vanished), Some((inventory, removals)))
-            }
+        let (mass_loss, settles_in, inventory) = if let Some(taken) = taken {
+            (taken.mass_loss.clone(), settles_in(&kept.vanished), None)
+        } else {
+            let (inventory, mut vanished) = (inventory(question), kept.vanished.clone());
+            let mass_loss = vanished.take(&inventory, now);
+            (mass_loss, settles_in(&vanished), Some((inventory, removals)))
         };
         match (mass_loss, settles_in) {
             (MassLoss::Released, Some(left)) => seen(MassLoss::Settling(left), inventory),

@@ -236,6 +236,9 @@ fn changes(stored: &Set, set: &Set) -> Writes {
     writes
 }
 
+/// Of what else fails, an Event bears the name that machine-controller gives it.
+const FAILED: &str = "ReconcileError";
+
 /// The write of the status, unless it was written a moment ago, and Events about what it shows for the first time.
 fn status_writes(decision: &Decision<'_>, now: Timestamp) -> Writes {
     let observed = decision.pool.observed;
@@ -259,8 +262,6 @@ fn status_writes(decision: &Decision<'_>, now: Timestamp) -> Writes {
         let shows = |status: &Status| conditions::has_reason(&status.conditions, kind, reason);
         shows(status) && !shows(stored)
     };
-    // What else fails bears the name that machine-controller gives it.
-    const FAILED: &str = "ReconcileError";
     let events = [
         (PROGRESSING, Reason::RolloutHalted, "RolloutHalted"),
         (

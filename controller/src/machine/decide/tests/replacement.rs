@@ -54,6 +54,7 @@ fn happens_or_not() -> impl Strategy<Value = Happens> {
 
 /// A Machine, as the API server has it.
 #[derive(Debug, Clone, Default)]
+#[allow(clippy::struct_excessive_bools, reason = "they are independent of each other")]
 struct Replica {
     status: Value,
     joined: bool,
