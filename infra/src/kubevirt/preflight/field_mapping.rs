@@ -417,35 +417,59 @@ mod tests {
         assert_eq!(origin_of(&spec, field, message).0, want);
     }
 
-    fn matcher() -> Option<Matcher> {
-        Some(Matcher::default())
+    fn matcher() -> Matcher {
+        Matcher::default()
     }
 
     /// What the author did not write is the instancetype's, the preference's, or what is there instead of vcpus.
     #[rstest]
     #[case::cpus("domain.cpu", None, None, 0, "template.cpus")]
-    #[case::cores("domain.cpu", None, matcher(), 2, "template.vcpus")]
-    #[case::cpus_beside_a_preference("domain.cpu.sockets", None, matcher(), 0, "template.cpus")]
-    #[case::an_instancetypes_cpu("domain.cpu.dedicatedCpuPlacement", matcher(), None, 0, "instancetype")]
-    #[case::its_memory("domain.memory.hugepages", matcher(), None, 0, "instancetype")]
-    #[case::its_resources("domain.resources.requests.memory", matcher(), None, 0, "instancetype")]
-    #[case::its_gpus("domain.devices.gpus[0]", matcher(), None, 0, "instancetype")]
-    #[case::its_host_devices("domain.devices.hostDevices", matcher(), matcher(), 0, "instancetype")]
-    #[case::its_launch_security("domain.launchSecurity", matcher(), matcher(), 0, "instancetype")]
-    #[case::its_node_selector("nodeSelector", matcher(), None, 0, "instancetype")]
-    #[case::a_preferences_firmware("domain.firmware.bootloader.efi", matcher(), matcher(), 0, "preference")]
-    #[case::its_features("domain.features.smm", None, matcher(), 2, "preference")]
-    #[case::its_tpm("domain.devices.tpm", None, matcher(), 2, "preference")]
-    #[case::its_clock("domain.clock", None, matcher(), 2, "preference")]
+    #[case::cores("domain.cpu", None, Some(matcher()), 2, "template.vcpus")]
+    #[case::cpus_beside_a_preference("domain.cpu.sockets", None, Some(matcher()), 0, "template.cpus")]
+    #[case::an_instancetypes_cpu(
+        "domain.cpu.dedicatedCpuPlacement",
+        Some(matcher()),
+        None,
+        0,
+        "instancetype"
+    )]
+    #[case::its_memory("domain.memory.hugepages", Some(matcher()), None, 0, "instancetype")]
+    #[case::its_resources("domain.resources.requests.memory", Some(matcher()), None, 0, "instancetype")]
+    #[case::its_gpus("domain.devices.gpus[0]", Some(matcher()), None, 0, "instancetype")]
+    #[case::its_host_devices(
+        "domain.devices.hostDevices",
+        Some(matcher()),
+        Some(matcher()),
+        0,
+        "instancetype"
+    )]
+    #[case::its_launch_security("domain.launchSecurity", Some(matcher()), Some(matcher()), 0, "instancetype")]
+    #[case::its_node_selector("nodeSelector", Some(matcher()), None, 0, "instancetype")]
+    #[case::a_preferences_firmware(
+        "domain.firmware.bootloader.efi",
+        Some(matcher()),
+        Some(matcher()),
+        0,
+        "preference"
+    )]
+    #[case::its_features("domain.features.smm", None, Some(matcher()), 2, "preference")]
+    #[case::its_tpm("domain.devices.tpm", None, Some(matcher()), 2, "preference")]
+    #[case::its_clock("domain.clock", None, Some(matcher()), 2, "preference")]
     #[case::queues_are_the_authors(
         "domain.devices.networkInterfaceMultiqueue",
-        matcher(),
-        matcher(),
+        Some(matcher()),
+        Some(matcher()),
         0,
         "enableNetworkMultiQueue"
     )]
-    #[case::a_longer_word("domain.cpus", matcher(), None, 0, "")]
-    #[case::memory_of_the_author("domain.resources.requests.memory", None, matcher(), 0, "template.memory")]
+    #[case::a_longer_word("domain.cpus", Some(matcher()), None, 0, "")]
+    #[case::memory_of_the_author(
+        "domain.resources.requests.memory",
+        None,
+        Some(matcher()),
+        0,
+        "template.memory"
+    )]
     fn a_field_that_the_author_did_not_write_leads_to_what_brings_it(
         #[case] field: &str,
         #[case] instancetype: Option<Matcher>,

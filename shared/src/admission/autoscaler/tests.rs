@@ -395,9 +395,9 @@ fn what_an_instancetype_has_become_meanwhile_is_let_through_although_the_templat
     let stored = write(None, group(&typed(), &sized()), Some(&spec));
     assert_eq!(of(&stored, "gpu-count").as_deref(), Some("1"));
     let spec = json!({"cpu": {"guest": 8}, "memory": {"guest": "16Gi"}});
-    let changes = corrections(&stored, &capacity(&stored, &unread, Some(&spec)));
+    let corrected = corrections(&stored, &capacity(&stored, &unread, Some(&spec)));
     let mut changed = stored.clone();
-    for (key, value) in changes {
+    for (key, value) in corrected {
         let annotations = changed["metadata"]["annotations"].as_object_mut().unwrap();
         match value {
             Some(value) => annotations.insert(key, json!(value)),
