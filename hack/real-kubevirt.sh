@@ -15,7 +15,7 @@ one_of_each_kind=(
   host_drain::a_machine_that_stands_alone_stays
   machine::a_machine_becomes_a_node_within_its_budget_and_leaves_nothing
 )
-all=(asked_kubevirt:: causes:: deleted_at_birth:: disks:: host_drain:: machine:: machine_set:: orphans:: recovery:: strangers::)
+all=(asked_kubevirt:: causes:: deleted_at_birth:: disks:: host_drain:: machine:: machine_set:: orphans:: recovery:: foreign_objects::)
 case "${1:-}" in
   "") cases=("${one_of_each_kind[@]}") ;;
   all) cases=("${all[@]}") ;;

@@ -50,7 +50,7 @@ pub struct Cluster {
     pub skew: Option<Skew>,
 }
 
-/// Warnings of settings of the operating system that the defaults replace, so that nobody can tell of them afterwards.
+/// Warnings of settings of the operating system that the defaults replace, and validation therefore does not see.
 fn dropped_settings(sent: &Reviewed<'_>, mutated: &Value) -> Vec<String> {
     let at = sent.new.at();
     let settings = |object: &Value| object.pointer(at.pointer)?.get("operatingSystemSpec").cloned();

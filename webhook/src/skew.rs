@@ -77,7 +77,7 @@ impl Skew {
 
 fn judge(kubelet: &str, server: (u64, u64), policy: SkewPolicy, path: &FieldPath) -> Report {
     let mut report = Report::new();
-    // One that cannot be read has been told.
+    // Validation reports a version that cannot be parsed.
     let why = kubelet_version::parse(kubelet)
         .ok()
         .and_then(|kubelet| skew(&kubelet, server));
@@ -109,7 +109,7 @@ mod tests {
     #[case::newer_and_enforced("1.37.0", SkewPolicy::Enforce, (1, 0))]
     #[case::too_old("1.32.0", SkewPolicy::Enforce, (1, 0))]
     #[case::supported("1.33.0", SkewPolicy::Enforce, (0, 0))]
-    #[case::told_elsewhere("latest", SkewPolicy::Enforce, (0, 0))]
+    #[case::reported_elsewhere("latest", SkewPolicy::Enforce, (0, 0))]
     fn the_policy_decides(#[case] kubelet: &str, #[case] policy: SkewPolicy, #[case] want: (usize, usize)) {
         let report = judge(kubelet, (1, 36), policy, &FieldPath::new("kubelet"));
         assert_eq!((report.errors.len(), report.warnings.len()), want, "{report:?}");

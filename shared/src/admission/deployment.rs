@@ -238,7 +238,7 @@ mod tests {
         object
     }
 
-    /// Whoever takes `replicas` out of a manifest hands the pool over to the autoscaler.
+    /// A user who removes `replicas` from a manifest hands the pool over to the autoscaler.
     #[rstest]
     #[case::handed_over(sized("1", "6", &json!(null)), Some(6), 6)]
     #[case::above_the_largest(sized("1", "6", &json!(null)), Some(9), 6)]

@@ -58,7 +58,7 @@ const KNOWN: &[(&str, On, Text)] = &[
     (annotation::ROTATE, On::Nothing, Text::Any),
 ];
 
-/// Warns of annotations below our prefix that nobody reads where they are. `metadata` is the object's at that path: of a
+/// Warns of annotations below our prefix that no component reads where they are. `metadata` is the object's at that path: of a
 /// Machine or of a template.
 pub(super) fn warn_of_machine(metadata: Option<&Value>, path: &FieldPath, report: &mut Report) {
     warn(metadata, On::Machine, path, report);
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[rstest]
-    #[case::misspelt(
+    #[case::misspelled(
         On::Machine,
         "node-drain-timout",
         "10m",
@@ -209,7 +209,7 @@ mod tests {
     #[case::revision(On::Deployment, "rollback-to", "v2", "is no revision")]
     #[case::disks(On::Machine, "secondary-disks", "image", "the one value is copy")]
     #[case::provisioning(On::Machine, "provisioning-timeout", "45", "neither a duration")]
-    fn what_nobody_reads_is_reported(
+    fn a_name_without_effect_is_reported(
         #[case] here: On,
         #[case] name: &str,
         #[case] text: &str,

@@ -23,7 +23,7 @@ pub(super) fn default_template(old: Option<&Value>, template: &mut Object, setti
     default_spec(template);
     let value = |spec: &Object| object_at(spec, &["providerSpec", "value"]).cloned();
     let stored = old.and_then(|old| object_at(old.as_object()?, &["spec", "template", "spec"]));
-    // What is stored stays as it is until somebody writes another value.
+    // A stored value stays until a user writes another one.
     if stored.is_none_or(|stored| value(stored) != value(template)) {
         write_as_machine_controller(template);
     }

@@ -301,7 +301,7 @@ fn validate_version(
         None | Some(Value::Null) => "",
         Some(Value::String(text)) => text,
         Some(Value::Number(_)) => {
-            // The type is wrong, which the shape has told; why people meet it, it cannot know.
+            // The check of the shape reports the wrong type, but not why users meet it.
             report.invalid(
                 path,
                 "write the version in quotes and with all three numbers, like \"1.33.4\": YAML reads 1.30 as the number 1.3",

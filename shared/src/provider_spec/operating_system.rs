@@ -76,7 +76,7 @@ impl OperatingSystem {
         }
     }
 
-    /// Settings of `operatingSystemSpec` that nobody reads, or reads as false: warnings at `path`.
+    /// Warns at `path` of settings of `operatingSystemSpec` that have no effect, or count as false.
     pub fn warn_settings(self, spec: Option<&Value>, path: &FieldPath, report: &mut Report) {
         let (flags, texts) = self.settings();
         for (key, value) in spec.and_then(Value::as_object).into_iter().flatten() {
@@ -213,7 +213,7 @@ mod tests {
     #[case::text_for_true("ubuntu", json!({"distUpgradeOnBoot": "yes"}), "distUpgradeOnBoot: \"yes\" counts as false")]
     #[case::quoted("rhel", json!({"attachSubscription": "true"}), "attachSubscription: \"true\" counts as false")]
     #[case::number("rockylinux", json!({"distUpgradeOnBoot": 1}), "distUpgradeOnBoot: 1 counts as false")]
-    #[case::misspelt("ubuntu", json!({"distUpgradeOnBot": true}), "did you mean \"distUpgradeOnBoot\"?")]
+    #[case::misspelled("ubuntu", json!({"distUpgradeOnBot": true}), "did you mean \"distUpgradeOnBoot\"?")]
     #[case::in_capitals("ubuntu", json!({"DistUpgradeOnBoot": true}), "did you mean \"distUpgradeOnBoot\"?")]
     #[case::of_another_system("ubuntu", json!({"rhelActivationKey": "k"}), "unknown setting \"rhelActivationKey\" of ubuntu")]
     #[case::number_for_text("rhel", json!({"rhelOrganizationName": 12345}), "must be a string, not a number")]

@@ -86,7 +86,7 @@ pub struct Flags {
     #[arg(long, env = "MACHINIST_KUBELET_SKEW_POLICY", help_heading = heading::ADMISSION)]
     #[arg(default_value = "warn", ignore_case = true)]
     pub kubelet_skew_policy: crate::skew::SkewPolicy,
-    /// Where user data comes from, as the controller is told: *osm*, *builtin* or *auto*. Where Machinist makes it, settings with
+    /// Source of the user data, the same as of the controller: *osm*, *builtin* or *auto*. Where Machinist makes it, settings with
     /// which no node is made are refused.
     #[arg(long, env = "MACHINIST_BOOTSTRAP", help_heading = heading::BOOTSTRAP)]
     #[arg(default_value_t = BootstrapMode::Auto, value_parser = bootstrap_mode)]

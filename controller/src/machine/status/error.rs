@@ -4,7 +4,7 @@ use machinist_shared::api::names::condition;
 
 use super::super::conditions::{Condition, Status};
 
-/// Reasons of the summary by which nothing goes on until a person, or somebody's resources, changes something.
+/// Reasons of the summary that last until a user changes an object.
 const REASONS: &[(&str, &[&str])] = &[
     (
         "CreateError",
