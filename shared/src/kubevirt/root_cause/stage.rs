@@ -23,13 +23,18 @@ pub(super) fn stage(view: VmView<'_>) -> InfraState {
             format!("the host of VirtualMachineInstance {name} cannot be reached"),
         ),
         "Succeeded" | "Failed" if view.run_strategy == "Halted" => halted(name),
-        "Succeeded" | "Failed" if view.is_vmi_deleting => InfraState::new(
-            Reason::VMStopping,
-            format!(
-                "VirtualMachineInstance {name} is {} and is being deleted",
-                vmi.phase
-            ),
-        ),
+        // One that failed before its guest ran is deleted by KubeVirt, which starts it again: that stays a failing start.
+        "Succeeded" | "Failed" if view.is_vmi_deleting && !vmi.is_known_not_to_have_run() => {
+            failed_before(view).unwrap_or_else(|| {
+                InfraState::new(
+                    Reason::VMStopping,
+                    format!(
+                        "VirtualMachineInstance {name} is {} and is being deleted",
+                        vmi.phase
+                    ),
+                )
+            })
+        }
         "Succeeded" | "Failed" => InfraState::new(
             Reason::StartFailing,
             format!(

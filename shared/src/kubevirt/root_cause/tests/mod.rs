@@ -251,6 +251,23 @@ fn the_end_of_an_instance_that_is_being_deleted_is_not_the_end(
     );
 }
 
+/// KubeVirt deletes an instance that failed to start, and creates another.
+#[rstest]
+#[case::before_its_guest_ran(&["Scheduled", "Failed"], 0)]
+#[case::after_its_guest_ran(&["Scheduled", "Running", "Failed"], 2)]
+fn a_start_that_fails_stays_one_cause_while_its_instance_is_deleted(
+    #[case] phases: &[&str],
+    #[case] failures: i64,
+) {
+    let mut vmi = phase("Failed");
+    vmi["phaseTransitionTimestamps"] = phases.iter().map(|phase| json!({"phase": phase})).collect();
+    let vm = json!({"startFailure": {"consecutiveFailCount": failures}});
+    for is_deleting in [false, true] {
+        let state = state_with("Always", &vm, &vmi, is_deleting, &json!(null));
+        assert_eq!(state.reason, Reason::StartFailing, "{}", state.message);
+    }
+}
+
 #[rstest]
 #[case::that_waited_for_a_host(&["Pending", "Scheduling", "Failed"], "it ended before its guest ran")]
 #[case::that_had_a_host(&["Pending", "Scheduling", "Scheduled", "Failed"], "it ended before its guest ran")]

@@ -40,7 +40,7 @@ async fn a_node_that_has_not_been_ready_for_long_is_not_drained() -> Result<()> 
     case.nodes()
         .patch_status(WORKER, &PatchParams::default(), &patch)
         .await?;
-    is_deleted_without_drain(case, "has not been Ready").await
+    is_deleted_without_drain(case, "Node NotReady for").await
 }
 
 #[tokio::test]
