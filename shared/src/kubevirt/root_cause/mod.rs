@@ -1,7 +1,7 @@
 //! Why a VM does not run: one reason from a closed list, and a human-readable message.
 //!
 //! The search for the root cause checks in this order: the VM's own failure, its disks, the launcher pod, the guest.
-//! The first one with an error provides the message, in that object's own words. A transient cause is_transient when
+//! The first one with an error provides the message, in that object's own words. A transient cause ends when
 //! its own cause goes away; a terminal one does not.
 
 mod disks;
@@ -135,7 +135,7 @@ pub fn root_cause(view: VmView<'_>) -> InfraState {
         .or_else(|| disks::progress(view))
         .or_else(|| launcher::trouble(view));
     if let Some(end) = guest::ended(view) {
-        // Nothing is_transient any more, whatever else is wrong; but that may be why.
+        // The guest does not start again, whatever else is wrong; but that may be why it ended.
         return match in_the_way.filter(|cause| !cause.is_progress()) {
             Some(cause) if cause.is_terminal() => cause,
             Some(cause) => InfraState::new(

