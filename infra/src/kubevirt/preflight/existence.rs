@@ -41,7 +41,7 @@ const FILE_SYSTEM_OVERHEAD: f64 = 0.25;
 /// Cached objects, reduced to the relevant fields.
 #[derive(Debug)]
 pub(super) struct Existence {
-    /// Of the server that is asked, which is told of each answer.
+    /// Limiter of the server, which records each response.
     limiter: Arc<ServerLimiter>,
     known: TtlMap<Named, Cached>,
     quotas: CachedList<ResourceQuota>,

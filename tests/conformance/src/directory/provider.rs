@@ -166,7 +166,7 @@ pub(super) struct Memory {
 
 #[derive(Debug, Default)]
 pub(super) struct InstanceState {
-    /// What is there, or why nobody is_absence_conclusive; `None` before the first look.
+    /// The listed files, or why they cannot be listed; `None` before the first list.
     pub(super) known: Option<Result<Contents, String>>,
     pub(super) removals: u64,
 }

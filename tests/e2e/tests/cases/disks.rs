@@ -1,5 +1,5 @@
 //! Disks of every make that storage and CDI have: claims that CDI fills through others, volumes that wait for their
-//! first consumer, clones, and what becomes of them when somebody restarts or deletes the VM.
+//! first consumer, clones, and what happens to them when a user restarts or deletes the VM.
 
 use anyhow::{Result, ensure};
 use e2e::{
