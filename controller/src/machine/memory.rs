@@ -14,6 +14,7 @@ use super::mass_loss_guard::MassLossGuards;
 use super::node_conflicts::NodeConflicts;
 use super::start_limiter::StartLimiter;
 use super::times::Times;
+use super::unconfirmed_causes::UnconfirmedCauses;
 use crate::csr::reported::Reported;
 use crate::csr::reserved_addresses::Known;
 use crate::runtime::recreation::Recreations;
@@ -45,6 +46,8 @@ pub struct Memory {
     pub failures: Failures,
     /// VMs that were created.
     pub recreations: Recreations,
+    /// Causes that may pass within a moment.
+    pub unconfirmed_causes: UnconfirmedCauses,
     /// Refusals of serving certificates that were reported.
     pub reported: Reported,
 }
@@ -65,6 +68,7 @@ impl Memory {
             times: Times::default(),
             failures: Failures::default(),
             recreations: Recreations::default(),
+            unconfirmed_causes: UnconfirmedCauses::default(),
             reported: Reported::default(),
         }
     }
@@ -75,6 +79,7 @@ impl Memory {
         self.failures.clear(key);
         self.failures.creations.forget(key);
         self.recreations.end(key);
+        self.unconfirmed_causes.forget(key);
         self.drain_slots.forget(key);
         self.surge_reservations.forget(key);
         self.drains.close(key);

@@ -36,5 +36,6 @@ pub mod snapshot;
 pub mod start_limiter;
 pub mod status;
 pub mod times;
+pub mod unconfirmed_causes;
 pub mod user_data_source;
 pub mod vm_creations;

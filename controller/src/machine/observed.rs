@@ -65,6 +65,8 @@ pub struct Observed {
     pub leading_since: Timestamp,
     /// Whether the clocks differ by little enough.
     pub skew: Skew,
+    /// Since when the cause is seen that its infra cluster reports, where it may pass within a moment.
+    pub unconfirmed_since: Timestamp,
     /// The last write that failed, until it may be tried again.
     pub failure: Option<Failure>,
 }

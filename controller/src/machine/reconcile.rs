@@ -168,6 +168,8 @@ impl Reconciler for MachineReconciler {
     ) -> Result<Requeue, Stop<String>> {
         self.report_let_go(key).await;
         snapshot.handles.keep(&self.context, &self.memory, key);
+        let infra = &snapshot.observed.infra;
+        self.memory.unconfirmed_causes.note(key, infra, now);
         let plan = self.reserved(&mut snapshot, plan, now);
         let (plan, creating) = match self.started(&mut snapshot, plan, now) {
             Ok(started) => started,

@@ -242,6 +242,7 @@ pub async fn observe(
         requests: asked(context, memory, machine),
         leading_since: memory.leading_since.get().copied().unwrap_or(now),
         skew: context.clock.skew(),
+        unconfirmed_since: memory.unconfirmed_causes.since(key).unwrap_or(now),
         failure: memory.failures.pending(key, machine, now),
     };
     (observed, handles)

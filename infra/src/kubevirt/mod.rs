@@ -526,6 +526,7 @@ pub fn instance(vm: &Vm, vmi: Option<&Vmi>, volumes: &[Arc<DataVolume>]) -> Inst
             terminal: cause.is_terminal(),
             progress: cause.is_progress(),
             is_retry: cause.is_retry,
+            is_unconfirmed: cause.is_unconfirmed,
             reason: format!("{:?}", cause.reason),
             message: cause.message,
         },

@@ -146,6 +146,8 @@ pub struct InstanceState {
     pub progress: bool,
     /// A failed preparation is tried again: the cause reported before still holds.
     pub is_retry: bool,
+    /// It is reported for a moment where nothing is wrong, too: a cause once it has lasted.
+    pub is_unconfirmed: bool,
     /// CamelCase reason.
     pub reason: String,
     /// Human-readable message.

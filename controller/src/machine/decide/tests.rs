@@ -194,6 +194,7 @@ fn observed(machine: StoredMachine, open: Open) -> Observed {
         },
         leading_since: "2026-01-01T00:00:00Z".parse().unwrap(),
         skew: Skew::Small,
+        unconfirmed_since: now(),
         failure: None,
     }
 }
@@ -616,6 +617,39 @@ fn an_import_keeps_its_cause_while_it_is_tried_again(
         .find(|c| c.kind == "InfrastructureReady")
         .unwrap();
     assert_eq!((condition.reason.as_str(), condition.message.as_str()), shown);
+}
+
+/// CDI says for a moment that it could not create a pod when its cache does not show yet that it just did.
+#[rstest]
+#[case::that_is_new(NOW, false)]
+#[case::that_lasts("2026-01-01T11:59:55Z", true)]
+fn a_cause_that_may_pass_is_reported_once_it_has_lasted(#[case] since: &str, #[case] is_reported: bool) {
+    let mut starting = recorded();
+    starting["status"]["conditions"] = json!([
+        {"type": "InfrastructureReady", "status": "False", "reason": "VMStarting", "message": "m", "lastTransitionTime": NOW}
+    ]);
+    let failing = Open {
+        state: VmState {
+            is_unconfirmed: true,
+            reason: "DiskImportFailing".into(),
+            message: "ErrStartingPod".into(),
+            ..VmState::default()
+        },
+        ..running()
+    };
+    let mut o = observed(machine(&starting), failing);
+    o.unconfirmed_since = since.parse().unwrap();
+    let plan = decide(&o, now());
+    let tells = |step: &Step| match step {
+        Step::PatchMachine(patch) => patch.to_string().contains("ErrStartingPod"),
+        Step::Event(event) => format!("{event:?}").contains("ErrStartingPod"),
+        _ => false,
+    };
+    assert_eq!(
+        plan.steps.iter().filter(|step| tells(step)).count(),
+        if is_reported { 2 } else { 0 }
+    );
+    assert!(plan.again.is_some() || is_reported, "it is looked at again");
 }
 
 #[test]

@@ -8,12 +8,14 @@ use machinist_infra::kube::clock::Skew;
 use machinist_infra::provider::Instance;
 use machinist_shared::api::names::{annotation, condition};
 
+use super::super::clock::Wait;
 use super::super::conditions::{Condition, Status, Urgency, Words};
 use super::super::observed::Open;
 use super::super::ownership::provider_id_of;
 use super::super::reason::Reason;
 use super::super::record::Record;
-use super::{Flow, PhaseResult, View, replacement};
+use super::super::unconfirmed_causes::CONFIRMED_AFTER;
+use super::{Flow, Kept, PhaseResult, View, replacement};
 use crate::cache::SpecState;
 use crate::config::{self, OptionalDuration};
 
@@ -108,6 +110,12 @@ const IMPORT_FAILING: &str = "DiskImportFailing";
 /// Answers `InfrastructureReady` with the root cause.
 fn state(view: &View<'_>, open: &Open) -> PhaseResult {
     let state = &open.state;
+    if state.is_unconfirmed {
+        let since = view.observed.unconfirmed_since;
+        if let Wait::Left(left) = Wait::of(since, CONFIRMED_AFTER, view.now) {
+            return PhaseResult::default().keeping(Kept::Conditions).requeue(left);
+        }
+    }
     let former = view.record().and_then(|record| record.former.as_ref());
     let mut message = state.message.clone();
     if !state.ready {

@@ -3,6 +3,9 @@
 use super::{InfraState, Reason, VmView, is_about_quota, reason_and_message};
 use crate::kubevirt::observed::{Condition, DataVolumeStatus, find};
 
+/// CDI could not create the importer's pod. It says so as well when its cache does not show yet that it just did.
+const POD_NOT_CREATED: &str = "ErrStartingPod";
+
 /// An importer with this many restarts is failing, even while it runs.
 const RESTARTS: i64 = 3;
 
@@ -65,7 +68,8 @@ fn is_transient(name: &str, status: &DataVolumeStatus) -> Option<InfraState> {
         return state(Reason::DiskQuotaExceeded, &reason_and_message(quota));
     }
     if let Some((reason, running)) = running.and_then(|c| Some((importer(c)?, c))) {
-        return state(reason, &reason_and_message(running));
+        let failing = state(reason, &reason_and_message(running));
+        return failing.map(|failing| failing.unconfirmed(running.reason == POD_NOT_CREATED));
     }
     if let Some(bound) = bound.filter(|c| is_claim_failing(c)) {
         return state(Reason::DiskClaimFailing, &reason_and_message(bound));

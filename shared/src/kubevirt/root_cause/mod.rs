@@ -58,6 +58,8 @@ pub struct InfraState {
     pub message: String,
     /// A failed import is tried again: the cause of the failure, reported before, still holds.
     pub is_retry: bool,
+    /// It is reported for a moment where nothing is wrong, too: a cause once it has lasted.
+    pub is_unconfirmed: bool,
 }
 
 impl InfraState {
@@ -66,6 +68,14 @@ impl InfraState {
             reason,
             message: message.into(),
             is_retry: false,
+            is_unconfirmed: false,
+        }
+    }
+
+    fn unconfirmed(self, is_unconfirmed: bool) -> Self {
+        Self {
+            is_unconfirmed,
+            ..self
         }
     }
 

@@ -219,6 +219,7 @@ fn state(guest: Option<&GuestFile>) -> InstanceState {
     };
     InstanceState {
         is_retry: false,
+        is_unconfirmed: false,
         ready,
         terminal: false,
         progress: !ready,

@@ -25,6 +25,9 @@ async fn a_machine_becomes_a_node_within_its_budget_and_leaves_nothing() -> Resu
     case.settled().await;
     let created = budget::Ledger::of_controller(&case.bed);
     println!("From apply to Node:\n{}", created.table());
+    // What was written too often is mostly told by an Event.
+    let events = ["get", "events", "--namespace", manifest::NAMESPACE];
+    println!("{}", case.bed.user().kubectl_ok(&events, "").await?);
 
     let approvals = created
         .entries

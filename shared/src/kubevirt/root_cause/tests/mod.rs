@@ -327,6 +327,7 @@ fn trouble_of_the_importer_is_no_progress(#[case] why: &str, #[case] reason: Rea
     assert_eq!(state.reason, reason, "{}", state.message);
     let speaks = state.message.contains("secret \"nosuch\" not found");
     assert_eq!(speaks, reason != Reason::ImportingDisk, "{}", state.message);
+    assert_eq!(state.is_unconfirmed, why == "ErrStartingPod");
 }
 
 #[rstest]
