@@ -11,6 +11,7 @@ pub mod certificates;
 pub mod config;
 pub mod context;
 pub mod csr;
+pub mod kstatus;
 pub mod leader;
 pub mod machine;
 pub mod machine_deployment;

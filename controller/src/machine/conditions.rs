@@ -174,16 +174,18 @@ pub fn with_summary(mut conditions: Vec<Condition>) -> Vec<Condition> {
         };
         blocks.then_some(found)
     });
+    // A drain says more of what it waits for than that it goes on.
+    let is_drained = |cause: &Condition| cause.reason == Reason::DrainingNode.as_str();
+    let drain = conditions
+        .iter()
+        .find(|c| c.kind == condition::DRAINED && c.status == Status::False);
+    let blocking = blocking.map(|cause| drain.filter(|_| is_drained(cause)).unwrap_or(cause));
     let ready = match blocking {
         None => Condition::new(condition::READY, Status::True, Reason::NodeReady, ""),
         Some(cause) => Condition {
             kind: condition::READY,
             status: Status::False,
-            reason: if cause.kind == condition::DELETING {
-                Reason::Deleting.as_str().to_owned()
-            } else {
-                cause.reason.clone()
-            },
+            reason: cause.reason.clone(),
             message: cause.message.clone(),
             urgency: cause.urgency,
             words: cause.words,

@@ -172,12 +172,14 @@ pub enum Infra {
 }
 
 /// What is known of a guest.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct GuestView {
     /// It has run: its user data may have been read.
     pub started: bool,
     /// UID of the VM that it belongs to, if it says so.
     pub instance: Option<String>,
+    /// The host that it runs on, if that is known.
+    pub host: Option<String>,
 }
 
 /// An infra cluster that answers.

@@ -8,7 +8,6 @@ reasons! {
 pub enum Reason {
     // Ready
     NodeReady = "NodeReady",
-    Deleting = "Deleting",
     // InfrastructureReachable
     Reachable = "Reachable",
     Connecting = "Connecting",

@@ -331,6 +331,7 @@ async fn look(
     let view = sight.guest.as_ref().map(|guest| GuestView {
         started: guest.started,
         instance: guest.instance.clone(),
+        host: guest.host.clone(),
     });
     let guest = sight.guest.unwrap_or_default();
     let (addresses, eviction) = (guest.addresses, guest.eviction);

@@ -1,8 +1,9 @@
 //! Conditions of a MachineDeployment: whether it has what it needs, and how its rollout goes.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use machinist_shared::api::MachineDeploymentCondition;
+
+use crate::kstatus::{self, Wanted};
 
 /// Enough Machines are available.
 pub const AVAILABLE: &str = "Available";
@@ -26,6 +27,8 @@ pub enum Reason {
     MachineSetUpdated = "MachineSetUpdated",
     /// All Machines are of the template, and available.
     NewMachineSetAvailable = "NewMachineSetAvailable",
+    /// They were, and some are not available any more.
+    MachinesUnavailable = "MachinesUnavailable",
     /// Nothing has moved for `progressDeadlineSeconds`.
     ProgressDeadlineExceeded = "ProgressDeadlineExceeded",
     /// `spec.paused`.
@@ -97,30 +100,13 @@ pub fn put(
     updated: Option<Timestamp>,
     now: Timestamp,
 ) {
-    let old = find(conditions, kind).cloned();
-    let same_status = old.as_ref().is_some_and(|old| old.status == verdict.status);
-    let same = same_status
-        && old.as_ref().is_some_and(|old| {
-            old.reason.as_deref() == Some(verdict.reason.as_str())
-                && old.message.as_deref().unwrap_or_default() == verdict.message
-        });
-    let kept = |time: Option<&Time>, keep: bool| time.filter(|_| keep).cloned().or(Some(Time(now)));
-    let old = old.as_ref();
-    let new = MachineDeploymentCondition {
-        type_: kind.to_owned(),
-        status: verdict.status.to_owned(),
-        reason: Some(verdict.reason.as_str().to_owned()),
-        message: Some(verdict.message.clone()),
-        last_update_time: match updated {
-            Some(updated) => Some(Time(updated)),
-            None => kept(old.and_then(|old| old.last_update_time.as_ref()), same),
-        },
-        last_transition_time: kept(old.and_then(|old| old.last_transition_time.as_ref()), same_status),
+    let wanted = Wanted {
+        kind,
+        status: verdict.status,
+        reason: verdict.reason.as_str(),
+        message: &verdict.message,
     };
-    match conditions.iter_mut().find(|condition| condition.type_ == kind) {
-        Some(slot) => *slot = new,
-        None => conditions.push(new),
-    }
+    kstatus::put(conditions, wanted, updated, now);
 }
 
 #[cfg(test)]

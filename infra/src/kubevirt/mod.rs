@@ -216,6 +216,7 @@ async fn get(open: &OpenInfra, name: &str, disks: &[String]) -> Result<InstanceV
             proven_addresses: vmi.proven_addresses(),
             eviction: eviction(vmi),
             instance: owner(vmi),
+            host: Some(vmi.status.node_name.clone()).filter(|host| !host.is_empty()),
         }),
         instance: vm.map(|vm| Arc::new(instance(&vm, vmi.as_deref(), &volumes))),
         disks: volumes

@@ -97,6 +97,8 @@ pub struct Guest {
     pub eviction: Eviction,
     /// UID of its instance; `None` if it is unknown.
     pub instance: Option<String>,
+    /// The host that it runs on; `None` if it is unknown.
+    pub host: Option<String>,
 }
 
 /// An object left behind by a deleted Machine.

@@ -28,83 +28,78 @@ pub fn file_name(crd: &Value) -> String {
 
 fn machine() -> Value {
     let columns = [
-        column("Provider", "string", ".spec.providerSpec.value.cloudProvider"),
-        column("OS", "string", ".spec.providerSpec.value.operatingSystem"),
-        column("Node", "string", ".status.nodeRef.name"),
-        column("Kubelet", "string", ".spec.versions.kubelet"),
-        column("Address", "string", ".status.addresses[0].address"),
-        column("Age", "date", ".metadata.creationTimestamp"),
-        deleted(),
-        // Machinist's own column comes after those that scripts know by position.
-        column("Phase", "string", ".status.phase"),
+        column("Phase", ".status.phase"),
+        column("Ready", &condition("Ready", "status")),
+        column("Reason", &condition("Ready", "reason")),
+        column("Node", ".status.nodeRef.name"),
+        column("Version", ".status.versions.kubelet"),
+        age(),
+        wide(column("Message", &condition("Ready", "message"))),
+        wide(column("OS", ".spec.providerSpec.value.operatingSystem")),
+        wide(column("Address", ".status.addresses[0].address")),
+        wide(column("ProviderID", ".spec.providerID")),
+        wide(column("Host", ".status.providerStatus.host")),
+    ];
+    let selectable = [
+        ".status.phase",
+        ".status.nodeRef.name",
+        ".status.versions.kubelet",
     ];
     // There is no status subresource: the controller writes status together with finalizers and providerID.
-    definition::<Machine>("Machine", "ma", &columns, &Value::Null)
+    definition::<Machine>("Machine", "ma", &columns, &selectable, &Value::Null)
 }
 
 fn machine_set() -> Value {
     let mut columns = replica_columns();
-    columns.extend(template_columns());
-    columns.push(column(
-        "MachineDeployment",
-        "string",
-        ".metadata.ownerReferences[0].name",
-    ));
-    columns.extend(template_tail());
-    definition::<MachineSet>("MachineSet", "ms", &columns, &scalable())
+    columns.extend([
+        column("Owner", ".metadata.ownerReferences[0].name"),
+        age(),
+        wide(column("Reason", &condition("Ready", "reason"))),
+        wide(column("Message", &condition("Ready", "message"))),
+    ]);
+    definition::<MachineSet>("MachineSet", "ms", &columns, &[], &scalable())
 }
 
 fn machine_deployment() -> Value {
     let mut columns = replica_columns();
-    columns.extend(template_columns());
-    columns.extend(template_tail());
-    // Machinist's own columns come after those that scripts know by position: whether the rollout is complete,
-    // progressing or stuck, and why.
-    columns.push(column("Rollout", "string", &progressing("reason")));
-    columns.push(column("Message", "string", &progressing("message")));
-    definition::<MachineDeployment>("MachineDeployment", "md", &columns, &scalable())
+    columns.insert(3, integer("Up-To-Date", ".status.updatedReplicas"));
+    columns.extend([
+        column("Rollout", &condition("Progressing", "reason")),
+        age(),
+        wide(column("Message", &condition("Progressing", "message"))),
+    ]);
+    definition::<MachineDeployment>("MachineDeployment", "md", &columns, &[], &scalable())
 }
 
-fn progressing(field: &str) -> String {
-    format!(r#".status.conditions[?(@.type=="Progressing")].{field}"#)
+fn condition(kind: &str, field: &str) -> String {
+    format!(r#".status.conditions[?(@.type=="{kind}")].{field}"#)
 }
 
 fn replica_columns() -> Vec<Value> {
     vec![
-        column("Replicas", "integer", ".spec.replicas"),
-        column("Available-Replicas", "integer", ".status.availableReplicas"),
+        integer("Desired", ".spec.replicas"),
+        integer("Current", ".status.replicas"),
+        integer("Ready", ".status.readyReplicas"),
+        integer("Available", ".status.availableReplicas"),
     ]
 }
 
-fn template_columns() -> [Value; 2] {
-    [
-        column(
-            "Provider",
-            "string",
-            ".spec.template.spec.providerSpec.value.cloudProvider",
-        ),
-        column(
-            "OS",
-            "string",
-            ".spec.template.spec.providerSpec.value.operatingSystem",
-        ),
-    ]
+fn age() -> Value {
+    json!({ "name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp" })
 }
 
-fn template_tail() -> [Value; 3] {
-    [
-        column("Kubelet", "string", ".spec.template.spec.versions.kubelet"),
-        column("Age", "date", ".metadata.creationTimestamp"),
-        deleted(),
-    ]
+fn integer(name: &str, path: &str) -> Value {
+    json!({ "name": name, "type": "integer", "jsonPath": path })
 }
 
-fn column(name: &str, kind: &str, path: &str) -> Value {
-    json!({ "name": name, "type": kind, "jsonPath": path })
+fn column(name: &str, path: &str) -> Value {
+    json!({ "name": name, "type": "string", "jsonPath": path })
 }
 
-fn deleted() -> Value {
-    json!({ "name": "Deleted", "type": "date", "jsonPath": ".metadata.deletionTimestamp", "priority": 1 })
+/// Only with `-o wide`.
+fn wide(mut column: Value) -> Value {
+    column["priority"] = json!(1);
+    column
 }
 
 fn scalable() -> Value {
@@ -118,7 +113,13 @@ fn scalable() -> Value {
     })
 }
 
-fn definition<T: JsonSchema>(kind: &str, short: &str, columns: &[Value], subresources: &Value) -> Value {
+fn definition<T: JsonSchema>(
+    kind: &str,
+    short: &str,
+    columns: &[Value],
+    selectable: &[&str],
+    subresources: &Value,
+) -> Value {
     let singular = kind.to_lowercase();
     let plural = format!("{singular}s");
     let mut version = json!({
@@ -128,6 +129,10 @@ fn definition<T: JsonSchema>(kind: &str, short: &str, columns: &[Value], subreso
         "additionalPrinterColumns": columns,
         "schema": { "openAPIV3Schema": described::<T>() },
     });
+    if !selectable.is_empty() {
+        let fields = selectable.iter().map(|path| json!({ "jsonPath": path }));
+        version["selectableFields"] = fields.collect();
+    }
     if !subresources.is_null() {
         version["subresources"] = subresources.clone();
     }
@@ -152,6 +157,7 @@ fn definition<T: JsonSchema>(kind: &str, short: &str, columns: &[Value], subreso
                 "plural": plural,
                 "singular": singular,
                 "shortNames": [short],
+                "categories": ["machinist"],
             },
             "versions": [version],
         },
@@ -267,22 +273,26 @@ mod tests {
     }
 
     #[rstest]
-    #[case(0, &["Provider", "OS", "Node", "Kubelet", "Address", "Age", "Deleted", "Phase"])]
-    #[case(1, &["Replicas", "Available-Replicas", "Provider", "OS", "MachineDeployment", "Kubelet", "Age", "Deleted"])]
-    #[case(2, &["Replicas", "Available-Replicas", "Provider", "OS", "Kubelet", "Age", "Deleted", "Rollout", "Message"])]
-    fn columns_are_where_scripts_expect_them(#[case] index: usize, #[case] want: &[&str]) {
+    #[case(0, &["Phase", "Ready", "Reason", "Node", "Version", "Age"], &["Message", "OS", "Address", "ProviderID", "Host"])]
+    #[case(1, &["Desired", "Current", "Ready", "Available", "Owner", "Age"], &["Reason", "Message"])]
+    #[case(2, &["Desired", "Current", "Ready", "Up-To-Date", "Available", "Rollout", "Age"], &["Message"])]
+    fn columns_tell_what_is_wrong(#[case] index: usize, #[case] always: &[&str], #[case] wide: &[&str]) {
         let crd = &all()[index];
-        let columns = crd
-            .pointer("/spec/versions/0/additionalPrinterColumns")
-            .unwrap()
-            .as_array()
-            .unwrap();
-        assert_eq!(
-            columns
+        let columns = crd.pointer("/spec/versions/0/additionalPrinterColumns");
+        let columns = columns.and_then(Value::as_array).unwrap();
+        let (hidden, shown): (Vec<_>, Vec<_>) = columns.iter().partition(|column| column["priority"] == 1);
+        let names = |columns: Vec<&Value>| -> Vec<String> {
+            let names = columns
                 .iter()
-                .map(|c| c["name"].as_str().unwrap())
-                .collect::<Vec<_>>(),
-            want
+                .map(|column| column["name"].as_str().unwrap().to_owned());
+            names.collect()
+        };
+        assert_eq!(
+            (names(shown), names(hidden)),
+            (
+                always.iter().map(|s| (*s).to_owned()).collect(),
+                wide.iter().map(|s| (*s).to_owned()).collect()
+            )
         );
     }
 

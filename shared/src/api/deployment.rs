@@ -111,7 +111,8 @@ pub struct MachineDeploymentStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label_selector: Option<String>,
     /// `Available`: enough Machines are available. `Progressing`: the rollout progresses or is complete; `False` with
-    /// the cause if it is stuck.
+    /// the cause if it is stuck. `Ready`: the rollout is complete and all Machines are available; `Reconciling`: not yet;
+    /// `Stalled`: not until a person changes something.
     #[serde(
         default,
         deserialize_with = "without_nulls",
@@ -136,11 +137,11 @@ pub struct RolloutStatus {
     pub completed_generation: Option<i64>,
 }
 
-/// A condition of a MachineDeployment.
+/// A condition of a MachineDeployment or MachineSet.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct MachineDeploymentCondition {
-    /// `Available`, `Progressing` or `RolledBack`.
+    /// `Available`, `Progressing`, `RolledBack`, `Ready`, `Reconciling` or `Stalled`.
     #[serde(default, rename = "type")]
     pub type_: String,
     /// `True`, `False` or `Unknown`.

@@ -5,9 +5,9 @@ use kube_core::ObjectMeta;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::MachineSpec;
 use super::explain::TemplateMetadata;
 use super::lenient::{null_default, without_nulls};
+use super::{MachineDeploymentCondition, MachineSpec};
 
 /// A MachineSet maintains a number of Machines of one template.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -97,4 +97,12 @@ pub struct MachineSetStatus {
     /// The error, with the response of the API server.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error_message: Option<String>,
+    /// `Ready`: as many Machines as asked for are available. `Reconciling`: not yet. `Stalled`: not until a person changes
+    /// something.
+    #[serde(
+        default,
+        deserialize_with = "without_nulls",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub conditions: Option<Vec<MachineDeploymentCondition>>,
 }

@@ -114,7 +114,7 @@ fn running() -> Open {
         vm: Some(vm(&json!({}))),
         guest: Some(GuestView {
             started: true,
-            instance: None,
+            ..GuestView::default()
         }),
         addresses: vec!["10.0.0.7".into()],
         proven_addresses: vec!["10.0.0.7".into()],
@@ -376,6 +376,7 @@ fn a_guest_that_outlives_a_vm_that_vanished_keeps_its_volumes() {
     let guest = Some(GuestView {
         started: true,
         instance: Some("v1".to_owned()),
+        ..GuestView::default()
     });
     let mut o = observed(machine(&recorded()), Open { guest, ..open() });
     o.node = Some(node(&json!({})));
@@ -619,6 +620,36 @@ fn an_import_keeps_its_cause_while_it_is_tried_again(
     assert_eq!((condition.reason.as_str(), condition.message.as_str()), shown);
 }
 
+/// The host is for people: it costs a write of its own only where the VM has moved to another.
+#[test]
+fn the_host_of_a_vm_is_recorded_and_followed() {
+    let patch_on = |stored: &Value, host: &str| {
+        let mut open = running();
+        open.guest.as_mut().unwrap().host = Some(host.to_owned());
+        let mut o = observed(machine(stored), open);
+        o.node = Some(node(&json!({})));
+        let plan = decide(&o, now());
+        plan.steps.into_iter().find_map(|step| match step {
+            Step::PatchMachine(patch) => Some(patch),
+            _ => None,
+        })
+    };
+    let mut stored = recorded();
+    while let Some(patch) = patch_on(&stored, "kv-1") {
+        json_patch::merge(&mut stored, &patch);
+    }
+    assert_eq!(stored["status"]["providerStatus"]["host"], "kv-1");
+    assert_eq!(
+        patch_on(&stored, "kv-2"),
+        Some(json!({"status": {"providerStatus": {"host": "kv-2"}}}))
+    );
+    stored["status"]["phase"] = "Provisioning".into();
+    assert_ne!(
+        patch_on(&stored, "kv-2").unwrap(),
+        json!({"status": {"providerStatus": {"host": "kv-2"}}})
+    );
+}
+
 /// CDI says for a moment that it could not create a pod when its cache does not show yet that it just did.
 #[rstest]
 #[case::that_is_new(NOW, false)]
@@ -649,7 +680,7 @@ fn a_cause_that_may_pass_is_reported_once_it_has_lasted(#[case] since: &str, #[c
         plan.steps.iter().filter(|step| tells(step)).count(),
         if is_reported { 2 } else { 0 }
     );
-    assert!(plan.again.is_some() || is_reported, "it is looked at again");
+    assert!(plan.again.is_some() || is_reported, "it is reconciled again");
 }
 
 #[test]

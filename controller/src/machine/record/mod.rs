@@ -34,6 +34,9 @@ pub struct Record {
     /// asked for.
     #[serde(default, rename = "vmDeleting", skip_serializing_if = "std::ops::Not::not")]
     pub vm_deleting: bool,
+    /// The host that the VM runs on, for people. Written with what else is written, or when it changes later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
     /// When it was first seen, by the clock of the user cluster's API server; absent for VMs that we did not make.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vm_seen: Option<Timestamp>,

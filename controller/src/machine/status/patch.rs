@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::super::clock;
 use super::super::conditions::{self, Change, Condition, Status};
-use super::super::observed::Observed;
+use super::super::observed::{Infra, Observed};
 use super::super::phase::Phase;
 use super::super::phases::{Field, Kept, PhaseResult};
 use super::super::plan::Event;
@@ -71,7 +71,10 @@ impl Written {
             is_status_alone: finalizers.is_none() && before == machine.record.as_ref(),
             ..Self::default()
         };
-        let is_due = !status.is_empty() || !provider_status.is_empty() || finalizers.is_some();
+        let host =
+            host(observed).filter(|host| before.is_some_and(|record| record.host.as_ref() != Some(host)));
+        let has_moved = host.is_some() && phase == Phase::Running && !is_new;
+        let is_due = has_moved || !status.is_empty() || !provider_status.is_empty() || finalizers.is_some();
         let born = machine.metadata.creation_timestamp.as_ref().map(|time| time.0);
         let listed = match conditions::change(stored, &wanted, now, born, observed.settings.progress) {
             Change::None => None,
@@ -92,6 +95,7 @@ impl Written {
         }
         if is_written || result.provider_id.is_some() {
             provider_status.extend(of_progress);
+            provider_status.extend(host.map(|host| ("host".to_owned(), json!(host))));
         }
         if !provider_status.is_empty() {
             status.insert("providerStatus".to_owned(), Value::Object(provider_status));
@@ -166,6 +170,14 @@ fn fields(
     status
 }
 
+/// The host that the VM runs on.
+fn host(observed: &Observed) -> Option<&String> {
+    match &observed.infra {
+        Infra::Open(open) => open.guest.as_ref()?.host.as_ref(),
+        _ => None,
+    }
+}
+
 /// The finalizers as they should be, if they differ from what is stored.
 fn finalizers(machine: &StoredMachine, result: &PhaseResult) -> Option<Vec<String>> {
     let stored = machine.metadata.finalizers.clone().unwrap_or_default();
@@ -203,14 +215,21 @@ pub(super) fn wanted(observed: &Observed, result: &PhaseResult) -> Vec<Condition
     conditions::with_summary(wanted)
 }
 
+/// The reason of a VM that is paused, as the root cause has it.
+const VM_PAUSED: &str = "VMPaused";
+
 fn phase(observed: &Observed, result: &PhaseResult, wanted: &[Condition]) -> Phase {
     let running = |c: &Condition| c.kind == condition::NODE_READY && c.status == Status::True;
+    // Its Node is Ready until its kubelet is missed.
+    let is_paused = wanted
+        .iter()
+        .any(|c| c.kind == condition::INFRASTRUCTURE_READY && c.reason == VM_PAUSED);
     let record = result.record.as_ref().or(observed.machine.record.as_ref());
     if observed.machine.is_deleting() {
         Phase::Deleting
     } else if result.is_failed() {
         Phase::Failed
-    } else if result.node_is_ready || wanted.iter().any(running) {
+    } else if !is_paused && (result.node_is_ready || wanted.iter().any(running)) {
         Phase::Running
     } else if record.is_some_and(|record| record.vm_uid.is_some()) {
         Phase::Provisioning

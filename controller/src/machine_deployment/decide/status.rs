@@ -12,6 +12,7 @@ use super::pool::Pool;
 use super::rollout_limits::Limits;
 use super::writes::until;
 use crate::cache::overlap;
+use crate::kstatus::{self, Health};
 
 /// What else holds the rollout up.
 #[derive(Default)]
@@ -68,6 +69,9 @@ pub(super) fn decide(pool: &Pool<'_>, findings: &Findings, now: Timestamp) -> Sh
         progress.last,
         now,
     );
+    let (health, reason) = health(progress.verdict.reason, &counts, limits, is_complete);
+    let why = (reason.as_str(), progress.verdict.message.as_str());
+    kstatus::put_health(&mut conditions, health, why, now);
     match overlap(&pool.observed.overlaps) {
         Some(verdict) => conditions::put(&mut conditions, SELECTOR_OVERLAP, &verdict, None, now),
         None => conditions.retain(|found| found.type_ != SELECTOR_OVERLAP),
@@ -80,6 +84,23 @@ pub(super) fn decide(pool: &Pool<'_>, findings: &Findings, now: Timestamp) -> Sh
         },
         is_complete,
         requeue_after: progress.requeue_after,
+    }
+}
+
+/// What a tool that waits for the deployment reads, and why.
+fn health(progress: Reason, counts: &Status, limits: Limits, is_complete: bool) -> (Health, Reason) {
+    let is_available = counts.available == limits.desired && counts.replicas == limits.desired;
+    match progress {
+        Reason::InvalidSpec
+        | Reason::ProgressDeadlineExceeded
+        | Reason::RolloutHalted
+        | Reason::MachineSetChangedAtAdmission
+        | Reason::TooManyCreations => (Health::Failed, progress),
+        Reason::NewMachineSetAvailable if is_complete => (Health::Current, progress),
+        // A person wants it so.
+        Reason::DeploymentPaused | Reason::WaitingForDeletion if is_available => (Health::Current, progress),
+        Reason::NewMachineSetAvailable => (Health::InProgress, Reason::MachinesUnavailable),
+        _ => (Health::InProgress, progress),
     }
 }
 

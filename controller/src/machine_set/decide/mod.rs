@@ -23,6 +23,7 @@ use super::observed::Observed;
 use super::plan::{Plan, Step};
 use crate::autoscaler;
 use crate::cache::{StoredMachine, StoredMachineSet, overlap};
+use crate::runtime::creation_limit::TOO_MANY_CREATIONS;
 use crate::telemetry::events::Event;
 
 /// Something wrong, as the status shows it.
@@ -30,6 +31,18 @@ use crate::telemetry::events::Event;
 struct Trouble {
     reason: &'static str,
     message: String,
+}
+
+impl Trouble {
+    /// Nothing changes until a person does something.
+    fn needs_person(&self) -> bool {
+        [
+            INVALID_CONFIGURATION,
+            MACHINE_CHANGED_AT_ADMISSION,
+            TOO_MANY_CREATIONS,
+        ]
+        .contains(&self.reason)
+    }
 }
 
 /// `status.errorReason` of a spec that cannot be obeyed.
@@ -108,7 +121,7 @@ pub fn decide(observed: &Observed, now: Timestamp) -> Plan {
     let is_status_due = !is_status_held(observed, now) && (work.steps.is_empty() || observed.status_overdue);
     let shown = if is_status_due {
         let is_news = has_failed && observed.failure.as_ref().is_some_and(|failure| failure.is_news);
-        shown(set, &counts, work.trouble.as_ref(), is_news)
+        shown(set, &counts, work.trouble.as_ref(), is_news, now)
     } else {
         Vec::new()
     };
@@ -271,8 +284,9 @@ fn shown(
     counts: &status::Counts,
     trouble: Option<&Trouble>,
     is_news: bool,
+    now: Timestamp,
 ) -> Vec<Step> {
-    let patch = status::patch(set, counts, trouble).map(Step::Status);
+    let patch = status::patch(set, counts, trouble, now).map(Step::Status);
     let is_new = |trouble: &&Trouble| set.status.error_message.as_ref() != Some(&trouble.message);
     let event = trouble
         .filter(|trouble| is_news || is_new(trouble))

@@ -1,11 +1,14 @@
 //! What the status of a MachineSet says.
 
+use std::cmp::Ordering;
+
 use jiff::Timestamp;
 use machinist_shared::api::MachineSetStatus;
 use serde_json::{Value, json};
 
 use super::Trouble;
 use crate::cache::StoredMachineSet;
+use crate::kstatus::{self, Health};
 use crate::machine_set::observed::Member;
 
 /// The Machines of a set, counted.
@@ -45,8 +48,16 @@ pub(super) fn count(set: &StoredMachineSet, active: &[&Member], now: Timestamp) 
 }
 
 /// The merge patch that makes the status say so; nothing if it does.
-pub(super) fn patch(set: &StoredMachineSet, counts: &Counts, trouble: Option<&Trouble>) -> Option<Value> {
+pub(super) fn patch(
+    set: &StoredMachineSet,
+    counts: &Counts,
+    trouble: Option<&Trouble>,
+    now: Timestamp,
+) -> Option<Value> {
     let text = set.selector.text();
+    let (health, reason, message) = health(set, counts, trouble);
+    let mut conditions = set.status.conditions.clone().unwrap_or_default();
+    kstatus::put_health(&mut conditions, health, (reason, &message), now);
     let wanted = MachineSetStatus {
         replicas: Some(counts.replicas),
         fully_labeled_replicas: Some(counts.fully_labeled),
@@ -56,6 +67,7 @@ pub(super) fn patch(set: &StoredMachineSet, counts: &Counts, trouble: Option<&Tr
         label_selector: text.or_else(|| set.status.label_selector.clone()),
         error_reason: trouble.map(|trouble| trouble.reason.to_owned()),
         error_message: trouble.map(|trouble| trouble.message.clone()),
+        conditions: Some(conditions),
     };
     if normal(&wanted) == normal(&set.status) && set.status.replicas.is_some() {
         return None;
@@ -69,7 +81,39 @@ pub(super) fn patch(set: &StoredMachineSet, counts: &Counts, trouble: Option<&Tr
         "labelSelector": wanted.label_selector,
         "errorReason": wanted.error_reason,
         "errorMessage": wanted.error_message,
+        "conditions": wanted.conditions,
     }}))
+}
+
+/// What a tool that waits for the set reads, and why.
+fn health<'a>(
+    set: &StoredMachineSet,
+    counts: &Counts,
+    trouble: Option<&'a Trouble>,
+) -> (Health, &'a str, String) {
+    let desired = set.replicas.unwrap_or_default();
+    if let Some(trouble) = trouble {
+        let health = if trouble.needs_person() {
+            Health::Failed
+        } else {
+            Health::InProgress
+        };
+        return (health, trouble.reason, trouble.message.clone());
+    }
+    let available = format!("{} of {desired} Machines are available", counts.available);
+    if counts.available == desired && counts.replicas == desired {
+        return (Health::Current, "MachinesAvailable", available);
+    }
+    if let Some(annotation) = set.paused_by() {
+        let message = format!("{available}; not reconciled because of the annotation {annotation}");
+        return (Health::InProgress, "Paused", message);
+    }
+    let reason = match counts.replicas.cmp(&desired) {
+        Ordering::Less => "ScalingUp",
+        Ordering::Greater => "ScalingDown",
+        Ordering::Equal => "MachinesUnavailable",
+    };
+    (Health::InProgress, reason, available)
 }
 
 /// Go clients leave out a count that is 0.

@@ -271,7 +271,8 @@ fn a_spec_that_cannot_be_obeyed_touches_no_machine_and_says_why(#[case] change: 
 fn trouble_is_reported_by_one_event_and_taken_back_when_it_is_fixed() {
     let status = json!({"replicas": 1, "observedGeneration": 3, "labelSelector": "app=a", "readyReplicas": 1,
         "availableReplicas": 1, "fullyLabeledReplicas": 1,
-        "errorReason": "InvalidConfiguration", "errorMessage": "spec.replicas: is required"});
+        "errorReason": "InvalidConfiguration", "errorMessage": "spec.replicas: is required",
+        "conditions": conditions(&[("Ready", "False"), ("Stalled", "True")], "InvalidConfiguration", "spec.replicas: is required")});
     let known = set(1, &json!({"spec": {"replicas": null}, "status": status}));
     let known = |machines| steps(&decide(&observed(known.clone(), machines), now()));
     assert!(known(vec![ready("m")]).is_empty());
@@ -490,8 +491,50 @@ fn the_status_counts() {
     let expected = json!({
         "replicas": 3, "fullyLabeledReplicas": 1, "readyReplicas": 1, "availableReplicas": 1,
         "observedGeneration": 3, "labelSelector": "app=a", "errorReason": null, "errorMessage": null,
+        "conditions": conditions(
+            &[("Ready", "False"), ("Reconciling", "True")],
+            "MachinesUnavailable",
+            "1 of 3 Machines are available",
+        ),
     });
     assert_eq!(status_of(&plan), expected);
+}
+
+/// Conditions that were written now.
+fn conditions(kinds: &[(&str, &str)], reason: &str, message: &str) -> Value {
+    let at = now();
+    let condition = |(kind, status): &(&str, &str)| json!({"type": kind, "status": status, "reason": reason, "message": message, "lastUpdateTime": at, "lastTransitionTime": at});
+    kinds.iter().map(condition).collect()
+}
+
+/// What a tool that waits for a set reads, by the rules of kstatus.
+#[rstest]
+#[case::all_available(json!({}), vec![ready("a"), ready("b")], ("Ready", "MachinesAvailable"))]
+#[case::too_few(json!({}), vec![ready("a")], ("Reconciling", "ScalingUp"))]
+#[case::too_many(json!({}), vec![ready("a"), ready("b"), ready("c")], ("Reconciling", "ScalingDown"))]
+#[case::one_not_available(json!({}), vec![ready("a"), member("b", NodeState::NotReady, &json!({}))], ("Reconciling", "MachinesUnavailable"))]
+#[case::paused_and_short(json!({"metadata": {"annotations": {"cluster.x-k8s.io/paused": ""}}}), vec![ready("a")], ("Reconciling", "Paused"))]
+#[case::paused_and_full(json!({"metadata": {"annotations": {"cluster.x-k8s.io/paused": ""}}}), vec![ready("a"), ready("b")], ("Ready", "MachinesAvailable"))]
+#[case::a_spec_that_cannot_be_obeyed(json!({"spec": {"replicas": -1}}), vec![ready("a")], ("Stalled", "InvalidConfiguration"))]
+fn the_health_is_what_a_person_would_say(
+    #[case] change: Value,
+    #[case] machines: Vec<Member>,
+    #[case] expected: (&str, &str),
+) {
+    let set = set(2, &change);
+    let counts = status::count(&set, &machines.iter().collect::<Vec<_>>(), now());
+    let trouble = invalid(&set);
+    let patch = status::patch(&set, &counts, trouble.as_ref(), now()).unwrap();
+    let conditions = patch["status"]["conditions"].as_array().unwrap();
+    let mut shown = conditions
+        .iter()
+        .filter(|condition| condition["status"] == "True");
+    let only = shown.next().unwrap();
+    assert_eq!(
+        (&only["type"], &only["reason"]),
+        (&json!(expected.0), &json!(expected.1))
+    );
+    assert_eq!(shown.next(), None);
 }
 
 #[rstest]
@@ -501,7 +544,8 @@ fn a_status_that_says_so_already_is_not_written(#[case] status: Value) {
     let mut change = json!({"status": status});
     json_patch::merge(
         &mut change,
-        &json!({"status": {"observedGeneration": 3, "labelSelector": "app=a"}}),
+        &json!({"status": {"observedGeneration": 3, "labelSelector": "app=a",
+            "conditions": conditions(&[("Ready", "True")], "MachinesAvailable", "0 of 0 Machines are available")}}),
     );
     assert!(decide(&observed(set(0, &change), vec![]), now()).steps.is_empty());
 }

@@ -102,6 +102,7 @@ fn a_guest_that_outlives_its_vm_is_waited_for(#[case] of: Option<&str>, #[case] 
         guest: Some(GuestView {
             started: true,
             instance: of.map(str::to_owned),
+            ..GuestView::default()
         }),
         ..open()
     }));

@@ -85,6 +85,7 @@ pub(super) fn observe(world: &World, process: &Process) -> Option<(Observed, App
                 .flatten()
                 .map(|o| o.uid.clone())
                 .next(),
+            ..GuestView::default()
         }),
         addresses: vmi.map(|vmi| vmi.status.addresses()).unwrap_or_default(),
         state: vm.as_ref().map_or_else(VmState::default, |vm| vm.state.clone()),
