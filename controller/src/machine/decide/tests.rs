@@ -683,6 +683,54 @@ fn a_cause_that_may_pass_is_reported_once_it_has_lasted(#[case] since: &str, #[c
     assert!(plan.again.is_some() || is_reported, "it is reconciled again");
 }
 
+/// The cause is kept in the record: the condition is output only.
+#[rstest]
+#[case::written_by_this_version(json!({"importFailure": "404"}), json!([]), ("DiskImportFailing", "404"))]
+#[case::whose_condition_says_otherwise(
+    json!({"importFailure": "404"}),
+    json!([{"type": "InfrastructureReady", "status": "False", "reason": "DiskImportFailing", "message": "forged"}]),
+    ("DiskImportFailing", "404")
+)]
+fn the_cause_of_a_failed_import_is_read_from_the_record(
+    #[case] progress: Value,
+    #[case] conditions: Value,
+    #[case] shown: (&str, &str),
+) {
+    let importing = |is_retry, reason: &str| Open {
+        state: VmState {
+            progress: true,
+            is_retry,
+            reason: reason.into(),
+            message: "again".into(),
+            ..VmState::default()
+        },
+        ..running()
+    };
+    let mut failed = recorded();
+    json_patch::merge(&mut failed["status"]["providerStatus"], &progress);
+    failed["status"]["conditions"] = conditions;
+    let result = crate::machine::phases::run(
+        &observed(machine(&failed), importing(true, "ImportingDisk")),
+        now(),
+    );
+    let mut written = result.conditions.iter();
+    let ready = written.find(|c| c.kind == "InfrastructureReady").unwrap();
+    assert_eq!((ready.reason.as_str(), ready.message.as_str()), shown);
+    assert!(result.progress.is_none(), "nothing changes");
+
+    // What fails is recorded with the condition that shows it, and forgotten when the import copies.
+    let plan = decide(
+        &observed(machine(&recorded()), importing(false, "DiskImportFailing")),
+        now(),
+    );
+    assert_eq!(patch(&plan)["status"]["providerStatus"]["importFailure"], "again");
+    let copies = crate::machine::phases::run(
+        &observed(machine(&failed), importing(false, "ImportingDisk")),
+        now(),
+    );
+    assert_eq!(copies.progress.unwrap().import_failure, None);
+}
+
 #[test]
 fn a_vanished_vm_of_a_standalone_machine_is_recreated_with_its_cause_on_record() {
     let mut o = observed(machine(&recorded()), open());

@@ -13,7 +13,7 @@ use super::super::conditions::{Condition, Status, Urgency, Words};
 use super::super::observed::Open;
 use super::super::ownership::provider_id_of;
 use super::super::reason::Reason;
-use super::super::record::Record;
+use super::super::record::{IMPORT_FAILING, Progress, Record};
 use super::super::unconfirmed_causes::CONFIRMED_AFTER;
 use super::{Flow, Kept, PhaseResult, View, replacement};
 use crate::cache::SpecState;
@@ -104,9 +104,6 @@ pub(super) fn deadline(view: &View<'_>, vm: &Instance, timeout: Duration) -> Opt
         .map(|deadline| deadline.max(grace))
 }
 
-/// The reason of a disk whose import fails, as the root cause has it.
-const IMPORT_FAILING: &str = "DiskImportFailing";
-
 /// Answers `InfrastructureReady` with the root cause.
 fn state(view: &View<'_>, open: &Open) -> PhaseResult {
     let state = &open.state;
@@ -129,10 +126,17 @@ fn state(view: &View<'_>, open: &Open) -> PhaseResult {
             );
         }
     }
+    // CDI forgets why an import failed as soon as it tries again.
+    let progress = view.progress();
+    let (reason, message) = match &progress.import_failure {
+        Some(cause) if state.is_retry => (IMPORT_FAILING, cause.clone()),
+        _ => (state.reason.as_str(), message),
+    };
+    let import_failure = (reason == IMPORT_FAILING).then(|| message.clone());
     let condition = Condition {
         kind: condition::INFRASTRUCTURE_READY,
         status: if state.ready { Status::True } else { Status::False },
-        reason: state.reason.clone(),
+        reason: reason.to_owned(),
         message: message.clone(),
         urgency: if state.progress {
             Urgency::Lazy
@@ -141,20 +145,20 @@ fn state(view: &View<'_>, open: &Open) -> PhaseResult {
         },
         words: Words::Same,
     };
-    // CDI forgets why an import failed as soon as it tries again.
-    let cause = view.stored(condition::INFRASTRUCTURE_READY);
-    let condition = cause
-        .filter(|cause| state.is_retry && cause.reason == IMPORT_FAILING)
-        .unwrap_or(condition);
     let replaces = view.record().filter(|_| state.ready && former.is_some());
-    let result = PhaseResult::default()
-        .condition(condition)
-        .record(replaces.map(|record| Record {
-            former: None,
-            ..record.clone()
-        }));
+    let result = PhaseResult {
+        progress: (import_failure != progress.import_failure).then(|| Progress {
+            import_failure,
+            ..progress.clone()
+        }),
+        ..PhaseResult::default()
+    };
+    let result = result.condition(condition).record(replaces.map(|record| Record {
+        former: None,
+        ..record.clone()
+    }));
     if state.terminal {
-        result.fail("CreateError", format!("{}: {message}", state.reason))
+        result.fail("CreateError", format!("{reason}: {message}"))
     } else {
         result
     }

@@ -6,7 +6,7 @@ use k8s_openapi::jiff::Timestamp;
 use machinist_shared::api::names::condition;
 
 use super::super::reason::Reason;
-use super::progress::{Deletion, Evacuation, Progress, Reservation, VmLoss, WaitingFor};
+use super::progress::{Deletion, Evacuation, IMPORT_FAILING, Progress, Reservation, VmLoss, WaitingFor};
 
 /// What the conditions of a Machine say that has no [`Progress`].
 pub(super) fn progress(conditions: &[NodeCondition], vm_uid: Option<&str>) -> Progress {
@@ -33,12 +33,18 @@ pub(super) fn progress(conditions: &[NodeCondition], vm_uid: Option<&str>) -> Pr
         }),
         _ => None,
     };
-    Progress {
-        is_converted: deletion != Deletion::default() || evacuation.is_some() || vm_loss.is_some(),
+    let import_failure = find(condition::INFRASTRUCTURE_READY)
+        .filter(|stored| stored.reason.as_deref() == Some(IMPORT_FAILING))
+        .and_then(|stored| stored.message.clone());
+    let mut progress = Progress {
         deletion: (deletion != Deletion::default()).then(|| Box::new(deletion)),
         evacuation,
         vm_loss,
-    }
+        import_failure,
+        is_converted: false,
+    };
+    progress.is_converted = progress != Progress::default();
+    progress
 }
 
 type Said = Option<(Reason, Timestamp)>;

@@ -5,6 +5,9 @@ use k8s_openapi::jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+/// The reason of a disk whose import fails, as the root cause has it.
+pub const IMPORT_FAILING: &str = "DiskImportFailing";
+
 /// What a Machine waits for, and since when.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -18,6 +21,9 @@ pub struct Progress {
     /// The loss of its VM.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vm_loss: Option<VmLoss>,
+    /// Why the import of a disk failed, as its condition shows it, until the import copies.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub import_failure: Option<String>,
     /// It was read from conditions (see [`super::legacy`]), and is not written yet.
     #[serde(skip)]
     pub is_converted: bool,
