@@ -9,8 +9,9 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 
 use crate::api::config_var::ConfigValue as _;
+use crate::api::did_you_mean::did_you_mean;
 use crate::api::names::annotation::{KUBELET_CONFIG, KUBELET_FEATURE_GATES};
-use crate::api::{field, quantity};
+use crate::api::quantity;
 
 /// Keys after the prefix.
 pub const KEYS: [&str; 10] = [
@@ -99,7 +100,7 @@ fn setting(key: &str, text: &str) -> Result<(&'static str, Value), String> {
         "ImageMinimumGCAge" => ("imageMinimumGCAge", age(text)?),
         "ImageMaximumGCAge" => ("imageMaximumGCAge", age(text)?),
         _ => {
-            let hint = field::did_you_mean(key, KEYS);
+            let hint = did_you_mean(key, KEYS);
             return Err(format!("{key:?} is not known{hint}"));
         }
     })
@@ -129,7 +130,7 @@ fn feature_gate(gate: &str, text: &str) -> Result<bool, String> {
 fn reserved(text: &str) -> Result<Value, String> {
     pairs(text, &['='], |key, value| {
         if !RESOURCES.contains(&key) {
-            let hint = field::did_you_mean(key, RESOURCES);
+            let hint = did_you_mean(key, RESOURCES);
             return Err(format!("{key:?} is not one of {}{hint}", RESOURCES.join(", ")));
         }
         amount(value)
@@ -140,7 +141,7 @@ fn reserved(text: &str) -> Result<Value, String> {
 fn eviction(text: &str) -> Result<Value, String> {
     pairs(text, &['<', '='], |key, value| {
         if !SIGNALS.contains(&key) {
-            let hint = field::did_you_mean(key, SIGNALS);
+            let hint = did_you_mean(key, SIGNALS);
             return Err(format!("{key:?} is not an eviction signal{hint}"));
         }
         match value.strip_suffix('%') {

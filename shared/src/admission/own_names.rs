@@ -2,7 +2,8 @@
 
 use serde_json::Value;
 
-use crate::api::field::{FieldPath, Report, did_you_mean};
+use crate::api::did_you_mean::did_you_mean;
+use crate::api::field::{FieldPath, Report};
 use crate::api::names::{PREFIX, annotation, autoscaler};
 use crate::api::{duration, raw::object_at};
 

@@ -11,7 +11,8 @@ use schemars::JsonSchema;
 use serde_json::Value;
 
 use crate::api::decode::json_type;
-use crate::api::field::{ErrorKind, FieldPath, MAX_REPORTED, Report, instead_of};
+use crate::api::did_you_mean::instead_of;
+use crate::api::field::{ErrorKind, FieldPath, MAX_REPORTED, Report};
 use crate::api::schema::{self, single_type};
 use crate::api::{MachineDeploymentSpec, MachineSetSpec, MachineSpec, MachineStatus, MachineTemplate};
 

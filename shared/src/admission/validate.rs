@@ -10,6 +10,7 @@ use super::{AdmissionSettings, Author};
 use crate::admission::{kubelet_settings, kubelet_version};
 use crate::admission::{own_names, startup_taints};
 use crate::api::ValueAt;
+use crate::api::did_you_mean::did_you_mean;
 use crate::api::field::{ErrorKind, FieldPath, Report};
 use crate::api::names::{self, annotation, is_ccm_provider_id_of};
 use crate::api::raw::{Object, object_at};
@@ -154,7 +155,7 @@ pub(super) fn validate_startup_taints(
     let known: Vec<&str> = taints.filter_map(|taint| taint.get("key")?.as_str()).collect();
     for key in startup_taints::keys(named.unwrap_or_default()) {
         if !known.contains(&key) {
-            let hint = crate::api::field::did_you_mean(key, known.iter().copied());
+            let hint = did_you_mean(key, known.iter().copied());
             let why = format!("{key:?} is not the key of a taint in spec.taints{hint}");
             policy.invalid(&path.child("annotations").child(annotation::STARTUP_TAINTS), why);
         }
@@ -373,7 +374,7 @@ fn validate_taints(spec: &Object, path: &FieldPath, report: &mut Report, policy:
         }
         let effects = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
         if !effects.contains(&text("effect")) {
-            let hint = crate::api::field::did_you_mean(text("effect"), effects);
+            let hint = did_you_mean(text("effect"), effects);
             let text = text("effect");
             policy.invalid(
                 &path.child("effect"),

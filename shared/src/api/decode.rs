@@ -17,7 +17,8 @@
 
 use serde_json::{Map, Value};
 
-use crate::api::field::{ErrorKind, FieldPath, MAX_REPORTED, Report, instead_of};
+use crate::api::did_you_mean::instead_of;
+use crate::api::field::{ErrorKind, FieldPath, MAX_REPORTED, Report};
 
 /// The keys of one JSON object, read one by one.
 #[derive(Debug)]

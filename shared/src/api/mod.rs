@@ -8,6 +8,7 @@ pub mod config_var;
 pub mod crd;
 pub mod decode;
 mod deployment;
+pub mod did_you_mean;
 pub mod duration;
 mod explain;
 pub mod field;

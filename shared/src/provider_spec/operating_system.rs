@@ -5,7 +5,8 @@ use std::fmt;
 use serde_json::{Value, json};
 
 use crate::api::decode::json_type;
-use crate::api::field::{FieldPath, Report, did_you_mean};
+use crate::api::did_you_mean::did_you_mean;
+use crate::api::field::{FieldPath, Report};
 
 /// An operating system that user data can be generated for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -6,7 +6,8 @@ use serde_json::Value;
 
 use super::sizes::whole_number;
 use super::{Sizes, annotations, is_top_level, sizes};
-use crate::api::field::{FieldPath, Report, did_you_mean, nearest};
+use crate::api::did_you_mean::{did_you_mean, nearest};
+use crate::api::field::{FieldPath, Report};
 use crate::api::names::GROUP;
 use crate::api::names::autoscaler::{CAPACITY, MAX_SIZE, MIN_SIZE, OPTIONS, SIZES};
 use crate::api::{duration, quantity, syntax};

@@ -1,7 +1,8 @@
 //! Validation of instancetype and preference of the VM.
 
 use super::{literal, object_name, text};
-use crate::api::field::{FieldPath, Report, did_you_mean};
+use crate::api::did_you_mean::did_you_mean;
+use crate::api::field::{FieldPath, Report};
 use crate::kubevirt::kinds::{self, INSTANCETYPES, PREFERENCES};
 use crate::kubevirt::render::PRIMARY_DISK;
 use crate::kubevirt::resolved::Image;

@@ -4,7 +4,8 @@ use std::net::IpAddr;
 
 use super::{GuestFile, Machinist};
 use crate::api::config_var::ConfigVarString;
-use crate::api::field::{FieldPath, Report, did_you_mean};
+use crate::api::did_you_mean::did_you_mean;
+use crate::api::field::{FieldPath, Report};
 use crate::api::syntax;
 
 /// Kubelet flags that Machinist sets, and those that identify a node.
