@@ -2,8 +2,8 @@
 //!
 //! [`client`] judges the first client certificate, asked for with a bootstrap token, which the reconciler of requests carries
 //! out; [`approve`] writes approvals;
-//! [`serving`] judges serving certificates, as a part of deciding for the Machine whose node asks (`machine::decide`);
-//! [`reserved`] knows the addresses that none of them is for.
+//! [`serving`] judges serving certificates, as a part of deciding for the Machine whose node asks (`machine::decide`), with
+//! the check of their names in [`san_check`]; [`reserved_addresses`] knows the addresses that none of them is for.
 //! What a request asks for is read by [`request`], for both.
 
 pub mod approve;
@@ -14,6 +14,7 @@ mod reconcile;
 pub mod reported;
 pub mod request;
 pub mod reserved_addresses;
+mod san_check;
 pub mod serving;
 
 pub use crate::config::ClientApprover;

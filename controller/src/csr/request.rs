@@ -71,7 +71,7 @@ pub fn check_expiration(seconds: Option<i32>) -> Result<(), String> {
 
 /// What a sound request asks for: the certificate of one node, with these names and nothing more.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Wanted {
+pub struct Requested {
     /// The node's name, from the common name.
     pub node: String,
     /// DNS names.
@@ -83,7 +83,7 @@ pub struct Wanted {
 }
 
 /// Reads the PKCS #10 request. Fails for anything but a sound request for a node's certificate.
-pub fn read(request: &CertificateSigningRequest) -> Result<Wanted, String> {
+pub fn read(request: &CertificateSigningRequest) -> Result<Requested, String> {
     // The API server takes no empty one: it was too large to be kept.
     if request.spec.request.0.is_empty() {
         return Err(format!("it is larger than {} KiB", MAX_BYTES / 1024));
@@ -98,7 +98,7 @@ pub fn read(request: &CertificateSigningRequest) -> Result<Wanted, String> {
         .verify_signature()
         .map_err(|_| "its request is not signed with its own key".to_owned())?;
     let info = &parsed.certification_request_info;
-    let mut wanted = Wanted::default();
+    let mut wanted = Requested::default();
     for attribute in info.iter_attributes() {
         // Whatever else is asked for (CA rights, further usages) a kubelet does not ask for.
         let ParsedCriAttribute::ExtensionRequest(asked) = attribute.parsed_attribute() else {
@@ -124,7 +124,7 @@ pub fn read(request: &CertificateSigningRequest) -> Result<Wanted, String> {
 }
 
 /// Adds a name that a node may have.
-fn add(wanted: &mut Wanted, name: &GeneralName<'_>) -> Result<(), String> {
+fn add(wanted: &mut Requested, name: &GeneralName<'_>) -> Result<(), String> {
     match name {
         GeneralName::DNSName(name) => wanted.dns.push((*name).to_owned()),
         GeneralName::IPAddress(bytes) => {

@@ -7,12 +7,12 @@
 //! without an address management of their own, is in the guest's hand, too; so an address that anybody else is known to
 //! have is no one's.
 
-use std::net::IpAddr;
-
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 
 use super::Verdict;
-use super::request::{self, NODE_USER, NODES, Wanted, check_expiration, check_usages, is_decided, shown};
+use super::request::{self, NODE_USER, NODES, Requested, check_expiration, check_usages, is_decided, shown};
+pub use super::san_check::Contested;
+use super::san_check::{check_addresses, check_dns_names};
 
 /// The signer of kubelets' serving certificates.
 pub const SIGNER: &str = "kubernetes.io/kubelet-serving";
@@ -59,15 +59,6 @@ pub enum VmState<'a> {
     },
 }
 
-/// An address of a VM that others have, too.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Contested {
-    /// The address.
-    pub address: IpAddr,
-    /// Who.
-    pub by: String,
-}
-
 /// The node whose serving certificate is asked for, if anybody of that kind asks and it is not decided.
 pub fn node(request: &CertificateSigningRequest) -> Option<&str> {
     let spec = &request.spec;
@@ -104,7 +95,7 @@ pub fn judge(case: &Case<'_>) -> Verdict {
         VmState::Seen {
             addresses,
             address_conflicts,
-        } => own_addresses(&wanted, addresses, address_conflicts),
+        } => check_addresses(&wanted, addresses, address_conflicts),
     }
 }
 
@@ -121,7 +112,7 @@ pub fn approval(request: &CertificateSigningRequest) -> CertificateSigningReques
 }
 
 /// The rules that depend on nothing but the request.
-fn content(case: &Case<'_>) -> Result<Wanted, String> {
+fn content(case: &Case<'_>) -> Result<Requested, String> {
     let spec = &case.request.spec;
     let groups = spec.groups.as_deref().unwrap_or_default();
     for group in [NODES, "system:authenticated"] {
@@ -143,46 +134,8 @@ fn content(case: &Case<'_>) -> Result<Wanted, String> {
             case.machine
         ));
     }
-    if wanted.dns.is_empty() && wanted.addresses.is_empty() {
-        return Err("it asks for neither a DNS name nor an IP address".to_owned());
-    }
-    match wanted.dns.iter().find(|name| *name != case.machine) {
-        Some(other) => Err(format!(
-            "it asks for the DNS name {}, which is not node {}'s",
-            shown(other),
-            case.machine
-        )),
-        None => Ok(wanted),
-    }
-}
-
-/// Whether each address is the VM's own and no other's.
-fn own_addresses(wanted: &Wanted, own: &[String], address_conflicts: &[Contested]) -> Verdict {
-    let parsed: Vec<IpAddr> = own
-        .iter()
-        .filter_map(|address| address.parse::<IpAddr>().ok())
-        .map(|address| address.to_canonical())
-        .collect();
-    for address in &wanted.addresses {
-        if parsed.is_empty() {
-            return Verdict::Waiting(format!(
-                "it asks for the IP address {address}, and the infra cluster shows no address of the VM"
-            ));
-        }
-        if !parsed.contains(address) {
-            return Verdict::Refused(format!(
-                "it asks for the IP address {address}, which is not the VM's: those are {}",
-                own.join(", ")
-            ));
-        }
-        if let Some(other) = address_conflicts.iter().find(|other| other.address == *address) {
-            return Verdict::Refused(format!(
-                "it asks for the IP address {address}, which {} has, too",
-                other.by
-            ));
-        }
-    }
-    Verdict::Approve
+    check_dns_names(&wanted, case.machine)?;
+    Ok(wanted)
 }
 
 #[cfg(test)]
