@@ -1,8 +1,8 @@
-//! A MachineDeployment's rollouts: observe → decide → act.
+//! A MachineDeployment's rollouts: snapshot → decide → apply.
 //!
-//! - [`observe`] takes a snapshot of the deployment, its MachineSets and what their Machines say;
+//! - [`snapshot`] takes a snapshot of the deployment, its MachineSets and what their Machines say;
 //! - [`decide`] is a pure function from the snapshot to a plan;
-//! - [`act`] carries the plan out, write by write.
+//! - [`apply`] carries the plan out, write by write.
 
 #[cfg(test)]
 mod adoption;
@@ -14,6 +14,7 @@ pub mod observed;
 pub mod plan;
 mod reconcile;
 mod rollout;
+mod rollout_limits;
 mod snapshot;
 
 pub use reconcile::MachineDeploymentReconciler;

@@ -25,7 +25,7 @@ pub(super) fn template(number: i32) -> Value {
 }
 
 /// The deployment `d` of the template 2.
-pub(super) fn deployment(replicas: i32) -> Deployment {
+pub(in super::super) fn deployment(replicas: i32) -> Deployment {
     let template = template(2);
     Deployment {
         name: "d".to_owned(),

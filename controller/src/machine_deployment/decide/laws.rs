@@ -10,10 +10,10 @@ use proptest::prelude::*;
 use proptest::strategy::Strategy as Strategy2;
 use serde_json::Value;
 
+use super::super::rollout_limits::Limits;
 use super::decide;
 use super::fixtures::{at, deployment, observed, template as numbered};
 use super::hash::hash_of;
-use super::rollout_limits::Limits;
 use super::with_hash;
 use crate::cache::Template;
 use crate::machine_deployment::observed::{Deployment, Failure, Likeness, Machines, Observed, Set, Strategy};

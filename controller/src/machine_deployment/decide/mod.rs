@@ -17,13 +17,12 @@ mod revision;
 mod rollback;
 mod rolling;
 mod rollout_halt;
-mod rollout_limits;
 mod select;
 mod status;
 mod writes;
 
 #[cfg(test)]
-mod fixtures;
+pub(super) mod fixtures;
 #[cfg(test)]
 mod laws;
 #[cfg(test)]

@@ -3,8 +3,8 @@
 use machinist_shared::api::names::annotation;
 
 use super::super::observed::Strategy;
+use super::super::rollout_limits::Limits;
 use super::pool::Pool;
-use super::rollout_limits::Limits;
 
 /// The sets with the sizes that the strategy gives them.
 pub(super) fn scale(mut pool: Pool<'_>) -> Pool<'_> {

@@ -2,8 +2,8 @@
 
 use machinist_shared::api::names::annotation;
 
+use super::super::rollout_limits::Limits;
 use super::pool::Pool;
-use super::rollout_limits::Limits;
 
 /// The sets with the sizes that they have in proportion.
 pub(super) fn scale(pool: Pool<'_>) -> Pool<'_> {

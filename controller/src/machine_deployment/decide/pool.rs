@@ -1,7 +1,7 @@
 //! The MachineSets of a deployment as they should be: a copy of what is observed, of which each step makes the next.
 
 use super::super::observed::{Observed, Set};
-use super::rollout_limits::Limits;
+use super::super::rollout_limits::Limits;
 
 /// The sets as they should be.
 #[derive(Clone)]

@@ -4,8 +4,8 @@
 use machinist_shared::api::names::{annotation, label};
 
 use super::super::observed::{Set, Texts};
+use super::super::rollout_limits::Limits;
 use super::pool::Pool;
-use super::rollout_limits::Limits;
 
 /// No more of the history is kept than fits into this many bytes.
 const HISTORY: usize = 2000;

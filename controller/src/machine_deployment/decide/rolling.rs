@@ -1,7 +1,7 @@
 //! The strategy RollingUpdate: the new set grows and the old ones shrink, within the limits.
 
+use super::super::rollout_limits::Limits;
 use super::pool::Pool;
-use super::rollout_limits::Limits;
 
 /// The sets with their next sizes.
 pub(super) fn scale(pool: Pool<'_>, is_halted: bool) -> Pool<'_> {

@@ -3,7 +3,7 @@
 use machinist_shared::api::names::annotation;
 use machinist_shared::api::rollout;
 
-use super::super::observed::{Deployment, Texts};
+use super::observed::{Deployment, Texts};
 
 /// The limits of a rollout, as numbers of Machines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +44,7 @@ mod tests {
     use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
     use rstest::rstest;
 
-    use super::super::fixtures;
+    use super::super::decide::fixtures;
     use super::*;
 
     fn text(text: &str) -> IntOrString {
