@@ -2,8 +2,8 @@
 //! and has both webhook configurations trust them (ADR 013). Which one says a Lease of its own: the webhook is to serve beside a
 //! machine-controller that leads, too.
 //!
-//! The usual three steps: what is there (`observe.rs`), what to do ([`machinist_certs::rotation`], pure), and the writes
-//! (`act.rs`).
+//! The usual three steps: what is there (`snapshot.rs`), what to do ([`machinist_certs::rotation`], pure), and the writes
+//! (`apply.rs`).
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -20,10 +20,10 @@ use crate::leader::{Elector, Fence};
 use crate::telemetry::events::Events;
 use crate::telemetry::metrics::Metrics;
 
-mod act;
-mod observe;
+mod apply;
 mod pace;
 mod replicas;
+mod snapshot;
 mod stores;
 
 use pace::{Outcome, Pace};
@@ -146,7 +146,7 @@ impl Keeper {
         let (mut memory, mut reported, mut pace) = (RotationState::default(), None, Pace::default());
         while !stop.is_cancelled() {
             let observed = tokio::select! {
-                observed = self.observe(&mut memory) => observed,
+                observed = self.snapshot(&mut memory) => observed,
                 () = stop.cancelled() => return,
             };
             let plan = decide(&observed, &self.settings.policy);
@@ -155,7 +155,7 @@ impl Keeper {
                 self.tell(plan.obstacle).await;
             }
             self.count(&observed);
-            let outcome = self.act(&plan).await;
+            let outcome = self.carry_out(&plan).await;
             let due = plan.requeue_after.duration_since(SystemTime::now());
             let wait = pace.wait(outcome, due.unwrap_or_default(), Instant::now());
             tokio::select! {
@@ -166,7 +166,7 @@ impl Keeper {
         }
     }
 
-    async fn act(&self, plan: &Plan) -> Outcome {
+    async fn carry_out(&self, plan: &Plan) -> Outcome {
         for action in &plan.actions {
             if !self.fence.may_write() {
                 return Outcome::Rest;

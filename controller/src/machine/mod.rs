@@ -1,15 +1,15 @@
-//! A Machine's life: observe → decide → act.
+//! A Machine's life: snapshot → decide → apply.
 //!
-//! - [`observe`] takes a snapshot of everything that is known of one Machine;
+//! - [`snapshot`] takes a snapshot of everything that is known of one Machine;
 //! - [`decide`] is a pure function from the snapshot to a plan: [`phases`] of its life, folded by [`status`];
-//! - [`act`] carries the plan out, write by write;
+//! - [`apply`] carries the plan out, write by write;
 //! - [`reconcile`] does that in the kernel, and [`memory`] is what it remembers in between;
 //! - [`failures`] are writes that failed;
 //! - [`node_conflicts`] are fights with other controllers over what is on a Node;
-//! - [`creations`] are creates of VMs that got no answer;
+//! - [`vm_creations`] are creates of VMs that got no answer;
 //! - [`confirm`] reads what a plan takes for absent before anything ends for it;
 //! - [`start_limiter`] limits how many VMs of an infra cluster start at once;
-//! - [`evacuation`] is what the drain of an infra node asks for;
+//! - [`disruption_budget`] is what the drain of an infra node may replace at once;
 //! - [`drain`] is what a deleting Machine's Node asks for.
 
 pub mod apply;

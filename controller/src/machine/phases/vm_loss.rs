@@ -4,7 +4,7 @@ use super::super::conditions::{Condition, Status};
 use super::super::observed::Open;
 use super::super::plan::Step;
 use super::super::reason::Reason;
-use super::super::record::{FormerVm, Progress, Record, VmLoss};
+use super::super::record::{PreviousVm, Progress, Record, VmLoss};
 use super::result::Field;
 use super::volume_release::{self, Volumes};
 use super::{PhaseResult, View};
@@ -76,7 +76,7 @@ pub(super) fn replaced(view: &View<'_>, result: PhaseResult, uid: &str, why: &st
         token_id: None,
         bootstrap_secret: None,
         node_uid: None,
-        former: Some(FormerVm {
+        former: Some(PreviousVm {
             uid: uid.to_owned(),
             why: why.to_owned(),
         }),

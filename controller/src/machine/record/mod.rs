@@ -48,7 +48,7 @@ pub struct Record {
     pub bootstrap_secret: Option<BootstrapSecret>,
     /// The VM before this one, which vanished or had to be recreated; kept until the new one runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub former: Option<FormerVm>,
+    pub former: Option<PreviousVm>,
     /// VMs in a row that were created in the place of others, until one has become a Node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recreation: Option<Recreated>,
@@ -150,7 +150,7 @@ pub struct BootstrapSecret {
 /// A VM that is to be, or was, replaced in place.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct FormerVm {
+pub struct PreviousVm {
     /// `metadata.uid` of it.
     pub uid: String,
     /// Why it is replaced, for a person.

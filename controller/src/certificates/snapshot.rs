@@ -14,7 +14,7 @@ use super::{Keeper, stores};
 
 impl Keeper {
     /// All that the decision depends on. Replicas are asked only while it matters what they serve.
-    pub(super) async fn observe(&self, memory: &mut RotationState) -> Observed {
+    pub(super) async fn snapshot(&self, memory: &mut RotationState) -> Observed {
         self.stores.synced().await;
         let (settings, stores) = (&self.settings, &self.stores);
         let namespace = &settings.serving.namespace;
