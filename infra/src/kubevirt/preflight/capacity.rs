@@ -77,17 +77,14 @@ fn available<'a>(node: &'a Node, resource: &str) -> Option<(f64, &'a str, &'a st
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
 
-    use machinist_shared::api::field::FieldPath;
     use machinist_shared::kubevirt::resolved::ResolvedSpec;
     use rstest::rstest;
     use serde_json::json;
 
     use super::super::existence::Found;
-    use super::super::request::SecretDisclosure;
+    use super::super::request::fixture::request;
     use super::*;
-    use crate::kube::kubeconfig::{AddressPolicy, InfraKubeconfig};
 
     fn node(memory: &str, unschedulable: bool) -> Node {
         let node = json!({"metadata": {"name": format!("node-{memory}")}, "spec": {"unschedulable": unschedulable},
@@ -119,28 +116,14 @@ mod tests {
         #[case] replicas: u64,
         #[case] want: Option<&str>,
     ) {
-        let kubeconfig = "{current-context: c, contexts: [{name: c, context: {cluster: c, user: u}}], \
-             clusters: [{name: c, cluster: {server: 'https://infra.example'}}], users: [{name: u, user: {token: t}}]}";
-        let kubeconfig = InfraKubeconfig::parse(kubeconfig, AddressPolicy::default()).unwrap();
         let spec = ResolvedSpec {
             memory: "4Gi".to_owned(),
             cpus: "1".to_owned(),
             ..ResolvedSpec::default()
         };
-        let none = BTreeMap::new();
         let request = PreflightRequest {
-            kubeconfig: &kubeconfig,
-            namespace: "vms",
-            name: "m",
-            labels: &none,
-            annotations: &none,
-            machine_deployment: None,
-            spec: &spec,
             replicas,
-            ignition: None,
-            secrets: SecretDisclosure::Hidden,
-            path: FieldPath::new("c"),
-            metadata: FieldPath::new("metadata"),
+            ..request(&spec)
         };
         let mut report = Report::new();
         check(

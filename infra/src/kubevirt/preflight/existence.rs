@@ -479,15 +479,13 @@ fn missing(requirements: &Requirement, others: &[String]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
 
     use machinist_shared::kubevirt::resolved::{Disk, ResolvedSpec};
     use rstest::rstest;
     use serde_json::json;
 
-    use super::super::request::SecretDisclosure;
+    use super::super::request::fixture::request;
     use super::*;
-    use crate::kube::kubeconfig::{AddressPolicy, InfraKubeconfig};
 
     #[rstest]
     #[case::equal("5Gi", "5Gi", false, false, None)]
@@ -506,9 +504,6 @@ mod tests {
         #[case] has_minimum: bool,
         #[case] want: Option<&str>,
     ) {
-        let kubeconfig = "{current-context: c, contexts: [{name: c, context: {cluster: c, user: u}}], \
-             clusters: [{name: c, cluster: {server: 'https://infra.example'}}], users: [{name: u, user: {token: t}}]}";
-        let kubeconfig = InfraKubeconfig::parse(kubeconfig, AddressPolicy::default()).unwrap();
         let spec = ResolvedSpec {
             primary_disk: Disk {
                 size: target.to_owned(),
@@ -517,20 +512,7 @@ mod tests {
             storage_target_pvc,
             ..ResolvedSpec::default()
         };
-        let request = PreflightRequest {
-            kubeconfig: &kubeconfig,
-            namespace: "vms",
-            name: "web-1",
-            labels: &BTreeMap::new(),
-            annotations: &BTreeMap::new(),
-            machine_deployment: None,
-            spec: &spec,
-            replicas: 1,
-            ignition: None,
-            secrets: SecretDisclosure::Hidden,
-            path: FieldPath::new("c"),
-            metadata: FieldPath::new("t"),
-        };
+        let request = request(&spec);
         let mut report = Report::new();
         if let Some(shrinks) = Shrinking::of(&json!(source), &request) {
             shrinks.report("images/golden", has_minimum, &FieldPath::new("size"), &mut report);

@@ -297,9 +297,8 @@ mod tests {
     use rstest::rstest;
     use serde_json::json;
 
-    use super::super::request::SecretDisclosure;
+    use super::super::request::fixture::request;
     use super::*;
-    use crate::kube::kubeconfig::{AddressPolicy, InfraKubeconfig};
 
     #[rstest]
     #[case::memory(
@@ -513,23 +512,14 @@ mod tests {
 
     /// Our field, and the advice.
     fn origin_of(spec: &ResolvedSpec, field: &str, message: &str) -> (String, String) {
-        let kubeconfig = "{current-context: c, contexts: [{name: c, context: {cluster: c, user: u}}], \
-             clusters: [{name: c, cluster: {server: 'https://infra.example'}}], users: [{name: u, user: {token: t}}]}";
-        let kubeconfig = InfraKubeconfig::parse(kubeconfig, AddressPolicy::default()).unwrap();
         let texts = |key: &str, value: &str| BTreeMap::from([(key.to_owned(), value.to_owned())]);
         let request = PreflightRequest {
-            kubeconfig: &kubeconfig,
-            namespace: "vms",
             name: "a.name",
             labels: &texts("pool", "a b"),
             annotations: &texts("x/y", "z"),
-            machine_deployment: None,
-            spec,
-            replicas: 1,
             ignition: Some(FieldPath::new("v.operatingSystem")),
-            secrets: SecretDisclosure::Hidden,
-            path: FieldPath::new("c"),
             metadata: FieldPath::new("t"),
+            ..request(spec)
         };
         let vm = json!({
             "metadata": {"labels": {

@@ -139,13 +139,11 @@ pub(super) fn check(
 mod tests {
     use k8s_openapi::api::core::v1::ResourceQuotaStatus;
     use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-    use machinist_shared::api::field::FieldPath;
     use machinist_shared::kubevirt::resolved::Disk;
     use serde_json::json;
 
-    use super::super::request::SecretDisclosure;
+    use super::super::request::fixture::request;
     use super::*;
-    use crate::kube::kubeconfig::{AddressPolicy, InfraKubeconfig};
 
     fn quota(resource: &str, hard: &str, used: &str) -> ResourceQuota {
         let amounts = |text: &str| Some([(resource.to_owned(), Quantity(text.to_owned()))].into());
@@ -159,9 +157,6 @@ mod tests {
     }
 
     fn warnings(quota: ResourceQuota, replicas: u64) -> usize {
-        let kubeconfig = "{apiVersion: v1, kind: Config, current-context: c, contexts: [{name: c, context: {cluster: c, user: u}}], \
-             clusters: [{name: c, cluster: {server: 'https://infra.example'}}], users: [{name: u, user: {token: t}}]}";
-        let kubeconfig = InfraKubeconfig::parse(kubeconfig, AddressPolicy::default()).unwrap();
         let spec = ResolvedSpec {
             memory: "2Gi".to_owned(),
             cpus: "2".to_owned(),
@@ -172,20 +167,9 @@ mod tests {
             },
             ..ResolvedSpec::default()
         };
-        let none = BTreeMap::new();
         let request = PreflightRequest {
-            kubeconfig: &kubeconfig,
-            namespace: "vms",
-            name: "m",
-            labels: &none,
-            annotations: &none,
-            machine_deployment: None,
-            spec: &spec,
             replicas,
-            ignition: None,
-            secrets: SecretDisclosure::Hidden,
-            path: FieldPath::new("c"),
-            metadata: FieldPath::new("metadata"),
+            ..request(&spec)
         };
         let mut report = Report::new();
         check(

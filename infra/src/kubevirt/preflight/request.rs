@@ -51,3 +51,36 @@ pub enum SecretDisclosure {
     /// The permissions of the author are unknown.
     Hidden,
 }
+
+#[cfg(test)]
+pub(super) mod fixture {
+    use std::sync::LazyLock;
+
+    use super::*;
+    use crate::kube::kubeconfig::AddressPolicy;
+
+    static KUBECONFIG: LazyLock<InfraKubeconfig> = LazyLock::new(|| {
+        let text = "{current-context: c, contexts: [{name: c, context: {cluster: c, user: u}}], \
+             clusters: [{name: c, cluster: {server: 'https://infra.example'}}], users: [{name: u, user: {token: t}}]}";
+        InfraKubeconfig::parse(text, AddressPolicy::default()).unwrap()
+    });
+    static NONE: BTreeMap<String, String> = BTreeMap::new();
+
+    /// A Machine of that spec, without labels and annotations.
+    pub(in super::super) fn request(spec: &ResolvedSpec) -> PreflightRequest<'_> {
+        PreflightRequest {
+            kubeconfig: &KUBECONFIG,
+            namespace: "vms",
+            name: "m",
+            labels: &NONE,
+            annotations: &NONE,
+            machine_deployment: None,
+            spec,
+            replicas: 1,
+            ignition: None,
+            secrets: SecretDisclosure::Hidden,
+            path: FieldPath::new("c"),
+            metadata: FieldPath::new("metadata"),
+        }
+    }
+}

@@ -191,7 +191,7 @@ mod tests {
         assert_eq!(limiter.may_ask(Instant::now()), Ok(true));
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn for_a_server_that_answers_a_place_is_waited_for_half_the_time() {
         let limiter = ServerLimiter::default();
         limiter.answered();
@@ -217,7 +217,7 @@ mod tests {
         assert!(limiter.may_ask(now).is_ok());
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn few_wait_for_a_server_unless_it_is_known_to_answer() {
         let limiter = ServerLimiter::default();
         let mut places = Vec::new();
