@@ -10,9 +10,9 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::ServiceCIDR;
 use kube::api::ListParams;
 use kube::{Api, Client};
+use machinist_infra::cache::ttl::TtlMap;
 use machinist_infra::kube::error::RemoteError;
 use tokio::sync::Mutex;
-use tokio::time::Instant;
 
 use super::range::Range;
 use crate::bootstrap::Access;
@@ -21,7 +21,7 @@ use crate::bootstrap::Access;
 const API_SERVER: (&str, &str) = ("default", "kubernetes");
 
 /// How long what was read holds: replicas of the API server come and go.
-const HOLDS: Duration = Duration::from_mins(10);
+const TTL: Duration = Duration::from_mins(10);
 
 /// Addresses that are the cluster's own.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -95,19 +95,14 @@ impl Reserved {
     }
 }
 
-/// What was read last.
+/// What was read, by the hosts by which the API server is known.
 #[derive(Debug, Default)]
 pub struct Known {
     /// Ranges of Services that the flag tells.
     reported: Vec<Range>,
-    read: Mutex<Option<Read>>,
-}
-
-#[derive(Debug)]
-struct Read {
-    at: Instant,
-    hosts: Vec<String>,
-    reserved: Arc<Reserved>,
+    read: TtlMap<Vec<String>, Arc<Reserved>>,
+    /// Held while they are read: others wait for the same answer.
+    reading: Mutex<()>,
 }
 
 /// How long requests wait for what is known of the API server's addresses.
@@ -141,7 +136,7 @@ impl Known {
     pub fn new(reported: Vec<Range>) -> Self {
         Self {
             reported,
-            read: Mutex::default(),
+            ..Self::default()
         }
     }
 
@@ -157,22 +152,16 @@ impl Known {
 
     /// The cluster's own addresses, as they were some minutes ago at most; `hosts` are those by which the API server is known.
     pub async fn get(&self, client: &Client, hosts: &[String]) -> Result<Arc<Reserved>, RemoteError> {
-        let mut known = self.read.lock().await;
-        if let Some(read) = known.as_ref()
-            && read.at.elapsed() < HOLDS
-            && read.hosts == hosts
-        {
-            return Ok(read.reserved.clone());
+        let _reading = self.reading.lock().await;
+        let hosts = hosts.to_vec();
+        if let Some(reserved) = self.read.get(&hosts) {
+            return Ok(reserved);
         }
-        let (reserved, resolved) = futures::join!(read(client, &self.reported), resolve(hosts));
+        let (reserved, resolved) = futures::join!(read(client, &self.reported), resolve(&hosts));
         let mut reserved = reserved?;
         reserved.addresses.extend(resolved);
         let reserved = Arc::new(reserved);
-        *known = Some(Read {
-            at: Instant::now(),
-            hosts: hosts.to_vec(),
-            reserved: reserved.clone(),
-        });
+        self.read.insert(hosts, reserved.clone(), TTL);
         Ok(reserved)
     }
 }

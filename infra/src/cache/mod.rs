@@ -4,5 +4,5 @@ pub mod key;
 mod projected;
 pub mod reflect;
 pub mod store;
-pub(crate) mod ttl;
+pub mod ttl;
 pub mod watch;

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 /// Values by key, each with an expiry.
 #[derive(Debug)]
-pub(crate) struct TtlMap<K, V>(Mutex<HashMap<K, (Instant, V)>>);
+pub struct TtlMap<K, V>(Mutex<HashMap<K, (Instant, V)>>);
 
 impl<K, V> Default for TtlMap<K, V> {
     fn default() -> Self {
@@ -19,7 +19,7 @@ impl<K, V> Default for TtlMap<K, V> {
 
 impl<K: Eq + Hash, V: Clone> TtlMap<K, V> {
     /// The value, if it has not expired.
-    pub(crate) fn get(&self, key: &K) -> Option<V> {
+    pub fn get(&self, key: &K) -> Option<V> {
         let kept = self.0.lock();
         let (until, value) = kept.get(key)?;
         (*until > Instant::now()).then(|| value.clone())
@@ -35,7 +35,7 @@ impl<K: Eq + Hash, V: Clone> TtlMap<K, V> {
     }
 
     /// Inserts a value that expires after `ttl`, and removes expired ones.
-    pub(crate) fn insert(&self, key: K, value: V, ttl: Duration) {
+    pub fn insert(&self, key: K, value: V, ttl: Duration) {
         let now = Instant::now();
         let mut kept = self.0.lock();
         kept.retain(|_, (until, _)| *until > now);
