@@ -8,6 +8,8 @@ use tokio::sync::mpsc;
 
 use crate::app::reconcilers::Reconcilers;
 use crate::app::tasks::Tasks;
+use crate::autoscaler::NodeGroups;
+use crate::cache::Referrer;
 use crate::context::Context;
 use crate::csr::ClientApprover;
 use crate::machine::reconcile::MachineReconciler;
@@ -41,8 +43,8 @@ pub(super) fn watch(tasks: &mut Tasks, context: &Arc<Context>, reconcilers: &Rec
 
 /// What is reported from beside the user cluster's watches.
 pub(super) struct Changes {
-    /// Machines whose referenced objects have changed.
-    pub(super) references: mpsc::UnboundedReceiver<Key>,
+    /// Whose referenced objects have changed.
+    pub(super) references: mpsc::UnboundedReceiver<Referrer>,
     /// Machines whose Nodes' pods have changed.
     pub(super) pods: mpsc::UnboundedReceiver<Key>,
     /// What happened on infra clusters.
@@ -50,11 +52,14 @@ pub(super) struct Changes {
 }
 
 impl Changes {
-    /// Turns them into Machines to reconcile.
-    pub(super) async fn forward(mut self, machines: Arc<MachineReconciler>) {
+    /// Turns them into objects to reconcile.
+    pub(super) async fn forward(mut self, machines: Arc<MachineReconciler>, groups: Arc<NodeGroups>) {
         loop {
             tokio::select! {
-                Some(machine) = self.references.recv() => machines.retry(machine),
+                Some(referrer) = self.references.recv() => match referrer {
+                    Referrer::Machine(machine) => machines.retry(machine),
+                    Referrer::NodeGroup(group) => groups.retry(group),
+                },
                 Some(machine) = self.pods.recv() => machines.queue().add(machine),
                 Some(event) = self.infra.recv() => machines.on_infra_event(event),
                 else => return,

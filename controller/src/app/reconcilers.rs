@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::app::tasks::Tasks;
+use crate::autoscaler::NodeGroups;
 use crate::context::Context;
 use crate::csr::{self, ClientApprover, ClientRequestReconciler};
 use crate::machine::reconcile::MachineReconciler;
@@ -17,6 +18,7 @@ pub(super) struct Reconcilers {
     pub(super) sets: Arc<MachineSetReconciler>,
     pub(super) deployments: Arc<MachineDeploymentReconciler>,
     pub(super) requests: Arc<ClientRequestReconciler>,
+    pub(super) groups: Arc<NodeGroups>,
     /// Which process approves requests for client certificates.
     pub(super) client_approver: ClientApprover,
     /// Whether MachineSets and MachineDeployments are this process's, too.

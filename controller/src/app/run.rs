@@ -93,7 +93,7 @@ async fn run(flags: Flags) -> anyhow::Result<()> {
     changes::watch(&mut tasks, &context, &reconcilers);
     tasks.run(
         "the forwarding of changes",
-        changes.forward(reconcilers.machines.clone()),
+        changes.forward(reconcilers.machines.clone(), reconcilers.groups.clone()),
     );
     let certificates = keep_certificates(&mut tasks, &metrics, &own, &flags, &identity, &stop);
 

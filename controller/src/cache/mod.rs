@@ -20,7 +20,7 @@ pub use machine::{SpecState, StoredMachine};
 pub use machine_deployment::StoredMachineDeployment;
 pub use machine_set::StoredMachineSet;
 pub use node::{Node, NodeSpec, NodeStatus};
-pub use references::{Looked, LookedSecret, Reference, ReferenceKind, References};
+pub use references::{Looked, NodeGroup, Reference, References, Referrer, is_pending};
 pub use selection::{Labels, Selection, labels_of};
 pub use signing_request::{MAX_BYTES, NODE_USER, StoredRequest, TOKEN_USER, is_decided};
 pub use spec::{Decoded, Template};

@@ -1,46 +1,75 @@
 //! Secrets and ConfigMaps that specs refer to: one watch per referenced object, for as long as it is needed.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::convert::identity;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
-use kube::{Api, Client};
+use kube::{Api, Client, Resource};
 use machinist_infra::cache::reflect::{Signal, reflect};
 use machinist_infra::cache::store::{Key, Store};
 use machinist_infra::cache::watch::Selector;
+use machinist_shared::api::config_var::{KeyRef, LookupError, RefKind};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
-
-/// What kind of object is referred to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum ReferenceKind {
-    /// A Secret.
-    Secret,
-    /// A ConfigMap.
-    ConfigMap,
-}
 
 /// A referenced object of the user cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Reference {
     /// Secret or ConfigMap.
-    pub kind: ReferenceKind,
+    pub kind: RefKind,
     /// Namespace.
     pub namespace: String,
     /// Name.
     pub name: String,
 }
 
+impl From<&KeyRef> for Reference {
+    fn from(key: &KeyRef) -> Self {
+        Self {
+            kind: key.kind,
+            namespace: key.namespace.clone(),
+            name: key.name.clone(),
+        }
+    }
+}
+
+/// An object that refers to others.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Referrer {
+    /// A Machine.
+    Machine(Key),
+    /// A node group of the cluster-autoscaler.
+    NodeGroup(NodeGroup),
+}
+
+/// What the cluster-autoscaler may take for a node group.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum NodeGroup {
+    /// A MachineDeployment.
+    Deployment(Key),
+    /// A MachineSet that stands alone.
+    Set(Key),
+}
+
 /// What is known of a referenced object.
 #[derive(Clone, PartialEq, Eq)]
-pub enum Looked {
-    /// Not yet known; the Machine is reported when it is.
+pub enum Looked<T> {
+    /// Not yet known; the referrer is reported when it is.
     Pending,
     /// It does not exist.
     Absent,
-    /// Its data, as text; keys that are no text are left out.
-    Found(Data),
+    /// It exists.
+    Found(T),
+}
+
+/// Text of [`LookupError::Unavailable`] for an object that is not yet known.
+const PENDING: &str = "it is being read";
+
+/// Whether the value is not yet known: whoever asked is reconciled when it is.
+pub fn is_pending(error: &LookupError) -> bool {
+    matches!(error, LookupError::Unavailable(text) if text == PENDING)
 }
 
 /// Data of a Secret or ConfigMap, as text; keys that are no text are left out.
@@ -50,7 +79,7 @@ struct Watch {
     store: Stored,
     /// What it held when it was deleted, until it is there again.
     parting: Option<Data>,
-    users: HashSet<Key>,
+    users: HashSet<Referrer>,
     task: AbortHandle,
 }
 
@@ -63,7 +92,7 @@ enum Stored {
 /// The watches of referenced objects.
 pub struct References {
     client: Client,
-    changed: mpsc::UnboundedSender<Key>,
+    changed: mpsc::UnboundedSender<Referrer>,
     watches: Arc<Mutex<HashMap<Reference, Watch>>>,
 }
 
@@ -73,19 +102,9 @@ impl std::fmt::Debug for References {
     }
 }
 
-/// What is known of a referenced Secret, with its metadata.
-pub enum LookedSecret {
-    /// Not yet known; the Machine is reported when it is.
-    Pending,
-    /// It does not exist.
-    Absent,
-    /// It exists.
-    Found(Arc<Secret>),
-}
-
 impl References {
-    /// No watches yet; whenever a referenced object changes, its Machines' keys are sent to `changed`.
-    pub fn new(client: Client, changed: mpsc::UnboundedSender<Key>) -> Self {
+    /// No watches yet; whenever a referenced object changes, whoever refers to it is sent to `changed`.
+    pub fn new(client: Client, changed: mpsc::UnboundedSender<Referrer>) -> Self {
         Self {
             client,
             changed,
@@ -93,49 +112,46 @@ impl References {
         }
     }
 
-    /// What is known of `reference`, on behalf of the Machine `user`; opens the watch if there is none.
-    pub fn look(&self, reference: &Reference, user: &Key) -> Looked {
+    /// The value of a key, on behalf of `user`; opens the watch if there is none.
+    pub fn value(&self, key: &KeyRef, user: &Referrer) -> Result<String, LookupError> {
+        let reference = Reference::from(key);
+        let name = Key::new(&reference.namespace, &reference.name);
+        let looked = match self.store(&reference, user) {
+            Stored::Secret(store) => look(&store, &name, |secret| of_secret(&secret)),
+            Stored::ConfigMap(store) => look(&store, &name, |map| of_config_map(&map)),
+        };
+        match looked {
+            Looked::Pending => Err(LookupError::Unavailable(PENDING.to_owned())),
+            Looked::Absent => Err(LookupError::NoObject),
+            Looked::Found(mut data) => data.remove(&key.key).ok_or(LookupError::NoKey),
+        }
+    }
+
+    /// What is known of the Secret with that name, on behalf of `user`; opens the watch if there is none.
+    pub fn secret(&self, reference: &Reference, user: &Referrer) -> Looked<Arc<Secret>> {
+        match self.store(reference, user) {
+            Stored::Secret(store) => look(&store, &Key::new(&reference.namespace, &reference.name), identity),
+            Stored::ConfigMap(_) => Looked::Absent,
+        }
+    }
+
+    fn store(&self, reference: &Reference, user: &Referrer) -> Stored {
         let mut watches = self.watches.lock();
         let watch = watches
             .entry(reference.clone())
             .or_insert_with(|| self.open(reference));
         watch.users.insert(user.clone());
-        let key = Key::new(&reference.namespace, &reference.name);
-        match &watch.store {
-            Stored::Secret(store) if store.is_synced() => store
-                .get(&key)
-                .map_or(Looked::Absent, |secret| Looked::Found(of_secret(&secret))),
-            Stored::ConfigMap(store) if store.is_synced() => store
-                .get(&key)
-                .map_or(Looked::Absent, |map| Looked::Found(of_config_map(&map))),
-            _ => Looked::Pending,
-        }
+        watch.store.clone()
     }
 
-    /// What `reference` held when it was deleted, if that was seen while a Machine referred to it.
+    /// What `reference` held when it was deleted, if that was seen while an object referred to it.
     pub fn parting(&self, reference: &Reference) -> Option<Data> {
         let watches = self.watches.lock();
         watches.get(reference)?.parting.clone()
     }
 
-    /// What is known of the Secret `namespace/name`, on behalf of the Machine `user`; opens the watch if there is none.
-    pub fn look_secret(&self, reference: &Reference, user: &Key) -> LookedSecret {
-        let mut watches = self.watches.lock();
-        let watch = watches
-            .entry(reference.clone())
-            .or_insert_with(|| self.open(reference));
-        watch.users.insert(user.clone());
-        match &watch.store {
-            Stored::Secret(store) if store.is_synced() => {
-                let found = store.get(&Key::new(&reference.namespace, &reference.name));
-                found.map_or(LookedSecret::Absent, LookedSecret::Found)
-            }
-            _ => LookedSecret::Pending,
-        }
-    }
-
-    /// The Machine `user` now needs `references` only; watches that are not needed any more end.
-    pub fn keep(&self, user: &Key, references: &HashSet<Reference>) {
+    /// `user` now needs `references` only; watches that are not needed any more end.
+    pub fn keep(&self, user: &Referrer, references: &HashSet<Reference>) {
         let mut watches = self.watches.lock();
         watches.retain(|reference, watch| {
             if !references.contains(reference) {
@@ -152,7 +168,7 @@ impl References {
         let config = Selector::default().fields(&format!("metadata.name={}", reference.name));
         let (client, namespace) = (self.client.clone(), reference.namespace.as_str());
         let (store, task) = match reference.kind {
-            ReferenceKind::Secret => {
+            RefKind::Secret => {
                 let store = Arc::new(Store::new(|_: &Secret| Vec::new()));
                 let run = reflect(
                     Api::namespaced(client, namespace),
@@ -162,7 +178,7 @@ impl References {
                 );
                 (Stored::Secret(store), tokio::spawn(run))
             }
-            ReferenceKind::ConfigMap => {
+            RefKind::ConfigMap => {
                 let store = Arc::new(Store::new(|_: &ConfigMap| Vec::new()));
                 let run = reflect(
                     Api::namespaced(client, namespace),
@@ -217,6 +233,19 @@ impl References {
             }
         }
     }
+}
+
+fn look<K: Resource<DynamicType = ()>, T>(
+    store: &Store<K>,
+    key: &Key,
+    read: impl Fn(Arc<K>) -> T,
+) -> Looked<T> {
+    if !store.is_synced() {
+        return Looked::Pending;
+    }
+    store
+        .get(key)
+        .map_or(Looked::Absent, |found| Looked::Found(read(found)))
 }
 
 fn of_secret(secret: &Secret) -> Data {

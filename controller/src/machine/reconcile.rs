@@ -19,7 +19,7 @@ use super::plan::{Plan, Step};
 use super::snapshot::{ApplyContext, observe, place, reserve};
 use super::start_limiter::{Pool, Start};
 use super::times::News;
-use crate::cache::{Remnant, StoredMachine, owner};
+use crate::cache::{Referrer, Remnant, StoredMachine, owner};
 use crate::context::Context;
 use crate::runtime::backoff::Cause;
 use crate::runtime::kernel::{Reconciler, Requeue};
@@ -233,7 +233,9 @@ impl Reconciler for MachineReconciler {
     async fn forget(&self, key: &Key) {
         self.report_let_go(key).await;
         let context = &self.context;
-        context.references.keep(key, &HashSet::default());
+        context
+            .references
+            .keep(&Referrer::Machine(key.clone()), &HashSet::default());
         self.memory.times.note(key, None, context.now(), &context.metrics);
         context.infra.release(key);
         self.enqueue(self.memory.forget(key));

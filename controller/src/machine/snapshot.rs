@@ -32,7 +32,7 @@ use super::record::{FailureDomain, Infrastructure};
 use super::start_limiter::Start;
 use crate::bootstrap::token::TokenView;
 use crate::bootstrap::user_data::UserData;
-use crate::cache::{Reference, StoredMachine};
+use crate::cache::{Reference, Referrer, StoredMachine};
 use crate::context::Context;
 use crate::runtime::recreation::Recreation;
 
@@ -99,7 +99,9 @@ impl ApplyContext {
     /// their infra cluster held back.
     pub fn keep(&self, context: &Context, memory: &Memory, key: &Key) {
         context.infra.release_unused(key);
-        context.references.keep(key, &self.references);
+        context
+            .references
+            .keep(&Referrer::Machine(key.clone()), &self.references);
         let is_released = self
             .guard
             .as_ref()

@@ -12,8 +12,8 @@ use super::memory::Memories;
 use super::observed::Observed;
 use super::plan::{Plan, Step};
 use super::snapshot::{note, observe, subject};
-use crate::autoscaler::{Group, NodeGroups};
-use crate::cache::{StoredMachineDeployment, StoredMachineSet};
+use crate::autoscaler::NodeGroups;
+use crate::cache::{NodeGroup, StoredMachineDeployment, StoredMachineSet};
 use crate::context::Context;
 use crate::runtime::kernel::{Reconciler, Requeue};
 use crate::runtime::queue::Queue;
@@ -138,6 +138,6 @@ impl Reconciler for MachineDeploymentReconciler {
 
     async fn forget(&self, key: &Key) {
         self.memories.forget(key);
-        self.groups.forget(&Group::Deployment(key.clone()));
+        self.groups.forget(&NodeGroup::Deployment(key.clone()));
     }
 }

@@ -12,8 +12,10 @@ use super::decide::likeness_of;
 use super::memory::Memories;
 use super::observed::{Deployment, Likeness, Machines, Observed, Set, Status, Strategy, Trouble};
 use super::rollout::Rollout;
-use crate::autoscaler::{Group, NodeGroups};
-use crate::cache::{StoredMachine, StoredMachineDeployment, StoredMachineSet, Stores, overlap, owner};
+use crate::autoscaler::NodeGroups;
+use crate::cache::{
+    NodeGroup, StoredMachine, StoredMachineDeployment, StoredMachineSet, Stores, overlap, owner,
+};
 use crate::context::Context;
 use crate::machine::disruption_budget;
 use crate::runtime::backoff;
@@ -43,7 +45,7 @@ pub(super) fn note(
     memories.review(key, stored, is_paused, fate, is_there);
     let is_group = deployment.may_be_a_node_group() && !deployment.deleting;
     let object = is_group.then(|| deployment.as_node_group());
-    groups.note(&Group::Deployment(key.clone()), object.as_ref());
+    groups.note(&NodeGroup::Deployment(key.clone()), object.as_ref());
 }
 
 /// Everything known of the deployment, and the sets that it was taken from.
@@ -76,7 +78,7 @@ pub(super) fn observe(
         }
         observed
     });
-    let instancetype = groups.known(&Group::Deployment(key.clone()));
+    let instancetype = groups.known(&NodeGroup::Deployment(key.clone()));
     let observed = Observed {
         sets: sets.collect(),
         names,

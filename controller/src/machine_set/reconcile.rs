@@ -13,7 +13,8 @@ use super::memory::Memories;
 use super::observed::Observed;
 use super::plan::{Plan, Step};
 use super::snapshot::{note, observe, subject};
-use crate::autoscaler::{Group, NodeGroups};
+use crate::autoscaler::NodeGroups;
+use crate::cache::NodeGroup;
 use crate::context::Context;
 use crate::runtime::kernel::{Reconciler, Requeue};
 use crate::runtime::queue::Queue;
@@ -141,6 +142,6 @@ impl Reconciler for MachineSetReconciler {
 
     async fn forget(&self, key: &Key) {
         self.memories.forget(key);
-        self.groups.forget(&Group::Set(key.clone()));
+        self.groups.forget(&NodeGroup::Set(key.clone()));
     }
 }

@@ -9,8 +9,8 @@ use tokio::time::Instant;
 
 use super::memory::Memories;
 use super::observed::{Member, NodeState, Observed};
-use crate::autoscaler::{Group, NodeGroups};
-use crate::cache::{StoredMachine, StoredMachineSet, Stores, overlap};
+use crate::autoscaler::NodeGroups;
+use crate::cache::{NodeGroup, StoredMachine, StoredMachineSet, Stores, overlap};
 use crate::context::Context;
 use crate::runtime::backoff;
 use crate::runtime::creation_limit::Fate;
@@ -46,7 +46,7 @@ pub(super) fn note(
         still(stores, set, name, uid).is_some()
     });
     let object = set.is_node_group().then(|| set.as_node_group());
-    groups.note(&Group::Set(key.clone()), object.as_ref());
+    groups.note(&NodeGroup::Set(key.clone()), object.as_ref());
 }
 
 /// The Machine of that name and UID, unless it is being deleted.
@@ -83,7 +83,7 @@ pub(super) fn observe(
     let orphans = orphans
         .filter(|machine| !machine.is_deleting() && set.selector.matches(machine.metadata.labels.as_ref()))
         .filter(|machine| !is_rejected(machine));
-    let instancetype = groups.known(&Group::Set(key.clone()));
+    let instancetype = groups.known(&NodeGroup::Set(key.clone()));
     let creations = memories.creations(key, |creations| creations.allowance());
     Observed {
         set: set.clone(),

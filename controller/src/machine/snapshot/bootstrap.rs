@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use machinist_infra::cache::store::Key;
 use machinist_infra::kube::error::DisplayError;
+use machinist_shared::api::config_var::RefKind;
 use machinist_shared::api::names::{self, annotation};
 use serde_json::Value;
 
@@ -13,7 +14,7 @@ use crate::bootstrap::osm;
 use crate::bootstrap::source::{Above, Choice, Deployment, Mode, choose};
 use crate::bootstrap::token::TokenView;
 use crate::bootstrap::user_data::{self, UserData, UserDataInput};
-use crate::cache::{LookedSecret, Reference, ReferenceKind, StoredMachine};
+use crate::cache::{Looked, Reference, StoredMachine};
 use crate::context::Context;
 use crate::machine::observed::Bootstrap;
 use crate::machine::ownership::provider_id_of;
@@ -154,20 +155,20 @@ impl Sources<'_> {
     fn osm(&self, machine: &StoredMachine, deployment: Deployment<'_>) -> (Bootstrap, Option<UserData>) {
         let name = osm::secret_name(deployment.name, machine.namespace());
         let reference = Reference {
-            kind: ReferenceKind::Secret,
+            kind: RefKind::Secret,
             namespace: names::osm::NAMESPACE.to_owned(),
             name: name.clone(),
         };
-        let looked = self.context.references.look_secret(&reference, self.key);
+        let looked = self.context.references.secret(&reference, &self.referrer());
         self.references.borrow_mut().insert(reference);
-        let secret = match &looked {
-            LookedSecret::Pending => {
+        let secret = match looked {
+            Looked::Pending => {
                 return (Bootstrap::Waiting("its Secret is being read".to_owned()), None);
             }
-            LookedSecret::Absent => None,
-            LookedSecret::Found(secret) => Some(secret.as_ref()),
+            Looked::Absent => None,
+            Looked::Found(secret) => Some(secret),
         };
-        match osm::read(secret, &name, deployment.revision, machine.name()) {
+        match osm::read(secret.as_deref(), &name, deployment.revision, machine.name()) {
             Ok(found) => (Bootstrap::Osm(found.revision), Some(found.user_data)),
             Err(error @ osm::OsmError::Revision { .. }) => {
                 (Bootstrap::OtherRevision(error.to_string()), None)

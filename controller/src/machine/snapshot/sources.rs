@@ -14,7 +14,7 @@ use machinist_shared::providers;
 use super::super::observed::{ClusterName, Infra, Spec, Usable};
 use super::super::record::CredentialSource;
 use super::Decoded;
-use crate::cache::{Looked, Reference, ReferenceKind, SpecState, StoredMachine};
+use crate::cache::{self, Reference, Referrer, SpecState, StoredMachine};
 use crate::context::Context;
 
 /// Looks up what the spec refers to, and notes it, so that its watches stay open.
@@ -24,19 +24,14 @@ pub(super) struct Sources<'a> {
     pub(super) references: std::cell::RefCell<HashSet<Reference>>,
 }
 
-/// Text of [`LookupError::Unavailable`] for an object that is not yet known.
-const PENDING: &str = "it is being read";
-
 impl Sources<'_> {
+    pub(super) fn referrer(&self) -> Referrer {
+        Referrer::Machine(self.key.clone())
+    }
+
     pub(super) fn lookup(&self, key: &KeyRef) -> Result<String, LookupError> {
-        let reference = reference_of(key);
-        let looked = self.context.references.look(&reference, self.key);
-        self.references.borrow_mut().insert(reference);
-        match looked {
-            Looked::Pending => Err(LookupError::Unavailable(PENDING.to_owned())),
-            Looked::Absent => Err(LookupError::NoObject),
-            Looked::Found(mut data) => data.remove(&key.key).ok_or(LookupError::NoKey),
-        }
+        self.references.borrow_mut().insert(key.into());
+        self.context.references.value(key, &self.referrer())
     }
 
     /// The same; of an object that is gone, what it held when it was deleted. A namespace may go with the Secret by which
@@ -44,7 +39,7 @@ impl Sources<'_> {
     pub(super) fn lookup_parting(&self, key: &KeyRef) -> Result<String, LookupError> {
         match self.lookup(key) {
             Err(LookupError::NoObject) => {
-                let parting = self.context.references.parting(&reference_of(key));
+                let parting = self.context.references.parting(&key.into());
                 let value = parting.and_then(|mut data| data.remove(&key.key));
                 value.ok_or(LookupError::NoObject)
             }
@@ -152,17 +147,6 @@ impl Sources<'_> {
     }
 }
 
-fn reference_of(key: &KeyRef) -> Reference {
-    Reference {
-        kind: match key.kind {
-            RefKind::Secret => ReferenceKind::Secret,
-            RefKind::ConfigMap => ReferenceKind::ConfigMap,
-        },
-        namespace: key.namespace.clone(),
-        name: key.name.clone(),
-    }
-}
-
 fn reference(kind: RefKind, namespace: &str, name: &str, key: &str) -> ConfigVarString {
     let key = KeyRef {
         kind,
@@ -213,7 +197,7 @@ fn kubeconfig_of(machine: &StoredMachine) -> ConfigVarString {
 }
 
 fn is_pending(error: &Unresolved) -> bool {
-    matches!(error, Unresolved::Reference { error: ResolveError::Lookup { cause: LookupError::Unavailable(text), .. }, .. } if text == PENDING)
+    matches!(error, Unresolved::Reference { error: ResolveError::Lookup { cause, .. }, .. } if cache::is_pending(cause))
 }
 
 fn unresolved(error: &Unresolved) -> Spec {

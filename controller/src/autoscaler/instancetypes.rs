@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use machinist_infra::cache::store::Key;
 use machinist_shared::admission::Subject;
 use machinist_shared::admission::autoscaler;
 use machinist_shared::api::ValueAt;
@@ -13,28 +12,21 @@ use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::time::Instant;
 
+use crate::cache::NodeGroup;
+
 /// How long an answer is believed.
 const EVERY: Duration = Duration::from_mins(5);
 /// How soon it is asked again after no answer, or for what does not exist.
 const AGAIN: Duration = Duration::from_mins(1);
 
-/// What the cluster-autoscaler may take for a node group.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Group {
-    /// A MachineDeployment.
-    Deployment(Key),
-    /// A MachineSet that stands alone.
-    Set(Key),
-}
-
 /// An instancetype, and whose credential may read it.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Wanted {
+pub(crate) struct InstancetypeSource {
     pub(super) matcher: Matcher,
     pub(super) kubeconfig: ConfigVarString,
 }
 
-impl Wanted {
+impl InstancetypeSource {
     /// What must be read before the capacity of a node group is known.
     pub(crate) fn of(object: &Value) -> Option<Self> {
         let subject = Subject::new(object, ValueAt::TEMPLATE);
@@ -49,12 +41,13 @@ impl Wanted {
     }
 }
 
-/// What was found, and when.
+/// What was found, and when to ask again. What is known stays in use until there is an answer, unlike in a cache whose entries
+/// expire.
 #[derive(Debug)]
 struct Entry {
-    wanted: Wanted,
+    wanted: InstancetypeSource,
     spec: Option<Value>,
-    /// When to ask again; nothing while it is being asked.
+    /// Nothing while it is being asked.
     due: Option<Instant>,
 }
 
@@ -69,34 +62,37 @@ pub(crate) struct Known {
 
 /// The instancetypes of node groups.
 #[derive(Debug, Default)]
-pub(super) struct Instancetypes(Mutex<HashMap<Group, Entry>>);
+pub(super) struct Instancetypes(Mutex<HashMap<NodeGroup, Entry>>);
 
 impl Instancetypes {
-    /// What that group needs; whether it must be asked for now, by the caller.
-    pub(super) fn note(&self, group: &Group, wanted: Option<&Wanted>, now: Instant) -> bool {
+    /// What that group needs.
+    pub(super) fn note(&self, group: &NodeGroup, wanted: Option<&InstancetypeSource>, now: Instant) {
         let mut known = self.0.lock();
         let Some(wanted) = wanted else {
             known.remove(group);
-            return false;
+            return;
         };
-        let new = || Entry {
-            wanted: wanted.clone(),
-            spec: None,
-            due: Some(now),
-        };
-        let entry = known.entry(group.clone()).or_insert_with(new);
-        if entry.wanted != *wanted {
-            *entry = new();
+        if known.get(group).is_none_or(|entry| entry.wanted != *wanted) {
+            let new = Entry {
+                wanted: wanted.clone(),
+                spec: None,
+                due: Some(now),
+            };
+            known.insert(group.clone(), new);
         }
-        let is_due = entry.due.is_some_and(|due| due <= now);
-        if is_due {
-            entry.due = None;
-        }
-        is_due
+    }
+
+    /// Whether it must be asked for now, by the caller.
+    pub(super) fn begin(&self, group: &NodeGroup, now: Instant) -> bool {
+        let mut known = self.0.lock();
+        let due = known
+            .get_mut(group)
+            .and_then(|entry| entry.due.take_if(|due| *due <= now));
+        due.is_some()
     }
 
     /// What is known for that group.
-    pub(super) fn known(&self, group: &Group, now: Instant) -> Known {
+    pub(super) fn known(&self, group: &NodeGroup, now: Instant) -> Known {
         let known = self.0.lock();
         known.get(group).map_or_else(Known::default, |entry| Known {
             spec: entry.spec.clone(),
@@ -107,8 +103,8 @@ impl Instancetypes {
     /// What came of asking. What is not answered stays as it was known; what is not there is not known.
     pub(super) fn answered(
         &self,
-        group: &Group,
-        wanted: &Wanted,
+        group: &NodeGroup,
+        wanted: &InstancetypeSource,
         answer: Result<Option<Value>, String>,
         now: Instant,
     ) {
@@ -124,7 +120,7 @@ impl Instancetypes {
     }
 
     /// The object is gone.
-    pub(crate) fn forget(&self, group: &Group) {
+    pub(crate) fn forget(&self, group: &NodeGroup) {
         self.0.lock().remove(group);
     }
 }
@@ -132,6 +128,7 @@ impl Instancetypes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use machinist_infra::cache::store::Key;
     use machinist_shared::api::names::autoscaler::MAX_SIZE;
     use serde_json::json;
 
@@ -150,27 +147,31 @@ mod tests {
     #[test]
     fn an_instancetype_is_asked_for_once_and_again_after_a_while_and_at_once_if_it_is_another() {
         let all = Instancetypes::default();
-        let group = Group::Set(Key::new("ns", "s"));
-        let other = Group::Deployment(Key::new("ns", "s"));
-        let (wanted, start) = (Wanted::of(&object("small")).unwrap(), Instant::now());
-        assert!(all.note(&group, Some(&wanted), start));
-        assert!(!all.note(&group, Some(&wanted), start), "it is being asked for");
+        let group = NodeGroup::Set(Key::new("ns", "s"));
+        let other = NodeGroup::Deployment(Key::new("ns", "s"));
+        let note = |group: &NodeGroup, wanted: Option<&InstancetypeSource>, now| {
+            all.note(group, wanted, now);
+            all.begin(group, now)
+        };
+        let (wanted, start) = (InstancetypeSource::of(&object("small")).unwrap(), Instant::now());
+        assert!(note(&group, Some(&wanted), start));
+        assert!(!note(&group, Some(&wanted), start), "it is being asked for");
         assert_eq!(all.known(&group, start), Known::default());
         all.answered(&group, &wanted, Ok(Some(json!(1))), start);
-        assert!(!all.note(&group, Some(&wanted), start));
+        assert!(!note(&group, Some(&wanted), start));
         let known = all.known(&group, start);
         assert_eq!((known.spec, known.again), (Some(json!(1)), Some(EVERY)));
 
         // There is no answer: what is known stays, and is asked for sooner.
         let later = start + EVERY;
-        assert!(all.note(&group, Some(&wanted), later));
+        assert!(note(&group, Some(&wanted), later));
         all.answered(&group, &wanted, Err("no".to_owned()), later);
         let known = all.known(&group, later);
         assert_eq!((known.spec, known.again), (Some(json!(1)), Some(AGAIN)));
 
-        assert!(all.note(&other, Some(&wanted), later), "a namesake");
-        let large = Wanted::of(&object("large")).unwrap();
-        assert!(all.note(&group, Some(&large), later));
+        assert!(note(&other, Some(&wanted), later), "a namesake");
+        let large = InstancetypeSource::of(&object("large")).unwrap();
+        assert!(note(&group, Some(&large), later));
         assert_eq!(all.known(&group, later).spec, None);
         // An answer to the question before says nothing.
         all.answered(&group, &wanted, Ok(Some(json!(2))), later);
@@ -181,6 +182,6 @@ mod tests {
     fn what_is_no_node_group_needs_none() {
         let mut object = object("small");
         object["metadata"] = json!({});
-        assert_eq!(Wanted::of(&object), None);
+        assert_eq!(InstancetypeSource::of(&object), None);
     }
 }
