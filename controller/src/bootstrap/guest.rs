@@ -1,6 +1,6 @@
 //! What a guest is to become, whatever tells it so: files, one unit to start, and a little about itself.
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 /// A file of the guest, owned by root.
 #[derive(Clone, PartialEq, Eq)]
@@ -50,9 +50,4 @@ pub(super) struct Guest<'a> {
     pub(super) ssh_keys: &'a [String],
     /// Where it takes the time from.
     pub(super) time_servers: &'a [String],
-}
-
-/// Merges `over` into `config`: objects deeply, `null` removes.
-pub(super) fn merge(config: &mut Value, over: &Map<String, Value>) {
-    json_patch::merge(config, &Value::Object(over.clone()));
 }

@@ -8,7 +8,7 @@ use machinist_shared::api::syntax;
 use minijinja::context;
 use serde_json::{Value, json};
 
-use super::guest::{File, merge, mode};
+use super::guest::{File, mode};
 use super::input::{UserDataError, UserDataInput};
 use super::network::Families;
 use super::{network, systemd};
@@ -66,47 +66,19 @@ fn bootstrap_kubeconfig(input: &UserDataInput<'_>) -> Value {
     })
 }
 
-/// The KubeletConfiguration: ours, then the Machine's annotations, then `machinist.kubelet.extraConfig`.
 fn configuration(input: &UserDataInput<'_>) -> Result<Value, UserDataError> {
     let (settings, errors) = kubelet_settings::read(input.annotations);
     if !errors.is_empty() {
         return Err(UserDataError::Settings(errors));
     }
-    // As operating-system-manager reserves them.
-    let reserved = json!({"cpu": "200m", "memory": "200Mi", "ephemeral-storage": "1Gi"});
-    let mut config = json!({
-        "apiVersion": "kubelet.config.k8s.io/v1beta1",
-        "kind": "KubeletConfiguration",
+    let of_cluster = json!({
         "authentication": {"anonymous": {"enabled": false}, "webhook": {"enabled": true}, "x509": {"clientCAFile": CA}},
-        "authorization": {"mode": "Webhook"},
-        "cgroupDriver": "systemd",
         "clusterDNS": input.cluster_dns,
         "clusterDomain": input.cluster_domain,
-        "containerLogMaxFiles": 5,
-        "containerLogMaxSize": "100Mi",
-        "containerRuntimeEndpoint": "unix:///run/containerd/containerd.sock",
-        "evictionHard": {
-            "memory.available": "100Mi",
-            "nodefs.available": "10%",
-            "nodefs.inodesFree": "5%",
-            "imagefs.available": "15%",
-        },
-        "failSwapOn": false,
-        "kubeReserved": reserved,
-        "systemReserved": reserved,
-        "rotateCertificates": true,
         "serverTLSBootstrap": input.serving_certificate,
         "resolvConf": RESOLV_CONF,
-        "staticPodPath": "/etc/kubernetes/manifests",
-        // The kubelet's own default is below /usr, which is read-only on Flatcar.
-        "volumePluginDir": "/var/lib/kubelet/volumeplugins",
     });
-    for (field, value) in settings {
-        // Whole: a threshold that is left out is one that is not wanted.
-        config[field] = value;
-    }
-    merge(&mut config, &input.machinist.kubelet.extra_config);
-    Ok(config)
+    Ok(input.machinist.kubelet_configuration(&of_cluster, settings))
 }
 
 fn unit(input: &UserDataInput<'_>, program: &str) -> Result<String, UserDataError> {

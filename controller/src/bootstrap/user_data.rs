@@ -145,8 +145,7 @@ fn files(input: &UserDataInput<'_>) -> Result<Vec<File>, UserDataError> {
         }
     }
     let own = extras.files.iter().map(|file| {
-        let mode = u32::from_str_radix(&file.permissions, 8).unwrap_or(mode::PUBLIC);
-        File::new(&file.path, mode, &file.content)
+        File::new(&file.path, file.mode(), &file.content)
     });
     files.extend(own);
     Ok(files)

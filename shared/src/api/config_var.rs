@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::api::decode::{Field, Fields, json_type};
 use crate::api::field::{ErrorKind, Report, cut};
@@ -263,6 +263,16 @@ impl<T: ConfigValue> ConfigVar<T> {
     }
 }
 
+impl ConfigVarString {
+    /// The value in one form for all its notations, to compare by. Empty is unset.
+    pub fn canonical(&self) -> Value {
+        let reference = self.reference().map(ToString::to_string);
+        let value = self.value.as_ref();
+        let value = value.filter(|value| reference.is_none() && !value.is_empty());
+        json!([value, reference])
+    }
+}
+
 fn decode_ref(kind: RefKind, field: &Field<'_>, report: &mut Report) -> Option<KeyRef> {
     let mut fields = field.object(report)?;
     let [namespace, name, key] =
@@ -299,7 +309,6 @@ fn decode_ref(kind: RefKind, field: &Field<'_>, report: &mut Report) -> Option<K
 #[cfg(test)]
 mod tests {
     use rstest::rstest;
-    use serde_json::json;
 
     use super::*;
 

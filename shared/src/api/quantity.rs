@@ -24,6 +24,13 @@ pub fn parse(text: &str) -> Option<f64> {
     ParsedQuantity::try_from(text.as_str()).ok()?.to_bytes_f64()
 }
 
+/// The text in one form for every notation of an amount, to compare amounts by; a text that is none stays.
+///
+/// Fifteen digits: `0.1` and `100m` are equal, and no disk size is truncated.
+pub fn canonical(text: &str) -> String {
+    parse(text).map_or_else(|| text.to_owned(), |amount| format!("{amount:.14e}"))
+}
+
 fn is_exponent(suffix: &str) -> bool {
     let Some(digits) = suffix.strip_prefix(['e', 'E']) else {
         return false;

@@ -71,6 +71,32 @@ pub fn facts_needed(spec: &ResolvedSpec) -> FactsNeeded {
     }
 }
 
+impl Facts {
+    /// Facts that no infra cluster has, for comparing what is rendered of specs: a text that comes from a fact equals none
+    /// that a spec can have, and every condition that a fact can meet is met.
+    pub(super) fn placeholders(spec: &ResolvedSpec) -> Self {
+        let needed = facts_needed(spec);
+        let placeholder = || UNKNOWN.to_owned();
+        let disks = || std::iter::once(&spec.primary_disk).chain(&spec.secondary_disks);
+        let modes = disks().map(|disk| disk.access_mode.as_str());
+        let modes = modes.chain(ACCESS_MODES).chain([UNKNOWN]);
+        let block_only = modes.flat_map(|mode| {
+            disks().map(move |disk| (disk.storage_class.clone(), mode.to_owned()))
+        });
+        Self {
+            region: Some(placeholder()),
+            zone: Some(placeholder()),
+            access_modes: needed.storage_profiles.into_iter().map(|class| (class, placeholder())).collect(),
+            block_only: block_only.collect(),
+            instancetype_kind: needed.instancetype.map(|it| format!("{UNKNOWN}{}", it.kind)),
+            extra_headers: needed.extra_headers_secret.map(|name| format!("{UNKNOWN}{name}")).into_iter().collect(),
+        }
+    }
+}
+
+/// A text that no field of a spec can have.
+pub(super) const UNKNOWN: &str = "\0";
+
 /// Region and zone of a StorageClass, from `allowedTopologies[].matchLabelExpressions[]`: a key with exactly one value
 /// counts; one of these keys with none or several stops the scan.
 pub fn topology<'a>(

@@ -14,6 +14,7 @@ macro_rules! hidden {
 /// Its name in `cloudProvider`.
 pub const NAME: &str = "kubevirt";
 
+mod canonical;
 mod capacity;
 pub mod cloud_config;
 mod defaults;

@@ -9,7 +9,7 @@ use super::facts::{Facts, facts_needed};
 use super::render::{RenderInput, disk_names, render};
 use super::resolved::{self, ResolvedSpec};
 use super::spec::{self, CloudProviderSpec};
-use super::{NAME, capacity, cloud_config, defaults, validate};
+use super::{NAME, canonical, capacity, cloud_config, defaults, validate};
 use crate::api::config_var::{ConfigVarString, KeyRef};
 use crate::api::decode::Field;
 use crate::api::field::{FieldPath, Report};
@@ -95,6 +95,10 @@ impl Spec for CloudProviderSpec {
 
     fn resolve(&self, env: &Env, lookup: &Lookup<'_>) -> Result<Arc<dyn ResolvedProviderSpec>, Unresolved> {
         Ok(Arc::new(resolved::resolve(self, env, lookup)?))
+    }
+
+    fn canonical(&self) -> Option<Value> {
+        canonical::canonical(self)
     }
 
     fn machinist(&self) -> &Machinist {

@@ -142,45 +142,57 @@ pub struct TopologySpread {
 }
 
 impl CloudProviderSpec {
-    /// Every reference to a Secret or ConfigMap of the user cluster.
-    pub fn references(&self) -> Vec<&KeyRef> {
+    /// Every value that a VM is rendered from and that may be behind a reference, with its field.
+    pub(super) fn texts(&self) -> impl Iterator<Item = (&'static str, &ConfigVarString)> {
         let vm = &self.virtual_machine;
         let disk = &vm.primary_disk;
-        let strings = [
-            &self.cluster_name,
-            &self.project_id,
-            &self.kubeconfig,
-            &vm.cpus,
-            &vm.memory,
-            &disk.size,
-            &disk.storage_class,
-            &disk.access_mode,
-            &disk.storage_target,
-            &disk.os_image,
-            &disk.source,
-            &disk.pull_method,
-            &disk.data_volume_secret,
-            &disk.extra_headers_secret,
-            &vm.dns_policy,
-            &self.node_affinity.kind,
-            &self.node_affinity.key,
+        let single = [
+            ("clusterName", &self.cluster_name),
+            ("projectID", &self.project_id),
+            ("cpus", &vm.cpus),
+            ("memory", &vm.memory),
+            ("primaryDisk.size", &disk.size),
+            ("primaryDisk.storageClassName", &disk.storage_class),
+            ("primaryDisk.storageAccessType", &disk.access_mode),
+            ("primaryDisk.storageTarget", &disk.storage_target),
+            ("primaryDisk.osImage", &disk.os_image),
+            ("primaryDisk.source", &disk.source),
+            ("primaryDisk.pullMethod", &disk.pull_method),
+            ("primaryDisk.dataVolumeSecretRef", &disk.data_volume_secret),
+            ("primaryDisk.extraHeadersSecretRef", &disk.extra_headers_secret),
+            ("dnsPolicy", &vm.dns_policy),
+            ("nodeAffinityPreset.type", &self.node_affinity.kind),
+            ("nodeAffinityPreset.key", &self.node_affinity.key),
         ];
-        let secondary = vm
-            .secondary_disks
-            .iter()
-            .flat_map(|d| [&d.size, &d.storage_class, &d.access_mode]);
-        let spread = self
-            .topology_spread
-            .iter()
-            .flat_map(|t| [&t.max_skew, &t.topology_key, &t.when_unsatisfiable]);
-        let strings = strings
-            .into_iter()
-            .chain(secondary)
-            .chain(spread)
-            .chain(&self.node_affinity.values);
-        strings
+        let secondary = vm.secondary_disks.iter().flat_map(|disk| {
+            [
+                ("secondaryDisks.size", &disk.size),
+                ("secondaryDisks.storageClassName", &disk.storage_class),
+                ("secondaryDisks.storageAccessType", &disk.access_mode),
+            ]
+        });
+        let spread = self.topology_spread.iter().flat_map(|constraint| {
+            [
+                ("topologySpreadConstraints.maxSkew", &constraint.max_skew),
+                ("topologySpreadConstraints.topologyKey", &constraint.topology_key),
+                (
+                    "topologySpreadConstraints.whenUnsatisfiable",
+                    &constraint.when_unsatisfiable,
+                ),
+            ]
+        });
+        let values = self.node_affinity.values.iter();
+        let values = values.map(|value| ("nodeAffinityPreset.values", value));
+        single.into_iter().chain(secondary).chain(spread).chain(values)
+    }
+
+    /// Every reference to a Secret or ConfigMap of the user cluster.
+    pub fn references(&self) -> Vec<&KeyRef> {
+        self.texts()
+            .map(|(_, text)| text)
+            .chain([&self.kubeconfig])
             .flat_map(ConfigVarString::references)
-            .chain(vm.network_multi_queue.references())
+            .chain(self.virtual_machine.network_multi_queue.references())
             .chain(self.machinist.references())
             .collect()
     }
@@ -337,30 +349,33 @@ fn matcher(field: &Field<'_>, report: &mut Report) -> Option<Matcher> {
     Some(matcher)
 }
 
+/// Empty is absent, in each field and as a whole.
 fn dns_config(field: &Field<'_>, report: &mut Report) -> Option<PodDNSConfig> {
-    field.value?;
     let mut fields = field.object(report)?;
-    let mut config = PodDNSConfig {
-        nameservers: fields.take("nameservers").strings(report),
-        searches: fields.take("searches").strings(report),
-        options: None,
+    let mut strings = |key: &'static str, report: &mut Report| {
+        let strings = fields.take(key).strings(report);
+        strings.filter(|strings| !strings.is_empty())
     };
-    if let Some(items) = fields.take("options").items(report) {
-        let mut options = Vec::new();
-        for item in items {
-            let Some(mut option) = item.object(report) else {
-                continue;
-            };
-            options.push(k8s_openapi::api::core::v1::PodDNSConfigOption {
-                name: option.take("name").string(report),
-                value: option.take("value").string(report),
-            });
-            option.deny_unknown(report);
-        }
-        config.options = Some(options);
+    let (nameservers, searches) = (strings("nameservers", report), strings("searches", report));
+    let items = fields.take("options").items(report).unwrap_or_default();
+    let mut options = Vec::new();
+    for item in items {
+        let Some(mut option) = item.object(report) else {
+            continue;
+        };
+        options.push(k8s_openapi::api::core::v1::PodDNSConfigOption {
+            name: option.take("name").string(report).filter(|name| !name.is_empty()),
+            value: option.take("value").string(report),
+        });
+        option.deny_unknown(report);
     }
     fields.deny_unknown(report);
-    Some(config)
+    let config = PodDNSConfig {
+        nameservers,
+        searches,
+        options: Some(options).filter(|options| !options.is_empty()),
+    };
+    (config != PodDNSConfig::default()).then_some(config)
 }
 
 fn affinity_presets(mut fields: Fields<'_>, report: &mut Report) -> NodeAffinityPreset {

@@ -122,6 +122,11 @@ pub trait Spec: Any + Debug + Send + Sync {
     /// Resolves every reference except the credential's.
     fn resolve(&self, env: &Env, lookup: &Lookup<'_>) -> Result<Arc<dyn ResolvedProviderSpec>, Unresolved>;
 
+    /// What instances of the spec are made of and where, in one form for all its notations: equal if and only if equal
+    /// instances are rendered from equal parameters and facts. A reference stands for itself, because what it leads to
+    /// may change. `None` if nothing can be rendered, whatever its references hold.
+    fn canonical(&self) -> Option<Value>;
+
     /// `cloudProviderSpec.machinist`: additional settings of the built-in bootstrap, for any provider.
     fn machinist(&self) -> &Machinist;
 

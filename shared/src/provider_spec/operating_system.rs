@@ -52,7 +52,7 @@ impl OperatingSystem {
     }
 
     /// Settings that are true or false, and those that are texts, of the built-in bootstrap and operating-system-manager.
-    fn settings(self) -> (&'static [&'static str], &'static [&'static str]) {
+    pub(crate) fn settings(self) -> (&'static [&'static str], &'static [&'static str]) {
         match self {
             Self::Ubuntu | Self::RockyLinux | Self::AmazonLinux2 => (&["distUpgradeOnBoot"], &[]),
             Self::Rhel => (

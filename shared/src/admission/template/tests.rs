@@ -69,13 +69,36 @@ fn with(pointer: &str, value: Value) -> Value {
 #[case::no_cores(&format!("{VM}/template/vcpus"), json!({"cores": 0}))]
 #[case::queues_as_by_default(&format!("{VM}/enableNetworkMultiQueue"), json!(true))]
 #[case::nowhere(&format!("{VM}/location"), json!({"region": ""}))]
+#[case::the_default_eviction_strategy(&format!("{VM}/evictionStrategy"), json!("External"))]
+#[case::the_default_storage_target(&format!("{VM}/template/primaryDisk/storageTarget"), json!("storage"))]
+#[case::the_source_of_the_image(&format!("{VM}/template/primaryDisk/source"), json!("http"))]
+#[case::a_source_that_is_guessed(&format!("{VM}/template/primaryDisk/source"), json!("web"))]
+#[case::a_pull_method_of_no_registry(&format!("{VM}/template/primaryDisk/pullMethod"), json!("node"))]
+#[case::the_default_spread(&format!("{CLOUD}/topologySpreadConstraints"), json!([
+    {"maxSkew": "1", "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "ScheduleAnyway"}]))]
+#[case::the_default_spread_in_other_words(&format!("{CLOUD}/topologySpreadConstraints"), json!([
+    {"maxSkew": {"value": "+1"}, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": ""}]))]
+#[case::an_affinity_without_a_type(&format!("{CLOUD}/affinity"), json!({"nodeAffinityPreset": {"type": "", "key": "k", "values": ["v"]}}))]
+#[case::a_preset_without_effect(&format!("{CLOUD}/affinity"), json!({"podAffinityPreset": "soft", "podAntiAffinityPreset": "hard"}))]
+#[case::the_name_of_a_network(&format!("{VM}/providerNetwork"), json!({"name": "x", "vpc": {"name": "y"}}))]
+#[case::a_flavor(&format!("{VM}/flavor"), json!({"name": "large"}))]
+#[case::a_version_with_v("/spec/versions/kubelet", json!("v1.33.4"))]
+#[case::a_version_that_nothing_reads("/spec/versions/controlPlane", json!("1.33.4"))]
+#[case::an_empty_dns_config(&format!("{VM}/dnsConfig"), json!({"nameservers": [], "options": null}))]
+#[case::an_unused_value_beside_a_reference(&format!("{CLOUD}/auth/kubeconfig/value"), json!("x"))]
+#[case::a_provider_id("/spec/providerID", json!("kubevirt://x"))]
+#[case::the_label_of_admission("/spec/metadata/labels/v1.machine-controller.kubermatic.io~1operating-system", json!("ubuntu"))]
+#[case::an_unknown_setting("/spec/providerSpec/value/operatingSystemSpec", json!({"distUpgradeOnBoot": false, "x": 1}))]
+#[case::a_setting_of_another_system("/spec/providerSpec/value/operatingSystemSpec", json!({"disableAutoUpdate": true}))]
+#[case::an_empty_machinist(&format!("{CLOUD}/machinist"), json!({"files": [], "kubelet": {"extraArgs": {}}, "proxy": {"no": ["x"]}}))]
+#[case::a_default_of_the_kubelet(&format!("{CLOUD}/machinist"), json!({"kubelet": {"extraConfig": {"failSwapOn": false, "x": null}}}))]
 fn how_it_is_written_is_no_difference(#[case] pointer: &str, #[case] value: Value) {
     let other = with(pointer, value);
     assert!(
         equal(&template(), &other),
         "{:#}\n{:#}",
-        normal(&template()),
-        normal(&other)
+        canonical(&template()),
+        canonical(&other)
     );
     assert!(equal_in_place(&template(), &other));
     assert_eq!(hash(&template()), hash(&other));
@@ -92,7 +115,17 @@ fn how_it_is_written_is_no_difference(#[case] pointer: &str, #[case] value: Valu
 #[case::an_empty_cloud_config("/spec/providerSpec/value/overwriteCloudConfig", json!(""))]
 #[case::another_secret(&format!("{CLOUD}/auth/kubeconfig/secretKeyRef/key"), json!("d"))]
 #[case::a_config_map(&format!("{CLOUD}/auth/kubeconfig"), json!({"configMapKeyRef": {"namespace": "a", "name": "b", "key": "c"}}))]
-#[case::a_value_beside_it(&format!("{CLOUD}/auth/kubeconfig/value"), json!("x"))]
+#[case::another_eviction_strategy(&format!("{VM}/evictionStrategy"), json!("LiveMigrate"))]
+#[case::a_claim_of_another_kind(&format!("{VM}/template/primaryDisk/storageTarget"), json!("pvc"))]
+#[case::another_source(&format!("{VM}/template/primaryDisk/source"), json!("registry"))]
+#[case::an_access_mode_that_a_profile_may_offer(&format!("{VM}/template/primaryDisk/storageAccessType"), json!("ReadWriteOnce"))]
+#[case::a_spread(&format!("{CLOUD}/topologySpreadConstraints"), json!([{"maxSkew": "2", "topologyKey": "kubernetes.io/hostname"}]))]
+#[case::an_affinity(&format!("{CLOUD}/affinity"), json!({"nodeAffinityPreset": {"type": "soft", "key": "k"}}))]
+#[case::a_subnet(&format!("{VM}/providerNetwork"), json!({"vpc": {"subnet": {"name": "z"}}}))]
+#[case::a_reference_to_the_same_text(&format!("{CLOUD}/projectID"), json!({"secretKeyRef": {"namespace": "a", "name": "b", "key": "c"}}))]
+#[case::a_family("/spec/providerSpec/value/network", json!({"ipFamily": "IPv6"}))]
+#[case::a_file(&format!("{CLOUD}/machinist"), json!({"files": [{"path": "/etc/motd"}]}))]
+#[case::a_setting_of_the_kubelet_of_one_pool(&format!("{CLOUD}/machinist"), json!({"kubelet": {"extraConfig": {"failSwapOn": true}}}))]
 #[case::another_cluster(&format!("{CLOUD}/clusterName"), json!("d"))]
 #[case::more_cpus(&format!("{VM}/template/cpus"), json!("3"))]
 #[case::another_unit_of_memory(&format!("{VM}/template/memory"), json!("4G"))]
@@ -123,6 +156,64 @@ fn what_is_only_on_the_node_needs_no_other_machine(#[case] pointer: &str, #[case
     let other = with(pointer, value);
     assert!(!equal(&template(), &other));
     assert!(equal_in_place(&template(), &other));
+}
+
+/// Changes whose meaning depends on what is beside them.
+#[rstest]
+#[case::cores_instead_of_cpus(json!({"vcpus": {"cores": 2}, "cpus": "2"}), json!({"vcpus": {"cores": 2}, "cpus": null}), true)]
+#[case::the_pull_method_of_a_registry(json!({"primaryDisk": {"osImage": "docker://x/y"}}), json!({"primaryDisk": {"osImage": "docker://x/y", "pullMethod": "node"}}), true)]
+#[case::another_pull_method(json!({"primaryDisk": {"osImage": "docker://x/y"}}), json!({"primaryDisk": {"osImage": "docker://x/y", "pullMethod": "pod"}}), false)]
+#[case::headers_of_no_download(json!({"primaryDisk": {"osImage": "docker://x/y"}}), json!({"primaryDisk": {"osImage": "docker://x/y", "extraHeaders": ["a: b"]}}), true)]
+#[case::the_access_mode_of_the_primary_disk(
+    json!({"primaryDisk": {"storageAccessType": "ReadWriteMany"}, "secondaryDisks": [{"size": "1Gi", "storageClassName": "s"}]}),
+    json!({"primaryDisk": {"storageAccessType": "ReadWriteMany"}, "secondaryDisks": [{"size": "1024Mi", "storageClassName": "s"}]}), true)]
+#[case::an_access_mode_of_its_own(
+    json!({"primaryDisk": {"storageAccessType": "ReadWriteMany"}, "secondaryDisks": [{"size": "1Gi", "storageClassName": "s"}]}),
+    json!({"primaryDisk": {"storageAccessType": "ReadWriteMany"}, "secondaryDisks": [{"size": "1Gi", "storageClassName": "s", "storageAccessType": "ReadWriteMany"}]}), false)]
+fn what_is_beside_a_value_counts(#[case] a: Value, #[case] b: Value, #[case] want: bool) {
+    let with = |change: &Value| {
+        let mut template = template();
+        json_patch::merge(template.pointer_mut(&format!("{VM}/template")).unwrap(), change);
+        template
+    };
+    assert_eq!(equal(&with(&a), &with(&b)), want);
+}
+
+#[test]
+fn beside_an_instancetype_cpus_do_not_count() {
+    let sized = with(&format!("{VM}/instancetype"), json!({"name": "i", "kind": "virtualmachineinstancetype"}));
+    let mut bare = with(&format!("{VM}/instancetype"), json!({"name": "i", "kind": "VirtualMachineInstancetype"}));
+    bare.pointer_mut(&format!("{VM}/template")).unwrap().as_object_mut().unwrap().remove("cpus");
+    assert!(equal(&sized, &bare));
+}
+
+#[test]
+fn a_setting_counts_in_the_letter_case_that_the_guest_reads() {
+    let settings = |key: &str| with("/spec/providerSpec/value/operatingSystemSpec", json!({key: true}));
+    assert!(!equal(&settings("distUpgradeOnBoot"), &settings("DistUpgradeOnBoot")), "the built-in bootstrap reads one");
+    assert!(!equal(&settings("DistUpgradeOnBoot"), &template()), "operating-system-manager reads both");
+}
+
+#[test]
+fn permissions_and_mirrors_count_as_the_guest_gets_them() {
+    let machinist = |mode: &str, mirror: &str| with(&format!("{CLOUD}/machinist"), json!({
+        "files": [{"path": "/etc/motd", "permissions": mode}],
+        "registries": {"mirrors": {"docker.io": [mirror]}},
+    }));
+    assert!(equal(&machinist("0644", "https://m"), &machinist("644", "https://m/")));
+    assert!(!equal(&machinist("0644", "https://m"), &machinist("0600", "https://m")));
+}
+
+/// Nothing can be made of it: only what is absent does not count.
+#[test]
+fn what_cannot_be_decoded_is_compared_as_it_is() {
+    let broken = |key: &str, value: Value| {
+        let mut template = with(&format!("{VM}/foo"), json!(1));
+        template.pointer_mut(VM).unwrap()[key] = value;
+        template
+    };
+    assert!(equal(&broken("dnsPolicy", json!("")), &broken("dnsConfig", json!({"options": [], "searches": null}))));
+    assert!(!equal(&broken("evictionStrategy", json!("External")), &broken("dnsPolicy", json!(""))));
 }
 
 #[test]

@@ -149,11 +149,22 @@ fn disks(vm: &VirtualMachine, lookup: &Lookup<'_>) -> Result<(Disk, Vec<Disk>), 
 /// Resolves everything except the kubeconfig. Values that machine-controller cannot use either are errors; KubeVirt
 /// validates the rest, so that no spec with an existing VM fails here.
 pub fn resolve(spec: &CloudProviderSpec, env: &Env, lookup: &Lookup<'_>) -> Result<ResolvedSpec, Unresolved> {
+    let resolved = resolve_unchecked(spec, env, lookup)?;
+    usable::check(&resolved)?;
+    Ok(resolved)
+}
+
+/// Resolves whatever a VM can be rendered from, even values that KubeVirt refuses.
+pub(super) fn resolve_unchecked(
+    spec: &CloudProviderSpec,
+    env: &Env,
+    lookup: &Lookup<'_>,
+) -> Result<ResolvedSpec, Unresolved> {
     let text = |field, var: &ConfigVar<String>| Ok(value(field, var, lookup)?.unwrap_or_default());
     let vm = &spec.virtual_machine;
     let disk = &vm.primary_disk;
     let (primary_disk, secondary_disks) = disks(vm, lookup)?;
-    let resolved = ResolvedSpec {
+    Ok(ResolvedSpec {
         cluster_name: cluster_name(&spec.cluster_name, env, lookup)?,
         project_id: if env.project_id.is_empty() {
             text("projectID", &spec.project_id)?
@@ -225,9 +236,7 @@ pub fn resolve(spec: &CloudProviderSpec, env: &Env, lookup: &Lookup<'_>) -> Resu
             &spec.machinist.registries.credentials,
         )?),
         ca_bundle: Secret::new(text("machinist.caBundle", &spec.machinist.ca_bundle)?),
-    };
-    usable::check(&resolved)?;
-    Ok(resolved)
+    })
 }
 
 #[cfg(test)]

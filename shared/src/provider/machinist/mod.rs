@@ -3,6 +3,7 @@
 //!
 //! The object is Machinist's own and optional. It is decoded as strictly as the rest: an unknown key is an error.
 
+mod canonical;
 mod decode;
 mod validate;
 

@@ -151,6 +151,10 @@ impl Spec for Site {
         }))
     }
 
+    fn canonical(&self) -> Option<Value> {
+        Some(json!([self.auth.canonical(), self.cluster_name.canonical(), self.disks]))
+    }
+
     fn machinist(&self) -> &Machinist {
         &self.machinist
     }
