@@ -144,9 +144,10 @@ fn files(input: &UserDataInput<'_>) -> Result<Vec<File>, UserDataError> {
             files.push(File::new(path, mode::SECRET, script));
         }
     }
-    let own = extras.files.iter().map(|file| {
-        File::new(&file.path, file.mode(), &file.content)
-    });
+    let own = extras
+        .files
+        .iter()
+        .map(|file| File::new(&file.path, file.mode(), &file.content));
     files.extend(own);
     Ok(files)
 }

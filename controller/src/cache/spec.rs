@@ -1,8 +1,9 @@
 //! Reading a stored spec field by field, so that one mistake hides no other field.
 
 use std::ops::Deref;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use machinist_shared::admission::template;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -69,18 +70,41 @@ pub(super) fn status<T: DeserializeOwned + Default>(raw: Value) -> (T, Decoded) 
 }
 
 /// The template of Machines as stored, byte for byte what a person wrote. It may hold a credential: it is never shown.
-#[derive(Clone, Default, PartialEq)]
-pub struct Template(Arc<Value>);
+#[derive(Clone, Default)]
+pub struct Template(Arc<Stored>);
+
+#[derive(Default)]
+struct Stored {
+    value: Value,
+    /// See [`Template::means`]: computed when it is first asked for, and kept for the reconciles that follow.
+    form: OnceLock<Box<str>>,
+}
 
 impl Template {
     pub(super) fn of(spec: &Value) -> Self {
-        Self(Arc::new(spec.get("template").cloned().unwrap_or_default()))
+        Self::from(spec.get("template").cloned().unwrap_or_default())
+    }
+
+    /// Whether the same Machines are made of both.
+    pub fn means(&self, other: &Self) -> bool {
+        self == other || self.form() == other.form()
+    }
+
+    fn form(&self) -> &str {
+        self.0.form.get_or_init(|| template::form(&self.0.value))
     }
 }
 
 impl From<Value> for Template {
-    fn from(template: Value) -> Self {
-        Self(Arc::new(template))
+    fn from(value: Value) -> Self {
+        let form = OnceLock::new();
+        Self(Arc::new(Stored { value, form }))
+    }
+}
+
+impl PartialEq for Template {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0) || self.0.value == other.0.value
     }
 }
 
@@ -88,7 +112,7 @@ impl Deref for Template {
     type Target = Value;
 
     fn deref(&self) -> &Value {
-        &self.0
+        &self.0.value
     }
 }
 

@@ -63,8 +63,6 @@ pub struct Deployment {
     pub replicas: i32,
     /// `spec.template` as stored.
     pub template: Template,
-    /// Number of the template, of which the name of its set is made.
-    pub hash: u32,
     /// `spec.selector` as stored.
     pub selector: serde_json::Value,
     /// The selector as `/scale` shows it.

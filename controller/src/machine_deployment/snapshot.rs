@@ -5,7 +5,6 @@ use std::sync::Arc;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use machinist_infra::cache::store::Key;
-use machinist_shared::admission::template;
 use machinist_shared::api::names::annotation;
 
 use super::decide::likeness_of;
@@ -128,7 +127,6 @@ pub(super) fn deployment(stored: &StoredMachineDeployment) -> Deployment {
         finalizers: stored.metadata.finalizers.clone().unwrap_or_default(),
         replicas: stored.replicas.unwrap_or(1),
         template: stored.template.clone(),
-        hash: template::hash(&stored.template),
         selector: stored.raw_selector.clone(),
         selector_text: stored.selector.text(),
         strategy: strategy.unwrap_or(Strategy::RollingUpdate),

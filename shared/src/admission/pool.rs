@@ -8,7 +8,6 @@ use super::mutate::{default_spec, write_as_machine_controller};
 use super::subject::Subject;
 use super::validate::{validate_annotations, validate_provider_id, validate_spec, validate_startup_taints};
 use super::{AdmissionSettings, autoscaler, own_names, selector};
-use crate::admission::template;
 use crate::api::field::{FieldPath, Report};
 use crate::api::raw::{Object, object_at};
 use crate::provider::{MachineOwnerKind, Spec};
@@ -32,10 +31,11 @@ pub(super) fn default_template(old: Option<&Value>, template: &mut Object, setti
     }
 }
 
-/// Whether an update changes the template; every new object does.
+/// Whether an update writes another template; every new object does. Even a template of which the same is made may have
+/// another mistake in it.
 pub(super) fn template_changed(old: Option<&Value>, new: &Value) -> bool {
     let template = |object: &Value| object.pointer("/spec/template").cloned().unwrap_or_default();
-    old.is_none_or(|old| !template::equal(&template(old), &template(new)))
+    old.is_none_or(|old| template(old) != template(new))
 }
 
 /// Validates the selector, which must match the template's labels.

@@ -137,7 +137,8 @@ fn validate_spec_change(
 /// Whether the Machine of one spec becomes that of the other without a new virtual machine.
 fn is_in_place(before: &Value, after: &Value) -> bool {
     let template = |spec: &Value| serde_json::json!({ "spec": spec });
-    template::equal_in_place(&template(before), &template(after))
+    let name = |spec: &Value| spec.pointer("/metadata/name").cloned();
+    name(before) == name(after) && template::equal_in_place(&template(before), &template(after))
 }
 
 /// Removes a key from a normalized spec, and the object around it if it was the last one.

@@ -20,21 +20,6 @@ pub(super) fn add(spec: &mut Object, stored: Option<&Object>, infra_namespace: &
     }
 }
 
-/// Admission overwrites them, so they contain nothing that the rest of the template does not.
-pub(super) fn forget(spec: &mut Object) {
-    let located = located(spec).map(|place| place.is_some());
-    if let Some(annotations) = object_at_mut(spec, &["metadata", "annotations"]) {
-        annotations.remove(annotation::CLUSTER_NAMESPACE);
-    }
-    if let Some(labels) = object_at_mut(spec, &["metadata", "labels"]) {
-        for (key, located) in [label::REGION, label::ZONE].into_iter().zip(located) {
-            if located {
-                labels.remove(key);
-            }
-        }
-    }
-}
-
 fn keep(stored: &Object, template: &mut Object, infra_namespace: &str) {
     if named_by(stored) != Some(NAME) {
         default_cluster_namespace(template, infra_namespace);

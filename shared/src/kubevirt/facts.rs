@@ -80,16 +80,23 @@ impl Facts {
         let disks = || std::iter::once(&spec.primary_disk).chain(&spec.secondary_disks);
         let modes = disks().map(|disk| disk.access_mode.as_str());
         let modes = modes.chain(ACCESS_MODES).chain([UNKNOWN]);
-        let block_only = modes.flat_map(|mode| {
-            disks().map(move |disk| (disk.storage_class.clone(), mode.to_owned()))
-        });
+        let block_only =
+            modes.flat_map(|mode| disks().map(move |disk| (disk.storage_class.clone(), mode.to_owned())));
         Self {
             region: Some(placeholder()),
             zone: Some(placeholder()),
-            access_modes: needed.storage_profiles.into_iter().map(|class| (class, placeholder())).collect(),
+            access_modes: needed
+                .storage_profiles
+                .into_iter()
+                .map(|class| (class, placeholder()))
+                .collect(),
             block_only: block_only.collect(),
             instancetype_kind: needed.instancetype.map(|it| format!("{UNKNOWN}{}", it.kind)),
-            extra_headers: needed.extra_headers_secret.map(|name| format!("{UNKNOWN}{name}")).into_iter().collect(),
+            extra_headers: needed
+                .extra_headers_secret
+                .map(|name| format!("{UNKNOWN}{name}"))
+                .into_iter()
+                .collect(),
         }
     }
 }

@@ -40,10 +40,6 @@ impl Provider for KubeVirt {
         defaults::add(spec, stored, infra_namespace);
     }
 
-    fn forget_defaults(&self, spec: &mut Map<String, Value>) {
-        defaults::forget(spec);
-    }
-
     fn decode(&self, field: &Field<'_>, report: &mut Report) -> Option<Arc<dyn Spec>> {
         Some(Arc::new(spec::decode(field, report)?))
     }

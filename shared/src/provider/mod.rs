@@ -58,9 +58,6 @@ pub trait Provider: Debug + Send + Sync {
         infra_namespace: &str,
     );
 
-    /// Removes the values that `add_defaults` overwrites from a template, so that templates can be compared.
-    fn forget_defaults(&self, spec: &mut Map<String, Value>);
-
     /// Decodes `cloudProviderSpec` as far as possible, and reports all errors in its form.
     fn decode(&self, field: &Field<'_>, report: &mut Report) -> Option<Arc<dyn Spec>>;
 

@@ -51,7 +51,6 @@ mod tests {
             "cloudProviderSpec": {"virtualMachine": {
                 "instancetype": {"name": instancetype}, "template": {"primaryDisk": {"size": "10Gi"}}}},
         });
-        deployment.hash = machinist_shared::admission::template::hash(&template);
         deployment.template = Template::from(template);
         deployment.annotations.insert(MAX_SIZE.to_owned(), "5".to_owned());
         deployment

@@ -35,7 +35,6 @@ pub(in super::super) fn deployment(replicas: i32) -> Deployment {
         annotations: Texts::new(),
         finalizers: vec![finalizer::FOREGROUND_DELETION.to_owned()],
         replicas,
-        hash: template::hash(&template),
         template: Template::from(template),
         selector: json!({"matchLabels": {"pool": "a"}}),
         selector_text: Some("pool=a".to_owned()),

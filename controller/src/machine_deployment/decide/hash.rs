@@ -34,7 +34,7 @@ pub fn likeness_of(set: &Set, deployment: &Deployment) -> Likeness {
     };
     if identical {
         Likeness::Identical
-    } else if template::equal(template, &set.template) {
+    } else if template.means(&set.template) {
         Likeness::Equal
     } else if deployment.in_place && template::equal_in_place(template, &set.template) {
         Likeness::InPlace

@@ -4,7 +4,6 @@
 use std::collections::BTreeSet;
 
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use machinist_shared::admission::template;
 use machinist_shared::api::names::annotation;
 use proptest::prelude::*;
 use proptest::strategy::Strategy as Strategy2;
@@ -338,7 +337,6 @@ impl World {
 
     fn set_template(&mut self, template: Value) {
         if template != *self.deployment.template {
-            self.deployment.hash = template::hash(&template);
             self.deployment.template = Template::from(template);
             self.deployment.generation += 1;
         }

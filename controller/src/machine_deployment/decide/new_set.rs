@@ -137,7 +137,7 @@ pub(super) fn held(observed: &Observed, now: Timestamp) -> Option<Held> {
 fn free_name(deployment: &Deployment, taken: impl Fn(&str) -> bool) -> (String, String) {
     // A step that reaches every number before it comes back to one.
     const STEP: u32 = 0x9E37_79B1;
-    let mut hash = deployment.hash;
+    let mut hash = template::hash(&deployment.template);
     loop {
         let name = format!("{}-{}", deployment.name, template::name_suffix(hash));
         if !taken(&name) {

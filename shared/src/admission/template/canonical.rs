@@ -21,10 +21,11 @@ pub(super) fn canonical(template: &Value) -> Value {
             labels.remove(label::TEMPLATE_HASH);
         }
         if let Some(spec) = object_at_mut(root, &["spec"]) {
-            if let Some(provider) = providers::of_spec(spec) {
-                provider.forget_defaults(spec);
-            }
+            // As admission completes each Machine.
             os = default_spec(spec);
+            if let Some(provider) = providers::of_spec(spec) {
+                provider.add_defaults(spec, None, "");
+            }
         }
     }
     // As typed clients read it.
@@ -38,7 +39,6 @@ pub(super) fn canonical(template: &Value) -> Value {
     annotations.retain(|key, _| !annotation::ADMIN_DECISIONS.contains(&key.as_str()));
     let mut node_labels = map("/spec/metadata/labels");
     if let Some(os) = os {
-        // As admission labels the Node.
         let labeled = node_labels.entry(label::OPERATING_SYSTEM);
         labeled.or_insert_with(|| json!(os.as_str()));
     }
@@ -71,9 +71,13 @@ pub(super) fn in_guest(template: &Value) -> Value {
             map.retain(|key, _| kept(key));
         }
     };
-    keep(&["annotations"], &|key| !annotation::CHANGED_IN_PLACE.contains(&key));
+    keep(&["annotations"], &|key| {
+        !annotation::CHANGED_IN_PLACE.contains(&key)
+    });
     keep(&["node"], &|key| key != "taints");
-    keep(&["node", "labels"], &|key| [label::REGION, label::ZONE].contains(&key));
+    keep(&["node", "labels"], &|key| {
+        [label::REGION, label::ZONE].contains(&key)
+    });
     let is_of_kubelet = |key: &str| annotation::KUBELET_PREFIXES.iter().any(|of| key.starts_with(of));
     keep(&["node", "annotations"], &is_of_kubelet);
     form

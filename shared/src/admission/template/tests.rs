@@ -181,27 +181,54 @@ fn what_is_beside_a_value_counts(#[case] a: Value, #[case] b: Value, #[case] wan
 
 #[test]
 fn beside_an_instancetype_cpus_do_not_count() {
-    let sized = with(&format!("{VM}/instancetype"), json!({"name": "i", "kind": "virtualmachineinstancetype"}));
-    let mut bare = with(&format!("{VM}/instancetype"), json!({"name": "i", "kind": "VirtualMachineInstancetype"}));
-    bare.pointer_mut(&format!("{VM}/template")).unwrap().as_object_mut().unwrap().remove("cpus");
+    let sized = with(
+        &format!("{VM}/instancetype"),
+        json!({"name": "i", "kind": "virtualmachineinstancetype"}),
+    );
+    let mut bare = with(
+        &format!("{VM}/instancetype"),
+        json!({"name": "i", "kind": "VirtualMachineInstancetype"}),
+    );
+    bare.pointer_mut(&format!("{VM}/template"))
+        .unwrap()
+        .as_object_mut()
+        .unwrap()
+        .remove("cpus");
     assert!(equal(&sized, &bare));
 }
 
 #[test]
 fn a_setting_counts_in_the_letter_case_that_the_guest_reads() {
     let settings = |key: &str| with("/spec/providerSpec/value/operatingSystemSpec", json!({key: true}));
-    assert!(!equal(&settings("distUpgradeOnBoot"), &settings("DistUpgradeOnBoot")), "the built-in bootstrap reads one");
-    assert!(!equal(&settings("DistUpgradeOnBoot"), &template()), "operating-system-manager reads both");
+    assert!(
+        !equal(&settings("distUpgradeOnBoot"), &settings("DistUpgradeOnBoot")),
+        "the built-in bootstrap reads one"
+    );
+    assert!(
+        !equal(&settings("DistUpgradeOnBoot"), &template()),
+        "operating-system-manager reads both"
+    );
 }
 
 #[test]
 fn permissions_and_mirrors_count_as_the_guest_gets_them() {
-    let machinist = |mode: &str, mirror: &str| with(&format!("{CLOUD}/machinist"), json!({
-        "files": [{"path": "/etc/motd", "permissions": mode}],
-        "registries": {"mirrors": {"docker.io": [mirror]}},
-    }));
-    assert!(equal(&machinist("0644", "https://m"), &machinist("644", "https://m/")));
-    assert!(!equal(&machinist("0644", "https://m"), &machinist("0600", "https://m")));
+    let machinist = |mode: &str, mirror: &str| {
+        with(
+            &format!("{CLOUD}/machinist"),
+            json!({
+                "files": [{"path": "/etc/motd", "permissions": mode}],
+                "registries": {"mirrors": {"docker.io": [mirror]}},
+            }),
+        )
+    };
+    assert!(equal(
+        &machinist("0644", "https://m"),
+        &machinist("644", "https://m/")
+    ));
+    assert!(!equal(
+        &machinist("0644", "https://m"),
+        &machinist("0600", "https://m")
+    ));
 }
 
 /// Nothing can be made of it: only what is absent does not count.
@@ -212,8 +239,14 @@ fn what_cannot_be_decoded_is_compared_as_it_is() {
         template.pointer_mut(VM).unwrap()[key] = value;
         template
     };
-    assert!(equal(&broken("dnsPolicy", json!("")), &broken("dnsConfig", json!({"options": [], "searches": null}))));
-    assert!(!equal(&broken("evictionStrategy", json!("External")), &broken("dnsPolicy", json!(""))));
+    assert!(equal(
+        &broken("dnsPolicy", json!("")),
+        &broken("dnsConfig", json!({"options": [], "searches": null}))
+    ));
+    assert!(!equal(
+        &broken("evictionStrategy", json!("External")),
+        &broken("dnsPolicy", json!(""))
+    ));
 }
 
 #[test]

@@ -150,7 +150,7 @@ fn disks(vm: &VirtualMachine, lookup: &Lookup<'_>) -> Result<(Disk, Vec<Disk>), 
 /// validates the rest, so that no spec with an existing VM fails here.
 pub fn resolve(spec: &CloudProviderSpec, env: &Env, lookup: &Lookup<'_>) -> Result<ResolvedSpec, Unresolved> {
     let resolved = resolve_unchecked(spec, env, lookup)?;
-    usable::check(&resolved)?;
+    resolved.check()?;
     Ok(resolved)
 }
 

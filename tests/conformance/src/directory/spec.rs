@@ -76,8 +76,6 @@ impl Provider for Directory {
         }
     }
 
-    fn forget_defaults(&self, _spec: &mut Map<String, Value>) {}
-
     fn decode(&self, field: &Field<'_>, report: &mut Report) -> Option<Arc<dyn Spec>> {
         let mut fields = field.object(report)?;
         let site = Site {
@@ -152,7 +150,11 @@ impl Spec for Site {
     }
 
     fn canonical(&self) -> Option<Value> {
-        Some(json!([self.auth.canonical(), self.cluster_name.canonical(), self.disks]))
+        Some(json!([
+            self.auth.canonical(),
+            self.cluster_name.canonical(),
+            self.disks
+        ]))
     }
 
     fn machinist(&self) -> &Machinist {
