@@ -50,8 +50,9 @@ pub struct Cluster {
     pub skew: Option<Skew>,
 }
 
-/// Warnings of settings of the operating system that the defaults replace, and validation therefore does not see.
-fn dropped_settings(sent: &Reviewed<'_>, mutated: &Value) -> Vec<String> {
+/// Warnings of what the defaults replace, and validation therefore does not see: settings of the operating system, and
+/// the providerID of a template.
+fn dropped(sent: &Reviewed<'_>, mutated: &Value) -> Vec<String> {
     let at = sent.new.at();
     let settings = |object: &Value| object.pointer(at.pointer)?.get("operatingSystemSpec").cloned();
     let (written, kept) = (settings(sent.new.object()), settings(mutated));
@@ -59,6 +60,12 @@ fn dropped_settings(sent: &Reviewed<'_>, mutated: &Value) -> Vec<String> {
     if let Some(os) = sent.new.config().operating_system.filter(|_| written != kept) {
         let path = FieldPath::new(at.path).child("operatingSystemSpec");
         os.warn_settings(written.as_ref(), &path, &mut report);
+    }
+    let id = "/spec/template/spec/providerID";
+    let is_set = |id: &&Value| !id.is_null() && *id != "";
+    if sent.new.object().pointer(id).is_some_and(|id| is_set(&id)) && mutated.pointer(id).is_none() {
+        let path = FieldPath::new("spec.template.spec.providerID");
+        report.warn(&path, "removed: it belongs to one Machine, and the controller gives each its own");
     }
     report.warnings
 }
@@ -119,7 +126,7 @@ impl Admission {
         let mutated = self.with_outside_defaults(&sent, mutated).await;
         Verdict {
             patch: patch(object, &mutated),
-            warnings: reported(dropped_settings(&sent, &mutated).into_iter()),
+            warnings: reported(dropped(&sent, &mutated).into_iter()),
             ..Verdict::default()
         }
     }
@@ -407,6 +414,7 @@ impl<'a> Reviewed<'a> {
         new_object.then(|| NewMachine {
             namespace: namespace.to_owned(),
             name: name.to_owned(),
+            provider_id: text(object, "/spec/providerID").to_owned(),
         })
     }
 }

@@ -1,5 +1,6 @@
 //! Checks that the name of a new Machine is free. Its VM and its Node have the same name, so it must be unique among
-//! the Machines of all namespaces and the Nodes of other owners, for example of the control plane.
+//! the Machines of all namespaces and the Nodes of other owners, for example of the control plane. The same for its
+//! providerID, which a copied manifest has.
 //!
 //! The check runs once for each Machine that a user creates, with a timeout. If a duplicate passes, because the API
 //! server did not respond or two were created at the same time, the controller reports the conflict and creates no VM.
@@ -7,20 +8,25 @@
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Node;
-use kube::api::ListParams;
-use kube::{Api, Client};
+use kube::api::{ListParams, ObjectMeta};
+use kube::{Api, Client, ResourceExt as _};
 use machinist_shared::api::Machine;
 use machinist_shared::api::field::{FieldPath, Report};
-use machinist_shared::api::names::annotation;
+use machinist_shared::api::names::{PROVIDER_ID_PREFIX, annotation, is_ccm_provider_id_of};
 
-/// Timeout of both requests together.
+/// Timeout of all requests together.
 const TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How many Machines are read at once.
+const PAGE: u32 = 500;
 
 /// A new Machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct NewMachine {
     pub(crate) namespace: String,
     pub(crate) name: String,
+    /// Empty unless the author writes one.
+    pub(crate) provider_id: String,
 }
 
 /// Checks names.
@@ -45,13 +51,46 @@ impl Names {
     pub(crate) async fn check(&self, new_machine: &NewMachine) -> Report {
         let mut report = Report::new();
         let path = FieldPath::new("metadata").child("name");
-        match tokio::time::timeout(TIMEOUT, self.taken(new_machine)).await {
+        let (taken, holder) = tokio::join!(
+            tokio::time::timeout(TIMEOUT, self.taken(new_machine)),
+            tokio::time::timeout(TIMEOUT, self.holder(new_machine)),
+        );
+        match taken {
             Ok(Ok(None)) => {}
             Ok(Ok(Some(why))) => report.invalid(&path, why),
             Ok(Err(error)) => report.warn(&path, unknown(&reason(&error))),
             Err(_) => report.warn(&path, unknown(&format!("no answer within {TIMEOUT:?}"))),
         }
+        // One that cannot be looked up in time is refused as well, only without the other's name.
+        if let Ok(Ok(Some(other))) = holder {
+            let path = FieldPath::new("spec").child("providerID");
+            let id = &new_machine.provider_id;
+            report.forbidden(&path, format!("{id:?} is that of Machine {other}: no two Machines have the same"));
+        }
         report
+    }
+
+    /// The Machine whose providerID the new one has.
+    async fn holder(&self, new_machine: &NewMachine) -> kube::Result<Option<String>> {
+        let id = &new_machine.provider_id;
+        if id.is_empty() || is_ccm_provider_id_of(&new_machine.name, id) {
+            return Ok(None);
+        }
+        let machines = Api::<Machine>::all(self.client.clone());
+        let mut page = ListParams::default().limit(PAGE);
+        loop {
+            // The providerID is made of the UID or the name, so that no spec is read.
+            let found = machines.list_metadata(&page).await?;
+            let holder = found.items.iter().find(|machine| is_provider_id_of(&machine.metadata, id));
+            if let Some(holder) = holder {
+                let namespace = holder.metadata.namespace.as_deref().unwrap_or_default();
+                return Ok(Some(format!("{namespace}/{}", holder.name_any())));
+            }
+            match found.metadata.continue_.filter(|next| !next.is_empty()) {
+                Some(next) => page = page.continue_token(&next),
+                None => return Ok(None),
+            }
+        }
     }
 
     /// Human-readable owner.
@@ -75,9 +114,16 @@ impl Names {
             return Ok(Some(why));
         }
         let machine =
-            |node: kube::core::ObjectMeta| node.annotations.unwrap_or_default().remove(annotation::MACHINE);
+            |node: ObjectMeta| node.annotations.unwrap_or_default().remove(annotation::MACHINE);
         Ok(node.and_then(|node| by_node(new_machine, machine(node).as_deref())))
     }
+}
+
+/// Whether the Machine of that metadata has or gets that providerID.
+fn is_provider_id_of(machine: &ObjectMeta, id: &str) -> bool {
+    let of_uid = |uid: &String| id.strip_prefix(PROVIDER_ID_PREFIX) == Some(uid.as_str());
+    let of_name = |name: &String| is_ccm_provider_id_of(name, id);
+    machine.uid.as_ref().is_some_and(of_uid) || machine.name.as_ref().is_some_and(of_name)
 }
 
 /// Whether another Machine has the name. The API server checks those in the same namespace.
@@ -130,6 +176,7 @@ mod tests {
         NewMachine {
             namespace: "kube-system".into(),
             name: "w".into(),
+            provider_id: String::new(),
         }
     }
 
@@ -139,6 +186,19 @@ mod tests {
         assert!(why.contains("in namespace other"), "{why}");
         assert_eq!(by_machine(&new_machine(), ["kube-system".into()]), None);
         assert_eq!(by_machine(&new_machine(), []), None);
+    }
+
+    #[test]
+    fn a_provider_id_is_that_of_a_uid_or_a_name() {
+        let machine = ObjectMeta {
+            name: Some("w".to_owned()),
+            uid: Some("u-1".to_owned()),
+            ..ObjectMeta::default()
+        };
+        assert!(is_provider_id_of(&machine, "kubermatic://kubevirt/u-1"));
+        assert!(is_provider_id_of(&machine, "kubevirt://w"));
+        assert!(!is_provider_id_of(&machine, "kubermatic://kubevirt/u-10"));
+        assert!(!is_provider_id_of(&machine, "kubevirt://w2"));
     }
 
     #[test]

@@ -20,6 +20,8 @@ use crate::providers;
 /// them have changed.
 pub(super) fn default_template(old: Option<&Value>, template: &mut Object, settings: &AdmissionSettings) {
     default_spec(template);
+    // It belongs to one Machine.
+    template.remove("providerID");
     let value = |spec: &Object| object_at(spec, &["providerSpec", "value"]).cloned();
     let stored = old.and_then(|old| object_at(old.as_object()?, &["spec", "template", "spec"]));
     // A stored value stays until a user writes another one.

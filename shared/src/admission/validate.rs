@@ -91,7 +91,7 @@ pub(super) fn validate_provider_id(
     }
     policy.forbidden(
         &path.child("providerID"),
-        "must not be set: the controller writes it when it knows the VM",
+        "must not be set: the controller writes it when it knows the VM; remove it from a copied manifest",
     );
 }
 
