@@ -66,7 +66,7 @@ impl Server {
             );
         }
         let ops = format!("--ops-address={}", free_address()?);
-        // Nobody else is asked: what is measured is the webhook.
+        // No request to infra clusters or the API server: only the webhook is measured.
         let alone = ["--infra-unreachable=off", "--reference-access-check=off"].map(str::to_owned);
         let arguments = alone.into_iter().chain([ops]).collect();
         Self::start(binary.to_owned(), core, certificate, arguments, None)

@@ -1,4 +1,4 @@
-//! Where a provider is tested: a place for instances, and a hand that does there what the provider does not.
+//! The environment that a provider is tested in: an infra cluster, and the changes that other actors make there.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -9,30 +9,30 @@ use machinist_shared::provider::Secret;
 use serde_json::Value;
 use tokio::sync::mpsc::UnboundedSender;
 
-/// Something that is at the place and was not made by us.
+/// An object on the infra cluster that Machinist did not create.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Foreign {
-    /// Somebody's instance.
+    /// An instance of another owner.
     Instance,
-    /// An instance as machine-controller makes it for the Machine of its name, in the cluster [`PEER`].
-    Peers,
-    /// Somebody's disk.
+    /// An instance as machine-controller creates it for the Machine of its name, in the cluster [`PEER_CLUSTER`].
+    MachineController,
+    /// A disk of another owner.
     Disk,
 }
 
-/// The cluster of [`Foreign::Peers`].
-pub const PEER: &str = "conformance";
+/// The cluster of [`Foreign::MachineController`].
+pub const PEER_CLUSTER: &str = "conformance";
 
-/// A place for instances.
-pub trait Bed: Sync {
+/// An infra cluster, through one provider.
+pub trait ProviderBed: Sync {
     /// The provider without any memory, as in a process that has just started.
     fn provider(&self, events: UnboundedSender<InfraEvent>) -> Arc<dyn Provider>;
 
     /// A credential that works.
     fn credential(&self) -> Secret;
 
-    /// One for the same place that does not.
-    fn junk(&self) -> Secret;
+    /// A credential for the same infra cluster that is rejected.
+    fn invalid_credential(&self) -> Secret;
 
     /// Namespace of the instances.
     fn namespace(&self) -> &str;
@@ -40,11 +40,11 @@ pub trait Bed: Sync {
     /// The pure half.
     fn pure(&self) -> &'static dyn machinist_shared::provider::Provider;
 
-    /// `cloudProviderSpec` of an instance with one disk, in the cluster [`PEER`], without references but the credential's.
-    fn written(&self) -> Value;
+    /// `cloudProviderSpec` of an instance with one disk, in the cluster [`PEER_CLUSTER`], without references but the credential's.
+    fn cloud_provider_spec(&self) -> Value;
 
-    /// Makes something of that name.
-    fn make(&self, name: &str, what: Foreign) -> impl Future<Output = Result<()>> + Send;
+    /// Creates a foreign object of that name.
+    fn create(&self, name: &str, what: Foreign) -> impl Future<Output = Result<()>> + Send;
 
     /// Removes the instance of that name and returns when it is gone.
     fn remove(&self, name: &str) -> impl Future<Output = Result<()>> + Send;
@@ -55,14 +55,14 @@ pub trait Bed: Sync {
     /// The instance of that name as it is stored: UID, labels and spec, `None` if there is none.
     fn stored(&self, name: &str) -> impl Future<Output = Result<Option<Value>>> + Send;
 
-    /// Nothing of the place can be reached until [`Bed::find`].
-    fn lose(&self) -> impl Future<Output = Result<()>> + Send;
+    /// Makes the infra cluster unreachable until [`ProviderBed::reconnect`].
+    fn disconnect(&self) -> impl Future<Output = Result<()>> + Send;
 
-    /// It can be reached again.
-    fn find(&self) -> impl Future<Output = Result<()>> + Send;
+    /// Makes it reachable again.
+    fn reconnect(&self) -> impl Future<Output = Result<()>> + Send;
 
-    /// Does `then` while no event reaches the provider; those of that time never do.
-    fn unheard<F: Future<Output = Result<()>> + Send>(
+    /// Runs `then` while no event reaches the provider. The events of that time are lost.
+    fn with_watches_cut<F: Future<Output = Result<()>> + Send>(
         &self,
         then: F,
     ) -> impl Future<Output = Result<()>> + Send;

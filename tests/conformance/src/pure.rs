@@ -1,4 +1,4 @@
-//! What the pure half must do: the cases that need no place.
+//! What the pure half must do: the cases that need no infra cluster.
 
 use std::sync::Arc;
 
@@ -9,15 +9,15 @@ use machinist_shared::api::field::{FieldPath, Report};
 use machinist_shared::provider::{Env, Overridden, ResolvedProviderSpec, Spec};
 use serde_json::{Map, Value, json};
 
-use crate::Bed;
-use crate::bed::PEER;
+use crate::ProviderBed;
+use crate::bed::PEER_CLUSTER;
 
 /// Where it would be in a Machine.
 const PATH: &str = "spec.providerSpec.value";
 
 /// A `cloudProviderSpec`, read and judged.
-fn judged<B: Bed>(bed: &B, written: &Value) -> (Option<Arc<dyn Spec>>, Report) {
-    let value = json!({"cloudProviderSpec": written});
+fn judged<B: ProviderBed>(bed: &B, cloud_provider_spec: &Value) -> (Option<Arc<dyn Spec>>, Report) {
+    let value = json!({"cloudProviderSpec": cloud_provider_spec});
     let mut report = Report::new();
     let fields = Fields::of(&value, FieldPath::new(PATH), &mut report);
     let read =
@@ -29,54 +29,54 @@ fn judged<B: Bed>(bed: &B, written: &Value) -> (Option<Arc<dyn Spec>>, Report) {
     (read, report)
 }
 
-/// What the bed's spec comes to.
-pub(crate) fn blueprint<B: Bed>(bed: &B) -> Result<Arc<dyn ResolvedProviderSpec>> {
-    let (read, report) = judged(bed, &bed.written());
+/// The bed's spec, resolved.
+pub(crate) fn resolved<B: ProviderBed>(bed: &B) -> Result<Arc<dyn ResolvedProviderSpec>> {
+    let (read, report) = judged(bed, &bed.cloud_provider_spec());
     let spec = read.with_context(|| format!("it cannot be read: {:?}", report.errors))?;
     Ok(spec.resolve(&Env::new(|_| None), &|_| Err(LookupError::NoObject))?)
 }
 
-pub(crate) fn right<B: Bed>(bed: &B) -> Result<()> {
-    let (read, report) = judged(bed, &bed.written());
+pub(crate) fn valid<B: ProviderBed>(bed: &B) -> Result<()> {
+    let (read, report) = judged(bed, &bed.cloud_provider_spec());
     ensure!(report.is_ok(), "it is refused: {:?}", report.errors);
     let spec = read.context("it is not read")?;
     let references = spec.references();
     let credential = spec.credential().reference();
     ensure!(
         references.iter().copied().eq(credential),
-        "the credential's reference is the only one, and told: {references:?}"
+        "the credential's reference is the only one: {references:?}"
     );
     let name = spec.cluster_name(&Env::new(|_| None), &|_| Err(LookupError::NoObject))?;
     ensure!(
-        name == PEER && blueprint(bed)?.cluster_name() == PEER,
+        name == PEER_CLUSTER && resolved(bed)?.cluster_name() == PEER_CLUSTER,
         "the cluster is called {name}"
     );
     Ok(())
 }
 
-pub(crate) fn mistake<B: Bed>(bed: &B) -> Result<()> {
-    let mut wrong = bed.written();
+pub(crate) fn unknown_field<B: ProviderBed>(bed: &B) -> Result<()> {
+    let mut wrong = bed.cloud_provider_spec();
     wrong["clusterNam"] = json!("x");
     let (_, report) = judged(bed, &wrong);
     let path = format!("{PATH}.cloudProviderSpec.clusterNam");
-    let told = |error: &machinist_shared::api::field::FieldError| error.path.to_string() == path;
+    let names_path = |error: &machinist_shared::api::field::FieldError| error.path.to_string() == path;
     ensure!(
-        report.errors.iter().any(told),
-        "an unknown key is not told: {report:?}"
+        report.errors.iter().any(names_path),
+        "an unknown key is not reported: {report:?}"
     );
     let (_, report) = judged(bed, &json!("no object"));
-    ensure!(!report.is_ok(), "a text is taken for a spec");
+    ensure!(!report.is_ok(), "a string is accepted as a spec");
     Ok(())
 }
 
 /// The spec of a Machine.
-fn machine<B: Bed>(bed: &B) -> Map<String, Value> {
-    let value = json!({"cloudProvider": bed.pure().name(), "cloudProviderSpec": bed.written()});
+fn machine<B: ProviderBed>(bed: &B) -> Map<String, Value> {
+    let value = json!({"cloudProvider": bed.pure().name(), "cloudProviderSpec": bed.cloud_provider_spec()});
     let spec = json!({"metadata": {"labels": {}}, "providerSpec": {"value": value}});
     spec.as_object().cloned().unwrap_or_default()
 }
 
-pub(crate) fn defaults_twice<B: Bed>(bed: &B) -> Result<()> {
+pub(crate) fn defaults_twice<B: ProviderBed>(bed: &B) -> Result<()> {
     let mut spec = machine(bed);
     bed.pure().add_defaults(&mut spec, None, "one");
     let once = spec.clone();
@@ -90,20 +90,20 @@ pub(crate) fn defaults_twice<B: Bed>(bed: &B) -> Result<()> {
     let left = Value::from(unreadable);
     ensure!(
         left.pointer("/providerSpec/value/cloudProviderSpec") == Some(&json!(7)),
-        "what cannot be read is not left alone: {left}"
+        "an unreadable spec is changed: {left}"
     );
     Ok(())
 }
 
 /// Another template rolls every Machine.
-pub(crate) fn stored_stays<B: Bed>(bed: &B) -> Result<()> {
+pub(crate) fn stored_stays<B: ProviderBed>(bed: &B) -> Result<()> {
     let mut stored = machine(bed);
     bed.pure().add_defaults(&mut stored, None, "one");
     let mut applied = machine(bed);
     bed.pure().add_defaults(&mut applied, Some(&stored), "another");
     ensure!(
         stored == applied,
-        "what is applied anew is {applied:?}, not {stored:?}"
+        "the spec applied again is {applied:?}, not {stored:?}"
     );
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! The provider under test, and what it says.
+//! The provider under test, and its events.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,10 +14,10 @@ use machinist_shared::provider::{InstanceParams, ResolvedProviderSpec};
 use serde_json::Value;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-use crate::{Bed, pure};
+use crate::{ProviderBed, pure};
 
 /// Longer than anything takes on a busy machine.
-const PATIENCE: Duration = Duration::from_mins(2);
+const WAIT_TIMEOUT: Duration = Duration::from_mins(2);
 
 /// UID of the Machine that every instance is made for.
 pub(crate) const MACHINE: &str = "5c1b0c2e-8a55-4b5e-9d0c-0d6c1f0a9c11";
@@ -26,15 +26,15 @@ pub(crate) const CLUSTER: &str = "7f0e0d3a-2f1c-4f6e-8b59-3f3f5a3a1e22";
 
 /// A provider without memory at the start, used by one Machine.
 pub struct Subject<'a, B> {
-    /// Where.
+    /// The bed that it runs on.
     pub bed: &'a B,
     provider: Arc<dyn Provider>,
     events: UnboundedReceiver<InfraEvent>,
     user: Key,
 }
 
-impl<'a, B: Bed> Subject<'a, B> {
-    /// One that has just started.
+impl<'a, B: ProviderBed> Subject<'a, B> {
+    /// A provider that has just started.
     pub fn new(bed: &'a B) -> Self {
         let (sender, events) = unbounded_channel();
         Self {
@@ -45,15 +45,15 @@ impl<'a, B: Bed> Subject<'a, B> {
         }
     }
 
-    /// What the bed's spec comes to.
-    pub fn blueprint(&self) -> Result<Arc<dyn ResolvedProviderSpec>> {
-        pure::blueprint(self.bed)
+    /// The bed's spec, resolved.
+    pub fn resolved(&self) -> Result<Arc<dyn ResolvedProviderSpec>> {
+        pure::resolved(self.bed)
     }
 
-    /// What is known of the place, by that credential.
-    pub fn watch(&self, junk: bool) -> WatchStatus {
-        let credential = if junk {
-            self.bed.junk()
+    /// The status of the infra cluster, with the valid or with the invalid credential.
+    pub fn watch(&self, invalid: bool) -> WatchStatus {
+        let credential = if invalid {
+            self.bed.invalid_credential()
         } else {
             self.bed.credential()
         };
@@ -64,37 +64,37 @@ impl<'a, B: Bed> Subject<'a, B> {
 
     /// Waits for the next event, which must come by itself.
     async fn event(&mut self, what: &str) -> Result<()> {
-        let next = tokio::time::timeout(PATIENCE, self.events.recv()).await;
-        next.with_context(|| format!("nothing was told any more while waiting for {what}"))?
+        let next = tokio::time::timeout(WAIT_TIMEOUT, self.events.recv()).await;
+        next.with_context(|| format!("no event arrived while waiting for {what}"))?
             .context("the provider has ended")?;
         Ok(())
     }
 
-    /// Waits until the place is known to be like that.
+    /// Waits until the status of the infra cluster fits.
     pub async fn known<T>(
         &mut self,
         what: &str,
-        junk: bool,
+        invalid: bool,
         fits: impl Fn(WatchStatus) -> Option<T>,
     ) -> Result<T> {
         loop {
-            if let Some(found) = fits(self.watch(junk)) {
+            if let Some(found) = fits(self.watch(invalid)) {
                 return Ok(found);
             }
             self.event(what).await?;
         }
     }
 
-    /// The place, as soon as it is open.
+    /// The client of the infra cluster, as soon as it is open.
     pub async fn open(&mut self) -> Result<Arc<dyn InfraClient>> {
         let open = |watched| match watched {
-            WatchStatus::Open(place) => Some(place),
+            WatchStatus::Open(client) => Some(client),
             _ => None,
         };
-        self.known("the place to open", false, open).await
+        self.known("the infra cluster to open", false, open).await
     }
 
-    /// Waits until what is seen under a name fits: looks anew only when something is told.
+    /// Waits until the view of a name fits. Reads again only after an event.
     pub async fn until(
         &mut self,
         name: &str,
@@ -102,35 +102,34 @@ impl<'a, B: Bed> Subject<'a, B> {
         fits: impl Fn(&InstanceView) -> bool,
     ) -> Result<InstanceView> {
         loop {
-            let place = self.open().await?;
-            match self.see(place.as_ref(), name).await {
-                Ok(sight) if fits(&sight) => return Ok(sight),
+            let client = self.open().await?;
+            match self.view_of(client.as_ref(), name).await {
+                Ok(view) if fits(&view) => return Ok(view),
                 _ => self.event(&format!("{name} to be {what}")).await?,
             }
         }
     }
 
-    /// What is seen under a name.
-    pub async fn see(&self, place: &dyn InfraClient, name: &str) -> Result<InstanceView> {
-        let disks = self.blueprint()?.disks(name);
-        let seen = place.get(name, &disks).await;
-        seen.map_err(|blind| anyhow::anyhow!("{name} cannot be seen: {}", blind.why))
+    /// The view of a name.
+    pub async fn view_of(&self, client: &dyn InfraClient, name: &str) -> Result<InstanceView> {
+        let disks = self.resolved()?.disks(name);
+        let read = client.get(name, &disks).await;
+        read.map_err(|unavailable| anyhow::anyhow!("{name} cannot be seen: {}", unavailable.why))
     }
 
     /// The instance of that name, which must be there.
-    pub async fn instance(&self, place: &dyn InfraClient, name: &str) -> Result<Arc<Instance>> {
-        let sight = self.see(place, name).await?;
-        sight
-            .instance
+    pub async fn instance(&self, client: &dyn InfraClient, name: &str) -> Result<Arc<Instance>> {
+        let view = self.view_of(client, name).await?;
+        view.instance
             .with_context(|| format!("no instance {name} is seen"))
     }
 
     /// The instance that the Machine asks for, as the pure half renders it.
-    pub async fn rendered(&self, place: &dyn InfraClient, name: &str) -> Result<Value> {
-        let blueprint = self.blueprint()?;
-        let facts = place.facts(&blueprint.facts_needed()).await?;
+    pub async fn rendered(&self, client: &dyn InfraClient, name: &str) -> Result<Value> {
+        let resolved = self.resolved()?;
+        let facts = client.facts(&resolved.facts_needed()).await?;
         let none = BTreeMap::new();
-        let order = InstanceParams {
+        let params = InstanceParams {
             name,
             uid: MACHINE,
             labels: &none,
@@ -141,25 +140,25 @@ impl<'a, B: Bed> Subject<'a, B> {
             user_data: &user_data_name(name),
             ignition: None,
         };
-        let rendered = blueprint.render(&order, &facts);
+        let rendered = resolved.render(&params, &facts);
         rendered.context("the two halves do not agree on facts")
     }
 
-    /// Makes the instance of that name; it is in memory at once.
-    pub async fn made(&self, place: &dyn InfraClient, name: &str) -> Result<Arc<Instance>> {
-        place.create(self.rendered(place, name).await?).await?;
-        self.instance(place, name).await
+    /// Creates the instance of that name. The provider has it in memory at once.
+    pub async fn made(&self, client: &dyn InfraClient, name: &str) -> Result<Arc<Instance>> {
+        client.create(self.rendered(client, name).await?).await?;
+        self.instance(client, name).await
     }
 
     /// Deletes the instance of that name, and waits until it is gone.
     pub async fn gone(&mut self, name: &str) -> Result<()> {
-        let place = self.open().await?;
-        if let Some(instance) = self.see(place.as_ref(), name).await?.instance {
-            place.delete(name, uid(&instance)).await?;
+        let client = self.open().await?;
+        if let Some(instance) = self.view_of(client.as_ref(), name).await?.instance {
+            client.delete(name, uid(&instance)).await?;
         }
-        self.until(name, "gone", |sight| sight.instance.is_none()).await?;
+        self.until(name, "gone", |view| view.instance.is_none()).await?;
         if let Some(left) = self.bed.stored(name).await? {
-            bail!("{name} is said to be gone and is still there: {left:#}");
+            bail!("{name} is reported as gone and still exists: {left:#}");
         }
         Ok(())
     }
@@ -175,14 +174,14 @@ pub(crate) fn uid(instance: &Instance) -> &str {
     instance.metadata.uid.as_deref().unwrap_or_default()
 }
 
-/// UID of the Machine that an instance bears as a label.
+/// UID of the Machine in the label of an instance.
 pub(crate) fn owner(instance: &Instance) -> Option<&str> {
     let labels = instance.metadata.labels.as_ref()?;
     labels.get(label::MACHINE_UID).map(String::as_str)
 }
 
-/// Our labels, for that very instance.
-pub(crate) fn labelling<'a>(uid: &'a str, version: &'a str) -> AdoptParams<'a> {
+/// Machinist's labels, for exactly that instance.
+pub(crate) fn adopt_params<'a>(uid: &'a str, version: &'a str) -> AdoptParams<'a> {
     AdoptParams {
         uid,
         resource_version: version,

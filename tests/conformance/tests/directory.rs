@@ -1,12 +1,12 @@
-//! The small provider under tests.
+//! Runs the conformance cases against the provider of directories.
 
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
-use conformance::Bed;
-use conformance::bed::{Foreign, PEER};
+use conformance::ProviderBed;
+use conformance::bed::{Foreign, PEER_CLUSTER};
 use conformance::directory::files::{self, DISKS, GUEST, INSTANCE, KEY, Stored};
 use conformance::directory::{Directories, Directory};
 use k8s_openapi::jiff::Timestamp;
@@ -27,12 +27,12 @@ impl Temporary {
         let root = tempfile::tempdir()?;
         let bed = Self { root };
         fs::create_dir_all(bed.namespace_dir().join(DISKS))?;
-        fs::write(bed.place().join(KEY), "sesame")?;
-        fs::write(bed.place().join("region"), "here")?;
+        fs::write(bed.site().join(KEY), "sesame")?;
+        fs::write(bed.site().join("region"), "here")?;
         Ok(bed)
     }
 
-    fn place(&self) -> PathBuf {
+    fn site(&self) -> PathBuf {
         self.root.path().join("place")
     }
 
@@ -41,15 +41,15 @@ impl Temporary {
     }
 
     fn namespace_dir(&self) -> PathBuf {
-        self.place().join(NAMESPACE)
+        self.site().join(NAMESPACE)
     }
 
     fn credential_with(&self, key: &str) -> Secret {
-        Secret::new(json!({"path": self.place(), "key": key}).to_string())
+        Secret::new(json!({"path": self.site(), "key": key}).to_string())
     }
 }
 
-impl Bed for Temporary {
+impl ProviderBed for Temporary {
     fn provider(&self, events: UnboundedSender<InfraEvent>) -> Arc<dyn Provider> {
         Arc::new(Directories::new(events))
     }
@@ -58,7 +58,7 @@ impl Bed for Temporary {
         self.credential_with("sesame")
     }
 
-    fn junk(&self) -> Secret {
+    fn invalid_credential(&self) -> Secret {
         self.credential_with("barley")
     }
 
@@ -70,15 +70,15 @@ impl Bed for Temporary {
         &Directory
     }
 
-    fn written(&self) -> Value {
+    fn cloud_provider_spec(&self) -> Value {
         let reference = json!({"namespace": "kube-system", "name": "place", "key": "credential"});
-        json!({"clusterName": PEER, "auth": {"secretKeyRef": reference}, "disks": 1})
+        json!({"clusterName": PEER_CLUSTER, "auth": {"secretKeyRef": reference}, "disks": 1})
     }
 
-    async fn make(&self, name: &str, what: Foreign) -> Result<()> {
+    async fn create(&self, name: &str, what: Foreign) -> Result<()> {
         let stored = Stored {
             name: name.to_owned(),
-            peer: (what == Foreign::Peers).then(|| PEER.to_owned()),
+            peer: (what == Foreign::MachineController).then(|| PEER_CLUSTER.to_owned()),
             ..Stored::default()
         };
         match what {
@@ -104,24 +104,24 @@ impl Bed for Temporary {
         Ok(files::parsed(&self.namespace_dir().join(name).join(INSTANCE))?)
     }
 
-    async fn lose(&self) -> Result<()> {
-        Ok(fs::rename(self.place(), self.away())?)
+    async fn disconnect(&self) -> Result<()> {
+        Ok(fs::rename(self.site(), self.away())?)
     }
 
-    async fn find(&self) -> Result<()> {
-        Ok(fs::rename(self.away(), self.place())?)
+    async fn reconnect(&self) -> Result<()> {
+        Ok(fs::rename(self.away(), self.site())?)
     }
 
-    /// On a copy, which nobody watches, and which then takes the place.
-    async fn unheard<F: Future<Output = Result<()>> + Send>(&self, then: F) -> Result<()> {
+    /// Runs `then` on a copy, which has no watches, and which then replaces the original.
+    async fn with_watches_cut<F: Future<Output = Result<()>> + Send>(&self, then: F) -> Result<()> {
         let copied = tokio::process::Command::new("cp")
             .arg("-a")
-            .args([self.place(), self.away()])
+            .args([self.site(), self.away()])
             .status();
         anyhow::ensure!(copied.await?.success(), "cp failed");
         let old = self.root.path().join("old");
-        fs::rename(self.place(), &old)?;
-        fs::rename(self.away(), self.place())?;
+        fs::rename(self.site(), &old)?;
+        fs::rename(self.away(), self.site())?;
         then.await?;
         Ok(fs::remove_dir_all(old)?)
     }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
-use conformance::Bed;
-use conformance::bed::{Foreign, PEER};
+use conformance::ProviderBed;
+use conformance::bed::{Foreign, PEER_CLUSTER};
 use machinist_infra::kube::client::ClientOptions;
 use machinist_infra::kube::kubeconfig::AddressPolicy;
 use machinist_infra::kubevirt::pool::PoolOptions;
@@ -52,7 +52,7 @@ impl OnTestbed {
     }
 }
 
-impl Bed for OnTestbed {
+impl ProviderBed for OnTestbed {
     fn provider(&self, events: UnboundedSender<InfraEvent>) -> Arc<dyn Provider> {
         let options = PoolOptions {
             client: ClientOptions {
@@ -74,7 +74,7 @@ impl Bed for OnTestbed {
         Secret::new(self.kubeconfig.clone())
     }
 
-    fn junk(&self) -> Secret {
+    fn invalid_credential(&self) -> Secret {
         Secret::new(self.kubeconfig.replace("token: ", "token: junk"))
     }
 
@@ -86,9 +86,9 @@ impl Bed for OnTestbed {
         find("kubevirt").unwrap_or_else(|| panic!("KubeVirt is not registered"))
     }
 
-    fn written(&self) -> Value {
+    fn cloud_provider_spec(&self) -> Value {
         let reference = json!({"namespace": "kube-system", "name": "infra", "key": "kubeconfig"});
-        json!({"clusterName": PEER, "auth": {"kubeconfig": {"secretKeyRef": reference}}, "virtualMachine": {
+        json!({"clusterName": PEER_CLUSTER, "auth": {"kubeconfig": {"secretKeyRef": reference}}, "virtualMachine": {
             "instancetype": {"name": "standard-2"},
             "template": {"primaryDisk": {
                 "osImage": "https://images.example.com/ubuntu-24.04.img", "source": "http", "size": "20Gi",
@@ -97,9 +97,9 @@ impl Bed for OnTestbed {
         }})
     }
 
-    async fn make(&self, name: &str, what: Foreign) -> Result<()> {
+    async fn create(&self, name: &str, what: Foreign) -> Result<()> {
         let labels = json!({
-            "kubevirt.io/vm": name, "cluster.x-k8s.io/role": "worker", "cluster.x-k8s.io/cluster-name": PEER,
+            "kubevirt.io/vm": name, "cluster.x-k8s.io/role": "worker", "cluster.x-k8s.io/cluster-name": PEER_CLUSTER,
         });
         let vm = |labels: Value| {
             json!({
@@ -111,7 +111,7 @@ impl Bed for OnTestbed {
         };
         let object = match what {
             Foreign::Instance => vm(json!({})),
-            Foreign::Peers => vm(labels),
+            Foreign::MachineController => vm(labels),
             Foreign::Disk => json!({
                 "apiVersion": "cdi.kubevirt.io/v1beta1", "kind": "DataVolume", "metadata": {"name": name},
                 "spec": {"source": {"blank": {}}, "storage": {
@@ -151,17 +151,17 @@ impl Bed for OnTestbed {
         ))
     }
 
-    async fn lose(&self) -> Result<()> {
+    async fn disconnect(&self) -> Result<()> {
         self.infra().proxy().refuse(MACHINES);
         Ok(())
     }
 
-    async fn find(&self) -> Result<()> {
+    async fn reconnect(&self) -> Result<()> {
         self.infra().proxy().heal(MACHINES);
         Ok(())
     }
 
-    async fn unheard<F: Future<Output = Result<()>> + Send>(&self, then: F) -> Result<()> {
+    async fn with_watches_cut<F: Future<Output = Result<()>> + Send>(&self, then: F) -> Result<()> {
         let proxy = self.infra().proxy();
         proxy.freeze_watches(MACHINES);
         then.await?;

@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// From `kubectl apply` to a Ready Node, and from `kubectl delete` to nothing, on a busy machine.
-pub const PATIENCE: Duration = Duration::from_mins(1);
+pub const WAIT_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// A kubelet that is Ready asks for its serving certificate at once, if it does.
 const ASKS: Duration = Duration::from_secs(5);
@@ -108,7 +108,7 @@ impl Case {
     /// webhook says then to try again, and so does this.
     pub async fn apply(&self, manifest: &Value) -> Result<String> {
         let (user, manifest) = (self.bed.user(), manifest.to_string());
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + WAIT_TIMEOUT;
         loop {
             match user.kubectl_ok(&["apply", "-f", "-"], &manifest).await {
                 Err(refusal) if refusal.to_string().contains("try again") && Instant::now() < deadline => {}
@@ -171,14 +171,15 @@ impl Case {
     /// Waits until the Machine's Node is Ready, serves with the cluster's certificate if it asks for one, and the Machine
     /// knows it; the Machine then.
     pub async fn node_ready(&self, name: &str) -> Result<Machine> {
-        wait::for_state(&self.nodes(), name, "Ready", PATIENCE, is_ready).await?;
+        wait::for_state(&self.nodes(), name, "Ready", WAIT_TIMEOUT, is_ready).await?;
         let knows = |machine: &Machine| {
             machine
                 .status
                 .as_ref()
                 .is_some_and(|status| status.node_ref.is_some())
         };
-        let machine = wait::for_state(&self.machines(), name, "joined to its Node", PATIENCE, knows).await?;
+        let machine =
+            wait::for_state(&self.machines(), name, "joined to its Node", WAIT_TIMEOUT, knows).await?;
         certificates::served(self, name, ASKS).await?;
         Ok(machine)
     }
@@ -186,7 +187,7 @@ impl Case {
     /// Waits until a condition of the Machine has this reason; its message then.
     pub async fn condition(&self, name: &str, reason: &str) -> Result<String> {
         let found = |machine: &Machine| message(machine, reason).is_some();
-        let machine = wait::for_state(&self.machines(), name, reason, PATIENCE, found).await?;
+        let machine = wait::for_state(&self.machines(), name, reason, WAIT_TIMEOUT, found).await?;
         Ok(message(&machine, reason).unwrap_or_default())
     }
 
@@ -215,7 +216,7 @@ impl Case {
     /// Deletes the Machine and waits until it is gone.
     pub async fn delete_machine(&self, name: &str) -> Result<()> {
         self.begin_deletion(name).await?;
-        wait::for_absence(&self.machines(), name, PATIENCE).await
+        wait::for_absence(&self.machines(), name, WAIT_TIMEOUT).await
     }
 }
 

@@ -23,7 +23,7 @@ use kube::{
 use machinist_shared::api::names::{TOKEN_SECRET_TYPE, label};
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, SanType};
 
-use crate::{Case, case::PATIENCE, manifest::NAMESPACE, wait};
+use crate::{Case, case::WAIT_TIMEOUT, manifest::NAMESPACE, wait};
 
 /// Signer of kubelets' client certificates.
 pub const CLIENT: &str = "kubernetes.io/kube-apiserver-client-kubelet";
@@ -165,7 +165,7 @@ pub fn is_issued(request: &CertificateSigningRequest) -> bool {
 
 /// Waits until the signer has signed it.
 pub async fn issued(case: &Case, name: &str) -> Result<CertificateSigningRequest> {
-    wait::for_state(&requests(case), name, "issued", PATIENCE, is_issued).await
+    wait::for_state(&requests(case), name, "issued", WAIT_TIMEOUT, is_issued).await
 }
 
 /// If the kubelet of that node asks for a serving certificate before `asks` is over, waits until one is issued.
@@ -179,7 +179,7 @@ pub async fn served(case: &Case, node: &str, asks: Duration) -> Result<()> {
         return Ok(());
     }
     let what = format!("issued serving certificate of {node}");
-    wait::any(&requests, &what, PATIENCE, |request| {
+    wait::any(&requests, &what, WAIT_TIMEOUT, |request| {
         of_node(request) && is_issued(request)
     })
     .await
@@ -189,7 +189,7 @@ pub async fn served(case: &Case, node: &str, asks: Duration) -> Result<()> {
 pub async fn told(case: &Case, request: &str, text: &str) -> Result<()> {
     let events = Api::<Event>::all(case.bed.user().client());
     let what = format!("Event about {request} that says {text:?}");
-    wait::any(&events, &what, PATIENCE, |event| {
+    wait::any(&events, &what, WAIT_TIMEOUT, |event| {
         event
             .note
             .as_ref()

@@ -14,7 +14,7 @@ use prost::Message as _;
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
 /// Spans are delivered every five seconds.
-const PATIENCE: Duration = Duration::from_secs(30);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A span, as it came.
 #[derive(Debug, Clone)]
@@ -81,7 +81,7 @@ impl Collector {
     pub async fn span(&self, what: &str, fits: impl Fn(&Span) -> bool) -> Result<Span> {
         let mut spans = self.spans.clone();
         let came = spans.wait_for(|spans| spans.iter().any(&fits));
-        let came = tokio::time::timeout(PATIENCE, came).await;
+        let came = tokio::time::timeout(WAIT_TIMEOUT, came).await;
         let found = came
             .ok()
             .and_then(Result::ok)
@@ -92,7 +92,7 @@ impl Collector {
                 .into_iter()
                 .map(|span| (span.service, span.name))
                 .collect();
-            format!("no span of {what} within {PATIENCE:?}: {names:?}")
+            format!("no span of {what} within {WAIT_TIMEOUT:?}: {names:?}")
         })
     }
 

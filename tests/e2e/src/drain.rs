@@ -15,7 +15,7 @@ use machinist_shared::api::Machine;
 use serde_json::{Value, json};
 use testbed::{bed::CONTROLLER, proxy::Request};
 
-use crate::{Case, case::PATIENCE, wait};
+use crate::{Case, case::WAIT_TIMEOUT, wait};
 
 /// Namespace of the pods.
 pub const PODS: &str = "default";
@@ -55,7 +55,7 @@ impl Case {
         let name = pod.metadata.name.clone().unwrap_or_default();
         self.pods().create(&PostParams::default(), &pod).await?;
         let running = |pod: &Pod| phase(pod) == "Running";
-        wait::for_state(&self.pods(), &name, "running", PATIENCE, running).await?;
+        wait::for_state(&self.pods(), &name, "running", WAIT_TIMEOUT, running).await?;
         Ok(name)
     }
 
@@ -74,7 +74,7 @@ impl Case {
                 status.current_healthy == healthy && status.observed_generation == budget.metadata.generation
             })
         };
-        wait::for_state(&self.budgets(), name, "counted", PATIENCE, counted).await?;
+        wait::for_state(&self.budgets(), name, "counted", WAIT_TIMEOUT, counted).await?;
         Ok(())
     }
 
@@ -145,13 +145,13 @@ impl Case {
 
     /// Waits until the Machine is gone.
     pub async fn machine_gone(&self, name: &str) -> Result<()> {
-        wait::for_absence(&self.machines(), name, PATIENCE).await
+        wait::for_absence(&self.machines(), name, WAIT_TIMEOUT).await
     }
 
     /// Waits until the pod has been told to end, or is gone.
     pub async fn evicted(&self, pod: &str) -> Result<()> {
         let told = |pod: Option<&Pod>| pod.is_none_or(|pod| pod.metadata.deletion_timestamp.is_some());
-        wait::until(&self.pods(), pod, "evicted", PATIENCE, told).await?;
+        wait::until(&self.pods(), pod, "evicted", WAIT_TIMEOUT, told).await?;
         Ok(())
     }
 
@@ -162,7 +162,7 @@ impl Case {
             let message = condition["message"].as_str().unwrap_or_default();
             condition["reason"] == reason && words.iter().all(|word| message.contains(word))
         };
-        wait::for_state(&self.machines(), name, reason, PATIENCE, says).await
+        wait::for_state(&self.machines(), name, reason, WAIT_TIMEOUT, says).await
     }
 
     /// What the controller asked of the pod of that name, such as `create pods/eviction`.

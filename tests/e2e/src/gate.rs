@@ -99,7 +99,7 @@ impl Gate {
                 came.await;
             }
         };
-        tokio::time::timeout(crate::case::PATIENCE, asked)
+        tokio::time::timeout(crate::case::WAIT_TIMEOUT, asked)
             .await
             .with_context(|| format!("nobody asked for the {count}. time"))
     }

@@ -16,7 +16,7 @@ use testbed::{
     seed::{INFRA_ACCOUNT, INFRA_CLUSTER_ROLE, INFRA_NAMESPACE},
 };
 
-use crate::{Case, case::PATIENCE, manifest, manifest::NAMESPACE, objects, wait};
+use crate::{Case, case::WAIT_TIMEOUT, manifest, manifest::NAMESPACE, objects, wait};
 
 /// A new ServiceAccount with all the rights of the example, and its kubeconfig through the proxy's port of `client`.
 pub async fn account(case: &Case, name: &str, client: &str) -> Result<String> {
@@ -190,7 +190,7 @@ pub async fn ready(case: &Case, name: &str, reason: &str) -> Result<Said> {
 async fn about(case: &Case, name: &str, kind: &str, reason: &str) -> Result<Said> {
     let what = format!("{kind} {reason}");
     let fits = |machine: &Machine| said(machine, kind).reason == reason;
-    let machine = wait::for_state(&case.machines(), name, &what, PATIENCE, fits).await?;
+    let machine = wait::for_state(&case.machines(), name, &what, WAIT_TIMEOUT, fits).await?;
     Ok(said(&machine, kind))
 }
 

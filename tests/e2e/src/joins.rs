@@ -57,7 +57,7 @@ impl Joins {
     }
 
     /// Waits until so many, whatever their names, have come to know their Nodes.
-    pub async fn many(&self, many: usize, patience: Duration) -> Result<()> {
+    pub async fn many(&self, many: usize, timeout: Duration) -> Result<()> {
         let all = async {
             loop {
                 let changed = self.seen.1.notified();
@@ -67,17 +67,17 @@ impl Joins {
                 changed.await;
             }
         };
-        match tokio::time::timeout(patience, all).await {
+        match tokio::time::timeout(timeout, all).await {
             Ok(()) => Ok(()),
             Err(_) => bail!(
-                "{} Machines joined within {patience:?}, not {many}",
+                "{} Machines joined within {timeout:?}, not {many}",
                 self.lock().len()
             ),
         }
     }
 
     /// Waits until so many of these know their Nodes.
-    pub async fn wait(&self, names: &[String], many: usize, patience: Duration) -> Result<()> {
+    pub async fn wait(&self, names: &[String], many: usize, timeout: Duration) -> Result<()> {
         let all = async {
             loop {
                 let changed = self.seen.1.notified();
@@ -87,10 +87,10 @@ impl Joins {
                 changed.await;
             }
         };
-        match tokio::time::timeout(patience, all).await {
+        match tokio::time::timeout(timeout, all).await {
             Ok(()) => Ok(()),
             Err(_) => bail!(
-                "{} of {} Machines joined within {patience:?}, not {many}",
+                "{} of {} Machines joined within {timeout:?}, not {many}",
                 self.known(names),
                 names.len()
             ),

@@ -12,7 +12,7 @@ use machinist_shared::api::names::{annotation, finalizer, label};
 use serde_json::{Value, json};
 use testbed::seed::INFRA_NAMESPACE;
 
-use crate::{Case, case::PATIENCE, manifest::NAMESPACE, osm, wait};
+use crate::{Case, case::WAIT_TIMEOUT, manifest::NAMESPACE, osm, wait};
 
 /// Its ServiceAccount, with rights that the test needs beyond it.
 pub const AS: [&str; 2] = [
@@ -77,7 +77,7 @@ pub async fn plant(case: &Case, name: &str, set: &Value, fault: Option<(&str, &s
 
 /// Waits until the guest has joined, and writes what machine-controller writes then.
 pub async fn link(case: &Case, name: &str, planted: &Planted) -> Result<Node> {
-    let node = wait::for_state(&case.nodes(), name, "Ready", PATIENCE, crate::case::is_ready).await?;
+    let node = wait::for_state(&case.nodes(), name, "Ready", WAIT_TIMEOUT, crate::case::is_ready).await?;
     let provider_id = format!("kubermatic://kubevirt/{}", planted.machine);
     let decorated = json!({
         "metadata": {

@@ -13,7 +13,7 @@ use machinist_shared::api::{Machine, MachineDeployment, MachineSet};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
-use crate::{Case, case::PATIENCE, manifest, wait};
+use crate::{Case, case::WAIT_TIMEOUT, manifest, wait};
 
 /// A pool of Machines like [`manifest::machine`].
 pub fn deployment(name: &str, replicas: i32) -> Value {
@@ -45,7 +45,7 @@ impl Case {
     /// Waits until the deployment's `Progressing` has this reason for its current spec; its message then.
     pub async fn rollout(&self, name: &str, reason: &str) -> Result<String> {
         let found = |deployment: &MachineDeployment| progress(deployment, reason).is_some();
-        let waited = wait::for_state(&self.deployments(), name, reason, PATIENCE * 2, found).await;
+        let waited = wait::for_state(&self.deployments(), name, reason, WAIT_TIMEOUT * 2, found).await;
         let deployment = match waited {
             Ok(deployment) => deployment,
             Err(error) => {
@@ -80,12 +80,12 @@ impl Case {
     /// Deletes the deployment as kubectl does, and waits until its sets and Machines are gone.
     pub async fn delete_deployment(&self, name: &str) -> Result<()> {
         self.kubectl(&["delete", "md", name, "--wait=false"]).await?;
-        wait::for_absence(&self.deployments(), name, PATIENCE * 2).await?;
+        wait::for_absence(&self.deployments(), name, WAIT_TIMEOUT * 2).await?;
         for set in self.machine_sets().list(&ListParams::default()).await? {
-            wait::for_absence(&self.machine_sets(), &set.name_any(), PATIENCE).await?;
+            wait::for_absence(&self.machine_sets(), &set.name_any(), WAIT_TIMEOUT).await?;
         }
         for machine in self.machine_uids().await?.keys() {
-            wait::for_absence(&self.machines(), machine, PATIENCE).await?;
+            wait::for_absence(&self.machines(), machine, WAIT_TIMEOUT).await?;
         }
         Ok(())
     }

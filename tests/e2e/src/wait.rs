@@ -15,7 +15,7 @@ pub async fn until<K>(
     api: &Api<K>,
     name: &str,
     what: &str,
-    patience: Duration,
+    timeout: Duration,
     fits: impl Fn(Option<&K>) -> bool,
 ) -> Result<Option<K>>
 where
@@ -34,7 +34,7 @@ where
         }
         None
     };
-    if let Ok(Some(state)) = tokio::time::timeout(patience, watched).await {
+    if let Ok(Some(state)) = tokio::time::timeout(timeout, watched).await {
         return Ok(state);
     }
     let shown = match last {
@@ -42,7 +42,7 @@ where
         Some(None) => "it does not exist".to_owned(),
         Some(Some(object)) => shown(&object)?,
     };
-    bail!("{name} was not {what} within {patience:?}: {shown}")
+    bail!("{name} was not {what} within {timeout:?}: {shown}")
 }
 
 /// An object for whoever reads why it was waited for in vain: its status first, and nothing that says who wrote what.
@@ -63,30 +63,30 @@ pub async fn for_state<K>(
     api: &Api<K>,
     name: &str,
     what: &str,
-    patience: Duration,
+    timeout: Duration,
     fits: impl Fn(&K) -> bool,
 ) -> Result<K>
 where
     K: Resource + Clone + DeserializeOwned + Serialize + Debug + Send + 'static,
 {
-    match until(api, name, what, patience, |object| object.is_some_and(&fits)).await? {
+    match until(api, name, what, timeout, |object| object.is_some_and(&fits)).await? {
         Some(object) => Ok(object),
         None => bail!("{name} is gone"),
     }
 }
 
 /// Waits until the object is gone.
-pub async fn for_absence<K>(api: &Api<K>, name: &str, patience: Duration) -> Result<()>
+pub async fn for_absence<K>(api: &Api<K>, name: &str, timeout: Duration) -> Result<()>
 where
     K: Resource + Clone + DeserializeOwned + Serialize + Debug + Send + 'static,
 {
-    until(api, name, "gone", patience, |object| object.is_none())
+    until(api, name, "gone", timeout, |object| object.is_none())
         .await
         .map(drop)
 }
 
 /// Waits until any object of the collection fits.
-pub async fn any<K>(api: &Api<K>, what: &str, patience: Duration, fits: impl Fn(&K) -> bool) -> Result<()>
+pub async fn any<K>(api: &Api<K>, what: &str, timeout: Duration, fits: impl Fn(&K) -> bool) -> Result<()>
 where
     K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
 {
@@ -101,8 +101,8 @@ where
             }
         }
     };
-    if tokio::time::timeout(patience, watched).await.is_err() {
-        bail!("there was no {what} within {patience:?}");
+    if tokio::time::timeout(timeout, watched).await.is_err() {
+        bail!("there was no {what} within {timeout:?}");
     }
     Ok(())
 }
@@ -111,7 +111,7 @@ where
 pub async fn for_all<K>(
     api: &Api<K>,
     what: &str,
-    patience: Duration,
+    timeout: Duration,
     fits: impl Fn(&[&K]) -> bool,
 ) -> Result<Vec<K>>
 where
@@ -140,8 +140,8 @@ where
             }
         }
     };
-    if tokio::time::timeout(patience, watched).await.is_err() {
-        bail!("not {what} within {patience:?}: {} objects", known.len());
+    if tokio::time::timeout(timeout, watched).await.is_err() {
+        bail!("not {what} within {timeout:?}: {} objects", known.len());
     }
     Ok(known.into_values().collect())
 }

@@ -16,7 +16,7 @@ use machinist_certs::{Bundle, Root};
 use serde_json::{Value, json};
 use testbed::bed::{Options, SYSTEM_NAMESPACE};
 
-use crate::{Case, case::PATIENCE, load::Load, replicas::Replica, wait};
+use crate::{Case, case::WAIT_TIMEOUT, load::Load, replicas::Replica, wait};
 
 /// Secret of the CA.
 pub const AUTHORITY: &str = "machinist-webhook-ca";
@@ -101,7 +101,7 @@ pub async fn served_by_all(replicas: &[Replica], old: &[u8]) -> Result<Vec<u8>> 
             }
         }
     };
-    tokio::time::timeout(PATIENCE, all)
+    tokio::time::timeout(WAIT_TIMEOUT, all)
         .await
         .context("not all replicas serve with a new certificate")?
 }
@@ -137,12 +137,12 @@ pub async fn trusted(
     };
     let mutating: Api<MutatingWebhookConfiguration> = Api::all(client.clone());
     let validating: Api<ValidatingWebhookConfiguration> = Api::all(client);
-    let found = wait::for_state(&validating, "machinist", what, PATIENCE, |found| {
+    let found = wait::for_state(&validating, "machinist", what, WAIT_TIMEOUT, |found| {
         of_validating(found).is_some_and(|roots| fits(&roots))
     })
     .await?;
     let wanted = of_validating(&found);
-    wait::for_state(&mutating, "machinist", what, PATIENCE, |found| {
+    wait::for_state(&mutating, "machinist", what, WAIT_TIMEOUT, |found| {
         of_mutating(found) == wanted
     })
     .await?;

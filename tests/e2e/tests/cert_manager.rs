@@ -3,7 +3,7 @@
 
 use anyhow::{Context as _, Result};
 use e2e::{
-    case::PATIENCE,
+    case::WAIT_TIMEOUT,
     load::Load,
     manifest,
     replicas::Replica,
@@ -28,7 +28,7 @@ async fn cert_manager_takes_the_certificates_over_and_renews_them() -> Result<()
     let before = replicas[0].served().await?;
     let set = manifest::machine_set("a", 1);
     let first_taken = async { while Load::once(&case.bed.user().client(), &set).await.is_err() {} };
-    tokio::time::timeout(PATIENCE, first_taken)
+    tokio::time::timeout(WAIT_TIMEOUT, first_taken)
         .await
         .context("nothing was admitted")?;
     let load = Load::start(&case.bed.user().client(), CLIENTS, &set)?;

@@ -20,7 +20,7 @@ use kube::{
 };
 use tokio::task::JoinHandle;
 
-const PATIENCE: Duration = Duration::from_mins(9);
+const WAIT_TIMEOUT: Duration = Duration::from_mins(9);
 
 #[tokio::test]
 async fn many_nodes_are_drained_at_once_and_no_budget_is_broken_or_asked_in_vain() -> Result<()> {
@@ -49,7 +49,7 @@ async fn many_nodes_are_drained_at_once_and_no_budget_is_broken_or_asked_in_vain
             case.begin_deletion(name).await?;
         }
         for name in &names {
-            wait::for_absence(&case.machines(), name, PATIENCE).await?;
+            wait::for_absence(&case.machines(), name, WAIT_TIMEOUT).await?;
         }
         let took = started.elapsed();
         case.settled().await;

@@ -56,7 +56,7 @@ const SETTLING: Duration = Duration::from_secs(4);
 /// Requests that open an infra cluster and a reference anew, however many Machines there are.
 const OPENING: usize = 16;
 /// Everything is done long before that.
-const PATIENCE: Duration = Duration::from_mins(20);
+const WAIT_TIMEOUT: Duration = Duration::from_mins(20);
 /// As a small guest boots.
 const BOOT: Duration = Duration::from_secs(2);
 
@@ -122,7 +122,7 @@ impl<'a> Step<'a> {
     }
 
     async fn all_joined(&self) -> Result<Duration> {
-        self.joins.many(self.size, PATIENCE).await?;
+        self.joins.many(self.size, WAIT_TIMEOUT).await?;
         Ok(self.begun.elapsed())
     }
 
@@ -149,7 +149,7 @@ impl<'a> Step<'a> {
                 }
             }
         };
-        tokio::time::timeout(PATIENCE, gone)
+        tokio::time::timeout(WAIT_TIMEOUT, gone)
             .await
             .context("Machines are left")?;
         Ok(self.begun.elapsed())

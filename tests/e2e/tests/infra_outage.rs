@@ -16,7 +16,7 @@ use testbed::{AnotherInfra, Cluster, bed::MACHINES, seed::INFRA_SECRET};
 
 const OTHER_SECRET: &str = "other-infra";
 /// Everything is back long before that, on a busy machine as well.
-const PATIENCE: Duration = Duration::from_mins(10);
+const WAIT_TIMEOUT: Duration = Duration::from_mins(10);
 /// Requests of this test in flight.
 const AT_ONCE: usize = 8;
 
@@ -45,13 +45,13 @@ async fn one_that_is_cut_off_slows_no_other_and_loses_nothing() -> Result<()> {
     let first = [vec!["a-0".to_owned()], vec!["b-0".to_owned()]];
     create(&case, &first[0], INFRA_SECRET).await?;
     create(&case, &first[1], OTHER_SECRET).await?;
-    joins.wait(&first.concat(), 2, PATIENCE).await?;
+    joins.wait(&first.concat(), 2, WAIT_TIMEOUT).await?;
 
     // Half of them without an outage, as the measure.
     let (a, b) = both(1).await?;
     let (a, b) = (sorted(&a), (sorted(&b), b));
     joins
-        .wait(&[a.clone(), b.0.clone()].concat(), a.len() * 2, PATIENCE)
+        .wait(&[a.clone(), b.0.clone()].concat(), a.len() * 2, WAIT_TIMEOUT)
         .await?;
 
     // The other half; the cut comes mid-way.
@@ -69,7 +69,7 @@ async fn one_that_is_cut_off_slows_no_other_and_loses_nothing() -> Result<()> {
         create(&case, &free[middle..], OTHER_SECRET)
     )?;
     begun_free.extend(rest);
-    joins.wait(&free, free.len(), PATIENCE).await?;
+    joins.wait(&free, free.len(), WAIT_TIMEOUT).await?;
     println!(
         "the other's were done {:.1} s after the first was asked for",
         begun.elapsed().as_secs_f64()
@@ -91,14 +91,14 @@ async fn one_that_is_cut_off_slows_no_other_and_loses_nothing() -> Result<()> {
     tokio::time::sleep_until((cut_off + Duration::from_secs(cut as u64)).into()).await;
     proxy.heal(MACHINES);
     let (healed, lasted) = (Instant::now(), cut_off.elapsed());
-    joins.wait(&stuck, stuck.len(), PATIENCE).await?;
+    joins.wait(&stuck, stuck.len(), WAIT_TIMEOUT).await?;
     println!(
         "cut off for {:.0} s with {missing} of {} still to join; all had their Nodes {:.1} s after its end",
         lasted.as_secs_f64(),
         stuck.len(),
         healed.elapsed().as_secs_f64()
     );
-    wait::for_absence(&case.machines(), &a[0], PATIENCE).await?;
+    wait::for_absence(&case.machines(), &a[0], WAIT_TIMEOUT).await?;
     for name in a.iter().skip(1).chain(&stuck) {
         infra::reachable(&case, name, "Reachable").await?;
     }
@@ -144,7 +144,7 @@ async fn one_that_is_cut_off_slows_no_other_and_loses_nothing() -> Result<()> {
     stream::iter(&left)
         .map(async |name| {
             case.begin_deletion(name).await?;
-            wait::for_absence(&case.machines(), name, PATIENCE).await
+            wait::for_absence(&case.machines(), name, WAIT_TIMEOUT).await
         })
         .buffer_unordered(2 * AT_ONCE)
         .try_collect::<()>()
@@ -177,10 +177,10 @@ async fn one_that_answers_slowly_slows_no_other() -> Result<()> {
             create(&case, &slow, INFRA_SECRET),
             create(&case, &free, OTHER_SECRET)
         )?;
-        joins.wait(&free, free.len(), PATIENCE).await?;
+        joins.wait(&free, free.len(), WAIT_TIMEOUT).await?;
         measured.push(joins.times(&begun));
         if round < 2 {
-            joins.wait(&slow, slow.len(), PATIENCE).await?;
+            joins.wait(&slow, slow.len(), WAIT_TIMEOUT).await?;
         }
     }
     let slow = names("a", 2);
@@ -192,7 +192,7 @@ async fn one_that_answers_slowly_slows_no_other() -> Result<()> {
     for name in &slow {
         infra::reachable(&case, name, "Reachable").await?;
     }
-    joins.wait(&slow, slow.len(), PATIENCE).await?;
+    joins.wait(&slow, slow.len(), WAIT_TIMEOUT).await?;
     proxy.heal(MACHINES);
     let median = |times: &[Duration]| times[(times.len() - 1) / 2].as_secs_f64();
     println!(
@@ -217,7 +217,7 @@ async fn one_that_answers_slowly_slows_no_other() -> Result<()> {
         }
     }
     for name in (0..3).flat_map(|round| [names("a", round), names("b", round)].concat()) {
-        wait::for_absence(&case.machines(), &name, PATIENCE).await?;
+        wait::for_absence(&case.machines(), &name, WAIT_TIMEOUT).await?;
     }
     case.finish(&[]).await
 }

@@ -44,7 +44,7 @@ const PACE: Duration = Duration::from_millis(25);
 /// While nothing happens.
 const IDLE: Duration = Duration::from_secs(30);
 /// Everything is done long before that.
-const PATIENCE: Duration = Duration::from_mins(5);
+const WAIT_TIMEOUT: Duration = Duration::from_mins(5);
 
 #[tokio::test]
 async fn a_controller_that_starts_beside_many_machines_writes_nothing() -> Result<()> {
@@ -153,7 +153,7 @@ async fn peer(case: &Case) -> Result<Client> {
 
 /// Waits until every Machine was decided on, once more when its infra cluster was open, and none waits.
 async fn all_decided(case: &Case, many: usize) -> Result<()> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + WAIT_TIMEOUT;
     loop {
         let passes = Passes::count(case).await?;
         #[expect(clippy::cast_precision_loss, reason = "Machines are counted by thousands")]
@@ -355,7 +355,7 @@ impl Told {
                 }
             }
         });
-        tokio::time::timeout(PATIENCE, seen.listed.notified())
+        tokio::time::timeout(WAIT_TIMEOUT, seen.listed.notified())
             .await
             .context("the Machines cannot be listed")?;
         Ok(Self { seen, task })
@@ -380,7 +380,7 @@ impl Told {
                 }
             }
         };
-        tokio::time::timeout(PATIENCE, wait)
+        tokio::time::timeout(WAIT_TIMEOUT, wait)
             .await
             .with_context(|| format!("{name} told nothing"))
     }

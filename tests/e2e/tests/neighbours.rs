@@ -11,7 +11,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use e2e::{Case, case::PATIENCE, manifest, wait};
+use e2e::{Case, case::WAIT_TIMEOUT, manifest, wait};
 use futures::StreamExt as _;
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::{
@@ -64,7 +64,7 @@ async fn a_pool_of_a_million_replicas_leaves_others_their_time() -> Result<()> {
             .count()
             == SOUND
     };
-    let sound = wait::for_all(&case.machines(), "all joined", PATIENCE, all).await?;
+    let sound = wait::for_all(&case.machines(), "all joined", WAIT_TIMEOUT, all).await?;
     let sound: Vec<String> = sound.iter().map(Machine::name_any).collect();
     case.settled().await;
     let leader = lease(&case).await?;
@@ -294,7 +294,7 @@ impl Shown {
                 changed.await;
             }
         };
-        tokio::time::timeout(PATIENCE, shown)
+        tokio::time::timeout(WAIT_TIMEOUT, shown)
             .await
             .with_context(|| format!("{name} does not show it"))
     }

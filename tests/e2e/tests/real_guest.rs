@@ -27,7 +27,7 @@ use testbed::{GuestNetwork, bed::Options};
 
 /// From `kubectl apply` to a Ready Node, and from `kubectl delete` to nothing. Alone on two cores it is 1.5 minutes for two
 /// guests, and a quarter of a minute.
-const PATIENCE: Duration = Duration::from_mins(6);
+const WAIT_TIMEOUT: Duration = Duration::from_mins(6);
 
 #[tokio::test]
 async fn machines_become_nodes_with_real_kubelets_and_leave_nothing() -> Result<()> {
@@ -114,14 +114,14 @@ fn machine(name: &str) -> Value {
 
 async fn joins(case: &Case, guest: &str) -> Result<()> {
     let start = Instant::now();
-    wait::for_state(&case.nodes(), guest, "Ready", PATIENCE, case::is_ready).await?;
+    wait::for_state(&case.nodes(), guest, "Ready", WAIT_TIMEOUT, case::is_ready).await?;
     let knows = |machine: &Machine| {
         machine
             .status
             .as_ref()
             .is_some_and(|status| status.node_ref.is_some())
     };
-    wait::for_state(&case.machines(), guest, "joined to its Node", PATIENCE, knows).await?;
+    wait::for_state(&case.machines(), guest, "joined to its Node", WAIT_TIMEOUT, knows).await?;
     println!(
         "{guest}: Ready {:.0} s after kubectl apply",
         start.elapsed().as_secs_f64()
@@ -243,11 +243,11 @@ async fn runs_a_pod(case: &Case, guest: &str) -> Result<()> {
         let statuses = status.and_then(|status| status.container_statuses.as_ref());
         statuses.into_iter().flatten().any(|container| container.ready)
     };
-    wait::for_state(&pods, guest, "running", PATIENCE, running).await?;
+    wait::for_state(&pods, guest, "running", WAIT_TIMEOUT, running).await?;
     let said = logs(case, guest).await?;
     ensure!(said.trim() == format!("hello from {guest}"), "{said:?}");
     pods.delete(guest, &DeleteParams::default()).await?;
-    wait::for_absence(&pods, guest, PATIENCE).await
+    wait::for_absence(&pods, guest, WAIT_TIMEOUT).await
 }
 
 /// What the pod has said, through the API server and the kubelet's port 10250. A kubelet that asks the cluster for its
@@ -266,9 +266,9 @@ async fn logs(case: &Case, guest: &str) -> Result<String> {
         let status = request.status.as_ref();
         serving(request) && status.is_some_and(|status| status.certificate.is_some())
     };
-    wait::any(&requests, "serving certificate", PATIENCE, issued).await?;
+    wait::any(&requests, "serving certificate", WAIT_TIMEOUT, issued).await?;
     // The kubelet takes it into use at its own pace and tells nobody.
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + WAIT_TIMEOUT;
     loop {
         match case.bed.user().kubectl_ok(&["logs", guest], "").await {
             Err(_) if Instant::now() < deadline => tokio::time::sleep(Duration::from_secs(1)).await,
@@ -279,7 +279,7 @@ async fn logs(case: &Case, guest: &str) -> Result<String> {
 
 async fn goes(case: &Case, guest: &str) -> Result<()> {
     case.begin_deletion(guest).await?;
-    wait::for_absence(&case.machines(), guest, PATIENCE).await
+    wait::for_absence(&case.machines(), guest, WAIT_TIMEOUT).await
 }
 
 fn instances(case: &Case) -> Api<kube::core::DynamicObject> {

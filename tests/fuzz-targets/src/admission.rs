@@ -63,9 +63,9 @@ fn create(object: &Value, settings: &AdmissionSettings) {
     );
     places(&after);
     let controller = validate_create(&stored, Author::SetController, settings);
-    let blamed = |error| after.errors.contains(error);
+    let is_found = |error| after.errors.contains(error);
     assert!(
-        controller.errors.iter().all(blamed),
+        controller.errors.iter().all(is_found),
         "our set controller is refused for more"
     );
     if after.is_ok() {

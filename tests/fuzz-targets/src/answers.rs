@@ -78,6 +78,6 @@ fn read<K: Kind>(limits: AnswerLimits, how: u8, any: &[u8]) {
     assert!(shown.len() <= SHOWN, "{} bytes are shown", shown.len());
     let is_status = serde_json::from_slice::<Status>(any).is_ok_and(|status| status.kind == "Status");
     if status >= 400 && !is_status {
-        assert_eq!(shown, format!("HTTP {status}"), "somebody else's words are shown");
+        assert_eq!(shown, format!("HTTP {status}"), "the server's own text is shown");
     }
 }

@@ -1,4 +1,4 @@
-//! What is on disk: `<place>/key`, and per namespace `<name>/instance.json`, `<name>/guest.json` and `.disks/<name>`.
+//! What is on disk: `<site>/key`, and per namespace `<name>/instance.json`, `<name>/guest.json` and `.disks/<name>`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,11 +10,11 @@ use k8s_openapi::jiff::Timestamp;
 use kube::core::ObjectMeta;
 use serde::{Deserialize, Serialize};
 
-/// The credential that opens a place.
+/// The credential that opens a site.
 pub const KEY: &str = "key";
 /// What an instance is.
 pub const INSTANCE: &str = "instance.json";
-/// What its guest says.
+/// What its guest reports.
 pub const GUEST: &str = "guest.json";
 /// Folder of a namespace's disks.
 pub const DISKS: &str = ".disks";
@@ -25,17 +25,17 @@ pub const DISKS: &str = ".disks";
 pub struct Stored {
     /// Its name, which is the directory's.
     pub name: String,
-    /// Nothing else ever has it; given when it is made.
+    /// Unique, assigned at creation.
     pub uid: String,
     /// Counts its changes.
     pub version: u64,
-    /// When it was made.
+    /// When it was created.
     pub created: Option<Timestamp>,
     /// Labels.
     pub labels: BTreeMap<String, String>,
     /// Name of the file with its user data.
     pub user_data: Option<String>,
-    /// Its disks, which are made with it and go with it.
+    /// Its disks, which are created and deleted with it.
     pub disks: Vec<String>,
     /// The cluster whose machine-controller made it.
     pub peer: Option<String>,
@@ -62,7 +62,7 @@ pub struct GuestFile {
     pub addresses: Vec<String>,
 }
 
-/// A disk: the UID of its instance, or nothing if it is somebody's.
+/// Metadata of a disk. `owner` is the UID of its instance, and empty for a foreign disk.
 pub fn disk_metadata(name: &str, owner: &str) -> ObjectMeta {
     let reference = OwnerReference {
         api_version: "v1".to_owned(),
@@ -81,7 +81,7 @@ pub fn disk_metadata(name: &str, owner: &str) -> ObjectMeta {
 /// Everything in a namespace.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Contents {
-    /// Text of the place's key.
+    /// Text of the site's key.
     pub key: String,
     /// Instances with their guests, by name.
     pub instances: BTreeMap<String, (Stored, Option<GuestFile>)>,
@@ -90,9 +90,9 @@ pub struct Contents {
 }
 
 /// Reads a namespace; an error if any of it cannot be read, for half of it would look as if the rest were gone.
-pub fn read(place: &Path, namespace: &Path) -> io::Result<Contents> {
+pub fn read(site: &Path, namespace: &Path) -> io::Result<Contents> {
     let mut contents = Contents {
-        key: fs::read_to_string(place.join(KEY))?,
+        key: fs::read_to_string(site.join(KEY))?,
         ..Contents::default()
     };
     for entry in fs::read_dir(namespace)? {
@@ -143,7 +143,7 @@ pub fn new_uid() -> io::Result<String> {
         .to_owned())
 }
 
-/// Makes an instance with its disks; `AlreadyExists` if there is one of its name. Gives it UID and version.
+/// Creates an instance with its disks; `AlreadyExists` if there is one of its name. Gives it UID and version.
 pub fn make(namespace: &Path, mut stored: Stored, created: Timestamp) -> io::Result<()> {
     stored.uid = new_uid()?;
     stored.version = 1;

@@ -1,4 +1,4 @@
-//! The I/O half: the places in use, each with its watch.
+//! The I/O half: the sites in use, each with its watch.
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -13,8 +13,8 @@ use serde::Deserialize;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::AbortHandle;
 
+use super::client::DirectoryClient;
 use super::files::{self, Contents};
-use super::place::Opened;
 use super::spec::NAME;
 
 /// A credential: where, and what opens it.
@@ -24,12 +24,12 @@ struct Credential {
     key: String,
 }
 
-/// The places in use.
+/// The sites in use.
 #[derive(Debug)]
 pub struct Directories {
     events: UnboundedSender<InfraEvent>,
     watches: Mutex<HashMap<InfraKey, Watch>>,
-    /// The places that a Machine has asked for: before its last [`Provider::release_unused`], and since.
+    /// The sites that a Machine has asked for: before its last [`Provider::release_unused`], and since.
     asked: Mutex<HashMap<Key, [HashSet<InfraKey>; 2]>>,
 }
 
@@ -55,13 +55,13 @@ impl Directories {
         }
     }
 
-    fn memory(&self, key: &InfraKey, place: PathBuf) -> Arc<Memory> {
+    fn memory(&self, key: &InfraKey, site: PathBuf) -> Arc<Memory> {
         let mut watches = lock(&self.watches);
         let watch = watches.entry(key.clone()).or_insert_with(|| {
             let memory = Arc::new(Memory {
                 key: key.clone(),
-                namespace: place.join(&key.namespace),
-                place,
+                namespace: site.join(&key.namespace),
+                site,
                 events: self.events.clone(),
                 users: Mutex::default(),
                 state: Mutex::default(),
@@ -74,16 +74,16 @@ impl Directories {
         Arc::clone(&watch.memory)
     }
 
-    fn give_up(&self, user: &Key, places: impl IntoIterator<Item = InfraKey>) {
+    fn remove_user(&self, user: &Key, sites: impl IntoIterator<Item = InfraKey>) {
         let mut watches = lock(&self.watches);
-        for place in places {
-            let unused = watches.get(&place).is_some_and(|watch| {
+        for site in sites {
+            let unused = watches.get(&site).is_some_and(|watch| {
                 let mut users = lock(&watch.memory.users);
                 users.remove(user);
                 users.is_empty()
             });
             if unused {
-                watches.remove(&place);
+                watches.remove(&site);
             }
         }
     }
@@ -117,14 +117,14 @@ impl Provider for Directories {
                 why: format!("{}: the key does not open it", memory.key.server),
                 refused: true,
             },
-            Some(Ok(_)) => WatchStatus::Open(Arc::new(Opened {
+            Some(Ok(_)) => WatchStatus::Open(Arc::new(DirectoryClient {
                 memory: Arc::clone(&memory),
             })),
         }
     }
 
     fn release_unused(&self, user: &Key) {
-        let given_up = {
+        let unused = {
             let mut asked = lock(&self.asked);
             let Some([before, now]) = asked.get_mut(user).filter(|[_, now]| !now.is_empty()) else {
                 return;
@@ -133,31 +133,31 @@ impl Provider for Directories {
             let before = std::mem::replace(before, now.clone());
             before
                 .into_iter()
-                .filter(move |place| !now.contains(place))
+                .filter(move |site| !now.contains(site))
                 .collect::<Vec<_>>()
         };
-        self.give_up(user, given_up);
+        self.remove_user(user, unused);
     }
 
     fn release(&self, user: &Key) {
         let asked = lock(&self.asked).remove(user).unwrap_or_default();
-        self.give_up(user, asked.into_iter().flatten());
+        self.remove_user(user, asked.into_iter().flatten());
     }
 
-    fn users(&self, place: &InfraKey) -> Vec<Key> {
+    fn users(&self, site: &InfraKey) -> Vec<Key> {
         let watches = lock(&self.watches);
         let users = watches
-            .get(place)
+            .get(site)
             .map(|watch| lock(&watch.memory.users).iter().cloned().collect());
         users.unwrap_or_default()
     }
 }
 
-/// What is known of one place.
+/// What is known of one site.
 #[derive(Debug)]
 pub(super) struct Memory {
     pub(super) key: InfraKey,
-    pub(super) place: PathBuf,
+    pub(super) site: PathBuf,
     pub(super) namespace: PathBuf,
     events: UnboundedSender<InfraEvent>,
     users: Mutex<HashSet<Key>>,
@@ -172,12 +172,12 @@ pub(super) struct InstanceState {
 }
 
 impl Memory {
-    /// Looks at the place as a whole, and tells what is different.
-    pub(super) fn look(&self) {
+    /// Lists the whole site, and sends an event for each difference.
+    pub(super) fn refresh(&self) {
         let mut state = lock(&self.state);
-        let now = files::read(&self.place, &self.namespace);
+        let now = files::read(&self.site, &self.namespace);
         let now = now.map_err(|error| format!("{}: {}", self.key.server, error.kind()));
-        let told: Vec<InfraEvent> = match (&state.known, &now) {
+        let events: Vec<InfraEvent> = match (&state.known, &now) {
             (Some(before), now) if before == now => Vec::new(),
             (Some(Ok(before)), Ok(now)) if before.key == now.key => {
                 let changed = changed(before, now);
@@ -194,8 +194,8 @@ impl Memory {
         };
         state.known = Some(now);
         drop(state);
-        for event in told {
-            // Nobody listens any more only at the end.
+        for event in events {
+            // The receiver is dropped only at shutdown.
             let _ = self.events.send(event);
         }
     }
@@ -211,11 +211,11 @@ fn changed(before: &Contents, now: &Contents) -> HashSet<String> {
     instances.cloned().chain(of_disk).collect()
 }
 
-/// Keeps the memory of a place true. Each round watches first and looks then, so that nothing falls between.
+/// Keeps the memory of a site up to date. Each round watches first and lists then, so that no change is missed.
 async fn watch(memory: Arc<Memory>) {
     loop {
         let watches = watches(&memory);
-        memory.look();
+        memory.refresh();
         let Ok(watches) = watches else {
             // Too many watches on this machine: a test cannot go on with it.
             return;
@@ -224,7 +224,7 @@ async fn watch(memory: Arc<Memory>) {
         let Ok(mut events) = watches.into_event_stream(&mut buffer) else {
             return;
         };
-        // What it is does not matter: the whole is looked at.
+        // Which event it is does not matter: the whole site is listed again.
         if events.next().await.is_none() {
             return;
         }
@@ -240,11 +240,11 @@ fn watches(memory: &Memory) -> std::io::Result<Inotify> {
         | WatchMask::MOVE
         | WatchMask::DELETE_SELF
         | WatchMask::MOVE_SELF;
-    let above = memory.place.parent().unwrap_or(Path::new("/"));
+    let above = memory.site.parent().unwrap_or(Path::new("/"));
     let disks = memory.namespace.join(files::DISKS);
     let mut paths = vec![
         above.to_owned(),
-        memory.place.clone(),
+        memory.site.clone(),
         memory.namespace.clone(),
         disks,
     ];

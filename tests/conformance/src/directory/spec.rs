@@ -36,7 +36,7 @@ pub struct Site {
     machinist: Machinist,
 }
 
-/// An instance that is wanted.
+/// A resolved spec.
 #[derive(Debug, Clone, Default)]
 pub struct Plot {
     cluster_name: String,
@@ -45,7 +45,7 @@ pub struct Plot {
     ca_bundle: Secret,
 }
 
-/// What the place says of itself.
+/// Facts that the site publishes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Facts {
     /// The text of its file `region`.
@@ -196,12 +196,12 @@ impl ResolvedProviderSpec for Plot {
         }
     }
 
-    fn render(&self, order: &InstanceParams<'_>, facts: &Opaque) -> Option<Value> {
+    fn render(&self, params: &InstanceParams<'_>, facts: &Opaque) -> Option<Value> {
         let region = facts.of::<Facts>()?.region.clone();
-        let mut labels: BTreeMap<String, String> = order.labels.clone();
+        let mut labels: BTreeMap<String, String> = params.labels.clone();
         let ours = [
-            (label::MACHINE_UID, Some(order.uid.to_owned())),
-            (label::CLUSTER_UID, Some(order.cluster_uid.to_owned())),
+            (label::MACHINE_UID, Some(params.uid.to_owned())),
+            (label::CLUSTER_UID, Some(params.cluster_uid.to_owned())),
             (label::REGION, region),
         ];
         labels.extend(
@@ -209,10 +209,10 @@ impl ResolvedProviderSpec for Plot {
                 .filter_map(|(key, value)| Some((key.to_owned(), value?))),
         );
         Some(json!(Stored {
-            name: order.name.to_owned(),
+            name: params.name.to_owned(),
             labels,
-            user_data: Some(order.user_data.to_owned()),
-            disks: self.disks(order.name),
+            user_data: Some(params.user_data.to_owned()),
+            disks: self.disks(params.name),
             ..Stored::default()
         }))
     }

@@ -22,7 +22,7 @@ use crate::manifest::NAMESPACE;
 /// Group of users whose writes pass without the webhooks, as those that are older than them did.
 const PAST_THE_WEBHOOK: &str = "e2e:past-the-webhook";
 /// How long the API server may take to see a changed webhook configuration, and how often it is asked.
-const PATIENCE: Duration = Duration::from_secs(30);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 const ASK_AGAIN: Duration = Duration::from_millis(50);
 
 /// An API server with the webhooks of the chart.
@@ -62,7 +62,7 @@ impl Api {
         let mut bad = machine();
         bad["spec"] = json!({});
         let dry = format!("{}?dryRun=All", collection("machines"));
-        tokio::time::timeout(PATIENCE, async {
+        tokio::time::timeout(WAIT_TIMEOUT, async {
             loop {
                 let past = api.send(Method::POST, &dry, &bad, As::Past).await?;
                 let judged = api.send(Method::POST, &dry, &bad, As::Admin).await?;
@@ -233,9 +233,9 @@ impl Answer {
         Ok(self.body)
     }
 
-    /// Fields that the refusal blames. An error if it is no refusal as people are promised it: 422, `Invalid`, and each
+    /// Fields that the refusal names as causes. An error unless the refusal has the documented form: 422, `Invalid`, and each
     /// cause in the message as well.
-    pub fn blamed(&self) -> Result<Vec<String>> {
+    pub fn rejected(&self) -> Result<Vec<String>> {
         Ok(self.causes()?.into_iter().map(|(field, _)| field).collect())
     }
 
@@ -272,7 +272,7 @@ fn outcome(answer: &Answer) -> Result<Outcome> {
         (answer.causes()?, Value::Null)
     };
     Ok(Outcome {
-        blamed: causes.iter().map(|(field, _)| field.clone()).collect(),
+        rejected: causes.iter().map(|(field, _)| field.clone()).collect(),
         causes,
         stored,
         warnings: answer.warnings.clone(),

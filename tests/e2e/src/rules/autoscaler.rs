@@ -42,13 +42,13 @@ fn sizes() -> Vec<Row> {
             MIN_AT,
             "\"one\" must be a whole number of at least 0, or the cluster-autoscaler would drop every node group of the cluster",
         )]),
-        Row::roll_out("autoscaler/a-space", sized(deployment(), "1", "5 ")).blames(&[MAX_AT]),
-        Row::roll_out("autoscaler/below-zero", sized(deployment(), "-1", "5")).blames(&[MIN_AT]),
+        Row::roll_out("autoscaler/a-space", sized(deployment(), "1", "5 ")).rejects(&[MAX_AT]),
+        Row::roll_out("autoscaler/below-zero", sized(deployment(), "-1", "5")).rejects(&[MIN_AT]),
         Row::roll_out("autoscaler/upside-down", sized(deployment(), "5", "1"))
-            .blames(&[MAX_AT])
+            .rejects(&[MAX_AT])
             .says("must not be below the minimum size 5"),
-        Row::roll_out("autoscaler/no-largest", annotated(deployment(), MIN, "1")).blames(&[MAX_AT]),
-        Row::new("autoscaler/of-a-set", Kind::Set, sized(set(), "x", "1")).blames(&[MIN_AT]),
+        Row::roll_out("autoscaler/no-largest", annotated(deployment(), MIN, "1")).rejects(&[MAX_AT]),
+        Row::new("autoscaler/of-a-set", Kind::Set, sized(set(), "x", "1")).rejects(&[MIN_AT]),
         Row::new("autoscaler/of-a-deployments-set", Kind::Set, owned),
         Row::roll_out(
             "autoscaler/out-of-bounds",
@@ -103,7 +103,7 @@ fn capacity() -> Vec<Row> {
         Row::roll_out("autoscaler/capacity-by-hand", annotated(group(), CPU, "1500m"))
             .stores(CPU_AT, json!("1500m")),
         Row::roll_out("autoscaler/capacity-nonsense", annotated(group(), CPU, "four"))
-            .blames(&["metadata.annotations[capacity.cluster-autoscaler.kubernetes.io/cpu]"]),
+            .rejects(&["metadata.annotations[capacity.cluster-autoscaler.kubernetes.io/cpu]"]),
         Row::roll_out(
             "autoscaler/capacity-unknown",
             group().with(&format!("{VM}/instancetype"), json!({"name": "standard-2"})),
@@ -141,13 +141,13 @@ fn updates() -> Vec<Row> {
             sized(deployment().with("/spec/replicas", json!(1)), "1", "5"),
             sized(deployment().with("/spec/replicas", json!(1)), "1", "x"),
         )
-        .blames(&[MAX_AT]),
+        .rejects(&[MAX_AT]),
         change(
             "autoscaler/a-size-taken-away-is-judged",
             sized(deployment().with("/spec/replicas", json!(1)), "1", "5"),
             annotated(deployment().with("/spec/replicas", json!(1)), MIN, "1"),
         )
-        .blames(&[MAX_AT]),
+        .rejects(&[MAX_AT]),
         change(
             "autoscaler/capacity-follows",
             small(),

@@ -85,14 +85,14 @@ fn selectors() -> Vec<Row> {
         )
     };
     vec![
-        Row::roll_out("3.5/selector-empty", with("/spec/selector", json!({}))).blames(&["spec.selector"]),
+        Row::roll_out("3.5/selector-empty", with("/spec/selector", json!({}))).rejects(&["spec.selector"]),
         Row::roll_out("3.5/selector-missing", deployment().without("/spec/selector"))
-            .blames(&["spec.selector"]),
+            .rejects(&["spec.selector"]),
         Row::roll_out(
             "3.5/selector-bad-key",
             with("/spec/selector/matchLabels/a b", json!("x")),
         )
-        .blames(&["spec.selector.matchLabels"]),
+        .rejects(&["spec.selector.matchLabels"]),
         Row::roll_out(
             "3.5/selector-expression-bad-key",
             with(
@@ -100,47 +100,47 @@ fn selectors() -> Vec<Row> {
                 json!([{"key": "a b", "operator": "DoesNotExist"}]),
             ),
         )
-        .blames(&["spec.selector.matchExpressions[0].key"]),
+        .rejects(&["spec.selector.matchExpressions[0].key"]),
         Row::roll_out(
             "3.5/selector-expression-bad-value",
             expression("In", json!(["foo", "a b"])),
         )
-        .blames(&["spec.selector.matchExpressions[0].values[1]"]),
+        .rejects(&["spec.selector.matchExpressions[0].values[1]"]),
         Row::roll_out(
             "3.5/template-without-labels",
             deployment().without("/spec/template/metadata"),
         )
-        .blames(&["spec.template.metadata.labels"]),
+        .rejects(&["spec.template.metadata.labels"]),
         Row::roll_out(
             "3.5/selector-bad-value",
             with("/spec/selector/matchLabels/name", json!("a b")),
         )
-        .blames(&["spec.selector.matchLabels"]),
+        .rejects(&["spec.selector.matchLabels"]),
         Row::roll_out("3.5/selector-In", expression("In", json!(["foo", "bar"]))),
         Row::roll_out("3.5/selector-In-without-values", expression("In", json!([])))
-            .blames(&["spec.selector.matchExpressions[0].values"]),
+            .rejects(&["spec.selector.matchExpressions[0].values"]),
         Row::roll_out("3.5/selector-NotIn", expression("NotIn", json!(["bar"]))),
         Row::roll_out(
             "3.5/selector-NotIn-without-values",
             expression("NotIn", json!([])),
         )
-        .blames(&["spec.selector.matchExpressions[0].values"]),
+        .rejects(&["spec.selector.matchExpressions[0].values"]),
         Row::roll_out(
             "3.5/selector-NotIn-does-not-match",
             expression("NotIn", json!(["foo"])),
         )
-        .blames(&["spec.template.metadata.labels"]),
+        .rejects(&["spec.template.metadata.labels"]),
         Row::roll_out("3.5/selector-Exists", expression("Exists", json!(null))),
         Row::roll_out(
             "3.5/selector-Exists-with-values",
             expression("Exists", json!(["foo"])),
         )
-        .blames(&["spec.selector.matchExpressions[0].values"]),
+        .rejects(&["spec.selector.matchExpressions[0].values"]),
         Row::roll_out(
             "3.5/selector-DoesNotExist-does-not-match",
             expression("DoesNotExist", json!([])),
         )
-        .blames(&["spec.template.metadata.labels"]),
+        .rejects(&["spec.template.metadata.labels"]),
         Row::roll_out(
             "3.5/selector-DoesNotExist-with-values",
             with(
@@ -151,14 +151,14 @@ fn selectors() -> Vec<Row> {
                 }),
             ),
         )
-        .blames(&["spec.selector.matchExpressions[0].values"]),
+        .rejects(&["spec.selector.matchExpressions[0].values"]),
         Row::roll_out("3.5/selector-unknown-operator", expression("Is", json!(["foo"])))
-            .blames(&["spec.selector.matchExpressions[0].operator"]),
+            .rejects(&["spec.selector.matchExpressions[0].operator"]),
         Row::roll_out(
             "3.5/selector-does-not-match",
             with("/spec/template/metadata/labels/name", json!("bar")),
         )
-        .blames(&["spec.template.metadata.labels"]),
+        .rejects(&["spec.template.metadata.labels"]),
     ]
 }
 
@@ -172,12 +172,12 @@ fn rollouts() -> Vec<Row> {
     );
     vec![
         // The API server's own scale subresource says so before any webhook, and says only this.
-        Row::roll_out("3.5/replicas-negative", with("/spec/replicas", json!(-1))).blames(&["spec.replicas"]),
+        Row::roll_out("3.5/replicas-negative", with("/spec/replicas", json!(-1))).rejects(&["spec.replicas"]),
         Row::roll_out(
             "3.5/strategy-type",
             with("/spec/strategy/type", json!("Recreate")),
         )
-        .blames(&["spec.strategy.type"]),
+        .rejects(&["spec.strategy.type"]),
         Row::roll_out(
             "3.5/strategy-misspelt",
             with("/spec/strategy/type", json!("OnDelet")),
@@ -199,18 +199,18 @@ fn rollouts() -> Vec<Row> {
             with("/spec/strategy", json!({"type": "OnDelete"})),
         )
         .stores("/spec/strategy", json!({"type": "OnDelete"})),
-        Row::roll_out("3.5/negative-unavailable", rolling(json!(-1), json!(1))).blames(&[unavailable]),
-        Row::roll_out("3.5/negative-surge", rolling(json!(1), json!(-1))).blames(&[surge]),
-        Row::roll_out("3.5/nonsense-surge", rolling(json!(1), json!("many"))).blames(&[surge]),
-        Row::roll_out("3.5/nonsense-unavailable", rolling(json!("x%"), json!(1))).blames(&[unavailable]),
+        Row::roll_out("3.5/negative-unavailable", rolling(json!(-1), json!(1))).rejects(&[unavailable]),
+        Row::roll_out("3.5/negative-surge", rolling(json!(1), json!(-1))).rejects(&[surge]),
+        Row::roll_out("3.5/nonsense-surge", rolling(json!(1), json!("many"))).rejects(&[surge]),
+        Row::roll_out("3.5/nonsense-unavailable", rolling(json!("x%"), json!(1))).rejects(&[unavailable]),
         Row::roll_out("3.5/all", rolling(json!("100%"), json!(1))),
         Row::roll_out("3.5/a-surge-has-no-bound", rolling(json!(0), json!("200%"))),
-        Row::roll_out("3.5/more-than-all", rolling(json!("101%"), json!(1))).blames(&[unavailable]),
+        Row::roll_out("3.5/more-than-all", rolling(json!("101%"), json!(1))).rejects(&[unavailable]),
         Row::roll_out("3.5/a-number-has-no-bound", rolling(json!(101), json!(1))),
         Row::roll_out("3.5/text-is-a-percentage", rolling(json!("50"), json!(0))),
-        Row::roll_out("3.5/text-beyond-a-percentage", rolling(json!("101"), json!(1))).blames(&[unavailable]),
-        Row::roll_out("3.5/types", with("/spec/replicas", json!("3"))).blames(&["spec.replicas"]),
-        Row::roll_out("3.5/both-zero", rolling(json!(0), json!("0%"))).blames(&[unavailable]),
+        Row::roll_out("3.5/text-beyond-a-percentage", rolling(json!("101"), json!(1))).rejects(&[unavailable]),
+        Row::roll_out("3.5/types", with("/spec/replicas", json!("3"))).rejects(&["spec.replicas"]),
+        Row::roll_out("3.5/both-zero", rolling(json!(0), json!("0%"))).rejects(&[unavailable]),
         Row::roll_out(
             "3.5/negative-times-are-not-judged",
             with("/spec/minReadySeconds", json!(-1))
@@ -239,12 +239,12 @@ fn templates() -> Vec<Row> {
             "3.5/template-version",
             deployment().without("/spec/template/spec/versions"),
         )
-        .blames(&["spec.template.spec.versions.kubelet"]),
+        .rejects(&["spec.template.spec.versions.kubelet"]),
         Row::roll_out(
             "3.5/template-unknown-key",
             with("/spec/template/spec/providerSpec/value/foo", json!(1)),
         )
-        .blames(&["spec.template.spec.providerSpec.value.foo"]),
+        .rejects(&["spec.template.spec.providerSpec.value.foo"]),
         Row::roll_out(
             "3.5/template-has-all-shared-steps",
             with("/spec/template/spec/versions/kubelet", json!("1.34.0-rc.1"))
@@ -253,7 +253,7 @@ fn templates() -> Vec<Row> {
                 .with(&format!("{VALUE}/operatingSystem"), json!("windows"))
                 .with(&format!("{VALUE}/sshPublicKeys"), json!(["x"])),
         )
-        .blames(&[
+        .rejects(&[
             "spec.template.spec.configSource",
             "spec.template.spec.providerSpec.value.cloudProvider",
             "spec.template.spec.providerSpec.value.operatingSystem",
@@ -267,13 +267,15 @@ fn templates() -> Vec<Row> {
                 json!("Never"),
             ),
         )
-        .blames(&["spec.template.spec.providerSpec.value.cloudProviderSpec.virtualMachine.evictionStrategy"]),
+        .rejects(&[
+            "spec.template.spec.providerSpec.value.cloudProviderSpec.virtualMachine.evictionStrategy",
+        ]),
         Row::roll_out(
             "3.5/template-kubeconfig-nowhere",
             with(&format!("{VALUE}/cloudProviderSpec/auth"), json!({})),
         )
         .kept_by(Keeper::Webhook)
-        .blames(&["spec.template.spec.providerSpec.value.cloudProviderSpec.auth.kubeconfig"]),
+        .rejects(&["spec.template.spec.providerSpec.value.cloudProviderSpec.auth.kubeconfig"]),
         Row::roll_out(
             "3.5/template-miscased-keys-are-respelt",
             with(&format!("{VALUE}/CAPublicKey"), json!("x")),
@@ -297,7 +299,7 @@ fn templates() -> Vec<Row> {
                 .with("/spec/selector", json!({}))
                 .without("/spec/template/spec/versions"),
         )
-        .blames(&[
+        .rejects(&[
             "spec.strategy.type",
             "spec.selector",
             "spec.template.spec.versions.kubelet",
@@ -326,7 +328,7 @@ fn updates() -> Vec<Row> {
             deployment(),
             with("/spec/template/spec/versions/kubelet", json!("x")),
         )
-        .blames(&["spec.template.spec.versions.kubelet"]),
+        .rejects(&["spec.template.spec.versions.kubelet"]),
         change(
             "3.5/defaults-on-update",
             deployment(),
@@ -366,7 +368,7 @@ fn updates() -> Vec<Row> {
         change("3.5/cluster-namespace-is-copied", elsewhere(), deployment())
             .stores(NAMESPACE_AT, json!("elsewhere")),
         change("3.5/a-rollout-is-judged-on-update", deployment(), recreated())
-            .blames(&["spec.strategy.type"]),
+            .rejects(&["spec.strategy.type"]),
         change(
             "3.5/deleting-passes",
             deleting(deployment()),

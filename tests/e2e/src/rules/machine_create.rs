@@ -29,7 +29,7 @@ fn steps() -> Vec<Row> {
         .without("/metadata/name")
         .with("/metadata/generateName", json!("set-"));
     vec![
-        Row::create("3.3/types", machine().with("/spec/taints", json!({}))).blames(&["spec.taints"]),
+        Row::create("3.3/types", machine().with("/spec/taints", json!({}))).rejects(&["spec.taints"]),
         Row::create("3.3/bypass-is-removed", annotated(machine(), BYPASS, "true")).stores(
             "/metadata/annotations/kubermatic.io~1bypass-no-spec-mutation-requirement",
             json!(null),
@@ -54,12 +54,12 @@ fn steps() -> Vec<Row> {
             "3.3/node-name-must-be-the-machines",
             machine().with("/spec/metadata/name", json!("other")),
         )
-        .blames(&["spec.metadata.name"]),
+        .rejects(&["spec.metadata.name"]),
         Row::create(
             "3.3/name-fits-a-label",
             machine().with("/metadata/name", json!("m".repeat(64))),
         )
-        .blames(&["metadata.name"]),
+        .rejects(&["metadata.name"]),
         Row::create("3.3/feature-gates", machine()).stores(GATE_AT, json!("true")),
         Row::create(
             "3.3/feature-gates-are-overwritten",
@@ -81,7 +81,7 @@ fn steps() -> Vec<Row> {
             "3.3/kubelet-config-of-no-use-is-told",
             annotated(machine(), CONFIG, "many"),
         )
-        .blames(&["metadata.annotations[v1.kubelet-config.machine-controller.kubermatic.io/MaxPods]"]),
+        .rejects(&["metadata.annotations[v1.kubelet-config.machine-controller.kubermatic.io/MaxPods]"]),
         Row::create(
             "3.3/bootstrap-mode-of-no-use-is-told",
             annotated(machine(), "machinist.dev/bootstrap", "own"),
@@ -109,7 +109,7 @@ fn steps() -> Vec<Row> {
 fn defaults() -> Vec<Row> {
     let located = cloud("virtualMachine/location", json!({"region": "r", "zone": ""}));
     vec![
-        Row::create("3.6/decoding", value("foo", json!(1))).blames(&["spec.providerSpec.value.foo"]),
+        Row::create("3.6/decoding", value("foo", json!(1))).rejects(&["spec.providerSpec.value.foo"]),
         Row::create("3.6/metadata-annotations", machine()).stores(NAMESPACE_AT, json!(INFRA_NAMESPACE)),
         Row::create(
             "3.6/cluster-namespace-is-overwritten",
@@ -140,26 +140,26 @@ fn defaults() -> Vec<Row> {
         )
         .stores(REGION_AT, json!("r")),
         Row::create("3.6/provider", value("cloudProvider", json!("aws")))
-            .blames(&["spec.providerSpec.value.cloudProvider"]),
+            .rejects(&["spec.providerSpec.value.cloudProvider"]),
         Row::create("3.6/os", value("operatingSystem", json!("windows")))
-            .blames(&["spec.providerSpec.value.operatingSystem"]),
+            .rejects(&["spec.providerSpec.value.operatingSystem"]),
         Row::create(
             "3.6/configSource",
             machine().with("/spec/configSource", json!({"configMap": {"name": "x"}})),
         )
-        .blames(&["spec.configSource"]),
+        .rejects(&["spec.configSource"]),
         Row::create(
             "3.6/configSource-empty",
             machine().with("/spec/configSource", json!({})),
         )
-        .blames(&["spec.configSource"]),
+        .rejects(&["spec.configSource"]),
         Row::create(
             "3.6/configSource-null",
             machine().with("/spec/configSource", json!(null)),
         ),
         Row::create("3.6/ssh-keys", value("sshPublicKeys", json!(["x"])))
-            .blames(&["spec.providerSpec.value.sshPublicKeys[0]"]),
-        Row::create("3.6/all-errors-at-once", all_wrong()).blames(&[
+            .rejects(&["spec.providerSpec.value.sshPublicKeys[0]"]),
+        Row::create("3.6/all-errors-at-once", all_wrong()).rejects(&[
             "spec.configSource",
             "spec.providerSpec.value.cloudProvider",
             "spec.providerSpec.value.foo",
@@ -178,7 +178,7 @@ fn defaults() -> Vec<Row> {
             value("foo", json!(1)),
         )
         .written_by(Author::SetController)
-        .blames(&["spec.providerSpec.value.foo"]),
+        .rejects(&["spec.providerSpec.value.foo"]),
     ]
 }
 
@@ -189,7 +189,7 @@ fn provider() -> Vec<Row> {
             "3.6/provider-wants-cpus",
             machine().without(&format!("{TEMPLATE}/cpus")),
         )
-        .blames(&["spec.providerSpec.value.cloudProviderSpec.virtualMachine.template.cpus"]),
+        .rejects(&["spec.providerSpec.value.cloudProviderSpec.virtualMachine.template.cpus"]),
         Row::create(
             "3.6/provider-takes-cores-for-cpus",
             machine()
@@ -200,7 +200,7 @@ fn provider() -> Vec<Row> {
             "3.6/provider-wants-a-nameserver",
             cloud("virtualMachine/dnsPolicy", json!("None")),
         )
-        .blames(&["spec.providerSpec.value.cloudProviderSpec.virtualMachine.dnsConfig.nameservers"]),
+        .rejects(&["spec.providerSpec.value.cloudProviderSpec.virtualMachine.dnsConfig.nameservers"]),
         Row::create(
             "3.6/provider-takes-an-instancetype-for-sizes",
             machine()
@@ -215,7 +215,7 @@ fn provider() -> Vec<Row> {
             "3.6/provider-validates",
             cloud("virtualMachine/evictionStrategy", json!("Never")),
         )
-        .blames(&["spec.providerSpec.value.cloudProviderSpec.virtualMachine.evictionStrategy"]),
+        .rejects(&["spec.providerSpec.value.cloudProviderSpec.virtualMachine.evictionStrategy"]),
     ]
 }
 
@@ -231,25 +231,25 @@ fn all_wrong() -> Value {
 fn versions() -> Vec<Row> {
     let version = |text: &str| machine().with("/spec/versions/kubelet", json!(text));
     vec![
-        Row::create("3.6/version-missing", machine().without("/spec/versions")).blames(&[VERSION]),
-        Row::create("3.6/version-empty", version("")).blames(&[VERSION]),
+        Row::create("3.6/version-missing", machine().without("/spec/versions")).rejects(&[VERSION]),
+        Row::create("3.6/version-empty", version("")).rejects(&[VERSION]),
         Row::create(
             "3.6/version-type",
             machine().with("/spec/versions/kubelet", json!(1.33)),
         )
-        .blames(&[VERSION]),
+        .rejects(&[VERSION]),
         Row::create("3.6/version-nonsense", version("latest"))
-            .blames(&[VERSION])
+            .rejects(&[VERSION])
             .says("\"latest\""),
-        Row::create("3.6/version-four-parts", version("1.33.4.5")).blames(&[VERSION]),
-        Row::create("3.6/version-capital-V", version("V1.33.4")).blames(&[VERSION]),
-        Row::create("3.6/version-major", version("1")).blames(&[VERSION]),
+        Row::create("3.6/version-four-parts", version("1.33.4.5")).rejects(&[VERSION]),
+        Row::create("3.6/version-capital-V", version("V1.33.4")).rejects(&[VERSION]),
+        Row::create("3.6/version-major", version("1")).rejects(&[VERSION]),
         Row::create("3.6/version-leading-v", version("v1.33.4")),
-        Row::create("3.6/version-without-patch", version("1.33")).blames(&[VERSION]),
-        Row::create("3.6/version-leading-zero", version("1.033.4")).blames(&[VERSION]),
+        Row::create("3.6/version-without-patch", version("1.33")).rejects(&[VERSION]),
+        Row::create("3.6/version-leading-zero", version("1.033.4")).rejects(&[VERSION]),
         Row::create("3.6/version-build", version("1.33.4+k3s1")),
         Row::create("3.6/version-pre-release", version("1.34.0-rc.1"))
-            .blames(&[VERSION])
+            .rejects(&[VERSION])
             .says("\">=0.0.0\""),
     ]
 }
@@ -257,17 +257,17 @@ fn versions() -> Vec<Row> {
 fn shapes() -> Vec<Row> {
     vec![
         Row::create("3.3/no-spec", machine().without("/spec"))
-            .blames(&["spec.providerSpec.value", "spec.versions.kubelet"]),
+            .rejects(&["spec.providerSpec.value", "spec.versions.kubelet"]),
         Row::create("3.3/spec-null", machine().with("/spec", json!(null)))
-            .blames(&["spec.providerSpec.value", "spec.versions.kubelet"]),
+            .rejects(&["spec.providerSpec.value", "spec.versions.kubelet"]),
         Row::create("3.3/unknown-key-elsewhere", machine().with("/spec/taint", json!([])))
             .warns("spec.taint: unknown field \"taint\", ignored; did you mean \"taints\"?"),
         Row::create("3.3/miscased-key-elsewhere", machine().with("/spec/Taints", json!([])))
             .warns("spec.Taints: unknown field \"Taints\", ignored; did you mean \"taints\"?"),
         Row::create("3.3/label-type", machine().with("/spec/metadata/labels", json!({"a": 1})))
-            .blames(&["spec.metadata.labels.a"]),
+            .rejects(&["spec.metadata.labels.a"]),
         Row::create("3.3/taints-are-not-judged", machine().with("/spec/taints", json!([{"key": "a", "effect": "NoScheduel"}])))
-            .blames(&["spec.taints[0].effect"]),
+            .rejects(&["spec.taints[0].effect"]),
         Row::create(
             "3.3/taints-are-not-counted",
             machine().with("/spec/taints", json!([{"key": "a", "effect": "NoSchedule"}, {"key": "a", "value": "b", "effect": "NoSchedule"}])),

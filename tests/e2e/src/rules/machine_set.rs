@@ -63,15 +63,15 @@ fn fields() -> Vec<Row> {
         )]),
         create("4/negative-seconds", with("/spec/minReadySeconds", json!(-1)))
             .causes(&[("spec.minReadySeconds", "-1 must not be negative")]),
-        create("4/replicas-negative", with("/spec/replicas", json!(-1))).blames(&["spec.replicas"]),
-        create("4/types", with("/spec/deletePolicy", json!(1))).blames(&["spec.deletePolicy"]),
-        create("4/selector-missing", set().without("/spec/selector")).blames(&["spec.selector"]),
-        create("4/selector-empty", with("/spec/selector", json!({}))).blames(&["spec.selector"]),
+        create("4/replicas-negative", with("/spec/replicas", json!(-1))).rejects(&["spec.replicas"]),
+        create("4/types", with("/spec/deletePolicy", json!(1))).rejects(&["spec.deletePolicy"]),
+        create("4/selector-missing", set().without("/spec/selector")).rejects(&["spec.selector"]),
+        create("4/selector-empty", with("/spec/selector", json!({}))).rejects(&["spec.selector"]),
         create(
             "4/selector-does-not-match",
             with("/spec/template/metadata/labels/name", json!("bar")),
         )
-        .blames(&["spec.template.metadata.labels"]),
+        .rejects(&["spec.template.metadata.labels"]),
         create(
             "4/selector-unknown-operator",
             with(
@@ -79,12 +79,12 @@ fn fields() -> Vec<Row> {
                 json!({"matchExpressions": [{"key": "name", "operator": "Is"}]}),
             ),
         )
-        .blames(&["spec.selector.matchExpressions[0].operator"]),
+        .rejects(&["spec.selector.matchExpressions[0].operator"]),
         create("4/template-is-judged", set().without("/spec/template/spec/versions"))
-            .blames(&["spec.template.spec.versions.kubelet"]),
+            .rejects(&["spec.template.spec.versions.kubelet"]),
         create("4/template-kubeconfig-nowhere", with(AUTH, json!({})))
             .kept_by(Keeper::Webhook)
-            .blames(&["spec.template.spec.providerSpec.value.cloudProviderSpec.auth.kubeconfig"]),
+            .rejects(&["spec.template.spec.providerSpec.value.cloudProviderSpec.auth.kubeconfig"]),
         create("4/a-field-of-deployments", with("/spec/paused", json!(true)))
             .warns("spec.paused: unknown field \"paused\", ignored"),
     ]);
@@ -114,7 +114,7 @@ fn updates() -> Vec<Row> {
             set(),
             with("/spec/template/spec/versions/kubelet", json!("x")),
         )
-        .blames(&["spec.template.spec.versions.kubelet"]),
+        .rejects(&["spec.template.spec.versions.kubelet"]),
         change(
             "4/a-number-unknown-stays-unknown",
             set(),
@@ -178,6 +178,6 @@ fn controllers() -> Vec<Row> {
             old(set().without("/spec/template/spec/versions")),
         )
         .written_by(Author::SetController)
-        .blames(&["spec.template.spec.versions.kubelet"]),
+        .rejects(&["spec.template.spec.versions.kubelet"]),
     ]
 }

@@ -34,32 +34,32 @@ fn immutability() -> Vec<Row> {
             machine().with("/status/phase", json!("Running")),
         ),
         Row::update("3.4/version", machine(), newer())
-            .blames(&[VERSION])
+            .rejects(&[VERSION])
             .says("a Machine's spec is immutable"),
         Row::update(
             "3.4/taints",
             machine(),
             machine().with("/spec/taints", json!([{"key": "a", "effect": "NoSchedule"}])),
         )
-        .blames(&["spec.taints"]),
+        .rejects(&["spec.taints"]),
         Row::update(
             "3.4/inside-the-value",
             machine(),
             machine().with(&format!("{VALUE}/caPublicKey"), json!("")),
         )
-        .blames(&["spec.providerSpec.value.caPublicKey"]),
+        .rejects(&["spec.providerSpec.value.caPublicKey"]),
         Row::update(
             "3.4/null-inside-the-value",
             machine(),
             machine().with(&format!("{VALUE}/network"), json!(null)),
         )
-        .blames(&["spec.providerSpec.value.network"]),
+        .rejects(&["spec.providerSpec.value.network"]),
         Row::update(
             "3.4/several-changes",
             machine(),
             newer().with("/spec/metadata/labels/a", json!("b")),
         )
-        .blames(&[VERSION, "spec.metadata.labels.a"]),
+        .rejects(&[VERSION, "spec.metadata.labels.a"]),
         Row::update(
             "3.4/null-and-absent-are-equal",
             machine().with("/spec/taints", json!(null)),
@@ -100,7 +100,7 @@ fn exceptions() -> Vec<Row> {
     vec![
         Row::update("3.4/name-becomes-the-machines", named("old"), named("m")),
         Row::update("3.4/name-is-removed", named("m"), machine()),
-        Row::update("3.4/name-becomes-another", named("m"), named("other")).blames(&["spec.metadata.name"]),
+        Row::update("3.4/name-becomes-another", named("m"), named("other")).rejects(&["spec.metadata.name"]),
         // A write that touches the spec, as others do not come to the webhook.
         Row::update("3.4/name-is-filled-in", machine(), touched(machine()))
             .stores("/spec/metadata/name", json!("m")),
@@ -114,7 +114,7 @@ fn exceptions() -> Vec<Row> {
             machine(),
             annotated(newer(), BYPASS, "True"),
         )
-        .blames(&[VERSION]),
+        .rejects(&[VERSION]),
         Row::update(
             "3.4/bypass-is-removed-unused",
             machine(),
@@ -126,13 +126,13 @@ fn exceptions() -> Vec<Row> {
             annotated(machine(), BYPASS, "true"),
             newer(),
         )
-        .blames(&[VERSION]),
+        .rejects(&[VERSION]),
         Row::update(
             "3.4/a-forged-trace-opens-nothing",
             machine(),
             annotated(newer(), "machinist.dev/spec-change", &"0".repeat(64)),
         )
-        .blames(&[VERSION]),
+        .rejects(&[VERSION]),
         Row::update(
             "3.4/bypass-judges-nothing-but-warns",
             machine(),
@@ -148,14 +148,14 @@ fn provider_ids() -> Vec<Row> {
         Row::update("3.4/providerID-is-set", machine(), id("kubevirt://m"))
             .stores("/spec/providerID", json!("kubevirt://m")),
         Row::update("3.4/providerID-empty-is-unset", id(""), id("kubevirt://m")),
-        Row::update("3.4/providerID-is-changed", id("a"), id("b")).blames(&["spec.providerID"]),
+        Row::update("3.4/providerID-is-changed", id("a"), id("b")).rejects(&["spec.providerID"]),
         Row::update(
             "3.4/providerID-is-changed-with-bypass",
             id("a"),
             annotated(id("b"), BYPASS, "true"),
         )
-        .blames(&["spec.providerID"]),
-        Row::update("3.4/providerID-is-unset", id("a"), machine()).blames(&["spec.providerID"]),
+        .rejects(&["spec.providerID"]),
+        Row::update("3.4/providerID-is-unset", id("a"), machine()).rejects(&["spec.providerID"]),
         Row::update(
             "3.4/providerID-is-unset-with-bypass",
             id("a"),
@@ -222,7 +222,7 @@ fn leniency() -> Vec<Row> {
             machine(),
             machine().with("/spec/versions/kubelet", json!(1)),
         )
-        .blames(&[VERSION]),
+        .rejects(&[VERSION]),
         Row::update(
             "3.4/deleting-metadata-and-status",
             deleting(),
@@ -235,7 +235,7 @@ fn leniency() -> Vec<Row> {
             deleting(),
             deleting().with(VERSION_AT, json!("1.34.0")),
         )
-        .blames(&[VERSION]),
+        .rejects(&[VERSION]),
         Row::update(
             "3.4/deleting-spec-with-bypass",
             deleting(),

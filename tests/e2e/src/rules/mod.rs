@@ -67,8 +67,8 @@ pub struct Row {
     pub old: Option<Value>,
     /// What is written.
     pub object: Value,
-    /// Fields blamed by the refusal; none if it is admitted.
-    pub blamed: Vec<&'static str>,
+    /// Fields that the refusal names as causes; empty if the object is admitted.
+    pub rejected: Vec<&'static str>,
     /// All causes of the refusal, if the row is exact: field and message.
     pub causes: Vec<(&'static str, &'static str)>,
     /// JSON pointers, and what is stored there; `null` is nothing.
@@ -82,7 +82,7 @@ pub struct Row {
 impl Row {
     fn new(id: &'static str, kind: Kind, object: Value) -> Self {
         let (keeper, author) = (Keeper::Everyone, Author::Person);
-        let (blamed, stored, warned, said) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let (rejected, stored, warned, said) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         Self {
             id,
             kind,
@@ -90,7 +90,7 @@ impl Row {
             author,
             old: None,
             object,
-            blamed,
+            rejected,
             causes: Vec::new(),
             stored,
             warned,
@@ -117,8 +117,8 @@ impl Row {
     }
 
     /// It is refused, for these fields and no others.
-    fn blames(mut self, fields: &[&'static str]) -> Self {
-        self.blamed.extend(fields);
+    fn rejects(mut self, fields: &[&'static str]) -> Self {
+        self.rejected.extend(fields);
         self
     }
 
@@ -128,7 +128,7 @@ impl Row {
         let mut fields = causes.iter().map(|(field, _)| *field).collect::<Vec<_>>();
         fields.sort_unstable();
         fields.dedup();
-        self.blames(&fields)
+        self.rejects(&fields)
     }
 
     /// It is admitted, and this is stored at that pointer.
@@ -161,14 +161,14 @@ impl Row {
 
     /// What of an outcome is not as the row says.
     pub fn judge(&self, outcome: &Outcome) -> Result<(), String> {
-        let mut blamed = outcome.blamed.iter().map(String::as_str).collect::<Vec<_>>();
-        blamed.sort_unstable();
-        blamed.dedup();
-        let mut want = self.blamed.clone();
+        let mut rejected = outcome.rejected.iter().map(String::as_str).collect::<Vec<_>>();
+        rejected.sort_unstable();
+        rejected.dedup();
+        let mut want = self.rejected.clone();
         want.sort_unstable();
-        if blamed != want {
+        if rejected != want {
             return Err(format!(
-                "{}: blamed {blamed:?}, not {want:?}; {}",
+                "{}: rejected {rejected:?}, not {want:?}; {}",
                 self.id, outcome.message
             ));
         }

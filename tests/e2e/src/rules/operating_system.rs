@@ -23,20 +23,20 @@ pub(super) fn rows() -> Vec<Row> {
     let kept = json!({"rhelOrganizationName": "x", "disableAutoUpdate": true});
     vec![
         Row::create("2.4/unknown", value("operatingSystem", json!("debian")))
-            .blames(&[OS])
+            .rejects(&[OS])
             .says("\"debian\"")
             .says("\"rockylinux\""),
         Row::create("2.4/misspelt", value("operatingSystem", json!("ubunut")))
-            .blames(&[OS])
+            .rejects(&[OS])
             .says("did you mean \"ubuntu\"?"),
-        Row::create("2.4/exact", value("operatingSystem", json!("Ubuntu"))).blames(&[OS]),
-        Row::create("2.4/empty", value("operatingSystem", json!(""))).blames(&[OS]),
-        Row::create("2.4/type", value("operatingSystem", json!(1))).blames(&[OS]),
+        Row::create("2.4/exact", value("operatingSystem", json!("Ubuntu"))).rejects(&[OS]),
+        Row::create("2.4/empty", value("operatingSystem", json!(""))).rejects(&[OS]),
+        Row::create("2.4/type", value("operatingSystem", json!(1))).rejects(&[OS]),
         Row::create(
             "2.4/amzn2-is-not-for-kubevirt",
             value("operatingSystem", json!("amzn2")),
         )
-        .blames(&[OS]),
+        .rejects(&[OS]),
         Row::create("2.4/absent", machine()).stores(SPEC, upgrade.clone()),
         Row::create("2.4/ubuntu", on("ubuntu", json!(null))).stores(SPEC, upgrade.clone()),
         Row::create("2.4/rockylinux", on("rockylinux", json!(null))).stores(SPEC, upgrade),

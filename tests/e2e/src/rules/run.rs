@@ -12,8 +12,8 @@ use super::{INFRA_NAMESPACE, Kind, Row};
 /// What came of a row.
 #[derive(Debug, Clone)]
 pub struct Outcome {
-    /// Fields that the refusal blames; none if it was admitted.
-    pub blamed: Vec<String>,
+    /// Fields that the refusal names as causes; empty if the object was admitted.
+    pub rejected: Vec<String>,
     /// All causes of the refusal: field and message.
     pub causes: Vec<(String, String)>,
     /// What is stored, or would have been.
@@ -69,7 +69,7 @@ fn outcome(stored: Value, report: Report) -> Outcome {
         .map(|error| (error.path.to_string(), error.message.clone()))
         .collect();
     Outcome {
-        blamed: causes.iter().map(|(field, _)| field.clone()).collect(),
+        rejected: causes.iter().map(|(field, _)| field.clone()).collect(),
         causes,
         stored,
         warnings: report.warnings,

@@ -33,33 +33,33 @@ pub(super) fn rows() -> Vec<Row> {
             "2.6/the-blob-decides",
             keys(&[&SSH_KEY.replace("ssh-ed25519 ", "ssh-rsa ")]),
         ),
-        Row::create("2.6/an-empty-entry", keys(&[""])).blames(&[key("0")]),
-        Row::create("2.6/the-placeholder", keys(&["<< YOUR_PUBLIC_KEY >>"])).blames(&[key("0")]),
-        Row::create("2.6/one-of-two", keys(&[SSH_KEY, "ssh-ed25519 AAAA"])).blames(&[key("1")]),
-        Row::create("2.6/only-a-comment", keys(&["# none"])).blames(&[key("0")]),
-        Row::create("2.6/trailing-bytes", keys(&[&format!("{SSH_KEY}AAAA")])).blames(&[key("0")]),
-        Row::create("2.6/not-base64", keys(&["ssh-ed25519 %%%"])).blames(&[key("0")]),
+        Row::create("2.6/an-empty-entry", keys(&[""])).rejects(&[key("0")]),
+        Row::create("2.6/the-placeholder", keys(&["<< YOUR_PUBLIC_KEY >>"])).rejects(&[key("0")]),
+        Row::create("2.6/one-of-two", keys(&[SSH_KEY, "ssh-ed25519 AAAA"])).rejects(&[key("1")]),
+        Row::create("2.6/only-a-comment", keys(&["# none"])).rejects(&[key("0")]),
+        Row::create("2.6/trailing-bytes", keys(&[&format!("{SSH_KEY}AAAA")])).rejects(&[key("0")]),
+        Row::create("2.6/not-base64", keys(&["ssh-ed25519 %%%"])).rejects(&[key("0")]),
         Row::create(
             "2.6/an-unknown-type",
             keys(&["ssh-ed448 AAAACXNzaC1lZDQ0OAAAAAR4eHh4"]),
         )
-        .blames(&[key("0")]),
+        .rejects(&[key("0")]),
         Row::create(
             "2.6/an-even-exponent",
             keys(&["ssh-rsa AAAAB3NzaC1yc2EAAAABBAAAAAQBAAAB"]),
         )
-        .blames(&[key("0")]),
-        Row::create("2.6/an-rsa-key-too-long", keys(&[&rsa(1025, &[1, 0, 1])])).blames(&[key("0")]),
+        .rejects(&[key("0")]),
+        Row::create("2.6/an-rsa-key-too-long", keys(&[&rsa(1025, &[1, 0, 1])])).rejects(&[key("0")]),
         Row::create("2.6/the-longest-rsa-key", keys(&[&rsa(1024, &[1, 0, 1])])),
         Row::create("2.6/the-smallest-exponent", keys(&[&rsa(256, &[3])])),
-        Row::create("2.6/an-exponent-of-one", keys(&[&rsa(256, &[1])])).blames(&[key("0")]),
+        Row::create("2.6/an-exponent-of-one", keys(&[&rsa(256, &[1])])).rejects(&[key("0")]),
         Row::create(
             "2.6/an-exponent-of-24-bits",
             keys(&[&rsa(256, &[0, 0xff, 0xff, 0xff])]),
         ),
-        Row::create("2.6/an-exponent-of-25-bits", keys(&[&rsa(256, &[1, 0, 0, 1])])).blames(&[key("0")]),
+        Row::create("2.6/an-exponent-of-25-bits", keys(&[&rsa(256, &[1, 0, 0, 1])])).rejects(&[key("0")]),
         Row::create("2.6/a-dsa-key", keys(&[&line(&dsa(128))])),
-        Row::create("2.6/a-dsa-key-of-another-size", keys(&[&line(&dsa(256))])).blames(&[key("0")]),
+        Row::create("2.6/a-dsa-key-of-another-size", keys(&[&line(&dsa(256))])).rejects(&[key("0")]),
         Row::create(
             "2.6/keys-on-tokens",
             keys(&[&line(&sk_ed25519()), &line(&sk_ecdsa())]),
@@ -72,7 +72,7 @@ pub(super) fn rows() -> Vec<Row> {
             "2.6/a-refusal-quotes-the-entry-and-the-last-error",
             keys(&["ssh-ed25519 AAAA me@home"]),
         )
-        .blames(&[key("0")])
+        .rejects(&[key("0")])
         .says("ssh-ed25519 AAAA me@home")
         .says("no SSH public key in it: "),
     ]

@@ -5,11 +5,11 @@ use serde_json::json;
 use super::Row;
 use super::base::cloud;
 
-/// A row that puts this at that place of `cloudProviderSpec`, and blames the field behind it.
+/// A row that sets a value in `cloudProviderSpec`, and expects a refusal that names the given field.
 macro_rules! unknown {
-    ($id:literal, $at:literal, $value:tt, $blamed:literal) => {
+    ($id:literal, $at:literal, $value:tt, $rejected:literal) => {
         Row::create(concat!("2.2/strict-in-", $id), cloud($at, json!($value)))
-            .blames(&[concat!("spec.providerSpec.value.cloudProviderSpec.", $blamed)])
+            .rejects(&[concat!("spec.providerSpec.value.cloudProviderSpec.", $rejected)])
     };
 }
 

@@ -14,67 +14,67 @@ fn fields() -> Vec<Row> {
         Row::create("2.1/sshPublicKeys", value("sshPublicKeys", json!([SSH_KEY]))),
         Row::create("2.1/sshPublicKeys-null", value("sshPublicKeys", json!(null))),
         Row::create("2.1/sshPublicKeys-type", value("sshPublicKeys", json!(SSH_KEY)))
-            .blames(&["spec.providerSpec.value.sshPublicKeys"]),
+            .rejects(&["spec.providerSpec.value.sshPublicKeys"]),
         Row::create(
             "2.1/sshPublicKeys-item-type",
             value("sshPublicKeys", json!([SSH_KEY, 1])),
         )
-        .blames(&["spec.providerSpec.value.sshPublicKeys[1]"]),
+        .rejects(&["spec.providerSpec.value.sshPublicKeys[1]"]),
         Row::create("2.1/caPublicKey", value("caPublicKey", json!("anything"))),
         Row::create("2.1/caPublicKey-null", value("caPublicKey", json!(null))),
         Row::create("2.1/caPublicKey-type", value("caPublicKey", json!(1)))
-            .blames(&["spec.providerSpec.value.caPublicKey"]),
+            .rejects(&["spec.providerSpec.value.caPublicKey"]),
         Row::create(
             "2.1/cloudProvider-missing",
             machine().without(&format!("{VALUE}/cloudProvider")),
         )
-        .blames(&["spec.providerSpec.value.cloudProvider"]),
+        .rejects(&["spec.providerSpec.value.cloudProvider"]),
         Row::create("2.1/cloudProvider-null", value("cloudProvider", json!(null)))
-            .blames(&["spec.providerSpec.value.cloudProvider"]),
+            .rejects(&["spec.providerSpec.value.cloudProvider"]),
         Row::create(
             "2.1/cloudProvider-type",
             value("cloudProvider", json!(["kubevirt"])),
         )
-        .blames(&["spec.providerSpec.value.cloudProvider"]),
+        .rejects(&["spec.providerSpec.value.cloudProvider"]),
         Row::create("2.1/cloudProvider-empty", value("cloudProvider", json!("")))
-            .blames(&["spec.providerSpec.value.cloudProvider"]),
+            .rejects(&["spec.providerSpec.value.cloudProvider"]),
         Row::create(
             "2.1/cloudProvider-unregistered",
             value("cloudProvider", json!("kubvirt")),
         )
-        .blames(&["spec.providerSpec.value.cloudProvider"])
+        .rejects(&["spec.providerSpec.value.cloudProvider"])
         .says("\"kubvirt\" is not supported")
         .says("did you mean \"kubevirt\"?"),
         Row::create(
             "2.1/cloudProvider-not-ours",
             value("cloudProvider", json!("packet")),
         )
-        .blames(&["spec.providerSpec.value.cloudProvider"]),
+        .rejects(&["spec.providerSpec.value.cloudProvider"]),
         Row::create(
             "2.1/cloudProvider-exact",
             value("cloudProvider", json!("KubeVirt")),
         )
-        .blames(&["spec.providerSpec.value.cloudProvider"]),
+        .rejects(&["spec.providerSpec.value.cloudProvider"]),
         Row::create(
             "2.1/cloudProviderSpec-missing",
             machine().without(&format!("{VALUE}/cloudProviderSpec")),
         )
-        .blames(&["spec.providerSpec.value.cloudProviderSpec"]),
+        .rejects(&["spec.providerSpec.value.cloudProviderSpec"]),
         Row::create(
             "2.1/cloudProviderSpec-null",
             value("cloudProviderSpec", json!(null)),
         )
-        .blames(&["spec.providerSpec.value.cloudProviderSpec"]),
+        .rejects(&["spec.providerSpec.value.cloudProviderSpec"]),
         Row::create(
             "2.1/cloudProviderSpec-type",
             value("cloudProviderSpec", json!("x")),
         )
-        .blames(&["spec.providerSpec.value.cloudProviderSpec"]),
+        .rejects(&["spec.providerSpec.value.cloudProviderSpec"]),
         Row::create(
             "2.1/operatingSystem-missing",
             machine().without(&format!("{VALUE}/operatingSystem")),
         )
-        .blames(&["spec.providerSpec.value.operatingSystem"]),
+        .rejects(&["spec.providerSpec.value.operatingSystem"]),
         Row::create(
             "2.1/overwriteCloudConfig",
             value("overwriteCloudConfig", json!("anything")),
@@ -87,36 +87,36 @@ fn fields() -> Vec<Row> {
             "2.1/overwriteCloudConfig-type",
             value("overwriteCloudConfig", json!({})),
         )
-        .blames(&["spec.providerSpec.value.overwriteCloudConfig"]),
+        .rejects(&["spec.providerSpec.value.overwriteCloudConfig"]),
     ]
 }
 
 fn decoding() -> Vec<Row> {
     vec![
         Row::create("2.2/no-providerSpec", machine().without("/spec/providerSpec"))
-            .blames(&["spec.providerSpec.value"]),
-        Row::create("2.2/no-value", machine().without(VALUE)).blames(&["spec.providerSpec.value"]),
+            .rejects(&["spec.providerSpec.value"]),
+        Row::create("2.2/no-value", machine().without(VALUE)).rejects(&["spec.providerSpec.value"]),
         Row::create("2.2/value-null", machine().with(VALUE, json!(null)))
-            .blames(&["spec.providerSpec.value"]),
+            .rejects(&["spec.providerSpec.value"]),
         Row::create("2.2/value-type", machine().with(VALUE, json!([{}])))
-            .blames(&["spec.providerSpec.value"]),
-        Row::create("2.2/value-empty", machine().with(VALUE, json!({}))).blames(&[
+            .rejects(&["spec.providerSpec.value"]),
+        Row::create("2.2/value-empty", machine().with(VALUE, json!({}))).rejects(&[
             "spec.providerSpec.value.cloudProvider",
             "spec.providerSpec.value.operatingSystem",
         ]),
         Row::create("2.2/unknown-key", value("sshPublicKey", json!([])))
-            .blames(&["spec.providerSpec.value.sshPublicKey"])
+            .rejects(&["spec.providerSpec.value.sshPublicKey"])
             .says("did you mean \"sshPublicKeys\"?"),
         Row::create(
             "2.2/unknown-key-in-network",
             value("network", json!({"gatway": "10.0.0.1"})),
         )
-        .blames(&["spec.providerSpec.value.network.gatway"]),
+        .rejects(&["spec.providerSpec.value.network.gatway"]),
         Row::create(
             "2.2/unknown-key-in-dns",
             value("network", json!({"dns": {"server": []}})),
         )
-        .blames(&["spec.providerSpec.value.network.dns.server"]),
+        .rejects(&["spec.providerSpec.value.network.dns.server"]),
         Row::create(
             "2.2/miscased-keys-are-respelt",
             machine()
@@ -145,7 +145,7 @@ fn decoding() -> Vec<Row> {
         )
         .stores("/spec/providerSpec/value/cloudProviderSpec/ProjectID", json!("p")),
         Row::create("2.2/cloudProviderSpec-strict", cloud("clustername2", json!("x")))
-            .blames(&["spec.providerSpec.value.cloudProviderSpec.clustername2"]),
+            .rejects(&["spec.providerSpec.value.cloudProviderSpec.clustername2"]),
         Row::create(
             "2.2/config-variables-are-not-strict",
             cloud("clusterName", json!({"value": "c", "vlaue": 1})),
@@ -192,14 +192,14 @@ fn network() -> Vec<Row> {
             value("network", json!({"dns": {"servers": null}})),
         ),
         Row::create("2.5/dns-type", value("network", json!({"dns": []})))
-            .blames(&["spec.providerSpec.value.network.dns"]),
+            .rejects(&["spec.providerSpec.value.network.dns"]),
         Row::create(
             "2.5/dns-servers-are-texts",
             value("network", json!({"dns": {"servers": ["10.0.0.1", 1]}})),
         )
-        .blames(&["spec.providerSpec.value.network.dns.servers[1]"])
+        .rejects(&["spec.providerSpec.value.network.dns.servers[1]"])
         .warns("network: the static address has no effect: cidr \"\" is not an address"),
-        Row::create("2.5/type", value("network", json!("IPv4"))).blames(&["spec.providerSpec.value.network"]),
+        Row::create("2.5/type", value("network", json!("IPv4"))).rejects(&["spec.providerSpec.value.network"]),
         Row::create(
             "2.5/types-inside",
             value(
@@ -207,7 +207,7 @@ fn network() -> Vec<Row> {
                 json!({"cidr": 1, "gateway": [], "ipFamily": true, "dns": {"servers": "x"}}),
             ),
         )
-        .blames(&[
+        .rejects(&[
             "spec.providerSpec.value.network.cidr",
             "spec.providerSpec.value.network.gateway",
             "spec.providerSpec.value.network.ipFamily",

@@ -12,7 +12,7 @@ use anyhow::Result;
 use axum::{Router, body::Body, extract::State, http::Uri};
 use axum_server::{Handle, tls_rustls::RustlsConfig};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use e2e::{Case, case::PATIENCE, manifest, manifest::NAMESPACE, usage::rss, wait};
+use e2e::{Case, case::WAIT_TIMEOUT, manifest, manifest::NAMESPACE, usage::rss, wait};
 use futures::{StreamExt as _, stream};
 use k8s_openapi::api::core::v1::Node;
 use kube::{
@@ -146,7 +146,7 @@ async fn a_guest_agents_address_takes_no_foreign_node(
         &case.vmis(),
         "cp-9",
         "its guest agent reports",
-        PATIENCE,
+        WAIT_TIMEOUT,
         reported,
     )
     .await?;

@@ -4,7 +4,7 @@
 use std::fs;
 
 use anyhow::{Context as _, Result, ensure};
-use e2e::{Case, case::PATIENCE, manifest, rollout::deployment, wait};
+use e2e::{Case, case::WAIT_TIMEOUT, manifest, rollout::deployment, wait};
 use kube::{
     Api, Client, ResourceExt as _,
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
@@ -75,7 +75,7 @@ async fn a_pool_is_scaled_from_zero_and_back_with_the_rights_of_the_document() -
     // The controller hears of the size before it hears of the mark.
     scale(&pools, 2, 1).await?;
     let smaller = |set: &MachineSet| set.spec.replicas == Some(1);
-    wait::for_state(&case.machine_sets(), &set, "scaled down", PATIENCE, smaller).await?;
+    wait::for_state(&case.machine_sets(), &set, "scaled down", WAIT_TIMEOUT, smaller).await?;
     case.settled().await;
     let all = machines.list(&ListParams::default()).await?;
     ensure!(
@@ -84,8 +84,8 @@ async fn a_pool_is_scaled_from_zero_and_back_with_the_rights_of_the_document() -
         "none goes before it is known which"
     );
     proxy.heal(CONTROLLER);
-    wait::for_absence(&case.machines(), &first, PATIENCE).await?;
-    wait::for_absence(&case.nodes(), &first, PATIENCE).await?;
+    wait::for_absence(&case.machines(), &first, WAIT_TIMEOUT).await?;
+    wait::for_absence(&case.nodes(), &first, WAIT_TIMEOUT).await?;
     ensure!(
         machines.get(&second).await?.metadata.deletion_timestamp.is_none(),
         "{second} stays"
@@ -98,7 +98,7 @@ async fn a_pool_is_scaled_from_zero_and_back_with_the_rights_of_the_document() -
         "{denied:?}"
     );
     scale(&pools, 1, 0).await?;
-    wait::for_absence(&case.machines(), &second, PATIENCE).await?;
+    wait::for_absence(&case.machines(), &second, WAIT_TIMEOUT).await?;
     case.delete_deployment("workers").await?;
     case.finish(&[]).await
 }
@@ -121,7 +121,7 @@ async fn scale(pools: &Api<MachineDeployment>, from: i32, to: i32) -> Result<()>
 /// Waits until a Machine besides `known` has its Node, and holds it to what the autoscaler matches them by.
 async fn joined(case: &Case, machines: &Api<Machine>, known: &[&str]) -> Result<String> {
     let new = |machine: &Machine| !known.contains(&machine.name_any().as_str());
-    wait::any(machines, "another Machine", PATIENCE, new).await?;
+    wait::any(machines, "another Machine", WAIT_TIMEOUT, new).await?;
     let all = machines.list(&ListParams::default()).await?;
     let name = all
         .iter()
@@ -129,7 +129,7 @@ async fn joined(case: &Case, machines: &Api<Machine>, known: &[&str]) -> Result<
         .context("it is gone")?
         .name_any();
     let has_id = |machine: &Machine| machine.spec.provider_id.is_some();
-    let machine = wait::for_state(machines, &name, "given its providerID", PATIENCE, has_id).await?;
+    let machine = wait::for_state(machines, &name, "given its providerID", WAIT_TIMEOUT, has_id).await?;
     case.node_ready(&name).await?;
     let id = machine.spec.provider_id.clone();
     let same = |node: &k8s_openapi::api::core::v1::Node| {
@@ -139,7 +139,7 @@ async fn joined(case: &Case, machines: &Api<Machine>, known: &[&str]) -> Result<
         &case.nodes(),
         &name,
         "known by the Machine's providerID",
-        PATIENCE,
+        WAIT_TIMEOUT,
         same,
     )
     .await?;

@@ -2,7 +2,7 @@
 //! nothing would be admitted.
 
 use anyhow::Result;
-use e2e::{Case, case::PATIENCE, wait};
+use e2e::{Case, case::WAIT_TIMEOUT, wait};
 use k8s_openapi::api::{
     admissionregistration::v1::ValidatingWebhookConfiguration, coordination::v1::Lease, core::v1::Secret,
 };
@@ -58,7 +58,7 @@ async fn the_webhook_gets_its_certificate_from_who_stands_by() -> Result<()> {
             .as_ref()
             .is_some_and(|data| data.contains_key("tls.key"))
     };
-    wait::for_state(&secrets, SERVING, "made", PATIENCE, filled).await?;
+    wait::for_state(&secrets, SERVING, "made", WAIT_TIMEOUT, filled).await?;
     let authority = secrets.get(AUTHORITY).await?;
     let ca = authority.data.unwrap_or_default()["tls.crt"].clone();
     let configurations: Api<ValidatingWebhookConfiguration> = Api::all(client);
@@ -66,7 +66,7 @@ async fn the_webhook_gets_its_certificate_from_who_stands_by() -> Result<()> {
         &configurations,
         "machinist",
         "trusting the new CA",
-        PATIENCE,
+        WAIT_TIMEOUT,
         |found| {
             let mut webhooks = found.webhooks.iter().flatten();
             webhooks.all(|webhook| {
@@ -88,7 +88,7 @@ async fn the_webhook_gets_its_certificate_from_who_stands_by() -> Result<()> {
         request.client == STANDBY && what == ("watch", "leases", SYSTEM_NAMESPACE)
     };
     let seen = case.bed.user().proxy().seen(watches);
-    tokio::time::timeout(PATIENCE, seen).await?;
+    tokio::time::timeout(WAIT_TIMEOUT, seen).await?;
     standby.terminate().await?;
     let holder = leases
         .get(LEASE)

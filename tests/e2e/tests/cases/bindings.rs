@@ -1,7 +1,7 @@
 //! Role bindings of the cluster that undo what bootstrap tokens are bound for, or let every node end, are told of.
 
 use anyhow::Result;
-use e2e::{Case, case::PATIENCE, wait};
+use e2e::{Case, case::WAIT_TIMEOUT, wait};
 use k8s_openapi::api::events::v1::Event;
 use kube::Api;
 use serde_json::json;
@@ -38,7 +38,7 @@ async fn wrong_bindings_are_told_of_at_the_start_and_right_ones_are_not() -> Res
 /// Waits for an Event about the cluster.
 async fn told(case: &Case, reason: &str, text: &str) -> Result<()> {
     let events = Api::<Event>::all(case.bed.user().client());
-    wait::any(&events, reason, PATIENCE, |event| {
+    wait::any(&events, reason, WAIT_TIMEOUT, |event| {
         event.reason.as_deref() == Some(reason)
             && event.note.as_ref().is_some_and(|note| note.contains(text))
             && event
@@ -51,7 +51,7 @@ async fn told(case: &Case, reason: &str, text: &str) -> Result<()> {
 
 /// Returns when the metrics say this.
 async fn asked(case: &Case, texts: &[&str]) -> Result<()> {
-    let deadline = std::time::Instant::now() + PATIENCE;
+    let deadline = std::time::Instant::now() + WAIT_TIMEOUT;
     loop {
         let metrics = case.bed.controller().metrics().await?;
         if texts.iter().all(|text| metrics.contains(text)) {

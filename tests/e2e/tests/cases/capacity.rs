@@ -4,7 +4,7 @@
 use anyhow::Result;
 use e2e::{
     Case, budget,
-    case::PATIENCE,
+    case::WAIT_TIMEOUT,
     manifest::{self, NAMESPACE},
     rollout::deployment,
     wait,
@@ -102,7 +102,7 @@ async fn the_capacity_of_a_node_group_is_mended_by_one_write_each_time() -> Resu
     case.machine_sets()
         .delete(ALONE, &DeleteParams::default())
         .await?;
-    wait::for_absence(&case.machine_sets(), ALONE, PATIENCE).await?;
+    wait::for_absence(&case.machine_sets(), ALONE, WAIT_TIMEOUT).await?;
     case.delete_deployment(POOL).await?;
     case.finish(&[]).await
 }
@@ -112,11 +112,11 @@ async fn knows(case: &Case, cpus: &str) -> Result<()> {
     let fits =
         |(cpu, memory): (Option<String>, Option<String>)| cpu.as_deref() == Some(cpus) && memory.is_some();
     let what = format!("said to have {cpus} CPUs");
-    wait::for_state(&case.deployments(), POOL, &what, PATIENCE, |pool| {
+    wait::for_state(&case.deployments(), POOL, &what, WAIT_TIMEOUT, |pool| {
         fits(capacity(pool))
     })
     .await?;
-    wait::for_state(&case.machine_sets(), ALONE, &what, PATIENCE, |set| {
+    wait::for_state(&case.machine_sets(), ALONE, &what, WAIT_TIMEOUT, |set| {
         fits(capacity(set))
     })
     .await?;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use e2e::{
     Case,
-    case::{PATIENCE, message},
+    case::{WAIT_TIMEOUT, message},
     infra, manifest, objects, wait,
 };
 use k8s_openapi::{api::core::v1::Event, jiff::Timestamp};
@@ -46,7 +46,7 @@ async fn a_failing_import() -> Result<()> {
     apply_with(&case, "no-image", "import-failing", CAUSE).await?;
     let disks = case.data_volumes();
     let failing = async {
-        wait::any(&disks, "a failing import", PATIENCE, |disk| {
+        wait::any(&disks, "a failing import", WAIT_TIMEOUT, |disk| {
             disk.data["status"]["conditions"].to_string().contains(CAUSE)
         })
         .await
@@ -112,7 +112,7 @@ async fn a_guest_that_crashes_at_every_start_is_one_cause_and_told_once() -> Res
         &case.machines(),
         "crashing",
         "failing again",
-        PATIENCE,
+        WAIT_TIMEOUT,
         told_again,
     )
     .await?;
@@ -202,7 +202,7 @@ async fn a_vm_deleted_behind_the_machines_back() -> Result<()> {
     let gone = async {
         vms.delete("robbed", &DeleteParams::default()).await?;
         let first = case.lives.uids("robbed");
-        wait::until(&vms, "robbed", "gone", PATIENCE, |vm| {
+        wait::until(&vms, "robbed", "gone", WAIT_TIMEOUT, |vm| {
             vm.is_none_or(|vm| !first.contains(vm.metadata.uid.as_ref().unwrap_or(&String::new())))
         })
         .await?;
@@ -216,7 +216,7 @@ async fn a_vm_deleted_behind_the_machines_back() -> Result<()> {
         let uid = vm_uid(machine);
         uid.is_some() && uid != first
     };
-    let anew = wait::for_state(&case.machines(), "robbed", "made anew", PATIENCE, made_anew).await?;
+    let anew = wait::for_state(&case.machines(), "robbed", "made anew", WAIT_TIMEOUT, made_anew).await?;
     assert_eq!(anew.metadata.uid, machine.metadata.uid);
     assert_eq!(case.lives.uids("robbed").len(), 2);
     case.delete_machine("robbed").await?;
@@ -344,7 +344,7 @@ async fn failed(case: &Case, name: &str, reason: &str) -> Result<()> {
                 && has(&status.failure_message)
         })
     };
-    wait::for_state(&case.machines(), name, "Failed", PATIENCE, says).await?;
+    wait::for_state(&case.machines(), name, "Failed", WAIT_TIMEOUT, says).await?;
     Ok(())
 }
 
@@ -358,7 +358,7 @@ async fn warnings(case: &Case, name: &str, reason: &str) -> Result<i32> {
                 .as_ref()
                 .is_some_and(|message| message.starts_with(reason))
     };
-    wait::any(&events, reason, PATIENCE, about).await?;
+    wait::any(&events, reason, WAIT_TIMEOUT, about).await?;
     case.settled().await;
     let events = events.list(&ListParams::default()).await?.items;
     Ok(events
@@ -402,7 +402,7 @@ async fn apply_with(case: &Case, name: &str, fault: &str, value: &str) -> Result
 
 /// Returns when the object says this.
 async fn event(api: &Api<DynamicObject>, name: &str, text: &str) -> Result<()> {
-    wait::for_state(api, name, text, PATIENCE, |object| {
+    wait::for_state(api, name, text, WAIT_TIMEOUT, |object| {
         object.data.to_string().contains(text)
     })
     .await?;
@@ -423,7 +423,7 @@ async fn told(
         let found = |machine: &machinist_shared::api::Machine| {
             message(machine, reason).is_some_and(|message| message.contains(text))
         };
-        wait::for_state(&machines, name, reason, PATIENCE, found).await?;
+        wait::for_state(&machines, name, reason, WAIT_TIMEOUT, found).await?;
         Ok::<_, anyhow::Error>(Instant::now())
     };
     let happened = async {

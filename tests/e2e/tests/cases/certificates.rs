@@ -6,7 +6,7 @@ use std::time::{Instant, SystemTime};
 use anyhow::{Context as _, Result, ensure};
 use e2e::{
     Case,
-    case::PATIENCE,
+    case::WAIT_TIMEOUT,
     helm::Helm,
     load::Load,
     manifest,
@@ -46,7 +46,7 @@ async fn no_admission_fails_while_all_certificates_are_rotated() -> Result<()> {
     let set = manifest::machine_set("a", 1);
     // The API server learns of the Service's endpoints when it does.
     let first_taken = async { while Load::once(&case.bed.user().client(), &set).await.is_err() {} };
-    tokio::time::timeout(PATIENCE, first_taken)
+    tokio::time::timeout(WAIT_TIMEOUT, first_taken)
         .await
         .context("nothing was admitted")?;
     let said = case
@@ -114,7 +114,7 @@ async fn no_admission_fails_while_all_certificates_are_rotated() -> Result<()> {
     let uninstall = ["uninstall", RELEASE, "--namespace", SYSTEM_NAMESPACE];
     Helm::of(case.bed.user()).ok(&uninstall).await?;
     for secret in [AUTHORITY, SERVING] {
-        wait::for_absence(&secrets(&case), secret, PATIENCE).await?;
+        wait::for_absence(&secrets(&case), secret, WAIT_TIMEOUT).await?;
     }
     second.terminate().await?;
     case.finish(&[]).await

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
-use e2e::{Case, case::PATIENCE, manifest, rollout::deployment, wait};
+use e2e::{Case, case::WAIT_TIMEOUT, manifest, rollout::deployment, wait};
 use futures::StreamExt as _;
 use kube::api::{ListParams, Patch, PatchParams};
 use kube::runtime::{WatchStreamExt as _, watcher};
@@ -33,7 +33,7 @@ async fn a_set_whose_machines_are_relabelled_on_their_way_makes_one_and_takes_it
     let made = Made::record(case.machines());
     case.apply(&manifest::machine_set("workers", 2)).await?;
     let halted = |set: &MachineSet| error_reason(set) == Some("MachineChangedAtAdmission");
-    let set = wait::for_state(&case.machine_sets(), "workers", "halted", PATIENCE, halted).await?;
+    let set = wait::for_state(&case.machine_sets(), "workers", "halted", WAIT_TIMEOUT, halted).await?;
     let said = set
         .status
         .and_then(|status| status.error_message)
@@ -52,7 +52,7 @@ async fn a_set_whose_machines_are_relabelled_on_their_way_makes_one_and_takes_it
     let pause = |text: Value| json!({"metadata": {"annotations": {annotation::PAUSED: text}}});
     patch_set(&case, "workers", pause("".into())).await?;
     let quiet = |set: &MachineSet| error_reason(set).is_none();
-    wait::for_state(&case.machine_sets(), "workers", "paused", PATIENCE, quiet).await?;
+    wait::for_state(&case.machine_sets(), "workers", "paused", WAIT_TIMEOUT, quiet).await?;
     ensure!(made.count() == 1, "{} were made", made.count());
     patch_set(&case, "workers", pause(Value::Null)).await?;
     let ready = |set: &MachineSet| {
@@ -60,7 +60,7 @@ async fn a_set_whose_machines_are_relabelled_on_their_way_makes_one_and_takes_it
             .as_ref()
             .is_some_and(|status| status.ready_replicas == Some(2))
     };
-    let set = wait::for_state(&case.machine_sets(), "workers", "ready", PATIENCE, ready).await?;
+    let set = wait::for_state(&case.machine_sets(), "workers", "ready", WAIT_TIMEOUT, ready).await?;
     ensure!(error_reason(&set).is_none(), "{set:?}");
     ensure!(made.count() == 3, "{} were made", made.count());
     case.kubectl(&["delete", "machineset", "workers"]).await?;
@@ -164,7 +164,7 @@ impl Relabels {
 
     /// The API server takes policies in after a while, and tells nobody.
     async fn is_in_effect(&self, case: &Case, wanted: bool) -> Result<()> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + WAIT_TIMEOUT;
         let args = ["create", "--dry-run=server", "--output=json", "-f", "-"];
         while Instant::now() < deadline {
             let answer = case.bed.user().kubectl_ok(&args, &self.probe.to_string()).await?;
@@ -174,7 +174,7 @@ impl Relabels {
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        bail!("the policy is not as wanted ({wanted}) after {PATIENCE:?}")
+        bail!("the policy is not as wanted ({wanted}) after {WAIT_TIMEOUT:?}")
     }
 }
 
@@ -211,7 +211,7 @@ where
     K: Resource + Clone + serde::de::DeserializeOwned + serde::Serialize + std::fmt::Debug + Send + 'static,
 {
     for object in api.list(&ListParams::default()).await? {
-        wait::for_absence(api, &object.name_any(), PATIENCE).await?;
+        wait::for_absence(api, &object.name_any(), WAIT_TIMEOUT).await?;
     }
     Ok(())
 }

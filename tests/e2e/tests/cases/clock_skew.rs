@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use e2e::{
     Case,
-    case::{PATIENCE, is_ready},
+    case::{WAIT_TIMEOUT, is_ready},
     certificates, manifest, wait,
 };
 use kube::{ResourceExt as _, api::ListParams};
@@ -35,7 +35,7 @@ async fn a_clock_that_is_ahead_by_more_than_the_time_to_join_ends_no_machine() -
     tokio::time::sleep(JOIN_TIMEOUT).await;
     case.delete_machine("first").await?;
     case.apply(&manifest::machine_set("workers", 1)).await?;
-    wait::any(&case.nodes(), "Ready Node", PATIENCE, is_ready).await?;
+    wait::any(&case.nodes(), "Ready Node", WAIT_TIMEOUT, is_ready).await?;
     case.settled().await;
     let machines = case.machines().list(&ListParams::default()).await?.items;
     let names: Vec<_> = machines.iter().map(Machine::name_any).collect();
@@ -45,8 +45,8 @@ async fn a_clock_that_is_ahead_by_more_than_the_time_to_join_ends_no_machine() -
     assert_eq!(case.lives.uids(machine).len(), 1);
     case.kubectl(&["delete", "machineset", "workers", "--wait=false"])
         .await?;
-    wait::for_absence(&case.machines(), machine, PATIENCE).await?;
-    wait::for_absence(&case.machine_sets(), "workers", PATIENCE).await?;
+    wait::for_absence(&case.machines(), machine, WAIT_TIMEOUT).await?;
+    wait::for_absence(&case.machine_sets(), "workers", WAIT_TIMEOUT).await?;
     case.finish(&[]).await
 }
 

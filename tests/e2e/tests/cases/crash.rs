@@ -71,12 +71,12 @@ async fn a_controller_killed_after_any_write_of_a_machines_deletion_leaves_nothi
         let machines = case.machines();
         let fired = tokio::select! {
             () = fuse.fired() => true,
-            gone = wait::for_absence(&machines, &name, e2e::case::PATIENCE) => { gone?; false }
+            gone = wait::for_absence(&machines, &name, e2e::case::WAIT_TIMEOUT) => { gone?; false }
         };
         if fired {
             restart(&case).await?;
         }
-        wait::for_absence(&machines, &name, e2e::case::PATIENCE).await?;
+        wait::for_absence(&machines, &name, e2e::case::WAIT_TIMEOUT).await?;
         let evictions = case.asked_of_pod(&name);
         assert!(
             evictions

@@ -2,7 +2,7 @@
 //! delete, and removes the object some time later: a finalizer that is written in between holds nothing up.
 
 use anyhow::{Context as _, Result};
-use e2e::{Case, case::PATIENCE, gate::Gate, manifest, wait};
+use e2e::{Case, case::WAIT_TIMEOUT, gate::Gate, manifest, wait};
 use kube::api::{DeleteParams, Patch, PatchParams};
 use machinist_shared::api::{Machine, MachineSet, names::annotation};
 use serde_json::json;
@@ -27,7 +27,7 @@ async fn what_a_machine_had_goes_although_its_finalizers_came_too_late() -> Resu
         case.machines().get_opt("early").await?.is_none(),
         "the API server did not look again"
     );
-    wait::for_absence(&case.vms(), "early", PATIENCE).await?;
+    wait::for_absence(&case.vms(), "early", WAIT_TIMEOUT).await?;
     case.finish(&[]).await
 }
 
@@ -43,7 +43,7 @@ async fn a_set_deletes_a_machine_without_finalizers_only_as_it_saw_it() -> Resul
             .as_ref()
             .is_some_and(|status| status.replicas == Some(1))
     };
-    wait::for_state(&case.machine_sets(), "set", "made", PATIENCE, made).await?;
+    wait::for_state(&case.machine_sets(), "set", "made", WAIT_TIMEOUT, made).await?;
     let name = case
         .machine_uids()
         .await?
@@ -69,12 +69,12 @@ async fn a_set_deletes_a_machine_without_finalizers_only_as_it_saw_it() -> Resul
         .await?;
     gate.open();
     let deleting = |machine: &Machine| machine.metadata.deletion_timestamp.is_some();
-    wait::for_state(&case.machines(), &name, "being deleted", PATIENCE, deleting).await?;
+    wait::for_state(&case.machines(), &name, "being deleted", WAIT_TIMEOUT, deleting).await?;
     let none = json!({"metadata": {"finalizers": null}});
     case.machines()
         .patch(&name, &PatchParams::default(), &Patch::Merge(&none))
         .await?;
-    wait::for_absence(&case.machines(), &name, PATIENCE).await?;
+    wait::for_absence(&case.machines(), &name, WAIT_TIMEOUT).await?;
     case.kubectl(&["delete", "machineset", "set"]).await?;
     case.finish(&[]).await
 }

@@ -4,7 +4,7 @@
 use anyhow::{Result, ensure};
 use e2e::{
     Case,
-    case::PATIENCE,
+    case::WAIT_TIMEOUT,
     manifest::{self, virtual_machine},
     wait,
 };
@@ -100,13 +100,13 @@ async fn a_vm_that_is_restarted_goes_on_with_its_disk() -> Result<()> {
     );
     case.vmis().delete("again", &DeleteParams::default()).await?;
     let restarted = |vmi: &DynamicObject| vmi.uid() != instance && vmi.data["status"]["phase"] == "Running";
-    wait::for_state(&case.vmis(), "again", "running again", PATIENCE, restarted).await?;
+    wait::for_state(&case.vmis(), "again", "running again", WAIT_TIMEOUT, restarted).await?;
     let whole = |machine: &machinist_shared::api::Machine| {
         let status = machine.status.as_ref();
         status
             .is_some_and(|status| status.phase.as_deref() == Some("Running") && status.error_reason.is_none())
     };
-    wait::for_state(&case.machines(), "again", "whole again", PATIENCE, whole).await?;
+    wait::for_state(&case.machines(), "again", "whole again", WAIT_TIMEOUT, whole).await?;
     ensure!(case.lives.uids("again").len() == 1, "the VM is the same");
     ensure!(
         uid(&case.data_volumes().get("again").await?) == disk,

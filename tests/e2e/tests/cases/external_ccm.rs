@@ -2,7 +2,7 @@
 //! none, and both are linked all the same, through to the end.
 
 use anyhow::{Context as _, Result};
-use e2e::{Case, case::PATIENCE, manifest, wait};
+use e2e::{Case, case::WAIT_TIMEOUT, manifest, wait};
 use k8s_openapi::api::core::v1::{Node, Taint};
 use kube::{
     ResourceExt as _,
@@ -24,7 +24,7 @@ async fn the_cloud_controller_manager_names_the_node_and_machinist_finds_it() ->
     })
     .await?;
     case.apply(&manifest::machine("managed")).await?;
-    let node = wait::for_state(&case.nodes(), "managed", "registered", PATIENCE, |_| true).await?;
+    let node = wait::for_state(&case.nodes(), "managed", "registered", WAIT_TIMEOUT, |_| true).await?;
     let waiting: Vec<String> = taints(&node).into_iter().map(|taint| taint.key).collect();
     assert!(waiting.contains(&UNINITIALIZED.to_owned()), "{waiting:?}");
     assert!(waiting.contains(&"dedicated".to_owned()), "{waiting:?}");

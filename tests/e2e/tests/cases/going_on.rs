@@ -3,7 +3,7 @@
 use anyhow::Result;
 use e2e::{
     Case,
-    case::PATIENCE,
+    case::WAIT_TIMEOUT,
     certificates::{self, Ask},
     infra, manifest,
     manifest::NAMESPACE,
@@ -39,7 +39,14 @@ async fn a_node_that_does_not_take_a_label_is_linked_and_served_all_the_same() -
         let phase = machine.status.as_ref().and_then(|status| status.phase.clone());
         node_of(machine).is_some() && phase.as_deref() == Some("Running")
     };
-    let found = wait::for_state(&case.machines(), "worker", "linked and Running", PATIENCE, linked).await?;
+    let found = wait::for_state(
+        &case.machines(),
+        "worker",
+        "linked and Running",
+        WAIT_TIMEOUT,
+        linked,
+    )
+    .await?;
     assert_eq!(node_of(&found), case.nodes().get("worker").await?.uid());
     serves(&case, "worker").await?;
     assert!(certificates::tokens(&case).await?.is_empty(), "its token is gone");
@@ -100,7 +107,7 @@ async fn a_paused_machine_is_served_and_otherwise_left_alone() -> Result<()> {
 
     user.kubectl_ok(&[&["annotate"], &machine[..], &[&resumed]].concat(), "")
         .await?;
-    wait::for_state(&case.nodes(), "worker", "labelled again", PATIENCE, is_owned).await?;
+    wait::for_state(&case.nodes(), "worker", "labelled again", WAIT_TIMEOUT, is_owned).await?;
     case.delete_machine("worker").await?;
     case.finish(&[]).await
 }

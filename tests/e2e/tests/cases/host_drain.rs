@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Result, ensure};
 use e2e::{
     Case,
-    case::PATIENCE,
+    case::WAIT_TIMEOUT,
     drain::condition,
     infra, manifest, objects,
     rollout::{Living, Watched, deployment},
@@ -45,13 +45,13 @@ async fn machines_with_the_strategy_external_are_replaced_within_max_unavailable
         evict(&case, name).await?;
     }
     for name in before.keys() {
-        wait::for_absence(&case.machines(), name, PATIENCE * 3).await?;
+        wait::for_absence(&case.machines(), name, WAIT_TIMEOUT * 3).await?;
     }
     let all = |deployment: &MachineDeployment| {
         let status = deployment.status.as_ref();
         status.is_some_and(|status| status.available_replicas == Some(HOSTED))
     };
-    wait::for_state(&case.deployments(), "pool", "whole again", PATIENCE, all).await?;
+    wait::for_state(&case.deployments(), "pool", "whole again", WAIT_TIMEOUT, all).await?;
     let least = watched.stop().least_joined;
     let now = hosts(&case).await?;
     ensure!(now == others, "they are on {now:?}");
@@ -78,7 +78,7 @@ async fn replacements_are_made_first_by_default() -> Result<()> {
         evict(&case, name).await?;
     }
     for name in &before {
-        wait::for_absence(&case.machines(), name, PATIENCE * 3).await?;
+        wait::for_absence(&case.machines(), name, WAIT_TIMEOUT * 3).await?;
     }
     let (least, most) = (watched.stop().least_joined, living.most());
     println!("{SIZE} VMs that may not be missing left their host; {least} to {most} Machines were there");
@@ -104,7 +104,7 @@ async fn a_host_is_drained_that_may_only_be_looked_at() -> Result<()> {
     case.rollout("pool", "NewMachineSetAvailable").await?;
     for name in case.machine_uids().await?.into_keys() {
         evict(&case, &name).await?;
-        wait::for_absence(&case.machines(), &name, PATIENCE).await?;
+        wait::for_absence(&case.machines(), &name, WAIT_TIMEOUT).await?;
     }
     case.delete_deployment("pool").await?;
     case.finish(&[]).await
@@ -167,9 +167,9 @@ async fn a_live_migration_changes_nothing_on_the_machine() -> Result<()> {
         let host = vmi.data["status"]["nodeName"].as_str();
         host.is_some_and(|host| host != from[0])
     };
-    wait::for_state(&vmis, "mover", "on another host", PATIENCE, moved).await?;
+    wait::for_state(&vmis, "mover", "on another host", WAIT_TIMEOUT, moved).await?;
     let over = |machine: &Machine| condition(machine, "Evacuating").is_null();
-    let after = wait::for_state(&case.machines(), "mover", "at rest", PATIENCE, over).await?;
+    let after = wait::for_state(&case.machines(), "mover", "at rest", WAIT_TIMEOUT, over).await?;
     record.abort();
     ensure!(after.uid() == before.uid() && case.lives.uids("mover").len() == 1);
     for state in history.lock().unwrap_or_else(PoisonError::into_inner).iter() {
@@ -201,7 +201,7 @@ async fn a_whole_pool_is_live_migrated_and_no_machine_is_replaced() -> Result<()
         host.is_some_and(|host| !from.contains(host))
     };
     for name in before.keys() {
-        wait::for_state(&vmis, name, "on another host", PATIENCE, moved).await?;
+        wait::for_state(&vmis, name, "on another host", WAIT_TIMEOUT, moved).await?;
     }
     let least = watched.stop().least_joined;
     println!("{HOSTED} VMs were moved; at least {least} Nodes were there");

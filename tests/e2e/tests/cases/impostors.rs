@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result};
-use e2e::{Case, case::PATIENCE, manifest, manifest::NAMESPACE, wait};
+use e2e::{Case, case::WAIT_TIMEOUT, manifest, manifest::NAMESPACE, wait};
 use k8s_openapi::{
     ByteString,
     api::{
@@ -152,7 +152,7 @@ async fn approved(
     requests: &Api<CertificateSigningRequest>,
     name: &str,
 ) -> Result<CertificateSigningRequest> {
-    wait::for_state(requests, name, "approved", PATIENCE, |request| {
+    wait::for_state(requests, name, "approved", WAIT_TIMEOUT, |request| {
         !reason(request).is_empty()
     })
     .await

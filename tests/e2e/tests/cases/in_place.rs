@@ -1,7 +1,7 @@
 //! What is only on the Nodes is changed without another virtual machine, where the MachineDeployment says that it may be.
 
 use anyhow::Result;
-use e2e::{Case, case::PATIENCE, rollout::deployment, wait};
+use e2e::{Case, case::WAIT_TIMEOUT, rollout::deployment, wait};
 use k8s_openapi::api::core::v1::Node;
 use kube::{ResourceExt as _, api::ListParams};
 use machinist_shared::api::names::annotation;
@@ -140,7 +140,7 @@ fn taints(node: &Node) -> Vec<String> {
 /// Waits until that is true of each Node.
 async fn for_nodes(case: &Case, what: &str, fits: impl Fn(&Node) -> bool) -> Result<()> {
     for name in case.machine_uids().await?.keys() {
-        wait::for_state(&case.nodes(), name, what, PATIENCE, &fits).await?;
+        wait::for_state(&case.nodes(), name, what, WAIT_TIMEOUT, &fits).await?;
     }
     Ok(())
 }

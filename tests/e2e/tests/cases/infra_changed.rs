@@ -60,7 +60,7 @@ async fn a_kubeconfig_that_points_to_an_empty_cluster_creates_and_deletes_nothin
 
     infra::store(user, INFRA_SECRET, &right).await?;
     infra::ready(&case, "first", "VMRunning").await?;
-    wait::for_absence(&case.machines(), "second", e2e::case::PATIENCE).await?;
+    wait::for_absence(&case.machines(), "second", e2e::case::WAIT_TIMEOUT).await?;
     for name in names {
         assert_eq!(case.lives.uids(name).len(), 1, "one VM in a Machine's life");
     }
@@ -87,7 +87,7 @@ async fn many_vms_that_vanish_at_once_are_not_believed_to_be_gone() -> Result<()
         case.vms().delete(name, &DeleteParams::default()).await?;
     }
     for name in &names {
-        wait::for_absence(&case.vms(), name, e2e::case::PATIENCE).await?;
+        wait::for_absence(&case.vms(), name, e2e::case::WAIT_TIMEOUT).await?;
     }
     proxy.heal(MACHINES);
     for name in &names {
@@ -126,7 +126,7 @@ async fn many_vms_that_vanish_at_once_are_not_believed_to_be_gone() -> Result<()
         ];
         case.bed.user().kubectl_ok(&annotate, "").await?;
     }
-    wait::for_absence(&case.machines(), &names[5], e2e::case::PATIENCE).await?;
+    wait::for_absence(&case.machines(), &names[5], e2e::case::WAIT_TIMEOUT).await?;
     case.node_ready("new").await?;
     for name in &names[..5] {
         infra::ready(&case, name, "VMRunning").await?;
@@ -155,7 +155,7 @@ async fn a_vm_that_is_deleted_again_and_again_holds_nobody_else_up() -> Result<(
             &case.machines(),
             "flapping",
             "with another VM",
-            e2e::case::PATIENCE,
+            e2e::case::WAIT_TIMEOUT,
             is_new,
         )
         .await?;

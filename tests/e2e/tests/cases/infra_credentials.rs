@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
-use e2e::{Case, case::PATIENCE, infra, manifest, objects, wait};
+use e2e::{Case, case::WAIT_TIMEOUT, infra, manifest, objects, wait};
 use kube::{ResourceExt as _, api::DeleteParams};
 use machinist_shared::api::names::{annotation::INITIALIZERS, condition};
 use serde_json::{Value, json};
@@ -127,7 +127,7 @@ async fn a_machine_whose_own_kubeconfig_is_refused_goes_on_with_a_newer_one_of_i
         &annotation,
     ];
     case.bed.user().kubectl_ok(&annotate, "").await?;
-    wait::for_absence(&case.machines(), "lonely", PATIENCE).await?;
+    wait::for_absence(&case.machines(), "lonely", WAIT_TIMEOUT).await?;
     case.vms().delete("lonely", &DeleteParams::default()).await?;
     for (kind, name) in [
         ("machineset", "pool-1"),

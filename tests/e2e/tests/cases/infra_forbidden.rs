@@ -89,7 +89,7 @@ async fn missing_rights_are_named_worked_around_and_mended() -> Result<()> {
         &case.machines(),
         "worker",
         "told of less",
-        e2e::case::PATIENCE,
+        e2e::case::WAIT_TIMEOUT,
         |machine| fewer(&infra::said(machine, condition::INFRASTRUCTURE_REACHABLE).message),
     )
     .await?;

@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result};
 use e2e::{
     Case,
-    case::{PATIENCE, is_ready},
+    case::{WAIT_TIMEOUT, is_ready},
     certificates::{self, Ask},
     manifest, objects, wait,
 };
@@ -31,14 +31,14 @@ async fn a_node_that_was_deleted_by_hand_is_linked_again_when_its_kubelet_regist
     assert_eq!(node_uid(&case.machines().get("worker").await?), None);
 
     reboot(&case, "worker").await?;
-    let node = wait::for_state(&case.nodes(), "worker", "Ready", PATIENCE, is_ready).await?;
+    let node = wait::for_state(&case.nodes(), "worker", "Ready", WAIT_TIMEOUT, is_ready).await?;
     assert_ne!(node.uid(), node_uid(&first));
     let linked = |machine: &Machine| node_uid(machine).is_some() && node_uid(machine) == node.uid();
     wait::for_state(
         &case.machines(),
         "worker",
         "linked to the new Node",
-        PATIENCE,
+        WAIT_TIMEOUT,
         linked,
     )
     .await?;
@@ -46,7 +46,7 @@ async fn a_node_that_was_deleted_by_hand_is_linked_again_when_its_kubelet_regist
     wait::any(
         &Api::<Event>::all(case.bed.user().client()),
         "NodeReplaced",
-        PATIENCE,
+        WAIT_TIMEOUT,
         event,
     )
     .await?;
@@ -58,7 +58,7 @@ async fn a_node_that_was_deleted_by_hand_is_linked_again_when_its_kubelet_regist
                 .map(String::as_str)
                 == Some("kube-system/worker")
     };
-    wait::for_state(&case.nodes(), "worker", "decorated", PATIENCE, decorated).await?;
+    wait::for_state(&case.nodes(), "worker", "decorated", WAIT_TIMEOUT, decorated).await?;
     assert_eq!(case.lives.uids("worker").len(), 1, "the VM is the same");
     case.delete_machine("worker").await?;
     case.finish(&[]).await
@@ -76,7 +76,14 @@ async fn a_vm_that_comes_back_with_another_address_gets_a_certificate_for_that_a
 
     reboot(&case, "worker").await?;
     let moved = |machine: &Machine| address(machine).is_some_and(|new| new != old);
-    let machine = wait::for_state(&case.machines(), "worker", "at another address", PATIENCE, moved).await?;
+    let machine = wait::for_state(
+        &case.machines(),
+        "worker",
+        "at another address",
+        WAIT_TIMEOUT,
+        moved,
+    )
+    .await?;
     let new = address(&machine).context("no address")?;
     let known_by =
         |node: &Node| serde_json::to_string(&node.status).is_ok_and(|status| status.contains(&new));
@@ -84,7 +91,7 @@ async fn a_vm_that_comes_back_with_another_address_gets_a_certificate_for_that_a
         &case.nodes(),
         "worker",
         "known by its new address",
-        PATIENCE,
+        WAIT_TIMEOUT,
         known_by,
     )
     .await?;
@@ -148,7 +155,7 @@ async fn reboot(case: &Case, name: &str) -> Result<()> {
     let before = vmis.get(name).await?.uid();
     vmis.delete(name, &DeleteParams::default()).await?;
     let anew = |vmi: &DynamicObject| vmi.uid() != before;
-    wait::for_state(&vmis, name, "made anew", PATIENCE, anew).await?;
+    wait::for_state(&vmis, name, "made anew", WAIT_TIMEOUT, anew).await?;
     Ok(())
 }
 
@@ -171,7 +178,7 @@ async fn served(case: &Case, node: &str, count: usize) -> Result<()> {
     );
     while seen.len() < count {
         let known = std::sync::Mutex::new(&mut seen);
-        wait::any(&requests, "serving certificate", PATIENCE, |request| {
+        wait::any(&requests, "serving certificate", WAIT_TIMEOUT, |request| {
             of_node(request) && known.lock().is_ok_and(|mut seen| seen.insert(request.name_any()))
         })
         .await?;

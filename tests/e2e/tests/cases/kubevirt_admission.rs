@@ -205,9 +205,9 @@ fn in_kubevirts_words(cause: &Cause, kubevirt: &Verdict) -> bool {
 
 /// Ids of the rows about a VM that we refuse, and the VM that the controller would make of them if there is one.
 fn refused_by_us() -> (Vec<&'static str>, Vec<Value>) {
-    let rows = rules::all()
-        .into_iter()
-        .filter(|row| row.id.starts_with("kubevirt/") && row.kind == Kind::Machine && !row.blamed.is_empty());
+    let rows = rules::all().into_iter().filter(|row| {
+        row.id.starts_with("kubevirt/") && row.kind == Kind::Machine && !row.rejected.is_empty()
+    });
     rows.filter_map(|row| {
         let machine = mutate_create(&row.object, &settings());
         Some((row.id, vm::of(&machine, &setting()).ok()?))

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use e2e::{Case, case::PATIENCE, manifest, rollout, wait};
+use e2e::{Case, case::WAIT_TIMEOUT, manifest, rollout, wait};
 use k8s_openapi::{api::coordination::v1::Lease, jiff::Timestamp};
 use kube::Api;
 use testbed::{
@@ -34,9 +34,13 @@ async fn sigterm_hands_over_at_once() -> Result<()> {
     let begun = Instant::now();
     let status = case.bed.controller().terminate().await?;
     assert!(status.success(), "{status}");
-    wait::for_state(&leases(&case), LEASE, "held by the standby", PATIENCE, |lease| {
-        !holder(lease).is_empty() && holder(lease) != former
-    })
+    wait::for_state(
+        &leases(&case),
+        LEASE,
+        "held by the standby",
+        WAIT_TIMEOUT,
+        |lease| !holder(lease).is_empty() && holder(lease) != former,
+    )
     .await?;
     println!(
         "the standby led {:.1} s after SIGTERM",
@@ -63,7 +67,7 @@ async fn a_leader_that_was_stopped_and_woken_writes_nothing() -> Result<()> {
     case.bed.controller().stop();
     case.apply(&manifest::machine("worker")).await?;
     let held = "held by the standby";
-    let taken = wait::for_state(&leases(&case), LEASE, held, PATIENCE + LEASE_ENDS, |lease| {
+    let taken = wait::for_state(&leases(&case), LEASE, held, WAIT_TIMEOUT + LEASE_ENDS, |lease| {
         holder(lease) != former
     })
     .await?;
@@ -72,7 +76,7 @@ async fn a_leader_that_was_stopped_and_woken_writes_nothing() -> Result<()> {
     let woken = wake(&case, &standby, &taken, case.begin_deletion("worker")).await?;
 
     standby.cont();
-    wait::for_absence(&case.machines(), "worker", PATIENCE).await?;
+    wait::for_absence(&case.machines(), "worker", WAIT_TIMEOUT).await?;
     assert!(
         !infra_writes(&case.bed, woken).is_empty(),
         "the standby deleted the VM"
@@ -95,7 +99,7 @@ async fn a_leader_that_was_stopped_in_the_middle_of_its_work_writes_nothing() ->
     case.bed.infra().proxy().seen(is_begun).await;
     case.bed.controller().stop();
     let held = "held by the standby";
-    wait::for_state(&leases(&case), LEASE, held, PATIENCE + LEASE_ENDS, |lease| {
+    wait::for_state(&leases(&case), LEASE, held, WAIT_TIMEOUT + LEASE_ENDS, |lease| {
         holder(lease) != former
     })
     .await?;
@@ -122,7 +126,7 @@ async fn wake(
 ) -> Result<Timestamp> {
     // Only the former leader could do the work then, and the Lease is the standby's for 15 s more.
     let before = renewed(taken);
-    wait::for_state(&leases(case), LEASE, "renewed", PATIENCE, |lease| {
+    wait::for_state(&leases(case), LEASE, "renewed", WAIT_TIMEOUT, |lease| {
         renewed(lease) > before
     })
     .await?;
@@ -148,7 +152,7 @@ fn leases(case: &Case) -> Api<Lease> {
 /// Waits until a controller leads; its identity.
 async fn leader(case: &Case) -> Result<String> {
     let leads = |lease: &Lease| !holder(lease).is_empty();
-    let led = wait::for_state(&leases(case), LEASE, "held", PATIENCE, leads).await?;
+    let led = wait::for_state(&leases(case), LEASE, "held", WAIT_TIMEOUT, leads).await?;
     Ok(holder(&led))
 }
 

@@ -2,7 +2,7 @@
 //! webhook. The way out of docs/install.md.
 
 use anyhow::Result;
-use e2e::{Case, case::PATIENCE, manifest, rollout::deployment, wait};
+use e2e::{Case, case::WAIT_TIMEOUT, manifest, rollout::deployment, wait};
 use machinist_shared::api::{MachineDeployment, MachineSet};
 use serde_json::json;
 
@@ -25,7 +25,7 @@ async fn sets_get_their_machines_without_a_webhook_once_the_controller_is_exempt
     wait::any(
         &case.machine_sets(),
         "told of the lost webhook",
-        PATIENCE,
+        WAIT_TIMEOUT,
         refused,
     )
     .await?;
@@ -55,7 +55,7 @@ async fn available(case: &Case, count: i32) -> Result<()> {
             && counts.map(Option::unwrap_or_default) == [count, count]
     };
     let what = format!("{count} available Machines");
-    wait::for_state(&case.deployments(), POOL, &what, PATIENCE, fits)
+    wait::for_state(&case.deployments(), POOL, &what, WAIT_TIMEOUT, fits)
         .await
         .map(drop)
 }

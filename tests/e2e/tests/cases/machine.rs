@@ -74,7 +74,7 @@ async fn a_machine_becomes_a_node_within_its_budget_and_leaves_nothing() -> Resu
     case.settled().await;
     let deleted = budget::Ledger::of_controller(&case.bed);
     println!("From delete to nothing:\n{}", deleted.table());
-    wait::for_absence(&case.nodes(), "worker-1", e2e::case::PATIENCE).await?;
+    wait::for_absence(&case.nodes(), "worker-1", e2e::case::WAIT_TIMEOUT).await?;
 
     assert_eq!(
         [

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use e2e::{Case, case::PATIENCE, manifest, wait};
+use e2e::{Case, case::WAIT_TIMEOUT, manifest, wait};
 use futures::StreamExt as _;
 use k8s_openapi::api::{coordination::v1::Lease, core::v1::Event};
 use kube::{
@@ -55,7 +55,7 @@ async fn a_set_is_scaled_adopts_lets_go_and_takes_its_machines_with_it() -> Resu
     )
     .await?;
     scale(&case, "workers", 4).await?;
-    wait::for_absence(&case.machines(), &marked, PATIENCE).await?;
+    wait::for_absence(&case.machines(), &marked, WAIT_TIMEOUT).await?;
     ready(&case, "workers", 4).await?;
     assert_eq!(made.of("workers").len(), 5, "nothing was made instead");
 
@@ -75,7 +75,7 @@ async fn a_set_is_scaled_adopts_lets_go_and_takes_its_machines_with_it() -> Resu
     let mark = json!({"metadata": {"annotations": {annotation::DELETE_MACHINE: "me"}}});
     patch(&case, "orphan", mark).await?;
     scale(&case, "workers", 4).await?;
-    wait::for_absence(&case.machines(), "orphan", PATIENCE).await?;
+    wait::for_absence(&case.machines(), "orphan", WAIT_TIMEOUT).await?;
     ready(&case, "workers", 4).await?;
 
     // One whose labels no longer match is let go, lives on, and is replaced.
@@ -83,9 +83,9 @@ async fn a_set_is_scaled_adopts_lets_go_and_takes_its_machines_with_it() -> Resu
     let before = made.of("workers");
     patch(&case, &strayed, json!({"metadata": {"labels": {"set": "other"}}})).await?;
     let free = |machine: &Machine| machine.owner_references().is_empty();
-    wait::for_state(&case.machines(), &strayed, "let go", PATIENCE, free).await?;
+    wait::for_state(&case.machines(), &strayed, "let go", WAIT_TIMEOUT, free).await?;
     let new = |machine: &Machine| owner(machine) == Some("workers") && !before.contains(&machine.name_any());
-    wait::any(&case.machines(), "made instead", PATIENCE, new).await?;
+    wait::any(&case.machines(), "made instead", WAIT_TIMEOUT, new).await?;
     ready(&case, "workers", 4).await?;
     assert_eq!(made.of("workers").len(), before.len() + 1);
     assert_eq!(case.lives.uids(&strayed).len(), 1);
@@ -101,7 +101,7 @@ async fn a_set_is_scaled_adopts_lets_go_and_takes_its_machines_with_it() -> Resu
     )
     .await?;
     let says = |set: &MachineSet| status(set).error_reason.as_deref() == Some("InvalidConfiguration");
-    wait::for_state(&sets(&case), "workers", "refused", PATIENCE, says).await?;
+    wait::for_state(&sets(&case), "workers", "refused", WAIT_TIMEOUT, says).await?;
     assert_eq!(of_set(&case, "workers").await?.len(), 4, "nothing is scaled down");
     patch_set(
         &case,
@@ -110,7 +110,7 @@ async fn a_set_is_scaled_adopts_lets_go_and_takes_its_machines_with_it() -> Resu
     )
     .await?;
     let mended = |set: &MachineSet| status(set).error_reason.is_none();
-    wait::for_state(&sets(&case), "workers", "mended", PATIENCE, mended).await?;
+    wait::for_state(&sets(&case), "workers", "mended", WAIT_TIMEOUT, mended).await?;
 
     case.bed
         .user()
@@ -188,9 +188,13 @@ async fn a_new_leader_whose_cache_is_behind_makes_none_too_many() -> Result<()> 
     proxy.clear_requests();
     let former = holder(&leases(&case).get(LEASE).await?);
     case.bed.controller().terminate().await?;
-    wait::for_state(&leases(&case), LEASE, "held by the standby", PATIENCE, |lease| {
-        !holder(lease).is_empty() && holder(lease) != former
-    })
+    wait::for_state(
+        &leases(&case),
+        LEASE,
+        "held by the standby",
+        WAIT_TIMEOUT,
+        |lease| !holder(lease).is_empty() && holder(lease) != former,
+    )
     .await?;
     case.settled().await;
     assert_eq!(made.of("workers").len(), 3, "none was made while it was blind");
@@ -244,7 +248,7 @@ async fn machines_that_are_refused_again_and_again_are_told_of_in_one_event_and_
                 .as_deref()
                 .is_some_and(|message| message.contains("no more Machines"))
     };
-    wait::any(&events, "Event of three attempts", PATIENCE, |event| {
+    wait::any(&events, "Event of three attempts", WAIT_TIMEOUT, |event| {
         is_told(event) && attempts(event) >= 3
     })
     .await?;
@@ -310,11 +314,11 @@ async fn a_set_whose_machines_lose_their_vms_before_they_join_makes_others_furth
         let message = status(set).error_message.unwrap_or_default();
         message.contains("end before their kubelets join")
     };
-    wait::for_state(&sets(&case), "workers", "backing off", PATIENCE, says).await?;
+    wait::for_state(&sets(&case), "workers", "backing off", WAIT_TIMEOUT, says).await?;
     deleter.abort();
     ready(&case, "workers", 1).await?;
     let recovered = |set: &MachineSet| status(set).error_message.is_none();
-    wait::for_state(&sets(&case), "workers", "recovered", PATIENCE, recovered).await?;
+    wait::for_state(&sets(&case), "workers", "recovered", WAIT_TIMEOUT, recovered).await?;
     sets(&case)
         .delete("workers", &kube::api::DeleteParams::default())
         .await?;
@@ -431,7 +435,7 @@ async fn ready(case: &Case, name: &str, count: i32) -> Result<MachineSetStatus> 
             && (status.replicas, status.ready_replicas) == (Some(count), Some(count))
     };
     let what = format!("ready with {count} Machines");
-    let set = wait::for_state(&sets(case), name, &what, PATIENCE * 2, fits).await?;
+    let set = wait::for_state(&sets(case), name, &what, WAIT_TIMEOUT * 2, fits).await?;
     // A status may be of a moment before.
     let there = of_set(case, name).await?;
     for machine in &there {
@@ -470,9 +474,9 @@ async fn patch(case: &Case, machine: &str, patch: Value) -> Result<()> {
 
 /// Waits until the set and all that it had is gone.
 async fn gone(case: &Case, name: &str) -> Result<()> {
-    wait::for_absence(&sets(case), name, PATIENCE * 2).await?;
+    wait::for_absence(&sets(case), name, WAIT_TIMEOUT * 2).await?;
     for machine in of_set(case, name).await? {
-        wait::for_absence(&case.machines(), &machine.name_any(), PATIENCE).await?;
+        wait::for_absence(&case.machines(), &machine.name_any(), WAIT_TIMEOUT).await?;
     }
     Ok(())
 }

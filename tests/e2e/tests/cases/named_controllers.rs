@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use e2e::{
     Case,
-    case::PATIENCE,
+    case::WAIT_TIMEOUT,
     helm::{self, Helm},
     manifest, wait,
 };
@@ -89,7 +89,7 @@ async fn each_works_on_its_own_machines_and_one_on_the_sets() -> Result<()> {
         let status = set.status.as_ref();
         status.is_some_and(|status| status.available_replicas == Some(2))
     };
-    wait::for_state(&sets, "greens", "available", PATIENCE, available).await?;
+    wait::for_state(&sets, "greens", "available", WAIT_TIMEOUT, available).await?;
     let of_set = ListParams::default().labels("set=greens");
     assert_eq!(case.machines().list(&of_set).await?.items.len(), 2);
 
@@ -116,9 +116,9 @@ async fn each_works_on_its_own_machines_and_one_on_the_sets() -> Result<()> {
             .as_ref()
             .is_some_and(|status| status.replicas == Some(0))
     };
-    wait::for_state(&sets, "greens", "empty", PATIENCE, gone).await?;
+    wait::for_state(&sets, "greens", "empty", WAIT_TIMEOUT, gone).await?;
     for machine in case.machines().list(&of_set).await?.items {
-        wait::for_absence(&case.machines(), &machine.name_any(), PATIENCE).await?;
+        wait::for_absence(&case.machines(), &machine.name_any(), WAIT_TIMEOUT).await?;
     }
     sets.delete("greens", &kube::api::DeleteParams::default()).await?;
     green.terminate().await?;

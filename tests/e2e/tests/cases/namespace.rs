@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 
 use anyhow::{Context as _, Result};
-use e2e::{Case, case::PATIENCE, infra, manifest, rollout::deployment, wait};
+use e2e::{Case, case::WAIT_TIMEOUT, infra, manifest, rollout::deployment, wait};
 use k8s_openapi::{
     ByteString,
     api::core::v1::{Namespace, Secret},
@@ -47,11 +47,11 @@ async fn a_namespace_that_is_deleted_leaves_nothing(#[case] with_kubeconfig: boo
         let status = deployment.status.as_ref();
         status.is_some_and(|status| status.available_replicas == Some(2))
     };
-    wait::for_state(&deployments, "pool", "available", PATIENCE, whole).await?;
+    wait::for_state(&deployments, "pool", "available", WAIT_TIMEOUT, whole).await?;
 
     let namespaces: Api<Namespace> = Api::all(user.client());
     namespaces.delete(TEAM, &DeleteParams::default()).await?;
-    let gone = wait::for_absence(&namespaces, TEAM, PATIENCE * 2).await;
+    let gone = wait::for_absence(&namespaces, TEAM, WAIT_TIMEOUT * 2).await;
     if gone.is_err() {
         let machines: Api<Machine> = Api::namespaced(user.client(), TEAM);
         let left = machines.list(&ListParams::default()).await?.items;
@@ -91,9 +91,9 @@ async fn machinists_own_namespace_may_be_deleted_first() -> Result<()> {
     let again = case.bed.new_controller("again", &[]).await?;
     again.launch()?;
     for machine in &vms {
-        wait::for_absence(&case.machines(), machine, PATIENCE).await?;
+        wait::for_absence(&case.machines(), machine, WAIT_TIMEOUT).await?;
     }
-    wait::for_absence(&case.deployments(), "pool", PATIENCE).await?;
+    wait::for_absence(&case.deployments(), "pool", WAIT_TIMEOUT).await?;
     again.terminate().await?;
     case.finish(&[]).await
 }

@@ -1,7 +1,7 @@
 //! The strategy `OnDelete`: a Machine of an older template lives until a person deletes it, and comes back from the newer.
 
 use anyhow::Result;
-use e2e::{Case, case::PATIENCE, rollout::deployment, wait};
+use e2e::{Case, case::WAIT_TIMEOUT, rollout::deployment, wait};
 use kube::{ResourceExt as _, api::ListParams};
 use machinist_shared::api::MachineDeployment;
 use machinist_shared::api::names::annotation;
@@ -34,7 +34,7 @@ async fn machines_of_an_older_template_are_replaced_one_by_one_as_they_are_delet
     case.bed.controller().kill();
     case.begin_deletion(victims[0]).await?;
     case.bed.controller().start().await?;
-    wait::for_absence(&case.machines(), victims[0], PATIENCE).await?;
+    wait::for_absence(&case.machines(), victims[0], WAIT_TIMEOUT).await?;
     updated(&case, 1).await?;
     assert_eq!(kubelets(&case).await?, [NEW, OLD]);
     assert!(case.machine_uids().await?.contains_key(victims[1]));
@@ -64,7 +64,7 @@ async fn updated(case: &Case, count: i32) -> Result<()> {
         status.updated_replicas == Some(count) && status.available_replicas == md.spec.replicas
     };
     let what = format!("{count} updated");
-    wait::for_state(&case.deployments(), POOL, &what, PATIENCE, fits)
+    wait::for_state(&case.deployments(), POOL, &what, WAIT_TIMEOUT, fits)
         .await
         .map(drop)
 }

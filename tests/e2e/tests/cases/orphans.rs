@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use e2e::{Case, case::PATIENCE, manifest, wait};
+use e2e::{Case, case::WAIT_TIMEOUT, manifest, wait};
 use k8s_openapi::api::core::v1::Secret;
 use kube::{
     ResourceExt as _,
@@ -195,9 +195,9 @@ async fn an_orphaned_vm_is_deleted_by_its_name_with_its_disk_and_secret() -> Res
         "{}",
         answer.all()
     );
-    wait::for_absence(&case.vms(), "left", PATIENCE).await?;
-    wait::for_absence(&case.data_volumes(), "left", PATIENCE).await?;
-    wait::for_absence(&case.infra_secrets(), &secret, PATIENCE).await?;
+    wait::for_absence(&case.vms(), "left", WAIT_TIMEOUT).await?;
+    wait::for_absence(&case.data_volumes(), "left", WAIT_TIMEOUT).await?;
+    wait::for_absence(&case.infra_secrets(), &secret, WAIT_TIMEOUT).await?;
     case.vms().get("kept").await?;
     finish(case).await
 }
@@ -223,10 +223,10 @@ async fn all_that_is_listed_is_deleted_after_a_yes() -> Result<()> {
     for what in ["VirtualMachine/left deleted", "Node/left deleted"] {
         ensure!(answer.out.contains(what), "{}", answer.all());
     }
-    wait::for_absence(&case.vms(), "left", PATIENCE).await?;
-    wait::for_absence(&case.data_volumes(), "left", PATIENCE).await?;
-    wait::for_absence(&case.infra_secrets(), &secret, PATIENCE).await?;
-    wait::for_absence(&case.nodes(), "left", PATIENCE).await?;
+    wait::for_absence(&case.vms(), "left", WAIT_TIMEOUT).await?;
+    wait::for_absence(&case.data_volumes(), "left", WAIT_TIMEOUT).await?;
+    wait::for_absence(&case.infra_secrets(), &secret, WAIT_TIMEOUT).await?;
+    wait::for_absence(&case.nodes(), "left", WAIT_TIMEOUT).await?;
     for name in ["kept", "theirs", "elsewhere"] {
         let vm = case.vms().get(name).await?;
         ensure!(
@@ -262,7 +262,7 @@ async fn finish(case: Case) -> Result<()> {
     } else {
         if case.vms().get_opt("left").await?.is_some() {
             case.vms().delete("left", &now).await?;
-            wait::for_absence(&case.vms(), "left", PATIENCE).await?;
+            wait::for_absence(&case.vms(), "left", WAIT_TIMEOUT).await?;
         }
         if case.nodes().get_opt("left").await?.is_some() {
             case.nodes().delete("left", &now).await?;
@@ -296,7 +296,7 @@ async fn leave_behind(case: &Case, name: &str) -> Result<()> {
         .patch(name, &PatchParams::default(), &patch)
         .await?;
     case.begin_deletion(name).await?;
-    wait::for_absence(&case.machines(), name, PATIENCE).await?;
+    wait::for_absence(&case.machines(), name, WAIT_TIMEOUT).await?;
     case.bed.controller().cont();
     Ok(())
 }

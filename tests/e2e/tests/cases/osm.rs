@@ -4,7 +4,7 @@
 use anyhow::{Context as _, Result};
 use e2e::{
     Case,
-    case::{PATIENCE, is_ready, message},
+    case::{WAIT_TIMEOUT, is_ready, message},
     manifest, osm,
     rollout::deployment,
     wait,
@@ -86,7 +86,7 @@ async fn a_rollout_goes_on_when_the_secret_of_its_revision_is_there() -> Result<
     let waits = |machine: &Machine| {
         message(machine, "BootstrapSecretRevision").is_some_and(|said| said.contains("has not remade it yet"))
     };
-    wait::any(&case.machines(), "Machine that waits", PATIENCE, waits).await?;
+    wait::any(&case.machines(), "Machine that waits", WAIT_TIMEOUT, waits).await?;
     assert!(is_ready(&case.nodes().get(first).await?));
     osm::rotate(&case, "2", "second").await?;
     case.rollout(osm::DEPLOYMENT, "NewMachineSetAvailable").await?;
@@ -247,7 +247,7 @@ async fn killed_after_the_vm(case: &Case, machine: &serde_json::Value) -> Result
 /// The label by which the user data of a Node is told.
 async fn made_by(case: &Case, node: &str) -> Result<Option<String>> {
     let has_labels = |node: &k8s_openapi::api::core::v1::Node| node.labels().contains_key(label::OWNED_BY);
-    let node = wait::for_state(&case.nodes(), node, "decorated", PATIENCE, has_labels).await?;
+    let node = wait::for_state(&case.nodes(), node, "decorated", WAIT_TIMEOUT, has_labels).await?;
     Ok(node.labels().get("made").cloned())
 }
 

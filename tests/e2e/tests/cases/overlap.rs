@@ -1,7 +1,7 @@
 //! Whoever makes two pools of which one selects the other's Machines is told so, as long as it is true.
 
 use anyhow::Result;
-use e2e::{Case, case::PATIENCE, manifest, rollout::deployment, wait};
+use e2e::{Case, case::WAIT_TIMEOUT, manifest, rollout::deployment, wait};
 use machinist_shared::api::MachineDeployment;
 use serde_json::{Value, json};
 
@@ -19,7 +19,14 @@ async fn pools_that_select_the_same_machines_are_told_of_each_other_until_they_d
     case.apply(&second).await?;
     for (name, other) in [("first", "second"), ("second", "first")] {
         let tells = |md: &MachineDeployment| overlap(md).is_some_and(|said| said.contains(other));
-        wait::for_state(&case.deployments(), name, "told of the other", PATIENCE, tells).await?;
+        wait::for_state(
+            &case.deployments(),
+            name,
+            "told of the other",
+            WAIT_TIMEOUT,
+            tells,
+        )
+        .await?;
         let described = case.kubectl(&["describe", "md", name]).await?;
         assert!(described.contains("SelectorOverlap"), "{described}");
     }
@@ -41,7 +48,14 @@ async fn pools_that_select_the_same_machines_are_told_of_each_other_until_they_d
 
     case.kubectl(&["delete", "md", "second", "--timeout=60s"]).await?;
     let quiet = |md: &MachineDeployment| overlap(md).is_none();
-    wait::for_state(&case.deployments(), "first", "told of nobody", PATIENCE, quiet).await?;
+    wait::for_state(
+        &case.deployments(),
+        "first",
+        "told of nobody",
+        WAIT_TIMEOUT,
+        quiet,
+    )
+    .await?;
     case.kubectl(&["delete", "machineset", "alone"]).await?;
     case.delete_deployment("first").await?;
     case.finish(&[]).await
@@ -66,5 +80,5 @@ async fn event(case: &Case, fits: impl Fn(&Value) -> bool) -> Result<()> {
     let fits = |event: &k8s_openapi::api::events::v1::Event| {
         serde_json::to_value(event).is_ok_and(|event| fits(&event))
     };
-    wait::any(&events, "Event about the set", PATIENCE, fits).await
+    wait::any(&events, "Event about the set", WAIT_TIMEOUT, fits).await
 }

@@ -9,7 +9,7 @@ use std::hash::BuildHasher as _;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use e2e::{Case, case::PATIENCE, manifest, rollout::deployment, wait};
+use e2e::{Case, case::WAIT_TIMEOUT, manifest, rollout::deployment, wait};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use kube::core::{ApiResource, DynamicObject};
 use kube::{Api, ResourceExt as _};
@@ -85,7 +85,7 @@ async fn edit(case: &Case, edits: usize, seed: u64) -> Result<()> {
     editor.settle().await?;
     println!("settled after {:.1?}", began.elapsed());
     editor
-        .check_owners(PATIENCE.saturating_sub(began.elapsed()))
+        .check_owners(WAIT_TIMEOUT.saturating_sub(began.elapsed()))
         .await?;
     println!("released: {:?}", editor.released);
     editor.delete_all().await
@@ -305,7 +305,13 @@ impl Editor<'_> {
         }
         let none_goes =
             |sets: &[&DynamicObject]| sets.iter().all(|set| set.metadata.deletion_timestamp.is_none());
-        wait::for_all(&self.sets, "done with what is being deleted", PATIENCE, none_goes).await?;
+        wait::for_all(
+            &self.sets,
+            "done with what is being deleted",
+            WAIT_TIMEOUT,
+            none_goes,
+        )
+        .await?;
         self.case.apply(&deployment(POOL, i32::try_from(SIZE)?)).await?;
         self.case
             .apply(&manifest::machine_set(ALONE, u32::try_from(SIZE)?))
@@ -317,7 +323,7 @@ impl Editor<'_> {
     async fn lift_limits(&mut self) -> Result<()> {
         for paused in [true, false] {
             write(&self.deployments, POOL, &json!({"spec": {"paused": paused}})).await?;
-            wait::for_state(&self.deployments, POOL, "seen", PATIENCE, is_current).await?;
+            wait::for_state(&self.deployments, POOL, "seen", WAIT_TIMEOUT, is_current).await?;
         }
         let annotations = json!({"edited": self.dice.below(usize::MAX).to_string()});
         let patch = json!({"spec": {"template": {"metadata": {"annotations": annotations}}}});
@@ -325,13 +331,13 @@ impl Editor<'_> {
             // One that is being deleted is not worked on; another takes its place when the specs are put back.
             let is_seen = |set: &DynamicObject| set.metadata.deletion_timestamp.is_some() || is_current(set);
             let seen = |set: Option<&DynamicObject>| set.is_none_or(is_seen);
-            wait::until(&self.sets, ALONE, "seen", PATIENCE, seen).await?;
+            wait::until(&self.sets, ALONE, "seen", WAIT_TIMEOUT, seen).await?;
         }
         Ok(())
     }
 
     async fn settle(&self) -> Result<()> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + WAIT_TIMEOUT;
         self.settle_deployment().await?;
         let left = deadline.saturating_duration_since(Instant::now());
         let fits = |set: &DynamicObject| {
@@ -360,7 +366,7 @@ impl Editor<'_> {
                 && counts(deployment, &json!(0), &["unavailableReplicas"])
                 && available
         };
-        let settled = wait::for_state(&self.deployments, POOL, "settled", PATIENCE, fits).await;
+        let settled = wait::for_state(&self.deployments, POOL, "settled", WAIT_TIMEOUT, fits).await;
         if settled.is_err() {
             for api in [&self.sets, &self.machines] {
                 for object in api.list(&ListParams::default()).await? {
@@ -372,7 +378,7 @@ impl Editor<'_> {
     }
 
     /// Waits until each Machine is of a living set or of nobody, and holds their numbers against the specs.
-    async fn check_owners(&mut self, patience: Duration) -> Result<()> {
+    async fn check_owners(&mut self, timeout: Duration) -> Result<()> {
         let began = Instant::now();
         let deployment = self.deployments.get(POOL).await?.uid();
         let lives = |set: &&DynamicObject| {
@@ -383,11 +389,11 @@ impl Editor<'_> {
         let sets = wait::for_all(
             &self.sets,
             "all of the deployment or of nobody",
-            patience,
+            timeout,
             all_live,
         )
         .await?;
-        let patience = patience.saturating_sub(began.elapsed());
+        let timeout = timeout.saturating_sub(began.elapsed());
         let uids: BTreeSet<String> = sets.iter().filter_map(DynamicObject::uid).collect();
         let fits = |machines: &[&DynamicObject]| {
             machines.iter().all(|machine| {
@@ -395,7 +401,7 @@ impl Editor<'_> {
                     && controller(machine).is_none_or(|uid| uids.contains(uid))
             })
         };
-        let owned = wait::for_all(&self.machines, "all of living sets or of nobody", patience, fits).await;
+        let owned = wait::for_all(&self.machines, "all of living sets or of nobody", timeout, fits).await;
         if owned.is_err() {
             for machine in self.machines.list(&ListParams::default()).await? {
                 println!("{}", shown(&machine));
@@ -465,7 +471,7 @@ impl Editor<'_> {
             }
         }
         for api in [&self.deployments, &self.sets, &self.machines] {
-            wait::for_all(api, "gone", PATIENCE * 2, |left| left.is_empty()).await?;
+            wait::for_all(api, "gone", WAIT_TIMEOUT * 2, |left| left.is_empty()).await?;
         }
         Ok(())
     }

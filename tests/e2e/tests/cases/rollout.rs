@@ -242,7 +242,7 @@ fn available(deployment: &MachineDeployment) -> i32 {
 
 async fn wait_for(case: &Case, what: &str, fits: impl Fn(&MachineDeployment) -> bool) -> Result<()> {
     let api: Api<MachineDeployment> = case.deployments();
-    wait::for_state(&api, POOL, what, e2e::case::PATIENCE, fits)
+    wait::for_state(&api, POOL, what, e2e::case::WAIT_TIMEOUT, fits)
         .await
         .map(drop)
 }

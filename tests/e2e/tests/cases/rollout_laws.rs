@@ -28,7 +28,7 @@ const POOL: &str = "pool";
 const DEFAULT_SIZE: usize = 20;
 
 /// A pool of 50 on a busy machine, with a controller that is killed all the time.
-const PATIENCE: Duration = Duration::from_mins(8);
+const WAIT_TIMEOUT: Duration = Duration::from_mins(8);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_kill_makes_a_rollout_break_its_limits() -> Result<()> {
@@ -46,7 +46,7 @@ async fn no_kill_makes_a_rollout_break_its_limits() -> Result<()> {
     pool["spec"]["strategy"]["rollingUpdate"] = json!({"maxSurge": surge, "maxUnavailable": unavailable});
     pool["spec"]["revisionHistoryLimit"] = 3.into();
     case.apply(&pool).await?;
-    done(&case, size, PATIENCE).await?;
+    done(&case, size, WAIT_TIMEOUT).await?;
 
     let bounds = Bounds {
         most: size + surge,
@@ -61,7 +61,7 @@ async fn no_kill_makes_a_rollout_break_its_limits() -> Result<()> {
         kubelet(&case, &mut pool, "1.34.1").await?;
         updated(&case, size / 3).await?;
         kubelet(&case, &mut pool, "1.36.3").await?;
-        done(&case, size, PATIENCE).await
+        done(&case, size, WAIT_TIMEOUT).await
     };
     let mut kills = 0;
     {
@@ -104,7 +104,7 @@ async fn no_kill_makes_a_rollout_break_its_limits() -> Result<()> {
     // Nobody learnt what became of a VM that was being made at a kill: a minute is left to it to show up.
     for machine in case.machines().list(&ListParams::default()).await? {
         if machine.metadata.deletion_timestamp.is_some() {
-            wait::for_absence(&case.machines(), &machine.name_any(), PATIENCE * 2).await?;
+            wait::for_absence(&case.machines(), &machine.name_any(), WAIT_TIMEOUT * 2).await?;
         }
     }
     case.settled().await;
@@ -115,7 +115,7 @@ async fn no_kill_makes_a_rollout_break_its_limits() -> Result<()> {
         "each Machine had one VM"
     );
     case.kubectl(&["scale", "md", POOL, "--replicas=0"]).await?;
-    done(&case, 0, PATIENCE).await?;
+    done(&case, 0, WAIT_TIMEOUT).await?;
     case.delete_deployment(POOL).await?;
     case.finish(&[]).await
 }
@@ -157,13 +157,13 @@ async fn updated(case: &Case, count: usize) -> Result<()> {
         status.observed_generation == md.metadata.generation && updated >= count
     };
     let what = format!("{count} updated");
-    wait::for_state(&case.deployments(), POOL, &what, PATIENCE, fits)
+    wait::for_state(&case.deployments(), POOL, &what, WAIT_TIMEOUT, fits)
         .await
         .map(drop)
 }
 
 /// Waits until the rollout is done.
-async fn done(case: &Case, size: usize, patience: Duration) -> Result<()> {
+async fn done(case: &Case, size: usize, timeout: Duration) -> Result<()> {
     let size = i32::try_from(size)?;
     let fits = |md: &MachineDeployment| {
         let status = md.status.clone().unwrap_or_default();
@@ -176,7 +176,7 @@ async fn done(case: &Case, size: usize, patience: Duration) -> Result<()> {
             && md.spec.replicas == Some(size)
             && counts.map(Option::unwrap_or_default) == [size; 3]
     };
-    wait::for_state(&case.deployments(), POOL, "rolled out", patience, fits)
+    wait::for_state(&case.deployments(), POOL, "rolled out", timeout, fits)
         .await
         .map(drop)
 }

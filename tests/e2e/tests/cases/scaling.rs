@@ -2,7 +2,7 @@
 //! their `/scale`.
 
 use anyhow::Result;
-use e2e::{Case, case::PATIENCE, rollout::deployment, wait};
+use e2e::{Case, case::WAIT_TIMEOUT, rollout::deployment, wait};
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use kube::Api;
 use machinist_shared::api::MachineDeployment;
@@ -25,7 +25,7 @@ async fn a_horizontal_pod_autoscaler_keeps_a_pool_within_its_bounds() -> Result<
         said(hpa, "AbleToScale").0 == "True"
             && said(hpa, "ScalingActive") == ("False".to_owned(), "FailedGetResourceMetric".to_owned())
     };
-    let hpa = wait::for_state(&autoscalers, POOL, "out of anything to weigh", PATIENCE, fits).await?;
+    let hpa = wait::for_state(&autoscalers, POOL, "out of anything to weigh", WAIT_TIMEOUT, fits).await?;
     assert_eq!(said(&hpa, "AbleToScale").1, "SucceededGetScale");
     let status = hpa.status.unwrap_or_default();
     assert_eq!((status.current_replicas, status.desired_replicas), (Some(2), 2));
@@ -33,7 +33,7 @@ async fn a_horizontal_pod_autoscaler_keeps_a_pool_within_its_bounds() -> Result<
     // Whoever scales it beyond the bounds is corrected, with Machines that go and come.
     case.kubectl(&["scale", "md/pool", "--replicas=4"]).await?;
     let told = |md: &MachineDeployment| md.spec.replicas == Some(3);
-    wait::for_state(&case.deployments(), POOL, "scaled back", PATIENCE, told).await?;
+    wait::for_state(&case.deployments(), POOL, "scaled back", WAIT_TIMEOUT, told).await?;
     available(&case, 3).await?;
     case.apply(&autoscaler(1, 1)).await?;
     available(&case, 1).await?;
@@ -85,7 +85,7 @@ async fn available(case: &Case, count: i32) -> Result<()> {
             && counts.map(Option::unwrap_or_default) == [count, count]
     };
     let what = format!("{count} available Machines");
-    wait::for_state(&case.deployments(), POOL, &what, PATIENCE, fits)
+    wait::for_state(&case.deployments(), POOL, &what, WAIT_TIMEOUT, fits)
         .await
         .map(drop)
 }

@@ -1,7 +1,7 @@
 //! Watches that are open and bring nothing: nothing ends because something was not seen.
 
 use anyhow::Result;
-use e2e::{Case, case::PATIENCE, case::is_ready, manifest, wait};
+use e2e::{Case, case::WAIT_TIMEOUT, case::is_ready, manifest, wait};
 use k8s_openapi::api::core::v1::Node;
 use kube::ResourceExt as _;
 use machinist_shared::api::Machine;
@@ -24,7 +24,7 @@ async fn a_node_that_was_not_seen_costs_no_machine() -> Result<()> {
             .is_some_and(|status| status.node_ref.is_some())
     };
     let all = |machines: &[&Machine]| machines.len() == 2 && machines.iter().all(linked);
-    let machines = wait::for_all(&case.machines(), "linked", PATIENCE, all).await?;
+    let machines = wait::for_all(&case.machines(), "linked", WAIT_TIMEOUT, all).await?;
     for machine in &machines {
         assert_eq!(
             case.lives.uids(&machine.name_any()).len(),
@@ -32,14 +32,14 @@ async fn a_node_that_was_not_seen_costs_no_machine() -> Result<()> {
             "one VM in its life"
         );
     }
-    let nodes = wait::for_all(&case.nodes(), "two Nodes", PATIENCE, |nodes| nodes.len() == 2).await?;
+    let nodes = wait::for_all(&case.nodes(), "two Nodes", WAIT_TIMEOUT, |nodes| nodes.len() == 2).await?;
     assert!(nodes.iter().all(is_ready), "those of the two Machines");
 
     // Nor does a Node stay behind that was never seen.
     case.apply(&manifest::machine("short")).await?;
-    wait::for_state(&case.nodes(), "short", "there", PATIENCE, |_: &Node| true).await?;
+    wait::for_state(&case.nodes(), "short", "there", WAIT_TIMEOUT, |_: &Node| true).await?;
     case.delete_machine("short").await?;
-    wait::for_absence(&case.nodes(), "short", PATIENCE).await?;
+    wait::for_absence(&case.nodes(), "short", WAIT_TIMEOUT).await?;
     case.kubectl(&["delete", "machineset", "pool", "--timeout=60s"])
         .await?;
     case.bed.user().proxy().heal(CONTROLLER);
@@ -70,7 +70,7 @@ async fn a_guest_that_was_not_seen_to_run_costs_no_machine() -> Result<()> {
                 .is_some_and(|status| status.node_ref.is_some())
         })
     };
-    let machines = wait::for_all(&case.machines(), "linked", PATIENCE, linked).await?;
+    let machines = wait::for_all(&case.machines(), "linked", WAIT_TIMEOUT, linked).await?;
     assert_eq!(machines.len(), 2, "none was replaced");
     case.bed.infra().proxy().heal(MACHINES);
     case.kubectl(&["delete", "machineset", "pool", "--timeout=60s"])

@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use e2e::{
     Case,
-    case::PATIENCE,
+    case::WAIT_TIMEOUT,
     manifest::{self, NAMESPACE},
     wait,
 };
@@ -111,7 +111,7 @@ async fn a_controller_that_sees_a_set_before_it_was_scaled_makes_and_deletes_not
                 status.replicas == Some(replicas) && status.ready_replicas == Some(replicas)
             })
         };
-        wait::for_state(&sets, "pool", "scaled", PATIENCE, there).await?;
+        wait::for_state(&sets, "pool", "scaled", WAIT_TIMEOUT, there).await?;
     }
     case.settled().await;
     let instants = instants.end();
@@ -128,9 +128,9 @@ async fn a_controller_that_sees_a_set_before_it_was_scaled_makes_and_deletes_not
             .as_ref()
             .is_some_and(|status| status.replicas == Some(0))
     };
-    wait::for_state(&sets, "pool", "empty", PATIENCE, empty).await?;
+    wait::for_state(&sets, "pool", "empty", WAIT_TIMEOUT, empty).await?;
     sets.delete("pool", &kube::api::DeleteParams::default()).await?;
-    wait::for_absence(&sets, "pool", PATIENCE).await?;
+    wait::for_absence(&sets, "pool", WAIT_TIMEOUT).await?;
     case.finish(&[]).await
 }
 

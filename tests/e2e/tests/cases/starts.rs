@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
-use e2e::{Case, case::PATIENCE, manifest, manifest::NAMESPACE, wait};
+use e2e::{Case, case::WAIT_TIMEOUT, manifest, manifest::NAMESPACE, wait};
 use kube::{Api, api::ListParams};
 use machinist_shared::api::{Machine, MachineSet};
 use serde_json::{Value, json};
@@ -53,7 +53,7 @@ async fn a_pool_that_never_becomes_ready_leaves_room_for_others() -> Result<()> 
             .as_ref()
             .is_some_and(|status| status.ready_replicas == Some(4))
     };
-    wait::for_state(&sets, "sound", "Ready", PATIENCE, are_ready).await?;
+    wait::for_state(&sets, "sound", "Ready", WAIT_TIMEOUT, are_ready).await?;
     case.apply(&manifest::machine("alone")).await?;
     case.node_ready("alone").await?;
     vms(&case, ALONE + 5).await?;
@@ -106,7 +106,7 @@ async fn a_large_pool_starts_whole_a_few_at_a_time() -> Result<()> {
             .as_ref()
             .is_some_and(|status| status.ready_replicas == Some(20))
     };
-    wait::for_state(&sets, "large", "Ready", PATIENCE * 2, are_ready).await?;
+    wait::for_state(&sets, "large", "Ready", WAIT_TIMEOUT * 2, are_ready).await?;
     case.kubectl(&["delete", "machineset", "large", "--timeout=120s"])
         .await?;
     case.finish(&[]).await
@@ -176,7 +176,7 @@ async fn waiting(case: &Case, count: usize) -> Result<()> {
         waiting.count() == count
     };
     let what = format!("{count} Machines that wait");
-    wait::for_all(&case.machines(), &what, PATIENCE, wait)
+    wait::for_all(&case.machines(), &what, WAIT_TIMEOUT, wait)
         .await
         .map(drop)
 }
@@ -184,7 +184,7 @@ async fn waiting(case: &Case, count: usize) -> Result<()> {
 /// Waits until there are so many VMs, and sees that there are no more when all is settled.
 async fn vms(case: &Case, count: usize) -> Result<()> {
     let what = format!("{count} VMs");
-    wait::for_all(&case.vms(), &what, PATIENCE, |vms| vms.len() == count).await?;
+    wait::for_all(&case.vms(), &what, WAIT_TIMEOUT, |vms| vms.len() == count).await?;
     case.settled().await;
     ensure!(
         case.vms().list(&ListParams::default()).await?.items.len() == count,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Result, ensure};
-use e2e::{Case, case::PATIENCE, manifest, wait};
+use e2e::{Case, case::WAIT_TIMEOUT, manifest, wait};
 use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::Node;
 use kube::api::{Patch, PatchParams};
@@ -38,10 +38,10 @@ async fn a_taint_that_an_agent_takes_away_is_not_put_back_or_more_and_more_slowl
     let told = |event: &k8s_openapi::api::events::v1::Event| {
         serde_json::to_value(event).is_ok_and(|event| told(&event))
     };
-    wait::any(&events, "Event about the taint", PATIENCE, told).await?;
+    wait::any(&events, "Event about the taint", WAIT_TIMEOUT, told).await?;
     agent.task.abort();
     let back = |node: &Node| has(node, ORDINARY);
-    let node = wait::for_state(&case.nodes(), "tainted", "tainted again", PATIENCE, back).await?;
+    let node = wait::for_state(&case.nodes(), "tainted", "tainted again", WAIT_TIMEOUT, back).await?;
     ensure!(!has(&node, CILIUM) && !has(&node, NAMED), "{node:?}");
     case.settled().await;
     let taken = agent.taken();

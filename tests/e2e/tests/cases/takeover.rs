@@ -1,7 +1,7 @@
 //! Machines and VMs as machine-controller leaves them are taken over if the VM is the Machine's; foreign ones are not.
 
 use anyhow::Result;
-use e2e::{Case, case::PATIENCE, infra, manifest, wait};
+use e2e::{Case, case::WAIT_TIMEOUT, infra, manifest, wait};
 use k8s_openapi::api::rbac::v1::Role;
 use kube::{
     Api, ResourceExt as _,
@@ -40,10 +40,10 @@ async fn what_machine_controller_leaves_is_adopted_and_no_node_rolls() -> Result
     let granted = may_patch_vms(&case, false).await?;
 
     case.bed.controller().start().await?;
-    wait::for_absence(&case.machines(), "goes", PATIENCE).await?;
-    wait::for_absence(&case.nodes(), "goes", PATIENCE).await?;
+    wait::for_absence(&case.machines(), "goes", WAIT_TIMEOUT).await?;
+    wait::for_absence(&case.nodes(), "goes", WAIT_TIMEOUT).await?;
     for name in ["stays", "unlabelled"] {
-        let machine = wait::for_state(&case.machines(), name, "on record", PATIENCE, |machine| {
+        let machine = wait::for_state(&case.machines(), name, "on record", WAIT_TIMEOUT, |machine| {
             recorded_vm(machine).is_some()
         })
         .await?;
@@ -68,7 +68,7 @@ async fn what_machine_controller_leaves_is_adopted_and_no_node_rolls() -> Result
         &case.vms(),
         "stays",
         "labelled",
-        PATIENCE,
+        WAIT_TIMEOUT,
         |vm: &DynamicObject| vm.labels().contains_key(label::MACHINE_UID),
     )
     .await?;

@@ -4,7 +4,7 @@
 use anyhow::{Context as _, Result};
 use e2e::{
     Case,
-    case::PATIENCE,
+    case::WAIT_TIMEOUT,
     infra, osm,
     peer::{link, plant},
     wait,
@@ -40,15 +40,19 @@ async fn machines_that_machine_controller_made_go_on_as_they_are() -> Result<()>
     let before = uids(&case, &disks).await?;
 
     case.bed.controller().start().await?;
-    wait::for_absence(&case.machines(), "leaving", PATIENCE).await?;
-    wait::for_absence(&case.nodes(), "leaving", PATIENCE).await?;
+    wait::for_absence(&case.machines(), "leaving", WAIT_TIMEOUT).await?;
+    wait::for_absence(&case.nodes(), "leaving", WAIT_TIMEOUT).await?;
     infra::ready(&case, "joined", "VMRunning").await?;
     let said = infra::ready(&case, "importing", "WaitingForDisk").await?;
     assert!(said.message.contains("importing"), "{}", said.message);
     for (name, planted) in [("joined", &joined), ("importing", &importing)] {
-        let labelled = wait::for_state(&case.vms(), name, "labelled", PATIENCE, |vm: &DynamicObject| {
-            vm.labels().contains_key(label::MACHINE_UID)
-        })
+        let labelled = wait::for_state(
+            &case.vms(),
+            name,
+            "labelled",
+            WAIT_TIMEOUT,
+            |vm: &DynamicObject| vm.labels().contains_key(label::MACHINE_UID),
+        )
         .await?;
         assert_eq!(labelled.uid(), planted.vm.uid(), "{name}");
         assert_eq!(labelled.data["spec"], planted.vm.data["spec"], "{name}");

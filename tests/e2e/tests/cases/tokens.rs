@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Result, ensure};
 use e2e::{
     Case,
-    case::{PATIENCE, message},
+    case::{WAIT_TIMEOUT, message},
     certificates, manifest, wait,
 };
 use futures::{StreamExt as _, TryStreamExt as _, stream};
@@ -48,7 +48,7 @@ async fn a_token_with_little_time_left_is_extended_until_the_machine_joins() -> 
             expiration.and_then(|text| std::str::from_utf8(&text.0).ok()?.parse::<Timestamp>().ok());
         expiration.is_some_and(|expiration| expiration > soon + Duration::from_mins(5))
     };
-    wait::for_state(&secrets, &token, "extended", PATIENCE, extended).await?;
+    wait::for_state(&secrets, &token, "extended", WAIT_TIMEOUT, extended).await?;
     case.delete_machine("slow").await?;
     case.finish(&[]).await
 }
@@ -71,7 +71,7 @@ async fn a_machine_whose_tokens_are_deleted_as_they_appear_gets_vms_further_and_
         &case.machines(),
         "worker",
         "waiting after five VMs",
-        PATIENCE,
+        WAIT_TIMEOUT,
         fifth,
     )
     .await?;

@@ -2,7 +2,7 @@
 //! and can be deleted.
 
 use anyhow::Result;
-use e2e::{Case, case::PATIENCE, manifest, wait};
+use e2e::{Case, case::WAIT_TIMEOUT, manifest, wait};
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 
@@ -60,7 +60,7 @@ async fn one_with_a_vm_on_record_goes_after_its_vm() -> Result<()> {
     assert!(case.vms().get_opt("spoiled").await?.is_some(), "its VM runs on");
 
     case.begin_deletion("spoiled").await?;
-    wait::for_absence(&case.machines(), "spoiled", PATIENCE).await?;
+    wait::for_absence(&case.machines(), "spoiled", WAIT_TIMEOUT).await?;
     assert!(
         case.vms().get_opt("spoiled").await?.is_none(),
         "the VM went first"

@@ -29,7 +29,7 @@ pub(crate) const POOL: &str = "pool";
 pub(crate) const BYSTANDER: &str = "bystander";
 
 /// All must be as the specs ask so long after an interference has ended.
-pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
+pub(crate) const WAIT_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// A case with the bystander in place.
 pub(crate) struct Bed {
@@ -71,7 +71,7 @@ impl Bed {
             (Some(pool), Some(size)) => is_obeyed(pool, size),
             _ => false,
         };
-        wait::until(&self.case.deployments(), POOL, "obeyed", PATIENCE, fits).await?;
+        wait::until(&self.case.deployments(), POOL, "obeyed", WAIT_TIMEOUT, fits).await?;
         let wanted = usize::try_from(size.unwrap_or_default())? + 1;
         let joined = |machines: &[&Machine]| {
             machines.len() == wanted
@@ -83,7 +83,7 @@ impl Bed {
                             .is_some_and(|status| status.node_ref.is_some())
                 })
         };
-        wait::for_all(&self.case.machines(), "joined", PATIENCE, joined)
+        wait::for_all(&self.case.machines(), "joined", WAIT_TIMEOUT, joined)
             .await
             .with_context(|| format!("{wanted} Machines"))?;
         Ok(())

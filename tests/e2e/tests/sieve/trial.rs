@@ -17,7 +17,7 @@ use kube::{
 use testbed::proxy::{Request, WriteFuse};
 
 use super::{
-    bed::{Bed, PATIENCE, machines},
+    bed::{Bed, WAIT_TIMEOUT, machines},
     operation::Operation,
     oracle::{self, Seen},
 };
@@ -144,7 +144,7 @@ pub(crate) async fn learn(bed: &mut Bed, operation: Operation) -> Result<(Vec<Wr
     operation.begin(bed, &before).await?;
     over(bed, operation, &before).await?;
     bed.case.settled().await;
-    let after = oracle::clean(bed, Instant::now() + PATIENCE).await?;
+    let after = oracle::clean(bed, Instant::now() + WAIT_TIMEOUT).await?;
     oracle::check(bed, operation.expected(), &created, &before, &after)?;
     bed.note_watches();
     Ok((writes(bed), bed.watches.clone()))
@@ -181,7 +181,7 @@ fn counts_as_write(request: &Request) -> bool {
 /// Waits until the operation has done what was asked for.
 async fn over(bed: &Bed, operation: Operation, before: &Seen) -> Result<()> {
     let is_over = |machines: &[&machinist_shared::api::Machine]| operation.is_over(before, machines);
-    e2e::wait::for_all(&bed.case.machines(), "what they are to be", PATIENCE, is_over).await?;
+    e2e::wait::for_all(&bed.case.machines(), "what they are to be", WAIT_TIMEOUT, is_over).await?;
     bed.obeyed(operation.after()).await
 }
 
@@ -197,7 +197,7 @@ pub(crate) async fn run(bed: &mut Bed, trial: &Trial) -> Result<Happened> {
         Fault::Watch(watch, how) => watching(bed, operation, &before, watch, *how).await?,
         Fault::Restore(cluster, state) => return restore(bed, operation, &before, *cluster, *state).await,
     };
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + WAIT_TIMEOUT;
     over(bed, operation, &before).await?;
     let after = oracle::clean(bed, deadline).await?;
     oracle::check(bed, operation.expected(), &created, &before, &after)?;
@@ -252,7 +252,7 @@ async fn watching(
                 _ = infra.seen(is_first) => {}
             }
         };
-        tokio::time::timeout(PATIENCE, first)
+        tokio::time::timeout(WAIT_TIMEOUT, first)
             .await
             .context("there was no write")?;
         proxy.cut_watches_of(client, resource);
@@ -292,7 +292,7 @@ async fn restore(
                 && ["create", "delete"].contains(&request.target.verb)
         };
         let first = bed.proxy(Cluster::Infra).0.seen(of_a_vm);
-        tokio::time::timeout(PATIENCE, first)
+        tokio::time::timeout(WAIT_TIMEOUT, first)
             .await
             .context("no VM was created or deleted")?;
         snapshot(bed).await?;
@@ -320,7 +320,7 @@ async fn restart_what_ends(bed: &Bed) -> Result<()> {
 
 /// What holds once a cluster was restored.
 async fn restored(bed: &Bed, before: &Seen) -> Result<()> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + WAIT_TIMEOUT;
     let asked = bed.case.deployments().get_opt(super::bed::POOL).await?;
     let size = asked.and_then(|pool| pool.spec.replicas);
     tokio::select! {
@@ -381,5 +381,5 @@ async fn delete_unknown(bed: &Bed, after: &Seen) -> Result<()> {
             _ => {}
         }
     }
-    oracle::clean(bed, Instant::now() + PATIENCE).await.map(drop)
+    oracle::clean(bed, Instant::now() + WAIT_TIMEOUT).await.map(drop)
 }

@@ -3,7 +3,7 @@
 use anyhow::{Result, bail};
 use e2e::{
     Case,
-    case::PATIENCE,
+    case::WAIT_TIMEOUT,
     certificates::{self, Ask, dns, ip, subject},
     infra, manifest, wait,
 };
@@ -198,7 +198,7 @@ async fn no_forged_request_in_a_nodes_name_is_approved() -> Result<()> {
         &case.machines(),
         "honest",
         "refused a certificate",
-        PATIENCE,
+        WAIT_TIMEOUT,
         refused,
     )
     .await?;
@@ -304,5 +304,5 @@ async fn earlier_refusals_are_forgotten(case: &Case, node: &Client, own: &str) -
             }
         }
     };
-    tokio::time::timeout(PATIENCE, asks_again).await?
+    tokio::time::timeout(WAIT_TIMEOUT, asks_again).await?
 }

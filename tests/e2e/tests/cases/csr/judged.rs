@@ -3,7 +3,7 @@
 use anyhow::Result;
 use e2e::{
     Case,
-    case::PATIENCE,
+    case::WAIT_TIMEOUT,
     certificates::{self, Ask},
     manifest, wait,
 };
@@ -61,7 +61,7 @@ async fn requests_that_became_invalid_before_they_are_judged_are_not_approved() 
     let later_still = Ask::client("expired").post(&expired).await.ok();
 
     case.bed.controller().start().await?;
-    wait::for_absence(&case.machines(), "deleted", PATIENCE).await?;
+    wait::for_absence(&case.machines(), "deleted", WAIT_TIMEOUT).await?;
     case.condition("expired", "BootstrapTokenExpired").await?;
     // Asked for after all of them.
     let sentinel = Ask::serving("denied", &own).post(&node).await?;

@@ -4,7 +4,7 @@
 use anyhow::{Context as _, Result, ensure};
 use e2e::{
     Case,
-    case::PATIENCE,
+    case::WAIT_TIMEOUT,
     certificates::{self, Ask},
     helm::Helm,
     manifest, wait,
@@ -42,7 +42,7 @@ async fn the_approver_approves_what_the_controller_cannot() -> Result<()> {
     .await?;
     case.apply(&manifest::machine("patient")).await?;
     let requests = certificates::requests(&case);
-    wait::any(&requests, "first request", PATIENCE, is_for_a_client).await?;
+    wait::any(&requests, "first request", WAIT_TIMEOUT, is_for_a_client).await?;
     let mut pending = requests.list(&ListParams::default()).await?.items;
     pending.retain(is_for_a_client);
     let first = pending.pop().context("no request")?;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use e2e::{
-    case::PATIENCE,
+    case::WAIT_TIMEOUT,
     drain::{PODS, is_cordoned, pod},
     wait,
 };
@@ -113,7 +113,7 @@ async fn a_node_that_is_uncordoned_during_the_drain_is_cordoned_again() -> Resul
     case.says(WORKER, "Drained", BLOCKED, &["web-1"]).await?;
     case.patch_node(WORKER, json!({"spec": {"unschedulable": null}}))
         .await?;
-    wait::for_state(&case.nodes(), WORKER, "cordoned again", PATIENCE, is_cordoned).await?;
+    wait::for_state(&case.nodes(), WORKER, "cordoned again", WAIT_TIMEOUT, is_cordoned).await?;
     case.without_budget("web").await?;
     case.machine_gone(WORKER).await?;
     finish(case).await

@@ -1,7 +1,7 @@
 //! Finalizers of other controllers on the Node and the Machine, and finalizers that a person removed.
 
 use anyhow::{Context as _, Result, ensure};
-use e2e::{Case, case::PATIENCE, manifest, wait};
+use e2e::{Case, case::WAIT_TIMEOUT, manifest, wait};
 use k8s_openapi::api::events::v1::Event;
 use kube::{Api, ResourceExt as _, api::DeleteParams};
 use machinist_shared::api::Machine;
@@ -44,7 +44,7 @@ async fn a_red_hat_subscription_that_outlives_its_machine_is_named_in_an_event()
                 .as_deref()
                 .is_some_and(|note| note.contains("subscribed"))
     };
-    wait::any(&events, "Event with what to do by hand", PATIENCE, names_it).await?;
+    wait::any(&events, "Event with what to do by hand", WAIT_TIMEOUT, names_it).await?;
     case.finish(&[]).await
 }
 
@@ -53,7 +53,7 @@ async fn what_a_machine_without_finalizers_leaves_behind_is_told_counted_and_not
     let case = start().await?;
     case.apply(&manifest::machine_set("pool", 1)).await?;
     let is_of_set = |machine: &Machine| machine.name_any().starts_with("pool");
-    wait::any(&case.machines(), "Machine of the set", PATIENCE, is_of_set).await?;
+    wait::any(&case.machines(), "Machine of the set", WAIT_TIMEOUT, is_of_set).await?;
     let uids = case.machine_uids().await?;
     let of_set = uids.into_keys().find(|name| name.starts_with("pool"));
     let of_set = of_set.context("no Machine of the set")?;
@@ -73,7 +73,13 @@ async fn what_a_machine_without_finalizers_leaves_behind_is_told_counted_and_not
             let note = event.note.as_deref().unwrap_or_default();
             event.reason.as_deref() == Some("VMLetGo") && about == Some(told_on) && note.contains(name)
         };
-        wait::any(&events, "Event that names what was let go", PATIENCE, names_it).await?;
+        wait::any(
+            &events,
+            "Event that names what was let go",
+            WAIT_TIMEOUT,
+            names_it,
+        )
+        .await?;
     }
     for kind in ["VirtualMachine", "PersistentVolumeClaim", "Node"] {
         counted(&case, &format!("machinist_orphans{{kind=\"{kind}\"}} 2")).await?;
@@ -87,7 +93,7 @@ async fn what_a_machine_without_finalizers_leaves_behind_is_told_counted_and_not
     for name in [WORKER, &of_set] {
         case.vm_lives(name).await?;
         case.vms().delete(name, &DeleteParams::default()).await?;
-        wait::for_absence(&case.vms(), name, PATIENCE).await?;
+        wait::for_absence(&case.vms(), name, WAIT_TIMEOUT).await?;
         case.nodes().delete(name, &DeleteParams::default()).await?;
     }
     for kind in ["VirtualMachine", "Node"] {
@@ -146,7 +152,7 @@ async fn wait_at_hook(case: &Case) -> Result<()> {
 
 async fn nothing_stays(case: Case) -> Result<()> {
     case.machine_gone(WORKER).await?;
-    wait::for_absence(&case.vms(), WORKER, PATIENCE).await?;
-    wait::for_absence(&case.nodes(), WORKER, PATIENCE).await?;
+    wait::for_absence(&case.vms(), WORKER, WAIT_TIMEOUT).await?;
+    wait::for_absence(&case.nodes(), WORKER, WAIT_TIMEOUT).await?;
     finish(case).await
 }

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use e2e::{
-    case::PATIENCE,
+    case::WAIT_TIMEOUT,
     drain::{condition, is_cordoned, pod},
     wait,
 };
@@ -47,7 +47,7 @@ async fn a_pre_terminate_hook_holds_the_machine_after_the_drain_even_without_its
     // The hook's owner runs a pod there for its cleanup; and another client deletes the VM without waiting for the hook.
     case.runs(pod("web-2", "web", WORKER)).await?;
     case.vms().delete(WORKER, &DeleteParams::default()).await?;
-    wait::for_absence(&case.vms(), WORKER, PATIENCE).await?;
+    wait::for_absence(&case.vms(), WORKER, WAIT_TIMEOUT).await?;
     case.says(WORKER, "Deleting", "WaitingForPreTerminateHook", &[hook])
         .await?;
     case.node(WORKER).await?;

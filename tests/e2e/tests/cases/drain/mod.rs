@@ -15,7 +15,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use e2e::{
     Case,
-    case::PATIENCE,
+    case::WAIT_TIMEOUT,
     drain::{PODS, phase},
     manifest, wait,
 };
@@ -74,7 +74,7 @@ async fn counted(case: &Case, line: &str) -> Result<()> {
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
     };
-    match tokio::time::timeout(PATIENCE, has).await {
+    match tokio::time::timeout(WAIT_TIMEOUT, has).await {
         Ok(counted) => counted,
         Err(_) => bail!("{line} was not counted"),
     }
@@ -98,7 +98,7 @@ async fn complete(case: &Case, pod: &str) -> Result<()> {
         .patch_status(pod, &PatchParams::default(), &patch)
         .await?;
     let succeeded = |pod: &Pod| phase(pod) == "Succeeded";
-    wait::for_state(&case.pods(), pod, "completed", PATIENCE, succeeded).await?;
+    wait::for_state(&case.pods(), pod, "completed", WAIT_TIMEOUT, succeeded).await?;
     Ok(())
 }
 

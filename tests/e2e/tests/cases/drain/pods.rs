@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use e2e::{
-    case::PATIENCE,
+    case::WAIT_TIMEOUT,
     drain::{condition, is_cordoned, pod},
     wait,
 };
@@ -30,7 +30,7 @@ async fn each_pod_is_evicted_once_and_the_vm_lives_until_the_last_pod_is_gone() 
     ensure!(condition(&draining, "Ready")["status"] == "False");
     case.vm_lives(WORKER).await?;
     let vms = case.vms();
-    let deleted = wait::until(&vms, WORKER, "being deleted", PATIENCE, |vm| {
+    let deleted = wait::until(&vms, WORKER, "being deleted", WAIT_TIMEOUT, |vm| {
         vm.is_none_or(|vm| vm.metadata.deletion_timestamp.is_some())
     });
     let started = Instant::now();

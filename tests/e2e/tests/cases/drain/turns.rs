@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail, ensure};
 use e2e::{
-    case::PATIENCE,
+    case::WAIT_TIMEOUT,
     drain::{is_cordoned, pod},
     rollout, wait,
 };
@@ -32,7 +32,7 @@ async fn a_deployment_with_a_limit_of_one_drains_its_nodes_one_after_the_other()
         let mut drained = None;
         let of_turns =
             |pod: &Pod| pod.metadata.deletion_timestamp.is_some() && waiting.contains(&pod.name_any());
-        wait::any(&case.pods(), "pod that goes", PATIENCE, of_turns).await?;
+        wait::any(&case.pods(), "pod that goes", WAIT_TIMEOUT, of_turns).await?;
         for name in &waiting {
             match case.pods().get(name).await?.metadata.deletion_timestamp {
                 Some(_) if drained.is_none() => drained = Some(name.clone()),
@@ -51,6 +51,6 @@ async fn a_deployment_with_a_limit_of_one_drains_its_nodes_one_after_the_other()
         hold(&case, &drained, false).await?;
     }
     case.kubectl(&["delete", "md", "turns", "--wait=false"]).await?;
-    wait::for_absence(&case.deployments(), "turns", PATIENCE).await?;
+    wait::for_absence(&case.deployments(), "turns", WAIT_TIMEOUT).await?;
     finish(case).await
 }

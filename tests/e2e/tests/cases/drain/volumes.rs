@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use e2e::{
-    case::PATIENCE,
+    case::WAIT_TIMEOUT,
     drain::{condition, pod},
     wait,
 };
@@ -110,7 +110,7 @@ async fn a_node_whose_vm_is_gone_is_out_of_service_while_a_volume_is_attached() 
             .flatten()
             .any(|taint| taint.key == "node.kubernetes.io/out-of-service" && taint.effect == "NoExecute")
     };
-    wait::for_state(&case.nodes(), WORKER, "out of service", PATIENCE, tainted).await?;
+    wait::for_state(&case.nodes(), WORKER, "out of service", WAIT_TIMEOUT, tainted).await?;
     ensure!(
         case.vms().get_opt(WORKER).await?.is_none(),
         "only when the VM is gone"

@@ -1,4 +1,4 @@
-//! A place that is open.
+//! The client of a site that a valid credential opened.
 
 use std::fs;
 use std::io;
@@ -19,31 +19,31 @@ use super::files::{self, Contents, GuestFile, INSTANCE, Stored};
 use super::provider::{Memory, lock};
 use super::spec::Facts;
 
-/// A place, through a credential that opens it.
+/// A site, through a credential that opens it.
 #[derive(Debug)]
-pub(super) struct Opened {
+pub(super) struct DirectoryClient {
     pub(super) memory: Arc<Memory>,
 }
 
-/// How often a place is looked at that cannot be seen: never, for its return is told.
-const AGAIN: Duration = Duration::from_mins(5);
+/// Requeue interval while a site is unavailable. Its return is an event, so no test waits for this.
+const POLL_INTERVAL: Duration = Duration::from_mins(5);
 
-impl Opened {
+impl DirectoryClient {
     fn contents<T>(&self, read: impl FnOnce(&Contents) -> T) -> Result<T, String> {
         match &lock(&self.memory.state).known {
             Some(Ok(contents)) => Ok(read(contents)),
             Some(Err(why)) => Err(why.clone()),
-            None => Err("it has not been looked at".to_owned()),
+            None => Err("not listed yet".to_owned()),
         }
     }
 
-    /// Writes with nobody else between, and takes what was written into memory at once.
+    /// Writes under the lock of the site, and reads the result into memory at once.
     fn write(&self, write: impl FnOnce() -> io::Result<Result<(), RemoteError>>) -> Result<(), RemoteError> {
         let written = fs::File::create(self.memory.namespace.join(".lock")).and_then(|file| {
             file.lock()?;
             write()
         });
-        self.memory.look();
+        self.memory.refresh();
         let failed = |error: io::Error| match error.kind() {
             io::ErrorKind::AlreadyExists => RemoteError::conflict("it exists"),
             kind => RemoteError::other(format!("{}: {kind}", self.memory.key.server)),
@@ -57,7 +57,7 @@ impl Opened {
     }
 }
 
-impl InfraClient for Opened {
+impl InfraClient for DirectoryClient {
     fn key(&self) -> &InfraKey {
         &self.memory.key
     }
@@ -71,9 +71,12 @@ impl InfraClient for Opened {
         name: &'a str,
         disks: &'a [String],
     ) -> BoxFuture<'a, Result<InstanceView, Unavailable>> {
-        let sight = self.contents(|contents| sight(contents, name, disks));
-        let blind = |why| Unavailable { why, again: AGAIN };
-        Box::pin(ready(sight.map_err(blind)))
+        let view = self.contents(|contents| view(contents, name, disks));
+        let unavailable = |why| Unavailable {
+            why,
+            again: POLL_INTERVAL,
+        };
+        Box::pin(ready(view.map_err(unavailable)))
     }
 
     fn uid_of(&self, name: &str) -> Option<String> {
@@ -110,7 +113,7 @@ impl InfraClient for Opened {
     }
 
     fn facts<'a>(&'a self, _needed: &'a Opaque) -> BoxFuture<'a, Result<Opaque, FactError>> {
-        let region = fs::read_to_string(self.memory.place.join("region")).ok();
+        let region = fs::read_to_string(self.memory.site.join("region")).ok();
         Box::pin(ready(Ok(Opaque::new(Facts { region }))))
     }
 
@@ -144,7 +147,7 @@ impl InfraClient for Opened {
     }
 
     fn label<'a>(&'a self, name: &'a str, label: AdoptParams<'a>) -> BoxFuture<'a, Result<(), RemoteError>> {
-        let labelled = self.write(|| {
+        let labeled = self.write(|| {
             let is_it = |stored: &Stored| {
                 stored.uid == label.uid && stored.version.to_string() == label.resource_version
             };
@@ -159,7 +162,7 @@ impl InfraClient for Opened {
             let text = serde_json::to_string(&stored)?;
             files::write(&self.memory.namespace.join(name).join(INSTANCE), &text).map(Ok)
         });
-        Box::pin(ready(labelled))
+        Box::pin(ready(labeled))
     }
 
     fn delete<'a>(&'a self, name: &'a str, uid: &'a str) -> BoxFuture<'a, Result<(), RemoteError>> {
@@ -173,11 +176,11 @@ impl InfraClient for Opened {
     }
 
     fn recheck_credential(&self) {
-        self.memory.look();
+        self.memory.refresh();
     }
 }
 
-fn sight(contents: &Contents, name: &str, disks: &[String]) -> InstanceView {
+fn view(contents: &Contents, name: &str, disks: &[String]) -> InstanceView {
     let found = contents.instances.get(name);
     let of = |(stored, guest): &(Stored, Option<GuestFile>)| Instance {
         metadata: stored.metadata(),
@@ -211,7 +214,7 @@ fn sight(contents: &Contents, name: &str, disks: &[String]) -> InstanceView {
 
 fn state(guest: Option<&GuestFile>) -> InstanceState {
     let (ready, reason, message) = match guest {
-        None => (false, "VMStarting", "nobody has written guest.json yet"),
+        None => (false, "VMStarting", "guest.json does not exist yet"),
         Some(guest) if guest.addresses.is_empty() => {
             (false, "WaitingForAddress", "guest.json has no address yet")
         }
