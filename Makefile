@@ -144,7 +144,7 @@ fuzz: ## Fuzz FUZZ_TARGET for FUZZ_SECONDS
 .PHONY: requests
 requests: build ## Print every API request of one Machine's life and of its admission, and compare them with the budget
 	cargo test --quiet --locked --package e2e --test cases machine::a_machine_becomes -- --nocapture
-	cargo test --quiet --locked --package e2e --test cases asked::warm -- --nocapture
+	cargo test --quiet --locked --package e2e --test cases preflight::questions::a_warm -- --nocapture
 
 .PHONY: outage
 outage: build ## Measure 200 Machines on two infra clusters while one is cut off for a minute: the times of the other's
@@ -157,12 +157,12 @@ fleet: ## Measure a pool from 0 to 100, 500 and 1,000 Machines and back: times b
 
 .PHONY: drains
 drains: build ## Measure the deletion of 100 Machines, without and with a budget of one disruption: times, requests by name
-	DRAIN_MACHINES=100 cargo test --workspace --locked --test drain_many -- --nocapture
+	DRAIN_MACHINES=100 cargo test --workspace --locked --test mass_deletion -- --nocapture
 
 .PHONY: many
 many: ## Measure a controller beside 10,000 Machines: start, memory, idle cost, and the time from an event to the status
 	cargo build --release --locked --workspace --bins
-	MACHINIST_BIN_DIR=target/release MANY_MACHINES=10000 cargo test --workspace --locked --test many -- --nocapture
+	MACHINIST_BIN_DIR=target/release LARGE_CLUSTER_MACHINES=10000 cargo test --workspace --locked --test large_cluster -- --nocapture
 
 .PHONY: bench
 bench: ## Measure admission: throughput, latency and memory beside a floor

@@ -4,7 +4,7 @@
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
-parts=(fuzz-admission fuzz-values fuzz-csr fuzz-watched fuzz-answers guests guides real-kubevirt cert-manager fleet outage many neighbours drains rollout-laws random-edits kill-points asked-time)
+parts=(fuzz-admission fuzz-values fuzz-csr fuzz-watched fuzz-answers guests guides real-kubevirt cert-manager fleet outage large-cluster noisy-neighbor drains rollout-laws random-edits kill-points preflight-latency)
 for class in kills watches; do
   for operation in create scale rollout evacuation; do
     parts+=("sieve-$class-$operation")
@@ -29,13 +29,13 @@ run() {
     cert-manager) case_program cert_manager ;;
     fleet) FLEET_SIZES=25,100 case_program fleet ;;
     outage) OUTAGE_MACHINES=50 OUTAGE_SECONDS=60 case_program infra_outage ;;
-    many) MANY_MACHINES=1000 case_program many ;;
-    neighbours) NEIGHBOURS_SECONDS=200 case_program neighbours ;;
-    drains) DRAIN_MACHINES=50 case_program drain_many ;;
+    large-cluster) LARGE_CLUSTER_MACHINES=1000 case_program large_cluster ;;
+    noisy-neighbor) NOISY_NEIGHBOR_SECONDS=200 case_program noisy_neighbor ;;
+    drains) DRAIN_MACHINES=50 case_program mass_deletion ;;
     rollout-laws) MACHINIST_LAWS_MACHINES=50 case_program cases rollout_laws:: ;;
     random-edits) EDITS=1000 case_program cases random_edits:: ;;
     kill-points) MACHINIST_KILL_POINTS=all case_program cases crash:: ;;
-    asked-time) case_program asked_time ;;
+    preflight-latency) case_program preflight_latency ;;
     # Trials that passed are not repeated if the time runs out.
     sieve-*) SIEVE="${1#sieve-}" SIEVE_HELD="$results/$1.held" SIEVE_SECONDS="${SIEVE_SECONDS:-480}" case_program sieve ;;
     repeat-*) hack/under-load.sh cargo test --workspace --locked --test cases ;;

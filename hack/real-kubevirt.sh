@@ -5,17 +5,17 @@ set -euo pipefail
 
 cd "$(dirname "$0")/.."
 one_of_each_kind=(
-  causes::a_disk_beyond_the_quota_and_its_recovery
-  causes::a_failing_import
-  causes::a_guest_that_shut_itself_down_fails_its_machine
-  causes::a_vm_deleted_behind_the_machines_back
-  causes::an_unschedulable_vm
+  root_causes::a_disk_beyond_the_quota_and_its_recovery
+  root_causes::a_failing_import
+  root_causes::a_guest_that_shut_itself_down_fails_its_machine
+  root_causes::a_vm_deleted_behind_the_machines_back
+  root_causes::an_unschedulable_vm
   disks::
   host_drain::a_live_migration_changes_nothing_on_the_machine
   host_drain::a_machine_that_stands_alone_stays
   machine::a_machine_becomes_a_node_within_its_budget_and_leaves_nothing
 )
-all=(asked_kubevirt:: causes:: deleted_at_birth:: disks:: host_drain:: machine:: machine_set:: orphans:: recovery:: foreign_objects::)
+all=(api_server_faults:: deletion_during_creation:: disks:: host_drain:: machine:: machine_set:: foreign_objects:: orphans:: preflight::kubevirt_dry_run:: root_causes::)
 case "${1:-}" in
   "") cases=("${one_of_each_kind[@]}") ;;
   all) cases=("${all[@]}") ;;

@@ -11,13 +11,13 @@ use testbed::{Testbed, bed::Options, inventory::Inventory, proxy::Request, seed:
 
 use crate::{
     beds::{self, Shared},
-    budget, certificates,
-    clock::Clock,
-    leaks,
-    lives::Lives,
+    budget,
+    case_timing::CaseTiming,
+    certificates, leaks,
     manifest::NAMESPACE,
     objects,
     secrets::Secrets,
+    vm_history::VmHistory,
     wait,
 };
 
@@ -35,12 +35,12 @@ pub struct Case {
     /// The clusters and servers.
     pub bed: Testbed,
     /// Every VM that ever was.
-    pub lives: Lives,
+    pub vm_history: VmHistory,
     /// Every secret that ever was.
     secrets: Secrets,
     /// What the bed held when it was new; `None`: it is not handed on.
     baseline: Option<Inventory>,
-    _clock: Clock,
+    _clock: CaseTiming,
 }
 
 impl Case {
@@ -51,7 +51,7 @@ impl Case {
 
     /// A bed of another shape.
     pub async fn start_with(options: Options) -> Result<Self> {
-        let mut clock = Clock::start();
+        let mut clock = CaseTiming::start();
         let (shared, origin) = Box::pin(beds::lease(options)).await?;
         clock.has_bed(origin.as_str());
         Ok(Self::on(shared.bed, Some(shared.baseline), clock))
@@ -59,15 +59,15 @@ impl Case {
 
     /// A bed that no other case has had or gets: for what kills, restores, installs or measures.
     pub async fn start_alone(options: Options) -> Result<Self> {
-        let mut clock = Clock::start();
+        let mut clock = CaseTiming::start();
         let bed = Box::pin(Testbed::start(options)).await?;
         clock.has_bed("alone");
         Ok(Self::on(bed, None, clock))
     }
 
-    fn on(bed: Testbed, baseline: Option<Inventory>, clock: Clock) -> Self {
+    fn on(bed: Testbed, baseline: Option<Inventory>, clock: CaseTiming) -> Self {
         Self {
-            lives: Lives::record(bed.infra().client()),
+            vm_history: VmHistory::record(bed.infra().client()),
             secrets: Secrets::record(bed.user().client(), bed.infra().client()),
             bed,
             baseline,
@@ -88,7 +88,7 @@ impl Case {
     pub async fn finish_without_controller(self, strangers: &[&str]) -> Result<()> {
         self.secrets.check(&self.bed).await?;
         leaks::check_nothing_was_made(&self.bed, strangers).await?;
-        let vms = self.lives.names();
+        let vms = self.vm_history.names();
         ensure!(vms.is_empty(), "there were VMs: {vms:?}");
         self.end().await
     }

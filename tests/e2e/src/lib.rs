@@ -15,36 +15,36 @@
 //! # }
 //! ```
 
-pub mod asked;
 pub mod beds;
+pub mod boundary_values;
 pub mod budget;
 pub mod case;
+mod case_timing;
 pub mod certificates;
-mod clock;
 pub mod collector;
+pub mod deletion_gate;
 pub mod drain;
-pub mod edges;
 pub mod fields;
 pub mod floor;
-pub mod gate;
 pub mod helm;
 pub mod infra;
 pub mod joins;
 pub mod laws;
 pub mod leaks;
-pub mod lives;
 pub mod load;
+pub mod machine_controller;
 pub mod manifest;
 pub mod objects;
 pub mod osm;
-pub mod peer;
+pub mod preflight;
+pub mod rbac_audit;
 pub mod replicas;
-pub mod rights;
 pub mod rollout;
 pub mod rules;
 pub mod secrets;
 pub mod usage;
 pub mod vm;
+pub mod vm_history;
 pub mod wait;
 pub mod webhook_certificates;
 

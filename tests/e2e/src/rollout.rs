@@ -168,11 +168,14 @@ impl Living {
     /// Counts from now on.
     pub fn start(case: &Case) -> Self {
         let most = Arc::new(AtomicUsize::new(0));
-        let lives = |machine: &Machine| machine.metadata.deletion_timestamp.is_none();
-        let counted = follow(case.machines(), lives, {
+        let vm_history = |machine: &Machine| machine.metadata.deletion_timestamp.is_none();
+        let counted = follow(case.machines(), vm_history, {
             let most = most.clone();
-            move |lives| {
-                most.fetch_max(lives.filter(|lives| *lives).count(), Ordering::Relaxed);
+            move |vm_history| {
+                most.fetch_max(
+                    vm_history.filter(|vm_history| *vm_history).count(),
+                    Ordering::Relaxed,
+                );
             }
         });
         Self {

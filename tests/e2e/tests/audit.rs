@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, env, fs, io::BufRead as _, path::Path};
 use anyhow::{Context as _, Result, ensure};
 use e2e::{
     helm::Helm,
-    rights::{Exception, Log, granted, replay},
+    rbac_audit::{Exception, Log, granted, replay},
 };
 use serde_json::Value;
 use testbed::{

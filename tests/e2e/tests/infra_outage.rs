@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use e2e::{Case, asked, infra, joins::Joins, lives::Lives, manifest::NAMESPACE, objects, wait};
+use e2e::{Case, asked, infra, joins::Joins, manifest::NAMESPACE, objects, vm_history::VmHistory, wait};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use kube::{Api, ResourceExt as _, api::PostParams, core::DynamicObject};
 use testbed::{AnotherInfra, Cluster, bed::MACHINES, seed::INFRA_SECRET};
@@ -28,7 +28,7 @@ async fn one_that_is_cut_off_slows_no_other_and_loses_nothing() -> Result<()> {
     let other = AnotherInfra::start(&case.bed, "other-infra").await?;
     let (user, proxy) = (case.bed.user().client(), case.bed.infra().proxy());
     infra::store(user.clone(), OTHER_SECRET, &other.kubeconfig().await?).await?;
-    let (lives, joins) = (Lives::record(other.client()), Joins::record(user.clone()));
+    let (vm_history, joins) = (VmHistory::record(other.client()), Joins::record(user.clone()));
     let names = |letter: &str, round: usize| -> Vec<String> {
         (0..each / 2).map(|n| format!("{letter}-{round}-{n}")).collect()
     };
@@ -131,13 +131,17 @@ async fn one_that_is_cut_off_slows_no_other_and_loses_nothing() -> Result<()> {
     assert_eq!(deletions(&other), Vec::<String>::new());
     for name in first[0].iter().chain(&a).chain(&stuck) {
         assert_eq!(
-            case.lives.uids(name).len(),
+            case.vm_history.uids(name).len(),
             1,
             "{name}: one VM in a Machine's life"
         );
     }
     for name in first[1].iter().chain(&b.0).chain(&free) {
-        assert_eq!(lives.uids(name).len(), 1, "{name}: one VM in a Machine's life");
+        assert_eq!(
+            vm_history.uids(name).len(),
+            1,
+            "{name}: one VM in a Machine's life"
+        );
     }
     let left = [first.concat(), a[1..].to_vec(), b.0, stuck, free].concat();
     // A few at a time: all at once are more than one small machine bears.
@@ -163,7 +167,7 @@ async fn one_that_answers_slowly_slows_no_other() -> Result<()> {
     let other = AnotherInfra::start(&case.bed, "other-infra").await?;
     let (user, proxy) = (case.bed.user().client(), case.bed.infra().proxy());
     infra::store(user.clone(), OTHER_SECRET, &other.kubeconfig().await?).await?;
-    let (lives, joins) = (Lives::record(other.client()), Joins::record(user));
+    let (vm_history, joins) = (VmHistory::record(other.client()), Joins::record(user));
     let names = |letter: &str, round: usize| -> Vec<String> {
         (0..each).map(|n| format!("{letter}-{round}-{n}")).collect()
     };
@@ -205,14 +209,18 @@ async fn one_that_answers_slowly_slows_no_other() -> Result<()> {
     for round in 0..3 {
         for name in names("a", round) {
             assert_eq!(
-                case.lives.uids(&name).len(),
+                case.vm_history.uids(&name).len(),
                 1,
                 "{name}: one VM in a Machine's life"
             );
             case.begin_deletion(&name).await?;
         }
         for name in names("b", round) {
-            assert_eq!(lives.uids(&name).len(), 1, "{name}: one VM in a Machine's life");
+            assert_eq!(
+                vm_history.uids(&name).len(),
+                1,
+                "{name}: one VM in a Machine's life"
+            );
             case.begin_deletion(&name).await?;
         }
     }
@@ -229,7 +237,7 @@ async fn create(case: &Case, names: &[String], secret: &str) -> Result<BTreeMap<
     stream::iter(names)
         .map(async |name| {
             // Where its disks are is nothing to ask for.
-            let mut machine = asked::located(name);
+            let mut machine = preflight::located(name);
             infra::kubeconfig_in(&mut machine)["secretKeyRef"]["name"] = secret.into();
             let (object, begun) = (serde_json::from_value(machine)?, Instant::now());
             machines.create(&PostParams::default(), &object).await?;

@@ -93,7 +93,7 @@ async fn live(case: &Case, guests: &[String]) -> Result<()> {
             console.contains("reboot: Power down"),
             "{guest} was not switched off by itself"
         );
-        ensure!(case.lives.uids(guest).len() == 1, "{guest} had several VMs");
+        ensure!(case.vm_history.uids(guest).len() == 1, "{guest} had several VMs");
     }
     Ok(())
 }

@@ -38,7 +38,7 @@ async fn what_is_not_published_is_missed_on_the_machine_or_found_elsewhere() -> 
     };
     maps.create(&PostParams::default(), &published).await?;
     case.node_ready("worker").await?;
-    assert_eq!(case.lives.uids("worker").len(), 1);
+    assert_eq!(case.vm_history.uids("worker").len(), 1);
     controller.terminate().await?;
 
     maps.delete(NAME, &DeleteParams::default()).await?;

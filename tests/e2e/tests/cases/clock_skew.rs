@@ -21,7 +21,7 @@ async fn a_clock_that_is_40_minutes_behind_makes_no_difference() -> Result<()> {
     case.apply(&manifest::machine("worker")).await?;
     case.node_ready("worker").await?;
     case.settled().await;
-    assert_eq!(case.lives.uids("worker").len(), 1);
+    assert_eq!(case.vm_history.uids("worker").len(), 1);
     case.delete_machine("worker").await?;
     case.finish(&[]).await
 }
@@ -39,10 +39,10 @@ async fn a_clock_that_is_ahead_by_more_than_the_time_to_join_ends_no_machine() -
     case.settled().await;
     let machines = case.machines().list(&ListParams::default()).await?.items;
     let names: Vec<_> = machines.iter().map(Machine::name_any).collect();
-    assert_eq!(case.lives.names().len(), 2, "{names:?}");
+    assert_eq!(case.vm_history.names().len(), 2, "{names:?}");
     assert_eq!(names.len(), 1);
     let machine = names.first().context("no Machine")?;
-    assert_eq!(case.lives.uids(machine).len(), 1);
+    assert_eq!(case.vm_history.uids(machine).len(), 1);
     case.kubectl(&["delete", "machineset", "workers", "--wait=false"])
         .await?;
     wait::for_absence(&case.machines(), machine, WAIT_TIMEOUT).await?;
@@ -60,7 +60,7 @@ async fn a_clock_that_is_two_hours_ahead_holds_everything_up_and_is_told_of() ->
         "{message}"
     );
     case.settled().await;
-    assert!(case.lives.names().is_empty());
+    assert!(case.vm_history.names().is_empty());
     assert!(certificates::tokens(&case).await?.is_empty());
     let metrics = case.bed.controller().metrics().await?;
     let skew = metrics

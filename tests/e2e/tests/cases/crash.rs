@@ -40,7 +40,7 @@ async fn a_controller_killed_after_any_write_of_a_machines_making_leaves_one_vm_
             restart(&case).await?;
         }
         case.node_ready(&name).await?;
-        assert_eq!(case.lives.uids(&name).len(), 1, "killed after write {nth}");
+        assert_eq!(case.vm_history.uids(&name).len(), 1, "killed after write {nth}");
         disarm(&case);
         case.delete_machine(&name).await?;
         if !fired {
@@ -89,7 +89,7 @@ async fn a_controller_killed_after_any_write_of_a_machines_deletion_leaves_nothi
             "the drain is not forgotten, killed after write {nth}"
         );
         e2e::leaks::check(&case.bed, &stays).await?;
-        assert_eq!(case.lives.uids(&name).len(), 1, "killed after write {nth}");
+        assert_eq!(case.vm_history.uids(&name).len(), 1, "killed after write {nth}");
         disarm(&case);
         if !fired {
             break;

@@ -38,7 +38,7 @@ async fn a_machine_comes_up_on_storage(#[case] mode: &str, #[case] csi: bool) ->
     let spec = claim.spec.unwrap_or_default();
     let filled = spec.data_source_ref.is_some();
     ensure!(filled == csi, "{:?}", spec.data_source_ref);
-    ensure!(case.lives.uids("stored").len() == 1, "one VM");
+    ensure!(case.vm_history.uids("stored").len() == 1, "one VM");
     case.delete_machine("stored").await?;
     case.finish(&[]).await
 }
@@ -107,7 +107,7 @@ async fn a_vm_that_is_restarted_goes_on_with_its_disk() -> Result<()> {
             .is_some_and(|status| status.phase.as_deref() == Some("Running") && status.error_reason.is_none())
     };
     wait::for_state(&case.machines(), "again", "whole again", WAIT_TIMEOUT, whole).await?;
-    ensure!(case.lives.uids("again").len() == 1, "the VM is the same");
+    ensure!(case.vm_history.uids("again").len() == 1, "the VM is the same");
     ensure!(
         uid(&case.data_volumes().get("again").await?) == disk,
         "so is its disk"

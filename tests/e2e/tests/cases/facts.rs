@@ -2,7 +2,7 @@
 //! of an instancetype that may not be looked at.
 
 use anyhow::Result;
-use e2e::{Case, asked::kubectl, infra, manifest};
+use e2e::{Case, infra, manifest, preflight::kubectl};
 use serde_json::{Value, json};
 use testbed::{
     bed::{Machinist, Options},

@@ -101,7 +101,11 @@ async fn a_machine_named_like_a_foreign_node_gets_no_vm_and_no_certificate() -> 
     let forged = json!({"status": {"nodeRef": {"kind": "Node", "name": "cp-1", "uid": before.metadata.uid}}});
     as_the_peer(&case, "cp-1", &forged).await?;
     case.settled().await;
-    assert_eq!(case.lives.uids("cp-1"), Vec::<String>::new(), "no VM was made");
+    assert_eq!(
+        case.vm_history.uids("cp-1"),
+        Vec::<String>::new(),
+        "no VM was made"
+    );
     case.delete_machine("cp-1").await?;
     let after = case.nodes().get("cp-1").await?;
     assert_eq!(

@@ -171,7 +171,7 @@ async fn a_live_migration_changes_nothing_on_the_machine() -> Result<()> {
     let over = |machine: &Machine| condition(machine, "Evacuating").is_null();
     let after = wait::for_state(&case.machines(), "mover", "at rest", WAIT_TIMEOUT, over).await?;
     record.abort();
-    ensure!(after.uid() == before.uid() && case.lives.uids("mover").len() == 1);
+    ensure!(after.uid() == before.uid() && case.vm_history.uids("mover").len() == 1);
     for state in history.lock().unwrap_or_else(PoisonError::into_inner).iter() {
         let (ready, status) = (condition(state, "Ready"), state.status.as_ref());
         let failing =

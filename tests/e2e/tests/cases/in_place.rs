@@ -54,7 +54,11 @@ async fn labels_and_taints_change_in_place_where_the_annotation_allows_it() -> R
     assert_eq!(case.machine_uids().await?, made, "no Machine is another");
     assert_eq!(sets(&case).await?, 1);
     for (name, uid) in &made {
-        assert_eq!(case.lives.uids(name).len(), 1, "{name} has one virtual machine");
+        assert_eq!(
+            case.vm_history.uids(name).len(),
+            1,
+            "{name} has one virtual machine"
+        );
         let machine = case.machines().get(name).await?;
         assert_eq!(machine.uid().as_ref(), Some(uid));
         let status = serde_json::to_value(&machine.status)?;

@@ -62,7 +62,7 @@ async fn a_kubeconfig_that_points_to_an_empty_cluster_creates_and_deletes_nothin
     infra::ready(&case, "first", "VMRunning").await?;
     wait::for_absence(&case.machines(), "second", e2e::case::WAIT_TIMEOUT).await?;
     for name in names {
-        assert_eq!(case.lives.uids(name).len(), 1, "one VM in a Machine's life");
+        assert_eq!(case.vm_history.uids(name).len(), 1, "one VM in a Machine's life");
     }
     case.delete_machine("first").await?;
     case.finish(&[]).await
@@ -108,7 +108,7 @@ async fn many_vms_that_vanish_at_once_are_not_believed_to_be_gone() -> Result<()
     assert_eq!(there.items.len(), 0, "nothing is created");
     for name in &names {
         case.nodes().get(name).await?;
-        assert_eq!(case.lives.uids(name).len(), 1, "nothing is made anew");
+        assert_eq!(case.vm_history.uids(name).len(), 1, "nothing is made anew");
     }
 
     // One after the other is said to be gone for good; with the last, the guard opens, also for the one that is being
@@ -130,7 +130,7 @@ async fn many_vms_that_vanish_at_once_are_not_believed_to_be_gone() -> Result<()
     case.node_ready("new").await?;
     for name in &names[..5] {
         infra::ready(&case, name, "VMRunning").await?;
-        assert_eq!(case.lives.uids(name).len(), 2, "made anew once");
+        assert_eq!(case.vm_history.uids(name).len(), 2, "made anew once");
     }
     let left = names[..5].iter().map(String::as_str).chain(["new"]);
     try_join_all(left.map(|name| case.delete_machine(name))).await?;

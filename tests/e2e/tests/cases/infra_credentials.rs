@@ -54,7 +54,11 @@ async fn a_kubeconfig_in_a_secret_is_rotated_under_running_machines() -> Result<
     // Watches are what tells of this.
     case.vms().delete("running", &DeleteParams::default()).await?;
     case.condition("running", "VMVanished").await?;
-    assert_eq!(case.lives.uids("second").len(), 1, "one VM in a Machine's life");
+    assert_eq!(
+        case.vm_history.uids("second").len(),
+        1,
+        "one VM in a Machine's life"
+    );
     for name in ["running", "second"] {
         case.delete_machine(name).await?;
     }
@@ -107,16 +111,16 @@ async fn a_machine_whose_own_kubeconfig_is_refused_goes_on_with_a_newer_one_of_i
     // One that never had a VM gets none by claiming to belong to somebody who may.
     begin(&case, "claimant").await?;
     infra::reachable(&case, "claimant", "Unreachable").await?;
-    assert_eq!(case.lives.uids("claimant"), Vec::<String>::new());
+    assert_eq!(case.vm_history.uids("claimant"), Vec::<String>::new());
     case.delete_machine("claimant").await?;
 
     case.delete_machine("pooled").await?;
-    assert_eq!(case.lives.uids("pooled").len(), 1);
+    assert_eq!(case.vm_history.uids("pooled").len(), 1);
     // The other one stays where it is, and says what it waits for.
     case.begin_deletion("lonely").await?;
     let blocked = case.condition("lonely", "DeletionBlocked").await?;
     assert!(blocked.contains("Unauthorized"), "{blocked}");
-    let uid = case.lives.uids("lonely").pop().context("no VM")?;
+    let uid = case.vm_history.uids("lonely").pop().context("no VM")?;
     let annotation = format!("machinist.dev/abandon-vm-uid={uid}");
     let annotate = [
         "annotate",
@@ -199,7 +203,7 @@ async fn a_junk_token_for_someone_elses_server_gets_neither_vm_nor_knowledge() -
             case.delete_machine(name).await?;
         }
     }
-    assert_eq!(case.lives.uids("new"), Vec::<String>::new());
+    assert_eq!(case.vm_history.uids("new"), Vec::<String>::new());
     let coveted = objects::infra(case.bed.infra().client(), &objects::virtual_machine());
     coveted.get("coveted").await?;
     case.delete_machine("honest").await?;

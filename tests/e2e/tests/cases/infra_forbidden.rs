@@ -55,7 +55,7 @@ async fn missing_rights_are_named_worked_around_and_mended() -> Result<()> {
         named.message
     );
     assert_eq!(
-        case.lives.uids("worker"),
+        case.vm_history.uids("worker"),
         Vec::<String>::new(),
         "no VM where disks cannot be seen"
     );
@@ -106,6 +106,10 @@ async fn missing_rights_are_named_worked_around_and_mended() -> Result<()> {
         .into_iter()
         .filter(|r| r.target.verb == "get");
     assert_eq!(looks.count(), 0, "it is watched");
-    assert_eq!(case.lives.uids("worker").len(), 1, "one VM in a Machine's life");
+    assert_eq!(
+        case.vm_history.uids("worker").len(),
+        1,
+        "one VM in a Machine's life"
+    );
     case.finish(&[]).await
 }

@@ -28,6 +28,6 @@ async fn one_that_refuses_connections_is_said_so_and_is_back_at_once() -> Result
     );
     // The watches are whole again: the end of the VM is seen.
     case.delete_machine("worker").await?;
-    assert_eq!(case.lives.uids("worker").len(), 1);
+    assert_eq!(case.vm_history.uids("worker").len(), 1);
     case.finish(&[]).await
 }

@@ -5,9 +5,9 @@ use std::{collections::BTreeSet, fs};
 
 use anyhow::{Context as _, Result, ensure};
 use e2e::{
-    edges,
+    boundary_values,
     fields::{self, Form},
-    rules::{self, INFRA_NAMESPACE, Kind, TAKEN_BY_KUBEVIRT},
+    rules::{self, ACCEPTED_BY_KUBEVIRT, INFRA_NAMESPACE, Kind},
     vm,
 };
 use kubevirt_sim::{
@@ -74,7 +74,7 @@ fn every_virtual_machine_of_the_snapshots_is_taken() -> Result<()> {
 #[test]
 fn what_we_take_at_the_edge_kubevirt_takes() -> Result<()> {
     let (mut ours, mut vms) = (Vec::new(), Vec::new());
-    for edge in edges::all() {
+    for edge in boundary_values::all() {
         let machine = mutate_create(&edge.machine, &settings());
         if validate_create(&machine, Author::Person, &settings()).is_ok() {
             vms.push(
@@ -97,7 +97,9 @@ fn what_we_take_at_the_edge_kubevirt_takes() -> Result<()> {
 fn what_we_refuse_and_kubevirt_takes_is_refused_for_a_reason_on_record() -> Result<()> {
     let (ids, vms) = refused_by_us();
     let verdicts = Kubevirt::build()?.judge(&GATES, &cluster(), &vms)?;
-    let reasons = TAKEN_BY_KUBEVIRT.iter().flat_map(|(_, ids)| ids.iter().copied());
+    let reasons = ACCEPTED_BY_KUBEVIRT
+        .iter()
+        .flat_map(|(_, ids)| ids.iter().copied());
     let on_record: BTreeSet<_> = reasons.collect();
     let taken = ids.iter().zip(&verdicts).filter(|(_, found)| found.allowed);
     let taken: BTreeSet<_> = taken.map(|(id, _)| *id).collect();
@@ -116,7 +118,7 @@ fn what_we_refuse_and_kubevirt_takes_is_refused_for_a_reason_on_record() -> Resu
 fn the_simulator_refuses_and_defaults_as_kubevirt_does() -> Result<()> {
     let (ids, mut vms) = refused_by_us();
     let mut names: Vec<_> = ids.into_iter().map(ToOwned::to_owned).collect();
-    for edge in edges::all() {
+    for edge in boundary_values::all() {
         if let Ok(vm) = vm::of(&mutate_create(&edge.machine, &settings()), &setting()) {
             vms.push(vm);
             names.push(edge.what);

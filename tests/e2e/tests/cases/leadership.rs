@@ -50,7 +50,7 @@ async fn sigterm_hands_over_at_once() -> Result<()> {
     case.apply(&manifest::machine("after")).await?;
     case.node_ready("after").await?;
     for name in ["before", "after"] {
-        assert_eq!(case.lives.uids(name).len(), 1, "{name}");
+        assert_eq!(case.vm_history.uids(name).len(), 1, "{name}");
         case.delete_machine(name).await?;
     }
     standby.terminate().await?;
@@ -81,7 +81,7 @@ async fn a_leader_that_was_stopped_and_woken_writes_nothing() -> Result<()> {
         !infra_writes(&case.bed, woken).is_empty(),
         "the standby deleted the VM"
     );
-    assert_eq!(case.lives.uids("worker").len(), 1);
+    assert_eq!(case.vm_history.uids("worker").len(), 1);
     standby.terminate().await?;
     case.finish(&[]).await
 }
@@ -111,7 +111,7 @@ async fn a_leader_that_was_stopped_in_the_middle_of_its_work_writes_nothing() ->
     wake(&case, &standby, &taken, to_do).await?;
     standby.cont();
     case.delete_deployment("pool").await?;
-    assert_eq!(case.lives.with_more_than_one(), Vec::<String>::new());
+    assert_eq!(case.vm_history.with_more_than_one(), Vec::<String>::new());
     standby.terminate().await?;
     case.finish(&[]).await
 }

@@ -108,7 +108,11 @@ async fn a_machine_becomes_a_node_within_its_budget_and_leaves_nothing() -> Resu
         deleted.table()
     );
     assert!(takes_user_data_back(&deleted), "{}", deleted.table());
-    assert_eq!(case.lives.uids("worker-1").len(), 1, "one VM in a Machine's life");
+    assert_eq!(
+        case.vm_history.uids("worker-1").len(),
+        1,
+        "one VM in a Machine's life"
+    );
 
     case.delete_machine("worker-0").await?;
     case.finish(&[]).await

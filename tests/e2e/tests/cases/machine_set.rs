@@ -88,7 +88,7 @@ async fn a_set_is_scaled_adopts_lets_go_and_takes_its_machines_with_it() -> Resu
     wait::any(&case.machines(), "made instead", WAIT_TIMEOUT, new).await?;
     ready(&case, "workers", 4).await?;
     assert_eq!(made.of("workers").len(), before.len() + 1);
-    assert_eq!(case.lives.uids(&strayed).len(), 1);
+    assert_eq!(case.vm_history.uids(&strayed).len(), 1);
     case.delete_machine(&strayed).await?;
 
     // What got past admission and cannot be obeyed is said, and taken back.
@@ -154,7 +154,7 @@ async fn a_controller_killed_while_it_makes_five_machines_makes_five() -> Result
         assert_eq!(machines.len(), 5, "killed after write {nth}: {machines:?}");
         for machine in &machines {
             assert_eq!(
-                case.lives.uids(machine).len(),
+                case.vm_history.uids(machine).len(),
                 1,
                 "{machine}, killed after write {nth}"
             );

@@ -106,7 +106,7 @@ async fn each_works_on_its_own_machines_and_one_on_the_sets() -> Result<()> {
     let kept = case.machines().get("ours").await?;
     assert!(kept.status.is_some_and(|status| status.node_ref.is_some()));
     case.delete_machine("ours").await?;
-    assert_eq!(case.lives.uids("ours").len(), 1);
+    assert_eq!(case.vm_history.uids("ours").len(), 1);
     case.bed.controller().start().await?;
 
     let none = Patch::Merge(json!({"spec": {"replicas": 0}}));

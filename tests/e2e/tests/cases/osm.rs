@@ -32,7 +32,7 @@ async fn a_machine_waits_for_the_secret_of_its_revision_and_joins_with_it() -> R
     let said = case.condition("early", "BootstrapSecretRevision").await?;
     assert!(said.contains("of revision 2"), "{said}");
     assert_eq!(
-        case.lives.uids("early"),
+        case.vm_history.uids("early"),
         Vec::<String>::new(),
         "no VM without user data"
     );
@@ -53,9 +53,9 @@ async fn a_machine_waits_for_the_secret_of_its_revision_and_joins_with_it() -> R
     case.node_ready("newer").await?;
     assert_eq!(made_by(&case, "newer").await?.as_deref(), Some("second"));
     case.condition("late", "BootstrapSecretRevision").await?;
-    assert_eq!(case.lives.uids("late"), Vec::<String>::new());
+    assert_eq!(case.vm_history.uids("late"), Vec::<String>::new());
     assert_eq!(
-        case.lives.uids("early").len(),
+        case.vm_history.uids("early").len(),
         1,
         "who has joined needs no Secret"
     );
@@ -94,7 +94,7 @@ async fn a_rollout_goes_on_when_the_secret_of_its_revision_is_there() -> Result<
     let second = machines.keys().find(|name| *name != first);
     let second = second.context("there is no other Machine")?;
     assert_eq!(made_by(&case, second).await?.as_deref(), Some("second"));
-    assert_eq!(case.lives.uids(second).len(), 1);
+    assert_eq!(case.vm_history.uids(second).len(), 1);
     assert_eq!(tokens(&case).await?, 0, "no Machine needs a token of ours");
 
     case.delete_deployment(osm::DEPLOYMENT).await?;
@@ -184,7 +184,7 @@ async fn a_secret_that_is_remade_for_the_same_revision_after_the_vm_is_used_as_a
     case.bed.controller().start().await?;
     case.node_ready("same").await?;
     assert_eq!(made_by(&case, "same").await?.as_deref(), Some("after"));
-    assert_eq!(case.lives.uids("same").len(), 1);
+    assert_eq!(case.vm_history.uids("same").len(), 1);
     case.delete_machine("same").await?;
     osm::uninstall(&case).await?;
     case.finish(&[]).await
@@ -216,7 +216,7 @@ async fn a_secret_that_is_remade_for_another_revision_after_the_vm_is_not_used()
     case.bed.user().kubectl_ok(&annotate, "").await?;
     case.node_ready("other").await?;
     assert_eq!(made_by(&case, "other").await?.as_deref(), Some("rolled-out"));
-    assert_eq!(case.lives.uids("other").len(), 2, "one never had a guest");
+    assert_eq!(case.vm_history.uids("other").len(), 2, "one never had a guest");
     case.delete_machine("other").await?;
     osm::uninstall(&case).await?;
     case.finish(&[]).await

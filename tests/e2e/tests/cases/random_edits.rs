@@ -381,11 +381,11 @@ impl Editor<'_> {
     async fn check_owners(&mut self, timeout: Duration) -> Result<()> {
         let began = Instant::now();
         let deployment = self.deployments.get(POOL).await?.uid();
-        let lives = |set: &&DynamicObject| {
+        let vm_history = |set: &&DynamicObject| {
             let owner = controller(set);
             set.metadata.deletion_timestamp.is_none() && (owner.is_none() || owner == deployment.as_deref())
         };
-        let all_live = |sets: &[&DynamicObject]| sets.iter().all(lives);
+        let all_live = |sets: &[&DynamicObject]| sets.iter().all(vm_history);
         let sets = wait::for_all(
             &self.sets,
             "all of the deployment or of nobody",

@@ -102,7 +102,7 @@ async fn a_pool_is_rolled_within_its_limits_scaled_paused_and_taken_down() -> Re
     assert!(
         after
             .iter()
-            .all(|(name, uid)| case.lives.uids(name).len() == 1 && !uid.is_empty())
+            .all(|(name, uid)| case.vm_history.uids(name).len() == 1 && !uid.is_empty())
     );
 
     // Resumed, and scaled in the midst of it.
@@ -176,7 +176,7 @@ async fn a_template_whose_guests_never_join_stops_and_the_way_back_touches_nothi
             .await
             .context("a healthy Machine is gone")?;
         assert_eq!(machine.uid().as_ref(), Some(uid));
-        assert_eq!(case.lives.uids(name).len(), 1);
+        assert_eq!(case.vm_history.uids(name).len(), 1);
     }
     // A revision that is not there is said to be so, once.
     case.kubectl(&["annotate", "md", POOL, "machinist.dev/rollback-to=77"])

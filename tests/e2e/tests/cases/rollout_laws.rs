@@ -110,7 +110,7 @@ async fn no_kill_makes_a_rollout_break_its_limits() -> Result<()> {
     case.settled().await;
     assert_eq!(case.machine_uids().await?.len(), size);
     assert_eq!(
-        case.lives.with_more_than_one(),
+        case.vm_history.with_more_than_one(),
         [""; 0],
         "each Machine had one VM"
     );

@@ -145,7 +145,7 @@ pub(crate) fn check(
         expected.kept
     );
     for name in after.0.keys() {
-        let vms = bed.case.lives.uids(name);
+        let vms = bed.case.vm_history.uids(name);
         ensure!(vms.len() == 1, "Machine {name} has had the VMs {vms:?}");
     }
     bystander(before, after)

@@ -330,7 +330,7 @@ async fn restored(bed: &Bed, before: &Seen) -> Result<()> {
     let after = whole(bed, deadline).await?;
     oracle::bystander(before, &after)?;
     for machine in machines(&bed.case).await? {
-        let vms = bed.case.lives.uids(&machine.name_any());
+        let vms = bed.case.vm_history.uids(&machine.name_any());
         anyhow::ensure!(vms.len() <= 2, "{} has had the VMs {vms:?}", machine.name_any());
     }
     delete_unknown(bed, &after).await

@@ -1,10 +1,10 @@
 //! The chart, without installing it: what it renders, what it refuses, and what a real API server and our servers say to all
 //! of it.
 
-mod named;
+mod applied;
+mod named_controllers;
 mod rendered;
 mod rights;
-mod taken;
 mod values;
 
 use std::collections::BTreeMap;

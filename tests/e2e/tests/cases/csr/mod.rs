@@ -1,10 +1,10 @@
 //! Certificates of kubelets through the real signers of kube-controller-manager, whose own approver runs: what an honest
 //! kubelet asks for is issued, and what a forger asks for is not.
 
+mod approved;
+mod cluster_state;
 mod forged;
-mod honest;
-mod judged;
-mod separate;
+mod separate_approver;
 
 use anyhow::Result;
 use e2e::Case;

@@ -2,12 +2,12 @@
 //! the pods.
 
 mod budgets;
-mod decisions;
+mod concurrency;
+mod decision_log;
 mod finalizers;
 mod hooks;
 mod pods;
 mod skipping;
-mod turns;
 mod volumes;
 
 use std::time::Duration;

@@ -188,7 +188,7 @@ async fn a_guest_that_never_joins() -> Result<()> {
     // One that stands alone is left to a person, who can look into the guest.
     let machine = case.machines().get("silent").await?;
     assert_eq!(machine.metadata.deletion_timestamp, None);
-    assert_eq!(case.lives.uids("silent").len(), 1);
+    assert_eq!(case.vm_history.uids("silent").len(), 1);
     case.delete_machine("silent").await?;
     case.finish(&[]).await
 }
@@ -201,7 +201,7 @@ async fn a_vm_deleted_behind_the_machines_back() -> Result<()> {
     let vms = case.vms();
     let gone = async {
         vms.delete("robbed", &DeleteParams::default()).await?;
-        let first = case.lives.uids("robbed");
+        let first = case.vm_history.uids("robbed");
         wait::until(&vms, "robbed", "gone", WAIT_TIMEOUT, |vm| {
             vm.is_none_or(|vm| !first.contains(vm.metadata.uid.as_ref().unwrap_or(&String::new())))
         })
@@ -218,7 +218,7 @@ async fn a_vm_deleted_behind_the_machines_back() -> Result<()> {
     };
     let anew = wait::for_state(&case.machines(), "robbed", "made anew", WAIT_TIMEOUT, made_anew).await?;
     assert_eq!(anew.metadata.uid, machine.metadata.uid);
-    assert_eq!(case.lives.uids("robbed").len(), 2);
+    assert_eq!(case.vm_history.uids("robbed").len(), 2);
     case.delete_machine("robbed").await?;
     case.finish(&[]).await
 }

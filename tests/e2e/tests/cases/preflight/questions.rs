@@ -5,10 +5,9 @@ use std::time::Instant;
 
 use anyhow::Result;
 use e2e::{
-    Case,
-    asked::{deployment, located, patch, print, questions, start},
-    infra, manifest,
+    Case, infra, manifest,
     manifest::NAMESPACE,
+    preflight::{deployment, located, patch, print, questions, start},
 };
 use machinist_shared::api::names::autoscaler::{CAPACITY, MAX_SIZE, MIN_SIZE};
 use rstest::rstest;

@@ -79,7 +79,11 @@ async fn what_machine_controller_leaves_is_adopted_and_no_node_rolls() -> Result
         "its Node stays"
     );
     for name in names {
-        assert_eq!(case.lives.uids(name).len(), 1, "one VM in the life of {name}");
+        assert_eq!(
+            case.vm_history.uids(name).len(),
+            1,
+            "one VM in the life of {name}"
+        );
     }
     case.delete_machine("stays").await?;
     case.finish(&[]).await
@@ -117,7 +121,7 @@ async fn the_vm_of_a_restored_machine_is_adopted_by_an_annotation() -> Result<()
     ];
     case.bed.user().kubectl_ok(&annotate, "").await?;
     infra::ready(&case, "restored", "VMRunning").await?;
-    assert_eq!(case.lives.uids("restored").len(), 1);
+    assert_eq!(case.vm_history.uids("restored").len(), 1);
     case.delete_machine("restored").await?;
     case.finish(&[]).await
 }
@@ -135,13 +139,13 @@ async fn a_vm_is_made_anew_when_the_disk_of_the_former_one_is_gone() -> Result<(
     let said = infra::ready(&case, "anew", "WaitingForDisks").await?;
     assert!(said.message.contains("anew"), "{}", said.message);
     assert_eq!(
-        case.lives.uids("anew").len(),
+        case.vm_history.uids("anew").len(),
         1,
         "no VM is made beside the old disk"
     );
     hold_disk(&case, "anew", &Value::Null).await?;
     infra::ready(&case, "anew", "VMRunning").await?;
-    assert_eq!(case.lives.uids("anew").len(), 2, "made anew once");
+    assert_eq!(case.vm_history.uids("anew").len(), 2, "made anew once");
     case.delete_machine("anew").await?;
     case.finish(&[]).await
 }

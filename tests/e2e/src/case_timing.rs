@@ -8,13 +8,13 @@ use std::{
 use testbed::timings;
 
 /// Runs from its creation until it is dropped, and then writes a line into `target/timings/cases.tsv`.
-pub(crate) struct Clock {
+pub(crate) struct CaseTiming {
     case: String,
     began: Instant,
     bed: Option<(Duration, &'static str)>,
 }
 
-impl Clock {
+impl CaseTiming {
     /// Of the test that runs on this thread.
     pub(crate) fn start() -> Self {
         Self {
@@ -30,7 +30,7 @@ impl Clock {
     }
 }
 
-impl Drop for Clock {
+impl Drop for CaseTiming {
     fn drop(&mut self) {
         let (waited, origin) = self.bed.unwrap_or((self.began.elapsed(), "none"));
         let line = format!(

@@ -2,7 +2,7 @@
 //! delete, and removes the object some time later: a finalizer that is written in between holds nothing up.
 
 use anyhow::{Context as _, Result};
-use e2e::{Case, case::WAIT_TIMEOUT, gate::Gate, manifest, wait};
+use e2e::{Case, case::WAIT_TIMEOUT, deletion_gate::Gate, manifest, wait};
 use kube::api::{DeleteParams, Patch, PatchParams};
 use machinist_shared::api::{Machine, MachineSet, names::annotation};
 use serde_json::json;

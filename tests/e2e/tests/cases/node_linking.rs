@@ -59,7 +59,7 @@ async fn a_node_that_was_deleted_by_hand_is_linked_again_when_its_kubelet_regist
                 == Some("kube-system/worker")
     };
     wait::for_state(&case.nodes(), "worker", "decorated", WAIT_TIMEOUT, decorated).await?;
-    assert_eq!(case.lives.uids("worker").len(), 1, "the VM is the same");
+    assert_eq!(case.vm_history.uids("worker").len(), 1, "the VM is the same");
     case.delete_machine("worker").await?;
     case.finish(&[]).await
 }

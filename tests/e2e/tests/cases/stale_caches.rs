@@ -51,7 +51,7 @@ async fn a_controller_that_restarts_into_any_instant_of_a_machines_life_harms_no
         let machine = case.machines().get("worker").await?;
         assert_eq!(node_uid(&machine), node_uid(&node), "at {instant:?}");
         assert!(machine.metadata.deletion_timestamp.is_none(), "at {instant:?}");
-        assert_eq!(case.lives.uids("worker").len(), 1, "at {instant:?}");
+        assert_eq!(case.vm_history.uids("worker").len(), 1, "at {instant:?}");
         assert_eq!(case.vms().list(&ListParams::default()).await?.items.len(), 1);
         let tokens = e2e::leaks::leftovers(&case.bed).await?;
         assert!(
@@ -79,7 +79,7 @@ async fn a_controller_that_sees_a_namesake_being_deleted_leaves_the_new_machine_
     case.apply(&manifest::machine("worker")).await?;
     let machine = case.node_ready("worker").await?;
     case.settled().await;
-    let lives = case.lives.uids("worker");
+    let vm_history = case.vm_history.uids("worker");
 
     for instant in some(&instants) {
         into_the_past(&case, instant).await?;
@@ -87,7 +87,7 @@ async fn a_controller_that_sees_a_namesake_being_deleted_leaves_the_new_machine_
         assert_eq!(now.uid(), machine.uid(), "at {instant:?}");
         assert!(now.metadata.deletion_timestamp.is_none(), "at {instant:?}");
         assert_eq!(node_uid(&now), node_uid(&machine), "at {instant:?}");
-        assert_eq!(case.lives.uids("worker"), lives, "at {instant:?}");
+        assert_eq!(case.vm_history.uids("worker"), vm_history, "at {instant:?}");
         let vm = case.vms().get("worker").await?;
         assert!(vm.metadata.deletion_timestamp.is_none(), "at {instant:?}");
         let node = case.nodes().get("worker").await?;
@@ -162,7 +162,7 @@ async fn whichever_answer_is_lost_while_watches_say_nothing_there_is_one_vm_and_
         }
         case.node_ready(&name).await?;
         assert_eq!(
-            case.lives.uids(&name).len(),
+            case.vm_history.uids(&name).len(),
             1,
             "the answer to write {nth} was lost"
         );

@@ -77,7 +77,7 @@ async fn a_machine_whose_tokens_are_deleted_as_they_appear_gets_vms_further_and_
     .await?;
     let took = began.elapsed();
     ensure!(took > FIVE_VMS, "five VMs took {took:?}");
-    let vms = case.lives.uids("worker").len();
+    let vms = case.vm_history.uids("worker").len();
     assert_eq!(vms, 5, "VMs of which the message tells");
     let described = case.describe("worker").await?;
     ensure!(

@@ -3,10 +3,9 @@
 
 use anyhow::Result;
 use e2e::{
-    Case,
-    asked::{deployment, kubectl, located, patch, print, questions, start},
-    manifest,
+    Case, manifest,
     manifest::NAMESPACE,
+    preflight::{deployment, kubectl, located, patch, print, questions, start},
 };
 use machinist_shared::api::names::label;
 use serde_json::{Value, json};

@@ -5,9 +5,9 @@ use anyhow::{Context as _, Result};
 use e2e::{
     Case,
     case::WAIT_TIMEOUT,
-    infra, osm,
-    peer::{link, plant},
-    wait,
+    infra,
+    machine_controller::{link, plant},
+    osm, wait,
 };
 use kube::{Resource as _, ResourceExt as _, api::ListParams, core::DynamicObject};
 use machinist_shared::api::names::label;
@@ -82,7 +82,11 @@ async fn machines_that_machine_controller_made_go_on_as_they_are() -> Result<()>
             String::from_utf8_lossy(&data.0).contains("node-labels=made=peer"),
             "{name}"
         );
-        assert_eq!(case.lives.uids(name).len(), 1, "one VM in the life of {name}");
+        assert_eq!(
+            case.vm_history.uids(name).len(),
+            1,
+            "one VM in the life of {name}"
+        );
         let machine = case.machines().get(name).await?;
         let id = format!("kubermatic://kubevirt/{}", planted.machine);
         assert_eq!(machine.spec.provider_id.as_deref(), Some(id.as_str()));

@@ -3,7 +3,7 @@
 //! the infra cluster a Machine tells it.
 //!
 //! One Machine is made as always. The others are its copies, planted with all that belongs to them, with nobody to run
-//! them: that many guests are more than one small machine bears. `MANY_MACHINES` is how many; `make many` runs it with
+//! them: that many guests are more than one small machine bears. `LARGE_CLUSTER_MACHINES` is how many; `make many` runs it with
 //! release builds.
 
 use std::{
@@ -48,8 +48,8 @@ const WAIT_TIMEOUT: Duration = Duration::from_mins(5);
 
 #[tokio::test]
 async fn a_controller_that_starts_beside_many_machines_writes_nothing() -> Result<()> {
-    let many = std::env::var("MANY_MACHINES").unwrap_or_else(|_| "150".to_owned());
-    let many: usize = many.parse().context("MANY_MACHINES is a number")?;
+    let many = std::env::var("LARGE_CLUSTER_MACHINES").unwrap_or_else(|_| "150".to_owned());
+    let many: usize = many.parse().context("LARGE_CLUSTER_MACHINES is a number")?;
     let case = Case::start_alone(Options {
         controller_args: vec!["--enable-leader-election=false".to_owned()],
         ..Options::default().on_two_clusters()

@@ -2,9 +2,8 @@
 
 use anyhow::{Context as _, Result};
 use e2e::{
-    Case,
-    asked::{kubectl, questions, start},
-    manifest,
+    Case, manifest,
+    preflight::{kubectl, questions, start},
 };
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::{

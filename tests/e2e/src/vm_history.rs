@@ -17,12 +17,12 @@ use crate::objects;
 type Seen = Arc<Mutex<BTreeMap<String, Vec<String>>>>;
 
 /// A running record of the VMs on an infra cluster. It ends when it is dropped.
-pub struct Lives {
+pub struct VmHistory {
     seen: Seen,
     task: JoinHandle<()>,
 }
 
-impl Lives {
+impl VmHistory {
     /// Begins to record.
     pub fn record(infra: Client) -> Self {
         let seen = Seen::default();
@@ -69,7 +69,7 @@ impl Lives {
     }
 }
 
-impl Drop for Lives {
+impl Drop for VmHistory {
     fn drop(&mut self) {
         self.task.abort();
     }

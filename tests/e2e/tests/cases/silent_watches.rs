@@ -27,7 +27,7 @@ async fn a_node_that_was_not_seen_costs_no_machine() -> Result<()> {
     let machines = wait::for_all(&case.machines(), "linked", WAIT_TIMEOUT, all).await?;
     for machine in &machines {
         assert_eq!(
-            case.lives.uids(&machine.name_any()).len(),
+            case.vm_history.uids(&machine.name_any()).len(),
             1,
             "one VM in its life"
         );

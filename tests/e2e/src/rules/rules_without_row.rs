@@ -2,7 +2,7 @@
 //! need a cluster that the rows do not have.
 
 /// Section and rule, why it has no row, and the test that shows it, as `file::function`; empty if there is nothing to show.
-pub const ELSEWHERE: &[(&str, &str, &str)] = &[
+pub const RULES_WITHOUT_ROW: &[(&str, &str, &str)] = &[
     (
         "2.1/providers-of-others",
         "Machinist has the provider kubevirt only; the names of the others are refused like any unknown one.",
@@ -26,22 +26,22 @@ pub const ELSEWHERE: &[(&str, &str, &str)] = &[
     (
         "2.3/a-reference-is-resolved",
         "It needs a Secret to read. The webhook judges what is behind a reference as if it were written down.",
-        "tests/e2e/tests/cases/asked_secrets.rs::values_behind_references_are_judged_each_by_its_field_and_not_shown",
+        "tests/e2e/tests/cases/preflight/secrets.rs::values_behind_references_are_judged_each_by_its_field_and_not_shown",
     ),
     (
         "2.3/a-secret-before-a-config-map-before-the-value",
         "It needs objects to read.",
-        "tests/e2e/tests/cases/asked_secrets.rs::a_secret_wins_over_a_config_map_and_that_over_the_value",
+        "tests/e2e/tests/cases/preflight/secrets.rs::a_secret_wins_over_a_config_map_and_that_over_the_value",
     ),
     (
         "2.3/a-missing-object",
         "It needs a cluster in which the object is missing.",
-        "tests/e2e/tests/cases/asked.rs::a_secret_for_the_kubeconfig_that_does_not_exist_is_reported",
+        "tests/e2e/tests/cases/preflight/questions.rs::a_secret_for_the_kubeconfig_that_does_not_exist_is_reported",
     ),
     (
         "2.3/a-missing-key",
         "It needs an object without the key.",
-        "tests/e2e/tests/cases/asked_secrets.rs::values_behind_references_are_judged_each_by_its_field_and_not_shown",
+        "tests/e2e/tests/cases/preflight/secrets.rs::values_behind_references_are_judged_each_by_its_field_and_not_shown",
     ),
     (
         "2.3/a-boolean-behind-a-reference-is-a-Go-boolean",
@@ -51,7 +51,7 @@ pub const ELSEWHERE: &[(&str, &str, &str)] = &[
     (
         "2.3/a-bad-boolean-behind-a-reference",
         "It needs an object to read.",
-        "tests/e2e/tests/cases/asked_secrets.rs::a_bad_boolean_behind_a_reference_is_refused",
+        "tests/e2e/tests/cases/preflight/secrets.rs::a_bad_boolean_behind_a_reference_is_refused",
     ),
     (
         "2.3/kubeconfig-from-the-environment",
@@ -96,17 +96,17 @@ pub const ELSEWHERE: &[(&str, &str, &str)] = &[
     (
         "3.6/topology-of-the-StorageClass",
         "It needs an infra cluster, and the webhook of the rows asks none.",
-        "tests/e2e/tests/cases/asked_defaults.rs::a_nodes_zone_comes_from_its_storage_class_and_no_update_changes_it",
+        "tests/e2e/tests/cases/preflight/defaults.rs::a_nodes_zone_comes_from_its_storage_class_and_no_update_changes_it",
     ),
     (
         "3.6/the-infra-cluster-answers",
         "It needs an infra cluster. One that is silent is warned of, unless the webhook shall refuse then.",
-        "tests/e2e/tests/cases/asked.rs::a_silent_infra_cluster_is_told_in_time",
+        "tests/e2e/tests/cases/preflight/questions.rs::a_silent_infra_cluster_is_told_in_time",
     ),
     (
         "3.6/verdicts-are-cached",
         "What infra clusters answered is remembered for a while, by credential; no verdict is.",
-        "tests/e2e/tests/cases/asked.rs::a_warm_admission_asks_infra_once_and_a_scaled_deployment_never",
+        "tests/e2e/tests/cases/preflight/questions.rs::a_warm_admission_asks_infra_once_and_a_scaled_deployment_never",
     ),
     (
         "3.7/a-reordered-value-is-an-empty-patch",

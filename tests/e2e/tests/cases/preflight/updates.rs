@@ -2,8 +2,8 @@
 
 use anyhow::Result;
 use e2e::{
-    asked::{deployment, patch, start},
     infra, manifest,
+    preflight::{deployment, patch, start},
 };
 use serde_json::json;
 use testbed::{bed::MACHINES, seed::INFRA_SECRET};

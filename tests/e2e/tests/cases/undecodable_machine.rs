@@ -37,7 +37,7 @@ async fn it_stops_nothing_else_and_goes_when_it_is_deleted() -> Result<()> {
     case.apply(&manifest::machine("sound")).await?;
     case.node_ready("sound").await?;
     for name in &broken {
-        assert_eq!(case.lives.uids(name), Vec::<String>::new());
+        assert_eq!(case.vm_history.uids(name), Vec::<String>::new());
         case.delete_machine(name).await?;
     }
 

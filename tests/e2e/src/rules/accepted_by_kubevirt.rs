@@ -1,7 +1,7 @@
 //! Bad specs whose virtual machine KubeVirt would take all the same, and why a person is better off with the refusal.
 
 /// Whose rule it is, and the rows about it.
-pub const TAKEN_BY_KUBEVIRT: [(&str, &[&str]); 6] = [
+pub const ACCEPTED_BY_KUBEVIRT: [(&str, &[&str]); 6] = [
     (
         "The API server refuses the virtual machine, for its labels or for a name, before KubeVirt is asked or when it \
          makes objects of it.",

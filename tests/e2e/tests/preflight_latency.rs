@@ -5,9 +5,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use e2e::{
-    Case,
-    asked::{deployment, kubectl, located, start},
-    infra, manifest, objects,
+    Case, infra, manifest, objects,
+    preflight::{deployment, kubectl, located, start},
 };
 use futures::future::join_all;
 use kube::{Api, api::PostParams, core::DynamicObject};

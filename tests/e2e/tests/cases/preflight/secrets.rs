@@ -3,11 +3,10 @@
 use anyhow::{Result, bail};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use e2e::{
-    Case,
-    asked::{deployment, kubectl, located, patch, start},
-    infra, manifest,
+    Case, infra, manifest,
     manifest::NAMESPACE,
     objects,
+    preflight::{deployment, kubectl, located, patch, start},
 };
 use kube::{Api, api::PostParams, core::DynamicObject};
 use serde_json::{Value, json};

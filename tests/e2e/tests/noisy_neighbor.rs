@@ -1,8 +1,8 @@
 //! What a pool of a million replicas, none of which ever becomes a Node, costs all others: how long admission takes, and how long
 //! it takes from an event of their VMs to their status, before and beside it; and that the leader goes on to lead.
 //!
-//! `NEIGHBOURS_SECONDS` is how long each of both is measured, `NEIGHBOURS_ROUNDS` how often, in turns: the medians of the rounds are
-//! printed. `NEIGHBOURS_ARGS` is what the controller is started with.
+//! `NOISY_NEIGHBOR_SECONDS` is how long each of both is measured, `NOISY_NEIGHBOR_ROUNDS` how often, in turns: the medians of the rounds are
+//! printed. `NOISY_NEIGHBOR_ARGS` is what the controller is started with.
 
 use std::{
     collections::HashMap,
@@ -38,11 +38,11 @@ const LIMIT: usize = 2000;
 
 #[tokio::test]
 async fn a_pool_of_a_million_replicas_leaves_others_their_time() -> Result<()> {
-    let seconds = std::env::var("NEIGHBOURS_SECONDS").unwrap_or_else(|_| "30".to_owned());
-    let time = Duration::from_secs(seconds.parse().context("NEIGHBOURS_SECONDS is a number")?);
-    let rounds = std::env::var("NEIGHBOURS_ROUNDS").unwrap_or_else(|_| "1".to_owned());
-    let rounds: usize = rounds.parse().context("NEIGHBOURS_ROUNDS is a number")?;
-    let args = std::env::var("NEIGHBOURS_ARGS").unwrap_or_default();
+    let seconds = std::env::var("NOISY_NEIGHBOR_SECONDS").unwrap_or_else(|_| "30".to_owned());
+    let time = Duration::from_secs(seconds.parse().context("NOISY_NEIGHBOR_SECONDS is a number")?);
+    let rounds = std::env::var("NOISY_NEIGHBOR_ROUNDS").unwrap_or_else(|_| "1".to_owned());
+    let rounds: usize = rounds.parse().context("NOISY_NEIGHBOR_ROUNDS is a number")?;
+    let args = std::env::var("NOISY_NEIGHBOR_ARGS").unwrap_or_default();
     let case = Case::start_alone(Options {
         controller_args: args.split_whitespace().map(str::to_owned).collect(),
         ..Options::default().on_two_clusters()
