@@ -144,7 +144,7 @@ fuzz: ## Fuzz FUZZ_TARGET for FUZZ_SECONDS
 .PHONY: requests
 requests: build ## Print every API request of one Machine's life and of its admission, and compare them with the budget
 	cargo test --quiet --locked --package e2e --test cases machine::a_machine_becomes -- --nocapture
-	cargo test --quiet --locked --package e2e --test cases preflight::questions::a_warm -- --nocapture
+	cargo test --quiet --locked --package e2e --test cases preflight::infra_requests::a_warm -- --nocapture
 
 .PHONY: outage
 outage: build ## Measure 200 Machines on two infra clusters while one is cut off for a minute: the times of the other's

@@ -75,25 +75,25 @@ impl Case {
         }
     }
 
-    /// Fails if anything but the strangers (`Kind/name`) is left on either cluster, or anything secret got out, then ends
-    /// the servers, which must end well.
-    pub async fn finish(self, strangers: &[&str]) -> Result<()> {
+    /// Fails if an object other than the `foreign` ones (`Kind/name`) is left on either cluster, or a secret leaked. Then stops
+    /// the servers, which must exit without an error.
+    pub async fn finish(self, foreign: &[&str]) -> Result<()> {
         self.secrets.check(&self.bed).await?;
-        leaks::check(&self.bed, strangers).await?;
+        leaks::check(&self.bed, foreign).await?;
         self.end().await
     }
 
-    /// The same where no controller runs: Machines stay as they were stored, and nothing has come of them, not even for a
-    /// moment, but for the strangers that the case made.
-    pub async fn finish_without_controller(self, strangers: &[&str]) -> Result<()> {
+    /// The same where no controller runs: Machines stay as they were stored, and no object was created for them, not even for a
+    /// moment. The case created the `foreign` ones.
+    pub async fn finish_without_controller(self, foreign: &[&str]) -> Result<()> {
         self.secrets.check(&self.bed).await?;
-        leaks::check_nothing_was_made(&self.bed, strangers).await?;
+        leaks::check_nothing_was_created(&self.bed, foreign).await?;
         let vms = self.vm_history.names();
         ensure!(vms.is_empty(), "there were VMs: {vms:?}");
         self.end().await
     }
 
-    /// Ends the servers, which must end well, and hands the bed on if it may be.
+    /// Stops the servers, which must exit without an error, and returns the bed if another case may use it.
     pub async fn end(self) -> Result<()> {
         match self.baseline {
             Some(baseline) => {

@@ -1,4 +1,4 @@
-//! Signing requests as kubelets make them, and as forgers would; and who makes them.
+//! CertificateSigningRequests as kubelets create them and as attackers would, and the clients that create them.
 
 use std::{
     path::{Path, PathBuf},
@@ -185,10 +185,10 @@ pub async fn served(case: &Case, node: &str, asks: Duration) -> Result<()> {
     .await
 }
 
-/// Waits for an Event about that request that says `text`.
-pub async fn told(case: &Case, request: &str, text: &str) -> Result<()> {
+/// Waits for an Event about that request whose note contains `text`.
+pub async fn wait_for_event(case: &Case, request: &str, text: &str) -> Result<()> {
     let events = Api::<Event>::all(case.bed.user().client());
-    let what = format!("Event about {request} that says {text:?}");
+    let what = format!("Event about {request} with {text:?}");
     wait::any(&events, &what, WAIT_TIMEOUT, |event| {
         event
             .note
@@ -260,7 +260,7 @@ fn find(folder: &Path, below: &str) -> Option<PathBuf> {
         .find(|path| path.exists())
 }
 
-/// A client of an admin who acts as somebody else.
+/// A client of an admin who impersonates another user.
 pub async fn impersonating(case: &Case, user: &str, groups: &[&str]) -> Result<Client> {
     let text = case.bed.user().admin_kubeconfig_for(case.bed.user().server());
     let kubeconfig = Kubeconfig::from_yaml(&text)?;

@@ -1,5 +1,5 @@
-//! A gate inside the API server: an admission webhook of the test's own that holds the deletion of Machines back. The API
-//! server asks it after it has looked for finalizers and before it removes the object.
+//! A gate inside the API server: an admission webhook of the test that blocks the deletion of Machines. The API server calls
+//! it after it has checked for finalizers and before it removes the object.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
@@ -70,7 +70,7 @@ impl Gate {
             }],
         }))
         .await?;
-        // The API server takes a moment to learn of it, and tells nobody when it has.
+        // The API server takes a moment to load the configuration, and reports that nowhere.
         let probe = DeleteParams {
             dry_run: true,
             ..DeleteParams::default()
@@ -83,12 +83,12 @@ impl Gate {
         Ok(gate)
     }
 
-    /// Lets everything through from now on, and what waits.
+    /// Admits every deletion from now on, and those that wait.
     pub fn open(&self) {
         self.door.open.send_replace(true);
     }
 
-    /// Waits until it has been asked for the `count`th time; what was asked then.
+    /// Waits for review number `count`, and returns it.
     pub async fn asked(&self, count: usize) -> Result<Value> {
         let asked = async {
             loop {
@@ -101,7 +101,7 @@ impl Gate {
         };
         tokio::time::timeout(crate::case::WAIT_TIMEOUT, asked)
             .await
-            .with_context(|| format!("nobody asked for the {count}. time"))
+            .with_context(|| format!("there was no review number {count}"))
     }
 }
 

@@ -1,5 +1,5 @@
-//! Nodes with pods that have to go: pods bound by hand, since nobody schedules here, disruption budgets kept by the real
-//! controller, volumes attached by hand.
+//! Nodes with pods to evict: pods are bound by the test, since no scheduler runs here; the real controller maintains the
+//! disruption budgets; the test attaches the volumes.
 
 use anyhow::{Result, bail};
 use k8s_openapi::api::{
@@ -148,21 +148,27 @@ impl Case {
         wait::for_absence(&self.machines(), name, WAIT_TIMEOUT).await
     }
 
-    /// Waits until the pod has been told to end, or is gone.
+    /// Waits until the pod has a deletionTimestamp, or is gone.
     pub async fn evicted(&self, pod: &str) -> Result<()> {
-        let told = |pod: Option<&Pod>| pod.is_none_or(|pod| pod.metadata.deletion_timestamp.is_some());
-        wait::until(&self.pods(), pod, "evicted", WAIT_TIMEOUT, told).await?;
+        let is_evicted = |pod: Option<&Pod>| pod.is_none_or(|pod| pod.metadata.deletion_timestamp.is_some());
+        wait::until(&self.pods(), pod, "evicted", WAIT_TIMEOUT, is_evicted).await?;
         Ok(())
     }
 
-    /// Waits until a condition of the Machine has this status and reason and its message has these words; the Machine then.
-    pub async fn says(&self, name: &str, kind: &str, reason: &str, words: &[&str]) -> Result<Machine> {
-        let says = |machine: &Machine| {
+    /// Waits until a condition of the Machine has this status and reason and its message contains these words. Returns the Machine.
+    pub async fn condition_with(
+        &self,
+        name: &str,
+        kind: &str,
+        reason: &str,
+        words: &[&str],
+    ) -> Result<Machine> {
+        let condition_with = |machine: &Machine| {
             let condition = condition(machine, kind);
             let message = condition["message"].as_str().unwrap_or_default();
             condition["reason"] == reason && words.iter().all(|word| message.contains(word))
         };
-        wait::for_state(&self.machines(), name, reason, WAIT_TIMEOUT, says).await
+        wait::for_state(&self.machines(), name, reason, WAIT_TIMEOUT, condition_with).await
     }
 
     /// What the controller asked of the pod of that name, such as `create pods/eviction`.

@@ -1,4 +1,4 @@
-//! Credentials of the infra cluster, and what a Machine says of that cluster.
+//! Credentials of the infra cluster, and the conditions of a Machine about that cluster.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use crate::{Case, case::WAIT_TIMEOUT, manifest, manifest::NAMESPACE, objects, wa
 
 /// A new ServiceAccount with all the rights of the example, and its kubeconfig through the proxy's port of `client`.
 pub async fn account(case: &Case, name: &str, client: &str) -> Result<String> {
-    nobody(case, name).await?;
+    service_account(case, name).await?;
     let infra = case.bed.infra();
     let subject = json!([{"kind": "ServiceAccount", "name": name, "namespace": INFRA_NAMESPACE}]);
     for (kind, binding, role) in [
@@ -49,7 +49,7 @@ pub async fn account(case: &Case, name: &str, client: &str) -> Result<String> {
 }
 
 /// A new ServiceAccount without any rights.
-pub async fn nobody(case: &Case, name: &str) -> Result<()> {
+pub async fn service_account(case: &Case, name: &str) -> Result<()> {
     let create = ["create", "serviceaccount", name, "--namespace", INFRA_NAMESPACE];
     case.bed.infra().kubectl_ok(&create, "").await?;
     Ok(())
@@ -64,7 +64,7 @@ pub async fn kubeconfig_of(case: &Case, account: &str, client: &str) -> Result<S
         .await
 }
 
-/// Deletes a ServiceAccount and returns when its kubeconfig is not taken any more.
+/// Deletes a ServiceAccount and returns when its kubeconfig is no longer accepted.
 pub async fn revoke(case: &Case, account: &str, text: &str) -> Result<()> {
     let delete = [
         "delete",
@@ -75,14 +75,14 @@ pub async fn revoke(case: &Case, account: &str, text: &str) -> Result<()> {
     ];
     case.bed.infra().kubectl_ok(&delete, "").await?;
     let vms = objects::infra(kubeconfig::client(text).await?, &objects::virtual_machine());
-    // The API server remembers for ten seconds whom it knows, and tells nobody when it forgets.
+    // The API server caches authentications for ten seconds, and reports nowhere when an entry expires.
     for _ in 0..300 {
         match vms.list(&ListParams::default().limit(1)).await {
             Err(kube::Error::Api(status)) if status.code == 401 => return Ok(()),
             _ => tokio::time::sleep(Duration::from_millis(100)).await,
         }
     }
-    bail!("the token of {account} is still taken")
+    bail!("the token of {account} is still accepted")
 }
 
 /// Stores a kubeconfig in a Secret of the user cluster.
@@ -113,7 +113,7 @@ pub fn kubeconfig_in(machine: &mut Value) -> &mut Value {
     &mut machine["spec"]["providerSpec"]["value"]["cloudProviderSpec"]["auth"]["kubeconfig"]
 }
 
-/// What is watched: as rules name it, and with its group.
+/// The watched resources: as rules name them, and with their groups.
 const WATCHED: [(&str, &str); 4] = [
     ("virtualmachines", "virtualmachines.kubevirt.io"),
     ("virtualmachineinstances", "virtualmachineinstances.kubevirt.io"),
@@ -121,7 +121,7 @@ const WATCHED: [(&str, &str); 4] = [
     ("persistentvolumeclaims", "persistentvolumeclaims"),
 ];
 
-/// Gives the example's Role these verbs on what is watched, and all others as they are.
+/// Gives the example's Role these verbs on the watched resources. Other rules stay as they are.
 pub async fn allow(case: &Case, verbs: impl Fn(&str) -> Vec<&'static str>) -> Result<()> {
     let roles: Api<Role> = Api::namespaced(case.bed.infra().client(), INFRA_NAMESPACE);
     let mut role = roles.get(INFRA_ACCOUNT).await?;
@@ -138,7 +138,7 @@ pub async fn allow(case: &Case, verbs: impl Fn(&str) -> Vec<&'static str>) -> Re
         if WATCHED.iter().any(|(watched, _)| *watched == resource) {
             rule.verbs.retain(|verb| !looks.contains(&verb.as_str()));
             rule.verbs.extend(verbs(&resource).into_iter().map(str::to_owned));
-            // Which grants nothing: a rule needs a verb.
+            // A rule needs a verb; this one grants nothing that Machinist uses.
             rule.verbs.push("deletecollection".to_owned());
         }
     }
@@ -151,7 +151,7 @@ pub async fn allow(case: &Case, verbs: impl Fn(&str) -> Vec<&'static str>) -> Re
 
 /// Status, reason, message and time of transition of a condition.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Said {
+pub struct ConditionState {
     /// `True`, `False` or `Unknown`.
     pub status: String,
     /// CamelCase.
@@ -162,14 +162,14 @@ pub struct Said {
     pub since: Option<Timestamp>,
 }
 
-/// What a condition of the Machine says.
-pub fn said(machine: &Machine, kind: &str) -> Said {
+/// A condition of the Machine.
+pub fn condition_of(machine: &Machine, kind: &str) -> ConditionState {
     let conditions = machine
         .status
         .as_ref()
         .and_then(|status| status.conditions.as_ref());
     let found = conditions.into_iter().flatten().find(|c| c.type_ == kind);
-    found.map_or_else(Said::default, |c| Said {
+    found.map_or_else(ConditionState::default, |c| ConditionState {
         status: c.status.clone(),
         reason: c.reason.clone().unwrap_or_default(),
         message: c.message.clone().unwrap_or_default(),
@@ -178,24 +178,24 @@ pub fn said(machine: &Machine, kind: &str) -> Said {
 }
 
 /// Waits until `InfrastructureReachable` has this reason.
-pub async fn reachable(case: &Case, name: &str, reason: &str) -> Result<Said> {
+pub async fn reachable(case: &Case, name: &str, reason: &str) -> Result<ConditionState> {
     about(case, name, condition::INFRASTRUCTURE_REACHABLE, reason).await
 }
 
 /// Waits until `InfrastructureReady` has this reason.
-pub async fn ready(case: &Case, name: &str, reason: &str) -> Result<Said> {
+pub async fn ready(case: &Case, name: &str, reason: &str) -> Result<ConditionState> {
     about(case, name, condition::INFRASTRUCTURE_READY, reason).await
 }
 
-async fn about(case: &Case, name: &str, kind: &str, reason: &str) -> Result<Said> {
+async fn about(case: &Case, name: &str, kind: &str, reason: &str) -> Result<ConditionState> {
     let what = format!("{kind} {reason}");
-    let fits = |machine: &Machine| said(machine, kind).reason == reason;
+    let fits = |machine: &Machine| condition_of(machine, kind).reason == reason;
     let machine = wait::for_state(&case.machines(), name, &what, WAIT_TIMEOUT, fits).await?;
-    Ok(said(&machine, kind))
+    Ok(condition_of(&machine, kind))
 }
 
-/// Makes a ResourceQuota of one resource in the namespace of the VMs, and says what is used: its controller, which would,
-/// does not run there. The API server keeps it from then on.
+/// Creates a ResourceQuota of one resource in the namespace of the VMs and sets its used amount, because the quota
+/// controller does not run there. The API server enforces it from then on.
 pub async fn quota(case: &Case, name: &str, resource: &str, hard: &str, used: &str) -> Result<()> {
     let quota = json!({
         "apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": name, "namespace": INFRA_NAMESPACE},
@@ -212,8 +212,8 @@ pub async fn quota(case: &Case, name: &str, resource: &str, hard: &str, used: &s
     Ok(())
 }
 
-/// Lets the infra account read the Secrets there, which the example does not.
-pub async fn may_read_secrets(case: &Case) -> Result<()> {
+/// Allows the infra account to read Secrets there, which the example's Role does not.
+pub async fn allow_reading_secrets(case: &Case) -> Result<()> {
     let infra = case.bed.infra();
     let namespace = ["--namespace", INFRA_NAMESPACE];
     let role = [

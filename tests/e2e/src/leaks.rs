@@ -1,4 +1,4 @@
-//! What no case may leave behind.
+//! The leak checker: objects that no case may leave behind.
 
 use std::time::{Duration, Instant};
 
@@ -19,26 +19,26 @@ use testbed::{Testbed, seed::INFRA_NAMESPACE};
 
 use crate::objects;
 
-/// Garbage collection of disks follows the end of their VM. The time starts again with each object that goes.
+/// Garbage collection of disks follows the deletion of their VM. The time starts again with each object that disappears.
 const TIMEOUT: Duration = Duration::from_secs(20);
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Fails if anything is left and nothing more of it goes, but for the `strangers`, each `Kind/name`: those must all still be
-/// there.
-pub async fn check(bed: &Testbed, strangers: &[&str]) -> Result<()> {
+/// Fails if objects are left and none of them disappears any more. The `foreign` objects, each `Kind/name`, are excepted: they
+/// must all still exist.
+pub async fn check(bed: &Testbed, foreign: &[&str]) -> Result<()> {
     let (mut fewest, mut deadline) = (usize::MAX, Instant::now() + TIMEOUT);
     loop {
         let found = leftovers(bed).await?;
-        let missing: Vec<_> = strangers
+        let missing: Vec<_> = foreign
             .iter()
             .filter(|name| !found.iter().any(|left| left == *name))
             .collect();
         if !missing.is_empty() {
-            bail!("strangers are gone that should have been left alone: {missing:?}");
+            bail!("foreign objects are gone: {missing:?}");
         }
         let leaked: Vec<_> = found
             .iter()
-            .filter(|left| !strangers.iter().any(|name| name == left))
+            .filter(|left| !foreign.iter().any(|name| name == left))
             .collect();
         if leaked.is_empty() {
             return Ok(());
@@ -53,13 +53,13 @@ pub async fn check(bed: &Testbed, strangers: &[&str]) -> Result<()> {
     }
 }
 
-/// Fails if anything but Machines and the `strangers`, each `Kind/name`, is there now, or if our servers have written
-/// anything.
-pub async fn check_nothing_was_made(bed: &Testbed, strangers: &[&str]) -> Result<()> {
+/// Fails if there is any object except Machines and the `foreign` ones, each `Kind/name`, or if Machinist's servers have
+/// written anything.
+pub async fn check_nothing_was_created(bed: &Testbed, foreign: &[&str]) -> Result<()> {
     let mut found = leftovers(bed).await?;
     found.retain(|left| !left.starts_with("Machine/"));
     found.sort_unstable();
-    let mut expected = strangers.to_vec();
+    let mut expected = foreign.to_vec();
     expected.sort_unstable();
     ensure!(
         found == expected,
@@ -91,7 +91,7 @@ pub async fn leftovers(bed: &Testbed) -> Result<Vec<String>> {
         )
         .await?,
     );
-    // Tokens of ServiceAccounts would be somebody else's; everything else in there is user data.
+    // Tokens of ServiceAccounts belong to Kubernetes; every other Secret there is user data.
     let ours = |secret: &Secret| secret.type_.as_deref() != Some("kubernetes.io/service-account-token");
     found.extend(names(&Api::<Secret>::namespaced(infra, INFRA_NAMESPACE), ours).await?);
 
@@ -99,7 +99,7 @@ pub async fn leftovers(bed: &Testbed) -> Result<Vec<String>> {
     found.extend(names(&Api::<Secret>::namespaced(user.clone(), "kube-system"), token).await?);
     found.extend(names(&Api::<Machine>::all(user.clone()), |_| true).await?);
     found.extend(names(&Api::<Node>::all(user.clone()), |_| true).await?);
-    // Kubernetes removes those after a day; a kubelet may have asked for one while its Machine was being deleted.
+    // Kubernetes removes them after a day; a kubelet may have created one while its Machine was being deleted.
     let refused: Vec<String> = Api::<Event>::all(user.clone())
         .list(&ListParams::default())
         .await?
@@ -132,7 +132,7 @@ where
 {
     let kind = K::kind(&());
     match api.list(&ListParams::default()).await {
-        // Without the chart, nobody serves Machines.
+        // Without the chart, the API server does not serve Machines.
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(Vec::new()),
         listed => {
             let named = |object: &K| format!("{kind}/{}", object.name_any());

@@ -41,7 +41,7 @@ pub fn machine(name: &str) -> Value {
     })
 }
 
-/// A MachineSet of so many Machines like [`machine`], told by the label `set`.
+/// A MachineSet of so many Machines like [`machine`], selected by the label `set`.
 pub fn machine_set(name: &str, replicas: u32) -> Value {
     let labels = json!({"set": name});
     json!({

@@ -51,7 +51,7 @@ fn token_secret() -> String {
     format!("bootstrap-token-{}", TOKEN.0)
 }
 
-/// Takes the token away, which is nobody's leak.
+/// Deletes the token, which the leak checker would find.
 pub async fn uninstall(case: &Case) -> Result<()> {
     let tokens: Api<Secret> = Api::namespaced(case.bed.user().client(), "kube-system");
     tokens.delete(&token_secret(), &DeleteParams::default()).await?;

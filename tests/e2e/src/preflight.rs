@@ -1,4 +1,4 @@
-//! Cases of admission that asks infra clusters: the webhook alone, with KubeVirt there to be asked.
+//! The bed of preflight cases: the webhook without a controller, and an infra cluster with KubeVirt.
 
 use anyhow::Result;
 use serde_json::{Value, json};
@@ -29,15 +29,15 @@ pub fn deployment(name: &str, machine: &Value) -> Value {
     })
 }
 
-/// A Machine that needs nobody to say where its disks are.
+/// A Machine with its location set, so that admission needs no StorageClass.
 pub fn located(name: &str) -> Value {
     let mut machine = manifest::machine(name);
     manifest::virtual_machine(&mut machine)["location"] = json!({"region": "north", "zone": "north-1"});
     machine
 }
 
-/// What the infra cluster was asked since the proxy forgot.
-pub fn questions(case: &Case) -> Vec<String> {
+/// The requests to the infra cluster since the proxy's record was cleared.
+pub fn infra_requests(case: &Case) -> Vec<String> {
     let requests = case.bed.infra().proxy().requests_of(MACHINES);
     requests
         .iter()
@@ -46,15 +46,15 @@ pub fn questions(case: &Case) -> Vec<String> {
 }
 
 /// Prints requests by name, with their number.
-pub fn print(what: &str, questions: &[String]) {
-    let mut names: Vec<&String> = questions.iter().collect();
+pub fn print(what: &str, infra_requests: &[String]) {
+    let mut names: Vec<&String> = infra_requests.iter().collect();
     names.sort();
     names.dedup();
-    println!("{what}: {} requests to the infra cluster", questions.len());
+    println!("{what}: {} requests to the infra cluster", infra_requests.len());
     for name in names {
         println!(
             "{:>4}  {name}",
-            questions.iter().filter(|asked| *asked == name).count()
+            infra_requests.iter().filter(|asked| *asked == name).count()
         );
     }
 }

@@ -237,14 +237,14 @@ impl Log {
 /// An exception: account, verb, resource, and the reason.
 pub type Exception = (&'static str, &'static str, &'static str, &'static str);
 
-/// What comes of holding what is granted against what was asked.
+/// The comparison of granted rights with the requests.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Replay {
     /// How many rights are granted, without those that no request shows.
     pub granted: usize,
     /// How many of them were used.
     pub used: usize,
-    /// How many requests that nobody expected to be were forbidden.
+    /// How many requests were forbidden without the test declaring it.
     pub forbidden: usize,
     /// All that is wrong, for people.
     pub wrong: Vec<String>,
@@ -450,7 +450,7 @@ mod tests {
         1, &json!({"resource": "pods"}), "create",
         "a: create pods/eviction any in the whole cluster: granted, and never used"
     )]
-    fn a_right_that_no_request_used_is_told(
+    fn a_right_that_no_request_used_is_reported(
         #[case] line: usize,
         #[case] target: &Value,
         #[case] verb: &str,
@@ -462,7 +462,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_forbidden_is_told_unless_the_test_said_so() {
+    fn a_forbidden_request_is_reported_unless_the_test_declares_it() {
         let mut lines = good();
         lines.push(event(
             "forbid",
@@ -495,7 +495,7 @@ mod tests {
         &[], &[UNSEEN], &[TRIED, ("a", "list", "pods", "")],
         "a: list pods: an exception that was never refused"
     )]
-    fn an_exception_without_need_is_told(
+    fn an_unneeded_exception_is_reported(
         #[case] on_purpose: &[&str],
         #[case] unseen: &[Exception],
         #[case] tried: &[Exception],
@@ -507,7 +507,7 @@ mod tests {
     #[rstest]
     #[case::unbound("/1/roleRef/name", json!("other"))]
     #[case::bound_elsewhere("/3/metadata/namespace", json!("home"))]
-    fn a_role_that_nobody_has_is_told(#[case] at: &str, #[case] value: Value) {
+    fn a_role_without_a_subject_is_reported(#[case] at: &str, #[case] value: Value) {
         let mut roles = Value::Array(roles());
         *roles.pointer_mut(at).unwrap() = value;
         let said = granted(roles.as_array().unwrap()).unwrap_err().to_string();

@@ -103,7 +103,7 @@ fn progress(deployment: &MachineDeployment, reason: &str) -> Option<String> {
     Some(found.message.clone().unwrap_or_default())
 }
 
-/// The extremes of a rollout, as somebody sees them who watches.
+/// The extremes of a rollout, as a watch shows them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Extremes {
     /// Most Machines that all sets together asked for at one time.

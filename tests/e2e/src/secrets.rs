@@ -1,4 +1,4 @@
-//! Nothing secret gets out: what our servers logged, told and wrote during a case is searched for every secret there was.
+//! No secret leaks: the logs, Events and writes of Machinist's servers during a case are searched for every secret that existed.
 
 use std::{
     collections::BTreeMap,
@@ -188,7 +188,7 @@ where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Serialize + std::fmt::Debug,
 {
     let listed = match Api::<K>::all(client).list(&ListParams::default()).await {
-        // Without the chart, nobody serves Machines.
+        // Without the chart, the API server does not serve Machines.
         Err(kube::Error::Api(status)) if status.code == 404 => return Ok(Vec::new()),
         listed => listed?,
     };

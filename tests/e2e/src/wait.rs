@@ -45,7 +45,7 @@ where
     bail!("{name} was not {what} within {timeout:?}: {shown}")
 }
 
-/// An object for whoever reads why it was waited for in vain: its status first, and nothing that says who wrote what.
+/// An object for the message of a timeout: its status first, and without managedFields.
 pub fn shown<K: Serialize>(object: &K) -> Result<String> {
     let mut object = serde_json::to_value(object)?;
     let status = object["status"].take();

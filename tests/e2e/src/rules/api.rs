@@ -100,7 +100,7 @@ impl Api {
             known.extend(["deletionTimestamp", "deletionGracePeriodSeconds"]);
         }
         for key in known {
-            // Whoever writes an object back sends what was read.
+            // A client that updates an object sends what it read.
             new["metadata"][key] = stored["metadata"][key].clone();
         }
         let path = format!("{path}/{}", name(&stored)?);

@@ -46,7 +46,7 @@ fn sizes() -> Vec<Row> {
         Row::roll_out("autoscaler/below-zero", sized(deployment(), "-1", "5")).rejects(&[MIN_AT]),
         Row::roll_out("autoscaler/upside-down", sized(deployment(), "5", "1"))
             .rejects(&[MAX_AT])
-            .says("must not be below the minimum size 5"),
+            .message_contains("must not be below the minimum size 5"),
         Row::roll_out("autoscaler/no-largest", annotated(deployment(), MIN, "1")).rejects(&[MAX_AT]),
         Row::new("autoscaler/of-a-set", Kind::Set, sized(set(), "x", "1")).rejects(&[MIN_AT]),
         Row::new("autoscaler/of-a-deployments-set", Kind::Set, owned),
@@ -82,7 +82,7 @@ fn options() -> Vec<Row> {
         )
         .warns("is not a duration like 10m"),
         Row::roll_out(
-            "autoscaler/option-misspelt",
+            "autoscaler/option-misspelled",
             option("scaledownuneededtime", "10m"),
         )
         .warns("did you mean \"scaledownunneededtime\"?"),

@@ -1,12 +1,12 @@
-//! Bad specs, each with the exact causes that a person reads: what cannot be rendered, and what KubeVirt and CDI would
-//! refuse only when nobody looks any more.
+//! Invalid specs, each with the exact causes of the refusal: what cannot be rendered, and what KubeVirt and CDI would
+//! reject only later, when the Machine is already created.
 
 use serde_json::{Value, json};
 
 use super::Row;
 use super::base::{Edit as _, cloud, machine};
 
-/// A row that puts a value at a place of `cloudProviderSpec`, and names the causes: field below it, and message.
+/// A row that sets a value in `cloudProviderSpec`, with the expected causes: field below it, and message.
 macro_rules! bad {
     ($id:literal, $at:expr, $value:tt, $($field:literal: $message:expr),+ $(,)?) => {
         Row::create(concat!("kubevirt/", $id), cloud($at, json!($value)))

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-/// Namespace of the VMs, of which the webhook under test is told.
+/// Namespace of the VMs, which a flag of the webhook under test names.
 pub const INFRA_NAMESPACE: &str = testbed::seed::INFRA_NAMESPACE;
 
 /// Place of `providerSpec.value` in a Machine.

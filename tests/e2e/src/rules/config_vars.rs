@@ -46,7 +46,7 @@ fn strings() -> Vec<Row> {
             template("cpus", json!({"value": 2})),
         )
         .rejects(&[CPUS, CPUS_VALUE])
-        .says("must be a string, not a number"),
+        .message_contains("must be a string, not a number"),
         Row::create(
             "2.3/a-secret",
             template("cpus", json!({"secretKeyRef": complete})),
@@ -149,7 +149,7 @@ fn kubeconfigs() -> Vec<Row> {
         Row::create("2.3/kubeconfig-nowhere", cloud("auth", json!({})))
             .kept_by(Keeper::Webhook)
             .rejects(&[KUBECONFIG])
-            .says("the environment (KUBEVIRT_KUBECONFIG) has none"),
+            .message_contains("the environment (KUBEVIRT_KUBECONFIG) has none"),
         Row::create(
             "2.3/kubeconfig-inline",
             cloud("auth/kubeconfig", inline("token: t")),
@@ -161,7 +161,7 @@ fn kubeconfigs() -> Vec<Row> {
         )
         .kept_by(Keeper::Webhook)
         .rejects(&[KUBECONFIG])
-        .says("exec"),
+        .message_contains("exec"),
         Row::create(
             "2.3/kubeconfig-of-nothing",
             cloud("auth/kubeconfig", json!("bm90aGluZw==")),

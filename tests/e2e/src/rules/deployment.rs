@@ -179,7 +179,7 @@ fn rollouts() -> Vec<Row> {
         )
         .rejects(&["spec.strategy.type"]),
         Row::roll_out(
-            "3.5/strategy-misspelt",
+            "3.5/strategy-misspelled",
             with("/spec/strategy/type", json!("OnDelet")),
         )
         .causes(&[(

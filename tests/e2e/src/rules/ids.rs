@@ -37,7 +37,7 @@ pub(super) const RULES: &[(&str, &str)] = &[
          escapes-of-strings false kubeconfig-from-the-environment kubeconfig-inline kubeconfig-not-base64 \
          kubeconfig-nowhere kubeconfig-of-nothing kubeconfig-raw-behind-a-reference \
          kubeconfig-that-runs-a-program nothing-behind-an-incomplete-reference null-is-absent \
-         null-is-the-word-null serialising true unknown-keys-are-ignored",
+         null-is-the-word-null serializing true unknown-keys-are-ignored",
     ),
     (
         "2.4",
@@ -47,7 +47,7 @@ pub(super) const RULES: &[(&str, &str)] = &[
          flatcar flatcar-ignores-what-it-cannot-decode flatcar-keeps-its-utility \
          flatcar-keeps-what-it-can-decode flatcar-reads-keys-of-any-letter-case \
          flatcar-rewrites-a-spec-of-any-type flatcar-takes-an-empty-utility-for-none \
-         flatcars-utility-is-not-judged kubevirt-refuses-an-absent-spec misspelt rhel rockylinux type ubuntu \
+         flatcars-utility-is-not-judged kubevirt-refuses-an-absent-spec misspelled rhel rockylinux type ubuntu \
          unknown",
     ),
     (
@@ -65,13 +65,13 @@ pub(super) const RULES: &[(&str, &str)] = &[
     ),
     (
         "3.3",
-        "bootstrap-mode-of-no-use-is-told bypass-is-removed bypass-of-any-value-is-removed deprecated-flavor \
+        "bootstrap-mode-that-is-unknown-warns bypass-is-removed bypass-of-any-value-is-removed deprecated-flavor \
          deprecated-presets external-ccm external-ccm-is-overwritten feature-gates \
-         feature-gates-are-overwritten kubelet-config-is-the-persons kubelet-config-of-no-use-is-told \
+         feature-gates-are-overwritten kubelet-config-is-the-persons kubelet-config-that-is-invalid \
          label-type miscased-key-elsewhere name-fits-a-label no-spec node-name node-name-empty \
          node-name-must-be-the-machines node-name-of-a-generated-name os-label os-label-empty-is-kept \
          os-label-is-kept os-label-is-not-the-objects spec-null taints-are-not-counted taints-are-not-judged \
-         timeout-without-a-unit-is-told types \
+         timeout-without-a-unit-warns types \
          unknown-key-elsewhere valueFrom-is-not-read",
     ),
     (
@@ -102,7 +102,7 @@ pub(super) const RULES: &[(&str, &str)] = &[
          selector-Exists-with-values selector-In selector-In-without-values selector-NotIn \
          selector-NotIn-does-not-match selector-NotIn-without-values selector-bad-key selector-bad-value \
          selector-does-not-match selector-empty selector-expression-bad-key selector-expression-bad-value \
-         selector-missing selector-unknown-operator strategy-misspelt strategy-type \
+         selector-missing selector-unknown-operator strategy-misspelled strategy-type \
          template-as-kubectl-sends-it template-has-all-shared-steps template-kubeconfig-nowhere \
          template-miscased-keys-are-respelt template-os-spec template-provider-validates template-topology \
          template-topology-without-labels template-unknown-key template-unknown-key-elsewhere \
@@ -116,7 +116,7 @@ pub(super) const RULES: &[(&str, &str)] = &[
          metadata-annotations metadata-annotations-null os our-sets-are-refused-for-less \
          our-sets-are-refused-for-what-cannot-be-rendered provider provider-takes-an-instancetype-for-sizes \
          provider-takes-cores-for-cpus provider-validates provider-wants-a-nameserver provider-wants-cpus \
-         ssh-keys the-infra-cluster-answers topology-of-the-StorageClass values-are-serialised-anew \
+         ssh-keys the-infra-cluster-answers topology-of-the-StorageClass values-are-serialized-again \
          verdicts-are-cached version-build version-capital-V version-empty version-four-parts \
          version-leading-v version-leading-zero version-major version-missing version-nonsense \
          version-pre-release version-type version-without-patch",

@@ -78,17 +78,17 @@ fn steps() -> Vec<Row> {
         )
         .stores(CONFIG_AT, json!("50")),
         Row::create(
-            "3.3/kubelet-config-of-no-use-is-told",
+            "3.3/kubelet-config-that-is-invalid",
             annotated(machine(), CONFIG, "many"),
         )
         .rejects(&["metadata.annotations[v1.kubelet-config.machine-controller.kubermatic.io/MaxPods]"]),
         Row::create(
-            "3.3/bootstrap-mode-of-no-use-is-told",
+            "3.3/bootstrap-mode-that-is-unknown-warns",
             annotated(machine(), "machinist.dev/bootstrap", "own"),
         )
         .warns("\"own\" is not one of auto, osm, builtin"),
         Row::create(
-            "3.3/timeout-without-a-unit-is-told",
+            "3.3/timeout-without-a-unit-warns",
             annotated(machine(), "machinist.dev/node-drain-timeout", "600"),
         )
         .warns("\"600\" is not a duration like 10m or 1h30m"),
@@ -240,7 +240,7 @@ fn versions() -> Vec<Row> {
         .rejects(&[VERSION]),
         Row::create("3.6/version-nonsense", version("latest"))
             .rejects(&[VERSION])
-            .says("\"latest\""),
+            .message_contains("\"latest\""),
         Row::create("3.6/version-four-parts", version("1.33.4.5")).rejects(&[VERSION]),
         Row::create("3.6/version-capital-V", version("V1.33.4")).rejects(&[VERSION]),
         Row::create("3.6/version-major", version("1")).rejects(&[VERSION]),
@@ -250,7 +250,7 @@ fn versions() -> Vec<Row> {
         Row::create("3.6/version-build", version("1.33.4+k3s1")),
         Row::create("3.6/version-pre-release", version("1.34.0-rc.1"))
             .rejects(&[VERSION])
-            .says("\">=0.0.0\""),
+            .message_contains("\">=0.0.0\""),
     ]
 }
 

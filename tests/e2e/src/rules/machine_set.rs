@@ -57,7 +57,7 @@ fn fields() -> Vec<Row> {
         })
         .collect();
     rows.extend([
-        create("4/policy-misspelt", with("/spec/deletePolicy", json!("oldest"))).causes(&[(
+        create("4/policy-misspelled", with("/spec/deletePolicy", json!("oldest"))).causes(&[(
             "spec.deletePolicy",
             "\"oldest\" is not supported; allowed: \"Random\", \"Newest\", \"Oldest\"; did you mean \"Oldest\"?",
         )]),

@@ -76,13 +76,13 @@ pub struct Row {
     /// Parts of warnings.
     pub warned: Vec<&'static str>,
     /// Parts of the refusal's message.
-    pub said: Vec<&'static str>,
+    pub messages: Vec<&'static str>,
 }
 
 impl Row {
     fn new(id: &'static str, kind: Kind, object: Value) -> Self {
         let (keeper, author) = (Keeper::Everyone, Author::Person);
-        let (rejected, stored, warned, said) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let (rejected, stored, warned, messages) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         Self {
             id,
             kind,
@@ -94,7 +94,7 @@ impl Row {
             causes: Vec::new(),
             stored,
             warned,
-            said,
+            messages,
         }
     }
 
@@ -144,8 +144,8 @@ impl Row {
     }
 
     /// The refusal's message has this in it.
-    fn says(mut self, part: &'static str) -> Self {
-        self.said.push(part);
+    fn message_contains(mut self, part: &'static str) -> Self {
+        self.messages.push(part);
         self
     }
 
@@ -186,7 +186,7 @@ impl Row {
                 return Err(format!("{}: {pointer} is {got}, not {want}", self.id));
             }
         }
-        for part in &self.said {
+        for part in &self.messages {
             if !outcome.message.contains(part) {
                 return Err(format!(
                     "{}: the refusal does not say {part:?}: {}",
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn at_least_sixty_bad_specs_are_told_with_their_exact_causes() {
+    fn at_least_sixty_invalid_specs_have_exact_causes() {
         let exact = all().into_iter().filter(|row| !row.causes.is_empty()).count();
         assert!(exact >= 60, "{exact}");
     }

@@ -24,11 +24,11 @@ pub(super) fn rows() -> Vec<Row> {
     vec![
         Row::create("2.4/unknown", value("operatingSystem", json!("debian")))
             .rejects(&[OS])
-            .says("\"debian\"")
-            .says("\"rockylinux\""),
-        Row::create("2.4/misspelt", value("operatingSystem", json!("ubunut")))
+            .message_contains("\"debian\"")
+            .message_contains("\"rockylinux\""),
+        Row::create("2.4/misspelled", value("operatingSystem", json!("ubunut")))
             .rejects(&[OS])
-            .says("did you mean \"ubuntu\"?"),
+            .message_contains("did you mean \"ubuntu\"?"),
         Row::create("2.4/exact", value("operatingSystem", json!("Ubuntu"))).rejects(&[OS]),
         Row::create("2.4/empty", value("operatingSystem", json!(""))).rejects(&[OS]),
         Row::create("2.4/type", value("operatingSystem", json!(1))).rejects(&[OS]),

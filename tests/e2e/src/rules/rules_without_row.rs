@@ -1,7 +1,7 @@
-//! Rules of the sections that no row can show, because admission here does not keep them, they do not show there, or they
-//! need a cluster that the rows do not have.
+//! Rules of the sections that no row can test: admission here does not have them, their effect is not visible at admission,
+//! or they need a cluster that the rows do not have.
 
-/// Section and rule, why it has no row, and the test that shows it, as `file::function`; empty if there is nothing to show.
+/// Section and rule, why it has no row, and the test for it, as `file::function`; empty if there is nothing to test.
 pub const RULES_WITHOUT_ROW: &[(&str, &str, &str)] = &[
     (
         "2.1/providers-of-others",
@@ -15,12 +15,12 @@ pub const RULES_WITHOUT_ROW: &[(&str, &str, &str)] = &[
     ),
     (
         "2.3/escapes-of-strings",
-        "The API server writes JSON anew before the webhook reads it, so no escape of a client's arrives.",
+        "The API server encodes JSON again before it calls the webhook, so a client's escapes do not arrive.",
         "",
     ),
     (
         "2.3/null-is-the-word-null",
-        "Null is absent here: nobody can mean the word, and a cluster would be labelled with it.",
+        "Null is absent here: no user means the word, and a cluster would be labeled with it.",
         "",
     ),
     (
@@ -36,7 +36,7 @@ pub const RULES_WITHOUT_ROW: &[(&str, &str, &str)] = &[
     (
         "2.3/a-missing-object",
         "It needs a cluster in which the object is missing.",
-        "tests/e2e/tests/cases/preflight/questions.rs::a_secret_for_the_kubeconfig_that_does_not_exist_is_reported",
+        "tests/e2e/tests/cases/preflight/infra_requests.rs::a_secret_for_the_kubeconfig_that_does_not_exist_is_reported",
     ),
     (
         "2.3/a-missing-key",
@@ -59,7 +59,7 @@ pub const RULES_WITHOUT_ROW: &[(&str, &str, &str)] = &[
         "shared/src/provider/kubeconfig.rs::a_reference_to_nothing_falls_through_to_the_environment_and_one_not_read_does_not",
     ),
     (
-        "2.3/serialising",
+        "2.3/serializing",
         "Only providers that rewrite their part do it, and kubevirt does not.",
         "",
     ),
@@ -85,11 +85,11 @@ pub const RULES_WITHOUT_ROW: &[(&str, &str, &str)] = &[
     ),
     (
         "3.5/every-update-judges-the-template",
-        "A side effect of machine-controller's serialisation; here an unchanged template is never judged.",
+        "A side effect of machine-controller's serialization; here an unchanged template is never judged.",
         "",
     ),
     (
-        "3.6/values-are-serialised-anew",
+        "3.6/values-are-serialized-again",
         "Only what must change is changed, so null, empty and absent keys stay as written; see 3.7.",
         "",
     ),
@@ -101,12 +101,12 @@ pub const RULES_WITHOUT_ROW: &[(&str, &str, &str)] = &[
     (
         "3.6/the-infra-cluster-answers",
         "It needs an infra cluster. One that is silent is warned of, unless the webhook shall refuse then.",
-        "tests/e2e/tests/cases/preflight/questions.rs::a_silent_infra_cluster_is_told_in_time",
+        "tests/e2e/tests/cases/preflight/infra_requests.rs::an_unresponsive_infra_cluster_is_reported_in_time",
     ),
     (
         "3.6/verdicts-are-cached",
         "What infra clusters answered is remembered for a while, by credential; no verdict is.",
-        "tests/e2e/tests/cases/preflight/questions.rs::a_warm_admission_asks_infra_once_and_a_scaled_deployment_never",
+        "tests/e2e/tests/cases/preflight/infra_requests.rs::a_warm_admission_asks_infra_once_and_a_scaled_deployment_never",
     ),
     (
         "3.7/a-reordered-value-is-an-empty-patch",

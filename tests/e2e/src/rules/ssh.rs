@@ -73,8 +73,8 @@ pub(super) fn rows() -> Vec<Row> {
             keys(&["ssh-ed25519 AAAA me@home"]),
         )
         .rejects(&[key("0")])
-        .says("ssh-ed25519 AAAA me@home")
-        .says("no SSH public key in it: "),
+        .message_contains("ssh-ed25519 AAAA me@home")
+        .message_contains("no SSH public key in it: "),
     ]
 }
 

@@ -36,7 +36,8 @@ fn ours() -> Vec<Row> {
 
 fn machine_controllers() -> Vec<Row> {
     vec![
-        unknown!("the-spec", "clusterNam", "c", "clusterNam").says("did you mean \"clusterName\"?"),
+        unknown!("the-spec", "clusterNam", "c", "clusterNam")
+            .message_contains("did you mean \"clusterName\"?"),
         unknown!("auth", "auth/token", "x", "auth.token"),
         unknown!(
             "virtualMachine",

@@ -43,8 +43,8 @@ fn fields() -> Vec<Row> {
             value("cloudProvider", json!("kubvirt")),
         )
         .rejects(&["spec.providerSpec.value.cloudProvider"])
-        .says("\"kubvirt\" is not supported")
-        .says("did you mean \"kubevirt\"?"),
+        .message_contains("\"kubvirt\" is not supported")
+        .message_contains("did you mean \"kubevirt\"?"),
         Row::create(
             "2.1/cloudProvider-not-ours",
             value("cloudProvider", json!("packet")),
@@ -106,7 +106,7 @@ fn decoding() -> Vec<Row> {
         ]),
         Row::create("2.2/unknown-key", value("sshPublicKey", json!([])))
             .rejects(&["spec.providerSpec.value.sshPublicKey"])
-            .says("did you mean \"sshPublicKeys\"?"),
+            .message_contains("did you mean \"sshPublicKeys\"?"),
         Row::create(
             "2.2/unknown-key-in-network",
             value("network", json!({"gatway": "10.0.0.1"})),

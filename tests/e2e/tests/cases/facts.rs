@@ -27,7 +27,7 @@ async fn headers_and_access_modes_are_read_and_rotated_headers_are_seen() -> Res
     infra
         .kubectl_ok(&["apply", "-f", "-"], &headers("Bearer first"))
         .await?;
-    infra::may_read_secrets(&case).await?;
+    infra::allow_reading_secrets(&case).await?;
 
     let wanting = |name: &str| {
         let mut machine = manifest::machine(name);

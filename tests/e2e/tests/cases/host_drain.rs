@@ -129,7 +129,7 @@ async fn no_machine_of_a_paused_deployment_is_replaced() -> Result<()> {
         .next()
         .unwrap_or_default();
     evict(&case, &name).await?;
-    case.says(&name, "Evacuating", "HostDraining", &["cluster.x-k8s.io/paused"])
+    case.condition_with(&name, "Evacuating", "HostDraining", &["cluster.x-k8s.io/paused"])
         .await?;
     deployments.patch("pool", &params, &pause(None)).await?;
     case.machine_gone(&name).await?;
@@ -161,7 +161,8 @@ async fn a_live_migration_changes_nothing_on_the_machine() -> Result<()> {
     ensure!(from.len() == 1, "on {from:?}");
     let from: Vec<&str> = from.iter().map(String::as_str).collect();
     evict(&case, "mover").await?;
-    case.says("mover", "Evacuating", "LiveMigrating", &from).await?;
+    case.condition_with("mover", "Evacuating", "LiveMigrating", &from)
+        .await?;
     let vmis = objects::infra(case.bed.infra().client(), &objects::virtual_machine_instance());
     let moved = |vmi: &kube::core::DynamicObject| {
         let host = vmi.data["status"]["nodeName"].as_str();
@@ -220,7 +221,7 @@ async fn a_vm_that_cannot_be_migrated_is_reported_before_its_host_is_drained() -
     vm["template"]["primaryDisk"]["storageAccessType"] = json!("ReadWriteOnce");
     case.apply(&machine).await?;
     case.node_ready("fixed").await?;
-    case.says("fixed", "Evacuating", "NotMigratable", &["not shared"])
+    case.condition_with("fixed", "Evacuating", "NotMigratable", &["not shared"])
         .await?;
     case.delete_machine("fixed").await?;
     case.finish(&[]).await
@@ -233,7 +234,7 @@ async fn a_machine_that_stands_alone_stays() -> Result<()> {
     case.apply(&manifest::machine("alone")).await?;
     case.node_ready("alone").await?;
     evict(&case, "alone").await?;
-    case.says(
+    case.condition_with(
         "alone",
         "Evacuating",
         "HostDraining",

@@ -172,7 +172,7 @@ async fn a_junk_token_for_someone_elses_server_gets_neither_vm_nor_knowledge() -
         .map(|token| token.trim_matches('"').to_owned())
         .context("a kubeconfig without a token")?;
     let junk = genuine.replace(&token, "junk");
-    infra::nobody(&case, "nobody").await?;
+    infra::service_account(&case, "nobody").await?;
     let powerless = infra::kubeconfig_of(&case, "nobody", MACHINES).await?;
 
     let user = case.bed.user().client();
@@ -195,7 +195,7 @@ async fn a_junk_token_for_someone_elses_server_gets_neither_vm_nor_knowledge() -
             assert_eq!(status.get("providerStatus"), None, "{status:#}");
             assert_eq!(status.get("addresses"), None, "{status:#}");
             assert_eq!(
-                infra::said(&machine, condition::INFRASTRUCTURE_READY).reason,
+                infra::condition_of(&machine, condition::INFRASTRUCTURE_READY).reason,
                 "",
                 "{status:#}"
             );

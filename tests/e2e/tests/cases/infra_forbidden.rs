@@ -90,7 +90,7 @@ async fn missing_rights_are_named_worked_around_and_mended() -> Result<()> {
         "worker",
         "told of less",
         e2e::case::WAIT_TIMEOUT,
-        |machine| fewer(&infra::said(machine, condition::INFRASTRUCTURE_REACHABLE).message),
+        |machine| fewer(&infra::condition_of(machine, condition::INFRASTRUCTURE_REACHABLE).message),
     )
     .await?;
     infra::allow(&case, |_| ALL.to_vec()).await?;

@@ -60,7 +60,7 @@ async fn every_kind_of_leftover_is_found_and_strangers_are_spared() -> Result<()
     };
     let bed = Testbed::start(options).await?;
     leaks::check(&bed, &[]).await?;
-    leaks::check_nothing_was_made(&bed, &[]).await?;
+    leaks::check_nothing_was_created(&bed, &[]).await?;
 
     bed.infra()
         .kubectl_ok(&["create", "--namespace", "machinist-infra", "-f", "-"], INFRA)
@@ -84,8 +84,8 @@ async fn every_kind_of_leftover_is_found_and_strangers_are_spared() -> Result<()
     ];
     assert_eq!(found, expected);
     leaks::check(&bed, &expected).await?;
-    leaks::check_nothing_was_made(&bed, &expected).await?;
-    let error = leaks::check_nothing_was_made(&bed, &expected[1..])
+    leaks::check_nothing_was_created(&bed, &expected).await?;
+    let error = leaks::check_nothing_was_created(&bed, &expected[1..])
         .await
         .expect_err("there is a request");
     assert!(error.to_string().contains("/undecided"), "{error}");
@@ -98,7 +98,7 @@ async fn every_kind_of_leftover_is_found_and_strangers_are_spared() -> Result<()
             &serde_json::from_value(json!({"metadata": {"name": "c"}}))?,
         )
         .await?;
-    let error = leaks::check_nothing_was_made(&bed, &expected)
+    let error = leaks::check_nothing_was_created(&bed, &expected)
         .await
         .expect_err("there was a write");
     assert!(error.to_string().contains("configmaps"), "{error}");

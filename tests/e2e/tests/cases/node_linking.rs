@@ -100,7 +100,7 @@ async fn a_vm_that_comes_back_with_another_address_gets_a_certificate_for_that_a
 
     let kubelet = certificates::kubelet_of(&case, "worker").await?;
     let outdated = Ask::serving("worker", &old).post(&kubelet).await?;
-    certificates::told(&case, &outdated, &format!("not the VM's: those are {new}")).await?;
+    certificates::wait_for_event(&case, &outdated, &format!("not the VM's: those are {new}")).await?;
     certificates::requests(&case)
         .delete(&outdated, &DeleteParams::default())
         .await?;
@@ -126,7 +126,7 @@ async fn a_node_of_the_machines_name_from_elsewhere_is_left_alone_until_it_goes(
     assert!(message.contains("left alone"), "{message}");
 
     let request = Ask::client("worker").post(&token).await?;
-    certificates::told(&case, &request, "does not belong to Machine worker").await?;
+    certificates::wait_for_event(&case, &request, "does not belong to Machine worker").await?;
     let after = case.nodes().get("worker").await?;
     assert_eq!(
         (after.labels(), after.annotations(), own_taints(&after)),

@@ -77,7 +77,7 @@ async fn a_joined_machine_whose_secret_is_gone_is_served() -> Result<()> {
         (status.error_reason, status.phase.as_deref()),
         (None, Some("Running"))
     );
-    assert_eq!(infra::said(&now, condition::NODE_READY).status, "True");
+    assert_eq!(infra::condition_of(&now, condition::NODE_READY).status, "True");
     case.delete_machine("worker").await?;
     case.finish(&[]).await
 }

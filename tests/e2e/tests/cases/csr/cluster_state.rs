@@ -112,7 +112,7 @@ async fn no_certificate_is_issued_for_an_address_that_only_the_guest_agent_repor
     node_with_address(&case, "cp-1", theirs).await?;
     let kubelet = certificates::kubelet_of(&case, "worker").await?;
     let request = Ask::serving("worker", theirs).post(&kubelet).await?;
-    certificates::told(&case, &request, "Node cp-1 has, too").await?;
+    certificates::wait_for_event(&case, &request, "Node cp-1 has, too").await?;
     case.nodes().delete("cp-1", &DeleteParams::default()).await?;
     certificates::issued(&case, &request).await?;
     case.delete_machine("worker").await?;

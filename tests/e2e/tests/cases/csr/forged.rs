@@ -192,7 +192,7 @@ async fn no_forged_request_in_a_nodes_name_is_approved() -> Result<()> {
     let pending = post(&forgeries).await?;
 
     let refused = |machine: &Machine| {
-        infra::said(machine, condition::SERVING_CERTIFICATE).reason == "CertificateRefused"
+        infra::condition_of(machine, condition::SERVING_CERTIFICATE).reason == "CertificateRefused"
     };
     wait::for_state(
         &case.machines(),
@@ -273,7 +273,7 @@ async fn are_not_approved(case: &Case, pending: &[Pending], honest: (Ask, &Clien
     assert_eq!(reasons(&renewed), ["AutoApproved"]);
     for Pending { what, name, end } in pending {
         if let End::Reported(why) = end {
-            certificates::told(case, name, why).await?;
+            certificates::wait_for_event(case, name, why).await?;
         }
         let request = certificates::requests(case).get(name).await?;
         assert_eq!(reasons(&request), [""; 0], "{what}");
@@ -293,8 +293,9 @@ async fn delete(case: &Case, pending: &[Pending]) -> Result<()> {
 
 /// A refusal is forgotten once a later request of the kubelet is issued; creation times are whole seconds.
 async fn earlier_refusals_are_forgotten(case: &Case, node: &Client, own: &str) -> Result<()> {
-    let is_quiet =
-        |machine: &Machine| infra::said(machine, condition::SERVING_CERTIFICATE) == infra::Said::default();
+    let is_quiet = |machine: &Machine| {
+        infra::condition_of(machine, condition::SERVING_CERTIFICATE) == infra::ConditionState::default()
+    };
     let asks_again = async {
         loop {
             let name = Ask::serving("honest", own).post(node).await?;

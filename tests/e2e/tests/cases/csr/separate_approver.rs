@@ -74,7 +74,7 @@ async fn the_approver_approves_what_the_controller_cannot() -> Result<()> {
     let token = certificates::holder_of_token(&case, "waiting").await?;
     for node in ["patient", "nobody"] {
         let request = Ask::client(node).post(&token).await?;
-        certificates::told(&case, &request, node).await?;
+        certificates::wait_for_event(&case, &request, node).await?;
     }
     // A standby takes over.
     other.start().await?;

@@ -20,7 +20,7 @@ async fn a_budget_of_one_holds_the_pod_and_is_named() -> Result<()> {
     case.runs(pod("web-1", "web", WORKER)).await?;
     case.budget("budget-of-one", "web", 1, 1).await?;
     case.begin_deletion(WORKER).await?;
-    case.says(
+    case.condition_with(
         WORKER,
         "Drained",
         BLOCKED,
@@ -51,7 +51,7 @@ async fn two_budgets_for_one_pod_hold_it_until_one_is_deleted() -> Result<()> {
     case.budget("budget-a", "web", 0, 1).await?;
     case.budget("budget-b", "web", 0, 1).await?;
     case.begin_deletion(WORKER).await?;
-    case.says(
+    case.condition_with(
         WORKER,
         "Drained",
         "Draining",
@@ -73,7 +73,7 @@ async fn a_budget_that_allows_one_disruption_lets_pods_go_one_at_a_time() -> Res
     }
     case.budget("two-of-three", "web", 2, 3).await?;
     case.begin_deletion(WORKER).await?;
-    case.says(WORKER, "Drained", BLOCKED, &["2 healthy pods and has 2"])
+    case.condition_with(WORKER, "Drained", BLOCKED, &["2 healthy pods and has 2"])
         .await?;
     let left = case.pods().list(&ListParams::default().labels("app=web")).await?;
     let stays = |pod: &&Pod| pod.metadata.deletion_timestamp.is_none();
@@ -96,7 +96,8 @@ async fn a_pod_that_arrives_during_the_drain_is_evicted_too() -> Result<()> {
     case.runs(pod("web-1", "web", WORKER)).await?;
     case.budget("web", "web", 1, 1).await?;
     case.begin_deletion(WORKER).await?;
-    case.says(WORKER, "Drained", BLOCKED, &["web-1"]).await?;
+    case.condition_with(WORKER, "Drained", BLOCKED, &["web-1"])
+        .await?;
     case.runs(pod("late", "other", WORKER)).await?;
     case.evicted("late").await?;
     case.without_budget("web").await?;
@@ -110,7 +111,8 @@ async fn a_node_that_is_uncordoned_during_the_drain_is_cordoned_again() -> Resul
     case.runs(pod("web-1", "web", WORKER)).await?;
     case.budget("web", "web", 1, 1).await?;
     case.begin_deletion(WORKER).await?;
-    case.says(WORKER, "Drained", BLOCKED, &["web-1"]).await?;
+    case.condition_with(WORKER, "Drained", BLOCKED, &["web-1"])
+        .await?;
     case.patch_node(WORKER, json!({"spec": {"unschedulable": null}}))
         .await?;
     wait::for_state(&case.nodes(), WORKER, "cordoned again", WAIT_TIMEOUT, is_cordoned).await?;
@@ -125,7 +127,8 @@ async fn a_blocked_drain_ends_at_its_timeout() -> Result<()> {
     case.runs(pod("web-1", "web", WORKER)).await?;
     case.budget("web", "web", 1, 1).await?;
     case.begin_deletion(WORKER).await?;
-    case.says(WORKER, "Drained", BLOCKED, &["web-1"]).await?;
+    case.condition_with(WORKER, "Drained", BLOCKED, &["web-1"])
+        .await?;
     case.vm_lives(WORKER).await?;
     case.annotate(WORKER, "machinist.dev/node-drain-timeout", Some("3s"))
         .await?;
@@ -141,7 +144,8 @@ async fn pods_of_a_paused_machine_are_not_evicted() -> Result<()> {
     case.runs(pod("web-1", "web", WORKER)).await?;
     case.budget("web", "web", 1, 1).await?;
     case.begin_deletion(WORKER).await?;
-    case.says(WORKER, "Drained", BLOCKED, &["web-1"]).await?;
+    case.condition_with(WORKER, "Drained", BLOCKED, &["web-1"])
+        .await?;
     case.annotate(WORKER, pause, Some("me")).await?;
     case.without_budget("web").await?;
     // The controller would retry a refused eviction within this time.

@@ -38,7 +38,7 @@ async fn a_deployment_with_a_limit_of_one_drains_its_nodes_one_after_the_other()
                 Some(_) if drained.is_none() => drained = Some(name.clone()),
                 Some(_) => bail!("two Nodes are drained at a time: {drained:?}, {name}"),
                 None => {
-                    case.says(name, "Deleting", "WaitingForOtherDrains", &["1 at a time"])
+                    case.condition_with(name, "Deleting", "WaitingForOtherDrains", &["1 at a time"])
                         .await?;
                     ensure!(!is_cordoned(&case.node(name).await?));
                 }

@@ -16,7 +16,7 @@ async fn a_finalizer_that_holds_the_node_is_named_and_waited_for_until_a_timeout
     let held = json!({"metadata": {"finalizers": ["example.com/holds"]}});
     case.patch_node(WORKER, held).await?;
     case.begin_deletion(WORKER).await?;
-    case.says(WORKER, "Deleting", "DeletingNode", &["example.com/holds"])
+    case.condition_with(WORKER, "Deleting", "DeletingNode", &["example.com/holds"])
         .await?;
     case.annotate(WORKER, "machinist.dev/node-deletion-timeout", Some("1s"))
         .await?;
@@ -145,7 +145,7 @@ async fn a_deletion_whose_finalizers_are_removed_by_force_is_finished_by_a_later
 async fn wait_at_hook(case: &Case) -> Result<()> {
     case.annotate(WORKER, HOLD, Some("")).await?;
     case.begin_deletion(WORKER).await?;
-    case.says(WORKER, "Deleting", "WaitingForPreTerminateHook", &[HOLD])
+    case.condition_with(WORKER, "Deleting", "WaitingForPreTerminateHook", &[HOLD])
         .await?;
     Ok(())
 }

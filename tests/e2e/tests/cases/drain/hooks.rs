@@ -17,7 +17,7 @@ async fn a_pre_drain_hook_holds_the_drain_and_is_named() -> Result<()> {
     case.runs(pod("web-1", "web", WORKER)).await?;
     case.annotate(WORKER, hook, Some("backup-operator")).await?;
     case.begin_deletion(WORKER).await?;
-    case.says(
+    case.condition_with(
         WORKER,
         "Deleting",
         "WaitingForPreDrainHook",
@@ -39,7 +39,7 @@ async fn a_pre_terminate_hook_holds_the_machine_after_the_drain_even_without_its
     case.annotate(WORKER, hook, Some("")).await?;
     case.begin_deletion(WORKER).await?;
     let machine = case
-        .says(WORKER, "Deleting", "WaitingForPreTerminateHook", &[hook])
+        .condition_with(WORKER, "Deleting", "WaitingForPreTerminateHook", &[hook])
         .await?;
     ensure!(condition(&machine, "Drained")["status"] == "True");
     ensure!(case.pods().get_opt("web-1").await?.is_none());
@@ -48,7 +48,7 @@ async fn a_pre_terminate_hook_holds_the_machine_after_the_drain_even_without_its
     case.runs(pod("web-2", "web", WORKER)).await?;
     case.vms().delete(WORKER, &DeleteParams::default()).await?;
     wait::for_absence(&case.vms(), WORKER, WAIT_TIMEOUT).await?;
-    case.says(WORKER, "Deleting", "WaitingForPreTerminateHook", &[hook])
+    case.condition_with(WORKER, "Deleting", "WaitingForPreTerminateHook", &[hook])
         .await?;
     case.node(WORKER).await?;
     ensure!(case.asked_of_pod("web-2").is_empty(), "it was evicted");

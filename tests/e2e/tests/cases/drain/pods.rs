@@ -23,7 +23,7 @@ async fn each_pod_is_evicted_once_and_the_vm_lives_until_the_last_pod_is_gone() 
     hold(&case, "web-2", true).await?;
     case.begin_deletion(WORKER).await?;
     let draining = case
-        .says(WORKER, "Drained", "Draining", &["web-2", "terminating"])
+        .condition_with(WORKER, "Drained", "Draining", &["web-2", "terminating"])
         .await?;
     ensure!(is_cordoned(&case.node(WORKER).await?));
     ensure!(condition(&draining, "Deleting")["reason"] == "DrainingNode");
@@ -85,7 +85,7 @@ async fn a_pod_with_the_label_wait_completed_is_waited_for_and_not_evicted() -> 
     job["metadata"]["labels"]["cluster.x-k8s.io/drain"] = json!("Wait-Completed");
     case.runs(job).await?;
     case.begin_deletion(WORKER).await?;
-    case.says(
+    case.condition_with(
         WORKER,
         "Drained",
         "Draining",
@@ -106,7 +106,7 @@ async fn a_pod_that_is_terminating_already_is_waited_for_and_not_evicted() -> Re
     hold(&case, "web-1", true).await?;
     case.pods().delete("web-1", &DeleteParams::default()).await?;
     case.begin_deletion(WORKER).await?;
-    case.says(WORKER, "Drained", "Draining", &["web-1", "still on the Node"])
+    case.condition_with(WORKER, "Drained", "Draining", &["web-1", "still on the Node"])
         .await?;
     case.vm_lives(WORKER).await?;
     hold(&case, "web-1", false).await?;

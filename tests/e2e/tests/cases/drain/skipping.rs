@@ -63,7 +63,8 @@ async fn is_deleted_without_drain(case: Case, why: &str) -> Result<()> {
     // Keeps the Machine until its last conditions are read.
     case.annotate(WORKER, HOLD, Some("")).await?;
     case.begin_deletion(WORKER).await?;
-    case.says(WORKER, "Drained", "DrainSkipped", &[why]).await?;
+    case.condition_with(WORKER, "Drained", "DrainSkipped", &[why])
+        .await?;
     ensure!(!is_cordoned(&case.node(WORKER).await?));
     case.annotate(WORKER, HOLD, None).await?;
     case.machine_gone(WORKER).await?;

@@ -17,7 +17,7 @@ async fn an_attached_volume_holds_the_vm_and_is_named() -> Result<()> {
     case.attach("pv-data", "data", WORKER).await?;
     case.begin_deletion(WORKER).await?;
     let machine = case
-        .says(WORKER, "Deleting", "WaitingForVolumeDetach", &["pv-data"])
+        .condition_with(WORKER, "Deleting", "WaitingForVolumeDetach", &["pv-data"])
         .await?;
     ensure!(condition(&machine, "Drained")["status"] == "True");
     case.vm_lives(WORKER).await?;
@@ -38,7 +38,7 @@ async fn the_volume_of_a_pod_that_stays_is_waited_for_only_when_the_vm_is_gone()
     case.attach("pv-other", "other", WORKER).await?;
     case.begin_deletion(WORKER).await?;
     let machine = case
-        .says(
+        .condition_with(
             WORKER,
             "Deleting",
             "WaitingForVolumeDetach",
@@ -48,7 +48,7 @@ async fn the_volume_of_a_pod_that_stays_is_waited_for_only_when_the_vm_is_gone()
     let message = condition(&machine, "Deleting")["message"].to_string();
     ensure!(!message.contains("pv-kept"), "{message}");
     case.detach("pv-other").await?;
-    case.says(WORKER, "Deleting", "ReleasingVolumes", &["pv-kept"])
+    case.condition_with(WORKER, "Deleting", "ReleasingVolumes", &["pv-kept"])
         .await?;
     ensure!(case.vms().get_opt(WORKER).await?.is_none());
     case.detach("pv-kept").await?;
@@ -63,12 +63,12 @@ async fn the_wait_for_volumes_ends_at_its_timeout() -> Result<()> {
     let case = start().await?;
     case.attach("pv-data", "data", WORKER).await?;
     case.begin_deletion(WORKER).await?;
-    case.says(WORKER, "Deleting", "WaitingForVolumeDetach", &["pv-data"])
+    case.condition_with(WORKER, "Deleting", "WaitingForVolumeDetach", &["pv-data"])
         .await?;
     case.vm_lives(WORKER).await?;
     case.annotate(WORKER, "machinist.dev/node-volume-detach-timeout", Some("3s"))
         .await?;
-    case.says(WORKER, "Deleting", "ReleasingVolumes", &["pv-data"])
+    case.condition_with(WORKER, "Deleting", "ReleasingVolumes", &["pv-data"])
         .await?;
     case.detach("pv-data").await?;
     case.machine_gone(WORKER).await?;
@@ -82,9 +82,9 @@ async fn a_machine_with_the_exclude_annotation_does_not_wait_for_volumes() -> Re
     case.annotate(WORKER, EXCLUDE_DETACH, Some("")).await?;
     case.attach("pv-data", "data", WORKER).await?;
     case.begin_deletion(WORKER).await?;
-    case.says(WORKER, "VolumesDetached", "VolumeDetachSkipped", &["pv-data"])
+    case.condition_with(WORKER, "VolumesDetached", "VolumeDetachSkipped", &["pv-data"])
         .await?;
-    case.says(WORKER, "Deleting", "ReleasingVolumes", &["pv-data"])
+    case.condition_with(WORKER, "Deleting", "ReleasingVolumes", &["pv-data"])
         .await?;
     case.detach("pv-data").await?;
     case.machine_gone(WORKER).await?;
@@ -100,7 +100,7 @@ async fn a_node_whose_vm_is_gone_is_out_of_service_while_a_volume_is_attached() 
     case.attach("pv-data", "data", WORKER).await?;
     case.begin_deletion(WORKER).await?;
     // To skip the drain does not skip the wait for volumes.
-    case.says(WORKER, "VolumesDetached", "VolumesAttached", &["pv-data"])
+    case.condition_with(WORKER, "VolumesDetached", "VolumesAttached", &["pv-data"])
         .await?;
     case.annotate(WORKER, EXCLUDE_DETACH, Some("")).await?;
     let tainted = |node: &Node| {

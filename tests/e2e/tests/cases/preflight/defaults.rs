@@ -5,7 +5,7 @@ use anyhow::Result;
 use e2e::{
     Case, manifest,
     manifest::NAMESPACE,
-    preflight::{deployment, kubectl, located, patch, print, questions, start},
+    preflight::{deployment, infra_requests, kubectl, located, patch, print, start},
 };
 use machinist_shared::api::names::label;
 use serde_json::{Value, json};
@@ -51,8 +51,8 @@ async fn a_nodes_zone_comes_from_its_storage_class_and_no_update_changes_it() ->
         assert!(taken, "{said}");
         assert_eq!(labels().await?[label::ZONE], ZONE);
     }
-    print("Updates of what is on the Node only", &questions(&case));
-    assert_eq!(questions(&case), Vec::<String>::new());
+    print("Updates of what is on the Node only", &infra_requests(&case));
+    assert_eq!(infra_requests(&case), Vec::<String>::new());
 
     // Another one that the author writes is the author's.
     let other = json!({"spec": {"template": {"spec": {"metadata": {"labels": {label::ZONE: "north-2"}}}}}});

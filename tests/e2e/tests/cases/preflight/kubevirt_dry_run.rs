@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result};
 use e2e::{
     Case, manifest,
-    preflight::{kubectl, questions, start},
+    preflight::{infra_requests, kubectl, start},
 };
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::{
@@ -32,7 +32,7 @@ async fn a_requirement_of_the_preference_that_the_instancetype_does_not_meet() -
     let told = format!("{VALUE}.cloudProviderSpec.virtualMachine.instancetype: KubeVirt rejects this");
     assert!(said.contains(&told), "{said}");
     assert!(said.contains("preference requires 4 vCPU"), "{said}");
-    assert!(questions(&case).contains(&"create virtualmachines".to_owned()));
+    assert!(infra_requests(&case).contains(&"create virtualmachines".to_owned()));
     case.finish_without_controller(&[]).await
 }
 

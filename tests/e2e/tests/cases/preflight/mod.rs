@@ -1,7 +1,7 @@
 //! Preflight checks: admission asks the infra cluster what only the infra cluster knows.
 
 mod defaults;
+mod infra_requests;
 mod kubevirt_dry_run;
-mod questions;
 mod secrets;
 mod updates;

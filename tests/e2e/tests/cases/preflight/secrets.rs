@@ -19,7 +19,7 @@ const MISSING: &str = "there is no Secret of that name";
 #[tokio::test]
 async fn a_missing_infra_secret_is_reported_to_an_author_who_may_read_the_kubeconfig() -> Result<()> {
     let case = start(&[]).await?;
-    infra::may_read_secrets(&case).await?;
+    infra::allow_reading_secrets(&case).await?;
     let (taken, warning) = kubectl(&case, &APPLY, &downloading("asked")).await?;
     assert!(
         taken && warning.contains("dataVolumeSecretRef") && warning.contains(MISSING),
@@ -32,7 +32,7 @@ async fn a_missing_infra_secret_is_reported_to_an_author_who_may_read_the_kubeco
 #[tokio::test]
 async fn a_missing_infra_secret_is_reported_to_an_author_who_writes_the_kubeconfig() -> Result<()> {
     let case = start(&[]).await?;
-    infra::may_read_secrets(&case).await?;
+    infra::allow_reading_secrets(&case).await?;
     let text = infra::kubeconfig_of(&case, INFRA_ACCOUNT, MACHINES).await?;
     let mut machine = downloading("inline");
     *infra::kubeconfig_in(&mut machine) = json!({"value": BASE64_STANDARD.encode(text)});
@@ -45,7 +45,7 @@ async fn a_missing_infra_secret_is_reported_to_an_author_who_writes_the_kubeconf
 #[tokio::test]
 async fn a_missing_infra_secret_is_not_reported_to_the_author_of_an_update() -> Result<()> {
     let case = start(&[]).await?;
-    infra::may_read_secrets(&case).await?;
+    infra::allow_reading_secrets(&case).await?;
     let mut pool = deployment("pool", &located("pool"));
     pool["spec"]["replicas"] = json!(0);
     case.apply(&pool).await?;

@@ -7,7 +7,7 @@ use anyhow::Result;
 use e2e::{
     Case, infra, manifest,
     manifest::NAMESPACE,
-    preflight::{deployment, located, patch, print, questions, start},
+    preflight::{deployment, infra_requests, located, patch, print, start},
 };
 use machinist_shared::api::names::autoscaler::{CAPACITY, MAX_SIZE, MIN_SIZE};
 use rstest::rstest;
@@ -114,10 +114,10 @@ async fn a_quota_without_room_is_warned_of() -> Result<()> {
 async fn a_warm_admission_asks_infra_once_and_a_scaled_deployment_never() -> Result<()> {
     let case = start(&[]).await?;
     case.apply(&manifest::machine("first")).await?;
-    print("The first admission", &questions(&case));
+    print("The first admission", &infra_requests(&case));
     case.bed.infra().proxy().clear_requests();
     case.apply(&manifest::machine("second")).await?;
-    let asked: Vec<_> = questions(&case);
+    let asked: Vec<_> = infra_requests(&case);
     print("The second", &asked);
     assert_eq!(asked, ["create virtualmachines"], "the dry-run alone");
 
@@ -140,8 +140,8 @@ async fn a_warm_admission_asks_infra_once_and_a_scaled_deployment_never() -> Res
         .await?;
     let label = json!({"metadata": {"labels": {"a": "b"}}, "spec": {"replicas": 6}});
     assert!(patch(&case, "pool", &label).await?.0);
-    print("A deployment scaled, and labelled", &questions(&case));
-    assert_eq!(questions(&case), Vec::<String>::new());
+    print("A deployment scaled, and labelled", &infra_requests(&case));
+    assert_eq!(infra_requests(&case), Vec::<String>::new());
     case.finish_without_controller(&[]).await
 }
 
@@ -166,7 +166,7 @@ async fn a_node_group_is_told_what_its_instancetype_has() -> Result<()> {
     case.bed.infra().proxy().clear_requests();
     let larger = json!({"metadata": {"annotations": {MAX_SIZE: "6"}}});
     assert!(patch(&case, "group", &larger).await?.0);
-    assert_eq!(questions(&case), Vec::<String>::new());
+    assert_eq!(infra_requests(&case), Vec::<String>::new());
 
     // An infra cluster that does not answer refuses nothing, and takes nothing away.
     case.bed.infra().proxy().black_hole(MACHINES);
