@@ -1,4 +1,4 @@
-//! Machines and VMs as machine-controller leaves them are taken over if the VM is the Machine's; foreign ones are not.
+//! Adoption of Machines and VMs that machine-controller created, if the VM belongs to the Machine. Foreign VMs are not adopted.
 
 use anyhow::Result;
 use e2e::{Case, case::WAIT_TIMEOUT, infra, manifest, wait};
@@ -20,7 +20,7 @@ const PEER: &str = "--as=system:serviceaccount:kube-system:machine-controller";
 #[tokio::test]
 async fn what_machine_controller_leaves_is_adopted_and_no_node_rolls() -> Result<()> {
     let case = start().await?;
-    let names = ["stays", "goes", "unlabelled"];
+    let names = ["stays", "goes", "unlabeled"];
     for name in names {
         case.apply(&manifest::machine(name)).await?;
     }
@@ -35,14 +35,14 @@ async fn what_machine_controller_leaves_is_adopted_and_no_node_rolls() -> Result
         before.push(case.nodes().get(name).await?.uid());
     }
     case.begin_deletion("goes").await?;
-    // A kubeconfig as machine-controller has it: VMs are made and deleted, never patched.
+    // A kubeconfig as machine-controller has it: VMs can be created and deleted, and not patched.
     case.bed.infra().refuses(&["virtualmachines.kubevirt.io"])?;
     let granted = may_patch_vms(&case, false).await?;
 
     case.bed.controller().start().await?;
     wait::for_absence(&case.machines(), "goes", WAIT_TIMEOUT).await?;
     wait::for_absence(&case.nodes(), "goes", WAIT_TIMEOUT).await?;
-    for name in ["stays", "unlabelled"] {
+    for name in ["stays", "unlabeled"] {
         let machine = wait::for_state(&case.machines(), name, "on record", WAIT_TIMEOUT, |machine| {
             recorded_vm(machine).is_some()
         })
@@ -59,15 +59,15 @@ async fn what_machine_controller_leaves_is_adopted_and_no_node_rolls() -> Result
         assert!(said.contains("Adopted"), "{said}");
     }
 
-    // Deleted with no more than the record.
-    case.delete_machine("unlabelled").await?;
+    // Deleted by the record alone, without the label.
+    case.delete_machine("unlabeled").await?;
     may_patch_vms(&case, granted).await?;
     case.bed.controller().kill();
     case.bed.controller().start().await?;
     wait::for_state(
         &case.vms(),
         "stays",
-        "labelled",
+        "labeled",
         WAIT_TIMEOUT,
         |vm: &DynamicObject| vm.labels().contains_key(label::MACHINE_UID),
     )
@@ -89,7 +89,7 @@ async fn what_machine_controller_leaves_is_adopted_and_no_node_rolls() -> Result
     case.finish(&[]).await
 }
 
-/// After the restore of a user cluster, a Machine has another UID than the one that its VM is labelled with.
+/// After the restore of a user cluster, a Machine has another UID than the label of its VM has.
 #[tokio::test]
 async fn the_vm_of_a_restored_machine_is_adopted_by_an_annotation() -> Result<()> {
     let case = start().await?;
@@ -128,29 +128,29 @@ async fn the_vm_of_a_restored_machine_is_adopted_by_an_annotation() -> Result<()
 
 /// Another client deletes the VM, and its disk terminates slowly: the controller waits for its end and does not reuse it.
 #[tokio::test]
-async fn a_vm_is_made_anew_when_the_disk_of_the_former_one_is_gone() -> Result<()> {
+async fn a_vm_is_recreated_when_the_disk_of_the_previous_one_is_gone() -> Result<()> {
     let case = start().await?;
-    case.apply(&manifest::machine("anew")).await?;
-    case.node_ready("anew").await?;
+    case.apply(&manifest::machine("recreated")).await?;
+    case.node_ready("recreated").await?;
     case.settled().await;
 
-    hold_disk(&case, "anew", &json!(["example.com/slow"])).await?;
-    case.vms().delete("anew", &DeleteParams::default()).await?;
-    let said = infra::ready(&case, "anew", "WaitingForDisks").await?;
-    assert!(said.message.contains("anew"), "{}", said.message);
+    hold_disk(&case, "recreated", &json!(["example.com/slow"])).await?;
+    case.vms().delete("recreated", &DeleteParams::default()).await?;
+    let said = infra::ready(&case, "recreated", "WaitingForDisks").await?;
+    assert!(said.message.contains("recreated"), "{}", said.message);
     assert_eq!(
-        case.vm_history.uids("anew").len(),
+        case.vm_history.uids("recreated").len(),
         1,
         "no VM is made beside the old disk"
     );
-    hold_disk(&case, "anew", &Value::Null).await?;
-    infra::ready(&case, "anew", "VMRunning").await?;
-    assert_eq!(case.vm_history.uids("anew").len(), 2, "made anew once");
-    case.delete_machine("anew").await?;
+    hold_disk(&case, "recreated", &Value::Null).await?;
+    infra::ready(&case, "recreated", "VMRunning").await?;
+    assert_eq!(case.vm_history.uids("recreated").len(), 2, "recreated once");
+    case.delete_machine("recreated").await?;
     case.finish(&[]).await
 }
 
-/// Without a Lease to wait out after each SIGKILL.
+/// Without leader election, so that no Lease has to expire after each SIGKILL.
 async fn start() -> Result<Case> {
     let controller_args = vec!["--enable-leader-election=false".to_owned()];
     Case::start_with(Options {
@@ -168,7 +168,7 @@ fn recorded_vm(machine: &machinist_shared::api::Machine) -> Option<String> {
         .map(str::to_owned)
 }
 
-/// What only Machinist writes goes: record, conditions and phase on the Machine, our labels on the VM.
+/// Removes what only Machinist writes: record, conditions and phase of the Machine, and Machinist's labels of the VM.
 async fn leave_as_the_peer_does(case: &Case, name: &str) -> Result<()> {
     let status = json!({"status": {"providerStatus": null, "phase": null,
         "conditions": [{"type": "Ready", "status": "True", "lastHeartbeatTime": null, "lastTransitionTime": null}]}})
@@ -205,7 +205,7 @@ async fn hold_disk(case: &Case, name: &str, finalizers: &Value) -> Result<()> {
     Ok(())
 }
 
-/// Whether the Role of the Machines' kubeconfig lets VMs be patched from now on; whether it did before.
+/// Sets whether the Role of the Machines' kubeconfig allows to patch VMs. Returns whether it did before.
 async fn may_patch_vms(case: &Case, may: bool) -> Result<bool> {
     let roles: Api<Role> = Api::namespaced(case.bed.infra().client(), INFRA_NAMESPACE);
     let mut role = roles.get(INFRA_ACCOUNT).await?;

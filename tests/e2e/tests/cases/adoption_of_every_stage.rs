@@ -1,5 +1,5 @@
-//! Machines that machine-controller made, in every stage of their life, go on as they are when Machinist takes over: no VM,
-//! disk, Secret or Node is made anew, and none is changed but for our labels.
+//! Adoption of Machines that machine-controller created, in every stage of their life: no VM, disk, Secret or Node is
+//! recreated, and only Machinist's labels are added.
 
 use anyhow::{Context as _, Result};
 use e2e::{
@@ -14,7 +14,7 @@ use machinist_shared::api::names::label;
 use testbed::bed::Options;
 
 #[tokio::test]
-async fn machines_that_machine_controller_made_go_on_as_they_are() -> Result<()> {
+async fn machines_of_machine_controller_are_adopted_in_every_stage() -> Result<()> {
     let case = Case::start_with(Options {
         controller_args: vec!["--enable-leader-election=false".to_owned()],
         ..Options::default()
@@ -46,20 +46,20 @@ async fn machines_that_machine_controller_made_go_on_as_they_are() -> Result<()>
     let said = infra::ready(&case, "importing", "WaitingForDisk").await?;
     assert!(said.message.contains("importing"), "{}", said.message);
     for (name, planted) in [("joined", &joined), ("importing", &importing)] {
-        let labelled = wait::for_state(
+        let labeled = wait::for_state(
             &case.vms(),
             name,
-            "labelled",
+            "labeled",
             WAIT_TIMEOUT,
             |vm: &DynamicObject| vm.labels().contains_key(label::MACHINE_UID),
         )
         .await?;
-        assert_eq!(labelled.uid(), planted.vm.uid(), "{name}");
-        assert_eq!(labelled.data["spec"], planted.vm.data["spec"], "{name}");
-        assert_eq!(labelled.labels()[label::MACHINE_UID], planted.machine);
+        assert_eq!(labeled.uid(), planted.vm.uid(), "{name}");
+        assert_eq!(labeled.data["spec"], planted.vm.data["spec"], "{name}");
+        assert_eq!(labeled.labels()[label::MACHINE_UID], planted.machine);
     }
 
-    // What was on its way arrives, with the user data that machine-controller gave it.
+    // A VM that was starting becomes a Node, with the user data of machine-controller.
     let heal = [
         "annotate",
         "vm",

@@ -1,5 +1,5 @@
-//! A cluster without `kube-public/cluster-info`, as managed ones are: the Machine says what is missing, and goes on when it is
-//! there; with the API server's URL from a flag, kubelets are told of the CA by which the controller knows it.
+//! A cluster without `kube-public/cluster-info`, as managed clusters are: a condition of the Machine names what is missing, and
+//! the Machine continues when it exists. With the API server's URL from a flag, kubelets get the CA that the controller uses.
 
 use anyhow::Result;
 use e2e::{Case, manifest};
@@ -13,17 +13,20 @@ use kube::{
 const NAME: &str = "cluster-info";
 
 #[tokio::test]
-async fn what_is_not_published_is_missed_on_the_machine_or_found_elsewhere() -> Result<()> {
+async fn missing_cluster_info_is_reported_or_replaced_by_a_flag() -> Result<()> {
     let case = Case::start().await?;
     let maps: Api<ConfigMap> = Api::namespaced(case.bed.user().client(), "kube-public");
     let published = maps.get(NAME).await?;
     maps.delete(NAME, &DeleteParams::default()).await?;
     case.bed.controller().terminate().await?;
 
-    // The first one was told where guests find the API server; this one is not. The Service of the API server has no endpoints
-    // here: one of the loopback range is not allowed.
-    let untold = ["--override-bootstrap-kubelet-apiserver="];
-    let controller = case.bed.new_controller("untold", &untold).await?;
+    // The first controller has a flag with the API server's address for guests; this one does not. The Service of the API
+    // server has no endpoints here, because loopback addresses are not allowed.
+    let without_address = ["--override-bootstrap-kubelet-apiserver="];
+    let controller = case
+        .bed
+        .new_controller("without-address", &without_address)
+        .await?;
     controller.start().await?;
     case.apply(&manifest::machine("worker")).await?;
     let said = case.condition("worker", "BootstrapFailed").await?;

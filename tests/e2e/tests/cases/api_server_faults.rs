@@ -1,4 +1,4 @@
-//! Short faults of the user cluster's API server: soon after they end, everything is as it should be.
+//! Short faults of the user cluster's API server: the controller recovers soon after they end.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use testbed::{bed::CONTROLLER, proxy::Request};
 const SOON: Duration = Duration::from_secs(15);
 
 #[tokio::test]
-async fn writes_that_fail_for_a_moment_are_tried_again_soon_and_not_without_pause() -> Result<()> {
+async fn failing_writes_are_retried_soon_and_with_backoff() -> Result<()> {
     let case = Case::start().await?;
     let proxy = case.bed.user().proxy();
     proxy.fail_writes_of(CONTROLLER, "machinedeployments");
@@ -34,7 +34,7 @@ async fn writes_that_fail_for_a_moment_are_tried_again_soon_and_not_without_paus
 }
 
 #[tokio::test]
-async fn connections_that_are_reset_for_a_moment_delay_a_rollout_by_no_more_than_a_moment() -> Result<()> {
+async fn connection_resets_delay_a_rollout_only_shortly() -> Result<()> {
     let case = Case::start().await?;
     case.apply(&deployment("pool", 1)).await?;
     case.rollout("pool", "NewMachineSetAvailable").await?;

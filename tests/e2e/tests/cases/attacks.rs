@@ -1,4 +1,4 @@
-//! An author with rights in one namespace, or a server that such an author names, stops and takes nothing of anybody else's.
+//! An author with rights in one namespace, or a server that such an author names, does not disturb other users' Machines.
 
 use std::{
     sync::{
@@ -25,9 +25,9 @@ use serde_json::{Value, json};
 use testbed::{bed::Options, seed::INFRA_NAMESPACE};
 use tokio::sync::Notify;
 
-/// A status of so many levels passes the webhook, which judges specs, and was the end of every list that it was in.
+/// A status of so many levels passes the webhook, which validates specs only, and would make a list undecodable.
 #[tokio::test]
-async fn a_status_that_is_nested_without_end_stops_nothing_not_after_a_restart_either() -> Result<()> {
+async fn a_deeply_nested_status_blocks_no_machine_even_after_a_restart() -> Result<()> {
     let case = Case::start().await?;
     let deep = format!("{}1{}", r#"{"a":"#.repeat(300), "}".repeat(300));
     let poison = format!(r#"{{"status":{{"x":{deep}}}}}"#);
@@ -67,7 +67,7 @@ async fn a_status_that_is_nested_without_end_stops_nothing_not_after_a_restart_e
     case.apply(&manifest::machine("sound")).await?;
     case.node_ready("sound").await?;
     case.delete_machine("sound").await?;
-    // The poisoned are handled, too. No typed client of ours could watch that.
+    // The Machines with the nested status are reconciled, too. A typed client could not watch them.
     for kind in ["machine", "machineset", "machinedeployment"] {
         let delete = [
             "delete",
@@ -82,10 +82,10 @@ async fn a_status_that_is_nested_without_end_stops_nothing_not_after_a_restart_e
     case.finish(&[]).await
 }
 
-/// What an infra cluster has beside our Machines may take no memory without end. What is not watched is looked at, and is not
-/// missing for that.
+/// The cache of an infra cluster has a memory limit, whatever else is stored there. Machines of an infra cluster beyond the
+/// limit are polled, and their VMs are not reported as missing.
 #[tokio::test]
-async fn machines_of_an_infra_cluster_that_is_too_large_to_be_watched_are_looked_at() -> Result<()> {
+async fn machines_of_an_infra_cluster_beyond_the_cache_limit_are_polled() -> Result<()> {
     let case = Case::start_with(Options {
         controller_args: ["--infra-cache-mib=0", "--infra-look-every=1s"]
             .map(str::to_owned)
@@ -97,7 +97,7 @@ async fn machines_of_an_infra_cluster_that_is_too_large_to_be_watched_are_looked
     case.node_ready("first").await?;
     let claim = |i: usize| {
         json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim",
-            "metadata": {"name": format!("somebodys-{i}-{}", "x".repeat(200)), "labels": {"somebodys": "true"}},
+            "metadata": {"name": format!("foreign-{i}-{}", "x".repeat(200)), "labels": {"foreign": "true"}},
             "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}})
     };
     let claims = json!({"apiVersion": "v1", "kind": "List", "items": (0..60).map(claim).collect::<Vec<_>>()});
@@ -111,7 +111,7 @@ async fn machines_of_an_infra_cluster_that_is_too_large_to_be_watched_are_looked
         .await?;
     let said = case.condition("first", "CacheFull").await?;
     assert!(said.contains("--infra-cache-mib"), "{said}");
-    // All goes on, and a restart takes nothing for gone.
+    // The Machines continue, and a restarted controller reports no VM as gone.
     let uid = case.vms().get("first").await?.metadata.uid;
     case.bed.controller().terminate().await?;
     case.bed.controller().start().await?;
@@ -121,7 +121,7 @@ async fn machines_of_an_infra_cluster_that_is_too_large_to_be_watched_are_looked
     for name in ["first", "second"] {
         case.delete_machine(name).await?;
     }
-    let claims = ["delete", "pvc", "--selector=somebodys=true", "--wait=false"];
+    let claims = ["delete", "pvc", "--selector=foreign=true", "--wait=false"];
     infra.kubectl_ok(&[&claims[..], &namespace].concat(), "").await?;
     case.finish(&[]).await
 }
@@ -131,7 +131,7 @@ async fn machines_of_an_infra_cluster_that_is_too_large_to_be_watched_are_looked
 #[case::by_its_provider_id(json!({"providerID": "aws:///eu/i-0123"}), "")]
 #[case::by_its_system_uuid(json!({}), "ec2-abc")]
 #[tokio::test]
-async fn a_guest_agents_address_takes_no_foreign_node(
+async fn an_address_of_a_guest_agent_links_no_foreign_node(
     #[case] spec: Value,
     #[case] system_uuid: &str,
 ) -> Result<()> {
@@ -190,14 +190,14 @@ async fn a_guest_agents_address_takes_no_foreign_node(
     case.finish(&["Node/cp-9"]).await
 }
 
-/// What such a server says.
+/// The endless answer of such a server.
 #[derive(Debug, Clone, Copy)]
 enum Endless {
-    /// No JSON at all.
+    /// Not JSON.
     Text,
     /// A list with one object that does not end.
     Object,
-    /// A list with as many small objects as anybody reads.
+    /// A list with as many small objects as a client reads.
     Objects,
     /// A list and page after page of it.
     Pages,
@@ -251,7 +251,7 @@ impl EndlessServer {
         Ok(Self { url, asked, handle })
     }
 
-    /// Waits until it was asked that many times more.
+    /// Waits for that many more requests.
     async fn asked(&self, times: usize) {
         let until = self.asked.0.load(Ordering::Relaxed) + times;
         loop {
@@ -263,7 +263,7 @@ impl EndlessServer {
         }
     }
 
-    /// A kubeconfig for it. Each way there is a server of its own.
+    /// A kubeconfig for it. Each path counts as a separate server.
     fn kubeconfig(&self, way: usize) -> String {
         let kubeconfig = json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "c",
@@ -281,8 +281,8 @@ impl Drop for EndlessServer {
     }
 }
 
-/// MB that servers of others may cost a program that is not optimized, beside other cases: some 60 of them are buffers of
-/// connections. Without limits it was 14 MB for each server.
+/// Memory in MB that such servers may cost a debug build, beside other cases. About 60 MB are buffers of connections. Without
+/// limits, each server cost 14 MB.
 const BUDGET: u64 = 128;
 
 #[rstest]
@@ -310,7 +310,7 @@ async fn servers_that_answer_without_end_do_not_fill_the_memory(#[case] what: En
         spec["auth"]["kubeconfig"] = json!(server.kubeconfig(way));
         machine
     };
-    // Refused or not: it is asked.
+    // Whether it is refused does not matter: the server is called.
     for way in 0..4 {
         let dry = ["create", "--dry-run=server", "-f", "-"];
         case.bed.user().kubectl(&dry, &machine(way).to_string()).await?;
@@ -324,7 +324,7 @@ async fn servers_that_answer_without_end_do_not_fill_the_memory(#[case] what: En
     let list =
         json!({"apiVersion": "v1", "kind": "List", "items": (0..SERVERS).map(machine).collect::<Vec<_>>()});
     case.apply(&list).await?;
-    // Each is asked again and again.
+    // Each server is called repeatedly.
     server.asked(SERVERS * 4).await;
     for (server, before) in [
         (case.bed.controller(), controller_before),

@@ -1,4 +1,4 @@
-//! The author of a reference to a Secret must be allowed to read it, because the controller will.
+//! The author of a reference to a Secret needs the right to read it, because the controller reads it on the author's behalf.
 
 use anyhow::{Context as _, Result};
 use e2e::{Case, manifest, manifest::NAMESPACE};
@@ -28,7 +28,7 @@ async fn a_reference_to_a_secret_that_the_author_may_not_read_is_refused(
     case.finish_without_controller(&[]).await
 }
 
-/// A user who may read the Secret has made the deployment.
+/// Another user, who may read the Secret, has created the deployment.
 #[tokio::test]
 async fn an_author_may_scale_a_deployment_with_a_reference_and_add_no_other_reference() -> Result<()> {
     let case = Box::pin(start()).await?;
@@ -86,7 +86,7 @@ async fn the_right_to_read_a_secret_allows_a_reference_and_the_bypass_annotation
 }
 
 #[tokio::test]
-async fn a_taken_over_cluster_is_only_warned() -> Result<()> {
+async fn an_adopted_cluster_only_gets_warnings() -> Result<()> {
     let case = Case::start_with(Options {
         machinist: Machinist::Webhook,
         boot: None,
@@ -112,12 +112,12 @@ async fn a_taken_over_cluster_is_only_warned() -> Result<()> {
     case.finish_without_controller(&[]).await
 }
 
-/// What is decided by hand goes past the rules on whose VM it is.
+/// The annotations for manual decisions override the ownership rules of VMs.
 #[rstest]
 #[case::of_a_machine(manifest::machine("machine"), "/metadata")]
 #[case::of_a_template(templated("MachineDeployment", "deployment"), "/spec/template/metadata")]
 #[tokio::test]
-async fn an_author_decides_by_hand_only_with_the_right_to_adopt(
+async fn annotations_for_manual_decisions_need_the_right_to_adopt(
     #[case] mut object: Value,
     #[case] metadata: &str,
     #[values("adopt-vm-uid", "abandon-vm-uid", "accept-infrastructure")] annotation: &str,
@@ -153,7 +153,7 @@ async fn start() -> Result<Case> {
     Ok(case)
 }
 
-/// The Secret that the references lead to.
+/// The referenced Secret.
 async fn treasure(case: &Case) -> Result<()> {
     let create = [
         "create",
@@ -220,7 +220,7 @@ fn templated(kind: &str, name: &str) -> Value {
     })
 }
 
-/// The refusal of her request; nothing if it is done.
+/// The refusal of the request as Jane; `None` if it succeeds.
 async fn as_jane(case: &Case, verb: &str, object: &Value) -> Result<Option<String>> {
     let output = case
         .bed

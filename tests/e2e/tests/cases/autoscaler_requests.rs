@@ -37,7 +37,7 @@ async fn a_pool_is_scaled_from_zero_and_back_with_the_rights_of_the_document() -
     ensure!(refused.contains(autoscaler::MIN_SIZE), "{refused}");
     case.apply(&sizes("0", "3")).await?;
 
-    // A group is what has sizes, and what a node of it will be like.
+    // A node group has minimum and maximum size, and the capacity of a node.
     let pool = pools.get("workers").await?;
     let capacity = |name: &str| {
         let key = format!("capacity.cluster-autoscaler.kubernetes.io/{name}");
@@ -55,8 +55,8 @@ async fn a_pool_is_scaled_from_zero_and_back_with_the_rights_of_the_document() -
     let owned = sets.list(&ListParams::default()).await?;
     ensure!(owned.items.len() == 1, "{} MachineSets", owned.items.len());
 
-    // Down: it marks the Machine of the node that is to go, by an update of the whole, and lowers the size. The older one,
-    // which the set would keep by itself.
+    // Scale down: it annotates the Machine of the node to remove, by an update of the whole object, and lowers the size. It
+    // chooses the older one, which the set would keep by default.
     let newest = json!({"spec": {"deletePolicy": "Newest"}});
     let set = owned.items[0].name_any();
     case.machine_sets()
@@ -72,7 +72,7 @@ async fn a_pool_is_scaled_from_zero_and_back_with_the_rights_of_the_document() -
     let proxy = case.bed.user().proxy();
     proxy.freeze_watches_of(CONTROLLER, "machines");
     untyped.replace(&first, &PostParams::default(), &marked).await?;
-    // The controller hears of the size before it hears of the mark.
+    // The controller receives the new size before the annotation.
     scale(&pools, 2, 1).await?;
     let smaller = |set: &MachineSet| set.spec.replicas == Some(1);
     wait::for_state(&case.machine_sets(), &set, "scaled down", WAIT_TIMEOUT, smaller).await?;
@@ -91,7 +91,7 @@ async fn a_pool_is_scaled_from_zero_and_back_with_the_rights_of_the_document() -
         "{second} stays"
     );
 
-    // The rights are those and no more.
+    // The account has no further rights.
     let denied = machines.delete(&second, &DeleteParams::default()).await;
     ensure!(
         matches!(&denied, Err(kube::Error::Api(status)) if status.code == 403),
@@ -118,7 +118,7 @@ async fn scale(pools: &Api<MachineDeployment>, from: i32, to: i32) -> Result<()>
     Ok(())
 }
 
-/// Waits until a Machine besides `known` has its Node, and holds it to what the autoscaler matches them by.
+/// Waits until a Machine other than `known` has its Node, and checks the fields by which the autoscaler matches them.
 async fn joined(case: &Case, machines: &Api<Machine>, known: &[&str]) -> Result<String> {
     let new = |machine: &Machine| !known.contains(&machine.name_any().as_str());
     wait::any(machines, "another Machine", WAIT_TIMEOUT, new).await?;

@@ -1,5 +1,5 @@
-//! Installed while machine-controller runs: it leads, and Machinist's controller stands by. The webhook serves all the same, or
-//! nothing would be admitted.
+//! Machinist installed while machine-controller runs: machine-controller holds the Lease, and Machinist's controller is the
+//! standby. The webhook must serve nevertheless, or admission would fail.
 
 use anyhow::Result;
 use e2e::{Case, case::WAIT_TIMEOUT, wait};
@@ -23,7 +23,7 @@ const STANDBY: &str = "standby";
 const PEER: &str = "machine-controller-7d9c_0";
 
 #[tokio::test]
-async fn the_webhook_gets_its_certificate_from_who_stands_by() -> Result<()> {
+async fn the_standby_creates_the_certificate_of_the_webhook() -> Result<()> {
     let case = Case::start_with(Options {
         boot: None,
         chart_values: json!({"webhook": {"url": "", "caBundle": ""}}),
@@ -71,7 +71,7 @@ async fn the_webhook_gets_its_certificate_from_who_stands_by() -> Result<()> {
             let mut webhooks = found.webhooks.iter().flatten();
             webhooks.all(|webhook| {
                 let bundle = webhook.client_config.ca_bundle.as_ref();
-                // Beside the one before, as long as that may be served.
+                // Trusted beside the previous CA, as long as a replica may serve its certificate.
                 bundle.is_some_and(|bundle| {
                     String::from_utf8_lossy(&bundle.0).contains(&*String::from_utf8_lossy(&ca.0))
                 })
@@ -79,7 +79,7 @@ async fn the_webhook_gets_its_certificate_from_who_stands_by() -> Result<()> {
         },
     )
     .await?;
-    // One more stands by for the certificates as well.
+    // A second standby waits for the Lease of the certificates as well.
     let standby = case.bed.new_controller(STANDBY, &[]).await?;
     standby.start().await?;
     let watches = |request: &Request| {

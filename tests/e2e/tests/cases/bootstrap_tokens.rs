@@ -53,12 +53,11 @@ async fn a_token_with_little_time_left_is_extended_until_the_machine_joins() -> 
     case.finish(&[]).await
 }
 
-/// Pauses before the fourth and fifth VM, a fifth shorter by chance: 1 s and 2 s; the fifth made, 4 s more are waited for.
+/// Backoff before the fourth and fifth VM, up to a fifth shorter by jitter: 1 s and 2 s. After the fifth, the next is 4 s.
 const FIVE_VMS: Duration = Duration::from_millis(2400);
 
 #[tokio::test]
-async fn a_machine_whose_tokens_are_deleted_as_they_appear_gets_vms_further_and_further_apart() -> Result<()>
-{
+async fn deleted_tokens_recreate_the_vm_with_growing_backoff() -> Result<()> {
     let case = Case::start().await?;
     let secrets = Api::<Secret>::namespaced(case.bed.user().client(), manifest::NAMESPACE);
     let deleter = tokio::spawn(delete_tokens(secrets));
@@ -110,7 +109,7 @@ const MACHINES: usize = 50;
 
 #[tokio::test]
 async fn no_token_outlives_its_join_or_its_machine() -> Result<()> {
-    // Admission is not what this is about, and to ask for all of them at once takes a small machine long.
+    // This case does not test admission, and admitting all of them at once takes long on a small machine.
     let case = Case::start_with(Options {
         webhook_args: vec!["--infra-unreachable=off".to_owned()],
         ..Options::default()
@@ -137,7 +136,7 @@ async fn no_token_outlives_its_join_or_its_machine() -> Result<()> {
     for (name, joins) in &machines {
         if *joins {
             let machine = case.node_ready(name).await?;
-            // The token goes before the join is told, not some time after it.
+            // The token is deleted before the join is reported, not some time after it.
             assert_eq!(
                 token_of(&case, &machine.uid().unwrap_or_default()).await?,
                 0,
@@ -189,7 +188,7 @@ async fn token_of(case: &Case, machine_uid: &str) -> Result<usize> {
     Ok(own.count())
 }
 
-/// A record of every token that ever was, by the UID of its Machine. It ends when it is dropped.
+/// Records every token that ever existed, by the UID of its Machine, until it is dropped.
 struct Record {
     seen: Arc<Mutex<BTreeMap<String, BTreeSet<String>>>>,
     task: JoinHandle<()>,

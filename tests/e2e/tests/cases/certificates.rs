@@ -1,5 +1,5 @@
-//! Certificates of the webhook that need no administrator: the controller makes and rotates them, under the chart's own
-//! rights, and no admission fails meanwhile. The API server calls two replicas of the webhook behind their Service.
+//! The controller creates and rotates the webhook's certificates with the chart's rights, and no admission fails meanwhile. The
+//! API server calls two replicas of the webhook behind their Service.
 
 use std::time::{Instant, SystemTime};
 
@@ -25,7 +25,7 @@ use kube::{
 use serde_json::{Value, json};
 use testbed::bed::{RELEASE, SYSTEM_NAMESPACE};
 
-/// How many ask at a time.
+/// How many clients send requests at a time.
 const CLIENTS: usize = 8;
 
 #[tokio::test]
@@ -44,7 +44,7 @@ async fn no_admission_fails_while_all_certificates_are_rotated() -> Result<()> {
         began.elapsed().as_secs_f64()
     );
     let set = manifest::machine_set("a", 1);
-    // The API server learns of the Service's endpoints when it does.
+    // The API server learns of the Service's endpoints after some time.
     let first_taken = async { while Load::once(&case.bed.user().client(), &set).await.is_err() {} };
     tokio::time::timeout(WAIT_TIMEOUT, first_taken)
         .await
@@ -81,7 +81,7 @@ async fn no_admission_fails_while_all_certificates_are_rotated() -> Result<()> {
     let second_ca = trusted_alone_other_than(&case, &first).await?;
     assert!(accepts(&of_new, &second_ca));
 
-    // A CA that is lost is replaced in the same way. A replica that restarts meanwhile serves as soon as it is ready.
+    // A deleted CA is replaced in the same way. A replica that restarts meanwhile serves as soon as it is ready.
     secrets(&case).delete(AUTHORITY, &DeleteParams::default()).await?;
     // As with a pod that is deleted, the Service hears of its end later than itself.
     let unlisted = async {
@@ -106,10 +106,10 @@ async fn no_admission_fails_while_all_certificates_are_rotated() -> Result<()> {
     assert!(tally.failed.is_empty(), "{:?}", tally.failed.first());
     assert!(tally.sent > 100, "{} requests tell little", tally.sent);
 
-    told(&case).await?;
+    check_events_and_metrics(&case).await?;
     policy(&case).await?;
 
-    // Nothing is left of a release that is uninstalled, whoever still runs.
+    // An uninstalled release leaves nothing behind, even if a replica still runs.
     case.bed.user().refuses(&["*"])?;
     let uninstall = ["uninstall", RELEASE, "--namespace", SYSTEM_NAMESPACE];
     Helm::of(case.bed.user()).ok(&uninstall).await?;
@@ -120,8 +120,8 @@ async fn no_admission_fails_while_all_certificates_are_rotated() -> Result<()> {
     case.finish(&[]).await
 }
 
-/// Events say what was made and why, and metrics how long it is good.
-async fn told(case: &Case) -> Result<()> {
+/// Events report which certificate was created and why, and metrics its expiry.
+async fn check_events_and_metrics(case: &Case) -> Result<()> {
     let events = Api::<Event>::namespaced(case.bed.user().client(), SYSTEM_NAMESPACE)
         .list(&ListParams::default())
         .await?;
@@ -149,7 +149,7 @@ async fn told(case: &Case) -> Result<()> {
     Ok(())
 }
 
-/// RBAC cannot name the Secrets that the controller may create: a policy does.
+/// RBAC cannot restrict the names of Secrets that the controller may create: a policy does.
 async fn policy(case: &Case) -> Result<()> {
     let secret = |name: &str, labels: Value| {
         json!({

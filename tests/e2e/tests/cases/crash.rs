@@ -11,7 +11,7 @@ use testbed::{
     proxy::WriteFuse,
 };
 
-/// More writes than a Machine's life has on either way: then the fuse does not fire, and the loop ends.
+/// More writes than the creation or the deletion of a Machine has: at that point the fuse does not fire, and the loop ends.
 const AT_MOST: usize = 20;
 
 /// After the record of where the VM goes, after the VM, and later.
@@ -26,7 +26,8 @@ fn kill_points() -> Vec<usize> {
 }
 
 #[tokio::test]
-async fn a_controller_killed_after_any_write_of_a_machines_making_leaves_one_vm_and_one_node() -> Result<()> {
+async fn a_controller_killed_after_any_write_of_a_machines_creation_leaves_one_vm_and_one_node() -> Result<()>
+{
     let case = start().await?;
     for nth in kill_points() {
         let name = format!("made-{nth}");
@@ -53,7 +54,7 @@ async fn a_controller_killed_after_any_write_of_a_machines_making_leaves_one_vm_
 #[tokio::test]
 async fn a_controller_killed_after_any_write_of_a_machines_deletion_leaves_nothing() -> Result<()> {
     let case = start().await?;
-    // Where the pods of the others could go.
+    // A Node for the pods of the drained ones.
     case.apply(&manifest::machine("stays")).await?;
     case.node_ready("stays").await?;
     case.settled().await;
@@ -95,7 +96,7 @@ async fn a_controller_killed_after_any_write_of_a_machines_deletion_leaves_nothi
             break;
         }
     }
-    // The last write and the Machine's absence are seen at the same time, so the last fuse may have burnt unnoticed.
+    // The last write removes the Machine, so the kill after it may happen unnoticed.
     restart(&case).await?;
     case.delete_machine("stays").await?;
     case.finish(&[]).await
@@ -108,7 +109,7 @@ async fn made(case: &Case, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Without a Lease to wait out after each SIGKILL.
+/// Without leader election, so that no Lease has to expire after each SIGKILL.
 async fn start() -> Result<Case> {
     let controller_args = vec!["--enable-leader-election=false".to_owned()];
     Case::start_with(Options {

@@ -1,4 +1,4 @@
-//! Manifests that a person applies, and what kubectl explains of them.
+//! Manifests that a user applies, and the output of `kubectl explain`.
 
 use anyhow::{Result, ensure};
 use e2e::rules::machine;
@@ -69,7 +69,7 @@ async fn the_examples_are_admitted_and_applied_again_without_a_change() -> Resul
     admission.end().await
 }
 
-/// As little as kubectl sends: no `spec.metadata`, no labels.
+/// A minimal manifest: no `spec.metadata`, no labels.
 #[tokio::test]
 async fn a_manifest_without_metadata_for_the_node_is_completed() -> Result<()> {
     let admission = Admission::start().await?;

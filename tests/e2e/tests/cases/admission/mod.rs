@@ -1,4 +1,4 @@
-//! Admission as a person meets it at kubectl, and objects that other programs have stored: a real API server with the real
+//! Admission as a user of kubectl sees it, and objects that other programs have stored: a real API server with the real
 //! webhook, without a controller.
 
 mod manifests;
@@ -15,7 +15,7 @@ use http::Method;
 use serde_json::{Value, json};
 use testbed::bed::{Machinist, Options};
 
-/// The webhook with a client that can write past it.
+/// The webhook with a client that bypasses it.
 struct Admission {
     case: Case,
     api: Api,
@@ -33,7 +33,7 @@ impl Admission {
         let case = Case::start_with(Options {
             boot: None,
             machinist: Machinist::Webhook,
-            // These cases need no infra cluster; `asked.rs` has those that do.
+            // These cases need no infra cluster; `cases/preflight` has those that do.
             webhook_args: vec!["--infra-unreachable=off".to_owned()],
             ..Options::default()
         })

@@ -1,4 +1,4 @@
-//! Objects as other programs have stored them: they can be read, labelled and written back as they are.
+//! Objects as other programs have stored them: they can be read, labeled and written back unchanged.
 
 use anyhow::{Context as _, Result, ensure};
 use e2e::{
@@ -54,7 +54,7 @@ async fn round_trip(admission: &Admission, plural: &str, object: &Value) -> Resu
         written["metadata"]["resourceVersion"] == read["metadata"]["resourceVersion"],
         "writing it back was a change: {written}"
     );
-    // A person may label it, whatever it is.
+    // A user may label it, even if it is invalid.
     let label = json!({"metadata": {"labels": {"a": "b"}}});
     admission
         .api
@@ -69,7 +69,7 @@ async fn round_trip(admission: &Admission, plural: &str, object: &Value) -> Resu
     gone.ok().map(drop)
 }
 
-/// Everything but the metadata is as it was.
+/// Everything except the metadata is unchanged.
 fn same(want: &Value, got: &Value) -> Result<()> {
     let fields = want.as_object().into_iter().flatten();
     for (key, want) in fields.filter(|(key, _)| *key != "metadata") {
@@ -79,7 +79,7 @@ fn same(want: &Value, got: &Value) -> Result<()> {
     Ok(())
 }
 
-/// Objects as machine-controller and others have stored them, with all that today's types do not know.
+/// Objects as machine-controller and others have stored them, with fields that the current types do not have.
 fn stored_objects() -> Vec<(&'static str, Value)> {
     let machines = [
         json!({"spec": machine_controllers_spec(), "status": {

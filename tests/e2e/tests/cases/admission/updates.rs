@@ -1,4 +1,4 @@
-//! Changes of Machines that are stored.
+//! Updates of stored Machines.
 
 use anyhow::{Result, ensure};
 use e2e::{
@@ -101,7 +101,7 @@ async fn a_machine_that_is_being_deleted_can_lose_its_finalizers() -> Result<()>
     let admission = Admission::start().await?;
     let mut held = machine();
     held["metadata"]["finalizers"] = json!(["a/b"]);
-    // Admission would refuse it today.
+    // Admission would refuse to create it.
     held["spec"]["versions"] = json!({});
     let post = collection("machines");
     admission

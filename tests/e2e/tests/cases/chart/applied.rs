@@ -1,4 +1,4 @@
-//! What is rendered, given to those whom it is for: a real API server and our servers.
+//! Rendered manifests, applied to a real API server, and rendered arguments, parsed by Machinist's servers.
 
 use std::process::{Command, Stdio};
 
@@ -11,7 +11,7 @@ use testbed::{ControlPlane, binaries, control_plane, crds, paths};
 use super::{CONTROLLER, EVERYTHING, HOST_NETWORK, NAMED, NAMESPACE, WEBHOOK, by_name};
 
 #[tokio::test]
-async fn the_servers_know_every_flag_that_they_are_given() -> Result<()> {
+async fn the_servers_accept_every_rendered_flag() -> Result<()> {
     let servers = [(CONTROLLER, binaries::CONTROLLER), (WEBHOOK, binaries::WEBHOOK)];
     tokio::task::spawn_blocking(move || binaries::build(&servers.map(|(_, program)| program))).await??;
     let helm = Helm::alone().await?;
@@ -38,7 +38,7 @@ async fn the_servers_know_every_flag_that_they_are_given() -> Result<()> {
             let output = answer(&[])?;
             let said = String::from_utf8_lossy(&output.stderr);
             assert!(output.status.success(), "{values}: {program} {args:?}: {said}");
-            // The flags before --help are read, or this would prove nothing.
+            // The flags before --help are parsed; otherwise this test would check nothing.
             assert!(!answer(&["--no-such-flag"])?.status.success());
             assert!(!answer(&["--log-format=loud"])?.status.success());
         }
@@ -47,7 +47,7 @@ async fn the_servers_know_every_flag_that_they_are_given() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_real_api_server_takes_every_rendering_under_restricted_pod_security() -> Result<()> {
+async fn a_real_api_server_accepts_every_rendering_under_restricted_pod_security() -> Result<()> {
     let plane = ControlPlane::start(control_plane::Options::user()).await?;
     crds::install(&plane.client(), &monitoring()?).await?;
     let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {
@@ -60,7 +60,7 @@ async fn a_real_api_server_takes_every_rendering_under_restricted_pod_security()
     let helm = Helm::of(&plane);
     for values in ["values.yaml", EVERYTHING, HOST_NETWORK, NAMED] {
         let objects = helm.render(NAMESPACE, &["--values", &helm::file(values)]).await?;
-        // Pods are refused whose ServiceAccount is not there; one may be the user's.
+        // Pods without an existing ServiceAccount are refused; the user may provide one.
         for pod in pods(&objects)? {
             let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {
                 "namespace": NAMESPACE, "name": pod["spec"]["serviceAccountName"],
@@ -89,12 +89,12 @@ async fn a_real_api_server_takes_every_rendering_under_restricted_pod_security()
             let said = String::from_utf8_lossy(&output.stderr);
             assert_eq!(output.status.success(), !in_the_nodes_network, "{values}: {said}");
             if in_the_nodes_network {
-                // And nothing else is wrong with it.
+                // There is no other warning.
                 assert!(said.contains("host namespaces (hostNetwork=true)"), "{said}");
                 pod["spec"]["hostNetwork"] = json!(false);
                 plane.kubectl_ok(&create, &pod.to_string()).await?;
             }
-            // Pod Security is on, or this would prove nothing.
+            // Pod Security is active; otherwise this test would check nothing.
             pod["spec"]["securityContext"]["seccompProfile"] = Value::Null;
             let output = plane.kubectl(&create, &pod.to_string()).await?;
             assert!(String::from_utf8_lossy(&output.stderr).contains("seccompProfile"));

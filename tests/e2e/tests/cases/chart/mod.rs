@@ -1,5 +1,5 @@
-//! The chart, without installing it: what it renders, what it refuses, and what a real API server and our servers say to all
-//! of it.
+//! The chart without an installation: what it renders, which values it refuses, and whether a real API server and Machinist's
+//! servers accept the result.
 
 mod applied;
 mod named_controllers;

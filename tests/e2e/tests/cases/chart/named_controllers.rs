@@ -1,4 +1,4 @@
-//! Several controllers in one cluster, each with a name of its own: one release has everything, the others a controller each.
+//! Several named controllers in one cluster: one release has all components, the others have a controller each.
 
 use std::collections::BTreeSet;
 
@@ -23,9 +23,9 @@ fn identities(objects: &[Value]) -> BTreeSet<[String; 3]> {
 }
 
 #[tokio::test]
-async fn releases_beside_each_other_share_no_object() -> Result<()> {
+async fn releases_in_one_cluster_share_no_object() -> Result<()> {
     let helm = Helm::alone().await?;
-    // Whatever can be on.
+    // Every optional component is enabled.
     let all = [
         "--set",
         "metrics.serviceMonitor.enabled=true,metrics.prometheusRule.enabled=true,metrics.dashboard.enabled=true,\
@@ -62,7 +62,7 @@ async fn releases_beside_each_other_share_no_object() -> Result<()> {
 }
 
 #[tokio::test]
-async fn each_has_a_name_a_lease_and_rights_of_its_own() -> Result<()> {
+async fn each_has_its_own_name_lease_and_rights() -> Result<()> {
     let helm = Helm::alone().await?;
     let first = by_name(helm.render(NAMESPACE, &[]).await?);
     let green = by_name(helm.render(NAMESPACE, &["--values", &helm::file(NAMED)]).await?);
@@ -112,7 +112,7 @@ async fn each_has_a_name_a_lease_and_rights_of_its_own() -> Result<()> {
         );
         assert!(green.contains_key(&role), "{role}");
     }
-    // A name alone takes no other Lease: machine-controller of that name would have the same.
+    // The name alone does not change the Lease: machine-controller with that name would use the same.
     let alone = by_name(
         helm.render(NAMESPACE, &["--set", "controller.name=green"])
             .await?,
@@ -122,7 +122,7 @@ async fn each_has_a_name_a_lease_and_rights_of_its_own() -> Result<()> {
 }
 
 #[tokio::test]
-async fn the_release_with_everything_is_told_of_the_others() -> Result<()> {
+async fn the_main_release_is_configured_with_the_others() -> Result<()> {
     const USER: &str = "system:serviceaccount:green:machinist-controller-green";
     let set = format!("otherControllers={{{USER}}}");
     let objects = by_name(Helm::alone().await?.render(NAMESPACE, &["--set", &set]).await?);

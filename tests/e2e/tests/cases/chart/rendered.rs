@@ -1,4 +1,4 @@
-//! What values make of the objects.
+//! The effect of values on the rendered objects.
 
 use std::collections::BTreeSet;
 
@@ -37,7 +37,7 @@ const TERMS: &str =
 // Where pods run.
 #[case(&[], WEBHOOK, "pod/nodeSelector", Value::Null)]
 #[case(&["controller.nodeSelector.disk=fast"], CONTROLLER, "pod/nodeSelector", json!({"disk": "fast"}))]
-// Whatever the label's value: kubeadm's is empty, that of k3s and RKE2 is not.
+// For any value of the label: kubeadm's is empty, that of k3s and RKE2 is not.
 #[case(
     &[], WEBHOOK, "pod/affinity",
     json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
@@ -93,13 +93,13 @@ const TERMS: &str =
 #[case(&["webhook.port=1234"], WEBHOOK, "container/args/0", json!("--listen-address=0.0.0.0:1234"))]
 #[case(&["webhook.port=1234"], "Service/machinist-webhook", "spec/ports/0/targetPort", json!("webhook"))]
 #[case(&["bindAddress=[::]"], WEBHOOK, "container/args/0", json!("--listen-address=[::]:9876"))]
-// Labels that the Deployment selects by are nobody's to change.
+// Values cannot change labels of the Deployment's selector.
 #[case(
     &["controller.podLabels.app\\.kubernetes\\.io/component=mine"], CONTROLLER,
     "spec/template/metadata/labels/app.kubernetes.io~1component", json!("controller")
 )]
 #[case(&["controller.podLabels.team=a"], CONTROLLER, "spec/template/metadata/labels/team", json!("a"))]
-// Rights follow the ServiceAccount, and so does whom webhook and policies believe.
+// Rights follow the ServiceAccount, and so do the users that webhook and policies trust.
 #[case(
     &["controller.serviceAccount.name=mine"], "ClusterRoleBinding/machinist-controller", "subjects/0/name",
     json!("mine")
@@ -141,7 +141,7 @@ const TERMS: &str =
     "webhooks/0/matchConditions/0/expression",
     json!("request.userInfo.username != \"system:serviceaccount:machinist-system:mine\"")
 )]
-// Who makes the webhook's certificate, who is trusted, and who may read it.
+// Which component creates the webhook's certificate, which CA is trusted, and which account may read it.
 #[case(&[], "MutatingWebhookConfiguration/machinist", "webhooks/0/clientConfig/caBundle", Value::Null)]
 #[case(&[], "Secret/machinist-webhook-cert", "", Value::Null)]
 #[case(&[], WEBHOOK, "pod/volumes", Value::Null)]
@@ -189,7 +189,7 @@ const TERMS: &str =
     &["webhook.clientCA.configMapName=cas", "webhook.clientCA.allowedNames={kube-apiserver}"], WEBHOOK, "pod/volumes",
     json!([{"name": "client-ca", "configMap": {"name": "cas"}}])
 )]
-// Policies let in whom they name, and everybody where they name nobody.
+// NetworkPolicies admit the named peers, and all peers if none is named.
 #[case(&[], "NetworkPolicy/machinist-webhook", "", Value::Null)]
 #[case(
     &["networkPolicy.enabled=true"], "NetworkPolicy/machinist-webhook", "spec/ingress",
@@ -199,7 +199,7 @@ const TERMS: &str =
     &["networkPolicy.enabled=true", "networkPolicy.webhookFrom[0].ipBlock.cidr=10.0.0.0/28", "webhook.caBundle=YQ=="],
     "NetworkPolicy/machinist-webhook", "spec/ingress/1/from", json!([{"ipBlock": {"cidr": "10.0.0.0/28"}}])
 )]
-// And the controller, who asks what is served.
+// And the controller, which checks the served certificate.
 #[case(
     &["networkPolicy.enabled=true", "networkPolicy.webhookFrom[0].ipBlock.cidr=10.0.0.0/28"],
     "NetworkPolicy/machinist-webhook", "spec/ingress/1/from/1/podSelector/matchLabels/app.kubernetes.io~1component",
@@ -219,7 +219,7 @@ const TERMS: &str =
     &["networkPolicy.enabled=true", "networkPolicy.egress[0].ports[0].port=443", "webhook.caBundle=YQ=="],
     "NetworkPolicy/machinist-controller", "spec/egress", json!([{"ports": [{"port": 443}]}])
 )]
-// In the networks of their nodes, pods are told by no selector, and policies are no matter.
+// With hostNetwork, selectors do not match pods, so NetworkPolicies do not apply.
 #[case(
     &["networkPolicy.enabled=true", "networkPolicy.egress[0].ports[0].port=443", "webhook.hostNetwork=true", "webhook.port=10876"],
     "NetworkPolicy/machinist-controller", "spec/egress", json!([{"ports": [{"port": 443}]}, {"ports": [{"port": 10876}]}])
@@ -230,11 +230,11 @@ const TERMS: &str =
 #[case(
     &["networkPolicy.enabled=true", "controller.hostNetwork=true"], "NetworkPolicy/machinist-controller", "", Value::Null
 )]
-// Kubernetes' own value is left alone where ours is taken out.
+// Kubernetes' default applies where the value is removed.
 #[case(&["webhook.podSecurityContext.runAsUser=null"], WEBHOOK, "pod/securityContext/runAsUser", Value::Null)]
 #[case(&["webhook.replicas=null"], WEBHOOK, "spec/replicas", Value::Null)]
 #[tokio::test]
-async fn values_come_out_where_they_belong(
+async fn values_are_rendered_in_their_fields(
     #[case] sets: &[&str],
     #[case] object: &str,
     #[case] path: &str,
@@ -267,7 +267,7 @@ async fn values_come_out_where_they_belong(
 )]
 #[case::of_others(&["webhook.caBundle=YQ=="], &[])]
 #[tokio::test]
-async fn the_controller_is_told_of_the_certificate_that_it_makes(
+async fn the_controller_gets_the_flags_of_the_certificate_that_it_creates(
     #[case] sets: &[&str],
     #[case] want: &[&str],
 ) -> Result<()> {
@@ -283,7 +283,7 @@ async fn the_controller_is_told_of_the_certificate_that_it_makes(
     Ok(())
 }
 
-/// YAML takes `123` for a number, and Kubernetes takes no number for a name.
+/// YAML parses `123` as a number, and Kubernetes accepts no number as a name.
 #[rstest]
 #[case::of_all(&[])]
 #[case::with_everything(&["--values", EVERYTHING])]
@@ -303,7 +303,7 @@ async fn the_controller_is_told_of_the_certificate_that_it_makes(
 ])]
 #[case::of_a_controller_with_a_number(&["--set", "parts=controller", "--set-string", "controller.name=6"])]
 #[tokio::test]
-async fn names_that_look_like_numbers_are_texts(#[case] more: &[&str]) -> Result<()> {
+async fn names_that_look_like_numbers_are_strings(#[case] more: &[&str]) -> Result<()> {
     let chart = helm::chart();
     let more = more.iter().map(|arg| match *arg {
         EVERYTHING | NAMED => helm::file(arg),
@@ -330,7 +330,7 @@ async fn names_that_look_like_numbers_are_texts(#[case] more: &[&str]) -> Result
     Ok(())
 }
 
-/// What must be texts: names, labels and the like, each with its path.
+/// The fields that must be strings: names, labels and the like, each with its path.
 fn texts_in<'a>(value: &'a Value, path: &str, texts: &mut Vec<(String, &'a Value)>) {
     const NAMES: &[&str] = &[
         "name",
@@ -353,7 +353,7 @@ fn texts_in<'a>(value: &'a Value, path: &str, texts: &mut Vec<(String, &'a Value
         "command",
     ];
     for (field, value) in value.as_object().into_iter().flatten() {
-        // What the definitions of objects say of fields is about other things.
+        // Schemas in CRDs contain fields of the same names with another meaning.
         if field == "openAPIV3Schema" {
             continue;
         }
@@ -373,7 +373,7 @@ fn texts_in<'a>(value: &'a Value, path: &str, texts: &mut Vec<(String, &'a Value
 }
 
 #[tokio::test]
-async fn whoever_renders_it_and_whenever_it_is_the_same() -> Result<()> {
+async fn rendering_is_reproducible() -> Result<()> {
     let helm = Helm::alone().await?;
     for values in ["values.yaml", EVERYTHING, HOST_NETWORK, NAMED] {
         let file = helm::file(values);
@@ -392,7 +392,7 @@ async fn whoever_renders_it_and_whenever_it_is_the_same() -> Result<()> {
 }
 
 #[tokio::test]
-async fn alerts_and_dashboard_come_out_as_their_files_have_them() -> Result<()> {
+async fn alerts_and_dashboard_are_rendered_unchanged() -> Result<()> {
     let sets = [
         "--set",
         "metrics.prometheusRule.enabled=true,metrics.dashboard.enabled=true",
@@ -425,7 +425,7 @@ async fn alerts_and_dashboard_come_out_as_their_files_have_them() -> Result<()> 
 }
 
 #[tokio::test]
-async fn the_linter_of_helm_is_content() -> Result<()> {
+async fn helm_lint_passes() -> Result<()> {
     let helm = Helm::alone().await?;
     helm.ok(&["lint", "--strict", &helm::chart()]).await?;
     for values in [EVERYTHING, HOST_NETWORK, NAMED] {

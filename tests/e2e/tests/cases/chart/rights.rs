@@ -1,4 +1,4 @@
-//! What docs/security.md says of rights is what the chart grants.
+//! The table of rights in docs/security.md matches the rights that the chart grants.
 
 use std::collections::BTreeSet;
 

@@ -1,4 +1,4 @@
-//! Values: described, held against the docs, and refused by their names where they cannot be meant.
+//! Values have descriptions, match the docs, and invalid ones are refused by name.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +13,7 @@ fn the_schema_describes_each_value_and_no_other() -> Result<()> {
     let schema: Value = serde_json::from_str(&std::fs::read_to_string(helm::file("values.schema.json"))?)?;
     let values: Value = serde_saphyr::from_str(&std::fs::read_to_string(helm::file("values.yaml"))?)?;
     let mut values = values;
-    // What parents of the chart may set.
+    // Values that parent charts may set.
     values["global"] = json!({});
     values["enabled"] = json!(true);
     let mut complaints = Vec::new();
@@ -43,7 +43,7 @@ fn compare(root: &Value, part: &Value, value: &Value, path: &str, complaints: &m
         defaults.map(|(name, _)| name).collect(),
         properties.keys().collect(),
     );
-    // An empty object leaves to whoever sets it what is in it.
+    // The contents of an object that is empty by default are up to the user.
     if names.is_empty() {
         return;
     }
@@ -74,7 +74,7 @@ fn resolved<'a>(root: &'a Value, part: &'a Value) -> &'a Value {
 }
 
 #[test]
-fn the_docs_speak_of_values_that_there_are() -> Result<()> {
+fn the_docs_mention_only_existing_values() -> Result<()> {
     let values: Value = serde_saphyr::from_str(&std::fs::read_to_string(helm::file("values.yaml"))?)?;
     let tops: BTreeSet<_> = values
         .as_object()
@@ -142,7 +142,7 @@ fn is_value(values: &Value, path: &str) -> bool {
 #[case(&["webhook.hostNetwork=yes"], "'/webhook/hostNetwork': got string, want boolean")]
 #[case(&["controller.extraArgs=--name=mine"], "'/controller/extraArgs': got string, want array")]
 #[case(&["controller.nodeSelector.disk=1"], "'/controller/nodeSelector/disk': got number, want string")]
-// A value that cannot be meant.
+// A value of the right type that is invalid.
 #[case(&["placement=workers"], "'/placement': value must be one of 'controlPlane', 'anywhere'")]
 #[case(&["webhook.failurePolicy=fail"], "'/webhook/failurePolicy': value must be one of 'Fail', 'Ignore'")]
 #[case(&["webhook.timeoutSeconds=31"], "'/webhook/timeoutSeconds'")]
@@ -162,7 +162,7 @@ fn is_value(values: &Value, path: &str) -> bool {
 #[case(&["image.digest=sha256:abc"], "'/image/digest'")]
 #[case(&["infra.namespace="], "'/infra/namespace'")]
 #[case(&["webhook.topologySpreadConstraints[0].maxSkew=1"], "'/webhook/topologySpreadConstraints/0'")]
-// What goes together with nothing else that was said.
+// A value that contradicts other values.
 #[case(
     &["webhook.certificate.mode=existingSecret"],
     "so webhook.caBundle or webhook.certificate.injectCAFrom must say whom to trust"
@@ -195,7 +195,7 @@ fn is_value(values: &Value, path: &str) -> bool {
     &["webhook.extraArgs={-log-debug}"],
     "webhook.extraArgs has --log-debug, which the chart sets already"
 )]
-// What would count for nothing.
+// A value without an effect.
 #[case(
     &["controller.extraEnv[0].name=POD_NAMESPACE", "controller.extraEnv[0].value=a"],
     "controller.extraEnv has POD_NAMESPACE, which the chart sets already: use infra.namespace"
@@ -213,7 +213,7 @@ fn is_value(values: &Value, path: &str) -> bool {
     "use infra.kubeconfigSecret"
 )]
 #[case(&["webhook.extraEnv[0].name=A", "webhook.extraEnv[1].name=A"], "webhook.extraEnv has A twice")]
-// Two who listen on one port.
+// Two listeners on one port.
 #[case(&["webhook.port=8081"], "webhook.port and webhook.opsPort are both 8081")]
 #[case(
     &["controller.probesPort=8080"],
@@ -264,10 +264,7 @@ fn is_value(values: &Value, path: &str) -> bool {
     "otherControllers is for the release whose parts are all"
 )]
 #[tokio::test]
-async fn values_that_cannot_be_meant_are_refused_by_their_names(
-    #[case] sets: &[&str],
-    #[case] says: &str,
-) -> Result<()> {
+async fn invalid_values_are_refused_by_name(#[case] sets: &[&str], #[case] says: &str) -> Result<()> {
     let chart = helm::chart();
     let sets = sets.iter().flat_map(|set| ["--set", set]);
     let args: Vec<_> = ["template", "machinist", &*chart]
@@ -294,7 +291,7 @@ async fn values_that_cannot_be_meant_are_refused_by_their_names(
 )]
 #[case::the_only_controller_may_have_a_name(&["controller.name=Any_Name"])]
 #[tokio::test]
-async fn what_looks_like_it_and_can_be_meant_is_taken(#[case] sets: &[&str]) -> Result<()> {
+async fn unusual_but_valid_values_are_accepted(#[case] sets: &[&str]) -> Result<()> {
     let sets: Vec<_> = sets.iter().flat_map(|set| ["--set", set]).collect();
     Helm::alone().await?.render("machinist-system", &sets).await?;
     Ok(())

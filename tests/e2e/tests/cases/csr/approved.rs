@@ -1,4 +1,4 @@
-//! Requests of honest kubelets.
+//! Valid requests of kubelets, which are approved.
 
 use anyhow::Result;
 use e2e::{
@@ -11,7 +11,7 @@ use serde_json::json;
 use super::{address, reasons};
 
 #[tokio::test]
-async fn each_request_of_an_honest_kubelet_is_issued() -> Result<()> {
+async fn each_valid_request_of_a_kubelet_is_issued() -> Result<()> {
     let case = Case::start().await?;
     case.apply(&manifest::machine("honest")).await?;
     let mut waiting = manifest::machine("waiting");

@@ -1,4 +1,4 @@
-//! Requests that are judged by the state of the cluster at that time.
+//! Approval depends on the state of the cluster at the time of the decision.
 
 use anyhow::Result;
 use e2e::{
@@ -21,9 +21,9 @@ use testbed::proxy::Request;
 
 use super::address;
 
-/// Requests that are valid when they are made and no longer are when they are judged.
+/// Requests that are valid when they are created and invalid when they are decided.
 #[tokio::test]
-async fn requests_that_became_invalid_before_they_are_judged_are_not_approved() -> Result<()> {
+async fn requests_that_became_invalid_before_the_decision_are_not_approved() -> Result<()> {
     let case = Case::start().await?;
     case.apply(&manifest::machine("denied")).await?;
     for name in ["expired", "deleted"] {
@@ -57,13 +57,13 @@ async fn requests_that_became_invalid_before_they_are_judged_are_not_approved() 
         .await?;
     let outlived = Ask::client("deleted").post(&deleted).await?;
     case.begin_deletion("deleted").await?;
-    // The API server itself knows a token for ten seconds after it has expired.
+    // The API server caches a token for ten seconds after it has expired.
     let later_still = Ask::client("expired").post(&expired).await.ok();
 
     case.bed.controller().start().await?;
     wait::for_absence(&case.machines(), "deleted", WAIT_TIMEOUT).await?;
     case.condition("expired", "BootstrapTokenExpired").await?;
-    // Asked for after all of them.
+    // Created after all of them.
     let sentinel = Ask::serving("denied", &own).post(&node).await?;
     certificates::issued(&case, &sentinel).await?;
     for name in [&denied, &too_late, &outlived].into_iter().chain(&later_still) {
@@ -79,9 +79,9 @@ async fn requests_that_became_invalid_before_they_are_judged_are_not_approved() 
     case.finish(&[]).await
 }
 
-/// A kubelet writes what it wants into its own Node's status. That costs nobody else a certificate.
+/// A kubelet can write any address into its own Node's status. That blocks no other node's certificate.
 #[tokio::test]
-async fn a_node_that_claims_the_address_of_a_vm_holds_up_no_certificate_of_its_node() -> Result<()> {
+async fn a_node_that_claims_the_address_of_a_vm_blocks_no_certificate() -> Result<()> {
     let case = Case::start().await?;
     for name in ["worker", "claimer"] {
         case.apply(&manifest::machine(name)).await?;
@@ -99,7 +99,7 @@ async fn a_node_that_claims_the_address_of_a_vm_holds_up_no_certificate_of_its_n
     case.finish(&["Node/cp-1"]).await
 }
 
-/// The guest agent says what the guest wants it to. That gets it no certificate for the address of another Node.
+/// A guest controls what its agent reports. That yields no certificate for the address of another Node.
 #[tokio::test]
 async fn no_certificate_is_issued_for_an_address_that_only_the_guest_agent_reports_and_another_node_has()
 -> Result<()> {
@@ -148,7 +148,7 @@ async fn no_certificate_is_issued_for_an_address_from_a_range_of_services() -> R
         .user()
         .kubectl_ok(&["create", "-f", "-"], &range.to_string())
         .await?;
-    // The ranges are read when it begins to lead.
+    // The controller reads the ranges when it becomes the leader.
     case.bed.controller().start().await?;
     case.apply(&manifest::machine("worker")).await?;
     let message = case.condition("worker", "CertificateRefused").await?;
@@ -190,7 +190,7 @@ async fn a_client_request_whose_approval_failed_is_approved_as_soon_as_it_can_be
         .patch("machinist-controller", &patch, &granting(&fewer))
         .await?;
 
-    // The API server learns of a change of rights by a watch of its own; until then, it lets requests be approved.
+    // The API server learns of a change of rights by its own watch; until then, it allows the approval.
     let refused = loop {
         let name = Ask::client("waiting").post(&token).await?;
         let refusal = |request: &Request| {

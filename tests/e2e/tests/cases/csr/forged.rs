@@ -31,7 +31,7 @@ struct Forged {
     end: End,
 }
 
-/// Changes an honest request into a forged one.
+/// Changes a valid request into a forged one.
 fn forged(what: &'static str, mut ask: Ask, end: End, change: impl FnOnce(&mut Ask)) -> Forged {
     change(&mut ask);
     Forged { what, ask, end }
@@ -47,7 +47,7 @@ fn two_organizations(ask: &mut Ask) {
     ask.params.distinguished_name.push(organization, "system:masters");
 }
 
-/// By the node `honest`, which may want to pass for others.
+/// By the node `honest`, which tries to impersonate others.
 fn by_the_node(own: &str, victims: &str) -> Vec<Forged> {
     use End::{Rejected, Reported, Silent};
     let forged =
@@ -234,14 +234,14 @@ async fn no_forged_request_with_a_bootstrap_token_is_approved() -> Result<()> {
     case.finish(&[]).await
 }
 
-/// A forged request that the API server has taken.
+/// A forged request that the API server has accepted.
 struct Pending {
     what: &'static str,
     name: String,
     end: End,
 }
 
-/// Makes the requests; those that the API server has taken.
+/// Creates the requests, and returns those that the API server has accepted.
 async fn post(forgeries: &[(&Client, Forged)]) -> Result<Vec<Pending>> {
     let mut pending = Vec::new();
     for (client, Forged { what, ask, end }) in forgeries {

@@ -1,5 +1,5 @@
-//! Certificates of kubelets through the real signers of kube-controller-manager, whose own approver runs: what an honest
-//! kubelet asks for is issued, and what a forger asks for is not.
+//! Certificates of kubelets through the real signers of kube-controller-manager, whose own approver runs: valid requests are
+//! issued, and forged ones are not.
 
 mod approved;
 mod cluster_state;
@@ -10,7 +10,7 @@ use anyhow::Result;
 use e2e::Case;
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 
-/// The address by which the infra cluster knows a Machine's VM.
+/// The address of a Machine's VM on the infra cluster.
 async fn address(case: &Case, machine: &str) -> Result<String> {
     let machine = case.machines().get(machine).await?;
     let status = serde_json::to_value(&machine.status)?;

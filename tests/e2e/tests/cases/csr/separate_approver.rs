@@ -1,5 +1,5 @@
-//! First client certificates, approved by a process with a ServiceAccount of its own: the controller's token makes bootstrap
-//! tokens, and approves nothing that comes with them; the approver's approves, and makes none.
+//! First client certificates, approved by a process with its own ServiceAccount: the controller creates bootstrap tokens and
+//! cannot approve their requests; the approver approves and cannot create tokens.
 
 use anyhow::{Context as _, Result, ensure};
 use e2e::{
@@ -46,9 +46,9 @@ async fn the_approver_approves_what_the_controller_cannot() -> Result<()> {
     let mut pending = requests.list(&ListParams::default()).await?.items;
     pending.retain(is_for_a_client);
     let first = pending.pop().context("no request")?;
-    ensure!(!certificates::is_approved(&first), "somebody has approved it");
+    ensure!(!certificates::is_approved(&first), "it is approved");
 
-    // Not by RBAC, and, were it granted, not by the policy.
+    // RBAC forbids it, and with the right granted, the policy forbids it.
     let controller = holder(&case, CONTROLLER).await?;
     let refused = approve(&controller, &first).await?;
     assert!(
@@ -66,13 +66,13 @@ async fn the_approver_approves_what_the_controller_cannot() -> Result<()> {
     let issued = certificates::issued(&case, &first.name_any()).await?;
     assert_eq!(reasons(&issued), ["MachinistApproved"]);
 
-    // It judges as the controller does.
+    // Its decisions are those of the controller.
     let mut waiting = manifest::machine("waiting");
     waiting["metadata"]["annotations"] = json!({"sim.kubevirt.io/never-joins": "true"});
     case.apply(&waiting).await?;
     case.condition("waiting", "WaitingForNode").await?;
     let token = certificates::holder_of_token(&case, "waiting").await?;
-    for node in ["patient", "nobody"] {
+    for node in ["patient", "unknown"] {
         let request = Ask::client(node).post(&token).await?;
         certificates::wait_for_event(&case, &request, node).await?;
     }
@@ -109,7 +109,7 @@ async fn its_token_does_nothing_else(case: &Case) -> Result<()> {
     let machine = machines.patch("patient", &PatchParams::default(), &label).await;
     assert!(is_forbidden(&machine), "{machine:?}");
 
-    // One for somebody else's address, which the controller does not approve.
+    // A request with the address of another node, which the controller does not approve.
     let node = certificates::kubelet_of(case, "patient").await?;
     let request = Ask::serving("patient", "192.0.2.9").post(&node).await?;
     let request = certificates::requests(case).get(&request).await?;
@@ -132,7 +132,7 @@ fn is_forbidden<T>(answer: &Result<T, kube::Error>) -> bool {
     matches!(answer, Err(kube::Error::Api(status)) if status.code == 403)
 }
 
-/// Tries to approve a request; the refusal.
+/// Tries to approve a request, and returns the refusal.
 async fn approve(client: &Client, request: &CertificateSigningRequest) -> Result<String> {
     let mut approved = request.clone();
     approved.status = Some(CertificateSigningRequestStatus {
@@ -165,7 +165,7 @@ async fn holder(case: &Case, account: &str) -> Result<Client> {
     Ok(Client::try_from(config)?)
 }
 
-/// An approver that does not run yet, as its Deployment has it.
+/// An approver with the arguments of its Deployment, not started.
 async fn approver(case: &Case, name: &str) -> Result<Server> {
     let client = format!("approver-{name}");
     let server = case.bed.user().proxy().listen_as(&client)?;
@@ -182,7 +182,7 @@ async fn approver(case: &Case, name: &str) -> Result<Server> {
     case.bed.new_controller(&client, &args).await
 }
 
-/// What makes a controller the approver.
+/// The arguments that make a controller the approver.
 async fn args() -> Result<Vec<String>> {
     let helm = Helm::alone().await?;
     let objects = helm

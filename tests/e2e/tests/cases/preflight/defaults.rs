@@ -1,5 +1,5 @@
-//! What admission takes from the infra cluster: region and zone of a Node from the StorageClass of its disk, and the
-//! kind of an instancetype that exists.
+//! Defaults that admission reads from the infra cluster: region and zone of a Node from the StorageClass of its disk, and
+//! the kind of an existing instancetype.
 
 use anyhow::Result;
 use e2e::{
@@ -42,7 +42,7 @@ async fn a_nodes_zone_comes_from_its_storage_class_and_no_update_changes_it() ->
     };
     assert_eq!(labels().await?[label::ZONE], ZONE);
 
-    // The manifest again, as a whole, and with another label: the zone is copied, and nobody is asked for it.
+    // The manifest again, as a whole, and with another label: the zone is copied without a request to the infra cluster.
     case.bed.infra().proxy().clear_requests();
     let mut replaced = pool.clone();
     replaced["spec"]["template"]["spec"]["metadata"]["labels"]["rack"] = json!("1");
@@ -54,12 +54,13 @@ async fn a_nodes_zone_comes_from_its_storage_class_and_no_update_changes_it() ->
     print("Updates of what is on the Node only", &infra_requests(&case));
     assert_eq!(infra_requests(&case), Vec::<String>::new());
 
-    // Another one that the author writes is the author's.
+    // A zone that the author sets is kept.
     let other = json!({"spec": {"template": {"spec": {"metadata": {"labels": {label::ZONE: "north-2"}}}}}});
     assert!(patch(&case, "zoned", &other).await?.0);
     assert_eq!(labels().await?[label::ZONE], "north-2");
 
-    // While nobody answers, what has no zone yet would never have one; what says where it is needs nobody.
+    // While the infra cluster does not answer, a pool without a zone is refused, because it would never get one. A pool with
+    // a location is admitted.
     case.bed.infra().proxy().black_hole(MACHINES);
     let (taken, said) = kubectl(&case, &APPLY, &deployment("later", &manifest::machine("later"))).await?;
     assert!(!taken, "{said}");
@@ -67,7 +68,7 @@ async fn a_nodes_zone_comes_from_its_storage_class_and_no_update_changes_it() ->
         said.contains("the region and zone of its disks are unknown"),
         "{said}"
     );
-    // Nor would what gets another StorageClass, whose zone is not the one that is stored.
+    // A change of the StorageClass is refused as well: the stored zone is not that of the new class.
     let other = |vm: Value| json!({"spec": {"template": {"spec": {"providerSpec": {"value": {"cloudProviderSpec": {"virtualMachine": vm}}}}}}});
     let class = json!({"primaryDisk": {"storageClassName": "standard"}});
     let (taken, said) = patch(&case, "zoned", &other(json!({"template": class}))).await?;

@@ -1,5 +1,5 @@
-//! What only the infra cluster knows is asked at `kubectl apply`, so that the person there reads it then, and not an
-//! hour later in a VM that hangs. Prints how long the answers took.
+//! Objects of the infra cluster are checked at `kubectl apply`, so that the user sees a mistake then, and not an hour later
+//! in a VM that does not start. Prints the latency of the answers.
 
 use std::time::Instant;
 
@@ -17,7 +17,7 @@ use testbed::bed::MACHINES;
 const CLOUD: &str = "providerSpec.value.cloudProviderSpec";
 
 #[tokio::test]
-async fn what_does_not_exist_is_told_with_what_does() -> Result<()> {
+async fn a_missing_object_is_reported_with_existing_ones() -> Result<()> {
     let case = start(&[]).await?;
     let machine = misspelled();
     let refusal = refused(&case, &machine).await?;
@@ -90,7 +90,7 @@ async fn a_claim_to_clone_that_does_not_exist_is_reported() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_quota_without_room_is_warned_of() -> Result<()> {
+async fn an_exhausted_quota_is_a_warning() -> Result<()> {
     let case = start(&[]).await?;
     infra::quota(&case, "team", "requests.memory", "10Gi", "1Gi").await?;
 
@@ -140,13 +140,13 @@ async fn a_warm_admission_asks_infra_once_and_a_scaled_deployment_never() -> Res
         .await?;
     let label = json!({"metadata": {"labels": {"a": "b"}}, "spec": {"replicas": 6}});
     assert!(patch(&case, "pool", &label).await?.0);
-    print("A deployment scaled, and labelled", &infra_requests(&case));
+    print("A deployment scaled, and labeled", &infra_requests(&case));
     assert_eq!(infra_requests(&case), Vec::<String>::new());
     case.finish_without_controller(&[]).await
 }
 
 #[tokio::test]
-async fn a_node_group_is_told_what_its_instancetype_has() -> Result<()> {
+async fn a_node_group_gets_the_capacity_of_its_instancetype() -> Result<()> {
     let case = start(&[]).await?;
     let mut group = deployment("group", &located("group"));
     group["spec"]["replicas"] = json!(0);
@@ -168,7 +168,7 @@ async fn a_node_group_is_told_what_its_instancetype_has() -> Result<()> {
     assert!(patch(&case, "group", &larger).await?.0);
     assert_eq!(infra_requests(&case), Vec::<String>::new());
 
-    // An infra cluster that does not answer refuses nothing, and takes nothing away.
+    // An infra cluster that does not answer causes no refusal, and the stored capacity stays.
     case.bed.infra().proxy().black_hole(MACHINES);
     group["metadata"]["name"] = json!("later");
     let spec = &mut group["spec"]["template"]["spec"]["providerSpec"]["value"]["cloudProviderSpec"];
@@ -186,7 +186,7 @@ async fn a_node_group_is_told_what_its_instancetype_has() -> Result<()> {
 #[case::as_a_warning("warn")]
 #[case::as_a_refusal("refuse")]
 #[tokio::test]
-async fn a_silent_infra_cluster_is_told_in_time(#[case] mode: &str) -> Result<()> {
+async fn an_unresponsive_infra_cluster_is_reported_in_time(#[case] mode: &str) -> Result<()> {
     let case = start(&[&format!("--infra-unreachable={mode}")]).await?;
     case.bed.infra().proxy().black_hole(MACHINES);
     let begun = Instant::now();
@@ -207,7 +207,7 @@ async fn a_silent_infra_cluster_is_told_in_time(#[case] mode: &str) -> Result<()
     case.finish_without_controller(&[]).await
 }
 
-/// A Machine with three names that are slightly wrong.
+/// A Machine with three misspelled names.
 fn misspelled() -> Value {
     let mut machine = manifest::machine("hopeful");
     let vm = manifest::virtual_machine(&mut machine);

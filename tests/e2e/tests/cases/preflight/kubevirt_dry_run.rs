@@ -1,4 +1,4 @@
-//! What KubeVirt itself would say to the VM is asked by a dry-run, and told by our fields.
+//! Rejections of KubeVirt, found by a dry run of the VM's creation and reported by the fields of the Machine.
 
 use anyhow::{Context as _, Result};
 use e2e::{
@@ -29,8 +29,8 @@ async fn a_requirement_of_the_preference_that_the_instancetype_does_not_meet() -
     let mut machine = manifest::machine("small");
     manifest::virtual_machine(&mut machine)["preference"]["name"] = json!("demanding");
     let said = case.refused(&machine).await?;
-    let told = format!("{VALUE}.cloudProviderSpec.virtualMachine.instancetype: KubeVirt rejects this");
-    assert!(said.contains(&told), "{said}");
+    let rejection = format!("{VALUE}.cloudProviderSpec.virtualMachine.instancetype: KubeVirt rejects this");
+    assert!(said.contains(&rejection), "{said}");
     assert!(said.contains("preference requires 4 vCPU"), "{said}");
     assert!(infra_requests(&case).contains(&"create virtualmachines".to_owned()));
     case.finish_without_controller(&[]).await
@@ -43,11 +43,11 @@ async fn ignition_where_its_gate_is_closed() -> Result<()> {
     machine["spec"]["providerSpec"]["value"]["operatingSystem"] = json!("flatcar");
     machine["spec"]["providerSpec"]["value"]["operatingSystemSpec"] = json!({});
     let said = case.refused(&machine).await?;
-    let told = format!("{VALUE}.operatingSystem: KubeVirt rejects this");
-    assert!(said.contains(&told), "{said}");
+    let rejection = format!("{VALUE}.operatingSystem: KubeVirt rejects this");
+    assert!(said.contains(&rejection), "{said}");
     assert!(said.contains("ExperimentalIgnitionSupport"), "{said}");
 
-    // Read by coreos-cloudinit, it needs no gate.
+    // coreos-cloudinit reads it without the feature gate.
     machine["spec"]["providerSpec"]["value"]["operatingSystemSpec"]["provisioningUtility"] =
         json!("cloud-init");
     case.apply(&machine).await?;
@@ -55,7 +55,7 @@ async fn ignition_where_its_gate_is_closed() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_field_that_this_kubevirt_does_not_know_is_warned_of_and_the_rest_judged() -> Result<()> {
+async fn an_unknown_field_is_a_warning_and_the_rest_is_validated() -> Result<()> {
     let case = start(&[]).await?;
     forget_field(&case, "evictionStrategy").await?;
     let mut machine = manifest::machine("modern");
@@ -65,7 +65,7 @@ async fn a_field_that_this_kubevirt_does_not_know_is_warned_of_and_the_rest_judg
         said.contains("the infra cluster's KubeVirt does not know a field of the VM")
             && said.contains("evictionStrategy")
     };
-    // The API server serves a schema some moments after it was stored, and tells nobody.
+    // The API server serves a schema some moments after it was stored, and reports that nowhere.
     let mut said = String::new();
     for _ in 0..100 {
         let taken;
@@ -77,7 +77,7 @@ async fn a_field_that_this_kubevirt_does_not_know_is_warned_of_and_the_rest_judg
     }
     assert!(warned(&said), "{said}");
 
-    // Ignoring a field does not mean that nothing is judged any more.
+    // Ignoring one field does not disable the other checks.
     machine["spec"]["providerSpec"]["value"]["operatingSystem"] = json!("flatcar");
     machine["spec"]["providerSpec"]["value"]["operatingSystemSpec"] = json!({});
     let said = case.refused(&machine).await?;
@@ -88,7 +88,7 @@ async fn a_field_that_this_kubevirt_does_not_know_is_warned_of_and_the_rest_judg
     case.finish_without_controller(&[]).await
 }
 
-/// Makes the infra cluster's KubeVirt one that does not have this field of a VMI's spec yet.
+/// Removes this field of a VMI's spec from the infra cluster's schema, as an older KubeVirt has it.
 async fn forget_field(case: &Case, field: &str) -> Result<()> {
     let crds: Api<DynamicObject> = Api::all_with(
         case.bed.infra().client(),

@@ -1,4 +1,4 @@
-//! What answers of admission reveal of Secrets, and through a credential: only what its holder may know.
+//! Answers of admission reveal of Secrets, and through a credential, only what its holder may know.
 
 use anyhow::{Result, bail};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
@@ -15,7 +15,7 @@ use testbed::{bed::MACHINES, seed::INFRA_ACCOUNT};
 const APPLY: [&str; 3] = ["apply", "-f", "-"];
 const MISSING: &str = "there is no Secret of that name";
 
-/// Its author was asked for the right to read the Secret that holds the kubeconfig.
+/// Admission has checked that the author may read the Secret that holds the kubeconfig.
 #[tokio::test]
 async fn a_missing_infra_secret_is_reported_to_an_author_who_may_read_the_kubeconfig() -> Result<()> {
     let case = start(&[]).await?;
@@ -28,7 +28,7 @@ async fn a_missing_infra_secret_is_reported_to_an_author_who_may_read_the_kubeco
     case.finish_without_controller(&[]).await
 }
 
-/// No right is asked for: the author has the kubeconfig.
+/// No right is checked: the author has the kubeconfig.
 #[tokio::test]
 async fn a_missing_infra_secret_is_reported_to_an_author_who_writes_the_kubeconfig() -> Result<()> {
     let case = start(&[]).await?;
@@ -41,7 +41,7 @@ async fn a_missing_infra_secret_is_reported_to_an_author_who_writes_the_kubeconf
     case.finish_without_controller(&[]).await
 }
 
-/// Its author was not asked for the right to read the kubeconfig: an update asks only for rights to new references.
+/// The author's right to read the kubeconfig was not checked: an update checks only rights to new references.
 #[tokio::test]
 async fn a_missing_infra_secret_is_not_reported_to_the_author_of_an_update() -> Result<()> {
     let case = start(&[]).await?;
@@ -64,7 +64,7 @@ async fn a_junk_token_learns_nothing_from_answers_to_a_valid_one() -> Result<()>
     let text = infra::kubeconfig_of(&case, INFRA_ACCOUNT, MACHINES).await?;
     let mut machine = located("good");
     *infra::kubeconfig_in(&mut machine) = json!({"value": BASE64_STANDARD.encode(&text)});
-    // Everything that is there is remembered now.
+    // All existing objects are cached now.
     manifest::virtual_machine(&mut machine)["instancetype"]["name"] = json!("standrad-2");
     let said = case.refused(&machine).await?;
     assert!(said.contains("did you mean \"standard-2\"?"), "{said}");
@@ -80,7 +80,7 @@ async fn a_junk_token_learns_nothing_from_answers_to_a_valid_one() -> Result<()>
     for name in ["there is no", "did you mean", "sockets-advantage"] {
         assert!(!said.contains(name), "{name}: {said}");
     }
-    // Nor from what is there.
+    // Nor does it learn of existing objects.
     manifest::virtual_machine(&mut machine)["instancetype"]["name"] = json!("standard-2");
     let said = case.refused(&machine).await?;
     assert!(said.contains("does not accept its credential"), "{said}");
@@ -146,8 +146,8 @@ async fn a_secret_wins_over_a_config_map_and_that_over_the_value() -> Result<()>
     let mut memory = json!({"value": "4Gi", "configMapKeyRef": behind, "secretKeyRef": behind});
     for first in ["Secret", "ConfigMap"] {
         let said = case.refused(&sized(&memory)).await?;
-        let told = format!("template.memory: key \"memory\" of {first} kube-system/values: ");
-        assert!(said.contains(&told), "{first}: {said}");
+        let rejection = format!("template.memory: key \"memory\" of {first} kube-system/values: ");
+        assert!(said.contains(&rejection), "{first}: {said}");
         memory["secretKeyRef"] = Value::Null;
     }
     memory["configMapKeyRef"] = Value::Null;
@@ -171,11 +171,15 @@ async fn a_bad_boolean_behind_a_reference_is_refused() -> Result<()> {
         bail!("not refused: {refused:?}");
     };
     let causes = status.details.map(|details| details.causes).unwrap_or_default();
-    let [told] = causes.as_slice() else {
+    let [cause] = causes.as_slice() else {
         bail!("not one cause: {causes:?}");
     };
     assert_eq!(
-        (told.reason.as_str(), told.field.as_str(), told.message.as_str()),
+        (
+            cause.reason.as_str(),
+            cause.field.as_str(),
+            cause.message.as_str()
+        ),
         (
             "FieldValueInvalid",
             "spec.providerSpec.value.cloudProviderSpec.virtualMachine.enableNetworkMultiQueue",
@@ -193,7 +197,7 @@ fn downloading(name: &str) -> Value {
     machine
 }
 
-/// Makes the Secret or ConfigMap `values`.
+/// Creates the Secret or ConfigMap `values`.
 async fn values(case: &Case, kind: &str, literal: &str) -> Result<()> {
     let kind = if kind == "secret" {
         vec!["secret", "generic"]

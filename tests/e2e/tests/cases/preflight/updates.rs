@@ -1,4 +1,4 @@
-//! What is stored is never a reason to refuse an update, whatever became of the infra cluster since.
+//! An update is never refused because of what is stored, whatever changed on the infra cluster since.
 
 use anyhow::Result;
 use e2e::{
@@ -11,7 +11,7 @@ use testbed::{bed::MACHINES, seed::INFRA_SECRET};
 const CLOUD: &str = "spec.template.spec.providerSpec.value.cloudProviderSpec";
 
 #[tokio::test]
-async fn what_vanished_since_is_a_warning_and_what_is_new_is_refused() -> Result<()> {
+async fn a_deleted_reference_is_a_warning_and_a_new_missing_one_is_refused() -> Result<()> {
     let case = start(&[]).await?;
     case.apply(&deployment("pool", &manifest::machine("pool")))
         .await?;
@@ -20,7 +20,7 @@ async fn what_vanished_since_is_a_warning_and_what_is_new_is_refused() -> Result
         .infra()
         .kubectl_ok(&["delete", instancetype, "standard-2"], "")
         .await?;
-    // It would believe for a minute that it is there.
+    // A restart clears its cache, which would have the instancetype for another minute.
     case.bed.webhook().terminate().await?;
     case.bed.webhook().launch()?;
     case.bed.webhook().ready().await?;
@@ -28,8 +28,8 @@ async fn what_vanished_since_is_a_warning_and_what_is_new_is_refused() -> Result
     let newer = |kubelet: &str| json!({"spec": {"template": {"spec": {"versions": {"kubelet": kubelet}}}}});
     let (taken, said) = patch(&case, "pool", &newer("1.36.2")).await?;
     assert!(taken, "{said}");
-    let told = format!("{CLOUD}.virtualMachine.instancetype.name: \"standard-2\": there is no");
-    assert!(said.contains(&told), "{said}");
+    let warning = format!("{CLOUD}.virtualMachine.instancetype.name: \"standard-2\": there is no");
+    assert!(said.contains(&warning), "{said}");
 
     let value = json!({"cloudProviderSpec": {"virtualMachine": {"instancetype": {"name": "standard-3"}}}});
     let change = json!({"spec": {"template": {"spec": {"providerSpec": {"value": value}}}}});
@@ -37,7 +37,7 @@ async fn what_vanished_since_is_a_warning_and_what_is_new_is_refused() -> Result
     assert!(!taken, "{said}");
     assert!(said.contains("\"standard-3\": there is no"), "{said}");
 
-    // A credential that is not known any more is no reason either.
+    // Nor is an update refused because the credential was revoked.
     let kubeconfig = infra::account(&case, "revoked", MACHINES).await?;
     infra::revoke(&case, "revoked", &kubeconfig).await?;
     infra::store(case.bed.user().client(), INFRA_SECRET, &kubeconfig).await?;
