@@ -1,5 +1,5 @@
-//! A Machine is deleted in the very moment in which its VM is made. The API server looks for finalizers when it is asked to
-//! delete, and removes the object some time later: a finalizer that is written in between holds nothing up.
+//! A Machine is deleted while its VM is being created. The API server checks for finalizers when it gets the DELETE, and removes
+//! the object some time later: a finalizer that is written in between does not block the removal.
 
 use anyhow::{Context as _, Result};
 use e2e::{Case, case::WAIT_TIMEOUT, deletion_gate::Gate, manifest, wait};
@@ -8,7 +8,7 @@ use machinist_shared::api::{Machine, MachineSet, names::annotation};
 use serde_json::json;
 
 #[tokio::test]
-async fn what_a_machine_had_goes_although_its_finalizers_came_too_late() -> Result<()> {
+async fn objects_of_a_machine_are_deleted_although_its_finalizers_came_too_late() -> Result<()> {
     let case = Case::start().await?;
     case.bed.controller().stop();
     case.apply(&manifest::machine("early")).await?;
@@ -25,14 +25,14 @@ async fn what_a_machine_had_goes_although_its_finalizers_came_too_late() -> Resu
     deletion.await??;
     assert!(
         case.machines().get_opt("early").await?.is_none(),
-        "the API server did not look again"
+        "the API server considered the finalizers again"
     );
     wait::for_absence(&case.vms(), "early", WAIT_TIMEOUT).await?;
     case.finish(&[]).await
 }
 
 #[tokio::test]
-async fn a_set_deletes_a_machine_without_finalizers_only_as_it_saw_it() -> Result<()> {
+async fn a_set_deletes_a_machine_without_finalizers_only_at_the_observed_version() -> Result<()> {
     let case = Case::start().await?;
     let mut set = manifest::machine_set("set", 1);
     // Paused, so that it gets no finalizers.
@@ -62,7 +62,7 @@ async fn a_set_deletes_a_machine_without_finalizers_only_as_it_saw_it() -> Resul
         preconditions["resourceVersion"],
         json!(machine.metadata.resource_version)
     );
-    // It has changed while the deletion was on its way, as if its VM was being made.
+    // It changes while the DELETE is held back, as if its VM was being created.
     let late = json!({"metadata": {"finalizers": ["example.com/late"]}});
     case.machines()
         .patch(&name, &PatchParams::default(), &Patch::Merge(&late))

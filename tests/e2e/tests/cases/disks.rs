@@ -1,5 +1,5 @@
-//! Disks of every make that storage and CDI have: claims that CDI fills through others, volumes that wait for their
-//! first consumer, clones, and what happens to them when a user restarts or deletes the VM.
+//! Disks on all kinds of storage: claims that CDI fills by temporary claims, volumes that wait for their first consumer,
+//! clones, and disks of a VM that a user restarts or deletes.
 
 use anyhow::{Result, ensure};
 use e2e::{
@@ -43,9 +43,9 @@ async fn a_machine_comes_up_on_storage(#[case] mode: &str, #[case] csi: bool) ->
     case.finish(&[]).await
 }
 
-/// Nothing but a pod that uses the claim makes its volume.
+/// The volume is provisioned only when a pod uses the claim.
 #[tokio::test]
-async fn a_vm_that_fits_nowhere_is_told_before_its_volume_is_made() -> Result<()> {
+async fn an_unschedulable_vm_is_reported_before_its_volume_is_provisioned() -> Result<()> {
     const CAUSE: &str = "0/3 nodes are available: 3 Insufficient memory.";
     let case = Case::start().await?;
     storage_class(&case, "other", "WaitForFirstConsumer", false).await?;
@@ -87,9 +87,9 @@ async fn a_machine_comes_up_on_a_clone_of_a_claim() -> Result<()> {
     case.finish(&[]).await
 }
 
-/// `kubectl delete vmi` is how people restart a VM.
+/// Users restart a VM with `kubectl delete vmi`.
 #[tokio::test]
-async fn a_vm_that_is_restarted_goes_on_with_its_disk() -> Result<()> {
+async fn a_restarted_vm_keeps_its_disk() -> Result<()> {
     let case = Case::start().await?;
     case.apply(&on_class("again", "standard")).await?;
     case.node_ready("again").await?;
@@ -125,7 +125,7 @@ fn on_class(name: &str, class: &str) -> Value {
     machine
 }
 
-/// Makes a StorageClass of a provisioner that CDI does not know, with the CSIDriver if there is one.
+/// Creates a StorageClass of a provisioner that CDI does not know, with its CSIDriver on request.
 async fn storage_class(case: &Case, name: &str, mode: &str, csi: bool) -> Result<()> {
     let provisioner = format!("{name}.example.com");
     if csi {

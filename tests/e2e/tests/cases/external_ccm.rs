@@ -1,5 +1,5 @@
-//! With cloud-provider-kubevirt, whose part the test plays: the Node is its until it has its providerID, the Machine gets
-//! none, and both are linked all the same, through to the end.
+//! With cloud-provider-kubevirt, simulated by the test: it initializes the Node and sets its providerID. The Machine gets no
+//! providerID, and both are linked nevertheless, until the deletion.
 
 use anyhow::{Context as _, Result};
 use e2e::{Case, case::WAIT_TIMEOUT, manifest, wait};
@@ -15,7 +15,7 @@ use testbed::bed::Options;
 const UNINITIALIZED: &str = "node.cloudprovider.kubernetes.io/uninitialized";
 
 #[tokio::test]
-async fn the_cloud_controller_manager_names_the_node_and_machinist_finds_it() -> Result<()> {
+async fn a_node_with_the_provider_id_of_the_ccm_is_linked() -> Result<()> {
     let both = || vec!["--node-external-cloud-provider=true".to_owned()];
     let case = Case::start_with(Options {
         webhook_args: both(),
@@ -30,7 +30,7 @@ async fn the_cloud_controller_manager_names_the_node_and_machinist_finds_it() ->
     assert!(waiting.contains(&"dedicated".to_owned()), "{waiting:?}");
     assert_eq!(provider_id(&node), None, "the kubelet must not say it");
 
-    // As the CCM does: the ID once, then everybody may use the Node.
+    // As the CCM does: it sets the ID once, then it removes the taint.
     let left: Vec<Taint> = taints(&node)
         .into_iter()
         .filter(|taint| taint.key != UNINITIALIZED)

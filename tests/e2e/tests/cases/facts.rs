@@ -1,5 +1,5 @@
-//! What only the infra cluster knows becomes part of the VM: headers of a Secret, access modes of a StorageProfile, the kind
-//! of an instancetype that may not be looked at.
+//! Facts of the infra cluster in the rendered VM: headers of a Secret, access modes of a StorageProfile, the kind of an
+//! instancetype that the credential may not read.
 
 use anyhow::Result;
 use e2e::{Case, infra, manifest, preflight::kubectl};
@@ -63,7 +63,7 @@ async fn headers_and_access_modes_are_read_and_rotated_headers_are_seen() -> Res
 }
 
 #[tokio::test]
-async fn the_kind_of_an_instancetype_that_may_not_be_looked_at_is_believed() -> Result<()> {
+async fn the_kind_of_an_unreadable_instancetype_is_used_as_written() -> Result<()> {
     let case = Case::start().await?;
     let infra = case.bed.infra();
     let rules = json!([{"op": "test", "path": "/rules/3/apiGroups/0", "value": "instancetype.kubevirt.io"}, {"op": "remove", "path": "/rules/3"}]);
@@ -92,8 +92,8 @@ async fn the_kind_of_an_instancetype_that_may_not_be_looked_at_is_believed() -> 
 }
 
 #[tokio::test]
-async fn a_storage_class_without_a_profile_is_told_by_the_disk() -> Result<()> {
-    // Without a simulator: CDI makes the profile of a class as soon as it sees it.
+async fn a_storage_class_without_a_profile_is_reported() -> Result<()> {
+    // Without a simulator: CDI creates the profile of a class as soon as it sees the class.
     let case = Case::start_with(Options {
         machinist: Machinist::Webhook,
         boot: None,
@@ -103,7 +103,7 @@ async fn a_storage_class_without_a_profile_is_told_by_the_disk() -> Result<()> {
     let infra = case.bed.infra();
     let bare = json!({
         "apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": {"name": "bare"},
-        "provisioner": "nobody.example.com",
+        "provisioner": "unknown.example.com",
     });
     infra
         .kubectl_ok(&["create", "-f", "-"], &bare.to_string())
@@ -112,9 +112,9 @@ async fn a_storage_class_without_a_profile_is_told_by_the_disk() -> Result<()> {
     manifest::virtual_machine(&mut machine)["template"]["secondaryDisks"] =
         json!([{"size": "1Gi", "storageClassName": "standard"}, {"size": "1Gi", "storageClassName": "bare"}]);
     let (taken, said) = kubectl(&case, &["apply", "-f", "-"], &machine).await?;
-    let told =
+    let cause =
         "virtualMachine.template.secondaryDisks[1].storageClassName: StorageProfile bare does not exist";
-    assert!(!taken && said.contains(told), "{said}");
+    assert!(!taken && said.contains(cause), "{said}");
     case.finish_without_controller(&[]).await
 }
 

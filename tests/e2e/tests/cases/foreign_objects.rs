@@ -1,4 +1,4 @@
-//! Objects that are not the Machine's are left alone and reported.
+//! Objects that do not belong to the Machine stay unchanged and are reported.
 
 use anyhow::Result;
 use e2e::{Case, manifest};
@@ -55,8 +55,8 @@ async fn create_on_infra(case: &Case, object: &Value) -> Result<()> {
     Ok(())
 }
 
-/// Applies a Machine of that name: it is refused at once or the problem is in its status. Either way the person reads the
-/// name.
+/// Applies a Machine of that name: it is refused at once or the problem is in its status. Either way the message contains
+/// the name.
 async fn is_reported(case: &Case, name: &str, reason: &str) -> Result<()> {
     let output = case
         .bed
@@ -87,7 +87,7 @@ async fn a_machine_named_like_a_foreign_node_is_refused() -> Result<()> {
     case.finish(&["Node/cp-1"]).await
 }
 
-/// Such a Machine exists if the webhook was off.
+/// Such a Machine can exist if the webhook did not run.
 #[tokio::test]
 async fn a_machine_named_like_a_foreign_node_gets_no_vm_and_no_certificate() -> Result<()> {
     let case = Case::start().await?;
@@ -97,7 +97,7 @@ async fn a_machine_named_like_a_foreign_node_gets_no_vm_and_no_certificate() -> 
     }
     case.apply(&manifest::machine("cp-1")).await?;
     case.condition("cp-1", "NodeNameTaken").await?;
-    // A nodeRef that another client wrote proves nothing.
+    // A nodeRef that another client wrote does not prove ownership.
     let forged = json!({"status": {"nodeRef": {"kind": "Node", "name": "cp-1", "uid": before.metadata.uid}}});
     as_the_peer(&case, "cp-1", &forged).await?;
     case.settled().await;
@@ -116,7 +116,7 @@ async fn a_machine_named_like_a_foreign_node_gets_no_vm_and_no_certificate() -> 
 }
 
 #[tokio::test]
-async fn a_node_ref_written_by_hand_takes_no_node_along() -> Result<()> {
+async fn a_node_ref_of_another_client_does_not_delete_the_node() -> Result<()> {
     let case = Case::start().await?;
     let before = foreign_node(&case).await?;
     let mut machine = manifest::machine("forger");
@@ -124,7 +124,7 @@ async fn a_node_ref_written_by_hand_takes_no_node_along() -> Result<()> {
     case.apply(&machine).await?;
     case.condition("forger", "WaitingForNode").await?;
 
-    // By a client that the policy allows to: machine-controller before the takeover of a cluster.
+    // By a client that the policy allows to: machine-controller, before the adoption of a cluster.
     let forged = json!({"status": {"nodeRef": {"kind": "Node", "name": "cp-1", "uid": before.metadata.uid}}});
     as_the_peer(&case, "forger", &forged).await?;
     case.settled().await;
@@ -145,7 +145,7 @@ async fn a_node_ref_written_by_hand_takes_no_node_along() -> Result<()> {
     case.finish(&["Node/cp-1"]).await
 }
 
-/// A Node that Machinist did not make; as it is stored.
+/// Creates a foreign Node, and returns it as stored.
 async fn foreign_node(case: &Case) -> Result<Node> {
     let node =
         json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "cp-1", "labels": {"mine": "yes"}}});

@@ -1,5 +1,5 @@
-//! The life of a release, with a real Helm: what an upgrade changes a rollback takes back, and the CRDs and Machines outlive
-//! even the chart.
+//! The lifecycle of a release, with a real Helm: a rollback undoes an upgrade, and CRDs and Machines stay when the chart is
+//! uninstalled.
 
 use anyhow::{Result, ensure};
 use e2e::{
@@ -16,11 +16,11 @@ use serde_json::Value;
 use testbed::bed::{Machinist, Options};
 
 const NAMESPACE: &str = "machinist-system";
-/// Nobody runs the pods of the chart here, so nobody answers for Machines.
+/// The pods of the chart do not run here, so no webhook answers for Machines.
 const WITHOUT_WEBHOOK: &[&str] = &["--set", "webhook.failurePolicy=Ignore"];
 
 #[tokio::test]
-async fn crds_and_machines_outlive_every_change_of_the_release() -> Result<()> {
+async fn crds_and_machines_survive_every_change_of_the_release() -> Result<()> {
     let case = Case::start_with(Options {
         machinist: Machinist::Absent,
         boot: None,
@@ -71,7 +71,7 @@ async fn crds_and_machines_outlive_every_change_of_the_release() -> Result<()> {
         .await?;
     ensure!(
         said.contains("machines.cluster.k8s.io"),
-        "what stays is told: {said}"
+        "the remaining objects are not named: {said}"
     );
     assert_eq!(remains(&case, &helm).await?, Vec::<String>::new());
     assert_eq!(definitions(&case).await?, first.definitions);
@@ -79,7 +79,7 @@ async fn crds_and_machines_outlive_every_change_of_the_release() -> Result<()> {
 
     helm.ok(&[&["install"], &*release].concat()).await?;
     let last = State::read(&case).await?;
-    assert_eq!(last.definitions, first.definitions, "taken over again");
+    assert_eq!(last.definitions, first.definitions, "adopted again");
     assert_eq!((last.replicas, last.args), (first.replicas, first.args));
     assert_eq!(case.machines().get("survivor").await?.uid(), machine);
 
@@ -89,7 +89,7 @@ async fn crds_and_machines_outlive_every_change_of_the_release() -> Result<()> {
     case.finish(&[]).await
 }
 
-/// What of the release can be told from the cluster.
+/// The objects of the release on the cluster.
 #[derive(Debug, PartialEq, Eq)]
 struct State {
     replicas: Option<i32>,
@@ -129,7 +129,7 @@ async fn definitions(case: &Case) -> Result<Vec<(String, Option<String>)>> {
         .collect())
 }
 
-/// What the chart renders, but for the CRDs, and is still there.
+/// Rendered objects, without the CRDs, that still exist.
 async fn remains(case: &Case, helm: &Helm) -> Result<Vec<String>> {
     let rendered: Vec<Value> = helm
         .render(NAMESPACE, WITHOUT_WEBHOOK)

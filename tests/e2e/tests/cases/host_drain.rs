@@ -1,4 +1,4 @@
-//! The admins of the infra cluster drain a host: what the VMs' eviction strategies make of it.
+//! The admins of the infra cluster drain a host: the effect of the VMs' eviction strategies.
 
 use std::{
     collections::BTreeSet,
@@ -64,7 +64,7 @@ async fn machines_with_the_strategy_external_are_replaced_within_max_unavailable
     case.finish(&[]).await
 }
 
-/// By default none may be missing: replacements are made one at a time.
+/// By default, maxUnavailable is 0: replacements are created one at a time.
 #[tokio::test]
 async fn replacements_are_made_first_by_default() -> Result<()> {
     const SIZE: usize = 3;
@@ -89,9 +89,9 @@ async fn replacements_are_made_first_by_default() -> Result<()> {
     case.finish(&[]).await
 }
 
-/// A kubeconfig as machine-controller's may not list VMIs, and hosts are evacuated all the same.
+/// A kubeconfig like machine-controller's may not list VMIs. Hosts are evacuated nevertheless.
 #[tokio::test]
-async fn a_host_is_drained_that_may_only_be_looked_at() -> Result<()> {
+async fn a_host_is_evacuated_with_a_kubeconfig_that_may_only_get_vmis() -> Result<()> {
     let case = Case::start_with(Options {
         controller_args: vec!["--infra-look-every=2s".to_owned()],
         ..Options::default()

@@ -1,4 +1,4 @@
-//! What is only on the Nodes is changed without another virtual machine, where the MachineDeployment says that it may be.
+//! Labels and taints of Nodes change in place, without another VM, where an annotation of the MachineDeployment allows it.
 
 use anyhow::Result;
 use e2e::{Case, case::WAIT_TIMEOUT, rollout::deployment, wait};
@@ -24,7 +24,7 @@ async fn labels_and_taints_change_in_place_where_the_annotation_allows_it() -> R
     case.rollout(POOL, "NewMachineSetAvailable").await?;
     for_nodes(&case, "decorated", |node| label(node, "tier") == Some("one")).await?;
     let made = case.machine_uids().await?;
-    // Labels of other clients on a Node are left alone.
+    // Labels of other clients on a Node stay.
     let first = made.keys().next().cloned().unwrap_or_default();
     case.kubectl(&["label", "node", &first, "rack=7", "gone=never", "--overwrite"])
         .await?;
@@ -73,7 +73,7 @@ async fn labels_and_taints_change_in_place_where_the_annotation_allows_it() -> R
     let events = case.kubectl(&["describe", "md", POOL]).await?;
     assert!(events.contains("ChangedInPlace"), "{events}");
 
-    // A person may still not do that.
+    // A user may still not do that.
     let patch = json!({"spec": {"metadata": {"labels": {"tier": "three"}}}}).to_string();
     let refused = case
         .kubectl(&["patch", "machine", &first, "--type=merge", "--patch", &patch])
@@ -130,7 +130,7 @@ fn label<'a>(node: &'a Node, key: &str) -> Option<&'a str> {
     node.labels().get(key).map(String::as_str)
 }
 
-/// `key=value`, in order, but for those by which Kubernetes says how the Node is.
+/// `key=value`, sorted, without the taints of the node lifecycle controller.
 fn taints(node: &Node) -> Vec<String> {
     let taints = node.spec.iter().flat_map(|spec| spec.taints.iter().flatten());
     let mut taints: Vec<String> = taints

@@ -1,4 +1,5 @@
-//! An infra cluster that suddenly is another one, or has lost everything: nothing is created there, nothing is deleted.
+//! A kubeconfig that suddenly names another infra cluster, or an infra cluster that lost its objects: nothing is created there,
+//! and nothing is deleted.
 
 use anyhow::Result;
 use e2e::{Case, infra, manifest, objects, wait};
@@ -69,7 +70,7 @@ async fn a_kubeconfig_that_points_to_an_empty_cluster_creates_and_deletes_nothin
 }
 
 #[tokio::test]
-async fn many_vms_that_vanish_at_once_are_not_believed_to_be_gone() -> Result<()> {
+async fn the_mass_loss_guard_halts_when_many_vms_vanish_at_once() -> Result<()> {
     let case = Case::start().await?;
     let names: Vec<String> = (0..6).map(|n| format!("worker-{n}")).collect();
     for name in names.iter().map(String::as_str).chain(["healthy"]) {
@@ -101,17 +102,17 @@ async fn many_vms_that_vanish_at_once_are_not_believed_to_be_gone() -> Result<()
     infra::ready(&case, "new", "InfrastructureChanged").await?;
     case.begin_deletion(&names[5]).await?;
     case.condition(&names[5], "DeletionBlocked").await?;
-    // One whose VM is seen goes.
+    // A Machine whose VM exists can be deleted.
     case.delete_machine("healthy").await?;
     case.settled().await;
     let there = case.vms().list(&ListParams::default()).await?;
     assert_eq!(there.items.len(), 0, "nothing is created");
     for name in &names {
         case.nodes().get(name).await?;
-        assert_eq!(case.vm_history.uids(name).len(), 1, "nothing is made anew");
+        assert_eq!(case.vm_history.uids(name).len(), 1, "nothing is recreated");
     }
 
-    // One after the other is said to be gone for good; with the last, the guard opens, also for the one that is being
+    // An annotation confirms one VM after the other as gone. With the last, the guard opens, also for the Machine that is being
     // deleted.
     let uid = infra_namespace(&case).await?;
     for name in &names[..5] {
@@ -130,7 +131,7 @@ async fn many_vms_that_vanish_at_once_are_not_believed_to_be_gone() -> Result<()
     case.node_ready("new").await?;
     for name in &names[..5] {
         infra::ready(&case, name, "VMRunning").await?;
-        assert_eq!(case.vm_history.uids(name).len(), 2, "made anew once");
+        assert_eq!(case.vm_history.uids(name).len(), 2, "recreated once");
     }
     let left = names[..5].iter().map(String::as_str).chain(["new"]);
     try_join_all(left.map(|name| case.delete_machine(name))).await?;
@@ -138,7 +139,7 @@ async fn many_vms_that_vanish_at_once_are_not_believed_to_be_gone() -> Result<()
 }
 
 #[tokio::test]
-async fn a_vm_that_is_deleted_again_and_again_holds_nobody_else_up() -> Result<()> {
+async fn a_vm_that_is_deleted_repeatedly_blocks_no_other_machine() -> Result<()> {
     let case = Case::start().await?;
     let recorded = |machine: &Machine| {
         let status = serde_json::to_value(&machine.status).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Credentials that are rotated under running Machines, and such that are worth nothing.
+//! Credentials that are rotated while Machines use them, and invalid credentials.
 
 use std::time::Instant;
 
@@ -20,7 +20,7 @@ async fn a_kubeconfig_in_a_secret_is_rotated_under_running_machines() -> Result<
     case.node_ready("running").await?;
     let before = infra::reachable(&case, "running", "Reachable").await?;
 
-    // The new one first, then the old one is revoked, and watches end, as they do within five minutes.
+    // The new credential is stored first, then the old one is revoked, and watches end, as they do within five minutes.
     let old = infra::kubeconfig_of(&case, INFRA_ACCOUNT, MACHINES).await?;
     let second = infra::account(&case, "second", MACHINES).await?;
     infra::store(user.client(), INFRA_SECRET, &second).await?;
@@ -34,9 +34,9 @@ async fn a_kubeconfig_in_a_secret_is_rotated_under_running_machines() -> Result<
         begun.elapsed().as_secs_f64()
     );
     let after = infra::reachable(&case, "running", "Reachable").await?;
-    assert_eq!(after.since, before.since, "nobody noticed");
+    assert_eq!(after.since, before.since, "the rotation is visible");
 
-    // The old one is revoked before there is a new one.
+    // The old credential is revoked before there is a new one.
     infra::revoke(&case, "second", &second).await?;
     proxy.cut_watches(MACHINES);
     let refused = infra::reachable(&case, "running", "Unreachable").await?;
@@ -51,7 +51,7 @@ async fn a_kubeconfig_in_a_secret_is_rotated_under_running_machines() -> Result<
         "reachable again {:.1} s after the new token came",
         begun.elapsed().as_secs_f64()
     );
-    // Watches are what tells of this.
+    // Only the watches detect this.
     case.vms().delete("running", &DeleteParams::default()).await?;
     case.condition("running", "VMVanished").await?;
     assert_eq!(
@@ -66,8 +66,7 @@ async fn a_kubeconfig_in_a_secret_is_rotated_under_running_machines() -> Result<
 }
 
 #[tokio::test]
-async fn a_machine_whose_own_kubeconfig_is_refused_goes_on_with_a_newer_one_of_its_deployment() -> Result<()>
-{
+async fn a_machine_with_a_rejected_kubeconfig_uses_a_newer_one_of_its_deployment() -> Result<()> {
     let case = Case::start().await?;
     let first = infra::account(&case, "first", MACHINES).await?;
     let deployment = created(&case, &of_template("MachineDeployment", "pool", &first, None)).await?;
@@ -76,8 +75,8 @@ async fn a_machine_whose_own_kubeconfig_is_refused_goes_on_with_a_newer_one_of_i
         &of_template("MachineSet", "pool-1", &first, Some(&deployment)),
     )
     .await?;
-    let stranger = created(&case, &of_template("MachineSet", "lonely", &first, None)).await?;
-    for (name, set) in [("pooled", &old_set), ("lonely", &stranger)] {
+    let foreign = created(&case, &of_template("MachineSet", "lonely", &first, None)).await?;
+    for (name, set) in [("pooled", &old_set), ("lonely", &foreign)] {
         let mut machine = manifest::machine(name);
         *infra::kubeconfig_in(&mut machine) = json!(base64(&first));
         machine["metadata"]["ownerReferences"] = json!([owner(set)]);
@@ -87,7 +86,7 @@ async fn a_machine_whose_own_kubeconfig_is_refused_goes_on_with_a_newer_one_of_i
         case.settled().await;
     }
 
-    // Admission would ask for its credential later on, so it is admitted now, and waits.
+    // Admission would check its credential later, so it is admitted now, and waits.
     let mut claimant = manifest::machine("claimant");
     *infra::kubeconfig_in(&mut claimant) = json!(base64(&first));
     claimant["metadata"]["ownerReferences"] = json!([owner(&old_set)]);
@@ -108,7 +107,7 @@ async fn a_machine_whose_own_kubeconfig_is_refused_goes_on_with_a_newer_one_of_i
     )
     .await?;
     infra::reachable(&case, "pooled", "Reachable").await?;
-    // One that never had a VM gets none by claiming to belong to somebody who may.
+    // A Machine without a VM gets none by an owner reference to another user's set.
     begin(&case, "claimant").await?;
     infra::reachable(&case, "claimant", "Unreachable").await?;
     assert_eq!(case.vm_history.uids("claimant"), Vec::<String>::new());
@@ -116,7 +115,7 @@ async fn a_machine_whose_own_kubeconfig_is_refused_goes_on_with_a_newer_one_of_i
 
     case.delete_machine("pooled").await?;
     assert_eq!(case.vm_history.uids("pooled").len(), 1);
-    // The other one stays where it is, and says what it waits for.
+    // The other Machine stays unchanged, and reports what it waits for.
     case.begin_deletion("lonely").await?;
     let blocked = case.condition("lonely", "DeletionBlocked").await?;
     assert!(blocked.contains("Unauthorized"), "{blocked}");
@@ -154,9 +153,9 @@ async fn a_machine_whose_own_kubeconfig_is_refused_goes_on_with_a_newer_one_of_i
 }
 
 #[tokio::test]
-async fn a_junk_token_for_someone_elses_server_gets_neither_vm_nor_knowledge() -> Result<()> {
+async fn an_invalid_token_for_a_server_in_use_gets_neither_vm_nor_information() -> Result<()> {
     let case = Case::start().await?;
-    // Someone else's: its stores are full, and there is a VM of the name that the thief asks for.
+    // A server that other Machines use: its stores are filled, and a VM of the requested name exists.
     case.apply(&manifest::machine("honest")).await?;
     case.node_ready("honest").await?;
     let vm = json!({
@@ -172,13 +171,13 @@ async fn a_junk_token_for_someone_elses_server_gets_neither_vm_nor_knowledge() -
         .map(|token| token.trim_matches('"').to_owned())
         .context("a kubeconfig without a token")?;
     let junk = genuine.replace(&token, "junk");
-    infra::service_account(&case, "nobody").await?;
-    let powerless = infra::kubeconfig_of(&case, "nobody", MACHINES).await?;
+    infra::service_account(&case, "powerless").await?;
+    let powerless = infra::kubeconfig_of(&case, "powerless", MACHINES).await?;
 
     let user = case.bed.user().client();
     for (kubeconfig, words) in [(junk, "Unauthorized"), (powerless, "is forbidden")] {
         for name in ["coveted", "new"] {
-            // Admission asks with the credential, too, so it becomes junk only afterwards.
+            // Admission uses the credential, too, so it becomes invalid only afterwards.
             infra::store(user.clone(), "thief", &genuine).await?;
             let mut machine = infra::machine(name, "thief");
             machine["metadata"]["annotations"] = json!({INITIALIZERS: "test"});
@@ -188,7 +187,7 @@ async fn a_junk_token_for_someone_elses_server_gets_neither_vm_nor_knowledge() -
             let said = infra::reachable(&case, name, "Unreachable").await?;
             assert!(said.message.contains(words), "{}", said.message);
             assert!(said.message.len() < 2048, "{}", said.message.len());
-            // Long enough for whoever would wrongly go on.
+            // Long enough for a controller that would wrongly continue.
             case.settled().await;
             let machine = case.machines().get(name).await?;
             let status = serde_json::to_value(&machine.status)?;
@@ -210,7 +209,7 @@ async fn a_junk_token_for_someone_elses_server_gets_neither_vm_nor_knowledge() -
     case.finish(&["VirtualMachine/coveted"]).await
 }
 
-/// Takes the annotation away that made the controller leave the Machine alone.
+/// Removes the annotation that pauses the Machine.
 async fn begin(case: &Case, machine: &str) -> Result<()> {
     let annotation = format!("{INITIALIZERS}-");
     let annotate = [
@@ -232,7 +231,7 @@ fn of_template(kind: &str, name: &str, kubeconfig: &str, owned_by: Option<&Value
     let labels = json!({"set": name});
     let mut object = json!({
         "apiVersion": "cluster.k8s.io/v1alpha1", "kind": kind,
-        // The Machines are made by hand, and nobody shall make or delete any.
+        // The test creates the Machines; the set must neither create nor delete any.
         "metadata": {"name": name, "namespace": manifest::NAMESPACE, "annotations": {"cluster.x-k8s.io/paused": "true"}},
         "spec": {
             "replicas": 0, "selector": {"matchLabels": labels},
@@ -245,7 +244,7 @@ fn of_template(kind: &str, name: &str, kubeconfig: &str, owned_by: Option<&Value
     object
 }
 
-/// Creates an object; as it was stored.
+/// Creates an object, and returns it as stored.
 async fn created(case: &Case, object: &Value) -> Result<Value> {
     let create = ["create", "-o", "json", "-f", "-"];
     let stored = case.bed.user().kubectl_ok(&create, &object.to_string()).await?;

@@ -1,4 +1,5 @@
-//! Kubeconfigs that may not watch, as those made for machine-controller: said by name, worked around, and mended.
+//! Kubeconfigs without the right to watch, like those for machine-controller: missing rights are named, polling replaces
+//! watches, and granting the rights fixes it.
 
 use std::time::Instant;
 
@@ -10,13 +11,13 @@ use testbed::bed::{MACHINES, Options};
 const ALL: [&str; 3] = ["get", "list", "watch"];
 
 #[tokio::test]
-async fn missing_rights_are_named_worked_around_and_mended() -> Result<()> {
+async fn missing_rights_are_named_worked_around_and_granted() -> Result<()> {
     let case = Case::start_with(Options {
         controller_args: vec!["--infra-look-every=3s".to_owned()],
         ..Options::default()
     })
     .await?;
-    // Nothing at all.
+    // No rights at all.
     infra::allow(&case, |_| Vec::new()).await?;
     case.apply(&manifest::machine("worker")).await?;
     let refused = infra::reachable(&case, "worker", "Unreachable").await?;
@@ -27,7 +28,7 @@ async fn missing_rights_are_named_worked_around_and_mended() -> Result<()> {
     );
     assert!(refused.message.len() < 2048, "{} bytes", refused.message.len());
 
-    // What machine-controller has: nobody can tell whose the disks are.
+    // The rights of machine-controller: the owners of disks cannot be determined.
     infra::allow(&case, |resource| {
         if resource.starts_with("virtual") {
             vec!["get"]
@@ -60,7 +61,7 @@ async fn missing_rights_are_named_worked_around_and_mended() -> Result<()> {
         "no VM where disks cannot be seen"
     );
 
-    // To look, if not to watch.
+    // The rights to get and list, without watch.
     infra::allow(&case, |_| vec!["get"]).await?;
     infra::ready(&case, "worker", "VMRunning").await?;
     case.node_ready("worker").await?;
@@ -71,7 +72,7 @@ async fn missing_rights_are_named_worked_around_and_mended() -> Result<()> {
         .await;
     assert_eq!((look.status, look.target.name.as_str()), (200, "worker"));
 
-    // Mended, in two steps.
+    // The rights are granted in two steps.
     infra::allow(&case, |resource| {
         if resource.starts_with("virtual") {
             ALL.to_vec()
@@ -88,7 +89,7 @@ async fn missing_rights_are_named_worked_around_and_mended() -> Result<()> {
     e2e::wait::for_state(
         &case.machines(),
         "worker",
-        "told of less",
+        "fewer rights missing",
         e2e::case::WAIT_TIMEOUT,
         |machine| fewer(&infra::condition_of(machine, condition::INFRASTRUCTURE_REACHABLE).message),
     )
@@ -96,7 +97,7 @@ async fn missing_rights_are_named_worked_around_and_mended() -> Result<()> {
     infra::allow(&case, |_| ALL.to_vec()).await?;
     infra::reachable(&case, "worker", "Reachable").await?;
     println!(
-        "mended in two steps within {:.0} s",
+        "rights granted in two steps, effective within {:.0} s",
         begun.elapsed().as_secs_f64()
     );
     proxy.clear_requests();

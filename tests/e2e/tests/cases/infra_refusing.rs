@@ -1,4 +1,4 @@
-//! An infra cluster that refuses connections: the Machine says so, and goes on at once when it is back.
+//! An infra cluster that refuses connections: the Machine reports it, and continues at once when it is back.
 
 use std::time::Instant;
 
@@ -7,7 +7,7 @@ use e2e::{Case, infra};
 use testbed::{bed::MACHINES, seed::INFRA_SECRET};
 
 #[tokio::test]
-async fn one_that_refuses_connections_is_said_so_and_is_back_at_once() -> Result<()> {
+async fn refused_connections_are_reported_and_recovery_is_immediate() -> Result<()> {
     let case = Case::start().await?;
     case.apply(&infra::machine("worker", INFRA_SECRET)).await?;
     case.node_ready("worker").await?;
@@ -26,7 +26,7 @@ async fn one_that_refuses_connections_is_said_so_and_is_back_at_once() -> Result
         "reachable {:.1} s after it answers again",
         begun.elapsed().as_secs_f64()
     );
-    // The watches are whole again: the end of the VM is seen.
+    // The watches work again: the deletion of the VM is observed.
     case.delete_machine("worker").await?;
     assert_eq!(case.vm_history.uids("worker").len(), 1);
     case.finish(&[]).await

@@ -1,4 +1,4 @@
-//! `make infra-role`: the rights on the infra cluster, for a namespace of one's own.
+//! `make infra-role`: the rights on the infra cluster, for any namespace.
 
 use std::process::Command;
 
@@ -10,7 +10,7 @@ use testbed::paths;
 #[rstest]
 #[case::as_the_example_has_it(&[], "machinist-infra")]
 #[case::elsewhere(&["NAMESPACE=vms"], "vms")]
-fn what_is_printed_is_about_that_namespace_only(
+fn the_printed_rights_are_for_that_namespace_only(
     #[case] args: &[&str],
     #[case] namespace: &str,
 ) -> Result<()> {
@@ -29,7 +29,7 @@ fn what_is_printed_is_about_that_namespace_only(
         let cluster_wide = format!("machinist:{namespace}");
         match kind {
             "Namespace" => assert_eq!(metadata["name"], namespace),
-            // Nobody else's, whatever the namespace is called.
+            // No other namespace is named, whatever the name of this one.
             "ClusterRole" | "ClusterRoleBinding" => assert_eq!(metadata["name"], *cluster_wide, "{object:#}"),
             _ => assert_eq!(metadata["namespace"], namespace, "{object:#}"),
         }

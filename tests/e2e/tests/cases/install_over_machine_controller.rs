@@ -1,5 +1,5 @@
-//! Installed over machine-controller's own manifests, with a real Helm as docs/moving.md has it: its CRDs become the chart's, and
-//! its Machines stay.
+//! An installation over machine-controller's manifests, with a real Helm, as docs/moving.md describes it: the chart adopts the
+//! CRDs, and the Machines stay.
 
 use anyhow::{Result, ensure};
 use e2e::{
@@ -22,7 +22,7 @@ const CONFIGURATION: &str = "machinedeployments.machine-controller.kubermatic.io
 const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 
 #[tokio::test]
-async fn crds_are_taken_over_and_machines_stay() -> Result<()> {
+async fn crds_are_adopted_and_machines_stay() -> Result<()> {
     let case = Case::start_with(Options {
         machinist: Machinist::Absent,
         boot: None,
@@ -52,7 +52,7 @@ async fn crds_are_taken_over_and_machines_stay() -> Result<()> {
         "--namespace",
         "machinist-system",
         "--create-namespace",
-        // Nobody runs the pods of the chart here, so nobody answers for Machines.
+        // The pods of the chart do not run here, so no webhook answers for Machines.
         "--set",
         "webhook.failurePolicy=Ignore",
     ];

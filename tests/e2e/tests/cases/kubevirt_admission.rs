@@ -1,5 +1,5 @@
-//! KubeVirt's own admission, its unmodified code, on what Machinist makes and on what it refuses; and the CRDs that
-//! KubeVirt's own generator makes.
+//! KubeVirt's admission, with its unmodified code, on the VMs that Machinist renders and on specs that it refuses; and the CRDs
+//! of KubeVirt's generator.
 
 use std::{collections::BTreeSet, fs};
 
@@ -24,11 +24,11 @@ use testbed::{
     kubevirt::{Cause, Verdict},
 };
 
-/// What a person may ask for by an annotation, and a cluster may forbid.
+/// Features that a user may request by an annotation, and a cluster may forbid.
 const GATES: [&str; 2] = ["ExperimentalIgnitionSupport", "Sidecar"];
 
 #[test]
-fn every_virtual_machine_of_the_table_of_fields_is_taken() -> Result<()> {
+fn every_virtual_machine_of_the_table_of_fields_is_accepted() -> Result<()> {
     let kubevirt = Kubevirt::build()?;
     let (mut ids, mut vms) = (Vec::new(), Vec::new());
     for row in fields::all() {
@@ -50,13 +50,13 @@ fn every_virtual_machine_of_the_table_of_fields_is_taken() -> Result<()> {
 }
 
 #[test]
-fn every_virtual_machine_of_the_snapshots_is_taken() -> Result<()> {
+fn every_virtual_machine_of_the_snapshots_is_accepted() -> Result<()> {
     let folder = testbed::paths::workspace().join("shared/src/kubevirt/render/snapshots");
     let (mut names, mut vms) = (Vec::new(), Vec::new());
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
         let text = fs::read_to_string(&path)?;
-        // Two lines of dashes are around insta's own words.
+        // Two lines of dashes enclose insta's header.
         let vm = text.splitn(3, "---\n").nth(2).context("no snapshot")?;
         vms.push(serde_json::from_str(vm).with_context(|| path.display().to_string())?);
         names.push(path);
@@ -72,7 +72,7 @@ fn every_virtual_machine_of_the_snapshots_is_taken() -> Result<()> {
 }
 
 #[test]
-fn what_we_take_at_the_edge_kubevirt_takes() -> Result<()> {
+fn kubevirt_accepts_every_boundary_value_that_machinist_accepts() -> Result<()> {
     let (mut ours, mut vms) = (Vec::new(), Vec::new());
     for edge in boundary_values::all() {
         let machine = mutate_create(&edge.machine, &settings());
@@ -94,7 +94,7 @@ fn what_we_take_at_the_edge_kubevirt_takes() -> Result<()> {
 }
 
 #[test]
-fn what_we_refuse_and_kubevirt_takes_is_refused_for_a_reason_on_record() -> Result<()> {
+fn specs_that_only_machinist_refuses_have_a_recorded_reason() -> Result<()> {
     let (ids, vms) = refused_by_us();
     let verdicts = Kubevirt::build()?.judge(&GATES, &cluster(), &vms)?;
     let reasons = ACCEPTED_BY_KUBEVIRT
@@ -113,7 +113,7 @@ fn what_we_refuse_and_kubevirt_takes_is_refused_for_a_reason_on_record() -> Resu
     none_is(&unexplained.chain(stale).collect::<Vec<_>>())
 }
 
-/// It knows fewer rules, and those as they are.
+/// The simulator has fewer rules, and those exactly.
 #[test]
 fn the_simulator_refuses_and_defaults_as_kubevirt_does() -> Result<()> {
     let (ids, mut vms) = refused_by_us();
@@ -136,7 +136,7 @@ fn the_simulator_refuses_and_defaults_as_kubevirt_does() -> Result<()> {
         if !strange.is_empty() {
             wrong.push(format!("{name}: KubeVirt does not say {strange:?}: {kubevirt:?}"));
         }
-        // Inference writes more, and the simulator knows nothing of it.
+        // Inference writes further fields, which the simulator does not implement.
         if kubevirt.allowed && !vm.to_string().contains("inferFromVolume") {
             let text = |pointer: &str| kubevirt.object.pointer(pointer).and_then(Value::as_str);
             let (uuid, serial) = (text(UUID).unwrap_or_default(), text(SERIAL).unwrap_or_default());
@@ -154,9 +154,9 @@ fn the_simulator_refuses_and_defaults_as_kubevirt_does() -> Result<()> {
 }
 
 #[test]
-fn the_kept_crds_are_those_that_kubevirt_generates() -> Result<()> {
+fn the_stored_crds_are_those_that_kubevirt_generates() -> Result<()> {
     let generated = Kubevirt::build()?.crds()?;
-    // The first lines that differ say enough: the whole is half a megabyte.
+    // The first different lines are enough: the whole is half a megabyte.
     let mut lines = crds::KUBEVIRT.lines().zip(generated.lines()).zip(1..);
     let differ = lines.find(|((kept, generated), _)| kept != generated);
     ensure!(
@@ -169,7 +169,7 @@ fn the_kept_crds_are_those_that_kubevirt_generates() -> Result<()> {
 
 const UUID: &str = "/spec/template/spec/domain/firmware/uuid";
 const SERIAL: &str = "/spec/template/spec/domain/firmware/serial";
-/// What KubeVirt adds to a VM.
+/// The defaults that KubeVirt adds to a VM.
 const DEFAULTS: [&str; 5] = [
     UUID,
     SERIAL,
@@ -178,7 +178,7 @@ const DEFAULTS: [&str; 5] = [
     "/spec/template/metadata/annotations/kubevirt.io~1pci-topology-version",
 ];
 
-/// What the simulator says against a VM.
+/// The simulator's reasons to refuse a VM.
 fn simulated(vm: &Value) -> Vec<Cause> {
     if let Some(message) = validate::undecodable(vm) {
         return vec![Cause {
@@ -196,7 +196,7 @@ fn simulated(vm: &Value) -> Vec<Cause> {
     causes.map(cause).collect()
 }
 
-/// A refusal that has causes has this one, another one these words.
+/// A refusal with causes has this cause; a refusal without causes contains these words.
 fn in_kubevirts_words(cause: &Cause, kubevirt: &Verdict) -> bool {
     if kubevirt.causes.is_empty() {
         !kubevirt.allowed && kubevirt.message.contains(&cause.message)
@@ -205,7 +205,7 @@ fn in_kubevirts_words(cause: &Cause, kubevirt: &Verdict) -> bool {
     }
 }
 
-/// Ids of the rows about a VM that we refuse, and the VM that the controller would make of them if there is one.
+/// Ids of the rows about VMs that Machinist refuses, with the VM that the controller would render, if it can.
 fn refused_by_us() -> (Vec<&'static str>, Vec<Value>) {
     let rows = rules::all().into_iter().filter(|row| {
         row.id.starts_with("kubevirt/") && row.kind == Kind::Machine && !row.rejected.is_empty()
@@ -232,7 +232,7 @@ fn setting() -> vm::Setting<'static> {
     }
 }
 
-/// What the infra cluster has.
+/// Objects of the infra cluster.
 fn cluster() -> Vec<Value> {
     let object = |kind: &str, name: &str, spec: Value| {
         let metadata = if kind.contains("Cluster") {
@@ -259,7 +259,7 @@ fn cluster() -> Vec<Value> {
     ]
 }
 
-/// Fails with all that is wrong.
+/// Fails with a list of all errors.
 fn none_is(wrong: &[String]) -> Result<()> {
     ensure!(
         wrong.is_empty(),

@@ -1,5 +1,5 @@
-//! Every field of a manifest has its place in the VirtualMachine: in process, and on an API server with KubeVirt's own
-//! schemas, which refuses every field that KubeVirt does not know.
+//! Every field of a manifest is rendered into a field of the VirtualMachine: in process, and on an API server with KubeVirt's
+//! schemas, which refuses unknown fields.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,7 +12,7 @@ use kubevirt_sim::instancetype::Found;
 use serde_json::{Value, json};
 use testbed::{ControlPlane, control_plane::Options};
 
-/// Fails with all that is wrong.
+/// Fails with a list of all errors.
 fn none_is_wrong(verdicts: impl Iterator<Item = Result<(), String>>) {
     let wrong: Vec<String> = verdicts.filter_map(Result::err).collect();
     assert!(wrong.is_empty(), "{} rows:\n{}", wrong.len(), wrong.join("\n"));
@@ -45,7 +45,7 @@ fn no_row_of_the_contract_is_missing_and_ids_are_unique() {
 }
 
 #[test]
-fn a_row_about_a_field_gives_that_field() {
+fn a_row_of_a_field_sets_that_field() {
     for row in fields::all()
         .iter()
         .filter(|row| row.rule().0 == "2" && row.id.split('/').count() == 2)
@@ -64,7 +64,7 @@ fn a_row_about_a_field_gives_that_field() {
 }
 
 #[test]
-fn every_form_of_a_value_gives_the_same_virtual_machine() {
+fn every_form_of_a_value_renders_the_same_virtual_machine() {
     let rows = fields::all();
     let mut seen = BTreeSet::new();
     for row in &rows {
@@ -102,7 +102,7 @@ fn kubevirts_admission_refuses_none_but_for_a_feature_gate() {
 }
 
 #[test]
-fn the_document_is_that_of_the_table() {
+fn the_document_matches_the_table() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/kubevirt-fields.md");
     let found = std::fs::read_to_string(path).unwrap_or_default();
     assert!(
@@ -112,7 +112,7 @@ fn the_document_is_that_of_the_table() {
 }
 
 #[tokio::test]
-async fn kubevirts_own_schemas_take_every_virtual_machine() -> Result<()> {
+async fn kubevirts_schemas_accept_every_virtual_machine() -> Result<()> {
     let plane = ControlPlane::start(Options::infra()).await?;
     let mut namespaces = BTreeSet::new();
     let mut verdicts = BTreeMap::new();
@@ -132,7 +132,7 @@ async fn kubevirts_own_schemas_take_every_virtual_machine() -> Result<()> {
             Err(format!("{}: {code}: {}", row.id, answer["message"]))
         };
         verdicts.insert(row.id, verdict);
-        // The schema is KubeVirt's and not one that takes anything.
+        // The schema is KubeVirt's and not one that accepts everything.
         vm["spec"]["template"]["spec"]["domain"]["devices"]["diskz"] = json!([]);
         let (code, answer) = create(&plane, &namespace, &vm).await?;
         anyhow::ensure!(code == 400, "{}: an unknown field was taken: {answer}", row.id);
@@ -145,7 +145,7 @@ async fn kubevirts_own_schemas_take_every_virtual_machine() -> Result<()> {
     Ok(())
 }
 
-/// What the API server says of a VirtualMachine; nothing is stored.
+/// The API server's answer to a dry run of a VirtualMachine.
 async fn create(plane: &ControlPlane, namespace: &str, vm: &Value) -> Result<(u16, Value)> {
     let path = format!(
         "/apis/kubevirt.io/v1/namespaces/{namespace}/virtualmachines?dryRun=All&fieldValidation=Strict"

@@ -63,7 +63,7 @@ async fn a_leader_that_was_stopped_and_woken_writes_nothing() -> Result<()> {
     let former = leader(&case).await?;
     let standby = case.bed.new_controller(STANDBY, &[]).await?;
     standby.launch()?;
-    // Work for the former leader, should it still lead when it wakes.
+    // Work for the previous leader, in case it still leads after SIGCONT.
     case.bed.controller().stop();
     case.apply(&manifest::machine("worker")).await?;
     let held = "held by the standby";
@@ -86,7 +86,7 @@ async fn a_leader_that_was_stopped_and_woken_writes_nothing() -> Result<()> {
     case.finish(&[]).await
 }
 
-/// In the middle of its work: the next leader has done by then what the former one was about to write.
+/// In the middle of its work: by then, the next leader has written what the previous one was about to write.
 #[tokio::test]
 async fn a_leader_that_was_stopped_in_the_middle_of_its_work_writes_nothing() -> Result<()> {
     let case = Case::start().await?;
@@ -116,15 +116,15 @@ async fn a_leader_that_was_stopped_in_the_middle_of_its_work_writes_nothing() ->
     case.finish(&[]).await
 }
 
-/// Stops the standby, which holds the Lease as it was `taken`, gives work, and wakes the former leader; when. It writes
-/// nothing and ends.
+/// Stops the standby, which holds the Lease as it was `taken`, creates work, and continues the previous leader. Returns when.
+/// The previous leader must write nothing and exit.
 async fn wake(
     case: &Case,
     standby: &Server,
     taken: &Lease,
     to_do: impl Future<Output = Result<()>>,
 ) -> Result<Timestamp> {
-    // Only the former leader could do the work then, and the Lease is the standby's for 15 s more.
+    // Only the previous leader could do the work then, and the standby holds the Lease for 15 s more.
     let before = renewed(taken);
     wait::for_state(&leases(case), LEASE, "renewed", WAIT_TIMEOUT, |lease| {
         renewed(lease) > before
@@ -134,7 +134,7 @@ async fn wake(
     to_do.await?;
     let woken = Timestamp::now();
     case.bed.controller().cont();
-    // A leader that notices its loss ends itself, to restart as a standby.
+    // A leader that has lost the Lease exits, to restart as a standby.
     case.bed.controller().ended().await?;
     assert_eq!(writes(&case.bed, CONTROLLER, woken), 0, "after it woke");
     let on_infra = infra_writes(&case.bed, woken);
@@ -142,14 +142,14 @@ async fn wake(
     Ok(woken)
 }
 
-/// machine-controller's, so that both never run at once.
+/// The Lease of machine-controller, so that both never run at once.
 const LEASE: &str = "machine-controller";
 
 fn leases(case: &Case) -> Api<Lease> {
     Api::namespaced(case.bed.user().client(), "kube-system")
 }
 
-/// Waits until a controller leads; its identity.
+/// Waits until a controller leads, and returns its identity.
 async fn leader(case: &Case) -> Result<String> {
     let leads = |lease: &Lease| !holder(lease).is_empty();
     let led = wait::for_state(&leases(case), LEASE, "held", WAIT_TIMEOUT, leads).await?;
@@ -167,7 +167,7 @@ fn renewed(lease: &Lease) -> Option<Timestamp> {
     spec.renew_time.as_ref().map(|time| time.0)
 }
 
-/// Writes of all controllers on the infra cluster since then, where they are one user, as they should be.
+/// Writes of all controllers on the infra cluster since then. They share one user there.
 fn infra_writes(bed: &Testbed, since: Timestamp) -> Vec<String> {
     let requests = bed.infra().proxy().requests_of(MACHINES);
     let writes = requests
@@ -176,7 +176,7 @@ fn infra_writes(bed: &Testbed, since: Timestamp) -> Vec<String> {
     writes.map(|request| format!("{:?}", request.target)).collect()
 }
 
-/// Writes of a controller on the user cluster since then, but for the Lease.
+/// Writes of a controller on the user cluster since then, without those of the Lease.
 fn writes(bed: &Testbed, client: &str, since: Timestamp) -> usize {
     bed.user()
         .proxy()

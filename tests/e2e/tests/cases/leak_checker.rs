@@ -1,4 +1,4 @@
-//! The leak checker finds each kind of leftover, and spares what a case declares to be a stranger's.
+//! The leak checker finds each kind of leftover, and ignores objects that a case declares as foreign.
 
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,7 @@ use testbed::{
     kubeconfig,
 };
 
-/// One of each, and next to them what is nobody's leak.
+/// One leftover of each kind, and objects that are not leaks.
 const INFRA: &str = r#"
 {"apiVersion":"v1","kind":"List","items":[
  {"apiVersion":"kubevirt.io/v1","kind":"VirtualMachine","metadata":{"name":"vm"},
@@ -33,11 +33,11 @@ const USER: &str = r#"
  {"apiVersion":"v1","kind":"Secret","metadata":{"name":"bootstrap-token-abcdef","namespace":"kube-system"},
   "type":"bootstrap.kubernetes.io/token",
   "stringData":{"token-id":"abcdef","token-secret":"0123456789abcdef"}},
- {"apiVersion":"v1","kind":"Secret","metadata":{"name":"somebody-elses","namespace":"kube-system"}},
+ {"apiVersion":"v1","kind":"Secret","metadata":{"name":"foreign","namespace":"kube-system"}},
  {"apiVersion":"v1","kind":"Node","metadata":{"name":"cp-1"}}
 ]}"#;
 
-/// A request that nobody decides: no approver knows its signer.
+/// A request that no approver decides, because its signer is unknown.
 fn signing_request() -> Result<CertificateSigningRequest> {
     let key = rcgen::KeyPair::generate()?;
     let pem = rcgen::CertificateParams::default()
@@ -45,14 +45,14 @@ fn signing_request() -> Result<CertificateSigningRequest> {
         .pem()?;
     let mut request = CertificateSigningRequest::default();
     request.metadata.name = Some("undecided".into());
-    request.spec.signer_name = "example.com/nobody".into();
+    request.spec.signer_name = "example.com/unknown".into();
     request.spec.usages = Some(vec!["client auth".into()]);
     request.spec.request = ByteString(pem.into_bytes());
     Ok(request)
 }
 
 #[tokio::test]
-async fn every_kind_of_leftover_is_found_and_strangers_are_spared() -> Result<()> {
+async fn every_kind_of_leftover_is_found_and_foreign_objects_are_ignored() -> Result<()> {
     let options = Options {
         machinist: Machinist::Absent,
         boot: None,
@@ -89,7 +89,7 @@ async fn every_kind_of_leftover_is_found_and_strangers_are_spared() -> Result<()
         .await
         .expect_err("there is a request");
     assert!(error.to_string().contains("/undecided"), "{error}");
-    // What our servers write goes through the proxy.
+    // Writes of Machinist's servers go through the proxy.
     let server = bed.user().proxy().listen_as("server")?;
     let server = kubeconfig::client(&bed.user().admin_kubeconfig_for(&server)).await?;
     Api::<ConfigMap>::namespaced(server, "default")
@@ -106,7 +106,7 @@ async fn every_kind_of_leftover_is_found_and_strangers_are_spared() -> Result<()
     bed.user().kubectl_ok(&["delete", "node", "cp-1"], "").await?;
     let error = leaks::check(&bed, &expected)
         .await
-        .expect_err("a stranger was harmed");
+        .expect_err("a foreign object is gone");
     assert!(error.to_string().contains("Node/cp-1"), "{error}");
     bed.shut_down().await
 }
@@ -168,7 +168,7 @@ async fn a_secret_is_found_in_a_log_in_an_event_and_in_a_status() -> Result<()> 
     bed.shut_down().await
 }
 
-/// Waits until the record has what was made just now, and is found.
+/// Waits until the record has the new object, and the checker finds it.
 async fn shown(secrets: &Secrets, bed: &Testbed, expected: &str) -> Result<()> {
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {

@@ -8,8 +8,8 @@ use kube::ResourceExt as _;
 use serde_json::json;
 use testbed::bed::Options;
 
-/// Requests of one standalone Machine from `kubectl apply` to its Node, and from `kubectl delete` to its end. Twelve bring
-/// it up, and one approves the certificate that its kubelet serves with. Its Node's pods are listed once for the drain, and
+/// Requests of one standalone Machine from `kubectl apply` to its Node, and from `kubectl delete` to its removal. Twelve
+/// create it, and one approves the serving certificate of its kubelet. Its Node's pods are listed once for the drain, and
 /// watched from then on.
 const CREATE_BUDGET: usize = 13;
 const DELETE_BUDGET: usize = 8 + 1;
@@ -25,7 +25,7 @@ async fn a_machine_becomes_a_node_within_its_budget_and_leaves_nothing() -> Resu
     case.settled().await;
     let created = budget::Ledger::of_controller(&case.bed);
     println!("From apply to Node:\n{}", created.table());
-    // What was written too often is mostly told by an Event.
+    // A write too many usually shows in an Event.
     let events = ["get", "events", "--namespace", manifest::NAMESPACE];
     println!("{}", case.bed.user().kubectl_ok(&events, "").await?);
 
@@ -40,7 +40,7 @@ async fn a_machine_becomes_a_node_within_its_budget_and_leaves_nothing() -> Resu
         created.table()
     );
 
-    // The Node is what the Machine asked for.
+    // The Node has what the Machine's spec requests.
     let node = case.nodes().get("worker-1").await?;
     assert_eq!(node.labels().get("pool").map(String::as_str), Some("workers"));
     let taints = node
@@ -118,14 +118,14 @@ async fn a_machine_becomes_a_node_within_its_budget_and_leaves_nothing() -> Resu
     case.finish(&[]).await
 }
 
-/// Whether the user data is gone and known to be.
+/// Whether the user data is deleted and the deletion is recorded.
 fn takes_user_data_back(deleted: &budget::Ledger) -> bool {
     let asked = deleted.asked("delete");
     let ours = |asked: &&String| asked.starts_with("secrets machinist-infra/userdata-");
     asked.iter().filter(ours).count() == 1
 }
 
-/// It is listed and watched from then on, and nothing else.
+/// The new reference is listed and watched, and nothing else.
 #[tokio::test]
 async fn a_new_reference_of_a_machine_costs_one_list_and_one_watch() -> Result<()> {
     let case = warmed_up().await?;
@@ -165,7 +165,7 @@ async fn a_new_reference_of_a_machine_costs_one_list_and_one_watch() -> Result<(
 /// A case with the Machine `worker-0`: the first one opens the infra cluster and the referenced Secret.
 async fn warmed_up() -> Result<Case> {
     let case = Case::start_with(Options {
-        // As users have it: what counts is how often progress is written.
+        // The default settings of users: the test counts how often progress is written.
         progress_report_interval: Duration::from_secs(3),
         ..Options::default()
     })

@@ -1,4 +1,4 @@
-//! MachineSets on real control planes: scaled, adopted from, let go of, deleted, and never one Machine too many.
+//! MachineSets on real control planes: scaling, adoption, release, deletion, and never one Machine too many.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -29,24 +29,27 @@ use tokio::sync::Notify;
 const STANDBY: &str = "standby";
 
 #[tokio::test]
-async fn a_set_is_scaled_adopts_lets_go_and_takes_its_machines_with_it() -> Result<()> {
+async fn a_set_is_scaled_adopts_releases_and_deletes_its_machines() -> Result<()> {
     let case = Case::start().await?;
     let made = Made::record(&case);
     case.apply(&manifest::machine_set("workers", 3)).await?;
-    let told = ready(&case, "workers", 3).await?;
-    assert_eq!(told.label_selector.as_deref(), Some("set=workers"));
+    let ready_status = ready(&case, "workers", 3).await?;
+    assert_eq!(ready_status.label_selector.as_deref(), Some("set=workers"));
     assert_eq!(
-        (told.fully_labeled_replicas, told.available_replicas),
+        (
+            ready_status.fully_labeled_replicas,
+            ready_status.available_replicas
+        ),
         (Some(3), Some(3))
     );
     assert_eq!(made.of("workers").len(), 3);
 
-    // Up, as an autoscaler does it.
+    // Scale up, as an autoscaler does it.
     scale(&case, "workers", 5).await?;
     ready(&case, "workers", 5).await?;
     assert_eq!(made.of("workers").len(), 5);
 
-    // Down: the annotated one goes.
+    // Scale down: the annotated Machine is deleted.
     let marked = of_set(&case, "workers").await?[2].name_any();
     patch(
         &case,
@@ -59,7 +62,7 @@ async fn a_set_is_scaled_adopts_lets_go_and_takes_its_machines_with_it() -> Resu
     ready(&case, "workers", 4).await?;
     assert_eq!(made.of("workers").len(), 5, "nothing was made instead");
 
-    // A paused set makes none; resumed, it takes the one that nobody controls instead of making one.
+    // A paused set creates none. Resumed, it adopts the Machine without a controller instead of creating one.
     let mut orphan = manifest::machine("orphan");
     orphan["metadata"]["labels"] = json!({"set": "workers"});
     let pause = |text: Value| json!({"metadata": {"annotations": {annotation::PAUSED: text}}});
@@ -78,7 +81,7 @@ async fn a_set_is_scaled_adopts_lets_go_and_takes_its_machines_with_it() -> Resu
     wait::for_absence(&case.machines(), "orphan", WAIT_TIMEOUT).await?;
     ready(&case, "workers", 4).await?;
 
-    // One whose labels no longer match is let go, lives on, and is replaced.
+    // A Machine whose labels no longer match is released, stays, and is replaced.
     let strayed = of_set(&case, "workers").await?[0].name_any();
     let before = made.of("workers");
     patch(&case, &strayed, json!({"metadata": {"labels": {"set": "other"}}})).await?;
@@ -91,7 +94,7 @@ async fn a_set_is_scaled_adopts_lets_go_and_takes_its_machines_with_it() -> Resu
     assert_eq!(case.vm_history.uids(&strayed).len(), 1);
     case.delete_machine(&strayed).await?;
 
-    // What got past admission and cannot be obeyed is said, and taken back.
+    // An invalid spec that bypassed admission is reported, and the error is cleared when it is fixed.
     let kind = "validatingwebhookconfigurations";
     case.bed.user().kubectl_ok(&["delete", kind, "--all"], "").await?;
     patch_set(
@@ -109,8 +112,15 @@ async fn a_set_is_scaled_adopts_lets_go_and_takes_its_machines_with_it() -> Resu
         json!({"spec": {"deletePolicy": "Newest", "replicas": 4}}),
     )
     .await?;
-    let mended = |set: &MachineSet| status(set).error_reason.is_none();
-    wait::for_state(&sets(&case), "workers", "mended", WAIT_TIMEOUT, mended).await?;
+    let is_fixed = |set: &MachineSet| status(set).error_reason.is_none();
+    wait::for_state(
+        &sets(&case),
+        "workers",
+        "without an error",
+        WAIT_TIMEOUT,
+        is_fixed,
+    )
+    .await?;
 
     case.bed
         .user()
@@ -130,7 +140,7 @@ async fn a_set_is_scaled_adopts_lets_go_and_takes_its_machines_with_it() -> Resu
 }
 
 #[tokio::test]
-async fn a_controller_killed_while_it_makes_five_machines_makes_five() -> Result<()> {
+async fn a_controller_killed_while_it_creates_five_machines_creates_five() -> Result<()> {
     let controller_args = vec!["--enable-leader-election=false".to_owned()];
     let case = Case::start_with(Options {
         controller_args,
@@ -169,16 +179,16 @@ async fn a_controller_killed_while_it_makes_five_machines_makes_five() -> Result
 }
 
 #[tokio::test]
-async fn a_new_leader_whose_cache_is_behind_makes_none_too_many() -> Result<()> {
+async fn a_new_leader_with_a_stale_cache_creates_none_too_many() -> Result<()> {
     let case = Case::start().await?;
     let made = Made::record(&case);
     let standby = case.bed.new_controller(STANDBY, &[]).await?;
     standby.launch()?;
-    // It sees the set, and no more: not the Machines that the leader then makes.
+    // It sees the set, and not the Machines that the leader then creates.
     let proxy = case.bed.user().proxy();
     proxy.freeze_watches(CONTROLLER);
     let mut set = manifest::machine_set("workers", 3);
-    // Else the finalizer would be its first write, and refused because it is behind.
+    // Otherwise the finalizer would be its first write, which would be refused because its cache is stale.
     set["metadata"]["finalizers"] = json!([finalizer::FOREGROUND_DELETION]);
     case.apply(&set).await?;
     case.settled().await;
@@ -218,7 +228,7 @@ async fn a_new_leader_whose_cache_is_behind_makes_none_too_many() -> Result<()> 
 }
 
 #[tokio::test]
-async fn machines_that_are_refused_again_and_again_are_told_of_in_one_event_and_one_status() -> Result<()> {
+async fn repeated_refusals_of_machines_are_one_event_and_one_status() -> Result<()> {
     let case = Case::start().await?;
     case.apply(&refuse_machines()).await?;
     let policy = [
@@ -227,7 +237,7 @@ async fn machines_that_are_refused_again_and_again_are_told_of_in_one_event_and_
         NO_MACHINES,
     ];
     let probe = manifest::machine("probe");
-    // The API server takes a moment to know its policies.
+    // The API server takes a moment to load its policies.
     let dry_run = ["create", "--dry-run=server", "-f", "-"];
     while case
         .bed
@@ -241,7 +251,7 @@ async fn machines_that_are_refused_again_and_again_are_told_of_in_one_event_and_
     case.apply(&manifest::machine_set("workers", 2)).await?;
     let events: Api<Event> = Api::namespaced(case.bed.user().client(), manifest::NAMESPACE);
     let attempts = |event: &Event| event.series.as_ref().and_then(|series| series.count).unwrap_or(1);
-    let is_told = |event: &Event| {
+    let is_refusal = |event: &Event| {
         event.involved_object.name.as_deref() == Some("workers")
             && event
                 .message
@@ -249,13 +259,13 @@ async fn machines_that_are_refused_again_and_again_are_told_of_in_one_event_and_
                 .is_some_and(|message| message.contains("no more Machines"))
     };
     wait::any(&events, "Event of three attempts", WAIT_TIMEOUT, |event| {
-        is_told(event) && attempts(event) >= 3
+        is_refusal(event) && attempts(event) >= 3
     })
     .await?;
-    let told = events.list(&ListParams::default()).await?.items;
-    let told: Vec<_> = told.iter().filter(|event| is_told(event)).collect();
-    assert_eq!(told.len(), 1, "{told:?}");
-    let message = told[0].message.clone().unwrap_or_default();
+    let listed = events.list(&ListParams::default()).await?.items;
+    let refusals: Vec<_> = listed.iter().filter(|event| is_refusal(event)).collect();
+    assert_eq!(refusals.len(), 1, "{refusals:?}");
+    let message = refusals[0].message.clone().unwrap_or_default();
     assert!(message.contains("workers-…"), "{message}");
     let set = sets(&case).get("workers").await?;
     let said = status(&set).error_message.unwrap_or_default();
@@ -279,12 +289,11 @@ async fn machines_that_are_refused_again_and_again_are_told_of_in_one_event_and_
 }
 
 #[tokio::test]
-async fn a_set_whose_machines_lose_their_vms_before_they_join_makes_others_further_and_further_apart()
--> Result<()> {
+async fn a_set_replaces_machines_that_lose_their_vms_with_growing_backoff() -> Result<()> {
     let case = Case::start().await?;
     let made = Made::record(&case);
     let (vms, machines) = (case.vms(), case.machines());
-    // Once a Machine knows its VM, it does not make another by itself.
+    // Once a Machine has recorded its VM, it does not create another.
     let deleter = tokio::spawn(async move {
         let mut events = watcher(machines, watcher::Config::default())
             .default_backoff()
@@ -307,7 +316,7 @@ async fn a_set_whose_machines_lose_their_vms_before_they_join_makes_others_furth
     while made.of("workers").len() < 5 {
         made.changed().await;
     }
-    // The third waits for 1 s, the fourth for 2 s, the fifth for 4 s; each a fifth less by chance.
+    // The third waits for 1 s, the fourth for 2 s, the fifth for 4 s, each up to a fifth shorter by jitter.
     let took = began.elapsed();
     anyhow::ensure!(took > Duration::from_millis(5600), "five Machines took {took:?}");
     let says = |set: &MachineSet| {
@@ -350,7 +359,7 @@ fn refuse_machines() -> Value {
     ]})
 }
 
-/// Names of all Machines that sets ever made, by set.
+/// Names of all Machines that sets ever created, by set.
 struct Made(Arc<Mutex<BTreeMap<String, BTreeSet<String>>>>, Arc<Notify>);
 
 impl Made {
@@ -358,7 +367,7 @@ impl Made {
         let (made, news, machines) = (Arc::default(), Arc::new(Notify::new()), case.machines());
         let record: Arc<Mutex<BTreeMap<String, BTreeSet<String>>>> = Arc::clone(&made);
         let tells = Arc::clone(&news);
-        // Ends with the test's runtime.
+        // The task ends with the test's runtime.
         tokio::spawn(async move {
             let mut events = watcher(machines, watcher::Config::default())
                 .default_backoff()
@@ -390,7 +399,7 @@ impl Made {
     }
 }
 
-/// machine-controller's.
+/// The finalizer of machine-controller.
 const LEASE: &str = "machine-controller";
 
 fn leases(case: &Case) -> Api<Lease> {
@@ -426,7 +435,7 @@ async fn of_set(case: &Case, set: &str) -> Result<Vec<Machine>> {
     Ok(machines)
 }
 
-/// Waits until the status tells of exactly so many Machines, all Ready, of the spec as it is; and holds it to the truth.
+/// Waits until the status of the current spec reports exactly so many Machines, all Ready, and compares it with the Machines.
 async fn ready(case: &Case, name: &str, count: i32) -> Result<MachineSetStatus> {
     let fits = |set: &MachineSet| {
         let status = status(set);
@@ -436,7 +445,7 @@ async fn ready(case: &Case, name: &str, count: i32) -> Result<MachineSetStatus> 
     };
     let what = format!("ready with {count} Machines");
     let set = wait::for_state(&sets(case), name, &what, WAIT_TIMEOUT * 2, fits).await?;
-    // A status may be of a moment before.
+    // A status may be older than the Machines.
     let there = of_set(case, name).await?;
     for machine in &there {
         case.node_ready(&machine.name_any()).await?;
@@ -472,7 +481,7 @@ async fn patch(case: &Case, machine: &str, patch: Value) -> Result<()> {
     Ok(())
 }
 
-/// Waits until the set and all that it had is gone.
+/// Waits until the set and all its objects are gone.
 async fn gone(case: &Case, name: &str) -> Result<()> {
     wait::for_absence(&sets(case), name, WAIT_TIMEOUT * 2).await?;
     for machine in of_set(case, name).await? {

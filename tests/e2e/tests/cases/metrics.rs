@@ -1,4 +1,4 @@
-//! What the controller counts of one Machine's life.
+//! Metrics of one Machine's life.
 
 use anyhow::{Result, ensure};
 use e2e::{Case, manifest};
@@ -24,7 +24,7 @@ async fn each_stage_of_a_life_is_timed_once() -> Result<()> {
             "no {timed} in:\n{metrics}"
         );
     }
-    // Those are what Prometheus, or whoever runs it, calls the place that a metric is from.
+    // Prometheus sets these labels itself, for the target that a metric comes from.
     for label in ["cluster", "namespace", "pod", "instance", "job"] {
         let has_it =
             |line: &&str| line.contains(&format!("{{{label}=")) || line.contains(&format!(",{label}="));

@@ -1,5 +1,5 @@
-//! Another admission policy changes what MachineSets and MachineDeployments create, so that it is not their own: they create
-//! no more, say so, and take back what was created.
+//! An admission policy changes the objects that MachineSets and MachineDeployments create, so that selectors do not match:
+//! they stop creating, report it, and delete what was created.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,7 +16,7 @@ use machinist_shared::api::names::annotation;
 use serde_json::{Value, json};
 
 #[tokio::test]
-async fn a_set_whose_machines_are_relabelled_on_their_way_makes_one_and_takes_it_back() -> Result<()> {
+async fn a_set_whose_machines_are_relabeled_at_admission_creates_one_and_deletes_it() -> Result<()> {
     let case = Case::start().await?;
     let probe = manifest::machine_set("probe", 0)["spec"]["template"].clone();
     let mut probe = probe;
@@ -47,7 +47,7 @@ async fn a_set_whose_machines_are_relabelled_on_their_way_makes_one_and_takes_it
     case.settled().await;
     ensure!(made.count() == 1, "{} were made", made.count());
 
-    // Once the policy is gone, whoever resumes the set asks again.
+    // Once the policy is deleted, resuming the set makes it try again.
     policy.end(&case).await?;
     let pause = |text: Value| json!({"metadata": {"annotations": {annotation::PAUSED: text}}});
     patch_set(&case, "workers", pause("".into())).await?;
@@ -69,7 +69,7 @@ async fn a_set_whose_machines_are_relabelled_on_their_way_makes_one_and_takes_it
 }
 
 #[tokio::test]
-async fn a_deployment_whose_sets_are_relabelled_on_their_way_makes_one_and_takes_it_back() -> Result<()> {
+async fn a_deployment_whose_sets_are_relabeled_at_admission_creates_one_and_deletes_it() -> Result<()> {
     let case = Case::start().await?;
     let mut probe = manifest::machine_set("probe", 0);
     probe["metadata"]["labels"] = json!({"pool": "probe"});
@@ -119,7 +119,7 @@ async fn a_deployment_whose_sets_are_relabelled_on_their_way_makes_one_and_takes
 struct Relabels {
     resource: &'static str,
     label: &'static str,
-    /// One that it changes.
+    /// An object that the policy changes.
     probe: Value,
 }
 
@@ -162,7 +162,7 @@ impl Relabels {
         self.is_in_effect(case, false).await
     }
 
-    /// The API server takes policies in after a while, and tells nobody.
+    /// The API server loads policies after a while, and reports that nowhere.
     async fn is_in_effect(&self, case: &Case, wanted: bool) -> Result<()> {
         let deadline = Instant::now() + WAIT_TIMEOUT;
         let args = ["create", "--dry-run=server", "--output=json", "-f", "-"];
@@ -178,7 +178,7 @@ impl Relabels {
     }
 }
 
-/// UIDs of all objects that ever were.
+/// UIDs of all objects that ever existed.
 struct Made(Arc<Mutex<BTreeSet<String>>>);
 
 impl Made {
@@ -188,7 +188,7 @@ impl Made {
     {
         let made: Arc<Mutex<BTreeSet<String>>> = Arc::default();
         let record = made.clone();
-        // Ends with the test's runtime.
+        // The task ends with the test's runtime.
         tokio::spawn(async move {
             let events = watcher(api, watcher::Config::default()).default_backoff();
             let mut objects = events.touched_objects().boxed();

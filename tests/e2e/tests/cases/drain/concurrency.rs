@@ -1,4 +1,4 @@
-//! Nodes of one MachineDeployment that are to be drained at a time.
+//! The limit of concurrent drains of a MachineDeployment.
 
 use anyhow::{Result, bail, ensure};
 use e2e::{

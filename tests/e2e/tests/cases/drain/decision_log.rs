@@ -1,4 +1,4 @@
-//! The log of a deletion with an eviction.
+//! Log lines of a deletion with an eviction.
 
 use anyhow::{Result, ensure};
 use e2e::drain::pod;

@@ -1,4 +1,4 @@
-//! Finalizers of other controllers on the Node and the Machine, and finalizers that a person removed.
+//! Finalizers of other controllers on the Node and the Machine, and finalizers that a user removed.
 
 use anyhow::{Context as _, Result, ensure};
 use e2e::{Case, case::WAIT_TIMEOUT, manifest, wait};
@@ -49,7 +49,7 @@ async fn a_red_hat_subscription_that_outlives_its_machine_is_named_in_an_event()
 }
 
 #[tokio::test]
-async fn what_a_machine_without_finalizers_leaves_behind_is_told_counted_and_not_deleted() -> Result<()> {
+async fn leftovers_of_a_machine_without_finalizers_are_reported_counted_and_not_deleted() -> Result<()> {
     let case = start().await?;
     case.apply(&manifest::machine_set("pool", 1)).await?;
     let is_of_set = |machine: &Machine| machine.name_any().starts_with("pool");
@@ -59,8 +59,8 @@ async fn what_a_machine_without_finalizers_leaves_behind_is_told_counted_and_not
     let of_set = of_set.context("no Machine of the set")?;
     case.node_ready(&of_set).await?;
     case.settled().await;
-    for (name, told_on) in [(WORKER, "Namespace"), (&of_set, "MachineSet")] {
-        // Before the controller puts them back.
+    for (name, reported_on) in [(WORKER, "Namespace"), (&of_set, "MachineSet")] {
+        // Before the controller adds them again.
         case.bed.controller().stop();
         case.patch_machine(name, json!({"metadata": {"finalizers": null}}))
             .await?;
@@ -71,7 +71,7 @@ async fn what_a_machine_without_finalizers_leaves_behind_is_told_counted_and_not
         let names_it = |event: &Event| {
             let about = event.regarding.as_ref().and_then(|about| about.kind.as_deref());
             let note = event.note.as_deref().unwrap_or_default();
-            event.reason.as_deref() == Some("VMLetGo") && about == Some(told_on) && note.contains(name)
+            event.reason.as_deref() == Some("VMLetGo") && about == Some(reported_on) && note.contains(name)
         };
         wait::any(
             &events,
@@ -119,7 +119,7 @@ async fn a_deletion_whose_finalizers_are_removed_by_force_is_finished() -> Resul
 
 #[tokio::test]
 async fn a_deletion_whose_finalizers_are_removed_by_force_is_finished_by_a_later_controller() -> Result<()> {
-    // Without a Lease to wait out.
+    // Without leader election, so that no Lease has to expire.
     let case = Case::start_with(Options {
         controller_args: vec!["--enable-leader-election=false".to_owned()],
         ..Options::default()

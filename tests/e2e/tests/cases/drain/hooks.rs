@@ -1,4 +1,4 @@
-//! Annotations that hold up the drain or the VM's deletion.
+//! Annotations that block the drain or the VM's deletion.
 
 use anyhow::{Result, ensure};
 use e2e::{

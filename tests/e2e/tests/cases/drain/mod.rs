@@ -102,7 +102,7 @@ async fn complete(case: &Case, pod: &str) -> Result<()> {
     Ok(())
 }
 
-/// A DaemonSet, for which no controller runs here; the reference of its pods.
+/// Creates a DaemonSet, for which no controller runs here, and returns the owner reference of its pods.
 async fn daemon_set(case: &Case, name: &str) -> Result<Value> {
     let labels = json!({"daemon": name});
     let set = json!({

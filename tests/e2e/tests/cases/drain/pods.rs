@@ -59,15 +59,15 @@ async fn pods_of_daemon_sets_mirror_pods_completed_pods_and_pods_with_the_label_
     of_daemon_set["metadata"]["ownerReferences"] = json!([daemon_set(&case, "staying").await?]);
     let mut mirror = pod("mirror", "staying", WORKER);
     mirror["metadata"]["annotations"] = json!({"kubernetes.io/config.mirror": "hash"});
-    let mut labelled = pod("labelled", "staying", WORKER);
-    labelled["metadata"]["labels"]["cluster.x-k8s.io/drain"] = json!("skip");
+    let mut labeled = pod("labeled", "staying", WORKER);
+    labeled["metadata"]["labels"]["cluster.x-k8s.io/drain"] = json!("skip");
     let completed = pod("completed", "staying", WORKER);
     let mut names = Vec::new();
-    for pod in [of_daemon_set, mirror, labelled, completed] {
+    for pod in [of_daemon_set, mirror, labeled, completed] {
         names.push(case.runs(pod).await?);
     }
     complete(&case, "completed").await?;
-    // None of them may be evicted, and none has to be. The controller counts the completed one, whose condition is Ready.
+    // None of them may be evicted, and the drain waits for none. The controller counts the completed one, whose condition is Ready.
     case.budget("staying", "staying", 4, 4).await?;
     case.begin_deletion(WORKER).await?;
     case.machine_gone(WORKER).await?;

@@ -1,4 +1,4 @@
-//! Nodes that are not drained.
+//! Nodes that are deleted without a drain.
 
 use anyhow::{Result, ensure};
 use e2e::{

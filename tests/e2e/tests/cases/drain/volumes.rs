@@ -1,4 +1,4 @@
-//! Volumes that are attached to the Node.
+//! The wait for volumes that are attached to the Node.
 
 use anyhow::{Result, ensure};
 use e2e::{
@@ -99,7 +99,7 @@ async fn a_node_whose_vm_is_gone_is_out_of_service_while_a_volume_is_attached() 
     case.annotate(WORKER, EXCLUDE_DRAIN, Some("")).await?;
     case.attach("pv-data", "data", WORKER).await?;
     case.begin_deletion(WORKER).await?;
-    // To skip the drain does not skip the wait for volumes.
+    // Skipping the drain does not skip the wait for volumes.
     case.condition_with(WORKER, "VolumesDetached", "VolumesAttached", &["pv-data"])
         .await?;
     case.annotate(WORKER, EXCLUDE_DETACH, Some("")).await?;
