@@ -1,5 +1,5 @@
-//! What the chart and the example for infra clusters grant is what Machinist uses, and it is refused nothing: the audit logs
-//! of all runs, replayed against the Roles. `make test` runs this last.
+//! Machinist uses every right that the chart and the example for infra clusters grant, and none of its requests is forbidden:
+//! compares the audit logs of all runs with the Roles. `make test` runs this last.
 
 use std::{collections::BTreeSet, env, fs, io::BufRead as _, path::Path};
 
@@ -15,41 +15,41 @@ use testbed::{
     paths,
 };
 
-/// Granted, and asked about by the API server itself, in no request of its own; or asked for too rarely to be seen.
+/// Rights that the API server checks inside another request, or that are used too rarely to be seen.
 const UNSEEN: &[Exception] = &[
     (
         "machinist-controller",
         "approve",
         "signers.certificates.k8s.io",
-        "asked of whoever writes certificatesigningrequests/approval",
+        "checked when a client writes certificatesigningrequests/approval",
     ),
     (
         "machinist-approver",
         "approve",
         "signers.certificates.k8s.io",
-        "asked of whoever writes certificatesigningrequests/approval",
+        "checked when a client writes certificatesigningrequests/approval",
     ),
     (
         "machinist-approver",
         "patch",
         "events.events.k8s.io",
-        "an Event that is told again, which is seen of the controller",
+        "a repeated Event, which is only seen of the controller",
     ),
     (
         "machinist-controller",
         "update",
         "machinesets.cluster.k8s.io/finalizers",
-        "asked of whoever writes an owner reference, where OwnerReferencesPermissionEnforcement is on",
+        "checked when a client writes an owner reference, with OwnerReferencesPermissionEnforcement",
     ),
     (
         "machinist-controller",
         "update",
         "machinedeployments.cluster.k8s.io/finalizers",
-        "asked of whoever writes an owner reference, where OwnerReferencesPermissionEnforcement is on",
+        "checked when a client writes an owner reference, with OwnerReferencesPermissionEnforcement",
     ),
 ];
 
-/// Asked for where it is not granted, too, and done without.
+/// Requests that may be forbidden, and that Machinist can do without.
 const TRIED: &[Exception] = &[(
     "machinist",
     "list",

@@ -1,4 +1,4 @@
-//! cert-manager's own controllers take the webhook's certificates over and renew them, and no admission fails meanwhile.
+//! cert-manager's own controllers adopt the webhook's certificates and renew them, and no admission fails meanwhile.
 //! Its controllers take minutes to build: `make nightly` runs this.
 
 use anyhow::{Context as _, Result};
@@ -15,13 +15,12 @@ use kube::api::DeleteParams;
 use serde_json::json;
 use testbed::{CertManager, bed::SYSTEM_NAMESPACE};
 
-/// How many ask at a time.
+/// How many clients send requests at a time.
 const CLIENTS: usize = 8;
 
-/// Another value, and cert-manager has the certificates: it takes CA and certificate as they are, and renews them. The
-/// controller lets go.
+/// With another value of the chart, cert-manager adopts CA and certificate, and renews them. The controller releases them.
 #[tokio::test]
-async fn cert_manager_takes_the_certificates_over_and_renews_them() -> Result<()> {
+async fn cert_manager_adopts_the_certificates_and_renews_them() -> Result<()> {
     let case = start().await?;
     let replicas = [Replica::join(&case.bed, SYSTEM_NAMESPACE, case.bed.webhook()).await?];
     let ours = trusted_alone(&case).await?;
@@ -50,7 +49,7 @@ async fn cert_manager_takes_the_certificates_over_and_renews_them() -> Result<()
     assert_eq!(replicas[0].served().await?, before, "it is good for long");
     nothing_failed(load, "cert-manager taking over").await?;
 
-    // Lost, and so issued again, by the CA of cert-manager's, which is trusted beside ours.
+    // Deleted, and so issued again, by cert-manager's CA, which is trusted beside the previous one.
     secrets(&case).delete(SERVING, &DeleteParams::default()).await?;
     let of_theirs = served_by_all(&replicas, &before).await?;
     let both = trusted(&case, "by both", |roots| {

@@ -1,5 +1,5 @@
-//! A pool from nothing to many Machines and back: how long it takes beside a client that does as many writes and nothing
-//! else, what the controller costs, and every request of it, held against its budget.
+//! A pool scaled from zero to many Machines and back: its time compared with a client that only does as many writes, the
+//! controller's resources, and every request, compared with the budget.
 //!
 //! `FLEET_SIZES` are the sizes, like `100,500,1000`. `make fleet` runs it with release builds.
 
@@ -36,24 +36,25 @@ struct Budget {
     lists: usize,
 }
 
-/// From its creation to its Node.
+/// From a Machine's creation to its Node.
 const MAKING: Budget = Budget {
     of_the_machine: 5,
     others: 9,
     lists: 0,
 };
-/// From its deletion to its end.
+/// From a Machine's deletion to its removal.
 const DELETION: Budget = Budget {
     of_the_machine: 2,
     others: 5,
     lists: 1,
 };
-/// Another stage of a Machine is told at most this often.
+/// Another stage of a Machine is reported at most this often.
 const PROGRESS_PACE: Duration = Duration::from_secs(3);
-/// A set's status, and its deployment's, is told at most this often, and for a while after the last Machine has joined.
+/// The status of a set, and of its deployment, is written at most this often, and for a while after the last Machine has
+/// joined.
 const STATUS_PACE: Duration = Duration::from_millis(400);
 const SETTLING: Duration = Duration::from_secs(4);
-/// Requests that open an infra cluster and a reference anew, however many Machines there are.
+/// Requests that open an infra cluster and a reference, independent of the number of Machines.
 const OPENING: usize = 16;
 /// Everything is done long before that.
 const WAIT_TIMEOUT: Duration = Duration::from_mins(20);
@@ -155,7 +156,7 @@ impl<'a> Step<'a> {
         Ok(self.begun.elapsed())
     }
 
-    /// Prints what it took, and holds the requests against their budget.
+    /// Prints time and resources, and compares the requests with their budget.
     async fn report(self, what: &str, size: usize, took: Duration, budget: Budget) -> Result<()> {
         self.case.settled().await;
         let controller = self.case.bed.controller();
@@ -179,7 +180,7 @@ impl<'a> Step<'a> {
         );
         println!("{}", by_kind(&ledger, size));
         let requests = by_kind(&ledger, size);
-        // How often progress is told depends on how long it takes, not on how many Machines there are.
+        // How often progress is written depends on how long it takes, not on the number of Machines.
         let of = |fits: &dyn Fn(&Target) -> bool| {
             let fitting = ledger.entries.iter().filter(|(_, request)| fits(&request.target));
             fitting.count()

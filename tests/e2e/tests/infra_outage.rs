@@ -1,5 +1,5 @@
-//! Two infra clusters, one of them cut off for a while, and its credential rotated meanwhile: the other's Machines go on as
-//! before, and nothing is lost. Prints how long the other's take with and without the outage.
+//! Two infra clusters, one of them cut off for a while, and its credential rotated meanwhile: the Machines of the
+//! other continue, and nothing is lost. Prints their times with and without the outage.
 //!
 //! `OUTAGE_MACHINES` is how many Machines each of the two has at the end, `OUTAGE_SECONDS` how long the cut lasts.
 
@@ -21,8 +21,8 @@ const WAIT_TIMEOUT: Duration = Duration::from_mins(10);
 const AT_ONCE: usize = 8;
 
 #[tokio::test]
-#[allow(clippy::too_many_lines, reason = "one story, told in order")]
-async fn one_that_is_cut_off_slows_no_other_and_loses_nothing() -> Result<()> {
+#[allow(clippy::too_many_lines, reason = "one scenario, step by step")]
+async fn a_cut_off_infra_cluster_slows_no_other_and_loses_nothing() -> Result<()> {
     let (each, cut) = (number("OUTAGE_MACHINES", 20)?, number("OUTAGE_SECONDS", 15)?);
     let case = Case::start_alone(testbed::bed::Options::default().on_two_clusters()).await?;
     let other = AnotherInfra::start(&case.bed, "other-infra").await?;
@@ -81,13 +81,13 @@ async fn one_that_is_cut_off_slows_no_other_and_loses_nothing() -> Result<()> {
     }
     let rotated = infra::account(&case, "rotated", MACHINES).await?;
     infra::store(user, INFRA_SECRET, &rotated).await?;
-    // What is deleted there stays until somebody can tell that its VM is gone.
+    // Machines that are deleted there stay until the controller can confirm that their VMs are gone.
     let uid = case.machines().get(&a[0]).await?.uid().context("no UID")?;
     case.begin_deletion(&a[0]).await?;
     let blocked = case.condition(&a[0], "DeletionBlocked").await?;
     assert!(blocked.contains("cannot confirm"), "{blocked}");
 
-    // The cut is as long as it is, whatever happened meanwhile.
+    // The cut lasts that long in any case.
     tokio::time::sleep_until((cut_off + Duration::from_secs(cut as u64)).into()).await;
     proxy.heal(MACHINES);
     let (healed, lasted) = (Instant::now(), cut_off.elapsed());
@@ -116,7 +116,7 @@ async fn one_that_is_cut_off_slows_no_other_and_loses_nothing() -> Result<()> {
         );
     }
 
-    // Nothing was deleted but what was asked for, with its user data, and everything was made once.
+    // Only the requested VMs were deleted, with their user data, and each was created once.
     let deletions = |cluster: &Cluster| {
         let requests = cluster.proxy().requests_of(MACHINES);
         let deleted = requests.iter().filter(|request| request.target.verb == "delete");
@@ -144,7 +144,7 @@ async fn one_that_is_cut_off_slows_no_other_and_loses_nothing() -> Result<()> {
         );
     }
     let left = [first.concat(), a[1..].to_vec(), b.0, stuck, free].concat();
-    // A few at a time: all at once are more than one small machine bears.
+    // A few at a time: all at once overload a small machine.
     stream::iter(&left)
         .map(async |name| {
             case.begin_deletion(name).await?;
@@ -159,8 +159,8 @@ async fn one_that_is_cut_off_slows_no_other_and_loses_nothing() -> Result<()> {
 }
 
 #[tokio::test]
-async fn one_that_answers_slowly_slows_no_other() -> Result<()> {
-    // Slower than anybody likes, and too fast to be given up.
+async fn a_slow_infra_cluster_slows_no_other() -> Result<()> {
+    // Slow, and too fast for a timeout.
     const DELAY: Duration = Duration::from_secs(2);
     let each = number("OUTAGE_MACHINES", 20)?.min(20) / 2;
     let case = Case::start_alone(testbed::bed::Options::default().on_two_clusters()).await?;
@@ -230,13 +230,13 @@ async fn one_that_answers_slowly_slows_no_other() -> Result<()> {
     case.finish(&[]).await
 }
 
-/// Creates Machines with that kubeconfig; when each was asked for.
+/// Creates Machines with that kubeconfig, and returns when each was requested.
 async fn create(case: &Case, names: &[String], secret: &str) -> Result<BTreeMap<String, Instant>> {
     let machines =
         Api::<DynamicObject>::namespaced_with(case.bed.user().client(), NAMESPACE, &objects::ours("Machine"));
     stream::iter(names)
         .map(async |name| {
-            // Where its disks are is nothing to ask for.
+            // With a location, admission does not read the StorageClass.
             let mut machine = preflight::located(name);
             infra::kubeconfig_in(&mut machine)["secretKeyRef"]["name"] = secret.into();
             let (object, begun) = (serde_json::from_value(machine)?, Instant::now());

@@ -1,9 +1,8 @@
-//! As many Machines as a large cluster has, all of them up: a controller that starts writes nothing, and says how long it
-//! took to know everything, what it needs of memory, what it costs while nothing happens, and how soon after an event on
-//! the infra cluster a Machine tells it.
+//! As many Machines as a large cluster has, all of them running: a starting controller writes nothing. Prints the time to sync
+//! the caches, memory, idle cost, and the time from an event on the infra cluster to the Machine's condition.
 //!
-//! One Machine is made as always. The others are its copies, planted with all that belongs to them, with nobody to run
-//! them: that many guests are more than one small machine bears. `LARGE_CLUSTER_MACHINES` is how many; `make many` runs it with
+//! One Machine is created normally. The others are copies of it and its objects, without simulated guests: that many guests
+//! would overload a small machine. `LARGE_CLUSTER_MACHINES` is how many; `make many` runs it with
 //! release builds.
 
 use std::{
@@ -37,9 +36,9 @@ use testbed::{bed::Options, seed::INFRA_NAMESPACE};
 const ORIGIN: &str = "many-00000";
 /// Requests of this test in flight.
 const AT_ONCE: usize = 64;
-/// Machines of which something is told.
+/// Machines with an event on the infra cluster.
 const EVENTS: usize = 200;
-/// From one event to the next: more would be a measure of the machine.
+/// From one event to the next: more events at a time would measure the load of the machine.
 const PACE: Duration = Duration::from_millis(25);
 /// While nothing happens.
 const IDLE: Duration = Duration::from_secs(30);
@@ -98,10 +97,10 @@ async fn a_controller_that_starts_beside_many_machines_writes_nothing() -> Resul
     let ledger = Ledger::of_controller(&case.bed);
     assert_eq!(ledger.writes(), 0, "a start writes nothing:\n{}", ledger.table());
 
-    let told = Told::record(case.bed.user().client(), "VMPaused").await?;
+    let conditions = ConditionTimes::record(case.bed.user().client(), "VMPaused").await?;
     let step = (many / EVENTS).max(1);
     let names: Vec<String> = (0..many).step_by(step).map(name).collect();
-    let mut times = origin.pause(&names, &told).await?;
+    let mut times = origin.pause(&names, &conditions).await?;
     times.sort();
     let at = |share: usize| times[(times.len() - 1) * share / 100].as_secs_f64() * 1e3;
     println!(
@@ -121,7 +120,7 @@ async fn a_controller_that_starts_beside_many_machines_writes_nothing() -> Resul
         "one patch for each:\n{}",
         ledger.table()
     );
-    // What was planted goes with the bed.
+    // The copies are deleted with the bed.
     case.bed.shut_down().await
 }
 
@@ -129,7 +128,7 @@ fn name(number: usize) -> String {
     format!("many-{number:05}")
 }
 
-/// Nobody touches what is planted: no controllers, no guests, no admission.
+/// No other client changes the copies: there are no controllers, no guests, no admission.
 async fn leave_alone(case: &Case) -> Result<()> {
     case.bed.controller().kill();
     case.bed.simulator().context("no simulator")?.kill();
@@ -151,7 +150,7 @@ async fn peer(case: &Case) -> Result<Client> {
     Ok(Client::try_from(config)?)
 }
 
-/// Waits until every Machine was decided on, once more when its infra cluster was open, and none waits.
+/// Waits until every Machine was reconciled, once more when its infra cluster was open, and the queue is empty.
 async fn all_decided(case: &Case, many: usize) -> Result<()> {
     let deadline = Instant::now() + WAIT_TIMEOUT;
     loop {
@@ -162,12 +161,12 @@ async fn all_decided(case: &Case, many: usize) -> Result<()> {
             return Ok(());
         }
         ensure!(Instant::now() < deadline, "not all were decided: {passes:?}");
-        // Nothing tells of a metric.
+        // No event reports a change of a metric.
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
-/// Passes over Machines, by the controller's metrics.
+/// Reconciliations of Machines, by the controller's metrics.
 #[derive(Debug)]
 struct Passes {
     /// Since it was started.
@@ -267,8 +266,8 @@ impl Origin {
         Ok(())
     }
 
-    /// Says of these guests, one after the other, that they are paused; how long each Machine took to tell it.
-    async fn pause(&self, names: &[String], told: &Told) -> Result<Vec<Duration>> {
+    /// Pauses these guests one after the other, and returns how long each Machine took to report it.
+    async fn pause(&self, names: &[String], conditions: &ConditionTimes) -> Result<Vec<Duration>> {
         let (instances, origin) = &self.infra[1];
         let mut conditions = origin.data["status"]["conditions"]
             .as_array()
@@ -287,7 +286,7 @@ impl Origin {
         }
         let mut times = Vec::new();
         for (name, begun) in begun {
-            times.push(told.when(name).await?.saturating_duration_since(begun));
+            times.push(conditions.when(name).await?.saturating_duration_since(begun));
         }
         Ok(times)
     }
@@ -320,7 +319,7 @@ async fn create(
 }
 
 /// When each Machine first had a condition of that reason, by one watch for all of them.
-struct Told {
+struct ConditionTimes {
     seen: Arc<Seen>,
     task: tokio::task::JoinHandle<()>,
 }
@@ -333,7 +332,7 @@ struct Seen {
     listed: tokio::sync::Notify,
 }
 
-impl Told {
+impl ConditionTimes {
     /// Returns when it sees everything: to read the first list of thousands takes seconds.
     async fn record(user: Client, reason: &'static str) -> Result<Self> {
         let seen = Arc::<Seen>::default();
@@ -382,11 +381,11 @@ impl Told {
         };
         tokio::time::timeout(WAIT_TIMEOUT, wait)
             .await
-            .with_context(|| format!("{name} told nothing"))
+            .with_context(|| format!("{name} has no such condition"))
     }
 }
 
-impl Drop for Told {
+impl Drop for ConditionTimes {
     fn drop(&mut self) {
         self.task.abort();
     }

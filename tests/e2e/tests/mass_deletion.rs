@@ -1,5 +1,5 @@
-//! Many Machines deleted at once, under a budget that lets one pod go at a time, and without one: how long it takes, every
-//! request by name, and that the budget held at every moment. `DRAIN_MACHINES` says how many.
+//! Many Machines deleted at once, with a PodDisruptionBudget that allows one disruption, and without one: prints the time and
+//! every request by name, and checks that the budget held at every moment. `DRAIN_MACHINES` is how many.
 
 use std::{
     sync::{
@@ -23,7 +23,7 @@ use tokio::task::JoinHandle;
 const WAIT_TIMEOUT: Duration = Duration::from_mins(9);
 
 #[tokio::test]
-async fn many_nodes_are_drained_at_once_and_no_budget_is_broken_or_asked_in_vain() -> Result<()> {
+async fn many_nodes_are_drained_at_once_within_their_budgets_and_without_refused_evictions() -> Result<()> {
     let count: usize = std::env::var("DRAIN_MACHINES").map_or(Ok(12), |text| text.parse())?;
     let case = Case::start_alone(testbed::bed::Options::default().on_two_clusters()).await?;
     case.apply(&manifest::machine("stays")).await?;
@@ -76,7 +76,7 @@ async fn many_nodes_are_drained_at_once_and_no_budget_is_broken_or_asked_in_vain
             println!("  {verb} {resource}: {}", of(verb, resource, ""));
         }
         ensure!(evictions >= count && lists == count, "{}", ledger.table());
-        // One that somebody's change crosses may be asked for twice.
+        // A patch that conflicts with another client's change may be sent twice.
         ensure!(evictions <= count + count / 4 + 1, "{}", ledger.table());
         if let Some((replacing, (least, watching))) = guard {
             replacing.abort();
@@ -95,7 +95,7 @@ async fn many_nodes_are_drained_at_once_and_no_budget_is_broken_or_asked_in_vain
     case.finish(&[]).await
 }
 
-/// What controls pods makes another one elsewhere for each that goes.
+/// Replaces each evicted pod on another node, as the pods' controller would.
 fn replace(case: &Case, app: &'static str) -> JoinHandle<()> {
     let pods = case.pods();
     let config = watcher::Config::default().labels(&format!("app={app}"));

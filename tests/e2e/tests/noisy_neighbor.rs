@@ -1,8 +1,8 @@
-//! What a pool of a million replicas, none of which ever becomes a Node, costs all others: how long admission takes, and how long
-//! it takes from an event of their VMs to their status, before and beside it; and that the leader goes on to lead.
+//! The effect on other pools of a pool with a million replicas, none of which ever becomes a Node: the latency of admission,
+//! and the time from an event of a VM to the Machine's status, before and during it. The leader must keep its Lease.
 //!
-//! `NOISY_NEIGHBOR_SECONDS` is how long each of both is measured, `NOISY_NEIGHBOR_ROUNDS` how often, in turns: the medians of the rounds are
-//! printed. `NOISY_NEIGHBOR_ARGS` is what the controller is started with.
+//! `NOISY_NEIGHBOR_SECONDS` is how long each of both is measured, `NOISY_NEIGHBOR_ROUNDS` how often, alternating: the medians of
+//! the rounds are printed. `NOISY_NEIGHBOR_ARGS` are arguments of the controller.
 
 use std::{
     collections::HashMap,
@@ -25,19 +25,19 @@ use serde_json::json;
 use testbed::bed::Options;
 use tokio::{sync::Notify, task::JoinHandle};
 
-/// Machines of others.
+/// Machines of other pools.
 const SOUND: usize = 10;
 /// From one sample to the next.
 const PACE: Duration = Duration::from_millis(100);
-/// What others take before it is measured no longer than this.
+/// The time before the large pool is measured no longer than this.
 const BEFORE: Duration = Duration::from_mins(1);
-/// How long the end of the pool may take.
+/// How long the deletion of the pool may take.
 const END: Duration = Duration::from_mins(8);
 /// `--max-starting-machines`, as it is by default.
 const LIMIT: usize = 2000;
 
 #[tokio::test]
-async fn a_pool_of_a_million_replicas_leaves_others_their_time() -> Result<()> {
+async fn a_pool_of_a_million_replicas_does_not_slow_down_others() -> Result<()> {
     let seconds = std::env::var("NOISY_NEIGHBOR_SECONDS").unwrap_or_else(|_| "30".to_owned());
     let time = Duration::from_secs(seconds.parse().context("NOISY_NEIGHBOR_SECONDS is a number")?);
     let rounds = std::env::var("NOISY_NEIGHBOR_ROUNDS").unwrap_or_else(|_| "1".to_owned());
@@ -94,7 +94,7 @@ async fn a_pool_of_a_million_replicas_leaves_others_their_time() -> Result<()> {
             "admission",
             (|times| &times.admission) as fn(&Times) -> &Vec<Duration>,
         ),
-        ("from event to status", |times| &times.told),
+        ("from event to status", |times| &times.reported),
     ] {
         let median = |share: usize| {
             let of_phase = |phase: fn(&(Times, Times)) -> &Times| {
@@ -114,14 +114,14 @@ async fn a_pool_of_a_million_replicas_leaves_others_their_time() -> Result<()> {
     case.bed.shut_down().await
 }
 
-/// Who leads, and how often that has changed.
+/// The leader, and how often it has changed.
 async fn lease(case: &Case) -> Result<(Option<String>, Option<i32>)> {
     let leases: Api<Lease> = Api::namespaced(case.bed.user().client(), "kube-system");
     let spec = leases.get("machine-controller").await?.spec.unwrap_or_default();
     Ok((spec.holder_identity, spec.lease_transitions))
 }
 
-/// Ends the pool, and waits until nothing of it is left.
+/// Deletes the pool, and waits until nothing of it is left.
 async fn end(case: &Case) -> Result<()> {
     let none = Patch::Merge(json!({"spec": {"replicas": 0}}));
     let sets: Api<MachineSet> = Api::namespaced(case.bed.user().client(), manifest::NAMESPACE);
@@ -146,7 +146,7 @@ where
 struct Times {
     admission: Vec<Duration>,
     refused: usize,
-    told: Vec<Duration>,
+    reported: Vec<Duration>,
 }
 
 /// In milliseconds.
@@ -158,7 +158,7 @@ impl std::fmt::Display for Times {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         for (what, times) in [
             ("admission", &self.admission),
-            ("from event to status", &self.told),
+            ("from event to status", &self.reported),
         ] {
             let (p50, p90, p99) = (at(times, 50), at(times, 90), at(times, 99));
             write!(
@@ -167,13 +167,14 @@ impl std::fmt::Display for Times {
                 times.len()
             )?;
         }
-        write!(f, "{} told to try again", self.refused)
+        write!(f, "{} refused with a retry", self.refused)
     }
 }
 
 async fn measure(case: &Case, sound: &[String], time: Duration) -> Result<Times> {
     let until = Instant::now() + time;
-    let ((admission, refused), told) = tokio::try_join!(admissions(case, until), events(case, sound, until))?;
+    let ((admission, refused), reported) =
+        tokio::try_join!(admissions(case, until), events(case, sound, until))?;
     let sorted = |mut times: Vec<Duration>| {
         times.sort();
         times
@@ -181,7 +182,7 @@ async fn measure(case: &Case, sound: &[String], time: Duration) -> Result<Times>
     Ok(Times {
         admission: sorted(admission),
         refused,
-        told: sorted(told),
+        reported: sorted(reported),
     })
 }
 
@@ -199,7 +200,7 @@ async fn admissions(case: &Case, until: Instant) -> Result<(Vec<Duration>, usize
         let begun = Instant::now();
         match machines.create(&dry, &machine).await {
             Ok(_) => times.push(begun.elapsed()),
-            // Whoever is told to try again has waited for nothing.
+            // A refusal with the advice to retry counts separately.
             Err(error) if error.to_string().contains("try again") => {
                 if refused == 0 {
                     println!("{error}");
@@ -213,7 +214,7 @@ async fn admissions(case: &Case, until: Instant) -> Result<(Vec<Duration>, usize
     Ok((times, refused))
 }
 
-/// How long it takes from when a VM shows that it is paused, or not any more, until its Machine does.
+/// The time from a change of a VM's pause to the Machine's condition.
 async fn events(case: &Case, sound: &[String], until: Instant) -> Result<Vec<Duration>> {
     let vmis = Shown::record(case.vmis(), |vmi| {
         let conditions = vmi.data["status"]["conditions"]
@@ -244,7 +245,7 @@ async fn events(case: &Case, sound: &[String], until: Instant) -> Result<Vec<Dur
     Ok(times)
 }
 
-/// What objects show and since when.
+/// The state of objects, and since when.
 struct Shown {
     seen: Arc<(Mutex<HashMap<String, (bool, Instant)>>, Notify)>,
     task: JoinHandle<()>,
@@ -276,7 +277,7 @@ impl Shown {
         Self { seen, task }
     }
 
-    /// Waits until the object of that name shows it, or not; since when.
+    /// Waits until the object of that name has the state, and returns since when.
     async fn shows(&self, name: &str, what: bool) -> Result<Instant> {
         let shown = async {
             loop {

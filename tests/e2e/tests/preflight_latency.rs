@@ -1,5 +1,5 @@
-//! How long a person waits for the answer, and that an infra cluster that does not answer takes nobody else's place. Prints
-//! the times; only their order is asserted.
+//! The latency of admission with preflight checks. An infra cluster that does not answer must not use up the concurrency of
+//! others. Prints the times; only their order is asserted.
 
 use std::time::{Duration, Instant};
 
@@ -25,7 +25,7 @@ const SAMPLES: usize = 20;
 static ALONE: Mutex<()> = Mutex::const_new(());
 
 #[tokio::test]
-async fn mistakes_are_told_with_the_names_that_exist() -> Result<()> {
+async fn mistakes_are_reported_with_existing_names() -> Result<()> {
     let _alone = ALONE.lock().await;
     let case = start(&[]).await?;
     quota(&case).await?;
@@ -66,7 +66,7 @@ async fn mistakes_are_told_with_the_names_that_exist() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_slow_infra_cluster_takes_no_cause_away_that_is_known() -> Result<()> {
+async fn a_slow_infra_cluster_hides_no_known_cause() -> Result<()> {
     let _alone = ALONE.lock().await;
     let case = start(&["--infra-unreachable=refuse"]).await?;
     // Two answers one after the other are in time, three are not.
@@ -92,8 +92,8 @@ async fn a_slow_infra_cluster_takes_no_cause_away_that_is_known() -> Result<()> 
 }
 
 #[tokio::test]
-async fn a_black_hole_takes_no_place_of_those_who_ask_another() -> Result<()> {
-    /// As many as the webhook takes at once.
+async fn an_unresponsive_infra_cluster_does_not_block_checks_of_others() -> Result<()> {
+    /// As many requests as the webhook handles at once.
     const STUCK: usize = 60;
     let _alone = ALONE.lock().await;
     let case = start(&[]).await?;
@@ -132,7 +132,7 @@ async fn a_black_hole_takes_no_place_of_those_who_ask_another() -> Result<()> {
         &mut times(stuck),
     );
     report("meanwhile those of another infra cluster", &mut times(free));
-    // What is known not to answer is not waited for again.
+    // The circuit breaker is open: there is no further wait.
     let (taken, said) = kubectl(
         &case,
         &["create", "-f", "-"],
@@ -146,7 +146,7 @@ async fn a_black_hole_takes_no_place_of_those_who_ask_another() -> Result<()> {
     case.finish_without_controller(&[]).await
 }
 
-/// Creates it by one request of a client that is connected; how long that took, and why it was refused.
+/// Creates it with one request of a connected client. Returns the latency, and the refusal.
 async fn create(case: &Case, object: &Value) -> (Duration, String) {
     let kind = object["kind"].as_str().unwrap_or_default();
     let resource = objects::ours(kind);

@@ -1,4 +1,4 @@
-//! Machines that become Linux VMs with real kubelets, from Machinist's user data alone: joined, used, switched off.
+//! Machines as Linux VMs with real kubelets, from Machinist's user data alone: joined, used, shut down.
 //!
 //! `MACHINIST_GUESTS` is how many at a time, 1 by default; `hack/test-guest.sh` builds what they boot from first.
 
@@ -25,7 +25,7 @@ use machinist_shared::api::{Machine, names};
 use serde_json::{Value, json};
 use testbed::{GuestNetwork, bed::Options};
 
-/// From `kubectl apply` to a Ready Node, and from `kubectl delete` to nothing. Alone on two cores it is 1.5 minutes for two
+/// From `kubectl apply` to a Ready Node, and from `kubectl delete` to the removal. Alone on two cores it is 1.5 minutes for two
 /// guests, and a quarter of a minute.
 const WAIT_TIMEOUT: Duration = Duration::from_mins(6);
 
@@ -98,7 +98,7 @@ async fn live(case: &Case, guests: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// A Machine on a real guest, as small as a kubelet is content with.
+/// A Machine on a real guest, as small as a kubelet needs.
 fn machine(name: &str) -> Value {
     let mut machine = manifest::machine(name);
     machine["metadata"]["annotations"] = json!({"sim.kubevirt.io/guest": "real"});
@@ -129,7 +129,7 @@ async fn joins(case: &Case, guest: &str) -> Result<()> {
     Ok(())
 }
 
-/// Labels, taints and providerID: what the scheduler and others must never miss.
+/// Labels, taints and providerID, which a Node must have from its registration.
 fn is_what_the_machine_asked_for(node: &Node) -> Result<()> {
     ensure!(
         node.labels().get("pool").is_some_and(|pool| pool == "workers"),
@@ -169,7 +169,7 @@ fn is_the_machines(machine: &Machine, node: &Node) -> Result<()> {
     Ok(())
 }
 
-/// A real system, on the very hardware that KubeVirt gave it.
+/// A real system, on the hardware of the VMI's spec.
 async fn is_the_guest_of_the_vm(case: &Case, node: &Node) -> Result<()> {
     let name = node.name_any();
     let info = node
@@ -197,7 +197,7 @@ async fn is_the_guest_of_the_vm(case: &Case, node: &Node) -> Result<()> {
     Ok(())
 }
 
-/// Each kubelet has got its first certificate by its token, through Machinist and nobody else.
+/// Each kubelet has got its first certificate by its token, approved by Machinist.
 async fn got_their_certificates_by_their_tokens(case: &Case, guests: usize) -> Result<()> {
     let api: Api<CertificateSigningRequest> = Api::all(case.bed.user().client());
     let requests = api.list(&ListParams::default()).await?;
@@ -221,7 +221,7 @@ async fn got_their_certificates_by_their_tokens(case: &Case, guests: usize) -> R
     Ok(())
 }
 
-/// A pod on the node, with a container that says something.
+/// A pod on the node, with a container that prints a line.
 async fn runs_a_pod(case: &Case, guest: &str) -> Result<()> {
     let pods: Api<Pod> = Api::namespaced(case.bed.user().client(), "default");
     let pod = json!({
@@ -250,8 +250,8 @@ async fn runs_a_pod(case: &Case, guest: &str) -> Result<()> {
     wait::for_absence(&pods, guest, WAIT_TIMEOUT).await
 }
 
-/// What the pod has said, through the API server and the kubelet's port 10250. A kubelet that asks the cluster for its
-/// serving certificate must have got it; one that makes it by itself is known by nobody.
+/// The log of the pod, through the API server and the kubelet's port 10250. A kubelet with serverTLSBootstrap must have its
+/// serving certificate; the API server does not trust a self-signed one.
 async fn logs(case: &Case, guest: &str) -> Result<String> {
     let requests: Api<CertificateSigningRequest> = Api::all(case.bed.user().client());
     let serving = |request: &CertificateSigningRequest| {
@@ -267,7 +267,7 @@ async fn logs(case: &Case, guest: &str) -> Result<String> {
         serving(request) && status.is_some_and(|status| status.certificate.is_some())
     };
     wait::any(&requests, "serving certificate", WAIT_TIMEOUT, issued).await?;
-    // The kubelet takes it into use at its own pace and tells nobody.
+    // The kubelet starts to use it after some time, and reports that nowhere.
     let deadline = Instant::now() + WAIT_TIMEOUT;
     loop {
         match case.bed.user().kubectl_ok(&["logs", guest], "").await {
@@ -323,7 +323,7 @@ fn console_tail(case: &Case, guest: &str) -> String {
     lines[lines.len().saturating_sub(40)..].join("\n")
 }
 
-/// Every Node as it was when it came into being. The record ends when it is dropped.
+/// Records every Node as it was at its registration, until it is dropped.
 struct FirstNodes {
     seen: Arc<Mutex<BTreeMap<String, Node>>>,
     task: tokio::task::JoinHandle<()>,

@@ -1,4 +1,4 @@
-//! Two controllers at once, the second with a name and a release of its own: each works on its Machines, and no set gets a
+//! Two controllers in one cluster, the second with its own name and release: each reconciles its Machines, and no set gets a
 //! Machine too many.
 
 use std::time::Duration;
@@ -25,17 +25,17 @@ use testbed::{
 const GREEN: &str = "green";
 const GREENS_NAMESPACE: &str = "machinist-green";
 const GREENS_USER: &str = "system:serviceaccount:machinist-green:machinist-controller-green";
-/// Longer than a controller takes to see a Machine and to begin with it.
+/// Longer than a controller takes to start with a new Machine.
 const A_WHILE: Duration = Duration::from_secs(5);
 
 #[tokio::test]
-async fn each_works_on_its_own_machines_and_one_on_the_sets() -> Result<()> {
+async fn each_reconciles_its_own_machines_and_one_the_sets() -> Result<()> {
     let case = Case::start_with(Options {
         chart_values: json!({"otherControllers": [GREENS_USER]}),
         ..Options::default()
     })
     .await?;
-    // The second release, as Helm installs it beside the first, without anything taken over.
+    // The second release, as Helm installs it beside the first, without adopting objects.
     let helm = Helm::of(case.bed.user());
     let chart = helm::chart();
     let named = helm::file("ci/named-values.yaml");
@@ -44,7 +44,7 @@ async fn each_works_on_its_own_machines_and_one_on_the_sets() -> Result<()> {
     let values = ["--create-namespace", "--values", &*named, "--set", &*infra];
     helm.ok(&[&install[..], &values].concat()).await?;
 
-    // Before its controller runs, nobody works on its Machines.
+    // Before its controller runs, its Machines are not reconciled.
     let mut hers = manifest::machine("hers");
     hers["metadata"]["labels"] = json!({label::CONTROLLER_NAME: GREEN});
     case.apply(&hers).await?;
@@ -69,18 +69,18 @@ async fn each_works_on_its_own_machines_and_one_on_the_sets() -> Result<()> {
     green.launch()?;
     case.node_ready("hers").await?;
 
-    // Both lead, each by a Lease of its own.
+    // Both lead, each with its own Lease.
     let leases: Api<Lease> = Api::namespaced(case.bed.user().client(), "kube-system");
     let holder = async |name: &str| -> Result<String> {
         let spec = leases.get(name).await?.spec.unwrap_or_default();
-        spec.holder_identity.context("nobody holds it")
+        spec.holder_identity.context("it has no holder")
     };
     assert_ne!(
         holder("machine-controller").await?,
         holder("machine-controller-green").await?
     );
 
-    // A set whose Machines are the second's: the first makes them, and no more than are asked for.
+    // A set whose Machines belong to the second controller: the first creates exactly as many as the set requests.
     let mut set = manifest::machine_set("greens", 2);
     set["spec"]["template"]["metadata"]["labels"][label::CONTROLLER_NAME] = json!(GREEN);
     case.apply(&set).await?;
@@ -93,14 +93,14 @@ async fn each_works_on_its_own_machines_and_one_on_the_sets() -> Result<()> {
     let of_set = ListParams::default().labels("set=greens");
     assert_eq!(case.machines().list(&of_set).await?.items.len(), 2);
 
-    // The second goes on with its Machines, and their sets as they are, while the first is away.
+    // The second continues with its Machines while the first is stopped; their sets stay unchanged.
     case.bed.controller().terminate().await?;
     case.delete_machine("hers").await?;
     assert_eq!(case.machines().list(&of_set).await?.items.len(), 2);
-    // And takes over one whose label changes: the same VM, to its end.
-    let relabelled = Patch::Merge(json!({"metadata": {"labels": {label::CONTROLLER_NAME: GREEN}}}));
+    // It adopts a Machine whose label changes, with the same VM, until its deletion.
+    let relabeled = Patch::Merge(json!({"metadata": {"labels": {label::CONTROLLER_NAME: GREEN}}}));
     case.machines()
-        .patch("ours", &PatchParams::default(), &relabelled)
+        .patch("ours", &PatchParams::default(), &relabeled)
         .await?;
     tokio::time::sleep(A_WHILE).await;
     let kept = case.machines().get("ours").await?;
@@ -123,12 +123,12 @@ async fn each_works_on_its_own_machines_and_one_on_the_sets() -> Result<()> {
     sets.delete("greens", &kube::api::DeleteParams::default()).await?;
     green.terminate().await?;
     assert_eq!(writes_about_sets(&case, GREEN), Vec::<String>::new());
-    // The other does write them, or this would prove nothing.
+    // The other controller does write them; otherwise this would check nothing.
     assert!(!writes_about_sets(&case, CONTROLLER).is_empty());
     case.finish(&[]).await
 }
 
-/// What a controller wrote, or tried to, that only who works on sets writes.
+/// Writes and attempted writes of a controller that only the controller of the sets may do.
 fn writes_about_sets(case: &Case, client: &str) -> Vec<String> {
     let requests = case.bed.user().proxy().requests_of(client);
     let writes = requests.iter().map(|request| &request.target).filter(|target| {
@@ -139,7 +139,7 @@ fn writes_about_sets(case: &Case, client: &str) -> Vec<String> {
     writes.map(|target| format!("{target:?}")).collect()
 }
 
-/// What makes the second controller the second, as its Deployment has it.
+/// The arguments and environment of the second controller, as its Deployment has them.
 async fn args(case: &Case, helm: &Helm) -> Result<Vec<String>> {
     let named = helm::file("ci/named-values.yaml");
     let objects = helm

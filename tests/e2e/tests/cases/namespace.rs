@@ -1,5 +1,5 @@
-//! A namespace is deleted with the Machines in it, and with the Secret by which their VMs are reached: everything goes, in
-//! whatever order the namespace controller deletes it.
+//! A namespace is deleted with its Machines and the Secret with their kubeconfig: everything is removed, in any order of the
+//! namespace controller.
 
 use std::collections::HashSet;
 
@@ -60,8 +60,7 @@ async fn a_namespace_that_is_deleted_leaves_nothing(#[case] with_kubeconfig: boo
     case.finish(&[]).await
 }
 
-/// Machinist goes first, and whoever deletes the Machines then waits for it: nothing is forgotten meanwhile, and whoever
-/// installs it again has everything go.
+/// Machinist is deleted first, and the deletion of Machines waits for it. No object is left once it is installed again.
 #[tokio::test]
 async fn machinists_own_namespace_may_be_deleted_first() -> Result<()> {
     let case = Case::start().await?;
@@ -72,7 +71,7 @@ async fn machinists_own_namespace_may_be_deleted_first() -> Result<()> {
     let user = case.bed.user();
     user.kubectl_ok(&["delete", "namespace", SYSTEM_NAMESPACE], "")
         .await?;
-    // Its token is taken for some seconds more.
+    // The API server accepts its token for some more seconds.
     let refused = |request: &Request| request.client == CONTROLLER && request.status == 401;
     user.proxy().seen(refused).await;
     case.kubectl(&["delete", "machinedeployment", "pool", "--wait=false"])

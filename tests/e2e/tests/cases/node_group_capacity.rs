@@ -1,5 +1,5 @@
-//! What the cluster-autoscaler is told of a node group without Machines stays true: by the controller, where admission
-//! could not know it, or could not know that it would change.
+//! The capacity annotations of a node group for the cluster-autoscaler: the controller sets them where admission could not read
+//! the instancetype, and updates them when it changes.
 
 use anyhow::Result;
 use e2e::{
@@ -18,9 +18,9 @@ const POOL: &str = "pool";
 const ALONE: &str = "alone";
 
 #[tokio::test]
-async fn the_capacity_of_a_node_group_is_mended_by_one_write_each_time() -> Result<()> {
+async fn the_capacity_of_a_node_group_is_corrected_by_one_write_each_time() -> Result<()> {
     let case = Case::start().await?;
-    // Nobody who could be asked, and nobody who would ask later.
+    // Neither admission can read the infra cluster, nor does a controller run that would do so later.
     case.bed.controller().kill();
     case.bed.infra().proxy().black_hole(MACHINES);
     let mut pool = deployment(POOL, 0);
@@ -41,7 +41,7 @@ async fn the_capacity_of_a_node_group_is_mended_by_one_write_each_time() -> Resu
     knows(&case, "2").await?;
     case.rollout(POOL, "NewMachineSetAvailable").await?;
     case.settled().await;
-    // Of each one, finalizer and, where it has one, revision; and the capacity.
+    // For each: the finalizer, the revision of a deployment, and the capacity.
     assert_eq!(
         writes(&case),
         4,
@@ -49,7 +49,7 @@ async fn the_capacity_of_a_node_group_is_mended_by_one_write_each_time() -> Resu
         budget::Ledger::of_controller(&case.bed).table()
     );
 
-    // A standard-2 has four CPUs from now on. What was asked for once is not asked for again so soon, but by another leader.
+    // A standard-2 has four CPUs from now on. The controller caches it, so another leader reads it.
     let other = json!({"spec": {"cpu": {"guest": 4}}}).to_string();
     let patch = [
         "patch",
@@ -72,7 +72,7 @@ async fn the_capacity_of_a_node_group_is_mended_by_one_write_each_time() -> Resu
         budget::Ledger::of_controller(&case.bed).table()
     );
 
-    // What is true already is not written again, by anybody.
+    // No controller writes values that are already correct.
     case.bed.controller().kill();
     budget::forget(&case.bed);
     case.bed.controller().start().await?;
@@ -91,7 +91,7 @@ async fn the_capacity_of_a_node_group_is_mended_by_one_write_each_time() -> Resu
         budget::Ledger::of_controller(&case.bed).table()
     );
 
-    // A person's own number stays.
+    // A value that a user set stays.
     let by_hand = format!("{CAPACITY}cpu=3");
     case.kubectl(&["annotate", "md", POOL, "--overwrite", &by_hand])
         .await?;
@@ -107,7 +107,7 @@ async fn the_capacity_of_a_node_group_is_mended_by_one_write_each_time() -> Resu
     case.finish(&[]).await
 }
 
-/// Waits until the deployment is said to have so many CPUs, and the set that stands alone.
+/// Waits until the deployment and the standalone set have so many CPUs in their annotations.
 async fn knows(case: &Case, cpus: &str) -> Result<()> {
     let fits =
         |(cpu, memory): (Option<String>, Option<String>)| cpu.as_deref() == Some(cpus) && memory.is_some();
@@ -123,14 +123,14 @@ async fn knows(case: &Case, cpus: &str) -> Result<()> {
     Ok(())
 }
 
-/// CPUs and memory that a node of the group is said to have.
+/// CPUs and memory of a node of the group in the annotations.
 fn capacity(group: &impl kube::Resource) -> (Option<String>, Option<String>) {
     let of = |key: &str| group.annotations().get(&format!("{CAPACITY}{key}")).cloned();
     (of("cpu"), of("memory"))
 }
 
-/// Writes of the controller to the deployment and the set themselves: each to a deployment has the maker of user data make
-/// its Secrets anew.
+/// Writes of the controller to the deployment and the set themselves: after each to a deployment,
+/// operating-system-manager renders its Secrets again.
 fn writes(case: &Case) -> usize {
     let requests = case.bed.user().proxy().requests_of(CONTROLLER).into_iter();
     let written = requests.filter(|request| {

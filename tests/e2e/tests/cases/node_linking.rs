@@ -1,4 +1,4 @@
-//! Nodes that go and come back, and such that come from elsewhere: each is linked or left alone, and the Machine says so.
+//! Nodes that are deleted and register again, and foreign Nodes: each is linked or ignored, and the Machine reports it.
 
 use anyhow::{Context as _, Result};
 use e2e::{
@@ -109,17 +109,17 @@ async fn a_vm_that_comes_back_with_another_address_gets_a_certificate_for_that_a
 }
 
 #[tokio::test]
-async fn a_node_of_the_machines_name_from_elsewhere_is_left_alone_until_it_goes() -> Result<()> {
+async fn a_foreign_node_of_the_machines_name_is_ignored_until_it_is_deleted() -> Result<()> {
     let case = Case::start().await?;
     let mut machine = manifest::machine("worker");
     machine["metadata"]["annotations"] = json!({"sim.kubevirt.io/never-joins": "true"});
     case.apply(&machine).await?;
     case.condition("worker", "WaitingForNode").await?;
     let token = certificates::holder_of_token(&case, "worker").await?;
-    let stranger = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "worker"}, "spec": {"providerID": "other://x"}});
+    let foreign = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "worker"}, "spec": {"providerID": "other://x"}});
     case.bed
         .user()
-        .kubectl_ok(&["create", "-f", "-"], &stranger.to_string())
+        .kubectl_ok(&["create", "-f", "-"], &foreign.to_string())
         .await?;
     let before = case.nodes().get("worker").await?;
     let message = case.condition("worker", "NodeNameTaken").await?;
@@ -133,7 +133,7 @@ async fn a_node_of_the_machines_name_from_elsewhere_is_left_alone_until_it_goes(
         (before.labels(), before.annotations(), own_taints(&before))
     );
 
-    // Whoever it belongs to takes it away: the request is decided by that alone.
+    // Its owner deletes it. No other event is needed to decide the request.
     case.nodes().delete("worker", &DeleteParams::default()).await?;
     certificates::issued(&case, &request).await?;
     case.condition("worker", "WaitingForNode").await?;
@@ -141,7 +141,7 @@ async fn a_node_of_the_machines_name_from_elsewhere_is_left_alone_until_it_goes(
     case.finish(&[]).await
 }
 
-/// The taints but those of the node controller, which tell a Node's state.
+/// The taints without those of the node lifecycle controller, which depend on the Node's state.
 fn own_taints(node: &Node) -> Vec<&Taint> {
     let taints = node.spec.iter().flat_map(|spec| &spec.taints).flatten();
     taints
@@ -149,13 +149,13 @@ fn own_taints(node: &Node) -> Vec<&Taint> {
         .collect()
 }
 
-/// Deletes the VMI, which KubeVirt makes anew on the same disk.
+/// Deletes the VMI, which KubeVirt recreates on the same disk.
 async fn reboot(case: &Case, name: &str) -> Result<()> {
     let vmis = objects::infra(case.bed.infra().client(), &objects::virtual_machine_instance());
     let before = vmis.get(name).await?.uid();
     vmis.delete(name, &DeleteParams::default()).await?;
-    let anew = |vmi: &DynamicObject| vmi.uid() != before;
-    wait::for_state(&vmis, name, "made anew", WAIT_TIMEOUT, anew).await?;
+    let is_recreated = |vmi: &DynamicObject| vmi.uid() != before;
+    wait::for_state(&vmis, name, "recreated", WAIT_TIMEOUT, is_recreated).await?;
     Ok(())
 }
 

@@ -1,4 +1,4 @@
-//! The strategy `OnDelete`: a Machine of an older template lives until a person deletes it, and comes back from the newer.
+//! The strategy `OnDelete`: a Machine of an older template stays until a user deletes it, and its replacement has the newer one.
 
 use anyhow::Result;
 use e2e::{Case, case::WAIT_TIMEOUT, rollout::deployment, wait};
@@ -25,11 +25,15 @@ async fn machines_of_an_older_template_are_replaced_one_by_one_as_they_are_delet
     let said = case.rollout(POOL, "WaitingForDeletion").await?;
     assert!(said.starts_with("0 of 2 Machines"), "{said}");
     case.settled().await;
-    assert_eq!(case.machine_uids().await?, before, "nobody has deleted any");
+    assert_eq!(
+        case.machine_uids().await?,
+        before,
+        "the controller has deleted a Machine"
+    );
     case.kubectl(&["wait", "--for=condition=Available", "md/pool", "--timeout=60s"])
         .await?;
 
-    // Killed in between, it still knows that the old set makes none.
+    // A controller that is killed in between still creates none for the old set.
     let victims: Vec<&String> = before.keys().collect();
     case.bed.controller().kill();
     case.begin_deletion(victims[0]).await?;
@@ -39,7 +43,7 @@ async fn machines_of_an_older_template_are_replaced_one_by_one_as_they_are_delet
     assert_eq!(kubelets(&case).await?, [NEW, OLD]);
     assert!(case.machine_uids().await?.contains_key(victims[1]));
 
-    // It grows by Machines of the newer template.
+    // Scaling up creates Machines of the newer template.
     case.kubectl(&["scale", "md/pool", "--replicas=3"]).await?;
     updated(&case, 2).await?;
     assert_eq!(kubelets(&case).await?, [NEW, NEW, OLD]);
@@ -57,7 +61,7 @@ async fn machines_of_an_older_template_are_replaced_one_by_one_as_they_are_delet
     case.finish(&[]).await
 }
 
-/// Waits until so many Machines of the newer template are there, and all are available.
+/// Waits until there are so many Machines of the newer template, and all are available.
 async fn updated(case: &Case, count: i32) -> Result<()> {
     let fits = |md: &MachineDeployment| {
         let status = md.status.clone().unwrap_or_default();

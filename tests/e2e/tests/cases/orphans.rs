@@ -203,11 +203,11 @@ async fn an_orphaned_vm_is_deleted_by_its_name_with_its_disk_and_secret() -> Res
 }
 
 #[tokio::test]
-async fn all_that_is_listed_is_deleted_after_a_yes() -> Result<()> {
+async fn everything_listed_is_deleted_after_confirmation() -> Result<()> {
     let case = start().await?;
     leave_behind(&case, "left").await?;
     let secret = secret_of(&case, "left").await?;
-    // Nobody answers.
+    // Stdin is closed, so there is no confirmation.
     let answer = admin(&case, &["orphans", "--delete"]).await?;
     ensure!(
         answer.code == Some(1) && answer.err.contains("Delete these 5 objects?"),
@@ -238,7 +238,7 @@ async fn all_that_is_listed_is_deleted_after_a_yes() -> Result<()> {
     finish(case).await
 }
 
-/// Two Machines, `left` and `kept`, and two VMs of others.
+/// Two Machines, `left` and `kept`, and two foreign VMs.
 async fn start() -> Result<Case> {
     let case = Case::start().await?;
     tokio::task::spawn_blocking(|| binaries::build(&[binaries::PLUGIN])).await??;
@@ -254,7 +254,7 @@ async fn start() -> Result<Case> {
     Ok(case)
 }
 
-/// Deletes what the case has left of the Machines; the VMs of others must still be there.
+/// Deletes the remaining objects of the Machines. The foreign VMs must still exist.
 async fn finish(case: Case) -> Result<()> {
     let now = DeleteParams::default();
     if case.machines().get_opt("left").await?.is_some() {
@@ -286,10 +286,10 @@ async fn secret_of(case: &Case, vm: &str) -> Result<String> {
     found.with_context(|| format!("no Secret of {vm}"))
 }
 
-/// Deletes a Machine whose finalizers were removed by hand before.
+/// Deletes a Machine after its finalizers were removed by hand.
 async fn leave_behind(case: &Case, name: &str) -> Result<()> {
     case.settled().await;
-    // Or it puts them back.
+    // A running controller would add them again.
     case.bed.controller().stop();
     let patch = Patch::Merge(json!({"metadata": {"finalizers": null}}));
     case.machines()

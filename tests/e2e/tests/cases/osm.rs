@@ -1,5 +1,5 @@
-//! Bootstrap modes: operating-system-manager's Secrets as it writes and replaces them, and Machinist's own user data for
-//! whatever it makes none for.
+//! Bootstrap modes: the Secrets of operating-system-manager, as it writes and replaces them, and Machinist's user data for pools
+//! without such Secrets.
 
 use anyhow::{Context as _, Result};
 use e2e::{
@@ -67,7 +67,7 @@ async fn a_machine_waits_for_the_secret_of_its_revision_and_joins_with_it() -> R
     case.finish(&[]).await
 }
 
-/// Through our own controllers: until the Secret is remade, the new Machine waits for it and the old one stays.
+/// With Machinist's controllers: until the Secret is replaced, the new Machine waits for it and the old one stays.
 #[tokio::test]
 async fn a_rollout_goes_on_when_the_secret_of_its_revision_is_there() -> Result<()> {
     let case = Case::start().await?;
@@ -102,7 +102,7 @@ async fn a_rollout_goes_on_when_the_secret_of_its_revision_is_there() -> Result<
     case.finish(&[]).await
 }
 
-/// operating-system-manager makes no Secret for them.
+/// operating-system-manager creates no Secret for them.
 #[tokio::test]
 async fn machines_without_an_operating_system_profile_join_by_machinists_own_user_data() -> Result<()> {
     let case = Case::start().await?;
@@ -143,7 +143,7 @@ async fn a_machine_that_wants_the_secret_of_a_deployment_and_has_none_fails_with
     case.finish(&[]).await
 }
 
-/// The others of its set wait for the Secret of the profile, which a person has added to the deployment.
+/// The others of its set wait for the Secret of the profile, which a user has added to the deployment.
 #[tokio::test]
 async fn a_machine_with_the_annotation_builtin_joins_without_the_secret_of_its_profile() -> Result<()> {
     let case = Case::start().await?;
@@ -171,9 +171,9 @@ async fn a_machine_with_the_annotation_builtin_joins_without_the_secret_of_its_p
     case.finish(&[]).await
 }
 
-/// The VM gets all of the user data that is there by then.
+/// The VM gets the whole user data of the replaced Secret.
 #[tokio::test]
-async fn a_secret_that_is_remade_for_the_same_revision_after_the_vm_is_used_as_a_whole() -> Result<()> {
+async fn a_secret_that_is_replaced_for_the_same_revision_after_the_vm_is_used_completely() -> Result<()> {
     let case = start_without_leases().await?;
     osm::install(&case).await?;
     let deployment = osm::deployment(&case, Some("osp-ubuntu")).await?;
@@ -190,9 +190,9 @@ async fn a_secret_that_is_remade_for_the_same_revision_after_the_vm_is_used_as_a
     case.finish(&[]).await
 }
 
-/// The VM waits without a guest, and is made anew when its set is of the other revision.
+/// The VM waits without a guest, and is recreated when its set has the other revision.
 #[tokio::test]
-async fn a_secret_that_is_remade_for_another_revision_after_the_vm_is_not_used() -> Result<()> {
+async fn a_secret_that_is_replaced_for_another_revision_after_the_vm_is_not_used() -> Result<()> {
     let case = start_without_leases().await?;
     osm::install(&case).await?;
     let deployment = osm::deployment(&case, Some("osp-ubuntu")).await?;
@@ -222,7 +222,7 @@ async fn a_secret_that_is_remade_for_another_revision_after_the_vm_is_not_used()
     case.finish(&[]).await
 }
 
-/// Without a Lease that outlives a SIGKILL.
+/// Without leader election, so that no Lease outlives a SIGKILL.
 async fn start_without_leases() -> Result<Case> {
     Case::start_with(Options {
         controller_args: vec!["--enable-leader-election=false".to_owned()],
@@ -231,10 +231,10 @@ async fn start_without_leases() -> Result<Case> {
     .await
 }
 
-/// Applies the Machine and kills the controller right after it has made the VM; returns when it is dead.
+/// Applies the Machine and kills the controller right after it has created the VM. Returns when the process has exited.
 async fn killed_after_the_vm(case: &Case, machine: &serde_json::Value) -> Result<()> {
     let proxy = case.bed.infra().proxy();
-    // Admission's dry-run has its own way there.
+    // The dry run of admission goes through another port.
     let fuse = WriteFuse::after(1, case.bed.controller().killer()?);
     proxy.arm(MACHINES, &fuse);
     case.apply(machine).await?;
@@ -244,14 +244,14 @@ async fn killed_after_the_vm(case: &Case, machine: &serde_json::Value) -> Result
     Ok(())
 }
 
-/// The label by which the user data of a Node is told.
+/// The label that identifies the user data of a Node.
 async fn made_by(case: &Case, node: &str) -> Result<Option<String>> {
     let has_labels = |node: &k8s_openapi::api::core::v1::Node| node.labels().contains_key(label::OWNED_BY);
     let node = wait::for_state(&case.nodes(), node, "decorated", WAIT_TIMEOUT, has_labels).await?;
     Ok(node.labels().get("made").cloned())
 }
 
-/// How many bootstrap tokens of ours there are.
+/// How many of Machinist's bootstrap tokens there are.
 async fn tokens(case: &Case) -> Result<usize> {
     let secrets: Api<Secret> = Api::namespaced(case.bed.user().client(), "kube-system");
     let of_type = ListParams::default()

@@ -1,4 +1,4 @@
-//! Whoever makes two pools of which one selects the other's Machines is told so, as long as it is true.
+//! Two pools of which one selects the other's Machines have a warning in their conditions, as long as they overlap.
 
 use anyhow::Result;
 use e2e::{Case, case::WAIT_TIMEOUT, manifest, rollout::deployment, wait};
@@ -6,7 +6,7 @@ use machinist_shared::api::MachineDeployment;
 use serde_json::{Value, json};
 
 #[tokio::test]
-async fn pools_that_select_the_same_machines_are_told_of_each_other_until_they_do_not() -> Result<()> {
+async fn overlapping_selectors_are_reported_on_both_pools_until_they_are_disjoint() -> Result<()> {
     let case = Case::start().await?;
     case.apply(&deployment("first", 0)).await?;
     case.rollout("first", "NewMachineSetAvailable").await?;
@@ -18,40 +18,40 @@ async fn pools_that_select_the_same_machines_are_told_of_each_other_until_they_d
     second["spec"]["template"]["metadata"]["labels"] = json!({"rack": "1", "pool": "first"});
     case.apply(&second).await?;
     for (name, other) in [("first", "second"), ("second", "first")] {
-        let tells = |md: &MachineDeployment| overlap(md).is_some_and(|said| said.contains(other));
+        let names_other = |md: &MachineDeployment| overlap(md).is_some_and(|said| said.contains(other));
         wait::for_state(
             &case.deployments(),
             name,
-            "told of the other",
+            "reported with the other",
             WAIT_TIMEOUT,
-            tells,
+            names_other,
         )
         .await?;
         let described = case.kubectl(&["describe", "md", name]).await?;
         assert!(described.contains("SelectorOverlap"), "{described}");
     }
 
-    // A set of nobody's is told as well.
+    // The overlap of a standalone set is reported as well.
     let mut set = manifest::machine_set("alone", 0);
     let labels = json!({"rack": "1"});
     set["spec"]["selector"]["matchLabels"] = labels.clone();
     set["spec"]["template"]["metadata"]["labels"] = labels;
     case.apply(&set).await?;
-    let told = |event: &Value| {
+    let is_overlap = |event: &Value| {
         event["regarding"]["name"] == "alone"
             && event["reason"] == "SelectorOverlap"
             && event["note"]
                 .as_str()
                 .is_some_and(|note| note.contains("MachineSet second-"))
     };
-    event(&case, told).await?;
+    event(&case, is_overlap).await?;
 
     case.kubectl(&["delete", "md", "second", "--timeout=60s"]).await?;
     let quiet = |md: &MachineDeployment| overlap(md).is_none();
     wait::for_state(
         &case.deployments(),
         "first",
-        "told of nobody",
+        "without an overlap",
         WAIT_TIMEOUT,
         quiet,
     )
@@ -61,7 +61,7 @@ async fn pools_that_select_the_same_machines_are_told_of_each_other_until_they_d
     case.finish(&[]).await
 }
 
-/// What is said of an overlap.
+/// The message about an overlap.
 fn overlap(md: &MachineDeployment) -> Option<String> {
     let conditions = md
         .status

@@ -1,5 +1,5 @@
-//! The chart's two policies: what our ServiceAccount may do with Secrets, and who may write what only the controller
-//! knows of a Machine.
+//! The chart's two ValidatingAdmissionPolicies: which Secrets Machinist's ServiceAccount may write, and which users may write
+//! the fields of the controller.
 
 use std::time::Duration;
 
@@ -176,7 +176,7 @@ async fn our_service_account_extends_its_tokens_by_an_hour_at_most() -> Result<(
     let said = try_as(&case, CONTROLLER, "replace", &forged).await?;
     refused("replacing it", said.as_deref(), "machinist-secrets")?;
 
-    // Others may have labelled it, and it may have been extended before.
+    // Other clients may have labeled it, and it may have been extended before.
     let label = [
         "label",
         "secret",
@@ -191,7 +191,7 @@ async fn our_service_account_extends_its_tokens_by_an_hour_at_most() -> Result<(
         let said = extend_as(&case, &["--type=merge", "--patch", &patch]).await?;
         assert_eq!(said, None, "{minutes} minutes from now");
     }
-    // What leaves the expiration as it is is no extension.
+    // A write that keeps the expiration is not an extension.
     let patch = json!({"metadata": {"labels": {"a": "c"}}}).to_string();
     assert_eq!(
         extend_as(&case, &["--type=merge", "--patch", &patch]).await?,
@@ -244,7 +244,7 @@ async fn only_the_controller_and_machine_controller_write_their_fields(
     case.finish_without_controller(&[]).await
 }
 
-/// The chart, without a controller that would act on what is written.
+/// The chart, without a controller that would reconcile the written objects.
 async fn start() -> Result<Case> {
     let case = Case::start_with(Options {
         machinist: Machinist::Webhook,
@@ -252,7 +252,7 @@ async fn start() -> Result<Case> {
         ..Options::default()
     })
     .await?;
-    // The API server enforces new policies after a moment, and no event tells when.
+    // The API server enforces new policies after a moment, and no event reports when.
     let forbidden = token("aaaaaa", |token| token["metadata"]["labels"] = json!({})).to_string();
     let user = format!("--as={CONTROLLER}");
     let probe = [
@@ -272,7 +272,7 @@ async fn start() -> Result<Case> {
     bail!("the policies are not in force")
 }
 
-/// A bootstrap token as the controller makes them, changed.
+/// A bootstrap token as the controller creates it, with a change.
 fn token(id: &str, change: impl FnOnce(&mut Value)) -> Value {
     let mut token = json!({
         "apiVersion": "v1", "kind": "Secret", "type": "bootstrap.kubernetes.io/token",
@@ -316,7 +316,7 @@ async fn extend_as(case: &Case, patch: &[&str]) -> Result<Option<String>> {
     .await
 }
 
-/// The refusal of `verb` of an object by a user whom RBAC would allow it; nothing if it is done.
+/// The refusal of `verb` of an object by a user whom RBAC allows it; `None` if it succeeds.
 async fn try_as(case: &Case, user: &str, verb: &str, object: &Value) -> Result<Option<String>> {
     let user = format!("--as={user}");
     said(

@@ -1,5 +1,5 @@
-//! Labels, owners, finalizers, sizes, selectors and statuses are edited at random by another client; then the specs are put
-//! back, and what they ask for must be there within a minute.
+//! Labels, owners, finalizers, sizes, selectors and statuses are edited at random by another client; then the specs are
+//! restored, and must be fulfilled within a minute.
 //!
 //! `EDITS` is how many, `EDITS_SEED` repeats those of an earlier run.
 
@@ -91,7 +91,7 @@ async fn edit(case: &Case, edits: usize, seed: u64) -> Result<()> {
     editor.delete_all().await
 }
 
-/// Whoever edits, and what there is to edit. Untyped: a count may not fit into the type of its field.
+/// The client that edits, and the objects. Untyped, because an edited count may not fit into the type of its field.
 struct Editor<'a> {
     case: &'a Case,
     machines: Api<DynamicObject>,
@@ -102,7 +102,7 @@ struct Editor<'a> {
     done: BTreeMap<&'static str, [usize; 2]>,
     /// Names of Machines and sets whose labels or owners were edited: what is released is one of them, or of one of them.
     touched: BTreeSet<String>,
-    /// Machines that no set that belongs to somebody controls, and why.
+    /// Machines without a controlling set, or with a set without an owner, and why.
     released: BTreeMap<String, String>,
 }
 
@@ -219,7 +219,7 @@ impl Editor<'_> {
         write_status(&self.sets, &set.name_any(), &patch).await
     }
 
-    /// A status in which one thing or several are wrong.
+    /// A status with one wrong field or several.
     fn false_status(&mut self) -> Value {
         let mut status = json!({});
         for key in [
@@ -298,7 +298,7 @@ impl Editor<'_> {
         Ok(Some(objects.swap_remove(index)))
     }
 
-    /// The specs as they were, and no foreign finalizers.
+    /// Restores the specs, and removes foreign finalizers.
     async fn put_back(&self) -> Result<()> {
         for api in [&self.machines, &self.sets, &self.deployments] {
             release_holds(api).await?;
@@ -319,7 +319,7 @@ impl Editor<'_> {
         Ok(())
     }
 
-    /// Lifts the limit of creations that come to nothing, as the documentation says: with a pause, or with another template.
+    /// Resets the limit of failed creations, as the documentation says: with a pause, or with another template.
     async fn lift_limits(&mut self) -> Result<()> {
         for paused in [true, false] {
             write(&self.deployments, POOL, &json!({"spec": {"paused": paused}})).await?;
@@ -328,7 +328,7 @@ impl Editor<'_> {
         let annotations = json!({"edited": self.dice.below(usize::MAX).to_string()});
         let patch = json!({"spec": {"template": {"metadata": {"annotations": annotations}}}});
         if write(&self.sets, ALONE, &patch).await? {
-            // One that is being deleted is not worked on; another takes its place when the specs are put back.
+            // A set that is being deleted is not reconciled; another replaces it when the specs are restored.
             let is_seen = |set: &DynamicObject| set.metadata.deletion_timestamp.is_some() || is_current(set);
             let seen = |set: Option<&DynamicObject>| set.is_none_or(is_seen);
             wait::until(&self.sets, ALONE, "seen", WAIT_TIMEOUT, seen).await?;
@@ -377,7 +377,7 @@ impl Editor<'_> {
         settled.map(drop)
     }
 
-    /// Waits until each Machine is of a living set or of nobody, and holds their numbers against the specs.
+    /// Waits until each Machine belongs to an existing set or has no owner, and compares their numbers with the specs.
     async fn check_owners(&mut self, timeout: Duration) -> Result<()> {
         let began = Instant::now();
         let deployment = self.deployments.get(POOL).await?.uid();
@@ -388,7 +388,7 @@ impl Editor<'_> {
         let all_live = |sets: &[&DynamicObject]| sets.iter().all(vm_history);
         let sets = wait::for_all(
             &self.sets,
-            "all of the deployment or of nobody",
+            "all of the deployment or without an owner",
             timeout,
             all_live,
         )
@@ -401,7 +401,13 @@ impl Editor<'_> {
                     && controller(machine).is_none_or(|uid| uids.contains(uid))
             })
         };
-        let owned = wait::for_all(&self.machines, "all of living sets or of nobody", timeout, fits).await;
+        let owned = wait::for_all(
+            &self.machines,
+            "all of existing sets or without an owner",
+            timeout,
+            fits,
+        )
+        .await;
         if owned.is_err() {
             for machine in self.machines.list(&ListParams::default()).await? {
                 println!("{}", shown(&machine));
@@ -419,7 +425,7 @@ impl Editor<'_> {
                 Some(set) if controller(set).is_none() => {
                     self.note(machine, Some(set))?;
                 }
-                Some(set) => bail!("{} of {}, which nobody owns", shown(machine), shown(set)),
+                Some(set) => bail!("{} of {}, which has no owner", shown(machine), shown(set)),
                 None => self.note(machine, None)?,
             }
         }
@@ -434,7 +440,7 @@ impl Editor<'_> {
     fn note(&mut self, machine: &DynamicObject, set: Option<&DynamicObject>) -> Result<()> {
         let released = set.unwrap_or(machine);
         let (name, is_touched) = (released.name_any(), self.touched.contains(&released.name_any()));
-        ensure!(is_touched, "nobody has released {}", shown(released));
+        ensure!(is_touched, "no edit has released {}", shown(released));
         let why = match set {
             Some(_) => format!("of MachineSet {name}, which is released"),
             None => "released".to_owned(),
@@ -443,7 +449,7 @@ impl Editor<'_> {
         Ok(())
     }
 
-    /// Deletes what edits have released, as a person would.
+    /// Deletes the objects that edits have released, as a user would.
     async fn delete_released(&mut self) -> Result<()> {
         for machine in self.machines.list(&ListParams::default()).await? {
             if machine.metadata.deletion_timestamp.is_none() && controller(&machine).is_none() {

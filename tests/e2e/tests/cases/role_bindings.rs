@@ -1,4 +1,5 @@
-//! Role bindings of the cluster that undo what bootstrap tokens are bound for, or let every node end, are told of.
+//! Warnings about role bindings of the cluster that make bootstrap tokens transferable, or keep nodes from renewing their
+//! certificates.
 
 use anyhow::Result;
 use e2e::{Case, case::WAIT_TIMEOUT, wait};
@@ -8,7 +9,7 @@ use serde_json::json;
 use testbed::bed::Options;
 
 #[tokio::test]
-async fn wrong_bindings_are_told_of_at_the_start_and_right_ones_are_not() -> Result<()> {
+async fn wrong_bindings_are_reported_at_the_start_and_right_ones_are_not() -> Result<()> {
     let case = Case::start().await?;
     asked(&case, &["transferable_tokens\"} 0", "no_renewal\"} 0"]).await?;
     case.finish(&[]).await?;
@@ -18,8 +19,8 @@ async fn wrong_bindings_are_told_of_at_the_start_and_right_ones_are_not() -> Res
         ..Options::default()
     })
     .await?;
-    told(&case, "NodesCannotRenew", "selfnodeclient").await?;
-    // As kubeadm's clusters have it: for all bootstrap tokens, and so for ours.
+    expect_event(&case, "NodesCannotRenew", "selfnodeclient").await?;
+    // As in clusters of kubeadm: for all bootstrap tokens, including Machinist's.
     let binding = [
         "create",
         "clusterrolebinding",
@@ -30,13 +31,13 @@ async fn wrong_bindings_are_told_of_at_the_start_and_right_ones_are_not() -> Res
     case.bed.user().kubectl_ok(&binding, "").await?;
     case.bed.controller().terminate().await?;
     case.bed.controller().start().await?;
-    told(&case, "BootstrapTokensTransferable", "ANY node").await?;
+    expect_event(&case, "BootstrapTokensTransferable", "ANY node").await?;
     asked(&case, &["transferable_tokens\"} 1", "no_renewal\"} 1"]).await?;
     case.finish(&[]).await
 }
 
 /// Waits for an Event about the cluster.
-async fn told(case: &Case, reason: &str, text: &str) -> Result<()> {
+async fn expect_event(case: &Case, reason: &str, text: &str) -> Result<()> {
     let events = Api::<Event>::all(case.bed.user().client());
     wait::any(&events, reason, WAIT_TIMEOUT, |event| {
         event.reason.as_deref() == Some(reason)
@@ -49,7 +50,7 @@ async fn told(case: &Case, reason: &str, text: &str) -> Result<()> {
     .await
 }
 
-/// Returns when the metrics say this.
+/// Returns when the metrics contain this.
 async fn asked(case: &Case, texts: &[&str]) -> Result<()> {
     let deadline = std::time::Instant::now() + WAIT_TIMEOUT;
     loop {

@@ -1,5 +1,5 @@
-//! MachineDeployments, as a person works with them: rolled within their limits, scaled, paused, taken back, and stopped by
-//! a template whose guests never join.
+//! MachineDeployments, as a user works with them: rolled out within their limits, scaled, paused, rolled back, and halted by a
+//! template whose guests never join.
 
 use std::time::Duration;
 
@@ -12,17 +12,17 @@ use machinist_shared::api::MachineDeployment;
 use serde_json::{Value, json};
 use testbed::bed::Options;
 
-/// As the example calls it.
+/// The name in the example.
 const POOL: &str = "my-machines";
 
-/// What a person starts with.
+/// The version before the rollout.
 const EXAMPLE: &str = "kubevirt-machinedeployment.yaml";
 
 /// Long enough for a simulated guest to join on a busy machine.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(20);
 
 #[tokio::test]
-async fn a_pool_is_rolled_within_its_limits_scaled_paused_and_taken_down() -> Result<()> {
+async fn a_pool_is_rolled_out_within_its_limits_scaled_paused_and_deleted() -> Result<()> {
     let case = Case::start().await?;
     let example = testbed::paths::examples().join(EXAMPLE).display().to_string();
     case.kubectl(&["apply", "-f", &example]).await?;
@@ -59,7 +59,7 @@ async fn a_pool_is_rolled_within_its_limits_scaled_paused_and_taken_down() -> Re
         json!({"replicas": 3, "selector": "pool=my-machines"})
     );
 
-    // What changes nothing rolls nothing.
+    // An update without a change of the template starts no rollout.
     let before = case.machine_uids().await?;
     case.apply(&pool).await?;
     pool["spec"]["template"]["spec"]["metadata"]["annotations"] = json!({});
@@ -70,7 +70,7 @@ async fn a_pool_is_rolled_within_its_limits_scaled_paused_and_taken_down() -> Re
     assert_eq!(case.machine_uids().await?, before);
     assert_eq!(sets(&case).await?, 1);
 
-    // Another kubelet: one more than wanted at a time, and none less.
+    // Another kubelet version: maxSurge is 1, and maxUnavailable 0.
     let watched = Watched::start(&case);
     kubelet(&mut pool, "1.35.2");
     case.apply(&pool).await?;
@@ -83,7 +83,7 @@ async fn a_pool_is_rolled_within_its_limits_scaled_paused_and_taken_down() -> Re
         }
     );
     assert_eq!(revision(&case).await?, "2");
-    // Those that are no longer counted still have VMs to take down.
+    // Machines that are no longer counted still have VMs to delete.
     case.settled().await;
     let after = case.machine_uids().await?;
     assert!(
@@ -91,7 +91,7 @@ async fn a_pool_is_rolled_within_its_limits_scaled_paused_and_taken_down() -> Re
         "{after:?}"
     );
 
-    // Paused, another template does nothing; it is scaled all the same.
+    // While paused, another template has no effect; scaling still works.
     patch(&case, &json!({"spec": {"paused": true}})).await?;
     case.rollout(POOL, "DeploymentPaused").await?;
     kubelet(&mut pool, "1.34.1");
@@ -105,7 +105,7 @@ async fn a_pool_is_rolled_within_its_limits_scaled_paused_and_taken_down() -> Re
             .all(|(name, uid)| case.vm_history.uids(name).len() == 1 && !uid.is_empty())
     );
 
-    // Resumed, and scaled in the midst of it.
+    // Resumed, and scaled during the rollout.
     patch(&case, &json!({"spec": {"paused": false}})).await?;
     wait_for(&case, "rolling", |md| {
         md.status.as_ref().and_then(|s| s.updated_replicas) == Some(1)
@@ -125,7 +125,7 @@ async fn a_pool_is_rolled_within_its_limits_scaled_paused_and_taken_down() -> Re
 }
 
 #[tokio::test]
-async fn a_template_whose_guests_never_join_stops_and_the_way_back_touches_nothing() -> Result<()> {
+async fn a_template_whose_guests_never_join_halts_and_the_rollback_replaces_nothing() -> Result<()> {
     let controller_args = vec![format!("--join-cluster-timeout={}s", JOIN_TIMEOUT.as_secs())];
     let case = Case::start_with(Options {
         controller_args,
@@ -149,7 +149,7 @@ async fn a_template_whose_guests_never_join_stops_and_the_way_back_touches_nothi
     );
     let events = case.kubectl(&["describe", "md", POOL]).await?;
     assert!(events.contains("RolloutHalted"), "{events}");
-    // The set tries again with one Machine; nobody else pays for it.
+    // The set tries again with one Machine; the other Machines stay.
     let extremes = watched.stop();
     assert_eq!(
         extremes,
@@ -178,10 +178,10 @@ async fn a_template_whose_guests_never_join_stops_and_the_way_back_touches_nothi
         assert_eq!(machine.uid().as_ref(), Some(uid));
         assert_eq!(case.vm_history.uids(name).len(), 1);
     }
-    // A revision that is not there is said to be so, once.
+    // A missing revision is reported once.
     case.kubectl(&["annotate", "md", POOL, "machinist.dev/rollback-to=77"])
         .await?;
-    wait_for(&case, "told that there is no such revision", |md| {
+    wait_for(&case, "the report of the missing revision", |md| {
         let conditions = md
             .status
             .iter()
@@ -198,14 +198,14 @@ async fn a_template_whose_guests_never_join_stops_and_the_way_back_touches_nothi
 }
 
 #[tokio::test]
-async fn a_rollout_that_does_not_move_within_its_deadline_says_so_and_on_what() -> Result<()> {
+async fn a_rollout_beyond_its_progress_deadline_is_reported_with_its_cause() -> Result<()> {
     let case = Case::start().await?;
     let mut pool = deployment(POOL, 2);
     pool["spec"]["progressDeadlineSeconds"] = 3.into();
     case.apply(&pool).await?;
     case.rollout(POOL, "NewMachineSetAvailable").await?;
 
-    // The time to join is far longer than the deadline.
+    // The join timeout is far longer than the deadline.
     let good = pool.clone();
     pool["spec"]["template"]["metadata"]["annotations"] = json!({"sim.kubevirt.io/never-joins": "true"});
     case.apply(&pool).await?;
@@ -221,7 +221,7 @@ async fn a_rollout_that_does_not_move_within_its_deadline_says_so_and_on_what() 
     let events = case.kubectl(&["describe", "md", POOL]).await?;
     assert!(events.contains("ProgressDeadlineExceeded"), "{events}");
 
-    // Progress after the deadline ends it.
+    // Progress after the deadline resets the condition.
     case.apply(&good).await?;
     case.rollout(POOL, "NewMachineSetAvailable").await?;
 

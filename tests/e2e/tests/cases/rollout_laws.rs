@@ -1,4 +1,4 @@
-//! The laws of rollouts on a real API server, while the controller is killed again and again in the midst of its writes.
+//! The laws of rollouts on a real API server, while the controller is killed repeatedly during its writes.
 //!
 //! `MACHINIST_LAWS_MACHINES` is the size of the pool, `MACHINIST_LAWS_SEED` repeats the kills of an earlier run.
 
@@ -27,7 +27,7 @@ const POOL: &str = "pool";
 /// Half a minute on two cores; `make nightly` takes more.
 const DEFAULT_SIZE: usize = 20;
 
-/// A pool of 50 on a busy machine, with a controller that is killed all the time.
+/// For a pool of 50 on a busy machine, with a controller that is killed all the time.
 const WAIT_TIMEOUT: Duration = Duration::from_mins(8);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -55,7 +55,7 @@ async fn no_kill_makes_a_rollout_break_its_limits() -> Result<()> {
     let laws = Laws::watch(&case, bounds);
     let (began, mut dice) = (Instant::now(), Dice(seed));
     let rollouts = async {
-        // Another template, a third one in the midst of that, and back.
+        // Another template, a third one during that rollout, and a rollback.
         kubelet(&case, &mut pool, "1.35.2").await?;
         updated(&case, size / 3).await?;
         kubelet(&case, &mut pool, "1.34.1").await?;
@@ -83,25 +83,25 @@ async fn no_kill_makes_a_rollout_break_its_limits() -> Result<()> {
     }
     case.bed.user().proxy().disarm(CONTROLLER);
     case.bed.infra().proxy().disarm(MACHINES);
-    let (took, told) = (began.elapsed(), laws.stop());
+    let (took, result) = (began.elapsed(), laws.stop());
     println!(
         "{kills} kills in {took:.1?}; {} to {} Machines, {bounds:?}; at most {} sets",
-        told.least.unwrap_or_default(),
-        told.most,
-        told.sets
+        result.least.unwrap_or_default(),
+        result.most,
+        result.sets
     );
     ensure!(
-        told.violations.is_empty(),
+        result.violations.is_empty(),
         "MACHINIST_LAWS_SEED={seed}: {}",
-        told.violations.join("\n")
+        result.violations.join("\n")
     );
     assert!(kills > 0, "nothing was tried");
-    assert!(told.most > size && told.sets >= 3, "nothing was rolled");
+    assert!(result.most > size && result.sets >= 3, "nothing was rolled");
 
     if !case.bed.controller().is_running() {
         case.bed.controller().start().await?;
     }
-    // Nobody learnt what became of a VM that was being made at a kill: a minute is left to it to show up.
+    // The result of a VM's creation is unknown after a kill: the VM may appear within a minute.
     for machine in case.machines().list(&ListParams::default()).await? {
         if machine.metadata.deletion_timestamp.is_some() {
             wait::for_absence(&case.machines(), &machine.name_any(), WAIT_TIMEOUT * 2).await?;
@@ -134,7 +134,7 @@ impl Dice {
     }
 }
 
-/// A number from the environment, if it is there.
+/// A number from the environment, if it is set.
 pub(super) fn of_environment<T>(name: &str) -> Result<Option<T>>
 where
     T: std::str::FromStr<Err = std::num::ParseIntError>,

@@ -1,5 +1,5 @@
-//! What goes wrong on the infra cluster is told by the Machine, in the words of its cause: in a condition and in
-//! `kubectl describe`. Prints how long each took from the event on the infra cluster.
+//! Failures on the infra cluster are reported on the Machine with the message of their cause: in a condition and in
+//! `kubectl describe`. Prints the time from the event on the infra cluster to the condition.
 
 use std::time::{Duration, Instant};
 
@@ -27,7 +27,7 @@ async fn an_unschedulable_vm() -> Result<()> {
     let case = start().await?;
     let vmis = objects::infra(case.bed.infra().client(), &objects::virtual_machine_instance());
     apply_with(&case, "crowded", "unschedulable", CAUSE).await?;
-    told(
+    expect_condition(
         &case,
         "crowded",
         event(&vmis, "crowded", CAUSE),
@@ -51,7 +51,7 @@ async fn a_failing_import() -> Result<()> {
         })
         .await
     };
-    told(&case, "no-image", failing, "DiskImportFailing", CAUSE).await?;
+    expect_condition(&case, "no-image", failing, "DiskImportFailing", CAUSE).await?;
     case.delete_machine("no-image").await?;
     case.finish(&[]).await
 }
@@ -62,7 +62,7 @@ async fn a_disk_beyond_the_quota_and_its_recovery() -> Result<()> {
     infra::quota(&case, "disks", "persistentvolumeclaims", "0", "0").await?;
     case.apply(&manifest::machine("greedy")).await?;
     let disks = case.data_volumes();
-    told(
+    expect_condition(
         &case,
         "greedy",
         event(&disks, "greedy", "ErrExceededQuota"),
@@ -79,8 +79,8 @@ async fn a_disk_beyond_the_quota_and_its_recovery() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_guest_that_crashes_at_every_start_is_one_cause_and_told_once() -> Result<()> {
-    // A start takes longer than a stage may last before it is told.
+async fn a_guest_that_crashes_at_every_start_is_one_cause_and_reported_once() -> Result<()> {
+    // A start takes longer than a stage lasts before it is reported.
     let boot = Some(Duration::from_secs(12));
     let case = Case::start_with(Options {
         boot,
@@ -94,7 +94,7 @@ async fn a_guest_that_crashes_at_every_start_is_one_cause_and_told_once() -> Res
         json!({"name": "kubeovn", "vpc": {"name": "vpc", "subnet": {"name": "subnet"}}});
     case.apply(&machine).await?;
     let vms = case.vms();
-    told(
+    expect_condition(
         &case,
         "crashing",
         event(&vms, "crashing", "CrashLoopBackOff"),
@@ -104,7 +104,7 @@ async fn a_guest_that_crashes_at_every_start_is_one_cause_and_told_once() -> Res
     .await?;
     // It goes through all stages of a start, and fails again.
     let starting = std::cell::Cell::new(false);
-    let told_again = |machine: &machinist_shared::api::Machine| {
+    let fails_again = |machine: &machinist_shared::api::Machine| {
         starting.set(starting.get() || message(machine, "VMStarting").is_some());
         message(machine, "StartFailing").is_some_and(|message| message.contains("failed to start 2 times"))
     };
@@ -113,14 +113,18 @@ async fn a_guest_that_crashes_at_every_start_is_one_cause_and_told_once() -> Res
         "crashing",
         "failing again",
         WAIT_TIMEOUT,
-        told_again,
+        fails_again,
     )
     .await?;
     assert!(
         !starting.get(),
-        "it was said to be starting, as if nothing were wrong"
+        "it was reported as starting, without the failure"
     );
-    assert_eq!(warnings(&case, "crashing", "StartFailing").await?, 1, "told once");
+    assert_eq!(
+        warnings(&case, "crashing", "StartFailing").await?,
+        1,
+        "reported once"
+    );
     case.delete_machine("crashing").await?;
     case.finish(&[]).await
 }
@@ -129,7 +133,7 @@ async fn a_guest_that_crashes_at_every_start_is_one_cause_and_told_once() -> Res
 async fn a_claim_that_waits_and_its_recovery() -> Result<()> {
     let case = Case::start().await?;
     apply_with(&case, "unbound", "pvc-pending", "true").await?;
-    told(
+    expect_condition(
         &case,
         "unbound",
         event(&case.data_volumes(), "unbound", "Pending"),
@@ -148,7 +152,7 @@ async fn a_guest_without_an_address() -> Result<()> {
     let case = Case::start().await?;
     apply_with(&case, "mute", "no-ip", "true").await?;
     let vmis = objects::infra(case.bed.infra().client(), &objects::virtual_machine_instance());
-    told(
+    expect_condition(
         &case,
         "mute",
         event(&vmis, "mute", "Running"),
@@ -177,7 +181,7 @@ async fn a_guest_that_never_joins() -> Result<()> {
         tokio::time::sleep(left.try_into()?).await;
         Ok(())
     };
-    told(
+    expect_condition(
         &case,
         "silent",
         overdue,
@@ -208,16 +212,23 @@ async fn a_vm_deleted_behind_the_machines_back() -> Result<()> {
         .await?;
         Ok(())
     };
-    told(&case, "robbed", gone, "VMVanished", "is gone").await?;
+    expect_condition(&case, "robbed", gone, "VMVanished", "is gone").await?;
 
-    // It stands alone, so it gets another VM.
+    // A standalone Machine gets another VM.
     let first = vm_uid(&machine);
-    let made_anew = |machine: &machinist_shared::api::Machine| {
+    let is_recreated = |machine: &machinist_shared::api::Machine| {
         let uid = vm_uid(machine);
         uid.is_some() && uid != first
     };
-    let anew = wait::for_state(&case.machines(), "robbed", "made anew", WAIT_TIMEOUT, made_anew).await?;
-    assert_eq!(anew.metadata.uid, machine.metadata.uid);
+    let recreated = wait::for_state(
+        &case.machines(),
+        "robbed",
+        "recreated",
+        WAIT_TIMEOUT,
+        is_recreated,
+    )
+    .await?;
+    assert_eq!(recreated.metadata.uid, machine.metadata.uid);
     assert_eq!(case.vm_history.uids("robbed").len(), 2);
     case.delete_machine("robbed").await?;
     case.finish(&[]).await
@@ -229,7 +240,7 @@ async fn a_launcher_whose_image_cannot_be_pulled() -> Result<()> {
     let case = start().await?;
     let vmis = objects::infra(case.bed.infra().client(), &objects::virtual_machine_instance());
     apply_with(&case, "pulling", "image-pull", CAUSE).await?;
-    told(
+    expect_condition(
         &case,
         "pulling",
         event(&vmis, "pulling", CAUSE),
@@ -247,7 +258,7 @@ async fn a_paused_guest_and_its_recovery() -> Result<()> {
     let case = start().await?;
     let vmis = objects::infra(case.bed.infra().client(), &objects::virtual_machine_instance());
     apply_with(&case, "paused", "paused", CAUSE).await?;
-    told(&case, "paused", event(&vmis, "paused", CAUSE), "VMPaused", CAUSE).await?;
+    expect_condition(&case, "paused", event(&vmis, "paused", CAUSE), "VMPaused", CAUSE).await?;
     take_back(&case, "paused", "paused").await?;
     case.node_ready("paused").await?;
     infra::ready(&case, "paused", "VMRunning").await?;
@@ -266,7 +277,7 @@ async fn an_instancetype_that_vanished_after_admission() -> Result<()> {
     infra.kubectl_ok(&["delete", kind, "standard-2"], "").await?;
     case.apply(&manifest::machine("after")).await?;
     let vms = case.vms();
-    told(
+    expect_condition(
         &case,
         "after",
         event(&vms, "after", "FailedFindInstancetype"),
@@ -301,7 +312,7 @@ async fn a_guest_that_shut_itself_down_fails_its_machine() -> Result<()> {
     let case = start().await?;
     apply_with(&case, "ended", "poweroff", "true").await?;
     let vmis = objects::infra(case.bed.infra().client(), &objects::virtual_machine_instance());
-    told(
+    expect_condition(
         &case,
         "ended",
         event(&vmis, "ended", "Succeeded"),
@@ -310,7 +321,7 @@ async fn a_guest_that_shut_itself_down_fails_its_machine() -> Result<()> {
     )
     .await?;
     failed(&case, "ended", "GuestEnded").await?;
-    assert_eq!(warnings(&case, "ended", "GuestEnded").await?, 1, "told once");
+    assert_eq!(warnings(&case, "ended", "GuestEnded").await?, 1, "reported once");
     case.delete_machine("ended").await?;
     case.finish(&[]).await
 }
@@ -319,7 +330,7 @@ async fn a_guest_that_shut_itself_down_fails_its_machine() -> Result<()> {
 async fn a_disk_that_failed_for_good_fails_its_machine() -> Result<()> {
     let case = start().await?;
     apply_with(&case, "broken", "import-failed", "true").await?;
-    told(
+    expect_condition(
         &case,
         "broken",
         event(&case.data_volumes(), "broken", "Failed"),
@@ -328,7 +339,7 @@ async fn a_disk_that_failed_for_good_fails_its_machine() -> Result<()> {
     )
     .await?;
     failed(&case, "broken", "DiskFailed").await?;
-    assert_eq!(warnings(&case, "broken", "DiskFailed").await?, 1, "told once");
+    assert_eq!(warnings(&case, "broken", "DiskFailed").await?, 1, "reported once");
     case.delete_machine("broken").await?;
     case.finish(&[]).await
 }
@@ -411,7 +422,7 @@ async fn event(api: &Api<DynamicObject>, name: &str, text: &str) -> Result<()> {
 
 /// Waits for the infra cluster's event and for a condition with this reason, whose message has the cause; both are seen
 /// by watches, and `kubectl describe` shows it, too.
-async fn told(
+async fn expect_condition(
     case: &Case,
     name: &str,
     event: impl Future<Output = Result<()>>,
@@ -430,10 +441,10 @@ async fn told(
         event.await?;
         Ok::<_, anyhow::Error>(Instant::now())
     };
-    let (happened, told) = tokio::try_join!(happened, condition)?;
+    let (happened, reported) = tokio::try_join!(happened, condition)?;
     println!(
-        "{reason}: told {:.0} ms after the infra event",
-        told.saturating_duration_since(happened).as_secs_f64() * 1e3
+        "{reason}: reported {:.0} ms after the infra event",
+        reported.saturating_duration_since(happened).as_secs_f64() * 1e3
     );
     let described = case.describe(name).await?;
     // `kubectl describe` breaks no lines, but shows each field on its own.

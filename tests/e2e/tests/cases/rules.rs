@@ -1,5 +1,4 @@
-//! Every rule of admission: in process, in no time; and through a real API server with the real webhook, as people
-//! meet it.
+//! Every rule of admission: in process, and through a real API server with the real webhook, as users see it.
 
 use std::collections::BTreeMap;
 
@@ -21,9 +20,9 @@ fn every_rule_holds_for_the_functions() {
 async fn every_rule_holds_through_the_api_server() -> Result<()> {
     let case = Case::start_with(Options {
         boot: None,
-        // No controller: a Machine of a row is not to become a virtual machine.
+        // No controller, which would create virtual machines for the rows.
         machinist: Machinist::Webhook,
-        // The rows need no infra cluster; most of them lead to none.
+        // The rows need no infra cluster; most of them name none.
         webhook_args: vec!["--infra-unreachable=off".to_owned()],
         ..Options::default()
     })
@@ -31,7 +30,7 @@ async fn every_rule_holds_through_the_api_server() -> Result<()> {
     let api = Api::open(&case.bed).await?;
     let rows = rules::all();
     let mut verdicts = Vec::new();
-    // One by one: most Machines have the same name, and no two may.
+    // One by one, because most Machines have the same name.
     for row in &rows {
         let verdict = match api.run(row).await {
             Ok(outcome) => row.judge(&outcome),
@@ -45,7 +44,7 @@ async fn every_rule_holds_through_the_api_server() -> Result<()> {
     case.end().await
 }
 
-/// Prints how many rows of each section hold, and fails with all that do not.
+/// Prints how many rows of each section hold, and fails with those that do not.
 fn none_is_broken<'a>(verdicts: impl Iterator<Item = (&'a Row, Result<(), String>)>) {
     let (mut held, mut broken) = (BTreeMap::<_, usize>::new(), Vec::new());
     for (row, verdict) in verdicts {

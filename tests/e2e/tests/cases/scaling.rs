@@ -1,5 +1,5 @@
-//! MachineDeployments scaled by others: by kubectl, and by a HorizontalPodAutoscaler, which knows nothing of Machines but
-//! their `/scale`.
+//! MachineDeployments scaled by other clients: by kubectl, and by a HorizontalPodAutoscaler, which only uses the `/scale`
+//! subresource.
 
 use anyhow::Result;
 use e2e::{Case, case::WAIT_TIMEOUT, rollout::deployment, wait};
@@ -18,7 +18,7 @@ async fn a_horizontal_pod_autoscaler_keeps_a_pool_within_its_bounds() -> Result<
         .await?;
     case.apply(&autoscaler(2, 3)).await?;
     available(&case, 2).await?;
-    // It has read size and selector; without a metrics server, there is nothing that it could weigh.
+    // It has read size and selector; without a metrics server, it cannot compute a size.
     let autoscalers: Api<HorizontalPodAutoscaler> =
         Api::namespaced(case.bed.user().client(), e2e::manifest::NAMESPACE);
     let fits = |hpa: &HorizontalPodAutoscaler| {
@@ -30,10 +30,17 @@ async fn a_horizontal_pod_autoscaler_keeps_a_pool_within_its_bounds() -> Result<
     let status = hpa.status.unwrap_or_default();
     assert_eq!((status.current_replicas, status.desired_replicas), (Some(2), 2));
 
-    // Whoever scales it beyond the bounds is corrected, with Machines that go and come.
+    // The autoscaler corrects a size beyond its bounds, and Machines are created and deleted.
     case.kubectl(&["scale", "md/pool", "--replicas=4"]).await?;
-    let told = |md: &MachineDeployment| md.spec.replicas == Some(3);
-    wait::for_state(&case.deployments(), POOL, "scaled back", WAIT_TIMEOUT, told).await?;
+    let is_scaled_back = |md: &MachineDeployment| md.spec.replicas == Some(3);
+    wait::for_state(
+        &case.deployments(),
+        POOL,
+        "scaled back",
+        WAIT_TIMEOUT,
+        is_scaled_back,
+    )
+    .await?;
     available(&case, 3).await?;
     case.apply(&autoscaler(1, 1)).await?;
     available(&case, 1).await?;

@@ -1,4 +1,4 @@
-//! Watches that are open and bring nothing: nothing ends because something was not seen.
+//! Watches that are open and deliver no events: no Machine fails because an event is missing.
 
 use anyhow::Result;
 use e2e::{Case, case::WAIT_TIMEOUT, case::is_ready, manifest, wait};
@@ -7,9 +7,9 @@ use kube::ResourceExt as _;
 use machinist_shared::api::Machine;
 use testbed::bed::{CONTROLLER, MACHINES, Options};
 
-/// Nodes have joined, and the controller is not told; it takes their absence for a fact only after it has read them.
+/// Nodes have joined, and the controller gets no event. It treats a Node as absent only after it has read it.
 #[tokio::test]
-async fn a_node_that_was_not_seen_costs_no_machine() -> Result<()> {
+async fn a_missed_node_event_fails_no_machine() -> Result<()> {
     let case = Case::start_with(Options {
         controller_args: vec!["--join-cluster-timeout=15s".to_owned()],
         ..Options::default()
@@ -35,7 +35,7 @@ async fn a_node_that_was_not_seen_costs_no_machine() -> Result<()> {
     let nodes = wait::for_all(&case.nodes(), "two Nodes", WAIT_TIMEOUT, |nodes| nodes.len() == 2).await?;
     assert!(nodes.iter().all(is_ready), "those of the two Machines");
 
-    // Nor does a Node stay behind that was never seen.
+    // A Node without an event is deleted, too.
     case.apply(&manifest::machine("short")).await?;
     wait::for_state(&case.nodes(), "short", "there", WAIT_TIMEOUT, |_: &Node| true).await?;
     case.delete_machine("short").await?;
@@ -46,9 +46,9 @@ async fn a_node_that_was_not_seen_costs_no_machine() -> Result<()> {
     case.finish(&[]).await
 }
 
-/// The VM runs, and the controller is not told.
+/// The VM runs, and the controller gets no event.
 #[tokio::test]
-async fn a_guest_that_was_not_seen_to_run_costs_no_machine() -> Result<()> {
+async fn a_missed_vmi_event_fails_no_machine() -> Result<()> {
     let case = Case::start_with(Options {
         controller_args: vec!["--provisioning-timeout=15s".to_owned()],
         ..Options::default()

@@ -1,4 +1,4 @@
-//! Spans of both servers at an OpenTelemetry collector, and collectors that take none.
+//! Spans of both servers at an OpenTelemetry collector, and collectors that do not accept any.
 
 use std::{
     collections::BTreeSet,
@@ -17,7 +17,7 @@ use testbed::bed::Options;
 
 const MACHINE: &str = "worker-1";
 
-/// All that spans tell. Whatever is added here must never hold a secret.
+/// All attributes of spans. A new one must never contain a secret.
 const ATTRIBUTES: [&str; 12] = [
     "http.response.status_code",
     "k8s.namespace.name",
@@ -43,7 +43,7 @@ fn exporting_to(url: &str) -> Options {
 }
 
 #[tokio::test]
-async fn a_machines_way_can_be_followed() -> Result<()> {
+async fn the_life_of_a_machine_can_be_traced() -> Result<()> {
     let collector = Collector::start().await?;
     let case = Case::start_with(exporting_to(collector.url())).await?;
     case.apply(&manifest::machine(MACHINE)).await?;
@@ -80,22 +80,22 @@ async fn a_machines_way_can_be_followed() -> Result<()> {
     ensure!(pass.tells("k8s.object.name") == MACHINE, "{pass:?}");
 
     case.delete_machine(MACHINE).await?;
-    // Long before the next delivery: what a server does last, as giving its Lease back, is delivered at its end.
-    let told_to_end = SystemTime::now().duration_since(UNIX_EPOCH)?;
+    // Long before the next delivery: the last spans of a server, like the release of its Lease, are delivered at its shutdown.
+    let terminated_at = SystemTime::now().duration_since(UNIX_EPOCH)?;
     case.bed.controller().terminate().await?;
     let at_the_end = collector.all();
     let last = |span: &Span| {
         span.service == "machinist-controller"
             && span.tells("k8s.resource") == "leases"
-            && span.ended >= told_to_end
+            && span.ended >= terminated_at
     };
     ensure!(at_the_end.iter().any(last), "the last spans are lost");
-    let told: BTreeSet<_> = at_the_end
+    let keys: BTreeSet<_> = at_the_end
         .iter()
         .flat_map(|span| span.attributes.keys())
         .collect();
     let known: BTreeSet<_> = ATTRIBUTES.iter().map(|key| (*key).to_owned()).collect();
-    ensure!(told.iter().all(|key| known.contains(*key)), "{told:?}");
+    ensure!(keys.iter().all(|key| known.contains(*key)), "{keys:?}");
     case.finish(&[]).await
 }
 
@@ -103,8 +103,8 @@ async fn a_machines_way_can_be_followed() -> Result<()> {
 #[case::refuses_connections(false)]
 #[case::never_answers(true)]
 #[tokio::test]
-async fn a_collector_that_takes_nothing_holds_nothing_up(#[case] listens: bool) -> Result<()> {
-    // Connections to a port that listens are made, and whatever is sent is never read.
+async fn an_unresponsive_collector_blocks_nothing(#[case] listens: bool) -> Result<()> {
+    // Connections to a listening port succeed, and the data is never read.
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let url = format!("http://{}", listener.local_addr()?);
     let _listener = listens.then_some(listener);
@@ -120,6 +120,6 @@ async fn a_collector_that_takes_nothing_holds_nothing_up(#[case] listens: bool) 
     let log = std::fs::read_to_string(case.bed.controller().log())?;
     let complaints = log.matches("the collector does not accept spans").count();
     ensure!(complaints <= 1, "{complaints} complaints");
-    ensure!(listens || complaints == 1, "nobody was told: {log}");
+    ensure!(listens || complaints == 1, "the failure is not logged: {log}");
     case.finish(&[]).await
 }

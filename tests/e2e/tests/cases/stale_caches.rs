@@ -1,4 +1,4 @@
-//! A controller that sees the past, or does not learn what became of its writes: no wrong deletion, no second VM.
+//! A controller with a stale cache, or without the answers to its writes: no wrong deletion, no second VM.
 //!
 //! These are the "stale state" and "unobserved state" of Sieve (OSDI '22), which found most of the bugs of popular
 //! controllers there.
@@ -30,11 +30,11 @@ use testbed::{
 };
 use tokio::task::JoinHandle;
 
-/// More writes than a Machine's making has.
+/// More writes than the creation of a Machine has.
 const AT_MOST: usize = 20;
 
 #[tokio::test]
-async fn a_controller_that_restarts_into_any_instant_of_a_machines_life_harms_nothing() -> Result<()> {
+async fn a_controller_that_restarts_with_any_earlier_state_deletes_nothing_wrong() -> Result<()> {
     let case = start().await?;
     let instants = Instants::record(&case).await?;
     case.apply(&manifest::machine("worker")).await?;
@@ -64,7 +64,7 @@ async fn a_controller_that_restarts_into_any_instant_of_a_machines_life_harms_no
 }
 
 #[tokio::test]
-async fn a_controller_that_sees_a_namesake_being_deleted_leaves_the_new_machine_alone() -> Result<()> {
+async fn a_stale_deletion_of_an_earlier_machine_does_not_affect_its_namesake() -> Result<()> {
     let case = start().await?;
     case.apply(&manifest::machine("worker")).await?;
     case.node_ready("worker").await?;
@@ -98,7 +98,7 @@ async fn a_controller_that_sees_a_namesake_being_deleted_leaves_the_new_machine_
 }
 
 #[tokio::test]
-async fn a_controller_that_sees_a_set_before_it_was_scaled_makes_and_deletes_nothing() -> Result<()> {
+async fn a_stale_size_of_a_set_creates_and_deletes_nothing() -> Result<()> {
     let case = start().await?;
     let sets: Api<MachineSet> = Api::namespaced(case.bed.user().client(), NAMESPACE);
     case.apply(&manifest::machine_set("pool", 1)).await?;
@@ -135,8 +135,7 @@ async fn a_controller_that_sees_a_set_before_it_was_scaled_makes_and_deletes_not
 }
 
 #[tokio::test]
-async fn whichever_answer_is_lost_while_watches_say_nothing_there_is_one_vm_and_nothing_leaks() -> Result<()>
-{
+async fn a_lost_answer_during_frozen_watches_leaves_one_vm_and_no_leak() -> Result<()> {
     let case = start().await?;
     for nth in 1..=AT_MOST {
         let name = format!("lost-{nth}");
@@ -149,7 +148,7 @@ async fn whichever_answer_is_lost_while_watches_say_nothing_there_is_one_vm_and_
             () = fuse.fired() => true,
             made = made(&case, &name) => { made?; false }
         };
-        // Nothing but the answer could have told it, and nothing else does for a while.
+        // Only the answer could have reported it; watches stay frozen for a while.
         for (proxy, client) in proxies(&case) {
             proxy.freeze_watches(client);
         }
@@ -175,7 +174,7 @@ async fn whichever_answer_is_lost_while_watches_say_nothing_there_is_one_vm_and_
 }
 
 async fn start() -> Result<Case> {
-    // Without a Lease to wait out after each restart.
+    // Without leader election, so that no Lease has to expire after each restart.
     let controller_args = vec!["--enable-leader-election=false".to_owned()];
     Case::start_with(Options {
         controller_args,
@@ -190,12 +189,12 @@ async fn made(case: &Case, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// The first, and some more all over.
+/// The first write, and some more of all.
 fn some(instants: &[Instant]) -> impl Iterator<Item = &Instant> {
     instants.iter().step_by(instants.len().div_ceil(6))
 }
 
-/// Both ways of the controller.
+/// The controller's clients of both clusters.
 fn proxies(case: &Case) -> [(&testbed::FaultProxy, &'static str); 2] {
     [
         (case.bed.user().proxy(), CONTROLLER),
@@ -203,7 +202,7 @@ fn proxies(case: &Case) -> [(&testbed::FaultProxy, &'static str); 2] {
     ]
 }
 
-/// Starts the controller anew, shows it both clusters as they were, lets it do what it wants to, and shows it the present.
+/// Restarts the controller with an earlier state of both clusters, waits until it is idle, and then shows it the present.
 async fn into_the_past(case: &Case, instant: &Instant) -> Result<()> {
     case.bed.controller().kill();
     case.bed.user().proxy().show_past(CONTROLLER, instant.user);

@@ -1,4 +1,4 @@
-//! How many Machines of an infra cluster start at once, and how large a pool may be asked for.
+//! The limit of Machines of an infra cluster that start at once, and the limit of a pool's size.
 
 use std::time::Duration;
 
@@ -9,15 +9,15 @@ use machinist_shared::api::{Machine, MachineSet};
 use serde_json::{Value, json};
 use testbed::bed::{Machinist, Options};
 
-/// How many may start in these cases; a pool alone gets three quarters of them.
+/// How many may start in these cases; one pool gets three quarters of them.
 const LIMIT: &str = "--max-starting-machines=8";
 const ALONE: usize = 6;
 
-/// How many Machines of a MachineSet wait for their VM; it makes no more before one of them has it.
+/// How many Machines of a MachineSet may wait for their VM; it creates no more before one of them has its VM.
 const WAITING: usize = 32;
 
 #[tokio::test]
-async fn a_pool_that_never_becomes_ready_leaves_room_for_others() -> Result<()> {
+async fn a_pool_that_never_becomes_ready_does_not_block_others() -> Result<()> {
     let case = Case::start_with(Options {
         controller_args: vec![LIMIT.to_owned()],
         ..Options::default()
@@ -45,7 +45,7 @@ async fn a_pool_that_never_becomes_ready_leaves_room_for_others() -> Result<()> 
         assert!(metrics.contains(line), "no {line} in {metrics}");
     }
 
-    // Whoever comes later starts at once, one after the other.
+    // Later Machines start at once, one after the other.
     case.apply(&manifest::machine_set("sound", 4)).await?;
     let sets: Api<MachineSet> = Api::namespaced(case.bed.user().client(), NAMESPACE);
     let are_ready = |set: &MachineSet| {
@@ -58,21 +58,21 @@ async fn a_pool_that_never_becomes_ready_leaves_room_for_others() -> Result<()> 
     case.node_ready("alone").await?;
     vms(&case, ALONE + 5).await?;
 
-    // Another leader counts the same.
+    // Another leader counts the same Machines.
     case.bed.controller().terminate().await?;
     case.bed.controller().start().await?;
     case.apply(&manifest::machine("later")).await?;
     case.node_ready("later").await?;
     vms(&case, ALONE + 6).await?;
 
-    // What nobody works on does not start.
+    // Paused Machines do not start.
     let started = machines
         .iter()
         .find(|machine| e2e::case::message(machine, "WaitingToStart").is_none());
     let started = started
         .and_then(|machine| machine.metadata.name.clone())
         .unwrap_or_default();
-    let paused = "machine-controller.kubermatic.io/initializers=somebody";
+    let paused = "machine-controller.kubermatic.io/initializers=example";
     case.kubectl(&["annotate", "machine", &started, paused]).await?;
     vms(&case, ALONE + 7).await?;
     waiting(&case, WAITING).await?;
@@ -84,7 +84,7 @@ async fn a_pool_that_never_becomes_ready_leaves_room_for_others() -> Result<()> 
     ])
     .await?;
 
-    // And so it goes on until all have been made.
+    // This continues until all are created.
     case.kubectl(&["delete", "machineset", "stuck", "sound", "--timeout=120s"])
         .await?;
     case.kubectl(&["delete", "machine", "alone", "later", "--timeout=60s"])
@@ -93,7 +93,7 @@ async fn a_pool_that_never_becomes_ready_leaves_room_for_others() -> Result<()> 
 }
 
 #[tokio::test]
-async fn a_large_pool_starts_whole_a_few_at_a_time() -> Result<()> {
+async fn a_large_pool_starts_completely_a_few_at_a_time() -> Result<()> {
     let case = Case::start_with(Options {
         controller_args: vec![LIMIT.to_owned()],
         ..Options::default()
@@ -113,7 +113,7 @@ async fn a_large_pool_starts_whole_a_few_at_a_time() -> Result<()> {
 }
 
 #[tokio::test]
-async fn no_pool_is_made_larger_than_the_admin_lets_it() -> Result<()> {
+async fn a_pool_larger_than_max_replicas_is_refused() -> Result<()> {
     let case = Case::start_with(Options {
         machinist: Machinist::Webhook,
         boot: None,
@@ -154,7 +154,7 @@ async fn no_pool_is_made_larger_than_the_admin_lets_it() -> Result<()> {
     case.end().await
 }
 
-/// The API server enforces a new policy after a moment, and no event tells when.
+/// The API server enforces a new policy after a moment, and no event reports when.
 async fn refused(case: &Case, manifest: &Value) -> Result<String> {
     for _ in 0..300 {
         let create = ["create", "--dry-run=server", "-f", "-"];
@@ -181,7 +181,7 @@ async fn waiting(case: &Case, count: usize) -> Result<()> {
         .map(drop)
 }
 
-/// Waits until there are so many VMs, and sees that there are no more when all is settled.
+/// Waits until there are so many VMs, and checks that there are no more once the controller is idle.
 async fn vms(case: &Case, count: usize) -> Result<()> {
     let what = format!("{count} VMs");
     wait::for_all(&case.vms(), &what, WAIT_TIMEOUT, |vms| vms.len() == count).await?;

@@ -1,5 +1,5 @@
-//! Other controllers take taints from Nodes: those that end with the start stay away, and others are put back more and more
-//! slowly.
+//! Other controllers remove taints from Nodes: startup taints are not added again, and others are added again with growing
+//! backoff.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,7 +20,7 @@ const NAMED: &str = "example.com/warming-up";
 const ORDINARY: &str = "dedicated";
 
 #[tokio::test]
-async fn a_taint_that_an_agent_takes_away_is_not_put_back_or_more_and_more_slowly() -> Result<()> {
+async fn a_removed_taint_is_not_added_again_or_with_growing_backoff() -> Result<()> {
     let case = Case::start().await?;
     let mut machine = manifest::machine("tainted");
     machine["metadata"]["annotations"] = json!({"machinist.dev/startup-taints": NAMED});
@@ -32,13 +32,14 @@ async fn a_taint_that_an_agent_takes_away_is_not_put_back_or_more_and_more_slowl
     case.apply(&machine).await?;
     case.node_ready("tainted").await?;
     // It gives up after the third time.
-    let told = |event: &Value| event["reason"] == "NodeContested" && event["regarding"]["name"] == "tainted";
+    let is_contested =
+        |event: &Value| event["reason"] == "NodeContested" && event["regarding"]["name"] == "tainted";
     let events: Api<k8s_openapi::api::events::v1::Event> =
         Api::namespaced(case.bed.user().client(), manifest::NAMESPACE);
-    let told = |event: &k8s_openapi::api::events::v1::Event| {
-        serde_json::to_value(event).is_ok_and(|event| told(&event))
+    let is_contested = |event: &k8s_openapi::api::events::v1::Event| {
+        serde_json::to_value(event).is_ok_and(|event| is_contested(&event))
     };
-    wait::any(&events, "Event about the taint", WAIT_TIMEOUT, told).await?;
+    wait::any(&events, "Event about the taint", WAIT_TIMEOUT, is_contested).await?;
     agent.task.abort();
     let back = |node: &Node| has(node, ORDINARY);
     let node = wait::for_state(&case.nodes(), "tainted", "tainted again", WAIT_TIMEOUT, back).await?;
@@ -57,7 +58,7 @@ async fn a_taint_that_an_agent_takes_away_is_not_put_back_or_more_and_more_slowl
     let writes = requests
         .iter()
         .filter(|request| request.target.verb == "patch" && request.target.resource == "nodes");
-    // Its labels, and the taint as often as it was taken.
+    // Its labels, and the taint as often as it was removed.
     ensure!(writes.clone().count() <= 6, "{} writes", writes.count());
     case.delete_machine("tainted").await?;
     case.finish(&[]).await
@@ -68,7 +69,7 @@ fn has(node: &Node, key: &str) -> bool {
     taints.into_iter().flatten().any(|taint| taint.key == key)
 }
 
-/// Takes taints from Nodes as soon as it sees them.
+/// Removes taints from Nodes as soon as it sees them.
 struct Agent {
     task: tokio::task::JoinHandle<()>,
     taken: Arc<Mutex<BTreeMap<String, usize>>>,
@@ -93,7 +94,7 @@ impl Agent {
                     continue;
                 }
                 let patch = json!({"metadata": {"resourceVersion": node.resource_version()}, "spec": {"taints": left}});
-                // Whoever was faster tells by the next event.
+                // A conflict shows by the next event which client was faster.
                 if nodes
                     .patch(&node.name_any(), &PatchParams::default(), &Patch::Merge(&patch))
                     .await

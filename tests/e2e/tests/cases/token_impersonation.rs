@@ -1,5 +1,5 @@
-//! Who holds a Machine's bootstrap token gets a certificate for that Machine's node and for no other, although the
-//! controller-manager's own approver runs, too.
+//! A Machine's bootstrap token yields a certificate for that Machine's node and for no other, although the approver of
+//! kube-controller-manager runs, too.
 
 use std::collections::BTreeMap;
 
@@ -22,9 +22,9 @@ use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
 use serde_json::json;
 
 #[tokio::test]
-async fn a_machines_token_is_of_no_use_for_another_nodes_name() -> Result<()> {
+async fn a_machines_token_gets_no_certificate_for_another_nodes_name() -> Result<()> {
     let case = Case::start().await?;
-    // Its guest leaves the token alone.
+    // Its guest does not use the token.
     let mut machine = manifest::machine("honest");
     machine["metadata"]["annotations"] = json!({"sim.kubevirt.io/never-joins": "true"});
     case.apply(&machine).await?;
@@ -33,19 +33,19 @@ async fn a_machines_token_is_of_no_use_for_another_nodes_name() -> Result<()> {
     let requests = Api::<CertificateSigningRequest>::all(case.bed.user().client());
 
     let for_another = request(&stolen, "cp-1").await?;
-    // The controller-manager's approver does its work: it approves the same for whoever it is told to trust.
+    // The approver of kube-controller-manager works: it approves the same request for a group that it trusts.
     let trusted = as_holder_of(&case, &trusted_token(&case).await?)?;
     let by_kubernetes = request(&trusted, "cp-1").await?;
     let by_kubernetes = approved(&requests, &by_kubernetes).await?;
     assert_eq!(reason(&by_kubernetes), "AutoApproved");
-    // And so does ours.
+    // Machinist's approver works, too.
     let for_itself = request(&stolen, "honest").await?;
     let for_itself = approved(&requests, &for_itself).await?;
     assert_eq!(reason(&for_itself), "MachinistApproved");
 
-    // Both were asked for later, so whoever looks at requests has passed over the first by now.
+    // Both requests are newer, so both approvers have passed over the first one.
     let passed_over = requests.get(&for_another).await?;
-    assert_eq!(reason(&passed_over), "", "nobody approved {passed_over:?}");
+    assert_eq!(reason(&passed_over), "", "{passed_over:?} is decided");
     requests.delete(&for_another, &DeleteParams::default()).await?;
     case.bed
         .user()
@@ -117,7 +117,7 @@ fn as_holder_of(case: &Case, token: &str) -> Result<Client> {
     Ok(Client::try_from(config)?)
 }
 
-/// Asks for the client certificate of a node as kubelets do; the request's name.
+/// Requests the client certificate of a node as kubelets do, and returns the request's name.
 async fn request(holder: &Client, node: &str) -> Result<String> {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();

@@ -1,5 +1,5 @@
-//! A Machine that cannot be decoded, as an API server keeps it that was written to past the webhook, stops nobody else
-//! and can be deleted.
+//! A Machine that cannot be decoded, because it was stored without the webhook, does not block other Machines and can be
+//! deleted.
 
 use anyhow::Result;
 use e2e::{Case, case::WAIT_TIMEOUT, manifest, wait};
@@ -7,7 +7,7 @@ use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 
 #[tokio::test]
-async fn it_stops_nothing_else_and_goes_when_it_is_deleted() -> Result<()> {
+async fn it_blocks_no_other_machine_and_can_be_deleted() -> Result<()> {
     let case = Case::start().await?;
     without_webhooks(&case).await?;
     let specs = [
@@ -31,7 +31,7 @@ async fn it_stops_nothing_else_and_goes_when_it_is_deleted() -> Result<()> {
         case.condition(name, "InvalidSpec").await?;
     }
 
-    // Nobody else is stopped, not after a restart either.
+    // Other Machines continue, also after a restart.
     case.bed.controller().terminate().await?;
     case.bed.controller().start().await?;
     case.apply(&manifest::machine("sound")).await?;
@@ -46,7 +46,7 @@ async fn it_stops_nothing_else_and_goes_when_it_is_deleted() -> Result<()> {
 }
 
 #[tokio::test]
-async fn one_with_a_vm_on_record_goes_after_its_vm() -> Result<()> {
+async fn one_with_a_recorded_vm_is_removed_after_its_vm() -> Result<()> {
     let case = Case::start().await?;
     case.apply(&manifest::machine("spoiled")).await?;
     case.node_ready("spoiled").await?;

@@ -1,5 +1,5 @@
-//! No webhook is left, and `failurePolicy` is `Fail`: sets get no Machines, and without Machines there are no nodes for the
-//! webhook. The way out of docs/install.md.
+//! No webhook runs, and `failurePolicy` is `Fail`: sets cannot create Machines, and without Machines there are no nodes for the
+//! webhook. The recovery of docs/install.md.
 
 use anyhow::Result;
 use e2e::{Case, case::WAIT_TIMEOUT, manifest, rollout::deployment, wait};
@@ -9,13 +9,13 @@ use serde_json::json;
 const POOL: &str = "pool";
 
 #[tokio::test]
-async fn sets_get_their_machines_without_a_webhook_once_the_controller_is_exempt() -> Result<()> {
+async fn sets_create_machines_without_a_webhook_once_the_controller_is_exempt() -> Result<()> {
     let case = Case::start().await?;
     case.apply(&deployment(POOL, 1)).await?;
     available(&case, 1).await?;
 
     case.bed.webhook().kill();
-    // The number of Machines passes, the Machine does not.
+    // Scaling is admitted, the Machine is not.
     case.kubectl(&["scale", "md/pool", "--replicas=2"]).await?;
     let refused = |set: &MachineSet| {
         let status = set.status.clone().unwrap_or_default();
@@ -24,7 +24,7 @@ async fn sets_get_their_machines_without_a_webhook_once_the_controller_is_exempt
     };
     wait::any(
         &case.machine_sets(),
-        "told of the lost webhook",
+        "reported with the webhook outage",
         WAIT_TIMEOUT,
         refused,
     )
@@ -33,11 +33,11 @@ async fn sets_get_their_machines_without_a_webhook_once_the_controller_is_exempt
     let exempt = json!({"webhook": {"exemptController": true}});
     case.bed.upgrade_chart(&exempt).await?;
     available(&case, 2).await?;
-    // Nobody else gets past it.
+    // No other user is exempt.
     let said = case.refused(&manifest::machine("unchecked")).await?;
     assert!(said.contains("failed calling webhook"), "{said}");
 
-    // And back again, when there are nodes for a webhook.
+    // The exemption is removed when there are nodes for a webhook.
     case.bed.upgrade_chart(&json!({})).await?;
     case.bed.webhook().start().await?;
     case.kubectl(&["scale", "md/pool", "--replicas=3"]).await?;

@@ -1,4 +1,4 @@
-//! Nodes that work go on working, with a certificate: whatever is wrong with their Machine, and while it is left alone.
+//! Working Nodes keep working, with valid certificates, whatever is wrong with their Machine, and while it is paused.
 
 use anyhow::Result;
 use e2e::{
@@ -18,7 +18,7 @@ use machinist_shared::api::{
 use serde_json::json;
 
 #[tokio::test]
-async fn a_node_that_does_not_take_a_label_is_linked_and_served_all_the_same() -> Result<()> {
+async fn a_node_that_rejects_a_label_is_linked_and_gets_certificates() -> Result<()> {
     let case = Case::start().await?;
     let mut machine = manifest::machine("worker");
     machine["spec"]["metadata"] = json!({"labels": {"team": "a b", "rack": "1"}});
@@ -55,7 +55,7 @@ async fn a_node_that_does_not_take_a_label_is_linked_and_served_all_the_same() -
 }
 
 #[tokio::test]
-async fn a_joined_machine_whose_secret_is_gone_is_served() -> Result<()> {
+async fn a_joined_machine_without_its_secret_gets_certificates() -> Result<()> {
     let case = Case::start().await?;
     let secret = json!({
         "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "names", "namespace": NAMESPACE},
@@ -83,7 +83,7 @@ async fn a_joined_machine_whose_secret_is_gone_is_served() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_paused_machine_is_served_and_otherwise_left_alone() -> Result<()> {
+async fn a_paused_machine_gets_certificates_and_is_not_reconciled_otherwise() -> Result<()> {
     let case = Case::start().await?;
     case.apply(&manifest::machine("worker")).await?;
     case.node_ready("worker").await?;
@@ -107,12 +107,12 @@ async fn a_paused_machine_is_served_and_otherwise_left_alone() -> Result<()> {
 
     user.kubectl_ok(&[&["annotate"], &machine[..], &[&resumed]].concat(), "")
         .await?;
-    wait::for_state(&case.nodes(), "worker", "labelled again", WAIT_TIMEOUT, is_owned).await?;
+    wait::for_state(&case.nodes(), "worker", "labeled again", WAIT_TIMEOUT, is_owned).await?;
     case.delete_machine("worker").await?;
     case.finish(&[]).await
 }
 
-/// Has the node ask for a certificate of its own address, and waits until it is issued.
+/// Requests a certificate of the node's own address, and waits until it is issued.
 async fn serves(case: &Case, name: &str) -> Result<()> {
     let machine = case.machines().get(name).await?;
     let addresses = machine

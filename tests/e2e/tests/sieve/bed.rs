@@ -1,4 +1,4 @@
-//! The clusters of a part: with a pool that is operated on, and a MachineSet that nothing is asked of.
+//! The clusters of a part: with a pool that is operated on, and a MachineSet that must not change.
 
 use std::{
     collections::BTreeMap,
@@ -25,10 +25,10 @@ use super::{
 
 /// The MachineDeployment that is operated on.
 pub(crate) const POOL: &str = "pool";
-/// The MachineSet that nothing is asked of.
+/// The MachineSet that must not change.
 pub(crate) const BYSTANDER: &str = "bystander";
 
-/// All must be as the specs ask so long after an interference has ended.
+/// The specs must be fulfilled so long after an interference has ended.
 pub(crate) const WAIT_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// A case with the bystander in place.
@@ -42,7 +42,7 @@ pub(crate) struct Bed {
 
 impl Bed {
     pub(crate) async fn start(two_clusters: bool) -> Result<Self> {
-        // Without a Lease to wait out after each restart.
+        // Without leader election, so that no Lease has to expire after each restart.
         let options = Options {
             controller_args: vec!["--enable-leader-election=false".to_owned()],
             one_cluster: !two_clusters,
@@ -64,7 +64,7 @@ impl Bed {
         Ok(bed)
     }
 
-    /// Waits until the specs are obeyed: the pool has so many Machines, all of its template and joined, or there is none.
+    /// Waits until the specs are fulfilled: the pool has so many Machines, all of its template and joined, or there is none.
     pub(crate) async fn obeyed(&self, size: Option<i32>) -> Result<()> {
         let fits = |pool: Option<&MachineDeployment>| match (pool, size) {
             (None, None) => true,
@@ -89,12 +89,12 @@ impl Bed {
         Ok(())
     }
 
-    /// What there is now.
+    /// The current objects.
     pub(crate) async fn seen(&self) -> Result<Seen> {
         Seen::take(&self.case).await
     }
 
-    /// UIDs of all Machines that ever were, with their names.
+    /// UIDs of all Machines that ever existed, with their names.
     pub(crate) fn created(&self) -> BTreeMap<String, String> {
         self.created
             .lock()
@@ -118,7 +118,7 @@ impl Bed {
         }
     }
 
-    /// Takes notice of the watches that have been opened since the requests were forgotten.
+    /// Records the watches that have been opened since the requests were cleared.
     pub(crate) fn note_watches(&mut self) {
         for cluster in Cluster::ALL {
             let (proxy, client) = self.proxy(cluster);

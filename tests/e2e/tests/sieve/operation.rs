@@ -1,4 +1,4 @@
-//! What users and admins of the infra cluster ask for, each from a state of its own.
+//! Operations of users and of admins of the infra cluster, each from its own initial state.
 
 use std::fmt;
 
@@ -96,7 +96,7 @@ impl Operation {
         bed.seen().await
     }
 
-    /// Asks for it.
+    /// Requests it.
     pub(crate) async fn begin(self, bed: &Bed, before: &Seen) -> Result<()> {
         let case = &bed.case;
         match self {
@@ -123,7 +123,7 @@ impl Operation {
         }
     }
 
-    /// Whether a Machine may be gone after it that was there before.
+    /// Whether an earlier Machine may be gone after it.
     pub(crate) fn is_over(self, before: &Seen, machines: &[&Machine]) -> bool {
         let is_there = |name: &str| machines.iter().any(|machine| machine.name_any() == name);
         let gone = before.pool().filter(|name| !is_there(name)).count();

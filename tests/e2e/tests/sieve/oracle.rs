@@ -1,5 +1,5 @@
-//! What holds after every interference: the specs are obeyed, no Machine and no VM was created in vain, nothing healthy was
-//! deleted, and nothing is left of what is gone.
+//! The invariants after every interference: the specs are fulfilled, no Machine and no VM was created needlessly, nothing
+//! healthy was deleted, and there are no leftovers.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,8 +12,8 @@ use kube::{ResourceExt, api::ListParams};
 
 use super::bed::{BYSTANDER, Bed, machines};
 
-/// Between two looks at what is left of what is gone.
-const LOOK_AGAIN: Duration = Duration::from_millis(200);
+/// Between two checks of the leftovers.
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// What an operation does to the Machines of the pool.
 #[derive(Debug, Clone, Copy)]
@@ -32,7 +32,7 @@ pub(crate) struct Whole {
     node: String,
 }
 
-/// The Machines that are whole, by name.
+/// The complete Machines, by name.
 #[derive(Debug, Clone)]
 pub(crate) struct Seen(BTreeMap<String, Whole>);
 
@@ -70,7 +70,7 @@ impl Seen {
         self.0.values().any(|whole| whole.machine == uid)
     }
 
-    /// Whether something belongs to one of the Machines: it bears its name or the Machine's UID.
+    /// Whether an object belongs to one of the Machines: it has its name or the Machine's UID.
     fn owns(&self, left: &str) -> bool {
         let (kind, name) = left.split_once('/').unwrap_or((left, ""));
         // No Machine that has joined has one of these.
@@ -87,7 +87,7 @@ fn is_bystander(name: &str) -> bool {
     name.starts_with(BYSTANDER)
 }
 
-/// Waits until every Machine is whole and nothing is there that belongs to none; what there is then.
+/// Waits until every Machine is complete and there are no leftovers, and returns the Machines.
 pub(crate) async fn clean(bed: &Bed, deadline: Instant) -> Result<Seen> {
     loop {
         let problem = match bed.seen().await {
@@ -101,18 +101,18 @@ pub(crate) async fn clean(bed: &Bed, deadline: Instant) -> Result<Seen> {
             }
         };
         ensure!(Instant::now() < deadline, "{problem}");
-        tokio::time::sleep(LOOK_AGAIN).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
 
-/// What belongs to none of the Machines.
+/// Objects that belong to none of the Machines.
 pub(crate) async fn left_behind(case: &Case, seen: &Seen) -> Result<Vec<String>> {
     let mut left = leaks::leftovers(&case.bed).await?;
     left.retain(|left| !seen.owns(left));
     Ok(left)
 }
 
-/// No more Machines and VMs were created than the operation asks for, and what it does not ask for is as it was.
+/// No more Machines and VMs were created than the operation requests, and other objects are unchanged.
 pub(crate) fn check(
     bed: &Bed,
     expected: Expected,

@@ -55,12 +55,12 @@ pub(crate) struct Watch {
     pub(crate) resource: String,
 }
 
-/// What happens to a watch while an operation goes on.
+/// The fault of a watch during an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Watching {
-    /// It brings nothing for a while, and then everything.
+    /// It delivers nothing for a while, and then everything.
     Frozen,
-    /// It brings nothing for a while, and breaks: only what there is then is seen.
+    /// It delivers nothing for a while, and breaks: only the state at that time is seen.
     Unobserved,
     /// Every event comes late.
     Late,
@@ -178,7 +178,7 @@ fn counts_as_write(request: &Request) -> bool {
     request.is_successful_write() && request.target.resource != "events"
 }
 
-/// Waits until the operation has done what was asked for.
+/// Waits until the operation has the requested effect.
 async fn over(bed: &Bed, operation: Operation, before: &Seen) -> Result<()> {
     let is_over = |machines: &[&machinist_shared::api::Machine]| operation.is_over(before, machines);
     e2e::wait::for_all(&bed.case.machines(), "what they are to be", WAIT_TIMEOUT, is_over).await?;
@@ -267,7 +267,7 @@ async fn watching(
     Ok(Happened::Yes)
 }
 
-/// The other cluster has gone on: what it has of Machines that are not known any more is left alone, for a person to delete.
+/// The other cluster has gone on: what it has of Machines that are not known any more stays, for a user to delete.
 async fn restore(
     bed: &mut Bed,
     operation: Operation,
@@ -318,7 +318,7 @@ async fn restart_what_ends(bed: &Bed) -> Result<()> {
     }
 }
 
-/// What holds once a cluster was restored.
+/// The invariants after a restore of a cluster.
 async fn restored(bed: &Bed, before: &Seen) -> Result<()> {
     let deadline = Instant::now() + WAIT_TIMEOUT;
     let asked = bed.case.deployments().get_opt(super::bed::POOL).await?;
@@ -366,7 +366,7 @@ async fn whole(bed: &Bed, deadline: Instant) -> Result<Seen> {
     }
 }
 
-/// Deletes VMs and Nodes of Machines that are not known any more, as a person does, and what their kubelets ask for, which
+/// Deletes VMs and Nodes of Machines that are not known any more, as a user does, and the requests of their kubelets, which
 /// Kubernetes deletes after a day.
 async fn delete_unknown(bed: &Bed, after: &Seen) -> Result<()> {
     let background = DeleteParams::background();
