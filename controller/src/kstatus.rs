@@ -25,7 +25,7 @@ pub enum Health {
 
 /// A condition as it should be.
 #[derive(Debug, Clone, Copy)]
-pub struct Wanted<'a> {
+pub struct Desired<'a> {
     /// Type.
     pub kind: &'a str,
     /// `True`, `False` or `Unknown`.
@@ -43,15 +43,15 @@ pub fn put_health(
     (reason, message): (&str, &str),
     now: Timestamp,
 ) {
-    let mut put_or_remove = |kind, wanted: Option<&str>| match wanted {
+    let mut put_or_remove = |kind, desired: Option<&str>| match desired {
         Some(status) => {
-            let wanted = Wanted {
+            let desired = Desired {
                 kind,
                 status,
                 reason,
                 message,
             };
-            put(conditions, wanted, None, now);
+            put(conditions, desired, None, now);
         }
         None => conditions.retain(|condition| condition.type_ != kind),
     };
@@ -65,23 +65,25 @@ pub fn put_health(
 /// at which status, reason or message changed.
 pub fn put(
     conditions: &mut Vec<MachineDeploymentCondition>,
-    wanted: Wanted<'_>,
+    desired: Desired<'_>,
     updated: Option<Timestamp>,
     now: Timestamp,
 ) {
-    let old = conditions.iter().find(|condition| condition.type_ == wanted.kind);
-    let same_status = old.is_some_and(|old| old.status == wanted.status);
+    let old = conditions
+        .iter()
+        .find(|condition| condition.type_ == desired.kind);
+    let same_status = old.is_some_and(|old| old.status == desired.status);
     let same = same_status
         && old.is_some_and(|old| {
-            old.reason.as_deref() == Some(wanted.reason)
-                && old.message.as_deref().unwrap_or_default() == wanted.message
+            old.reason.as_deref() == Some(desired.reason)
+                && old.message.as_deref().unwrap_or_default() == desired.message
         });
     let kept = |time: Option<&Time>, keep: bool| time.filter(|_| keep).cloned().or(Some(Time(now)));
     let new = MachineDeploymentCondition {
-        type_: wanted.kind.to_owned(),
-        status: wanted.status.to_owned(),
-        reason: Some(wanted.reason.to_owned()),
-        message: Some(wanted.message.to_owned()),
+        type_: desired.kind.to_owned(),
+        status: desired.status.to_owned(),
+        reason: Some(desired.reason.to_owned()),
+        message: Some(desired.message.to_owned()),
         last_update_time: match updated {
             Some(updated) => Some(Time(updated)),
             None => kept(old.and_then(|old| old.last_update_time.as_ref()), same),
@@ -90,7 +92,7 @@ pub fn put(
     };
     match conditions
         .iter_mut()
-        .find(|condition| condition.type_ == wanted.kind)
+        .find(|condition| condition.type_ == desired.kind)
     {
         Some(slot) => *slot = new,
         None => conditions.push(new),

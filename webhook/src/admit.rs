@@ -65,7 +65,10 @@ fn dropped(sent: &Reviewed<'_>, mutated: &Value) -> Vec<String> {
     let is_set = |id: &&Value| !id.is_null() && *id != "";
     if sent.new.object().pointer(id).is_some_and(|id| is_set(&id)) && mutated.pointer(id).is_none() {
         let path = FieldPath::new("spec.template.spec.providerID");
-        report.warn(&path, "removed: it belongs to one Machine, and the controller gives each its own");
+        report.warn(
+            &path,
+            "removed: it belongs to one Machine, and the controller gives each its own",
+        );
     }
     report.warnings
 }

@@ -65,7 +65,10 @@ impl Names {
         if let Ok(Ok(Some(other))) = holder {
             let path = FieldPath::new("spec").child("providerID");
             let id = &new_machine.provider_id;
-            report.forbidden(&path, format!("{id:?} is that of Machine {other}: no two Machines have the same"));
+            report.forbidden(
+                &path,
+                format!("{id:?} is that of Machine {other}: no two Machines have the same"),
+            );
         }
         report
     }
@@ -81,7 +84,10 @@ impl Names {
         loop {
             // The providerID is made of the UID or the name, so that no spec is read.
             let found = machines.list_metadata(&page).await?;
-            let holder = found.items.iter().find(|machine| is_provider_id_of(&machine.metadata, id));
+            let holder = found
+                .items
+                .iter()
+                .find(|machine| is_provider_id_of(&machine.metadata, id));
             if let Some(holder) = holder {
                 let namespace = holder.metadata.namespace.as_deref().unwrap_or_default();
                 return Ok(Some(format!("{namespace}/{}", holder.name_any())));
@@ -113,8 +119,7 @@ impl Names {
         if let Some(why) = by_machine(new_machine, namespaces) {
             return Ok(Some(why));
         }
-        let machine =
-            |node: ObjectMeta| node.annotations.unwrap_or_default().remove(annotation::MACHINE);
+        let machine = |node: ObjectMeta| node.annotations.unwrap_or_default().remove(annotation::MACHINE);
         Ok(node.and_then(|node| by_node(new_machine, machine(node).as_deref())))
     }
 }

@@ -3,7 +3,7 @@
 use k8s_openapi::jiff::Timestamp;
 use machinist_shared::api::MachineDeploymentCondition;
 
-use crate::kstatus::{self, Wanted};
+use crate::kstatus::{self, Desired};
 
 /// Enough Machines are available.
 pub const AVAILABLE: &str = "Available";
@@ -100,13 +100,13 @@ pub fn put(
     updated: Option<Timestamp>,
     now: Timestamp,
 ) {
-    let wanted = Wanted {
+    let desired = Desired {
         kind,
         status: verdict.status,
         reason: verdict.reason.as_str(),
         message: &verdict.message,
     };
-    kstatus::put(conditions, wanted, updated, now);
+    kstatus::put(conditions, desired, updated, now);
 }
 
 #[cfg(test)]
