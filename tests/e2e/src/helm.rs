@@ -75,6 +75,13 @@ impl Helm {
     }
 }
 
+/// Whether it is a ClusterRole for people, not one of the servers'.
+pub fn is_role_for_people(object: &Value) -> bool {
+    let name = object["metadata"]["name"].as_str().unwrap_or_default();
+    object["kind"] == "ClusterRole"
+        && ["machinist-view", "machinist-edit", "machinist-operator"].contains(&name)
+}
+
 /// Path of the chart.
 pub fn chart() -> String {
     paths::chart().display().to_string()

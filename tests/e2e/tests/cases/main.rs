@@ -51,6 +51,7 @@ mod policies;
 mod preflight;
 mod random_edits;
 mod role_bindings;
+mod roles_for_people;
 mod rollout;
 mod rollout_laws;
 mod root_causes;

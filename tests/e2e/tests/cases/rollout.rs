@@ -143,10 +143,7 @@ async fn a_template_whose_guests_never_join_halts_and_the_rollback_replaces_noth
     let why = case.rollout(POOL, "RolloutHalted").await?;
     assert!(why.contains("no Node within 20 s"), "{why}");
     let table = case.kubectl(&["get", "md", POOL]).await?;
-    assert!(
-        table.contains("RolloutHalted") && table.contains("no Node within 20 s"),
-        "{table}"
-    );
+    assert!(table.contains("RolloutHalted"), "{table}");
     let events = case.kubectl(&["describe", "md", POOL]).await?;
     assert!(events.contains("RolloutHalted"), "{events}");
     // The set tries again with one Machine; the other Machines stay.
