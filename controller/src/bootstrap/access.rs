@@ -1,4 +1,4 @@
-//! How kubelets reach the user cluster: its API server and CA.
+//! How kubelets reach the user cluster: its API server, CA and DNS ([`super::dns`]).
 //!
 //! Both are in the ConfigMap `kube-public/cluster-info`, where kubeadm's control plane is; managed clusters may have none. There
 //! the address is that of the Service `default/kubernetes`, and the CA the one by which we know the API server ourselves. What is
@@ -20,6 +20,7 @@ use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 use tokio::sync::{Notify, watch};
 
+use super::dns::{self, Dns};
 use crate::config::Flags;
 
 /// How kubelets reach the user cluster, and its DNS.
@@ -29,8 +30,10 @@ pub struct ClusterAccess {
     pub server: String,
     /// Its CA, PEM.
     pub ca_pem: String,
-    /// Addresses of the DNS service.
+    /// Addresses of the DNS service: those of the flag, or of the Service that was found.
     pub dns: Vec<IpAddr>,
+    /// The same without looking for a Service.
+    pub default_dns: Vec<IpAddr>,
     /// Domain of the cluster's DNS.
     pub domain: String,
 }
@@ -46,7 +49,7 @@ fn host(url: &str) -> Option<String> {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AccessError {
     /// It is being looked up.
-    #[error("the API server's address and CA for kubelets are being looked up")]
+    #[error("the API server's address and CA and the DNS address for kubelets are being looked up")]
     Pending,
     /// They are not to be found; why.
     #[error("cannot determine the API server URL and CA for kubelets: {0}")]
@@ -69,6 +72,8 @@ pub struct Access {
     /// Why the last try to read either failed.
     failures: Mutex<[Option<RemoteError>; 2]>,
     changed: Notify,
+    /// The DNS service, unless flags tell.
+    dns: watch::Sender<Dns>,
     /// Whether the endpoints are wanted.
     fallback: watch::Sender<bool>,
     known: watch::Sender<Result<Arc<ClusterAccess>, AccessError>>,
@@ -87,6 +92,7 @@ impl std::fmt::Debug for Access {
 struct Options {
     /// URL of the API server, instead of the one that is found, unless empty.
     server: String,
+    /// None: found.
     dns: Vec<IpAddr>,
     domain: String,
     /// Where our own client's CA is from.
@@ -111,6 +117,7 @@ impl Access {
             endpoints: Arc::new(Store::new(|_: &EndpointSlice| Vec::new())),
             failures: Mutex::default(),
             changed: Notify::new(),
+            dns: watch::Sender::new(Dns::Pending),
             fallback: watch::Sender::new(false),
             known: watch::Sender::new(Err(AccessError::Pending)),
         }
@@ -144,9 +151,24 @@ impl Access {
         Ok(hosts)
     }
 
-    /// Addresses of the DNS service, which flags tell.
-    pub fn dns(&self) -> &[IpAddr] {
-        &self.options.dns
+    /// Every address by which kubelets may reach the DNS service.
+    pub fn dns(&self) -> Vec<IpAddr> {
+        let (mut addresses, default) = self.dns_addresses().unwrap_or_default();
+        addresses.extend(default);
+        addresses
+    }
+
+    /// Addresses of the DNS service, and those without looking for it; `None` while it is looked up.
+    fn dns_addresses(&self) -> Option<(Vec<IpAddr>, Vec<IpAddr>)> {
+        if !self.options.dns.is_empty() {
+            return Some((self.options.dns.clone(), self.options.dns.clone()));
+        }
+        let found = match *self.dns.borrow() {
+            Dns::Pending => return None,
+            Dns::Absent => dns::DEFAULT,
+            Dns::Found(address) => address,
+        };
+        Some((vec![found], vec![dns::DEFAULT]))
     }
 
     /// Returns once it is known, or known why not.
@@ -163,6 +185,11 @@ impl Access {
         tokio::join!(
             self.follow(cluster_info, of_name, &self.cluster_info, 0),
             self.follow_endpoints(),
+            async {
+                if self.options.dns.is_empty() {
+                    dns::keep(&self.client, &self.dns, || self.changed.notify_one()).await;
+                }
+            },
             async {
                 loop {
                     self.changed.notified().await;
@@ -229,13 +256,15 @@ impl Access {
             std::mem::replace(wanted, wants) != wants
         });
         let known = judge(info, endpoints, own_ca, &self.options.server);
-        let known = known.map(|(server, ca_pem)| {
-            Arc::new(ClusterAccess {
+        let known = known.and_then(|(server, ca_pem)| {
+            let (dns, default_dns) = self.dns_addresses().ok_or(AccessError::Pending)?;
+            Ok(Arc::new(ClusterAccess {
                 server,
                 ca_pem,
-                dns: self.options.dns.clone(),
+                dns,
+                default_dns,
                 domain: self.options.domain.clone(),
-            })
+            }))
         });
         self.known.send_if_modified(|before| {
             if *before == known {

@@ -6,6 +6,7 @@
 
 pub mod access;
 mod cloud_config;
+mod dns;
 mod guest;
 mod ignition;
 mod input;

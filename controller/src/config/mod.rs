@@ -21,9 +21,6 @@ mod settings;
 
 pub use settings::{ClientApprover, Settings};
 
-/// kubeadm's DNS service.
-const DNS: &str = "10.96.0.10";
-
 /// Makes Kubernetes nodes out of Machines on KubeVirt.
 #[derive(Debug, Clone, Parser)]
 #[allow(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
@@ -161,10 +158,10 @@ pub struct Flags {
     #[arg(long, env = "MACHINIST_OVERRIDE_BOOTSTRAP_KUBELET_APISERVER", help_heading = heading::BOOTSTRAP)]
     #[arg(default_value = "")]
     pub override_bootstrap_kubelet_apiserver: String,
-    /// IP addresses of the cluster's DNS service for the kubelets, separated by commas, or each by a flag. Without one, the
-    /// default.
+    /// IP addresses of the cluster's DNS service for the kubelets, separated by commas, or each by a flag. Without one, that of
+    /// the Service `kube-dns`, `rke2-coredns-rke2-coredns` or `coredns` in `kube-system`, or 10.96.0.10.
     #[arg(long, env = "MACHINIST_CLUSTER_DNS", help_heading = heading::BOOTSTRAP)]
-    #[arg(default_value = DNS, value_delimiter = ',')]
+    #[arg(default_value = "", value_delimiter = ',')]
     cluster_dns: Vec<String>,
     /// Domain of the cluster's DNS.
     #[arg(long, env = "MACHINIST_CLUSTER_DOMAIN", help_heading = heading::BOOTSTRAP)]
@@ -223,14 +220,9 @@ impl Flags {
         }
     }
 
-    /// Addresses of the cluster's DNS service.
+    /// Addresses of the cluster's DNS service; none if it is to be found.
     pub fn cluster_dns(&self) -> Vec<IpAddr> {
-        let given = self.cluster_dns.iter().flat_map(|text| text.parse());
-        let addresses: Vec<_> = given.collect();
-        if addresses.is_empty() {
-            return DNS.parse().into_iter().collect();
-        }
-        addresses
+        self.cluster_dns.iter().flat_map(|text| text.parse()).collect()
     }
 
     /// What was given for one and is none. machine-controller takes any text, and does nothing with it.
@@ -238,8 +230,11 @@ impl Flags {
         let given = self.cluster_dns.iter().filter(|text| !text.is_empty());
         let none: Vec<_> = given.filter(|text| text.parse::<IpAddr>().is_err()).collect();
         (!none.is_empty()).then(|| {
-            let used = self.cluster_dns();
-            format!("--cluster-dns has {none:?}, which kubelets cannot use: it takes IP addresses. They get {used:?}")
+            let used = match self.cluster_dns().as_slice() {
+                [] => "that of the cluster's DNS Service".to_owned(),
+                used => format!("{used:?}"),
+            };
+            format!("--cluster-dns has {none:?}, which kubelets cannot use: it takes IP addresses. They get {used}")
         })
     }
 

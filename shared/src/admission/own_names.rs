@@ -31,8 +31,8 @@ enum Text {
     Count,
     /// A whole number, or nothing.
     Revision,
-    /// `copy`.
-    Copy,
+    /// This value alone.
+    Only(&'static str),
     /// A duration or `off`.
     DurationOrOff,
 }
@@ -43,7 +43,7 @@ const KNOWN: &[(&str, On, Text)] = &[
     (annotation::NODE_DELETION_TIMEOUT, On::Machine, Text::Any),
     (annotation::PROVISIONING_TIMEOUT, On::Machine, Text::DurationOrOff),
     (annotation::STARTUP_TAINTS, On::Machine, Text::Any),
-    (annotation::SECONDARY_DISKS, On::Machine, Text::Copy),
+    (annotation::SECONDARY_DISKS, On::Machine, Text::Only("copy")),
     (annotation::BOOTSTRAP, On::Machine, Text::Any),
     (annotation::ADOPT_VM, On::Machine, Text::Any),
     (annotation::ABANDON_VM, On::Machine, Text::Any),
@@ -52,6 +52,7 @@ const KNOWN: &[(&str, On, Text)] = &[
     (annotation::MAX_CONCURRENT_DRAINS, On::Deployment, Text::Count),
     (annotation::ROLLBACK_TO, On::Deployment, Text::Revision),
     (annotation::IN_PLACE, On::Pool, Text::Boolean),
+    (annotation::CLUSTER_DNS, On::Pool, Text::Only(annotation::FIND_DNS)),
     (annotation::PROVEN, On::Pool, Text::Any),
     (annotation::MACHINE_FAILED, On::Pool, Text::Any),
     (autoscaler::WRITTEN, On::Pool, Text::Any),
@@ -127,13 +128,13 @@ fn place(on: On, here: On) -> Option<&'static str> {
 }
 
 impl Text {
-    fn refusal(self, text: &str) -> Option<&'static str> {
+    fn refusal(self, text: &str) -> Option<String> {
         let is_fine = match self {
             Self::Any => true,
             Self::Boolean => ["true", "false", ""].contains(&text),
             Self::Count => text.trim().parse::<usize>().is_ok_and(|count| count > 0),
             Self::Revision => text.trim().is_empty() || text.trim().parse::<u64>().is_ok(),
-            Self::Copy => ["copy", ""].contains(&text),
+            Self::Only(value) => [value, ""].contains(&text),
             Self::DurationOrOff => text == "off" || duration::parse(text).is_ok(),
         };
         let why = match self {
@@ -141,10 +142,10 @@ impl Text {
             Self::Boolean => "is neither true nor false, and has no effect",
             Self::Count => "is no whole number from 1 on, and sets no limit",
             Self::Revision => "is no revision, which is a whole number; empty is the one before",
-            Self::Copy => "has no effect; the one value is copy",
+            Self::Only(value) => return (!is_fine).then(|| format!("has no effect; the one value is {value}")),
             Self::DurationOrOff => "is neither a duration like 45m nor off, and is ignored",
         };
-        (!is_fine).then_some(why)
+        (!is_fine).then(|| why.to_owned())
     }
 }
 

@@ -14,7 +14,8 @@ use super::{AdmissionSettings, Author, own_names};
 use crate::admission::autoscaler;
 use crate::api::ValueAt;
 use crate::api::field::{FieldPath, Report};
-use crate::api::raw::{Object, object_at_mut};
+use crate::api::names::annotation;
+use crate::api::raw::{Object, child, object_at_mut};
 use crate::provider::MachineOwnerKind;
 
 const POLICIES: [&str; 3] = ["Random", "Newest", "Oldest"];
@@ -42,6 +43,15 @@ pub fn mutate_set(old: Option<&Value>, raw: &Value, author: Author, settings: &A
     }
     if let Some(template) = object_at_mut(spec, &["template", "spec"]) {
         default_template(old, template, settings);
+    }
+    if old.is_none() {
+        let annotations = set
+            .as_object_mut()
+            .and_then(|root| child(child(root, "metadata")?, "annotations"));
+        if let Some(annotations) = annotations {
+            let dns = annotations.entry(annotation::CLUSTER_DNS);
+            dns.or_insert_with(|| annotation::FIND_DNS.into());
+        }
     }
     autoscaler::write(old, set, None)
 }

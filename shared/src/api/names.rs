@@ -114,6 +114,12 @@ pub mod annotation {
     /// Machinist's own, on a MachineDeployment or MachineSet: `true` propagates Node labels, annotations, taints and
     /// timeouts to the existing Machines in place, instead of replacing them (ADR 011).
     pub const IN_PLACE: &str = "machinist.dev/in-place-changes";
+    /// Machinist's own, on a MachineDeployment or MachineSet: [`FIND_DNS`] gives the nodes of its new Machines the address
+    /// of the cluster's DNS Service, unless a flag names one. New MachineSets get it: those of an older version keep the
+    /// address that their nodes have.
+    pub const CLUSTER_DNS: &str = "machinist.dev/cluster-dns";
+    /// The value of [`CLUSTER_DNS`].
+    pub const FIND_DNS: &str = "auto";
     /// Machinist's own, on a MachineSet: one of its Machines has been available.
     pub const PROVEN: &str = "machinist.dev/proven";
     /// Machinist's own, on a MachineSet: the last of its Machines whose join timeout expired, and why.

@@ -32,7 +32,8 @@ pub(super) async fn find(
         Ok(hosts) => known.get(&context.client, hosts).await,
         Err(pending) => Err(RemoteError::other(pending.to_string())),
     };
-    let clusters = |address| clusters_own(address, context.access.dns(), &reserved);
+    let dns = context.access.dns();
+    let clusters = |address| clusters_own(address, &dns, &reserved);
     let mut address_conflicts = Vec::new();
     for text in addresses {
         let Ok(address) = text.parse::<IpAddr>() else {

@@ -1,7 +1,9 @@
 //! Where a Machine's user data comes from, and the user data.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use machinist_infra::cache::store::Key;
 use machinist_infra::kube::error::DisplayError;
 use machinist_shared::api::config_var::RefKind;
@@ -14,7 +16,7 @@ use crate::bootstrap::osm;
 use crate::bootstrap::source::{Above, Choice, Deployment, Mode, choose};
 use crate::bootstrap::token::TokenView;
 use crate::bootstrap::user_data::{self, UserData, UserDataInput};
-use crate::cache::{Looked, Reference, StoredMachine};
+use crate::cache::{Looked, Reference, StoredMachine, StoredMachineSet, Stores};
 use crate::context::Context;
 use crate::machine::observed::Bootstrap;
 use crate::machine::ownership::provider_id_of;
@@ -70,7 +72,11 @@ impl ApplyContext {
             server: &access.server,
             ca_pem: &access.ca_pem,
             token: &token.bootstrap_token(),
-            cluster_dns: &access.dns,
+            cluster_dns: if finds_dns(context, machine) {
+                &access.dns
+            } else {
+                &access.default_dns
+            },
             cluster_domain: &access.domain,
             taints: spec.machine.taints.as_deref().unwrap_or_default(),
             labels: metadata.and_then(|m| m.labels.as_ref()).unwrap_or(&none),
@@ -87,6 +93,25 @@ impl ApplyContext {
         })
         .map_err(|error| DisplayError(error.to_string()))
     }
+}
+
+/// Whether the node gets the DNS address that is found: not in a pool that is older than finding it.
+fn finds_dns(context: &Context, machine: &StoredMachine) -> bool {
+    let Some(owner) = set_owner(machine) else {
+        return true;
+    };
+    let set = owning_set(&context.stores, machine, owner);
+    set.is_some_and(|set| set.annotation(annotation::CLUSTER_DNS) == Some(annotation::FIND_DNS))
+}
+
+fn set_owner(machine: &StoredMachine) -> Option<&OwnerReference> {
+    let mut owners = machine.metadata.owner_references.iter().flatten();
+    owners.find(|owner| owner.kind == "MachineSet")
+}
+
+fn owning_set(stores: &Stores, machine: &StoredMachine, owner: &OwnerReference) -> Option<Arc<StoredMachineSet>> {
+    let set = stores.machine_sets.get(&Key::new(machine.namespace(), &owner.name))?;
+    (set.uid() == owner.uid).then_some(set)
 }
 
 impl Sources<'_> {
@@ -113,12 +138,8 @@ impl Sources<'_> {
         };
         let stores = &self.context.stores;
         let namespace = machine.namespace();
-        let mut owners = machine.metadata.owner_references.iter().flatten();
-        let set_owner = owners.find(|owner| owner.kind == "MachineSet");
-        let set = set_owner.and_then(|owner| {
-            let set = stores.machine_sets.get(&Key::new(namespace, &owner.name))?;
-            (set.uid() == owner.uid).then_some(set)
-        });
+        let set_owner = set_owner(machine);
+        let set = set_owner.and_then(|owner| owning_set(stores, machine, owner));
         let name = set.as_ref().and_then(|set| set.machine_deployment());
         let deployment = name.and_then(|name| stores.machine_deployments.get(&Key::new(namespace, name)));
         let above = match (set_owner, &set, name, &deployment) {

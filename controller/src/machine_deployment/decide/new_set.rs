@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
 use machinist_shared::admission::template;
+use machinist_shared::api::names::annotation;
 
 use super::super::conditions::Reason;
 use super::super::observed::{Deployment, Likeness, Machines, Observed, Set, Texts};
@@ -87,7 +88,7 @@ pub(super) fn create(mut pool: Pool<'_>) -> Pool<'_> {
         template,
         replicas: 0,
         min_ready_seconds: deployment.min_ready_seconds,
-        annotations: Texts::new(),
+        annotations: Texts::from([(annotation::CLUSTER_DNS.to_owned(), annotation::FIND_DNS.to_owned())]),
         existing: 0,
         ready: 0,
         available: 0,
@@ -149,7 +150,6 @@ fn free_name(deployment: &Deployment, taken: impl Fn(&str) -> bool) -> (String, 
 
 #[cfg(test)]
 mod tests {
-    use machinist_shared::api::names::annotation;
     use serde_json::{Value, json};
 
     use super::super::super::plan::Step;
