@@ -20,9 +20,9 @@ const NAMESPACE: &str = "kube-system";
 const SERVICES: [&str; 3] = ["kube-dns", "rke2-coredns-rke2-coredns", "coredns"];
 
 /// A Service keeps its address for as long as it is there.
-const FOUND_INTERVAL: Duration = Duration::from_mins(30);
-/// After no Service was found, or no answer came.
-const RETRY_INTERVAL: Duration = Duration::from_secs(30);
+const INTERVAL: Duration = Duration::from_mins(30);
+/// After no Service was found, or no answer came; doubled each time.
+const FIRST_RETRY: Duration = Duration::from_secs(30);
 
 /// What is known of the Service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,12 +37,14 @@ pub(super) enum Dns {
 
 /// Keeps `known` up to date for as long as it is polled, and calls `on_change` after each change.
 pub(super) async fn keep(client: &Client, known: &watch::Sender<Dns>, on_change: impl Fn()) {
+    let mut retry = FIRST_RETRY;
     loop {
         let found = look_up(client).await;
         let pause = match &found {
-            Ok(Dns::Found(_)) => FOUND_INTERVAL,
-            _ => RETRY_INTERVAL,
+            Ok(Dns::Found(_)) => INTERVAL,
+            _ => retry,
         };
+        retry = (retry * 2).min(INTERVAL);
         match found {
             // What was found once stays true until another answer comes.
             Err(error) => tracing::warn!(%error, "cannot read the cluster's DNS Service"),

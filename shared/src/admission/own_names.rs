@@ -52,7 +52,11 @@ const KNOWN: &[(&str, On, Text)] = &[
     (annotation::MAX_CONCURRENT_DRAINS, On::Deployment, Text::Count),
     (annotation::ROLLBACK_TO, On::Deployment, Text::Revision),
     (annotation::IN_PLACE, On::Pool, Text::Boolean),
-    (annotation::CLUSTER_DNS, On::Pool, Text::Only(annotation::FIND_DNS)),
+    (
+        annotation::CLUSTER_DNS,
+        On::Pool,
+        Text::Only(annotation::FIND_DNS),
+    ),
     (annotation::PROVEN, On::Pool, Text::Any),
     (annotation::MACHINE_FAILED, On::Pool, Text::Any),
     (autoscaler::WRITTEN, On::Pool, Text::Any),
@@ -142,7 +146,9 @@ impl Text {
             Self::Boolean => "is neither true nor false, and has no effect",
             Self::Count => "is no whole number from 1 on, and sets no limit",
             Self::Revision => "is no revision, which is a whole number; empty is the one before",
-            Self::Only(value) => return (!is_fine).then(|| format!("has no effect; the one value is {value}")),
+            Self::Only(value) => {
+                return (!is_fine).then(|| format!("has no effect; the one value is {value}"));
+            }
             Self::DurationOrOff => "is neither a duration like 45m nor off, and is ignored",
         };
         (!is_fine).then(|| why.to_owned())

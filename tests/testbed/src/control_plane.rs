@@ -17,7 +17,7 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use k8s_openapi::{
     api::{
         authentication::v1::{TokenRequest, TokenRequestSpec},
-        core::v1::{ConfigMap, Namespace, ServiceAccount},
+        core::v1::{ConfigMap, Namespace, Service, ServiceAccount},
         rbac::v1::{Role, RoleBinding},
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
@@ -183,6 +183,7 @@ impl ControlPlane {
         };
         plane.await_apiserver().await?;
         plane.publish_cluster_info().await?;
+        plane.create_dns_service().await?;
         // Before the controller-manager: its garbage collector looks for new kinds only every 30 seconds.
         crds::install(&plane.client(), &crds).await?;
         if plane.options.controller_manager {
@@ -449,6 +450,24 @@ impl ControlPlane {
             lock(&self.apiserver).check_alive()
         })
         .await
+    }
+
+    /// The Service of the cluster's DNS, as kubeadm makes it.
+    async fn create_dns_service(&self) -> Result<()> {
+        let services: Api<Service> = Api::namespaced(self.client(), "kube-system");
+        let service = json!({
+            "apiVersion": "v1", "kind": "Service",
+            "metadata": {"name": "kube-dns", "labels": {"k8s-app": "kube-dns"}},
+            "spec": {
+                "clusterIP": "10.96.0.10", "selector": {"k8s-app": "kube-dns"},
+                "ports": [{"name": "dns", "port": 53, "protocol": "UDP"}],
+            },
+        });
+        let params = PatchParams::apply("testbed").force();
+        services
+            .patch("kube-dns", &params, &Patch::Apply(service))
+            .await?;
+        Ok(())
     }
 
     /// What kubeadm publishes for joining nodes, and what machine controllers read the cluster's address and CA from.

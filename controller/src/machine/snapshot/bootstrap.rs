@@ -109,8 +109,14 @@ fn set_owner(machine: &StoredMachine) -> Option<&OwnerReference> {
     owners.find(|owner| owner.kind == "MachineSet")
 }
 
-fn owning_set(stores: &Stores, machine: &StoredMachine, owner: &OwnerReference) -> Option<Arc<StoredMachineSet>> {
-    let set = stores.machine_sets.get(&Key::new(machine.namespace(), &owner.name))?;
+fn owning_set(
+    stores: &Stores,
+    machine: &StoredMachine,
+    owner: &OwnerReference,
+) -> Option<Arc<StoredMachineSet>> {
+    let set = stores
+        .machine_sets
+        .get(&Key::new(machine.namespace(), &owner.name))?;
     (set.uid() == owner.uid).then_some(set)
 }
 

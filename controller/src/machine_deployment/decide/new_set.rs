@@ -88,7 +88,10 @@ pub(super) fn create(mut pool: Pool<'_>) -> Pool<'_> {
         template,
         replicas: 0,
         min_ready_seconds: deployment.min_ready_seconds,
-        annotations: Texts::from([(annotation::CLUSTER_DNS.to_owned(), annotation::FIND_DNS.to_owned())]),
+        annotations: Texts::from([(
+            annotation::CLUSTER_DNS.to_owned(),
+            annotation::FIND_DNS.to_owned(),
+        )]),
         existing: 0,
         ready: 0,
         available: 0,
