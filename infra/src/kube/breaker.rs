@@ -3,19 +3,18 @@
 //! A request without a response makes the cluster *suspected*. Then a single probe, instead of one request per Machine,
 //! determines whether it is *broken*, and when it is reachable again.
 
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use http::{Request, Response};
 use kube::client::Body;
 use tokio::sync::{Semaphore, watch};
-use tower::{BoxError, Layer, Service};
+use tower::{BoxError, Service};
 
 use crate::backoff::Backoff;
 use crate::kube::error::{DisplayError, RemoteError};
+use crate::kube::layer::{Middleware, layer};
 
 /// The state of an infra cluster's circuit.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -118,43 +117,26 @@ pub const PROBE_BACKOFF: Backoff = Backoff {
 #[derive(Debug, Clone)]
 pub(crate) struct BreakerLayer(pub(crate) Arc<Breaker>);
 
-impl<S> Layer<S> for BreakerLayer {
-    type Service = Broken<S>;
+layer!(BreakerLayer);
 
-    fn layer(&self, inner: S) -> Self::Service {
-        Broken {
-            inner,
-            breaker: Arc::clone(&self.0),
-        }
-    }
-}
-
-#[derive(Debug, Clone)]
-pub(crate) struct Broken<S> {
-    inner: S,
-    breaker: Arc<Breaker>,
-}
-
-impl<S, B> Service<Request<Body>> for Broken<S>
+impl<S, B> Middleware<S, Body> for BreakerLayer
 where
     S: Service<Request<Body>, Response = Response<B>, Error = BoxError>,
     S::Future: Send + 'static,
 {
-    type Response = Response<B>;
-    type Error = BoxError;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, BoxError>> + Send>>;
+    type Answer = S::Response;
 
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.inner.poll_ready(context)
-    }
-
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
+    fn call(
+        &self,
+        inner: &mut S,
+        request: Request<Body>,
+    ) -> BoxFuture<'static, Result<Self::Answer, S::Error>> {
         if request.extensions().get::<Probe>().is_none()
-            && let Some(cause) = self.breaker.cause()
+            && let Some(cause) = self.0.cause()
         {
             return Box::pin(async move { Err(BoxError::from(DisplayError(cause.to_string()))) });
         }
-        let (answer, breaker) = (self.inner.call(request), Arc::clone(&self.breaker));
+        let (answer, breaker) = (inner.call(request), Arc::clone(&self.0));
         Box::pin(async move {
             let answer = answer.await;
             if let Err(error) = &answer {
@@ -168,7 +150,7 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tower::{ServiceExt as _, service_fn};
+    use tower::{Layer as _, ServiceExt as _, service_fn};
 
     fn cause(text: &str) -> RemoteError {
         RemoteError::other(text)

@@ -3,16 +3,16 @@
 //! Times that the API server stamps (`creationTimestamp`, the expiration of bootstrap tokens) are compared only with
 //! this clock.
 
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::task::{Context, Poll};
 
+use futures::future::BoxFuture;
 use http::{Request, Response, header};
 use k8s_openapi::jiff::fmt::rfc2822;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
-use tower::{Layer, Service};
+use tower::Service;
+
+use crate::kube::layer::{Middleware, layer};
 
 /// No response has had a time yet.
 const UNKNOWN: i64 = i64::MIN;
@@ -90,38 +90,18 @@ impl ServerClock {
     }
 }
 
-impl<S> Layer<S> for ServerClock {
-    type Service = Timed<S>;
+layer!(ServerClock);
 
-    fn layer(&self, inner: S) -> Timed<S> {
-        let clock = self.clone();
-        Timed { inner, clock }
-    }
-}
-
-/// A service that records the time of responses.
-#[derive(Debug, Clone)]
-pub struct Timed<S> {
-    inner: S,
-    clock: ServerClock,
-}
-
-impl<S, A, B> Service<Request<A>> for Timed<S>
+impl<S, A, B> Middleware<S, A> for ServerClock
 where
     S: Service<Request<A>, Response = Response<B>>,
     S::Future: Send + 'static,
 {
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<S::Response, S::Error>> + Send>>;
+    type Answer = S::Response;
 
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(context)
-    }
-
-    fn call(&mut self, request: Request<A>) -> Self::Future {
-        let (clock, sent) = (self.clock.clone(), Timestamp::now());
-        let answer = self.inner.call(request);
+    fn call(&self, inner: &mut S, request: Request<A>) -> BoxFuture<'static, Result<Self::Answer, S::Error>> {
+        let (clock, sent) = (self.clone(), Timestamp::now());
+        let answer = inner.call(request);
         Box::pin(async move {
             let answer = answer.await?;
             let date = answer.headers().get(header::DATE);
@@ -138,7 +118,7 @@ where
 mod tests {
     use std::convert::Infallible;
 
-    use tower::{ServiceExt as _, service_fn};
+    use tower::{Layer as _, ServiceExt as _, service_fn};
 
     use super::*;
 

@@ -1,15 +1,14 @@
 //! A timeout on every request until its response begins, and a check of the request's path.
 
-use std::future::Future;
-use std::pin::Pin;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use http::{Method, Request, Response};
 use kube::client::Body;
-use tower::{BoxError, Layer, Service};
+use tower::{BoxError, Service};
 
 use crate::kube::error::{DisplayError, Elapsed};
+use crate::kube::layer::{Middleware, layer};
 
 /// A timeout on every request until its response begins.
 #[derive(Debug, Clone, Copy)]
@@ -18,47 +17,30 @@ pub(crate) struct Deadlines {
     pub(crate) write: Duration,
 }
 
-impl<S> Layer<S> for Deadlines {
-    type Service = WithDeadline<S>;
+layer!(Deadlines);
 
-    fn layer(&self, inner: S) -> Self::Service {
-        WithDeadline {
-            inner,
-            deadlines: *self,
-        }
-    }
-}
-
-#[derive(Debug, Clone)]
-pub(crate) struct WithDeadline<S> {
-    inner: S,
-    deadlines: Deadlines,
-}
-
-impl<S, B> Service<Request<Body>> for WithDeadline<S>
+impl<S, B> Middleware<S, Body> for Deadlines
 where
     S: Service<Request<Body>, Response = Response<B>, Error = BoxError>,
     S::Future: Send + 'static,
 {
-    type Response = Response<B>;
-    type Error = BoxError;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, BoxError>> + Send>>;
+    type Answer = S::Response;
 
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        self.inner.poll_ready(context)
-    }
-
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
+    fn call(
+        &self,
+        inner: &mut S,
+        request: Request<Body>,
+    ) -> BoxFuture<'static, Result<Self::Answer, S::Error>> {
         if !is_sound(request.uri()) {
             let why = "the request contains a name that Kubernetes objects cannot have";
             return Box::pin(async move { Err(DisplayError(why.to_owned()).into()) });
         }
         let limit = if request.method() == Method::GET {
-            self.deadlines.read
+            self.read
         } else {
-            self.deadlines.write
+            self.write
         };
-        let answer = self.inner.call(request);
+        let answer = inner.call(request);
         Box::pin(async move {
             tokio::time::timeout(limit, answer)
                 .await

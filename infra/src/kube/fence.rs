@@ -2,16 +2,15 @@
 //! requests since the decision.
 
 use std::fmt;
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
+use futures::future::BoxFuture;
 use http::{Method, Request, Response};
 use kube::client::Body;
-use tower::{BoxError, Layer, Service};
+use tower::{BoxError, Service};
 
 use crate::kube::error::DisplayError;
+use crate::kube::layer::{Middleware, layer};
 
 /// Whether a write may be sent now; always true without a fence.
 #[derive(Clone, Default)]
@@ -41,41 +40,23 @@ fn is_write(request: &Request<Body>) -> bool {
     request.method() != Method::GET && !REVIEWS.iter().any(|reviews| path.starts_with(reviews))
 }
 
-impl<S> Layer<S> for MayWrite {
-    type Service = Fenced<S>;
+layer!(MayWrite);
 
-    fn layer(&self, inner: S) -> Self::Service {
-        Fenced {
-            inner,
-            may_write: self.clone(),
-        }
-    }
-}
-
-/// A client with fenced writes.
-#[derive(Debug, Clone)]
-pub struct Fenced<S> {
-    inner: S,
-    may_write: MayWrite,
-}
-
-impl<S, B> Service<Request<Body>> for Fenced<S>
+impl<S, B> Middleware<S, Body> for MayWrite
 where
     S: Service<Request<Body>, Response = Response<B>, Error = BoxError>,
     S::Future: Send + 'static,
     B: 'static,
 {
-    type Response = Response<B>;
-    type Error = BoxError;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, BoxError>> + Send>>;
+    type Answer = S::Response;
 
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        self.inner.poll_ready(context)
-    }
-
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        if self.may_write.allows(&request) {
-            return Box::pin(self.inner.call(request));
+    fn call(
+        &self,
+        inner: &mut S,
+        request: Request<Body>,
+    ) -> BoxFuture<'static, Result<Self::Answer, S::Error>> {
+        if self.allows(&request) {
+            return Box::pin(inner.call(request));
         }
         let why = DisplayError("not sent: this process is no longer the leader".to_owned());
         Box::pin(async { Err(why.into()) })

@@ -9,5 +9,6 @@ pub mod error;
 pub mod fence;
 pub(crate) mod json_strings;
 pub mod kubeconfig;
+mod layer;
 pub mod traffic;
 pub mod user_cluster;

@@ -1,15 +1,15 @@
 //! Counts the requests of the clients that share it: by verb for the metrics, and writes in flight, so that a handover
 //! can wait for the last one.
 
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll};
 
+use futures::future::BoxFuture;
 use http::{Method, Request, Response};
 use tokio::sync::watch;
-use tower::{Layer, Service};
+use tower::Service;
 
+use crate::kube::layer::{Middleware, layer};
 use crate::telemetry::requests;
 pub use crate::telemetry::requests::VERBS;
 
@@ -85,42 +85,23 @@ impl Drop for WriteGuard {
     }
 }
 
-impl<S> Layer<S> for ServerTraffic {
-    type Service = Counted<S>;
+layer!(ServerTraffic);
 
-    fn layer(&self, inner: S) -> Counted<S> {
-        let counting = self.clone();
-        Counted { inner, counting }
-    }
-}
-
-/// A service that counts requests and creates spans.
-#[derive(Debug, Clone)]
-pub(crate) struct Counted<S> {
-    inner: S,
-    counting: ServerTraffic,
-}
-
-impl<S, A, B> Service<Request<A>> for Counted<S>
+/// Counts requests and creates spans.
+impl<S, A, B> Middleware<S, A> for ServerTraffic
 where
     S: Service<Request<A>, Response = Response<B>>,
     S::Future: Send + 'static,
 {
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<S::Response, S::Error>> + Send>>;
+    type Answer = S::Response;
 
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(context)
-    }
-
-    fn call(&mut self, request: Request<A>) -> Self::Future {
-        let ServerTraffic { traffic, server } = &self.counting;
+    fn call(&self, inner: &mut S, request: Request<A>) -> BoxFuture<'static, Result<Self::Answer, S::Error>> {
+        let Self { traffic, server } = self;
         let counts = Arc::clone(&traffic.0);
         let verb = requests::verb(&request);
         let span = requests::span(&request, verb, server);
         let writing = (request.method() != Method::GET).then(|| WriteGuard::new(&counts));
-        let answer = self.inner.call(request);
+        let answer = inner.call(request);
         Box::pin(async move {
             let answer = answer.await;
             let failed = requests::answered(&span, answer.as_ref().ok().map(Response::status));
@@ -138,7 +119,7 @@ mod tests {
     use futures::FutureExt as _;
     use rstest::rstest;
     use tokio::sync::oneshot;
-    use tower::{ServiceExt as _, service_fn};
+    use tower::{Layer as _, ServiceExt as _, service_fn};
 
     use super::*;
 

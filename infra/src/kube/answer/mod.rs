@@ -12,6 +12,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use futures::future::BoxFuture;
 use http::{Method, Request, Response};
 use http_body::Frame;
 use http_body_util::{BodyExt, Full};
@@ -20,10 +21,11 @@ use serde::Deserialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Sleep;
 use tokio_util::sync::PollSemaphore;
-use tower::{BoxError, Layer, Service};
+use tower::{BoxError, Service};
 
 use self::depth::Pruner;
 use crate::kube::error::{TooLarge, TooSlow};
+use crate::kube::layer::{Middleware, layer};
 use crate::telemetry::requests::is_watch;
 
 /// Marks a request with a streamed response; the reader applies its own limits.
@@ -78,51 +80,34 @@ impl AnswerLimits {
     }
 }
 
-impl<S> Layer<S> for AnswerLimits {
-    type Service = WithAnswerLimits<S>;
-
-    fn layer(&self, inner: S) -> Self::Service {
-        WithAnswerLimits {
-            inner,
-            limits: self.clone(),
-        }
-    }
-}
-
-/// A client that limits responses.
-#[derive(Debug, Clone)]
-pub struct WithAnswerLimits<S> {
-    inner: S,
-    limits: AnswerLimits,
-}
-
 /// The body of any response.
 pub type AnyBody = http_body_util::combinators::UnsyncBoxBody<Bytes, BoxError>;
 
-impl<S, B> Service<Request<Body>> for WithAnswerLimits<S>
+layer!(AnswerLimits);
+
+/// Limits responses.
+impl<S, B> Middleware<S, Body> for AnswerLimits
 where
     S: Service<Request<Body>, Response = Response<B>, Error = BoxError>,
     S::Future: Send + 'static,
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
-    type Response = Response<AnyBody>;
-    type Error = BoxError;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, BoxError>> + Send>>;
+    type Answer = Response<AnyBody>;
 
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        self.inner.poll_ready(context)
-    }
-
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
+    fn call(
+        &self,
+        inner: &mut S,
+        request: Request<Body>,
+    ) -> BoxFuture<'static, Result<Self::Answer, S::Error>> {
         let is_watch = request.uri().query().is_some_and(is_watch);
         let is_streamed = request.extensions().get::<Streamed>().is_some();
-        let limits = self.limits.clone();
+        let limits = self.clone();
         let time = match *request.method() {
             Method::GET => limits.time.0,
             _ => limits.time.1,
         };
-        let answer = self.inner.call(request);
+        let answer = inner.call(request);
         Box::pin(async move {
             let (head, body) = answer.await?.into_parts();
             let body: AnyBody = body.map_err(Into::into).boxed_unsync();
