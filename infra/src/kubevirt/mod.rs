@@ -8,20 +8,17 @@ pub mod pool;
 pub mod preflight;
 mod user_data;
 
-use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use k8s_openapi::NamespaceResourceScope;
+use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::core::{ApiResource, DynamicObject};
-use kube::{Api, Resource};
 use machinist_shared::api::names::{CONTROLLER, label};
 use machinist_shared::kubevirt::observed::find;
 use machinist_shared::kubevirt::root_cause::{VmView as CauseOf, root_cause};
 use machinist_shared::provider::{Opaque, Secret};
-use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::cache::store::{Key, Store};
@@ -243,15 +240,12 @@ async fn complete(open: &OpenInfra, name: &str, disks: &[String]) -> Result<(), 
     reread(open, Kind::DataVolume, open.data_volumes(), disks).await
 }
 
-async fn reread<K>(
+async fn reread<K: Cached>(
     open: &OpenInfra,
     kind: Kind,
     store: &Store<K>,
     names: &[String],
-) -> Result<(), RemoteError>
-where
-    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + DeserializeOwned + Debug + Cached,
-{
+) -> Result<(), RemoteError> {
     for name in names {
         let key = Key::new(&open.key().namespace, name);
         if store.get(&key).is_some_and(|object| object.is_reduced())
@@ -302,10 +296,7 @@ async fn confirm_eviction(open: &OpenInfra, name: &str, uid: &str, host: &str) -
 }
 
 /// Reads the object with that name from the API server.
-async fn ask<K>(open: &OpenInfra, kind: Kind, name: &str) -> Result<Option<K>, RemoteError>
-where
-    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + DeserializeOwned + Debug,
-{
+async fn ask<K: Cached>(open: &OpenInfra, kind: Kind, name: &str) -> Result<Option<K>, RemoteError> {
     let api: Api<K> = Api::namespaced(open.client().clone(), &open.key().namespace);
     let found = read_one(&api, name, open.missing().forbids(kind)).await;
     found.map_err(|error| RemoteError::from(&error))
@@ -356,15 +347,12 @@ async fn verify_cached(open: &OpenInfra, name: &str) -> Result<bool, RemoteError
 }
 
 /// Reads the object with that name into the cache; returns whether it had that version.
-async fn reread_version<K>(
+async fn reread_version<K: Cached>(
     open: &OpenInfra,
     kind: Kind,
     store: &Store<K>,
     name: &str,
-) -> Result<bool, RemoteError>
-where
-    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + DeserializeOwned + Debug,
-{
+) -> Result<bool, RemoteError> {
     let key = Key::new(&open.key().namespace, name);
     let version = |object: &K| object.meta().resource_version.clone();
     let (before, known) = (

@@ -2,11 +2,14 @@
 //!
 //! They are never written from these types: a VirtualMachine is created from rendered JSON and otherwise only patched.
 
+use std::fmt::Debug;
+
+use k8s_openapi::NamespaceResourceScope;
 use kube::Resource;
 use kube::core::ObjectMeta;
 use machinist_shared::api::names::label;
 use machinist_shared::kubevirt::observed::{DataVolumeStatus, VmStatus, VmiStatus, bounded};
-use serde::de::IgnoredAny;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Deserializer};
 
 fn nullable<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
@@ -27,7 +30,15 @@ fn metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D:
 }
 
 /// A cached object of an infra cluster. Its owner determines how much of it is cached.
-pub trait Cached: Resource {
+pub trait Cached:
+    Resource<Scope = NamespaceResourceScope, DynamicType = ()>
+    + Clone
+    + DeserializeOwned
+    + Debug
+    + Send
+    + Sync
+    + 'static
+{
     /// UID of its user cluster, from its label.
     fn cluster_uid(&self) -> Option<&str> {
         let labels = self.meta().labels.as_ref()?;

@@ -4,8 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kube::api::{ListParams, WatchParams};
-use kube::{Api, Client, Resource};
-use serde::de::DeserializeOwned;
+use kube::{Api, Client};
 use tokio::task::AbortHandle;
 
 use super::credential::{Credential, CredentialState};
@@ -14,7 +13,7 @@ use super::kind::{Kind, Missing};
 use crate::backoff::{Backoff, Jitter};
 use crate::kube::client::infra_client_through;
 use crate::kube::error::{RemoteError, is_forbidden};
-use crate::kubevirt::objects::{Claim, DataVolume, Vm, Vmi};
+use crate::kubevirt::objects::{Cached, Claim, DataVolume, Vm, Vmi};
 
 /// Pauses before a refused credential is tried again.
 const RETRY_BACKOFF: Backoff = Backoff {
@@ -111,13 +110,7 @@ async fn rights(entry: &Entry, client: &Client) -> Result<Missing, RemoteError> 
     Ok(all)
 }
 
-async fn missing<K>(client: &Client, namespace: &str) -> Result<Vec<&'static str>, RemoteError>
-where
-    K: Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>
-        + Clone
-        + DeserializeOwned
-        + std::fmt::Debug,
-{
+async fn missing<K: Cached>(client: &Client, namespace: &str) -> Result<Vec<&'static str>, RemoteError> {
     let api: Api<K> = Api::namespaced(client.clone(), namespace);
     let mut verbs = Vec::new();
     let mut version = None;

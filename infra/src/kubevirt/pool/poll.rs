@@ -143,19 +143,12 @@ where
 const OBJECT_BYTES: usize = 256 * 1024;
 
 /// Reads the objects into the store; returns the error if the credential may not get that kind.
-async fn get<K>(
+async fn get<K: Cached>(
     sight: PollTarget<'_>,
     kind: Kind,
     store: &Store<K>,
     names: &[String],
-) -> Result<Option<RemoteError>, RemoteError>
-where
-    K: Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>
-        + Clone
-        + DeserializeOwned
-        + Cached
-        + std::fmt::Debug,
-{
+) -> Result<Option<RemoteError>, RemoteError> {
     let api: Api<K> = Api::namespaced(sight.client.clone(), sight.namespace);
     let answers = names.iter().map(async |name| {
         let key = Key::new(sight.namespace, name);

@@ -3,8 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use kube::{Api, Resource};
-use serde::de::DeserializeOwned;
+use kube::Api;
 use tokio::task::AbortHandle;
 
 use super::entry::{Entry, SyncState};
@@ -36,33 +35,18 @@ pub(super) fn start(entry: &Arc<Entry>) -> Vec<AbortHandle> {
     ]
 }
 
-fn spawn<K>(entry: &Arc<Entry>, kind: Kind, store: &Arc<Store<K>>, vm: fn(&str) -> String) -> AbortHandle
-where
-    K: Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>
-        + Clone
-        + DeserializeOwned
-        + Cached
-        + std::fmt::Debug
-        + Send
-        + Sync
-        + 'static,
-{
+fn spawn<K: Cached>(
+    entry: &Arc<Entry>,
+    kind: Kind,
+    store: &Arc<Store<K>>,
+    vm: fn(&str) -> String,
+) -> AbortHandle {
     let (entry, store) = (Arc::clone(entry), Arc::clone(store));
     tokio::spawn(async move { keep(&entry, kind, &store, vm).await }).abort_handle()
 }
 
 /// Watches one kind across changes of credentials and cluster; runs until dropped.
-async fn keep<K>(entry: &Entry, kind: Kind, store: &Store<K>, vm: fn(&str) -> String)
-where
-    K: Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>
-        + Clone
-        + DeserializeOwned
-        + Cached
-        + std::fmt::Debug
-        + Send
-        + Sync
-        + 'static,
-{
+async fn keep<K: Cached>(entry: &Entry, kind: Kind, store: &Store<K>, vm: fn(&str) -> String) {
     let mut pauses = RETRY_BACKOFF.pauses();
     loop {
         if entry.share.is_paused() {
