@@ -63,7 +63,8 @@ pub struct Flags {
     #[arg(long, env = "MACHINIST_WORKER_COUNT", help_heading = heading::MACHINES)]
     #[arg(default_value_t = 16)]
     pub worker_count: usize,
-    /// A Machine that has not joined after this long counts as failed and, in a MachineSet, is replaced: `25m`, `1h30m`.
+    /// A Machine that has not joined after this long counts as failed and, in a MachineSet, is replaced; and so is one whose guest
+    /// has ended, or whose Node has been deleted, for this long: `25m`, `1h30m`.
     #[arg(long, env = "MACHINIST_JOIN_CLUSTER_TIMEOUT", help_heading = heading::MACHINES)]
     #[arg(default_value = "", value_parser = duration)]
     pub join_cluster_timeout: OptionalDuration,

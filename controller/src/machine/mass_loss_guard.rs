@@ -38,9 +38,14 @@ pub struct Inventory {
     pub missing: BTreeMap<String, Key>,
 }
 
+/// How many of so many are believed to be lost at the same time.
+pub fn believed(recorded: usize) -> usize {
+    (recorded / ONE_IN).max(AT_LEAST - 1)
+}
+
 impl Inventory {
     fn is_mass_loss(&self, missing: usize) -> bool {
-        missing >= AT_LEAST && missing * ONE_IN > self.recorded
+        missing > believed(self.recorded)
     }
 }
 

@@ -10,6 +10,7 @@
 //! - [`confirm`] reads what a plan takes for absent before anything ends for it;
 //! - [`start_limiter`] limits how many VMs of an infra cluster start at once;
 //! - [`disruption_budget`] is what the drain of an infra node may replace at once;
+//! - [`replacement_pace`] limits how many lost nodes are replaced at once;
 //! - [`drain`] is what a deleting Machine's Node asks for.
 
 pub mod apply;
@@ -32,6 +33,7 @@ pub mod plan;
 pub mod reason;
 pub mod reconcile;
 pub mod record;
+pub mod replacement_pace;
 pub mod snapshot;
 pub mod start_limiter;
 pub mod status;

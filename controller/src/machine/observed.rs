@@ -15,6 +15,7 @@ use super::drain::Seen;
 use super::drain::slots::DrainSlot;
 use super::node_conflicts::Waits;
 use super::record::{CredentialSource, FailureDomain, Infrastructure};
+use super::replacement_pace::Pace;
 use super::start_limiter::Start;
 use super::vm_creations::Creation;
 use crate::bootstrap::token::TokenView;
@@ -59,6 +60,8 @@ pub struct Observed {
     pub recreation: Option<Recreation>,
     /// Whether it may be replaced, if its host is being drained.
     pub disruption_budget: DisruptionBudget,
+    /// Whether it may be replaced, if its node is lost.
+    pub replacement_pace: Pace,
     /// What there is on its Node; only polled while it is being deleted.
     pub workload: NodeWorkload,
     /// Since when this process leads: what waited for a leader has waited until then.

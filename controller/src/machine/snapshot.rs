@@ -29,6 +29,7 @@ use super::mass_loss_guard;
 use super::memory::Memory;
 use super::observed::{Asked, ClusterName, Eviction, Facts, GuestView, Infra, Observed, Open, Spec, VmState};
 use super::record::{FailureDomain, Infrastructure};
+use super::replacement_pace::{self, Pace};
 use super::start_limiter::Start;
 use crate::bootstrap::token::TokenView;
 use crate::bootstrap::user_data::UserData;
@@ -221,8 +222,15 @@ pub async fn observe(
         .record
         .as_ref()
         .and_then(|record| record.recreation.as_ref());
+    let replacement_pace = match (&infra, &machine.progress.node_loss) {
+        (Infra::Open(open), Some(_)) => {
+            replacement_pace::check(&context.stores, &open.infrastructure, machine)
+        }
+        _ => Pace::Free,
+    };
     let observed = Observed {
         start: Start::Free,
+        replacement_pace,
         recreation: Recreation::longer(
             memory.recreations.of(key, machine.uid(), now),
             recorded.and_then(|recorded| recorded.episode(now)),

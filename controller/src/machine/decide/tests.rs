@@ -20,6 +20,7 @@ use super::super::observed::{
 };
 use super::super::plan::{Plan, Step, UserDataSource};
 use super::super::record::{FailureDomain, Infrastructure};
+use super::super::replacement_pace::Pace;
 use super::super::start_limiter::Start;
 use super::super::vm_creations::Creation;
 use super::decide;
@@ -186,6 +187,7 @@ fn observed(machine: StoredMachine, open: Open) -> Observed {
         start: Start::Free,
         recreation: None,
         disruption_budget: DisruptionBudget::Alone,
+        replacement_pace: Pace::Free,
         workload: NodeWorkload {
             pods: Seen::Pods(Pods::default()),
             volumes: Vec::new(),
@@ -935,6 +937,7 @@ mod evacuation;
 mod infra;
 mod joining;
 mod kill_points;
+mod node_loss;
 mod node_metadata;
 mod osm;
 mod replacement;

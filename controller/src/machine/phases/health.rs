@@ -96,6 +96,11 @@ pub(super) fn deadline(view: &View<'_>, vm: &Instance, timeout: Duration) -> Opt
     let seen = view.record().and_then(|record| record.vm_seen);
     let vm = seen.or_else(|| created(&vm.metadata).map(|vm| vm.min(view.now)));
     let start = created(&view.machine().metadata).max(vm)?;
+    with_grace(view, start, timeout)
+}
+
+/// When `timeout` from `start` is over, at the earliest some time after this process became the leader.
+pub(super) fn with_grace(view: &View<'_>, start: Timestamp, timeout: Duration) -> Option<Timestamp> {
     let leading = view.observed.leading_since;
     let grace = leading.checked_add(timeout.min(GRACE_PERIOD)).ok()?;
     start

@@ -11,7 +11,7 @@ use super::{Kept, PhaseResult, View, token};
 
 /// How often a Machine is reconciled whose VM is not believed to be gone, should no event come.
 const SETTLING_INTERVAL: Duration = Duration::from_secs(5);
-const HALTED_INTERVAL: Duration = Duration::from_secs(30);
+pub(super) const HALTED_INTERVAL: Duration = Duration::from_secs(30);
 
 pub(super) fn run(view: &View<'_>) -> PhaseResult {
     let Some((why, result)) = view.open().and_then(|open| disbelief(view, open)) else {

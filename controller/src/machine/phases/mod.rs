@@ -16,6 +16,7 @@ mod launch;
 mod mass_loss_guard;
 mod name;
 mod node;
+mod node_loss;
 mod ownership;
 mod registration;
 mod replacement;
@@ -40,7 +41,7 @@ use super::observed::Observed;
 type Phase = fn(&View<'_>) -> PhaseResult;
 
 /// The life of a Machine, until its deletion is asked for.
-const LIVE: [Phase; 12] = [
+const LIVE: [Phase; 13] = [
     clock_skew::live,
     name::run,
     spec::run,
@@ -49,6 +50,7 @@ const LIVE: [Phase; 12] = [
     ownership::run,
     launch::run,
     bootstrap::run,
+    node_loss::run,
     health::run,
     registration::run,
     token::run,

@@ -53,8 +53,13 @@ fn absent(view: &View<'_>, open: &Open, vm: &Instance) -> PhaseResult {
     if view.record().is_none_or(|record| record.node_uid.is_none()) {
         return waiting(view, open, vm);
     }
+    PhaseResult::default().condition(deleted())
+}
+
+/// The Node had joined, and is not there any more.
+pub(super) fn deleted() -> Condition {
     let message = "the Node was deleted; it comes back when its kubelet registers again";
-    PhaseResult::default().condition(Condition::node_ready(Status::False, Reason::NodeDeleted, message))
+    Condition::node_ready(Status::False, Reason::NodeDeleted, message)
 }
 
 /// The Node is the Machine's: it is recorded and linked, and its readiness shown.

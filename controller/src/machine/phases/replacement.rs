@@ -1,10 +1,10 @@
-//! A Machine that does not become a Node in its time is deleted, for its MachineSet to replace it.
+//! A Machine that does not become a Node in its time, or loses it for good, is deleted, for its MachineSet to replace it.
 
 use super::super::plan::Step;
 use super::{PhaseResult, View};
 use crate::cache::owner;
 
-/// Has the Machine's MachineSet replace it, if it has one.
+/// Has the Machine's MachineSet replace it, if it has one, because it did not become a Node.
 pub(super) fn by_set(
     view: &View<'_>,
     result: PhaseResult,
@@ -22,8 +22,16 @@ pub(super) fn by_set(
         uid: set.uid.clone(),
         message: format!("Machine {}: {message}", machine.name()),
     });
-    let reported = format!("{message}; the MachineSet replaces the Machine");
-    let mut result = result.event(true, reason, reported).stopped();
+    let mut result = result;
     result.then.extend(note);
-    result.then(Step::DeleteMachine)
+    of_lost(result, reason, message)
+}
+
+/// Has the Machine's MachineSet replace it because its node is lost, which is no fault of the template.
+pub(super) fn of_lost(result: PhaseResult, reason: &'static str, message: &str) -> PhaseResult {
+    let reported = format!("{message}; the MachineSet replaces the Machine");
+    result
+        .event(true, reason, reported)
+        .stopped()
+        .then(Step::DeleteMachine)
 }

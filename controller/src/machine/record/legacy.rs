@@ -41,6 +41,7 @@ pub(super) fn progress(conditions: &[NodeCondition], vm_uid: Option<&str>) -> Pr
         evacuation,
         vm_loss,
         import_failure,
+        node_loss: None,
         is_converted: false,
     };
     progress.is_converted = progress != Progress::default();

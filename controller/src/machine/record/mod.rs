@@ -11,7 +11,9 @@ use machinist_infra::kube::kubeconfig::{CA_INSECURE, CA_SYSTEM};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-pub use self::progress::{Deletion, Evacuation, IMPORT_FAILING, Progress, Reservation, VmLoss, WaitingFor};
+pub use self::progress::{
+    Deletion, Evacuation, IMPORT_FAILING, NodeLoss, Progress, Reservation, VmLoss, WaitingFor,
+};
 use super::node_metadata::Retired;
 use crate::runtime::recreation::Recreated;
 

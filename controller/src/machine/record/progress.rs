@@ -24,6 +24,9 @@ pub struct Progress {
     /// Why the import of a disk failed, as its condition shows it, until the import copies.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub import_failure: Option<String>,
+    /// The loss of its node, in a MachineSet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node_loss: Option<NodeLoss>,
     /// It was read from conditions (see [`super::legacy`]), and is not written yet.
     #[serde(skip)]
     pub is_converted: bool,
@@ -95,6 +98,14 @@ pub struct VmLoss {
     /// `metadata.uid` of the VM.
     #[serde(rename = "vmUID")]
     pub vm_uid: String,
+    /// When it was first missed.
+    pub missed_at: Timestamp,
+}
+
+/// A node that had joined, and whose guest has ended or whose Node is deleted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeLoss {
     /// When it was first missed.
     pub missed_at: Timestamp,
 }
