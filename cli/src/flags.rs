@@ -23,6 +23,25 @@ pub enum Command {
     ///
     /// Exits with 1 if any part could not be searched.
     Orphans(Orphans),
+    /// Give Machines that were restored from a backup the VMs that their predecessors left behind: of the same name, with
+    /// this cluster's identity. It lists them first, and asks.
+    ///
+    /// Exits with 1 if any part could not be searched, or any Machine could not be changed.
+    Adopt(Adopt),
+}
+
+/// `adopt`.
+#[derive(Debug, Clone, Args)]
+pub struct Adopt {
+    /// The clusters to search.
+    #[command(flatten)]
+    pub infra_namespaces: ClusterFlags,
+    /// All Machines that have never had a VM.
+    #[arg(long, required = true)]
+    pub restored: bool,
+    /// Adopt without a confirmation.
+    #[arg(long)]
+    pub yes: bool,
 }
 
 /// `orphans`.
@@ -163,8 +182,10 @@ mod tests {
     fn parse(args: &str) -> Result<Orphans, clap::Error> {
         let args = args.split_whitespace();
         let flags = Flags::try_parse_from(std::iter::once("kubectl-machinist").chain(args))?;
-        let Command::Orphans(orphans) = flags.command;
-        Ok(orphans)
+        match flags.command {
+            Command::Orphans(orphans) => Ok(orphans),
+            Command::Adopt(_) => panic!("another command"),
+        }
     }
 
     #[test]
@@ -196,6 +217,7 @@ mod tests {
     #[case::another_kind("orphans delete node/web-1")]
     #[case::all("orphans delete --all")]
     #[case::an_answer_to_no_question("orphans --yes")]
+    #[case::nothing_is_adopted_unless_restored("adopt --yes")]
     #[case::two_credentials("orphans --infra-kubeconfig f --infra-secret a/b")]
     #[case::a_secret_without_a_namespace("orphans --infra-secret b")]
     #[case::a_secret_without_a_key("orphans --infra-secret a/b/")]
@@ -218,7 +240,11 @@ mod tests {
         command.build();
         let orphans = command.find_subcommand("orphans").unwrap();
         let delete = orphans.find_subcommand("delete").unwrap();
-        let flags = orphans.get_arguments().chain(delete.get_arguments());
+        let adopt = command.find_subcommand("adopt").unwrap();
+        let flags = orphans
+            .get_arguments()
+            .chain(delete.get_arguments())
+            .chain(adopt.get_arguments());
         let names = flags
             .filter_map(clap::Arg::get_long)
             .filter(|name| *name != "help");

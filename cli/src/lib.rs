@@ -7,6 +7,7 @@
 //! Machines are always read after the objects of the infra clusters: a VM is created after its Machine, so an observed
 //! VM without a Machine is an orphan.
 
+pub mod adopt;
 pub mod delete;
 pub mod flags;
 pub mod infra_namespaces;

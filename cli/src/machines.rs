@@ -26,6 +26,8 @@ pub struct Machine {
     pub name: String,
     /// UID, a label of the VM.
     pub uid: String,
+    /// Its deletion was asked for.
+    pub is_deleting: bool,
     /// UIDs of VMs that it has recorded, or must adopt.
     pub vms: Vec<String>,
     /// The namespace of its VM.
@@ -41,18 +43,25 @@ impl Machine {
         let recorded = text("/status/providerStatus/vmUID").map(str::to_owned);
         let annotations = stored.metadata.annotations.as_ref();
         let named = annotations.and_then(|all| all.get(annotation::ADOPT_VM)).cloned();
-        let deleting = stored.metadata.deletion_timestamp.is_some();
+        let is_deleting = stored.metadata.deletion_timestamp.is_some();
         let of_record = stored.data.pointer("/status/providerStatus/credential");
-        let of_record = of_record.filter(|_| deleting).and_then(recorded_credential);
+        let of_record = of_record.filter(|_| is_deleting).and_then(recorded_credential);
         let own = |text: &Option<String>| text.clone().unwrap_or_default();
         Self {
             namespace: own(&stored.metadata.namespace),
             name: own(&stored.metadata.name),
             uid: own(&stored.metadata.uid),
+            is_deleting,
             vms: recorded.into_iter().chain(named).collect(),
             infra_namespace: text("/status/providerStatus/infrastructure/namespace").map(str::to_owned),
             credential: of_record.unwrap_or_else(|| credential(stored)),
         }
+    }
+}
+
+impl std::fmt::Display for Machine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
     }
 }
 

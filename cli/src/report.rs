@@ -225,7 +225,7 @@ fn or_none(text: &str) -> String {
 }
 
 /// Approximately like kubectl.
-fn age(orphan: &Orphan, now: Timestamp) -> String {
+pub fn age(orphan: &Orphan, now: Timestamp) -> String {
     let age = match orphan.created {
         None => "<unknown>".to_owned(),
         Some(created) => match now.duration_since(created).as_secs().max(0) {
@@ -238,7 +238,8 @@ fn age(orphan: &Orphan, now: Timestamp) -> String {
     if orphan.deleting { age + ", deleting" } else { age }
 }
 
-fn aligned(rows: &[Vec<String>]) -> String {
+/// Rows with aligned columns.
+pub fn aligned(rows: &[Vec<String>]) -> String {
     let columns = rows.first().map_or(0, Vec::len);
     let width = |column: usize| {
         rows.iter()

@@ -14,12 +14,12 @@ use machinist_infra::kube::error::RemoteError;
 use machinist_infra::kube::kubeconfig::AddressPolicy;
 use machinist_infra::kube::user_cluster::KubectlCluster;
 
-use crate::flags::{ClusterFlags, Command, Delete, Flags, OnOrphans, Orphans, Output, Target};
+use crate::flags::{Adopt, ClusterFlags, Command, Delete, Flags, OnOrphans, Orphans, Output, Target};
 use crate::infra_namespaces::{self, Found, InfraNamespace, Skipped};
 use crate::kind::Kind;
 use crate::machines::{self, Living, Machine};
 use crate::report::{Orphan, Report};
-use crate::{delete, nodes, survey};
+use crate::{adopt, delete, nodes, survey};
 
 /// Timeout of a write. It is longer than the controller's, because there is no leadership to lose.
 const WRITE: Duration = Duration::from_secs(10);
@@ -37,8 +37,10 @@ pub fn start(flags: Flags) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let Command::Orphans(orphans) = flags.command;
-    let done = runtime.block_on(orphans_command(orphans))?;
+    let done = match flags.command {
+        Command::Orphans(orphans) => runtime.block_on(orphans_command(orphans)),
+        Command::Adopt(adopt) => runtime.block_on(adopt_command(&adopt)),
+    }?;
     Ok(if done {
         ExitCode::SUCCESS
     } else {
@@ -85,16 +87,20 @@ impl User {
     }
 }
 
-/// Returns whether everything succeeded.
-async fn orphans_command(flags: Orphans) -> anyhow::Result<bool> {
-    let options = ClientOptions {
+fn options(flags: &ClusterFlags) -> ClientOptions {
+    ClientOptions {
         write: WRITE,
         addresses: AddressPolicy {
-            allow_loopback: flags.infra_namespaces.infra_allow_loopback,
+            allow_loopback: flags.infra_allow_loopback,
         },
         user_agent: concat!("kubectl-machinist/", env!("CARGO_PKG_VERSION")).to_owned(),
         ..ClientOptions::default()
-    };
+    }
+}
+
+/// Returns whether everything succeeded.
+async fn orphans_command(flags: Orphans) -> anyhow::Result<bool> {
+    let options = options(&flags.infra_namespaces);
     if flags.delete && flags.command.is_some() {
         bail!("--delete deletes all that is listed, and `delete` what is named: give one of them");
     }
@@ -112,6 +118,42 @@ async fn orphans_command(flags: Orphans) -> anyhow::Result<bool> {
         None => list(&everything(&user, found).await?, flags.output),
         Some(OnOrphans::Delete(delete)) => delete_named(&user, &found, &delete).await,
     }
+}
+
+/// Gives restored Machines their VMs; returns whether everything succeeded.
+async fn adopt_command(flags: &Adopt) -> anyhow::Result<bool> {
+    let options = options(&flags.infra_namespaces);
+    let user = User::open(&flags.infra_namespaces, &options).await?;
+    let machines = user.machines().await?;
+    let found = infra_namespaces::find(&flags.infra_namespaces, &user.client, &machines, &options).await?;
+    let report = everything(&user, found).await?;
+    eprint!("{}", report.warnings());
+    let (adoptions, refused) = adopt::find(&machines, &report);
+    for why in &refused {
+        eprintln!("error: {why}");
+    }
+    let mut all = refused.is_empty() && report.not_searched.is_empty();
+    if adoptions.is_empty() {
+        print("no Machine without a VM has the name of a VM that was left behind\n")?;
+        return Ok(all);
+    }
+    print(&adopt::preview(&adoptions, Timestamp::now()))?;
+    let question = format!("Give these {} Machines the VMs? [y/N] ", adoptions.len());
+    if !flags.yes && !confirmed(&question)? {
+        eprintln!("nothing was changed");
+        return Ok(false);
+    }
+    for adoption in &adoptions {
+        let machine = adoption.machine;
+        match adopt::adopt(&user.client, adoption).await {
+            Ok(()) => print(&format!("Machine {machine} adopts VM {}\n", adoption.vm.uid))?,
+            Err(error) => {
+                all = false;
+                eprintln!("error: Machine {machine} was not changed: {error}");
+            }
+        }
+    }
+    Ok(all)
 }
 
 /// Searches everything.

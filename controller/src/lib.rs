@@ -16,6 +16,7 @@ pub mod leader;
 pub mod machine;
 pub mod machine_deployment;
 pub mod machine_set;
+pub mod orphans;
 pub mod routing;
 pub mod runtime;
 pub mod telemetry;

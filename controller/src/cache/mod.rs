@@ -22,7 +22,7 @@ pub use machine_set::StoredMachineSet;
 pub use node::{Node, NodeSpec, NodeStatus};
 pub use references::{Looked, NodeGroup, Reference, References, Referrer, is_pending};
 pub use selection::{Labels, Selection, labels_of};
-pub use signing_request::{MAX_BYTES, NODE_USER, StoredRequest, TOKEN_USER, is_decided};
+pub use signing_request::{CLIENT_SIGNER, MAX_BYTES, NODE_USER, StoredRequest, TOKEN_USER, is_decided};
 pub use spec::{Decoded, Template};
 pub use stores::{Stores, TOKEN_NAMESPACE};
 pub use sync::CacheSync;

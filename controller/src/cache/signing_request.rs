@@ -3,6 +3,8 @@
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::jiff::Timestamp;
 use serde::Deserialize;
+use x509_parser::certification_request::X509CertificationRequest;
+use x509_parser::prelude::FromDer as _;
 
 use super::named::named;
 
@@ -11,6 +13,9 @@ pub const NODE_USER: &str = "system:node:";
 
 /// The API server prepends this to a bootstrap token's ID.
 pub const TOKEN_USER: &str = "system:bootstrap:";
+
+/// The signer of kubelets' client certificates.
+pub const CLIENT_SIGNER: &str = "kubernetes.io/kube-apiserver-client-kubelet";
 
 /// Bytes of a pending request that are kept: kubelets' have 1 to 3 KiB. A holder of a bootstrap token can send as many as the
 /// API server takes.
@@ -27,6 +32,8 @@ pub struct StoredRequest {
     pub decided: bool,
     /// Whether it is approved and has not failed.
     pub approved: bool,
+    /// The node whose first client certificate it asks for, if it is pending. That is only shown: nothing is verified.
+    pub joins_as: Option<String>,
 }
 
 impl From<CertificateSigningRequest> for StoredRequest {
@@ -35,6 +42,7 @@ impl From<CertificateSigningRequest> for StoredRequest {
         let decided = is_decided(&object);
         let approved = is_approved(&object);
         let oversized = bytes(&object) > MAX_BYTES;
+        let joins_as = (!decided && !oversized).then(|| joins_as(&object)).flatten();
         if oversized {
             object.metadata.labels = None;
             object.metadata.annotations = None;
@@ -51,8 +59,23 @@ impl From<CertificateSigningRequest> for StoredRequest {
             object,
             decided,
             approved,
+            joins_as,
         }
     }
+}
+
+/// The node in the subject of a request for a client certificate that came with a bootstrap token.
+fn joins_as(object: &CertificateSigningRequest) -> Option<String> {
+    let spec = &object.spec;
+    let came_with_token = spec.username.as_deref()?.starts_with(TOKEN_USER);
+    if !came_with_token || spec.signer_name != CLIENT_SIGNER {
+        return None;
+    }
+    let (_, pem) = x509_parser::pem::parse_x509_pem(&spec.request.0).ok()?;
+    let (_, request) = X509CertificationRequest::from_der(&pem.contents).ok()?;
+    let subject = &request.certification_request_info.subject;
+    let name = subject.iter_common_name().next()?.as_str().ok()?;
+    name.strip_prefix(NODE_USER).map(str::to_owned)
 }
 
 /// How much of a request its author chose.

@@ -85,12 +85,22 @@ fn approved_of(requester: &str) -> String {
     format!("approved:{requester}")
 }
 
-/// Requester and UID of a pending request; of one that is decided, only whose it was is ever looked up.
+/// Requests for the first client certificate of that node are indexed so.
+fn joins_as(node: &str) -> String {
+    format!("joins-as:{node}")
+}
+
+/// Requester, UID and node of a pending request; of one that is decided, only whose it was is ever looked up.
 fn by_requester(request: &StoredRequest) -> Vec<String> {
     match (request.decided, request.approved) {
         (true, true) => vec![approved_of(request.username())],
         (true, false) => Vec::new(),
-        (false, _) => vec![request.username().to_owned(), request.uid().to_owned()],
+        (false, _) => {
+            let own = [request.username().to_owned(), request.uid().to_owned()];
+            own.into_iter()
+                .chain(request.joins_as.as_deref().map(joins_as))
+                .collect()
+        }
     }
 }
 
@@ -272,6 +282,12 @@ impl Stores {
         pending.retain(|request| newest.is_none_or(|newest| created(request) >= newest));
         pending.sort_by_cached_key(|request| std::cmp::Reverse(request.age()));
         pending
+    }
+
+    /// The newest pending request for the first client certificate of the node of that name, whoever sent it.
+    pub fn request_to_join(&self, node: &str) -> Option<Arc<StoredRequest>> {
+        let pending = self.requests.by_index(&joins_as(node));
+        pending.into_iter().max_by_key(|request| request.age())
     }
 
     /// Pending requests that came with the bootstrap token in that Secret.

@@ -14,7 +14,7 @@ use crate::bootstrap::token::{TokenId, TokenView};
 pub use crate::cache::TOKEN_USER;
 
 /// The signer of kubelets' client certificates.
-pub const SIGNER: &str = "kubernetes.io/kube-apiserver-client-kubelet";
+pub use crate::cache::CLIENT_SIGNER as SIGNER;
 /// Reason of the condition that approves.
 pub const REASON: &str = "MachinistApproved";
 

@@ -366,12 +366,21 @@ impl Run<'_> {
                 (label::CLUSTER_UID, &self.context.settings.cluster_uid),
             ],
         };
+        let (failures, infra) = (&self.memory.failures, open.key());
+        if !failures.try_labeling(infra, self.context.now()) {
+            return Ok(Progress::Next);
+        }
         match open.label(self.machine.name(), labeling).await {
             // The kubeconfig's rights may not allow it; the record suffices until they do.
-            Err(error) if error.code() == Some(403) => {
-                self.memory.failures.forbid_labeling(uid, self.context.now());
+            Err(error) if error.code() == Some(403) => failures.forbid_labeling(infra, self.context.now()),
+            other => {
+                other?;
+                if failures.allow_labeling(infra) {
+                    for other in self.context.infra.users(infra) {
+                        self.context.queues.machines.add(other);
+                    }
+                }
             }
-            other => other?,
         }
         Ok(Progress::Next)
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
 use machinist_infra::cache::store::Key;
+use machinist_infra::provider::InfraKey;
 use parking_lot::Mutex;
 
 use super::observed::{Failure, FailureScope};
@@ -17,8 +18,8 @@ use crate::runtime::backoff::{self, Cause, Episode, Jitter};
 pub struct Failures {
     jitter: Jitter,
     by_machine: Mutex<HashMap<Key, Failed>>,
-    /// UIDs of adopted VMs that we were not allowed to label, and when that was.
-    unlabeled: Mutex<HashMap<String, Timestamp>>,
+    /// Infra clusters where labeling adopted VMs was forbidden, and when that was.
+    unlabeled: Mutex<HashMap<InfraKey, Timestamp>>,
     /// Creates of VMs that got no answer.
     pub creations: VmCreations,
 }
@@ -102,19 +103,35 @@ impl Failures {
         );
     }
 
-    /// The credential may not label the VM of that UID.
-    pub fn forbid_labeling(&self, vm_uid: &str, now: Timestamp) {
-        let mut unlabeled = self.unlabeled.lock();
-        unlabeled.retain(|_, tried| !may_try_again(*tried, now));
-        unlabeled.insert(vm_uid.to_owned(), now);
+    /// Labeling VMs on that infra cluster was forbidden.
+    pub fn forbid_labeling(&self, infra: &InfraKey, now: Timestamp) {
+        self.unlabeled.lock().insert(infra.clone(), now);
     }
 
-    /// Whether labeling the VM of that UID has not just been forbidden: rights may have been granted since.
-    pub fn may_label(&self, vm_uid: &str, now: Timestamp) -> bool {
+    /// A VM on that infra cluster was labeled; whether that was forbidden before, so that those of others can be, too.
+    pub fn allow_labeling(&self, infra: &InfraKey) -> bool {
+        self.unlabeled.lock().remove(infra).is_some()
+    }
+
+    /// Whether labeling VMs on that infra cluster has not just been forbidden: rights may have been granted since.
+    pub fn may_label(&self, infra: &InfraKey, now: Timestamp) -> bool {
         let unlabeled = self.unlabeled.lock();
         unlabeled
-            .get(vm_uid)
+            .get(infra)
             .is_none_or(|tried| may_try_again(*tried, now))
+    }
+
+    /// The same, and of many Machines that could try again, only this one does.
+    pub fn try_labeling(&self, infra: &InfraKey, now: Timestamp) -> bool {
+        let mut unlabeled = self.unlabeled.lock();
+        match unlabeled.get_mut(infra) {
+            Some(tried) if !may_try_again(*tried, now) => false,
+            Some(tried) => {
+                *tried = now;
+                true
+            }
+            None => true,
+        }
     }
 
     /// Something that the Machine waits for has changed: what failed is tried again soon.
@@ -141,7 +158,7 @@ fn subject(machine: &StoredMachine) -> u64 {
 }
 
 /// After how long a forbidden label is tried again.
-pub const LABEL_AGAIN: Duration = Duration::from_mins(30);
+pub const LABEL_AGAIN: Duration = Duration::from_mins(1);
 
 fn may_try_again(tried: Timestamp, now: Timestamp) -> bool {
     now.duration_since(tried).unsigned_abs() >= LABEL_AGAIN
@@ -160,10 +177,20 @@ mod tests {
             Failures::default(),
             Timestamp::from_second(1_800_000_000).unwrap(),
         );
-        assert!(failures.may_label("v1", now));
-        failures.forbid_labeling("v1", now);
-        assert!(!failures.may_label("v1", now) && failures.may_label("v2", now));
-        assert!(failures.may_label("v1", now + LABEL_AGAIN));
+        let [here, elsewhere] = ["https://a", "https://b"].map(|server| InfraKey {
+            server: server.to_owned(),
+            ca_digest: String::new(),
+            namespace: "vms".to_owned(),
+        });
+        assert!(failures.try_labeling(&here, now) && failures.may_label(&here, now));
+        failures.forbid_labeling(&here, now);
+        assert!(!failures.may_label(&here, now) && failures.may_label(&elsewhere, now));
+        let later = now + LABEL_AGAIN;
+        assert!(failures.may_label(&here, later));
+        assert!(failures.try_labeling(&here, later));
+        assert!(!failures.try_labeling(&here, later), "one of many tries");
+        assert!(failures.allow_labeling(&here), "others may follow");
+        assert!(failures.try_labeling(&here, later) && !failures.allow_labeling(&here));
     }
 
     #[test]

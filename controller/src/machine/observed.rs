@@ -52,6 +52,8 @@ pub struct Observed {
     pub token: Option<TokenView>,
     /// Whether others are bound to it, because the answer to the creation of one was lost.
     pub has_spare_tokens: bool,
+    /// The pending request for its node's first client certificate.
+    pub request_to_join: Option<RequestToJoin>,
     /// Pending requests for its node's serving certificate, the newest first.
     pub requests: Vec<Asked>,
     /// Whether its VM may be made now, if it has none.
@@ -94,6 +96,15 @@ pub enum SchedulableTargets {
     Some,
     /// All other Nodes are cordoned: this is the end of the cluster.
     None,
+}
+
+/// A pending request for the first client certificate of a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequestToJoin {
+    /// Its name.
+    pub name: String,
+    /// When it was made.
+    pub created: Timestamp,
 }
 
 /// A pending signing request.

@@ -259,12 +259,15 @@ fn swapped(uuid: &str) -> Option<String> {
 
 /// Whether a Node with that providerID is the Machine's: ours, or that of KubeVirt's cloud controller manager.
 fn is_provider_id_of(machine: &StoredMachine, provider_id: &str) -> bool {
-    provider_id == provider_id_of(machine) || is_ccm_provider_id_of(machine.name(), provider_id)
+    let own = provider_id.strip_prefix(PROVIDER_ID_PREFIX) == Some(machine.uid());
+    own || provider_id == provider_id_of(machine) || is_ccm_provider_id_of(machine.name(), provider_id)
 }
 
-/// The providerID of a Machine's Node without an external CCM.
+/// The providerID of a Machine's Node without an external CCM. That of a restored Machine is the one that its Node has already.
 pub fn provider_id_of(machine: &StoredMachine) -> String {
-    format!("{PROVIDER_ID_PREFIX}{}", machine.uid())
+    let record = machine.record.as_ref();
+    let former = record.and_then(|record| record.former_machine_uid.as_deref());
+    format!("{PROVIDER_ID_PREFIX}{}", former.unwrap_or(machine.uid()))
 }
 
 #[cfg(test)]
@@ -424,6 +427,19 @@ mod tests {
         let own = disks_of(&disks, &["v1", "v0"]);
         let has = |uid: &str| own.iter().any(|disk| disk.metadata.uid.as_deref() == Some(uid));
         assert_eq!((has("d1"), has("d2"), has("judged")), (true, false, ours));
+    }
+
+    #[rstest]
+    #[case::has_the_node_of_the_machine_whose_vm_it_got("m0", true)]
+    #[case::has_no_other_ones("m2", false)]
+    #[case::has_its_own_node("m1", true)]
+    fn a_restored_machine(#[case] id: &str, #[case] ours: bool) {
+        let record = json!({"status": {"providerStatus": {"formerMachineUID": "m0",
+            "infrastructure": {"server": "https://a", "namespace": "vms"}}}});
+        let node = json!({"metadata": {"name": "web-1", "uid": "n"}, "spec": {"providerID": format!("kubermatic://kubevirt/{id}")}});
+        let (machine, node) = (machine(&record), serde_json::from_value(node).unwrap());
+        let verdict = node_verdict(NodeClaim::unobserved(&machine, &node));
+        assert_eq!(verdict == NodeVerdict::Ours, ours, "{verdict:?}");
     }
 
     #[rstest]

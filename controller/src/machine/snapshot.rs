@@ -27,7 +27,9 @@ use super::disruption_budget::{self, DisruptionBudget};
 use super::drain::slots::DrainSlot;
 use super::mass_loss_guard;
 use super::memory::Memory;
-use super::observed::{Asked, ClusterName, Eviction, Facts, GuestView, Infra, Observed, Open, Spec, VmState};
+use super::observed::{
+    Asked, ClusterName, Eviction, Facts, GuestView, Infra, Observed, Open, RequestToJoin, Spec, VmState,
+};
 use super::record::{FailureDomain, Infrastructure};
 use super::replacement_pace::{self, Pace};
 use super::start_limiter::Start;
@@ -249,6 +251,7 @@ pub async fn observe(
         creation: memory.failures.creations.of(machine, Instant::now()),
         token,
         has_spare_tokens: !tokens.is_empty(),
+        request_to_join: request_to_join(context, machine),
         requests: asked(context, memory, machine),
         leading_since: memory.leading_since.get().copied().unwrap_or(now),
         skew: context.clock.skew(),
@@ -378,10 +381,7 @@ async fn look(
         infrastructure,
         unwatched: sight.unwatched,
         mass_loss,
-        may_label: vm
-            .as_ref()
-            .and_then(|vm| vm.metadata.uid.as_deref())
-            .is_none_or(|uid| memory.failures.may_label(uid, now)),
+        may_label: memory.failures.may_label(infra, now),
         labeled_machine_exists: owner
             .is_some_and(|owner| !context.stores.machines.by_index(owner).is_empty()),
         recorded_by: vm
@@ -401,6 +401,15 @@ async fn look(
         },
         vm,
         disks: sight.disks,
+    })
+}
+
+/// The pending request for the client certificate of the Machine's node, which has not joined yet.
+fn request_to_join(context: &Context, machine: &StoredMachine) -> Option<RequestToJoin> {
+    let request = context.stores.request_to_join(machine.name())?;
+    Some(RequestToJoin {
+        name: request.name().to_owned(),
+        created: request.age().0?,
     })
 }
 

@@ -13,11 +13,23 @@ const MAX_BASE: usize = 57;
 
 /// A name for a Machine of the set called `set`.
 pub(super) fn name(set: &str, random: [u8; 5]) -> String {
-    // Names of objects are ASCII.
-    let base: String = set.chars().take(MAX_BASE).collect();
-    let base = base.trim_end_matches(['-', '.']);
+    let base = base(set);
     let suffix = random.map(|byte| char::from(ALPHABET[usize::from(byte) % ALPHABET.len()]));
     format!("{base}-{}", String::from_iter(suffix))
+}
+
+/// Whether a Machine of the set called `set` may have that name.
+pub(super) fn is_name_of(set: &str, name: &str) -> bool {
+    let suffix = name
+        .strip_prefix(base(set))
+        .and_then(|rest| rest.strip_prefix('-'));
+    suffix.is_some_and(|suffix| suffix.len() == 5 && suffix.bytes().all(|byte| byte.is_ascii_alphanumeric()))
+}
+
+fn base(set: &str) -> &str {
+    // Names of objects are ASCII.
+    let base = set.get(..MAX_BASE).unwrap_or(set);
+    base.trim_end_matches(['-', '.'])
 }
 
 /// The reference by which the set controls its Machines.
@@ -70,6 +82,20 @@ pub(super) fn body(set: &StoredMachineSet, name: &str) -> Value {
 mod tests {
     use super::*;
     use rstest::rstest;
+
+    #[rstest]
+    #[case::its_own("workers", "workers-bcdfg", true)]
+    #[case::anothers("workers", "workers-2-bcdfg", false)]
+    #[case::a_longer_ones("workers-2", "workers-bcdfg", false)]
+    #[case::no_suffix("workers", "workers", false)]
+    #[case::of_a_name_that_is_cut(
+        "a234567890123456789012345678901234567890123456789012345678901234567890",
+        "a23456789012345678901234567890123456789012345678901234567-bcdfg",
+        true
+    )]
+    fn names_of_a_sets_machines(#[case] set: &str, #[case] name: &str, #[case] expected: bool) {
+        assert_eq!(is_name_of(set, name), expected);
+    }
 
     #[rstest]
     #[case::a_short_one("workers", "workers-bcdfg")]

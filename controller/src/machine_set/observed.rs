@@ -24,6 +24,8 @@ pub struct Observed {
     /// Machines of its making that are not as they were sent: its selector does not select them, or another controls
     /// them.
     pub rejected: Vec<Arc<StoredMachine>>,
+    /// Names of Nodes and VMs that are left without Machines and may be its own, while it may wait for these.
+    pub left_behind: Vec<String>,
     /// What it may create.
     pub creations: Allowance,
     /// The write that failed last, unless one of the same kind has succeeded since.

@@ -1,5 +1,6 @@
 //! Takes the snapshot of a MachineSet from the stores.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -7,11 +8,14 @@ use machinist_infra::cache::store::Key;
 use machinist_shared::api::names::annotation;
 use tokio::time::Instant;
 
+use super::decide::restore;
 use super::memory::Memories;
+use super::new_machine;
 use super::observed::{Member, NodeState, Observed};
 use crate::autoscaler::NodeGroups;
 use crate::cache::{NodeGroup, StoredMachine, StoredMachineSet, Stores, overlap};
 use crate::context::Context;
+use crate::orphans;
 use crate::runtime::backoff;
 use crate::runtime::creation_limit::Fate;
 
@@ -85,8 +89,14 @@ pub(super) fn observe(
         .filter(|machine| !is_rejected(machine));
     let instancetype = groups.known(&NodeGroup::Set(key.clone()));
     let creations = memories.creations(key, |creations| creations.allowance());
+    let left_behind = if restore::deadline(set, &machines, now).is_some() {
+        left_behind(context, set)
+    } else {
+        Vec::new()
+    };
     Observed {
         set: set.clone(),
+        left_behind,
         instancetype: instancetype.spec,
         instancetype_again: instancetype.again,
         orphans: orphans.collect(),
@@ -103,6 +113,18 @@ pub(super) fn observe(
             Vec::new()
         },
     }
+}
+
+/// Names of Nodes and VMs that bear the set's name, and have no Machine.
+fn left_behind(context: &Context, set: &StoredMachineSet) -> Vec<String> {
+    let found = orphans::find(context).into_iter();
+    let found = found.filter(|orphan| [orphans::NODE, "VirtualMachine"].contains(&orphan.kind));
+    let names = found
+        .map(|orphan| orphan.name)
+        .filter(|name| new_machine::is_name_of(set.name(), name) && !context.stores.machines.has_index(name));
+    // A Node and its VM have one name.
+    let names: BTreeSet<String> = names.collect();
+    names.into_iter().collect()
 }
 
 /// What others may change that lets a write of the set succeed: itself, and which Machines there are, for a quota may

@@ -5,9 +5,14 @@ use machinist_infra::cache::store::Key;
 use crate::cache::{NODE_USER, StoredRequest, Stores};
 use crate::runtime::queue::Queues;
 
-/// A request for a client certificate: itself.
-pub(super) fn enqueue(request: &StoredRequest, _: &Stores, queues: &Queues) {
+/// A request for a client certificate: itself, and the Machine that shows how long it is pending.
+pub(super) fn enqueue(request: &StoredRequest, stores: &Stores, queues: &Queues) {
     queues.requests.add(Key::of(request));
+    if let Some(node) = &request.joins_as {
+        for machine in stores.machines.by_index(node) {
+            queues.machines.add(Key::of(machine.as_ref()));
+        }
+    }
 }
 
 /// A request for a serving certificate: the Machine whose node asks. It is decided with that, so that whatever happens to

@@ -4,13 +4,13 @@
 use std::collections::BTreeSet;
 use std::sync::Weak;
 
-use machinist_infra::kubevirt::orphans::of_node;
 use machinist_infra::provider::Orphan;
 use parking_lot::Mutex;
 use prometheus::{IntGaugeVec, Opts};
 
 use super::collectors::{ReadOff, Registered, number};
 use crate::context::Context;
+use crate::orphans;
 
 /// Counts orphans when the metrics are gathered.
 pub fn orphans(context: Weak<Context>) -> Registered<IntGaugeVec> {
@@ -28,20 +28,7 @@ pub fn orphans(context: Weak<Context>) -> Registered<IntGaugeVec> {
 }
 
 fn read(context: &Context, gauge: &IntGaugeVec, named: &mut BTreeSet<Orphan>) {
-    let stores = &context.stores;
-    // What a tombstone finishes is not left behind.
-    let has_machine = |uid: &str| stores.machines.has_index(uid) || stores.tombstones.has_uid(uid);
-    let mut found = context.infra.orphans(&context.settings.cluster_uid, &has_machine);
-    let nodes = stores.nodes.all();
-    let nodes = nodes
-        .iter()
-        .filter(|node| of_node(&node.metadata, &has_machine).is_some());
-    found.extend(nodes.map(|node| Orphan {
-        kind: "Node",
-        server: String::new(),
-        namespace: String::new(),
-        name: node.name().to_owned(),
-    }));
+    let found = orphans::find(context);
     gauge.reset();
     for kind in ["VirtualMachine", "DataVolume", "PersistentVolumeClaim", "Node"] {
         let count = found.iter().filter(|orphan| orphan.kind == kind).count();

@@ -16,7 +16,8 @@ use super::super::drain::watch::{Pods, Seen};
 use super::super::node_conflicts::{Item, Waits};
 use super::super::observed::{
     Bootstrap, ClusterName, Disk, Eviction, Facts, Failure, FailureScope, GuestView, Infra, Losses, MassLoss,
-    NodeWorkload, NotWatched, Observed, Open, SchedulableTargets, Settings, Spec, Unwatched, Usable, VmState,
+    NodeWorkload, NotWatched, Observed, Open, RequestToJoin, SchedulableTargets, Settings, Spec, Unwatched,
+    Usable, VmState,
 };
 use super::super::plan::{Plan, Step, UserDataSource};
 use super::super::record::{FailureDomain, Infrastructure};
@@ -183,6 +184,7 @@ fn observed(machine: StoredMachine, open: Open) -> Observed {
         creation: Creation::Settled,
         token: None,
         has_spare_tokens: false,
+        request_to_join: None,
         requests: Vec::new(),
         start: Start::Free,
         recreation: None,

@@ -130,6 +130,7 @@ fn moved(record: &Record, infrastructure: &Infrastructure) -> Record {
         failure_domain: record.failure_domain.clone(),
         joined: record.has_joined(),
         has_been_ready: record.has_been_ready,
+        former_machine_uid: record.former_machine_uid.clone(),
         ..Record::default()
     }
 }

@@ -223,6 +223,7 @@ fn create(view: &View<'_>, usable: &Usable, open: &Open) -> PhaseResult {
         recreation,
         joined: view.has_joined_once(),
         has_been_ready: before.is_some_and(|record| record.has_been_ready),
+        former_machine_uid: before.and_then(|record| record.former_machine_uid.clone()),
         ..Record::default()
     };
     let bootstrap = Condition::new(

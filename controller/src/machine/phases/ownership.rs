@@ -1,7 +1,7 @@
 //! Whose the VM of the Machine's name is: what is not the Machine's is left alone.
 
 use machinist_infra::provider::Instance;
-use machinist_shared::api::names::{annotation, finalizer};
+use machinist_shared::api::names::{annotation, finalizer, label};
 
 use super::super::conditions::{Condition, Status};
 use super::super::ownership::VmVerdict;
@@ -123,7 +123,12 @@ pub(super) fn adopted(
     let former = view.record().cloned().unwrap_or_default();
     // A nodeRef proves nothing, but it is reason enough to be patient.
     let joined = former.has_joined() || view.machine().status.node_ref.is_some();
+    // The VM was another Machine's, whose place this one takes.
+    let labels = view.vm().and_then(|(_, vm)| vm.metadata.labels.as_ref());
+    let labeled = labels.and_then(|labels| labels.get(label::MACHINE_UID));
+    let labeled = labeled.filter(|labeled| *labeled != view.machine().uid());
     Record {
+        former_machine_uid: labeled.cloned().or(former.former_machine_uid),
         infrastructure: infra.clone(),
         credential: credential.or(former.credential),
         failure_domain: former.failure_domain,

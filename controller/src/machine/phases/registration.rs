@@ -3,6 +3,7 @@
 mod decoration;
 
 use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use machinist_infra::kube::clock::Skew;
 use machinist_infra::provider::Instance;
 
@@ -162,6 +163,9 @@ fn elsewhere(node: &Node, open: &Open) -> String {
     )
 }
 
+/// A request that is pending for longer is named.
+const APPROVAL_TIMEOUT: SignedDuration = SignedDuration::from_secs(30);
+
 /// No Node yet: what is being waited for, and until when.
 fn waiting(view: &View<'_>, open: &Open, vm: &Instance) -> PhaseResult {
     let mut result = PhaseResult::default();
@@ -182,6 +186,27 @@ fn waiting(view: &View<'_>, open: &Open, vm: &Instance) -> PhaseResult {
         return result.condition(waiting.lazy());
     }
     let address = open.addresses.first();
+    if let Some(request) = &view.observed.request_to_join {
+        let named = request
+            .created
+            .checked_add(APPROVAL_TIMEOUT)
+            .unwrap_or(Timestamp::MAX);
+        if named <= view.now {
+            let message = format!(
+                "the VM runs, and its kubelet asks for the certificate to join with, but no approver has approved the signing \
+                 request {} yet. With operating-system-manager, kube-controller-manager approves it if the group of its tokens is \
+                 bound to system:certificates.k8s.io:certificatesigningrequests:nodeclient; an Event has the reason why \
+                 Machinist does not",
+                request.name
+            );
+            return result.condition(Condition::node_ready(
+                Status::False,
+                Reason::WaitingForNode,
+                message,
+            ));
+        }
+        result = result.requeue(view.until(named));
+    }
     let message = format!(
         "the VM runs{}, but no kubelet has registered as {} yet; if this lasts, look at the guest's console (cloud-init, kubelet)",
         address.map(|a| format!(" at {a}")).unwrap_or_default(),

@@ -63,6 +63,10 @@ pub struct Record {
     /// `metadata.uid` of the Node that the VM became, once it was seen to be this Machine's.
     #[serde(default, rename = "nodeUID", skip_serializing_if = "Option::is_none")]
     pub node_uid: Option<String>,
+    /// UID of the Machine that the VM was made for, if that is gone and an admin gave the VM to this one, which was restored from a
+    /// backup: the VM's Node has its providerID from that, and nothing changes a providerID.
+    #[serde(default, rename = "formerMachineUID", skip_serializing_if = "Option::is_none")]
+    pub former_machine_uid: Option<String>,
     /// System UUID of that Node, which is the firmware's of the VM that it joined from.
     #[serde(default, rename = "nodeSystemUUID", skip_serializing_if = "Option::is_none")]
     pub node_system_uuid: Option<String>,

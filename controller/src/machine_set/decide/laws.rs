@@ -157,6 +157,7 @@ impl World {
             instancetype: None,
             instancetype_again: None,
             overlaps: Vec::new(),
+            left_behind: Vec::new(),
         }
     }
 

@@ -2,6 +2,7 @@
 
 mod in_place;
 mod members;
+pub(in crate::machine_set) mod restore;
 mod scale;
 mod status;
 

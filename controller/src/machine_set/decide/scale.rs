@@ -6,7 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use machinist_shared::api::names::annotation;
 
-use super::{INVALID_CONFIGURATION, MACHINE_CHANGED_AT_ADMISSION, Trouble, Work, until};
+use super::{INVALID_CONFIGURATION, MACHINE_CHANGED_AT_ADMISSION, Trouble, Work, restore, until};
 use crate::cache::StoredMachine;
 use crate::machine::disruption_budget;
 use crate::machine_set::observed::{Member, NodeState, Observed};
@@ -79,6 +79,9 @@ fn create(observed: &Observed, staying: &[&Member], missing: usize, now: Timesta
     }
     if count == 0 {
         return Work::default();
+    }
+    if let Some(waits) = restore::wait(observed, now) {
+        return waits;
     }
     let (most, held) = allowed(observed, now);
     let count = count.min(most);

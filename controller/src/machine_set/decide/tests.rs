@@ -73,6 +73,7 @@ fn observed(set: Arc<StoredMachineSet>, machines: Vec<Member>) -> Observed {
         instancetype: None,
         instancetype_again: None,
         overlaps: Vec::new(),
+        left_behind: Vec::new(),
     }
 }
 
@@ -739,4 +740,40 @@ fn a_set_makes_and_deletes_nothing_while_the_clocks_differ_too_much() {
         assert_eq!(steps(&plan), ["status", "event ReconcileError"]);
         assert_eq!(status_of(&plan)["errorReason"], "ClockSkew");
     }
+}
+
+/// A set that was made so many seconds ago, and whose name a Node bears that has no Machine.
+fn restored(seconds: i64, change: &Value, machines: Vec<Member>) -> Observed {
+    let mut created = json!({"metadata": {"creationTimestamp": ago(seconds).to_string()}});
+    json_patch::merge(&mut created, change);
+    Observed {
+        left_behind: vec!["workers-aaaaa".to_owned()],
+        ..observed(set(2, &created), machines)
+    }
+}
+
+fn member_with_vm() -> Member {
+    let status = json!({"status": {"providerStatus": {"vmUID": "v", "infrastructure": {"server": "https://a", "namespace": "vms"}}}});
+    member("workers-bbbbb", READY, &status)
+}
+
+#[rstest]
+#[case::that_has_just_appeared(restored(5, &json!({}), Vec::new()), true)]
+#[case::whose_machines_have_no_vms_yet(restored(5, &json!({}), vec![member("workers-bbbbb", NodeState::Absent, &json!({}))]), true)]
+#[case::not_for_longer_than_an_hour(restored(3600, &json!({}), Vec::new()), false)]
+#[case::not_one_of_whose_machines_has_a_vm(restored(5, &json!({}), vec![member_with_vm()]), false)]
+#[case::not_one_that_has_worked(restored(5, &json!({"metadata": {"annotations": {"machinist.dev/proven": "true"}}}), Vec::new()), false)]
+#[case::not_if_nothing_is_left(Observed { left_behind: Vec::new(), ..restored(5, &json!({}), Vec::new()) }, false)]
+fn a_set_waits_for_its_machines_while_their_nodes_are_left(#[case] observed: Observed, #[case] waits: bool) {
+    let plan = decide(&observed, now());
+    assert_eq!(
+        plan.steps.iter().any(|step| matches!(step, Step::Create(_))),
+        !waits
+    );
+    let status = plan.steps.iter().find_map(|step| match step {
+        Step::Status(patch) => Some(patch["status"]["errorReason"].clone()),
+        _ => None,
+    });
+    assert_eq!(status == Some(json!("WaitingForRestore")), waits);
+    assert!(!waits || plan.again.is_some_and(|again| again <= Duration::from_hours(1)));
 }

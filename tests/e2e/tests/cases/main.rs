@@ -53,6 +53,8 @@ mod preflight;
 mod random_edits;
 mod role_bindings;
 mod roles_for_people;
+mod recovery;
+mod restore;
 mod rollout;
 mod rollout_laws;
 mod root_causes;

@@ -420,3 +420,20 @@ fn nothing_is_created_or_deleted_while_the_clocks_differ_by_more_than_an_hour() 
     assert!(touches_nothing(&deleting), "{:?}", verbs(&deleting));
     assert_eq!(condition(&deleting, "Deleting")["reason"], "ClockSkew");
 }
+
+#[rstest]
+#[case::for_long("2026-01-01T11:59:00Z", true)]
+#[case::for_a_moment("2026-01-01T11:59:50Z", false)]
+fn a_signing_request_that_no_approver_approves_is_named(#[case] created: &str, #[case] is_named: bool) {
+    let mut o = limited(&recorded(), running());
+    o.request_to_join = Some(RequestToJoin {
+        name: "node-csr-x".into(),
+        created: created.parse().unwrap(),
+    });
+    let plan = decide(&o, now());
+    let ready = condition(&plan, "NodeReady");
+    assert_eq!(ready["reason"], "WaitingForNode");
+    let message = ready["message"].as_str().unwrap();
+    assert_eq!(message.contains("node-csr-x"), is_named, "{message}");
+    assert!(is_named || plan.again.is_some_and(|again| again <= Duration::from_secs(20)));
+}

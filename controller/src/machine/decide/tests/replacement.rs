@@ -290,6 +290,7 @@ impl World {
             set: self.set.clone(),
             machines: machines.collect(),
             orphans: Vec::new(),
+            left_behind: Vec::new(),
             rejected: Vec::new(),
             creations: Allowance::unlimited(),
             failure: None,
