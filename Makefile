@@ -68,8 +68,8 @@ sbom: ## Write the programs' bills of materials, CycloneDX, into target/sbom
 	hack/sbom.sh
 
 .PHONY: infra-role
-infra-role: ## Print the rights of Machinist on an infra cluster, for the VMs of NAMESPACE there (machinist-infra)
-	@sed 's/machinist-infra/$(if $(filter file,$(origin NAMESPACE)),machinist-infra,$(NAMESPACE))/g' examples/infra-rbac.yaml
+infra-role: ## Print the rights of Machinist on an infra cluster, for the VMs of NAMESPACE there (machinist-infra); of the existing USER=…
+	@hack/infra-role.py $(if $(filter file,$(origin NAMESPACE)),machinist-infra,$(NAMESPACE)) $(if $(filter command line,$(origin USER)),'$(USER)')
 
 ##@ Work on it
 

@@ -28,6 +28,23 @@ pub enum Command {
     ///
     /// Exits with 1 if any part could not be searched, or any Machine could not be changed.
     Adopt(Adopt),
+    /// Remove from the status of all Machines what machine-controller does not write, before it continues with them.
+    /// Machinist's controller must be stopped.
+    HandBack(HandBack),
+}
+
+/// `hand-back`.
+#[derive(Debug, Clone, Args)]
+pub struct HandBack {
+    /// Kubeconfig of the user cluster with the Machines; the default is kubectl's.
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Context in that kubeconfig.
+    #[arg(long, value_name = "NAME")]
+    pub context: Option<String>,
+    /// Namespace of the controllers' Lease.
+    #[arg(long, value_name = "NAMESPACE", default_value = "kube-system")]
+    pub lease_namespace: String,
 }
 
 /// `adopt`.
@@ -184,7 +201,7 @@ mod tests {
         let flags = Flags::try_parse_from(std::iter::once("kubectl-machinist").chain(args))?;
         match flags.command {
             Command::Orphans(orphans) => Ok(orphans),
-            Command::Adopt(_) => panic!("another command"),
+            _ => panic!("another command"),
         }
     }
 
@@ -241,10 +258,12 @@ mod tests {
         let orphans = command.find_subcommand("orphans").unwrap();
         let delete = orphans.find_subcommand("delete").unwrap();
         let adopt = command.find_subcommand("adopt").unwrap();
+        let hand_back = command.find_subcommand("hand-back").unwrap();
         let flags = orphans
             .get_arguments()
             .chain(delete.get_arguments())
-            .chain(adopt.get_arguments());
+            .chain(adopt.get_arguments())
+            .chain(hand_back.get_arguments());
         let names = flags
             .filter_map(clap::Arg::get_long)
             .filter(|name| *name != "help");

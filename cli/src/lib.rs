@@ -10,6 +10,7 @@
 pub mod adopt;
 pub mod delete;
 pub mod flags;
+pub mod hand_back;
 pub mod infra_namespaces;
 pub mod kind;
 pub mod machines;

@@ -101,12 +101,17 @@ fn recorded_credential(record: &Value) -> Option<ConfigVarString> {
 
 /// All Machines of the user cluster.
 pub async fn list(client: &Client) -> Result<Vec<Machine>, RemoteError> {
+    Ok(stored(client).await?.iter().map(Machine::read).collect())
+}
+
+/// The same, as they are stored.
+pub async fn stored(client: &Client) -> Result<Vec<DynamicObject>, RemoteError> {
     let api: Api<DynamicObject> = Api::all_with(client.clone(), &ApiResource::erase::<api::Machine>(&()));
     let mut machines = Vec::new();
     let mut params = ListParams::default().limit(PAGE);
     loop {
         let page = api.list(&params).await?;
-        machines.extend(page.items.iter().map(Machine::read));
+        machines.extend(page.items);
         match page.metadata.continue_.filter(|token| !token.is_empty()) {
             Some(token) => params = params.continue_token(&token),
             None => return Ok(machines),

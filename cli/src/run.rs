@@ -14,12 +14,14 @@ use machinist_infra::kube::error::RemoteError;
 use machinist_infra::kube::kubeconfig::AddressPolicy;
 use machinist_infra::kube::user_cluster::KubectlCluster;
 
-use crate::flags::{Adopt, ClusterFlags, Command, Delete, Flags, OnOrphans, Orphans, Output, Target};
+use crate::flags::{
+    Adopt, ClusterFlags, Command, Delete, Flags, HandBack, OnOrphans, Orphans, Output, Target,
+};
 use crate::infra_namespaces::{self, Found, InfraNamespace, Skipped};
 use crate::kind::Kind;
 use crate::machines::{self, Living, Machine};
 use crate::report::{Orphan, Report};
-use crate::{adopt, delete, nodes, survey};
+use crate::{adopt, delete, hand_back, nodes, survey};
 
 /// Timeout of a write. It is longer than the controller's, because there is no leadership to lose.
 const WRITE: Duration = Duration::from_secs(10);
@@ -40,6 +42,7 @@ pub fn start(flags: Flags) -> anyhow::Result<ExitCode> {
     let done = match flags.command {
         Command::Orphans(orphans) => runtime.block_on(orphans_command(orphans)),
         Command::Adopt(adopt) => runtime.block_on(adopt_command(&adopt)),
+        Command::HandBack(hand_back) => runtime.block_on(hand_back_command(&hand_back)),
     }?;
     Ok(if done {
         ExitCode::SUCCESS
@@ -153,6 +156,38 @@ async fn adopt_command(flags: &Adopt) -> anyhow::Result<bool> {
             }
         }
     }
+    Ok(all)
+}
+
+/// Prepares Machines for machine-controller; returns whether everything succeeded.
+async fn hand_back_command(flags: &HandBack) -> anyhow::Result<bool> {
+    let cluster = ClusterFlags {
+        kubeconfig: flags.kubeconfig.clone(),
+        context: flags.context.clone(),
+        ..ClusterFlags::default()
+    };
+    let user = User::open(&cluster, &options(&cluster)).await?;
+    hand_back::check_stopped(&user.client, &flags.lease_namespace).await?;
+    let machines = machines::stored(&user.client).await;
+    let machines = machines.with_context(|| format!("cannot list all Machines of {}", user.server))?;
+    let (mut all, mut changed) = (true, 0);
+    for machine in &machines {
+        let Some(patch) = hand_back::patch(machine) else {
+            continue;
+        };
+        match hand_back::write(&user.client, machine, &patch).await {
+            Ok(()) => changed += 1,
+            Err(error) => {
+                all = false;
+                let machine = Machine::read(machine);
+                eprintln!("error: Machine {machine} was not changed: {error}");
+            }
+        }
+    }
+    print(&format!(
+        "the status of {changed} of {} Machines was changed\n",
+        machines.len()
+    ))?;
     Ok(all)
 }
 

@@ -15,7 +15,7 @@ pub const FLAGS: &[LegacyFlag] = &[
     LegacyFlag::same("leader-election-namespace"),
     LegacyFlag::differs(
         "join-cluster-timeout",
-        "counts from the VM's creation if that was later, and gives up no Machine whose node has joined once",
+        "counts from the VM's creation if that was later; of a Machine whose node has joined once, from the loss of its guest or Node",
     ),
     LegacyFlag::same("skip-eviction-after"),
     LegacyFlag::differs(

@@ -158,7 +158,7 @@ fn subject(machine: &StoredMachine) -> u64 {
 }
 
 /// After how long a forbidden label is tried again.
-pub const LABEL_AGAIN: Duration = Duration::from_mins(1);
+pub const LABEL_AGAIN: Duration = Duration::from_secs(30);
 
 fn may_try_again(tried: Timestamp, now: Timestamp) -> bool {
     now.duration_since(tried).unsigned_abs() >= LABEL_AGAIN
