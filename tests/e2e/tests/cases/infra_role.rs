@@ -8,13 +8,10 @@ use serde_json::Value;
 use testbed::paths;
 
 #[rstest]
-#[case::as_the_example_has_it(&[], "machinist-infra")]
-#[case::elsewhere(&["NAMESPACE=vms"], "vms")]
-fn the_printed_rights_are_for_that_namespace_only(
 #[case::as_the_example_has_it(&[], "machinist-infra", None)]
 #[case::elsewhere(&["NAMESPACE=vms"], "vms", None)]
 #[case::of_a_user_that_exists(&["NAMESPACE=vms", "USER=system:serviceaccount:machinist-infra:mc"], "vms", Some("system:serviceaccount:machinist-infra:mc"))]
-fn what_is_printed_is_about_that_namespace_only(
+fn the_printed_rights_are_for_that_namespace_only(
     #[case] args: &[&str],
     #[case] namespace: &str,
     #[case] user: Option<&str>,
