@@ -32,18 +32,23 @@ pub async fn install(case: &Case) -> Result<()> {
     });
     user.kubectl_ok(&["create", "-f", "-"], &token.to_string())
         .await?;
-    let roles = [
-        ("osm-may-ask", "system:node-bootstrapper"),
-        (
-            "osm-is-approved",
-            "system:certificates.k8s.io:certificatesigningrequests:nodeclient",
-        ),
-    ];
-    for (name, role) in roles {
-        let (role, group) = (format!("--clusterrole={role}"), format!("--group={GROUP}"));
-        user.kubectl_ok(&["create", "clusterrolebinding", name, &role, &group], "")
-            .await?;
-    }
+    bind(case, "osm-may-ask", "system:node-bootstrapper").await?;
+    bind_approved(case).await
+}
+
+/// Name of the binding by which kube-controller-manager approves the requests of its nodes.
+pub const APPROVED: &str = "osm-is-approved";
+
+/// Binds that.
+pub async fn bind_approved(case: &Case) -> Result<()> {
+    let role = "system:certificates.k8s.io:certificatesigningrequests:nodeclient";
+    bind(case, APPROVED, role).await
+}
+
+async fn bind(case: &Case, name: &str, role: &str) -> Result<()> {
+    let (role, group) = (format!("--clusterrole={role}"), format!("--group={GROUP}"));
+    let bind = ["create", "clusterrolebinding", name, &role, &group];
+    case.bed.user().kubectl_ok(&bind, "").await?;
     Ok(())
 }
 

@@ -41,7 +41,10 @@ fn the_printed_rights_are_for_that_namespace_only(
         for subject in object["subjects"].as_array().into_iter().flatten() {
             match user {
                 None => assert_eq!(subject["namespace"], namespace, "{object:#}"),
-                Some(user) => assert_eq!((&subject["kind"], &subject["name"]), (&"User".into(), &user.into())),
+                Some(user) => assert_eq!(
+                    (&subject["kind"], &subject["name"]),
+                    (&"User".into(), &user.into())
+                ),
             }
         }
     }

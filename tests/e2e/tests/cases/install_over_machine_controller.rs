@@ -68,7 +68,11 @@ async fn crds_are_adopted_and_machines_stay() -> Result<()> {
     configurations
         .delete(CONFIGURATION, &DeleteParams::default())
         .await?;
-    helm.ok(&[&install[..], &["--take-ownership"]].concat()).await?;
+    let notes = helm.ok(&[&install[..], &["--take-ownership"]].concat()).await?;
+    ensure!(
+        notes.contains("Machinist continues with those that exist") && !notes.contains("Create a first Machine"),
+        "{notes}"
+    );
 
     let ours: Api<CustomResourceDefinition> = Api::all(client);
     let ours = ours.list(&ListParams::default()).await?.items;

@@ -1,0 +1,40 @@
+//! Signing requests that no approver approves: the Machine's condition names them.
+
+use anyhow::Result;
+use e2e::{
+    Case,
+    case::{PATIENCE, message},
+    osm, wait,
+};
+use machinist_shared::api::Machine;
+
+/// docs/moving.md: operating-system-manager's nodes join by a binding that looks like machine-controller's.
+#[tokio::test]
+async fn a_node_of_operating_system_manager_without_its_binding_is_reported_with_its_request() -> Result<()> {
+    let case = Case::start().await?;
+    osm::install(&case).await?;
+    case.kubectl(&["delete", "clusterrolebinding", osm::APPROVED])
+        .await?;
+    let deployment = osm::deployment(&case, Some("osp-ubuntu")).await?;
+    let set = osm::set(&case, "pool-1", "1", Some(&deployment)).await?;
+    osm::rotate(&case, "1", "first").await?;
+    case.apply(&osm::machine("unapproved", &set)).await?;
+    let names_request = |machine: &Machine| {
+        message(machine, "WaitingForNode")
+            .is_some_and(|said| said.contains("no approver has approved the signing request"))
+    };
+    wait::for_state(
+        &case.machines(),
+        "unapproved",
+        "named",
+        2 * PATIENCE,
+        names_request,
+    )
+    .await?;
+
+    osm::bind_approved(&case).await?;
+    case.node_ready("unapproved").await?;
+    case.delete_machine("unapproved").await?;
+    osm::uninstall(&case).await?;
+    case.finish(&[]).await
+}
