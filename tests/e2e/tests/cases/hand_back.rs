@@ -4,7 +4,7 @@
 use std::process::Stdio;
 
 use anyhow::{Result, ensure};
-use e2e::{Case, case::PATIENCE, manifest, wait};
+use e2e::{Case, case::WAIT_TIMEOUT, manifest, wait};
 use kube::{
     ResourceExt as _,
     api::{Patch, PatchParams},
@@ -64,8 +64,11 @@ async fn a_machine_that_goes_back_has_one_condition_ready_and_no_phase() -> Resu
                 && types.iter().any(|kind| kind == "InfrastructureReady")
                 && status["phase"].is_string()
         };
-        wait::for_state(&case.machines(), name, "ours again", PATIENCE, is_complete).await?;
-        ensure!(case.lives.uids(name).len() == 1, "one VM in the life of {name}");
+        wait::for_state(&case.machines(), name, "ours again", WAIT_TIMEOUT, is_complete).await?;
+        ensure!(
+            case.vm_history.uids(name).len() == 1,
+            "one VM in the life of {name}"
+        );
     }
     ensure!(case.nodes().get("joined").await?.uid() == node, "its Node stays");
     for name in ["joined", "waiting"] {

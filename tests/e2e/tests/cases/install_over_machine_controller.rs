@@ -70,7 +70,8 @@ async fn crds_are_adopted_and_machines_stay() -> Result<()> {
         .await?;
     let notes = helm.ok(&[&install[..], &["--take-ownership"]].concat()).await?;
     ensure!(
-        notes.contains("Machinist continues with those that exist") && !notes.contains("Create a first Machine"),
+        notes.contains("Machinist continues with those that exist")
+            && !notes.contains("Create a first Machine"),
         "{notes}"
     );
 

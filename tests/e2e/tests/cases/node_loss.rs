@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result, ensure};
 use e2e::rollout::deployment;
-use e2e::{Case, case::PATIENCE, manifest, wait};
+use e2e::{Case, case::WAIT_TIMEOUT, manifest, wait};
 use k8s_openapi::api::events::v1::Event;
 use kube::{
     Api, ResourceExt as _,
@@ -40,7 +40,7 @@ async fn a_set_replaces_a_machine_whose_guest_ended_or_whose_node_was_deleted() 
         "{message}"
     );
     for name in &before {
-        wait::for_absence(&case.machines(), name, PATIENCE).await?;
+        wait::for_absence(&case.machines(), name, WAIT_TIMEOUT).await?;
     }
     case.rollout("pool", "NewMachineSetAvailable").await?;
     let after = pool(&case).await?;
@@ -57,16 +57,16 @@ async fn a_set_replaces_a_machine_whose_guest_ended_or_whose_node_was_deleted() 
                 .and_then(|regarding| regarding.name.as_ref());
             event.reason.as_deref() == Some(reason) && of == Some(machine)
         };
-        wait::any(&events, reason, PATIENCE, is_reported).await?;
+        wait::any(&events, reason, WAIT_TIMEOUT, is_reported).await?;
     }
 
     let alone = case.condition("alone", "NodeDeleted").await?;
     ensure!(!alone.contains("replaces"), "{alone}");
-    ensure!(case.lives.uids("alone").len() == 1, "it has its VM");
+    ensure!(case.vm_history.uids("alone").len() == 1, "it has its VM");
     case.delete_machine("alone").await?;
     case.kubectl(&["delete", "md/pool", "--wait=false"]).await?;
     for name in &after {
-        wait::for_absence(&case.machines(), name, PATIENCE).await?;
+        wait::for_absence(&case.machines(), name, WAIT_TIMEOUT).await?;
     }
     case.finish(&[]).await
 }

@@ -6,7 +6,7 @@ use std::process::Stdio;
 
 use anyhow::{Context as _, Result, ensure};
 use e2e::rollout::deployment;
-use e2e::{Case, case::PATIENCE, infra, wait};
+use e2e::{Case, case::WAIT_TIMEOUT, infra, wait};
 use kube::{ResourceExt as _, api::ListParams};
 use machinist_shared::api::{Machine, MachineSet};
 use serde_json::{Value, json};
@@ -42,7 +42,7 @@ async fn a_pool_that_is_restored_with_new_uids_gets_its_nodes_back() -> Result<(
         let status = set.status.as_ref();
         status.is_some_and(|status| status.error_reason.as_deref() == Some("WaitingForRestore"))
     };
-    wait::any(&case.machine_sets(), "WaitingForRestore", PATIENCE, waits).await?;
+    wait::any(&case.machine_sets(), "WaitingForRestore", WAIT_TIMEOUT, waits).await?;
     let sets = case.machine_sets().list(&ListParams::default()).await?;
     let status = sets.items.into_iter().find_map(|set| set.status);
     let message = status.and_then(|status| status.error_message).unwrap_or_default();
@@ -90,7 +90,7 @@ async fn a_pool_that_is_restored_with_new_uids_gets_its_nodes_back() -> Result<(
         let node = case.nodes().get(&machine.name_any()).await?;
         let id = node.spec.and_then(|spec| spec.provider_id);
         ensure!(id.is_some() && machine.spec.provider_id == id, "{id:?}");
-        ensure!(case.lives.uids(&machine.name_any()).len() == 1);
+        ensure!(case.vm_history.uids(&machine.name_any()).len() == 1);
     }
     let again = adopt(&case, &["--yes"]).await?;
     ensure!(

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use e2e::{
     Case,
-    case::{PATIENCE, message},
+    case::{WAIT_TIMEOUT, message},
     osm, wait,
 };
 use machinist_shared::api::Machine;
@@ -27,7 +27,7 @@ async fn a_node_of_operating_system_manager_without_its_binding_is_reported_with
         &case.machines(),
         "unapproved",
         "named",
-        2 * PATIENCE,
+        2 * WAIT_TIMEOUT,
         names_request,
     )
     .await?;

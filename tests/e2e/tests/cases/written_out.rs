@@ -3,9 +3,9 @@
 use anyhow::{Context as _, Result};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use e2e::case::PATIENCE;
-use e2e::{Case, asked, manifest, osm, rollout::deployment, wait};
-use kube::{ResourceExt as _, api::ListParams};
+use e2e::case::WAIT_TIMEOUT;
+use e2e::{Case, manifest, osm, preflight, rollout::deployment, wait};
+use kube::{ResourceExt, api::ListParams};
 use machinist_shared::api::names::annotation;
 use machinist_shared::api::{Machine, MachineSet};
 use serde_json::{Value, json};
@@ -40,7 +40,7 @@ async fn defaults_that_are_written_out_replace_no_machine() -> Result<()> {
     wait::any(
         &case.machine_sets(),
         "given the template's bytes",
-        PATIENCE,
+        WAIT_TIMEOUT,
         copied,
     )
     .await?;
@@ -76,7 +76,7 @@ async fn a_copy_of_a_machine_is_refused_and_a_template_keeps_no_provider_id() ->
         &case.machines(),
         "first",
         "given its providerID",
-        PATIENCE,
+        WAIT_TIMEOUT,
         has_id,
     )
     .await?;
@@ -90,7 +90,7 @@ async fn a_copy_of_a_machine_is_refused_and_a_template_keeps_no_provider_id() ->
 
     let mut pool = deployment(POOL, 1);
     pool["spec"]["template"]["spec"]["providerID"] = json!(id);
-    let (taken, said) = asked::kubectl(&case, &["apply", "-f", "-"], &pool).await?;
+    let (taken, said) = preflight::kubectl(&case, &["apply", "-f", "-"], &pool).await?;
     assert!(
         taken && said.contains("spec.template.spec.providerID: removed"),
         "{said}"
