@@ -98,7 +98,7 @@ mod tests {
             patch.as_ref().map(|patch| patch["status"]["conditions"].clone()),
             conditions
         );
-        for patch in patch {
+        if let Some(patch) = patch {
             assert_eq!(patch["status"]["phase"], Value::Null);
             assert_eq!(patch["metadata"]["resourceVersion"], "7");
             assert!(

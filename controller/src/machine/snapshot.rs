@@ -224,15 +224,9 @@ pub async fn observe(
         .record
         .as_ref()
         .and_then(|record| record.recreation.as_ref());
-    let replacement_pace = match (&infra, &machine.progress.node_loss) {
-        (Infra::Open(open), Some(_)) => {
-            replacement_pace::check(&context.stores, &open.infrastructure, machine)
-        }
-        _ => Pace::Free,
-    };
     let observed = Observed {
         start: Start::Free,
-        replacement_pace,
+        replacement_pace: pace(context, machine, &infra),
         recreation: Recreation::longer(
             memory.recreations.of(key, machine.uid(), now),
             recorded.and_then(|recorded| recorded.episode(now)),
@@ -259,6 +253,16 @@ pub async fn observe(
         failure: memory.failures.pending(key, machine, now),
     };
     (observed, handles)
+}
+
+/// Whether a Machine whose node is lost may be replaced now.
+fn pace(context: &Context, machine: &StoredMachine, infra: &Infra) -> Pace {
+    match (infra, &machine.progress.node_loss) {
+        (Infra::Open(open), Some(_)) => {
+            replacement_pace::check(&context.stores, &open.infrastructure, machine)
+        }
+        _ => Pace::Free,
+    }
 }
 
 /// The infra cluster, through the Machine's own credential; or, where that is refused though the Machine has a VM there,

@@ -34,6 +34,7 @@ pub mod leaks;
 pub mod load;
 pub mod machine_controller;
 pub mod manifest;
+pub mod node_groups;
 pub mod objects;
 pub mod osm;
 pub mod preflight;

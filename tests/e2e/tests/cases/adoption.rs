@@ -61,8 +61,6 @@ async fn what_machine_controller_leaves_is_adopted_and_no_node_rolls() -> Result
 
     // Deleted by the record alone, without the label.
     case.delete_machine("unlabeled").await?;
-    // Deleted with no more than the record.
-    case.delete_machine("unlabelled").await?;
     // The label follows soon after the right is there.
     may_patch_vms(&case, granted).await?;
     wait::for_state(

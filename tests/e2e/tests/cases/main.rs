@@ -43,6 +43,7 @@ mod mutating_policies;
 mod named_controllers;
 mod namespace;
 mod node_group_capacity;
+mod node_group_decisions;
 mod node_linking;
 mod node_loss;
 mod on_delete;
