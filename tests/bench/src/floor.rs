@@ -1,4 +1,4 @@
-//! The floor: the webhook's own server around a handler that only reads.
+//! The floor of the benchmark: the webhook's server with a handler that only reads the request.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -1,4 +1,4 @@
-//! Clients that cost less than what they measure: prebuilt requests over keep-alive TLS, answers barely read.
+//! Clients that use less CPU than the measured server: prebuilt requests over keep-alive TLS, and minimal parsing of answers.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,26 +13,26 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-/// Who asks.
+/// The clients.
 #[derive(Debug, Clone)]
 pub(crate) struct Load {
-    /// Whom to trust.
+    /// The trusted CA.
     pub(crate) ca: CertificateDer<'static>,
-    /// How many connections ask at once, each one question after the other.
+    /// How many connections send requests at once, each one request after the other.
     pub(crate) connections: usize,
 }
 
-/// What was measured.
+/// The measurements.
 #[derive(Debug, Default)]
 pub(crate) struct Measured {
-    /// Of each answer, in nanoseconds.
+    /// The latency of each answer, in nanoseconds.
     pub(crate) latencies: Vec<u32>,
-    /// From the first question to the last answer.
+    /// From the first request to the last answer.
     pub(crate) time: Duration,
 }
 
 impl Load {
-    /// Asks the same question again and again for `time`.
+    /// Sends the same request repeatedly for `time`.
     pub(crate) async fn run(
         &self,
         address: SocketAddr,
@@ -95,13 +95,13 @@ impl Client {
         })
     }
 
-    /// Asks once; the answer's body.
+    /// Sends one request, and returns the answer's body.
     pub(crate) async fn ask(&mut self, request: &[u8]) -> anyhow::Result<Vec<u8>> {
         let (start, end) = self.exchange(request).await?;
         Ok(self.buffer[start..end].to_vec())
     }
 
-    /// Asks once; where in the buffer the answer's body is. Anything but 200 is an error.
+    /// Sends one request, and returns the range of the answer's body in the buffer. Any status other than 200 is an error.
     async fn exchange(&mut self, request: &[u8]) -> anyhow::Result<(usize, usize)> {
         self.stream.write_all(request).await?;
         self.stream.flush().await?;

@@ -1,5 +1,5 @@
-//! Benchmark of admission: the release webhook on one core, the clients on another, and beside it, in turns, a floor:
-//! the same TLS, layers and connections with a handler that reads the body, parses nothing and sends prebuilt bytes.
+//! Benchmark of admission: the release webhook on one core, the clients on another, and alternating with it a floor: the same TLS,
+//! layers and connections with a handler that reads the body, parses nothing and sends prebuilt bytes.
 
 mod floor;
 mod load;
@@ -21,7 +21,7 @@ use crate::process::{Certificate, Server};
 use crate::report::{Report, Rounds, Starts};
 use crate::reviews::Scenario;
 
-/// The floor must not lose to the webhook by its allocator.
+/// The floor uses the webhook's allocator, so that they are comparable.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -158,13 +158,13 @@ async fn measure(
     scenario
         .check(&answer)
         .with_context(|| format!("the answer to {}", scenario.name))?;
-    // The floor sends just what the webhook would.
+    // The floor sends the webhook's answer.
     let floor = Server::floor(&answer, certificate, SERVER_CORE)?;
     floor.first_answer(load).await?;
 
     let time = Duration::from_secs_f64(options.seconds);
     let (mut floors, mut webhooks) = (Rounds::default(), Rounds::default());
-    // Both warm up, uncounted.
+    // Both warm up, which does not count.
     for server in [&floor, webhook] {
         load.run(server.address(), &request, time / 4).await?;
     }

@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use crate::load::{Client, Load};
 use crate::reviews;
 
-/// A serving certificate in a directory of its own.
+/// A serving certificate in a separate directory.
 #[derive(Debug)]
 pub(crate) struct Certificate {
     directory: TempDir,
@@ -50,7 +50,7 @@ pub(crate) struct Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // It may have ended by itself; then there is nothing to end.
+        // It may have exited by itself already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -96,7 +96,7 @@ impl Server {
     ) -> anyhow::Result<Self> {
         let address = free_address()?;
         let started = Instant::now();
-        // Dies with the benchmark, however that ends.
+        // It is killed when the benchmark exits for any reason.
         let child = Command::new("setpriv")
             .args(["--pdeathsig", "KILL", "taskset", "--cpu-list"])
             .arg(core.to_string())
@@ -117,7 +117,7 @@ impl Server {
         })
     }
 
-    /// Where it listens.
+    /// The address that it listens on.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }

@@ -1,4 +1,4 @@
-//! What was measured, as one line a scenario.
+//! The measurements, one line for each scenario.
 #![allow(clippy::cast_precision_loss, reason = "counts of answers are far below 2^52")]
 
 use std::fmt;
@@ -37,7 +37,7 @@ impl Rounds {
         self.cpu.as_secs_f64() * 1e6 / self.latencies.len().max(1) as f64
     }
 
-    /// Milliseconds that this part of the answers stayed below.
+    /// The percentile of the latency, in milliseconds.
     fn percentile(&self, part: f64) -> f64 {
         let mut sorted = self.latencies.clone();
         sorted.sort_unstable();
@@ -52,7 +52,7 @@ impl Rounds {
             .map_or(0.0, |ns| f64::from(*ns) / 1e6)
     }
 
-    /// Part of the time in which the server's core worked for it.
+    /// The utilization of the server's core.
     fn busy(&self) -> f64 {
         self.cpu.as_secs_f64() / self.time.as_secs_f64().max(f64::MIN_POSITIVE)
     }

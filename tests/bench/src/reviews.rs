@@ -1,11 +1,11 @@
-//! The reviews that are sent: Machines as the API server sends them, `managedFields` included.
+//! The AdmissionReviews of the benchmark: Machines as the API server sends them, `managedFields` included.
 
 use anyhow::{Context as _, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-/// One question, asked again and again.
+/// One scenario: a request that is sent repeatedly.
 #[derive(Debug)]
 pub(crate) struct Scenario {
     /// Its name.
@@ -31,7 +31,7 @@ impl Scenario {
         http_request(self.path, &self.body)
     }
 
-    /// Whether the webhook's answer is the one that this is about: allowed, and patched or not.
+    /// Whether the webhook's answer is the expected one: allowed, with or without a patch.
     pub(crate) fn check(&self, answer: &[u8]) -> anyhow::Result<()> {
         let answer: Value = serde_json::from_slice(answer)?;
         let response = answer.get("response").context("no response")?;
@@ -44,7 +44,7 @@ impl Scenario {
     }
 }
 
-/// A request that any of the servers answers.
+/// A request that both servers answer.
 pub(crate) fn trivial() -> Vec<u8> {
     let review =
         json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {"uid": "u"}});

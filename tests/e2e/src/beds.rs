@@ -1,8 +1,8 @@
-//! Beds that cases hand on to each other: a case gets one that an earlier case left as it had been, or a new one.
+//! A pool of test beds: a case gets a bed that an earlier case returned in its initial state, or a new one.
 //!
 //! A bed belongs to one case at a time. Between two cases the servers restart, so that no cache, counter or log of
-//! one case reaches the next, and the clusters are put back to the bed's first inventory. A bed that still differs then is
-//! given up.
+//! one case reaches the next, and the clusters are restored to the bed's first inventory. A bed that still differs then is
+//! discarded.
 
 use std::{
     mem,
@@ -19,7 +19,7 @@ const MOST_IDLE: usize = 4;
 /// The oldest first.
 static IDLE: Mutex<Vec<Shared>> = Mutex::new(Vec::new());
 
-/// A bed with what its clusters held when it was new.
+/// A bed with the initial inventory of its clusters.
 pub(crate) struct Shared {
     pub(crate) bed: Testbed,
     pub(crate) baseline: Inventory,
@@ -71,7 +71,7 @@ pub(crate) async fn lease(options: Options) -> Result<(Shared, Origin)> {
     Ok((Shared { bed, baseline }, Origin::New))
 }
 
-/// Ends the servers, which must end well, and keeps the bed for another case if it is as it was.
+/// Stops the servers, which must exit without an error, and keeps the bed for another case if its state is the initial one.
 pub(crate) async fn hand_on(mut shared: Shared) -> Result<()> {
     shared.bed.pause().await?;
     if shared.bed.user().has_refused() || shared.bed.infra().has_refused() {

@@ -1,5 +1,5 @@
-//! Values at the edge of what the fields of a Machine may hold. Which of them we take does not matter here: what we take,
-//! KubeVirt must take.
+//! Boundary values of the fields of a Machine. Whether Machinist accepts one does not matter here, but KubeVirt must accept each
+//! that Machinist accepts.
 
 use serde_json::{Value, json};
 
@@ -7,10 +7,10 @@ use crate::rules::machine;
 
 const CLOUD: &str = "/spec/providerSpec/value/cloudProviderSpec";
 
-/// A Machine with one value at the edge.
+/// A Machine with one boundary value.
 #[derive(Debug, Clone)]
 pub struct Edge {
-    /// What is written where.
+    /// The field and its value.
     pub what: String,
     /// The Machine.
     pub machine: Value,

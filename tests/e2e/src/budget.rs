@@ -1,4 +1,4 @@
-//! Every API request of a Machine's life, by name, to be read by people and held against a budget.
+//! Every API request of a Machine's life, by name, as a table and for comparison with a budget.
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
@@ -16,8 +16,8 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// Everything since the last [`forget`], but for the Lease, which is renewed whether there are Machines or not, and
-    /// the webhook's questions to the infra cluster.
+    /// Everything since the last [`forget`], except renewals of the Lease, which do not depend on Machines, and requests of
+    /// the webhook to the infra cluster.
     pub fn of_controller(bed: &Testbed) -> Self {
         let user = bed
             .user()
@@ -36,7 +36,7 @@ impl Ledger {
         Self { entries }
     }
 
-    /// Those that change something, refused ones included.
+    /// Writes, including refused ones.
     pub fn writes(&self) -> usize {
         self.entries
             .iter()
@@ -44,7 +44,7 @@ impl Ledger {
             .count()
     }
 
-    /// Single reads and lists; watches are not among them.
+    /// Gets and lists, without watches.
     pub fn reads(&self) -> usize {
         self.entries
             .iter()
@@ -52,7 +52,7 @@ impl Ledger {
             .count()
     }
 
-    /// What was asked for by this verb, in the order of the answers: the resource, with namespace and name.
+    /// Requests with this verb, in the order of the answers: the resource, with namespace and name.
     pub fn asked(&self, verb: &str) -> Vec<String> {
         let targets = self.entries.iter().map(|(_, request)| &request.target);
         targets

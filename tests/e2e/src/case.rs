@@ -1,4 +1,4 @@
-//! One end-to-end case, on a bed that is its own as long as it runs.
+//! One end-to-end case, on a bed that it uses exclusively.
 
 use std::time::{Duration, Instant};
 
@@ -21,10 +21,10 @@ use crate::{
     wait,
 };
 
-/// From `kubectl apply` to a Ready Node, and from `kubectl delete` to nothing, on a busy machine.
+/// From `kubectl apply` to a Ready Node, and from `kubectl delete` to the removal, on a busy machine.
 pub const WAIT_TIMEOUT: Duration = Duration::from_mins(1);
 
-/// A kubelet that is Ready asks for its serving certificate at once, if it does.
+/// A kubelet with serverTLSBootstrap requests its serving certificate within this time after its Node is Ready.
 const ASKS: Duration = Duration::from_secs(5);
 
 /// Besides progress, the latest that a controller writes by itself are statuses of sets, within a second.
@@ -34,11 +34,11 @@ const QUIET: Duration = Duration::from_millis(1200);
 pub struct Case {
     /// The clusters and servers.
     pub bed: Testbed,
-    /// Every VM that ever was.
+    /// Every VM that ever existed.
     pub vm_history: VmHistory,
-    /// Every secret that ever was.
+    /// Every secret that ever existed.
     secrets: Secrets,
-    /// What the bed held when it was new; `None`: it is not handed on.
+    /// The initial inventory of the bed; `None`: no other case gets it.
     baseline: Option<Inventory>,
     _clock: CaseTiming,
 }
@@ -57,7 +57,7 @@ impl Case {
         Ok(Self::on(shared.bed, Some(shared.baseline), clock))
     }
 
-    /// A bed that no other case has had or gets: for what kills, restores, installs or measures.
+    /// A bed that no other case uses: for cases that kill, restore, install or measure.
     pub async fn start_alone(options: Options) -> Result<Self> {
         let mut clock = CaseTiming::start();
         let bed = Box::pin(Testbed::start(options)).await?;
@@ -104,8 +104,8 @@ impl Case {
         }
     }
 
-    /// `kubectl apply`; its output, or an error with what the person would read. On a busy machine an answer can be late: the
-    /// webhook says then to try again, and so does this.
+    /// `kubectl apply`; its output, or an error with the message for the user. On a busy machine an answer can be late: the
+    /// webhook asks for a retry then, which this function does.
     pub async fn apply(&self, manifest: &Value) -> Result<String> {
         let (user, manifest) = (self.bed.user(), manifest.to_string());
         let deadline = Instant::now() + WAIT_TIMEOUT;
@@ -117,7 +117,7 @@ impl Case {
         }
     }
 
-    /// `kubectl apply` of what must be refused; what the person reads.
+    /// `kubectl apply` of an object that must be refused; returns the message for the user.
     pub async fn refused(&self, manifest: &Value) -> Result<String> {
         let output = self
             .bed
@@ -168,8 +168,8 @@ impl Case {
         Api::namespaced(self.bed.infra().client(), INFRA_NAMESPACE)
     }
 
-    /// Waits until the Machine's Node is Ready, serves with the cluster's certificate if it asks for one, and the Machine
-    /// knows it; the Machine then.
+    /// Waits until the Machine's Node is Ready, has its serving certificate if it requests one, and is linked. Returns the
+    /// Machine.
     pub async fn node_ready(&self, name: &str) -> Result<Machine> {
         wait::for_state(&self.nodes(), name, "Ready", WAIT_TIMEOUT, is_ready).await?;
         let knows = |machine: &Machine| {
@@ -184,14 +184,14 @@ impl Case {
         Ok(machine)
     }
 
-    /// Waits until a condition of the Machine has this reason; its message then.
+    /// Waits until a condition of the Machine has this reason, and returns its message.
     pub async fn condition(&self, name: &str, reason: &str) -> Result<String> {
         let found = |machine: &Machine| message(machine, reason).is_some();
         let machine = wait::for_state(&self.machines(), name, reason, WAIT_TIMEOUT, found).await?;
         Ok(message(&machine, reason).unwrap_or_default())
     }
 
-    /// Returns when the controller has written nothing for a while: what follows the join belongs to it, too.
+    /// Returns when the controller has written nothing for a while, including the writes after the join.
     pub async fn settled(&self) {
         let mut before = usize::MAX;
         loop {

@@ -1,4 +1,4 @@
-//! What each case took, for the summary of `make test` (`hack/timings.sh`).
+//! The time of each case, for the summary of `make test` (`hack/timings.sh`).
 
 use std::{
     thread,

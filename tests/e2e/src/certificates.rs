@@ -41,7 +41,7 @@ pub struct Ask {
 }
 
 impl Ask {
-    /// What the kubelet of that node asks for first.
+    /// The first request of the node's kubelet: a client certificate.
     pub fn client(node: &str) -> Self {
         let mut params = CertificateParams::default();
         params.distinguished_name = subject("system:nodes", &format!("system:node:{node}"));
@@ -56,7 +56,7 @@ impl Ask {
         }
     }
 
-    /// What it asks for once its Node is registered.
+    /// The request of a serving certificate, which follows the registration of the Node.
     pub fn serving(node: &str, address: &str) -> Self {
         let mut ask = Self::client(node);
         ask.params.subject_alt_names = vec![dns(node), ip(address)];
@@ -70,7 +70,7 @@ impl Ask {
         self.spec.usages = Some(usages.iter().map(ToString::to_string).collect());
     }
 
-    /// Posts it; the request's name.
+    /// Creates it, and returns its name.
     pub async fn post(&self, client: &Client) -> Result<String, kube::Error> {
         let pem = KeyPair::generate()
             .and_then(|key| self.params.serialize_request(&key))
@@ -145,7 +145,7 @@ pub fn requests(case: &Case) -> Api<CertificateSigningRequest> {
     Api::all(case.bed.user().client())
 }
 
-/// Whether anybody has approved it.
+/// Whether it is approved.
 pub fn is_approved(request: &CertificateSigningRequest) -> bool {
     let status = request.status.as_ref();
     let conditions = status.and_then(|status| status.conditions.as_ref());

@@ -1,4 +1,4 @@
-//! A collector of spans: takes OTLP over HTTP, as an OpenTelemetry collector does, and shows what came.
+//! A collector of spans: accepts OTLP over HTTP, as an OpenTelemetry collector does, and returns the received spans.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -16,10 +16,10 @@ use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 /// Spans are delivered every five seconds.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A span, as it came.
+/// A received span.
 #[derive(Debug, Clone)]
 pub struct Span {
-    /// Name of the server that made it.
+    /// Name of the server that created it.
     pub service: String,
     /// What was done.
     pub name: String,
@@ -33,7 +33,7 @@ pub struct Span {
     pub ended: Duration,
     /// Whether it failed.
     pub failed: bool,
-    /// What it tells.
+    /// Its attributes.
     pub attributes: BTreeMap<String, String>,
 }
 
@@ -43,7 +43,7 @@ impl Span {
         self.attributes.get(key).map_or("", String::as_str)
     }
 
-    /// Whether it was made in the course of `other`.
+    /// Whether it is a descendant of `other`.
     pub fn is_part_of(&self, other: &Self) -> bool {
         self.parent == other.id && self.trace == other.trace
     }
@@ -77,7 +77,7 @@ impl Collector {
         &self.url
     }
 
-    /// Waits for a span, of those that came and those that come.
+    /// Waits for a span, among those received so far and later ones.
     pub async fn span(&self, what: &str, fits: impl Fn(&Span) -> bool) -> Result<Span> {
         let mut spans = self.spans.clone();
         let came = spans.wait_for(|spans| spans.iter().any(&fits));
@@ -96,7 +96,7 @@ impl Collector {
         })
     }
 
-    /// What has come so far.
+    /// The spans received so far.
     pub fn all(&self) -> Vec<Span> {
         self.spans.borrow().clone()
     }

@@ -17,7 +17,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::Case;
 
-/// Asked of every deletion of a Machine; ends when it is dropped.
+/// Reviews every deletion of a Machine, until it is dropped.
 pub struct Gate {
     door: Arc<Door>,
     server: Handle<std::net::SocketAddr>,
@@ -30,7 +30,7 @@ struct Door {
 }
 
 impl Gate {
-    /// Puts a gate before the deletion of Machines, that one to begin with, and closes it.
+    /// Installs a closed gate for the deletion of Machines. Uses the given Machine to see when it is active.
     pub async fn close(case: &Case, machine: &str) -> Result<Self> {
         let door = Arc::new(Door {
             open: watch::Sender::new(true),

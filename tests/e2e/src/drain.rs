@@ -44,12 +44,12 @@ impl Case {
         Api::namespaced(self.bed.user().client(), PODS)
     }
 
-    /// What is attached where.
+    /// The VolumeAttachments.
     pub fn attachments(&self) -> Api<VolumeAttachment> {
         Api::all(self.bed.user().client())
     }
 
-    /// Makes a pod and waits until its kubelet runs it; its name.
+    /// Creates a pod, waits until its kubelet runs it, and returns its name.
     pub async fn runs(&self, pod: Value) -> Result<String> {
         let pod: Pod = serde_json::from_value(pod)?;
         let name = pod.metadata.name.clone().unwrap_or_default();
@@ -78,7 +78,7 @@ impl Case {
         Ok(())
     }
 
-    /// Takes a budget away.
+    /// Deletes a budget.
     pub async fn without_budget(&self, name: &str) -> Result<()> {
         self.budgets().delete(name, &DeleteParams::default()).await?;
         Ok(())
@@ -113,7 +113,7 @@ impl Case {
         Ok(())
     }
 
-    /// What the attacher does.
+    /// Detaches the volume, as the external attacher does.
     pub async fn detach(&self, volume: &str) -> Result<()> {
         self.attachments()
             .delete(volume, &DeleteParams::default())
@@ -171,7 +171,7 @@ impl Case {
         wait::for_state(&self.machines(), name, reason, WAIT_TIMEOUT, condition_with).await
     }
 
-    /// What the controller asked of the pod of that name, such as `create pods/eviction`.
+    /// The controller's requests about the pod of that name, such as `create pods/eviction`.
     pub fn asked_of_pod(&self, pod: &str) -> Vec<Request> {
         let asked = self.bed.user().proxy().requests_of(CONTROLLER);
         asked
@@ -180,7 +180,7 @@ impl Case {
             .collect()
     }
 
-    /// Fails if the VM is gone, or on its way.
+    /// Fails if the VM is gone or being deleted.
     pub async fn vm_lives(&self, name: &str) -> Result<()> {
         match self.vms().get_opt(name).await? {
             Some(vm) if vm.metadata.deletion_timestamp.is_none() => Ok(()),

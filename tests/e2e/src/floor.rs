@@ -1,5 +1,5 @@
-//! The least that a number of writes can take on these API servers: a client that does as many of the same verbs, on
-//! objects of the same size, and nothing else.
+//! The minimum time of a number of writes on these API servers: a client that only sends as many writes of the same verbs, on
+//! objects of the same size.
 
 use std::{
     ops::Range,
@@ -23,7 +23,7 @@ const OBJECT: usize = 3000;
 const PATCH: usize = 500;
 const NAMESPACE: &str = "default";
 
-/// Writes of everybody to one API server, by verb.
+/// Writes of all clients to one API server, by verb.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Writes {
     /// POST.
@@ -45,7 +45,7 @@ impl Writes {
             .filter(|line| line.starts_with("apiserver_request_total{"))
         {
             let (labels, count) = line.rsplit_once(' ').context("a metric without a value")?;
-            // Questions and tokens store nothing.
+            // Access reviews and token requests store nothing.
             if labels.contains("reviews\"") || labels.contains("subresource=\"token\"") {
                 continue;
             }
@@ -113,7 +113,7 @@ async fn client(cluster: &Cluster) -> Result<Client> {
     Ok(Client::try_from(config)?)
 }
 
-/// Makes what is to be patched and deleted beyond what is created.
+/// Creates the objects to patch and to delete, beyond those that are created anyway.
 async fn prepare(client: &Client, writes: Writes) -> Result<()> {
     create(client, writes.creates..objects(writes)).await
 }

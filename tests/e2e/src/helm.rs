@@ -17,12 +17,12 @@ pub struct Helm {
 }
 
 impl Helm {
-    /// For what takes no cluster.
+    /// For commands without a cluster.
     pub async fn alone() -> Result<Self> {
         let tools = tokio::task::spawn_blocking(Tools::find).await??;
         Ok(Self {
             program: tools.helm,
-            // Not that of the person who runs the tests.
+            // Not the kubeconfig of the user who runs the tests.
             kubeconfig: "/dev/null".into(),
         })
     }

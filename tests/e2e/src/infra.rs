@@ -156,7 +156,7 @@ pub struct ConditionState {
     pub status: String,
     /// CamelCase.
     pub reason: String,
-    /// For a person.
+    /// The message for the user.
     pub message: String,
     /// When the status last changed.
     pub since: Option<Timestamp>,

@@ -1,4 +1,4 @@
-//! Records when each Machine knew its Node, by one watch for all of them.
+//! Records when each Machine got its nodeRef, by one watch for all of them.
 
 use std::{
     collections::BTreeMap,
@@ -50,13 +50,13 @@ impl Joins {
         Self { seen, task }
     }
 
-    /// How many of these know their Nodes.
+    /// How many of these have a nodeRef.
     pub fn known(&self, names: &[String]) -> usize {
         let seen = self.lock();
         names.iter().filter(|name| seen.contains_key(*name)).count()
     }
 
-    /// Waits until so many, whatever their names, have come to know their Nodes.
+    /// Waits until so many Machines of any name have a nodeRef.
     pub async fn many(&self, many: usize, timeout: Duration) -> Result<()> {
         let all = async {
             loop {
@@ -76,7 +76,7 @@ impl Joins {
         }
     }
 
-    /// Waits until so many of these know their Nodes.
+    /// Waits until so many of these have a nodeRef.
     pub async fn wait(&self, names: &[String], many: usize, timeout: Duration) -> Result<()> {
         let all = async {
             loop {

@@ -1,5 +1,5 @@
-//! The laws of a rollout, held against what the API server tells while it goes on: each on one watch, whose events come in
-//! the order of the writes.
+//! The laws of a rollout, checked against watch events during the rollout: each law on one watch, whose events arrive in the
+//! order of the writes.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -23,10 +23,10 @@ pub struct Bounds {
     pub least: usize,
 }
 
-/// What was seen.
+/// The observations.
 #[derive(Debug, Clone, Default)]
 pub struct Seen {
-    /// What must never be, in the order in which it was.
+    /// Violations of the laws, in their order.
     pub violations: Vec<String>,
     /// Most Machines at one time.
     pub most: usize,
@@ -36,7 +36,7 @@ pub struct Seen {
     pub sets: usize,
 }
 
-/// Watches that the laws are kept, until it is stopped.
+/// Checks the laws, until it is stopped.
 pub struct Laws {
     seen: Arc<Mutex<Seen>>,
     tasks: [JoinHandle<()>; 2],
@@ -103,7 +103,7 @@ impl Laws {
         }
     }
 
-    /// What has been seen.
+    /// The observations so far.
     pub fn stop(self) -> Seen {
         for task in &self.tasks {
             task.abort();

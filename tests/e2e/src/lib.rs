@@ -1,7 +1,7 @@
 //! What end-to-end cases have in common: a bed, manifests, waiting by watch, request budgets and the leak checker.
 //!
-//! A case starts a [`Case`], works through the API as a person would, and ends with [`Case::finish`], which fails if
-//! anything was left behind, and hands the bed on to the next case ([`beds`]):
+//! A case starts a [`Case`], works through the API as a user would, and ends with [`Case::finish`], which fails if
+//! anything was left behind, and returns the bed for the next case ([`beds`]):
 //!
 //! ```no_run
 //! # async fn example() -> anyhow::Result<()> {

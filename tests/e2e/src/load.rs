@@ -13,18 +13,18 @@ use tokio::task::JoinSet;
 use crate::manifest::NAMESPACE;
 use crate::objects;
 
-/// What became of them.
+/// Their results.
 #[derive(Debug, Clone, Default)]
 pub struct Tally {
     /// How many were sent.
     pub sent: usize,
-    /// What the API server said of those that it did not take.
+    /// The API server's messages about refused ones.
     pub failed: Vec<String>,
     /// The longest.
     pub longest: Duration,
 }
 
-/// Clients that create an object in dry-run, again and again.
+/// Clients that repeatedly create an object with a dry run.
 pub struct Load {
     stop: Arc<AtomicBool>,
     tally: Arc<Mutex<Tally>>,
@@ -60,12 +60,12 @@ impl Load {
         Ok(())
     }
 
-    /// What became of them so far.
+    /// Their results so far.
     pub fn so_far(&self) -> Tally {
         self.tally.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Ends them, and prints what became of them.
+    /// Stops them, and prints their results.
     pub async fn end(mut self, what: &str) -> Tally {
         self.stop.store(true, Ordering::Release);
         while self.clients.join_next().await.is_some() {}

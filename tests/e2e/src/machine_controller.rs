@@ -1,5 +1,5 @@
-//! What machine-controller leaves behind, made as it makes it: Machines with its finalizers and status, VMs with its labels,
-//! disks and Secrets under its names.
+//! Objects of machine-controller, created as it creates them: Machines with its finalizers and status, VMs with its labels, disks
+//! and Secrets under its names.
 
 use anyhow::{Context as _, Result};
 use k8s_openapi::api::core::v1::{Node, Secret};
@@ -30,7 +30,7 @@ pub struct Planted {
     pub secret: String,
 }
 
-/// Stores the Machine `name` of that MachineSet and makes its VM, whose disks and guest suffer from `fault`.
+/// Stores the Machine `name` of that MachineSet and creates its VM, with `fault` in its disks and guest.
 pub async fn plant(case: &Case, name: &str, set: &Value, fault: Option<(&str, &str)>) -> Result<Planted> {
     let mut machine = osm::machine(name, set);
     machine["metadata"]["finalizers"] = json!([finalizer::VM, finalizer::NODE]);
@@ -75,7 +75,7 @@ pub async fn plant(case: &Case, name: &str, set: &Value, fault: Option<(&str, &s
     })
 }
 
-/// Waits until the guest has joined, and writes what machine-controller writes then.
+/// Waits until the guest has joined, and writes the fields that machine-controller writes then.
 pub async fn link(case: &Case, name: &str, planted: &Planted) -> Result<Node> {
     let node = wait::for_state(&case.nodes(), name, "Ready", WAIT_TIMEOUT, crate::case::is_ready).await?;
     let provider_id = format!("kubermatic://kubevirt/{}", planted.machine);
@@ -130,7 +130,7 @@ pub async fn link(case: &Case, name: &str, planted: &Planted) -> Result<Node> {
     Ok(node)
 }
 
-/// Its VM: one disk more than the root, a full copy of the image as it makes them.
+/// Its VM: one disk more than the root, a full copy of the image as it creates them.
 fn virtual_machine(name: &str, secret: &str) -> Value {
     let further = format!("{name}-secondarydisk0");
     let labels = json!({

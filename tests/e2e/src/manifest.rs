@@ -1,4 +1,4 @@
-//! Manifests as people write them.
+//! Manifests as users write them.
 
 use serde_json::{Value, json};
 use testbed::seed::INFRA_SECRET;

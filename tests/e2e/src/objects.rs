@@ -1,4 +1,4 @@
-//! The kinds without Rust types of ours, as dynamic objects.
+//! Kinds without Rust types in this workspace, as dynamic objects.
 
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::{Api, Client};
@@ -23,7 +23,7 @@ pub fn data_volume() -> ApiResource {
     ApiResource::from_gvk(&GroupVersionKind::gvk("cdi.kubevirt.io", "v1beta1", "DataVolume"))
 }
 
-/// One of our own kinds, such as `Machine`.
+/// A kind of Machinist's API, such as `Machine`.
 pub fn ours(kind: &str) -> ApiResource {
     ApiResource::from_gvk(&GroupVersionKind::gvk("cluster.k8s.io", "v1alpha1", kind))
 }

@@ -1,5 +1,5 @@
-//! operating-system-manager, as far as Machinist sees it: MachineDeployments with a profile, and the Secrets that it makes
-//! for them and replaces. Its user data is what its guests end up with, without the detour of fetching a second part.
+//! operating-system-manager, as far as Machinist sees it: MachineDeployments with a profile, and the Secrets that it creates
+//! for them and replaces. Their user data is the final one of its guests, which do not fetch a second part.
 
 use anyhow::{Context as _, Result};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
@@ -63,7 +63,7 @@ pub async fn uninstall(case: &Case) -> Result<()> {
     Ok(())
 }
 
-/// A MachineDeployment with this annotation of a profile, of which no controller takes notice.
+/// A MachineDeployment with this annotation of a profile, which no controller reconciles.
 pub async fn deployment(case: &Case, profile: Option<&str>) -> Result<Value> {
     let mut deployment = of_template("MachineDeployment", DEPLOYMENT);
     if let Some(profile) = profile {
@@ -89,7 +89,7 @@ pub fn machine(name: &str, set: &Value) -> Value {
     machine
 }
 
-/// Replaces the Secret by one of that revision, as operating-system-manager does; its nodes bear the label `made` with
+/// Replaces the Secret by one of that revision, as operating-system-manager does; its nodes have the label `made` with
 /// that text.
 pub async fn rotate(case: &Case, revision: &str, made: &str) -> Result<()> {
     let secrets = secrets(case);
@@ -115,7 +115,7 @@ fn secrets(case: &Case) -> Api<Secret> {
     Api::namespaced(case.bed.user().client(), osm::NAMESPACE)
 }
 
-/// What its guests are given; `<MACHINE_NAME>` stands for their name.
+/// The user data of its guests; `<MACHINE_NAME>` stands for their name.
 pub async fn user_data(case: &Case, made: &str) -> Result<String> {
     let maps: Api<ConfigMap> = Api::namespaced(case.bed.user().client(), "kube-public");
     let info = maps.get("cluster-info").await?.data.unwrap_or_default();
@@ -142,7 +142,7 @@ pub async fn user_data(case: &Case, made: &str) -> Result<String> {
     Ok(format!("#cloud-config\n   \t\n{config:#}\n"))
 }
 
-/// The user data that a VM was given, of all its Secrets the newest.
+/// The user data of a VM, from the newest of its Secrets.
 pub async fn given(case: &Case, name: &str) -> Result<String> {
     let vm = case.vms().get(name).await?;
     let volumes = vm
@@ -173,7 +173,7 @@ fn of_template(kind: &str, name: &str) -> Value {
     })
 }
 
-/// Creates an object; as it was stored.
+/// Creates an object, and returns it as stored.
 async fn created(case: &Case, object: &Value) -> Result<Value> {
     let create = ["create", "-o", "json", "-f", "-"];
     let stored = case.bed.user().kubectl_ok(&create, &object.to_string()).await?;

@@ -6,7 +6,7 @@ use testbed::bed::{MACHINES, Machinist, Options};
 
 use crate::{Case, manifest, manifest::NAMESPACE};
 
-/// The webhook alone: nothing that is taken becomes a VM.
+/// The webhook without a controller, which would create VMs.
 pub async fn start(webhook_args: &[&str]) -> Result<Case> {
     Case::start_with(Options {
         machinist: Machinist::Webhook,
@@ -59,7 +59,7 @@ pub fn print(what: &str, infra_requests: &[String]) {
     }
 }
 
-/// `kubectl` with this on its standard input; what the person reads, and whether it was taken.
+/// Runs `kubectl` with this on its standard input. Returns whether it succeeded, and its message.
 pub async fn kubectl(case: &Case, args: &[&str], stdin: &Value) -> Result<(bool, String)> {
     let output = case.bed.user().kubectl(args, &stdin.to_string()).await?;
     let said = String::from_utf8_lossy(&output.stderr).into_owned();

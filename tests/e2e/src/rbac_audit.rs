@@ -1,4 +1,4 @@
-//! What RBAC grants Machinist, what the audit logs of all runs say that it used of it, and what it was refused.
+//! Compares the rights that RBAC grants Machinist with the audit logs of all runs: unused rights and forbidden requests.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -26,7 +26,7 @@ pub struct Right {
 }
 
 impl Right {
-    /// Whether this, which is granted, allows `asked`.
+    /// Whether this granted right allows `asked`.
     fn allows(&self, asked: &Self) -> bool {
         let within = |granted: &str, asked: &str| granted.is_empty() || granted == asked;
         (&self.account, &self.verb, &self.resource) == (&asked.account, &asked.verb, &asked.resource)
@@ -157,14 +157,14 @@ fn full_name(resource: &str, group: &str, subresource: &str) -> String {
     format!("{resource}{group}{subresource}")
 }
 
-/// What one audit log says.
+/// The contents of one audit log.
 #[derive(Debug, Clone, Default)]
 pub struct Log {
-    /// Whose it is, for people.
+    /// Name of its run, for messages.
     pub name: String,
-    /// What RBAC allowed.
+    /// Allowed requests.
     pub allowed: BTreeSet<Right>,
-    /// What it forbade.
+    /// Forbidden requests.
     pub forbidden: BTreeSet<Right>,
     /// Resources that are refused on purpose there; `*`: any, where all rights were taken away.
     pub on_purpose: BTreeSet<String>,
@@ -203,11 +203,11 @@ impl Log {
         let Ok(event) = serde_json::from_str::<Event>(line) else {
             return;
         };
-        // Paths that are no resources are everybody's.
+        // All users may request non-resource paths.
         let Some(target) = event.object_ref.filter(|target| !target.resource.is_empty()) else {
             return;
         };
-        // RBAC does not know how a new object will be called, nor that a Namespace is said to be in itself.
+        // RBAC does not see the name of a new object. Audit logs show a Namespace as inside itself.
         let is_new = event.verb == "create" && target.subresource.is_empty();
         let namespace = if target.resource == "namespaces" {
             ""
@@ -228,7 +228,7 @@ impl Log {
         {
             Some("allow") => self.allowed.insert(right),
             Some("forbid") => self.forbidden.insert(right),
-            // Whom the API server does not know, it asks RBAC nothing about.
+            // Requests without authentication do not reach RBAC.
             _ => false,
         };
     }
@@ -246,11 +246,11 @@ pub struct Replay {
     pub used: usize,
     /// How many requests were forbidden without the test declaring it.
     pub forbidden: usize,
-    /// All that is wrong, for people.
+    /// All errors, as messages.
     pub wrong: Vec<String>,
 }
 
-/// `unseen` is granted and shows in no request; `tried` is asked for where it is not granted, and done without.
+/// `unseen` rights are granted and show in no request. `tried` requests may be forbidden; Machinist can do without them.
 pub fn replay(granted: &BTreeSet<Right>, logs: &[Log], unseen: &[Exception], tried: &[Exception]) -> Replay {
     let mut replay = Replay::default();
     let accounts: BTreeSet<_> = granted.iter().map(|right| &right.account).collect();
@@ -273,7 +273,7 @@ pub fn replay(granted: &BTreeSet<Right>, logs: &[Log], unseen: &[Exception], tri
     let mut refused = BTreeSet::new();
     for log in logs {
         let mut expected = BTreeSet::new();
-        // Whom a test gives less rights on purpose has another account.
+        // A test that grants fewer rights on purpose uses another account.
         for right in log
             .forbidden
             .iter()
@@ -371,7 +371,7 @@ mod tests {
         .to_string()
     }
 
-    /// A log in which everything is as it should be.
+    /// A log without errors.
     fn good() -> Vec<String> {
         vec![
             event(

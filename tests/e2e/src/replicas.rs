@@ -1,5 +1,5 @@
-//! The webhook behind its Service, in several replicas: what a kubelet and the EndpointSlice controller do for pods, done here
-//! for processes.
+//! Several replicas of the webhook behind its Service. Replicas are processes, and the test takes the role of kubelet and
+//! EndpointSlice controller.
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
@@ -43,7 +43,7 @@ impl Replica {
         Ok(replica)
     }
 
-    /// Says whether it may be asked.
+    /// Sets whether it is ready for requests.
     pub async fn ready(&self, ready: bool) -> Result<()> {
         let slice = json!({
             "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
@@ -58,7 +58,7 @@ impl Replica {
         Ok(())
     }
 
-    /// The certificate that it shows.
+    /// The certificate that it serves with.
     pub async fn served(&self) -> Result<Vec<u8>> {
         match served(self.address, "localhost", Duration::from_secs(5)).await {
             Served::Certificate(leaf) => Ok(leaf),
@@ -91,7 +91,7 @@ fn own_address() -> Result<Ipv4Addr> {
 async fn forward(listener: TcpListener, port: u16) {
     while let Ok((mut from, _)) = listener.accept().await {
         tokio::spawn(async move {
-            // A replica that is not there refuses, and so do we by hanging up.
+            // A stopped replica refuses connections; closing the connection has the same effect.
             if let Ok(mut to) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await {
                 let _ = tokio::io::copy_bidirectional(&mut from, &mut to).await;
             }

@@ -1,4 +1,4 @@
-//! MachineDeployments in cases: manifests, what a person reads, and what a rollout costs while it goes on.
+//! MachineDeployments in cases: manifests, conditions, and the extremes of a rollout.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -42,7 +42,7 @@ impl Case {
         Api::namespaced(self.bed.user().client(), manifest::NAMESPACE)
     }
 
-    /// Waits until the deployment's `Progressing` has this reason for its current spec; its message then.
+    /// Waits until the deployment's `Progressing` has this reason for its current spec, and returns its message.
     pub async fn rollout(&self, name: &str, reason: &str) -> Result<String> {
         let found = |deployment: &MachineDeployment| progress(deployment, reason).is_some();
         let waited = wait::for_state(&self.deployments(), name, reason, WAIT_TIMEOUT * 2, found).await;
@@ -64,7 +64,7 @@ impl Case {
         self.bed.user().kubectl_ok(&all, "").await
     }
 
-    /// UIDs of the Machines that are there, by name.
+    /// UIDs of the existing Machines, by name.
     pub async fn machine_uids(&self) -> Result<HashMap<String, String>> {
         let machines = self.machines().list(&ListParams::default()).await?;
         let uids = machines.items.into_iter();
@@ -106,9 +106,9 @@ fn progress(deployment: &MachineDeployment, reason: &str) -> Option<String> {
 /// The extremes of a rollout, as a watch shows them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Extremes {
-    /// Most Machines that all sets together asked for at one time.
+    /// The maximum of Machines that all sets together requested at one time.
     pub most_wanted: i32,
-    /// Fewest Machines that had a Node and were not being deleted at one time.
+    /// The minimum of Machines at one time that had a Node and were not being deleted.
     pub least_joined: usize,
 }
 
@@ -149,7 +149,7 @@ impl Watched {
         }
     }
 
-    /// What has been seen.
+    /// The observations so far.
     pub fn stop(self) -> Extremes {
         for task in &self.tasks {
             task.abort();
@@ -184,7 +184,7 @@ impl Living {
         }
     }
 
-    /// The most that there were at one time.
+    /// The maximum at one time.
     pub fn most(self) -> usize {
         self.task.abort();
         self.most.load(Ordering::Relaxed)
@@ -199,7 +199,7 @@ pub(crate) fn has_joined(machine: &Machine) -> bool {
     joined && machine.metadata.deletion_timestamp.is_none()
 }
 
-/// Keeps what `fact` says of each object, and tells `on` of all of them after every event.
+/// Stores the result of `fact` for each object, and calls `on` with all of them after every event.
 pub(crate) async fn follow<K, T>(
     api: Api<K>,
     fact: impl Fn(&K) -> T,

@@ -26,10 +26,10 @@ use serde_json::json;
 use testbed::{Testbed, bed::SYSTEM_NAMESPACE, seed::INFRA_NAMESPACE};
 use tokio::task::JoinHandle;
 
-/// Bytes at the beginning of user data and kubeconfigs, whose base64 nothing else has.
+/// Bytes at the beginning of user data and kubeconfigs whose base64 is unique.
 const BEGINNING: usize = 96;
 
-/// What must not be found, and whose it is.
+/// The secret texts, each with its owner.
 type Needles = Arc<Mutex<BTreeMap<String, String>>>;
 
 /// A running record of the secrets of both clusters. It ends when it is dropped.
@@ -59,7 +59,7 @@ impl Secrets {
         Self { needles, tasks }
     }
 
-    /// Fails if one of them is in a log of our servers, in an Event, in a metric, or in what we write into objects.
+    /// Fails if one of them is in a log of Machinist's servers, in an Event, in a metric, or in an object that Machinist writes.
     pub async fn check(&self, bed: &Testbed) -> Result<()> {
         let mut needles = self
             .needles
@@ -108,14 +108,14 @@ async fn follow(secrets: Api<Secret>, needles: Needles) {
     }
 }
 
-/// Adds what is secret of one value of a Secret.
+/// Adds the secret parts of one value of a Secret.
 fn add(key: &str, value: &[u8], whose: &str, needles: &mut BTreeMap<String, String>) {
     let text = String::from_utf8_lossy(value);
     match key {
         "token-secret" => {
             needles.insert(text.into_owned(), whose.to_owned());
         }
-        // The second line after the heading: the first begins alike in all keys of a kind.
+        // The second line after the header: the first begins with the same bytes in all keys of a kind.
         "tls.key" => {
             if let Some(line) = text.lines().nth(2) {
                 needles.insert(line.to_owned(), whose.to_owned());
@@ -146,7 +146,7 @@ fn tokens(kubeconfig: &str, whose: &str, needles: &mut BTreeMap<String, String>)
     }
 }
 
-/// Everything that our servers let out, by its place.
+/// Everything that Machinist's servers emitted, by its source.
 async fn haystacks(bed: &Testbed) -> Result<Vec<(String, String)>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(bed.dir())? {
@@ -182,7 +182,7 @@ async fn haystacks(bed: &Testbed) -> Result<Vec<(String, String)>> {
     Ok(found)
 }
 
-/// Objects of a kind without their specs, which are people's.
+/// Objects of a kind without their specs, which users write.
 async fn objects<K>(client: Client) -> Result<Vec<(String, String)>>
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Serialize + std::fmt::Debug,
@@ -198,7 +198,7 @@ where
         if let Some(fields) = value.as_object_mut() {
             fields.remove("spec");
         }
-        // kubectl keeps there what was applied.
+        // kubectl stores the applied manifest there.
         if let Some(annotations) = value.pointer_mut("/metadata/annotations")
             && let Some(annotations) = annotations.as_object_mut()
         {

@@ -1,11 +1,11 @@
-//! What a server has used of the machine so far.
+//! CPU time and memory of a server.
 
 use std::{fs, time::Duration};
 
 use anyhow::{Context as _, Result};
 use testbed::Server;
 
-/// Its time on a core.
+/// Its CPU time.
 pub fn cpu(server: &Server) -> Result<Duration> {
     let pid = server.pid().context("it does not run")?;
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
@@ -17,7 +17,7 @@ pub fn cpu(server: &Server) -> Result<Duration> {
     Ok(Duration::from_millis((ticks(11)? + ticks(12)?) * 10))
 }
 
-/// Its memory in MB: now, and the most there ever was.
+/// Its memory in MB: now, and the maximum so far.
 pub fn rss(server: &Server) -> Result<(u64, u64)> {
     let pid = server.pid().context("it does not run")?;
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;

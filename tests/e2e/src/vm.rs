@@ -1,4 +1,4 @@
-//! The VirtualMachine that the controller makes of a Machine, in process.
+//! The VirtualMachine that the controller renders for a Machine, in process.
 
 use std::collections::BTreeMap;
 
@@ -10,12 +10,12 @@ use machinist_shared::provider::Env;
 use machinist_shared::provider_spec::ProviderConfig;
 use serde_json::Value;
 
-/// What a VirtualMachine depends on besides its Machine.
+/// The inputs of a VirtualMachine besides its Machine.
 #[derive(Debug, Clone, Default)]
 pub struct Setting<'a> {
     /// Environment of the controller.
     pub env: Env,
-    /// What the infra cluster answers.
+    /// Facts of the infra cluster.
     pub facts: Facts,
     /// Name of the MachineDeployment.
     pub deployment: Option<&'a str>,
@@ -23,8 +23,8 @@ pub struct Setting<'a> {
     pub ignition: Option<&'a str>,
 }
 
-/// The VirtualMachine of a Machine as it is stored, whether or not admission takes it; or why there is none. Each key of a
-/// Secret or ConfigMap holds its own name.
+/// The VirtualMachine of a stored Machine, whether or not admission accepts it, or why there is none. The value of each key of
+/// a Secret or ConfigMap is the key's name.
 pub fn of(machine: &Value, setting: &Setting<'_>) -> Result<Value, String> {
     let (path, mut report) = (FieldPath::new("spec.providerSpec.value"), Report::new());
     let config = ProviderConfig::decode(machine.pointer("/spec/providerSpec/value"), &path, &mut report);

@@ -1,4 +1,4 @@
-//! Records every VM that ever was: an undisturbed Machine has one VM in its life, under crashes, too.
+//! Records every VM that ever existed: an undisturbed Machine has exactly one VM in its life, even if the controller crashes.
 
 use std::{
     collections::BTreeMap,
@@ -45,7 +45,7 @@ impl VmHistory {
         Self { seen, task }
     }
 
-    /// UIDs of all VMs that ever bore this name, oldest first.
+    /// UIDs of all VMs that ever had this name, oldest first.
     pub fn uids(&self, name: &str) -> Vec<String> {
         self.seen
             .lock()
@@ -55,13 +55,13 @@ impl VmHistory {
             .unwrap_or_default()
     }
 
-    /// Names of all VMs that ever were.
+    /// Names of all VMs that ever existed.
     pub fn names(&self) -> Vec<String> {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         seen.keys().cloned().collect()
     }
 
-    /// Names that more than one VM has borne.
+    /// Names that more than one VM has had.
     pub fn with_more_than_one(&self) -> Vec<String> {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let more = seen.iter().filter(|(_, uids)| uids.len() > 1);

@@ -107,7 +107,7 @@ where
     Ok(())
 }
 
-/// Waits until the objects of the collection fit together; gives them.
+/// Waits until the objects of the collection fit together, and returns them.
 pub async fn for_all<K>(
     api: &Api<K>,
     what: &str,

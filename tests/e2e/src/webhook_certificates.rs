@@ -1,5 +1,5 @@
-//! The webhook's CA and serving certificate, which the controller makes and rotates under the chart's own rights: what
-//! replicas of the webhook serve with, and whom the webhook configurations trust.
+//! The webhook's CA and serving certificate, which the controller creates and rotates with the chart's rights: the certificates of
+//! the replicas, and the trusted CAs of the webhook configurations.
 
 use std::{collections::BTreeSet, time::SystemTime};
 
@@ -29,20 +29,20 @@ const WEBHOOKS: usize = 6;
 
 /// Values of the chart under which the API server calls the webhook behind its Service.
 pub fn values() -> Value {
-    // On a busy machine a handshake takes its time: what is counted are failures of trust.
+    // On a busy machine a handshake can be slow: only failures of trust count.
     json!({"webhook": {"url": "", "caBundle": "", "timeoutSeconds": 15}})
 }
 
-/// A bed whose controller makes the certificates.
+/// A bed whose controller creates the certificates.
 pub async fn start() -> Result<Case> {
     Case::start_alone(Options {
         boot: None,
         chart_values: values(),
         webhook_args: [
             &format!("--tls-secret={SYSTEM_NAMESPACE}/{SERVING}"),
-            // There is no KubeVirt, and no cluster is to be asked: an admission depends on the webhook alone.
+            // There is no KubeVirt, and admission must not depend on an infra cluster.
             "--infra-unreachable=off",
-            // The API server calls it behind a Service here, which learns of its end a little later.
+            // The API server calls it through a Service here, which learns of its shutdown a little later.
             "--shutdown-delay-duration=10s",
             "--reference-access-check=off",
         ]
@@ -59,7 +59,7 @@ pub async fn start() -> Result<Case> {
     .await
 }
 
-/// Ends the load; fails if any admission failed.
+/// Stops the load, and fails if any admission failed.
 pub async fn nothing_failed(load: Load, what: &str) -> Result<()> {
     let tally = load.end(what).await;
     ensure!(tally.failed.is_empty(), "{:?}", tally.failed.first());
@@ -67,7 +67,7 @@ pub async fn nothing_failed(load: Load, what: &str) -> Result<()> {
     Ok(())
 }
 
-/// Whether the CA signed a serving certificate that is good for the webhook's Service now.
+/// Whether the CA signed a serving certificate that is valid for the webhook's Service now.
 pub fn accepts(leaf: &[u8], root: &Root) -> bool {
     root.accepts(leaf, SERVICE, SystemTime::now())
 }
@@ -86,7 +86,7 @@ pub async fn rotate(case: &Case, secret: &str) -> Result<()> {
     Ok(())
 }
 
-/// Waits until all replicas show the same certificate, and another than this.
+/// Waits until all replicas serve with the same certificate, other than this one.
 pub async fn served_by_all(replicas: &[Replica], old: &[u8]) -> Result<Vec<u8>> {
     let all = async {
         loop {
@@ -149,13 +149,13 @@ pub async fn trusted(
     wanted.context("they trust the same")
 }
 
-/// Waits until every webhook trusts one CA, the same; that one.
+/// Waits until every webhook trusts exactly one CA, the same, and returns it.
 pub async fn trusted_alone(case: &Case) -> Result<Root> {
     let mut roots = trusted(case, "trusting one CA", |roots| roots.len() == 1).await?;
     roots.pop_first().context("there is one")
 }
 
-/// Waits until every webhook trusts one CA other than `old`, the same; that one.
+/// Waits until every webhook trusts exactly one CA, the same and not `old`, and returns it.
 pub async fn trusted_alone_other_than(case: &Case, old: &Root) -> Result<Root> {
     let fits = |roots: &BTreeSet<Root>| roots.len() == 1 && !roots.contains(old);
     let mut roots = trusted(case, "trusting the new CA alone", fits).await?;

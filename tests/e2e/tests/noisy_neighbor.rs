@@ -29,7 +29,7 @@ use tokio::{sync::Notify, task::JoinHandle};
 const SOUND: usize = 10;
 /// From one sample to the next.
 const PACE: Duration = Duration::from_millis(100);
-/// The time before the large pool is measured no longer than this.
+/// The measurement before the large pool takes no longer than this.
 const BEFORE: Duration = Duration::from_mins(1);
 /// How long the deletion of the pool may take.
 const END: Duration = Duration::from_mins(8);

@@ -1,7 +1,7 @@
-//! The way of a Machine, of a MachineSet and of a MachineDeployment through admission, for any bytes: decode, default,
-//! validate, patch, render. The input is one JSON value, the object; a second one behind it is what is stored already.
+//! Admission of Machines, MachineSets and MachineDeployments, with arbitrary bytes: decode, default, validate, patch, render. The
+//! input is one JSON value, the object. A second one after it is the stored object.
 //!
-//! The laws are those of the properties in `shared/tests/laws.rs`; here, coverage leads to their corners.
+//! The laws are the properties in `shared/tests/laws.rs`; coverage guides the fuzzer to their corner cases.
 
 use std::collections::BTreeMap;
 
@@ -167,14 +167,14 @@ fn alike(written: &Value, stored: &Value) {
     }
 }
 
-/// A patch leads where it says.
+/// Applying a patch yields the defaulted object.
 fn leads(before: &Value, after: &Value) {
     let mut patched = before.clone();
     json_patch::patch(&mut patched, &patch(before, after).0).expect("the patch applies");
     assert_eq!(&patched, after, "the patch leads elsewhere");
 }
 
-/// Every error has a place and a text.
+/// Every error has a path and a message.
 fn places(report: &Report) {
     for error in &report.errors {
         assert!(
@@ -184,7 +184,7 @@ fn places(report: &Report) {
     }
 }
 
-/// What is admitted can be rendered, whatever its references hold.
+/// Admitted objects can be rendered, whatever their references contain.
 fn renders(machine: &Value) {
     let (path, mut report) = (FieldPath::new("spec.providerSpec.value"), Report::new());
     let config = ProviderConfig::decode(machine.pointer("/spec/providerSpec/value"), &path, &mut report);
@@ -199,7 +199,7 @@ fn renders(machine: &Value) {
         Ok("true".to_owned())
     }) {
         Ok(resolved) => resolved,
-        // A reference may hold what no rule has seen.
+        // A reference may contain a value that admission has not validated.
         Err(_) if !spec.references().is_empty() => return,
         Err(error) => panic!("an admitted Machine does not resolve: {error}"),
     };

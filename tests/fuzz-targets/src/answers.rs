@@ -1,5 +1,5 @@
-//! What infra clusters answer, whose servers anybody may have written into a Machine: lists and watches, see
-//! [`crate::streams`], and what a single read gives. The first byte chooses which, the second how long chunks are, and the
+//! Answers of infra clusters, whose servers any author of a Machine may choose: lists and watches, see [`crate::streams`],
+//! and gets. The first byte chooses which, the second how long chunks are, and the
 //! third the status of a single read.
 
 use std::sync::Arc;
@@ -18,9 +18,9 @@ use serde::Deserialize;
 use crate::Input;
 use crate::streams::{self, Kind, block_on, chunks, client};
 
-/// Of an answer that is read whole, no more than 2 MiB, and the chunk that is the last.
+/// The limit of an answer that is read as a whole: 2 MiB, and the last chunk.
 const BYTES: usize = 3 * 1024 * 1024;
-/// What is shown of an error: 1 KiB and an ellipsis.
+/// The limit of an error message: 1 KiB and an ellipsis.
 const SHOWN: usize = 1024 + '…'.len_utf8();
 const STATUSES: [u16; 8] = [200, 201, 302, 403, 404, 409, 410, 500];
 
@@ -51,7 +51,7 @@ struct Status {
     kind: String,
 }
 
-/// A single object, or what is there instead.
+/// A single object, or other bytes.
 fn read<K: Kind>(limits: AnswerLimits, how: u8, any: &[u8]) {
     let (status, any) = any.split_first().unwrap_or((&0, &[]));
     let status = STATUSES[usize::from(*status) % STATUSES.len()];

@@ -1,5 +1,5 @@
-//! Certificate signing requests from the holder of a bootstrap token: any bytes, and requests that are signed as they
-//! should be with any bytes for the names they ask for.
+//! CertificateSigningRequests from the holder of a bootstrap token: arbitrary bytes, and validly signed requests with arbitrary
+//! bytes as names.
 
 use std::sync::OnceLock;
 
@@ -16,7 +16,7 @@ pub type Request<'a> = (&'a str, Option<&'a str>, Vec<u8>, bool);
 /// One input.
 ///
 /// # Panics
-/// If a request is taken for another's name.
+/// If a request for another node's name is accepted.
 pub fn run(data: Request<'_>) {
     let (common_name, organization, bytes, signed) = data;
     if !signed {

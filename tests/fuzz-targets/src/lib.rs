@@ -1,4 +1,4 @@
-//! What the fuzz targets do with an input. The fuzzer needs a nightly compiler (`make fuzz`); the tests of this crate
+//! The fuzz targets as functions of an input. The fuzzer needs a nightly compiler (`make fuzz`); the tests of this crate
 //! replay its seeds and its kept corpus on the stable one.
 
 pub mod admission;
@@ -13,11 +13,11 @@ pub mod values;
 #[cfg(feature = "watched")]
 pub mod watched;
 
-/// What became of an input.
+/// The outcome of an input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Input {
     /// Every law was checked.
     Taken,
-    /// It is not what the target reads.
+    /// The input does not have the format of the target.
     Rejected,
 }

@@ -1,4 +1,4 @@
-//! A list and a watch of one kind, of a server that puts any bytes between good objects, and ends its chunks anywhere.
+//! A list and a watch of one kind, from a server that sends arbitrary bytes between valid objects, and splits chunks anywhere.
 
 use std::collections::{HashSet, VecDeque};
 use std::fmt::Debug;
@@ -21,7 +21,7 @@ use machinist_infra::kube::answer::AnswerLimits;
 use serde::de::DeserializeOwned;
 use tower::{BoxError, ServiceBuilder, service_fn};
 
-/// What is decoded from the answers.
+/// The type that is decoded from the answers.
 pub trait Kind:
     Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static
 {
@@ -29,9 +29,9 @@ pub trait Kind:
 
 impl<K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static> Kind for K {}
 
-/// How nested JSON is that nothing is cut out of.
+/// The nesting of JSON up to which nothing is pruned.
 const SHALLOW: usize = 100;
-/// A list that is longer ends: 16 MiB, as much that is nested too deeply to be kept, and the chunk that is the last.
+/// The limit of a list: 16 MiB, the same again of pruned nesting, and the last chunk.
 const PAGE_BYTES: usize = 2 * 16 * 1024 * 1024 + FILLER;
 /// The chunks of an answer that does not end.
 const FILLER: usize = 64 * 1024;
@@ -67,7 +67,7 @@ pub fn client(limits: AnswerLimits, answers: Vec<(u16, Chunks)>, pulled: &Arc<At
     Client::new(service, "default")
 }
 
-/// Runs it on a clock of its own.
+/// Runs it on this thread's runtime, which has timers.
 ///
 /// # Panics
 /// If there is no runtime.
@@ -163,7 +163,7 @@ pub fn run<K: Kind>(limits: AnswerLimits, beside: &str, how: u8, any: &[u8]) {
     }
 }
 
-/// What is known in the end.
+/// The objects in the store at the end.
 fn listed<K: Kind>(
     limits: AnswerLimits,
     answers: Vec<(u16, Chunks)>,

@@ -1,4 +1,4 @@
-//! The small texts that people write: quantities, and the three forms of a value that may be referred to.
+//! Small texts of users: quantities, and the three forms of a value that may be a reference.
 
 use machinist_shared::api::config_var::{ConfigValue, ConfigVar, LookupError};
 use machinist_shared::api::decode::Field;
@@ -40,7 +40,7 @@ fn config_var<T: ConfigValue + Clone + PartialEq + std::fmt::Debug>(value: &Valu
         read.is_unset() || report.is_ok() || value.is_object(),
         "{value} is of a wrong type and has a value"
     );
-    // Whatever is found where it refers to, it is a value or an error that says where.
+    // Whatever the reference contains, the result is a value, or an error that names the reference.
     if let Err(error) = read.resolve(&|_| Ok(text.to_owned())) {
         assert!(read.reference().is_some(), "{error}");
     }

@@ -1,4 +1,4 @@
-//! What the controller watches in the user cluster, where others write most of it: see [`crate::streams`]. The first byte
+//! The objects that the controller watches in the user cluster, most of which other clients write: see [`crate::streams`]. The first byte
 //! chooses the kind, the second how long chunks are.
 
 use std::time::Duration;

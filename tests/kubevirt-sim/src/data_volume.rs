@@ -23,12 +23,12 @@ const STEP: Duration = Duration::from_millis(150);
 const FAILS_AFTER: Duration = Duration::from_millis(300);
 const BACK_OFF: Duration = Duration::from_secs(3);
 
-/// How a StorageClass makes volumes.
+/// How a StorageClass provisions volumes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Class {
-    /// By a CSI driver: CDI fills a claim of its own and hands the volume over in the end.
+    /// By a CSI driver: CDI fills a temporary claim and finally rebinds its volume.
     pub csi: bool,
-    /// Not before a pod uses the claim.
+    /// Only when a pod uses the claim.
     pub waits: bool,
 }
 
@@ -39,11 +39,11 @@ pub struct Seen<'a> {
     pub data_volume: &'a DynamicObject,
     /// The claim of its name.
     pub claim: Option<&'a DynamicObject>,
-    /// Why the API server refused to make it the last time.
+    /// Why the API server refused its creation the last time.
     pub over_quota: Option<&'a str>,
     /// Whether the source of a clone exists; true for any other source.
     pub source_exists: bool,
-    /// How its StorageClass makes volumes.
+    /// How its StorageClass provisions volumes.
     pub class: Class,
     /// Whether a VMI uses the claim.
     pub consumer: bool,
@@ -63,7 +63,7 @@ pub fn ready(data_volume: &DynamicObject) -> bool {
     )
 }
 
-/// Why KubeVirt says that a DataVolume's importer is not there: no claim could be made for it.
+/// KubeVirt's message about a missing importer: the claim could not be created.
 pub fn refused_claim(data_volume: &DynamicObject) -> Option<String> {
     let bound = crate::objects::find_condition(list(data_volume, "/status/conditions"), "Bound")?;
     let refused = bound["status"] == "False" && bound["reason"] == "ErrExceededQuota";
@@ -103,7 +103,7 @@ pub fn sync(seen: &Seen, clock: &mut Clock, now: Timestamp) -> Plan {
         }
         let create = Plan::one(Write::Create(Kind::Pvc, claim_for(seen)));
         return match seen.over_quota {
-            // Tried for ever, but said first.
+            // It is retried without a limit, after the failure is reported.
             Some(why) => write(&Step::OverQuota(why.to_owned()), create),
             None if list(data_volume, "/status/conditions").is_empty() => write(&Step::NoClaim, create),
             None => create,
@@ -436,7 +436,7 @@ fn bound_claim(claim: &DynamicObject) -> Value {
     })
 }
 
-/// What CDI's admission says against a DataVolume, in its words.
+/// The message of CDI's admission about an invalid DataVolume.
 pub fn refusal(template: &Value) -> Option<String> {
     let source = template.pointer("/spec/source").and_then(Value::as_object);
     let has_reference = template.pointer("/spec/sourceRef").is_some();

@@ -18,7 +18,7 @@ pub enum Crash {
     BeforeRunning,
 }
 
-/// What shall go wrong. Messages are the annotation's value, unless that is `true`.
+/// The faults of a VM. Messages are the annotation's value, unless that is `true`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[allow(
     clippy::struct_excessive_bools,
@@ -59,7 +59,7 @@ pub struct Faults {
 
 impl Faults {
     /// Reads the annotations of the object's template, then those of the object itself, which win; the value
-    /// `false` takes a fault back.
+    /// `false` removes a fault.
     pub fn of(object: &DynamicObject) -> Self {
         let template = object.data.pointer("/spec/template/metadata/annotations");
         let template = template

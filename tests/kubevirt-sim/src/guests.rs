@@ -1,5 +1,4 @@
-//! The guests of all running VMIs, simulated and real: starts one when a VMI runs, ends it when the VMI does not any
-//! more.
+//! The guests of all running VMIs, simulated and real: starts one when a VMI runs, and stops it when the VMI no longer runs.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -69,12 +68,12 @@ impl GuestManager {
         }
     }
 
-    /// What has become of the guest of a VM.
+    /// The state of the guest of a VM.
     pub(crate) fn state(&self, vm: &str) -> Option<GuestState> {
         lock(&self.states).get(vm).cloned()
     }
 
-    /// Brings the guest in line with its VMI; `notify` is called when a real one changes.
+    /// Starts or stops the guest according to its VMI; `notify` is called when a real one changes.
     pub(crate) fn tend(
         &self,
         stop: &CancellationToken,
@@ -90,7 +89,7 @@ impl GuestManager {
         }
     }
 
-    /// What the guest does to its VMI.
+    /// The guest's effect on its VMI.
     pub(crate) fn power(&self, vmi: &DynamicObject, faults: &Faults) -> Power {
         if !faults.real {
             return Power::Simulated;
@@ -184,7 +183,7 @@ impl GuestManager {
         if running.as_ref() == Some(&uid) {
             return;
         }
-        // Without an address the guest has no network, and its kubelet gets nowhere.
+        // Without an address the guest has no network, and its kubelet reaches no API server.
         let (Some(address), Some(user_data)) = (address, user_data(world, vmi)) else {
             return;
         };
@@ -224,7 +223,7 @@ impl GuestManager {
         }
     }
 
-    /// Pulls the plug.
+    /// Switches the guest off at once.
     pub(crate) fn stop(&self, vm: &str) {
         if let Some(running) = lock(&self.running).remove(vm) {
             running.stop.cancel();

@@ -1,4 +1,4 @@
-//! Makes a VirtualMachineInstance out of a VirtualMachine, as virt-controller and virt-api do between them.
+//! Creates a VirtualMachineInstance from a VirtualMachine, as virt-controller and virt-api do together.
 
 use kube::ResourceExt as _;
 use kube::api::DynamicObject;
@@ -27,7 +27,7 @@ pub fn revision(vm: &DynamicObject) -> DynamicObject {
     revision
 }
 
-/// The VMI, or why virt-api would not take it.
+/// The VMI, or why virt-api would refuse it.
 pub fn render(vm: &DynamicObject, found: &Found) -> Result<DynamicObject, String> {
     let template = vm.data.pointer("/spec/template").cloned().unwrap_or_default();
     let mut spec = template.get("spec").cloned().unwrap_or(json!({}));

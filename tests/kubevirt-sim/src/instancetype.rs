@@ -1,4 +1,4 @@
-//! Instancetypes and preferences: finding them, what they conflict with, what they make of a VMI.
+//! Instancetypes and preferences: lookup, conflicts, and their effect on a VMI.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ pub struct NotFound {
     pub message: String,
 }
 
-/// What a VM names and what there is of it.
+/// The instancetype and the preference of a VM, as far as they exist.
 #[derive(Debug, Clone, Default)]
 pub struct Found {
     /// The instancetype.
@@ -74,7 +74,7 @@ fn look_up(
 }
 
 impl Found {
-    /// Fields of the VM that the instancetype decides, and that the VM must therefore leave alone.
+    /// Fields of the VM that the instancetype sets, and that the VM must therefore not set.
     pub fn conflicts(&self, vm: &Value) -> Vec<String> {
         const OWNED: [&str; 9] = [
             "domain.cpu.cores",
@@ -100,7 +100,7 @@ impl Found {
             .collect()
     }
 
-    /// What the preference wants at least and the instancetype does not give.
+    /// Requirements of the preference that the instancetype does not meet.
     pub fn unmet(&self) -> Option<String> {
         let (_, instancetype) = self.instancetype.as_ref()?;
         let (_, preference) = self.preference.as_ref()?;

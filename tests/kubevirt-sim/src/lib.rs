@@ -41,7 +41,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 pub use options::{Options, Role};
 pub use simulator::{Simulator, StartError};
 
-/// Locks; a panic elsewhere leaves plain data behind, which is still good to use.
+/// Locks; a panic elsewhere leaves plain data behind, which is still valid.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

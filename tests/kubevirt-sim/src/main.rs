@@ -12,7 +12,7 @@ use kubevirt_sim::{Options, Role, Simulator, real};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-/// A simulated KubeVirt. Prints `ready` on standard output once it is in step with the cluster.
+/// A simulated KubeVirt. Prints `ready` on standard output once its caches are synced.
 #[derive(Debug, Parser)]
 struct Arguments {
     /// Kubeconfig of the infra cluster.
@@ -93,7 +93,7 @@ async fn main() -> anyhow::Result<()> {
     let kubeconfig = Kubeconfig::read_from(&arguments.kubeconfig)
         .with_context(|| format!("reading {}", arguments.kubeconfig.display()))?;
     let mut config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
-    // An eviction that is refused must not be tried again behind the simulator's back.
+    // The client must not retry a refused eviction by itself.
     config.default_retry = false;
     let options = Options {
         role: match arguments.kubevirt {

@@ -1,4 +1,4 @@
-//! How a simulator behaves.
+//! The options of a simulator.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -28,14 +28,14 @@ pub struct Options {
     pub shutdown: Duration,
     /// Where the admission webhook listens; port 0 means any free one.
     pub webhook_listen: SocketAddr,
-    /// Folder of the guests' disks; a temporary one if absent. GuestManager survive a restart of the simulator only with
+    /// Folder of the guests' disks; a temporary one if absent. Guests survive a restart of the simulator only with
     /// a folder that does.
     pub disks: Option<PathBuf>,
     /// What the guests' kubelets call their version.
     pub kubelet_version: String,
     /// What it plays.
     pub role: Role,
-    /// What real guests need; without it, a VM that shall have one crashes at once.
+    /// The options of real guests; without them, a VM with a real guest crashes at once.
     pub real: Option<crate::real::Options>,
 }
 

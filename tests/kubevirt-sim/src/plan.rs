@@ -113,8 +113,7 @@ pub fn event(
     })
 }
 
-/// How long a component has been in its present situation, as seen by the simulator itself: the times in the
-/// objects are too coarse.
+/// How long a component has been in its present situation, by the simulator's clock: the times in objects are too coarse.
 #[derive(Debug, Clone)]
 pub struct Clock {
     now: Instant,
@@ -122,7 +121,7 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// A clock that has seen nothing yet.
+    /// A clock without a situation.
     pub fn new(now: Instant) -> Self {
         Self {
             now,

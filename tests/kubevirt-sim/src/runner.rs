@@ -1,4 +1,4 @@
-//! Carries out what the components plan: one task per VM, VMI, DataVolume and claim, woken by watches and timers.
+//! Executes the plans of the components: one task per VM, VMI, DataVolume and claim, triggered by watches and timers.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
@@ -26,9 +26,9 @@ use crate::plan::{self, Clock, Plan, Write};
 use crate::world::{Key, World, claim_names};
 use crate::{data_volume, lock, storage_profile, vm, vmi};
 
-/// Pause after a write that lost against someone else's.
+/// Backoff after a conflict.
 const CONFLICT: Duration = Duration::from_millis(20);
-/// Pause after a write that failed otherwise.
+/// Backoff after another error of a write.
 const FAILURE: Duration = Duration::from_millis(500);
 
 /// The simulated components.
@@ -182,7 +182,7 @@ impl Runner {
             };
             if plan.writes.is_empty() {
                 match plan.again {
-                    // Woken or due: either way it is time to look.
+                    // The object is reconciled after a notification, and after the wait.
                     Some(wait) => drop(tokio::time::timeout(wait, notify.notified()).await),
                     None => notify.notified().await,
                 }
@@ -219,7 +219,7 @@ impl Runner {
         true
     }
 
-    /// What the component responsible for this object wants; nothing if the object is gone.
+    /// The plan of the component that is responsible for this object; `None` if the object is gone.
     fn plan(&self, key: &Key, actor: &mut Actor, notify: &Arc<Notify>) -> Option<Plan> {
         let now = Timestamp::now();
         let mut world = lock(&self.world);
@@ -243,7 +243,7 @@ impl Runner {
                     .get(Kind::Vm, name)
                     .map(|vm| Faults::of(vm))
                     .unwrap_or_default();
-                // First what became of the guest: the plan follows it.
+                // The state of the guest is read first, because the plan depends on it.
                 self.guests.tend(&self.stop, &world, &object, &faults, notify);
                 self.plan_vmi(&world, &object, &faults, actor, &address, now)
             }
@@ -417,7 +417,7 @@ impl Runner {
                 let mut event = object(Kind::Event, "", content);
                 event.metadata.name = None;
                 event.metadata.generate_name = Some(format!("{}.", about.name_any()));
-                // As in KubeVirt, a lost event stops nothing.
+                // As in KubeVirt, a failed Event is ignored.
                 if let Err(error) = self.api(Kind::Event).create(&params, &event).await {
                     tracing::debug!(%error, "event lost");
                 }
@@ -503,7 +503,7 @@ impl Runner {
         answer.map_err(|error| (error, name, object.uid()))
     }
 
-    /// Takes in the answer to a write, unless the watch has already said that the object is gone.
+    /// Stores the answer to a write, unless the watch has already reported the deletion.
     fn relearn(self: &Arc<Self>, kind: Kind, object: DynamicObject) {
         let known = lock(&self.world).get(kind, &object.name_any()).is_some();
         if known {
@@ -524,7 +524,7 @@ impl Actor {
     }
 }
 
-/// What the API server says if a ResourceQuota was in the way.
+/// The API server's message if a ResourceQuota is exceeded.
 fn over_quota(error: &kube::Error) -> Option<String> {
     match error {
         kube::Error::Api(status) if status.code == 403 && status.message.contains("exceeded quota") => {

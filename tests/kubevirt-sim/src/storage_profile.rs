@@ -1,4 +1,4 @@
-//! CDI's StorageProfiles: what is known of the storage of each class.
+//! CDI's StorageProfiles: the capabilities of each class's storage.
 
 use kube::ResourceExt as _;
 use kube::api::DynamicObject;
@@ -7,8 +7,8 @@ use serde_json::json;
 use crate::objects::{Kind, object};
 use crate::plan::{Plan, Write};
 
-/// Makes the profile of a class. CDI knows nothing of the provisioners here: there are only the claim property sets that an
-/// admin has written into the spec.
+/// Creates the profile of a class. CDI does not know the provisioners here: the only claim property sets are those that an admin
+/// has written into the spec.
 pub fn sync(class: &DynamicObject, profile: Option<&DynamicObject>) -> Plan {
     let Some(profile) = profile else {
         let profile = object(Kind::StorageProfile, &class.name_any(), json!({"spec": {}}));

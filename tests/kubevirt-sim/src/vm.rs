@@ -28,7 +28,7 @@ pub struct Seen<'a> {
     pub found: Result<Found, NotFound>,
 }
 
-/// What virt-controller remembers of a VM beyond the objects.
+/// virt-controller's in-memory state of a VM.
 #[derive(Debug, Clone, Default)]
 pub struct Memory {
     /// RerunOnFailure: the guest has ended well and is not started again.
@@ -115,7 +115,7 @@ fn claimed(vm: &DynamicObject) -> DynamicObject {
     vm
 }
 
-/// The VM goes only after its VMI; disks are left to the garbage collector.
+/// The VM is deleted only after its VMI; the garbage collector deletes the disks.
 fn terminate(seen: &Seen, now: Timestamp) -> Plan {
     if !seen
         .vm
@@ -279,7 +279,7 @@ fn start(seen: &Seen, memory: &mut Memory, now: Timestamp) -> Plan {
 
 /// There is a VMI: stops or replaces it where the run strategy says so.
 fn keep(seen: &Seen, vmi: &DynamicObject, memory: &mut Memory, now: Timestamp) -> Plan {
-    // First what the end of the guest says in the status (start failures), then what follows from it.
+    // The status is updated with the guest's exit (start failures) before the VMI is deleted.
     let plan = settle(seen, memory, None, Start::No, now);
     if !plan.writes.is_empty() || deleting(vmi) {
         return plan;

@@ -39,7 +39,7 @@ pub fn of(seen: &Seen, memory: &Memory, failure: Option<&Failure>, start: Start,
     }
     status["printableStatus"] = json!(printable(seen, start, start_failure.is_some()));
     status["conditions"] = conditions(seen, memory, failure, now);
-    // Once written, they stay, also without a VMI.
+    // Once written, they stay, even without a VMI.
     for field in [
         "runStrategy",
         "observedGeneration",

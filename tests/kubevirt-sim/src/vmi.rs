@@ -1,4 +1,4 @@
-//! virt-controller's VMI controller and virt-handler: an instance from Pending to its end.
+//! virt-controller's VMI controller and virt-handler: an instance from Pending to its removal.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,7 +29,7 @@ pub fn other(node: &str) -> &'static str {
 
 /// From Running to Ready.
 const READY_AFTER: Duration = Duration::from_millis(30);
-/// From Ready to the end of a guest that shall end.
+/// From Ready to the shutdown of a guest with the fault `poweroff`.
 pub(crate) const ENDS_AFTER: Duration = Duration::from_millis(200);
 /// How long a live migration takes.
 pub(crate) const MIGRATION: Duration = Duration::from_millis(500);
@@ -51,11 +51,11 @@ pub struct Seen<'a> {
     pub host: &'a str,
     /// Address for the interface of a simulated guest.
     pub address: &'a str,
-    /// What the guest does.
+    /// The behavior of the guest.
     pub power: Power,
 }
 
-/// Who decides when a running VMI ends.
+/// What decides when a running VMI ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Power {
     /// The simulator's options and faults.
@@ -124,7 +124,7 @@ pub fn sync(seen: &Seen, clock: &mut Clock, now: Timestamp) -> Plan {
     }
 }
 
-/// Writes the change if it is one, else waits.
+/// Writes the status if it differs, and waits otherwise.
 fn change_or(seen: &Seen, change: &Change, now: Timestamp, otherwise: Plan) -> Plan {
     Plan::status_or(
         Kind::Vmi,
@@ -181,7 +181,7 @@ fn scheduling(seen: &Seen, clock: &mut Clock, now: Timestamp) -> Plan {
         return change_or(seen, &here, now, Plan::idle());
     }
     if !seen.secret {
-        // The pod hangs in ContainerCreating, and KubeVirt says nothing.
+        // The pod hangs in ContainerCreating, and KubeVirt does not report it.
         clock.since("no secret");
         return change_or(seen, &here, now, Plan::idle());
     }
@@ -263,8 +263,8 @@ fn running(seen: &Seen, clock: &mut Clock, now: Timestamp) -> Plan {
     }
 }
 
-/// A real guest ends when it does: virt-handler takes a guest that switched itself off for Succeeded, one that panicked or
-/// lost its process for Failed.
+/// A real guest ends when it does: virt-handler reports a guest that shut itself down as Succeeded, and one that panicked
+/// or lost its process as Failed.
 fn end_of_real(seen: &Seen, hardware: Option<&Hardware>, now: Timestamp) -> Option<Plan> {
     let on = hardware.is_some_and(|hardware| hardware.end.is_none());
     let ready = if deleting(seen.vmi) {

@@ -10,7 +10,7 @@ use crate::objects::{Condition, Times, condition, find_condition, list, stamp, t
 use crate::vm::phase;
 use crate::vmi::{self, Power, Seen, other};
 
-/// What the Ready condition shall say.
+/// The Ready condition of the next status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ready {
     /// The pod is ready.
@@ -23,7 +23,7 @@ pub enum Ready {
     PodNotExists,
 }
 
-/// What the next status shall say.
+/// The next status.
 #[derive(Debug, Clone)]
 pub struct Change {
     phase: String,
@@ -34,7 +34,7 @@ pub struct Change {
     provisioning: bool,
     evacuating: bool,
     migrating: bool,
-    /// Where it is from now on; nothing if it stays where it is.
+    /// The new node; `None` if it does not change.
     node: Option<&'static str>,
 }
 
@@ -395,7 +395,7 @@ fn conditions(seen: &Seen, change: &Change, status: &Value) -> Vec<Condition> {
         return out;
     }
     out.extend(handler_conditions(seen, status));
-    // One marks the VMI, another sees the mark and says so.
+    // virt-api marks the VMI, and virt-controller reports the mark.
     if change.evacuating && text(seen.vmi, "/status/evacuationNodeName").is_some() {
         let message = "VMI is marked for eviction";
         out.push(condition(

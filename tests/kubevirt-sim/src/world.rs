@@ -1,4 +1,4 @@
-//! What the simulator knows of the cluster: every watched object, kept up to date by watches and its own writes.
+//! The simulator's cache of the cluster: every watched object, kept up to date by watches and its own writes.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -44,7 +44,7 @@ impl World {
         self.objects.get(&kind).into_iter().flat_map(HashMap::values)
     }
 
-    /// Takes in what a watch or a write returned, unless something newer is known. Tells whether it was news.
+    /// Stores an object from a watch or a write, unless the stored one is newer. Returns whether it changed.
     pub fn learn(&mut self, kind: Kind, object: DynamicObject) -> bool {
         let name = object.name_any();
         if object.uid().is_some_and(|uid| self.ended.contains(&uid)) {
@@ -108,7 +108,7 @@ impl World {
             let address = format!("10.{}.{middle}.{low}", 200 + high % 50);
             let used =
                 |vmi: &Arc<DynamicObject>| text(vmi, "/status/interfaces/0/ipAddress") == Some(&address);
-            // .0 and .255 are fine as addresses, but look wrong to people.
+            // .0 and .255 are valid addresses, but look wrong.
             if !matches!(low, 0 | 255) && !self.all(Kind::Vmi).any(used) {
                 return address;
             }
@@ -310,7 +310,7 @@ impl World {
         chosen.map(|node| (*node).to_owned())
     }
 
-    /// Who may wait for a disk that no VM owns: clones of it, VMs with a template of its name, VMIs that use it.
+    /// Objects that may wait for a disk without an owning VM: clones of it, VMs with a template of its name, VMIs that use it.
     fn waiting_for_disk(&self, name: &str) -> Vec<Key> {
         let clones = self
             .all(Kind::DataVolume)

@@ -1,4 +1,4 @@
-//! What the simulated virt-api refuses, as the API server passes it on.
+//! Refusals of the simulated virt-api, as the API server returns them.
 
 #![allow(
     clippy::unwrap_used,

@@ -1,4 +1,4 @@
-//! Each fault that a test can switch on, what it makes KubeVirt say, and that it heals where KubeVirt heals.
+//! Each fault that a test can switch on, KubeVirt's report of it, and the recovery where KubeVirt recovers.
 
 #![allow(
     clippy::unwrap_used,

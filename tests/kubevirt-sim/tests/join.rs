@@ -1,4 +1,4 @@
-//! The guest joins with nothing but its user data: breaking any part of it breaks the join.
+//! The guest joins with only its user data: breaking any part of it breaks the join.
 
 #![allow(
     clippy::unwrap_used,
@@ -25,7 +25,7 @@ use kubevirt_sim::objects::{Kind, text};
 use serde_json::json;
 use tokio::task::JoinHandle;
 
-/// What the user data says; a test changes one thing at a time.
+/// The parts of the user data; a test changes one at a time.
 #[derive(Clone)]
 struct UserData {
     server: String,
@@ -142,7 +142,7 @@ async fn token(client: &Client, id: &str) -> String {
     format!("{id}.0123456789abcdef")
 }
 
-/// Approves what the kubelet of this node asks for, and nothing else.
+/// Approves the requests of this node's kubelet, and no others.
 fn approver(client: Client, id: &str, node: &str) -> JoinHandle<()> {
     let users = BTreeMap::from([
         (
@@ -166,7 +166,7 @@ fn approver(client: Client, id: &str, node: &str) -> JoinHandle<()> {
                 .as_ref()
                 .and_then(|status| status.conditions.as_ref())
                 .is_some();
-            // The name lies readable in the DER of the request.
+            // The DER of the request contains the name as text.
             let pem = String::from_utf8(csr.spec.request.0.clone()).unwrap();
             let body: String = pem.lines().filter(|line| !line.starts_with('-')).collect();
             let der = STANDARD.decode(body).unwrap();
@@ -360,8 +360,7 @@ async fn pods_run_and_end(client: &Client, node: &str) {
     }
 }
 
-/// Waits until a guest that cannot join says this. It tries again and again, and on a busy machine a try may fail by
-/// the clock first.
+/// Waits until a guest that cannot join reports this. It retries, and on a busy machine a try may time out first.
 async fn fails_with(scene: &Scene, vm: &str, expected: &str) {
     let deadline = tokio::time::Instant::now() + TIMEOUT;
     loop {

@@ -1,4 +1,4 @@
-//! Real guests whose end is not their own wish: what KubeVirt makes of it, and that nothing of them stays.
+//! Real guests that are killed or panic: the resulting status of the VMI, and that they leave nothing behind.
 //!
 //! Runs only where `MACHINIST_GUEST=1` asks for it (`make test-guest`): it needs the guests' image and root.
 
@@ -31,7 +31,7 @@ struct Place {
 }
 
 impl Place {
-    /// None where real guests are not asked for or not possible.
+    /// `None` where real guests are not requested or not possible.
     fn find() -> Option<Self> {
         if std::env::var_os("MACHINIST_GUEST").is_none_or(|value| value != "1") {
             println!("not run: MACHINIST_GUEST is not 1; `make test-guest` sets it");
@@ -93,7 +93,7 @@ fn uuid(vmi: &DynamicObject) -> String {
     text(vmi, "/spec/domain/firmware/uuid").unwrap().to_owned()
 }
 
-/// Polls until it is so: processes do not report their start and end.
+/// Polls until the condition holds: processes do not report their start and exit.
 async fn eventually<T>(what: &str, look: impl Fn() -> Option<T>) -> T {
     let deadline = tokio::time::Instant::now() + TIMEOUT;
     loop {

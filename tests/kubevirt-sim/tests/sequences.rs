@@ -1,4 +1,4 @@
-//! What the simulator writes, compared with what KubeVirt was recorded writing: order and whole status objects.
+//! Writes of the simulator, compared with recorded ones of KubeVirt: order and whole status objects.
 
 #![allow(
     clippy::unwrap_used,
@@ -303,8 +303,8 @@ fn without_data_volume(mut status: Value) -> Value {
     status
 }
 
-/// A VM mirrors its VMI. Where the pod was faster than the VM controller, the VM shows the pod's end already; it was
-/// recorded from before.
+/// A VM mirrors its VMI. Where the pod was faster than the VM controller, the VM shows the pod's end already, unlike
+/// the recording.
 fn before_its_pod_ends(mut status: Value) -> Value {
     let conditions = status["conditions"].as_array_mut().unwrap();
     let ending = conditions

@@ -1,4 +1,4 @@
-//! One more infra cluster beside that of a bed: with a control plane, a proxy and a simulated KubeVirt of its own.
+//! A further infra cluster beside that of a bed, with its own control plane, proxy and simulated KubeVirt.
 
 use std::ops::Deref;
 
@@ -12,7 +12,7 @@ use crate::{
     seed::{self, INFRA_ACCOUNT, INFRA_NAMESPACE},
 };
 
-/// An infra cluster of its own. It ends when this is dropped.
+/// A separate infra cluster. It is stopped when this is dropped.
 pub struct AnotherInfra {
     // Dropped in this order: clients before servers.
     _simulator: Process,

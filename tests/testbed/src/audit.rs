@@ -1,4 +1,4 @@
-//! Audit logs: what the API servers of all runs were asked for by Machinist, and whether RBAC allowed it.
+//! Audit logs: the requests of Machinist to the API servers of all runs, and whether RBAC allowed them.
 
 use std::{
     env, fs,
@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 
 use crate::{bed::SYSTEM_NAMESPACE, control_plane::Options, seed::INFRA_NAMESPACE};
 
-/// Variable with the absolute path of a folder, where every API server logs what Machinist's ServiceAccounts ask for.
+/// Variable with the absolute path of a folder, where every API server logs the requests of Machinist's ServiceAccounts.
 pub const FOLDER: &str = "MACHINIST_AUDIT_DIR";
 
 /// Extension of a file beside a log: resources, one a line, that its cluster refuses on purpose; `*`: any.
@@ -18,7 +18,7 @@ pub const REFUSED: &str = "refused";
 const EVERYTHING: &str =
     "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\nrules: [{level: Metadata}]\n";
 
-/// What an API server logs, and where.
+/// The audit policy of an API server, and its log.
 pub(crate) struct Audit {
     pub(crate) policy: String,
     pub(crate) log: PathBuf,
@@ -46,7 +46,7 @@ rules:
     Some(Audit { policy, log })
 }
 
-/// Notes that these resources are refused on purpose by the control plane of that folder.
+/// Records that the control plane of that folder refuses these resources on purpose.
 pub(crate) fn note_refused(dir: &Path, resources: &[&str]) -> Result<()> {
     let Some(log) = shared_log(dir) else {
         return Ok(());

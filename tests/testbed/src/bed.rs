@@ -1,4 +1,4 @@
-//! The whole bed: user and infra cluster, fault proxies, simulated KubeVirt, the chart and our two servers.
+//! The whole bed: user and infra cluster, fault proxies, simulated KubeVirt, the chart and Machinist's two servers.
 
 use std::{
     fs,
@@ -32,10 +32,10 @@ pub use crate::virtualization::Virtualization;
 pub const CONTROLLER: &str = "controller";
 /// The webhook's name at the user cluster's proxy.
 pub const WEBHOOK: &str = "webhook";
-/// Name at the infra cluster's proxy of everyone who uses the kubeconfig that Machines carry.
+/// Name at the infra cluster's proxy of all clients with the kubeconfig of Machines.
 pub const MACHINES: &str = "machines";
 
-/// How long a simulator may take from SIGTERM to its end.
+/// How long a simulator may take to exit after SIGTERM.
 const SIMULATOR_ENDS: Duration = Duration::from_secs(10);
 
 /// How much of Machinist is there.
@@ -51,7 +51,7 @@ pub enum Machinist {
     Whole,
 }
 
-/// What etcd holds when a bed starts.
+/// The contents of etcd when a bed starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Storage {
     /// Where the bed is of the usual shape, a copy of data that has the CRDs, the chart and the seeds in place.
@@ -61,7 +61,7 @@ pub enum Storage {
     Empty,
 }
 
-/// What the bed shall be like.
+/// The options of a bed.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// Folder of logs and keys; a new one below `target/testbed` if absent.
@@ -71,18 +71,18 @@ pub struct Options {
     pub one_cluster: bool,
     /// Whether the API servers write audit logs.
     pub audit: bool,
-    /// Who runs the VMs.
+    /// The component that runs the VMs.
     pub virtualization: Virtualization,
     /// How long a simulated guest boots; `None`: no simulator.
     pub boot: Option<Duration>,
-    /// Whether kubelets are in a network of real guests, which takes root and `make guest-image`. Simulated guests do
-    /// not reach the API server then.
+    /// Whether kubelets are in a network of real guests, which takes root and `make guest-image`. Simulated guests
+    /// cannot reach the API server then.
     pub real_guests: bool,
     /// How much of Machinist is there.
     pub machinist: Machinist,
     /// Merged over the values that the testbed gives to the chart.
     pub chart_values: Value,
-    /// What etcd holds at the start.
+    /// The contents of etcd at the start.
     pub storage: Storage,
     /// More flags for the simulator.
     pub simulator_args: Vec<String>,
@@ -92,7 +92,7 @@ pub struct Options {
     pub controller_args: Vec<String>,
     /// How many seconds the controllers' clocks are ahead.
     pub controller_clock: i64,
-    /// How soon controllers write progress alone; the default is a tenth of theirs, so that tests wait less.
+    /// The interval at which controllers write progress; the default is a tenth of theirs, so that tests wait less.
     pub progress_report_interval: Duration,
 }
 
@@ -101,7 +101,7 @@ impl Default for Options {
         let virtualization = Virtualization::of_environment();
         Self {
             dir: None,
-            // Hosts are Nodes of their own, and no Machine's.
+            // Hosts are separate Nodes, without Machines.
             one_cluster: virtualization == Virtualization::Simulated,
             audit: false,
             virtualization,
@@ -161,7 +161,7 @@ impl Options {
             && self.chart_values == json!({})
     }
 
-    /// The programs of ours that this bed runs.
+    /// The programs of this workspace that this bed runs.
     pub fn programs(&self) -> Vec<&'static str> {
         let mut programs = Vec::new();
         if self.boot.is_some() {
@@ -205,7 +205,7 @@ impl Deref for Cluster {
     }
 }
 
-/// The running bed. Everything ends when it is dropped.
+/// The running bed. Everything is stopped when it is dropped.
 pub struct Testbed {
     // Dropped in this order: clients before servers.
     controller: Option<Server>,
@@ -218,7 +218,7 @@ pub struct Testbed {
     options: Options,
     dir: PathBuf,
     webhook_ca: Ca,
-    /// The one that the chart names.
+    /// The webhook that the chart names.
     webhook_port: Port,
 }
 
@@ -282,7 +282,7 @@ impl Testbed {
         self.options.foundation()
     }
 
-    /// Ends the controller and the webhook with SIGTERM; clusters and simulator go on.
+    /// Stops the controller and the webhook with SIGTERM; clusters and simulator keep running.
     pub async fn pause(&mut self) -> Result<()> {
         for server in [self.controller.take(), self.webhook.take()]
             .into_iter()
@@ -314,7 +314,7 @@ impl Testbed {
         for entry in fs::read_dir(&self.dir)? {
             let path = entry?.path();
             if path.extension().is_some_and(|extension| extension == "log") {
-                // Writers append, so they go on at the beginning.
+                // Writers append, so they continue at the beginning of the truncated file.
                 fs::File::create(&path).with_context(|| path.display().to_string())?;
             }
         }
@@ -324,7 +324,7 @@ impl Testbed {
         self.launch().await
     }
 
-    /// Starts what does not run yet of the simulator and our servers.
+    /// Starts the simulator and Machinist's servers, as far as they do not run yet.
     async fn launch(&mut self) -> Result<()> {
         if self.options.boot.is_some() && self.simulator.is_none() {
             self.simulator = Some(self.simulate(&self.infra, "kubevirt-sim").await?);
@@ -346,7 +346,7 @@ impl Testbed {
         Ok(())
     }
 
-    /// What it was started with.
+    /// The options that it was started with.
     pub fn options(&self) -> &Options {
         &self.options
     }
@@ -381,20 +381,20 @@ impl Testbed {
             .unwrap_or_else(|| panic!("this bed has no webhook"))
     }
 
-    /// Those of the two that there are.
+    /// The one or two clusters.
     pub fn servers(&self) -> impl Iterator<Item = &Server> {
         self.controller.iter().chain(&self.webhook)
     }
 
-    /// Puts the infra cluster's etcd back, for [`ControlPlane::restore_etcd`], and starts the simulator again, which
-    /// knows later versions than there are then.
+    /// Restores the infra cluster's etcd, as [`ControlPlane::restore_etcd`] does, and restarts the simulator, whose resourceVersions
+    /// are newer than the restored ones.
     pub async fn restore_infra(&mut self, folder: &Path) -> Result<()> {
         if let Some(simulator) = self.simulator.take() {
             simulator.terminate(SIMULATOR_ENDS).await?;
         }
         self.infra.restore_etcd(folder).await?;
         if self.options.boot.is_some() {
-            // It says that it is ready in its log.
+            // It logs that it is ready.
             fs::File::create(self.dir.join("kubevirt-sim.log"))?;
             self.simulator = Some(self.simulate(&self.infra, "kubevirt-sim").await?);
         }
@@ -426,7 +426,7 @@ impl Testbed {
         self.dir.join("webhook-cert")
     }
 
-    /// A controller that does not run yet, with a name and ports of its own: a second one is a standby.
+    /// A controller that is not started, with its own name and ports: a second one is a standby.
     pub async fn new_controller(&self, client: &str, more_args: &[&str]) -> Result<Server> {
         let kubeconfig = self.kubeconfig_of(binaries::CONTROLLER, client).await?;
         let ports = vec![Port::reserve()?, Port::reserve()?];
@@ -454,7 +454,7 @@ impl Testbed {
         Ok(Server::new(client, program, health, metrics, ports))
     }
 
-    /// Ends our servers with SIGTERM and then everything else.
+    /// Stops Machinist's servers with SIGTERM and then everything else.
     pub async fn shut_down(mut self) -> Result<()> {
         self.pause().await
     }
@@ -539,7 +539,7 @@ impl Testbed {
         chart::values(&self.webhook_url(), &self.webhook_ca)
     }
 
-    /// A webhook that does not run yet, with a name and ports of its own.
+    /// A webhook that is not started, with its own name and ports.
     pub async fn another_webhook(&self, client: &str) -> Result<Server> {
         self.new_webhook(Port::reserve()?, client).await
     }
@@ -556,20 +556,20 @@ impl Testbed {
             .arg(format!("--ops-address={ops}"))
             .arg(format!("--tls-cert-path={}", certs.join("tls.crt").display()))
             .arg(format!("--tls-key-path={}", certs.join("tls.key").display()))
-            // There are no endpoints that would have to learn of its end.
+            // There are no endpoints that its shutdown would have to wait for.
             .arg("--shutdown-delay-duration=0s")
             .args(self.options.webhook_args.iter().map(String::as_str));
         Ok(Server::new(client, program, ops.clone(), ops, ports))
     }
 
-    /// What both servers have in common.
+    /// The arguments and environment of both servers.
     fn machinist_program(&self, client: &str, binary: &str) -> Result<Program> {
         Ok(Program::new(client, binaries::find(binary)?, &self.dir)
             .env("POD_NAMESPACE", INFRA_NAMESPACE)
             .arg("--infra-allow-loopback=true"))
     }
 
-    /// A kubeconfig with the token of a ServiceAccount of the chart, through its own port of the proxy.
+    /// A kubeconfig with the token of a ServiceAccount of the chart, through a separate port of the proxy.
     async fn kubeconfig_of(&self, account: &str, client: &str) -> Result<PathBuf> {
         let server = self.user.proxy().listen_as(client)?;
         let kubeconfig = self

@@ -1,4 +1,4 @@
-//! Our own programs, as cargo built them.
+//! The programs of this workspace, as cargo built them.
 
 use std::{
     collections::BTreeSet,
@@ -22,7 +22,7 @@ pub const WEBHOOK: &str = "machinist-webhook";
 /// The plugin of kubectl.
 pub const PLUGIN: &str = "kubectl-machinist";
 
-/// Makes these programs current with `cargo build`, unless `MACHINIST_BIN_DIR` says where they are.
+/// Builds these programs with `cargo build`, unless `MACHINIST_BIN_DIR` is set.
 pub fn build(packages: &[&str]) -> Result<()> {
     if given().is_some() || packages.is_empty() {
         return Ok(());
@@ -52,7 +52,7 @@ pub fn build(packages: &[&str]) -> Result<()> {
 
 static BUILT: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
-/// A program of ours: in `MACHINIST_BIN_DIR`, else where cargo puts it.
+/// A program of this workspace: in `MACHINIST_BIN_DIR`, or in cargo's target directory.
 pub fn find(name: &str) -> Result<PathBuf> {
     let path = given().unwrap_or_else(target_folder).join(name);
     if !path.is_file() {
@@ -64,7 +64,7 @@ pub fn find(name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Tests run in the folder of their crate, people and make in the root: a relative path means the latter.
+/// Tests run in the folder of their crate, users and make in the root: a relative path is relative to the root.
 fn given() -> Option<PathBuf> {
     env::var_os("MACHINIST_BIN_DIR").map(|dir| paths::workspace().join(dir))
 }

@@ -1,4 +1,4 @@
-//! cert-manager's own controllers, built from its module, beside a cluster that has its CRDs.
+//! cert-manager's controllers, built from its Go module, beside a cluster with its CRDs.
 
 use std::{fs, path::PathBuf, process::Command, process::Stdio, time::Duration};
 
@@ -12,14 +12,14 @@ use crate::{
     process::{Process, Program},
 };
 
-/// The running program; it ends when this is dropped.
+/// The running program; it is stopped when this is dropped.
 #[derive(Debug)]
 pub struct CertManager {
     process: Process,
 }
 
 impl CertManager {
-    /// Builds the program, unless it is there, and starts it in the user cluster, which gets the CRDs.
+    /// Builds the program, unless it exists, installs the CRDs in the user cluster, and starts the program for it.
     pub async fn start(bed: &Testbed) -> Result<Self> {
         let build = GoBuild {
             module: module(),
@@ -43,7 +43,7 @@ impl CertManager {
         Ok(Self { process })
     }
 
-    /// Ends it.
+    /// Stops it.
     pub async fn terminate(self) -> Result<()> {
         self.process.terminate(Duration::from_secs(20)).await?;
         Ok(())

@@ -1,4 +1,4 @@
-//! Machinist's chart on a user cluster, as `helm upgrade --install` puts it there.
+//! Machinist's chart on a user cluster, as `helm upgrade --install` installs it.
 
 use std::{fs, path::Path, process::Stdio};
 
@@ -30,7 +30,7 @@ pub(crate) fn values(webhook_url: &str, webhook_ca: &Ca) -> Value {
     })
 }
 
-/// Puts `over` over `base`, object by object.
+/// Merges `over` into `base`, object by object.
 pub(crate) fn merge(base: &mut Value, over: &Value) {
     match (base, over) {
         (Value::Object(base), Value::Object(over)) => {
@@ -59,7 +59,7 @@ pub(crate) async fn install(user: &ControlPlane, dir: &Path, values: &Value) -> 
         .arg(user.admin_kubeconfig_path())
         .arg("--values")
         .arg(&file)
-        // Nothing of the person who runs the tests.
+        // Without the environment of the user who runs the tests.
         .envs(["CACHE", "CONFIG", "DATA"].map(|kind| (format!("HELM_{kind}_HOME"), home.join(kind))))
         .stdin(Stdio::null())
         .kill_on_drop(true)
@@ -75,7 +75,7 @@ pub(crate) async fn install(user: &ControlPlane, dir: &Path, values: &Value) -> 
     Ok(())
 }
 
-/// Lets the webhook configurations of an installed chart name another webhook.
+/// Makes the webhook configurations of an installed chart name another webhook.
 pub(crate) async fn point_webhooks(user: &ControlPlane, webhook_url: &str, ca: &Ca) -> Result<()> {
     let ca_bundle = ByteString(ca.pem().into_bytes());
     let point = |config: &mut WebhookClientConfig| {

@@ -4,7 +4,7 @@ use std::{path::Path, process::Command};
 
 use anyhow::{Context as _, Result, ensure};
 
-/// The environment of a server whose clock is so many seconds ahead; what is built for it is put into `dir`.
+/// The environment of a server whose clock is so many seconds ahead; the library for it is built in `dir`.
 pub fn ahead(seconds: i64, dir: &Path) -> Result<[(&'static str, String); 2]> {
     let library = dir.join("shift.so");
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("clock/shift.c");

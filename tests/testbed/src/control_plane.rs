@@ -44,15 +44,15 @@ use crate::{
 
 /// How long a server may take from its start to its first `/readyz`.
 const START_TIMEOUT: Duration = Duration::from_mins(2);
-/// How often a starting server is asked.
+/// The interval of readiness checks of a starting server.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
-/// How long etcd may take from SIGTERM to its end.
+/// How long etcd may take to exit after SIGTERM.
 const ETCD_ENDS: Duration = Duration::from_secs(10);
 /// Go collects garbage for a quarter of a short-lived API server's time by default. The limit is for beds that live
 /// long.
 const GARBAGE: [(&str, &str); 2] = [("GOGC", "600"), ("GOMEMLIMIT", "800MiB")];
 
-/// What a control plane shall be like.
+/// The options of a control plane.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// Names the folder of its logs and the context of its kubeconfigs.
@@ -224,7 +224,7 @@ impl ControlPlane {
         .await
     }
 
-    /// Ends the controller-manager, if it runs, until [`Self::start_controller_manager`].
+    /// Stops the controller-manager, if it runs, until [`Self::start_controller_manager`].
     pub fn kill_controller_manager(&self) {
         lock(&self.controller_manager).take();
     }
@@ -239,9 +239,9 @@ impl ControlPlane {
         self.await_apiserver().await
     }
 
-    /// Copies what etcd holds now into `folder`, which does not exist yet, for [`Self::restore_etcd`].
+    /// Copies the data of etcd into `folder`, which must not exist yet, for [`Self::restore_etcd`].
     pub async fn snapshot_etcd(&self, folder: &Path) -> Result<()> {
-        // While it is stopped, its files are as a crash would leave them, which it starts from.
+        // While it is stopped, its files are in the state after a crash, from which it can start.
         let pid = {
             let etcd = lock(&self.etcd);
             etcd.signal(Signal::SIGSTOP);
@@ -255,8 +255,8 @@ impl ControlPlane {
         copied.with_context(|| format!("filling {}", folder.display()))
     }
 
-    /// Puts etcd back to what [`Self::snapshot_etcd`] copied, and starts the servers of this cluster again: versions of
-    /// objects count from there once more.
+    /// Restores etcd from the copy of [`Self::snapshot_etcd`], and restarts the servers of this cluster. resourceVersions continue
+    /// from there.
     pub async fn restore_etcd(&self, folder: &Path) -> Result<()> {
         let managed = lock(&self.controller_manager).is_some();
         self.kill_controller_manager();
@@ -277,7 +277,7 @@ impl ControlPlane {
         Ok(())
     }
 
-    /// Ends everything and moves etcd's data to `folder`, for [`Options::etcd_data`].
+    /// Stops everything and moves etcd's data to `folder`, for [`Options::etcd_data`].
     pub(crate) async fn into_etcd_data(self, folder: &Path) -> Result<()> {
         self.kill_controller_manager();
         lock(&self.apiserver).kill();
@@ -345,19 +345,18 @@ impl ControlPlane {
         kubeconfig::with_token(self.name(), server, &self.ca.base64(), &self.admin_token)
     }
 
-    /// The audit log, if it was asked for.
+    /// The audit log, if it is enabled.
     pub fn audit_log(&self) -> PathBuf {
         self.dir.join("audit.log")
     }
 
-    /// Notes beside the audit log that Machinist is refused these resources from now on, because a test took rights
-    /// away.
+    /// Records beside the audit log that Machinist is refused these resources from now on, because a test removed rights.
     pub fn refuses(&self, resources: &[&str]) -> Result<()> {
         self.refuses.store(true, Ordering::Relaxed);
         audit::note_refused(&self.dir, resources)
     }
 
-    /// Whether [`Self::refuses`] was called: its audit log is of no use for other cases then.
+    /// Whether [`Self::refuses`] was called: its audit log does not apply to other cases then.
     pub fn has_refused(&self) -> bool {
         self.refuses.load(Ordering::Relaxed)
     }
@@ -415,7 +414,7 @@ impl ControlPlane {
         let mut child = tokio::process::Command::new(&self.tools.kubectl)
             .arg("--kubeconfig")
             .arg(self.admin_kubeconfig_path())
-            // Nothing of the person who runs the tests: neither plugins' settings nor aliases.
+            // Without the environment of the user who runs the tests, such as settings of plugins and aliases.
             .env("KUBECTL_KUBERC", "false")
             .args(args)
             .stdin(Stdio::piped())
@@ -425,7 +424,7 @@ impl ControlPlane {
             .spawn()
             .context("starting kubectl")?;
         if let Some(mut pipe) = child.stdin.take() {
-            // kubectl may end before it has read everything; its exit code tells.
+            // kubectl may exit before it has read everything; its exit code reports an error.
             let _ = pipe.write_all(stdin.as_bytes()).await;
         }
         Ok(child.wait_with_output().await?)
@@ -452,7 +451,7 @@ impl ControlPlane {
         .await
     }
 
-    /// The Service of the cluster's DNS, as kubeadm makes it.
+    /// The Service of the cluster's DNS, as kubeadm creates it.
     async fn create_dns_service(&self) -> Result<()> {
         let services: Api<Service> = Api::namespaced(self.client(), "kube-system");
         let service = json!({
@@ -470,10 +469,10 @@ impl ControlPlane {
         Ok(())
     }
 
-    /// What kubeadm publishes for joining nodes, and what machine controllers read the cluster's address and CA from.
+    /// The ConfigMap that kubeadm publishes for joining nodes, from which machine controllers read the cluster's address and CA.
     async fn publish_cluster_info(&self) -> Result<()> {
         for namespace in ["kube-public", "kube-system", "default"] {
-            // The API server makes them, too, but a little later.
+            // The API server creates them, too, but a little later.
             self.ensure_namespace(namespace).await?;
         }
         let name = "cluster-info";
@@ -518,7 +517,7 @@ current-context: \"\"
     }
 }
 
-/// etcd's data: of no use once etcd has ended.
+/// etcd's data, which is deleted once etcd has stopped.
 struct DataDir(PathBuf);
 
 impl DataDir {
@@ -545,7 +544,7 @@ impl Drop for DataDir {
 
 fn copy_folder(from: &Path, to: &Path) -> std::io::Result<()> {
     fs::create_dir(to)?;
-    // etcd warns of data that others may read.
+    // etcd warns if other users may read its data.
     fs::set_permissions(to, fs::metadata(from)?.permissions())?;
     for entry in fs::read_dir(from)? {
         let entry = entry?;
@@ -572,7 +571,7 @@ fn write_keys(dir: &Path, ca: &Ca) -> Result<String> {
         ],
     )?
     .write(dir, "apiserver")?;
-    // As kubeadm makes it: what the API server shows to kubelets.
+    // As kubeadm creates it: the client certificate of the API server for kubelets.
     ca.client("kube-apiserver-kubelet-client", "system:masters")?
         .write(dir, "apiserver-kubelet-client")?;
     ca.serving("kube-controller-manager", &[])?

@@ -4,17 +4,17 @@ use std::path::Path;
 
 use crate::{control_plane::Options, virtualization::Virtualization};
 
-/// Controllers that a cluster of Machines needs. Left out is what would need nodes that run pods, volumes or a cloud:
-/// it would only cost CPU.
+/// Controllers that a cluster of Machines needs. Controllers for running pods, volumes or a cloud are left out, because they
+/// would only cost CPU.
 const CONTROLLERS: &[&str] = &[
-    // CSRs: its own approver runs, as the proof that it does not approve our tokens' requests.
+    // CSRs: its approver runs, so that tests show that it does not approve requests of Machinist's tokens.
     "certificatesigningrequest-approving-controller",
     "certificatesigningrequest-cleaner-controller",
     "certificatesigningrequest-signing-controller",
     "clusterrole-aggregation-controller",
     "disruption-controller",
     "garbage-collector-controller",
-    // Scales whatever has a scale subresource. It has nothing to do where there is no HorizontalPodAutoscaler.
+    // The HorizontalPodAutoscaler. It is idle where there is none.
     "horizontal-pod-autoscaler-controller",
     "namespace-controller",
     "node-lifecycle-controller",
@@ -24,12 +24,12 @@ const CONTROLLERS: &[&str] = &[
     "root-ca-certificate-publisher-controller",
     "serviceaccount-controller",
     "taint-eviction-controller",
-    // Off by default, but kubeadm turns it on: expired bootstrap tokens go.
+    // Off by default, but kubeadm turns it on: it deletes expired bootstrap tokens.
     "token-cleaner-controller",
     "validatingadmissionpolicy-status-controller",
 ];
 
-/// What binds claims to volumes and deletes them one after the other.
+/// Controllers that bind claims to volumes and delete them.
 const VOLUME_CONTROLLERS: &[&str] = &[
     "persistentvolume-binder-controller",
     "persistentvolume-protection-controller",
@@ -44,13 +44,13 @@ pub(crate) fn etcd(data: &Path, client: &str, peer: &str) -> Vec<String> {
         format!("--listen-peer-urls=http://{peer}"),
         format!("--initial-advertise-peer-urls=http://{peer}"),
         format!("--initial-cluster=default=http://{peer}"),
-        // Nothing here must survive a power cut.
+        // The data need not survive a power failure.
         "--unsafe-no-fsync".into(),
         "--log-level=warn".into(),
     ]
 }
 
-/// Name of the file with the API server's way to nodes.
+/// Name of the file with the API server's egress configuration for nodes.
 pub(crate) const EGRESS: &str = "egress.yaml";
 
 /// An egress selector that reaches nodes through a Unix socket.
@@ -70,7 +70,7 @@ egressSelections:
     )
 }
 
-/// Name of the file that says what is logged of requests.
+/// Name of the file with the audit policy.
 pub(crate) const AUDIT_POLICY: &str = "audit-policy.yaml";
 
 pub(crate) fn apiserver(
@@ -91,7 +91,7 @@ pub(crate) fn apiserver(
         format!("--tls-cert-file={}", file("apiserver.crt")),
         format!("--tls-private-key-file={}", file("apiserver.key")),
         format!("--client-ca-file={}", file("ca.crt")),
-        // As kubeadm has it: servers that extend the API read in a ConfigMap who may speak for others.
+        // As in kubeadm's clusters: aggregated API servers read from a ConfigMap which proxies they may trust.
         format!("--requestheader-client-ca-file={}", file("ca.crt")),
         "--requestheader-allowed-names=front-proxy-client".into(),
         "--requestheader-username-headers=X-Remote-User".into(),
@@ -126,7 +126,7 @@ pub(crate) fn apiserver(
     if let Some(log) = audit_log {
         flags.push(format!("--audit-policy-file={}", file(AUDIT_POLICY)));
         flags.push(format!("--audit-log-path={}", log.display()));
-        // One file, however much it is.
+        // One file of any size.
         flags.push("--audit-log-maxsize=100000".into());
     }
     flags
@@ -140,7 +140,7 @@ pub(crate) fn controller_manager(dir: &Path, port: u16, options: &Options) -> Ve
         &[]
     };
     vec![
-        // After a write that lost against another's, it would wait 15 seconds.
+        // After a conflict, it would wait 15 seconds.
         "--pvclaimbinder-sync-period=1s".into(),
         format!("--kubeconfig={}", file("controller-manager.kubeconfig")),
         format!("--controllers={}", [CONTROLLERS, volumes].concat().join(",")),

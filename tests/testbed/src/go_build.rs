@@ -18,21 +18,22 @@ const NEEDS_GO: &str = "starting go (Go 1.26 or later is needed for the testbed'
 /// 1.4 GB like this, half of it mapped files.
 const CHEAPER: &[(&str, &str)] = &[("GOGC", "400"), ("GOMEMLIMIT", "320MiB")];
 
-/// No debugger reads these programs. Other builds of the same packages say the same, or they would compile them again.
+/// These programs need no debug information. All builds of the same packages use the same flags; otherwise they would be
+/// compiled again.
 const COMPILER: &str = "-gcflags=all=-dwarf=false";
 
-/// What is built.
+/// A build.
 #[derive(Debug, Clone)]
 pub(crate) struct GoBuild {
     /// Folder of the module, with its `go.mod`.
     pub(crate) module: PathBuf,
-    /// Name of the folder of programs below [`paths::tools_cache`], and of what belongs to it.
+    /// Name of the folder of programs below [`paths::tools_cache`], and prefix of related files.
     pub(crate) name: &'static str,
     /// Packages, and the names that Go gives to their programs.
     pub(crate) packages: Vec<(&'static str, &'static str)>,
     /// Variables that the linker sets.
     pub(crate) linked: &'static [(&'static str, &'static str)],
-    /// How long it takes, for the person who waits for it.
+    /// How long it takes, for the message to the user.
     pub(crate) takes: &'static str,
 }
 
@@ -42,12 +43,11 @@ impl GoBuild {
         paths::tools_cache().join(self.name)
     }
 
-    /// Builds all programs unless they are there and module and linker flags are those they were built with; the folder
-    /// they are in.
+    /// Builds all programs, unless they exist and were built with the same module and linker flags. Returns their folder.
     pub(crate) fn make(&self) -> Result<PathBuf> {
         let (cache, bin) = (paths::tools_cache(), self.folder());
         fs::create_dir_all(&cache).with_context(|| format!("creating {}", cache.display()))?;
-        // Tests run side by side: one builds, the others wait for it. One lock for all modules: Go uses every core.
+        // Tests run in parallel: one builds, the others wait for it. One lock for all modules, because Go uses every core.
         let lock = fs::File::create(cache.join("build.lock"))?;
         lock.lock()?;
         let stamp = self.stamp()?;
@@ -64,7 +64,7 @@ impl GoBuild {
         self.go_build(&partial)?;
         fs::create_dir_all(&bin)?;
         for (_, name) in &self.packages {
-            // Renaming leaves programs that run now what they are.
+            // Renaming does not affect running programs.
             fs::rename(partial.join(name), bin.join(name)).with_context(|| format!("no {name} was built"))?;
         }
         let _ = fs::remove_dir(&partial);
@@ -139,7 +139,7 @@ impl GoBuild {
         Ok(String::from_utf8_lossy(&listed.stdout).lines().count())
     }
 
-    /// Of what the programs are made.
+    /// The digest of the programs' sources.
     fn stamp(&self) -> Result<String> {
         let mut sources = Vec::new();
         for entry in fs::read_dir(&self.module)? {
@@ -173,7 +173,7 @@ fn show_progress(stderr: ChildStderr, total: usize) -> String {
         }
         compiled += 1;
         let tenth = compiled * 10 / total.max(1);
-        // Progress that cannot be shown is no reason to stop.
+        // A failure to show progress is ignored.
         if is_terminal {
             let _ = write!(
                 terminal,

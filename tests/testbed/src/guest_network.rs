@@ -1,10 +1,9 @@
 //! The network of real guests: a network namespace with a bridge, where kubelets reach the API server and it reaches
 //! them.
 //!
-//! Nothing of it shows on the host, and it has no name: it ends with the last process in it. The API server itself
-//! stays where it is, on the host's loopback. Guests find it at [`GATEWAY`], from where connections are passed on as
-//! they are, so client certificates work. The other way, for `kubectl logs`, it goes through an egress selector, as
-//! where a konnectivity server stands between API server and nodes.
+//! It is invisible on the host and has no name: it ends with the last process in it. The API server stays on the host's loopback.
+//! Guests reach it at [`GATEWAY`], from where connections are forwarded unchanged, so client certificates work. In the other
+//! direction, for `kubectl logs`, the API server uses an egress selector, as with a konnectivity server.
 
 use std::{
     fs::File,
@@ -56,7 +55,7 @@ impl GuestNetwork {
             .worker_threads(1)
             .thread_name("guest-network")
             .on_thread_start(move || {
-                // It worked for the thread that made it; a thread that is outside by mistake reaches no guest.
+                // It works for the thread that created it; a thread outside of it reaches no guest.
                 if let Err(error) = setns(&entered, CloneFlags::CLONE_NEWNET) {
                     tracing::error!(%error, "cannot enter the guests' network");
                 }
@@ -77,7 +76,7 @@ impl GuestNetwork {
         })
     }
 
-    /// What `create` would fail with, found out without leaving anything behind; nothing where it would work.
+    /// The error that `create` would have, determined without side effects; `None` if it would succeed.
     pub fn obstacle() -> Option<String> {
         let tried = thread::spawn(namespace_with_bridge).join();
         let problem = match tried {
@@ -101,7 +100,7 @@ impl GuestNetwork {
         self.folder.path().join("egress.sock")
     }
 
-    /// Begins to pass connections on: from [`GATEWAY`] to the API server, from the egress socket to guests.
+    /// Starts to forward connections: from [`GATEWAY`] to the API server, from the egress socket to guests.
     pub fn open(&self, api_server: SocketAddr) -> Result<()> {
         // Both are `None` only while this is dropped.
         let (Some(inside), Some(outside)) = (&self.inside, &self.outside) else {
@@ -149,7 +148,7 @@ fn block_on<T: Send + 'static>(
     Ok(answer.recv()??)
 }
 
-/// Puts the calling thread into a new network with a bridge; its file. The thread must end after that.
+/// Moves the calling thread into a new network namespace with a bridge, and returns its file. The thread must end after that.
 fn namespace_with_bridge() -> Result<File> {
     unshare(CloneFlags::CLONE_NEWNET).context("making a network namespace, which takes root")?;
     for words in BRIDGE {
@@ -183,7 +182,7 @@ async fn tunnel(caller: UnixStream) {
 }
 
 async fn try_tunnel(caller: UnixStream) -> Result<()> {
-    // More than a CONNECT ever has.
+    // Longer than any CONNECT.
     const HEAD: u64 = 8 * 1024;
     let mut caller = BufReader::new(caller);
     let mut request = String::new();

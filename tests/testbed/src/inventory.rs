@@ -1,4 +1,4 @@
-//! What a bed's clusters hold, so that a bed can be handed on once it is as it was.
+//! The inventory of a bed's clusters, so that another case can use the bed once its initial state is restored.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -42,8 +42,8 @@ const OTHERS: &[(&str, &str)] = &[
     ("ValidatingWebhookConfiguration", "virt-api-machinist-infra"),
 ];
 
-/// Kinds that take effect some time after they are written, or whose UID others know, such as tokens: a bed on which one of
-/// them was changed is given up.
+/// Kinds that take effect some time after they are written, or whose UID other objects contain, such as tokens: a bed on which
+/// one of them was changed is discarded.
 const IRREPLACEABLE: &[&str] = &[
     "CustomResourceDefinition",
     "Namespace",
@@ -77,10 +77,10 @@ impl Inventory {
         Ok(Self(objects))
     }
 
-    /// Deletes what the bed has beyond this inventory, and writes back what was changed or deleted; what still differs
-    /// then, one line each.
+    /// Deletes objects that are not in this inventory, and restores those that were changed or deleted. Returns the remaining
+    /// differences, one line each.
     ///
-    /// The servers must not run: they would act on it.
+    /// The servers must not run: they would reconcile the changes.
     pub async fn restore(&self, bed: &Testbed) -> Result<Vec<String>> {
         let clients = clients(bed);
         for client in &clients {
@@ -180,7 +180,7 @@ impl Key {
     }
 }
 
-/// A refusal is no failure: the next comparison shows what it left.
+/// A refusal is not an error: the next comparison shows the remaining differences.
 fn unless_refused<T>(answer: Result<T, Error>) -> Result<()> {
     match answer {
         Err(Error::Api(status)) if (400..500).contains(&status.code) => Ok(()),
@@ -219,7 +219,7 @@ async fn of_cluster(cluster: usize, client: &Client) -> Result<BTreeMap<Key, Dyn
 async fn list(cluster: usize, client: &Client, kind: ApiResource) -> Result<Vec<(Key, DynamicObject)>> {
     let api: Api<DynamicObject> = Api::all_with(client.clone(), &kind);
     let listed = match api.list(&ListParams::default()).await {
-        // A CRD that has gone since discovery, or one that is not served yet.
+        // A CRD that was deleted since discovery, or one that is not served yet.
         Err(Error::Api(status)) if status.code == 404 => return Ok(Vec::new()),
         listed => listed.with_context(|| format!("listing {}", kind.plural))?,
     };
@@ -240,7 +240,7 @@ async fn list(cluster: usize, client: &Client, kind: ApiResource) -> Result<Vec<
         .collect())
 }
 
-/// Labels, annotations and fields: what people write, without what controllers answer.
+/// Labels, annotations and fields without the status, which controllers write.
 fn written(kind: &str, object: &DynamicObject) -> Value {
     let mut fields = object.data.clone();
     if let Value::Object(fields) = &mut fields {

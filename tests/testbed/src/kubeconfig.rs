@@ -42,7 +42,7 @@ pub async fn config(kubeconfig: &str) -> Result<Config> {
     Ok(Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?)
 }
 
-/// Makes aws-lc-rs the process's TLS provider, once; another call, or another's choice, is fine.
+/// Makes aws-lc-rs the process's TLS provider, once; another call, or another choice, is ignored.
 pub fn install_crypto() {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
 }

@@ -1,5 +1,5 @@
-//! KubeVirt's and CDI's own code, built from their Go modules: what admission says of VirtualMachines and the CRDs that
-//! they generate, without a cluster, and the processes of [`crate::kubevirt_processes`].
+//! KubeVirt's and CDI's own code, built from their Go modules: admission of VirtualMachines and the generated CRDs, without a
+//! cluster, and the processes of [`crate::kubevirt_processes`].
 
 use std::{
     fmt::Write as _,
@@ -20,12 +20,12 @@ pub struct Kubevirt {
     program: PathBuf,
 }
 
-/// What KubeVirt says of one VirtualMachine.
+/// KubeVirt's verdict on one VirtualMachine.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Verdict {
-    /// Whether it is taken.
+    /// Whether it is accepted.
     pub allowed: bool,
-    /// The refusal, as a person reads it.
+    /// The message of the refusal.
     #[serde(default)]
     pub message: String,
     /// All causes of the refusal. None if it is not of the kind that has causes.
@@ -34,7 +34,7 @@ pub struct Verdict {
     /// Warnings.
     #[serde(default)]
     pub warnings: Vec<String>,
-    /// The VirtualMachine with KubeVirt's defaults in it, if it is taken.
+    /// The VirtualMachine with KubeVirt's defaults, if it is accepted.
     #[serde(default)]
     pub object: Value,
 }
@@ -44,14 +44,14 @@ pub struct Verdict {
 pub struct Cause {
     /// metav1.CauseType
     pub reason: String,
-    /// For people.
+    /// The message for the user.
     pub message: String,
     /// JSON path in the VirtualMachine.
     pub field: String,
 }
 
 impl Kubevirt {
-    /// Builds the program, unless it is there.
+    /// Builds the program, unless it exists.
     pub fn build() -> Result<Self> {
         let build = GoBuild {
             module: paths::tools_module().join("kubevirt"),
@@ -65,7 +65,7 @@ impl Kubevirt {
         })
     }
 
-    /// Returns the CRDs that the testbed installs, as a JSON `List`: what [`crate::crds::kubevirt`] keeps in a file.
+    /// Returns the CRDs that the testbed installs, as a JSON `List`: the contents of the file of [`crate::crds::kubevirt`].
     pub fn crds(&self) -> Result<String> {
         let printed = Command::new(&self.program)
             .arg("crds")
@@ -84,7 +84,7 @@ impl Kubevirt {
         &self.program
     }
 
-    /// What KubeVirt's and CDI's processes want besides [`Self::crds`]: CRDs, rights, and webhooks at these addresses.
+    /// Objects that KubeVirt's and CDI's processes need besides [`Self::crds`]: CRDs, rights, and webhooks at these addresses.
     pub(crate) fn manifests(&self, virt_api: &str, cdi_apiserver: &str, ca: &Path) -> Result<Vec<Value>> {
         #[derive(Deserialize)]
         struct List {
@@ -106,8 +106,8 @@ impl Kubevirt {
         Ok(list.items)
     }
 
-    /// What KubeVirt says of each VM when it is created in a cluster that has these instancetypes and preferences, with
-    /// these feature gates on.
+    /// KubeVirt's verdict on the creation of each VM in a cluster with these instancetypes and preferences, with these feature
+    /// gates enabled.
     pub fn judge(&self, gates: &[&str], cluster: &[Value], vms: &[Value]) -> Result<Vec<Verdict>> {
         let mut lines = String::new();
         for object in cluster.iter().chain(vms) {

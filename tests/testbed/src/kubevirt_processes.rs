@@ -24,7 +24,7 @@ use crate::{
     seed::INFRA_NAMESPACE,
 };
 
-/// How long all of them may take until they work, on a busy machine.
+/// How long all of them may take until they are ready, on a busy machine.
 const START_TIMEOUT: Duration = Duration::from_mins(2);
 /// Folder of their certificates in theirs.
 const CERTIFICATES: &str = "certificates";
@@ -38,7 +38,7 @@ const ACCOUNTS: [(&str, &str, &str); 4] = [
     ("cdi-controller", "cdi", "cdi-sa"),
 ];
 
-/// What the cluster has when they have been prepared.
+/// The prepared objects of the cluster.
 pub(crate) struct Prepared {
     program: PathBuf,
     dir: PathBuf,
@@ -46,13 +46,13 @@ pub(crate) struct Prepared {
     webhooks: Vec<Value>,
 }
 
-/// The running processes. They end when this is dropped.
+/// The running processes. They are stopped when this is dropped.
 pub struct KubevirtProcesses {
     processes: Vec<Process>,
     _ports: [Port; 3],
 }
 
-/// Writes what their operators install, but for the webhooks: CRDs, ServiceAccounts and rights. Certificates are in `dir`.
+/// Creates what their operators install, without the webhooks: CRDs, ServiceAccounts and rights. Certificates are in `dir`.
 pub(crate) async fn prepare(infra: &ControlPlane, dir: &Path) -> Result<Prepared> {
     let kubevirt = tokio::task::spawn_blocking(Kubevirt::build).await??;
     let dir = dir.join("kubevirt");
@@ -96,14 +96,14 @@ pub(crate) async fn prepare(infra: &ControlPlane, dir: &Path) -> Result<Prepared
 }
 
 impl Prepared {
-    /// Starts them, and returns when they work.
+    /// Starts them, and returns when they are ready.
     pub(crate) async fn start(self, infra: &ControlPlane) -> Result<KubevirtProcesses> {
         let [virt_api, virt_controller, cdi_apiserver] = &self.ports;
         let file = |name: &str| self.dir.join(name).display().to_string();
         let program = |name: &str| {
             let kubeconfig = format!("--kubeconfig={}", file(&format!("{name}.kubeconfig")));
             Program::new(name, &self.program, &self.dir)
-                // As in their Deployments, more or less: each would take a whole machine for itself.
+                // Similar to their Deployments: without limits, each would use a whole machine.
                 .env("GOMAXPROCS", "2")
                 .arg(name)
                 .arg(kubeconfig)
@@ -181,7 +181,7 @@ impl KubevirtProcesses {
     }
 }
 
-/// The objects that both operators watch; what they report is written by hand.
+/// The objects that both operators reconcile, with statuses that the testbed writes.
 async fn configure(infra: &ControlPlane) -> Result<()> {
     let client = infra.client();
     let kubevirt = json!({
@@ -248,7 +248,7 @@ async fn is_refused(client: &Client) -> bool {
     matches!(vms.create(&params, &vm).await, Err(kube::Error::Api(status)) if status.message.contains("denied"))
 }
 
-/// Whether CDI has taken the StorageProfile of the seed.
+/// Whether CDI has reconciled the StorageProfile of the seed.
 async fn is_adopted(client: &Client) -> bool {
     let profiles = api(client, "cdi.kubevirt.io", "v1beta1", "StorageProfile", None);
     let Ok(profile) = profiles.get("standard").await else {

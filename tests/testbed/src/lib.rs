@@ -1,4 +1,4 @@
-//! A real control plane for tests and for people: etcd, kube-apiserver and kube-controller-manager on loopback, with
+//! A real control plane for tests and for manual use: etcd, kube-apiserver and kube-controller-manager on loopback, with
 //! KubeVirt's own CRDs, from package registries alone.
 //!
 //! ```no_run
@@ -12,7 +12,7 @@
 //! # }
 //! ```
 //!
-//! Every process it starts ends when its owner is dropped, and with this process, however that ends. Logs stay in
+//! Every process that it starts is stopped when its owner is dropped, and when this process exits for any reason. Logs stay in
 //! `target/testbed`.
 
 pub mod another_infra;

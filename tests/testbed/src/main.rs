@@ -1,4 +1,4 @@
-//! `testbed`: brings a user cluster, an infra cluster, a simulated KubeVirt and Machinist up on this machine, for people.
+//! `testbed`: starts a user cluster, an infra cluster, a simulated KubeVirt and Machinist on this machine, for manual use.
 
 mod cli;
 

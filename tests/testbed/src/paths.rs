@@ -1,4 +1,4 @@
-//! Where things lie in the checkout.
+//! Paths in the checkout.
 
 use std::path::{Path, PathBuf};
 
@@ -17,12 +17,12 @@ pub fn tools_module() -> PathBuf {
     workspace().join("tests/tools")
 }
 
-/// What is built or downloaded once and kept: programs and CRDs.
+/// The cache of built or downloaded programs and CRDs.
 pub fn tools_cache() -> PathBuf {
     workspace().join("target/tools")
 }
 
-/// What `hack/guest-image.sh` builds: QEMU, and what a real guest boots from.
+/// The output of `hack/guest-image.sh`: QEMU, and the image of real guests.
 pub fn guest_image() -> PathBuf {
     workspace().join("target/guest")
 }
@@ -32,7 +32,7 @@ pub fn runs() -> PathBuf {
     workspace().join("target/testbed")
 }
 
-/// What the cases and stages of `make test` took.
+/// The times of the cases and stages of `make test`.
 pub fn timings() -> PathBuf {
     workspace().join("target/timings")
 }

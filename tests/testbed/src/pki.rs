@@ -1,4 +1,4 @@
-//! The certificate authority of one control plane, and what it signs.
+//! The certificate authority of one control plane, and its certificates.
 
 use std::path::Path;
 

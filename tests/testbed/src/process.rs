@@ -1,4 +1,4 @@
-//! Child processes that log to a file, can be stopped, woken and killed, and never outlive their parent.
+//! Child processes that log to a file, can be stopped, continued and killed, and never outlive their parent.
 
 use std::{
     fmt, fs,
@@ -18,7 +18,7 @@ use nix::{
 /// How often a file or a child process is polled while waiting for a change without events.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// What to start.
+/// A program to start.
 #[derive(Debug, Clone)]
 pub struct Program {
     name: String,
@@ -69,12 +69,12 @@ impl Program {
         self
     }
 
-    /// Where its standard output and error go.
+    /// The log of its standard output and error.
     pub fn log(&self) -> PathBuf {
         self.dir.join(format!("{}.log", self.name))
     }
 
-    /// Starts it. The child is killed when this process dies, however it dies.
+    /// Starts it. The child is killed when this process exits for any reason.
     pub fn spawn(&self) -> Result<Process> {
         fs::create_dir_all(&self.dir).with_context(|| format!("creating {}", self.dir.display()))?;
         let log = self.log();
@@ -90,7 +90,7 @@ impl Program {
             .stdin(Stdio::null())
             .stdout(open().with_context(logged)?)
             .stderr(open().with_context(logged)?)
-            // Ctrl-C at a terminal is for the parent, which ends its children in order.
+            // Ctrl-C at a terminal is for the parent, which stops its children in order.
             .process_group(0);
         let child = spawn_for_life(command)
             .with_context(|| format!("starting {} (setpriv is part of util-linux)", self.path.display()))?;
@@ -119,7 +119,7 @@ impl Process {
         &self.program.name
     }
 
-    /// What was started, to start it again.
+    /// The program, to start it again.
     pub fn program(&self) -> &Program {
         &self.program
     }
@@ -134,12 +134,12 @@ impl Process {
         &self.log
     }
 
-    /// The exit status, if it has ended.
+    /// The exit status, if it has exited.
     pub fn exited(&self) -> Option<ExitStatus> {
         self.child().try_wait().ok().flatten()
     }
 
-    /// Fails with the end of the log if it has ended.
+    /// Fails with the end of the log if it has exited.
     pub fn check_alive(&self) -> Result<()> {
         match self.exited() {
             None => Ok(()),
@@ -159,7 +159,7 @@ impl Process {
         lines[lines.len().saturating_sub(20)..].join("\n")
     }
 
-    /// Sends a signal; nothing happens if it has ended already.
+    /// Sends a signal, unless it has exited already.
     pub fn signal(&self, signal: Signal) {
         let mut child = self.child();
         // While it is not reaped, the pid cannot belong to another process.
@@ -168,18 +168,18 @@ impl Process {
         }
     }
 
-    /// SIGKILL, and waits for the end.
+    /// SIGKILL, and waits for the exit.
     pub fn kill(&self) {
         self.signal(Signal::SIGKILL);
         let _ = self.child().wait();
         let file = self.program.dir.join(format!("{}.pid", self.name()));
-        // It may name a successor by now.
+        // It may contain the pid of a successor by now.
         if fs::read_to_string(&file).is_ok_and(|text| text.trim() == self.pid.to_string()) {
             let _ = fs::remove_file(file);
         }
     }
 
-    /// A handle that kills it with SIGKILL and returns at once, to be fired from anywhere.
+    /// A handle that sends SIGKILL and returns at once, for use from any thread.
     pub fn killer(&self) -> impl Fn() + Send + Sync + use<> {
         let target = pid(self.pid);
         move || {
@@ -187,7 +187,7 @@ impl Process {
         }
     }
 
-    /// SIGTERM, and waits for the end; SIGKILL and an error after `timeout`.
+    /// SIGTERM, and waits for the exit; SIGKILL and an error after `timeout`.
     pub async fn terminate(&self, timeout: Duration) -> Result<ExitStatus> {
         self.signal(Signal::SIGTERM);
         let ended = self.ended(timeout).await;
@@ -195,7 +195,7 @@ impl Process {
         ended.context("after SIGTERM")
     }
 
-    /// Waits until it ends by itself.
+    /// Waits until it exits by itself.
     pub async fn ended(&self, timeout: Duration) -> Result<ExitStatus> {
         let deadline = Instant::now() + timeout;
         loop {
@@ -252,7 +252,7 @@ impl fmt::Debug for Process {
     }
 }
 
-/// A pid as the kernel's calls take it.
+/// A pid in the type of system calls.
 fn pid(pid: u32) -> Pid {
     // Linux' largest pid is 2^22.
     Pid::from_raw(i32::try_from(pid).unwrap_or(i32::MAX))
@@ -274,7 +274,7 @@ pub(crate) fn is_stopped(process: u32) -> bool {
     })
 }
 
-/// Sends a signal to a process that is not our child.
+/// Sends a signal to a process that is not a child of this one.
 pub fn signal_pid(process: u32, signal: Signal) -> Result<()> {
     Ok(kill(pid(process), signal)?)
 }

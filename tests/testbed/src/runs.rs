@@ -1,4 +1,4 @@
-//! One folder per run: logs are kept for a while, data goes at once.
+//! One folder per run: logs are kept for a while, data is deleted at once.
 
 use std::{
     fs,
@@ -12,7 +12,7 @@ use crate::{paths, process::is_running};
 
 /// Folders of earlier runs that are kept, with their logs.
 const KEPT: usize = 40;
-/// The part of a run's folder that goes with the run.
+/// The part of a run's folder that is deleted with the run.
 pub(crate) const DATA: &str = "data";
 
 /// A new folder below `target/testbed`. Its name sorts by time and ends with the pid of the owner.
@@ -28,7 +28,7 @@ pub fn new(label: &str) -> Result<PathBuf> {
     Ok(dir)
 }
 
-/// Removes what runs that have ended left behind. Runs of other processes may do the same now: errors do not matter.
+/// Removes the leftovers of finished runs. Other processes may do the same at the same time, so errors are ignored.
 fn prune(root: &Path) {
     let mut ended: Vec<PathBuf> = fs::read_dir(root)
         .into_iter()

@@ -1,4 +1,4 @@
-//! What an infra cluster has before the first Machine: storage, instance types, and our ServiceAccount with its rights.
+//! The initial objects of an infra cluster: storage, instance types, and Machinist's ServiceAccount with its rights.
 
 use std::path::PathBuf;
 
@@ -15,25 +15,25 @@ use crate::{ControlPlane, paths};
 
 /// Namespace of the VMs.
 pub const INFRA_NAMESPACE: &str = "machinist-infra";
-/// ServiceAccount in [`INFRA_NAMESPACE`] whose kubeconfig the Machines carry.
+/// ServiceAccount in [`INFRA_NAMESPACE`] of the Machines' kubeconfig.
 pub const INFRA_ACCOUNT: &str = "machinist";
 /// Its ClusterRole.
 pub const INFRA_CLUSTER_ROLE: &str = "machinist:machinist-infra";
 /// Secret in `kube-system` of the user cluster that the examples take the infra kubeconfig from.
 pub const INFRA_SECRET: &str = "machinist-infra-kubeconfig";
 
-/// Fills an infra cluster.
+/// Creates the objects of an infra cluster.
 pub async fn infra(plane: &ControlPlane) -> Result<()> {
     let rbac = infra_rbac();
     let rbac = std::fs::read_to_string(&rbac).with_context(|| format!("reading {}", rbac.display()))?;
-    // The same way a person would take.
+    // The same commands as in the documentation.
     plane
         .kubectl_ok(&["apply", "--server-side", "-f", "-"], &rbac)
         .await?;
     objects(plane).await
 }
 
-/// The manifest of our ServiceAccount and its rights.
+/// The manifest of Machinist's ServiceAccount and its rights.
 pub(crate) fn infra_rbac() -> PathBuf {
     paths::examples().join("infra-rbac.yaml")
 }
@@ -48,7 +48,7 @@ pub async fn objects(plane: &ControlPlane) -> Result<()> {
         }),
         json!({
             "apiVersion": "cdi.kubevirt.io/v1beta1", "kind": "StorageProfile", "metadata": {"name": "standard"},
-            // What its admin knows: CDI does not know the provisioner. CDI makes the status of it.
+            // The part of the admin: CDI does not know the provisioner. CDI writes the status.
             "spec": {"claimPropertySets": [
                 {"accessModes": ["ReadWriteMany"], "volumeMode": "Block"},
                 {"accessModes": ["ReadWriteOnce"], "volumeMode": "Block"},
@@ -66,7 +66,7 @@ pub async fn objects(plane: &ControlPlane) -> Result<()> {
     ] {
         apply(plane, &object).await?;
     }
-    // CDI writes this one: what the storage of the class can do.
+    // CDI writes this status: the capabilities of the class's storage.
     let status = json!({
         "apiVersion": "cdi.kubevirt.io/v1beta1", "kind": "StorageProfile", "metadata": {"name": "standard"},
         "status": {
@@ -84,7 +84,7 @@ pub async fn objects(plane: &ControlPlane) -> Result<()> {
     Ok(())
 }
 
-/// Stores the infra kubeconfig where the examples look for it.
+/// Stores the infra kubeconfig in the Secret that the examples name.
 pub async fn infra_secret(user: &ControlPlane, kubeconfig: &str) -> Result<()> {
     let secret = Secret {
         metadata: ObjectMeta {

@@ -1,4 +1,4 @@
-//! One of our servers as a local process, which tests kill, stop, wake and start again.
+//! A server of Machinist as a local process, which tests kill, stop, continue and start again.
 
 use std::{
     path::PathBuf,
@@ -19,10 +19,10 @@ use crate::{
     process::{Process, Program},
 };
 
-/// How long a server may take from its start to `/readyz`, and from SIGTERM to its end.
+/// How long a server may take from its start to `/readyz`, and from SIGTERM to its exit.
 const TIMEOUT: Duration = Duration::from_mins(1);
 
-/// A controller or webhook under its own ServiceAccount, behind its own port of the fault proxy.
+/// A controller or webhook with its own ServiceAccount and its own port of the fault proxy.
 pub struct Server {
     client: String,
     program: Program,
@@ -56,11 +56,11 @@ impl Server {
         self.ready().await
     }
 
-    /// Starts it, unless it runs, and waits for nothing.
+    /// Starts it, unless it runs, without waiting.
     pub fn launch(&self) -> Result<()> {
         let mut process = self.process();
         if process.as_ref().is_none_or(|process| process.exited().is_some()) {
-            // The old one goes first: it would take the successor's pid file along.
+            // The old one is dropped first: it would remove the successor's pid file.
             process.take();
             *process = Some(self.program.spawn()?);
         }
@@ -90,7 +90,7 @@ impl Server {
         }
     }
 
-    /// Waits until `/readyz` says otherwise than 200, or nothing.
+    /// Waits until `/readyz` answers with another status than 200, or not at all.
     pub async fn unready(&self) -> Result<()> {
         let deadline = Instant::now() + TIMEOUT;
         while matches!(get(&self.health, "/readyz").await, Ok((200, _))) {
@@ -102,14 +102,14 @@ impl Server {
         Ok(())
     }
 
-    /// SIGKILL, and waits for the end.
+    /// SIGKILL, and waits for the exit.
     pub fn kill(&self) {
         if let Some(process) = self.process().as_ref() {
             process.kill();
         }
     }
 
-    /// Sends SIGKILL to the process that runs now, from wherever it is called: for a [`crate::proxy::WriteFuse`].
+    /// Sends SIGKILL to the current process, from any thread: for a [`crate::proxy::WriteFuse`].
     pub fn killer(&self) -> Result<impl Fn() + Send + Sync + use<>> {
         Ok(self
             .process()
@@ -118,12 +118,12 @@ impl Server {
             .killer())
     }
 
-    /// SIGTERM, and waits for the end.
+    /// SIGTERM, and waits for the exit.
     pub async fn terminate(&self) -> Result<ExitStatus> {
         self.taken()?.terminate(TIMEOUT).await
     }
 
-    /// Waits until it ends by itself.
+    /// Waits until it exits by itself.
     pub async fn ended(&self) -> Result<ExitStatus> {
         self.taken()?.ended(TIMEOUT).await
     }
@@ -134,7 +134,7 @@ impl Server {
             .with_context(|| format!("{} does not run", self.client))
     }
 
-    /// SIGSTOP: it runs no further until [`Self::cont`].
+    /// SIGSTOP: it is stopped until [`Self::cont`].
     pub fn stop(&self) {
         self.signal(Signal::SIGSTOP);
     }
@@ -161,7 +161,7 @@ impl Server {
         self.program.log()
     }
 
-    /// What `/metrics` says.
+    /// The contents of `/metrics`.
     pub async fn metrics(&self) -> Result<String> {
         let (code, body) = get(&self.metrics, "/metrics").await?;
         if code != 200 {

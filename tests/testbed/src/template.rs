@@ -1,7 +1,7 @@
 //! etcd's data of a bed of the usual shape, prepared once and copied by each bed.
 //!
-//! It holds what does not differ between beds: the API server's own roles and namespaces, KubeVirt's CRDs, what an infra
-//! cluster has before the first Machine, and the chart. It is prepared again when any of that changes.
+//! It contains the objects that are the same on all beds: the API server's roles and namespaces, KubeVirt's CRDs, the initial
+//! objects of an infra cluster, and the chart. It is prepared again when any of them changes.
 
 use std::{
     fs::{self, File},
@@ -16,7 +16,7 @@ use crate::{
     virtualization::Virtualization,
 };
 
-/// The code that prepares it.
+/// The sources of the code that prepares it.
 const SOURCES: [&str; 5] = [
     include_str!("chart.rs"),
     include_str!("control_plane.rs"),
@@ -35,7 +35,7 @@ pub(crate) struct Template {
 }
 
 impl Template {
-    /// Prepares the data unless that has been done.
+    /// Prepares the data, unless it exists.
     pub(crate) async fn lease() -> Result<Self> {
         let root = paths::tools_cache().join("bed-template");
         fs::create_dir_all(&root)?;
@@ -64,7 +64,7 @@ impl Template {
     }
 }
 
-/// The lock of the template, and whether the data is there.
+/// The lock of the template, and whether the data exists.
 async fn locked(
     root: &Path,
     etcd_data: &Path,
@@ -100,7 +100,7 @@ async fn prepare(root: &Path, etcd_data: &Path) -> Result<()> {
     plane.into_etcd_data(etcd_data).await
 }
 
-/// A name that changes with everything that the data is made from.
+/// A name that depends on everything that the data is prepared from.
 fn stamp() -> Result<String> {
     let mut hasher = DefaultHasher::new();
     (SOURCES, crds::KUBEVIRT).hash(&mut hasher);

@@ -1,4 +1,4 @@
-//! What `make test` sums up at its end (`hack/timings.sh`): a file of lines for each kind of measure.
+//! Timings for the summary of `make test` (`hack/timings.sh`): a file of lines for each kind.
 
 use std::{
     fs::{self, OpenOptions},
@@ -7,7 +7,7 @@ use std::{
 
 use crate::paths;
 
-/// Adds a line to `target/timings/NAME.tsv`. A summary that lacks a line fails nothing.
+/// Adds a line to `target/timings/NAME.tsv`. Errors are ignored: a missing line in the summary does not matter.
 pub fn record(name: &str, line: &str) {
     let dir = paths::timings();
     let written = fs::create_dir_all(&dir).and_then(|()| {

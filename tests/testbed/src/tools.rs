@@ -38,8 +38,8 @@ const BUILT: &[(&str, &str)] = &[
     ("helm.sh/helm/v3/cmd/helm", "helm"),
 ];
 
-/// What the Go module proxy cannot tell the linker: without it, the API server says it is v0.0.0 and charts, kubelet
-/// version rules and Helm judge by that.
+/// The version for the linker, which a build from the Go module proxy lacks. Without it, the API server reports v0.0.0, on which
+/// charts, kubelet version rules and Helm depend.
 const LINKED: &[(&str, &str)] = &[
     ("k8s.io/component-base/version.gitVersion", "v1.36.3"),
     ("k8s.io/component-base/version.gitMajor", "1"),
@@ -54,7 +54,7 @@ const LINKED: &[(&str, &str)] = &[
 const MINOR: u32 = 36;
 
 impl Tools {
-    /// Finds the programs and builds those that are missing; reports on stderr what takes long.
+    /// Finds the programs and builds those that are missing; reports long builds on stderr.
     ///
     /// `KUBEBUILDER_ASSETS` comes first, then, for kubectl and Helm, a fitting version on the `PATH`.
     pub fn find() -> Result<Self> {

@@ -1,11 +1,11 @@
-//! Who runs the VMs of an infra cluster.
+//! The component that runs the VMs of an infra cluster.
 
-/// Who runs the VMs.
+/// The component that runs the VMs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Virtualization {
     /// The simulator alone.
     Simulated,
-    /// KubeVirt's and CDI's own controllers and webhooks; the simulator plays their hosts.
+    /// KubeVirt's and CDI's own controllers and webhooks; the simulator provides their hosts.
     Real,
 }
 

@@ -1,4 +1,4 @@
-//! The command for people: up once, up again without a change, down without a trace; and nothing survives a SIGKILL.
+//! The command: `up` once, `up` again without a change, `down` without leftovers; and no process survives a SIGKILL.
 
 use std::{
     collections::BTreeMap,
@@ -29,7 +29,7 @@ fn testbed(dir: &Path, args: &[&str]) -> Result<Output> {
     Ok(output)
 }
 
-/// What a command says that fails.
+/// The error output of a command that fails.
 fn refused(dir: &Path, args: &[&str]) -> Result<String> {
     let output = Command::new(env!("CARGO_BIN_EXE_testbed"))
         .arg("--dir")
@@ -77,7 +77,7 @@ fn up_is_idempotent_and_down_ends_everything() -> Result<()> {
     assert_eq!(pids(dir)?, first, "nothing was started again");
     assert!(text(&testbed(dir, &["status"])?).contains("kube-apiserver"));
 
-    // What the documentation promises to lie there, works.
+    // The documented files exist and work.
     for (kubeconfig, resource) in [("kubeconfig", "nodes"), ("infra.kubeconfig", "virtualmachines")] {
         let output = Command::new(dir.join("bin/kubectl"))
             .args(["get", resource, "--kubeconfig"])
@@ -134,7 +134,7 @@ fn interrupt_in_the_middle(dir: &Path, up: u32) -> Result<(u32, BTreeMap<String,
 }
 
 #[test]
-fn demo_shows_a_node_and_a_refusal_and_goes_on_from_what_is_up() -> Result<()> {
+fn demo_shows_a_node_and_a_refusal_and_continues_on_a_running_testbed() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let dir = dir.path();
     let demo = text(&testbed(dir, &["demo", "--boot-seconds=1"])?);
@@ -147,7 +147,7 @@ fn demo_shows_a_node_and_a_refusal_and_goes_on_from_what_is_up() -> Result<()> {
     assert_eq!(causes.count(), 5, "{demo}");
     assert!(demo.contains("make down"), "how to go on: {demo}");
 
-    // Once more from what is up, with a Machine that is there.
+    // Once more on the running testbed, with an existing Machine.
     let again = text(&testbed(dir, &["demo", "--boot-seconds=1"])?);
     assert!(again.contains("up already"), "{again}");
     assert!(
@@ -161,7 +161,7 @@ fn demo_shows_a_node_and_a_refusal_and_goes_on_from_what_is_up() -> Result<()> {
         "{other}"
     );
 
-    // What it says to type next.
+    // The next commands that it prints.
     let gone = Command::new(dir.join("bin/kubectl"))
         .args([
             "delete",
@@ -188,7 +188,7 @@ fn demo_shows_a_node_and_a_refusal_and_goes_on_from_what_is_up() -> Result<()> {
         assert_eq!(text(&left), "", "{resource}");
     }
 
-    // A part that ended is not taken for a testbed that is up.
+    // A testbed with a stopped part is not reported as running.
     let status = text(&testbed(dir, &["status"])?);
     let simulator = status.lines().find(|line| line.contains("kubevirt-sim"));
     let simulator = simulator.and_then(|line| line.split_whitespace().nth(1));
@@ -221,7 +221,7 @@ fn nothing_survives_a_supervisor_that_was_killed() -> Result<()> {
         assert!(Instant::now() < deadline, "{name} outlived the supervisor");
         std::thread::sleep(Duration::from_millis(20));
     }
-    // And the next start is not confused by what lies there.
+    // The next start is not disturbed by the leftovers.
     testbed(dir, &["up", "--bare"])?;
     let next = pids(dir)?;
     assert!(next.values().all(|pid| is_running(*pid)));

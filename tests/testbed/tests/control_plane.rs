@@ -1,5 +1,5 @@
-//! The control planes are what they claim to be: real, with KubeVirt's own schemas, with CSR signing and garbage
-//! collection, and gone when their owner is.
+//! The control planes are real: with KubeVirt's schemas, CSR signing and garbage collection, and stopped when their owner is
+//! dropped.
 
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ async fn an_infra_cluster_knows_kubevirts_schema_and_collects_what_a_vm_owned() 
     let infra = ControlPlane::start(Options::infra()).await?;
     assert_eq!(infra.client().apiserver_version().await?.git_version, "v1.36.3");
 
-    // Strict: what KubeVirt does not know is refused, by name.
+    // Strict: unknown fields are refused by name.
     let template = json!({"spec": {"domain": {"devices": {}}, "nodeSelektor": {}}});
     let misspelled = vm(&json!({"runStrategy": "Once", "template": template}));
     let refused = infra
@@ -105,7 +105,7 @@ async fn a_token_of_a_service_account_has_its_rights_and_no_more() -> Result<()>
         "{error}"
     );
 
-    // What a joining node and a machine controller read, without credentials even.
+    // The ConfigMap that joining nodes and machine controllers read, even without credentials.
     let info = user
         .kubectl_ok(
             &["get", "cm", "-n", "kube-public", "cluster-info", "-o", "yaml"],

@@ -1,4 +1,4 @@
-//! The fault proxy passes everything on, knows the client of each request, and breaks only the configured requests.
+//! The fault proxy forwards everything, records the client of each request, and injects only the configured faults.
 
 use std::{
     sync::{
@@ -19,7 +19,7 @@ use serde_json::json;
 use testbed::{ControlPlane, FaultProxy, control_plane::Options, kubeconfig};
 
 const SOON: Duration = Duration::from_secs(10);
-/// Long enough that what is not held back would have come.
+/// Long enough for an event that is not held back to arrive.
 const A_WHILE: Duration = Duration::from_millis(400);
 
 struct Bed {
@@ -101,7 +101,7 @@ async fn requests_are_recorded_by_client_and_watches_stream_freeze_and_break_on_
     let missed = bed.proxy.seen(|request| request.target.name == "absent").await;
     assert_eq!((missed.target.verb, missed.status), ("get", 404));
 
-    // Frozen: nothing comes, but nothing is lost either.
+    // Frozen: no event arrives, and none is lost.
     bed.proxy.freeze_watches("reader");
     writer.create(&PostParams::default(), &config_map("two")?).await?;
     assert!(
@@ -131,7 +131,7 @@ async fn requests_are_recorded_by_client_and_watches_stream_freeze_and_break_on_
 }
 
 #[tokio::test]
-async fn one_clients_black_hole_delay_and_refusal_are_no_other_clients() -> Result<()> {
+async fn faults_of_one_client_do_not_affect_others() -> Result<()> {
     let bed = Bed::start().await?;
     let (lost, other) = (
         bed.config_maps_as("lost").await?,

@@ -1,5 +1,5 @@
-//! A bed is put back to what it held: what came is deleted, what was changed or deleted is written back, and what cannot be
-//! replaced is reported.
+//! A bed is restored to its inventory: new objects are deleted, changed or deleted ones are written back, and objects that cannot
+//! be replaced are reported.
 
 use anyhow::Result;
 use testbed::{
@@ -13,7 +13,7 @@ const NEW: &str = r#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"n
   "finalizers":["example.com/holds"]}}"#;
 
 #[tokio::test]
-async fn a_bed_is_put_back_to_its_inventory() -> Result<()> {
+async fn a_bed_is_restored_to_its_inventory() -> Result<()> {
     let bed = Testbed::start(Options {
         machinist: Machinist::Chart,
         boot: None,
@@ -56,7 +56,7 @@ async fn a_bed_is_put_back_to_its_inventory() -> Result<()> {
     ];
     assert_eq!(user.kubectl_ok(&get, "").await?, r#"["get"]"#);
 
-    // Its successor has another UID, which tokens know.
+    // Its successor has another UID, which tokens contain.
     let account = [
         "delete",
         "serviceaccount",

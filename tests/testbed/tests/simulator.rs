@@ -1,4 +1,4 @@
-//! The bed's infra cluster runs VMs: the simulator is there, under the schemas and classes that the bed seeded.
+//! The bed's infra cluster runs VMs: the simulator runs, with the schemas and classes of the bed's seed.
 
 use std::time::Duration;
 

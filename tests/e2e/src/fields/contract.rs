@@ -1,6 +1,6 @@
-//! The rows of the contract's tables, so that none is forgotten.
+//! The rows of the contract's tables, so that a missing one is detected.
 
-/// Section and what its rows are about. Each has a row of the same section and name.
+/// Section and the names of its rows. The table has a row for each.
 pub const CONTRACT: &[(&str, &str, &[&str])] = &[
     (
         "2",

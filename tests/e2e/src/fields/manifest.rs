@@ -1,4 +1,4 @@
-//! The manifest of a row: a Machine that breaks no rule, with what the row gives.
+//! The manifest of a row: a valid Machine, with the values of the row.
 
 use serde_json::{Value, json};
 
@@ -7,7 +7,7 @@ use crate::rules::machine;
 
 const CLOUD: &str = "/spec/providerSpec/value/cloudProviderSpec";
 
-/// Fields that may be taken from a Secret or ConfigMap; the rest is plain JSON.
+/// Fields that may come from a Secret or ConfigMap; the others are plain JSON.
 pub const VARS: &[&str] = &[
     "clusterName",
     "projectID",
@@ -34,7 +34,7 @@ pub const VARS: &[&str] = &[
 /// How a value is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
-    /// As it is.
+    /// Inline, as plain JSON.
     Literal,
     /// `{value: …}`.
     Value,
@@ -59,7 +59,7 @@ impl Form {
 
     fn write_scalar(self, scalar: &Value) -> Value {
         let text = scalar.as_str().map_or_else(|| scalar.to_string(), str::to_owned);
-        // Each key holds its own name.
+        // The value of each key is the key's name.
         let reference = json!({"namespace": "kube-system", "name": "values", "key": text});
         match self {
             Self::Literal => scalar.clone(),
@@ -72,7 +72,7 @@ impl Form {
 }
 
 impl Row {
-    /// The Machine as kubectl sends it, with the values that may come from elsewhere written in that form.
+    /// The Machine as kubectl sends it, with the values that may be references in that form.
     pub fn manifest(&self, form: Form) -> Value {
         let mut machine = machine();
         for (path, value) in &self.given {
@@ -95,7 +95,7 @@ impl Row {
     }
 }
 
-/// Puts a value at a pointer; objects on the way are made. `null` takes away.
+/// Sets a value at a pointer, and creates missing objects on the path. `null` removes the value.
 fn put(object: &mut Value, pointer: &str, value: Value) {
     let Some((parent, key)) = pointer.rsplit_once('/') else {
         return;

@@ -95,7 +95,7 @@ fn shown(value: &Value) -> String {
     }
 }
 
-/// A JSON pointer as people write paths: `spec.template.spec.volumes[0].name`.
+/// A JSON pointer in the usual notation of paths: `spec.template.spec.volumes[0].name`.
 fn dotted(pointer: &str) -> String {
     let mut path = String::new();
     for key in pointer.split('/').skip(1) {

@@ -1,8 +1,8 @@
-//! What each field of a manifest becomes in the VirtualMachine, as a table: one row at least per row of the contract with
-//! machine-controller's users.
+//! How each field of a manifest is rendered into the VirtualMachine, as a table: at least one row for each row of the contract
+//! with machine-controller's users.
 //!
-//! The rows are data. They are run in process, created on a real API server with KubeVirt's own schemas, and written down
-//! in `docs/kubevirt-fields.md`.
+//! The rows are data. They run in process and on a real API server with KubeVirt's schemas, and `docs/kubevirt-fields.md` is
+//! generated from them.
 
 mod contract;
 mod manifest;
@@ -23,21 +23,21 @@ use serde_json::Value;
 pub struct Row {
     /// Unique: section of the contract, its row, and a word if there are several cases.
     pub id: &'static str,
-    /// What is written: a dotted path in `cloudProviderSpec`, or a JSON pointer in the Machine; `null` takes away.
+    /// The input: dotted paths in `cloudProviderSpec`, or JSON pointers in the Machine, with values; `null` removes a value.
     pub given: Vec<(&'static str, Value)>,
     /// Environment of the servers.
     pub env: Vec<(&'static str, &'static str)>,
-    /// What the infra cluster answers.
+    /// Facts of the infra cluster.
     pub facts: Facts,
     /// Name of the MachineDeployment.
     pub deployment: Option<&'static str>,
     /// User data passed by Ignition.
     pub ignition: Option<&'static str>,
-    /// JSON pointers in the VirtualMachine, and what is there; `null` is nothing.
+    /// JSON pointers in the VirtualMachine, and their values; `null`: no value.
     pub becomes: Vec<(&'static str, Value)>,
-    /// Texts that are nowhere in the VirtualMachine.
+    /// Texts that the VirtualMachine does not contain.
     pub nowhere: Vec<&'static str>,
-    /// What else a person should know.
+    /// A note for users.
     pub remark: &'static str,
 }
 
@@ -98,7 +98,7 @@ impl Row {
         (parts.next().unwrap_or_default(), parts.next().unwrap_or_default())
     }
 
-    /// What of a VirtualMachine is not as the row says.
+    /// The differences between a VirtualMachine and the row.
     pub fn judge(&self, vm: &Value) -> Result<(), String> {
         for (pointer, want) in &self.becomes {
             let got = vm.pointer(pointer).unwrap_or(&Value::Null);

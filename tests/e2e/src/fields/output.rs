@@ -1,4 +1,4 @@
-//! What the VirtualMachine has besides, and what follows from more than one field.
+//! Fields of the VirtualMachine without a field in the manifest, and those that depend on more than one.
 
 use serde_json::{Value, json};
 

@@ -1,4 +1,4 @@
-//! The way of a row's manifest: defaulted and judged as at admission, then rendered as by the controller.
+//! Processes a row's manifest: defaulted and validated as at admission, then rendered as by the controller.
 
 use machinist_shared::admission::{AdmissionSettings, Author, mutate_create, validate_create};
 use machinist_shared::provider::Env;
@@ -8,7 +8,7 @@ use super::{Form, Row};
 use crate::{rules::INFRA_NAMESPACE, vm};
 
 impl Row {
-    /// The VirtualMachine that follows, or why there is none.
+    /// The resulting VirtualMachine, or why there is none.
     pub fn render(&self, form: Form) -> Result<Value, String> {
         let env = Env::new(|name| {
             let set = self.env.iter().find(|(known, _)| *known == name);

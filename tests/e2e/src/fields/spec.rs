@@ -1,4 +1,4 @@
-//! Each field of `cloudProviderSpec`, and the environment that stands in for some.
+//! Each field of `cloudProviderSpec`, and environment variables that replace some.
 
 use serde_json::{Value, json};
 

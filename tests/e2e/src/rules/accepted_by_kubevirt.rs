@@ -1,6 +1,6 @@
-//! Bad specs whose virtual machine KubeVirt would take all the same, and why a person is better off with the refusal.
+//! Invalid specs whose virtual machine KubeVirt would accept, and why a refusal is better for the user.
 
-/// Whose rule it is, and the rows about it.
+/// The reason, and the rows that it applies to.
 pub const ACCEPTED_BY_KUBEVIRT: [(&str, &[&str]); 6] = [
     (
         "The API server refuses the virtual machine, for its labels or for a name, before KubeVirt is asked or when it \

@@ -1,4 +1,4 @@
-//! Rows run through a real API server, which asks the real webhook.
+//! Runs rows through a real API server, which calls the real webhook.
 
 use std::time::Duration;
 
@@ -19,9 +19,9 @@ use testbed::{Testbed, bed::SYSTEM_NAMESPACE, binaries};
 use super::{Kind, Outcome, Row, machine};
 use crate::manifest::NAMESPACE;
 
-/// Group of users whose writes pass without the webhooks, as those that are older than them did.
+/// Group of users whose writes bypass the webhooks, like objects that are older than the webhooks.
 const PAST_THE_WEBHOOK: &str = "e2e:past-the-webhook";
-/// How long the API server may take to see a changed webhook configuration, and how often it is asked.
+/// How long the API server may take to see a changed webhook configuration, and the interval of checks.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 const ASK_AGAIN: Duration = Duration::from_millis(50);
 
@@ -30,18 +30,18 @@ pub struct Api {
     client: Client,
 }
 
-/// Who writes.
+/// The client of a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum As {
     /// The admin.
     Admin,
-    /// Our controller.
+    /// Machinist's controller.
     Controller,
-    /// machine-controller, past the webhooks, as if they were not there yet.
+    /// machine-controller, which bypasses the webhooks, as if they were not installed yet.
     Past,
 }
 
-/// What the API server answered.
+/// The API server's answer.
 #[derive(Debug)]
 pub struct Answer {
     /// Status code.
@@ -53,7 +53,7 @@ pub struct Answer {
 }
 
 impl Api {
-    /// Opens a way past the webhooks of the bed, and returns when it is open.
+    /// Excludes a group of users from the webhooks of the bed, and returns when that is in effect.
     pub async fn open(bed: &Testbed) -> Result<Self> {
         let api = Self {
             client: bed.user().client(),
@@ -77,7 +77,7 @@ impl Api {
         Ok(api)
     }
 
-    /// Runs a row; nothing of it is left.
+    /// Runs a row, and deletes its objects.
     pub async fn run(&self, row: &Row) -> Result<Outcome> {
         let outcome = self.answer(row).await.and_then(|answer| outcome(&answer));
         self.clear().await.context("clearing up")?;
@@ -107,7 +107,7 @@ impl Api {
         self.send(Method::PUT, &path, &new, author).await
     }
 
-    /// Stores an object past the webhooks, and deletes it if that is what its `deletionTimestamp` says; as it is stored.
+    /// Stores an object without the webhooks, and deletes it if it has a `deletionTimestamp`. Returns it as stored.
     async fn store(&self, kind: Kind, object: &Value) -> Result<Value> {
         let mut object = object.clone();
         let deleting = forget_deletion(&mut object);
@@ -148,7 +148,7 @@ impl Api {
         Ok(())
     }
 
-    /// One request; a refusal is an answer, too.
+    /// Sends one request. A refusal is not an error.
     pub async fn send(&self, method: Method, path: &str, body: &Value, who: As) -> Result<Answer> {
         let content_type = match method {
             Method::PATCH => "application/merge-patch+json",
@@ -256,7 +256,7 @@ impl Answer {
                 message.contains(&format!("{field}: {text}")),
                 "{field}: {text} is not in the message: {message}"
             );
-            // As the API server itself writes the path of a wrong scale.
+            // The API server writes the path of an invalid scale with a leading dot.
             found.push((field.trim_start_matches('.').to_owned(), text.to_owned()));
         }
         ensure!(!found.is_empty(), "a refusal without causes: {body}");
@@ -280,7 +280,7 @@ fn outcome(answer: &Answer) -> Result<Outcome> {
     })
 }
 
-/// Takes the `deletionTimestamp` out; whether there was one.
+/// Removes the `deletionTimestamp`, and returns whether there was one.
 fn forget_deletion(object: &mut Value) -> bool {
     let metadata = object["metadata"].as_object_mut();
     metadata.is_some_and(|metadata| metadata.remove("deletionTimestamp").is_some())

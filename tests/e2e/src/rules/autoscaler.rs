@@ -1,4 +1,4 @@
-//! What the cluster-autoscaler reads of node groups: one malformed size would take all of them away.
+//! Annotations of node groups for the cluster-autoscaler. One malformed size would make it ignore all groups.
 
 use serde_json::{Value, json};
 
@@ -135,7 +135,7 @@ fn updates() -> Vec<Row> {
             sized(deployment(), "x", "y"),
             sized(deployment(), "x", "y").with("/spec/replicas", json!(3)),
         ),
-        // The spec stays, and the webhook is asked all the same.
+        // The spec is unchanged, and the webhook is called nevertheless.
         change(
             "autoscaler/a-size-is-judged-on-update",
             sized(deployment().with("/spec/replicas", json!(1)), "1", "5"),

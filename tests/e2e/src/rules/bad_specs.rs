@@ -346,7 +346,7 @@ fn spread() -> Vec<Row> {
     ]
 }
 
-/// What the spec asks of the Machine around it, and many mistakes at once.
+/// Fields of the Machine that the spec constrains, and many mistakes at once.
 fn around() -> Vec<Row> {
     let with_a_disk = |name: &str| {
         cloud(

@@ -12,11 +12,11 @@ pub(super) const CLOUD: &str = "/spec/providerSpec/value/cloudProviderSpec";
 /// Place of the VM's template in a Machine.
 pub(super) const TEMPLATE: &str = "/spec/providerSpec/value/cloudProviderSpec/virtualMachine/template";
 
-/// A key that may log in.
+/// A valid SSH key.
 pub(super) const SSH_KEY: &str =
     "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJa9IV9papNfkLQvGSqhTbbfHPixDI1P5gZVciP+4YjQ";
 
-/// A Machine that breaks no rule, as kubectl sends it.
+/// A valid Machine, as kubectl sends it.
 pub fn machine() -> Value {
     json!({
         "apiVersion": "cluster.k8s.io/v1alpha1",
@@ -26,7 +26,7 @@ pub fn machine() -> Value {
     })
 }
 
-/// A MachineDeployment that breaks no rule, as kubectl sends it.
+/// A valid MachineDeployment, as kubectl sends it.
 pub(super) fn deployment() -> Value {
     json!({
         "apiVersion": "cluster.k8s.io/v1alpha1",
@@ -39,7 +39,7 @@ pub(super) fn deployment() -> Value {
     })
 }
 
-/// A MachineSet that breaks no rule, as kubectl sends it.
+/// A valid MachineSet, as kubectl sends it.
 pub(super) fn set() -> Value {
     let deployment = deployment();
     json!({
@@ -75,9 +75,9 @@ fn spec() -> Value {
 
 /// Edits of JSON by pointer.
 pub(super) trait Edit {
-    /// With this value at that pointer; objects on the way are made.
+    /// Sets the value at that pointer, and creates missing objects on the path.
     fn with(self, pointer: &str, value: Value) -> Value;
-    /// Without what is at that pointer.
+    /// Removes the value at that pointer.
     fn without(self, pointer: &str) -> Value;
 }
 

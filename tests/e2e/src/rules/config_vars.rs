@@ -1,4 +1,4 @@
-//! Values that are written down or taken from a Secret or ConfigMap (2.3).
+//! Values that are inline or come from a Secret or ConfigMap (2.3).
 
 use k8s_openapi::ByteString;
 use serde_json::{Value, json};

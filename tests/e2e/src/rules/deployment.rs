@@ -171,7 +171,7 @@ fn rollouts() -> Vec<Row> {
         "spec.strategy.rollingUpdate.maxSurge",
     );
     vec![
-        // The API server's own scale subresource says so before any webhook, and says only this.
+        // The API server's scale subresource reports this before any webhook, and only this.
         Row::roll_out("3.5/replicas-negative", with("/spec/replicas", json!(-1))).rejects(&["spec.replicas"]),
         Row::roll_out(
             "3.5/strategy-type",

@@ -1,4 +1,4 @@
-//! The rules of the contract with machine-controller's users, written once, so that one that is dropped shows.
+//! The rules of the contract with machine-controller's users, as a list of ids, so that a missing rule is detected.
 
 /// Section, and its rules: each has a row or a reason for having none.
 pub(super) const RULES: &[(&str, &str)] = &[

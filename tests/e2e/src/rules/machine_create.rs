@@ -1,4 +1,4 @@
-//! A Machine is made: its own steps (3.3), and those of every Machine spec (3.6).
+//! Creation of a Machine: its own steps (3.3), and those of every Machine spec (3.6).
 
 use machinist_shared::admission::Author;
 use serde_json::{Value, json};
@@ -182,7 +182,7 @@ fn defaults() -> Vec<Row> {
     ]
 }
 
-/// What the provider says, as far as it needs no infra cluster.
+/// Rules of the provider that need no infra cluster.
 fn provider() -> Vec<Row> {
     vec![
         Row::create(

@@ -1,4 +1,4 @@
-//! MachineSets (4). Machine-controller has no rules for them; its controller fails on what breaks these.
+//! MachineSets (4). machine-controller has no rules for them; its controller fails on objects that violate these.
 
 use machinist_shared::admission::Author;
 use serde_json::{Value, json};
@@ -152,7 +152,7 @@ fn updates() -> Vec<Row> {
 fn controllers() -> Vec<Row> {
     let old = |set: Value| set.with("/spec/replicas", json!(1));
     vec![
-        // The bytes of a deployment's template are copied into its set: as they are, or they would differ for ever.
+        // A deployment's template is copied into its set without a change. Otherwise both would always differ.
         create("4/our-controller-copies", old(set()))
             .written_by(Author::SetController)
             .stores(NAMESPACE_AT, json!(null))

@@ -1,4 +1,4 @@
-//! A Machine is changed (3.4).
+//! Updates of a Machine (3.4).
 
 use serde_json::{Value, json};
 
@@ -101,7 +101,7 @@ fn exceptions() -> Vec<Row> {
         Row::update("3.4/name-becomes-the-machines", named("old"), named("m")),
         Row::update("3.4/name-is-removed", named("m"), machine()),
         Row::update("3.4/name-becomes-another", named("m"), named("other")).rejects(&["spec.metadata.name"]),
-        // A write that touches the spec, as others do not come to the webhook.
+        // A write that changes the spec, because the webhook is not called for others.
         Row::update("3.4/name-is-filled-in", machine(), touched(machine()))
             .stores("/spec/metadata/name", json!("m")),
         Row::update("3.4/another-stored-name-stays", named("old"), named("old"))
@@ -170,7 +170,7 @@ fn leniency() -> Vec<Row> {
             .with(VALUE, json!({"cloudProvider": "aws", "foo": 1}))
             .without("/spec/versions")
     };
-    // Of types that the CRD leaves open.
+    // Fields whose types the CRD does not restrict.
     let mistyped = || {
         machine().with("/spec/metadata/labels", json!({"a": 1})).with(
             "/spec/taints",

@@ -1,7 +1,7 @@
-//! The rules of admission as a table: one row per rule, with an input and what must come of it.
+//! The rules of admission as a table: one row per rule, with an input and the expected result.
 //!
-//! The rows are data. They are run against the pure functions, in no time, and through a real API server with the real
-//! webhook, by which they are known to hold for people.
+//! The rows are data. They run against the pure functions, and through a real API server with the real webhook, as users see
+//! them.
 
 mod accepted_by_kubevirt;
 mod api;
@@ -32,7 +32,7 @@ pub use run::{Outcome, in_process};
 use machinist_shared::admission::Author;
 use serde_json::Value;
 
-/// What a row is about.
+/// The kind of a row's object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// A Machine.
@@ -43,12 +43,12 @@ pub enum Kind {
     Deployment,
 }
 
-/// By whom a rule is kept.
+/// The component that enforces a rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Keeper {
     /// The pure functions, and so the webhook.
     Everyone,
-    /// The webhook alone, which knows its environment.
+    /// Only the webhook, which has an environment.
     Webhook,
 }
 
@@ -57,21 +57,21 @@ pub enum Keeper {
 pub struct Row {
     /// Unique: section of the contract with machine-controller's users, and a word.
     pub id: &'static str,
-    /// What the object is.
+    /// The kind of the object.
     pub kind: Kind,
-    /// Who keeps the rule.
+    /// The component that enforces the rule.
     pub keeper: Keeper,
-    /// Who writes the object.
+    /// The author of the write.
     pub author: Author,
-    /// What is stored before, if it is an update.
+    /// The stored object, if it is an update.
     pub old: Option<Value>,
-    /// What is written.
+    /// The written object.
     pub object: Value,
     /// Fields that the refusal names as causes; empty if the object is admitted.
     pub rejected: Vec<&'static str>,
     /// All causes of the refusal, if the row is exact: field and message.
     pub causes: Vec<(&'static str, &'static str)>,
-    /// JSON pointers, and what is stored there; `null` is nothing.
+    /// JSON pointers, and the stored values; `null`: no value.
     pub stored: Vec<(&'static str, Value)>,
     /// Parts of warnings.
     pub warned: Vec<&'static str>,
@@ -98,12 +98,12 @@ impl Row {
         }
     }
 
-    /// A Machine is made.
+    /// The creation of a Machine.
     fn create(id: &'static str, machine: Value) -> Self {
         Self::new(id, Kind::Machine, machine)
     }
 
-    /// A Machine is changed.
+    /// The update of a Machine.
     fn update(id: &'static str, old: Value, new: Value) -> Self {
         Self {
             old: Some(old),
@@ -111,18 +111,18 @@ impl Row {
         }
     }
 
-    /// A MachineDeployment is made.
+    /// The creation of a MachineDeployment.
     fn roll_out(id: &'static str, deployment: Value) -> Self {
         Self::new(id, Kind::Deployment, deployment)
     }
 
-    /// It is refused, for these fields and no others.
+    /// Expects a refusal for exactly these fields.
     fn rejects(mut self, fields: &[&'static str]) -> Self {
         self.rejected.extend(fields);
         self
     }
 
-    /// It is refused, for exactly these causes.
+    /// Expects a refusal with exactly these causes.
     fn causes(mut self, causes: &[(&'static str, &'static str)]) -> Self {
         self.causes.extend(causes);
         let mut fields = causes.iter().map(|(field, _)| *field).collect::<Vec<_>>();
@@ -131,19 +131,19 @@ impl Row {
         self.rejects(&fields)
     }
 
-    /// It is admitted, and this is stored at that pointer.
+    /// Expects admission, and this stored value at that pointer.
     fn stores(mut self, pointer: &'static str, value: Value) -> Self {
         self.stored.push((pointer, value));
         self
     }
 
-    /// It warns of this.
+    /// Expects a warning that contains this.
     fn warns(mut self, part: &'static str) -> Self {
         self.warned.push(part);
         self
     }
 
-    /// The refusal's message has this in it.
+    /// Expects a refusal whose message contains this.
     fn message_contains(mut self, part: &'static str) -> Self {
         self.messages.push(part);
         self
@@ -159,7 +159,7 @@ impl Row {
         self
     }
 
-    /// What of an outcome is not as the row says.
+    /// Compares an outcome with the row. The error is the difference.
     pub fn judge(&self, outcome: &Outcome) -> Result<(), String> {
         let mut rejected = outcome.rejected.iter().map(String::as_str).collect::<Vec<_>>();
         rejected.sort_unstable();

@@ -1,4 +1,4 @@
-//! What the patch does to the object as it was sent (3.7).
+//! The webhook's patch of the object as it was sent (3.7).
 
 use serde_json::json;
 

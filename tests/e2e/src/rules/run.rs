@@ -1,4 +1,4 @@
-//! Rows run against the pure functions, in the order in which an API server calls the webhook.
+//! Runs rows against the pure functions, in the order in which an API server calls the webhook.
 
 use machinist_shared::admission::{
     AdmissionSettings, mutate_create, mutate_deployment, mutate_set, mutate_update, validate_create,
@@ -9,18 +9,18 @@ use serde_json::{Value, json};
 
 use super::{INFRA_NAMESPACE, Kind, Row};
 
-/// What came of a row.
+/// The outcome of a row.
 #[derive(Debug, Clone)]
 pub struct Outcome {
     /// Fields that the refusal names as causes; empty if the object was admitted.
     pub rejected: Vec<String>,
     /// All causes of the refusal: field and message.
     pub causes: Vec<(String, String)>,
-    /// What is stored, or would have been.
+    /// The object that is stored, or would be stored.
     pub stored: Value,
     /// Warnings.
     pub warnings: Vec<String>,
-    /// The refusal, for a person.
+    /// The message of the refusal.
     pub message: String,
 }
 
@@ -77,7 +77,7 @@ fn outcome(stored: Value, report: Report) -> Outcome {
     }
 }
 
-/// The API server makes names between the mutating and the validating step.
+/// The API server generates names between the mutating and the validating step.
 fn named(mut object: Value) -> Value {
     let base = object
         .pointer("/metadata/generateName")

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::Row;
 use super::base::{SSH_KEY, value};
 
-/// One key of each type that `ssh-keygen` makes, and a certificate.
+/// One key of each type that `ssh-keygen` creates, and a certificate.
 const KEYS: &str = include_str!("../../../../shared/tests/data/ssh_public_keys");
 
 fn keys(keys: &[&str]) -> Value {
@@ -119,7 +119,7 @@ fn sk_ecdsa() -> Vec<u8> {
     fields(&[b"sk-ecdsa-sha2-nistp256@openssh.com", b"nistp256", point, b"ssh:"])
 }
 
-/// A certificate of each plain key that there is.
+/// A certificate of each plain key type.
 fn certificates() -> Vec<String> {
     let plain = KEYS.lines().filter(|line| !line.contains("-cert-")).map(blob);
     let others = [dsa(128), sk_ed25519(), sk_ecdsa()];

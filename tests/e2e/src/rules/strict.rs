@@ -1,4 +1,4 @@
-//! `cloudProviderSpec` is decoded strictly, at every level that is no value from elsewhere (2.2).
+//! `cloudProviderSpec` is decoded strictly, at every level except those of references (2.2).
 
 use serde_json::json;
 
@@ -17,7 +17,7 @@ pub(super) fn rows() -> Vec<Row> {
     [machine_controllers(), ours()].concat()
 }
 
-/// The object `machinist`, which is ours.
+/// The object `machinist`, which only Machinist has.
 fn ours() -> Vec<Row> {
     vec![
         unknown!("machinist", "machinist", {"fils": []}, "machinist.fils"),

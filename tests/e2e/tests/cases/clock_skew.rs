@@ -29,7 +29,7 @@ async fn a_clock_that_is_40_minutes_behind_makes_no_difference() -> Result<()> {
 #[tokio::test]
 async fn a_clock_ahead_by_more_than_the_join_timeout_fails_no_machine() -> Result<()> {
     let case = started(3 * 60, &["--join-cluster-timeout=20s"]).await?;
-    // After a change of leader, timeouts start again, whatever the clocks show. Only after that do the clocks matter.
+    // A new leader grants every Machine some time, whatever the clocks show. The clocks matter only after that time.
     case.apply(&manifest::machine("first")).await?;
     case.node_ready("first").await?;
     tokio::time::sleep(JOIN_TIMEOUT).await;

@@ -139,7 +139,7 @@ fn writes_about_sets(case: &Case, client: &str) -> Vec<String> {
     writes.map(|target| format!("{target:?}")).collect()
 }
 
-/// The arguments and environment of the second controller, as its Deployment has them.
+/// The arguments of the second controller, as its Deployment has them.
 async fn args(case: &Case, helm: &Helm) -> Result<Vec<String>> {
     let named = helm::file("ci/named-values.yaml");
     let objects = helm

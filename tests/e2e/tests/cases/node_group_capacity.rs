@@ -49,7 +49,8 @@ async fn the_capacity_of_a_node_group_is_corrected_by_one_write_each_time() -> R
         budget::Ledger::of_controller(&case.bed).table()
     );
 
-    // A standard-2 has four CPUs from now on. The controller caches it, so another leader reads it.
+    // A standard-2 has four CPUs from now on. The controller caches the previous answer, so a new
+    // leader reads it.
     let other = json!({"spec": {"cpu": {"guest": 4}}}).to_string();
     let patch = [
         "patch",

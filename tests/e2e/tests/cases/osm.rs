@@ -234,7 +234,7 @@ async fn start_without_leases() -> Result<Case> {
 /// Applies the Machine and kills the controller right after it has created the VM. Returns when the process has exited.
 async fn killed_after_the_vm(case: &Case, machine: &serde_json::Value) -> Result<()> {
     let proxy = case.bed.infra().proxy();
-    // The dry run of admission goes through another port.
+    // The fuse does not count the dry run of admission.
     let fuse = WriteFuse::after(1, case.bed.controller().killer()?);
     proxy.arm(MACHINES, &fuse);
     case.apply(machine).await?;

@@ -1,4 +1,4 @@
-//! KubeVirt's rules for `dnsPolicy` and `dnsConfig`, in its words and with its odd fields.
+//! KubeVirt's rules for `dnsPolicy` and `dnsConfig`, with its messages and its unusual fields.
 
 use std::net::IpAddr;
 
@@ -9,12 +9,12 @@ use super::validate::{Cause, items};
 const MOST_SERVERS: usize = 3;
 const MOST_SEARCHES: usize = 6;
 const LONGEST_SEARCHES: usize = 256;
-/// apimachinery's words for a name that is no DNS subdomain.
+/// apimachinery's message for a name that is not a DNS subdomain.
 const NO_SUBDOMAIN: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', \
     and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is \
     '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
 
-/// What is wrong with the DNS of a VMI's spec.
+/// The causes against the DNS settings of a VMI's spec.
 pub(super) fn causes(spec: &Value) -> Vec<Cause> {
     let policy = spec.get("dnsPolicy").and_then(Value::as_str).unwrap_or_default();
     let texts = |pointer: &str| -> Vec<&str> {

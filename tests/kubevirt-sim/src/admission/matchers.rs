@@ -1,4 +1,4 @@
-//! What KubeVirt rejects of a matcher itself, whatever the cluster has.
+//! KubeVirt's rules for matchers themselves, independent of the cluster's objects.
 
 use serde_json::Value;
 
@@ -15,7 +15,7 @@ pub(super) fn causes(vm: &Value) -> Vec<Cause> {
         let matcher = vm
             .pointer(&format!("/spec/{field}"))
             .filter(|found| !found.is_null())?;
-        // The first of both that is wrong ends it.
+        // Only the first invalid one is reported.
         Some(of(matcher, field, name)).filter(|causes| !causes.is_empty())
     })
     .unwrap_or_default()

@@ -1,5 +1,5 @@
-//! virt-api's admission webhooks: served over TLS on loopback and registered by URL, so that the API server asks
-//! here what KubeVirt would say.
+//! virt-api's admission webhooks: served over TLS on loopback and registered by URL, so that the API server
+//! calls them as it would call KubeVirt's.
 
 mod dns;
 mod matchers;
@@ -39,13 +39,13 @@ pub enum AdmissionError {
     /// The serving certificate cannot be made.
     #[error("cannot make the webhook's certificate: {0}")]
     Certificate(#[from] rcgen::Error),
-    /// rustls does not take it.
+    /// rustls does not accept it.
     #[error("cannot serve TLS: {0}")]
     Tls(#[from] rustls::Error),
     /// The registration was refused.
     #[error("cannot register the admission webhooks: {0}")]
     Register(#[from] kube::Error),
-    /// The API server never asked.
+    /// The API server did not call them.
     #[error("the API server does not ask the admission webhooks at {0}: {1}")]
     Unused(SocketAddr, String),
 }
@@ -59,7 +59,7 @@ pub struct Admission {
 }
 
 impl Admission {
-    /// Serves, registers, and returns when the API server asks.
+    /// Serves, registers, and returns when the API server calls the webhooks.
     pub async fn start(
         client: Client,
         namespace: &str,
@@ -92,7 +92,7 @@ impl Admission {
         Ok(admission)
     }
 
-    /// Takes the registration back, then ends the server.
+    /// Deletes the registration, then stops the server.
     pub async fn stop(self) {
         let params = DeleteParams::default();
         let mutating: Api<MutatingWebhookConfiguration> = Api::all(self.client.clone());
@@ -151,8 +151,8 @@ impl Admission {
         Ok(())
     }
 
-    /// The API server takes a moment to know a new webhook: asks it, without writing anything, for a VM that this
-    /// validator refuses, until it does.
+    /// The API server takes a moment to load a new webhook: sends dry runs of a VM that the validator refuses until they are
+    /// refused.
     async fn await_use(&self, namespace: &str) -> Result<(), AdmissionError> {
         let probe = object(
             Kind::Vm,

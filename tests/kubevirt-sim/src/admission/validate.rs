@@ -1,4 +1,4 @@
-//! What virt-api refuses in a VirtualMachine, in its words.
+//! virt-api's rules for a VirtualMachine, with its messages.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,7 +12,7 @@ use crate::instancetype::{Found, quantity};
 pub struct Cause {
     /// metav1.CauseType
     pub kind: &'static str,
-    /// For people.
+    /// The message for the user.
     pub message: String,
     /// JSON path.
     pub field: String,
@@ -315,7 +315,7 @@ fn disks_of_templates(vm: &Value, spec: &Value) -> Vec<Cause> {
     causes
 }
 
-/// What Go's JSON decoder says of numbers that the CRD's schema lets pass.
+/// The error of Go's JSON decoder for numbers that the CRD's schema accepts.
 pub fn undecodable(vm: &Value) -> Option<String> {
     ["cores", "sockets", "threads"].iter().find_map(|field| {
         let number = vm

@@ -1,4 +1,4 @@
-//! Asks the cluster for the kubelet's certificates, as the kubelet's certificate manager does.
+//! Requests the kubelet's certificates, as the kubelet's certificate manager does.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -19,9 +19,9 @@ const TIMEOUT: Duration = Duration::from_mins(15);
 /// Which certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
-    /// To talk to the API server.
+    /// The client certificate for the API server.
     Client,
-    /// To be talked to by the API server.
+    /// The serving certificate for the API server's requests.
     Serving,
 }
 
@@ -56,7 +56,7 @@ pub enum CertificateError {
     /// The request could not be made.
     #[error("cannot make the certificate request: {0}")]
     Request(#[from] rcgen::Error),
-    /// The API server did not take the request.
+    /// The API server did not accept the request.
     #[error("cannot create certificate signing request: {0}")]
     Create(#[source] kube::Error),
     /// The answer cannot be read.

@@ -42,10 +42,10 @@ pub struct Guest {
     pub boot: Duration,
 }
 
-/// What has become of a guest.
+/// The state of a guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum GuestState {
-    /// On its way.
+    /// It is booting.
     Booting,
     /// It has not joined; the line its console shows.
     Failed(String),
@@ -65,7 +65,7 @@ pub enum GuestError {
     /// The kubelet does not come up.
     #[error(transparent)]
     Kubelet(#[from] KubeletError),
-    /// Its kubeconfig is of no use.
+    /// Its kubeconfig is unusable.
     #[error("kubelet: kubeconfig: {0}")]
     Kubeconfig(String),
     /// It gets no client certificate.
@@ -102,7 +102,7 @@ const INSTALLER: &str = "etc/systemd/system/machinist-install.service";
 const PENDING_KEY: &str = "/var/lib/kubelet/pki/kubelet-client.key.tmp";
 
 impl Guest {
-    /// Boots the guest and keeps its kubelet running until the future is dropped. Tells `report` of each turn.
+    /// Boots the guest and keeps its kubelet running until the future is dropped. Calls `report` after each change.
     pub async fn run(self, report: impl Fn(GuestState)) {
         report(GuestState::Booting);
         tokio::time::sleep(self.boot).await;
@@ -196,7 +196,7 @@ impl Guest {
     }
 
     fn forget_pending_key(&self) {
-        // Absent is as good as removed.
+        // An absent file counts as removed.
         let _ = fs::remove_file(self.disk.join(PENDING_KEY.trim_start_matches('/')));
     }
 }
@@ -224,7 +224,7 @@ impl Joined {
         );
     }
 
-    /// Asks for the serving certificate until there is one.
+    /// Requests the serving certificate until there is one.
     async fn serve(&self, machine: &Machine) {
         let (name, addresses) = (&self.kubelet.node_name, [machine.address]);
         loop {

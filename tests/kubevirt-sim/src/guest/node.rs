@@ -15,10 +15,10 @@ use serde_json::{Value, json};
 
 use super::kubelet::Kubelet;
 
-/// `nodeStatusReportFrequency` of the kubelet; the Lease is what says in between that it lives.
+/// `nodeStatusReportFrequency` of the kubelet; in between, the Lease shows that it is alive.
 const STATUS_REPORT: Duration = Duration::from_mins(5);
 
-/// What the guest knows of its machine.
+/// The guest's view of its machine.
 #[derive(Debug, Clone)]
 pub struct Machine {
     /// Address of its network interface.
@@ -35,7 +35,7 @@ pub struct Machine {
     pub memory: String,
 }
 
-/// Creates the Node, or takes the one of this name over as a restarted kubelet does, and reports it Ready.
+/// Creates the Node, or adopts an existing one as a restarted kubelet does, and reports it Ready.
 pub async fn register(client: &Client, kubelet: &Kubelet, machine: &Machine) -> Result<Node, kube::Error> {
     let api: Api<Node> = Api::all(client.clone());
     let node = match api
@@ -194,7 +194,7 @@ pub async fn heartbeat(client: &Client, kubelet: &Kubelet, machine: &Machine, no
     }
 }
 
-/// Runs the pods of this node: what is bound to it becomes Running and ready, what terminates is gone at once.
+/// Runs the pods of this node: bound pods become Running and ready, and terminating ones are gone at once.
 pub async fn run_pods(client: &Client, kubelet: &Kubelet, machine: &Machine) {
     let own = watcher::Config::default().fields(&format!("spec.nodeName={}", kubelet.node_name));
     let changes = watcher(Api::<Pod>::all(client.clone()), own)

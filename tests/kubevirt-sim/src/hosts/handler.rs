@@ -1,4 +1,4 @@
-//! virt-handler: guests of VMIs that its Node was given, live migrations between Nodes, and the guests' end.
+//! virt-handler: guests of the VMIs of its Node, live migrations between Nodes, and the guests' shutdown.
 
 use std::time::Duration;
 
@@ -65,7 +65,7 @@ fn run(seen: &Seen, pod: Option<&DynamicObject>, clock: &mut Clock, now: Timesta
     }
 }
 
-/// Whether the admin who drains its Node has not got anywhere yet.
+/// Whether the drain of its Node is still blocked.
 fn evicts(seen: &Seen) -> bool {
     seen.faults.evacuate
         && text(seen.vmi, "/status/evacuationNodeName").is_none()
@@ -105,7 +105,7 @@ fn migrate(seen: &Seen, clock: &mut Clock, now: Timestamp) -> Option<Plan> {
     Some(Plan::one(with_status(Kind::Vmi, seen.vmi, status)))
 }
 
-/// The status with what virt-handler says of a guest; the rest of it is virt-controller's.
+/// The status with virt-handler's fields of a guest; virt-controller writes the others.
 fn write(seen: &Seen, next: &str, now: Timestamp) -> Plan {
     let mut status = seen.vmi.data["status"].clone();
     if phase(seen.vmi) != next {
@@ -116,7 +116,7 @@ fn write(seen: &Seen, next: &str, now: Timestamp) -> Plan {
     }
     if next == "Running" {
         status["interfaces"] = vmi_status::interfaces(seen);
-        // These hosts have no SELinux. Without a word of it, no migration begins.
+        // These hosts have no SELinux. No migration begins unless the status reports that.
         status["selinuxContext"] = json!("none");
         let before = list(seen.vmi, "/status/conditions");
         let own = vmi_status::handler_conditions(seen, &status);

@@ -1,5 +1,5 @@
-//! The hosts of an infra cluster on which KubeVirt's and CDI's own controllers run: what takes more than one machine has
-//! no process there. Two Nodes, a scheduler, kubelets, storage and virt-handler; the guests are the simulator's.
+//! The hosts of an infra cluster with KubeVirt's and CDI's own controllers, which need simulated replacements for everything that
+//! runs on hosts. Two Nodes, a scheduler, kubelets, storage and virt-handler; the guests are the simulator's.
 
 pub(crate) mod handler;
 pub(crate) mod node;

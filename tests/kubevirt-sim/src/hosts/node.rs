@@ -12,14 +12,14 @@ use serde_json::json;
 
 use crate::objects::stamp;
 
-/// KubeVirt takes a Node for lost whose virt-handler has been silent for five minutes. This one is never that late.
+/// KubeVirt considers a Node lost after five minutes without a heartbeat of virt-handler. This interval is shorter.
 const HEARTBEAT: &str = "2100-01-01T00:00:00Z";
 /// Namespace and ServiceAccount of virt-handler.
 const HANDLER: (&str, &str) = ("kubevirt", "kubevirt-handler");
-/// Kubernetes takes a Node for lost whose Lease is 40 seconds old.
+/// Kubernetes considers a Node lost when its Lease is 40 seconds old.
 const RENEW_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Makes the Node, Ready and schedulable.
+/// Creates the Node, Ready and schedulable.
 pub(crate) async fn register(client: &Client, name: &str) -> Result<Node, kube::Error> {
     let nodes: Api<Node> = Api::all(client.clone());
     let params = PatchParams::apply("kubevirt-sim").force();
@@ -50,7 +50,7 @@ pub(crate) async fn register(client: &Client, name: &str) -> Result<Node, kube::
     Ok(node)
 }
 
-/// Renews the Lease for ever.
+/// Renews the Lease until it is dropped.
 async fn live(client: Client, name: String) {
     let leases: Api<Lease> = Api::namespaced(client, "kube-node-lease");
     let params = PatchParams::apply("kubevirt-sim").force();

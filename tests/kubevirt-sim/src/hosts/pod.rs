@@ -1,4 +1,4 @@
-//! Scheduler and kubelet: pods of launchers, importers and cloners from Pending to their end.
+//! Scheduler and kubelet: pods of launchers, importers and cloners from Pending to their removal.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,14 +13,14 @@ use crate::objects::{Kind, deleting, find_condition, list, stamp, text};
 use crate::options::Options;
 use crate::plan::{Clock, Plan, Write};
 
-/// The scheduler writes on a claim where its consumer goes.
+/// The scheduler's annotation of a claim with the Node of its consumer.
 const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
 /// How long an importer works before it fails.
 const FAILS_AFTER: Duration = Duration::from_millis(300);
 /// How long a kubelet waits before it starts a failed container again. Real ones begin with ten seconds.
 const BACK_OFF: Duration = Duration::from_secs(3);
 
-/// What a pod is for.
+/// The purpose of a pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Work {
     /// It runs a guest until that ends.
@@ -46,7 +46,7 @@ pub(crate) struct Seen<'a> {
     pub(crate) address: &'a str,
 }
 
-/// What a pod is for.
+/// The purpose of a pod.
 pub(crate) fn work(pod: &DynamicObject) -> Work {
     match pod.labels().get("kubevirt.io").map(String::as_str) {
         Some(_) => Work::Launcher,
@@ -107,7 +107,7 @@ fn schedule(seen: &Seen, now: Timestamp) -> Plan {
         status["conditions"] = json!([scheduled]);
         Plan::status_or(Kind::Pod, seen.pod, status, Plan::idle())
     };
-    // Importers of such a VM are scheduled all the same.
+    // Importers of such a VM are scheduled nevertheless.
     if let (Some(message), Work::Launcher) = (&seen.faults.unschedulable, work(seen.pod)) {
         return refused(message);
     }
@@ -176,7 +176,7 @@ fn run(seen: &Seen, clock: &mut Clock, now: Timestamp) -> Plan {
     }
     match clock.left("working", seen.options.import) {
         Some(wait) => Plan::after(wait),
-        // The one end after which CDI starts no other importer.
+        // After this exit, CDI starts no other importer.
         None if seen.faults.import_failed => ended_saying(seen, r#"{"message": "checksum mismatch"}"#, now),
         None => ended(seen, now),
     }

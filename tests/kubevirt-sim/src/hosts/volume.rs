@@ -1,4 +1,4 @@
-//! Storage: the provisioner that a claim's class names. Binding is the controller-manager's.
+//! Storage: the provisioner of a claim's class. kube-controller-manager binds claims.
 
 use kube::ResourceExt as _;
 use kube::api::DynamicObject;
@@ -11,7 +11,7 @@ use crate::plan::{Plan, Write};
 /// The controller-manager writes it when the provisioner's turn has come.
 const PROVISIONER: &str = "volume.kubernetes.io/storage-provisioner";
 
-/// Makes a volume for a claim that waits for its provisioner. CDI's populators fill claims that name a source of theirs.
+/// Creates a volume for a claim that waits for its provisioner. CDI's populators fill claims with one of their sources.
 pub(crate) fn provision(claim: &DynamicObject, volume: Option<&DynamicObject>, faults: &Faults) -> Plan {
     let populated = text(claim, "/spec/dataSourceRef/apiGroup") == Some("cdi.kubevirt.io");
     let bound = text(claim, "/spec/volumeName").is_some();
@@ -43,7 +43,7 @@ pub(crate) fn provision(claim: &DynamicObject, volume: Option<&DynamicObject>, f
     Plan::one(Write::Create(Kind::Volume, volume))
 }
 
-/// Name of the volume that is made for a claim.
+/// Name of the volume that is created for a claim.
 pub(crate) fn name_for(claim: &DynamicObject) -> String {
     format!("pvc-{}", claim.uid().unwrap_or_default())
 }

@@ -1,4 +1,4 @@
-//! The life of one real guest: from its disk to the end of its process, resets included.
+//! The lifecycle of one real guest: from its disk to the exit of its process, resets included.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -15,7 +15,7 @@ use super::host::{self, Host, ProgramError};
 use super::machine::{Card, Machine};
 use super::{BRIDGE, End, Hardware, qmp, seed};
 
-/// From the power button to the pulled plug. KubeVirt waits for `terminationGracePeriodSeconds`; an emulated guest
+/// From the power button to the forced power off. KubeVirt waits for `terminationGracePeriodSeconds`; an emulated guest
 /// needs up to 73 s.
 const GRACE: Duration = Duration::from_mins(2);
 /// A guest that is still booting does not hear the power button: it is pressed again.
@@ -78,7 +78,7 @@ fn next(reason: Option<&str>, panicked: bool) -> Next {
 }
 
 impl Guest {
-    /// Runs the guest until it is off, and tells `report` what is new. Dropped, the future pulls the plug.
+    /// Runs the guest until it is off, and calls `report` after each change. Dropping the future switches the guest off.
     pub(crate) async fn run(self, host: Arc<Host>, report: impl Fn(Hardware)) -> Result<(), BootError> {
         let mut hardware = Hardware {
             mac: self.card.mac.clone(),
@@ -180,7 +180,7 @@ impl Guest {
                 () = sleep_until(plug), if pressed.is_some() && plug <= again => {
                     tracing::warn!(vm = self.vm, "the guest does not switch itself off within {GRACE:?}");
                     tell(&mut monitor, qmp::QUIT).await;
-                    // QEMU ends, and its output with it.
+                    // QEMU exits, and its output ends.
                     pressed = Some((plug + GRACE, plug + GRACE));
                 }
                 () = sleep_until(again), if pressed.is_some() && again < plug => {
@@ -208,7 +208,7 @@ pub(crate) async fn unplug(tap: &str) {
     }
 }
 
-/// QEMU may have ended just now; the end of its output tells.
+/// QEMU may have exited just now, which the end of its output shows.
 async fn tell(monitor: &mut ChildStdin, command: &[u8]) {
     if let Err(error) = monitor.write_all(command).await {
         tracing::debug!(%error, "QEMU's monitor is closed");

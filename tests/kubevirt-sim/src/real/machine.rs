@@ -145,7 +145,7 @@ impl Image {
     }
 }
 
-/// A virtio disk. Nothing on it must survive a power cut of the host.
+/// A virtio disk. Its data need not survive a power failure of the host.
 fn drive(path: &Path, format: &str) -> OsString {
     let mut drive = OsString::from(format!("if=virtio,cache=unsafe,format={format},file="));
     drive.push(path);

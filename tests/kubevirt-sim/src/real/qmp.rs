@@ -6,7 +6,7 @@ use serde::Deserialize;
 pub(crate) const HELLO: &[u8] = b"{\"execute\":\"qmp_capabilities\"}\n";
 /// Presses the power button.
 pub(crate) const POWER_BUTTON: &[u8] = b"{\"execute\":\"system_powerdown\"}\n";
-/// Pulls the plug.
+/// Switches the machine off at once.
 pub(crate) const QUIT: &[u8] = b"{\"execute\":\"quit\"}\n";
 
 #[derive(Deserialize)]
@@ -22,7 +22,7 @@ struct Data {
     reason: String,
 }
 
-/// Why the machine goes off, if that is what the line says: QEMU's `ShutdownCause`.
+/// The reason of a shutdown, if the line reports one: QEMU's `ShutdownCause`.
 pub(crate) fn shutdown(line: &str) -> Option<String> {
     let message: Message = serde_json::from_str(line).ok()?;
     (message.event == "SHUTDOWN").then_some(message.data.reason)

@@ -55,7 +55,7 @@ impl Seen {
     }
 }
 
-/// A namespace with a simulator, and all that was seen in it.
+/// A namespace with a simulator, and all its watch events.
 pub(crate) struct Scene {
     pub(crate) client: Client,
     pub(crate) namespace: String,
@@ -159,7 +159,7 @@ impl Scene {
             .collect()
     }
 
-    /// Waits until something fitting has been seen, at any time.
+    /// Waits until a fitting object has been seen, at any time.
     pub(crate) async fn saw(&self, what: &str, fits: impl Fn(&Seen) -> bool) -> Seen {
         let deadline = tokio::time::Instant::now() + TIMEOUT;
         loop {

@@ -1,4 +1,4 @@
-//! Compares statuses with those that KubeVirt itself was recorded writing (`tests/recorded`).
+//! Compares statuses with recorded ones of KubeVirt (`tests/recorded`).
 
 use kubevirt_sim::objects::same;
 use serde_json::{Value, json};
@@ -12,7 +12,7 @@ fn recorded(name: &str) -> Value {
 /// Without all that differs from run to run.
 pub(crate) fn normal(mut status: Value) -> Value {
     if let Some(passed) = status["phaseTransitionTimestamps"].as_array_mut() {
-        // Running was recorded twice, because its handler was played by hand.
+        // Running was recorded twice, because virt-handler was simulated by hand.
         passed.dedup_by_key(|passed| passed["phase"].clone());
     }
     if status["phaseTransitionTimestamps"].is_null() {
@@ -68,7 +68,7 @@ fn blur(value: &mut Value) {
     }
 }
 
-/// The status says what was recorded under this name.
+/// The status equals the one that was recorded under this name.
 pub(crate) fn assert_recorded(seen: &Value, name: &str) {
     let (seen, expected) = (normal(seen.clone()), recorded(name));
     assert!(

@@ -1,4 +1,4 @@
-//! The progress of a real guest: the lines of its console that tell a person how far it is.
+//! The progress of a real guest: the lines of its console that show it.
 
 use std::{
     fs::File,
@@ -14,7 +14,7 @@ use std::{
 
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
-/// What a line that is shown has in it.
+/// Texts of the lines that are shown.
 const SHOWN_LINES: [&str; 9] = [
     "Linux version",
     "Welcome to",
@@ -34,7 +34,7 @@ pub(crate) struct Console {
 }
 
 impl Console {
-    /// Begins with the console's file, which may not be there yet.
+    /// Starts with the console's file, which may not exist yet.
     pub(crate) fn follow(path: PathBuf) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let end = Arc::clone(&stop);
@@ -66,7 +66,7 @@ fn follow(path: &PathBuf, end: &AtomicBool) {
         let read = console
             .as_mut()
             .map(|console| console.read_until(b'\n', &mut line));
-        // At the end of the file, a line may be there in part.
+        // The last line of the file may be incomplete.
         if !matches!(read, Some(Ok(1..))) || line.last() != Some(&b'\n') {
             std::thread::sleep(POLL_INTERVAL);
             continue;
@@ -78,7 +78,7 @@ fn follow(path: &PathBuf, end: &AtomicBool) {
     }
 }
 
-/// The line as it is shown, if it is.
+/// The line in the form in which it is shown, if it is.
 fn shown_line(line: &str) -> Option<String> {
     let line = plain(line);
     let line = line.trim();

@@ -1,5 +1,5 @@
-//! `demo`: a Machine becomes a Node, simulated or real, and a bad Machine is refused, with the commands that a person
-//! would type.
+//! `demo`: a Machine becomes a Node, simulated or real, and an invalid Machine is refused, with the commands that a user would
+//! type.
 
 use std::{
     process::{Command, Output, Stdio},
@@ -19,7 +19,7 @@ const MISTAKES: usize = 5;
 const REAL: &str = "tests/guest/machine.yaml";
 const POD: &str = "tests/guest/pod.yaml";
 
-/// Shows it all; fails if the Node does not become Ready, or the bad Machine is taken, or not refused for every mistake.
+/// Runs the demo. Fails if the Node does not become Ready, or if the invalid Machine is not refused for every mistake.
 pub(crate) fn run(state: &State, guest: Guest) -> Result<()> {
     let kubectl = Kubectl { state };
     let (manifest, what) = match guest {
@@ -78,7 +78,7 @@ fn becomes_a_node(kubectl: &Kubectl<'_>, manifest: &str, guest: Guest) -> Result
     };
     kubectl.shown(&["apply", "-f", manifest])?;
     let read = |template: &str| kubectl.read(&["get", "-f", manifest, "-o", &format!("jsonpath={template}")]);
-    // The Node bears the Machine's name.
+    // The Node has the Machine's name.
     let (name, namespace) = (read("{.metadata.name}")?, read("{.metadata.namespace}")?);
     {
         let _progress = kubectl.watching(&["get", "machine", &name, "--namespace", &namespace, "--watch"])?;
@@ -86,7 +86,7 @@ fn becomes_a_node(kubectl: &Kubectl<'_>, manifest: &str, guest: Guest) -> Result
             .then(|| Console::follow(consoles(&kubectl.state.run_dir()).join(format!("{name}.log"))));
         kubectl.quiet(&["wait", "--for=create", &format!("node/{name}"), timeout])?;
         kubectl.quiet(&["wait", "--for=condition=Ready", &format!("node/{name}"), timeout])?;
-        // One more line of the watch: the Machine that knows its Node.
+        // One more line of the watch: the Machine with its nodeRef.
         let node = "--for=jsonpath={.status.nodeRef.name}";
         kubectl.quiet(&[
             "wait",
@@ -108,7 +108,7 @@ fn runs_a_pod(kubectl: &Kubectl<'_>) -> Result<()> {
     kubectl.shown(&["apply", "-f", POD])?;
     kubectl.quiet(&["wait", "--for=condition=Ready", "-f", POD, "--timeout=300s"])?;
     kubectl.shown(&["get", "-f", POD, "-o", "wide"])?;
-    // The kubelet serves with a certificate of its own making.
+    // The kubelet serves with a self-signed certificate.
     kubectl.shown(&["logs", "--insecure-skip-tls-verify-backend=true", "hello"])
 }
 
@@ -116,13 +116,13 @@ fn say(text: &str) {
     println!("\n# {text}");
 }
 
-/// kubectl with the user cluster's admin, run in the root of the checkout so that paths are short.
+/// kubectl as the user cluster's admin, run in the root of the checkout so that paths are short.
 struct Kubectl<'a> {
     state: &'a State,
 }
 
 impl Kubectl<'_> {
-    /// Prints the command and what it says; fails if it fails.
+    /// Prints the command and its output; fails if it fails.
     fn shown(&self, args: &[&str]) -> Result<()> {
         println!("$ kubectl {}", args.join(" "));
         let status = self.command(args).status().context("starting kubectl")?;
@@ -133,13 +133,13 @@ impl Kubectl<'_> {
         Ok(())
     }
 
-    /// Prints the command and runs it to the end, whatever its exit code.
+    /// Prints the command and runs it, whatever its exit code.
     fn output(&self, args: &[&str]) -> Result<Output> {
         println!("$ kubectl {}", args.join(" "));
         self.command(args).output().context("starting kubectl")
     }
 
-    /// What a command prints; fails if it fails.
+    /// The output of a command; fails if it fails.
     fn read(&self, args: &[&str]) -> Result<String> {
         let output = self.command(args).output().context("starting kubectl")?;
         if !output.status.success() {
@@ -156,7 +156,7 @@ impl Kubectl<'_> {
         self.read(args).map(drop)
     }
 
-    /// Prints the command and lets it print until the returned value is dropped.
+    /// Prints the command and runs it until the returned value is dropped.
     fn watching(&self, args: &[&str]) -> Result<impl Drop + use<>> {
         println!("$ kubectl {}", args.join(" "));
         Ok(Running(self.command(args).spawn().context("starting kubectl")?))

@@ -1,4 +1,4 @@
-//! Ctrl-C in the middle of `up` or `demo`: what this very command started ends with it, what was up before stays.
+//! Ctrl-C during `up` or `demo`: stops what this command started, and keeps what ran before.
 
 use std::{
     process::Child,
@@ -12,13 +12,13 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::{end, state::State};
 
-/// What a shell reports of a command that Ctrl-C ended.
+/// The exit code of a command that Ctrl-C ended.
 const INTERRUPTED: i32 = 128 + nix::libc::SIGINT;
 
-/// A program that Ctrl-C ended, too, can be missed a moment before the signal is heard here.
+/// A program that Ctrl-C ended, too, may be missed shortly before this process receives the signal.
 const HEARING: Duration = Duration::from_millis(500);
 
-/// What this command started, and what becomes of it at an interruption.
+/// The processes that this command started, which an interruption stops.
 pub(crate) struct Started {
     /// The pid of the supervisor, if this command started it.
     supervisor: Arc<Mutex<Option<u32>>>,
@@ -47,7 +47,7 @@ impl Started {
                 tokio::select! { _ = interrupt.recv() => (), _ = terminate.recv() => () }
             });
             let _ = heard.send(());
-            // Held until the end of the process: a start that has begun is on record, and none begins any more.
+            // Held until the process exits: every start is recorded, and none begins any more.
             let started = ours.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(supervisor) = *started {
                 eprintln!("\nInterrupted; ending what was started ...");
@@ -63,7 +63,7 @@ impl Started {
         })
     }
 
-    /// Starts what is to end with an interruption.
+    /// Starts the supervisor, which an interruption stops.
     pub(crate) fn start(&self, start: impl FnOnce() -> Result<Child>) -> Result<Child> {
         let mut started = self.supervisor.lock().unwrap_or_else(PoisonError::into_inner);
         let child = start()?;
@@ -71,7 +71,7 @@ impl Started {
         Ok(child)
     }
 
-    /// How the command ends. What fails because of an interruption is no news: that ends the process.
+    /// The result of the command. An error because of an interruption is not reported: the interruption ends the process.
     pub(crate) fn conclude(&self, result: Result<()>) -> Result<()> {
         if result.is_err() && self.interrupted.recv_timeout(HEARING).is_ok() {
             loop {

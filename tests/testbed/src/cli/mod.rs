@@ -1,4 +1,4 @@
-//! The commands, and what they print.
+//! The commands and their output.
 
 mod console;
 mod demo;
@@ -28,7 +28,7 @@ use self::{interrupt::Started, state::State};
 
 /// How long a start may take once everything is built.
 const START_TIMEOUT: Duration = Duration::from_mins(3);
-/// How long everything may take to end after SIGTERM.
+/// How long everything may take to stop after SIGTERM.
 const END_TIMEOUT: Duration = Duration::from_mins(1);
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -45,22 +45,22 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Task {
-    /// Start everything, apply nothing. Says so if it is up already.
+    /// Start everything, apply nothing. Reports it if everything runs already.
     Up(Shape),
-    /// Start everything, make a Machine into a Node, and have a bad one refused.
+    /// Start everything, create a Machine that becomes a Node, and one that is refused.
     Demo(Shape),
-    /// End everything.
+    /// Stop everything.
     Down,
-    /// Say what runs.
+    /// Show what runs.
     Status,
-    /// Build the programs that tests need and that are missing: the control plane's, and KubeVirt's admission.
+    /// Build missing programs that tests need: those of the control plane, and KubeVirt's admission.
     Tools,
     /// Run in the foreground until SIGTERM; `up` starts this.
     #[command(hide = true)]
     Serve(Shape),
 }
 
-/// What shall be started.
+/// What to start.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Shape {
     /// Use one cluster for Machines and for VMs.
@@ -96,16 +96,16 @@ impl Shape {
     }
 }
 
-/// A guest's make.
+/// The kind of a guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Guest {
-    /// A task of the simulator that does what the user data says.
+    /// A task of the simulator that follows the user data.
     Simulated,
     /// A Debian with a real kubelet, under emulation.
     Real,
 }
 
-/// Carries a command out.
+/// Runs a command.
 pub(crate) fn run(cli: Cli) -> Result<()> {
     let state = State::new(&cli.dir.unwrap_or_else(|| paths::workspace().join(".testbed")))?;
     match cli.command {
@@ -153,14 +153,14 @@ fn up(state: &State, shape: &Shape, started: &Started) -> Result<()> {
         Ok(child)
     })?;
     let start = Instant::now();
-    // Asked of the child itself: its command line, by which others know it, shows up a moment after it was started.
+    // Checked on the child itself: its command line, by which other commands find it, appears a moment after the start.
     await_start(state, || matches!(child.try_wait(), Ok(None)))?;
     println!("Up after {:.1} s.", start.elapsed().as_secs_f64());
     print!("{}", state.hints());
     Ok(())
 }
 
-/// Fails if what is up was started otherwise, or a part of it has ended since.
+/// Fails if the running testbed has other options, or a part of it has stopped since.
 fn is_as_asked(state: &State, shape: &Shape) -> Result<()> {
     let (is, asked) = (state.shape()?, shape.arguments().join(" "));
     if is != asked {
@@ -179,7 +179,7 @@ fn is_as_asked(state: &State, shape: &Shape) -> Result<()> {
     Ok(())
 }
 
-/// Builds in the foreground, where progress shows, what the supervisor needs.
+/// Builds the programs of the supervisor in the foreground, where progress is visible.
 fn build(state: &State, shape: &Shape) -> Result<()> {
     if shape.guest == Guest::Real
         && let Some(obstacle) = GuestNetwork::obstacle()
@@ -233,13 +233,13 @@ fn down(state: &State) -> Result<()> {
     Ok(())
 }
 
-/// Ends the supervisor, and everything with it.
+/// Stops the supervisor, and everything with it.
 fn end(state: &State, supervisor: u32) -> Result<()> {
     signal_pid(supervisor, Signal::SIGTERM)?;
     let deadline = Instant::now() + END_TIMEOUT;
     while is_running(supervisor) {
         if Instant::now() > deadline {
-            // Its children end with it.
+            // Its children exit with it.
             signal_pid(supervisor, Signal::SIGKILL)?;
             break;
         }

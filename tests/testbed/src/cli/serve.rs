@@ -11,10 +11,10 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Guest, Shape, state::State};
 
-/// Starts everything, says so, and ends it all at SIGTERM or Ctrl-C.
+/// Starts everything, reports it, and stops everything at SIGTERM or Ctrl-C.
 pub(crate) fn run(state: &State, shape: &Shape) -> Result<()> {
-    // Away from the terminal, whose end shall not end the testbed. Fails only for the leader of a process group, which
-    // is then in the foreground of a person.
+    // A new session: closing the terminal must not stop the testbed. This fails only for the leader of a process group, which
+    // runs in the foreground then.
     let _ = nix::unistd::setsid();
     tokio::runtime::Runtime::new()?.block_on(serve(state, shape))
 }
@@ -36,17 +36,17 @@ async fn serve(state: &State, shape: &Shape) -> Result<()> {
     bed.shut_down().await
 }
 
-/// What this shape means for the bed.
+/// The options of the bed for this shape.
 pub(crate) fn options(state: &State, shape: &Shape) -> Options {
     Options {
         dir: Some(state.run_dir()),
         one_cluster: shape.one_cluster,
-        // One bed alone starts sooner without.
+        // A single bed starts sooner without the template.
         storage: Storage::Empty,
         boot: (!shape.bare).then_some(Duration::from_secs(shape.boot_seconds)),
         virtualization: shape.kubevirt,
         real_guests: shape.guest == Guest::Real,
-        // The simulator's own pace, at which a person can follow.
+        // The simulator's default pace, which a user can follow.
         simulator_args: Vec::new(),
         machinist: if shape.bare {
             Machinist::Absent
@@ -57,7 +57,7 @@ pub(crate) fn options(state: &State, shape: &Shape) -> Options {
     }
 }
 
-/// Puts kubeconfigs and programs where people look for them.
+/// Copies kubeconfigs and links programs to the documented paths.
 fn publish(state: &State, bed: &Testbed) -> Result<()> {
     fs::create_dir_all(state.bin())?;
     let tools = bed.user().tools();

@@ -1,4 +1,4 @@
-//! What `up` leaves in its folder for `down`, `status` and people.
+//! The files of `up` in its folder, for `down`, `status` and users.
 
 use std::{
     fs,
@@ -57,7 +57,7 @@ impl State {
         }
     }
 
-    /// Where the supervisor writes; emptied.
+    /// The log of the supervisor, truncated.
     pub(crate) fn supervisor_log(&self) -> Result<fs::File> {
         Ok(fs::File::create(self.log())?)
     }
@@ -68,13 +68,13 @@ impl State {
         lines[lines.len().saturating_sub(30)..].join("\n")
     }
 
-    /// Remembers who it is, and with which arguments of a shape it was started.
+    /// Stores the supervisor's pid and its arguments.
     pub(crate) fn write_supervisor(&self, pid: u32, shape: &[String]) -> Result<()> {
         fs::write(self.shape_file(), shape.join(" "))?;
         Ok(fs::write(self.pid_file(), format!("{pid}\n"))?)
     }
 
-    /// The arguments of the shape that is up.
+    /// The arguments of the running testbed.
     pub(crate) fn shape(&self) -> Result<String> {
         let file = self.shape_file();
         fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))
@@ -88,7 +88,7 @@ impl State {
     /// The pid of the running supervisor.
     pub(crate) fn supervisor(&self) -> Option<u32> {
         let pid = fs::read_to_string(self.pid_file()).ok()?.trim().parse().ok()?;
-        // After a restart of the machine, the pid may be anyone's.
+        // After a reboot, another process may have the pid.
         let ours = fs::read(format!("/proc/{pid}/cmdline"))
             .is_ok_and(|line| line.split(|byte| *byte == 0).any(|argument| argument == b"serve"));
         (ours && is_running(pid)).then_some(pid)
@@ -127,7 +127,7 @@ impl State {
         Ok(found)
     }
 
-    /// What a person can do now.
+    /// The next commands for the user.
     pub(crate) fn hints(&self) -> String {
         let shown = |path: PathBuf| {
             let here = std::env::current_dir().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! What goes wrong between one client and the API server, switched on and off by tests.
+//! Faults between one client and the API server, which tests switch on and off.
 
 use std::{
     collections::BTreeMap,
@@ -14,22 +14,22 @@ use tokio::sync::watch;
 
 use super::request::Target;
 
-/// The state of one client's way to the API server.
+/// The faults of one client's connections to the API server.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Faults {
     /// Nothing is answered: handshakes, requests and watches hang.
     pub(crate) black_hole: bool,
     /// Connections are closed without an answer.
     pub(crate) refuse: bool,
-    /// Every request waits this long before it is passed on.
+    /// Every request waits this long before it is forwarded.
     pub(crate) delay: Duration,
     /// Watches that stay open, but whose events are held back.
     pub(crate) frozen: Frozen,
-    /// Writes of this resource, like `machines`, are answered with 500 and not passed on.
+    /// Writes of this resource, like `machines`, are answered with 500 and not forwarded.
     pub(crate) failing: Option<String>,
     /// Lists are answered as of this resourceVersion.
     pub(crate) past: Option<u64>,
-    /// Events of watches of this resource come so much later.
+    /// Events of watches of this resource are delayed by this.
     pub(crate) late: Option<(String, Duration)>,
     /// Counts the times that open watches were cut.
     pub(crate) cuts: u64,
@@ -45,7 +45,7 @@ impl Faults {
         self.cuts + self.cuts_by_resource.get(resource).copied().unwrap_or_default()
     }
 
-    /// How much later the events of watches of this resource come.
+    /// The delay of events of watches of this resource.
     pub(crate) fn delay_of(&self, resource: &str) -> Option<Duration> {
         let (late, delay) = self.late.as_ref()?;
         (late == resource).then_some(*delay)
@@ -81,7 +81,7 @@ impl Frozen {
     }
 }
 
-/// Fires once, after the n-th write that the API server took, before the client learns of it. May be armed at several
+/// Fires once, after the API server has stored the n-th write, before the client gets the answer. May be armed at several
 /// proxies, so that it counts the writes to both clusters.
 pub struct WriteFuse {
     counts: Box<dyn Fn(&Target) -> bool + Send + Sync>,

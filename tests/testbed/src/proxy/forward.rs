@@ -1,4 +1,4 @@
-//! Passing requests and answers on, frame by frame, through one client's faults.
+//! Forwards requests and answers, frame by frame, with one client's faults.
 
 use std::{convert::Infallible, io, sync::Arc, time::Instant};
 
@@ -61,7 +61,7 @@ impl Upstream {
     }
 }
 
-/// One client's way to the API server.
+/// One client's connection to the API server.
 #[derive(Clone)]
 pub(super) struct Way {
     pub(super) client: String,
@@ -73,7 +73,7 @@ pub(super) struct Way {
 /// Serves one client's port until the runtime ends.
 pub(super) async fn serve(listener: TcpListener, acceptor: TlsAcceptor, way: Way) {
     loop {
-        // Running out of file descriptors passes; the others of `accept` are a single connection's.
+        // A lack of file descriptors is temporary; other errors of `accept` concern a single connection.
         let Ok((stream, _)) = listener.accept().await else {
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;
             continue;
@@ -96,7 +96,7 @@ async fn connection(stream: TcpStream, acceptor: TlsAcceptor, way: Way) {
         let way = Arc::clone(&way);
         async move { exchange(&way, request).await }
     });
-    // A client that goes away is no error of the proxy.
+    // A client that disconnects is not an error of the proxy.
     let _ = auto::Builder::new(TokioExecutor::new())
         .serve_connection(TokioIo::new(stream), service)
         .await;
@@ -195,7 +195,7 @@ async fn exchange(way: &Way, request: hyper::Request<Incoming>) -> io::Result<Re
     if is_cut_off {
         return Err(io::ErrorKind::ConnectionAborted.into());
     }
-    // The API server has done it; a black hole that opened meanwhile swallows only the news.
+    // The API server has processed it; a black hole that opened meanwhile only swallows the answer.
     passable(&way.faults).await;
 
     let (mut head, body) = answer.into_parts();
@@ -222,7 +222,7 @@ fn asks_for_metadata(headers: &http::HeaderMap) -> bool {
     accept.is_some_and(|accept| accept.contains("as=PartialObjectMetadataList"))
 }
 
-/// A list becomes one of that instant. The next pages of a list are of the first one's already.
+/// Changes a list into one of that resourceVersion. Later pages of a list have the version of the first already.
 fn as_of(path: &str, version: u64) -> String {
     let (path, query) = path.split_once('?').unwrap_or((path, ""));
     let pairs: Vec<_> = query.split('&').filter(|pair| !pair.is_empty()).collect();
@@ -240,8 +240,7 @@ fn as_of(path: &str, version: u64) -> String {
     format!("{path}?{}", query.join("&"))
 }
 
-/// Copies the frames of an answer's body. `watching` is what a watch watches, and the number of cuts when it was
-/// opened.
+/// Copies the frames of an answer's body. `watching` is the resource of a watch, and the number of cuts when it was opened.
 async fn pump(
     mut body: Incoming,
     frames: mpsc::Sender<io::Result<Frame<Bytes>>>,
@@ -288,7 +287,7 @@ async fn pump(
     }
 }
 
-/// As the API server says it when its storage fails.
+/// The answer of an API server whose storage fails.
 fn internal_error() -> Response<Body> {
     let status = r#"{"kind":"Status","apiVersion":"v1","status":"Failure","message":"etcdserver: request timed out","reason":"InternalError","code":500}"#;
     let body = Full::new(Bytes::from_static(status.as_bytes()))

@@ -1,7 +1,7 @@
-//! A TLS proxy before an API server that records every request by client and breaks what a test wants broken.
+//! A TLS proxy in front of an API server that records every request by client and injects the faults of tests.
 //!
-//! Each client gets a port of its own, which is how the proxy knows who asks. It ends TLS with a certificate of the
-//! cluster's CA, so kubeconfigs need only another server URL. Tokens pass; client certificates cannot.
+//! Each client has its own port, by which the proxy identifies it. The proxy terminates TLS with a certificate of the cluster's
+//! CA, so kubeconfigs only need another server URL. Tokens are forwarded; client certificates cannot be.
 
 mod fault;
 mod forward;
@@ -34,7 +34,7 @@ pub struct FaultProxy {
     acceptor: TlsAcceptor,
     upstream: Upstream,
     shared: Arc<Shared>,
-    /// Its own, so that it outlives the runtime of the test that made it, and runs while a test computes.
+    /// A separate runtime, so that it outlives the runtime of the test that created it, and runs while a test computes.
     runtime: Option<Runtime>,
 }
 
@@ -51,7 +51,7 @@ struct Client {
 }
 
 impl FaultProxy {
-    /// Starts a proxy before this API server.
+    /// Starts a proxy in front of this API server.
     pub fn start(plane: &ControlPlane) -> Result<Self> {
         kubeconfig::install_crypto();
         let leaf = plane
@@ -120,7 +120,7 @@ impl FaultProxy {
             .collect()
     }
 
-    /// Forgets all requests so far.
+    /// Clears the recorded requests.
     pub fn clear_requests(&self) {
         self.shared.requests.send_modify(Vec::clear);
     }
@@ -149,7 +149,7 @@ impl FaultProxy {
         });
     }
 
-    /// Every request waits this long before it is passed on.
+    /// Every request waits this long before it is forwarded.
     pub fn delay(&self, client: &str, delay: Duration) {
         self.change(client, |faults| faults.delay = delay);
     }
@@ -181,7 +181,7 @@ impl FaultProxy {
         });
     }
 
-    /// Every event of the watches of one resource, like `machines`, comes so much later, until [`Self::heal`].
+    /// Every event of the watches of one resource, like `machines`, is delayed by this, until [`Self::heal`].
     pub fn delay_watches_of(&self, client: &str, resource: &str, delay: Duration) {
         self.change(client, |faults| faults.late = Some((resource.to_owned(), delay)));
     }
@@ -195,7 +195,7 @@ impl FaultProxy {
         });
     }
 
-    /// Ends every fault but an armed fuse; what was held back is passed on.
+    /// Ends every fault except an armed fuse; delayed events and requests are forwarded.
     pub fn heal(&self, client: &str) {
         self.change(client, |faults| {
             *faults = Faults {
@@ -205,7 +205,7 @@ impl FaultProxy {
         });
     }
 
-    /// Forgets all requests, and ends every fault and fuse of every client.
+    /// Clears the recorded requests, and ends every fault and fuse of every client.
     pub fn reset(&self) {
         for client in lock(&self.shared.clients).values() {
             client.faults.send_modify(|faults| *faults = faults.healed());
@@ -225,7 +225,7 @@ impl FaultProxy {
         fuse
     }
 
-    /// Takes the client's fuse away, burnt or not.
+    /// Removes the client's fuse, whether or not it has fired.
     pub fn disarm(&self, client: &str) {
         self.change(client, |faults| faults.fuse = None);
     }

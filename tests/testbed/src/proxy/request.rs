@@ -1,4 +1,4 @@
-//! What a request to an API server asks for: verb, resource and name, read from method, path and query.
+//! The target of a request to an API server: verb, resource and name, parsed from method, path and query.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ pub struct Request {
     pub client: String,
     /// The `User-Agent` header, empty if absent.
     pub user_agent: String,
-    /// What was asked.
+    /// The target.
     #[serde(flatten)]
     pub target: Target,
     /// HTTP status of the answer.
@@ -23,16 +23,16 @@ pub struct Request {
     pub took: Duration,
 }
 
-/// What a request asks for, in the API server's own terms.
+/// The target of a request, in the API server's terms.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Target {
     /// get, list, watch, create, update, patch, delete or deletecollection.
     pub verb: &'static str,
-    /// API group, empty for core and for what is no resource.
+    /// API group, empty for core and for non-resource paths.
     pub group: String,
-    /// API version, empty for what is no resource.
+    /// API version, empty for non-resource paths.
     pub version: String,
-    /// Plural, or the whole path of what is no resource (`/readyz`, `/apis`).
+    /// Plural, or the whole non-resource path (`/readyz`, `/apis`).
     pub resource: String,
     /// Such as `status`, else empty.
     pub subresource: String,
@@ -97,7 +97,7 @@ impl Target {
         }
     }
 
-    /// Whether it changes what the API server stores. Reviews and tokens are answers to questions, not objects.
+    /// Whether it changes stored objects. Reviews and token requests store nothing.
     pub fn is_write(&self) -> bool {
         let question = match self.resource.as_str() {
             "serviceaccounts" => self.subresource == "token",
@@ -111,7 +111,7 @@ impl Target {
         !self.dry_run && !question && !matches!(self.verb, "get" | "list" | "watch")
     }
 
-    /// `resource.group/subresource`, as RBAC rules and people write it.
+    /// `resource.group/subresource`, as RBAC rules write it.
     pub fn resource_name(&self) -> String {
         let mut text = self.resource.clone();
         if !self.group.is_empty() {
@@ -124,7 +124,7 @@ impl Target {
     }
 }
 
-/// The name in a field selector that is about nothing else.
+/// The name in a field selector that has no other term.
 fn one_object(pair: &str) -> Option<&str> {
     let selector = pair.strip_prefix("fieldSelector=metadata.name")?;
     let name = selector
