@@ -19,11 +19,11 @@ use crate::Case;
 
 /// Reviews every deletion of a Machine, until it is dropped.
 pub struct Gate {
-    door: Arc<Door>,
+    door: Arc<GateState>,
     server: Handle<std::net::SocketAddr>,
 }
 
-struct Door {
+struct GateState {
     open: watch::Sender<bool>,
     asked: Mutex<Vec<Value>>,
     came: Notify,
@@ -32,7 +32,7 @@ struct Door {
 impl Gate {
     /// Installs a closed gate for the deletion of Machines. Uses the given Machine to see when it is active.
     pub async fn close(case: &Case, machine: &str) -> Result<Self> {
-        let door = Arc::new(Door {
+        let door = Arc::new(GateState {
             open: watch::Sender::new(true),
             asked: Mutex::default(),
             came: Notify::new(),
@@ -112,13 +112,13 @@ impl Drop for Gate {
     }
 }
 
-impl Door {
+impl GateState {
     fn asked(&self) -> std::sync::MutexGuard<'_, Vec<Value>> {
         self.asked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-async fn ask(State(door): State<Arc<Door>>, Json(review): Json<Value>) -> Json<Value> {
+async fn ask(State(door): State<Arc<GateState>>, Json(review): Json<Value>) -> Json<Value> {
     let answer = json!({
         "apiVersion": review["apiVersion"], "kind": review["kind"],
         "response": {"uid": review["request"]["uid"], "allowed": true},

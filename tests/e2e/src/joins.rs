@@ -17,18 +17,18 @@ use tokio::{sync::Notify, task::JoinHandle};
 
 use crate::manifest::NAMESPACE;
 
-type Seen = Arc<(Mutex<BTreeMap<String, Instant>>, Notify)>;
+type JoinTimes = Arc<(Mutex<BTreeMap<String, Instant>>, Notify)>;
 
 /// A running record. It ends when it is dropped.
 pub struct Joins {
-    seen: Seen,
+    seen: JoinTimes,
     task: JoinHandle<()>,
 }
 
 impl Joins {
     /// Begins to record.
     pub fn record(user: Client) -> Self {
-        let seen = Seen::default();
+        let seen = JoinTimes::default();
         let record = Arc::clone(&seen);
         let task = tokio::spawn(async move {
             let machines = kube::Api::<Machine>::namespaced(user, NAMESPACE);

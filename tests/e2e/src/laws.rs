@@ -25,7 +25,7 @@ pub struct Bounds {
 
 /// The observations.
 #[derive(Debug, Clone, Default)]
-pub struct Seen {
+pub struct Observations {
     /// Violations of the laws, in their order.
     pub violations: Vec<String>,
     /// Most Machines at one time.
@@ -38,7 +38,7 @@ pub struct Seen {
 
 /// Checks the laws, until it is stopped.
 pub struct Laws {
-    seen: Arc<Mutex<Seen>>,
+    seen: Arc<Mutex<Observations>>,
     tasks: [JoinHandle<()>; 2],
 }
 
@@ -53,7 +53,7 @@ struct Set {
 impl Laws {
     /// Watches from now on; all Machines and sets of the namespace belong to one MachineDeployment.
     pub fn watch(case: &Case, bounds: Bounds) -> Self {
-        let seen = Arc::new(Mutex::new(Seen::default()));
+        let seen = Arc::new(Mutex::new(Observations::default()));
         let machines = follow(
             case.machines(),
             |machine: &Machine| (machine.meta().deletion_timestamp.is_none(), has_joined(machine)),
@@ -104,7 +104,7 @@ impl Laws {
     }
 
     /// The observations so far.
-    pub fn stop(self) -> Seen {
+    pub fn stop(self) -> Observations {
         for task in &self.tasks {
             task.abort();
         }
@@ -112,7 +112,7 @@ impl Laws {
     }
 }
 
-fn note(seen: &Mutex<Seen>, change: impl FnOnce(&mut Seen)) {
+fn note(seen: &Mutex<Observations>, change: impl FnOnce(&mut Observations)) {
     change(&mut seen.lock().unwrap_or_else(PoisonError::into_inner));
 }
 

@@ -159,12 +159,12 @@ impl Watched {
 }
 
 /// Counts the Machines that are not being deleted.
-pub struct Living {
+pub struct MachineMaximum {
     most: Arc<AtomicUsize>,
     task: JoinHandle<()>,
 }
 
-impl Living {
+impl MachineMaximum {
     /// Counts from now on.
     pub fn start(case: &Case) -> Self {
         let most = Arc::new(AtomicUsize::new(0));

@@ -30,18 +30,18 @@ use tokio::task::JoinHandle;
 const BEGINNING: usize = 96;
 
 /// The secret texts, each with its owner.
-type Needles = Arc<Mutex<BTreeMap<String, String>>>;
+type SecretTexts = Arc<Mutex<BTreeMap<String, String>>>;
 
 /// A running record of the secrets of both clusters. It ends when it is dropped.
 pub struct Secrets {
-    needles: Needles,
+    needles: SecretTexts,
     tasks: [JoinHandle<()>; 3],
 }
 
 impl Secrets {
     /// Begins to record.
     pub fn record(user: Client, infra: Client) -> Self {
-        let needles = Needles::default();
+        let needles = SecretTexts::default();
         let tasks = [
             tokio::spawn(follow(
                 Api::namespaced(user.clone(), "kube-system"),
@@ -92,7 +92,7 @@ impl Drop for Secrets {
     }
 }
 
-async fn follow(secrets: Api<Secret>, needles: Needles) {
+async fn follow(secrets: Api<Secret>, needles: SecretTexts) {
     let mut events = watcher(secrets, watcher::Config::default())
         .default_backoff()
         .boxed();

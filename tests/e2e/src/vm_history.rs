@@ -14,18 +14,18 @@ use tokio::task::JoinHandle;
 
 use crate::objects;
 
-type Seen = Arc<Mutex<BTreeMap<String, Vec<String>>>>;
+type UidsByName = Arc<Mutex<BTreeMap<String, Vec<String>>>>;
 
 /// A running record of the VMs on an infra cluster. It ends when it is dropped.
 pub struct VmHistory {
-    seen: Seen,
+    seen: UidsByName,
     task: JoinHandle<()>,
 }
 
 impl VmHistory {
     /// Begins to record.
     pub fn record(infra: Client) -> Self {
-        let seen = Seen::default();
+        let seen = UidsByName::default();
         let record = Arc::clone(&seen);
         let task = tokio::spawn(async move {
             let vms = objects::infra(infra, &objects::virtual_machine());

@@ -57,7 +57,7 @@ async fn a_controller_that_starts_beside_many_machines_writes_nothing() -> Resul
     case.apply(&manifest::machine(ORIGIN)).await?;
     case.node_ready(ORIGIN).await?;
     case.settled().await;
-    let origin = Origin::read(&case).await?;
+    let origin = Original::read(&case).await?;
     leave_alone(&case).await?;
     let begun = Instant::now();
     stream::iter(1..many)
@@ -85,14 +85,14 @@ async fn a_controller_that_starts_beside_many_machines_writes_nothing() -> Resul
         decided.as_secs_f64(),
         cpu.as_secs_f64()
     );
-    let passes = Passes::count(&case).await?;
+    let passes = ReconcileCounts::count(&case).await?;
     tokio::time::sleep(IDLE).await;
     let idle = usage::cpu(controller)?.saturating_sub(cpu);
     let (now, most) = usage::rss(controller)?;
     println!(
         "idle for {IDLE:?}: {:.2} % of a core, {:.0} passes, {now} MB RSS, {most} MB at most",
         idle.as_secs_f64() / IDLE.as_secs_f64() * 100.0,
-        Passes::count(&case).await?.made - passes.made
+        ReconcileCounts::count(&case).await?.made - passes.made
     );
     let ledger = Ledger::of_controller(&case.bed);
     assert_eq!(ledger.writes(), 0, "a start writes nothing:\n{}", ledger.table());
@@ -154,7 +154,7 @@ async fn peer(case: &Case) -> Result<Client> {
 async fn all_decided(case: &Case, many: usize) -> Result<()> {
     let deadline = Instant::now() + WAIT_TIMEOUT;
     loop {
-        let passes = Passes::count(case).await?;
+        let passes = ReconcileCounts::count(case).await?;
         #[expect(clippy::cast_precision_loss, reason = "Machines are counted by thousands")]
         let whole = passes.made >= 2.0 * many as f64;
         if whole && passes.due == 0.0 {
@@ -168,14 +168,14 @@ async fn all_decided(case: &Case, many: usize) -> Result<()> {
 
 /// Reconciliations of Machines, by the controller's metrics.
 #[derive(Debug)]
-struct Passes {
+struct ReconcileCounts {
     /// Since it was started.
     made: f64,
     /// Of all kinds, waiting.
     due: f64,
 }
 
-impl Passes {
+impl ReconcileCounts {
     async fn count(case: &Case) -> Result<Self> {
         let metrics = case.bed.controller().metrics().await?;
         let sum = |start: &str| -> f64 {
@@ -192,7 +192,7 @@ impl Passes {
 }
 
 /// The Machine that others are copied from, with all that belongs to it.
-struct Origin {
+struct Original {
     machines: Api<DynamicObject>,
     nodes: Api<DynamicObject>,
     /// VirtualMachine, VirtualMachineInstance, DataVolume, claim: in the order in which they are made.
@@ -202,7 +202,7 @@ struct Origin {
     address: String,
 }
 
-impl Origin {
+impl Original {
     async fn read(case: &Case) -> Result<Self> {
         let (user, infra) = (case.bed.user().client(), case.bed.infra().client());
         let machines: Api<DynamicObject> =
@@ -320,12 +320,12 @@ async fn create(
 
 /// When each Machine first had a condition of that reason, by one watch for all of them.
 struct ConditionTimes {
-    seen: Arc<Seen>,
+    seen: Arc<RecordedTimes>,
     task: tokio::task::JoinHandle<()>,
 }
 
 #[derive(Default)]
-struct Seen {
+struct RecordedTimes {
     times: Mutex<BTreeMap<String, Instant>>,
     more: tokio::sync::Notify,
     /// The first list is complete.
@@ -335,7 +335,7 @@ struct Seen {
 impl ConditionTimes {
     /// Returns when it sees everything: to read the first list of thousands takes seconds.
     async fn record(user: Client, reason: &'static str) -> Result<Self> {
-        let seen = Arc::<Seen>::default();
+        let seen = Arc::<RecordedTimes>::default();
         let record = Arc::clone(&seen);
         let task = tokio::spawn(async move {
             let machines = Api::<Machine>::namespaced(user, NAMESPACE);

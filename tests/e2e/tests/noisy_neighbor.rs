@@ -92,12 +92,12 @@ async fn a_pool_of_a_million_replicas_does_not_slow_down_others() -> Result<()> 
     for (what, of) in [
         (
             "admission",
-            (|times| &times.admission) as fn(&Times) -> &Vec<Duration>,
+            (|times| &times.admission) as fn(&Latencies) -> &Vec<Duration>,
         ),
         ("from event to status", |times| &times.reported),
     ] {
         let median = |share: usize| {
-            let of_phase = |phase: fn(&(Times, Times)) -> &Times| {
+            let of_phase = |phase: fn(&(Latencies, Latencies)) -> &Latencies| {
                 let mut all: Vec<f64> = phases.iter().map(|both| at(of(phase(both)), share)).collect();
                 all.sort_by(f64::total_cmp);
                 f64::midpoint(all[(all.len() - 1) / 2], all[all.len() / 2])
@@ -143,7 +143,7 @@ where
 }
 
 /// Sorted times, and how many admissions were refused with the advice to try again.
-struct Times {
+struct Latencies {
     admission: Vec<Duration>,
     refused: usize,
     reported: Vec<Duration>,
@@ -154,7 +154,7 @@ fn at(times: &[Duration], percent: usize) -> f64 {
     times[(times.len() - 1) * percent / 100].as_secs_f64() * 1e3
 }
 
-impl std::fmt::Display for Times {
+impl std::fmt::Display for Latencies {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         for (what, times) in [
             ("admission", &self.admission),
@@ -171,7 +171,7 @@ impl std::fmt::Display for Times {
     }
 }
 
-async fn measure(case: &Case, sound: &[String], time: Duration) -> Result<Times> {
+async fn measure(case: &Case, sound: &[String], time: Duration) -> Result<Latencies> {
     let until = Instant::now() + time;
     let ((admission, refused), reported) =
         tokio::try_join!(admissions(case, until), events(case, sound, until))?;
@@ -179,7 +179,7 @@ async fn measure(case: &Case, sound: &[String], time: Duration) -> Result<Times>
         times.sort();
         times
     };
-    Ok(Times {
+    Ok(Latencies {
         admission: sorted(admission),
         refused,
         reported: sorted(reported),

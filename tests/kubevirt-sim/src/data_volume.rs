@@ -34,7 +34,7 @@ pub struct Class {
 
 /// What a DataVolume depends on.
 #[derive(Debug)]
-pub struct Seen<'a> {
+pub struct DataVolumeInputs<'a> {
     /// The DataVolume.
     pub data_volume: &'a DynamicObject,
     /// The claim of its name.
@@ -87,7 +87,7 @@ pub fn in_error(data_volume: &DynamicObject) -> bool {
 }
 
 /// CDI's next step.
-pub fn sync(seen: &Seen, clock: &mut Clock, now: Timestamp) -> Plan {
+pub fn sync(seen: &DataVolumeInputs, clock: &mut Clock, now: Timestamp) -> Plan {
     let data_volume = seen.data_volume;
     let phase = text(data_volume, "/status/phase").unwrap_or_default();
     if deleting(data_volume) {
@@ -153,7 +153,7 @@ pub fn sync(seen: &Seen, clock: &mut Clock, now: Timestamp) -> Plan {
 }
 
 /// The phase in which the import waits for a volume, if it does.
-fn waits_in(seen: &Seen, claim: &DynamicObject) -> Option<&'static str> {
+fn waits_in(seen: &DataVolumeInputs, claim: &DynamicObject) -> Option<&'static str> {
     let begun = is_bound(claim) || seen.prime.is_some();
     if seen.faults.pvc_pending || !seen.source_exists {
         return Some("Pending");
@@ -166,7 +166,7 @@ fn waits_in(seen: &Seen, claim: &DynamicObject) -> Option<&'static str> {
 }
 
 /// The volume that was filled becomes that of the DataVolume's own claim.
-fn hand_over(seen: &Seen, claim: &DynamicObject, succeeded: Value) -> Plan {
+fn hand_over(seen: &DataVolumeInputs, claim: &DynamicObject, succeeded: Value) -> Plan {
     if !is_bound(claim) {
         return Plan::status_or(Kind::Pvc, claim, bound_claim(claim), Plan::idle());
     }
@@ -178,7 +178,7 @@ fn hand_over(seen: &Seen, claim: &DynamicObject, succeeded: Value) -> Plan {
 }
 
 /// The importer works for a moment, fails, waits and is started again.
-fn fail(seen: &Seen, message: &str, clock: &mut Clock, now: Timestamp) -> Plan {
+fn fail(seen: &DataVolumeInputs, message: &str, clock: &mut Clock, now: Timestamp) -> Plan {
     let running = crate::objects::find_condition(list(seen.data_volume, "/status/conditions"), "Running");
     let is = |status: &str, reason: &str| {
         running.is_some_and(|running| running["status"] == status && running["reason"] == reason)
@@ -255,7 +255,7 @@ enum Step {
 type Said = (&'static str, &'static str, String, String);
 
 #[allow(clippy::too_many_lines, reason = "one table: what CDI writes in each step")]
-fn json_status(seen: &Seen, step: &Step, now: Timestamp) -> Value {
+fn json_status(seen: &DataVolumeInputs, step: &Step, now: Timestamp) -> Value {
     let (data_volume, name) = (seen.data_volume, seen.data_volume.name_any());
     let clone = data_volume.data.pointer("/spec/source/pvc").is_some();
     let verb = if clone { "Clone" } else { "Import" };
@@ -383,7 +383,7 @@ fn wanted(data_volume: &DynamicObject, field: &str) -> Value {
     at("pvc").or_else(|| at("storage")).cloned().unwrap_or_default()
 }
 
-fn claim_for(seen: &Seen) -> DynamicObject {
+fn claim_for(seen: &DataVolumeInputs) -> DynamicObject {
     let data_volume = seen.data_volume;
     let mut spec = json!({"resources": wanted(data_volume, "resources")});
     let modes = wanted(data_volume, "accessModes");

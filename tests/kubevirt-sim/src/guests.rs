@@ -21,7 +21,7 @@ use crate::instance;
 use crate::instancetype::quantity;
 use crate::lock;
 use crate::objects::{Kind, deleting, list, text};
-use crate::real::{self, Card, End, Hardware, Host};
+use crate::real::{self, GuestExit, Hardware, Host, NetworkCard};
 use crate::vm::phase;
 use crate::vmi::Power;
 use crate::world::{World, claim_names};
@@ -130,7 +130,7 @@ impl GuestManager {
             uuid: text(vmi, "/spec/domain/firmware/uuid").unwrap_or(&uid).to_owned(),
             cpus,
             memory: mebibytes(&memory),
-            card: Card::of(&uid),
+            card: NetworkCard::of(&uid),
             power_off: CancellationToken::new(),
         };
         self.switch_on(stop.child_token(), uid, guest, Arc::clone(notify));
@@ -148,7 +148,7 @@ impl GuestManager {
             let why = "this simulator has no image of real guests (--guest-image)";
             tracing::warn!(vm = name, "{why}");
             lock(&states).insert(name, GuestState::Failed(why.to_owned()));
-            lock(&hardware).end = Some(End::Crashed);
+            lock(&hardware).end = Some(GuestExit::Crashed);
             return notify.notify_one();
         };
         lock(&states).insert(name.clone(), GuestState::Booting);

@@ -254,7 +254,7 @@ impl Runner {
                     .is_some_and(|namespace| namespace != self.options.namespace);
                 let claim = world.get(Kind::Pvc, name).map(AsRef::as_ref);
                 let prime = claim.and_then(|claim| world.get(Kind::Pvc, &data_volume::prime_name(claim)));
-                let seen = data_volume::Seen {
+                let seen = data_volume::DataVolumeInputs {
                     data_volume: &object,
                     claim,
                     class: world.class_of(&object),
@@ -309,7 +309,7 @@ impl Runner {
                 let address = actor.address.get_or_insert_with(|| world.fresh_address()).clone();
                 let node = world.node_for(object, hosts.names());
                 let claims = pod::claim_names(object).map(|claim| world.get(Kind::Pvc, claim).cloned());
-                let seen = pod::Seen {
+                let seen = pod::PodInputs {
                     pod: object,
                     node,
                     claims: claims.collect(),
@@ -327,7 +327,7 @@ impl Runner {
                 self.guests.tend(&self.stop, world, object, &faults, notify);
                 let pod = world.launcher(object).cloned();
                 let address = pod.as_deref().and_then(|pod| text(pod, "/status/podIP"));
-                let seen = vmi::Seen {
+                let seen = vmi::VmiInputs {
                     vmi: object,
                     disks: disks(world, object),
                     secret: true,
@@ -356,7 +356,7 @@ impl Runner {
                 .iter()
                 .any(|owner| Some(&owner.uid) == object.metadata.uid.as_ref())
         };
-        let seen = vm::Seen {
+        let seen = vm::VmInputs {
             vm: object,
             vmi: world
                 .get(Kind::Vmi, &object.name_any())
@@ -377,7 +377,7 @@ impl Runner {
         address: &str,
         now: Timestamp,
     ) -> Plan {
-        let seen = vmi::Seen {
+        let seen = vmi::VmiInputs {
             vmi: object,
             disks: disks(world, object),
             secret: crate::guests::secret_name(object)

@@ -17,7 +17,7 @@ use crate::vm_status::{self, Failure, Start};
 
 /// What a VM depends on.
 #[derive(Debug)]
-pub struct Seen<'a> {
+pub struct VmInputs<'a> {
     /// The VM.
     pub vm: &'a DynamicObject,
     /// Its VMI.
@@ -62,7 +62,7 @@ pub fn is_final(vmi: &DynamicObject) -> bool {
 }
 
 /// The VM controller's next step.
-pub fn sync(seen: &Seen, memory: &mut Memory, now: Timestamp) -> Plan {
+pub fn sync(seen: &VmInputs, memory: &mut Memory, now: Timestamp) -> Plan {
     if deleting(seen.vm) {
         return terminate(seen, now);
     }
@@ -116,7 +116,7 @@ fn claimed(vm: &DynamicObject) -> DynamicObject {
 }
 
 /// The VM is deleted only after its VMI; the garbage collector deletes the disks.
-fn terminate(seen: &Seen, now: Timestamp) -> Plan {
+fn terminate(seen: &VmInputs, now: Timestamp) -> Plan {
     if !seen
         .vm
         .finalizers()
@@ -158,7 +158,7 @@ fn event(vm: &DynamicObject, class: &'static str, reason: &'static str, message:
 }
 
 /// Creates the DataVolumes of all templates at once, and adopts those without an owner.
-fn missing_disks(seen: &Seen) -> Result<Vec<Write>, Failure> {
+fn missing_disks(seen: &VmInputs) -> Result<Vec<Write>, Failure> {
     let mut writes = Vec::new();
     for (template, existing) in &seen.disks {
         let Some(existing) = existing else {
@@ -219,7 +219,7 @@ fn disk(vm: &DynamicObject, template: &Value) -> DynamicObject {
 }
 
 /// No VMI: starts one if the run strategy says so and the disks are ready.
-fn start(seen: &Seen, memory: &mut Memory, now: Timestamp) -> Plan {
+fn start(seen: &VmInputs, memory: &mut Memory, now: Timestamp) -> Plan {
     let ready = seen.disks.iter().all(|(_, disk)| {
         disk.as_ref()
             .is_some_and(|disk| !deleting(disk) && data_volume::ready(disk))
@@ -278,7 +278,7 @@ fn start(seen: &Seen, memory: &mut Memory, now: Timestamp) -> Plan {
 }
 
 /// There is a VMI: stops or replaces it where the run strategy says so.
-fn keep(seen: &Seen, vmi: &DynamicObject, memory: &mut Memory, now: Timestamp) -> Plan {
+fn keep(seen: &VmInputs, vmi: &DynamicObject, memory: &mut Memory, now: Timestamp) -> Plan {
     // The status is updated with the guest's exit (start failures) before the VMI is deleted.
     let plan = settle(seen, memory, None, Start::No, now);
     if !plan.writes.is_empty() || deleting(vmi) {
@@ -297,7 +297,13 @@ fn keep(seen: &Seen, vmi: &DynamicObject, memory: &mut Memory, now: Timestamp) -
 }
 
 /// Brings the status up to date.
-fn settle(seen: &Seen, memory: &mut Memory, failure: Option<Failure>, start: Start, now: Timestamp) -> Plan {
+fn settle(
+    seen: &VmInputs,
+    memory: &mut Memory,
+    failure: Option<Failure>,
+    start: Start,
+    now: Timestamp,
+) -> Plan {
     let status = vm_status::of(seen, memory, failure.as_ref(), start, now);
     let mut plan = Plan::status_or(Kind::Vm, seen.vm, status, Plan::idle());
     let message = failure.map(|failure| (failure.reason, failure.message));

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::data_volume;
 use crate::objects::{Condition, Times, condition, deleting, find_condition, list, stamp, text};
-use crate::vm::{self, Memory, Seen, is_final, phase, run_strategy};
+use crate::vm::{self, Memory, VmInputs, is_final, phase, run_strategy};
 
 /// Why the last sync of the VM failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,7 +30,13 @@ pub enum Start {
 }
 
 /// The whole status. Fields that are false or empty are absent.
-pub fn of(seen: &Seen, memory: &Memory, failure: Option<&Failure>, start: Start, now: Timestamp) -> Value {
+pub fn of(
+    seen: &VmInputs,
+    memory: &Memory,
+    failure: Option<&Failure>,
+    start: Start,
+    now: Timestamp,
+) -> Value {
     let vm = seen.vm;
     let mut status = json!({});
     let start_failure = start_failure(vm, seen.vmi, now);
@@ -78,7 +84,7 @@ pub fn of(seen: &Seen, memory: &Memory, failure: Option<&Failure>, start: Start,
 }
 
 /// First match wins, in KubeVirt's order.
-fn printable(seen: &Seen, start: Start, failed_start: bool) -> &'static str {
+fn printable(seen: &VmInputs, start: Start, failed_start: bool) -> &'static str {
     let disks = || seen.disks.iter().filter_map(|(_, disk)| disk.as_deref());
     let disk_error = disks().any(data_volume::in_error);
     let provisioning = disks().any(|disk| text(disk, "/status/phase") != Some("Succeeded"));
@@ -129,7 +135,7 @@ fn printable(seen: &Seen, start: Start, failed_start: bool) -> &'static str {
     }
 }
 
-fn conditions(seen: &Seen, memory: &Memory, failure: Option<&Failure>, now: Timestamp) -> Value {
+fn conditions(seen: &VmInputs, memory: &Memory, failure: Option<&Failure>, now: Timestamp) -> Value {
     let before = list(seen.vm, "/status/conditions");
     let mut out = Vec::new();
     let own = |condition: Condition| condition.json(before, now);

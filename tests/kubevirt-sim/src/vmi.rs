@@ -13,7 +13,7 @@ use crate::instance::{CONTROLLER_FINALIZER, FOREGROUND_FINALIZER};
 use crate::objects::{Kind, deleting, list, text};
 use crate::options::Options;
 use crate::plan::{Clock, Plan, Write};
-use crate::real::{End, Hardware};
+use crate::real::{GuestExit, Hardware};
 use crate::vm::phase;
 use crate::vmi_status::{self, Change, Ready};
 
@@ -36,7 +36,7 @@ pub(crate) const MIGRATION: Duration = Duration::from_millis(500);
 
 /// What a VMI depends on.
 #[derive(Debug)]
-pub struct Seen<'a> {
+pub struct VmiInputs<'a> {
     /// The VMI.
     pub vmi: &'a DynamicObject,
     /// Per claim of its volumes: name, DataVolume, PVC.
@@ -99,7 +99,7 @@ impl Disk {
 }
 
 /// The next step of a VMI.
-pub fn sync(seen: &Seen, clock: &mut Clock, now: Timestamp) -> Plan {
+pub fn sync(seen: &VmiInputs, clock: &mut Clock, now: Timestamp) -> Plan {
     let change = |change: Change| {
         Plan::status_or(
             Kind::Vmi,
@@ -125,7 +125,7 @@ pub fn sync(seen: &Seen, clock: &mut Clock, now: Timestamp) -> Plan {
 }
 
 /// Writes the status if it differs, and waits otherwise.
-fn change_or(seen: &Seen, change: &Change, now: Timestamp, otherwise: Plan) -> Plan {
+fn change_or(seen: &VmiInputs, change: &Change, now: Timestamp, otherwise: Plan) -> Plan {
     Plan::status_or(
         Kind::Vmi,
         seen.vmi,
@@ -134,7 +134,7 @@ fn change_or(seen: &Seen, change: &Change, now: Timestamp, otherwise: Plan) -> P
     )
 }
 
-fn pending(seen: &Seen, now: Timestamp) -> Plan {
+fn pending(seen: &VmiInputs, now: Timestamp) -> Plan {
     let missing = seen.disks.iter().find(|disk| disk.pvc.is_none());
     if let Some(disk) = missing {
         let namespace = seen.vmi.namespace().unwrap_or_default();
@@ -165,7 +165,7 @@ fn pending(seen: &Seen, now: Timestamp) -> Plan {
     )
 }
 
-fn scheduling(seen: &Seen, clock: &mut Clock, now: Timestamp) -> Plan {
+fn scheduling(seen: &VmiInputs, clock: &mut Clock, now: Timestamp) -> Plan {
     let here = Change::phase("Scheduling").ready(Ready::GuestNotRunning);
     if let Some(message) = &seen.faults.unschedulable {
         clock.since("unschedulable");
@@ -196,7 +196,7 @@ fn scheduling(seen: &Seen, clock: &mut Clock, now: Timestamp) -> Plan {
     }
 }
 
-fn scheduled(seen: &Seen, clock: &mut Clock, now: Timestamp) -> Plan {
+fn scheduled(seen: &VmiInputs, clock: &mut Clock, now: Timestamp) -> Plan {
     if seen.faults.crash == Some(Crash::BeforeRunning) {
         return change_or(
             seen,
@@ -216,7 +216,7 @@ fn scheduled(seen: &Seen, clock: &mut Clock, now: Timestamp) -> Plan {
     }
 }
 
-fn running(seen: &Seen, clock: &mut Clock, now: Timestamp) -> Plan {
+fn running(seen: &VmiInputs, clock: &mut Clock, now: Timestamp) -> Plan {
     if let Power::Real(hardware) = &seen.power
         && let Some(plan) = end_of_real(seen, hardware.as_ref(), now)
     {
@@ -265,7 +265,7 @@ fn running(seen: &Seen, clock: &mut Clock, now: Timestamp) -> Plan {
 
 /// A real guest ends when it does: virt-handler reports a guest that shut itself down as Succeeded, and one that panicked
 /// or lost its process as Failed.
-fn end_of_real(seen: &Seen, hardware: Option<&Hardware>, now: Timestamp) -> Option<Plan> {
+fn end_of_real(seen: &VmiInputs, hardware: Option<&Hardware>, now: Timestamp) -> Option<Plan> {
     let on = hardware.is_some_and(|hardware| hardware.end.is_none());
     let ready = if deleting(seen.vmi) {
         Ready::PodTerminating
@@ -273,8 +273,8 @@ fn end_of_real(seen: &Seen, hardware: Option<&Hardware>, now: Timestamp) -> Opti
         Ready::GuestNotRunning
     };
     let next = match hardware.and_then(|hardware| hardware.end) {
-        Some(End::Crashed) => "Failed",
-        Some(End::PoweredOff) => "Succeeded",
+        Some(GuestExit::Crashed) => "Failed",
+        Some(GuestExit::PoweredOff) => "Succeeded",
         // Its power button was pressed.
         None if deleting(seen.vmi) && on => "Running",
         None if deleting(seen.vmi) => "Succeeded",
@@ -285,7 +285,7 @@ fn end_of_real(seen: &Seen, hardware: Option<&Hardware>, now: Timestamp) -> Opti
 }
 
 /// The launcher's pod is evicted from its node: what follows depends on the VMI's eviction strategy.
-fn evacuation(seen: &Seen, ready: &Change, clock: &mut Clock, now: Timestamp) -> Option<Plan> {
+fn evacuation(seen: &VmiInputs, ready: &Change, clock: &mut Clock, now: Timestamp) -> Option<Plan> {
     if !seen.faults.evacuate {
         return None;
     }
@@ -317,7 +317,7 @@ fn evacuation(seen: &Seen, ready: &Change, clock: &mut Clock, now: Timestamp) ->
 }
 
 /// The guest has ended: the pod terminates, then the finalizers go one by one. Without a deletion the object stays.
-fn end(seen: &Seen, clock: &mut Clock, now: Timestamp) -> Plan {
+fn end(seen: &VmiInputs, clock: &mut Clock, now: Timestamp) -> Plan {
     let reason = vmi_status::ready_reason(seen.vmi);
     if reason == Some("GuestNotRunning")
         && list(seen.vmi, "/status/phaseTransitionTimestamps")

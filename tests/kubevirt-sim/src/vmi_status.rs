@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::instance;
 use crate::objects::{Condition, Times, condition, find_condition, list, stamp, text};
 use crate::vm::phase;
-use crate::vmi::{self, Power, Seen, other};
+use crate::vmi::{self, Power, VmiInputs, other};
 
 /// The Ready condition of the next status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,11 +124,11 @@ pub fn ready_reason(vmi: &DynamicObject) -> Option<&str> {
 }
 
 /// Whether every disk is shared, so that the VMI can be live-migrated.
-pub fn migratable(seen: &Seen) -> bool {
+pub fn migratable(seen: &VmiInputs) -> bool {
     unshared(seen).is_none()
 }
 
-fn unshared<'a>(seen: &'a Seen) -> Option<&'a str> {
+fn unshared<'a>(seen: &'a VmiInputs) -> Option<&'a str> {
     let shared = |pvc: &DynamicObject| {
         list(pvc, "/spec/accessModes")
             .iter()
@@ -142,7 +142,7 @@ fn unshared<'a>(seen: &'a Seen) -> Option<&'a str> {
 }
 
 /// The status after a change. Fields that an earlier phase wrote stay.
-pub fn after(seen: &Seen, change: &Change, now: Timestamp) -> Value {
+pub fn after(seen: &VmiInputs, change: &Change, now: Timestamp) -> Value {
     let vmi = seen.vmi;
     let mut status = vmi
         .data
@@ -219,7 +219,7 @@ fn scheduling(vmi: &DynamicObject, status: &mut Value) {
     status["memory"]["memoryOverhead"] = json!("400Mi");
 }
 
-fn scheduled(seen: &Seen, status: &mut Value) {
+fn scheduled(seen: &VmiInputs, status: &mut Value) {
     status["activePods"] = json!({pod_uid(seen.vmi): seen.host});
     status["nodeName"] = json!(seen.host);
     status["qosClass"] = json!("Guaranteed");
@@ -233,7 +233,7 @@ fn scheduled(seen: &Seen, status: &mut Value) {
     status["volumeStatus"] = Value::Array(volumes);
 }
 
-fn volume_status(seen: &Seen, name: &str) -> Value {
+fn volume_status(seen: &VmiInputs, name: &str) -> Value {
     let mut status = json!({"name": name, "target": ""});
     let disk = seen.disks.iter().find(|disk| disk.volume == name);
     if let Some(disk) = disk
@@ -260,7 +260,7 @@ fn volume_status(seen: &Seen, name: &str) -> Value {
 }
 
 /// What virt-handler says of the interfaces of a guest.
-pub(crate) fn interfaces(seen: &Seen) -> Value {
+pub(crate) fn interfaces(seen: &VmiInputs) -> Value {
     let mut interfaces = vec![interface(seen)];
     if let Some(address) = &seen.faults.agent_address {
         interfaces.push(json!({
@@ -271,7 +271,7 @@ pub(crate) fn interfaces(seen: &Seen) -> Value {
     Value::Array(interfaces)
 }
 
-fn running(seen: &Seen, change: &Change, status: &mut Value, now: Timestamp) {
+fn running(seen: &VmiInputs, change: &Change, status: &mut Value, now: Timestamp) {
     status["interfaces"] = interfaces(seen);
     let before = text(seen.vmi, "/status/nodeName").unwrap_or(seen.host);
     let host = change.node.unwrap_or(before);
@@ -297,7 +297,7 @@ fn running(seen: &Seen, change: &Change, status: &mut Value, now: Timestamp) {
     }
 }
 
-fn interface(seen: &Seen) -> Value {
+fn interface(seen: &VmiInputs) -> Value {
     let known = text(seen.vmi, "/status/interfaces/0/ipAddress");
     let (address, mac) = match &seen.power {
         Power::Simulated => {
@@ -337,7 +337,7 @@ fn ended(status: &mut Value) {
     remove(status, "activePods");
 }
 
-fn conditions(seen: &Seen, change: &Change, status: &Value) -> Vec<Condition> {
+fn conditions(seen: &VmiInputs, change: &Change, status: &Value) -> Vec<Condition> {
     let mut out: Vec<Condition> = change.ready.map(ready_condition).into_iter().collect();
     if let Some(message) = &change.missing_claim {
         out.push(condition(
@@ -413,7 +413,7 @@ fn conditions(seen: &Seen, change: &Change, status: &Value) -> Vec<Condition> {
 pub(crate) const HANDLER_CONDITIONS: [&str; 3] = ["LiveMigratable", "AgentConnected", "Paused"];
 
 /// The conditions that virt-handler writes on the VMI of a guest that runs.
-pub(crate) fn handler_conditions(seen: &Seen, status: &Value) -> Vec<Condition> {
+pub(crate) fn handler_conditions(seen: &VmiInputs, status: &Value) -> Vec<Condition> {
     let mut out = vec![match unshared(seen) {
         Some(claim) => {
             let message = format!("cannot migrate VMI: PVC {claim} is not shared");

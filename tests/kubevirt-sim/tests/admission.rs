@@ -7,12 +7,12 @@
 
 mod common;
 
-use common::{Scene, diskless, spec};
+use common::{TestNamespace, diskless, spec};
 use kube::api::{Patch, PatchParams};
 use kubevirt_sim::objects::Kind;
 use serde_json::{Value, json};
 
-async fn refused(scene: &Scene, spec: Value) -> kube::core::Status {
+async fn refused(scene: &TestNamespace, spec: Value) -> kube::core::Status {
     match scene.create(Kind::Vm, "refused", json!({"spec": spec})).await {
         Err(kube::Error::Api(status)) => *status,
         other => panic!("not refused: {other:?}"),
@@ -21,7 +21,7 @@ async fn refused(scene: &Scene, spec: Value) -> kube::core::Status {
 
 #[tokio::test]
 async fn refusals_come_with_kubevirts_message_and_causes() {
-    let scene = Scene::start("admission").await;
+    let scene = TestNamespace::start("admission").await;
     let mut two = diskless("Once");
     two["template"]["spec"]["evictionStrategy"] = json!("Sometimes");
     two["template"]["metadata"]["labels"]["kubevirt.io/created-by"] = json!("me");

@@ -8,7 +8,7 @@
 mod common;
 
 use common::recorded::assert_recorded;
-use common::{Scene, course, diskless, spec};
+use common::{TestNamespace, course, diskless, spec};
 use k8s_openapi::api::core::v1::ResourceQuota;
 use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt as _};
@@ -26,7 +26,7 @@ fn condition<'a>(object: &'a DynamicObject, kind: &str) -> Option<&'a Value> {
 
 #[tokio::test]
 async fn faults_before_the_guest_runs_are_reported_and_heal() {
-    let scene = Scene::start("fault-heal").await;
+    let scene = TestNamespace::start("fault-heal").await;
     let cases = [
         ("unschedulable", "no room", "ErrorUnschedulable"),
         ("image-pull", "true", "ErrImagePull"),
@@ -98,7 +98,7 @@ async fn faults_before_the_guest_runs_are_reported_and_heal() {
 
 #[tokio::test]
 async fn a_quota_on_claims_is_reported_by_disk_and_vm_and_heals() {
-    let scene = Scene::start("fault-quota").await;
+    let scene = TestNamespace::start("fault-quota").await;
     let quota = json!({
         "apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none"},
         "spec": {"hard": {"persistentvolumeclaims": "0"}},
@@ -148,7 +148,7 @@ async fn a_quota_on_claims_is_reported_by_disk_and_vm_and_heals() {
 
 #[tokio::test]
 async fn a_deleted_instance_stays_as_long_as_its_pod_and_is_replaced() {
-    let scene = Scene::start("fault-pod").await;
+    let scene = TestNamespace::start("fault-pod").await;
     scene
         .create_vm("again", with_fault(spec("again", None), "slow-pod", "1"))
         .await;
@@ -170,7 +170,7 @@ async fn a_deleted_instance_stays_as_long_as_its_pod_and_is_replaced() {
 
 #[tokio::test]
 async fn a_failed_import_stays_failed() {
-    let scene = Scene::start("fault-import").await;
+    let scene = TestNamespace::start("fault-import").await;
     scene
         .create_vm(
             "failed",
@@ -188,7 +188,7 @@ async fn a_failed_import_stays_failed() {
 
 #[tokio::test]
 async fn the_end_of_the_guest_follows_the_run_strategy() {
-    let scene = Scene::start("fault-end").await;
+    let scene = TestNamespace::start("fault-end").await;
     for strategy in ["Once", "Always", "RerunOnFailure"] {
         for fault in ["poweroff", "crash"] {
             let name = format!("{}-{fault}", strategy.to_lowercase());
@@ -264,7 +264,7 @@ async fn the_end_of_the_guest_follows_the_run_strategy() {
 
 #[tokio::test]
 async fn a_crash_before_the_guest_ever_ran_backs_off() {
-    let scene = Scene::start("fault-crash").await;
+    let scene = TestNamespace::start("fault-crash").await;
     for strategy in ["Once", "Always"] {
         let name = strategy.to_lowercase();
         scene
@@ -286,7 +286,7 @@ async fn a_crash_before_the_guest_ever_ran_backs_off() {
 
 #[tokio::test]
 async fn an_eviction_follows_the_strategy_of_the_vm() {
-    let scene = Scene::start("fault-evict").await;
+    let scene = TestNamespace::start("fault-evict").await;
     for strategy in ["External", "LiveMigrate", "None"] {
         for mode in ["ReadWriteOnce", "ReadWriteMany"] {
             let name = format!("{}-{}", strategy.to_lowercase(), mode.to_lowercase());
@@ -349,7 +349,7 @@ async fn an_eviction_follows_the_strategy_of_the_vm() {
 
 #[tokio::test]
 async fn a_guest_may_have_no_address_pause_and_take_long_to_go() {
-    let scene = Scene::start("fault-rest").await;
+    let scene = TestNamespace::start("fault-rest").await;
     scene
         .create_vm("quiet", with_fault(diskless("Once"), "no-ip", "true"))
         .await;
@@ -382,7 +382,7 @@ async fn a_guest_may_have_no_address_pause_and_take_long_to_go() {
 
 #[tokio::test]
 async fn a_vmi_deleted_behind_its_vm_comes_back_and_a_changed_template_asks_for_a_restart() {
-    let scene = Scene::start("fault-behind").await;
+    let scene = TestNamespace::start("fault-behind").await;
     scene.create_vm("again", diskless("Once")).await;
     scene.vm_is("again", "Running").await;
     let patch = json!({"spec": {"template": {"spec": {"terminationGracePeriodSeconds": 7}}}});

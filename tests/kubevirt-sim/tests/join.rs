@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use common::{Scene, TIMEOUT, client, plane, spec};
+use common::{TIMEOUT, TestNamespace, client, plane, spec};
 use futures::StreamExt as _;
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::coordination::v1::Lease;
@@ -189,8 +189,8 @@ fn approver(client: Client, id: &str, node: &str) -> JoinHandle<()> {
 }
 
 /// A scene with one VM of this name and user data.
-async fn boot(name: &str, user_data: &UserData) -> Scene {
-    let scene = Scene::start(name).await;
+async fn boot(name: &str, user_data: &UserData) -> TestNamespace {
+    let scene = TestNamespace::start(name).await;
     let secret = json!({"stringData": {"userdata": user_data.render()}});
     scene.create(Kind::Secret, "userdata", secret).await.unwrap();
     scene.create_vm(name, spec(name, Some("userdata"))).await;
@@ -361,7 +361,7 @@ async fn pods_run_and_end(client: &Client, node: &str) {
 }
 
 /// Waits until a guest that cannot join reports this. It retries, and on a busy machine a try may time out first.
-async fn fails_with(scene: &Scene, vm: &str, expected: &str) {
+async fn fails_with(scene: &TestNamespace, vm: &str, expected: &str) {
     let deadline = tokio::time::Instant::now() + TIMEOUT;
     loop {
         let error = scene.simulator.guest_error(vm);
@@ -376,14 +376,14 @@ async fn fails_with(scene: &Scene, vm: &str, expected: &str) {
 }
 
 /// Breaks one part of the user data; the text is the CA of some other cluster.
-type Spoil = fn(&mut UserData, &str);
+type Corruption = fn(&mut UserData, &str);
 
 #[tokio::test]
 async fn each_broken_part_of_the_user_data_breaks_the_join() {
     let client = client().await;
     let token = token(&client, "broken").await;
     let other_ca = testbed::pki::Ca::new("other").unwrap().base64();
-    let parts: [(&str, Spoil, &str); 5] = [
+    let parts: [(&str, Corruption, &str); 5] = [
         (
             "bad-server",
             |data, _| data.server = "https://127.0.0.1:1".to_owned(),
@@ -490,7 +490,7 @@ async fn a_guest_with_the_fault_never_joins_joins_once_the_fault_ends() {
     let client = client().await;
     let token = token(&client, "never0").await;
     let approver = approver(client.clone(), "never0", "join-never");
-    let scene = Scene::start("join-never").await;
+    let scene = TestNamespace::start("join-never").await;
     let user_data = UserData::good("join-never", &token).await.render();
     scene
         .create(
@@ -523,7 +523,7 @@ async fn a_hundred_guests_join_on_one_thread() {
     let client = client().await;
     let token = token(&client, "many00").await;
     let approver = approver(client.clone(), "many00", "many-");
-    let scene = Scene::start("join-many").await;
+    let scene = TestNamespace::start("join-many").await;
     for number in 0..100 {
         let name = format!("many-{number}");
         let user_data = UserData::good(&name, &token).await.render();

@@ -13,7 +13,7 @@ use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use common::{Scene, TIMEOUT, client, course, diskless, plane};
+use common::{TIMEOUT, TestNamespace, client, course, diskless, plane};
 use kube::Api;
 use kube::api::{DynamicObject, PostParams};
 use kubevirt_sim::objects::{Kind, object, text};
@@ -108,7 +108,7 @@ async fn eventually<T>(what: &str, look: impl Fn() -> Option<T>) -> T {
 #[tokio::test]
 async fn a_guest_whose_process_is_killed_or_whose_kernel_panics_fails_its_vmi() {
     let Some(place) = Place::find() else { return };
-    let scene = Scene::with(place.options("real-ends")).await;
+    let scene = TestNamespace::with(place.options("real-ends")).await;
     scene.create_vm("killed", vm("256Mi")).await;
     // Enough for the kernel, but not for what the initrd has in it.
     scene.create_vm("panics", vm("80Mi")).await;

@@ -8,7 +8,7 @@
 mod common;
 
 use common::recorded::assert_recorded;
-use common::{Scene, Seen, course, diskless, spec};
+use common::{TestNamespace, WatchedChange, course, diskless, spec};
 use k8s_openapi::api::storage::v1::{CSIDriver, StorageClass};
 use kube::api::PostParams;
 use kube::{Api, ResourceExt as _};
@@ -16,7 +16,7 @@ use kubevirt_sim::objects::{Kind, find_condition, list, text};
 use rstest::rstest;
 use serde_json::{Value, json};
 
-fn is_phase(name: &'static str, phase: &'static str) -> impl Fn(&Seen) -> bool {
+fn is_phase(name: &'static str, phase: &'static str) -> impl Fn(&WatchedChange) -> bool {
     move |seen| {
         seen.kind == Kind::Vmi
             && seen.object.name_any() == name
@@ -24,7 +24,7 @@ fn is_phase(name: &'static str, phase: &'static str) -> impl Fn(&Seen) -> bool {
     }
 }
 
-fn ready(seen: &Seen) -> bool {
+fn ready(seen: &WatchedChange) -> bool {
     find_condition(list(&seen.object, "/status/conditions"), "Ready")
         .is_some_and(|ready| ready["status"] == "True")
 }
@@ -32,7 +32,7 @@ fn ready(seen: &Seen) -> bool {
 #[allow(clippy::too_many_lines, reason = "one life in one test")]
 #[tokio::test]
 async fn a_vm_comes_up_and_goes_down_as_recorded() {
-    let scene = Scene::start("seq-once").await;
+    let scene = TestNamespace::start("seq-once").await;
     let secret = json!({"stringData": {"userdata": "#cloud-config\n"}});
     scene.create(Kind::Secret, "userdata", secret).await.unwrap();
     let vm = scene.create_vm("once", spec("once", Some("userdata"))).await;
@@ -156,7 +156,7 @@ async fn a_vm_comes_up_and_goes_down_as_recorded() {
 }
 
 /// Makes a StorageClass, and the CSIDriver of its provisioner.
-async fn storage_class(scene: &Scene, name: &str, mode: &str, csi: bool) {
+async fn storage_class(scene: &TestNamespace, name: &str, mode: &str, csi: bool) {
     let params = PostParams::default();
     let provisioner = format!("{name}.example.com");
     let class = json!({
@@ -194,7 +194,7 @@ async fn disks_come_up_as_their_storage_class_has_it(
     #[case] disk_course: &[&str],
     #[case] instance_course: &[&str],
 ) {
-    let scene = Scene::start(&format!("seq-{class}")).await;
+    let scene = TestNamespace::start(&format!("seq-{class}")).await;
     storage_class(&scene, class, mode, csi).await;
     let mut spec = spec("disk", None);
     spec["dataVolumeTemplates"][0]["spec"]["storage"]["storageClassName"] = json!(class);
@@ -206,11 +206,12 @@ async fn disks_come_up_as_their_storage_class_has_it(
     assert_eq!(course(&disks, "/status/phase"), disk_course);
     let instances = scene.seen(Kind::Vmi, "disk");
     assert_eq!(course(&instances, "/status/phase")[..3], *instance_course);
-    let says = |seen: &Seen, kind: &str, status: &str| {
+    let says = |seen: &WatchedChange, kind: &str, status: &str| {
         find_condition(list(&seen.object, "/status/conditions"), kind)
             .is_some_and(|condition| condition["status"] == status)
     };
-    let during_import = |seen: &&Seen| text(&seen.object, "/status/phase") == Some("ImportInProgress");
+    let during_import =
+        |seen: &&WatchedChange| text(&seen.object, "/status/phase") == Some("ImportInProgress");
     let bound_then = disks
         .iter()
         .filter(during_import)
@@ -231,7 +232,7 @@ async fn disks_come_up_as_their_storage_class_has_it(
     scene.stop().await;
 }
 
-async fn deletion_went_as_recorded(scene: &Scene) {
+async fn deletion_went_as_recorded(scene: &TestNamespace) {
     scene
         .saw("the claim go", |seen| seen.kind == Kind::Pvc && seen.gone)
         .await;
@@ -268,7 +269,7 @@ async fn deletion_went_as_recorded(scene: &Scene) {
     let mut dying = scene.seen(Kind::Vmi, "once");
     dying.retain(|seen| seen.object.metadata.deletion_timestamp.is_some());
     assert_eq!(course(&dying, "/status/phase"), ["Running", "Succeeded"]);
-    let terminating = |seen: &Seen| {
+    let terminating = |seen: &WatchedChange| {
         find_condition(list(&seen.object, "/status/conditions"), "Ready")
             .is_some_and(|ready| ready["reason"] == "PodTerminating")
     };
@@ -335,7 +336,7 @@ fn everything_that_was_recorded_is_compared() {
 
 #[tokio::test]
 async fn an_external_eviction_is_reported_as_recorded() {
-    let scene = Scene::start("seq-evict").await;
+    let scene = TestNamespace::start("seq-evict").await;
     let secret = json!({"stringData": {"userdata": "#cloud-config\n"}});
     scene.create(Kind::Secret, "userdata", secret).await.unwrap();
     let mut spec = spec("once", Some("userdata"));
@@ -363,7 +364,7 @@ async fn an_external_eviction_is_reported_as_recorded() {
 
 #[tokio::test]
 async fn a_vm_deleted_while_provisioning_is_gone_at_once() {
-    let scene = Scene::start("seq-early").await;
+    let scene = TestNamespace::start("seq-early").await;
     let mut spec = spec("early", None);
     spec["template"]["metadata"]["annotations"] = json!({"sim.kubevirt.io/pvc-pending": "true"});
     scene.create_vm("early", spec).await;
@@ -386,7 +387,7 @@ async fn a_vm_deleted_while_provisioning_is_gone_at_once() {
 
 #[tokio::test]
 async fn a_missing_claim_is_reported_as_recorded_and_heals() {
-    let scene = Scene::start("seq-pvc").await;
+    let scene = TestNamespace::start("seq-pvc").await;
     let mut spec = diskless("Once");
     spec["template"]["spec"]["volumes"] =
         json!([{"name": "datavolumedisk", "persistentVolumeClaim": {"claimName": "nopvc"}}]);
@@ -406,7 +407,7 @@ async fn a_missing_claim_is_reported_as_recorded_and_heals() {
 
 #[tokio::test]
 async fn an_unknown_instancetype_is_reported_as_recorded_and_heals() {
-    let scene = Scene::start("seq-type").await;
+    let scene = TestNamespace::start("seq-type").await;
     let mut spec = diskless("Once");
     spec["instancetype"] = json!({"name": "nope", "kind": "VirtualMachineInstancetype"});
     spec["template"]["spec"]["domain"]
@@ -433,7 +434,7 @@ async fn an_unknown_instancetype_is_reported_as_recorded_and_heals() {
 
 #[tokio::test]
 async fn what_virt_api_and_cdi_refuse_later_shows_as_a_failure() {
-    let scene = Scene::start("seq-refused").await;
+    let scene = TestNamespace::start("seq-refused").await;
     let mut memoryless = diskless("Once");
     memoryless["template"]["spec"]["domain"]["resources"] = json!({"requests": {"memory": "0"}});
     scene.create_vm("memoryless", memoryless).await;
@@ -455,7 +456,7 @@ async fn what_virt_api_and_cdi_refuse_later_shows_as_a_failure() {
 
 #[tokio::test]
 async fn a_data_volume_without_an_owner_is_adopted_and_dies_with_the_vm() {
-    let scene = Scene::start("seq-adopt").await;
+    let scene = TestNamespace::start("seq-adopt").await;
     let template = spec("adopted", None)["dataVolumeTemplates"][0]["spec"].clone();
     scene
         .create(Kind::DataVolume, "adopted", json!({"spec": template}))
@@ -475,7 +476,7 @@ async fn a_data_volume_without_an_owner_is_adopted_and_dies_with_the_vm() {
 
 #[tokio::test]
 async fn a_missing_cloud_init_secret_is_not_reported() {
-    let scene = Scene::start("seq-secret").await;
+    let scene = TestNamespace::start("seq-secret").await;
     scene.create_vm("silent", spec("silent", Some("not-there"))).await;
     scene.saw("scheduling", is_phase("silent", "Scheduling")).await;
     tokio::time::sleep(std::time::Duration::from_millis(1500)).await;

@@ -15,7 +15,7 @@ pub struct Ca {
 }
 
 /// A certificate chain and its key, both PEM.
-pub struct Leaf {
+pub struct CertifiedKey {
     /// The certificate.
     pub cert_pem: String,
     /// Its private key (PKCS#8).
@@ -54,7 +54,7 @@ impl Ca {
     }
 
     /// A serving certificate for loopback and these DNS names and addresses.
-    pub fn serving(&self, common_name: &str, names: &[&str]) -> Result<Leaf> {
+    pub fn serving(&self, common_name: &str, names: &[&str]) -> Result<CertifiedKey> {
         let all = ["localhost", "127.0.0.1"]
             .iter()
             .chain(names)
@@ -66,7 +66,7 @@ impl Ca {
     }
 
     /// A client certificate for this user in this group.
-    pub fn client(&self, user: &str, group: &str) -> Result<Leaf> {
+    pub fn client(&self, user: &str, group: &str) -> Result<CertifiedKey> {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, user);
         params.distinguished_name.push(DnType::OrganizationName, group);
@@ -74,10 +74,10 @@ impl Ca {
         self.sign(&params)
     }
 
-    fn sign(&self, params: &CertificateParams) -> Result<Leaf> {
+    fn sign(&self, params: &CertificateParams) -> Result<CertifiedKey> {
         let key = KeyPair::generate()?;
         let cert = params.signed_by(&key, &self.issuer)?;
-        Ok(Leaf {
+        Ok(CertifiedKey {
             cert_pem: cert.pem(),
             key_pem: key.serialize_pem(),
         })
@@ -85,7 +85,7 @@ impl Ca {
 
     /// Writes `ca.crt` and `ca.key`.
     pub fn write(&self, dir: &Path) -> Result<()> {
-        Leaf {
+        CertifiedKey {
             cert_pem: self.pem(),
             key_pem: self.issuer.key().serialize_pem(),
         }
@@ -93,7 +93,7 @@ impl Ca {
     }
 }
 
-impl Leaf {
+impl CertifiedKey {
     /// Writes `NAME.crt` and `NAME.key`.
     pub fn write(&self, dir: &Path, name: &str) -> Result<()> {
         std::fs::create_dir_all(dir)?;

@@ -29,7 +29,7 @@ pub struct Directory;
 
 /// Its part of a spec.
 #[derive(Debug, Clone, Default)]
-pub struct Site {
+pub struct DirectorySpec {
     auth: ConfigVarString,
     cluster_name: ConfigVarString,
     disks: i64,
@@ -38,7 +38,7 @@ pub struct Site {
 
 /// A resolved spec.
 #[derive(Debug, Clone, Default)]
-pub struct Plot {
+pub struct ResolvedSpec {
     cluster_name: String,
     disks: usize,
     registry_credentials: Secret,
@@ -78,7 +78,7 @@ impl Provider for Directory {
 
     fn decode(&self, field: &Field<'_>, report: &mut Report) -> Option<Arc<dyn Spec>> {
         let mut fields = field.object(report)?;
-        let site = Site {
+        let site = DirectorySpec {
             auth: ConfigVarString::decode(&fields.take("auth"), report),
             cluster_name: ConfigVarString::decode(&fields.take("clusterName"), report),
             disks: fields.take("disks").integer(report).unwrap_or_default(),
@@ -101,7 +101,7 @@ impl Provider for Directory {
     }
 }
 
-impl Spec for Site {
+impl Spec for DirectorySpec {
     fn validate(&self, _overridden: Overridden, path: &FieldPath, report: &mut Report) {
         machinist::validate(&self.machinist, &path.child("machinist"), report);
         if !(0..=8).contains(&self.disks) {
@@ -138,7 +138,7 @@ impl Spec for Site {
                 .map_err(|error| Unresolved::Reference { field, error });
             Ok(Secret::new(found?.unwrap_or_default()))
         };
-        Ok(Arc::new(Plot {
+        Ok(Arc::new(ResolvedSpec {
             cluster_name: self.cluster_name(env, lookup)?,
             disks: usize::try_from(self.disks).unwrap_or_default(),
             registry_credentials: secret(
@@ -166,7 +166,7 @@ impl Spec for Site {
     }
 }
 
-impl ResolvedProviderSpec for Plot {
+impl ResolvedProviderSpec for ResolvedSpec {
     fn cluster_name(&self) -> &str {
         &self.cluster_name
     }

@@ -32,13 +32,13 @@ pub struct Api {
 
 /// The client of a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum As {
+pub enum Writer {
     /// The admin.
     Admin,
     /// Machinist's controller.
     Controller,
     /// machine-controller, which bypasses the webhooks, as if they were not installed yet.
-    Past,
+    Exempt,
 }
 
 /// The API server's answer.
@@ -64,8 +64,8 @@ impl Api {
         let dry = format!("{}?dryRun=All", collection("machines"));
         tokio::time::timeout(WAIT_TIMEOUT, async {
             loop {
-                let past = api.send(Method::POST, &dry, &bad, As::Past).await?;
-                let judged = api.send(Method::POST, &dry, &bad, As::Admin).await?;
+                let past = api.send(Method::POST, &dry, &bad, Writer::Exempt).await?;
+                let judged = api.send(Method::POST, &dry, &bad, Writer::Admin).await?;
                 if past.code == StatusCode::CREATED && judged.code == StatusCode::UNPROCESSABLE_ENTITY {
                     return anyhow::Ok(());
                 }
@@ -87,8 +87,8 @@ impl Api {
     async fn answer(&self, row: &Row) -> Result<Answer> {
         let path = collection(plural(row.kind));
         let author = match row.author {
-            Author::Person => As::Admin,
-            Author::SetController => As::Controller,
+            Author::Person => Writer::Admin,
+            Author::SetController => Writer::Controller,
         };
         let Some(old) = &row.old else {
             return self.send(Method::POST, &path, &row.object, author).await;
@@ -112,13 +112,16 @@ impl Api {
         let mut object = object.clone();
         let deleting = forget_deletion(&mut object);
         let path = collection(plural(kind));
-        let stored = self.send(Method::POST, &path, &object, As::Past).await?.ok()?;
+        let stored = self
+            .send(Method::POST, &path, &object, Writer::Exempt)
+            .await?
+            .ok()?;
         if !deleting {
             return Ok(stored);
         }
         let path = format!("{path}/{}", name(&stored)?);
         let deleted = self
-            .send(Method::DELETE, &path, &json!({}), As::Past)
+            .send(Method::DELETE, &path, &json!({}), Writer::Exempt)
             .await?
             .ok()?;
         ensure!(
@@ -132,14 +135,21 @@ impl Api {
     pub async fn clear(&self) -> Result<()> {
         for plural in ["machines", "machinesets", "machinedeployments"] {
             let path = collection(plural);
-            let list = self.send(Method::GET, &path, &json!({}), As::Past).await?.ok()?;
+            let list = self
+                .send(Method::GET, &path, &json!({}), Writer::Exempt)
+                .await?
+                .ok()?;
             for item in list["items"].as_array().into_iter().flatten() {
                 let path = format!("{path}/{}", name(item)?);
                 if item["metadata"].get("finalizers").is_some() {
                     let nothing = json!({"metadata": {"finalizers": null}});
-                    self.send(Method::PATCH, &path, &nothing, As::Past).await?.ok()?;
+                    self.send(Method::PATCH, &path, &nothing, Writer::Exempt)
+                        .await?
+                        .ok()?;
                 }
-                let gone = self.send(Method::DELETE, &path, &json!({}), As::Past).await?;
+                let gone = self
+                    .send(Method::DELETE, &path, &json!({}), Writer::Exempt)
+                    .await?;
                 if gone.code != StatusCode::NOT_FOUND {
                     gone.ok()?;
                 }
@@ -149,7 +159,7 @@ impl Api {
     }
 
     /// Sends one request. A refusal is not an error.
-    pub async fn send(&self, method: Method, path: &str, body: &Value, who: As) -> Result<Answer> {
+    pub async fn send(&self, method: Method, path: &str, body: &Value, who: Writer) -> Result<Answer> {
         let content_type = match method {
             Method::PATCH => "application/merge-patch+json",
             _ => "application/json",
@@ -163,9 +173,9 @@ impl Api {
             binaries::CONTROLLER
         );
         let user = match who {
-            As::Admin => None,
-            As::Controller => Some((controller.as_str(), "system:masters")),
-            As::Past => Some((
+            Writer::Admin => None,
+            Writer::Controller => Some((controller.as_str(), "system:masters")),
+            Writer::Exempt => Some((
                 "system:serviceaccount:kube-system:machine-controller",
                 PAST_THE_WEBHOOK,
             )),

@@ -4,7 +4,7 @@ use k8s_openapi::ByteString;
 use serde_json::{Value, json};
 
 use super::base::{cloud, template};
-use super::{Keeper, Row};
+use super::{EnforcedBy, Row};
 
 const CPUS: &str = "spec.providerSpec.value.cloudProviderSpec.virtualMachine.template.cpus";
 const CPUS_VALUE: &str = "spec.providerSpec.value.cloudProviderSpec.virtualMachine.template.cpus.value";
@@ -147,26 +147,26 @@ fn kubeconfigs() -> Vec<Row> {
             ),
         ),
         Row::create("2.3/kubeconfig-nowhere", cloud("auth", json!({})))
-            .kept_by(Keeper::Webhook)
+            .enforced_by(EnforcedBy::Webhook)
             .rejects(&[KUBECONFIG])
             .message_contains("the environment (KUBEVIRT_KUBECONFIG) has none"),
         Row::create(
             "2.3/kubeconfig-inline",
             cloud("auth/kubeconfig", inline("token: t")),
         )
-        .kept_by(Keeper::Webhook),
+        .enforced_by(EnforcedBy::Webhook),
         Row::create(
             "2.3/kubeconfig-that-runs-a-program",
             cloud("auth/kubeconfig", inline("exec: {command: sh}")),
         )
-        .kept_by(Keeper::Webhook)
+        .enforced_by(EnforcedBy::Webhook)
         .rejects(&[KUBECONFIG])
         .message_contains("exec"),
         Row::create(
             "2.3/kubeconfig-of-nothing",
             cloud("auth/kubeconfig", json!("bm90aGluZw==")),
         )
-        .kept_by(Keeper::Webhook)
+        .enforced_by(EnforcedBy::Webhook)
         .rejects(&[KUBECONFIG]),
     ]
 }

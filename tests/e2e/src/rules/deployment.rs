@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::base::{Edit, INFRA_NAMESPACE, deployment};
-use super::{Keeper, Kind, Row};
+use super::{EnforcedBy, Kind, Row};
 
 const ROLLING: &str = "/spec/strategy/rollingUpdate";
 const NAMESPACE_AT: &str = "/spec/template/spec/metadata/annotations/cluster.x-k8s.io~1cluster-namespace";
@@ -274,7 +274,7 @@ fn templates() -> Vec<Row> {
             "3.5/template-kubeconfig-nowhere",
             with(&format!("{VALUE}/cloudProviderSpec/auth"), json!({})),
         )
-        .kept_by(Keeper::Webhook)
+        .enforced_by(EnforcedBy::Webhook)
         .rejects(&["spec.template.spec.providerSpec.value.cloudProviderSpec.auth.kubeconfig"]),
         Row::roll_out(
             "3.5/template-miscased-keys-are-respelt",

@@ -4,7 +4,7 @@ use machinist_shared::admission::Author;
 use serde_json::{Value, json};
 
 use super::base::{Edit, INFRA_NAMESPACE, set};
-use super::{Keeper, Kind, Row};
+use super::{EnforcedBy, Kind, Row};
 
 const NAMESPACE_AT: &str = "/spec/template/spec/metadata/annotations/cluster.x-k8s.io~1cluster-namespace";
 const OS_SPEC_AT: &str = "/spec/template/spec/providerSpec/value/operatingSystemSpec";
@@ -83,7 +83,7 @@ fn fields() -> Vec<Row> {
         create("4/template-is-judged", set().without("/spec/template/spec/versions"))
             .rejects(&["spec.template.spec.versions.kubelet"]),
         create("4/template-kubeconfig-nowhere", with(AUTH, json!({})))
-            .kept_by(Keeper::Webhook)
+            .enforced_by(EnforcedBy::Webhook)
             .rejects(&["spec.template.spec.providerSpec.value.cloudProviderSpec.auth.kubeconfig"]),
         create("4/a-field-of-deployments", with("/spec/paused", json!(true)))
             .warns("spec.paused: unknown field \"paused\", ignored"),

@@ -24,7 +24,7 @@ mod strict;
 mod value;
 
 pub use accepted_by_kubevirt::ACCEPTED_BY_KUBEVIRT;
-pub use api::{Answer, Api, As, collection};
+pub use api::{Answer, Api, Writer, collection};
 pub use base::{INFRA_NAMESPACE, machine};
 pub use rules_without_row::RULES_WITHOUT_ROW;
 pub use run::{Outcome, in_process};
@@ -45,7 +45,7 @@ pub enum Kind {
 
 /// The component that enforces a rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Keeper {
+pub enum EnforcedBy {
     /// The pure functions, and so the webhook.
     Everyone,
     /// Only the webhook, which has an environment.
@@ -60,7 +60,7 @@ pub struct Row {
     /// The kind of the object.
     pub kind: Kind,
     /// The component that enforces the rule.
-    pub keeper: Keeper,
+    pub enforced_by: EnforcedBy,
     /// The author of the write.
     pub author: Author,
     /// The stored object, if it is an update.
@@ -81,12 +81,12 @@ pub struct Row {
 
 impl Row {
     fn new(id: &'static str, kind: Kind, object: Value) -> Self {
-        let (keeper, author) = (Keeper::Everyone, Author::Person);
+        let (enforced_by, author) = (EnforcedBy::Everyone, Author::Person);
         let (rejected, stored, warned, messages) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         Self {
             id,
             kind,
-            keeper,
+            enforced_by,
             author,
             old: None,
             object,
@@ -149,8 +149,8 @@ impl Row {
         self
     }
 
-    fn kept_by(mut self, keeper: Keeper) -> Self {
-        self.keeper = keeper;
+    fn enforced_by(mut self, enforced_by: EnforcedBy) -> Self {
+        self.enforced_by = enforced_by;
         self
     }
 

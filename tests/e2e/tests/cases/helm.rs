@@ -45,7 +45,7 @@ async fn crds_and_machines_survive_every_change_of_the_release() -> Result<()> {
             "{step} is not among the next steps: {notes}"
         );
     }
-    let first = State::read(&case).await?;
+    let first = ReleaseState::read(&case).await?;
     assert_eq!(first.definitions.len(), 3);
     case.apply(&manifest::machine("survivor")).await?;
     let machine = case.machines().get("survivor").await?.uid();
@@ -57,14 +57,14 @@ async fn crds_and_machines_survive_every_change_of_the_release() -> Result<()> {
         "controller.workerCount=7",
     ];
     helm.ok(&[&["upgrade"], &*release, &changed].concat()).await?;
-    let second = State::read(&case).await?;
+    let second = ReleaseState::read(&case).await?;
     assert_eq!(second.replicas, Some(3));
     assert!(second.args.contains(&"--worker-count=7".to_owned()));
     assert_eq!(second.definitions, first.definitions, "upgraded in place");
 
     helm.ok(&["rollback", "machinist", "1", "--namespace", NAMESPACE])
         .await?;
-    assert_eq!(State::read(&case).await?, first);
+    assert_eq!(ReleaseState::read(&case).await?, first);
 
     let said = helm
         .ok(&["uninstall", "machinist", "--namespace", NAMESPACE])
@@ -78,7 +78,7 @@ async fn crds_and_machines_survive_every_change_of_the_release() -> Result<()> {
     assert_eq!(case.machines().get("survivor").await?.uid(), machine);
 
     helm.ok(&[&["install"], &*release].concat()).await?;
-    let last = State::read(&case).await?;
+    let last = ReleaseState::read(&case).await?;
     assert_eq!(last.definitions, first.definitions, "adopted again");
     assert_eq!((last.replicas, last.args), (first.replicas, first.args));
     assert_eq!(case.machines().get("survivor").await?.uid(), machine);
@@ -91,14 +91,14 @@ async fn crds_and_machines_survive_every_change_of_the_release() -> Result<()> {
 
 /// The objects of the release on the cluster.
 #[derive(Debug, PartialEq, Eq)]
-struct State {
+struct ReleaseState {
     replicas: Option<i32>,
     args: Vec<String>,
     /// Name and UID of each CRD.
     definitions: Vec<(String, Option<String>)>,
 }
 
-impl State {
+impl ReleaseState {
     async fn read(case: &Case) -> Result<Self> {
         let client = case.bed.user().client();
         let spec = Api::<Deployment>::namespaced(client, NAMESPACE)

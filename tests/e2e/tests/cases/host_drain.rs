@@ -11,7 +11,7 @@ use e2e::{
     case::WAIT_TIMEOUT,
     drain::condition,
     infra, manifest, objects,
-    rollout::{Living, Watched, deployment},
+    rollout::{MachineMaximum, Watched, deployment},
     wait,
 };
 use futures::StreamExt as _;
@@ -73,7 +73,7 @@ async fn replacements_are_made_first_by_default() -> Result<()> {
     case.rollout("whole", "NewMachineSetAvailable").await?;
     let before: Vec<String> = case.machine_uids().await?.into_keys().collect();
     let watched = Watched::start(&case);
-    let living = Living::start(&case);
+    let living = MachineMaximum::start(&case);
     for name in &before {
         evict(&case, name).await?;
     }

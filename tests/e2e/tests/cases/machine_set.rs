@@ -31,7 +31,7 @@ const STANDBY: &str = "standby";
 #[tokio::test]
 async fn a_set_is_scaled_adopts_releases_and_deletes_its_machines() -> Result<()> {
     let case = Case::start().await?;
-    let made = Made::record(&case);
+    let made = CreatedMachines::record(&case);
     case.apply(&manifest::machine_set("workers", 3)).await?;
     let ready_status = ready(&case, "workers", 3).await?;
     assert_eq!(ready_status.label_selector.as_deref(), Some("set=workers"));
@@ -147,7 +147,7 @@ async fn a_controller_killed_while_it_creates_five_machines_creates_five() -> Re
         ..Options::default()
     })
     .await?;
-    let made = Made::record(&case);
+    let made = CreatedMachines::record(&case);
     // The first write is the finalizer's; then come batches of 1, 2 and 2.
     for nth in 1..=7 {
         let name = format!("killed-{nth}");
@@ -181,7 +181,7 @@ async fn a_controller_killed_while_it_creates_five_machines_creates_five() -> Re
 #[tokio::test]
 async fn a_new_leader_with_a_stale_cache_creates_none_too_many() -> Result<()> {
     let case = Case::start().await?;
-    let made = Made::record(&case);
+    let made = CreatedMachines::record(&case);
     let standby = case.bed.new_controller(STANDBY, &[]).await?;
     standby.launch()?;
     // It sees the set, and not the Machines that the leader then creates.
@@ -291,7 +291,7 @@ async fn repeated_refusals_of_machines_are_one_event_and_one_status() -> Result<
 #[tokio::test]
 async fn a_set_replaces_machines_that_lose_their_vms_with_growing_backoff() -> Result<()> {
     let case = Case::start().await?;
-    let made = Made::record(&case);
+    let made = CreatedMachines::record(&case);
     let (vms, machines) = (case.vms(), case.machines());
     // Once a Machine has recorded its VM, it does not create another.
     let deleter = tokio::spawn(async move {
@@ -360,9 +360,9 @@ fn refuse_machines() -> Value {
 }
 
 /// Names of all Machines that sets ever created, by set.
-struct Made(Arc<Mutex<BTreeMap<String, BTreeSet<String>>>>, Arc<Notify>);
+struct CreatedMachines(Arc<Mutex<BTreeMap<String, BTreeSet<String>>>>, Arc<Notify>);
 
-impl Made {
+impl CreatedMachines {
     fn record(case: &Case) -> Self {
         let (made, news, machines) = (Arc::default(), Arc::new(Notify::new()), case.machines());
         let record: Arc<Mutex<BTreeMap<String, BTreeSet<String>>>> = Arc::clone(&made);

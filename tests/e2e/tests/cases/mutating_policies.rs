@@ -24,13 +24,13 @@ async fn a_set_whose_machines_are_relabeled_at_admission_creates_one_and_deletes
     probe["kind"] = json!("Machine");
     probe["metadata"]["name"] = json!("probe");
     probe["metadata"]["namespace"] = json!(manifest::NAMESPACE);
-    let policy = Relabels {
+    let policy = RelabelPolicy {
         resource: "machines",
         label: "set",
         probe,
     };
     policy.begin(&case).await?;
-    let made = Made::record(case.machines());
+    let made = CreatedUids::record(case.machines());
     case.apply(&manifest::machine_set("workers", 2)).await?;
     let halted = |set: &MachineSet| error_reason(set) == Some("MachineChangedAtAdmission");
     let set = wait::for_state(&case.machine_sets(), "workers", "halted", WAIT_TIMEOUT, halted).await?;
@@ -73,13 +73,16 @@ async fn a_deployment_whose_sets_are_relabeled_at_admission_creates_one_and_dele
     let case = Case::start().await?;
     let mut probe = manifest::machine_set("probe", 0);
     probe["metadata"]["labels"] = json!({"pool": "probe"});
-    let policy = Relabels {
+    let policy = RelabelPolicy {
         resource: "machinesets",
         label: "pool",
         probe,
     };
     policy.begin(&case).await?;
-    let (sets, machines) = (Made::record(case.machine_sets()), Made::record(case.machines()));
+    let (sets, machines) = (
+        CreatedUids::record(case.machine_sets()),
+        CreatedUids::record(case.machines()),
+    );
     case.apply(&deployment("pool", 1)).await?;
     let said = case.rollout("pool", "MachineSetChangedAtAdmission").await?;
     ensure!(said.contains("spec.selector does not select"), "{said}");
@@ -116,14 +119,14 @@ async fn a_deployment_whose_sets_are_relabeled_at_admission_creates_one_and_dele
 }
 
 /// A policy that gives new objects another value of a label.
-struct Relabels {
+struct RelabelPolicy {
     resource: &'static str,
     label: &'static str,
     /// An object that the policy changes.
     probe: Value,
 }
 
-impl Relabels {
+impl RelabelPolicy {
     /// Returns when it has taken effect.
     async fn begin(&self, case: &Case) -> Result<()> {
         let expression = format!(
@@ -179,9 +182,9 @@ impl Relabels {
 }
 
 /// UIDs of all objects that ever existed.
-struct Made(Arc<Mutex<BTreeSet<String>>>);
+struct CreatedUids(Arc<Mutex<BTreeSet<String>>>);
 
-impl Made {
+impl CreatedUids {
     fn record<K>(api: Api<K>) -> Self
     where
         K: Resource + Clone + serde::de::DeserializeOwned + std::fmt::Debug + Send + 'static,

@@ -16,7 +16,7 @@ use kube::{Api, ResourceExt as _};
 use machinist_shared::api::{Machine, MachineDeployment, MachineSet};
 use serde_json::{Value, json};
 
-use super::rollout_laws::{Dice, of_environment};
+use super::rollout_laws::{RandomSequence, of_environment};
 
 const POOL: &str = "pool";
 const ALONE: &str = "alone";
@@ -62,7 +62,7 @@ async fn edit(case: &Case, edits: usize, seed: u64) -> Result<()> {
         sets: api::<MachineSet>(case),
         deployments: api::<MachineDeployment>(case),
         case,
-        dice: Dice(seed),
+        dice: RandomSequence(seed),
         done: BTreeMap::new(),
         touched: BTreeSet::new(),
         released: BTreeMap::new(),
@@ -97,7 +97,7 @@ struct Editor<'a> {
     machines: Api<DynamicObject>,
     sets: Api<DynamicObject>,
     deployments: Api<DynamicObject>,
-    dice: Dice,
+    dice: RandomSequence,
     /// Edits that were made, and those that the API server refused, by kind.
     done: BTreeMap<&'static str, [usize; 2]>,
     /// Names of Machines and sets whose labels or owners were edited: what is released is one of them, or of one of them.

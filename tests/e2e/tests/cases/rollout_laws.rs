@@ -53,7 +53,7 @@ async fn no_kill_makes_a_rollout_break_its_limits() -> Result<()> {
         least: size - unavailable,
     };
     let laws = Laws::watch(&case, bounds);
-    let (began, mut dice) = (Instant::now(), Dice(seed));
+    let (began, mut dice) = (Instant::now(), RandomSequence(seed));
     let rollouts = async {
         // Another template, a third one during that rollout, and a rollback.
         kubelet(&case, &mut pool, "1.35.2").await?;
@@ -121,9 +121,9 @@ async fn no_kill_makes_a_rollout_break_its_limits() -> Result<()> {
 }
 
 /// A random sequence that is the same for one seed: SplitMix64.
-pub(super) struct Dice(pub(super) u64);
+pub(super) struct RandomSequence(pub(super) u64);
 
-impl Dice {
+impl RandomSequence {
     pub(super) fn below(&mut self, limit: usize) -> usize {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut mixed = self.0;

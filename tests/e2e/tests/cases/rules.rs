@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 use e2e::{
     Case,
-    rules::{self, Api, Keeper, Row},
+    rules::{self, Api, EnforcedBy, Row},
 };
 use testbed::bed::{Machinist, Options};
 
 #[test]
 fn every_rule_holds_for_the_functions() {
     let rows = rules::all();
-    let judged = rows.iter().filter(|row| row.keeper == Keeper::Everyone);
+    let judged = rows.iter().filter(|row| row.enforced_by == EnforcedBy::Everyone);
     none_is_broken(judged.map(|row| (row, row.judge(&rules::in_process(row)))));
 }
 

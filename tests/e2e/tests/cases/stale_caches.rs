@@ -36,7 +36,7 @@ const AT_MOST: usize = 20;
 #[tokio::test]
 async fn a_controller_that_restarts_with_any_earlier_state_deletes_nothing_wrong() -> Result<()> {
     let case = start().await?;
-    let instants = Instants::record(&case).await?;
+    let instants = Snapshots::record(&case).await?;
     case.apply(&manifest::machine("worker")).await?;
     let node = case.node_ready("worker").await?;
     case.settled().await;
@@ -69,7 +69,7 @@ async fn a_stale_deletion_of_an_earlier_machine_does_not_affect_its_namesake() -
     case.apply(&manifest::machine("worker")).await?;
     case.node_ready("worker").await?;
     case.settled().await;
-    let instants = Instants::record(&case).await?;
+    let instants = Snapshots::record(&case).await?;
     case.delete_machine("worker").await?;
     let instants = instants.end();
     ensure!(
@@ -102,7 +102,7 @@ async fn a_stale_size_of_a_set_creates_and_deletes_nothing() -> Result<()> {
     let case = start().await?;
     let sets: Api<MachineSet> = Api::namespaced(case.bed.user().client(), NAMESPACE);
     case.apply(&manifest::machine_set("pool", 1)).await?;
-    let instants = Instants::record(&case).await?;
+    let instants = Snapshots::record(&case).await?;
     for replicas in [1, 3, 2] {
         scale(&sets, replicas).await?;
         let there = |set: &MachineSet| {
@@ -190,7 +190,7 @@ async fn made(case: &Case, name: &str) -> Result<()> {
 }
 
 /// The first write, and some more of all.
-fn some(instants: &[Instant]) -> impl Iterator<Item = &Instant> {
+fn some(instants: &[ClusterVersions]) -> impl Iterator<Item = &ClusterVersions> {
     instants.iter().step_by(instants.len().div_ceil(6))
 }
 
@@ -203,7 +203,7 @@ fn proxies(case: &Case) -> [(&testbed::FaultProxy, &'static str); 2] {
 }
 
 /// Restarts the controller with an earlier state of both clusters, waits until it is idle, and then shows it the present.
-async fn into_the_past(case: &Case, instant: &Instant) -> Result<()> {
+async fn into_the_past(case: &Case, instant: &ClusterVersions) -> Result<()> {
     case.bed.controller().kill();
     case.bed.user().proxy().show_past(CONTROLLER, instant.user);
     case.bed.infra().proxy().show_past(MACHINES, instant.infra);
@@ -223,21 +223,21 @@ async fn into_the_past(case: &Case, instant: &Instant) -> Result<()> {
 
 /// The resourceVersions of both clusters at one instant.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Instant {
+struct ClusterVersions {
     user: u64,
     infra: u64,
 }
 
 /// Records an instant at each change of a Machine.
-struct Instants {
-    seen: Arc<Mutex<Vec<Instant>>>,
+struct Snapshots {
+    seen: Arc<Mutex<Vec<ClusterVersions>>>,
     task: JoinHandle<()>,
 }
 
-impl Instants {
+impl Snapshots {
     /// Returns when it sees every change that is made from then on.
     async fn record(case: &Case) -> Result<Self> {
-        let seen = Arc::<Mutex<Vec<Instant>>>::default();
+        let seen = Arc::<Mutex<Vec<ClusterVersions>>>::default();
         let record = Arc::clone(&seen);
         let (machines, infra) = (case.machines(), case.bed.infra().client());
         let mut events = watcher(machines, watcher::Config::default())
@@ -258,7 +258,7 @@ impl Instants {
                 let (Some(user), Ok(infra)) = (version, version_of(&infra).await) else {
                     continue;
                 };
-                let instant = Instant { user, infra };
+                let instant = ClusterVersions { user, infra };
                 record
                     .lock()
                     .unwrap_or_else(PoisonError::into_inner)
@@ -268,7 +268,7 @@ impl Instants {
         Ok(Self { seen, task })
     }
 
-    fn end(self) -> Vec<Instant> {
+    fn end(self) -> Vec<ClusterVersions> {
         self.task.abort();
         std::mem::take(&mut *self.seen.lock().unwrap_or_else(PoisonError::into_inner))
     }

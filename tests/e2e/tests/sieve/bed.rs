@@ -19,7 +19,7 @@ use testbed::bed::{CONTROLLER, MACHINES, Options};
 use tokio::task::JoinHandle;
 
 use super::{
-    oracle::Seen,
+    oracle::Snapshot,
     trial::{Cluster, Watch},
 };
 
@@ -90,8 +90,8 @@ impl Bed {
     }
 
     /// The current objects.
-    pub(crate) async fn seen(&self) -> Result<Seen> {
-        Seen::take(&self.case).await
+    pub(crate) async fn seen(&self) -> Result<Snapshot> {
+        Snapshot::take(&self.case).await
     }
 
     /// UIDs of all Machines that ever existed, with their names.

@@ -23,7 +23,7 @@ use anyhow::{Context as _, Result, ensure};
 use self::{
     bed::Bed,
     operation::Operation,
-    trial::{Cluster, Fault, State, Trial, Watching},
+    trial::{Cluster, Fault, RestorePoint, Trial, Watching},
 };
 
 /// A part of `make nightly`: one class of interference with some operations.
@@ -86,7 +86,9 @@ async fn run(table: &mut Table, part: &str, class: Class, operations: &[Operatio
                 .into_iter()
                 .flat_map(|watch| Watching::ALL.map(|how| Fault::Watch(watch.clone(), how)))
                 .collect(),
-            Class::Restores(cluster) => State::ALL.map(|state| Fault::Restore(cluster, state)).into(),
+            Class::Restores(cluster) => RestorePoint::ALL
+                .map(|state| Fault::Restore(cluster, state))
+                .into(),
         };
         trials.push(
             of_one

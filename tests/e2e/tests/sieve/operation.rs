@@ -13,7 +13,7 @@ use serde_json::json;
 
 use super::{
     bed::{Bed, POOL},
-    oracle::{Expected, Seen},
+    oracle::{Expected, Snapshot},
 };
 
 /// An operation on a pool.
@@ -81,7 +81,7 @@ impl Operation {
     }
 
     /// Brings the pool to where the operation begins, without interference.
-    pub(crate) async fn prepare(self, bed: &Bed) -> Result<Seen> {
+    pub(crate) async fn prepare(self, bed: &Bed) -> Result<Snapshot> {
         let pool = bed.case.deployments().get_opt(POOL).await?;
         match (pool, self.before()) {
             (None, None) => {}
@@ -97,7 +97,7 @@ impl Operation {
     }
 
     /// Requests it.
-    pub(crate) async fn begin(self, bed: &Bed, before: &Seen) -> Result<()> {
+    pub(crate) async fn begin(self, bed: &Bed, before: &Snapshot) -> Result<()> {
         let case = &bed.case;
         match self {
             Self::Create => case.apply(&deployment(POOL, 2)).await.map(drop),
@@ -124,7 +124,7 @@ impl Operation {
     }
 
     /// Whether an earlier Machine may be gone after it.
-    pub(crate) fn is_over(self, before: &Seen, machines: &[&Machine]) -> bool {
+    pub(crate) fn is_over(self, before: &Snapshot, machines: &[&Machine]) -> bool {
         let is_there = |name: &str| machines.iter().any(|machine| machine.name_any() == name);
         let gone = before.pool().filter(|name| !is_there(name)).count();
         gone == before.pool().count().saturating_sub(self.expected().kept)

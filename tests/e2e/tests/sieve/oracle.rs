@@ -26,7 +26,7 @@ pub(crate) struct Expected {
 
 /// A Machine with what belongs to it, by UID.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Whole {
+pub(crate) struct CompleteMachine {
     machine: String,
     vm: String,
     node: String,
@@ -34,9 +34,9 @@ pub(crate) struct Whole {
 
 /// The complete Machines, by name.
 #[derive(Debug, Clone)]
-pub(crate) struct Seen(BTreeMap<String, Whole>);
+pub(crate) struct Snapshot(BTreeMap<String, CompleteMachine>);
 
-impl Seen {
+impl Snapshot {
     /// All Machines; an error if one lacks its VM or a Ready Node.
     pub(crate) async fn take(case: &Case) -> Result<Self> {
         let nodes = case.nodes().list(&ListParams::default()).await?;
@@ -53,7 +53,7 @@ impl Seen {
                 bail!("Machine {name} lacks its VM or its Ready Node");
             };
             let machine = machine.uid().unwrap_or_default();
-            seen.insert(name, Whole { machine, vm, node });
+            seen.insert(name, CompleteMachine { machine, vm, node });
         }
         Ok(Self(seen))
     }
@@ -75,7 +75,7 @@ impl Seen {
         let (kind, name) = left.split_once('/').unwrap_or((left, ""));
         // No Machine that has joined has one of these.
         let transient = kind == "CertificateSigningRequest" || name.starts_with("bootstrap-token-");
-        let belongs = |machine: &String, whole: &Whole| {
+        let belongs = |machine: &String, whole: &CompleteMachine| {
             let rest = name.strip_prefix(machine.as_str());
             rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('-')) || name.contains(&whole.machine)
         };
@@ -88,7 +88,7 @@ fn is_bystander(name: &str) -> bool {
 }
 
 /// Waits until every Machine is complete and there are no leftovers, and returns the Machines.
-pub(crate) async fn clean(bed: &Bed, deadline: Instant) -> Result<Seen> {
+pub(crate) async fn clean(bed: &Bed, deadline: Instant) -> Result<Snapshot> {
     loop {
         let problem = match bed.seen().await {
             Err(error) => format!("{error:#}"),
@@ -106,7 +106,7 @@ pub(crate) async fn clean(bed: &Bed, deadline: Instant) -> Result<Seen> {
 }
 
 /// Objects that belong to none of the Machines.
-pub(crate) async fn left_behind(case: &Case, seen: &Seen) -> Result<Vec<String>> {
+pub(crate) async fn left_behind(case: &Case, seen: &Snapshot) -> Result<Vec<String>> {
     let mut left = leaks::leftovers(&case.bed).await?;
     left.retain(|left| !seen.owns(left));
     Ok(left)
@@ -117,8 +117,8 @@ pub(crate) fn check(
     bed: &Bed,
     expected: Expected,
     created_before: &BTreeMap<String, String>,
-    before: &Seen,
-    after: &Seen,
+    before: &Snapshot,
+    after: &Snapshot,
 ) -> Result<()> {
     let created: BTreeSet<String> = bed
         .created()
@@ -152,8 +152,8 @@ pub(crate) fn check(
 }
 
 /// The bystander's Machine, VM and Node are the same.
-pub(crate) fn bystander(before: &Seen, after: &Seen) -> Result<()> {
-    let of = |seen: &Seen| -> Vec<_> {
+pub(crate) fn bystander(before: &Snapshot, after: &Snapshot) -> Result<()> {
+    let of = |seen: &Snapshot| -> Vec<_> {
         let all = seen.0.iter().filter(|(name, _)| is_bystander(name));
         all.map(|(name, whole)| (name.clone(), whole.clone())).collect()
     };

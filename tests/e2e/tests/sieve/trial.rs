@@ -19,7 +19,7 @@ use testbed::proxy::{Request, WriteFuse};
 use super::{
     bed::{Bed, WAIT_TIMEOUT, machines},
     operation::Operation,
-    oracle::{self, Seen},
+    oracle::{self, Snapshot},
 };
 
 /// An operation under an interference.
@@ -74,14 +74,14 @@ impl Watching {
 
 /// Which state of etcd comes back after the operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum State {
+pub(crate) enum RestorePoint {
     /// That of before the operation.
     Before,
     /// That of after its first VM was created or deleted.
     Middle,
 }
 
-impl State {
+impl RestorePoint {
     pub(crate) const ALL: [Self; 2] = [Self::Before, Self::Middle];
 }
 
@@ -91,7 +91,7 @@ pub(crate) enum Fault {
     /// The controller is killed once this write is stored, before it is answered.
     Kill(Write),
     Watch(Watch, Watching),
-    Restore(Cluster, State),
+    Restore(Cluster, RestorePoint),
 }
 
 impl fmt::Display for Trial {
@@ -179,7 +179,7 @@ fn counts_as_write(request: &Request) -> bool {
 }
 
 /// Waits until the operation has the requested effect.
-async fn over(bed: &Bed, operation: Operation, before: &Seen) -> Result<()> {
+async fn over(bed: &Bed, operation: Operation, before: &Snapshot) -> Result<()> {
     let is_over = |machines: &[&machinist_shared::api::Machine]| operation.is_over(before, machines);
     e2e::wait::for_all(&bed.case.machines(), "what they are to be", WAIT_TIMEOUT, is_over).await?;
     bed.obeyed(operation.after()).await
@@ -204,7 +204,7 @@ pub(crate) async fn run(bed: &mut Bed, trial: &Trial) -> Result<Happened> {
     Ok(happened)
 }
 
-async fn kill(bed: &Bed, operation: Operation, before: &Seen, write: &Write) -> Result<Happened> {
+async fn kill(bed: &Bed, operation: Operation, before: &Snapshot, write: &Write) -> Result<Happened> {
     let (proxy, client) = bed.proxy(write.cluster);
     let (verb, resource) = (write.verb, write.resource.clone());
     let counts =
@@ -232,7 +232,7 @@ async fn kill(bed: &Bed, operation: Operation, before: &Seen, write: &Write) -> 
 async fn watching(
     bed: &Bed,
     operation: Operation,
-    before: &Seen,
+    before: &Snapshot,
     watch: &Watch,
     how: Watching,
 ) -> Result<Happened> {
@@ -271,9 +271,9 @@ async fn watching(
 async fn restore(
     bed: &mut Bed,
     operation: Operation,
-    before: &Seen,
+    before: &Snapshot,
     cluster: Cluster,
-    state: State,
+    state: RestorePoint,
 ) -> Result<Happened> {
     let folder = bed.case.bed.dir().join("snapshot");
     let _ = std::fs::remove_dir_all(&folder);
@@ -281,11 +281,11 @@ async fn restore(
         Cluster::User => bed.case.bed.user().snapshot_etcd(&folder).await,
         Cluster::Infra => bed.case.bed.infra().snapshot_etcd(&folder).await,
     };
-    if state == State::Before {
+    if state == RestorePoint::Before {
         snapshot(bed).await?;
     }
     operation.begin(bed, before).await?;
-    if state == State::Middle {
+    if state == RestorePoint::Middle {
         let of_a_vm = |request: &Request| {
             request.is_successful_write()
                 && request.target.resource == "virtualmachines"
@@ -319,7 +319,7 @@ async fn restart_what_ends(bed: &Bed) -> Result<()> {
 }
 
 /// The invariants after a restore of a cluster.
-async fn restored(bed: &Bed, before: &Seen) -> Result<()> {
+async fn restored(bed: &Bed, before: &Snapshot) -> Result<()> {
     let deadline = Instant::now() + WAIT_TIMEOUT;
     let asked = bed.case.deployments().get_opt(super::bed::POOL).await?;
     let size = asked.and_then(|pool| pool.spec.replicas);
@@ -356,7 +356,7 @@ async fn delete_without_node(bed: &Bed) -> Result<()> {
     Ok(())
 }
 
-async fn whole(bed: &Bed, deadline: Instant) -> Result<Seen> {
+async fn whole(bed: &Bed, deadline: Instant) -> Result<Snapshot> {
     loop {
         match bed.seen().await {
             Err(error) if Instant::now() > deadline => return Err(error),
@@ -368,7 +368,7 @@ async fn whole(bed: &Bed, deadline: Instant) -> Result<Seen> {
 
 /// Deletes VMs and Nodes of Machines that are not known any more, as a user does, and the requests of their kubelets, which
 /// Kubernetes deletes after a day.
-async fn delete_unknown(bed: &Bed, after: &Seen) -> Result<()> {
+async fn delete_unknown(bed: &Bed, after: &Snapshot) -> Result<()> {
     let background = DeleteParams::background();
     let (vms, nodes) = (bed.case.vms(), bed.case.nodes());
     let requests: Api<CertificateSigningRequest> = Api::all(bed.case.bed.user().client());

@@ -11,14 +11,14 @@ use crate::faults::Crash;
 use crate::objects::{Kind, deleting, list, stamp, text};
 use crate::plan::{Clock, Plan, Write, with_status};
 use crate::vm::phase;
-use crate::vmi::{ENDS_AFTER, MIGRATION, Seen};
+use crate::vmi::{ENDS_AFTER, MIGRATION, VmiInputs};
 use crate::vmi_status;
 
 /// How soon a drain that was refused tries again.
 const EVICT_INTERVAL: Duration = Duration::from_millis(300);
 
 /// The next step of a VMI whose launcher is `pod`.
-pub(crate) fn sync(seen: &Seen, pod: Option<&DynamicObject>, clock: &mut Clock, now: Timestamp) -> Plan {
+pub(crate) fn sync(seen: &VmiInputs, pod: Option<&DynamicObject>, clock: &mut Clock, now: Timestamp) -> Plan {
     let goes = |next: &str| write(seen, next, now);
     match phase(seen.vmi) {
         "Scheduled" if seen.faults.crash == Some(Crash::BeforeRunning) => goes("Failed"),
@@ -32,7 +32,7 @@ pub(crate) fn sync(seen: &Seen, pod: Option<&DynamicObject>, clock: &mut Clock, 
     }
 }
 
-fn run(seen: &Seen, pod: Option<&DynamicObject>, clock: &mut Clock, now: Timestamp) -> Plan {
+fn run(seen: &VmiInputs, pod: Option<&DynamicObject>, clock: &mut Clock, now: Timestamp) -> Plan {
     let stays = write(seen, "Running", now);
     if !stays.writes.is_empty() {
         return stays;
@@ -66,14 +66,14 @@ fn run(seen: &Seen, pod: Option<&DynamicObject>, clock: &mut Clock, now: Timesta
 }
 
 /// Whether the drain of its Node is still blocked.
-fn evicts(seen: &Seen) -> bool {
+fn evicts(seen: &VmiInputs) -> bool {
     seen.faults.evacuate
         && text(seen.vmi, "/status/evacuationNodeName").is_none()
         && seen.vmi.data.pointer("/status/migrationState/completed") != Some(&json!(true))
 }
 
 /// Both handlers' part of a live migration that virt-controller has prepared.
-fn migrate(seen: &Seen, clock: &mut Clock, now: Timestamp) -> Option<Plan> {
+fn migrate(seen: &VmiInputs, clock: &mut Clock, now: Timestamp) -> Option<Plan> {
     let state = seen.vmi.data.pointer("/status/migrationState")?;
     let target = state["targetNode"].as_str().filter(|node| !node.is_empty())?;
     if state["completed"] == true || state["failed"] == true {
@@ -106,7 +106,7 @@ fn migrate(seen: &Seen, clock: &mut Clock, now: Timestamp) -> Option<Plan> {
 }
 
 /// The status with virt-handler's fields of a guest; virt-controller writes the others.
-fn write(seen: &Seen, next: &str, now: Timestamp) -> Plan {
+fn write(seen: &VmiInputs, next: &str, now: Timestamp) -> Plan {
     let mut status = seen.vmi.data["status"].clone();
     if phase(seen.vmi) != next {
         let mut passed = list(seen.vmi, "/status/phaseTransitionTimestamps").to_vec();

@@ -31,7 +31,7 @@ pub(crate) enum Work {
 
 /// What a pod depends on.
 #[derive(Debug)]
-pub(crate) struct Seen<'a> {
+pub(crate) struct PodInputs<'a> {
     pub(crate) pod: &'a DynamicObject,
     /// The Node that it can go to.
     pub(crate) node: Option<String>,
@@ -80,7 +80,7 @@ pub(crate) fn is_there(pod: &DynamicObject) -> bool {
 }
 
 /// The next step of a pod.
-pub(crate) fn sync(seen: &Seen, clock: &mut Clock, now: Timestamp) -> Plan {
+pub(crate) fn sync(seen: &PodInputs, clock: &mut Clock, now: Timestamp) -> Plan {
     let phase = text(seen.pod, "/status/phase").unwrap_or("Pending");
     let bound = text(seen.pod, "/spec/nodeName").is_some();
     if deleting(seen.pod) {
@@ -94,7 +94,7 @@ pub(crate) fn sync(seen: &Seen, clock: &mut Clock, now: Timestamp) -> Plan {
     }
 }
 
-fn schedule(seen: &Seen, now: Timestamp) -> Plan {
+fn schedule(seen: &PodInputs, now: Timestamp) -> Plan {
     let refused = |message: &str| {
         let scheduled = condition(
             seen.pod,
@@ -133,7 +133,7 @@ fn schedule(seen: &Seen, now: Timestamp) -> Plan {
     Plan::one(Write::Bind(seen.pod.clone(), node.clone()))
 }
 
-fn start(seen: &Seen, clock: &mut Clock, now: Timestamp) -> Plan {
+fn start(seen: &PodInputs, clock: &mut Clock, now: Timestamp) -> Plan {
     let waiting = |reason: &str, message: &str| {
         let state = json!({"waiting": {"reason": reason, "message": message}});
         let status = status(seen, "Pending", &state, false, now);
@@ -152,7 +152,7 @@ fn start(seen: &Seen, clock: &mut Clock, now: Timestamp) -> Plan {
     running(seen, now)
 }
 
-fn running(seen: &Seen, now: Timestamp) -> Plan {
+fn running(seen: &PodInputs, now: Timestamp) -> Plan {
     let since = started(seen.pod).unwrap_or_else(|| stamp(now));
     let state = json!({"running": {"startedAt": since}});
     let status = status(seen, "Running", &state, true, now);
@@ -163,7 +163,7 @@ fn started(pod: &DynamicObject) -> Option<String> {
     text(pod, "/status/containerStatuses/0/state/running/startedAt").map(str::to_owned)
 }
 
-fn run(seen: &Seen, clock: &mut Clock, now: Timestamp) -> Plan {
+fn run(seen: &PodInputs, clock: &mut Clock, now: Timestamp) -> Plan {
     if work(seen.pod) == Work::Launcher {
         if seen.over {
             return ended(seen, now);
@@ -183,7 +183,7 @@ fn run(seen: &Seen, clock: &mut Clock, now: Timestamp) -> Plan {
 }
 
 /// The container works for a moment, fails, waits and works again.
-fn fail(seen: &Seen, message: &str, clock: &mut Clock, now: Timestamp) -> Plan {
+fn fail(seen: &PodInputs, message: &str, clock: &mut Clock, now: Timestamp) -> Plan {
     let container = seen.pod.data.pointer("/status/containerStatuses/0");
     let container = container.cloned().unwrap_or_default();
     let mut restarts = container["restartCount"].as_u64().unwrap_or_default();
@@ -211,12 +211,12 @@ fn fail(seen: &Seen, message: &str, clock: &mut Clock, now: Timestamp) -> Plan {
     Plan::status_or(Kind::Pod, seen.pod, status, Plan::idle())
 }
 
-fn ended(seen: &Seen, now: Timestamp) -> Plan {
+fn ended(seen: &PodInputs, now: Timestamp) -> Plan {
     // CDI reads it as JSON.
     ended_saying(seen, "{}", now)
 }
 
-fn ended_saying(seen: &Seen, message: &str, now: Timestamp) -> Plan {
+fn ended_saying(seen: &PodInputs, message: &str, now: Timestamp) -> Plan {
     let state = json!({"terminated": {
         "exitCode": 0, "reason": "Completed", "message": message, "startedAt": stamp(now), "finishedAt": stamp(now),
     }});
@@ -225,7 +225,7 @@ fn ended_saying(seen: &Seen, message: &str, now: Timestamp) -> Plan {
 }
 
 /// The kubelet ends the containers, and then the pod is gone.
-fn terminate(seen: &Seen, clock: &mut Clock, now: Timestamp, runs: bool) -> Plan {
+fn terminate(seen: &PodInputs, clock: &mut Clock, now: Timestamp, runs: bool) -> Plan {
     if runs && work(seen.pod) == Work::Launcher {
         if !seen.over {
             let shutdown = seen.faults.slow_delete.unwrap_or(seen.options.shutdown);
@@ -241,7 +241,7 @@ fn terminate(seen: &Seen, clock: &mut Clock, now: Timestamp, runs: bool) -> Plan
     Plan::one(Write::Delete(Kind::Pod, seen.pod.clone()))
 }
 
-fn status(seen: &Seen, phase: &str, state: &Value, ready: bool, now: Timestamp) -> Value {
+fn status(seen: &PodInputs, phase: &str, state: &Value, ready: bool, now: Timestamp) -> Value {
     let mut status = seen.pod.data["status"].clone();
     let text = if ready { "True" } else { "False" };
     let reason = (!ready).then_some(match phase {

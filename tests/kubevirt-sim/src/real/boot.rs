@@ -12,8 +12,8 @@ use tokio::time::{Instant, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::host::{self, Host, ProgramError};
-use super::machine::{Card, Machine};
-use super::{BRIDGE, End, Hardware, qmp, seed};
+use super::machine::{Machine, NetworkCard};
+use super::{BRIDGE, GuestExit, Hardware, qmp, seed};
 
 /// From the power button to the forced power off. KubeVirt waits for `terminationGracePeriodSeconds`; an emulated guest
 /// needs up to 73 s.
@@ -43,7 +43,7 @@ pub(crate) struct Guest {
     /// Memory in MiB.
     pub(crate) memory: u64,
     /// Its network card.
-    pub(crate) card: Card,
+    pub(crate) card: NetworkCard,
     /// Presses its power button.
     pub(crate) power_off: CancellationToken,
 }
@@ -63,17 +63,17 @@ pub(crate) enum BootError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Next {
     Again,
-    End(End),
+    End(GuestExit),
 }
 
 /// `reason` is QEMU's for the last shutdown; none if its process was killed.
 fn next(reason: Option<&str>, panicked: bool) -> Next {
     match reason {
-        _ if panicked => Next::End(End::Crashed),
+        _ if panicked => Next::End(GuestExit::Crashed),
         // libvirt starts a domain again that was reset.
         Some("guest-reset" | "subsystem-reset") => Next::Again,
-        Some("guest-shutdown" | "host-qmp-quit") => Next::End(End::PoweredOff),
-        _ => Next::End(End::Crashed),
+        Some("guest-shutdown" | "host-qmp-quit") => Next::End(GuestExit::PoweredOff),
+        _ => Next::End(GuestExit::Crashed),
     }
 }
 
@@ -86,7 +86,7 @@ impl Guest {
         };
         report(hardware.clone());
         let ended = self.live(&host, &mut hardware, &report).await;
-        hardware.end = Some(*ended.as_ref().unwrap_or(&End::Crashed));
+        hardware.end = Some(*ended.as_ref().unwrap_or(&GuestExit::Crashed));
         report(hardware);
         ended.map(drop)
     }
@@ -96,7 +96,7 @@ impl Guest {
         host: &Host,
         hardware: &mut Hardware,
         report: &impl Fn(Hardware),
-    ) -> Result<End, BootError> {
+    ) -> Result<GuestExit, BootError> {
         let machine = self.prepare(host).await?;
         plug_in(&self.card).await?;
         loop {
@@ -195,7 +195,7 @@ impl Guest {
 }
 
 /// Makes the host's end of a network card.
-async fn plug_in(Card { tap, .. }: &Card) -> Result<(), ProgramError> {
+async fn plug_in(NetworkCard { tap, .. }: &NetworkCard) -> Result<(), ProgramError> {
     unplug(tap).await;
     host::ip(&format!("tuntap add dev {tap} mode tap")).await?;
     host::ip(&format!("link set {tap} master {BRIDGE} up")).await
@@ -241,12 +241,12 @@ mod tests {
     use super::*;
 
     #[rstest]
-    #[case::switched_itself_off(Some("guest-shutdown"), false, Next::End(End::PoweredOff))]
-    #[case::plug_pulled(Some("host-qmp-quit"), false, Next::End(End::PoweredOff))]
+    #[case::switched_itself_off(Some("guest-shutdown"), false, Next::End(GuestExit::PoweredOff))]
+    #[case::plug_pulled(Some("host-qmp-quit"), false, Next::End(GuestExit::PoweredOff))]
     #[case::reboot(Some("guest-reset"), false, Next::Again)]
-    #[case::panic_and_the_reset_that_follows(Some("guest-reset"), true, Next::End(End::Crashed))]
-    #[case::killed(None, false, Next::End(End::Crashed))]
-    #[case::unknown(Some("host-error"), false, Next::End(End::Crashed))]
+    #[case::panic_and_the_reset_that_follows(Some("guest-reset"), true, Next::End(GuestExit::Crashed))]
+    #[case::killed(None, false, Next::End(GuestExit::Crashed))]
+    #[case::unknown(Some("host-error"), false, Next::End(GuestExit::Crashed))]
     fn what_follows_the_end_of_qemu(
         #[case] reason: Option<&str>,
         #[case] panicked: bool,

@@ -13,7 +13,7 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::machine::{Card, CommandLine, Image};
+use super::machine::{CommandLine, Image, NetworkCard};
 use super::{BRIDGE, GATEWAY, NETMASK, Options, RANGE, lease};
 
 /// Why there is no host for real guests.
@@ -85,7 +85,7 @@ impl Host {
     }
 
     /// The address that a card was given.
-    pub(crate) async fn address(&self, card: &Card) -> Option<String> {
+    pub(crate) async fn address(&self, card: &NetworkCard) -> Option<String> {
         let leases = tokio::fs::read_to_string(self.leases()).await.ok()?;
         lease::address(&leases, &card.mac).map(str::to_owned)
     }

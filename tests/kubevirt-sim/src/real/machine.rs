@@ -22,7 +22,7 @@ pub struct Machine {
     /// Memory in MiB.
     pub memory: u64,
     /// Its network card.
-    pub card: Card,
+    pub card: NetworkCard,
     /// Its disk, an overlay of the image.
     pub disk: PathBuf,
     /// The disk with its user data.
@@ -33,14 +33,14 @@ pub struct Machine {
 
 /// A network card.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Card {
+pub struct NetworkCard {
     /// Hardware address.
     pub mac: String,
     /// The host's end.
     pub tap: String,
 }
 
-impl Card {
+impl NetworkCard {
     /// The card of the VMI with this UID: KubeVirt gives each instance a new one.
     pub fn of(vmi_uid: &str) -> Self {
         let digest = Sha256::digest(vmi_uid);
@@ -111,7 +111,7 @@ impl Image {
     /// the kernel follows with a reset.
     pub fn power_on(&self, machine: &Machine) -> CommandLine {
         let mut line = self.program("qemu-system-x86_64");
-        let Card { mac, tap } = &machine.card;
+        let NetworkCard { mac, tap } = &machine.card;
         // Never KVM: where it is offered at all, it hangs under other hypervisors.
         let fixed = "-machine q35 -accel tcg,thread=multi,tb-size=512 -cpu max -nodefaults -no-user-config -no-reboot \
                      -display none -qmp stdio -device virtio-rng-pci -device virtio-net-pci";
@@ -161,7 +161,7 @@ mod tests {
             uuid: "6c5b".into(),
             cpus: 2,
             memory: 1536,
-            card: Card::of("a"),
+            card: NetworkCard::of("a"),
             disk: "/d/root.qcow2".into(),
             seed: "/d/seed.iso".into(),
             console: "/c/a.log".into(),
@@ -189,9 +189,9 @@ mod tests {
 
     #[test]
     fn each_instance_has_a_card_of_its_own_that_linux_takes() {
-        let (one, other) = (Card::of("a"), Card::of("b"));
+        let (one, other) = (NetworkCard::of("a"), NetworkCard::of("b"));
         assert_ne!(one, other);
-        assert_eq!(one, Card::of("a"), "the VMI alone determines it");
+        assert_eq!(one, NetworkCard::of("a"), "the VMI alone determines it");
         assert_eq!(one.mac.len(), 17);
         assert!(one.tap.len() < 16, "IFNAMSIZ: {}", one.tap);
     }

@@ -17,7 +17,7 @@ use std::path::PathBuf;
 pub(crate) use boot::{Guest, unplug};
 pub(crate) use host::Host;
 pub use host::HostError;
-pub(crate) use machine::Card;
+pub(crate) use machine::NetworkCard;
 
 /// What real guests need.
 #[derive(Debug, Clone)]
@@ -40,7 +40,7 @@ const NETMASK: &str = "255.255.0.0";
 
 /// How a guest has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End {
+pub enum GuestExit {
     /// It has switched itself off, or was switched off.
     PoweredOff,
     /// It has panicked, or its process died.
@@ -55,5 +55,5 @@ pub struct Hardware {
     /// The IP address that it was given.
     pub address: Option<String>,
     /// Whether it has ended.
-    pub end: Option<End>,
+    pub end: Option<GuestExit>,
 }

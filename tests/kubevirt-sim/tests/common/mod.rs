@@ -43,28 +43,28 @@ pub(crate) async fn plane() -> &'static ControlPlane {
 
 /// One change of one object.
 #[derive(Debug, Clone)]
-pub(crate) struct Seen {
+pub(crate) struct WatchedChange {
     pub(crate) kind: Kind,
     pub(crate) object: DynamicObject,
     pub(crate) gone: bool,
 }
 
-impl Seen {
+impl WatchedChange {
     pub(crate) fn status(&self) -> Value {
         self.object.data.get("status").cloned().unwrap_or_default()
     }
 }
 
 /// A namespace with a simulator, and all its watch events.
-pub(crate) struct Scene {
+pub(crate) struct TestNamespace {
     pub(crate) client: Client,
     pub(crate) namespace: String,
     pub(crate) simulator: Simulator,
-    record: Arc<Mutex<Vec<Seen>>>,
+    record: Arc<Mutex<Vec<WatchedChange>>>,
     watches: Vec<JoinHandle<()>>,
 }
 
-impl Scene {
+impl TestNamespace {
     pub(crate) async fn start(namespace: &str) -> Self {
         Self::with(Options::new(namespace)).await
     }
@@ -73,7 +73,7 @@ impl Scene {
         let client = client().await;
         let namespace = options.namespace.clone();
         let simulator = Simulator::start(client.clone(), options).await.unwrap();
-        let record: Arc<Mutex<Vec<Seen>>> = Arc::default();
+        let record: Arc<Mutex<Vec<WatchedChange>>> = Arc::default();
         let mut watches = Vec::new();
         for kind in [Kind::Vm, Kind::Vmi, Kind::DataVolume, Kind::Pvc] {
             let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &namespace, &kind.resource());
@@ -94,7 +94,7 @@ impl Scene {
                         }
                         _ => continue,
                     };
-                    record.lock().unwrap().push(Seen { kind, object, gone });
+                    record.lock().unwrap().push(WatchedChange { kind, object, gone });
                 }
             }));
             started.await.unwrap();
@@ -148,11 +148,11 @@ impl Scene {
             .unwrap();
     }
 
-    pub(crate) fn record(&self) -> Vec<Seen> {
+    pub(crate) fn record(&self) -> Vec<WatchedChange> {
         self.record.lock().unwrap().clone()
     }
 
-    pub(crate) fn seen(&self, kind: Kind, name: &str) -> Vec<Seen> {
+    pub(crate) fn seen(&self, kind: Kind, name: &str) -> Vec<WatchedChange> {
         self.record()
             .into_iter()
             .filter(|seen| seen.kind == kind && seen.object.name_any() == name)
@@ -160,7 +160,7 @@ impl Scene {
     }
 
     /// Waits until a fitting object has been seen, at any time.
-    pub(crate) async fn saw(&self, what: &str, fits: impl Fn(&Seen) -> bool) -> Seen {
+    pub(crate) async fn saw(&self, what: &str, fits: impl Fn(&WatchedChange) -> bool) -> WatchedChange {
         let deadline = tokio::time::Instant::now() + TIMEOUT;
         loop {
             if let Some(seen) = self.record().into_iter().find(&fits) {
@@ -178,7 +178,7 @@ impl Scene {
         }
     }
 
-    pub(crate) async fn saw_vm(&self, name: &str, printable: &str) -> Seen {
+    pub(crate) async fn saw_vm(&self, name: &str, printable: &str) -> WatchedChange {
         self.saw(&format!("VM {name} {printable}"), |seen| {
             seen.kind == Kind::Vm
                 && seen.object.name_any() == name
@@ -240,7 +240,7 @@ pub(crate) async fn client() -> Client {
 }
 
 /// The distinct values that a field went through, in order.
-pub(crate) fn course(seen: &[Seen], pointer: &str) -> Vec<String> {
+pub(crate) fn course(seen: &[WatchedChange], pointer: &str) -> Vec<String> {
     let mut values: Vec<String> = seen
         .iter()
         .filter(|seen| !seen.gone)

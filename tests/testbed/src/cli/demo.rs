@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use testbed::{bed::consoles, paths, seed::INFRA_NAMESPACE};
 
-use super::{Guest, console::Console, state::State};
+use super::{Guest, console::Console, state::StateDir};
 
 const GOOD: &str = "examples/kubevirt-machine.yaml";
 const BAD: &str = "examples/bad-machine.yaml";
@@ -20,7 +20,7 @@ const REAL: &str = "tests/guest/machine.yaml";
 const POD: &str = "tests/guest/pod.yaml";
 
 /// Runs the demo. Fails if the Node does not become Ready, or if the invalid Machine is not refused for every mistake.
-pub(crate) fn run(state: &State, guest: Guest) -> Result<()> {
+pub(crate) fn run(state: &StateDir, guest: Guest) -> Result<()> {
     let kubectl = Kubectl { state };
     let (manifest, what) = match guest {
         Guest::Simulated => (GOOD, "the VM's kubelet joins as a Node"),
@@ -118,7 +118,7 @@ fn say(text: &str) {
 
 /// kubectl as the user cluster's admin, run in the root of the checkout so that paths are short.
 struct Kubectl<'a> {
-    state: &'a State,
+    state: &'a StateDir,
 }
 
 impl Kubectl<'_> {

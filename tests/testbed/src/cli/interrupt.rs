@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{end, state::State};
+use super::{end, state::StateDir};
 
 /// The exit code of a command that Ctrl-C ended.
 const INTERRUPTED: i32 = 128 + nix::libc::SIGINT;
@@ -27,7 +27,7 @@ pub(crate) struct Started {
 
 impl Started {
     /// From here on, Ctrl-C and SIGTERM end what was started, and then this process.
-    pub(crate) fn watch(state: &State) -> Result<Self> {
+    pub(crate) fn watch(state: &StateDir) -> Result<Self> {
         let supervisor = Arc::<Mutex<Option<u32>>>::default();
         let ours = Arc::clone(&supervisor);
         let (heard, interrupted) = mpsc::channel();

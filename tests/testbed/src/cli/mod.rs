@@ -24,7 +24,7 @@ use testbed::{
     tools::Tools,
 };
 
-use self::{interrupt::Started, state::State};
+use self::{interrupt::Started, state::StateDir};
 
 /// How long a start may take once everything is built.
 const START_TIMEOUT: Duration = Duration::from_mins(3);
@@ -46,9 +46,9 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 enum Task {
     /// Start everything, apply nothing. Reports it if everything runs already.
-    Up(Shape),
+    Up(StartOptions),
     /// Start everything, create a Machine that becomes a Node, and one that is refused.
-    Demo(Shape),
+    Demo(StartOptions),
     /// Stop everything.
     Down,
     /// Show what runs.
@@ -57,12 +57,12 @@ enum Task {
     Tools,
     /// Run in the foreground until SIGTERM; `up` starts this.
     #[command(hide = true)]
-    Serve(Shape),
+    Serve(StartOptions),
 }
 
 /// What to start.
 #[derive(Debug, Clone, Args)]
-pub(crate) struct Shape {
+pub(crate) struct StartOptions {
     /// Use one cluster for Machines and for VMs.
     #[arg(long)]
     one_cluster: bool,
@@ -80,7 +80,7 @@ pub(crate) struct Shape {
     guest: Guest,
 }
 
-impl Shape {
+impl StartOptions {
     /// The arguments that mean it.
     fn arguments(&self) -> Vec<String> {
         let mut arguments = vec![format!("--boot-seconds={}", self.boot_seconds)];
@@ -107,7 +107,7 @@ enum Guest {
 
 /// Runs a command.
 pub(crate) fn run(cli: Cli) -> Result<()> {
-    let state = State::new(&cli.dir.unwrap_or_else(|| paths::workspace().join(".testbed")))?;
+    let state = StateDir::new(&cli.dir.unwrap_or_else(|| paths::workspace().join(".testbed")))?;
     match cli.command {
         Task::Up(shape) => {
             let started = Started::watch(&state)?;
@@ -124,7 +124,7 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
     }
 }
 
-fn up(state: &State, shape: &Shape, started: &Started) -> Result<()> {
+fn up(state: &StateDir, shape: &StartOptions, started: &Started) -> Result<()> {
     if state.supervisor().is_some() {
         if !state.is_ready() {
             await_start(state, || state.supervisor().is_some())?;
@@ -161,7 +161,7 @@ fn up(state: &State, shape: &Shape, started: &Started) -> Result<()> {
 }
 
 /// Fails if the running testbed has other options, or a part of it has stopped since.
-fn is_as_asked(state: &State, shape: &Shape) -> Result<()> {
+fn is_as_asked(state: &StateDir, shape: &StartOptions) -> Result<()> {
     let (is, asked) = (state.shape()?, shape.arguments().join(" "));
     if is != asked {
         bail!("the testbed is up with {is}, and was asked for with {asked}; end it first: make down");
@@ -180,7 +180,7 @@ fn is_as_asked(state: &State, shape: &Shape) -> Result<()> {
 }
 
 /// Builds the programs of the supervisor in the foreground, where progress is visible.
-fn build(state: &State, shape: &Shape) -> Result<()> {
+fn build(state: &StateDir, shape: &StartOptions) -> Result<()> {
     if shape.guest == Guest::Real
         && let Some(obstacle) = GuestNetwork::obstacle()
     {
@@ -193,7 +193,7 @@ fn build(state: &State, shape: &Shape) -> Result<()> {
     binaries::build(&serve::options(state, shape).programs())
 }
 
-fn describe(shape: &Shape) -> &'static str {
+fn describe(shape: &StartOptions) -> &'static str {
     match (shape.bare, shape.one_cluster, shape.kubevirt) {
         (true, true, _) => "one control plane",
         (true, false, _) => "two control planes",
@@ -206,7 +206,7 @@ fn describe(shape: &Shape) -> &'static str {
     }
 }
 
-fn await_start(state: &State, mut runs: impl FnMut() -> bool) -> Result<()> {
+fn await_start(state: &StateDir, mut runs: impl FnMut() -> bool) -> Result<()> {
     let deadline = Instant::now() + START_TIMEOUT;
     while !state.is_ready() {
         if !runs() {
@@ -223,7 +223,7 @@ fn await_start(state: &State, mut runs: impl FnMut() -> bool) -> Result<()> {
     Ok(())
 }
 
-fn down(state: &State) -> Result<()> {
+fn down(state: &StateDir) -> Result<()> {
     let Some(supervisor) = state.supervisor() else {
         println!("The testbed is not up.");
         return Ok(());
@@ -234,7 +234,7 @@ fn down(state: &State) -> Result<()> {
 }
 
 /// Stops the supervisor, and everything with it.
-fn end(state: &State, supervisor: u32) -> Result<()> {
+fn end(state: &StateDir, supervisor: u32) -> Result<()> {
     signal_pid(supervisor, Signal::SIGTERM)?;
     let deadline = Instant::now() + END_TIMEOUT;
     while is_running(supervisor) {
@@ -248,7 +248,7 @@ fn end(state: &State, supervisor: u32) -> Result<()> {
     state.forget_supervisor()
 }
 
-fn status(state: &State) -> Result<()> {
+fn status(state: &StateDir) -> Result<()> {
     if state.supervisor().is_none() {
         println!("The testbed is not up.");
         return Ok(());

@@ -9,17 +9,17 @@ use testbed::{
 };
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Guest, Shape, state::State};
+use super::{Guest, StartOptions, state::StateDir};
 
 /// Starts everything, reports it, and stops everything at SIGTERM or Ctrl-C.
-pub(crate) fn run(state: &State, shape: &Shape) -> Result<()> {
+pub(crate) fn run(state: &StateDir, shape: &StartOptions) -> Result<()> {
     // A new session: closing the terminal must not stop the testbed. This fails only for the leader of a process group, which
     // runs in the foreground then.
     let _ = nix::unistd::setsid();
     tokio::runtime::Runtime::new()?.block_on(serve(state, shape))
 }
 
-async fn serve(state: &State, shape: &Shape) -> Result<()> {
+async fn serve(state: &StateDir, shape: &StartOptions) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let stop = async {
@@ -37,7 +37,7 @@ async fn serve(state: &State, shape: &Shape) -> Result<()> {
 }
 
 /// The options of the bed for this shape.
-pub(crate) fn options(state: &State, shape: &Shape) -> Options {
+pub(crate) fn options(state: &StateDir, shape: &StartOptions) -> Options {
     Options {
         dir: Some(state.run_dir()),
         one_cluster: shape.one_cluster,
@@ -58,7 +58,7 @@ pub(crate) fn options(state: &State, shape: &Shape) -> Options {
 }
 
 /// Copies kubeconfigs and links programs to the documented paths.
-fn publish(state: &State, bed: &Testbed) -> Result<()> {
+fn publish(state: &StateDir, bed: &Testbed) -> Result<()> {
     fs::create_dir_all(state.bin())?;
     let tools = bed.user().tools();
     for (name, program) in [("kubectl", &tools.kubectl), ("helm", &tools.helm)] {

@@ -10,11 +10,11 @@ use testbed::process::is_running;
 
 /// The folder, `.testbed` by default.
 #[derive(Clone)]
-pub(crate) struct State {
+pub(crate) struct StateDir {
     dir: PathBuf,
 }
 
-impl State {
+impl StateDir {
     /// Creates the folder if it is missing.
     pub(crate) fn new(dir: &Path) -> Result<Self> {
         fs::create_dir_all(dir).with_context(|| format!("creating {}", dir.display()))?;

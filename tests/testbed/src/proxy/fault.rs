@@ -24,7 +24,7 @@ pub(crate) struct Faults {
     /// Every request waits this long before it is forwarded.
     pub(crate) delay: Duration,
     /// Watches that stay open, but whose events are held back.
-    pub(crate) frozen: Frozen,
+    pub(crate) frozen: FrozenWatches,
     /// Writes of this resource, like `machines`, are answered with 500 and not forwarded.
     pub(crate) failing: Option<String>,
     /// Lists are answered as of this resourceVersion.
@@ -63,7 +63,7 @@ impl Faults {
 
 /// Which watches are held back.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) enum Frozen {
+pub(crate) enum FrozenWatches {
     #[default]
     None,
     /// Those of this resource, like `machines`.
@@ -71,7 +71,7 @@ pub(crate) enum Frozen {
     All,
 }
 
-impl Frozen {
+impl FrozenWatches {
     pub(crate) fn is(&self, resource: &str) -> bool {
         match self {
             Self::None => false,

@@ -63,7 +63,7 @@ impl Upstream {
 
 /// One client's connection to the API server.
 #[derive(Clone)]
-pub(super) struct Way {
+pub(super) struct ClientRoute {
     pub(super) client: String,
     pub(super) faults: watch::Sender<Faults>,
     pub(super) upstream: Upstream,
@@ -71,30 +71,30 @@ pub(super) struct Way {
 }
 
 /// Serves one client's port until the runtime ends.
-pub(super) async fn serve(listener: TcpListener, acceptor: TlsAcceptor, way: Way) {
+pub(super) async fn serve(listener: TcpListener, acceptor: TlsAcceptor, route: ClientRoute) {
     loop {
         // A lack of file descriptors is temporary; other errors of `accept` concern a single connection.
         let Ok((stream, _)) = listener.accept().await else {
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;
             continue;
         };
-        tokio::spawn(connection(stream, acceptor.clone(), way.clone()));
+        tokio::spawn(connection(stream, acceptor.clone(), route.clone()));
     }
 }
 
-async fn connection(stream: TcpStream, acceptor: TlsAcceptor, way: Way) {
-    if way.faults.borrow().refuse {
+async fn connection(stream: TcpStream, acceptor: TlsAcceptor, route: ClientRoute) {
+    if route.faults.borrow().refuse {
         return;
     }
-    passable(&way.faults).await;
+    passable(&route.faults).await;
     let _ = stream.set_nodelay(true);
     let Ok(stream) = acceptor.accept(stream).await else {
         return;
     };
-    let way = Arc::new(way);
+    let route = Arc::new(route);
     let service = service_fn(move |request| {
-        let way = Arc::clone(&way);
-        async move { exchange(&way, request).await }
+        let route = Arc::clone(&route);
+        async move { exchange(&route, request).await }
     });
     // A client that disconnects is not an error of the proxy.
     let _ = auto::Builder::new(TokioExecutor::new())
@@ -119,12 +119,12 @@ const HOP_BY_HOP: [HeaderName; 6] = [
 ];
 
 /// One request and its answer. An error closes the client's connection without an answer.
-async fn exchange(way: &Way, request: hyper::Request<Incoming>) -> io::Result<Response<Body>> {
+async fn exchange(route: &ClientRoute, request: hyper::Request<Incoming>) -> io::Result<Response<Body>> {
     let (at, start) = (jiff::Timestamp::now(), Instant::now());
-    passable(&way.faults).await;
+    passable(&route.faults).await;
     let target = Target::parse(request.method(), request.uri());
     let (refuse, delay, cuts) = {
-        let faults = way.faults.borrow();
+        let faults = route.faults.borrow();
         (faults.refuse, faults.delay, faults.cuts_of(&target.resource))
     };
     if refuse {
@@ -137,35 +137,35 @@ async fn exchange(way: &Way, request: hyper::Request<Incoming>) -> io::Result<Re
         .and_then(|value| value.to_str().ok())
         .unwrap_or_default()
         .to_owned();
-    if target.is_write() && way.faults.borrow().failing.as_ref() == Some(&target.resource) {
+    if target.is_write() && route.faults.borrow().failing.as_ref() == Some(&target.resource) {
         let record = Request {
-            client: way.client.clone(),
+            client: route.client.clone(),
             user_agent,
             target,
             status: StatusCode::INTERNAL_SERVER_ERROR.as_u16(),
             at,
             took: start.elapsed(),
         };
-        way.requests.send_modify(|requests| requests.push(record));
+        route.requests.send_modify(|requests| requests.push(record));
         return Ok(internal_error());
     }
     let (mut parts, body) = request.into_parts();
     let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
-    let past = way.faults.borrow().past;
+    let past = route.faults.borrow().past;
     let path = match past {
         Some(version) if target.verb == "list" && !asks_for_metadata(&parts.headers) => as_of(path, version),
         _ => path.to_owned(),
     };
     let uri = Uri::builder()
         .scheme("https")
-        .authority(way.upstream.authority.clone())
+        .authority(route.upstream.authority.clone())
         .path_and_query(path);
     parts.uri = uri.build().map_err(io::Error::other)?;
     parts.version = http::Version::HTTP_11;
     for name in &HOP_BY_HOP {
         parts.headers.remove(name);
     }
-    let answer = match way
+    let answer = match route
         .upstream
         .client
         .request(hyper::Request::from_parts(parts, body))
@@ -177,26 +177,26 @@ async fn exchange(way: &Way, request: hyper::Request<Incoming>) -> io::Result<Re
 
     let watching = (target.verb == "watch").then(|| target.resource.clone());
     let record = Request {
-        client: way.client.clone(),
+        client: route.client.clone(),
         user_agent,
         target,
         status: answer.status().as_u16(),
         at,
         took: start.elapsed(),
     };
-    let fuse = way
+    let fuse = route
         .faults
         .borrow()
         .fuse
         .clone()
         .filter(|_| record.is_successful_write());
     let is_cut_off = fuse.is_some_and(|fuse| fuse.burn(&record.target));
-    way.requests.send_modify(|requests| requests.push(record));
+    route.requests.send_modify(|requests| requests.push(record));
     if is_cut_off {
         return Err(io::ErrorKind::ConnectionAborted.into());
     }
     // The API server has processed it; a black hole that opened meanwhile only swallows the answer.
-    passable(&way.faults).await;
+    passable(&route.faults).await;
 
     let (mut head, body) = answer.into_parts();
     for name in &HOP_BY_HOP {
@@ -206,7 +206,7 @@ async fn exchange(way: &Way, request: hyper::Request<Incoming>) -> io::Result<Re
     tokio::spawn(pump(
         body,
         frames,
-        way.faults.clone(),
+        route.faults.clone(),
         watching.map(|resource| (resource, cuts)),
     ));
     let body = stream::unfold(received, async |mut received| {

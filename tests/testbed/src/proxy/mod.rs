@@ -24,7 +24,7 @@ pub use self::{
     request::{Request, Target},
 };
 use self::{
-    fault::{Faults, Frozen},
+    fault::{Faults, FrozenWatches},
     forward::Upstream,
 };
 use crate::{ControlPlane, kubeconfig};
@@ -93,7 +93,7 @@ impl FaultProxy {
         runtime.spawn(forward::serve(
             TcpListener::from_std(listener)?,
             self.acceptor.clone(),
-            forward::Way {
+            forward::ClientRoute {
                 client: client.into(),
                 faults: faults.clone(),
                 upstream: self.upstream.clone(),
@@ -166,12 +166,14 @@ impl FaultProxy {
 
     /// Holds back all events of open and new watches until [`Self::heal`].
     pub fn freeze_watches(&self, client: &str) {
-        self.change(client, |faults| faults.frozen = Frozen::All);
+        self.change(client, |faults| faults.frozen = FrozenWatches::All);
     }
 
     /// The same for the watches of one resource, like `machines`.
     pub fn freeze_watches_of(&self, client: &str, resource: &str) {
-        self.change(client, |faults| faults.frozen = Frozen::Of(resource.to_owned()));
+        self.change(client, |faults| {
+            faults.frozen = FrozenWatches::Of(resource.to_owned())
+        });
     }
 
     /// Breaks the client's open watches of one resource, like `machines`; new ones are fine.
@@ -191,7 +193,7 @@ impl FaultProxy {
     pub fn show_past(&self, client: &str, version: u64) {
         self.change(client, |faults| {
             faults.past = Some(version);
-            faults.frozen = Frozen::All;
+            faults.frozen = FrozenWatches::All;
         });
     }
 

@@ -9,7 +9,7 @@ use anyhow::Result;
 use e2e::{
     Case,
     manifest::NAMESPACE,
-    rules::{Api, As, collection},
+    rules::{Api, Writer, collection},
 };
 use http::Method;
 use serde_json::{Value, json};
@@ -74,7 +74,7 @@ impl Admission {
     async fn get(&self, plural: &str, name: &str) -> Result<Value> {
         let path = format!("{}/{name}", collection(plural));
         self.api
-            .send(Method::GET, &path, &json!({}), As::Admin)
+            .send(Method::GET, &path, &json!({}), Writer::Admin)
             .await?
             .ok()
     }

@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result, ensure};
 use e2e::{
     manifest::NAMESPACE,
-    rules::{As, collection},
+    rules::{Writer, collection},
 };
 use http::Method;
 use serde_json::{Value, json};
@@ -27,7 +27,7 @@ async fn round_trip(admission: &Admission, plural: &str, object: &Value) -> Resu
     let post = format!("{all}?fieldValidation=Strict");
     let mut stored = admission
         .api
-        .send(Method::POST, &post, object, As::Past)
+        .send(Method::POST, &post, object, Writer::Exempt)
         .await?
         .ok()?;
     let name = stored["metadata"]["name"].as_str().context("no name")?.to_owned();
@@ -37,7 +37,7 @@ async fn round_trip(admission: &Admission, plural: &str, object: &Value) -> Resu
         let put = format!("{one}/status?fieldValidation=Strict");
         admission
             .api
-            .send(Method::PUT, &put, &stored, As::Past)
+            .send(Method::PUT, &put, &stored, Writer::Exempt)
             .await?
             .ok()?;
     }
@@ -47,7 +47,7 @@ async fn round_trip(admission: &Admission, plural: &str, object: &Value) -> Resu
     let put = format!("{one}?fieldValidation=Strict");
     let written = admission
         .api
-        .send(Method::PUT, &put, &read, As::Past)
+        .send(Method::PUT, &put, &read, Writer::Exempt)
         .await?
         .ok()?;
     ensure!(
@@ -58,13 +58,13 @@ async fn round_trip(admission: &Admission, plural: &str, object: &Value) -> Resu
     let label = json!({"metadata": {"labels": {"a": "b"}}});
     admission
         .api
-        .send(Method::PATCH, &put, &label, As::Admin)
+        .send(Method::PATCH, &put, &label, Writer::Admin)
         .await?
         .ok()?;
     same(object, &admission.get(plural, &name).await?)?;
     let gone = admission
         .api
-        .send(Method::DELETE, &one, &json!({}), As::Admin)
+        .send(Method::DELETE, &one, &json!({}), Writer::Admin)
         .await?;
     gone.ok().map(drop)
 }

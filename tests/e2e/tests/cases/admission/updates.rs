@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use e2e::{
     manifest::NAMESPACE,
-    rules::{As, collection, machine},
+    rules::{Writer, collection, machine},
 };
 use http::{Method, StatusCode};
 use serde_json::json;
@@ -61,7 +61,7 @@ async fn a_stored_machine_that_is_invalid_can_be_changed_except_for_its_spec() -
     let post = collection("machines");
     admission
         .api
-        .send(Method::POST, &post, &broken, As::Past)
+        .send(Method::POST, &post, &broken, Writer::Exempt)
         .await?
         .ok()?;
     for patch in [
@@ -106,7 +106,7 @@ async fn a_machine_that_is_being_deleted_can_lose_its_finalizers() -> Result<()>
     let post = collection("machines");
     admission
         .api
-        .send(Method::POST, &post, &held, As::Past)
+        .send(Method::POST, &post, &held, Writer::Exempt)
         .await?
         .ok()?;
     let args = ["delete", "machine", "m", "-n", NAMESPACE, "--wait=false"];
@@ -134,7 +134,7 @@ async fn a_machine_that_is_being_deleted_can_lose_its_finalizers() -> Result<()>
     let path = format!("{post}/m");
     let gone = admission
         .api
-        .send(Method::GET, &path, &json!({}), As::Admin)
+        .send(Method::GET, &path, &json!({}), Writer::Admin)
         .await?;
     ensure!(
         gone.code == StatusCode::NOT_FOUND,

@@ -16,7 +16,7 @@ use super::{address, reasons};
 
 /// The result of a forged request.
 #[derive(Debug, Clone, Copy)]
-enum End {
+enum Outcome {
     /// It is not approved, and an Event on the Machine says why.
     Reported(&'static str),
     /// Its requester has no Machine, so it is not approved and not reported.
@@ -28,11 +28,11 @@ enum End {
 struct Forged {
     what: &'static str,
     ask: Ask,
-    end: End,
+    end: Outcome,
 }
 
 /// Changes a valid request into a forged one.
-fn forged(what: &'static str, mut ask: Ask, end: End, change: impl FnOnce(&mut Ask)) -> Forged {
+fn forged(what: &'static str, mut ask: Ask, end: Outcome, change: impl FnOnce(&mut Ask)) -> Forged {
     change(&mut ask);
     Forged { what, ask, end }
 }
@@ -49,7 +49,7 @@ fn two_organizations(ask: &mut Ask) {
 
 /// By the node `honest`, which tries to impersonate others.
 fn by_the_node(own: &str, victims: &str) -> Vec<Forged> {
-    use End::{Rejected, Reported, Silent};
+    use Outcome::{Rejected, Reported, Silent};
     let forged =
         |what, end, change: &dyn Fn(&mut Ask)| forged(what, Ask::serving("honest", own), end, change);
     let san = |san: SanType| move |ask: &mut Ask| ask.params.subject_alt_names.push(san.clone());
@@ -112,7 +112,7 @@ fn by_the_node(own: &str, victims: &str) -> Vec<Forged> {
 
 /// With the bootstrap token of Machine `waiting`.
 fn by_the_token() -> Vec<Forged> {
-    use End::{Reported, Silent};
+    use Outcome::{Reported, Silent};
     let forged = |what, end, change: &dyn Fn(&mut Ask)| forged(what, Ask::client("waiting"), end, change);
     vec![
         forged(
@@ -183,11 +183,11 @@ async fn no_forged_request_in_a_nodes_name_is_approved() -> Result<()> {
         forged(
             "in the node's name without its group",
             honest(),
-            End::Reported("group system:nodes"),
+            Outcome::Reported("group system:nodes"),
             |_| {},
         ),
     ));
-    forgeries.push((&admin, forged("by an admin", honest(), End::Silent, |_| {})));
+    forgeries.push((&admin, forged("by an admin", honest(), Outcome::Silent, |_| {})));
     assert!(forgeries.len() >= 15);
     let pending = post(&forgeries).await?;
 
@@ -238,7 +238,7 @@ async fn no_forged_request_with_a_bootstrap_token_is_approved() -> Result<()> {
 struct Pending {
     what: &'static str,
     name: String,
-    end: End,
+    end: Outcome,
 }
 
 /// Creates the requests, and returns those that the API server has accepted.
@@ -246,10 +246,10 @@ async fn post(forgeries: &[(&Client, Forged)]) -> Result<Vec<Pending>> {
     let mut pending = Vec::new();
     for (client, Forged { what, ask, end }) in forgeries {
         match (ask.post(client).await, end) {
-            (Err(kube::Error::Api(status)), End::Rejected) => {
+            (Err(kube::Error::Api(status)), Outcome::Rejected) => {
                 println!("{what}: rejected: {}", status.message);
             }
-            (Ok(name), End::Rejected) => bail!("{what}: {name} was taken"),
+            (Ok(name), Outcome::Rejected) => bail!("{what}: {name} was taken"),
             (Ok(name), &end) => {
                 println!("{what}: {name}");
                 pending.push(Pending { what, name, end });
@@ -272,7 +272,7 @@ async fn are_not_approved(case: &Case, pending: &[Pending], honest: (Ask, &Clien
     let renewed = certificates::issued(case, &renewal).await?;
     assert_eq!(reasons(&renewed), ["AutoApproved"]);
     for Pending { what, name, end } in pending {
-        if let End::Reported(why) = end {
+        if let Outcome::Reported(why) = end {
             certificates::wait_for_event(case, name, why).await?;
         }
         let request = certificates::requests(case).get(name).await?;
