@@ -126,7 +126,7 @@ async fn ask(State(door): State<Arc<GateState>>, Json(review): Json<Value>) -> J
     door.asked().push(review);
     door.came.notify_waiters();
     let mut open = door.open.subscribe();
-    // The sender lives as long as the door.
+    // The sender lives as long as the gate's state.
     let _ = open.wait_for(|open| *open).await;
     Json(answer)
 }

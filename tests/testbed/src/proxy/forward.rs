@@ -73,7 +73,7 @@ pub(super) struct ClientRoute {
 /// Serves one client's port until the runtime ends.
 pub(super) async fn serve(listener: TcpListener, acceptor: TlsAcceptor, route: ClientRoute) {
     loop {
-        // A lack of file descriptors is temporary; other errors of `accept` concern a single connection.
+        // A lack of file descriptors is temporary; other errors of `accept` affect a single connection.
         let Ok((stream, _)) = listener.accept().await else {
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;
             continue;
