@@ -66,10 +66,10 @@ async fn a_pool_that_is_restored_with_new_uids_gets_its_nodes_back() -> Result<(
     for name in before.keys() {
         infra::ready(&case, name, "VMNameTaken").await?;
     }
-    let asked = adopt(&case, &[]).await?;
-    ensure!(asked.0 == Some(1), "{}", asked.1);
+    let preflight = adopt(&case, &[]).await?;
+    ensure!(preflight.0 == Some(1), "{}", preflight.1);
     for (name, (vm, _)) in &before {
-        ensure!(asked.1.contains(name) && asked.1.contains(vm), "{}", asked.1);
+        ensure!(preflight.1.contains(name) && preflight.1.contains(vm), "{}", preflight.1);
         let machine = case.machines().get(name).await?;
         ensure!(
             !machine.annotations().contains_key("machinist.dev/adopt-vm-uid"),
