@@ -1,4 +1,4 @@
-//! Nodes that are lost for good: a MachineSet replaces their Machines after the join timeout, and Machines that stand alone stay.
+//! Nodes that are lost for good: a MachineSet replaces their Machines after the join timeout, and standalone Machines stay.
 
 use anyhow::{Context as _, Result, ensure};
 use e2e::rollout::deployment;
@@ -26,7 +26,7 @@ async fn a_set_replaces_a_machine_whose_guest_ended_or_whose_node_was_deleted() 
     let before = pool(&case).await?;
     ensure!(before.len() == 2, "{before:?}");
 
-    // The guest of one ends; a client deletes the Node of the other, and that of the Machine that stands alone.
+    // The guest of one ends; a client deletes the Node of the other, and that of the standalone Machine.
     let poweroff = json!({"metadata": {"annotations": {"sim.kubevirt.io/poweroff": "true"}}});
     case.vms()
         .patch(&before[0], &PatchParams::default(), &Patch::Merge(&poweroff))

@@ -1,5 +1,5 @@
 //! A pool that is restored from a backup as Velero does it, with new UIDs, without owners and without status: it waits for its
-//! Machines, and an admin gives these their VMs back. No node is replaced.
+//! Machines, and an admin lets these adopt their VMs. No node is replaced.
 
 use std::collections::BTreeMap;
 use std::process::Stdio;
@@ -25,7 +25,7 @@ async fn a_pool_that_is_restored_with_new_uids_gets_its_nodes_back() -> Result<(
     let before = nodes_and_vms(&case, &machines).await?;
     ensure!(before.len() == 2, "{before:?}");
 
-    // A backup, and the loss of all objects; the VMs and Nodes go on.
+    // A backup, and the loss of all objects; the VMs and Nodes keep running.
     let pool = backup(
         "MachineDeployment",
         &serde_json::to_value(case.deployments().get(POOL).await?)?,
@@ -36,7 +36,7 @@ async fn a_pool_that_is_restored_with_new_uids_gets_its_nodes_back() -> Result<(
         .collect::<Result<_>>()?;
     lose(&case).await?;
 
-    // The MachineDeployment comes first: its set creates no Machines, and says why.
+    // The MachineDeployment comes first: its set creates no Machines, and reports why.
     case.apply(&pool).await?;
     let waits = |set: &MachineSet| {
         let status = set.status.as_ref();
@@ -59,7 +59,7 @@ async fn a_pool_that_is_restored_with_new_uids_gets_its_nodes_back() -> Result<(
             .is_empty()
     );
 
-    // Then the Machines: the set takes them, and they leave the VMs of their names alone.
+    // Then the Machines: the set adopts them, and they do not change the VMs of their names.
     for machine in &machines {
         case.apply(machine).await?;
     }
@@ -69,7 +69,11 @@ async fn a_pool_that_is_restored_with_new_uids_gets_its_nodes_back() -> Result<(
     let preflight = adopt(&case, &[]).await?;
     ensure!(preflight.0 == Some(1), "{}", preflight.1);
     for (name, (vm, _)) in &before {
-        ensure!(preflight.1.contains(name) && preflight.1.contains(vm), "{}", preflight.1);
+        ensure!(
+            preflight.1.contains(name) && preflight.1.contains(vm),
+            "{}",
+            preflight.1
+        );
         let machine = case.machines().get(name).await?;
         ensure!(
             !machine.annotations().contains_key("machinist.dev/adopt-vm-uid"),
@@ -99,7 +103,7 @@ async fn a_pool_that_is_restored_with_new_uids_gets_its_nodes_back() -> Result<(
         again.1
     );
 
-    // It lives on like any other: what is deleted is replaced.
+    // The pool works like any other: a deleted Machine is replaced.
     let name = before.keys().next().context("no Machines")?;
     case.delete_machine(name).await?;
     case.rollout(POOL, "NewMachineSetAvailable").await?;
@@ -120,7 +124,7 @@ async fn nodes_and_vms(case: &Case, machines: &[Machine]) -> Result<BTreeMap<Str
     Ok(found)
 }
 
-/// What Velero restores of an object; a resource modifier removes the providerID.
+/// An object as Velero restores it; a resource modifier removes the providerID.
 fn backup(kind: &str, object: &Value) -> Value {
     let metadata = &object["metadata"];
     let mut spec = object["spec"].clone();
@@ -159,7 +163,7 @@ async fn lose(case: &Case) -> Result<()> {
     Ok(())
 }
 
-/// `kubectl machinist adopt --restored`, by the admins of both clusters; the exit code, and all that it printed.
+/// `kubectl machinist adopt --restored`, by the admins of both clusters. Returns the exit code and the output.
 async fn adopt(case: &Case, args: &[&str]) -> Result<(Option<i32>, String)> {
     let output = tokio::process::Command::new(binaries::find(binaries::PLUGIN)?)
         .args([

@@ -1,4 +1,4 @@
-//! What a manifest says that says nothing new: defaults that are written out, and what belongs to another Machine.
+//! Manifests with explicit defaults, and with fields that belong to another Machine.
 
 use anyhow::{Context as _, Result};
 use base64::Engine as _;
@@ -14,7 +14,7 @@ use testbed::bed::Options;
 const POOL: &str = "pool";
 
 #[tokio::test]
-async fn defaults_that_are_written_out_replace_no_machine() -> Result<()> {
+async fn explicit_defaults_replace_no_machine() -> Result<()> {
     let case = Case::start().await?;
     let mut pool = deployment(POOL, 1);
     case.apply(&pool).await?;
@@ -56,7 +56,7 @@ async fn defaults_that_are_written_out_replace_no_machine() -> Result<()> {
         1
     );
 
-    // What differs still rolls.
+    // A real difference still starts a rollout.
     pool["spec"]["template"]["spec"]["providerSpec"]["value"]["cloudProviderSpec"]["virtualMachine"]["evictionStrategy"] =
         json!("LiveMigrate");
     case.apply(&pool).await?;
@@ -141,7 +141,7 @@ async fn new_pools_get_the_address_of_the_dns_service_and_older_ones_keep_theirs
         assert_eq!(dns(&case, &machine).await?, json!(["10.96.0.77"]), "{machine}");
     }
 
-    // A pool of an older version: it grows as it is.
+    // A pool of an older version is scaled without a change.
     let sets = case.machine_sets().list(&ListParams::default()).await?;
     let of_pool = sets
         .iter()
