@@ -1,5 +1,5 @@
-//! Back to machine-controller: `kubectl machinist hand-back` leaves a status as that writes it, and a second move continues with
-//! the record.
+//! Back to machine-controller: `kubectl machinist hand-back` leaves a status as machine-controller writes it, and a second
+//! move continues with the record.
 
 use std::process::Stdio;
 
@@ -50,7 +50,7 @@ async fn a_machine_that_goes_back_has_one_condition_ready_and_no_phase() -> Resu
     let (code, said) = hand_back(&case).await?;
     ensure!(code == Some(0) && said.contains("0 of 2"), "{said}");
 
-    // As machine-controller does when the kubelet has joined; then over again.
+    // As machine-controller does when the kubelet has joined; then once more.
     let ready = json!({"status": {"conditions": [{"type": "Ready", "status": "True"}]}});
     case.machines()
         .patch("waiting", &PatchParams::default(), &Patch::Merge(&ready))
@@ -89,7 +89,7 @@ async fn status(case: &Case, name: &str) -> Result<Value> {
     Ok(machine["status"].take())
 }
 
-/// The exit code, and all that it printed.
+/// Runs it, and returns the exit code and the output.
 async fn hand_back(case: &Case) -> Result<(Option<i32>, String)> {
     let output = tokio::process::Command::new(binaries::find(binaries::PLUGIN)?)
         .arg("hand-back")

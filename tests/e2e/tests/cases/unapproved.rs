@@ -1,4 +1,4 @@
-//! Signing requests that no approver approves: the Machine's condition names them.
+//! CertificateSigningRequests that no approver approves: a condition of the Machine names them.
 
 use anyhow::Result;
 use e2e::{
@@ -8,7 +8,7 @@ use e2e::{
 };
 use machinist_shared::api::Machine;
 
-/// docs/moving.md: operating-system-manager's nodes join by a binding that looks like machine-controller's.
+/// docs/moving.md: nodes of operating-system-manager join by a binding like that of machine-controller.
 #[tokio::test]
 async fn a_node_of_operating_system_manager_without_its_binding_is_reported_with_its_request() -> Result<()> {
     let case = Case::start().await?;
