@@ -217,7 +217,7 @@ def main():
                 print(crate.file(module), *sorted(crate.file(other) for other in others))
         for circle in circles(edges):
             wrong = True
-            print(f"{name}: {len(files)} files import each other:")
+            print(f"{name}: {len(circle)} files import each other:")
             for module in sorted(circle):
                 for other, line in sorted(edges[module].items()):
                     if other in circle:
