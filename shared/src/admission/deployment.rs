@@ -2,14 +2,10 @@
 
 use serde_json::{Value, json};
 
-use super::pool::{
-    default_replicas, default_template, template_changed, validate_name, validate_replicas,
-    validate_selector, validate_selector_change, validate_template,
-};
+use super::pool::{default_replicas, default_template, validate_pool, validate_replicas};
 use super::shape::DEPLOYMENT;
 use super::subject::Subject;
-use super::update::{is_deleting, only_new};
-use super::validate::{merge, not_an_object};
+use super::update::is_deleting;
 use super::{AdmissionSettings, Author, own_names};
 use crate::admission::autoscaler;
 use crate::api::ValueAt;
@@ -87,19 +83,27 @@ pub fn validate_deployment_subject(
     new: &Subject<'_>,
     settings: &AdmissionSettings,
 ) -> Report {
-    let object = new.object();
-    if is_deleting(object) {
-        return Report::new();
-    }
-    if !object.is_object() {
-        return not_an_object();
-    }
-    let with_template = template_changed(old.map(Subject::object), object);
-    let mut report = only_new(&DEPLOYMENT, old, new, |subject| {
-        validate(subject, settings, with_template)
-    });
-    validate_selector_change(old.map(Subject::object), object, &mut report);
-    report
+    let pool = (&*DEPLOYMENT, MachineOwnerKind::Deployment);
+    validate_pool(
+        pool,
+        old,
+        new,
+        Author::Person,
+        settings,
+        &|object, spec, report, _| {
+            let path = FieldPath::new("spec");
+            own_names::warn_of_deployment(object, report);
+            let name = object.pointer("/metadata/name").and_then(Value::as_str);
+            if name.is_some_and(|name| name.len() > syntax::LABEL_MAX) {
+                let why = "is longer than 63 characters; infra clusters reject it as a label of the virtual machines";
+                report.warn(&FieldPath::new("metadata.name"), why);
+            }
+            validate_replicas(spec, &path.child("replicas"), report);
+            validate_deadline(spec, &path.child("progressDeadlineSeconds"), report);
+            autoscaler::validate(object, report);
+            validate_strategy(spec, &path.child("strategy"), report);
+        },
+    )
 }
 
 /// If Nodes become available only after the deadline, every rollout appears stuck.
@@ -113,41 +117,6 @@ fn validate_deadline(spec: &Object, path: &FieldPath, report: &mut Report) {
         );
         report.warn(path, why);
     }
-}
-
-/// Everything but shapes.
-fn validate(subject: &Subject<'_>, settings: &AdmissionSettings, with_template: bool) -> Report {
-    let object = subject.object();
-    let (mut report, mut policy, path) = (Report::new(), Report::new(), FieldPath::new("spec"));
-    let empty = Object::new();
-    let spec = match object.get("spec") {
-        None | Some(Value::Null) => &empty,
-        Some(Value::Object(spec)) => spec,
-        Some(_) => return report,
-    };
-    validate_selector(spec, &path, &mut report);
-    own_names::warn_of_deployment(object, &mut report);
-    let name = object.pointer("/metadata/name").and_then(Value::as_str);
-    if name.is_some_and(|name| name.len() > syntax::LABEL_MAX) {
-        let why = "is longer than 63 characters; infra clusters reject it as a label of the virtual machines";
-        report.warn(&FieldPath::new("metadata.name"), why);
-    }
-    validate_replicas(spec, &path.child("replicas"), &mut report);
-    validate_deadline(spec, &path.child("progressDeadlineSeconds"), &mut report);
-    autoscaler::validate(object, &mut report);
-    validate_strategy(spec, &path.child("strategy"), &mut report);
-    if with_template {
-        let cloud = validate_template(
-            subject,
-            spec,
-            &path.child("template"),
-            settings,
-            &mut report,
-            &mut policy,
-        );
-        validate_name(object, MachineOwnerKind::Deployment, cloud, &mut report);
-    }
-    merge(report, policy, Author::Person)
 }
 
 fn validate_strategy(spec: &Object, path: &FieldPath, report: &mut Report) {
@@ -164,12 +133,12 @@ fn validate_strategy(spec: &Object, path: &FieldPath, report: &mut Report) {
     let Some(rolling) = object_at(strategy, &["rollingUpdate"]) else {
         return;
     };
-    let resolved = |key: &str, report: &mut Report| {
+    let resolved = |key: &str, default: i32, report: &mut Report| {
         let (value, path) = (rolling.get(key).unwrap_or(&Value::Null), path.child(key));
         let amount = match value {
-            Value::Null => return Some(0),
+            Value::Null => return Some(default.into()),
+            Value::String(text) => rollout::percentage(text),
             // The shape check reports it.
-            Value::String(text) => text.replace('%', "").parse::<i64>().ok(),
             other => Some(other.as_i64()?),
         };
         match amount {
@@ -185,7 +154,8 @@ fn validate_strategy(spec: &Object, path: &FieldPath, report: &mut Report) {
         }
         None
     };
-    let (unavailable, surge) = (resolved("maxUnavailable", report), resolved("maxSurge", report));
+    let unavailable = resolved("maxUnavailable", rollout::MAX_UNAVAILABLE, report);
+    let surge = resolved("maxSurge", rollout::MAX_SURGE, report);
     if (unavailable, surge) == (Some(0), Some(0)) {
         report.invalid(
             &path.child("maxUnavailable"),

@@ -5,9 +5,13 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use super::mutate::{default_spec, write_as_machine_controller};
+use super::shape::Shape;
 use super::subject::Subject;
-use super::validate::{validate_annotations, validate_provider_id, validate_spec, validate_startup_taints};
-use super::{AdmissionSettings, autoscaler, own_names, selector};
+use super::update::{is_deleting, only_new};
+use super::validate::{
+    merge, not_an_object, validate_annotations, validate_provider_id, validate_spec, validate_startup_taints,
+};
+use super::{AdmissionSettings, Author, autoscaler, own_names, selector};
 use crate::api::field::{FieldPath, Report};
 use crate::api::raw::{Object, object_at};
 use crate::provider::{MachineOwnerKind, Spec};
@@ -98,9 +102,53 @@ pub(super) fn validate_replicas(spec: &Object, path: &FieldPath, report: &mut Re
     }
 }
 
+/// Rules that only one kind of pool has, of its object and spec: errors, and errors that are warnings for the controller.
+type OwnRules<'a> = dyn Fn(&Value, &Object, &mut Report, &mut Report) + 'a;
+
+/// Validates a MachineSet or MachineDeployment, whose Machines' names `owner` determines, by the common rules and `own_rules`.
+pub(super) fn validate_pool(
+    (shape, owner): (&Shape, MachineOwnerKind),
+    old: Option<&Subject<'_>>,
+    new: &Subject<'_>,
+    author: Author,
+    settings: &AdmissionSettings,
+    own_rules: &OwnRules<'_>,
+) -> Report {
+    let object = new.object();
+    if is_deleting(object) {
+        return Report::new();
+    }
+    if !object.is_object() {
+        return not_an_object();
+    }
+    let with_template = template_changed(old.map(Subject::object), object);
+    let mut report = only_new(shape, old, new, |subject| {
+        let object = subject.object();
+        let (mut report, mut policy, path) = (Report::new(), Report::new(), FieldPath::new("spec"));
+        let empty = Object::new();
+        let spec = match object.get("spec") {
+            None | Some(Value::Null) => &empty,
+            Some(Value::Object(spec)) => spec,
+            Some(_) => return report,
+        };
+        validate_selector(spec, &path, &mut report);
+        own_rules(object, spec, &mut report, &mut policy);
+        if with_template {
+            let path = path.child("template");
+            let cloud = validate_template(subject, spec, &path, settings, &mut report, &mut policy);
+            validate_name(object, owner, cloud, &mut report);
+        }
+        merge(report, policy, author)
+    });
+    if author == Author::Person {
+        validate_selector_change(old.map(Subject::object), object, &mut report);
+    }
+    report
+}
+
 /// Validates the template in `spec` like one of its Machines. Returns the provider's part, as far as it could be
 /// decoded.
-pub(super) fn validate_template<'a>(
+fn validate_template<'a>(
     subject: &'a Subject<'_>,
     spec: &Object,
     path: &FieldPath,
@@ -133,12 +181,7 @@ pub(super) fn validate_template<'a>(
 }
 
 /// Validates the name of the owner of Machines of that template.
-pub(super) fn validate_name(
-    object: &Value,
-    maker: MachineOwnerKind,
-    cloud: Option<&dyn Spec>,
-    report: &mut Report,
-) {
+fn validate_name(object: &Value, maker: MachineOwnerKind, cloud: Option<&dyn Spec>, report: &mut Report) {
     let name = object.pointer("/metadata/name").and_then(Value::as_str);
     if let (Some(name), Some(cloud)) = (name, cloud) {
         let path = FieldPath::new("metadata").child("name");

@@ -2,20 +2,16 @@
 
 use serde_json::Value;
 
-use super::pool::{
-    default_replicas, default_template, template_changed, validate_name, validate_replicas,
-    validate_selector, validate_selector_change, validate_template,
-};
+use super::pool::{default_replicas, default_template, validate_pool, validate_replicas};
 use super::shape::SET;
 use super::subject::Subject;
-use super::update::{is_deleting, only_new};
-use super::validate::{merge, not_an_object};
+use super::update::is_deleting;
 use super::{AdmissionSettings, Author, own_names};
 use crate::admission::autoscaler;
 use crate::api::ValueAt;
 use crate::api::field::{FieldPath, Report};
 use crate::api::names::annotation;
-use crate::api::raw::{Object, child, object_at_mut};
+use crate::api::raw::{child, object_at_mut};
 use crate::provider::MachineOwnerKind;
 
 const POLICIES: [&str; 3] = ["Random", "Newest", "Oldest"];
@@ -76,63 +72,27 @@ pub fn validate_set_subject(
     author: Author,
     settings: &AdmissionSettings,
 ) -> Report {
-    let object = new.object();
-    if is_deleting(object) {
-        return Report::new();
-    }
-    if !object.is_object() {
-        return not_an_object();
-    }
-    let with_template = template_changed(old.map(Subject::object), object);
-    let mut report = only_new(&SET, old, new, |subject| {
-        validate(subject, author, settings, with_template)
-    });
-    if author == Author::Person {
-        validate_selector_change(old.map(Subject::object), object, &mut report);
-    }
-    report
-}
-
-/// Everything but shapes.
-fn validate(
-    subject: &Subject<'_>,
-    author: Author,
-    settings: &AdmissionSettings,
-    with_template: bool,
-) -> Report {
-    let object = subject.object();
-    let (mut report, mut policy, path) = (Report::new(), Report::new(), FieldPath::new("spec"));
-    let empty = Object::new();
-    let spec = match object.get("spec") {
-        None | Some(Value::Null) => &empty,
-        Some(Value::Object(spec)) => spec,
-        Some(_) => return report,
-    };
-    validate_selector(spec, &path, &mut report);
-    own_names::warn_of_set(object, &mut report);
-    validate_replicas(spec, &path.child("replicas"), &mut report);
-    let delete_policy = spec.get("deletePolicy").and_then(Value::as_str);
-    if let Some(found) = delete_policy.filter(|text| !text.is_empty() && !POLICIES.contains(text)) {
-        policy.not_supported(&path.child("deletePolicy"), found, &POLICIES);
-    }
-    let ready = spec.get("minReadySeconds").and_then(Value::as_i64);
-    if let Some(seconds) = ready.filter(|seconds| *seconds < 0) {
-        policy.invalid(
-            &path.child("minReadySeconds"),
-            format!("{seconds} must not be negative"),
-        );
-    }
-    autoscaler::validate(object, &mut policy);
-    if with_template {
-        let cloud = validate_template(
-            subject,
-            spec,
-            &path.child("template"),
-            settings,
-            &mut report,
-            &mut policy,
-        );
-        validate_name(object, MachineOwnerKind::Set, cloud, &mut report);
-    }
-    merge(report, policy, author)
+    let pool = (&*SET, MachineOwnerKind::Set);
+    validate_pool(
+        pool,
+        old,
+        new,
+        author,
+        settings,
+        &|object, spec, report, policy| {
+            let path = FieldPath::new("spec");
+            own_names::warn_of_set(object, report);
+            validate_replicas(spec, &path.child("replicas"), report);
+            let delete_policy = spec.get("deletePolicy").and_then(Value::as_str);
+            if let Some(found) = delete_policy.filter(|text| !text.is_empty() && !POLICIES.contains(text)) {
+                policy.not_supported(&path.child("deletePolicy"), found, &POLICIES);
+            }
+            let ready = spec.get("minReadySeconds").and_then(Value::as_i64);
+            if let Some(seconds) = ready.filter(|seconds| *seconds < 0) {
+                let why = format!("{seconds} must not be negative");
+                policy.invalid(&path.child("minReadySeconds"), why);
+            }
+            autoscaler::validate(object, policy);
+        },
+    )
 }

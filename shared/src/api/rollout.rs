@@ -23,6 +23,11 @@ pub fn max_unavailable(written: Option<&IntOrString>, replicas: i32) -> i32 {
     }
 }
 
+/// The number of a percentage, with or without `%`, as Kubernetes reads it; `None` if it is none.
+pub fn percentage(text: &str) -> Option<i64> {
+    text.replace('%', "").parse().ok()
+}
+
 #[derive(Clone, Copy)]
 enum Round {
     Up,
@@ -33,7 +38,7 @@ enum Round {
 fn resolve(value: &IntOrString, of: i32, round: Round) -> i32 {
     let percent = match value {
         IntOrString::Int(number) => return (*number).max(0),
-        IntOrString::String(text) => text.strip_suffix('%').unwrap_or(text).trim().parse::<i64>(),
+        IntOrString::String(text) => percentage(text),
     };
     let product = percent.unwrap_or(0).clamp(0, i64::from(i32::MAX)) * i64::from(of.max(0));
     let share = match round {
