@@ -57,7 +57,10 @@ fn dropped(sent: &Reviewed<'_>, mutated: &Value) -> Vec<String> {
     let settings = |object: &Value| object.pointer(at.pointer)?.get("operatingSystemSpec").cloned();
     let (written, kept) = (settings(sent.new.object()), settings(mutated));
     let mut report = Report::new();
-    if let Some(os) = sent.new.config().operating_system.filter(|_| written != kept) {
+    // Only then is the spec decoded for it.
+    if written != kept
+        && let Some(os) = sent.new.config().operating_system
+    {
         let path = FieldPath::new(at.path).child("operatingSystemSpec");
         os.warn_settings(written.as_ref(), &path, &mut report);
     }

@@ -1,13 +1,12 @@
 //! Whether Kubernetes supports a kubelet of that version with this API server: the version skew policy.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use clap::ValueEnum;
 use kube::Client;
+use machinist_infra::cache::ttl::TtlMap;
 use machinist_shared::admission::kubelet_version::{self, skew};
 use machinist_shared::api::field::{FieldPath, Report};
-use tokio::time::Instant;
 
 /// How long the API server may take to tell its version.
 const TIMEOUT: Duration = Duration::from_millis(500);
@@ -29,8 +28,8 @@ pub enum SkewPolicy {
 pub struct Skew {
     client: Client,
     policy: SkewPolicy,
-    /// The API server's version, and until when it is believed.
-    known: Mutex<Option<(Instant, (u64, u64))>>,
+    /// The API server's version.
+    known: TtlMap<(), (u64, u64)>,
 }
 
 impl std::fmt::Debug for Skew {
@@ -47,7 +46,7 @@ impl Skew {
         (policy != SkewPolicy::Off).then(|| Self {
             client,
             policy,
-            known: Mutex::default(),
+            known: TtlMap::default(),
         })
     }
 
@@ -60,17 +59,13 @@ impl Skew {
     }
 
     async fn server(&self) -> Option<(u64, u64)> {
-        let known = *self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((until, version)) = known
-            && Instant::now() < until
-        {
+        if let Some(version) = self.known.get(&()) {
             return Some(version);
         }
         let asked = tokio::time::timeout(TIMEOUT, self.client.apiserver_version()).await;
         let info = asked.ok()?.ok()?;
         let version = version(&info.major, &info.minor)?;
-        let kept = Some((Instant::now() + TTL, version));
-        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = kept;
+        self.known.insert((), version, TTL);
         Some(version)
     }
 }
