@@ -32,17 +32,6 @@ pub fn for_kubelet(
     ))
 }
 
-/// The `--cloud-config` of cloud-provider-kubevirt, the cloud controller manager: YAML with the path of the infra
-/// kubeconfig and the namespace of the VMs. Its other settings have defaults, with which it sets the providerID
-/// `kubevirt://<VM name>` on Nodes.
-pub fn for_cloud_controller_manager(kubeconfig_path: &str, infra_namespace: &str) -> String {
-    format!(
-        "kubeconfig: {}\nnamespace: {}\n",
-        quoted(kubeconfig_path),
-        quoted(infra_namespace),
-    )
-}
-
 /// A JSON string is a YAML string.
 fn quoted(text: &str) -> String {
     Value::from(text).to_string()
@@ -56,6 +45,17 @@ mod tests {
     use super::*;
 
     const KUBECONFIG: &str = "apiVersion: v1\nkind: Config\nclusters:\n- name: \"infra\"\n  cluster: {server: 'https://[::1]:6443'}\n";
+
+    /// The `--cloud-config` of cloud-provider-kubevirt, the cloud controller manager: YAML with the path of the infra
+    /// kubeconfig and the namespace of the VMs. Its other settings have defaults, with which it sets the providerID
+    /// `kubevirt://<VM name>` on Nodes.
+    fn for_cloud_controller_manager(kubeconfig_path: &str, infra_namespace: &str) -> String {
+        format!(
+            "kubeconfig: {}\nnamespace: {}\n",
+            quoted(kubeconfig_path),
+            quoted(infra_namespace),
+        )
+    }
 
     fn of_kubelet(version: &str, provider: CloudProvider) -> Secret {
         let kubeconfig = Secret::new(KUBECONFIG.to_owned());
