@@ -9,7 +9,7 @@ use machinist_infra::providers::Providers;
 use machinist_shared::provider::Env;
 
 use crate::bootstrap::Access;
-use crate::cache::{CacheSync, References, Stores};
+use crate::cache::{CacheSync, References, Stores, Synced};
 use crate::config::Settings;
 use crate::leader::Fence;
 use crate::runtime::queue::Queues;
@@ -56,6 +56,11 @@ impl Context {
     /// The time, as the API server of the user cluster has it: it stamps most of what this is compared with.
     pub fn now(&self) -> Timestamp {
         self.clock.now()
+    }
+
+    /// Returns once those stores know what earlier leaders wrote.
+    pub async fn synced(&self, needed: &[Synced]) {
+        self.cache_sync.wait(needed, &self.client, &self.stores).await;
     }
 
     /// Whether a write may start now.

@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use super::named::named;
 use super::owner;
+use super::raw::Raw;
 use crate::machine::record::{self, Infrastructure, Progress, Record};
 
 /// The spec of a stored Machine.
@@ -43,20 +44,8 @@ pub struct StoredMachine {
     pub progress: Progress,
 }
 
-#[derive(Deserialize)]
-struct Raw {
-    metadata: ObjectMeta,
-    #[serde(default)]
-    spec: Value,
-    #[serde(default)]
-    status: Value,
-}
-
 impl From<Raw> for StoredMachine {
     fn from(raw: Raw) -> Self {
-        let mut metadata = raw.metadata;
-        metadata.managed_fields = None;
-        owner::forget_manifest(&mut metadata);
         let spec = match raw.spec {
             Value::Null => Ok(MachineSpec::default()),
             spec => serde_json::from_value::<MachineSpec>(spec),
@@ -84,7 +73,7 @@ impl From<Raw> for StoredMachine {
         let conditions = status.conditions.as_deref().unwrap_or_default();
         let (record, progress) = record::read(&provider_status, conditions);
         Self {
-            metadata,
+            metadata: owner::reduced(raw.metadata),
             spec,
             provider_id,
             status,

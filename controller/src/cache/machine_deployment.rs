@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::machine_set::StoredMachineSet;
 use super::named::named;
 use super::owner;
+use super::raw::Raw;
 use super::selection::{Selection, labels_of};
 use super::spec::{self, Decoded, Fields, Template};
 
@@ -64,25 +65,13 @@ impl std::fmt::Debug for StoredMachineDeployment {
     }
 }
 
-#[derive(Deserialize)]
-struct Raw {
-    metadata: ObjectMeta,
-    #[serde(default)]
-    spec: Value,
-    #[serde(default)]
-    status: Value,
-}
-
 impl From<Raw> for StoredMachineDeployment {
     fn from(raw: Raw) -> Self {
-        let mut metadata = raw.metadata;
-        metadata.managed_fields = None;
-        owner::forget_manifest(&mut metadata);
         let mut fields = Fields::of(&raw.spec);
         let conditions = raw.status.get("conditions").cloned().unwrap_or_default();
         let (status, status_decoded) = spec::status(raw.status);
         Self {
-            metadata,
+            metadata: owner::reduced(raw.metadata),
             replicas: fields.read("/replicas"),
             selector: Selection::of(&raw.spec),
             raw_selector: raw.spec.get("selector").cloned().unwrap_or_default(),

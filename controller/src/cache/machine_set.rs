@@ -14,6 +14,7 @@ use serde_json::Value;
 use super::machine::StoredMachine;
 use super::named::named;
 use super::owner;
+use super::raw::Raw;
 use super::selection::Selection;
 use super::spec::{Fields, Template};
 use crate::autoscaler;
@@ -54,26 +55,14 @@ impl std::fmt::Debug for StoredMachineSet {
     }
 }
 
-#[derive(Deserialize)]
-struct Raw {
-    metadata: ObjectMeta,
-    #[serde(default)]
-    spec: Value,
-    #[serde(default)]
-    status: Value,
-}
-
 impl From<Raw> for StoredMachineSet {
     fn from(raw: Raw) -> Self {
-        let mut metadata = raw.metadata;
-        metadata.managed_fields = None;
-        owner::forget_manifest(&mut metadata);
         let mut fields = Fields::of(&raw.spec);
         let value = raw.spec.pointer("/template/spec/providerSpec/value");
         let config = ProviderConfig::decode(value, &FieldPath::new("spec"), &mut Report::new());
         let status = serde_json::from_value::<Option<MachineSetStatus>>(raw.status);
         Self {
-            metadata,
+            metadata: owner::reduced(raw.metadata),
             replicas: fields.read("/replicas"),
             min_ready_seconds: fields.read("/minReadySeconds").unwrap_or_default(),
             delete_policy: fields.read("/deletePolicy").unwrap_or_default(),

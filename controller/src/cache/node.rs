@@ -92,10 +92,7 @@ fn ready<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<NodeCondition
 }
 
 fn metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
-    let mut metadata = ObjectMeta::deserialize(deserializer)?;
-    metadata.managed_fields = None;
-    owner::forget_manifest(&mut metadata);
-    Ok(metadata)
+    ObjectMeta::deserialize(deserializer).map(owner::reduced)
 }
 
 fn nullable<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(

@@ -10,9 +10,12 @@ pub fn controller(metadata: &ObjectMeta) -> Option<&OwnerReference> {
     owners.find(|owner| owner.controller == Some(true))
 }
 
-/// Forgets kubectl's copy of the whole manifest, which may hold a credential and doubles what is kept.
-pub(super) fn forget_manifest(metadata: &mut ObjectMeta) {
+/// Without who manages which field, and without kubectl's copy of the whole manifest, which may hold a credential and doubles
+/// what is kept.
+pub(super) fn reduced(mut metadata: ObjectMeta) -> ObjectMeta {
+    metadata.managed_fields = None;
     if let Some(annotations) = &mut metadata.annotations {
         annotations.remove(annotation::LAST_APPLIED);
     }
+    metadata
 }

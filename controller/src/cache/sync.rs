@@ -21,31 +21,32 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 /// How often it is looked whether the watch has.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// The stores that are known to know the past. Each is held against the API server once, for all who need it.
-#[derive(Debug, Default)]
-pub struct CacheSync {
-    machines: OnceCell<()>,
-    machine_sets: OnceCell<()>,
-    machine_deployments: OnceCell<()>,
+/// A store that has to know the past.
+#[derive(Debug, Clone, Copy)]
+pub enum Synced {
+    /// That of Machines.
+    Machines,
+    /// That of MachineSets.
+    MachineSets,
+    /// That of MachineDeployments.
+    MachineDeployments,
 }
 
+/// The stores that are known to know the past. Each is held against the API server once, for all who need it.
+#[derive(Debug, Default)]
+pub struct CacheSync([OnceCell<()>; 3]);
+
 impl CacheSync {
-    /// Returns once the store of Machines knows the past.
-    pub async fn machines(&self, client: &Client, stores: &Stores) {
-        let cache_sync = || catch_up(client, &stores.machines);
-        self.machines.get_or_init(cache_sync).await;
-    }
-
-    /// Returns once the store of MachineSets knows the past.
-    pub async fn machine_sets(&self, client: &Client, stores: &Stores) {
-        let cache_sync = || catch_up(client, &stores.machine_sets);
-        self.machine_sets.get_or_init(cache_sync).await;
-    }
-
-    /// Returns once the store of MachineDeployments knows the past.
-    pub async fn machine_deployments(&self, client: &Client, stores: &Stores) {
-        let cache_sync = || catch_up(client, &stores.machine_deployments);
-        self.machine_deployments.get_or_init(cache_sync).await;
+    /// Returns once those stores know the past.
+    pub async fn wait(&self, needed: &[Synced], client: &Client, stores: &Stores) {
+        for needed in needed {
+            let catch_up = async || match needed {
+                Synced::Machines => catch_up(client, &stores.machines).await,
+                Synced::MachineSets => catch_up(client, &stores.machine_sets).await,
+                Synced::MachineDeployments => catch_up(client, &stores.machine_deployments).await,
+            };
+            self.0[*needed as usize].get_or_init(catch_up).await;
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! A VolumeAttachment, projected to the fields that we use.
 
+use super::raw::Raw;
 use kube::core::ObjectMeta;
 use serde::Deserialize;
 use serde_json::Value;
@@ -16,15 +17,6 @@ pub struct VolumeAttachment {
     pub volume: String,
     /// Whether it is attached, or is still being detached.
     pub attached: bool,
-}
-
-#[derive(Deserialize)]
-struct Raw {
-    metadata: ObjectMeta,
-    #[serde(default)]
-    spec: Value,
-    #[serde(default)]
-    status: Value,
 }
 
 impl From<Raw> for VolumeAttachment {

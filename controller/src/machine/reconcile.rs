@@ -19,7 +19,7 @@ use super::plan::{Plan, Step};
 use super::snapshot::{ApplyContext, observe, place, reserve};
 use super::start_limiter::{Pool, Start};
 use super::times::News;
-use crate::cache::{Referrer, Remnant, StoredMachine, owner};
+use crate::cache::{Referrer, Remnant, StoredMachine, Synced, owner};
 use crate::context::Context;
 use crate::runtime::backoff::Cause;
 use crate::runtime::kernel::{Reconciler, Requeue};
@@ -89,8 +89,8 @@ impl Reconciler for MachineReconciler {
 
     /// A store that lags behind may show a Machine that is gone, and its VM would be created for no Machine.
     async fn begin(&self) {
-        let Context { client, stores, .. } = self.context.as_ref();
-        self.context.cache_sync.machines(client, stores).await;
+        self.context.synced(&[Synced::Machines]).await;
+        let stores = &self.context.stores;
         stores.tombstones.lead();
         self.memory.leading_since.get_or_init(|| self.context.now());
         self.resume();

@@ -13,7 +13,7 @@ use super::observed::Observed;
 use super::plan::{Plan, Step};
 use super::snapshot::{note, observe, subject};
 use crate::autoscaler::NodeGroups;
-use crate::cache::{NodeGroup, StoredMachineDeployment, StoredMachineSet};
+use crate::cache::{NodeGroup, StoredMachineDeployment, StoredMachineSet, Synced};
 use crate::context::Context;
 use crate::runtime::kernel::{Reconciler, Requeue};
 use crate::runtime::queue::Queue;
@@ -63,15 +63,10 @@ impl Reconciler for MachineDeploymentReconciler {
     }
 
     async fn begin(&self) {
-        let Context {
-            client,
-            stores,
-            cache_sync,
-            ..
-        } = self.context.as_ref();
-        cache_sync.machine_deployments(client, stores).await;
-        cache_sync.machine_sets(client, stores).await;
-        for deployment in stores.machine_deployments.all() {
+        self.context
+            .synced(&[Synced::MachineDeployments, Synced::MachineSets])
+            .await;
+        for deployment in self.context.stores.machine_deployments.all() {
             self.queue().add(Key::of(deployment.as_ref()));
         }
     }

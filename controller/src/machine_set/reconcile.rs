@@ -14,7 +14,7 @@ use super::observed::Observed;
 use super::plan::{Plan, Step};
 use super::snapshot::{note, observe, subject};
 use crate::autoscaler::NodeGroups;
-use crate::cache::NodeGroup;
+use crate::cache::{NodeGroup, Synced};
 use crate::context::Context;
 use crate::runtime::kernel::{Reconciler, Requeue};
 use crate::runtime::queue::Queue;
@@ -56,15 +56,10 @@ impl Reconciler for MachineSetReconciler {
     }
 
     async fn begin(&self) {
-        let Context {
-            client,
-            stores,
-            cache_sync,
-            ..
-        } = self.context.as_ref();
-        cache_sync.machines(client, stores).await;
-        cache_sync.machine_sets(client, stores).await;
-        for set in stores.machine_sets.all() {
+        self.context
+            .synced(&[Synced::Machines, Synced::MachineSets])
+            .await;
+        for set in self.context.stores.machine_sets.all() {
             self.queue().add(Key::of(set.as_ref()));
         }
     }

@@ -4,9 +4,9 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::core::{ObjectMeta, Selector, SelectorExt as _};
 use serde::Deserialize;
-use serde_json::Value;
 
 use super::pod::Pod;
+use crate::cache::Raw;
 
 /// A PodDisruptionBudget.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -22,15 +22,6 @@ pub struct Budget {
     needs: i64,
     /// How many healthy pods there are.
     has: i64,
-}
-
-#[derive(Deserialize)]
-struct Raw {
-    metadata: ObjectMeta,
-    #[serde(default)]
-    spec: Value,
-    #[serde(default)]
-    status: Value,
 }
 
 impl From<Raw> for Budget {
@@ -103,7 +94,7 @@ machinist_infra::projected!(
 mod tests {
     use super::*;
     use rstest::rstest;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     fn budget(extra: &Value) -> Budget {
         let mut budget = json!({

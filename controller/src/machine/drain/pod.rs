@@ -1,5 +1,6 @@
 //! A pod, projected to the fields that a drain asks for.
 
+use crate::cache::Raw;
 use kube::core::ObjectMeta;
 use machinist_shared::api::names::{annotation, label};
 use serde::Deserialize;
@@ -17,15 +18,6 @@ pub struct Pod {
     pub finished: bool,
     /// It is Ready: budgets are about such pods.
     pub ready: bool,
-}
-
-#[derive(Deserialize)]
-struct Raw {
-    metadata: ObjectMeta,
-    #[serde(default)]
-    spec: Value,
-    #[serde(default)]
-    status: Value,
 }
 
 impl From<Raw> for Pod {
